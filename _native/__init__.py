@@ -8,67 +8,67 @@ The untrusted input, the guarantees, and the tests (in tests/native) that show t
 
 The bytes of a request
   A request that the fast lane accepts has the meaning that the standard defines; doubts go to the general lane.
-    test_scan_against_oracle.py::test_a_mutated_request_that_the_fast_lane_takes_means_the_same_to_the_oracle
+    test_scan_against_oracle.py::test_the_oracle_reads_a_mutated_request_that_the_fast_lane_accepts_equally
   Both lanes give the same answer.
-    test_lanes_agree.py::test_mutated_requests_are_answered_alike_by_both_lanes_and_the_oracle
+    test_lanes_agree.py::test_mutated_requests_are_answered_equally_by_both_lanes_and_the_oracle
   The way in which a peer splits its bytes makes no difference.
-    test_lanes_agree.py::test_nothing_changes_however_the_bytes_arrive
+    test_lanes_agree.py::test_answers_do_not_depend_on_how_the_bytes_are_split
   Pipelined requests are answered in order, and none after a last one.
-    test_lane_answers_fast.py::test_pipelined_requests_are_answered_in_order_among_slow_ones
-    test_lane_answers_fast.py::test_nothing_is_answered_after_a_last_request
+    test_lane_answers_fast.py::test_pipelined_fast_and_slow_requests_are_answered_in_order
+    test_lane_answers_fast.py::test_nothing_is_answered_after_a_request_with_connection_close
   A request that a pod's server was tricked into sending lacks `Metadata: true`, and gets no token here.
-    test_lane_answers_fast.py::test_without_the_header_a_request_is_fast_only_where_it_is_not_required
+    test_lane_answers_fast.py::test_without_the_metadata_header_a_request_is_fast_only_if_the_header_is_optional
 
 The caller and the requested token
   A token goes to the address that it was granted to, looked up for each request and not for each connection.
-    test_lane_answers_fast.py::test_an_unknown_address_gets_nobodys_answer
+    test_lane_answers_fast.py::test_an_unknown_address_gets_no_answer_of_another_pod
     test_lane_answers_fast.py::test_the_address_is_looked_up_for_every_request
   The token is the one for this resource and identity: no two requests share a key.
     test_index.py::test_parts_of_the_key_do_not_run_into_each_other
   The answer is based on the present decision: one that was fetched under an older decision is not admitted.
-    test_index.py::test_an_answer_of_an_older_decision_is_not_let_in
-    test_lane_answers_fast.py::test_a_record_that_was_invalidated_answers_nothing
+    test_index.py::test_an_answer_of_an_older_decision_is_not_stored
+    test_lane_answers_fast.py::test_an_invalidated_record_answers_nothing
   If only redirected connections may be served, any other connection never gets a fast answer.
-    test_redirected_connections.py::test_a_redirected_connection_tells_where_it_was_meant_to_go_and_gets_fast_answers_where_a_direct_one_does_not
-    test_redirected_connections.py::test_on_loopback_without_any_rule_nobody_gets_a_fast_answer_that_only_the_redirected_get
+    test_redirected_connections.py::test_a_redirected_connection_reports_its_original_destination_and_gets_fast_answers_a_direct_one_does_not
+    test_redirected_connections.py::test_without_a_redirect_rule_no_connection_gets_answers_for_redirected_connections
 
 The speed of a peer and its number of connections
   Silence, a head in drops and unread answers end at a deadline that no single byte moves.
-    test_lane_deadlines.py::test_a_connection_that_says_nothing_is_closed
-    test_lane_deadlines.py::test_a_head_that_does_not_end_is_cut_off_however_often_a_byte_comes
-    test_lane_deadlines.py::test_the_deadline_for_writing_is_not_moved_by_reading_a_little
+    test_lane_deadlines.py::test_a_connection_that_sends_nothing_is_closed
+    test_lane_deadlines.py::test_an_incomplete_head_is_cut_off_at_the_deadline_even_if_bytes_keep_arriving
+    test_lane_deadlines.py::test_reading_a_little_does_not_extend_the_write_deadline
   The lane does not read from a peer that does not read, so that the memory of one connection is bounded.
-    test_lane_back_pressure.py::test_requests_wait_while_answers_do
-    test_lane_hands_over.py::test_a_held_connection_is_not_read_until_it_is_resumed
+    test_lane_back_pressure.py::test_requests_wait_while_answers_cannot_be_written
+    test_lane_handover.py::test_a_paused_connection_is_not_read_until_it_is_resumed
   One pod uses neither all slots nor a whole turn, with any number of connections.
-    test_lane_limits.py::test_one_peer_gets_its_places_and_no_more
-    test_lane_limits.py::test_one_turn_serves_one_connection_a_few_requests_only
-    test_lane_limits.py::test_what_one_peer_sends_without_pause_delays_the_next_peers_request_by_one_of_its_own_only
-    test_lane_limits.py::test_who_connects_very_often_delays_the_first_request_of_others_by_few_of_its_own
+    test_lane_limits.py::test_one_peer_gets_at_most_its_slots
+    test_lane_limits.py::test_one_loop_iteration_serves_a_limited_number_of_requests_of_a_connection
+    test_lane_limits.py::test_continuous_requests_of_one_peer_delay_another_peers_request_by_one_request_only
+    test_lane_limits.py::test_frequent_connects_delay_the_first_request_of_others_by_few_requests
   Pods that hold all slots together, idle or slow, cannot exclude a pod that has fewer; it loses none to them.
-    test_lane_makes_room.py::test_those_who_hoard_all_places_cannot_keep_another_out_and_lose_alike
-    test_lane_makes_room.py::test_with_nothing_idle_a_slow_peers_place_goes_to_one_that_has_fewer
-    test_lane_makes_room.py::test_a_newcomer_takes_the_place_that_the_greediest_peer_has_used_least_lately
+    test_lane_eviction.py::test_peers_that_hold_all_slots_cannot_exclude_another_and_lose_equally
+    test_lane_eviction.py::test_without_idle_connections_a_slow_peer_loses_a_slot_to_a_peer_with_fewer
+    test_lane_eviction.py::test_a_new_connection_replaces_the_least_recently_used_one_of_the_largest_peer
   A request that is being answered is never evicted.
-    test_lane_makes_room.py::test_a_request_that_is_being_answered_is_never_cut
+    test_lane_eviction.py::test_a_request_in_progress_is_never_cut_off
   Thousands of connections that reach their deadline at the same time do not block the loop.
-    test_lane_deadlines.py::test_many_that_are_late_together_are_closed_a_part_at_a_time
+    test_lane_deadlines.py::test_many_overdue_connections_are_closed_in_parts
   All of these concurrently, against the real program (in tests/integration): another pod's p99 stays under 50 ms.
     ../integration/test_greedy_pods.py::test_a_flood_from_one_pod_does_not_show_in_anothers_p99
     ../integration/test_greedy_pods.py::test_5000_idle_connections_from_one_pod_that_may_have_them_do_not_show
     ../integration/test_greedy_pods.py::test_sixteen_pods_that_hold_every_place_cannot_keep_a_seventeenth_from_being_served
   Without free descriptors, connected peers are served, and the loop does not spin.
-    test_lane_limits.py::test_out_of_descriptors_those_who_are_connected_are_served
-    test_lane_limits.py::test_out_of_descriptors_the_listener_rests_and_then_goes_on
+    test_lane_limits.py::test_without_free_descriptors_existing_connections_are_served
+    test_lane_limits.py::test_without_free_descriptors_the_listener_pauses_and_resumes
 
 The end of a connection
   Its slot is released, even if memory ran out when it was taken, and no memory is left behind.
-    test_lane_listener.py::test_out_of_memory_a_connection_is_closed_and_not_counted
-    test_lane_limits.py::test_places_are_given_back_however_a_connection_ends
-    test_leaks.py::test_nothing_is_left_of_thousands_of_connections
+    test_lane_listener.py::test_a_connection_without_memory_is_closed_and_not_counted
+    test_lane_limits.py::test_slots_are_released_however_a_connection_ends
+    test_leaks.py::test_thousands_of_connections_leave_no_objects_behind
   A connection that reuses its descriptor or number receives no event of it.
-    test_lane_ends.py::test_an_event_of_a_connection_that_was_closed_in_the_same_turn_is_nobodys
+    test_lane_ends.py::test_an_event_of_a_connection_closed_in_the_same_iteration_is_ignored
   A failure that it causes in the general lane ends this connection only, and cannot flood the log.
     test_lane_survives_handlers.py::test_a_failing_handler_ends_its_connection_only
-    test_lane_survives_handlers.py::test_failures_are_logged_once_however_many_there_are
+    test_lane_survives_handlers.py::test_repeated_failures_are_logged_once
 """

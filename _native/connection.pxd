@@ -40,7 +40,7 @@ cdef class Connection
 
 cdef class Owner:
     cdef Index index
-    cdef object general           # factory of a connection's GeneralLane
+    cdef object general           # factory of a connection's ConnectionReceiver
     cdef int64_t first_byte_ns, head_ns, idle_ns, write_ns  # its Limits
     cdef Py_ssize_t buffer_bytes  # of answers to pipelined requests that are sent together; ANSWER_MAX at most
     cdef Py_ssize_t part_bytes    # per call of send()
@@ -61,7 +61,7 @@ cdef class Owner:
 
 cdef class Connection:
     cdef Owner owner
-    cdef object general      # the GeneralLane of this connection; None before the first hand-over
+    cdef object general      # the ConnectionReceiver of this connection; None before the first hand-over
     cdef object peer_key     # the peer's address in the form of Index's keys; None: no fast answers
     cdef ReadyAnswer due     # answer to send at the end of the turn
     cdef int64_t due_since   # time at which its request was read

@@ -2,7 +2,7 @@ from typing import Protocol, final
 
 from typing_extensions import disjoint_base
 
-class GeneralLane(Protocol):
+class ConnectionReceiver(Protocol):
     """The receiver of one connection's bytes that the fast lane does not handle.
 
     Every method is called on the loop's thread and may call any method of its Connection. An exception from a method

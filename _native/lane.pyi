@@ -3,7 +3,7 @@ import socket
 from collections.abc import Callable
 from typing import final
 
-from _native.connection import Connection, GeneralLane, Owner
+from _native.connection import Connection, ConnectionReceiver, Owner
 from _native.index import Index
 from _native.limits import Limits
 
@@ -17,7 +17,7 @@ class Lane(Owner):
         self,
         *,
         index: Index,
-        general: Callable[[Connection], GeneralLane],
+        general: Callable[[Connection], ConnectionReceiver],
         limits: Limits,
         require_metadata: bool = True,
         redirected_from: tuple[str, int] | None = None,

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
-from podidentity.kube.errors import Unreachable
+from podidentity.kube.errors import NoResponse
 
 READS: Final = frozenset({"GET", "HEAD"})
 
@@ -69,11 +69,11 @@ class LeaderClient(Client):
         timeout_seconds: float | None = None,
         **options: Any,
     ) -> bytes:
-        """Send a request as Client does. Raise Unreachable for a write after the lease has expired."""
+        """Send a request as Client does. Raise NoResponse for a write after the lease has expired."""
         if method not in READS:
             remaining = self._remaining_seconds()
             if remaining <= 0:
-                raise Unreachable(str(LeaseRunOut()))
+                raise NoResponse(str(LeaseRunOut()))
             timeout_seconds = min(self._timeout_seconds if timeout_seconds is None else timeout_seconds, remaining)
         return await super().request(method, path, timeout_seconds=timeout_seconds, **options)
 
@@ -82,5 +82,5 @@ class LeaderClient(Client):
         return LeaderConnector(lambda: self._remaining_seconds() > 0, limit=limit)
 
     @override
-    def _unreachable(self, error: Exception) -> Unreachable:
-        return Unreachable(str(error)) if isinstance(error, LeaseRunOut) else super()._unreachable(error)
+    def _unreachable(self, error: Exception) -> NoResponse:
+        return NoResponse(str(error)) if isinstance(error, LeaseRunOut) else super()._unreachable(error)

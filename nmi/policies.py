@@ -5,7 +5,7 @@ from nmi.connection_limits import ConnectionLimits
 from nmi.flag_table import OperationMode
 from nmi.identity.decide import DecisionPolicy
 from nmi.server.policy import PIPELINE_SECONDS, ServerPolicy, Sizes
-from nmi.server.target import Forwarding
+from nmi.server.target import ProxiedPaths
 from nmi.settings import Settings
 from nmi.tokens.endpoints import SignInPolicy
 from podidentity.azure import clouds
@@ -29,7 +29,7 @@ def decision_policy(settings: Settings) -> DecisionPolicy:
 def server_policy(settings: Settings) -> ServerPolicy:
     """Return the policy for the treatment of requests. Raises StartError for a path that must not be proxied."""
     try:
-        forwarding = Forwarding(settings.allowed_metadata_paths, everything=settings.proxy_all_metadata)
+        proxied_paths = ProxiedPaths(settings.allowed_metadata_paths, everything=settings.proxy_all_metadata)
     except ValueError as error:
         raise StartError(f"--allow-metadata-path: {error}") from error
     return ServerPolicy(
@@ -37,7 +37,7 @@ def server_policy(settings: Settings) -> ServerPolicy:
         allow_x_forwarded_for=settings.allow_x_forwarded_for,
         block_instance_metadata=settings.block_instance_metadata,
         set_retry_after=settings.set_retry_after_header,
-        forwarding=forwarding,
+        proxied_paths=proxied_paths,
         host_tokens=bool(settings.host_token_types),
         redirected_from=(settings.metadata_ip, settings.metadata_port) if settings.require_redirected else None,
         answer_seconds=settings.max_hold_seconds + 10,

@@ -352,7 +352,7 @@ EXCEPTIONS: Final = Kind(
 )
 
 
-class Field(NamedTuple):
+class CustomResourceField(NamedTuple):
     """A field of a custom resource."""
 
     present: str
@@ -364,23 +364,23 @@ class Field(NamedTuple):
 
 
 @cache
-def spellings(shape: type[Wire]) -> Mapping[str, Field]:
+def spellings(shape: type[Wire]) -> Mapping[str, CustomResourceField]:
     """Return the fields of *shape* by their current names and by those in lower case."""
     fields = [_field(field.encode_name, field.type) for field in msgspec.structs.fields(shape)]
     return {name: field for field in fields for name in (field.present, field.present.lower())}
 
 
 @cache
-def _folded(shape: type[Wire]) -> Mapping[str, Field]:
+def _folded(shape: type[Wire]) -> Mapping[str, CustomResourceField]:
     """Return the fields of *shape*, and those that every spec may have and that are ignored."""
     unread = ("metadata", "replicas") if issubclass(shape, Spec) else ()
-    return {**spellings(shape), **{name: Field(name, None, None) for name in unread}}
+    return {**spellings(shape), **{name: CustomResourceField(name, None, None) for name in unread}}
 
 
-def _field(name: str, annotation: Any) -> Field:
+def _field(name: str, annotation: Any) -> CustomResourceField:
     parts = (annotation, *get_args(annotation))
     read = next((each for each in parts if isinstance(each, type) and issubclass(each, Wire)), None)
-    return Field(name, read, None if read is None or issubclass(read, BareMeta) else read)
+    return CustomResourceField(name, read, None if read is None or issubclass(read, BareMeta) else read)
 
 
 def fold(document: Mapping[str, Any], shape: type[Wire]) -> dict[str, Any]:

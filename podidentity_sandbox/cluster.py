@@ -19,7 +19,7 @@ import yaml
 
 from podidentity.kube.access import ClusterAccess, from_kubeconfig
 from podidentity.kube.client import MERGE_PATCH, Client
-from podidentity.kube.errors import AlreadyExists, ApiError, NotFound, Throttled
+from podidentity.kube.errors import AlreadyExists, ApiError, NotFound, TooManyRequests
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, Kind, Resource
 from podidentity.version import VERSION
 from podidentity_sandbox.certificates import Authority
@@ -254,7 +254,7 @@ class Cluster:
         try:
             for kind in (IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES, EXCEPTIONS):
                 await self.client.list(kind)
-        except (NotFound, Throttled):
+        except (NotFound, TooManyRequests):
             return False
         return True
 

@@ -27,7 +27,7 @@ from mic.startup.spellings import KINDS, dropping, respelled
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client, object_path
 from podidentity.kube.decoding import WHOLE_MAX, decode_meta, outline
-from podidentity.kube.errors import ApiError, Conflict, Forbidden, NotFound, ServerError, Throttled, Unreachable
+from podidentity.kube.errors import ApiError, Conflict, Forbidden, NoResponse, NotFound, ServerError, TooManyRequests
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import GROUP, BareMeta, Kind, Resource, fold
 from podidentity.version import VERSION
@@ -49,7 +49,7 @@ NAMED_MAX: Final = 20
 """Objects of one kind that the log names; the rest is counted."""
 REASON: Final = "type upgrade failed"
 
-_PASSING: Final = (Unreachable, ServerError, Throttled)
+_PASSING: Final = (NoResponse, ServerError, TooManyRequests)
 _DOCUMENT: Final = msgspec.json.Decoder(Document)
 
 
@@ -289,7 +289,7 @@ class _Work:
                     else:
                         tasks.create_task(work, name=f"upgrade {self._kind.name}")
             del page
-            if away := [error for error in passing if isinstance(error, Unreachable)]:
+            if away := [error for error in passing if isinstance(error, NoResponse)]:
                 raise away[0]
         if passing:
             raise passing[0]
@@ -319,7 +319,7 @@ class _Work:
             self._fail(meta, "its metadata cannot be read")
             return
         async with self._slots:
-            if any(isinstance(error, Unreachable) for error in passing):
+            if any(isinstance(error, NoResponse) for error in passing):
                 return  # each waiting object would fail in the same way
             try:
                 await self._rewrite(meta, document if not cut else await self._stored(meta))

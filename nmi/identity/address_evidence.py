@@ -20,7 +20,7 @@ from enum import StrEnum
 from ipaddress import AddressValueError, IPv4Address
 from typing import Final, TypeVar
 
-from nmi.node.rtnetlink import Forwarding, Link, Message, Neighbour, Route, Unresolved
+from nmi.node.rtnetlink import ForwardingEntry, Link, Message, Neighbour, Route, Unresolved
 
 NEIGHBOURS_MAX: Final = 4096
 FORWARDINGS_MAX: Final = 4096
@@ -145,7 +145,7 @@ class AddressEvidence:
             match message:
                 case Neighbour():
                     found += self._neighbour(message, reported=True)
-                case Forwarding():
+                case ForwardingEntry():
                     found += self._forwarding(message)
                 case Link():
                     found += self._link(message)
@@ -178,7 +178,7 @@ class AddressEvidence:
         for each in listed:
             if isinstance(each, Neighbour):
                 found += self._neighbour(each, reported=False)
-            elif isinstance(each, Forwarding):
+            elif isinstance(each, ForwardingEntry):
                 found += self._forwarding(each)
         return found
 
@@ -340,7 +340,7 @@ class AddressEvidence:
             else []
         )
 
-    def _forwarding(self, forwarding: Forwarding) -> list[Evidence]:
+    def _forwarding(self, forwarding: ForwardingEntry) -> list[Evidence]:
         key = (forwarding.link_layer, forwarding.bridge)
         if forwarding.gone:
             if self._forwardings.get(key) == (forwarding.vlan, forwarding.port):

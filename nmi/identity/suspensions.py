@@ -44,7 +44,7 @@ LOG_GAP_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Remembered:
+class _DatedEvidence:
     """Evidence about an address."""
 
     evidence: Evidence
@@ -91,7 +91,7 @@ class Suspensions:
         self._clock = clock
         self._wall_clock = wall_clock
         self._suspensions: dict[PodEntry, dict[str, Suspension]] = {}
-        self._remembered: dict[str, _Remembered] = {}
+        self._remembered: dict[str, _DatedEvidence] = {}
         """By address, the oldest first."""
         self._begun = asyncio.Event()
         self._lines = TokenBucket(1 / LOG_GAP_SECONDS, LOGGED_AT_ONCE, clock)
@@ -117,7 +117,7 @@ class Suspensions:
     def begin(self, found: Iterable[Evidence]) -> None:
         """Suspend every pod that has one of these addresses now, or gets it later."""
         for evidence in found:
-            there = _Remembered(evidence, self._wall_clock(), self._clock())
+            there = _DatedEvidence(evidence, self._wall_clock(), self._clock())
             if evidence.kind.ends:
                 self._remember(there)
             for entry in self._claimants(evidence.address):
@@ -158,14 +158,14 @@ class Suspensions:
     def _all(self) -> Iterable[Suspension]:
         return (each for there in self._suspensions.values() for each in there.values())
 
-    def _remember(self, there: _Remembered) -> None:
+    def _remember(self, there: _DatedEvidence) -> None:
         self._remembered.pop(there.evidence.address, None)
         self._remembered[there.evidence.address] = there
         oldest = next(iter(self._remembered))
         if len(self._remembered) > REMEMBERED_MAX or there.seen - self._remembered[oldest].seen >= REMEMBERED_SECONDS:
             del self._remembered[oldest]
 
-    def _begin(self, entry: PodEntry, there: _Remembered) -> None:
+    def _begin(self, entry: PodEntry, there: _DatedEvidence) -> None:
         evidence, due = there.evidence, there.seen + VERIFY_SECONDS
         suspended = self._suspensions.setdefault(entry, {})
         suspension = suspended.get(evidence.address)

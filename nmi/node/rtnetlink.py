@@ -88,7 +88,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
-class Forwarding:
+class ForwardingEntry:
     """The *port* of *bridge* behind which a link-layer address is, or (*gone*) that the bridge removed the entry."""
 
     link_layer: bytes
@@ -117,11 +117,11 @@ class Unresolved:
     interface: int
 
 
-Message = Link | Neighbour | Forwarding | Route
+Message = Link | Neighbour | ForwardingEntry | Route
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class DumpDatagram:
     """The content of one datagram of a dump."""
 
     messages: list[Message]
@@ -140,7 +140,7 @@ def decode(datagram: bytes) -> list[Message]:
     return found
 
 
-def decode_reply(datagram: bytes, sequence: int) -> Reply:
+def decode_reply(datagram: bytes, sequence: int) -> DumpDatagram:
     """Return a datagram of the dump that was requested with *sequence*.
 
     Raises MalformedError, DumpInterruptedError, and OSError with the kernel's number if it rejected the request.
@@ -155,11 +155,11 @@ def decode_reply(datagram: bytes, sequence: int) -> Reply:
             number = -_signed(datagram, start, end)
             if number:
                 raise OSError(number, "the kernel refused to dump a table")
-            return Reply(found, done=True)
+            return DumpDatagram(found, done=True)
         message = _message(datagram, kind, start, end)
         if message is not None:
             found.append(message)
-    return Reply(found, done=False)
+    return DumpDatagram(found, done=False)
 
 
 def dump_requests(first_sequence: int) -> list[tuple[int, bytes]]:
@@ -230,7 +230,7 @@ def _link(datagram: bytes, start: int, end: int, *, gone: bool) -> Link | None:
     return Link(index, name, gone)
 
 
-def _neighbour(datagram: bytes, start: int, end: int, *, gone: bool) -> Neighbour | Forwarding | None:
+def _neighbour(datagram: bytes, start: int, end: int, *, gone: bool) -> Neighbour | ForwardingEntry | None:
     family, _, interface, state, flags, _ = _fixed(_NDMSG, datagram, start, end)
     if family not in {_AF_INET, _AF_BRIDGE} or flags & _NTF_PROXY:
         return None
@@ -248,7 +248,7 @@ def _neighbour(datagram: bytes, start: int, end: int, *, gone: bool) -> Neighbou
         # Without a master it is a filter of an interface; a permanent entry is the port's own address.
         return None
     vlan = _unpacked(_SHORT, attributes[_NDA_VLAN]) if _NDA_VLAN in attributes else 0
-    return Forwarding(link_layer, interface, _unpacked(_NUMBER, attributes[_NDA_MASTER]), vlan, gone)
+    return ForwardingEntry(link_layer, interface, _unpacked(_NUMBER, attributes[_NDA_MASTER]), vlan, gone)
 
 
 def _route(datagram: bytes, start: int, end: int, *, gone: bool) -> Route | None:

@@ -41,7 +41,7 @@ _ORDINARY: Final = frozenset({Reason.METADATA_HEADER_MISSING, Reason.UNKNOWN_PAT
 
 
 @dataclass(slots=True)
-class _Remembered:
+class _LastOutcome:
     outcome: str
     identity: str = ""
     repeats: int = 0
@@ -94,7 +94,7 @@ class Decisions:
         """*report* is called with logged refusals of known pods. It must neither block nor raise."""
         self._report = report
         self._clock = clock
-        self._remembered: OrderedDict[tuple[str, ...], _Remembered] = OrderedDict()
+        self._remembered: OrderedDict[tuple[str, ...], _LastOutcome] = OrderedDict()
         self._lines: Counter[str] = Counter()
         self._lines_in_all = 0
         self._left_out = 0
@@ -219,7 +219,7 @@ class Decisions:
                 entry.usage = usage
             self._remembered.move_to_end(key)
             return False
-        self._remembered[key] = _Remembered(outcome, identity, usage=usage)
+        self._remembered[key] = _LastOutcome(outcome, identity, usage=usage)
         self._remembered.move_to_end(key)
         if len(self._remembered) > REMEMBERED_MAX:
             self._remembered.popitem(last=False)

@@ -79,7 +79,7 @@ class ServerContext(Protocol):
 
 
 class GeneralLane:
-    """Implements `_native.connection.GeneralLane` for one connection."""
+    """Implements `_native.connection.ConnectionReceiver` for one connection."""
 
     __slots__ = ("_connection", "_ended", "_last", "_pipeline_timer", "_reader", "_server", "_task", "_written")
 

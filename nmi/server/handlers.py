@@ -18,7 +18,7 @@ from nmi.server.outcomes import Outcome, Outcomes, Pending
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import Forwarder, ProxiedPath
 from nmi.server.request import Request
-from nmi.server.target import Action, Route, resolve
+from nmi.server.target import Action, CanonicalPath, resolve
 from nmi.server.token_path import TokenPath
 
 
@@ -44,14 +44,14 @@ class Handlers:
 
     def answer(self, origin: Origin, request: Request) -> Outcome | Pending:
         """Return the outcome of *request* from *origin*, or the work that leads to it."""
-        call, route = Call.of(origin, request), Route.OTHER
+        call, canonical_path = Call.of(origin, request), CanonicalPath.OTHER
         try:
-            destination = resolve(request.target, self._policy.forwarding)
-            route = destination.route
+            destination = resolve(request.target, self._policy.proxied_paths)
+            canonical_path = destination.canonical_path
             if destination.action is Action.HOST_TOKEN:
                 return self._host.answer(origin, call, request, destination)
             if not self._was_redirected(origin):
-                return self._outcomes.refused(call, _NOT_REDIRECTED, route)
+                return self._outcomes.refused(call, _NOT_REDIRECTED, canonical_path)
             match destination.action:
                 case Action.TOKEN:
                     return self._token.answer(call, request, destination)
@@ -61,9 +61,9 @@ class Handlers:
                     refusal = _DISGUISED
                 case Action.REFUSE_UNKNOWN:
                     refusal = _UNKNOWN
-            return self._outcomes.refused(call, refusal, route)
+            return self._outcomes.refused(call, refusal, canonical_path)
         except Exception as error:  # noqa: BLE001 - the outermost handler: logged once, answered 500
-            return self._outcomes.failed(call, error, route)
+            return self._outcomes.failed(call, error, canonical_path)
 
     def malformed(self, origin: Origin, refusal: Refusal) -> Outcome:
         """Return the outcome of bytes that are not a request."""
@@ -71,12 +71,12 @@ class Handlers:
 
     def failed(self, pending: Pending, error: BaseException) -> Outcome:
         """Return the outcome of a request that failed because of a defect in NMI."""
-        return self._outcomes.failed(pending.call, error, pending.route, pending.asked)
+        return self._outcomes.failed(pending.call, error, pending.canonical_path, pending.asked)
 
     def timed_out(self, pending: Pending, *, stopping: bool = False) -> Outcome:
         """Return the outcome of a request without an answer at its timeout, or when the server stops."""
         return self._outcomes.refused(
-            pending.call, _STOPPING if stopping else _LATE, pending.route, asked=pending.asked
+            pending.call, _STOPPING if stopping else _LATE, pending.canonical_path, asked=pending.asked
         )
 
     def limit_hit(self, limit: Limit) -> None:

@@ -1,8 +1,8 @@
 """Metrics of the token server: the Go implementation's request histogram, refusals, and the lane's counters.
 
-Label values come from closed sets, so that no request can create a new series: the route's canonical
-path, NMI's status codes, a known audience or `other`, and the namespaces of known pods up to a limit. Observations go
-to C arrays (`_native.histogram`), which the collector reads at each scrape.
+Label values come from closed sets, so that no request can create a new series: the canonical path, NMI's status codes,
+a known audience or `other`, and the namespaces of known pods up to a limit. Observations go to C arrays
+(`_native.histogram`), which the collector reads at each scrape.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -17,7 +17,7 @@ from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
 from nmi.server.responses import Answer, refused
-from nmi.server.target import Route
+from nmi.server.target import CanonicalPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Pending:
     """An answer that needs asynchronous work."""
 
     call: Call
-    route: Route
+    canonical_path: CanonicalPath
     asked: TokenRequest | None
     work: Callable[[Stream], Coroutine[Any, Any, Outcome]]
     """Called once, in a task. The task sends the resulting answer unless it has been streamed."""
@@ -49,15 +49,17 @@ class Outcomes:
         self._measures = measures
         self.decisions = decisions
 
-    def answered(self, subject: Subject, answer: Answer, route: Route, asked: TokenRequest | None = None) -> Outcome:
+    def answered(
+        self, subject: Subject, answer: Answer, canonical_path: CanonicalPath, asked: TokenRequest | None = None
+    ) -> Outcome:
         """Return the outcome of a served request; *answer* may be IMDS's own error."""
-        return Outcome(answer, self.series(answer.status, route, subject, asked), subject.call)
+        return Outcome(answer, self.series(answer.status, canonical_path, subject, asked), subject.call)
 
     def refused(
         self,
         call: Call,
         refusal: Refusal,
-        route: Route = Route.OTHER,
+        canonical_path: CanonicalPath = CanonicalPath.OTHER,
         *,
         allow: tuple[str, ...] = (),
         asked: TokenRequest | None = None,
@@ -69,13 +71,15 @@ class Outcomes:
         self._measures.refused(refusal.reason)
         if refusal.limit is not None:
             self._measures.limit_hit(refusal.limit)
-        self.decisions.refused(who, route.value, answer.status, refusal, asked)
-        return self.answered(who, answer, route, asked)
+        self.decisions.refused(who, canonical_path.value, answer.status, refusal, asked)
+        return self.answered(who, answer, canonical_path, asked)
 
-    def failed(self, call: Call, error: BaseException, route: Route, asked: TokenRequest | None = None) -> Outcome:
+    def failed(
+        self, call: Call, error: BaseException, canonical_path: CanonicalPath, asked: TokenRequest | None = None
+    ) -> Outcome:
         """Return the outcome of a request that failed because of a defect in NMI."""
         self.decisions.failed(self.subject(call), error)
-        return self.refused(call, _INTERNAL, route, asked=asked)
+        return self.refused(call, _INTERNAL, canonical_path, asked=asked)
 
     def limit_hit(self, limit: Limit) -> None:
         """Count a limit that took effect without a refusal."""
@@ -85,10 +89,14 @@ class Outcomes:
         """Return the caller of *call*."""
         return subject_of(call, self._index.get(call.peer))
 
-    def series(self, status: int, route: Route, subject: Subject, asked: TokenRequest | None) -> Series:
+    def series(
+        self, status: int, canonical_path: CanonicalPath, subject: Subject, asked: TokenRequest | None
+    ) -> Series:
         """Return the metric series of an answer. Only known pods have a namespace, only token requests an audience."""
         namespace = "" if subject.entry is None else subject.entry.namespace
-        return self._measures.series(route.value, status, namespace, "" if asked is None else audience(asked.resource))
+        return self._measures.series(
+            canonical_path.value, status, namespace, "" if asked is None else audience(asked.resource)
+        )
 
 
 def subject_of(call: Call, record: PodRecord | None) -> Subject:

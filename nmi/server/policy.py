@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from nmi.server.target import Forwarding
+from nmi.server.target import ProxiedPaths
 
 PIPELINE_SECONDS: Final = 5.0
 
@@ -39,7 +39,7 @@ class ServerPolicy:
     """Refuse /metadata/instance with 403."""
     set_retry_after: bool = False
     """Answer 503 with Retry-After, not 404, while an identity is being assigned."""
-    forwarding: Forwarding = field(default_factory=Forwarding)
+    proxied_paths: ProxiedPaths = field(default_factory=ProxiedPaths)
     """The paths in addition to /metadata/instance that may be proxied to IMDS."""
     host_tokens: bool = True
     """Serve /host/token to processes on the node. The issuer's policy decides which identities it returns."""

@@ -11,7 +11,7 @@ from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer, StreamedAnswer, with_request_id
-from nmi.server.target import Destination, Route
+from nmi.server.target import CanonicalPath, Destination
 
 READING: Final = ("GET", "HEAD")
 PROXIED: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -36,26 +36,26 @@ class ProxiedPath:
         self._outcomes = outcomes
 
     def answer(self, call: Call, request: Request, destination: Destination) -> Outcome | Pending:
-        route = destination.route
-        if route is Route.INSTANCE and self._policy.block_instance_metadata:
-            return self._outcomes.refused(call, _BLOCKED, route)
-        methods = READING if route is Route.INSTANCE else PROXIED
-        anything = self._policy.forwarding.everything and request.method not in NEVER
+        canonical_path = destination.canonical_path
+        if canonical_path is CanonicalPath.INSTANCE and self._policy.block_instance_metadata:
+            return self._outcomes.refused(call, _BLOCKED, canonical_path)
+        methods = READING if canonical_path is CanonicalPath.INSTANCE else PROXIED
+        anything = self._policy.proxied_paths.everything and request.method not in NEVER
         if request.method not in methods and not anything:
-            return self._outcomes.refused(call, _OTHER_METHOD, route, allow=methods)
+            return self._outcomes.refused(call, _OTHER_METHOD, canonical_path, allow=methods)
         refusal = header_refusal(request, self._policy)
         if refusal is not None:
-            return self._outcomes.refused(call, refusal, route)
-        return Pending(call, route, None, partial(self._proxied, call, request, destination))
+            return self._outcomes.refused(call, refusal, canonical_path)
+        return Pending(call, canonical_path, None, partial(self._proxied, call, request, destination))
 
     async def _proxied(self, call: Call, request: Request, destination: Destination, stream: Stream) -> Outcome:
         subject = self._outcomes.subject(call)
         answer = await self._proxy.forward(subject.key, request, destination, stream)
         if isinstance(answer, Refusal):
-            return self._outcomes.refused(call, answer, destination.route)
+            return self._outcomes.refused(call, answer, destination.canonical_path)
         if isinstance(answer, PlainAnswer):
             answer = replace(answer, headers=with_request_id(answer.status, answer.headers, call.request))
-        return self._outcomes.answered(subject, answer, destination.route)
+        return self._outcomes.answered(subject, answer, destination.canonical_path)
 
 
 _OTHER_METHOD: Final = Refusal(

@@ -30,7 +30,7 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 trailing dots, and `identi~1` would be a short name of `identity`. IMDS's own paths have neither."""
 
 
-class Route(StrEnum):
+class CanonicalPath(StrEnum):
     """The canonical paths: a closed set, because they are values of a metric label."""
 
     TOKEN = "/metadata/identity/oauth2/token"  # noqa: S105 - a path
@@ -58,14 +58,14 @@ class Destination:
     """The result of resolving a target."""
 
     action: Action
-    route: Route
+    canonical_path: CanonicalPath
     path: str = ""
     """The normal form, which may be forwarded. Empty if there is none."""
     query: str = ""
     """As sent, without the question mark."""
 
 
-class Forwarding:
+class ProxiedPaths:
     """The paths that may be proxied to IMDS in addition to /metadata/instance: none, some prefixes, or all (as in the
     Go implementation).
     """
@@ -96,7 +96,7 @@ def _prefix(text: str) -> tuple[str, ...]:
     return segments
 
 
-def resolve(target: str, forwarding: Forwarding) -> Destination:
+def resolve(target: str, proxied_paths: ProxiedPaths) -> Destination:
     """Return the destination of *target* (visible ASCII without "#")."""
     raw, _, query = target.partition("?")
     absolute = _ABSOLUTE_FORM.match(raw)
@@ -104,26 +104,26 @@ def resolve(target: str, forwarding: Forwarding) -> Destination:
         raw = raw[absolute.end() :] or "/"
     path = normal(raw)
     if path is None:
-        return Destination(Action.REFUSE_DISGUISE, Route.OTHER)
+        return Destination(Action.REFUSE_DISGUISE, CanonicalPath.OTHER)
     if absolute is None and _TOKEN_SPELLINGS.fullmatch(raw):
-        return Destination(Action.TOKEN, Route.TOKEN, path, query)
-    return _elsewhere(raw, path, query, forwarding)
+        return Destination(Action.TOKEN, CanonicalPath.TOKEN, path, query)
+    return _elsewhere(raw, path, query, proxied_paths)
 
 
-def _elsewhere(raw: str, path: str, query: str, forwarding: Forwarding) -> Destination:
+def _elsewhere(raw: str, path: str, query: str, proxied_paths: ProxiedPaths) -> Destination:
     """Return the destination of *raw*, which is not a spelling of the token path."""
     segments = tuple(path.lower().strip("/").split("/"))
     if _spells_token_path(path) or _spells_token_path(_decoded(raw) or ""):
-        return Destination(Action.REFUSE_DISGUISE, Route.TOKEN)
+        return Destination(Action.REFUSE_DISGUISE, CanonicalPath.TOKEN)
     if segments == ("host", "token"):
-        return Destination(Action.HOST_TOKEN, Route.HOST_TOKEN, path, query)
+        return Destination(Action.HOST_TOKEN, CanonicalPath.HOST_TOKEN, path, query)
     if _about_identity(path) or _about_identity(_decoded(raw) or ""):
-        return Destination(Action.REFUSE_UNKNOWN, Route.IDENTITY)
+        return Destination(Action.REFUSE_UNKNOWN, CanonicalPath.IDENTITY)
     if segments[:2] == ("metadata", "instance"):
-        return Destination(Action.PROXY, Route.INSTANCE, path, query)
-    route = Route.METADATA if segments[0] == "metadata" else Route.OTHER
-    action = Action.PROXY if segments[0] != "host" and forwarding.allows(segments) else Action.REFUSE_UNKNOWN
-    return Destination(action, route, path, query)
+        return Destination(Action.PROXY, CanonicalPath.INSTANCE, path, query)
+    canonical_path = CanonicalPath.METADATA if segments[0] == "metadata" else CanonicalPath.OTHER
+    action = Action.PROXY if segments[0] != "host" and proxied_paths.allows(segments) else Action.REFUSE_UNKNOWN
+    return Destination(action, canonical_path, path, query)
 
 
 def normal(raw: str) -> str | None:

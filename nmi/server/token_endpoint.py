@@ -12,7 +12,7 @@ from nmi.server.outcomes import Outcome, Outcomes, Pending
 from nmi.server.parameters import token_request
 from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
-from nmi.server.target import Route
+from nmi.server.target import CanonicalPath
 
 GET_ONLY: Final = ("GET",)
 
@@ -20,7 +20,7 @@ GET_ONLY: Final = ("GET",)
 class TokenEndpoint:
     """Base class of the handlers that return tokens."""
 
-    route: Route
+    canonical_path: CanonicalPath
 
     def __init__(
         self, *, policy: ServerPolicy, issuer: TokenIssuer, outcomes: Outcomes, now_ns: Callable[[], int]
@@ -36,8 +36,8 @@ class TokenEndpoint:
         """Return the work that *issue* does for the token request in *query*, or the refusal of the query."""
         asked = token_request(query)
         if isinstance(asked, Refusal):
-            return self._outcomes.refused(call, asked, self.route)
-        return Pending(call, self.route, asked, partial(issue, asked))
+            return self._outcomes.refused(call, asked, self.canonical_path)
+        return Pending(call, self.canonical_path, asked, partial(issue, asked))
 
 
 NOT_GET: Final = Refusal(Reason.METHOD_NOT_ALLOWED, "Tokens are to be asked for by GET.", "see which client sends it")

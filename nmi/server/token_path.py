@@ -20,7 +20,7 @@ from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
 from nmi.server.responses import Answer, forwarded, rendered, token_parts
-from nmi.server.target import Destination, Route
+from nmi.server.target import CanonicalPath, Destination
 from nmi.server.token_endpoint import GET_ONLY, NOT_GET, TokenEndpoint
 from podidentity.azure.imds import RawAnswer
 
@@ -28,7 +28,7 @@ from podidentity.azure.imds import RawAnswer
 class TokenPath(TokenEndpoint):
     """The handler of requests on the token path."""
 
-    route = Route.TOKEN
+    canonical_path = CanonicalPath.TOKEN
 
     def __init__(
         self, *, policy: ServerPolicy, issuer: TokenIssuer, outcomes: Outcomes, now_ns: Callable[[], int]
@@ -38,12 +38,12 @@ class TokenPath(TokenEndpoint):
 
     def answer(self, call: Call, request: Request, destination: Destination) -> Outcome | Pending:
         if request.method != "GET":
-            return self._outcomes.refused(call, NOT_GET, self.route, allow=GET_ONLY)
+            return self._outcomes.refused(call, NOT_GET, self.canonical_path, allow=GET_ONLY)
         refusal = header_refusal(request, self._policy)
         if refusal is None and self._lacks_metadata_header(request):
             refusal = _NO_METADATA
         if refusal is not None:
-            return self._outcomes.refused(call, refusal, self.route)
+            return self._outcomes.refused(call, refusal, self.canonical_path)
         return self._issue_later(call, destination.query, partial(self._issue, call))
 
     def _lacks_metadata_header(self, request: Request) -> bool:
@@ -55,14 +55,14 @@ class TokenPath(TokenEndpoint):
         outcomes = self._outcomes
         issued = await self._issuer.issue(call.peer, asked)
         if isinstance(issued, Refusal):
-            return outcomes.refused(call, issued, self.route, asked=asked)
+            return outcomes.refused(call, issued, self.canonical_path, asked=asked)
         if isinstance(issued, RawAnswer):
             subject = outcomes.subject(call)
             outcomes.decisions.passed(subject, asked, issued.status)
-            return outcomes.answered(subject, forwarded(issued, call.request), self.route, asked)
+            return outcomes.answered(subject, forwarded(issued, call.request), self.canonical_path, asked)
         subject = subject_of(call, issued.record)
         outcomes.decisions.granted(subject, asked, name_of(issued), issued.usage, issued.correlation)
-        series = outcomes.series(200, self.route, subject, asked)
+        series = outcomes.series(200, self.canonical_path, subject, asked)
         return Outcome(self._render(issued, asked, series), series, call)
 
     def _render(self, issued: IssuedToken, asked: TokenRequest, series: Series) -> Answer:

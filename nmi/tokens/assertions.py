@@ -62,7 +62,7 @@ class _Status(msgspec.Struct):
     token: str = ""
 
 
-class _Answer(msgspec.Struct):
+class _TokenRequestResult(msgspec.Struct):
     status: _Status
 
 
@@ -76,7 +76,7 @@ async def requested(client: Client, namespace: str, account: str, audience: str,
     path = object_path(SERVICE_ACCOUNTS, namespace, account, "token")
     answer = await client.request("POST", path, body=msgspec.json.encode(body))
     try:
-        return msgspec.json.decode(answer, type=_Answer).status.token
+        return msgspec.json.decode(answer, type=_TokenRequestResult).status.token
     except RecursionError:
         raise ValueError("nested too deep") from None
 

@@ -24,7 +24,7 @@ SECONDS: Final = 10.0
 """The timeout of the process. It limits its CPU time to three seconds; the rest is for a busy node."""
 
 
-class _Answer(msgspec.Struct):
+class _SignerOutput(msgspec.Struct):
     assertions: list[str] = []
     problem: str = ""
 
@@ -57,7 +57,7 @@ class Signer:
             # A signal: the limit of CPU time. The file requires more work than any legitimate one.
             raise _unreadable(application, "requires more CPU time than NMI allows")
         try:
-            answer = msgspec.json.decode(finished.stdout, type=_Answer)
+            answer = msgspec.json.decode(finished.stdout, type=_SignerOutput)
         except msgspec.DecodeError:
             raise AzureError(
                 f"the signing program failed (exit code {finished.code}); check the free memory of this node",

@@ -52,7 +52,7 @@ _MISREADINGS: Final = (ValueError, TypeError, LookupError, AttributeError, Arith
 """The library's exceptions for a response that is not an object, has fields of other types, or is nested too deep."""
 
 
-class _Answer(msgspec.Struct):
+class _TokenResponse(msgspec.Struct):
     """The used fields of a response body. AD FS and old endpoints send numbers as strings."""
 
     access_token: str = ""
@@ -63,7 +63,7 @@ class _Answer(msgspec.Struct):
     correlation_id: str = ""
 
 
-_answers: Final = msgspec.json.Decoder(_Answer)
+_answers: Final = msgspec.json.Decoder(_TokenResponse)
 
 
 class _Policy(SansIOHTTPPolicy[Any, Any]):
@@ -161,11 +161,11 @@ class Entra:
         )
 
 
-def _read(body: bytes) -> _Answer:
+def _read(body: bytes) -> _TokenResponse:
     try:
         return _answers.decode(body)
     except (ValueError, RecursionError):
-        return _Answer()
+        return _TokenResponse()
 
 
 def _number(value: str | int | None) -> int | None:

@@ -23,7 +23,7 @@ from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
-from podidentity.kube.errors import ApiError, Forbidden, NotFound, Unreachable
+from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, PODS, Kind, Node, Pod
 
 T = TypeVar("T")
@@ -175,12 +175,12 @@ async def _on_azure(azure: Hosts, node: Node | ReadFailure | None) -> HostIdenti
 
 
 async def or_failure(read: Awaitable[T]) -> T | ReadFailure:
-    """Return the result of *read*, or the reason of its failure. Raises Unreachable if the API server does not
+    """Return the result of *read*, or the reason of its failure. Raises NoResponse if the API server does not
     respond.
     """
     try:
         return await read
-    except Unreachable:
+    except NoResponse:
         raise
     except Forbidden as error:
         return ReadFailure(f"not allowed: {error.message}")

@@ -19,7 +19,7 @@ from podidentity.kube.client import Client
 async def read_federated_access(
     client: Client, objects: Objects | ReadFailure, nmi: Sequence[Daemon] | ReadFailure
 ) -> FederatedAccess:
-    """Return this state. Reads nothing if no pod has a federated identity. Raises Unreachable."""
+    """Return this state. Reads nothing if no pod has a federated identity. Raises NoResponse."""
     pods = [pod for pod, _ in served_pairs(objects)] if isinstance(objects, Objects) else []
     namespaces = sorted({each.metadata.namespace for each in pods})
     accounts = {each: await or_failure(_accounts(client, each)) for each in namespaces}

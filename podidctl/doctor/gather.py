@@ -37,7 +37,7 @@ from podidctl.doctor.state import (
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client, object_path
 from podidentity.kube.decoding import Malformed, decode_meta, decode_object, shallow
-from podidentity.kube.errors import ApiError, NotFound, Unreachable
+from podidentity.kube.errors import ApiError, NoResponse, NotFound
 from podidentity.kube.lock_records import ENDPOINTS, LEASES, AnnotationFormat, LeaseFormat, LockFormat, LockRecord
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
@@ -93,7 +93,7 @@ class _Version(msgspec.Struct):
 
 
 async def _server(client: Client) -> ServerState:
-    """Return the version, and the clock by the response's Date. Raises Unreachable."""
+    """Return the version, and the clock by the response's Date. Raises NoResponse."""
     access = client.access
     authorization = await access.authorization()
     headers = {"Authorization": authorization} if authorization else {}
@@ -114,7 +114,7 @@ async def _server(client: Client) -> ServerState:
                 body = await answer.content.read(1 << 16)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-        raise Unreachable(f"cannot reach {access.server}: {str(cause) or type(cause).__name__}") from error
+        raise NoResponse(f"cannot reach {access.server}: {str(cause) or type(cause).__name__}") from error
     try:
         version = msgspec.json.decode(body, type=_Version).git_version
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -189,7 +189,7 @@ async def _read_kind(
                     old.append("/".join(items[-1].key))
     except NotFound:
         return []
-    except Unreachable:
+    except NoResponse:
         raise
     except ApiError as error:
         return ReadFailure(f"{kind.plural}: {error.message}")

@@ -56,7 +56,7 @@ class Reply:
         return value if value.isascii() and value.isprintable() and len(value) <= HEADER_MAX else ""
 
 
-class _Answer(msgspec.Struct):
+class _TokenBody(msgspec.Struct):
     """Body of a 200: IMDS sends strings, its emulations also numbers."""
 
     access_token: str
@@ -76,7 +76,7 @@ class _Error(msgspec.Struct):
     error_description: str = ""
 
 
-_answers: Final = msgspec.json.Decoder(_Answer)
+_answers: Final = msgspec.json.Decoder(_TokenBody)
 _errors: Final = msgspec.json.Decoder(_Error)
 
 
@@ -90,7 +90,7 @@ def token_in(reply: Reply, now: float) -> ImdsToken:
         raise AzureError(f"not a token response ({type(error).__name__})", status=200, code="bad_answer") from None
 
 
-def _validated(answer: _Answer, now: float, correlation_id: str) -> ImdsToken:
+def _validated(answer: _TokenBody, now: float, correlation_id: str) -> ImdsToken:
     """Return *answer* with numeric times. Raises ValueError for an invalid token response."""
     if not answer.access_token or not answer.access_token.isascii() or not answer.access_token.isprintable():
         raise ValueError("access_token")

@@ -32,7 +32,7 @@ from podidentity.kube.decoding import (
     decode_object,
     split_list,
 )
-from podidentity.kube.errors import Gone, Invalid, ServerError, Unauthorized, Unreachable, from_answer
+from podidentity.kube.errors import Gone, Invalid, NoResponse, ServerError, Unauthorized, from_answer
 from podidentity.kube.scanning import DEPTH_READABLE, Found, ScanError, Scanner
 from podidentity.kube.skipped import SkippedObjects
 from podidentity.object_limits import oversized
@@ -154,12 +154,12 @@ class Client:
         return await self._in_time(answer(), seconds)
 
     async def _in_time(self, work: Awaitable[V], seconds: float) -> V:
-        """Return the result of *work*. Raises Unreachable after *seconds* or if the connection fails."""
+        """Return the result of *work*. Raises NoResponse after *seconds* or if the connection fails."""
         try:
             async with asyncio.timeout(seconds):
                 return await work
         except TimeoutError as error:
-            raise Unreachable(f"no response from {self.access.server} within {seconds:g} s") from error
+            raise NoResponse(f"no response from {self.access.server} within {seconds:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise self._unreachable(error) from error
 
@@ -169,7 +169,7 @@ class Client:
         """Send a GET and read its response line by line until it ends; the caller limits silence.
 
         Of a line of more than LINE_MAX bytes only the object's names are kept. The client's time limit covers the
-        response's head. The iterator ends if the server ends the response cleanly, and raises Unreachable if the
+        response's head. The iterator ends if the server ends the response cleanly, and raises NoResponse if the
         connection breaks. Leaving the context closes the connection.
         """
         return self._stream(path, params)
@@ -193,7 +193,7 @@ class Client:
                 raise self._unreachable(error) from error
             if not chunk:
                 if pending or scanning is not None:
-                    raise Unreachable(f"{self.access.server} closed the connection in the middle of a line")
+                    raise NoResponse(f"{self.access.server} closed the connection in the middle of a line")
                 return
             *complete, rest = chunk.split(b"\n")
             for part in complete:
@@ -277,10 +277,10 @@ class Client:
     def _connector(self, limit: int) -> aiohttp.BaseConnector:
         return aiohttp.TCPConnector(limit=limit)
 
-    def _unreachable(self, error: Exception) -> Unreachable:
+    def _unreachable(self, error: Exception) -> NoResponse:
         # aiohttp's message for a failed connection contains the repr of the SSL context.
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-        return Unreachable(f"cannot reach {self.access.server}: {str(cause) or type(cause).__name__}")
+        return NoResponse(f"cannot reach {self.access.server}: {str(cause) or type(cause).__name__}")
 
     async def get(self, kind: Kind[R], namespace: str, name: str) -> R:
         """Return the object as stored now."""
@@ -390,7 +390,7 @@ class Client:
                     await asyncio.sleep(0)
                 data = b"" if whole else await self._in_time(response.content.readany(), seconds)
             if not scanner.finished:
-                raise Unreachable(f"{self.access.server} closed the connection in the middle of a list")
+                raise NoResponse(f"{self.access.server} closed the connection in the middle of a list")
             fields = scanner.fields
             yield RawPage(items, fields.get("resourceVersion", ""), fields.get("continue", ""), skipped=skipped)
         finally:

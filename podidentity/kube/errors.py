@@ -1,6 +1,6 @@
 """Errors of requests to the API server: one class for each reaction of a caller.
 
-The HTTP library's exceptions end here. Every class except `Unreachable` is a response of the server.
+The HTTP library's exceptions end here. Every class except `NoResponse` is a response of the server.
 """
 
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ class Invalid(ApiError):  # noqa: N818 - named for what happened
     """422: the document, the patch or the name is invalid."""
 
 
-class Throttled(ApiError):  # noqa: N818 - named for what happened
+class TooManyRequests(ApiError):  # noqa: N818 - named for what happened
     """429: too many requests; wait `retry_after`."""
 
 
@@ -64,7 +64,7 @@ class ServerError(ApiError):
     """5xx: the server failed; the same request may succeed later."""
 
 
-class Unreachable(ApiError):  # noqa: N818 - named for what happened
+class NoResponse(ApiError):  # noqa: N818 - named for what happened
     """No HTTP response: refused, reset, timed out, or not HTTP. It is unknown whether a write took effect."""
 
     def __init__(self, message: str) -> None:
@@ -96,7 +96,7 @@ _CLASSES: Final[Mapping[int, type[ApiError]]] = {
     409: Conflict,
     410: Gone,
     422: Invalid,
-    429: Throttled,
+    429: TooManyRequests,
 }
 _STATUS_DECODER: Final = msgspec.json.Decoder(Status)
 

@@ -22,7 +22,7 @@ from typing_extensions import override
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client
-from podidentity.kube.errors import AccessError, ApiError, Forbidden, Throttled, Unauthorized, Unreachable
+from podidentity.kube.errors import AccessError, ApiError, Forbidden, NoResponse, TooManyRequests, Unauthorized
 from podidentity.kube.informer import RETRY_AFTER_MAX, Informer
 from podidentity.telemetry.log_limit import LogLimit
 
@@ -144,10 +144,10 @@ class FirstContact:
             )
         except Unauthorized as error:
             self._failed(str(error), "check the service account's token, or the user in the kubeconfig")
-        except Throttled as error:
+        except TooManyRequests as error:
             self._longer = min(error.retry_after or 0.0, RETRY_AFTER_MAX)
             self._failed(str(error), "it is overloaded; see its metrics")
-        except Unreachable as error:
+        except NoResponse as error:
             self._failed(error.message, _UNREACHABLE)
         except ApiError as error:
             self._failed(str(error), "see the API server's log")

@@ -40,11 +40,11 @@ from podidentity.kube.errors import (
     ApiError,
     Forbidden,
     Gone,
+    NoResponse,
     NotFound,
     ServerError,
-    Throttled,
+    TooManyRequests,
     Unauthorized,
-    Unreachable,
 )
 from podidentity.object_limits import oversized, reduced
 from podidentity.resources import BareMeta, Kind, Resource
@@ -203,7 +203,7 @@ class Informer(Generic[T]):
         self.restarts += 1
         if lived >= HEALTHY_SECONDS and not isinstance(error, Unauthorized | Forbidden | NotFound):
             self._backoff.reset()
-        most = RETRY_AFTER_MAX if isinstance(error, Throttled) or self._synced.is_set() else FIRST_LIST_SECONDS
+        most = RETRY_AFTER_MAX if isinstance(error, TooManyRequests) or self._synced.is_set() else FIRST_LIST_SECONDS
         pause = max(self._backoff.next(), min(error.retry_after or 0.0, most))
         level = logging.ERROR
         match error:
@@ -330,7 +330,7 @@ class Informer(Generic[T]):
                             breather = self._clock() + SLICE_SECONDS
             except TimeoutError as error:
                 if self._clock() < self._list_again_at:
-                    raise Unreachable(f"the watch has been silent for {self._silence_seconds:g} s") from error
+                    raise NoResponse(f"the watch has been silent for {self._silence_seconds:g} s") from error
         if self._clock() >= self._list_again_at:
             self._resource_version = ""
             self._list_again_at = self._clock() + DOUBT_SECONDS + self._doubt_backoff.next()

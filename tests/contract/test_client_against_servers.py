@@ -152,7 +152,7 @@ async def test_bad_credentials_are_unauthorized(server: Server) -> None:
 async def test_an_unknown_authority_is_unreachable_and_gets_no_credentials(server: Server) -> None:
     access = replace(await server.access(), ssl=ssl.create_default_context())
     async with Client(access, user_agent="contract") as client:
-        with pytest.raises(errors.Unreachable, match="certificate"):
+        with pytest.raises(errors.NoResponse, match="certificate"):
             await client.list(NODES)
 
 

@@ -22,7 +22,7 @@ from nmi.server.passthrough import MetadataProxy
 from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.reading import RequestReader
 from nmi.server.request import Request
-from nmi.server.target import Action, Forwarding, normal, resolve
+from nmi.server.target import Action, ProxiedPaths, normal, resolve
 from tests.fuzz.objects import LockRecords, MicObjects, NmiObjects
 from tests.native import test_lanes_agree as lanes_agree
 from tests.nmi.server.fakes import FakeConnection, Reply, World, replies
@@ -126,10 +126,10 @@ def said_by_oracle(meaning: Asked) -> tuple[str, int, str, str, bool]:
     return meaning.resource, meaning.selector_kind, meaning.selector_value, meaning.xms_cc, meaning.cacheable
 
 
-FORWARDINGS = (
-    Forwarding(),
-    Forwarding(("/metadata/versions", "/metadata/scheduledevents")),
-    Forwarding(everything=True),
+PROXIED = (
+    ProxiedPaths(),
+    ProxiedPaths(("/metadata/versions", "/metadata/scheduledevents")),
+    ProxiedPaths(everything=True),
 )
 
 
@@ -141,11 +141,11 @@ class Normaliser:
 
     def __call__(self, data: bytes) -> None:
         text = data.translate(None, INVISIBLE).decode()
-        for forwarding in FORWARDINGS:
-            self._judge(text, forwarding)
+        for proxied_paths in PROXIED:
+            self._judge(text, proxied_paths)
 
-    def _judge(self, text: str, forwarding: Forwarding) -> None:
-        destination = resolve(text, forwarding)
+    def _judge(self, text: str, proxied_paths: ProxiedPaths) -> None:
+        destination = resolve(text, proxied_paths)
         raw = text.partition("?")[0]
         if destination.path:
             assert normal(destination.path) == destination.path, "a second normalisation changed the path"
@@ -157,9 +157,13 @@ class Normaliser:
             assert destination.path.lower().rstrip("/") == "/host/token"
         elif destination.action is Action.PROXY:
             assert not _HIDDEN.search(destination.path)
-            assert destination.path.lower().startswith("/metadata/") or forwarding.everything
-            again = resolve(destination.path, forwarding)
-            assert (again.action, again.route, again.path) == (Action.PROXY, destination.route, destination.path)
+            assert destination.path.lower().startswith("/metadata/") or proxied_paths.everything
+            again = resolve(destination.path, proxied_paths)
+            assert (again.action, again.canonical_path, again.path) == (
+                Action.PROXY,
+                destination.canonical_path,
+                destination.path,
+            )
             url = self._proxy._url(destination)
             if not isinstance(url, Refusal):
                 assert (url.host, url.raw_path) == ("imds", destination.path)
@@ -271,7 +275,7 @@ def asks_for_host_token(stream: bytes) -> bool:
     reader = RequestReader(Sizes())
     reader.feed(stream)
     found = reader.next()
-    return isinstance(found, Request) and resolve(found.target, Forwarding()).action is Action.HOST_TOKEN
+    return isinstance(found, Request) and resolve(found.target, ProxiedPaths()).action is Action.HOST_TOKEN
 
 
 def ends(stream: bytes) -> bool:

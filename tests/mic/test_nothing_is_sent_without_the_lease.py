@@ -9,14 +9,14 @@ from azure.core.credentials import AccessToken
 from typing_extensions import override
 
 from mic.azure.compute import Compute
-from mic.azure.errors import Unreachable as AzureUnreachable
+from mic.azure.errors import Unreachable
 from mic.azure.identities import HostIdentities, change
 from mic.leader_client import LeaderClient
 from podidentity.azure.clouds import Cloud
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import CONNECTIONS_MAX
-from podidentity.kube.errors import Unreachable
+from podidentity.kube.errors import NoResponse
 from podidentity_sandbox.arm import Arm
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory
@@ -64,7 +64,7 @@ async def test_a_write_is_refused_once_the_lease_has_run_out_and_a_read_is_not(
     server.others += [OK, OK]
     assert await client.request(method, "/a", body=b"{}")
     lease.seconds = 0.0
-    with pytest.raises(Unreachable, match="the leader lease has run out"):
+    with pytest.raises(NoResponse, match="the leader lease has run out"):
         await client.request(method, "/b", body=b"{}")
     await client.request("GET", "/c")
     assert [each.path for each in server.requests] == ["/a", "/c"]
@@ -87,7 +87,7 @@ async def test_a_write_that_waited_for_a_connection_is_sent_only_if_the_lease_st
         task.cancel()
     await asyncio.gather(*hanging, return_exceptions=True)
     outcome = (await asyncio.gather(write, return_exceptions=True))[0]
-    assert isinstance(outcome, bytes if sent else Unreachable)
+    assert isinstance(outcome, bytes if sent else NoResponse)
     assert sum(each.method == "PUT" for each in server.requests) == sent
 
 
@@ -96,7 +96,7 @@ async def test_a_write_is_waited_for_only_while_the_lease_lasts(
 ) -> None:
     server.others += [None]
     lease.seconds = 0.2
-    with pytest.raises(Unreachable, match=r"no response from .* within 0.2 s"):
+    with pytest.raises(NoResponse, match=r"no response from .* within 0.2 s"):
         await client.request("PATCH", "/a", body=b"{}")
 
 
@@ -148,7 +148,7 @@ async def test_azure_is_changed_only_if_the_lease_outlasts_the_request_after_the
         credential.left[""] = left
         outcome = (await asyncio.gather(compute.update(host, wanted), return_exceptions=True))[0]
         assert len(arm.writes()) == writes
-        assert isinstance(outcome, HostIdentities if writes else AzureUnreachable)
+        assert isinstance(outcome, HostIdentities if writes else Unreachable)
         if not writes:
             assert "the leader lease has run out" in str(outcome)
             await compute.get(host)

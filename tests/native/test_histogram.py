@@ -13,7 +13,7 @@ def test_an_observation_counts_where_it_is_less_than_or_equal_to_the_bound() -> 
     assert series.sum_nanoseconds == 0 + 1_000_000 + 1_000_001 + 500_000_000 + 500_000_001 + 10**15
 
 
-def test_a_clock_that_went_back_counts_as_no_time() -> None:
+def test_a_clock_that_goes_backwards_counts_as_no_time() -> None:
     series = Histogram([0.001]).series(())
     series.observe(-5)
     assert (series.counts(), series.sum_nanoseconds) == ((1, 0), 0)
@@ -33,17 +33,17 @@ def test_bounds_are_kept_as_given() -> None:
 
 
 @pytest.mark.parametrize("bounds", [[], [0], [-1], [1, 1], [2, 1], [float("inf")], [float("nan")], list(range(1, 33))])
-def test_senseless_bounds_are_refused(bounds: list[float]) -> None:
+def test_invalid_bounds_are_rejected(bounds: list[float]) -> None:
     with pytest.raises(ValueError, match="bound"):
         Histogram(bounds)
 
 
-def test_the_most_bounds_are_31() -> None:
+def test_at_most_31_bounds_are_accepted() -> None:
     series = Histogram(list(range(1, 32))).series(())
     series.observe(10**12)
     assert series.counts() == (0,) * 31 + (1,)
 
 
-def test_nobody_but_a_histogram_makes_a_series() -> None:
+def test_only_a_histogram_makes_a_series() -> None:
     with pytest.raises(TypeError, match=r"made by Histogram\.series"):
         Series()

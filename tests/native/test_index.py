@@ -35,7 +35,7 @@ def admit(record: PodRecord, ready: ReadyAnswer, key: Key) -> bool:
     )
 
 
-def test_an_address_leads_to_its_record_until_it_is_removed() -> None:
+def test_an_address_finds_its_record_until_it_is_removed() -> None:
     index, record, other = Index(), PodRecord("owner"), PodRecord("other")
     index.put("10.0.0.1", record)
     assert index.get("10.0.0.1") is record
@@ -47,7 +47,7 @@ def test_an_address_leads_to_its_record_until_it_is_removed() -> None:
     assert len(index) == 0
 
 
-def test_an_address_that_changed_hands_is_the_new_records() -> None:
+def test_a_reassigned_address_finds_the_new_record() -> None:
     index, old, new = Index(), PodRecord("old"), PodRecord("new")
     index.put("10.0.0.1", old)
     index.put("10.0.0.1", new)
@@ -62,7 +62,7 @@ def test_one_record_may_have_addresses_of_both_kinds() -> None:
     assert index.get("FD00:0::1") is index.get("10.0.0.1") is record
 
 
-def test_an_ipv6_address_is_no_disguise_of_an_ipv4_one() -> None:
+def test_an_ipv6_address_does_not_match_the_equivalent_ipv4_address() -> None:
     index = Index()
     index.put("::ffff:10.0.0.1", PodRecord(None))
     assert index.get("10.0.0.1") is None
@@ -72,7 +72,7 @@ NO_ADDRESSES = ["", "10.0.0", "10.0.0.256", "010.0.0.1", "10.0.0.1 ", "localhost
 
 
 @pytest.mark.parametrize("text", NO_ADDRESSES)
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_an_invalid_address_is_rejected(text: str) -> None:
     index = Index()
     with pytest.raises(ValueError, match="not an IP address"):
         index.put(text, PodRecord(None))
@@ -80,7 +80,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         index.get(text)
 
 
-def test_ten_thousand_addresses_are_kept_apart() -> None:
+def test_ten_thousand_addresses_find_their_own_records() -> None:
     index = Index()
     first = int(ipaddress.ip_address("10.244.0.0"))
     records = {str(ipaddress.ip_address(first + at)): PodRecord(at) for at in range(10_000)}
@@ -93,7 +93,7 @@ def test_ten_thousand_addresses_are_kept_apart() -> None:
     "other",
     [(b"r2", 1, b"v", b"c"), (b"r", 2, b"v", b"c"), (b"r", 1, b"w", b"c"), (b"r", 1, b"v", b"d"), (b"r", 0, b"", b"c")],
 )
-def test_each_part_of_the_key_counts(other: Key) -> None:
+def test_a_lookup_compares_each_part_of_the_key(other: Key) -> None:
     record, ready = PodRecord(None), answer()
     assert admit(record, ready, (b"r", 1, b"v", b"c"))
     assert record.find(b"r", 1, b"v", b"c", NOW) is ready
@@ -107,7 +107,7 @@ def test_parts_of_the_key_do_not_run_into_each_other() -> None:
     assert record.find(b"ab", 1, b"", b"c", NOW) is None
 
 
-def test_a_selectors_case_does_not_count_and_a_resources_does() -> None:
+def test_a_selector_matches_in_any_case_and_a_resource_does_not() -> None:
     record, ready = PodRecord(None), answer()
     admit(record, ready, (b"Res", 1, b"AbC", b""))
     assert record.find(b"Res", 1, b"aBc", b"", NOW) is ready
@@ -121,7 +121,7 @@ def test_a_newer_answer_replaces_the_older() -> None:
     assert record.find(*plain(b"r"), NOW) is new
 
 
-def test_an_answer_of_an_older_decision_is_not_let_in() -> None:
+def test_an_answer_of_an_older_decision_is_not_stored() -> None:
     record = PodRecord(None)
     decided = record.generation
     assert record.invalidate() == decided + 1 == record.generation
@@ -129,7 +129,7 @@ def test_an_answer_of_an_older_decision_is_not_let_in() -> None:
     assert record.find(*plain(b"r"), NOW) is None
 
 
-def test_invalidating_drops_every_answer() -> None:
+def test_invalidation_removes_all_answers() -> None:
     record = PodRecord(None)
     for name in (b"a", b"b"):
         admit(record, answer(), plain(name))
@@ -145,7 +145,7 @@ def test_an_answer_that_is_not_fresh_is_not_found(fresh: int, expires: int) -> N
     assert record.find(*plain(b"r"), NOW) is None
 
 
-def test_a_suspended_record_finds_nothing_and_forgets_nothing() -> None:
+def test_a_suspended_record_returns_no_answer_and_keeps_its_answers() -> None:
     record, ready = PodRecord(None), answer()
     admit(record, ready, plain(b"r"))
     record.suspended = True
@@ -154,7 +154,7 @@ def test_a_suspended_record_finds_nothing_and_forgets_nothing() -> None:
     assert record.find(*plain(b"r"), NOW) is ready
 
 
-def test_of_too_many_answers_the_least_used_goes() -> None:
+def test_the_least_used_answer_is_removed_when_there_are_too_many() -> None:
     record = PodRecord(None)
     names = [b"%d" % at for at in range(READY_ANSWERS_MAX)]
     for name in names:
@@ -166,7 +166,7 @@ def test_of_too_many_answers_the_least_used_goes() -> None:
     assert all(record.find(*plain(name), NOW) for name in [*names[1:], b"one more"])
 
 
-def test_a_key_that_no_fast_request_could_have_is_not_kept() -> None:
+def test_a_key_that_no_fast_request_can_have_is_not_kept() -> None:
     record = PodRecord(None)
     assert not admit(record, answer(), plain(b"r" * 1537))
     assert admit(record, answer(), plain(b"r" * 1536))

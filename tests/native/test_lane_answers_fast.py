@@ -1,6 +1,6 @@
 """Ready answers over real connections: the requests that the fast lane answers, and the conditions.
 
-Excluded: the hand-over (test_lane_hands_over.py), limits and deadlines.
+Excluded: the hand-over (test_lane_handover.py), limits and deadlines.
 """
 
 import re
@@ -23,7 +23,7 @@ async def test_a_ready_answer_is_sent_whole() -> None:
         assert lane.generals == []
 
 
-async def test_it_is_counted_in_its_series_and_in_its_usage() -> None:
+async def test_an_answer_is_counted_in_its_series_and_in_its_usage() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         await peer.ask()
@@ -35,7 +35,7 @@ async def test_it_is_counted_in_its_series_and_in_its_usage() -> None:
         assert lane.count("fast_answers") == 2
 
 
-async def test_one_connection_is_answered_again_and_again() -> None:
+async def test_one_connection_receives_many_answers() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         answers = {(await peer.ask())[:15] for _ in range(100)}
@@ -43,7 +43,7 @@ async def test_one_connection_is_answered_again_and_again() -> None:
         assert lane.count("accepted") == 1
 
 
-async def test_a_last_request_is_answered_and_the_connection_closed() -> None:
+async def test_a_request_with_connection_close_is_answered_and_the_connection_is_closed() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         peer.send(LAST_REQUEST)
@@ -53,7 +53,7 @@ async def test_a_last_request_is_answered_and_the_connection_closed() -> None:
         await lane.until(lambda: lane.count("open") == 0)
 
 
-async def test_nothing_is_answered_after_a_last_request() -> None:
+async def test_nothing_is_answered_after_a_request_with_connection_close() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         peer.send(LAST_REQUEST + REQUEST + OTHER_REQUEST)
@@ -69,7 +69,7 @@ async def test_a_half_closed_client_gets_its_answers() -> None:
         assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == 2
 
 
-async def test_pipelined_requests_are_answered_in_order_among_slow_ones() -> None:
+async def test_pipelined_fast_and_slow_requests_are_answered_in_order() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         peer.send(REQUEST * 3 + OTHER_REQUEST + REQUEST * 2 + LAST_REQUEST)
@@ -77,7 +77,7 @@ async def test_pipelined_requests_are_answered_in_order_among_slow_ones() -> Non
         assert statuses == [b"200"] * 3 + [b"404"] + [b"200"] * 3
 
 
-async def test_more_pipelined_requests_than_one_turn_serves_are_all_answered() -> None:
+async def test_more_pipelined_requests_than_one_loop_iteration_serves_are_all_answered() -> None:
     async with serving(token=b"t" * 1500) as lane:
         peer = await lane.connect()
         peer.send(REQUEST * 500 + LAST_REQUEST)
@@ -98,7 +98,7 @@ async def test_the_address_is_looked_up_for_every_request() -> None:
         assert b"others" in await peer.ask()
 
 
-async def test_an_address_that_was_taken_away_gets_nothing_until_it_is_given_again() -> None:
+async def test_an_unregistered_address_gets_nothing_until_it_is_registered_again() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         assert b" 200 " in await peer.ask()
@@ -108,13 +108,13 @@ async def test_an_address_that_was_taken_away_gets_nothing_until_it_is_given_aga
         assert b" 200 " in await peer.ask()
 
 
-async def test_an_unknown_address_gets_nobodys_answer() -> None:
+async def test_an_unknown_address_gets_no_answer_of_another_pod() -> None:
     async with serving() as lane:
         assert b" 404 " in await (await lane.connect("127.0.0.2")).ask()
         assert b" 200 " in await (await lane.connect("127.0.0.1")).ask()
 
 
-async def test_a_record_that_was_invalidated_answers_nothing() -> None:
+async def test_an_invalidated_record_answers_nothing() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         assert b" 200 " in await peer.ask()
@@ -123,7 +123,7 @@ async def test_a_record_that_was_invalidated_answers_nothing() -> None:
 
 
 @pytest.mark.parametrize("suspended", ["record", "index"])
-async def test_what_is_suspended_goes_the_general_way_until_it_is_not(suspended: str) -> None:
+async def test_a_suspended_record_uses_the_general_lane_until_it_is_resumed(suspended: str) -> None:
     async with serving() as lane:
         peer = await lane.connect()
         target = lane.record if suspended == "record" else lane.index
@@ -133,13 +133,13 @@ async def test_what_is_suspended_goes_the_general_way_until_it_is_not(suspended:
         assert b" 200 " in await peer.ask()
 
 
-async def test_an_answer_past_its_freshness_is_not_served() -> None:
+async def test_a_stale_answer_is_not_served() -> None:
     async with serving() as lane:
         admit(lane.record, ready(b"stale", lane.series, lane.usage, fresh_seconds=0))
         assert b" 404 " in await (await lane.connect()).ask()
 
 
-async def test_accepting_may_be_deferred_until_something_is_said() -> None:
+async def test_accepting_may_be_deferred_until_data_arrives() -> None:
     async with serving(limits=Limits(defer_accept=True)) as lane:
         silent, peer = await lane.connect(), await lane.connect()
         assert b" 200 " in await peer.ask()
@@ -147,7 +147,7 @@ async def test_accepting_may_be_deferred_until_something_is_said() -> None:
         assert b" 200 " in await silent.ask()
 
 
-async def test_without_the_header_a_request_is_fast_only_where_it_is_not_required() -> None:
+async def test_without_the_metadata_header_a_request_is_fast_only_if_the_header_is_optional() -> None:
     bare = REQUEST.replace(b"Metadata: true\r\n", b"")
     async with serving() as strict:
         assert b" 404 " in await (await strict.connect()).ask(bare)

@@ -7,7 +7,7 @@ from typing_extensions import override
 from tests.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, Recorder, serving
 
 
-async def test_requests_wait_while_answers_do() -> None:
+async def test_requests_wait_while_answers_cannot_be_written() -> None:
     async with serving(token=b"t" * 60_000) as lane:
         peer = await lane.connect(receive_buffer=4096)
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # every socket transport has it

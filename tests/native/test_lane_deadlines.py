@@ -19,14 +19,14 @@ def late(lane: Serving) -> dict[str, int]:
     return {name: count for name, count in found.items() if count}
 
 
-async def test_a_connection_that_says_nothing_is_closed() -> None:
+async def test_a_connection_that_sends_nothing_is_closed() -> None:
     async with serving(limits=Limits(first_byte_seconds=SHORT)) as lane:
         assert await (await lane.connect()).ending() == b""
         assert lane.generals == []
         assert late(lane) == {"first_byte": 1}
 
 
-async def test_a_head_that_does_not_end_is_cut_off_however_often_a_byte_comes() -> None:
+async def test_an_incomplete_head_is_cut_off_at_the_deadline_even_if_bytes_keep_arriving() -> None:
     async with serving(limits=Limits(head_seconds=SHORT)) as lane:
         peer = await lane.connect()
         begun = time.monotonic()
@@ -40,7 +40,7 @@ async def test_a_head_that_does_not_end_is_cut_off_however_often_a_byte_comes() 
         assert late(lane) == {"head": 1}
 
 
-async def test_many_that_are_late_together_are_closed_a_part_at_a_time() -> None:
+async def test_many_overdue_connections_are_closed_in_parts() -> None:
     async with serving(limits=Limits(first_byte_seconds=SHORT)) as lane:
         socks = [lane.connected() for _ in range(300)]
         await lane.until(lambda: lane.count("timed_out") > 0)
@@ -58,7 +58,7 @@ async def test_an_idle_connection_is_closed() -> None:
         assert late(lane) == {"idle": 1}
 
 
-async def test_a_connection_is_idle_after_the_general_lanes_answer_too() -> None:
+async def test_a_connection_is_idle_after_an_answer_of_the_general_lane_too() -> None:
     async with serving(limits=Limits(idle_seconds=SHORT)) as lane:
         peer = await lane.connect()
         assert await peer.ask(OTHER_REQUEST) == NOT_FOUND
@@ -74,7 +74,7 @@ async def test_a_connection_in_use_is_not_idle() -> None:
         assert lane.count("timed_out") == 0
 
 
-async def test_a_held_request_has_no_deadline_of_the_lanes() -> None:
+async def test_a_request_in_the_general_lane_has_no_deadline_of_the_lane() -> None:
     limits = Limits(first_byte_seconds=SHORT, head_seconds=SHORT, idle_seconds=SHORT, write_seconds=SHORT)
     async with serving(Holding, limits) as lane:
         peer, silent = await lane.connect(), await lane.connect()
@@ -97,7 +97,7 @@ async def test_a_peer_that_never_reads_its_answers_is_closed() -> None:
         assert late(lane) == {"write": 1}
 
 
-async def test_the_deadline_for_writing_is_not_moved_by_reading_a_little() -> None:
+async def test_reading_a_little_does_not_extend_the_write_deadline() -> None:
     async with serving(limits=Limits(write_seconds=SHORT), token=b"t" * 60_000) as lane:
         peer = await lane.connect(receive_buffer=4096)
         begun = time.monotonic()
@@ -119,7 +119,7 @@ class Flooding(Recorder):
         self.connection.finish()
 
 
-async def test_a_finished_connection_ends_though_its_peer_does_not_read() -> None:
+async def test_a_finished_connection_ends_although_its_peer_does_not_read() -> None:
     async with serving(Flooding, Limits(write_seconds=SHORT)) as lane:
         peer = await lane.connect(receive_buffer=4096)
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -127,7 +127,7 @@ async def test_a_finished_connection_ends_though_its_peer_does_not_read() -> Non
         await lane.until(lambda: lane.count("timed_out") == 1)
 
 
-async def test_a_peer_that_never_closes_its_side_is_closed_all_the_same() -> None:
+async def test_a_connection_is_closed_although_its_peer_never_closes_its_side() -> None:
     async with serving(Finishing) as lane:
         peer = await lane.connect()
         peer.send(OTHER_REQUEST)

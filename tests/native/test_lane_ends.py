@@ -18,7 +18,7 @@ from tests.native.serving import (
 )
 
 
-async def test_after_stop_accepting_the_connected_are_served_and_nobody_else() -> None:
+async def test_after_stop_accepting_only_existing_connections_are_served() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         await peer.ask()
@@ -80,7 +80,7 @@ async def test_a_connection_whose_answers_wait_to_be_read_is_not_idle() -> None:
         assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == lane.count("fast_answers")
 
 
-async def test_an_event_of_a_connection_that_was_closed_in_the_same_turn_is_nobodys() -> None:
+async def test_an_event_of_a_connection_closed_in_the_same_iteration_is_ignored() -> None:
     class ClosingOthers(Finishing):
         @override
         def go_on(self) -> None:
@@ -100,7 +100,7 @@ async def test_an_event_of_a_connection_that_was_closed_in_the_same_turn_is_nobo
             assert [each.calls for each in lane.generals] == [["data", "lost"], ["data"]]
 
 
-async def test_close_ends_everything_at_once_and_may_be_repeated() -> None:
+async def test_close_ends_all_connections_and_may_be_repeated() -> None:
     async with serving(Holding) as lane:
         idle, held = await lane.connect(), await lane.connect()
         await idle.ask()
@@ -129,27 +129,27 @@ async def test_a_handler_may_close_the_lane() -> None:
         assert lane.generals[0].calls == ["data", "lost"]
 
 
-async def test_the_listener_stays_its_owners() -> None:
+async def test_the_listener_still_belongs_to_its_owner() -> None:
     async with serving() as lane:
         lane.lane.close()
         with socket.create_connection(("127.0.0.1", lane.port)):
             pass
 
 
-async def test_a_lane_is_started_once() -> None:
+async def test_a_lane_can_be_started_only_once() -> None:
     async with serving() as lane:
         with socket.socket() as listener, pytest.raises(RuntimeError, match="once"):
             lane.lane.start(asyncio.get_running_loop(), listener)
 
 
-async def test_pipelined_answers_come_whole_with_the_end_behind_them() -> None:
+async def test_pipelined_answers_arrive_complete_before_the_end_of_the_stream() -> None:
     async with serving(token=b"t" * 1500) as lane:
         peer = await lane.connect()
         peer.send(REQUEST * 30 + LAST_REQUEST)
         assert (await peer.ending()).count(b"HTTP/1.1 200 OK") == 31
 
 
-async def test_a_large_last_answer_comes_whole_to_a_peer_that_reads_late() -> None:
+async def test_a_large_last_answer_arrives_complete_at_a_peer_that_reads_late() -> None:
     async with serving(token=b"t" * 14_000) as lane:
         peer = await lane.connect(receive_buffer=2048)
         peer.send(REQUEST * 31 + LAST_REQUEST)

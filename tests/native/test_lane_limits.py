@@ -1,7 +1,7 @@
 """How many connections and how much work one peer, or all together, can make the lane bear.
 
 Excluded: deadlines (test_lane_deadlines.py), peers that do not read (test_lane_back_pressure.py), who gives up a place
-when all are taken (test_lane_makes_room.py).
+when all are taken (test_lane_eviction.py).
 """
 
 import os
@@ -17,7 +17,7 @@ from _native.lane import Lane, Limits
 from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Holding, Recorder, serving
 
 
-async def test_one_peer_gets_its_places_and_no_more() -> None:
+async def test_one_peer_gets_at_most_its_slots() -> None:
     async with serving(limits=Limits(connections_per_peer=2), addresses=("127.0.0.1", "127.0.0.2")) as lane:
         kept = [await lane.connect(), await lane.connect()]
         for peer in kept:
@@ -30,7 +30,7 @@ async def test_one_peer_gets_its_places_and_no_more() -> None:
         assert b" 200 " in await (await lane.connect()).ask()
 
 
-async def test_all_together_get_so_many_places() -> None:
+async def test_all_peers_together_get_at_most_the_total_slots() -> None:
     async with serving(Holding, limits=Limits(connections=2)) as lane:
         for address in ("127.0.0.1", "127.0.0.2"):
             (await lane.connect(address)).send(OTHER_REQUEST)
@@ -40,7 +40,7 @@ async def test_all_together_get_so_many_places() -> None:
         assert lane.count("open") == 2
 
 
-async def test_one_turn_serves_one_connection_a_few_requests_only() -> None:
+async def test_one_loop_iteration_serves_a_limited_number_of_requests_of_a_connection() -> None:
     async with serving() as lane:
         with lane.connected() as greedy, lane.connected() as modest:
             greedy.send(REQUEST * 100)
@@ -50,7 +50,7 @@ async def test_one_turn_serves_one_connection_a_few_requests_only() -> None:
             await lane.until(lambda: lane.count("fast_answers") == 101)
 
 
-async def test_what_one_peer_sends_without_pause_delays_the_next_peers_request_by_one_of_its_own_only() -> None:
+async def test_continuous_requests_of_one_peer_delay_another_peers_request_by_one_request_only() -> None:
     order: list[str] = []
 
     class Slow(Recorder):
@@ -76,7 +76,7 @@ async def test_what_one_peer_sends_without_pause_delays_the_next_peers_request_b
             sock.close()
 
 
-async def test_one_connection_gives_the_others_of_its_peer_their_turn() -> None:
+async def test_connections_of_one_peer_are_served_in_rotation() -> None:
     order: list[Recorder] = []
 
     class Noting(Recorder):
@@ -103,7 +103,7 @@ async def test_the_general_lane_gets_one_head_at_a_time() -> None:
         assert lane.count("handed_over") == 11
 
 
-async def test_one_turn_accepts_a_few_connections_only() -> None:
+async def test_one_loop_iteration_accepts_a_limited_number_of_connections() -> None:
     async with serving() as lane:
         waiting = [lane.connected() for _ in range(300)]
         lane.turn()
@@ -113,7 +113,7 @@ async def test_one_turn_accepts_a_few_connections_only() -> None:
             sock.close()
 
 
-async def test_who_connects_very_often_delays_the_first_request_of_others_by_few_of_its_own() -> None:
+async def test_frequent_connects_delay_the_first_request_of_others_by_few_requests() -> None:
     async with serving(addresses=("127.0.0.1", "127.0.0.2")) as lane:
         greedy = [lane.connected() for _ in range(200)]
         with socket.socket() as modest:
@@ -142,7 +142,7 @@ def no_more_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_out_of_descriptors_the_listener_rests_and_then_goes_on() -> None:
+async def test_without_free_descriptors_the_listener_pauses_and_resumes() -> None:
     async with serving() as lane:
         with lane.connected() as sock:
             sock.send(REQUEST)
@@ -155,7 +155,7 @@ async def test_out_of_descriptors_the_listener_rests_and_then_goes_on() -> None:
             await lane.until(lambda: lane.count("fast_answers") == 1)
 
 
-async def test_out_of_descriptors_those_who_are_connected_are_served() -> None:
+async def test_without_free_descriptors_existing_connections_are_served() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         await peer.ask()
@@ -164,7 +164,7 @@ async def test_out_of_descriptors_those_who_are_connected_are_served() -> None:
             assert b" 200 " in await peer.ask()
 
 
-async def test_a_resting_listener_can_be_closed() -> None:
+async def test_a_paused_listener_can_be_closed() -> None:
     async with serving() as lane:
         with lane.connected():
             with no_more_descriptors():
@@ -183,7 +183,7 @@ class Leaving(Holding):
         self.connection.finish()
 
 
-async def test_places_are_given_back_however_a_connection_ends() -> None:
+async def test_slots_are_released_however_a_connection_ends() -> None:
     async with serving(Leaving, Limits(connections_per_peer=4)) as lane:
         for turns in range(50):
             peer = await lane.connect()
@@ -194,7 +194,7 @@ async def test_places_are_given_back_however_a_connection_ends() -> None:
         assert lane.count("refused_peer") == 0
 
 
-def test_a_limit_of_no_connections_is_refused() -> None:
+def test_a_limit_of_zero_connections_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least one connection"):
         Limits(connections=0)
     with pytest.raises(ValueError, match="at least one connection"):

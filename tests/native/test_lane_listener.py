@@ -64,7 +64,7 @@ def listening(limits: Limits | None = None) -> Iterator[tuple[HandLoop, socket.s
         lane.close()
 
 
-def test_out_of_memory_a_connection_is_closed_and_not_counted() -> None:
+def test_a_connection_without_memory_is_closed_and_not_counted() -> None:
     with listening(Limits(connections_per_peer=1)) as (loop, listener, lane):
         loop.out_of_memory = True
         with socket.create_connection(listener.getsockname()) as unlucky:
@@ -80,7 +80,7 @@ def test_out_of_memory_a_connection_is_closed_and_not_counted() -> None:
                 next_one.recv(1)
 
 
-def test_a_socket_that_does_not_listen_is_refused() -> None:
+def test_a_socket_that_is_not_listening_is_rejected() -> None:
     lane = Lane(index=Index(), general=nobody, limits=Limits())
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -90,7 +90,7 @@ def test_a_socket_that_does_not_listen_is_refused() -> None:
     lane.close()
 
 
-def test_a_listener_that_somebody_shut_down_does_not_make_the_loop_spin() -> None:
+def test_a_listener_shut_down_elsewhere_does_not_cause_a_busy_loop() -> None:
     with listening() as (loop, listener, _):
         listener.shutdown(socket.SHUT_RDWR)
         assert loop.is_ready()
@@ -100,7 +100,7 @@ def test_a_listener_that_somebody_shut_down_does_not_make_the_loop_spin() -> Non
         assert loop.is_ready(), "it is tried again after a while"
 
 
-def test_a_listener_that_cannot_be_watched_again_yet_is_tried_once_more() -> None:
+def test_watching_a_listener_is_retried_after_a_failure() -> None:
     with listening() as (loop, listener, _), socket.create_connection(listener.getsockname()):
         free = os.dup(0)
         os.close(free)
@@ -120,7 +120,7 @@ def test_a_listener_that_cannot_be_watched_again_yet_is_tried_once_more() -> Non
         assert loop.is_ready()
 
 
-def test_connections_get_reno_whatever_the_machine_uses() -> None:
+def test_connections_use_reno_whatever_the_machines_default_is() -> None:
     with listening() as (loop, listener, _), socket.create_connection(listener.getsockname()):
         assert loop.is_ready()
         accepted, _ = listener.accept()  # in the lane's place, to look at it

@@ -29,7 +29,7 @@ def everything(peer: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("before", [0, 1, 3], ids=["new", "after one request", "after three requests"])
 @pytest.mark.parametrize("request_", [REQUEST, OTHER_REQUEST], ids=["fast", "general"])
-async def test_an_end_that_comes_together_with_a_request_ends_the_connection(request_: bytes, before: int) -> None:
+async def test_a_stream_end_that_arrives_with_a_request_ends_the_connection(request_: bytes, before: int) -> None:
     async with serving() as lane:
         with lane.connected() as peer:
             for _ in range(before):
@@ -55,7 +55,7 @@ async def test_the_end_of_a_silent_connection_ends_it() -> None:
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1, READ_MAX, 5 * READ_MAX])
-async def test_all_of_a_long_text_reaches_the_general_lane(more: int) -> None:
+async def test_a_long_request_reaches_the_general_lane_completely(more: int) -> None:
     async with serving() as lane:
         with lane.connected() as peer:
             turns(lane)
@@ -65,7 +65,7 @@ async def test_all_of_a_long_text_reaches_the_general_lane(more: int) -> None:
             assert len(lane.generals[0].received) == READ_MAX + more
 
 
-async def test_what_comes_while_a_request_is_answered_is_answered_after_it() -> None:
+async def test_a_request_that_arrives_during_an_answer_is_answered_after_it() -> None:
     async with serving(Holding) as lane:
         peer = await lane.connect()
         peer.send(OTHER_REQUEST)
@@ -80,7 +80,7 @@ async def test_what_comes_while_a_request_is_answered_is_answered_after_it() -> 
         assert received.count(b"HTTP/1.1 200") == 4
 
 
-async def test_a_whole_read_of_whole_requests_is_followed_by_the_rest() -> None:
+async def test_a_full_read_of_complete_requests_is_followed_by_another_read() -> None:
     """The first read takes exactly READ_MAX bytes, all of them answered: nothing is left over that would call again."""
     room = READ_MAX // 16 - len(REQUEST)
     padded = REQUEST.replace(b"\r\n\r\n", b"\r\nX: " + b"p" * (room - len(b"\r\nX: ")) + b"\r\n\r\n")

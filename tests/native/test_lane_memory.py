@@ -27,7 +27,7 @@ def read(peer: Peer) -> None:
     peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
 
 
-async def test_over_the_bound_the_greediest_peer_loses_connections_and_no_other() -> None:
+async def test_above_the_memory_limit_only_the_largest_peer_loses_connections() -> None:
     limits = bounded(400_000)
     async with serving(limits=limits, token=TOKEN, addresses=(MODEST, GREEDY)) as lane:
         modest = await lane.connect(MODEST)
@@ -40,7 +40,7 @@ async def test_over_the_bound_the_greediest_peer_loses_connections_and_no_other(
             assert (await modest.ask()).startswith(b"HTTP/1.1 200 OK")
 
 
-async def test_within_the_bound_no_peer_loses_anything() -> None:
+async def test_within_the_memory_limit_no_peer_loses_a_connection() -> None:
     limits = bounded(400_000_000)
     async with serving(limits=limits, token=TOKEN, addresses=(MODEST, GREEDY)) as lane:
         peers = [await unread(lane, GREEDY, REQUEST * 20 + LAST_REQUEST) for _ in range(20)]
@@ -51,7 +51,7 @@ async def test_within_the_bound_no_peer_loses_anything() -> None:
         assert lane.count("evicted_memory") == lane.count("narrowed") == lane.count("refused_memory") == 0
 
 
-async def test_a_peer_that_is_slowed_down_gets_every_answer_once_it_reads() -> None:
+async def test_a_throttled_peer_gets_all_answers_once_it_reads() -> None:
     limits = bounded(1_120_000)  # the lane applies five eighths of it
     async with serving(limits=limits, token=TOKEN, addresses=(MODEST, GREEDY)) as lane:
         peers = [await unread(lane, GREEDY, REQUEST * 30 + LAST_REQUEST) for _ in range(14)]
@@ -63,7 +63,7 @@ async def test_a_peer_that_is_slowed_down_gets_every_answer_once_it_reads() -> N
 
 
 @pytest.mark.parametrize("ends", ["by the last request", "by its peer"])
-async def test_a_place_is_kept_until_the_peer_has_taken_its_answers(ends: str) -> None:
+async def test_a_slot_is_occupied_until_the_peer_has_read_its_answers(ends: str) -> None:
     async with serving(limits=Limits(send_bytes=65536), token=TOKEN) as lane:
         last = LAST_REQUEST if ends == "by the last request" else REQUEST
         peer = await unread(lane, MODEST, REQUEST * 20 + last)
@@ -81,7 +81,7 @@ async def test_a_place_is_kept_until_the_peer_has_taken_its_answers(ends: str) -
         assert lane.count("timed_out") == 0
 
 
-async def test_a_peer_that_never_takes_its_answers_is_cut_at_the_deadline_for_writing() -> None:
+async def test_a_peer_that_never_reads_is_cut_off_at_the_write_deadline() -> None:
     async with serving(limits=Limits(send_bytes=65536, write_seconds=0.2), token=TOKEN) as lane:
         peer = await unread(lane, MODEST, REQUEST * 20 + LAST_REQUEST)
         await lane.until(lambda: lane.count("timed_out_write") == 1)

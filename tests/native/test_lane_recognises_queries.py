@@ -14,7 +14,7 @@ A_BYTE_LESS = REQUEST.replace(ASKED, b"?resource=https%3A%2F%2Fvault.azure.ne ")
 LONG = REQUEST.replace(ASKED, b"?api-version=" + b"%32" * 400 + b"&" + ASKED[1:])
 
 
-async def test_all_spellings_of_a_query_get_the_same_answer_in_turn() -> None:
+async def test_all_spellings_of_a_query_get_the_same_answer() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         for request in (REQUEST, OTHER_SPELLING, LONG, LONG, REQUEST, REQUEST, OTHER_SPELLING, OTHER_SPELLING):
@@ -23,7 +23,7 @@ async def test_all_spellings_of_a_query_get_the_same_answer_in_turn() -> None:
 
 
 @pytest.mark.parametrize("request_", [OTHER_RESOURCE, A_BYTE_MORE, A_BYTE_LESS], ids=["other", "longer", "shorter"])
-async def test_a_query_much_like_a_known_one_is_another(request_: bytes) -> None:
+async def test_a_query_similar_to_a_known_one_does_not_match(request_: bytes) -> None:
     async with serving() as lane:
         peer = await lane.connect()
         for _ in range(2):
@@ -40,7 +40,7 @@ async def test_each_of_several_known_queries_gets_its_own_answer() -> None:
             assert b'"other"' in await peer.ask(OTHER_RESOURCE)
 
 
-async def test_a_known_query_gets_the_answer_that_replaced_the_one_before() -> None:
+async def test_a_known_query_gets_the_most_recent_answer() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         assert b'"secret"' in await peer.ask(REQUEST)
@@ -48,7 +48,7 @@ async def test_a_known_query_gets_the_answer_that_replaced_the_one_before() -> N
         assert b'"renewed"' in await peer.ask(REQUEST)
 
 
-async def test_a_known_query_gets_no_answer_that_is_no_longer_fresh() -> None:
+async def test_a_known_query_gets_no_stale_answer() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         admit(lane.record, ready(b"brief", lane.series, lane.usage, fresh_seconds=0.2))
@@ -59,7 +59,7 @@ async def test_a_known_query_gets_no_answer_that_is_no_longer_fresh() -> None:
         assert b" 404 " in await peer.ask(REQUEST)
 
 
-async def test_a_known_query_gets_nothing_once_the_record_is_invalidated() -> None:
+async def test_a_known_query_gets_no_answer_of_an_invalidated_record() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         assert b'"secret"' in await peer.ask(REQUEST)

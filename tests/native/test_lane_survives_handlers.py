@@ -59,7 +59,7 @@ async def test_a_failing_handler_ends_its_connection_only(
     assert vars(record)["peer"] == "127.0.0.1"
 
 
-async def test_a_handler_that_fails_when_told_of_the_end_hurts_nobody() -> None:
+async def test_a_handler_that_fails_at_the_end_notification_affects_no_other_connection() -> None:
     async with serving(BrokenLost) as lane:
         peer = await lane.connect()
         peer.send(OTHER_REQUEST)
@@ -70,7 +70,7 @@ async def test_a_handler_that_fails_when_told_of_the_end_hurts_nobody() -> None:
         assert b" 200 " in await (await lane.connect()).ask()
 
 
-async def test_a_handler_that_fails_when_its_peer_goes_loses_its_connection() -> None:
+async def test_a_handler_that_fails_at_a_disconnect_loses_its_connection() -> None:
     async with serving(BrokenPeerGone) as lane:
         peer = await lane.connect()
         peer.send(OTHER_REQUEST)
@@ -80,7 +80,7 @@ async def test_a_handler_that_fails_when_its_peer_goes_loses_its_connection() ->
         assert lane.generals[0].calls == ["data", "peer gone", "lost"]
 
 
-async def test_a_general_lane_that_cannot_be_made_ends_the_connection() -> None:
+async def test_a_general_lane_that_cannot_be_created_ends_the_connection() -> None:
     def impossible(connection: Connection) -> Recorder:
         raise RuntimeError("no general lane today")
 
@@ -92,7 +92,7 @@ async def test_a_general_lane_that_cannot_be_made_ends_the_connection() -> None:
         assert lane.count("failed") == 1
 
 
-async def test_a_handler_that_fails_at_a_connections_first_bytes_ends_that_connection_only() -> None:
+async def test_a_handler_that_fails_at_the_first_bytes_ends_only_its_connection() -> None:
     async with serving(BrokenData) as lane:
         with lane.connected() as first, lane.connected() as second:
             first.send(OTHER_REQUEST)
@@ -107,7 +107,7 @@ class Interrupted(Broken):
     error = KeyboardInterrupt()
 
 
-async def test_an_interrupt_is_passed_on_and_the_lane_could_go_on() -> None:
+async def test_an_interrupt_is_propagated_and_the_lane_can_continue() -> None:
     async with serving(Interrupted) as lane:
         with lane.connected() as first, lane.connected() as second:
             first.send(OTHER_REQUEST)
@@ -119,7 +119,7 @@ async def test_an_interrupt_is_passed_on_and_the_lane_could_go_on() -> None:
             assert second.recv(15) == b"HTTP/1.1 200 OK"
 
 
-async def test_an_interrupted_turn_still_tells_of_the_end() -> None:
+async def test_an_interrupted_iteration_still_notifies_of_the_end() -> None:
     async with serving(Interrupted) as lane:
         with lane.connected() as only:
             only.send(OTHER_REQUEST)
@@ -128,7 +128,7 @@ async def test_an_interrupted_turn_still_tells_of_the_end() -> None:
             assert lane.generals[0].calls == ["data", "lost"]
 
 
-async def test_an_interrupt_leaves_nobody_waiting_for_their_next_turn() -> None:
+async def test_an_interrupt_leaves_no_connection_waiting() -> None:
     async with serving(Interrupted) as lane:
         with lane.connected() as first, lane.connected() as second:
             first.send(REQUEST * 32 + OTHER_REQUEST)
@@ -140,7 +140,7 @@ async def test_an_interrupt_leaves_nobody_waiting_for_their_next_turn() -> None:
             await lane.until(lambda: lane.count("fast_answers") == 96)
 
 
-async def test_an_interrupt_by_one_that_is_told_of_its_end_keeps_nobody_from_being_told() -> None:
+async def test_an_interrupt_in_one_end_notification_does_not_prevent_the_others() -> None:
     interrupts = [KeyboardInterrupt()]
 
     class InterruptedOnce(Holding):
@@ -160,7 +160,7 @@ async def test_an_interrupt_by_one_that_is_told_of_its_end_keeps_nobody_from_bei
             await each.until("lost")
 
 
-async def test_ends_are_told_one_after_the_other_and_never_within_each_other() -> None:
+async def test_end_notifications_run_one_after_the_other_and_never_nested() -> None:
     depths = [0]
 
     class EndingAll(Holding):
@@ -180,7 +180,7 @@ async def test_ends_are_told_one_after_the_other_and_never_within_each_other() -
 
 
 @pytest.mark.parametrize("end", ["finish", "close the lane"])
-async def test_a_general_lane_whose_connection_ends_while_it_is_made_is_told_so(end: str) -> None:
+async def test_a_general_lane_created_for_an_ended_connection_is_notified(end: str) -> None:
     made: list[Serving] = []
 
     def ending(connection: Connection) -> Recorder:
@@ -200,7 +200,7 @@ async def test_a_general_lane_whose_connection_ends_while_it_is_made_is_told_so(
         assert lane.generals[0].calls == ["lost"]
 
 
-async def test_failures_are_logged_once_however_many_there_are(caplog: pytest.LogCaptureFixture) -> None:
+async def test_repeated_failures_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(BrokenData) as lane:
         for _ in range(20):
             peer = await lane.connect()

@@ -174,7 +174,7 @@ def hold_to_the_oracle(data: bytes, answers: bytes) -> None:
 
 
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
-def test_a_file_of_the_corpus_is_answered_as_its_name_says_by_both_lanes(world: World, case: Case) -> None:
+def test_both_lanes_answer_a_corpus_file_as_its_name_states(world: World, case: Case) -> None:
     slowly = world.ask([case.data, LAST], ready=False)
     before = world.fast_answers()
     again = world.ask([case.data, LAST], ready=True)
@@ -196,7 +196,7 @@ def test_fast_and_slow_requests_may_be_pipelined_in_any_order(world: World) -> N
 
 
 @pytest.mark.parametrize("case", [case for case in EVERY if len(case.data) < 1500], ids=lambda case: case.name)
-def test_nothing_changes_however_the_bytes_arrive(world: World, case: Case) -> None:
+def test_answers_do_not_depend_on_how_the_bytes_are_split(world: World, case: Case) -> None:
     stream = case.data + LAST
     whole = world.ask([stream], ready=False)
     assert world.ask([stream], ready=True) == whole
@@ -225,7 +225,7 @@ def hold_both_lanes_to_the_oracle(world: World, data: bytes) -> bytes:
         *("Connection: close\r\nConnection: keep-alive", "X: y\nContent-Length: 1"),
     ],
 )
-def test_a_field_that_makes_another_request_of_it_is_seen_by_both_lanes(world: World, field: str, place: str) -> None:
+def test_a_field_that_changes_the_meaning_is_recognised_by_both_lanes(world: World, field: str, place: str) -> None:
     fields = "Host: a\r\nMetadata: true"
     fields = f"{field}\r\n{fields}" if place == "before" else f"{fields}\r\n{field}"
     start = "GET /metadata/identity/oauth2/token?resource=r HTTP/1.1"
@@ -234,7 +234,7 @@ def test_a_field_that_makes_another_request_of_it_is_seen_by_both_lanes(world: W
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(data=mutated() | plausible(), cuts=st.lists(st.integers(0, 700), max_size=3))
-def test_mutated_requests_are_answered_alike_by_both_lanes_and_the_oracle(
+def test_mutated_requests_are_answered_equally_by_both_lanes_and_the_oracle(
     world: World, data: bytes, cuts: list[int]
 ) -> None:
     slowly = hold_both_lanes_to_the_oracle(world, data)

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_nothing_is_left_of_thousands_of_connections() -> None:
+def test_thousands_of_connections_leave_no_objects_behind() -> None:
     script = Path(__file__).parent / "isolated" / "leaks.py"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(

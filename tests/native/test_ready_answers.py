@@ -33,11 +33,11 @@ def expected(seconds: int, *, close: bool) -> bytes:
 
 @pytest.mark.parametrize("lives", [0, 1, 9, 10, 86_399, 10**9])
 @pytest.mark.parametrize("close", [False, True])
-def test_it_is_a_whole_answer_with_the_seconds_left(lives: int, close: bool) -> None:
+def test_a_ready_answer_is_complete_and_contains_the_remaining_seconds(lives: int, close: bool) -> None:
     assert answer(lives).render(START, close) == expected(lives, close=close)
 
 
-def test_seconds_are_whole_ones_that_are_really_left() -> None:
+def test_the_remaining_seconds_are_rounded_down() -> None:
     ready = answer(100)
     assert b'"expires_in":"100"' in ready.render(START)
     assert b'"expires_in":"99"' in ready.render(START + 1)
@@ -45,37 +45,37 @@ def test_seconds_are_whole_ones_that_are_really_left() -> None:
     assert b'"expires_in":"98"' in ready.render(START + SECOND + 1)
 
 
-def test_an_expired_answer_says_0_and_never_less() -> None:
+def test_an_expired_answer_contains_0_seconds() -> None:
     assert answer(5).render(START + 10**18) == expected(0, close=False)
 
 
 @given(steps=st.lists(st.tuples(st.integers(-10, 200_000), st.booleans()), max_size=30))
-def test_whatever_was_written_before_makes_no_difference(steps: list[tuple[int, bool]]) -> None:
+def test_the_remaining_seconds_do_not_depend_on_earlier_writes(steps: list[tuple[int, bool]]) -> None:
     ready = answer(120_000)
     for passed, close in steps:
         assert ready.render(START + passed * SECOND, close) == expected(max(0, 120_000 - passed), close=close)
 
 
-def test_the_body_is_json_throughout() -> None:
+def test_the_body_is_always_valid_json() -> None:
     _, _, body = answer(1234).render(START).partition(b"\r\n\r\n")
     assert json.loads(body) == {"access_token": "t", "expires_in": "1234", "token_type": "Bearer"}
 
 
-def test_the_largest_answer_has_64_kib_with_its_head() -> None:
+def test_an_answer_has_at_most_64_kib_including_its_head() -> None:
     room = 64 * 1024 - 160 - 20
     assert len(answer(10**9, b"b" * room, b"").render(START, close=True)) <= 64 * 1024
     with pytest.raises(ValueError, match="at most 65536 bytes"):
         answer(1, b"b" * room, b"a")
 
 
-def test_it_is_made_once_and_shows_nothing() -> None:
+def test_a_ready_answer_is_immutable_and_its_repr_shows_no_content() -> None:
     ready = answer(1, b"secret")
     assert repr(ready) == "<ReadyAnswer>"
     with pytest.raises(TypeError, match="once"):
         ready.__init__(before=b"", after=b"", expires_ns=0, fresh_until_ns=0, series=ready.series, usage=ready.usage)
 
 
-def test_usage_counts_since_it_was_last_taken() -> None:
+def test_usage_counts_since_it_was_last_read() -> None:
     usage = Usage()
     assert (usage.last_ns, usage.take()) == (0, 0)
     usage.touch()

@@ -16,9 +16,7 @@ FAST = "HTTP/1.1 200 OK"
 
 
 @pytest.mark.root
-def test_a_redirected_connection_tells_where_it_was_meant_to_go_and_gets_fast_answers_where_a_direct_one_does_not() -> (
-    None
-):
+def test_a_redirected_connection_reports_its_original_destination_and_gets_fast_answers_a_direct_one_does_not() -> None:
     script = Path(__file__).parent / "isolated" / "redirected.py"
     done = subprocess.run(
         ["unshare", "--net", sys.executable, script],
@@ -36,7 +34,7 @@ def test_a_redirected_connection_tells_where_it_was_meant_to_go_and_gets_fast_an
     assert done.stdout.splitlines() == told + wanted + redirected_from_elsewhere
 
 
-async def test_on_loopback_without_any_rule_nobody_gets_a_fast_answer_that_only_the_redirected_get() -> None:
+async def test_without_a_redirect_rule_no_connection_gets_answers_for_redirected_connections() -> None:
     async with serving(redirected_from=("169.254.169.254", 80)) as lane:
         peer = await lane.connect()
         for _ in range(3):
@@ -53,7 +51,7 @@ async def test_on_loopback_without_any_rule_nobody_gets_a_fast_answer_that_only_
     ("given", "error"),
     [(("metadata", 80), OSError), (("fd00::1", 80), OSError), (("169.254.169.254", 65536), OverflowError)],
 )
-def test_what_is_no_ipv4_address_and_port_is_refused(given: tuple[str, int], error: type[Exception]) -> None:
+def test_an_invalid_ipv4_address_or_port_is_rejected(given: tuple[str, int], error: type[Exception]) -> None:
     with pytest.raises(error):
         Lane(index=Index(), general=lambda _: pytest.fail("never"), limits=Limits(), redirected_from=given)
     Lane(

@@ -25,12 +25,12 @@ def fast(data: bytes) -> Asked | None:
 
 
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
-def test_the_fast_lane_takes_what_the_corpus_says_it_takes(case: Case) -> None:
+def test_the_fast_lane_accepts_what_the_corpus_states(case: Case) -> None:
     assert (fast(case.data) is not None) == case.fast
 
 
 @pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case.name)
-def test_an_accepted_request_means_the_same_to_the_oracle(case: Case) -> None:
+def test_the_oracle_reads_an_accepted_request_equally(case: Case) -> None:
     meaning = read(case.data)
     if meaning is not Verdict.UNSURE:
         assert isinstance(meaning, Asked)
@@ -39,48 +39,48 @@ def test_an_accepted_request_means_the_same_to_the_oracle(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
-def test_the_oracle_grants_no_refused_request(case: Case) -> None:
+def test_the_oracle_grants_no_rejected_request(case: Case) -> None:
     assert not isinstance(read(case.data), Asked)
 
 
 @pytest.mark.parametrize("case", [case for case in ACCEPTED if case.fast], ids=lambda case: case.name)
-def test_every_prefix_of_a_fast_request_may_still_become_one(case: Case) -> None:
+def test_every_prefix_of_a_fast_request_is_incomplete(case: Case) -> None:
     assert {scan.examine(case.data[:cut])[0] for cut in range(len(case.data))} == {"more"}
 
 
 @pytest.mark.parametrize("case", [case for case in ACCEPTED if case.fast], ids=lambda case: case.name)
-def test_what_follows_a_head_changes_nothing(case: Case) -> None:
+def test_data_after_the_head_changes_nothing(case: Case) -> None:
     assert fast(case.data + b"\0\r\n anything") == fast(case.data)
 
 
 @pytest.mark.parametrize("case", [case for case in EVERY if not case.fast], ids=lambda case: case.name)
-def test_a_request_that_was_refused_stays_refused_whatever_follows(case: Case) -> None:
+def test_a_rejected_request_stays_rejected_after_more_data(case: Case) -> None:
     outcomes = [scan.examine(case.data[:cut])[0] for cut in range(len(case.data) + 1)]
     first = outcomes.index("refused") if "refused" in outcomes else len(outcomes)
     assert set(outcomes[first:]) <= {"refused"}
 
 
 @given(data=mutated())
-def test_a_mutated_request_that_the_fast_lane_takes_means_the_same_to_the_oracle(data: bytes) -> None:
+def test_the_oracle_reads_a_mutated_request_that_the_fast_lane_accepts_equally(data: bytes) -> None:
     taken = fast(data)
     if taken is not None:
         assert taken == read(data)
 
 
 @given(data=plausible())
-def test_a_request_of_random_parts_that_the_fast_lane_takes_means_the_same_to_the_oracle(data: bytes) -> None:
+def test_the_oracle_reads_a_random_request_that_the_fast_lane_accepts_equally(data: bytes) -> None:
     taken = fast(data)
     if taken is not None:
         assert taken == read(data)
 
 
 @given(data=st.binary(max_size=300))
-def test_noise_is_never_taken(data: bytes) -> None:
+def test_random_bytes_are_never_accepted(data: bytes) -> None:
     assert fast(data) is None
 
 
 @pytest.mark.parametrize("byte", range(256))
-def test_every_byte_in_every_place_is_taken_only_in_the_oracles_sense(byte: int) -> None:
+def test_each_byte_at_each_position_is_accepted_only_as_the_oracle_reads_it(byte: int) -> None:
     data = ACCEPTED_WITH_EVERYTHING
     for at in range(len(data)):
         changed = data[:at] + bytes([byte]) + data[at + 1 :]
@@ -95,7 +95,7 @@ ACCEPTED_WITH_EVERYTHING = (
 
 
 @pytest.mark.parametrize("at", range(20))
-def test_every_byte_at_every_place_of_a_value_is_judged_alike(at: int) -> None:
+def test_each_byte_at_each_position_of_a_value_is_judged_equally(at: int) -> None:
     """Values are read in steps of eight bytes, and their ends byte by byte."""
     for byte in range(256):
         value = bytes([*b"a" * at, byte, *b"a" * (19 - at)])

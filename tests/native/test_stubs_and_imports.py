@@ -55,7 +55,7 @@ def imported(source: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_imports_go_down_only(source: Path) -> None:
+def test_imports_go_only_downwards(source: Path) -> None:
     names = imported(source)
     own = {name.partition(".")[2] for name in names if name.partition(".")[0] == "_native"}
     others = {name.partition(".")[0] for name in names} - {"_native", "cython", "libc", "cpython", "posix"}
@@ -63,18 +63,18 @@ def test_imports_go_down_only(source: Path) -> None:
     assert others <= sys.stdlib_module_names
 
 
-def test_the_check_of_imports_sees_an_import_that_goes_up(tmp_path: Path) -> None:
+def test_the_import_check_finds_an_upward_import(tmp_path: Path) -> None:
     source = tmp_path / "scan.pyx"
     source.write_text("cimport cython\nfrom nmi.server cimport x\nimport podidentity.azure\n")
     assert imported(source) == {"cython", "nmi.server", "podidentity.azure"}
 
 
-def test_every_module_is_compiled_and_described() -> None:
+def test_every_module_is_compiled_and_has_a_stub() -> None:
     assert {path.stem for path in ROOT.glob("_native/*.pyx")} == set(MODULES)
     assert {path.stem for path in ROOT.glob("_native/*.pyi")} == set(MODULES)
 
 
-def test_the_stubs_say_what_was_compiled() -> None:
+def test_the_stubs_match_the_compiled_modules() -> None:
     allowed = ["--allowlist", "tests/native/stubtest_allowlist.txt"]
     command = [sys.executable, "-m", "mypy.stubtest", *allowed, *(f"_native.{module}" for module in MODULES)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)

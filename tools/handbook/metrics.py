@@ -22,7 +22,7 @@ from nmi.node.metrics import NodeMetrics
 from nmi.node.network_monitor import NetworkMonitor
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.server.metrics import _HOSTS, _LANE_COUNTERS, OTHER, ServerMetrics
-from nmi.server.target import Route
+from nmi.server.target import CanonicalPath
 from nmi.settings import Settings as NmiSettings
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
@@ -74,8 +74,8 @@ def nmi_registry() -> CollectorRegistry:
     TokenMetrics(registry).watch(tokens=int, governor=Governor())
     measures = ServerMetrics(registry)
     measures.watch(lane=lambda: dict.fromkeys(("open", *_LANE_COUNTERS), 0), pending=int)
-    for route in Route:
-        measures.series(route, 200, "", "")
+    for canonical_path in CanonicalPath:
+        measures.series(canonical_path, 200, "", "")
     return registry
 
 

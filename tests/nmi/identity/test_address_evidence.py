@@ -15,7 +15,7 @@ from nmi.identity.address_evidence import (
     Evidence,
     EvidenceKind,
 )
-from nmi.node.rtnetlink import Forwarding, Link, Message, Neighbour, Route, Unresolved
+from nmi.node.rtnetlink import ForwardingEntry, Link, Message, Neighbour, Route, Unresolved
 
 ADDRESS, OTHER = "10.1.0.5", "10.1.0.6"
 X, Y = bytes((10, 1, 0, 5)), bytes((10, 1, 0, 6))
@@ -33,8 +33,8 @@ def neighbour(
     return Neighbour(address, interface, link_layer, confirmed, gone)
 
 
-def behind(port: int = VETH, link_layer: bytes = A, *, vlan: int = 0, gone: bool = False) -> Forwarding:
-    return Forwarding(link_layer, port, BRIDGE, vlan, gone)
+def behind(port: int = VETH, link_layer: bytes = A, *, vlan: int = 0, gone: bool = False) -> ForwardingEntry:
+    return ForwardingEntry(link_layer, port, BRIDGE, vlan, gone)
 
 
 def host_route(interface: int = VETH, *, address: bytes = X, priority: int = 0, gone: bool = False) -> Route:
@@ -112,7 +112,7 @@ BRIDGED_NOTHING: dict[str, list[Message]] = {
 
 
 @pytest.mark.parametrize("case", BRIDGED_NOTHING)
-def test_what_is_no_evidence_behind_a_bridge_and_what_is_still_is_afterwards(case: str) -> None:
+def test_changes_behind_a_bridge_that_are_no_evidence_and_the_next_one_that_is(case: str) -> None:
     evidence = bridged()
     assert evidence.apply(BRIDGED_NOTHING[case]) == []
     name = "renamed" if case == "port changed" else "veth10"
@@ -133,7 +133,7 @@ def test_evidence_behind_a_host_route(case: str) -> None:
     assert routed().apply([message]) == [Evidence(ADDRESS, kind, "veth10")]
 
 
-def test_a_better_route_to_another_interface_is_evidence_and_a_worse_one_in_its_place_too() -> None:
+def test_a_better_route_to_another_interface_is_evidence_and_so_is_a_worse_replacement() -> None:
     evidence = known(host_route(priority=100))
     assert kinds(evidence.apply([host_route(NEXT, priority=50)])) == [(ADDRESS, EvidenceKind.ROUTE_MOVED)]
     assert kinds(evidence.apply([host_route(NEXT, priority=50, gone=True)])) == [(ADDRESS, EvidenceKind.ROUTE_MOVED)]
@@ -153,7 +153,7 @@ ROUTED_NOTHING: dict[str, list[Message]] = {
 
 
 @pytest.mark.parametrize("case", ROUTED_NOTHING)
-def test_what_is_no_evidence_behind_a_host_route_and_what_is_still_is_afterwards(case: str) -> None:
+def test_changes_behind_a_host_route_that_are_no_evidence_and_the_next_one_that_is(case: str) -> None:
     evidence = routed()
     assert of_claimed(evidence.apply(ROUTED_NOTHING[case])) == []
     assert kinds(evidence.apply([host_route(gone=True)])) in (
@@ -162,26 +162,26 @@ def test_what_is_no_evidence_behind_a_host_route_and_what_is_still_is_afterwards
     )
 
 
-def test_a_link_layer_address_behind_a_host_route_counts_too() -> None:
+def test_a_link_layer_address_behind_a_host_route_is_evidence_too() -> None:
     evidence = known(host_route(), neighbour(interface=VETH))
     assert kinds(evidence.apply([neighbour(B, interface=VETH)])) == [(ADDRESS, EvidenceKind.LINK_LAYER_CHANGED)]
 
 
-def test_an_interface_that_many_addresses_share_is_evidence_for_all_of_them_once_it_is_removed() -> None:
+def test_removal_of_a_shared_interface_is_evidence_for_all_its_addresses() -> None:
     evidence = known(neighbour(A), neighbour(B, address=Y), tracked=(ADDRESS, OTHER))
     assert evidence.apply([Link(BRIDGE, "cni0")]) == []
     found = evidence.apply([Link(BRIDGE, "cni0", gone=True)])
     assert sorted(kinds(found)) == [(ADDRESS, EvidenceKind.INTERFACE_REMOVED), (OTHER, EvidenceKind.INTERFACE_REMOVED)]
 
 
-def test_one_change_is_evidence_once() -> None:
+def test_one_change_is_reported_as_evidence_once() -> None:
     evidence = known(host_route(), neighbour(interface=VETH))
     gone: list[Message] = [Link(VETH, "veth10", gone=True), host_route(gone=True), neighbour(interface=VETH, gone=True)]
     assert kinds(evidence.apply(gone)) == [(ADDRESS, EvidenceKind.INTERFACE_REMOVED)]
 
 
 @pytest.mark.parametrize("state", [True, False])
-def test_what_the_kernel_still_has_of_a_former_owner_is_not_held_against_the_next(state: bool) -> None:
+def test_kernel_entries_of_a_former_owner_are_no_evidence_against_the_next(state: bool) -> None:
     """Its first packet corrects the neighbour, however long the new pod was silent before."""
     evidence = AddressEvidence()
     evidence.replace([*LINKS, SUBNET, neighbour(A, confirmed=state), behind(VETH)])
@@ -191,7 +191,7 @@ def test_what_the_kernel_still_has_of_a_former_owner_is_not_held_against_the_nex
     assert kinds(evidence.apply([neighbour(A, confirmed=False)])) == [(ADDRESS, EvidenceKind.LINK_LAYER_CHANGED)]
 
 
-def test_another_pods_claim_begins_with_what_is_there_then() -> None:
+def test_a_new_claim_starts_with_the_present_kernel_state() -> None:
     evidence = bridged()
     evidence.track(ADDRESS)
     assert evidence.apply([neighbour(B, confirmed=False)]) == []
@@ -243,7 +243,7 @@ UNCLAIMED: dict[str, tuple[list[Message], list[Message], list[tuple[str, Evidenc
 
 @pytest.mark.parametrize("case", UNCLAIMED)
 @pytest.mark.parametrize("was_tracked", [True, False])
-def test_of_what_no_pod_claims_only_the_end_of_its_sandbox_is_evidence(case: str, was_tracked: bool) -> None:
+def test_for_an_unclaimed_address_only_the_end_of_its_sandbox_is_evidence(case: str, was_tracked: bool) -> None:
     before, after, expected = UNCLAIMED[case]
     evidence = known(*(() if was_tracked else before), tracked=(ADDRESS,) if was_tracked else ())
     if was_tracked:
@@ -253,7 +253,7 @@ def test_of_what_no_pod_claims_only_the_end_of_its_sandbox_is_evidence(case: str
     assert evidence.sizes()["claimed"] == 0
 
 
-def test_what_a_list_lacks_of_an_unclaimed_address_is_evidence_too() -> None:
+def test_an_unclaimed_address_missing_from_a_list_is_evidence_too() -> None:
     evidence = known(neighbour(), behind(), host_route(NEXT, address=Y), tracked=())
     found = evidence.replace(present(but=[LINKS[2], behind(), host_route(NEXT, address=Y)]))
     assert kinds(found) == [(ADDRESS, EvidenceKind.INTERFACE_REMOVED), (OTHER, EvidenceKind.ROUTE_REMOVED)]
@@ -261,7 +261,7 @@ def test_what_a_list_lacks_of_an_unclaimed_address_is_evidence_too() -> None:
 
 
 @pytest.mark.parametrize("address", ["fd00::1", "", "none", "10.1.0.500", "010.1.0.5"])
-def test_what_is_no_ipv4_address_has_no_evidence(address: str) -> None:
+def test_an_invalid_ipv4_address_has_no_evidence(address: str) -> None:
     evidence = AddressEvidence()
     evidence.track(address)
     evidence.untrack(address)
@@ -300,7 +300,7 @@ LISTED: dict[str, tuple[list[Message], list[tuple[str, EvidenceKind]]]] = {
 
 
 @pytest.mark.parametrize("case", LISTED)
-def test_what_a_list_lacks_or_has_otherwise_counts_like_a_report(case: str) -> None:
+def test_a_difference_in_a_list_counts_like_a_report(case: str) -> None:
     listed, expected = LISTED[case]
     evidence = known(behind(), neighbour(), host_route(NEXT, address=Y), tracked=(ADDRESS, OTHER))
     assert kinds(evidence.replace(listed)) == expected
@@ -309,7 +309,7 @@ def test_what_a_list_lacks_or_has_otherwise_counts_like_a_report(case: str) -> N
 # Bounds.
 
 
-def test_pods_that_send_arp_for_ever_new_addresses_fill_no_memory_and_push_out_nothing_that_is_claimed() -> None:
+def test_arp_for_endless_new_addresses_fills_no_memory_and_evicts_no_claimed_address() -> None:
     evidence = bridged()
     for number in range(NEIGHBOURS_MAX + 500):
         made = number.to_bytes(4, "big")
@@ -323,7 +323,7 @@ def test_pods_that_send_arp_for_ever_new_addresses_fill_no_memory_and_push_out_n
     assert kinds(evidence.apply([neighbour(B)])) == [(ADDRESS, EvidenceKind.LINK_LAYER_CHANGED)]
 
 
-def test_250_pods_that_live_through_every_expiry_are_not_disturbed() -> None:
+def test_evidence_does_not_affect_250_pods_through_every_expiry() -> None:
     evidence = AddressEvidence()
     pods = [(bytes((10, 1, 1, n)), f"10.1.1.{n}", b"\x06\0\0\0\0" + bytes((n,)), 1000 + n) for n in range(250)]
     evidence.replace([*LINKS, SUBNET, Route(bytes((10, 1, 1, 0)), 24, BRIDGE, 0)])
@@ -373,7 +373,7 @@ PREFIXES = st.sampled_from([(X, 32), (Y, 32), (bytes((10, 1, 0, 0)), 24), (bytes
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Link, INTERFACES, st.just("l"), st.booleans()),
     st.builds(Neighbour, ADDRESSES, INTERFACES, MACS, st.booleans(), st.booleans()),
-    st.builds(Forwarding, st.sampled_from([A, B]), INTERFACES, INTERFACES, st.sampled_from([0, 1]), st.booleans()),
+    st.builds(ForwardingEntry, st.sampled_from([A, B]), INTERFACES, INTERFACES, st.sampled_from([0, 1]), st.booleans()),
     st.builds(
         lambda prefix, output, priority, gone: Route(prefix[0], prefix[1], output, priority, gone),
         PREFIXES,
@@ -401,7 +401,7 @@ def take(evidence: AddressEvidence, step: Step) -> list[Evidence]:
 
 @settings(deadline=None)  # a busy machine
 @given(STEPS)
-def test_whatever_is_reported_nothing_breaks_and_unclaimed_addresses_have_ends_alone(
+def test_any_reports_are_handled_and_unclaimed_addresses_only_have_ends(
     steps: list[Step],
 ) -> None:
     evidence, tracked = AddressEvidence(), set[str]()
@@ -416,13 +416,13 @@ def test_whatever_is_reported_nothing_breaks_and_unclaimed_addresses_have_ends_a
 
 @settings(deadline=None)  # a busy machine
 @given(STEPS)
-def test_after_any_history_what_expires_is_no_evidence(steps: list[Step]) -> None:
+def test_after_any_history_an_expiry_is_no_evidence(steps: list[Step]) -> None:
     evidence = AddressEvidence()
     for step in steps:
         take(evidence, step)
     forgotten: list[Message] = [Neighbour(address, each, b"", False, True) for address, each in evidence._neighbours]
     forgotten += [
-        Forwarding(link_layer, port, bridge, vlan, True)
+        ForwardingEntry(link_layer, port, bridge, vlan, True)
         for (link_layer, bridge), (vlan, port) in evidence._forwardings.items()
     ]
     assert evidence.apply(forgotten) == []
@@ -439,12 +439,12 @@ UNRESOLVED = {
 
 
 @pytest.mark.parametrize("case", UNRESOLVED)
-def test_the_addresses_whose_end_would_not_show_are_unresolved(case: str) -> None:
+def test_addresses_whose_end_the_kernel_would_not_report_are_unresolved(case: str) -> None:
     evidence, expected = UNRESOLVED[case]
     assert evidence.unresolved() == expected
 
 
-def test_an_entry_that_a_former_owner_left_is_unresolved_until_the_kernel_confirms_it() -> None:
+def test_an_entry_left_by_a_former_owner_is_unresolved_until_the_kernel_confirms_it() -> None:
     evidence = known(tracked=())
     evidence.apply([neighbour()])
     evidence.track(ADDRESS)
@@ -453,7 +453,7 @@ def test_an_entry_that_a_former_owner_left_is_unresolved_until_the_kernel_confir
     assert evidence.unresolved() == []
 
 
-def test_what_the_kernel_forgets_stays_resolved_and_the_end_of_a_sandbox_is_unresolved_again() -> None:
+def test_an_expired_entry_stays_resolved_and_an_ended_sandbox_is_unresolved() -> None:
     evidence = bridged()
     evidence.apply([neighbour(b"", gone=True), behind(gone=True)])
     assert evidence.unresolved() == []

@@ -383,7 +383,7 @@ async def walk(run: Run, dice: Dice, *, gaps: bool) -> None:
 @pytest.mark.parametrize("managed", [False, True], ids=["standard", "managed"])
 @settings(max_examples=15, deadline=None)  # a busy machine
 @given(seed=st.integers(0, 2**32), exception_namespaces=st.sampled_from([(), ("ns",)]))
-def test_every_address_answers_as_the_model_says_and_nothing_kept_outlives_a_change(
+def test_each_address_answers_as_the_model_states_and_no_answer_outlives_a_change(
     managed: bool, gaps: bool, seed: int, exception_namespaces: tuple[str, ...]
 ) -> None:
     asyncio.run(walk(Run(World(managed, exception_namespaces)), Dice(seed), gaps=gaps))

@@ -188,7 +188,7 @@ async def test_a_pod_of_another_node_is_not_known(cluster: RealCluster) -> None:
         assert await cluster.cluster_cache.entry_named(cluster.namespace, "elsewhere") is None
 
 
-async def test_an_exception_frees_its_pods_from_the_event_on_until_it_goes(cluster: RealCluster) -> None:
+async def test_an_exception_exempts_its_pods_from_its_event_until_its_deletion(cluster: RealCluster) -> None:
     await cluster.create_pod("web", "10.99.2.1", labels={"app": "Web"})
     async with following(cluster):
         entry = cluster.at("10.99.2.1")
@@ -204,7 +204,7 @@ async def test_an_exception_frees_its_pods_from_the_event_on_until_it_goes(clust
         await until(lambda: entry.facts.exempt == "")
 
 
-async def test_mics_pod_is_known_by_its_owner_as_the_server_keeps_it(cluster: RealCluster) -> None:
+async def test_mics_pod_is_recognised_by_the_owner_that_the_server_stores(cluster: RealCluster) -> None:
     owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "uid": str(uuid.uuid4()), "controller": True}
     labels = {"component": "mic"}
     await cluster.create_pod("mic-1-x", "10.99.3.1", labels=labels, ownerReferences=[{**owner, "name": "mic-1"}])
@@ -216,7 +216,7 @@ async def test_mics_pod_is_known_by_its_owner_as_the_server_keeps_it(cluster: Re
         assert (mic.facts.exempt, web.facts.exempt) == ("MIC", "")
 
 
-async def test_a_host_network_pod_is_known_by_its_name_alone(cluster: RealCluster) -> None:
+async def test_a_host_network_pod_is_found_by_its_name_only(cluster: RealCluster) -> None:
     async with following(cluster):
         finding = asyncio.create_task(cluster.cluster_cache.entry_named(cluster.namespace, "host"))
         await cluster.create_pod("host", "10.99.4.1", spec={"hostNetwork": True})
@@ -247,7 +247,7 @@ async def test_managed_mode_follows_bindings_and_identities(plane: up.Plane) -> 
             assert entry.assigned == ()
 
 
-async def test_the_reads_behind_silent_watches_say_what_the_watches_would(plane: up.Plane) -> None:
+async def test_reads_during_silent_watches_return_what_the_watches_would(plane: up.Plane) -> None:
     async with real_cluster(plane, managed=True) as cluster:
         await cluster.create_pod("web", "10.99.6.1", labels={"app": "web"})
         await cluster.create(BINDINGS, "b", {"azureIdentity": "id", "selector": "web"})

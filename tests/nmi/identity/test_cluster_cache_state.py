@@ -7,7 +7,7 @@ from tests.nmi.identity.cluster import running_cluster
 from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, exception, pod
 
 
-async def test_it_shows_each_pod_with_what_decides_about_it() -> None:
+async def test_the_state_shows_each_pod_with_the_inputs_of_its_decision() -> None:
     async with running_cluster() as cluster:
         uid = cluster.put_pod(pod(labels={"app": "web"}))
         cluster.put_assigned(assigned_identity())
@@ -33,14 +33,14 @@ async def test_it_shows_each_pod_with_what_decides_about_it() -> None:
         assert CLIENT_ID not in json.dumps(state)
 
 
-async def test_it_is_json_before_the_watches_have_spoken_too() -> None:
+async def test_the_state_is_json_before_the_watches_have_started_too() -> None:
     async with running_cluster(watching=False) as cluster:
         state = json.loads(json.dumps(cluster.cluster_cache.state(), allow_nan=False))
         assert state["watches"]["pods"] == {"silent_seconds": None, "restarts": 0, "objects": 0}
         assert sorted(state["silent"]) == ["assigned_identities", "exceptions", "pods"]
 
 
-async def test_it_is_bounded() -> None:
+async def test_the_state_is_bounded() -> None:
     async with running_cluster(watching=False) as cluster:
         for number in range(SHOWN_MAX + 7):
             cluster.told(pod(f"web-{number}", uid=str(number), addresses=(f"10.1.{number // 250}.{number % 250}",)))

@@ -58,37 +58,37 @@ OLDER_ONE_HAS_IT: dict[str, Pod] = {
 
 
 @pytest.mark.parametrize("case", LATER_ONE)
-def test_the_pod_that_was_started_later_owns_the_address(case: str) -> None:
+def test_the_pod_whose_containers_started_later_owns_the_address(case: str) -> None:
     later = LATER_ONE[case]
     assert owner_of([OLDER, later]) is later
     assert owner_of([later, OLDER]) is later
 
 
 @pytest.mark.parametrize("case", NOBODY)
-def test_where_it_is_not_certain_nobody_owns_it(case: str) -> None:
+def test_an_address_has_no_owner_if_the_start_order_is_uncertain(case: str) -> None:
     assert owner_of([OLDER, NOBODY[case]]) is None
     assert owner_of([NOBODY[case], OLDER]) is None
 
 
 @pytest.mark.parametrize("case", OLDER_ONE_HAS_IT)
-def test_one_that_was_started_earlier_is_no_rival(case: str) -> None:
+def test_a_pod_that_started_earlier_does_not_contest_the_address(case: str) -> None:
     assert owner_of([OLDER_ONE_HAS_IT[case], OLDER]) is OLDER
 
 
-def test_one_that_is_listed_alone_owns_it_unless_it_has_finished() -> None:
+def test_a_pod_listed_alone_owns_the_address_unless_it_has_finished() -> None:
     assert owner_of([]) is None
     for alone in (OLDER, a_pod(WAITING), a_pod(ended(3))):
         assert owner_of([alone]) is alone
     assert owner_of([a_pod(ended(3), phase="Succeeded")]) is None
 
 
-def test_of_three_the_last_one_owns_it() -> None:
+def test_of_three_pods_the_last_started_one_owns_the_address() -> None:
     last = a_pod(running(12))
     assert owner_of([OLDER, last, a_pod(ended(11))]) is last
     assert owner_of([OLDER, last, a_pod(ended(13))]) is None
 
 
-def test_only_what_runs_counts_as_started_after_a_moment() -> None:
+def test_only_a_running_container_counts_as_started_after_a_given_time() -> None:
     assert started_after(a_pod(running(1)), MIDNIGHT)
     assert not started_after(a_pod(running(0)), MIDNIGHT)
     assert not started_after(a_pod(ended(1), WAITING), MIDNIGHT)

@@ -36,7 +36,7 @@ def unavailable(_request: object) -> StatusError:
     return StatusError(503, "ServiceUnavailable", "down")
 
 
-async def test_without_doubt_nothing_is_read() -> None:
+async def test_a_pod_without_doubts_is_not_read() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
         decision_input = await cluster.cluster_cache.decision_input(entry, ADDRESS)
@@ -59,7 +59,7 @@ async def test_a_pod_being_deleted_is_read_once_a_second_and_never_cached() -> N
         assert cluster.reads() == [POD_PATH] * 2
 
 
-async def test_a_pod_whose_containers_have_all_terminated_is_not_read_but_waits_until_one_runs_again() -> None:
+async def test_a_pod_whose_containers_have_all_terminated_is_held_without_reads_until_one_runs_again() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
         cluster.put_pod(pod(terminated=True))
@@ -71,7 +71,7 @@ async def test_a_pod_whose_containers_have_all_terminated_is_not_read_but_waits_
         assert not entry.record.suspended
 
 
-async def test_a_pod_that_a_read_finds_gone_answers_no_longer() -> None:
+async def test_a_pod_that_a_read_does_not_find_gets_no_answer() -> None:
     async with running_cluster() as cluster:
         ghost = pod("ghost", uid="uid-ghost", addresses=("10.0.0.2",), deleting=True)
         cluster.told(ghost)
@@ -82,7 +82,7 @@ async def test_a_pod_that_a_read_finds_gone_answers_no_longer() -> None:
         assert entry.gone
 
 
-async def test_a_namesake_found_by_the_read_does_not_stand_in() -> None:
+async def test_another_pod_of_the_same_name_found_by_the_read_is_not_used() -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.told(pod(uid="uid-former", deleting=True))
         cluster.put_pod(pod())
@@ -92,7 +92,7 @@ async def test_a_namesake_found_by_the_read_does_not_stand_in() -> None:
         assert entry.gone
 
 
-async def test_a_pod_that_has_left_the_address_is_refused_there() -> None:
+async def test_a_pod_that_has_left_the_address_is_refused_at_it() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod(addresses=("10.0.0.7",)))
         cluster.told(pod(uid=uid))
@@ -101,7 +101,7 @@ async def test_a_pod_that_has_left_the_address_is_refused_there() -> None:
         assert await cluster.cluster_cache.decision_input(entry, ADDRESS) is GONE
 
 
-async def test_the_reads_label_counts_where_the_watch_is_behind() -> None:
+async def test_the_label_from_the_read_counts_if_the_watch_is_behind() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod(label="relabelled"))
         cluster.told(pod(uid=uid))
@@ -112,7 +112,7 @@ async def test_the_reads_label_counts_where_the_watch_is_behind() -> None:
         assert decision_input.pod.label == "relabelled"
 
 
-async def test_what_the_watch_has_told_since_a_read_is_not_overlooked_for_the_second_that_it_is_good() -> None:
+async def test_a_watch_event_after_a_read_counts_within_the_second_that_the_read_is_valid() -> None:
     async with running_cluster() as cluster:
         entry = await ending(cluster)
         assert isinstance(await cluster.cluster_cache.decision_input(entry, ADDRESS), DecisionInput)
@@ -124,7 +124,7 @@ async def test_what_the_watch_has_told_since_a_read_is_not_overlooked_for_the_se
         assert cluster.reads() == [POD_PATH] * 2
 
 
-async def test_a_silent_watch_suspends_ready_answers_until_it_speaks() -> None:
+async def test_a_silent_watch_suspends_ready_answers_until_its_next_event() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
         cluster.clock.ahead += 94.0
@@ -144,7 +144,7 @@ async def test_a_silent_watch_suspends_ready_answers_until_it_speaks() -> None:
         assert not cluster.suspended
 
 
-async def test_what_was_revoked_behind_a_silent_watch_is_not_granted() -> None:
+async def test_an_identity_revoked_during_a_silent_watch_is_not_granted() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod())
         cluster.told(pod(uid=uid))
@@ -158,7 +158,7 @@ async def test_what_was_revoked_behind_a_silent_watch_is_not_granted() -> None:
         assert [each.identity.metadata.name for each in decision_input.assigned] == ["still-there"]
 
 
-async def test_without_an_answer_serving_goes_on_and_a_metric_says_so() -> None:
+async def test_without_a_response_to_the_read_serving_continues_and_a_metric_counts_it() -> None:
     async with running_cluster() as cluster:
         entry = await ending(cluster)
         cluster.api.intercept = unavailable
@@ -178,7 +178,7 @@ async def test_without_an_answer_serving_goes_on_and_a_metric_says_so() -> None:
         assert len(cluster.reads()) == asked + 1
 
 
-async def test_without_an_answer_the_strict_switch_refuses() -> None:
+async def test_without_a_response_to_the_read_strict_mode_refuses() -> None:
     async with running_cluster(refuse_stale=True) as cluster:
         entry = await ending(cluster)
         assert isinstance(await cluster.cluster_cache.decision_input(entry, ADDRESS), DecisionInput)
@@ -189,7 +189,7 @@ async def test_without_an_answer_the_strict_switch_refuses() -> None:
         assert refusal.reason is Reason.UPSTREAM_UNAVAILABLE
 
 
-async def test_a_waiter_that_gives_up_leaves_the_shared_read_to_the_others() -> None:
+async def test_a_waiter_that_gives_up_does_not_cancel_the_shared_read() -> None:
     async with running_cluster() as cluster:
         entry = await ending(cluster)
         cluster.api.pause()

@@ -41,7 +41,7 @@ async def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:
     [APP, {"app": "WEB"}, {"app": "web", "other": "x"}, {"other": "x", "app": "web"}],
     ids=["equal", "in-another-case", "the-first-of-two", "the-second-of-two"],
 )
-def test_any_one_label_that_a_pod_carries_makes_it_exempt(labels: dict[str, str]) -> None:
+def test_one_matching_label_makes_a_pod_exempt(labels: dict[str, str]) -> None:
     assert why(labels, of={"app": "Web", "tier": "1"}) == "exception ns/ex"
 
 
@@ -50,25 +50,25 @@ def test_any_one_label_that_a_pod_carries_makes_it_exempt(labels: dict[str, str]
     [None, {}, {"": ""}, {"": "web"}, {"App": "web"}, {"app": "web2"}, {"app": ""}, {"app": "we"}, {"tier": "web"}],
     ids=["none", "empty", "empty-pair", "empty-key", "key-in-another-case", "longer", "empty-value", "prefix", "other"],
 )
-def test_whatever_else_an_exception_says_makes_nobody_exempt(labels: dict[str, str] | None) -> None:
+def test_other_contents_of_an_exception_exempt_no_pod(labels: dict[str, str] | None) -> None:
     assert why(labels, of={"app": "web", "tier": "1"}) == ""
 
 
-def test_a_label_without_a_value_is_a_label() -> None:
+def test_a_label_without_a_value_matches() -> None:
     assert why({"exempt": ""}, of={"exempt": ""}) == "exception ns/ex"
     assert why({"exempt": ""}, of=APP) == ""
 
 
-def test_an_exception_is_for_its_own_namespace_only() -> None:
+def test_an_exception_applies_to_its_own_namespace_only() -> None:
     assert why(APP, of=APP, namespace="other") == ""
 
 
-def test_where_exceptions_count_may_be_restricted() -> None:
+def test_exceptions_can_be_restricted_to_namespaces() -> None:
     assert why(APP, of=APP, namespaces=("kube-system",)) == ""
     assert why(APP, of=APP, namespaces=("kube-system", "ns")) == "exception ns/ex"
 
 
-def test_one_that_is_being_deleted_counts_no_longer() -> None:
+def test_an_exception_being_deleted_does_not_count() -> None:
     known = exemptions()
     known.upserted(None, exception(labels=APP))
     known.upserted(exception(labels=APP), exception(labels=APP, deleting=True))
@@ -77,7 +77,7 @@ def test_one_that_is_being_deleted_counts_no_longer() -> None:
     assert len(known) == 0
 
 
-def test_of_two_exceptions_for_one_label_each_suffices() -> None:
+def test_one_of_two_exceptions_for_a_label_suffices() -> None:
     known = exemptions()
     known.upserted(None, exception("a", APP))
     known.upserted(None, exception("b", APP))
@@ -87,7 +87,7 @@ def test_of_two_exceptions_for_one_label_each_suffices() -> None:
     assert known.why(pod(labels=APP)) == ""
 
 
-def test_each_new_one_is_told_loudly_and_counted_and_so_is_each_change(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_new_or_changed_exception_is_logged_as_a_warning_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     known = exemptions(namespaces=("ns",))
     with caplog.at_level(logging.WARNING):
         known.upserted(None, exception(labels=APP))
@@ -103,7 +103,7 @@ def test_each_new_one_is_told_loudly_and_counted_and_so_is_each_change(caplog: p
     assert "node's own identities" in caplog.text
 
 
-def test_who_floods_the_api_server_with_them_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flood_of_exceptions_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
     time = 0.0
     known = exemptions(clock=lambda: time)
     for number in range(500):
@@ -115,7 +115,7 @@ def test_who_floods_the_api_server_with_them_does_not_flood_the_log(caplog: pyte
     assert len(caplog.records) == LINES_PER_MINUTE + 2
 
 
-async def test_one_that_was_there_before_the_start_counts_from_the_start() -> None:
+async def test_an_exception_from_before_the_start_counts_from_the_start() -> None:
     def prepare(cluster: Cluster) -> None:
         cluster.put_pod(pod(labels=APP))
         cluster.put_exception(exception(labels=APP))
@@ -126,7 +126,7 @@ async def test_one_that_was_there_before_the_start_counts_from_the_start() -> No
         assert entry.facts.exempt == "exception ns/ex"
 
 
-async def test_a_pod_becomes_exempt_and_stops_being_it_with_the_event() -> None:
+async def test_a_pod_becomes_exempt_and_stops_being_exempt_with_the_event() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster, labels=APP)
         for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, ""), (APP, "exception ns/ex"), (None, "")):
@@ -139,7 +139,7 @@ async def test_a_pod_becomes_exempt_and_stops_being_it_with_the_event() -> None:
             assert entry.facts.exempt == exempt
 
 
-async def test_a_pod_that_gets_or_loses_the_label_becomes_exempt_or_stops_being_it() -> None:
+async def test_a_label_change_of_a_pod_starts_or_ends_its_exemption() -> None:
     async with running_cluster() as cluster:
         cluster.put_exception(exception(labels=APP))
         entry = await with_pod(cluster)
@@ -150,7 +150,7 @@ async def test_a_pod_that_gets_or_loses_the_label_becomes_exempt_or_stops_being_
             assert entry.facts.exempt == exempt
 
 
-async def test_what_does_not_concern_a_pod_moves_nothing_of_it() -> None:
+async def test_an_unrelated_exception_changes_nothing_of_a_pod() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster, labels=APP)
         before = entry.record.generation
@@ -160,7 +160,7 @@ async def test_what_does_not_concern_a_pod_moves_nothing_of_it() -> None:
         assert entry.record.generation == before
 
 
-async def test_the_metrics_show_how_many_count_and_how_many_were_seen() -> None:
+async def test_the_metrics_show_the_counted_and_the_seen_exceptions() -> None:
     async with running_cluster() as cluster:
         value = cluster.registry.get_sample_value
         cluster.put_exception(exception("a", APP))

@@ -30,7 +30,7 @@ def failing(cluster: Cluster, method: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cluster.cluster_cache.pods, method, raising)
 
 
-async def test_a_pod_whose_change_cannot_be_taken_in_is_served_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pod_whose_change_cannot_be_processed_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_cluster() as cluster:
         await two_pods(cluster)
         failing(cluster, "upserted", monkeypatch)
@@ -42,7 +42,7 @@ async def test_a_pod_whose_change_cannot_be_taken_in_is_served_no_more(monkeypat
         await cluster.seen(lambda: "changed" in getattr(cluster.at(OTHER), "labels", {}))
 
 
-async def test_a_pod_that_cannot_be_forgotten_suspends_all_ready_answers_until_it_is(
+async def test_a_pod_that_cannot_be_removed_suspends_all_ready_answers_until_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(informer_module, "DOUBT_SECONDS", 0.05)

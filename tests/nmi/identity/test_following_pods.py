@@ -19,7 +19,7 @@ async def with_pod(cluster: Cluster, **changes: Any) -> Any:
     return cluster.at(ADDRESS)
 
 
-async def test_a_pods_address_answers_for_it_from_the_event_on() -> None:
+async def test_a_pods_address_finds_it_from_its_event_on() -> None:
     async with running_cluster() as cluster:
         assert cluster.at(ADDRESS) is None
         entry = await with_pod(cluster, labels={"app": "web"})
@@ -29,7 +29,7 @@ async def test_a_pods_address_answers_for_it_from_the_event_on() -> None:
         assert not cluster.index.suspended
 
 
-async def test_what_was_there_before_the_start_is_there_after_it() -> None:
+async def test_a_pod_from_before_the_start_is_known_after_it() -> None:
     def prepare(cluster: Cluster) -> None:
         cluster.put_pod(pod())
         cluster.put_assigned(assigned_identity())
@@ -40,7 +40,7 @@ async def test_what_was_there_before_the_start_is_there_after_it() -> None:
         assert len(entry.assigned) == 1
 
 
-async def test_every_address_of_a_pod_answers() -> None:
+async def test_every_address_of_a_pod_finds_it() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster, addresses=(ADDRESS, "fd00::1"))
         assert cluster.at("fd00::1") is entry
@@ -51,7 +51,7 @@ async def test_every_address_of_a_pod_answers() -> None:
     [{"phase": "Succeeded"}, {"phase": "Failed"}, {"host_network": True}, {"addresses": ()}],
     ids=["succeeded", "failed", "host-network", "no-address"],
 )
-async def test_a_pod_whose_address_is_not_its_own_never_answers(changes: dict[str, Any]) -> None:
+async def test_a_pod_whose_address_is_not_its_own_is_never_found(changes: dict[str, Any]) -> None:
     async with running_cluster() as cluster:
         cluster.put_pod(pod(**changes))
         # The neighbour is created later, so that once it is seen the first one has been seen too.
@@ -60,7 +60,7 @@ async def test_a_pod_whose_address_is_not_its_own_never_answers(changes: dict[st
         assert cluster.at(ADDRESS) is None
 
 
-async def test_a_status_that_is_no_address_harms_only_its_own_pod() -> None:
+async def test_an_invalid_address_in_a_status_affects_only_its_own_pod() -> None:
     async with running_cluster() as cluster:
         cluster.told(pod("odd", uid="uid-odd", addresses=("not-an-address",)))
         await with_pod(cluster)
@@ -68,7 +68,7 @@ async def test_a_status_that_is_no_address_harms_only_its_own_pod() -> None:
 
 
 @pytest.mark.parametrize("end", ["deleted", "finished"])
-async def test_a_pod_that_goes_answers_no_longer(end: str) -> None:
+async def test_a_deleted_pod_is_not_found(end: str) -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
         generation = entry.record.generation
@@ -83,7 +83,7 @@ async def test_a_pod_that_goes_answers_no_longer(end: str) -> None:
         assert entry.record.suspended
 
 
-async def test_an_address_that_moves_is_taken_along() -> None:
+async def test_an_address_can_move_to_another_pod() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
         cluster.put_pod(pod(addresses=("10.0.0.9",)))
@@ -120,7 +120,7 @@ async def test_a_new_label_begins_a_new_generation_and_an_annotation_does_not() 
         assert entry.facts.label == "other"
 
 
-async def test_an_assignment_wakes_the_waiters_of_its_pod_alone() -> None:
+async def test_an_assignment_wakes_only_the_waiters_of_its_pod() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
         cluster.put_pod(pod("other", addresses=("10.0.0.2",)))
@@ -135,7 +135,7 @@ async def test_an_assignment_wakes_the_waiters_of_its_pod_alone() -> None:
         assert other.record.generation == others
 
 
-async def test_what_no_decision_depends_on_empties_nothing() -> None:
+async def test_a_change_that_affects_no_decision_invalidates_nothing() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
         cluster.put_assigned(assigned_identity())
@@ -151,7 +151,7 @@ async def test_what_no_decision_depends_on_empties_nothing() -> None:
         assert entry.assigned[0].usable_since == since
 
 
-async def test_a_revoked_identity_is_gone_with_its_event() -> None:
+async def test_a_revoked_identity_is_removed_with_its_event() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
         cluster.put_assigned(assigned_identity("a"))
@@ -164,7 +164,7 @@ async def test_a_revoked_identity_is_gone_with_its_event() -> None:
         assert entry.assigned[0].identity.metadata.name == "b"
 
 
-async def test_the_time_since_when_an_identity_is_usable_begins_with_assigned() -> None:
+async def test_an_identity_is_usable_since_the_time_it_became_assigned() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
         cluster.put_assigned(assigned_identity(status=CREATED))
@@ -176,7 +176,7 @@ async def test_the_time_since_when_an_identity_is_usable_begins_with_assigned() 
         assert entry.assigned[0].usable_since >= before
 
 
-async def test_an_identity_meant_for_another_node_is_not_this_pods() -> None:
+async def test_an_assignment_for_another_node_does_not_apply() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
         cluster.put_assigned(assigned_identity("elsewhere", nodename="node-2"))
@@ -192,7 +192,7 @@ async def test_without_scale_features_unlabelled_identities_are_seen_too() -> No
         await cluster.seen(lambda: len(entry.assigned) == 1)
 
 
-async def test_an_assignment_may_be_seen_before_its_pod() -> None:
+async def test_an_assignment_may_arrive_before_its_pod() -> None:
     async with running_cluster() as cluster:
         cluster.put_assigned(assigned_identity())
         await cluster.seen(lambda: bool(cluster.cluster_cache.watches.by_name["assigned_identities"].store))

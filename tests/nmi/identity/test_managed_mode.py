@@ -39,7 +39,7 @@ def outcome(entry: PodEntry, request: TokenRequest = REQUEST) -> str:
     return "exempt"
 
 
-async def test_label_binding_and_identity_make_a_grant_in_whatever_order_they_come() -> None:
+async def test_label_binding_and_identity_result_in_a_grant_in_any_order() -> None:
     async with running_cluster(managed=True) as cluster:
         cluster.put_binding(binding())
         entry = await with_pod(cluster)
@@ -55,7 +55,7 @@ async def test_label_binding_and_identity_make_a_grant_in_whatever_order_they_co
         assert outcome(later) == "id"
 
 
-async def test_what_was_there_before_the_start_is_there_after_it() -> None:
+async def test_objects_from_before_the_start_count_after_it() -> None:
     def prepare(cluster: Cluster) -> None:
         cluster.put_pod(pod())
         cluster.put_binding(binding())
@@ -71,7 +71,7 @@ async def test_what_was_there_before_the_start_is_there_after_it() -> None:
     "change",
     ["binding-deleted", "identity-deleted", "selector", "other-identity", "label", "label-gone"],
 )
-async def test_each_way_to_revoke_it_takes_effect_with_the_event(change: str) -> None:
+async def test_each_revocation_takes_effect_with_its_event(change: str) -> None:
     async with running_cluster(managed=True) as cluster:
         cluster.put_binding(binding())
         cluster.put_identity(identity())
@@ -97,7 +97,7 @@ async def test_each_way_to_revoke_it_takes_effect_with_the_event(change: str) ->
 
 
 @pytest.mark.parametrize("deleting", ["binding", "identity"])
-async def test_what_is_being_deleted_is_not_granted(deleting: str) -> None:
+async def test_an_object_being_deleted_is_not_granted(deleting: str) -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         cluster.told(pod())
         cluster.told(binding(deleting=deleting == "binding"), "bindings")
@@ -107,7 +107,7 @@ async def test_what_is_being_deleted_is_not_granted(deleting: str) -> None:
         assert outcome(entry) == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
 
 
-async def test_nothing_of_another_namespace_is_ever_joined() -> None:
+async def test_objects_of_other_namespaces_are_never_combined() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         cluster.told(pod())
         entry = cluster.at(ADDRESS)
@@ -122,7 +122,7 @@ async def test_nothing_of_another_namespace_is_ever_joined() -> None:
         assert entry.assigned == ()
 
 
-async def test_who_names_none_gets_the_first_by_binding_and_who_names_one_gets_that() -> None:
+async def test_without_an_id_the_first_by_binding_is_granted_and_with_an_id_that_identity() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         cluster.told(pod())
         entry = cluster.at(ADDRESS)
@@ -137,7 +137,7 @@ async def test_who_names_none_gets_the_first_by_binding_and_who_names_one_gets_t
         assert absent == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
 
 
-async def test_an_object_id_is_known_by_the_identitys_annotation() -> None:
+async def test_an_object_id_is_read_from_the_identitys_annotation() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         cluster.told(pod())
         cluster.told(binding(), "bindings")
@@ -150,7 +150,7 @@ async def test_an_object_id_is_known_by_the_identitys_annotation() -> None:
         assert outcome(entry, request) == "id"
 
 
-async def test_a_pod_without_the_label_gets_nothing_at_once_though_a_binding_selects_nothing() -> None:
+async def test_a_pod_without_the_label_is_refused_immediately_even_with_an_empty_selector() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         cluster.told(binding(selector=""), "bindings")
         cluster.told(identity(), "identities")
@@ -161,7 +161,7 @@ async def test_a_pod_without_the_label_gets_nothing_at_once_though_a_binding_sel
             assert outcome(entry) == Reason.NOTHING_ASSIGNED.value
 
 
-async def test_an_identity_that_is_namespaced_besides_serves_its_own_namespace() -> None:
+async def test_a_namespaced_identity_serves_its_own_namespace() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         cluster.told(pod())
         cluster.told(binding(), "bindings")
@@ -171,7 +171,7 @@ async def test_an_identity_that_is_namespaced_besides_serves_its_own_namespace()
         assert outcome(entry) == "id"
 
 
-async def test_mics_objects_do_not_count_and_are_not_watched() -> None:
+async def test_mics_assignments_are_not_watched_and_do_not_count() -> None:
     def prepare(cluster: Cluster) -> None:
         cluster.put_assigned(assigned_identity())
 
@@ -182,7 +182,7 @@ async def test_mics_objects_do_not_count_and_are_not_watched() -> None:
         assert not [each for each in cluster.api.requests if "azureassignedidentities" in each.path]
 
 
-async def test_what_no_decision_depends_on_empties_nothing() -> None:
+async def test_a_change_that_affects_no_decision_invalidates_nothing() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         cluster.told(pod())
         cluster.told(binding(), "bindings")
@@ -197,7 +197,7 @@ async def test_what_no_decision_depends_on_empties_nothing() -> None:
         assert (entry.record.generation, entry.assigned[0].usable_since) == (before, since)
 
 
-async def test_pods_share_what_is_joined_once_so_that_many_bindings_cost_little() -> None:
+async def test_pods_share_joined_identities_so_that_many_bindings_cost_little() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         cluster.told(identity(), "identities")
         for number in range(3):
@@ -214,7 +214,7 @@ async def test_pods_share_what_is_joined_once_so_that_many_bindings_cost_little(
         assert all(now is then for now, then in zip(after, before, strict=False))
 
 
-async def test_the_time_since_when_it_is_usable_begins_anew_with_another_spec() -> None:
+async def test_a_changed_spec_resets_the_time_since_when_an_identity_is_usable() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         cluster.told(pod())
         cluster.told(binding(), "bindings")
@@ -227,7 +227,7 @@ async def test_the_time_since_when_it_is_usable_begins_anew_with_another_spec() 
         assert entry.assigned[0].usable_since >= before + 30.0
 
 
-async def test_an_exception_comes_first_here_too() -> None:
+async def test_an_exception_takes_precedence_here_too() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         cluster.told(pod(labels={"app": "web"}))
         cluster.told(binding(), "bindings")

@@ -37,7 +37,7 @@ def beyond(cluster: Cluster) -> float | None:
     return cluster.registry.get_sample_value(BEYOND)
 
 
-async def test_assigned_identities_of_one_pod_are_limited_and_those_of_mic_come_first() -> None:
+async def test_the_assigned_identities_of_a_pod_are_limited_and_mics_come_first() -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.told(pod())
         for number in range(MANY):
@@ -84,7 +84,7 @@ async def test_bindings_of_one_selector_are_limited_in_managed_mode() -> None:
         assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(1, BINDINGS_MAX + 1)]
 
 
-async def test_an_identity_over_a_limit_is_given_to_nobody_in_managed_mode() -> None:
+async def test_an_identity_over_a_limit_is_given_to_no_pod_in_managed_mode() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         cluster.told(pod())
         cluster.told(binding(), "bindings")
@@ -94,7 +94,7 @@ async def test_an_identity_over_a_limit_is_given_to_nobody_in_managed_mode() -> 
         assert assigned(cluster) == 1
 
 
-def test_each_place_is_told_once_and_a_flood_of_places_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_exceeded_limit_is_logged_once_and_many_of_them_are_limited(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
     limits = OverLimitCount("too many", clock=lambda: now[0])
     for count in (1, 2, 1):
@@ -111,7 +111,7 @@ def test_each_place_is_told_once_and_a_flood_of_places_is_cut(caplog: pytest.Log
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.booleans()), max_size=60), st.integers(0, 5))
-def test_the_first_in_order_count(changes: list[tuple[int, int, bool]], most: int) -> None:
+def test_the_first_identities_in_order_count(changes: list[tuple[int, int, bool]], most: int) -> None:
     limited: LimitedMap[tuple[str], int] = LimitedMap(most)
     model: dict[tuple[str], tuple[int, int]] = {}
     for number, (key, order, put) in enumerate(changes):

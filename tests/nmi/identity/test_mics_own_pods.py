@@ -28,11 +28,11 @@ def why(mic_namespace: str = "system", **changes: Any) -> str:
 
 
 @pytest.mark.parametrize("labels", [PLAIN, CHART, {"component": "mic"}], ids=["plain-manifests", "chart", "oldest"])
-def test_mic_is_known_by_namespace_owner_and_labels(labels: dict[str, str]) -> None:
+def test_mic_is_recognised_by_namespace_owner_and_labels(labels: dict[str, str]) -> None:
     assert why(labels=labels) == MIC
 
 
-def test_the_namespace_is_taken_in_any_case_as_the_reference_does() -> None:
+def test_the_namespace_matches_in_any_case_as_in_the_go_implementation() -> None:
     assert why(mic_namespace="System") == MIC
 
 
@@ -65,11 +65,11 @@ def test_the_namespace_is_taken_in_any_case_as_the_reference_does() -> None:
         "not-said-to-be-controller",
     ],
 )
-def test_nobody_else_is(changes: dict[str, Any]) -> None:
+def test_no_other_pod_is_recognised_as_mic(changes: dict[str, Any]) -> None:
     assert why(**changes) == ""
 
 
-async def test_the_owner_is_read_from_the_api_servers_answer() -> None:
+async def test_the_owner_is_read_from_the_api_servers_response() -> None:
     def prepare(cluster: Cluster) -> None:
         cluster.put_pod(pod("mic-5d4f8c-x", label=None, labels=PLAIN, owner=REPLICA_SET))
 
@@ -79,7 +79,7 @@ async def test_the_owner_is_read_from_the_api_servers_answer() -> None:
         assert entry.facts.exempt == MIC
 
 
-def test_the_charts_deployment_has_another_name_and_goes_by_the_exception_that_the_chart_installs() -> None:
+def test_the_charts_deployment_has_another_name_and_uses_the_charts_exception() -> None:
     # reference: charts/aad-pod-identity/templates/mic-exception.yaml, installed by default
     known = Exemptions(lambda _: None, mic_namespace="system")
     owner = OwnerReference(kind="ReplicaSet", name="aad-pod-identity-mic-5d4f8c", controller=True)

@@ -11,7 +11,7 @@ from tests.nmi.identity.shapes import assigned_identity, pod
 ADDRESS = "10.0.0.1"
 
 
-async def test_a_host_network_pod_is_known_by_name_and_never_by_address() -> None:
+async def test_a_host_network_pod_is_found_by_name_and_never_by_address() -> None:
     async with running_cluster() as cluster:
         cluster.put_pod(pod(host_network=True))
         cluster.put_assigned(assigned_identity())
@@ -25,7 +25,7 @@ async def test_a_host_network_pod_is_known_by_name_and_never_by_address() -> Non
         assert (entry.addresses, len(cluster.index)) == ((), 0)
 
 
-async def test_a_neighbour_at_the_nodes_address_does_not_contest_it() -> None:
+async def test_another_pod_at_the_nodes_address_does_not_contest_it() -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.told(pod("host", uid="uid-h", host_network=True))
         cluster.told(pod())
@@ -34,20 +34,20 @@ async def test_a_neighbour_at_the_nodes_address_does_not_contest_it() -> None:
         assert entry.name == "web"
 
 
-async def test_a_pod_with_an_address_is_known_by_name_as_well() -> None:
+async def test_a_pod_with_an_address_is_found_by_name_too() -> None:
     async with running_cluster() as cluster:
         cluster.put_pod(pod())
         assert await cluster.cluster_cache.entry_named("ns", "web") is not None
         assert await cluster.cluster_cache.entry_named("ns", "web") is cluster.at(ADDRESS)
 
 
-async def test_a_pod_that_has_no_address_yet_is_known_by_name() -> None:
+async def test_a_pod_without_an_address_is_found_by_name() -> None:
     async with running_cluster() as cluster:
         cluster.put_pod(pod(addresses=(), phase="Pending"))
         assert await cluster.cluster_cache.entry_named("ns", "web") is not None
 
 
-async def test_a_finished_pod_is_not_known() -> None:
+async def test_a_finished_pod_is_not_found() -> None:
     async with running_cluster(park_seconds=0.5) as cluster:
         cluster.put_pod(pod(host_network=True))
         entry = await cluster.cluster_cache.entry_named("ns", "web")
@@ -67,7 +67,7 @@ async def test_the_watchs_event_ends_the_wait_for_a_name() -> None:
         assert entry.confirmed
 
 
-async def test_a_read_finds_the_pod_that_the_watch_has_not_told_of() -> None:
+async def test_a_read_finds_a_pod_that_the_watch_has_not_reported() -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.put_pod(pod(host_network=True))
         entry = await cluster.cluster_cache.entry_named("ns", "web")
@@ -111,7 +111,7 @@ def on_another_node(cluster: Cluster) -> None:
     ],
     ids=["dots", "up", "subresource", "no-namespace", "no-name", "capitals", "newline", "too-long", "not-ascii"],
 )
-async def test_what_no_pod_can_be_called_is_not_looked_for(namespace: str, name: str) -> None:
+async def test_an_invalid_pod_name_is_not_looked_up(namespace: str, name: str) -> None:
     async with running_cluster(watching=False) as cluster:
         async with asyncio.timeout(0.2):
             assert await cluster.cluster_cache.entry_named(namespace, name) is None

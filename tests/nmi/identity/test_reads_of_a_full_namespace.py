@@ -8,7 +8,7 @@ import pytest
 from nmi.identity import verification_reads as module
 from nmi.identity.verification_reads import UnansweredError, VerificationReads
 from podidentity.kube.client import MALFORMED
-from podidentity.kube.errors import ServerError, Unreachable
+from podidentity.kube.errors import NoResponse, ServerError
 
 
 class Reader:
@@ -24,7 +24,7 @@ class Reader:
     async def list(self, kind: Any, namespace: str = "", **_selectors: str) -> list[Any]:
         self.asked.append(namespace)
         if self.away:
-            raise Unreachable("away")
+            raise NoResponse("away")
         if namespace == "full":
             await asyncio.Event().wait()
         return []
@@ -36,7 +36,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
     return Reader()
 
 
-async def test_reads_of_other_namespaces_go_on(reader: Reader) -> None:
+async def test_reads_of_other_namespaces_continue(reader: Reader) -> None:
     now = [0.0]
     reads = VerificationReads(reader, lambda: now[0])
     with pytest.raises(UnansweredError):
@@ -53,7 +53,7 @@ async def test_reads_of_other_namespaces_go_on(reader: Reader) -> None:
     await reads.aclose()
 
 
-async def test_a_server_that_is_away_is_left_alone_by_all(reader: Reader) -> None:
+async def test_an_unreachable_server_gets_no_more_reads(reader: Reader) -> None:
     reads = VerificationReads(reader, lambda: 0.0)
     reader.away = True
     with pytest.raises(UnansweredError):
@@ -63,7 +63,7 @@ async def test_a_server_that_is_away_is_left_alone_by_all(reader: Reader) -> Non
     await reads.aclose()
 
 
-async def test_a_pod_that_cannot_be_read_is_no_server_that_is_away(reader: Reader) -> None:
+async def test_an_unreadable_pod_does_not_count_as_an_unreachable_server(reader: Reader) -> None:
     reads = VerificationReads(reader, lambda: 0.0)
     with pytest.raises(UnansweredError):
         await reads.pod("ns", "deep")

@@ -47,7 +47,7 @@ async def decision_input(cluster: Cluster, entry: PodEntry) -> DecisionInput:
     ],
     ids=["standard", "managed"],
 )
-async def test_each_watch_of_the_mode_is_named_when_it_is_silent(managed: bool, names: set[str]) -> None:
+async def test_each_silent_watch_of_the_mode_is_named(managed: bool, names: set[str]) -> None:
     async with running_cluster(managed=managed, watching=False) as cluster:
         assert set(cluster.cluster_cache.silent()) == names
         for name in names:
@@ -60,7 +60,7 @@ async def test_each_watch_of_the_mode_is_named_when_it_is_silent(managed: bool, 
         assert not cluster.suspended
 
 
-async def test_an_exception_that_is_gone_behind_a_silent_watch_exempts_nobody() -> None:
+async def test_an_exception_deleted_during_a_silent_watch_exempts_no_pod() -> None:
     async with running_cluster(watching=False) as cluster:
         entry = with_pod(cluster, labels=APP)
         cluster.told(exception(labels=APP), "exceptions")
@@ -72,7 +72,7 @@ async def test_an_exception_that_is_gone_behind_a_silent_watch_exempts_nobody() 
         assert (now.pod.exempt, now.certain) == ("", False)
 
 
-async def test_an_exception_that_came_behind_a_silent_watch_counts() -> None:
+async def test_an_exception_created_during_a_silent_watch_counts() -> None:
     async with running_cluster(watching=False) as cluster:
         entry = with_pod(cluster, labels=APP)
         cluster.put_exception(exception("new", APP))
@@ -81,7 +81,7 @@ async def test_an_exception_that_came_behind_a_silent_watch_counts() -> None:
         assert (now.pod.exempt, now.certain) == ("exception ns/new", False)
 
 
-async def test_a_label_that_is_gone_behind_the_pods_watch_exempts_no_longer() -> None:
+async def test_a_label_removed_during_a_silent_watch_of_pods_ends_the_exemption() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod())
         cluster.told(pod(uid=uid, labels=APP))
@@ -94,7 +94,7 @@ async def test_a_label_that_is_gone_behind_the_pods_watch_exempts_no_longer() ->
 
 
 @pytest.mark.parametrize("refuse", [False, True], ids=["serve", "refuse"])
-async def test_an_exemption_that_nobody_confirms_is_served_no_longer_than_anything_else(refuse: bool) -> None:
+async def test_an_unconfirmed_exemption_is_served_no_longer_than_a_grant(refuse: bool) -> None:
     async with running_cluster(watching=False, refuse_stale=refuse) as cluster:
         entry = with_pod(cluster, labels=APP)
         cluster.told(exception(labels=APP), "exceptions")
@@ -110,7 +110,7 @@ async def test_an_exemption_that_nobody_confirms_is_served_no_longer_than_anythi
 
 
 @pytest.mark.parametrize("silent", ["bindings", "identities"])
-async def test_managed_modes_identities_are_read_where_a_watch_of_theirs_is_silent(silent: str) -> None:
+async def test_in_managed_mode_identities_are_read_if_one_of_their_watches_is_silent(silent: str) -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         entry = with_pod(cluster)
         cluster.told(binding("revoked"), "bindings")
@@ -127,7 +127,7 @@ async def test_managed_modes_identities_are_read_where_a_watch_of_theirs_is_sile
         assert not now.certain
 
 
-async def test_managed_mode_goes_by_the_label_that_a_read_brings() -> None:
+async def test_managed_mode_uses_the_label_from_a_read() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         uid = cluster.put_pod(pod(label="relabelled"))
         cluster.told(pod(uid=uid))
@@ -140,7 +140,7 @@ async def test_managed_mode_goes_by_the_label_that_a_read_brings() -> None:
         assert [each.binding for each in (await decision_input(cluster, entry)).assigned] == ["later"]
 
 
-async def test_pods_of_one_namespace_share_the_reads_of_a_second() -> None:
+async def test_pods_of_one_namespace_share_the_reads_within_a_second() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         entries = []
         for number in range(5):

@@ -71,7 +71,7 @@ async def running(pods: int = 1) -> AsyncIterator[Ward]:
 
 
 @in_virtual_time
-async def test_it_is_verified_once_ten_seconds_after_the_evidence() -> None:
+async def test_a_suspension_is_verified_once_ten_seconds_after_the_evidence() -> None:
     async with running() as ward:
         begun = now()
         ward.suspensions.begin([evidence()])
@@ -83,7 +83,7 @@ async def test_it_is_verified_once_ten_seconds_after_the_evidence() -> None:
 
 
 @in_virtual_time
-async def test_what_is_not_confirmed_is_asked_again_ever_more_seldom() -> None:
+async def test_an_unconfirmed_suspension_is_verified_at_growing_intervals() -> None:
     async with running() as ward:
         ward.confirms = False
         ward.suspensions.begin([evidence()])
@@ -99,7 +99,7 @@ async def test_what_is_not_confirmed_is_asked_again_ever_more_seldom() -> None:
 
 
 @in_virtual_time
-async def test_more_evidence_puts_it_off_and_makes_what_is_being_read_worthless() -> None:
+async def test_more_evidence_delays_verification_and_invalidates_a_read_in_progress() -> None:
     async with running() as ward:
         begun = now()
         ward.suspensions.begin([evidence()])
@@ -129,7 +129,7 @@ async def test_many_pods_are_verified_one_after_the_other() -> None:
 
 
 @in_virtual_time
-async def test_one_at_two_addresses_is_served_when_both_are_settled() -> None:
+async def test_a_pod_with_two_addresses_is_served_when_both_are_verified() -> None:
     async with running(2) as ward:
         ward.entries["10.0.0.1"] = ward.entry
         ward.entry.addresses = ("10.0.0.0", "10.0.0.1")
@@ -145,7 +145,7 @@ async def test_one_at_two_addresses_is_served_when_both_are_settled() -> None:
 
 
 @in_virtual_time
-async def test_an_address_that_no_pod_has_suspends_none() -> None:
+async def test_an_address_without_a_pod_suspends_none() -> None:
     async with running() as ward:
         ward.suspensions.begin([evidence(7)])
         assert ward.suspensions.pods == 0
@@ -169,7 +169,7 @@ CLAIMS: dict[str, tuple[EvidenceKind, int, bool]] = {
 
 @pytest.mark.parametrize("case", CLAIMS)
 @in_virtual_time
-async def test_one_that_claims_an_address_whose_sandbox_has_ended_is_suspended_unless_it_was_started_since(
+async def test_a_pod_that_claims_the_address_of_an_ended_sandbox_is_suspended_unless_it_started_since(
     case: str,
 ) -> None:
     kind, second, is_suspended = CLAIMS[case]
@@ -187,7 +187,7 @@ async def test_one_that_claims_an_address_whose_sandbox_has_ended_is_suspended_u
 
 
 @in_virtual_time
-async def test_evidence_is_remembered_for_a_minute_and_of_so_many_addresses() -> None:
+async def test_evidence_is_kept_for_a_minute_and_for_a_limited_number_of_addresses() -> None:
     async with running(0) as ward:
         entry = PodEntry(pod(addresses=("10.0.0.0",)))
         ward.suspensions.begin([evidence()])
@@ -203,7 +203,7 @@ async def test_evidence_is_remembered_for_a_minute_and_of_so_many_addresses() ->
 
 
 @in_virtual_time
-async def test_a_pod_that_is_suspended_without_end_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_endlessly_suspended_pod_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async with running() as ward:
         caplog.set_level(logging.INFO)
         begun = now()

@@ -51,7 +51,7 @@ class Lot:
 
 
 @in_virtual_time
-async def test_a_known_address_waits_for_nothing() -> None:
+async def test_a_known_address_is_found_without_a_wait() -> None:
     lot, entry = Lot(), PodEntry(pod())
     lot.arrive(ADDRESS, entry)
     before = now()
@@ -60,7 +60,7 @@ async def test_a_known_address_waits_for_nothing() -> None:
 
 
 @in_virtual_time
-async def test_the_watchs_event_ends_the_wait_for_everybody_there_without_a_read() -> None:
+async def test_the_watchs_event_ends_all_waits_for_its_address_without_a_read() -> None:
     lot, entry = Lot(), PodEntry(pod())
     waiters = [asyncio.create_task(lot.find()) for _ in range(10)]
     await settle()
@@ -73,7 +73,7 @@ async def test_the_watchs_event_ends_the_wait_for_everybody_there_without_a_read
 
 
 @in_virtual_time
-async def test_after_300_ms_one_read_looks() -> None:
+async def test_after_300_ms_the_address_is_read_once() -> None:
     lot, entry = Lot(), PodEntry(pod())
     lot.found_by_read[ADDRESS] = entry
     before = now()
@@ -82,7 +82,7 @@ async def test_after_300_ms_one_read_looks() -> None:
 
 
 @in_virtual_time
-async def test_an_address_that_stays_unknown_is_given_up_after_five_seconds() -> None:
+async def test_a_wait_for_an_unknown_address_ends_after_five_seconds() -> None:
     lot = Lot()
     before = now()
     assert await lot.find() is None
@@ -91,7 +91,7 @@ async def test_an_address_that_stays_unknown_is_given_up_after_five_seconds() ->
 
 
 @in_virtual_time
-async def test_that_it_is_unknown_is_remembered_for_a_second() -> None:
+async def test_an_unknown_address_is_remembered_for_a_second() -> None:
     lot, entry = Lot(), PodEntry(pod())
     assert await lot.find() is None
     before = now()
@@ -106,7 +106,7 @@ async def test_that_it_is_unknown_is_remembered_for_a_second() -> None:
 
 
 @in_virtual_time
-async def test_no_second_sees_more_than_two_reads() -> None:
+async def test_at_most_two_reads_are_sent_per_second() -> None:
     lot = Lot()
     before = now()
     await asyncio.gather(*(lot.find(f"10.0.1.{n}") for n in range(20)))
@@ -117,7 +117,7 @@ async def test_no_second_sees_more_than_two_reads() -> None:
 
 
 @in_virtual_time
-async def test_a_read_that_was_overtaken_is_repeated_at_the_same_rate() -> None:
+async def test_a_read_that_is_older_than_an_event_is_repeated_at_the_same_rate() -> None:
     lot = Lot()
     lot.crossed = 3
     before = now()
@@ -126,7 +126,7 @@ async def test_a_read_that_was_overtaken_is_repeated_at_the_same_rate() -> None:
 
 
 @in_virtual_time
-async def test_there_are_64_places() -> None:
+async def test_64_lookups_can_wait() -> None:
     lot = Lot()
     waiters = [asyncio.create_task(lot.find(f"10.0.1.{n % 8}")) for n in range(64)]
     await settle()
@@ -144,7 +144,7 @@ async def test_there_are_64_places() -> None:
 
 
 @in_virtual_time
-async def test_who_gives_up_takes_the_read_along() -> None:
+async def test_a_read_is_cancelled_with_its_last_waiter() -> None:
     lot = Lot()
     waiter = asyncio.create_task(lot.find())
     await asyncio.sleep(0.1)
@@ -154,7 +154,7 @@ async def test_who_gives_up_takes_the_read_along() -> None:
     await lot.parking.aclose()
 
 
-async def test_a_read_finds_the_pod_that_the_watch_has_not_told_of() -> None:
+async def test_a_read_finds_a_pod_that_the_watch_has_not_reported() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod())
         entry = await cluster.cluster_cache.entry_at(ADDRESS)
@@ -170,7 +170,7 @@ async def test_a_read_finds_the_pod_that_the_watch_has_not_told_of() -> None:
         assert not entry.doubtful
 
 
-async def test_a_pod_that_only_a_read_knew_of_does_not_keep_its_address() -> None:
+async def test_a_pod_known_from_a_read_only_does_not_keep_its_address() -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.put_pod(pod())
         former = await cluster.cluster_cache.entry_at(ADDRESS)
@@ -211,7 +211,7 @@ def contest(cluster: Cluster) -> PodEntry:
     return former
 
 
-async def test_an_address_with_two_live_pods_answers_for_neither() -> None:
+async def test_an_address_with_two_live_pods_finds_neither() -> None:
     async with running_cluster(watching=False, park_seconds=0.6) as cluster:
         former = contest(cluster)
         assert cluster.at(ADDRESS) is None
@@ -220,7 +220,7 @@ async def test_an_address_with_two_live_pods_answers_for_neither() -> None:
         assert await cluster.cluster_cache.entry_at(ADDRESS) is None
 
 
-async def test_a_read_settles_whose_the_address_is() -> None:
+async def test_a_read_determines_the_owner_of_the_address() -> None:
     async with running_cluster(watching=False) as cluster:
         former = contest(cluster)
         entry = await cluster.cluster_cache.entry_at(ADDRESS)
@@ -241,20 +241,20 @@ async def both_listed(cluster: Cluster, web: int, former: int) -> PodEntry | Non
     return cluster.at(ADDRESS)
 
 
-async def test_of_two_live_pods_the_one_that_was_started_later_has_the_address() -> None:
+async def test_of_two_live_pods_the_one_that_started_later_has_the_address() -> None:
     async with running_cluster(watching=False) as cluster:
         entry = await both_listed(cluster, web=61, former=60)
         assert entry is not None
         assert entry.key == "ns/web"
 
 
-async def test_of_two_that_were_started_in_the_same_second_neither_has_it() -> None:
+async def test_of_two_pods_that_started_in_the_same_second_neither_has_the_address() -> None:
     async with running_cluster(watching=False) as cluster:
         assert await both_listed(cluster, web=60, former=60) is None
 
 
 @pytest.mark.parametrize("change", ["deleted", "ended"])
-async def test_that_the_next_owner_is_ending_gives_the_address_to_the_former_owner_never(change: str) -> None:
+async def test_a_terminating_successor_never_returns_the_address_to_the_former_owner(change: str) -> None:
     async with running_cluster(watching=False) as cluster:
         contest(cluster)
         uid = cluster.put_pod(pod("former", started=60))
@@ -305,7 +305,7 @@ async def contested(cluster: Cluster) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("change", ["third claim", "started again", "evidence", "moved", "none"])
-async def test_a_read_that_was_overtaken_settles_nothing(change: str) -> None:
+async def test_a_read_that_is_older_than_an_event_determines_no_owner(change: str) -> None:
     async with running_cluster(watching=False) as cluster:
         former, web = await contested(cluster)
         cluster.cluster_cache.network_listed([Link(7, "veth7"), Route(bytes((10, 0, 0, 1)), 32, 7, 0)])
@@ -327,7 +327,7 @@ async def test_a_read_that_was_overtaken_settles_nothing(change: str) -> None:
             assert entry is None or (change, entry.key) == ("moved", "ns/former"), "by the watch alone"
 
 
-async def test_a_read_that_was_overtaken_enters_and_retires_nobody() -> None:
+async def test_a_read_that_is_older_than_an_event_adds_and_removes_no_pod() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod())
         gone = pod(uid=uid)
@@ -347,7 +347,7 @@ async def test_a_read_that_was_overtaken_enters_and_retires_nobody() -> None:
         assert not entry.gone
 
 
-async def test_a_claimant_that_is_made_again_reopens_what_was_settled() -> None:
+async def test_a_pod_whose_containers_restarted_contests_its_address_again() -> None:
     async with running_cluster(watching=False) as cluster:
         former, _ = await contested(cluster)
         await cluster.cluster_cache._ask_about(ADDRESS)
@@ -360,7 +360,7 @@ async def test_a_claimant_that_is_made_again_reopens_what_was_settled() -> None:
         assert cluster.at(ADDRESS) is None
 
 
-async def test_the_watchs_word_settles_it_too() -> None:
+async def test_an_event_of_the_watch_determines_the_owner_too() -> None:
     async with running_cluster(watching=False) as cluster:
         former = contest(cluster)
         cluster.told_gone(pod("former", uid="uid-former"))
@@ -370,7 +370,7 @@ async def test_the_watchs_word_settles_it_too() -> None:
         assert former.gone
 
 
-async def test_a_claim_moves_the_record_on_so_that_no_decision_outlives_it() -> None:
+async def test_a_contested_address_changes_the_records_generation_so_that_no_decision_outlives_it() -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.told(pod())
         entry = cluster.at(ADDRESS)

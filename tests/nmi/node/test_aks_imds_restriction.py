@@ -15,7 +15,7 @@ SECONDS = 1.5
 
 
 @pytest.mark.parametrize("table", aks.TABLES)
-def test_without_nmi_a_pod_gets_no_answer_and_the_node_does(site: Site, backend: str, table: str) -> None:
+def test_without_nmi_pods_cannot_reach_imds_and_the_node_can(site: Site, backend: str, table: str) -> None:
     aks.restrict(site.node, backend, table)
     assert asked(site.pod, seconds=SECONDS) == "TimeoutError"
     assert asked(site.node) == "imds saw 169.254.0.1"
@@ -24,7 +24,7 @@ def test_without_nmi_a_pod_gets_no_answer_and_the_node_does(site: Site, backend:
 @pytest.mark.parametrize("table", aks.TABLES)
 @pytest.mark.parametrize("flags", [(), ("--fail-closed",)], ids=["open", "fail-closed"])
 @pytest.mark.parametrize("first", ["aks", "nmi"])
-def test_with_nmi_a_pod_reaches_nmi_and_the_node_imds(
+def test_with_nmi_pods_reach_nmi_and_the_node_reaches_imds(
     site: Site, backend: str, table: str, flags: tuple[str, ...], first: str
 ) -> None:
     if first == "aks":
@@ -41,7 +41,7 @@ def test_with_nmi_a_pod_reaches_nmi_and_the_node_imds(
     assert aks.COMMENT in site.node.run(f"iptables-{backend}", "-t", table, "-S"), "what is AKS's stays"
 
 
-def test_nmi_and_the_script_of_the_kubelets_start_do_not_fight(site: Site, backend: str) -> None:
+def test_nmi_and_the_kubelet_start_script_do_not_undo_each_others_rules(site: Site, backend: str) -> None:
     with RedirectProcess(site.node, "--fail-closed", "--ipt-update-interval-sec=1") as nmi:
         nmi.installed()
         for _ in range(3):

@@ -35,13 +35,13 @@ def rules(count: int) -> str:
         (None, None, Backend.LEGACY),
     ],
 )
-def test_the_kubelets_chains_decide_then_the_number_of_rules_then_nft(
+def test_the_backend_is_chosen_by_kubelet_chains_then_rule_count_then_nft(
     nft: str | None, legacy: str | None, backend: Backend
 ) -> None:
     assert choose(nft, legacy) is backend
 
 
-def test_a_chain_name_in_a_comment_decides_nothing() -> None:
+def test_a_chain_name_in_a_comment_is_ignored() -> None:
     assert choose(rules(1) + '-A X -m comment --comment ":KUBE-IPTABLES-HINT - "', rules(9)) is Backend.LEGACY
 
 
@@ -58,7 +58,7 @@ def detected(machine: Machine) -> str:
 
 
 @pytest.mark.root
-def test_a_node_without_rules_is_nft_and_looking_creates_no_table(machine: Machine) -> None:
+def test_a_node_without_rules_uses_nft_and_detection_creates_no_table(machine: Machine) -> None:
     assert detected(machine) == "nft"
     assert machine.run("cat", "/proc/net/ip_tables_names") == ""
     assert machine.run("iptables-nft-save") == ""
@@ -73,7 +73,7 @@ def test_a_real_kubelets_chain_is_found(machine: Machine, chain: str, backend: s
 
 
 @pytest.mark.root
-def test_more_rules_decide_on_a_real_node(machine: Machine) -> None:
+def test_the_rule_count_decides_on_a_real_node(machine: Machine) -> None:
     machine.run("iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")
     assert detected(machine) == "legacy"
     machine.run("iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")
@@ -82,16 +82,14 @@ def test_more_rules_decide_on_a_real_node(machine: Machine) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize(("left", "elsewhere"), [("legacy", "True"), ("nft", "False")])
-def test_a_redirect_in_the_backend_that_is_not_the_nodes_is_noticed(
-    machine: Machine, left: str, elsewhere: str
-) -> None:
+def test_a_redirect_in_the_other_backend_is_found(machine: Machine, left: str, elsewhere: str) -> None:
     machine.run("iptables-nft", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
     machine.run(f"iptables-{left}", "-t", "nat", "-N", "aad-metadata")
     code = "import asyncio; from nmi.node.backend import detect; print(asyncio.run(detect()).left_elsewhere)"
     assert machine.run(".venv/bin/python", "-c", code) == f"{elsewhere}\n"
 
 
-def test_programs_are_told_apart_by_name(tmp_path: Path) -> None:
+def test_programs_are_recognised_by_name(tmp_path: Path) -> None:
     for name in ("iptables-nft", "iptables-nft-save", "iptables-nft-restore", "iptables-legacy"):
         pretend(tmp_path / name, "")
     programs = asyncio.run(find_programs(str(tmp_path)))
@@ -104,7 +102,7 @@ def test_programs_are_told_apart_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "nft"), [("iptables v1.8.9 (nf_tables)", True), ("iptables v1.8.9 (legacy)", False), ("v1.6.1", False)]
 )
-def test_programs_without_a_variant_in_their_name_are_asked(tmp_path: Path, version: str, nft: bool) -> None:
+def test_programs_without_a_variant_in_their_name_report_their_backend(tmp_path: Path, version: str, nft: bool) -> None:
     for name in ("iptables", "iptables-save", "iptables-restore"):
         pretend(tmp_path / name, version)
     programs = asyncio.run(find_programs(str(tmp_path)))
@@ -112,7 +110,7 @@ def test_programs_without_a_variant_in_their_name_are_asked(tmp_path: Path, vers
     assert (programs.legacy is not None) is not nft
 
 
-async def test_an_image_without_iptables_is_told_what_to_install(tmp_path: Path) -> None:
+async def test_without_iptables_the_error_names_the_package_to_install(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"no iptables program was found: install the package iptables"):
         await find_programs(str(tmp_path))
 

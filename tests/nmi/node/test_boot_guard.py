@@ -30,7 +30,7 @@ def nmi(*flags: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
 
 
-def test_it_is_written_enabled_found_again_and_removed(tmp_path: Path) -> None:
+def test_the_unit_is_written_enabled_found_again_and_removed(tmp_path: Path) -> None:
     others = tmp_path / boot_guard.WANTED_BY / "other.service"
     others.parent.mkdir()
     others.touch()
@@ -46,13 +46,13 @@ def test_it_is_written_enabled_found_again_and_removed(tmp_path: Path) -> None:
     assert "there was no boot guard" in nmi("--boot-guard=remove", place).stdout
 
 
-def test_the_directory_of_links_goes_with_the_last_of_them(tmp_path: Path) -> None:
+def test_the_directory_of_links_is_removed_with_the_last_link(tmp_path: Path) -> None:
     assert boot_guard.install(tmp_path, TO)
     assert boot_guard.remove(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_another_version_or_a_hand_has_left_is_replaced_as_a_whole(tmp_path: Path) -> None:
+def test_a_unit_of_another_version_or_edited_by_hand_is_replaced_completely(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("another program's file")
     (tmp_path / boot_guard.NAME).symlink_to(elsewhere)
@@ -67,13 +67,13 @@ def test_what_another_version_or_a_hand_has_left_is_replaced_as_a_whole(tmp_path
     assert (tmp_path / boot_guard.NAME).read_text() == boot_guard.unit(TO)
 
 
-def test_a_directory_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_directory_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="mount the host's /etc/systemd/system there, writable"):
         boot_guard.install(tmp_path / "missing", TO)
     assert not boot_guard.remove(tmp_path / "missing")
 
 
-def test_it_is_ordered_before_the_kubelet_and_pulled_in_by_it(tmp_path: Path) -> None:
+def test_the_unit_is_ordered_before_the_kubelet_and_required_by_it(tmp_path: Path) -> None:
     """And after what loads whole rule sets, which would take the rule off again."""
     boot_guard.install(tmp_path, TO)
     assert lines_of(tmp_path, "Before") == ["kubelet.service"]
@@ -83,7 +83,7 @@ def test_it_is_ordered_before_the_kubelet_and_pulled_in_by_it(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("order", ["Before", "After"])
-def test_systemd_itself_starts_it_before_the_kubelet(tmp_path: Path, order: str) -> None:
+def test_systemd_starts_the_unit_before_the_kubelet(tmp_path: Path, order: str) -> None:
     """Where the kubelet is said to come first, systemd finds a cycle: so the link pulls the guard in, and ordered."""
     boot_guard.install(tmp_path, TO)
     kubelet = f"[Unit]\nDefaultDependencies=no\n{order}={boot_guard.NAME}\n[Service]\nExecStart=/bin/true\n"
@@ -99,7 +99,7 @@ def test_systemd_itself_starts_it_before_the_kubelet(tmp_path: Path, order: str)
     assert ("ordering cycle" in done.stderr) is (order == "Before"), done.stderr
 
 
-def test_systemd_finds_no_fault_in_it(tmp_path: Path) -> None:
+def test_systemd_analyze_finds_no_fault(tmp_path: Path) -> None:
     boot_guard.install(tmp_path, TO)
     done = subprocess.run(
         ["systemd-analyze", "verify", str(tmp_path / boot_guard.NAME)],
@@ -123,7 +123,7 @@ def boot(node: Machine, backend: str, directory: Path) -> None:
 
 
 @pytest.mark.root
-def test_pods_are_refused_before_any_nmi_runs_and_nmi_takes_the_rule_over(
+def test_pods_are_rejected_before_nmi_runs_and_nmi_takes_over_the_rule(
     site: Site, backend: str, tmp_path: Path
 ) -> None:
     boot_guard.install(tmp_path, TO)
@@ -145,7 +145,7 @@ def test_pods_are_refused_before_any_nmi_runs_and_nmi_takes_the_rule_over(
 
 
 @pytest.mark.root
-def test_a_rule_of_others_before_it_is_passed_by(site: Site, backend: str, tmp_path: Path) -> None:
+def test_the_guard_comes_before_foreign_rules_that_accept(site: Site, backend: str, tmp_path: Path) -> None:
     """It is inserted first, so that no rule that accepts comes before it."""
     site.node.run(f"iptables-{backend}", "-A", "FORWARD", "-j", "ACCEPT")
     boot_guard.install(tmp_path, TO)

@@ -31,7 +31,7 @@ def cleanup(machine: Machine, *flags: str) -> "subprocess.CompletedProcess[str]"
     return machine.finish(sys.executable, "-m", "nmi", "--cleanup", *flags)
 
 
-def test_it_removes_both_rules_from_either_backend_and_says_so(machine: Machine) -> None:
+def test_cleanup_removes_both_rules_from_either_backend_and_logs_it(machine: Machine) -> None:
     before = {}
     for backend in ("nft", "legacy"):
         machine.run(f"iptables-{backend}", "-t", "nat", "-A", "POSTROUTING", "-o", "eth9", "-j", "MASQUERADE")
@@ -55,19 +55,19 @@ def test_it_removes_both_rules_from_either_backend_and_says_so(machine: Machine)
     assert (again.returncode, again.stderr, again.stdout) == (0, "", "there was nothing of NMI on this node\n")
 
 
-def test_a_clean_node_stays_without_any_table(machine: Machine) -> None:
+def test_a_clean_node_gets_no_new_table(machine: Machine) -> None:
     assert cleanup(machine).returncode == 0
     assert machine.run("iptables-nft-save") == ""
     assert machine.run("cat", "/proc/net/ip_tables_names") == ""
 
 
-def test_what_the_reference_left_goes_too(machine: Machine, backend: str) -> None:
+def test_rules_of_the_go_implementation_are_removed_too(machine: Machine, backend: str) -> None:
     machine.run(f"iptables-{backend}-restore", given=REFERENCE)
     assert cleanup(machine).returncode == 0
     assert not [line for line in machine.saved(backend) if "aad-metadata" in line or line.startswith("-A")]
 
 
-def test_what_a_killed_nmi_left_goes_and_the_guard_of_the_loopback_stays(machine: Machine) -> None:
+def test_rules_of_a_killed_nmi_are_removed_and_the_loopback_guard_remains(machine: Machine) -> None:
     node = RedirectProcess(machine, "--fail-closed", "--route-localnet=set")
     node.installed()
     node.kill()
@@ -77,7 +77,7 @@ def test_what_a_killed_nmi_left_goes_and_the_guard_of_the_loopback_stays(machine
     assert left[0].startswith("-A INPUT ! -s 127.0.0.0/8 -d 127.0.0.0/8")
 
 
-def test_other_addresses_are_removed_with_the_flags_that_nmi_had(machine: Machine) -> None:
+def test_rules_for_other_addresses_are_removed_with_nmis_flags(machine: Machine) -> None:
     flags = ("--metadata-ip=10.9.9.9", "--metadata-port=81")
     with RedirectProcess(machine, "--fail-closed", *flags) as node:
         node.installed()
@@ -86,7 +86,7 @@ def test_other_addresses_are_removed_with_the_flags_that_nmi_had(machine: Machin
     assert not [line for line in machine.saved("nft") if line.startswith("-A")]
 
 
-def test_without_rights_it_fails_in_one_line(machine: Machine, backend: str) -> None:
+def test_without_permission_cleanup_fails_in_one_line(machine: Machine, backend: str) -> None:
     machine.run(f"iptables-{backend}-restore", given=REFERENCE)
     done = machine.finish(
         "setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", sys.executable, "-m", "nmi", "--cleanup"
@@ -96,7 +96,7 @@ def test_without_rights_it_fails_in_one_line(machine: Machine, backend: str) -> 
     assert "give NMI the capability NET_ADMIN" in done.stderr
 
 
-def test_a_lock_that_is_held_is_waited_for(machine: Machine) -> None:
+def test_cleanup_waits_for_a_held_lock(machine: Machine) -> None:
     machine.run("iptables-legacy-restore", given=REFERENCE)
     with machine.start("flock", "/run/xtables.lock", "sh", "-c", "echo held; exec cat") as holder:
         assert holder.stdout is not None

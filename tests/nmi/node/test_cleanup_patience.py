@@ -43,7 +43,7 @@ def on_this_node(monkeypatch: pytest.MonkeyPatch, driver: IptablesDriver) -> Non
     monkeypatch.setattr(boot_guard, "remove", lambda _directory: False)
 
 
-def test_a_lock_that_is_never_given_back_ends_it_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_never_released_ends_cleanup_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     on_this_node(monkeypatch, Table(LockHeldError("held")))
 
     async def clean() -> None:
@@ -55,7 +55,7 @@ def test_a_lock_that_is_never_given_back_ends_it_after_a_minute(monkeypatch: pyt
     in_virtual_time(clean)()
 
 
-def test_a_table_that_cannot_be_changed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_cannot_be_changed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     on_this_node(monkeypatch, Table(RedirectError("nat was not changed: no")))
 
     async def clean() -> None:

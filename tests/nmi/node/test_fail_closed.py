@@ -23,9 +23,7 @@ def machine(backend: str) -> Iterator[Machine]:
     machine.close()
 
 
-def test_the_reject_is_there_before_anything_listens_and_the_redirect_only_after(
-    machine: Machine, backend: str
-) -> None:
+def test_the_reject_rule_exists_before_nmi_listens_and_the_redirect_after(machine: Machine, backend: str) -> None:
     code = (
         "import asyncio; from nmi.node.traffic_redirect import TrafficRedirect; from nmi.settings import parse; "
         "asyncio.run(TrafficRedirect(parse(['--node=n', '--fail-closed'], {})).prepare())"
@@ -36,7 +34,7 @@ def test_the_reject_is_there_before_anything_listens_and_the_redirect_only_after
     assert JUMP not in lines
 
 
-def test_both_rules_stay_at_exit_and_are_taken_over(machine: Machine, backend: str) -> None:
+def test_both_rules_remain_at_exit_and_are_taken_over(machine: Machine, backend: str) -> None:
     for _ in range(2):
         with RedirectProcess(machine, "--fail-closed") as node:
             assert node.installed()["closed"] is True
@@ -46,7 +44,7 @@ def test_both_rules_stay_at_exit_and_are_taken_over(machine: Machine, backend: s
         assert lines.count(REJECT) == 1
 
 
-def test_until_it_is_in_force_the_node_is_not_ready(machine: Machine, backend: str) -> None:
+def test_the_node_is_not_ready_until_the_reject_rule_is_in_force(machine: Machine, backend: str) -> None:
     with RedirectProcess(machine, "--fail-closed") as node:
         node.installed()
     before, prepared, installed = node.states[:3]
@@ -58,7 +56,9 @@ def test_until_it_is_in_force_the_node_is_not_ready(machine: Machine, backend: s
     assert (installed["closed"], installed["problem"], installed["backend"]) == (True, None, backend)
 
 
-def test_starting_without_the_flag_opens_the_node_and_leaves_it_clean(machine: Machine, backend: str) -> None:
+def test_starting_without_the_flag_removes_the_reject_rule_and_leaves_the_node_clean(
+    machine: Machine, backend: str
+) -> None:
     before = machine.saved(backend)
     with RedirectProcess(machine, "--fail-closed") as node:
         node.installed()
@@ -74,7 +74,7 @@ def test_starting_without_the_flag_opens_the_node_and_leaves_it_clean(machine: M
     ]
 
 
-def test_a_kept_redirect_is_not_a_closed_node(machine: Machine, backend: str) -> None:
+def test_a_remaining_redirect_does_not_count_as_fail_closed(machine: Machine, backend: str) -> None:
     with RedirectProcess(machine, "--keep-iptables-rules") as node:
         node.installed()
         node.end()

@@ -37,7 +37,7 @@ def machine(backend: str) -> Iterator[Machine]:
     ],
     ids=" ".join,
 )
-def test_whatever_is_done_to_the_rules(machine: Machine, backend: str, damage: list[str]) -> None:
+def test_any_change_of_the_rules_is_repaired_immediately(machine: Machine, backend: str, damage: list[str]) -> None:
     with RedirectProcess(machine, "--fail-closed", NEVER) as node:
         assert node.installed()["told_of_changes"]
         machine.run(f"iptables-{backend}", "-w", *damage)
@@ -49,7 +49,7 @@ def test_whatever_is_done_to_the_rules(machine: Machine, backend: str, damage: l
         assert node.now()["problem"] is None
 
 
-def test_each_time_anew(machine: Machine, backend: str) -> None:
+def test_repeated_changes_are_repaired_each_time(machine: Machine, backend: str) -> None:
     with RedirectProcess(machine, "--fail-closed", NEVER) as node:
         node.installed()
         for _ in range(3):
@@ -60,7 +60,7 @@ def test_each_time_anew(machine: Machine, backend: str) -> None:
             assert JUMP in machine.saved(backend)
 
 
-def test_a_whole_firewall_that_is_loaded_over_everything(machine: Machine, backend: str) -> None:
+def test_a_firewall_that_replaces_all_rules_is_repaired_immediately(machine: Machine, backend: str) -> None:
     firewall = machine.run(f"iptables-{backend}-save")
     with RedirectProcess(machine, "--fail-closed", NEVER) as node:
         node.installed()

@@ -30,14 +30,14 @@ def test_kubenet_is_recognised_in_the_kubelets_flags(text: str, is_kubenet: bool
     assert kubenet.names_kubenet(text) is is_kubenet
 
 
-def test_a_node_with_kubenet_is_refused_with_the_switch_that_accepts_it(tmp_path: Path) -> None:
+def test_a_node_with_kubenet_is_rejected_and_the_error_names_the_flag_to_accept_it(tmp_path: Path) -> None:
     config = tmp_path / "kubelet"
     config.write_text(KUBENET)
     with pytest.raises(StartError, match="--allow-network-plugin-kubenet"):
         kubenet.check(config, allowed=False)
 
 
-def test_kubenet_may_be_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flag_accepts_kubenet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = tmp_path / "kubelet"
     config.write_text(KUBENET)
     kubenet.check(config, allowed=True)
@@ -49,7 +49,7 @@ def test_a_missing_configuration_is_not_fatal(tmp_path: Path) -> None:
     kubenet.check(tmp_path, allowed=False)  # a directory cannot be read either
 
 
-def test_bytes_that_are_no_text_do_no_harm(tmp_path: Path) -> None:
+def test_a_configuration_that_is_not_text_is_ignored(tmp_path: Path) -> None:
     config = tmp_path / "kubelet"
     config.write_bytes(b"\xff\xfe--network-plugin=kubenet")
     with pytest.raises(StartError):

@@ -32,7 +32,7 @@ def v1(top: Path, root: str = "/") -> str:
 
 
 @pytest.mark.parametrize(("own", "parent", "least"), [("max", "max", None), (500, "max", 500), (500, 400, 400)])
-def test_version_2(tmp_path: Path, own: object, parent: object, least: int | None) -> None:
+def test_cgroup_version_2(tmp_path: Path, own: object, parent: object, least: int | None) -> None:
     top = tmp_path / "cgroup"
     states(top / "kubepods", "memory.max", parent)
     states(top / "kubepods" / "pod1", "memory.max", own)
@@ -40,7 +40,7 @@ def test_version_2(tmp_path: Path, own: object, parent: object, least: int | Non
 
 
 @pytest.mark.parametrize(("own", "parent", "least"), [(ROOT, ROOT, None), (500, ROOT, 500), (500, 400, 400)])
-def test_version_1(tmp_path: Path, own: int, parent: int, least: int | None) -> None:
+def test_cgroup_version_1(tmp_path: Path, own: int, parent: int, least: int | None) -> None:
     top = tmp_path / "memory"
     states(top, "memory.limit_in_bytes", ROOT)
     states(top / "pods", "memory.limit_in_bytes", parent)
@@ -49,13 +49,13 @@ def test_version_1(tmp_path: Path, own: int, parent: int, least: int | None) -> 
     assert memory_limit(proc(tmp_path, cgroup, v1(top), v2(tmp_path / "unified"))) == least
 
 
-def test_in_a_container_that_sees_its_own_part_alone(tmp_path: Path) -> None:
+def test_cgroup_namespace_of_a_container(tmp_path: Path) -> None:
     top = tmp_path / "memory"
     states(top, "memory.limit_in_bytes", 700)
     assert memory_limit(proc(tmp_path, "4:memory:/pods/pod1\n", v1(top, root="/pods/pod1"))) == 700
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "0::/x\n0"])
-def test_what_cannot_be_read_is_no_limit(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_file_means_no_limit(tmp_path: Path, text: str) -> None:
     assert memory_limit(proc(tmp_path, text)) is None
     assert memory_limit(tmp_path / "missing") is None

@@ -14,7 +14,7 @@ from nmi.settings import parse
     [([], "0.0"), (["--fail-closed"], "0.0"), (["--redirect=none"], "1.0")],
     ids=["not prepared", "not closed yet", "not asked for"],
 )
-def test_what_is_there_before_anything_was_done(flags: list[str], in_force: str) -> None:
+def test_the_metrics_exist_before_the_first_event(flags: list[str], in_force: str) -> None:
     registry = CollectorRegistry()
     NodeMetrics(registry, TrafficRedirect(parse(["--node=n1", *flags], {})), NetworkMonitor())
     lines = [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]

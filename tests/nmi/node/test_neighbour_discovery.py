@@ -53,7 +53,7 @@ def test_a_resolved_address_is_not_requested_and_a_later_pod_at_it_is_requested_
     assert node.passes(1) == 1
 
 
-def test_one_pass_sends_a_limited_number_of_requests_and_the_next_one_the_others() -> None:
+def test_one_pass_sends_a_limited_number_of_requests_and_the_next_pass_the_others() -> None:
     node = Node()
     node.unresolved = [Unresolved(bytes((10, 1, 0, each)), 3) for each in range(100)]
     assert node.passes(1) == REQUESTS_MAX
@@ -72,7 +72,7 @@ async def test_without_the_capability_it_ends_with_one_warning(caplog: pytest.Lo
     assert "NET_ADMIN" in record.getMessage()
 
 
-async def test_it_runs_until_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_discovery_runs_until_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbour_discovery, "POLL_SECONDS", 0.001)
     node = Node()
     task = asyncio.create_task(node.discovery.run())

@@ -108,7 +108,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.002)
 
 
-async def test_everything_is_listed_first_and_then_each_change_is_handed_on() -> None:
+async def test_the_full_list_is_read_first_and_then_each_change_is_forwarded() -> None:
     kernel = Kernel()
     kernel.report(NetworkUpdate([Link(3, "early")]))
     async with listening(kernel) as (network_monitor, heard, _):
@@ -119,7 +119,7 @@ async def test_everything_is_listed_first_and_then_each_change_is_handed_on() ->
 
 
 @pytest.mark.parametrize("with_messages", [True, False])
-async def test_after_lost_reports_everything_is_listed_again(with_messages: bool) -> None:
+async def test_after_lost_reports_the_full_list_is_read_again(with_messages: bool) -> None:
     kernel = Kernel()
     async with listening(kernel) as (network_monitor, heard, _):
         await until(lambda: len(heard.all) == 1)
@@ -131,7 +131,7 @@ async def test_after_lost_reports_everything_is_listed_again(with_messages: bool
         await until(lambda: heard.all[-1] == ("changed", [Link(4, "later")]))
 
 
-async def test_losses_without_end_cause_lists_at_an_interval() -> None:
+async def test_endless_losses_cause_lists_at_a_limited_rate() -> None:
     kernel = Kernel()
     async with listening(kernel) as (network_monitor, heard, _):
         await until(lambda: len(heard.all) == 1)
@@ -146,7 +146,7 @@ async def test_losses_without_end_cause_lists_at_an_interval() -> None:
 
 
 @pytest.mark.parametrize("failure", [DumpInterruptedError("changed"), MalformedError("cut")])
-async def test_a_list_that_was_disturbed_is_asked_for_again(failure: Exception) -> None:
+async def test_an_interrupted_list_is_requested_again(failure: Exception) -> None:
     kernel = Kernel()
     kernel.dump_failures = [failure]
     async with listening(kernel) as (network_monitor, heard, _):
@@ -156,7 +156,7 @@ async def test_a_list_that_was_disturbed_is_asked_for_again(failure: Exception) 
 
 
 @pytest.mark.parametrize("more", [True, False])
-async def test_a_flood_is_read_in_portions_with_rests_between(more: bool) -> None:
+async def test_a_flood_is_read_in_parts_with_pauses(more: bool) -> None:
     """Also a flood in which each read gets everything: reads cost more than their messages."""
     kernel = Kernel()
     async with listening(kernel) as (_, heard, _task):
@@ -171,7 +171,7 @@ async def test_a_flood_is_read_in_portions_with_rests_between(more: bool) -> Non
             assert min(later - sooner for sooner, later in itertools.pairwise(kernel.reads)) >= REST_SECONDS * 0.9
 
 
-async def test_many_messages_in_few_readings_are_a_flood_too() -> None:
+async def test_many_messages_in_few_reads_count_as_a_flood_too() -> None:
     kernel = Kernel()
     async with listening(kernel) as (_, heard, _task):
         await until(lambda: len(heard.all) == 1)
@@ -181,7 +181,7 @@ async def test_many_messages_in_few_readings_are_a_flood_too() -> None:
         assert min(later - sooner for sooner, later in itertools.pairwise(kernel.reads)) >= REST_SECONDS * 0.9
 
 
-async def test_what_a_few_pods_cause_is_read_at_once() -> None:
+async def test_changes_of_a_few_pods_are_read_immediately() -> None:
     kernel = Kernel()
     async with listening(kernel) as (network_monitor, heard, _):
         await until(lambda: len(heard.all) == 1)
@@ -191,7 +191,7 @@ async def test_what_a_few_pods_cause_is_read_at_once() -> None:
         assert network_monitor._resting is None
 
 
-async def test_without_netlink_there_is_one_warning_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_netlink_one_warning_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     def make() -> NetworkSource:
         raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
 
@@ -203,7 +203,7 @@ async def test_without_netlink_there_is_one_warning_and_nothing_else(caplog: pyt
 
 
 @pytest.mark.parametrize("where", ["read", "dump"])
-async def test_an_error_of_the_socket_ends_it_with_one_warning(where: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_socket_error_ends_the_monitor_with_one_warning(where: str, caplog: pytest.LogCaptureFixture) -> None:
     kernel = Kernel()
     error = OSError(errno.EBADF, os.strerror(errno.EBADF))
     if where == "dump":

@@ -212,7 +212,7 @@ async def noticed(town: Town) -> None:
     await until(lambda: name in town.evidence._links.values())
 
 
-async def test_250_pods_live_on_undisturbed_and_one_that_is_removed_is_noticed(town: Town) -> None:
+async def test_250_pods_are_not_disturbed_and_a_removed_pod_is_noticed(town: Town) -> None:
     bridged = "cni0" in town.evidence._links.values()
     for _ in range(2):
         await asyncio.to_thread(town.on_node, "neigh flush all")
@@ -245,7 +245,7 @@ async def test_an_interface_that_moves_to_another_namespace_is_noticed(town: Tow
     assert town.found == [Evidence(address(17), EvidenceKind.INTERFACE_REMOVED, "v17")]
 
 
-async def test_another_link_layer_address_is_noticed(town: Town) -> None:
+async def test_a_changed_link_layer_address_is_noticed(town: Town) -> None:
     await until(lambda: town.attachment(23).settled)
     await asyncio.to_thread(town.of_pods, "link set e23 address 06:00:00:00:01:17")
     await asyncio.to_thread(town.on_node, "neigh flush all")
@@ -280,7 +280,7 @@ async def test_a_pod_that_floods_the_node_with_arp_costs_little_and_delays_no_ev
 
 
 @pytest.mark.parametrize("town", ["point-to-point"], indirect=True)
-async def test_arp_for_another_pods_address_is_no_evidence_where_each_pod_has_its_route(town: Town) -> None:
+async def test_arp_for_another_pods_address_is_no_evidence_if_each_pod_has_its_route(town: Town) -> None:
     await asyncio.to_thread(forge, town, 5, 42, 2)
     await asyncio.to_thread(town.talk, [42])
     await noticed(town)
@@ -312,7 +312,7 @@ def forge(town: Town, sender: int, victim: int, times: int) -> None:
     town.namespaces.call(POD_ENDS, send)
 
 
-async def test_what_changed_while_reports_were_lost_is_found_by_a_list(namespaces: Namespaces) -> None:
+async def test_changes_during_lost_reports_are_found_by_a_list(namespaces: Namespaces) -> None:
     def change(*commands: str) -> None:
         namespaces.inside(NODE, commands)
 

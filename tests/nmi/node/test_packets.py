@@ -12,7 +12,7 @@ pytestmark = pytest.mark.root
 PRETENDED = "10.99.0.1"
 
 
-def test_a_pod_that_asks_imds_is_answered_by_nmi_which_sees_the_pods_address(site: Site, backend: str) -> None:
+def test_a_pods_request_to_imds_reaches_nmi_with_the_pods_address(site: Site, backend: str) -> None:
     assert asked(site.pod) == "imds saw 10.244.0.7"
     with Worker(site.node, backend) as worker:
         worker.do("install")
@@ -21,13 +21,13 @@ def test_a_pod_that_asks_imds_is_answered_by_nmi_which_sees_the_pods_address(sit
         assert asked(site.pod) == "imds saw 10.244.0.7"
 
 
-def test_the_nodes_own_programs_reach_the_real_imds(site: Site, backend: str) -> None:
+def test_programs_of_the_node_reach_the_real_imds(site: Site, backend: str) -> None:
     with Worker(site.node, backend) as worker:
         worker.do("install")
         assert asked(site.node) == "imds saw 169.254.0.1"
 
 
-def test_other_ports_and_addresses_are_left_alone(site: Site, backend: str) -> None:
+def test_other_ports_and_addresses_are_not_redirected(site: Site, backend: str) -> None:
     with (
         serving(site.imds, IMDS, 8080, "other"),
         serving(site.node, "10.244.0.1", 80, "node"),
@@ -38,7 +38,7 @@ def test_other_ports_and_addresses_are_left_alone(site: Site, backend: str) -> N
         assert asked(site.pod, "10.244.0.1", 80) == "node saw 10.244.0.7"
 
 
-def test_without_route_localnet_packets_vanish_and_the_check_tells_why(site: Site, backend: str) -> None:
+def test_without_route_localnet_packets_are_dropped_and_the_check_names_the_cause(site: Site, backend: str) -> None:
     # A change of conf.all does not reach what exists: each interface has its own switch, and one of the two is enough.
     site.node.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=0")
     code = "from nmi.node import route_localnet; print(route_localnet.fault())"
@@ -51,7 +51,7 @@ def test_without_route_localnet_packets_vanish_and_the_check_tells_why(site: Sit
         assert asked(site.pod) == "nmi saw 10.244.0.7"
 
 
-def test_the_guard_keeps_neighbours_out_and_lets_the_redirect_in(site: Site, backend: str) -> None:
+def test_the_guard_drops_packets_of_neighbours_and_accepts_redirected_ones(site: Site, backend: str) -> None:
     # The neighbour of CVE-2020-8558 sends packets for 127.0.0.1 to the node. Its own kernel takes no answers from that
     # address, so it asks for another one, which becomes 127.0.0.1 on the way out.
     site.pod.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
@@ -75,7 +75,7 @@ def guard(machine: Machine, backend: str) -> None:
     )
 
 
-def test_a_connection_from_before_the_rule_is_forgotten_and_one_to_nmi_is_not(site: Site, backend: str) -> None:
+def test_conntrack_entries_from_before_the_rule_are_deleted_and_those_to_nmi_are_not(site: Site, backend: str) -> None:
     with Worker(site.node, backend) as worker:
         old, old_talk = open_connection(site.pod)
         assert old_talk() == "imds saw 10.244.0.7"

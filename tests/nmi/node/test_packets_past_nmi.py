@@ -16,7 +16,7 @@ BROKEN = ("ConnectionResetError", "TimeoutError", "closed")
 NEVER = "--ipt-update-interval-sec=86400"
 
 
-def test_the_reject_refuses_pods_at_once_and_nobody_else(site: Site, backend: str) -> None:
+def test_the_reject_rule_refuses_pods_immediately_and_no_other_sender(site: Site, backend: str) -> None:
     with serving(site.imds, IMDS, 8080, "other"), Worker(site.node, backend) as worker:
         worker.do("install", "reject")
         begun = time.monotonic()
@@ -28,7 +28,7 @@ def test_the_reject_refuses_pods_at_once_and_nobody_else(site: Site, backend: st
         assert asked(site.pod) == "imds saw 10.244.0.7"
 
 
-def test_what_is_redirected_never_meets_the_reject(site: Site, backend: str) -> None:
+def test_redirected_packets_do_not_reach_the_reject_rule(site: Site, backend: str) -> None:
     with Worker(site.node, backend) as worker:
         worker.do("install", "reject")
         worker.do("install")
@@ -37,7 +37,7 @@ def test_what_is_redirected_never_meets_the_reject(site: Site, backend: str) -> 
         assert asked(site.pod) == "ConnectionRefusedError"
 
 
-def test_the_reject_also_ends_connections_that_are_older_than_it(site: Site, backend: str) -> None:
+def test_the_reject_rule_also_ends_older_connections(site: Site, backend: str) -> None:
     with Worker(site.node, backend) as worker:
         old, talk = open_connection(site.pod)
         assert talk() == "imds saw 10.244.0.7"
@@ -46,7 +46,7 @@ def test_the_reject_also_ends_connections_that_are_older_than_it(site: Site, bac
         old.communicate()
 
 
-def test_the_reject_covers_an_address_that_the_node_translates_to_imds(site: Site, backend: str) -> None:
+def test_the_reject_rule_covers_an_address_that_the_node_translates_to_imds(site: Site, backend: str) -> None:
     service = ("-d", "10.96.0.9", "-p", "tcp", "--dport", "80", "-j", "DNAT", "--to-destination", f"{IMDS}:80")
     site.node.run(f"iptables-{backend}", "-t", "nat", "-A", "PREROUTING", *service)
     with Worker(site.node, backend) as worker:
@@ -67,7 +67,7 @@ def test_a_connection_from_before_the_start_is_ended(site: Site, backend: str) -
     old.communicate()
 
 
-def test_a_connection_from_while_the_rule_was_away_is_ended_after_its_repair(site: Site, backend: str) -> None:
+def test_a_connection_made_while_the_rule_was_missing_is_ended_after_the_repair(site: Site, backend: str) -> None:
     with RedirectProcess(site.node, "--enable-conntrack-deletion", NEVER) as node:
         node.installed()
         forgotten = node.now()["forgotten_connections"]
@@ -82,7 +82,7 @@ def test_a_connection_from_while_the_rule_was_away_is_ended_after_its_repair(sit
     old.communicate()
 
 
-def test_the_nodes_own_connection_to_imds_outlives_the_deletion(site: Site, backend: str) -> None:
+def test_a_connection_of_the_node_to_imds_survives_the_deletion(site: Site, backend: str) -> None:
     own, talk = open_connection(site.node)
     assert talk() == "imds saw 169.254.0.1"
     with RedirectProcess(site.node, "--enable-conntrack-deletion", NEVER) as node:

@@ -14,14 +14,14 @@ CHAIN = [
 JUMP = "-A PREROUTING -j aad-metadata"
 
 
-def test_the_rule_is_the_one_of_the_reference_and_comes_first(node: Machine, worker: Worker, backend: str) -> None:
+def test_the_rule_equals_the_go_implementations_and_is_first(node: Machine, worker: Worker, backend: str) -> None:
     before = node.rules(backend, "PREROUTING")
     assert worker.do("install") is True
     assert node.rules(backend, "aad-metadata") == CHAIN
     assert node.rules(backend, "PREROUTING") == [JUMP, *before]
 
 
-def test_after_removal_everything_is_as_it_was(node: Machine, worker: Worker, backend: str) -> None:
+def test_removal_restores_the_previous_rules(node: Machine, worker: Worker, backend: str) -> None:
     before = node.saved(backend)
     worker.do("install")
     assert node.saved(backend) != before
@@ -29,7 +29,7 @@ def test_after_removal_everything_is_as_it_was(node: Machine, worker: Worker, ba
     assert node.saved(backend) == before
 
 
-def test_withdrawn_it_leads_nobody_new_and_its_chain_stays_for_what_is_open(
+def test_after_withdrawal_no_new_connection_is_redirected_and_the_chain_remains_for_open_ones(
     node: Machine, worker: Worker, backend: str
 ) -> None:
     before, elsewhere = node.rules(backend, "PREROUTING"), node.saved(backend)
@@ -42,7 +42,7 @@ def test_withdrawn_it_leads_nobody_new_and_its_chain_stays_for_what_is_open(
     assert node.saved(backend) == elsewhere
 
 
-def test_removing_twice_or_without_having_installed_is_fine(node: Machine, worker: Worker, backend: str) -> None:
+def test_removal_may_be_repeated_or_without_an_installation(node: Machine, worker: Worker, backend: str) -> None:
     before = node.saved(backend)
     worker.do("remove")
     worker.do("install")
@@ -67,7 +67,7 @@ def test_a_rule_to_another_port_is_replaced(node: Machine, worker: Worker, backe
     assert node.saved(backend) == [line.replace(":2579", ":9999") for line in once]
 
 
-def test_removal_takes_along_jumps_that_others_put_elsewhere(node: Machine, worker: Worker, backend: str) -> None:
+def test_removal_also_deletes_jumps_from_other_chains(node: Machine, worker: Worker, backend: str) -> None:
     before = node.saved(backend)
     worker.do("install")
     node.run(f"iptables-{backend}", "-t", "nat", "-A", "OUTPUT", "-d", "169.254.169.254", "-j", "aad-metadata")
@@ -76,7 +76,7 @@ def test_removal_takes_along_jumps_that_others_put_elsewhere(node: Machine, work
     assert node.saved(backend) == before
 
 
-def test_a_node_without_any_rules_takes_the_rule_too(backend: str) -> None:
+def test_the_rule_is_installed_on_a_node_without_rules_too(backend: str) -> None:
     machine = Machine()
     try:
         with Worker(machine, backend) as worker:
@@ -89,13 +89,13 @@ def test_a_node_without_any_rules_takes_the_rule_too(backend: str) -> None:
         machine.close()
 
 
-def test_looking_changes_nothing(node: Machine, worker: Worker, backend: str) -> None:
+def test_a_check_changes_nothing(node: Machine, worker: Worker, backend: str) -> None:
     before = node.run(f"iptables-{backend}-save", "-c", "-t", "nat").splitlines()[1:-1]
     assert worker.do("fault") == "the chain is missing"
     assert node.run(f"iptables-{backend}-save", "-c", "-t", "nat").splitlines()[1:-1] == before
 
 
-def test_the_driver_of_the_legacy_backend_opens_no_table_but_nat() -> None:
+def test_the_legacy_backend_opens_only_the_nat_table() -> None:
     machine = Machine()
     try:
         with Worker(machine, "legacy") as worker:

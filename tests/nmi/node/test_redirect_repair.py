@@ -43,7 +43,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_seen_and_repaired(node: Machine, worker: Worker, backend: str, damage: str) -> None:
+def test_a_damaged_rule_is_found_and_repaired(node: Machine, worker: Worker, backend: str, damage: str) -> None:
     worker.do("install")
     whole = node.saved(backend)
     commands, fault = DAMAGES[damage]
@@ -65,13 +65,13 @@ def test_a_flush_of_the_whole_table_is_repaired(node: Machine, worker: Worker, b
     assert worker.do("fault") is None
 
 
-def test_a_whole_rule_is_left_alone(node: Machine, worker: Worker, backend: str) -> None:
+def test_an_intact_rule_is_not_changed(node: Machine, worker: Worker, backend: str) -> None:
     worker.do("install")
     assert worker.do("verify") is False
     assert worker.do("fault") is None
 
 
-def test_other_peoples_counters_survive_a_repair(node: Machine, worker: Worker, backend: str) -> None:
+def test_a_repair_keeps_the_counters_of_foreign_rules(node: Machine, worker: Worker, backend: str) -> None:
     counted = "*nat\n[7:700] -A OTHER -s 10.9.9.9/32 -j RETURN\nCOMMIT\n"
     node.run(f"iptables-{backend}-restore", "--noflush", "--counters", given=counted)
     worker.do("install")
@@ -81,7 +81,7 @@ def test_other_peoples_counters_survive_a_repair(node: Machine, worker: Worker, 
     assert "[7:700] -A OTHER -s 10.9.9.9/32 -j RETURN" in saved
 
 
-def test_rules_that_others_write_meanwhile_are_not_lost(node: Machine, worker: Worker, backend: str) -> None:
+def test_concurrent_foreign_writes_are_not_lost(node: Machine, worker: Worker, backend: str) -> None:
     worker.do("install")
     written = [f"10.7.0.{number}" for number in range(1, 61)]
 
@@ -104,7 +104,7 @@ def test_rules_that_others_write_meanwhile_are_not_lost(node: Machine, worker: W
     ]
 
 
-def test_a_writer_that_takes_no_lock_cannot_make_it_fail(backend: str) -> None:
+def test_a_writer_without_the_lock_does_not_make_the_repair_fail(backend: str) -> None:
     machine = Machine()
     try:
         one = f"XTABLES_LOCKFILE=/run/other iptables-{backend} -t nat -A OUTPUT -s 10.7.0.1 -j RETURN"
@@ -124,7 +124,7 @@ def test_a_writer_that_takes_no_lock_cannot_make_it_fail(backend: str) -> None:
 
 
 @pytest.mark.parametrize("action", ["install", "verify", "remove"])
-def test_a_lock_that_somebody_holds_is_waited_for(action: str) -> None:
+def test_a_repair_waits_for_a_held_lock(action: str) -> None:
     machine = Machine()
     try:
         with Worker(machine, "legacy") as worker:
@@ -149,7 +149,7 @@ def test_a_lock_that_somebody_holds_is_waited_for(action: str) -> None:
         machine.close()
 
 
-def test_the_lock_is_given_back(node: Machine, worker: Worker) -> None:
+def test_the_lock_is_released(node: Machine, worker: Worker) -> None:
     worker.do("install")
     worker.do("remove")
     assert node.run("flock", "--nonblock", "/run/xtables.lock", "echo", "free") == "free\n"

@@ -41,13 +41,15 @@ def forward(machine: Machine, backend: str) -> list[str]:
     return machine.rules(backend, "FORWARD")
 
 
-def test_it_comes_first_and_others_stay_as_they_are(filtering: Machine, worker: Worker, backend: str) -> None:
+def test_the_reject_rule_is_first_and_foreign_rules_are_unchanged(
+    filtering: Machine, worker: Worker, backend: str
+) -> None:
     before = forward(filtering, backend)
     assert worker.do("install", "reject") is True
     assert forward(filtering, backend) == [REJECT, *before]
 
 
-def test_after_removal_everything_is_as_it_was(filtering: Machine, worker: Worker, backend: str) -> None:
+def test_removal_restores_the_previous_rules(filtering: Machine, worker: Worker, backend: str) -> None:
     before = filtering.saved(backend)
     worker.do("install", "reject")
     worker.do("remove", "reject")
@@ -56,7 +58,7 @@ def test_after_removal_everything_is_as_it_was(filtering: Machine, worker: Worke
     assert filtering.saved(backend) == before
 
 
-def test_one_that_an_earlier_nmi_left_is_taken_over(filtering: Machine, worker: Worker, backend: str) -> None:
+def test_a_reject_rule_of_an_earlier_nmi_is_taken_over(filtering: Machine, worker: Worker, backend: str) -> None:
     filtering.run(f"iptables-{backend}", "-A", *REJECT.split()[1:])
     before = [line for line in forward(filtering, backend) if line != REJECT]
     worker.do("install", "reject")
@@ -64,7 +66,7 @@ def test_one_that_an_earlier_nmi_left_is_taken_over(filtering: Machine, worker: 
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_seen_and_repaired(filtering: Machine, worker: Worker, backend: str, damage: str) -> None:
+def test_a_damaged_rule_is_found_and_repaired(filtering: Machine, worker: Worker, backend: str, damage: str) -> None:
     worker.do("install", "reject")
     commands, fault = DAMAGES[damage]
     for command in commands:
@@ -77,7 +79,7 @@ def test_damage_is_seen_and_repaired(filtering: Machine, worker: Worker, backend
     assert worker.do("verify") is False
 
 
-def test_the_rules_and_counters_of_others_survive(filtering: Machine, worker: Worker, backend: str) -> None:
+def test_foreign_rules_and_their_counters_survive(filtering: Machine, worker: Worker, backend: str) -> None:
     counted = "*filter\n[7:700] -A KUBE-FORWARD -s 10.9.9.9/32 -j RETURN\nCOMMIT\n"
     filtering.run(f"iptables-{backend}-restore", "--noflush", "--counters", given=counted)
     for action in ("install", "remove"):
@@ -86,13 +88,13 @@ def test_the_rules_and_counters_of_others_survive(filtering: Machine, worker: Wo
         assert "[7:700] -A KUBE-FORWARD -s 10.9.9.9/32 -j RETURN" in saved
 
 
-def test_nat_is_not_touched(filtering: Machine, worker: Worker, backend: str) -> None:
+def test_the_nat_table_is_not_touched(filtering: Machine, worker: Worker, backend: str) -> None:
     nat = filtering.run(f"iptables-{backend}-save", "-c", "-t", "nat").splitlines()[1:-1]
     worker.do("install", "reject")
     assert filtering.run(f"iptables-{backend}-save", "-c", "-t", "nat").splitlines()[1:-1] == nat
 
 
-def test_on_a_legacy_node_no_table_but_filter_is_opened() -> None:
+def test_the_legacy_backend_opens_only_the_filter_table() -> None:
     machine = Machine()
     try:
         with Worker(machine, "legacy") as worker:

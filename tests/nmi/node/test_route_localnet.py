@@ -25,20 +25,20 @@ def conf(root: Path, **values: str) -> Path:
     return root
 
 
-def test_one_switch_for_all_interfaces_is_enough(tmp_path: Path) -> None:
+def test_the_setting_of_all_interfaces_suffices(tmp_path: Path) -> None:
     assert route_localnet.fault(conf(tmp_path, all="1", default="0", eth0="0", lo="0")) is None
 
 
-def test_every_interface_and_those_to_come_are_enough_as_well(tmp_path: Path) -> None:
+def test_the_setting_of_each_interface_and_the_default_suffices_as_well(tmp_path: Path) -> None:
     assert route_localnet.fault(conf(tmp_path, all="0", default="1", eth0="1", lo="0")) is None
 
 
-def test_any_number_but_zero_is_on_as_the_kernel_reads_it(tmp_path: Path) -> None:
+def test_any_number_except_zero_means_enabled(tmp_path: Path) -> None:
     assert route_localnet.fault(conf(tmp_path, all="2", default="0", eth0="0")) is None
 
 
 @pytest.mark.parametrize("off", ["default", "eth0"])
-def test_one_interface_that_is_off_is_told_with_the_command_that_cures_it(tmp_path: Path, off: str) -> None:
+def test_an_interface_without_it_is_reported_with_the_command_that_enables_it(tmp_path: Path, off: str) -> None:
     values = {"all": "0", "default": "1", "eth0": "1"} | {off: "0"}
     fault = route_localnet.fault(conf(tmp_path, **values))
     assert fault is not None
@@ -46,25 +46,25 @@ def test_one_interface_that_is_off_is_told_with_the_command_that_cures_it(tmp_pa
     assert "sysctl -w net.ipv4.conf.all.route_localnet=1" in fault
 
 
-def test_an_interface_that_goes_while_being_looked_at_does_no_harm(tmp_path: Path) -> None:
+def test_an_interface_that_disappears_during_the_check_is_ignored(tmp_path: Path) -> None:
     conf(tmp_path, all="0", default="1")
     (tmp_path / "eth0").mkdir()
     assert route_localnet.fault(tmp_path) is None
 
 
-def test_switching_on_covers_all_interfaces(tmp_path: Path) -> None:
+def test_enabling_covers_all_interfaces(tmp_path: Path) -> None:
     conf(tmp_path, all="0", default="0", eth0="0")
     route_localnet.switch_on(tmp_path)
     assert route_localnet.fault(tmp_path) is None
 
 
-def test_a_proc_that_cannot_be_written_is_told_what_to_do(tmp_path: Path) -> None:
+def test_an_unwritable_proc_is_reported_with_the_next_action(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="give NMI a writable /proc/sys, or run `sysctl -w"):
         route_localnet.switch_on(tmp_path / "missing")
 
 
 @pytest.mark.parametrize(("target", "needed"), [("127.0.0.1", True), ("127.9.9.9", True), ("10.0.0.4", False)])
-def test_only_a_loopback_target_needs_it(target: str, needed: bool) -> None:
+def test_only_a_loopback_target_requires_it(target: str, needed: bool) -> None:
     assert route_localnet.needed(target) is needed
 
 
@@ -100,7 +100,7 @@ def machine() -> Iterator[Machine]:
 
 @pytest.mark.root
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
-def test_the_guard_is_put_first_and_only_once(machine: Machine, backend: str) -> None:
+def test_the_guard_is_first_and_installed_once(machine: Machine, backend: str) -> None:
     program = f"/usr/sbin/iptables-{backend}"
     machine.run(program, "-A", "INPUT", "-p", "tcp", "-j", "ACCEPT")
     call = f"ensure_guard({program!r})"

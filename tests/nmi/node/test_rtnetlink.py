@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nmi.node.rtnetlink import (
     DumpInterruptedError,
-    Forwarding,
+    ForwardingEntry,
     Link,
     MalformedError,
     Message,
@@ -40,11 +40,11 @@ MEANT: dict[str, list[Message]] = {
     "confirmed1": [Neighbour(POD, BRIDGE, MAC, confirmed=True)],
     "flushed1": [Neighbour(POD, BRIDGE, b"", confirmed=False)],
     "flushed2": [Neighbour(POD, BRIDGE, b"", confirmed=False, gone=True)],
-    "leaves_bridge1": [Forwarding(MAC, VETH, BRIDGE, 0, gone=True)],
+    "leaves_bridge1": [ForwardingEntry(MAC, VETH, BRIDGE, 0, gone=True)],
     "leaves_bridge2": [],  # RTM_DELLINK of the bridge's family: the interface is still there
     "leaves_bridge3": [],  # the port's own address
     "vlan_fdb1": [],
-    "vlan_fdb2": [Forwarding(STATIC, VETH, BRIDGE, 0)],
+    "vlan_fdb2": [ForwardingEntry(STATIC, VETH, BRIDGE, 0)],
     "route1": [Route(HOST_ROUTED, 32, VETH, 0)],
     "route2": [],  # another table
     "route3": [],  # a blackhole
@@ -59,22 +59,22 @@ MEANT: dict[str, list[Message]] = {
 }
 
 
-def test_everything_recorded_is_tested() -> None:
+def test_each_recording_is_tested() -> None:
     assert RECORDED.keys() == MEANT.keys()
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_what_the_kernel_sent_is_read(name: str) -> None:
+def test_recorded_kernel_messages_are_decoded(name: str) -> None:
     assert decode(RECORDED[name]) == MEANT[name]
 
 
-def test_several_messages_in_one_datagram_are_read_in_their_order() -> None:
+def test_messages_in_one_datagram_are_decoded_in_order() -> None:
     names = ["talks1", "replaced1", "renamed1", "deleted1"]
     assert decode(b"".join(RECORDED[name] for name in names)) == [each for name in names for each in MEANT[name]]
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_a_datagram_cut_short_anywhere_is_malformed(name: str) -> None:
+def test_a_truncated_datagram_is_malformed(name: str) -> None:
     whole = RECORDED[name]
     for length in range(1, len(whole)):
         with pytest.raises(MalformedError):
@@ -82,7 +82,7 @@ def test_a_datagram_cut_short_anywhere_is_malformed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["talks1", "leaves_bridge1", "route1", "replaced1", "deleted1"])
-def test_a_message_cut_short_whose_length_says_so_is_malformed_or_says_less(name: str) -> None:
+def test_a_truncated_message_with_a_matching_length_is_malformed_or_contains_less(name: str) -> None:
     whole = RECORDED[name]
     for length in range(16, len(whole)):
         cut = struct.pack("=I", length) + whole[4:length]
@@ -109,7 +109,7 @@ def test_attributes_that_contradict_their_message_are_malformed(attributes: byte
         decode(struct.pack("=IHHII", 16 + len(body), 28, 0, 0, 0) + body)
 
 
-def test_a_link_layer_address_longer_than_any_is_malformed_and_an_infiniband_one_passes() -> None:
+def test_an_overlong_link_layer_address_is_malformed_and_an_infiniband_one_is_accepted() -> None:
     def neighbour(link_layer: bytes) -> bytes:
         attributes = struct.pack("=HH4s", 8, 1, POD) + struct.pack("=HH", 4 + len(link_layer), 2) + link_layer
         body = struct.pack("=BxHiHBB", 2, 0, BRIDGE, 2, 0, 1) + attributes
@@ -120,25 +120,25 @@ def test_a_link_layer_address_longer_than_any_is_malformed_and_an_infiniband_one
         decode(neighbour(bytes(36)))
 
 
-def test_a_message_that_says_data_were_lost_is_malformed() -> None:
+def test_a_data_loss_message_is_malformed() -> None:
     with pytest.raises(MalformedError):
         decode(struct.pack("=IHHII", 16, 4, 0, 0, 0))
 
 
-def test_messages_of_other_types_are_left_out() -> None:
+def test_messages_of_other_types_are_ignored() -> None:
     assert decode(struct.pack("=IHHII", 20, 20, 0, 0, 0) + bytes(4)) == []
 
 
 @settings(deadline=None)  # a busy machine
 @given(st.binary(max_size=400))
-def test_no_bytes_do_more_than_to_be_malformed(datagram: bytes) -> None:
+def test_random_bytes_cause_no_other_error_than_malformed(datagram: bytes) -> None:
     with contextlib.suppress(MalformedError):
         decode(datagram)
 
 
 @settings(deadline=None)  # a busy machine
 @given(st.sampled_from(sorted(RECORDED)), st.lists(st.tuples(st.integers(0, 1999), st.integers(0, 255)), max_size=6))
-def test_no_recorded_bytes_that_were_changed_do(name: str, changes: list[tuple[int, int]]) -> None:
+def test_mutated_recordings_cause_no_other_error_than_malformed(name: str, changes: list[tuple[int, int]]) -> None:
     datagram = bytearray(RECORDED[name])
     for at, value in changes:
         datagram[at % len(datagram)] = value
@@ -158,7 +158,7 @@ def done(sequence: int, number: int = 0, *, kind: int = 3) -> bytes:
     return struct.pack("=IHHIIi", 20, kind, 2, sequence, 0, number)
 
 
-def test_a_dump_is_read_until_it_is_done() -> None:
+def test_a_dump_is_read_until_done() -> None:
     reply = decode_reply(answered("talks1", 7) + answered("route1", 7), 7)
     assert (reply.messages, reply.done) == (MEANT["talks1"] + MEANT["route1"], False)
     assert decode_reply(done(7), 7).done
@@ -166,29 +166,29 @@ def test_a_dump_is_read_until_it_is_done() -> None:
     assert (both.messages, both.done) == (MEANT["talks1"], True)
 
 
-def test_what_belongs_to_another_dump_is_left_out() -> None:
+def test_messages_of_another_dump_are_ignored() -> None:
     reply = decode_reply(answered("talks1", 6) + done(6), 7)
     assert (reply.messages, reply.done) == ([], False)
 
 
-def test_an_interrupted_dump_is_known_as_one() -> None:
+def test_an_interrupted_dump_is_recognised() -> None:
     with pytest.raises(DumpInterruptedError):
         decode_reply(answered("talks1", 7, flags=0x12), 7)
 
 
 @pytest.mark.parametrize("kind", [2, 3])
-def test_a_refusal_is_an_error_with_the_kernels_number(kind: int) -> None:
+def test_a_netlink_error_contains_the_kernels_error_number(kind: int) -> None:
     with pytest.raises(OSError, match="refused") as raised:
         decode_reply(done(7, -95, kind=kind), 7)
     assert raised.value.errno == 95
 
 
-def test_an_acknowledgement_cut_short_is_malformed() -> None:
+def test_a_truncated_acknowledgement_is_malformed() -> None:
     with pytest.raises(MalformedError):
         decode_reply(struct.pack("=IHHII", 16, 3, 2, 7, 0), 7)
 
 
-def test_links_are_asked_for_before_what_lies_behind_them() -> None:
+def test_links_are_requested_before_routes_and_neighbours() -> None:
     requests = dump_requests(5)
     assert [sequence for sequence, _ in requests] == [5, 6, 7, 8]
     assert [struct.unpack_from("=IHHI", each) for _, each in requests] == [

@@ -7,7 +7,7 @@ from tests.virtual_time import in_virtual_time, now
 
 
 @in_virtual_time
-async def test_where_nothing_changes_it_is_the_interval() -> None:
+async def test_without_changes_the_pause_is_the_interval() -> None:
     notifier = RuleChangeNotifier()
     begun = now()
     await notifier.pause(60)
@@ -16,7 +16,7 @@ async def test_where_nothing_changes_it_is_the_interval() -> None:
 
 
 @in_virtual_time
-async def test_a_change_ends_it_at_once() -> None:
+async def test_a_change_ends_the_pause_immediately() -> None:
     notifier = RuleChangeNotifier()
     await notifier.pause(60)
     asyncio.get_running_loop().call_later(7, notifier.notify)
@@ -26,7 +26,7 @@ async def test_a_change_ends_it_at_once() -> None:
 
 
 @in_virtual_time
-async def test_changes_without_end_cause_one_look_a_second_after_a_few_at_once() -> None:
+async def test_continuous_changes_cause_a_few_immediate_checks_and_then_one_per_second() -> None:
     notifier = RuleChangeNotifier()
 
     async def change() -> None:
@@ -46,7 +46,7 @@ async def test_changes_without_end_cause_one_look_a_second_after_a_few_at_once()
 
 
 @in_virtual_time
-async def test_after_a_quiet_time_a_few_are_looked_at_at_once_again() -> None:
+async def test_after_a_quiet_time_immediate_checks_are_possible_again() -> None:
     notifier = RuleChangeNotifier()
     for _ in range(3):
         await notifier.pause(60)
@@ -59,7 +59,7 @@ async def test_after_a_quiet_time_a_few_are_looked_at_at_once_again() -> None:
 
 
 @in_virtual_time
-async def test_a_change_during_the_look_is_looked_at_again() -> None:
+async def test_a_change_during_a_check_causes_another_check() -> None:
     notifier = RuleChangeNotifier()
     await notifier.pause(60)
     notifier.notify()  # while the owner looks, after the table was read
@@ -71,7 +71,7 @@ async def test_a_change_during_the_look_is_looked_at_again() -> None:
 
 
 @in_virtual_time
-async def test_an_interval_shorter_than_the_gap_stays_what_it_is() -> None:
+async def test_an_interval_shorter_than_the_gap_is_used_unchanged() -> None:
     notifier = RuleChangeNotifier()
     for _ in range(BURST):
         notifier.notify()

@@ -71,14 +71,12 @@ def listener() -> Iterator[Listener]:
         ("true", "None"),
     ],
 )
-def test_the_nft_backend_tells_changes_of_the_chains_that_concern_us(
-    listener: Listener, command: str, heard: str
-) -> None:
+def test_the_nft_backend_reports_changes_of_relevant_chains(listener: Listener, command: str, heard: str) -> None:
     assert listener.heard(command) == heard
 
 
 @pytest.mark.root
-def test_more_changes_than_the_kernel_keeps_for_us_are_news_enough(listener: Listener) -> None:
+def test_lost_change_reports_count_as_a_change(listener: Listener) -> None:
     rules = (
         r'(echo "*nat"; seq -f "-A OTHER -s 10.1.%g.1 -j RETURN" 250; seq -f "-A OTHER -s 10.2.%g.1 -j RETURN" 250; '
     )
@@ -105,14 +103,14 @@ def releases(lock: Path) -> Iterator[LockReleases]:
     source.close()
 
 
-def test_whoever_closes_the_locks_file_may_have_written(releases: LockReleases, lock: Path) -> None:
+def test_closing_the_lock_file_counts_as_a_change(releases: LockReleases, lock: Path) -> None:
     assert not releases.read()
     used(lock)
     assert releases.read()
     assert not releases.read()
 
 
-def test_a_lock_that_is_removed_and_made_anew_is_watched_still(releases: LockReleases, lock: Path) -> None:
+def test_a_recreated_lock_file_is_still_watched(releases: LockReleases, lock: Path) -> None:
     lock.unlink()
     assert releases.read()
     while releases.read():
@@ -121,7 +119,7 @@ def test_a_lock_that_is_removed_and_made_anew_is_watched_still(releases: LockRel
     assert releases.read()
 
 
-async def test_the_alarm_hears_its_source(lock: Path) -> None:
+async def test_the_alarm_is_raised_by_its_source(lock: Path) -> None:
     notifier = RuleChangeNotifier()
     async with asyncio.timeout(5), notifier.listening_to(lambda: LockReleases(lock)):
         assert notifier.listening
@@ -131,7 +129,7 @@ async def test_the_alarm_hears_its_source(lock: Path) -> None:
     assert not notifier.listening
 
 
-async def test_what_cannot_be_listened_to_is_told_once_and_the_interval_goes_on(
+async def test_an_unavailable_source_is_logged_once_and_the_interval_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     notifier = RuleChangeNotifier()
@@ -160,7 +158,7 @@ class Ending:
         os.close(self._other)
 
 
-async def test_a_source_that_ends_is_told_once_and_the_interval_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_source_that_ends_is_logged_once_and_the_interval_continues(caplog: pytest.LogCaptureFixture) -> None:
     notifier = RuleChangeNotifier()
     source: ChangeSource = Ending()
     async with asyncio.timeout(5), notifier.listening_to(lambda: source):

@@ -116,7 +116,7 @@ async def maintain(maintenance: RuleMaintenance) -> None:
         await maintenance.maintain(60)
 
 
-async def test_it_is_not_ready_before_it_is_installed_and_after_it_is_removed(maintenance: RuleMaintenance) -> None:
+async def test_readiness_requires_an_installed_rule(maintenance: RuleMaintenance) -> None:
     assert not maintenance.in_force(RULE)
     await maintenance.install(RULE)
     assert maintenance.problem() is None
@@ -126,13 +126,13 @@ async def test_it_is_not_ready_before_it_is_installed_and_after_it_is_removed(ma
     assert maintenance.problem() == "the redirect of 169.254.169.254: it has been removed"
 
 
-async def test_a_rule_that_is_there_already_is_not_written_again(maintenance: RuleMaintenance, tables: Tables) -> None:
+async def test_an_existing_rule_is_not_written_again(maintenance: RuleMaintenance, tables: Tables) -> None:
     tables.found[RULE] = whole(RULE)
     await maintenance.install(RULE)
     assert tables.puts == 0
 
 
-async def test_it_is_looked_at_every_interval_and_repairs_are_counted(
+async def test_the_rule_is_checked_at_each_interval_and_repairs_are_counted(
     maintenance: RuleMaintenance, tables: Tables, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> None:
@@ -151,7 +151,7 @@ async def test_it_is_looked_at_every_interval_and_repairs_are_counted(
 
 
 @pytest.mark.parametrize("error", [RedirectError("no answer"), StartError("no rights"), ZeroDivisionError("a bug")])
-async def test_a_look_that_fails_is_told_to_the_probe_and_made_again_soon(
+async def test_a_failed_check_fails_the_probe_and_is_repeated_soon(
     maintenance: RuleMaintenance, tables: Tables, clock: Clock, error: Exception
 ) -> None:
     problems: list[str | None] = []
@@ -171,7 +171,7 @@ async def test_a_look_that_fails_is_told_to_the_probe_and_made_again_soon(
     assert maintenance.failures == 1
 
 
-async def test_a_held_lock_is_waited_for_ever_more_slowly_and_without_end(
+async def test_a_held_lock_is_waited_for_endlessly_with_growing_pauses(
     maintenance: RuleMaintenance, tables: Tables, clock: Clock
 ) -> None:
     tables.errors = [LockHeldError("held")] * 40
@@ -192,7 +192,7 @@ async def test_a_held_lock_does_not_make_the_probe_fail(
     assert await maintenance.verify() is False
 
 
-async def test_a_rule_that_does_not_stay_is_no_success_and_is_tried_again_soon(
+async def test_a_rule_that_disappears_after_the_write_is_no_success_and_is_retried_soon(
     maintenance: RuleMaintenance, tables: Tables, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     tables.undone = 3
@@ -207,19 +207,21 @@ async def test_a_rule_that_does_not_stay_is_no_success_and_is_tried_again_soon(
     assert maintenance.in_force(RULE)
 
 
-async def test_want_of_rights_ends_the_start(maintenance: RuleMaintenance, tables: Tables) -> None:
+async def test_missing_permissions_end_the_start(maintenance: RuleMaintenance, tables: Tables) -> None:
     tables.errors = [StartError("no rights")]
     with pytest.raises(StartError):
         await maintenance.install(RULE)
 
 
-async def test_a_rule_that_is_undone_at_once_is_written_once_more(maintenance: RuleMaintenance, tables: Tables) -> None:
+async def test_a_rule_that_is_removed_immediately_is_written_again(
+    maintenance: RuleMaintenance, tables: Tables
+) -> None:
     tables.undone = 2
     await maintenance.install(RULE)
     assert maintenance.in_force(RULE)
 
 
-async def test_looking_and_removing_never_overlap(tables: Tables) -> None:
+async def test_checks_and_removal_never_overlap(tables: Tables) -> None:
     inside = asyncio.Event()
     go_on = asyncio.Event()
 
@@ -240,7 +242,7 @@ async def test_looking_and_removing_never_overlap(tables: Tables) -> None:
     assert not maintenance.in_force(RULE)
 
 
-async def test_a_table_that_cannot_be_read_keeps_no_other_rule_from_its_repair(
+async def test_an_unreadable_table_does_not_prevent_the_repair_of_another_rule(
     maintenance: RuleMaintenance, tables: Tables, clock: Clock
 ) -> None:
     for rule in (TO.reject, RULE):
@@ -273,7 +275,7 @@ async def test_connections_are_ended_after_the_installation_and_after_each_repai
     assert maintenance.forgotten == 3
 
 
-async def test_connections_are_ended_after_the_rule_and_not_before(tables: Tables, clock: Clock) -> None:
+async def test_connections_are_ended_after_the_rule_is_installed_and_not_before(tables: Tables, clock: Clock) -> None:
     seen: list[bool] = []
 
     async def forget() -> int:
@@ -285,7 +287,7 @@ async def test_connections_are_ended_after_the_rule_and_not_before(tables: Table
 
 
 @pytest.mark.parametrize("error", [RedirectError("no answer"), StartError("no program")])
-async def test_connections_that_cannot_be_ended_stop_nothing_and_are_tried_again_soon(
+async def test_connections_that_cannot_be_ended_block_nothing_and_are_retried_soon(
     maintenance: RuleMaintenance, connections: Connections, clock: Clock, error: Exception
 ) -> None:
     problems: list[str | None] = []

@@ -11,14 +11,14 @@ RULE = TO.redirect
 REJECT = "-d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
 
 
-def test_the_rule_leads_everything_but_loopback_to_nmi() -> None:
+def test_the_rule_redirects_all_packets_except_loopback_to_nmi() -> None:
     assert RULE.rules == (
         "! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 127.0.0.1:2579",
         "-j RETURN",
     )
 
 
-def test_the_script_makes_the_chain_anew_and_the_jump_first_in_one_transaction() -> None:
+def test_the_script_recreates_the_chain_and_the_first_jump_in_one_transaction() -> None:
     before = (
         "-P PREROUTING ACCEPT\n-A PREROUTING -j OTHER\n-A PREROUTING -j aad-metadata\n-A PREROUTING -g aad-metadata\n"
     )
@@ -34,7 +34,7 @@ def test_the_script_makes_the_chain_anew_and_the_jump_first_in_one_transaction()
     ]
 
 
-def test_the_reject_stands_by_itself_in_filter() -> None:
+def test_the_reject_rule_has_its_own_chain_in_the_filter_table() -> None:
     assert TO.reject.text == REJECT
     before = f"-P FORWARD DROP\n-A FORWARD -j OTHER\n-A FORWARD {REJECT}\n-A FORWARD -d 10.0.0.1/32 -j REJECT\n"
     assert put_script(before, TO.reject).splitlines() == [
@@ -57,11 +57,11 @@ def test_the_reject_stands_by_itself_in_filter() -> None:
         (REJECT.replace("REJECT --reject-with tcp-reset", "DROP"), False),
     ],
 )
-def test_of_rules_like_the_reject_only_an_equal_one_is_ours(rule: str, ours: bool) -> None:
+def test_only_a_rule_equal_to_the_reject_rule_is_ours(rule: str, ours: bool) -> None:
     assert TO.reject.is_ours(rule) is ours
 
 
-def test_the_reject_that_was_found_is_at_fault_unless_it_is_first_and_alone() -> None:
+def test_a_reject_rule_is_faulty_unless_it_is_first_and_unique() -> None:
     assert FoundRules(((1, REJECT),)).fault(TO.reject) is None
     assert FoundRules(()).fault(TO.reject) == "the rule is missing"
     assert FoundRules(((2, REJECT),)).fault(TO.reject) == "other rules come before the rule"
@@ -69,12 +69,12 @@ def test_the_reject_that_was_found_is_at_fault_unless_it_is_first_and_alone() ->
 
 
 @pytest.mark.parametrize("rule", [TO.redirect, TO.reject], ids=["redirect", "reject"])
-def test_where_nothing_is_ours_there_is_nothing_to_remove(rule: TopRule) -> None:
+def test_without_our_rules_nothing_is_removed(rule: TopRule) -> None:
     assert clear_script(f"*nat\n:{rule.hook} ACCEPT [0:0]\n-A {rule.hook} -j OTHER\nCOMMIT\n", rule) == ""
     assert clear_script("", rule) == ""
 
 
-def test_a_jump_in_a_chain_of_others_is_removed_with_its_own_words() -> None:
+def test_a_jump_in_a_foreign_chain_is_deleted_by_its_own_specification() -> None:
     saved = (
         "*nat\n:PREROUTING ACCEPT [0:0]\n:aad-metadata - [0:0]\n"
         '-A OUTPUT -m comment --comment "a \\"b\\"" -j aad-metadata\n-A aad-metadata -j RETURN\nCOMMIT\n'
@@ -93,7 +93,7 @@ def test_a_jump_in_a_chain_of_others_is_removed_with_its_own_words() -> None:
         ('-m comment --comment "never closed -j aad-metadata', False),
     ],
 )
-def test_only_a_verb_leads_to_a_chain(rule: str, leads: bool) -> None:
+def test_only_a_jump_option_refers_to_a_chain(rule: str, leads: bool) -> None:
     assert leads_to(rule, "aad-metadata") is leads
 
 
@@ -105,11 +105,11 @@ def test_only_a_verb_leads_to_a_chain(rule: str, leads: bool) -> None:
     ],
     ids=["numbers and bare addresses", "with a comment"],
 )
-def test_versions_of_iptables_may_spell_the_rule_differently(spelling: str) -> None:
+def test_spellings_of_other_iptables_versions_are_recognised(spelling: str) -> None:
     assert normalized(spelling) == RULE.rules[0]
 
 
-def test_what_was_found_is_at_fault_unless_it_is_exactly_the_rule() -> None:
+def test_a_rule_is_faulty_unless_it_is_exactly_ours() -> None:
     jump = ((1, "-j aad-metadata"),)
     assert FoundRules(jump, RULE.rules).fault(RULE) is None
     assert FoundRules(((2, "-j aad-metadata"),), RULE.rules).fault(RULE) == "other rules come before the jump"

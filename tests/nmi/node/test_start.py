@@ -45,7 +45,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
     return last
 
 
-def test_a_port_in_use(machine: Machine, kubeconfig: str) -> None:
+def test_a_port_in_use_ends_the_start(machine: Machine, kubeconfig: str) -> None:
     code = (
         "import socket, sys; s = socket.create_server(('127.0.0.1', 2579)); print('held', flush=True); sys.stdin.read()"
     )
@@ -57,7 +57,7 @@ def test_a_port_in_use(machine: Machine, kubeconfig: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
-def test_no_net_admin(machine: Machine, kubeconfig: str, backend: str) -> None:
+def test_missing_net_admin_ends_the_start(machine: Machine, kubeconfig: str, backend: str) -> None:
     machine.run(f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
     without = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
     line = refused(machine.finish(*without, *NMI, kubeconfig))
@@ -65,13 +65,13 @@ def test_no_net_admin(machine: Machine, kubeconfig: str, backend: str) -> None:
     assert "--redirect=none" in line
 
 
-def test_no_iptables_program(machine: Machine, kubeconfig: str) -> None:
+def test_a_missing_iptables_program_ends_the_start(machine: Machine, kubeconfig: str) -> None:
     for directory in {os.path.realpath(path) for path in ("/usr/sbin", "/sbin")}:
         machine.run("mount", "-t", "tmpfs", "tmpfs", directory)
     assert "no iptables program was found: install the package iptables" in refused(machine.finish(*NMI, kubeconfig))
 
 
-def test_a_node_with_kubenet(machine: Machine, kubeconfig: str, tmp_path: Path) -> None:
+def test_a_node_with_kubenet_ends_the_start(machine: Machine, kubeconfig: str, tmp_path: Path) -> None:
     kubelet = tmp_path / "kubelet"
     kubelet.write_text("KUBELET_FLAGS=--network-plugin=kubenet")
     line = refused(machine.finish(*NMI, kubeconfig, f"--kubelet-config={kubelet}"))

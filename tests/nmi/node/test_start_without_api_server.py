@@ -25,7 +25,7 @@ async def away(tmp_path: Path) -> AsyncIterator[Away]:
 
 
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.SILENT, Mode.RESET])
-async def test_it_waits_says_why_and_becomes_active(away: Away, mode: Mode) -> None:
+async def test_nmi_waits_logs_the_cause_and_becomes_active(away: Away, mode: Mode) -> None:
     await away.proxy.set_mode(mode)
     nmi = await away.nmi()
     await nmi.until("/readyz", lambda status, text: status >= 500 and "no contact with the API server" in text)
@@ -51,7 +51,7 @@ async def test_it_waits_says_why_and_becomes_active(away: Away, mode: Mode) -> N
         (503, "ServiceUnavailable", "api server", "see the API server's log"),
     ],
 )
-async def test_an_api_server_that_refuses_is_named_and_waited_for(
+async def test_an_api_server_that_rejects_requests_is_named_and_waited_for(
     away: Away, status: int, reason: str, check: str, told: str
 ) -> None:
     away.api.intercept = lambda _request: StatusError(status, reason, "made up")
@@ -66,7 +66,7 @@ async def test_an_api_server_that_refuses_is_named_and_waited_for(
     assert sum(each["level"] != "info" for each in nmi.lines()) == 1, "one line a minute"
 
 
-async def test_an_outage_between_the_first_answer_and_the_lists(away: Away) -> None:
+async def test_an_outage_between_the_first_response_and_the_lists_is_waited_out(away: Away) -> None:
     lists = 0
 
     def only_the_version(request: object) -> StatusError | None:
@@ -88,7 +88,7 @@ async def test_an_outage_between_the_first_answer_and_the_lists(away: Away) -> N
 
 @pytest.mark.root
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
-async def test_the_reject_is_there_before_the_api_server_answers(away: Away, backend: str) -> None:
+async def test_the_reject_rule_exists_before_the_api_server_responds(away: Away, backend: str) -> None:
     """On a separate machine, which cannot reach this one's API server."""
     machine = await asyncio.to_thread(Machine)
     try:
@@ -107,7 +107,7 @@ async def test_the_reject_is_there_before_the_api_server_answers(away: Away, bac
         await asyncio.to_thread(machine.close)
 
 
-async def test_sigterm_while_it_waits_ends_it_in_order(away: Away) -> None:
+async def test_sigterm_during_the_wait_ends_nmi_cleanly(away: Away) -> None:
     await away.proxy.set_mode(Mode.HANG)
     nmi = await away.nmi()
     await nmi.until("/readyz", lambda _status, text: "no contact" in text)
@@ -115,7 +115,7 @@ async def test_sigterm_while_it_waits_ends_it_in_order(away: Away) -> None:
     assert nmi.lines()[-1]["message"] == "nmi stopped"
 
 
-async def test_a_missing_kubeconfig_still_ends_it_with_one_line(away: Away) -> None:
+async def test_a_missing_kubeconfig_still_ends_nmi_with_one_line(away: Away) -> None:
     (away.folder / "kubeconfig").unlink()
     nmi = await away.nmi()
     async with asyncio.timeout(20.0):

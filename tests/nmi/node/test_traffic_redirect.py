@@ -30,14 +30,14 @@ def told(machine: Machine, *flags: str, during: list[str] | None = None) -> list
     return [node.states[0]["problem"], node.states[2]["problem"]]
 
 
-def test_without_route_localnet_it_is_not_ready_and_says_which_command_to_run(machine: Machine) -> None:
+def test_without_route_localnet_nmi_is_not_ready_and_names_the_command_to_run(machine: Machine) -> None:
     before, after = told(machine)
     assert before == "the node is not prepared yet"
     assert after is not None
     assert "run `sysctl -w net.ipv4.conf.all.route_localnet=1` on the node" in after
 
 
-def test_with_route_localnet_it_is_ready_and_leaves_nothing(machine: Machine) -> None:
+def test_with_route_localnet_nmi_is_ready_and_leaves_nothing_behind(machine: Machine) -> None:
     machine.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
     before = machine.saved("nft")
     during: list[str] = []
@@ -46,11 +46,11 @@ def test_with_route_localnet_it_is_ready_and_leaves_nothing(machine: Machine) ->
     assert machine.saved("nft") == before
 
 
-def test_a_target_off_the_loopback_needs_no_route_localnet(machine: Machine) -> None:
+def test_a_target_other_than_loopback_requires_no_route_localnet(machine: Machine) -> None:
     assert told(machine, "--nmi-listen-address=10.0.0.4")[1] is None
 
 
-def test_told_to_it_switches_route_localnet_on_and_guards_the_loopback_for_good(machine: Machine) -> None:
+def test_the_option_enables_route_localnet_and_guards_loopback_permanently(machine: Machine) -> None:
     for _ in range(2):
         assert told(machine, "--route-localnet=set")[1] is None
         assert machine.run("cat", "/proc/sys/net/ipv4/conf/all/route_localnet") == "1\n"
@@ -59,7 +59,7 @@ def test_told_to_it_switches_route_localnet_on_and_guards_the_loopback_for_good(
         assert "--ctstate RELATED,ESTABLISHED,DNAT -j DROP" in rules[0]
 
 
-def test_a_held_lock_is_waited_for_with_the_guard(machine: Machine) -> None:
+def test_the_guard_waits_for_a_held_lock(machine: Machine) -> None:
     machine.run("iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
     with machine.start("flock", "/run/xtables.lock", "sh", "-c", "echo held; exec cat") as holder:
         assert holder.stdout is not None
@@ -73,7 +73,7 @@ def test_a_held_lock_is_waited_for_with_the_guard(machine: Machine) -> None:
     assert [line for line in machine.saved("legacy") if line.startswith("-A INPUT ! -s 127.0.0.0/8")]
 
 
-def test_what_others_do_to_route_localnet_and_its_guard_later_is_seen(machine: Machine) -> None:
+def test_later_changes_of_route_localnet_and_the_guard_are_noticed(machine: Machine) -> None:
     switch = "net.ipv4.conf.all.route_localnet"
     with RedirectProcess(machine, "--route-localnet=set", "--ipt-update-interval-sec=1") as node:
         node.installed()
@@ -90,12 +90,12 @@ def test_what_others_do_to_route_localnet_and_its_guard_later_is_seen(machine: M
         node.until(lambda state: state["problem"] is None)
 
 
-def test_told_to_it_keeps_the_rule(machine: Machine) -> None:
+def test_keep_iptables_rules_leaves_the_redirect_at_exit(machine: Machine) -> None:
     told(machine, "--keep-iptables-rules")
     assert "-A PREROUTING -j aad-metadata" in machine.saved("nft")
 
 
-def test_told_to_touch_nothing_it_touches_nothing_and_is_ready(machine: Machine) -> None:
+def test_without_rule_management_nothing_is_touched_and_nmi_is_ready(machine: Machine) -> None:
     before = machine.saved("nft")
     during: list[str] = []
     assert told(machine, "--redirect=none", "--route-localnet=set", during=during) == [None, None]
@@ -103,7 +103,9 @@ def test_told_to_touch_nothing_it_touches_nothing_and_is_ready(machine: Machine)
     assert machine.run("cat", "/proc/sys/net/ipv4/conf/all/route_localnet") == "0\n"
 
 
-def test_a_listener_on_every_address_is_led_to_on_loopback_and_imds_elsewhere_is_possible(machine: Machine) -> None:
+def test_a_listener_on_all_addresses_is_reached_on_loopback_and_the_imds_address_is_configurable(
+    machine: Machine,
+) -> None:
     during: list[str] = []
     told(machine, "--nmi-listen-address=0.0.0.0", "--nmi-port=99", "--metadata-ip=10.9.9.9", "--metadata-port=81",
          during=during)  # fmt: skip
@@ -111,5 +113,5 @@ def test_a_listener_on_every_address_is_led_to_on_loopback_and_imds_elsewhere_is
     assert chain[0].endswith("-d 10.9.9.9/32 -p tcp -m tcp --dport 81 -j DNAT --to-destination 127.0.0.1:99")
 
 
-def test_connections_from_before_can_be_forgotten_where_there_are_none(machine: Machine) -> None:
+def test_ending_old_connections_succeeds_if_there_are_none(machine: Machine) -> None:
     assert len(told(machine, "--enable-conntrack-deletion")) == 2

@@ -6,9 +6,9 @@ from urllib.parse import unquote, unquote_to_bytes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nmi.server.target import Action, Forwarding, Route, normal, resolve
+from nmi.server.target import Action, CanonicalPath, ProxiedPaths, normal, resolve
 
-EVERYTHING = Forwarding(everything=True)
+EVERYTHING = ProxiedPaths(everything=True)
 PLAIN = re.compile(r"/|(?:/[A-Za-z0-9_.-]+)+/?")
 WORDS = ["metadata", "identity", "oauth2", "token", "instance", "info", "host", "compute"]
 
@@ -94,7 +94,7 @@ def test_the_normal_form_is_its_own_and_is_what_is_forwarded(target: str) -> Non
     if found.action is Action.PROXY:
         assert normal(found.path) == found.path
         again = resolve(found.path, EVERYTHING)
-        assert (again.action, again.path, again.route) == (Action.PROXY, found.path, found.route)
+        assert (again.action, again.path, again.canonical_path) == (Action.PROXY, found.path, found.canonical_path)
         assert found.query == target.partition("?")[2]
 
 
@@ -107,7 +107,7 @@ def test_a_token_is_served_under_the_few_spellings_only(target: str) -> None:
     found = resolve(target, EVERYTHING)
 
     if found.action is Action.TOKEN:
-        assert found.route is Route.TOKEN
+        assert found.canonical_path is CanonicalPath.TOKEN
         assert re.fullmatch(r"//?metadata/identity/oauth2/token/?", target.partition("?")[0], re.IGNORECASE)
         assert "/identity/oauth2/token" in target, "only metadata may be in another case"
     else:
@@ -117,7 +117,7 @@ def test_a_token_is_served_under_the_few_spellings_only(target: str) -> None:
 @settings(max_examples=150, deadline=None)
 @given(TARGETS, st.sampled_from(["/metadata/versions", "/metadata/a/b"]))
 def test_with_an_allow_list_nothing_else_is_forwarded(target: str, allowed: str) -> None:
-    found = resolve(target, Forwarding((allowed,)))
+    found = resolve(target, ProxiedPaths((allowed,)))
 
     if found.action is Action.PROXY:
         path = f"{found.path.lower()}/"

@@ -13,7 +13,7 @@ from nmi.refusal import Reason, Refusal
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
-from nmi.server.target import Forwarding
+from nmi.server.target import ProxiedPaths
 from tests.nmi.server.fakes import TOKEN_PATH, FakeIssuer, FakeProxy, Issued, grant, pod_entry, replies, request_bytes
 
 INVENTED = 500
@@ -56,7 +56,7 @@ async def test_five_hundred_paths_and_audiences_make_no_series() -> None:
 
     server = Server(
         limits=Limits(),
-        policy=ServerPolicy(forwarding=Forwarding(("/metadata/x",))),
+        policy=ServerPolicy(proxied_paths=ProxiedPaths(("/metadata/x",))),
         index=index,
         issuer=FakeIssuer(issued),
         proxy=FakeProxy(),

@@ -16,7 +16,7 @@ from nmi.server.passthrough import MetadataProxy
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer
-from nmi.server.target import Action, Destination, Forwarding, Route, resolve
+from nmi.server.target import Action, CanonicalPath, Destination, ProxiedPaths, resolve
 from nmi.tokens.governor import CongestedError, Governor
 from tests.nmi.server.fakes import Pieces
 
@@ -62,7 +62,7 @@ def request(*fields: tuple[str, str], method: str = "GET", body: bytes = b"") ->
 
 
 def destination(target: str) -> Destination:
-    found = resolve(target, Forwarding(everything=True))
+    found = resolve(target, ProxiedPaths(everything=True))
     assert found.action is Action.PROXY
     return found
 
@@ -298,5 +298,5 @@ async def test_each_call_takes_a_permit_charged_to_its_pod() -> None:
 
 
 def test_the_instance_route_is_told_apart_from_others() -> None:
-    assert destination("/metadata/instance").route is Route.INSTANCE
-    assert destination("/metadata/versions").route is Route.METADATA
+    assert destination("/metadata/instance").canonical_path is CanonicalPath.INSTANCE
+    assert destination("/metadata/versions").canonical_path is CanonicalPath.METADATA

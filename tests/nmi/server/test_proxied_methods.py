@@ -4,11 +4,11 @@ import pytest
 
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import PROXIED, READING
-from nmi.server.target import Forwarding
+from nmi.server.target import ProxiedPaths
 from tests.nmi.server.fakes import World, request_bytes
 
-ALLOWED = ServerPolicy(forwarding=Forwarding(("/metadata/scheduledevents",)))
-EVERYTHING = ServerPolicy(forwarding=Forwarding(everything=True))
+ALLOWED = ServerPolicy(proxied_paths=ProxiedPaths(("/metadata/scheduledevents",)))
+EVERYTHING = ServerPolicy(proxied_paths=ProxiedPaths(everything=True))
 
 
 async def status(policy: ServerPolicy, method: str, path: str) -> int:
@@ -42,7 +42,7 @@ async def test_with_everything_allowed_identities_and_our_own_paths_stay_where_t
 
 
 async def test_blocking_instance_metadata_wins_over_allowing_everything() -> None:
-    policy = ServerPolicy(forwarding=Forwarding(everything=True), block_instance_metadata=True)
+    policy = ServerPolicy(proxied_paths=ProxiedPaths(everything=True), block_instance_metadata=True)
     assert await status(policy, "GET", "/metadata/instance") == 403
     assert await status(policy, "GET", "/metadata/./Instance/compute") == 403
     assert await status(policy, "GET", "/metadata/versions") == 200

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nmi.server.target import Action, Forwarding, Route, normal, resolve
+from nmi.server.target import Action, CanonicalPath, ProxiedPaths, normal, resolve
 
-NOTHING = Forwarding()
-EVERYTHING = Forwarding(everything=True)
+NOTHING = ProxiedPaths()
+EVERYTHING = ProxiedPaths(everything=True)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_nothing_about_identities_is_ever_forwarded(path: str) -> None:
 
     assert found.action in {Action.REFUSE_UNKNOWN, Action.REFUSE_DISGUISE}
     if "tokens" not in path:
-        assert found.route is Route.IDENTITY
+        assert found.canonical_path is CanonicalPath.IDENTITY
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_nothing_about_identities_is_ever_forwarded(path: str) -> None:
 def test_instance_metadata_is_forwarded_in_its_normal_form(target: str, path: str) -> None:
     found = resolve(target, NOTHING)
 
-    assert (found.action, found.route, found.path) == (Action.PROXY, Route.INSTANCE, path)
+    assert (found.action, found.canonical_path, found.path) == (Action.PROXY, CanonicalPath.INSTANCE, path)
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,13 @@ def test_another_path_is_forwarded_only_when_everything_is(path: str) -> None:
 
 
 def test_an_allowed_prefix_allows_what_is_below_it_and_nothing_beside_it() -> None:
-    forwarding = Forwarding(("/metadata/scheduledevents",))
+    proxied_paths = ProxiedPaths(("/metadata/scheduledevents",))
 
-    assert resolve("/metadata/scheduledevents?x=y", forwarding).action is Action.PROXY
-    assert resolve("/metadata/ScheduledEvents/a", forwarding).action is Action.PROXY
-    assert resolve("/metadata/scheduledeventsandmore", forwarding).action is Action.REFUSE_UNKNOWN
-    assert resolve("/metadata/scheduledevents", Forwarding(("/Metadata/ScheduledEvents/",))).action is Action.PROXY
-    assert resolve("/metadata/scheduledevents/../versions", forwarding).action is Action.REFUSE_UNKNOWN
+    assert resolve("/metadata/scheduledevents?x=y", proxied_paths).action is Action.PROXY
+    assert resolve("/metadata/ScheduledEvents/a", proxied_paths).action is Action.PROXY
+    assert resolve("/metadata/scheduledeventsandmore", proxied_paths).action is Action.REFUSE_UNKNOWN
+    assert resolve("/metadata/scheduledevents", ProxiedPaths(("/Metadata/ScheduledEvents/",))).action is Action.PROXY
+    assert resolve("/metadata/scheduledevents/../versions", proxied_paths).action is Action.REFUSE_UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_an_allowed_prefix_allows_what_is_below_it_and_nothing_beside_it() -> No
 )
 def test_a_prefix_that_would_allow_too_much_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match="cannot be proxied"):
-        Forwarding((prefix,))
+        ProxiedPaths((prefix,))
 
 
 @pytest.mark.parametrize("path", ["/host/token", "/host/token/", "/Host/Token"])

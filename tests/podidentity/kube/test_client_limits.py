@@ -11,10 +11,10 @@ from podidentity.kube.errors import (
     MESSAGE_MAX,
     ApiError,
     Forbidden,
+    NoResponse,
     ServerError,
-    Throttled,
+    TooManyRequests,
     Unauthorized,
-    Unreachable,
 )
 from podidentity.kube.lease import Elector
 from podidentity.resources import PODS
@@ -23,7 +23,7 @@ from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod, st
 
 async def test_an_answer_that_does_not_come_is_unreachable(server: ScriptedServer, client: Client) -> None:
     server.others += [None, Reply(b"{}")]
-    with pytest.raises(Unreachable, match=r"no response from http://127\.0\.0\.1"):
+    with pytest.raises(NoResponse, match=r"no response from http://127\.0\.0\.1"):
         await client.request("GET", "/slow", timeout_seconds=0.05)
     assert await client.request("GET", "/quick") == b"{}"
 
@@ -31,7 +31,7 @@ async def test_an_answer_that_does_not_come_is_unreachable(server: ScriptedServe
 async def test_a_refused_connection_is_unreachable(server: ScriptedServer) -> None:
     await server.stop()
     async with Client(ClusterAccess(server.url), user_agent="t") as lonely:
-        with pytest.raises(Unreachable, match=r"cannot reach http://127\.0\.0\.1"):
+        with pytest.raises(NoResponse, match=r"cannot reach http://127\.0\.0\.1"):
             await lonely.get(PODS, "ns", "a")
     await server.start()
 
@@ -91,18 +91,18 @@ async def test_a_watch_that_breaks_off_inside_a_line_is_unreachable(server: Scri
         watch = await server.watch()
         watch.send_raw(b'{"type":')
         watch.end()
-        with pytest.raises(Unreachable):
+        with pytest.raises(NoResponse):
             await anext(lines)
 
 
 @pytest.mark.parametrize(
     ("reply", "kind", "retry_after"),
     [
-        (Reply({"kind": "Status", "code": 429}, 429, {"Retry-After": "7"}), Throttled, 7.0),
-        (Reply({"kind": "Status", "code": 429, "details": {"retryAfterSeconds": 3}}, 429), Throttled, 3.0),
+        (Reply({"kind": "Status", "code": 429}, 429, {"Retry-After": "7"}), TooManyRequests, 7.0),
+        (Reply({"kind": "Status", "code": 429, "details": {"retryAfterSeconds": 3}}, 429), TooManyRequests, 3.0),
         (
             Reply({"kind": "Status", "code": 429}, 429, {"Retry-After": "Tue, 24 Nov 2026 17:00:00 GMT"}),
-            Throttled,
+            TooManyRequests,
             None,
         ),
         (Reply(b"<html>Bad Gateway", 502), ServerError, None),

@@ -54,7 +54,7 @@ def refused(decision: Decision) -> Reason:
     return decision.reason
 
 
-def test_a_pod_without_the_label_and_without_identities_is_refused_at_once() -> None:
+def test_a_pod_without_the_label_and_without_identities_is_refused_immediately() -> None:
     decision = outcome(pod=UNLABELLED)
     assert refused(decision) is Reason.NOTHING_ASSIGNED
     assert isinstance(decision, Refusal)
@@ -63,7 +63,7 @@ def test_a_pod_without_the_label_and_without_identities_is_refused_at_once() -> 
 
 @pytest.mark.parametrize("request_", [REQUEST, by(SelectorKind.CLIENT_ID, OTHER_ID)], ids=["unspecified", "named"])
 @pytest.mark.parametrize("identities", [(), (assigned(),), (assigned(status=CREATED),)], ids=["none", "one", "coming"])
-def test_an_exempt_pod_is_that_before_anything_else(
+def test_an_exempt_pod_is_recognised_before_any_other_check(
     identities: tuple[AssignedIdentity, ...], request_: TokenRequest
 ) -> None:
     for pod in (POD, UNLABELLED):
@@ -72,11 +72,11 @@ def test_an_exempt_pod_is_that_before_anything_else(
         assert not isinstance(outcome(*identities, pod=pod, request=request_), Exempt)
 
 
-def test_a_pod_with_the_label_is_worth_waiting_for() -> None:
+def test_a_pod_with_the_label_is_held() -> None:
     assert waits(outcome()) == (80.0, Reason.NO_MATCHING_IDENTITY)
 
 
-def test_a_pod_without_the_label_but_with_an_identity_is_worth_waiting_for() -> None:
+def test_a_pod_without_the_label_but_with_an_identity_is_held() -> None:
     assert waits(outcome(assigned(), pod=UNLABELLED)) == (80.0, Reason.NO_MATCHING_IDENTITY)
 
 
@@ -85,7 +85,7 @@ def test_a_pod_without_the_label_but_with_an_identity_is_worth_waiting_for() -> 
     [assigned(deleting=True), assigned(pod_uid="uid-0")],
     ids=["being-revoked", "its-namesake's"],
 )
-def test_a_pod_without_the_label_waits_for_nothing_that_cannot_come(left_over: AssignedIdentity) -> None:
+def test_a_pod_without_the_label_is_not_held_if_no_identity_can_arrive(left_over: AssignedIdentity) -> None:
     assert refused(outcome(left_over, pod=UNLABELLED)) is Reason.NOTHING_ASSIGNED
 
 
@@ -94,7 +94,7 @@ def test_a_pod_without_the_label_waits_for_nothing_that_cannot_come(left_over: A
     [{"status": ASSIGNED}, {"status": ""}, {"pod_uid": "uid-1"}],
     ids=["assigned", "old-mic", "made-for-this-uid"],
 )
-def test_what_is_usable_is_granted(usable: dict[str, Any]) -> None:
+def test_a_usable_identity_is_granted(usable: dict[str, Any]) -> None:
     assert granted(outcome(assigned(**usable))) == "id"
 
 
@@ -123,20 +123,20 @@ def test_what_is_usable_is_granted(usable: dict[str, Any]) -> None:
         "made-for-another-uid",
     ],
 )
-def test_what_is_flawed_is_never_granted(flaw: dict[str, Any]) -> None:
+def test_an_unusable_identity_is_never_granted(flaw: dict[str, Any]) -> None:
     assert isinstance(outcome(assigned(**flaw)), Wait)
     assert granted(outcome(assigned(**flaw), assigned("good", binding="z"))) == "good"
 
 
-def test_an_empty_label_selects_nothing() -> None:
+def test_an_empty_label_selects_no_binding() -> None:
     assert isinstance(outcome(assigned(selector=""), pod=UNLABELLED), Wait)
 
 
-def test_a_created_identity_is_given_more_time() -> None:
+def test_a_created_assignment_is_given_more_time() -> None:
     assert waits(outcome(assigned(status=CREATED))) == (100.0, Reason.STILL_ASSIGNING)
 
 
-def test_no_hold_is_longer_than_the_longest() -> None:
+def test_no_hold_exceeds_the_maximum() -> None:
     policy = DecisionPolicy(max_hold_seconds=45.0)
     assert waits(outcome(policy=policy))[0] == 45.0
     assert waits(outcome(assigned(status=CREATED), policy=policy))[0] == 45.0
@@ -145,7 +145,7 @@ def test_no_hold_is_longer_than_the_longest() -> None:
     assert waits(outcome(assigned(status=CREATED), policy=brief))[0] == 9.0
 
 
-def test_who_names_none_gets_the_first_by_binding_then_identity() -> None:
+def test_a_request_without_an_id_gets_the_first_identity_by_binding_then_identity() -> None:
     identities = [
         assigned("c", binding="b2"),
         assigned("b", binding="b1"),
@@ -167,35 +167,35 @@ def test_who_names_none_gets_the_first_by_binding_then_identity() -> None:
     ],
     ids=["client-id", "client-id-upper", "resource-id", "resource-id-upper", "object-id-upper"],
 )
-def test_who_names_one_gets_that_one_in_any_case(request_: TokenRequest) -> None:
+def test_a_request_with_an_id_gets_that_identity_in_any_case(request_: TokenRequest) -> None:
     second = assigned("second", client_id=OTHER_ID, annotations={OBJECT_ID_ANNOTATION: OBJECT_ID})
     assert granted(outcome(assigned("first"), second, request=request_)) == "second"
 
 
 @pytest.mark.parametrize("selector", [SelectorKind.CLIENT_ID, SelectorKind.RESOURCE_ID])
-def test_who_names_one_that_is_not_there_waits_for_it(selector: SelectorKind) -> None:
+def test_a_request_for_an_identity_that_is_not_there_is_held(selector: SelectorKind) -> None:
     decision = outcome(assigned(), request=by(selector, OTHER_ID))
     assert waits(decision) == (80.0, Reason.NO_MATCHING_IDENTITY)
 
 
-def test_who_names_one_that_is_coming_is_not_given_another() -> None:
+def test_a_request_for_a_pending_identity_gets_no_other() -> None:
     coming = assigned("second", client_id=OTHER_ID, status=CREATED)
     decision = outcome(assigned("first"), coming, request=by(SelectorKind.CLIENT_ID, OTHER_ID))
     assert waits(decision) == (100.0, Reason.STILL_ASSIGNING)
 
 
 @pytest.mark.parametrize("selector", [SelectorKind.CLIENT_ID, SelectorKind.OBJECT_ID])
-def test_an_empty_id_names_nothing(selector: SelectorKind) -> None:
+def test_an_empty_id_selects_no_identity(selector: SelectorKind) -> None:
     nameless = assigned(client_id="")
     assert not isinstance(outcome(nameless, request=by(selector, "")), Grant)
 
 
-def test_an_object_id_learnt_from_azure_names_its_identity() -> None:
+def test_an_object_id_learnt_from_azure_selects_its_identity() -> None:
     decision = outcome(assigned(), request=by(SelectorKind.OBJECT_ID, OBJECT_ID), object_ids={CLIENT_ID: OBJECT_ID})
     assert granted(decision) == "id"
 
 
-def test_an_object_id_that_nothing_matches_is_refused_at_once() -> None:
+def test_an_unknown_object_id_is_refused_immediately() -> None:
     decision = outcome(assigned(), request=by(SelectorKind.OBJECT_ID, OBJECT_ID), object_ids={CLIENT_ID: "another"})
     assert refused(decision) is Reason.UNKNOWN_OBJECT_ID
 
@@ -205,7 +205,7 @@ def test_an_object_id_that_nothing_matches_is_refused_at_once() -> None:
     [((), 80.0), ((assigned(status=CREATED),), 100.0), ((assigned(), assigned("b", status=CREATED)), 100.0)],
     ids=["nothing-yet", "one-coming", "one-there-one-coming"],
 )
-def test_an_object_id_waits_while_anything_may_still_come(
+def test_a_request_by_object_id_is_held_while_an_identity_may_still_arrive(
     present: tuple[AssignedIdentity, ...], seconds: float
 ) -> None:
     decision = outcome(*present, request=by(SelectorKind.OBJECT_ID, OBJECT_ID))
@@ -231,14 +231,14 @@ def test_a_namespaced_identity_serves_its_own_namespace_only(
 
 
 @pytest.mark.parametrize("odd", ["namespace", "own_namespace", "binding_namespace"])
-def test_a_federated_identity_serves_where_all_of_it_is_in_the_pods_namespace(odd: str) -> None:
+def test_a_federated_identity_is_granted_only_if_all_its_objects_are_in_the_pods_namespace(odd: str) -> None:
     home = {"namespace": "ns", "own_namespace": "ns", "binding_namespace": "ns"}
     assert granted(outcome(assigned(type_=3, **home))) == "id"
     assert refused(outcome(assigned(type_=3, **home | {odd: "elsewhere"}))) is Reason.NO_MATCHING_IDENTITY
     assert granted(outcome(assigned(type_=0, **home | {odd: "elsewhere"}))) == "id"
 
 
-def test_without_the_rule_an_identity_of_another_namespace_serves() -> None:
+def test_without_that_rule_an_identity_of_another_namespace_is_granted() -> None:
     assert granted(outcome(assigned(namespace="elsewhere"))) == "id"
     assert granted(outcome(assigned(namespace="elsewhere", annotations={BEHAVIOR_ANNOTATION: "anything"}))) == "id"
 
@@ -272,7 +272,7 @@ OBJECT_IDS = st.sampled_from([{}, {CLIENT_ID: OBJECT_ID}, {OTHER_ID: OBJECT_ID}]
 
 
 @given(PODS, st.lists(IDENTITIES, max_size=5), REQUESTS, POLICIES, OBJECT_IDS)
-def test_whatever_is_granted_is_the_pods_own(
+def test_only_the_pods_own_identities_are_granted(
     pod: PodFacts,
     identities: list[AssignedIdentity],
     request: TokenRequest,
@@ -312,7 +312,7 @@ def test_whatever_is_granted_is_the_pods_own(
     object_ids=OBJECT_IDS,
     random=st.randoms(use_true_random=False),
 )
-def test_the_order_in_which_identities_arrive_does_not_matter(
+def test_the_arrival_order_of_identities_does_not_matter(
     *,
     pod: PodFacts,
     identities: list[AssignedIdentity],
@@ -344,7 +344,7 @@ def test_a_foreign_identity_changes_nothing_that_is_granted(
     assert decide(pod, identities, request, policy, {}) == decide(pod, [*identities, other], request, policy, {})
 
 
-def test_managed_mode_waits_for_the_watch_and_for_nothing_else() -> None:
+def test_managed_mode_waits_only_for_the_watch() -> None:
     seconds, reason = waits(outcome(policy=DecisionPolicy(managed=True)))
     assert (seconds, reason) == (MANAGED_HOLD_SECONDS, Reason.NO_MATCHING_IDENTITY)
     assert waits(outcome(policy=DecisionPolicy(managed=True, max_hold_seconds=0.5)))[0] == 0.5
@@ -352,7 +352,7 @@ def test_managed_mode_waits_for_the_watch_and_for_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("exempt", ["", "exception ns/ex", "MIC"])
-def test_a_mirror_pod_gets_nothing_whatever_is_assigned_to_it_or_exempts_it(exempt: str) -> None:
+def test_a_mirror_pod_gets_no_identity_whatever_is_assigned_to_it_or_exempts_it(exempt: str) -> None:
     mirror = dataclasses.replace(POD, mirror=True, exempt=exempt)
     decision = outcome(assigned(), pod=mirror)
     assert decision is MIRROR_POD

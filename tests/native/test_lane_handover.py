@@ -9,7 +9,7 @@ from _native.connection import Connection
 from tests.native.serving import NOT_FOUND, OTHER_REQUEST, REQUEST, Finishing, Holding, reset, serving
 
 
-async def test_another_request_is_handed_over_byte_for_byte() -> None:
+async def test_a_general_request_is_handed_over_byte_for_byte() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         assert await peer.ask(OTHER_REQUEST) == NOT_FOUND
@@ -26,7 +26,7 @@ async def test_a_part_of_a_head_is_handed_over_with_all_that_follows_it() -> Non
         assert lane.generals[0].received == REQUEST
 
 
-async def test_after_the_general_lane_the_fast_lane_looks_first_again() -> None:
+async def test_the_fast_lane_handles_the_connection_again_after_the_general_lane() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         for _ in range(3):
@@ -43,7 +43,7 @@ async def test_answers_given_before_a_slow_request_are_sent_before_it() -> None:
         assert b" 200 " in await peer.answer()
 
 
-async def test_a_held_connection_is_not_read_until_it_is_resumed() -> None:
+async def test_a_paused_connection_is_not_read_until_it_is_resumed() -> None:
     async with serving(Holding) as lane:
         peer = await lane.connect()
         peer.send(OTHER_REQUEST)
@@ -59,7 +59,7 @@ async def test_a_held_connection_is_not_read_until_it_is_resumed() -> None:
         assert b" 200 " in await peer.answer()
 
 
-async def test_a_peer_that_half_closes_while_its_request_is_held_is_noticed_once() -> None:
+async def test_a_half_close_during_a_pending_request_is_reported_once() -> None:
     async with serving(Holding) as lane:
         peer = await lane.connect()
         peer.send(OTHER_REQUEST)
@@ -76,7 +76,7 @@ async def test_a_peer_that_half_closes_while_its_request_is_held_is_noticed_once
         await general.until("lost")
 
 
-async def test_a_peer_that_resets_while_its_request_is_held_is_noticed_and_lost() -> None:
+async def test_a_reset_during_a_pending_request_is_reported_and_ends_the_connection() -> None:
     async with serving(Holding) as lane:
         peer = await lane.connect()
         peer.send(OTHER_REQUEST)
@@ -88,7 +88,7 @@ async def test_a_peer_that_resets_while_its_request_is_held_is_noticed_and_lost(
         assert lane.generals[0].calls == ["data", "peer gone", "lost"]
 
 
-async def test_a_peer_that_leaves_in_the_midst_of_a_request_is_lost() -> None:
+async def test_a_connection_closed_in_the_middle_of_a_request_is_dropped() -> None:
     async with serving() as lane:
         peer = await lane.connect()
         peer.send(OTHER_REQUEST[:10])
@@ -99,7 +99,7 @@ async def test_a_peer_that_leaves_in_the_midst_of_a_request_is_lost() -> None:
         assert lane.generals[0].calls == ["data", "lost"]
 
 
-async def test_what_was_written_before_finish_arrives_though_the_peer_goes_on_sending() -> None:
+async def test_data_written_before_finish_arrives_while_the_peer_continues_to_send() -> None:
     async with serving(Finishing) as lane:
         peer = await lane.connect()
         peer.send(b"x" * 100_000)
@@ -109,7 +109,7 @@ async def test_what_was_written_before_finish_arrives_though_the_peer_goes_on_se
         assert lane.count("open") == 0
 
 
-async def test_a_peer_that_sends_for_ever_after_the_last_answer_is_cut() -> None:
+async def test_a_peer_that_sends_endlessly_after_the_last_answer_is_cut_off() -> None:
     async with serving(Finishing) as lane:
         peer = await lane.connect()
         peer.send(b"x" * 2_000_000)
@@ -117,7 +117,7 @@ async def test_a_peer_that_sends_for_ever_after_the_last_answer_is_cut() -> None
         assert lane.count("timed_out") == 0
 
 
-async def test_an_answer_to_a_peer_that_has_just_gone_ends_the_connection() -> None:
+async def test_an_answer_to_a_peer_that_has_just_disconnected_ends_the_connection() -> None:
     async with serving(Holding) as lane:
         sock = lane.connected()
         sock.send(OTHER_REQUEST)
@@ -139,7 +139,7 @@ async def test_a_finished_connection_is_not_open() -> None:
         assert not lane.generals[0].connection.open
 
 
-async def test_nothing_can_be_done_with_a_lost_connection() -> None:
+async def test_a_lost_connection_rejects_all_operations() -> None:
     async with serving(Holding) as lane:
         peer = await lane.connect()
         peer.send(OTHER_REQUEST)
@@ -156,7 +156,7 @@ async def test_nothing_can_be_done_with_a_lost_connection() -> None:
         assert await peer.ending() == b""
 
 
-async def test_the_peers_address_is_told_and_nothing_was_redirected_on_loopback() -> None:
+async def test_the_peer_address_is_available_and_loopback_shows_no_redirect() -> None:
     async with serving(Holding) as lane:
         (await lane.connect("127.0.0.3")).send(OTHER_REQUEST)
         await lane.until(lambda: len(lane.generals) == 1)
@@ -164,6 +164,6 @@ async def test_the_peers_address_is_told_and_nothing_was_redirected_on_loopback(
         assert lane.generals[0].connection.original_destination() is None
 
 
-def test_nobody_but_the_lane_makes_a_connection() -> None:
+def test_only_the_lane_makes_connections() -> None:
     with pytest.raises(TypeError, match="made by its Lane"):
         Connection()

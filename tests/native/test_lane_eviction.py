@@ -20,7 +20,7 @@ async def is_open(peer: Peer) -> bool:
         return False
 
 
-async def test_a_newcomer_takes_the_place_that_the_greediest_peer_has_used_least_lately() -> None:
+async def test_a_new_connection_replaces_the_least_recently_used_one_of_the_largest_peer() -> None:
     async with serving(limits=Limits(connections=4), addresses=(A, B, C)) as lane:
         first, second, third = [await lane.connect(A) for _ in range(3)]
         other = await lane.connect(B)
@@ -32,7 +32,7 @@ async def test_a_newcomer_takes_the_place_that_the_greediest_peer_has_used_least
         assert (lane.count("evicted_idle"), lane.count("refused_total"), lane.count("open")) == (1, 0, 4)
 
 
-async def test_the_order_is_that_of_now_and_not_that_of_the_last_time() -> None:
+async def test_the_order_is_computed_for_each_eviction() -> None:
     async with serving(limits=Limits(connections=5), addresses=(A, B, C)) as lane:
         peers = [await lane.connect(A) for _ in range(5)]
         for peer in peers:
@@ -43,7 +43,7 @@ async def test_the_order_is_that_of_now_and_not_that_of_the_last_time() -> None:
         assert [await is_open(each) for each in peers] == [False, True, False, True, True]
 
 
-async def test_connections_that_never_said_anything_are_idle() -> None:
+async def test_connections_that_never_sent_data_are_idle() -> None:
     async with serving(limits=Limits(connections=2), addresses=(A, B)) as lane:
         silent = [await lane.connect(A) for _ in range(2)]
         await lane.until(lambda: lane.count("open") == 2)
@@ -51,14 +51,14 @@ async def test_connections_that_never_said_anything_are_idle() -> None:
         assert await silent[0].ending() == b""
 
 
-async def test_a_peer_may_take_its_own_idle_place_anew() -> None:
+async def test_a_peer_may_replace_its_own_idle_connection() -> None:
     async with serving(limits=Limits(connections=2)) as lane:
         for _ in range(5):
             assert b" 200 " in await (await lane.connect()).ask()
         assert lane.count("evicted_idle") == 3
 
 
-async def test_at_its_own_limit_a_peer_takes_nobodys_place() -> None:
+async def test_a_peer_at_its_own_limit_evicts_no_connection_of_another_peer() -> None:
     async with serving(limits=Limits(connections=3, connections_per_peer=2), addresses=(A, B)) as lane:
         for address in (A, A, B):
             await (await lane.connect(address)).ask()
@@ -66,7 +66,7 @@ async def test_at_its_own_limit_a_peer_takes_nobodys_place() -> None:
         assert (lane.count("refused_peer"), lane.count("evicted_idle"), lane.count("open")) == (1, 0, 3)
 
 
-async def test_a_request_that_is_being_answered_is_never_cut() -> None:
+async def test_a_request_in_progress_is_never_cut_off() -> None:
     async with serving(Holding, Limits(connections=3), addresses=(A, B, C)) as lane:
         for _ in range(2):
             (await lane.connect(A)).send(OTHER_REQUEST)
@@ -86,7 +86,7 @@ async def test_a_request_that_is_being_answered_is_never_cut() -> None:
         assert [each.calls for each in lane.generals] == [["data", "lost"], ["data"], ["data"]]
 
 
-async def test_a_request_that_has_arrived_and_was_not_read_yet_is_pending() -> None:
+async def test_an_arrived_request_that_was_not_read_yet_is_pending() -> None:
     async with serving(limits=Limits(connections=2), addresses=(A, B)) as lane:
         asking, idle = await lane.connect(A), await lane.connect(A)
         await asking.ask()
@@ -101,7 +101,7 @@ async def test_a_request_that_has_arrived_and_was_not_read_yet_is_pending() -> N
         assert await idle.ending() == b""
 
 
-async def test_with_nothing_idle_a_slow_peers_place_goes_to_one_that_has_fewer() -> None:
+async def test_without_idle_connections_a_slow_peer_loses_a_slot_to_a_peer_with_fewer() -> None:
     async with serving(limits=Limits(connections=3), addresses=(A, B)) as lane:
         slow = [await lane.connect(A) for _ in range(3)]
         for each in slow:
@@ -113,7 +113,7 @@ async def test_with_nothing_idle_a_slow_peers_place_goes_to_one_that_has_fewer()
         assert lane.generals[0].calls == ["data", "lost"]
 
 
-async def test_two_peers_that_are_busy_alike_do_not_take_each_others_places() -> None:
+async def test_two_equally_busy_peers_do_not_evict_each_other() -> None:
     async with serving(limits=Limits(connections=4), addresses=(A, B)) as lane:
         for address in (A, A, B, B):
             (await lane.connect(address)).send(b"GET /")
@@ -122,7 +122,7 @@ async def test_two_peers_that_are_busy_alike_do_not_take_each_others_places() ->
         assert (lane.count("evicted_slow"), lane.count("refused_total")) == (0, 1)
 
 
-async def test_who_does_not_read_gives_up_a_place_too() -> None:
+async def test_a_peer_that_does_not_read_loses_a_slot_too() -> None:
     async with serving(limits=Limits(connections=2), addresses=(A, B), token=b"t" * 60_000) as lane:
         for _ in range(2):
             peer = await lane.connect(A, receive_buffer=4096)
@@ -145,7 +145,7 @@ async def hoard(lane: Serving, addresses: int, each: int) -> list[socket.socket]
     return socks
 
 
-async def test_those_who_hoard_all_places_cannot_keep_another_out_and_lose_alike() -> None:
+async def test_peers_that_hold_all_slots_cannot_exclude_another_and_lose_equally() -> None:
     async with serving(limits=Limits(connections=160, connections_per_peer=10)) as lane:
         socks = await hoard(lane, 16, 10)
         for _ in range(9):
@@ -164,7 +164,7 @@ async def test_those_who_hoard_all_places_cannot_keep_another_out_and_lose_alike
         assert max(closed.values()) == 1, "each in its turn"
 
 
-async def test_churn_at_the_limit_leaves_no_peer_counted_that_has_gone() -> None:
+async def test_churn_at_the_limit_leaves_no_disconnected_peer_counted() -> None:
     async with serving(limits=Limits(connections=8, connections_per_peer=4), addresses=(A, B, C)) as lane:
         for turn in range(200):
             address = (A, B, C)[turn * 7 % 3]
@@ -181,7 +181,7 @@ async def test_churn_at_the_limit_leaves_no_peer_counted_that_has_gone() -> None
         assert lane.count("open") == 8
 
 
-async def test_held_and_given_back_a_place_can_be_given_up_again() -> None:
+async def test_a_connection_that_was_resumed_can_be_evicted_again() -> None:
     class Answering(Recorder):
         """Holds each request for one turn of the loop."""
 

@@ -8,7 +8,7 @@ from tests.native.serving import REQUEST, Finishing, reset, serving
 CLOSE_THE_OTHERS = b"close the others\r\n\r\n"
 
 
-async def test_an_answer_that_is_owed_is_sent_before_its_connection_is_closed_for_being_idle() -> None:
+async def test_a_pending_answer_is_sent_before_its_connection_is_closed_as_idle() -> None:
     class ClosingOthers(Finishing):
         @override
         def go_on(self) -> None:
@@ -26,7 +26,7 @@ async def test_an_answer_that_is_owed_is_sent_before_its_connection_is_closed_fo
             assert asking.recv(1) == b""
 
 
-async def test_it_is_sent_before_its_place_is_given_to_a_newcomer() -> None:
+async def test_a_pending_answer_is_sent_before_its_slot_is_given_to_a_new_connection() -> None:
     async with serving(limits=Limits(connections=1)) as lane:
         with lane.connected() as asking:
             for _ in range(2):  # epoll forgets that the listener was ready, and reports the request first
@@ -41,7 +41,7 @@ async def test_it_is_sent_before_its_place_is_given_to_a_newcomer() -> None:
                 assert (lane.count("evicted_idle"), lane.count("refused_total")) == (1, 0)
 
 
-async def test_who_has_left_meanwhile_takes_nobodys_answer_along() -> None:
+async def test_a_disconnected_peer_does_not_affect_the_answers_of_others() -> None:
     async with serving() as lane:
         leaving, staying = [lane.connected() for _ in range(3)], [lane.connected() for _ in range(3)]
         lane.turn()
@@ -57,7 +57,7 @@ async def test_who_has_left_meanwhile_takes_nobodys_answer_along() -> None:
             stays.close()
 
 
-async def test_an_answer_is_of_the_record_that_the_request_found() -> None:
+async def test_an_answer_belongs_to_the_record_that_the_request_found() -> None:
     async with serving() as lane:
         with lane.connected() as first, lane.connected() as second:
             lane.turn()
