@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from nmi.handover.messages import (
@@ -79,18 +80,21 @@ class Channel:
                 break
         descriptors = _descriptors(ancillary)
         try:
-            if not packet:
-                raise ChannelClosedError
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                raise ProtocolError("a packet is too large")
-            message = decode(packet)
-            if len(descriptors) != descriptors_of(message):
-                raise ProtocolError("a message has the wrong number of descriptors")
-            self.conversation.received(message)
+            return self._message(packet, flags, len(descriptors)), descriptors
         except BaseException:
             close_all(descriptors)
             raise
-        return message, descriptors
+
+    def _message(self, packet: bytes, flags: int, descriptors: int) -> Message:
+        if not packet:
+            raise ChannelClosedError
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise ProtocolError("a packet is too large")
+        message = decode(packet)
+        if descriptors != descriptors_of(message):
+            raise ProtocolError("a message has the wrong number of descriptors")
+        self.conversation.received(message)
+        return message
 
     async def _until(self, *, writable: bool) -> None:
         """Wait until the socket is ready. Raise ChannelClosedError if this end is closed."""
@@ -99,10 +103,13 @@ class Channel:
         loop = asyncio.get_running_loop()
         ready = loop.create_future()
         watched = self._socket.dup()  # close() may close the other one while this task waits
-        add, remove = (
-            (loop.add_writer, loop.remove_writer) if writable else (loop.add_reader, loop.remove_reader)
-        )
-        add(watched.fileno(), lambda: ready.done() or ready.set_result(None))
+        add, remove = (loop.add_writer, loop.remove_writer) if writable else (loop.add_reader, loop.remove_reader)
+
+        def is_ready() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        add(watched.fileno(), is_ready)
         try:
             await ready
         finally:
@@ -112,10 +119,8 @@ class Channel:
     def close(self) -> None:
         """Close this end, and wake a task that waits on it. Idempotent."""
         if self._socket.fileno() >= 0:
-            try:
+            with suppress(OSError):  # the peer was faster
                 self._socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the peer was faster
             self._socket.close()
 
 

@@ -108,9 +108,10 @@ def decode(packet: bytes) -> Message:
     if len(packet) > PACKET_MAX:
         raise ProtocolError("a packet is too large")
     try:
-        return _decoder.decode(packet)
+        message: Message = _decoder.decode(packet)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ProtocolError("a packet contains no message") from None
+    return message
 
 
 def descriptors_of(message: Message) -> int:

@@ -204,9 +204,7 @@ class Predecessor:
         self._channel = channel
         self._settled.clear()
         await channel.send(Welcome(version=version or 0, release=VERSION, sockets=shared))
-        log.info(
-            "a successor of this NMI synchronises; NMI serves until it is ready", extra={"version": hello.release}
-        )
+        log.info("a successor of this NMI synchronises; NMI serves until it is ready", extra={"version": hello.release})
         try:
             take, _ = await channel.receive()
         except (ChannelClosedError, ProtocolError):

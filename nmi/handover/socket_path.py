@@ -54,16 +54,15 @@ def connect_to(path: Path) -> socket.socket | None:
     try:
         sock.setblocking(False)
         sock.connect(str(path))
-        if peer_uid(sock) != os.geteuid():
-            raise UnsafePathError(f"another user listens at {path}; remove it, and find out who created it")
+        own = peer_uid(sock) == os.geteuid()
     except OSError as error:
         sock.close()
         if error.errno in _ABSENT:
             return None
         raise
-    except BaseException:
+    if not own:
         sock.close()
-        raise
+        raise UnsafePathError(f"another user listens at {path}; remove it, and find out who created it")
     return sock
 
 

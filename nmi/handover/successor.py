@@ -56,15 +56,16 @@ async def meet(path: Path, hello: Hello, metrics: HandoverMetrics) -> "Successor
         async with asyncio.timeout(ANSWER_SECONDS):
             await channel.send(hello)
             answer, _ = await channel.receive()
-        if isinstance(answer, Refusal):
-            raise HandoverError(f"the NMI that serves this node refuses a successor: {answer.reason}")
-        assert isinstance(answer, Welcome)  # noqa: S101  the conversation has checked it
     except (ChannelClosedError, ProtocolError, TimeoutError, OSError) as error:
         channel.close()
-        raise HandoverError(f"no answer at {path}: {error or type(error).__name__}") from error
+        raise HandoverError(f"no answer at {path}: {str(error) or type(error).__name__}") from error
     except BaseException:
         channel.close()
         raise
+    if isinstance(answer, Refusal):
+        channel.close()
+        raise HandoverError(f"the NMI that serves this node refuses a successor: {answer.reason}")
+    assert isinstance(answer, Welcome)  # noqa: S101  the conversation has checked it
     log.info("another NMI serves this node; NMI synchronises and then takes over", extra={"version": answer.release})
     return Successor(channel, frozenset(answer.sockets), metrics)
 
