@@ -255,7 +255,7 @@ class App:
         if handover is not None:
             await handover.settle(until - loop.time())
             self._keeps_redirect = self._keeps_redirect or given_back or handover.registered or handover.retired
-            handover.refuse()
+            await handover.refuse()
             with suppress(ChannelClosedError, ProtocolError):
                 await handover.pass_idle()
         return seconds

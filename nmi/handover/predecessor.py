@@ -32,7 +32,7 @@ from nmi.handover.messages import (
 )
 from nmi.handover.metrics import HandoverMetrics, Outcome
 from nmi.handover.protocol import Role
-from nmi.handover.socket_path import UnsafePathError, inode_of, listen_at
+from nmi.handover.socket_path import UnsafePathError, listen_at, remove_own
 from podidentity.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -110,13 +110,13 @@ class Predecessor:
         try:
             while True:
                 if self._listener is None and not self.retired and not self._stopping:
-                    failed = self._listen(failed)
+                    failed = await self._listen(failed)
                 await asyncio.sleep(LISTEN_AGAIN_SECONDS)
         finally:
-            self._close_listener()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._close_listener()
 
     async def settle(self, seconds: float) -> None:
         """Wait until no successor is registered, or until one serves; *seconds* at most."""
@@ -124,10 +124,10 @@ class Predecessor:
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._settled.wait()
 
-    def refuse(self) -> None:
+    async def refuse(self) -> None:
         """Stop: register no successor any more, and serve never again."""
         self._stopping = True
-        self._close_listener()
+        await self._close_listener()
 
     async def pass_idle(self) -> None:
         """Pass the connections that are idle now to the successor. Raise ChannelClosedError and ProtocolError."""
@@ -135,10 +135,10 @@ class Predecessor:
             if not await self._pass_batch(self._channel):
                 return
 
-    def _listen(self, failed: str) -> str:
+    async def _listen(self, failed: str) -> str:
         """Listen at the path. Return the error, which is logged unless it equals *failed*."""
         try:
-            self._listener = listen_at(self._path)
+            listener, inode = await asyncio.to_thread(listen_at, self._path)
         except (OSError, UnsafePathError) as error:
             if str(error) != failed:
                 log.error(  # noqa: TRY400  the message is complete
@@ -146,19 +146,17 @@ class Predecessor:
                     extra={"error": str(error)},
                 )
             return str(error)
-        self._inode = inode_of(self._path)
-        asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
+        self._listener, self._inode = listener, inode
+        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
         return ""
 
-    def _close_listener(self) -> None:
+    async def _close_listener(self) -> None:
         listener, self._listener = self._listener, None
         if listener is None:
             return
         asyncio.get_running_loop().remove_reader(listener.fileno())
         listener.close()
-        if inode_of(self._path) == self._inode:  # otherwise it is a successor's
-            with suppress(OSError):
-                self._path.unlink()
+        await asyncio.to_thread(remove_own, self._path, self._inode)
 
     def _accept(self) -> None:
         if self._listener is None:
@@ -239,7 +237,7 @@ class Predecessor:
             await self._service.resume()
             self._metrics.record(Role.PREDECESSOR, Outcome.FAILED)
             return
-        self._close_listener()
+        await self._close_listener()
         self.retired = True
         self._service.retire()
         self._settled.set()
@@ -285,7 +283,7 @@ class Predecessor:
         log.warning("the successor has ended; NMI serves again, look at the successor's log")
         if gives_back:
             await channel.send(Resumed())
-        self._listen("")
+        await self._listen("")
 
     async def _keep_passing(self, channel: Channel) -> None:
         with suppress(ChannelClosedError, ProtocolError):  # the other task of this connection notices it, too

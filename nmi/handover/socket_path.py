@@ -19,10 +19,10 @@ class UnsafePathError(Exception):
     """Other users can replace the socket, or it belongs to one. The message contains the next action."""
 
 
-def listen_at(path: Path) -> socket.socket:
-    """Return a socket that listens at *path*, in place of an earlier one. Raise UnsafePathError and OSError.
+def listen_at(path: Path) -> tuple[socket.socket, int]:
+    """Return a socket that listens at *path*, in place of an earlier one, and its inode there.
 
-    The socket is complete before it gets its name: no peer finds one that does not listen.
+    Raise UnsafePathError and OSError. The socket is complete before it gets its name: no peer finds one that does not listen.
     """
     check_directory(path.parent)
     temporary = path.with_name(f".{secrets.token_hex(4)}")
@@ -32,13 +32,14 @@ def listen_at(path: Path) -> socket.socket:
         listener.bind(str(temporary))
         temporary.chmod(0o600)
         listener.listen(BACKLOG)
+        inode = temporary.stat().st_ino
         temporary.rename(path)
     except BaseException:
         listener.close()
         with suppress(OSError):
             temporary.unlink()
         raise
-    return listener
+    return listener, inode
 
 
 def connect_to(path: Path) -> socket.socket | None:
@@ -76,8 +77,8 @@ def check_directory(directory: Path) -> None:
         )
 
 
-def inode_of(path: Path) -> int:
-    """Return the inode of *path*; 0 if it does not exist."""
+def remove_own(path: Path, inode: int) -> None:
+    """Remove the socket that listen_at() created, unless another one has replaced it."""
     with suppress(OSError):
-        return path.lstat().st_ino
-    return 0
+        if path.lstat().st_ino == inode:
+            path.unlink()

@@ -46,7 +46,7 @@ async def meet(path: Path, hello: Hello, metrics: HandoverMetrics) -> "Successor
     Raise HandoverError if it refuses, or cannot be understood.
     """
     try:
-        sock = connect_to(path)
+        sock = await asyncio.to_thread(connect_to, path)
     except (OSError, UnsafePathError) as error:
         raise HandoverError(str(error)) from error
     if sock is None:
@@ -109,6 +109,7 @@ class Successor:
             self.attached = False
             message = Retired()
         except (ProtocolError, TimeoutError) as error:
+            self.close()
             raise StartError(f"the NMI that serves this node did not confirm the handover: {error}") from error
         if isinstance(message, Refusal):
             raise StartError(

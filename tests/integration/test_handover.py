@@ -5,16 +5,18 @@ import http.client
 import os
 import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from podidentity_sandbox.processes import Program
+from podidentity.resources import PODS
+from podidentity_sandbox.processes import Program, python
 from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.serving import free_ports
+from tests.integration.handover_peer import PREDECESSOR_STEPS, SUCCESSOR_STEPS
 from tests.integration.test_nmi_drains import PATH, POD, metrics
 from tests.integration.walking import NODE, eventually
 
@@ -58,7 +60,9 @@ class Clients:
 def sending(connect: Callable[[], http.client.HTTPConnection], path: str = PATH) -> Iterator[Clients]:
     """Send requests from four threads: two on kept connections, two on new ones."""
     clients = Clients()
-    threads = [threading.Thread(target=clients.run, args=(connect, path), kwargs={"keep": each % 2 == 0}) for each in range(4)]
+    threads = [
+        threading.Thread(target=clients.run, args=(connect, path), kwargs={"keep": each % 2 == 0}) for each in range(4)
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -116,3 +120,171 @@ async def test_no_request_fails_during_ten_handovers(directory: Path) -> None:
             assert clients.count > before
         assert clients.failures == []
         assert set(clients.statuses) == {str(PROBE_STATUS)}
+
+
+def peer_command(sandbox: Sandbox, role: str, step: str, directory: Path) -> list[str]:
+    nmi = sandbox.nmis[NODE]
+    ports = [nmi.url.rpartition(":")[2], str(nmi.probe_port), str(nmi.metrics_port)]
+    return python("tests.integration.handover_peer", role, step, str(directory / "nmi.sock"), *ports)
+
+
+async def test_a_successor_that_dies_at_any_step_costs_no_request(directory: Path) -> None:
+    async with sandboxed(directory) as sandbox:
+        nmi = sandbox.nmis[NODE].program
+        with sending(connector(sandbox)) as clients:
+            for step in SUCCESSOR_STEPS:
+                peer = await asyncio.create_subprocess_exec(*peer_command(sandbox, "successor", step, directory))
+                async with asyncio.timeout(20):
+                    assert await peer.wait() == -signal.SIGKILL, step
+                before = clients.count
+                async with asyncio.timeout(20):
+                    while clients.count < before + 100:
+                        await asyncio.sleep(0.02)
+                assert nmi.returncode is None, step
+                if step in {"taken", "retired"}:
+                    # The kept connections that it had adopted end with it, as those of any process do.
+                    clients.failures = [each for each in clients.failures if not each.startswith("kept")]
+                assert clients.failures == [], step
+            # A real successor follows all the dead ones.
+            await sandbox.start_nmi(NODE)
+            await logged(sandbox, "this NMI has taken over", 1)
+            assert await end(nmi) == 0
+        assert clients.failures == []
+
+
+async def test_a_predecessor_that_dies_at_any_step_does_not_prevent_its_successor(directory: Path) -> None:
+    async with sandboxed(directory) as sandbox:
+        for step in PREDECESSOR_STEPS:
+            assert await end(sandbox.nmis[NODE].program) == 0
+            peer = await asyncio.create_subprocess_exec(
+                *peer_command(sandbox, "predecessor", step, directory), stdout=asyncio.subprocess.PIPE
+            )
+            assert peer.stdout is not None
+            assert await peer.stdout.readline() == b"listening\n"
+            await sandbox.start_nmi(NODE)
+            async with asyncio.timeout(20):
+                assert await peer.wait() == -signal.SIGKILL, step
+            await sandbox.nmi_active(NODE)
+            with sending(connector(sandbox)) as clients:
+                await asyncio.sleep(0.3)
+            assert clients.failures == [], step
+            assert clients.count > 10, step
+
+
+async def test_sigterm_of_a_successor_that_is_not_ready_changes_nothing(directory: Path) -> None:
+    async with sandboxed(directory) as sandbox:
+        nmi = sandbox.nmis[NODE].program
+        with sending(connector(sandbox)) as clients:
+            await sandbox.start_nmi(NODE)
+            await logged(sandbox, "a successor of this NMI synchronises", 1)
+            await end(sandbox.nmis[NODE].program)
+            await asyncio.sleep(0.3)
+        assert clients.failures == []
+        assert await end(nmi) == 0
+
+
+async def test_sigterm_while_a_successor_synchronises_waits_for_it(directory: Path) -> None:
+    async with sandboxed(directory) as sandbox:
+        nmi = sandbox.nmis[NODE].program
+        with sending(connector(sandbox)) as clients:
+            await sandbox.start_nmi(NODE)
+            await logged(sandbox, "a successor of this NMI synchronises", 1)
+            assert await end(nmi) == 0
+            before = clients.count
+            await asyncio.sleep(0.5)
+            assert clients.count > before
+        assert clients.failures == []
+
+
+async def test_the_former_nmi_serves_again_when_its_successor_is_killed(directory: Path) -> None:
+    async with sandboxed(directory) as sandbox:
+        nmi = sandbox.nmis[NODE]
+        await sandbox.start_nmi(NODE)
+        await logged(sandbox, "this NMI has taken over", 1)
+        await end(sandbox.nmis[NODE].program, signal.SIGKILL)
+        await logged(sandbox, "NMI serves again", 1)
+        with sending(connector(sandbox)) as clients:
+            await asyncio.sleep(0.3)
+            # The next start of the killed program is just another successor.
+            await sandbox.start_nmi(NODE)
+            await logged(sandbox, "this NMI has taken over", 2)
+            assert await end(nmi.program) == 0
+            await asyncio.sleep(0.3)
+        assert clients.failures == []
+        assert clients.count > 10
+
+
+async def test_a_successor_that_stops_gives_back_to_the_former_nmi(directory: Path) -> None:
+    async with sandboxed(directory) as sandbox:
+        nmi = sandbox.nmis[NODE].program
+        await sandbox.start_nmi(NODE)
+        await logged(sandbox, "this NMI has taken over", 1)
+        clients = Clients()
+        thread = threading.Thread(target=clients.run, args=(connector(sandbox), PATH), kwargs={"keep": False})
+        thread.start()
+        assert await end(sandbox.nmis[NODE].program) == 0
+        before = clients.count
+        await asyncio.sleep(0.5)
+        clients.stop.set()
+        await asyncio.to_thread(thread.join)
+        assert clients.failures == []
+        assert clients.count > before
+        assert await end(nmi) == 0
+
+
+async def test_a_held_request_is_answered_by_the_former_nmi(directory: Path) -> None:
+    async with sandboxed(directory, "--max-hold=8s") as sandbox:
+        await sandbox.cluster.apply(POD)
+        address = ""
+
+        async def has_address() -> bool:
+            nonlocal address
+            address = (await sandbox.cluster.client.get(PODS, "default", "waiting")).status.pod_ip
+            return bool(address)
+
+        await eventually(has_address)
+        former = sandbox.nmis[NODE].program
+        connection = connector(sandbox, address)()
+        connection.request("GET", PATH, headers={"Metadata": "true"})
+        port = sandbox.nmis[NODE].metrics_port
+
+        async def is_held() -> bool:
+            return "aadpodidentity_nmi_held_requests 1" in await asyncio.to_thread(metrics, port)
+
+        await eventually(is_held)
+        await sandbox.start_nmi(NODE)
+        await logged(sandbox, "this NMI has taken over", 1)
+        ended = asyncio.create_task(end(former))
+        answer = await asyncio.to_thread(connection.getresponse)
+        assert answer.status == 404
+        await asyncio.to_thread(answer.read)
+        connection.close()
+        assert await ended == 0
+
+
+async def test_without_a_handover_socket_of_the_former_nmi_the_next_one_waits_for_its_ports(directory: Path) -> None:
+    async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
+        former = sandbox.nmis[NODE].program
+        sandbox.settings = replace(sandbox.settings, nmi_flags=[f"--handover-socket={directory / 'nmi.sock'}"])
+        await sandbox.start_nmi(NODE)
+        await logged(sandbox, "a port is in use", 1)
+        assert await end(former) == 0
+        await sandbox.nmi_active(NODE)
+        await logged(sandbox, "nmi active", 2)
+        text = (sandbox.folder / f"nmi-{NODE}.log").read_text()
+        assert text.count("a port is in use") == 1
+
+
+async def test_with_other_ports_the_successor_binds_them_itself(directory: Path) -> None:
+    async with sandboxed(directory) as sandbox:
+        former = sandbox.nmis[NODE]
+        sandbox._ports[NODE] = tuple(free_ports(3))  # type: ignore[assignment]
+        await sandbox.start_nmi(NODE)
+        await logged(sandbox, "this NMI has taken over", 1)
+        await sandbox.nmi_active(NODE)
+        with sending(connector(sandbox)) as clients:
+            await asyncio.sleep(0.2)
+            assert await end(former.program) == 0
+            await asyncio.sleep(0.2)
+        assert clients.failures == []
+        assert clients.count > 10
