@@ -67,6 +67,7 @@ class Channel:
 
         Raise ProtocolError for anything but a message that the protocol allows now, and ChannelClosedError.
         """
+        reset = False
         while True:
             try:
                 packet, ancillary, flags, _ = self._socket.recvmsg(
@@ -75,7 +76,10 @@ class Channel:
             except BlockingIOError:
                 await self._until(writable=False)
             except OSError as error:
-                raise ChannelClosedError from error
+                # A peer that closes without reading causes one such error; what it has sent before can be read then.
+                if not isinstance(error, ConnectionResetError) or reset:
+                    raise ChannelClosedError from error
+                reset = True
             else:
                 break
         descriptors = _descriptors(ancillary)

@@ -46,7 +46,7 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
     sockets: Annotated[tuple[SocketName, ...], msgspec.Meta(max_length=3)]
 
 
-class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
+class Rejection(msgspec.Struct, frozen=True, tag="rejection"):
     """The predecessor serves on; the successor must not serve. The last message."""
 
     reason: _Text
@@ -89,7 +89,7 @@ class PassedOn(msgspec.Struct, frozen=True, tag="passed_on"):
 
 
 Message: TypeAlias = (
-    Hello | Welcome | Refusal | Take | Sockets | Taken | Retired | Connections | GiveBack | Resumed | PassedOn
+    Hello | Welcome | Rejection | Take | Sockets | Taken | Retired | Connections | GiveBack | Resumed | PassedOn
 )
 
 _decoder: Final = msgspec.json.Decoder(Message)

@@ -20,7 +20,7 @@ from nmi.handover.messages import (
     GiveBack,
     Hello,
     ProtocolError,
-    Refusal,
+    Rejection,
     Resumed,
     Retired,
     SocketName,
@@ -196,7 +196,7 @@ class Predecessor:
         assert isinstance(hello, Hello)  # noqa: S101  the conversation has checked it
         version = common_version(hello.versions)
         if reason := self._refusal(version):
-            await channel.send(Refusal(reason))
+            await channel.send(Rejection(reason))
             return
         shared = self._service.shared(hello)
         self._channel = channel
@@ -223,7 +223,7 @@ class Predecessor:
 
     async def _hand_over(self, channel: Channel, shared: Sequence[SocketName]) -> None:
         if self._stopping:
-            await channel.send(Refusal("it stops"))
+            await channel.send(Rejection("it stops"))
             return
         try:
             await self._pass_sockets(channel, shared)
@@ -233,7 +233,7 @@ class Predecessor:
                 extra={"error": str(error) or type(error).__name__},
             )
             with suppress(ChannelClosedError, ProtocolError, OSError):
-                await channel.send(Refusal("it serves again, because the successor did not confirm in time"))
+                await channel.send(Rejection("it serves again, because the successor did not confirm in time"))
             await self._service.resume()
             self._metrics.record(Role.PREDECESSOR, Outcome.FAILED)
             return
@@ -275,7 +275,7 @@ class Predecessor:
             await asyncio.wait([passing])
         if self._stopping:
             if gives_back:
-                await channel.send(Refusal("it stops, too"))
+                await channel.send(Rejection("it stops, too"))
             return
         self.retired = False
         await self._service.resume()

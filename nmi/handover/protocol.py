@@ -10,7 +10,7 @@ from nmi.handover.messages import (
     Message,
     PassedOn,
     ProtocolError,
-    Refusal,
+    Rejection,
     Resumed,
     Retired,
     Sockets,
@@ -63,12 +63,12 @@ TRANSITIONS: Final[dict[tuple[State, Role, type[Message]], State]] = {
     (State.GIVING_BACK, _OLD, Connections): State.GIVING_BACK,
     (State.GIVING_BACK, _OLD, Resumed): State.ENDED,
     # The predecessor refuses a successor, or serves on because the successor takes too long.
-    (State.GREETED, _OLD, Refusal): State.ENDED,
-    (State.REGISTERED, _OLD, Refusal): State.ENDED,
-    (State.TAKING, _OLD, Refusal): State.ENDED,
-    (State.PASSED_SOCKETS, _OLD, Refusal): State.ENDED,
-    (State.TAKEN, _OLD, Refusal): State.ENDED,
-    (State.GIVING_BACK, _OLD, Refusal): State.ENDED,
+    (State.GREETED, _OLD, Rejection): State.ENDED,
+    (State.REGISTERED, _OLD, Rejection): State.ENDED,
+    (State.TAKING, _OLD, Rejection): State.ENDED,
+    (State.PASSED_SOCKETS, _OLD, Rejection): State.ENDED,
+    (State.TAKEN, _OLD, Rejection): State.ENDED,
+    (State.GIVING_BACK, _OLD, Rejection): State.ENDED,
 }
 """The state after a message, by the state before, the sender, and the type of the message."""
 

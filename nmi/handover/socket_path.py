@@ -22,7 +22,8 @@ class UnsafePathError(Exception):
 def listen_at(path: Path) -> tuple[socket.socket, int]:
     """Return a socket that listens at *path*, in place of an earlier one, and its inode there.
 
-    Raise UnsafePathError and OSError. The socket is complete before it gets its name: no peer finds one that does not listen.
+    Raise UnsafePathError and OSError. The socket is complete before it gets its name: no peer finds one that does not
+    listen.
     """
     check_directory(path.parent)
     temporary = path.with_name(f".{secrets.token_hex(4)}")

@@ -16,7 +16,7 @@ from nmi.handover.messages import (
     Message,
     PassedOn,
     ProtocolError,
-    Refusal,
+    Rejection,
     Resumed,
     Retired,
     SocketName,
@@ -62,7 +62,7 @@ async def meet(path: Path, hello: Hello, metrics: HandoverMetrics) -> "Successor
     except BaseException:
         channel.close()
         raise
-    if isinstance(answer, Refusal):
+    if isinstance(answer, Rejection):
         channel.close()
         raise HandoverError(f"the NMI that serves this node refuses a successor: {answer.reason}")
     assert isinstance(answer, Welcome)  # noqa: S101  the conversation has checked it
@@ -90,7 +90,7 @@ class Successor:
                 message, descriptors = await self._channel.receive()
         except (ChannelClosedError, ProtocolError, TimeoutError, OSError) as error:
             raise self._failed(str(error) or type(error).__name__) from error
-        if isinstance(message, Refusal):
+        if isinstance(message, Rejection):
             raise self._failed(message.reason)
         assert isinstance(message, Sockets)  # noqa: S101
         return [(name, socket.socket(fileno=each)) for name, each in zip(message.names, descriptors, strict=True)]
@@ -103,7 +103,8 @@ class Successor:
         """
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await self._channel.send(Taken())
+                with suppress(ChannelClosedError):  # a rejection may have arrived before
+                    await self._channel.send(Taken())
                 message, _ = await self._channel.receive()
         except (ChannelClosedError, OSError):
             self.attached = False
@@ -111,7 +112,7 @@ class Successor:
         except (ProtocolError, TimeoutError) as error:
             self.close()
             raise StartError(f"the NMI that serves this node did not confirm the handover: {error}") from error
-        if isinstance(message, Refusal):
+        if isinstance(message, Rejection):
             raise StartError(
                 f"the NMI that served this node did not hand over ({message.reason}); NMI ends, and its next start "
                 f"tries again"

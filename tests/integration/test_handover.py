@@ -16,7 +16,9 @@ from podidentity.resources import PODS
 from podidentity_sandbox.processes import Program, python
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from podidentity_sandbox.serving import free_ports
+from tests.integration.asking import asking
 from tests.integration.handover_peer import PREDECESSOR_STEPS, SUCCESSOR_STEPS
+from tests.integration.node_tables import JUMP, saved
 from tests.integration.test_nmi_drains import PATH, POD, metrics
 from tests.integration.walking import NODE, eventually
 
@@ -288,3 +290,30 @@ async def test_with_other_ports_the_successor_binds_them_itself(directory: Path)
             await asyncio.sleep(0.2)
         assert clients.failures == []
         assert clients.count > 10
+
+
+@pytest.mark.root
+async def test_no_request_reaches_imds_during_handovers_and_the_last_nmi_removes_the_rule(directory: Path) -> None:
+    flags = [f"--handover-socket={directory / 'nmi.sock'}", "--require-redirected"]
+    async with (
+        Sandbox(Settings(namespaces=True, environment=os.environ, nmi_flags=flags)) as sandbox,
+        asking(sandbox) as asker,
+    ):
+        for number in range(5):
+            former = sandbox.nmis[NODE].program
+            await sandbox.start_nmi(NODE)
+            await logged(sandbox, "this NMI has taken over", number + 1)
+            assert saved(sandbox).count(JUMP) == 1
+            assert await end(former) == 0
+            assert saved(sandbox).count(JUMP) == 1
+        # A rollout that is undone: the successor stops, and the former NMI serves again.
+        former = sandbox.nmis[NODE].program
+        await sandbox.start_nmi(NODE)
+        await logged(sandbox, "this NMI has taken over", 6)
+        assert await end(sandbox.nmis[NODE].program) == 0
+        await asker.tokens_flow()
+        assert saved(sandbox).count(JUMP) == 1
+        assert asker.reached_imds == 0
+        assert {answer.outcome for answer in asker.answers} == {"200"}
+        assert await end(former) == 0
+        assert JUMP not in saved(sandbox)

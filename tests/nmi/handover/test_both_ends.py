@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from nmi.handover import predecessor as predecessor_module
 from nmi.handover.channel import Channel, ChannelClosedError
-from nmi.handover.messages import PACKET_MAX, Connections, Hello, ProtocolError, Refusal, SocketName, Take, Welcome
+from nmi.handover.messages import PACKET_MAX, Connections, Hello, ProtocolError, Rejection, SocketName, Take, Welcome
 from nmi.handover.metrics import HandoverMetrics
 from nmi.handover.predecessor import CONNECTIONS_MAX, Predecessor
 from nmi.handover.protocol import Role
@@ -363,7 +363,7 @@ async def test_the_successor_reports_each_refusal(path: Path) -> None:
             await channel.receive()
             await channel.send(Welcome(version=1, release="", sockets=()))
             await channel.receive()
-            await channel.send(Refusal("for a test"))
+            await channel.send(Rejection("for a test"))
             channel.close()
 
         refusing = asyncio.create_task(refuse())

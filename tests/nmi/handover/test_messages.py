@@ -17,7 +17,7 @@ from nmi.handover.messages import (
     Message,
     PassedOn,
     ProtocolError,
-    Refusal,
+    Rejection,
     SocketName,
     Sockets,
     Take,
@@ -45,7 +45,7 @@ EMPTY = [kind for kind in get_args(Message) if not msgspec.structs.fields(kind)]
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     HELLO,
     st.builds(Welcome, version=st.integers(0, 1000), release=TEXT, sockets=NAMES),
-    st.builds(Refusal, TEXT),
+    st.builds(Rejection, TEXT),
     st.builds(Sockets, NAMES),
     st.builds(Connections, st.integers(1, DESCRIPTORS_MAX)),
     st.sampled_from([kind() for kind in EMPTY]),
@@ -91,8 +91,8 @@ def test_changed_packets_give_a_message_or_a_protocol_error(message: Message, da
         b'{"type":"connections","count":0}',
         b'{"type":"connections","count":65}',
         b'{"type":"sockets","names":["shell"]}',
-        b'{"type":"refusal","reason":"' + b"x" * 257 + b'"}',
-        b'{"type":"refusal","reason":"\xff"}',
+        b'{"type":"rejection","reason":"' + b"x" * 257 + b'"}',
+        b'{"type":"rejection","reason":"\xff"}',
         b'{"type":"take"}' + b" " * PACKET_MAX,
         b'{"type":"hello","versions":[' + b",".join([b"1"] * 33) + b"]}",
     ],
@@ -105,7 +105,7 @@ def test_packets_beyond_the_limits_are_refused(packet: bytes) -> None:
 
 def test_a_message_that_is_too_large_is_not_sent() -> None:
     with pytest.raises(ProtocolError):
-        encode(Refusal("x" * PACKET_MAX))
+        encode(Rejection("x" * PACKET_MAX))
 
 
 def test_descriptors_belong_to_two_messages() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nmi.handover.messages import Message, ProtocolError, Refusal, Retired, Taken
+from nmi.handover.messages import Message, ProtocolError, Rejection, Retired, Taken
 from nmi.handover.protocol import TRANSITIONS, Conversation, Role, State
 from tests.nmi.handover.test_messages import MESSAGES
 
@@ -49,5 +49,5 @@ def test_the_end_is_final() -> None:
 def test_only_a_confirmation_or_a_return_changes_who_serves() -> None:
     changes = {kind for (before, _, kind), after in TRANSITIONS.items() if SERVING[before] is not SERVING[after]}
     assert Taken in changes
-    assert changes <= {Taken, Refusal, *[kind for (_, _, kind), after in TRANSITIONS.items() if after is State.ENDED]}
+    assert changes <= {Taken, Rejection, *[kind for (_, _, kind), after in TRANSITIONS.items() if after is State.ENDED]}
     assert Retired not in changes
