@@ -12,7 +12,7 @@ import gc
 import logging
 import signal
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Never
 
@@ -21,8 +21,7 @@ import aiohttp
 from _native.index import Index
 from nmi.connection_limits import ConnectionLimits, connection_limits
 from nmi.flag_table import OperationMode, StaleIdentity
-from nmi.handover.channel import ChannelClosedError
-from nmi.handover.messages import ProtocolError, SocketName
+from nmi.handover.messages import SocketName
 from nmi.handover.metrics import HandoverMetrics
 from nmi.handover.predecessor import Predecessor
 from nmi.handover.takeover import Takeover
@@ -256,8 +255,8 @@ class App:
             await handover.settle(until - loop.time())
             self._keeps_redirect = self._keeps_redirect or given_back or handover.registered or handover.retired
             await handover.refuse()
-            with suppress(ChannelClosedError, ProtocolError):
-                await handover.pass_idle()
+            if service.server is not None:
+                seconds = await handover.pass_connections(lambda: service.open_connections, seconds)
         return seconds
 
     async def _leave_redirect(self, step: Callable[[], Awaitable[None]]) -> None:

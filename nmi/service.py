@@ -136,6 +136,10 @@ class Service:
         self.active = False
         self._on_retired()
 
+    @property
+    def open_connections(self) -> int:
+        return self.server.counters()["open"] if self.server is not None else 0
+
     def release_idle(self, most: int) -> list[int]:
         return self.server.release_idle(most) if self.server is not None else []
 

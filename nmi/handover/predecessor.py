@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -129,11 +129,18 @@ class Predecessor:
         self._stopping = True
         await self._close_listener()
 
-    async def pass_idle(self) -> None:
-        """Pass the connections that are idle now to the successor. Raise ChannelClosedError and ProtocolError."""
-        while self.retired and self._channel is not None:
-            if not await self._pass_batch(self._channel):
-                return
+    async def pass_connections(self, count: Callable[[], int], seconds: float) -> float:
+        """While retired, pass connections as they become idle, until *count* is 0, for *seconds* at most.
+
+        Return the part of *seconds* that remains.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        with suppress(ChannelClosedError, ProtocolError):
+            while self.retired and self._channel is not None and count() and loop.time() < until:
+                if not await self._pass_batch(self._channel):
+                    await asyncio.sleep(PASS_STEP_SECONDS / 5)
+        return max(0.0, until - loop.time())
 
     async def _listen(self, failed: str) -> str:
         """Listen at the path. Return the error, which is logged unless it equals *failed*."""
