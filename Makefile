@@ -11,16 +11,20 @@ NATIVE := $(wildcard _native/*.pyx _native/*.pxd)
 STARTED := $(shell date +%s)
 TOOK = @echo "make $@: passed $$(($$(date +%s) - $(STARTED))) seconds after the start of make"
 
+# Some environments forbid Python to store compiled modules. Each test process and each started program would then
+# compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .NOTPARALLEL:
 .PHONY: help setup demo cluster check test test-all test-plane test-measures test-sdks test-images audit lint format docs \
-	e2e fuzz handover model mutants soak hostile-objects bench bench-quick bench-controller image sbom local-images lock clean
+	e2e e2e-node node fuzz handover model mutants soak hostile-objects bench bench-quick bench-controller image sbom local-images lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 		printf '  %-18s %s\n' "$$name" "$$text"; done
 
 setup: ## Install all system packages that the build and the tests need
-	$(PACKAGES) build test nginx prometheus spin
+	$(PACKAGES) build test node nginx prometheus spin
 
 demo: .venv/.built ## Run MIC and NMI in a sandbox and follow one token
 	@$(BIN)/podidctl sandbox demo
@@ -150,6 +154,21 @@ e2e: .venv/.built ## Run the end-to-end tests only
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
 	@$(BIN)/pytest tests/e2e $(PYTEST_FLAGS)
+
+# NODE has options, for example NODE="--nodes=2 --cni=ptp --proxy=nftables".
+node: .venv/.built ## Start real nodes with a control plane and an emulated Azure, until Ctrl-C (as root)
+	$(PACKAGES) test node
+	$(TESTPLANE) build >/dev/null
+	@tools/local-images once
+	@$(BIN)/python -m tests.realnode.interactive $(NODE)
+
+e2e-node: .venv/.built ## Run the tests on real nodes (12 minutes, as root)
+	$(PACKAGES) test node
+	$(TESTPLANE) build >/dev/null
+	$(TESTPLANE) tools >/dev/null
+	@tools/local-images once
+	$(PYTEST) -m "run_node" tests/realnode
+	$(TOOK)
 
 # deploy/docker/README.md describes the images. DOCKER may be podman or buildah.
 DOCKER ?= docker

@@ -20,7 +20,7 @@ from mic.cluster.ignored_objects import IgnoredObjects
 from mic.cluster.mirror_pods import MirrorPods
 from mic.cluster.view import ClusterView
 from mic.decisions.assignments import misconfigured
-from mic.decisions.plan import Policy
+from mic.decisions.policy import Policy
 from mic.endpoints import Endpoints
 from mic.leader_client import LeaderClient
 from mic.metrics import MicMetrics

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mic.preview.text import printable
 from podidentity.telemetry.logs import redact
 
 PIPE_COLUMNS = 200
@@ -46,6 +47,11 @@ def plain(text: str) -> str:
     """Return the untrusted *text* as one printable line without credentials, cut to TEXT_MAX."""
     line = " ".join("".join(each if each.isprintable() else " " for each in text[: 4 * TEXT_MAX]).split())
     return redact(line if len(line) <= TEXT_MAX else line[: TEXT_MAX - 1] + "…")
+
+
+def escaped(text: str) -> str:
+    """Return the untrusted *text* for a console that interprets markup, without control characters."""
+    return escape(printable(text))
 
 
 def printable_json(text: str) -> str:

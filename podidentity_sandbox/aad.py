@@ -17,10 +17,10 @@ from aiohttp import web
 from typing_extensions import override
 
 from podidentity_sandbox import federation
-from podidentity_sandbox.directory import Application, Directory, ManagedIdentity, ServicePrincipal
+from podidentity_sandbox.directory import AppRegistration, Directory, ManagedIdentity, ServicePrincipal
 from podidentity_sandbox.federation import IssuerKeys
 from podidentity_sandbox.proofs import ASSERTION_TYPE, NotProvenError, is_by_another, prove
-from podidentity_sandbox.serving import HttpService, json_response
+from podidentity_sandbox.serving import FaultyService, json_response
 from podidentity_sandbox.tokens import TokenMint
 
 PRINCIPAL_TOKEN_SECONDS = 3600  # a service principal's token lives about an hour
@@ -50,7 +50,7 @@ class AadCall:
     """The AADSTS number of a refusal."""
 
 
-class Aad(HttpService):
+class Aad(FaultyService):
     """The emulator. *clock* gives Unix seconds, for error bodies."""
 
     def __init__(self, directory: Directory, mint: TokenMint, *, clock: Callable[[], float] = time.time) -> None:
@@ -141,7 +141,7 @@ class Aad(HttpService):
     ) -> str:
         """Return the kind of proof that the client sent. Raise NotProvenError or _RefusedError."""
         client_id, now, assertion = principal.client_id, self._clock(), form.get("client_assertion", "")
-        application = self._directory.application(client_id) or Application(client_id)
+        application = self._directory.application(client_id) or AppRegistration(client_id)
         if not is_by_another(assertion, client_id):
             return prove(application, form, f"{self.scheme}://{request.host}{request.path}", now)
         if form.get("client_assertion_type") != ASSERTION_TYPE:

@@ -138,7 +138,8 @@ class Arm(HttpService):
         ]
 
     @override
-    async def _handle_with_faults(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Record the call, also one that gets a fault instead of a response."""
         call = ArmCall(request.method, request.path, self._clock())
         self.calls.append(call)
         raw = await request.read()

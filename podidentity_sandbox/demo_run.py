@@ -3,6 +3,7 @@
 Each report contains observations only.
 """
 
+import abc
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ class Step:
     seconds: float
 
 
-class DemoRun:
+class DemoRun(abc.ABC):
     """The steps, which start and stop the sandbox."""
 
     def __init__(self, sandbox: Sandbox, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,9 +46,9 @@ class DemoRun:
         self.doing = ""
         """The name of the current step."""
 
+    @abc.abstractmethod
     def steps(self) -> AsyncIterator[Step]:
         """Run the demo and clean up. Raise DemoError, or an exception of the sandbox's start."""
-        raise NotImplementedError
 
     async def _step(self, name: str, act: Callable[[], Awaitable[str]]) -> Step:
         self.doing = name

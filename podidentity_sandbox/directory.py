@@ -35,7 +35,7 @@ class ServicePrincipal:
 
 
 @dataclass(slots=True)
-class Application:
+class AppRegistration:
     """An application, in all tenants that know it, and the credentials that it may use."""
 
     client_id: str
@@ -68,7 +68,7 @@ class Directory:
         self.tenant_id = tenant_id or str(uuid.uuid4())
         self._managed: dict[str, ManagedIdentity] = {}
         self._tenants: dict[str, str] = {self.tenant_id.lower(): self.tenant_id}
-        self._applications: dict[str, Application] = {}
+        self._applications: dict[str, AppRegistration] = {}
         self._principals: dict[tuple[str, str], ServicePrincipal] = {}
         self._roles: dict[str, set[str]] = {}
         self._federated: dict[str, list[FederatedCredential]] = {}
@@ -108,7 +108,7 @@ class Directory:
         With a *certificate* and no *secret* it has no secret.
         """
         chosen = secret or ("" if certificate is not None else uuid.uuid4().hex)
-        application = Application(client_id or str(uuid.uuid4()))
+        application = AppRegistration(client_id or str(uuid.uuid4()))
         if chosen:
             application.secrets[chosen] = float("-inf")
         if certificate is not None:
@@ -120,12 +120,12 @@ class Directory:
         """Create a principal of the application in another tenant. Raise KeyError if either is unknown."""
         return self._join(self._applications[client_id.lower()], self._tenants[tenant.lower()], "")
 
-    def _join(self, application: Application, tenant_id: str, secret: str) -> ServicePrincipal:
+    def _join(self, application: AppRegistration, tenant_id: str, secret: str) -> ServicePrincipal:
         principal = ServicePrincipal(application.client_id, str(uuid.uuid4()), tenant_id, secret)
         self._principals[tenant_id.lower(), application.client_id.lower()] = principal
         return principal
 
-    def application(self, client_id: str) -> Application | None:
+    def application(self, client_id: str) -> AppRegistration | None:
         """Return the application with this client id, in any tenant."""
         return self._applications.get(client_id.lower())
 

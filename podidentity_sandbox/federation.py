@@ -20,7 +20,6 @@ AAD takes one assertion as often as it comes within its life and about five minu
 one file with a token for an hour, and Azure/login#180 and #372 tell how long a job's token is taken. So does this one.
 """
 
-import base64
 import datetime
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from podidentity_sandbox import base64url
 from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.proofs import SKEW_SECONDS, NotProvenError
 
@@ -70,7 +70,7 @@ def read_assertion(text: str) -> Assertion:
     """Parse an assertion. Raise NotProvenError for an invalid one."""
     try:
         head, body, signature = text.split(".")
-        header, claims = (json.loads(_decoded(part)) for part in (head, body))
+        header, claims = (json.loads(base64url.decode(part)) for part in (head, body))
         audience = claims["aud"]
         ends = float(claims["exp"])
         return Assertion(
@@ -82,7 +82,7 @@ def read_assertion(text: str) -> Assertion:
             str(header["alg"]),
             str(header.get("kid", "")),
             f"{head}.{body}".encode(),
-            _decoded(signature),
+            base64url.decode(signature),
         )
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as wrong:
         raise NotProvenError(50027, _UNREADABLE) from wrong
@@ -182,7 +182,7 @@ def _unmatched(number: int, part: str, presented: str, advice: str = ADVICE) -> 
 
 
 def _public(key: Mapping[str, Any]) -> rsa.RSAPublicKey:
-    modulus, exponent = (int.from_bytes(_decoded(str(key[name])), "big") for name in ("n", "e"))
+    modulus, exponent = (int.from_bytes(base64url.decode(str(key[name])), "big") for name in ("n", "e"))
     return rsa.RSAPublicNumbers(exponent, modulus).public_key()
 
 
@@ -192,7 +192,3 @@ def _spelled(moment: float) -> str:
     except (ValueError, OverflowError, OSError):
         return str(moment)
     return f"{found:%Y-%m-%dT%H:%M:%S.%f}0Z"
-
-
-def _decoded(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -17,7 +17,7 @@ from aiohttp import web
 from typing_extensions import override
 
 from podidentity_sandbox.directory import ManagedIdentity
-from podidentity_sandbox.serving import HttpService, json_response
+from podidentity_sandbox.serving import FaultyService, json_response
 from podidentity_sandbox.tokens import TOKEN_SECONDS, TokenMint
 
 TOKEN_PATH = "/metadata/identity/oauth2/token"  # noqa: S105 - a path, no secret
@@ -73,7 +73,7 @@ class ImdsCall:
     """0 until the response is determined."""
 
 
-class Imds(HttpService):
+class Imds(FaultyService):
     """The emulator. *limited* turns Azure's request limits on; *clock* gives Unix seconds, *monotonic* measures."""
 
     def __init__(
@@ -108,7 +108,7 @@ class Imds(HttpService):
         await self.start(host)
 
     @override
-    async def _handle_with_faults(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
         host = self._host_of(request)
         name = host.name if host else ""
         call = ImdsCall(name, request.path, dict(request.rel_url.query))
@@ -118,7 +118,7 @@ class Imds(HttpService):
             response: web.StreamResponse = _refusal(429, "too_many_requests", "Too many requests", {"Retry-After": "1"})
         else:
             try:
-                response = await super()._handle_with_faults(request)
+                response = await super().respond(request)
             finally:
                 if limited:
                     self._running[name] -= 1

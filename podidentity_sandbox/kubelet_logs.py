@@ -25,7 +25,7 @@ class KubeletLogs(HttpService):
         self._kubelets = tuple(kubelets)
 
     @override
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the log as text; with `follow` also later output, with `tailLines` from the end."""
         asked = _LOGS.fullmatch(request.path)
         if asked is None or request.method != "GET":

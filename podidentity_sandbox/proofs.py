@@ -14,7 +14,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from podidentity_sandbox.directory import Application
+from podidentity_sandbox import base64url
+from podidentity_sandbox.directory import AppRegistration
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 SKEW_SECONDS = 300  # how far clocks may be apart
@@ -38,13 +39,13 @@ class NotProvenError(Exception):
 def is_by_another(assertion: str, client_id: str) -> bool:
     """Return whether the issuer of *assertion* is not the client. Nothing is verified."""
     try:
-        issuer = json.loads(_decoded(assertion.split(".")[1]))["iss"]
+        issuer = json.loads(base64url.decode(assertion.split(".")[1]))["iss"]
         return str(issuer).lower() != client_id.lower()
     except (IndexError, KeyError, ValueError, TypeError, RecursionError):
         return False
 
 
-def prove(application: Application, form: Mapping[str, str], audience: str, now: float) -> str:
+def prove(application: AppRegistration, form: Mapping[str, str], audience: str, now: float) -> str:
     """Return the kind of proof in *form*, sent to the URL *audience*. Raise NotProvenError."""
     assertion, secret = form.get("client_assertion", ""), form.get("client_secret", "")
     if assertion:
@@ -59,11 +60,11 @@ def prove(application: Application, form: Mapping[str, str], audience: str, now:
     raise NotProvenError(7000215, f"Invalid client secret provided for app '{application.client_id}'.")
 
 
-def _assertion(application: Application, assertion: str, audience: str, now: float) -> str:
+def _assertion(application: AppRegistration, assertion: str, audience: str, now: float) -> str:
     parts = assertion.split(".")
     try:
-        header, claims = (json.loads(_decoded(part)) for part in parts[:2])
-        signature = _decoded(parts[2])
+        header, claims = (json.loads(base64url.decode(part)) for part in parts[:2])
+        signature = base64url.decode(parts[2])
         algorithm = str(header["alg"])
         scheme = _ALGORITHMS[algorithm]
         told = {key: str(claims[key]) for key in ("aud", "iss", "sub", "jti")}
@@ -89,7 +90,7 @@ def _assertion(application: Application, assertion: str, audience: str, now: flo
     return algorithm
 
 
-def _certificate(application: Application, header: Mapping[str, Any]) -> x509.Certificate:
+def _certificate(application: AppRegistration, header: Mapping[str, Any]) -> x509.Certificate:
     """Return the certificate that the assertion names as its signer, if the application may use it."""
     name = next((name for name in _THUMBPRINTS if name in header), "")
     thumbprint = str(header.get(name, "")).rstrip("=")
@@ -112,8 +113,4 @@ def _certificate(application: Application, header: Mapping[str, Any]) -> x509.Ce
 
 def _thumbprint(certificate: x509.Certificate, name: str) -> str:
     digest = certificate.fingerprint(_THUMBPRINTS[name]) if name else b""
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-
-
-def _decoded(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    return base64url.encode(digest)

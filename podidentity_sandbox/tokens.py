@@ -4,7 +4,6 @@ They have the form of Azure's tokens: a client can read the claims, and the ARM 
 Nothing outside the sandbox trusts the key.
 """
 
-import base64
 import json
 import time
 import uuid
@@ -14,6 +13,8 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from podidentity_sandbox import base64url
 
 TOKEN_SECONDS = 86_400  # a managed identity's token lives a day
 CLOCK_SKEW_SECONDS = 300  # how far nbf lies back, as in Azure's tokens
@@ -66,16 +67,18 @@ class TokenMint:
         if resource_id:
             claims["xms_mirid"] = resource_id
         header = {"typ": "JWT", "alg": "RS256", "kid": self.key_id}
-        signed = b".".join(_encode(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims))
-        signature = self._key.sign(signed, padding.PKCS1v15(), hashes.SHA256())
-        return b".".join((signed, _encode(signature))).decode("ascii")
+        signed = ".".join(
+            base64url.encode(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims)
+        )
+        signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
+        return f"{signed}.{base64url.encode(signature)}"
 
     def verify(self, token: str) -> dict[str, Any]:
         """Return the claims of *token*. Raise InvalidTokenError for a foreign, altered, early or expired one."""
         signed, _, signature = token.rpartition(".")
         try:
             self._key.public_key().verify(
-                _decode(signature), signed.encode("ascii"), padding.PKCS1v15(), hashes.SHA256()
+                base64url.decode(signature), signed.encode("ascii"), padding.PKCS1v15(), hashes.SHA256()
             )
             claims: dict[str, Any] = read_claims(token)
         except (InvalidSignature, ValueError, UnicodeError) as wrong:
@@ -97,8 +100,8 @@ class TokenMint:
                     "use": "sig",
                     "alg": "RS256",
                     "kid": self.key_id,
-                    "n": _encode(numbers.n.to_bytes((numbers.n.bit_length() + 7) // 8, "big")).decode("ascii"),
-                    "e": _encode(numbers.e.to_bytes(3, "big")).decode("ascii"),
+                    "n": base64url.encode(numbers.n.to_bytes((numbers.n.bit_length() + 7) // 8, "big")),
+                    "e": base64url.encode(numbers.e.to_bytes(3, "big")),
                 }
             ]
         }
@@ -109,15 +112,7 @@ def read_claims(token: str) -> dict[str, Any]:
     parts = token.split(".")
     if len(parts) != 3:
         raise ValueError("a JSON Web Token has three parts")
-    claims = json.loads(_decode(parts[1]))
+    claims = json.loads(base64url.decode(parts[1]))
     if not isinstance(claims, dict):
         raise ValueError("the claims of a JSON Web Token are an object")  # noqa: TRY004 - callers handle one kind
     return claims
-
-
-def _encode(data: bytes) -> bytes:
-    return base64.urlsafe_b64encode(data).rstrip(b"=")
-
-
-def _decode(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -3,8 +3,8 @@
 The sandbox's server reports its calls. A real server writes an audit log, which is read at the end of each test.
 
 A call that no role allows fails the test that made it. A right that no test used fails `make audit`, which is
-`python -m tests.rights FOLDER`: the test processes wrote the used rights there. tests/deploy/test_rights.py checks the
-names of objects, because tests choose other names for locks.
+`python -m tests.rights FOLDER`: the test processes wrote the used rights there. tests/deploy/test_permissions.py checks
+the names of objects, because tests choose other names for locks.
 """
 
 import functools

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks.controller.cloud import NAMESPACE, POD_SPEC, World, lease_holder, usage
-from podidentity.kube.client import object_path
 from podidentity.kube.errors import ApiError
 from podidentity.kube.lock_records import LEASES
+from podidentity.kube.paths import object_path
 from podidentity.resources import BINDING_LABEL, Kind, Resource
 from tests.mic.cluster import identity_id, set_id, vm_id
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from podidentity.kube.access import from_kubeconfig
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.errors import NotFound
 from podidentity.kube.informer import Informer
+from podidentity.kube.paths import object_path
 from podidentity.resources import (
     ASSIGNED,
     ASSIGNED_IDENTITIES,

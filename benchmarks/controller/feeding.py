@@ -27,9 +27,10 @@ from benchmarks.controller.looking import calls_of_an_interval
 from benchmarks.controller.stream import Size
 from mic.cluster.view import ClusterView
 from podidentity.kube.access import ClusterAccess
-from podidentity.kube.client import PAGE_SIZE, Client
+from podidentity.kube.client import Client
 from podidentity.kube.decoding import RawPage, split_list
 from podidentity.kube.informer import Informer
+from podidentity.kube.lists import PAGE_SIZE
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS, Kind
 
 EVENTS: Final = 2000

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.cluster.view import ClusterView
-from mic.decisions.plan import Policy
+from mic.decisions.policy import Policy
 from mic.metrics import MicMetrics
 from mic.reconciliation.host_reconciler import HostReconciler
 from mic.reconciliation.writer import Writer

@@ -8,16 +8,17 @@ refusals cannot be predicted: each change is assumed to succeed.
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
 from mic.azure.identities import Change, HostIdentities, applied
 from mic.cluster.host_state import HostState
 from mic.cluster.view import ClusterView
-from mic.decisions import documents, plan
+from mic.decisions import completion, documents, host_change, preparation, steps
 from mic.decisions.assignments import ExistingAssignment, Key
-from mic.decisions.plan import Policy
+from mic.decisions.policy import Policy
+from mic.decisions.steps import Step
 from podidentity.azure.resource_ids import Host
 from podidentity.resources import (
     ASSIGNED,
@@ -31,8 +32,6 @@ from podidentity.resources import (
     Node,
     Pod,
 )
-
-Step: TypeAlias = plan.PrepareStep | plan.FinishStep
 
 PASSES_MOST: Final = 1000
 """Each pass of a host attaches up to 150 identities; a host's limit is far below a thousand times that."""
@@ -60,7 +59,7 @@ class HostActions:
     steps: list[Step] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     left_on: dict[str, bool] = field(default_factory=dict)
-    """Identities that stay although no pod needs them, as `plan.left_on` returns them."""
+    """Identities that stay although no pod needs them, as `host_change.left_on` returns them."""
 
 
 class DryRun:
@@ -117,17 +116,17 @@ class DryRun:
         """Run one pass as `HostReconciler` does. Return whether it did anything."""
         host_state, known = self.view.host_state(key), self.azure.get(key)
         host_actions = self.actions.get(key) or HostActions()
-        before = plan.prepare(host_state, known, self._policy)
+        before = preparation.prepare(host_state, known, self._policy)
         for step in before:
             self._do(step)
-        change = plan.azure_change(self.view.host_state(key), known, self._policy) if known is not None else None
+        change = host_change.azure_change(self.view.host_state(key), known, self._policy) if known is not None else None
         if change is not None and known is not None:
             self.azure[key] = known = applied(known, change)
             host_actions.changes.append(change)
         host_state = self.view.host_state(key)
         if known is not None and not known.gone and host_state.host is not None:
-            host_actions.left_on |= plan.left_on(host_state, known, self._policy)
-        after = plan.finish(host_state, known, self._policy, _reasons(host_state, known))
+            host_actions.left_on |= host_change.left_on(host_state, known, self._policy)
+        after = completion.finish(host_state, known, self._policy, _reasons(host_state, known))
         for late in after:
             self._do(late)
         host_actions.steps += [*before, *after]
@@ -137,28 +136,28 @@ class DryRun:
 
     def _do(self, step: Step) -> None:
         match step:
-            case plan.Create(desired, name, status, attached_by):
+            case steps.Create(desired, name, status, attached_by):
                 self._wrote(
                     documents.new_document(desired, name, status, attached_by), uid=f"rehearsed-{next(self._writes)}"
                 )
-            case plan.Update(existing, desired, status, attached_by, pending_detaches):
+            case steps.Update(existing, desired, status, attached_by, pending_detaches):
                 self._patch(
                     existing, documents.update_operations(existing, desired, status, attached_by, pending_detaches)
                 )
-            case plan.SetAttachedBy(existing, attached_by):
+            case steps.SetAttachedBy(existing, attached_by):
                 self._patch(existing, documents.annotation_operations(existing, {ATTACHED_BY_ANNOTATION: attached_by}))
-            case plan.Revoke(existing):
+            case steps.Revoke(existing):
                 if existing.object.metadata.finalizers:
                     self.view.revoked(existing)
                 else:
                     self.view.gone(existing)
-            case plan.Confirm(existing):
+            case steps.Confirm(existing):
                 self._patch(existing, documents.status_operations(existing, ASSIGNED, {MESSAGE_ANNOTATION: None}))
-            case plan.Explain(existing, message):
+            case steps.Explain(existing, message):
                 self._patch(existing, documents.explain_operations(existing, message))
-            case plan.CompleteDetaches(existing):
+            case steps.CompleteDetaches(existing):
                 self._patch(existing, documents.pending_detach_operations(existing, step.remaining))
-            case plan.Release(existing):
+            case steps.Release(existing):
                 if existing.object.metadata.finalizers == [FINALIZER]:
                     self.view.gone(existing)
                 else:
@@ -179,7 +178,7 @@ class DryRun:
 
 def key_of(step: Step) -> Key:
     """Return namespace and name of the step's object."""
-    return (step.desired.namespace, step.name) if isinstance(step, plan.Create) else step.existing.key
+    return (step.desired.namespace, step.name) if isinstance(step, steps.Create) else step.existing.key
 
 
 def _reasons(host_state: HostState, known: HostIdentities | None) -> dict[str, str]:

@@ -7,24 +7,24 @@ from typing import Final
 
 from mic.azure.identities import HostIdentities
 from mic.cluster.host_state import HostState
-from mic.cluster.view import NODE_PREFIX
-from mic.decisions import client_ids, plan
+from mic.cluster.hosts import NODE_PREFIX
+from mic.decisions import client_ids, steps
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment, Key, in_sync
-from mic.preview.dry_run import DryRun, HostActions, Snapshot, Step, key_of
+from mic.preview.dry_run import DryRun, HostActions, Snapshot, key_of
 from mic.preview.left_out import bound, left_out
 from mic.preview.schema import VERBS, HostPreview, Kept, ObjectChange, Preview, Summary, Waiting, cut, verb_of
 from podidentity.azure.errors import AzureError, Refused, Throttled
 from podidentity.resources import FINALIZER, MESSAGE_ANNOTATION, POD_UID_ANNOTATION, BareMeta
 
 STEP_NAMES: Final[Mapping[type, str]] = {
-    plan.Create: "create",
-    plan.Update: "update",
-    plan.SetAttachedBy: "record",
-    plan.Revoke: "revoke",
-    plan.Confirm: "assign",
-    plan.Explain: "explain",
-    plan.CompleteDetaches: "settle",
-    plan.Release: "release",
+    steps.Create: "create",
+    steps.Update: "update",
+    steps.SetAttachedBy: "record",
+    steps.Revoke: "revoke",
+    steps.Confirm: "assign",
+    steps.Explain: "explain",
+    steps.CompleteDetaches: "settle",
+    steps.Release: "release",
 }
 
 
@@ -122,15 +122,19 @@ def _is_in_sync(dry_run: DryRun, existing: ExistingAssignment) -> bool:
     )
 
 
-def _objects(steps: Iterable[Step], dry_run: DryRun, stored: Mapping[Key, ExistingAssignment]) -> list[ObjectChange]:
-    by_object: dict[Key, list[Step]] = {}
-    for step in steps:
+def _objects(
+    all_steps: Iterable[steps.Step], dry_run: DryRun, stored: Mapping[Key, ExistingAssignment]
+) -> list[ObjectChange]:
+    by_object: dict[Key, list[steps.Step]] = {}
+    for step in all_steps:
         by_object.setdefault(key_of(step), []).append(step)
     changes = []
     for key, taken in sorted(by_object.items()):
         first, before, after = taken[0], stored.get(key), dry_run.view.existing(key)
-        assignment = first.desired.assignment_key if isinstance(first, plan.Create) else first.existing.assignment_key
-        desired = next((step.desired for step in reversed(taken) if isinstance(step, plan.Create | plan.Update)), None)
+        assignment = first.desired.assignment_key if isinstance(first, steps.Create) else first.existing.assignment_key
+        desired = next(
+            (step.desired for step in reversed(taken) if isinstance(step, steps.Create | steps.Update)), None
+        )
         changes.append(
             ObjectChange(
                 namespace=key[0],
@@ -147,17 +151,17 @@ def _objects(steps: Iterable[Step], dry_run: DryRun, stored: Mapping[Key, Existi
     return changes
 
 
-def _detail(steps: Iterable[Step]) -> str:
-    for step in steps:
+def _detail(all_steps: Iterable[steps.Step]) -> str:
+    for step in all_steps:
         match step:
-            case plan.Update(existing, desired):
+            case steps.Update(existing, desired):
                 return (
                     "; ".join(_differences(existing, desired))
                     or "its copies of the identity and the binding are renewed"
                 )
-            case plan.Explain(message=message):
+            case steps.Explain(message=message):
                 return cut(message)
-            case plan.Confirm(existing) if message := existing.object.metadata.annotation(MESSAGE_ANNOTATION):
+            case steps.Confirm(existing) if message := existing.object.metadata.annotation(MESSAGE_ANNOTATION):
                 return cut(f"until now: {message}")
     return ""
 

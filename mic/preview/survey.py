@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
+from mic.azure.host_client import HostReader
 from mic.azure.identities import HostIdentities
-from mic.decisions.plan import Policy
+from mic.decisions.policy import Policy
 from mic.preview.dry_run import DryRun, DryRunError, Snapshot
 from mic.preview.outcome import AzureReads, preview
 from mic.preview.schema import Preview
@@ -34,13 +35,6 @@ NO_USE: Final = frozenset({None, 400, 401})
 USER_AGENT: Final = "aad-pod-identity-mic-plan"
 
 
-class Hosts(Protocol):
-    """The requests to Azure: `mic.azure.compute.Compute`, or a fake."""
-
-    async def get(self, host: Host) -> HostIdentities:
-        """Return the identities of the host; `GONE` if it does not exist. Raise AzureError."""
-
-
 async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
     """Return the plan of a MIC with these settings. Raise StartError if it is unknown.
 
@@ -54,7 +48,7 @@ async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
     except AccessError as error:
         raise StartError(str(error)) from error
     except ApiError as error:
-        raise StartError(advice(error)) from error
+        raise StartError(api_error_advice(error)) from error
     try:
         return await _with_azure(settings, snapshot) if ask_azure else _told(settings, snapshot)
     except DryRunError as error:
@@ -89,7 +83,7 @@ async def _with_azure(settings: Settings, snapshot: Snapshot) -> Preview:
 
 
 @asynccontextmanager
-async def reached(settings: Settings) -> AsyncIterator[tuple[str, Hosts]]:
+async def reached(settings: Settings) -> AsyncIterator[tuple[str, HostReader]]:
     """Yield the cluster's own identity, or an empty string, and a client of Azure. Raise StartError."""
     # These imports take half a second, and a survey without Azure does not need them.
     from mic.azure.compute import Compute  # noqa: PLC0415  see above
@@ -129,7 +123,7 @@ def _told(settings: Settings, snapshot: Snapshot) -> Preview:
 
 
 async def ask(
-    compute: Hosts, hosts: Sequence[Host], *, parallel: int = PARALLEL
+    compute: HostReader, hosts: Sequence[Host], *, parallel: int = PARALLEL
 ) -> dict[str, HostIdentities | AzureError]:
     """Return Azure's response for each host, by key, or the failure. At most *parallel* requests run concurrently.
 
@@ -178,7 +172,7 @@ def _shown(settings: Settings) -> dict[str, str]:
     return {FLAG_OF[name]: value for name, value in values.items() if value}
 
 
-def advice(error: ApiError) -> str:
+def api_error_advice(error: ApiError) -> str:
     """Return in one line why the API server refused, and what to do."""
     match error:
         case Unauthorized():

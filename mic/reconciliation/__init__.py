@@ -1,6 +1,6 @@
-"""Reconciliation of hosts: queues of dirty hosts, the reconcile pass of one host, and the writes that it makes.
+"""Reconcile passes: the queues, the reads and updates of Azure, and the writes of MIC's objects.
 
-`controller` owns the queues (`work_queue`) and calls `host_reconciler`, which reads and updates Azure. `writer` writes
-AzureAssignedIdentities at the rate that `write_limiter` allows. `events` composes Kubernetes Events. `left_out` counts
-objects that one pass leaves out.
+`controller` owns the queues (`work_queue`) and calls `host_reconciler`, which orders one pass: `host_updater` reads and
+updates the host on Azure, and `writer` writes the objects, at the rate and in the order of `write_limiter`. `events`
+records what prevents an assignment, and `left_out` counts the objects that planning failed for.
 """

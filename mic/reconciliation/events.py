@@ -5,12 +5,15 @@ The binding's Event has the wording of the Go implementation. Their number is li
 wait for one identity, and each object has the message too. `writer` records successes, on bindings only.
 """
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Final
 
 from mic.azure.errors import AzureError, BadIdentities, Missing, Refused
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
+from mic.decisions.identity_usage import HostView
+from mic.decisions.steps import Explain, FinishStep
 from podidentity.azure.resource_ids import Host
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import (
@@ -24,6 +27,9 @@ from podidentity.resources import (
     PodMeta,
 )
 
+log = logging.getLogger(__name__)
+
+FAULTY: Final = "an AzureIdentity names another identity's client id and is not assigned; correct its clientID"
 APPLIED: Final = "binding applied"
 REMOVED: Final = "binding removed"
 APPLY_ERROR: Final = "binding apply error"
@@ -43,25 +49,52 @@ class AssignmentEvents:
         self._recorder = recorder
         self._left = EVENTS_PER_PASS_MAX
 
-    def not_applied(self, waiting: Iterable[ExistingAssignment], why: str) -> None:
+    def failed(self, host_view: HostView, failed: Mapping[str, str], outcomes: Iterable[FinishStep]) -> None:
+        """Record why identities are not attached: for the pods of each newly *failed* identity (key), and for objects
+        that have no message yet."""
+        for key, why in failed.items():
+            usage = host_view.usages.get(key)
+            self._not_applied(usage.active.values() if usage else (), why)
+        for step in outcomes:
+            if not isinstance(step, Explain) or step.existing.identity_id is None:
+                continue
+            if step.existing.identity_id.key not in failed or step.identity_at_fault:
+                self._not_applied([step.existing], step.message)
+            if step.identity_at_fault:
+                self._invalid_identity(step.existing, step.message)
+                identity = "/".join(step.existing.object.spec.azure_identity_ref.key)
+                log.warning(FAULTY, extra={"identity": identity, "error": step.message})
+
+    def lost(self, host_view: HostView) -> None:
+        """Record for the pods that wait on a host that Azure no longer knows."""
+        if host_view.host is None:
+            return
+        why = lost(host_view.host)
+        self._not_applied((existing for usage in host_view.usages.values() for existing in usage.active.values()), why)
+        out_of_sync = host_view.out_of_sync_assignments()
+        self._not_created(
+            (desired for desired, active in out_of_sync if desired and desired.identity_id and not active), why
+        )
+
+    def _not_applied(self, waiting: Iterable[ExistingAssignment], why: str) -> None:
         """Record for the first few of *waiting*, objects of one identity, why it is not attached."""
         for existing in islice(waiting, min(EVENTS_PER_IDENTITY_MAX, self._left)):
             spec = existing.object.spec
-            message = self._say(spec.azure_binding_ref, _pod_of(existing), existing.node, why)
+            message = self._record(spec.azure_binding_ref, _pod_of(existing), existing.node, why)
             self._recorder.record(existing.object, ASSIGNED_IDENTITIES, "Warning", APPLY_ERROR, message)
 
-    def invalid_identity(self, existing: ExistingAssignment, why: str) -> None:
+    def _invalid_identity(self, existing: ExistingAssignment, why: str) -> None:
         """Record the reason on the AzureIdentity too, whose author must correct it. Repeats for other pods and hosts
         are counted on one Event."""
         identity = existing.object.spec.azure_identity_ref
         self._recorder.record(identity, IDENTITIES, "Warning", INVALID_IDENTITY, why)
 
-    def not_created(self, wanted: Iterable[DesiredAssignment], why: str) -> None:
-        """Record for the first few of *needed* why they have no object."""
-        for desired in islice(wanted, min(EVENTS_PER_IDENTITY_MAX, self._left)):
-            self._say(desired.binding, desired.pod, desired.node, why)
+    def _not_created(self, waiting: Iterable[DesiredAssignment], why: str) -> None:
+        """Record for the first few of *waiting* why they have no object."""
+        for desired in islice(waiting, min(EVENTS_PER_IDENTITY_MAX, self._left)):
+            self._record(desired.binding, desired.pod, desired.node, why)
 
-    def _say(self, binding: AzureIdentityBinding, pod: Pod, node: str, why: str) -> str:
+    def _record(self, binding: AzureIdentityBinding, pod: Pod, node: str, why: str) -> str:
         self._left -= 1
         about = f"on node {node} for pod {pod.metadata.namespace}/{pod.metadata.name}"
         message = f"Binding {binding.metadata.name} not applied {about}: {why}"
@@ -104,3 +137,8 @@ def delay(host: Host) -> str:
     """Return the message for pods after calls for the host have failed for a long time. The text does not depend on the
     failure, so that each object is written once."""
     return f"calls to Azure for {host.text} have failed for more than a minute; MIC keeps retrying, see its log"
+
+
+def lost(host: Host) -> str:
+    """Return the message for pods on a host that Azure no longer knows."""
+    return f"Azure knows no {host.text}: see whether it still exists and MIC may read it, or delete its node"

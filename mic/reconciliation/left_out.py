@@ -12,8 +12,8 @@ FAULT_SECONDS: Final = 30.0
 """Pause before the next pass of a host after one left something out."""
 
 
-class Skipped:
-    """Objects that one pass left out. `note` is a `plan.OnFault`."""
+class LeftOutObjects:
+    """Objects that one pass left out. `note` is a `steps.OnFault`."""
 
     def __init__(self, host_key: str, metrics: MicMetrics) -> None:
         self._host_key = host_key

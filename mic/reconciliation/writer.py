@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mic.cluster.view import ClusterView
-from mic.decisions import documents, plan
+from mic.decisions import documents, steps
 from mic.decisions.assignments import ExistingAssignment
 from mic.metrics import MicMetrics
 from mic.reconciliation.events import APPLIED, APPLY_ERROR, REMOVED
@@ -32,8 +32,6 @@ from podidentity.resources import (
 )
 
 log = logging.getLogger(__name__)
-
-Step = plan.PrepareStep | plan.FinishStep
 
 REFUSALS: Final = frozenset({400, 403, 413, 422})
 """Statuses of a refusal that concerns the object or MIC's role, so that an immediate retry does not help."""
@@ -78,10 +76,10 @@ class Writer:
         self._under_way: dict[tuple[object, ...], asyncio.Task[Written]] = {}
         self._clock = clock
 
-    async def carry_out(self, steps: Iterable[Step]) -> Written:
-        """Run all *steps*, in no particular order except by urgency. Failures are in the result."""
+    async def carry_out(self, planned: Iterable[steps.Step]) -> Written:
+        """Run all *planned* steps, in no particular order except by urgency. Failures are in the result."""
         async with asyncio.TaskGroup() as tasks:
-            running = [self._begun(tasks, step) for step in steps]
+            running = [self._begun(tasks, step) for step in planned]
         if running:
             await asyncio.wait(running)  # for those that another pass has started
         # A task is cancelled only if the other pass failed. The write is planned again and sent.
@@ -92,7 +90,7 @@ class Writer:
             refused=any(outcome.refused for outcome in outcomes),
         )
 
-    def _begun(self, tasks: asyncio.TaskGroup, step: Step) -> asyncio.Task[Written]:
+    def _begun(self, tasks: asyncio.TaskGroup, step: steps.Step) -> asyncio.Task[Written]:
         """Return the step's task. A pass and a parallel worker may plan the same write, which is sent once."""
         shared = _shared(step)
         if shared in self._under_way:
@@ -103,7 +101,7 @@ class Writer:
             task.add_done_callback(lambda _task: self._under_way.pop(shared))
         return task
 
-    async def _one(self, step: Step) -> Written:
+    async def _one(self, step: steps.Step) -> Written:
         async with self._limiter.permit(_URGENCIES.get(type(step), Urgency.ASSIGN), self._host_key_of(step)):
             operation, began = _OPERATIONS[type(step)], self._clock()
             try:
@@ -121,39 +119,39 @@ class Writer:
             self._metrics.wrote(operation, self._clock() - began)
         return Written()
 
-    def _host_key_of(self, step: Step) -> str:
-        return self._view.host_key_of_node(step.desired.node if isinstance(step, plan.Create) else step.existing.node)
+    def _host_key_of(self, step: steps.Step) -> str:
+        return self._view.host_key_of_node(step.desired.node if isinstance(step, steps.Create) else step.existing.node)
 
-    async def _request(self, step: Step) -> None:
+    async def _request(self, step: steps.Step) -> None:
         match step:
-            case plan.Create(desired, name, status, attached_by):
+            case steps.Create(desired, name, status, attached_by):
                 document = documents.new_document(desired, name, status, attached_by)
                 self._view.wrote(await self._client.create(ASSIGNED_IDENTITIES, desired.namespace, document))
                 log.info("assigned identity created", extra=_about(step) | {"status": status})
                 if status == ASSIGNED:
                     self._record_applied(desired.pod.spec.node_name, self._view.existing((desired.namespace, name)))
-            case plan.Update(existing, desired, status, attached_by, pending_detaches):
+            case steps.Update(existing, desired, status, attached_by, pending_detaches):
                 await self._patch(
                     existing, documents.update_operations(existing, desired, status, attached_by, pending_detaches)
                 )
                 log.info("assigned identity updated in place", extra=_about(step) | {"status": status})
-            case plan.SetAttachedBy(existing, attached_by):
+            case steps.SetAttachedBy(existing, attached_by):
                 await self._patch(
                     existing, documents.annotation_operations(existing, {ATTACHED_BY_ANNOTATION: attached_by})
                 )
-            case plan.Revoke(existing):
+            case steps.Revoke(existing):
                 await self._client.delete(ASSIGNED_IDENTITIES, *existing.key, uid=existing.object.metadata.uid)
                 self._view.revoked(existing)
                 log.info("assigned identity revoked", extra=_about(step))
-            case plan.Confirm(existing):
+            case steps.Confirm(existing):
                 await self._patch(existing, documents.status_operations(existing, ASSIGNED, {MESSAGE_ANNOTATION: None}))
                 log.info("identity assigned", extra=_about(step) | {"status": ASSIGNED})
                 self._record_applied(existing.node, existing)
-            case plan.Explain(existing, message):
+            case steps.Explain(existing, message):
                 await self._patch(existing, documents.explain_operations(existing, message))
-            case plan.CompleteDetaches(existing):
+            case steps.CompleteDetaches(existing):
                 await self._patch(existing, documents.pending_detach_operations(existing, step.remaining))
-            case plan.Release(existing):
+            case steps.Release(existing):
                 await self._release(existing)
                 log.info("assigned identity removed", extra=_about(step))
 
@@ -173,9 +171,9 @@ class Writer:
     async def _patch(self, existing: ExistingAssignment, operations: documents.Operations) -> None:
         self._view.wrote(await self._client.patch_json(ASSIGNED_IDENTITIES, *existing.key, operations))
 
-    async def _failed(self, step: Step, error: ApiError) -> Written:
-        existing = None if isinstance(step, plan.Create) else step.existing
-        key = (step.desired.namespace, step.name) if isinstance(step, plan.Create) else step.existing.key
+    async def _failed(self, step: steps.Step, error: ApiError) -> Written:
+        existing = None if isinstance(step, steps.Create) else step.existing
+        key = (step.desired.namespace, step.name) if isinstance(step, steps.Create) else step.existing.key
         match error:
             case NotFound() if existing is not None:
                 self._view.gone(existing)
@@ -208,8 +206,8 @@ class Writer:
         self._view.wrote(stored)
         return before is None or before.object != stored
 
-    def _record_refused(self, step: Step, error: ApiError) -> None:
-        if isinstance(step, plan.Create | plan.Update):
+    def _record_refused(self, step: steps.Step, error: ApiError) -> None:
+        if isinstance(step, steps.Create | steps.Update):
             desired = step.desired
             message = (
                 f"Binding {desired.binding.metadata.name} not applied on node {desired.node} "
@@ -227,35 +225,35 @@ class Writer:
 
 
 _OPERATIONS: Final[dict[type, str]] = {
-    plan.Create: "assigned_identity_addition",
-    plan.Update: "assigned_identity_update",
-    plan.SetAttachedBy: "assigned_identity_update",
-    plan.Revoke: "assigned_identity_deletion",
-    plan.Confirm: "update_azure_assigned_identity_status",
-    plan.Explain: "update_azure_assigned_identity_status",
-    plan.CompleteDetaches: "assigned_identity_update",
-    plan.Release: "update_azure_assigned_identity_status",
+    steps.Create: "assigned_identity_addition",
+    steps.Update: "assigned_identity_update",
+    steps.SetAttachedBy: "assigned_identity_update",
+    steps.Revoke: "assigned_identity_deletion",
+    steps.Confirm: "update_azure_assigned_identity_status",
+    steps.Explain: "update_azure_assigned_identity_status",
+    steps.CompleteDetaches: "assigned_identity_update",
+    steps.Release: "update_azure_assigned_identity_status",
 }
 
 
 _URGENCIES: Final[dict[type, Urgency]] = {
-    plan.Revoke: Urgency.REVOKE,
-    plan.CompleteDetaches: Urgency.TIDY,
-    plan.Release: Urgency.TIDY,
+    steps.Revoke: Urgency.REVOKE,
+    steps.CompleteDetaches: Urgency.TIDY,
+    steps.Release: Urgency.TIDY,
 }
 
 
-def _shared(step: Step) -> tuple[object, ...]:
+def _shared(step: steps.Step) -> tuple[object, ...]:
     """Return the key by which equal writes are merged; empty for steps that only passes plan, each for its own host.
 
     If the two differ in content, the second one is planned again from the response to the first.
     """
     match step:
-        case plan.Create(desired, name):
+        case steps.Create(desired, name):
             return "create", desired.namespace, name, desired.assignment_key
-        case plan.Update(existing):
+        case steps.Update(existing):
             return "update", existing.object.metadata.uid
-        case plan.Revoke(existing):
+        case steps.Revoke(existing):
             return "revoke", existing.object.metadata.uid
         case _:
             return ()
@@ -265,9 +263,9 @@ def _pod(existing: ExistingAssignment) -> str:
     return f"{existing.assignment_key.pod_namespace}/{existing.assignment_key.pod}"
 
 
-def _about(step: Step) -> dict[str, object]:
+def _about(step: steps.Step) -> dict[str, object]:
     """Return the log fields that identify the object of a step."""
-    if isinstance(step, plan.Create):
+    if isinstance(step, steps.Create):
         pod, node, identity, binding = (
             "/".join(step.desired.pod.key),
             step.desired.node,

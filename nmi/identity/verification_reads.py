@@ -11,8 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
-from podidentity.kube.client import MALFORMED
-from podidentity.kube.errors import ApiError, NotFound, ServerError
+from podidentity.kube.errors import MALFORMED, ApiError, NotFound, ServerError
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from podidentity.kube.client import Client
-from podidentity.kube.informer import SILENCE_SECONDS, Handler, Informer
+from podidentity.kube.informer import SILENCE_SECONDS, Informer
+from podidentity.kube.object_store import Handler
 from podidentity.resources import Kind, Resource
 from podidentity.telemetry.log_limit import LogLimit
 

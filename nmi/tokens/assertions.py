@@ -20,7 +20,8 @@ from nmi.tokens.jwt import decode_claims
 from nmi.tokens.source import Workload
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.kube import errors as kube
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
+from podidentity.kube.paths import object_path
 from podidentity.resources import Kind, Resource
 
 LIFE_SECONDS: Final = 600

@@ -8,8 +8,8 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Final, TypeVar
 
+from mic.azure.host_client import HostReader
 from mic.azure.identities import HostIdentities
-from mic.preview.survey import Hosts
 from nmi.identity.pods import own_addresses
 from nmi.settings import Settings, parse
 from nmi.tokens.assertions import SERVICE_ACCOUNTS
@@ -37,7 +37,7 @@ NO_NODE: Final = "nowhere"
 
 
 async def gather(
-    client: Client, namespace: str, name: str, *, given: NmiConfiguration | None, azure: Hosts | None
+    client: Client, namespace: str, name: str, *, given: NmiConfiguration | None, azure: HostReader | None
 ) -> DiagnosisInput:
     """Return the diagnosis input for the pod. *given* replaces the configuration of NMI's pod.
 
@@ -164,7 +164,7 @@ async def _exists(client: Client, namespace: str, name: str) -> bool:
     return True
 
 
-async def _on_azure(azure: Hosts, node: Node | ReadFailure | None) -> HostIdentities | AzureError | None:
+async def _on_azure(azure: HostReader, node: Node | ReadFailure | None) -> HostIdentities | AzureError | None:
     host = parse_provider_id(node.spec.provider_id) if isinstance(node, Node) else None
     if host is None:
         return None

@@ -35,10 +35,11 @@ from podidctl.doctor.state import (
     StoredObjects,
 )
 from podidentity.flags import UsageError
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.decoding import Malformed, decode_meta, decode_object, shallow
 from podidentity.kube.errors import ApiError, NoResponse, NotFound
 from podidentity.kube.lock_records import ENDPOINTS, LEASES, AnnotationFormat, LeaseFormat, LockFormat, LockRecord
+from podidentity.kube.paths import object_path
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDING_LABEL,

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -11,7 +11,7 @@ from mic.startup.settings import Settings
 from mic.startup.spellings import KINDS, dropping
 from mic.startup.type_upgrade import UpgradeRecord
 from podidctl.migration.differences import Installation
-from podidctl.migration.installed_programs import Program, is_namespaced, mic_settings
+from podidctl.migration.installed_programs import InstalledProgram, is_namespaced, mic_settings
 from podidctl.migration.projections import (
     DAEMON_SETS,
     DEPLOYMENTS,
@@ -24,12 +24,15 @@ from podidctl.migration.workload_identity import WorkloadState
 from podidctl.migration.workloads import TEMPLATED, WorkloadInventory
 from podidentity.exits import StartError
 from podidentity.kube import access
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.decoding import decode_meta
 from podidentity.kube.errors import AccessError, ApiError, Forbidden, NotFound, Unauthorized
 from podidentity.kube.lock_records import ENDPOINTS, AnnotationFormat
-from podidentity.resources import BINDING_LABEL, BINDINGS, GROUP, IDENTITIES, PODS, BareMeta, Kind
+from podidentity.kube.paths import object_path
+from podidentity.resources import BINDING_LABEL, BINDINGS, GROUP, IDENTITIES, PODS, BareMeta, Kind, Resource
 from podidentity.version import VERSION
+
+R = TypeVar("R", bound=Resource)
 
 PROGRAMS: Final = ("nmi", "mic")
 
@@ -51,7 +54,7 @@ async def connect(kubeconfig: str, environ: Mapping[str, str], home: Path) -> As
         raise StartError(_api_error_text(error)) from error
 
 
-async def read_installation(client: Client) -> tuple[Installation, list[Program]]:
+async def read_installation(client: Client) -> tuple[Installation, list[InstalledProgram]]:
     """Return the input of the migration from the Go implementation. Raises ApiError if custom resources or pods cannot
     be read.
     """
@@ -102,8 +105,8 @@ async def read_issuer(client: Client) -> str:
     return found if isinstance(found, str) else ""
 
 
-async def list_if_served(client: Client, kind: Kind[Any]) -> list[Any]:
-    """Return all objects of a built-in kind; none if the server does not serve it, as in the sandbox."""
+async def list_if_served(client: Client, kind: Kind[R]) -> list[R]:
+    """Return all objects of *kind*; none if the server does not serve it, as the sandbox with some built-in kinds."""
     try:
         return await client.list(kind)
     except NotFound:
@@ -130,8 +133,8 @@ def _unreadable(meta: BareMeta) -> dict[str, Any]:
     return {"metadata": {"namespace": meta.namespace, "name": meta.name}, "spec": "(unreadable)"}
 
 
-async def _programs(client: Client, unread: dict[str, str]) -> list[Program]:
-    found: list[Program] = []
+async def _programs(client: Client, unread: dict[str, str]) -> list[InstalledProgram]:
+    found: list[InstalledProgram] = []
     for kind in (DAEMON_SETS, DEPLOYMENTS):
         try:
             workloads: Sequence[WorkloadObject] = await client.list(kind)
@@ -147,14 +150,14 @@ async def _programs(client: Client, unread: dict[str, str]) -> list[Program]:
     return found
 
 
-def _program(kind: Kind[Any], workload: WorkloadObject, container: WorkloadContainer) -> Program | None:
+def _program(kind: Kind[Any], workload: WorkloadObject, container: WorkloadContainer) -> InstalledProgram | None:
     """Return the NMI or MIC that *container* runs, by the name of its image or its own, or None."""
     image = container.image.rpartition("/")[2].partition("@")[0].partition(":")[0]
     name = next((each for each in PROGRAMS if each in {image, container.name}), None)
     if name is None or (kind is DAEMON_SETS) is not (name == "nmi"):
         return None
     meta = workload.metadata
-    return Program(
+    return InstalledProgram(
         name=name,
         workload=f"{kind.name} {meta.namespace}/{meta.name}",
         namespace=meta.namespace,

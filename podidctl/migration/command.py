@@ -15,7 +15,7 @@ from mic.preview.schema import SOMETHING_TO_DO
 from podidctl.migration import cluster_reader, differences, documents, installed_programs, manifests, show
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.federation import command as federating
-from podidctl.migration.field_spellings import Change
+from podidctl.migration.field_spellings import ObjectChanges
 from podidctl.migration.workload_identity import (
     AUDIENCE,
     WorkloadIdentityPlan,
@@ -192,7 +192,7 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
     return rewriting + differences.manifest_differences(thing for each in read for thing in each.done.objects)
 
 
-def _rewriting(change: Change, *, done: bool) -> str:
+def _rewriting(change: ObjectChanges, *, done: bool) -> str:
     lost = "; ".join(change.lost)
     if done:
         return (

@@ -21,9 +21,9 @@ from podidctl.migration.workload_identity import (
     CLIENT_ID,
     TENANT_ID,
     USE_LABEL,
-    FederatedCredential,
     ManualStep,
     PlannedAccount,
+    PlannedCredential,
     WorkloadIdentityPlan,
     WorkloadPatch,
 )
@@ -74,7 +74,7 @@ def commands(made: WorkloadIdentityPlan, issuer: str, audience: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def command(credential: FederatedCredential, issuer: str, audience: str) -> str:
+def command(credential: PlannedCredential, issuer: str, audience: str) -> str:
     """Return the command that creates one federated credential."""
     if credential.identity_name:
         words = ["az", "identity", "federated-credential", "create"]
@@ -87,7 +87,7 @@ def command(credential: FederatedCredential, issuer: str, audience: str) -> str:
     return _shell(words)
 
 
-def parameters(credential: FederatedCredential, issuer: str, audience: str) -> dict[str, Any]:
+def parameters(credential: PlannedCredential, issuer: str, audience: str) -> dict[str, Any]:
     """Return a federated credential in the format of Azure's APIs."""
     return {"name": credential.name, "issuer": issuer, "subject": credential.subject, "audiences": [audience]}
 

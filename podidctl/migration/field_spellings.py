@@ -28,7 +28,7 @@ class UnreadableError(Exception):
 
 
 @dataclass(frozen=True)
-class Change:
+class ObjectChanges:
     """Changes of one object."""
 
     about: str
@@ -44,7 +44,7 @@ class Rewritten:
     """A rewritten text and its changes."""
 
     text: str
-    changes: tuple[Change, ...]
+    changes: tuple[ObjectChanges, ...]
     objects: tuple[Mapping[str, Any], ...]
     """Every custom resource in it, in the new spelling."""
 
@@ -77,13 +77,13 @@ def rewrite(text: str) -> Rewritten:
     found = list(_objects(text))
     roots = {id(each.root): [other for other in found if other.root is each.root] for each in found}
     edits: list[tuple[int, int, str]] = []
-    changes: list[Change] = []
+    changes: list[ObjectChanges] = []
     for objects in roots.values():
         changed = [each for each in objects if each.target is not None]
         is_rewritten = bool(changed) and not _renaming_suffices(text, objects)
         for each in changed:
             lost = _lost_content(text, each) if is_rewritten else ()
-            changes.append(Change(object_name(each.kind, each.document), tuple(each.fields), lost))
+            changes.append(ObjectChanges(object_name(each.kind, each.document), tuple(each.fields), lost))
             edits += [] if is_rewritten else each.edits
         if is_rewritten:
             start, end = objects[0].root.start_mark.index, objects[0].root.end_mark.index

@@ -17,7 +17,7 @@ _VARIABLE: Final = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 
 
 @dataclass(frozen=True)
-class Program:
+class InstalledProgram:
     """One NMI or MIC in a DaemonSet or Deployment."""
 
     name: str
@@ -39,7 +39,7 @@ class Program:
         return any(each.lstrip("-").partition("=")[0] == flag for each in self.flags)
 
 
-def mic_settings(programs: Sequence[Program]) -> mic.startup.settings.Settings | None:
+def mic_settings(programs: Sequence[InstalledProgram]) -> mic.startup.settings.Settings | None:
     """Return the installed MIC's settings as this version reads them; None if there is none or they cannot be read."""
     for program in programs:
         if program.name == "mic":
@@ -50,7 +50,7 @@ def mic_settings(programs: Sequence[Program]) -> mic.startup.settings.Settings |
     return None
 
 
-def is_namespaced(programs: Sequence[Program]) -> bool:
+def is_namespaced(programs: Sequence[InstalledProgram]) -> bool:
     """Return whether one of them restricts identities to their namespaces. Unreadable flags are ignored."""
     for program in programs:
         try:
@@ -62,7 +62,7 @@ def is_namespaced(programs: Sequence[Program]) -> bool:
     return False
 
 
-def check_programs(programs: Sequence[Program]) -> list[Difference]:
+def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
     """Return the differences for the installed programs."""
     found: list[Difference] = []
     namespaced: dict[str, bool] = {}
@@ -99,16 +99,18 @@ def check_programs(programs: Sequence[Program]) -> list[Difference]:
     return found
 
 
-def _nmi(program: Program) -> nmi.settings.Settings:
+def _nmi(program: InstalledProgram) -> nmi.settings.Settings:
     return nmi.settings.parse(program.argv, program.environ)
 
 
-def _mic(program: Program) -> mic.startup.settings.Settings:
+def _mic(program: InstalledProgram) -> mic.startup.settings.Settings:
     environ = {"MIC_POD_NAMESPACE": program.namespace, **program.environ}
     return mic.startup.settings.parse(program.argv, environ)
 
 
-def _nmi_differences(program: Program, settings: nmi.settings.Settings, mics: Sequence[str]) -> Iterator[Difference]:
+def _nmi_differences(
+    program: InstalledProgram, settings: nmi.settings.Settings, mics: Sequence[str]
+) -> Iterator[Difference]:
     about = program.workload
     if settings.allow_kubenet:
         yield Difference(
@@ -135,7 +137,7 @@ def _nmi_differences(program: Program, settings: nmi.settings.Settings, mics: Se
         )
 
 
-def _mic_differences(program: Program, settings: mic.startup.settings.Settings) -> Iterator[Difference]:
+def _mic_differences(program: InstalledProgram, settings: mic.startup.settings.Settings) -> Iterator[Difference]:
     if (
         program.says("clientQps")
         and settings.writes_per_second < mic.startup.settings.Settings(namespace="n").writes_per_second

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
-from rich.markup import escape
 
 from mic.preview.text import printable
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.workload_identity import USE_LABEL, WorkloadIdentityPlan
-from podidctl.printing import Output, print_document, print_table
+from podidctl.printing import Output, escaped, print_document, print_table
 
 COLORS: Final = {DifferenceLevel.FIX: "red", DifferenceLevel.REVIEW: "yellow", DifferenceLevel.NO_ACTION: "dim"}
 TITLES: Final = {
@@ -31,7 +30,7 @@ def report(found: Sequence[Difference], output: Output, where: Console) -> None:
         if not listed:
             continue
         where.print(f"{TITLES[level]}:")
-        rows = [(f"[{COLORS[level]}]{_plain(one.about)}[/]", printable(one.what), printable(one.do)) for one in listed]
+        rows = [(f"[{COLORS[level]}]{escaped(one.about)}[/]", printable(one.what), printable(one.do)) for one in listed]
         print_table(("about", "what", "what to do"), rows, where)
 
 
@@ -64,17 +63,12 @@ def workload_identity(made: WorkloadIdentityPlan, issuer: str, audience: str, wh
     ):
         if not rows:
             continue
-        where.print(_plain(title), soft_wrap=True)
-        print_table(columns, [(_plain(first), *map(printable, others)) for first, *others in rows], where)
+        where.print(escaped(title), soft_wrap=True)
+        print_table(columns, [(escaped(first), *map(printable, others)) for first, *others in rows], where)
     if made.done:
-        where.print(f"no change needed: {_plain(', '.join(made.done))}", soft_wrap=True)
+        where.print(f"no change needed: {escaped(', '.join(made.done))}", soft_wrap=True)
     where.print(
         "Applications need an SDK with workload identity support (such as DefaultAzureCredential), or the webhook's "
         "proxy: docs/migration.md.",
         soft_wrap=True,
     )
-
-
-def _plain(text: str) -> str:
-    """Return *text* with control characters and markup escaped."""
-    return escape(printable(text))

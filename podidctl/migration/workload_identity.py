@@ -86,7 +86,7 @@ class WorkloadPatch(Wire, frozen=True):
     service_account: str
 
 
-class FederatedCredential(Wire, frozen=True):
+class PlannedCredential(Wire, frozen=True):
     """A federated credential to create on Azure."""
 
     identity: str
@@ -113,7 +113,7 @@ class WorkloadIdentityPlan(Wire, frozen=True):
 
     accounts: list[PlannedAccount]
     patches: list[WorkloadPatch]
-    credentials: list[FederatedCredential]
+    credentials: list[PlannedCredential]
     by_hand: list[ManualStep]
     done: list[str]
     """Workloads that need no change."""
@@ -148,7 +148,7 @@ class _Planner:
             self._users[workload.account_key].append(workload)
         self._planned: dict[Key, PlannedAccount] = {}
         self._patches: list[WorkloadPatch] = []
-        self._credentials: dict[tuple[str, str], FederatedCredential] = {}
+        self._credentials: dict[tuple[str, str], PlannedCredential] = {}
         self._by_hand: list[ManualStep] = []
         self._done: list[str] = []
 
@@ -319,11 +319,11 @@ class _Planner:
             self._by_hand.append(said)
 
 
-def credential_of(identity: AzureIdentity, namespace: str, account: str) -> FederatedCredential:
+def credential_of(identity: AzureIdentity, namespace: str, account: str) -> PlannedCredential:
     """Return the federated credential by which *identity* trusts this service account."""
     managed = identity.spec.type in {IdentityType.USER_ASSIGNED, IdentityType.FEDERATED}
     azures = parse_user_assigned(identity.spec.resource_id) if managed else None
-    return FederatedCredential(
+    return PlannedCredential(
         identity=_name(identity),
         name=credential_name(namespace, account),
         subject=f"system:serviceaccount:{namespace}:{account}",

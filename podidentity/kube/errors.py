@@ -10,6 +10,8 @@ import msgspec
 
 MESSAGE_MAX: Final = 512
 """Maximum length of a server message, which may quote an untrusted author's text."""
+MALFORMED: Final = "Malformed"
+"""Reason of a ServerError for an unreadable response: the server works, and an object may be the cause."""
 
 
 class ApiError(Exception):
@@ -126,6 +128,11 @@ def from_status(status_object: Status, status: int = 0, retry_after: float | Non
         return Gone(code, status_object.reason, status_object.message, retry_after)
     kind = _CLASSES.get(code, ServerError if code >= 500 else ApiError)
     return kind(code, status_object.reason, status_object.message, retry_after)
+
+
+def malformed(plural: str, cause: Exception) -> ServerError:
+    """Return the exception for a 2xx response about objects of the kind *plural* that cannot be decoded."""
+    return ServerError(502, MALFORMED, f"the response about {plural} cannot be read: {cause}")
 
 
 def _seconds(header: str) -> float | None:

@@ -17,26 +17,26 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from types import MappingProxyType
-from typing import Final, Generic, NoReturn, Protocol, TypeVar
+from typing import Final, Generic, NoReturn, TypeVar
 
 import msgspec
 
+from podidentity.kube import response_limits
 from podidentity.kube.backoff import Backoff
-from podidentity.kube.client import OBJECT_MAX, PAGE_SIZE, Client, identify, object_path, selectors
+from podidentity.kube.client import Client
 from podidentity.kube.decoding import (
     LongLine,
     Malformed,
     RawPage,
     TooDeep,
     TooLarge,
-    TooLong,
     WatchEvent,
     decode_event,
     decode_meta,
     decode_object,
 )
 from podidentity.kube.errors import (
+    MALFORMED,
     ApiError,
     Forbidden,
     Gone,
@@ -46,7 +46,11 @@ from podidentity.kube.errors import (
     TooManyRequests,
     Unauthorized,
 )
-from podidentity.object_limits import oversized, reduced
+from podidentity.kube.lists import PAGE_SIZE
+from podidentity.kube.object_store import Handler, ObjectStore
+from podidentity.kube.paths import object_path, selectors
+from podidentity.kube.watch_lines import identify
+from podidentity.object_limits import reduced
 from podidentity.resources import BareMeta, Kind, Resource
 from podidentity.telemetry.log_limit import LogLimit
 
@@ -54,7 +58,6 @@ log = logging.getLogger(__name__)
 
 P = TypeVar("P")
 T = TypeVar("T", bound=Resource)
-T_contra = TypeVar("T_contra", bound=Resource, contravariant=True)
 
 SILENCE_SECONDS: Final = 90.0
 """The server sends a bookmark about once a minute; half a minute of delay means a half-open connection."""
@@ -65,29 +68,12 @@ server's restart.
 HEALTHY_SECONDS: Final = 1.0
 """A watch that ended sooner, even cleanly, counts as a failure, and the next one waits."""
 RETRY_AFTER_MAX: Final = 60.0
-DOUBT_SECONDS: Final = 5.0
-DOUBT_MAX_SECONDS: Final = 300.0
-"""Pause before everything is listed again after a handler failed to remove an object: initial and maximum value."""
 FIRST_LIST_SECONDS: Final = 4.0
 """Maximum pause before the first list is complete. A program that starts during an outage must be active within 5 s of
 its end. With pauses of 2 s on average, 1,000 nodes with three watches send at most 1,500 failing lists a second.
 """
 SLICE_SECONDS: Final = 0.002
 """Time for a burst of objects before the event loop runs other tasks."""
-
-
-class Handler(Protocol[T_contra]):
-    """Receiver of changes. Called synchronously from the informer's task, after the store has changed.
-
-    After an exception of `upserted`, `deleted` is called for the same object, so that no former state remains; this may
-    be the first call for the object. After an exception of `deleted` the call is repeated later.
-    """
-
-    def upserted(self, old: T_contra | None, new: T_contra) -> None:
-        """*new* exists; *old* is the former state if it is the same object (uid)."""
-
-    def deleted(self, old: T_contra) -> None:
-        """*old*, in its last known state, was deleted or does not match the selectors any more."""
 
 
 class Informer(Generic[T]):
@@ -118,30 +104,23 @@ class Informer(Generic[T]):
         """
         self._client = client
         self._kind = kind
-        self._handler = handler
         self._field_selector = field_selector
         self._label_selector = label_selector
         self._namespace = namespace
         self._page_size = page_size
-        self._keep = keep
-        self._on_doubt = on_doubt
         self._silence_seconds = silence_seconds
         self._clock = clock
         self._random = random
         self._backoff = Backoff(random, most_seconds=FIRST_LIST_SECONDS)
         self._log_limit = log_limit or LogLimit(clock=clock)
         self._first: asyncio.Timeout | None = None
-        self._store: dict[tuple[str, str], T] = {}
+        self.objects = ObjectStore(handler, keep=keep, skip=self._skip, on_doubt=on_doubt, clock=clock, random=random)
+        self.store: Mapping[tuple[str, str], T] = self.objects.view
+        """All objects by (namespace, name); a live view."""
         self._resource_version = ""
         self._synced = asyncio.Event()
         self._last_sign = -math.inf
         self._stuck_at = ""
-        self._undeleted: dict[tuple[str, str], T] = {}
-        """Objects that the handler failed to remove."""
-        self._doubt_backoff = Backoff(random, first_seconds=DOUBT_SECONDS, most_seconds=DOUBT_MAX_SECONDS)
-        self._list_again_at = math.inf
-        self.store: Mapping[tuple[str, str], T] = MappingProxyType(self._store)
-        """All objects by (namespace, name); a live view."""
         self.restarts = 0
         """Number of failed or interrupted lists and watches, without regular ends by the server."""
         self.lists = 0
@@ -162,7 +141,7 @@ class Informer(Generic[T]):
         """Return the age of the last message (list, event or bookmark); infinite before the first, and while the
         handler has an object that it failed to remove.
         """
-        return math.inf if self._undeleted else self._clock() - self._last_sign
+        return math.inf if self.objects.doubtful else self._clock() - self._last_sign
 
     async def run(self) -> NoReturn:
         """Keep the store equal to the server until cancelled. Retries after every failure."""
@@ -249,17 +228,14 @@ class Informer(Generic[T]):
                 await self._read_page(page, found)
                 del page  # frees its memory before the next page is read
         if not version:
-            raise ServerError(502, "Malformed", f"the list of {self._kind.plural} has no resourceVersion")
-        for old in [*self._undeleted.values()]:
-            self._forget(old)
-        async for old in self._paced([old for key, old in self._store.items() if key not in found]):
-            self._remove(old.key)
+            raise ServerError(502, MALFORMED, f"the list of {self._kind.plural} has no resourceVersion")
+        self.objects.begin_list()
+        async for old in self._paced([old for key, old in self.store.items() if key not in found]):
+            self.objects.remove(old.key)
         async for new in self._paced(found.values()):
-            self._put(new)
+            self.objects.put(new)
         self._resource_version = version
-        if not self._undeleted:
-            self._list_again_at = math.inf
-            self._doubt_backoff.reset()
+        self.objects.end_list()
         self.lists += 1
         if not self._synced.is_set():
             self.problem = None
@@ -281,26 +257,17 @@ class Informer(Generic[T]):
         """Return an object of a list. An unchanged object is taken from the store, so that a repeated list needs no
         memory for a second copy and little time. Raises Malformed.
         """
-        if self._store:
+        if self.store:
             meta = decode_meta(raw)
-            known = self._store.get((meta.namespace, meta.name))
+            known = self.store.get((meta.namespace, meta.name))
+            same = (meta.uid, meta.resource_version)
             if (
                 known is not None
                 and meta.resource_version
-                and (known.metadata.uid, known.metadata.resource_version)
-                == (
-                    meta.uid,
-                    meta.resource_version,
-                )
+                and (known.metadata.uid, known.metadata.resource_version) == same
             ):
                 return known
-        return self._within_limits(decode_object(self._kind, raw))
-
-    def _within_limits(self, item: T) -> T:
-        """Return the stored part of *item*. Raises TooLong if a field is over its limit."""
-        if why := oversized(item):
-            raise TooLong(why)
-        return self._keep(item)
+        return self.objects.within_limits(decode_object(self._kind, raw))
 
     async def _watch(self) -> None:
         """Follow the changes until the server ends the stream. Raises ApiError for every other end."""
@@ -321,7 +288,7 @@ class Informer(Generic[T]):
                     async for line in lines:
                         self._last_sign = self._clock()
                         await self._take(line)
-                        if self._clock() >= self._list_again_at:
+                        if self._clock() >= self.objects.list_due_at:
                             break
                         silence.reschedule(loop.time() + self._patience())
                         # Lines that arrived together are read without a pause: yield to the event loop.
@@ -329,15 +296,15 @@ class Informer(Generic[T]):
                             await asyncio.sleep(0)
                             breather = self._clock() + SLICE_SECONDS
             except TimeoutError as error:
-                if self._clock() < self._list_again_at:
+                if self._clock() < self.objects.list_due_at:
                     raise NoResponse(f"the watch has been silent for {self._silence_seconds:g} s") from error
-        if self._clock() >= self._list_again_at:
+        if self._clock() >= self.objects.list_due_at:
             self._resource_version = ""
-            self._list_again_at = self._clock() + DOUBT_SECONDS + self._doubt_backoff.next()
+            self.objects.postpone_list()
 
     def _patience(self) -> float:
         """Return how long the watch may be silent before it counts as half-open or a list is due."""
-        return max(0.0, min(self._silence_seconds, self._list_again_at - self._clock()))
+        return max(0.0, min(self._silence_seconds, self.objects.list_due_at - self._clock()))
 
     async def _take(self, line: bytes | LongLine) -> None:
         if isinstance(line, bytes):
@@ -350,7 +317,9 @@ class Informer(Generic[T]):
             except Malformed as error:
                 self._list_again(error)
         else:
-            self._take_unread(line, TooLarge(f"it has {line.size} bytes of JSON, and the limit is {OBJECT_MAX}"))
+            self._take_unread(
+                line, TooLarge(f"it has {line.size} bytes of JSON, and the limit is {response_limits.OBJECT_MAX}")
+            )
 
     def _take_unread(self, line: LongLine, error: Malformed) -> None:
         """Skip an event of which only the names are known; its object counts as absent."""
@@ -358,13 +327,13 @@ class Informer(Generic[T]):
         if line.type not in {"ADDED", "MODIFIED", "DELETED"} or not (meta.name and meta.resource_version):
             self._list_again(error)
         self._skip(meta, error)
-        self._remove((meta.namespace, meta.name))
+        self.objects.remove((meta.namespace, meta.name))
         self._resource_version = meta.resource_version
 
     def _list_again(self, error: Malformed) -> NoReturn:
         """Schedule a new list, because the content of an event is unknown. Raises ServerError."""
         self._resource_version = ""
-        raise ServerError(502, "Malformed", str(error)) from error
+        raise ServerError(502, MALFORMED, str(error)) from error
 
     def _take_event(self, event: WatchEvent[T]) -> None:
         if event.error is not None:
@@ -382,59 +351,20 @@ class Informer(Generic[T]):
         if event.type == "BOOKMARK":
             return
         if event.type == "DELETED":
-            self._remove(event.key)
+            self.objects.remove(event.key)
             return
         if event.object is None:
             # Its last readable state may grant access that the new one revokes.
             self._skip(event.meta, event.problem or Malformed("its content does not match the kind's schema"))
-            self._remove(event.key)
+            self.objects.remove(event.key)
             return
         try:
-            item = self._within_limits(event.object)
+            item = self.objects.within_limits(event.object)
         except Exception as error:  # noqa: BLE001 - any exception concerns only this object
             self._skip(event.meta, error)
-            self._remove(event.key)
+            self.objects.remove(event.key)
         else:
-            self._put(item)
-
-    def _put(self, new: T) -> None:
-        old = self._store.get(new.key)
-        if old is not None:
-            if old.metadata.uid != new.metadata.uid:
-                self._remove(old.key)
-                old = None
-            elif old.metadata.resource_version == new.metadata.resource_version:
-                return
-        if (former := self._undeleted.get(new.key)) is not None:
-            self._forget(former)
-            if new.key in self._undeleted:
-                return
-        self._store[new.key] = new
-        try:
-            self._handler.upserted(old, new)
-        except Exception as error:  # noqa: BLE001 - the handler's exception concerns only this object
-            self._skip(new.metadata, error)
-            del self._store[new.key]
-            self._forget(new if old is None else old)
-
-    def _remove(self, key: tuple[str, str]) -> None:
-        old = self._store.pop(key, None)
-        if old is not None:
-            self._forget(old)
-
-    def _forget(self, old: T) -> None:
-        """Let the handler remove *old*, which is no longer in the store; retry later if it fails."""
-        try:
-            self._handler.deleted(old)
-        except Exception as error:  # noqa: BLE001 - as above
-            fresh = not self._undeleted
-            self._undeleted[old.key] = old
-            self._skip(old.metadata, error)
-            if fresh:
-                self._list_again_at = self._clock() + DOUBT_SECONDS + self._doubt_backoff.next()
-                self._on_doubt()
-        else:
-            self._undeleted.pop(old.key, None)
+            self.objects.put(item)
 
     def _skip(self, meta: BareMeta, error: Exception) -> None:
         self._client.skipped.report(self._kind, meta, error)

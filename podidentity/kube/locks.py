@@ -14,9 +14,10 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Conflict, Forbidden, NotFound, ServerError
 from podidentity.kube.lock_records import Document, LockFormat
+from podidentity.kube.paths import object_path
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from podidentity_sandbox.kubeapi.statuses import (
     unsupported_media_type,
 )
 from podidentity_sandbox.kubeapi.verbs import DeleteOptions, Verbs
-from podidentity_sandbox.kubeapi.watching import Event, Watch
+from podidentity_sandbox.kubeapi.watching import Watch, WatchEvent
 
 Document = dict[str, Any]
 
@@ -147,7 +147,7 @@ class ResourceHandler:
         self._watches_changed.set()
         self._watches_changed = asyncio.Event()
 
-    def _line(self, target: Target, event: Event, form: str, include: str) -> bytes:
+    def _line(self, target: Target, event: WatchEvent, form: str, include: str) -> bytes:
         sent = responses.one_bytes(target.resource, event.item, form, include, self._now())
         return b'{"type":"%s","object":%s}\n' % (event.type.encode(), sent)
 

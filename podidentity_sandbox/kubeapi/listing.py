@@ -1,11 +1,11 @@
 """Lists: the selected objects in order, in pages, from a revision. Pure over a history."""
 
-import base64
 import binascii
 from dataclasses import dataclass
 
 import msgspec
 
+from podidentity_sandbox import base64url
 from podidentity_sandbox.kubeapi import selectors
 from podidentity_sandbox.kubeapi.history import History, Item, Key, TooOldError
 from podidentity_sandbox.kubeapi.requests import ListOptions, Target, revision
@@ -89,12 +89,11 @@ def _entries_at(history: History, target: Target, at: int, after: Key | None) ->
 
 
 def _token(at: int, key: Key) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(_Continue(at, *key))).decode().rstrip("=")
+    return base64url.encode(msgspec.json.encode(_Continue(at, *key)))
 
 
 def _read(text: str) -> _Continue:
     try:
-        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        return msgspec.json.decode(data, type=_Continue)
+        return msgspec.json.decode(base64url.decode(text), type=_Continue)
     except (ValueError, binascii.Error, msgspec.DecodeError) as error:
         raise bad_request(f"invalid continue token: continue key is not valid: {str(error)[:100]}") from error

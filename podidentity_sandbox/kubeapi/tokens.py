@@ -1,6 +1,5 @@
 """The key of service accounts' tokens: real RS256 JWTs, and the documents by which others check them."""
 
-import base64
 import datetime
 import hashlib
 import json
@@ -9,6 +8,8 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from podidentity_sandbox import base64url
 
 Document = dict[str, Any]
 
@@ -21,22 +22,22 @@ class TokenSigner:
         der = self._key.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        self._key_id = _base64(hashlib.sha256(der).digest())
+        self._key_id = base64url.encode(hashlib.sha256(der).digest())
 
     def sign(self, claims: Document) -> str:
         """Return a token with these claims."""
-        head = _base64(json.dumps({"alg": "RS256", "kid": self._key_id}).encode())
-        signed = f"{head}.{_base64(json.dumps(claims).encode())}"
-        return f"{signed}.{_base64(self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+        head = base64url.encode(json.dumps({"alg": "RS256", "kid": self._key_id}).encode())
+        signed = f"{head}.{base64url.encode(json.dumps(claims).encode())}"
+        return f"{signed}.{base64url.encode(self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
     def claims(self, token: str, audience: str, now: datetime.datetime) -> Document | None:
         """Return the claims of a token that this signer issued for *audience* and that is valid now; else None."""
         try:
             head, claims, signature = token.split(".")
             self._key.public_key().verify(
-                _bytes(signature), f"{head}.{claims}".encode(), padding.PKCS1v15(), hashes.SHA256()
+                base64url.decode(signature), f"{head}.{claims}".encode(), padding.PKCS1v15(), hashes.SHA256()
             )
-            said: Document = json.loads(_bytes(claims))
+            said: Document = json.loads(base64url.decode(claims))
         except (ValueError, InvalidSignature):
             return None
         in_time = said["nbf"] <= now.timestamp() < said["exp"]
@@ -60,15 +61,7 @@ class TokenSigner:
             "kty": "RSA",
             "kid": self._key_id,
             "alg": "RS256",
-            "n": _base64(numbers.n.to_bytes(256, "big")),
-            "e": _base64(numbers.e.to_bytes(3, "big")),
+            "n": base64url.encode(numbers.n.to_bytes(256, "big")),
+            "e": base64url.encode(numbers.e.to_bytes(3, "big")),
         }
         return {"keys": [key]}
-
-
-def _base64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def _bytes(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

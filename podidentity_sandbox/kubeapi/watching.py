@@ -24,7 +24,7 @@ BACKLOG_MAX: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class WatchEvent:
     """One line of a watch: the sent object is made from the item in the requested representation."""
 
     type: str
@@ -54,13 +54,13 @@ class Watch:
         self._bookmark_seconds = bookmark_seconds
         self._clock = clock
         self._ends = clock() + timeout_seconds
-        self._queue: deque[Event] = deque()
+        self._queue: deque[WatchEvent] = deque()
         self._wake = asyncio.Event()
         self._closed = False
         self._begin()
         self._unsubscribe = history.subscribe(target.resource.name, self._note)
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncIterator[WatchEvent]:
         """Yield the events in order, until the time is over or the watch is closed."""
         next_bookmark = self._clock() + self._bookmark_seconds
         last_bookmark = self._ends - LAST_BOOKMARK_SECONDS
@@ -109,7 +109,7 @@ class Watch:
         if asked == 0 or self._options.initial_events:
             for key, item in self._history.items(kind):
                 if self._is_in_scope(key[0]) and self._matches(item):
-                    self._put(Event("ADDED", item))
+                    self._put(WatchEvent("ADDED", item))
             if self._options.initial_events and self._options.bookmarks:
                 self._put(self._bookmark({INITIAL_EVENTS_END: "true"}))
             return
@@ -117,7 +117,7 @@ class Watch:
             changes = self._history.since(kind, asked)
         except TooOldError as error:
             refusal = expired(f"too old resource version: {asked} ({error.oldest})")
-            self._put(Event("ERROR", Item(refusal.document(), 0)))
+            self._put(WatchEvent("ERROR", Item(refusal.document(), 0)))
             self._ends = self._clock()
             return
         for change in changes:
@@ -130,9 +130,9 @@ class Watch:
         was = change.before is not None and self._matches(change.before)
         now = change.type != "DELETED" and self._matches(change.item)
         if now:
-            self._put(Event("MODIFIED" if was else "ADDED", change.item))
+            self._put(WatchEvent("MODIFIED" if was else "ADDED", change.item))
         elif was:
-            self._put(Event("DELETED", self._left(change)))
+            self._put(WatchEvent("DELETED", self._left(change)))
 
     def _left(self, change: Change) -> Item:
         """Report an object that leaves the selection in its last selected state, at the change's revision."""
@@ -142,7 +142,7 @@ class Watch:
         metadata = document["metadata"] | {"resourceVersion": str(change.revision)}
         return Item(document | {"metadata": metadata}, change.revision)
 
-    def _put(self, event: Event) -> None:
+    def _put(self, event: WatchEvent) -> None:
         self._queue.append(event)
         self._wake.set()
         if len(self._queue) > BACKLOG_MAX:
@@ -154,7 +154,7 @@ class Watch:
     def _is_in_scope(self, namespace: str) -> bool:
         return self.target.namespace in {"", namespace}
 
-    def _bookmark(self, annotations: dict[str, str] | None = None) -> Event:
+    def _bookmark(self, annotations: dict[str, str] | None = None) -> WatchEvent:
         resource = self.target.resource
         metadata: dict[str, object] = {"resourceVersion": str(self._history.revision)}
         if not resource.custom:
@@ -162,4 +162,4 @@ class Watch:
         if annotations is not None:
             metadata["annotations"] = annotations
         document = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
-        return Event("BOOKMARK", Item(document, self._history.revision))
+        return WatchEvent("BOOKMARK", Item(document, self._history.revision))

@@ -60,7 +60,7 @@ def test_an_open_loop_is_on_time(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("what", cases.BACKGROUND, ids=lambda what: what.key)
-def test_whatever_goes_on_the_hits_are_answered(stage: Stage, what: cases.Disturbance) -> None:
+def test_the_fast_lane_answers_during_every_disturbance(stage: Stage, what: cases.Disturbance) -> None:
     hits, *own = disturbances.measured(what, stage, 1.5)
     assert hits.errors == 0
     assert hits.requests == pytest.approx(1.5 * cases.BACKGROUND_RATE, rel=0.02)
@@ -70,17 +70,17 @@ def test_whatever_goes_on_the_hits_are_answered(stage: Stage, what: cases.Distur
         assert own[0].p50_us > 1_000 * disturbances.IMDS_DELAY_MS, "an answer that IMDS was not asked for"
 
 
-def test_a_node_is_weighed() -> None:
+def test_the_memory_of_a_node_is_measured() -> None:
     found = weighed(3)
     assert 20 < found.idle_mib <= found.load_mib + 1 < 120
 
 
-def test_a_start_is_timed() -> None:
+def test_the_start_time_is_measured() -> None:
     assert 0.1 < start_seconds(3, times=2) < 30
 
 
 @pytest.mark.root
-def test_as_in_a_pod_no_kubeconfig_is_read() -> None:
+def test_no_kubeconfig_is_read_as_in_a_pod() -> None:
     assert possible()
     with world() as around, node(around, mounted=True) as ours:
         (pod,) = around.add_pods(1)

@@ -43,7 +43,7 @@ def missed(
     return [each.what for each in found if not each.met]
 
 
-def test_a_run_within_all_bounds_misses_none() -> None:
+def test_a_run_within_all_limits_misses_no_budget() -> None:
     assert missed() == []
 
 
@@ -57,18 +57,18 @@ def test_a_run_within_all_bounds_misses_none() -> None:
         (measured("pods-10000", rps=1.18), "10,000 pods instead of 1: requests a second"),
     ],
 )
-def test_each_case_out_of_its_bound_is_named(worse: Case, what: str) -> None:
+def test_each_case_outside_its_limit_is_named(worse: Case, what: str) -> None:
     assert missed(tuple(worse if each.key == worse.key else each for each in CASES)) == [what]
 
 
-def test_so_are_a_stall_too_much_memory_and_a_slow_start() -> None:
+def test_a_stall_too_much_memory_and_a_slow_start_are_named() -> None:
     assert missed(background=(replace(BACKGROUND[0], p999_us=5_001),)) == ["re-list of 250 pods: p99.9"]
     assert missed(memory=(replace(MEMORY[0], load_mib=64.1), MEMORY[1])) == ["memory under load, 250 pods"]
     assert missed(memory=(MEMORY[0], replace(MEMORY[1], load_mib=120.1))) == ["memory under load, 10,000 pods"]
     assert missed(start_seconds=0.81) == ["start to Active, 250 pods"]
 
 
-def test_and_a_controller_that_costs_more() -> None:
+def test_a_controller_with_higher_costs_is_named() -> None:
     slow = Controller(10_000, 3.1, 1_001, 301, None)
     assert missed(controller=(slow,)) == [
         "MIC reads 10,000 pods",
@@ -77,5 +77,5 @@ def test_and_a_controller_that_costs_more() -> None:
     ]
 
 
-def test_what_was_not_measured_is_not_met() -> None:
+def test_an_unmeasured_budget_is_not_met() -> None:
     assert len(missed((), (), (), (), None)) == len(budgets((), (), (), (), None)) == 12

@@ -10,7 +10,7 @@ def stream(pods: int, calls: int) -> Row:
     return Row(f"watch stream, {pods:,} pods", 0.0, figures | {"rss_mib": 90.0, "arm_calls": float(calls)})
 
 
-def test_each_size_has_its_costs_and_other_rows_tell_none() -> None:
+def test_each_size_has_its_costs_and_other_rows_have_none() -> None:
     start = Row("start, all assigned", 0.0, {"gets": 2.0, "cpu_s": 1.5})
     assert costs([Row("one pod", 5.0, {"median_s": 5.4}), stream(1_000, 52), stream(10_000, 520), start]) == (
         Controller(1_000, 0.5, 40.0, 90.0, 52),

@@ -15,19 +15,19 @@ HEADER = {
 }
 
 
-def test_the_document_has_the_table_of_one_of_the_results_files() -> None:
+def test_the_document_contains_the_table_of_one_of_the_results_files() -> None:
     assert standing(DOCUMENT, MAKER) in {
         table(json.loads(file.read_text())) for file in RESULTS.glob("controller-*.json")
     }
 
 
-def test_the_document_has_the_first_tokens_of_one_of_them() -> None:
+def test_the_document_contains_the_first_tokens_of_one_results_file() -> None:
     assert standing(DOCUMENT, TOKENS) in {
         tokens_table(json.loads(file.read_text())) for file in RESULTS.glob("controller-*.json")
     } - {""}
 
 
-def test_no_results_file_names_a_machine_or_a_folder() -> None:
+def test_no_results_file_names_a_machine_or_a_directory() -> None:
     for file in RESULTS.glob("controller-*.json"):
         found = json.loads(file.read_text())
         assert set(found["machine"]) == {"cpu", "cores", "kernel", "python", "uvloop", "memory_gib"}
@@ -35,7 +35,7 @@ def test_no_results_file_names_a_machine_or_a_folder() -> None:
         assert all(set(map(type, row.values())) <= {str, int, float} for row in found["rows"])
 
 
-def test_a_figure_stands_beside_the_aim_and_the_references() -> None:
+def test_a_figure_is_next_to_its_target_and_the_go_implementations_figure() -> None:
     row = {
         "case": "one pod",
         "operation_seconds": 5.0,
@@ -50,7 +50,7 @@ def test_a_figure_stands_beside_the_aim_and_the_references() -> None:
     assert "Load before the parts: 0.1 to 1.5." in made
 
 
-def test_first_tokens_of_both_kinds_stand_side_by_side() -> None:
+def test_first_tokens_of_both_kinds_are_in_one_row() -> None:
     rows = [
         {"case": "first token, type 3", "operation_seconds": 0.0, "median_s": 0.1234, "longest_s": 0.2},
         {"case": "first token, type 0", "operation_seconds": 40.0, "median_s": 40.321, "longest_s": 41.0},

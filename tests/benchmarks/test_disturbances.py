@@ -10,7 +10,7 @@ from benchmarks.load.disturbances import repeated
 PATIENCE_SECONDS = 10.0
 
 
-def test_it_is_done_again_and_again_until_the_load_ends() -> None:
+def test_a_disturbance_is_repeated_until_the_load_ends() -> None:
     thrice, times = threading.Event(), count(1)
 
     def call() -> None:
@@ -24,7 +24,7 @@ def test_it_is_done_again_and_again_until_the_load_ends() -> None:
     assert next(times) == ended_after + 1
 
 
-def test_its_failure_is_raised_when_the_load_has_ended() -> None:
+def test_a_failed_disturbance_raises_after_the_load_has_ended() -> None:
     failed = threading.Event()
 
     def call() -> None:
@@ -35,7 +35,7 @@ def test_its_failure_is_raised_when_the_load_has_ended() -> None:
         assert failed.wait(PATIENCE_SECONDS)
 
 
-def test_nothing_beside_is_nothing() -> None:
+def test_no_disturbance_does_nothing() -> None:
     before = threading.active_count()
     with repeated(None, 0.01):
         assert threading.active_count() == before

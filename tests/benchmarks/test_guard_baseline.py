@@ -41,17 +41,17 @@ def grown(count: float, share: float) -> float:
     return count * (1 + share)
 
 
-def test_the_same_counts_are_no_complaint() -> None:
+def test_equal_counts_are_accepted() -> None:
     assert told(COUNTS) == []
 
 
 @pytest.mark.parametrize("share", [0.029, -0.029])
-def test_a_change_within_the_bound_passes(share: float) -> None:
+def test_a_change_within_the_limit_is_accepted(share: float) -> None:
     assert told(replace(COUNTS, instructions=grown(5600, share), native=grown(4800, share))) == []
 
 
 @pytest.mark.parametrize("share", [0.031, -0.031])
-def test_a_change_beyond_the_bound_is_told_whichever_way_it_goes(share: float) -> None:
+def test_a_change_beyond_the_limit_is_reported_in_both_directions(share: float) -> None:
     (whole,) = told(replace(COUNTS, instructions=grown(5600, share)))
     (native,) = told(replace(COUNTS, native=grown(4800, share)))
 
@@ -83,43 +83,43 @@ def test_the_functions_that_changed_most_are_named_first() -> None:
         ({**COUNTS.system_calls, "futex": 0.01}, "0.00 -> 0.01 calls of futex"),
     ],
 )
-def test_a_system_call_more_or_less_is_told(changed: Mapping[str, float], expected: str) -> None:
+def test_an_added_or_removed_system_call_is_reported(changed: Mapping[str, float], expected: str) -> None:
     (complaint,) = told(replace(COUNTS, system_calls=changed))
     assert expected in complaint
 
 
 @pytest.mark.parametrize("allocations", [0.53, 0.47])
-def test_an_allocation_more_or_less_is_told(allocations: float) -> None:
+def test_an_added_or_removed_allocation_is_reported(allocations: float) -> None:
     (complaint,) = told(replace(COUNTS, allocations=allocations))
     assert "allocations a request" in complaint
 
 
-def test_a_batch_that_only_one_side_knows_is_told() -> None:
+def test_a_batch_that_only_one_side_has_is_reported() -> None:
     found = {"keep-alive": COUNTS, "new": COUNTS}
     assert complaints(BASE, HERE, found) == ["new: only counted."]
     assert complaints(Baseline(HERE, found), HERE, {"keep-alive": COUNTS}) == ["new: only in the baseline."]
 
 
-def test_with_another_build_of_python_our_own_code_is_still_held_to_the_narrow_bound() -> None:
+def test_with_another_python_build_our_code_still_has_the_narrow_limit() -> None:
     assert told(replace(COUNTS, instructions=grown(5600, 0.2)), OTHER_BUILD) == []
     (complaint,) = told(replace(COUNTS, native=grown(4800, 0.031)), OTHER_BUILD)
     assert "at most 3%" in complaint
 
 
-def test_elsewhere_the_bound_is_wider_and_still_there() -> None:
+def test_in_another_environment_the_limit_is_wider() -> None:
     assert told(replace(COUNTS, native=grown(4800, 0.2)), OTHER_PYTHON) == []
     (complaint,) = told(replace(COUNTS, native=grown(4800, 0.26)), OTHER_PYTHON)
     assert "at most 25%" in complaint
 
 
-def test_elsewhere_fewer_allocations_and_calls_pass_and_more_do_not() -> None:
+def test_in_another_environment_fewer_allocations_and_calls_are_accepted_and_more_are_not() -> None:
     fewer = replace(COUNTS, allocations=0.1, system_calls={"recvfrom": 1.0, "sendto": 1.0})
     more = replace(COUNTS, allocations=0.7, system_calls={**COUNTS.system_calls, "epoll_ctl": 1.0})
     assert told(fewer, OTHER_PYTHON) == []
     assert len(told(more, OTHER_PYTHON)) == 2
 
 
-def test_the_nearest_baseline_is_the_same_environments_or_else_the_same_machines_and_pythons() -> None:
+def test_the_baseline_of_the_same_environment_or_else_of_the_same_machine_and_python_is_used() -> None:
     every = [Baseline(each, {}) for each in (ELSEWHERE, OTHER_PYTHON, OTHER_BUILD, HERE)]
     assert nearest(every, HERE).environment == HERE
     assert nearest(every[:3], HERE).environment == OTHER_BUILD
@@ -127,17 +127,17 @@ def test_the_nearest_baseline_is_the_same_environments_or_else_the_same_machines
     assert nearest(every[:1], HERE).environment == ELSEWHERE
 
 
-def test_the_message_says_how_to_renew_and_which_baseline_it_was() -> None:
+def test_the_message_names_the_baseline_and_how_to_renew_it() -> None:
     assert message(["so"], BASE, HERE) == f"so\n\n{RENEW}"
     assert "python='3.11'" in message(["so"], BASE, OTHER_PYTHON)
 
 
-def test_a_baseline_that_is_written_is_read_again(tmp_path: Path) -> None:
+def test_a_written_baseline_can_be_read(tmp_path: Path) -> None:
     write([BASE], tmp_path / "baseline.json")
     assert read(tmp_path / "baseline.json") == [BASE]
 
 
-def test_the_committed_baseline_says_how_the_hot_path_calls_the_kernel() -> None:
+def test_the_committed_baseline_lists_the_system_calls_of_the_hot_path() -> None:
     """The numbers of the design: a response takes one recv and one send, independently of other clients."""
     for base in read(BASELINE):
         calls = base.batches["keep-alive on 32 connections"].system_calls

@@ -4,7 +4,7 @@ from benchmarks.guard.callgrind import Dump, Function
 from benchmarks.guard.functions import table
 
 
-def test_the_dearest_comes_first_and_what_was_not_seen_is_a_dash() -> None:
+def test_the_most_expensive_function_is_first_and_a_missing_one_is_a_dash() -> None:
     dump = Dump("keep-alive")
     dump.own.update({Function("send", "libc"): 1000, Function("scan_head", "scan"): 250_000})
     dump.with_callees[Function("scan_head", "scan")] = 300_000

@@ -9,7 +9,7 @@ from benchmarks.guard.environment import current_environment
 
 @pytest.mark.tools
 @pytest.mark.timeout(240)  # Callgrind takes twenty seconds, and a minute with other load
-def test_a_request_costs_what_the_baseline_says() -> None:
+def test_a_request_costs_what_the_baseline_states() -> None:
     environment = current_environment()
     base = baseline.nearest(baseline.read(), environment)
 
@@ -19,7 +19,7 @@ def test_a_request_costs_what_the_baseline_says() -> None:
     assert not told, baseline.message(told, base, environment)
 
 
-def test_a_tool_that_is_missing_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tool_is_named_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(RuntimeError, match="sudo apt-get install valgrind"):
         tool("valgrind")

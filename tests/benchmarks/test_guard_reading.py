@@ -44,7 +44,7 @@ fn=send'2
 """
 
 
-def test_own_cost_and_calls_are_told_apart() -> None:
+def test_own_cost_and_calls_are_separated() -> None:
     dump = read(DUMP.splitlines(keepends=True))
 
     turn, callee, send = Function("turn", "lane"), Function("own_callee", "lane"), Function("send", "libc")
@@ -55,7 +55,7 @@ def test_own_cost_and_calls_are_told_apart() -> None:
     assert dump.total() == 1500
 
 
-def test_per_request_recursion_is_one_function_and_the_marks_are_left_out() -> None:
+def test_recursion_counts_as_one_function_and_the_markers_are_left_out() -> None:
     dump = read(DUMP.splitlines(keepends=True))
     dump.own[Function("begin", "marks")] = 700
     dump.own[Function("clock_gettime", "steady")] = 700
@@ -63,7 +63,7 @@ def test_per_request_recursion_is_one_function_and_the_marks_are_left_out() -> N
     assert per_request(dump, 100) == {"lane:turn": 3.0, "lane:own_callee": 3.0, "libc:send": 9.0}
 
 
-def test_of_repeated_dumps_the_one_with_fewest_instructions_counts() -> None:
+def test_of_repeated_dumps_the_one_with_the_fewest_instructions_counts() -> None:
     every = [Dump("a"), Dump("a"), Dump("b")]
     for dump, count in zip(every, (5, 3, 9), strict=True):
         dump.own[Function("f", "o")] = count
@@ -88,7 +88,7 @@ TRACE = """7 epoll_wait(3, [], 64, 0) = 0
 """
 
 
-def test_system_calls_count_between_the_marks_only_each_batch_by_itself() -> None:
+def test_only_system_calls_between_the_markers_count_for_each_batch() -> None:
     assert between_marks(TRACE.splitlines()) == [
         ("keep-alive", {"recvfrom": 1, "futex": 1, "sendto": 1, "write": 1}),
         ("connection per request", {"close": 1}),
@@ -109,5 +109,5 @@ def test_system_calls_count_between_the_marks_only_each_batch_by_itself() -> Non
         ("uv__io_poll", "uv__io_poll"),
     ],
 )
-def test_a_function_is_named_as_its_source_names_it(symbol: str, name: str) -> None:
+def test_a_function_has_its_name_in_the_source(symbol: str, name: str) -> None:
     assert function_name(symbol) == name

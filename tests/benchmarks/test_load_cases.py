@@ -21,7 +21,7 @@ def asked(request: Request) -> tuple[bytes, int, bytes, bytes] | None:
     return query.examine(text)
 
 
-def test_keys_and_titles_are_told_apart_and_titles_are_short() -> None:
+def test_keys_and_titles_are_unique_and_titles_are_short() -> None:
     for each in (LOADS, cases.BACKGROUND):
         assert len({row.key for row in each}) == len({row.title for row in each}) == len(each)
         assert all(len(row.title) <= 28 for row in each)
@@ -36,17 +36,17 @@ def test_curves_have_at_least_three_points() -> None:
     assert len([load for load in LOADS if "pods" in load.series]) == 3
 
 
-def test_the_quick_run_has_what_the_main_budgets_need() -> None:
+def test_the_quick_run_contains_what_the_main_budgets_require() -> None:
     quick = {load.key for load in LOADS if load.quick}
     assert quick == {"keep-alive-1", "keep-alive-32", "close-32"}
     assert cases.RELIST.quick
 
 
-def test_all_requests_of_closed_loops_are_for_the_fast_lane() -> None:
+def test_all_requests_of_closed_loops_can_use_the_fast_lane() -> None:
     assert all(asked(request) for load in LOADS for request in load.requests)
 
 
-def test_a_miss_asks_for_a_token_of_its_own_each_time() -> None:
+def test_each_cache_miss_requests_a_new_token() -> None:
     request = uncached()
     (place,) = request.ids
     other = request.text[:place] + b"fedcba9876543210" + request.text[place + 16 :]
@@ -59,6 +59,6 @@ def test_a_miss_asks_for_a_token_of_its_own_each_time() -> None:
     )
 
 
-def test_a_renewal_asks_for_a_ready_token_the_general_way() -> None:
+def test_a_renewal_requests_a_cached_token_from_the_general_lane() -> None:
     assert asked(force_refresh()) is None
     assert b"bypass_cache=true&resource=https%3A%2F%2Fmanagement.azure.com%2F " in force_refresh().text

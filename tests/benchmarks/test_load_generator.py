@@ -112,7 +112,7 @@ async def only(server: Server | int, *groups: Group, **more: Any) -> Measured:
 
 
 @pytest.mark.parametrize("close", [False, True])
-async def test_every_request_that_the_server_answered_is_counted(close: bool) -> None:
+async def test_every_answered_request_is_counted(close: bool) -> None:
     async with serving(always(OK)) as server:
         measured = await only(server, group(close=close))
     assert measured.requests == len(server.heads) == measured.statuses[200] == measured.latency.count > 4
@@ -122,7 +122,7 @@ async def test_every_request_that_the_server_answered_is_counted(close: bool) ->
     assert measured.rps() == measured.requests / measured.seconds
 
 
-async def test_a_closed_loop_hides_no_time() -> None:
+async def test_a_closed_loop_accounts_for_all_of_its_time() -> None:
     """By Little's law: each connection waits for an answer at any time, so that latencies add up to all of it."""
     async with serving(always(OK)) as server:
         measured = await only(server, group(8), seconds=1.0, warm=0.3)
@@ -130,7 +130,7 @@ async def test_a_closed_loop_hides_no_time() -> None:
     assert 0.9 < waited / (8 * measured.seconds) < 1.01
 
 
-async def test_what_happened_while_it_was_warm_is_not_counted() -> None:
+async def test_the_warm_up_is_not_counted() -> None:
     first = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
     begin = time.monotonic()
 
@@ -143,7 +143,7 @@ async def test_what_happened_while_it_was_warm_is_not_counted() -> None:
     assert 0 < measured.requests < len(server.heads)
 
 
-async def test_statuses_are_told_apart() -> None:
+async def test_statuses_are_counted_separately() -> None:
     statuses = (200, 404, 200, 503)
 
     def answer(_server: Server, number: int, writer: asyncio.StreamWriter) -> None:
@@ -155,7 +155,7 @@ async def test_statuses_are_told_apart() -> None:
     assert measured.errors == {}
 
 
-async def test_groups_run_at_the_same_time_and_are_told_apart() -> None:
+async def test_groups_run_concurrently_and_are_counted_separately() -> None:
     def answer(_server: Server, _number: int, writer: asyncio.StreamWriter) -> None:
         peer = writer.get_extra_info("peername")[0]
         writer.write(OK if peer == "127.1.0.1" else b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
@@ -169,7 +169,7 @@ async def test_groups_run_at_the_same_time_and_are_told_apart() -> None:
     assert 0 < run.cpu_seconds <= run.seconds
 
 
-async def test_a_stall_is_seen_by_all_that_were_due_and_not_only_by_whoever_had_asked() -> None:
+async def test_a_stall_counts_for_all_requests_that_were_due() -> None:
     def answer(_server: Server, number: int, writer: asyncio.StreamWriter) -> None:
         if number == 400:
             time.sleep(0.5)  # the whole server stands still
@@ -188,7 +188,7 @@ async def test_a_stall_is_seen_by_all_that_were_due_and_not_only_by_whoever_had_
     assert measured.latency.max_us > 495_000
 
 
-async def test_a_generator_that_was_held_up_says_so() -> None:
+async def test_a_delayed_generator_reports_it() -> None:
     async with serving(always(OK)) as server:
         load = await asyncio.to_thread(
             generator.start, "127.0.0.1", server.port, [group(8, rate=100)], 3.0, warm_seconds=0
@@ -208,7 +208,7 @@ async def test_a_generator_that_was_held_up_says_so() -> None:
     assert measured.latency.above(295_000) >= measured.behind.above(295_000) + 10
 
 
-async def test_what_an_overloaded_server_did_not_get_to_is_unanswered() -> None:
+async def test_requests_that_an_overloaded_server_did_not_answer_are_counted_as_unanswered() -> None:
     async def answer(_server: Server, _number: int, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.05)
         writer.write(OK)
@@ -232,7 +232,7 @@ async def test_an_open_loop_keeps_its_rate(close: bool) -> None:
     assert measured.behind.count == measured.requests
 
 
-async def test_ids_are_unique_in_all_places_groups_and_runs() -> None:
+async def test_ids_are_unique_over_positions_groups_and_runs() -> None:
     named = curl("0123456789abcdef")
     both = Request(named.text, (named.text.index(b"0123456789abcdef"),))
     async with serving(always(OK)) as server:
@@ -244,7 +244,7 @@ async def test_ids_are_unique_in_all_places_groups_and_runs() -> None:
     assert {len(text) for text in seen} == {16}
 
 
-async def test_requests_are_taken_in_turn() -> None:
+async def test_requests_are_sent_in_rotation() -> None:
     kinds = [plain(), curl(), azidentity_go()]
     async with serving(always(OK)) as server:
         await put(server, group(1, *kinds))
@@ -252,7 +252,7 @@ async def test_requests_are_taken_in_turn() -> None:
     assert [len(head) for head in server.heads] == [begins[number % 3] for number in range(len(server.heads))]
 
 
-async def test_connections_come_from_all_the_addresses() -> None:
+async def test_connections_use_all_source_addresses() -> None:
     five = [f"127.3.0.{255 + last}" if last < 1 else f"127.3.1.{last - 1}" for last in range(5)]
     async with serving(always(OK)) as server:
         await put(server, group(10, source=(five[0], 5)))
@@ -268,7 +268,7 @@ def waiting_sides() -> Counter[str]:
     return Counter(row[1].partition(":")[0] for row in rows if row[3] == "06")
 
 
-async def test_connections_per_request_take_no_ports_away() -> None:
+async def test_a_connection_per_request_does_not_exhaust_the_ports() -> None:
     """The side that closes first has TIME_WAIT: the server, though on loopback both sides are in the same table."""
     async with serving(always(OK)) as server:
         measured = await only(server, group(4, source=("127.4.0.1", 1), close=True))
@@ -281,7 +281,7 @@ def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-async def test_a_connection_that_is_over_leaves_nothing_open() -> None:
+async def test_a_finished_connection_leaves_no_descriptor_open() -> None:
     async with serving(always(OK)) as server:
         load = await asyncio.to_thread(generator.start, "127.0.0.1", server.port, [group(close=True)], 50)
         with load:
@@ -290,7 +290,7 @@ async def test_a_connection_that_is_over_leaves_nothing_open() -> None:
             assert descriptors(load._process.pid) <= 4 + 4, "connections, epoll and three pipes"
 
 
-async def test_a_connection_that_takes_its_time_sends_its_request_in_turn() -> None:
+async def test_a_slow_connection_sends_its_request_in_order() -> None:
     """The queue of this listener has one place: the second SYN is lost, and sent again after a second."""
     kinds = [plain(), curl(), azidentity_go()]
     with socket.socket() as slow:
@@ -311,7 +311,7 @@ async def test_a_connection_that_takes_its_time_sends_its_request_in_turn() -> N
 
 
 @pytest.mark.parametrize("close", [False, True])
-async def test_an_answer_may_come_in_pieces(close: bool) -> None:
+async def test_an_answer_may_arrive_in_parts(close: bool) -> None:
     async def answer(_server: Server, _number: int, writer: asyncio.StreamWriter) -> None:
         for at in range(0, 90, 7):
             writer.write(OK[at : at + 7])
@@ -326,7 +326,7 @@ async def test_an_answer_may_come_in_pieces(close: bool) -> None:
 
 
 @pytest.mark.parametrize("close", [False, True])
-async def test_an_answer_may_be_larger_than_what_is_read_at_once(close: bool) -> None:
+async def test_an_answer_may_be_larger_than_one_read(close: bool) -> None:
     large = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000)
     async with serving(always(large)) as server:
         measured = await only(server, group(close=close))
@@ -366,7 +366,7 @@ WRONG: dict[str, tuple[str, Callable[[asyncio.StreamWriter], Any]]] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-async def test_a_wrong_answer_is_counted_as_what_it_is(wrong: str) -> None:
+async def test_a_wrong_answer_is_counted_by_its_kind(wrong: str) -> None:
     kind, answer = WRONG[wrong]
     begin = time.monotonic()
     async with serving(lambda _server, number, writer: answer(writer) if number > 8 else writer.write(OK)) as server:
@@ -378,7 +378,7 @@ async def test_a_wrong_answer_is_counted_as_what_it_is(wrong: str) -> None:
     assert time.monotonic() - begin < 30
 
 
-async def test_an_answer_after_the_answer_is_excess_too() -> None:
+async def test_a_second_answer_is_counted_as_excess() -> None:
     async def answer(_server: Server, _number: int, writer: asyncio.StreamWriter) -> None:
         writer.write(OK)
         await asyncio.sleep(0.02)
@@ -390,7 +390,7 @@ async def test_an_answer_after_the_answer_is_excess_too() -> None:
     assert measured.errors.keys() == {"excess"}
 
 
-async def test_a_server_that_keeps_no_connection_alive_is_seen() -> None:
+async def test_a_server_without_keep_alive_is_detected() -> None:
     async with serving(lambda _server, _number, writer: cut(writer, OK)) as server:
         measured = await only(server, group(), seconds=4.5)  # longer than it takes to give up
     assert measured.statuses == {200: len(server.heads)}
@@ -400,7 +400,7 @@ async def test_a_server_that_keeps_no_connection_alive_is_seen() -> None:
     assert len(server.heads) - 4 <= sum(measured.errors.values()) <= len(server.heads), "the last four after the end"
 
 
-async def test_a_server_that_does_not_close_is_seen() -> None:
+async def test_a_server_that_does_not_close_is_detected() -> None:
     async def answer(_server: Server, _number: int, writer: asyncio.StreamWriter) -> None:
         writer.write(OK)
         await asyncio.sleep(4)
@@ -411,7 +411,7 @@ async def test_a_server_that_does_not_close_is_seen() -> None:
     assert measured.errors == {"unclosed": 4}
 
 
-async def test_a_server_that_never_answers_does_not_hold_up_the_end() -> None:
+async def test_a_server_that_never_answers_does_not_delay_the_end() -> None:
     begin = time.monotonic()
     async with serving(lambda *_: None) as server:
         measured = await only(server, group())
@@ -422,7 +422,7 @@ async def test_a_server_that_never_answers_does_not_hold_up_the_end() -> None:
     assert time.monotonic() - begin < 30
 
 
-async def test_what_befalls_a_connection_after_the_end_is_nobodys_concern() -> None:
+async def test_a_connection_error_after_the_end_is_ignored() -> None:
     def answer(_server: Server, number: int, writer: asyncio.StreamWriter) -> None:
         if writer.get_extra_info("peername")[0] == "127.6.0.2":
             return  # so that there is something to wait for after the end
@@ -436,7 +436,7 @@ async def test_what_befalls_a_connection_after_the_end_is_nobodys_concern() -> N
 
 
 @pytest.mark.parametrize("close", [False, True])
-async def test_refused_connections_are_counted_until_everybody_gives_up(close: bool) -> None:
+async def test_refused_connections_are_counted_until_all_connections_give_up(close: bool) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         measured = await only(nobody.getsockname()[1], group(2, close=close), seconds=40)
@@ -447,7 +447,7 @@ async def test_refused_connections_are_counted_until_everybody_gives_up(close: b
     assert measured.seconds == measured.rps() == 0
 
 
-async def test_a_server_that_comes_back_is_asked_again() -> None:
+async def test_a_server_that_returns_gets_requests_again() -> None:
     with socket.socket() as early:
         early.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         early.bind(("127.0.0.1", 0))
@@ -463,7 +463,7 @@ async def test_a_server_that_comes_back_is_asked_again() -> None:
     assert run.groups["one"].errors.keys() == {"connect"}
 
 
-async def test_it_tells_when_counting_begins() -> None:
+async def test_the_generator_reports_when_counting_starts() -> None:
     begin = time.monotonic()
     async with serving(always(OK)) as server:
         load = await asyncio.to_thread(generator.start, "127.0.0.1", server.port, [group()], 0.3, warm_seconds=0.7)
@@ -477,7 +477,7 @@ async def test_it_tells_when_counting_begins() -> None:
     assert run.seconds >= 0.3
 
 
-async def test_leaving_the_block_ends_it() -> None:
+async def test_leaving_the_context_ends_the_generator() -> None:
     async with serving(always(OK)) as server:
         with await asyncio.to_thread(generator.start, "127.0.0.1", server.port, [group()], 50) as load:
             while not server.heads:
@@ -485,7 +485,7 @@ async def test_leaving_the_block_ends_it() -> None:
         assert load._process.returncode is not None
 
 
-async def test_one_that_was_killed_is_no_result() -> None:
+async def test_a_killed_generator_has_no_result() -> None:
     async with serving(always(OK)) as server:
         with await asyncio.to_thread(generator.start, "127.0.0.1", server.port, [group()], 50, warm_seconds=0) as load:
             await asyncio.to_thread(load.counting)
@@ -494,7 +494,7 @@ async def test_one_that_was_killed_is_no_result() -> None:
                 await asyncio.to_thread(load.wait)
 
 
-async def test_it_runs_on_the_core_that_it_is_given() -> None:
+async def test_the_generator_runs_on_the_given_core() -> None:
     core = max(os.sched_getaffinity(0))
     async with serving(always(OK)) as server:
         starting = asyncio.to_thread(
@@ -505,7 +505,7 @@ async def test_it_runs_on_the_core_that_it_is_given() -> None:
             assert os.sched_getaffinity(load._process.pid) == {core}
 
 
-async def test_a_thousand_connections_at_once() -> None:
+async def test_a_thousand_concurrent_connections() -> None:
     async with serving(always(OK)) as server:
         measured = await only(server, group(1000, source=("127.5.0.1", 250)), seconds=0.5, warm=0.5)
     assert len(server.peers) == 1000
@@ -513,7 +513,7 @@ async def test_a_thousand_connections_at_once() -> None:
     assert measured.errors == {}
 
 
-async def test_connections_that_the_server_closes_while_idle_are_made_anew() -> None:
+async def test_idle_connections_closed_by_the_server_are_opened_again() -> None:
     async def answer(_server: Server, number: int, writer: asyncio.StreamWriter) -> None:
         writer.write(OK)
         if number % 3 == 0:

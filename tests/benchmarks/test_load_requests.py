@@ -15,7 +15,7 @@ TOKEN = {**requests.SDKS, "curl": requests.curl, "plain": requests.plain}
 
 @pytest.mark.parametrize("client_id", ["", CLIENT_ID])
 @pytest.mark.parametrize("name", TOKEN)
-def test_a_token_request_is_fast_lane_material(name: str, client_id: str) -> None:
+def test_a_token_request_can_use_the_fast_lane(name: str, client_id: str) -> None:
     for request in (TOKEN[name](client_id), TOKEN[name](client_id).closing()):
         outcome, size, asked, metadata, close = scan.examine(request.text)
         assert (outcome, size, metadata) == ("done", len(request.text), True)
@@ -27,16 +27,16 @@ def test_a_token_request_is_fast_lane_material(name: str, client_id: str) -> Non
         assert (selector, xms_cc) == (client_id.encode(), b"")
 
 
-def test_instance_metadata_is_not() -> None:
+def test_instance_metadata_cannot_use_the_fast_lane() -> None:
     assert scan.examine(requests.instance_metadata().text)[0] == "refused"
 
 
-def test_the_plain_one_is_as_short_as_that_of_earlier_figures() -> None:
+def test_the_plain_request_has_the_length_of_earlier_results() -> None:
     assert len(requests.plain().text) == 218
 
 
 @pytest.mark.parametrize("name", TOKEN)
-def test_an_id_lies_within_the_uuid_that_the_sdk_makes_anew(name: str) -> None:
+def test_an_id_is_within_the_uuid_that_the_sdk_generates(name: str) -> None:
     request = TOKEN[name](CLIENT_ID)
     field = re.search(rb"(?i)\r\nx-ms-client-request-id: ([0-9a-f-]{36})\r\n", request.text)
     assert bool(field) == bool(request.ids) == (name not in {"curl", "plain", "azure-identity, Java"})
@@ -63,11 +63,11 @@ def test_an_id_lies_within_the_uuid_that_the_sdk_makes_anew(name: str) -> None:
         ),
     ],
 )
-def test_a_closing_request_says_so_once(made: bytes, meant: bytes) -> None:
+def test_a_closing_request_contains_connection_close_once(made: bytes, meant: bytes) -> None:
     assert Request(made).closing().text == meant
 
 
-def test_ids_stay_where_they_were_in_a_closing_request() -> None:
+def test_ids_keep_their_position_in_a_closing_request() -> None:
     for name, of_sdk in requests.SDKS.items():
         request = of_sdk(CLIENT_ID)
         closing = request.closing()

@@ -57,7 +57,7 @@ def asked(specification: bytes) -> subprocess.CompletedProcess[bytes]:
 
 
 @pytest.mark.parametrize("case", REFUSED_AND_PASSING)
-def test_a_bad_specification_is_refused_in_a_sentence_and_its_neighbour_is_not(case: str) -> None:
+def test_an_invalid_specification_is_rejected_with_one_sentence_and_a_similar_valid_one_is_not(case: str) -> None:
     refused, passing = (GOOD.replace(old, new, 1) for old, new in REFUSED_AND_PASSING[case])
     assert refused != GOOD
     done = asked(refused)
@@ -68,21 +68,21 @@ def test_a_bad_specification_is_refused_in_a_sentence_and_its_neighbour_is_not(c
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_twenty_thousand_connections_may_be_asked_for() -> None:
+def test_twenty_thousand_connections_are_accepted() -> None:
     done = asked(GOOD.replace(b"group 1 ", b"group 20000 ", 1))
     assert done.returncode == 0 or b"20000 connections need as many open files" in done.stderr
 
 
-def test_every_beginning_of_one_is_refused() -> None:
+def test_every_prefix_of_a_specification_is_rejected() -> None:
     for end in range(0, len(GOOD), 7):
         assert asked(GOOD[:end]).returncode == 2
 
 
-def test_one_without_end_is_not_read_for_ever() -> None:
+def test_an_endless_specification_is_cut_off() -> None:
     assert asked(GOOD + b" " * (4 << 20)).stderr.startswith(b"specification: it is longer than")
 
 
-def test_what_the_machine_refuses_is_told_apart() -> None:
+def test_an_error_of_the_machine_has_its_own_type() -> None:
     done = asked(GOOD.replace(b"127.0.0.1 1 keep", b"192.0.2.1 1 keep"))
     assert done.returncode == 1
     assert b"192.0.2.1 is no address to send from" in done.stderr
@@ -101,14 +101,14 @@ def test_what_the_machine_refuses_is_told_apart() -> None:
         (Group("one", 1, "127.0.0.1", 1, (Request(TEXT, (3,)),)), "OFFSET is not where 16 hexadecimal digits begin"),
     ],
 )
-def test_a_refusal_reaches_whoever_asked_as_a_value_error(refused: Group, why: str) -> None:
+def test_a_rejection_raises_a_value_error_for_the_caller(refused: Group, why: str) -> None:
     good = Group("one", 1, "127.0.0.1", 1, (Request(TEXT, (29,)),))
     with pytest.raises(ValueError, match=why):
         generator.run("127.0.0.1", 9, [refused], 0.01)
     assert generator.run("127.0.0.1", 9, [good], 0.01, warm_seconds=0).groups["one"].errors
 
 
-def test_two_groups_of_one_name_are_refused() -> None:
+def test_two_groups_of_one_name_are_rejected() -> None:
     one, two = (Group(name, 1, "127.0.0.1", 1, (curl(),)) for name in ("one", "two"))
     with pytest.raises(ValueError, match="a name of its own, not one, one"):
         generator.run("127.0.0.1", 9, [one, one], 0.01)

@@ -56,12 +56,12 @@ def test_quantiles_are_those_of_the_times(counted: Counted, times: list[int], sh
 
 
 @given(times=st.lists(times_ns, max_size=60), limit=times_ns)
-def test_above_counts_all_but_what_is_close(counted: Counted, times: list[int], limit: int) -> None:
+def test_the_count_above_a_bound_excludes_close_values(counted: Counted, times: list[int], limit: int) -> None:
     found = counted(times).above(limit / 1e3)
     assert sum(ns > limit * 1.004 + 1 for ns in times) <= found <= sum(ns > limit * 0.996 - 1 for ns in times)
 
 
-def test_no_two_buckets_are_one_and_none_is_missing(counted: Counted) -> None:
+def test_buckets_are_distinct_and_complete(counted: Counted) -> None:
     edges = sorted({(1 << bits) + step for bits in range(36) for step in (-1, 0, 1)} - {-1})
     buckets = [counted([ns]).buckets[0][0] for ns in edges]
     assert buckets == sorted(buckets)
@@ -75,12 +75,12 @@ def test_times_beyond_all_buckets_are_in_the_last(counted: Counted) -> None:
     assert latency.max_us == 1e9
 
 
-def test_the_sources_compile_without_a_warning(tmp_path: Path) -> None:
+def test_the_sources_compile_without_warnings(tmp_path: Path) -> None:
     done = subprocess.run([*STRICT, "-o", tmp_path / "new", *generator.SOURCES], capture_output=True, check=False)
     assert done.stderr.decode() == ""
 
 
-def test_it_is_built_when_it_is_missing_or_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_generator_is_built_if_missing_or_outdated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "some" / "generator"
     monkeypatch.setattr(generator, "PROGRAM", program)
     assert generator.built() == program
@@ -92,14 +92,16 @@ def test_it_is_built_when_it_is_missing_or_old(tmp_path: Path, monkeypatch: pyte
     assert [path.name for path in program.parent.iterdir()] == [program.name]
 
 
-def test_without_a_compiler_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_error_names_the_package_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(generator, "PROGRAM", tmp_path / "generator")
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(GeneratorError, match="install gcc or clang"):
         generator.built()
 
 
-def test_what_the_compiler_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiler_errors_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = tmp_path / "wrong.c"
     wrong.write_text("int main(void) { return what; }")
     monkeypatch.setattr(generator, "PROGRAM", tmp_path / "generator")

@@ -37,7 +37,7 @@ def proc(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_core_is_busy_when_it_does_not_rest_also_for_others_machines(proc: Path) -> None:
+def test_a_core_is_busy_if_it_is_not_idle_also_for_other_virtual_machines(proc: Path) -> None:
     assert Cores(proc, proc).busy(0) == (100 + 20 + 300 + 6 + 70 + 8) / TICKS
     assert Cores(proc, proc).busy(1) == 403 / TICKS
     assert Cores(proc, proc).stolen(1) == 400 / TICKS
@@ -50,7 +50,7 @@ APART = "CONFIG_HZ=250\nCONFIG_IRQ_TIME_ACCOUNTING=y\n"
     ("config", "ticks"), [(APART, 428), ("# CONFIG_IRQ_TIME_ACCOUNTING is not set\n", 504), ("", 504)]
 )
 @pytest.mark.parametrize("packed", [True, False])
-def test_interrupts_count_only_where_the_kernel_counts_them_to_a_process(
+def test_interrupts_count_only_if_the_kernel_charges_them_to_a_process(
     proc: Path, tmp_path: Path, config: str, ticks: int, packed: bool
 ) -> None:
     boot = tmp_path / "boot"
@@ -63,7 +63,7 @@ def test_interrupts_count_only_where_the_kernel_counts_them_to_a_process(
     assert Cores(proc, boot).busy(0) == ticks / TICKS
 
 
-def test_a_core_that_is_not_there_is_an_error(proc: Path) -> None:
+def test_a_missing_core_is_an_error(proc: Path) -> None:
     with pytest.raises(ValueError, match="core 2 does not exist: the suite needs two cores"):
         Cores(proc, proc).busy(2)
 
@@ -74,19 +74,19 @@ def test_the_time_of_processes_is_that_of_all_their_threads(proc: Path) -> None:
     assert Cores(proc, proc).used([]) == 0
 
 
-def test_a_thread_that_has_just_ended_is_passed_over_but_not_a_process(proc: Path) -> None:
+def test_an_ended_thread_is_skipped_and_an_ended_process_is_not(proc: Path) -> None:
     (proc / "7" / "task" / "8" / "schedstat").unlink()
     assert Cores(proc, proc).used([7]) == 1.5
     with pytest.raises(FileNotFoundError):
         Cores(proc, proc).used([77])
 
 
-def test_user_and_system_time_are_told_apart_whatever_the_process_is_called(proc: Path) -> None:
+def test_user_and_system_time_are_parsed_for_any_process_name(proc: Path) -> None:
     assert Cores(proc, proc).split([7]) == (40 / TICKS, 60 / TICKS)
     assert Cores(proc, proc).split([7, 9]) == (80 / TICKS, 120 / TICKS)
 
 
-def test_this_process_uses_what_it_uses() -> None:
+def test_the_time_of_this_process_is_measured() -> None:
     """A thread burns a quarter of a second, by its own clock; however long that takes on a busy machine."""
     cores, pid, core = Cores(), os.getpid(), min(os.sched_getaffinity(0))
 
@@ -124,7 +124,7 @@ def test_the_facts_are_read_from_the_machine(proc: Path, tmp_path: Path) -> None
         ("cpufreq/boost", "0\n", False),
     ],
 )
-def test_governor_and_turbo_are_told_where_the_kernel_tells(
+def test_governor_and_turbo_are_reported_if_the_kernel_exposes_them(
     proc: Path, tmp_path: Path, file: str, body: str, turbo: bool
 ) -> None:
     cpu = tmp_path / "sys" / "devices" / "system" / "cpu"
@@ -135,7 +135,7 @@ def test_governor_and_turbo_are_told_where_the_kernel_tells(
     assert (found.governor, found.turbo) == ("performance", turbo)
 
 
-def test_this_machine_has_facts_and_none_of_them_names_it() -> None:
+def test_this_machine_has_facts_and_none_names_it() -> None:
     found = facts()
     assert found.cores >= 1
     assert found.memory_gib >= 1
@@ -144,7 +144,7 @@ def test_this_machine_has_facts_and_none_of_them_names_it() -> None:
     assert "-" not in found.kernel
 
 
-def test_the_commit_is_told_with_whether_files_differ(tmp_path: Path) -> None:
+def test_the_commit_is_reported_with_whether_files_differ(tmp_path: Path) -> None:
     def git(*words: str) -> str:
         who = ("-c", "user.name=a", "-c", "user.email=a@b")
         done = subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True, text=True)

@@ -20,7 +20,7 @@ def taking(
     return loop
 
 
-def test_every_function_does_what_is_timed() -> None:
+def test_every_timed_function_returns_its_expected_result() -> None:
     rows = [(case, measured(case, rounds=3, slice_ns=1000)) for case in cases()]
 
     assert {row.function.partition(" ")[0].rstrip(",") for _, row in rows} == {
@@ -34,7 +34,7 @@ def test_every_function_does_what_is_timed() -> None:
         )
 
 
-def test_a_time_is_of_one_call_whatever_the_loop() -> None:
+def test_a_time_is_per_call_for_any_loop_length() -> None:
     calls: list[str] = []
     loops = {"native": taking(100, calls), "oracle": taking(7000, calls, "oracle")}
 
@@ -49,12 +49,12 @@ def test_a_function_with_other_results_is_not_timed() -> None:
         measured(Case("f", "two texts", 2, 2, {"native": taking(100, [], results=1)}))
 
 
-def test_a_yardstick_without_a_result_is_not_timed() -> None:
+def test_a_comparison_without_a_result_is_not_timed() -> None:
     loops = {"native": taking(100, []), "oracle": taking(100, [], results=0)}
     with pytest.raises(AssertionError, match="oracle: 0 results"):
         measured(Case("f", "two texts", 2, 2, loops))
 
 
 @pytest.mark.parametrize(("each", "times"), [(1000, 5), (1_000_000, 1)])
-def test_a_loop_is_as_long_as_a_slice_and_never_empty(each: int, times: int) -> None:
+def test_a_loop_lasts_one_slice_and_is_never_empty(each: int, times: int) -> None:
     assert fitting(taking(each // 2, []), 5000) == times

@@ -36,7 +36,7 @@ def each(found: Ratios) -> tuple[Quartiles, ...]:
 
 
 @given(ROUNDS)
-def test_a_series_compared_with_itself_is_one_in_every_ratio(rounds: list[Round]) -> None:
+def test_a_series_compared_with_itself_has_ratio_one(rounds: list[Round]) -> None:
     found = ratios(rounds, rounds)
     assert each(found) == (Quartiles(1, 1, 1),) * 4
     assert agree(found)
@@ -50,7 +50,7 @@ def test_the_order_of_rounds_does_not_matter_for_quartiles(values: list[float], 
 
 
 @given(st.lists(FIGURES, min_size=1, max_size=30))
-def test_quartiles_are_in_order_and_within_what_was_measured(values: list[float]) -> None:
+def test_quartiles_are_ordered_and_within_the_measured_values(values: list[float]) -> None:
     found = quartiles(values)
     # Interpolation may round by a last digit.
     assert min(values) * (1 - 1e-12) <= found.low <= found.median <= found.high <= max(values) * (1 + 1e-12)
@@ -58,7 +58,7 @@ def test_quartiles_are_in_order_and_within_what_was_measured(values: list[float]
 
 
 @given(ROUNDS, st.floats(min_value=0.01, max_value=100))
-def test_a_server_that_is_faster_by_a_factor_comes_out_as_that_factor(rounds: list[Round], factor: float) -> None:
+def test_a_server_that_is_faster_by_a_factor_has_that_ratio(rounds: list[Round], factor: float) -> None:
     faster = [replace(one, sample=replace(one.sample, rps=one.sample.rps * factor)) for one in rounds]
     found = ratios(faster, rounds)
     assert (found.rps.low, found.rps.median, found.rps.high) == pytest.approx((factor,) * 3)
@@ -66,9 +66,7 @@ def test_a_server_that_is_faster_by_a_factor_comes_out_as_that_factor(rounds: li
 
 
 @given(st.lists(FIGURES, min_size=15, max_size=25), st.lists(FIGURES, min_size=25, max_size=25))
-def test_a_machine_that_changes_its_speed_from_round_to_round_changes_no_ratio(
-    speeds: list[float], cpu: list[float]
-) -> None:
+def test_changes_of_the_machines_speed_between_rounds_change_no_ratio(speeds: list[float], cpu: list[float]) -> None:
     slow = [round_of(speed, burnt) for speed, burnt in zip(speeds, cpu, strict=False)]
     fast = [round_of(speed * 1.3, burnt * 0.7) for speed, burnt in zip(speeds, cpu, strict=False)]
     found = ratios(fast, slow)
@@ -77,35 +75,35 @@ def test_a_machine_that_changes_its_speed_from_round_to_round_changes_no_ratio(
 
 
 @given(st.lists(st.floats(min_value=90, max_value=110), min_size=15, max_size=15), st.lists(FIGURES, max_size=7))
-def test_rounds_that_are_far_out_do_not_move_the_median_away(values: list[float], far: list[float]) -> None:
+def test_outlier_rounds_do_not_move_the_median(values: list[float], far: list[float]) -> None:
     spoilt = [*far, *values[len(far) :]]
     assert 90 <= quartiles(spoilt).median <= 110
 
 
 @given(st.lists(st.floats(min_value=90, max_value=110), min_size=15, max_size=15), st.lists(FIGURES, max_size=3))
-def test_up_to_three_of_fifteen_do_not_move_the_quartiles_away_either(values: list[float], far: list[float]) -> None:
+def test_up_to_three_outliers_of_fifteen_do_not_move_the_quartiles(values: list[float], far: list[float]) -> None:
     found = quartiles([*far, *values[len(far) :]])
     assert 90 <= found.low <= found.high <= 110
 
 
-def test_quartiles_are_the_inclusive_ones() -> None:
+def test_quartiles_use_the_inclusive_method() -> None:
     assert quartiles([5, 1, 4, 2, 3]) == Quartiles(2, 3, 4)
     assert quartiles([7]) == Quartiles(7, 7, 7)
 
 
-def test_rounds_are_compared_one_by_one_and_not_median_by_median() -> None:
+def test_rounds_are_compared_pairwise_and_not_by_their_medians() -> None:
     ours, theirs = [round_of(10), round_of(40), round_of(90)], [round_of(40), round_of(20), round_of(30)]
     assert ratios(ours, theirs).rps.median == 2
     assert statistics.median([10, 40, 90]) / statistics.median([40, 20, 30]) != 2
 
 
-def test_servers_of_unequally_many_rounds_are_not_compared() -> None:
+def test_servers_with_different_numbers_of_rounds_are_not_compared() -> None:
     with pytest.raises(ValueError, match="longer"):
         ratios([round_of(1)], [round_of(1), round_of(1)])
 
 
 @pytest.mark.parametrize("broken", [round_of(0), round_of(1, 0), round_of(1, p50=0), round_of(1, p99=0)])
-def test_a_round_without_a_figure_is_refused(broken: Round) -> None:
+def test_a_round_without_a_value_is_rejected(broken: Round) -> None:
     with pytest.raises(ValueError, match="look for the server's errors"):
         ratios([round_of(1)], [broken])
     with pytest.raises(ValueError, match="look for the server's errors"):
@@ -114,7 +112,7 @@ def test_a_round_without_a_figure_is_refused(broken: Round) -> None:
 
 @pytest.mark.parametrize("figure", USUAL)
 @pytest.mark.parametrize(("off", "agrees"), [(1.019, True), (0.981, True), (1.021, False), (0.979, False)])
-def test_a_control_agrees_when_no_ratio_is_further_than_two_percent_from_one(
+def test_a_control_agrees_if_no_ratio_differs_from_one_by_more_than_two_percent(
     figure: str, off: float, agrees: bool
 ) -> None:
     rps, cpu, p50, p99 = (value * (off if name == figure else 1) for name, value in USUAL.items())
@@ -124,7 +122,7 @@ def test_a_control_agrees_when_no_ratio_is_further_than_two_percent_from_one(
     assert (found.rounds, found.redone, found.dirty) == (1, 3, 0)
 
 
-def test_a_server_is_compared_with_nginx_which_is_compared_with_nothing() -> None:
+def test_a_server_is_compared_with_nginx_and_nginx_with_nothing() -> None:
     found = served({"nmi": [round_of(130, 6), round_of(120, 6)], "nginx": [round_of(100), round_of(100)]})
     assert found["nginx"].against is None
     against = found["nmi"].against
@@ -134,7 +132,7 @@ def test_a_server_is_compared_with_nginx_which_is_compared_with_nothing() -> Non
     assert served({"nmi": [round_of(1)]})["nmi"].against is None
 
 
-def test_answers_and_errors_of_all_rounds_are_counted_together() -> None:
+def test_answers_and_errors_of_all_rounds_are_summed() -> None:
     odd = round_of(100)
     odd = replace(odd, sample=replace(odd.sample, statuses={200: 990, 503: 10}, errors={"reset": 2, "short": 0}))
     found = served({"nmi": [round_of(100), odd]})["nmi"]
@@ -156,11 +154,11 @@ def test_disturbed_measurements_of_all_servers_are_counted() -> None:
         (None, "at most", False),
     ],
 )
-def test_a_budget_is_met_at_its_limit_and_never_without_a_figure(got: float | None, direction: Any, met: bool) -> None:
+def test_a_budget_is_met_at_its_limit_and_never_without_a_value(got: float | None, direction: Any, met: bool) -> None:
     assert judged("it", got, direction, 1.2).met is met
 
 
-def test_nothing_speaks_against_a_clean_run_full_or_quick() -> None:
+def test_a_clean_full_or_quick_run_is_accepted() -> None:
     assert objections(FULL) == objections(QUICK) == ()
 
 
@@ -197,7 +195,7 @@ def first_case(**changes: Any) -> Change:
         ),
     ],
 )
-def test_what_speaks_against_a_run_is_said(spoil: Change, why: str) -> None:
+def test_the_reasons_against_a_run_are_reported(spoil: Change, why: str) -> None:
     assert objections(spoil(FULL)) == (why,)
 
 
@@ -205,6 +203,6 @@ def test_a_quick_run_may_have_fewer_rounds() -> None:
     assert objections(first_case(rounds=14)(QUICK)) == ()
 
 
-def test_a_missed_budget_does_not_speak_against_the_figures() -> None:
+def test_a_missed_budget_does_not_invalidate_the_run() -> None:
     missed = judged("it", 2.0, "at most", 1.0)
     assert objections(replace(FULL, budgets=(missed,))) == ()

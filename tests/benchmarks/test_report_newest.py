@@ -31,11 +31,11 @@ def readme(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_page_has_what_the_newest_accepted_run_makes() -> None:
+def test_the_page_equals_the_output_for_the_newest_accepted_run() -> None:
     assert standing(DOCUMENT, MAKER) == made(DOCUMENT)
 
 
-def test_the_pictures_that_the_page_shows_exist() -> None:
+def test_the_plots_on_the_page_exist() -> None:
     run = newest()
     shown = [line.partition("](")[2].removesuffix(")") for line in made(DOCUMENT).splitlines() if line.startswith("![")]
     assert bool(shown) == bool(run)
@@ -43,7 +43,7 @@ def test_the_pictures_that_the_page_shows_exist() -> None:
         assert (DOCUMENT.parent / picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_latest_full_run_that_nothing_speaks_against_is_taken(results: Path) -> None:
+def test_the_latest_accepted_full_run_is_used(results: Path) -> None:
     write(FULL, results)
     best = write(later(1, "1111111111"), results)
     write(replace(later(2, "2222222222"), full=False), results)
@@ -53,7 +53,7 @@ def test_the_latest_full_run_that_nothing_speaks_against_is_taken(results: Path)
     assert newest(results) == (best, later(1, "1111111111"))
 
 
-def test_of_two_runs_of_one_day_the_later_one_is_taken(results: Path) -> None:
+def test_of_two_runs_of_one_day_the_later_one_is_used(results: Path) -> None:
     write(replace(FULL, commit="ffffffffff"), results)
     write(replace(FULL, commit="0000000000", date=FULL.date + timedelta(hours=1)), results)
     found = newest(results)
@@ -61,13 +61,13 @@ def test_of_two_runs_of_one_day_the_later_one_is_taken(results: Path) -> None:
     assert found[1].commit == "0000000000"
 
 
-def test_without_an_accepted_run_that_is_said(results: Path, readme: Path) -> None:
+def test_the_absence_of_an_accepted_run_is_reported(results: Path, readme: Path) -> None:
     assert made(readme, results) == NONE
     write(replace(FULL, full=False), results)
     assert made(readme, results) == NONE
 
 
-def test_the_program_puts_table_and_pictures_between_the_marks(results: Path, readme: Path) -> None:
+def test_the_program_writes_table_and_plots_between_the_markers(results: Path, readme: Path) -> None:
     file = write(FULL, results)
     renew(readme, results)
     text = readme.read_text()
@@ -84,14 +84,14 @@ def test_the_program_puts_table_and_pictures_between_the_marks(results: Path, re
     assert standing(readme, MAKER) == made(readme, results), "and making it again changes nothing"
 
 
-def test_a_figure_that_somebody_typed_is_seen(results: Path, readme: Path) -> None:
+def test_a_manually_edited_value_is_detected(results: Path, readme: Path) -> None:
     write(FULL, results)
     put(readme, MAKER, made(readme, results).replace("1.31 [", "1.41 ["))
     assert standing(readme, MAKER) != made(readme, results)
 
 
 @pytest.mark.parametrize("text", ["no marks", FRAME.replace(END, ""), f"{END} <!-- made by: python -m another -->"])
-def test_a_document_without_the_marks_is_not_written(readme: Path, text: str) -> None:
+def test_a_document_without_the_markers_is_not_written(readme: Path, text: str) -> None:
     readme.write_text(text)
     with pytest.raises(ValueError, match=r"README\.md has no lines .*: insert them where the generated part belongs"):
         put(readme, MAKER, "made")

@@ -21,7 +21,7 @@ def words(found: Results, file: str) -> str:
     return "\n".join(text.get_text() for text in picture.findobj(Text))
 
 
-def test_pictures_stand_in_a_folder_of_the_files_name(tmp_path: Path) -> None:
+def test_plots_are_in_a_directory_named_after_the_file(tmp_path: Path) -> None:
     made = draw(tmp_path / "run.json", FULL)
     assert made == [tmp_path / "run" / file for file in FILES]
     for picture in made:
@@ -32,7 +32,7 @@ def test_pictures_stand_in_a_folder_of_the_files_name(tmp_path: Path) -> None:
         assert 300 <= height <= 1_200
 
 
-def test_the_same_figures_give_the_same_bytes_without_date_or_version(tmp_path: Path) -> None:
+def test_equal_values_result_in_equal_bytes_without_date_or_version(tmp_path: Path) -> None:
     first, again = (draw(tmp_path / name, FULL) for name in ("a.json", "b.json"))
     for one, other in zip(first, again, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -40,7 +40,7 @@ def test_the_same_figures_give_the_same_bytes_without_date_or_version(tmp_path: 
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_plot_says_what_it_shows_and_where_that_was_measured(file: str) -> None:
+def test_a_plot_names_its_subject_and_the_machine(file: str) -> None:
     said = words(FULL, file)
     (plot,) = [each for each in plots(FULL) if each.file == file]
     assert plot.title in said
@@ -57,7 +57,7 @@ def test_every_server_is_named(file: str) -> None:
         assert ("nginx" if server == BASE else name) in said
 
 
-def test_figures_stand_beside_what_is_drawn() -> None:
+def test_values_are_next_to_their_bars() -> None:
     assert "NMI: 153,270" in words(FULL, "throughput.png")
     assert "209 µs / 334 µs / 605 µs" in words(FULL, "latency.png")
     assert "11.11" in words(FULL, "cpu.png")
@@ -65,14 +65,14 @@ def test_figures_stand_beside_what_is_drawn() -> None:
     assert "899" in words(FULL, "controller.png")
 
 
-def test_a_server_that_has_no_look_of_its_own_is_drawn_too(tmp_path: Path) -> None:
+def test_a_server_without_its_own_style_is_drawn_too(tmp_path: Path) -> None:
     cases = tuple(replace(case, servers={"another": case.servers["nmi"], **case.servers}) for case in FULL.cases)
     found = replace(FULL, cases=cases)
     assert "another" in words(found, "throughput.png")
     assert draw(tmp_path / "run.json", found)
 
 
-def test_names_at_ends_that_nearly_meet_stay_apart() -> None:
+def test_labels_of_close_curves_do_not_overlap() -> None:
     cases = tuple(replace(case, servers=dict.fromkeys(NAMES, case.servers["nmi"])) for case in FULL.cases)
     (plot, *_) = plots(found := replace(FULL, cases=cases))
     (axes,) = plot.drawn(found, plot.title).axes
@@ -81,18 +81,18 @@ def test_names_at_ends_that_nearly_meet_stay_apart() -> None:
     assert all(later - earlier > 5_000 for earlier, later in pairwise(heights))
 
 
-def test_what_was_not_measured_has_no_plot() -> None:
+def test_an_unmeasured_case_has_no_plot() -> None:
     assert [plot.file for plot in plots(replace(FULL, memory=(), controller=()))] == FILES[:3]
     apart = replace(FULL, cases=tuple(replace(case, series=()) for case in FULL.cases))
     assert [plot.file for plot in plots(apart)] == FILES[2:]
     assert plots(replace(FULL, cases=(), memory=(), controller=())) == ()
 
 
-def test_colours_and_shapes_differ() -> None:
+def test_colours_and_markers_differ() -> None:
     assert len({colour for colour, _ in LOOKS.values()}) == len({shape for _, shape in LOOKS.values()}) == len(LOOKS)
 
 
-def test_arm_calls_are_drawn_only_where_they_were_counted() -> None:
+def test_arm_calls_are_drawn_only_if_counted() -> None:
     assert "GETs to Azure" in words(FULL, "controller.png")
     silent = replace(FULL, controller=tuple(replace(row, arm_calls=None) for row in FULL.controller))
     assert "GETs to Azure" not in words(silent, "controller.png")

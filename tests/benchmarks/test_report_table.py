@@ -13,7 +13,7 @@ from benchmarks.results import write
 from tests.benchmarks.sample_results import FULL, QUICK
 
 
-def test_the_head_says_what_was_measured_on_what() -> None:
+def test_the_head_states_what_was_measured_on_which_machine() -> None:
     head = table(FULL).splitlines()[:3]
     assert head[0] == "2026-01-02 03:04 UTC, commit 0123456789, full run of 14.0 min."
     assert head[1].startswith("A Processor 9000, 2 cores (virtual), 24 GiB, Linux 6.1.0; Python 3.11.7, uvloop 0.23.0")
@@ -22,7 +22,7 @@ def test_the_head_says_what_was_measured_on_what() -> None:
     assert "2 cores (bare, governor performance, turbo off)" in table(told)
 
 
-def test_the_verdict_is_one_line_that_says_why_not() -> None:
+def test_the_verdict_is_one_line_with_the_reasons() -> None:
     assert verdict(FULL).startswith("Accepted: the same server measured twice agrees within 2%")
     assert verdict(QUICK).startswith("A quick run for an overview: only a full one")
     against = verdict(replace(FULL, changed=True, control=None))
@@ -35,13 +35,13 @@ def test_the_verdict_is_one_line_that_says_why_not() -> None:
     [(1.31, "aim met"), (1.25, "met"), (1.1, "MISSED"), (None, "?")],
     ids=["aim", "met", "missed", "not"],
 )
-def test_a_budget_says_whether_it_is_met(got: float | None, word: str) -> None:
+def test_a_budget_states_whether_it_is_met(got: float | None, word: str) -> None:
     row = budgets(replace(FULL, budgets=(judged("speed", got, "at least", 1.2, aim=1.3),))).splitlines()[2]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["speed", "≥ 1.20 x", "1.30 x", "not measured" if got is None else f"{got:.2f} x", word]
 
 
-def test_a_ratio_stands_with_its_quartiles_beside_the_figure() -> None:
+def test_a_ratio_and_its_quartiles_are_next_to_the_value() -> None:
     (line,) = [each for each in table(FULL).splitlines() if each.startswith("| keep-alive c=32 ") and " nmi " in each]
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
         "keep-alive c=32",
@@ -59,7 +59,7 @@ def test_a_ratio_stands_with_its_quartiles_beside_the_figure() -> None:
     ]
 
 
-def test_disturbances_and_odd_answers_stand_under_the_case() -> None:
+def test_disturbances_and_unexpected_answers_are_below_the_case() -> None:
     case = FULL.cases[0]
     servers = {"nmi": replace(case.servers["nmi"], statuses={200: 9, 503: 1_000}, errors={"reset": 2})}
     said = table(replace(FULL, cases=(replace(case, dirty=4, servers=servers),)))
@@ -68,7 +68,7 @@ def test_disturbances_and_odd_answers_stand_under_the_case() -> None:
     assert "Not 200" not in table(FULL)
 
 
-def test_each_part_has_its_line() -> None:
+def test_each_component_has_its_line() -> None:
     lines = [" ".join(line.split()) for line in table(FULL).splitlines()]
     assert "| keep-alive c=32 | 15 | 1 | 1.004 [0.984-1.034] |" in " ".join(lines)
     assert "| 50,000 | nmi | 171 | 494 | 1,330 | 4,370 | 30.0 | 0 |" in lines
@@ -81,7 +81,7 @@ def test_each_part_has_its_line() -> None:
     assert "* Pods are loopback addresses: no network card, no nat rule." in lines
 
 
-def test_what_was_not_measured_has_no_part() -> None:
+def test_an_unmeasured_component_has_no_line() -> None:
     empty = replace(
         FULL,
         control=None,
@@ -100,7 +100,7 @@ def test_what_was_not_measured_has_no_part() -> None:
 
 
 @pytest.mark.parametrize("made", [table(FULL), short(FULL)], ids=["table", "short"])
-def test_a_terminal_shows_columns_and_lines_that_fit(made: str) -> None:
+def test_a_terminal_gets_columns_and_lines_that_fit(made: str) -> None:
     tables = [block.splitlines() for block in made.split("\n\n") if block.startswith("|")]
     assert tables
     for lines in tables:
@@ -120,11 +120,11 @@ def test_the_short_form_compares_each_case_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("value", "said"), [(0.0, "0.00"), (1.236, "1.24"), (56.04, "56.0"), (153_270.4, "153,270"), (99.96, "100.0")]
 )
-def test_a_figure_has_about_three_digits_that_count(value: float, said: str) -> None:
+def test_a_value_has_about_three_significant_digits(value: float, said: str) -> None:
     assert figure(value) == said
 
 
-def test_a_grid_without_rows_is_nothing() -> None:
+def test_a_table_without_rows_is_empty() -> None:
     assert grid(["a", "b"], []) == ""
     assert grid(["a", "b"], [["x", "1"]]) == "| a   |   b |\n| --- | --: |\n| x   |   1 |"
 

@@ -10,37 +10,37 @@ from benchmarks.results import FOLDER, SCHEMA, file_name, read, write
 from tests.benchmarks.sample_results import FULL
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_a_written_file_can_be_read(tmp_path: Path) -> None:
     assert read(write(FULL, tmp_path / "results")) == FULL
 
 
-def test_a_file_is_named_for_its_day_and_commit(tmp_path: Path) -> None:
+def test_a_file_name_contains_day_and_commit(tmp_path: Path) -> None:
     assert write(FULL, tmp_path).name == "2026-01-02-0123456789.json"
     assert file_name(replace(FULL, changed=True)) == "2026-01-02-0123456789+.json"
 
 
-def test_a_file_is_for_people_too(tmp_path: Path) -> None:
+def test_a_file_is_readable_text(tmp_path: Path) -> None:
     text = write(FULL, tmp_path).read_text()
     assert text.endswith("}\n")
     assert json.loads(text)["schema"] == SCHEMA
     assert '\n "commit": "0123456789",\n' in text
 
 
-def test_a_file_of_another_schema_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_schema_is_rejected(tmp_path: Path) -> None:
     file = write(replace(FULL, schema=SCHEMA + 1), tmp_path)
     with pytest.raises(ValueError, match=f"has schema {SCHEMA + 1}, this is {SCHEMA}: read it with the suite of"):
         read(file)
 
 
 @pytest.mark.parametrize("body", ["", "[]", '{"schema": 1}', '{"schema": 1, "date": "yesterday"}'])
-def test_what_is_no_results_file_is_refused(tmp_path: Path, body: str) -> None:
+def test_an_invalid_results_file_is_rejected(tmp_path: Path, body: str) -> None:
     file = tmp_path / "odd.json"
     file.write_text(body)
     with pytest.raises(ValueError, match=r"odd\.json is no results file of this suite .*run `make bench` again"):
         read(file)
 
 
-def test_every_results_file_of_the_suite_can_be_read_and_names_no_folder() -> None:
+def test_every_committed_results_file_can_be_read_and_names_no_directory() -> None:
     for file in FOLDER.glob("2*.json"):
         found = read(file)
         assert file.name == file_name(found)

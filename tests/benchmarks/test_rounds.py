@@ -65,34 +65,34 @@ def dirty(found: Outcome) -> list[bool]:
     return [each.dirty for rounds in found.rounds.values() for each in rounds]
 
 
-def test_rounds_go_forwards_and_backwards_in_turn() -> None:
+def test_rounds_run_forwards_and_backwards_alternately() -> None:
     machine = Machine()
     found = machine.run("a", "b", "c", rounds=3, quick=True)
     assert machine.measured == ["a", "b", "c", "c", "b", "a", "a", "b", "c"]
     assert {name: len(rounds) for name, rounds in found.rounds.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def test_the_servers_cpu_is_told_for_each_request() -> None:
+def test_the_servers_cpu_time_is_computed_per_request() -> None:
     (each,) = Machine().run("a", rounds=1, quick=True).rounds["a"]
     assert each.cpu_us == pytest.approx(9.0), "the generator's and the emulators' time is not the server's"
     assert (each.user_us, each.system_us) == pytest.approx((2.25, 6.75))
     assert each.sample.rps == 100_000
 
 
-def test_on_a_quiet_machine_nothing_is_dirty_or_redone() -> None:
+def test_on_a_quiet_machine_no_measurement_is_disturbed_or_repeated() -> None:
     found = Machine().run("a", "b")
     assert found.redone == 0
     assert dirty(found) == [False] * 2 * LEAST_ROUNDS
 
 
 @pytest.mark.parametrize(("share", "redone"), [(0.07, 0), (0.09, REDONE_AT_MOST)])
-def test_strangers_may_use_eight_percent_of_a_core_meanwhile(share: float, redone: int) -> None:
+def test_other_processes_may_use_eight_percent_of_a_core(share: float, redone: int) -> None:
     found = Machine(others=lambda _: share).run("a", rounds=1, quick=True)
     assert found.redone == redone
     assert dirty(found) == [bool(redone)]
 
 
-def test_a_measurement_that_strangers_disturbed_is_redone_once_they_rest() -> None:
+def test_a_disturbed_measurement_is_repeated_when_the_machine_is_quiet() -> None:
     machine = Machine(others=lambda now: 0.5 if now < 3 else 0.0)
     found = machine.run("a", rounds=1, quick=True)
     assert machine.measured == ["a"], "the machine was not quiet, and that was waited for"
@@ -105,7 +105,7 @@ def test_a_measurement_that_strangers_disturbed_is_redone_once_they_rest() -> No
     assert dirty(found) == [False, False]
 
 
-def test_a_machine_that_is_never_quiet_is_measured_and_told_dirty() -> None:
+def test_a_machine_that_is_never_quiet_is_measured_and_marked_as_disturbed() -> None:
     machine = Machine(others=lambda _: 0.5)
     found = machine.run("a", "b", rounds=1, quick=True)
     assert dirty(found) == [True, True]
@@ -113,12 +113,12 @@ def test_a_machine_that_is_never_quiet_is_measured_and_told_dirty() -> None:
     assert 2 * PATIENCE_SECONDS < machine.now < 2 * (PATIENCE_SECONDS + SECOND + 2 * LOOK_SECONDS), "bounded"
 
 
-def test_one_that_comes_to_rest_only_for_the_measurement_is_dirty_too() -> None:
+def test_a_machine_that_is_quiet_only_during_the_measurement_is_marked_as_disturbed_too() -> None:
     machine = Machine(others=lambda now: 0.5 if now < PATIENCE_SECONDS else 0.0)
     assert dirty(machine.run("a", rounds=1, quick=True)) == [True]
 
 
-def test_emulators_that_are_known_are_no_strangers() -> None:
+def test_known_emulators_are_no_disturbance() -> None:
     machine = Machine()
     unaware = Rounds(machine, clock=machine.clock, sleep=machine.sleep)
     found = unaware.alternate([machine.contestant("a")], 1, NEVER, quick=True)
@@ -133,7 +133,7 @@ def test_a_quick_run_ends_before_its_deadline_with_the_rounds_that_fit() -> None
     assert machine.now <= 8.0
 
 
-def test_a_full_run_keeps_its_fifteen_rounds_but_no_more_after_the_deadline() -> None:
+def test_a_full_run_makes_fifteen_rounds_and_no_more_after_the_deadline() -> None:
     machine = Machine(others=lambda _: 0.5)
     found = machine.run("a", rounds=40, deadline=5.0)
     assert len(found.rounds["a"]) == LEAST_ROUNDS
@@ -141,24 +141,24 @@ def test_a_full_run_keeps_its_fifteen_rounds_but_no_more_after_the_deadline() ->
     assert machine.now < 5.0 + LEAST_ROUNDS * (SECOND + 2 * LOOK_SECONDS), "nothing is waited for any more"
 
 
-def test_after_the_deadline_nothing_is_redone() -> None:
+def test_no_measurement_is_repeated_after_the_deadline() -> None:
     machine = Machine(others=lambda _: 0.09)
     found = machine.run("a", rounds=1, deadline=2.7, quick=True)
     assert machine.measured == ["a"] * 3, "the third one ends after it"
     assert dirty(found) == [True]
 
 
-def test_a_full_run_takes_more_rounds_while_there_is_time() -> None:
+def test_a_full_run_makes_more_rounds_until_the_deadline() -> None:
     assert len(Machine().run("a", rounds=20).rounds["a"]) == 20
 
 
-def test_fewer_than_fifteen_rounds_are_for_quick_runs_alone() -> None:
+def test_only_quick_runs_have_fewer_than_fifteen_rounds() -> None:
     with pytest.raises(ValueError, match="at least 15 rounds, not 14: fewer are for --quick"):
         Machine().run("a", rounds=14)
     assert len(Machine().run("a", rounds=14, quick=True).rounds["a"]) == 14
 
 
-def test_a_server_that_answers_nothing_ends_the_run() -> None:
+def test_a_server_that_never_answers_ends_the_run() -> None:
     machine = Machine()
     able = Rounds(machine, known=(EMULATORS,), clock=machine.clock, sleep=machine.sleep)
     with pytest.raises(RuntimeError, match="nmi answered no request"):

@@ -44,7 +44,7 @@ async def test_an_object_is_created_read_changed_and_deleted(client: Client, nam
         await client.get(BINDINGS, namespace, "a")
 
 
-async def test_a_finalizer_holds_a_deleted_object(client: Client, namespace: str) -> None:
+async def test_a_finalizer_delays_a_deletion(client: Client, namespace: str) -> None:
     document = binding("a")
     document["metadata"]["finalizers"] = ["example.com/hold"]
     await client.create(BINDINGS, namespace, document)
@@ -55,7 +55,7 @@ async def test_a_finalizer_holds_a_deleted_object(client: Client, namespace: str
         await client.get(BINDINGS, namespace, "a")
 
 
-async def test_a_label_selector_and_pages_choose_what_is_listed(client: Client, namespace: str) -> None:
+async def test_a_label_selector_and_pages_select_objects(client: Client, namespace: str) -> None:
     for number in range(5):
         document = binding(f"b{number}")
         document["metadata"]["labels"] = {"parity": "even" if number % 2 == 0 else "odd"}
@@ -149,7 +149,7 @@ async def test_bad_credentials_are_unauthorized(server: Server) -> None:
             await stranger.list(NODES)
 
 
-async def test_an_unknown_authority_is_unreachable_and_gets_no_credentials(server: Server) -> None:
+async def test_a_server_of_an_unknown_authority_is_unreachable_and_gets_no_credentials(server: Server) -> None:
     access = replace(await server.access(), ssl=ssl.create_default_context())
     async with Client(access, user_agent="contract") as client:
         with pytest.raises(errors.NoResponse, match="certificate"):
@@ -173,7 +173,9 @@ def pod_environ(server: Server) -> dict[str, str]:
     return {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": str(port)}
 
 
-async def test_a_pod_finds_the_server_by_what_is_mounted_into_it(pod_root: Path, pod_environ: dict[str, str]) -> None:
+async def test_a_pod_finds_the_server_by_its_mounted_service_account(
+    pod_root: Path, pod_environ: dict[str, str]
+) -> None:
     access = await asyncio.to_thread(in_cluster, pod_root, pod_environ)
     assert access.namespace == "its-own"
     async with Client(access, user_agent="contract") as inside:
@@ -211,6 +213,6 @@ async def without_rights(server: Server, client: Client, namespace: str) -> Asyn
 
 
 @pytest.mark.parametrize("server", [pytest.param("real", marks=pytest.mark.plane)], indirect=True)
-async def test_a_missing_right_is_named(without_rights: Client) -> None:
+async def test_a_missing_permission_is_named(without_rights: Client) -> None:
     with pytest.raises(errors.Forbidden, match="cannot list resource"):
         await without_rights.list(BINDINGS)

@@ -9,8 +9,9 @@ import pytest
 
 from mic.app import COMPONENT as MIC
 from nmi.app import COMPONENT as NMI
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.events import EVENTS, EventRecorder
+from podidentity.kube.paths import object_path
 from podidentity.resources import BINDINGS, NODES, Meta, Node
 from tests.contract.servers import Server
 
@@ -49,7 +50,7 @@ async def test_repeats_become_one_event_with_a_count(client: Client, programs_cl
     assert recorder.dropped == 0
 
 
-async def test_an_event_about_a_node_lives_in_the_default_namespace(client: Client, namespace: str) -> None:
+async def test_an_event_about_a_node_is_in_the_default_namespace(client: Client, namespace: str) -> None:
     recorder = EventRecorder(client, "mic", "node-1")
     task = asyncio.create_task(recorder.run())
     recorder.record(Node(metadata=Meta(name=f"node-{namespace}", uid="u")), NODES, "Warning", "Odd", "an odd node")

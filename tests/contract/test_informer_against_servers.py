@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.decoding import LongLine, WatchEvent, decode_event
 from podidentity.kube.errors import Gone
 from podidentity.kube.informer import Informer
+from podidentity.kube.paths import object_path
 from podidentity.resources import BINDINGS, PODS, AzureIdentityBinding, Kind, Pod, Resource
 from podidentity_sandbox.faults.connections import FaultProxy, Mode
 from tests.contract.conftest import new_namespace, through
@@ -78,7 +79,7 @@ async def frail(frail_server: Server) -> AsyncIterator[Mirror]:
         yield made
 
 
-async def test_lists_in_pages_then_follows_every_change(mirror: Mirror) -> None:
+async def test_the_informer_lists_in_pages_and_then_follows_every_change(mirror: Mirror) -> None:
     client, namespace = mirror.client, mirror.namespace
     await mirror.create("d")
     await client.patch_merge(BINDINGS, namespace, "a", {"spec": {"selector": "other"}})
@@ -87,7 +88,7 @@ async def test_lists_in_pages_then_follows_every_change(mirror: Mirror) -> None:
     assert mirror.informer.store[namespace, "a"].spec.selector == "other"
 
 
-async def test_a_reset_connection_goes_on_where_it_was(mirror: Mirror) -> None:
+async def test_a_reset_connection_resumes_at_its_resource_version(mirror: Mirror) -> None:
     await mirror.proxy.set_mode(Mode.REFUSE)
     await mirror.proxy.reset_connections()
     await mirror.create("d")
@@ -98,7 +99,7 @@ async def test_a_reset_connection_goes_on_where_it_was(mirror: Mirror) -> None:
     assert mirror.informer.restarts >= 1
 
 
-async def test_a_half_open_watch_is_found_out_and_replaced(mirror: Mirror) -> None:
+async def test_a_half_open_watch_is_detected_and_replaced(mirror: Mirror) -> None:
     await mirror.create("d")
     await mirror.heard("+a", "+b", "+c", "+d")  # so the watch is open
     await mirror.proxy.set_mode(Mode.SILENT)
@@ -111,7 +112,9 @@ async def test_a_half_open_watch_is_found_out_and_replaced(mirror: Mirror) -> No
     assert mirror.informer.lists == 1
 
 
-async def test_a_killed_server_that_comes_back_goes_on_where_it_was(frail: Mirror, frail_server: Server) -> None:
+async def test_after_a_server_restart_the_watch_resumes_at_its_resource_version(
+    frail: Mirror, frail_server: Server
+) -> None:
     await frail_server.kill()
     try:
         async with asyncio.timeout(15):
@@ -124,7 +127,9 @@ async def test_a_killed_server_that_comes_back_goes_on_where_it_was(frail: Mirro
     assert frail.informer.lists == 1
 
 
-async def test_history_that_is_gone_is_listed_again_and_compared(frail: Mirror, frail_server: Server) -> None:
+async def test_after_a_compaction_the_objects_are_listed_again_and_compared(
+    frail: Mirror, frail_server: Server
+) -> None:
     await frail.proxy.set_mode(Mode.REFUSE)
     await frail.proxy.reset_connections()
     await frail.create("d")
@@ -136,7 +141,7 @@ async def test_history_that_is_gone_is_listed_again_and_compared(frail: Mirror, 
     assert frail.informer.lists == 2
 
 
-async def test_a_gone_continue_token_is_an_http_status_and_begins_the_list_anew(frail_server: Server) -> None:
+async def test_an_expired_continue_token_is_an_http_status_and_restarts_the_list(frail_server: Server) -> None:
     async with Client(await frail_server.access(), user_agent="pager") as client:
         namespace = await new_namespace(client)
         for name in ("a", "b", "c"):
@@ -177,7 +182,7 @@ async def test_too_old_a_watch_is_an_error_event(frail_server: Server) -> None:
         assert isinstance(events[0].error, Gone)
 
 
-async def test_a_bookmark_comes_before_the_end_and_can_be_resumed_from(client: Client, namespace: str) -> None:
+async def test_a_bookmark_precedes_the_end_and_can_be_resumed_from(client: Client, namespace: str) -> None:
     """A watch without events receives, before its end, the current resource version of its kind, which advances in
     other namespaces.
 
@@ -203,7 +208,7 @@ async def test_a_bookmark_comes_before_the_end_and_can_be_resumed_from(client: C
     assert (event.type, event.key) == ("ADDED", (namespace, "b"))
 
 
-async def test_pods_are_chosen_by_their_node(client: Client, namespace: str) -> None:
+async def test_pods_are_selected_by_their_node(client: Client, namespace: str) -> None:
     async with asyncio.timeout(15):  # pods need their namespace's service account, which a controller makes
         while not await client.list(SERVICE_ACCOUNTS, namespace):
             await asyncio.sleep(0.01)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from podidentity.kube import client as module
+from podidentity.kube import response_limits
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ServerError
 from podidentity.kube.events import EVENTS, EventRecorder
@@ -24,7 +24,7 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """So small that a test makes objects over them fast."""
     with monkeypatch.context() as small:
         for name, value in (("BODY_MAX", 20_000), ("OBJECT_MAX", 20_000), ("LINE_MAX", 20_000), ("PIECE", 1000)):
-            small.setattr(module, name, value)
+            small.setattr(response_limits, name, value)
         yield
 
 
@@ -54,9 +54,7 @@ def document(kind: Kind[Any], name: str, size: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("account", "limits")
-async def test_lists_leave_out_what_is_too_large_and_nothing_else(
-    client: Client, namespace: str, kind: Kind[Any]
-) -> None:
+async def test_lists_leave_out_only_oversized_objects(client: Client, namespace: str, kind: Kind[Any]) -> None:
     large = {"b", "e"}
     for name in "abcdef":
         await write(client.create(kind, namespace, document(kind, name, LARGE if name in large else 6000)))
@@ -69,7 +67,7 @@ async def test_lists_leave_out_what_is_too_large_and_nothing_else(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("account", "limits")
-async def test_watches_go_on_after_what_is_too_large(client: Client, namespace: str, kind: Kind[Any]) -> None:
+async def test_watches_continue_after_an_oversized_object(client: Client, namespace: str, kind: Kind[Any]) -> None:
     told: Recorder[Any] = Recorder(versions=False)
     informer = Informer(client, kind, told, namespace=namespace)
     task = asyncio.create_task(informer.run())
@@ -106,7 +104,7 @@ async def test_the_event_is_on_the_object_in_its_namespace(client: Client, names
 
 
 @pytest.mark.usefixtures("account")
-async def test_a_pod_shows_up_where_scheduled_ones_are_watched_once_it_is(client: Client, namespace: str) -> None:
+async def test_a_pod_appears_in_a_watch_of_scheduled_pods_when_it_is_scheduled(client: Client, namespace: str) -> None:
     told: Recorder[Pod] = Recorder()
     for name in ("waits", "goes"):
         await client.create(PODS, namespace, document(PODS, name, SMALL))

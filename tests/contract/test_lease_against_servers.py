@@ -35,7 +35,9 @@ async def leads(elector: Elector) -> None:
     await asyncio.wait_for(elector.acquired(), 15)
 
 
-async def test_the_first_leads_and_says_who_it_is(client: Client, namespace: str, candidate: Candidate) -> None:
+async def test_the_first_candidate_leads_and_records_its_identity(
+    client: Client, namespace: str, candidate: Candidate
+) -> None:
     elector, _ = candidate("one")
     assert elector.remaining_seconds() == 0
     await leads(elector)
@@ -44,7 +46,7 @@ async def test_the_first_leads_and_says_who_it_is(client: Client, namespace: str
     assert (spec.holder_identity, spec.lease_duration_seconds, spec.lease_transitions) == ("one", 1, 0)
 
 
-async def test_it_renews_while_it_lives_and_nobody_else_leads(
+async def test_the_leader_renews_while_it_runs_and_no_other_candidate_leads(
     client: Client, namespace: str, candidate: Candidate
 ) -> None:
     first, _ = candidate("one")
@@ -57,7 +59,7 @@ async def test_it_renews_while_it_lives_and_nobody_else_leads(
     assert (await client.get(LEASES, namespace, "mic")).spec.renew_time != renewed
 
 
-async def test_a_release_hands_over_before_the_duration_is_over(
+async def test_a_release_lets_another_candidate_lead_before_the_duration_ends(
     client: Client, namespace: str, candidate: Candidate
 ) -> None:
     first, task = candidate("one")
@@ -72,7 +74,7 @@ async def test_a_release_hands_over_before_the_duration_is_over(
     assert (spec.holder_identity, spec.lease_transitions) == ("two", 1)
 
 
-async def test_a_dead_leader_is_followed_once_its_lease_has_expired(candidate: Candidate) -> None:
+async def test_a_dead_leader_is_replaced_after_its_lease_has_expired(candidate: Candidate) -> None:
     first, task = candidate("one")
     await leads(first)
     task.cancel()
@@ -83,7 +85,7 @@ async def test_a_dead_leader_is_followed_once_its_lease_has_expired(candidate: C
     assert time.monotonic() - died >= DURATION_SECONDS
 
 
-async def test_a_stolen_lease_ends_the_leader(client: Client, namespace: str, candidate: Candidate) -> None:
+async def test_a_stolen_lease_ends_the_leadership(client: Client, namespace: str, candidate: Candidate) -> None:
     first, task = candidate("one")
     await leads(first)
     await client.patch_merge(LEASES, namespace, "mic", {"spec": {"holderIdentity": "thief"}})
@@ -94,7 +96,9 @@ async def test_a_stolen_lease_ends_the_leader(client: Client, namespace: str, ca
     assert (await client.get(LEASES, namespace, "mic")).spec.holder_identity == "thief"
 
 
-async def test_a_touched_lease_is_renewed_over(client: Client, namespace: str, candidate: Candidate) -> None:
+async def test_a_lease_touched_by_another_writer_is_renewed(
+    client: Client, namespace: str, candidate: Candidate
+) -> None:
     first, task = candidate("one")
     await leads(first)
     touched = await client.patch_merge(LEASES, namespace, "mic", {"metadata": {"labels": {"a": "b"}}})

@@ -8,8 +8,9 @@ import msgspec
 from nmi.identity.pods import PodEntry
 from nmi.pod_events import PodEvents
 from nmi.refusal import Reason, Refusal
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.events import EVENTS, EventRecorder
+from podidentity.kube.paths import object_path
 from podidentity.resources import PODS
 
 MANIFEST = {"metadata": {"name": "cart"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
@@ -21,7 +22,7 @@ async def events(client: Client, namespace: str) -> list[dict[str, Any]]:
     return list(listed["items"])
 
 
-async def test_a_refusal_stands_under_its_pod_once_however_often_it_is_told(client: Client, namespace: str) -> None:
+async def test_a_repeated_refusal_is_recorded_once_on_its_pod(client: Client, namespace: str) -> None:
     entry = PodEntry(await client.create(PODS, namespace, MANIFEST))
     recorder = EventRecorder(client, "nmi", "node-1")
     sending = asyncio.create_task(recorder.run())
@@ -45,7 +46,7 @@ async def test_a_refusal_stands_under_its_pod_once_however_often_it_is_told(clie
     assert (about["kind"], about["namespace"], about["name"], about["uid"]) == ("Pod", namespace, "cart", entry.uid)
 
 
-async def test_a_server_that_takes_no_event_costs_a_warning_and_the_next_one_is_told(
+async def test_a_server_that_rejects_an_event_causes_a_warning_and_the_next_event_is_sent(
     client: Client, namespace: str
 ) -> None:
     entry = PodEntry(await client.create(PODS, namespace, MANIFEST))

@@ -26,7 +26,7 @@ async def account(client: Client, namespace: str) -> None:
 
 
 @pytest.mark.usefixtures("account")
-async def test_a_container_that_ended_without_a_start_is_read(client: Client, namespace: str) -> None:
+async def test_a_container_that_ended_without_a_start_time_is_read(client: Client, namespace: str) -> None:
     await client.create(PODS, namespace, POD)
     container = {"name": "c", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": STATE}
     status = msgspec.json.encode({"status": {"phase": "Failed", "containerStatuses": [container]}})

@@ -78,7 +78,7 @@ def token_of(answer: Answer) -> str:
     return str(answer.body["status"]["token"])
 
 
-async def test_what_nmi_asks_for_is_given(server: Server, client: Client, namespace: str, ask: Ask) -> None:
+async def test_nmis_token_request_is_accepted(server: Server, client: Client, namespace: str, ask: Ask) -> None:
     uid = await made_pod(client, namespace)
     answer = await ask(audiences=[AUDIENCE], expirationSeconds=600, boundObjectRef=to_pod(uid))
     claims = read_claims(token_of(answer))
@@ -118,11 +118,11 @@ async def test_a_token_names_its_pods_node_with_the_uid_of_one_that_exists(
     assert nowhere == {"name": "no-such-node"}
 
 
-async def test_several_audiences_are_all_named(ask: Ask) -> None:
+async def test_all_of_several_audiences_are_in_the_token(ask: Ask) -> None:
     assert read_claims(token_of(await ask(audiences=["a", "b"])))["aud"] == ["a", "b"]
 
 
-async def test_without_audience_and_life_it_is_for_the_server_and_an_hour(server: Server, ask: Ask) -> None:
+async def test_without_audience_and_lifetime_the_token_is_for_the_server_and_an_hour(server: Server, ask: Ask) -> None:
     answer = await ask(audiences=None)
     claims = read_claims(token_of(answer))
     assert claims["aud"] == answer.body["spec"]["audiences"] == [server.url]
@@ -192,7 +192,7 @@ REASONS = {400: "BadRequest", 404: "NotFound", 409: "Conflict", 422: "Invalid"}
 
 
 @pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
-async def test_a_request_that_cannot_be_met_is_refused(
+async def test_an_impossible_request_is_rejected(
     client: Client, namespace: str, ask: Ask, refusal: tuple[dict[str, Any], int, str]
 ) -> None:
     spec, code, message = refusal
@@ -203,12 +203,12 @@ async def test_a_request_that_cannot_be_met_is_refused(
     assert (answer.status, answer.body["reason"], answer.body["message"]) == (code, REASONS[code], message)
 
 
-async def test_there_is_no_token_of_a_service_account_that_is_not_there(ask: Ask) -> None:
+async def test_a_missing_service_account_has_no_token(ask: Ask) -> None:
     answer = await ask("nobody")
     assert (answer.status, answer.body["message"]) == (404, 'serviceaccounts "nobody" not found')
 
 
-async def test_a_token_ends_with_its_pod_and_does_not_come_back_with_its_name(
+async def test_a_token_becomes_invalid_with_its_pod_and_stays_invalid_for_a_namesake(
     server: Server, client: Client, namespace: str, ask: Ask
 ) -> None:
     uid = await made_pod(client, namespace)
@@ -223,7 +223,7 @@ async def test_a_token_ends_with_its_pod_and_does_not_come_back_with_its_name(
     assert await status(server, unbound) == 200
 
 
-async def test_a_pod_that_is_ending_still_has_its_token(
+async def test_a_token_of_a_terminating_pod_is_still_valid(
     server: Server, client: Client, namespace: str, ask: Ask
 ) -> None:
     uid = await made_pod(client, namespace, nodeName="no-such-node")
@@ -234,7 +234,7 @@ async def test_a_pod_that_is_ending_still_has_its_token(
     token_of(await ask(boundObjectRef=to_pod(uid)))
 
 
-async def test_tokens_end_with_their_service_account_and_do_not_come_back_with_its_name(
+async def test_tokens_become_invalid_with_their_service_account_and_stay_invalid_for_a_namesake(
     server: Server, client: Client, namespace: str, ask: Ask
 ) -> None:
     uid = await made_pod(client, namespace)
@@ -247,7 +247,7 @@ async def test_tokens_end_with_their_service_account_and_do_not_come_back_with_i
     assert await status(server, token_of(await ask(boundObjectRef=to_pod(uid)))) == 200
 
 
-async def test_a_nodes_token_ends_with_the_node_and_a_pods_does_not(
+async def test_a_nodes_token_becomes_invalid_with_the_node_and_a_pods_does_not(
     server: Server, client: Client, namespace: str, ask: Ask
 ) -> None:
     name = f"node-of-{namespace}"
@@ -260,7 +260,7 @@ async def test_a_nodes_token_ends_with_the_node_and_a_pods_does_not(
     assert await status(server, of_pod) == 200
 
 
-async def test_whoever_may_speak_reads_the_issuers_documents_and_nobody_else(
+async def test_authenticated_users_can_read_the_issuers_documents_and_anonymous_ones_cannot(
     server: Server, call: Caller, ask: Ask
 ) -> None:
     configuration = await call("GET", "/.well-known/openid-configuration")

@@ -49,7 +49,7 @@ async def declare(sandbox: Sandbox, name: str) -> ManagedIdentity:
     return known
 
 
-async def test_it_gets_its_tokens_though_the_identity_is_only_being_assigned(sandbox: Sandbox) -> None:
+async def test_the_demo_gets_its_tokens_while_the_identity_is_being_assigned(sandbox: Sandbox) -> None:
     known = await declare(sandbox, "one")
     context = await run_pod(sandbox, "app", {"aadpodidbinding": "one"})
     code, lines = await demo(sandbox, context, known.client_id)

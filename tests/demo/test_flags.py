@@ -9,7 +9,7 @@ from podidentity_demo.settings import parse
 NAMES = ["--subscriptionid=s", "--clientid=c", "--resourcegroup=g"]
 
 
-def test_the_defaults_are_azures_and_the_references() -> None:
+def test_the_defaults_are_those_of_azure_and_the_go_implementation() -> None:
     parsed = parse(NAMES, {})
     assert (parsed.subscription, parsed.client_id, parsed.resource_group) == ("s", "c", "g")
     assert parsed.metadata_service == "http://169.254.169.254"
@@ -18,12 +18,12 @@ def test_the_defaults_are_azures_and_the_references() -> None:
     assert (parsed.wait_seconds, parsed.once, parsed.pod, parsed.proxy) == (20, False, "", "")
 
 
-def test_a_manifest_for_the_image_up_to_1_7_is_understood() -> None:
+def test_a_manifest_for_the_image_up_to_1_7_is_accepted() -> None:
     parsed = parse([*NAMES, "--aad-resourcename=https://vault.azure.net", "--retry-wait-time=5"], {})
     assert (parsed.resource, parsed.wait_seconds) == ("https://vault.azure.net", 5)
 
 
-def test_a_manifest_for_the_image_of_1_8_is_understood() -> None:
+def test_a_manifest_for_the_image_of_1_8_is_accepted() -> None:
     renamed = ["--subscription-id=s", "--identity-client-id=c", "--resource-group=g"]
     assert parse([*renamed, "--resource-name=r", "--period=1m30.5s"], {}) == parse(
         [*NAMES, "--aad-resourcename=r", "--retry-wait-time=90.5"], {}
@@ -31,7 +31,7 @@ def test_a_manifest_for_the_image_of_1_8_is_understood() -> None:
 
 
 @pytest.mark.parametrize("missing", range(3))
-def test_each_name_has_to_be_given(missing: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_name_is_required(missing: int, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(NAMES[:missing] + NAMES[missing + 1 :], {})
     assert ended.value.code == 2
@@ -69,7 +69,7 @@ def test_times_are_seconds_or_durations(text: str, meant: float) -> None:
     assert parse([*NAMES, f"--period={text}"], {}).wait_seconds == meant
 
 
-def test_the_manifest_tells_which_pod_this_is() -> None:
+def test_the_manifest_sets_the_pods_name() -> None:
     environ = {"MY_POD_NAME": "demo", "MY_POD_NAMESPACE": "default", "MY_POD_IP": "10.0.0.7"}
     assert parse(NAMES, environ).pod == "default/demo 10.0.0.7"
     assert parse(NAMES, {"MY_POD_NAME": "demo"}).pod == "demo"

@@ -71,7 +71,7 @@ def test_once_ends_with_the_first_run_without_failure() -> None:
     assert clock.sleeps == [20, 20]
 
 
-def test_once_ends_when_the_next_run_would_begin_too_late() -> None:
+def test_once_ends_if_the_next_run_would_start_too_late() -> None:
     clock = Clock()
     code, lines = go(1000, 60, clock)
     assert code == 1
@@ -92,7 +92,7 @@ def names(azure: Azure) -> list[str]:
     return [f"--subscriptionid={SUBSCRIPTION}", f"--clientid={azure.one.client_id}", f"--resourcegroup={GROUP}"]
 
 
-async def test_the_program_ends_with_0_once_everything_worked(azure: Azure, settings: Settings) -> None:
+async def test_the_exit_code_is_0_if_every_step_succeeded(azure: Azure, settings: Settings) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
     code, said, errors = await ended(*names(azure), "--once", environ={"MY_POD_NAME": "demo"})
@@ -101,20 +101,22 @@ async def test_the_program_ends_with_0_once_everything_worked(azure: Azure, sett
     assert len(said.splitlines()) == 5
 
 
-async def test_the_program_ends_with_1_when_it_did_not(azure: Azure, settings: Settings) -> None:
+async def test_the_exit_code_is_1_if_a_step_failed(azure: Azure, settings: Settings) -> None:
     code, said, errors = await ended(*names(azure), "--once", "--timeout=0.1")
     assert (code, errors) == (1, "")
     assert said.splitlines()[-1].startswith("gave up after ")
 
 
-async def test_a_wrong_command_line_ends_it_with_2(azure: Azure, settings: Settings) -> None:
+async def test_the_exit_code_of_a_usage_error_is_2(azure: Azure, settings: Settings) -> None:
     code, said, errors = await ended(*names(azure)[:2])
     assert (code, said) == (2, "")
     assert "--resourcegroup" in errors
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-async def test_a_signal_ends_it_at_once(number: signal.Signals, code: int, azure: Azure, settings: Settings) -> None:
+async def test_a_signal_ends_the_program_immediately(
+    number: signal.Signals, code: int, azure: Azure, settings: Settings
+) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "podidentity_demo", *names(azure), stdout=asyncio.subprocess.PIPE
     )

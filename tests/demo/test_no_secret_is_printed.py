@@ -64,7 +64,7 @@ def sound(lines: list[str]) -> bool:
         ("999 " + "x" * 70_000, b""),
     ],
 )
-async def test_a_server_that_returns_anything(status: str, body: bytes, led: Led) -> None:
+async def test_no_response_of_a_server_prints_a_secret(status: str, body: bytes, led: Led) -> None:
     async with answering(status, body) as url:
         lines = await one_round(led(url))
     assert len(lines) == 4

@@ -39,9 +39,7 @@ async def proxy(asked: list[str]) -> AsyncIterator[str]:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def test_the_list_of_vms_comes_through_the_proxy_and_the_proxy_sees_no_token(
-    azure: Azure, settings: Settings
-) -> None:
+async def test_the_list_of_vms_is_read_through_the_proxy_which_sees_no_token(azure: Azure, settings: Settings) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
     asked: list[str] = []

@@ -26,7 +26,7 @@ async def test_the_four_lines_have_the_order_of_the_go_implementation(azure: Azu
     assert await one_round(settings) == four_lines(azure)
 
 
-async def test_azures_library_names_no_identity_and_the_plain_requests_name_it(
+async def test_azures_library_selects_no_identity_and_the_plain_requests_select_it(
     azure: Azure, settings: Settings
 ) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
@@ -51,7 +51,7 @@ async def test_a_failed_step_is_reported_and_the_others_run(azure: Azure, settin
     assert others == four_lines(azure)[1:]
 
 
-async def test_a_fault_in_one_run_is_over_in_the_next(azure: Azure, settings: Settings) -> None:
+async def test_a_fault_in_one_run_does_not_affect_the_next(azure: Azure, settings: Settings) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
     azure.imds.faults.add(ResponseFault(status=500, times=3, path=TOKEN))

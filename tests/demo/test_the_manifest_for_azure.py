@@ -20,7 +20,7 @@ def container(text: str) -> dict[str, Any]:
     return dict(only)
 
 
-def test_its_arguments_are_the_demos_once_the_ids_are_put_in() -> None:
+def test_the_arguments_are_valid_for_the_demo_after_the_ids_are_inserted() -> None:
     filled = re.sub("SUBSCRIPTION_ID|CLIENT_ID|RESOURCE_GROUP", "x", FILE.read_text())
     parsed = parse(container(filled)["args"], {})
     assert (parsed.subscription, parsed.client_id, parsed.resource_group) == ("x", "x", "x")
@@ -36,13 +36,13 @@ def test_the_program_rejects_a_placeholder_id(left: int, capsys: pytest.CaptureF
     assert "insert the real value" in capsys.readouterr().err
 
 
-def test_its_pods_carry_the_label_of_the_demos_binding() -> None:
+def test_the_pods_have_the_label_of_the_demos_binding() -> None:
     binding = yaml.safe_load((FILE.parents[1] / "azureidentitybinding.yaml").read_text())
     template = yaml.safe_load(FILE.read_text())["spec"]["template"]
     assert template["metadata"]["labels"]["aadpodidbinding"] == binding["spec"]["selector"]
 
 
-def test_its_identity_is_bound_to_its_pods_and_all_ids_are_placeholders() -> None:
+def test_the_identity_is_bound_to_the_pods_and_all_ids_are_placeholders() -> None:
     identity, bound = yaml.safe_load_all((FILE.parent / "identity.yaml").read_text())
     assert identity["spec"] == {"type": 0, "resourceID": "RESOURCE_ID", "clientID": "CLIENT_ID"}
     assert bound == yaml.safe_load((FILE.parents[1] / "azureidentitybinding.yaml").read_text())
@@ -50,7 +50,7 @@ def test_its_identity_is_bound_to_its_pods_and_all_ids_are_placeholders() -> Non
 
 
 @pytest.mark.plane
-def test_kubernetes_takes_it_also_where_only_restricted_pods_may_run(plane: up.Plane) -> None:
+def test_kubernetes_accepts_it_also_in_a_restricted_namespace(plane: up.Plane) -> None:
     def kubectl(*arguments: str, given: str = "") -> str:
         command = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", *arguments]
         done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=60, check=True)

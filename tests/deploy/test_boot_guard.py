@@ -34,7 +34,7 @@ def test_no_pod_mounts_the_nodes_units_by_default(helm: str) -> None:
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_one_container_installs_it_and_one_removes_it(helm: str) -> None:
+def test_one_container_installs_the_unit_and_one_removes_it(helm: str) -> None:
     pods = pods_of(render(helm=helm, options=[ON]))
     seeing = {name: [each["name"] for each in containers(pod) if sees_units(each)] for name, pod in pods.items()}
     assert {name: each for name, each in seeing.items() if each} == {
@@ -48,13 +48,13 @@ def test_one_container_installs_it_and_one_removes_it(helm: str) -> None:
     assert f"--systemd-directory=/host{DIRECTORY}" in cleanup["args"]
 
 
-def test_the_rule_has_the_addresses_that_nmi_was_given() -> None:
+def test_the_rule_has_nmis_addresses() -> None:
     pods = pods_of(render(options=[ON, "--set=nmi.extraArgs={--metadata-ip=169.254.1.1}"]))
     (guard,) = (each for each in containers(pods["aad-pod-identity-nmi"]) if each["name"] == "boot-guard")
     assert "--metadata-ip=169.254.1.1" in guard["args"]
 
 
-def test_it_is_removed_after_the_release_also_where_nmi_does_not_fail_closed() -> None:
+def test_the_unit_is_removed_after_the_release_also_without_fail_closed() -> None:
     assert "aad-pod-identity-cleanup" in pods_of(render(options=[ON, "--set=nmi.failClosed=false"]))
     assert "aad-pod-identity-cleanup" not in pods_of(render(options=["--set=nmi.failClosed=false"]))
 

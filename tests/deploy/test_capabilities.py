@@ -114,7 +114,7 @@ def checked(node: Node, owner: str) -> str:
     return node.finish(*as_in("nmi"), sys.executable, "-c", program).stderr
 
 
-def test_a_private_file_of_roots_is_read_and_another_users_is_reported(node: Node) -> None:
+def test_a_private_certificate_file_of_root_is_read_and_another_users_is_reported(node: Node) -> None:
     assert "has --network-plugin=kubenet" in checked(node, "0")
     reported = checked(node, "1000")
     assert "StartError" not in reported
@@ -126,7 +126,7 @@ def test_no_container_has_a_capability_that_this_file_does_not_show_to_be_needed
         assert container(name)["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", "NET_RAW"]
 
 
-def test_without_a_capability_it_would_not_work() -> None:
+def test_iptables_fails_without_the_capability() -> None:
     with machines(1) as (node,):
         less = ["setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all", "--no-new-privs", "--"]
         done = node.finish(*less, "iptables-nft", "-t", "nat", "-N", "TRIED")

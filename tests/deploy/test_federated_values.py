@@ -31,7 +31,7 @@ def of_kind(objects: Iterable[Object], kind: str) -> list[Object]:
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_it_is_off_unless_enabled_with_any_other_value(tmp_path: Path, helm: str) -> None:
+def test_federation_is_off_unless_enabled_with_any_other_value(tmp_path: Path, helm: str) -> None:
     assert made(tmp_path, {"namespaces": [{"name": "shop"}], "audience": "api://other"}, helm=helm) == render(helm=helm)
     assert made(tmp_path, None, helm=helm) == render(helm=helm)
 
@@ -74,7 +74,7 @@ def test_unsafe_values_are_rejected_with_the_value_to_set(
 @pytest.mark.parametrize(
     "options", [("--kube-version=v1.30.0",), ("--kube-version=v1.30.9-gke.1",), (CLUSTER, POLICIES)]
 )
-def test_a_kubernetes_that_has_policies_will_do(tmp_path: Path, helm: str, options: tuple[str, ...]) -> None:
+def test_a_kubernetes_version_with_policies_is_accepted(tmp_path: Path, helm: str, options: tuple[str, ...]) -> None:
     assert of_kind(made(tmp_path, ON, helm=helm, options=options), "ValidatingAdmissionPolicy")
 
 
@@ -136,7 +136,7 @@ def test_misspelled_values_are_rejected_and_similar_correct_ones_are_not(
 
 
 @pytest.mark.parametrize("audience", [PUBLIC, "api://AzureADTokenExchangeUSGov", "api://AzureADTokenExchangeChina"])
-def test_nmi_asks_for_the_audience_that_the_policy_allows(tmp_path: Path, audience: str) -> None:
+def test_nmi_requests_the_audience_that_the_policy_allows(tmp_path: Path, audience: str) -> None:
     objects = made(tmp_path, {**ON, "audience": audience})
     given = arguments_of(objects, "nmi")
     assert {"--federated-identities=true", f"--federated-audience={audience}"} <= set(given)
@@ -145,9 +145,7 @@ def test_nmi_asks_for_the_audience_that_the_policy_allows(tmp_path: Path, audien
 
 
 @pytest.mark.parametrize("options", [(), ("--set=nameOverride=other",), ("--set=operationMode=managed",)])
-def test_roles_and_policy_are_about_the_service_account_that_nmi_runs_as(
-    tmp_path: Path, options: tuple[str, ...]
-) -> None:
+def test_roles_and_policy_concern_nmis_service_account(tmp_path: Path, options: tuple[str, ...]) -> None:
     objects = made(tmp_path, ON, options=options)
     (account,) = {
         each["spec"]["template"]["spec"]["serviceAccountName"]
@@ -191,7 +189,7 @@ def test_the_objects_have_valid_names(tmp_path: Path, release: str, options: tup
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_names_of_digits_stay_names(tmp_path: Path, helm: str) -> None:
+def test_names_of_digits_remain_strings(tmp_path: Path, helm: str) -> None:
     objects = made(
         tmp_path, one(name="456", serviceAccounts=["1e3", "0777"]), helm=helm, release="123", namespace="789"
     )

@@ -7,7 +7,7 @@ from tools.chart.rendering import GOLDEN, HELMS, render
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_the_demo_takes_its_flags_and_ends(helm: str) -> None:
+def test_the_demo_accepts_its_flags_and_ends(helm: str) -> None:
     (pod,) = (each for each in render(GOLDEN / "helm-test.values.yaml", helm=helm) if each["kind"] == "Pod")
     assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
     assert pod["metadata"]["labels"]["aadpodidbinding"] == "demo"

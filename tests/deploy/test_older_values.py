@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.deploy.installing import arguments_of
-from tests.deploy.test_reference_values import DEFAULTS
+from tests.deploy.test_go_implementation_values import DEFAULTS
 from tools.chart.rendering import CHART, GOLDEN, HELMS, Object, RenderError, render
 
 

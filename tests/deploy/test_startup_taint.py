@@ -27,11 +27,11 @@ def test_mic_can_run_on_a_node_with_the_startup_taint() -> None:
     assert tolerations("Deployment") == []
 
 
-def test_nmi_can_because_it_tolerates_all_taints() -> None:
+def test_nmi_tolerates_all_taints() -> None:
     assert tolerations("DaemonSet", TAINT) == [{"operator": "Exists"}]
 
 
 @pytest.mark.parametrize(("kind", "part"), [("Deployment", "mic"), ("DaemonSet", "nmi")])
-def test_they_can_with_other_tolerations_too(kind: str, part: str) -> None:
+def test_both_can_run_with_other_tolerations_too(kind: str, part: str) -> None:
     assert tolerations(kind, TAINT, given(part)) == [OWN, TOLERATED]
     assert tolerations(kind, given(part)) == [OWN]

@@ -15,10 +15,9 @@ ANSWERS = {
 }
 SENTENCES = refusals()
 MICS = [
-    *returned("mic/reconciliation/events.py", "advice", "refusal", "delay"),
+    *returned("mic/reconciliation/events.py", "advice", "refusal", "delay", "lost"),
     *returned("mic/decisions/assignments.py", "misconfigured"),
-    *returned("mic/cluster/bindings.py", "beyond_limit"),
-    *returned("mic/reconciliation/host_reconciler.py", "_lost"),
+    *returned("mic/cluster/limited_groups.py", "beyond_limit"),
 ]
 
 
@@ -26,14 +25,14 @@ def is_told_under(heading: str, sentence: Sentence) -> bool:
     return sentence.pattern.fullmatch(heading) is not None
 
 
-def test_the_number_of_sentences_is_plausible() -> None:
+def test_the_number_of_messages_is_plausible() -> None:
     assert {sentence.reason for sentence in SENTENCES} == {reason.name for reason in Reason}
     assert len({sentence.parts for sentence in SENTENCES}) > 50
     assert len(MICS) == 11
 
 
 @pytest.mark.parametrize("sentence", SENTENCES, ids=lambda sentence: "…".join(sentence.parts)[:60])
-def test_each_sentence_has_a_heading_and_under_it_its_status(sentence: Sentence) -> None:
+def test_each_message_has_a_heading_followed_by_its_status(sentence: Sentence) -> None:
     headings = [heading for heading in ANSWERS if is_told_under(heading, sentence)]
     assert len(headings) == 1, f"{sentence.where}: {sentence.parts}"
     reason = Reason[sentence.reason]
@@ -45,7 +44,7 @@ def test_each_sentence_has_a_heading_and_under_it_its_status(sentence: Sentence)
 
 
 @pytest.mark.parametrize("heading", ANSWERS)
-def test_each_heading_is_a_sentence_of_nmi(heading: str) -> None:
+def test_each_heading_is_a_message_of_nmi(heading: str) -> None:
     assert any(is_told_under(heading, sentence) for sentence in SENTENCES)
 
 

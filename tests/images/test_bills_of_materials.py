@@ -40,9 +40,7 @@ def test_installed_packages_are_named_by_their_package_urls(tmp_path: Path) -> N
     ("home", "purls"),
     [("/usr/bin", []), ("/usr/local/bin", ["pkg:generic/python@3.13.9", "pkg:pypi/pip@25.3"])],
 )
-def test_a_python_that_is_no_debian_package_is_named_with_its_own_packages(
-    tmp_path: Path, home: str, purls: list[str]
-) -> None:
+def test_a_python_outside_debian_is_named_with_its_packages(tmp_path: Path, home: str, purls: list[str]) -> None:
     (tmp_path / "opt/podidentity").mkdir(parents=True)
     lines = f"home = {home}\ninclude-system-site-packages = false\nversion = 3.13.9\n"
     (tmp_path / "opt/podidentity/pyvenv.cfg").write_text(lines)

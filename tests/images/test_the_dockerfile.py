@@ -26,7 +26,7 @@ def test_every_stage_starts_from_the_base_or_another_stage() -> None:
     assert not STAGES["runtime"].of("COPY")
 
 
-def test_the_base_has_to_be_named() -> None:
+def test_the_base_image_is_required() -> None:
     assert BEFORE == [("ARG", "BASE")]
 
 
@@ -39,7 +39,7 @@ def test_the_base_has_to_be_named() -> None:
         ("", False),
     ],
 )
-def test_a_base_without_a_digest_is_refused_before_anything_is_fetched(base: str, taken: bool) -> None:
+def test_a_base_image_without_a_digest_is_rejected_before_any_download(base: str, taken: bool) -> None:
     check, *_ = STAGES["build"].of("RUN")
     done = subprocess.run(["sh", "-c", check], env={"BASE": base}, capture_output=True, text=True, check=False)
     assert (done.returncode == 0) is taken
@@ -47,7 +47,7 @@ def test_a_base_without_a_digest_is_refused_before_anything_is_fetched(base: str
 
 
 @pytest.mark.parametrize("target", ["image", "sbom"])
-def test_so_does_make(target: str) -> None:
+def test_make_rejects_it_too(target: str) -> None:
     command = ["make", "-s", target, "BASE=python:3.13", "DOCKER=true"]
     done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -83,7 +83,7 @@ def test_only_nmi_installs_debian_packages() -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_base_without_bytecode_of_the_standard_library_gets_it(there: bool, tmp_path: Path) -> None:
+def test_bytecode_of_the_standard_library_is_added_if_the_base_image_has_none(there: bool, tmp_path: Path) -> None:
     package = tmp_path / "asyncio"
     package.mkdir()
     (package / "tasks.py").write_text("x = 1\n")
@@ -114,7 +114,7 @@ def test_everything_that_pip_fetches_is_verified_by_hash() -> None:
     assert all(("--require-hashes" in command) != ("--no-index" in command) for command in commands)
 
 
-def test_every_package_of_the_project_and_nothing_else_of_it_is_built() -> None:
+def test_exactly_the_packages_of_the_project_are_built() -> None:
     copied = {word for copy in STAGES["build"].of("COPY") for word in copy.split()[:-1]}
     packages = {pattern.rstrip("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
     packages.add("podidentity_demo")  # found by podidentity's pattern
@@ -138,7 +138,7 @@ def test_every_package_of_the_project_and_nothing_else_of_it_is_built() -> None:
         ("nmi/__pycache__", False),
     ],
 )
-def test_a_builder_is_sent_sources_only(path: str, sent: bool) -> None:
+def test_only_sources_are_sent_to_the_builder(path: str, sent: bool) -> None:
     kept = True
     for pattern in DOCKERFILE.with_name("Dockerfile.dockerignore").read_text().split():
         bare = pattern.removeprefix("!")
@@ -147,7 +147,7 @@ def test_a_builder_is_sent_sources_only(path: str, sent: bool) -> None:
     assert kept is sent
 
 
-def test_everything_in_the_tools_lock_has_a_hash() -> None:
+def test_everything_in_the_lock_file_of_the_tools_has_a_hash() -> None:
     lock = DOCKERFILE.with_name("tools.lock").read_text()
     entries = re.findall(r"^([a-z0-9-]+)==\S+[^\\\n]*((?:\\\n +--hash=sha256:[0-9a-f]{64} ?)+)", lock, re.MULTILINE)
     assert len(entries) == len(re.findall(r"^[a-z]", lock, re.MULTILINE)) > 10

@@ -55,7 +55,7 @@ def applying(lines: list[str], extras: set[str]) -> list[Requirement]:
 
 
 @pytest.mark.parametrize("program", PACKAGES)
-def test_everything_that_a_program_needs_is_locked(program: str) -> None:
+def test_all_requirements_of_a_program_are_locked(program: str) -> None:
     needed = closure(program)
     assert len(needed) > 10
     assert needed <= LOCKED
@@ -65,24 +65,24 @@ def names(program: str) -> set[str]:
     return {name for name, _ in closure(program)}
 
 
-def test_the_node_gets_no_code_for_azure_resource_manager() -> None:
+def test_nmis_image_gets_no_code_for_azure_resource_manager() -> None:
     assert {name for name in names("nmi") if name.startswith("azure")} == {"azure-core", "azure-identity"}
     assert {name for name in names("mic") if name.startswith("azure-mgmt")} == {"azure-mgmt-compute", "azure-mgmt-core"}
 
 
-def test_the_demo_gets_what_signing_in_needs_and_nothing_of_the_daemons() -> None:
+def test_the_demos_image_gets_only_the_packages_for_signing_in() -> None:
     assert {"azure-identity", "azure-core", "msal", "requests"} <= names("demo")
     assert not names("demo") & {"aiohttp", "uvloop", "kubernetes", "prometheus-client", "msgspec"}
 
 
-def test_what_reads_a_kubeconfig_is_an_extra_that_people_get_and_no_image() -> None:
+def test_the_kubeconfig_reader_is_an_extra_that_no_image_installs() -> None:
     extras = PROJECT["optional-dependencies"]
     assert [Requirement(each).name for each in extras["kubeconfig"]] == ["kubernetes"]
     assert {extra for each in extras["podidctl"] for extra in Requirement(each).extras} >= {"kubeconfig", "mic"}
     assert "kubernetes" not in names("nmi") | names("mic") | names("demo")
 
 
-def test_no_image_gets_what_only_people_and_tests_need() -> None:
+def test_no_image_gets_packages_that_only_developers_need() -> None:
     everywhere = names("nmi") | names("mic") | names("demo")
     assert not everywhere & {
         "pytest",
@@ -107,14 +107,14 @@ def imported(package: str) -> set[str]:
 
 
 @pytest.mark.parametrize("program", PACKAGES)
-def test_a_programs_own_packages_are_those_that_it_imports(program: str) -> None:
+def test_a_programs_packages_are_those_that_it_imports(program: str) -> None:
     reached = {PROJECT["scripts"][COMMANDS[program]].partition(".")[0]}
     while more := {each for package in reached for each in imported(package)} - reached:
         reached |= more
     assert reached == PACKAGES[program]
 
 
-def test_requirements_keep_their_other_marks() -> None:
+def test_requirements_keep_their_other_markers() -> None:
     said = b"""Metadata-Version: 2.4
 Requires-Dist: base<2; python_version < "3.12"
 Requires-Dist: one>=1; extra == "nmi"
@@ -126,7 +126,7 @@ Requires-Dist: three; extra == 'demo'
     assert requirements("demo", said) == ["three"]
 
 
-def test_the_other_programs_are_taken_out_also_of_the_list_of_files(
+def test_other_programs_are_also_removed_from_the_list_of_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(install_program, "TARGET", tmp_path)

@@ -52,7 +52,7 @@ def of_principal(principal: ServicePrincipal, kind: int, reference: dict[str, st
     return {"type": kind, **ids, "clientPassword": reference}
 
 
-async def test_a_service_principal_by_secret_whose_rotation_is_seen(city: Sandbox) -> None:
+async def test_a_service_principal_with_a_secret_and_its_rotation(city: Sandbox) -> None:
     principal = city.azure.directory.add_principal()
     await city.cluster.apply(secret("by-secret", {"clientSecret": principal.secret.encode()}))
     reference = {"name": "by-secret", "namespace": "default"}
@@ -72,7 +72,7 @@ async def test_a_service_principal_by_secret_whose_rotation_is_seen(city: Sandbo
     assert refreshed.status == 200, refreshed.text
 
 
-async def test_a_service_principal_by_certificate(city: Sandbox) -> None:
+async def test_a_service_principal_with_a_certificate(city: Sandbox) -> None:
     certificate = certificate_of(rsa_key())
     principal = city.azure.directory.add_principal(certificate=certificate)
     pfx = pfx_of(rsa_key(), certificate, b"open sesame")
@@ -87,7 +87,7 @@ async def test_a_service_principal_by_certificate(city: Sandbox) -> None:
     assert answer.claims["appid"] == principal.client_id
 
 
-async def test_several_tenants_are_an_array_with_the_primary_first(city: Sandbox) -> None:
+async def test_tokens_of_several_tenants_are_an_array_with_the_primary_first(city: Sandbox) -> None:
     directory = city.azure.directory
     principal = directory.add_principal()
     other = directory.add_tenant()
@@ -148,7 +148,7 @@ async def test_an_exception_gives_the_nodes_own_identities_until_it_is_deleted(c
     await eventually(refused)
 
 
-async def test_the_host_asks_for_a_pods_token_and_a_pod_cannot(city: Sandbox) -> None:
+async def test_a_node_process_requests_a_pods_token_and_a_pod_cannot(city: Sandbox) -> None:
     known, context = await run_bound_pod(city, "hosted")
     target = f"/host/token/?resource={AUDIENCE}"
     named = {"podns": "default", "podname": "hosted"}

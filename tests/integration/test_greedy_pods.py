@@ -157,13 +157,13 @@ async def test_the_control_run_without_a_flood_keeps_the_bound(city: City) -> No
         ("churn-reset", 64),
     ],
 )
-async def test_a_flood_from_one_pod_does_not_show_in_anothers_p99(city: City, kind: str, connections: int) -> None:
+async def test_a_flood_from_one_pod_does_not_change_another_pods_p99(city: City, kind: str, connections: int) -> None:
     async with city.flooded(kind, connections) as did:
         await city.hold_to_the_bound()
     assert did["bytes_sent"] > 0
 
 
-async def test_5000_idle_connections_from_one_pod_are_refused_but_for_its_places(city: City) -> None:
+async def test_5000_idle_connections_from_one_pod_are_rejected_except_for_its_slots(city: City) -> None:
     refused = 'aadpodidentity_nmi_limits_hit_total{limit="connections_per_peer"}'
     before = await city.metric(refused)
     async with city.flooded("hoard", 5000):
@@ -172,20 +172,20 @@ async def test_5000_idle_connections_from_one_pod_are_refused_but_for_its_places
     assert await city.metric(refused) - before >= 5000 - 512
 
 
-async def test_5000_idle_connections_from_one_pod_that_may_have_them_do_not_show() -> None:
+async def test_5000_permitted_idle_connections_from_one_pod_delay_no_other_pod() -> None:
     async with city_with("--max-connections-per-pod=5000") as city, city.flooded("hoard", 5000):
         await city.hold_to_the_bound()
         assert await city.metric("aadpodidentity_nmi_connections_open") >= 5000
 
 
-async def test_sixteen_pods_that_hold_every_place_cannot_keep_a_seventeenth_from_being_served(city: City) -> None:
+async def test_sixteen_pods_that_hold_every_slot_do_not_exclude_a_seventeenth(city: City) -> None:
     async with city.flooded("hoard", PLACES, *HOARDERS):
         await city.filled()
         await city.hold_to_the_bound()
         assert await city.metric('aadpodidentity_nmi_limits_hit_total{limit="idle_evicted"}') > 0
 
 
-async def test_sixteen_pods_that_are_slow_on_every_place_cannot_keep_a_seventeenth_from_being_served(
+async def test_sixteen_slow_pods_on_every_slot_do_not_exclude_a_seventeenth(
     city: City,
 ) -> None:
     async with city.flooded("drip", PLACES, *HOARDERS):
@@ -193,7 +193,7 @@ async def test_sixteen_pods_that_are_slow_on_every_place_cannot_keep_a_seventeen
         assert await city.metric('aadpodidentity_nmi_limits_hit_total{limit="slow_evicted"}') > 0
 
 
-async def test_twenty_pods_that_want_more_places_than_there_are_take_them_from_each_other_only(city: City) -> None:
+async def test_twenty_pods_that_need_more_slots_than_exist_evict_only_each_other(city: City) -> None:
     async with city.flooded("hoard", PLACES + 1000, *HOARDERS, *MORE_HOARDERS):
         await city.filled()
         await city.hold_to_the_bound()

@@ -42,7 +42,7 @@ async def known(town: Sandbox, name: str, namespace: str) -> ManagedIdentity:
     return own
 
 
-async def test_the_bindings_of_its_own_namespace_decide(town: Sandbox) -> None:
+async def test_the_bindings_of_the_pods_own_namespace_count(town: Sandbox) -> None:
     own, foreign = await known(town, "web", "team-a"), await known(town, "web", "team-b")
     await town.cluster.apply(binding("web", "web", "team-a"))
     context = await run_pod(town, "web", {"aadpodidbinding": "web"}, namespace="team-a")
@@ -54,7 +54,7 @@ async def test_the_bindings_of_its_own_namespace_decide(town: Sandbox) -> None:
     assert await town.cluster.client.list(ASSIGNED_IDENTITIES) == []
 
 
-async def test_a_deleted_binding_ends_it(town: Sandbox) -> None:
+async def test_a_deleted_binding_ends_the_grant(town: Sandbox) -> None:
     await known(town, "ends", "team-a")
     await town.cluster.apply(binding("ends", "ends", "team-a"))
     context = await run_pod(town, "ends", {"aadpodidbinding": "ends"}, namespace="team-a")
@@ -67,7 +67,7 @@ async def test_a_deleted_binding_ends_it(town: Sandbox) -> None:
     await eventually(refused)
 
 
-async def test_a_binding_that_comes_while_a_request_is_held_answers_it(town: Sandbox) -> None:
+async def test_a_binding_created_while_a_request_is_held_answers_it(town: Sandbox) -> None:
     own = await known(town, "late", "team-b")
     context = await run_pod(town, "late", {"aadpodidbinding": "late"}, namespace="team-b")
     asked = asyncio.create_task(ask(town, context))

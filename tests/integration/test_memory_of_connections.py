@@ -98,7 +98,7 @@ async def limit(city: City, name: str) -> int:
 
 @pytest.mark.parametrize("kind", ["pipeline-unread", "general-unread"])
 @pytest.mark.parametrize("connections", [2048, 8192])
-async def test_connections_that_read_nothing_stay_within_the_bound(
+async def test_connections_that_read_nothing_stay_within_the_memory_limit(
     bounded: Measured, kind: str, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GREEDY_SEND_BYTES", "8192")  # larger buffers exhaust this machine's memory for TCP

@@ -21,7 +21,7 @@ from aiohttp import web
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, PODS
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
 from podidentity_sandbox.sandbox import Sandbox, Settings
-from podidentity_sandbox.serving import HttpService, json_response
+from podidentity_sandbox.serving import FaultyService, json_response
 from tests.leaks import Ledger
 from tests.nmi.tokens.signing_in import certificate_of, pfx_of, rsa_key
 
@@ -137,7 +137,7 @@ async def walking(ledger: Ledger, *flags: str) -> AsyncIterator[Walk]:
 
 
 @contextmanager
-def saying_back(service: HttpService, status: int, *known: str) -> Iterator[None]:
+def saying_back(service: FaultyService, status: int, *known: str) -> Iterator[None]:
     """Let *service* fail every request. Each part of its answer contains all received values and all of *known*."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:

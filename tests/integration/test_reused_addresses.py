@@ -44,7 +44,7 @@ async def hand_over(node: Node, former: str, successor: str, address: str = ADDR
     await node.add(successor, address)
 
 
-async def test_the_successor_never_gets_its_predecessors_token_and_its_own_once_it_is_reported(node: Node) -> None:
+async def test_the_successor_never_gets_its_predecessors_token_and_gets_its_own_when_it_is_reported(node: Node) -> None:
     former = await served(node, "former", ADDRESS)
     await hand_over(node, "former", "successor")
     answers = await asyncio.to_thread(node.net.ask_often, "successor", 3.0)
@@ -79,7 +79,7 @@ async def test_the_end_of_a_pod_that_has_never_sent_a_packet_is_noticed(node: No
     assert {each.status for each in answers} == {404}
 
 
-async def test_a_sandbox_made_again_elsewhere_keeps_its_identity_and_loses_its_former_address(node: Node) -> None:
+async def test_a_recreated_sandbox_keeps_its_identity_and_loses_its_former_address(node: Node) -> None:
     own = await served(node, "moved", ADDRESS)
     await node.remove("moved")
     await node.add("stranger", ADDRESS)
@@ -95,7 +95,7 @@ async def test_a_sandbox_made_again_elsewhere_keeps_its_identity_and_loses_its_f
     assert (await node.ask("stranger")).status == 404
 
 
-async def test_with_the_watch_broken_it_counts_as_well_and_pods_without_evidence_are_served_on(node: Node) -> None:
+async def test_with_the_watch_broken_evidence_counts_too_and_pods_without_evidence_are_served(node: Node) -> None:
     await served(node, "former", ADDRESS)
     alive = await served(node, "alive", OTHER)
     api = node.sandbox.cluster.api
@@ -108,7 +108,7 @@ async def test_with_the_watch_broken_it_counts_as_well_and_pods_without_evidence
     assert (await node.ask("alive")).client_id == alive
 
 
-async def test_a_pod_at_whose_address_nothing_changed_after_all_is_served_again_by_a_read(node: Node) -> None:
+async def test_a_pod_whose_address_did_not_change_is_served_again_after_a_read(node: Node) -> None:
     """Replace the pod's veth pair, which has the effect of a removed veth that NMI attributed to the wrong pod."""
     own = await served(node, "alive", ADDRESS)
     await hand_over(node, "alive", "alive")
@@ -126,7 +126,7 @@ async def test_a_pod_at_whose_address_nothing_changed_after_all_is_served_again_
     assert await node.metric("aadpodidentity_nmi_suspensions_total") == 1
 
 
-async def test_what_the_kernel_forgets_or_an_interface_goes_through_disturbs_no_pod(node: Node) -> None:
+async def test_expired_kernel_entries_and_interface_changes_affect_no_pod(node: Node) -> None:
     own = await served(node, "alive", ADDRESS)
     veth = node.net.veth("alive")
     again = () if node.net.bridged else (f"route add {ADDRESS}/32 dev {veth}",)  # "link set down" removes the route
@@ -149,7 +149,7 @@ async def test_what_the_kernel_forgets_or_an_interface_goes_through_disturbs_no_
     assert await node.metric("aadpodidentity_nmi_network_listening") == 1
 
 
-async def test_a_connection_that_was_kept_open_is_no_way_round_it() -> None:
+async def test_a_kept_alive_connection_does_not_bypass_it() -> None:
     async with nodes("point-to-point") as node:
         own = await served(node, "alive", ADDRESS)
         with node.net.connected("alive") as connection:
@@ -161,7 +161,7 @@ async def test_a_connection_that_was_kept_open_is_no_way_round_it() -> None:
         assert await node.metric("aadpodidentity_nmi_suspended_pods") == 1
 
 
-async def test_the_switch_that_turns_it_off_does() -> None:
+async def test_the_flag_disables_it() -> None:
     async with nodes("point-to-point", "--address-evidence=false") as node:
         own = await served(node, "alive", ADDRESS)
         route = f"{ADDRESS}/32 dev {node.net.veth('alive')}"

@@ -51,7 +51,7 @@ async def status_of(sandbox: Sandbox) -> list[str]:
 
 @pytest.mark.root
 @pytest.mark.plane
-async def test_a_pod_of_the_real_scheduler_gets_its_token_and_loses_it_with_its_end(
+async def test_a_pod_of_the_real_scheduler_gets_its_token_until_it_ends(
     new_plane: NewPlane, request: pytest.FixtureRequest
 ) -> None:
     plane = await asyncio.to_thread(new_plane, scheduler=True, kwok=True)

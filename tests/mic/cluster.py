@@ -12,9 +12,9 @@ import msgspec
 
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.cluster.view import ClusterView
-from mic.decisions import documents, plan
+from mic.decisions import completion, documents, host_change, preparation, steps
 from mic.decisions.assignments import ExistingAssignment, Key
-from mic.decisions.plan import Policy, Restraint
+from mic.decisions.policy import Policy, Restraint
 from podidentity.resources import (
     BEHAVIOR_ANNOTATION,
     BINDING_LABEL,
@@ -190,15 +190,17 @@ class Cluster:
         *warm* ones are within their grace period."""
         key = host_key.lower()
         known = self.azure.get(key) if look else None
-        steps = [self._before(step) for step in plan.prepare(self.view.host_state(key), known, self.policy)]
+        names = [self._before(step) for step in preparation.prepare(self.view.host_state(key), known, self.policy)]
         restraint = Restraint(quarantined=refused or (), warm=warm)
-        change = plan.azure_change(self.view.host_state(key), known, self.policy, restraint) if known else None
+        change = host_change.azure_change(self.view.host_state(key), known, self.policy, restraint) if known else None
         if change is not None:
             self.changes.append(change)
             self.azure[key] = known = _after(self.azure[key], change, reports=self.reports_new_clients)
-            steps.append("change")
-        steps += [self._after(step) for step in plan.finish(self.view.host_state(key), known, self.policy, refused)]
-        return steps
+            names.append("change")
+        names += [
+            self._after(step) for step in completion.finish(self.view.host_state(key), known, self.policy, refused)
+        ]
+        return names
 
     def reconcile_until_in_sync(self, *host_states: str) -> None:
         """Run passes of the hosts until nothing is left to do."""
@@ -222,36 +224,36 @@ class Cluster:
             case _:
                 return self.view.bindings
 
-    def _before(self, step: plan.PrepareStep) -> str:
+    def _before(self, step: steps.PrepareStep) -> str:
         self.writes += 1
         match step:
-            case plan.Create(desired, name, status, attached_by):
+            case steps.Create(desired, name, status, attached_by):
                 self.write(documents.new_document(desired, name, status, attached_by))
-            case plan.Update(existing, desired, status, attached_by, pending_detaches):
+            case steps.Update(existing, desired, status, attached_by, pending_detaches):
                 self._patch(
                     existing, documents.update_operations(existing, desired, status, attached_by, pending_detaches)
                 )
-            case plan.SetAttachedBy(existing, attached_by):
+            case steps.SetAttachedBy(existing, attached_by):
                 self._patch(
                     existing,
                     documents.annotation_operations(existing, {"aadpodidentity.k8s.io/attached-by": attached_by}),
                 )
-            case plan.Revoke(existing):
+            case steps.Revoke(existing):
                 self.view.revoked(existing)
                 self.delete(existing)
         return type(step).__name__.lower()
 
-    def _after(self, step: plan.FinishStep) -> str:
+    def _after(self, step: steps.FinishStep) -> str:
         self.writes += 1
         match step:
-            case plan.Confirm(existing):
+            case steps.Confirm(existing):
                 self._patch(existing, documents.status_operations(existing, "Assigned", {MESSAGE_ANNOTATION: None}))
-            case plan.Explain(existing, message):
+            case steps.Explain(existing, message):
                 self._patch(existing, documents.explain_operations(existing, message))
-            case plan.Release(existing):
+            case steps.Release(existing):
                 del self.objects[existing.key]
                 self.view.gone(existing)
-            case plan.CompleteDetaches(existing):
+            case steps.CompleteDetaches(existing):
                 self._patch(existing, documents.pending_detach_operations(existing, step.remaining))
         return type(step).__name__.lower()
 

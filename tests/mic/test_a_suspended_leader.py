@@ -40,7 +40,9 @@ async def quiet(cloud: LittleCloud) -> None:
             await asyncio.sleep(1.0)
 
 
-async def test_a_leader_that_was_suspended_in_the_middle_of_its_writes_makes_none_of_them(cloud: LittleCloud) -> None:
+async def test_a_leader_suspended_in_the_middle_of_its_writes_makes_none_after_the_lease_expired(
+    cloud: LittleCloud,
+) -> None:
     cloud.node("n0")
     cloud.identity()
     # A burst of one: the default would let all thirty be begun at once, and the stop come after the last of them.
@@ -59,7 +61,7 @@ async def test_a_leader_that_was_suspended_in_the_middle_of_its_writes_makes_non
         cloud.running.append(first)
 
 
-async def test_a_leader_that_was_suspended_between_its_look_at_azure_and_the_change_does_not_change_it(
+async def test_a_leader_suspended_between_reading_azure_and_the_change_does_not_make_the_change(
     cloud: LittleCloud,
 ) -> None:
     cloud.node("n0")

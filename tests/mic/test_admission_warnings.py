@@ -105,7 +105,7 @@ def kubectl(plane: up.Plane) -> Iterator[Kubectl]:
         (BINDINGS, {"AzureIdentity": "i", "Selector": ""}, {"azureidentity": "i", "Selector": "s"}, "spec.selector"),
     ],
 )
-def test_a_mistake_is_told_and_its_neighbour_is_not(
+def test_a_mistake_causes_a_warning_and_a_similar_correct_object_does_not(
     kubectl: Kubectl, kind: Kind[Any], wrong: dict[str, Any], right: dict[str, Any], told: str
 ) -> None:
     (warning,) = kubectl.warned(kind, wrong)
@@ -130,7 +130,7 @@ def test_a_mistake_is_told_and_its_neighbour_is_not(
         f"{ID}{'a' * 2048}",
     ],
 )
-def test_the_policy_and_mic_judge_resource_ids_alike(kubectl: Kubectl, resource_id: str) -> None:
+def test_the_policy_and_mic_validate_resource_ids_equally(kubectl: Kubectl, resource_id: str) -> None:
     spec = {"type": 0, "resourceID": resource_id}
     said_by_mic = misconfigured(decode_object(IDENTITIES, json.dumps({"spec": spec}).encode()))
     assert bool(kubectl.warned(IDENTITIES, spec)) == bool(said_by_mic)
@@ -148,7 +148,7 @@ def test_the_policy_and_mic_judge_resource_ids_alike(kubectl: Kubectl, resource_
         (BINDINGS, {"Selector": None}),
     ],
 )
-def test_an_object_of_an_odd_shape_is_accepted(kubectl: Kubectl, kind: Kind[Any], spec: dict[str, Any]) -> None:
+def test_an_object_of_an_unexpected_shape_is_accepted(kubectl: Kubectl, kind: Kind[Any], spec: dict[str, Any]) -> None:
     kubectl.warned(kind, spec)
 
 
@@ -160,7 +160,7 @@ def test_the_policy_and_mic_know_the_same_types(kubectl: Kubectl, type_: int) ->
     assert any(each.startswith("spec.type is not") for each in told) == said_by_mic.startswith(f"spec.type {type_} is")
 
 
-def test_a_mistake_made_by_an_update_is_told_too(kubectl: Kubectl) -> None:
+def test_a_mistake_in_an_update_causes_a_warning_too(kubectl: Kubectl) -> None:
     assert kubectl.warned(BINDINGS, {"azureIdentity": "i", "selector": "s"}) == []
 
     told = kubectl("patch", BINDINGS.plural, kubectl.newest, "--type=merge", "-p", '{"spec":{"selector":""}}')

@@ -9,12 +9,12 @@ from mic.azure.errors import (
     OUTCOMES,
     AzureError,
     BadIdentities,
-    Conflict,
-    NotFound,
+    HostNotFound,
     Refused,
     SignInFailed,
     Throttled,
     Unreachable,
+    UpdateConflict,
     outcome_of,
     translated,
 )
@@ -42,33 +42,33 @@ def answered(status: int, code: str = "", message: str = "", **headers: str) -> 
     return translated(HttpResponseError(response=response))
 
 
-def test_the_scopes_of_a_linked_authorization_failure_are_all_named() -> None:
+def test_all_scopes_of_a_linked_authorization_failure_are_named() -> None:
     scopes = f"{identity_id('one')},{identity_id('Two')}"
     error = answered(403, "LinkedAuthorizationFailed", f"no permission on the linked scope(s) '{scopes}' or invalid.")
     assert isinstance(error, BadIdentities)
     assert error.ids == {identity_id("one").lower(), identity_id("two").lower()}
 
 
-def test_the_one_in_a_doubly_wrapped_message_is_named() -> None:
+def test_the_scope_in_a_doubly_wrapped_message_is_named() -> None:
     inner = f"Resource '{identity_id('gone')}' was not found."
     error = answered(400, "FailedIdentityOperation", f"Identity operation failed: {inner}")
     assert isinstance(error, BadIdentities)
     assert error.ids == {identity_id("gone").lower()}
 
 
-def test_a_refusal_that_names_nobody_blames_nobody() -> None:
+def test_a_refusal_without_an_identity_blames_no_identity() -> None:
     error = answered(403, "LinkedAuthorizationFailed", "no permission on the linked scope")
     assert isinstance(error, Refused)
     assert not isinstance(error, BadIdentities)
 
 
-def test_a_failed_identity_operation_is_about_identities_whatever_it_says() -> None:
+def test_a_failed_identity_operation_concerns_identities_whatever_its_message() -> None:
     error = answered(400, "FailedIdentityOperation", "something went wrong")
     assert isinstance(error, BadIdentities)
     assert error.ids == frozenset()
 
 
-def test_a_sign_in_that_fails_is_no_matter_of_what_was_asked_for() -> None:
+def test_a_failed_sign_in_does_not_concern_the_requested_operation() -> None:
     response: Any = Answer(400, '{"error":"invalid_client","error_description":"the secret has expired"}')
     error = translated(ClientAuthenticationError("the secret has expired", response=response))
     assert isinstance(error, SignInFailed)
@@ -76,7 +76,7 @@ def test_a_sign_in_that_fails_is_no_matter_of_what_was_asked_for() -> None:
     assert isinstance(translated(ClientAuthenticationError("no IMDS here")), SignInFailed)
 
 
-def test_a_sign_in_that_fails_is_told_without_the_client_id_and_with_what_support_asks_for() -> None:
+def test_a_failed_sign_in_is_reported_without_the_client_id_and_with_the_facts_for_support() -> None:
     client, trace = "11112222-3333-4444-5555-666677778888", "99990000-aaaa-bbbb-cccc-ddddeeeeffff"
     said = f"AADSTS7000215: Invalid client secret provided for a secret added to app '{client}'. Trace ID: {trace}"
     message = translated(ClientAuthenticationError(said)).message
@@ -85,14 +85,14 @@ def test_a_sign_in_that_fails_is_told_without_the_client_id_and_with_what_suppor
     assert trace in message
 
 
-def test_every_outcome_has_its_name() -> None:
+def test_every_outcome_has_a_name() -> None:
     failures = [answered(status) for status in (404, 409, 429, 400, 500)]
     told = [outcome_of(each) for each in [None, *failures, translated(TimeoutError())]]
     assert told == ["ok", "not_found", "conflict", "throttled", "refused", "failed", "unreachable"]
     assert set(told) == set(OUTCOMES)
 
 
-def test_a_refusal_about_an_identity_that_cannot_be_read_out_is_still_about_identities() -> None:
+def test_a_refusal_with_an_unreadable_identity_still_concerns_identities() -> None:
     odd = identity_id("x") + "'y"
     message = f"no permission for 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on '{odd}'"
     error = answered(403, "LinkedAuthorizationFailed", message)
@@ -106,28 +106,35 @@ def test_an_id_in_any_other_error_is_not_blamed() -> None:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(404, NotFound), (409, Conflict), (412, Conflict), (429, Throttled), (403, Refused), (500, AzureError)],
+    [
+        (404, HostNotFound),
+        (409, UpdateConflict),
+        (412, UpdateConflict),
+        (429, Throttled),
+        (403, Refused),
+        (500, AzureError),
+    ],
 )
-def test_each_status_asks_for_its_own_treatment(status: int, kind: type[AzureError]) -> None:
+def test_each_status_has_its_own_error_class(status: int, kind: type[AzureError]) -> None:
     assert type(answered(status, "Code")) is kind
 
 
-def test_throttling_says_for_how_long() -> None:
+def test_throttling_contains_the_retry_after() -> None:
     assert answered(429, Retry_After="17").retry_after == 17.0
     assert answered(429, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT").retry_after is None
 
 
-def test_a_failure_without_an_answer_is_unreachable() -> None:
+def test_a_failure_without_a_response_is_unreachable() -> None:
     assert isinstance(translated(ServiceRequestError("refused")), Unreachable)
     assert isinstance(translated(TimeoutError()), Unreachable)
 
 
-def test_a_page_that_is_not_json_is_still_an_answer() -> None:
+def test_a_response_that_is_not_json_is_still_classified() -> None:
     response: Any = Answer(502, "<html>bad gateway</html>")
     assert type(translated(HttpResponseError(response=response))) is AzureError
 
 
-def test_a_body_nested_too_deep_still_has_its_class() -> None:
+def test_a_body_nested_too_deeply_is_still_classified() -> None:
     answer: Any = Answer(400, '{"error":' + "[" * 60_000)
     error = HttpResponseError("because", response=answer)
     assert isinstance(translated(error), Refused)

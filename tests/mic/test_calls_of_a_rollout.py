@@ -47,7 +47,7 @@ async def all_assigned(cloud: LittleCloud, count: int) -> None:
     await cloud.until(lambda: [*cloud.assigned().values()] == ["Assigned"] * count, f"{count} Assigned")
 
 
-async def test_a_rollout_on_one_set_is_one_update_and_two_writes_a_pod_at_most(
+async def test_a_rollout_on_one_scale_set_costs_one_update_and_at_most_two_writes_per_pod(
     cloud: LittleCloud, writes: Counter[str]
 ) -> None:
     await cloud.mic()
@@ -59,7 +59,7 @@ async def test_a_rollout_on_one_set_is_one_update_and_two_writes_a_pod_at_most(
     assert sum(writes.values()) <= 2 * PODS
 
 
-async def test_pods_of_identities_that_are_there_already_cost_one_write_each_and_nothing_of_azure(
+async def test_pods_of_attached_identities_cost_one_write_each_and_no_azure_call(
     cloud: LittleCloud, writes: Counter[str]
 ) -> None:
     await cloud.mic()
@@ -73,7 +73,7 @@ async def test_pods_of_identities_that_are_there_already_cost_one_write_each_and
     assert len(cloud.arm.calls) == before
 
 
-async def test_a_set_that_is_emptied_costs_one_update_and_two_writes_a_pod(
+async def test_a_scale_set_that_loses_all_pods_costs_one_update_and_two_writes_per_pod(
     cloud: LittleCloud, writes: Counter[str]
 ) -> None:
     await cloud.mic()
@@ -88,7 +88,7 @@ async def test_a_set_that_is_emptied_costs_one_update_and_two_writes_a_pod(
     assert writes == {"DELETE": PODS, "PATCH": PODS}
 
 
-async def test_a_revocation_that_waits_for_its_turn_is_sent_once(cloud: LittleCloud, writes: Counter[str]) -> None:
+async def test_a_queued_revocation_is_sent_once(cloud: LittleCloud, writes: Counter[str]) -> None:
     await cloud.mic("--clientQps=40", "--client-burst=1")
     roll_out(cloud, count=20)
     await all_assigned(cloud, 20)
@@ -99,7 +99,9 @@ async def test_a_revocation_that_waits_for_its_turn_is_sent_once(cloud: LittleCl
     assert writes["DELETE"] == 20, "rounds come while revocations wait, and want the same"
 
 
-async def test_a_start_with_everything_assigned_asks_nothing_of_azure(cloud: LittleCloud, writes: Counter[str]) -> None:
+async def test_a_start_with_all_identities_assigned_sends_no_azure_call(
+    cloud: LittleCloud, writes: Counter[str]
+) -> None:
     first = await cloud.mic()
     roll_out(cloud)
     await all_assigned(cloud, PODS)

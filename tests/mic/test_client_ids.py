@@ -15,7 +15,8 @@ from mic.decisions.client_ids import SHOWN_MAX, mismatch
 from mic.decisions.documents import MESSAGE_MAX
 from mic.preview.dry_run import DryRun, Snapshot
 from mic.preview.outcome import AzureReads, preview
-from mic.reconciliation.host_reconciler import DOUBT_SECONDS, FAULTY
+from mic.reconciliation.events import FAULTY
+from mic.reconciliation.host_reconciler import DOUBT_SECONDS
 from mic.reconciliation.work_queue import PassResult
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity, Pod
 from podidentity_sandbox.kubeapi.server import Recorded
@@ -57,7 +58,7 @@ async def told_in_events(stage: Stage) -> set[tuple[str, str]]:
     return {(each["involvedObject"]["kind"], each["reason"]) for each in warnings}
 
 
-async def test_it_stays_created_and_both_ids_are_named_on_the_object_and_in_events(
+async def test_a_wrong_client_id_stays_created_and_the_object_and_events_name_both_ids(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -79,21 +80,21 @@ async def test_it_stays_created_and_both_ids_are_named_on_the_object_and_in_even
 
 
 @pytest.mark.parametrize("given", [HONEST, identity("own", client_id=" ")], ids=["in-any-case", "none-named"])
-async def test_its_neighbour_is_assigned(stage: Stage, given: AzureIdentity) -> None:
+async def test_the_other_identity_is_assigned(stage: Stage, given: AzureIdentity) -> None:
     bind(stage, given)
     await stage.reconcile()
     assert stage.statuses() == {"web-default-own": "Assigned"}
     assert await told_in_events(stage) == set()
 
 
-async def test_where_azure_reports_no_client_id_it_is_assigned_as_before(stage: Stage) -> None:
+async def test_without_a_client_id_from_azure_the_identity_is_assigned(stage: Stage) -> None:
     stage.hosts.state = HostIdentities()
     bind(stage, DISHONEST)
     await stage.reconcile()
     assert stage.statuses() == {"web-default-own": "Assigned"}
 
 
-async def test_what_azure_reports_later_withdraws_it_at_the_next_read(stage: Stage) -> None:
+async def test_a_client_id_that_azure_reports_later_withdraws_it_at_the_next_read(stage: Stage) -> None:
     """As after an upgrade: an earlier version without the comparison assigned the object."""
     known = stage.hosts.state
     stage.hosts.state = HostIdentities()
@@ -108,7 +109,7 @@ async def test_what_azure_reports_later_withdraws_it_at_the_next_read(stage: Sta
     assert ("AzureIdentity", "invalid identity") in await told_in_events(stage)
 
 
-async def test_it_costs_no_call_and_no_write_while_it_stays_so(stage: Stage) -> None:
+async def test_a_wrong_client_id_costs_no_further_call_or_write(stage: Stage) -> None:
     bind(stage, DISHONEST, pod(), pod("second"))
     assert await stage.reconcile() == PassResult(), (
         "nothing but an event, or the ordinary read, makes another round worth while"
@@ -137,7 +138,7 @@ async def test_it_costs_no_call_and_no_write_while_it_stays_so(stage: Stage) -> 
     )
 
 
-async def test_the_corrected_object_is_assigned_at_once_and_says_nothing_any_more(stage: Stage) -> None:
+async def test_the_corrected_object_is_assigned_immediately_and_its_message_is_removed(stage: Stage) -> None:
     bind(stage, DISHONEST)
     await stage.reconcile()
     stage.view.identities.upserted(DISHONEST, HONEST)
@@ -146,7 +147,7 @@ async def test_the_corrected_object_is_assigned_at_once_and_says_nothing_any_mor
     assert stage.message("web-default-own") == ""
 
 
-async def test_an_identity_that_was_made_again_is_read_before_its_object_is_blamed(stage: Stage) -> None:
+async def test_an_identity_recreated_on_azure_is_read_before_its_object_is_blamed(stage: Stage) -> None:
     bind(stage, HONEST)
     await stage.reconcile()
     key = identity_id("own").lower()
@@ -161,7 +162,7 @@ async def test_an_identity_that_was_made_again_is_read_before_its_object_is_blam
     assert stage.statuses() == {"web-default-own": "Assigned"}
 
 
-async def test_an_object_that_changes_without_end_has_azure_asked_twice_a_minute_at_most(stage: Stage) -> None:
+async def test_an_endlessly_changing_object_causes_at_most_two_azure_reads_per_minute(stage: Stage) -> None:
     bind(stage, DISHONEST)
     before, began = DISHONEST, stage.time.now
     await stage.reconcile()
@@ -175,7 +176,7 @@ async def test_an_object_that_changes_without_end_has_azure_asked_twice_a_minute
     assert len(stage.hosts.calls) - calls <= (stage.time.now - began) / DOUBT_SECONDS
 
 
-def test_a_client_id_that_changes_while_azure_is_away_does_not_stay_assigned() -> None:
+def test_a_client_id_changed_while_azure_is_unreachable_does_not_stay_assigned() -> None:
     cluster = Cluster()
     cluster.host(HOST, "own", client_id=OWN)
     cluster.add(node(), pod(), HONEST, binding(identity="own"))
@@ -186,7 +187,7 @@ def test_a_client_id_that_changes_while_azure_is_away_does_not_stay_assigned() -
     assert cluster.statuses() == {"web-default-own": "Created"}
 
 
-def test_an_honest_object_for_the_same_resource_id_is_not_affected() -> None:
+def test_a_correct_object_with_the_same_resource_id_is_not_affected() -> None:
     cluster = Cluster()
     cluster.host(HOST, "own", client_id=OWN)
     honest = identity("honest", resource_id=identity_id("own"), client_id=OWN)
@@ -196,7 +197,7 @@ def test_an_honest_object_for_the_same_resource_id_is_not_affected() -> None:
     assert cluster.statuses() == {"good-default-honest": "Assigned", "bad-default-own": "Created"}
 
 
-def test_one_pod_with_both_has_the_honest_one() -> None:
+def test_a_pod_with_both_objects_gets_the_correct_one() -> None:
     cluster = Cluster()
     cluster.host(HOST, "own", client_id=OWN)
     cluster.add(node(), pod(), DISHONEST, identity("fine", resource_id=identity_id("own"), client_id=OWN))
@@ -205,7 +206,7 @@ def test_one_pod_with_both_has_the_honest_one() -> None:
     assert cluster.statuses() == {"web-default-own": "Created", "web-default-fine": "Assigned"}
 
 
-def test_the_plan_tells_it_of_what_is_assigned_and_of_what_waits() -> None:
+def test_the_plan_lists_it_among_the_assigned_and_among_the_waiting() -> None:
     cluster = Cluster()
     cluster.host(HOST, "own", client_id=OWN)
     cluster.add(node(), pod(), HONEST, binding(identity="own"))
@@ -230,7 +231,7 @@ def test_the_plan_tells_it_of_what_is_assigned_and_of_what_waits() -> None:
     assert all(OWN in each.why and KUBELETS in each.why for each in host.waiting)
 
 
-def test_a_client_id_of_a_megabyte_makes_a_short_message_on_one_line() -> None:
+def test_a_client_id_of_a_megabyte_results_in_a_short_one_line_message() -> None:
     long = mismatch(identity("own", client_id="x\n" * 500_000), Attached("id", OWN))
     assert len(long) < MESSAGE_MAX
     assert "\n" not in long

@@ -32,7 +32,7 @@ def test_a_service_principal_is_read_from_the_file(tmp_path: Path) -> None:
     assert "hush" not in repr(config)
 
 
-def test_the_environment_serves_without_a_file() -> None:
+def test_the_environment_is_used_without_a_file() -> None:
     config = read("", {"CLOUD": "AzureChinaCloud", "TENANT_ID": "t", "CLIENT_ID": "c", "CLIENT_SECRET": "s"})
     assert config == CloudConfig("AzureChinaCloud", "t", "c", "s")
     assert cloud_of(config, None).name == "AzureChinaCloud"
@@ -47,13 +47,13 @@ def test_the_environment_serves_without_a_file() -> None:
         {"aadClientId": "c", "aadClientSecret": "MSI"},
     ],
 )
-def test_a_managed_identity_is_asked_for_in_several_ways(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_a_managed_identity_can_be_configured_in_several_ways(tmp_path: Path, fields: dict[str, Any]) -> None:
     config = read(written(tmp_path, **fields, userAssignedIdentityID="cluster"), {})
     assert config.managed
     assert config.user_assigned_identity == "cluster"
 
 
-def test_use_msi_in_the_environment_asks_for_a_managed_identity() -> None:
+def test_use_msi_in_the_environment_selects_a_managed_identity() -> None:
     assert read("", {"USE_MSI": "True", "USER_ASSIGNED_MSI_CLIENT_ID": "id"}).user_assigned_identity == "id"
 
 
@@ -67,7 +67,7 @@ def test_use_msi_in_the_environment_asks_for_a_managed_identity() -> None:
         (json.dumps({**FILE, "aadClientSecret": ""}), "aadClientSecret"),
     ],
 )
-def test_an_unusable_file_is_refused_in_one_line(tmp_path: Path, content: str, told: str) -> None:
+def test_an_unusable_file_is_rejected_in_one_line(tmp_path: Path, content: str, told: str) -> None:
     path = tmp_path / "azure.json"
     path.write_text(content)
     with pytest.raises(ConfigError, match=told) as refused:
@@ -80,13 +80,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read(str(tmp_path / "nowhere.json"), {})
 
 
-def test_an_unknown_cloud_is_refused() -> None:
+def test_an_unknown_cloud_is_rejected() -> None:
     with pytest.raises(ConfigError, match="AzureMoonCloud"):
         cloud_of(CloudConfig("AzureMoonCloud"), None)
 
 
 @pytest.mark.parametrize("identity", ["/subscriptions/s", "group/name", identity_id("x") + "/more"])
-def test_an_identity_that_is_neither_a_client_id_nor_a_resource_id_is_refused(tmp_path: Path, identity: str) -> None:
+def test_an_identity_that_is_neither_a_client_id_nor_a_resource_id_is_rejected(tmp_path: Path, identity: str) -> None:
     path = written(tmp_path, **FILE, userAssignedIdentityID=identity)
     with pytest.raises(ConfigError, match="userAssignedIdentityID must be"):
         read(path, {})
@@ -95,7 +95,7 @@ def test_an_identity_that_is_neither_a_client_id_nor_a_resource_id_is_refused(tm
     assert read(written(tmp_path, **FILE, userAssignedIdentityID=identity_id("x")), {}).user_assigned_identity
 
 
-async def test_each_configuration_has_its_credential() -> None:
+async def test_each_configuration_selects_its_credential() -> None:
     secret = credential_for(CloudConfig("", "t", "c", "s"), PUBLIC)
     managed = credential_for(CloudConfig(use_managed_identity=True, user_assigned_identity="id"), PUBLIC)
     assert isinstance(secret, ClientSecretCredential)
@@ -104,7 +104,7 @@ async def test_each_configuration_has_its_credential() -> None:
     await managed.close()
 
 
-def test_a_tenant_that_is_none_is_refused() -> None:
+def test_an_invalid_tenant_is_rejected() -> None:
     with pytest.raises(ConfigError, match="tenant"):
         credential_for(CloudConfig("", "no tenant!", "c", "s"), PUBLIC)
 
@@ -150,7 +150,7 @@ async def test_a_rotated_secret_is_used_without_a_restart(tmp_path: Path) -> Non
     assert [each.closed for each in made] == [True, False]
 
 
-async def test_a_file_that_has_become_unusable_changes_nothing_and_is_told_once_until_it_recovers(
+async def test_a_file_that_becomes_unusable_changes_nothing_and_is_logged_once_until_it_recovers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = written(tmp_path, **FILE)
@@ -169,7 +169,7 @@ async def test_a_file_that_has_become_unusable_changes_nothing_and_is_told_once_
     assert (await rotating.get_token("scope")).token == "newer"
 
 
-async def test_a_file_that_names_another_cloud_waits_for_a_restart(
+async def test_another_cloud_in_the_file_takes_effect_after_a_restart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rotating = await follow(written(tmp_path, **FILE), Credential)
@@ -179,7 +179,7 @@ async def test_a_file_that_names_another_cloud_waits_for_a_restart(
     assert (await rotating.get_token("scope")).token == "hush"
 
 
-async def test_a_new_configuration_is_told_before_it_is_used(tmp_path: Path) -> None:
+async def test_a_new_configuration_is_logged_before_it_is_used(tmp_path: Path) -> None:
     rotating = await follow(written(tmp_path, **FILE), Credential)
     written(tmp_path, **FILE | {"userAssignedIdentityID": "cluster"})
     told: list[tuple[str, str]] = []

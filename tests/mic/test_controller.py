@@ -66,7 +66,7 @@ async def running(controller: Controller) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_an_event_gets_a_round_of_its_host_alone_and_what_goes_beside_it() -> None:
+async def test_an_event_causes_a_reconcile_pass_of_its_host_alone_and_the_writes_next_to_it() -> None:
     rounds = HostPasses()
     recorded: list[str] = []
     view = ClusterView(on_dirty=recorded.append)
@@ -82,7 +82,7 @@ async def test_an_event_gets_a_round_of_its_host_alone_and_what_goes_beside_it()
     assert rounds.looks == []
 
 
-async def test_every_host_with_identities_is_compared_with_azure_once_in_an_interval() -> None:
+async def test_every_host_with_identities_is_compared_with_azure_once_per_interval() -> None:
     rounds, view = HostPasses(), ClusterView()
     keys = a_pod_on(view, "n0", "n1")
     view.nodes.upserted(None, node("idle"))
@@ -91,7 +91,7 @@ async def test_every_host_with_identities_is_compared_with_azure_once_in_an_inte
     assert rounds.looks[:4] == keys * 2
 
 
-async def test_a_resync_gives_a_round_to_whatever_is_unfinished() -> None:
+async def test_a_resync_causes_a_reconcile_pass_for_each_unfinished_host() -> None:
     rounds, view = HostPasses(), ClusterView()
     (key,) = a_pod_on(view, "n0")
     async with running(Controller(view, rounds, look_seconds=600.0, resync_seconds=0.05)):
@@ -99,7 +99,7 @@ async def test_a_resync_gives_a_round_to_whatever_is_unfinished() -> None:
     assert rounds.looks == []
 
 
-async def test_a_changed_identity_gets_a_round_where_it_had_been_refused() -> None:
+async def test_a_changed_identity_causes_a_reconcile_pass_where_it_was_refused() -> None:
     rounds, view = HostPasses(), ClusterView()
     rounds.refused[identity_id("demo").lower()] = ["host"]
     controller = Controller(view, rounds, look_seconds=600.0, resync_seconds=600.0)
@@ -108,7 +108,7 @@ async def test_a_changed_identity_gets_a_round_where_it_had_been_refused() -> No
         await rounds.until(lambda: rounds.reconcile_until_in_sync == ["host"])
 
 
-async def test_it_is_running_only_while_rounds_are_given() -> None:
+async def test_the_controller_is_running_only_while_it_makes_reconcile_passes() -> None:
     rounds, states = HostPasses(), []
     controller = Controller(ClusterView(), rounds, look_seconds=600.0, resync_seconds=600.0)
     states.append(controller.running)

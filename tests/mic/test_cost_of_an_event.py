@@ -97,7 +97,7 @@ def a_pod_that_finishes_and_runs_again(made: Cluster, pods: int) -> int:
 @pytest.mark.parametrize(
     "event", [heartbeat_of_a_pod, heartbeat_of_a_node, own_write_seen_again, a_pod_that_finishes_and_runs_again]
 )
-def test_an_event_costs_the_same_in_a_cluster_a_hundred_times_larger(
+def test_an_event_costs_the_same_in_a_cluster_that_is_a_hundred_times_larger(
     sizes: dict[int, Cluster], event: Callable[[Cluster, int], int]
 ) -> None:
     small, large = (event(sizes[size], size) for size in (SMALL, LARGE))
@@ -105,7 +105,7 @@ def test_an_event_costs_the_same_in_a_cluster_a_hundred_times_larger(
     assert large <= small * 1.2
 
 
-def test_an_event_of_nobodys_concern_makes_no_work(sizes: dict[int, Cluster]) -> None:
+def test_an_unrelated_event_causes_no_work(sizes: dict[int, Cluster]) -> None:
     made = sizes[LARGE]
     made.dirty.clear()
     heartbeat_of_a_pod(made, LARGE)
@@ -114,7 +114,7 @@ def test_an_event_of_nobodys_concern_makes_no_work(sizes: dict[int, Cluster]) ->
     assert made.dirty == []
 
 
-def test_a_round_costs_its_host_and_not_the_cluster(sizes: dict[int, Cluster]) -> None:
+def test_a_reconcile_pass_costs_its_host_and_not_the_cluster(sizes: dict[int, Cluster]) -> None:
     def one(size: int) -> int:
         made = sizes[size]
         newcomer = pod("newcomer", node="n2", label=a_pod(20, size).binding_label)

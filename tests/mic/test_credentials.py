@@ -38,7 +38,7 @@ async def assigned(cloud: LittleCloud, pod: str, node: str) -> None:
     await cloud.until(lambda: cloud.assigned().get(f"{pod}-default-demo") == "Assigned", pod)
 
 
-async def test_a_secret_that_is_rotated_while_mic_runs_is_the_one_of_the_next_token(cloud: LittleCloud) -> None:
+async def test_a_secret_rotated_while_mic_runs_is_used_for_the_next_token(cloud: LittleCloud) -> None:
     cloud.aad.token_seconds = SHORT_SECONDS
     client_id = json.loads((cloud.folder / "azure.json").read_text())["aadClientId"]
     application = cloud.directory.application(client_id)
@@ -68,7 +68,7 @@ async def test_a_secret_that_is_rotated_while_mic_runs_is_the_one_of_the_next_to
     assert first not in mic.said()
 
 
-async def test_the_environment_serves_where_there_is_no_file(cloud: LittleCloud) -> None:
+async def test_the_environment_is_used_without_a_file(cloud: LittleCloud) -> None:
     principal = cloud.directory.add_principal()
     cloud.directory.grant(principal.object_id, "Contributor")
     await cloud.mic(
@@ -131,7 +131,7 @@ async def test_a_managed_identity_signs_in_at_imds(
 
 
 @pytest.mark.parametrize("spelled", ["client-demo", identity_id("demo").upper()])
-async def test_what_becomes_the_clusters_own_identity_while_mic_runs_is_never_taken_off(
+async def test_an_identity_that_becomes_the_clusters_own_while_mic_runs_is_never_detached(
     cloud: LittleCloud, spelled: str
 ) -> None:
     cloud.identity("other")

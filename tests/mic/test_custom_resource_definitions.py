@@ -66,7 +66,7 @@ def cells(shown: str) -> list[list[str]]:
     return [re.split(r" {2,}", line.strip()) for line in shown.splitlines()]
 
 
-async def test_people_see_what_an_object_is_about(kubectl: Kubectl) -> None:
+async def test_kubectl_get_shows_the_main_fields(kubectl: Kubectl) -> None:
     identity = document("AzureIdentity", "demo", {"type": 0, "resourceID": "r", "clientID": "c1"})
     binding = document("AzureIdentityBinding", "bound", {"azureIdentity": "demo", "selector": "web"})
     exception = document("AzurePodIdentityException", "except", {"podLabels": {"app": "x"}})
@@ -86,7 +86,7 @@ async def test_people_see_what_an_object_is_about(kubectl: Kubectl) -> None:
     ]
 
 
-async def test_wide_columns_say_why_an_identity_is_not_assigned_yet(kubectl: Kubectl) -> None:
+async def test_wide_columns_show_why_an_identity_is_not_assigned_yet(kubectl: Kubectl) -> None:
     spec = {"pod": "web", "podNamespace": "ns", "nodename": "n0"}
     waiting = document("AzureAssignedIdentity", "a-waiting", spec, status={"status": "Created"})
     waiting["metadata"]["annotations"] = {
@@ -113,7 +113,7 @@ OLD: dict[str, dict[str, Any]] = {
 }
 
 
-async def test_old_spellings_survive_storage_in_every_place(kubectl: Kubectl) -> None:
+async def test_old_spellings_survive_storage_in_each_field(kubectl: Kubectl) -> None:
     for kind, spec in OLD.items():
         await kubectl("create", "-f", "-", document=document(kind, "old", spec))
         assert json.loads(await kubectl("get", kind, "old", "-o", "json"))["spec"] == spec

@@ -22,7 +22,7 @@ def test_a_bound_pod_gets_one_object_named_after_pod_namespace_and_identity() ->
     assert assigned_to(cluster) == [("default", "web-shop-demo")]
 
 
-def test_the_object_holds_what_the_reference_reads_of_it() -> None:
+def test_the_object_contains_the_fields_that_the_go_implementation_reads() -> None:
     cluster = Cluster()
     cluster.add(node(), pod(), identity(), binding())
     cluster.host(vm_id("n0"))
@@ -41,7 +41,7 @@ def test_the_object_holds_what_the_reference_reads_of_it() -> None:
     }
 
 
-def test_embedded_objects_are_complete_by_themselves() -> None:
+def test_embedded_objects_are_complete() -> None:
     desired = DesiredAssignment(pod(), binding(), identity(type_=0), None, namespaced=False)
     spec = documents.spec_for(desired)
     for reference, kind in (("azureIdentityRef", "AzureIdentity"), ("azureBindingRef", "AzureIdentityBinding")):
@@ -63,21 +63,21 @@ def test_embedded_objects_are_complete_by_themselves() -> None:
     ],
     ids=["not-scheduled", "no-label", "another-label", "succeeded", "failed", "unknown-node"],
 )
-def test_a_pod_that_is_idle_or_unbound_wants_nothing(idle: Thing) -> None:
+def test_a_pod_that_is_not_running_or_unbound_needs_no_assignment(idle: Thing) -> None:
     cluster = Cluster()
     cluster.add(node(), idle, identity(), binding())
     assert assigned_to(cluster) == []
 
 
 @pytest.mark.parametrize("order", range(4))
-def test_the_order_in_which_things_arrive_does_not_matter(order: int) -> None:
+def test_the_arrival_order_does_not_matter(order: int) -> None:
     things: list[Thing] = [node(), pod(), identity(), binding()]
     cluster = Cluster()
     cluster.add(*things[order:], *things[:order])
     assert assigned_to(cluster) == [("default", "web-default-demo")]
 
 
-def test_a_finished_pod_gives_its_identity_back() -> None:
+def test_a_finished_pods_assignment_is_revoked() -> None:
     cluster = Cluster()
     cluster.add(node(), pod(), identity(), binding())
     assert assigned_to(cluster)
@@ -113,14 +113,14 @@ def test_namespaced_mode_keeps_identity_binding_and_pod_in_one_namespace(by: str
     ["", "demo", "/subscriptions/s/resourcegroups/rg/providers/Microsoft.Compute/virtualMachines/x"],
     ids=["empty", "name-only", "a-vm"],
 )
-def test_a_malformed_resource_id_is_ignored(resource_id: str) -> None:
+def test_an_identity_with_a_malformed_resource_id_is_ignored(resource_id: str) -> None:
     cluster = Cluster()
     cluster.add(node(), pod(), identity(resource_id=resource_id), binding())
     assert assigned_to(cluster) == []
 
 
 @pytest.mark.parametrize("type_", [1, 2])
-def test_a_service_principal_is_assigned_without_azure(type_: int) -> None:
+def test_a_service_principal_is_assigned_without_an_azure_call(type_: int) -> None:
     cluster = Cluster()
     cluster.add(node(), pod(), identity(type_=type_, resource_id=""), binding())
     assert assigned_to(cluster) == [("default", "web-default-demo")]
@@ -128,7 +128,7 @@ def test_a_service_principal_is_assigned_without_azure(type_: int) -> None:
     assert cluster.changes == []
 
 
-def test_a_service_principal_works_on_a_node_of_no_azure_host_and_a_managed_identity_does_not() -> None:
+def test_a_service_principal_works_on_a_node_outside_azure_and_a_managed_identity_does_not() -> None:
     cluster = Cluster()
     cluster.add(node(provider_id="kind://docker/kind/n0"), pod(), pod("managed", label="msi"))
     cluster.add(identity(type_=1), binding(), identity("msi"), binding("msi", identity="msi", selector="msi"))
@@ -136,7 +136,7 @@ def test_a_service_principal_works_on_a_node_of_no_azure_host_and_a_managed_iden
     assert cluster.statuses() == {"web-default-demo": "Assigned"}
 
 
-def test_two_bindings_to_one_identity_make_one_object_that_stays_with_its_binding() -> None:
+def test_two_bindings_to_one_identity_make_one_object_that_keeps_its_binding() -> None:
     cluster = Cluster()
     cluster.add(node(), pod(), identity(), binding("later"))
     assert assigned_to(cluster) == [("default", "web-default-demo")]

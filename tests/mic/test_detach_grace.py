@@ -19,7 +19,9 @@ async def stage() -> AsyncIterator[Stage]:
         yield made
 
 
-async def test_the_object_is_revoked_at_once_and_the_identity_goes_after_the_grace(stage: Stage) -> None:
+async def test_the_object_is_revoked_immediately_and_the_identity_is_detached_after_the_grace_period(
+    stage: Stage,
+) -> None:
     stage.bind()
     await stage.reconcile()
     stage.unbind()
@@ -38,7 +40,7 @@ async def test_the_object_is_revoked_at_once_and_the_identity_goes_after_the_gra
     assert stage.statuses() == {}
 
 
-async def test_a_pod_that_comes_within_the_grace_is_assigned_without_azure(stage: Stage) -> None:
+async def test_a_pod_created_within_the_grace_period_is_assigned_without_an_azure_call(stage: Stage) -> None:
     stage.bind()
     await stage.reconcile()
     stage.unbind()
@@ -53,7 +55,7 @@ async def test_a_pod_that_comes_within_the_grace_is_assigned_without_azure(stage
     assert record["aadpodidentity.k8s.io/attached-by"] == "mic"
 
 
-async def test_the_grace_begins_anew_when_the_next_pod_ends(stage: Stage) -> None:
+async def test_the_grace_period_starts_again_when_the_next_pod_ends(stage: Stage) -> None:
     stage.bind()
     await stage.reconcile()
     stage.unbind()
@@ -68,7 +70,7 @@ async def test_the_grace_begins_anew_when_the_next_pod_ends(stage: Stage) -> Non
     assert DEMO in stage.hosts.state.attached
 
 
-async def test_an_update_that_is_made_anyway_does_not_take_it_along(stage: Stage) -> None:
+async def test_another_update_of_the_host_does_not_detach_it_early(stage: Stage) -> None:
     stage.bind()
     await stage.reconcile()
     stage.unbind()
@@ -81,7 +83,7 @@ async def test_an_update_that_is_made_anyway_does_not_take_it_along(stage: Stage
     assert stage.statuses() == {"other-default-other": "Assigned"}
 
 
-async def test_a_new_leader_counts_from_when_it_first_looks(stage: Stage) -> None:
+async def test_a_new_leader_counts_from_its_first_read(stage: Stage) -> None:
     stage.bind()
     await stage.reconcile()
     stage.unbind()
@@ -96,7 +98,7 @@ async def test_a_new_leader_counts_from_when_it_first_looks(stage: Stage) -> Non
     assert stage.hosts.state.attached == {}
 
 
-async def test_what_somebody_else_took_off_holds_no_object(stage: Stage) -> None:
+async def test_an_identity_detached_by_another_program_blocks_no_object(stage: Stage) -> None:
     stage.bind()
     await stage.reconcile()
     stage.unbind()
@@ -107,7 +109,7 @@ async def test_what_somebody_else_took_off_holds_no_object(stage: Stage) -> None
     assert stage.statuses() == {}
 
 
-def test_what_an_updated_object_owes_waits_too() -> None:
+def test_a_pending_detach_of_an_updated_object_waits_too() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.host(vm_id("n1"))
@@ -121,7 +123,7 @@ def test_what_an_updated_object_owes_waits_too() -> None:
     assert cluster.on(vm_id("n0")) == set()
 
 
-def test_without_a_grace_nothing_is_warm() -> None:
+def test_without_a_grace_period_no_identity_stays_attached() -> None:
     memory = HostMemory(lambda: 0.0)
     assert memory.warm([DEMO], 0.0) == {}
     assert memory.warm([DEMO], 1.0) == {DEMO: 1.0}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mic.decisions import plan
-from mic.decisions.plan import Policy
+from mic.decisions import host_change
+from mic.decisions.policy import Policy
 from tests.mic.cluster import Cluster, Thing, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
 
 
@@ -15,7 +15,7 @@ def assigned(*pods: Thing, policy: Policy | None = None, before: tuple[str, ...]
     return cluster
 
 
-def test_the_last_pod_takes_its_identity_along() -> None:
+def test_the_identity_is_detached_with_its_last_pod() -> None:
     cluster = assigned(pod())
     cluster.remove(pod())
     assert cluster.reconcile(vm_id("n0")) == ["revoke", "change", "release"]
@@ -23,14 +23,14 @@ def test_the_last_pod_takes_its_identity_along() -> None:
     assert cluster.objects == {}
 
 
-def test_another_pod_of_the_vm_keeps_the_identity_there() -> None:
+def test_another_pod_on_the_vm_keeps_the_identity_attached() -> None:
     cluster = assigned(pod(), pod("other"))
     cluster.remove(pod())
     assert cluster.reconcile(vm_id("n0")) == ["revoke", "release"]
     assert cluster.on(vm_id("n0")) == {"demo"}
 
 
-def test_a_pod_of_the_same_name_in_another_namespace_keeps_it_too() -> None:
+def test_a_pod_of_the_same_name_in_another_namespace_keeps_it_attached_too() -> None:
     # reference: checkIfInUse compares the pod's name only
     cluster = assigned(pod(), pod(namespace="other"))
     cluster.remove(pod())
@@ -38,7 +38,7 @@ def test_a_pod_of_the_same_name_in_another_namespace_keeps_it_too() -> None:
     assert cluster.on(vm_id("n0")) == {"demo"}
 
 
-def test_a_pod_on_another_node_of_the_scale_set_keeps_it() -> None:
+def test_a_pod_on_another_node_of_the_scale_set_keeps_it_attached() -> None:
     cluster = Cluster()
     cluster.host(set_id())
     cluster.add(set_node("s0", 0), set_node("s1", 1), identity(), binding(), pod(node="s0"), pod("other", node="s1"))
@@ -51,7 +51,7 @@ def test_a_pod_on_another_node_of_the_scale_set_keeps_it() -> None:
     assert cluster.on(set_id()) == set()
 
 
-def test_another_identity_object_with_the_same_resource_id_keeps_it() -> None:
+def test_another_identity_object_with_the_same_resource_id_keeps_it_attached() -> None:
     cluster = assigned(pod())
     cluster.add(identity("twin", resource_id=identity_id("DEMO")), binding("twin", identity="twin", selector="twin"))
     cluster.add(pod("other", label="twin"))
@@ -64,7 +64,7 @@ def test_another_identity_object_with_the_same_resource_id_keeps_it() -> None:
     assert cluster.on(vm_id("n0")) == set()
 
 
-def test_what_was_there_before_stays_when_the_pod_goes() -> None:
+def test_an_identity_attached_before_mic_stays_attached_when_the_pod_ends() -> None:
     cluster = assigned(pod(), before=("demo",))
     existing = cluster.objects["default", "web-default-demo"]
     assert existing.metadata.annotation("aadpodidentity.k8s.io/attached-by") == "foreign"
@@ -75,14 +75,14 @@ def test_what_was_there_before_stays_when_the_pod_goes() -> None:
     assert cluster.objects == {}
 
 
-def test_what_was_there_before_goes_too_where_the_operator_says_so() -> None:
+def test_an_identity_attached_before_mic_is_detached_if_the_operator_says_so() -> None:
     cluster = assigned(pod(), before=("demo",), policy=Policy(adopt_existing=True))
     cluster.remove(pod())
     cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == set()
 
 
-def test_what_was_there_before_and_was_put_back_by_us_is_ours() -> None:
+def test_an_identity_attached_before_mic_and_attached_again_by_mic_is_mics() -> None:
     cluster = assigned(pod(), before=("demo",))
     cluster.host(vm_id("n0"))
     cluster.reconcile_until_in_sync(vm_id("n0"))
@@ -92,7 +92,7 @@ def test_what_was_there_before_and_was_put_back_by_us_is_ours() -> None:
     assert cluster.on(vm_id("n0")) == set()
 
 
-def test_an_identity_that_nobody_of_the_cluster_names_is_never_touched() -> None:
+def test_an_identity_that_the_cluster_does_not_use_is_never_touched() -> None:
     cluster = assigned(pod(), before=("stranger",))
     cluster.remove(pod())
     cluster.reconcile_until_in_sync(vm_id("n0"))
@@ -104,7 +104,7 @@ def test_an_identity_that_nobody_of_the_cluster_names_is_never_touched() -> None
     [("client-demo", {"demo"}), (identity_id("demo").lower(), {"demo"}), ("other", set())],
     ids=["client-id", "resource-id", "another"],
 )
-def test_an_immutable_identity_stays(immutable: str, left: set[str]) -> None:
+def test_an_immutable_identity_stays_attached(immutable: str, left: set[str]) -> None:
     cluster = assigned(pod(), policy=Policy(immutable=frozenset({immutable})))
     cluster.remove(pod())
     cluster.reconcile_until_in_sync(vm_id("n0"))
@@ -113,7 +113,7 @@ def test_an_immutable_identity_stays(immutable: str, left: set[str]) -> None:
 
 
 @pytest.mark.parametrize("attached_as", ["client-demo", "CLIENT-Demo"])
-def test_an_immutable_client_id_is_recognised_in_any_letter_case_and_in_azures_answer_alone(attached_as: str) -> None:
+def test_an_immutable_client_id_is_recognised_in_any_case_and_only_in_azures_response(attached_as: str) -> None:
     cluster = Cluster(policy=Policy(immutable=frozenset({"client-demo"})))
     cluster.host(vm_id("n0"))
     cluster.add(node("n0"), identity(client_id="of-the-object"), binding(), pod())
@@ -133,7 +133,7 @@ def test_an_immutable_client_id_is_recognised_in_any_letter_case_and_in_azures_a
     assert by_object.on(vm_id("n0")) == {"demo"}
 
 
-def test_what_goes_with_an_immutable_one_goes_alone() -> None:
+def test_an_identity_used_together_with_an_immutable_one_is_detached_alone() -> None:
     cluster = assigned(pod(), policy=Policy(immutable=frozenset({"client-demo"})))
     cluster.add(identity("other"), binding("other", identity="other", selector="other"), pod("other", label="other"))
     cluster.reconcile_until_in_sync(vm_id("n0"))
@@ -143,7 +143,7 @@ def test_what_goes_with_an_immutable_one_goes_alone() -> None:
     assert cluster.changes[-1].type == "UserAssigned"
 
 
-def test_two_hundred_go_in_two_changes_and_come_off_in_two() -> None:
+def test_two_hundred_identities_are_attached_in_two_updates_and_detached_in_two() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     names = [f"id{number}" for number in range(200)]
@@ -159,7 +159,7 @@ def test_two_hundred_go_in_two_changes_and_come_off_in_two() -> None:
     assert cluster.objects == {}
 
 
-def test_the_record_outlives_the_object_that_has_it() -> None:
+def test_the_record_survives_the_object_that_contains_it() -> None:
     cluster = assigned(pod())
     cluster.add(pod("later"))
     cluster.reconcile_until_in_sync(vm_id("n0"))
@@ -169,7 +169,7 @@ def test_the_record_outlives_the_object_that_has_it() -> None:
     assert later.metadata.annotation("aadpodidentity.k8s.io/attached-by") == "mic"
 
 
-def test_nothing_is_added_before_its_record_is_written() -> None:
+def test_no_identity_is_attached_before_its_record_is_written() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.add(node("n0"), identity(), binding(), pod())
@@ -179,7 +179,7 @@ def test_nothing_is_added_before_its_record_is_written() -> None:
     assert cluster.reconcile(vm_id("n0")) == ["setattachedby", "change", "confirm"]
 
 
-def test_a_vm_that_left_the_cluster_is_not_asked() -> None:
+def test_a_vm_that_left_the_cluster_is_not_read() -> None:
     cluster = assigned(pod())
     cluster.remove(pod())
     cluster.remove(node("n0"))
@@ -201,7 +201,7 @@ def test_a_node_that_leaves_its_scale_set_leaves_no_identity_behind() -> None:
     assert cluster.on(set_id()) == set()
 
 
-def test_a_vm_that_left_azure_lets_its_objects_go() -> None:
+def test_the_objects_of_a_vm_deleted_on_azure_are_released() -> None:
     cluster = assigned(pod())
     cluster.remove(pod())
     cluster.host(vm_id("n0"), gone=True)
@@ -209,14 +209,14 @@ def test_a_vm_that_left_azure_lets_its_objects_go() -> None:
     assert cluster.objects == {}
 
 
-def test_a_pod_on_a_vm_that_left_azure_is_not_tried_for_ever() -> None:
+def test_a_pod_on_a_vm_deleted_on_azure_is_not_retried_endlessly() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"), gone=True)
     cluster.add(node("n0"), identity(), binding(), pod())
     assert cluster.reconcile(vm_id("n0")) == []
 
 
-def test_nothing_is_let_go_of_while_an_operation_may_still_bring_it_back() -> None:
+def test_no_object_is_released_while_an_operation_may_still_attach_its_identity() -> None:
     cluster = assigned(pod())
     cluster.remove(pod())
     cluster.host(vm_id("n0"), provisioning_state="Updating")
@@ -226,25 +226,25 @@ def test_nothing_is_let_go_of_while_an_operation_may_still_bring_it_back() -> No
 
 
 @pytest.mark.parametrize("adopt", [False, True])
-def test_nothing_is_put_on_a_host_before_an_object_has_a_record_of_it(adopt: bool) -> None:
+def test_no_identity_is_attached_before_an_object_has_a_record_of_it(adopt: bool) -> None:
     policy = Policy(adopt_existing=adopt)
     cluster = Cluster(policy=policy)
     cluster.host(vm_id("n0"))
     cluster.add(node("n0"), identity(), binding(), pod())
     host_state = cluster.view.host_state(vm_id("n0").lower())
-    assert plan.azure_change(host_state, cluster.azure[host_state.key], policy) is None
+    assert host_change.azure_change(host_state, cluster.azure[host_state.key], policy) is None
     cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.on(vm_id("n0")) == {"demo"}
 
 
-def test_what_somebody_took_off_is_put_back() -> None:
+def test_an_identity_detached_by_another_program_is_attached_again() -> None:
     cluster = assigned(pod())
     cluster.host(vm_id("n0"), "stranger")
     assert cluster.reconcile(vm_id("n0")) == ["change"]
     assert cluster.on(vm_id("n0")) == {"demo", "stranger"}
 
 
-def test_an_object_whose_identity_somebody_took_off_says_so_where_azure_does_not_take_it_again() -> None:
+def test_an_object_states_that_azure_refuses_to_attach_its_detached_identity_again() -> None:
     cluster = assigned(pod())
     cluster.host(vm_id("n0"))
     refused = {identity_id("demo").lower(): "no role on it"}
@@ -254,7 +254,7 @@ def test_an_object_whose_identity_somebody_took_off_says_so_where_azure_does_not
     assert cluster.reconcile(vm_id("n0")) == ["change", "confirm"]
 
 
-def test_all_goes_in_one_change() -> None:
+def test_all_identities_are_detached_in_one_update() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     for number in range(20):
@@ -271,7 +271,7 @@ def test_all_goes_in_one_change() -> None:
     assert (len(cluster.changes[1].adds), len(cluster.changes[1].removes)) == (1, 10)
 
 
-def test_a_refused_identity_does_not_hold_back_the_others_and_says_why() -> None:
+def test_a_refused_identity_does_not_block_the_others_and_states_the_reason() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.add(identity("bad"), binding("bad", identity="bad", selector="bad"), pod("bad", label="bad"))

@@ -35,7 +35,9 @@ def usable(cloud: LittleCloud) -> dict[str, int]:
     }
 
 
-async def test_it_is_assigned_in_its_own_namespace_without_resource_manager(cloud: LittleCloud) -> None:
+async def test_a_federated_identity_is_assigned_in_its_own_namespace_without_resource_manager(
+    cloud: LittleCloud,
+) -> None:
     cloud.node("n0")
     cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
     cloud.api.store.create("nodes", {"metadata": {"name": "bare"}, "spec": {}})
@@ -54,7 +56,7 @@ async def test_it_is_assigned_in_its_own_namespace_without_resource_manager(clou
     assert cloud.arm.calls == []
 
 
-async def test_it_does_not_wait_for_an_update_of_its_scale_set(cloud: LittleCloud) -> None:
+async def test_a_federated_identity_does_not_wait_for_an_update_of_its_scale_set(cloud: LittleCloud) -> None:
     cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
     cloud.arm.vm(set_id()).operation_seconds = 60.0
     team(cloud, type_=3)
@@ -70,7 +72,7 @@ async def test_it_does_not_wait_for_an_update_of_its_scale_set(cloud: LittleClou
     assert len(cloud.arm.writes()) == 1
 
 
-async def test_a_binding_of_another_namespace_gives_nothing(cloud: LittleCloud) -> None:
+async def test_a_binding_of_another_namespace_assigns_nothing(cloud: LittleCloud) -> None:
     cloud.node("n0")
     team(cloud, type_=3)
     await cloud.mic()
@@ -82,7 +84,7 @@ async def test_a_binding_of_another_namespace_gives_nothing(cloud: LittleCloud) 
     assert "stranger-default-demo" not in cloud.assigned()
 
 
-async def test_a_pod_whose_identity_becomes_federated_is_never_without_and_the_vm_is_cleaned(
+async def test_a_pod_whose_identity_becomes_federated_stays_assigned_and_the_vm_is_cleaned(
     cloud: LittleCloud,
 ) -> None:
     cloud.node("n0")
@@ -103,7 +105,7 @@ async def test_a_pod_whose_identity_becomes_federated_is_never_without_and_the_v
     assert len(cloud.arm.writes()) == 2
 
 
-async def test_the_way_back_puts_it_on_the_vm_again(cloud: LittleCloud) -> None:
+async def test_changing_it_back_attaches_it_to_the_vm_again(cloud: LittleCloud) -> None:
     cloud.node("n0")
     team(cloud, type_=3)
     await cloud.mic()
@@ -126,13 +128,13 @@ async def test_pods_of_other_namespaces_lose_an_identity_that_becomes_federated(
     assert cloud.on(vm_id("n0")) == set()
 
 
-async def test_what_only_nmi_refuses_is_assigned_as_for_a_service_principal() -> None:
+async def test_an_identity_that_only_nmi_refuses_is_assigned_like_a_service_principal() -> None:
     for type_ in (1, 2, 3):
         assert misconfigured(identity(type_=type_, resource_id="", client_id=" ")) == ""
 
 
 @pytest.mark.parametrize("flag", [True, False])
-async def test_an_in_place_change_of_a_namespaced_identity_keeps_assigned(cloud: LittleCloud, *, flag: bool) -> None:
+async def test_an_in_place_change_of_a_namespaced_identity_stays_assigned(cloud: LittleCloud, *, flag: bool) -> None:
     cloud.node("n0")
     team(cloud, type_=0)
     if not flag:

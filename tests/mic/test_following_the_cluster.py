@@ -17,25 +17,25 @@ def assigned() -> tuple[Cluster, AzureAssignedIdentity]:
     return cluster, cluster.objects["default", "web-default-demo"]
 
 
-def test_an_event_marks_only_its_own_host() -> None:
+def test_an_event_marks_only_its_own_host_as_dirty() -> None:
     cluster, _ = assigned()
     cluster.add(pod("other", node="n1"))
     assert set(cluster.dirty) == {vm_id("n1").lower()}
 
 
-def test_a_nodes_heartbeat_marks_nothing() -> None:
+def test_a_nodes_heartbeat_marks_no_host() -> None:
     cluster, _ = assigned()
     cluster.add(node("n0"), node("n1"))
     assert cluster.dirty == []
 
 
-def test_a_pod_that_nobody_binds_marks_nothing() -> None:
+def test_an_unbound_pod_marks_no_host() -> None:
     cluster, _ = assigned()
     cluster.add(pod("idle", label="unbound"))
     assert cluster.dirty == []
 
 
-def test_what_the_watch_brings_late_does_not_undo_what_was_written() -> None:
+def test_a_late_watch_event_does_not_undo_a_write() -> None:
     cluster, stored = assigned()
     older = msgspec.structs.replace(
         stored,
@@ -49,7 +49,7 @@ def test_what_the_watch_brings_late_does_not_undo_what_was_written() -> None:
     assert cluster.dirty == []
 
 
-def test_an_object_known_to_be_gone_does_not_come_back_with_old_news() -> None:
+def test_a_deleted_object_does_not_return_with_an_outdated_event() -> None:
     cluster, stored = assigned()
     cluster.view.gone(ExistingAssignment(stored))
     cluster.view.assigned.upserted(stored, stored)
@@ -60,7 +60,7 @@ def test_an_object_known_to_be_gone_does_not_come_back_with_old_news() -> None:
     assert cluster.view.existing(stored.key) is not None
 
 
-def test_a_revocation_stands_until_the_watch_brings_it() -> None:
+def test_a_revocation_counts_until_the_watch_reports_it() -> None:
     cluster, stored = assigned()
     cluster.remove(pod())
     cluster.view.revoked(ExistingAssignment(stored))
@@ -70,7 +70,7 @@ def test_a_revocation_stands_until_the_watch_brings_it() -> None:
     assert existing.terminating
 
 
-def test_a_node_that_appears_after_its_pods_brings_them_in() -> None:
+def test_a_node_that_appears_after_its_pods_adds_them() -> None:
     cluster = Cluster()
     cluster.add(identity(), binding(), pod())
     assert cluster.dirty == []
@@ -78,7 +78,7 @@ def test_a_node_that_appears_after_its_pods_brings_them_in() -> None:
     assert cluster.dirty == [vm_id("n0").lower()]
 
 
-def test_a_node_that_gets_another_host_takes_its_pods_along() -> None:
+def test_a_node_that_moves_to_another_host_takes_its_pods_along() -> None:
     cluster, _ = assigned()
     cluster.host(vm_id("new"))
     cluster.add(node("n0", f"azure://{vm_id('new')}"))
@@ -86,7 +86,7 @@ def test_a_node_that_gets_another_host_takes_its_pods_along() -> None:
     assert cluster.on(vm_id("new")) == {"demo"}
 
 
-def test_nothing_is_kept_of_what_is_gone() -> None:
+def test_nothing_is_kept_of_deleted_objects() -> None:
     cluster = Cluster()
     cluster.host(set_id())
     things: list[Thing] = [set_node("s0", 0), identity(), binding(), pod(node="s0")]
@@ -97,11 +97,12 @@ def test_nothing_is_kept_of_what_is_gone() -> None:
     cluster.remove(*things[:3])
     view = cluster.view
     assert list(view.host_states()) == []
-    left = {name: kept for name, kept in vars(view).items() if name.startswith("_") and hasattr(kept, "__len__")}
-    assert {name for name, kept in left.items() if kept} == {"_released"}, "which waits for the watch to say so too"
+    indexes = (view, view._hosts, view._objects, view._pods, view._bindings, view._bindings._selectors)
+    kept = {name for index in indexes for name, value in vars(index).items() if hasattr(value, "__len__") and value}
+    assert kept == {"_released"}, "the uid waits until the watch reports the deletion"
 
 
-def test_an_identity_is_news_when_its_spec_or_the_object_is_another_and_not_when_it_is_touched() -> None:
+def test_an_identity_counts_as_changed_if_its_spec_or_uid_differs_and_not_otherwise() -> None:
     told: list[AzureIdentity] = []
     view = ClusterView(on_identity=told.append)
     first = identity()

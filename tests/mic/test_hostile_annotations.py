@@ -44,7 +44,7 @@ def pending_detaches(text: str) -> tuple[PendingDetach, ...]:
     ],
     ids=lambda text: text[:20],
 )
-def test_what_is_no_list_of_debts_is_none_and_costs_little(text: str) -> None:
+def test_an_invalid_list_of_pending_detaches_is_ignored_at_little_cost(text: str) -> None:
     began = time.process_time()
     assert pending_detaches(text) == ()
     assert time.process_time() - began < 0.1
@@ -65,11 +65,11 @@ def test_what_is_no_list_of_debts_is_none_and_costs_little(text: str) -> None:
     ],
     ids=repr,
 )
-def test_an_entry_that_is_none_hides_none_beside_it(entry: object) -> None:
+def test_an_invalid_entry_does_not_hide_a_valid_one(entry: object) -> None:
     assert pending_detaches(json.dumps([entry, list(ONE), entry])) == (ONE,)
 
 
-def test_what_is_written_is_read() -> None:
+def test_a_written_list_is_read_back() -> None:
     several = (ONE, PendingDetach(set_id(), identity_id("two")))
     assert pending_detaches(encode_pending_detaches(several)) == several
 
@@ -81,5 +81,5 @@ def test_the_number_of_entries_and_the_length_are_limited() -> None:
 
 
 @given(st.text() | st.recursive(st.none() | st.text() | st.integers(), st.lists, max_leaves=30).map(json.dumps))
-def test_no_text_is_a_fault(text: str) -> None:
+def test_no_text_causes_an_exception(text: str) -> None:
     assert all(isinstance(each, PendingDetach) for each in pending_detaches(text))

@@ -154,7 +154,7 @@ async def seconds_to_assign(real: Plane, name: str, others: Iterable[str]) -> fl
     return time.monotonic() - began
 
 
-async def test_a_tenants_objects_stop_neither_program(cloud: LittleCloud, new_plane: NewPlane) -> None:
+async def test_hostile_objects_of_a_tenant_stop_neither_program(cloud: LittleCloud, new_plane: NewPlane) -> None:
     def prepare(plane: Plane) -> None:
         add_node(plane, "n0", vm_id("n0"))
         bind(plane, "demo")

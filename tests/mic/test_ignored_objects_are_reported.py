@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from mic.cluster.ignored_objects import NAMESPACE_BURST, NAMESPACES_MAX, REPORTS_BURST, IgnoredObjects
+from mic.cluster.ignored_objects import OMISSION, REPORTS, IgnoredObjects
 from podidentity.kube.events import EventRecorder
+from podidentity.kube.object_reports import GROUP_SHARE
 from podidentity.resources import Kind, Resource
+from podidentity.telemetry.token_bucket import GROUPS_MAX
 from tests.mic.cluster import binding, identity
 
 
@@ -32,7 +34,7 @@ class Told:
         self.counted += 1
 
 
-def test_the_author_of_each_is_told_why(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_ignored_object_has_an_event_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
     told = Told()
     told.ignored.identity(identity("bad"), "spec.type 9 is none")
     told.ignored.binding(binding("much"), "there are too many")
@@ -44,17 +46,19 @@ def test_the_author_of_each_is_told_why(caplog: pytest.LogCaptureFixture) -> Non
     assert told.counted == 2
 
 
-def test_one_namespace_that_floods_leaves_reports_to_others() -> None:
+def test_a_namespace_with_many_ignored_objects_leaves_events_to_others(caplog: pytest.LogCaptureFixture) -> None:
     told = Told()
     for number in range(10_000):
         told.ignored.binding(binding(f"b{number}", namespace="evil"), "no")
-    assert len(told.recorder.said) == NAMESPACE_BURST
+    assert len(told.recorder.said) == REPORTS.burst * GROUP_SHARE
     told.ignored.identity(identity("bad"), "no")
     assert told.recorder.said[-1][1] == "default/bad"
     assert told.counted == 10_001
+    lines = [vars(each).get("reason") or each.message for each in caplog.records]
+    assert lines == ["no"] * int(REPORTS.burst * GROUP_SHARE) + [OMISSION, "no"]
 
 
-def test_it_is_told_again_later() -> None:
+def test_an_ignored_object_is_reported_again_later() -> None:
     told = Told()
     for _ in range(1000):
         told.ignored.binding(binding(namespace="evil"), "no")
@@ -66,6 +70,6 @@ def test_it_is_told_again_later() -> None:
 
 def test_many_namespaces_together_are_limited_too() -> None:
     told = Told()
-    for number in range(3 * NAMESPACES_MAX):
+    for number in range(3 * GROUPS_MAX):
         told.ignored.binding(binding(namespace=f"evil{number}"), "no")
-    assert len(told.recorder.said) == REPORTS_BURST
+    assert len(told.recorder.said) == REPORTS.burst

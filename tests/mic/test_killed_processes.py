@@ -82,7 +82,7 @@ def _update(method: str, path: str) -> bool:
 
 @pytest.mark.parametrize("done", [False, True], ids=["not-done", "done"])
 @pytest.mark.parametrize("call", ["create", "confirm", "update", "look"])
-async def test_a_process_that_is_killed_while_it_assigns(cloud: LittleCloud, call: str, *, done: bool) -> None:
+async def test_a_process_killed_while_it_assigns(cloud: LittleCloud, call: str, *, done: bool) -> None:
     first = await cloud.mic()
     match call:
         case "create":
@@ -103,7 +103,7 @@ async def test_a_process_that_is_killed_while_it_assigns(cloud: LittleCloud, cal
 
 @pytest.mark.parametrize("done", [False, True], ids=["not-done", "done"])
 @pytest.mark.parametrize("call", ["revoke", "release", "update"])
-async def test_a_process_that_is_killed_while_it_takes_off(cloud: LittleCloud, call: str, *, done: bool) -> None:
+async def test_a_process_killed_while_it_detaches(cloud: LittleCloud, call: str, *, done: bool) -> None:
     first = await cloud.mic()
     cloud.pod("web", "n0")
     cloud.pod("stays", "n1")

@@ -167,7 +167,7 @@ def judge(watched: Watched) -> None:
         on[host] = on[host] - removes | adds
 
 
-async def test_whoever_leads_and_however_it_ends_one_writes_and_nothing_is_lost(
+async def test_exactly_one_leader_writes_and_nothing_is_lost_however_a_leadership_ends(
     cloud: LittleCloud, watched: Watched
 ) -> None:
     replicas = {f"mic-{number}": await replica(watched) for number in range(3)}

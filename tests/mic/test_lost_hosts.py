@@ -35,7 +35,7 @@ async def test_one_404_changes_nothing(stage: Stage) -> None:
     assert len(stage.hosts.changes) == 1
 
 
-async def test_it_is_asked_a_few_times_in_the_minute_until_it_is_sure(stage: Stage) -> None:
+async def test_a_missing_host_is_read_a_few_times_within_the_minute(stage: Stage) -> None:
     stage.hosts.state = LOST
     stage.bind()
     pauses = []
@@ -47,7 +47,7 @@ async def test_it_is_asked_a_few_times_in_the_minute_until_it_is_sure(stage: Sta
     assert pauses == [5.0, 5.0, 10.0, 20.0, 20.0, 180.0, 180.0]
 
 
-async def test_a_lost_host_stays_lost_while_azure_does_not_answer(stage: Stage) -> None:
+async def test_a_lost_host_stays_lost_while_azure_does_not_respond(stage: Stage) -> None:
     stage.bind()
     stage.hosts.state = LOST
     await stage.reconcile()
@@ -60,7 +60,7 @@ async def test_a_lost_host_stays_lost_while_azure_does_not_answer(stage: Stage) 
     assert stage.statuses() == {}, "nothing is made that would have to go again"
 
 
-async def test_a_404_again_after_a_minute_is_believed_and_the_objects_go(stage: Stage) -> None:
+async def test_a_second_404_after_a_minute_counts_and_the_objects_are_deleted(stage: Stage) -> None:
     stage.bind()
     await stage.reconcile()
     stage.hosts.state = LOST
@@ -78,7 +78,7 @@ async def test_a_404_again_after_a_minute_is_believed_and_the_objects_go(stage: 
     ]
 
 
-async def test_a_pod_that_comes_to_a_lost_host_is_told_at_the_next_look(stage: Stage) -> None:
+async def test_a_pod_scheduled_to_a_lost_host_is_reported_at_the_next_read(stage: Stage) -> None:
     stage.bind()
     stage.hosts.state = LOST
     await stage.reconcile()
@@ -92,7 +92,7 @@ async def test_a_pod_that_comes_to_a_lost_host_is_told_at_the_next_look(stage: S
     assert {"Pod late", "AzureIdentityBinding late"} <= set(await stage.warned())
 
 
-async def test_events_and_comparisons_hurry_no_look_at_it(stage: Stage) -> None:
+async def test_events_and_comparisons_do_not_hasten_the_next_read(stage: Stage) -> None:
     stage.hosts.state = LOST
     stage.bind()
     await stage.reconcile()
@@ -106,7 +106,7 @@ async def test_events_and_comparisons_hurry_no_look_at_it(stage: Stage) -> None:
         await stage.reconcile()
 
 
-async def test_a_new_pod_on_it_says_why_it_waits(stage: Stage) -> None:
+async def test_a_new_pod_on_a_lost_host_states_why_it_waits(stage: Stage) -> None:
     stage.hosts.state = LOST
     stage.bind()
     await stage.reconcile()
@@ -114,7 +114,7 @@ async def test_a_new_pod_on_it_says_why_it_waits(stage: Stage) -> None:
     assert "Azure knows no /subscriptions/sub" in stage.message("demo-default-demo")
 
 
-async def test_a_host_that_is_back_gets_its_identities_again(stage: Stage) -> None:
+async def test_a_host_that_returns_gets_its_identities_again(stage: Stage) -> None:
     stage.bind()
     stage.hosts.state = LOST
     await stage.reconcile()
@@ -127,7 +127,7 @@ async def test_a_host_that_is_back_gets_its_identities_again(stage: Stage) -> No
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
-async def test_an_error_between_two_404s_is_no_answer(stage: Stage) -> None:
+async def test_an_error_between_two_404s_does_not_count(stage: Stage) -> None:
     stage.bind()
     stage.hosts.state = LOST
     await stage.reconcile()
@@ -140,7 +140,7 @@ async def test_an_error_between_two_404s_is_no_answer(stage: Stage) -> None:
     assert stage.statuses() == {}
 
 
-async def test_a_host_that_was_seen_in_between_is_not_lost(stage: Stage) -> None:
+async def test_a_host_that_was_found_in_between_is_not_lost(stage: Stage) -> None:
     stage.bind()
     await stage.reconcile()
     there = stage.hosts.state
@@ -152,7 +152,7 @@ async def test_a_host_that_was_seen_in_between_is_not_lost(stage: Stage) -> None
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
-async def test_an_update_that_finds_the_host_gone_is_one_answer(stage: Stage) -> None:
+async def test_an_update_that_finds_the_host_missing_counts_as_one_404(stage: Stage) -> None:
     stage.bind()
 
     async def lost(host: Host, change: Change) -> HostIdentities:
@@ -175,14 +175,14 @@ def lost_vm(*more: Thing) -> Cluster:
     return cluster
 
 
-def test_a_service_principal_needs_nothing_of_the_host_and_stays() -> None:
+def test_a_service_principal_requires_nothing_of_the_host_and_stays() -> None:
     cluster = lost_vm(identity("sp", type_=1), binding("sp", identity="sp", selector="sp"), pod("app", label="sp"))
     cluster.add(pod("later", label="sp"))
     cluster.reconcile_until_in_sync(vm_id("n0"))
     assert cluster.statuses() == {"app-default-sp": "Assigned", "later-default-sp": "Assigned"}
 
 
-def test_a_pod_that_moves_to_a_lost_vm_leaves_nothing_on_the_old_one() -> None:
+def test_a_pod_that_moves_to_a_lost_vm_leaves_nothing_on_the_old_vm() -> None:
     cluster = lost_vm(pod(node="n1", uid="first"))
     cluster.add(pod(node="n0", uid="second"))
     cluster.reconcile_until_in_sync(vm_id("n0"), vm_id("n1"))
@@ -190,7 +190,7 @@ def test_a_pod_that_moves_to_a_lost_vm_leaves_nothing_on_the_old_one() -> None:
     assert cluster.on(vm_id("n1")) == set()
 
 
-def test_a_pod_that_leaves_a_lost_vm_is_assigned_where_it_is() -> None:
+def test_a_pod_that_leaves_a_lost_vm_is_assigned_on_its_new_host() -> None:
     cluster = lost_vm(pod(uid="first"))
     cluster.reconcile_until_in_sync(vm_id("n0"))
     cluster.add(pod(node="n1", uid="second"))
@@ -199,7 +199,7 @@ def test_a_pod_that_leaves_a_lost_vm_is_assigned_where_it_is() -> None:
     assert cluster.on(vm_id("n1")) == {"demo"}
 
 
-def test_an_identity_that_becomes_a_service_principal_there_is_updated_in_place_and_not_revoked_too() -> None:
+def test_an_identity_that_becomes_a_service_principal_there_is_updated_in_place_and_not_revoked() -> None:
     cluster = Cluster()
     cluster.host(VM)
     cluster.add(node(), identity(), binding(), pod())

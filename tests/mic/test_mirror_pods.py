@@ -4,14 +4,16 @@ import logging
 
 import pytest
 
-from mic.cluster.mirror_pods import IGNORED, LINES_BURST, MirrorPods
+from mic.cluster.mirror_pods import IGNORED, OMISSION, REPORTS, MirrorPods
 from mic.preview.dry_run import Snapshot
 from mic.preview.left_out import left_out
+from podidentity.kube.object_reports import GROUP_SHARE
 from podidentity.resources import Pod
 from tests.mic.cluster import Cluster, binding, identity, node, pod, vm_id
 from tests.mic.stage import a_stage
 
 VM = vm_id("n0")
+NODE_REPORTS = int(REPORTS.burst * GROUP_SHARE)
 
 
 class Recorded:
@@ -27,7 +29,7 @@ class Recorded:
         self.seen.append(f"-{old.metadata.name}")
 
 
-def test_it_gets_no_assignment_and_its_neighbour_does() -> None:
+def test_a_mirror_pod_gets_no_assignment_and_another_pod_does() -> None:
     cluster = Cluster()
     cluster.host(VM)
     cluster.add(node(), pod("mirror", mirror=True), pod("web"), identity(), binding())
@@ -35,7 +37,7 @@ def test_it_gets_no_assignment_and_its_neighbour_does() -> None:
     assert sorted(cluster.objects) == [("default", "web-default-demo")]
 
 
-def test_what_an_older_mic_assigned_to_it_is_revoked_and_taken_off() -> None:
+def test_an_assignment_that_an_older_mic_made_for_it_is_revoked_and_its_identity_detached() -> None:
     cluster = Cluster()
     cluster.host(VM)
     cluster.add(node(), pod(), identity(), binding())
@@ -47,7 +49,7 @@ def test_what_an_older_mic_assigned_to_it_is_revoked_and_taken_off() -> None:
     assert cluster.on(VM) == set()
 
 
-async def test_it_is_told_once_in_the_log_and_on_the_pod(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_mirror_pod_is_reported_once_in_the_log_and_on_the_pod(caplog: pytest.LogCaptureFixture) -> None:
     async with a_stage() as stage:
         inner = Recorded()
         handler = MirrorPods(inner, stage.recorder)
@@ -66,16 +68,21 @@ async def test_it_is_told_once_in_the_log_and_on_the_pod(caplog: pytest.LogCaptu
         assert "mirror pod" in events[0]["message"]
 
 
-async def test_a_kubelet_that_makes_thousands_of_them_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_thousands_of_mirror_pods_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async with a_stage() as stage:
         handler = MirrorPods(Recorded(), stage.recorder, clock=stage.time)
         with caplog.at_level(logging.WARNING):
             for number in range(2000):
                 handler.upserted(None, pod(f"m{number}", mirror=True))
-        assert len(caplog.records) <= LINES_BURST + 1
+            handler.upserted(None, pod("other", node="n1", mirror=True))
+        lines = [vars(each).get("pod") or each.message for each in caplog.records]
+        assert lines == [*(f"default/m{number}" for number in range(NODE_REPORTS)), OMISSION, "default/other"]
+        await stage.recorder.flushed()
+        events = [each["involvedObject"]["name"] for each in stage.api.store.list("events")]
+        assert sorted(events) == sorted([*(f"m{number}" for number in range(NODE_REPORTS)), "other"])
 
 
-def test_a_plan_names_it_among_what_is_left_out() -> None:
+def test_a_plan_lists_it_among_the_ignored_objects() -> None:
     snapshot = Snapshot(
         pods=(pod("mirror", mirror=True), pod("web")),
         nodes=(node(),),

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from mic.decisions.plan import Policy
+from mic.decisions.policy import Policy
 from tests.mic.cluster import (
     GROUP,
     Cluster,
@@ -46,7 +46,7 @@ def at_rest(cluster: Cluster) -> list[set[str]]:
     return [cluster.on(host) for host in HOSTS]
 
 
-def test_each_kind_of_host_gets_what_its_own_pods_need() -> None:
+def test_each_kind_of_host_gets_the_identities_of_its_own_pods() -> None:
     cluster = mixed(
         identity(),
         binding(),
@@ -65,7 +65,7 @@ def test_each_kind_of_host_gets_what_its_own_pods_need() -> None:
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-def test_node_pod_identity_and_binding_may_come_in_any_order(order: tuple[int, ...]) -> None:
+def test_node_pod_identity_and_binding_may_arrive_in_any_order(order: tuple[int, ...]) -> None:
     cluster = Cluster()
     cluster.host(set_id())
     things = (set_node("s0", 0), pod(node="s0"), identity(), binding())
@@ -83,7 +83,7 @@ def test_node_pod_identity_and_binding_may_come_in_any_order(order: tuple[int, .
 
 
 @pytest.mark.parametrize(("there", "left"), [("a1", [set(), {"demo"}]), ("b0", [set(), set(), {"demo"}])])
-def test_a_pod_that_comes_back_under_its_name_elsewhere_leaves_nothing_behind(there: str, left: list[set[str]]) -> None:
+def test_a_pod_recreated_on_another_host_leaves_nothing_behind(there: str, left: list[set[str]]) -> None:
     cluster = mixed(identity(), binding(), pod(node="n0", uid="first"))
     at_rest(cluster)
     cluster.add(pod(node=there, uid="second"))
@@ -93,7 +93,7 @@ def test_a_pod_that_comes_back_under_its_name_elsewhere_leaves_nothing_behind(th
     assert existing.spec.nodename == there
 
 
-def test_a_pod_that_finishes_gives_back_and_its_successor_of_that_name_gets_again() -> None:
+def test_a_finished_pods_assignment_is_revoked_and_its_namesake_gets_a_new_one() -> None:
     cluster = mixed(identity(), binding(), pod(node="a0", uid="first"))
     at_rest(cluster)
     cluster.add(pod(node="a0", uid="first", phase="Succeeded"))
@@ -105,7 +105,7 @@ def test_a_pod_that_finishes_gives_back_and_its_successor_of_that_name_gets_agai
     assert cluster.statuses() == {"web-default-demo": "Assigned"}
 
 
-def test_a_node_that_vanishes_and_returns_keeps_or_gets_back_what_its_pods_need() -> None:
+def test_a_node_that_disappears_and_returns_keeps_or_regains_the_identities_of_its_pods() -> None:
     cluster = mixed(identity(), binding(), pod(node="n0"))
     at_rest(cluster)
     cluster.remove(node("n0"))
@@ -116,7 +116,7 @@ def test_a_node_that_vanishes_and_returns_keeps_or_gets_back_what_its_pods_need(
     assert cluster.statuses() == {"web-default-demo": "Assigned"}
 
 
-def test_one_node_of_a_set_that_vanishes_takes_nothing_from_the_others() -> None:
+def test_a_scale_set_node_that_disappears_takes_nothing_from_the_others() -> None:
     cluster = mixed(identity(), binding(), pod("here", node="a0"), pod("there", node="a1"))
     at_rest(cluster)
     cluster.remove(set_node("a0", 0, "one"))
@@ -127,7 +127,7 @@ def test_one_node_of_a_set_that_vanishes_takes_nothing_from_the_others() -> None
     assert len(cluster.changes) == 1
 
 
-def test_a_node_name_that_comes_back_as_another_vm_is_another_host() -> None:
+def test_a_node_name_reused_by_another_vm_is_another_host() -> None:
     cluster = mixed(identity(), binding(), pod(node="n0"))
     at_rest(cluster)
     cluster.host(vm_id("replaced"))
@@ -137,7 +137,7 @@ def test_a_node_name_that_comes_back_as_another_vm_is_another_host() -> None:
     assert cluster.statuses() == {"web-default-demo": "Assigned"}
 
 
-def test_one_set_spelled_in_two_ways_is_one_host() -> None:
+def test_a_scale_set_spelled_in_two_ways_is_one_host() -> None:
     cluster = mixed(identity(), binding(), pod("here", node="a0"), pod("there", node="a9"))
     cluster.add(node("a9", f"azure://{set_id('one').upper()}/virtualMachines/9"))
     assert at_rest(cluster)[1] == {"demo"}
@@ -145,7 +145,7 @@ def test_one_set_spelled_in_two_ways_is_one_host() -> None:
 
 
 @pytest.mark.parametrize("adopt", [False, True])
-def test_what_others_put_there_is_told_apart_on_each_host(adopt: bool) -> None:
+def test_identities_attached_by_others_are_recognised_on_each_host(adopt: bool) -> None:
     cluster = mixed(
         identity(), binding(), pod("vm", node="n0"), pod("set", node="a0"), policy=Policy(frozenset(), adopt)
     )

@@ -15,14 +15,14 @@ from mic.leader_client import LeaderClient
 from podidentity.azure.clouds import Cloud
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.kube.access import ClusterAccess
-from podidentity.kube.client import CONNECTIONS_MAX
 from podidentity.kube.errors import NoResponse
+from podidentity.kube.transport import CONNECTIONS_MAX
 from podidentity_sandbox.arm import Arm
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory
 from podidentity_sandbox.tokens import TokenMint
 from tests.mic.cluster import identity_id, vm_id
-from tests.mic.test_compute_on_the_wire import Token
+from tests.mic.test_compute_requests import Token
 from tests.podidentity.kube.scripted import Reply, ScriptedServer
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
@@ -58,7 +58,7 @@ async def client(server: ScriptedServer, lease: Lease) -> AsyncIterator[LeaderCl
 
 
 @pytest.mark.parametrize("method", WRITES)
-async def test_a_write_is_refused_once_the_lease_has_run_out_and_a_read_is_not(
+async def test_a_write_is_rejected_after_the_lease_has_expired_and_a_read_is_not(
     server: ScriptedServer, client: LeaderClient, lease: Lease, method: str
 ) -> None:
     server.others += [OK, OK]
@@ -71,7 +71,7 @@ async def test_a_write_is_refused_once_the_lease_has_run_out_and_a_read_is_not(
 
 
 @pytest.mark.parametrize(("left", "sent"), [(0.0, 0), (60.0, 1)])
-async def test_a_write_that_waited_for_a_connection_is_sent_only_if_the_lease_still_lasts(
+async def test_a_write_that_waited_for_a_connection_is_sent_only_if_the_lease_is_still_valid(
     server: ScriptedServer, client: LeaderClient, lease: Lease, left: float, sent: int
 ) -> None:
     server.others += [None] * CONNECTIONS_MAX + [OK]
@@ -91,7 +91,7 @@ async def test_a_write_that_waited_for_a_connection_is_sent_only_if_the_lease_st
     assert sum(each.method == "PUT" for each in server.requests) == sent
 
 
-async def test_a_write_is_waited_for_only_while_the_lease_lasts(
+async def test_a_write_waits_only_while_the_lease_is_valid(
     server: ScriptedServer, client: LeaderClient, lease: Lease
 ) -> None:
     server.others += [None]
@@ -115,7 +115,7 @@ class SlowToken(Token):
 
 
 @pytest.mark.parametrize(("left", "writes"), [(10.0, 0), (10.1, 1)])
-async def test_azure_is_changed_only_if_the_lease_outlasts_the_request_after_the_token_was_fetched(
+async def test_azure_is_changed_only_if_the_lease_outlasts_the_request_after_the_token_fetch(
     lease: Lease, left: float, writes: int
 ) -> None:
     directory, mint, authority = Directory(), await asyncio.to_thread(TokenMint), await asyncio.to_thread(Authority)

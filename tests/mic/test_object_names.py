@@ -5,7 +5,7 @@ from mic.decisions.documents import NAME_MAX, distinct_name, plain_name
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, vm_id
 
 
-def test_two_pods_whose_names_run_together_both_get_their_object() -> None:
+def test_two_pods_whose_joined_names_are_equal_both_get_their_object() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.add(node(), identity(), binding(), pod("a-b", namespace="c"))
@@ -18,7 +18,7 @@ def test_two_pods_whose_names_run_together_both_get_their_object() -> None:
     assert len(newcomer) == len("a-b-c-demo-") + 10
 
 
-def test_two_that_arrive_together_never_share_a_name() -> None:
+def test_concurrently_created_pods_never_share_an_object_name() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.add(node(), identity(), binding(), pod("a-b", namespace="c"), pod("a", namespace="b-c"))
@@ -38,7 +38,7 @@ def test_two_identities_of_one_name_in_two_namespaces_both_work() -> None:
     assert cluster.on(vm_id("n0")) == {"in-one", "in-two"}
 
 
-def test_a_name_over_the_limit_is_cut_and_made_distinct() -> None:
+def test_a_name_over_the_limit_is_truncated_and_made_unique() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.add(node(), identity(), binding())
@@ -49,7 +49,7 @@ def test_a_name_over_the_limit_is_cut_and_made_distinct() -> None:
     assert all(len(name) == NAME_MAX for _, name in cluster.objects)
 
 
-def test_a_name_of_exactly_the_limit_is_left_as_it_is() -> None:
+def test_a_name_of_exactly_the_limit_is_not_changed() -> None:
     key = AssignmentKey("default", "p" * (NAME_MAX - len("-default-demo")), "default", "demo")
     assert len(plain_name(key)) == NAME_MAX
     cluster = Cluster()
@@ -59,7 +59,7 @@ def test_a_name_of_exactly_the_limit_is_left_as_it_is() -> None:
     assert list(cluster.objects) == [("default", plain_name(key))]
 
 
-def test_a_pod_that_returns_while_its_old_object_is_still_going_gets_another_name_at_once() -> None:
+def test_a_pod_that_returns_while_its_old_object_is_terminating_gets_another_name_immediately() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.add(node(), identity(), binding(), pod(uid="first"))
@@ -76,7 +76,7 @@ def test_a_pod_that_returns_while_its_old_object_is_still_going_gets_another_nam
     assert len(cluster.changes) == 1, "the identity must not leave the VM in between"
 
 
-def test_a_claim_that_returns_while_both_its_names_are_taken_gets_yet_another_one() -> None:
+def test_an_assignment_that_returns_while_both_its_names_are_taken_gets_a_third_one() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     again = binding("again", namespace="team")

@@ -28,7 +28,7 @@ async def real(cloud: LittleCloud, new_plane: NewPlane) -> Plane:
     return await in_place_of_the_emulator(cloud, new_plane, prepare)
 
 
-async def test_a_pod_gets_its_identity_and_gives_it_back(cloud: LittleCloud, real: Plane) -> None:
+async def test_a_pods_identity_is_assigned_and_revoked(cloud: LittleCloud, real: Plane) -> None:
     mic = await cloud.mic()
     await asyncio.to_thread(run_pod, real, "web", "n0")
     await assigned(real, web="Assigned")
@@ -42,7 +42,7 @@ async def test_a_pod_gets_its_identity_and_gives_it_back(cloud: LittleCloud, rea
     assert "\nW" not in mic.said(), mic.said()
 
 
-async def test_a_changed_binding_is_copied_into_the_object_that_stands(cloud: LittleCloud, real: Plane) -> None:
+async def test_a_changed_binding_is_copied_into_the_existing_object(cloud: LittleCloud, real: Plane) -> None:
     await cloud.mic()
     await asyncio.to_thread(run_pod, real, "web", "s0")
     await assigned(real, web="Assigned")
@@ -67,7 +67,7 @@ async def touched(plane: Plane) -> Any:
     return found
 
 
-async def test_an_object_changed_by_somebody_else_is_mended(cloud: LittleCloud, real: Plane) -> None:
+async def test_an_object_changed_by_another_writer_is_repaired(cloud: LittleCloud, real: Plane) -> None:
     await cloud.mic()
     await asyncio.to_thread(run_pod, real, "web", "s1")
     await assigned(real, web="Assigned")
@@ -97,7 +97,7 @@ async def test_an_object_changed_by_somebody_else_is_mended(cloud: LittleCloud, 
     assert len(cloud.arm.writes()) == 1
 
 
-async def test_a_refused_identity_is_told_under_its_binding_its_pod_and_its_object(
+async def test_a_refused_identity_is_reported_on_its_binding_its_pod_and_its_object(
     cloud: LittleCloud, real: Plane
 ) -> None:
     cloud.arm.marked.unauthorized.add(identity_id("demo").lower())
@@ -123,7 +123,9 @@ async def test_a_refused_identity_is_told_under_its_binding_its_pod_and_its_obje
             await asyncio.sleep(0.05)
 
 
-async def test_a_pod_that_comes_back_within_the_grace_costs_azure_no_update(cloud: LittleCloud, real: Plane) -> None:
+async def test_a_pod_that_returns_within_the_grace_period_costs_no_azure_update(
+    cloud: LittleCloud, real: Plane
+) -> None:
     await cloud.mic("--detach-grace=1h")
     await asyncio.to_thread(run_pod, real, "web", "n0")
     await assigned(real, web="Assigned")

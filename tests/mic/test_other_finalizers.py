@@ -10,7 +10,7 @@ OBJECT = "demo-default-demo"
 THERE = HostIdentities(type="UserAssigned", attached={identity_id("demo").lower(): Attached(identity_id("demo"))})
 
 
-async def test_it_says_nothing_of_what_somebody_puts_on_the_host_later() -> None:
+async def test_an_identity_that_another_program_attaches_later_is_not_reported() -> None:
     async with a_stage() as stage:
         stage.bind()
         await stage.reconcile()

@@ -5,7 +5,7 @@ import json
 from prometheus_client import CollectorRegistry
 
 from mic.decisions.assignments import DETACH_PENDING_ANNOTATION, PendingDetach
-from mic.decisions.plan import CompleteDetaches
+from mic.decisions.steps import CompleteDetaches
 from mic.metrics import MicMetrics
 from mic.reconciliation.writer import Writer, Written
 from podidentity.resources import ASSIGNED_IDENTITIES
@@ -32,7 +32,7 @@ def owed(stage: Stage) -> str:
     return str(annotations.get(DETACH_PENDING_ANNOTATION, ""))
 
 
-async def test_all_that_is_paid_is_struck_off_in_one_write() -> None:
+async def test_all_finished_detaches_are_removed_in_one_write() -> None:
     async with a_stage() as stage:
         stage.bind()
         await stage.reconcile()
@@ -44,7 +44,7 @@ async def test_all_that_is_paid_is_struck_off_in_one_write() -> None:
         assert stage.api.store.revision == before + 1
 
 
-async def test_what_is_written_down_meanwhile_is_kept() -> None:
+async def test_a_detach_recorded_in_the_meantime_is_kept() -> None:
     async with a_stage() as stage:
         stage.bind()
         await stage.reconcile()

@@ -10,7 +10,7 @@ from mic.azure.errors import AzureError, BadIdentities, Missing, Refused
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.azure.memory import QUARANTINE_MOST_SECONDS, HostMemory
 from mic.reconciliation.events import EVENTS_PER_IDENTITY_MAX
-from mic.reconciliation.host_reconciler import REFUSED
+from mic.reconciliation.host_updater import REFUSED
 from podidentity.azure.resource_ids import Host
 from tests.mic.cluster import identity_id, pod
 from tests.mic.stage import VM, Stage, a_stage
@@ -75,7 +75,7 @@ def sizes(stage: Stage) -> list[int]:
 
 @pytest.mark.parametrize("culprit", [NAMES[0], NAMES[7], NAMES[19]])
 @pytest.mark.parametrize(("refusal", "updates"), [(named_all, 2), (named_first, 2), (unnamed, 8), (group_missing, 8)])
-async def test_one_bad_identity_among_twenty_is_found_at_once(
+async def test_one_refused_identity_among_twenty_is_found_immediately(
     stage: Stage, culprit: str, refusal: Refusal, updates: int
 ) -> None:
     for name in NAMES:
@@ -91,7 +91,7 @@ async def test_one_bad_identity_among_twenty_is_found_at_once(
 
 
 @pytest.mark.parametrize("refusal", [named_all, named_first, unnamed, group_missing])
-async def test_two_bad_identities_hold_back_no_other(stage: Stage, refusal: Refusal) -> None:
+async def test_two_refused_identities_block_no_other(stage: Stage, refusal: Refusal) -> None:
     for name in NAMES:
         stage.bind(name)
     refuse(stage, [NAMES[3], NAMES[16]], refusal)
@@ -103,7 +103,7 @@ async def test_two_bad_identities_hold_back_no_other(stage: Stage, refusal: Refu
 @pytest.mark.parametrize(
     ("refusal", "updates"), [(named_all, 1), (named_first, 20), (unnamed, 30), (group_missing, 30)]
 )
-async def test_where_all_are_bad_each_is_tried_little_more_than_once(
+async def test_if_all_are_refused_each_is_tried_little_more_than_once(
     stage: Stage, refusal: Refusal, updates: int
 ) -> None:
     for name in NAMES:
@@ -119,7 +119,7 @@ async def test_where_all_are_bad_each_is_tried_little_more_than_once(
 
 
 @pytest.mark.parametrize("refusal", [named_all, unnamed])
-async def test_a_trial_is_made_apart_from_what_others_need(stage: Stage, refusal: Refusal) -> None:
+async def test_a_retry_of_a_quarantined_identity_is_a_separate_update(stage: Stage, refusal: Refusal) -> None:
     for name in ("bad", "one"):
         stage.bind(name)
     refuse(stage, ["bad"], refusal)
@@ -132,7 +132,7 @@ async def test_a_trial_is_made_apart_from_what_others_need(stage: Stage, refusal
     assert sorted(stage.statuses().values()) == ["Assigned", "Assigned", "Created"]
 
 
-async def test_one_that_is_changed_is_tried_at_once_and_still_apart(stage: Stage) -> None:
+async def test_a_changed_identity_is_retried_immediately_and_still_separately(stage: Stage) -> None:
     for name in ("bad", "one"):
         stage.bind(name)
     refuse(stage, ["bad"], unnamed)
@@ -145,7 +145,7 @@ async def test_one_that_is_changed_is_tried_at_once_and_still_apart(stage: Stage
     assert stage.host_reconciler.quarantined() == 1
 
 
-async def test_what_goes_does_not_wait_for_a_trial(stage: Stage) -> None:
+async def test_a_detach_does_not_wait_for_a_retry(stage: Stage) -> None:
     for name in ("bad", "one"):
         stage.bind(name)
     refuse(stage, ["bad"], unnamed)
@@ -156,7 +156,7 @@ async def test_what_goes_does_not_wait_for_a_trial(stage: Stage) -> None:
     assert list(stage.statuses()) == ["bad-default-bad"]
 
 
-async def test_binding_pod_and_object_are_told(stage: Stage) -> None:
+async def test_binding_pod_and_object_state_the_refusal(stage: Stage) -> None:
     stage.bind("bad")
     refuse(stage, ["bad"], named_all)
     await come_to_rest(stage)
@@ -181,7 +181,7 @@ async def test_the_log_names_each_refused_identity_once(
     ]
 
 
-async def test_a_pod_that_comes_later_is_told_too(stage: Stage) -> None:
+async def test_a_pod_created_later_gets_the_event_too(stage: Stage) -> None:
     stage.bind("bad")
     refuse(stage, ["bad"], named_all)
     await come_to_rest(stage)
@@ -192,7 +192,7 @@ async def test_a_pod_that_comes_later_is_told_too(stage: Stage) -> None:
     assert len(stage.hosts.changes) == 1
 
 
-async def test_of_many_pods_a_few_are_told_by_event_and_all_by_their_objects(stage: Stage) -> None:
+async def test_of_many_pods_a_few_get_an_event_and_all_objects_state_it(stage: Stage) -> None:
     stage.bind("bad")
     for number in range(40):
         stage.view.pods.upserted(None, pod(f"p{number}", label="bad"))
@@ -204,7 +204,7 @@ async def test_of_many_pods_a_few_are_told_by_event_and_all_by_their_objects(sta
 
 
 @pytest.mark.parametrize("refusal", [named_all, named_first, unnamed])
-async def test_one_that_cannot_be_taken_off_holds_back_neither_what_comes_nor_what_goes(
+async def test_an_identity_that_cannot_be_detached_blocks_neither_attaches_nor_detaches(
     stage: Stage, refusal: Refusal
 ) -> None:
     for name in ("stuck", "goes"):
@@ -229,7 +229,7 @@ async def test_one_that_cannot_be_taken_off_holds_back_neither_what_comes_nor_wh
     assert stage.host_reconciler.quarantined() == 0
 
 
-async def test_a_refusal_that_names_what_is_on_the_host_already_blames_nobody_who_comes(stage: Stage) -> None:
+async def test_a_refusal_that_names_an_attached_identity_blames_no_new_one(stage: Stage) -> None:
     stage.bind("dead")
     await come_to_rest(stage)
     for name in ("one", "two"):
@@ -248,7 +248,7 @@ async def test_a_refusal_that_names_what_is_on_the_host_already_blames_nobody_wh
     assert set(stage.statuses().values()) == {"Assigned"}
 
 
-def test_what_nobody_tries_any_more_is_forgotten() -> None:
+def test_an_identity_that_is_no_longer_tried_is_forgotten() -> None:
     now = [0.0]
     memory = HostMemory(lambda: now[0])
     memory.quarantine("old", "no")
@@ -261,7 +261,7 @@ def test_what_nobody_tries_any_more_is_forgotten() -> None:
     assert memory.was_refused("new")
 
 
-async def test_a_look_that_finds_it_attached_ends_the_quarantine(stage: Stage) -> None:
+async def test_a_read_that_finds_it_attached_ends_the_quarantine(stage: Stage) -> None:
     stage.bind("bad")
     refuse(stage, ["bad"], named_all)
     await come_to_rest(stage)

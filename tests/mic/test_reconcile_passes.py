@@ -1,6 +1,6 @@
 """Reconcile passes in which Azure or the API server fails. The API server is the sandbox's, over TLS.
 
-Excluded: the order of steps without failures (the plan's tests) and the wire to Azure (`test_compute_on_the_wire`).
+Excluded: the order of steps without failures (the plan's tests) and the wire to Azure (`test_compute_requests`).
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mic.azure.errors import AzureError, BadIdentities, Conflict, Refused, Throttled, Unreachable
+from mic.azure.errors import AzureError, BadIdentities, Refused, Throttled, Unreachable, UpdateConflict
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.decisions.documents import MESSAGE_MAX
 from mic.reconciliation.host_reconciler import REFUSED_SECONDS, STALE_SECONDS
@@ -37,7 +37,7 @@ def bad(name: str, code: str = "LinkedAuthorizationFailed", status: int = 403) -
     return error
 
 
-async def test_a_round_without_trouble_asks_azure_twice(stage: Stage) -> None:
+async def test_a_pass_without_errors_sends_two_azure_calls(stage: Stage) -> None:
     stage.bind()
     assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == ["get", "update"]
@@ -46,7 +46,7 @@ async def test_a_round_without_trouble_asks_azure_twice(stage: Stage) -> None:
     assert stage.hosts.calls == ["get", "update"], "nothing changed, so no call is made"
 
 
-async def test_a_new_pod_with_an_identity_that_is_there_costs_azure_nothing(stage: Stage) -> None:
+async def test_a_new_pod_with_an_attached_identity_costs_no_azure_call(stage: Stage) -> None:
     stage.bind()
     await stage.reconcile()
     stage.view.pods.upserted(None, pod("second"))
@@ -55,7 +55,7 @@ async def test_a_new_pod_with_an_identity_that_is_there_costs_azure_nothing(stag
     assert stage.hosts.calls == ["get", "update"]
 
 
-async def test_what_was_seen_on_the_host_long_ago_decides_nothing(stage: Stage) -> None:
+async def test_an_old_read_of_the_host_decides_nothing(stage: Stage) -> None:
     stage.hosts.state = HostIdentities(
         type="UserAssigned", attached={identity_id("demo").lower(): Attached(identity_id("demo"))}
     )
@@ -71,7 +71,7 @@ async def test_what_was_seen_on_the_host_long_ago_decides_nothing(stage: Stage) 
     assert identity_id("demo").lower() in stage.hosts.state.attached
 
 
-async def test_a_named_identity_is_left_out_at_once_and_tried_again_after_half_a_minute(stage: Stage) -> None:
+async def test_a_named_identity_is_left_out_immediately_and_retried_after_half_a_minute(stage: Stage) -> None:
     for name in ("one", "two", "three"):
         stage.bind(name)
     stage.hosts.failures = [bad("two")]
@@ -92,7 +92,7 @@ async def test_a_named_identity_is_left_out_at_once_and_tried_again_after_half_a
     assert stage.message("two-default-two") == ""
 
 
-async def test_an_identity_that_stays_bad_is_tried_ever_more_rarely(stage: Stage) -> None:
+async def test_an_identity_that_stays_refused_is_retried_at_growing_intervals(stage: Stage) -> None:
     stage.bind()
     pauses = []
     for _ in range(9):
@@ -105,7 +105,7 @@ async def test_an_identity_that_stays_bad_is_tried_ever_more_rarely(stage: Stage
     assert [round(pause + 1) for pause in pauses] == [30, 60, 120, 240, 480, 960, 1800, 1800, 1800]
 
 
-async def test_a_changed_identity_is_tried_at_once(stage: Stage) -> None:
+async def test_a_changed_identity_is_retried_immediately(stage: Stage) -> None:
     stage.bind()
     stage.hosts.failures = [bad("demo")]
     await stage.reconcile()
@@ -115,7 +115,7 @@ async def test_a_changed_identity_is_tried_at_once(stage: Stage) -> None:
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
-async def test_a_refusal_that_names_nobody_is_narrowed_down_by_halves(stage: Stage) -> None:
+async def test_a_refusal_without_an_identity_is_narrowed_down_by_halves(stage: Stage) -> None:
     for number in range(8):
         stage.bind(f"id{number}")
     culprit = identity_id("id0")
@@ -133,7 +133,7 @@ async def test_a_refusal_that_names_nobody_is_narrowed_down_by_halves(stage: Sta
     assert sorted(stage.statuses().values()) == ["Assigned"] * 7 + ["Created"]
 
 
-async def test_an_identity_whose_id_cannot_be_read_out_of_the_refusal_holds_back_no_other(stage: Stage) -> None:
+async def test_an_identity_that_a_refusal_names_unreadably_blocks_no_other(stage: Stage) -> None:
     for number in range(4):
         stage.bind(f"id{number}")
     update = stage.hosts.update
@@ -153,7 +153,7 @@ async def test_an_identity_whose_id_cannot_be_read_out_of_the_refusal_holds_back
     assert told == {"id2", "id2-default-id2"}, "no identity is reported before the refused one is known"
 
 
-async def test_retry_after_of_a_write_is_obeyed_while_objects_go_on(stage: Stage) -> None:
+async def test_retry_after_of_a_write_is_obeyed_while_objects_are_written(stage: Stage) -> None:
     stage.bind()
     stage.hosts.failures = [Throttled("slow down", status=429, retry_after=77.0)]
     done = await stage.reconcile()
@@ -188,7 +188,7 @@ async def test_retry_after_of_a_read_is_obeyed_and_revocations_do_not_wait_for_i
     assert stage.statuses() == {}
 
 
-async def test_an_object_says_that_azure_refuses_us_altogether(stage: Stage) -> None:
+async def test_an_object_states_that_azure_refuses_mics_credentials(stage: Stage) -> None:
     stage.hosts.unread = [Refused("no", status=403, code="AuthorizationFailed")]
     stage.bind()
     await stage.reconcile()
@@ -200,7 +200,7 @@ async def test_an_object_says_that_azure_refuses_us_altogether(stage: Stage) -> 
     assert stage.message("demo-default-demo") == ""
 
 
-async def test_failures_of_azure_are_repeated_after_growing_pauses(stage: Stage) -> None:
+async def test_azure_failures_are_retried_after_growing_pauses(stage: Stage) -> None:
     stage.bind()
     stage.hosts.failures = [AzureError("broken", status=500) for _ in range(3)]
     pauses = []
@@ -213,7 +213,7 @@ async def test_failures_of_azure_are_repeated_after_growing_pauses(stage: Stage)
     assert await stage.reconcile() == PassResult()
 
 
-async def test_an_update_that_failed_but_took_effect_counts(stage: Stage) -> None:
+async def test_a_failed_update_that_took_effect_counts(stage: Stage) -> None:
     stage.bind()
     update = stage.hosts.update
 
@@ -226,7 +226,7 @@ async def test_an_update_that_failed_but_took_effect_counts(stage: Stage) -> Non
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
-async def test_an_update_without_effect_is_repeated_after_growing_pauses(stage: Stage) -> None:
+async def test_an_update_without_effect_is_retried_after_growing_pauses(stage: Stage) -> None:
     stage.bind()
 
     async def idle(host: Host, change: Change) -> HostIdentities:
@@ -242,14 +242,14 @@ async def test_an_update_without_effect_is_repeated_after_growing_pauses(stage: 
     assert len(stage.hosts.changes) == 4
 
 
-async def test_a_host_that_somebody_else_changes_is_read_again(stage: Stage) -> None:
+async def test_a_host_changed_by_another_writer_is_read_again(stage: Stage) -> None:
     stage.bind()
-    stage.hosts.failures = [Conflict("etag", status=412)]
+    stage.hosts.failures = [UpdateConflict("etag", status=412)]
     assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == ["get", "update", "get", "update"]
 
 
-async def test_nothing_is_changed_while_the_lease_may_run_out(stage: Stage) -> None:
+async def test_no_change_is_sent_if_the_lease_may_expire(stage: Stage) -> None:
     stage.bind()
     stage.lease[0] = 5.0
 
@@ -259,12 +259,12 @@ async def test_nothing_is_changed_while_the_lease_may_run_out(stage: Stage) -> N
             stage.lease[0] = 12.0
         await Time.sleep(stage.time, seconds)
 
-    stage.host_reconciler._sleep = renewed
+    stage.host_reconciler._updater._sleep = renewed
     assert await stage.reconcile() == PassResult()
     assert len(stage.time.slept) >= 3
 
 
-async def test_no_object_is_written_once_the_lease_has_run_out(stage: Stage) -> None:
+async def test_no_object_is_written_after_the_lease_has_expired(stage: Stage) -> None:
     stage.lease[0] = 0.0
     stage.bind()
     assert (await stage.reconcile()).failed
@@ -274,7 +274,7 @@ async def test_no_object_is_written_once_the_lease_has_run_out(stage: Stage) -> 
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
-async def test_an_earlier_leaders_operation_is_waited_for(stage: Stage) -> None:
+async def test_an_operation_of_an_earlier_leader_is_waited_for(stage: Stage) -> None:
     stage.bind()
     stage.hosts.state = HostIdentities(provisioning_state="Updating", etag='"1"')
 
@@ -283,15 +283,13 @@ async def test_an_earlier_leaders_operation_is_waited_for(stage: Stage) -> None:
             stage.hosts.state = HostIdentities(etag='"2"')
         await Time.sleep(stage.time, seconds)
 
-    stage.host_reconciler._sleep = passing
+    stage.host_reconciler._updater._sleep = passing
     assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == ["get", "get", "get", "get", "update"]
 
 
 @pytest.mark.parametrize(("ended", "status"), [("Succeeded", "Assigned"), ("Failed", "Created")])
-async def test_what_a_running_operation_is_to_lead_to_is_not_taken_for_its_end(
-    stage: Stage, ended: str, status: str
-) -> None:
+async def test_the_target_state_of_a_running_operation_is_not_its_result(stage: Stage, ended: str, status: str) -> None:
     stage.bind()
     update = stage.hosts.update
     seen: list[dict[str, str]] = []
@@ -313,7 +311,7 @@ async def test_what_a_running_operation_is_to_lead_to_is_not_taken_for_its_end(
     assert stage.statuses() == {"demo-default-demo": status}
 
 
-async def test_a_reason_that_is_longer_than_a_message_may_be_is_said_once(stage: Stage) -> None:
+async def test_a_reason_longer_than_a_message_is_written_once(stage: Stage) -> None:
     stage.bind()
     stage.view.identities.upserted(None, identity(resource_id=identity_id("x" * 1000)))
     stage.hosts.failures.append(Refused("no", status=400))
@@ -329,7 +327,7 @@ async def test_a_reason_that_is_longer_than_a_message_may_be_is_said_once(stage:
     assert written == []
 
 
-async def test_who_waits_for_long_because_azure_does_not_answer_is_told_once(stage: Stage) -> None:
+async def test_a_pod_that_waits_long_because_azure_does_not_respond_gets_one_event(stage: Stage) -> None:
     stage.bind()
     stage.hosts.unread = [Unreachable(f"no answer, try {number}") for number in range(12)]
     patched: list[str] = []
@@ -351,7 +349,7 @@ async def test_who_waits_for_long_because_azure_does_not_answer_is_told_once(sta
     assert stage.message("demo-default-demo") == ""
 
 
-async def test_an_identity_that_was_there_before_somebody_elses_operation_is_assigned_during_it(stage: Stage) -> None:
+async def test_an_identity_attached_before_a_foreign_operation_is_assigned_during_it(stage: Stage) -> None:
     stage.bind()
     await stage.reconcile()
     stage.hosts.state = replace(stage.hosts.state, provisioning_state="Updating")
@@ -362,7 +360,7 @@ async def test_an_identity_that_was_there_before_somebody_elses_operation_is_ass
     assert stage.time.slept == []
 
 
-async def test_an_operation_that_lasts_and_lasts_is_not_about_identities(stage: Stage) -> None:
+async def test_an_endless_operation_is_not_attributed_to_identities(stage: Stage) -> None:
     stage.bind()
     attached = {identity_id("demo").lower(): Attached(identity_id("demo"))}
     stage.hosts.state = HostIdentities("UserAssigned", attached, etag='"1"', provisioning_state="Updating")
@@ -375,7 +373,7 @@ async def test_an_operation_that_lasts_and_lasts_is_not_about_identities(stage: 
     assert waited[0] < 0.5, "the operation may end soon"
 
 
-async def test_an_api_server_that_refuses_is_asked_again_later(stage: Stage) -> None:
+async def test_an_api_server_that_rejects_writes_is_retried_later(stage: Stage) -> None:
     stage.bind()
 
     def refuse(request: Recorded) -> StatusError | None:
@@ -394,7 +392,7 @@ async def test_an_api_server_that_refuses_is_asked_again_later(stage: Stage) -> 
 
 
 @pytest.mark.parametrize("status", [403, 422, 500])
-async def test_an_object_that_the_api_server_does_not_take_holds_back_no_other(stage: Stage, status: int) -> None:
+async def test_an_object_that_the_api_server_rejects_blocks_no_other(stage: Stage, status: int) -> None:
     stage.bind()
     await stage.reconcile()
     stage.unbind()
@@ -423,7 +421,7 @@ async def test_an_object_that_the_api_server_does_not_take_holds_back_no_other(s
         assert told == {"over-quota", "web"}, "the binding and the pod"
 
 
-async def test_an_object_that_the_watch_has_not_told_of_is_found(stage: Stage) -> None:
+async def test_an_object_that_the_watch_has_not_reported_is_found(stage: Stage) -> None:
     stage.bind()
     await stage.reconcile()
     stored = await stage.client.get(ASSIGNED_IDENTITIES, "default", "demo-default-demo")
@@ -433,7 +431,7 @@ async def test_an_object_that_the_watch_has_not_told_of_is_found(stage: Stage) -
     assert len(stage.statuses()) == 1
 
 
-async def test_an_object_that_somebody_deleted_altogether_is_written_anew(stage: Stage) -> None:
+async def test_an_object_deleted_by_another_writer_is_created_again(stage: Stage) -> None:
     stage.bind()
     await stage.reconcile()
     stage.api.store.patch(ASSIGNED, "demo-default-demo", {"metadata": {"finalizers": None}}, "default")
@@ -444,7 +442,7 @@ async def test_an_object_that_somebody_deleted_altogether_is_written_anew(stage:
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
-async def test_an_object_under_our_name_that_cannot_be_read_holds_back_nobody_else(stage: Stage) -> None:
+async def test_an_unreadable_object_under_our_name_blocks_no_other(stage: Stage) -> None:
     ref = {"apiVersion": "a/v1", "kind": "AzureIdentity", "metadata": {"name": "x"}, "spec": {"type": "zero"}}
     stranger = {"metadata": {"name": "demo-default-demo", "namespace": "default"}, "spec": {"azureIdentityRef": ref}}
     stage.api.store.create(ASSIGNED, stranger | {"status": {"status": "Assigned"}})
@@ -455,7 +453,7 @@ async def test_an_object_under_our_name_that_cannot_be_read_holds_back_nobody_el
     assert await stage.warned() == ["AzureIdentityBinding demo", "Pod demo"]
 
 
-async def test_a_stranger_object_under_our_name_is_left_alone(stage: Stage, tmp_path: Path) -> None:
+async def test_a_foreign_object_under_our_name_is_not_changed(stage: Stage, tmp_path: Path) -> None:
     stage.api.store.create(
         ASSIGNED,
         {
@@ -485,7 +483,7 @@ def federate(stage: Stage, *pods: str, client_id: str = "") -> None:
         stage.view.pods.upserted(None, pod(name))
 
 
-async def test_what_a_round_and_its_neighbour_both_want_is_written_once(stage: Stage) -> None:
+async def test_a_write_that_a_pass_and_the_direct_writer_both_need_is_made_once(stage: Stage) -> None:
     names = [f"p{number}" for number in range(8)]
     writes: list[str] = []
 
@@ -504,7 +502,7 @@ async def test_what_a_round_and_its_neighbour_both_want_is_written_once(stage: S
     assert stage.hosts.calls == []
 
 
-async def test_what_no_host_has_to_have_is_no_reason_to_ask_azure_how_its_update_goes(stage: Stage) -> None:
+async def test_a_change_that_requires_no_host_does_not_poll_its_operation(stage: Stage) -> None:
     stage.bind("hosted")
     await stage.reconcile()
     stage.hosts.state = replace(stage.hosts.state, provisioning_state="Updating")
@@ -517,7 +515,7 @@ async def test_what_no_host_has_to_have_is_no_reason_to_ask_azure_how_its_update
     assert stage.statuses()["web-default-demo"] == "Assigned"
 
 
-async def test_what_the_api_server_refuses_beside_a_round_is_the_rounds_to_try_again(stage: Stage) -> None:
+async def test_a_direct_write_that_the_api_server_rejects_is_retried_by_the_pass(stage: Stage) -> None:
     def refuse(request: Recorded) -> StatusError | None:
         theirs = request.method == "POST" and f"/{ASSIGNED_IDENTITIES.plural}" in request.path
         return StatusError(403, "Forbidden", "exceeded quota") if theirs else None
@@ -529,9 +527,7 @@ async def test_what_the_api_server_refuses_beside_a_round_is_the_rounds_to_try_a
 
 
 @pytest.mark.parametrize("beside", ["assign", "revoke"])
-async def test_a_write_that_ends_with_the_round_that_began_it_is_sent_beside_the_next(
-    stage: Stage, beside: str
-) -> None:
+async def test_a_direct_write_whose_pass_ended_is_sent_next_to_the_following_pass(stage: Stage, beside: str) -> None:
     federate(stage, "web")
     neighbour = {"assign": stage.host_reconciler.assign, "revoke": stage.host_reconciler.revoke}[beside]
     if beside == "revoke":

@@ -46,7 +46,7 @@ def names(stage: Stage) -> set[str]:
 
 
 @pytest.mark.parametrize("etag", ["", '"2"'], ids=["no-etags", "etags"])
-async def test_a_system_assigned_identity_made_meanwhile_outlives_our_first_one(stage: Stage, etag: str) -> None:
+async def test_a_system_assigned_identity_added_concurrently_survives_our_first_attach(stage: Stage, etag: str) -> None:
     stage.hosts.state = host("None", etag=etag and '"1"')
     somebody_acts(stage, lambda _seen: host(SYSTEM, etag=etag))
     stage.bind()
@@ -57,7 +57,7 @@ async def test_a_system_assigned_identity_made_meanwhile_outlives_our_first_one(
 
 @pytest.mark.parametrize("etag", ["", '"2"'], ids=["no-etags", "etags"])
 @pytest.mark.parametrize("type_", [USER, BOTH])
-async def test_what_somebody_adds_meanwhile_outlives_our_last_one(stage: Stage, etag: str, type_: str) -> None:
+async def test_an_identity_added_concurrently_survives_our_last_detach(stage: Stage, etag: str, type_: str) -> None:
     stage.hosts.state = host("None" if type_ == USER else SYSTEM, etag=etag and '"1"')
     stage.bind()
     await stage.reconcile()
@@ -68,14 +68,14 @@ async def test_what_somebody_adds_meanwhile_outlives_our_last_one(stage: Stage, 
     assert (stage.hosts.state.type, names(stage)) == (type_, {"theirs"})
 
 
-async def test_an_update_that_leaves_the_type_needs_no_second_look(stage: Stage) -> None:
+async def test_an_update_that_keeps_the_type_requires_no_second_read(stage: Stage) -> None:
     stage.hosts.state = host(USER, ["theirs"])
     stage.bind()
     await stage.reconcile()
     assert stage.hosts.calls == ["get", "update"]
 
 
-async def test_what_a_second_writer_has_undone_is_made_good_at_once(stage: Stage) -> None:
+async def test_our_identity_detached_by_a_second_writer_is_attached_again_immediately(stage: Stage) -> None:
     """It had read the host before us, and its own type without user-assigned identities clears ours."""
     stage.hosts.state = host("None")
     update = type(stage.hosts).update
@@ -99,7 +99,7 @@ async def test_what_a_second_writer_has_undone_is_made_good_at_once(stage: Stage
 
 
 @pytest.mark.parametrize("etags", [True, False])
-async def test_the_real_program_keeps_a_system_assigned_identity_made_meanwhile(
+async def test_the_real_program_keeps_a_concurrently_added_system_assigned_identity(
     cloud: LittleCloud, etags: bool
 ) -> None:
     cloud.arm.etags = etags

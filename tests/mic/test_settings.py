@@ -12,7 +12,7 @@ from podidentity.telemetry.logs import LogFormat
 ENVIRON: Mapping[str, str] = {"MIC_POD_NAMESPACE": "kube-system"}
 
 
-def test_the_defaults_are_a_promise() -> None:
+def test_the_defaults_are_as_documented() -> None:
     settings = parse([], ENVIRON)
     assert settings == Settings(
         namespace="kube-system",
@@ -57,7 +57,7 @@ def test_the_defaults_are_a_promise() -> None:
     )
 
 
-def test_the_references_flags_keep_their_names() -> None:
+def test_the_go_implementations_flags_keep_their_names() -> None:
     """As cmd/mic/main.go of the reference has them."""
     assert {
         "kubeconfig",
@@ -86,7 +86,7 @@ def test_the_references_flags_keep_their_names() -> None:
     } <= {flag.name for flag in FLAGS}
 
 
-def test_a_command_line_of_the_reference_is_understood() -> None:
+def test_a_command_line_of_the_go_implementation_is_accepted() -> None:
     argv = [
         "--cloudconfig=/etc/kubernetes/azure.json",
         "--logtostderr",
@@ -128,7 +128,9 @@ def test_a_command_line_of_the_reference_is_understood() -> None:
         ([], {**ENVIRON, "FORCENAMESPACED": "perhaps"}, "FORCENAMESPACED"),
     ],
 )
-def test_what_cannot_work_is_refused_in_one_line(argv: Sequence[str], environ: Mapping[str, str], told: str) -> None:
+def test_an_unusable_setting_is_rejected_in_one_line(
+    argv: Sequence[str], environ: Mapping[str, str], told: str
+) -> None:
     with pytest.raises(UsageError) as refused:
         parse(argv, environ)
     assert told in str(refused.value)
@@ -138,31 +140,31 @@ def test_what_cannot_work_is_refused_in_one_line(argv: Sequence[str], environ: M
 @pytest.mark.parametrize(
     ("argv", "burst"), [([], 1500), (["--clientQps=5"], 150), (["--clientQps=5", "--client-burst=1"], 1)]
 )
-def test_a_burst_is_half_a_minutes_worth_of_the_rate_unless_told(argv: Sequence[str], burst: float) -> None:
+def test_the_default_burst_is_half_a_minute_of_the_rate(argv: Sequence[str], burst: float) -> None:
     assert parse(argv, ENVIRON).writes_at_once == burst
 
 
 @pytest.mark.parametrize("text", ["true", "True", "1"])
-def test_the_environment_can_force_namespaces_whatever_the_flag_says(text: str) -> None:
+def test_the_environment_can_force_namespaced_mode_whatever_the_flag_says(text: str) -> None:
     assert parse(["--forceNamespaced=false"], {**ENVIRON, "FORCENAMESPACED": text}).force_namespaced
 
 
 @pytest.mark.parametrize("selector", ["component=nmi", "app.kubernetes.io/component=nmi,k8s-app=aad-pod-id", "nmi="])
-def test_a_taint_goes_by_its_key_and_nmi_by_its_labels(selector: str) -> None:
+def test_a_taint_is_identified_by_its_key_and_nmi_by_its_labels(selector: str) -> None:
     settings = parse(["--startup-taint=a.b/not-ready", f"--startup-taint-nmi-selector={selector}"], ENVIRON)
     assert (settings.startup_taint, settings.nmi_selector) == ("a.b/not-ready", selector)
 
 
-def test_a_version_needs_nothing_else() -> None:
+def test_version_requires_no_other_flag() -> None:
     assert parse(["--version"], {}).version
 
 
-def test_secrets_of_the_environment_are_never_shown() -> None:
+def test_secrets_of_the_environment_are_never_printed() -> None:
     settings = parse([], {**ENVIRON, "CLIENT_SECRET": "hush"})
     assert "hush" not in repr(settings)
     assert settings.describe()["environment"] == "***"
 
 
-def test_client_ids_are_told_only_to_who_knows_them() -> None:
+def test_client_ids_are_redacted_in_the_printed_settings() -> None:
     given = "--immutable-user-msis=11111111-2222-3333-4444-555555555555,AAAAAAAA-2222-3333-4444-BBBBBBBBBBBB"
     assert parse([given], ENVIRON).describe()["immutable_client_ids"] == "1111…5555,aaaa…bbbb"

@@ -86,7 +86,7 @@ def document(spec: dict[str, Any], **more: Any) -> dict[str, Any]:
     ],
     ids=lambda value: value.name if isinstance(value, Kind) else "",
 )
-def test_every_field_gets_its_present_spelling_and_the_rest_stays(
+def test_every_field_gets_its_present_spelling_and_other_content_is_unchanged(
     kind: Kind[Any], old: dict[str, Any], present: dict[str, Any]
 ) -> None:
     status = {"status": "Assigned", "availableReplicas": 1, "Other": 1}
@@ -96,11 +96,11 @@ def test_every_field_gets_its_present_spelling_and_the_rest_stays(
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("spec", [{}, None, "no map", {"unknown": 1}])
-def test_what_has_no_old_spelling_is_left_alone(kind: Kind[Any], spec: Any) -> None:
+def test_an_object_without_old_spellings_is_unchanged(kind: Kind[Any], spec: Any) -> None:
     assert respelled(kind, document(spec)) is None
 
 
-def test_where_both_spellings_are_there_the_present_one_stays() -> None:
+def test_if_both_spellings_exist_the_present_one_is_kept() -> None:
     made = respelled(BINDINGS, document({"Selector": "old", "selector": "present"}))
     assert made is not None
     assert made["spec"] == {"selector": "present"}
@@ -118,7 +118,7 @@ SPELLINGS: list[Callable[[str], str]] = [str, str.lower, str.upper, lambda name:
     data=st.data(),
     spelled=st.lists(st.tuples(st.integers(0, 4), st.sampled_from(SPELLINGS), st.none() | st.text(max_size=3))),
 )
-def test_everybody_reads_the_same_before_and_after(
+def test_all_readers_read_the_same_before_and_after(
     kind: Kind[Any], data: st.DataObject, spelled: list[tuple[int, Callable[[str], str], str | None]]
 ) -> None:
     names = FIELDS[kind.name]
@@ -141,12 +141,12 @@ def described(spec: dict[str, Any], kind: Kind[Any] = IDENTITIES) -> bytes:
     return msgspec.json.encode({"components": {"schemas": {"a": schema, "AzureIdentityList": {"type": "object"}}}})
 
 
-def test_a_kind_whose_schema_keeps_only_what_it_names_drops_old_spellings() -> None:
+def test_a_schema_that_drops_unknown_fields_drops_old_spellings() -> None:
     assert dropping(described({"type": "object", "properties": {"clientID": {"type": "string"}}})) == [IDENTITIES]
     assert dropping(described({"type": "object"}, BINDINGS)) == [BINDINGS]
     assert dropping(described({"type": "object", "x-kubernetes-preserve-unknown-fields": True})) == []
 
 
 @pytest.mark.parametrize("told", [b"", b"[]", b"{}", b'{"components":{"schemas":{"a":{"properties":null}}}}', b"\xff"])
-def test_an_unreadable_description_counts_as_kept(told: bytes) -> None:
+def test_an_unreadable_schema_counts_as_keeping_them(told: bytes) -> None:
     assert dropping(told) == []

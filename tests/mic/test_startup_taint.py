@@ -49,7 +49,7 @@ async def test_a_node_whose_nmi_is_ready_loses_the_taint_and_keeps_its_others(cl
     await cloud.until(lambda: "NMI is ready on the node; start-up taint removed" in mic.said())
 
 
-async def test_a_node_made_later_loses_it_when_its_nmi_becomes_ready(cloud: LittleCloud) -> None:
+async def test_a_node_created_later_loses_it_when_its_nmi_becomes_ready(cloud: LittleCloud) -> None:
     await cloud.mic(FLAG)
     tainted(cloud, "n0", TAINT)
     nmi(cloud, "nmi-0", "n0", ready=False)
@@ -78,7 +78,7 @@ async def test_a_node_without_a_ready_nmi_of_ours_keeps_it(cloud: LittleCloud, w
     assert taints(cloud, "n0") == [TAINT]
 
 
-async def test_without_the_flag_taints_are_nobodys_business(cloud: LittleCloud) -> None:
+async def test_without_the_flag_taints_are_not_changed(cloud: LittleCloud) -> None:
     tainted(cloud, "n0", TAINT)
     nmi(cloud, "nmi-0", "n0")
     cloud.identity()
@@ -88,6 +88,6 @@ async def test_without_the_flag_taints_are_nobodys_business(cloud: LittleCloud) 
     assert taints(cloud, "n0") == [TAINT]
 
 
-def test_only_the_key_counts() -> None:
+def test_only_the_taints_key_matters() -> None:
     assert without([TAINT, OTHER], "sku") == [TAINT]
     assert without([TAINT, OTHER], "gpu") == [TAINT, OTHER]

@@ -62,7 +62,7 @@ async def untainted(plane: Plane, name: str) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_the_taint_goes_and_the_other_stays(cloud: LittleCloud, real: Plane) -> None:
+async def test_the_taint_is_removed_and_the_other_one_remains(cloud: LittleCloud, real: Plane) -> None:
     await asyncio.to_thread(nmi, real, 0)
     mic = await cloud.mic(FLAG)
     await untainted(real, "n0")
@@ -73,7 +73,7 @@ async def test_the_taint_goes_and_the_other_stays(cloud: LittleCloud, real: Plan
     assert "\nE" not in mic.said(), mic.said()
 
 
-async def test_without_the_right_it_says_once_what_to_grant(cloud: LittleCloud, real: Plane) -> None:
+async def test_without_permission_the_missing_permission_is_logged_once(cloud: LittleCloud, real: Plane) -> None:
     await asyncio.to_thread(_as_a_service_account, real, cloud.folder / "kubeconfig")
     for number in range(3):
         await asyncio.to_thread(nmi, real, number)

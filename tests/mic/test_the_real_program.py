@@ -8,7 +8,7 @@ from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.little_cloud import ASSIGNED, BINDINGS, LittleCloud
 
 
-async def test_a_pod_gets_its_identity_and_gives_it_back(cloud: LittleCloud) -> None:
+async def test_a_pods_identity_is_assigned_and_revoked(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     mic = await cloud.mic()
@@ -72,7 +72,7 @@ async def test_a_restart_with_all_assigned_writes_nothing(cloud: LittleCloud) ->
     assert cloud.api.store.get(ASSIGNED, "web-default-demo", "default")["metadata"]["resourceVersion"] == version
 
 
-async def test_what_was_assigned_before_a_kill_is_taken_off_after_it(cloud: LittleCloud) -> None:
+async def test_identities_assigned_before_a_kill_are_detached_after_it(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     first = await cloud.mic("--leader-election-duration=2s")
@@ -87,7 +87,7 @@ async def test_what_was_assigned_before_a_kill_is_taken_off_after_it(cloud: Litt
     assert cloud.on(vm_id("n0")) == set()
 
 
-async def test_a_deleted_binding_revokes_before_azure_is_touched(cloud: LittleCloud) -> None:
+async def test_a_deleted_binding_revokes_the_object_before_azure_changes(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     await cloud.mic()
@@ -107,7 +107,7 @@ async def test_a_deleted_binding_revokes_before_azure_is_touched(cloud: LittleCl
     assert cloud.on(vm_id("n0")) == {"slow"}
 
 
-async def test_a_slow_scale_set_delays_nobody_else(cloud: LittleCloud) -> None:
+async def test_a_slow_scale_set_delays_no_other_host(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
     cloud.arm.vm(set_id()).operation_seconds = 60.0
@@ -120,7 +120,7 @@ async def test_a_slow_scale_set_delays_nobody_else(cloud: LittleCloud) -> None:
     assert cloud.arm.vm(set_id()).updating
 
 
-async def test_one_bad_identity_is_told_and_holds_back_no_other(cloud: LittleCloud) -> None:
+async def test_one_refused_identity_is_reported_and_blocks_no_other(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     cloud.identity("bad")
@@ -149,7 +149,7 @@ async def test_a_service_principal_is_assigned_without_resource_manager(cloud: L
     assert cloud.arm.calls == []
 
 
-async def test_only_the_leader_acts_and_a_second_one_takes_over(cloud: LittleCloud) -> None:
+async def test_only_the_leader_acts_and_a_second_process_takes_over(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     first = await cloud.mic()
@@ -162,7 +162,7 @@ async def test_only_the_leader_acts_and_a_second_one_takes_over(cloud: LittleClo
     await cloud.until(lambda: not cloud.assigned())
 
 
-async def test_two_processes_under_one_name_never_both_lead(cloud: LittleCloud) -> None:
+async def test_two_processes_of_the_same_name_never_lead_together(cloud: LittleCloud) -> None:
     flags = ("--leader-election-instance=same", "--leader-election-duration=2s")
     first = await cloud.mic(*flags)
     second = await cloud.mic(*flags, active=False)
@@ -193,7 +193,9 @@ async def test_a_stolen_lease_ends_the_process(cloud: LittleCloud) -> None:
     assert "Traceback" not in mic.said()
 
 
-async def test_a_reference_that_begins_to_lead_ends_the_process_which_leaves_the_lease_free(cloud: LittleCloud) -> None:
+async def test_a_go_implementation_that_becomes_leader_ends_the_process_which_releases_the_lease(
+    cloud: LittleCloud,
+) -> None:
     mic = await cloud.mic()
     record = {"holderIdentity": "reference", "leaseDurationSeconds": 15, "renewTime": "2024-01-01T00:00:00Z"}
     annotations = {"control-plane.alpha.kubernetes.io/leader": json.dumps(record)}
@@ -205,7 +207,7 @@ async def test_a_reference_that_begins_to_lead_ends_the_process_which_leaves_the
     assert lease["spec"]["holderIdentity"] == ""
 
 
-async def test_a_new_leader_looks_first_and_waits_for_what_the_dead_one_began(cloud: LittleCloud) -> None:
+async def test_a_new_leader_reads_azure_first_and_waits_for_the_operation_of_the_dead_one(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     cloud.identity("other")

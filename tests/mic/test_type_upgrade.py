@@ -112,7 +112,7 @@ async def test_all_four_kinds_are_rewritten_and_that_is_recorded(cluster: Cluste
     assert cluster.recorded() == {KEY: VERSION}
 
 
-async def test_it_is_done_once(cluster: Cluster) -> None:
+async def test_the_upgrade_runs_once(cluster: Cluster) -> None:
     await cluster.start()
     old_ones(cluster)
     cluster.api.requests.clear()
@@ -122,7 +122,7 @@ async def test_it_is_done_once(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("version", ["v1.8.17", ""])
-async def test_the_references_own_record_counts(cluster: Cluster, version: str) -> None:
+async def test_the_go_implementations_record_counts(cluster: Cluster, version: str) -> None:
     metadata = {"name": NAME, "namespace": "default"}
     cluster.api.store.create("configmaps", {"metadata": metadata, "data": {KEY: version}})
     old_ones(cluster)
@@ -131,7 +131,7 @@ async def test_the_references_own_record_counts(cluster: Cluster, version: str) 
     assert cluster.recorded() == {KEY: version}
 
 
-async def test_kinds_whose_definitions_drop_old_spellings_are_named_once_and_not_listed(
+async def test_kinds_whose_definitions_drop_old_spellings_are_logged_once_and_not_listed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with serving(Path(__file__).parent / "reference") as cluster:
@@ -151,7 +151,7 @@ async def test_objects_in_the_present_spelling_are_not_written(cluster: Cluster)
     assert cluster.recorded() == {KEY: VERSION}
 
 
-async def test_metadata_and_foreign_fields_stay(cluster: Cluster) -> None:
+async def test_metadata_and_foreign_fields_are_unchanged(cluster: Cluster) -> None:
     words = {"annotations": {"ClientID": "a"}, "labels": {"Selector": "l"}, "finalizers": ["example.com/theirs"]}
     cluster.create(IDENTITIES, "demo", {"ClientID": "c", "Own": {"ClientID": "x"}}, **words)
     before = cluster.api.store.get(IDENTITIES, "demo", "default")["metadata"]
@@ -162,7 +162,7 @@ async def test_metadata_and_foreign_fields_stay(cluster: Cluster) -> None:
     assert (after["uid"], after["creationTimestamp"]) == (before["uid"], before["creationTimestamp"])
 
 
-async def test_other_keys_of_the_config_map_stay(cluster: Cluster) -> None:
+async def test_other_keys_of_the_config_map_are_unchanged(cluster: Cluster) -> None:
     metadata = {"name": NAME, "namespace": "default", "labels": {"app": "mic"}}
     cluster.api.store.create("configmaps", {"metadata": metadata, "data": {"other": "1"}, "binaryData": {"b": "AA=="}})
     await cluster.start()
@@ -199,7 +199,7 @@ def meanwhile(cluster: Cluster, kind: str, change: dict[str, Any], times: int) -
     cluster.api.intercept = intercept
 
 
-async def test_what_somebody_writes_meanwhile_is_kept(cluster: Cluster) -> None:
+async def test_a_concurrent_write_is_kept(cluster: Cluster) -> None:
     cluster.create(IDENTITIES, "demo", {"ClientID": "old", "ResourceID": "r"})
     meanwhile(cluster, IDENTITIES, {"spec": {"ClientID": "newer"}}, times=2)
     await cluster.start()
@@ -208,7 +208,7 @@ async def test_what_somebody_writes_meanwhile_is_kept(cluster: Cluster) -> None:
     assert cluster.recorded() == {KEY: VERSION}
 
 
-async def test_an_object_that_never_holds_still_is_left_for_the_next_start(cluster: Cluster) -> None:
+async def test_a_permanently_changing_object_is_left_for_the_next_start(cluster: Cluster) -> None:
     cluster.create(IDENTITIES, "demo", {"ClientID": "old"})
     meanwhile(cluster, IDENTITIES, {"spec": {"ClientID": "newer"}}, times=1000)
     await cluster.start()
@@ -220,7 +220,7 @@ async def test_an_object_that_never_holds_still_is_left_for_the_next_start(clust
     assert cluster.recorded() == {KEY: VERSION}
 
 
-async def test_an_object_deleted_meanwhile_is_no_failure(cluster: Cluster) -> None:
+async def test_an_object_deleted_in_the_meantime_is_no_failure(cluster: Cluster) -> None:
     cluster.create(IDENTITIES, "demo", {"ClientID": "old"})
 
     def intercept(request: Recorded) -> None:
@@ -239,7 +239,7 @@ async def test_another_writer_of_the_config_map_loses_nothing(cluster: Cluster) 
     assert cluster.recorded() == {"other": "1", KEY: VERSION}
 
 
-async def test_a_config_map_made_at_the_same_moment_is_completed(cluster: Cluster) -> None:
+async def test_a_config_map_created_concurrently_is_completed(cluster: Cluster) -> None:
     def intercept(request: Recorded) -> None:
         if request.method == "POST" and request.path.endswith("/configmaps"):
             cluster.api.intercept = None
@@ -252,7 +252,9 @@ async def test_a_config_map_made_at_the_same_moment_is_completed(cluster: Cluste
     assert cluster.recorded() == {"a": "b", KEY: VERSION}
 
 
-async def test_a_bad_object_is_told_and_the_others_go_on(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_invalid_object_is_logged_and_the_others_continue(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
     cluster.create(BINDINGS, "bad", {"Selector": "x", "Weight": "a lot"})
     cluster.create(BINDINGS, "good", {"Selector": "x", "Weight": 1})
     cluster.create(IDENTITIES, "demo", {"ClientID": "c"})
@@ -278,7 +280,9 @@ async def test_a_bad_object_is_told_and_the_others_go_on(cluster: Cluster, caplo
     assert cluster.recorded() == {KEY: VERSION}
 
 
-async def test_a_thousand_bad_objects_do_not_fill_the_log(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_thousand_invalid_objects_do_not_fill_the_log(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
     for number in range(NAMED_MAX + 30):
         cluster.create(BINDINGS, f"b{number}", {"Weight": "x"})
     with caplog.at_level(logging.INFO, "mic.startup.type_upgrade"):
@@ -303,7 +307,7 @@ def refusing(cluster: Cluster, code: int, reason: str, *, times: int, method: st
     ("method", "what"),
     [("GET", "configmaps"), ("GET", "azureidentities"), ("PUT", "demo"), ("POST", "configmaps"), ("GET", "openapi")],
 )
-async def test_what_fails_for_the_moment_is_tried_again(cluster: Cluster, method: str, what: str) -> None:
+async def test_a_transient_failure_is_retried(cluster: Cluster, method: str, what: str) -> None:
     old_ones(cluster)
     refusing(cluster, 503, "ServiceUnavailable", times=TRIES - 1, method=method, what=what)
     await cluster.start()
@@ -311,7 +315,7 @@ async def test_what_fails_for_the_moment_is_tried_again(cluster: Cluster, method
     assert cluster.recorded() == {KEY: VERSION}
 
 
-async def test_an_object_that_a_broken_webhook_keeps_does_not_hold_back_others(cluster: Cluster) -> None:
+async def test_an_object_rejected_by_a_broken_webhook_blocks_no_other(cluster: Cluster) -> None:
     for name in ("a", "b", "c"):
         cluster.create(IDENTITIES, name, {"ClientID": name})
     refusing(cluster, 500, "InternalError", times=1000, method="PUT", what="azureidentities/b")
@@ -332,7 +336,7 @@ async def test_an_object_that_a_broken_webhook_keeps_does_not_hold_back_others(c
         ("GET", "azurepodidentityexceptions", "list and update"),
     ],
 )
-async def test_a_missing_right_ends_nothing_and_says_what_to_grant(
+async def test_a_missing_permission_ends_nothing_and_the_log_names_what_to_grant(
     cluster: Cluster, caplog: pytest.LogCaptureFixture, method: str, what: str, granted: str
 ) -> None:
     old_ones(cluster)
@@ -352,7 +356,7 @@ async def test_a_kind_that_is_not_installed_has_nothing_to_upgrade(cluster: Clus
     assert cluster.recorded() == {KEY: VERSION}
 
 
-async def test_a_server_that_never_answers_holds_it_up_for_the_limit_alone(
+async def test_a_server_that_never_responds_delays_the_start_by_the_limit_only(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     refusing(cluster, 429, "TooManyRequests", times=100_000)
@@ -361,7 +365,7 @@ async def test_a_server_that_never_answers_holds_it_up_for_the_limit_alone(
     assert any("takes too long" in each.message for each in caplog.records)
 
 
-async def test_an_object_too_deep_to_be_read_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_object_nested_too_deeply_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     deep = b'{"metadata":{"name":"deep","namespace":"ns"},"spec":{"ClientID":"c","x":%s1%s}}' % (
         b"[" * 3000,
         b"]" * 3000,
@@ -384,7 +388,9 @@ async def test_an_object_too_deep_to_be_read_is_told(caplog: pytest.LogCaptureFi
     ]
 
 
-async def test_an_object_with_odd_metadata_is_told_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_object_with_unexpected_metadata_is_logged_and_the_others_continue(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     odd = b'{"metadata":{"name":["odd"],"namespace":"ns"},"spec":{"ClientID":"c"}}'
     good = b'{"metadata":{"name":"good","namespace":"ns"},"spec":{"ClientID":"c"}}'
     server = ScriptedServer()
@@ -427,7 +433,9 @@ async def test_an_unexpected_exception_ends_nothing(
         assert any("failed unexpectedly" in each.message for each in caplog.records)
 
 
-async def test_a_server_that_goes_away_is_not_asked_for_each_object(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_server_that_becomes_unreachable_is_not_called_for_each_object(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     items = b",".join(b'{"metadata":{"name":"o%d","namespace":"ns"},"spec":{"ClientID":"c"}}' % n for n in range(3))
     server = ScriptedServer()
     await server.start()
@@ -443,7 +451,7 @@ async def test_a_server_that_goes_away_is_not_asked_for_each_object(caplog: pyte
     assert any("is incomplete" in each.message for each in caplog.records)
 
 
-async def test_a_record_that_cannot_be_read_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreadable_record_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     server = ScriptedServer()
     await server.start()
     server.lists += [Reply(b'{"data":%s%s}' % (b"[" * 100_000, b"]" * 100_000)), *[Reply(b"<html>")] * (TRIES - 1)]
@@ -470,7 +478,7 @@ async def test_large_objects_in_the_present_spelling_are_not_decoded_and_old_one
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
-async def test_an_object_too_large_to_be_rewritten_is_named_and_the_others_go_on(
+async def test_an_object_too_large_to_rewrite_is_named_and_the_others_continue(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster.create(IDENTITIES, "large", {"ClientID": "c", "unknown": "x" * (REWRITTEN_MAX + 1)})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mic.azure.identities import GONE
-from mic.decisions import documents, plan
+from mic.decisions import completion, documents, preparation
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from mic.metrics import FAULTS
 from mic.reconciliation.left_out import FAULT_SECONDS
@@ -28,18 +28,18 @@ def faults(stage: Stage) -> dict[str, float]:
 @pytest.fixture
 def unplannable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planning for the pod `bad` fails."""
-    real = plan._keeper
+    real = preparation._keeper
 
     def keeper(desired: DesiredAssignment, active: tuple[ExistingAssignment, ...]) -> ExistingAssignment | None:
         if desired.pod.metadata.name == "bad":
             raise OddError
         return real(desired, active)
 
-    monkeypatch.setattr(plan, "_keeper", keeper)
+    monkeypatch.setattr(preparation, "_keeper", keeper)
 
 
 @pytest.mark.usefixtures("unplannable")
-async def test_a_pod_that_cannot_be_planned_for_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_pod_whose_plan_fails_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     async with a_stage() as stage:
         stage.bind()
         stage.view.pods.upserted(None, pod("bad"))
@@ -54,7 +54,7 @@ async def test_a_pod_that_cannot_be_planned_for_is_left_out_and_counted(caplog: 
 
 
 @pytest.mark.usefixtures("unplannable")
-async def test_the_same_where_no_host_is_concerned() -> None:
+async def test_a_failure_without_a_host_is_left_out_and_counted_too() -> None:
     async with a_stage() as stage:
         stage.view.identities.upserted(None, identity(type_=1))
         stage.view.bindings.upserted(None, binding())
@@ -65,7 +65,7 @@ async def test_the_same_where_no_host_is_concerned() -> None:
         assert done == PassResult(again_after=FAULT_SECONDS)
 
 
-async def test_a_write_that_cannot_be_made_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_write_that_fails_unexpectedly_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     real = documents.new_document
 
     def new_document(desired: DesiredAssignment, *more: Any) -> documents.Document:
@@ -84,8 +84,8 @@ async def test_a_write_that_cannot_be_made_is_left_out_and_counted(monkeypatch: 
         assert faults(stage)["write"] == 1.0
 
 
-def test_what_cannot_be_judged_is_released_later_and_holds_back_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = plan._releasable
+def test_an_object_whose_release_fails_is_released_later_and_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = completion._releasable
 
     def releasable(existing: ExistingAssignment, *more: Any) -> bool:
         if existing.assignment_key.pod == "bad":
@@ -102,17 +102,17 @@ def test_what_cannot_be_judged_is_released_later_and_holds_back_nothing(monkeypa
     for existing in [cluster.view.existing(key) for key in cluster.objects]:
         assert existing is not None
         cluster.delete(existing)
-    monkeypatch.setattr(plan, "_releasable", releasable)
+    monkeypatch.setattr(completion, "_releasable", releasable)
     noted: list[object] = []
     cluster.azure[host_key] = GONE
-    steps = plan.finish(
+    steps = completion.finish(
         cluster.view.host_state(host_key), GONE, cluster.policy, on_fault=lambda about, _error: noted.append(about)
     )
     assert [step.existing.assignment_key.pod for step in steps] == ["web"]
     assert noted == [("default", "bad-default-demo")]
 
 
-async def test_a_pass_that_fails_is_counted_and_repeated_while_others_go_on() -> None:
+async def test_a_failed_pass_is_counted_and_retried_while_others_continue() -> None:
     counted: list[None] = []
     queue = WorkQueue(gather_seconds=0.0, gather_most_seconds=0.0, on_fault=lambda: counted.append(None))
     worked: list[str] = []

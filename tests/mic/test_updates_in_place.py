@@ -18,7 +18,7 @@ def one_pod() -> Cluster:
     return cluster
 
 
-def test_nothing_is_written_when_nothing_of_substance_changed() -> None:
+def test_no_write_without_a_relevant_change() -> None:
     cluster = one_pod()
     writes = cluster.writes
     cluster.dirty.clear()
@@ -27,14 +27,14 @@ def test_nothing_is_written_when_nothing_of_substance_changed() -> None:
     assert (cluster.writes, cluster.dirty) == (writes, [])
 
 
-def test_the_controllers_own_writes_do_not_make_it_act() -> None:
+def test_the_controllers_own_writes_cause_no_action() -> None:
     cluster = one_pod()
     cluster.dirty.clear()
     cluster.view.assigned.upserted(None, cluster.objects[OBJECT])
     assert cluster.dirty == []
 
 
-def test_a_pod_that_is_recreated_on_its_node_keeps_assigned() -> None:
+def test_a_pod_recreated_on_its_node_stays_assigned() -> None:
     cluster = one_pod()
     cluster.add(pod(uid="second"))
     assert cluster.reconcile(vm_id("n0"), look=False) == ["update"]
@@ -44,7 +44,7 @@ def test_a_pod_that_is_recreated_on_its_node_keeps_assigned() -> None:
     assert len(cluster.changes) == 1
 
 
-def test_a_new_client_id_is_copied_without_leaving_assigned_where_azure_does_not_contradict() -> None:
+def test_a_new_client_id_is_copied_while_assigned_if_azure_does_not_contradict() -> None:
     cluster = one_pod()
     cluster.add(identity(client_id="other"))
     cluster.host(vm_id("n0"), "demo", client_id="OTHER")
@@ -53,7 +53,7 @@ def test_a_new_client_id_is_copied_without_leaving_assigned_where_azure_does_not
     assert cluster.statuses() == {OBJECT[1]: "Assigned"}
 
 
-def test_a_pod_that_moves_takes_its_object_along_and_the_old_vm_is_cleaned() -> None:
+def test_a_pod_that_moves_keeps_its_object_and_the_old_vm_is_cleaned() -> None:
     cluster = one_pod()
     cluster.add(pod(node="n1", uid="second"))
     cluster.reconcile_until_in_sync(vm_id("n1"))
@@ -65,7 +65,7 @@ def test_a_pod_that_moves_takes_its_object_along_and_the_old_vm_is_cleaned() -> 
     assert cluster.objects[OBJECT].metadata.annotation("aadpodidentity.k8s.io/detach-pending") == ""
 
 
-def test_a_moved_pods_old_vm_keeps_what_another_pod_there_needs() -> None:
+def test_a_moved_pods_old_vm_keeps_the_identities_of_other_pods() -> None:
     cluster = one_pod()
     cluster.add(pod("stays"))
     cluster.reconcile_until_in_sync(vm_id("n0"))
@@ -75,7 +75,7 @@ def test_a_moved_pods_old_vm_keeps_what_another_pod_there_needs() -> None:
     assert cluster.objects[OBJECT].metadata.annotation("aadpodidentity.k8s.io/detach-pending") == ""
 
 
-def test_a_new_resource_id_replaces_the_old_one_in_one_change() -> None:
+def test_a_new_resource_id_replaces_the_old_one_in_one_update() -> None:
     cluster = one_pod()
     cluster.add(identity(resource_id=identity_id("newer"), client_id="client-newer"))
     assert cluster.reconcile(vm_id("n0")) == ["update", "change", "confirm", "completedetaches"]
@@ -86,14 +86,14 @@ def test_a_new_resource_id_replaces_the_old_one_in_one_change() -> None:
     )
 
 
-def test_a_resource_id_that_only_changes_its_spelling_costs_azure_nothing() -> None:
+def test_a_resource_id_that_changes_only_its_spelling_costs_no_azure_call() -> None:
     cluster = one_pod()
     cluster.add(identity(resource_id=identity_id("demo").replace("resourcegroups", "resourceGroups")))
     assert cluster.reconcile(vm_id("n0")) == ["update"]
     assert cluster.statuses() == {OBJECT[1]: "Assigned"}
 
 
-def test_a_pod_that_comes_home_before_the_old_vm_was_cleaned_owes_nothing() -> None:
+def test_a_pod_that_returns_before_the_old_vm_was_cleaned_has_no_pending_detach() -> None:
     cluster = one_pod()
     cluster.add(pod(node="n1", uid="second"))
     cluster.reconcile_until_in_sync(vm_id("n1"))
@@ -104,7 +104,7 @@ def test_a_pod_that_comes_home_before_the_old_vm_was_cleaned_owes_nothing() -> N
     assert [sorted(change.removes) for change in cluster.changes if change.removes] == [[identity_id("demo")]]
 
 
-def test_a_pod_that_moves_within_its_scale_set_costs_azure_nothing() -> None:
+def test_a_pod_that_moves_within_its_scale_set_costs_no_azure_call() -> None:
     cluster = Cluster()
     cluster.host(set_id())
     cluster.add(set_node("s0", 0), set_node("s1", 1), identity(), binding(), pod(node="s0"))
@@ -115,7 +115,7 @@ def test_a_pod_that_moves_within_its_scale_set_costs_azure_nothing() -> None:
     assert len(cluster.changes) == 1
 
 
-def test_an_identity_that_becomes_namespaced_moves_its_object_and_stays_on_the_vm() -> None:
+def test_an_identity_that_becomes_namespaced_moves_its_object_and_stays_attached() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.add(node("n0"), identity(namespace="shop"), binding(namespace="shop"), pod(namespace="shop"))
@@ -126,7 +126,7 @@ def test_an_identity_that_becomes_namespaced_moves_its_object_and_stays_on_the_v
     assert len(cluster.changes) == 1
 
 
-def test_an_object_of_the_reference_is_taken_over_without_a_write() -> None:
+def test_an_object_of_the_go_implementation_is_adopted_without_a_write() -> None:
     cluster = one_pod()
     written = cluster.objects[OBJECT]
     fresh = Cluster()
@@ -152,7 +152,7 @@ def test_an_object_of_the_reference_is_taken_over_without_a_write() -> None:
     assert fresh.objects == {}
 
 
-def test_a_new_place_of_an_object_is_written_before_the_old_one_is_revoked() -> None:
+def test_an_object_is_created_at_its_new_name_before_the_old_one_is_revoked() -> None:
     cluster = Cluster()
     cluster.host(vm_id("n0"))
     cluster.add(node("n0"), identity(namespace="shop"), binding(namespace="shop"), pod(namespace="shop"))

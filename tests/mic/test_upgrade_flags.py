@@ -30,7 +30,7 @@ def spec_of_identity(cloud: LittleCloud) -> Any:
     return cloud.api.store.get(IDENTITIES, "demo", "default")["spec"]
 
 
-async def test_switched_off_nothing_is_asked_or_written_and_pods_are_served(cloud: LittleCloud) -> None:
+async def test_a_disabled_upgrade_reads_and_writes_nothing_and_pods_are_served(cloud: LittleCloud) -> None:
     mic = await cloud.mic("--enable-type-upgrade=false")
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     assert "ResourceID" in spec_of_identity(cloud)
@@ -38,7 +38,7 @@ async def test_switched_off_nothing_is_asked_or_written_and_pods_are_served(clou
     assert await mic.stop() == 0
 
 
-async def test_the_record_is_where_the_flags_say(cloud: LittleCloud) -> None:
+async def test_the_flags_set_the_location_of_the_record(cloud: LittleCloud) -> None:
     mic = await cloud.mic("--config-map-name=another", "--type-upgrade-status-key=key")
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     assert cloud.api.store.get("configmaps", "another", "default")["data"] == {"key": VERSION}
@@ -46,7 +46,7 @@ async def test_the_record_is_where_the_flags_say(cloud: LittleCloud) -> None:
     assert await mic.stop() == 0
 
 
-async def test_without_any_right_to_the_record_pods_are_served_all_the_same(cloud: LittleCloud) -> None:
+async def test_without_permission_for_the_record_pods_are_still_served(cloud: LittleCloud) -> None:
     cloud.api.intercept = lambda request: (
         StatusError(403, "Forbidden", "no right") if "configmaps" in request.path else None
     )

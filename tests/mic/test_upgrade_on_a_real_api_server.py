@@ -90,9 +90,7 @@ def in_old_spellings(plane: Plane) -> None:
     plane.api("POST", ASSIGNED_IDENTITIES.path("default"), document)
 
 
-async def test_a_cluster_in_old_spellings_is_upgraded_and_left_in_peace(
-    cloud: LittleCloud, new_plane: NewPlane
-) -> None:
+async def test_a_cluster_with_old_spellings_is_upgraded_once(cloud: LittleCloud, new_plane: NewPlane) -> None:
     real = await started(cloud, new_plane)
     put_on(cloud, "demo", "n0")
     await asyncio.to_thread(in_old_spellings, real)
@@ -134,7 +132,7 @@ async def test_a_cluster_in_old_spellings_is_upgraded_and_left_in_peace(
     assert "\nW" not in mic.said(), mic.said()
 
 
-async def test_on_the_references_definitions_mic_does_all_its_work(cloud: LittleCloud, new_plane: NewPlane) -> None:
+async def test_mic_works_with_the_go_implementations_definitions(cloud: LittleCloud, new_plane: NewPlane) -> None:
     real = await started(cloud, new_plane, REFERENCE)
     await asyncio.to_thread(in_old_spellings_dropped, real)
     mic = await cloud.mic()
@@ -183,7 +181,7 @@ def in_old_spellings_dropped(plane: Plane) -> None:
     assert stored(plane, EXCEPTIONS, "old")["spec"] == {}
 
 
-async def test_what_a_change_of_definitions_brings_back_is_upgraded_on_demand(
+async def test_spellings_restored_by_a_change_of_definitions_are_upgraded_on_demand(
     cloud: LittleCloud, new_plane: NewPlane
 ) -> None:
     real = await started(cloud, new_plane)

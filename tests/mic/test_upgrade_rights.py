@@ -79,7 +79,7 @@ class _Interrupted(Client):
         return await super().request(method, path, **options)
 
 
-async def test_list_and_update_are_enough_for_objects_and_get_create_update_for_the_record(
+async def test_list_and_update_suffice_for_objects_and_get_create_update_for_the_record(
     real: Plane, caplog: pytest.LogCaptureFixture
 ) -> None:
     allow(real, "", GROUP, KINDS, ["list", "update"])
@@ -94,7 +94,7 @@ async def test_list_and_update_are_enough_for_objects_and_get_create_update_for_
     assert real.api("GET", EXCEPTIONS.path("default", "old"))["spec"] == {"podLabels": {"app": "changed"}}
 
 
-async def test_without_any_right_it_says_what_to_grant_and_touches_nothing(
+async def test_without_any_permission_mic_logs_what_to_grant_and_changes_nothing(
     real: Plane, caplog: pytest.LogCaptureFixture
 ) -> None:
     await upgraded(real)

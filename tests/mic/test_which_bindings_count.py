@@ -9,8 +9,9 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mic.cluster.bindings
-from mic.cluster.bindings import BindingIndex, Concern
+import mic.cluster.limited_groups
+from mic.cluster.bindings import BindingIndex
+from mic.cluster.selectors import Concern
 from mic.decisions.assignments import AssignmentKey, DesiredAssignment, ExistingAssignment, Key
 from podidentity.resources import (
     AzureAssignedIdentity,
@@ -100,8 +101,8 @@ def covered(key: AssignmentKey, of: Pod, concerns: Iterable[Concern]) -> bool:
 
 @settings(max_examples=400, deadline=None)
 @given(st.data())
-def test_any_changes(data: st.DataObject) -> None:
-    with patch.object(mic.cluster.bindings, "COUNTED_MAX", LIMIT):
+def test_any_changes_keep_the_incremental_result_equal_to_the_rule(data: st.DataObject) -> None:
+    with patch.object(mic.cluster.limited_groups, "COUNTED_MAX", LIMIT):
         rule = SlowReader(forced=data.draw(st.booleans()))
         index = BindingIndex(force_namespaced=rule.forced)
         for _ in range(data.draw(st.integers(1, 30))):

@@ -54,7 +54,7 @@ def quick(*, parallel: int = 10, gather: float = 0.01) -> WorkQueue:
     return WorkQueue(parallel=parallel, gather_seconds=gather, gather_most_seconds=gather * 3)
 
 
-async def test_a_burst_of_events_is_one_turn() -> None:
+async def test_a_burst_of_events_causes_one_run() -> None:
     queue, turns = quick(), Turns()
     async with running(queue, turns):
         for _ in range(50):
@@ -66,7 +66,7 @@ async def test_a_burst_of_events_is_one_turn() -> None:
     assert turns.given == ["a", "b", "end"]
 
 
-async def test_what_comes_during_a_turn_is_one_more_turn() -> None:
+async def test_an_event_during_a_run_causes_one_more_run() -> None:
     queue, turns = quick(), Turns()
     turns.free.clear()
     async with running(queue, turns):
@@ -81,7 +81,7 @@ async def test_what_comes_during_a_turn_is_one_more_turn() -> None:
     assert turns.given == ["a", "a", "end"]
 
 
-async def test_a_held_up_key_delays_no_other() -> None:
+async def test_a_blocked_key_delays_no_other() -> None:
     queue, turns = quick(), Turns()
     turns.free.clear()
     async with running(queue, turns):
@@ -91,7 +91,7 @@ async def test_a_held_up_key_delays_no_other() -> None:
         await turns.until(lambda: turns.given == ["slow", "fast"])
 
 
-async def test_no_more_turns_at_once_than_allowed() -> None:
+async def test_concurrent_runs_are_limited() -> None:
     queue, turns = quick(parallel=2), Turns()
     turns.free.clear()
     async with running(queue, turns):
@@ -104,7 +104,7 @@ async def test_no_more_turns_at_once_than_allowed() -> None:
     assert sorted(turns.given) == list("abcd")
 
 
-async def test_a_key_that_is_never_quiet_gets_its_turn() -> None:
+async def test_a_permanently_dirty_key_is_processed() -> None:
     queue, turns = quick(gather=0.02), Turns()
     async with running(queue, turns):
         async with asyncio.timeout(WAIT_SECONDS):
@@ -113,7 +113,7 @@ async def test_a_key_that_is_never_quiet_gets_its_turn() -> None:
                 await asyncio.sleep(0.005)
 
 
-async def test_a_failed_turn_is_repeated_and_events_do_not_hurry_it() -> None:
+async def test_a_failed_run_is_retried_and_events_do_not_hasten_it() -> None:
     queue, turns = quick(), Turns()
     turns.results = [PassResult(failed=True)]
     loop = asyncio.get_running_loop()
@@ -127,7 +127,7 @@ async def test_a_failed_turn_is_repeated_and_events_do_not_hurry_it() -> None:
     assert loop.time() - began >= 0.45
 
 
-async def test_a_turn_that_raises_is_repeated_and_harms_no_other() -> None:
+async def test_a_run_that_raises_is_retried_and_affects_no_other() -> None:
     queue, turns = quick(), Turns()
     turns.results = [ValueError("a bug")]
     async with running(queue, turns):
@@ -137,7 +137,7 @@ async def test_a_turn_that_raises_is_repeated_and_harms_no_other() -> None:
         await turns.until(lambda: turns.given == ["a", "b", "a"])
 
 
-async def test_a_turn_can_ask_for_another_one() -> None:
+async def test_a_run_can_request_another_one() -> None:
     queue, turns = quick(), Turns()
     turns.results = [PassResult(again_after=0.01)]
     async with running(queue, turns):
@@ -145,7 +145,7 @@ async def test_a_turn_can_ask_for_another_one() -> None:
         await turns.until(lambda: turns.given == ["a", "a"])
 
 
-async def test_an_event_comes_before_a_later_turn_that_was_asked_for() -> None:
+async def test_an_event_is_processed_before_a_requested_later_run() -> None:
     queue, turns = quick(), Turns()
     async with running(queue, turns):
         queue.later("a", 60.0)

@@ -42,7 +42,7 @@ async def test_a_single_write_does_not_wait_behind_another_hosts_rollout() -> No
     assert len(writes.order) == BUSY + 1
 
 
-async def test_what_somebody_must_not_be_served_any_more_goes_before_all_else() -> None:
+async def test_revocations_are_sent_before_all_other_writes() -> None:
     writes = Writes(unlimited())
     for _ in range(5):
         writes.ask("tidy", Urgency.TIDY)
@@ -56,7 +56,7 @@ async def test_what_somebody_must_not_be_served_any_more_goes_before_all_else() 
     assert writes.order[5:9] == ["assign"] * 4
 
 
-async def test_the_least_urgent_gets_its_share_of_a_busy_time() -> None:
+async def test_the_lowest_priority_gets_its_share_under_load() -> None:
     writes = Writes(unlimited())
     for _ in range(3 * LEAST_SHARE):
         writes.ask("revoke", Urgency.REVOKE)
@@ -67,7 +67,7 @@ async def test_the_least_urgent_gets_its_share_of_a_busy_time() -> None:
     assert [at for at, host in enumerate(writes.order) if host == "tidy"] == [LEAST_SHARE - 1, 2 * LEAST_SHARE - 1]
 
 
-async def test_no_more_are_in_flight_than_allowed() -> None:
+async def test_concurrent_writes_are_limited() -> None:
     limiter, most, now = unlimited(in_flight=3), 0, 0
 
     async def one(host: str) -> None:
@@ -82,7 +82,7 @@ async def test_no_more_are_in_flight_than_allowed() -> None:
     assert most == 3
 
 
-async def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:
+async def test_a_burst_is_sent_immediately_and_the_others_at_the_rate() -> None:
     moments = [100.0]
     limiter = WriteLimiter(in_flight=100, per_second=50.0, burst=30.0, clock=lambda: moments[0])
     writes = Writes(limiter)
@@ -101,7 +101,7 @@ async def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:
     await asyncio.gather(*writes.tasks)
 
 
-async def test_who_gives_up_waiting_leaves_the_turn_to_others() -> None:
+async def test_a_cancelled_waiter_leaves_its_turn_to_others() -> None:
     writes = Writes(unlimited())
     first, given_up, last = (writes.ask(host) for host in ("first", "given up", "last"))
     await asyncio.sleep(0)
@@ -110,7 +110,7 @@ async def test_who_gives_up_waiting_leaves_the_turn_to_others() -> None:
     assert writes.order == ["first", "last"]
 
 
-async def test_who_is_cancelled_with_the_turn_just_given_passes_it_on() -> None:
+async def test_a_waiter_cancelled_when_it_is_granted_passes_the_grant_on() -> None:
     limiter = unlimited()
     writes = Writes(limiter)
     async with limiter.permit(Urgency.ASSIGN, "holder"):

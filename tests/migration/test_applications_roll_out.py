@@ -27,7 +27,7 @@ def states(*workloads: Any, objects: list[dict[str, Any]] | None = None, **more:
     }
 
 
-def test_an_application_with_a_service_account_of_its_own_can_go_on() -> None:
+def test_an_application_with_its_own_service_account_is_migrated() -> None:
     (made,) = plan_applications(cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")]))
     assert (made.state, made.account, made.client_id, made.tenant_id) == (
         ApplicationState.TO_DO,
@@ -47,16 +47,18 @@ def test_an_application_with_a_service_account_of_its_own_can_go_on() -> None:
         ([cron_job("web", account="web")], ApplicationState.TO_DO),
     ],
 )
-def test_what_is_not_its_own_is_for_a_person(workloads: list[Any], state: ApplicationState) -> None:
+def test_an_application_with_a_shared_service_account_requires_manual_work(
+    workloads: list[Any], state: ApplicationState
+) -> None:
     told = states(*workloads)
     assert [each for name, each in told.items() if name.endswith("shop/web")] == [state]
 
 
-def test_a_pod_by_itself_is_for_a_person() -> None:
+def test_a_pod_without_an_owner_requires_manual_work() -> None:
     assert states(pods=[pod("web", account="web")]) == {"Pod shop/web": ApplicationState.MANUAL}
 
 
-def test_whatever_is_for_a_person_says_why_and_what_to_do() -> None:
+def test_manual_work_is_reported_with_the_reason_and_the_next_action() -> None:
     strange = workload(account="web", owner="example.org/v1 Operator web")
     made = cluster(strange, cron_job(account="default"), pods=[pod(account="web")], objects=FEDERATED)
     for each in plan_applications(made):
@@ -70,7 +72,7 @@ def test_an_application_waits_for_its_identity() -> None:
     }
 
 
-def test_without_the_webhook_nothing_is_done() -> None:
+def test_without_the_webhook_nothing_is_changed() -> None:
     assert [each.blocks for each in cluster_remarks(cluster(webhook=False))] == [True]
     assert [each.blocks for each in cluster_remarks(cluster(webhook=None))] == [False]
     assert cluster_remarks(cluster(webhook=True)) == []
@@ -106,13 +108,13 @@ def test_without_the_webhook_nothing_is_done() -> None:
         ),
     ],
 )
-def test_an_application_is_out_once_all_of_it_is_new_and_available(
+def test_an_application_is_rolled_out_when_all_replicas_are_new_and_available(
     kind: str, spec: dict[str, Any], status: dict[str, Any], is_out: bool
 ) -> None:
     assert is_rolled_out(kind, {"metadata": {"generation": 2}, "spec": spec, "status": status}) is is_out
 
 
-def test_what_is_meant_is_chosen_by_name_or_namespace() -> None:
+def test_applications_are_selected_by_name_or_namespace() -> None:
     every = [("a/x", 1), ("b/x", 2), ("default/y", 3)]
     assert select((), "", every) == [1, 2, 3]
     assert select((), "b", every) == [2]
@@ -132,7 +134,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
         yield made
 
 
-async def test_one_that_does_not_come_up_gets_its_template_back(cloud: Federation) -> None:
+async def test_an_application_that_does_not_become_available_gets_its_template_back(cloud: Federation) -> None:
     before = cloud.store.get("deployments.apps", "web", "default")
     answer = await cloud.migrate("apply", "--yes", "--workload-identity", "--timeout=1", "-o", "json")
     (told,) = answer.document["outcomes"]
@@ -165,7 +167,7 @@ async def test_a_label_that_has_to_stay_keeps_its_service_account(cloud: Federat
     [("PATCH", "/serviceaccounts/web"), ("PATCH", "/deployments/web"), ("GET", "/deployments/web")],
     ids=["at the service account", "at the label", "while it rolls out"],
 )
-async def test_after_ctrl_c_at_any_step_all_of_it_is_taken_off(cloud: Federation, method: str, path: str) -> None:
+async def test_an_interrupt_at_any_step_can_be_undone_completely(cloud: Federation, method: str, path: str) -> None:
     places = (("serviceaccounts", "web"), ("deployments.apps", "web"))
     before = [written(cloud.store.get(kind, name, "default")) for kind, name in places]
     assert await cloud.interrupted(method, path, "apply", "--yes", "--workload-identity") == 130

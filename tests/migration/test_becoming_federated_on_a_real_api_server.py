@@ -110,7 +110,7 @@ class Watching:
                 await asyncio.sleep(0.01)
 
 
-async def test_a_pod_has_its_identity_all_the_way_there(cloud: LittleCloud, real: Plane) -> None:
+async def test_a_pod_keeps_its_identity_through_the_whole_migration(cloud: LittleCloud, real: Plane) -> None:
     await cloud.mic()
     watching = Watching(real)
     looking = asyncio.create_task(watching.run())
@@ -140,9 +140,7 @@ async def test_a_pod_has_its_identity_all_the_way_there(cloud: LittleCloud, real
     assert cloud.on(vm_id("n0")) == {"demo"}
 
 
-async def test_a_federated_application_goes_on_to_workload_identity_and_comes_back(
-    cloud: LittleCloud, real: Plane
-) -> None:
+async def test_a_federated_application_migrates_to_workload_identity_and_back(cloud: LittleCloud, real: Plane) -> None:
     def prepare() -> dict[str, Any]:
         change = {"spec": {"type": 3, "tenantID": cloud.directory.tenant_id}}
         real.api("PATCH", DEMO, change, content_type="application/merge-patch+json")
@@ -203,7 +201,7 @@ def add_webhook(plane: Plane) -> None:
     plane.api("POST", path, {"metadata": {"name": "azure-wi"}, "webhooks": [hook]})
 
 
-async def test_a_service_account_that_nmi_has_no_role_for_stands_in_the_way(cloud: LittleCloud, real: Plane) -> None:
+async def test_a_service_account_without_a_role_for_nmi_is_an_obstacle(cloud: LittleCloud, real: Plane) -> None:
     def prepare() -> None:
         accounts = "/api/v1/namespaces/kube-system/serviceaccounts"
         real.api("POST", accounts, {"metadata": {"name": "nmi"}})

@@ -15,7 +15,7 @@ from tests.migration.workloads import account, cron_job, planned, workload
 ISSUER = "https://oidc.example.org/x/"
 
 
-def test_yaml_has_the_accounts_that_are_new_and_nothing_else() -> None:
+def test_yaml_contains_exactly_the_new_service_accounts() -> None:
     made = planned(workload(account="web"), cron_job(account="nightly"), accounts=[account("nightly")])
     assert list(yaml.safe_load_all(manifests(made))) == [
         {
@@ -30,7 +30,7 @@ def test_yaml_has_the_accounts_that_are_new_and_nothing_else() -> None:
     ]
 
 
-def test_what_is_there_has_its_commands() -> None:
+def test_existing_objects_are_changed_by_commands() -> None:
     made = planned(workload(account="web"), cron_job(account="nightly"), accounts=[account("nightly")])
     template = {"metadata": {"labels": {"azure.workload.identity/use": "true"}}}
     web = {"spec": {"template": {**template, "spec": {"serviceAccountName": "web"}}}}
@@ -49,7 +49,7 @@ def test_what_is_there_has_its_commands() -> None:
     ]
 
 
-def test_a_new_account_pulls_images_as_the_one_before() -> None:
+def test_a_new_service_account_has_the_image_pull_secrets_of_the_former_one() -> None:
     before = account("default", imagePullSecrets=[{"name": "registry"}], automountServiceAccountToken=False)
     (made, *_) = yaml.safe_load_all(manifests(planned(workload(), accounts=[before])))
     assert made["imagePullSecrets"] == [{"name": "registry"}]
@@ -65,7 +65,7 @@ def test_a_managed_identity_has_its_command() -> None:
     ]
 
 
-def test_a_federated_identity_that_kept_its_resource_id_has_the_same() -> None:
+def test_a_federated_identity_that_kept_its_resource_id_has_the_same_command() -> None:
     federated = [identity(type=3, tenantID="t"), binding()]
     before, after = (planned(workload(account="web"), objects=each).credentials for each in (None, federated))
     assert before == after
@@ -80,14 +80,14 @@ def test_a_service_principal_has_its_command() -> None:
     assert json.loads(document)["audiences"] == [AUDIENCE]
 
 
-def test_nothing_to_do_is_still_a_document_and_a_script() -> None:
+def test_an_empty_plan_is_still_a_valid_document_and_script() -> None:
     made = planned()
     assert list(yaml.safe_load_all(manifests(made))) == []
     assert "\naz " not in commands(made, ISSUER, AUDIENCE)
     assert "\nkubectl " not in changes(made)
 
 
-def test_what_somebody_wrote_into_an_object_runs_no_command(tmp_path: Path) -> None:
+def test_text_in_an_object_cannot_run_a_command(tmp_path: Path) -> None:
     evil = "$(touch pwned);`touch pwned`&touch\tpwned|'\"\ntouch pwned\n"
     objects = [identity(resourceID=f"{ID}demo".replace("/g/", "/g$(touch${IFS}pwned)/")), binding()]
     made = planned(workload(evil, account="web"), workload("lost", label=evil), objects=objects)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from podidctl.migration.differences import Difference, DifferenceLevel
-from podidctl.migration.installed_programs import Program, check_programs, check_values, mic_settings
+from podidctl.migration.installed_programs import InstalledProgram, check_programs, check_values, mic_settings
 
 CHARTS_NMI = (
     "--node=$(NODE_NAME)",
@@ -16,25 +16,25 @@ CHARTS_NMI = (
 CHARTS_MIC = ("--cloudconfig=/etc/kubernetes/azure.json", "--logtostderr")
 
 
-def nmi(*flags: str, **environ: str) -> Program:
-    return Program("nmi", "DaemonSet kube-system/nmi", "kube-system", (*CHARTS_NMI, *flags), environ)
+def nmi(*flags: str, **environ: str) -> InstalledProgram:
+    return InstalledProgram("nmi", "DaemonSet kube-system/nmi", "kube-system", (*CHARTS_NMI, *flags), environ)
 
 
-def mic(*flags: str, namespace: str = "kube-system", **environ: str) -> Program:
-    return Program("mic", "Deployment kube-system/mic", namespace, (*CHARTS_MIC, *flags), environ)
+def mic(*flags: str, namespace: str = "kube-system", **environ: str) -> InstalledProgram:
+    return InstalledProgram("mic", "Deployment kube-system/mic", namespace, (*CHARTS_MIC, *flags), environ)
 
 
-def only(*programs: Program) -> Difference:
+def only(*programs: InstalledProgram) -> Difference:
     (one,) = check_programs(programs)
     return one
 
 
-def test_what_the_references_chart_starts_needs_no_change() -> None:
+def test_the_go_implementations_chart_requires_no_change() -> None:
     both = {"FORCENAMESPACED": "false"}
     assert check_programs([nmi(**both), mic(**both)]) == []
 
 
-def test_a_flag_that_ours_does_not_have_is_to_be_taken_out() -> None:
+def test_an_unsupported_flag_must_be_removed() -> None:
     one = only(nmi("--host-ip=$(HOST_IP)"))
     assert (one.level, one.about) == (DifferenceLevel.FIX, "DaemonSet kube-system/nmi")
     assert "unknown flag --host-ip" in one.what
@@ -48,29 +48,29 @@ def test_a_flag_that_ours_does_not_have_is_to_be_taken_out() -> None:
         (mic("--clientQps=5"), "--clientQps=5"),
     ],
 )
-def test_a_flag_that_trades_something_is_to_be_looked_at(program: Program, what: str) -> None:
+def test_a_flag_with_a_trade_off_must_be_reviewed(program: InstalledProgram, what: str) -> None:
     one = only(program)
     assert one.level is DifferenceLevel.REVIEW
     assert what in one.what
 
 
-def test_more_writes_than_our_default_are_nothing_to_look_at() -> None:
+def test_a_write_rate_above_our_default_requires_no_review() -> None:
     assert check_programs([mic("--clientQps=100")]) == []
 
 
-def test_an_nmi_that_looks_for_mic_elsewhere_is_told_where_it_is() -> None:
+def test_an_nmi_that_expects_mic_elsewhere_gets_the_new_location() -> None:
     one = only(nmi(), mic(namespace="identity"))
     assert "MIC runs in identity" in one.what
     assert one.do.startswith("set --MICNamespace=identity")
 
 
-def test_programs_that_disagree_about_namespaces_are_told() -> None:
+def test_programs_with_different_namespace_settings_are_reported() -> None:
     one = only(nmi(FORCENAMESPACED="true"), mic())
     assert one.about == "--forceNamespaced"
     assert one.what.startswith("only NMI has it")
 
 
-def test_the_place_of_locks_and_records_is_read_from_mics_flags() -> None:
+def test_the_location_of_locks_and_records_is_read_from_mics_flags() -> None:
     settings = mic_settings([nmi(), mic("--leader-election-namespace=locks")])
     assert settings is not None
     assert (settings.namespace, settings.lease_namespace) == ("kube-system", "locks")
@@ -93,12 +93,12 @@ def test_the_place_of_locks_and_records_is_read_from_mics_flags() -> None:
         ({"mic": {"clientQps": 5}}, "value mic.clientQps", DifferenceLevel.REVIEW),
     ],
 )
-def test_a_value_that_needs_a_look_is_told(values: dict[str, Any], about: str, level: DifferenceLevel) -> None:
+def test_a_value_that_must_be_reviewed_is_reported(values: dict[str, Any], about: str, level: DifferenceLevel) -> None:
     (one,) = check_values(values)
     assert (one.about, one.level) == (about, level)
 
 
-def test_values_as_the_reference_has_them_by_default_need_none() -> None:
+def test_default_values_of_the_go_implementation_require_no_review() -> None:
     values = {
         "forceNamespaced": "false",
         "rbac": {"enabled": True, "pspEnabled": False},

@@ -101,7 +101,7 @@ def opened(plane: up.Plane, shop: str) -> None:
     plane.api("POST", f"/apis/batch/v1/namespaces/{shop}/cronjobs", document)
 
 
-async def test_a_cluster_of_the_reference_is_told_what_differs(cluster: up.Plane, shop: str) -> None:
+async def test_the_differences_of_a_go_implementation_cluster_are_reported(cluster: up.Plane, shop: str) -> None:
     answer = await migrate(cluster, "from-reference", "-o", "json")
     assert (answer.code, answer.err) == (3, "")
     told = {(each["level"], each["about"]): each["what"] for each in answer.document["findings"]}
@@ -113,7 +113,7 @@ async def test_a_cluster_of_the_reference_is_told_what_differs(cluster: up.Plane
     assert len(told) == 6
 
 
-async def test_what_is_printed_for_workload_identity_can_be_applied_and_is_then_done(
+async def test_the_printed_workload_identity_objects_can_be_applied_and_the_plan_is_then_empty(
     cluster: up.Plane, shop: str
 ) -> None:
     to_workload_identity = ("to-workload-identity", "-n", shop, "--issuer", ISSUER)
@@ -156,7 +156,7 @@ async def test_the_issuer_is_the_clusters_own_unless_another_is_given(cluster: u
     assert own not in given.out
 
 
-async def test_the_table_tells_all_of_it(cluster: up.Plane, shop: str) -> None:
+async def test_the_table_contains_all_steps(cluster: up.Plane, shop: str) -> None:
     answer = await migrate(cluster, "to-workload-identity", "--issuer", ISSUER, "-n", shop)
     assert answer.code == 3
     subject = f"system:serviceaccount:{shop}:web"
@@ -166,7 +166,7 @@ async def test_the_table_tells_all_of_it(cluster: up.Plane, shop: str) -> None:
 
 
 @pytest.mark.parametrize("server_side", [False, True], ids=["client-side", "server-side"])
-async def test_what_people_have_applied_keeps_all_else(cluster: up.Plane, shop: str, server_side: bool) -> None:
+async def test_applying_the_objects_keeps_all_other_fields(cluster: up.Plane, shop: str, server_side: bool) -> None:
     await asyncio.to_thread(kept_through_the_change, cluster, shop, "--server-side" if server_side else "--validate")
     script = (await migrate(cluster, "to-workload-identity", "-n", shop, "--issuer", ISSUER, "-o", "kubectl")).out
     said = await asyncio.to_thread(shell, cluster, script)

@@ -25,7 +25,7 @@ def running(name: str = "web-1", account: str = "web", **spec: Any) -> Any:
     )
 
 
-def test_an_identity_is_planned_with_the_service_accounts_that_have_it() -> None:
+def test_an_identity_is_planned_with_the_service_accounts_that_use_it() -> None:
     made = planned(workload(account="web"), cron_job(account="nightly"), pods=[running()])
     step = only(made)
     assert (step.state, step.tenant, step.blocked) == (IdentityState.TO_DO, TENANT, False)
@@ -36,7 +36,7 @@ def test_an_identity_is_planned_with_the_service_accounts_that_have_it() -> None
     assert notes(made) == ["no pod has service account shop/nightly now: its token is tested without a pod"]
 
 
-def test_the_credentials_are_commands_of_az() -> None:
+def test_the_credentials_are_az_commands() -> None:
     made = planned(workload(account="web"), pods=[running()])
     (line,) = [each for each in az_script(made, made.steps).splitlines() if each.startswith("az ")]
     assert shlex.split(line) == [
@@ -46,7 +46,7 @@ def test_the_credentials_are_commands_of_az() -> None:
     ]
 
 
-def test_one_identity_of_azures_under_two_names_has_each_credential_once() -> None:
+def test_one_azure_identity_under_two_names_has_each_credential_once() -> None:
     twice = [*BOUND, identity("other", resourceID=f"{ID}DEMO"), binding("other", selector="demo")]
     made = planned(workload(account="web"), objects=twice)
     assert len(made.steps) == 2
@@ -75,12 +75,12 @@ def test_the_audience_is_that_of_nmi_unless_another_is_given() -> None:
         ([*BOUND, exception(aadpodidbinding="demo")], {}, "Deployment shop/web (exception shop/e) gets its tokens"),
     ],
 )
-def test_what_stands_in_the_way_is_told(objects: list[dict[str, Any]], more: dict[str, Any], why: str) -> None:
+def test_an_obstacle_is_reported(objects: list[dict[str, Any]], more: dict[str, Any], why: str) -> None:
     (told,) = blocking(planned(workload(account="web"), pods=[running()], objects=objects, **more))
     assert why in told
 
 
-def test_a_pod_on_its_nodes_network_stands_in_the_way() -> None:
+def test_a_host_network_pod_is_an_obstacle() -> None:
     made = workload(account="web")
     template = made.spec.template
     host = msgspec.structs.replace(template.spec, host_network=True)
@@ -89,23 +89,23 @@ def test_a_pod_on_its_nodes_network_stands_in_the_way() -> None:
     assert told.startswith("Deployment shop/web (host network) gets its tokens from IMDS directly")
 
 
-def test_more_service_accounts_than_azure_takes_stand_in_the_way() -> None:
+def test_more_service_accounts_than_azure_accepts_are_an_obstacle() -> None:
     twenty = [workload(f"web-{number}", account=f"web-{number}") for number in range(21)]
     assert blocking(planned(*twenty[:20])) == []
     assert blocking(planned(*twenty)) == ["it would need 21 federated credentials, and Azure allows 20"]
 
 
-def test_an_identity_that_nothing_has_cannot_be_tried_and_is_not_switched() -> None:
+def test_an_unused_identity_cannot_be_tested_and_is_not_switched() -> None:
     assert blocking(planned()) == ["no workload or pod of its namespace has it now, so no token can be tested"]
 
 
-def test_service_account_default_is_warned_of() -> None:
+def test_the_default_service_account_causes_a_warning() -> None:
     made = planned(workload(), pods=[running(account="default")])
     assert blocking(made) == []
     assert "has service account default, as all pods that name none" in notes(made)[0]
 
 
-def test_what_is_not_known_is_told_and_keeps_nothing() -> None:
+def test_an_unknown_state_is_reported_and_blocks_nothing() -> None:
     unknown: dict[str, Any] = {
         "nmis": (),
         "nmi_unknown": "nmi-1: unknown flag",
@@ -117,7 +117,7 @@ def test_what_is_not_known_is_told_and_keeps_nothing() -> None:
     assert len(notes(made)) == 3
 
 
-def test_pods_of_another_namespace_stand_in_the_way_until_they_have_copies() -> None:
+def test_pods_of_another_namespace_are_an_obstacle_until_they_have_copies() -> None:
     elsewhere = [identity(namespace="ids"), binding(namespace="ids")]
     made = planned(workload(account="web"), pods=[running()], objects=elsewhere)
     assert only(made).accounts == []
@@ -140,7 +140,7 @@ def test_pods_of_another_namespace_stand_in_the_way_until_they_have_copies() -> 
     ]
 
 
-def test_a_copy_takes_no_name_that_is_taken() -> None:
+def test_a_copy_uses_no_existing_name() -> None:
     taken = [identity(namespace="ids"), binding(namespace="ids"), identity(clientID="another")]
     made = planned(workload(account="web"), objects=taken)
     copied = list(yaml.safe_load_all(manifests(made.steps)))
@@ -148,13 +148,13 @@ def test_a_copy_takes_no_name_that_is_taken() -> None:
     assert copied[1]["spec"] == {"azureIdentity": "demo-ids", "selector": "demo"}
 
 
-def test_forced_into_namespaces_pods_of_others_never_had_it() -> None:
+def test_with_forced_namespaces_pods_of_other_namespaces_never_had_the_identity() -> None:
     elsewhere = [identity(namespace="ids"), binding(namespace="ids")]
     made = planned(workload(account="web"), objects=elsewhere, force_namespaced=True)
     assert only(made).copies == []
 
 
-def test_identities_that_are_no_vms_business_are_left_alone() -> None:
+def test_identities_without_a_vm_are_left_alone() -> None:
     others = [
         identity("federated", type=3, tenantID=TENANT),
         identity("secret", type=1, tenantID=TENANT, clientPassword={"name": "n"}),
@@ -166,7 +166,7 @@ def test_identities_that_are_no_vms_business_are_left_alone() -> None:
     assert [each.identity for each in made.leftovers] == ["shop/secret", "shop/unbound", "shop/wrong"]
 
 
-def test_one_that_was_switched_is_told_as_switched_once_its_pods_have_followed() -> None:
+def test_a_switched_identity_is_reported_as_switched_after_its_pods_have_followed() -> None:
     objects = [identity(type=3, tenantID=TENANT, annotations=NOTED), binding()]
 
     def state(*held: Any, **more: Any) -> IdentityState:
@@ -184,7 +184,7 @@ def test_one_that_was_switched_is_told_as_switched_once_its_pods_have_followed()
     assert state(managed=True) is IdentityState.SWITCHED
 
 
-def test_one_that_its_manifest_has_set_back_is_to_be_switched_again() -> None:
+def test_an_identity_reset_by_its_manifest_must_be_switched_again() -> None:
     objects = [identity(annotations=NOTED), binding()]
     made = planned(workload(account="web"), pods=[running()], objects=objects)
     assert only(made).state is IdentityState.TO_DO

@@ -15,7 +15,7 @@ def whys(made: WorkloadIdentityPlan) -> list[str]:
     return [f"{each.about}: {each.why}" for each in made.by_hand]
 
 
-def test_a_workload_with_a_service_account_of_its_own_keeps_it() -> None:
+def test_a_workload_with_its_own_service_account_keeps_it() -> None:
     made = planned(workload(account="web"), accounts=[account("web")])
     (one,), (patch,), (credential,) = made.accounts, made.patches, made.credentials
     assert (one.namespace, one.name, one.client_id, one.tenant_id, one.is_new) == (
@@ -28,7 +28,7 @@ def test_a_workload_with_a_service_account_of_its_own_keeps_it() -> None:
     assert (made.by_hand, made.done) == ([], [])
 
 
-def test_an_account_that_is_named_and_not_there_is_made() -> None:
+def test_a_named_but_missing_service_account_is_created() -> None:
     made = planned(workload(account="web"))
     assert [(each.name, each.is_new) for each in made.accounts] == [("web", True)]
     assert made.by_hand == []
@@ -47,7 +47,7 @@ def test_the_default_service_account_is_never_annotated() -> None:
     assert why.startswith("Deployment shop/web: its service account is default, which every pod without one also uses")
 
 
-def test_an_account_that_somebody_else_uses_is_replaced_by_one_of_the_workloads_own() -> None:
+def test_a_shared_service_account_is_replaced_by_one_of_the_workloads_own() -> None:
     secrets = [{"name": "registry"}]
     shared = account("shared", imagePullSecrets=secrets, automountServiceAccountToken=False)
     made = planned(workload(account="shared"), workload("other", label="", account="shared"), accounts=[shared])
@@ -58,13 +58,13 @@ def test_an_account_that_somebody_else_uses_is_replaced_by_one_of_the_workloads_
     assert "its service account is shared, which Deployment shop/other also uses" in why
 
 
-def test_a_pod_that_nothing_makes_is_a_user_of_its_account_too() -> None:
+def test_a_pod_without_an_owner_counts_as_a_user_of_its_service_account() -> None:
     made = planned(workload(account="shared"), pods=[pod("lonely", label="", account="shared")])
     assert [each.name for each in made.accounts] == ["web"]
     assert "Pod shop/lonely" in whys(made)[0]
 
 
-def test_workloads_that_have_the_same_identity_may_share_an_account() -> None:
+def test_workloads_with_the_same_identity_may_share_a_service_account() -> None:
     made = planned(workload(account="shared"), workload("api", account="shared"), accounts=[account("shared")])
     assert [each.name for each in made.accounts] == ["shared"]
     assert [each.name for each in made.patches] == ["api", "web"]
@@ -72,19 +72,19 @@ def test_workloads_that_have_the_same_identity_may_share_an_account() -> None:
     assert made.by_hand == []
 
 
-def test_workloads_that_have_different_identities_may_not() -> None:
+def test_workloads_with_different_identities_may_not_share_one() -> None:
     objects = [identity(), binding(), identity("b"), binding("b")]
     made = planned(workload(account="shared"), workload("api", label="b", account="shared"), objects=objects)
     assert [(each.name, each.client_id) for each in made.accounts] == [("api", "client-b"), ("web", "client-demo")]
 
 
-def test_a_name_that_is_taken_gets_an_ending() -> None:
+def test_a_taken_name_gets_a_suffix() -> None:
     taken = account("web", "someone-elses")
     made = planned(workload(), ("StatefulSet", workload()), accounts=[taken])
     assert [each.name for each in made.accounts] == ["web-identity", "web-identity3"]
 
 
-def test_of_several_identities_the_first_by_binding_has_the_account_and_all_have_credentials() -> None:
+def test_of_several_identities_the_first_by_binding_gets_the_service_account_and_all_get_credentials() -> None:
     objects = [identity(), binding(), identity("b"), binding("a", azureIdentity="b", selector="demo")]
     made = planned(workload(account="web"), objects=objects)
     assert [each.client_id for each in made.accounts] == ["client-b"]
@@ -95,14 +95,14 @@ def test_of_several_identities_the_first_by_binding_has_the_account_and_all_have
 
 
 @pytest.mark.parametrize("client_id", ["", " ", "a\nb", "a b", "x" * 200])
-def test_an_identity_without_a_client_id_is_for_a_person(client_id: str) -> None:
+def test_an_identity_without_a_client_id_requires_manual_work(client_id: str) -> None:
     made = planned(workload(account="web"), objects=[identity(clientID=client_id), binding()])
     assert (made.accounts, made.patches, made.credentials) == ([], [], [])
     assert whys(made) == ["Deployment shop/web: AzureIdentity shop/demo has no usable clientID"]
 
 
 @pytest.mark.parametrize("kind", [1, 2])
-def test_a_service_principal_has_a_credential_and_a_tenant_of_its_own(kind: int) -> None:
+def test_a_service_principal_has_its_own_credential_and_tenant(kind: int) -> None:
     principal = identity(type=kind, tenantID="t-1", clientPassword={"name": "n"}, resourceID="")
     made = planned(workload(account="web"), objects=[principal, binding()])
     assert made.accounts[0].tenant_id == "t-1"
@@ -110,7 +110,7 @@ def test_a_service_principal_has_a_credential_and_a_tenant_of_its_own(kind: int)
     assert made.credentials[0].client_id == "client-demo"
 
 
-def test_auxiliary_tenants_are_for_a_person() -> None:
+def test_auxiliary_tenants_require_manual_work() -> None:
     principal = identity(type=1, tenantID="t-1", auxiliaryTenantIDs=["t-2"], clientPassword={"name": "n"})
     made = planned(workload(account="web"), objects=[principal, binding()])
     assert "auxiliary tenants" in whys(made)[0]
@@ -120,7 +120,7 @@ def test_auxiliary_tenants_are_for_a_person() -> None:
     "objects",
     [[], [identity()], [binding()], [identity(resourceID="nonsense"), binding()], [identity(), binding(selector="x")]],
 )
-def test_a_label_that_leads_to_no_identity_is_for_a_person(objects: list[dict[str, Any]]) -> None:
+def test_a_label_without_an_identity_requires_manual_work(objects: list[dict[str, Any]]) -> None:
     made = planned(workload(account="web"), objects=objects)
     assert made.patches == []
     assert whys(made) == ["Deployment shop/web: no usable AzureIdentity is bound to its label 'demo'"]
@@ -134,13 +134,13 @@ def test_an_identity_of_another_namespace_counts_unless_identities_are_namespace
     assert planned(workload(account="web"), objects=fenced).credentials == []
 
 
-def test_pods_of_a_workload_are_its_own_and_are_not_told_twice() -> None:
+def test_pods_of_a_workload_are_reported_with_it_only() -> None:
     replicas = ("ReplicaSet", workload("web-5", "apps/v1 Deployment web", account="web"))
     made = planned(workload(account="web"), replicas, pods=[pod(owner="apps/v1 ReplicaSet web-5", account="web")])
     assert made == planned(workload(account="web"))
 
 
-def test_a_cron_job_is_changed_and_its_jobs_and_their_pods_are_left_to_it() -> None:
+def test_a_cron_job_is_changed_and_its_jobs_and_pods_are_not() -> None:
     job = ("Job", workload("nightly-1", "batch/v1 CronJob nightly", account="n"))
     made = planned(cron_job(account="n"), job, pods=[pod("nightly-1-x", "batch/v1 Job nightly-1", account="n")])
     assert [(each.api_version, each.kind, each.name) for each in made.patches] == [("batch/v1", "CronJob", "nightly")]
@@ -155,66 +155,68 @@ def test_a_cron_job_is_changed_and_its_jobs_and_their_pods_are_left_to_it() -> N
         ("StatefulSet", "example.org/v1 Database web", "it is managed by Database web (example.org/v1)"),
     ],
 )
-def test_what_cannot_be_patched_has_its_account_and_is_for_a_person(kind: str, owner: str, why: str) -> None:
+def test_a_workload_that_cannot_be_patched_has_its_service_account_and_requires_manual_work(
+    kind: str, owner: str, why: str
+) -> None:
     made = planned((kind, workload("web", owner, account="web")))
     assert (made.patches, len(made.accounts), len(made.credentials)) == ([], 1, 1)
     assert f"{kind} shop/web: {why}" in whys(made)[0]
     assert "serviceAccountName: web" in made.by_hand[0].do
 
 
-def test_a_pod_by_itself_is_for_a_person_and_one_that_has_ended_is_nothing() -> None:
+def test_a_pod_without_an_owner_requires_manual_work_and_a_finished_one_is_ignored() -> None:
     made = planned(pods=[pod("alone", account="a"), pod("done", phase="Succeeded", account="b")])
     assert [each.name for each in made.accounts] == ["a"]
     assert whys(made) == ["Pod shop/alone: it is a standalone pod, which is immutable"]
 
 
-def test_a_finished_job_is_nothing() -> None:
+def test_a_finished_job_is_ignored() -> None:
     assert planned(("Job", workload(status={"completionTime": "2026-01-01T00:00:00Z"}))) == planned()
 
 
-def test_a_set_of_the_same_kind_in_another_group_is_not_taken_for_kubernetes_own() -> None:
+def test_a_set_of_another_api_group_is_not_a_kubernetes_set() -> None:
     made = planned(workload("web", account="web"), pods=[pod("x", "apps.kruise.io/v1 Deployment web", account="x")])
     assert "it is managed by Deployment web (apps.kruise.io/v1)" in whys(made)[0]
 
 
-def test_a_label_that_is_on_the_pod_alone_is_told() -> None:
+def test_a_label_that_only_the_pod_has_is_reported() -> None:
     made = planned(workload(label=""), pods=[pod(owner="apps/v1 Deployment web")])
     assert whys(made) == [
         "Pod shop/web-1: its label aadpodidbinding differs from its template, so it was set only on the pod"
     ]
 
 
-def test_owners_in_a_circle_do_not_hold_anything_up() -> None:
+def test_a_cycle_of_owners_is_handled() -> None:
     a = ("ReplicaSet", workload("a", "apps/v1 ReplicaSet b"))
     b = ("ReplicaSet", workload("b", "apps/v1 ReplicaSet a"))
     assert planned(a, b, pods=[pod(owner="apps/v1 ReplicaSet a")]).patches == []
 
 
-def test_an_annotation_with_another_client_id_is_for_a_person() -> None:
+def test_an_annotation_with_another_client_id_requires_manual_work() -> None:
     made = planned(workload(account="web"), accounts=[account("web", "other")])
     assert (made.accounts, made.patches) == ([], [])
     assert "is annotated with another client id" in whys(made)[0]
 
 
-def test_what_has_been_applied_is_done() -> None:
+def test_an_applied_plan_is_empty() -> None:
     done = workload(account="web", **{"azure.workload.identity/use": "true"})
     made = planned(done, accounts=[account("web", "CLIENT-demo")])
     assert (made.patches, made.done, made.by_hand) == ([], ["Deployment shop/web"], [])
 
 
-def test_half_of_it_applied_leads_to_the_same_names() -> None:
+def test_a_partly_applied_plan_results_in_the_same_names() -> None:
     first = planned(workload())
     again = planned(workload(), accounts=[account("web", "client-demo")])
     assert [each.name for each in again.accounts] == [each.name for each in first.accounts]
     assert again.accounts[0].is_new is False
 
 
-def test_one_namespace_is_planned_and_users_of_others_are_not_strangers() -> None:
+def test_users_of_other_namespaces_count_when_one_namespace_is_planned() -> None:
     assert planned(workload(account="web"), namespace="elsewhere").patches == []
     assert len(planned(workload(account="web"), namespace="shop").patches) == 1
 
 
-def test_more_credentials_than_azure_allows_are_told() -> None:
+def test_more_credentials_than_azure_accepts_are_reported() -> None:
     fine = planned(*(workload(f"w{number:02}", account=f"w{number:02}") for number in range(20)))
     assert fine.by_hand == []
     (why,) = whys(planned(*(workload(f"w{number:02}", account=f"w{number:02}") for number in range(21))))
@@ -231,7 +233,7 @@ def test_credentials_of_all_namespaces_count_towards_azures_limit() -> None:
     assert "would need 21 federated credentials" in whys(made)[0]
 
 
-def test_a_credentials_name_is_one_that_azure_takes_and_is_nobody_elses() -> None:
+def test_a_credentials_name_is_valid_for_azure_and_unique() -> None:
     assert credential_name("shop", "web") == "shop-web"
     places = [("a", "b-c"), ("a-b", "c"), ("a", "b.c"), ("a", "b" * 253), ("a", "b" * 252), ("a", "b_c")]
     names = {credential_name(*place) for place in places}
@@ -255,18 +257,18 @@ def test_a_credentials_name_is_one_that_azure_takes_and_is_nobody_elses() -> Non
         ("https://20.1.2.3/", True),
     ],
 )
-def test_an_issuer_that_azure_cannot_ask_is_recognised(issuer: str, public: bool) -> None:
+def test_an_issuer_that_azure_cannot_reach_is_recognised(issuer: str, public: bool) -> None:
     assert is_public(issuer) is public
 
 
-def test_a_job_that_has_failed_is_over_as_one_that_has_succeeded() -> None:
+def test_a_failed_job_is_ignored_like_a_succeeded_one() -> None:
     failed = {"conditions": [{"type": "Failed", "status": "True"}]}
     assert planned(("Job", workload("nightly", status=failed))) == planned()
     retrying = {"conditions": [{"type": "Failed", "status": "False"}]}
     assert planned(("Job", workload("nightly", status=retrying))).by_hand != []
 
 
-def test_pods_of_one_foreign_owner_are_told_once() -> None:
+def test_pods_of_one_unsupported_owner_are_reported_once() -> None:
     pods = [pod(f"run-{number}", owner="argoproj.io/v1alpha1 Workflow run", account="run") for number in range(5)]
     other = pod("other", owner="argoproj.io/v1alpha1 Workflow other", account="other")
     made = planned(pods=[*pods, other])

@@ -38,7 +38,7 @@ spec:
 """
 
 
-def test_only_the_names_of_fields_change() -> None:
+def test_only_field_names_change() -> None:
     done = rewrite(OLD)
     assert done.text == NEW
     (change,) = done.changes
@@ -48,7 +48,7 @@ def test_only_the_names_of_fields_change() -> None:
     assert change.lost == ()
 
 
-def test_what_is_spelled_right_and_what_is_not_ours_stays_byte_for_byte() -> None:
+def test_correct_documents_and_foreign_ones_are_unchanged_byte_for_byte() -> None:
     other = "# not ours\napiVersion: v1\nkind: ConfigMap\ndata: {ClientID: x, Selector: y}\n"
     versioned = BINDING.replace("/v1", "/v2") + "  Selector: s\n"
     for text in (NEW, other, versioned, "", "---\n...\n", "just text\n", "- a\n- b\n"):
@@ -56,14 +56,14 @@ def test_what_is_spelled_right_and_what_is_not_ours_stays_byte_for_byte() -> Non
         assert rewrite(text).changes == ()
 
 
-def test_documents_beside_each_other_are_each_their_own() -> None:
+def test_each_document_of_a_file_is_handled_separately() -> None:
     config = "---\napiVersion: v1\nkind: ConfigMap\ndata: {ClientID: x}\n---\n"
     done = rewrite(OLD + config + BINDING + "  Selector: s # c\n")
     assert done.text == NEW + config + BINDING + "  selector: s # c\n"
     assert len(done.objects) == 2
 
 
-def test_the_objects_of_a_list_are_rewritten() -> None:
+def test_objects_of_a_list_are_rewritten() -> None:
     text = """\
 apiVersion: v1
 kind: List
@@ -80,32 +80,32 @@ items:
     assert after == text.replace("{AzureIdentity: a, Selector: s}", "{azureIdentity: a, selector: s}")
 
 
-def test_json_stays_json() -> None:
+def test_json_remains_json() -> None:
     document = {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureIdentityBinding", "spec": {"Selector": "s"}}
     assert json.loads(rewrite(json.dumps(document)).text)["spec"] == {"selector": "s"}
 
 
-def test_a_field_in_both_spellings_keeps_the_present_one_and_says_what_is_lost() -> None:
+def test_a_field_in_both_spellings_keeps_the_present_one_and_reports_the_dropped_value() -> None:
     done = rewrite(BINDING + "  # a comment\n  AzureIdentity: old\n  azureIdentity: new\n  Selector: s\n")
     assert yaml.safe_load(done.text)["spec"] == {"azureIdentity": "new", "selector": "s"}
     (change,) = done.changes
     assert change.lost == ("comments", "spec.AzureIdentity, because spec.azureIdentity is also present")
 
 
-def test_a_field_that_is_null_in_its_present_spelling_takes_the_old_one() -> None:
+def test_a_field_that_is_null_in_its_present_spelling_gets_the_old_value() -> None:
     done = rewrite(BINDING + "  AzureIdentity: old\n  azureIdentity: null\n")
     assert yaml.safe_load(done.text)["spec"] == {"azureIdentity": "old"}
     assert done.changes[0].lost == ()
 
 
-def test_only_the_document_that_needs_it_is_written_anew() -> None:
+def test_only_a_document_that_needs_it_is_rewritten() -> None:
     both = BINDING + "  AzureIdentity: old\n  azureIdentity: new\n"
     done = rewrite(OLD + "---\n" + both + "---\n" + OLD)
     assert done.text.startswith(NEW + "---\n")
     assert done.text.endswith("---\n" + NEW)
 
 
-def test_an_embedded_copy_gets_the_kind_that_its_present_name_needs() -> None:
+def test_an_embedded_copy_gets_the_kind_that_its_present_name_requires() -> None:
     text = """\
 apiVersion: aadpodidentity.k8s.io/v1
 kind: AzureAssignedIdentity
@@ -118,7 +118,7 @@ spec:
     assert spec["azureIdentityRef"]["spec"] == {"clientID": "c"}
 
 
-def test_a_document_that_begins_on_the_line_of_its_mark_is_still_one_when_written_anew() -> None:
+def test_a_document_that_starts_on_its_separator_line_stays_a_document() -> None:
     head = "{apiVersion: aadpodidentity.k8s.io/v1, kind: AzureIdentityBinding, "
     text = "--- " + head + "spec: {Selector: a, selector: b}}\n--- " + head + "spec: {Selector: c}}\n"
     assert [each["spec"] for each in yaml.safe_load_all(rewrite(text).text)] == [{"selector": "b"}, {"selector": "c"}]
@@ -133,6 +133,6 @@ def test_a_document_that_begins_on_the_line_of_its_mark_is_still_one_when_writte
         ("a: \x00", "special characters are not allowed"),
     ],
 )
-def test_what_is_no_yaml_is_told_with_its_line(text: str, told: str) -> None:
+def test_invalid_yaml_is_reported_with_its_line(text: str, told: str) -> None:
     with pytest.raises(UnreadableError, match=told):
         rewrite(text)

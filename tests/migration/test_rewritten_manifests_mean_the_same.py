@@ -52,7 +52,7 @@ def documents(draw: st.DrawFn) -> tuple[Kind[Any], dict[str, Any]]:
 
 
 @given(st.lists(documents(), min_size=1, max_size=3), st.sampled_from([None, True, False]), st.booleans())
-def test_the_same_is_read_and_nothing_is_left_in_an_old_spelling(
+def test_a_rewritten_manifest_is_read_equally_and_has_no_old_spelling(
     objects: list[tuple[Kind[Any], dict[str, Any]]], flow: bool | None, listed: bool
 ) -> None:
     every: list[Any] = [document for _, document in objects]

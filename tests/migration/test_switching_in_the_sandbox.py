@@ -47,7 +47,7 @@ async def outcomes(cloud: Federation, *arguments: str) -> tuple[int, list[Any]]:
     return answer.code, answer.document["outcomes"]
 
 
-async def test_the_plan_tells_what_to_create_and_changes_nothing(cloud: Federation) -> None:
+async def test_the_plan_prints_what_to_create_and_changes_nothing(cloud: Federation) -> None:
     before = cloud.identity()
     answer = await cloud.migrate("plan", *tenant(cloud), "-o", "json")
     assert (answer.code, answer.err) == (3, "")
@@ -60,7 +60,9 @@ async def test_the_plan_tells_what_to_create_and_changes_nothing(cloud: Federati
     assert (cloud.identity(), cloud.cloud.aad.calls) == (before, [])
 
 
-async def test_without_a_credential_nothing_is_switched_and_told_is_what_to_create(cloud: Federation) -> None:
+async def test_without_a_credential_nothing_is_switched_and_the_missing_credential_is_printed(
+    cloud: Federation,
+) -> None:
     before = cloud.identity()
     code, (told,) = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
     assert (code, told["ending"]) == (3, "left as it was")
@@ -71,7 +73,7 @@ async def test_without_a_credential_nothing_is_switched_and_told_is_what_to_crea
     assert cloud.identity() == before
 
 
-async def test_without_yes_a_token_is_tried_and_nothing_is_switched(cloud: Federation) -> None:
+async def test_without_yes_a_token_is_tested_and_nothing_is_switched(cloud: Federation) -> None:
     cloud.trust()
     before = cloud.identity()
     code, (told,) = await outcomes(cloud, "apply", *tenant(cloud))
@@ -82,7 +84,7 @@ async def test_without_yes_a_token_is_tried_and_nothing_is_switched(cloud: Feder
     assert cloud.identity() == before
 
 
-async def test_one_service_account_without_a_token_keeps_the_identity_as_it_is(cloud: Federation) -> None:
+async def test_one_service_account_without_a_token_blocks_the_switch_of_its_identity(cloud: Federation) -> None:
     cloud.trust()
     cloud.account("nightly")
     cloud.pod("nightly-1", "nightly")
@@ -95,7 +97,7 @@ async def test_one_service_account_without_a_token_keeps_the_identity_as_it_is(c
     assert cloud.identity()["spec"]["type"] == 0
 
 
-async def test_a_service_account_whose_pods_do_not_run_is_tried_all_the_same(cloud: Federation) -> None:
+async def test_a_service_account_without_running_pods_is_tested_too(cloud: Federation) -> None:
     cloud.store.delete("pods", "web-1", "default", grace_seconds=0)
     cloud.workload()
     cloud.trust()
@@ -103,7 +105,7 @@ async def test_a_service_account_whose_pods_do_not_run_is_tried_all_the_same(clo
     assert (code, told["ending"], told["tried"][0]["boundTo"]) == (3, "would be changed", "")
 
 
-async def test_switched_and_taken_back_mic_follows_each_time(cloud: Federation) -> None:
+async def test_mic_follows_a_switch_and_its_reversal(cloud: Federation) -> None:
     cloud.trust()
     await cloud.cloud.mic()
     await cloud.cloud.until(lambda: held(cloud) == {"web-1": (0, "Assigned")})
@@ -130,7 +132,7 @@ async def test_switched_and_taken_back_mic_follows_each_time(cloud: Federation) 
     assert await outcomes(cloud, "rollback", "--yes") == (0, [])
 
 
-async def test_pods_of_two_namespaces_keep_one_identity_all_the_way(tmp_path: Path) -> None:
+async def test_pods_of_two_namespaces_keep_one_identity_through_the_switch(tmp_path: Path) -> None:
     """It serves the whole cluster from namespace team, so that what MIC assigns moves into the pods' namespaces."""
     async with federation(tmp_path) as cloud:
         cloud.cloud.node("n0")
@@ -169,7 +171,7 @@ async def test_pods_of_two_namespaces_keep_one_identity_all_the_way(tmp_path: Pa
         assert not any(without)
 
 
-async def test_where_mic_does_not_follow_the_switch_is_taken_back(cloud: Federation) -> None:
+async def test_a_switch_that_mic_does_not_follow_is_reverted(cloud: Federation) -> None:
     cloud.trust()
     before = cloud.identity()
     code, (told,) = await outcomes(cloud, "apply", "--yes", "--timeout=1", *tenant(cloud))
@@ -178,7 +180,7 @@ async def test_where_mic_does_not_follow_the_switch_is_taken_back(cloud: Federat
     assert cloud.identity()["spec"] == before["spec"]
 
 
-async def test_in_managed_mode_nobody_has_to_follow(cloud: Federation) -> None:
+async def test_in_managed_mode_no_program_has_to_follow(cloud: Federation) -> None:
     cloud.store.delete("pods", "nmi-1", "kube-system", grace_seconds=0)
     cloud.nmi("--federated-identities", "--operation-mode=managed", "--forceNamespaced")
     cloud.trust()
@@ -186,7 +188,7 @@ async def test_in_managed_mode_nobody_has_to_follow(cloud: Federation) -> None:
     assert (code, told["ending"], cloud.identity()["spec"]["type"]) == (0, "changed", 3)
 
 
-async def test_an_identity_that_was_switched_and_not_waited_for_is_waited_for(cloud: Federation) -> None:
+async def test_a_switched_identity_that_was_not_waited_for_is_waited_for(cloud: Federation) -> None:
     """As Ctrl-C right after the patch leaves it."""
     cloud.trust()
     mic = await cloud.cloud.mic()
@@ -209,13 +211,13 @@ async def test_an_identity_that_was_switched_and_not_waited_for_is_waited_for(cl
     assert held(cloud) == FOLLOWED
 
 
-async def test_an_identity_that_nobody_knows_is_an_error(cloud: Federation) -> None:
+async def test_an_unknown_identity_is_an_error(cloud: Federation) -> None:
     answer = await cloud.migrate("apply", "--yes", "default/nobody")
     assert (answer.code, answer.out) == (1, "")
     assert "there is nothing to do for AzureIdentity default/nobody" in answer.err
 
 
-async def test_no_token_is_ever_shown(cloud: Federation) -> None:
+async def test_no_token_is_ever_printed(cloud: Federation) -> None:
     cloud.trust()
     answer = await cloud.migrate("apply", *tenant(cloud), "-o", "yaml")
     assert "client-demo" in answer.out
@@ -227,7 +229,7 @@ async def test_no_token_is_ever_shown(cloud: Federation) -> None:
     [("POST", "/serviceaccounts/web/token"), ("PATCH", "/azureidentities/demo"), ("GET", f"{NAMESPACE}/pods")],
     ids=["at the token", "at the switch", "while MIC follows"],
 )
-async def test_after_ctrl_c_at_any_step_the_commands_know_where_they_are(
+async def test_after_an_interrupt_at_any_step_the_commands_continue_correctly(
     cloud: Federation, method: str, path: str
 ) -> None:
     cloud.trust()

@@ -97,7 +97,7 @@ def searches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Fu
 
 
 @pytest.mark.parametrize("name", [*HOLDS, *(HOLDS_IN_FULL if FULL else {})])
-def test_no_history_has_a_wrong_answer(searches: dict[str, "Future[Search]"], name: str) -> None:
+def test_no_history_results_in_a_wrong_answer(searches: dict[str, "Future[Search]"], name: str) -> None:
     found = searches[name].result()
     print(f"{name}: {found.states:,} states")  # noqa: T201  shown by -rP
     assert found.errors == 0, found.report
@@ -107,7 +107,9 @@ def test_no_history_has_a_wrong_answer(searches: dict[str, "Future[Search]"], na
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_without_it_there_is_a_history_with_a_wrong_answer(searches: dict[str, "Future[Search]"], name: str) -> None:
+def test_without_the_protection_a_history_results_in_a_wrong_answer(
+    searches: dict[str, "Future[Search]"], name: str
+) -> None:
     found = searches[name].result()
     assert found.errors == 1, f"{name}: {found.states:,} states and no wrong answer\n{found.report}"
     assert "assertion violated" in found.report

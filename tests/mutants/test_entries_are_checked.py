@@ -8,8 +8,8 @@ import pytest
 from tests.docs.threat_tables import Row
 from tests.mutants.entries import Mutant, MutantError, fault, read, uncovered
 
-FIRST = "tests/nmi/test_issuer.py::test_the_peers_address_alone_says_who_asks"
-SECOND = "tests/nmi/test_issuer.py::test_what_the_pod_reads_of_a_refusal_holds_azures_sentence_code_and_correlation_id"
+FIRST = "tests/nmi/test_issuer.py::test_only_the_peers_address_identifies_the_pod"
+SECOND = "tests/nmi/test_issuer.py::test_a_refusal_contains_azures_message_code_and_correlation_id"
 GOOD = Mutant("topic", 1, "It starts.", (FIRST,), "nmi/__main__.py", "sys.exit(", "print(")
 
 
@@ -51,14 +51,14 @@ def test_a_file_holds_entries_with_and_without_slow(tmp_path: Path) -> None:
         (entry(slow="1"), "slow must be of type bool"),
     ],
 )
-def test_an_entry_of_the_wrong_shape_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+def test_an_entry_of_the_wrong_shape_is_rejected(tmp_path: Path, text: str, complaint: str) -> None:
     file = tmp_path / "some.toml"
     file.write_text(text)
     with pytest.raises(MutantError, match=complaint):
         read(file)
 
 
-def test_an_entry_that_fits_has_no_fault() -> None:
+def test_a_matching_entry_is_accepted() -> None:
     assert fault(GOOD, [row(1, FIRST)]) is None
 
 
@@ -78,7 +78,7 @@ def test_an_entry_that_fits_has_no_fault() -> None:
         (replace(GOOD, tests=(SECOND,)), "no row"),
     ],
 )
-def test_an_entry_that_does_not_fit_is_refused(wrong: Mutant, complaint: str) -> None:
+def test_an_entry_that_does_not_match_is_rejected(wrong: Mutant, complaint: str) -> None:
     found = fault(wrong, [row(1, FIRST)])
     assert found is not None
     assert complaint in found

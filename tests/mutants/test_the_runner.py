@@ -10,7 +10,7 @@ from tests.mutants.entries import Mutant, MutantError
 from tests.mutants.run import Verdict, Worker, judged, selected, sound
 from tests.mutants.trees import Outcome, Run, Tree
 
-BOUNDED = "tests/nmi/tokens/test_keeping_tokens.py::test_every_memory_is_bounded"
+BOUNDED = "tests/nmi/tokens/test_token_cache.py::test_every_cache_is_bounded"
 CACHE = "nmi/tokens/cache.py"
 
 
@@ -37,7 +37,7 @@ def said(tree: Tree, *command: str) -> str:
 
 @pytest.mark.tools
 @pytest.mark.timeout(180)
-def test_programs_that_a_test_starts_run_the_mutant(tree: Tree) -> None:
+def test_programs_started_by_a_test_run_the_mutant(tree: Tree) -> None:
     commands = (("nmi", "--version"), ("python", "-m", "nmi", "--version"))
     before = [said(tree, *command) for command in commands]
     with tree.mutated(mutant("nmi/cli.py", 'f"nmi {VERSION}', 'f"mutant {VERSION}')):
@@ -49,7 +49,7 @@ def test_programs_that_a_test_starts_run_the_mutant(tree: Tree) -> None:
 
 @pytest.mark.tools
 @pytest.mark.timeout(180)
-def test_a_test_sees_the_mutant_and_afterwards_the_file_is_as_it_was(tree: Tree) -> None:
+def test_a_test_sees_the_mutant_and_the_file_is_restored(tree: Tree) -> None:
     worker = Worker(tree, set())
     killed = worker.result(mutant(CACHE, "len(self._refusals) > self._most", "False"))
     assert (killed.verdict, killed.reason) == (Verdict.KILLED, "")
@@ -78,7 +78,7 @@ def test_a_change_that_breaks_the_module_is_not_judged(tree: Tree, replace: str,
 
 @pytest.mark.tools
 @pytest.mark.timeout(300)
-def test_a_compiled_module_is_compiled_with_its_mutant_and_put_back(tree: Tree) -> None:
+def test_a_compiled_module_is_compiled_with_its_mutant_and_restored(tree: Tree) -> None:
     code = "from _native.answers import Usage; usage = Usage(); usage.touch(); print(usage.last_ns)"
     (module,) = tree.root.glob("_native/answers.*.so")
     before = module.read_bytes()
@@ -96,7 +96,7 @@ def test_a_compiled_module_is_compiled_with_its_mutant_and_put_back(tree: Tree) 
 
 @pytest.mark.tools
 @pytest.mark.timeout(180)
-def test_tests_that_take_too_long_end_and_are_no_proof(tree: Tree) -> None:
+def test_tests_that_take_too_long_are_ended_and_prove_nothing(tree: Tree) -> None:
     run = tree.run([BOUNDED], 0.01)
     assert not run.in_time
     assert judged(mutant(CACHE, "a", "b"), run)[0] is Verdict.UNJUDGED
@@ -126,9 +126,7 @@ FAILED = Outcome("one", "call", "failed", ("AssertionError",))
         ([FAILED, Outcome("x.py", "collect", "failed", ())], Verdict.UNJUDGED),
     ],
 )
-def test_a_mutant_is_killed_by_a_failure_of_its_test_and_by_nothing_else(
-    outcomes: list[Outcome], verdict: Verdict
-) -> None:
+def test_only_a_failure_of_its_test_kills_a_mutant(outcomes: list[Outcome], verdict: Verdict) -> None:
     assert judged(mutant(CACHE, "a", "b", "one"), run_of(*outcomes))[0] is verdict
 
 

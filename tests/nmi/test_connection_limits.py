@@ -19,7 +19,7 @@ MIB = 1 << 20
         (MIB, (512, 256), 8 * MIB, (4096, 8192)),
     ],
 )
-def test_they_follow_the_memory_limit(
+def test_the_limits_follow_the_memory_limit(
     limit: int | None, places: tuple[int, int], memory: int, buffers: tuple[int, int]
 ) -> None:
     found = connection_limits(Settings(node_name="n"), limit)
@@ -29,7 +29,7 @@ def test_they_follow_the_memory_limit(
     assert found.warnings == ()
 
 
-def test_flags_win_and_what_does_not_fit_is_named() -> None:
+def test_flags_take_precedence_and_a_contradiction_is_named() -> None:
     settings = Settings(node_name="n", max_connections=20_000, max_connections_per_pod=300)
     found = connection_limits(settings, 512 * MIB)
     assert (found.places, found.places_per_pod) == (20_000, 300)
@@ -44,6 +44,6 @@ def test_flags_win_and_what_does_not_fit_is_named() -> None:
     assert connection_limits(Settings(node_name="n", max_connections=4000), 512 * MIB).warnings == ()
 
 
-def test_one_pod_may_have_as_many_as_its_flag_says() -> None:
+def test_one_pod_may_have_as_many_connections_as_its_flag_says() -> None:
     found = connection_limits(Settings(node_name="n", max_connections_per_pod=5000), 64 * MIB)
     assert (found.places, found.places_per_pod, len(found.warnings)) == (5000, 5000, 1)

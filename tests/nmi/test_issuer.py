@@ -34,7 +34,7 @@ async def test_a_pod_gets_the_token_of_its_identity() -> None:
         assert (issued.pod, issued.identity) == ("ns/web", "ns/id")
 
 
-async def test_a_ready_answer_made_of_it_is_fresh_for_long_and_ends_before_the_token() -> None:
+async def test_a_ready_answer_is_fresh_for_long_and_ends_before_its_token() -> None:
     async with running_office() as office:
         await office.with_pod()
         issued = await office.issued()
@@ -44,7 +44,7 @@ async def test_a_ready_answer_made_of_it_is_fresh_for_long_and_ends_before_the_t
         assert (issued.expires_ns - now) / 1e9 == pytest.approx(86400, abs=5)
 
 
-async def test_a_hundred_pods_first_requests_make_one_call() -> None:
+async def test_first_requests_of_a_hundred_pods_make_one_call() -> None:
     async with running_office() as office:
         for number in range(100):
             name = f"web-{number}"
@@ -69,14 +69,14 @@ async def test_an_unknown_address_is_refused() -> None:
         assert office.imds.calls == []
 
 
-async def test_a_pod_for_whom_nothing_can_come_is_refused_at_once() -> None:
+async def test_a_pod_that_cannot_get_an_identity_is_refused_immediately() -> None:
     async with running_office() as office:
         await office.with_pod(assigned=False, label=None)
         assert (await office.refused()).reason is Reason.NOTHING_ASSIGNED
 
 
 @pytest.mark.parametrize("first", [None, CREATED], ids=["nothing-yet", "created"])
-async def test_a_held_request_is_answered_with_the_assignments_event(first: str | None) -> None:
+async def test_a_held_request_is_answered_at_the_assignments_event(first: str | None) -> None:
     async with running_office() as office:
         entry = await office.with_pod(assigned=False)
         if first is not None:
@@ -129,7 +129,7 @@ async def test_a_held_pod_that_loses_its_label_is_refused() -> None:
         assert (await asyncio.wait_for(held, DEADLINE)).reason is Reason.NOTHING_ASSIGNED
 
 
-async def test_a_client_that_goes_away_ends_its_wait_and_no_other() -> None:
+async def test_a_client_that_disconnects_ends_its_wait_and_no_other() -> None:
     async with running_office() as office:
         await office.with_pod(assigned=False)
         gone, stays = asyncio.create_task(office.issue()), asyncio.create_task(office.issued())
@@ -140,7 +140,7 @@ async def test_a_client_that_goes_away_ends_its_wait_and_no_other() -> None:
         assert (await asyncio.wait_for(stays, DEADLINE)).identity == "ns/id"
 
 
-async def test_one_budget_covers_holding_and_fetching() -> None:
+async def test_one_time_budget_covers_holding_and_fetching() -> None:
     async with running_office(policy=BRIEF) as office:
         await office.with_pod()
         office.imds.script = [Answer(hang=True)]
@@ -162,7 +162,7 @@ async def test_one_budget_covers_holding_and_fetching() -> None:
     ],
     ids=["invalid-resource", "denied", "throttled", "down", "gone-for-now", "garbage"],
 )
-async def test_upstreams_failures_have_their_reasons(answer: Answer, reason: Reason, retry_after: float | None) -> None:
+async def test_upstream_failures_have_their_reasons(answer: Answer, reason: Reason, retry_after: float | None) -> None:
     async with running_office() as office:
         await office.with_pod()
         office.imds.script = [answer]
@@ -170,7 +170,7 @@ async def test_upstreams_failures_have_their_reasons(answer: Answer, reason: Rea
         assert (refusal.reason, refusal.retry_after) == (reason, retry_after)
 
 
-async def test_what_the_pod_reads_of_a_refusal_holds_azures_sentence_code_and_correlation_id() -> None:
+async def test_a_refusal_contains_azures_message_code_and_correlation_id() -> None:
     async with running_office() as office:
         await office.with_pod()
         tenant, trace, correlation = (str(uuid.UUID(int=number)) for number in (1, 2, 3))
@@ -193,7 +193,7 @@ async def test_what_the_pod_reads_of_a_refusal_holds_azures_sentence_code_and_co
         assert "unreachable" not in refusal.sentence.lower()
 
 
-async def test_the_correlation_id_of_the_header_serves_where_the_text_has_none() -> None:
+async def test_the_correlation_id_header_is_used_if_the_message_has_none() -> None:
     async with running_office() as office:
         await office.with_pod()
         office.imds.script = [Answer(400, error_body("invalid_resource", "no"), {"x-ms-request-id": "11f5-ab"})]
@@ -202,14 +202,14 @@ async def test_the_correlation_id_of_the_header_serves_where_the_text_has_none()
         assert "correlation id 22-cd" in (await office.refused(TokenRequest("https://other"))).sentence
 
 
-async def test_the_word_by_which_sdks_give_up_never_comes_from_upstream() -> None:
+async def test_the_word_that_makes_sdks_stop_retrying_is_never_passed_on_from_upstream() -> None:
     async with running_office() as office:
         await office.with_pod()
         office.imds.script = [Answer(403, error_body("host_unreachable", "A socket operation was unreachable"))]
         assert "unreachable" not in (await office.refused()).sentence.lower()
 
 
-async def test_imds_lagging_behind_the_assignment_is_waited_out() -> None:
+async def test_imds_lag_after_the_assignment_is_waited_out() -> None:
     async with running_office() as office:
         await office.with_pod()
         office.imds.script = [Answer(400, error_body("invalid_request", "Identity not found"))]
@@ -217,7 +217,7 @@ async def test_imds_lagging_behind_the_assignment_is_waited_out() -> None:
         assert len(office.imds.calls) == 2
 
 
-async def test_imds_lagging_beyond_the_budget_says_try_again() -> None:
+async def test_imds_lag_beyond_the_budget_is_a_retryable_refusal() -> None:
     async with running_office(policy=DecisionPolicy(max_hold_seconds=1.0)) as office:
         await office.with_pod()
         office.cluster.clock.ahead += 61.0
@@ -229,7 +229,7 @@ async def test_imds_lagging_beyond_the_budget_says_try_again() -> None:
 
 
 @pytest.mark.parametrize("type_", [4, -1])
-async def test_a_type_that_does_not_exist_is_refused_and_the_log_names_those_that_do(type_: int) -> None:
+async def test_an_unknown_type_is_refused_and_the_log_names_the_known_ones(type_: int) -> None:
     async with running_office() as office:
         entry = await office.with_pod(assigned=False)
         office.cluster.told(assigned_identity(type_=type_), "assigned_identities")
@@ -240,7 +240,7 @@ async def test_a_type_that_does_not_exist_is_refused_and_the_log_names_those_tha
         assert office.imds.calls == []
 
 
-async def test_an_object_id_is_known_once_azure_has_shown_it() -> None:
+async def test_an_object_id_is_known_after_azure_has_returned_it() -> None:
     async with running_office() as office:
         await office.with_pod()
         request = by(SelectorKind.OBJECT_ID, "0B000000-0000-0000-0000-000000000001")
@@ -249,7 +249,7 @@ async def test_an_object_id_is_known_once_azure_has_shown_it() -> None:
         assert (await office.issued(request)).identity == "ns/id"
 
 
-async def test_without_the_cache_nothing_becomes_a_ready_answer() -> None:
+async def test_without_the_cache_no_answer_becomes_ready() -> None:
     async with running_office(caching=False) as office:
         await office.with_pod()
         assert not (await office.issued()).cacheable
@@ -257,7 +257,7 @@ async def test_without_the_cache_nothing_becomes_a_ready_answer() -> None:
         assert len(office.imds.calls) == 2
 
 
-async def test_an_ending_pod_gets_tokens_but_no_ready_answers() -> None:
+async def test_a_terminating_pod_gets_tokens_but_no_ready_answers() -> None:
     async with running_office() as office:
         entry = await office.with_pod()
         assert (await office.issued()).cacheable
@@ -267,7 +267,7 @@ async def test_an_ending_pod_gets_tokens_but_no_ready_answers() -> None:
         assert office.cluster.reads() == ["/api/v1/namespaces/ns/pods/web"]
 
 
-async def test_the_peers_address_alone_says_who_asks() -> None:
+async def test_only_the_peers_address_identifies_the_pod() -> None:
     async with running_office() as office:
         await office.with_pod()
         office.cluster.put_pod(pod("other", addresses=("10.0.0.2",)))
@@ -278,7 +278,7 @@ async def test_the_peers_address_alone_says_who_asks() -> None:
         assert [call.query["client_id"] for call in office.imds.calls] == [CLIENT_ID, OTHER_ID]
 
 
-async def test_what_a_source_forbids_is_refused_with_its_own_words() -> None:
+async def test_a_request_that_a_token_source_forbids_is_refused_with_its_message() -> None:
     forbidding = FakeSource(forbidden=PolicyError("Not from there.", "--allow-it would allow it"))
     async with running_office(sources={1: forbidding}) as office:
         await office.with_pod(assigned=False)
@@ -292,7 +292,7 @@ async def test_what_a_source_forbids_is_refused_with_its_own_words() -> None:
         assert forbidding.requests == []
 
 
-async def test_tokens_of_further_tenants_come_along_and_never_in_a_ready_answer() -> None:
+async def test_tokens_of_auxiliary_tenants_are_included_and_never_in_a_ready_answer() -> None:
     further = Token("further", 2_000_000_000, 0, RESOURCE, CLIENT_ID)
     async with running_office(sources={1: FakeSource(auxiliary=(further,))}) as office:
         entry = await office.with_pod(assigned=False)
@@ -314,7 +314,7 @@ async def test_the_log_can_name_the_pods_uid_and_azures_own_id_of_the_call() -> 
         assert (await office.refused()).correlation == "11f5-ab"
 
 
-async def test_an_address_that_passes_on_answers_for_its_new_pod_at_once_also_to_who_asked_before() -> None:
+async def test_a_reassigned_address_serves_its_new_pod_immediately_also_on_known_connections() -> None:
     # A kept-alive connection asks by its peer's address each time: nothing of the former pod is bound to it.
     async with running_office() as office:
         await office.with_pod()

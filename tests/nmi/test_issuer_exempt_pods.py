@@ -54,7 +54,7 @@ async def raw(office: Office, request: TokenRequest = REQUEST) -> RawAnswer:
     return answer
 
 
-async def test_an_exempt_pods_request_goes_to_imds_for_the_nodes_own_identity() -> None:
+async def test_an_exempt_pods_request_is_sent_to_imds_for_the_nodes_own_identity() -> None:
     async with running_office() as office:
         await exempt(office)
         answer = await raw(office)
@@ -63,7 +63,7 @@ async def test_an_exempt_pods_request_goes_to_imds_for_the_nodes_own_identity() 
         assert (answer.status, b"access_token" in answer.body) == (200, True)
 
 
-async def test_mics_own_pod_needs_no_exception() -> None:
+async def test_mics_own_pod_requires_no_exception() -> None:
     async with running_office(mic_namespace="ns") as office:
         await office.with_pod(assigned=False, **MIC)
         assert (await raw(office)).status == 200
@@ -80,7 +80,7 @@ async def test_mics_own_pod_needs_no_exception() -> None:
         (SelectorKind.RESOURCE_ID, resource_id("any"), "msi_res_id"),
     ],
 )
-async def test_the_identity_that_it_names_is_asked_for_whether_assigned_or_not(
+async def test_the_requested_identity_is_sent_to_imds_whether_assigned_or_not(
     selector: SelectorKind, value: str, parameter: str
 ) -> None:
     async with running_office() as office:
@@ -89,7 +89,7 @@ async def test_the_identity_that_it_names_is_asked_for_whether_assigned_or_not(
         assert office.imds.calls[0].query[parameter] == value
 
 
-async def test_imdss_refusals_come_back_as_they_are() -> None:
+async def test_imds_refusals_are_returned_unchanged() -> None:
     async with running_office() as office:
         await exempt(office)
         body = error_body("invalid_request", "Identity not found")
@@ -98,7 +98,7 @@ async def test_imdss_refusals_come_back_as_they_are() -> None:
         assert (answer.status, answer.body) == (400, body)
 
 
-async def test_nothing_of_it_is_kept() -> None:
+async def test_an_exempt_pods_answer_is_not_cached() -> None:
     async with running_office() as office:
         entry = await exempt(office)
         await raw(office)
@@ -107,7 +107,7 @@ async def test_nothing_of_it_is_kept() -> None:
         assert entry.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
 
 
-async def test_imds_that_does_not_answer_is_a_refusal_within_the_budget() -> None:
+async def test_an_imds_that_does_not_respond_is_a_refusal_within_the_budget() -> None:
     async with running_office(policy=DecisionPolicy(max_hold_seconds=0.2)) as office:
         await exempt(office)
         office.imds.script = [Answer(hang=True)]
@@ -135,7 +135,7 @@ class Failing:
     ],
     ids=["no-connection", "throttled", "queue-full"],
 )
-async def test_a_call_that_brings_no_answer_is_a_refusal_charged_to_the_pod(error: Exception, reason: Reason) -> None:
+async def test_a_failed_call_is_a_refusal_charged_to_the_pod(error: Exception, reason: Reason) -> None:
     async with running_office() as office:
         await exempt(office)
         source = Failing(error)
@@ -155,7 +155,7 @@ async def test_a_call_that_brings_no_answer_is_a_refusal_charged_to_the_pod(erro
         assert 15.0 < within <= 20.0
 
 
-async def test_without_a_source_of_the_nodes_identities_it_is_refused() -> None:
+async def test_without_a_source_for_node_identities_the_request_is_refused() -> None:
     async with running_office(for_exempt=False) as office:
         await exempt(office)
         assert (await office.refused()).reason is Reason.POLICY
@@ -174,7 +174,7 @@ async def while_asking(office: Office, entry: PodEntry, change: Callable[[], obj
     return await asyncio.wait_for(request, DEADLINE)
 
 
-async def test_an_exception_that_ends_meanwhile_leaves_the_pod_its_own_identity() -> None:
+async def test_a_pod_whose_exception_ends_during_the_request_keeps_its_own_identity() -> None:
     async with running_office() as office:
         entry = await exempt(office)
         answer = await while_asking(office, entry, lambda: office.cluster.delete_exception(exception()))
@@ -182,7 +182,7 @@ async def test_an_exception_that_ends_meanwhile_leaves_the_pod_its_own_identity(
         assert answer.identity == "ns/id"
 
 
-async def test_a_label_lost_meanwhile_ends_it_too() -> None:
+async def test_a_label_lost_during_the_request_ends_the_exemption_too() -> None:
     async with running_office() as office:
         entry = await exempt(office)
         answer = await while_asking(office, entry, lambda: office.cluster.put_pod(pod()))
@@ -196,7 +196,7 @@ def succeed(office: Office) -> None:
 
 
 @pytest.mark.parametrize("end", ["deleted", "successor", "rival"])
-async def test_a_pod_that_loses_its_address_meanwhile_gets_nothing(end: str) -> None:
+async def test_a_pod_that_loses_its_address_during_the_request_gets_nothing(end: str) -> None:
     async with running_office() as office:
         entry = await exempt(office)
         changes: dict[str, Callable[[], object]] = {
@@ -209,7 +209,7 @@ async def test_a_pod_that_loses_its_address_meanwhile_gets_nothing(end: str) -> 
         assert answer.reason is Reason.UNKNOWN_ADDRESS
 
 
-async def test_a_grant_in_the_air_is_not_given_to_a_pod_that_becomes_exempt() -> None:
+async def test_a_grant_in_progress_is_not_given_to_a_pod_that_becomes_exempt() -> None:
     async with running_office() as office:
         entry = await office.with_pod(labels=APP)
         answer = await while_asking(office, entry, lambda: office.cluster.put_exception(exception(labels=APP)))
@@ -217,7 +217,7 @@ async def test_a_grant_in_the_air_is_not_given_to_a_pod_that_becomes_exempt() ->
         assert not entry.serves(office.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, ""))
 
 
-async def test_a_held_request_goes_to_imds_once_its_pod_becomes_exempt() -> None:
+async def test_a_held_request_is_sent_to_imds_when_its_pod_becomes_exempt() -> None:
     async with running_office() as office:
         await office.with_pod(assigned=False, labels=APP)
         held = asyncio.create_task(office.issue())
@@ -226,7 +226,7 @@ async def test_a_held_request_goes_to_imds_once_its_pod_becomes_exempt() -> None
         assert isinstance(await asyncio.wait_for(held, DEADLINE), RawAnswer)
 
 
-async def test_its_neighbours_are_what_they_were() -> None:
+async def test_other_pods_are_not_affected() -> None:
     async with running_office() as office:
         await exempt(office)
         office.cluster.put_pod(pod("other", addresses=("10.0.0.2",), label=None))

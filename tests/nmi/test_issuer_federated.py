@@ -27,7 +27,7 @@ async def bound(office: Office, namespace: str = "ns") -> None:
     await office.cluster.seen(lambda: bool((it := office.cluster.at(ADDRESS)) and it.assigned))
 
 
-async def test_the_pods_own_service_account_is_what_is_asked_with() -> None:
+async def test_the_pods_own_service_account_is_used() -> None:
     source = source_per_pod()
     async with running_office(sources={3: source}) as office:
         await bound(office)
@@ -38,7 +38,7 @@ async def test_the_pods_own_service_account_is_what_is_asked_with() -> None:
         assert source.workloads == [Workload("ns", "web", entry.uid, "builder")]
 
 
-async def test_what_is_not_all_of_the_pods_namespace_is_refused_and_nothing_is_asked() -> None:
+async def test_a_request_with_objects_outside_the_pods_namespace_is_refused_without_a_call() -> None:
     source = source_per_pod()
     async with running_office(sources={3: source}, policy=DecisionPolicy(max_hold_seconds=0.2)) as office:
         await bound(office, "default")
@@ -46,7 +46,7 @@ async def test_what_is_not_all_of_the_pods_namespace_is_refused_and_nothing_is_a
         assert source.workloads == []
 
 
-async def test_a_pod_deleted_during_the_exchange_gets_nothing_and_leaves_nothing() -> None:
+async def test_a_pod_deleted_during_the_exchange_gets_nothing_and_leaves_no_cache_entry() -> None:
     source = source_per_pod()
     source.gate.clear()
     async with running_office(sources={3: source}) as office:
@@ -63,7 +63,7 @@ async def test_a_pod_deleted_during_the_exchange_gets_nothing_and_leaves_nothing
         assert not office.broker._flights
 
 
-async def test_nothing_is_fetched_for_a_pod_that_goes_while_a_read_is_asked_whether_it_is_there(
+async def test_nothing_is_fetched_for_a_pod_that_disappears_while_a_read_verifies_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = source_per_pod()
@@ -93,7 +93,7 @@ async def test_nothing_is_fetched_for_a_pod_that_goes_while_a_read_is_asked_whet
         assert len(office.broker._tokens) == 0
 
 
-async def test_its_token_is_gone_with_the_pod_and_a_successor_asks_anew() -> None:
+async def test_the_token_is_dropped_with_the_pod_and_a_successor_fetches_its_own() -> None:
     source = source_per_pod()
     async with running_office(sources={3: source}) as office:
         await bound(office)
@@ -108,7 +108,7 @@ async def test_its_token_is_gone_with_the_pod_and_a_successor_asks_anew() -> Non
         assert len({each.uid for each in source.workloads if each}) == 2
 
 
-async def test_no_process_of_the_node_gets_one_for_a_pod() -> None:
+async def test_no_node_process_gets_a_federated_token_for_a_pod() -> None:
     source = source_per_pod()
     async with running_office(sources={3: source}) as office:
         await bound(office)
@@ -119,7 +119,7 @@ async def test_no_process_of_the_node_gets_one_for_a_pod() -> None:
         assert isinstance(await office.issue(), Issued)
 
 
-async def test_in_managed_mode_the_binding_is_enough() -> None:
+async def test_in_managed_mode_the_binding_suffices() -> None:
     source = source_per_pod()
     async with running_office(
         sources={3: source}, managed=True, policy=DecisionPolicy(force_namespaced=True)

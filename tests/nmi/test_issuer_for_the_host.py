@@ -31,7 +31,7 @@ async def refused(office: Office, name: str = "web") -> Refusal:
 
 
 @pytest.mark.parametrize("host_network", [True, False], ids=["host-network", "own-network"])
-async def test_the_named_pods_identity_is_the_one(host_network: bool) -> None:
+async def test_the_identity_of_the_named_pod_is_used(host_network: bool) -> None:
     async with running_office() as office:
         uid = office.cluster.put_pod(pod(host_network=host_network))
         office.cluster.put_assigned(assigned_identity())
@@ -51,7 +51,7 @@ async def test_one_of_several_is_chosen_by_client_id() -> None:
         assert answer.identity == "ns/b"
 
 
-async def test_it_is_held_like_any_other_request() -> None:
+async def test_a_request_is_held_like_any_other() -> None:
     async with running_office() as office:
         office.cluster.put_pod(pod(host_network=True))
         office.cluster.put_assigned(assigned_identity(status=CREATED))
@@ -67,7 +67,7 @@ async def test_a_hold_ends_with_the_budget() -> None:
         assert (await refused(office)).reason is Reason.NO_MATCHING_IDENTITY
 
 
-async def test_a_pod_that_is_deleted_meanwhile_is_refused() -> None:
+async def test_a_pod_deleted_during_the_request_is_refused() -> None:
     async with running_office() as office:
         office.cluster.put_pod(pod(host_network=True))
         held = asyncio.create_task(office.issue_for())
@@ -78,13 +78,13 @@ async def test_a_pod_that_is_deleted_meanwhile_is_refused() -> None:
         assert answer.reason is Reason.UNKNOWN_ADDRESS
 
 
-async def test_a_pod_that_does_not_run_here_is_unknown() -> None:
+async def test_a_pod_of_another_node_is_unknown() -> None:
     async with running_office(park_seconds=0.1) as office:
         assert (await refused(office, "absent")).reason is Reason.UNKNOWN_ADDRESS
         assert office.imds.calls == []
 
 
-async def test_only_types_that_the_policy_lists_are_given_out() -> None:
+async def test_only_types_that_the_policy_lists_are_served() -> None:
     policy = DecisionPolicy(host_token_types=frozenset((1,)))
     async with running_office(policy=policy, sources={1: FakeSource()}) as office:
         office.cluster.put_pod(pod(host_network=True))
@@ -98,14 +98,14 @@ async def test_only_types_that_the_policy_lists_are_given_out() -> None:
         assert office.imds.calls == []
 
 
-async def test_a_type_that_nothing_serves_is_refused_however_it_is_asked_for() -> None:
+async def test_an_unknown_type_is_refused_for_every_selector() -> None:
     async with running_office() as office:
         office.cluster.put_pod(pod(host_network=True))
         office.cluster.put_assigned(assigned_identity(type_=4))
         assert (await refused(office)).reason is Reason.POLICY
 
 
-async def test_no_types_at_all_switches_it_off_before_any_pod_is_looked_for() -> None:
+async def test_an_empty_list_of_types_disables_the_path_before_any_lookup() -> None:
     async with running_office(policy=DecisionPolicy(host_token_types=frozenset())) as office:
         office.cluster.put_pod(pod(host_network=True))
         assert (await refused(office)).reason is Reason.POLICY
@@ -113,7 +113,7 @@ async def test_no_types_at_all_switches_it_off_before_any_pod_is_looked_for() ->
         assert office.cluster.reads() == []
 
 
-async def test_the_nodes_own_identities_are_never_had_this_way() -> None:
+async def test_the_nodes_own_identities_are_never_returned_here() -> None:
     async with running_office() as office:
         office.cluster.put_exception(exception(labels={"app": "web"}))
         office.cluster.put_pod(pod(host_network=True, labels={"app": "web"}))
@@ -127,7 +127,7 @@ async def test_the_nodes_own_identities_are_never_had_this_way() -> None:
         assert office.imds.calls == []
 
 
-async def test_nothing_that_is_given_out_this_way_becomes_a_ready_answer_of_the_pod() -> None:
+async def test_an_answer_of_this_path_never_becomes_a_ready_answer_of_the_pod() -> None:
     async with running_office() as office:
         entry = await office.with_pod()
         await issued(office)

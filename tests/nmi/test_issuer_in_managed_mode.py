@@ -29,7 +29,7 @@ async def bound(office: Office, type_: int = 0) -> None:
     await until(lambda: bool((entry := office.cluster.at(ADDRESS)) and entry.assigned))
 
 
-async def test_a_request_is_held_until_binding_and_identity_are_there() -> None:
+async def test_a_request_is_held_until_binding_and_identity_exist() -> None:
     async with running_office(managed=True, policy=POLICY) as office:
         office.cluster.put_pod(pod())
         held = asyncio.create_task(office.issue())
@@ -53,7 +53,7 @@ async def test_a_hold_ends_with_the_budget() -> None:
 
 
 @pytest.mark.parametrize("what", ["binding", "identity"])
-async def test_what_goes_during_the_fetch_is_not_granted_and_ready_answers_go_with_it(what: str) -> None:
+async def test_an_object_deleted_during_the_fetch_is_not_granted_and_ready_answers_are_dropped(what: str) -> None:
     async with running_office(managed=True, policy=BRIEF) as office:
         await bound(office)
         before = await office.issued()
@@ -71,7 +71,7 @@ async def test_what_goes_during_the_fetch_is_not_granted_and_ready_answers_go_wi
         assert isinstance(answer, Refusal)
 
 
-async def test_an_identity_that_imds_has_not_heard_of_yet_is_waited_for() -> None:
+async def test_an_identity_unknown_to_imds_is_waited_for() -> None:
     async with running_office(managed=True, policy=POLICY) as office:
         await bound(office)
         office.imds.script = [Answer(400, error_body("invalid_request", "Identity not found"))]
@@ -87,7 +87,7 @@ async def test_service_principals_are_served_too() -> None:
         assert len(source.requests) == 1
 
 
-async def test_a_named_pod_on_the_hosts_network_has_its_identities_by_its_label() -> None:
+async def test_a_named_host_network_pod_has_the_identities_of_its_label() -> None:
     async with running_office(managed=True, policy=POLICY) as office:
         office.cluster.put_binding(binding())
         office.cluster.put_identity(identity())
@@ -97,7 +97,7 @@ async def test_a_named_pod_on_the_hosts_network_has_its_identities_by_its_label(
         assert answer.identity == "ns/id"
 
 
-async def test_a_pod_that_nothing_is_bound_to_is_answered_within_two_seconds_on_both_paths() -> None:
+async def test_a_pod_without_a_binding_is_answered_within_two_seconds_on_both_paths() -> None:
     async with running_office(managed=True, policy=DecisionPolicy(force_namespaced=True, managed=True)) as office:
         office.cluster.put_pod(pod())
         began = time.monotonic()
@@ -108,7 +108,7 @@ async def test_a_pod_that_nothing_is_bound_to_is_answered_within_two_seconds_on_
             assert answer.reason is Reason.NO_MATCHING_IDENTITY
 
 
-async def test_a_binding_that_comes_within_that_time_is_in_time() -> None:
+async def test_a_binding_created_within_that_time_counts() -> None:
     async with running_office(managed=True, policy=DecisionPolicy(force_namespaced=True, managed=True)) as office:
         office.cluster.put_pod(pod())
         held = asyncio.create_task(office.issue())

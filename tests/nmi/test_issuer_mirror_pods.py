@@ -31,14 +31,14 @@ async def refused_at_once(office: Office) -> None:
 
 
 @MARKS
-async def test_what_is_assigned_to_it_is_not_served(mark: dict[str, Any]) -> None:
+async def test_an_assigned_identity_is_not_served_to_a_mirror_pod(mark: dict[str, Any]) -> None:
     async with running_office() as office:
         await office.with_pod(**mark)
         await refused_at_once(office)
 
 
 @MARKS
-async def test_managed_mode_serves_it_no_bound_identity(mark: dict[str, Any]) -> None:
+async def test_managed_mode_serves_a_mirror_pod_no_bound_identity(mark: dict[str, Any]) -> None:
     async with running_office(managed=True, policy=DecisionPolicy(force_namespaced=True, managed=True)) as office:
         office.cluster.put_binding(binding())
         office.cluster.put_identity(identity())
@@ -48,7 +48,7 @@ async def test_managed_mode_serves_it_no_bound_identity(mark: dict[str, Any]) ->
 
 
 @MARKS
-async def test_no_exception_gives_it_the_nodes_own_identities(mark: dict[str, Any]) -> None:
+async def test_no_exception_gives_a_mirror_pod_the_nodes_own_identities(mark: dict[str, Any]) -> None:
     async with running_office() as office:
         office.cluster.put_exception(exception(labels={"app": "web"}))
         await office.with_pod(assigned=False, labels={"app": "web"}, **mark)
@@ -56,14 +56,14 @@ async def test_no_exception_gives_it_the_nodes_own_identities(mark: dict[str, An
         await refused_at_once(office)
 
 
-async def test_it_is_not_taken_for_mics_own_pod() -> None:
+async def test_a_mirror_pod_does_not_count_as_mics_own_pod() -> None:
     async with running_office(mic_namespace="ns") as office:
         owner = OwnerReference(api_version="apps/v1", kind="ReplicaSet", name="mic-1", controller=True)
         await office.with_pod(assigned=False, label=None, labels={"component": "mic"}, owner=owner, mirror=True)
         await refused_at_once(office)
 
 
-async def test_a_daemon_sets_pod_gets_its_token() -> None:
+async def test_a_pod_of_a_daemonset_gets_its_token() -> None:
     async with running_office() as office:
         owner = OwnerReference(api_version="apps/v1", kind="DaemonSet", name="agent", controller=True)
         await office.with_pod(owner=owner)

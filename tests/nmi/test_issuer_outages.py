@@ -20,7 +20,7 @@ def other(number: int) -> TokenRequest:
     return TokenRequest(f"{RESOURCE}/{number}")
 
 
-async def test_while_imds_updates_a_pod_is_told_when_to_come_again_and_its_next_request_joins_the_fetch() -> None:
+async def test_during_an_imds_update_a_pod_gets_retry_after_and_its_next_request_joins_the_fetch() -> None:
     async with running_office(policy=BRIEF, retry_delays=(0.3,)) as office:
         await office.with_pod()
         office.imds.script = [Answer(410, b"{}")] * 4
@@ -34,7 +34,7 @@ async def test_while_imds_updates_a_pod_is_told_when_to_come_again_and_its_next_
         assert len(office.imds.calls) == 5 > calls
 
 
-async def test_a_long_pause_that_imds_asks_for_is_a_429_for_every_new_token_at_once() -> None:
+async def test_a_long_retry_after_of_imds_is_a_429_for_every_new_token_immediately() -> None:
     async with running_office() as office:
         await office.with_pod()
         kept = await office.issued()
@@ -47,7 +47,7 @@ async def test_a_long_pause_that_imds_asks_for_is_a_429_for_every_new_token_at_o
         assert (await office.issued()).token == kept.token
 
 
-async def test_an_imds_that_fails_again_and_again_is_left_alone_and_pods_hear_for_how_long() -> None:
+async def test_a_repeatedly_failing_imds_is_not_called_and_pods_get_the_remaining_time() -> None:
     async with running_office() as office:
         await office.with_pod()
         kept = await office.issued()

@@ -44,7 +44,7 @@ async def test_an_identity_revoked_during_the_fetch_is_not_granted() -> None:
 
 
 @pytest.mark.parametrize("change", ["deleted", "finished", "moved"])
-async def test_a_pod_that_goes_during_the_fetch_is_refused(change: str) -> None:
+async def test_a_pod_that_is_deleted_during_the_fetch_is_refused(change: str) -> None:
     async with running_office() as office:
         await office.with_pod()
         changes: dict[str, Callable[[], object]] = {
@@ -73,7 +73,7 @@ async def test_a_successor_at_the_address_does_not_get_its_predecessors_token() 
         assert answer.reason is Reason.UNKNOWN_ADDRESS
 
 
-async def test_a_second_claim_on_the_address_during_the_fetch_ends_the_request() -> None:
+async def test_a_second_pod_at_the_address_during_the_fetch_ends_the_request() -> None:
     async with running_office() as office:
         await office.with_pod()
         request = await while_fetching(office, lambda: office.cluster.told(pod("rival", uid="uid-2")))
@@ -82,7 +82,7 @@ async def test_a_second_claim_on_the_address_during_the_fetch_ends_the_request()
         assert answer.reason is Reason.UNKNOWN_ADDRESS
 
 
-async def test_an_identity_exchanged_during_the_fetch_is_decided_anew() -> None:
+async def test_an_identity_replaced_during_the_fetch_causes_a_new_decision() -> None:
     async with running_office() as office:
         await office.with_pod()
 
@@ -97,7 +97,7 @@ async def test_an_identity_exchanged_during_the_fetch_is_decided_anew() -> None:
         assert answer.token.client_id == OTHER_ID
 
 
-async def test_a_change_that_leaves_the_grant_standing_costs_no_second_fetch() -> None:
+async def test_a_change_that_keeps_the_grant_costs_no_second_fetch() -> None:
     async with running_office() as office:
         entry = await office.with_pod()
         request = await while_fetching(office, lambda: office.cluster.put_assigned(assigned_identity("zz")))
@@ -108,7 +108,7 @@ async def test_a_change_that_leaves_the_grant_standing_costs_no_second_fetch() -
         assert len(office.imds.calls) == 1
 
 
-async def test_cancelling_one_request_during_the_fetch_disturbs_no_other() -> None:
+async def test_cancelling_a_request_during_the_fetch_affects_no_other() -> None:
     async with running_office() as office:
         await office.with_pod()
         office.imds.gate.clear()
@@ -123,7 +123,7 @@ async def test_cancelling_one_request_during_the_fetch_disturbs_no_other() -> No
         assert isinstance(await office.issue(), Issued)
 
 
-async def test_a_token_fetched_anew_empties_the_ready_answers_that_hold_the_old_one() -> None:
+async def test_a_force_refreshed_token_replaces_the_ready_answers_with_the_old_one() -> None:
     async with running_office() as office:
         entry = await office.with_pod()
         office.cluster.put_pod(pod("sharer", addresses=("10.0.0.2",)))
@@ -167,7 +167,7 @@ async def doubtful_while_fetching(office: Office, ahead: float, **changes: Any) 
 
 @pytest.mark.parametrize("case", ENDS_MEANWHILE)
 @pytest.mark.parametrize("exempt", [False, True])
-async def test_what_a_read_vouched_for_is_read_again_after_a_long_fetch(case: str, exempt: bool) -> None:
+async def test_a_pod_verified_by_a_read_is_read_again_after_a_long_fetch(case: str, exempt: bool) -> None:
     async with running_office(policy=DecisionPolicy(max_hold_seconds=2.0), watching=False) as office:
         if exempt:
             office.cluster.put_exception(exception(labels={"aadpodidbinding": "web"}))
@@ -177,7 +177,7 @@ async def test_what_a_read_vouched_for_is_read_again_after_a_long_fetch(case: st
         assert len(office.imds.calls) == 1
 
 
-async def test_a_quick_fetch_costs_no_second_read() -> None:
+async def test_a_short_fetch_costs_no_second_read() -> None:
     async with running_office(watching=False) as office:
         office.cluster.put_assigned(assigned_identity())
         assert isinstance(await doubtful_while_fetching(office, 0.0), Issued)

@@ -53,7 +53,7 @@ def started(moment: float, **changes: Any) -> Pod:
     return msgspec.structs.replace(made, status=msgspec.structs.replace(made.status, container_statuses=statuses))
 
 
-async def test_evidence_ends_ready_answers_immediately_and_requests_are_held_and_refused() -> None:
+async def test_evidence_ends_ready_answers_immediately_and_requests_are_held_and_then_refused() -> None:
     async with running_office(policy=BRIEF) as office:
         entry = await attached(office)
         generation, calls = entry.record.generation, len(office.imds.calls)
@@ -64,7 +64,7 @@ async def test_evidence_ends_ready_answers_immediately_and_requests_are_held_and
         assert len(office.imds.calls) == calls
 
 
-async def test_a_token_that_is_being_fetched_at_that_moment_is_not_granted() -> None:
+async def test_a_token_being_fetched_at_that_moment_is_not_granted() -> None:
     async with running_office(policy=BRIEF) as office:
         office.cluster.cluster_cache.network_listed([VETH, ROUTE])
         await office.with_pod()
@@ -76,7 +76,7 @@ async def test_a_token_that_is_being_fetched_at_that_moment_is_not_granted() -> 
         assert await asyncio.wait_for(request, DEADLINE) == SUSPENDED
 
 
-async def test_without_the_api_server_it_is_not_served_on_while_a_pod_without_evidence_is() -> None:
+async def test_without_the_api_server_a_suspended_pod_is_not_served_and_a_pod_without_evidence_is() -> None:
     async with running_office(policy=BRIEF, watching=False) as office:
         office.cluster.cluster_cache.network_listed([VETH, ROUTE])
         office.cluster.told(pod())
@@ -90,7 +90,7 @@ async def test_without_the_api_server_it_is_not_served_on_while_a_pod_without_ev
         assert isinstance(await office.issue(peer="10.0.0.2"), Issued)
 
 
-async def test_a_process_of_the_node_that_names_the_pod_is_served() -> None:
+async def test_a_node_process_that_names_the_pod_is_served() -> None:
     async with running_office(policy=BRIEF) as office:
         await suspended(office)
         assert isinstance(await office.issue_for(), Issued)
@@ -113,7 +113,7 @@ NOT_PROVING = {
 
 
 @pytest.mark.parametrize("case", NOT_PROVING)
-async def test_an_event_that_may_have_been_on_its_way_lifts_nothing(case: str) -> None:
+async def test_an_event_that_may_predate_the_evidence_does_not_lift_the_suspension(case: str) -> None:
     async with running_office(policy=BRIEF) as office:
         entry = await suspended(office)
         office.cluster.put_pod(NOT_PROVING[case])
@@ -123,7 +123,7 @@ async def test_an_event_that_may_have_been_on_its_way_lifts_nothing(case: str) -
         assert await office.refused() == SUSPENDED
 
 
-async def test_a_container_that_was_started_since_lifts_it_and_answers_what_is_held() -> None:
+async def test_a_container_started_since_lifts_it_and_answers_held_requests() -> None:
     async with running_office() as office:
         entry = await suspended(office)
         request = asyncio.create_task(office.issue())
@@ -134,7 +134,7 @@ async def test_a_container_that_was_started_since_lifts_it_and_answers_what_is_h
         assert not entry.record.suspended
 
 
-async def test_an_init_container_that_was_started_since_lifts_it_as_well() -> None:
+async def test_an_init_container_started_since_lifts_it_too() -> None:
     async with running_office(policy=BRIEF) as office:
         entry = await suspended(office)
         made = started(time.time() + 2)
@@ -145,7 +145,7 @@ async def test_an_init_container_that_was_started_since_lifts_it_as_well() -> No
         await until(lambda: not entry.suspended)
 
 
-async def test_one_that_was_started_within_the_same_second_does_not() -> None:
+async def test_a_container_started_within_the_same_second_does_not_lift_it() -> None:
     async with running_office(policy=BRIEF, wall_clock=lambda: 1_800_000_000.5) as office:
         entry = await suspended(office)
         office.cluster.put_pod(started(1_800_000_000, labels={"seen": "yes"}))
@@ -155,7 +155,7 @@ async def test_one_that_was_started_within_the_same_second_does_not() -> None:
         await until(lambda: not entry.suspended)
 
 
-async def test_a_pod_that_moved_to_another_address_is_served_there_and_not_at_the_former() -> None:
+async def test_a_pod_that_moved_to_another_address_is_served_there_and_not_at_the_former_one() -> None:
     async with running_office(policy=BRIEF) as office:
         entry = await suspended(office)
         office.cluster.put_pod(pod(addresses=("10.0.0.9",)))
@@ -165,7 +165,7 @@ async def test_a_pod_that_moved_to_another_address_is_served_there_and_not_at_th
         assert isinstance(await office.issue(), Refusal)
 
 
-async def test_a_pod_that_is_reported_ended_stays_refused_when_the_suspension_would_have_been_lifted() -> None:
+async def test_a_pod_reported_as_ended_stays_refused_when_the_suspension_would_have_been_lifted() -> None:
     async with running_office(policy=BRIEF) as office:
         entry = await suspended(office)
         office.cluster.put_pod(pod(terminated=True))
@@ -177,7 +177,7 @@ async def test_a_pod_that_is_reported_ended_stays_refused_when_the_suspension_wo
 # Another pod at the address.
 
 
-async def test_another_pod_that_claims_the_address_gets_it_though_the_former_is_still_reported_alive() -> None:
+async def test_another_pod_that_claims_the_address_gets_it_although_the_former_one_is_still_reported_alive() -> None:
     async with running_office() as office:
         await suspended(office)
         office.cluster.put_pod(started(time.time() + 2, name="successor", label="other"))
@@ -190,22 +190,22 @@ async def test_another_pod_that_claims_the_address_gets_it_though_the_former_is_
         assert office.imds.calls[-1].query["client_id"] == OTHER_CLIENT
 
 
-async def test_a_suspended_pod_does_not_win_the_address_though_it_was_started_later_than_the_other() -> None:
+async def test_a_suspended_pod_does_not_win_the_address_although_it_started_later() -> None:
     async with running_office(policy=BRIEF) as office:
         office.cluster.cluster_cache.network_listed([VETH, ROUTE])
         entry = await office.with_pod(started=60)
         evidence(office)
         office.cluster.put_pod(pod("rival", started=30))
         await until(lambda: len(office.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
-        await office.cluster.cluster_cache._ask_about(ADDRESS)
+        await office.cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
         assert office.cluster.at(ADDRESS) is None
         entry.lift()
-        await office.cluster.cluster_cache._ask_about(ADDRESS)
+        await office.cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
         assert office.cluster.at(ADDRESS) is entry, "the neighbour that passes"
 
 
 @pytest.mark.parametrize("order", ["end first", "claimed and left"])
-async def test_one_whose_end_was_noticed_before_it_was_reported_gets_nothing_and_its_successor_does(order: str) -> None:
+async def test_a_pod_whose_end_was_noticed_before_the_report_gets_nothing_and_its_successor_does(order: str) -> None:
     async with running_office(policy=BRIEF, watching=False) as office:
         office.cluster.told(assigned_identity(), "assigned_identities")
         office.cluster.cluster_cache.network_listed([VETH, ROUTE])
@@ -236,7 +236,7 @@ async def verified(office: Office) -> None:
     await until(lambda: len(office.cluster.reads()) > before)
 
 
-async def test_before_its_time_there_is_no_read_and_then_one_for_all_requests() -> None:
+async def test_there_is_no_read_before_the_verification_time_and_then_one_for_all_requests() -> None:
     async with running_office(policy=BRIEF) as office:
         await suspended(office)
         await asyncio.gather(*(office.issue() for _ in range(20)))
@@ -255,15 +255,16 @@ async def test_a_read_that_shows_the_pod_alone_at_its_address_lifts_the_suspensi
 
 
 @pytest.mark.parametrize("change", ["gone", "namesake", "finished"])
-async def test_a_read_that_finds_the_pod_gone_retires_it(change: str) -> None:
+async def test_a_read_that_does_not_find_the_pod_removes_it(change: str) -> None:
     async with running_office(policy=BRIEF, watching=False) as office:
+        still_owns = office.cluster.cluster_cache.ownership_reads.still_owns
         uid = office.cluster.put_pod(pod(phase="Succeeded" if change == "finished" else "Running"))
         office.cluster.told(pod(uid="uid-former" if change == "namesake" else uid))
         if change == "gone":
             office.cluster.delete_pod()
         entry = office.cluster.at(ADDRESS)
         assert entry is not None
-        assert not await office.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert not await still_owns(entry, ADDRESS)
         assert entry.gone
 
 
@@ -277,34 +278,36 @@ NOT_CONFIRMING: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", NOT_CONFIRMING)
 async def test_a_read_that_does_not_show_it_running_there_lifts_nothing(case: str) -> None:
     async with running_office(policy=BRIEF, watching=False) as office:
+        still_owns = office.cluster.cluster_cache.ownership_reads.still_owns
         office.cluster.cluster_cache.network_listed([VETH, ROUTE])
         uid = office.cluster.put_pod(pod(**NOT_CONFIRMING[case]))
         office.cluster.told(pod(uid=uid))
         entry = office.cluster.at(ADDRESS)
         assert entry is not None
         evidence(office)
-        assert not await office.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert not await still_owns(entry, ADDRESS)
         office.cluster.put_pod(pod())
-        assert await office.cluster.cluster_cache._still_has(entry, ADDRESS), "the neighbour that passes"
+        assert await still_owns(entry, ADDRESS), "the neighbour that passes"
 
 
 async def test_a_read_that_shows_another_live_pod_there_too_lifts_nothing() -> None:
     async with running_office(policy=BRIEF, watching=False) as office:
+        still_owns = office.cluster.cluster_cache.ownership_reads.still_owns
         uid = office.cluster.put_pod(pod())
         office.cluster.told(pod(uid=uid))
         entry = office.cluster.at(ADDRESS)
         assert entry is not None
         office.cluster.put_pod(pod("rival"))
-        assert not await office.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert not await still_owns(entry, ADDRESS)
         office.cluster.put_pod(pod(started=60))
-        assert await office.cluster.cluster_cache._still_has(entry, ADDRESS), "it was started later than the rival"
+        assert await still_owns(entry, ADDRESS), "it was started later than the rival"
         office.cluster.put_pod(pod("rival", started=90))
-        assert not await office.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert not await still_owns(entry, ADDRESS)
         office.cluster.put_pod(pod("rival", phase="Succeeded"))
-        assert await office.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert await still_owns(entry, ADDRESS)
 
 
-async def test_a_read_that_is_not_answered_lifts_nothing_and_is_tried_again() -> None:
+async def test_a_read_without_a_response_lifts_nothing_and_is_repeated() -> None:
     async with running_office(policy=BRIEF) as office:
         entry = await suspended(office)
         office.cluster.api.intercept = lambda _: StatusError(503, "ServiceUnavailable", "down")

@@ -35,7 +35,7 @@ def telling(told: Told, **options: Any) -> World:
     return World(decisions=Decisions(report=told.tell, **options))
 
 
-async def test_a_refusal_of_a_known_pod_is_told_once_and_its_repeats_are_not() -> None:
+async def test_a_refusal_of_a_known_pod_is_recorded_once_and_its_repeats_are_not() -> None:
     told = Told()
     world = telling(told)
     world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
@@ -45,7 +45,7 @@ async def test_a_refusal_of_a_known_pod_is_told_once_and_its_repeats_are_not() -
     assert told == [("no_matching_identity", "No.")]
 
 
-async def test_a_refusal_that_goes_on_is_told_again_before_kubernetes_forgets() -> None:
+async def test_a_continuing_refusal_is_recorded_again_before_the_event_expires() -> None:
     told, now = Told(), 0.0
     world = telling(told, clock=lambda: now)
     world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
@@ -55,7 +55,7 @@ async def test_a_refusal_that_goes_on_is_told_again_before_kubernetes_forgets() 
     assert len(told) == 2
 
 
-async def test_a_grant_or_an_sdks_probe_or_an_unknown_address_is_told_to_nobody() -> None:
+async def test_grants_sdk_probes_and_unknown_addresses_have_no_event() -> None:
     told = Told()
     world = telling(told)
     await world.ask(request_bytes())
@@ -68,7 +68,7 @@ async def test_a_grant_or_an_sdks_probe_or_an_unknown_address_is_told_to_nobody(
     assert told == []
 
 
-async def test_a_host_process_that_invents_pods_tells_nothing_about_them() -> None:
+async def test_a_node_process_that_invents_pods_causes_no_events() -> None:
     told = Told()
     world = World(peer="127.0.0.1", decisions=Decisions(report=told.tell))
     world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
@@ -79,11 +79,11 @@ async def test_a_host_process_that_invents_pods_tells_nothing_about_them() -> No
 
 
 @pytest.mark.parametrize("reason", [Reason.UPSTREAM_UNAVAILABLE, Reason.UPSTREAM_THROTTLED, Reason.OVERLOADED])
-async def test_what_happens_to_all_pods_at_once_has_no_event(reason: Reason) -> None:
+async def test_a_failure_that_affects_all_pods_has_no_event(reason: Reason) -> None:
     assert reason not in REASONS
 
 
-def test_there_are_few_reasons_and_each_is_one_word() -> None:
+def test_the_event_reasons_are_few_single_words() -> None:
     reasons = set(REASONS.values())
 
     assert reasons == {"IdentityNotAssigned", "TokenRefused", "RequestRefused"}
@@ -101,7 +101,7 @@ async def cluster(directory: Path) -> AsyncIterator[tuple[KubeApi, Client]]:
         await api.stop()
 
 
-async def test_an_event_names_the_pod_by_uid_and_says_what_to_look_at(tmp_path: Path) -> None:
+async def test_an_event_names_the_pod_by_uid_and_what_to_check(tmp_path: Path) -> None:
     async with cluster(tmp_path) as (api, client), asyncio.TaskGroup() as tasks:
         recorder = EventRecorder(client, "nmi", "node-1")
         sending = tasks.create_task(recorder.run())
@@ -125,7 +125,7 @@ async def test_an_event_names_the_pod_by_uid_and_says_what_to_look_at(tmp_path: 
     assert told["TokenRefused"]["message"] == "a b Bearer <redacted> "
 
 
-async def test_an_api_server_that_takes_no_events_disturbs_no_answer(tmp_path: Path) -> None:
+async def test_an_api_server_that_rejects_events_affects_no_answer(tmp_path: Path) -> None:
     async with cluster(tmp_path) as (api, client), asyncio.TaskGroup() as tasks:
         await api.stop()
         recorder = EventRecorder(client, "nmi", "node-1")

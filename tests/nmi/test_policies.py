@@ -8,18 +8,18 @@ from nmi.settings import parse
 
 
 @pytest.mark.parametrize("head_timeout", ["100ms", "1s", "5s", "10s", "1h"])
-def test_reading_stops_before_the_lane_would_cut_a_connection_with_a_request_behind_the_held_one(
+def test_reading_stops_before_the_lane_would_cut_off_a_connection_with_pipelined_requests(
     head_timeout: str,
 ) -> None:
     settings = parse(["--node=n1", f"--head-timeout={head_timeout}"], {})
     assert server_policy(settings).pipeline_seconds < settings.head_seconds
 
 
-def test_it_does_not_stop_sooner_than_it_must() -> None:
+def test_reading_does_not_stop_earlier_than_necessary() -> None:
     assert server_policy(parse(["--node=n1"], {})).pipeline_seconds == 5.0
 
 
-def test_every_setting_that_decides_who_gets_what_gets_to_the_deciding_room() -> None:
+def test_every_setting_about_grants_reaches_the_decision_package() -> None:
     given = [
         "--forceNamespaced",
         "--retry-attempts-for-created=3",
@@ -39,7 +39,7 @@ def test_every_setting_that_decides_who_gets_what_gets_to_the_deciding_room() ->
     assert decision_policy(parse(["--node=n1"], {})) == DecisionPolicy(host_token_types=frozenset())
 
 
-def test_the_mode_decides_whether_anything_can_still_be_assigned() -> None:
+def test_the_mode_determines_whether_an_identity_can_still_arrive() -> None:
     managed = parse(["--node=n1", "--operation-mode=managed", "--forceNamespaced"], {})
     assert decision_policy(managed).managed
     assert not decision_policy(parse(["--node=n1"], {})).managed

@@ -27,7 +27,7 @@ def authority(args: list[str], environ: dict[str, str], **changed: Any) -> str:
     return sign_in_policy(parse([NODE, *args], environ)).application(identity).authority.url
 
 
-def test_the_environments_cloud_is_the_default_and_the_public_one_without(tmp_path: Path) -> None:
+def test_the_cloud_of_the_environment_is_the_default_and_the_public_cloud_otherwise(tmp_path: Path) -> None:
     file = tmp_path / "stack.json"
     urls = {"activeDirectoryEndpoint": "https://login.stack.example/", "resourceManagerEndpoint": "https://arm.example"}
     file.write_text(json.dumps(urls))
@@ -35,7 +35,7 @@ def test_the_environments_cloud_is_the_default_and_the_public_one_without(tmp_pa
     assert authority([], {"AZURE_ENVIRONMENT_FILEPATH": str(file)}) == "https://login.stack.example"
 
 
-def test_each_switch_opens_what_it_says() -> None:
+def test_each_flag_permits_what_it_names() -> None:
     with pytest.raises(PolicyError):
         authority([], {}, ad_endpoint="https://mine.example")
     allowed = ["--allowed-ad-endpoints=https://mine.example/"]
@@ -45,7 +45,7 @@ def test_each_switch_opens_what_it_says() -> None:
     assert authority(["--allow-cross-namespace-secrets"], {}, namespace="other")
 
 
-def test_a_description_that_cannot_be_used_ends_the_start(tmp_path: Path) -> None:
+def test_an_unusable_cloud_description_ends_the_start(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="AZURE_ENVIRONMENT_FILEPATH"):
         sign_in_policy(parse([NODE], {"AZURE_ENVIRONMENT_FILEPATH": str(tmp_path / "nowhere.json")}))
     file = tmp_path / "odd.json"

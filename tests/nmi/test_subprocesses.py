@@ -10,28 +10,28 @@ from nmi.subprocesses import ProgramTimeoutError, find_program, run
 from podidentity.exits import StartError
 
 
-async def test_input_output_and_exit_code_go_through() -> None:
+async def test_input_output_and_exit_code_are_passed_on() -> None:
     done = await run(("sh", "-c", "cat; echo told >&2; exit 3"), given="given\n")
     assert (done.code, done.stdout, done.stderr) == (3, "given\n", "told\n")
     assert done.complaint == "told"
 
 
-async def test_input_and_output_larger_than_a_pipe_do_not_lock_up() -> None:
+async def test_input_and_output_larger_than_a_pipe_do_not_deadlock() -> None:
     given = "x" * 1_000_000
     assert (await run(("cat",), given=given)).stdout == given
 
 
-async def test_input_may_be_left_unread() -> None:
+async def test_unread_input_is_accepted() -> None:
     assert (await run(("true",), given="x" * 1_000_000)).code == 0
 
 
-async def test_a_program_that_does_not_end_is_killed_and_told(tmp_path: Path) -> None:
+async def test_a_program_that_does_not_end_is_killed_and_reported(tmp_path: Path) -> None:
     with pytest.raises(ProgramTimeoutError, match=r"did not end within 0\.2 s"):
         await run(stays(tmp_path), seconds=0.2)
     assert gone(tmp_path)
 
 
-async def test_a_caller_that_gives_up_takes_the_program_along(tmp_path: Path) -> None:
+async def test_a_cancelled_caller_ends_the_program(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "started")
     running = asyncio.create_task(run(stays(tmp_path)))
     async with asyncio.timeout(5):
@@ -42,23 +42,23 @@ async def test_a_caller_that_gives_up_takes_the_program_along(tmp_path: Path) ->
     assert gone(tmp_path)
 
 
-async def test_a_missing_program_is_told_with_what_to_do() -> None:
+async def test_a_missing_program_is_reported_with_the_next_action() -> None:
     with pytest.raises(StartError, match="/nowhere/iptables cannot be run"):
         await run(("/nowhere/iptables",))
 
 
-async def test_want_of_rights_is_recognised() -> None:
+async def test_missing_permission_is_recognised() -> None:
     assert (await run(("sh", "-c", "echo 'x: Permission denied (you must be root)' >&2; exit 4"))).not_permitted
     assert not (await run(("sh", "-c", "echo 'Permission denied' >&2; exit 0"))).not_permitted
 
 
-async def test_a_long_complaint_is_cut_to_one_line() -> None:
+async def test_a_long_error_output_is_truncated_to_one_line() -> None:
     done = await run(("sh", "-c", "yes complaint | head -1000 >&2; exit 1"))
     assert len(done.complaint) <= 300
     assert "\n" not in done.complaint
 
 
-async def test_a_silent_failure_has_a_complaint_too() -> None:
+async def test_a_failure_without_output_has_an_error_message_too() -> None:
     assert (await run(("false",))).complaint == "exit code 1"
 
 

@@ -29,7 +29,7 @@ async def ask(complete: Callable[[typer.Context, str], list[str]], begun: str, *
     return await asyncio.to_thread(complete, context(**given), begun)
 
 
-async def test_pods_and_namespaces_that_begin_so_are_completed(cloud: LittleCloud) -> None:
+async def test_pods_and_namespaces_with_the_prefix_are_completed(cloud: LittleCloud) -> None:
     cloud.api.store.create("namespaces", {"metadata": {"name": "payments"}})
     cloud.node("n0")
     cloud.pod("web", "n0")
@@ -42,7 +42,7 @@ async def test_pods_and_namespaces_that_begin_so_are_completed(cloud: LittleClou
     assert await ask(from_cluster.pods, "x") == []
 
 
-async def test_a_cluster_that_is_away_completes_nothing_and_says_nothing(
+async def test_an_unreachable_cluster_completes_nothing_and_prints_nothing(
     cloud: LittleCloud, capfd: pytest.CaptureFixture[str]
 ) -> None:
     await cloud.api.stop()

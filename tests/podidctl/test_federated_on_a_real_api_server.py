@@ -71,7 +71,7 @@ async def link_of(cloud: LittleCloud, pod: str) -> dict[str, Any]:
     return dict(link)
 
 
-async def test_it_is_assigned_and_rights_and_accounts_are_told_as_they_are(
+async def test_a_federated_identity_is_assigned_and_permissions_and_accounts_are_reported_correctly(
     cloud: LittleCloud, new_plane: NewPlane
 ) -> None:
     real = await in_place_of_the_emulator(cloud, new_plane, prepare, REFERENCE)

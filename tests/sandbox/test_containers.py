@@ -35,7 +35,7 @@ def test_only_the_program_has_its_mounts(tmp_path: Path) -> None:
     assert not any(Path(file).exists() for file in files)
 
 
-def test_a_folder_over_tmp_hides_its_content_and_receives_writes(tmp_path: Path) -> None:
+def test_a_directory_mounted_over_tmp_hides_its_content_and_receives_writes(tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
     mounts = (Mount(folder, PurePosixPath("/tmp")),)
@@ -58,7 +58,7 @@ def test_files_outside_its_mounts_are_removed_with_the_program(tmp_path: Path) -
     assert not Path("/etc/left").exists()
 
 
-def test_a_read_only_root_and_a_read_only_mount_take_nothing(tmp_path: Path) -> None:
+def test_a_read_only_root_and_a_read_only_mount_reject_writes(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     context = SecurityContext(read_only_root_filesystem=True)
@@ -77,7 +77,9 @@ def test_a_read_only_root_and_a_read_only_mount_take_nothing(tmp_path: Path) -> 
         (SecurityContext(run_as_user=65_532, capabilities=Capabilities(drop=["ALL"])), 65_532, 0),
     ],
 )
-def test_it_has_the_containers_user_and_rights(tmp_path: Path, context: SecurityContext, uid: int, held: int) -> None:
+def test_the_program_has_the_containers_user_and_capabilities(
+    tmp_path: Path, context: SecurityContext, uid: int, held: int
+) -> None:
     status = dict(
         line.split(":", 1) for line in run(tmp_path, "cat", "/proc/self/status", context=context).splitlines()
     )

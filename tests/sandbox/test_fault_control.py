@@ -76,7 +76,7 @@ async def test_a_hanging_request_is_answered_when_the_fault_is_cleared(control: 
 
 
 @pytest.mark.parametrize("value", ["200", "600", "4290", "-1s", "3601s", "nans", "", "hangs", "\u0665\u0660\u0660"])
-async def test_a_value_that_is_no_fault_is_rejected_and_changes_nothing(control: Path, value: str) -> None:
+async def test_an_invalid_fault_is_rejected_and_changes_nothing(control: Path, value: str) -> None:
     await call(control, wanted={"arm": "500"})
     with pytest.raises(FaultError, match="use a status from 400 to 599, hang, or a delay"):
         await call(control, wanted={"aad": "503", "arm": value})

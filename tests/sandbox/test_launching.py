@@ -15,7 +15,7 @@ from podidentity_sandbox.launching import expanded, program_of
         ("pause", ""),
     ],
 )
-def test_an_image_is_known_by_its_name(image: str, program: str) -> None:
+def test_an_image_is_recognised_by_its_name(image: str, program: str) -> None:
     assert program_of(image) == program
 
 

@@ -34,7 +34,7 @@ async def test_a_program_gets_only_its_environment_and_its_output_is_readable(tm
     assert str(program.exit_error()) == "it ended with code 0: b here None"
 
 
-async def test_a_program_that_ends_in_order_keeps_its_code(tmp_path: Path) -> None:
+async def test_a_program_that_ends_cleanly_keeps_its_exit_code(tmp_path: Path) -> None:
     code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); print('up'); signal.pause()"
     program = await start(tmp_path, code)
     await heard(program, "up")
@@ -50,13 +50,13 @@ async def test_a_program_that_does_not_listen_is_killed(tmp_path: Path) -> None:
     assert await program.stop(0.1) == -signal.SIGKILL
 
 
-async def test_a_program_that_does_not_exist_says_so(tmp_path: Path) -> None:
+async def test_a_missing_program_is_reported(tmp_path: Path) -> None:
     program = await Program.start("it", ["/no/such"], context=HERE, log=tmp_path / "log", environment={})
     assert await program.wait() != 0
     assert "/no/such" in str(program.exit_error())
 
 
-def test_a_program_dies_with_its_killed_sandbox(tmp_path: Path) -> None:
+def test_a_program_ends_with_its_killed_sandbox(tmp_path: Path) -> None:
     owner = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"

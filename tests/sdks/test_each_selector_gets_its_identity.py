@@ -8,14 +8,14 @@ from tests.sdks.stage import RESOURCE, Stage
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
 
 
-async def test_naming_nothing_gets_the_only_identity(application: Application, stage: Stage) -> None:
+async def test_a_request_without_a_selector_gets_the_only_identity(application: Application, stage: Stage) -> None:
     only = await stage.identity("only")
     said = await stage.run(application, await stage.pod("only"))
     assert (said.claims["appid"], said.claims["oid"]) == (only.client_id, only.object_id)
     assert said.claims["aud"] == RESOURCE
 
 
-async def test_of_two_identities_the_second_is_had_by_naming_it(
+async def test_of_two_identities_the_selected_one_is_used(
     application: Application, selector: str, stage: Stage
 ) -> None:
     """Detect a lost selector: a request without one gets a token of the first identity."""

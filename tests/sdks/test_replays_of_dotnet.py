@@ -62,7 +62,7 @@ async def test_replay_of_msals_probes_for_both_versions(selector: str, bound: st
     assert status == 400
 
 
-async def test_replay_of_imdsv2_in_earnest_finds_nothing(stage: Stage) -> None:
+async def test_replay_of_imdsv2_requests_after_a_successful_probe_finds_nothing(stage: Stage) -> None:
     """Send the requests that follow a successful probe, with the header; they would create a credential of the VM."""
     await stage.identity("one")
     pod = await stage.pod("one")

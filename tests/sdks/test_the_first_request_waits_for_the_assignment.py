@@ -16,7 +16,7 @@ NEVER_SECONDS: Final = 3600.0
 HELD_SECONDS: Final = 20.0
 
 
-async def test_it_is_held_and_succeeds_without_another_try(application: Application, stage: Stage) -> None:
+async def test_the_first_request_is_held_and_succeeds_without_a_retry(application: Application, stage: Stage) -> None:
     name = f"late-for-{application.name.replace('.', '-')}"
     late = await stage.identity(name)
     machine = stage.sandbox.azure.arm.vm(stage.sandbox.vm_id(NODE))

@@ -29,7 +29,7 @@ ERRORS: Final = {
 }
 
 
-async def test_each_sdk_fails_by_its_own_error(application: Application, unbinding: Unbinding) -> None:
+async def test_each_sdk_fails_with_its_own_error(application: Application, unbinding: Unbinding) -> None:
     outcome = (await unbinding)[application.name]
     assert len(outcome.bound.tokens) == 1
     assert (outcome.unbound.tokens, outcome.unbound.error) == ((), ERRORS[application.name])

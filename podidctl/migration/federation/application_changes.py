@@ -4,16 +4,14 @@ The service account is annotated first. The label of the pods follows and starts
 complete in time, the former template is restored.
 """
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from podidctl.migration import cluster_reader
 from podidctl.migration.federation.applications import CHANGEABLE_KINDS, account_annotations, is_rolled_out, label_path
-from podidctl.migration.federation.identity_changes import POLL_SECONDS, ReportProgress, patch_object
+from podidctl.migration.federation.change_context import POLL_SECONDS, ChangeContext
 from podidctl.migration.federation.json_patches import (
     PUT_ANNOTATION,
     UnpatchableError,
@@ -24,8 +22,9 @@ from podidctl.migration.federation.json_patches import (
 from podidctl.migration.federation.schema import Application, ChangeOutcome, ChangeResult
 from podidctl.migration.projections import SERVICE_ACCOUNTS
 from podidctl.migration.workload_identity import USE_LABEL
-from podidentity.kube.client import Client, object_path
+from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError
+from podidentity.kube.paths import object_path
 from podidentity.resources import Kind, Meta, Resource
 
 ANNOTATIONS: Final = ("metadata", "annotations")
@@ -63,22 +62,10 @@ async def list_marked(client: Client) -> list[MarkedObject]:
 
 
 class ApplicationChanger:
-    """One instance per run of a command; *report* receives each progress line."""
+    """Changes applications, and removes the changes."""
 
-    def __init__(
-        self,
-        client: Client,
-        *,
-        timeout: float,
-        report: ReportProgress = lambda _line: None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
-        self._client = client
-        self._timeout = timeout
-        self._report = report
-        self._clock = clock
-        self._sleep = sleep
+    def __init__(self, context: ChangeContext) -> None:
+        self._context = context
 
     async def apply(self, application: Application) -> ChangeOutcome:
         """Annotate and label *application*, then wait for its rollout."""
@@ -86,26 +73,23 @@ class ApplicationChanger:
         account, workload = (application.namespace, application.account), (application.namespace, application.name)
         values, label = account_annotations(application), {USE_LABEL: "true"}
         try:
-            await patch_object(
-                self._client,
+            await self._context.patch(
                 SERVICE_ACCOUNTS,
                 account,
                 lambda each: put_patch(each, application.identity, ANNOTATIONS, values),
             )
-            self._report(f"ServiceAccount {'/'.join(account)}: annotated")
+            self._context.report(f"ServiceAccount {'/'.join(account)}: annotated")
             path = label_path(application.kind)
-            await patch_object(
-                self._client, kind, workload, lambda each: put_patch(each, application.identity, path, label)
-            )
+            await self._context.patch(kind, workload, lambda each: put_patch(each, application.identity, path, label))
         except ApiError as error:
             do = "run this command again, or podidctl migrate rollback --workload-identity"
             return ChangeOutcome(
                 about=application.description, ending=ChangeResult.INCOMPLETE, why=error.message, do=do
             )
-        self._report(f"{application.description}: labelled, rollout in progress")
+        self._context.report(f"{application.description}: labelled, rollout in progress")
         if await self._wait_for_rollout(kind, workload):
             return ChangeOutcome(about=application.description, ending=ChangeResult.CHANGED)
-        why = f"its pods were not all updated and available within {self._timeout:g} s"
+        why = f"its pods were not all updated and available within {self._context.timeout:g} s"
         try:
             await self._remove(kind, workload)
         except (ApiError, UnpatchableError) as error:
@@ -138,23 +122,23 @@ class ApplicationChanger:
                     ChangeOutcome(about=mark.description, ending=ChangeResult.NOT_CHANGED, why=str(error), do=do)
                 )
                 continue
-            self._report(f"{mark.description}: changes removed")
+            self._context.report(f"{mark.description}: changes removed")
             outcomes.append(ChangeOutcome(about=mark.description, ending=ChangeResult.CHANGED))
         return outcomes
 
     async def _remove(self, kind: Kind[Any], key: tuple[str, str]) -> None:
         path = ANNOTATIONS if kind is SERVICE_ACCOUNTS else label_path(kind.name)
-        await patch_object(self._client, kind, key, lambda each: removal_patch(each, path))
+        await self._context.patch(kind, key, lambda each: removal_patch(each, path))
 
     async def _wait_for_rollout(self, kind: Kind[Any], key: tuple[str, str]) -> bool:
-        until = self._clock() + self._timeout
+        until = self._context.clock() + self._context.timeout
         while True:
             try:
-                document = msgspec.json.decode(await self._client.request("GET", object_path(kind, *key)))
+                document = msgspec.json.decode(await self._context.client.request("GET", object_path(kind, *key)))
                 if is_rolled_out(kind.name, document):
                     return True
             except ApiError as error:
-                self._report(f"{kind.name} {'/'.join(key)}: {error.message}")
-            if self._clock() >= until:
+                self._context.report(f"{kind.name} {'/'.join(key)}: {error.message}")
+            if self._context.clock() >= until:
                 return False
-            await self._sleep(POLL_SECONDS)
+            await self._context.sleep(POLL_SECONDS)

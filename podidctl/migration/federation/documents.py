@@ -4,7 +4,7 @@ import yaml
 
 from podidctl.migration.documents import commands
 from podidctl.migration.federation.schema import FederationPlan, IdentityStep
-from podidctl.migration.workload_identity import FederatedCredential, ManualStep
+from podidctl.migration.workload_identity import ManualStep, PlannedCredential
 from podidctl.migration.workload_identity import WorkloadIdentityPlan as Credentials
 
 
@@ -31,7 +31,7 @@ def manifests(steps: list[IdentityStep]) -> str:
     return head + (yaml.safe_dump_all(copies, sort_keys=False, allow_unicode=False) if copies else "")
 
 
-def _azures(credential: FederatedCredential) -> tuple[str, ...]:
+def _azures(credential: PlannedCredential) -> tuple[str, ...]:
     """Return the properties by which Azure distinguishes credentials."""
     owner = (credential.subscription, credential.resource_group, credential.identity_name)
     return (*(each.lower() for each in (owner if any(owner) else (credential.client_id,))), credential.subject)

@@ -4,13 +4,9 @@ The process may end between any two requests. An identity is then unchanged, or 
 recorded, and the next `apply` continues with the wait for MIC.
 """
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-
+from podidctl.migration.federation.change_context import ATTEMPTS, POLL_SECONDS, ChangeContext
 from podidctl.migration.federation.json_patches import (
     Document,
     Operations,
@@ -22,85 +18,42 @@ from podidctl.migration.federation.json_patches import (
 from podidctl.migration.federation.lagging_pods import lagging_among
 from podidctl.migration.federation.schema import ChangeOutcome, ChangeResult, IdentityState, IdentityStep, TokenTest
 from podidctl.migration.projections import RUNNING_PODS
-from podidentity.kube.client import Client, object_path
 from podidentity.kube.decoding import decode_object
-from podidentity.kube.errors import ApiError, Conflict, Invalid, NotFound
+from podidentity.kube.errors import ApiError, NotFound
+from podidentity.kube.paths import object_path
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDING_LABEL,
     BINDINGS,
     IDENTITIES,
     AzureIdentity,
-    Kind,
 )
 
-ATTEMPTS: Final = 3
-"""Attempts for a patch whose object has changed since it was read."""
-POLL_SECONDS: Final = 1.0
 CLUSTER_WIDE_NAMESPACE: Final = "default"
 """Namespace of the AzureAssignedIdentities of identities that serve every namespace."""
 
-ReportProgress = Callable[[str], None]
-
-
-async def patch_object(
-    client: Client, kind: Kind[Any], key: tuple[str, str], operations: Callable[[Document], Operations]
-) -> Document:
-    """Patch the object with *operations* computed from its current state; read it again if it has changed in between.
-
-    Raises ApiError, and UnpatchableError from *operations*.
-    """
-    path = object_path(kind, *key)
-    for attempt in range(1, ATTEMPTS + 1):
-        document = msgspec.json.decode(await client.request("GET", path))
-        try:
-            body = msgspec.json.encode(operations(document))
-            told = await client.request("PATCH", path, body=body, content_type="application/json-patch+json")
-        except (Invalid, Conflict):
-            if attempt == ATTEMPTS:
-                raise
-        else:
-            found: Document = msgspec.json.decode(told)
-            return found
-    raise AssertionError("unreachable")
-
 
 class IdentityChanger:
-    """One instance per run of a command. *managed*: there is no MIC to wait for. *report* receives each progress
-    line.
-    """
+    """Switches identities, and rolls them back. *managed*: there is no MIC to wait for."""
 
-    def __init__(
-        self,
-        client: Client,
-        *,
-        managed: bool,
-        timeout: float,
-        report: ReportProgress = lambda _line: None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
-        self._client = client
+    def __init__(self, context: ChangeContext, *, managed: bool) -> None:
+        self._context = context
         self._managed = managed
-        self._timeout = timeout
-        self._report = report
-        self._clock = clock
-        self._sleep = sleep
 
     async def switch(self, step: IdentityStep, tried: list[TokenTest]) -> ChangeOutcome:
         """Switch an identity of type 0, then wait for MIC. Continues the work of an interrupted run."""
         if step.state is IdentityState.TO_DO:
             try:
-                await patch_object(self._client, IDENTITIES, step.key, lambda each: switch_patch(each, step.tenant))
+                await self._context.patch(IDENTITIES, step.key, lambda each: switch_patch(each, step.tenant))
             except (ApiError, UnpatchableError) as error:
                 return _not_changed(step.identity, error, "switched", tried)
-            self._report(f"{step.identity}: switched to type 3")
+            self._context.report(f"{step.identity}: switched to type 3")
         seconds, lacking = await self._wait_for_mic(step.key)
         if not lacking:
-            self._report(f"{step.identity}: {_mic_followed_text(seconds, managed=self._managed)}")
+            self._context.report(f"{step.identity}: {_mic_followed_text(seconds, managed=self._managed)}")
             return ChangeOutcome(about=step.identity, ending=ChangeResult.CHANGED, tried=tried)
-        why = f"MIC has not updated {', '.join(lacking[:3])} within {self._timeout:g} s"
-        self._report(f"{step.identity}: {why}; rolling back")
+        why = f"MIC has not updated {', '.join(lacking[:3])} within {self._context.timeout:g} s"
+        self._context.report(f"{step.identity}: {why}; rolling back")
         return await self._roll_back(step, why, tried)
 
     async def rollback(self, key: tuple[str, str]) -> ChangeOutcome:
@@ -110,11 +63,11 @@ class IdentityChanger:
             kept = await self._apply_rollback(key)
         except (ApiError, UnpatchableError) as error:
             return _not_changed(about, error, "rolled back", [])
-        self._report(f"{about}: type 0 again")
+        self._context.report(f"{about}: type 0 again")
         seconds, lacking = await self._wait_for_mic(key)
         why = f"kept because it was changed since: spec.{', spec.'.join(kept)}" if kept else ""
         if not lacking:
-            self._report(f"{about}: {_mic_followed_text(seconds, managed=self._managed)}")
+            self._context.report(f"{about}: {_mic_followed_text(seconds, managed=self._managed)}")
             return ChangeOutcome(about=about, ending=ChangeResult.CHANGED, why=why)
         return ChangeOutcome(
             about=about,
@@ -133,7 +86,7 @@ class IdentityChanger:
             kept.append(way.kept)
             return way.operations
 
-        await patch_object(self._client, IDENTITIES, key, operations)
+        await self._context.patch(IDENTITIES, key, operations)
         return kept[-1]
 
     async def _roll_back(self, step: IdentityStep, why: str, tried: list[TokenTest]) -> ChangeOutcome:
@@ -149,7 +102,7 @@ class IdentityChanger:
                         do=f"podidctl migrate rollback --yes {step.identity}",
                         tried=tried,
                     )
-                await self._sleep(POLL_SECONDS)
+                await self._context.sleep(POLL_SECONDS)
             else:
                 break
         do = "see MIC's log and podidctl doctor; then run this command again, perhaps with a longer --timeout"
@@ -163,7 +116,7 @@ class IdentityChanger:
 
     async def _wait_for_mic(self, key: tuple[str, str]) -> tuple[float, list[str]]:
         """Wait for MIC. Return the elapsed seconds and the pods that MIC has not updated."""
-        began = self._clock()
+        began = self._context.clock()
         lacking: list[str] = []
         while not self._managed:
             try:
@@ -172,23 +125,23 @@ class IdentityChanger:
                 break  # the identity was deleted
             except ApiError as error:
                 lacking = lacking or [f"(unknown: {error.message})"]
-            if not lacking or self._clock() - began >= self._timeout:
+            if not lacking or self._context.clock() - began >= self._context.timeout:
                 break
-            await self._sleep(POLL_SECONDS)
-        return self._clock() - began, lacking
+            await self._context.sleep(POLL_SECONDS)
+        return self._context.clock() - began, lacking
 
     async def _lagging_pods(self, key: tuple[str, str]) -> list[str]:
         namespace = key[0]
         identity: AzureIdentity = decode_object(
-            IDENTITIES, await self._client.request("GET", object_path(IDENTITIES, *key))
+            IDENTITIES, await self._context.client.request("GET", object_path(IDENTITIES, *key))
         )
         assigned = [
             each
             for place in dict.fromkeys((namespace, CLUSTER_WIDE_NAMESPACE))
-            for each in await self._client.list(ASSIGNED_IDENTITIES, place)
+            for each in await self._context.client.list(ASSIGNED_IDENTITIES, place)
         ]
-        pods = await self._client.list(RUNNING_PODS, namespace, label_selector=BINDING_LABEL)
-        return lagging_among(pods, await self._client.list(BINDINGS, namespace), identity, assigned)
+        pods = await self._context.client.list(RUNNING_PODS, namespace, label_selector=BINDING_LABEL)
+        return lagging_among(pods, await self._context.client.list(BINDINGS, namespace), identity, assigned)
 
 
 def _mic_followed_text(seconds: float, *, managed: bool) -> str:

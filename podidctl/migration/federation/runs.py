@@ -13,6 +13,7 @@ from podidctl.migration import cluster_reader
 from podidctl.migration.federation import applications as apps
 from podidctl.migration.federation import planning
 from podidctl.migration.federation.application_changes import ApplicationChanger, list_marked
+from podidctl.migration.federation.change_context import ChangeContext
 from podidctl.migration.federation.identity_changes import IdentityChanger
 from podidctl.migration.federation.json_patches import FORMER_ANNOTATION
 from podidctl.migration.federation.planning import FederationState, PlanOptions, as_federated, audience_of, policy_of
@@ -106,7 +107,7 @@ class MigrationRun:
                 audience=audience_of(found, self.reader.options),
                 resource=resource,
             )
-            changer = self._identity_changer(client, managed=found.managed)
+            changer = IdentityChanger(self._context(client), managed=found.managed)
             if not self.yes:
                 each_tried = (self._one(step, made.remarks, found, tester, changer) for step in steps)
                 return list(await asyncio.gather(*each_tried))
@@ -163,7 +164,7 @@ class MigrationRun:
                     ChangeOutcome(about="/".join(each), ending=ChangeResult.WOULD_CHANGE, why="back to type 0")
                     for each in keys
                 ]
-            changer = self._identity_changer(client, managed=await is_managed(client))
+            changer = IdentityChanger(self._context(client), managed=await is_managed(client))
             return [await changer.rollback(each) for each in keys]
 
     async def applications(self) -> list[ChangeOutcome]:
@@ -172,7 +173,7 @@ class MigrationRun:
             found, _ = await self.reader.read_plan(client)
             everywhere = [each for each in apps.cluster_remarks(found) if each.blocks]
             every = self._select([(each.identity, each) for each in apps.plan_applications(found)])
-            changer = ApplicationChanger(client, timeout=self.timeout, report=self.report)
+            changer = ApplicationChanger(self._context(client))
             return [await self._application(each, everywhere, changer) for each in every]
 
     async def _application(
@@ -203,14 +204,14 @@ class MigrationRun:
             marks = self._select([(each.identity, each) for each in await list_marked(client)])
             if not self.yes:
                 return [ChangeOutcome(about=each.description, ending=ChangeResult.WOULD_CHANGE) for each in marks]
-            changer = ApplicationChanger(client, timeout=self.timeout, report=self.report)
+            changer = ApplicationChanger(self._context(client))
             return await changer.remove(marks)
 
     def _select(self, every: list[tuple[str, T]]) -> list[T]:
         return select(self.names, self.namespace, every)
 
-    def _identity_changer(self, client: Client, *, managed: bool) -> IdentityChanger:
-        return IdentityChanger(client, managed=managed, timeout=self.timeout, report=self.report)
+    def _context(self, client: Client) -> ChangeContext:
+        return ChangeContext(client=client, timeout=self.timeout, report=self.report)
 
 
 def _outcome_without_test(step: IdentityStep, everywhere: list[Remark]) -> ChangeOutcome | None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from mic.preview.schema import ReportModel
-from podidctl.migration.workload_identity import FederatedCredential
+from podidctl.migration.workload_identity import PlannedCredential
 
 
 class IdentityState(StrEnum):
@@ -53,7 +53,7 @@ class IdentityStep(ReportModel, frozen=True):
     tenant: str
     """The identity's tenant after the switch; empty if unknown."""
     accounts: list[AccountUsage]
-    credentials: list[FederatedCredential]
+    credentials: list[PlannedCredential]
     remarks: list[Remark]
     copies: list[dict[str, Any]]
     """Manifests for other namespaces whose pods have the identity now."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
-from rich.markup import escape
 
 from mic.preview.text import counted, printable
 from podidctl.migration.federation.schema import (
@@ -15,7 +14,7 @@ from podidctl.migration.federation.schema import (
     IdentityState,
     Remark,
 )
-from podidctl.printing import print_table
+from podidctl.printing import escaped, print_table
 
 COLORS: Final = {
     ChangeResult.CHANGED: "green",
@@ -33,7 +32,7 @@ def plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
     _remarks("cluster:", [("", each) for each in made.remarks], where)
     rows = [
         (
-            _plain(step.identity),
+            escaped(step.identity),
             printable("blocked" if step.blocked and step.state is IdentityState.TO_DO else step.state),
             printable(", ".join(each.description for each in step.accounts) or "-"),
             printable(step.tenant or "-"),
@@ -47,12 +46,12 @@ def plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
     credentials = [each for step in made.steps for each in step.credentials]
     if credentials:
         where.print(
-            f"federated credentials (issuer {_plain(made.issuer or 'unknown')}, audience {_plain(made.audience)}; -o "
+            f"federated credentials (issuer {escaped(made.issuer or 'unknown')}, audience {escaped(made.audience)}; -o "
             "az has the commands):",
             soft_wrap=True,
         )
         cells = [
-            (_plain(each.identity), printable(each.identity_name or f"application {each.client_id}"), each.subject)
+            (escaped(each.identity), printable(each.identity_name or f"application {each.client_id}"), each.subject)
             for each in credentials
         ]
         print_table(("AzureIdentity", "in Azure", "subject"), [(a, b, printable(c)) for a, b, c in cells], where)
@@ -62,7 +61,7 @@ def plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
         _applications(made, where)
     if made.leftovers:
         where.print("not changed by this command:")
-        left = [(_plain(each.identity), printable(each.why), printable(each.do)) for each in made.leftovers]
+        left = [(escaped(each.identity), printable(each.why), printable(each.do)) for each in made.leftovers]
         print_table(("AzureIdentity", "why", "what to do"), left, where)
     where.print(_summary(made))
 
@@ -83,7 +82,7 @@ def _applications(made: FederationPlan, where: Console) -> None:
     where.print("applications, on the way to workload identity:")
     rows = [
         (
-            _plain(each.description),
+            escaped(each.description),
             each.state,
             printable(each.account),
             printable(each.identity),
@@ -124,7 +123,7 @@ def outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> Non
         where.print("token tests (tokens are discarded):")
         rows = [
             (
-                f"[{'red' if one.problem else 'green'}]{_plain(one.account)}[/]",
+                f"[{'red' if one.problem else 'green'}]{escaped(one.account)}[/]",
                 printable(about),
                 printable(one.bound_to or "(bound to no pod)"),
                 printable(one.problem or f"client {one.client_id}, object {one.object_id}, until {one.expires}"),
@@ -146,8 +145,3 @@ def outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> Non
         where.print(f"No changes were made{'; --yes makes them' if would else ''}.")
     elif any(each.ending is ChangeResult.CHANGED for each in done):
         where.print("Make the same changes in your manifests, or the next apply of them reverts these.")
-
-
-def _plain(text: str) -> str:
-    """Return *text* with control characters and markup escaped."""
-    return escape(printable(text))

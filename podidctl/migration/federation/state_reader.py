@@ -1,7 +1,7 @@
 """Reader of the state for a federation plan: lists, and SubjectAccessReviews about NMI. Makes no changes."""
 
 from collections.abc import Iterable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
@@ -15,9 +15,7 @@ from podidctl.migration.workloads import Key
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NotFound
-from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS, Kind, Resource
-
-R = TypeVar("R", bound=Resource)
+from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS
 
 WEBHOOKS: Final = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 WEBHOOK: Final = "azure-workload-identity"
@@ -36,8 +34,8 @@ async def read_federation_state(client: Client, *, force_namespaced: bool) -> Fe
         situation=situation,
         issuer=await cluster_reader.read_issuer(client),
         version=await _version(client),
-        exceptions=await _installed(client, EXCEPTIONS),
-        assigned=[] if managed else await _installed(client, ASSIGNED_IDENTITIES),
+        exceptions=await cluster_reader.list_if_served(client, EXCEPTIONS),
+        assigned=[] if managed else await cluster_reader.list_if_served(client, ASSIGNED_IDENTITIES),
         managed=managed,
         nmis=nmis,
         nmi_unknown=unknown,
@@ -54,14 +52,6 @@ async def is_managed(client: Client) -> bool:
 
 def _managed(nmis: Sequence[Settings]) -> bool:
     return bool(nmis) and all(each.operation_mode is OperationMode.MANAGED for each in nmis)
-
-
-async def _installed(client: Client, kind: Kind[R]) -> list[R]:
-    """Return the objects of *kind*; none if the kind is not installed."""
-    try:
-        return await client.list(kind)
-    except NotFound:
-        return []
 
 
 def _settings(pods: Sequence[Daemon]) -> tuple[list[Settings], str]:

@@ -34,6 +34,6 @@ def test_pods_reach_nmi_by_its_rule_and_nginx_by_an_equal_one() -> None:
             assert other.node.call(TIME_WAIT.read_text).strip() == "5"
 
 
-def test_a_wire_has_no_more_pods_than_it_can_carry() -> None:
+def test_a_network_has_at_most_the_supported_number_of_pods() -> None:
     with pytest.raises(ValueError, match="up to 1000 pods"), wire(1001):
         pass

@@ -61,7 +61,7 @@ def test_a_server_ends_with_its_context(started: Callable[[], AbstractContextMan
     assert not is_listening(server.address, server.port)
 
 
-def test_a_killed_run_leaves_nobody_behind(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_process_behind(tmp_path: Path) -> None:
     where = os.environ | {"TMPDIR": str(tmp_path)}
     command, pipe = [sys.executable, "-c", RUN], subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, env=where, stdin=pipe, stdout=pipe, text=True) as run:
@@ -75,7 +75,7 @@ def test_a_killed_run_leaves_nobody_behind(tmp_path: Path) -> None:
     assert ended(pids)
 
 
-def test_a_program_is_on_its_core_from_the_start(tmp_path: Path) -> None:
+def test_a_program_is_pinned_to_its_core_from_the_start(tmp_path: Path) -> None:
     core = min(os.sched_getaffinity(0))
     code = "import os, time; print(os.sched_getaffinity(0), flush=True); time.sleep(60)"
     log = tmp_path / "log"
@@ -85,7 +85,7 @@ def test_a_program_is_on_its_core_from_the_start(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGTERM
 
 
-def test_a_program_that_ends_too_early_is_quoted(tmp_path: Path) -> None:
+def test_the_output_of_a_program_that_ends_too_early_is_quoted(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with (
         running("it", [sys.executable, "-c", "raise SystemExit('no such luck')"], log=log, core=None) as process,
@@ -94,7 +94,7 @@ def test_a_program_that_ends_too_early_is_quoted(tmp_path: Path) -> None:
         wait_until(lambda: False, process, "it", log)
 
 
-def test_a_program_that_is_never_ready_is_not_waited_for_endlessly(tmp_path: Path) -> None:
+def test_a_program_that_never_becomes_ready_is_abandoned(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with (
         running("it", ["sleep", "60"], log=log, core=None) as process,

@@ -35,7 +35,7 @@ def test_nmi_answers_with_a_token_of_real_length(nmi: Node, answer: bytes) -> No
     assert abs(len(json.loads(answer)["access_token"]) - 1500) < 5
 
 
-def test_nginx_gives_nmis_answer_byte_for_byte_and_never_closes(answer: bytes) -> None:
+def test_nginx_returns_nmis_answer_byte_for_byte_and_never_closes(answer: bytes) -> None:
     with nginx(answer, core=None) as server:
         check(server, answer)
         given = ask(server.address, server.port, source=POD, headers=METADATA | {"Connection": "keep-alive"})
@@ -44,7 +44,7 @@ def test_nginx_gives_nmis_answer_byte_for_byte_and_never_closes(answer: bytes) -
     assert given.headers["Connection"] == "keep-alive"
 
 
-def test_the_peers_answer_with_the_time_that_the_token_has_left(peers: list[Listening], answer: bytes) -> None:
+def test_the_peers_return_the_remaining_lifetime_of_the_token(peers: list[Listening], answer: bytes) -> None:
     for server in peers:
         check(server, answer, source=POD)
         given = json.loads(ask(server.address, server.port, source=POD).body)
@@ -64,7 +64,7 @@ def test_the_peers_answer_with_the_time_that_the_token_has_left(peers: list[List
         (200, TOKEN_PATH, POD, METADATA),
     ],
 )
-def test_the_peers_look_before_they_answer(
+def test_the_peers_look_up_the_request_before_they_answer(
     peers: list[Listening], status: int, path: str, source: str, headers: dict[str, str]
 ) -> None:
     for server in peers:
@@ -82,16 +82,16 @@ def serving(answer: bytes, wrong: str) -> AbstractContextManager[Listening]:
     return nginx(json.dumps(document, separators=(",", ":")).encode(), core=None)
 
 
-def test_a_server_with_other_fields_is_refused(answer: bytes) -> None:
+def test_a_server_with_other_fields_is_rejected(answer: bytes) -> None:
     with serving(answer, "fields") as server, pytest.raises(ProgramError, match="answers with the fields"):
         check(server, answer)
 
 
-def test_a_server_with_a_shorter_answer_is_refused(answer: bytes) -> None:
+def test_a_server_with_a_shorter_answer_is_rejected(answer: bytes) -> None:
     with serving(answer, "bytes") as server, pytest.raises(ProgramError, match=rf"NMI with {len(answer)}"):
         check(server, answer)
 
 
-def test_a_server_that_gives_no_token_is_refused(peers: list[Listening], answer: bytes) -> None:
+def test_a_server_without_a_token_is_rejected(peers: list[Listening], answer: bytes) -> None:
     with pytest.raises(ProgramError, match="answers 404"):
         check(peers[0], answer, source="127.1.1.1")

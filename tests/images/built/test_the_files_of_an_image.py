@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from deploy.docker.bill_of_materials import debian_packages, python_of_the_base
 from deploy.docker.install_program import COMMANDS, PACKAGES
+from podidentity.version import VERSION
 from tests.images.built.conftest import ROOT, Image
 
 UNCHECKED_HASH = 1  # the second word of a .pyc (PEP 552): by the source's hash, which is not looked at
@@ -32,7 +33,7 @@ def test_every_python_package_is_the_locked_one(image: Image) -> None:
     assert len(installed(image)) > 10
 
 
-def test_only_its_own_program_is_there(image: Image) -> None:
+def test_an_image_contains_only_its_own_program(image: Image) -> None:
     ours = {"_native", "podidentity", "podidentity_demo", "nmi", "mic", "podidctl"}
     assert {each.name for each in image.site.iterdir()} & ours == PACKAGES[image.name]
     commands = {each.name for each in (image.root / "opt/podidentity/bin").iterdir()}
@@ -40,18 +41,18 @@ def test_only_its_own_program_is_there(image: Image) -> None:
     assert not commands & ({*COMMANDS.values(), "podidctl", "kubectl-podidentity", "pip"} - {COMMANDS[image.name]})
 
 
-def test_the_nodes_image_holds_no_code_for_azure_resource_manager() -> None:
+def test_nmis_image_contains_no_code_for_azure_resource_manager() -> None:
     for name, there in (("nmi", False), ("mic", True), ("demo", False)):
         assert (Image(name).site / "azure" / "mgmt").exists() is there
 
 
-def test_the_list_of_installed_files_is_true(image: Image) -> None:
+def test_the_list_of_installed_files_is_correct(image: Image) -> None:
     for distribution in metadata.distributions(path=[str(image.site)]):
         missing = [file for file in distribution.files or [] if not Path(str(file.locate())).exists()]
         assert not missing, distribution.metadata["Name"]
 
 
-def test_nothing_of_ours_holds_a_time(image: Image) -> None:
+def test_no_file_of_this_project_contains_a_timestamp(image: Image) -> None:
     files = [path for path in (image.root / "opt/podidentity").rglob("*") if not path.is_symlink()]
     assert len({path.stat().st_mtime for path in files}) == 1
     compiled = [path for path in files if path.suffix == ".pyc"]
@@ -64,14 +65,14 @@ def test_there_is_bytecode_for_every_module(image: Image) -> None:
         assert list((source.parent / "__pycache__").glob(f"{source.stem}.cpython-*.pyc")), source
 
 
-def test_no_user_of_the_image_may_write_its_program(image: Image) -> None:
+def test_no_user_of_the_image_can_write_its_program(image: Image) -> None:
     for path in (image.root / "opt/podidentity").rglob("*"):
         if not path.is_symlink():
             assert path.stat().st_uid == 0
             assert not path.stat().st_mode & 0o022, path
 
 
-def test_the_bill_names_everything_that_is_installed_and_nothing_else(image: Image) -> None:
+def test_the_bill_of_materials_names_exactly_the_installed_packages(image: Image) -> None:
     listed = {(each["name"], each["version"]) for each in image.bill["components"]}
     python = {(str(canonicalize_name(name)), version) for name, version in listed}
     debian = {(each["name"], each["version"]) for each in debian_packages(image.root)}
@@ -81,13 +82,13 @@ def test_the_bill_names_everything_that_is_installed_and_nothing_else(image: Ima
     assert len(listed) == len(installed(image)) + len(debian) + len(of_the_base)
 
 
-def test_the_image_says_what_it_is(image: Image) -> None:
+def test_the_image_has_its_labels(image: Image) -> None:
     labels = image.config["Labels"]
     assert labels["org.opencontainers.image.title"] == f"aad-pod-identity {image.name}"
-    # The bill has the version of the wheel, which is spelled by PEP 440 (docs/releasing.md).
-    assert Version(labels["org.opencontainers.image.version"]) == Version(
-        image.bill["metadata"]["component"]["version"]
-    )
+    assert labels["org.opencontainers.image.version"] == image.bill["metadata"]["component"]["version"] == VERSION
+    # The bill lists the wheel with its own version, in the form of PEP 440 (docs/releasing.md).
+    (wheel,) = (each for each in image.bill["components"] if each["name"] == "aad-pod-identity")
+    assert Version(wheel["version"]) == Version(VERSION)
     assert re.fullmatch(r"[0-9a-f]{40}|unknown", labels["org.opencontainers.image.revision"])
 
 
@@ -98,13 +99,13 @@ def test_only_nmi_has_programs_that_change_rules() -> None:
             assert (root / "usr/sbin" / program).is_symlink() or (root / "usr/sbin" / program).exists() is there
 
 
-def test_two_builds_gave_the_same_images() -> None:
+def test_two_builds_result_in_equal_images() -> None:
     built = ROOT / "build" / "images"
     assert (built / "images.txt").read_text() == (built / "images-again.txt").read_text()
     assert len(re.findall(r"sha256:[0-9a-f]{64}", (built / "images.txt").read_text())) == 3
 
 
-def test_the_compiler_and_pip_stay_in_the_build(image: Image) -> None:
+def test_compiler_and_pip_are_not_in_the_image(image: Image) -> None:
     for program in ("gcc", "cc", "pip", "pip3"):
         assert not list(image.root.glob(f"usr/bin/{program}"))
     assert (

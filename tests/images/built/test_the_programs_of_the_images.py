@@ -22,12 +22,12 @@ def run(image: Image, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", ["nmi", "mic"])
-def test_a_daemon_tells_its_version(name: str) -> None:
+def test_a_daemon_prints_its_version(name: str) -> None:
     done = run(Image(name), "--version")
     assert (done.returncode, done.stdout) == (0, f"{name} {VERSION}\n"), done.stderr
 
 
-def test_the_demo_tells_its_flags() -> None:
+def test_the_demo_prints_its_flags() -> None:
     done = run(Image("demo"), "--help")
     assert done.returncode == 0, done.stderr
     assert "--subscriptionid" in done.stdout
@@ -40,7 +40,7 @@ def test_a_wrong_flag_is_a_usage_error(image: Image) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["nmi", "--node=n", "--redirect=none"], ["mic"]], ids=["nmi", "mic"])
-def test_a_kubeconfig_is_refused_with_what_to_do(arguments: list[str]) -> None:
+def test_a_kubeconfig_is_rejected_with_the_next_action(arguments: list[str]) -> None:
     config = "/etc/os-release"  # any file that each image has
     name, *flags = arguments
     image = Image(name)
@@ -61,7 +61,7 @@ def test_a_kubeconfig_is_refused_with_what_to_do(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("name", "user"), [("nmi", "0"), ("mic", "65532"), ("demo", "65532")])
-def test_it_runs_as_the_images_user_and_cannot_write(name: str, user: str) -> None:
+def test_a_program_runs_as_the_images_user_and_cannot_write(name: str, user: str) -> None:
     image = Image(name)
     code = "import os; print(os.getuid()); open('/opt/podidentity/x', 'w')"
     command = image.run("/opt/podidentity/bin/python3", "-c", code)
@@ -88,7 +88,7 @@ def in_cluster(api: KubeApi | None, folder: Path, command: list[str]) -> list[st
 
 
 @pytest.mark.timeout(120)
-async def test_the_readmes_demo_with_all_three_programs_out_of_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_readmes_demo_runs_with_all_three_programs_from_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = Sandbox(Settings(namespaces=True, environment=os.environ))
 
     def out_of_images(module: str, *arguments: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from mic.cluster.view import ClusterView
-from mic.decisions.plan import Policy
+from mic.decisions.policy import Policy
 from mic.metrics import MicMetrics
 from mic.reconciliation.controller import Controller
 from mic.reconciliation.host_reconciler import HostReconciler

@@ -10,10 +10,10 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from mic.azure import compute, identities, memory
 from mic.azure.identities import HostIdentities
-from mic.decisions import assignments, client_ids, plan
+from mic.decisions import assignments, client_ids, completion, host_change, ownership, preparation, steps
 from mic.decisions.assignments import DesiredAssignment
 from mic.decisions.identity_usage import HostView, IdentityUsage
-from mic.reconciliation import host_reconciler
+from mic.reconciliation import host_reconciler, host_updater
 from mic.reconciliation.work_queue import PassResult
 from podidentity.resources import AzureIdentity, Pod
 from tests.mic.history.test_any_history import AnyHistory
@@ -25,7 +25,7 @@ EXAMPLES: Final = 400
 
 
 def takes_off_before_it_revokes(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = plan.azure_change
+    before = host_change.azure_change
 
     def eager(host_view: HostView, azure: HostIdentities, *rest: Any, **options: Any) -> Any:
         for usage in host_view.usages.values():
@@ -36,28 +36,28 @@ def takes_off_before_it_revokes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def late(_self: object, _key: str) -> PassResult:
         return PassResult()
 
-    monkeypatch.setattr(plan, "azure_change", eager)
-    monkeypatch.setattr(plan, "revocations", lambda _host_view: [])
+    monkeypatch.setattr(host_change, "azure_change", eager)
+    monkeypatch.setattr(preparation, "revocations", lambda _host_view: [])
     monkeypatch.setattr(host_reconciler.HostReconciler, "revoke", late)
 
 
 def takes_everything_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = plan._attached_by
+    before = ownership.attached_by
 
     def greedy(*arguments: Any) -> str:
         return "mic" if before(*arguments) else ""
 
-    monkeypatch.setattr(plan, "_attached_by", greedy)
+    monkeypatch.setattr(ownership, "attached_by", greedy)
 
 
 def adds_without_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = plan._creation
+    before = preparation._creation
 
     def unrecorded(*arguments: Any) -> Any:
         step = before(*arguments)
-        return step and plan.Create(step.desired, step.name, step.status, "")
+        return step and steps.Create(step.desired, step.name, step.status, "")
 
-    monkeypatch.setattr(plan, "_creation", unrecorded)
+    monkeypatch.setattr(preparation, "_creation", unrecorded)
     monkeypatch.setattr(IdentityUsage, "__getattribute__", _owned_when_needed)
 
 
@@ -75,7 +75,7 @@ class _NoCondition:
 
 
 def compares_the_pods_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = plan.azure_change
+    before = host_change.azure_change
 
     def careless(host_view: HostView, azure: HostIdentities, *rest: Any, **options: Any) -> Any:
         going = {existing.assignment_key.pod for existing in host_view.terminating.values()}
@@ -88,14 +88,14 @@ def compares_the_pods_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
                 usage.needed, usage.active = 0, {}
         return before(host_view, azure, *rest, **options)
 
-    monkeypatch.setattr(plan, "azure_change", careless)
+    monkeypatch.setattr(host_change, "azure_change", careless)
 
 
 def does_not_look_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = host_reconciler.HostReconciler._failed
+    before = host_updater.HostUpdater._failed
 
     async def blind(
-        self: host_reconciler.HostReconciler, host: Any, known: memory.HostMemory, change: Any, *rest: Any
+        self: host_updater.HostUpdater, host: Any, known: memory.HostMemory, change: Any, *rest: Any
     ) -> bool:
         again = await before(self, host, known, change, *rest)
         if known.known is not None:
@@ -103,7 +103,7 @@ def does_not_look_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
             known.known = HostIdentities(type=change.type, attached={**known.known.attached, **attached})
         return again
 
-    monkeypatch.setattr(host_reconciler.HostReconciler, "_failed", blind)
+    monkeypatch.setattr(host_updater.HostUpdater, "_failed", blind)
 
 
 def takes_a_running_operation_for_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,21 +111,21 @@ def takes_a_running_operation_for_done(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lets_go_before_the_detach(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_releasable", lambda *_: True)
+    monkeypatch.setattr(completion, "_releasable", lambda *_: True)
 
 
 def forgets_what_it_owes(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = plan._update
+    before = preparation._update
 
-    def forgetful(*arguments: Any) -> plan.Update:
+    def forgetful(*arguments: Any) -> steps.Update:
         step = before(*arguments)
-        return plan.Update(step.existing, step.desired, step.status, step.attached_by, ())
+        return steps.Update(step.existing, step.desired, step.status, step.attached_by, ())
 
-    monkeypatch.setattr(plan, "_update", forgetful)
+    monkeypatch.setattr(preparation, "_update", forgetful)
 
 
 def passes_no_record_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_attached_by_updates", lambda *_: [])
+    monkeypatch.setattr(preparation, "_attached_by_updates", lambda *_: [])
 
 
 def ignores_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def gives_refused_identities_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def keeps_nothing_that_must_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_immutable", lambda *_: False)
+    monkeypatch.setattr(ownership, "_immutable", lambda *_: False)
 
 
 def drops_the_system_assigned_identity(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,11 +173,14 @@ def takes_a_recreated_pod_for_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
     monkeypatch.setattr(assignments, "unchanged", lenient)
-    monkeypatch.setattr(plan, "unchanged", lenient)
+    monkeypatch.setattr(preparation, "unchanged", lenient)
+    monkeypatch.setattr(completion, "unchanged", lenient)
 
 
 def confirms_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_present", lambda _desired, attached_by, azure: azure is not None and bool(attached_by))
+    monkeypatch.setattr(
+        ownership, "is_ready", lambda _desired, attached_by, azure: azure is not None and bool(attached_by)
+    )
 
 
 def believes_any_client_id(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +219,7 @@ BREAKS: Final = SOON + (LATER if os.environ.get("HISTORY_BREAKS") == "all" else 
 
 
 @pytest.mark.parametrize("broken", BREAKS, ids=lambda each: each.__name__)
-def test_a_controller_that(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_test_notices_a_controller_that(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
     with pytest.raises(AssertionError):
         run_state_machine_as_test(

@@ -5,6 +5,7 @@ Azure refuses, one that somebody else put there, and a scale set whose nodes sha
 end of that is the end of every other run.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -75,6 +76,12 @@ def play(kill_at: int, moment: Moment) -> tuple[State, list[Call]]:
         return _state(world), world.gate.calls
 
 
+@functools.cache
+def undisturbed() -> tuple[State, list[Call]]:
+    """Return the final state and the calls of the scenario in which no process is killed."""
+    return play(-1, Moment.BEFORE)
+
+
 def _wait(world: World) -> None:
     for _ in range(int(BETWEEN_SECONDS / 0.25)):
         world.pass_time(0.25)
@@ -98,8 +105,8 @@ def _state(world: World) -> State:
     return objects, {host: sorted(world.arm.vm(host).user_assigned) for host in HOSTS}
 
 
-def test_the_undisturbed_end_is_what_was_asked_for() -> None:
-    (objects, hosts), _ = play(-1, Moment.BEFORE)
+def test_the_undisturbed_run_reaches_the_desired_state() -> None:
+    (objects, hosts), _ = undisturbed()
     assert {name: about[0] for name, about in objects.items()} == {
         "default/web-default-one": "Assigned",
         "default/web-default-two": "Assigned",
@@ -111,12 +118,12 @@ def test_the_undisturbed_end_is_what_was_asked_for() -> None:
 
 @pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize("moment", Moment, ids=["before", "after"])
-def test_a_process_that_is_killed_at_any_call_leaves_nothing_that_the_next_does_not_mend(
+def test_a_process_killed_at_any_call_leaves_nothing_that_the_next_one_does_not_repair(
     moment: Moment, share: int
 ) -> None:
-    undisturbed, calls = play(-1, moment)
+    expected, calls = undisturbed()
     assert len(calls) > 40
     for number in range(share, len(calls), SHARES):
         end, seen = play(number, moment)
         about = f"killed {moment}: call {number}, {seen[number].method} {seen[number].path}"
-        assert end == undisturbed, about
+        assert end == expected, about

@@ -14,7 +14,7 @@ AT_ONCE: Final = 4
 
 
 @pytest.mark.parametrize("refused", [1, AT_ONCE, AT_ONCE + 1])
-def test_a_throttled_look_after_an_update_is_not_repeated_before_its_time(refused: int) -> None:
+def test_a_throttled_read_after_an_update_is_not_repeated_before_its_time(refused: int) -> None:
     with World(operation_seconds=0.5) as world:
         _ask_for_one(world)
         throttled = Fault(

@@ -86,7 +86,7 @@ class GatedArm(Arm):
     async def _gated(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method == "PATCH":
             self._watcher.asked(request.path, json.loads(await request.read()))
-        return await self._gate.meet("arm", request, self._handle_with_faults)
+        return await self._gate.meet("arm", request, self.respond)
 
     @override
     def _patched(self, machine: Machine, request: web.BaseRequest, call: ArmCall) -> web.Response:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-from mic.decisions.plan import Policy
+from mic.decisions.policy import Policy
 from podidentity_sandbox.directory import Directory, ManagedIdentity
 from podidentity_sandbox.machines import SYSTEM, USER, Machine
 from tests.mic.cluster import identity_id, set_id, vm_id

@@ -17,7 +17,7 @@ async def plan(cloud: LittleCloud, *flags: str, **more: Any) -> Answer:
     return await run(cloud.folder, "mic", "--plan", *flags, **more)
 
 
-async def test_it_tells_what_a_new_pod_leads_to_and_does_nothing(cloud: LittleCloud) -> None:
+async def test_the_plan_prints_the_effects_of_a_new_pod_and_changes_nothing(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     cloud.pod("web", "n0")
@@ -37,7 +37,7 @@ async def test_it_tells_what_a_new_pod_leads_to_and_does_nothing(cloud: LittleCl
     assert cloud.on(vm_id("n0")) == set()
 
 
-async def test_beside_a_leader_that_has_done_all_there_is_nothing_to_do(cloud: LittleCloud) -> None:
+async def test_next_to_a_leader_without_open_work_the_plan_is_empty(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     mic = await cloud.mic()
@@ -61,7 +61,7 @@ async def test_beside_a_leader_that_has_done_all_there_is_nothing_to_do(cloud: L
     assert await mic.page("/healthz") == "Active"
 
 
-async def test_a_federated_identity_leads_to_an_object_and_to_nothing_on_azure(cloud: LittleCloud) -> None:
+async def test_a_federated_identity_results_in_an_object_and_no_azure_change(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity(type=3, tenantID="t")
     cloud.pod("web", "n0")
@@ -78,7 +78,7 @@ NAMES = ("one", "two", "three", "four")
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_what_it_tells_is_what_mic_then_does(cloud: LittleCloud, seed: int) -> None:
+async def test_mic_then_makes_the_planned_changes(cloud: LittleCloud, seed: int) -> None:
     await half_changed(cloud, random.Random(seed))
     await told_and_done(cloud, HOSTS)
 
@@ -145,7 +145,7 @@ async def half_changed(cloud: LittleCloud, draw: random.Random) -> None:
     del on_set[draw.choice(sorted(on_set))]
 
 
-async def test_what_azure_does_not_answer_for_is_told_and_ends_with_one(cloud: LittleCloud) -> None:
+async def test_a_host_without_a_response_is_reported_and_the_exit_code_is_1(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.node("n1")
     cloud.node("lost", f"azure://{vm_id('lost')}")
@@ -166,7 +166,7 @@ async def test_what_azure_does_not_answer_for_is_told_and_ends_with_one(cloud: L
     assert secret not in answer.out + answer.err
 
 
-async def test_a_vm_that_azure_does_not_know_keeps_its_pods_waiting(cloud: LittleCloud) -> None:
+async def test_pods_on_an_unknown_vm_stay_waiting(cloud: LittleCloud) -> None:
     cloud.node("lost", f"azure://{vm_id('lost')}")
     cloud.identity()
     cloud.pod("web", "lost")
@@ -175,7 +175,7 @@ async def test_a_vm_that_azure_does_not_know_keeps_its_pods_waiting(cloud: Littl
     assert "waits: pod default/web, identity default/demo: Azure knows no" in answer.out
 
 
-async def test_the_flags_that_decide_are_repeated(cloud: LittleCloud) -> None:
+async def test_the_output_repeats_the_relevant_flags(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     cloud.api.store.create("namespaces", {"metadata": {"name": "elsewhere"}})
@@ -187,7 +187,7 @@ async def test_the_flags_that_decide_are_repeated(cloud: LittleCloud) -> None:
     assert (await plan(cloud)).code == 3
 
 
-async def test_what_keeps_it_from_telling_anything_is_one_line(cloud: LittleCloud) -> None:
+async def test_a_failure_of_the_plan_is_one_line(cloud: LittleCloud) -> None:
     missing = await plan(cloud, cloudconfig=False)
     assert (missing.code, missing.out) == (1, "")
     assert missing.err.startswith("mic: the environment lacks TENANT_ID, CLIENT_ID, CLIENT_SECRET: set them")

@@ -102,7 +102,9 @@ async def plan(cloud: LittleCloud, *command: str) -> Answer:
     return await run(cloud.folder / "reader", *command)
 
 
-async def test_a_reader_is_told_what_mic_then_does_and_nothing_is_written(cloud: LittleCloud, real: Plane) -> None:
+async def test_a_read_only_user_gets_the_plan_that_mic_then_executes_and_nothing_is_written(
+    cloud: LittleCloud, real: Plane
+) -> None:
     await asyncio.to_thread(run_pod, real, "web", "n0")
     await asyncio.to_thread(run_pod, real, "api", "s0")
     before = await versions(real)
@@ -125,7 +127,7 @@ async def test_a_reader_is_told_what_mic_then_does_and_nothing_is_written(cloud:
     assert len(cloud.arm.writes()) == told.document["summary"]["updates"] == 2
 
 
-async def test_beside_a_leader_it_disturbs_nothing(cloud: LittleCloud, real: Plane) -> None:
+async def test_the_plan_does_not_disturb_a_leader(cloud: LittleCloud, real: Plane) -> None:
     mic = await cloud.mic()
     await asyncio.to_thread(run_pod, real, "web", "n0")
     await assigned(real, web="Assigned")
@@ -142,7 +144,7 @@ async def test_beside_a_leader_it_disturbs_nothing(cloud: LittleCloud, real: Pla
     assert await mic.stop() == 0
 
 
-async def test_who_may_not_list_is_told_what_to_grant(cloud: LittleCloud, real: Plane) -> None:
+async def test_a_user_without_list_permission_gets_the_permission_to_grant(cloud: LittleCloud, real: Plane) -> None:
     rules = [rule for rule in READER["rules"] if isinstance(rule, dict) and rule["resources"] != ["nodes"]]
     await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/reader", {**READER, "rules": rules})
     async with asyncio.timeout(20):

@@ -25,7 +25,7 @@ async def plan(cloud: LittleCloud, *flags: str, **more: Any) -> Answer:
     return await run(cloud.folder, "podidctl", "plan", *flags, **more)
 
 
-async def test_it_shows_a_table_and_says_by_its_code_that_there_is_something_to_do(cloud: LittleCloud) -> None:
+async def test_the_plan_is_a_table_and_the_exit_code_indicates_open_changes(cloud: LittleCloud) -> None:
     answer = await plan(cloud)
     assert (answer.code, answer.err) == (3, "")
     assert f"+ identity {identity_id('demo')}" in answer.out
@@ -35,7 +35,7 @@ async def test_it_shows_a_table_and_says_by_its_code_that_there_is_something_to_
     assert cloud.assigned() == {}
 
 
-async def test_json_yaml_and_mics_own_json_say_the_same(cloud: LittleCloud) -> None:
+async def test_json_yaml_and_mics_own_json_are_equal(cloud: LittleCloud) -> None:
     as_json = await plan(cloud, "-o", "json")
     as_yaml = await plan(cloud, "-o", "yaml")
     mics = await run(cloud.folder, "mic", "--plan", "--plan-output=json")
@@ -45,7 +45,7 @@ async def test_json_yaml_and_mics_own_json_say_the_same(cloud: LittleCloud) -> N
     assert as_json.document["hosts"][0]["host"] == vm_id("n0")
 
 
-async def test_without_azure_it_needs_no_credentials_and_says_what_it_does_not_know(cloud: LittleCloud) -> None:
+async def test_without_azure_no_credentials_are_required_and_the_unknown_parts_are_named(cloud: LittleCloud) -> None:
     answer = await plan(cloud, "--no-azure", cloudconfig=False)
     assert (answer.code, answer.err) == (3, "")
     assert "Azure was not read" in answer.out
@@ -53,7 +53,7 @@ async def test_without_azure_it_needs_no_credentials_and_says_what_it_does_not_k
     assert cloud.arm.calls == []
 
 
-async def test_with_nothing_to_do_it_ends_with_zero(cloud: LittleCloud) -> None:
+async def test_without_changes_the_exit_code_is_zero(cloud: LittleCloud) -> None:
     cloud.remove_pod("web")
     answer = await plan(cloud)
     assert (answer.code, answer.err) == (0, "")
@@ -69,7 +69,7 @@ async def test_missing_credentials_and_wrong_flags_are_one_line(cloud: LittleClo
     assert "--arm-api-version is 'new'; write one like 2024-07-01" in wrong.err
 
 
-async def test_kubectls_own_kubeconfig_is_the_last_resort(cloud: LittleCloud, tmp_path: Path) -> None:
+async def test_the_default_kubeconfig_is_used_last(cloud: LittleCloud, tmp_path: Path) -> None:
     (tmp_path / ".kube").mkdir()
     (cloud.folder / "kubeconfig").rename(tmp_path / ".kube" / "config")
     answer = await run(
@@ -84,7 +84,9 @@ async def test_kubectls_own_kubeconfig_is_the_last_resort(cloud: LittleCloud, tm
 
 
 @pytest.mark.parametrize("command", [("mic", "--plan"), ("podidctl", "plan"), ("podidctl", "plan", "-o", "json")])
-async def test_whoever_stops_reading_early_sees_no_traceback(cloud: LittleCloud, command: tuple[str, ...]) -> None:
+async def test_a_reader_that_closes_the_pipe_early_causes_no_traceback(
+    cloud: LittleCloud, command: tuple[str, ...]
+) -> None:
     answer = await run_unread(cloud.folder, *command)
     assert answer.err == ""
     assert answer.code in {1, 3}

@@ -123,11 +123,11 @@ class Cluster:
 
     def told(self, resource: Resource, watch: str = "pods") -> None:
         """Deliver *resource* as an event of that watch."""
-        self.cluster_cache.watches.by_name[watch]._handler.upserted(None, resource)
+        self.cluster_cache.watches.by_name[watch].objects.handler.upserted(None, resource)
 
     def told_gone(self, resource: Resource, watch: str = "pods") -> None:
         """Deliver the removal of *resource* as an event of that watch."""
-        self.cluster_cache.watches.by_name[watch]._handler.deleted(resource)
+        self.cluster_cache.watches.by_name[watch].objects.handler.deleted(resource)
 
     def delete_pod(self, name: str = "web", namespace: str = "ns") -> None:
         self.api.store.delete("pods", name, namespace, grace_seconds=0)

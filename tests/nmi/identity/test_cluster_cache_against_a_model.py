@@ -196,9 +196,9 @@ class Run:
         for watch, key, present in self.on_the_way[:most]:
             informer = self.cluster_cache.watches.by_name[watch]
             if present is None:
-                informer._remove(key)
+                informer.objects.remove(key)
             else:
-                informer._put(present)
+                informer.objects.put(present)
         del self.on_the_way[:most]
 
     def list_anew(self) -> None:
@@ -207,9 +207,9 @@ class Run:
         for watch, known in self.world.objects.items():
             informer = self.cluster_cache.watches.by_name[watch]
             for key in [key for key in informer.store if key not in known]:
-                informer._remove(key)
+                informer.objects.remove(key)
             for present in known.values():
-                informer._put(present)
+                informer.objects.put(present)
 
     def answer(self, address: str) -> tuple[View, PodRecord | None]:
         record = self.index.get(address)
@@ -369,7 +369,7 @@ async def walk(run: Run, dice: Dice, *, gaps: bool) -> None:
                 run.list_anew()
         else:
             if chance < 0.1:
-                await run.cluster_cache._ask_about(dice.random.choice(ADDRESSES))
+                await run.cluster_cache.ownership_reads.find_owner(dice.random.choice(ADDRESSES))
             run.deliver(dice.random.choice([0, 1, 1, 2, 100]))
         run.check_kept()
         if not run.on_the_way:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from podidentity.kube import informer as informer_module
+from podidentity.kube import object_store
 from podidentity.resources import Pod
 from tests.nmi.identity.cluster import Cluster, running_cluster
 from tests.nmi.identity.shapes import pod
@@ -45,7 +45,7 @@ async def test_a_pod_whose_change_cannot_be_processed_is_not_served(monkeypatch:
 async def test_a_pod_that_cannot_be_removed_suspends_all_ready_answers_until_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(informer_module, "DOUBT_SECONDS", 0.05)
+    monkeypatch.setattr(object_store, "DOUBT_SECONDS", 0.05)
     async with running_cluster(random=lambda: 0.0) as cluster:
         await two_pods(cluster)
         with monkeypatch.context() as broken:

@@ -7,8 +7,7 @@ import pytest
 
 from nmi.identity import verification_reads as module
 from nmi.identity.verification_reads import UnansweredError, VerificationReads
-from podidentity.kube.client import MALFORMED
-from podidentity.kube.errors import NoResponse, ServerError
+from podidentity.kube.errors import MALFORMED, NoResponse, ServerError
 
 
 class Reader:

@@ -48,7 +48,7 @@ def ask(resource: str) -> bytes:
     return request_bytes(f"{TOKEN_PATH}?resource={resource}")
 
 
-async def test_the_connection_is_paused_while_a_request_is_answered_and_given_back_afterwards() -> None:
+async def test_the_connection_is_paused_during_a_request_and_returned_to_the_lane_afterwards() -> None:
     world = World()
     held = Held(world)
     world.lane.data_received(ask("a"))
@@ -83,7 +83,7 @@ SENT = ask("a") + request_bytes("/nothing") + ask("b")
 
 
 @pytest.mark.parametrize("cut", range(0, len(SENT), 7))
-async def test_how_pipelined_requests_are_cut_changes_no_answer(cut: int) -> None:
+async def test_answers_do_not_depend_on_how_pipelined_requests_are_split(cut: int) -> None:
     world = World()
     world.lane.data_received(SENT[:cut])
     if world.connection.state != "held":
@@ -97,7 +97,7 @@ async def test_how_pipelined_requests_are_cut_changes_no_answer(cut: int) -> Non
     assert world.connection.state == "idle"
 
 
-async def test_a_connection_with_part_of_a_request_is_not_given_back() -> None:
+async def test_a_connection_with_part_of_a_request_is_not_returned_to_the_lane() -> None:
     world = World()
     world.lane.data_received(request_bytes("/nothing") + b"GET /metadata/ident")
     await world.settle()
@@ -109,7 +109,7 @@ async def test_a_connection_with_part_of_a_request_is_not_given_back() -> None:
     assert world.connection.resumed == 1
 
 
-async def test_with_part_of_a_request_behind_it_a_slow_answer_ends_the_connection() -> None:
+async def test_a_slow_answer_followed_by_part_of_a_request_ends_the_connection() -> None:
     world = World(ServerPolicy(pipeline_seconds=0.001))
     held = Held(world)
     world.lane.data_received(ask("a") + b"GET ")
@@ -124,7 +124,7 @@ async def test_with_part_of_a_request_behind_it_a_slow_answer_ends_the_connectio
     assert world.connection.state == "finished"
 
 
-async def test_more_than_may_be_pipelined_ends_the_connection_with_the_answer() -> None:
+async def test_too_many_pipelined_requests_end_the_connection_with_the_answer() -> None:
     world = World(ServerPolicy(sizes=Sizes(pipelined_bytes=100)))
     held = Held(world)
     world.lane.data_received(ask("a") + b"GET ")
@@ -138,7 +138,7 @@ async def test_more_than_may_be_pipelined_ends_the_connection_with_the_answer() 
     assert reply.headers["connection"] == "close"
 
 
-async def test_answers_that_may_not_be_read_are_bounded() -> None:
+async def test_unread_answers_are_bounded() -> None:
     many = ask("a") * 50
     world = World(ServerPolicy(sizes=Sizes(answered_bytes=2000)))
     world.lane.data_received(many)
@@ -154,7 +154,7 @@ async def test_answers_that_may_not_be_read_are_bounded() -> None:
     assert len(world.issuer.asked) == len(found) + 9, "one by one there is no such end"
 
 
-async def test_a_peer_that_goes_ends_its_wait() -> None:
+async def test_a_peer_that_disconnects_ends_its_wait() -> None:
     world = World()
     held = Held(world)
     world.lane.data_received(ask("a"))
@@ -170,7 +170,7 @@ async def test_a_peer_that_goes_ends_its_wait() -> None:
     assert (await world.ask(request_bytes())).status == 200, "the next request works"
 
 
-async def test_a_peer_that_goes_before_the_task_has_begun_ends_it_too() -> None:
+async def test_a_peer_that_disconnects_before_the_task_starts_ends_its_wait_too() -> None:
     world = World()
     world.lane.data_received(request_bytes())
     world.lane.peer_gone()
@@ -202,7 +202,7 @@ async def test_a_lost_connection_ends_its_wait() -> None:
     ],
 )
 @pytest.mark.parametrize("target", [f"{TOKEN_PATH}?resource=a", "/nothing", "/metadata/instance"])
-async def test_the_connection_is_kept_as_the_client_asks(
+async def test_the_connection_is_kept_alive_as_the_client_requests(
     target: str, version: str, field: str, answered: str | None, state: str
 ) -> None:
     world = World()
@@ -222,7 +222,7 @@ async def test_nothing_is_answered_after_the_last_answer() -> None:
     assert world.issuer.asked == []
 
 
-async def test_a_malformed_request_is_answered_in_its_turn_and_ends_the_connection() -> None:
+async def test_a_malformed_request_is_answered_in_order_and_ends_the_connection() -> None:
     world = World()
     world.lane.data_received(ask("a") + b"GET /a HTTP/1.1\r\nHost : h\r\n\r\n" + ask("b"))
     await world.settle()
@@ -234,7 +234,7 @@ async def test_a_malformed_request_is_answered_in_its_turn_and_ends_the_connecti
     assert len(world.issuer.asked) == 1
 
 
-async def test_a_defect_while_writing_ends_the_connection_and_leaves_it_not_paused_for_ever() -> None:
+async def test_an_error_while_writing_ends_the_connection_and_does_not_leave_it_paused() -> None:
     world = World()
 
     class Unwritable(FakeConnection):
@@ -265,7 +265,7 @@ async def test_a_draining_server_ends_each_connection_with_its_answer() -> None:
     assert world.connection.state == "finished"
 
 
-async def test_a_head_request_has_no_body_so_that_the_next_answer_is_understood() -> None:
+async def test_an_answer_to_head_has_no_body_so_that_the_next_answer_is_parsed() -> None:
     world = World()
     world.lane.data_received(request_bytes("/nothing", method="HEAD"))
     world.lane.data_received(request_bytes("/nothing"))

@@ -54,7 +54,7 @@ def field(record: logging.LogRecord, name: str) -> object:
     return record.__dict__[name]
 
 
-def test_a_grant_is_told_once_and_its_repeats_are_summed_up(lines: list[logging.LogRecord]) -> None:
+def test_a_grant_is_logged_once_and_its_repeats_are_summed_up(lines: list[logging.LogRecord]) -> None:
     decisions, usage = Decisions(), Usage()
     for _ in range(3):
         decisions.granted(POD, ASKED, "shop/id", usage)
@@ -74,7 +74,7 @@ def test_a_grant_is_told_once_and_its_repeats_are_summed_up(lines: list[logging.
     assert len(lines) == 2, "nothing new, nothing told"
 
 
-def test_what_pods_share_is_told_as_shared_and_what_a_renewed_token_served_is_not_lost(
+def test_shared_tokens_are_logged_as_shared_and_requests_served_with_a_renewed_token_are_counted(
     lines: list[logging.LogRecord],
 ) -> None:
     decisions, shared, renewed = Decisions(), Usage(), Usage()
@@ -91,7 +91,7 @@ def test_what_pods_share_is_told_as_shared_and_what_a_renewed_token_served_is_no
     assert sum(int(str(field(record, "count"))) for record in lines[3:]) == 2
 
 
-def test_a_change_is_told(lines: list[logging.LogRecord]) -> None:
+def test_a_changed_decision_is_logged(lines: list[logging.LogRecord]) -> None:
     decisions = Decisions()
     decisions.refused(POD, "/p", 404, REFUSAL, ASKED)
     decisions.granted(POD, ASKED, "shop/id", Usage())
@@ -103,7 +103,9 @@ def test_a_change_is_told(lines: list[logging.LogRecord]) -> None:
     assert field(lines[0], "reason") == "still_assigning"
 
 
-def test_one_pod_has_so_many_lines_a_period_and_the_rest_is_counted(lines: list[logging.LogRecord]) -> None:
+def test_one_pod_has_a_limited_number_of_lines_in_a_period_and_the_others_are_counted(
+    lines: list[logging.LogRecord],
+) -> None:
     decisions = Decisions()
     for n in range(LINES_PER_SUBJECT + 7):
         decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
@@ -116,7 +118,7 @@ def test_one_pod_has_so_many_lines_a_period_and_the_rest_is_counted(lines: list[
     assert field(lines[-1], "reason") == "still_assigning", "a new period"
 
 
-def test_the_log_in_all_is_bounded(lines: list[logging.LogRecord]) -> None:
+def test_the_log_is_bounded_in_total(lines: list[logging.LogRecord]) -> None:
     decisions = Decisions()
     for n in range(LINES_PER_PERIOD + 50):
         decisions.refused(Subject(Call(f"peer-{n}", "other")), "/p", 404, REFUSAL, None)
@@ -124,7 +126,7 @@ def test_the_log_in_all_is_bounded(lines: list[logging.LogRecord]) -> None:
     assert len(lines) == LINES_PER_PERIOD
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_the_memory_of_decisions_is_bounded() -> None:
     decisions = Decisions()
     for n in range(REMEMBERED_MAX + 100):
         decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
@@ -132,14 +134,14 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(decisions._remembered) == REMEMBERED_MAX
 
 
-def test_a_resource_is_cut(lines: list[logging.LogRecord]) -> None:
+def test_a_long_resource_is_truncated(lines: list[logging.LogRecord]) -> None:
     Decisions().refused(POD, "/p", 404, REFUSAL, TokenRequest("x" * 500))
 
     shown = field(lines[0], "resource")
     assert shown == "x" * SHOWN_CHARS
 
 
-def test_a_defect_is_told_with_its_traceback_once(lines: list[logging.LogRecord]) -> None:
+def test_an_internal_error_is_logged_with_its_traceback_once(lines: list[logging.LogRecord]) -> None:
     decisions = Decisions()
     for _ in range(3):
         with pytest.raises(KeyError) as caught:
@@ -150,7 +152,7 @@ def test_a_defect_is_told_with_its_traceback_once(lines: list[logging.LogRecord]
     assert lines[0].exc_info
 
 
-def test_what_had_no_line_is_news_until_it_has_one(lines: list[logging.LogRecord]) -> None:
+def test_a_decision_without_a_line_is_logged_later(lines: list[logging.LogRecord]) -> None:
     decisions = Decisions()
     for n in range(LINES_PER_SUBJECT):
         decisions.refused(POD, "/p", 404, REFUSAL, TokenRequest(f"r{n}"))
@@ -165,7 +167,7 @@ def test_what_had_no_line_is_news_until_it_has_one(lines: list[logging.LogRecord
     assert field(lines[-1], "resource") == "late"
 
 
-def test_names_that_a_process_of_the_node_makes_up_share_its_lines(lines: list[logging.LogRecord]) -> None:
+def test_names_that_a_node_process_invents_share_its_lines(lines: list[logging.LogRecord]) -> None:
     decisions = Decisions()
     for n in range(LINES_PER_SUBJECT + 5):
         decisions.refused(

@@ -34,7 +34,7 @@ async def test_only_an_error_without_an_id_gets_one(status: int, *, ours: bool) 
     assert ("x-ms-request-id" in (await world.ask(request_bytes())).headers) is ours
 
 
-async def test_it_never_becomes_a_ready_answer() -> None:
+async def test_an_exempt_pods_answer_never_becomes_a_ready_answer() -> None:
     world = World()
     world.issuer.answer = lambda _: RawAnswer(200, BODY, "application/json")
     for _ in range(2):

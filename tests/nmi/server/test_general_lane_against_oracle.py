@@ -55,7 +55,7 @@ def judged_apart(data: bytes) -> bool:
 
 @settings(max_examples=400, deadline=None)
 @given(mutated(), st.sampled_from([0, 1, 3, 17]))
-def test_what_the_oracle_takes_for_a_token_request_is_one_and_nothing_else_is(data: bytes, step: int) -> None:
+def test_exactly_what_the_oracle_reads_as_a_token_request_is_one(data: bytes, step: int) -> None:
     verdict = read(data)
     world = asyncio.run(answered(data, step))
     if verdict is Verdict.UNSURE or judged_apart(data):

@@ -27,7 +27,7 @@ def refused(world: World, reply: Reply, status: int, word: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/host/token/", "/host/token"])
-async def test_a_process_of_the_node_gets_the_token_of_the_pod_that_it_names(path: str) -> None:
+async def test_a_node_process_gets_the_token_of_the_pod_that_it_names(path: str) -> None:
     world = World(peer=HOST)
     reply = await world.ask(ask(f"{path}?resource=r"))
     body = json.loads(reply.body)
@@ -62,7 +62,7 @@ async def test_one_of_several_identities_may_be_selected(name: str, kind: Select
 
 
 @pytest.mark.parametrize("peer", [PEER, "127.0.0.2", "0.0.0.0", "10.0.0.1"])
-async def test_another_address_never_gets_one_whatever_it_sends(peer: str) -> None:
+async def test_another_address_never_gets_a_token_whatever_it_sends(peer: str) -> None:
     for data in (ask(), ask("/host/token"), ask(method="POST"), ask("/host/token/?resource=r", "Metadata: true")):
         world = World(peer=peer)
         refused(world, await world.ask(data), 403, "processes on the node")
@@ -70,12 +70,12 @@ async def test_another_address_never_gets_one_whatever_it_sends(peer: str) -> No
         assert world.connection.looked == 0, "the address says it all"
 
 
-async def test_a_redirected_connection_never_gets_one_even_from_the_loopback() -> None:
+async def test_a_redirected_connection_never_gets_a_token_even_from_loopback() -> None:
     world = World(peer=HOST, meant=("169.254.169.254", 80))
     refused(world, await world.ask(ask()), 403, "processes on the node")
 
 
-async def test_a_demand_for_redirected_connections_leaves_this_path_as_it_is() -> None:
+async def test_require_redirected_does_not_affect_this_path() -> None:
     policy = ServerPolicy(redirected_from=("169.254.169.254", 80))
     assert (await World(policy, peer=HOST).ask(ask())).status == 200
 
@@ -83,7 +83,7 @@ async def test_a_demand_for_redirected_connections_leaves_this_path_as_it_is() -
     refused(world, await world.ask(ask()), 403, "processes on the node")
 
 
-async def test_without_any_type_to_give_out_there_is_no_such_path() -> None:
+async def test_the_path_does_not_exist_if_no_identity_type_is_listed() -> None:
     for peer in (HOST, PEER):
         world = World(ServerPolicy(host_tokens=False), peer=peer)
         refused(world, await world.ask(ask()), 404, "nothing here")
@@ -111,27 +111,27 @@ async def test_without_any_type_to_give_out_there_is_no_such_path() -> None:
         (f"podns: {'a' * 64}", "podname: cart"),
     ],
 )
-async def test_a_pod_is_named_once_and_by_names_that_it_can_have(headers: tuple[str, ...]) -> None:
+async def test_a_pod_must_be_named_once_and_by_valid_names(headers: tuple[str, ...]) -> None:
     world = World(peer=HOST)
     refused(world, await world.ask(ask("/host/token/?resource=r", *headers)), 400, "podns and podname")
 
 
 @pytest.mark.parametrize("name", ["cart", "cart-0", "cart.v1-x", "1", "a" * 63, ".".join(["a" * 61] * 4)])
-async def test_every_name_of_a_pod_will_do(name: str) -> None:
+async def test_every_valid_pod_name_is_accepted(name: str) -> None:
     world = World(peer=HOST)
     assert (await world.ask(ask("/host/token/?resource=r", "PodNS: shop", f"podname: {name}"))).status == 200
     assert world.issuer.asked[0][0] == f"shop/{name}"
 
 
 @pytest.mark.parametrize("query", ["", "?resource=", "?resource=a&resource=b", "?resource=a&client_id=b&object_id=c"])
-async def test_its_parameters_are_those_of_the_token_path(query: str) -> None:
+async def test_the_parameters_are_those_of_the_token_path(query: str) -> None:
     world = World(peer=HOST)
     reply = await world.ask(ask(f"/host/token/{query}"))
 
     assert (reply.status, reply.json["error"], world.issuer.asked) == (400, "invalid_request", [])
 
 
-async def test_a_forwarded_or_written_request_is_refused_here_too() -> None:
+async def test_a_forwarded_request_or_one_with_a_body_is_refused_here_too() -> None:
     world = World(peer=HOST)
     refused(
         world, await world.ask(ask("/host/token/?resource=r", *NAMED, "X-Forwarded-For: a")), 400, "X-Forwarded-For"
@@ -141,7 +141,7 @@ async def test_a_forwarded_or_written_request_is_refused_here_too() -> None:
     assert reply.headers["allow"] == "GET"
 
 
-async def test_a_refusal_of_the_issuer_is_answered_as_on_the_token_path() -> None:
+async def test_an_issuers_refusal_is_answered_as_on_the_token_path() -> None:
     world = World(peer=HOST)
     world.issuer.answer = refusing(Reason.POLICY, sentence="The type is not given out.")
     reply = await world.ask(ask())
@@ -149,7 +149,7 @@ async def test_a_refusal_of_the_issuer_is_answered_as_on_the_token_path() -> Non
     assert (reply.status, reply.json["error_description"]) == (403, "The type is not given out.")
 
 
-async def test_what_imds_says_about_the_node_itself_is_never_given_out() -> None:
+async def test_imds_responses_about_the_nodes_own_identities_are_never_returned() -> None:
     world = World(peer=HOST)
     world.issuer.answer = lambda _: RawAnswer(200, b'{"access_token":"secret-token"}', "application/json")
     reply = await world.ask(ask())
@@ -158,7 +158,7 @@ async def test_what_imds_says_about_the_node_itself_is_never_given_out() -> None
     assert b"secret" not in reply.body
 
 
-async def test_it_never_becomes_a_ready_answer_for_anybody() -> None:
+async def test_an_answer_of_this_path_never_becomes_a_ready_answer() -> None:
     world = World(peer=HOST)
     world.issuer.answer = lambda _: grant(world.entry.record)
     for _ in range(2):
@@ -168,7 +168,7 @@ async def test_it_never_becomes_a_ready_answer_for_anybody() -> None:
     assert world.entry.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
 
 
-async def test_of_an_unknown_pod_nothing_becomes_a_label() -> None:
+async def test_an_unknown_pod_adds_no_metric_label() -> None:
     world = World(peer=HOST)
     world.issuer.answer = lambda _: grant(PodRecord(None))
     for name in ("a", "b", "c"):

@@ -40,7 +40,7 @@ def bitten(world: World) -> dict[Limit, int]:
         ),
     ],
 )
-async def test_a_limit_on_sizes_is_counted_when_it_is_passed_and_not_at_it(
+async def test_a_size_limit_is_counted_when_it_is_exceeded_and_not_when_it_is_reached(
     limit: Limit, over: bytes, at_it: bytes, status: int
 ) -> None:
     world = World(ServerPolicy(sizes=TIGHT))
@@ -58,7 +58,7 @@ async def test_too_many_parameters_are_counted() -> None:
     assert bitten(world) == {Limit.PARAMETERS: 1}
 
 
-async def test_a_connection_that_ends_for_what_was_sent_behind_a_request_is_counted_once() -> None:
+async def test_a_connection_that_ends_because_of_pipelined_data_is_counted_once() -> None:
     world = World(ServerPolicy(sizes=TIGHT, pipeline_seconds=0.01))
     release = asyncio.Event()
 
@@ -78,14 +78,14 @@ async def test_a_connection_that_ends_for_what_was_sent_behind_a_request_is_coun
     assert world.connection.state == "finished"
 
 
-async def test_answers_written_ahead_of_their_reader_are_limited_and_counted() -> None:
+async def test_unread_answers_are_limited_and_counted() -> None:
     world = World(ServerPolicy(sizes=TIGHT))
     world.lane.data_received(request_bytes("/nothing") * 5)
 
     assert bitten(world) == {Limit.PIPELINE: 1}
 
 
-async def test_an_answer_that_took_too_long_is_counted() -> None:
+async def test_an_answer_that_takes_too_long_is_counted() -> None:
     world = World(ServerPolicy(answer_seconds=0.01))
 
     async def never(_: object) -> Refusal:
@@ -105,7 +105,7 @@ async def test_a_limit_that_the_issuer_names_is_counted() -> None:
     assert bitten(world) == {Limit.GOVERNOR_QUEUE: 1}
 
 
-def test_a_limit_that_is_counted_elsewhere_is_read_there() -> None:
+def test_a_limit_that_is_counted_elsewhere_is_read_from_there() -> None:
     measures, turned_away = ServerMetrics(), 3
     measures.also_count(Limit.PARKED, lambda: turned_away)
     assert measures.limits_hit()[Limit.PARKED] == 3
@@ -113,7 +113,7 @@ def test_a_limit_that_is_counted_elsewhere_is_read_there() -> None:
     assert measures.limits_hit()[Limit.PARKED] == 4
 
 
-def test_the_lanes_limits_are_among_them_and_every_limit_has_a_series_from_the_start() -> None:
+def test_the_lanes_limits_are_included_and_each_limit_has_a_series_from_the_start() -> None:
     registry = CollectorRegistry()
     measures = ServerMetrics(registry)
     counts = {

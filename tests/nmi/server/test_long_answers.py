@@ -32,7 +32,7 @@ async def asked(front: Front, data: bytes = LAST) -> bytes:
             return await reader.read()
 
 
-async def test_a_long_answer_is_passed_on_before_it_is_whole() -> None:
+async def test_a_long_answer_is_forwarded_before_it_is_complete() -> None:
     released = asyncio.Event()
 
     async def script(_: bytes, writer: asyncio.StreamWriter) -> None:
@@ -55,7 +55,7 @@ async def test_a_long_answer_is_passed_on_before_it_is_whole() -> None:
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
 @pytest.mark.parametrize("length", [0, 1, 65_536, 65_537, 262_144])
-async def test_an_answer_of_any_length_comes_through(length: int, version: str) -> None:
+async def test_an_answer_of_any_length_is_forwarded(length: int, version: str) -> None:
     body = bytes(n % 251 for n in range(length))
     data = request_bytes("/metadata/instance", headers=("Connection: close",), version=version)
     async with fronting(lambda _, writer: saying(head(length) + body, writer)) as (front, _):
@@ -64,7 +64,7 @@ async def test_an_answer_of_any_length_comes_through(length: int, version: str) 
     assert (reply.status, reply.body, reply.headers["connection"]) == (200, body, "close")
 
 
-async def test_an_answer_of_untold_length_gets_one() -> None:
+async def test_an_answer_without_a_length_gets_one() -> None:
     pieces = b"".join(b"186a0\r\n" + b"x" * 100_000 + b"\r\n" for _ in range(2)) + b"0\r\n\r\n"
     async with fronting(lambda _, writer: saying(head(None, "Transfer-Encoding: chunked") + pieces, writer)) as (
         front,
@@ -76,7 +76,7 @@ async def test_an_answer_of_untold_length_gets_one() -> None:
     assert "transfer-encoding" not in reply.headers
 
 
-async def test_one_byte_over_the_limit_is_refused_and_counted_told_or_untold() -> None:
+async def test_an_answer_one_byte_over_the_limit_is_refused_and_counted_with_or_without_a_length() -> None:
     most = ServerPolicy().proxy_body_bytes
     body = b"x" * (most + 1)
 
@@ -100,7 +100,7 @@ async def breaking_off(_: bytes, writer: asyncio.StreamWriter) -> None:
     writer.close()
 
 
-async def test_an_answer_that_breaks_off_before_it_is_passed_on_is_a_503() -> None:
+async def test_an_answer_that_breaks_off_before_it_is_forwarded_is_a_503() -> None:
     async with fronting(breaking_off, ServerPolicy(proxy_whole_bytes=LONG)) as (front, _):
         (reply,) = replies(await asked(front))
 
@@ -108,7 +108,7 @@ async def test_an_answer_that_breaks_off_before_it_is_passed_on_is_a_503() -> No
     assert "retry-after" in reply.headers
 
 
-async def test_an_answer_that_breaks_off_midway_ends_the_connection_and_nothing_else_is_said() -> None:
+async def test_an_answer_that_breaks_off_in_the_middle_ends_the_connection_without_further_data() -> None:
     async with fronting(breaking_off) as (front, _):
         received = await asked(front, INSTANCE + INSTANCE)
         first, _, rest = received.partition(b"\r\n\r\n")
@@ -127,7 +127,7 @@ async def silence(_: bytes, __: asyncio.StreamWriter) -> None:
     await asyncio.Event().wait()
 
 
-async def test_a_silent_upstream_in_the_midst_of_an_answer_ends_it() -> None:
+async def test_an_upstream_that_is_silent_in_the_middle_of_an_answer_ends_it() -> None:
     async def script(_: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(head(LONG) + b"x" * 70_000)
         await writer.drain()
@@ -142,7 +142,7 @@ async def test_a_silent_upstream_in_the_midst_of_an_answer_ends_it() -> None:
     assert reply.status == 503
 
 
-async def test_a_drain_that_cannot_wait_cuts_an_answer_and_says_nothing_after_it() -> None:
+async def test_a_drain_that_cannot_wait_cuts_off_an_answer_and_sends_nothing_after_it() -> None:
     async def script(_: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(head(LONG) + b"x" * 70_000)
         await writer.drain()
@@ -158,7 +158,7 @@ async def test_a_drain_that_cannot_wait_cuts_an_answer_and_says_nothing_after_it
         assert labels == {("/metadata/instance", "503")}
 
 
-async def test_a_pod_that_does_not_read_holds_no_slot_and_gets_all_of_it_when_it_does() -> None:
+async def test_a_pod_that_does_not_read_holds_no_permit_and_gets_the_complete_answer_when_it_reads() -> None:
     body = bytes(n % 251 for n in range(262_144))
     async with (
         fronting(lambda _, writer: saying(head(len(body)) + body, writer)) as (front, upstream),
@@ -174,7 +174,7 @@ async def test_a_pod_that_does_not_read_holds_no_slot_and_gets_all_of_it_when_it
             assert await reader.readexactly(len(body)) == body
 
 
-async def test_a_pod_that_goes_ends_the_call_to_imds_and_frees_its_slot() -> None:
+async def test_a_pod_that_disconnects_ends_the_call_to_imds_and_releases_its_permit() -> None:
     async def script(_: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(head(LONG) + b"x" * 70_000)
 
@@ -188,7 +188,7 @@ async def test_a_pod_that_goes_ends_the_call_to_imds_and_frees_its_slot() -> Non
         await until(lambda: front.governor.in_flight == 0)
 
 
-async def test_a_head_request_is_told_the_length_and_the_connection_goes_on() -> None:
+async def test_a_head_request_gets_the_length_and_the_connection_continues() -> None:
     async with fronting(lambda _, writer: saying(head(LONG), writer)) as (front, upstream):
         data = request_bytes("/metadata/instance", method="HEAD") + request_bytes(
             "/nothing", headers=("Connection: close",)
@@ -201,7 +201,7 @@ async def test_a_head_request_is_told_the_length_and_the_connection_goes_on() ->
     assert rest.startswith(b"HTTP/1.1 404 ")
 
 
-async def test_an_answer_without_content_says_no_length() -> None:
+async def test_an_answer_without_content_has_no_length() -> None:
     async with fronting(lambda _, writer: saying(b"HTTP/1.1 204 No Content\r\n\r\n", writer)) as (front, _):
         received = await asked(front)
 
@@ -220,14 +220,14 @@ async def test_an_answer_without_content_says_no_length() -> None:
         b"SSH-2.0-x\r\n\r\n",
     ],
 )
-async def test_what_is_no_answer_to_the_request_is_a_503(answer: bytes) -> None:
+async def test_an_answer_that_does_not_match_the_request_is_a_503(answer: bytes) -> None:
     async with fronting(lambda _, writer: saying(answer, writer)) as (front, _):
         (reply,) = replies(await asked(front))
 
     assert (reply.status, reply.json["error"]) == (503, "temporarily_unavailable")
 
 
-async def test_an_upstream_that_takes_no_connection_is_given_up() -> None:
+async def test_a_connection_attempt_to_an_upstream_has_a_time_limit() -> None:
     async with fronting(lambda _, writer: saying(head(0), writer), SHORT) as (front, upstream):
         front.proxy._base_url = "http://127.0.0.1:1"
         (reply,) = replies(await asked(front))
@@ -235,7 +235,7 @@ async def test_an_upstream_that_takes_no_connection_is_given_up() -> None:
     assert (reply.status, upstream.heads) == (503, [])
 
 
-async def test_calls_leave_part_of_the_governor_to_tokens() -> None:
+async def test_forwarded_calls_leave_part_of_the_governor_to_token_requests() -> None:
     released = asyncio.Event()
 
     async def script(_: bytes, writer: asyncio.StreamWriter) -> None:
@@ -259,7 +259,7 @@ async def test_calls_leave_part_of_the_governor_to_tokens() -> None:
     assert found == [200] * 6
 
 
-async def test_imds_limit_for_instance_metadata_pauses_no_token() -> None:
+async def test_imds_limit_for_instance_metadata_delays_no_token_request() -> None:
     answer = head(0, "Retry-After: 30", status="429 Too Many Requests")
     async with fronting(lambda _, writer: saying(answer, writer)) as (front, _):
         (reply,) = replies(await asked(front))
@@ -268,7 +268,7 @@ async def test_imds_limit_for_instance_metadata_pauses_no_token() -> None:
             pass
 
 
-async def test_an_address_that_no_pod_is_known_at_may_ask_about_the_machine() -> None:
+async def test_an_address_without_a_known_pod_may_request_instance_metadata() -> None:
     async with fronting(lambda _, writer: saying(head(2) + b"{}", writer)) as (front, _):
         record = front.index.get("127.0.0.1")
         assert record is not None

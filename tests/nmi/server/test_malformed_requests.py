@@ -178,7 +178,7 @@ STEPS = (0, 1, 2, 3, 7)
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize(("bad", "good"), BAD.values(), ids=BAD.keys())
-def test_a_malformed_request_is_refused_and_its_neighbour_is_not(bad: bytes, good: bytes, step: int) -> None:
+def test_a_malformed_request_is_refused_and_a_similar_valid_one_is_not(bad: bytes, good: bytes, step: int) -> None:
     refused, passed = read(bad, step=step), read(good, step=step)
 
     assert [each.reason for each in refused if isinstance(each, Refusal)] == [Reason.BAD_SYNTAX]
@@ -218,7 +218,7 @@ TWO = (
 
 
 @pytest.mark.parametrize("cut", range(len(TWO) + 1))
-def test_pipelined_requests_are_the_same_in_every_split(cut: int) -> None:
+def test_pipelined_requests_are_equal_for_every_split(cut: int) -> None:
     reader = RequestReader(SIZES)
     bodies = []
     for piece in (TWO[:cut], TWO[cut:]):
@@ -231,7 +231,7 @@ def test_pipelined_requests_are_the_same_in_every_split(cut: int) -> None:
     assert reader.empty
 
 
-def test_a_body_that_looks_like_a_request_is_no_request() -> None:
+def test_a_body_that_looks_like_a_request_is_not_parsed_as_one() -> None:
     inner = head("Host: h", "Metadata: true", first="GET /b HTTP/1.1")
     found = read(post(f"Content-Length: {len(inner)}", body=inner))
 
@@ -270,7 +270,7 @@ FRAGMENTS = st.sampled_from(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(FRAGMENTS, max_size=12).map(b"".join), st.integers(1, 9))
-def test_how_bytes_are_cut_changes_nothing(data: bytes, step: int) -> None:
+def test_the_result_does_not_depend_on_how_bytes_are_split(data: bytes, step: int) -> None:
     whole, pieces = read(data), read(data, step=step)
     requests = [each for each in whole if isinstance(each, Request)]
 
@@ -278,7 +278,7 @@ def test_how_bytes_are_cut_changes_nothing(data: bytes, step: int) -> None:
     assert len(whole) == len(pieces), "refused in the one way and not in the other"
 
 
-def test_the_log_tells_an_operator_what_is_malformed_too() -> None:
+def test_the_log_states_the_reason_too() -> None:
     [found] = read(head("Host: h", "A: b", " c"))
     assert isinstance(found, Refusal)
     assert found.sentence in found.detail

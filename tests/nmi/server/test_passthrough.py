@@ -104,7 +104,7 @@ async def test_only_the_fields_that_imds_reads_are_forwarded() -> None:
     assert headers == {"metadata": "True", "accept": "application/json", "accept-encoding": "identity"}
 
 
-async def test_a_field_that_not_everybody_reads_alike_is_emptied_on_both_ways() -> None:
+async def test_a_field_with_a_non_ascii_value_is_emptied_in_both_directions() -> None:
     imds = Imds()
 
     async def odd(_: web.Request) -> web.StreamResponse:
@@ -145,7 +145,7 @@ async def test_a_body_is_forwarded_with_its_own_length() -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_a_body_that_means_nothing_stays_here(method: str) -> None:
+async def test_a_body_without_meaning_is_not_forwarded(method: str) -> None:
     imds = Imds()
     async with proxy(imds) as metadata:
         smuggled = b"GET /metadata/identity/oauth2/token HTTP/1.1\r\n\r\n"
@@ -157,7 +157,7 @@ async def test_a_body_that_means_nothing_stays_here(method: str) -> None:
     assert (body, "content-length" in headers, "transfer-encoding" in headers) == (b"", False, False)
 
 
-async def test_hop_by_hop_fields_do_not_come_back() -> None:
+async def test_hop_by_hop_fields_are_not_returned() -> None:
     imds = Imds()
     async with proxy(imds) as metadata:
         answer = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
@@ -173,7 +173,7 @@ async def test_hop_by_hop_fields_do_not_come_back() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 410, 429, 500])
-async def test_imds_own_errors_come_back_as_they_are(status: int) -> None:
+async def test_imds_errors_are_returned_unchanged(status: int) -> None:
     imds = Imds()
 
     async def fails(_: web.Request) -> web.StreamResponse:
@@ -187,7 +187,7 @@ async def test_imds_own_errors_come_back_as_they_are(status: int) -> None:
     assert (answer.status, answer.body, dict(answer.headers)["Retry-After"]) == (status, b"why", "7")
 
 
-async def test_a_redirect_is_neither_followed_nor_passed_on_with_its_location() -> None:
+async def test_a_redirect_is_not_followed_and_its_location_is_not_returned() -> None:
     imds = Imds()
 
     async def redirects(_: web.Request) -> web.StreamResponse:
@@ -203,7 +203,7 @@ async def test_a_redirect_is_neither_followed_nor_passed_on_with_its_location() 
     assert len(imds.asked) == 1
 
 
-async def test_an_answer_that_is_too_large_is_refused_and_one_at_the_limit_is_not() -> None:
+async def test_an_answer_over_the_limit_is_refused_and_one_at_the_limit_is_not() -> None:
     imds = Imds()
     size = 100
 
@@ -221,7 +221,7 @@ async def test_an_answer_that_is_too_large_is_refused_and_one_at_the_limit_is_no
     assert large.reason is Reason.UPSTREAM_UNAVAILABLE
 
 
-async def test_an_upstream_that_hangs_is_given_up() -> None:
+async def test_a_hanging_upstream_is_abandoned_after_the_time_limit() -> None:
     imds = Imds()
     released = asyncio.Event()
 
@@ -238,7 +238,7 @@ async def test_an_upstream_that_hangs_is_given_up() -> None:
     assert answer.reason is Reason.UPSTREAM_UNAVAILABLE
 
 
-async def test_an_upstream_that_is_away_is_said_to_be_so() -> None:
+async def test_an_unreachable_upstream_is_reported_as_unreachable() -> None:
     async with aiohttp.ClientSession() as session:
         metadata = MetadataProxy(session, "http://127.0.0.1:1", Governor(), ServerPolicy())
         answer = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
@@ -248,7 +248,7 @@ async def test_an_upstream_that_is_away_is_said_to_be_so() -> None:
     assert "127.0.0.1" not in answer.sentence, "the address is for the operator"
 
 
-async def test_an_upstream_that_speaks_no_http_is_no_defect_of_ours() -> None:
+async def test_an_upstream_without_http_is_not_reported_as_an_internal_error() -> None:
     async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"\0\0\0\r\n\r\n")
         writer.close()
@@ -264,7 +264,7 @@ async def test_an_upstream_that_speaks_no_http_is_no_defect_of_ours() -> None:
     assert answer.reason is Reason.UPSTREAM_UNAVAILABLE
 
 
-async def test_a_query_that_cannot_be_read_for_sure_is_not_forwarded() -> None:
+async def test_an_ambiguous_query_is_not_forwarded() -> None:
     imds = Imds()
     async with proxy(imds) as metadata:
         answer = await metadata.forward("pod", request(), destination("/metadata/instance?a=1&a=2"), Pieces())
@@ -297,6 +297,6 @@ async def test_each_call_takes_a_permit_charged_to_its_pod() -> None:
     assert charged == ["shop/cart"]
 
 
-def test_the_instance_route_is_told_apart_from_others() -> None:
+def test_the_instance_route_has_its_own_label() -> None:
     assert destination("/metadata/instance").canonical_path is CanonicalPath.INSTANCE
     assert destination("/metadata/versions").canonical_path is CanonicalPath.METADATA

@@ -38,7 +38,7 @@ async def test_a_probe_of_the_kubelet_is_refused_whatever_headers_the_pod_overri
 @pytest.mark.parametrize(
     "headers", [(), ("User-Agent: Go-http-client/1.1", "Accept-Encoding: gzip"), ("Connection: Keep-Alive",)]
 )
-async def test_the_clients_of_the_path_are_served(headers: tuple[str, ...]) -> None:
+async def test_the_documented_clients_of_the_path_are_served(headers: tuple[str, ...]) -> None:
     world = World(peer=HOST)
     assert (await world.ask(request_bytes("/host/token/?resource=r", headers=(*NAMED, *headers)))).status == 200
 

@@ -19,7 +19,7 @@ async def status(policy: ServerPolicy, method: str, path: str) -> int:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"])
-async def test_instance_metadata_is_read_an_allowed_path_is_written_too_and_with_everything_anything_goes(
+async def test_instance_metadata_is_read_only_an_allowed_path_accepts_writes_and_allow_all_accepts_any_method(
     method: str,
 ) -> None:
     assert await status(ServerPolicy(), method, "/metadata/instance") == (200 if method in READING else 405)
@@ -30,18 +30,18 @@ async def test_instance_metadata_is_read_an_allowed_path_is_written_too_and_with
 
 
 @pytest.mark.parametrize("method", ["CONNECT", "TRACE"])
-async def test_a_tunnel_or_an_echo_is_never_asked_for(method: str) -> None:
+async def test_connect_and_trace_are_never_forwarded(method: str) -> None:
     for policy in (ServerPolicy(), ALLOWED, EVERYTHING):
         assert await status(policy, method, "/metadata/instance") == 405
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
-async def test_with_everything_allowed_identities_and_our_own_paths_stay_where_they_are(method: str) -> None:
+async def test_with_allow_all_identity_paths_and_nmis_own_paths_are_still_not_forwarded(method: str) -> None:
     for path in ("/metadata/identity/info", "/metadata/identity/issuecredential", "/host/x", "/host"):
         assert await status(EVERYTHING, method, path) == 404
 
 
-async def test_blocking_instance_metadata_wins_over_allowing_everything() -> None:
+async def test_blocking_instance_metadata_takes_precedence_over_allow_all() -> None:
     policy = ServerPolicy(proxied_paths=ProxiedPaths(everything=True), block_instance_metadata=True)
     assert await status(policy, "GET", "/metadata/instance") == 403
     assert await status(policy, "GET", "/metadata/./Instance/compute") == 403

@@ -35,7 +35,7 @@ from nmi.server.parameters import parse_query, token_request
         ("resource=a=b", TokenRequest("a=b")),
     ],
 )
-def test_a_query_is_read_as_it_is_meant(query: str, wanted: TokenRequest) -> None:
+def test_a_valid_query_is_parsed(query: str, wanted: TokenRequest) -> None:
     assert token_request(query) == wanted
 
 
@@ -67,7 +67,7 @@ def test_a_query_is_read_as_it_is_meant(query: str, wanted: TokenRequest) -> Non
         "resource=r&" + "&".join(f"p{n}=1" for n in range(32)),
     ],
 )
-def test_a_query_that_two_readers_could_read_differently_is_refused(query: str) -> None:
+def test_an_ambiguous_query_is_refused(query: str) -> None:
     found = token_request(query)
 
     assert isinstance(found, Refusal)
@@ -75,7 +75,7 @@ def test_a_query_that_two_readers_could_read_differently_is_refused(query: str) 
     assert found.sentence in found.detail, "the log tells an operator what is wrong, too"
 
 
-def test_as_many_parameters_as_allowed_pass() -> None:
+def test_the_maximum_number_of_parameters_is_accepted() -> None:
     assert token_request("resource=r&" + "&".join(f"p{n}=1" for n in range(31))) == TokenRequest("r")
 
 

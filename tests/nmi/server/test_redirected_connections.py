@@ -19,7 +19,9 @@ PATHS = [
 
 @pytest.mark.parametrize("meant", [None, ("169.254.169.254", 8080), ("169.254.169.253", 80), ("10.0.0.1", 2579)])
 @pytest.mark.parametrize("path", PATHS)
-async def test_who_comes_another_way_is_refused_on_every_path(path: str, meant: tuple[str, int] | None) -> None:
+async def test_a_connection_that_was_not_redirected_is_refused_on_every_path(
+    path: str, meant: tuple[str, int] | None
+) -> None:
     world = World(DEMANDING, meant=meant)
     reply = await world.ask(request_bytes(path))
 
@@ -29,11 +31,11 @@ async def test_who_comes_another_way_is_refused_on_every_path(path: str, meant: 
 
 
 @pytest.mark.parametrize("path", [TARGET, "/metadata/instance"])
-async def test_who_was_redirected_is_served(path: str) -> None:
+async def test_a_redirected_connection_is_served(path: str) -> None:
     assert (await World(DEMANDING, meant=METADATA).ask(request_bytes(path))).status == 200
 
 
-async def test_the_kernel_is_asked_only_where_that_is_demanded() -> None:
+async def test_the_kernel_is_asked_only_if_redirection_is_required() -> None:
     world = World()
     assert (await world.ask(request_bytes())).status == 200
     assert world.connection.looked == 0

@@ -24,7 +24,7 @@ def check(reply: Reply, status: int, error: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
-async def test_a_token_is_asked_for_by_get_only(method: str) -> None:
+async def test_only_get_requests_a_token(method: str) -> None:
     world = World()
     reply = await world.ask(request_bytes(method=method))
 
@@ -53,7 +53,7 @@ async def test_a_forwarded_request_is_refused_unless_allowed() -> None:
 @pytest.mark.parametrize(
     "headers", [(), ("Metadata: false",), ("Metadata:",), ("Metadata: true, true",), ("Meta: true",)]
 )
-async def test_without_the_metadata_header_the_answer_is_the_exact_body_that_probes_expect(
+async def test_without_the_metadata_header_the_body_is_exactly_what_probes_expect(
     headers: tuple[str, ...],
 ) -> None:
     world = World()
@@ -68,17 +68,17 @@ async def test_without_the_metadata_header_the_answer_is_the_exact_body_that_pro
 
 
 @pytest.mark.parametrize("header", ["Metadata: true", "metadata: True", "METADATA: TRUE"])
-async def test_the_metadata_header_counts_in_any_case(header: str) -> None:
+async def test_the_metadata_header_matches_in_any_case(header: str) -> None:
     assert (await World().ask(request_bytes(headers=(header,)))).status == 200
 
 
-async def test_the_metadata_header_is_not_needed_where_the_operator_says_so() -> None:
+async def test_the_metadata_header_is_optional_if_the_operator_says_so() -> None:
     assert (await World(ServerPolicy(require_metadata_header=False)).ask(request_bytes(headers=()))).status == 200
 
 
 @pytest.mark.parametrize("target", [TARGET, "/metadata/instance"])
 @pytest.mark.parametrize("required", [True, False])
-async def test_a_doubled_metadata_header_is_refused(target: str, *, required: bool) -> None:
+async def test_a_duplicate_metadata_header_is_refused(target: str, *, required: bool) -> None:
     world = World(ServerPolicy(require_metadata_header=required))
 
     check(await world.ask(request_bytes(target, headers=("Metadata: true", "metadata: true"))), 400, "invalid_request")
@@ -98,7 +98,7 @@ async def test_wrong_parameters_are_refused_before_any_lookup(query: str) -> Non
     assert (await world.ask(request_bytes(f"{TOKEN_PATH}?resource=a&client_id=b"))).status == 200
 
 
-async def test_a_disguise_of_the_token_path_is_refused() -> None:
+async def test_a_disguised_token_path_is_refused() -> None:
     world = World()
 
     check(await world.ask(request_bytes(TARGET.replace("token?", "%74oken?"))), 400, "invalid_request")
@@ -121,7 +121,7 @@ async def test_other_identity_paths_are_404_whatever_the_method_and_headers(
     assert world.proxy.forwarded == []
 
 
-async def test_instance_metadata_is_blocked_where_the_operator_says_so() -> None:
+async def test_instance_metadata_is_blocked_if_the_operator_says_so() -> None:
     blocking = World(ServerPolicy(block_instance_metadata=True))
 
     check(await blocking.ask(request_bytes("/metadata/instance?api-version=1")), 403, "access_denied")
@@ -129,7 +129,7 @@ async def test_instance_metadata_is_blocked_where_the_operator_says_so() -> None
     assert (await World().ask(request_bytes("/metadata/instance?api-version=1"))).status == 200
 
 
-async def test_instance_metadata_is_only_read() -> None:
+async def test_instance_metadata_is_read_only() -> None:
     reply = await World().ask(request_bytes("/metadata/instance", method="POST"))
 
     check(reply, 405, "method_not_allowed")
@@ -185,7 +185,7 @@ def test_every_reason_has_an_answer(reason: Reason) -> None:
 
 
 @pytest.mark.parametrize("reason", [Reason.STILL_ASSIGNING, Reason.NO_MATCHING_IDENTITY])
-async def test_an_identity_on_its_way_is_a_503_where_the_operator_wants_retry_after(reason: Reason) -> None:
+async def test_a_pending_identity_is_a_503_if_the_operator_wants_retry_after(reason: Reason) -> None:
     world = World(ServerPolicy(set_retry_after=True))
     world.issuer.answer = refusing(reason)
     reply = await world.ask(request_bytes())
@@ -194,7 +194,7 @@ async def test_an_identity_on_its_way_is_a_503_where_the_operator_wants_retry_af
     assert reply.headers["retry-after"] == "20"
 
 
-async def test_nothing_else_becomes_a_503_by_that_flag() -> None:
+async def test_that_flag_turns_no_other_refusal_into_a_503() -> None:
     world = World(ServerPolicy(set_retry_after=True))
     world.issuer.answer = refusing(Reason.UNKNOWN_ADDRESS)
 
@@ -202,14 +202,14 @@ async def test_nothing_else_becomes_a_503_by_that_flag() -> None:
 
 
 @pytest.mark.parametrize(("told", "said"), [(None, "5"), (0.0, "1"), (1.2, "2"), (70.0, "70")])
-async def test_retry_after_is_passed_through_else_one_of_ours(told: float | None, said: str) -> None:
+async def test_retry_after_is_forwarded_or_set_by_nmi(told: float | None, said: str) -> None:
     world = World()
     world.issuer.answer = refusing(Reason.UPSTREAM_UNAVAILABLE, retry_after=told)
 
     assert (await world.ask(request_bytes())).headers["retry-after"] == said
 
 
-async def test_the_word_that_makes_sdks_give_up_never_comes_out() -> None:
+async def test_the_word_that_makes_sdks_stop_retrying_is_never_returned() -> None:
     world = World()
     world.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence="AADSTS1: Unreachable, UNREACHABLE.")
     reply = await world.ask(request_bytes())
@@ -218,7 +218,7 @@ async def test_the_word_that_makes_sdks_give_up_never_comes_out() -> None:
     assert reply.json["error_description"] == "AADSTS1: not answering, not answering."
 
 
-async def test_a_sentence_is_cut_and_kept_json_whatever_is_in_it() -> None:
+async def test_a_message_is_truncated_and_stays_valid_json_whatever_it_contains() -> None:
     world = World()
     world.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence='"\r\n\x00\u2028' + "x" * 5000)
     reply = await world.ask(request_bytes())
@@ -227,7 +227,7 @@ async def test_a_sentence_is_cut_and_kept_json_whatever_is_in_it() -> None:
     assert b"\n" not in reply.body
 
 
-async def test_a_defect_is_a_500_and_the_next_request_works() -> None:
+async def test_an_internal_error_is_a_500_and_the_next_request_succeeds() -> None:
     world = World()
     good = world.issuer.answer
 
@@ -243,7 +243,7 @@ async def test_a_defect_is_a_500_and_the_next_request_works() -> None:
     assert (await world.ask(request_bytes())).status == 200
 
 
-async def test_an_answer_that_does_not_come_is_a_503() -> None:
+async def test_an_answer_that_does_not_arrive_is_a_503() -> None:
     world = World(ServerPolicy(answer_seconds=0.01))
 
     async def never(_: object) -> Refusal:
@@ -255,7 +255,7 @@ async def test_an_answer_that_does_not_come_is_a_503() -> None:
     check(await world.ask(request_bytes()), 503, "temporarily_unavailable")
 
 
-async def test_a_time_out_inside_the_issuer_is_a_defect_and_not_ours() -> None:
+async def test_a_timeout_inside_the_issuer_is_an_internal_error_and_not_the_servers_own_timeout() -> None:
     world = World()
 
     async def times_out(_: object) -> Refusal:
@@ -275,7 +275,7 @@ async def test_a_time_out_inside_the_issuer_is_a_defect_and_not_ours() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_checks_are_made_in_their_order(first: bytes, second: str, status: int) -> None:
+async def test_checks_run_in_the_specified_order(first: bytes, second: str, status: int) -> None:
     reply = await World().ask(first)
     words = {"method": "GET", "X-Forwarded-For": "X-Forwarded-For", "Metadata": "metadata header"}
 

@@ -113,7 +113,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-async def test_a_row_is_refused_as_specified_and_its_neighbour_is_not(row: Row) -> None:
+async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_not(row: Row) -> None:
     world = World(row.policy)
     good = world.issuer.answer
     if row.decided is not None:
@@ -142,7 +142,7 @@ async def test_a_row_is_refused_as_specified_and_its_neighbour_is_not(row: Row) 
         assert (await world.ask(row.passes)).status == 200
 
 
-async def test_each_error_has_an_id_of_its_own() -> None:
+async def test_each_error_has_a_unique_id() -> None:
     world = World()
     found = {(await world.ask(ask("/nothing"))).headers["x-ms-request-id"] for _ in range(100)}
 

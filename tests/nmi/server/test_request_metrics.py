@@ -35,7 +35,7 @@ async def test_a_token_is_counted_under_its_route_status_namespace_and_audience(
     assert labels(world) == {(TOKEN_PATH, "200", "shop", "https://management.azure.com/")}
 
 
-async def test_what_a_pod_invents_makes_no_new_series() -> None:
+async def test_values_that_a_pod_invents_make_no_new_series() -> None:
     world = World()
     for n in range(20):
         await world.ask(request_bytes(f"{TOKEN_PATH}?resource=api://{n}"))
@@ -60,7 +60,7 @@ async def test_an_unknown_peer_has_no_namespace() -> None:
     assert labels(world) == {(TOKEN_PATH, "404", "", "https://management.azure.com/")}
 
 
-def test_the_number_of_series_is_bounded_whatever_namespaces_there_are() -> None:
+def test_the_number_of_series_is_bounded_for_any_namespaces() -> None:
     measures = ServerMetrics()
     made = {measures.series("route", 200, f"namespace-{n}", OTHER).labels for n in range(SERIES_MAX + 100)}
 
@@ -68,7 +68,7 @@ def test_the_number_of_series_is_bounded_whatever_namespaces_there_are() -> None
     assert ("route", "200", OTHER, OTHER) in made
 
 
-async def test_prometheus_reads_what_was_counted() -> None:
+async def test_prometheus_parses_the_metrics() -> None:
     registry = CollectorRegistry()
     world = World(registry=registry)
     world.measures.watch(lane=lambda: {"open": 3, "accepted": 5, "refused_peer": 1}, pending=lambda: 2)

@@ -111,7 +111,7 @@ async def serving(policy: ServerPolicy | None = None) -> AsyncIterator[Running]:
         running.listener.close()
 
 
-async def test_the_first_answer_is_general_the_next_ready_and_both_are_the_same() -> None:
+async def test_the_first_answer_is_general_the_next_is_ready_and_both_are_equal() -> None:
     async with serving() as running, running.client() as client:
         first = await client.ask(request_bytes())
         second = await client.ask(request_bytes())
@@ -125,7 +125,7 @@ async def test_the_first_answer_is_general_the_next_ready_and_both_are_the_same(
     assert list(first.headers) == list(second.headers)
 
 
-async def test_a_revoked_grant_is_asked_for_anew_on_the_same_connection() -> None:
+async def test_a_revoked_grant_is_requested_again_on_the_same_connection() -> None:
     async with serving() as running, running.client() as client:
         await client.ask(request_bytes())
         running.entry.bump()
@@ -135,7 +135,7 @@ async def test_a_revoked_grant_is_asked_for_anew_on_the_same_connection() -> Non
     assert (reply.status, reply.json["error_description"]) == (400, "Identity not found")
 
 
-async def test_every_byte_by_itself_gives_the_same_answers() -> None:
+async def test_requests_sent_byte_by_byte_get_the_same_answers() -> None:
     sent = request_bytes() + request_bytes("/nothing") + request_bytes(headers=()) + request_bytes()
     async with serving() as running, running.client() as client:
         for byte in sent:
@@ -146,7 +146,7 @@ async def test_every_byte_by_itself_gives_the_same_answers() -> None:
     assert [each.status for each in found] == [200, 404, 400, 200]
 
 
-async def test_pipelined_requests_of_both_lanes_are_answered_in_their_order() -> None:
+async def test_pipelined_requests_of_both_lanes_are_answered_in_order() -> None:
     async with serving() as running, running.client() as client:
         client.send((request_bytes() + request_bytes("/nothing") + request_bytes("/metadata/instance")) * 20)
         found = [await client.reply() for _ in range(60)]
@@ -155,7 +155,7 @@ async def test_pipelined_requests_of_both_lanes_are_answered_in_their_order() ->
         assert len(running.proxy.forwarded) == 20
 
 
-async def test_a_request_split_behind_a_waiting_one_is_answered_too() -> None:
+async def test_a_request_split_after_a_pending_one_is_answered_too() -> None:
     async with serving() as running, running.client() as client:
         release = asyncio.Event()
 
@@ -185,7 +185,7 @@ async def test_a_request_split_behind_a_waiting_one_is_answered_too() -> None:
     ],
     ids=["TLS", "space-before-colon", "target", "fields", "body", "smuggling"],
 )
-async def test_hostile_bytes_get_an_answer_and_the_end_and_hurt_nobody_else(data: bytes, status: int) -> None:
+async def test_hostile_bytes_get_an_answer_and_a_close_and_affect_no_other_connection(data: bytes, status: int) -> None:
     async with serving() as running, running.client() as bad, running.client() as good:
         bad.send(data)
         (reply,) = replies(await bad.rest())
@@ -194,7 +194,7 @@ async def test_hostile_bytes_get_an_answer_and_the_end_and_hurt_nobody_else(data
         assert (await good.ask(request_bytes())).status == 200
 
 
-async def test_a_peer_that_hangs_up_ends_its_request() -> None:
+async def test_a_peer_that_disconnects_ends_its_request() -> None:
     async with serving() as running:
         ended = asyncio.Event()
 
@@ -214,7 +214,7 @@ async def test_a_peer_that_hangs_up_ends_its_request() -> None:
         await running.until(lambda: running.server.counters()["open"] == 0)
 
 
-async def test_draining_answers_what_is_open_closes_the_rest_and_accepts_nothing() -> None:
+async def test_draining_answers_pending_requests_closes_idle_connections_and_accepts_none() -> None:
     async with serving() as running, running.client() as busy, running.client() as idle:
         release = asyncio.Event()
 
@@ -262,7 +262,7 @@ async def test_open_requests_are_completed_while_new_ones_are_served() -> None:
         assert (await busy.reply()).headers.get("connection") is None
 
 
-async def test_a_request_that_a_drain_cannot_wait_for_is_answered_503_and_leaves_no_task() -> None:
+async def test_a_request_that_a_drain_cannot_wait_for_gets_503_and_leaves_no_task() -> None:
     async with serving() as running, running.client() as client, running.client() as half:
 
         async def never(_: TokenRequest) -> Grant | Refusal:
@@ -290,7 +290,7 @@ async def test_a_request_that_a_drain_cannot_wait_for_is_answered_503_and_leaves
         await running.server.aclose()
 
 
-async def test_its_state_is_json_and_says_nothing_that_a_pod_chose() -> None:
+async def test_the_state_is_json_and_contains_nothing_that_a_pod_chose() -> None:
     async with serving() as running, running.client() as client:
         await client.ask(request_bytes("/made-up-path"))
         await client.ask(request_bytes())
@@ -303,7 +303,7 @@ async def test_its_state_is_json_and_says_nothing_that_a_pod_chose() -> None:
     assert len(text) < 4000
 
 
-async def test_the_lane_is_told_to_take_only_redirected_connections() -> None:
+async def test_the_lane_is_configured_to_accept_only_redirected_connections() -> None:
     # A connection to the port itself was meant for another address, so neither lane may serve it.
     async with serving(ServerPolicy(redirected_from=("169.254.169.254", 80))) as running, running.client() as client:
         answer = ready(b"a token", running.measures.series(TOKEN_PATH, 200, "", ""), Usage())
@@ -323,7 +323,7 @@ async def test_the_lanes_counters_are_exposed() -> None:
     assert {"aadpodidentity_nmi_connections_open", "aadpodidentity_nmi_lane_handed_over"} <= names
 
 
-async def test_the_fast_lane_respects_that_no_metadata_header_is_needed() -> None:
+async def test_the_fast_lane_respects_the_optional_metadata_header() -> None:
     async with serving(ServerPolicy(require_metadata_header=False)) as running, running.client() as client:
         for _ in range(3):
             assert (await client.ask(request_bytes(headers=()))).status == 200
@@ -332,7 +332,7 @@ async def test_the_fast_lane_respects_that_no_metadata_header_is_needed() -> Non
 
 
 @pytest.mark.parametrize("case", [case for case in ACCEPTED if case.fast], ids=lambda case: case.name)
-async def test_both_lanes_answer_alike(case: Case) -> None:
+async def test_both_lanes_answer_equally(case: Case) -> None:
     found = []
     async with serving() as running:
         for asked, fast in ((1, 0), (1, 1)):
@@ -357,7 +357,7 @@ async def test_at_verbosity_4_each_request_has_a_line(caplog: pytest.LogCaptureF
     assert [record.getMessage() for record in caplog.records].count("request answered") == 3
 
 
-async def test_metadata_in_any_spelling_that_sdks_use_is_one_ready_answer() -> None:
+async def test_the_metadata_header_in_any_sdk_spelling_gets_the_same_ready_answer() -> None:
     async with serving() as running, running.client() as client:
         for path in (TOKEN_PATH, f"/{TOKEN_PATH}", TOKEN_PATH.replace("metadata", "Metadata"), f"{TOKEN_PATH}/"):
             assert (await client.ask(request_bytes(TARGET.replace(TOKEN_PATH, path)))).status == 200

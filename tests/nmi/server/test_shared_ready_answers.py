@@ -27,26 +27,26 @@ def for_another_pod(granted: Grant) -> Grant:
     return replace(granted, token=replace(granted.token), record=pod_entry(name="till").record)
 
 
-def test_pods_that_have_the_same_token_share_one_answer() -> None:
+def test_pods_with_the_same_token_share_one_ready_answer() -> None:
     answers, first = ReadyAnswers(), grant(pod_entry().record)
     assert made(answers, first) is made(answers, for_another_pod(first))
 
 
-def test_it_outlives_the_pod_that_it_was_made_for() -> None:
+def test_a_shared_answer_outlives_the_pod_that_it_was_made_for() -> None:
     answers, first = ReadyAnswers(), grant(pod_entry().record)
     ready = made(answers, first)
     first.record.invalidate()
     assert made(answers, for_another_pod(first)) is ready
 
 
-def test_an_answer_of_another_token_is_another() -> None:
+def test_a_different_token_gets_its_own_answer() -> None:
     answers, first = ReadyAnswers(), grant(pod_entry().record)
     renewed = replace(first, token=token(access_token="renewed"))
     assert b"renewed" not in made(answers, first).render(0)
     assert b"renewed" in made(answers, renewed).render(0)
 
 
-def test_an_answer_that_is_counted_elsewhere_is_another() -> None:
+def test_a_different_series_gets_its_own_answer() -> None:
     answers, first = ReadyAnswers(), grant(pod_entry().record)
     elsewhere = Histogram((1000,)).series(("token", "200", "till", RESOURCE))
     assert made(answers, first).series is SERIES
@@ -54,7 +54,7 @@ def test_an_answer_that_is_counted_elsewhere_is_another() -> None:
     assert made(answers, first).series is SERIES
 
 
-def test_an_answer_that_is_fresh_for_another_time_is_another() -> None:
+def test_a_different_freshness_gets_its_own_answer() -> None:
     answers, first = ReadyAnswers(), grant(pod_entry().record)
     earlier = made(answers, first)
     later = made(answers, replace(first, fresh_until_ns=first.fresh_until_ns + 1))
@@ -62,14 +62,14 @@ def test_an_answer_that_is_fresh_for_another_time_is_another() -> None:
     assert made(answers, replace(first, expires_ns=first.expires_ns + 1)).expires_ns == first.expires_ns + 1
 
 
-def test_an_answer_whose_use_is_noted_elsewhere_is_another() -> None:
+def test_a_different_usage_gets_its_own_answer() -> None:
     answers, first = ReadyAnswers(), grant(pod_entry().record)
     usage = Usage()
     made(answers, first)
     assert made(answers, replace(first, usage=usage)).usage is usage
 
 
-def test_what_may_not_be_kept_for_a_pod_is_not_though_it_is_for_another() -> None:
+def test_an_answer_that_one_pod_may_not_keep_is_kept_only_for_the_other() -> None:
     answers, first = ReadyAnswers(), grant(pod_entry().record)
     made(answers, first)
     other = replace(for_another_pod(first), cacheable=False)
@@ -77,7 +77,7 @@ def test_what_may_not_be_kept_for_a_pod_is_not_though_it_is_for_another() -> Non
     assert other.record.find(RESOURCE.encode(), SelectorKind.NONE.value, b"", b"", 0) is None
 
 
-def test_a_token_that_nobody_else_keeps_is_not_kept_here() -> None:
+def test_a_token_that_is_kept_nowhere_else_is_not_kept_here() -> None:
     answers, first = ReadyAnswers(), grant(pod_entry().record)
     made(answers, first)
     kept = ref(first.token)

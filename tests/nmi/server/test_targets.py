@@ -75,7 +75,7 @@ def test_a_spelling_that_sdks_use_is_the_token_path(path: str) -> None:
         "/%25252525252525256detadata",
     ],
 )
-def test_a_disguise_of_the_token_path_is_refused(path: str) -> None:
+def test_a_disguised_token_path_is_refused(path: str) -> None:
     assert resolve(f"{path}?resource=x", EVERYTHING).action is Action.REFUSE_DISGUISE
 
 
@@ -100,7 +100,7 @@ def test_a_disguise_of_the_token_path_is_refused(path: str) -> None:
         "/x/identity/y",
     ],
 )
-def test_nothing_about_identities_is_ever_forwarded(path: str) -> None:
+def test_no_identity_path_is_ever_forwarded(path: str) -> None:
     found = resolve(path, EVERYTHING)
 
     assert found.action in {Action.REFUSE_UNKNOWN, Action.REFUSE_DISGUISE}
@@ -128,12 +128,12 @@ def test_instance_metadata_is_forwarded_in_its_normal_form(target: str, path: st
 @pytest.mark.parametrize(
     "path", ["/metadata/versions", "/metadata/attested/document", "/metadata/instancefoo", "/metadata", "/", "/latest"]
 )
-def test_another_path_is_forwarded_only_when_everything_is(path: str) -> None:
+def test_another_path_is_forwarded_only_with_allow_all(path: str) -> None:
     assert resolve(path, NOTHING).action is Action.REFUSE_UNKNOWN
     assert resolve(path, EVERYTHING).action is Action.PROXY
 
 
-def test_an_allowed_prefix_allows_what_is_below_it_and_nothing_beside_it() -> None:
+def test_an_allowed_prefix_allows_only_the_paths_below_it() -> None:
     proxied_paths = ProxiedPaths(("/metadata/scheduledevents",))
 
     assert resolve("/metadata/scheduledevents?x=y", proxied_paths).action is Action.PROXY
@@ -147,13 +147,13 @@ def test_an_allowed_prefix_allows_what_is_below_it_and_nothing_beside_it() -> No
     "prefix",
     ["/", "/metadata", "/metadata/", "/metadata/identity", "/metadata/x/../identity", "/foo/bar", "metadata/x", ""],
 )
-def test_a_prefix_that_would_allow_too_much_is_refused(prefix: str) -> None:
+def test_a_prefix_that_would_allow_too_much_is_rejected(prefix: str) -> None:
     with pytest.raises(ValueError, match="cannot be proxied"):
         ProxiedPaths((prefix,))
 
 
 @pytest.mark.parametrize("path", ["/host/token", "/host/token/", "/Host/Token"])
-def test_the_host_token_path_has_a_route_of_its_own(path: str) -> None:
+def test_the_host_token_path_has_its_own_route(path: str) -> None:
     assert resolve(path, EVERYTHING).action is Action.HOST_TOKEN
 
 
@@ -168,7 +168,7 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=14).map("".join))
 @example("/metadata/instance/..;/identity/x")
-def test_whatever_is_forwarded_is_plain_and_not_about_identities(target: str) -> None:
+def test_forwarded_paths_are_plain_and_no_identity_paths(target: str) -> None:
     found = resolve(target, EVERYTHING)
 
     if found.action is Action.PROXY:

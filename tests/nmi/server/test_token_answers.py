@@ -13,7 +13,7 @@ from nmi.tokens.token import Token
 from tests.nmi.server.fakes import PEER, QUERY, RESOURCE, TOKEN_PATH, World, grant, request_bytes, token
 
 
-async def test_every_value_is_a_string_and_every_field_that_sdks_read_is_there() -> None:
+async def test_all_values_are_strings_and_all_fields_that_sdks_read_are_present() -> None:
     reply = await World().ask(request_bytes())
 
     assert reply.headers["content-type"] == "application/json"
@@ -33,7 +33,7 @@ async def test_every_value_is_a_string_and_every_field_that_sdks_read_is_there()
     }
 
 
-def test_what_upstream_gave_is_told_as_it_is_and_escaped() -> None:
+def test_upstream_values_are_returned_unchanged_and_escaped() -> None:
     odd = Token(
         access_token='a"\\\n',
         expires_on=2,
@@ -54,7 +54,7 @@ def test_what_upstream_gave_is_told_as_it_is_and_escaped() -> None:
 
 
 @pytest.mark.parametrize("cacheable", [True, False])
-async def test_an_answer_becomes_a_ready_one_only_if_it_may(*, cacheable: bool) -> None:
+async def test_an_answer_becomes_a_ready_answer_only_if_permitted(*, cacheable: bool) -> None:
     world = World()
     world.issuer.answer = lambda _: grant(world.entry.record, cacheable=cacheable)
     await world.ask(request_bytes())
@@ -63,7 +63,7 @@ async def test_an_answer_becomes_a_ready_one_only_if_it_may(*, cacheable: bool) 
     assert (ready is not None) is cacheable
 
 
-async def test_the_general_answer_is_the_very_one_that_becomes_ready() -> None:
+async def test_the_general_answer_equals_the_ready_answer() -> None:
     world = World(now_ns=lambda: 0)
     world.issuer.answer = lambda _: grant(world.entry.record, life=10)
     reply = request_bytes(f"{TOKEN_PATH}?{QUERY}&client_id=AbC&xms_cc=cp1")
@@ -77,7 +77,7 @@ async def test_the_general_answer_is_the_very_one_that_becomes_ready() -> None:
     assert bytes(world.connection.written) == ready.render(0)
 
 
-async def test_an_answer_of_a_generation_that_is_over_does_not_become_ready() -> None:
+async def test_an_answer_of_an_outdated_generation_does_not_become_ready() -> None:
     world = World()
     stale = grant(world.entry.record)
     world.entry.record.invalidate()
@@ -88,7 +88,7 @@ async def test_an_answer_of_a_generation_that_is_over_does_not_become_ready() ->
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
-async def test_a_token_too_large_to_be_kept_is_given_all_the_same(version: str) -> None:
+async def test_a_token_too_large_to_keep_is_returned_too(version: str) -> None:
     world = World()
     world.issuer.answer = lambda _: grant(world.entry.record, access_token="t" * 70_000)
     small = await World().ask(request_bytes(version=version))
@@ -101,7 +101,7 @@ async def test_a_token_too_large_to_be_kept_is_given_all_the_same(version: str) 
     assert world.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
 
 
-async def test_the_issuer_is_asked_for_the_connections_peer_and_what_the_query_says() -> None:
+async def test_the_issuer_gets_the_connections_peer_and_the_query() -> None:
     world = World(ServerPolicy())
     await world.ask(request_bytes(f"{TOKEN_PATH}?resource=a&msi_res_id=%2Fx&bypass_cache=true"))
     ((peer, asked),) = world.issuer.asked
@@ -116,7 +116,7 @@ async def test_the_issuer_is_asked_for_the_connections_peer_and_what_the_query_s
 
 
 @pytest.mark.parametrize("others", [1, 3])
-async def test_with_auxiliary_tenants_the_answer_is_an_array_and_never_a_ready_one(others: int) -> None:
+async def test_with_auxiliary_tenants_the_answer_is_an_array_and_never_a_ready_answer(others: int) -> None:
     world = World()
     auxiliary = tuple(token(access_token=f"tenant-{n}") for n in range(others))
     world.issuer.answer = lambda _: replace(grant(world.entry.record), auxiliary=auxiliary)
@@ -132,5 +132,5 @@ async def test_with_auxiliary_tenants_the_answer_is_an_array_and_never_a_ready_o
     assert len(world.issuer.asked) == 2
 
 
-def test_a_token_shows_in_no_repr() -> None:
+def test_no_repr_contains_a_token() -> None:
     assert "secret" not in repr(token())

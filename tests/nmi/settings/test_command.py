@@ -25,12 +25,14 @@ def nmi(*args: str, program: tuple[str, ...] = ("-m", "nmi")) -> subprocess.Comp
     )
 
 
+@pytest.mark.programs
 def test_the_version_is_printed() -> None:
     done = nmi("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"nmi {VERSION}\n", "")
 
 
-def test_help_names_every_flag_and_ends_well() -> None:
+@pytest.mark.programs
+def test_help_names_every_flag_and_exits_with_0() -> None:
     done = nmi("--help")
     assert done.returncode == 0
     assert "--forceNamespaced" in done.stdout
@@ -44,7 +46,7 @@ def test_help_names_every_flag_and_ends_well() -> None:
         (["--node=a", "--nmi-port=70000"], "nmi: --nmi-port is 70000; ports are 1 to 65535\n"),
     ],
 )
-def test_a_command_line_that_cannot_be_used_is_one_line_and_exit_code_2(
+def test_an_unusable_command_line_is_one_line_and_exit_code_2(
     args: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(args) == 2
@@ -54,13 +56,14 @@ def test_a_command_line_that_cannot_be_used_is_one_line_and_exit_code_2(
     assert told.err.count("\n") == 1
 
 
-def test_python_m_nmi_gives_the_exit_code_on() -> None:
+@pytest.mark.programs
+def test_python_m_nmi_returns_the_exit_code() -> None:
     done = nmi("--nod=a")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
 
 
-def test_a_missing_compiled_part_is_one_line_and_exit_code_1() -> None:
+def test_a_missing_extension_module_is_one_line_and_exit_code_1() -> None:
     code = "import sys; sys.modules['_native.index'] = None; from nmi.cli import main; sys.exit(main())"
     done = nmi("--node=a", program=("-c", code))
     assert done.returncode == 1
@@ -76,7 +79,7 @@ def test_a_missing_compiled_part_is_one_line_and_exit_code_1() -> None:
     ],
     ids=["alone", "out of task groups"],
 )
-def test_what_must_change_first_is_one_line_and_exit_code_1(
+def test_a_start_error_is_one_line_and_exit_code_1(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def run(_: Settings) -> None:
@@ -87,7 +90,7 @@ def test_what_must_change_first_is_one_line_and_exit_code_1(
     assert capsys.readouterr().err == "nmi: do this then that\n"
 
 
-def test_a_fault_of_ours_beside_it_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_exception_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run(_: Settings) -> None:
         raise ExceptionGroup("tasks", [StartError("x"), ZeroDivisionError()])
 
@@ -96,7 +99,7 @@ def test_a_fault_of_ours_beside_it_is_not_hidden(monkeypatch: pytest.MonkeyPatch
         cli.main(["--node=a"])
 
 
-def test_ctrl_c_ends_it_without_a_traceback(
+def test_ctrl_c_ends_nmi_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def run(_: Settings) -> None:
@@ -107,7 +110,8 @@ def test_ctrl_c_ends_it_without_a_traceback(
     assert capsys.readouterr().err == ""
 
 
-def test_a_port_that_is_in_use_is_told_in_words_alone() -> None:
+@pytest.mark.programs
+def test_a_port_in_use_is_reported_without_a_traceback() -> None:
     port, other = free_ports(2)
     with socket.create_server(("", port)):
         done = nmi("--node=a", "--redirect=none", f"--prometheus-port={port}", f"--http-probe-port={other}")
@@ -115,7 +119,7 @@ def test_a_port_that_is_in_use_is_told_in_words_alone() -> None:
     assert done.stderr.splitlines()[-1] == f"nmi: :{port} is in use: choose another with --prometheus-port"
 
 
-def test_neither_version_nor_usage_loads_what_serves() -> None:
+def test_version_and_usage_do_not_import_the_server() -> None:
     code = (
         "import sys; from nmi.cli import main; main(['--version']); main(['--x']); "
         "print([name for name in ('aiohttp', 'uvloop', 'nmi.app', 'iptc', 'kubernetes') if name in sys.modules])"

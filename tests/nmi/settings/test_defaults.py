@@ -85,11 +85,11 @@ REFERENCE_FLAGS = (
 )
 
 
-def test_every_default_is_what_is_promised() -> None:
+def test_every_default_is_as_documented() -> None:
     assert dataclasses.asdict(parse(["--node=n1"], {})) == DEFAULTS
 
 
-def test_every_flag_of_the_reference_is_there_in_its_spelling() -> None:
+def test_every_flag_of_the_go_implementation_exists_in_its_spelling() -> None:
     assert set(REFERENCE_FLAGS.split()) <= {flag.name for flag in FLAGS}
 
 

@@ -38,7 +38,7 @@ NODE = "--node=n1"
         (["--logtostderr"], "log_to_stderr", True),
     ],
 )
-def test_a_flag_fills_its_setting(args: list[str], name: str, value: object) -> None:
+def test_a_flag_sets_its_setting(args: list[str], name: str, value: object) -> None:
     assert getattr(parse([NODE, *args], {}), name) == value
 
 
@@ -51,7 +51,7 @@ def test_a_flag_wins_over_the_environment_and_the_environment_over_the_default()
 
 
 @pytest.mark.parametrize("text", ["true", "TRUE", "1"])
-def test_forcenamespaced_in_the_environment_counts_whatever_the_flag_says(text: str) -> None:
+def test_forcenamespaced_in_the_environment_overrides_the_flag(text: str) -> None:
     # reference: cmd/nmi/main.go, the flag or the environment
     assert parse([NODE], {"FORCENAMESPACED": text}).force_namespaced
     assert parse([NODE, "--forceNamespaced=false"], {"FORCENAMESPACED": text}).force_namespaced
@@ -62,32 +62,32 @@ def test_forcenamespaced_may_be_off_in_the_environment(text: str) -> None:
     assert not parse([NODE], {"FORCENAMESPACED": text}).force_namespaced
 
 
-def test_what_a_pod_knows_of_the_api_server_is_taken_from_the_environment() -> None:
+def test_the_pods_api_server_address_is_read_from_the_environment() -> None:
     environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443", "OTHER": "x"}
     assert dict(parse([NODE], environ).environ) == {k: environ[k] for k in list(environ)[:2]}
     assert dict(parse([NODE], {}).environ) == {}
 
 
 @pytest.mark.parametrize("name", ["n", "aks-pool-12-vmss00000a", "ip-10-0-0-1.eu.compute.internal", "n" * 253])
-def test_whatever_a_node_can_be_called_is_taken(name: str) -> None:
+def test_every_valid_node_name_is_accepted(name: str) -> None:
     assert parse([f"--node={name}"], {}).node_name == name
 
 
 @pytest.mark.parametrize("mode", ["managed", "Managed", "MANAGED"])
-def test_managed_mode_is_taken_in_any_case_where_namespaces_are_kept_apart(mode: str) -> None:
+def test_managed_mode_is_accepted_in_any_case_with_namespaced_identities(mode: str) -> None:
     given: list[tuple[list[str], dict[str, str]]] = [(["--forceNamespaced"], {}), ([], {"FORCENAMESPACED": "true"})]
     for args, environ in given:
         assert parse([NODE, f"--operation-mode={mode}", *args], environ).operation_mode is OperationMode.MANAGED
 
 
-def test_the_file_that_describes_a_cloud_is_taken_from_the_environment() -> None:
+def test_the_cloud_description_file_is_read_from_the_environment() -> None:
     assert parse([NODE], {"AZURE_ENVIRONMENT_FILEPATH": "/etc/cloud.json"}).azure_environment_file == Path(
         "/etc/cloud.json"
     )
 
 
 @pytest.mark.parametrize("names", [("HTTPS_PROXY", "NO_PROXY"), ("https_proxy", "no_proxy")])
-def test_the_proxy_towards_azure_is_the_environments_and_its_password_is_not_shown(names: tuple[str, str]) -> None:
+def test_the_proxy_to_azure_comes_from_the_environment_and_its_password_is_not_shown(names: tuple[str, str]) -> None:
     url = "http://user:pass%40word@proxy.example:3128"
     settings = parse([NODE], dict(zip(names, (url, "a.example,b.example"), strict=True)))
     assert (settings.https_proxy, settings.no_proxy) == (url, "a.example,b.example")
@@ -96,14 +96,14 @@ def test_the_proxy_towards_azure_is_the_environments_and_its_password_is_not_sho
 
 
 @pytest.mark.parametrize("url", ["proxy.example:3128", "http://10.1.2.3", "https://proxy.example/", "http://[::1]:80"])
-def test_a_proxy_may_be_written_in_several_ways(url: str) -> None:
+def test_a_proxy_has_several_spellings(url: str) -> None:
     assert parse([NODE], {"HTTPS_PROXY": url}).https_proxy == url
 
 
 @pytest.mark.parametrize(
     "url", ["socks5://word.example:1", "http://", "http://word@", "http://a word", "http://word:x"]
 )
-def test_what_is_no_proxy_is_refused_without_being_shown(url: str) -> None:
+def test_an_invalid_proxy_is_rejected_without_being_shown(url: str) -> None:
     with pytest.raises(UsageError, match="HTTPS_PROXY") as refused:
         parse([NODE], {"HTTPS_PROXY": url})
     assert "word" not in str(refused.value)
@@ -112,7 +112,7 @@ def test_what_is_no_proxy_is_refused_without_being_shown(url: str) -> None:
 @pytest.mark.parametrize(
     ("address", "target"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("10.1.2.3", "10.1.2.3")]
 )
-def test_the_redirect_leads_to_where_the_listener_can_be_reached(address: str, target: str) -> None:
+def test_the_redirect_targets_an_address_of_the_listener(address: str, target: str) -> None:
     assert parse([NODE, f"--nmi-listen-address={address}", "--nmi-port=99"], {}).redirect_target == (target, 99)
 
 
@@ -165,39 +165,39 @@ def test_the_redirect_leads_to_where_the_listener_can_be_reached(address: str, t
         ([NODE, "--logtostderr=false"], "logs go to stderr only"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_one_line_that_says_what_to_change(args: list[str], sentence: str) -> None:
+def test_contradictory_settings_are_rejected_in_one_line_that_names_the_change(args: list[str], sentence: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse(args, {})
     assert sentence in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_fail_closed_goes_with_the_rule_that_it_keeps_anyway() -> None:
+def test_fail_closed_can_be_combined_with_the_flag_that_keeps_the_rules() -> None:
     settings = parse([NODE, "--fail-closed", "--keep-iptables-rules"], {})
     assert settings.fail_closed
     assert settings.keep_redirect
 
 
-def test_an_unclear_forcenamespaced_is_refused_rather_than_ignored() -> None:
+def test_an_ambiguous_forcenamespaced_is_rejected_and_not_ignored() -> None:
     with pytest.raises(UsageError, match="FORCENAMESPACED='yes'; set it to true or false"):
         parse([NODE], {"FORCENAMESPACED": "yes"})
 
 
-def test_the_loopback_may_be_asked_and_served_where_no_rule_is_touched() -> None:
+def test_loopback_upstreams_and_listeners_are_accepted_without_rule_management() -> None:
     settings = parse([NODE, "--redirect=none", "--metadata-ip=127.0.0.1", "--metadata-port=1080"], {})
     assert (settings.metadata_ip, settings.metadata_port) == ("127.0.0.1", 1080)
 
 
 @pytest.mark.parametrize("flag", ["--cleanup", "--version"])
-def test_neither_cleanup_nor_version_needs_a_node(flag: str) -> None:
+def test_cleanup_and_version_require_no_node(flag: str) -> None:
     assert parse([flag], {}).node_name == ""
 
 
-def test_the_settings_tell_what_was_changed_and_only_that() -> None:
+def test_the_settings_report_exactly_the_changed_values() -> None:
     told = parse([NODE, "--host-token-types=2,0", "--nmi-port=99"], {}).describe()
     assert told == {"node_name": "n1", "host_token_types": "0,2", "listen_port": "99"}
 
 
-def test_settings_made_without_a_command_line_are_checked_as_well() -> None:
+def test_settings_created_without_a_command_line_are_validated_too() -> None:
     with pytest.raises(UsageError, match="ports are 1 to 65535"):
         Settings(node_name="n1", listen_port=0)

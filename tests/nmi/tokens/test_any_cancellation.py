@@ -60,6 +60,6 @@ async def run(events: list[Event], at_once: int) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(EVENTS, st.integers(1, 3))
-def test_whoever_stays_gets_a_token_and_every_slot_comes_back(events: list[Event], at_once: int) -> None:
+def test_remaining_waiters_get_a_token_and_every_permit_is_released(events: list[Event], at_once: int) -> None:
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(run(events, at_once))

@@ -169,7 +169,7 @@ async def run(episodes: list[tuple[str, list[Action], float]]) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(EPISODES)
-def test_whatever_happens_no_token_is_anothers_or_expired_and_nothing_grows(
+def test_no_history_returns_a_foreign_or_expired_token_or_grows_memory(
     episodes: list[tuple[str, list[Action], float]],
 ) -> None:
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

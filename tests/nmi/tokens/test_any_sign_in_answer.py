@@ -43,7 +43,7 @@ def test_an_error_is_bounded_plain_and_without_the_secret(status: int, body: byt
     assert error.retry_after is None or 0.0 <= error.retry_after <= 3600.0
 
 
-def test_a_sentence_of_blanks_costs_no_time() -> None:
+def test_a_message_of_spaces_costs_no_time() -> None:
     policy = entra._Policy(ASKED.token_url, "")
     policy.status, policy.body = 400, json.dumps({"error": "x", "error_description": "a" + " " * 60_000 + "b"}).encode()
     began = time.process_time()
@@ -56,7 +56,7 @@ def deep() -> str:
     return base64.urlsafe_b64encode(b'{"x":' + b"[" * 20_000).decode()
 
 
-async def test_any_body_ends_as_a_token_or_as_an_error_of_ours(bench: Bench) -> None:
+async def test_any_body_results_in_a_token_or_in_a_known_error(bench: Bench) -> None:
     bench.source = bench.new_source(retry_delays=())
     principal = bench.directory.add_principal(secret=SECRET)
     bench.put_secret(k=SECRET.encode())

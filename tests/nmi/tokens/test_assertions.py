@@ -39,7 +39,9 @@ async def asked_of(bench: Bench, workload: Workload) -> NoAssertionError:
     return refused.value
 
 
-async def test_it_is_bound_to_the_pod_for_one_audience_and_ten_minutes(bench: Bench, workload: Workload) -> None:
+async def test_an_assertion_is_bound_to_the_pod_for_one_audience_and_ten_minutes(
+    bench: Bench, workload: Workload
+) -> None:
     assertion = await Assertions(bench.client, AUDIENCE).of(workload)
     claims = read_claims(assertion.token)
     assert claims["aud"] == [AUDIENCE]
@@ -50,26 +52,28 @@ async def test_it_is_bound_to_the_pod_for_one_audience_and_ten_minutes(bench: Be
     assert assertion.token not in repr(assertion)
 
 
-async def test_a_pod_that_is_gone_gets_none(bench: Bench, workload: Workload) -> None:
+async def test_a_deleted_pod_gets_no_assertion(bench: Bench, workload: Workload) -> None:
     bench.kube.store.delete("pods", "web", NAMESPACE, grace_seconds=0)
     error = await asked_of(bench, workload)
     assert error.code == "service_account_missing"
     assert "pod team-a/web" in error.message
 
 
-async def test_neither_does_one_whose_service_account_is_gone(bench: Bench, workload: Workload) -> None:
+async def test_a_pod_whose_service_account_is_deleted_gets_none_either(bench: Bench, workload: Workload) -> None:
     bench.kube.store.delete("serviceaccounts", "builder", NAMESPACE)
     assert "service account team-a/builder" in (await asked_of(bench, workload)).message
 
 
 @pytest.mark.parametrize("name", ["", "../pods/web", "a/b"])
-async def test_no_name_of_a_service_account_leads_elsewhere(bench: Bench, workload: Workload, name: str) -> None:
+async def test_an_invalid_service_account_name_sends_no_request(bench: Bench, workload: Workload, name: str) -> None:
     before = len(bench.kube.requests)
     await asked_of(bench, dataclasses.replace(workload, service_account=name))
     assert len(bench.kube.requests) == before
 
 
-async def test_who_lacks_the_right_is_told_which_value_of_the_chart_gives_it(bench: Bench, workload: Workload) -> None:
+async def test_a_missing_permission_is_reported_with_the_chart_value_that_grants_it(
+    bench: Bench, workload: Workload
+) -> None:
     bench.kube.intercept = lambda request: (
         forbidden("serviceaccounts", "", "builder", "no") if request.path.endswith("/token") else None
     )
@@ -77,7 +81,7 @@ async def test_who_lacks_the_right_is_told_which_value_of_the_chart_gives_it(ben
     assert (error.code, "federated.namespaces" in error.message) == ("assertion_forbidden", True)
 
 
-async def test_what_an_admission_policy_refuses_is_told_in_its_own_words(bench: Bench, workload: Workload) -> None:
+async def test_an_admission_policys_message_is_quoted(bench: Bench, workload: Workload) -> None:
     denied = StatusError(422, "Invalid", "ValidatingAdmissionPolicy 'p' denied request: only ten minutes")
     bench.kube.intercept = lambda request: denied if request.path.endswith("/token") else None
     error = await asked_of(bench, workload)
@@ -85,7 +89,7 @@ async def test_what_an_admission_policy_refuses_is_told_in_its_own_words(bench: 
 
 
 @pytest.mark.parametrize("said", ["ValidatingAdmissionPolicy {0} with binding {0} denied request: ", WEBHOOK])
-async def test_the_words_of_a_policy_are_not_cut_off_behind_its_names(
+async def test_the_policys_message_is_not_truncated_after_its_names(
     bench: Bench, workload: Workload, said: str
 ) -> None:
     words = (
@@ -100,7 +104,7 @@ async def test_the_words_of_a_policy_are_not_cut_off_behind_its_names(
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-async def test_what_may_pass_is_no_refusal(bench: Bench, workload: Workload, status: int) -> None:
+async def test_a_transient_failure_is_no_refusal(bench: Bench, workload: Workload, status: int) -> None:
     counted: list[None] = []
     bench.kube.intercept = lambda request: (
         StatusError(status, "Odd", "busy") if request.path.endswith("/token") else None
@@ -122,7 +126,7 @@ def requests_for_tokens(bench: Bench) -> int:
     return sum(each.path.endswith("/token") for each in bench.kube.requests)
 
 
-async def test_one_serves_a_pod_for_a_minute(bench: Bench, workload: Workload) -> None:
+async def test_an_assertion_is_reused_for_a_minute(bench: Bench, workload: Workload) -> None:
     clock = Clock()
     assertions = Assertions(bench.client, AUDIENCE, clock=clock)
     first = await assertions.of(workload)
@@ -133,13 +137,13 @@ async def test_one_serves_a_pod_for_a_minute(bench: Bench, workload: Workload) -
     assert requests_for_tokens(bench) == 2
 
 
-async def test_who_asks_at_the_same_moment_shares_the_request(bench: Bench, workload: Workload) -> None:
+async def test_concurrent_requests_share_one_token_request(bench: Bench, workload: Workload) -> None:
     assertions = Assertions(bench.client, AUDIENCE)
     assert len({each.token for each in await asyncio.gather(*(assertions.of(workload) for _ in range(20)))}) == 1
     assert requests_for_tokens(bench) == 1
 
 
-async def test_one_that_is_given_up_keeps_nobody_from_the_next(bench: Bench, workload: Workload) -> None:
+async def test_a_cancelled_request_does_not_prevent_the_next_one(bench: Bench, workload: Workload) -> None:
     assertions = Assertions(bench.client, AUDIENCE)
     asking = asyncio.create_task(assertions.of(workload))
     await asyncio.sleep(0)
@@ -148,7 +152,7 @@ async def test_one_that_is_given_up_keeps_nobody_from_the_next(bench: Bench, wor
     assert (await asyncio.wait_for(assertions.of(workload), 5)).token
 
 
-async def test_it_goes_with_the_pod(bench: Bench, workload: Workload) -> None:
+async def test_an_assertion_is_dropped_with_the_pod(bench: Bench, workload: Workload) -> None:
     assertions = Assertions(bench.client, AUDIENCE)
     await assertions.of(workload)
     assertions.forget(workload.uid)
@@ -156,7 +160,7 @@ async def test_it_goes_with_the_pod(bench: Bench, workload: Workload) -> None:
     assert len(assertions) == 0
 
 
-async def test_a_pod_that_gets_none_is_not_asked_for_again_at_once(bench: Bench, workload: Workload) -> None:
+async def test_a_failure_for_a_pod_is_not_retried_immediately(bench: Bench, workload: Workload) -> None:
     clock = Clock()
     bench.kube.intercept = lambda request: (
         forbidden("serviceaccounts", "", "builder", "no") if request.path.endswith("/token") else None
@@ -171,7 +175,7 @@ async def test_a_pod_that_gets_none_is_not_asked_for_again_at_once(bench: Bench,
     assert (await assertions.of(workload)).token
 
 
-async def test_no_number_of_pods_makes_it_grow_without_end() -> None:
+async def test_the_memory_is_bounded_for_any_number_of_pods() -> None:
     assertions = Assertions(Telling(b""), AUDIENCE)
     for number in range(KEPT_MAX + 10):
         with pytest.raises(AzureError):
@@ -206,14 +210,14 @@ class Telling(Client):
     "answer",
     [b"", b"[]", b"{", b'{"status": {}}', b'{"status": {"token": "a.b"}}', b'{"status": {"token": "a\\nb.e30.c"}}'],
 )
-async def test_an_answer_without_a_token_is_a_failure_that_quotes_nothing(answer: bytes) -> None:
+async def test_a_response_without_a_token_is_a_failure_that_quotes_nothing(answer: bytes) -> None:
     with pytest.raises(AzureError) as failed:
         await Assertions(Telling(answer), AUDIENCE).of(Workload("ns", "web", "uid-1", "builder"))
     assert failed.value.code == "no_assertion"
     assert not answer or answer.decode() not in str(failed.value)
 
 
-async def test_nothing_else_is_asked_for() -> None:
+async def test_no_other_request_is_sent() -> None:
     client = Telling(b"")
     with pytest.raises(AzureError):
         await Assertions(client, AUDIENCE).of(Workload("ns", "web", "uid-1", "builder"))

@@ -52,7 +52,7 @@ MANY = ("ns/a", "ns/b", "ns/a", "ns/b", "ns/c")
 
 @pytest.mark.parametrize("error", [hang(), AzureError("down", status=500), AzureError("down", status=503)])
 @in_virtual_time
-async def test_five_failures_in_a_row_shut_it(error: AzureError) -> None:
+async def test_five_consecutive_failures_open_the_breaker(error: AzureError) -> None:
     bench = Bench()
     await bench.fail(*MANY[:4], error=error)
     assert bench.state() == "closed"
@@ -77,7 +77,7 @@ async def test_five_failures_in_a_row_shut_it(error: AzureError) -> None:
     ids=["token", "400", "403", "404", "410", "429", "garbage"],
 )
 @in_virtual_time
-async def test_whatever_is_an_answer_begins_the_count_anew(error: AzureError | None) -> None:
+async def test_any_response_resets_the_failure_count(error: AzureError | None) -> None:
     bench = Bench()
     for _ in range(3):
         await bench.fail(*MANY[:4])
@@ -89,7 +89,7 @@ async def test_whatever_is_an_answer_begins_the_count_anew(error: AzureError | N
 
 
 @in_virtual_time
-async def test_a_call_that_its_caller_gave_up_counts_neither_way() -> None:
+async def test_a_cancelled_call_counts_neither_as_success_nor_as_failure() -> None:
     bench = Bench()
     await bench.fail(*MANY[:4])
     for _ in range(5):
@@ -104,7 +104,7 @@ async def test_a_call_that_its_caller_gave_up_counts_neither_way() -> None:
 
 
 @in_virtual_time
-async def test_after_the_pause_one_call_is_let_through_and_its_answer_opens_the_way() -> None:
+async def test_after_the_pause_one_probe_is_let_through_and_its_response_closes_the_breaker() -> None:
     bench = Bench()
     await bench.fail(*MANY)
     await asyncio.sleep(4.9)
@@ -123,7 +123,7 @@ async def test_after_the_pause_one_call_is_let_through_and_its_answer_opens_the_
 
 
 @in_virtual_time
-async def test_each_probe_that_fails_doubles_the_pause_up_to_a_quarter_of_a_minute() -> None:
+async def test_each_failed_probe_doubles_the_pause_up_to_15_seconds() -> None:
     bench = Bench()
     await bench.fail(*MANY)
     pauses = []
@@ -143,7 +143,7 @@ async def test_each_probe_that_fails_doubles_the_pause_up_to_a_quarter_of_a_minu
 
 @pytest.mark.parametrize(("random", "seconds"), [(0.0, 4.0), (1.0, 6.0)])
 @in_virtual_time
-async def test_nodes_do_not_probe_together(random: float, seconds: float) -> None:
+async def test_nodes_do_not_probe_at_the_same_time(random: float, seconds: float) -> None:
     bench = Bench()
     bench.breaker._random = lambda: random
     await bench.fail(*MANY)
@@ -151,7 +151,7 @@ async def test_nodes_do_not_probe_together(random: float, seconds: float) -> Non
 
 
 @in_virtual_time
-async def test_a_probe_that_is_given_up_leaves_its_place_to_the_next() -> None:
+async def test_a_cancelled_probe_leaves_the_probe_to_the_next_call() -> None:
     bench = Bench()
     await bench.fail(*MANY)
     await asyncio.sleep(5.1)
@@ -165,7 +165,7 @@ async def test_a_probe_that_is_given_up_leaves_its_place_to_the_next() -> None:
 
 
 @in_virtual_time
-async def test_a_probe_that_finds_its_queue_full_leaves_its_place_too() -> None:
+async def test_a_probe_that_finds_its_queue_full_leaves_the_probe_to_the_next_call_too() -> None:
     bench = Bench()
     await bench.fail(*MANY)
     await asyncio.sleep(5.1)
@@ -178,7 +178,7 @@ async def test_a_probe_that_finds_its_queue_full_leaves_its_place_too() -> None:
 
 
 @in_virtual_time
-async def test_the_answer_to_a_call_that_was_sent_before_opens_the_way_too() -> None:
+async def test_a_response_to_a_call_sent_before_closes_the_breaker_too() -> None:
     bench = Bench()
     slow = asyncio.create_task(bench.call("ns/slow", seconds=2.0))
     await settle()
@@ -189,7 +189,7 @@ async def test_the_answer_to_a_call_that_was_sent_before_opens_the_way_too() -> 
 
 
 @in_virtual_time
-async def test_a_failure_of_a_call_that_was_sent_before_does_not_lengthen_the_pause() -> None:
+async def test_a_failure_of_a_call_sent_before_does_not_extend_the_pause() -> None:
     bench = Bench()
     slow = asyncio.create_task(bench.call("ns/slow", hang(), seconds=2.0))
     await settle()
@@ -201,7 +201,7 @@ async def test_a_failure_of_a_call_that_was_sent_before_does_not_lengthen_the_pa
 
 
 @in_virtual_time
-async def test_who_waits_for_a_slot_is_told_when_it_opens() -> None:
+async def test_a_call_that_waits_for_a_permit_fails_when_the_breaker_opens() -> None:
     bench = Bench(at_once=2)
     holders = [asyncio.create_task(bench.call(pod, hang(), seconds=10.0)) for pod in ("ns/a", "ns/b")]
     await settle()
@@ -222,7 +222,7 @@ async def test_who_waits_for_a_slot_is_told_when_it_opens() -> None:
 
 
 @in_virtual_time
-async def test_calls_that_are_not_for_tokens_neither_obey_nor_move_it() -> None:
+async def test_calls_that_request_no_token_neither_obey_nor_change_the_breaker() -> None:
     bench = Bench()
     await bench.fail(*MANY)
     async with bench.governor.permit("ns/instance-metadata"):
@@ -231,7 +231,7 @@ async def test_calls_that_are_not_for_tokens_neither_obey_nor_move_it() -> None:
 
 
 @in_virtual_time
-async def test_the_failures_of_one_pod_shut_out_that_pod_alone() -> None:
+async def test_the_failures_of_one_pod_block_only_that_pod() -> None:
     bench = Bench()
     await bench.fail(*["ns/hostile"] * 5)
     await bench.refused("ns/hostile")
@@ -244,7 +244,7 @@ async def test_the_failures_of_one_pod_shut_out_that_pod_alone() -> None:
 
 
 @in_virtual_time
-async def test_who_paid_in_the_end_is_blamed_and_not_who_left() -> None:
+async def test_a_failure_is_charged_to_the_last_payer_and_not_to_a_waiter_that_left() -> None:
     bench = Bench(at_once=1)
     holder = bench.governor.permit("ns/holder")
     await holder.__aenter__()
@@ -259,7 +259,7 @@ async def test_who_paid_in_the_end_is_blamed_and_not_who_left() -> None:
 
 
 @in_virtual_time
-async def test_the_pod_that_was_shut_out_alone_is_let_through_once_after_the_pause() -> None:
+async def test_the_blocked_pod_is_let_through_once_after_the_pause() -> None:
     bench = Bench()
     await bench.fail(*["ns/alone"] * 5)
     await asyncio.sleep(5.1)
@@ -271,7 +271,7 @@ async def test_the_pod_that_was_shut_out_alone_is_let_through_once_after_the_pau
 
 
 @in_virtual_time
-async def test_a_pod_whose_probe_failed_lets_others_go_first() -> None:
+async def test_a_pod_whose_probe_failed_lets_others_probe_first() -> None:
     bench = Bench()
     await bench.fail(*MANY)
     await asyncio.sleep(5.1)
@@ -285,7 +285,7 @@ async def test_a_pod_whose_probe_failed_lets_others_go_first() -> None:
 
 
 @in_virtual_time
-async def test_what_it_remembers_of_pods_is_bounded() -> None:
+async def test_the_memory_about_pods_is_bounded() -> None:
     bench = Bench()
     for number in range(200):
         try:
@@ -307,7 +307,7 @@ async def changes(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [f"{record.levelname} {record.getMessage()}"[:24] for record in caplog.records]
 
 
-def test_each_change_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_state_change_is_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
     lines: list[str] = []
 
     @in_virtual_time

@@ -41,9 +41,7 @@ CURVE = ec.generate_private_key(ec.SECP256R1())
     ],
     ids=["junk", "wrong-password", "no-password", "cut-short", "no-key", "elliptic", "short-key"],
 )
-async def test_a_file_that_cannot_serve_is_named_with_what_is_wrong(
-    bench: Bench, values: dict[str, bytes], why: str
-) -> None:
+async def test_an_unusable_file_is_named_with_the_defect(bench: Bench, values: dict[str, bytes], why: str) -> None:
     principal = bench.directory.add_principal(certificate=certificate_of(rsa_key()))
     bench.put_secret(**values)
     with pytest.raises(CredentialError) as caught:
@@ -63,7 +61,7 @@ def made_dear(pfx: bytes) -> bytes:
     return outer + pfx[4:at] + bytes((0x30, pfx[at + 1] + 2)) + pfx[at + 2 : -4] + b"\x02\x04\x7f\xff\xff\xff"
 
 
-async def test_a_file_that_costs_its_reader_minutes_costs_the_loop_nothing(
+async def test_a_file_that_takes_minutes_to_read_does_not_block_the_loop(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its work factor is a number in the file: a good file's, raised until reading it takes minutes."""
@@ -87,7 +85,7 @@ async def test_a_file_that_costs_its_reader_minutes_costs_the_loop_nothing(
     assert longest < 5.0  # on a busy machine; in here the reading itself would hold the loop for minutes
 
 
-async def test_the_program_that_reads_a_file_limits_itself() -> None:
+async def test_the_reader_process_limits_itself() -> None:
     """The program's CPU time and memory are limited independently of its caller."""
     dear = base64.b64encode(made_dear(pfx_of(rsa_key(), certificate_of(rsa_key()), b"pw"))).decode()
     asked = {"pfx": dear, "password": "cHc=", "client_id": "c", "audiences": ["https://a"], "adfs": False}
@@ -110,7 +108,7 @@ async def test_the_program_that_reads_a_file_limits_itself() -> None:
             await reading.wait()
 
 
-async def test_a_certificate_that_azure_does_not_know_is_refused_by_it(bench: Bench) -> None:
+async def test_a_certificate_unknown_to_azure_is_refused_by_azure(bench: Bench) -> None:
     principal = bench.directory.add_principal(certificate=certificate_of(rsa_key(), "registered"))
     bench.put_secret(certificate=pfx_of(rsa_key(), certificate_of(rsa_key(), "another")))
     with pytest.raises(AzureError) as caught:
@@ -120,7 +118,7 @@ async def test_a_certificate_that_azure_does_not_know_is_refused_by_it(bench: Be
     assert bench.secret_reads == 2
 
 
-async def test_a_renewed_file_is_used_at_once(bench: Bench) -> None:
+async def test_a_renewed_file_is_used_immediately(bench: Bench) -> None:
     old, new = certificate_of(rsa_key(), "old"), certificate_of(rsa_key(), "new")
     principal = bench.directory.add_principal(certificate=old)
     identity = bench.identity(principal, type=2)
@@ -133,7 +131,7 @@ async def test_a_renewed_file_is_used_at_once(bench: Bench) -> None:
     assert (await bench.fetch(identity)).credential == version
 
 
-def test_the_largest_key_that_azure_makes_is_signed_with_in_the_time_there_is() -> None:
+def test_the_largest_key_that_azure_creates_signs_within_the_time_limit() -> None:
     registered = certificate_of(rsa_key(4096))
     began = time.process_time()
     (made,) = assertion.signed(pfx_of(rsa_key(4096), registered, b"pw"), b"pw", "c", ["https://a"], adfs=False, now=0.0)

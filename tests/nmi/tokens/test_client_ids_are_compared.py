@@ -61,7 +61,7 @@ def untold(imds: FakeImds, token: str) -> Answer:
 
 
 @pytest.mark.parametrize("managed", [False, True], ids=["standard", "managed"])
-async def test_imds_is_asked_by_client_id_and_in_managed_mode_by_resource_id(managed: bool) -> None:
+async def test_imds_is_queried_by_client_id_and_in_managed_mode_by_resource_id(managed: bool) -> None:
     async with running(managed=managed) as (imds, broker):
         assert (await broker.token(identity(), REQUEST, "ns/a")).token.client_id == OWN
         (call,) = imds.calls
@@ -78,12 +78,14 @@ async def test_imds_is_asked_by_client_id_and_in_managed_mode_by_resource_id(man
     ],
     ids=["both", "client-id-only", "resource-id-only"],
 )
-def test_what_is_missing_is_not_asked_by(given: AzureIdentity, standard: ImdsSelector, managed: ImdsSelector) -> None:
+def test_a_missing_id_is_not_used_for_the_query(
+    given: AzureIdentity, standard: ImdsSelector, managed: ImdsSelector
+) -> None:
     assert imds_selector(given, by_resource_id=False) == standard
     assert imds_selector(given, by_resource_id=True) == managed
 
 
-async def test_managed_mode_gives_no_token_for_the_kubelets_client_id_beside_an_own_resource_id() -> None:
+async def test_managed_mode_returns_no_token_for_the_kubelets_client_id_with_another_resource_id() -> None:
     async with running(managed=True) as (imds, broker):
         with pytest.raises(OtherIdentityError) as raised:
             await broker.token(identity(KUBELETS), REQUEST, "ns/a")
@@ -98,14 +100,14 @@ async def test_managed_mode_gives_no_token_for_the_kubelets_client_id_beside_an_
         assert broker.object_ids.get(KUBELETS) is None
 
 
-async def test_managed_mode_takes_any_case_and_an_empty_client_id() -> None:
+async def test_managed_mode_accepts_any_case_and_an_empty_client_id() -> None:
     async with running(managed=True) as (_, broker):
         for client_id in (OWN.upper(), f" {OWN} ", ""):
             assert (await broker.token(identity(client_id), REQUEST, "ns/a")).token.client_id == OWN
 
 
 @pytest.mark.parametrize("claim", ["appid", "azp"])
-async def test_the_tokens_own_claim_counts_where_the_answer_does_not_say_whose_it_is(claim: str) -> None:
+async def test_the_tokens_own_claim_counts_if_the_response_does_not_name_the_client(claim: str) -> None:
     async with running(managed=False) as (imds, broker):
         imds.script = [untold(imds, jwt(**{claim: KUBELETS}))]
         with pytest.raises(OtherIdentityError):
@@ -114,7 +116,7 @@ async def test_the_tokens_own_claim_counts_where_the_answer_does_not_say_whose_i
         assert (await broker.token(identity(KUBELETS), REQUEST, "ns/a")).token.client_id == KUBELETS.upper()
 
 
-async def test_a_token_that_nothing_is_known_of_is_passed_on() -> None:
+async def test_a_token_without_any_client_id_is_passed_on() -> None:
     async with running(managed=False) as (imds, broker):
         imds.script = [untold(imds, "opaque")]
         assert (await broker.token(identity(), REQUEST, "ns/a")).token.access_token == "opaque"

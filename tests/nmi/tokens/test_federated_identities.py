@@ -96,7 +96,7 @@ def trust(bench: Bench) -> Trust:
     return Trust(bench)
 
 
-async def test_a_trusted_service_account_brings_a_token_of_the_identity(trust: Trust) -> None:
+async def test_a_trusted_service_account_gets_a_token_of_the_identity(trust: Trust) -> None:
     trust.tell_azure()
     granted = await trust.fetch()
     told = claims(granted)
@@ -108,7 +108,7 @@ async def test_a_trusted_service_account_brings_a_token_of_the_identity(trust: T
     assert trust.failures == []
 
 
-async def test_an_application_may_trust_it_as_well(trust: Trust) -> None:
+async def test_an_application_can_trust_a_service_account_too(trust: Trust) -> None:
     principal = trust.bench.directory.add_principal(secret="unused")
     subject = f"system:serviceaccount:{NAMESPACE}:builder"
     credential = FederatedCredential(trust.bench.kube.server, subject, AUDIENCE)
@@ -116,7 +116,7 @@ async def test_an_application_may_trust_it_as_well(trust: Trust) -> None:
     assert claims(await trust.fetch(client_id=principal.client_id))["appid"] == principal.client_id
 
 
-async def test_fetches_of_one_pod_share_an_assertion_and_those_of_another_do_not(trust: Trust) -> None:
+async def test_fetches_of_one_pod_share_an_assertion_and_those_of_another_pod_do_not(trust: Trust) -> None:
     trust.tell_azure()
     for _ in range(2):
         await trust.fetch()
@@ -126,7 +126,7 @@ async def test_fetches_of_one_pod_share_an_assertion_and_those_of_another_do_not
     assert trust.asked() == (2, 3)
 
 
-async def test_a_credential_that_azure_hears_of_only_later_is_waited_for(trust: Trust) -> None:
+async def test_a_credential_that_azure_does_not_know_yet_is_waited_for(trust: Trust) -> None:
     async def later(seconds: float) -> None:
         trust.bench.pauses.append(seconds)
         trust.tell_azure()
@@ -147,7 +147,7 @@ async def test_a_credential_that_azure_hears_of_only_later_is_waited_for(trust: 
     ],
     ids=["none", "subject", "audience", "issuer"],
 )
-async def test_what_azure_must_be_told_is_named_in_the_refusal(
+async def test_the_refusal_names_the_credential_to_create(
     trust: Trust, changed: dict[str, str] | None, code: str
 ) -> None:
     if changed is not None:
@@ -166,7 +166,7 @@ async def test_what_azure_must_be_told_is_named_in_the_refusal(
     assert trust.managed.client_id not in refusal.sentence + refusal.detail
 
 
-async def test_a_subject_in_other_letters_is_named_at_once(trust: Trust) -> None:
+async def test_a_subject_that_differs_in_case_is_named_immediately(trust: Trust) -> None:
     trust.tell_azure(subject=f"system:serviceaccount:{NAMESPACE}:Builder")
     with pytest.raises(UntrustedError) as refused:
         await trust.fetch()
@@ -175,7 +175,7 @@ async def test_a_subject_in_other_letters_is_named_at_once(trust: Trust) -> None
     assert not trust.failures
 
 
-async def test_the_refusal_can_be_kept_and_raised_again(trust: Trust) -> None:
+async def test_a_cached_refusal_can_be_raised_again(trust: Trust) -> None:
     with pytest.raises(UntrustedError) as refused:
         await trust.fetch(within=0.5)
     again = refused.value.again()
@@ -183,7 +183,7 @@ async def test_the_refusal_can_be_kept_and_raised_again(trust: Trust) -> None:
     assert (again.__context__, again.__traceback__) == (None, None)
 
 
-async def test_another_pods_service_account_is_not_trusted_with_it(trust: Trust) -> None:
+async def test_another_pods_service_account_is_not_trusted_for_the_identity(trust: Trust) -> None:
     trust.tell_azure()
     stranger = trust.pod("stranger", "stranger")
     with pytest.raises(UntrustedError):
@@ -191,7 +191,7 @@ async def test_another_pods_service_account_is_not_trusted_with_it(trust: Trust)
     assert (await trust.fetch()).token.access_token
 
 
-async def test_what_is_no_matter_of_trust_is_not_tried_again(trust: Trust) -> None:
+async def test_a_refusal_unrelated_to_trust_is_not_retried(trust: Trust) -> None:
     trust.tell_azure()
     with pytest.raises(Refused) as refused:
         await trust.fetch(tenant_id="5a4db0c5-0000-4000-8000-00000000dead")
@@ -200,14 +200,14 @@ async def test_what_is_no_matter_of_trust_is_not_tried_again(trust: Trust) -> No
     assert not trust.bench.pauses
 
 
-async def test_what_may_pass_is_tried_again(trust: Trust) -> None:
+async def test_a_transient_failure_is_retried(trust: Trust) -> None:
     trust.tell_azure()
     trust.bench.aad.faults.add(ResponseFault(status=503))
     assert (await trust.fetch()).token.access_token
     assert len(trust.failures) == 1
 
 
-async def test_an_answer_that_takes_too_long_ends_with_the_time_that_there_is(trust: Trust) -> None:
+async def test_a_slow_response_ends_with_the_callers_time_limit(trust: Trust) -> None:
     trust.tell_azure()
     async with Hanging(trust.bench):
         with pytest.raises(Unreachable, match="within the time of the request"):
@@ -227,9 +227,7 @@ async def test_an_answer_that_takes_too_long_ends_with_the_time_that_there_is(tr
         ({"auxiliary_tenant_ids": ["5a4db0c5-0000-4000-8000-000000000001"]}, "auxiliaryTenantIDs"),
     ],
 )
-async def test_nothing_is_asked_of_anybody_for_an_identity_that_is_refused(
-    trust: Trust, changed: dict[str, Any], told: str
-) -> None:
+async def test_no_call_is_sent_for_a_refused_identity(trust: Trust, changed: dict[str, Any], told: str) -> None:
     trust.tell_azure()
     for attempt in (lambda: trust.source.check(trust.identity(**changed)), None):
         with pytest.raises(PolicyError) as refused:
@@ -239,7 +237,7 @@ async def test_nothing_is_asked_of_anybody_for_an_identity_that_is_refused(
     trust.source.check(trust.identity())
 
 
-async def test_no_token_is_asked_for_where_the_operator_has_not_switched_it_on(trust: Trust) -> None:
+async def test_no_token_is_requested_unless_the_operator_enabled_federation(trust: Trust) -> None:
     trust.tell_azure()
     trust.source = trust.new_source(enabled=False)
     with pytest.raises(PolicyError, match="--federated-identities") as refused:
@@ -248,7 +246,7 @@ async def test_no_token_is_asked_for_where_the_operator_has_not_switched_it_on(t
     assert trust.asked() == (0, 0)
 
 
-async def test_a_service_account_that_is_gone_proves_nothing_and_its_successor_is_trusted_by_its_name(
+async def test_a_deleted_service_account_proves_nothing_and_its_successor_is_trusted_by_name(
     trust: Trust,
 ) -> None:
     trust.tell_azure()
@@ -262,7 +260,7 @@ async def test_a_service_account_that_is_gone_proves_nothing_and_its_successor_i
     assert (await trust.fetch()).token.access_token
 
 
-async def test_the_successor_of_a_pod_is_not_taken_for_it(trust: Trust) -> None:
+async def test_a_pods_successor_does_not_use_its_assertion(trust: Trust) -> None:
     trust.tell_azure()
     trust.bench.kube.store.delete("pods", "web", NAMESPACE, grace_seconds=0)
     spec = {"serviceAccountName": "builder", "nodeName": "n0", "containers": [{"name": "c", "image": "i"}]}
@@ -272,7 +270,7 @@ async def test_the_successor_of_a_pod_is_not_taken_for_it(trust: Trust) -> None:
     assert trust.asked()[1] == 0
 
 
-async def test_no_assertion_shows_anywhere(trust: Trust, everything_logged: io.StringIO) -> None:
+async def test_no_assertion_is_logged_or_shown(trust: Trust, everything_logged: io.StringIO) -> None:
     seen: list[str] = []
     of = trust.source._assertions.of
 

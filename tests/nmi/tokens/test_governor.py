@@ -43,7 +43,7 @@ class Calls:
 
 
 @in_virtual_time
-async def test_no_second_sees_more_than_twenty_calls() -> None:
+async def test_at_most_twenty_calls_start_per_second() -> None:
     calls = Calls(Governor(clock=now))
     await asyncio.gather(*(calls.brief("ns/a") for _ in range(60)))
     times = [when for when, _ in calls.begun]
@@ -54,7 +54,7 @@ async def test_no_second_sees_more_than_twenty_calls() -> None:
 
 
 @in_virtual_time
-async def test_no_more_than_five_calls_are_in_the_air() -> None:
+async def test_at_most_five_calls_are_in_progress() -> None:
     calls = Calls(Governor(clock=now))
     tasks = [asyncio.create_task(calls.held(pod)) for pod in ("ns/a", "ns/b") for _ in range(6)]
     await asyncio.sleep(1.0)
@@ -67,7 +67,7 @@ async def test_no_more_than_five_calls_are_in_the_air() -> None:
 
 
 @in_virtual_time
-async def test_one_pod_never_has_every_slot() -> None:
+async def test_one_pod_never_has_every_permit() -> None:
     calls = Calls(Governor(clock=now))
     greedy = [asyncio.create_task(calls.held("ns/greedy")) for _ in range(20)]
     await asyncio.sleep(1.0)
@@ -82,7 +82,7 @@ async def test_one_pod_never_has_every_slot() -> None:
 @pytest.mark.parametrize("arrival", [0.0, 0.05, 0.5, 0.85, 0.95, 1.06, 3.3, 10.0])
 @pytest.mark.parametrize("call_seconds", [0.002, 0.1])
 @in_virtual_time
-async def test_a_newcomer_waits_less_than_a_third_of_a_second_behind_a_flood(
+async def test_a_new_pod_waits_less_than_a_third_of_a_second_behind_a_flood(
     arrival: float, call_seconds: float
 ) -> None:
     governor = Governor(clock=now)
@@ -106,7 +106,7 @@ async def test_a_newcomer_waits_less_than_a_third_of_a_second_behind_a_flood(
 
 
 @in_virtual_time
-async def test_calls_that_wait_leave_evenly() -> None:
+async def test_waiting_calls_start_at_even_intervals() -> None:
     calls = Calls(Governor(clock=now))
     await asyncio.gather(*(calls.brief("ns/a") for _ in range(20)))
     times = [when for when, _ in calls.begun]
@@ -115,7 +115,7 @@ async def test_calls_that_wait_leave_evenly() -> None:
 
 
 @in_virtual_time
-async def test_the_seconds_waited_are_told() -> None:
+async def test_the_seconds_waited_are_measured() -> None:
     waited: list[float] = []
     governor = Governor(at_once=1, clock=now)
     governor.observe_waits(waited.append)
@@ -130,7 +130,7 @@ async def test_the_seconds_waited_are_told() -> None:
 
 
 @in_virtual_time
-async def test_a_greedy_pod_waits_behind_itself() -> None:
+async def test_a_flooding_pod_waits_behind_its_own_calls() -> None:
     calls = Calls(Governor(at_once=1, clock=now))
     tasks = [asyncio.create_task(calls.brief("ns/greedy")) for _ in range(50)]
     await settle()
@@ -157,7 +157,7 @@ async def test_a_cancelled_waiter_leaves_the_queue_to_the_others() -> None:
 
 
 @in_virtual_time
-async def test_a_waiter_cancelled_in_the_moment_of_its_grant_gives_the_slot_back() -> None:
+async def test_a_waiter_cancelled_at_the_moment_of_its_grant_releases_the_permit() -> None:
     governor = Governor(at_once=1, clock=now)
     calls = Calls(governor)
     first = asyncio.create_task(calls.held("ns/a"))
@@ -175,7 +175,7 @@ async def test_a_waiter_cancelled_in_the_moment_of_its_grant_gives_the_slot_back
 
 
 @in_virtual_time
-async def test_a_waiter_cancelled_but_not_yet_run_is_passed_over() -> None:
+async def test_a_cancelled_waiter_that_has_not_run_yet_is_skipped() -> None:
     governor = Governor(at_once=1, clock=now)
     calls = Calls(governor)
     first = asyncio.create_task(calls.held("ns/a"))
@@ -194,7 +194,7 @@ async def test_a_waiter_cancelled_but_not_yet_run_is_passed_over() -> None:
 
 @pytest.mark.parametrize(("said", "pause"), [(7.0, 7.0), (None, 1.0)], ids=["said", "unsaid"])
 @in_virtual_time
-async def test_a_429_pauses_everybody(said: float | None, pause: float) -> None:
+async def test_a_429_pauses_all_calls(said: float | None, pause: float) -> None:
     governor = Governor(clock=now)
     started = now()
     with pytest.raises(Throttled):
@@ -205,7 +205,7 @@ async def test_a_429_pauses_everybody(said: float | None, pause: float) -> None:
 
 
 @in_virtual_time
-async def test_a_pause_is_bounded_whatever_was_asked_for() -> None:
+async def test_a_pause_is_bounded_for_any_retry_after() -> None:
     governor = Governor(clock=now)
     governor.pause(86400.0)
     assert governor.pause_left == 30.0
@@ -215,7 +215,7 @@ async def test_a_pause_is_bounded_whatever_was_asked_for() -> None:
 
 
 @in_virtual_time
-async def test_a_long_pause_is_told_at_once_and_truly() -> None:
+async def test_a_long_pause_is_reported_immediately_and_exactly() -> None:
     governor = Governor(clock=now)
     governor.pause(25.0)
     await asyncio.sleep(5.0)
@@ -236,7 +236,7 @@ async def test_a_long_pause_is_told_at_once_and_truly() -> None:
 
 
 @in_virtual_time
-async def test_a_pause_longer_than_the_caller_has_is_told_at_once() -> None:
+async def test_a_pause_longer_than_the_callers_time_is_reported_immediately() -> None:
     governor = Governor(clock=now)
     governor.pause(6.0)
     with pytest.raises(Throttled):
@@ -247,14 +247,14 @@ async def test_a_pause_longer_than_the_caller_has_is_told_at_once() -> None:
 
 
 @in_virtual_time
-async def test_who_has_no_time_left_is_not_told_of_a_pause_that_nobody_asked_for() -> None:
+async def test_an_expired_caller_gets_no_retry_after_that_imds_did_not_send() -> None:
     governor = Governor(clock=now)
     async with governor.token_permit("ns/a", patience=-0.1):
         assert governor.pause_left == 0.0
 
 
 @in_virtual_time
-async def test_a_long_pause_ends_the_waits_that_have_begun() -> None:
+async def test_a_long_pause_ends_the_waits_in_progress() -> None:
     calls = Calls(Governor(at_once=1, clock=now))
     holder = asyncio.create_task(calls.held("ns/a"))
     await settle()
@@ -288,7 +288,7 @@ Fill = Callable[[int], str]
     ids=["one-pod's-places", "all-places"],
 )
 @in_virtual_time
-async def test_a_full_queue_refuses_at_once(fill: Fill, most: int, refused: str, accepted: str | None) -> None:
+async def test_a_full_queue_refuses_immediately(fill: Fill, most: int, refused: str, accepted: str | None) -> None:
     governor = Governor(clock=now)
     calls = Calls(governor)
     holders = [asyncio.create_task(calls.held(f"ns/holder-{n}")) for n in range(5)]
@@ -310,7 +310,7 @@ async def test_a_full_queue_refuses_at_once(fill: Fill, most: int, refused: str,
 
 
 @in_virtual_time
-async def test_a_recharged_slot_waits_on_the_other_pods_account() -> None:
+async def test_a_recharged_permit_waits_in_the_other_pods_queue() -> None:
     governor = Governor(at_once=1, clock=now)
     calls = Calls(governor)
     holder = asyncio.create_task(calls.held("ns/holder"))
@@ -330,7 +330,7 @@ async def test_a_recharged_slot_waits_on_the_other_pods_account() -> None:
 
 
 @in_virtual_time
-async def test_the_state_names_who_waits_and_is_bounded() -> None:
+async def test_the_state_names_the_waiting_pods_and_is_bounded() -> None:
     governor = Governor(clock=now)
     calls = Calls(governor)
     tasks = [asyncio.create_task(calls.held(f"ns/{n}")) for n in range(300)]

@@ -34,9 +34,7 @@ async def ask(imds: FakeImds, request: TokenRequest = REQUEST, within: float = 5
     ],
     ids=["system", "client-id", "object-id", "resource-id"],
 )
-async def test_the_request_is_built_anew_from_its_parameters(
-    kind: SelectorKind, value: str, parameter: str | None
-) -> None:
+async def test_the_request_is_built_from_its_parameters(kind: SelectorKind, value: str, parameter: str | None) -> None:
     async with running_imds() as imds:
         answer = await ask(imds, TokenRequest(RESOURCE, kind, value, xms_cc="cp1", force_refresh=True))
         [call] = imds.calls
@@ -47,14 +45,14 @@ async def test_the_request_is_built_anew_from_its_parameters(
         assert answer.content_type == "application/json; charset=utf-8"
 
 
-async def test_what_is_not_asked_for_is_not_sent() -> None:
+async def test_absent_parameters_are_not_sent() -> None:
     async with running_imds() as imds:
         await ask(imds)
         assert imds.calls[0].query == {"api-version": "2018-02-01", "resource": RESOURCE}
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 429, 500, 503, 302])
-async def test_an_answer_of_any_status_comes_back_untouched_after_one_try(status: int) -> None:
+async def test_a_response_of_any_status_is_returned_unchanged_after_one_attempt(status: int) -> None:
     body = error_body("whatever", "IMDS's own sentence")
     async with running_imds() as imds:
         headers = {"Retry-After": "7", "x-ms-request-id": "0a-1b", "Set-Cookie": "a=b", "Location": "http://x/"}
@@ -66,13 +64,13 @@ async def test_an_answer_of_any_status_comes_back_untouched_after_one_try(status
     assert "sentence" not in repr(answer)
 
 
-async def test_no_field_that_is_not_plain_is_passed_on() -> None:
+async def test_malformed_fields_are_not_passed_on() -> None:
     async with running_imds() as imds:
         imds.script = [Answer(429, b"{}", {"Retry-After": "\u00fc", "x-ms-request-id": "a" * 300})]
         assert (await ask(imds)).headers == ()
 
 
-async def test_an_endless_answer_is_cut_off() -> None:
+async def test_an_endless_response_is_cut_off() -> None:
     async with running_imds() as imds:
         imds.script = [Answer(body=b" " * (ANSWER_MAX + 1)), Answer(body=b" " * ANSWER_MAX)]
         with pytest.raises(AzureError) as raised:
@@ -81,7 +79,7 @@ async def test_an_endless_answer_is_cut_off() -> None:
         assert len((await ask(imds)).body) == ANSWER_MAX
 
 
-async def test_no_answer_is_an_error() -> None:
+async def test_a_missing_response_is_an_error() -> None:
     async with running_imds() as imds:
         imds.script = [Answer(hang=True)]
         with pytest.raises(Unreachable) as raised:
@@ -93,7 +91,7 @@ async def test_no_answer_is_an_error() -> None:
 
 
 @in_virtual_time
-async def test_a_429_for_an_exempt_pod_pauses_everybody() -> None:
+async def test_a_429_for_an_exempt_pod_pauses_all_calls() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(429, {"Retry-After": "20"}, b"{}")
     answer = await node.node_identities.token(REQUEST, "ns/exempt", within=45.0)
@@ -107,7 +105,7 @@ async def test_a_429_for_an_exempt_pod_pauses_everybody() -> None:
 
 
 @in_virtual_time
-async def test_exempt_pods_obey_and_move_the_breaker() -> None:
+async def test_exempt_pods_obey_and_change_the_breaker() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(503, body=b"{}")
     for number in range(5):
@@ -121,7 +119,7 @@ async def test_exempt_pods_obey_and_move_the_breaker() -> None:
 
 
 @in_virtual_time
-async def test_exempt_pods_wait_in_their_own_line() -> None:
+async def test_exempt_pods_have_their_own_queue() -> None:
     node = Node()
     flood = [
         asyncio.create_task(node.node_identities.token(TokenRequest(f"{RESOURCE}/{n}"), "ns/exempt", within=45.0))
@@ -137,7 +135,7 @@ async def test_exempt_pods_wait_in_their_own_line() -> None:
 
 
 @in_virtual_time
-async def test_nothing_of_it_is_kept() -> None:
+async def test_no_response_is_cached() -> None:
     node = Node()
     bodies = {(await node.node_identities.token(REQUEST, "ns/exempt", within=45.0)).body for _ in range(3)}
     assert len(bodies) == 3

@@ -22,7 +22,7 @@ def other(number: int) -> TokenRequest:
 
 
 @in_virtual_time
-async def test_an_update_of_imds_is_outlasted_by_the_flight_and_not_by_its_waiters() -> None:
+async def test_a_flight_outlasts_an_imds_update_and_its_waiters_do_not() -> None:
     node = Node()
     start = now()
     node.imds.behave = lambda _call: Reply(410, body=b"{}") if now() < start + 66.0 else Reply()
@@ -56,7 +56,7 @@ async def test_an_endpoint_that_is_not_back_after_seventy_seconds_has_failed() -
 
 
 @in_virtual_time
-async def test_an_update_that_a_refresh_meets_costs_no_pod_anything() -> None:
+async def test_an_update_during_a_refresh_affects_no_pod() -> None:
     node = Node()
     await node.token()
     before = await node.token()
@@ -73,7 +73,7 @@ async def test_an_update_that_a_refresh_meets_costs_no_pod_anything() -> None:
 
 
 @in_virtual_time
-async def test_only_so_many_flights_drift_on_without_waiters() -> None:
+async def test_a_limited_number_of_flights_continue_without_waiters() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(410, body=b"{}")
     asked = [node.token(other(n), pod=f"ns/{n}", within=30.0) for n in range(100)]
@@ -88,7 +88,7 @@ async def test_only_so_many_flights_drift_on_without_waiters() -> None:
 
 
 @in_virtual_time
-async def test_a_long_pause_is_told_to_all_who_need_a_new_token_and_kept_tokens_are_served() -> None:
+async def test_a_long_pause_is_reported_to_all_requests_for_new_tokens_and_cached_tokens_are_served() -> None:
     node = Node()
     kept = await node.token()
     start = now()
@@ -123,7 +123,7 @@ async def test_a_short_pause_is_waited_out() -> None:
 
 
 @in_virtual_time
-async def test_a_pause_longer_than_a_request_has_left_is_told_at_once() -> None:
+async def test_a_pause_longer_than_a_requests_remaining_time_is_reported_immediately() -> None:
     node = Node()
     node.governor.pause(8.0)
     before = now()
@@ -136,7 +136,7 @@ async def test_a_pause_longer_than_a_request_has_left_is_told_at_once() -> None:
 
 
 @in_virtual_time
-async def test_who_joins_a_flight_that_waits_out_a_pause_hears_of_the_pause_when_its_time_is_over() -> None:
+async def test_a_request_that_joins_a_paused_flight_gets_the_pause_at_its_time_limit() -> None:
     node = Node()
     node.governor.pause(9.0)
     patient = asyncio.create_task(node.token(within=30.0))
@@ -149,7 +149,7 @@ async def test_who_joins_a_flight_that_waits_out_a_pause_hears_of_the_pause_when
 
 
 @in_virtual_time
-async def test_who_waits_for_a_slot_hears_so_when_its_time_is_over() -> None:
+async def test_a_request_that_waits_for_a_permit_gets_that_reason_at_its_time_limit() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(seconds=8.0)
     busy = [asyncio.create_task(node.token(other(n), pod=f"ns/{n % 2}")) for n in range(5)]
@@ -161,7 +161,7 @@ async def test_who_waits_for_a_slot_hears_so_when_its_time_is_over() -> None:
 
 
 @in_virtual_time
-async def test_who_gets_no_answer_in_time_hears_so_and_the_next_one_gets_it() -> None:
+async def test_a_request_without_a_response_in_time_gets_that_reason_and_the_next_one_gets_the_token() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(seconds=4.0)
     before = now()
@@ -176,7 +176,7 @@ async def test_who_gets_no_answer_in_time_hears_so_and_the_next_one_gets_it() ->
 
 @pytest.mark.parametrize("reply", [HANG, Reply(lost=True), Reply(503, body=b"{}")], ids=["hangs", "lost", "503"])
 @in_virtual_time
-async def test_while_imds_is_down_requests_are_told_at_once_and_kept_tokens_are_served(reply: Reply) -> None:
+async def test_while_imds_is_down_requests_fail_immediately_and_cached_tokens_are_served(reply: Reply) -> None:
     node = Node()
     kept = await node.token()
     node.imds.behave = lambda _call: reply
@@ -205,7 +205,7 @@ async def test_while_imds_is_down_requests_are_told_at_once_and_kept_tokens_are_
 
 
 @in_virtual_time
-async def test_whose_failure_opens_the_breaker_does_not_pause_for_a_try_that_would_not_be_made() -> None:
+async def test_a_failure_that_opens_the_breaker_causes_no_pause_for_a_retry() -> None:
     node = Node()
     node.imds.behave = lambda _call: HANG
     start = now()
@@ -225,7 +225,7 @@ async def test_whose_failure_opens_the_breaker_does_not_pause_for_a_try_that_wou
 
 
 @in_virtual_time
-async def test_a_retry_after_of_a_request_that_was_not_sent_is_the_truth() -> None:
+async def test_a_retry_after_of_an_unsent_request_is_exact() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(503, body=b"{}")
     await asyncio.gather(*(node.token(other(n), pod=f"ns/{n}") for n in range(5)), return_exceptions=True)
@@ -240,7 +240,7 @@ async def test_a_retry_after_of_a_request_that_was_not_sent_is_the_truth() -> No
 
 
 @in_virtual_time
-async def test_a_token_about_to_expire_is_served_at_once_while_imds_is_left_alone() -> None:
+async def test_a_token_about_to_expire_is_served_immediately_while_the_breaker_is_open() -> None:
     node = Node()
     node.imds.lifetime = 3600
     kept = await node.token()
@@ -256,7 +256,7 @@ async def test_a_token_about_to_expire_is_served_at_once_while_imds_is_left_alon
 
 
 @in_virtual_time
-async def test_a_flood_of_audiences_by_one_pod_costs_another_less_than_a_third_of_a_second() -> None:
+async def test_a_flood_of_audiences_by_one_pod_delays_another_by_less_than_a_third_of_a_second() -> None:
     node = Node()
 
     async def insist(number: int) -> None:
@@ -282,7 +282,7 @@ async def test_a_flood_of_audiences_by_one_pod_costs_another_less_than_a_third_o
 
 
 @in_virtual_time
-async def test_without_the_cache_an_update_is_outlasted_too() -> None:
+async def test_without_the_cache_a_flight_outlasts_an_update_too() -> None:
     node = Node(caching=False)
     start = now()
     node.imds.behave = lambda _call: Reply(410, body=b"{}") if now() < start + 30.0 else Reply()

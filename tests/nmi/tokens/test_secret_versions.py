@@ -41,13 +41,13 @@ def principal(
     ],
     ids=["secret", "secret's-namespace", "own-namespace", "auxiliary-tenant"],
 )
-def test_who_names_the_same_client_but_another_secret_or_tenant_shares_no_token(other: AzureIdentity) -> None:
+def test_the_same_client_with_another_secret_or_tenant_shares_no_token(other: AzureIdentity) -> None:
     assert key_of(other, RESOURCE, "") != key_of(principal(), RESOURCE, "")
     assert key_of(principal(namespace="ns"), RESOURCE, "") == key_of(principal(), RESOURCE, "")
 
 
 @in_virtual_time
-async def test_a_rotation_replaces_token_and_timer_with_the_next_fetch() -> None:
+async def test_a_rotation_replaces_token_and_timer_at_the_next_fetch() -> None:
     bench = Bench()
     bench.source.stored_version = "uid/1"
     first = await bench.token()
@@ -64,7 +64,7 @@ async def test_a_rotation_replaces_token_and_timer_with_the_next_fetch() -> None
 
 
 @in_virtual_time
-async def test_a_refresh_that_meets_a_rotation_leaves_nothing_of_the_old_version() -> None:
+async def test_a_refresh_during_a_rotation_leaves_nothing_of_the_old_version() -> None:
     bench = Bench()
     bench.source.stored_version = "uid/1"
     await bench.token()
@@ -114,7 +114,7 @@ async def test_requests_during_the_first_fetch_after_a_rotation_share_it() -> No
 
 
 @in_virtual_time
-async def test_while_the_endpoint_is_down_a_token_of_the_old_version_is_served_on() -> None:
+async def test_while_the_endpoint_is_down_a_token_of_the_old_version_is_still_served() -> None:
     bench = Bench()
     bench.source.stored_version = "uid/1"
     old = await bench.token()
@@ -129,7 +129,7 @@ async def test_while_the_endpoint_is_down_a_token_of_the_old_version_is_served_o
 
 
 @in_virtual_time
-async def test_a_policy_is_asked_every_time_before_anything_else() -> None:
+async def test_the_policy_is_checked_first_for_each_request() -> None:
     bench = Bench()
     await bench.token()
     bench.source.forbidden = PolicyError("not here", "see --some-flag")
@@ -142,7 +142,7 @@ async def test_a_policy_is_asked_every_time_before_anything_else() -> None:
 
 
 @in_virtual_time
-async def test_an_answer_of_several_tenants_lives_as_long_as_its_first_token_to_die() -> None:
+async def test_a_result_of_several_tenants_expires_with_its_first_token() -> None:
     bench = Bench()
     further = Token("further", int(wall()) + 1200, 0, RESOURCE, "c")
     bench.source.auxiliary = (further,)

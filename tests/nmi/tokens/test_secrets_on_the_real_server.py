@@ -19,7 +19,7 @@ from tests.testplane import up
 pytestmark = pytest.mark.plane
 
 
-async def test_the_verb_get_is_all_it_takes_and_every_change_is_another_version(plane: up.Plane) -> None:
+async def test_the_verb_get_suffices_and_each_change_has_another_version(plane: up.Plane) -> None:
     namespace = f"secrets-{uuid.uuid4().hex[:8]}"
     failed = 0
 

@@ -38,7 +38,7 @@ def holds(text: str, *secret: str) -> list[str]:
 
 
 @pytest.mark.parametrize("secret", [SECRET, "Plain-w0rd_of.30.characters.in"], ids=["odd", "plain"])
-async def test_an_endpoint_that_says_the_secret_back_is_not_quoted(
+async def test_an_endpoint_that_echoes_the_secret_is_not_quoted(
     bench: Bench, everything_logged: io.StringIO, secret: str
 ) -> None:
     bench.source = bench.new_source(retry_delays=())
@@ -63,7 +63,7 @@ async def test_an_endpoint_that_says_the_secret_back_is_not_quoted(
     assert not holds(everything_logged.getvalue(), secret)
 
 
-async def test_a_token_does_not_show_when_all_goes_well(bench: Bench, everything_logged: io.StringIO) -> None:
+async def test_no_token_is_logged_on_success(bench: Bench, everything_logged: io.StringIO) -> None:
     certificate = certificate_of(rsa_key())
     principal = bench.directory.add_principal(secret=SECRET, certificate=certificate)
     bench.put_secret("sp", k=SECRET.encode())
@@ -76,7 +76,7 @@ async def test_a_token_does_not_show_when_all_goes_well(bench: Bench, everything
     assert "eyJ" not in told
 
 
-async def test_a_malformed_token_answer_is_not_quoted(bench: Bench, everything_logged: io.StringIO) -> None:
+async def test_a_malformed_token_response_is_not_quoted(bench: Bench, everything_logged: io.StringIO) -> None:
     bench.source = bench.new_source(retry_delays=())
     principal = bench.directory.add_principal(secret=SECRET)
     bench.put_secret(k=SECRET.encode())
@@ -100,7 +100,7 @@ async def test_a_malformed_token_answer_is_not_quoted(bench: Bench, everything_l
 
 
 @pytest.mark.parametrize("password", [b"", b"another"], ids=["none", "wrong"])
-async def test_a_file_that_does_not_open_tells_nothing_of_itself(
+async def test_a_file_that_cannot_be_opened_is_not_quoted(
     bench: Bench, everything_logged: io.StringIO, password: bytes
 ) -> None:
     principal = bench.directory.add_principal(certificate=certificate_of(rsa_key()))
@@ -120,7 +120,7 @@ async def test_an_unreadable_secret_is_not_quoted(bench: Bench, everything_logge
     assert not holds(shown(caught.value) + everything_logged.getvalue(), SECRET)
 
 
-async def test_values_on_their_way_hide_what_they_hold(bench: Bench) -> None:
+async def test_reprs_of_intermediate_values_contain_no_secret(bench: Bench) -> None:
     bench.put_secret(k=SECRET.encode())
     stored = await bench.client.get(SECRETS, "team-a", "sp")
     assert stored.data == {"k": SECRET.encode()}

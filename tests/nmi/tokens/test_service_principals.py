@@ -14,7 +14,7 @@ from podidentity_sandbox.tokens import read_claims
 from tests.nmi.tokens.signing_in import RESOURCE, Bench, certificate_of, claims, pfx_of, rsa_key, running
 
 
-async def test_a_secret_gives_a_token_of_the_principal(bench: Bench) -> None:
+async def test_a_secret_yields_a_token_of_the_principal(bench: Bench) -> None:
     principal = bench.directory.add_principal(secret="s3cret+/=&%")
     version = bench.put_secret(clientSecret=b"s3cret+/=&%")
     granted = await bench.fetch(bench.identity(principal))
@@ -43,7 +43,7 @@ async def test_of_several_keys_the_first_in_alphabetical_order_holds_the_secret(
 
 
 @pytest.mark.parametrize("password", [b"", b"p4ss w\xc3\xb6rd"], ids=["open", "with-a-password"])
-async def test_a_certificate_signs_for_its_principal(bench: Bench, password: bytes) -> None:
+async def test_a_certificate_signs_in_its_principal(bench: Bench, password: bytes) -> None:
     certificate = certificate_of(rsa_key())
     principal = bench.directory.add_principal(certificate=certificate)
     values = {"certificate": pfx_of(rsa_key(), certificate, password), **({"password": password} if password else {})}
@@ -53,7 +53,7 @@ async def test_a_certificate_signs_for_its_principal(bench: Bench, password: byt
     assert (bench.aad.calls[-1].proof, granted.credential) == ("PS256", version)
 
 
-async def test_a_renewed_certificate_of_a_trusted_subject_needs_no_registration(bench: Bench) -> None:
+async def test_a_renewed_certificate_with_a_trusted_subject_requires_no_registration(bench: Bench) -> None:
     principal = bench.directory.add_principal(certificate=certificate_of(rsa_key(), "old"))
     renewed = certificate_of(rsa_key(), "vault.example")
     bench.put_secret(certificate=pfx_of(rsa_key(), renewed))
@@ -64,7 +64,7 @@ async def test_a_renewed_certificate_of_a_trusted_subject_needs_no_registration(
 
 
 @pytest.mark.parametrize("path", ["", "/adfs"], ids=["bare", "as-a-stack-describes-itself"])
-async def test_adfs_is_signed_for_as_it_knows_how(path: str) -> None:
+async def test_a_sign_in_at_adfs_uses_the_algorithm_that_adfs_supports(path: str) -> None:
     own = clouds.Cloud("Stack", f"https://login.microsoftonline.us{path}", "", "", frozenset())
     async with running(Bench(cloud=own)) as bench:
         await sign_in_to_adfs(bench)
@@ -82,7 +82,7 @@ async def sign_in_to_adfs(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("type_", [1, 2], ids=["secret", "certificate"])
-async def test_each_auxiliary_tenant_gives_a_token_after_the_primary_one(bench: Bench, type_: int) -> None:
+async def test_each_auxiliary_tenant_yields_a_token_after_the_primary_one(bench: Bench, type_: int) -> None:
     certificate = certificate_of(rsa_key())
     principal = bench.directory.add_principal(secret="x", certificate=certificate)
     others = [bench.directory.add_tenant(), bench.directory.add_tenant(domain="contoso.example")]
@@ -106,7 +106,7 @@ async def test_each_auxiliary_tenant_gives_a_token_after_the_primary_one(bench: 
     assert bench.secret_reads == 1
 
 
-async def test_a_clients_capabilities_reach_azure(bench: Bench) -> None:
+async def test_client_capabilities_are_sent_to_azure(bench: Bench) -> None:
     principal = bench.directory.add_principal(secret="x")
     bench.put_secret(k=b"x")
     granted = await bench.fetch(bench.identity(principal), xms_cc="cp1, protapi")
@@ -114,7 +114,7 @@ async def test_a_clients_capabilities_reach_azure(bench: Bench) -> None:
     assert "xms_cc" not in claims(await bench.fetch(bench.identity(principal)))
 
 
-async def test_every_fetch_asks_anew(bench: Bench) -> None:
+async def test_every_fetch_signs_in_again(bench: Bench) -> None:
     principal = bench.directory.add_principal(secret="x")
     bench.put_secret(k=b"x")
     first, second = [(await bench.fetch(bench.identity(principal))).token.access_token for _ in range(2)]
@@ -131,14 +131,14 @@ async def test_every_fetch_asks_anew(bench: Bench) -> None:
     ],
     ids=["the-clouds-own", "government", "china-in-odd-case"],
 )
-async def test_the_authority_is_the_clouds_or_the_one_that_is_named(bench: Bench, endpoint: str, host: str) -> None:
+async def test_the_authority_is_the_clouds_or_the_named_one(bench: Bench, endpoint: str, host: str) -> None:
     principal = bench.directory.add_principal(secret="x")
     bench.put_secret(k=b"x")
     await bench.fetch(bench.identity(principal, ad_endpoint=endpoint))
     assert bench.resolver.asked == [host]
 
 
-async def test_in_a_cloud_of_ones_own_its_authority_is_the_default() -> None:
+async def test_in_a_custom_cloud_its_authority_is_the_default() -> None:
     own = clouds.Cloud("Own", "https://login.microsoftonline.us", "", "", frozenset())
     async with running(Bench(cloud=own)) as bench:
         principal = bench.directory.add_principal(secret="x")

@@ -30,7 +30,7 @@ def named(name: str) -> SecretReference:
     return SecretReference(name=name, namespace=NAMESPACE)
 
 
-async def test_a_hundred_requests_read_the_secret_once_and_ask_azure_once(bench: Bench) -> None:
+async def test_a_hundred_requests_read_the_secret_once_and_sign_in_once(bench: Bench) -> None:
     principal = bench.directory.add_principal(secret="x")
     bench.put_secret(k=b"x")
     broker, identity = broker_of(bench), bench.identity(principal)
@@ -42,7 +42,7 @@ async def test_a_hundred_requests_read_the_secret_once_and_ask_azure_once(bench:
     await broker.aclose()
 
 
-async def test_who_names_anothers_client_but_not_its_secret_gets_nothing(bench: Bench) -> None:
+async def test_a_foreign_client_id_without_its_secret_gets_nothing(bench: Bench) -> None:
     principal = bench.directory.add_principal(secret="x")
     bench.put_secret(k=b"x")
     bench.put_secret("guess", k=b"guessed")
@@ -55,7 +55,7 @@ async def test_who_names_anothers_client_but_not_its_secret_gets_nothing(bench: 
     await broker.aclose()
 
 
-async def test_principals_asked_for_at_once_get_each_its_own(bench: Bench) -> None:
+async def test_concurrently_requested_principals_each_get_their_own_token(bench: Bench) -> None:
     principals = [bench.directory.add_principal(secret=f"secret {number}") for number in range(20)]
     for number in range(20):
         bench.put_secret(f"sp-{number}", k=f"secret {number}".encode())
@@ -71,7 +71,7 @@ async def test_principals_asked_for_at_once_get_each_its_own(bench: Bench) -> No
     await broker.aclose()
 
 
-async def test_a_rotation_is_seen_by_the_next_fetch_and_the_old_token_is_forgotten(bench: Bench) -> None:
+async def test_a_rotation_is_seen_by_the_next_fetch_and_the_old_token_is_dropped(bench: Bench) -> None:
     principal = bench.directory.add_principal(secret="x")
     bench.put_secret(k=b"x")
     broker, identity = broker_of(bench), bench.identity(principal)
@@ -86,7 +86,7 @@ async def test_a_rotation_is_seen_by_the_next_fetch_and_the_old_token_is_forgott
     await broker.aclose()
 
 
-async def test_who_names_anothers_client_does_not_join_its_sign_in_nor_outlast_an_outage_on_its_token(
+async def test_a_foreign_client_id_neither_joins_its_sign_in_nor_uses_its_token_in_an_outage(
     bench: Bench,
 ) -> None:
     principal = bench.directory.add_principal(secret="x")
@@ -125,7 +125,7 @@ async def test_who_names_anothers_client_does_not_join_its_sign_in_nor_outlast_a
     await broker.aclose()
 
 
-async def test_one_namespace_holds_no_more_than_its_part_of_the_places(bench: Bench) -> None:
+async def test_one_namespace_holds_at_most_its_share_of_the_limit(bench: Bench) -> None:
     """The endpoint hangs; an identity of another namespace is still served."""
     principal = bench.directory.add_principal(secret="x")
     bench.put_secret(k=b"x")

@@ -77,7 +77,7 @@ ERROR = {
     ],
     ids=["503", "500", "temporarily", "429", "408", "no-token", "number-for-token", "two-lines", "no-time"],
 )
-async def test_what_repeating_may_cure_is_tried_five_times(  # noqa: PLR0917
+async def test_a_transient_failure_is_tried_five_times(  # noqa: PLR0917
     bench: Bench,
     identity: AzureIdentity,
     fault: ResponseFault,
@@ -99,7 +99,7 @@ async def test_what_repeating_may_cure_is_tried_five_times(  # noqa: PLR0917
     await bench.fetch(identity)
 
 
-async def test_a_failure_that_passes_is_not_noticed(bench: Bench, identity: AzureIdentity) -> None:
+async def test_a_failure_that_passes_is_not_returned(bench: Bench, identity: AzureIdentity) -> None:
     bench.aad.faults.add(ResponseFault(status=503, times=2))
     assert (await bench.fetch(identity)).token.access_token
     assert bench.secret_reads == 1
@@ -115,7 +115,7 @@ async def test_a_failure_that_passes_is_not_noticed(bench: Bench, identity: Azur
         (302, {}, ""),
     ],
 )
-async def test_a_refusal_is_told_at_once(
+async def test_a_refusal_is_returned_immediately(
     bench: Bench, identity: AzureIdentity, status: int, document: dict[str, str], code: str
 ) -> None:
     bench.aad.faults.add(ResponseFault(status=status, document=document, times=math.inf, headers={"Location": "/x"}))
@@ -125,7 +125,7 @@ async def test_a_refusal_is_told_at_once(
     assert (len(bench.observed), bench.pauses) == (1, [])
 
 
-async def test_the_operator_learns_azures_number_sentence_and_correlation(
+async def test_the_log_contains_azures_error_number_message_and_correlation_id(
     bench: Bench, identity: AzureIdentity, principal: ServicePrincipal
 ) -> None:
     bench.put_secret(k=b"wrong-one")
@@ -143,7 +143,7 @@ async def test_the_operator_learns_azures_number_sentence_and_correlation(
     assert bench.secret_reads == 2
 
 
-async def test_a_newline_at_the_end_of_a_refused_secret_is_pointed_out(bench: Bench, identity: AzureIdentity) -> None:
+async def test_a_newline_at_the_end_of_a_refused_secret_is_mentioned(bench: Bench, identity: AzureIdentity) -> None:
     bench.put_secret(k=b"right\n", l=b"")
     error = await failure(bench, identity)
     assert "blank or a newline" in error.message
@@ -157,7 +157,7 @@ async def test_an_unknown_application_and_an_unknown_tenant_are_refused(bench: B
     assert (await failure(bench, astray)).code == "AADSTS90002"
 
 
-async def test_the_first_auxiliary_tenant_to_fail_is_named_and_ends_the_fetch(
+async def test_the_first_failing_auxiliary_tenant_is_named_and_ends_the_fetch(
     bench: Bench, principal: ServicePrincipal
 ) -> None:
     good = bench.directory.add_tenant()
@@ -168,7 +168,7 @@ async def test_the_first_auxiliary_tenant_to_fail_is_named_and_ends_the_fetch(
     assert (type(error), error.code) == (Refused, "AADSTS90002")
 
 
-async def test_a_secret_replaced_in_that_very_moment_is_read_again(bench: Bench, principal: ServicePrincipal) -> None:
+async def test_a_secret_replaced_during_the_sign_in_is_read_again(bench: Bench, principal: ServicePrincipal) -> None:
     """AAD has dropped the old one already, and Kubernetes has the new one by the time the refusal arrives."""
     bench.put_secret(k=b"old")
     answer = bench.aad.handle
@@ -186,7 +186,7 @@ async def test_a_secret_replaced_in_that_very_moment_is_read_again(bench: Bench,
     assert (bench.secret_reads, [call.status for call in bench.aad.calls]) == (2, [401, 200])
 
 
-async def test_a_new_secret_that_azure_has_not_heard_of_leaves_the_old_version_proven(
+async def test_a_new_secret_unknown_to_azure_keeps_the_last_accepted_version(
     bench: Bench, principal: ServicePrincipal, identity: AzureIdentity
 ) -> None:
     proven = (await bench.fetch(identity)).credential
@@ -200,21 +200,19 @@ async def test_a_new_secret_that_azure_has_not_heard_of_leaves_the_old_version_p
     assert (await bench.fetch(identity)).credential == version == bench.source.credential(identity)
 
 
-async def test_the_pause_that_azure_asks_for_is_not_begun_if_it_outlasts_the_request(
-    bench: Bench, identity: AzureIdentity
-) -> None:
+async def test_a_retry_after_that_exceeds_the_request_is_not_waited_for(bench: Bench, identity: AzureIdentity) -> None:
     bench.aad.faults.add(ResponseFault(status=429, headers={"Retry-After": "60"}))
     error = await failure(bench, identity)
     assert (type(error), error.retry_after, bench.pauses) == (Throttled, 60.0, [])
 
 
-async def test_a_fetch_ends_with_its_time(bench: Bench, identity: AzureIdentity) -> None:
+async def test_a_fetch_ends_at_its_time_limit(bench: Bench, identity: AzureIdentity) -> None:
     async with Hanging(bench):
         error = await failure(bench, identity, timeout_seconds=0.2)
     assert (type(error), error.code) == (Unreachable, "timeout")
 
 
-async def test_one_try_has_its_own_time() -> None:
+async def test_one_attempt_has_its_own_time_limit() -> None:
     async with running(Bench(attempt_seconds=1.0)) as bench:
         principal = bench.directory.add_principal(secret="x")
         bench.put_secret(k=b"x")
@@ -224,7 +222,7 @@ async def test_one_try_has_its_own_time() -> None:
         assert bench.observed[-1] is None
 
 
-async def test_a_fetch_given_up_leaves_nothing_open_and_the_next_one_works(
+async def test_a_cancelled_fetch_leaves_no_connection_open_and_the_next_one_succeeds(
     bench: Bench, identity: AzureIdentity
 ) -> None:
     async with Hanging(bench, times=1) as hanging:
@@ -239,7 +237,7 @@ async def test_a_fetch_given_up_leaves_nothing_open_and_the_next_one_works(
     assert not bench.session.closed
 
 
-async def test_an_endless_answer_is_not_read_to_its_end(bench: Bench, identity: AzureIdentity) -> None:
+async def test_an_endless_response_is_not_read_to_its_end(bench: Bench, identity: AzureIdentity) -> None:
     sent = 0
 
     async def endless(request: web.BaseRequest) -> web.StreamResponse:
@@ -272,7 +270,7 @@ async def test_an_endless_answer_is_not_read_to_its_end(bench: Bench, identity: 
     ],
 )
 @pytest.mark.parametrize("status", [200, 502])
-async def test_an_answer_of_another_kind_is_no_token(
+async def test_a_response_of_another_content_type_is_an_error(
     bench: Bench, identity: AzureIdentity, body: bytes, content_type: str, status: int
 ) -> None:
     bench.source = bench.new_source(retry_delays=())
@@ -286,7 +284,9 @@ async def test_an_answer_of_another_kind_is_no_token(
     assert error.status == status
 
 
-async def test_an_endpoint_with_a_foreign_certificate_gets_nothing(bench: Bench, identity: AzureIdentity) -> None:
+async def test_an_endpoint_with_an_untrusted_certificate_receives_nothing(
+    bench: Bench, identity: AzureIdentity
+) -> None:
     session = bench.new_session(ssl.create_default_context())
     bench.source = bench.new_source(session)
     error = await failure(bench, identity)
@@ -295,7 +295,7 @@ async def test_an_endpoint_with_a_foreign_certificate_gets_nothing(bench: Bench,
     assert bench.aad.calls == []
 
 
-async def test_an_endpoint_that_is_not_there_is_tried_again(bench: Bench, identity: AzureIdentity) -> None:
+async def test_an_unreachable_endpoint_is_retried(bench: Bench, identity: AzureIdentity) -> None:
     await bench.aad.stop()
     error = await failure(bench, identity)
     assert (type(error), error.code, len(bench.observed)) == (Unreachable, "no_answer", 5)
@@ -310,7 +310,7 @@ async def nothing_is_left(bench: Bench) -> AsyncIterator[None]:
     assert not connector._acquired
 
 
-async def test_connections_go_back_whatever_happened(
+async def test_connections_are_returned_in_each_case(
     bench: Bench, identity: AzureIdentity, nothing_is_left: None
 ) -> None:
     bench.source = bench.new_source(retry_delays=())
@@ -332,7 +332,7 @@ async def test_connections_go_back_whatever_happened(
         ({"Certificate": b"x"}, 2, "no key `certificate`"),
     ],
 )
-async def test_a_secret_that_does_not_hold_what_it_must_is_named(
+async def test_a_secret_without_the_required_key_is_named(
     bench: Bench, principal: ServicePrincipal, values: dict[str, bytes], type_: int, word: str
 ) -> None:
     bench.put_secret(**values)
@@ -343,7 +343,7 @@ async def test_a_secret_that_does_not_hold_what_it_must_is_named(
     assert bench.aad.calls == []
 
 
-async def test_a_secret_that_is_not_there_is_named(bench: Bench, identity: AzureIdentity) -> None:
+async def test_a_missing_secret_is_named(bench: Bench, identity: AzureIdentity) -> None:
     bench.kube.store.delete("secrets", "sp", "team-a")
     error = await failure(bench, identity)
     assert (type(error), error.code) == (CredentialError, "secret_missing")
@@ -355,7 +355,7 @@ async def test_a_secret_that_is_not_there_is_named(bench: Bench, identity: Azure
     assert (bench.failed_reads, bench.secret_reads) == (1, 1)
 
 
-async def test_a_secret_that_may_not_be_read_is_named_with_what_to_allow(bench: Bench, identity: AzureIdentity) -> None:
+async def test_a_forbidden_secret_is_named_with_the_permission_to_grant(bench: Bench, identity: AzureIdentity) -> None:
     bench.kube.intercept = lambda _request: forbidden("secrets", "", "sp", "no role")
     error = await failure(bench, identity)
     assert (type(error), error.code) == (CredentialError, "secret_forbidden")
@@ -363,7 +363,7 @@ async def test_a_secret_that_may_not_be_read_is_named_with_what_to_allow(bench: 
     assert "adding namespace team-a to the chart's rbac.secretNamespaces" in error.message
 
 
-async def test_an_api_server_that_fails_for_a_moment_is_asked_again(bench: Bench, identity: AzureIdentity) -> None:
+async def test_a_transient_failure_of_the_api_server_is_retried(bench: Bench, identity: AzureIdentity) -> None:
     answers = [StatusError(503, "ServiceUnavailable", "busy"), StatusError(429, "TooManyRequests", "slow"), None]
     bench.kube.intercept = lambda _request: answers.pop(0) if answers else None
     assert (await bench.fetch(identity)).token.access_token

@@ -34,14 +34,14 @@ def refused(policy: SignInPolicy, asked: AzureIdentity) -> PolicyError:
     return error.value
 
 
-def test_the_identitys_own_namespace_passes_named_or_not() -> None:
+def test_a_secret_in_the_identitys_namespace_is_accepted_with_or_without_its_name() -> None:
     for reference in (SecretReference(name="sp", namespace="team-a"), SecretReference(name="sp")):
         application = SignInPolicy(PUBLIC).application(identity(client_password=reference))
         assert application.secret == "team-a/sp"
 
 
 @pytest.mark.parametrize("type_", [1, 2])
-def test_another_namespaces_secret_is_refused_unless_the_operator_allows_it(type_: int) -> None:
+def test_a_secret_of_another_namespace_is_refused_unless_the_operator_allows_it(type_: int) -> None:
     foreign = identity(type=type_, client_password=SecretReference(name="root", namespace="kube-system"))
     error = refused(SignInPolicy(PUBLIC), foreign)
     assert "--allow-cross-namespace-secrets" in error.sentence
@@ -62,7 +62,7 @@ def test_another_namespaces_secret_is_refused_unless_the_operator_allows_it(type
     ],
 )
 @pytest.mark.parametrize("allow", [False, True])
-def test_what_names_no_secret_is_refused(reference: SecretReference | None, allow: bool) -> None:
+def test_a_reference_without_a_secret_name_is_refused(reference: SecretReference | None, allow: bool) -> None:
     error = refused(SignInPolicy(PUBLIC, allow_cross_namespace=allow), identity(client_password=reference))
     assert "team-a/id" in error.detail
 
@@ -85,7 +85,7 @@ def test_an_identity_without_a_namespace_names_no_secret() -> None:
         "https://ours.example:8443/sign-in",
     ],
 )
-def test_known_clouds_the_own_one_and_what_the_operator_adds_pass(endpoint: str) -> None:
+def test_known_clouds_the_own_one_and_added_endpoints_are_accepted(endpoint: str) -> None:
     policy = SignInPolicy(STACK, allowed_endpoints=["https://mine.example/", "https://ours.example:8443/sign-in/"])
     assert policy.application(identity(ad_endpoint=endpoint)).authority.url == endpoint.lower().removesuffix(
         ":443/"
@@ -116,7 +116,7 @@ def test_known_clouds_the_own_one_and_what_the_operator_adds_pass(endpoint: str)
         " ",
     ],
 )
-def test_every_other_endpoint_is_refused_by_the_name_of_its_switch(endpoint: str) -> None:
+def test_every_other_endpoint_is_refused_and_the_flag_is_named(endpoint: str) -> None:
     policy = SignInPolicy(STACK, allowed_endpoints=["https://mine.example/", "https://ours.example:8443/sign-in/"])
     error = refused(policy, identity(ad_endpoint=endpoint))
     assert "--allowed-ad-endpoints" in error.sentence
@@ -124,7 +124,7 @@ def test_every_other_endpoint_is_refused_by_the_name_of_its_switch(endpoint: str
     assert "evil" not in error.sentence
 
 
-def test_without_an_endpoint_the_clouds_own_is_used() -> None:
+def test_without_an_endpoint_the_clouds_own_endpoint_is_used() -> None:
     assert SignInPolicy(PUBLIC).application(identity()).authority == Endpoint("login.microsoftonline.com")
     assert SignInPolicy(STACK).application(identity()).authority == Endpoint("login.stack.example", 8443, "/adfs")
 
@@ -132,13 +132,13 @@ def test_without_an_endpoint_the_clouds_own_is_used() -> None:
 @pytest.mark.parametrize(
     "allowed", ["", "mine.example", "http://mine.example", "https://a@b", "https://mine.example/?"]
 )
-def test_an_allowed_endpoint_that_is_none_is_told_at_the_start(allowed: str) -> None:
+def test_an_invalid_allowed_endpoint_is_reported_at_the_start(allowed: str) -> None:
     with pytest.raises(ValueError, match="https://host/"):
         SignInPolicy(PUBLIC, allowed_endpoints=[allowed])
 
 
 @pytest.mark.parametrize("tenant", [TENANT, TENANT.upper(), f" {TENANT}\n", "contoso.onmicrosoft.com", "adfs"])
-def test_a_tenant_is_an_id_a_domain_or_a_word(tenant: str) -> None:
+def test_a_tenant_is_an_id_a_domain_or_a_well_known_name(tenant: str) -> None:
     assert SignInPolicy(PUBLIC).application(identity(tenant_id=tenant)).tenants == (tenant.strip(),)
     named = SignInPolicy(PUBLIC).application(identity(auxiliary_tenant_ids=[tenant]))
     assert named.tenants == (TENANT, tenant.strip())
@@ -165,23 +165,23 @@ def test_a_tenant_is_an_id_a_domain_or_a_word(tenant: str) -> None:
         "a" * 254,
     ],
 )
-def test_a_tenant_that_is_none_is_refused(tenant: str) -> None:
+def test_an_invalid_tenant_is_refused(tenant: str) -> None:
     assert "tenant" in refused(SignInPolicy(PUBLIC), identity(tenant_id=tenant)).detail
     assert "tenant" in refused(SignInPolicy(PUBLIC), identity(auxiliary_tenant_ids=[TENANT, tenant])).detail
 
 
-def test_tenants_are_not_endless() -> None:
+def test_the_number_of_tenants_is_limited() -> None:
     policy = SignInPolicy(PUBLIC)
     assert len(policy.application(identity(auxiliary_tenant_ids=[TENANT] * AUXILIARY_MAX)).tenants) == AUXILIARY_MAX + 1
     refused(policy, identity(auxiliary_tenant_ids=[TENANT] * (AUXILIARY_MAX + 1)))
 
 
 @pytest.mark.parametrize("client_id", ["", " ", "x" * 257])
-def test_a_client_id_there_must_be(client_id: str) -> None:
+def test_a_client_id_is_required(client_id: str) -> None:
     assert "clientID" in refused(SignInPolicy(PUBLIC), identity(client_id=client_id)).detail
 
 
-def test_what_is_told_of_an_identity_stays_one_short_line() -> None:
+def test_a_message_about_an_identity_is_one_short_line() -> None:
     error = refused(SignInPolicy(PUBLIC), identity(ad_endpoint="https://x\r\nI0101 forged] line" + "y" * 10_000))
     assert error.detail.isprintable()
     assert len(error.detail) < 600
@@ -197,7 +197,7 @@ def test_what_is_told_of_an_identity_stays_one_short_line() -> None:
     ],
     ids=["endpoint", "secret", "no-secret", "tenant"],
 )
-async def test_nothing_is_read_and_nothing_is_sent_for_what_is_refused(changed: dict[str, Any]) -> None:
+async def test_a_refused_identity_causes_no_read_and_no_call(changed: dict[str, Any]) -> None:
     async with running(Bench()) as bench:
         principal = bench.directory.add_principal(secret="x")
         bench.put_secret(k=b"x")

@@ -55,7 +55,7 @@ async def proxied(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Bench,
     await server.wait_closed()
 
 
-async def test_the_secret_goes_through_a_tunnel_that_the_proxy_cannot_read(
+async def test_the_secret_is_sent_through_a_tunnel_that_the_proxy_cannot_read(
     proxied: tuple[Bench, TunnelProxy, str],
 ) -> None:
     bench, proxy, _ = proxied
@@ -69,7 +69,7 @@ async def test_the_secret_goes_through_a_tunnel_that_the_proxy_cannot_read(
     assert len(proxy.passed) > 1000
 
 
-async def test_a_proxy_that_refuses_is_told_without_its_password(proxied: tuple[Bench, TunnelProxy, str]) -> None:
+async def test_a_refusal_of_the_proxy_is_reported_without_its_password(proxied: tuple[Bench, TunnelProxy, str]) -> None:
     bench, proxy, _ = proxied
     proxy.refuse = True
     principal = bench.directory.add_principal(secret="x")
@@ -80,7 +80,7 @@ async def test_a_proxy_that_refuses_is_told_without_its_password(proxied: tuple[
     assert bench.aad.calls == []
 
 
-async def test_the_environment_leads_nobody_to_a_proxy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_environment_does_not_configure_a_proxy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("AZURE_AUTHORITY_HOST", "https://127.0.0.1:9")
@@ -103,10 +103,10 @@ async def test_the_environment_leads_nobody_to_a_proxy(bench: Bench, monkeypatch
         (",", "login.microsoftonline.com", True),
     ],
 )
-def test_exceptions_are_hosts_with_their_subdomains(exceptions: str, host: str, proxied: bool) -> None:
+def test_no_proxy_hosts_include_their_subdomains(exceptions: str, host: str, proxied: bool) -> None:
     chosen = proxy_by("proxy.example:3128", exceptions)(Endpoint(host))
     assert chosen == ("http://proxy.example:3128" if proxied else "")
 
 
-def test_without_a_proxy_everything_is_reached_directly() -> None:
+def test_without_a_proxy_all_endpoints_are_reached_directly() -> None:
     assert proxy_by("", "")(Endpoint("login.microsoftonline.com")) == ""

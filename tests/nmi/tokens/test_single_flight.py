@@ -1,6 +1,6 @@
 """Single flight: the requests that share a fetch, the charged pod, and that a cancelled waiter affects no other.
 
-Excluded: the cache (`test_keeping_tokens.py`).
+Excluded: the cache (`test_token_cache.py`).
 """
 
 import asyncio
@@ -41,7 +41,7 @@ async def test_a_hundred_first_requests_make_one_call_to_imds() -> None:
 
 
 @in_virtual_time
-async def test_a_waiter_who_gives_up_leaves_the_others_alone() -> None:
+async def test_a_waiter_that_gives_up_does_not_affect_the_others() -> None:
     bench = Bench()
     bench.source.gate.clear()
     first, second, third = (asyncio.create_task(bench.token(pod=f"ns/{n}")) for n in range(3))
@@ -57,7 +57,7 @@ async def test_a_waiter_who_gives_up_leaves_the_others_alone() -> None:
 
 
 @in_virtual_time
-async def test_a_call_that_was_sent_is_finished_though_nobody_waits() -> None:
+async def test_a_sent_call_is_completed_without_waiters() -> None:
     bench = Bench()
     bench.source.gate.clear()
     only = asyncio.create_task(bench.token())
@@ -72,7 +72,7 @@ async def test_a_call_that_was_sent_is_finished_though_nobody_waits() -> None:
 
 
 @in_virtual_time
-async def test_a_flight_that_still_queues_is_dropped_with_its_last_waiter() -> None:
+async def test_a_queued_flight_is_dropped_with_its_last_waiter() -> None:
     bench = Bench(at_once=1)
     async with bench.governor.permit("ns/busy"):
         only = asyncio.create_task(bench.token())
@@ -87,7 +87,7 @@ async def test_a_flight_that_still_queues_is_dropped_with_its_last_waiter() -> N
 
 
 @in_virtual_time
-async def test_who_asks_in_the_moment_of_the_drop_gets_a_flight_of_its_own() -> None:
+async def test_a_request_at_the_moment_of_the_drop_gets_a_new_flight() -> None:
     bench = Bench(at_once=1)
     async with bench.governor.permit("ns/busy"):
         first = asyncio.create_task(bench.token(pod="ns/first"))
@@ -101,7 +101,7 @@ async def test_who_asks_in_the_moment_of_the_drop_gets_a_flight_of_its_own() -> 
 
 
 @in_virtual_time
-async def test_an_unwanted_flight_makes_no_second_try() -> None:
+async def test_a_flight_without_waiters_makes_no_second_attempt() -> None:
     bench = Bench()
     bench.source.retry = lambda: True
     bench.source.gate.clear()
@@ -148,7 +148,7 @@ async def test_a_failure_reaches_every_waiter() -> None:
 
 
 @in_virtual_time
-async def test_fetching_anew_never_joins_a_fetch_that_began_before() -> None:
+async def test_force_refresh_never_joins_an_earlier_fetch() -> None:
     bench = Bench()
     bench.source.gate.clear()
     ordinary = asyncio.create_task(bench.token())
@@ -162,7 +162,7 @@ async def test_fetching_anew_never_joins_a_fetch_that_began_before() -> None:
 
 
 @in_virtual_time
-async def test_closing_ends_what_is_in_the_air_and_tells_the_waiters() -> None:
+async def test_closing_cancels_the_flights_and_notifies_the_waiters() -> None:
     bench = Bench()
     bench.source.gate.clear()
     waiter = asyncio.create_task(bench.token())
@@ -175,7 +175,7 @@ async def test_closing_ends_what_is_in_the_air_and_tells_the_waiters() -> None:
 
 
 @in_virtual_time
-async def test_a_type_without_a_source_is_told_apart() -> None:
+async def test_a_type_without_a_source_has_its_own_error() -> None:
     bench = Bench()
     assert bench.broker.supports(identity())
     assert not bench.broker.supports(identity(type_=1))
@@ -183,7 +183,7 @@ async def test_a_type_without_a_source_is_told_apart() -> None:
         await bench.broker.token(identity(type_=1), REQUEST, "ns/a")
 
 
-async def test_imds_is_never_asked_without_naming_an_identity() -> None:
+async def test_imds_is_never_queried_without_an_identity() -> None:
     async with running_imds() as imds, aiohttp.ClientSession() as session:
         broker = TokenBroker(
             {0: UserAssignedSource(ImdsSource(session, imds.url), by_resource_id=False)},

@@ -65,18 +65,18 @@ def test_requests_that_differ_in_one_part_share_no_token(part: str, data: st.Dat
 
 
 @given(REQUESTS)
-def test_requests_that_agree_in_every_part_share_a_token(request: Mapping[str, object]) -> None:
+def test_requests_that_are_equal_in_every_part_share_a_token(request: Mapping[str, object]) -> None:
     assert key(dict(request)) == key(request)
 
 
 @pytest.mark.parametrize("part", ["client_id", "resource_id", "tenant", "endpoint"])
 @given(request=REQUESTS)
-def test_ids_in_another_case_share_a_token(part: str, request: Mapping[str, object]) -> None:
+def test_ids_that_differ_in_case_share_a_token(part: str, request: Mapping[str, object]) -> None:
     assert key({**request, part: str(request[part]).upper()}) == key(request)
 
 
 @given(request=REQUESTS, names=st.tuples(NAMES, NAMES))
-def test_a_secret_without_a_namespace_is_one_of_the_identitys_own(
+def test_a_secret_without_a_namespace_is_in_the_identitys_namespace(
     request: Mapping[str, object], names: tuple[str, str]
 ) -> None:
     assert key({**request, "secret_namespace": ""}) == key({**request, "secret_namespace": "ns"})

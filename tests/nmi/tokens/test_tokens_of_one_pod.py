@@ -28,7 +28,7 @@ async def token(bench: Bench, workload: Workload, within: float = 45.0) -> str:
 
 
 @in_virtual_time
-async def test_each_pod_has_its_own() -> None:
+async def test_each_pod_has_its_own_token() -> None:
     bench = bench_per_pod()
     assert [await token(bench, each) for each in (A, B, A, B)] == ["token-1", "token-2", "token-1", "token-2"]
     assert bench.source.workloads == [A, B]
@@ -36,7 +36,7 @@ async def test_each_pod_has_its_own() -> None:
 
 
 @in_virtual_time
-async def test_other_sources_share_theirs_and_learn_of_no_pod() -> None:
+async def test_other_sources_share_tokens_and_do_not_know_the_pod() -> None:
     bench = Bench()
     assert [await token(bench, each) for each in (A, B)] == ["token-1", "token-1"]
     assert bench.source.workloads == [None]
@@ -44,7 +44,7 @@ async def test_other_sources_share_theirs_and_learn_of_no_pod() -> None:
 
 
 @in_virtual_time
-async def test_requests_of_one_pod_share_a_fetch_and_those_of_another_do_not() -> None:
+async def test_requests_of_one_pod_share_a_fetch_and_those_of_another_pod_do_not() -> None:
     bench = bench_per_pod()
     bench.source.gate.clear()
     asking = [asyncio.create_task(token(bench, each)) for each in (A, A, B)]
@@ -55,7 +55,7 @@ async def test_requests_of_one_pod_share_a_fetch_and_those_of_another_do_not() -
 
 
 @in_virtual_time
-async def test_many_pods_with_one_identity_do_not_push_each_other_out() -> None:
+async def test_many_pods_with_one_identity_do_not_evict_each_others_tokens() -> None:
     bench = bench_per_pod()
     pods = [Workload("ns", f"p{number}", f"uid-{number}", "builder") for number in range(TOKENS_PER_IDENTITY + 1)]
     first = [await token(bench, each) for each in pods]
@@ -64,7 +64,7 @@ async def test_many_pods_with_one_identity_do_not_push_each_other_out() -> None:
 
 
 @in_virtual_time
-async def test_it_is_renewed_for_the_same_pod() -> None:
+async def test_a_token_is_renewed_for_the_same_pod() -> None:
     bench = bench_per_pod()
     await token(bench, A)
     await token(bench, A)
@@ -76,7 +76,7 @@ async def test_it_is_renewed_for_the_same_pod() -> None:
 
 
 @in_virtual_time
-async def test_it_goes_with_the_pod_and_is_not_renewed() -> None:
+async def test_a_token_is_dropped_with_the_pod_and_not_renewed() -> None:
     bench = bench_per_pod()
     for each in (A, B, A, B):
         await token(bench, each)
@@ -90,7 +90,7 @@ async def test_it_goes_with_the_pod_and_is_not_renewed() -> None:
 
 
 @in_virtual_time
-async def test_a_fetch_ends_with_its_pod_and_leaves_nothing() -> None:
+async def test_a_fetch_ends_with_its_pod_and_leaves_nothing_behind() -> None:
     bench = bench_per_pod()
     bench.source.gate.clear()
     gone, there = (asyncio.create_task(token(bench, each)) for each in (A, B))
@@ -106,7 +106,7 @@ async def test_a_fetch_ends_with_its_pod_and_leaves_nothing() -> None:
 
 
 @in_virtual_time
-async def test_forgetting_nobody_forgets_nothing() -> None:
+async def test_forgetting_an_unknown_pod_drops_nothing() -> None:
     bench = Bench()
     await bench.token()
     bench.broker.forget_pod("")
@@ -116,7 +116,7 @@ async def test_forgetting_nobody_forgets_nothing() -> None:
 
 
 @in_virtual_time
-async def test_forgetting_nobody_ends_no_fetch_that_pods_share() -> None:
+async def test_forgetting_an_unknown_pod_ends_no_shared_fetch() -> None:
     bench = Bench()
     bench.source.gate.clear()
     asking = asyncio.create_task(bench.token())
@@ -128,7 +128,7 @@ async def test_forgetting_nobody_ends_no_fetch_that_pods_share() -> None:
 
 
 @in_virtual_time
-async def test_who_can_wait_no_longer_hears_what_the_fetch_has_met() -> None:
+async def test_a_waiter_at_its_time_limit_gets_the_last_failure_of_the_fetch() -> None:
     bench = bench_per_pod()
     bench.source.gate.clear()
     bench.source.troubles = [Refused("no such credential", status=401, code="AADSTS700213")]
@@ -153,7 +153,7 @@ async def renewed_in_vain(type_: int) -> None:
 
 
 @pytest.mark.parametrize(("type_", "whom"), [(0, "IMDS"), (1, "sign-in endpoint"), (3, "sign-in endpoint")])
-def test_the_line_of_a_renewal_in_vain_sends_to_whoever_was_asked(
+def test_the_log_line_of_a_failed_renewal_names_the_endpoint(
     caplog: pytest.LogCaptureFixture, type_: int, whom: str
 ) -> None:
     with caplog.at_level(logging.WARNING, "nmi.tokens.broker"):
@@ -163,7 +163,7 @@ def test_the_line_of_a_renewal_in_vain_sends_to_whoever_was_asked(
 
 
 @in_virtual_time
-async def test_a_pod_that_asks_for_ever_new_audiences_pushes_out_its_own_tokens_alone() -> None:
+async def test_a_pod_that_requests_ever_new_audiences_evicts_only_its_own_tokens() -> None:
     bench = bench_per_pod()
     first = await token(bench, B)
     for number in range(3 * 16):

@@ -35,19 +35,19 @@ def federated_only(report: Report) -> list[Finding]:
     return [each for each in bad(report) if each.check == "federated"]
 
 
-def test_where_nothing_lacks_all_is_well() -> None:
+def test_a_complete_configuration_has_no_finding() -> None:
     report = told()
     assert bad(report) == []
     (line,) = [each for each in report.findings if each.check == "federated"]
     assert line.says == "1 identity for pods of 1 service account"
 
 
-def test_without_federated_identities_nothing_is_said() -> None:
+def test_without_federated_identities_there_is_no_finding() -> None:
     assert not [each for each in examined().findings if each.check == "federated"]
 
 
 @pytest.mark.parametrize(("with_pods", "level"), [(True, Level.PROBLEM), (False, Level.WARNING)])
-def test_a_type_that_no_nmi_serves_is_told_once(with_pods: bool, level: Level) -> None:
+def test_a_type_that_no_nmi_serves_is_reported_once(with_pods: bool, level: Level) -> None:
     parts = {} if with_pods else {"pods": (), "assigned": ()}
     (line,) = federated_only(told(federated(), federated("other", client_id="2"), nmi=(nmi(),), **parts))
     assert line.level is level
@@ -55,20 +55,20 @@ def test_a_type_that_no_nmi_serves_is_told_once(with_pods: bool, level: Level) -
     assert "federated.enabled" in line.next
 
 
-def test_a_rollout_of_the_flag_that_has_not_ended_names_the_nodes_without_it() -> None:
+def test_an_unfinished_rollout_of_the_flag_names_the_nodes_without_it() -> None:
     line = one(told(nmi=(ON, nmi(name="nmi-2", node="node-2")), nodes=(node(), node("node-2"))))
     assert (line.check, line.level) == ("federated", Level.WARNING)
     assert "on 1 node, but has it on others: node-2" in line.says
 
 
 @pytest.mark.parametrize(("version", "well"), [("v1.29.9", False), ("v1.30.0", True), ("v1.30.0+k3s1", True)])
-def test_a_server_without_admission_policies_is_told(version: str, *, well: bool) -> None:
+def test_a_server_without_admission_policies_is_reported(version: str, *, well: bool) -> None:
     lines = bad(told(server=ServerState(version, 0.2, 0.6)))
     assert [each.level for each in lines] == ([] if well else [Level.WARNING])
     assert well or "upgrade to 1.30" in lines[0].next
 
 
-def test_an_identity_whose_pods_are_all_in_other_namespaces_is_told() -> None:
+def test_an_identity_whose_pods_are_all_in_other_namespaces_is_reported() -> None:
     far = federated(namespace="far")
     lines = bad(told(far, bindings=(binding(namespace="far"),), assigned=()))
     assert [(each.check, each.level) for each in lines] == [
@@ -81,34 +81,34 @@ def test_an_identity_whose_pods_are_all_in_other_namespaces_is_told() -> None:
     assert federated_only(told(far, bindings=(binding(namespace="far"),), assigned=(), pods=both)) == []
 
 
-def test_a_service_account_that_is_gone_is_told_with_the_pods_that_need_it() -> None:
+def test_a_missing_service_account_is_reported_with_its_pods() -> None:
     line = one(told(federation=FederatedAccess({"ns": frozenset({"default"})}, {NMI_ACCOUNT: ()})))
     assert (line.check, line.level) == ("federated", Level.PROBLEM)
     assert line.says == "service account ns/shop does not exist; Azure identifies these pods by it: ns/web"
     assert line.next == "create it: kubectl create serviceaccount -n ns shop"
 
 
-def test_an_exempt_pod_needs_no_service_account() -> None:
+def test_an_exempt_pod_requires_no_service_account() -> None:
     pods = (pod(service_account="gone", labels={"app": "x"}),)
     lines = federated_only(told(pods=pods, exceptions=(exception(labels={"app": "x"}),)))
     assert lines == []
 
 
-def test_rights_that_nmi_lacks_are_told_with_the_value_of_the_chart() -> None:
+def test_missing_permissions_of_nmi_are_reported_with_the_chart_value() -> None:
     line = one(told(federation=FederatedAccess(THERE.accounts, {NMI_ACCOUNT: ("ns/shop",), "kube-system/two": ()})))
     assert (line.check, line.level) == ("federated", Level.PROBLEM)
     assert line.says == "NMI's service account kube-system/nmi may not request tokens of service accounts ns/shop"
     assert "federated.namespaces" in line.next
 
 
-def test_what_may_not_be_read_is_unknown() -> None:
+def test_an_unreadable_state_is_unknown() -> None:
     why = ReadFailure("not allowed: serviceaccounts")
     report = told(federation=FederatedAccess({"ns": why}, why))
     assert [each.level for each in bad(report)] == [Level.UNKNOWN, Level.UNKNOWN]
 
 
 @pytest.mark.parametrize(("number", "well"), [(20, True), (21, False)])
-def test_more_subjects_than_azure_takes_for_one_identity_are_counted(number: int, *, well: bool) -> None:
+def test_more_subjects_than_azure_accepts_for_one_identity_are_counted(number: int, *, well: bool) -> None:
     # Azure ignores case in client ids, and two pods of one account are one subject.
     twin = federated("twin", client_id=CLIENT_ID.upper(), tenant_id="CONTOSO.com")
     pods = [
@@ -128,7 +128,7 @@ def test_more_subjects_than_azure_takes_for_one_identity_are_counted(number: int
     assert well or "pods of 21 service accounts share client id c11e…000a" in lines[0].says
 
 
-def test_an_identity_that_nmi_takes_no_token_for_is_unusable_whatever_the_flag() -> None:
+def test_an_identity_without_a_token_source_in_nmi_is_unusable_whatever_the_flag() -> None:
     for flags in ((), ("--federated-identities",)):
         lines = [each for each in bad(told(federated(tenant_id=""), nmi=(nmi(*flags),))) if each.check == "unusable"]
         (line,) = lines

@@ -32,7 +32,7 @@ SENT = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
     ],
     ids=["no-lock", "run-out", "given-up", "the-reference-beside", "two-names"],
 )
-def test_no_leader_or_two_are_a_problem(locks: tuple[Locks, ...], says: str) -> None:
+def test_no_leader_or_two_leaders_are_a_problem(locks: tuple[Locks, ...], says: str) -> None:
     line = one(examined(locks=locks))
     assert (line.check, line.level) == ("leader", Level.PROBLEM)
     assert says in line.says
@@ -48,7 +48,7 @@ def test_no_leader_or_two_are_a_problem(locks: tuple[Locks, ...], says: str) -> 
     ],
     ids=["both-ours", "the-reference-gone", "the-reference-alone", "unreadable-time"],
 )
-def test_one_leader_is_well(locks: Locks) -> None:
+def test_one_leader_is_ok(locks: Locks) -> None:
     assert bad(examined(locks=(locks,))) == []
 
 
@@ -56,23 +56,23 @@ def test_one_leader_is_well(locks: Locks) -> None:
     ("ahead", "level"),
     [(0.4, None), (-29.0, None), (31.0, Level.WARNING), (-31.0, Level.WARNING), (400.0, Level.PROBLEM)],
 )
-def test_a_clock_is_told_when_it_is_wrong(ahead: float, level: Level | None) -> None:
+def test_a_wrong_clock_is_reported(ahead: float, level: Level | None) -> None:
     lines = bad(examined(server=ServerState("v1.31.0", ahead, 0.5)))
     assert [each.level for each in lines] == ([] if level is None else [level])
 
 
-def test_what_a_slow_answer_leaves_open_is_nobodys_fault() -> None:
+def test_a_clock_difference_within_a_slow_responses_uncertainty_is_ok() -> None:
     assert bad(examined(server=ServerState("v1.31.0", 35.0, 10.0))) == []
 
 
-def test_the_date_of_an_answer_is_read_as_the_middle_of_its_way() -> None:
+def test_the_date_of_a_response_is_compared_with_the_middle_of_the_request() -> None:
     told = server_clock("v1.31.0", "Thu, 01 Jan 2026 12:00:10 GMT", SENT, 4.0)
     assert (told.ahead_seconds, told.uncertain_seconds) == (8.5, 2.5)
     assert server_clock("v1.31.0", "soon", SENT, 4.0).ahead_seconds is None
     assert server_clock("v1.31.0", "", SENT, 4.0).ahead_seconds is None
 
 
-def test_an_old_server_and_one_without_a_date_are_told() -> None:
+def test_an_old_server_and_one_without_a_date_are_reported() -> None:
     assert "upgrade to 1.16" in one(examined(server=ServerState("v1.15.9", 0.0))).next
     assert one(examined(server=ServerState("v1.31.0"))).level is Level.UNKNOWN
     assert bad(examined(server=ServerState("mine", 0.0))) == []
@@ -89,7 +89,7 @@ def test_an_old_server_and_one_without_a_date_are_told() -> None:
         (ReadFailure("not allowed"), Level.UNKNOWN, "not allowed"),
     ],
 )
-def test_a_definition_that_does_not_do_is_told(there: Any, level: Level, says: str) -> None:
+def test_an_unsuitable_definition_is_reported(there: Any, level: Level, says: str) -> None:
     kinds = {each.plural: definition() for each in KINDS} | {"azureidentities": there}
     line = one(examined(definitions=kinds))
     assert (line.check, line.level) == ("definitions", level)
@@ -106,7 +106,7 @@ def test_old_spellings_and_unreadable_objects_are_named() -> None:
     assert bad(examined(stored={"azureidentities": StoredObjects()})) == []
 
 
-def test_a_right_that_lacks_is_named_and_one_that_can_be_done_without_is_a_warning() -> None:
+def test_a_missing_required_permission_is_named_and_a_missing_optional_one_is_a_warning() -> None:
     needed, other = Right("list", "", "pods"), Right("create", "", "events", needed=False, purpose="Events")
     told = examined(rights=(Rights("NMI", "kube-system/nmi", (needed, other)),))
     assert [each.level for each in bad(told)] == [Level.PROBLEM, Level.WARNING]

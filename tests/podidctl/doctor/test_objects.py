@@ -18,7 +18,7 @@ SAID = {"aadpodidentity.k8s.io/message": "grant MIC the role"}
 BARE = Node(metadata=objects().nodes[0].metadata)
 
 
-def test_a_healthy_installation_has_nothing_to_say() -> None:
+def test_a_healthy_installation_has_no_finding() -> None:
     told = examined()
     assert bad(told) == []
     assert not told.anything
@@ -53,7 +53,7 @@ def test_a_healthy_installation_has_nothing_to_say() -> None:
         ),
     ],
 )
-def test_a_fault_is_told_with_its_objects(changes: dict[str, Any], level: Level, says: str) -> None:
+def test_a_fault_is_reported_with_its_objects(changes: dict[str, Any], level: Level, says: str) -> None:
     line = one(examined(objects=objects(**changes)))
     assert line.level is level
     assert says in line.says
@@ -76,7 +76,7 @@ def test_a_fault_is_told_with_its_objects(changes: dict[str, Any], level: Level,
     ],
     ids=["other-namespace", "finished", "being-removed", "renewed", "ending", "other-label", "foreign-exception"],
 )
-def test_what_only_looks_like_a_fault_is_not_told(changes: dict[str, Any]) -> None:
+def test_a_state_that_only_resembles_a_fault_is_not_reported(changes: dict[str, Any]) -> None:
     assert bad(examined(objects=objects(**changes))) == []
 
 
@@ -90,7 +90,7 @@ def test_what_only_looks_like_a_fault_is_not_told(changes: dict[str, Any]) -> No
         ((assigned_identity(deleting=True),), "there is no AzureAssignedIdentity"),
     ],
 )
-def test_an_identity_that_a_pod_wants_and_does_not_have_is_a_problem(assigned: Any, why: str) -> None:
+def test_an_identity_that_a_pod_needs_and_does_not_have_is_a_problem(assigned: Any, why: str) -> None:
     line = one(examined(objects=objects(assigned=assigned)))
     assert (line.check, line.level) == ("assignments", Level.PROBLEM)
     assert f"({why}" in line.says or why in line.says
@@ -98,7 +98,7 @@ def test_an_identity_that_a_pod_wants_and_does_not_have_is_a_problem(assigned: A
 
 
 @pytest.mark.parametrize("how", ["managed", "flag", "annotation"])
-def test_a_pod_that_only_another_namespaces_binding_selects_is_a_problem(how: str) -> None:
+def test_a_pod_selected_only_by_a_binding_of_another_namespace_is_a_problem(how: str) -> None:
     annotations = {"aadpodidentity.k8s.io/Behavior": "namespaced"} if how == "annotation" else None
     flags = {"managed": ("--operation-mode=managed", "--forceNamespaced"), "flag": ("--forceNamespaced",)}.get(how, ())
     far = objects(
@@ -112,12 +112,12 @@ def test_a_pod_that_only_another_namespaces_binding_selects_is_a_problem(how: st
     assert "only bindings of other namespaces select" in line.says
 
 
-def test_in_managed_mode_nothing_has_to_be_assigned() -> None:
+def test_in_managed_mode_no_assignment_is_required() -> None:
     managed = nmi("--operation-mode=managed", "--forceNamespaced")
     assert bad(examined(objects=objects(assigned=()), nmi=(managed,), mic=(), locks=())) == []
 
 
-def test_exceptions_that_nmi_does_not_count_exempt_nobody() -> None:
+def test_exceptions_that_nmi_does_not_count_exempt_no_pod() -> None:
     matching = {"pods": (pod(labels={"app": "x"}),)}
     counted_elsewhere = nmi("--exception-namespaces=kube-system")
     told = examined(objects=objects(**matching, exceptions=(exception(labels={"app": "x"}),)), nmi=(counted_elsewhere,))
@@ -126,7 +126,7 @@ def test_exceptions_that_nmi_does_not_count_exempt_nobody() -> None:
     assert bad(examined(objects=objects(**matching, exceptions=(deleted,)))) == []
 
 
-def test_a_service_principal_that_nmi_asks_nobody_for_is_told_by_nmis_flags() -> None:
+def test_a_service_principal_whose_endpoint_nmi_does_not_permit_is_reported_by_nmis_flags() -> None:
     spec = AzureIdentitySpec(
         type=1, client_id="c", tenant_id="t", client_password=SecretReference(name="s", namespace="far")
     )
@@ -138,17 +138,17 @@ def test_a_service_principal_that_nmi_asks_nobody_for_is_told_by_nmis_flags() ->
     assert bad(examined(objects=there, nmi=(nmi("--allow-cross-namespace-secrets"),))) == []
 
 
-def test_many_names_are_cut_and_counted() -> None:
+def test_many_names_are_truncated_and_counted() -> None:
     idle = tuple(binding(f"idle-{number}", selector=f"none-{number}") for number in range(30))
     assert "and 25 more" in one(examined(objects=objects(bindings=(binding(), *idle)))).says
 
 
-def test_objects_that_may_not_be_read_are_unknown_and_not_well() -> None:
+def test_forbidden_objects_are_unknown_and_not_ok() -> None:
     told = examined(objects=ReadFailure("not allowed: nodes"))
     assert (one(told).level, told.unknown, told.anything) == (Level.UNKNOWN, True, False)
 
 
-def test_what_an_author_wrote_steers_no_terminal() -> None:
+def test_text_of_an_objects_author_cannot_control_the_terminal() -> None:
     evil = binding("b", selector="\x1b]0;x\x07eyJhbGciOiJSUzI1NiJ9.eyJhIjoxfQ.c2lnbmF0dXJl")
     document = msgspec.json.encode(examined(objects=objects(bindings=(binding(), evil)))).decode()
     assert "\\u001b" not in document

@@ -34,7 +34,7 @@ def examine(context: ExecutionContext, kubeconfig: str) -> dict[str, Any]:
     return {each["check"]: (each["level"], each["says"]) for each in json.loads(done.stdout)["findings"]}
 
 
-async def test_the_rule_and_what_met_it_are_seen() -> None:
+async def test_the_rule_and_its_packet_counter_are_read() -> None:
     pods: list[ExecutionContext] = []
 
     def runs(node: str, started: NodePod, context: ExecutionContext) -> None:
@@ -48,7 +48,7 @@ async def test_the_rule_and_what_met_it_are_seen() -> None:
         async def running() -> bool:
             return bool(pods)
 
-        await eventually(running)
+        await eventually(running, sandbox)
         node, kubeconfig = sandbox.contexts["node-0"], str(sandbox.cluster.kubeconfig)
         before = await asyncio.to_thread(examine, node, kubeconfig)
         assert before["nat rule"] == ("ok", "node node-0: in force, before all other rules")

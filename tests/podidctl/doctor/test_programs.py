@@ -21,7 +21,7 @@ def test_a_node_without_nmi_is_named() -> None:
 
 
 @pytest.mark.parametrize("labels", [{"kubernetes__io/os": "windows"}, {"type": "virtual-kubelet"}])
-def test_a_node_where_nmi_cannot_run_is_not_missed(labels: dict[str, str]) -> None:
+def test_a_node_where_nmi_cannot_run_is_not_reported(labels: dict[str, str]) -> None:
     assert bad(examined(objects=objects(nodes=(node(), node("node-2", **labels))))) == []
 
 
@@ -46,23 +46,23 @@ def test_a_node_where_nmi_cannot_run_is_not_missed(labels: dict[str, str]) -> No
         ({"nmi": (nmi("--allow-network-plugin-kubenet"),)}, "flags", Level.WARNING, "kubenet"),
     ],
 )
-def test_a_fault_is_told(changes: dict[str, Any], check: str, level: Level, says: str) -> None:
+def test_a_fault_is_reported(changes: dict[str, Any], check: str, level: Level, says: str) -> None:
     line = one(examined(**changes))
     assert (line.check, line.level) == (check, level)
     assert says in line.says
 
 
-def test_mic_elsewhere_is_well_where_an_exception_covers_it() -> None:
+def test_mic_in_another_namespace_is_ok_if_an_exception_covers_it() -> None:
     covers = exception(labels={"component": "mic"}, namespace="kube-system")
     told = examined(nmi=(nmi("--MICNamespace=default"),), objects=objects(exceptions=(covers,)))
     assert bad(told) == []
 
 
-def test_mic_on_the_hosts_network_needs_nothing_of_nmi() -> None:
+def test_mic_on_the_host_network_requires_nothing_of_nmi() -> None:
     assert bad(examined(mic=(mic(alone=True, host_network=True),))) == []
 
 
-def test_an_exception_that_nmi_does_not_count_covers_no_mic() -> None:
+def test_an_exception_that_nmi_does_not_count_does_not_cover_mic() -> None:
     covers = exception(labels={"component": "mic"}, namespace="kube-system")
     flags = ("--MICNamespace=default", "--exception-namespaces=default")
     line = one(examined(nmi=(nmi(*flags),), objects=objects(exceptions=(covers,))))
@@ -70,16 +70,16 @@ def test_an_exception_that_nmi_does_not_count_covers_no_mic() -> None:
     assert "AzurePodIdentityException" in line.next
 
 
-def test_flags_that_agree_are_well() -> None:
+def test_matching_flags_are_ok() -> None:
     assert bad(examined(nmi=(nmi("--forceNamespaced"),), mic=(mic("--forceNamespaced"),))) == []
 
 
-def test_in_managed_mode_mic_is_one_too_many_and_its_lack_is_well() -> None:
+def test_in_managed_mode_a_mic_is_reported_and_none_is_ok() -> None:
     assert bad(examined(nmi=(nmi(*MANAGED),), mic=(), locks=())) == []
     lines = bad(examined(nmi=(nmi(*MANAGED),), mic=(mic("--forceNamespaced"),)))
     assert [each.check for each in lines] == ["MIC"]
 
 
-def test_two_modes_at_once_are_told() -> None:
+def test_two_modes_in_one_cluster_are_reported() -> None:
     both = (nmi(), nmi(*MANAGED, name="nmi-2", node="node-2"))
     assert "different operation modes" in " ".join(each.says for each in bad(examined(objects=TWO, nmi=both)))

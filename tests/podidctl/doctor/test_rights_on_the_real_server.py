@@ -136,7 +136,7 @@ def told_of_rights(answer: Answer) -> list[tuple[str, str]]:
     return [(each["level"], each["says"]) for each in answer.document["findings"] if each["check"] == "rights"]
 
 
-async def test_with_exactly_these_rights_both_work_and_one_that_lacks_is_named(
+async def test_exactly_these_permissions_suffice_and_a_missing_one_is_named(
     cloud: LittleCloud, new_plane: NewPlane
 ) -> None:
     def prepare(plane: Plane) -> None:

@@ -26,7 +26,7 @@ def told(*access: SecretAccess, **changes: Any) -> list[Finding]:
     return [each for each in report.findings if each.check == "secrets"]
 
 
-def test_a_right_to_every_secret_that_no_identity_needs_is_reported_with_the_value_that_removes_it() -> None:
+def test_an_unneeded_permission_for_all_secrets_is_reported_with_the_value_that_removes_it() -> None:
     (line,) = told(SecretAccess(NMI, everywhere=True))
     assert line.level is Level.WARNING
     assert "NMI's service account kube-system/nmi may get every Secret of the cluster" in line.says
@@ -34,7 +34,7 @@ def test_a_right_to_every_secret_that_no_identity_needs_is_reported_with_the_val
     assert told(SecretAccess(NMI)) == []
 
 
-def test_where_an_identity_needs_it_the_namespaces_that_would_do_are_named() -> None:
+def test_if_an_identity_needs_it_the_sufficient_namespaces_are_named() -> None:
     for type_ in (1, 2):
         with_one = objects(identities=(identity(), principal(type_=type_)))
         (line,) = told(SecretAccess(NMI, everywhere=True, needed=("ns",)), objects=with_one)
@@ -46,20 +46,20 @@ def test_where_an_identity_needs_it_the_namespaces_that_would_do_are_named() -> 
     assert told(SecretAccess(NMI, everywhere=True), objects=federated)[0].level is Level.WARNING
 
 
-def test_a_namespace_without_the_right_is_a_problem_that_names_namespace_and_value() -> None:
+def test_a_namespace_without_the_permission_is_a_problem_that_names_namespace_and_value() -> None:
     (line,) = told(SecretAccess(NMI, needed=("ns", "shop"), forbidden=("shop",)), objects=objects())
     assert line.level is Level.PROBLEM
     assert line.says.endswith("in shop")
     assert "rbac.secretNamespaces" in line.next
 
 
-def test_what_could_not_be_asked_is_unknown() -> None:
+def test_a_failed_permission_check_is_unknown() -> None:
     report = examined(secrets=ReadFailure("subjectaccessreviews is forbidden"))
     (line,) = [each for each in report.findings if each.check == "secrets"]
     assert line.level is Level.UNKNOWN
 
 
-def test_a_secret_lies_in_the_identitys_namespace_unless_another_is_named_and_allowed() -> None:
+def test_a_secret_is_in_the_identitys_namespace_unless_another_is_named_and_allowed() -> None:
     identities = [principal("b"), principal("a", "vault"), identity("user-assigned")]
     assert namespaces_of(identities, cross_namespace=False) == ("a", "b")
     assert namespaces_of(identities, cross_namespace=True) == ("b", "vault")

@@ -48,7 +48,7 @@ async def told(cloud: LittleCloud, wanted: Callable[[list[tuple[str, str]]], boo
     return found
 
 
-async def test_missing_and_superfluous_rights_are_reported(cloud: LittleCloud, new_plane: NewPlane) -> None:
+async def test_missing_and_superfluous_permissions_are_reported(cloud: LittleCloud, new_plane: NewPlane) -> None:
     def prepare(plane: Plane) -> None:
         for name in ("shop", "reports"):
             plane.api("POST", "/api/v1/namespaces", {"metadata": {"name": name}})

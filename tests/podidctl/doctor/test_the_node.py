@@ -30,17 +30,17 @@ def bad_of(node: NodeState) -> list[Finding]:
     return [each for each in lines_of(node) if each.level is not Level.OK]
 
 
-def test_the_counter_of_the_rule_itself_is_read() -> None:
+def test_the_packet_counter_of_the_rule_is_read() -> None:
     assert packets_in(SAVED, RULE) == 8
     assert packets_in(SAVED.replace("127.0.0.1:2579", "127.0.0.1:2580"), RULE) is None
     assert packets_in("", RULE) is None
 
 
-def test_a_rule_that_is_met_is_well() -> None:
+def test_a_rule_with_matching_packets_is_ok() -> None:
     assert bad_of(NodeState(name="node-1", fault=None, packets=8, pods=1)) == []
 
 
-def test_a_counter_that_stays_zero_while_pods_run_is_told_with_its_usual_cause() -> None:
+def test_a_counter_of_zero_while_pods_run_is_reported_with_its_usual_cause() -> None:
     (line,) = bad_of(NodeState(name="node-1", fault=None, packets=0, pods=3))
     assert (line.check, line.level) == ("redirects", Level.WARNING)
     assert "eBPF" in line.next
@@ -57,22 +57,22 @@ def test_a_counter_that_stays_zero_while_pods_run_is_told_with_its_usual_cause()
         (NodeState(name="n", fault=None, packets=1, imds=ReadFailure("no answer")), "IMDS", Level.PROBLEM),
     ],
 )
-def test_a_fault_is_told(node: NodeState, check: str, level: Level) -> None:
+def test_a_fault_is_reported(node: NodeState, check: str, level: Level) -> None:
     (line,) = bad_of(node)
     assert (line.check, line.level) == (check, level)
     assert line.next or level is Level.UNKNOWN
 
 
-def test_where_no_rule_is_wanted_none_is_missed() -> None:
+def test_a_missing_rule_is_ok_if_none_is_configured() -> None:
     assert bad_of(NodeState(name="n", fault=None, wanted=False)) == []
 
 
-def test_imds_is_told_only_where_it_was_asked() -> None:
+def test_imds_is_reported_only_if_it_was_probed() -> None:
     assert "IMDS" not in {each.check for each in lines_of(NodeState(name="n", fault=None, packets=1))}
     told = lines_of(NodeState(name="n", fault=None, packets=1, imds="it answers"))
     assert ("IMDS", Level.OK) in {(each.check, each.level) for each in told}
 
 
-def test_no_packet_where_pods_could_not_be_read_is_unknown() -> None:
+def test_a_counter_of_zero_without_readable_pods_is_unknown() -> None:
     (line,) = bad_of(NodeState(name="node-1", fault=None, packets=0, pods=None))
     assert (line.check, line.level) == ("redirects", Level.UNKNOWN)

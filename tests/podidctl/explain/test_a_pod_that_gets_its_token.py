@@ -10,7 +10,7 @@ from tests.podidctl.asked import broken, rules, states, told
 THERE = HostIdentities(type="UserAssigned", attached={resource_id("id").lower(): Attached(resource_id("id"))})
 
 
-def test_every_link_is_told_in_order() -> None:
+def test_each_link_is_printed_in_order() -> None:
     explanation = told(azure=THERE)
     assert states(explanation) == [
         ("pod", "ok"),
@@ -34,13 +34,13 @@ def test_without_azure_its_part_is_unknown_and_nothing_is_broken() -> None:
     assert broken(explanation) == []
 
 
-def test_a_client_id_is_shown_to_be_recognised_and_not_whole() -> None:
+def test_a_client_id_is_printed_recognisably_and_redacted() -> None:
     document = msgspec.json.encode(told()).decode()
     assert CLIENT_ID not in document
     assert f"{CLIENT_ID[:4]}…{CLIENT_ID[-4:]}" in document
 
 
-def test_in_managed_mode_no_assigned_identity_is_asked_for() -> None:
+def test_in_managed_mode_no_assigned_identity_is_required() -> None:
     explanation = told(configuration=rules(managed=True), assigned=())
     assert ("served", "ok") in states(explanation)
     assert "assigned identity" not in dict(states(explanation))

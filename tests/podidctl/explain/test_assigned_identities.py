@@ -10,7 +10,7 @@ from tests.nmi.identity.shapes import assigned_identity
 from tests.podidctl.asked import broken, labelled, only, told
 
 
-def test_one_that_mic_has_not_made_is_told_with_where_to_look() -> None:
+def test_a_missing_assignment_is_reported_with_where_to_look() -> None:
     explanation = told(assigned=())
     assert only(explanation).link == "assigned identity"
     assert "podidctl plan" in explanation.next
@@ -28,7 +28,7 @@ def test_one_that_mic_has_not_made_is_told_with_where_to_look() -> None:
         ({"nodename": "node-2"}, "it is for node node-2"),
     ],
 )
-def test_one_that_does_not_serve_says_why(changes: dict[str, Any], says: str) -> None:
+def test_an_assignment_that_cannot_be_used_states_the_reason(changes: dict[str, Any], says: str) -> None:
     explanation = told(assigned=(labelled(assigned_identity(**changes)),))
     links = [each for each in explanation.links if each.link == "assigned identity"]
     assert [each.state for each in links] == [LinkState.BROKEN]
@@ -36,7 +36,7 @@ def test_one_that_does_not_serve_says_why(changes: dict[str, Any], says: str) ->
     assert explanation.answer.outcome is not Outcome.GRANTED
 
 
-def test_what_azure_refused_is_told_in_mics_own_words() -> None:
+def test_azures_refusal_is_printed_in_mics_words() -> None:
     said = "MIC may not assign it: grant it the role Managed Identity Operator"
     own = {"aadpodidentity.k8s.io/message": said}
     link = only(told(assigned=(labelled(assigned_identity(status="Created", own_annotations=own)),)))
@@ -44,12 +44,12 @@ def test_what_azure_refused_is_told_in_mics_own_words() -> None:
     assert link.next == said
 
 
-def test_one_without_the_nodes_label_is_not_seen_by_nmi() -> None:
+def test_an_assignment_without_the_nodes_label_is_not_seen_by_nmi() -> None:
     link = only(told(assigned=(assigned_identity(),)))
     assert "label nodename" in link.says
 
 
-def test_one_that_nobody_binds_any_more_is_told_though_nmi_still_serves_by_it() -> None:
+def test_an_assignment_without_a_binding_that_nmi_still_uses_is_reported() -> None:
     explanation = told(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old"))))
     (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
     assert link.state is LinkState.UNKNOWN
@@ -67,7 +67,7 @@ def test_one_that_nobody_binds_any_more_is_told_though_nmi_still_serves_by_it() 
         {"namespace": "far", "annotations": {"aadpodidentity.k8s.io/Behavior": "namespaced"}},
     ],
 )
-def test_one_that_nobody_binds_and_that_serves_nothing_is_as_it_should_be(changes: dict[str, Any]) -> None:
+def test_an_assignment_without_a_binding_that_nmi_does_not_use_is_ok(changes: dict[str, Any]) -> None:
     explanation = told(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old", **changes))))
     assert broken(explanation) == []
     (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]

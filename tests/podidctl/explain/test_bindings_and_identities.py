@@ -12,13 +12,13 @@ from tests.podidctl.asked import broken, labelled, only, rules, states, told
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 
 
-def test_a_pod_without_a_label_is_told_so() -> None:
+def test_a_pod_without_a_label_is_reported() -> None:
     explanation = told(pod=pod(label=None), assigned=())
     assert only(explanation).link == "label"
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 400)
 
 
-def test_a_selector_that_nearly_fits_is_pointed_out() -> None:
+def test_a_selector_that_nearly_matches_is_mentioned() -> None:
     explanation = told(bindings=(binding(selector="Web"), binding("far", selector="payments")), assigned=())
     link = only(explanation)
     assert link.link == "binding"
@@ -27,7 +27,7 @@ def test_a_selector_that_nearly_fits_is_pointed_out() -> None:
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.WAITS, 404)
 
 
-def test_a_binding_whose_identity_is_not_there_is_told_where_one_of_that_name_is() -> None:
+def test_a_binding_without_its_identity_names_the_namespace_that_has_one_of_that_name() -> None:
     explanation = told(identities=(identity(namespace="elsewhere"),), assigned=())
     link = only(explanation)
     assert (link.link, link.about) == ("identity", "ns/id")
@@ -40,7 +40,7 @@ def test_a_malformed_resource_id_is_quoted() -> None:
     assert "'/subscriptions/s/typo'" in only(explanation).says
 
 
-def test_an_identity_of_another_namespace_serves_unless_somebody_said_otherwise() -> None:
+def test_an_identity_of_another_namespace_counts_unless_namespaces_are_enforced() -> None:
     far = {"bindings": (binding(namespace="far"),), "identities": (identity(namespace="far"),)}
     serves = labelled(assigned_identity(namespace="far"))
     assert broken(told(**far, assigned=(serves,))) == []
@@ -58,17 +58,17 @@ def test_in_managed_mode_bindings_of_other_namespaces_do_not_count() -> None:
     assert "of namespace ns (managed mode)" in only(explanation).says
 
 
-def test_in_managed_mode_what_is_being_deleted_serves_no_more() -> None:
+def test_in_managed_mode_an_object_being_deleted_does_not_count() -> None:
     explanation = told(configuration=rules(managed=True), bindings=(binding(deleting=True),))
     assert [each.link for each in broken(explanation)] == ["binding", "served"]
 
 
-def test_what_two_bindings_give_is_told_once() -> None:
+def test_an_identity_of_two_bindings_is_printed_once() -> None:
     links = states(told(bindings=(binding(), binding("twin"))))
     assert [links.count((name, "ok")) for name in ("binding", "identity", "assigned identity")] == [2, 1, 1]
 
 
-def test_one_good_binding_beside_a_bad_one_is_enough_for_nmi_and_both_are_told() -> None:
+def test_one_valid_binding_next_to_an_invalid_one_suffices_for_nmi_and_both_are_printed() -> None:
     explanation = told(bindings=(binding(), binding("c", "missing")))
     assert explanation.answer.outcome is Outcome.GRANTED
     assert (only(explanation).link, only(explanation).about) == ("identity", "ns/missing")
@@ -76,7 +76,7 @@ def test_one_good_binding_beside_a_bad_one_is_enough_for_nmi_and_both_are_told()
 
 
 @pytest.mark.parametrize("how", ["flag", "annotation"])
-def test_another_teams_binding_of_the_same_label_is_no_fault_of_a_pod_that_is_served(how: str) -> None:
+def test_a_binding_of_another_team_for_the_same_label_is_no_fault_if_the_pod_is_served(how: str) -> None:
     annotations = NAMESPACED if how == "annotation" else None
     explanation = told(
         configuration=rules(force_namespaced=how == "flag"),
@@ -89,7 +89,7 @@ def test_another_teams_binding_of_the_same_label_is_no_fault_of_a_pod_that_is_se
     assert "it does not serve this namespace" in link.says
 
 
-def test_another_teams_binding_is_not_the_reason_where_the_pods_own_is_broken() -> None:
+def test_a_binding_of_another_team_is_not_the_reason_if_the_pods_own_is_broken() -> None:
     explanation = told(
         configuration=rules(force_namespaced=True),
         bindings=(binding(), binding(namespace="far")),
@@ -99,7 +99,7 @@ def test_another_teams_binding_is_not_the_reason_where_the_pods_own_is_broken() 
     assert only(explanation).about == "ns/id"
 
 
-def test_in_standard_mode_what_is_being_deleted_still_serves_and_whoever_revokes_is_told() -> None:
+def test_in_standard_mode_an_object_being_deleted_still_counts_and_the_revoking_program_is_named() -> None:
     meta = msgspec.structs.replace(binding(deleting=True).metadata, finalizers=["team.example/hold"])
     explanation = told(
         bindings=(msgspec.structs.replace(binding(), metadata=meta),), identities=(identity(deleting=True),)
@@ -127,7 +127,7 @@ def test_in_standard_mode_what_is_being_deleted_still_serves_and_whoever_revokes
     ],
     ids=["no-secret", "foreign-secret", "unknown-type", "no-ids"],
 )
-def test_an_identity_that_nmi_asks_nobody_for_is_a_broken_link_and_a_refusal(
+def test_an_identity_without_a_permitted_endpoint_is_a_broken_link_and_a_refusal(
     spec: AzureIdentitySpec, managed: bool, then: str
 ) -> None:
     changed = msgspec.structs.replace(identity(), spec=spec)

@@ -29,7 +29,7 @@ def account_link(explanation: Explanation) -> Link:
     return link
 
 
-def test_every_link_is_told_and_none_is_about_the_vm() -> None:
+def test_each_link_is_printed_and_none_concerns_the_vm() -> None:
     explanation = told(node=Node())
     assert states(explanation) == [
         ("pod", "ok"),
@@ -45,7 +45,7 @@ def test_every_link_is_told_and_none_is_about_the_vm() -> None:
     assert explanation.answer.outcome is Outcome.GRANTED
 
 
-def test_whom_nmi_asks_and_what_azure_must_know_is_told() -> None:
+def test_the_sign_in_endpoint_and_the_required_credential_are_printed() -> None:
     explanation = told()
     (assigned,) = [each for each in explanation.links if each.link == "assigned identity"]
     assert assigned.says.endswith(
@@ -58,7 +58,7 @@ def test_whom_nmi_asks_and_what_azure_must_know_is_told() -> None:
     assert CLIENT_ID not in msgspec.json.encode(explanation).decode()
 
 
-def test_in_managed_mode_the_same_is_told_without_an_assigned_identity() -> None:
+def test_in_managed_mode_the_same_is_printed_without_an_assigned_identity() -> None:
     explanation = told(configuration=rules(managed=True, federated_identities=True), assigned=())
     assert ("served", "ok") in states(explanation)
     assert ("service account", "ok") in states(explanation)
@@ -66,7 +66,7 @@ def test_in_managed_mode_the_same_is_told_without_an_assigned_identity() -> None
 
 
 @pytest.mark.parametrize("managed", [True, False])
-def test_without_the_flag_of_nmi_it_is_refused_and_the_flag_and_the_value_are_named(*, managed: bool) -> None:
+def test_without_nmis_flag_the_request_is_refused_and_flag_and_value_are_named(*, managed: bool) -> None:
     explanation = told(configuration=rules(managed=managed))
     link = only(explanation)
     assert "--federated-identities" in link.says
@@ -98,7 +98,7 @@ def test_without_the_flag_of_nmi_it_is_refused_and_the_flag_and_the_value_are_na
     ],
     ids=["forbidden", "gone", "none"],
 )
-def test_what_keeps_the_api_server_from_proving_the_pod_is_told_and_foretold(
+def test_a_fault_that_prevents_the_service_account_token_is_printed_and_predicted(
     changes: dict[str, Any], code: str, says: str, then: str
 ) -> None:
     explanation, token = told(**changes), foretold(**changes)
@@ -124,7 +124,7 @@ def test_what_keeps_the_api_server_from_proving_the_pod_is_told_and_foretold(
     ],
     ids=["nobody-looked", "account", "review", "no-nmi"],
 )
-def test_what_could_not_be_read_is_unknown_and_refuses_nothing(account: ServiceAccountAccess | None) -> None:
+def test_an_unreadable_state_is_unknown_and_refuses_nothing(account: ServiceAccountAccess | None) -> None:
     explanation = told(account=account)
     link = account_link(explanation)
     assert (link.state, broken(explanation)) == (LinkState.UNKNOWN, [])
@@ -133,14 +133,14 @@ def test_what_could_not_be_read_is_unknown_and_refuses_nothing(account: ServiceA
     assert explanation.answer.outcome is Outcome.GRANTED
 
 
-def test_an_identity_of_another_namespace_is_told_to_be_its_own() -> None:
+def test_an_identity_of_another_namespace_is_reported_as_another_namespaces() -> None:
     far = federated(namespace="far")
     explanation = told(identities=(far,), bindings=(binding(namespace="far"),), assigned=())
     assert "it is federated (type 3)" in broken(explanation)[0].says
     assert "service account" not in dict(states(explanation))
 
 
-def test_an_object_outside_the_namespace_is_told_to_be_there() -> None:
+def test_an_object_outside_the_namespace_is_named_with_its_namespace() -> None:
     (made,) = trusted().assigned
     elsewhere = msgspec.structs.replace(made, metadata=msgspec.structs.replace(made.metadata, namespace="default"))
     link = only(told(assigned=(elsewhere,)))
@@ -148,14 +148,14 @@ def test_an_object_outside_the_namespace_is_told_to_be_there() -> None:
     assert "not in namespace ns" in link.says
 
 
-def test_a_token_is_foretold_with_its_subject() -> None:
+def test_the_prediction_of_a_token_contains_its_subject() -> None:
     token = foretold()
     assert (token.outcome, token.subject) == (Outcome.GRANTED, "system:serviceaccount:ns:shop")
     assert token.type == "3 (federated identity)"
     assert token.asked.endswith("with a token of service account ns/shop for api://AzureADTokenExchange")
 
 
-def test_what_nmi_takes_no_token_for_is_refused_so() -> None:
+def test_an_identity_without_a_token_source_is_refused_with_that_reason() -> None:
     for spec in ({"tenant_id": ""}, {"client_id": " "}, {"auxiliary_tenant_ids": ["t"]}):
         token = foretold(identity=federated(**spec))
         assert (token.outcome, token.status) == (Outcome.REFUSED, 403)

@@ -57,7 +57,7 @@ async def ask(folder: Path, *words: str) -> Answer:
     return await run(folder, "podidctl", "explain", "pod", *words, cloudconfig=False)
 
 
-async def test_a_pod_is_followed_from_its_label_to_its_node(cloud: LittleCloud, new_plane: NewPlane) -> None:
+async def test_a_pod_is_explained_from_its_label_to_its_node(cloud: LittleCloud, new_plane: NewPlane) -> None:
     folders: list[Path] = []
 
     def prepare(plane: Plane) -> None:

@@ -20,7 +20,7 @@ UNDER = {"pod": pod(label=None, labels={"app": "x"}), "exceptions": (exception(l
 
 
 @pytest.mark.parametrize("nmi", NOBODY.values(), ids=NOBODY)
-def test_where_no_nmi_works_on_the_node_nothing_is_granted_and_what_would_be_is_told(nmi: NmiPods) -> None:
+def test_without_a_working_nmi_on_the_node_nothing_is_granted_and_the_expected_result_is_printed(nmi: NmiPods) -> None:
     explanation = told(nmi=nmi)
     assert explanation.answer.outcome is Outcome.UNANSWERED
     assert explanation.answer.identity == "ns/id"
@@ -29,20 +29,20 @@ def test_where_no_nmi_works_on_the_node_nothing_is_granted_and_what_would_be_is_
     assert explanation.next
 
 
-def test_what_an_nmi_that_is_away_would_refuse_has_no_status() -> None:
+def test_a_refusal_that_a_missing_nmi_would_return_has_no_status() -> None:
     explanation = told(nmi=NmiPods(), assigned=(), bindings=())
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.UNANSWERED, None)
     assert "NMI would respond with held for 45 s, then 404" in explanation.answer.says
 
 
-def test_an_exempt_pod_is_left_to_imds_also_without_nmi_but_not_where_one_hangs() -> None:
+def test_an_exempt_pod_uses_imds_also_without_nmi_but_not_with_a_hanging_one() -> None:
     assert told(**UNDER, nmi=NmiPods(elsewhere=True)).answer.outcome is Outcome.EXEMPT
     hanging = told(**UNDER, nmi=NOBODY["not-ready"]).answer
     assert hanging.outcome is Outcome.UNANSWERED
     assert "would forward the request to IMDS" in hanging.says
 
 
-def test_an_nmi_that_only_its_flags_tell_of_is_taken_to_run() -> None:
+def test_an_nmi_known_only_by_its_flags_counts_as_running() -> None:
     explanation = told(nmi=NmiPods(), configuration=replace(rules(), is_given=True))
     assert (explanation.answer.outcome, broken(explanation)) == (Outcome.GRANTED, [])
 
@@ -57,7 +57,7 @@ def test_an_identity_that_is_not_on_its_host_is_not_granted(azure: HostIdentitie
     assert link.says in explanation.answer.says
 
 
-def test_a_grant_beside_which_something_is_broken_says_so() -> None:
+def test_a_grant_with_another_broken_link_mentions_it() -> None:
     other = binding("b-other", "gone")
     explanation = told(bindings=(binding(), other), azure=ATTACHED)
     assert explanation.answer.outcome is Outcome.GRANTED
@@ -65,7 +65,7 @@ def test_a_grant_beside_which_something_is_broken_says_so() -> None:
     assert len(broken(explanation)) == 1
 
 
-def test_where_all_is_well_the_headline_has_no_but() -> None:
+def test_without_faults_the_headline_has_no_restriction() -> None:
     says = told(azure=ATTACHED).answer.says
     assert says == "NMI asks Azure for a token of AzureIdentity ns/id"
     principal = told(identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),))

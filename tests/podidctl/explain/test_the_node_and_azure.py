@@ -31,14 +31,14 @@ def link_of(name: str, **changes: object) -> Link:
     ],
     ids=["there", "absent", "changing", "no-host", "refused", "not-asked"],
 )
-def test_what_azure_says_of_the_identity(azure: object, state: LinkState, says: str) -> None:
+def test_azures_state_of_the_identity(azure: object, state: LinkState, says: str) -> None:
     link = link_of("on Azure", azure=azure)
     assert link.state is state
     assert says in link.says
     assert link.about == "id"
 
 
-def test_a_service_principal_needs_no_vm() -> None:
+def test_a_service_principal_requires_no_vm() -> None:
     links = told(identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),), node=None).links
     assert "host" not in {each.link for each in links}
 
@@ -53,28 +53,28 @@ def test_a_service_principal_needs_no_vm() -> None:
     ],
     ids=["gone", "bare", "elsewhere", "unread"],
 )
-def test_a_node_that_leads_to_no_vm_is_told(node: object, state: LinkState, says: str) -> None:
+def test_a_node_without_a_vm_is_reported(node: object, state: LinkState, says: str) -> None:
     link = link_of("host", node=node)
     assert link.state is state
     assert says in link.says
 
 
-def test_a_node_without_nmi_is_told_where_others_have_one() -> None:
+def test_a_node_without_nmi_is_reported_if_other_nodes_have_one() -> None:
     assert only(told(nmi=NmiPods(elsewhere=True))).link == "NMI"
 
 
-def test_an_nmi_that_is_not_ready_is_told_with_its_pod() -> None:
+def test_an_nmi_that_is_not_ready_is_reported_with_its_pod() -> None:
     link = only(told(nmi=NmiPods((nmi_pod(ready=False),))))
     assert (link.link, link.about) == ("NMI", "kube-system/nmi-x")
     assert "kubectl logs -n kube-system nmi-x" in link.next
 
 
-def test_no_nmi_anywhere_is_wrong_and_pods_that_cannot_be_listed_are_not() -> None:
+def test_no_nmi_in_the_cluster_is_a_fault_and_forbidden_pods_are_not() -> None:
     assert only(told(nmi=NmiPods())).link == "NMI"
     assert link_of("NMI", nmi=ReadFailure("not allowed")).state is LinkState.UNKNOWN
 
 
-def test_what_serves_nothing_any_more_need_not_be_on_azure() -> None:
+def test_an_unused_identity_is_not_required_on_azure() -> None:
     former = labelled(assigned_identity("old", pod_uid="uid-0"))
     removed = labelled(assigned_identity("gone", deleting=True))
     far = {"bindings": (binding(), binding(namespace="far")), "identities": (identity(), identity(namespace="far"))}
@@ -88,7 +88,7 @@ def test_what_serves_nothing_any_more_need_not_be_on_azure() -> None:
 
 
 @pytest.mark.parametrize("managed", [False, True], ids=["standard", "managed"])
-def test_a_client_id_that_is_anothers_is_told_with_both(managed: bool) -> None:
+def test_a_client_id_of_another_identity_is_reported_with_both_ids(managed: bool) -> None:
     other = "0b000000-0000-0000-0000-000000000002"
     azure = HostIdentities(attached={KEY: Attached(resource_id("id"), other)})
     explanation = told(azure=azure, configuration=rules(managed=managed))

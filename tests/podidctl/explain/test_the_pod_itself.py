@@ -24,7 +24,7 @@ from tests.podidctl.asked import broken, only, rules, told
     ],
     ids=["absent", "finished", "host-network", "no-address", "no-node"],
 )
-def test_a_pod_that_nmi_does_not_know_is_told_why(asked: Pod | None, link: str, says: str) -> None:
+def test_a_pod_that_nmi_does_not_know_is_reported_with_the_reason(asked: Pod | None, link: str, says: str) -> None:
     explanation = told(pod=asked)
     assert explanation.answer.outcome is Outcome.UNSEEN
     first = broken(explanation)[0]
@@ -32,7 +32,7 @@ def test_a_pod_that_nmi_does_not_know_is_told_why(asked: Pod | None, link: str, 
     assert says in first.says
 
 
-def test_two_live_pods_at_one_address_are_told() -> None:
+def test_two_live_pods_at_one_address_are_reported() -> None:
     other = pod("other", uid="uid-2")
     assert "another pod has its address: ns/other" in only(told(same_address_pods=(other,))).says
     assert broken(told(same_address_pods=(pod("other", uid="uid-2", deleting=True),))) == []
@@ -52,7 +52,7 @@ def test_two_live_pods_at_one_address_are_told() -> None:
     ],
     ids=["terminated", "sandbox-down"],
 )
-def test_a_pod_that_may_have_lost_its_address_is_told_that_it_gets_nothing(asked: Pod, link: str, says: str) -> None:
+def test_a_pod_that_may_have_lost_its_address_is_reported_to_get_nothing(asked: Pod, link: str, says: str) -> None:
     explanation = told(pod=asked)
     assert explanation.answer.outcome is Outcome.WAITS
     assert explanation.answer.status == 404
@@ -62,7 +62,7 @@ def test_a_pod_that_may_have_lost_its_address_is_told_that_it_gets_nothing(asked
     assert broken(told(pod=pod(sandbox=True))) == []
 
 
-def test_one_address_of_two_is_enough_for_nmi_to_know_the_pod() -> None:
+def test_one_of_two_addresses_suffices_for_nmi_to_know_the_pod() -> None:
     explanation = told(pod=pod(addresses=("10.0.0.1", "fd00::1")), same_address_pods=(pod("other", uid="uid-2"),))
     assert explanation.answer.outcome is Outcome.GRANTED
     (link,) = [each for each in explanation.links if each.link == "address"]
@@ -70,7 +70,7 @@ def test_one_address_of_two_is_enough_for_nmi_to_know_the_pod() -> None:
     assert "ns/other" in link.says
 
 
-def test_an_exception_that_overrides_the_label_is_told_with_its_name() -> None:
+def test_an_exception_that_overrides_the_label_is_named() -> None:
     explanation = told(pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "X"}),))
     assert explanation.answer.outcome is Outcome.EXEMPT
     link = only(explanation)
@@ -78,19 +78,19 @@ def test_an_exception_that_overrides_the_label_is_told_with_its_name() -> None:
     assert broken(told(pod=pod(labels={"app": "y"}), exceptions=(exception(labels={"app": "X"}),))) == []
 
 
-def test_an_exception_that_does_not_count_exempts_nobody() -> None:
+def test_an_exception_that_does_not_count_exempts_no_pod() -> None:
     counts = rules(exception_namespaces=("elsewhere",))
     explanation = told(configuration=counts, pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
     assert explanation.answer.outcome is Outcome.GRANTED
 
 
-def test_a_pod_without_a_label_under_an_exception_is_as_it_is_meant_to_be() -> None:
+def test_a_pod_without_a_label_and_with_an_exception_is_ok() -> None:
     explanation = told(pod=pod(label=None, labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
     assert explanation.answer.outcome is Outcome.EXEMPT
     assert broken(explanation) == []
 
 
-def test_mics_own_pod_is_exempt_and_nothing_is_wrong_with_it() -> None:
+def test_mics_own_pod_is_exempt_and_ok() -> None:
     owner = OwnerReference(kind="ReplicaSet", name="mic-1", controller=True)
     explanation = told(
         configuration=rules(mic_namespace="ns"), pod=pod(label=None, labels={"component": "mic"}, owner=owner)
@@ -99,7 +99,7 @@ def test_mics_own_pod_is_exempt_and_nothing_is_wrong_with_it() -> None:
     assert broken(explanation) == []
 
 
-def test_a_mirror_pod_is_told_why_it_gets_nothing() -> None:
+def test_a_mirror_pod_is_reported_with_the_reason_why_it_gets_nothing() -> None:
     explanation = told(pod=pod(mirror=True, labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 400)
     link = only(explanation)

@@ -42,7 +42,7 @@ def nmi(cloud: LittleCloud, node: str, *args: str, ready: bool = True, label: st
     cloud.api.store.replace("pods", stored, subresource="status")
 
 
-async def test_a_pod_whose_identity_mic_has_assigned_is_well_on_azure_too(cloud: LittleCloud) -> None:
+async def test_a_pod_with_an_assigned_identity_is_ok_on_azure_too(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     nmi(cloud, "n0")
@@ -79,7 +79,7 @@ async def test_a_pod_whose_identity_mic_has_assigned_is_well_on_azure_too(cloud:
     assert "is not attached to n0, so IMDS has no token of it" in taken.out
 
 
-async def test_a_broken_binding_is_shown_with_what_to_do_next(cloud: LittleCloud) -> None:
+async def test_a_broken_binding_is_printed_with_the_next_action(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     nmi(cloud, "n0")
@@ -95,7 +95,7 @@ async def test_a_broken_binding_is_shown_with_what_to_do_next(cloud: LittleCloud
     assert "default/demo selects 'demoo'" in answer.out
 
 
-async def test_json_and_yaml_say_the_same(cloud: LittleCloud) -> None:
+async def test_json_and_yaml_output_are_equal(cloud: LittleCloud) -> None:
     cloud.node("n0")
     running(cloud)
     as_json, as_yaml = await asyncio.gather(ask(cloud, "web", "-o", "json"), ask(cloud, "web", "-o", "yaml"))
@@ -103,7 +103,7 @@ async def test_json_and_yaml_say_the_same(cloud: LittleCloud) -> None:
     assert as_json.document == yaml.safe_load(as_yaml.out)
 
 
-async def test_nmis_own_flags_decide_wherever_they_stand(cloud: LittleCloud) -> None:
+async def test_nmis_own_flags_count_in_every_place_where_they_can_be_set(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     running(cloud)
@@ -118,7 +118,7 @@ async def test_nmis_own_flags_decide_wherever_they_stand(cloud: LittleCloud) -> 
     assert "--nmi-flags" in wrong.err
 
 
-async def test_flags_that_cannot_be_read_are_told_and_not_fatal(cloud: LittleCloud) -> None:
+async def test_unreadable_flags_are_reported_and_not_fatal(cloud: LittleCloud) -> None:
     cloud.node("n0")
     running(cloud)
     nmi(cloud, "n0", "--flag-of-tomorrow")
@@ -127,7 +127,7 @@ async def test_flags_that_cannot_be_read_are_told_and_not_fatal(cloud: LittleClo
     assert "NMI's defaults, because the flags of pod kube-system/nmi-n0 cannot be read" in answer.out
 
 
-async def test_what_may_not_be_read_besides_is_unknown(cloud: LittleCloud) -> None:
+async def test_another_forbidden_read_is_unknown(cloud: LittleCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     running(cloud)
@@ -143,7 +143,7 @@ async def test_what_may_not_be_read_besides_is_unknown(cloud: LittleCloud) -> No
     assert answer.document["eventsUnread"].startswith("not allowed")
 
 
-async def test_what_nmi_and_mic_said_of_the_pod_is_shown_and_others_events_are_not(cloud: LittleCloud) -> None:
+async def test_events_of_nmi_and_mic_about_the_pod_are_printed_and_events_of_others_are_not(cloud: LittleCloud) -> None:
     cloud.node("n0")
     running(cloud)
     uid = cloud.api.store.get("pods", "web", "default")["metadata"]["uid"]
@@ -169,7 +169,7 @@ async def test_what_nmi_and_mic_said_of_the_pod_is_shown_and_others_events_are_n
     assert "eyJhbGci" not in answer.out
 
 
-async def test_a_name_that_is_none_and_a_pod_that_is_not_there(cloud: LittleCloud) -> None:
+async def test_an_invalid_name_and_a_missing_pod_are_errors(cloud: LittleCloud) -> None:
     for words, says in (
         (("a/b/c",), "is not a pod name"),
         (("default/web", "-n", "other"), "name two namespaces"),
@@ -185,7 +185,7 @@ async def test_a_name_that_is_none_and_a_pod_that_is_not_there(cloud: LittleClou
     assert "Traceback" not in hostile.err
 
 
-async def test_an_api_server_that_is_away_and_one_without_our_kinds_are_one_line(cloud: LittleCloud) -> None:
+async def test_an_unreachable_api_server_and_one_without_our_kinds_are_one_line(cloud: LittleCloud) -> None:
     cloud.api.store.delete("customresourcedefinitions.apiextensions.k8s.io", ASSIGNED)
     missing = await ask(cloud, "web")
     assert (missing.code, missing.out, missing.err.count("\n")) == (1, "", 1)

@@ -33,17 +33,17 @@ def test_each_sovereign_cloud_has_its_own_resource_manager(name: str, manager: s
     assert by_name(name).resource_manager == manager
 
 
-def test_an_unknown_cloud_is_refused_with_the_names_that_would_do() -> None:
+def test_an_unknown_cloud_is_rejected_with_the_valid_names() -> None:
     with pytest.raises(CloudError, match="AzureStackCloud"):
         by_name("AzureMoonCloud")
 
 
-def test_a_stack_without_its_file_is_refused() -> None:
+def test_azure_stack_without_its_file_is_rejected() -> None:
     with pytest.raises(CloudError, match="AZURE_ENVIRONMENT_FILEPATH"):
         by_name("AzureStackCloud")
 
 
-def test_a_stack_is_read_from_its_file(tmp_path: Path) -> None:
+def test_azure_stack_is_read_from_its_file(tmp_path: Path) -> None:
     file = tmp_path / "stack.json"
     file.write_text(json.dumps(STACK))
     cloud = by_name("azurestackcloud", file)
@@ -54,7 +54,7 @@ def test_a_stack_is_read_from_its_file(tmp_path: Path) -> None:
     assert cloud.known_hosts == {"login.contoso.test:8443"}
 
 
-def test_without_an_audience_the_service_management_endpoint_is_taken(tmp_path: Path) -> None:
+def test_without_an_audience_the_service_management_endpoint_is_used(tmp_path: Path) -> None:
     file = tmp_path / "stack.json"
     file.write_text(json.dumps(STACK | {"tokenAudience": "", "serviceManagementEndpoint": "https://sm.test/"}))
     assert by_name("AzureStackCloud", file).resource_manager_audience == "https://sm.test/"
@@ -73,7 +73,7 @@ def test_without_an_audience_the_service_management_endpoint_is_taken(tmp_path: 
     ],
     ids=["empty", "too-deep", "a-list", "nothing-said", "not-https", "no-address", "no-port"],
 )
-def test_an_unusable_stack_file_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+def test_an_unusable_stack_file_is_rejected_in_one_line(tmp_path: Path, content: str) -> None:
     file = tmp_path / "stack.json"
     file.write_text(content)
     with pytest.raises(CloudError) as refused:
@@ -81,7 +81,7 @@ def test_an_unusable_stack_file_is_refused_in_one_line(tmp_path: Path, content: 
     assert "\n" not in str(refused.value)
 
 
-def test_a_missing_stack_file_is_refused_by_its_path(tmp_path: Path) -> None:
+def test_a_missing_stack_file_is_rejected_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(CloudError, match="nowhere"):
         by_name("AzureStackCloud", tmp_path / "nowhere.json")
 
@@ -94,7 +94,7 @@ def test_without_an_environment_file_the_cloud_is_the_public_one() -> None:
     assert clouds.of_environment(None) is clouds.PUBLIC
 
 
-def test_an_environment_file_says_which_cloud_it_is(tmp_path: Path) -> None:
+def test_an_environment_file_names_the_cloud(tmp_path: Path) -> None:
     file = tmp_path / "stack.json"
     file.write_text(json.dumps(STACK))
     assert clouds.of_environment(file).authority == "https://login.contoso.test:8443"

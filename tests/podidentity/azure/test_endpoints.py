@@ -25,7 +25,7 @@ from podidentity.azure.clouds import Endpoint, parse_endpoint
         ("https://xn--bcher-kva.example", Endpoint("xn--bcher-kva.example")),
     ],
 )
-def test_each_good_spelling_is_read(text: str, endpoint: Endpoint) -> None:
+def test_each_valid_spelling_is_accepted(text: str, endpoint: Endpoint) -> None:
     assert parse_endpoint(text) == endpoint
     assert parse_endpoint(endpoint.url) == endpoint
 
@@ -90,12 +90,12 @@ def test_each_good_spelling_is_read(text: str, endpoint: Endpoint) -> None:
         "https://" + "a." * 130 + "example",
     ],
 )
-def test_nothing_else_is_an_endpoint(text: str) -> None:
+def test_an_invalid_endpoint_is_rejected(text: str) -> None:
     assert parse_endpoint(text) is None
 
 
 @given(st.text(st.sampled_from("https:/.@\\%#?[]-_ aA0\n\t\x00é"), max_size=40).map(lambda tail: f"https://{tail}"))
-def test_whatever_is_accepted_means_the_same_host_to_others(text: str) -> None:
+def test_other_parsers_read_the_same_host_from_an_accepted_endpoint(text: str) -> None:
     endpoint = parse_endpoint(text)
     if endpoint is not None:
         url = URL(text)

@@ -15,7 +15,7 @@ VM = "/subscriptions/S1/resourceGroups/Rg/providers/Microsoft.Compute/virtualMac
 SET = "/subscriptions/S1/resourceGroups/Rg/providers/Microsoft.Compute/virtualMachineScaleSets/Pool"
 
 
-def test_an_identity_keeps_its_spelling_and_compares_without_it() -> None:
+def test_an_identity_keeps_its_spelling_and_compares_case_insensitively() -> None:
     first, second = parse_user_assigned(IDENTITY), parse_user_assigned(IDENTITY.upper())
     assert first is not None
     assert second is not None
@@ -46,11 +46,11 @@ def test_an_identity_keeps_its_spelling_and_compares_without_it() -> None:
         *("quoted-as-another", "listed-as-another", "quote-in-group", "another-letter"),
     ],
 )
-def test_anything_but_exactly_an_identity_id_is_refused(text: str) -> None:
+def test_any_other_text_than_an_identity_id_is_rejected(text: str) -> None:
     assert parse_user_assigned(text) is None
 
 
-def test_a_group_may_have_other_letters_and_parentheses() -> None:
+def test_a_resource_group_may_contain_non_ascii_letters_and_parentheses() -> None:
     found = parse_user_assigned(IDENTITY.replace("/Rg/", "/Kök_(öst).1/"))
     assert found is not None
     assert found.resource_group == "Kök_(öst).1"
@@ -70,7 +70,7 @@ def test_nodes_of_one_scale_set_have_one_key() -> None:
     assert (first.text, first.instance, second.instance) == (SET, "0", "17")
 
 
-def test_what_a_host_gives_as_text_can_be_read_again() -> None:
+def test_the_text_of_a_host_can_be_parsed() -> None:
     for text in (VM, SET):
         host = parse_provider_id(text)
         assert host is not None
@@ -82,5 +82,5 @@ def test_what_a_host_gives_as_text_can_be_read_again() -> None:
     ["", "aws:///zone/i-0", "kind://docker/kind/node", "azure://" + SET + "/virtualMachines/", "azure://" + IDENTITY],
     ids=["empty", "another-cloud", "kind", "no-instance", "not-compute"],
 )
-def test_other_provider_ids_are_nobodys(text: str) -> None:
+def test_other_provider_ids_are_no_host(text: str) -> None:
     assert parse_provider_id(text) is None

@@ -28,23 +28,23 @@ from podidentity.flags import go_duration
         ("2562047h", 2562047 * 3600.0),
     ],
 )
-def test_what_go_reads_is_read_alike(text: str, seconds: float) -> None:
+def test_values_that_go_accepts_are_parsed_equally(text: str, seconds: float) -> None:
     assert go_duration(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
     "text", ["", "s", "1", "1.5", "1d", "1 s", " 1s", "1s ", "1s2", "1e3s", ".s", "--1s", "٣s", "1s\n"]
 )
-def test_what_go_refuses_is_refused(text: str) -> None:
+def test_values_that_go_rejects_are_rejected(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         go_duration(text)
 
 
-def test_a_number_without_a_unit_is_told_how_to_write_it() -> None:
+def test_a_number_without_a_unit_is_rejected_with_the_correct_spelling() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"'45' lacks a unit; write 45s"):
         go_duration("45")
 
 
-def test_a_duration_that_overflows_gos_is_refused() -> None:
+def test_a_duration_that_overflows_in_go_is_rejected() -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="292 years"):
         go_duration("2562048h")

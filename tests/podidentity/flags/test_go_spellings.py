@@ -24,7 +24,7 @@ def parser() -> GoParser:
     [["--node=a"], ["--node", "a"], ["-node=a"], ["-node", "a"], ["--node=b", "--node=a"]],
     ids=["equals", "two words", "one dash equals", "one dash two words", "last one counts"],
 )
-def test_every_spelling_of_a_flag_with_a_value_is_read(parser: GoParser, args: list[str]) -> None:
+def test_every_spelling_of_a_flag_with_a_value_is_accepted(parser: GoParser, args: list[str]) -> None:
     assert parser.parse_args(args).node == "a"
 
 
@@ -43,21 +43,21 @@ def test_every_spelling_of_a_flag_with_a_value_is_read(parser: GoParser, args: l
         (["--forceNamespaced", "--forceNamespaced=false"], False),
     ],
 )
-def test_a_boolean_stands_with_or_without_a_value(parser: GoParser, args: list[str], value: bool) -> None:
+def test_a_boolean_is_accepted_with_or_without_a_value(parser: GoParser, args: list[str], value: bool) -> None:
     assert parser.parse_args(args).forceNamespaced is value
 
 
-def test_a_flag_after_a_bare_boolean_is_still_read(parser: GoParser) -> None:
+def test_a_flag_after_a_bare_boolean_is_parsed(parser: GoParser) -> None:
     read = parser.parse_args(["--forceNamespaced", "--node", "a"])
     assert (read.forceNamespaced, read.node) == (True, "a")
 
 
 @pytest.mark.parametrize("args", [["-v", "4"], ["-v=4"], ["--v", "4"], ["--v=4"], ["--v=0x4"]])
-def test_verbosity_is_read_in_klogs_spellings(parser: GoParser, args: list[str]) -> None:
+def test_verbosity_is_accepted_in_klogs_spellings(parser: GoParser, args: list[str]) -> None:
     assert parser.parse_args(args).v == 4
 
 
-def test_a_value_may_look_like_a_flag_or_be_empty_or_hold_an_equals_sign(parser: GoParser) -> None:
+def test_a_value_may_look_like_a_flag_be_empty_or_contain_an_equals_sign(parser: GoParser) -> None:
     assert parser.parse_args(["--v", "-1"]).v == -1
     assert parser.parse_args(["--node", "--node"]).node == "--node"
     assert parser.parse_args(["--node="]).node == ""
@@ -68,7 +68,7 @@ def test_values_are_converted(parser: GoParser) -> None:
     assert parser.parse_args(["--max-hold=1m30s"]).max_hold == pytest.approx(90)
 
 
-def test_a_switch_that_takes_no_value_is_read(parser: GoParser) -> None:
+def test_a_flag_without_a_value_is_accepted(parser: GoParser) -> None:
     assert parser.parse_args(["--version"]).version is True
 
 
@@ -92,7 +92,7 @@ def test_a_switch_that_takes_no_value_is_read(parser: GoParser) -> None:
         (["--=a"], "unknown flag --"),
     ],
 )
-def test_what_cannot_be_used_is_refused_in_one_line_that_says_what_to_do(
+def test_an_unusable_flag_is_rejected_in_one_line_with_the_next_action(
     parser: GoParser, args: list[str], sentence: str
 ) -> None:
     with pytest.raises(UsageError) as refused:
@@ -101,7 +101,7 @@ def test_what_cannot_be_used_is_refused_in_one_line_that_says_what_to_do(
     assert "\n" not in str(refused.value)
 
 
-def test_a_hostile_word_is_repeated_escaped_and_cut(parser: GoParser) -> None:
+def test_a_hostile_argument_is_quoted_escaped_and_truncated(parser: GoParser) -> None:
     with pytest.raises(UsageError) as refused:
         parser.parse_args(["--x\n\x1b[31m" + "y" * 10_000])
     assert len(str(refused.value)) < 200
@@ -109,6 +109,6 @@ def test_a_hostile_word_is_repeated_escaped_and_cut(parser: GoParser) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "yes", "tRUE", "2", "true "])
-def test_a_word_that_go_does_not_take_for_a_boolean_is_refused(text: str) -> None:
+def test_an_invalid_boolean_is_rejected_like_in_go(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         go_bool(text)

@@ -32,7 +32,7 @@ def kubeconfig(path: Path, user: dict[str, Any], **cluster: object) -> str:
     return str(path)
 
 
-async def test_a_kubeconfig_says_all(tmp_path: Path) -> None:
+async def test_a_kubeconfig_contains_address_and_credentials(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path / "config", {"token": "abc"}, **{"tls-server-name": "kubernetes"})
     access = await from_kubeconfig(path)
     assert (access.server, access.namespace, access.server_hostname) == ("https://10.0.0.1:6443", "mine", "kubernetes")
@@ -41,7 +41,7 @@ async def test_a_kubeconfig_says_all(tmp_path: Path) -> None:
     assert access.ssl.verify_mode is ssl.CERT_REQUIRED
 
 
-async def test_insecure_skip_tls_verify_is_obeyed(tmp_path: Path) -> None:
+async def test_insecure_skip_tls_verify_is_respected(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path / "config", {}, **{"insecure-skip-tls-verify": True})
     access = await from_kubeconfig(path)
     assert access.ssl is not None
@@ -49,7 +49,7 @@ async def test_insecure_skip_tls_verify_is_obeyed(tmp_path: Path) -> None:
     assert await access.authorization() is None
 
 
-async def test_plain_http_needs_no_tls(tmp_path: Path) -> None:
+async def test_plain_http_requires_no_tls(tmp_path: Path) -> None:
     access = await from_kubeconfig(kubeconfig(tmp_path / "config", {}, server="http://127.0.0.1:8080"))
     assert (access.server, access.ssl) == ("http://127.0.0.1:8080", None)
 
@@ -69,7 +69,7 @@ async def test_a_token_file_is_read_again_after_a_while_and_after_a_401(tmp_path
     assert await access.authorization() == "Bearer three"
 
 
-async def test_a_kubeconfig_that_vanishes_leaves_the_last_credentials(tmp_path: Path) -> None:
+async def test_a_deleted_kubeconfig_keeps_the_last_credentials(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path / "config", {"token": "abc"})
     access = await from_kubeconfig(path)
     (tmp_path / "config").unlink()
@@ -86,7 +86,7 @@ def plugin(tmp_path: Path, script: str) -> str:
     return kubeconfig(tmp_path / "config", {"exec": {"apiVersion": version, "command": str(program)}})
 
 
-async def test_a_program_that_makes_tokens_is_run_again_after_a_401(tmp_path: Path) -> None:
+async def test_an_exec_plugin_runs_again_after_a_401(tmp_path: Path) -> None:
     made = f"""echo x >> {tmp_path}/runs
 printf '{{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{{"token":"%s"}}}}' \\
   "$(wc -l < {tmp_path}/runs | tr -d ' ')"
@@ -97,7 +97,9 @@ printf '{{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential"
     assert await access.authorization() == "Bearer 2"
 
 
-async def test_a_program_that_does_not_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_exec_plugin_that_does_not_end_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PROGRAM_SECONDS", 2.0)
     started = time.monotonic()
     with pytest.raises(AccessError, match="took longer than 2 s: check the program that it runs"):
@@ -108,7 +110,7 @@ async def test_a_program_that_does_not_end_is_not_waited_for(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("program", "told"), [("/nowhere/python", "cannot start a process"), ("false", r"failed \(exit code 1\)")]
 )
-async def test_a_reading_program_that_does_not_run_leaves_the_last_credentials(
+async def test_a_failing_reader_process_keeps_the_last_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, told: str
 ) -> None:
     path = kubeconfig(tmp_path / "config", {"token": "abc"})
@@ -120,7 +122,7 @@ async def test_a_reading_program_that_does_not_run_leaves_the_last_credentials(
     assert await access.authorization() == "Bearer abc"
 
 
-async def test_an_inlined_certificate_is_ours_and_lies_in_no_file_afterwards(
+async def test_an_inline_certificate_is_used_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = Authority("test").client("somebody")
@@ -145,7 +147,7 @@ async def test_an_inlined_certificate_is_ours_and_lies_in_no_file_afterwards(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_the_package_that_reads_it_is_not_kept(tmp_path: Path) -> None:
+def test_the_kubeconfig_package_is_not_kept_in_memory(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path / "config", {"token": "abc"})
     code = (
         "import asyncio, sys\nfrom podidentity.kube.access import find\n"
@@ -156,7 +158,7 @@ def test_the_package_that_reads_it_is_not_kept(tmp_path: Path) -> None:
     assert done.stdout.split() == ["https://10.0.0.1:6443", "[]"]
 
 
-async def test_the_flag_goes_before_the_environment(tmp_path: Path) -> None:
+async def test_the_flag_takes_precedence_over_the_environment(tmp_path: Path) -> None:
     flag = kubeconfig(tmp_path / "flag", {"token": "flag"})
     environ = {"KUBECONFIG": kubeconfig(tmp_path / "environ", {"token": "environ"})}
     assert await (await find(flag, environ)).authorization() == "Bearer flag"
@@ -201,12 +203,12 @@ async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
         await from_kubeconfig(str(tmp_path / "none"))
 
 
-async def test_a_kubeconfig_that_cannot_even_be_looked_for_is_one_line(tmp_path: Path) -> None:
+async def test_an_inaccessible_kubeconfig_path_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(AccessError, match=r"cannot use the kubeconfig .* \(File name too long\): correct it"):
         await from_kubeconfig(str(tmp_path / ("x" * 300)))
 
 
-async def test_nothing_at_all_says_what_to_give() -> None:
+async def test_without_any_access_the_error_names_what_to_provide() -> None:
     with pytest.raises(AccessError, match="pass a kubeconfig with --kubeconfig or KUBECONFIG"):
         await find("", {})
 
@@ -221,7 +223,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_pods_three_facts(root: Path) -> None:
+def test_a_pods_access_has_the_service_address_and_the_namespace(root: Path) -> None:
     (root / "namespace").write_text("kube-system")
     access = in_cluster(root, ENVIRON)
     assert (access.server, access.namespace) == ("https://10.96.0.1:443", "kube-system")
@@ -239,19 +241,19 @@ async def test_a_pods_token_is_read_again_once_a_minute(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("missing", "told"), [("ca.crt", "certificate authority"), ("token", "token")])
-def test_what_is_not_mounted_is_named(root: Path, missing: str, told: str) -> None:
+def test_a_missing_mount_is_named(root: Path, missing: str, told: str) -> None:
     (root / missing).unlink()
     with pytest.raises(AccessError, match=f"{told}.*automountServiceAccountToken"):
         in_cluster(root, ENVIRON)
 
 
-def test_an_empty_token_is_refused(root: Path) -> None:
+def test_an_empty_token_is_rejected(root: Path) -> None:
     (root / "token").write_text("\n")
     with pytest.raises(AccessError, match="is empty"):
         in_cluster(root, ENVIRON)
 
 
-async def test_a_server_that_refuses_every_request_does_not_have_the_kubeconfig_read_for_each(
+async def test_repeated_401_responses_do_not_cause_a_kubeconfig_read_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, reads = 1000.0, 0

@@ -39,7 +39,7 @@ def test_a_pod_trusts_its_clusters_authority(tmp_path: Path) -> None:
         assert greeted(in_cluster(tmp_path, environ).ssl, port) == "TLSv1.3"
 
 
-async def test_so_does_a_kubeconfig_that_names_one(tmp_path: Path) -> None:
+async def test_a_kubeconfig_trusts_the_authority_that_it_names(tmp_path: Path) -> None:
     with old_server() as (authority, port):
         cluster = {
             "server": f"https://127.0.0.1:{port}",
@@ -60,7 +60,7 @@ async def test_so_does_a_kubeconfig_that_names_one(tmp_path: Path) -> None:
         assert greeted(context, port) == "TLSv1.3"
 
 
-async def test_the_systems_authorities_are_held_to_what_python_holds_them_to(tmp_path: Path) -> None:
+async def test_the_systems_authorities_are_checked_as_strictly_as_python_does(tmp_path: Path) -> None:
     config = {
         "apiVersion": "v1",
         "kind": "Config",

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from podidentity.kube import client as module
+from podidentity.kube import response_limits
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.errors import (
@@ -21,7 +21,7 @@ from podidentity.resources import PODS
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod, status
 
 
-async def test_an_answer_that_does_not_come_is_unreachable(server: ScriptedServer, client: Client) -> None:
+async def test_a_response_that_does_not_arrive_is_unreachable(server: ScriptedServer, client: Client) -> None:
     server.others += [None, Reply(b"{}")]
     with pytest.raises(NoResponse, match=r"no response from http://127\.0\.0\.1"):
         await client.request("GET", "/slow", timeout_seconds=0.05)
@@ -48,20 +48,20 @@ async def test_a_cancelled_request_leaves_the_client_usable(server: ScriptedServ
     assert await client.request("GET", "/quick") == b"{}"
 
 
-async def test_an_error_body_is_read_only_so_far(server: ScriptedServer, client: Client) -> None:
+async def test_an_error_body_is_read_up_to_a_limit(server: ScriptedServer, client: Client) -> None:
     server.others.append(Reply(b"x" * 2_000_000, 500))
     with pytest.raises(ServerError) as raised:
         await client.request("GET", "/big")
     assert raised.value.message == "x" * MESSAGE_MAX
 
 
-async def test_an_error_body_may_be_nested_too_deep_to_be_read(server: ScriptedServer, client: Client) -> None:
+async def test_an_error_body_nested_too_deeply_is_handled(server: ScriptedServer, client: Client) -> None:
     server.others.append(Reply(b'{"kind":"Status","details":' + b"[" * 60_000, 500))
     with pytest.raises(ServerError):
         await client.request("GET", "/deep")
 
 
-async def test_a_leader_lock_nested_too_deep_to_be_read_ends_no_candidate(
+async def test_a_leader_lock_nested_too_deeply_ends_no_candidate(
     server: ScriptedServer, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.others += [Reply(b'{"metadata":' + b"[" * 60_000)] * 100
@@ -76,17 +76,17 @@ async def test_a_leader_lock_nested_too_deep_to_be_read_ends_no_candidate(
         await candidate
 
 
-async def test_an_answer_beyond_all_measure_is_refused(
+async def test_an_oversized_response_is_rejected(
     server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BODY_MAX", 1000)
+    monkeypatch.setattr(response_limits, "BODY_MAX", 1000)
     server.others += [Reply(b"x" * 1001), Reply(b"x" * 1000)]
     with pytest.raises(ServerError, match="more than 1000 bytes"):
         await client.request("GET", "/big")
     assert len(await client.request("GET", "/fits")) == 1000
 
 
-async def test_a_watch_that_breaks_off_inside_a_line_is_unreachable(server: ScriptedServer, client: Client) -> None:
+async def test_a_watch_that_ends_inside_a_line_is_unreachable(server: ScriptedServer, client: Client) -> None:
     async with client.stream("/watch", {"watch": "true"}) as lines:
         watch = await server.watch()
         watch.send_raw(b'{"type":')
@@ -112,7 +112,7 @@ async def test_a_watch_that_breaks_off_inside_a_line_is_unreachable(server: Scri
     ],
     ids=["header", "details", "date", "html", "not-utf8", "wrong-types", "redirect"],
 )
-async def test_every_refusal_becomes_one_error(
+async def test_every_rejection_becomes_one_error(
     server: ScriptedServer, client: Client, reply: Reply, kind: type[ApiError], retry_after: float | None
 ) -> None:
     server.others.append(reply)
@@ -122,7 +122,7 @@ async def test_every_refusal_becomes_one_error(
     assert (raised.value.status, raised.value.retry_after) == (reply.status, retry_after)
 
 
-async def test_an_answer_that_is_not_the_object_is_a_server_error(server: ScriptedServer, client: Client) -> None:
+async def test_a_response_that_is_not_the_object_is_a_server_error(server: ScriptedServer, client: Client) -> None:
     server.others.append(Reply(b"<html>a login page</html>"))
     with pytest.raises(ServerError, match="cannot be read"):
         await client.get(PODS, "ns", "a")
@@ -134,14 +134,14 @@ async def test_an_unreadable_object_is_left_out_of_a_list(server: ScriptedServer
 
 
 @pytest.mark.parametrize("name", ["", "a", "node-1.example.com", "system:node"])
-async def test_names_that_exist_pass(server: ScriptedServer, client: Client, name: str) -> None:
+async def test_valid_names_are_accepted(server: ScriptedServer, client: Client, name: str) -> None:
     server.others.append(Reply(pod("a", "1")))
     await client.get(PODS, "ns", name)
     assert server.requests[-1].path == "/api/v1/namespaces/ns/pods" + (f"/{name}" if name else "")
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "a?b", "a%2fb", "a\nb", "é", "x" * 254])
-async def test_names_that_cannot_exist_are_not_sent(server: ScriptedServer, client: Client, name: str) -> None:
+async def test_invalid_names_are_not_sent(server: ScriptedServer, client: Client, name: str) -> None:
     with pytest.raises(ApiError, match="is not the name"):
         await client.get(PODS, "ns", name)
     assert not server.requests

@@ -14,10 +14,10 @@ from podidentity.kube.decoding import (
     SEEN_MAX,
     Malformed,
     decode_event,
-    decode_list,
     decode_meta,
     decode_object,
     shallow,
+    split_list,
 )
 from podidentity.kube.errors import Gone
 from podidentity.resources import ASSIGNED_IDENTITIES, IDENTITIES, PODS
@@ -40,11 +40,11 @@ def line(event: str, **document: Any) -> bytes:
     return json.dumps({"type": event, "object": document}).encode()
 
 
-def test_a_list_has_its_version_and_its_token() -> None:
+def test_a_list_has_its_resource_version_and_its_continue_token() -> None:
     data = b'{"metadata":{"resourceVersion":"7","continue":"c"},"items":[{"metadata":{"name":"a"}}]}'
-    decoded = decode_list(PODS, data)
-    assert (decoded.resource_version, decoded.continue_token) == ("7", "c")
-    assert [entry.metadata.name for entry in decoded.items] == ["a"]
+    page = split_list(data)
+    assert (page.resource_version, page.continue_token) == ("7", "c")
+    assert [decode_object(PODS, item).metadata.name for item in page.items] == ["a"]
 
 
 def test_an_event_has_its_object() -> None:
@@ -54,18 +54,18 @@ def test_an_event_has_its_object() -> None:
     assert event.object.key == ("ns", "a")
 
 
-def test_a_bookmark_has_only_a_version() -> None:
+def test_a_bookmark_has_only_a_resource_version() -> None:
     event = decode_event(PODS, line("BOOKMARK", kind="Pod", metadata={"resourceVersion": "9"}))
     assert (event.type, event.object, event.resource_version) == ("BOOKMARK", None, "9")
 
 
-def test_an_error_event_is_the_error_it_would_be_as_an_answer() -> None:
+def test_an_error_event_equals_the_error_response() -> None:
     event = decode_event(PODS, line("ERROR", kind="Status", code=410, reason="Expired", message="too old"))
     assert isinstance(event.error, Gone)
     assert event.error.status == 410
 
 
-def test_an_event_whose_object_cannot_be_read_still_names_it() -> None:
+def test_an_event_with_an_unreadable_object_still_names_it() -> None:
     event = decode_event(PODS, line("MODIFIED", metadata={"name": "a", "namespace": "ns"}, spec={"nodeName": 1}))
     assert (event.object, event.key) == (None, ("ns", "a"))
 
@@ -79,7 +79,7 @@ def test_old_spellings_are_read_in_embedded_objects_too() -> None:
     assert spec.azure_identity_ref.metadata.name == "i"
 
 
-def test_nulls_in_our_kinds_count_as_left_out() -> None:
+def test_nulls_in_our_kinds_count_as_absent() -> None:
     data = b'{"metadata":{"name":"a"},"spec":{"clientID":null,"clientPassword":null,"replicas":null},"status":null}'
     assert decode_object(IDENTITIES, data).spec.client_id == ""
 
@@ -98,22 +98,26 @@ def test_nulls_in_our_kinds_count_as_left_out() -> None:
         b'{"type":"ADDED","object":{"metadata":{"name":5}}}',
     ],
 )
-def test_what_is_no_event_is_malformed(data: bytes) -> None:
+def test_an_invalid_event_is_malformed(data: bytes) -> None:
     with pytest.raises(Malformed):
         decode_event(PODS, data)
 
 
 @given(st.binary(max_size=64) | JSON.map(lambda value: json.dumps(value).encode()))
-def test_anything_else_is_malformed_and_nothing_else_is_raised(data: bytes) -> None:
+def test_any_other_bytes_are_malformed_and_cause_no_other_error(data: bytes) -> None:
     for kind in (PODS, IDENTITIES, ASSIGNED_IDENTITIES):
-        for decode in (decode_event, decode_list, decode_object):
+        for decode in (decode_event, decode_object):
             with suppress(Malformed):
                 decode(kind, data)
+        with suppress(Malformed):
+            for item in split_list(data).items:
+                with suppress(Malformed):
+                    decode_object(kind, item)
     assert isinstance(decode_meta(data).name, str)
 
 
 @given(JSON, st.integers(0, 3))
-def test_what_is_made_shallow_keeps_all_but_what_is_deep(value: Any, steps: int) -> None:
+def test_a_flattened_object_keeps_all_shallow_fields(value: Any, steps: int) -> None:
     for _ in range(DEPTH_MAX - 4 + steps):
         value = [value, ']}\\"[{', "[[", "]"]
     data = json.dumps(value).encode()
@@ -138,13 +142,13 @@ def resource_id(text: str) -> str:
     return document.spec.azure_identity_ref.spec.resource_id
 
 
-def test_what_thousands_of_objects_repeat_is_kept_once() -> None:
+def test_values_that_thousands_of_objects_share_are_kept_once() -> None:
     text = "/subscriptions/s".ljust(SEEN_CHARS, "x")
     assert resource_id(text) is resource_id(text)
     assert resource_id(text) == text
 
 
-def test_what_is_long_or_long_ago_is_not_remembered() -> None:
+def test_long_and_old_values_are_not_interned() -> None:
     long = "x" * (SEEN_CHARS + 1)
     assert resource_id(long) is not resource_id(long)
     first = resource_id("first")

@@ -29,14 +29,14 @@ async def flushed(recorder: EventRecorder) -> None:
     await asyncio.wait_for(recorder.flushed(), 5)
 
 
-def test_what_does_not_fit_is_dropped_and_counted(client: Client) -> None:
+def test_an_event_beyond_the_limit_is_dropped_and_counted(client: Client) -> None:
     recorder = EventRecorder(client, "mic", "host")
     for number in range(PENDING_MAX + 5):
         recorder.record(about(f"p{number}"), PODS, "Normal", "Reason", "message")
     assert recorder.dropped == 5
 
 
-def test_one_object_cannot_say_ever_new_things(client: Client) -> None:
+def test_one_object_has_a_limited_number_of_distinct_events(client: Client) -> None:
     recorder = EventRecorder(client, "mic", "host", clock=lambda: 0.0)
     for number in range(int(OBJECT_BURST) + 3):
         recorder.record(about("p"), PODS, "Normal", "Reason", f"message {number}")
@@ -45,7 +45,7 @@ def test_one_object_cannot_say_ever_new_things(client: Client) -> None:
     assert recorder.dropped == 3
 
 
-def test_normal_events_however_many_take_no_warnings_place(client: Client) -> None:
+def test_normal_events_never_displace_warnings(client: Client) -> None:
     recorder = EventRecorder(client, "mic", "host", clock=lambda: 0.0)
     for number in range(PENDING_MAX):
         recorder.record(about(f"p{number}"), PODS, "Normal", "Reason", "message")
@@ -58,7 +58,7 @@ def test_normal_events_however_many_take_no_warnings_place(client: Client) -> No
     assert recorder.dropped == dropped + 1
 
 
-async def test_warnings_go_first(server: ScriptedServer, client: Client) -> None:
+async def test_warnings_are_sent_first(server: ScriptedServer, client: Client) -> None:
     recorder = EventRecorder(client, "mic", "host")
     for number in range(3):
         recorder.record(about(f"p{number}"), PODS, "Normal", "Reason", "message")
@@ -94,7 +94,9 @@ async def test_a_repeat_after_the_event_has_expired_is_a_new_event(
     assert len(set(names)) == 2
 
 
-async def test_a_refused_event_is_counted_and_the_next_is_told(server: ScriptedServer, recorder: EventRecorder) -> None:
+async def test_a_rejected_event_is_counted_and_the_next_one_is_sent(
+    server: ScriptedServer, recorder: EventRecorder
+) -> None:
     server.others += [status(403, "Forbidden"), Reply({}, 201)]
     recorder.record(about("p"), PODS, "Normal", "Reason", "message")
     recorder.record(about("q"), PODS, "Normal", "Reason", "message")
@@ -103,7 +105,9 @@ async def test_a_refused_event_is_counted_and_the_next_is_told(server: ScriptedS
     assert len(server.requests) == 2
 
 
-async def test_a_long_message_is_cut_to_the_servers_limit(server: ScriptedServer, recorder: EventRecorder) -> None:
+async def test_a_long_message_is_truncated_to_the_servers_limit(
+    server: ScriptedServer, recorder: EventRecorder
+) -> None:
     server.others.append(Reply({}, 201))
     recorder.record(about("p"), PODS, "Normal", "Reason", "é" * MESSAGE_MAX)
     await flushed(recorder)

@@ -55,7 +55,7 @@ async def made(contact: FirstContact) -> None:
     assert contact.problem is None
 
 
-async def test_an_api_server_that_answers_is_asked_once_and_nothing_is_logged(
+async def test_an_api_server_that_responds_gets_one_request_and_nothing_is_logged(
     server: ScriptedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.others.append(VERSION)
@@ -68,7 +68,7 @@ async def test_an_api_server_that_answers_is_asked_once_and_nothing_is_logged(
 
 
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.RESET, Mode.HANG, Mode.SILENT])
-async def test_a_connection_that_fails_is_tried_until_it_does_not(
+async def test_a_failing_connection_is_retried_until_it_succeeds(
     server: ScriptedServer, proxy: FaultProxy, mode: Mode, caplog: pytest.LogCaptureFixture
 ) -> None:
     await proxy.set_mode(mode)
@@ -100,9 +100,7 @@ async def test_a_connection_that_fails_is_tried_until_it_does_not(
         (Reply(b"<html>", 404), "404"),
     ],
 )
-async def test_an_answer_that_is_an_error_is_waited_out_and_named(
-    server: ScriptedServer, answer: Reply, told: str
-) -> None:
+async def test_an_error_response_is_waited_out_and_named(server: ScriptedServer, answer: Reply, told: str) -> None:
     server.others += [answer] * 1000
     contact = contact_with(ClusterAccess(server.url))
     waiting = asyncio.create_task(contact.made())
@@ -113,13 +111,13 @@ async def test_an_answer_that_is_an_error_is_waited_out_and_named(
         await waiting
 
 
-async def test_an_account_that_may_not_read_the_version_has_made_contact(server: ScriptedServer) -> None:
+async def test_a_user_without_permission_for_the_version_has_made_contact(server: ScriptedServer) -> None:
     server.others.append(status(403, "Forbidden", "cannot get path /version"))
     await made(contact_with(ClusterAccess(server.url)))
     assert len(server.requests) == 1
 
 
-async def test_a_name_that_nobody_knows_is_waited_for() -> None:
+async def test_an_unresolvable_name_is_waited_for() -> None:
     contact = contact_with(ClusterAccess("http://no-such-host.invalid:1"))
     waiting = asyncio.create_task(contact.made())
     await until(lambda: contact.problem and "no-such-host.invalid" in contact.problem)
@@ -128,7 +126,7 @@ async def test_a_name_that_nobody_knows_is_waited_for() -> None:
     await asyncio.gather(waiting, return_exceptions=True)
 
 
-async def test_a_tls_handshake_that_fails_is_waited_for() -> None:
+async def test_a_failing_tls_handshake_is_waited_for() -> None:
     authority = await asyncio.to_thread(Authority)
     context = await asyncio.to_thread(authority.server_context)
     stranger = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
@@ -143,7 +141,7 @@ async def test_a_tls_handshake_that_fails_is_waited_for() -> None:
     stranger.close()
 
 
-async def test_credentials_that_cannot_be_read_for_a_moment_are_waited_for(server: ScriptedServer) -> None:
+async def test_temporarily_unreadable_credentials_are_waited_for(server: ScriptedServer) -> None:
     server.others.append(VERSION)
     tries = 0
 
@@ -161,7 +159,7 @@ async def test_credentials_that_cannot_be_read_for_a_moment_are_waited_for(serve
         await waiting
 
 
-async def test_a_slow_api_server_is_given_the_time_that_it_needs(
+async def test_a_slow_api_server_gets_the_time_that_it_needs(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It answers only requests that are older than several intervals: none of them may be cut for a newer one."""
@@ -177,7 +175,7 @@ async def test_a_slow_api_server_is_given_the_time_that_it_needs(
     assert len(server.requests) == 1
 
 
-def test_the_intervals_grow_are_spread_and_leave_time_for_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_intervals_grow_are_randomised_and_leave_time_for_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     for random, expected in ((0.0, [0.5, 1.0, 1.5, 1.5]), (1.0, [1.0, 2.0, 3.0, 3.0])):
         contact = contact_with(ClusterAccess("http://x"), random=lambda value=random: value)
@@ -222,7 +220,7 @@ class Crashing:
             writer.close()
 
 
-async def test_two_requests_at_most_are_in_progress() -> None:
+async def test_at_most_two_requests_are_in_progress() -> None:
     api = Crashing()
     contact = contact_with(ClusterAccess(await api.start()))
     waiting = asyncio.create_task(contact.made())
@@ -259,7 +257,7 @@ async def test_a_first_list_whose_connection_was_lost_is_sent_again_on_a_new_one
     await api.stop()
 
 
-async def test_a_first_list_that_is_only_slow_is_left_alone(told: Recorder[Pod]) -> None:
+async def test_a_slow_first_list_is_not_interrupted(told: Recorder[Pod]) -> None:
     api = Crashing()
     api.returned, api.slow_seconds = True, 0.5
     access = ClusterAccess(await api.start())

@@ -13,14 +13,14 @@ from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, status
 
 
-def test_pauses_double_up_to_the_most_and_begin_small_again() -> None:
+def test_pauses_double_up_to_the_maximum_and_are_reset() -> None:
     backoff = Backoff(lambda: 1.0, first_seconds=1, most_seconds=5)
     assert [backoff.next() for _ in range(5)] == [1, 2, 4, 5, 5]
     backoff.reset()
     assert backoff.next() == 1
 
 
-def test_pauses_are_spread_over_all_of_their_length() -> None:
+def test_pauses_are_randomised_over_their_whole_length() -> None:
     assert Backoff(lambda: 0.25, first_seconds=8).next() == 2
 
 
@@ -46,7 +46,7 @@ async def run_until_watching(server: ScriptedServer, client: Client, told: Recor
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_failing_lists_come_ever_later(
+async def test_failing_lists_are_retried_at_growing_intervals(
     server: ScriptedServer, client: Client, told: Recorder[Pod], pauses: list[float]
 ) -> None:
     server.lists += [status(500, "InternalError")] * 3 + [page(version="7")]
@@ -54,7 +54,7 @@ async def test_failing_lists_come_ever_later(
     assert pauses == [1, 2, 4]
 
 
-async def test_the_servers_own_wish_counts_if_it_is_longer(
+async def test_the_servers_retry_after_counts_if_it_is_longer(
     server: ScriptedServer, client: Client, told: Recorder[Pod], pauses: list[float]
 ) -> None:
     busy = Reply({"kind": "Status", "code": 429, "reason": "TooManyRequests"}, 429, {"Retry-After": "9"})
@@ -64,7 +64,7 @@ async def test_the_servers_own_wish_counts_if_it_is_longer(
     assert pauses == [9, 60]
 
 
-async def test_a_server_that_ends_each_watch_at_once_is_not_hammered(
+async def test_a_server_that_ends_each_watch_immediately_gets_few_requests(
     server: ScriptedServer, client: Client, told: Recorder[Pod], pauses: list[float]
 ) -> None:
     server.lists.append(page(version="7"))
@@ -73,7 +73,7 @@ async def test_a_server_that_ends_each_watch_at_once_is_not_hammered(
     assert pauses == [1, 2]
 
 
-async def test_a_missing_right_is_named_in_the_log(
+async def test_a_missing_permission_is_named_in_the_log(
     server: ScriptedServer,
     client: Client,
     told: Recorder[Pod],

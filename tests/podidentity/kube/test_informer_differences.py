@@ -12,7 +12,7 @@ from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import ScriptedServer, page, pod, status
 
 
-async def test_a_recreated_namesake_is_first_gone_then_new(
+async def test_a_recreated_namesake_is_reported_as_deleted_and_then_added(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
 ) -> None:
     server.lists += [page(pod("a", "1", uid="one"), version="7"), page(pod("a", "8", uid="two"), version="9")]
@@ -21,7 +21,7 @@ async def test_a_recreated_namesake_is_first_gone_then_new(
     await told.heard("+a 1", "-a 1", "+a 8")
 
 
-async def test_an_event_that_was_already_known_is_silent(
+async def test_an_already_known_event_is_not_reported(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
 ) -> None:
     server.lists.append(page(pod("a", "1"), version="7"))
@@ -55,7 +55,7 @@ async def test_the_store_has_changed_before_the_handler_is_called(server: Script
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_cancelled_informer_frees_its_connection(
+async def test_a_cancelled_informer_releases_its_connection(
     server: ScriptedServer, client: Client, told: Recorder[Pod]
 ) -> None:
     server.lists += [page(version="7"), page(pod("a", "1"), version="8")]

@@ -29,20 +29,24 @@ def two_lists(server: ScriptedServer) -> None:
 
 
 @pytest.mark.usefixtures("two_lists")
-async def test_as_an_http_status(server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]) -> None:
+async def test_a_gone_history_as_an_http_status_causes_a_list(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+) -> None:
     server.watch_replies.append(status(410, "Expired", "too old resource version"))
     await lists_again(server, informer(), told)
 
 
 @pytest.mark.usefixtures("two_lists")
-async def test_as_an_error_event(server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]) -> None:
+async def test_a_gone_history_as_an_error_event_causes_a_list(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+) -> None:
     running = informer()
     (await server.watch()).send("ERROR", EXPIRED)
     await lists_again(server, running, told)
 
 
 @pytest.mark.usefixtures("two_lists")
-async def test_what_is_the_same_is_not_read_a_second_time(
+async def test_an_unchanged_object_is_not_decoded_a_second_time(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -58,7 +62,7 @@ async def test_what_is_the_same_is_not_read_a_second_time(
     assert read == ["same 1", "changed 2", "gone 3", "changed 20", "fresh 21"]
 
 
-async def test_a_namesake_of_the_same_version_is_not_the_same(
+async def test_a_namesake_of_the_same_resource_version_is_another_object(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
 ) -> None:
     server.lists += [page(pod("a", "1", uid="one"), version="7"), page(pod("a", "1", uid="two"), version="9")]
@@ -68,7 +72,7 @@ async def test_a_namesake_of_the_same_version_is_not_the_same(
     assert running.store["ns", "a"].metadata.uid == "two"
 
 
-async def test_an_error_event_of_another_kind_lists_nothing(server: ScriptedServer, informer: NewInformer) -> None:
+async def test_an_error_event_of_another_kind_causes_no_list(server: ScriptedServer, informer: NewInformer) -> None:
     server.lists.append(page(version="7"))
     running = informer()
     (await server.watch()).send("ERROR", {"kind": "Status", "code": 500, "reason": "InternalError"})
@@ -76,7 +80,7 @@ async def test_an_error_event_of_another_kind_lists_nothing(server: ScriptedServ
     assert running.lists == 1
 
 
-async def test_an_error_event_that_comes_again_at_the_same_place_lists_again(
+async def test_a_repeated_error_event_at_the_same_resource_version_causes_another_list(
     server: ScriptedServer, informer: NewInformer
 ) -> None:
     server.lists += [page(version="7"), page(version="9")]
@@ -93,7 +97,7 @@ async def test_an_error_event_that_comes_again_at_the_same_place_lists_again(
     assert running.lists == 2
 
 
-async def test_of_a_continue_token_begins_the_list_anew(
+async def test_an_expired_continue_token_restarts_the_list(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
 ) -> None:
     gone = status(410, "Expired", metadata={"continue": "the server's inconsistent offer"})
@@ -108,7 +112,9 @@ async def test_of_a_continue_token_begins_the_list_anew(
     assert [request.params.get("continue") for request in server.requests[:4]] == [None, "t1", None, "t2"]
 
 
-async def test_of_a_second_continue_token_lists_in_one_piece(server: ScriptedServer, informer: NewInformer) -> None:
+async def test_a_second_expired_continue_token_causes_a_list_in_one_piece(
+    server: ScriptedServer, informer: NewInformer
+) -> None:
     gone = status(410, "Expired")
     first = page(pod("a", "1"), version="7", token="t1")
     server.lists += [first, gone, first, gone, page(pod("b", "9"), version="9")]

@@ -19,7 +19,7 @@ async def test_the_list_is_read_page_by_page(
     assert second.params == {**first.params, "continue": "t1"}
 
 
-async def test_the_watch_begins_where_the_list_ended(server: ScriptedServer, informer: NewInformer) -> None:
+async def test_the_watch_starts_where_the_list_ended(server: ScriptedServer, informer: NewInformer) -> None:
     server.lists.append(page(version="7"))
     informer(field_selector="spec.nodeName=n")
     params = (await server.watch()).request.params

@@ -8,7 +8,7 @@ from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod, status
 
 
-async def test_after_the_servers_regular_end(
+async def test_a_watch_resumes_after_the_servers_regular_end(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
 ) -> None:
     server.lists.append(page(pod("a", "1"), version="7"))
@@ -23,7 +23,9 @@ async def test_after_the_servers_regular_end(
     assert (running.restarts, running.lists) == (0, 1)
 
 
-async def test_after_a_broken_connection(server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]) -> None:
+async def test_a_watch_resumes_after_a_broken_connection(
+    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+) -> None:
     server.lists.append(page(version="7"))
     running = informer()
     watch = await server.watch()
@@ -34,7 +36,7 @@ async def test_after_a_broken_connection(server: ScriptedServer, informer: NewIn
     assert (running.restarts, running.lists) == (1, 1)
 
 
-async def test_a_bookmark_moves_the_place_to_go_on_from(
+async def test_a_bookmark_moves_the_resource_version_to_resume_from(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
 ) -> None:
     server.lists.append(page(version="7"))
@@ -51,7 +53,9 @@ async def test_a_bookmark_moves_the_place_to_go_on_from(
     [status(500, "InternalError"), status(429, "TooManyRequests"), status(403, "Forbidden"), Reply(b"<html>", 503)],
     ids=["500", "429", "403", "a proxy's page"],
 )
-async def test_after_a_refused_watch(server: ScriptedServer, informer: NewInformer, refusal: Reply) -> None:
+async def test_a_watch_resumes_after_a_rejected_watch(
+    server: ScriptedServer, informer: NewInformer, refusal: Reply
+) -> None:
     server.lists.append(page(version="7"))
     server.watch_replies.append(refusal)
     running = informer()
@@ -59,7 +63,7 @@ async def test_after_a_refused_watch(server: ScriptedServer, informer: NewInform
     assert (running.restarts, running.lists) == (1, 1)
 
 
-async def test_a_line_cut_in_two_is_one_event(
+async def test_a_line_split_into_two_parts_is_one_event(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
 ) -> None:
     server.lists.append(page(version="7"))

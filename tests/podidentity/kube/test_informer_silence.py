@@ -8,7 +8,7 @@ from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import ScriptedServer, page, pod
 
 
-async def test_a_half_open_watch_is_replaced_where_it_was(
+async def test_a_half_open_watch_is_replaced_at_its_resource_version(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
 ) -> None:
     server.lists.append(page(version="7"))
@@ -21,7 +21,7 @@ async def test_a_half_open_watch_is_replaced_where_it_was(
     await told.heard("+a 9")
 
 
-async def test_staleness_is_the_age_of_the_last_sign_of_life(
+async def test_staleness_is_the_age_of_the_last_received_data(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
 ) -> None:
     clock = [100.0]

@@ -9,8 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from podidentity.kube import client as client_module
-from podidentity.kube import informer as informer_module
+from podidentity.kube import object_store, response_limits
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import SHALLOW_MAX
@@ -30,15 +29,15 @@ def deep(name: str, version: str) -> bytes:
     return line("MODIFIED", pod(name, version, spec={"x": 0})).replace(b'"x": 0', b'"x": [' + brackets + b"0]")
 
 
-async def test_a_line_that_is_too_long_takes_its_object_away_and_the_watch_goes_on(
+async def test_an_overlong_line_removes_its_object_and_the_watch_continues(
     server: ScriptedServer,
     informer: NewInformer,
     client: Client,
     told: Recorder[Pod],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(client_module, "LINE_MAX", 500)
-    monkeypatch.setattr(client_module, "PIECE", 100)
+    monkeypatch.setattr(response_limits, "LINE_MAX", 500)
+    monkeypatch.setattr(response_limits, "PIECE", 100)
     server.lists.append(page(pod("a", "1"), pod("b", "2"), version="7"))
     running = informer()
     watch = await server.watch()
@@ -52,10 +51,10 @@ async def test_a_line_that_is_too_long_takes_its_object_away_and_the_watch_goes_
     assert client.skipped.counts == {("pods", "size"): 1}
 
 
-async def test_a_watch_goes_on_after_the_version_of_a_line_that_was_too_long(
+async def test_a_watch_resumes_after_the_resource_version_of_an_overlong_line(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "LINE_MAX", 500)
+    monkeypatch.setattr(response_limits, "LINE_MAX", 500)
     server.lists.append(page(pod("a", "1"), version="7"))
     informer()
     watch = await server.watch()
@@ -64,10 +63,10 @@ async def test_a_watch_goes_on_after_the_version_of_a_line_that_was_too_long(
     assert (await server.watch()).request.params["resourceVersion"] == "8"
 
 
-async def test_a_line_that_is_too_long_and_names_nothing_lists_again(
+async def test_an_overlong_line_without_a_name_causes_a_list(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "LINE_MAX", 500)
+    monkeypatch.setattr(response_limits, "LINE_MAX", 500)
     server.lists += [page(pod("a", "1"), version="7"), page(pod("b", "8"), version="9")]
     running = informer()
     (await server.watch()).send_raw(b"]" + b"x" * 2000 + b"\n")
@@ -75,7 +74,7 @@ async def test_a_line_that_is_too_long_and_names_nothing_lists_again(
     assert running.lists == 2
 
 
-async def test_an_event_too_deep_and_too_large_takes_its_object_away_and_the_watch_goes_on(
+async def test_an_event_too_deep_and_too_large_removes_its_object_and_the_watch_continues(
     server: ScriptedServer, informer: NewInformer, client: Client, told: Recorder[Pod]
 ) -> None:
     server.lists.append(page(pod("a", "1"), version="7"))
@@ -128,7 +127,7 @@ class Faulty(Recorder[Pod]):
         self.served.pop(old.metadata.name, None)
 
 
-async def test_an_object_that_the_handler_cannot_take_in_is_served_no_more(
+async def test_an_object_that_the_handler_cannot_process_is_removed(
     server: ScriptedServer, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     handler = Faulty()
@@ -154,10 +153,10 @@ async def test_an_object_that_the_handler_cannot_take_in_is_served_no_more(
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_handler_that_cannot_forget_makes_the_watch_silent_until_it_can(
+async def test_a_handler_that_cannot_remove_an_object_makes_the_watch_silent_until_it_can(
     server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(informer_module, "DOUBT_SECONDS", 0.05)
+    monkeypatch.setattr(object_store, "DOUBT_SECONDS", 0.05)
     doubts = 0
 
     def doubt() -> None:
@@ -188,7 +187,7 @@ async def test_a_handler_that_cannot_forget_makes_the_watch_silent_until_it_can(
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_namesake_is_not_taken_in_before_the_former_one_is_forgotten(
+async def test_a_namesake_is_not_added_before_the_former_object_is_removed(
     server: ScriptedServer, client: Client
 ) -> None:
     handler = Faulty()
@@ -242,7 +241,7 @@ EVENTS = st.lists(
 
 @given(events=EVENTS, faults=st.lists(st.integers(0, 2), max_size=16))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_nothing_is_served_in_a_former_state_unless_the_watch_counts_as_silent(
+async def test_no_outdated_object_is_served_unless_the_watch_counts_as_silent(
     server: ScriptedServer, events: list[tuple[str, str, str]], faults: list[int]
 ) -> None:
     handler = Unreliable(faults)
@@ -272,7 +271,7 @@ async def test_nothing_is_served_in_a_former_state_unless_the_watch_counts_as_si
     server.lists.clear()
 
 
-async def test_a_list_with_an_object_that_the_handler_refuses_is_complete(
+async def test_a_list_with_an_object_that_the_handler_rejects_is_complete(
     server: ScriptedServer, client: Client
 ) -> None:
     handler = Faulty()
@@ -286,7 +285,7 @@ async def test_a_list_with_an_object_that_the_handler_refuses_is_complete(
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_deep_object_in_a_list_is_skipped_and_its_neighbours_are_not(
+async def test_a_deep_object_in_a_list_is_skipped_and_the_others_are_not(
     server: ScriptedServer, informer: NewInformer, client: Client, told: Recorder[Pod]
 ) -> None:
     large = json.loads(line("ADDED", pod("deep", "1", spec={"x": 0})))["object"]

@@ -37,7 +37,7 @@ async def test_an_object_that_becomes_unreadable_counts_as_deleted(
     assert (await server.watch()).request.params["resourceVersion"] == "9"
 
 
-async def test_a_malformed_line_lists_everything_again(
+async def test_a_malformed_line_causes_a_list(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
 ) -> None:
     server.lists += [page(pod("a", "1"), version="7"), page(pod("b", "8"), version="9")]
@@ -47,7 +47,7 @@ async def test_a_malformed_line_lists_everything_again(
     assert running.lists == 2
 
 
-async def test_an_answer_that_is_no_list_is_asked_for_again(
+async def test_a_response_that_is_not_a_list_is_requested_again(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
 ) -> None:
     server.lists += [
@@ -61,7 +61,7 @@ async def test_an_answer_that_is_no_list_is_asked_for_again(
     assert running.restarts == 2
 
 
-async def test_an_object_nested_deeper_than_anybody_reads_hides_neither_itself_nor_its_neighbours(
+async def test_an_object_nested_too_deeply_hides_neither_itself_nor_the_others(
     server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
 ) -> None:
     server.lists.append(
@@ -76,7 +76,7 @@ async def test_an_object_nested_deeper_than_anybody_reads_hides_neither_itself_n
     assert running.restarts == 0
 
 
-async def test_an_empty_line_is_nothing(server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]) -> None:
+async def test_an_empty_line_is_ignored(server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]) -> None:
     server.lists.append(page(version="7"))
     informer()
     watch = await server.watch()

@@ -26,7 +26,9 @@ async def lost(task: "asyncio.Task[Any]", how: str) -> None:
         await asyncio.wait_for(task, 5)
 
 
-async def test_a_hung_renewal_ends_the_leadership_before_the_lease_does(server: ScriptedServer, client: Client) -> None:
+async def test_a_hanging_renewal_ends_the_leadership_before_the_lease_expires(
+    server: ScriptedServer, client: Client
+) -> None:
     server.others += [status(404, "NotFound"), lease("me", "t")] + [None] * 9
     running = elector(client, 0.4)
     task = asyncio.create_task(running.run())
@@ -38,7 +40,7 @@ async def test_a_hung_renewal_ends_the_leadership_before_the_lease_does(server: 
     assert running.remaining_seconds() == 0
 
 
-async def test_a_renewal_on_a_connection_that_hangs_is_followed_by_another_in_time(
+async def test_a_renewal_on_a_hanging_connection_is_followed_by_another_in_time(
     server: ScriptedServer, client: Client
 ) -> None:
     server.others += [status(404, "NotFound"), lease("me", "t"), None, lease("me", "u", "2")]
@@ -55,7 +57,7 @@ async def test_a_renewal_on_a_connection_that_hangs_is_followed_by_another_in_ti
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_failing_renewals_are_tried_again_before_giving_up(server: ScriptedServer, client: Client) -> None:
+async def test_failing_renewals_are_retried_before_the_leadership_ends(server: ScriptedServer, client: Client) -> None:
     server.others += [status(404, "NotFound"), lease("me", "t"), status(500, "InternalError"), lease("me", "u", "2")]
     running = elector(client, 0.8)
     task = asyncio.create_task(running.run())
@@ -68,9 +70,7 @@ async def test_failing_renewals_are_tried_again_before_giving_up(server: Scripte
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_leader_that_stops_in_order_is_followed_within_two_seconds(
-    server: ScriptedServer, client: Client
-) -> None:
+async def test_a_cleanly_stopped_leader_is_replaced_within_two_seconds(server: ScriptedServer, client: Client) -> None:
     server.others += [lease("other", "t", seconds=60), lease("", "u", "2"), lease("me", "v", "3")]
     task = asyncio.create_task((running := elector(client, 60)).run())
     await asyncio.wait_for(running.acquired(), 2)
@@ -86,7 +86,7 @@ async def test_a_deleted_lease_ends_the_leadership(server: ScriptedServer, clien
 
 
 @pytest.mark.parametrize("stamp", ["1970-01-01T00:00:00.000000Z", "2999-01-01T00:00:00.000000Z"])
-async def test_the_holders_clock_does_not_count(server: ScriptedServer, client: Client, stamp: str) -> None:
+async def test_the_holders_clock_is_not_used(server: ScriptedServer, client: Client, stamp: str) -> None:
     clock = [1000.0]
     held = lease("other", stamp)
     server.others += [held, held, held, lease("me", "now", "2")]
@@ -104,7 +104,7 @@ async def test_the_holders_clock_does_not_count(server: ScriptedServer, client: 
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_lease_that_keeps_changing_is_held(server: ScriptedServer, client: Client) -> None:
+async def test_a_changing_lease_is_not_acquired(server: ScriptedServer, client: Client) -> None:
     clock = [1000.0]
 
     def later() -> float:
@@ -122,7 +122,7 @@ async def test_a_lease_that_keeps_changing_is_held(server: ScriptedServer, clien
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_the_server_is_not_asked_by_who_never_held_it(server: ScriptedServer, client: Client) -> None:
+async def test_a_release_without_the_lease_sends_no_request(server: ScriptedServer, client: Client) -> None:
     await elector(client, 1).release()
     assert not server.requests
 

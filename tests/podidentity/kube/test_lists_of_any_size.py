@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from podidentity.kube import client as module
+from podidentity.kube import response_limits
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import SHALLOW_MAX, decode_meta
@@ -23,10 +23,10 @@ from tests.podidentity.kube.sized import SizedServer, written
 @pytest.fixture
 async def sized(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SizedServer]:
     """With limits a thousandth of the real ones."""
-    monkeypatch.setattr(module, "BODY_MAX", 8000)
-    monkeypatch.setattr(module, "OBJECT_MAX", 8000)
-    monkeypatch.setattr(module, "PART_BYTES", 2000)
-    monkeypatch.setattr(module, "PIECE", 100)
+    monkeypatch.setattr(response_limits, "BODY_MAX", 8000)
+    monkeypatch.setattr(response_limits, "OBJECT_MAX", 8000)
+    monkeypatch.setattr(response_limits, "PART_BYTES", 2000)
+    monkeypatch.setattr(response_limits, "PIECE", 100)
     server = SizedServer()
     await server.start()
     yield server
@@ -55,19 +55,21 @@ async def names(client: Client, **options: Any) -> list[str]:
     async for page in client.pages(PODS, **options):
         if page.first:
             found.clear()
-        assert sum(len(memoryview(raw)) for raw in page.items) <= module.OBJECT_MAX + module.PART_BYTES
+        assert (
+            sum(len(memoryview(raw)) for raw in page.items) <= response_limits.OBJECT_MAX + response_limits.PART_BYTES
+        )
         found += [decode_meta(raw).name for raw in page.items]
     return found
 
 
-async def test_a_page_that_is_too_large_is_asked_for_again_in_smaller_ones(sized: SizedServer, client: Client) -> None:
+async def test_an_oversized_page_is_requested_again_in_smaller_ones(sized: SizedServer, client: Client) -> None:
     sized.objects = [padded(number, 3000) for number in range(20)]
     assert await names(client) == [f"p{number:03}" for number in range(20)]
     assert sized.limits[:2] == [500, 2]
     assert not client.skipped.counts
 
 
-async def test_a_page_that_looks_full_of_objects_still_ends_in_smaller_ones(sized: SizedServer, client: Client) -> None:
+async def test_a_page_with_many_apparent_objects_still_ends_in_smaller_ones(sized: SizedServer, client: Client) -> None:
     """The number of objects in a page is guessed by a text that one object may hold any number of times."""
     sized.objects = [pod(f"p{number}", "1", spec={"uids": [{"uid": ""}] * 400}) for number in range(20)]
     assert len(await names(client)) == 20
@@ -97,13 +99,13 @@ async def test_an_object_at_the_limit_is_read(
     sized: SizedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sized.objects = [padded(0, 9000)]
-    monkeypatch.setattr(module, "OBJECT_MAX", len(written(padded(0, 9000))))
+    monkeypatch.setattr(response_limits, "OBJECT_MAX", len(written(padded(0, 9000))))
     assert await names(client, page_size=1) == ["p000"]
-    monkeypatch.setattr(module, "OBJECT_MAX", len(written(padded(0, 9000))) - 1)
+    monkeypatch.setattr(response_limits, "OBJECT_MAX", len(written(padded(0, 9000))) - 1)
     assert await names(client, page_size=1) == []
 
 
-async def test_a_list_in_one_piece_is_read_in_parts(sized: SizedServer, client: Client) -> None:
+async def test_a_list_in_one_piece_is_parsed_in_parts(sized: SizedServer, client: Client) -> None:
     """After two expired tokens the list is read without pages, however long it is."""
     sized.gone = 2
     sized.objects = [padded(number, 9000 if number == 7 else 1000) for number in range(60)]
@@ -111,25 +113,25 @@ async def test_a_list_in_one_piece_is_read_in_parts(sized: SizedServer, client: 
     assert sized.limits[-1] == 0
 
 
-async def test_a_deep_object_is_cut_if_small_and_skipped_if_large(
+async def test_a_small_deep_object_is_truncated_and_a_large_one_is_skipped(
     sized: SizedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = nested("small", 10_000), nested("large", 2 * SHALLOW_MAX)
     sized.objects = [padded(0, 10), small, padded(1, 10), large, padded(2, 10)]
     for name in ("BODY_MAX", "OBJECT_MAX"):
-        monkeypatch.setattr(module, name, 1 << 20)
+        monkeypatch.setattr(response_limits, name, 1 << 20)
     assert [each.metadata.name for each in await client.list(PODS)] == ["p000", "small", "p001", "p002"]
     assert client.skipped.counts == {("pods", "depth"): 1}
 
 
-async def test_no_stall_while_deep_and_large_objects_are_read(
+async def test_the_loop_is_not_blocked_while_deep_and_large_objects_are_read(
     sized: SizedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seven MiB of brackets; the event loop runs in between. Measured in CPU time, so that other processes do not
     count.
     """
     for name, value in (("BODY_MAX", 8 << 20), ("OBJECT_MAX", 8 << 20), ("PIECE", 16 * 1024)):
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(response_limits, name, value)
     sized.objects = [nested(f"n{number}", 1 << 20, depth=1500) for number in range(7)]
     longest, ticking = 0.0, True
 
@@ -148,7 +150,7 @@ async def test_no_stall_while_deep_and_large_objects_are_read(
     assert longest < 0.2
 
 
-async def test_a_list_that_breaks_off_is_no_list(sized: SizedServer, client: Client) -> None:
+async def test_an_interrupted_list_is_rejected(sized: SizedServer, client: Client) -> None:
     sized.objects = [b'{"metadata":{"name":"a"},"spec":{"x":"' + b"x" * 9000]
     with pytest.raises(ApiError):
         await names(client, page_size=1)
@@ -168,6 +170,6 @@ async def test_every_object_within_the_limit_is_read_once(
         expected = [
             f"p{number:03}"
             for number in range(len(sizes))
-            if len(written(padded(number, sizes[number]))) <= module.OBJECT_MAX
+            if len(written(padded(number, sizes[number]))) <= response_limits.OBJECT_MAX
         ]
         assert await names(client, page_size=page_size) == expected

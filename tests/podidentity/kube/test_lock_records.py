@@ -39,7 +39,7 @@ def test_an_object_without_a_holder_is_free(document: dict[str, object]) -> None
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", '"holder"', "\ud800", "[" * 60_000, '{"a":' * 60_000])
-def test_what_nobody_can_read_is_held(text: str) -> None:
+def test_an_unreadable_record_counts_as_held(text: str) -> None:
     assert AnnotationFormat().read(endpoints(text)) == LockRecord(UNREADABLE)
 
 
@@ -56,7 +56,7 @@ def test_what_nobody_can_read_is_held(text: str) -> None:
     ],
     ids=lambda field: field[:24],
 )
-def test_odd_values_in_a_record_keep_nobody_from_reading_or_taking_it(field: str) -> None:
+def test_unexpected_values_in_a_record_do_not_prevent_reading_or_acquiring_it(field: str) -> None:
     form, before = AnnotationFormat(), endpoints('{"holderIdentity":"other",' + field + "}")
     record = form.read(before)
     assert record.holder == "other"
@@ -66,7 +66,7 @@ def test_odd_values_in_a_record_keep_nobody_from_reading_or_taking_it(field: str
     assert json.loads(json.dumps(taken.fields))["leaderTransitions"] == 1
 
 
-def test_a_renewal_keeps_whatever_else_stands_in_the_object() -> None:
+def test_a_renewal_keeps_all_other_fields_of_the_object() -> None:
     form, before = AnnotationFormat(), endpoints(WRITTEN_BY_CLIENT_GO.replace('"holder', '"strategy":"x","holder'))
     after = form.written(before, form.read(before), "mic-76d_7f", 15, NOW, acquire=False)
     assert after["subsets"] == [1]
@@ -86,14 +86,14 @@ def test_a_renewal_keeps_whatever_else_stands_in_the_object() -> None:
 @pytest.mark.parametrize(
     ("annotation", "transitions"), [(WRITTEN_BY_CLIENT_GO, 4), (None, 0), ("{", 0), ('{"leaderTransitions":"x"}', 1)]
 )
-def test_a_change_of_hands_is_counted(annotation: str | None, transitions: int) -> None:
+def test_a_change_of_the_holder_is_counted(annotation: str | None, transitions: int) -> None:
     form, before = AnnotationFormat(), endpoints(annotation)
     after = form.written(before, form.read(before), "ours", 15, NOW, acquire=True)
     record = json.loads(after["metadata"]["annotations"][LEADER_ANNOTATION])
     assert (record["leaderTransitions"], record["acquireTime"]) == (transitions, "2024-05-06T07:08:09.120000Z")
 
 
-def test_a_lease_keeps_its_record_in_its_spec() -> None:
+def test_a_lease_stores_its_record_in_its_spec() -> None:
     form = LeaseFormat()
     fresh = form.written({"metadata": {"name": "mic"}}, LockRecord(), "ours", 15, NOW, acquire=True)
     assert fresh["spec"]["leaseTransitions"] == 0

@@ -40,7 +40,7 @@ def scan(data: bytes, cuts: list[int], **options: Any) -> tuple[Scanner, list[Fo
 
 
 @given(st.lists(OBJECTS, max_size=4), LIST_METADATA, st.booleans(), st.booleans(), st.lists(st.integers(0, 1 << 20)))
-def test_a_list_is_taken_apart_as_a_reader_would(
+def test_a_list_is_split_as_a_json_parser_would(
     objects: list[dict[str, Any]], metadata: dict[str, Any], metadata_first: bool, escaped: bool, cuts: list[int]
 ) -> None:
     parts: dict[str, Any] = {"metadata": metadata, "items": objects}
@@ -62,7 +62,7 @@ def test_a_list_is_taken_apart_as_a_reader_would(
 
 
 @given(TEXT, OBJECTS, st.lists(st.integers(0, 1 << 20)))
-def test_a_line_of_a_watch_names_its_object_and_keeps_nothing_of_it(
+def test_a_watch_line_yields_the_name_of_its_object_and_nothing_else(
     kind: str, item: dict[str, Any], cuts: list[int]
 ) -> None:
     data = json.dumps({"type": kind, "object": item}).encode()
@@ -72,13 +72,13 @@ def test_a_line_of_a_watch_names_its_object_and_keeps_nothing_of_it(
 
 
 @given(st.binary(max_size=64), st.lists(st.integers(0, 64), max_size=3))
-def test_any_bytes_are_scanned_or_refused(data: bytes, cuts: list[int]) -> None:
+def test_any_bytes_are_scanned_or_rejected(data: bytes, cuts: list[int]) -> None:
     for prefix in (b"", b'{"items":[', b'{"items":[{"metadata":{"name":"a'):
         with suppress(ScanError):
             scan(prefix + data, cuts)
 
 
-def test_an_object_over_the_limit_is_named_and_its_neighbours_are_kept() -> None:
+def test_an_object_over_the_limit_is_named_and_the_others_are_kept() -> None:
     small, large = {"metadata": {"name": "a"}}, {"spec": "x" * 2000, "metadata": {"name": "b"}}
     data = json.dumps({"items": [small, large, small], "metadata": {"continue": "c"}}).encode()
     scanner, found = scan(data, list(range(0, len(data), 100)), object_max=1000)
@@ -87,7 +87,7 @@ def test_an_object_over_the_limit_is_named_and_its_neighbours_are_kept() -> None
     assert scanner.fields == {"continue": "c"}
 
 
-def test_what_an_object_holds_cannot_pass_for_the_list_around_it() -> None:
+def test_the_content_of_an_object_cannot_imitate_the_surrounding_list() -> None:
     """The token and the names are found by position, whatever text an object contains."""
     forged = '"}],"metadata":{"continue":"forged","resourceVersion":"1"}}'
     item = {
@@ -101,20 +101,20 @@ def test_what_an_object_holds_cannot_pass_for_the_list_around_it() -> None:
     assert found.meta.name == "b"
 
 
-def test_depth_is_told() -> None:
+def test_the_nesting_depth_is_reported() -> None:
     data = b'{"items":[{"a":' + b"[" * 5000 + b"]" * 5000 + b"},{}]}"
     _, found = scan(data, list(range(0, len(data), 7)))
     assert [each.depth for each in found] == [5001, 1]
 
 
-def test_a_name_that_is_too_long_is_left_out() -> None:
+def test_an_overlong_name_is_left_out() -> None:
     data = json.dumps({"items": [{"metadata": {"name": "x" * (FIELD_MAX + 1), "uid": "x" * FIELD_MAX}}]}).encode()
     _, (found,) = scan(data, [])
     assert (found.meta.name, len(found.meta.uid)) == ("", FIELD_MAX)
 
 
 @pytest.mark.parametrize("data", [b"]", b'{"items":[]}]', b"{}{}"])
-def test_brackets_that_do_not_match_are_refused(data: bytes) -> None:
+def test_mismatched_brackets_are_rejected(data: bytes) -> None:
     with pytest.raises(ScanError):
         scan(data, [])
     with pytest.raises(Malformed):

@@ -6,14 +6,8 @@ from typing import Any
 import pytest
 
 from podidentity.kube.decoding import Malformed, TooDeep, TooLarge, TooLong
-from podidentity.kube.skipped import (
-    EVENTS_BURST,
-    LINES_BURST,
-    NAMESPACE_SHARE,
-    REMEMBERED_MAX,
-    SkippedObjects,
-    reason_of,
-)
+from podidentity.kube.object_reports import GROUP_SHARE
+from podidentity.kube.skipped import EVENTS, LINES, REMEMBERED_MAX, SkippedObjects, reason_of
 from podidentity.resources import EXCEPTIONS, BareMeta, Resource
 
 Recorded = tuple[str, str, str, str]
@@ -56,7 +50,7 @@ def test_the_event_names_kind_and_cause(skipped: SkippedObjects, events: Events)
     assert message == f"This AzurePodIdentityException is ignored and treated as absent: {cause}"
 
 
-def test_one_version_is_told_once_and_counted_each_time(
+def test_one_version_of_an_object_is_reported_once_and_counted_each_time(
     skipped: SkippedObjects, events: Events, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -66,20 +60,20 @@ def test_one_version_is_told_once_and_counted_each_time(
     assert skipped.counts == {("azurepodidentityexceptions", "limits"): 4}
 
 
-def test_many_objects_are_told_so_many_times_an_hour(
+def test_many_objects_are_reported_up_to_an_hourly_limit(
     skipped: SkippedObjects, events: Events, clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     number = REMEMBERED_MAX + 1000
     with caplog.at_level(logging.WARNING):
         for each in range(number):
             skipped.report(EXCEPTIONS, meta(str(each), namespace=f"team-{each % 8}"), Malformed("no"))
-        assert len(events.recorded) == EVENTS_BURST
-        assert len(caplog.records) == LINES_BURST + 1
+        assert len(events.recorded) == EVENTS.burst
+        assert len(caplog.records) == LINES.burst + 1
         clock[0] += 3600
         for each in range(number):
             skipped.report(EXCEPTIONS, meta(f"later-{each}", namespace=f"team-{each % 8}"), Malformed("no"))
-    assert len(events.recorded) == 2 * EVENTS_BURST
-    assert len(caplog.records) <= 2 * (LINES_BURST + 1)
+    assert len(events.recorded) == 2 * EVENTS.burst
+    assert len(caplog.records) <= 2 * (LINES.burst + 1)
     assert skipped.counts == {("azurepodidentityexceptions", "unreadable"): 2 * number}
     assert len(skipped._reported) == REMEMBERED_MAX
 
@@ -90,14 +84,14 @@ def test_a_namespace_with_many_skipped_objects_hides_no_other_namespaces(
     with caplog.at_level(logging.WARNING):
         for each in range(1000):
             skipped.report(EXCEPTIONS, meta(f"hostile-{each}", namespace="hostile"), Malformed("no"))
-        assert len(events.recorded) == EVENTS_BURST * NAMESPACE_SHARE
+        assert len(events.recorded) == EVENTS.burst * GROUP_SHARE
         skipped.report(EXCEPTIONS, meta("other"), Malformed("no"))
     assert events.recorded[-1][0] == "other"
     assert "team/other" in vars(caplog.records[-1])["resource"]
     clock[0] += 3600
     for each in range(1000):
         skipped.report(EXCEPTIONS, meta(f"later-{each}", namespace="hostile"), Malformed("no"))
-    assert len(events.recorded) == 2 * EVENTS_BURST * NAMESPACE_SHARE + 1
+    assert len(events.recorded) == 2 * EVENTS.burst * GROUP_SHARE + 1
 
 
 def test_the_traceback_of_one_kind_of_failure_is_logged_once(
@@ -129,5 +123,5 @@ def test_an_object_without_a_name_has_no_event(skipped: SkippedObjects, events: 
         (RecursionError(), "handler"),
     ],
 )
-def test_reasons(error: Exception, reason: str) -> None:
+def test_each_error_has_its_skip_reason(error: Exception, reason: str) -> None:
     assert reason_of(error) == reason

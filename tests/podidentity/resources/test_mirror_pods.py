@@ -24,7 +24,7 @@ def read(metadata: bytes) -> Pod:
     ],
     ids=["owned-by-a-node", "annotated", "annotated-empty", "owned-by-several"],
 )
-def test_a_pod_of_a_kubelets_own_making_is_one(metadata: bytes) -> None:
+def test_a_pod_created_by_a_kubelet_is_a_mirror_pod(metadata: bytes) -> None:
     assert read(metadata).mirror
 
 
@@ -51,7 +51,7 @@ def test_a_pod_of_a_kubelets_own_making_is_one(metadata: bytes) -> None:
         "another-kind-of-node",
     ],
 )
-def test_any_other_pod_is_none(metadata: bytes) -> None:
+def test_another_pod_is_not_a_mirror_pod(metadata: bytes) -> None:
     assert not read(metadata).mirror
 
 

@@ -76,22 +76,22 @@ CASES = [
 
 
 @pytest.mark.parametrize(("field", "most", "make"), CASES, ids=[case[0] for case in CASES])
-def test_a_field_over_its_limit_is_named_and_one_at_it_passes(field: str, most: int, make: Any) -> None:
+def test_a_field_over_its_limit_is_named_and_one_at_the_limit_is_accepted(field: str, most: int, make: Any) -> None:
     assert oversized(make(most)) == ""
     assert f"{field} has {most + 1}" in oversized(make(most + 1))
 
 
-def test_the_sentence_does_not_quote_what_is_too_long() -> None:
+def test_the_message_does_not_quote_the_overlong_value() -> None:
     assert len(oversized(identity(client_id="secret" * 100_000))) < 200
     assert "secret" not in oversized(identity(client_id="secret" * 100_000))
 
 
 @pytest.mark.parametrize("resource", [Resource(), Pod(), AzureAssignedIdentity(), AzureIdentity()])
-def test_other_kinds_and_empty_objects_pass(resource: Resource) -> None:
+def test_other_kinds_and_empty_objects_are_accepted(resource: Resource) -> None:
     assert oversized(resource) == ""
 
 
-def test_every_text_that_an_identity_keeps_has_a_limit() -> None:
+def test_every_text_that_an_identity_stores_has_a_limit() -> None:
     """A field added to the projection without a limit fails here."""
     long = "x" * 100_000
     for field in msgspec.structs.fields(AzureIdentitySpec):
@@ -131,7 +131,7 @@ def test_a_small_object_is_returned_as_it_is() -> None:
         assert reduced(resource) is resource
 
 
-def test_a_pod_keeps_so_many_labels_and_always_that_of_bindings() -> None:
+def test_a_pod_keeps_a_limited_number_of_labels_and_always_the_binding_label() -> None:
     labels = {f"{number:05}": "x" for number in range(1000)} | {BINDING_LABEL: "mine"}
     kept = reduced(Pod(metadata=PodMeta(labels=labels)))
     assert len(kept.metadata.labels or ()) == limits.KEPT_LABELS_MAX + 1
@@ -140,7 +140,7 @@ def test_a_pod_keeps_so_many_labels_and_always_that_of_bindings() -> None:
     assert binding_label_only(kept).metadata.labels == {BINDING_LABEL: "mine"}
 
 
-def test_owners_that_matter_are_kept_before_others() -> None:
+def test_node_and_controller_owners_are_kept_before_others() -> None:
     others = [OwnerReference(kind="K", name=str(number)) for number in range(1000)]
     node, controller = OwnerReference(kind="Node", name="n"), OwnerReference(kind="ReplicaSet", controller=True)
     kept = reduced(Pod(metadata=PodMeta(owner_references=[*others, node, controller]))).metadata.owner_references

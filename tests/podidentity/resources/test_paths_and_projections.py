@@ -48,7 +48,7 @@ def read(document: bytes) -> Pod:
     return msgspec.json.decode(document, type=Pod)
 
 
-def test_what_a_pods_author_may_make_large_and_nobody_reads_is_not_kept() -> None:
+def test_large_fields_that_are_not_read_are_not_kept() -> None:
     large = "x" * 1000
     document = {"metadata": {"name": "a", "annotations": {"large": large}, "finalizers": [large], "labels": {"l": "v"}}}
     pod = read(msgspec.json.encode(document))
@@ -56,7 +56,7 @@ def test_what_a_pods_author_may_make_large_and_nobody_reads_is_not_kept() -> Non
     assert (pod.metadata.name, pod.metadata.label("l")) == ("a", "v")
 
 
-def test_all_addresses_of_a_pod_are_kept_the_primary_first() -> None:
+def test_all_addresses_of_a_pod_are_kept_with_the_primary_first() -> None:
     pod = read(b'{"status":{"podIP":"10.0.0.1","podIPs":[{"ip":"10.0.0.1"},{"ip":"fd00::1"}]}}')
     assert pod.addresses == ("10.0.0.1", "fd00::1")
     assert read(b'{"status":{"podIP":"10.0.0.1"}}').addresses == ("10.0.0.1",)
@@ -66,7 +66,7 @@ def test_all_addresses_of_a_pod_are_kept_the_primary_first() -> None:
 @pytest.mark.parametrize(
     ("phase", "finished"), [("Running", False), ("Pending", False), ("Succeeded", True), ("Failed", True)]
 )
-def test_a_finished_pod_gives_up_its_address(phase: str, finished: bool) -> None:
+def test_a_finished_pod_has_no_address(phase: str, finished: bool) -> None:
     assert read(b'{"status":{"phase":"%s"}}' % phase.encode()).finished is finished
 
 
@@ -85,11 +85,11 @@ TERMINATED = b'{"state":{"terminated":{"exitCode":0}}}'
     ],
     ids=["fresh", "deleted", "no-containers", "one-runs", "all-terminated"],
 )
-def test_a_pod_is_ending_when_deleted_or_all_terminated(document: bytes, ending: bool) -> None:
+def test_a_pod_is_ending_if_deleted_or_all_containers_terminated(document: bytes, ending: bool) -> None:
     assert read(document).ending is ending
 
 
-def test_what_a_pod_was_made_for_is_kept() -> None:
+def test_the_owner_of_a_pod_is_kept() -> None:
     document = (
         b'{"metadata":{"ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"web-1","uid":"u",'
         b'"controller":true,"blockOwnerDeletion":true},{"kind":"X","name":"x","controller":null}]}}'
@@ -157,7 +157,7 @@ def test_an_identity_is_namespaced_by_its_annotation(value: str, namespaced: boo
         ),
     ],
 )
-def test_old_spellings_are_folded_and_words_of_the_user_are_not(
+def test_old_spellings_are_converted_and_values_of_the_user_are_not(
     kind: Kind[Any], old: dict[str, Any], present: dict[str, Any]
 ) -> None:
     assert fold({"spec": old}, kind.shape) == {"spec": present}
@@ -175,12 +175,12 @@ def test_only_our_kinds_have_old_spellings() -> None:
 
 
 @given(st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?", fullmatch=True))
-def test_a_node_label_fits_and_begins_like_the_name(node: str) -> None:
+def test_a_node_label_has_a_valid_length_and_starts_like_the_name(node: str) -> None:
     label = nodename_label(node)
     assert len(label) <= LABEL_VALUE_MAX
     assert label[-1].isalnum()
     assert (label == node) == (len(node) <= LABEL_VALUE_MAX)
 
 
-def test_long_node_names_that_begin_alike_have_different_labels() -> None:
+def test_long_node_names_with_a_common_prefix_have_different_labels() -> None:
     assert nodename_label("n" * 80) != nodename_label("n" * 81)

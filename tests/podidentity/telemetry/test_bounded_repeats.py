@@ -23,18 +23,18 @@ def repeats(clock: list[float]) -> BoundedRepeats:
     return BoundedRepeats(remember=3, window_seconds=60, clock=lambda: clock[0])
 
 
-def test_the_first_passes_and_its_repeats_do_not(repeats: BoundedRepeats) -> None:
+def test_the_first_line_passes_and_its_repeats_do_not(repeats: BoundedRepeats) -> None:
     assert [repeats.filter(record(pod="a")) for _ in range(3)] == [True, False, False]
     assert repeats.filter(record(pod="b"))
     assert repeats.filter(record("granted", pod="a"))
 
 
-def test_varying_what_an_attacker_chooses_gains_nothing(repeats: BoundedRepeats) -> None:
+def test_varying_the_fields_that_an_attacker_controls_has_no_effect(repeats: BoundedRepeats) -> None:
     assert repeats.filter(record(pod="a", path="/1", error="x"))
     assert not repeats.filter(record(pod="a", path="/2", error="y"))
 
 
-def test_after_the_window_one_line_stands_for_all(repeats: BoundedRepeats, clock: list[float]) -> None:
+def test_after_the_window_one_line_summarises_the_repeats(repeats: BoundedRepeats, clock: list[float]) -> None:
     for _ in range(5):
         repeats.filter(record())
     clock[0] = 60.0
@@ -47,14 +47,14 @@ def test_after_the_window_one_line_stands_for_all(repeats: BoundedRepeats, clock
     assert "count" not in alone.__dict__
 
 
-def test_memory_is_bounded_to_the_last_ones(repeats: BoundedRepeats) -> None:
+def test_memory_is_bounded_to_the_most_recent_lines(repeats: BoundedRepeats) -> None:
     for pod in "abcd":
         assert repeats.filter(record(pod=pod))
     assert repeats.filter(record(pod="a"))
     assert not repeats.filter(record(pod="d"))
 
 
-def test_repeats_are_debug_lines_where_those_are_written() -> None:
+def test_repeats_are_debug_lines_if_debug_is_enabled() -> None:
     repeats = BoundedRepeats(level=logging.DEBUG)
     repeats.filter(record())
     again = record()

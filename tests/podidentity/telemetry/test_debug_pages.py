@@ -52,7 +52,7 @@ def own_address() -> str:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"])
-async def test_the_state_is_told_to_this_machine(address: str) -> None:
+async def test_the_state_is_served_on_loopback(address: str) -> None:
     async with opened(EVERYWHERE, state=shown) as endpoints:
         status, body = await get(endpoints.port, "/debug/state", address)
     assert status == 200
@@ -60,7 +60,9 @@ async def test_the_state_is_told_to_this_machine(address: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/debug/state", "/debug/profile?seconds=1"])
-async def test_nothing_is_told_to_another_address(path: str, monkeypatch: pytest.MonkeyPatch, own_address: str) -> None:
+async def test_the_state_is_not_served_to_another_address(
+    path: str, monkeypatch: pytest.MonkeyPatch, own_address: str
+) -> None:
     if not own_address:  # a machine without a network: the peer's address is all that can be changed
         monkeypatch.setattr(asyncio.StreamWriter, "get_extra_info", lambda *_: ("10.1.2.3", 9))
     profiler = Profiler()
@@ -70,7 +72,7 @@ async def test_nothing_is_told_to_another_address(path: str, monkeypatch: pytest
     assert "governor" not in body
 
 
-async def test_where_no_state_is_served_there_is_nothing() -> None:
+async def test_without_a_state_function_the_page_does_not_exist() -> None:
     async with opened("127.0.0.1", healthz=lambda: "Active") as endpoints:
         assert (await get(endpoints.port, "/debug/state"))[0] == 404
         assert (await get(endpoints.port, "/debug/profile"))[0] == 404
@@ -81,7 +83,7 @@ def busy_by_this_name() -> None:
         pass
 
 
-async def test_a_profile_names_what_the_loop_was_doing() -> None:
+async def test_a_profile_names_the_functions_of_the_loop() -> None:
     async with opened("127.0.0.1", profile=Profiler().sample) as endpoints:
         asked = asyncio.create_task(get(endpoints.port, "/debug/profile?seconds=1"))
         while not asked.done():
@@ -95,7 +97,7 @@ async def test_a_profile_names_what_the_loop_was_doing() -> None:
     assert int(count) > 0
 
 
-async def test_a_client_that_leaves_ends_its_profile() -> None:
+async def test_a_client_that_disconnects_ends_its_profile() -> None:
     async with opened("127.0.0.1", profile=Profiler().sample) as endpoints:
         _, writer = await asyncio.open_connection("127.0.0.1", endpoints.port)
         writer.write(b"GET /debug/profile?seconds=60 HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -64,7 +64,7 @@ def test_an_unknown_field_is_not_written() -> None:
 
 @pytest.mark.parametrize("format", list(LogFormat))
 @given(value=st.text(max_size=400), message=st.text(max_size=50))
-def test_no_text_makes_a_second_line(format: LogFormat, value: str, message: str) -> None:  # noqa: A002
+def test_no_text_creates_a_second_line(format: LogFormat, value: str, message: str) -> None:  # noqa: A002
     stream = written(format)
     LOG.error("%s", message, extra={"path": value})
     line = stream.getvalue()
@@ -74,14 +74,14 @@ def test_no_text_makes_a_second_line(format: LogFormat, value: str, message: str
 
 
 @pytest.mark.parametrize("format", list(LogFormat))
-def test_values_are_cut(format: LogFormat) -> None:  # noqa: A002
+def test_values_are_truncated(format: LogFormat) -> None:  # noqa: A002
     stream = written(format)
     LOG.info("x", extra={"path": "a" * 100_000})
     assert len(stream.getvalue()) < VALUE_MAX + 200
 
 
 @pytest.mark.parametrize("format", list(LogFormat))
-def test_the_settings_that_a_program_starts_with_may_be_as_long_as_a_message(format: LogFormat) -> None:  # noqa: A002
+def test_the_settings_line_may_be_as_long_as_a_message(format: LogFormat) -> None:  # noqa: A002
     stream = written(format)
     LOG.info("x", extra={"settings": "a" * 1000 + "b", "path": "c" * 1000})
     assert "ab" in stream.getvalue()
@@ -89,7 +89,7 @@ def test_the_settings_that_a_program_starts_with_may_be_as_long_as_a_message(for
     assert len(stream.getvalue()) < 2 * (MESSAGE_MAX + VALUE_MAX)
 
 
-def test_an_exception_is_one_line_with_its_place() -> None:
+def test_an_exception_is_one_line_with_its_location() -> None:
     stream = written(LogFormat.TEXT)
     try:
         int(f"bad\nthing {JWT}")
@@ -113,7 +113,7 @@ def test_an_exception_is_one_line_with_its_place() -> None:
         ("password = 'x y'", "password = <redacted>"),
     ],
 )
-def test_credentials_are_taken_out(text: str, left: str) -> None:
+def test_credentials_are_redacted(text: str, left: str) -> None:
     assert redact(text) == left
 
 
@@ -127,16 +127,16 @@ def test_credentials_are_taken_out(text: str, left: str) -> None:
         "passwords are secret",
     ],
 )
-def test_what_only_looks_similar_stays(text: str) -> None:
+def test_similar_text_is_not_redacted(text: str) -> None:
     assert redact(text) == text
 
 
-def test_a_client_id_is_recognisable_and_not_whole() -> None:
+def test_a_client_id_is_recognisable_and_redacted() -> None:
     assert redacted("12345678-1234-1234-1234-1234567890ab") == "1234…90ab"
     assert redacted("short") == "…"
 
 
-def test_numbers_stand_bare_and_words_are_quoted() -> None:
+def test_numbers_are_unquoted_and_strings_are_quoted() -> None:
     assert [quoted(value) for value in (1, 0.5, True, "a b", 'a"b')] == ["1", "0.5", "True", '"a b"', '"a\\"b"']
 
 
@@ -144,7 +144,7 @@ def test_numbers_stand_bare_and_words_are_quoted() -> None:
     ("verbosity", "ours", "libraries"),
     [(0, ["I"], ["W"]), (3, ["I"], ["W"]), (4, ["D", "I"], ["W"]), (8, ["D", "I"], ["D", "W"])],
 )
-def test_verbosity_decides_what_is_written(verbosity: int, ours: list[str], libraries: list[str]) -> None:
+def test_verbosity_determines_what_is_written(verbosity: int, ours: list[str], libraries: list[str]) -> None:
     stream = written(LogFormat.TEXT, verbosity=verbosity)
     LOG.debug("a")
     LOG.info("b")

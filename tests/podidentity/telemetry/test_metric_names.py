@@ -36,19 +36,19 @@ def test_a_counter_never_goes_down(registry: CollectorRegistry) -> None:
         Counter("c", "", registry=registry).inc(-1)
 
 
-def test_a_name_is_taken_once(registry: CollectorRegistry) -> None:
+def test_a_metric_name_is_unique(registry: CollectorRegistry) -> None:
     Counter("c", "", registry=registry)
     with pytest.raises(ValueError, match="Duplicated"):
         Counter("c", "", registry=registry)
 
 
-def test_a_label_set_of_the_wrong_size_is_refused(registry: CollectorRegistry) -> None:
+def test_a_label_set_of_the_wrong_size_is_rejected(registry: CollectorRegistry) -> None:
     counter = Counter("c", "", ["a"], registry=registry)
     with pytest.raises(ValueError, match="has the labels"):
         counter.labels()
 
 
-def test_label_values_that_are_no_closed_set_are_found_out(registry: CollectorRegistry) -> None:
+def test_label_values_outside_a_closed_set_are_detected(registry: CollectorRegistry) -> None:
     counter = Counter("c", "", ["a"], registry=registry)
     for number in range(SERIES_MAX):
         counter.labels(str(number))
@@ -57,7 +57,7 @@ def test_label_values_that_are_no_closed_set_are_found_out(registry: CollectorRe
     counter.labels("0").inc()
 
 
-def test_the_packages_own_metrics_are_exposed_as_it_would(registry: CollectorRegistry) -> None:
+def test_metrics_of_prometheus_client_are_exposed_as_it_would(registry: CollectorRegistry) -> None:
     ForcedCounter("forced", "a\nb", registry=registry).inc()
     Gauge("gauge", "", ["l"], registry=registry).labels('q"u\\o\nte').set(float("inf"))
     Histogram("seconds", "", buckets=[0.1, 1], registry=registry).observe(0.5)
@@ -69,7 +69,7 @@ def test_the_packages_own_metrics_are_exposed_as_it_would(registry: CollectorReg
     assert {"# TYPE seconds histogram", 'seconds_bucket{le="0.1"} 0.0', "seconds_count 1.0"} <= set(lines)
 
 
-def test_what_is_exposed_can_be_read_back() -> None:
+def test_the_exposed_text_can_be_parsed() -> None:
     registry = new_registry()
     Counter(NAME, "Failed calls", ["operation_type"], registry=registry).labels('a"\\\n').inc()
     families = {family.name: family for family in text_string_to_metric_families(expose(registry).decode())}

@@ -45,7 +45,7 @@ async def get(port: int, path: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("word", ["Active", "Not Active"])
-async def test_healthz_is_200_whatever_it_says(endpoints: Open, word: str) -> None:
+async def test_healthz_is_200_whatever_it_reports(endpoints: Open, word: str) -> None:
     opened = await endpoints(healthz=lambda: word)
     assert await get(opened.port, "/healthz") == (200, word)
 
@@ -81,7 +81,7 @@ async def test_metrics_are_rendered_at_most_once_a_second(endpoints: Open) -> No
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/readyz", "/healthz/", "/debug/pprof"])
-async def test_what_is_not_served_is_not_there(endpoints: Open, path: str) -> None:
+async def test_an_unknown_path_is_404(endpoints: Open, path: str) -> None:
     opened = await endpoints(healthz=lambda: "Active")
     assert (await get(opened.port, path))[0] == 404
 
@@ -95,7 +95,7 @@ async def test_what_is_not_served_is_not_there(endpoints: Open, path: str) -> No
         (b"GET /healthz SPDY/3\r\n\r\n", b"400"),
     ],
 )
-async def test_other_requests_are_refused(endpoints: Open, request_: bytes, status: bytes) -> None:
+async def test_other_requests_are_rejected(endpoints: Open, request_: bytes, status: bytes) -> None:
     opened = await endpoints(healthz=lambda: "Active")
     assert (await ask(opened.port, request_)).split(b" ")[1] == status
 
@@ -115,7 +115,7 @@ async def test_an_endless_head_is_cut_off_and_a_long_one_is_not(endpoints: Open)
     assert answer.startswith(b"HTTP/1.1 200")
 
 
-async def test_a_silent_client_is_dropped_and_others_are_served(endpoints: Open) -> None:
+async def test_a_silent_client_is_disconnected_and_others_are_served(endpoints: Open) -> None:
     opened = await endpoints(healthz=lambda: "Active", request_seconds=0.1)
     silent = asyncio.create_task(ask(opened.port, b"GET /hea"))
     assert (await get(opened.port, "/healthz"))[0] == 200
@@ -123,7 +123,7 @@ async def test_a_silent_client_is_dropped_and_others_are_served(endpoints: Open)
         assert await silent == b""
 
 
-async def test_whoever_holds_all_connections_keeps_no_probe_out(
+async def test_a_client_that_holds_all_connections_does_not_block_probes(
     endpoints: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = await endpoints(healthz=lambda: "Active", request_seconds=30)
@@ -143,7 +143,7 @@ async def test_whoever_holds_all_connections_keeps_no_probe_out(
             await writer.wait_closed()
 
 
-async def test_one_address_has_eight_places(endpoints: Open) -> None:
+async def test_one_address_has_eight_connections(endpoints: Open) -> None:
     opened = await endpoints(healthz=lambda: "Active", request_seconds=30)
     eight = [await asyncio.open_connection("127.0.0.1", opened.port) for _ in range(8)]
     other = await asyncio.open_connection("127.0.0.1", opened.port, local_addr=("127.0.0.9", 0))
@@ -168,7 +168,7 @@ async def test_a_check_that_raises_is_a_500_and_a_log_line(endpoints: Open, capl
     ]
 
 
-async def test_a_port_in_use_says_which_flag_to_change(endpoints: Open) -> None:
+async def test_a_port_in_use_names_the_flag_to_change(endpoints: Open) -> None:
     opened = await endpoints(healthz=lambda: "Active")
     second = HttpEndpoints("127.0.0.1", opened.port, flag="--http-probe-port")
     with pytest.raises(PortInUse, match=r"127\.0\.0\.1:\d+ is in use: choose another with --http-probe-port"):
@@ -176,7 +176,7 @@ async def test_a_port_in_use_says_which_flag_to_change(endpoints: Open) -> None:
     await second.stop()
 
 
-async def test_a_stopped_server_can_be_followed_on_its_port(endpoints: Open) -> None:
+async def test_a_stopped_server_releases_its_port(endpoints: Open) -> None:
     opened = await endpoints(healthz=lambda: "Active")
     await opened.stop()
     await opened.stop()

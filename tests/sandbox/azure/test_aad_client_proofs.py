@@ -64,12 +64,12 @@ def signing(azure: Azure) -> Signing:
     return Signing(azure)
 
 
-async def test_a_good_assertion_passes(signing: Signing) -> None:
+async def test_a_valid_assertion_is_accepted(signing: Signing) -> None:
     status, body = await signing.ask(signing.assertion())
     assert (status, read_claims(body["access_token"])["appid"]) == (200, signing.principal.client_id)
 
 
-async def test_the_older_algorithm_and_thumbprint_pass_too(signing: Signing) -> None:
+async def test_the_older_algorithm_and_thumbprint_are_accepted_too(signing: Signing) -> None:
     header = {"alg": "RS256", "x5t": encoded(signing.certificate.fingerprint(hashes.SHA1()))}  # noqa: S303  a name
     status, _ = await signing.ask(signing.assertion(header, padding.PKCS1v15()))
     assert status == 200
@@ -88,7 +88,7 @@ async def test_the_older_algorithm_and_thumbprint_pass_too(signing: Signing) -> 
     ],
     ids=["audience", "issuer", "subject", "over", "early", "too-long", "no-time"],
 )
-async def test_a_wrong_claim_is_refused(signing: Signing, claims: dict[str, Any], number: int) -> None:
+async def test_a_wrong_claim_is_rejected(signing: Signing, claims: dict[str, Any], number: int) -> None:
     status, body = await signing.ask(signing.assertion(**claims))
     assert (status, body["error"], body["error_codes"]) == (401, "invalid_client", [number])
 
@@ -99,7 +99,7 @@ async def test_an_unsigned_assertion_is_rejected(signing: Signing, jwt: str) -> 
     assert (status, body["error"]) == (401, "invalid_client")
 
 
-async def test_a_foreign_key_an_altered_assertion_and_a_confused_algorithm_are_refused(signing: Signing) -> None:
+async def test_a_foreign_key_an_altered_assertion_and_a_confused_algorithm_are_rejected(signing: Signing) -> None:
     good = signing.assertion()
     head, claims, signature = good.split(".")
     thumbprint = encoded(signing.certificate.fingerprint(hashes.SHA256()))
@@ -117,7 +117,7 @@ async def test_a_foreign_key_an_altered_assertion_and_a_confused_algorithm_are_r
         assert (status, body["error"]) == (401, "invalid_client")
 
 
-async def test_a_certificate_brought_along_counts_only_for_a_trusted_subject(signing: Signing) -> None:
+async def test_an_included_certificate_counts_only_for_a_trusted_subject(signing: Signing) -> None:
     brought = certificate_of(rsa_key(), "vault.example")
     header = {"alg": "PS256", "x5t#S256": encoded(brought.fingerprint(hashes.SHA256())), "x5c": [der(brought)]}
     assert (await signing.ask(signing.assertion(header)))[0] == 401
@@ -128,7 +128,7 @@ async def test_a_certificate_brought_along_counts_only_for_a_trusted_subject(sig
     assert (await signing.ask(signing.assertion({**header, "x5c": ["no certificate"]})))[0] == 401
 
 
-async def test_a_foreign_type_of_assertion_is_refused(signing: Signing) -> None:
+async def test_another_assertion_type_is_rejected(signing: Signing) -> None:
     status, _ = await signing.ask(signing.assertion(), client_assertion_type="urn:another")
     assert status == 401
 
@@ -138,7 +138,7 @@ async def test_an_application_without_a_secret_has_none(signing: Signing) -> Non
         assert (await signing.ask("", client_secret=secret))[0] == 401
 
 
-async def test_a_new_secret_is_known_after_a_while(azure: Azure) -> None:
+async def test_a_new_secret_is_accepted_after_a_delay(azure: Azure) -> None:
     application = azure.directory.application(azure.controller.client_id)
     assert application is not None
 

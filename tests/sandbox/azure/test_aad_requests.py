@@ -21,7 +21,7 @@ async def ask(azure: Azure, tenant: str = "", **form: str) -> tuple[int, dict[st
         return response.status, await response.json()
 
 
-async def test_a_good_request_passes(azure: Azure) -> None:
+async def test_a_valid_request_is_accepted(azure: Azure) -> None:
     status, body = await ask(azure)
     assert (status, body["token_type"], body["expires_in"]) == (200, "Bearer", 3600)
 
@@ -37,13 +37,13 @@ async def test_a_good_request_passes(azure: Azure) -> None:
     ],
     ids=["grant", "client", "secret", "scope-without-default", "empty-scope"],
 )
-async def test_one_wrong_field_is_refused(azure: Azure, changed: dict[str, str], status: int, error: str) -> None:
+async def test_one_wrong_field_is_rejected(azure: Azure, changed: dict[str, str], status: int, error: str) -> None:
     given, body = await ask(azure, **changed)
     assert (given, body["error"]) == (status, error)
     assert body["error_description"].startswith("AADSTS")
 
 
-async def test_a_foreign_tenant_is_refused(azure: Azure) -> None:
+async def test_another_tenant_is_rejected(azure: Azure) -> None:
     status, body = await ask(azure, tenant="elsewhere")
     assert (status, body["error"]) == (400, "invalid_request")
 
@@ -62,7 +62,7 @@ async def test_adfs_has_no_version_two(azure: Azure) -> None:
             assert response.status == status
 
 
-async def test_a_double_slash_before_default_is_kept_as_meant(azure: Azure) -> None:
+async def test_a_double_slash_before_default_is_kept(azure: Azure) -> None:
     _, body = await ask(azure, scope="https://management.azure.com//.default")
     assert read_claims(body["access_token"])["aud"] == "https://management.azure.com/"
 

@@ -21,7 +21,7 @@ async def patch(azure: Azure, body: object, machine: str = VM) -> tuple[int, dic
     return status, document
 
 
-async def test_the_map_is_merged_by_key_and_null_takes_one_off(azure: Azure) -> None:
+async def test_the_map_is_merged_by_key_and_null_removes_an_entry(azure: Azure) -> None:
     for machine in (VM, SET):
         assert (await patch(azure, section(USER, _1={}, _2={}), machine))[0] == 200
         assert (await patch(azure, section(USER, _1=None, _3={}), machine))[0] == 200
@@ -39,7 +39,7 @@ async def test_a_patch_may_name_at_most_150_identities(azure: Azure) -> None:
     assert len(azure.vm.identities) == 150
 
 
-async def test_keys_are_compared_letter_case_aside_and_shown_in_arms_own_spelling(azure: Azure) -> None:
+async def test_keys_are_compared_case_insensitively_and_returned_in_arms_spelling(azure: Azure) -> None:
     body = {"identity": {"type": USER, "userAssignedIdentities": {identity_id("1").upper(): {}}}}
     _, document = await patch(azure, body)
     (key,) = document["identity"]["userAssignedIdentities"]
@@ -82,7 +82,7 @@ async def test_a_refused_update_changes_nothing(azure: Azure, body: object, code
     assert azure.vm.identities == frozenset()
 
 
-async def test_taking_off_the_last_one_needs_a_type_without_user_assigned(azure: Azure) -> None:
+async def test_removing_the_last_identity_requires_a_type_without_user_assigned(azure: Azure) -> None:
     await patch(azure, section(USER, _1={}))
     assert (await patch(azure, section(USER, _1=None)))[0] == 400
     assert (await patch(azure, section(NONE)))[0] == 200

@@ -7,7 +7,7 @@ from tests.sandbox.azure.conftest import COMPUTE, GROUP, MINT, SET, VM, Azure, i
 ADD = {"identity": {"type": USER, "userAssignedIdentities": {identity_id("1"): {}}}}
 
 
-async def test_a_caller_without_a_good_token_is_not_let_in(azure: Azure) -> None:
+async def test_a_caller_without_a_valid_token_is_rejected(azure: Azure) -> None:
     vault = azure.token(azure.controller, "https://vault.azure.net")
     expired = MINT.mint(audience="https://management.azure.com", client_id="a", object_id="b", tenant_id="c", seconds=0)
     for token in ("", "nonsense", azure.token(azure.controller)[:-8] + "AAAAAAAA", vault, expired):
@@ -17,7 +17,7 @@ async def test_a_caller_without_a_good_token_is_not_let_in(azure: Azure) -> None
         assert (await azure.call_arm("GET", VM, token=azure.token(azure.controller, audience)))[0] == 200
 
 
-async def test_roles_decide_what_a_caller_may_do(azure: Azure) -> None:
+async def test_roles_determine_what_a_caller_may_do(azure: Azure) -> None:
     mine = azure.token(azure.one)
     assert (await azure.call_arm("GET", VM, token=mine))[0] == 403
     azure.directory.grant(azure.one.object_id, "Reader")
@@ -71,14 +71,14 @@ async def test_a_stale_etag_is_a_failed_precondition(azure: Azure) -> None:
     assert (await azure.call_arm("PATCH", VM, ADD, headers={"If-Match": azure.vm.etag}))[0] == 200
 
 
-async def test_a_cloud_without_etags_gives_none(azure: Azure) -> None:
+async def test_a_cloud_without_etags_returns_none(azure: Azure) -> None:
     azure.arm.etags = False
     _, document, response = await azure.call_arm("GET", VM)
     assert "etag" not in document
     assert "ETag" not in response.headers
 
 
-async def test_throttling_says_when_to_come_back_for_writes_alone(azure: Azure) -> None:
+async def test_throttling_contains_retry_after_for_writes_only(azure: Azure) -> None:
     azure.arm.faults.add(ResponseFault(status=429, headers={"Retry-After": "30"}, method="PATCH", path=VM))
     status, _, response = await azure.call_arm("PATCH", VM, ADD)
     assert (status, response.headers["Retry-After"]) == (429, "30")
@@ -96,7 +96,7 @@ async def test_a_list_holds_the_machines_of_its_kind_and_group(azure: Azure) -> 
     assert len(document["value"]) == 2
 
 
-async def test_the_log_tells_reads_from_writes(azure: Azure) -> None:
+async def test_the_log_distinguishes_reads_and_writes(azure: Azure) -> None:
     await azure.call_arm("GET", VM)
     await azure.call_arm("PATCH", VM, ADD)
     await azure.call_arm("GET", SET)

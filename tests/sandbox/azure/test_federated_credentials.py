@@ -130,7 +130,7 @@ async def test_an_application_gets_its_token_for_an_hour(federation: Federation)
     assert read_claims(body["access_token"])["oid"] == application.object_id
 
 
-async def test_an_assertion_is_taken_again_within_its_life(federation: Federation) -> None:
+async def test_an_assertion_may_be_used_again_within_its_lifetime(federation: Federation) -> None:
     federation.trust()
     token = await federation.token()
     assert [(await federation.ask(token))[0] for _ in range(2)] == [200, 200]
@@ -183,7 +183,7 @@ async def test_msal_exchanges_an_assertion(federation: Federation, tmp_path: Pat
     assert read_claims(got["access_token"])["appid"] == federation.identity.client_id
 
 
-async def test_an_identity_without_credentials_says_that_it_has_none(federation: Federation) -> None:
+async def test_an_identity_without_credentials_reports_that_it_has_none(federation: Federation) -> None:
     token = await federation.token()
     assert await federation.refusal(token) == (
         401,
@@ -234,18 +234,18 @@ async def test_a_subject_with_other_case_does_not_match_and_the_error_mentions_c
     assert "matches with case-insensitive comparison, but not with case-sensitive comparison" in sentence
 
 
-async def test_a_slash_at_the_end_makes_another_issuer(federation: Federation) -> None:
+async def test_a_trailing_slash_makes_another_issuer(federation: Federation) -> None:
     federation.trust(issuer=f"{federation.kube.server}/")
     assert (await federation.refusal(await federation.token()))[2] == 700211
 
 
-async def test_one_of_several_audiences_is_enough(federation: Federation) -> None:
+async def test_one_of_several_audiences_suffices(federation: Federation) -> None:
     federation.trust()
     assert (await federation.ask(await federation.token("another", AUDIENCE)))[0] == 200
     assert (await federation.refusal(await federation.token("another", "third")))[2] == 700212
 
 
-async def test_a_credential_is_known_after_a_while(federation: Federation) -> None:
+async def test_a_credential_is_effective_after_a_delay(federation: Federation) -> None:
     token = await federation.token()
     federation.trust(known_from=time.time() + 3600)
     assert (await federation.refusal(token))[2] == 70025
@@ -253,7 +253,7 @@ async def test_a_credential_is_known_after_a_while(federation: Federation) -> No
     assert (await federation.ask(token, federation.azure.two.client_id))[0] == 200
 
 
-async def test_a_credential_that_is_taken_away_is_no_more(federation: Federation) -> None:
+async def test_a_removed_credential_is_not_accepted(federation: Federation) -> None:
     federation.trust()
     token = await federation.token()
     assert (await federation.ask(token))[0] == 200
@@ -261,7 +261,7 @@ async def test_a_credential_that_is_taken_away_is_no_more(federation: Federation
     assert (await federation.refusal(token))[2] == 70025
 
 
-async def test_an_identity_made_again_has_none_of_its_credentials(federation: Federation) -> None:
+async def test_a_recreated_identity_has_none_of_its_former_credentials(federation: Federation) -> None:
     federation.trust()
     directory, was = federation.azure.directory, federation.identity
     directory.remove_identity(was.resource_id)
@@ -270,7 +270,7 @@ async def test_an_identity_made_again_has_none_of_its_credentials(federation: Fe
     assert (await federation.refusal(await federation.token()))[2] == 70025
 
 
-async def test_an_identity_has_at_most_twenty_each_once(federation: Federation) -> None:
+async def test_an_identity_has_at_most_twenty_unique_credentials(federation: Federation) -> None:
     for number in range(FEDERATED_MAX - 1):
         federation.trust(subject=f"{SUBJECT}-{number}")
     with pytest.raises(DirectoryError, match="already exists"):
@@ -314,7 +314,7 @@ async def test_an_assertion_is_valid_within_its_time_and_five_minutes_of_skew(
     assert sentence.startswith("Client assertion is not within its valid time range. Current time: 20")
 
 
-async def test_a_foreign_or_altered_signature_is_refused(federation: Federation) -> None:
+async def test_a_foreign_or_altered_signature_is_rejected(federation: Federation) -> None:
     federation.trust()
     good = await federation.token()
     head, _, signature = good.split(".")
@@ -333,7 +333,7 @@ async def test_a_foreign_or_altered_signature_is_refused(federation: Federation)
 @pytest.mark.parametrize(
     "header", [{"alg": "none"}, {"alg": "HS256"}, {"kid": None, "alg": 5}], ids=["none", "hmac", "number"]
 )
-async def test_only_rs256_is_a_signature(federation: Federation, header: dict[str, Any]) -> None:
+async def test_only_rs256_is_accepted(federation: Federation, header: dict[str, Any]) -> None:
     federation.trust()
     claims = read_claims(await federation.token())
     assert (await federation.refusal(signed_by(rsa_key(), claims, **{"kid": "k", **header})))[:3] == (
@@ -344,14 +344,14 @@ async def test_only_rs256_is_a_signature(federation: Federation, header: dict[st
 
 
 @pytest.mark.parametrize("missing", ["sub", "aud", "exp"])
-async def test_an_assertion_that_lacks_a_claim_is_refused(federation: Federation, missing: str) -> None:
+async def test_an_assertion_without_a_required_claim_is_rejected(federation: Federation, missing: str) -> None:
     federation.trust()
     claims = read_claims(await federation.token())
     del claims[missing]
     assert (await federation.refusal(signed_by(rsa_key(), claims, kid="k")))[2] == 50027
 
 
-async def test_a_foreign_type_of_assertion_is_refused(federation: Federation) -> None:
+async def test_another_assertion_type_is_rejected(federation: Federation) -> None:
     federation.trust()
     assert (await federation.refusal(await federation.token(), client_assertion_type="urn:another"))[2] == 50027
 
@@ -383,7 +383,7 @@ async def test_an_unreachable_issuer_is_not_reported_as_a_client_error(federatio
     assert (await federation.ask(token))[0] == 200
 
 
-async def test_an_issuer_that_calls_itself_something_else_is_not_believed(federation: Federation) -> None:
+async def test_an_issuer_with_another_name_in_its_token_is_rejected(federation: Federation) -> None:
     alias = federation.kube.server.replace("127.0.0.1", "localhost")
     federation.trust(issuer=alias)
     claims = read_claims(await federation.token()) | {"iss": alias}
@@ -403,7 +403,7 @@ async def test_an_issuer_with_another_name_in_its_discovery_is_rejected(federati
     assert (await federation.refusal(token))[2] == 50166
 
 
-async def test_an_aad_that_reaches_no_issuer_says_so(federation: Federation) -> None:
+async def test_an_aad_that_cannot_reach_an_issuer_reports_it(federation: Federation) -> None:
     federation.trust()
     federation.azure.aad.issuers.fetch = None
     assert (await federation.refusal(await federation.token()))[2] == 50166

@@ -15,7 +15,7 @@ async def test_more_than_twenty_requests_in_a_second_are_throttled(azure: Azure)
     assert (await azure.ask_imds())[0] == 200
 
 
-async def test_more_than_five_requests_at_once_are_throttled(azure: Azure) -> None:
+async def test_more_than_five_concurrent_requests_are_throttled(azure: Azure) -> None:
     azure.vm.attach(azure.one)
     azure.imds.faults.add(ResponseFault(delay_seconds=0.3, times=math.inf))
     answers = await asyncio.gather(*(azure.ask_imds() for _ in range(7)))
@@ -30,7 +30,7 @@ async def test_without_limits_nothing_is_throttled(azure: Azure) -> None:
     assert {(await azure.ask_imds())[0] for _ in range(25)} == {200}
 
 
-async def test_an_identity_is_seen_only_after_the_lag(azure: Azure) -> None:
+async def test_an_identity_is_visible_only_after_the_lag(azure: Azure) -> None:
     azure.arm.lag_seconds = 5.0
     azure.vm.attach(azure.one)
     assert (await azure.ask_imds())[0] == 400

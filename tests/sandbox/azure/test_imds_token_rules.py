@@ -23,7 +23,7 @@ async def test_the_only_identity_on_the_vm_gets_a_token_that_names_it(azure: Azu
     assert response.headers["Server"].startswith("IMDS/")
 
 
-async def test_each_selector_finds_its_identity_letter_case_aside_and_is_echoed(azure: Azure) -> None:
+async def test_each_selector_finds_its_identity_in_any_case_and_is_echoed(azure: Azure) -> None:
     azure.vm.attach(azure.one)
     azure.vm.attach(azure.two)
     for parameter, value in (
@@ -62,7 +62,7 @@ async def test_an_unknown_api_version_lists_the_newest(azure: Azure) -> None:
         assert "error_description" not in body
 
 
-async def test_headers_decide_before_anything_else(azure: Azure) -> None:
+async def test_headers_are_checked_first(azure: Azure) -> None:
     azure.vm.attach(azure.one)
     status, body, _ = await azure.ask_imds(headers={})
     assert (status, body["error_description"]) == (400, "Required metadata header not specified")
@@ -72,17 +72,17 @@ async def test_headers_decide_before_anything_else(azure: Azure) -> None:
     assert status == 200
 
 
-async def test_only_get_gives_tokens(azure: Azure) -> None:
+async def test_only_get_returns_tokens(azure: Azure) -> None:
     status, _, response = await azure.ask_imds(method="POST")
     assert (status, response.headers["Allow"]) == (405, "GET")
 
 
-async def test_a_vm_without_identities_says_identity_not_found(azure: Azure) -> None:
+async def test_a_vm_without_identities_returns_identity_not_found(azure: Azure) -> None:
     status, body, _ = await azure.ask_imds()
     assert (status, body["error_description"]) == (400, "Identity not found")
 
 
-async def test_with_several_identities_one_must_be_named(azure: Azure) -> None:
+async def test_with_several_identities_a_selector_is_required(azure: Azure) -> None:
     azure.vm.attach(azure.one)
     azure.vm.attach(azure.two)
     status, body, _ = await azure.ask_imds()
@@ -99,7 +99,7 @@ async def test_the_system_assigned_identity_is_the_default(azure: Azure) -> None
     assert (status, body["client_id"]) == (200, system.client_id)
 
 
-async def test_a_token_is_handed_out_again_unless_the_cache_is_bypassed(azure: Azure) -> None:
+async def test_a_cached_token_is_returned_unless_the_cache_is_bypassed(azure: Azure) -> None:
     azure.vm.attach(azure.one)
     _, first, _ = await azure.ask_imds()
     _, again, _ = await azure.ask_imds()

@@ -48,7 +48,7 @@ async def test_a_secret_is_exchanged_for_a_token_of_its_principal(azure: Azure) 
     assert (claims["appid"], claims["aud"]) == (azure.controller.client_id, "https://management.azure.com")
 
 
-async def test_a_wrong_secret_is_refused_with_its_number(azure: Azure) -> None:
+async def test_a_wrong_secret_is_rejected_with_its_error_number(azure: Azure) -> None:
     async with credential(azure, "wrong") as asking:
         with pytest.raises(ClientAuthenticationError, match="AADSTS7000215"):
             await asking.get_token(SCOPE)
@@ -62,7 +62,7 @@ async def test_machines_are_read_and_listed(azure: Azure, compute: ComputeManage
     assert scale_set.name == "set-0"
 
 
-async def test_an_update_is_followed_to_its_end(azure: Azure, compute: ComputeManagementClient) -> None:
+async def test_an_update_is_polled_until_it_ends(azure: Azure, compute: ComputeManagementClient) -> None:
     azure.vm.operation_seconds = azure.set.operation_seconds = 0
     body: Any = {"identity": {"type": USER, "userAssignedIdentities": {identity_id("1"): {}}}}
     for operations, name in ((compute.virtual_machines, "vm-0"), (compute.virtual_machine_scale_sets, "set-0")):

@@ -13,7 +13,7 @@ from podidentity_sandbox.launching import IMAGE
 CHART = Path(__file__).parents[3] / "deploy" / "charts" / "aad-pod-identity"
 
 
-def test_the_files_name_the_sandboxs_own_ids() -> None:
+def test_the_files_contain_the_sandboxs_ids() -> None:
     identity, binding, pod = read_documents(DEMO)
     assert identity["spec"] == {"type": 0, "resourceID": identity_id(DEMO_IDENTITY), "clientID": DEMO_CLIENT_ID}
     assert binding["spec"]["azureIdentity"] == identity["metadata"]["name"]

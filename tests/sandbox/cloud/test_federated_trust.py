@@ -36,7 +36,7 @@ async def exchanged(stage: Sandbox, presented: str, client_id: str = DEMO_CLIENT
         return answer
 
 
-async def test_a_trusted_service_accounts_token_is_exchanged_and_no_others(stage: Sandbox) -> None:
+async def test_only_a_trusted_service_accounts_token_is_exchanged(stage: Sandbox) -> None:
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "other"}}
     await stage.cluster.apply(account)
     credential = await stage.trust("default")
@@ -58,7 +58,7 @@ async def test_a_service_account_is_trusted_after_the_delay(stage: Sandbox) -> N
     assert "access_token" in await exchanged(stage, presented, controller)
 
 
-async def test_another_audience_is_trusted_where_it_is_named(stage: Sandbox) -> None:
+async def test_another_audience_is_trusted_if_configured(stage: Sandbox) -> None:
     china = "api://AzureADTokenExchangeChina"
     await stage.trust("default", audience=china)
     assert (await exchanged(stage, await assertion(stage)))["error_codes"] == [700212]

@@ -34,7 +34,7 @@ async def begin(sandbox: Sandbox) -> None:
     await sandbox.nmi_active(NODE)
 
 
-async def test_an_ordered_end_leaves_the_tables_as_they_were(sandbox: Sandbox) -> None:
+async def test_a_clean_end_restores_the_tables(sandbox: Sandbox) -> None:
     for rule in (["-N", "theirs"], ["-A", "PREROUTING", "-j", "theirs"], ["-A", "theirs", "-p", "tcp", "-j", "RETURN"]):
         command = sandbox.contexts[NODE].command(["iptables", "-t", "nat", *rule])
         assert await (await asyncio.create_subprocess_exec(*command)).wait() == 0

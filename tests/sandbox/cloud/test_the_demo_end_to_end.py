@@ -37,7 +37,7 @@ def leftovers() -> set[Path]:
     return {path for path in found if orphaned(path.name)}
 
 
-def test_without_namespaces_the_demo_says_so_and_prints_the_endpoint_it_used() -> None:
+def test_without_namespaces_the_demo_reports_it_and_prints_the_used_endpoint() -> None:
     said = demo("--loopback")
     assert "loopback" in said[0]["answer"]
     endpoint = said[-1]["lines"][1].partition("(")[2].rstrip(")")
@@ -60,7 +60,7 @@ def test_as_root_the_pod_uses_the_metadata_address_and_the_machine_is_clean() ->
 
 @pytest.mark.plane
 @pytest.mark.parametrize("network", ["--loopback", pytest.param("", marks=pytest.mark.root, id="namespaces")])
-def test_the_same_walk_on_the_real_api_server(plane: up.Plane, network: str) -> None:
+def test_the_demo_on_the_real_api_server(plane: up.Plane, network: str) -> None:
     said = demo(f"--kubeconfig={plane.kubeconfig}", *filter(None, [network]))
     assert len(said[-1]["lines"]) == 4
     assert plane.api("GET", "/api/v1/nodes")["items"] == []

@@ -32,7 +32,7 @@ def test_without_namespaces_the_pod_gets_its_token_and_no_vm_is_touched() -> Non
 
 
 @pytest.mark.root
-def test_as_root_the_pod_gets_its_token_and_nothing_is_left_on_the_machine() -> None:
+def test_as_root_the_pod_gets_its_token_and_nothing_remains_on_the_machine() -> None:
     before = leftovers()
     went_well()
     assert leftovers() <= before
@@ -40,6 +40,6 @@ def test_as_root_the_pod_gets_its_token_and_nothing_is_left_on_the_machine() -> 
 
 @pytest.mark.plane
 @pytest.mark.parametrize("network", ["--loopback", pytest.param("", marks=pytest.mark.root, id="namespaces")])
-def test_the_same_walk_on_the_real_api_server(plane: up.Plane, network: str) -> None:
+def test_the_federated_demo_on_the_real_api_server(plane: up.Plane, network: str) -> None:
     went_well(f"--kubeconfig={plane.kubeconfig}", *filter(None, [network]))
     assert plane.api("GET", "/api/v1/nodes")["items"] == []

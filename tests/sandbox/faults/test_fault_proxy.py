@@ -64,7 +64,7 @@ async def connect(proxy: FaultProxy) -> Client:
     return Client(*await asyncio.open_connection(proxy.host, proxy.port))
 
 
-async def test_bytes_pass_and_are_counted(proxy: FaultProxy) -> None:
+async def test_bytes_are_forwarded_and_counted(proxy: FaultProxy) -> None:
     client = await connect(proxy)
     assert await client.says(b"hello") == b"hello"
     assert (proxy.counts.accepted, proxy.counts.bytes_to_server, proxy.counts.bytes_to_client) == (1, 5, 5)
@@ -72,7 +72,7 @@ async def test_bytes_pass_and_are_counted(proxy: FaultProxy) -> None:
     await client.close()
 
 
-async def test_the_end_of_a_stream_passes(proxy: FaultProxy) -> None:
+async def test_the_end_of_a_stream_is_forwarded(proxy: FaultProxy) -> None:
     client = await connect(proxy)
     client.writer.write(b"last")
     client.writer.write_eof()
@@ -81,7 +81,7 @@ async def test_the_end_of_a_stream_passes(proxy: FaultProxy) -> None:
     await client.close()
 
 
-async def test_while_hanging_new_connections_get_nothing_and_old_ones_go_on(proxy: FaultProxy) -> None:
+async def test_while_hanging_new_connections_get_nothing_and_old_ones_continue(proxy: FaultProxy) -> None:
     old = await connect(proxy)
     await old.says(b"x")
     await proxy.set_mode(Mode.HANG)
@@ -118,7 +118,7 @@ async def test_while_silent_even_the_end_of_the_server_is_not_forwarded(proxy: F
     await client.close()
 
 
-async def test_while_refusing_no_client_can_connect_and_the_port_comes_back(proxy: FaultProxy) -> None:
+async def test_while_refusing_no_client_can_connect_and_the_port_works_again_afterwards(proxy: FaultProxy) -> None:
     old = await connect(proxy)
     await old.says(b"x")
     port = proxy.port
@@ -134,7 +134,7 @@ async def test_while_refusing_no_client_can_connect_and_the_port_comes_back(prox
     await new.close()
 
 
-async def test_a_reset_cuts_old_connections_and_new_ones(proxy: FaultProxy) -> None:
+async def test_a_reset_ends_old_connections_and_new_ones(proxy: FaultProxy) -> None:
     old = await connect(proxy)
     await old.says(b"x")
     await proxy.set_mode(Mode.RESET)
@@ -157,7 +157,7 @@ async def test_connections_can_be_reset_once_and_work_again(proxy: FaultProxy) -
     await new.close()
 
 
-async def test_a_slow_proxy_takes_the_time_that_the_bytes_take(proxy: FaultProxy) -> None:
+async def test_a_slow_proxy_limits_the_rate(proxy: FaultProxy) -> None:
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -171,7 +171,7 @@ async def test_a_slow_proxy_takes_the_time_that_the_bytes_take(proxy: FaultProxy
     await client.close()
 
 
-async def test_when_the_server_behind_is_down_the_client_sees_its_connection_end() -> None:
+async def test_if_the_server_is_down_the_clients_connection_ends() -> None:
     probe = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)
     port = probe.sockets[0].getsockname()[1]
     probe.close()
@@ -185,7 +185,7 @@ async def test_when_the_server_behind_is_down_the_client_sees_its_connection_end
     await proxy.stop()
 
 
-async def test_stopping_ends_connections_that_hang(proxy: FaultProxy) -> None:
+async def test_stopping_ends_hanging_connections(proxy: FaultProxy) -> None:
     client = await connect(proxy)
     await client.says(b"x")
     await proxy.set_mode(Mode.SILENT)
@@ -196,7 +196,7 @@ async def test_stopping_ends_connections_that_hang(proxy: FaultProxy) -> None:
     await client.close()
 
 
-async def test_a_socket_from_elsewhere_is_served_too(echo: int) -> None:
+async def test_a_given_socket_is_served_too(echo: int) -> None:
     elsewhere = socket.create_server(("127.0.0.1", 0))
     port = elsewhere.getsockname()[1]
     proxy = FaultProxy("127.0.0.1", echo)

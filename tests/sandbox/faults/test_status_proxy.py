@@ -40,7 +40,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
         yield made
 
 
-async def test_without_a_rule_everything_passes(proxy: StatusProxy, session: aiohttp.ClientSession) -> None:
+async def test_without_a_rule_all_requests_are_forwarded(proxy: StatusProxy, session: aiohttp.ClientSession) -> None:
     async with session.post(f"{proxy.url}/a%2Fb?c=d%20e", data=b"body") as response:
         assert response.status == 201
         assert await response.read() == b"/a%2Fb?c=d%20e body"
@@ -60,7 +60,7 @@ async def test_a_status_is_returned_the_requested_number_of_times(
     assert proxy.responses == {429: 2}
 
 
-async def test_a_rule_picks_its_requests(proxy: StatusProxy, session: aiohttp.ClientSession) -> None:
+async def test_a_rule_selects_its_requests(proxy: StatusProxy, session: aiohttp.ClientSession) -> None:
     proxy.respond(FakeResponse(500), matching=lambda method, path: method == "GET" and path.startswith("/bad"))
     async with session.get(f"{proxy.url}/bad?x=1") as refused, session.get(f"{proxy.url}/good") as passed:
         assert (refused.status, passed.status) == (500, 201)
@@ -69,7 +69,7 @@ async def test_a_rule_picks_its_requests(proxy: StatusProxy, session: aiohttp.Cl
         assert response.status == 201
 
 
-async def test_with_certificates_it_works_in_front_of_tls(session: aiohttp.ClientSession) -> None:
+async def test_it_serves_tls_with_certificates(session: aiohttp.ClientSession) -> None:
     authority = Authority()
     runner = web.ServerRunner(web.Server(echo))
     await runner.setup()

@@ -25,7 +25,7 @@ async def said_by_a_server(context: ssl.SSLContext, trust: ssl.SSLContext, host:
             writer.close()
 
 
-async def test_a_server_certificate_passes_the_strict_checks() -> None:
+async def test_a_server_certificate_passes_strict_checks() -> None:
     authority = Authority()
     trust = authority.client_context()
     trust.verify_flags |= ssl.VerifyFlags.VERIFY_X509_STRICT
@@ -39,7 +39,7 @@ async def test_a_client_certificate_names_its_user_and_groups() -> None:
     assert said == b"['a', 'b', 'someone']"
 
 
-async def test_a_certificate_is_good_for_the_hosts_it_names_alone() -> None:
+async def test_a_certificate_is_valid_only_for_the_hosts_that_it_names() -> None:
     authority = Authority()
     context = authority.server_context(["management.example", "127.0.0.1"])
     assert await said_by_a_server(context, authority.client_context(), "management.example") == b"[]"

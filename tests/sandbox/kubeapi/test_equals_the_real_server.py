@@ -216,7 +216,9 @@ async def real(plane: up.Plane) -> AsyncIterator[Caller]:
 
 
 @pytest.mark.plane
-async def test_the_emulator_and_the_real_server_answer_alike(api: KubeApi, call: Caller, real: Caller) -> None:
+async def test_the_emulator_and_the_real_server_return_equal_responses(
+    api: KubeApi, call: Caller, real: Caller
+) -> None:
     namespace = await new_namespace(call, real)
     differences = []
     for step in CONVERSATION:
@@ -234,7 +236,7 @@ async def test_the_emulator_and_the_real_server_answer_alike(api: KubeApi, call:
 
 
 @pytest.mark.plane
-async def test_both_tell_a_watch_the_same_events(api: KubeApi, call: Caller, real: Caller) -> None:
+async def test_a_watch_receives_the_same_events_from_both(api: KubeApi, call: Caller, real: Caller) -> None:
     namespace = await new_namespace(call, real)
     path, identities = C.replace("NS", namespace), A.replace("NS", namespace)
     told = []

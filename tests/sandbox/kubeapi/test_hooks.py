@@ -47,7 +47,7 @@ async def test_a_paused_server_accepts_and_answers_nothing_until_it_is_resumed(a
         assert await watch.told(1) == [("ADDED", "a")]
 
 
-async def test_a_request_can_be_answered_in_the_servers_place(api: KubeApi, call: Caller) -> None:
+async def test_a_request_can_be_answered_by_a_hook(api: KubeApi, call: Caller) -> None:
     busy = StatusError(429, "TooManyRequests", "slow down", retry_after=2)
     api.intercept = lambda request: busy if request.path.startswith(PODS) else None
     refused, passed = await call("GET", PODS), await call("GET", CONFIGMAPS)
@@ -65,7 +65,7 @@ async def test_requests_are_recorded_in_order(api: KubeApi, call: Caller) -> Non
     ]
 
 
-async def test_a_socket_from_elsewhere_is_served_and_closed_with_the_server(api: KubeApi, call: Caller) -> None:
+async def test_a_given_socket_is_served_and_closed_with_the_server(api: KubeApi, call: Caller) -> None:
     elsewhere = socket.create_server(("127.0.0.1", 0))
     port = elsewhere.getsockname()[1]
     await api.add_socket(elsewhere)
@@ -77,13 +77,13 @@ async def test_a_socket_from_elsewhere_is_served_and_closed_with_the_server(api:
         await asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_the_clock_of_timestamps_is_given() -> None:
+async def test_the_clock_of_timestamps_can_be_set() -> None:
     api = KubeApi(now=lambda: NOW)
     made = api.store.create("configmaps", {"metadata": {"name": "a"}}, "default")
     assert made["metadata"]["creationTimestamp"] == "2026-01-02T03:04:05Z"
 
 
-def test_the_stores_documents_are_the_callers_own() -> None:
+def test_documents_from_the_store_belong_to_the_caller() -> None:
     store = KubeApi().store
     mine = pod("p", labels={"a": "b"})
     made = store.create("pods", mine, "default")
@@ -105,7 +105,7 @@ def test_a_subscriber_gets_each_change_until_it_unsubscribes() -> None:
     assert told == [("ADDED", "p"), ("MODIFIED", "p"), ("MODIFIED", "p"), ("DELETED", "p")]
 
 
-def test_the_store_selects() -> None:
+def test_the_store_filters_by_selectors() -> None:
     store = KubeApi().store
     store.create("pods", pod("a", node="n1", labels={"x": "1"}), "default")
     store.create("pods", pod("b", node="n2", labels={"x": "1"}), "default")

@@ -105,7 +105,7 @@ def strange_documents(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", GOOD)
-async def test_wrong_types_are_refused_or_taken_but_never_an_error_of_ours(api: KubeApi, kind: str) -> None:
+async def test_wrong_types_are_rejected_or_accepted_but_never_an_internal_error(api: KubeApi, kind: str) -> None:
     verbs, resource = api._verbs, api._registry.named(kind)
     key = ("default" if resource.namespaced else "", GOOD[kind]["metadata"]["name"])
     good = {"kind": resource.kind, "apiVersion": resource.api_version} | GOOD[kind]
@@ -138,7 +138,7 @@ async def test_wrong_types_are_refused_or_taken_but_never_an_error_of_ours(api: 
     assert codes[400] + codes[422] > 50
 
 
-async def test_a_body_that_is_too_large_is_refused_and_a_smaller_one_is_not(call: Caller) -> None:
+async def test_an_oversized_body_is_rejected_and_a_smaller_one_is_not(call: Caller) -> None:
     def of_size(size: int) -> bytes:
         head, tail = b'{"metadata":{"name":"big"},"data":{"x":"', b'"}}'
         return head + b"x" * (size - len(head) - len(tail)) + tail
@@ -148,13 +148,13 @@ async def test_a_body_that_is_too_large_is_refused_and_a_smaller_one_is_not(call
 
 
 @pytest.mark.parametrize("levels", [DEPTH_MAX + 1, 100_000])
-async def test_a_body_that_is_nested_too_deeply_is_refused(call: Caller, levels: int) -> None:
+async def test_a_body_nested_too_deeply_is_rejected(call: Caller, levels: int) -> None:
     body = b'{"a":' * levels + b"1" + b"}" * levels
     assert (await call("POST", CONFIGMAPS, body)).status == 400
     assert (await call("PATCH", f"{CONFIGMAPS}/kube-root-ca.crt", body, MERGE)).status == 400
 
 
-async def test_a_body_that_is_nested_less_is_taken(call: Caller) -> None:
+async def test_a_less_deeply_nested_body_is_accepted(call: Caller) -> None:
     levels = DEPTH_MAX - 2
     body = b'{"a":' * levels + b"1" + b"}" * levels
     assert (await call("PATCH", f"{CONFIGMAPS}/kube-root-ca.crt", body, MERGE)).status == 200
@@ -165,6 +165,6 @@ async def test_a_body_that_is_nested_less_is_taken(call: Caller) -> None:
     [b"", b"null", b"[]", b"{", b'"x"', b"\xff\xfe", b'{"metadata":{"name":"\xff"}}', b"k8s\x00\xff\xff"],
 )
 @pytest.mark.parametrize("media", [JSON, "application/yaml", "application/vnd.kubernetes.protobuf"])
-async def test_a_body_that_is_no_document_is_a_bad_request(call: Caller, body: bytes, media: str) -> None:
+async def test_a_body_without_a_document_is_a_bad_request(call: Caller, body: bytes, media: str) -> None:
     answer = await call("POST", CONFIGMAPS, body, media)
     assert (answer.status, answer.body["kind"]) in {(400, "Status"), (422, "Status")}

@@ -110,7 +110,7 @@ async def test_objects_are_labelled_annotated_patched_described_and_explained(ku
     assert "demo" in await kubectl("apply", "--server-side", "-f", "-", stdin=MANIFEST)
 
 
-async def test_waiting_for_a_condition_and_for_the_end(api: KubeApi, kubectl: Kubectl) -> None:
+async def test_kubectl_wait_for_a_condition_and_for_deletion(api: KubeApi, kubectl: Kubectl) -> None:
     api.store.create("pods", pod("p", node="n1"), "default")
     waiting = asyncio.ensure_future(kubectl("wait", "--for=condition=Ready", "--timeout=20s", "pod/p"))
     async with asyncio.timeout(SECONDS):
@@ -128,7 +128,7 @@ async def test_waiting_for_a_condition_and_for_the_end(api: KubeApi, kubectl: Ku
     assert "deleted" in await deleting
 
 
-async def test_logs_come_from_the_kubelet(api: KubeApi, kubectl: Kubectl) -> None:
+async def test_logs_are_read_from_the_kubelet(api: KubeApi, kubectl: Kubectl) -> None:
     async def read(document: dict[str, Any], options: Any) -> AsyncIterator[bytes]:
         yield f"{document['metadata']['name']} {options.container} {options.tail_lines}\n".encode()
 

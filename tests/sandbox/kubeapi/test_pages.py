@@ -12,7 +12,7 @@ def fill(api: KubeApi, count: int) -> None:
 MINE = f"{CONFIGMAPS}?labelSelector=mine"
 
 
-async def test_pages_are_of_one_revision_though_objects_change_meanwhile(api: KubeApi, call: Caller) -> None:
+async def test_pages_show_one_revision_although_objects_change(api: KubeApi, call: Caller) -> None:
     fill(api, 5)
     first = await call("GET", f"{MINE}&limit=2")
     api.store.delete("configmaps", "c002", "default")
@@ -54,7 +54,7 @@ async def test_an_exact_revision_is_listed(api: KubeApi, call: Caller) -> None:
     assert (await call("GET", MINE)).names == ["c001"]
 
 
-async def test_a_revision_of_the_future_is_a_timeout_that_says_when_to_come_back(call: Caller) -> None:
+async def test_a_future_revision_is_a_timeout_with_retry_after(call: Caller) -> None:
     answer = await call("GET", f"{MINE}&resourceVersion=999999")
     assert (answer.status, answer.body["reason"], answer.body["details"]["retryAfterSeconds"]) == (504, "Timeout", 1)
     assert answer.headers["Retry-After"] == "1"

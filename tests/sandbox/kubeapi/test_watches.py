@@ -30,13 +30,13 @@ async def test_a_watch_resumes_after_the_revision_it_names(api: KubeApi, call: C
         assert await watch.told(1) == [("ADDED", "d")]
 
 
-async def test_without_a_revision_a_watch_begins_with_the_current_objects(api: KubeApi, call: Caller) -> None:
+async def test_without_a_revision_a_watch_starts_with_the_current_objects(api: KubeApi, call: Caller) -> None:
     make(api, "b", "a")
     async with call.watch(CONFIGMAPS, **MINE) as watch:
         assert await watch.told(2) == [("ADDED", "a"), ("ADDED", "b")]
 
 
-async def test_a_revision_of_the_future_waits_for_it(api: KubeApi, call: Caller) -> None:
+async def test_a_watch_of_a_future_revision_waits_for_it(api: KubeApi, call: Caller) -> None:
     async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision + 1, **MINE) as watch:
         make(api, "a", "b")
         assert await watch.told(1) == [("ADDED", "b")]
@@ -57,7 +57,7 @@ async def test_a_compacted_revision_is_an_error_event_in_a_200_response(api: Kub
         assert await watch.told(1) == [("ADDED", "c")]
 
 
-async def test_an_event_log_that_is_full_forgets_the_oldest() -> None:
+async def test_a_full_event_log_drops_the_oldest() -> None:
     api = await asyncio.to_thread(KubeApi, CRDS, keep=2)
     await api.start()
     call = Caller(api.server, api.token, api.authority.client_context())
@@ -87,7 +87,7 @@ async def test_requested_bookmarks_contain_the_current_revision(api: KubeApi, ca
         assert await did_not_ask.told(1) == [("ADDED", "p")]
 
 
-async def test_a_quiet_watch_gets_a_bookmark_each_time_the_interval_is_over() -> None:
+async def test_a_quiet_watch_gets_a_bookmark_per_interval() -> None:
     api = await asyncio.to_thread(KubeApi, None, bookmark_seconds=0.01)
     await api.start()
     call = Caller(api.server, api.token, api.authority.client_context())
@@ -97,7 +97,7 @@ async def test_a_quiet_watch_gets_a_bookmark_each_time_the_interval_is_over() ->
     await api.stop()
 
 
-async def test_a_watch_ends_after_its_time_with_a_bookmark_before(api: KubeApi, call: Caller) -> None:
+async def test_a_watch_ends_after_its_timeout_with_a_final_bookmark(api: KubeApi, call: Caller) -> None:
     revision = api.store.revision
     async with call.watch(PODS, resourceVersion=revision, timeoutSeconds=1, allowWatchBookmarks="true") as watch:
         assert [event["type"] for event in await watch.rest()] == ["BOOKMARK"]
@@ -134,6 +134,6 @@ async def test_a_client_that_disconnects_ends_its_watch(api: KubeApi, call: Call
 
 
 @pytest.mark.parametrize("revision", ["x", "-1", "1.5", "¹"])
-async def test_a_revision_that_is_no_number_is_refused(call: Caller, revision: str) -> None:
+async def test_a_revision_that_is_not_a_number_is_rejected(call: Caller, revision: str) -> None:
     async with call.watch(CONFIGMAPS, resourceVersion=revision) as watch:
         assert watch.status == 500

@@ -56,7 +56,7 @@ def test_pods_reach_the_sandboxs_services_and_each_other_but_not_this_machine(fa
     assert [line.split("@")[0].split()[0] for line in interfaces.splitlines()] == ["lo", "eth0"]
 
 
-def test_a_removed_pods_address_is_free_for_the_next(fabric: Fabric) -> None:
+def test_a_removed_pods_address_can_be_reused(fabric: Fabric) -> None:
     first = fabric.add_pod("node-0", "a")
     assert fabric.add_pod("node-0", "a") == first
     fabric.remove_pod("node-0", "a")
@@ -64,7 +64,7 @@ def test_a_removed_pods_address_is_free_for_the_next(fabric: Fabric) -> None:
     assert fabric.add_pod("node-0", "b").address == first.address
 
 
-def test_a_node_hears_its_own_loopback_sockets(fabric: Fabric) -> None:
+def test_a_nodes_loopback_socket_is_reachable_only_on_the_node(fabric: Fabric) -> None:
     (listener,) = fabric.node_sockets("node-0", 6443)
     with listener:
         node = ExecutionContext("", tuple(fabric.namespaces.command("node-0", ())))

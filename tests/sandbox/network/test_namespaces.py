@@ -24,7 +24,7 @@ def ended(pid: int) -> None:
             os.kill(pid, 0)
 
 
-def test_root_may_make_namespaces_here() -> None:
+def test_root_can_create_namespaces_here() -> None:
     assert available()
     assert not list(NAMESPACES.glob("*-trial*"))
 
@@ -44,7 +44,7 @@ def test_a_socket_of_a_namespace_is_reachable_only_inside() -> None:
     assert not list(NAMESPACES.glob("*-t1-*"))
 
 
-def test_the_calling_thread_stays_where_it_is_and_failures_come_back() -> None:
+def test_the_calling_thread_keeps_its_namespace_and_failures_are_raised() -> None:
     namespaces = Namespaces("t2")
     own = OWN.readlink()
     try:
@@ -61,7 +61,7 @@ def test_the_calling_thread_stays_where_it_is_and_failures_come_back() -> None:
         namespaces.call("one", lambda: None)
 
 
-def test_two_of_one_name_are_refused_and_a_missing_one_is_deleted_quietly() -> None:
+def test_two_of_one_name_are_rejected_and_deleting_a_missing_one_is_no_error() -> None:
     namespaces = Namespaces("t3")
     try:
         namespaces.create("one")
@@ -73,7 +73,7 @@ def test_two_of_one_name_are_refused_and_a_missing_one_is_deleted_quietly() -> N
         namespaces.delete_all()
 
 
-def test_leftovers_of_a_killed_owner_are_removed_and_others_stay() -> None:
+def test_leftovers_of_a_killed_owner_are_removed_and_others_remain() -> None:
     program = (
         "import subprocess, sys\n"
         "from podidentity_sandbox.namespaces import Namespaces\n"

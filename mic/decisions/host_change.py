@@ -1,0 +1,84 @@
+"""Change of one host on Azure: whether MIC reads the host now, and which identities it attaches and detaches. Pure."""
+
+from mic.azure.identities import Change, HostIdentities, change
+from mic.decisions import client_ids, ownership
+from mic.decisions.identity_usage import HostView, IdentityUsage
+from mic.decisions.policy import UNRESTRAINED, Policy, Restraint
+
+
+def asks_azure(
+    host_view: HostView, known: HostIdentities | None, policy: Policy, restraint: Restraint = UNRESTRAINED
+) -> bool:
+    """Return whether this pass must read the host from Azure. *known* is the last response in this process, if any.
+
+    The owner of an identity that no object records is always read again: while no object of the cluster was on the
+    host, the last response may have become outdated.
+    """
+    if host_view.host is None:
+        return False
+    if known is None:
+        return bool(host_view.usages)
+    if known.updating and _waits(host_view, known):
+        return True
+    return any(_needs_read(key, usage, known, policy, restraint) for key, usage in host_view.usages.items())
+
+
+def _waits(host_view: HostView, known: HostIdentities) -> bool:
+    """Return whether any step has to wait for the end of an operation."""
+    owed = any(usage.pending_detaches for usage in host_view.usages.values())
+    waiting = (
+        desired is None or (desired.identity_id is not None and not client_ids.fault(desired, known))
+        for desired, _ in host_view.out_of_sync_assignments()
+    )
+    return owed or bool(host_view.terminating) or any(waiting)
+
+
+def _needs_read(key: str, usage: IdentityUsage, known: HostIdentities, policy: Policy, restraint: Restraint) -> bool:
+    if key in restraint.quarantined:
+        return False
+    there = key in known.attached
+    if usage.needed > 0:
+        decided = usage.attached_by_mic or usage.foreign > 0
+        return not (there and decided)
+    return there and key not in restraint.warm and (ownership.is_owned(usage, policy) or usage.undecided > 0)
+
+
+def idle(host_view: HostView) -> list[str]:
+    """Return the identities (keys) that no pod of this host uses: their grace period runs."""
+    return [key for key, usage in host_view.usages.items() if usage.needed == 0 and not usage.active]
+
+
+def azure_change(
+    host_view: HostView, azure: HostIdentities, policy: Policy, restraint: Restraint = UNRESTRAINED
+) -> Change | None:
+    """Return the merged change that the host needs now, as far as *restraint* allows it."""
+    if host_view.host is None or azure.gone:
+        return None
+    adds: list[str] = []
+    removes: list[str] = []
+    for key, usage in sorted(host_view.usages.items()):
+        if key in restraint.quarantined:
+            continue
+        if usage.needed > 0:
+            if key not in azure.attached and usage.owned > 0:
+                adds.append(usage.identity_id.text)
+        elif key in azure.attached and key not in restraint.warm and ownership.is_removable(key, usage, azure, policy):
+            removes.append(key)
+    untried = [[text for text in each if text.lower() not in restraint.retry_due] for each in (adds, removes)]
+    adds, removes = untried if any(untried) else (adds, removes)
+    return change(azure, adds, removes, most=restraint.most)
+
+
+def left_on(host_view: HostView, azure: HostIdentities, policy: Policy) -> dict[str, bool]:
+    """Return the identities (keys) on the host that no pod needs and MIC never detaches.
+
+    True if MIC attached them (they are immutable), False if another client did.
+    """
+    return {
+        key: ownership.is_owned(usage, policy)
+        for key, usage in host_view.usages.items()
+        if usage.needed == 0
+        and not usage.active
+        and key in azure.attached
+        and not ownership.is_removable(key, usage, azure, policy)
+    }

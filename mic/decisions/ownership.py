@@ -1,0 +1,62 @@
+"""Ownership of the identities on a host: who attached an identity, and whether MIC may detach it. Pure.
+
+The objects of the host record the owner. An identity without a record gets its owner before the first update of the
+host: another program attached what is already there.
+"""
+
+from mic.azure.identities import HostIdentities
+from mic.decisions import client_ids
+from mic.decisions.assignments import AttachedBy, DesiredAssignment
+from mic.decisions.identity_usage import IdentityUsage
+from mic.decisions.policy import Policy
+
+
+def attached_by(usage: IdentityUsage | None, azure: HostIdentities | None, policy: Policy) -> AttachedBy:
+    """Return who attached, or will attach, the identity, decided before the first update from the attached
+    identities."""
+    if usage is None:
+        return ""
+    if usage.attached_by_mic or policy.adopt_existing:
+        return "mic"
+    if azure is None or azure.gone:
+        return "foreign" if usage.foreign else ""
+    return "foreign" if usage.identity_id.key in azure.attached else "mic"
+
+
+def is_ready(desired: DesiredAssignment, attached_by: AttachedBy, azure: HostIdentities | None) -> bool:
+    """Return whether the desired identity needs no host, or is known to be attached with a known owner."""
+    if desired.identity_id is None:
+        return True
+    if azure is None or client_ids.fault(desired, azure):
+        return False
+    return bool(attached_by) and azure.certain(desired.identity_id.key)
+
+
+def is_owned(usage: IdentityUsage, policy: Policy) -> bool:
+    """Return whether MIC attached the identity, or treats it so (`Policy.adopt_existing`)."""
+    return usage.attached_by_mic or (policy.adopt_existing and bool(usage.active or usage.terminating))
+
+
+def is_removable(key: str, usage: IdentityUsage, azure: HostIdentities, policy: Policy) -> bool:
+    """Return whether no pod uses the identity, MIC attached it, and MIC may detach it."""
+    terminating = usage.owned_terminating > 0 or (policy.adopt_existing and usage.terminating > 0)
+    return usage.needed == 0 and not usage.active and terminating and not _immutable(key, usage, azure, policy)
+
+
+def _immutable(key: str, usage: IdentityUsage, azure: HostIdentities, policy: Policy) -> bool:
+    """Return whether any object or Azure names an immutable id for the identity."""
+    attached = azure.attached.get(key)
+    names = usage.client_ids.keys() | {key} | ({attached.client_id.lower()} if attached else set())
+    return not policy.immutable.isdisjoint(names)
+
+
+def is_record_deletable(key: str, usage: IdentityUsage, azure: HostIdentities | None, policy: Policy) -> bool:
+    """Return whether an object's record may be deleted: the identity is detached, is never detached, or another object
+    keeps the record. False while this is unknown because Azure has not responded."""
+    if usage.owned > 0:
+        return True
+    if azure is None:
+        return False
+    if usage.needed == 0 and _immutable(key, usage, azure, policy):
+        return True
+    return azure.gone or (key not in azure.attached and not azure.updating)

@@ -1,0 +1,212 @@
+"""Reads and updates of hosts on Azure, and the reaction to each failure of them.
+
+An update that Azure refuses because of certain identities is sent again without them; if the refusal names none, with a
+part of them, until the refused one is found. `HostMemory` keeps the result for the next reconcile pass.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+from mic.azure.errors import AzureError, BadIdentities, LooksThrottled, Missing, Refused, SignInFailed, UpdateConflict
+from mic.azure.host_client import HostClient
+from mic.azure.identities import Change
+from mic.azure.memory import HostMemory
+from mic.cluster.view import ClusterView
+from mic.decisions import host_change
+from mic.decisions.identity_usage import HostView
+from mic.decisions.policy import Policy, Restraint
+from mic.reconciliation.events import advice, refusal
+from podidentity.azure.resource_ids import Host
+
+log = logging.getLogger(__name__)
+
+REFUSED: Final = (
+    "Azure refuses an identity, which is left out and tried again later; see that it exists and MIC may assign it"
+)
+CONFLICTS_MOST: Final = 3
+"""Reads per update of a host that another client changes concurrently."""
+LEASE_WAIT_SECONDS: Final = 30.0
+
+
+class HostUpdater:
+    """Reads and updates of all hosts. The caller makes at most one call per host concurrently."""
+
+    def __init__(
+        self,
+        view: ClusterView,
+        client: HostClient,
+        *,
+        policy: Policy,
+        max_retries: int,
+        retry_seconds: float,
+        gone_seconds: float,
+        lease_needed_seconds: float,
+        lease_remaining: Callable[[], float],
+        grace_seconds: float,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        """The parameters are those of `HostReconciler`."""
+        self.policy = policy
+        """The operator's settings; the caller may replace them."""
+        self._view = view
+        self._client = client
+        self._max_retries = max_retries
+        self._retry_seconds = retry_seconds
+        self._gone_seconds = gone_seconds
+        self._lease_needed = lease_needed_seconds
+        self._lease_remaining = lease_remaining
+        self._grace_seconds = grace_seconds
+        self._clock = clock
+        self._sleep = sleep
+
+    async def read(self, host: Host, memory: HostMemory) -> bool:
+        """Read the host. Return whether the response is reliable."""
+        try:
+            found = await self._client.get(host)
+        except AzureError as error:
+            memory.unanswered(error, refusal(host, error))
+            self._warn("cannot read the host's identities from Azure; trying again", host, error)
+            return False
+        memory.learn(found, self._gone_seconds)
+        if found.gone:
+            log.warning(
+                "Azure does not know the host of a node; reading it again before its objects are removed",
+                extra={"vm": host.text, "seconds": round(memory.reads.until - self._clock())},
+            )
+        return memory.known is not None
+
+    async def update(self, key: str, memory: HostMemory) -> dict[str, str]:
+        """Update the host, and again without the identities that Azure refuses. Return the identities (keys) that an
+        update left out or failed to attach, with the reason."""
+        failed: dict[str, str] = {}
+        conflicts = retries = 0
+        while (ready := await self._next_change(key, memory)) is not None:
+            host, change = ready
+            try:
+                after = await self._client.update(host, change)
+            except AzureError as error:
+                again = await self._failed(host, memory, change, error, failed)
+                match error:
+                    case BadIdentities() if again and retries < self._max_retries:
+                        retries += 1
+                        await self._sleep(self._retry_seconds)
+                    case Refused() if again and not isinstance(error, BadIdentities):
+                        pass  # continue with a part immediately: the number of parts is limited
+                    case UpdateConflict() if again and conflicts < CONFLICTS_MOST:
+                        conflicts += 1
+                    case _:
+                        break
+                continue
+            memory.learn(after, self._gone_seconds)
+            if after.gone:
+                break
+            if not after.shows(change):
+                idle = AzureError("Azure accepted the update, but the host does not show it")
+                memory.had_no_effect(idle)
+                self._warn("an update had no effect; trying again", host, idle)
+                break
+            memory.accepted([text.lower() for text in (*change.adds, *change.removes)])
+            log.info(
+                "identities on the host changed",
+                extra={"vm": host.text, "status": f"{len(change.adds)} added, {len(change.removes)} removed"},
+            )
+            break
+        return failed
+
+    def planned(self, key: str, memory: HostMemory) -> Change | None:
+        """Return the change that the host needs now; None if there is none, or the host's state is unknown."""
+        if memory.known is None or memory.known.gone:
+            return None
+        host_view = self._view.host_state(key)
+        return host_change.azure_change(host_view, memory.known, self.policy, self.restraint(host_view, memory))
+
+    def restraint(self, host_view: HostView, memory: HostMemory) -> Restraint:
+        """Return the changes of the host that must wait. An identity that is in use gets a new grace period."""
+        warm = memory.warm(host_change.idle(host_view), self._grace_seconds)
+        return Restraint(memory.quarantined(), memory.retry_due(), warm, memory.most)
+
+    async def _next_change(self, key: str, memory: HostMemory) -> tuple[Host, Change] | None:
+        """Return the update to send now, if any, from the current state. If it could overwrite another client's change,
+        MIC reads the host first."""
+        host = self._view.host_state(key).host
+        if host is None or memory.writes.until > self._clock() or self.planned(key, memory) is None:
+            return None
+        if not await self._may_write(host, memory):
+            return None
+        change = self.planned(key, memory)  # planned again, because the wait for the lease or for Azure took time
+        if change is not None and change.retypes and not change.etag:
+            change = self.planned(key, memory) if await self.read(host, memory) else None
+        return None if change is None else (host, change)
+
+    async def _may_write(self, host: Host, memory: HostMemory) -> bool:
+        """Wait until the lease lasts for the request and an earlier leader's operation has ended. Return whether to
+        write."""
+        try:
+            async with asyncio.timeout(LEASE_WAIT_SECONDS):
+                while self._lease_remaining() <= self._lease_needed:
+                    await self._sleep(0.1)
+        except TimeoutError:
+            log.warning("leader lease not renewed in time; Azure is not changed", extra={"vm": host.text})
+            return False
+        await self._operation_ends(host, memory)
+        return memory.known is not None and not memory.known.gone
+
+    async def _operation_ends(self, host: Host, memory: HostMemory) -> None:
+        """Wait for an operation that an earlier leader, or this process before its connection broke, may have started.
+        Until its end Azure shows only its intended result."""
+        while memory.doubtful:
+            await self._sleep(memory.next_poll())
+            await self.read(host, memory)
+
+    async def _failed(
+        self, host: Host, memory: HostMemory, change: Change, error: AzureError, failed: dict[str, str]
+    ) -> bool:
+        """Process a failed update: record the refused identities in *failed*, and read the host again. Return whether
+        to retry now."""
+        texts = {text.lower(): text for text in (*change.adds, *change.removes)}
+        adds = {text.lower() for text in change.adds}
+        on_host = memory.known.attached.keys() if memory.known is not None else set()
+        again, about, why = True, [*texts], ""
+        memory.over = False
+        match error:
+            case BadIdentities() if bad := [key for key in texts if key in error.ids]:
+                for key in bad:
+                    memory.quarantine(key, advice(texts[key], error), adding=key in adds)
+                    self._warn(REFUSED, host, error, texts[key])
+                about = bad
+            case Refused() if _narrows(error, on_host) and len(texts) > 1:
+                memory.refused_together(texts.keys())
+                about = []
+                self._warn("Azure refuses identities without saying which; trying with a part of them", host, error)
+            case Refused() if _narrows(error, on_host):
+                (key,) = about
+                memory.refused_alone(key, advice(texts[key], error), adding=key in adds)
+                self._warn(REFUSED, host, error, texts[key])
+            case UpdateConflict() if error.status == 412:
+                about = []
+            case LooksThrottled():
+                memory.unanswered(error, "")
+                self._warn("Azure does not say for now how an update went; looking again later", host, error)
+                return False
+            case _:
+                again, why = False, refusal(host, error)
+                memory.writes.failed(error, self._clock(), why)
+                self._warn("Azure did not change the host; trying again", host, error)
+        if not isinstance(error, UpdateConflict):
+            failed |= {key: why or advice(texts[key], error) for key in about if key in adds}
+        return await self.read(host, memory) and again
+
+    def _warn(self, message: str, host: Host, error: AzureError, identity: str | None = None) -> None:
+        about = {"identity": identity, "status": error.status, "reason": error.code, "error": error, "vm": host.text}
+        log.warning(message, extra=about)
+
+
+def _narrows(error: Refused, on_host: Collection[str]) -> bool:
+    """Return whether the refusal concerns the content of the update, so that Azure may accept a part. It does not if it
+    names only identities that are already attached."""
+    if isinstance(error, BadIdentities):
+        return error.ids.isdisjoint(on_host)
+    return isinstance(error, Missing) or (error.status == 400 and not isinstance(error, SignInFailed))

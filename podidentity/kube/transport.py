@@ -1,0 +1,225 @@
+"""Requests to the API server as raw bytes: connections, credentials, a time limit on each request, errors mapped to
+`kube.errors`.
+
+Callers never see aiohttp's exceptions.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import Final, Self, TypeVar
+from urllib.parse import urlencode
+
+import aiohttp
+from yarl import URL
+
+from podidentity.kube import response_limits
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.decoding import LongLine
+from podidentity.kube.errors import MALFORMED, NoResponse, ServerError, Unauthorized, from_answer
+from podidentity.kube.watch_lines import read_lines
+
+V = TypeVar("V")
+
+CONNECTIONS_MAX: Final = 32
+"""More connections would only wait in the API server's priority and fairness queues."""
+CHUNK: Final = 256 * 1024
+"""aiohttp pauses reading from the socket at twice this many buffered bytes."""
+CONNECT_SECONDS: Final = 10.0
+
+
+class Transport:
+    """One API server with one connection pool. Close it with `aclose()` or `async with`.
+
+    Every method raises ApiError or a subclass of it. Cancellation ends the request and frees its connection.
+    """
+
+    def __init__(
+        self,
+        access: ClusterAccess,
+        *,
+        user_agent: str,
+        timeout_seconds: float = 30.0,
+        connections: int = CONNECTIONS_MAX,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.access = access
+        self._timeout_seconds = timeout_seconds
+        self._connections = connections
+        # No compression: decompressing a large list costs more than its transfer in a data centre.
+        self._headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
+        self._session: aiohttp.ClientSession | None = None
+        self._clock = clock
+        self._answered_at = -math.inf
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections, including open streams. May be called twice."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def silent_seconds(self) -> float:
+        """Return seconds since the API server last began a response, whatever its status; infinite before the first."""
+        return self._clock() - self._answered_at
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        timeout_seconds: float | None = None,
+    ) -> bytes:
+        """Return the body of a 2xx response. *timeout_seconds* (default: the client's) covers all of it, including a
+        retry after a 401.
+        """
+        headers = {"Content-Type": content_type} if body is not None else {}
+
+        async def answer() -> bytes:
+            response = await self._send(method, path, params, headers, body)
+            try:
+                whole, told = await read_body(response.content, response_limits.BODY_MAX)
+            finally:
+                response.release()
+            if not whole:
+                raise ServerError(502, MALFORMED, f"a response of more than {response_limits.BODY_MAX} bytes")
+            return told
+
+        return await self.in_time(answer(), timeout_seconds)
+
+    async def in_time(self, work: Awaitable[V], seconds: float | None = None) -> V:
+        """Return the result of *work*. Raises NoResponse after *seconds* (default: the client's) or if the connection
+        fails.
+        """
+        seconds = self._timeout_seconds if seconds is None else seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await work
+        except TimeoutError as error:
+            raise NoResponse(f"no response from {self.access.server} within {seconds:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    async def open_response(self, path: str, params: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """Send a GET and return its 2xx response with the body unread, which the caller closes."""
+        return await self.in_time(self._send("GET", path, params, {}, None))
+
+    def stream(
+        self, path: str, params: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes | LongLine]]:
+        """Send a GET and read its response line by line until it ends; the caller limits silence.
+
+        Of a line of more than LINE_MAX bytes only the object's names are kept. The client's time limit covers the
+        response's head. The iterator ends if the server ends the response cleanly, and raises NoResponse if the
+        connection breaks. Leaving the context closes the connection.
+        """
+        return self._stream(path, params)
+
+    @asynccontextmanager
+    async def _stream(self, path: str, params: Mapping[str, str]) -> AsyncIterator[AsyncIterator[bytes | LongLine]]:
+        response = await self.open_response(path, params)
+        lines = read_lines(partial(self._read_chunk, response.content), self.access.server)
+        try:
+            yield lines
+        finally:
+            await lines.aclose()
+            response.close()
+
+    async def _read_chunk(self, content: aiohttp.StreamReader) -> bytes:
+        try:
+            return await content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from error
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> aiohttp.ClientResponse:
+        """Return a 2xx response with its body unread. A 401 is retried once with credentials that are read again."""
+        try:
+            return await self._send_once(method, path, params, headers, body)
+        except Unauthorized:
+            self.access.forget()
+        return await self._send_once(method, path, params, headers, body)
+
+    async def _send_once(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> aiohttp.ClientResponse:
+        authorization = await self.access.authorization()
+        url = self.access.server + path + ("?" + urlencode(params) if params else "")
+        response = await self._open_session().request(
+            method,
+            URL(url, encoded=True),
+            data=body,
+            headers={**headers, **({"Authorization": authorization} if authorization else {})},
+            ssl=self.access.ssl or True,
+            server_hostname=self.access.server_hostname,
+            proxy=self.access.proxy,
+            # An API server never redirects; following a redirect would send the credentials to another host.
+            allow_redirects=False,
+        )
+        self._answered_at = self._clock()
+        if 200 <= response.status < 300:
+            return response
+        try:
+            _, told = await read_body(response.content, response_limits.ERROR_BODY_MAX)
+        finally:
+            response.release()
+        raise from_answer(response.status, told, response.headers.get("Retry-After", ""))
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=self._connector(self._connections),
+                headers=self._headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+                read_bufsize=CHUNK,
+                auto_decompress=False,
+                trust_env=False,
+            )
+        return self._session
+
+    def _connector(self, limit: int) -> aiohttp.BaseConnector:
+        return aiohttp.TCPConnector(limit=limit)
+
+    def _unreachable(self, error: Exception) -> NoResponse:
+        # aiohttp's message for a failed connection contains the repr of the SSL context.
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        return NoResponse(f"cannot reach {self.access.server}: {str(cause) or type(cause).__name__}")
+
+
+async def read_body(content: aiohttp.StreamReader, most: int) -> tuple[bool, bytes]:
+    """Return whether *most* bytes contain the whole body, and the body or its beginning."""
+    chunks: list[bytes] = []
+    size = 0
+    while size <= most:
+        chunk = await content.readany()
+        if not chunk:
+            return True, b"".join(chunks)
+        chunks.append(chunk)
+        size += len(chunk)
+    return False, b"".join(chunks)

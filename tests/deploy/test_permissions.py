@@ -1,0 +1,156 @@
+"""The chart's permissions of each program are exactly the calls of the program, according to the real API server.
+
+The calls: mic/app.py (watches), mic/reconciliation/writer.py, mic/startup/type_upgrade.py,
+podidentity/kube/{locks,events}.py for MIC;
+nmi/identity/{cluster_cache,verification_reads,assigned_identity,managed_mode}.py, nmi/tokens/secrets.py and
+podidentity/kube/events.py for NMI. test_programs_under_their_roles.py shows that they are sufficient.
+"""
+
+import itertools
+import time
+
+import pytest
+
+from tests.deploy.installing import LIMIT, Cluster, Right
+from tests.testplane import up
+from tools.chart.rendering import CHART, HELMS
+
+pytestmark = pytest.mark.plane
+
+NAMESPACES = (f"rights-{number}" for number in itertools.count())
+MIC = "aad-pod-identity-mic"
+NMI = "aad-pod-identity-nmi"
+GROUP = "aadpodidentity.k8s.io"
+
+EVERYWHERE: set[Right] = {
+    ("pods", "", "list watch"),
+    ("nodes", "", "list watch"),
+    ("events", "", "create patch"),
+    (f"azureidentities.{GROUP}", "", "list update watch"),
+    (f"azureidentitybindings.{GROUP}", "", "list update watch"),
+    (f"azurepodidentityexceptions.{GROUP}", "", "list update"),
+    (f"azureassignedidentities.{GROUP}", "", "create delete get list patch update watch"),
+}
+ITS_OWN: set[Right] = {("configmaps", "", "create"), ("configmaps", "aad-pod-identity-config", "get update")}
+
+
+def lock(name: str = "aad-pod-identity-mic") -> set[Right]:
+    return {
+        ("leases.coordination.k8s.io", "", "create"),
+        ("leases.coordination.k8s.io", name, "get update"),
+        ("endpoints", name, "get update"),
+    }
+
+
+STANDARD: set[Right] = {
+    ("pods", "", "get list watch"),
+    ("events", "", "create patch"),
+    (f"azureassignedidentities.{GROUP}", "", "list watch"),
+    (f"azurepodidentityexceptions.{GROUP}", "", "list watch"),
+}
+MANAGED: set[Right] = {
+    ("pods", "", "get list watch"),
+    ("events", "", "create patch"),
+    (f"azureidentities.{GROUP}", "", "list watch"),
+    (f"azureidentitybindings.{GROUP}", "", "list watch"),
+    (f"azurepodidentityexceptions.{GROUP}", "", "list watch"),
+}
+SECRETS: set[Right] = {("secrets", "", "get")}
+
+
+@pytest.fixture
+def namespace() -> str:
+    return next(NAMESPACES)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_permissions_in_standard_mode(plane: up.Plane, helm: str, namespace: str) -> None:
+    cluster = Cluster(plane, helm)
+    with cluster.installed(namespace):
+        assert cluster.rights(MIC, of=namespace, within="kube-system") == EVERYWHERE
+        assert cluster.rights(MIC, of=namespace, within=namespace) == EVERYWHERE | ITS_OWN
+        assert cluster.rights(MIC, of=namespace, within="default") == EVERYWHERE | lock()
+        assert cluster.rights(NMI, of=namespace, within="kube-system") == STANDARD | SECRETS
+        assert cluster.rights(NMI, of=namespace, within=namespace) == STANDARD | SECRETS
+        assert cluster.rights("default", of=namespace, within=namespace) == set()
+
+
+def test_managed_mode_has_no_mic_and_nmi_reads_bindings(plane: up.Plane, namespace: str) -> None:
+    cluster = Cluster(plane)
+    with cluster.installed(namespace, "--set=operationMode=managed"):
+        assert cluster.rights(NMI, of=namespace, within="default") == MANAGED | SECRETS
+        assert cluster.rights(MIC, of=namespace, within="default") == set()
+
+
+def test_nmi_may_read_secrets_only_if_the_values_allow_it(plane: up.Plane, namespace: str) -> None:
+    cluster = Cluster(plane)
+    with cluster.installed(namespace, "--set=rbac.allowAccessToSecrets=false"):
+        assert cluster.rights(NMI, of=namespace, within=namespace) == STANDARD
+
+
+def until(cluster: Cluster, namespace: str, within: str, rights: set[Right]) -> None:
+    """Wait until NMI has these *rights*: the authorizer receives changed roles by a watch."""
+    deadline = time.monotonic() + 20
+    while (found := cluster.rights(NMI, of=namespace, within=within)) != rights:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+
+
+def test_nmi_may_read_secrets_in_the_listed_namespaces_only(plane: up.Plane, namespace: str) -> None:
+    cluster = Cluster(plane)
+    listed, other = f"{namespace}-shop", f"{namespace}-other"
+    for name in (listed, other):
+        cluster.kubectl("create", "namespace", name)
+    names = f"--set=crds.upgrade=false,rbac.secretNamespaces={{{listed}}}"
+    upgrade = ("upgrade", "pi", str(CHART), f"--namespace={namespace}", LIMIT)
+    with cluster.installed(namespace, names):
+        until(cluster, namespace, listed, STANDARD | SECRETS)
+        for within in (other, namespace, "kube-system"):
+            assert cluster.rights(NMI, of=namespace, within=within) == STANDARD
+        cluster.helm(*upgrade, "--set=crds.upgrade=false")
+        until(cluster, namespace, other, STANDARD | SECRETS)
+        cluster.helm(*upgrade, names)
+        until(cluster, namespace, other, STANDARD)
+        cluster.helm(*upgrade, names, "--set=rbac.allowAccessToSecrets=false")
+        until(cluster, namespace, listed, STANDARD)
+    until(cluster, namespace, listed, set())
+    cluster.kubectl("delete", "namespace", listed, other, "--wait=false")
+
+
+def test_mic_may_change_nodes_only_with_a_startup_taint(plane: up.Plane, namespace: str) -> None:
+    cluster = Cluster(plane)
+    with cluster.installed(namespace, "--set=mic.startupTaint=nmi-not-ready"):
+        rights = cluster.rights(MIC, of=namespace, within="kube-system")
+        assert rights ^ EVERYWHERE == {("nodes", "", "list watch"), ("nodes", "", "list patch watch")}
+
+
+def test_the_lock_can_have_another_namespace_and_name(plane: up.Plane, namespace: str) -> None:
+    cluster = Cluster(plane)
+    where = f"--set=mic.leaderElection.namespace={namespace},mic.leaderElection.name=ours"
+    with cluster.installed(namespace, where):
+        assert cluster.rights(MIC, of=namespace, within=namespace) == EVERYWHERE | ITS_OWN | lock("ours")
+        assert cluster.rights(MIC, of=namespace, within="default") == EVERYWHERE
+
+
+def test_role_view_reads_identities_and_role_edit_changes_them(plane: up.Plane, namespace: str) -> None:
+    cluster = Cluster(plane)
+    kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions", "azureassignedidentities")
+    with cluster.installed(namespace, "--set=rbac.createUserFacingClusterRoles=true"):
+        for role in ("view", "edit"):
+            cluster.kubectl("create", "serviceaccount", role, f"--namespace={namespace}")
+            account = f"--serviceaccount={namespace}:{role}"
+            cluster.kubectl("create", "rolebinding", role, f"--clusterrole={role}", account, f"-n={namespace}")
+        seen = {f"{kind}.{GROUP}": "get list watch" for kind in kinds}
+        changed = {f"{kind}.{GROUP}": "create delete deletecollection patch update" for kind in kinds[:3]}
+
+        def verbs(role: str) -> dict[str, set[str]]:
+            found: dict[str, set[str]] = {}
+            for resource, _, told in cluster.rights(role, of=namespace, within=namespace):
+                if resource.endswith(GROUP):
+                    found.setdefault(resource, set()).update(told.split())
+            return found
+
+        assert verbs("view") == {kind: set(told.split()) for kind, told in seen.items()}
+        assert verbs("edit") == {
+            kind: set(told.split()) | set(changed.get(kind, "").split()) for kind, told in seen.items()
+        }

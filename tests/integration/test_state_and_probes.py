@@ -1,0 +1,29 @@
+"""Test of /readyz and /debug/state of the real NMI: named checks, and a sufficient state without secrets."""
+
+import json
+import os
+
+from podidentity_sandbox.sandbox import Sandbox, Settings
+from tests.integration.walking import NODE, Answer, ask, ask_at, run_bound_pod
+
+
+async def test_the_state_and_the_probes_of_a_running_nmi() -> None:
+    async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
+        port = sandbox.nmis[NODE].probe_port
+
+        async def read(path: str) -> Answer:
+            return await ask_at(sandbox, sandbox.contexts[NODE], f"127.0.0.1:{port}", path)
+
+        known, context = await run_bound_pod(sandbox, "shown")
+        granted = await ask(sandbox, context)
+        assert granted.status == 200, granted.text
+
+        ready = await read("/readyz")
+        assert ready.status == 200
+        assert ready.text == "[+]active ok\n[+]api server ok\n[+]watches ok\n[+]redirect ok\nready\n"
+        state = await read("/debug/state")
+        assert state.status == 200
+        assert set(state.body) >= {"node", "version", "health", "feed", "broker", "governor", "server", "plumbing"}
+        assert "default/shown" in json.dumps(state.body["feed"])
+        for hidden in (granted.body["access_token"], known.client_id):
+            assert hidden not in state.text

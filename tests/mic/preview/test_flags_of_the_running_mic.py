@@ -1,0 +1,105 @@
+"""`kubectl exec deploy/mic -- mic --plan` uses the flags of the running MIC."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from mic import cli
+from mic.startup.settings import parse
+from podidentity_sandbox.serving import free_ports
+from tests.mic.little_cloud import ROOT, WAIT_SECONDS, little_cloud
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["/usr/local/bin/mic", "--forceNamespaced", "--adopt-existing"],
+        ["mic", "--forceNamespaced", "--adopt-existing"],
+        ["/usr/bin/python3", "-m", "mic", "--forceNamespaced", "--adopt-existing"],
+        ["/usr/bin/python3", "/usr/local/bin/mic", "--forceNamespaced", "--adopt-existing"],
+        ["/sbin/tini", "--", "mic", "--forceNamespaced", "--adopt-existing"],
+    ],
+)
+def test_the_flags_are_found_however_mic_was_started(words: list[str]) -> None:
+    assert cli.flags_beside(b"".join(word.encode() + b"\0" for word in words)) == words[-2:]
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["/sbin/init"], ["/pause"], ["sh", "-c", "mic --adopt-existing"], ["tool", "--name", "mic", "--plan"]]
+)
+def test_another_program_has_no_flags_for_the_plan(words: list[str]) -> None:
+    assert cli.flags_beside(b"".join(word.encode() + b"\0" for word in words)) == []
+
+
+def test_the_flags_of_the_running_mic_yield_to_explicit_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cmdline").write_bytes(b"mic\0--kubeconfig=/nowhere/one\0--leader-election-duration=1m\0")
+    monkeypatch.setattr(cli, "CONTAINER", tmp_path / "cmdline")
+    assert cli.main(["--plan"]) == 1
+    assert "/nowhere/one" in capsys.readouterr().err
+    assert cli.main(["--plan", "--kubeconfig=/nowhere/two"]) == 1
+    assert "/nowhere/two" in capsys.readouterr().err
+
+
+def test_a_plan_requires_no_namespace_and_mic_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MIC_POD_NAMESPACE", raising=False)
+    assert parse(["--plan"], {}).plan
+    assert cli.main([]) == 2
+    assert cli.main(["--plan=false"]) == 2
+
+
+@pytest.mark.root
+async def test_in_mics_container_the_plan_uses_its_flags(tmp_path: Path) -> None:
+    """MIC as process 1 of a PID namespace, and the plan entered into it as `kubectl exec` does."""
+    async with little_cloud(tmp_path) as cloud:
+        cloud.node("n0")
+        cloud.identity()
+        cloud.api.store.create("namespaces", {"metadata": {"name": "elsewhere"}})
+        cloud.pod("web", "n0", namespace="elsewhere")
+        environment = {
+            "PATH": os.environ["PATH"],
+            "MIC_POD_NAMESPACE": "default",
+            "AZURE_ENVIRONMENT_FILEPATH": str(tmp_path / "cloud.json"),
+            "SSL_CERT_FILE": str(tmp_path / "ca.pem"),
+        }
+        ports = free_ports(2)
+        files = [f"--kubeconfig={tmp_path / 'kubeconfig'}", f"--cloudconfig={tmp_path / 'azure.json'}"]
+        flags = [*files, "--forceNamespaced", f"--http-probe-port={ports[0]}", f"--prometheus-port={ports[1]}"]
+        mic = [sys.executable, "-m", "mic"]
+        # Killed with its parent, which is the one that we can end.
+        alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        container = await asyncio.create_subprocess_exec(
+            *alone, *mic, *flags, cwd=ROOT, env=environment, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            leases = "leases.coordination.k8s.io"
+            await cloud.until(lambda: cloud.api.store.list(leases), "the MIC in the container leads")
+            children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
+            child = (await asyncio.to_thread(children.read_text)).strip()
+            inside = ["nsenter", f"--target={child}", "--pid", "--mount", f"--wd={ROOT}"]
+            plan = await asyncio.create_subprocess_exec(
+                *inside,
+                *mic,
+                "--plan",
+                cwd=ROOT,
+                env=environment,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            async with asyncio.timeout(WAIT_SECONDS):
+                out, err = await plan.communicate()
+            os.kill(int(child), signal.SIGTERM)  # and its parent ends with it
+            async with asyncio.timeout(WAIT_SECONDS):
+                assert await container.wait() == 0
+        finally:
+            if container.returncode is None:
+                container.kill()
+                await container.wait()
+        assert (plan.returncode, err.decode()) == (0, "")
+        assert "with --forceNamespaced=true" in out.decode()
+        assert "Nothing to do." in out.decode()

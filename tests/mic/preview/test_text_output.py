@@ -1,0 +1,236 @@
+"""Text of the plan: totals, then only changes, and why an object does not change."""
+
+import io
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from mic.azure.identities import Attached, HostIdentities
+from mic.decisions.assignments import misconfigured
+from mic.decisions.policy import Policy
+from mic.preview.dry_run import DryRun, Snapshot
+from mic.preview.outcome import AzureReads, preview
+from mic.preview.schema import LeftOut, Preview
+from mic.preview.text import HOSTS_MOST, OBJECTS_MOST, lines
+from podidctl.plan import show
+from podidctl.printing import Output
+from podidentity.azure.errors import AzureError, Refused, Unreachable
+from podidentity.resources import Node
+from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
+
+VM = vm_id("n0").lower()
+
+
+def on(*names: str, type_: str = "UserAssigned") -> HostIdentities:
+    attached = {identity_id(name).lower(): Attached(identity_id(name), f"client-{name}") for name in names}
+    return HostIdentities(type=type_, attached=attached)
+
+
+def told(
+    snapshot: Snapshot,
+    answers: dict[str, HostIdentities | AzureError] | None,
+    policy: Policy | None = None,
+    *,
+    own: str = "",
+) -> Preview:
+    dry_run = DryRun(snapshot, policy or Policy())
+    return preview(snapshot, dry_run, AzureReads(answers=answers, own_identity=own), {})
+
+
+def text(preview: Preview, *, everything: bool = False) -> list[str]:
+    return list(lines(preview, everything=everything))
+
+
+def assigned(**options: Any) -> Cluster:
+    """A VM with one pod that has its identity."""
+    cluster = Cluster()
+    cluster.host(VM)
+    cluster.add(node(), identity(), binding(), pod(**options))
+    cluster.reconcile_until_in_sync(VM)
+    return cluster
+
+
+def of(cluster: Cluster, *pods: str) -> Snapshot:
+    """Return the cluster's stored objects, with these pods instead of its pods."""
+    return Snapshot(
+        pods=tuple(pod(name) for name in pods),
+        nodes=(node(),),
+        identities=(identity(),),
+        bindings=(binding(),),
+        assigned=tuple(cluster.objects.values()),
+    )
+
+
+def test_without_findings_only_numbers_are_printed() -> None:
+    told_ = told(of(assigned(), "web"), {VM: on("demo")})
+    assert text(told_) == [
+        "What MIC would do; nothing has been done.",
+        "  Nothing to do.",
+        "  pods with the label of a binding that have what they can have already: 1 of 1",
+    ]
+    assert text(told_, everything=True)[-2:] == [f"{vm_id('n0')} (1 node)", "    1 object is as it should be"]
+
+
+def test_while_azure_does_not_respond_the_plan_does_not_claim_that_nothing_is_to_do() -> None:
+    said = text(told(of(assigned(), "web"), {VM: Unreachable("nobody there")}))
+    assert said[1] == "  Nothing to do, as far as is known."
+
+
+def test_an_unneeded_assignment_is_revoked_and_its_identity_detached() -> None:
+    said = text(told(of(assigned()), {VM: on("demo", type_="SystemAssigned, UserAssigned")}))
+    assert said[1:3] == [
+        "  AzureAssignedIdentities: 1 to revoke and remove",
+        "  Azure: 1 update, on 1 of 1 VM or scale set; 0 identities added, 1 taken off",
+    ]
+    assert said[5:] == [
+        f"{vm_id('n0')} (1 node)",
+        "  ~ type SystemAssigned, UserAssigned → SystemAssigned",
+        f"  - identity {identity_id('demo')}",
+        "  - remove default/web-default-demo: pod default/web on n0, identity default/demo: revoked, then removed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "own", "why"),
+    [
+        (Policy(frozenset({"client-demo"})), "", "--immutable-user-msis names it"),
+        (Policy(frozenset({"client-demo"})), "CLIENT-demo", "it is the cluster's own identity"),
+        (Policy(frozenset({identity_id("demo").lower()})), identity_id("demo"), "it is the cluster's own identity"),
+    ],
+)
+def test_an_immutable_identity_stays_attached_and_is_listed(policy: Policy, own: str, why: str) -> None:
+    said = text(told(of(assigned()), {VM: on("demo")}, policy, own=own))
+    assert f"  = identity {identity_id('demo')} stays: {why}" in said
+    assert "  AzureAssignedIdentities: 1 to revoke and remove" in said
+
+
+def test_an_identity_attached_before_mic_stays_attached_and_is_listed() -> None:
+    cluster = Cluster()
+    cluster.host(VM, "demo")
+    cluster.add(node(), identity(), binding(), pod())
+    cluster.reconcile_until_in_sync(VM)
+    said = text(told(of(cluster), {VM: on("demo")}))
+    assert any("stays: it was on the host before MIC" in line for line in said)
+    adopted = text(told(of(cluster), {VM: on("demo")}, Policy(adopt_existing=True)))
+    assert f"  - identity {identity_id('demo')}" in adopted
+
+
+def test_an_identity_missing_on_its_host_is_attached_without_a_change_of_the_object() -> None:
+    said = text(told(of(assigned(), "web"), {VM: on()}))
+    assert f"  + identity {identity_id('demo')}" in said
+    assert "  AzureAssignedIdentities: no change" in said
+
+
+def test_an_update_in_place_names_the_difference() -> None:
+    cluster = assigned()
+    moved = Snapshot(
+        pods=(pod(node="s0", uid="another"),),
+        nodes=(node(), set_node("s0", 0)),
+        identities=(identity(),),
+        bindings=(binding(),),
+        assigned=tuple(cluster.objects.values()),
+    )
+    said = text(told(moved, {VM: on("demo"), set_id().lower(): on(type_="None")}))
+    assert "  AzureAssignedIdentities: 1 to update in place, 1 to annotate" in said
+    assert any(line.endswith("Assigned (node n0 → s0; another pod of that name)") for line in said)
+    assert f"  - identity {identity_id('demo')}" in said
+
+
+def test_of_many_objects_the_first_are_listed_and_the_others_counted() -> None:
+    names = [f"p{number:03}" for number in range(OBJECTS_MOST + 5)]
+    snapshot = of(Cluster(), *names)
+    few = text(told(snapshot, {VM: on()}))
+    assert sum("+ create" in line for line in few) == OBJECTS_MOST
+    assert "    … and 5 more to create (--plan-all lists them)" in few
+    every = text(told(snapshot, {VM: on()}), everything=True)
+    assert sum("+ create" in line for line in every) == len(names)
+
+
+def test_of_many_hosts_the_first_are_listed_and_the_others_counted() -> None:
+    count = HOSTS_MOST + 3
+    snapshot = Snapshot(
+        pods=tuple(pod(f"p{number}", node=f"n{number}") for number in range(count)),
+        nodes=tuple(node(f"n{number}") for number in range(count)),
+        identities=(identity(),),
+        bindings=(binding(),),
+    )
+    told_ = told(snapshot, {vm_id(f"n{number}").lower(): on(type_="None") for number in range(count)})
+    few = text(told_)
+    assert sum(line.startswith("/subscriptions/") for line in few) == HOSTS_MOST
+    assert few[-1] == "… and 3 more VMs and scale sets (--plan-all lists them)"
+    assert sum(line.startswith("/subscriptions/") for line in text(told_, everything=True)) == count
+
+
+def test_hosts_without_a_response_are_grouped_by_reason() -> None:
+    snapshot = Snapshot(
+        pods=tuple(pod(f"p{number}", node=f"n{number}") for number in range(6)),
+        nodes=tuple(node(f"n{number}") for number in range(6)),
+        identities=(identity(),),
+        bindings=(binding(),),
+    )
+    answers: dict[str, HostIdentities | AzureError] = {
+        vm_id(f"n{number}").lower(): Refused("no role", status=403, code="AuthorizationFailed") for number in range(5)
+    }
+    answers[vm_id("n5").lower()] = Unreachable("no answer")
+    told_ = told(snapshot, answers)
+    said = [line for line in text(told_) if "did not answer for" in line]
+    assert len(said) == 2
+    assert f"{vm_id('n2')} and 2 more: check MIC's credentials in the cloud config, and its role there: 403" in said[0]
+    assert said[1] == f"  Azure did not answer for {vm_id('n5')}: no answer"
+    assert [host.host for host in told_.unanswered] == [vm_id(f"n{number}") for number in range(6)]
+
+
+def test_objects_that_mic_cannot_process_are_listed_with_the_reason() -> None:
+    snapshot = Snapshot(
+        pods=(pod("a"), pod("b", node="bare"), pod("c", node="gone"), pod("d", label="bad"), pod("e", label="none")),
+        nodes=(node(), Node(metadata=node("bare").metadata), node("kind", "kind://x")),
+        identities=(identity(), identity("bad", resource_id="/wrong")),
+        bindings=(
+            binding(),
+            binding("bad", identity="bad", selector="bad"),
+            binding("none", identity="none", selector="none"),
+        ),
+    )
+    said = text(told(snapshot, {VM: on()}))
+    assert said[said.index("left out until they are corrected:") + 1 :] == [
+        f"  AzureIdentity default/bad (1 pod): {misconfigured(snapshot.identities[1])}",
+        "  AzureIdentityBinding default/none (1 pod): there is no AzureIdentity default/none",
+        "  Node bare (1 pod): it has no providerID, so its VM or scale set is not known",
+        "  Node gone (1 pod): the cluster has no such node, so nothing is assigned to its pods",
+    ]
+
+
+def test_azures_refusal_of_an_identity_is_printed_with_the_waiting_object() -> None:
+    cluster = Cluster()
+    cluster.host(VM)
+    cluster.add(node(), identity(), binding(), pod())
+    cluster.reconcile(VM, refused={identity_id("demo").lower(): "grant it the role client_secret=hush"})
+    said = text(told(of(cluster, "web"), {VM: on()}))
+    (line,) = [each for each in said if "assign default/web-default-demo" in each]
+    assert line.endswith("Created → Assigned (until now: grant it the role client_secret=<redacted>)")
+
+
+def test_assignments_of_the_go_implementation_require_no_change() -> None:
+    """Objects without any annotation of ours, as the reference leaves them."""
+    (stored,) = assigned().objects.values()
+    bare = msgspec.structs.replace(stored, metadata=msgspec.structs.replace(stored.metadata, annotations=None))
+    cluster = Cluster()
+    cluster.objects[bare.key] = bare
+    told_ = told(of(cluster, "web"), {VM: on("demo")})
+    assert not told_.changes
+    assert told_.summary.pods_as_they_should_be == 1
+
+
+def test_text_of_an_objects_author_cannot_control_the_terminal_in_lines_or_tables() -> None:
+    evil = "\x1b]0;owned\x07[bold]x[/bold]\u202e"
+    named = told(of(assigned(), "web"), {VM: Refused(evil, status=403)})
+    left_out = [LeftOut(kind="AzureIdentityBinding", name=f"default/{evil}", why=evil, pods=1)]
+    shown = msgspec.structs.replace(named, left_out=left_out)
+    console = Console(file=io.StringIO(), width=400, color_system=None)
+    show(shown, Output.TABLE, console, everything=True)
+    assert isinstance(console.file, io.StringIO)
+    for line in (*text(shown), *console.file.getvalue().split("\n")):
+        assert line.isprintable()
+    assert "[bold]x[/bold]" in console.file.getvalue()

@@ -1,0 +1,259 @@
+"""What azure-mgmt-compute really sends and how its answers are read, against the sandbox's Resource Manager."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import pytest
+from azure.core.credentials import AccessToken
+
+from mic.azure.compute import Compute
+from mic.azure.errors import (
+    AzureError,
+    BadIdentities,
+    Missing,
+    Refused,
+    SignInFailed,
+    Throttled,
+    Unreachable,
+    UpdateConflict,
+)
+from mic.azure.identities import GONE, HostIdentities, change
+from podidentity.azure.clouds import Cloud
+from podidentity.azure.resource_ids import Host, parse_provider_id
+from podidentity_sandbox.arm import Arm
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.directory import Directory
+from podidentity_sandbox.machines import no_such_identity
+from podidentity_sandbox.serving import ResponseFault
+from podidentity_sandbox.tokens import TokenMint
+from tests.mic.cluster import identity_id, set_id, vm_id
+
+
+class Token:
+    """A credential that has its token already."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.scopes: list[str] = []
+
+    async def get_token(self, *scopes: str, **_: Any) -> AccessToken:
+        self.scopes.extend(scopes)
+        return AccessToken(self.token, 2**40)
+
+    async def close(self) -> None: ...
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+@dataclass
+class World:
+    arm: Arm
+    directory: Directory
+    compute: Compute
+    observed: list[tuple[str, str]]
+
+    def bodies(self) -> list[Any]:
+        return [call.body for call in self.arm.writes()]
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    directory, mint, authority = Directory(), await asyncio.to_thread(TokenMint), await asyncio.to_thread(Authority)
+    arm = Arm(directory, mint)
+    await arm.start(ssl_context=await asyncio.to_thread(authority.server_context))
+    principal = directory.add_principal()
+    directory.grant(principal.object_id, "Contributor")
+    for name in ("one", "two", "three"):
+        directory.add_identity(identity_id(name), client_id=f"client-{name}")
+    arm.add_vm(vm_id(), operation_seconds=0.0)
+    arm.add_vmss(set_id(), operation_seconds=0.0)
+    token = mint.mint(
+        audience="https://management.azure.com",
+        client_id=principal.client_id,
+        object_id=principal.object_id,
+        tenant_id=directory.tenant_id,
+    )
+    observed: list[tuple[str, str]] = []
+    cloud = Cloud("sandbox", arm.url, arm.url, "https://management.azure.com/", frozenset())
+    compute = Compute(
+        Token(token),
+        cloud,
+        user_agent="test",
+        ssl_context=authority.client_context(),
+        observe=lambda kind, _seconds, outcome: observed.append((kind, outcome)),
+    )
+    try:
+        yield World(arm, directory, compute, observed)
+    finally:
+        await compute.aclose()
+        await arm.stop()
+
+
+def host(text: str) -> Host:
+    parsed = parse_provider_id(text)
+    assert parsed is not None
+    return parsed
+
+
+async def put(world: World, on: Host, *names: str) -> HostIdentities:
+    planned = change(await world.compute.get(on), [identity_id(name) for name in names], [])
+    assert planned is not None
+    return await world.compute.update(on, planned)
+
+
+@pytest.mark.parametrize("text", [vm_id(), set_id()], ids=["vm", "scale-set"])
+async def test_adding_sends_only_the_identity_part_and_reads_the_result(world: World, text: str) -> None:
+    after = await put(world, host(text), "one")
+    assert world.bodies() == [
+        {"identity": {"type": "UserAssigned", "userAssignedIdentities": {identity_id("one"): {}}}}
+    ]
+    assert after.type == "UserAssigned"
+    (attached,) = after.attached.values()
+    assert attached.client_id == "client-one"
+    assert after.provisioning_state == "Succeeded"
+    kind = "vmss" if text == set_id() else "vm"
+    polls = [("operation_get", "ok")] * 2  # the operation, and the host as it left it
+    assert world.observed == [(f"{kind}_get", "ok"), *polls, (f"{kind}_update", "ok")]
+
+
+async def test_removal_is_sent_as_null(world: World) -> None:
+    on = host(vm_id())
+    before = await put(world, on, "one", "two")
+    planned = change(before, [identity_id("three")], [identity_id("one")])
+    assert planned is not None
+    after = await world.compute.update(on, planned)
+    sent = world.bodies()[-1]["identity"]["userAssignedIdentities"]
+    assert sorted(sent.values(), key=str) == [None, {}] or sorted(sent.values(), key=str) == [{}, None]
+    assert {key.rpartition("/")[2] for key in after.attached} == {"two", "three"}
+
+
+async def test_removing_the_last_identity_changes_the_type_to_none(world: World) -> None:
+    on = host(set_id())
+    before = await put(world, on, "one")
+    planned = change(before, [], [identity_id("one")])
+    assert planned is not None
+    after = await world.compute.update(on, planned)
+    assert after.attached == {}
+    assert world.bodies()[-1] == {"identity": {"type": "None"}}
+
+
+async def test_a_type_change_of_a_stale_version_is_a_conflict(world: World) -> None:
+    on = host(vm_id())
+    stale = await world.compute.get(on)
+    await put(world, on, "one")
+    planned = change(stale, [identity_id("two")], [])
+    assert planned is not None
+    with pytest.raises(UpdateConflict):
+        await world.compute.update(on, planned)
+    assert world.arm.vm(vm_id()).identities == {identity_id("one").lower()}
+
+
+async def test_an_operation_is_polled_until_it_ends(world: World) -> None:
+    world.arm.vm(vm_id()).operation_seconds = 0.5
+    after = await put(world, host(vm_id()), "one")
+    assert after.provisioning_state == "Succeeded"
+    polls = [call for call in world.arm.calls if "/operations/" in call.path]
+    assert 2 <= len(polls) <= 4, "0.2 s, then growing"
+    assert polls[0].at - world.arm.writes()[0].at >= 0.15
+
+
+async def test_a_host_unknown_to_azure_is_reported_as_gone(world: World) -> None:
+    on = host(vm_id("nowhere"))
+    assert await world.compute.get(on) == GONE
+    planned = change(HostIdentities(), [identity_id("one")], [])
+    assert planned is not None
+    assert await world.compute.update(on, planned) == GONE
+
+
+@pytest.mark.parametrize(("path", "kind"), [("virtualMachines", Missing), ("operations", AzureError)])
+async def test_a_404_that_does_not_concern_the_host_does_not_report_it_as_gone(
+    world: World, path: str, kind: type[AzureError]
+) -> None:
+    on = host(vm_id())
+    planned = change(await world.compute.get(on), [identity_id("one")], [])
+    assert planned is not None
+    world.arm.faults.add(ResponseFault(status=404, path=path))
+    with pytest.raises(AzureError) as failed:
+        await world.compute.update(on, planned)
+    assert type(failed.value) is kind
+
+
+async def test_refused_identities_are_named(world: World) -> None:
+    world.arm.marked.unauthorized.add(identity_id("two").lower())
+    with pytest.raises(BadIdentities) as refused:
+        await put(world, host(vm_id()), "one", "two")
+    assert refused.value.ids == {identity_id("two").lower()}
+    with pytest.raises(BadIdentities) as refused:
+        await put(world, host(vm_id()), "one", "unheard-of")
+    assert refused.value.ids == {identity_id("unheard-of").lower()}
+
+
+async def test_a_failed_operation_names_the_identity_too(world: World) -> None:
+    machine = world.arm.vm(vm_id())
+    machine.failing_next = [no_such_identity(machine, identity_id("two"))]
+    with pytest.raises(BadIdentities) as refused:
+        await put(world, host(vm_id()), "one", "two")
+    assert refused.value.ids == {identity_id("two").lower()}
+    assert machine.identities == set()
+    assert world.observed[-1] == ("vm_update", "refused")
+
+
+async def test_a_caller_whose_token_is_rejected_reports_a_problem_until_it_is_accepted(world: World) -> None:
+    credential: Any = world.compute._credential
+    good, credential.token = credential.token, "nonsense"
+    with pytest.raises(SignInFailed):
+        await world.compute.get(host(vm_id()))
+    assert "check the credentials" in str(world.compute.sign_in_problem)
+    credential.token = good
+    world.compute._clients.clear()  # the SDK keeps the token that it got
+    world.arm.faults.add(ResponseFault(status=403))
+    with pytest.raises(Refused):
+        await world.compute.get(host(vm_id()))
+    assert world.compute.sign_in_problem is None, "that is about a role"
+
+
+async def test_an_interrupted_call_is_no_success(world: World) -> None:
+    world.compute.sign_in_problem = "still"
+    world.arm.faults.add(ResponseFault(delay_seconds=1.0))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await world.compute.get(host(vm_id()))
+    assert world.observed == [("vm_get", "unreachable")]
+    assert world.compute.sign_in_problem == "still", "no call has succeeded since"
+
+
+async def test_throttling_is_reported_and_not_retried(world: World) -> None:
+    world.arm.faults.add(ResponseFault(status=429, headers={"Retry-After": "7"}))
+    with pytest.raises(Throttled) as throttled:
+        await world.compute.get(host(vm_id()))
+    assert throttled.value.retry_after == 7.0
+    assert len(world.arm.reads()) == 1
+    assert world.observed == [("vm_get", "throttled")]
+
+
+async def test_a_caller_without_a_role_is_refused(world: World) -> None:
+    world.directory._roles.clear()
+    with pytest.raises(Refused):
+        await world.compute.get(host(vm_id()))
+
+
+async def test_an_unreachable_resource_manager_is_unreachable(world: World) -> None:
+    await world.arm.stop()
+    with pytest.raises(Unreachable):
+        await world.compute.get(host(vm_id()))
+
+
+async def test_the_api_version_is_pinned(world: World) -> None:
+    await world.compute.get(host(vm_id()))
+    assert world.compute._api_version == "2024-07-01"
+
+
+async def test_the_token_is_for_resource_manager_of_the_cloud(world: World) -> None:
+    await world.compute.get(host(vm_id()))
+    credential: Any = world.compute._credential
+    assert credential.scopes == ["https://management.azure.com/.default"]

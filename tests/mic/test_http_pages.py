@@ -1,0 +1,125 @@
+"""HTTP endpoints of a real MIC: readiness, the pages on loopback, and no metric series from names in the cluster."""
+
+import asyncio
+import json
+import random
+import string
+import urllib.error
+
+import pytest
+
+from podidentity_sandbox.serving import ResponseFault
+from tests.mic.cluster import identity_id, vm_id
+from tests.mic.little_cloud import LittleCloud, Mic
+
+INVENTED = 500
+WITH_IDENTITIES = 10
+"""The number of invented names that are also identities."""
+
+
+async def ready(mic: Mic) -> dict[str, bool]:
+    """The checks of /readyz, and whether each is met."""
+    try:
+        page = await mic.page("/readyz")
+    except urllib.error.HTTPError as answer:
+        page = answer.read().decode()
+    lines = [line for line in page.splitlines() if line.startswith("[")]
+    return {line[3:].partition(" ok")[0].partition(":")[0]: line.startswith("[+]") for line in lines}
+
+
+async def another(cloud: LittleCloud) -> Mic:
+    """A second process, which waits for the lease, once it listens."""
+    mic = await cloud.mic(active=False)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await mic.page("/healthz")
+            except OSError:
+                await asyncio.sleep(0.02)
+            else:
+                return mic
+
+
+def series(page: str) -> set[str]:
+    lines = page.splitlines()
+    return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
+
+
+async def test_the_leader_and_a_candidate_waiting_for_the_lease_are_ready(cloud: LittleCloud) -> None:
+    leader = await cloud.mic()
+    waiting = await another(cloud)
+    async with asyncio.timeout(20):
+        while not all((await ready(waiting)).values()):
+            await asyncio.sleep(0.02)
+    for mic in (leader, waiting):
+        assert await ready(mic) == {"api server": True, "watches": True, "azure": True}
+    pages = [await mic.page("/metrics") for mic in (leader, waiting)]
+    assert "aadpodidentity_mic_lease_held 1.0\n" in pages[0]
+    assert "aadpodidentity_mic_lease_held 0.0\n" in pages[1]
+    assert await waiting.stop() == 0
+    assert "the lease is released" not in waiting.said(), "it had none"
+
+
+async def test_unusable_credentials_make_the_leader_not_ready(cloud: LittleCloud) -> None:
+    config = json.loads((cloud.folder / "azure.json").read_text())
+    (cloud.folder / "azure.json").write_text(json.dumps(config | {"aadClientSecret": "wrong"}))
+    cloud.node("n0")
+    cloud.identity()
+    mic = await cloud.mic()
+    assert await ready(mic) == {"api server": True, "watches": True, "azure": True}
+    cloud.pod("web", "n0")
+    async with asyncio.timeout(20):
+        while (await ready(mic))["azure"]:
+            await asyncio.sleep(0.02)
+    await cloud.until(lambda: "no token for Resource Manager" in mic.said())
+    assert "azure.identity" not in mic.said(), "the library's lines are another one at each try"
+
+
+async def test_the_state_is_served_on_loopback_and_a_profile_if_enabled(cloud: LittleCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    mic = await cloud.mic("--enableProfile")
+    cloud.pod("web", "n0")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    state = json.loads(await mic.page("/debug/state"))
+    assert state["health"] == "Active"
+    assert state["cluster"]["assigned identities"] == 1
+    assert state["lease"]["seconds"] > 0
+    secret = json.loads((cloud.folder / "azure.json").read_text())["aadClientSecret"]
+    assert secret not in json.dumps(state)
+    await mic.page("/debug/profile?seconds=1")
+    plain = await another(cloud)
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        await plain.page("/debug/profile?seconds=1")
+
+
+async def test_five_hundred_names_make_no_metric_series(cloud: LittleCloud) -> None:
+    chosen = random.Random(5)
+
+    def word() -> str:
+        return "".join(chosen.choices(string.ascii_lowercase + string.digits, k=chosen.randint(4, 12))) + "x"
+
+    cloud.node("n0")
+    cloud.identity()
+    mic = await cloud.mic("--clientQps=1000", "--createDeleteBatch=100")
+    cloud.pod("web", "n0")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    before = series(await mic.page("/metrics"))
+    names = {word() for _ in range(INVENTED)}
+    for name in sorted(names)[:WITH_IDENTITIES]:
+        cloud.identity(name)
+        cloud.pod(name, "n0", label=name)
+    refused = min(names)
+    cloud.arm.marked.unauthorized.add(identity_id(refused).lower())
+    cloud.arm.faults.add(ResponseFault(status=429, method="PATCH", headers={"Retry-After": "1"}))
+    for name in sorted(names)[WITH_IDENTITIES:]:
+        cloud.pod(name, "n0")
+    await cloud.until(lambda: list(cloud.assigned().values()).count("Assigned") == len(names), seconds=45)
+    for name in names:
+        cloud.remove_pod(name)
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"}, seconds=45)
+    assert cloud.on(vm_id("n0")) == {"demo"}
+    after = await mic.page("/metrics")
+    assert series(after) == before
+    assert 'aadpodidentity_mic_arm_calls_count{operation_type="vm_update",outcome="throttled"} 1.0\n' in after
+    assert 'aadpodidentity_mic_arm_calls_count{operation_type="vm_update",outcome="refused"}' in after

@@ -1,0 +1,227 @@
+"""/readyz, /debug/state and the gauges, from the objects that they show. Whole pages: `test_http_pages`."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+from azure.core.credentials_async import AsyncTokenCredential
+from prometheus_client import CollectorRegistry
+
+import mic.reconciliation.host_reconciler
+from mic.azure.compute import Compute
+from mic.azure.errors import BadIdentities, Throttled
+from mic.azure.identities import HostIdentities
+from mic.endpoints import Endpoints
+from mic.metrics import MicMetrics
+from mic.reconciliation.controller import Controller
+from mic.startup.settings import Settings
+from podidentity.azure.clouds import Cloud
+from podidentity.telemetry.metrics import expose
+from tests.mic.cluster import identity_id, pod
+from tests.mic.stage import Stage, a_stage
+
+
+@dataclass
+class Lease:
+    left: float = 10.0
+
+    def remaining_seconds(self) -> float:
+        return self.left
+
+
+@dataclass
+class Contact:
+    problem: str | None = None
+
+
+@dataclass
+class Watch:
+    age: float = 0.0
+    restarts: int = 0
+
+    def staleness_seconds(self) -> float:
+        return self.age
+
+
+@dataclass
+class ReportModel:
+    stage: Stage
+    compute: Compute
+    endpoints: Endpoints
+    lease: Lease
+    contact: Contact
+    watches: dict[str, Watch]
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+
+    def gauge(self, name: str) -> float:
+        page = expose(self.registry).decode()
+        (line,) = [each for each in page.splitlines() if each.startswith(f"aadpodidentity_mic_{name} ")]
+        return float(line.rpartition(" ")[2])
+
+
+@pytest.fixture
+async def shown() -> AsyncIterator[ReportModel]:
+    async with a_stage() as stage:
+        registry, lease, contact = CollectorRegistry(), Lease(), Contact()
+        watches = {"pods": Watch(), "nodes": Watch()}
+        cloud = Cloud("sandbox", "https://sign.in", "https://arm", "https://arm/", frozenset())
+        compute = Compute(cast("AsyncTokenCredential", None), cloud, user_agent="test")
+        endpoints = Endpoints(
+            Settings(namespace="default"),
+            registry,
+            MicMetrics(registry),
+            lease_client=stage.client,
+            lease=lease,
+            contact=contact,
+            watches=watches,
+            view=stage.view,
+            host_reconciler=stage.host_reconciler,
+            controller=Controller(stage.view, stage.host_reconciler, look_seconds=600.0, resync_seconds=600.0),
+            compute=compute,
+            recorder=stage.recorder,
+        )
+        await stage.client.request("GET", "/version")
+        yield ReportModel(stage, compute, endpoints, lease, contact, watches, registry)
+        await compute.aclose()
+
+
+def failing(shown: ReportModel) -> dict[str, str]:
+    return {name: why for name, why in shown.endpoints.checks().items() if why is not None}
+
+
+def test_all_checks_pass_while_all_servers_respond(shown: ReportModel) -> None:
+    assert list(shown.endpoints.checks()) == ["api server", "watches", "azure"]
+    assert failing(shown) == {}
+
+
+def test_a_silent_api_server_makes_it_not_ready(shown: ReportModel) -> None:
+    shown.stage.time.now += 30.0
+    assert failing(shown) == {}
+    shown.stage.time.now += 1.0
+    assert list(failing(shown)) == ["api server"]
+    assert "no answer for 31 s from https://" in failing(shown)["api server"]
+
+
+def test_an_api_server_that_never_responded_is_reported_with_what_to_check(shown: ReportModel) -> None:
+    shown.contact.problem = "no contact with the API server: cannot reach it; check the network"
+    assert failing(shown) == {"api server": shown.contact.problem}
+
+
+def test_a_silent_watch_of_the_leader_makes_it_not_ready(shown: ReportModel) -> None:
+    shown.watches["nodes"].age = 101.0
+    assert failing(shown) == {"watches": "silent: nodes; see the log for why they cannot be watched"}
+    shown.watches["nodes"].age = 100.0
+    assert failing(shown) == {}
+
+
+def test_a_leader_in_the_type_upgrade_reports_it(shown: ReportModel) -> None:
+    for watch in shown.watches.values():
+        watch.age = float("inf")
+    assert "type upgrade" in failing(shown)["watches"]
+    shown.watches["pods"].age = 0.0
+    assert failing(shown)["watches"].startswith("silent: ")
+
+
+def test_a_candidate_waiting_for_the_lease_watches_nothing_and_is_ready(shown: ReportModel) -> None:
+    shown.lease.left = 0.0
+    shown.watches["nodes"].age = float("inf")
+    assert failing(shown) == {}
+    assert shown.gauge("lease_held") == 0.0
+    shown.lease.left = 1.0
+    assert shown.gauge("lease_held") == 1.0
+
+
+def test_credentials_that_azure_rejects_make_it_not_ready(shown: ReportModel) -> None:
+    shown.compute.sign_in_problem = "the secret has expired"
+    assert failing(shown) == {"azure": "the secret has expired"}
+
+
+async def test_the_age_of_the_oldest_waiting_assignment_is_shown(shown: ReportModel) -> None:
+    stage = shown.stage
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
+    stage.bind()
+    stage.time.now += 40.0
+    stage.bind("later")
+    stage.time.now += 2.0
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 42.0
+    await stage.reconcile()
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
+
+
+async def test_a_deleted_pod_and_a_changed_one_do_not_age(shown: ReportModel) -> None:
+    stage = shown.stage
+    stage.bind("gone")
+    stage.bind("kept")
+    stage.unbind("gone")
+    await stage.reconcile()
+    stage.time.now += 50.0
+    stage.view.pods.upserted(None, pod("kept", label="kept", uid="second"))
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
+
+
+async def test_an_assignment_waiting_for_a_refused_identity_is_counted_there_only(shown: ReportModel) -> None:
+    stage = shown.stage
+    for name in ("bad", "good"):
+        stage.bind(name)
+    error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
+    error.ids = frozenset([identity_id("bad").lower()])
+    stage.hosts.failures = [error, Throttled("slow down", status=429, retry_after=77.0)]
+    await stage.reconcile()
+    stage.time.now += 10.0
+    assert shown.gauge("quarantined_identities") == 1.0
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 11.0, "the good one's"
+    stage.time.now += 70.0
+    await stage.reconcile()
+    assert stage.statuses()["good-default-good"] == "Assigned"
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
+
+
+async def test_a_scrape_visits_a_bounded_number_of_quarantined_assignments(
+    shown: ReportModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = shown.stage
+    stage.bind("bad")
+    for number in range(3):
+        stage.time.now += 1.0
+        stage.view.pods.upserted(None, pod(f"p{number}", label="bad"))
+    error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
+    error.ids = frozenset([identity_id("bad").lower()])
+    stage.hosts.failures = [error]
+    await stage.reconcile()
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
+    monkeypatch.setattr(mic.reconciliation.host_reconciler, "BLOCKED_SCAN_MAX", 2)
+    assert shown.gauge("oldest_pending_assignment_age_seconds") == 2.0, "the third one's; a second went by in the round"
+
+
+async def test_the_state_shows_waits_and_refusals_and_no_secret(shown: ReportModel) -> None:
+    stage = shown.stage
+    stage.bind("bad")
+    error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
+    error.ids = frozenset([identity_id("bad").lower()])
+    stage.hosts.failures = [error]
+    await stage.reconcile()
+    stage.bind("good")
+    stage.hosts.failures = [Throttled("slow down", status=429, retry_after=77.0)]
+    await stage.reconcile()
+    state = json.loads(json.dumps(shown.endpoints.state()))
+    (host,) = state["hosts"]["first"].values()
+    assert list(host["quarantined"]) == [identity_id("bad").lower()]
+    assert host["no write for"] == pytest.approx(77.0)
+    assert state["cluster"]["bound pods"] == 2
+    assert state["lease"] == {"seconds": 10.0}
+    assert stage.api.token not in json.dumps(state)
+
+
+async def test_a_host_without_findings_is_only_counted(shown: ReportModel) -> None:
+    shown.stage.bind()
+    await shown.stage.reconcile()
+    assert shown.endpoints.state()["hosts"] == {"known": 1, "noted": 0, "first": {}}
+    shown.stage.hosts.state = HostIdentities(gone=True)
+    shown.stage.time.now += 1.0
+    shown.stage.host_reconciler.look_again(next(iter(shown.stage.host_reconciler._memories)))
+    await shown.stage.reconcile()
+    shown.stage.time.now += 5.0
+    (host,) = shown.stage.host_reconciler.state()["first"].values()  # type: ignore[attr-defined]  # a page's document
+    assert host["unknown to Azure for"] == 5.0

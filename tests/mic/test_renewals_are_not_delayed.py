@@ -1,0 +1,45 @@
+"""`python -m mic` with more hanging writes than connections: the lease is renewed nevertheless."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidentity.kube.transport import CONNECTIONS_MAX
+from tests.mic.little_cloud import little_cloud
+
+pytestmark = pytest.mark.programs
+
+LEASE_SECONDS = 4.0
+PODS = CONNECTIONS_MAX + 20
+
+
+async def test_hanging_writes_on_every_connection_do_not_cost_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with little_cloud(tmp_path) as cloud:
+        hanging, released = 0, asyncio.Event()
+        answer = cloud.api._handler.answer
+
+        async def hang(request: Any, target: Any) -> Any:
+            nonlocal hanging
+            if request.method == "POST" and "azureassignedidentities" in request.path:
+                hanging += 1
+                await released.wait()
+            return await answer(request, target)
+
+        monkeypatch.setattr(cloud.api._handler, "answer", hang)
+        cloud.node("n0")
+        cloud.identity()
+        await cloud.mic(f"--leader-election-duration={LEASE_SECONDS}s", "--createDeleteBatch=1000", "--clientQps=1000")
+        for number in range(PODS):
+            cloud.pod(f"web{number}", "n0")
+        await cloud.until(lambda: hanging >= CONNECTIONS_MAX)
+        before = cloud.api.store.get("leases.coordination.k8s.io", "aad-pod-identity-mic", "default")["spec"]
+        await asyncio.sleep(1.5 * LEASE_SECONDS)
+        after = cloud.api.store.get("leases.coordination.k8s.io", "aad-pod-identity-mic", "default")["spec"]
+        assert after["holderIdentity"] == before["holderIdentity"]
+        assert after["renewTime"] > before["renewTime"]
+        released.set()
+        await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * PODS)

@@ -1,0 +1,170 @@
+"""`podidctl migrate from-reference` as people call it: files, standard input, values, and a live cluster."""
+
+import io
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from podidctl.cli import main
+from tests.mic.little_cloud import LittleCloud, little_cloud
+from tests.mic.preview.asking import run
+
+OLD = """\
+apiVersion: aadpodidentity.k8s.io/v1
+kind: AzureIdentityBinding
+metadata: {name: b} # kept
+spec:
+  AzureIdentity: a
+  Selector: s
+"""
+NEW = OLD.replace("AzureIdentity:", "azureIdentity:").replace("Selector", "selector")
+COMMAND = ["migrate", "from-reference"]
+
+
+def test_yaml_prints_the_rewritten_manifests_and_the_report_separately(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text(OLD)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.yml").write_text(f"{OLD}---\nkind: Other\n")
+    (tmp_path / "notes.txt").write_text("{{ not yaml")
+    assert main([*COMMAND, "-f", str(tmp_path), "-o", "yaml"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{NEW}---\n{NEW}---\nkind: Other\n"
+    assert "spec.AzureIdentity" in said.err
+    assert (tmp_path / "a.yaml").read_text() == OLD
+
+
+def test_standard_input_is_accepted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(OLD.encode())))
+    assert main([*COMMAND, "-f", "-", "-o", "yaml"]) == 0
+    assert capsys.readouterr().out == NEW
+
+
+@pytest.mark.parametrize("text", ["", "hello\n", "- a\n", "# nothing but a remark\n---\n"])
+def test_an_input_without_objects_is_not_reported_as_ok(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    assert main([*COMMAND, "-f", str(tmp_path / "a.yaml")]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert (
+        said.err == f"podidctl: {tmp_path}/a.yaml holds no Kubernetes objects: pass manifests or directories of them\n"
+    )
+
+
+def test_objects_of_other_kinds_require_no_change(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n")
+    assert main([*COMMAND, "-f", str(tmp_path)]) == 0
+
+
+def test_values_nested_too_deeply_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "v.yaml").write_text("[" * 5000)
+    assert main([*COMMAND, "--values", str(tmp_path / "v.yaml")]) == 1
+    assert capsys.readouterr().err.endswith(
+        "v.yaml is nested too deep for helm's values: pass the file that contains them\n"
+    )
+
+
+def test_a_report_about_files_suggests_to_rewrite_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text(OLD)
+    assert main([*COMMAND, "-f", str(tmp_path / "a.yaml"), "-o", "json"]) == 3
+    (one,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (one["level"], one["about"]) == ("look", "AzureIdentityBinding b")
+
+
+def test_in_place_changes_only_the_files_that_need_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, fine = tmp_path / "old.yaml", tmp_path / "fine.yaml"
+    old.write_bytes(OLD.replace("\n", "\r\n").encode())
+    fine.write_text(NEW)
+    before = fine.stat().st_mtime_ns
+    assert main([*COMMAND, "-f", str(tmp_path), "--in-place"]) == 0
+    assert old.read_bytes() == NEW.replace("\n", "\r\n").encode()
+    assert fine.stat().st_mtime_ns == before
+    assert main([*COMMAND, "-f", str(tmp_path)]) == 0
+    assert "No differences were found" in capsys.readouterr().out
+
+
+def test_a_rewrite_that_drops_data_must_be_reviewed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text(f"{OLD}  azureIdentity: another\n")
+    assert main([*COMMAND, "-f", str(tmp_path), "--in-place"]) == 3
+    said = " ".join(capsys.readouterr().out.split())
+    assert "review required" in said
+    assert "restore manually" in said
+
+
+@pytest.fixture
+def messy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder, with files that are no manifests."""
+    monkeypatch.chdir(tmp_path)
+    Path("template.yaml").write_text("{{ if x }}\nkind: y\n")
+    Path("empty").mkdir()
+    Path("latin.yaml").write_bytes(b"\xe4")
+    Path("list.yaml").write_text("- a\n")
+
+
+@pytest.mark.usefixtures("messy_folder")
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["-f", "missing.yaml"], 1, "missing.yaml cannot be read (No such file or directory)"),
+        (["-f", "template.yaml"], 1, "template.yaml: line 2: "),
+        (["-f", "empty"], 1, "empty contains no file that ends in .json, .yaml, .yml"),
+        (["-f", "latin.yaml"], 1, "latin.yaml cannot be read (not UTF-8)"),
+        (["--values", "list.yaml"], 1, "list.yaml contains no values"),
+        (["--in-place"], 2, "--in-place requires -f"),
+        (["--in-place", "-f", "-"], 2, "--in-place requires -f"),
+    ],
+)
+def test_an_impossible_request_is_one_line(
+    arguments: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*COMMAND, *arguments]) == code
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert told in said.err
+
+
+def test_values_of_the_go_implementations_chart_are_reviewed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "values.yaml").write_text("nmi: {tag: v1.8.17}\n")
+    assert main([*COMMAND, "--values", str(tmp_path / "values.yaml"), "-o", "yaml"]) == 3
+    (one,) = yaml.safe_load(capsys.readouterr().out)["findings"]
+    assert one["about"] == "value nmi.tag"
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
+    async with little_cloud(tmp_path) as made:
+        made.node("n0")
+        made.identity()
+        made.pod("web", "n0")
+        yield made
+
+
+async def test_a_cluster_without_the_go_implementations_programs_is_recognised_by_its_objects(
+    cloud: LittleCloud,
+) -> None:
+    answer = await run(cloud.folder, "podidctl", *COMMAND, "-o", "json", cloudconfig=False)
+    assert answer.err == ""
+    about = {each["about"]: each["level"] for each in answer.document["findings"]}
+    # The little cloud's API server has no kinds of the group apps.
+    assert about == {"daemonsets": "look", "deployments": "look"}
+    assert answer.code == 3
+
+
+async def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
+    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    users = [{"name": "u", "user": {}}]
+    config = {"current-context": "c", "clusters": [cluster], "contexts": [context], "users": users}
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    answer = await run(tmp_path, "podidctl", *COMMAND, cloudconfig=False)
+    assert (answer.code, answer.out, answer.err.count("\n")) == (1, "", 1)
+    assert "check --kubeconfig" in answer.err

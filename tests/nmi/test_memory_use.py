@@ -1,0 +1,120 @@
+"""The memory of a running NMI on a node of 250 pods that all request tokens, and the modules that it does not load.
+
+The figures are those of docs/performance.md; the limit is that of the design. Excluded: growth over time (tests/soak).
+"""
+
+import asyncio
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL
+from podidentity_sandbox.directory import ManagedIdentity
+from tests.soak.pods import NAMESPACE, Slot, assigned_identity, selector
+from tests.soak.world import NODE, World
+
+PODS = 250
+LIMIT_MIB = 64
+RESOURCES = ("https%3A%2F%2Fmanagement.azure.com%2F", "https%3A%2F%2Fvault.azure.net")
+ROUNDS = 10
+AT_ONCE = 32
+MODULES_MAX = 560
+"""485 today. A library that brings a hundred more deserves a thought."""
+HEAVY = frozenset(
+    ("azure", "cryptography", "iptc", "kubernetes", "msal", "multiprocessing", "requests", "rich", "typer", "yaml")
+)
+"""Each takes megabytes. A module that needs one imports it late, outside the event loop or in another process."""
+
+
+def test_unused_features_load_no_heavy_packages() -> None:
+    code = "import sys, uvloop, nmi.cli, nmi.app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(done.stdout.split())
+    assert {name.partition(".")[0] for name in loaded} & HEAVY == set()
+    assert "aiohttp.web" not in loaded
+    assert len(loaded) <= MODULES_MAX
+
+
+@pytest.mark.programs
+async def test_250_pods_that_all_send_requests_are_served_within_the_limit() -> None:
+    async with World(20) as world:
+        slots = [
+            Slot(
+                f"127.78.{number // 200}.{number % 200 + 1}",
+                name=f"pod-{number}",
+                uid=str(uuid.UUID(int=number + 1)),
+                identities=[world.identities[number % 20]],
+            )
+            for number in range(PODS)
+        ]
+        for serial, slot in enumerate(slots):
+            run_pod(world, slot, slot.identities[0], serial)
+        waiting = asyncio.Semaphore(AT_ONCE)
+
+        async def served(slot: Slot) -> None:
+            async with waiting:
+                await ask(slot.address, world.port)
+
+        await asyncio.gather(*(served(slot) for slot in slots))
+        assert resident_mib(world.nmi.pid) <= LIMIT_MIB
+        mapped = packages_mapped(world.nmi.pid)
+        assert "uvloop" in mapped
+        assert mapped & HEAVY == set()
+
+
+def run_pod(world: World, slot: Slot, identity: ManagedIdentity, serial: int) -> None:
+    """As the kubelet and MIC would write it, with the annotations that deployments carry along."""
+    pod = {
+        "metadata": {
+            "name": slot.name,
+            "namespace": NAMESPACE,
+            "uid": slot.uid,
+            "labels": {BINDING_LABEL: selector(slot.identities), "app": f"app-{serial % 20}"},
+            "annotations": {"example.com/configuration": "x" * 20_000},
+        },
+        "spec": {"nodeName": NODE, "containers": [{"name": "main", "image": "pause"}]},
+    }
+    world.api.store.create("pods", pod, NAMESPACE)
+    slot.uid = world.api.store.get("pods", slot.name, NAMESPACE)["metadata"]["uid"]
+    status = {"phase": "Running", "podIP": slot.address, "podIPs": [{"ip": slot.address}]}
+    world.api.store.patch("pods", slot.name, {"status": status}, NAMESPACE, subresource="status")
+    kind = f"{ASSIGNED_IDENTITIES.plural}.{ASSIGNED_IDENTITIES.group}"
+    world.api.store.create(kind, assigned_identity(slot, identity, serial), NAMESPACE)
+
+
+async def ask(address: str, port: int) -> None:
+    """Request both resources ROUNDS times on one connection. The first may be held until the watch has delivered the
+    pod.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+    try:
+        for resource in RESOURCES * ROUNDS:
+            writer.write(
+                f"GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource} HTTP/1.1\r\n"
+                f"Host: 169.254.169.254\r\nMetadata: true\r\n\r\n".encode()
+            )
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 "), head
+            await reader.readexactly(int(head.partition(b"Content-Length: ")[2].partition(b"\r")[0]))
+    finally:
+        writer.close()
+
+
+def resident_mib(pid: int) -> float:
+    """VmRSS, in MiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (line,) = [each for each in lines if each.startswith("VmRSS:")]
+    return int(line.split()[1]) / 1024
+
+
+def packages_mapped(pid: int) -> set[str]:
+    """The packages whose compiled modules the process has loaded."""
+    return {
+        folder
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines()
+        for folder in line.split("/")[1:-1]
+        if line.endswith(".so")
+    }

@@ -1,0 +1,39 @@
+"""The cost of service principals: none before the first request, and no code for Resource Manager after it.
+
+Each runs in a separate process, because other tests' imports would be visible here.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+SAY = "import sys; print(sorted(name for name in sys.modules if name.split('.')[0] in {'azure', 'msal', 'requests'}))"
+
+
+def modules_after(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{SAY}"], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout
+
+
+def test_a_node_without_service_principals_imports_no_azure_package() -> None:
+    assert modules_after("import nmi.app, nmi.tokens.service_principal").strip() == "[]"
+
+
+def test_signing_in_imports_no_module_for_resource_manager() -> None:
+    loaded = modules_after("import nmi.app, nmi.tokens.entra")
+    assert "'azure.identity.aio'" in loaded
+    assert "azure.mgmt" not in loaded
+
+
+@pytest.mark.parametrize("needed", ["azure.mgmt", "azure.mgmt.compute", "azure.mgmt.core"])
+def test_signing_in_requires_no_package_for_resource_manager(needed: str) -> None:
+    modules_after(f"import sys; sys.modules[{needed!r}] = None; import nmi.app, nmi.tokens.entra")
+
+
+def test_the_signing_process_imports_no_module_of_this_project() -> None:
+    code = "import runpy, sys; runpy.run_path('nmi/tokens/assertion.py', run_name='read')"
+    said = modules_after(f"{code}\nassert not [name for name in sys.modules if name.startswith('nmi')]")
+    assert said.strip() == "[]"

@@ -1,0 +1,37 @@
+"""An AzureIdentity of type 0 whose ids can be none never reaches IMDS."""
+
+import aiohttp
+import pytest
+
+from nmi.tokens.source import PolicyError
+from nmi.tokens.user_assigned import CLIENT_ID_MAX, RESOURCE_ID_MAX, UserAssignedSource
+from podidentity.azure.imds import ImdsSource
+from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
+
+
+def named(client_id: str = "c", resource_id: str = "/r") -> AzureIdentity:
+    spec = AzureIdentitySpec(client_id=client_id, resource_id=resource_id)
+    return AzureIdentity(metadata=Meta(namespace="ns", name="i"), spec=spec)
+
+
+async def test_an_overlong_or_malformed_id_is_refused_before_a_call_to_imds() -> None:
+    async with aiohttp.ClientSession() as session:
+        source = UserAssignedSource(ImdsSource(session, "http://127.0.0.1:1"), by_resource_id=False)
+        for fine in (
+            named(),
+            named(client_id=" c\n"),
+            named(client_id="c" * CLIENT_ID_MAX),
+            named(resource_id="/" * RESOURCE_ID_MAX),
+        ):
+            source.check(fine)
+        for odd in (
+            named(client_id="x\r\nHost: evil"),
+            named(client_id="c\u0131"),
+            named(client_id="c" * (CLIENT_ID_MAX + 1)),
+            named(resource_id="/r\0"),
+            named(resource_id="/" * (RESOURCE_ID_MAX + 1)),
+        ):
+            with pytest.raises(PolicyError) as raised:
+                source.check(odd)
+            assert "AzureIdentity ns/i has a" in raised.value.detail
+            assert "evil" not in raised.value.detail

@@ -1,0 +1,105 @@
+"""Findings of the doctor about the mechanisms that block pods from IMDS while NMI is not running."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from nmi.node import boot_guard
+from nmi.node.traffic_redirect import redirect_spec
+from nmi.settings import Settings
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.fail_closed import FailClosedState, check_fail_closed, has_restriction
+from podidctl.doctor.schema import Level
+from tests.nmi.node import aks
+from tests.nmi.node.machines import Machine, Worker
+
+TO = redirect_spec(Settings(node_name="n"))
+RULE = "! -s 10.224.0.4/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80"
+COMMENT = f'-m comment --comment "{aks.COMMENT}"'
+
+
+@pytest.mark.parametrize(
+    ("rules", "there"),
+    [
+        ([f"{RULE} {COMMENT} -j DROP"], True),
+        ([f"{RULE} -j DROP"], True),
+        (["-j KUBE-FORWARD", f"{RULE} {COMMENT} -j DROP"], True),
+        (["-j ACCEPT", f"{RULE} {COMMENT} -j DROP"], False),
+        ([f"{RULE} {COMMENT} -j ACCEPT"], False),
+        ([f"-s 10.224.0.4/32 {RULE.partition(' ! ')[2]} -j DROP"], False),
+        ([RULE.replace("80", "8080") + " -j DROP"], False),
+        ([RULE.replace("169.254.169.254", "168.63.129.16") + " -j DROP"], False),
+        (['-m comment --comment "-d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j DROP" -j RETURN'], False),
+        ([], False),
+    ],
+)  # fmt: skip
+def test_akss_rule_is_recognised_by_its_effect(rules: list[str], there: bool) -> None:
+    saved = "".join(f"-A FORWARD {each}\n" for each in rules)
+    assert has_restriction(f"*filter\n:FORWARD ACCEPT [0:0]\n{saved}COMMIT\n", TO) is there
+    assert not has_restriction(saved.replace("FORWARD", "KUBE-FORWARD"), TO)
+
+
+def told(**seen: object) -> dict[str, tuple[Level, str]]:
+    known = {"wanted": True, "fault": None, "restricted": (), "guard": False, "localnet": None}
+    state = FailClosedState(**{**known, **seen})  # type: ignore[arg-type]
+    return {each.check: (each.level, each.says) for each in check_fail_closed("n", state)}
+
+
+@pytest.mark.parametrize(
+    ("seen", "level"),
+    [
+        ({}, Level.OK),
+        ({"fault": "the rule is missing"}, Level.PROBLEM),
+        ({"fault": "the rule is missing", "wanted": False}, Level.WARNING),
+        ({"fault": "the rule is missing", "wanted": False, "restricted": ("mangle",)}, Level.OK),
+        ({"fault": ReadFailure("not root")}, Level.UNKNOWN),
+    ],
+)
+def test_a_node_that_is_open_while_nmi_is_not_running_is_reported(seen: dict[str, object], level: Level) -> None:
+    assert told(**seen)["fail closed"][0] is level
+
+
+def test_each_mechanism_is_named() -> None:
+    everything = told(restricted=("filter",), guard=True)
+    assert everything["AKS IMDS restriction"] == (Level.OK, "node n: present in filter/FORWARD")
+    assert everything["boot guard"] == (Level.OK, "node n: enabled for the next boot")
+    assert told()["AKS IMDS restriction"] == (Level.OK, "node n: not present")
+    assert told()["boot guard"] == (Level.OK, "node n: not installed")
+    assert told(localnet="route_localnet is 0")["route_localnet"] == (Level.PROBLEM, "node n: route_localnet is 0")
+    unread = told(restricted=ReadFailure("no"), guard=ReadFailure("no"))
+    assert {unread["AKS IMDS restriction"][0], unread["boot guard"][0]} == {Level.UNKNOWN}
+
+
+LOOK = """
+import asyncio, json, sys
+from nmi.settings import Settings
+from podidctl.doctor.node_reader import read_node
+seen = asyncio.run(read_node(Settings(node_name="n", systemd_directory=sys.argv[1]), pods=0, ask_imds=False))
+print(json.dumps([seen.closing.fault, seen.closing.restricted, seen.closing.guard, seen.closing.localnet is None]))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_the_tables_of_a_node_are_read(backend: str, tmp_path: Path) -> None:
+    machine = Machine()
+
+    def look() -> list[object]:
+        return list(json.loads(machine.run(sys.executable, "-c", LOOK, str(tmp_path))))
+
+    try:
+        machine.run(f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
+        assert look() == ["the rule is missing", [], False, False]
+        aks.restrict(machine, backend, "mangle")
+        assert look() == ["the rule is missing", ["mangle"], False, False]
+        aks.restrict(machine, backend, "filter")
+        machine.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+        boot_guard.install(tmp_path, TO)
+        assert look() == ["the rule is missing", ["filter", "mangle"], True, True]
+        with Worker(machine, backend) as worker:
+            worker.do("install", "reject")
+        assert look() == [None, ["filter", "mangle"], True, True]
+    finally:
+        machine.close()

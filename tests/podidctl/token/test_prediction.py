@@ -1,0 +1,169 @@
+"""Predicted responses: status and text are NMI's own, and no output contains a token."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from nmi.issuer import UNSUPPORTED_TYPE
+from nmi.server.responses import refused
+from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome
+from podidctl.diagnosis.input import NmiConfiguration, NmiPods
+from podidctl.token.prediction import TokenPrediction, predict
+from podidentity.resources import AzureIdentitySpec, SecretReference
+from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, exception, pod, resource_id
+from tests.podidctl.asked import facts, labelled, rules
+
+PRINCIPAL = AzureIdentitySpec(
+    type=1, client_id=CLIENT_ID, tenant_id="contoso.com", client_password=SecretReference(name="s", namespace="ns")
+)
+
+
+def ask(
+    resource: str = MANAGEMENT_RESOURCE, client_id: str = "", resource_id: str = "", **changes: Any
+) -> TokenPrediction:
+    return predict(facts(**changes), resource, client_id=client_id, resource_id=resource_id)
+
+
+def serving(spec: AzureIdentitySpec) -> Any:
+    """An assigned identity that holds *spec*."""
+    made = labelled(assigned_identity())
+    embedded = msgspec.structs.replace(made.spec.azure_identity_ref, spec=spec)
+    return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, azure_identity_ref=embedded))
+
+
+def test_a_grant_names_identity_audience_and_endpoint() -> None:
+    told = ask("https://vault.azure.net")
+    assert (told.outcome, told.identity, told.audience) == (Outcome.GRANTED, "ns/id", "https://vault.azure.net")
+    assert told.type == "0 (user-assigned identity)"
+    assert told.asked == "IMDS of the node, by client id"
+    assert CLIENT_ID not in msgspec.json.encode(told).decode()
+
+
+@pytest.mark.parametrize("named", [{"client_id": CLIENT_ID.upper()}, {"resource_id": resource_id("id").upper()}])
+def test_an_identity_is_selected_in_any_case(named: dict[str, str]) -> None:
+    assert ask(**named).outcome is Outcome.GRANTED
+
+
+def test_an_identity_of_another_pod_is_refused_after_the_hold() -> None:
+    told = ask(client_id="another")
+    assert (told.outcome, told.held_seconds, told.status, told.error) == (Outcome.WAITS, 45.0, 404, "not_found")
+    assert told.description == "No identity that is assigned to this pod matches the one that the request names."
+    assert told.why
+
+
+def test_the_flag_that_changes_the_status_changes_the_prediction() -> None:
+    told = ask(client_id="another", configuration=rules(set_retry_after_header=True))
+    assert told.status == 503
+
+
+def test_parameters_that_nmi_rejects_are_refused_in_nmis_words() -> None:
+    both = ask(client_id="a", resource_id="b")
+    assert (both.status, both.error) == (400, "invalid_request")
+    assert "Only one of" in both.description
+    assert "resource is required" in ask("").description
+
+
+def test_a_pod_without_a_binding_gets_the_answer_that_lets_credential_chains_continue() -> None:
+    told = ask(pod=pod(label=None), assigned=())
+    assert (told.status, told.error, told.description) == (400, "invalid_request", "Identity not found")
+
+
+def test_without_nmi_on_the_node_the_expected_answer_is_printed_as_unanswered() -> None:
+    told = ask(nmi=NmiPods(elsewhere=True))
+    assert (told.outcome, told.identity) == (Outcome.UNANSWERED, "ns/id")
+    assert told.note == (
+        "no working NMI was found on its node: this node has no NMI pod, but other nodes have one; "
+        "podidctl explain pod ns/web states the next action"
+    )
+
+
+def test_a_missing_pod_is_not_reported_as_a_missing_nmi() -> None:
+    assert ask(pod=None, nmi=NmiPods()).outcome is Outcome.UNSEEN
+    assert ask("", pod=None, nmi=NmiPods()).outcome is Outcome.REFUSED
+
+
+def test_an_exempt_pod_gets_the_nodes_own_identity() -> None:
+    told = ask(pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
+    assert (told.outcome, told.status) == (Outcome.EXEMPT, None)
+    assert "the node's own identities" in told.asked
+
+
+def test_a_service_principal_is_printed_with_its_endpoint_and_the_name_of_its_secret() -> None:
+    told = ask(assigned=(serving(PRINCIPAL),))
+    assert told.outcome is Outcome.GRANTED
+    assert told.asked == (
+        "https://login.microsoftonline.com, tenant contoso.com, scope https://management.azure.com//.default, with the "
+        "secret in Secret ns/s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "says"),
+    [
+        (
+            msgspec.structs.replace(PRINCIPAL, client_password=SecretReference(name="s", namespace="far")),
+            403,
+            "another namespace",
+        ),
+        (msgspec.structs.replace(PRINCIPAL, ad_endpoint="https://evil.example/"), 403, "--allowed-ad-endpoints"),
+        (msgspec.structs.replace(PRINCIPAL, tenant_id="a/b"), 403, "its owner must correct it"),
+        (AzureIdentitySpec(type=0), 403, "identity_incomplete"),
+        (AzureIdentitySpec(type=0, client_id="\x00"), 403, "its owner must correct it"),
+    ],
+    ids=["foreign-secret", "endpoint", "tenant", "nothing-named", "no-id"],
+)
+def test_an_identity_for_which_nmi_would_send_no_request_is_refused_with_that_reason(
+    spec: AzureIdentitySpec, status: int, says: str
+) -> None:
+    told = ask(assigned=(serving(spec),))
+    assert (told.outcome, told.status, told.identity) == (Outcome.REFUSED, status, "ns/id")
+    assert says in told.description
+
+
+def test_a_flag_of_nmi_permits_what_it_names() -> None:
+    spec = msgspec.structs.replace(PRINCIPAL, client_password=SecretReference(name="s", namespace="far"))
+    assert (
+        ask(assigned=(serving(spec),), configuration=rules(allow_cross_namespace_secrets=True)).outcome
+        is Outcome.GRANTED
+    )
+
+
+def test_an_unknown_type_is_refused_like_in_nmi() -> None:
+    told = ask(assigned=(serving(AzureIdentitySpec(type=7)),))
+    assert told.status == refused(UNSUPPORTED_TYPE).status == 403
+    assert told.description == UNSUPPORTED_TYPE.sentence
+
+
+def test_a_cloud_file_that_only_nmi_can_read_is_named_if_it_could_change_the_result() -> None:
+    spec = msgspec.structs.replace(PRINCIPAL, ad_endpoint="https://adfs.stack.example/")
+    own = rules()
+    told = ask(
+        assigned=(serving(spec),), configuration=NmiConfiguration(own.settings, own.source, "/etc/azure/cloud.json")
+    )
+    assert "/etc/azure/cloud.json" in told.note
+    assert ask(assigned=(serving(spec),)).note == ""
+
+
+def test_the_first_identity_by_name_is_used_for_a_request_without_an_id() -> None:
+    second = labelled(assigned_identity("other", binding="a", client_id="second"))
+    told = ask(bindings=(binding(), binding("a", "other")), assigned=(labelled(assigned_identity()), second))
+    assert told.identity == "ns/other"
+
+
+def test_a_mirror_pod_is_refused_immediately_with_the_cause() -> None:
+    told = ask(pod=pod(mirror=True))
+    assert (told.outcome, told.status, told.held_seconds) == (Outcome.REFUSED, 400, 0.0)
+    assert told.description == "Identity not found"
+    assert "mirror pod" in told.why
+
+
+def test_managed_mode_does_not_hold_a_request_that_no_assignment_can_satisfy() -> None:
+    told = ask(configuration=rules(managed=True), bindings=())
+    assert (told.outcome, told.status) == (Outcome.WAITS, 404)
+    assert 0.0 < told.held_seconds < 2.0
+
+
+def test_managed_mode_requests_by_resource_id() -> None:
+    told = ask(configuration=rules(managed=True), assigned=())
+    assert (told.outcome, told.asked) == (Outcome.GRANTED, "IMDS of the node, by resource id")

@@ -1,0 +1,255 @@
+"""A test bed: one or more real nodes, a real control plane and the sandbox's Azure, in namespaces of one machine."""
+
+import contextlib
+import itertools
+import json
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import yaml
+
+from podidentity.version import VERSION
+from podidentity_sandbox.azure import AzureFiles
+from podidentity_sandbox.namespaces import Namespaces, orphaned, sweep
+from podidentity_sandbox.network import METADATA_ADDRESS
+from tests.kubectl_and_helm import Commands
+from tests.realnode import oci
+from tests.realnode.azure import Azure
+from tests.realnode.cgroups import ROOT as CGROUPS
+from tests.realnode.cgroups import Cgroup
+from tests.realnode.configuration import PAUSE_IMAGE, REPOSITORY, chart_values, kubelet
+from tests.realnode.control_plane import ControlPlane
+from tests.realnode.node import Node
+from tests.realnode.options import OUTSIDE_ADDRESS, NodeAddresses, Options
+from tests.realnode.processes import wait_for
+from tests.realnode.programs import BUILD, ROOT, build_images, find_programs
+
+CHART: Final = ROOT / "deploy" / "charts" / "aad-pod-identity"
+TRUST: Final = "etc/ssl/certs/ca-certificates.crt"
+"""The trust store in the images."""
+OUTSIDE: Final = "outside"
+NAMESPACE: Final = "identity"
+RELEASE: Final = "aad-pod-identity"
+NMI: Final = f"daemonset/{RELEASE}-nmi"
+NMI_LABELS: Final = "app.kubernetes.io/component=nmi"
+READY_SECONDS: Final = 60
+INSTALL_SECONDS: Final = 80
+_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+_instances = itertools.count()
+
+
+class Bed:
+    """The test bed. Use it in a `with` block, from the main thread. Everything is removed at the end of the block.
+
+    It prints one line for each step to the standard error.
+    """
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self.folder = Path()
+        self.namespaces = Namespaces(f"realnode{next(_instances)}")
+        self.azure = Azure(self.namespaces, OUTSIDE)
+        self.nodes: list[Node] = []
+        self.plane: ControlPlane
+        self.commands: Commands
+        self.files: AzureFiles
+        self._cleanup = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with _without_interrupts():
+            self._cleanup.close()
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """Return the standard output of kubectl. Raise CommandError if it fails."""
+        return self.commands.kubectl(*arguments, stdin=stdin)
+
+    def objects(self, kind: str, *arguments: str) -> list[dict[str, Any]]:
+        """Return the objects of a kind that kubectl lists."""
+        return list(json.loads(self.kubectl("get", kind, "--output=json", *arguments))["items"])
+
+    def apply(self, *documents: Mapping[str, Any]) -> None:
+        """Create or change objects."""
+        self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(documents))
+
+    def install(
+        self, values: Mapping[str, Any] | None = None, *, command: str = "install", flags: Sequence[str] = ()
+    ) -> None:
+        """Install the chart, or upgrade to it, with *values* over the test bed's, and wait until all pods are Ready.
+
+        Raise CommandError.
+        """
+        file = self.folder / "values.yaml"
+        file.write_text(yaml.safe_dump(merged(chart_values(), values or {})))
+        where = (f"--namespace={NAMESPACE}", "--create-namespace", f"--values={file}")
+        self.commands.helm(command, RELEASE, str(CHART), *where, "--wait", f"--timeout={INSTALL_SECONDS}s", *flags)
+        self.wait_for_nmi()
+
+    def uninstall(self) -> None:
+        """Uninstall the chart and wait until its pods have ended. Raise CommandError."""
+        self.commands.helm("uninstall", RELEASE, f"--namespace={NAMESPACE}", "--wait", f"--timeout={INSTALL_SECONDS}s")
+        self.kubectl("wait", "--for=delete", "pods", "--all", f"--namespace={NAMESPACE}", "--timeout=60s")
+
+    def wait_for_nmi(self) -> None:
+        """Wait until the rollout of NMI is complete on every node. Raise CommandError."""
+        self.kubectl("rollout", "status", NMI, f"--namespace={NAMESPACE}", f"--timeout={INSTALL_SECONDS}s")
+
+    def nmi_pod(self, node: str = "") -> str:
+        """Return the name of NMI's pod on a node, by default the first."""
+        selected = f"--field-selector=spec.nodeName={node or self.nodes[0].name}"
+        found = self.objects("pods", f"--namespace={NAMESPACE}", f"--selector={NMI_LABELS}", selected)
+        return next(str(each["metadata"]["name"]) for each in found if "deletionTimestamp" not in each["metadata"])
+
+    def nmi_pid(self, node: Node | None = None) -> int:
+        """Return the process id of NMI in the pid namespace of a node, by default the first."""
+        found = (node or self.nodes[0]).run(
+            "pgrep", "--full", "^/opt/podidentity/bin/python3 .*/opt/podidentity/bin/nmi"
+        )
+        return int(found.split()[0])
+
+    def wait_for_nodes(self, count: int | None = None) -> None:
+        """Wait until *count* nodes, by default all, are Ready. Raise BedError."""
+
+        def ready() -> bool:
+            conditions = (
+                condition
+                for each in self.objects("nodes")
+                for condition in each["status"].get("conditions", ())
+                if condition["type"] == "Ready" and condition["status"] == "True"
+            )
+            return len(list(conditions)) >= (len(self.nodes) if count is None else count)
+
+        wait_for(ready, READY_SECONDS, f"nodes not Ready; see the logs in {self.folder}")
+
+    def _start(self) -> None:
+        remove_orphans()
+        images = build_images()
+        BUILD.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=f"bed-{self.namespaces.full_name('')}", dir=BUILD))
+        self._cleanup.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        programs = find_programs(self.folder / "bin", legacy_iptables=self.options.legacy_iptables)
+        self._cleanup.callback(self.namespaces.delete_all)
+        self._make_outside()
+        self.azure.start()
+        self._cleanup.callback(self.azure.stop)
+        self.files = self.azure.write_files(self.folder)
+        self.plane = ControlPlane(programs.testplane, self.namespaces, OUTSIDE, self.folder / "plane")
+        self._say("starting the control plane")
+        self.plane.start()
+        self._cleanup.callback(self.plane.stop)
+        self.commands = self.plane.commands()
+        self.azure.trust_cluster(self.plane.folder)
+        archives = self._derive_images(images, programs.pause)
+        for number in range(self.options.nodes):
+            node = Node(
+                f"node-{number}",
+                NodeAddresses(number),
+                self.options,
+                programs,
+                self.namespaces,
+                self.folder / f"node-{number}",
+            )
+            self._say(f"starting {node.name}")
+            self._add(node)
+            for archive in archives:
+                node.import_image(archive)
+            node.start_kubelet()
+            node.start_kube_proxy()
+        self.wait_for_nodes()
+
+    def _make_outside(self) -> None:
+        self.namespaces.create(OUTSIDE)
+        self.namespaces.set_sysctl(OUTSIDE, {"net/ipv4/ip_forward": "1"})
+        addresses = (METADATA_ADDRESS, OUTSIDE_ADDRESS)
+        self.namespaces.inside(OUTSIDE, [f"address add {each}/32 dev lo" for each in addresses])
+
+    def _add(self, node: Node) -> None:
+        node.vm = self.azure.add_node(node.name, node.addresses.number, scale_set=self.options.scale_set)
+        authority = self.plane.authority
+        node.etc = {
+            "kubernetes/azure.json": self.files.cloud_config.read_text(),
+            "kubernetes/cloud.json": self.files.environment.read_text(),
+            "kubernetes/ca.crt": (self.plane.folder / "ca.crt").read_text(),
+            "kubernetes/resolv.conf": f"nameserver {OUTSIDE_ADDRESS}\n",
+            "kubernetes/kubelet.yaml": kubelet(node.addresses.pods, node.vm),
+            "kubernetes/kubelet.kubeconfig": authority.kubeconfig(f"system:node:{node.name}", "system:nodes"),
+            "kubernetes/kube-proxy.kubeconfig": authority.kubeconfig("system:kube-proxy"),
+        }
+        node.folder.mkdir()
+        self.nodes.append(node)
+        self._cleanup.callback(node.remove)
+        node.connect(OUTSIDE)
+        node.boot()
+
+    def _derive_images(self, images: Path, program: Path) -> list[Path]:
+        """Return archives of the images in which the programs trust the sandbox's certificate authority.
+
+        They also describe the sandbox's cloud to NMI, for which the chart has no value.
+        """
+        derived = self.folder / "images"
+        derived.mkdir()
+        pause = derived / "pause.tar"
+        entry = {"pause": program.read_bytes()}
+        oci.write_image(pause, PAUSE_IMAGE, entry, "/pause", _ARCHITECTURES[platform.machine()])
+        archives = [pause]
+        trusted = oci.read_file(images / "mic.tar", TRUST)
+        files = {
+            TRUST: trusted + self.files.certificates.read_bytes(),
+            "etc/sandbox-cloud.json": self.files.environment.read_bytes(),
+        }
+        for name in ("nmi", "mic", "demo"):
+            archive = derived / f"{name}.tar"
+            environment = {"AZURE_ENVIRONMENT_FILEPATH": "/etc/sandbox-cloud.json"} if name == "nmi" else {}
+            oci.add_layer(images / f"{name}.tar", archive, f"{REPOSITORY}/{name}:{VERSION}", files, environment)
+            archives.append(archive)
+        return archives
+
+    def _say(self, step: str) -> None:
+        print(step, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def merged(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *values* with those of *others* added, as helm merges several files of values."""
+    result = dict(values)
+    for key, value in others.items():
+        ours = result.get(key)
+        result[key] = merged(ours, value) if isinstance(ours, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def remove_orphans() -> None:
+    """Remove what the test beds of killed processes left: processes, network namespaces, cgroups and files."""
+    sweep()
+    cgroups = {path.name for root in (CGROUPS, *CGROUPS.glob("*")) for path in root.glob("podid-*") if path.is_dir()}
+    for name in sorted(filter(orphaned, cgroups)):
+        Cgroup(name).remove()
+    for folder in BUILD.glob("bed-*"):
+        if orphaned(folder.name.removeprefix("bed-")):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C in the block, so that a second one does not interrupt the removal."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,205 @@
+"""One real node in namespaces: containerd, kubelet and kube-proxy."""
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from podidentity_sandbox.namespaces import Namespaces
+from tests.realnode import configuration
+from tests.realnode.cgroups import Cgroup
+from tests.realnode.options import NodeAddresses, Options
+from tests.realnode.processes import BedError, Process, wait_for
+from tests.realnode.programs import HERE, Programs
+
+START_SECONDS: Final = 30
+COMMAND_SECONDS: Final = 120
+_ENTER: Final = 'procs=$1; shift; for file in $procs; do echo $$ >"$file"; done; exec "$@"'
+"""A shell that enters cgroups, then becomes another command: `sh -c _ENTER NAME "FILE FILE" COMMAND...`."""
+
+
+@dataclass
+class Node:
+    """A node by its *name*. Its files are in *folder*; `disk` in it outlives a reboot."""
+
+    name: str
+    addresses: NodeAddresses
+    options: Options
+    programs: Programs
+    namespaces: Namespaces
+    folder: Path
+    vm: str = ""
+    """The resource id of the node's VM."""
+    etc: dict[str, str] = field(default_factory=dict)
+    """The content of the files below /etc, by their path."""
+    containerd: Process = field(init=False)
+    kubelet: Process = field(init=False)
+    kube_proxy: Process = field(init=False)
+    _first: Process | None = field(default=None, init=False)
+    _started: list[Process] = field(default_factory=list, init=False)
+
+    @property
+    def cgroup(self) -> Cgroup:
+        return Cgroup(self.namespaces.full_name(self.name))
+
+    @property
+    def cable(self) -> str:
+        """The outside end of the node's cable."""
+        return f"node{self.addresses.number}"
+
+    def connect(self, outside: str) -> None:
+        """Create the network namespace, connected to that of the name *outside*, and the cgroup."""
+        self.namespaces.create(self.name)
+        self.namespaces.link(self.name, "eth0", outside, self.cable)
+        here = self.addresses
+        self.namespaces.inside(
+            self.name, [f"address add {here.node}/24 dev eth0", f"route add default via {here.gateway}"]
+        )
+        self.namespaces.inside(
+            outside, [f"address add {here.gateway}/24 dev {self.cable}", f"route add {here.pods} via {here.node}"]
+        )
+        self.namespaces.set_sysctl(self.name, {"net/ipv4/ip_forward": "1"})
+        self.cgroup.create()
+
+    def boot(self) -> None:
+        """Start the first process, with new namespaces for all but the network, and containerd. Raise BedError."""
+        self._write_files()
+        (self.folder / "ready").unlink(missing_ok=True)
+        unshare = ("unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL", "--uts", "--ipc", "--cgroup")
+        controllers = " ".join(self.cgroup.controllers)
+        self._first = Process(
+            [
+                *("sh", "-c", _ENTER, "enter", " ".join(map(str, self.cgroup.entrances))),
+                *("nsenter", f"--net=/run/netns/{self.namespaces.full_name(self.name)}", *unshare),
+                *("--propagation", "private", "sh", str(HERE / "first_process.sh"), str(self.folder), self.name),
+                controllers,
+            ],
+            self.folder / "first_process.log",
+            forks=1,
+        )
+        wait_for((self.folder / "ready").exists, START_SECONDS, f"no first process; see {self._first.log}")
+        self.start_containerd()
+
+    def start_containerd(self) -> None:
+        """Start containerd and wait until it serves. Raise BedError."""
+        self.containerd = self.start("containerd", str(self.programs.containerd), "-c", "/etc/containerd/config.toml")
+        wait_for(lambda: self.done(str(self.programs.ctr), "version").returncode == 0, START_SECONDS, "no containerd")
+
+    def start_kubelet(self) -> None:
+        self.kubelet = self.start(
+            "kubelet",
+            *(str(self.programs.testplane), "kubelet", "--config=/etc/kubernetes/kubelet.yaml", "--v=2"),
+            *("--kubeconfig=/etc/kubernetes/kubelet.kubeconfig", f"--hostname-override={self.name}"),
+            *(f"--node-ip={self.addresses.node}", "--root-dir=/var/lib/kubelet"),
+        )
+
+    def start_kube_proxy(self) -> None:
+        self.kube_proxy = self.start(
+            "kube-proxy",
+            str(self.programs.testplane),
+            "kube-proxy",
+            "--config=/etc/kubernetes/kube-proxy.yaml",
+            "--v=2",
+        )
+
+    def start(self, log: str, *command: str) -> Process:
+        """Start a program of the node. Its output is appended to the file *log*.log."""
+        started = Process(self.command(command), self.folder / f"{log}.log", forks=1)
+        self._started.append(started)
+        return started
+
+    def run(self, *command: str) -> str:
+        """Return the standard output of a program of the node. Raise BedError if it fails."""
+        done = self.done(*command)
+        if done.returncode != 0:
+            raise BedError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def done(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the node. Return its result, also if it fails."""
+        return subprocess.run(
+            self.command(command), capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS
+        )
+
+    def import_image(self, archive: Path) -> None:
+        """Import an image for the kubelet's pods. Raise BedError."""
+        self.run(str(self.programs.ctr), "--namespace=k8s.io", "images", "import", str(archive))
+
+    def reboot(self) -> None:
+        """Kill all processes, reset the network's rules, and boot from the old disk without kubelet and kube-proxy."""
+        self._kill()
+        for interface in self._interfaces():
+            self.namespaces.inside(self.name, [f"link delete {interface}"])
+        for command in (("nft", "flush", "ruleset"), ("iptables-legacy", "--table=nat", "--flush")):
+            subprocess.run(self.namespaces.command(self.name, command), check=False, capture_output=True)
+        self.namespaces.set_sysctl(self.name, {"net/ipv4/conf/all/route_localnet": "0"})
+        self.cgroup.remove_children()
+        self.boot()
+
+    def remove(self) -> None:
+        """Kill all processes of the node and remove cgroup, network namespace and disk."""
+        self._kill()
+        self.cgroup.remove()
+        self.namespaces.delete(self.name)
+        # The kernel releases the mounts after the last process has ended.
+        for _ in range(20):
+            shutil.rmtree(self.folder / "disk", ignore_errors=True)
+            shutil.rmtree(self.folder / "overlay", ignore_errors=True)
+            if not (self.folder / "disk").exists():
+                break
+            time.sleep(0.1)
+
+    @property
+    def log_folder(self) -> Path:
+        """The directory /var/log/pods of the node."""
+        return self.folder / "disk" / "log" / "pods"
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """Return the command line that runs *command* on the node. Raise BedError if the node does not run."""
+        if self._first is None:
+            raise BedError(f"the node {self.name} does not run")
+        return [
+            *("sh", "-c", _ENTER, "enter", " ".join(map(str, self.cgroup.later_entrances))),
+            *("nsenter", "--target", str(self._first.pid), "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup"),
+            *("env", f"PATH={self.programs.path}", *command),
+        ]
+
+    def _kill(self) -> None:
+        """Kill the first process, and by that all processes of its pid namespace."""
+        if self._first is not None:
+            self._first.stop(signal.SIGKILL)
+            self._first = None
+        while self._started:
+            self._started.pop().stop(signal.SIGKILL)
+
+    def _interfaces(self) -> list[str]:
+        listed = subprocess.run(
+            self.namespaces.command(self.name, ["ip", "-oneline", "link"]), capture_output=True, text=True, check=True
+        ).stdout
+        names = [line.split(":")[1].strip().partition("@")[0] for line in listed.splitlines()]
+        return [each for each in names if each not in {"lo", "eth0"}]
+
+    def _write_files(self) -> None:
+        files = {
+            "containerd/config.toml": configuration.containerd(str(self.programs.cni_plugins)),
+            "cni/net.d/10-realnode.conflist": configuration.cni(self.options, self.addresses.pods),
+            "kubernetes/kube-proxy.yaml": configuration.kube_proxy(self.options, self.name),
+            "hostname": f"{self.name}\n",
+            "hosts": f"127.0.0.1 localhost\n{self.addresses.node} {self.name}\n",
+            **self.etc,
+        }
+        for path, text in files.items():
+            file = self.folder / "etc" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)
+            file.write_text(text)
+        for setting, value in configuration.SHARED_SYSCTLS.items():
+            file = self.folder / "sysctls" / setting
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{value}\n")
+        if not (self.folder / "pause").exists():
+            shutil.copy2(self.programs.pause, self.folder / "pause")

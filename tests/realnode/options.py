@@ -1,0 +1,73 @@
+"""The options of a test bed, and the addresses that follow from them.
+
+Every bed has network namespaces of its own, so that two beds on one machine use the same addresses without conflict.
+"""
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Final, Literal
+
+OUTSIDE_ADDRESS: Final = "10.98.0.1"
+"""The address of the API server, AAD and ARM, outside of the nodes."""
+SERVICE_RANGE: Final = "10.96.0.0/16"
+API_SERVICE: Final = "10.96.0.1"
+POD_RANGE: Final = "10.244.0.0/16"
+API_PORT: Final = 6443
+AAD_PORT: Final = 8443
+ARM_PORT: Final = 8444
+NODES_MAX: Final = 9
+
+Cni = Literal["bridge", "ptp"]
+ProxyMode = Literal["iptables", "nftables"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The kind of nodes of a test bed."""
+
+    nodes: int = 1
+    cni: Cni = "bridge"
+    """`bridge`: pods of a node share a bridge. `ptp`: each pod has a link of its own to the node."""
+    proxy: ProxyMode = "iptables"
+    legacy_iptables: bool = False
+    """Whether the node's own `iptables` is the legacy one, which kube-proxy then uses."""
+    scale_set: str = ""
+    """The scale set whose instances the nodes are; empty: each node is a VM."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.nodes <= NODES_MAX:
+            raise ValueError(f"a test bed has 1 to {NODES_MAX} nodes, not {self.nodes}")
+        if self.legacy_iptables and self.proxy == "nftables":
+            raise ValueError("legacy iptables is an option of kube-proxy's mode iptables only")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddresses:
+    """The addresses of one node by its *number*, from 0."""
+
+    number: int
+
+    @property
+    def node(self) -> str:
+        """The node's own address."""
+        return f"10.97.{self.number}.10"
+
+    @property
+    def gateway(self) -> str:
+        """The outside end of the node's cable."""
+        return f"10.97.{self.number}.1"
+
+    @property
+    def pods(self) -> str:
+        """The range of the node's pods."""
+        return f"10.244.{self.number}.0/24"
+
+    @property
+    def networks(self) -> tuple[ipaddress.IPv4Network, ...]:
+        """The source addresses of the node's requests to IMDS: its own, and those of its pods."""
+        return (ipaddress.IPv4Network(f"{self.node}/32"), ipaddress.IPv4Network(self.pods))
+
+
+def is_pod(address: str) -> bool:
+    """Return whether *address* is a pod's, and not a node's."""
+    return ipaddress.ip_address(address) in ipaddress.ip_network(POD_RANGE)

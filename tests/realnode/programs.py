@@ -1,0 +1,79 @@
+"""The programs of a node: Debian's containerd, runc and CNI plugins, and the binary of tests/testplane."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.realnode.processes import BedError
+from tests.testplane import up
+
+HERE: Final = Path(__file__).parent
+ROOT: Final = HERE.parents[1]
+BUILD: Final = ROOT / "build" / "node"
+PACKAGES: Final = BUILD / "packages"
+IMAGES: Final = ROOT / "build" / "images"
+SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+LEGACY: Final = Path("/usr/sbin/xtables-legacy-multi")
+LEGACY_NAMES: Final = tuple(
+    f"{family}{action}" for family in ("iptables", "ip6tables") for action in ("", "-save", "-restore")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Paths of the programs, and the PATH for processes of a node."""
+
+    testplane: Path
+    containerd: Path
+    ctr: Path
+    cni_plugins: Path
+    pause: Path
+    path: str
+
+
+def find_programs(folder: Path, *, legacy_iptables: bool) -> Programs:
+    """Return the programs. Links for the legacy iptables are created in *folder*.
+
+    Build the pause program and tests/testplane if these sources have not been built yet, which takes minutes. Raise
+    BedError if a package is missing.
+    """
+    containerd = PACKAGES / "usr" / "bin" / "containerd"
+    if not containerd.exists():
+        raise BedError("containerd is missing; run: tools/system-packages node")
+    testplane = up.build()
+    path = f"{PACKAGES}/usr/bin:{PACKAGES}/usr/sbin:{testplane.parent}:{SYSTEM_PATH}"
+    if legacy_iptables:
+        folder.mkdir()
+        for name in LEGACY_NAMES:
+            (folder / name).symlink_to(LEGACY)
+        path = f"{folder}:{path}"
+    return Programs(
+        testplane, containerd, containerd.with_name("ctr"), PACKAGES / "usr" / "lib" / "cni", _pause(), path
+    )
+
+
+def _pause() -> Path:
+    """Return the pause program, compiled statically because a pod's sandbox has no libraries."""
+    source = HERE / "pause.c"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    program = BUILD / f"pause-{digest}"
+    if not program.exists():
+        part = program.with_name(f"{program.name}.{os.getpid()}")
+        subprocess.run(["cc", "-Os", "-static", "-s", "-o", str(part), str(source)], check=True)
+        part.rename(program)
+    return program
+
+
+def build_images() -> Path:
+    """Return the folder of `tools/local-images`, whose images are built first if the sources changed.
+
+    That takes some five minutes. Raise BedError if the build fails.
+    """
+    done = subprocess.run([str(ROOT / "tools" / "local-images"), "once"], cwd=ROOT, stdout=sys.stderr, check=False)
+    if done.returncode != 0:
+        raise BedError(f"tools/local-images failed; see {IMAGES / 'log'}")
+    return IMAGES

@@ -1,0 +1,67 @@
+"""The table in docs/reliability.md, written from the results of `make e2e-node`: `python -m tests.realnode.report`."""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tests.realnode.evaluation import Result
+from tests.realnode.programs import ROOT
+from tests.realnode.scenario import RESULTS
+from tests.testplane import up
+
+DOCUMENT: Final = ROOT / "docs" / "reliability.md"
+BEGIN: Final = "<!-- results: make e2e-node -->"
+END: Final = "<!-- end of results -->"
+
+
+def table(results: Sequence[Result], circumstances: str) -> str:
+    """Return the results as a table, with a line about the *circumstances* of the run."""
+    rows = [
+        f"| {each.scenario} | {each.interruption_seconds:.1f} | {each.refused} | {each.failed} | {each.leaked} "
+        f"| {each.wrong} |"
+        for each in results
+    ]
+    return "\n".join(
+        [
+            "| event | interruption (s) | refused | failed | leaked | wrong identity |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+            circumstances,
+        ]
+    )
+
+
+def replaced(document: str, content: str) -> str:
+    """Return *document* with *content* between the two marks. Raise ValueError if a mark is missing."""
+    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    if not pattern.search(document):
+        raise ValueError(f"the document has no section from {BEGIN} to {END}")
+    return pattern.sub(lambda _: f"{BEGIN}\n{content}\n{END}", document)
+
+
+def circumstances() -> str:
+    """Return the machine and the version of the sources as a sentence."""
+    command = ["git", "log", "-1", "--format=%cs, commit %h"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return f"Run: {commit}; {os.cpu_count()} cores, Linux {platform.release()}, Kubernetes {up.VERSION}."
+
+
+def main(results: Path = RESULTS, document: Path = DOCUMENT) -> None:
+    """Write the results into the document. Exit with a message if there are none."""
+    try:
+        found = msgspec.json.decode(results.read_bytes(), type=list[Result])
+    except FileNotFoundError:
+        sys.exit(f"{results} is missing; run: make e2e-node")
+    document.write_text(replaced(document.read_text(), table(found, circumstances())))
+
+
+if __name__ == "__main__":
+    main()

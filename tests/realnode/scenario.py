@@ -1,0 +1,105 @@
+"""Scenarios on a test bed: an action while prober pods send requests, and what the pods and IMDS saw of it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from podidentity_sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, identity_id
+from tests.realnode.bed import Bed
+from tests.realnode.evaluation import Probe, Prober, Result, evaluate, parse_log
+from tests.realnode.manifests import binding, identity, prober
+from tests.realnode.processes import wait_for
+from tests.realnode.programs import BUILD
+
+RESULTS: Final = BUILD / "results.json"
+BEFORE_SECONDS: Final = 1.0
+"""Time before the action in which the requests must succeed."""
+GOOD_PROBES: Final = 20
+"""A prober has recovered after this number of good requests in a row: two seconds."""
+RECOVERY_SECONDS: Final = 60.0
+
+
+@dataclass
+class Scenarios:
+    """Prober pods on the first node of *bed*, and the results so far."""
+
+    bed: Bed
+    results: list[Result] = field(default_factory=list)
+    expected: dict[str, str] = field(
+        default_factory=lambda: {
+            "with-0": f"token {DEMO_IDENTITY}",
+            "with-1": f"token {DEMO_IDENTITY}",
+            "without": "",
+        }
+    )
+    """The pods' names and the outcomes of their requests; empty for the pod without an identity."""
+
+    def create_probers(self) -> None:
+        """Create the demo's identity, its binding and the prober pods. Wait for their first tokens. Raise BedError."""
+        node = {"nodeName": self.bed.nodes[0].name}
+        self.bed.apply(
+            identity(DEMO_IDENTITY, identity_id(DEMO_IDENTITY), DEMO_CLIENT_ID),
+            binding(DEMO_IDENTITY),
+            *(
+                prober(name, selector=DEMO_IDENTITY if expected else "", **node)
+                for name, expected in self.expected.items()
+            ),
+        )
+        self.wait_for_recovery(time.time(), RECOVERY_SECONDS)
+
+    def measure(self, name: str, action: Callable[[], object], *, recovery_seconds: float = RECOVERY_SECONDS) -> Result:
+        """Run *action* and return its effect on the pods, measured until each pod gets tokens again.
+
+        Raise BedError if a pod gets none within *recovery_seconds* after the action.
+        """
+        self.wait_for_recovery(time.time(), RECOVERY_SECONDS)
+        begin = time.time()
+        time.sleep(BEFORE_SECONDS)
+        action()
+        self.wait_for_recovery(time.time(), recovery_seconds)
+        result = self.evaluate(name, begin)
+        self.results.append(result)
+        return result
+
+    def evaluate(self, name: str, since: float) -> Result:
+        """Return the effect of what happened from *since* on, in Unix seconds."""
+        probers = [Prober(expected, self.probes(pod, since)) for pod, expected in self.expected.items()]
+        leaked = sum(each.leaked for each in self.bed.azure.requests(since))
+        return evaluate(name, probers, leaked)
+
+    def wait_for_recovery(self, since: float, seconds: float) -> None:
+        """Wait until the last requests from *since* on have the expected outcome. Raise BedError after *seconds*."""
+
+        def recovered() -> bool:
+            return all(
+                is_good(self.probes(pod, since), expected) for pod, expected in self.expected.items() if expected
+            )
+
+        wait_for(recovered, seconds, "the pods get no tokens")
+
+    def probes(self, pod: str, since: float) -> list[Probe]:
+        """Return the requests of a prober pod from *since* on, of all its containers so far."""
+        folders = self.bed.nodes[0].log_folder.glob(f"default_{pod}_*/main")
+        logs = sorted((log for folder in folders for log in folder.glob("*.log")), key=_number)
+        probes = [probe for log in logs for probe in parse_log(log.read_text(errors="replace"))]
+        return sorted((probe for probe in probes if probe.at >= since), key=lambda probe: probe.at)
+
+    def save(self) -> None:
+        """Write the results where `python -m tests.realnode.report` finds them."""
+        if self.results:
+            RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(self.results)))
+
+
+def is_good(probes: Sequence[Probe], expected: str) -> bool:
+    """Return whether the last GOOD_PROBES requests have the *expected* outcome."""
+    last = probes[-GOOD_PROBES:]
+    return len(last) == GOOD_PROBES and all(each.outcome == expected for each in last)
+
+
+def _number(log: Path) -> float:
+    """Return the sort key of a log: the time of its last change, because a restart adds a file."""
+    return log.stat().st_mtime

@@ -1,0 +1,26 @@
+"""The test bed that the tests of this folder share: one node with a bridge, kube-proxy in mode iptables, the chart."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.realnode.bed import Bed
+from tests.realnode.options import Options
+from tests.realnode.scenario import Scenarios
+
+
+@pytest.fixture(scope="session")
+def bed() -> Iterator[Bed]:
+    """A test bed with the chart installed with the default values."""
+    with Bed(Options()) as started:
+        started.install()
+        yield started
+
+
+@pytest.fixture(scope="session")
+def scenarios(bed: Bed) -> Iterator[Scenarios]:
+    """Prober pods on the test bed. The results are saved for docs/reliability.md at the end."""
+    made = Scenarios(bed)
+    made.create_probers()
+    yield made
+    made.save()

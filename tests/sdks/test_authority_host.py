@@ -1,0 +1,45 @@
+"""Tests of SDKs that honour AZURE_POD_IDENTITY_AUTHORITY_HOST, with every way in which they combine path and host.
+
+They need no root: the pods are loopback addresses.
+"""
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from podidentity_sandbox.sandbox import Sandbox, Settings
+from tests.sdks.applications import Application
+from tests.sdks.stage import Stage
+
+pytestmark = [pytest.mark.needs("honours_authority_host"), pytest.mark.asyncio(loop_scope="session")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def loopback(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    """Yield a stage with one node, whose pods are loopback addresses."""
+    async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
+        yield Stage(sandbox, tmp_path_factory.mktemp("home"))
+
+
+async def test_a_selector_selects_the_second_of_two(application: Application, selector: str, loopback: Stage) -> None:
+    await loopback.identity("first")
+    second = await loopback.identity("second")
+    pod = await loopback.pod("first", "second")
+    said = await loopback.run(application, pod, selector, loopback.ids(second)[selector])
+    assert said.claims["appid"] == second.client_id
+
+
+async def test_a_pod_without_identity_gets_an_error(application: Application, loopback: Stage) -> None:
+    said = await loopback.run(application, await loopback.pod(labelled=False))
+    assert said.tokens == ()
+    assert said.error
+    assert said.seconds < 20
+
+
+@pytest.mark.needs("honours_authority_host", "chain")
+async def test_the_chain_finds_the_managed_identity(application: Application, loopback: Stage) -> None:
+    first = await loopback.identity("first")
+    said = await loopback.run(application, await loopback.pod("first"), kind="chain")
+    assert said.claims["appid"] == first.client_id

@@ -1,0 +1,27 @@
+"""Test of the caches: an application sends NMI one request for two tokens, and the next application causes no call to
+IMDS.
+"""
+
+import pytest
+
+from tests.sdks.applications import Application
+from tests.sdks.stage import Stage
+
+pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def test_sdk_and_nmi_cache_a_token(application: Application, stage: Stage) -> None:
+    """Also show that the SDK understands expires_in and expires_on; otherwise it would request a token each time."""
+    name = f"cached-for-{application.name.replace('.', '-')}"
+    await stage.identity(name)
+    pod, imds = await stage.pod(name), stage.sandbox.azure.imds
+    before = len(imds.token_calls)
+    said = await stage.run(application, pod, times=2)
+    assert len(set(said.tokens)) == 1
+    assert len(said.tokens) == 2
+    assert (await stage.answers(pod))[200] == 1
+    assert len(imds.token_calls) == before + 1
+    again = await stage.run(application, pod)
+    assert again.tokens == said.tokens[:1]
+    assert (await stage.answers(pod))[200] == 2
+    assert len(imds.token_calls) == before + 1
