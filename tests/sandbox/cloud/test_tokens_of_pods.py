@@ -60,7 +60,7 @@ async def assign(city: Sandbox, name: str) -> tuple[ManagedIdentity, ExecutionCo
         objects = await city.cluster.client.list(ASSIGNED_IDENTITIES)
         return any(found.spec.pod == name and found.status.status == ASSIGNED for found in objects)
 
-    await eventually(assigned)
+    await eventually(assigned, city)
     return identity, context
 
 
@@ -85,7 +85,7 @@ async def place_of(city: Sandbox, document: dict[str, Any], labels: dict[str, st
     async def running() -> bool:
         return (await city.cluster.client.get(PODS, "default", name)).status.phase == "Running"
 
-    await eventually(running)
+    await eventually(running, city)
     context = city.cluster.kubelets["node-0"].context("default", name)
     assert context is not None
     return context
