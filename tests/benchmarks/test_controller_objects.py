@@ -3,7 +3,7 @@
 import json
 
 from benchmarks.controller import stream
-from benchmarks.controller.feeding import EVENTS, feed
+from benchmarks.controller.reading_cost import EVENTS, feed
 from benchmarks.controller.stream import Size
 from podidentity.kube.decoding import decode_event, decode_list
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL, NODES, PODS

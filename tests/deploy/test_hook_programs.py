@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.installing import Cluster
+from tests.deploy.helm_cluster import Cluster
 from tests.old_authority import old_server
 from tests.testplane import up
 from tools.chart.rendering import CHART, Object, render

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.minting import AUDIENCE, NAMED, NMI, NODE, OPEN, OTHER, OWN, WIDE, Bound, Caller, Minting
+from tests.deploy.token_clients import AUDIENCE, NAMED, NMI, NODE, OPEN, OTHER, OWN, WIDE, Bound, Caller, Minting
 from tests.testplane import up
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(240)]

@@ -22,7 +22,7 @@ FOREIGN = "three"
 PODS = ("a", "b", "c")
 
 
-class Lives(RuleBasedStateMachine):
+class PodStates(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.cluster = Cluster()
@@ -157,5 +157,5 @@ class Lives(RuleBasedStateMachine):
             self.come_to_rest()
 
 
-Lives.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-TestLives = Lives.TestCase
+PodStates.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLives = PodStates.TestCase

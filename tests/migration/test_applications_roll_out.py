@@ -10,7 +10,7 @@ from podidctl.migration.federation.applications import cluster_remarks, is_rolle
 from podidctl.migration.federation.schema import ApplicationState
 from podidctl.migration.federation.selection import select
 from podidentity.exits import StartError
-from tests.migration.federating import TENANT, Federation, cluster, federation
+from tests.migration.federation_sandbox import TENANT, Federation, cluster, federation
 from tests.migration.objects import binding, identity
 from tests.migration.workloads import account, cron_job, pod, workload
 

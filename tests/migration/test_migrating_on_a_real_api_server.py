@@ -13,7 +13,7 @@ import pytest
 
 from podidentity.resources import BINDINGS, IDENTITIES
 from tests.conftest import apply_definitions
-from tests.mic.preview.asking import Answer, run
+from tests.mic.preview.run_programs import Answer, run
 from tests.migration.objects import binding, identity
 from tests.testplane import up
 

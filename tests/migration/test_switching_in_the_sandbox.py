@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.mic.little_cloud import ASSIGNED
-from tests.migration.federating import Federation, federation
+from tests.mic.emulated_cloud import ASSIGNED
+from tests.migration.federation_sandbox import Federation, federation
 
 NAMESPACE = "/namespaces/default"
 NOTE = "aadpodidentity.k8s.io/migrated-from"

@@ -50,13 +50,13 @@ class HandLoop:
         return bool(select.select([self.epoll], [], [], 0)[0])
 
 
-def nobody(connection: Any) -> Any:
+def no_lane(connection: Any) -> Any:
     raise AssertionError(connection)
 
 
 @contextmanager
 def listening(limits: Limits | None = None) -> Iterator[tuple[HandLoop, socket.socket, Lane]]:
-    loop, lane = HandLoop(), Lane(index=Index(), general=nobody, limits=limits or Limits())
+    loop, lane = HandLoop(), Lane(index=Index(), general=no_lane, limits=limits or Limits())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         lane.start(cast("asyncio.AbstractEventLoop", loop), listener)
@@ -81,7 +81,7 @@ def test_a_connection_without_memory_is_closed_and_not_counted() -> None:
 
 
 def test_a_socket_that_is_not_listening_is_rejected() -> None:
-    lane = Lane(index=Index(), general=nobody, limits=Limits())
+    lane = Lane(index=Index(), general=no_lane, limits=Limits())
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.setblocking(False)

@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.load.nginx import nginx
 from benchmarks.load.node import Node
+from benchmarks.load.node_servers import NodeServers
 from benchmarks.load.peers.starting import on_aiohttp, plain
 from benchmarks.load.servers import METADATA, TOKEN_PATH, Listening, ask, check
-from benchmarks.load.world import World
 from podidentity_sandbox.processes import ProgramError
 from tests.benchmarks.servers.conftest import PODS
 
@@ -19,7 +19,7 @@ POD = "127.1.0.7"
 
 
 @pytest.fixture(scope="module")
-def answer(around: World, nmi: Node) -> bytes:
+def answer(around: NodeServers, nmi: Node) -> bytes:
     return nmi.answer(around.pods[0])
 
 

@@ -13,8 +13,8 @@ from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.kubeapi.history import Change
 from podidentity_sandbox.kubeapi.store import Store
 from podidentity_sandbox.machines import SYSTEM, Machine
+from tests.mic.emulated_cloud import ASSIGNED
 from tests.mic.history.oracle import Document, annotation, dying, needs, resource_of
-from tests.mic.little_cloud import ASSIGNED
 
 On = tuple[str, str]
 """Host and identity, both lower-case ids."""

@@ -125,7 +125,7 @@ class Cluster:
         """Deliver *resource* as an event of that watch."""
         self.cluster_cache.watches.by_name[watch].objects.handler.upserted(None, resource)
 
-    def told_gone(self, resource: Resource, watch: str = "pods") -> None:
+    def deliver_deletion(self, resource: Resource, watch: str = "pods") -> None:
         """Deliver the removal of *resource* as an event of that watch."""
         self.cluster_cache.watches.by_name[watch].objects.handler.deleted(resource)
 

@@ -50,7 +50,7 @@ async def test_the_assigned_identities_of_a_pod_are_limited_and_mics_come_first(
         assert entry.assigned[0].binding == "z-of-mic"
         assert len(entry.assigned) == ASSIGNED_MAX
         for number in range(MANY):
-            cluster.told_gone(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
+            cluster.deliver_deletion(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
         assert assigned(cluster) == 1
         assert beyond(cluster) == 0
 
@@ -64,7 +64,7 @@ async def test_one_event_of_thousands_for_one_pod_costs_under_a_millisecond() ->
         costs = []
         for _ in range(10):
             began = time.process_time()
-            cluster.told_gone(named("a0000", "aaa-evil"), "assigned_identities")
+            cluster.deliver_deletion(named("a0000", "aaa-evil"), "assigned_identities")
             cluster.told(named("a0000", "aaa-evil"), "assigned_identities")
             costs.append(time.process_time() - began)
         assert min(costs) < 0.002
@@ -80,7 +80,7 @@ async def test_bindings_of_one_selector_are_limited_in_managed_mode() -> None:
         assert entry is not None
         assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(BINDINGS_MAX)]
         assert beyond(cluster) == MANY - BINDINGS_MAX
-        cluster.told_gone(binding("b0000"), "bindings")
+        cluster.deliver_deletion(binding("b0000"), "bindings")
         assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(1, BINDINGS_MAX + 1)]
 
 

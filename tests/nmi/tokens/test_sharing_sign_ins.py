@@ -17,7 +17,7 @@ from nmi.tokens.source import PolicyError
 from podidentity.azure.errors import AzureError
 from podidentity.resources import SecretReference
 from podidentity_sandbox.tokens import read_claims
-from tests.nmi.tokens.signing_in import NAMESPACE, RESOURCE, Bench
+from tests.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, Bench
 
 REQUEST = TokenRequest(RESOURCE)
 

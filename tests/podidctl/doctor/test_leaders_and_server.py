@@ -11,7 +11,7 @@ from podidctl.doctor.gather import server_clock
 from podidctl.doctor.schema import Level
 from podidctl.doctor.state import Locks, Right, Rights, ServerState, StoredObjects
 from podidentity.kube.lock_records import LockRecord
-from tests.podidctl.examined import bad, definition, examined, held, one
+from tests.podidctl.doctor_inputs import bad, definition, examined, held, one
 
 NAME = ("default", "aad-pod-identity-mic")
 OLD = "2026-01-01T11:00:00Z"

@@ -34,8 +34,8 @@ from tests.nmi.identity.shapes import (
     identity,
     pod,
 )
-from tests.podidctl.asked import facts, labelled, rules
 from tests.podidctl.federated import WELL
+from tests.podidctl.prediction_inputs import facts, labelled, rules
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 

@@ -8,7 +8,7 @@ from mic.azure.identities import GONE, Attached, HostIdentities
 from podidctl.diagnosis.decision import Outcome
 from podidctl.diagnosis.input import NmiPods
 from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod, resource_id
-from tests.podidctl.asked import broken, labelled, nmi_pod, only, rules, told
+from tests.podidctl.prediction_inputs import broken, labelled, nmi_pod, only, rules, told
 
 NOBODY = {
     "nowhere": NmiPods(),

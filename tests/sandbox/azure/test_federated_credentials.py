@@ -29,7 +29,7 @@ from podidentity_sandbox.kubeapi.statuses import StatusError
 from podidentity_sandbox.proofs import ASSERTION_TYPE
 from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.tokens import read_claims
-from tests.nmi.tokens.signing_in import rsa_key
+from tests.nmi.tokens.sign_in_bench import rsa_key
 from tests.sandbox.azure.conftest import Azure
 from tests.sandbox.azure.test_aad_client_proofs import encoded
 from tests.sandbox.kubeapi.client import Caller
