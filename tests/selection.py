@@ -109,7 +109,7 @@ class Downloads:
             return build()
 
         def checked_tool(name: str) -> Path:
-            self._require(*({"plane", "node"} if name == "kubectl" else {"plane", "tools", "node"}))
+            self._require(*({"plane", "node"} if name in {"actionlint", "kubectl"} else {"plane", "tools", "node"}))
             return tool(name)
 
         patch(up, "build", checked_build)

@@ -4,14 +4,16 @@ import logging
 
 import pytest
 
-from mic.cluster.mirror_pods import IGNORED, LINES_BURST, MirrorPods
+from mic.cluster.mirror_pods import IGNORED, OMISSION, REPORTS, MirrorPods
 from mic.preview.dry_run import Snapshot
 from mic.preview.left_out import left_out
+from podidentity.kube.object_reports import GROUP_SHARE
 from podidentity.resources import Pod
 from tests.mic.cluster import Cluster, binding, identity, node, pod, vm_id
 from tests.mic.reconcile_bench import reconcile_bench
 
 VM = vm_id("n0")
+NODE_REPORTS = int(REPORTS.burst * GROUP_SHARE)
 
 
 class Recorded:
@@ -72,7 +74,12 @@ async def test_thousands_of_mirror_pods_do_not_fill_the_log(caplog: pytest.LogCa
         with caplog.at_level(logging.WARNING):
             for number in range(2000):
                 handler.upserted(None, pod(f"m{number}", mirror=True))
-        assert len(caplog.records) <= LINES_BURST + 1
+            handler.upserted(None, pod("other", node="n1", mirror=True))
+        lines = [vars(each).get("pod") or each.message for each in caplog.records]
+        assert lines == [*(f"default/m{number}" for number in range(NODE_REPORTS)), OMISSION, "default/other"]
+        await stage.recorder.flushed()
+        events = [each["involvedObject"]["name"] for each in stage.api.store.list("events")]
+        assert sorted(events) == sorted([*(f"m{number}" for number in range(NODE_REPORTS)), "other"])
 
 
 def test_a_plan_lists_it_among_the_ignored_objects() -> None:

@@ -197,10 +197,10 @@ async def test_a_suspended_pod_does_not_win_the_address_although_it_started_late
         evidence(bench)
         bench.cluster.put_pod(pod("rival", started=30))
         await until(lambda: len(bench.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
-        await bench.cluster.cluster_cache._ask_about(ADDRESS)
+        await bench.cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
         assert bench.cluster.at(ADDRESS) is None
         entry.lift()
-        await bench.cluster.cluster_cache._ask_about(ADDRESS)
+        await bench.cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
         assert bench.cluster.at(ADDRESS) is entry, "the neighbour that passes"
 
 
@@ -257,13 +257,14 @@ async def test_a_read_that_shows_the_pod_alone_at_its_address_lifts_the_suspensi
 @pytest.mark.parametrize("change", ["gone", "namesake", "finished"])
 async def test_a_read_that_does_not_find_the_pod_removes_it(change: str) -> None:
     async with running_issuer(policy=BRIEF, watching=False) as bench:
+        still_owns = bench.cluster.cluster_cache.ownership_reads.still_owns
         uid = bench.cluster.put_pod(pod(phase="Succeeded" if change == "finished" else "Running"))
         bench.cluster.told(pod(uid="uid-former" if change == "namesake" else uid))
         if change == "gone":
             bench.cluster.delete_pod()
         entry = bench.cluster.at(ADDRESS)
         assert entry is not None
-        assert not await bench.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert not await still_owns(entry, ADDRESS)
         assert entry.gone
 
 
@@ -277,31 +278,33 @@ NOT_CONFIRMING: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", NOT_CONFIRMING)
 async def test_a_read_that_does_not_show_it_running_there_lifts_nothing(case: str) -> None:
     async with running_issuer(policy=BRIEF, watching=False) as bench:
+        still_owns = bench.cluster.cluster_cache.ownership_reads.still_owns
         bench.cluster.cluster_cache.network_listed([VETH, ROUTE])
         uid = bench.cluster.put_pod(pod(**NOT_CONFIRMING[case]))
         bench.cluster.told(pod(uid=uid))
         entry = bench.cluster.at(ADDRESS)
         assert entry is not None
         evidence(bench)
-        assert not await bench.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert not await still_owns(entry, ADDRESS)
         bench.cluster.put_pod(pod())
-        assert await bench.cluster.cluster_cache._still_has(entry, ADDRESS), "the neighbour that passes"
+        assert await still_owns(entry, ADDRESS), "the neighbour that passes"
 
 
 async def test_a_read_that_shows_another_live_pod_there_too_lifts_nothing() -> None:
     async with running_issuer(policy=BRIEF, watching=False) as bench:
+        still_owns = bench.cluster.cluster_cache.ownership_reads.still_owns
         uid = bench.cluster.put_pod(pod())
         bench.cluster.told(pod(uid=uid))
         entry = bench.cluster.at(ADDRESS)
         assert entry is not None
         bench.cluster.put_pod(pod("rival"))
-        assert not await bench.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert not await still_owns(entry, ADDRESS)
         bench.cluster.put_pod(pod(started=60))
-        assert await bench.cluster.cluster_cache._still_has(entry, ADDRESS), "it was started later than the rival"
+        assert await still_owns(entry, ADDRESS), "it was started later than the rival"
         bench.cluster.put_pod(pod("rival", started=90))
-        assert not await bench.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert not await still_owns(entry, ADDRESS)
         bench.cluster.put_pod(pod("rival", phase="Succeeded"))
-        assert await bench.cluster.cluster_cache._still_has(entry, ADDRESS)
+        assert await still_owns(entry, ADDRESS)
 
 
 async def test_a_read_without_a_response_lifts_nothing_and_is_repeated() -> None:

@@ -372,7 +372,7 @@ async def walk(run: Run, random_steps: RandomSteps, *, gaps: bool) -> None:
                 run.list_again()
         else:
             if chance < 0.1:
-                await run.cluster_cache._ask_about(random_steps.random.choice(ADDRESSES))
+                await run.cluster_cache.ownership_reads.find_owner(random_steps.random.choice(ADDRESSES))
             run.deliver(random_steps.random.choice([0, 1, 1, 2, 100]))
         run.check_kept()
         if not run.on_the_way:

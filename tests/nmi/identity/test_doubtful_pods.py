@@ -3,8 +3,9 @@
 import asyncio
 from typing import Any
 
-from nmi.identity.cluster_cache import GONE, DecisionInput
+from nmi.identity.cluster_cache import DecisionInput
 from nmi.identity.decide import Wait
+from nmi.identity.ownership_reads import GONE
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
 from podidentity_sandbox.kubeapi.statuses import StatusError

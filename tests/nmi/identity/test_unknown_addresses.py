@@ -237,7 +237,7 @@ async def both_listed(cluster: Cluster, web: int, former: int) -> PodEntry | Non
     put_two_pods_at_one_address(cluster)
     cluster.put_pod(pod(started=web))
     cluster.put_pod(pod("former", started=former))
-    await cluster.cluster_cache._ask_about(ADDRESS)
+    await cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
     return cluster.at(ADDRESS)
 
 
@@ -265,11 +265,11 @@ async def test_a_terminating_successor_never_returns_the_address_to_the_former_o
             cluster.api.store.delete("pods", "web", "ns")
         else:
             cluster.put_pod(ended(pod(), 90))
-        await cluster.cluster_cache._ask_about(ADDRESS)
+        await cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
         entry = cluster.at(ADDRESS)
         assert entry is None or entry.key == "ns/web"
         cluster.put_pod(pod("former", started=120))
-        await cluster.cluster_cache._ask_about(ADDRESS)
+        await cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert entry.key == "ns/former", "it has been made again since"
@@ -292,7 +292,7 @@ async def overtaken(cluster: Cluster, change: Callable[[], object]) -> bool:
         return answer
 
     with patch.object(cluster.cluster_cache._reads, "at_address", slow):
-        return await cluster.cluster_cache._ask_about(ADDRESS)
+        return await cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
 
 
 async def contested(cluster: Cluster) -> tuple[str, str]:
@@ -350,7 +350,7 @@ async def test_a_read_that_is_older_than_an_event_adds_and_removes_no_pod() -> N
 async def test_a_pod_whose_containers_restarted_contests_its_address_again() -> None:
     async with running_cluster(watching=False) as cluster:
         former, _ = await contested(cluster)
-        await cluster.cluster_cache._ask_about(ADDRESS)
+        await cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert entry.key == "ns/web"
