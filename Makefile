@@ -11,6 +11,10 @@ NATIVE := $(wildcard _native/*.pyx _native/*.pxd)
 STARTED := $(shell date +%s)
 TOOK = @echo "make $@: passed $$(($$(date +%s) - $(STARTED))) seconds after the start of make"
 
+# Some environments forbid Python to store compiled modules. Each test process and each started program would then
+# compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .NOTPARALLEL:
 .PHONY: help setup demo cluster check test test-all test-plane test-measures test-sdks test-images audit lint format docs \
 	e2e e2e-node node fuzz handover model mutants soak hostile-objects bench bench-quick bench-controller image sbom local-images lock clean

@@ -24,7 +24,7 @@ _IDS: Final = tuple(
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
-Kind = TypeVar("Kind", bound="AzureError")
+E = TypeVar("E", bound="AzureError")
 
 
 class AzureError(Exception):
@@ -58,7 +58,7 @@ class AzureError(Exception):
         """Return an equal error without traceback and context, which can be stored and raised repeatedly."""
         return self.taken_for(type(self))
 
-    def taken_for(self, kind: type[Kind]) -> Kind:
+    def taken_for(self, kind: type[E]) -> E:
         """Return this error as an error of *kind*, for a caller that knows its meaning."""
         return kind(
             self.message,

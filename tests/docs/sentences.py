@@ -5,6 +5,7 @@ error, so that no sentence is missed.
 """
 
 import ast
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -50,17 +51,25 @@ def refusals() -> list[Sentence]:
 
 def calls(module: ast.Module, names: set[str]) -> Iterator[tuple[Function | None, ast.Call]]:
     """Yield each call of one of *names*, with the innermost function that contains it."""
+    for name, function, call in _named_calls(module):
+        if name in names:
+            yield function, call
 
-    def within(node: ast.AST, function: Function | None) -> Iterator[tuple[Function | None, ast.Call]]:
+
+@functools.cache
+def _named_calls(module: ast.Module) -> list[tuple[str, Function | None, ast.Call]]:
+    """Return each call of a plain name, with the name and the innermost function that contains the call."""
+
+    def within(node: ast.AST, function: Function | None) -> Iterator[tuple[str, Function | None, ast.Call]]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             function = node
         # A pattern of a match statement (`case Refusal():`) is not a call in the tree.
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
-            yield function, node
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield node.func.id, function, node
         for child in ast.iter_child_nodes(node):
             yield from within(child, function)
 
-    yield from within(module, None)
+    return list(within(module, None))
 
 
 def _of(call: ast.Call, function: Function | None, modules: list[ast.Module]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -12,12 +12,12 @@ from mic.azure.compute import Compute
 from mic.azure.errors import (
     AzureError,
     BadIdentities,
-    Conflict,
     Missing,
     Refused,
     SignInFailed,
     Throttled,
     Unreachable,
+    UpdateConflict,
 )
 from mic.azure.identities import GONE, HostIdentities, change
 from podidentity.azure.clouds import Cloud
@@ -150,7 +150,7 @@ async def test_a_type_change_of_a_stale_version_is_a_conflict(arm_under_test: Ar
     await put(arm_under_test, on, "one")
     planned = change(stale, [identity_id("two")], [])
     assert planned is not None
-    with pytest.raises(Conflict):
+    with pytest.raises(UpdateConflict):
         await arm_under_test.compute.update(on, planned)
     assert arm_under_test.arm.vm(vm_id()).identities == {identity_id("one").lower()}
 

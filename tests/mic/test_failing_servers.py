@@ -18,6 +18,8 @@ from podidentity_sandbox.faults import FakeResponse, FaultProxy, Mode, StatusPro
 from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
 
+pytestmark = pytest.mark.programs
+
 TROUBLE_SECONDS: Final = 3.0
 REQUESTS_MOST: Final = 120
 """In that time, for five watches, the lease and the writes of a few objects together: tens; a busy loop thousands."""

@@ -9,6 +9,8 @@ import pytest
 from podidentity.kube.transport import CONNECTIONS_MAX
 from tests.mic.emulated_cloud import emulated_cloud
 
+pytestmark = pytest.mark.programs
+
 LEASE_SECONDS = 4.0
 PODS = CONNECTIONS_MAX + 20
 

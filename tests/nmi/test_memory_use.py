@@ -9,6 +9,8 @@ import sys
 import uuid
 from pathlib import Path
 
+import pytest
+
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL
 from podidentity_sandbox.directory import ManagedIdentity
 from tests.soak.pods import NAMESPACE, Slot, assigned_identity, selector
@@ -36,6 +38,7 @@ def test_unused_features_load_no_heavy_packages() -> None:
     assert len(loaded) <= MODULES_MAX
 
 
+@pytest.mark.programs
 async def test_250_pods_that_all_send_requests_are_served_within_the_limit() -> None:
     async with SoakNode(20) as soak_node:
         slots = [

@@ -5,6 +5,7 @@ Azure refuses, one that somebody else put there, and a scale set whose nodes sha
 end of that is the end of every other run.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -75,6 +76,12 @@ def play(kill_at: int, moment: Moment) -> tuple[State, list[Call]]:
         return _state(simulated), simulated.gate.calls
 
 
+@functools.cache
+def undisturbed() -> tuple[State, list[Call]]:
+    """Return the final state and the calls of the scenario in which no process is killed."""
+    return play(-1, Moment.BEFORE)
+
+
 def _wait(simulated: SimulatedCluster) -> None:
     for _ in range(int(BETWEEN_SECONDS / 0.25)):
         simulated.pass_time(0.25)
@@ -99,7 +106,7 @@ def _state(simulated: SimulatedCluster) -> State:
 
 
 def test_the_undisturbed_run_reaches_the_desired_state() -> None:
-    (objects, hosts), _ = play(-1, Moment.BEFORE)
+    (objects, hosts), _ = undisturbed()
     assert {name: about[0] for name, about in objects.items()} == {
         "default/web-default-one": "Assigned",
         "default/web-default-two": "Assigned",
@@ -114,9 +121,9 @@ def test_the_undisturbed_run_reaches_the_desired_state() -> None:
 def test_a_process_killed_at_any_call_leaves_nothing_that_the_next_one_does_not_repair(
     moment: Moment, share: int
 ) -> None:
-    undisturbed, calls = play(-1, moment)
+    expected, calls = undisturbed()
     assert len(calls) > 40
     for number in range(share, len(calls), SHARES):
         end, seen = play(number, moment)
         about = f"killed {moment}: call {number}, {seen[number].method} {seen[number].path}"
-        assert end == undisturbed, about
+        assert end == expected, about

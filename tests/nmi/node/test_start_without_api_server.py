@@ -15,6 +15,8 @@ from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.node.machines import Machine
 from tests.nmi.node.unavailable_api_server import Away, start_without_api_server
 
+pytestmark = pytest.mark.programs
+
 ACTIVE_SECONDS = 20.0
 
 

@@ -60,7 +60,7 @@ async def assign(shared_sandbox: Sandbox, name: str) -> tuple[ManagedIdentity, E
         objects = await shared_sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
         return any(found.spec.pod == name and found.status.status == ASSIGNED for found in objects)
 
-    await eventually(assigned)
+    await eventually(assigned, shared_sandbox)
     return identity, context
 
 
@@ -85,7 +85,7 @@ async def place_of(shared_sandbox: Sandbox, document: dict[str, Any], labels: di
     async def running() -> bool:
         return (await shared_sandbox.cluster.client.get(PODS, "default", name)).status.phase == "Running"
 
-    await eventually(running)
+    await eventually(running, shared_sandbox)
     context = shared_sandbox.cluster.kubelets["node-0"].context("default", name)
     assert context is not None
     return context
