@@ -95,7 +95,7 @@ class Bench:
             log_progress("control")
             self.found.control = closed_loop.control(benchmark_node, self.cores, self.control_pace)
             self._closed(cases.ON_A_FULL_NODE, benchmark_node)
-            self._meanwhile(benchmark_node)
+            self._disturbances(benchmark_node)
 
     def _closed(self, loads: tuple[Load, ...], benchmark_node: BenchmarkNode) -> None:
         for load in loads:
@@ -103,7 +103,7 @@ class Bench:
                 log_progress(load.title)
                 self.found.cases.append(closed_loop.measured(load, benchmark_node, self.cores, self.pace))
 
-    def _meanwhile(self, benchmark_node: BenchmarkNode) -> None:
+    def _disturbances(self, benchmark_node: BenchmarkNode) -> None:
         log_progress("open loop")
         seconds = 2.0 if self.quick else 5.0
         self.found.open_loop = open_loop.at_rates(

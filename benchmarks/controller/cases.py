@@ -172,7 +172,7 @@ async def rolling_restart(case_servers: CaseServers, operation: float) -> Row:
     return row
 
 
-async def slow_beside_fast(case_servers: CaseServers) -> Row:
+async def slow_next_to_fast(case_servers: CaseServers) -> Row:
     """Measure a pod on a VM with an operation of 5 s, while a set has an operation of 40 s."""
     slow = await case_servers.nodes(case_servers.scale_set("slow", 3, 40.0), "slow")
     fast = await case_servers.nodes([case_servers.vm("fast", 5.0)], "fast")

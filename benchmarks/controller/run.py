@@ -86,7 +86,7 @@ async def slow(made: CaseServers) -> AsyncIterator[Row]:
         for each in await asyncio.gather(
             cases.one_pod(made, 40.0, 1),
             cases.forty_pods(made, 40.0, 1),
-            cases.slow_beside_fast(made),
+            cases.slow_next_to_fast(made),
             cases.one_bad(made),
         ):
             yield each

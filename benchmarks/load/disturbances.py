@@ -22,7 +22,7 @@ from benchmarks.results import Background
 
 WARM_SECONDS: Final = 0.5
 HITS: Final = "hits"
-BESIDE: Final = "beside"
+CONCURRENT: Final = "concurrent"
 CONNECTIONS: Final = 64
 STALL_US: Final = 5_000.0
 RELIST_SECONDS: Final = 1.5
@@ -52,7 +52,7 @@ class Concurrent:
 
 def measured(what: Disturbance, benchmark_node: BenchmarkNode, seconds: float) -> tuple[Background, ...]:
     """Return a row of cached requests with the other clients' errors, and a row of these clients if `own` names it."""
-    beside, before = _concurrent(what, benchmark_node, seconds), benchmark_node.node_servers.counts()
+    concurrent, before = _concurrent(what, benchmark_node, seconds), benchmark_node.node_servers.counts()
     hits = Group(
         HITS,
         CONNECTIONS,
@@ -61,27 +61,27 @@ def measured(what: Disturbance, benchmark_node: BenchmarkNode, seconds: float) -
         (requests.plain(),),
         rate=cases.BACKGROUND_RATE,
     )
-    if beside.first:
-        beside.first()
+    if concurrent.first:
+        concurrent.first()
     try:
         with (
-            _noise(benchmark_node, beside.noise, seconds) as noise,
+            _noise(benchmark_node, concurrent.noise, seconds) as noise,
             benchmark_node.load(
-                benchmark_node.node, [hits, *beside.clients], seconds, warm_seconds=WARM_SECONDS
+                benchmark_node.node, [hits, *concurrent.clients], seconds, warm_seconds=WARM_SECONDS
             ) as running,
-            repeated(beside.again, beside.seconds),
+            repeated(concurrent.again, concurrent.seconds),
         ):
             run = running.wait()
             others = noise.wait().groups if noise else {}
     finally:
-        if beside.last:
-            beside.last()
+        if concurrent.last:
+            concurrent.last()
     requests_sent = sum(each.requests for each in others.values())
     text = f"{what.text}{_description(what, before, benchmark_node.node_servers.counts(), requests_sent)}"
     row = _row(what.key, what.title, text, run.groups[HITS], errors_of(others.values()))
     if not what.own:
         return (row,)
-    return row, _row(f"{what.key}-own", what.own, f"as in the row above, {what.text}", run.groups[BESIDE])
+    return row, _row(f"{what.key}-own", what.own, f"as in the row above, {what.text}", run.groups[CONCURRENT])
 
 
 def _description(what: Disturbance, before: Counts, after: Counts, noise: int) -> str:
@@ -116,8 +116,8 @@ def errors_of(groups: Iterable[Measured]) -> int:
 
 def _concurrent(what: Disturbance, benchmark_node: BenchmarkNode, seconds: float) -> Concurrent:
     (other,) = addresses(cases.BACKGROUND_PODS + 1, benchmark_node.first_pod)[-1:]
-    slowly = partial(Group, BESIDE, 16, benchmark_node.first_pod, cases.BACKGROUND_PODS, rate=SLOW_RATE)
-    beside: Mapping[str, Callable[[], Concurrent]] = {
+    slowly = partial(Group, CONCURRENT, 16, benchmark_node.first_pod, cases.BACKGROUND_PODS, rate=SLOW_RATE)
+    concurrent: Mapping[str, Callable[[], Concurrent]] = {
         cases.NOTHING.key: Concurrent,
         cases.RELIST.key: lambda: Concurrent(again=benchmark_node.node_servers.relist, seconds=RELIST_SECONDS),
         cases.EVENTS.key: lambda: Concurrent(
@@ -143,7 +143,7 @@ def _concurrent(what: Disturbance, benchmark_node: BenchmarkNode, seconds: float
         ),
         cases.PASSED_ON.key: lambda: Concurrent(clients=(slowly(requests=(requests.instance_metadata(),)),)),
     }
-    return beside[what.key]()
+    return concurrent[what.key]()
 
 
 def _scrape(benchmark_node: BenchmarkNode) -> None:

@@ -38,7 +38,7 @@ class Pair:
             name="mic",
             identity=identity,
             duration_seconds=seconds,
-            beside_reference=True,
+            with_go_implementation=True,
         )
         return elector, self._run(elector.run())
 

@@ -1,4 +1,4 @@
-"""A round of the demo: the four lines that the reference's demo has, and that one failure does not hide the others."""
+"""A run of the demo: it prints the Go implementation's four lines, and one failure does not hide the others."""
 
 import dataclasses
 

@@ -80,7 +80,7 @@ class PodStates(RuleBasedStateMachine):
 
     @rule(host=st.sampled_from(HOSTS))
     def work(self, host: str) -> None:
-        """One round for one host."""
+        """Run one reconcile pass of one host."""
         self.checked_round(host, {}, look=True)
 
     @rule(host=st.sampled_from(HOSTS), refused=st.sampled_from(["", *NAMES]), look=st.booleans())

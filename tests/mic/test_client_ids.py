@@ -151,12 +151,13 @@ async def test_an_identity_recreated_on_azure_is_read_before_its_object_is_blame
     bind(stage, HONEST)
     await stage.reconcile()
     key = identity_id("own").lower()
-    anew = "0c000000-0000-0000-0000-000000000003"
+    recreated_client_id = "0c000000-0000-0000-0000-000000000003"
     stage.hosts.state = replace(
-        stage.hosts.state, attached={**stage.hosts.state.attached, key: Attached(identity_id("own"), anew)}
+        stage.hosts.state,
+        attached={**stage.hosts.state.attached, key: Attached(identity_id("own"), recreated_client_id)},
     )
     stage.time.now += DOUBT_SECONDS + 1
-    stage.view.identities.upserted(HONEST, identity("own", client_id=anew))
+    stage.view.identities.upserted(HONEST, identity("own", client_id=recreated_client_id))
     await stage.reconcile()
     await stage.reconcile()
     assert stage.statuses() == {"web-default-own": "Assigned"}

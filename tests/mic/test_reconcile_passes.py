@@ -528,13 +528,13 @@ async def test_a_direct_write_that_the_api_server_rejects_is_retried_by_the_pass
     assert await stage.reconcile() == PassResult(again_after=REFUSED_SECONDS)
 
 
-@pytest.mark.parametrize("beside", ["assign", "revoke"])
+@pytest.mark.parametrize("direct", ["assign", "revoke"])
 async def test_a_direct_write_whose_pass_ended_is_sent_next_to_the_following_pass(
-    stage: ReconcileBench, beside: str
+    stage: ReconcileBench, direct: str
 ) -> None:
     federate(stage, "web")
-    neighbour = {"assign": stage.host_reconciler.assign, "revoke": stage.host_reconciler.revoke}[beside]
-    if beside == "revoke":
+    neighbour = {"assign": stage.host_reconciler.assign, "revoke": stage.host_reconciler.revoke}[direct]
+    if direct == "revoke":
         await stage.reconcile()
         stage.view.pods.deleted(pod("web"))
     round_ = asyncio.create_task(stage.reconcile())
@@ -547,4 +547,4 @@ async def test_a_direct_write_whose_pass_ended_is_sent_next_to_the_following_pas
     assert await asking == PassResult(again_after=STALE_SECONDS)
     assert await neighbour(VM) == PassResult()
     (left,) = stage.api.store.list(ASSIGNED)
-    assert ("deletionTimestamp" in left["metadata"]) == (beside == "revoke")
+    assert ("deletionTimestamp" in left["metadata"]) == (direct == "revoke")

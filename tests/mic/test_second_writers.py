@@ -1,4 +1,4 @@
-"""Somebody else changes the host between MIC's GET and its PATCH: with etags, which are heeded, and without."""
+"""Another writer changes the host between MIC's GET and PATCH, with and without etags."""
 
 from collections.abc import AsyncIterator, Callable, Iterable
 
@@ -112,11 +112,11 @@ async def test_the_real_program_keeps_a_concurrently_added_system_assigned_ident
     own = cloud.directory.add_identity(identity_id("own"))
     machine = cloud.arm.vm(set_id())
 
-    def meanwhile(request: Recorded) -> None:
+    def before_patch(request: Recorded) -> None:
         if request.method == "POST" and "azureassignedidentities" in request.path and not machine.types:
             machine.enable_system(own)  # MIC has looked, and now writes its record
 
-    cloud.api.intercept = meanwhile
+    cloud.api.intercept = before_patch
     await cloud.mic()
     cloud.pod("web", "s0")
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})

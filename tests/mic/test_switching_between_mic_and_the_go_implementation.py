@@ -1,6 +1,6 @@
 """A rolling migration from the reference to `python -m mic`, back, and there again, on the real API server.
 
-The reference is a stand-in that elects itself as client-go does, and leaves objects and Azure as the reference does.
+A replacement of the Go implementation elects itself as client-go does, and leaves objects and Azure in its state.
 """
 
 import asyncio

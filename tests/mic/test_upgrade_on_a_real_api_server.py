@@ -1,5 +1,5 @@
 """The type upgrade against the real kube-apiserver: what it keeps, drops and demands of embedded objects; and MIC on
-the definitions that the reference's chart leaves on a cluster."""
+the definitions that the Go implementation's chart leaves on a cluster."""
 
 import asyncio
 from collections.abc import Callable

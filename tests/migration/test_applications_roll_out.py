@@ -120,8 +120,8 @@ def test_applications_are_selected_by_name_or_namespace() -> None:
     assert select((), "b", every) == [2]
     assert select(("b/x", "y"), "", every) == [2, 3]
     assert select(("x",), "a", every) == [1]
-    with pytest.raises(StartError, match="AzureIdentity b/nobody: podidctl migrate plan"):
-        select(("a/x", "b/nobody"), "", every)
+    with pytest.raises(StartError, match="AzureIdentity b/missing: podidctl migrate plan"):
+        select(("a/x", "b/missing"), "", every)
 
 
 @pytest.fixture

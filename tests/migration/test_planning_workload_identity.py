@@ -79,7 +79,7 @@ def test_workloads_with_different_identities_may_not_share_one() -> None:
 
 
 def test_a_taken_name_gets_a_suffix() -> None:
-    taken = account("web", "someone-elses")
+    taken = account("web", "another-teams")
     made = planned(workload(), ("StatefulSet", workload()), accounts=[taken])
     assert [each.name for each in made.accounts] == ["web-identity", "web-identity3"]
 

@@ -85,7 +85,7 @@ async def running_issuer(
 ) -> AsyncIterator[IssuerBench]:
     """*retry_delays*: how often, and after how long, IMDS is tried again; here, once unless said otherwise.
 
-    *sources*: besides that of type 0. *for_exempt*: there is a source of the node's own identities.
+    *sources*: in addition to that of type 0. *for_exempt*: there is a source of the node's own identities.
     """
     async with (
         running_cluster(**cluster_cache) as cluster,

@@ -232,7 +232,7 @@ async def test_imds_lag_beyond_the_budget_is_a_retryable_refusal() -> None:
 async def test_an_unknown_type_is_refused_and_the_log_names_the_known_ones(type_: int) -> None:
     async with running_issuer() as bench:
         entry = await bench.with_pod(assigned=False)
-        bench.cluster.told(assigned_identity(type_=type_), "assigned_identities")
+        bench.cluster.deliver(assigned_identity(type_=type_), "assigned_identities")
         assert entry.assigned
         refusal = await bench.refused()
         assert refusal.reason is Reason.POLICY

@@ -204,7 +204,7 @@ async def test_a_pod_that_loses_its_address_during_the_request_gets_nothing(end:
         changes: dict[str, Callable[[], object]] = {
             "deleted": bench.cluster.delete_pod,
             "successor": lambda: succeed(bench),
-            "rival": lambda: bench.cluster.told(pod("rival", uid="uid-2")),
+            "rival": lambda: bench.cluster.deliver(pod("rival", uid="uid-2")),
         }
         answer = await while_asking(bench, entry, changes[end])
         assert isinstance(answer, Refusal)

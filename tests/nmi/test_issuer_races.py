@@ -78,7 +78,7 @@ async def test_a_successor_at_the_address_does_not_get_its_predecessors_token() 
 async def test_a_second_pod_at_the_address_during_the_fetch_ends_the_request() -> None:
     async with running_issuer() as bench:
         await bench.with_pod()
-        request = await while_fetching(bench, lambda: bench.cluster.told(pod("rival", uid="uid-2")))
+        request = await while_fetching(bench, lambda: bench.cluster.deliver(pod("rival", uid="uid-2")))
         answer = await asyncio.wait_for(request, DEADLINE)
         assert isinstance(answer, Refusal)
         assert answer.reason is Reason.UNKNOWN_ADDRESS
@@ -135,13 +135,13 @@ async def test_a_force_refreshed_token_replaces_the_ready_answers_with_the_old_o
         both = ("10.0.0.2", "10.0.0.3")
         await until(lambda: all((it := bench.cluster.at(address)) and it.assigned for address in both))
         before = [await bench.issued(REQUEST, peer) for peer in (ADDRESS, "10.0.0.2", "10.0.0.3")]
-        anew = await bench.issued(FORCE_REFRESH)
-        assert anew.token.access_token != before[0].token.access_token
-        assert anew.generation == entry.record.generation
+        refreshed = await bench.issued(FORCE_REFRESH)
+        assert refreshed.token.access_token != before[0].token.access_token
+        assert refreshed.generation == entry.record.generation
         assert before[0].record.generation != before[0].generation
         assert before[1].record.generation != before[1].generation
         assert before[2].record.generation == before[2].generation
-        assert (await bench.issued(REQUEST, "10.0.0.2")).token == anew.token
+        assert (await bench.issued(REQUEST, "10.0.0.2")).token == refreshed.token
         assert len(bench.imds.calls) == 3
 
 
@@ -157,7 +157,7 @@ ENDS_DURING_FETCH: dict[str, dict[str, Any]] = {
 async def doubtful_while_fetching(bench: IssuerBench, ahead: float, **changes: Any) -> "Issued | RawAnswer | Refusal":
     """Return the response to a pod in deletion that becomes like *changes* during its fetch."""
     uid = bench.cluster.put_pod(pod())
-    bench.cluster.told(pod(uid=uid, deleting=True))
+    bench.cluster.deliver(pod(uid=uid, deleting=True))
     bench.imds.gate.clear()
     request = asyncio.create_task(bench.issue())
     await asyncio.wait_for(bench.imds.arrived.wait(), DEADLINE)

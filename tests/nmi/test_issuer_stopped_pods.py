@@ -59,7 +59,7 @@ async def test_a_state_that_only_the_read_of_a_pod_being_deleted_shows_counts_to
     changes, refusal = STOPPED[state]
     async with running_issuer(policy=BRIEF, watching=False) as bench:
         uid = bench.cluster.put_pod(pod(**changes))
-        bench.cluster.told(pod(uid=uid, deleting=True))
+        bench.cluster.deliver(pod(uid=uid, deleting=True))
         assert await bench.refused() == refusal
         assert len(bench.cluster.reads()) == 1
 
@@ -109,7 +109,7 @@ async def test_an_exempt_stopped_pod_gets_none_of_the_nodes_own_identities_eithe
 
 async def test_without_a_response_to_reads_a_stopped_pod_is_not_served() -> None:
     async with running_issuer(policy=BRIEF, watching=False) as bench:
-        bench.cluster.told(pod(terminated=True, deleting=True))
+        bench.cluster.deliver(pod(terminated=True, deleting=True))
         await bench.cluster.api.stop()
         assert await bench.refused() == TERMINATED
 

@@ -79,10 +79,10 @@ async def test_a_token_being_fetched_at_that_moment_is_not_granted() -> None:
 async def test_without_the_api_server_a_suspended_pod_is_not_served_and_a_pod_without_evidence_is() -> None:
     async with running_issuer(policy=BRIEF, watching=False) as bench:
         bench.cluster.cluster_cache.network_listed([VETH, ROUTE])
-        bench.cluster.told(pod())
-        bench.cluster.told(pod("alive", uid="uid-2", addresses=("10.0.0.2",)))
+        bench.cluster.deliver(pod())
+        bench.cluster.deliver(pod("alive", uid="uid-2", addresses=("10.0.0.2",)))
         for name in ("web", "alive"):
-            bench.cluster.told(assigned_identity(pod_name=name), "assigned_identities")
+            bench.cluster.deliver(assigned_identity(pod_name=name), "assigned_identities")
         await bench.cluster.api.stop()
         await bench.issued()
         evidence(bench)
@@ -207,20 +207,20 @@ async def test_a_suspended_pod_does_not_win_the_address_although_it_started_late
 @pytest.mark.parametrize("order", ["end first", "claimed and left"])
 async def test_a_pod_whose_end_was_noticed_before_the_report_gets_nothing_and_its_successor_does(order: str) -> None:
     async with running_issuer(policy=BRIEF, watching=False) as bench:
-        bench.cluster.told(assigned_identity(), "assigned_identities")
+        bench.cluster.deliver(assigned_identity(), "assigned_identities")
         bench.cluster.cluster_cache.network_listed([VETH, ROUTE])
         before, after = time.time() - 60, time.time() + 2
         if order == "claimed and left":
-            bench.cluster.told(started(before))
-            bench.cluster.told(started(before, addresses=("10.0.0.9",)))
+            bench.cluster.deliver(started(before))
+            bench.cluster.deliver(started(before, addresses=("10.0.0.9",)))
         evidence(bench)
-        bench.cluster.told(started(before))
+        bench.cluster.deliver(started(before))
         entry = bench.cluster.at(ADDRESS)
         assert entry is not None
         assert entry.record.suspended
         assert await bench.refused() == SUSPENDED
         bench.cluster.deliver_deletion(pod())
-        bench.cluster.told(started(after, name="successor", uid="uid-2"))
+        bench.cluster.deliver(started(after, name="successor", uid="uid-2"))
         successor = bench.cluster.at(ADDRESS)
         assert successor is not None
         assert not successor.suspended
@@ -259,7 +259,7 @@ async def test_a_read_that_does_not_find_the_pod_removes_it(change: str) -> None
     async with running_issuer(policy=BRIEF, watching=False) as bench:
         still_owns = bench.cluster.cluster_cache.ownership_reads.still_owns
         uid = bench.cluster.put_pod(pod(phase="Succeeded" if change == "finished" else "Running"))
-        bench.cluster.told(pod(uid="uid-former" if change == "namesake" else uid))
+        bench.cluster.deliver(pod(uid="uid-former" if change == "namesake" else uid))
         if change == "gone":
             bench.cluster.delete_pod()
         entry = bench.cluster.at(ADDRESS)
@@ -281,7 +281,7 @@ async def test_a_read_that_does_not_show_it_running_there_lifts_nothing(case: st
         still_owns = bench.cluster.cluster_cache.ownership_reads.still_owns
         bench.cluster.cluster_cache.network_listed([VETH, ROUTE])
         uid = bench.cluster.put_pod(pod(**NOT_CONFIRMING[case]))
-        bench.cluster.told(pod(uid=uid))
+        bench.cluster.deliver(pod(uid=uid))
         entry = bench.cluster.at(ADDRESS)
         assert entry is not None
         evidence(bench)
@@ -294,7 +294,7 @@ async def test_a_read_that_shows_another_live_pod_there_too_lifts_nothing() -> N
     async with running_issuer(policy=BRIEF, watching=False) as bench:
         still_owns = bench.cluster.cluster_cache.ownership_reads.still_owns
         uid = bench.cluster.put_pod(pod())
-        bench.cluster.told(pod(uid=uid))
+        bench.cluster.deliver(pod(uid=uid))
         entry = bench.cluster.at(ADDRESS)
         assert entry is not None
         bench.cluster.put_pod(pod("rival"))

@@ -84,7 +84,7 @@ class Pods:
             "old one has finished": self._finished,
             "same name": self._namesake,
             "another identity for the same pod": self._relabelled,
-            "nobody for a while": self._vacant,
+            "no pod for a while": self._vacant,
         }
         async with asyncio.TaskGroup() as tasks:
             while True:

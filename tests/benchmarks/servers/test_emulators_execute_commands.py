@@ -12,7 +12,7 @@ from benchmarks.load.servers import TOKEN_PATH, ask
 from podidentity_sandbox.processes import ProgramError
 from tests.benchmarks.servers.conftest import PODS
 
-ANEW = TOKEN_PATH + "&bypass_cache=true"
+FORCE_REFRESH = TOKEN_PATH + "&bypass_cache=true"
 
 
 def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -45,7 +45,7 @@ def test_a_churn_reaches_nmi_as_events_of_both_kinds(around: NodeServers, nmi: N
     until(lambda: max(silent_seconds(nmi)[kind] for kind in ("pods", "assigned_identities")) < 1.0)
     until(lambda: not around.counts().churning)
     assert around.counts().events - before == 200
-    assert nmi.answer(around.pods[0]), "what changed concerns nobody's identity"
+    assert nmi.answer(around.pods[0]), "the change concerns no identity"
 
 
 def test_a_new_churn_ends_the_former_one(around: NodeServers) -> None:
@@ -59,7 +59,7 @@ def test_imds_responds_after_the_configured_delay(around: NodeServers, nmi: Node
     pod, calls = around.pods[0], around.counts().imds_calls
     around.set_imds(delay_ms=300)
     began = time.monotonic()
-    nmi.answer(pod, ANEW)
+    nmi.answer(pod, FORCE_REFRESH)
     assert time.monotonic() - began >= 0.3
     assert around.counts().imds_calls == calls + 1
     around.set_imds()
@@ -69,9 +69,9 @@ def test_imds_responds_after_the_configured_delay(around: NodeServers, nmi: Node
 
 def test_tokens_have_the_configured_lifetime(around: NodeServers, nmi: Node) -> None:
     around.set_imds(token_seconds=900)
-    short = int(json.loads(nmi.answer(around.pods[1], ANEW))["expires_in"])
+    short = int(json.loads(nmi.answer(around.pods[1], FORCE_REFRESH))["expires_in"])
     around.set_imds()
-    long = int(json.loads(nmi.answer(around.pods[1], ANEW))["expires_in"])
+    long = int(json.loads(nmi.answer(around.pods[1], FORCE_REFRESH))["expires_in"])
     assert short <= 900
     assert long > 86_000
 

@@ -58,7 +58,7 @@ def test_the_peers_return_the_remaining_lifetime_of_the_token(peers: list[Listen
         (400, TOKEN_PATH, POD, {}),
         (400, TOKEN_PATH.partition("&")[0], POD, METADATA),
         (404, TOKEN_PATH, "127.1.1.1", METADATA),
-        (404, TOKEN_PATH + "&client_id=somebody-elses", POD, METADATA),
+        (404, TOKEN_PATH + "&client_id=foreign", POD, METADATA),
         (503, TOKEN_PATH + "%2Fnever-fetched", POD, METADATA),
         (404, "/elsewhere", POD, METADATA),
         (200, TOKEN_PATH, POD, METADATA),

@@ -1,7 +1,7 @@
 """MIC is killed at each of its calls in turn, before the call arrives and after it took effect; another one goes on.
 
 One scenario has all that leaves something half done: pods that come, move and go, an identity that changes, one that
-Azure refuses, one that somebody else put there, and a scale set whose nodes share. It is run once undisturbed, and the
+Azure refuses, one that another program attached, and a scale set whose nodes share. It is run once undisturbed, and the
 end of that is the end of every other run.
 """
 

@@ -25,14 +25,14 @@ from tests.mic.emulated_cloud import ROOT, WAIT_SECONDS, emulated_cloud
     ],
 )
 def test_the_flags_are_found_however_mic_was_started(words: list[str]) -> None:
-    assert cli.flags_beside(b"".join(word.encode() + b"\0" for word in words)) == words[-2:]
+    assert cli.flags_of_container(b"".join(word.encode() + b"\0" for word in words)) == words[-2:]
 
 
 @pytest.mark.parametrize(
     "words", [[], ["/sbin/init"], ["/pause"], ["sh", "-c", "mic --adopt-existing"], ["tool", "--name", "mic", "--plan"]]
 )
 def test_another_program_has_no_flags_for_the_plan(words: list[str]) -> None:
-    assert cli.flags_beside(b"".join(word.encode() + b"\0" for word in words)) == []
+    assert cli.flags_of_container(b"".join(word.encode() + b"\0" for word in words)) == []
 
 
 def test_the_flags_of_the_running_mic_yield_to_explicit_flags(

@@ -165,7 +165,7 @@ async def test_a_read_finds_a_pod_that_the_watch_has_not_reported() -> None:
         assert "status.podIP%3D10.0.0.1" in path
         assert "spec.nodeName%3Dnode-1" in path
         # The watch catches up: the same pod, from now on without doubt.
-        cluster.told(pod(uid=uid))
+        cluster.deliver(pod(uid=uid))
         assert cluster.at(ADDRESS) is entry
         assert not entry.doubtful
 
@@ -178,7 +178,7 @@ async def test_a_pod_known_from_a_read_only_does_not_keep_its_address() -> None:
         # The pod ends, and another pod gets the address, before the watch delivers either event.
         cluster.delete_pod()
         uid = cluster.put_pod(pod("successor"))
-        cluster.told(pod("successor", uid=uid))
+        cluster.deliver(pod("successor", uid=uid))
         entry = await cluster.cluster_cache.entry_at(ADDRESS)
         assert entry is not None
         assert entry.name == "successor"
@@ -204,10 +204,10 @@ async def test_an_api_server_that_does_not_answer_leaves_the_address_unknown() -
 def put_two_pods_at_one_address(cluster: Cluster) -> PodEntry:
     """The address is claimed by a real pod, and by one that is gone though the watch has not said so."""
     uid = cluster.put_pod(pod())
-    cluster.told(pod("former", uid="uid-former"))
+    cluster.deliver(pod("former", uid="uid-former"))
     former = cluster.at(ADDRESS)
     assert former is not None
-    cluster.told(pod(uid=uid))
+    cluster.deliver(pod(uid=uid))
     return former
 
 
@@ -227,7 +227,7 @@ async def test_a_read_determines_the_owner_of_the_address() -> None:
         assert entry is not None
         assert entry.key == "ns/web"
         # A third pod with the address causes another read.
-        cluster.told(pod("third", uid="uid-third"))
+        cluster.deliver(pod("third", uid="uid-third"))
         assert cluster.at(ADDRESS) is None
         assert not former.gone
 
@@ -259,7 +259,7 @@ async def test_a_terminating_successor_never_returns_the_address_to_the_former_o
         put_two_pods_at_one_address(cluster)
         uid = cluster.put_pod(pod("former", started=60))
         cluster.deliver_deletion(pod("former", uid="uid-former"))
-        cluster.told(pod("former", uid=uid, started=60))
+        cluster.deliver(pod("former", uid=uid, started=60))
         if change == "deleted":
             cluster.put_pod(pod(started=90))
             cluster.api.store.delete("pods", "web", "ns")
@@ -300,7 +300,7 @@ async def contested(cluster: Cluster) -> tuple[str, str]:
     uids = {}
     for name, second in (("former", 60), ("web", 90)):
         uids[name] = cluster.put_pod(pod(name, started=second))
-        cluster.told(pod(name, uid=uids[name], started=second))
+        cluster.deliver(pod(name, uid=uids[name], started=second))
     return uids["former"], uids["web"]
 
 
@@ -310,10 +310,10 @@ async def test_a_read_that_is_older_than_an_event_determines_no_owner(change: st
         former, web = await contested(cluster)
         cluster.cluster_cache.network_listed([Link(7, "veth7"), Route(bytes((10, 0, 0, 1)), 32, 7, 0)])
         changes: dict[str, Callable[[], object]] = {
-            "third claim": lambda: cluster.told(pod("third", uid="uid-third", started=95)),
-            "started again": lambda: cluster.told(pod("former", uid=former, started=95)),
+            "third claim": lambda: cluster.deliver(pod("third", uid="uid-third", started=95)),
+            "started again": lambda: cluster.deliver(pod("former", uid=former, started=95)),
             "evidence": lambda: cluster.cluster_cache.network_changed([Link(7, "veth7", gone=True)]),
-            "moved": lambda: cluster.told(pod(uid=web, addresses=("10.0.0.9",))),
+            "moved": lambda: cluster.deliver(pod(uid=web, addresses=("10.0.0.9",))),
             "none": lambda: None,
         }
         again = await overtaken(cluster, changes[change])
@@ -333,7 +333,7 @@ async def test_a_read_that_is_older_than_an_event_adds_and_removes_no_pod() -> N
         gone = pod(uid=uid)
 
         def is_added_and_deleted() -> None:
-            cluster.told(gone)
+            cluster.deliver(gone)
             cluster.deliver_deletion(gone)
 
         assert await overtaken(cluster, is_added_and_deleted)
@@ -343,7 +343,7 @@ async def test_a_read_that_is_older_than_an_event_adds_and_removes_no_pod() -> N
         entry = cluster.at(ADDRESS)
         assert entry is not None
         cluster.delete_pod()
-        assert await overtaken(cluster, lambda: cluster.told(pod("other", uid="uid-2")))
+        assert await overtaken(cluster, lambda: cluster.deliver(pod("other", uid="uid-2")))
         assert not entry.gone
 
 
@@ -354,9 +354,9 @@ async def test_a_pod_whose_containers_restarted_contests_its_address_again() -> 
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert entry.key == "ns/web"
-        cluster.told(pod("former", uid=former, started=60, labels={"another": "label"}))
+        cluster.deliver(pod("former", uid=former, started=60, labels={"another": "label"}))
         assert cluster.at(ADDRESS) is entry
-        cluster.told(pod("former", uid=former, started=95))
+        cluster.deliver(pod("former", uid=former, started=95))
         assert cluster.at(ADDRESS) is None
 
 
@@ -372,10 +372,10 @@ async def test_an_event_of_the_watch_determines_the_owner_too() -> None:
 
 async def test_a_contested_address_changes_the_records_generation_so_that_no_decision_outlives_it() -> None:
     async with running_cluster(watching=False) as cluster:
-        cluster.told(pod())
+        cluster.deliver(pod())
         entry = cluster.at(ADDRESS)
         assert entry is not None
         before = entry.record.generation
-        cluster.told(pod("other", uid="uid-2"))
+        cluster.deliver(pod("other", uid="uid-2"))
         assert entry.record.generation != before
         assert not cluster.cluster_cache.is_at(ADDRESS, entry)

@@ -39,7 +39,7 @@ class Row:
     """The issuer's answer."""
     policy: ServerPolicy = field(default_factory=ServerPolicy)
     headers: tuple[tuple[str, str], ...] = ()
-    """What must be there besides Content-Type, Content-Length and the id."""
+    """The required header fields in addition to Content-Type, Content-Length and the id."""
     passes: bytes | None = TOLD
     """A neighbour that is answered, with nothing decided against it."""
     passing_policy: ServerPolicy | None = None

@@ -156,7 +156,7 @@ async def test_an_assertion_is_dropped_with_the_pod(bench: Bench, workload: Work
     assertions = Assertions(bench.client, AUDIENCE)
     await assertions.of(workload)
     assertions.forget(workload.uid)
-    assertions.forget("somebody else's")
+    assertions.forget("another pod's")
     assert len(assertions) == 0
 
 

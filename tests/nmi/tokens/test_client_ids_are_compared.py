@@ -1,4 +1,4 @@
-"""A token of another client id than the AzureIdentity names is never passed on, whichever way IMDS is asked.
+"""A token of another client id than the AzureIdentity names is never passed on, for each way to query IMDS.
 
 A tenant that names its own resource id and the kubelet's client id is to get a token of neither.
 """

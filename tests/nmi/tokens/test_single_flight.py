@@ -153,10 +153,10 @@ async def test_force_refresh_never_joins_an_earlier_fetch() -> None:
     bench.source.gate.clear()
     ordinary = asyncio.create_task(bench.token())
     await settle()
-    anew = asyncio.create_task(bench.token(FORCE_REFRESH))
+    refreshed = asyncio.create_task(bench.token(FORCE_REFRESH))
     await settle()
     bench.source.gate.set()
-    assert await ordinary != await anew
+    assert await ordinary != await refreshed
     assert [each.force_refresh for each in bench.source.requests] == [False, True]
     await bench.broker.aclose()
 

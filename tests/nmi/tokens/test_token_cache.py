@@ -153,10 +153,10 @@ async def test_a_response_to_an_earlier_request_does_not_replace_a_force_refresh
     await pass_time(1.0)
     slow, bench.source.gate = bench.source.gate, asyncio.Event()
     bench.source.gate.set()
-    anew = await bench.token(FORCE_REFRESH)
+    refreshed = await bench.token(FORCE_REFRESH)
     slow.set()
-    assert await ordinary == anew
-    assert await bench.token() == anew
+    assert await ordinary == refreshed
+    assert await bench.token() == refreshed
     await bench.broker.aclose()
 
 

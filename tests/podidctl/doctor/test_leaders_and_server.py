@@ -30,7 +30,7 @@ SENT = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
         ((Locks(*NAME, held(), held("theirs")),), "theirs holds the Go implementation's lock"),
         ((Locks(*NAME, held()), Locks("kube-system", "mic", held())), "different names"),
     ],
-    ids=["no-lock", "run-out", "given-up", "the-reference-beside", "two-names"],
+    ids=["no-lock", "run-out", "given-up", "go-implementation-too", "two-names"],
 )
 def test_no_leader_or_two_leaders_are_a_problem(locks: tuple[Locks, ...], says: str) -> None:
     line = one(examined(locks=locks))

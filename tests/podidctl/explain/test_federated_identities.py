@@ -122,7 +122,7 @@ def test_a_fault_that_prevents_the_service_account_token_is_printed_and_predicte
         ),
         ServiceAccountAccess(exists=True, nmi_may_request=None),
     ],
-    ids=["nobody-looked", "account", "review", "no-nmi"],
+    ids=["not-checked", "account", "review", "no-nmi"],
 )
 def test_an_unreadable_state_is_unknown_and_refuses_nothing(account: ServiceAccountAccess | None) -> None:
     explanation = told(account=account)

@@ -165,7 +165,7 @@ async def test_events_of_nmi_and_mic_about_the_pod_are_printed_and_events_of_oth
         )
     answer = await ask(cloud, "web")
     assert "told by aad-pod-identity-nmi" in answer.out
-    assert "[bold]loud[/]" in answer.out, "nobody's text is markup"
+    assert "[bold]loud[/]" in answer.out, "foreign text is not interpreted as markup"
     assert "told by kubelet" not in answer.out
     assert "\x1b" not in answer.out
     assert "eyJhbGci" not in answer.out

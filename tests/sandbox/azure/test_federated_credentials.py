@@ -283,8 +283,8 @@ async def test_an_identity_has_at_most_twenty_unique_credentials(federation: Fed
 
 
 def test_an_unknown_client_cannot_have_a_credential(azure: Azure) -> None:
-    with pytest.raises(DirectoryError, match="nobody"):
-        azure.directory.federate("nobody", FederatedCredential("i", "s", "a"))
+    with pytest.raises(DirectoryError, match="unknown-client"):
+        azure.directory.federate("unknown-client", FederatedCredential("i", "s", "a"))
 
 
 async def test_an_identity_is_in_one_tenant_only(federation: Federation) -> None:

@@ -118,7 +118,7 @@ async def test_a_pod_gets_a_token_whose_claims_name_its_identity(shared_sandbox:
 
 
 async def test_a_request_without_the_header_is_refused_immediately(shared_sandbox: Sandbox) -> None:
-    context = await place_of(shared_sandbox, pod("headerless"), {"aadpodidbinding": "nobody-binds-this"})
+    context = await place_of(shared_sandbox, pod("headerless"), {"aadpodidbinding": "unbound-label"})
     code = "began = time.monotonic(); say([*ask(connect(), {}), time.monotonic() - began])"
     status, kind, body, seconds = await told(shared_sandbox, context, code)
     assert (status, kind, body["error"]) == (400, "application/json", "invalid_request")
