@@ -23,7 +23,7 @@ from mic.decisions.policy import Policy
 from mic.metrics import MicMetrics
 from mic.reconciliation.events import AssignmentEvents, delay, lost
 from mic.reconciliation.host_updater import HostUpdater
-from mic.reconciliation.left_out import FAULT_SECONDS, Skipped
+from mic.reconciliation.left_out import FAULT_SECONDS, LeftOutObjects
 from mic.reconciliation.work_queue import PassResult
 from mic.reconciliation.writer import Writer
 from podidentity.kube.events import EventRecorder
@@ -153,11 +153,11 @@ class HostReconciler:
     async def assign(self, key: str) -> PassResult:
         """Write assignments that need no host. Runs in parallel with passes, which may wait for Azure. A pass repeats
         writes that the API server refuses."""
-        skipped = Skipped(key, self._metrics)
+        left_out = LeftOutObjects(key, self._metrics)
         written = await self._writer.carry_out(
-            preparation.independent(self._view.host_state(key), self._updater.policy, skipped.note)
+            preparation.independent(self._view.host_state(key), self._updater.policy, left_out.note)
         )
-        again = STALE_SECONDS if written.stale else FAULT_SECONDS if skipped else None
+        again = STALE_SECONDS if written.stale else FAULT_SECONDS if left_out else None
         return PassResult(failed=written.error is not None, again_after=again)
 
     async def _reconcile(self, key: str, host_view: HostView) -> PassResult:
@@ -165,9 +165,9 @@ class HostReconciler:
         asked = await self._look(key, host_view, memory)
         if asked and memory.known is not None and memory.known.gone:
             AssignmentEvents(self._recorder).lost(self._view.host_state(key))
-        skipped = Skipped(key, self._metrics)
+        left_out = LeftOutObjects(key, self._metrics)
         before = await self._writer.carry_out(
-            preparation.prepare(host_view, memory.known, self._updater.policy, skipped.note)
+            preparation.prepare(host_view, memory.known, self._updater.policy, left_out.note)
         )
         failed: dict[str, str] = {}
         if asked:
@@ -175,7 +175,7 @@ class HostReconciler:
             failed = await self._updater.update(key, memory)
         host_view = self._view.host_state(key)
         outcomes = completion.finish(
-            host_view, memory.known, self._updater.policy, self._reasons(host_view, memory), skipped.note
+            host_view, memory.known, self._updater.policy, self._reasons(host_view, memory), left_out.note
         )
         AssignmentEvents(self._recorder).failed(host_view, failed, outcomes)
         after = await self._writer.carry_out(outcomes)
@@ -187,7 +187,7 @@ class HostReconciler:
         again = self._next_try(key, memory, asked=asked)
         if before.refused or after.refused:
             again = REFUSED_SECONDS if again is None else min(again, REFUSED_SECONDS)
-        if skipped:
+        if left_out:
             again = FAULT_SECONDS if again is None else max(again, FAULT_SECONDS)
         return PassResult(again_after=again)
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
-from mic.azure.errors import AzureError, BadIdentities, Conflict, LooksThrottled, Missing, Refused, SignInFailed
+from mic.azure.errors import AzureError, BadIdentities, LooksThrottled, Missing, Refused, SignInFailed, UpdateConflict
 from mic.azure.host_client import HostClient
 from mic.azure.identities import Change
 from mic.azure.memory import HostMemory
@@ -95,7 +95,7 @@ class HostUpdater:
                         await self._sleep(self._retry_seconds)
                     case Refused() if again and not isinstance(error, BadIdentities):
                         pass  # continue with a part immediately: the number of parts is limited
-                    case Conflict() if again and conflicts < CONFLICTS_MOST:
+                    case UpdateConflict() if again and conflicts < CONFLICTS_MOST:
                         conflicts += 1
                     case _:
                         break
@@ -185,7 +185,7 @@ class HostUpdater:
                 (key,) = about
                 memory.refused_alone(key, advice(texts[key], error), adding=key in adds)
                 self._warn(REFUSED, host, error, texts[key])
-            case Conflict() if error.status == 412:
+            case UpdateConflict() if error.status == 412:
                 about = []
             case LooksThrottled():
                 memory.unanswered(error, "")
@@ -195,7 +195,7 @@ class HostUpdater:
                 again, why = False, refusal(host, error)
                 memory.writes.failed(error, self._clock(), why)
                 self._warn("Azure did not change the host; trying again", host, error)
-        if not isinstance(error, Conflict):
+        if not isinstance(error, UpdateConflict):
             failed |= {key: why or advice(texts[key], error) for key in about if key in adds}
         return await self.read(host, memory) and again
 

@@ -23,6 +23,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from mic.decisions.documents import Document
 from mic.startup.spellings import KINDS, dropping, respelled
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client
@@ -35,7 +36,6 @@ from podidentity.version import VERSION
 
 log = logging.getLogger(__name__)
 
-Document = dict[str, Any]
 T = TypeVar("T")
 
 CONFIG_MAPS: Final = Kind("ConfigMap", "configmaps", Resource)

@@ -58,7 +58,7 @@ NO_RESPONSE_CODE: Final = "no_answer"
 Slot = Callable[[], AbstractAsyncContextManager[object]]
 """Permit of one attempt: entered before it and left after it."""
 
-Observe = Callable[[bool, float, AzureError | None], None]
+ImdsObserver = Callable[[bool, float, AzureError | None], None]
 """Callback for each attempt: whether it named an identity, its duration in seconds, and its error."""
 
 
@@ -83,7 +83,7 @@ class ImdsSource:
         *,
         attempt_seconds: float = ATTEMPT_SECONDS,
         retry_delays: tuple[float, ...] = RETRY_DELAYS,
-        observe: Observe = lambda _named, _seconds, _error: None,
+        observe: ImdsObserver = lambda _named, _seconds, _error: None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         random: Callable[[], float] = random_module.random,

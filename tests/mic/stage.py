@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 
 from mic.app import COMPONENT
-from mic.azure.errors import AzureError, Conflict
+from mic.azure.errors import AzureError, UpdateConflict
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.cluster.view import ClusterView
 from mic.decisions.policy import Policy
@@ -51,7 +51,7 @@ class Hosts:
         if self.failures:
             raise self.failures.pop(0)
         if change.etag and change.etag != self.state.etag:
-            raise Conflict("another client changed it", status=412, code="PreconditionFailed")
+            raise UpdateConflict("another client changed it", status=412, code="PreconditionFailed")
         attached = {key: each for key, each in self.state.attached.items() if each.text not in change.removes}
         attached |= {text.lower(): Attached(text) for text in change.adds}
         self.state = HostIdentities(type=change.type, attached=attached, etag=self.state.etag)

@@ -12,12 +12,12 @@ from mic.azure.compute import Compute
 from mic.azure.errors import (
     AzureError,
     BadIdentities,
-    Conflict,
     Missing,
     Refused,
     SignInFailed,
     Throttled,
     Unreachable,
+    UpdateConflict,
 )
 from mic.azure.identities import GONE, HostIdentities, change
 from podidentity.azure.clouds import Cloud
@@ -148,7 +148,7 @@ async def test_a_type_change_of_a_stale_version_is_a_conflict(world: World) -> N
     await put(world, on, "one")
     planned = change(stale, [identity_id("two")], [])
     assert planned is not None
-    with pytest.raises(Conflict):
+    with pytest.raises(UpdateConflict):
         await world.compute.update(on, planned)
     assert world.arm.vm(vm_id()).identities == {identity_id("one").lower()}
 

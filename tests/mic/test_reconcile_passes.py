@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mic.azure.errors import AzureError, BadIdentities, Conflict, Refused, Throttled, Unreachable
+from mic.azure.errors import AzureError, BadIdentities, Refused, Throttled, Unreachable, UpdateConflict
 from mic.azure.identities import Attached, Change, HostIdentities
 from mic.decisions.documents import MESSAGE_MAX
 from mic.reconciliation.host_reconciler import REFUSED_SECONDS, STALE_SECONDS
@@ -244,7 +244,7 @@ async def test_an_update_without_effect_is_retried_after_growing_pauses(stage: S
 
 async def test_a_host_changed_by_another_writer_is_read_again(stage: Stage) -> None:
     stage.bind()
-    stage.hosts.failures = [Conflict("etag", status=412)]
+    stage.hosts.failures = [UpdateConflict("etag", status=412)]
     assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == ["get", "update", "get", "update"]
 
