@@ -15,6 +15,7 @@ from mic.decisions.policy import Policy
 from mic.leader_client import LeaderClient
 from mic.metrics import MicMetrics
 from mic.reconciliation.host_reconciler import HostReconciler
+from mic.reconciliation.host_updater import HostUpdater
 from mic.reconciliation.work_queue import PassResult
 from mic.reconciliation.writer import Writer
 from podidentity.azure.resource_ids import Host
@@ -130,12 +131,10 @@ async def reconcile_bench(*, grace_seconds: float = 0.0) -> AsyncIterator[Reconc
     recorder = EventRecorder(client, "mic", "host")
     view, metrics = ClusterView(clock=time), MicMetrics(registry)
     view.nodes.upserted(None, node("n0"))
-    host_reconciler = HostReconciler(
+    writer = Writer(client, view, recorder, metrics, batch=4, per_second=1000.0, burst=1000.0)
+    updater = HostUpdater(
         view,
-        Writer(client, view, recorder, metrics, batch=4, per_second=1000.0, burst=1000.0),
         hosts,
-        recorder,
-        metrics,
         policy=Policy(),
         max_retries=2,
         retry_seconds=1.0,
@@ -146,6 +145,7 @@ async def reconcile_bench(*, grace_seconds: float = 0.0) -> AsyncIterator[Reconc
         clock=time,
         sleep=time.sleep,
     )
+    host_reconciler = HostReconciler(view, writer, updater, recorder, metrics, clock=time)
     events = asyncio.create_task(recorder.run())
     try:
         yield ReconcileBench(api, client, view, hosts, time, host_reconciler, recorder, registry, lease)

@@ -132,6 +132,7 @@ async def test_mic_follows_a_switch_and_its_reversal(cloud: Federation) -> None:
     assert await outcomes(cloud, "rollback", "--yes") == (0, [])
 
 
+@pytest.mark.programs
 async def test_pods_of_two_namespaces_keep_one_identity_through_the_switch(tmp_path: Path) -> None:
     """It serves the whole cluster from namespace team, so that what MIC assigns moves into the pods' namespaces."""
     async with federation(tmp_path) as cloud:
