@@ -1,12 +1,12 @@
 """Command lines and environments of MIC, NMI and the programs of pods."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from podidentity_sandbox.azure import AzureEmulator, AzureFiles
 from podidentity_sandbox.network import Network
-from podidentity_sandbox.settings import INHERITED, NAMESPACE, USUAL_PATH, Settings
+from podidentity_sandbox.settings import INHERITED, NAMESPACE, USUAL_PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +22,27 @@ class ProgramPorts:
 class CommandLines:
     """The command lines and environments in one sandbox."""
 
-    settings: Settings
+    environment: Mapping[str, str]
+    """This process's environment. The programs inherit the variables in INHERITED."""
     network: Network
     azure: AzureEmulator
     files: AzureFiles
     kubeconfigs: Mapping[str, Path] = field(default_factory=dict)
     """The kubeconfig of `mic` and of `nmi`, set after the start of the cluster."""
 
-    def mic_flags(self, ports: ProgramPorts) -> list[str]:
+    def mic_flags(self, ports: ProgramPorts, others: Sequence[str]) -> list[str]:
+        """Return the flags, with *others* at the end."""
         return [
             f"--kubeconfig={self.kubeconfigs['mic']}",
             f"--cloudconfig={self.files.cloud_config}",
             f"--http-probe-port={ports.probes}",
             f"--prometheus-port={ports.metrics}",
             "--leader-election-instance=sandbox",
-            *self.settings.mic_flags,
+            *others,
         ]
 
-    def nmi_flags(self, node: str, ports: ProgramPorts) -> list[str]:
+    def nmi_flags(self, node: str, ports: ProgramPorts, others: Sequence[str]) -> list[str]:
+        """Return the flags, with *others* at the end."""
         redirected = (
             ["--redirect=nat"]
             if self.network.redirects
@@ -53,7 +56,7 @@ class CommandLines:
             f"--http-probe-port={ports.probes}",
             f"--prometheus-port={ports.metrics}",
             *redirected,
-            *self.settings.nmi_flags,
+            *others,
         ]
 
     def cloud_environment(self) -> dict[str, str]:
@@ -68,7 +71,7 @@ class CommandLines:
 
     def inherited(self) -> dict[str, str]:
         """Return the variables that every program inherits."""
-        given = {name: value for name, value in self.settings.environment.items() if name in INHERITED}
+        given = {name: value for name, value in self.environment.items() if name in INHERITED}
         return {"PATH": USUAL_PATH, **given, "PYTHONUNBUFFERED": "1"}
 
     def pod_environment(self, ports: ProgramPorts) -> dict[str, str]:

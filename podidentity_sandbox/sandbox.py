@@ -142,7 +142,9 @@ class Sandbox:
             )
         self._mic_ports = ProgramPorts(*free_ports(2))
         self._ports = {node: self._nmi_ports() for node in self.node_names}
-        self.commands = CommandLines(settings=self.settings, network=self.network, azure=self.azure, files=self.files)
+        self.commands = CommandLines(
+            environment=self.settings.environment, network=self.network, azure=self.azure, files=self.files
+        )
         self.cluster = Cluster(
             self.network,
             self.folder,
@@ -252,7 +254,7 @@ class Sandbox:
         """Start the real MIC on this machine, also after it ended; the ports stay the same."""
         self.mic = await Program.start(
             "mic",
-            python("mic", *self.commands.mic_flags(self._mic_ports)),
+            python("mic", *self.commands.mic_flags(self._mic_ports, self.settings.mic_flags)),
             context=ExecutionContext("127.0.0.1"),
             log=self.folder / "mic.log",
             environment={**self.commands.inherited(), **self.commands.mic_environment()},
@@ -263,7 +265,7 @@ class Sandbox:
         ports = self._ports[node]
         program = await Program.start(
             f"nmi on {node}",
-            python("nmi", *self.commands.nmi_flags(node, self._ports[node])),
+            python("nmi", *self.commands.nmi_flags(node, self._ports[node], self.settings.nmi_flags)),
             context=self.contexts[node],
             log=self.folder / f"nmi-{node}.log",
             environment={**self.commands.inherited(), **self.commands.cloud_environment()},
@@ -279,7 +281,7 @@ class Sandbox:
             program="mic",
             node=first,
             address=self.contexts[first].address,
-            flags=self.commands.mic_flags(self._mic_ports),
+            flags=self.commands.mic_flags(self._mic_ports, self.settings.mic_flags),
             environment=self.commands.mic_environment(),
             log=mic_log,
             is_ready=lambda: is_active(self.mic_probe_port),
@@ -292,7 +294,7 @@ class Sandbox:
             program="nmi",
             node=node,
             address=self.contexts[node].address,
-            flags=self.commands.nmi_flags(node, self._ports[node]),
+            flags=self.commands.nmi_flags(node, self._ports[node], self.settings.nmi_flags),
             environment=self.commands.cloud_environment(),
             log=self.folder / f"nmi-{node}.log",
             is_ready=lambda: self.network.call_on_node(node, lambda: is_active(self._ports[node].probes)),

@@ -9,7 +9,7 @@ from podidentity.kube.events import EVENTS
 from podidentity.kube.paths import object_path
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.walking import ask, eventually, run_pod
+from tests.integration.identity_requests import ask, eventually, run_pod
 
 
 async def test_a_refused_pod_has_an_event_with_the_next_action() -> None:

@@ -5,7 +5,7 @@ import os
 
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.walking import NODE, Answer, ask, ask_at, run_bound_pod
+from tests.integration.identity_requests import NODE, Answer, ask, ask_at, run_bound_pod
 
 
 async def test_the_state_and_the_probes_of_a_running_nmi() -> None:

@@ -27,7 +27,7 @@ from podidentity_sandbox.network import METADATA_ADDRESS
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from podidentity_sandbox.tokens import read_claims
-from tests.integration.walking import AUDIENCE, NODE, attach, binding, identity
+from tests.integration.identity_requests import AUDIENCE, NODE, attach, binding, identity
 
 T = TypeVar("T")
 
