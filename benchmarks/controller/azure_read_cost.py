@@ -12,6 +12,7 @@ from mic.cluster.view import ClusterView
 from mic.decisions.policy import Policy
 from mic.metrics import MicMetrics
 from mic.reconciliation.host_reconciler import HostReconciler
+from mic.reconciliation.host_updater import HostUpdater
 from mic.reconciliation.writer import Writer
 from podidentity.azure.resource_ids import Host
 from podidentity.kube.client import Client
@@ -42,12 +43,10 @@ async def calls_of_an_interval(view: ClusterView, client: Client) -> int:
     """
     azure, metrics = _Settled(view), MicMetrics(CollectorRegistry())
     recorder = EventRecorder(client, "feeding", "host")
-    host_reconciler = HostReconciler(
+    writer = Writer(client, view, recorder, metrics, batch=4, per_second=20.0, burst=20.0)
+    updater = HostUpdater(
         view,
-        Writer(client, view, recorder, metrics, batch=4, per_second=20.0, burst=20.0),
         azure,
-        recorder,
-        metrics,
         policy=Policy(),
         max_retries=0,
         retry_seconds=1.0,
@@ -56,6 +55,7 @@ async def calls_of_an_interval(view: ClusterView, client: Client) -> int:
         lease_remaining=lambda: 60.0,
         clock=time.monotonic,
     )
+    host_reconciler = HostReconciler(view, writer, updater, recorder, metrics, clock=time.monotonic)
     for key in [place.key for place in view.host_states() if place.host is not None and place.usages]:
         host_reconciler.look_again(key)
         done = await host_reconciler.reconcile(key)

@@ -15,6 +15,7 @@ from mic.decisions.policy import Policy
 from mic.leader_client import LeaderClient
 from mic.metrics import MicMetrics
 from mic.reconciliation.host_reconciler import HostReconciler
+from mic.reconciliation.host_updater import HostUpdater
 from mic.reconciliation.work_queue import PassResult
 from mic.reconciliation.writer import Writer
 from podidentity.azure.resource_ids import Host
@@ -24,7 +25,7 @@ from podidentity.kube.events import EventRecorder
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.kubeapi.server import KubeApi
 from tests.mic.cluster import binding, identity, node, pod, vm_id
-from tests.mic.little_cloud import ASSIGNED, ROOT
+from tests.mic.emulated_cloud import ASSIGNED, ROOT
 
 VM = vm_id("n0").lower()
 
@@ -75,7 +76,7 @@ class Time:
 
 
 @dataclass
-class Stage:
+class ReconcileBench:
     api: KubeApi
     client: Client
     view: ClusterView
@@ -114,7 +115,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def a_stage(*, grace_seconds: float = 0.0) -> AsyncIterator[Stage]:
+async def reconcile_bench(*, grace_seconds: float = 0.0) -> AsyncIterator[ReconcileBench]:
     """A node on one VM, and nothing else yet."""
     authority = await asyncio.to_thread(Authority)
     api = await asyncio.to_thread(KubeApi, ROOT / "deploy" / "crds", authority=authority)
@@ -130,12 +131,10 @@ async def a_stage(*, grace_seconds: float = 0.0) -> AsyncIterator[Stage]:
     recorder = EventRecorder(client, "mic", "host")
     view, metrics = ClusterView(clock=time), MicMetrics(registry)
     view.nodes.upserted(None, node("n0"))
-    host_reconciler = HostReconciler(
+    writer = Writer(client, view, recorder, metrics, batch=4, per_second=1000.0, burst=1000.0)
+    updater = HostUpdater(
         view,
-        Writer(client, view, recorder, metrics, batch=4, per_second=1000.0, burst=1000.0),
         hosts,
-        recorder,
-        metrics,
         policy=Policy(),
         max_retries=2,
         retry_seconds=1.0,
@@ -146,9 +145,10 @@ async def a_stage(*, grace_seconds: float = 0.0) -> AsyncIterator[Stage]:
         clock=time,
         sleep=time.sleep,
     )
+    host_reconciler = HostReconciler(view, writer, updater, recorder, metrics, clock=time)
     events = asyncio.create_task(recorder.run())
     try:
-        yield Stage(api, client, view, hosts, time, host_reconciler, recorder, registry, lease)
+        yield ReconcileBench(api, client, view, hosts, time, host_reconciler, recorder, registry, lease)
     finally:
         events.cancel()
         with suppress(asyncio.CancelledError):
