@@ -101,6 +101,9 @@ cdef class Connection:
     cdef int close_now(self) except -1
     cdef int reset(self) except -1
     cdef bint has_acknowledged_all(self) noexcept
+    cdef bint can_be_released(self) noexcept
+    cdef int release(self) except -1
+    cdef int adopted(self) except -1
     # Private.
     cdef bint is_open(self) noexcept
     cdef int end_hold(self) except -1

@@ -42,6 +42,9 @@ class ConnectionReceiver(Protocol):
 
 
 cdef class Owner:
+    # Cython has no abstract cdef methods, and a cimport of Lane, the only subclass, would be circular. Lane implements
+    # every method, so none of these bodies runs.
+
     cdef int enqueue(self, Connection connection) except -1:
         """Call its go_on() when its peer's turn comes, if it has unread bytes or is FRESH."""
         raise NotImplementedError
@@ -506,6 +509,34 @@ cdef class Connection:
         self.owner.remove(self)
         if self.general is not None:
             self.queue_disconnect()
+        return 0
+
+    # Passing on to another process.
+
+    cdef bint can_be_released(self) noexcept:
+        """Return whether everything received was answered and everything written was sent."""
+        return (
+            (self.state == IDLE or self.state == FRESH)
+            and self.unread is None and self.unsent is None and self.due is None
+        )
+
+    cdef int release(self) except -1:
+        """Return the descriptor and forget the connection without closing it."""
+        cdef int fd = self.fd
+        if self.registered:  # a registration outlives the descriptor while another process has a duplicate
+            epoll_ctl(self.owner.epoll, EPOLL_CTL_DEL, fd, NULL)
+        self.fd = -1
+        self.state = CLOSED
+        self.record = None
+        self.owner.remove(self)
+        self.queue_disconnect()
+        return fd
+
+    cdef int adopted(self) except -1:
+        """Begin with the state of a connection whose requests another process has answered."""
+        self.state = IDLE
+        self.deadline_ns = monotonic_ns() + self.owner.idle_ns
+        self.sent = UNACKNOWLEDGED_MAX + 1  # unknown, so the kernel is asked before the connection is closed
         return 0
 
     cdef int reset(self) except -1:

@@ -35,6 +35,20 @@ class Lane(Owner):
         """
     def stop_accepting(self) -> None:
         """Stop using the listener. Idempotent; open connections are still served."""
+    def accept_again(self, listener: socket.socket) -> None:
+        """Undo stop_accepting(). The caller owns *listener*, the one that start() got or a duplicate of it."""
+    def release_idle(self, most: int) -> list[int]:
+        """Return the descriptors of connections without a pending request or answer, *most* at most.
+
+        The caller owns them; the lane has forgotten these connections, and nothing was closed. Bytes that the kernel
+        has received and the lane has not read stay with the descriptor. Raise RuntimeError within a turn.
+        """
+    def adopt(self, fd: int) -> bool:
+        """Serve a connection that another lane has released, and own *fd* in any case.
+
+        The limits of accepted connections apply. Return False if the connection was closed because of them, or has
+        ended.
+        """
     def close_idle(self) -> int:
         """Close connections without a pending request; the others close after their answer. Return their number."""
     def close(self) -> None:

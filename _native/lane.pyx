@@ -109,7 +109,6 @@ cdef class Lane(Owner):
             close_fd(self.epoll)
 
     def start(self, loop, listener):
-        cdef int one = 1
         if self.epoll < 0 or self.loop is not None:
             raise RuntimeError("a Lane is started once")
         if listener.family != socket.AF_INET or listener.type != socket.SOCK_STREAM:
@@ -118,7 +117,18 @@ cdef class Lane(Owner):
             raise ValueError("the listener blocks; call setblocking(False) before start()")
         if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError("the socket does not listen; call listen() before start()")
-        self.listener_fd = listener.fileno()
+        self.use_listener(listener)
+        self.loop = loop
+        loop.add_reader(self.epoll, self._turn)
+
+    def accept_again(self, listener):
+        if self.epoll < 0 or self.loop is None:
+            raise RuntimeError("only a started Lane accepts again")
+        if self.listener is None:
+            self.use_listener(listener)
+
+    cdef int use_listener(self, listener) except -1:
+        cdef int one = 1
         # Accepted connections inherit all options. An answer is one send: Nagle's algorithm would only delay it.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, one)
         # There is no congestion between a pod and its node, but some default algorithms (BBR) do work for each answer.
@@ -131,10 +141,14 @@ cdef class Lane(Owner):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
         if self.limits.defer_accept:
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, one)
+        self.listener_fd = listener.fileno()
+        try:
+            self.watch_listener()
+        except OSError:
+            self.listener_fd = -1
+            raise
         self.listener = listener
-        self.loop = loop
-        self.watch_listener()
-        loop.add_reader(self.epoll, self._turn)
+        return 0
 
     def stop_accepting(self):
         if self.listener is None:
@@ -159,6 +173,42 @@ cdef class Lane(Owner):
                     close_if_idle(connection)
         self.notify_disconnects_outside_turns()
         return self.open
+
+    def release_idle(self, int most):
+        cdef Connection connection
+        cdef list released = []
+        if self.turning:
+            raise RuntimeError("connections are released outside of turns")
+        self.send_all_due()
+        for each in self.connections:
+            if len(released) >= most:
+                break
+            if each is not None:
+                connection = <Connection>each
+                if connection.can_be_released():
+                    released.append(connection.release())
+        self.notify_disconnects()
+        return released
+
+    def adopt(self, int fd):
+        cdef sockaddr_in address
+        cdef socklen_t size = sizeof(sockaddr_in)
+        cdef Connection connection = None
+        try:
+            if self.loop is None or self.epoll < 0:
+                raise RuntimeError("only a started Lane adopts connections")
+            # Without a peer the connection has ended on its way here.
+            if getpeername(fd, <sockaddr *>&address, &size) == 0 and address.sin_family == AF_INET:
+                connection = self.admit(fd, address.sin_addr.s_addr)
+        finally:
+            if connection is None:
+                close_fd(fd)
+        if connection is None:
+            return False
+        connection.adopted()
+        connection.arm()
+        self.notify_disconnects_outside_turns()
+        return True
 
     def close(self):
         cdef Connection connection

@@ -57,6 +57,7 @@ cdef extern from *:
     int getsockopt(int fd, int level, int name, void *value, socklen_t *size) nogil
     int setsockopt(int fd, int level, int name, const void *value, socklen_t size) nogil
     int getsockname(int fd, sockaddr *address, socklen_t *size) nogil
+    int getpeername(int fd, sockaddr *address, socklen_t *size) nogil
     uint16_t ntohs(uint16_t number) nogil
     uint16_t htons(uint16_t number) nogil
     int epoll_create1(int flags) nogil

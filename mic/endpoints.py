@@ -32,7 +32,7 @@ WATCH_GRACE_SECONDS: Final = 10.0
 """For a watch that was found silent to be replaced."""
 
 
-class Lease(Protocol):
+class Leadership(Protocol):
     """The state of the leadership."""
 
     def remaining_seconds(self) -> float:
@@ -56,7 +56,7 @@ class Endpoints:
         metrics: MicMetrics,
         *,
         lease_client: Client,
-        lease: Lease,
+        lease: Leadership,
         contact: Contact,
         watches: Mapping[str, Watch],
         view: ClusterView,

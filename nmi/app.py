@@ -11,9 +11,9 @@ import asyncio
 import gc
 import logging
 import signal
-import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Final, Never
 
 import aiohttp
@@ -21,6 +21,10 @@ import aiohttp
 from _native.index import Index
 from nmi.connection_limits import ConnectionLimits, connection_limits
 from nmi.flag_table import OperationMode, StaleIdentity
+from nmi.handover.messages import SocketName
+from nmi.handover.metrics import HandoverMetrics
+from nmi.handover.predecessor import Predecessor
+from nmi.handover.takeover import Takeover
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import PREFIX, IdentityMetrics
 from nmi.identity.pods import PodEntry
@@ -38,6 +42,7 @@ from nmi.server.decisions import Decisions
 from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.server import Server
+from nmi.service import Service, is_in_use
 from nmi.settings import Settings
 from nmi.tokens.assertions import Assertions
 from nmi.tokens.broker import TokenBroker
@@ -69,13 +74,15 @@ from podidentity.version import VERSION
 
 log = logging.getLogger(__name__)
 
-BACKLOG: Final = 4096
-"""Connections that the kernel queues; it limits this to net.core.somaxconn."""
 READ_KINDS: Final = (PODS, EXCEPTIONS, ASSIGNED_IDENTITIES, IDENTITIES, BINDINGS)
 COMPONENT: Final = "aad-pod-identity-nmi"
 """The source of NMI's Events."""
 REMOVE_SECONDS: Final = 5.0
 """How long the stop waits for the xtables lock. The rest of a pod's grace period (30 s) is for the drain."""
+SUCCESSOR_SECONDS: Final = 15.0
+"""How long the stop waits for a successor that synchronises. With the drain (10 s, and 0.5 s for last answers) this is
+less than a pod's grace period (30 s); NMI then removes no rule, which could take 2 * REMOVE_SECONDS more.
+"""
 LAST_ACCEPT_SECONDS: Final = 0.02
 """After the jump's removal, how long NMI accepts the connections that the kernel has queued: closing the listener would
 reset them.
@@ -122,12 +129,13 @@ class App:
         self._log_limit = LogLimit()
         self._contact: FirstContact | None = None
         self._cluster_cache: ClusterCache | None = None
-        self._server: Server | None = None
         self._broker: TokenBroker | None = None
         self._governor: Governor | None = None
-        self._listener: socket.socket | None = None
-        self._maintaining: asyncio.Task[None] | None = None
-        self._active = False
+        self._service: Service | None = None
+        self._takeover: Takeover | None = None
+        self._predecessor: Predecessor | None = None
+        self._keeps_redirect = False
+        self._tasks: asyncio.TaskGroup | None = None
         self._network_monitor = NetworkMonitor()
         NodeMetrics(self._registry, self._redirect, self._network_monitor)
         self._skipped = SkippedMetrics(self._registry, PREFIX, READ_KINDS)
@@ -141,19 +149,20 @@ class App:
         """
         try:
             async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
                 tasks.create_task(self._stop_in_order(stop), name="stop signal")
                 tasks.create_task(self._lag.run(), name="event loop lag")
                 await self._start(tasks)
         except* Stopped:
-            await self._leave_redirect(self._redirect.remove)
+            if not self._keeps_redirect:
+                await self._leave_redirect(self._redirect.remove)
         log.info("nmi stopped")
 
     async def _start(self, tasks: asyncio.TaskGroup) -> None:
         settings = self._settings
-        await self._start_endpoints()
+        service, takeover = await self._start_service(tasks)
         await self._redirect.prepare()
-        self._maintaining = tasks.create_task(self._redirect.maintain(), name="maintain the rules")
-        listener = self._stack.enter_context(bound(settings.listen_address, settings.listen_port))
+        service.maintain()
         access = await find(settings.kubeconfig, settings.environ)
         client = await self._stack.enter_async_context(Client(access, user_agent=self._user_agent))
         self._contact = FirstContact(access, user_agent=self._user_agent, log_limit=self._log_limit)
@@ -188,38 +197,67 @@ class App:
         self._cluster_cache = cluster_cache
         await self._contact.first_lists(client, cluster_cache.watches.by_name.values())
         await cluster_cache.synced()
-        listener.listen(BACKLOG)
-        await server.start(listener)
-        self._server, self._listener = server, listener
-        await self._redirect.install()
+        await takeover.complete()
+        await service.serve(server)
         # Current objects stay, so a full collection need not scan them repeatedly, for 20 ms each.
         gc.collect()
         gc.freeze()
-        self._active = True
+        service.active = True
         log.info("nmi active", extra={"node": settings.node_name, "count": len(index)})
+        if takeover.predecessor is not None:
+            await takeover.predecessor.confirm()
+            tasks.create_task(takeover.predecessor.follow(service.adopt), name="adopt connections")
+        if self._predecessor is not None:
+            tasks.create_task(self._predecessor.run(), name="listen for a successor")
 
     async def _stop_in_order(self, stop: asyncio.Event) -> Never:
-        """Serve, also new requests, until the open ones are answered; then remove the jump and complete the rest.
+        """Serve, also new requests, until a successor serves or the open ones are answered; then complete the rest.
 
         Without the jump, requests reach the real IMDS, so it goes as late as possible. The rest of the rule goes last,
         because responses need it.
         """
         await stop.wait()
         log.info("nmi stopping; it completes open requests and then removes the redirect unless configured otherwise")
-        self._active = False
-        seconds = self._settings.drain_seconds
-        if self._server is not None:
-            seconds = await self._server.complete_open_requests(seconds)
-        if self._maintaining is not None:
-            self._maintaining.cancel()
-            await asyncio.wait([self._maintaining])
-            await self._leave_redirect(self._redirect.withdraw)
-        if self._server is not None and self._listener is not None:
-            await asyncio.sleep(LAST_ACCEPT_SECONDS)
-            self._server.stop_accepting()
-            self._listener.close()  # new connections are refused immediately, instead of waiting until the exit
-            await self._server.drain(seconds)
+        service, seconds = self._service, self._settings.drain_seconds
+        if service is not None:
+            seconds = await self._complete_requests(service, seconds)
+            await service.stop_maintaining()
+            if not self._keeps_redirect:
+                await self._leave_redirect(self._redirect.withdraw)
+            if service.server is not None:
+                await asyncio.sleep(LAST_ACCEPT_SECONDS)
+                service.stop_accepting()
+                await service.server.drain(seconds)
         raise Stopped
+
+    async def _complete_requests(self, service: Service, seconds: float) -> float:
+        """Return the remaining part of *seconds* once the requests that are open now are answered.
+
+        Decide whether the redirect stays: it does if another NMI serves this node, or will soon.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SUCCESSOR_SECONDS
+        handover, takeover = self._predecessor, self._takeover
+        if handover is not None and service.active:
+            if handover.registered:
+                log.info("nmi serves until its successor is ready", extra={"seconds": SUCCESSOR_SECONDS})
+            await handover.settle(until - loop.time())
+        former = takeover.predecessor if takeover is not None else None
+        given_back = service.active and former is not None and await former.give_back()
+        if given_back:
+            log.info("the former NMI serves this node again")
+        elif not service.active and takeover is not None and takeover.waits:
+            self._keeps_redirect = True  # the one that serves owns it
+        service.active = False
+        if service.server is not None:
+            seconds = await service.server.complete_open_requests(seconds)
+        if handover is not None:
+            await handover.settle(until - loop.time())
+            self._keeps_redirect = self._keeps_redirect or given_back or handover.registered or handover.retired
+            await handover.refuse()
+            if service.server is not None:
+                seconds = await handover.pass_connections(lambda: service.open_connections, seconds)
+        return seconds
 
     async def _leave_redirect(self, step: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -230,29 +268,48 @@ class App:
                 "the redirect could not be removed; run `nmi --cleanup` on this node", extra={"error": str(error)}
             )
 
-    async def _start_endpoints(self) -> None:
+    async def _start_service(self, tasks: asyncio.TaskGroup) -> tuple[Service, Takeover]:
+        """Own the sockets that no other NMI of this node will pass."""
         settings = self._settings
-        probes = HttpEndpoints(
-            "",
-            settings.probe_port,
-            healthz=self._health,
-            readyz=self._checks,
-            state=self._state,
-            profile=Profiler().sample if settings.profile else None,
-            flag="--http-probe-port",
-        )
-        metrics = HttpEndpoints("", settings.metrics_port, registry=self._registry, flag="--prometheus-port")
-        for endpoints in (probes, metrics):
-            await endpoints.start()
+        pages: dict[SocketName, HttpEndpoints] = {
+            "probes": HttpEndpoints(
+                "",
+                settings.probe_port,
+                healthz=self._health,
+                readyz=self._checks,
+                state=self._state,
+                profile=Profiler().sample if settings.profile else None,
+                flag="--http-probe-port",
+            ),
+            "metrics": HttpEndpoints("", settings.metrics_port, registry=self._registry, flag="--prometheus-port"),
+        }
+        for endpoints in pages.values():
             self._stack.push_async_callback(endpoints.stop)
+        service = Service(settings, self._redirect, pages, tasks, self._retired)
+        self._stack.callback(service.close)
+        path = Path(settings.handover_socket) if settings.handover_socket else None
+        metrics = HandoverMetrics(self._registry)
+        if path is not None:
+            self._predecessor = Predecessor(path, service, metrics)
+        takeover = Takeover(path, service.hello(), metrics, service.bind, in_use=is_in_use)
+        self._service, self._takeover = service, takeover
+        await takeover.begin()
+        return service, takeover
+
+    def _retired(self) -> None:
+        """Note that a successor serves: the NMI that served before this one must not serve again."""
+        former = self._takeover.predecessor if self._takeover is not None else None
+        if former is not None and self._tasks is not None:
+            self._tasks.create_task(former.pass_on(), name="pass on")
 
     def _health(self) -> str:
-        return "Active" if self._active else "Not Active"
+        return "Active" if self._service is not None and self._service.active else "Not Active"
 
     def _checks(self) -> dict[str, str | None]:
         contact = self._contact
+        waiting = self._takeover.problem if self._takeover is not None else ""
         return {
-            "active": None if self._active else "not serving (yet, or any more)",
+            "active": None if self._health() == "Active" else waiting or "not serving (yet, or any more)",
             "api server": contact.problem if contact is not None else "not asked yet",
             "watches": _watch_problem(self._cluster_cache),
             "redirect": self._redirect.problem(),
@@ -264,11 +321,17 @@ class App:
             "feed": self._cluster_cache,
             "broker": self._broker,
             "governor": self._governor,
-            "server": self._server,
+            "server": self._service.server if self._service is not None else None,
             "plumbing": self._redirect,
         }
         states = {name: each.state() for name, each in components.items() if each is not None}
-        return {"node": self._settings.node_name, "version": VERSION, "health": self._health(), **states}
+        return {
+            "node": self._settings.node_name,
+            "version": VERSION,
+            "health": self._health(),
+            "handover": self._predecessor.state() if self._predecessor is not None else "off",
+            **states,
+        }
 
     async def _build_server(
         self,
@@ -382,19 +445,3 @@ def _watch_problem(cluster_cache: ClusterCache | None) -> str | None:
         return f"first lists not complete: {', '.join(f'{name}: {why}' for name, why in incomplete.items())}"
     silent = cluster_cache.silent()
     return f"silent: {', '.join(silent)}; check that the API server responds to this node" if silent else None
-
-
-def bound(address: str, port: int) -> socket.socket:
-    """Return a socket bound to the address that does not listen yet, so connections are refused. Raises StartError."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setblocking(False)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address, port))
-    except OSError as error:
-        listener.close()
-        raise StartError(
-            f"{address}:{port} cannot be listened on ({error.strerror}): end what holds it (another NMI?), or choose "
-            f"another with --nmi-port and --nmi-listen-address"
-        ) from error
-    return listener

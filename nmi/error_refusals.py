@@ -1,6 +1,7 @@
 """Refusals for failed calls to Azure: the texts for the pod and for the operator's log. Pure."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from nmi import azure_error_text
 from nmi.identity.request import TokenRequest
@@ -13,6 +14,80 @@ from nmi.tokens.user_assigned import OtherIdentityError
 from podidentity.azure.errors import AzureError, Refused, Throttled
 from podidentity.resources import AzureIdentity
 from podidentity.telemetry.logs import redacted
+
+E = TypeVar("E", bound=AzureError)
+
+
+class _ErrorTexts(NamedTuple, Generic[E]):
+    """The refusal for errors of one class."""
+
+    error: type[E]
+    reason: Reason
+    sentence: Callable[[E], str]
+    """The sentence for the pod, without the full stop: the error's code and correlation id follow."""
+    hint: Callable[[E], str]
+    """The next action, for the operator."""
+    with_answer: bool = False
+    """Whether the pod also receives Azure's own sentence."""
+
+
+_TEXTS: Final[tuple[_ErrorTexts[Any], ...]] = (
+    _ErrorTexts[UntrustedError](
+        UntrustedError,
+        Reason.UPSTREAM_REFUSED,
+        lambda error: f"Azure knows no federated credential of this identity for {_trust(error)}",
+        lambda error: (
+            f"give the identity with client id {redacted(error.client_id)} a federated credential of exactly these "
+            f"(az identity federated-credential create), and allow some minutes until it is known: {_trust(error)}"
+        ),
+    ),
+    _ErrorTexts[NoAssertionError](
+        NoAssertionError,
+        Reason.UPSTREAM_REFUSED,
+        lambda _: "This pod's service account cannot be proved to Azure, so no request was sent",
+        lambda error: error.message,
+    ),
+    _ErrorTexts[NoAssertionYet](
+        NoAssertionYet,
+        Reason.UPSTREAM_UNAVAILABLE,
+        lambda _: "This pod's service account could not be proved to Azure now; try again",
+        lambda error: f"check that the API server responds to this node: {error.message}",
+    ),
+    _ErrorTexts[OtherIdentityError](
+        OtherIdentityError,
+        Reason.UPSTREAM_REFUSED,
+        lambda _: "The clientID of this identity's AzureIdentity is not that of the identity on Azure",
+        lambda error: f"{error.message}: set its clientID and resourceID to those of one identity (az identity show)",
+    ),
+    _ErrorTexts[CredentialError](
+        CredentialError,
+        Reason.UPSTREAM_REFUSED,
+        lambda _: "The Secret of this identity cannot be used, so no request was sent to Azure",
+        lambda error: error.message,
+    ),
+    _ErrorTexts[Refused](
+        Refused,
+        Reason.UPSTREAM_REFUSED,
+        lambda _: "Azure refused a token for this identity",
+        lambda error: f"check the AzureIdentity's clientID and the requested resource: {error.message}",
+        with_answer=True,
+    ),
+    _ErrorTexts[Throttled](
+        Throttled,
+        Reason.UPSTREAM_THROTTLED,
+        lambda _: "Azure limits token requests of this node now; try again",
+        lambda error: (
+            f"other clients than NMI may use IMDS on this node, or the same service principal: {error.message}"
+        ),
+    ),
+    _ErrorTexts[AzureError](
+        AzureError,
+        Reason.UPSTREAM_UNAVAILABLE,
+        lambda _: "Azure's token endpoint did not return a token; try again",
+        lambda error: f"check that IMDS, or Azure AD for a service principal, responds to this node: {error.message}",
+    ),
+)
+"""The first row whose class an error has applies."""
 
 
 def refusal_of_congestion(error: CongestedError) -> Refusal:
@@ -31,45 +106,18 @@ def refusal_of(error: AzureError, own: Collection[str] = ()) -> Refusal:
     For a refused token the pod also receives Azure's own sentence, without the ids and names that are not among *own*
     (`azure_error_text`). The text never contains the word "unreachable", by which SDKs detect a missing endpoint.
     """
+    texts = next(each for each in _TEXTS if isinstance(error, each.error))
     code = "" if "unreachable" in error.code.lower() else error.code
     facts = [code, f"correlation id {error.correlation_id}" if error.correlation_id else ""]
     known = ", ".join(fact for fact in facts if fact)
     suffix = f" ({known})" if known else ""
-    if isinstance(error, UntrustedError | NoAssertionError | NoAssertionYet):
-        return _unproved(error, suffix)
-    if isinstance(error, OtherIdentityError):
-        return Refusal(
-            Reason.UPSTREAM_REFUSED,
-            f"The clientID of this identity's AzureIdentity is not that of the identity on Azure{suffix}.",
-            f"{error.message}: set its clientID and resourceID to those of one identity (az identity show)",
-            correlation=error.correlation_id,
-        )
-    if isinstance(error, CredentialError):
-        return Refusal(
-            Reason.UPSTREAM_REFUSED,
-            f"The Secret of this identity cannot be used, so no request was sent to Azure{suffix}.",
-            error.message,
-        )
-    if isinstance(error, Refused):
-        return Refusal(
-            Reason.UPSTREAM_REFUSED,
-            f"Azure refused a token for this identity{suffix}.{_answer_of(error, own)}",
-            f"check the AzureIdentity's clientID and the requested resource: {error.message}",
-            correlation=error.correlation_id,
-        )
-    if isinstance(error, Throttled):
-        return Refusal(
-            Reason.UPSTREAM_THROTTLED,
-            f"Azure limits token requests of this node now; try again{suffix}.",
-            f"other clients than NMI may use IMDS on this node, or the same service principal: {error.message}",
-            retry_after=error.retry_after,
-            correlation=error.correlation_id,
-        )
+    answer = _answer_of(error, own) if texts.with_answer else ""
     return Refusal(
-        Reason.UPSTREAM_UNAVAILABLE,
-        f"Azure's token endpoint did not return a token; try again{suffix}.",
-        f"check that IMDS, or Azure AD for a service principal, responds to this node: {error.message}",
-        retry_after=error.retry_after,
+        texts.reason,
+        f"{texts.sentence(error)}{suffix}.{answer}",
+        texts.hint(error),
+        # A repeated request is refused again, so the pod receives no time for it.
+        retry_after=None if texts.reason is Reason.UPSTREAM_REFUSED else error.retry_after,
         correlation=error.correlation_id,
     )
 
@@ -79,32 +127,11 @@ def _answer_of(error: AzureError, own: Collection[str]) -> str:
     return f" Azure's answer: {said}" if said else ""
 
 
+def _trust(error: UntrustedError) -> str:
+    return f"issuer {error.issuer}, subject {error.subject}, audience {error.audience}"
+
+
 def own_ids(identity: AzureIdentity, request: TokenRequest) -> tuple[str, ...]:
     """Return the ids and names that a pod with *identity* already knows."""
     spec, resource = identity.spec, request.resource
     return spec.client_id, spec.tenant_id, *(spec.auxiliary_tenant_ids or ()), resource, f"{resource}/.default"
-
-
-def _unproved(error: UntrustedError | NoAssertionError | NoAssertionYet, suffix: str) -> Refusal:
-    """Return the refusal if the pod's own service account was not proved to Azure."""
-    if isinstance(error, UntrustedError):
-        trust = f"issuer {error.issuer}, subject {error.subject}, audience {error.audience}"
-        return Refusal(
-            Reason.UPSTREAM_REFUSED,
-            f"Azure knows no federated credential of this identity for {trust}{suffix}.",
-            f"give the identity with client id {redacted(error.client_id)} a federated credential of exactly these "
-            f"(az identity federated-credential create), and allow some minutes until it is known: {trust}",
-            correlation=error.correlation_id,
-        )
-    if isinstance(error, NoAssertionError):
-        return Refusal(
-            Reason.UPSTREAM_REFUSED,
-            f"This pod's service account cannot be proved to Azure, so no request was sent{suffix}.",
-            error.message,
-        )
-    return Refusal(
-        Reason.UPSTREAM_UNAVAILABLE,
-        f"This pod's service account could not be proved to Azure now; try again{suffix}.",
-        f"check that the API server responds to this node: {error.message}",
-        retry_after=error.retry_after,
-    )

@@ -15,9 +15,10 @@ from _native.answers import Usage
 from _native.index import PodRecord
 from nmi.error_refusals import own_ids, refusal_of, refusal_of_congestion
 from nmi.identity.assigned_identity import AssignedIdentity
-from nmi.identity.cluster_cache import GONE, ClusterCache, DecisionInput
+from nmi.identity.cluster_cache import ClusterCache, DecisionInput
 from nmi.identity.decide import Decision, DecisionPolicy, Exempt, Grant, Wait, decide
 from nmi.identity.metrics import IdentityMetrics
+from nmi.identity.ownership_reads import GONE
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal

@@ -161,6 +161,9 @@ class Settings:
     """/healthz and /readyz, on every address."""
     metrics_port: int = 9090
     """/metrics, on every address."""
+    handover_socket: str = ""
+    """Path of the Unix socket where this NMI passes its ports to its successor on this node, and gets them from its
+    predecessor; empty disables it. Only NMI's user may write to its directory."""
     profile: bool = False
     """Serve /debug/profile on the probe port, to processes on loopback only."""
     log_format: LogFormat = LogFormat.TEXT
@@ -243,6 +246,10 @@ class Settings:
         _demand(
             self.systemd_directory.startswith("/"),
             f"--systemd-directory is {quoted(self.systemd_directory)}; give the whole path, as /etc/systemd/system",
+        )
+        _demand(
+            self.handover_socket == "" or (self.handover_socket.startswith("/") and len(self.handover_socket) <= 80),
+            f"--handover-socket is {quoted(self.handover_socket)}; give the whole path, of at most 80 characters",
         )
         _demand(
             self.max_connections_per_pod <= self.max_connections or self.max_connections == 0,

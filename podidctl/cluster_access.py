@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from mic.preview.survey import advice
+from mic.preview.survey import api_error_advice
 from mic.startup.settings import Settings
 from podidctl.plan import settings
 from podidentity.exits import StartError
@@ -54,7 +54,7 @@ async def connect(found: Settings) -> AsyncIterator[Client]:
     except AccessError as error:
         raise StartError(str(error)) from error
     except ApiError as error:
-        raise StartError(advice(error)) from error
+        raise StartError(api_error_advice(error)) from error
 
 
 def parse_pod_name(name: str, namespace: str, usual: str) -> tuple[str, str]:

@@ -146,7 +146,11 @@ class Sandbox:
         """The reason why there are no network namespaces, if there are none."""
         if self.settings.namespaces is False:
             return "--loopback"
-        return "not root" if os.geteuid() != 0 else "this system does not permit network namespaces"
+        if os.geteuid() != 0:
+            return "not root"
+        if shutil.which("ip") is None:
+            return "the program ip is missing (package iproute2)"
+        return "this system does not permit network namespaces"
 
     async def __aenter__(self) -> Self:
         try:

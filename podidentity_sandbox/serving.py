@@ -7,19 +7,25 @@ front of real servers.
 import abc
 import asyncio
 import contextlib
+import errno
+import functools
+import itertools
 import json
+import os
 import random
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 from typing_extensions import override
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
+PORT_BLOCKS: Final = range(12_000, 20_000, 80)
+"""The first ports of the blocks of `free_ports`, below the ephemeral range."""
 STOP_SECONDS = 0.5  # how long an open request may hold up the end of a sandbox
 
 
@@ -101,14 +107,56 @@ def json_response(
 
 
 def free_ports(count: int) -> list[int]:
-    """Return free ports below the ephemeral range, so that no outgoing connection takes one."""
-    found: list[int] = []
-    for port in random.sample(range(12_000, 20_000), 2_000):
-        if len(found) == count:
-            break
-        with contextlib.suppress(OSError), socket.create_server(("", port)):
-            found.append(port)
+    """Return ports for programs that are started later.
+
+    They are below the ephemeral range, so that no outgoing connection takes one, and no other caller of this function
+    gets them before they are free again: each process takes them in turn from a block of its own. Raise OSError if the
+    machine has no free block or the block has fewer free ports.
+    """
+    found = _port_block(os.getpid()).take(count)
+    if len(found) < count:
+        raise OSError(errno.EADDRINUSE, f"fewer than {count} free ports in the block of this process")
     return found
+
+
+class _PortBlock:
+    """Consecutive ports that one process of this machine hands out: the one that listens on the first of them."""
+
+    def __init__(self) -> None:
+        for first in random.sample(PORT_BLOCKS, len(PORT_BLOCKS)):
+            if _listen_until_the_end(first):
+                self._next = itertools.cycle(range(first + 1, first + PORT_BLOCKS.step))
+                return
+        raise OSError(errno.EADDRINUSE, f"no free block of ports from {PORT_BLOCKS.start} to {PORT_BLOCKS.stop}")
+
+    def take(self, count: int) -> list[int]:
+        """Return the next *count* ports of the block on which no program listens."""
+        found: list[int] = []
+        for port in itertools.islice(self._next, PORT_BLOCKS.step - 1):
+            with contextlib.suppress(OSError), socket.create_server(("", port)):
+                found.append(port)
+            if len(found) == count:
+                break
+        return found
+
+
+def _listen_until_the_end(port: int) -> bool:
+    """Listen on *port* until this process ends. Return False if the port is taken."""
+    with socket.socket() as guard:  # without SO_REUSEADDR, so that a second process cannot bind the port
+        try:
+            guard.bind(("", port))
+            guard.listen(1)
+        except OSError:
+            return False
+        guard.detach()
+    return True
+
+
+@functools.cache
+def _port_block(pid: int) -> _PortBlock:
+    """Return the block of the process *pid*, which is this process: a forked process takes another one."""
+    del pid
+    return _PortBlock()
 
 
 def listening(host: str = "127.0.0.1", port: int = 0) -> socket.socket:

@@ -6,6 +6,7 @@ or in a new namespace. Tests that stop, compact or configure a server start anot
 """
 
 import asyncio
+import gc
 import inspect
 import os
 import signal
@@ -39,6 +40,8 @@ CALLS = Calls()
 CALLS.listen(setattr)
 DOWNLOADS = selection.Downloads()
 DOWNLOADS.listen(setattr)
+PROGRAMS = selection.Programs()
+PROGRAMS.listen(setattr)
 
 SETTLE_SECONDS = 2.0
 """Seconds that a thread or task may take to end after its test."""
@@ -56,6 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects tests by the markers that are set here
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=selection.start_of)
     collected = config.stash.setdefault(selection.COLLECTED, [])
     for item in items:
         collected.append((item.nodeid, selection.mark(item)))
@@ -69,11 +73,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # A cold build takes minutes, which the time limit of a single test does not cover.
     if not session.config.option.collectonly and any(item.get_closest_marker("plane") for item in session.items):
         up.build()
+    # The garbage collector need not look again at all modules and tests. The marked objects stay until the end.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    DOWNLOADS.test_needs({marker.name for marker in item.iter_markers()})
+    markers = {marker.name for marker in item.iter_markers()}
+    DOWNLOADS.test_needs(markers)
+    PROGRAMS.test_needs(markers)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -99,9 +108,12 @@ def pytest_sessionfinish() -> None:
     CALLS.end(os.environ.get("CALLS_SEEN", ""))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
-    """Raise BlockingError where the daemons' code blocks a running event loop. Tests and emulators may block."""
+    """Raise BlockingError where the daemons' code blocks a running event loop. Tests and emulators may block.
+
+    Its activation takes as long as a small test, so it is active for the whole session.
+    """
     # Modules match by the start of their path, so `podidentity` would include the sandbox.
     with blockbuster_ctx(OURS, excluded_modules=["podidentity_sandbox"]) as blockbuster:
         for function in blockbuster.functions.values():

@@ -9,7 +9,12 @@ The needs of a test determine its target, so that each test has exactly one:
 * `make e2e-node` runs tests on the real nodes of tests/realnode. It is not a part of `make test-all`.
 """
 
-from collections.abc import Callable, Iterator
+import asyncio
+import functools
+import itertools
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any, Final
 
@@ -51,15 +56,31 @@ DIRECTORIES: Final = {
     "soak": "programs",
 }
 """The marker of all tests in a directory."""
+LONG: Final = (
+    "mic/history/test_any_history.py",
+    "mic/test_failing_servers.py",
+    "mic/history/test_killed_at_every_call.py",
+    "native/test_lanes_agree.py",
+    "sandbox/cloud/test_sandbox_up.py",
+    "mic/history/test_broken_controllers_are_noticed.py",
+    "podidentity/kube/test_access.py",
+    "mic/preview/test_preview_equals_execution.py",
+    "contract/test_lease_next_to_the_go_implementation.py",
+)
+"""Files that take long. They start first, so that no process idles while another one ends with such a file."""
 IN_TEST_ALL: Final = frozenset({"plane", "measures", "images", "model", "sdks"})
 IN_TEST: Final = frozenset({"root", "tools", "programs"})
 
 
+@functools.cache
+def needs_of_path(path: PurePath) -> tuple[str, ...]:
+    """Return the markers that follow from the *path* of a test, relative to tests/."""
+    return tuple(marker for directory, marker in DIRECTORIES.items() if path.is_relative_to(directory))
+
+
 def needs_of(path: PurePath, fixtures: frozenset[str]) -> Iterator[str]:
-    """Return the markers that follow from the *path* of a test, relative to tests/, and from its *fixtures*."""
-    for directory, marker in DIRECTORIES.items():
-        if path.is_relative_to(directory):
-            yield marker
+    """Yield the markers that follow from the *path* of a test, relative to tests/, and from its *fixtures*."""
+    yield from needs_of_path(path)
     if fixtures & PLANE_FIXTURES:
         yield "plane"
     if fixtures & PROGRAM_FIXTURES:
@@ -75,11 +96,23 @@ def run_of(markers: frozenset[str]) -> str:
     return "run_test" if markers & IN_TEST else "run_check"
 
 
+def start_of(item: pytest.Item) -> int:
+    """Return the key by which the items are sorted: files in LONG first. Other items keep their order."""
+    return _START.get(str(_relative(item.path)), len(LONG))
+
+
+_START: Final = {path: number for number, path in enumerate(LONG)}
+
+
+@functools.cache
+def _relative(path: Path) -> Path:
+    return path.relative_to(TESTS) if path.is_relative_to(TESTS) else Path(path.name)
+
+
 def mark(item: pytest.Item) -> frozenset[str]:
     """Add to *item* the markers of its needs and of its target. Return all its markers."""
     fixtures = frozenset(item.fixturenames) if isinstance(item, pytest.Function) else frozenset[str]()
-    path = item.path.relative_to(TESTS) if item.path.is_relative_to(TESTS) else Path(item.path.name)
-    for marker in needs_of(path, fixtures):
+    for marker in needs_of(_relative(item.path), fixtures):
         item.add_marker(marker)
     needs = frozenset(each.name for each in item.iter_markers())
     run = run_of(needs)
@@ -109,7 +142,7 @@ class Downloads:
             return build()
 
         def checked_tool(name: str) -> Path:
-            self._require(*({"plane", "node"} if name == "kubectl" else {"plane", "tools", "node"}))
+            self._require(*({"plane", "node"} if name in {"actionlint", "kubectl"} else {"plane", "tools", "node"}))
             return tool(name)
 
         patch(up, "build", checked_build)
@@ -118,3 +151,49 @@ class Downloads:
     def _require(self, *markers: str) -> None:
         if self._needs is not None and self._needs.isdisjoint(markers):
             raise RuntimeError(f"the test uses a downloaded program; add the marker {' or '.join(sorted(markers))}")
+
+
+PROGRAMS: Final = frozenset({"mic", "nmi", "podidctl", "kubectl-podidentity"})
+"""Modules and scripts of the programs."""
+
+
+def starts_program(argv: Sequence[str]) -> bool:
+    """Return whether the command starts MIC, NMI or podidctl, also behind a command such as setpriv or ip netns."""
+    modules = (module for option, module in itertools.pairwise(argv) if option == "-m")
+    scripts = (PurePath(each).name for each in argv if PurePath(each).parent.name == "bin")
+    return not PROGRAMS.isdisjoint({*modules, *scripts, *argv[:1]})
+
+
+class Programs:
+    """Guard of the programs: only tests outside `make check` start MIC, NMI or podidctl as processes.
+
+    Such a test takes seconds, or half a minute on a busy machine, and then fails for reasons that are not the change.
+    """
+
+    def __init__(self) -> None:
+        self._allowed = True
+
+    def test_needs(self, markers: set[str]) -> None:
+        """Take *markers* as those of the test that now starts. Before the first test everything is allowed."""
+        self._allowed = not markers.isdisjoint(IN_TEST | IN_TEST_ALL)
+
+    def listen(self, patch: Callable[[object, str, Any], None]) -> None:
+        """Check the started processes. *patch* replaces an attribute of a class or module."""
+        begin, create = subprocess.Popen.__init__, asyncio.create_subprocess_exec
+
+        @functools.wraps(begin)
+        def checked_begin(this: "subprocess.Popen[Any]", args: Any, *rest: Any, **options: Any) -> None:
+            self._check([args] if isinstance(args, str | bytes | os.PathLike) else args)
+            begin(this, args, *rest, **options)
+
+        @functools.wraps(create)
+        async def checked_create(*argv: Any, **options: Any) -> asyncio.subprocess.Process:
+            self._check(argv)  # uvloop starts processes without Popen
+            return await create(*argv, **options)
+
+        patch(subprocess.Popen, "__init__", checked_begin)
+        patch(asyncio, "create_subprocess_exec", checked_create)
+
+    def _check(self, argv: Sequence[Any]) -> None:
+        if not self._allowed and starts_program([os.fsdecode(each) for each in argv]):
+            raise RuntimeError("the test starts a program of this project as a process; add the marker programs")

@@ -1,5 +1,6 @@
 """Each test belongs to one make target, and each target runs the tests that belong to it."""
 
+import asyncio
 import os
 import re
 import shlex
@@ -81,10 +82,62 @@ def test_needs_follow_from_fixtures_and_directories() -> None:
     assert set(selection.needs_of(PurePath("deployed/test_a.py"), frozenset({"tmp_path"}))) == set()
 
 
-@pytest.mark.parametrize("name", ["kubectl", "helm"])
+@pytest.mark.parametrize("path", selection.LONG)
+def test_a_long_file_exists(path: str) -> None:
+    assert (selection.TESTS / path).is_file()
+
+
+@pytest.mark.parametrize("name", ["kubectl", "helm", "actionlint"])
 def test_a_test_without_the_marker_downloads_nothing(name: str) -> None:
     with pytest.raises(RuntimeError, match="add the marker node or plane"):
         up.tool(name)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["/tree/.venv/bin/python", "-m", "nmi", "--node=a"],
+        ["/usr/bin/setpriv", "--pdeathsig", "KILL", "--", "/tree/.venv/bin/python", "-m", "mic"],
+        ["ip", "netns", "exec", "a", "/tree/.venv/bin/podidctl", "doctor"],
+        ["podidctl", "explain", "web"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_starts_a_program_is_recognised(argv: list[str]) -> None:
+    assert selection.starts_program(argv)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["/tree/.venv/bin/python", "-m", "pytest", "tests/nmi"],
+        ["/bin/ls", "nmi"],
+        ["grep", "-m", "1", "mic"],
+        ["/tree/.venv/bin/python", "-c", "import nmi"],
+    ],
+    ids=" ".join,
+)
+def test_another_command_is_allowed(argv: list[str]) -> None:
+    assert not selection.starts_program(argv)
+
+
+HELP = [sys.executable, "-m", "podidctl", "--help"]
+
+
+def test_a_test_without_the_marker_starts_no_program() -> None:
+    with pytest.raises(RuntimeError, match="add the marker programs"):
+        subprocess.run(HELP, check=True, timeout=60)
+
+
+async def test_an_async_test_without_the_marker_starts_no_program() -> None:
+    with pytest.raises(RuntimeError, match="add the marker programs"):
+        await asyncio.create_subprocess_exec(*HELP)
+
+
+@pytest.mark.programs
+def test_a_test_with_the_marker_may_start_one() -> None:
+    done = subprocess.run(HELP, capture_output=True, check=True, timeout=60)
+    assert b"podidctl" in done.stdout
 
 
 def test_child_processes_handle_sigint_where_the_parent_of_pytest_ignores_it() -> None:

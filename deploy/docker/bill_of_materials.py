@@ -1,7 +1,9 @@
 """Write the images' bills of materials in CycloneDX JSON: Python, its packages and Debian's. The Dockerfile runs this.
 
-usage: bill_of_materials.py PROGRAM...
+usage: bill_of_materials.py VERSION PROGRAM...
 
+VERSION is the version of the images, in the form of their labels (SemVer). The wheel has the same version as PEP 440
+spells it.
 The image's files are in /images/PROGRAM; the bill is written to /sbom/PROGRAM.cdx.json. It contains no time and no
 random number, so that equal images have equal bills, and is validated with CycloneDX's schema.
 """
@@ -48,8 +50,8 @@ def python_of_the_base(root: Path) -> Iterator[dict[str, Any]]:
             yield {"type": "library", "bom-ref": f"base-{purl}", "name": name, "version": version, "purl": purl}
 
 
-def bill(program: str) -> dict[str, Any]:
-    """Return the bill of the image of *program*. Raise CalledProcessError."""
+def bill(program: str, version: str) -> dict[str, Any]:
+    """Return the bill of the image of *program*, which has the given *version*. Raise CalledProcessError."""
     root = IMAGES / program
     (site,) = (root / "opt/podidentity/lib").glob("python3*/site-packages")
     # Use the interpreter of this stage: the image's runs only at its path in the image.
@@ -59,7 +61,6 @@ def bill(program: str) -> dict[str, Any]:
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     document: dict[str, Any] = json.loads(listed.stdout)
-    (version,) = (each["version"] for each in document["components"] if each["name"] == "aad-pod-identity")
     image = {"type": "container", "bom-ref": f"image-{program}", "name": f"aad-pod-identity/{program}"}
     document["metadata"]["component"] = {**image, "version": version}
     document["components"] = sorted(
@@ -80,14 +81,15 @@ def runnable_environment(site: Path, program: str) -> Path:
 
 
 def main() -> None:
-    """Write the bill of each program that the arguments name. Exit if a bill is not valid."""
+    """Write the bill of each program that the arguments name after the version. Exit if a bill is not valid."""
     # Only the stage sbom-files has this library.
     from cyclonedx.schema import SchemaVersion  # noqa: PLC0415
     from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415
 
     SBOM.mkdir(exist_ok=True)
-    for program in sys.argv[1:]:
-        text = json.dumps(bill(program), indent=1, sort_keys=True) + "\n"
+    version, *programs = sys.argv[1:]
+    for program in programs:
+        text = json.dumps(bill(program, version), indent=1, sort_keys=True) + "\n"
         problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
         if problem is not None:
             sys.exit(f"{program}: not a CycloneDX document: {problem}")

@@ -23,9 +23,9 @@ from typing_extensions import override
 
 from mic.azure.errors import (
     AzureError,
+    HostNotFound,
     LooksThrottled,
     Missing,
-    NotFound,
     SignInFailed,
     Throttled,
     Unreachable,
@@ -33,7 +33,7 @@ from mic.azure.errors import (
     status_error,
     translated,
 )
-from mic.azure.identities import GONE, Change, HostIdentities, read
+from mic.azure.identities import GONE, Change, HostIdentities, decode_identities
 from mic.leader_client import LeaderConnector
 from podidentity.azure.clouds import STACK_NAME, Cloud
 from podidentity.azure.resource_ids import Host, ScaleSet
@@ -57,7 +57,7 @@ API_VERSION: Final = "2024-07-01"
 STACK_API_VERSION: Final = "2020-06-01"
 """The newest that Azure Stack Hub's present releases serve; it gives no etags."""
 
-Observe = Callable[[str, float, str], None]
+CallObserver = Callable[[str, float, str], None]
 """Callback for each call: its kind (one of KINDS), its duration in seconds, and its outcome (`errors.OUTCOMES`)."""
 
 POLL: Final = "operation_get"
@@ -76,7 +76,7 @@ class GrowingPolling(AsyncARMPolling):
 
     _waited_seconds = 0.0
 
-    def __init__(self, observe: Observe, clock: Callable[[], float], **settings: Any) -> None:
+    def __init__(self, observe: CallObserver, clock: Callable[[], float], **settings: Any) -> None:
         super().__init__(**settings)
         self._observe = observe
         self._clock = clock
@@ -125,7 +125,7 @@ class Compute:
         api_version: str = "",
         request_seconds: float = REQUEST_SECONDS,
         ssl_context: ssl.SSLContext | None = None,
-        observe: Observe = lambda _kind, _seconds, _outcome: None,
+        observe: CallObserver = lambda _kind, _seconds, _outcome: None,
         clock: Callable[[], float] = time.monotonic,
         may_write: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -157,7 +157,7 @@ class Compute:
             async with self._call(host, "get", self._request_seconds):
                 operations = await self._operations(host)
                 await operations.get(host.resource_group, host.name, cls=keep, **self._each())
-        except NotFound:
+        except HostNotFound:
             return GONE
         return found
 
@@ -192,7 +192,7 @@ class Compute:
                     )
                 begun = True
                 await poller.result()
-        except NotFound as error:
+        except HostNotFound as error:
             if (await self.get(host)).gone:
                 return GONE
             raise error.taken_for(AzureError if begun else Missing) from error
@@ -273,4 +273,4 @@ class Compute:
 def _read(response: Any) -> HostIdentities:
     http = response.http_response
     body = json.loads(http.text() or "{}")
-    return read(body if isinstance(body, dict) else {}, http.headers.get("ETag", ""))
+    return decode_identities(body if isinstance(body, dict) else {}, http.headers.get("ETag", ""))

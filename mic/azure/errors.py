@@ -20,14 +20,14 @@ __all__ = [
     "OUTCOMES",
     "AzureError",
     "BadIdentities",
-    "Conflict",
+    "HostNotFound",
     "LooksThrottled",
     "Missing",
-    "NotFound",
     "Refused",
     "SignInFailed",
     "Throttled",
     "Unreachable",
+    "UpdateConflict",
     "outcome_of",
     "status_error",
     "translated",
@@ -55,7 +55,7 @@ _MENTION: Final = "microsoft.managedidentity"
 """Occurs in the action or the scope of a refusal that concerns an identity, not a subnet or a disk."""
 
 
-class NotFound(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
+class HostNotFound(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
     """Azure knows no such VM or scale set."""
 
 
@@ -71,7 +71,7 @@ class LooksThrottled(Throttled):
     """Azure accepted an update and now throttles polls and reads of the host."""
 
 
-class Conflict(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
+class UpdateConflict(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
     """Another client changes the host (409), or has changed it since it was read (412): read it again."""
 
 
@@ -83,8 +83,8 @@ class BadIdentities(Refused):
 
 
 _OUTCOMES: Final[Mapping[type[AzureError], str]] = {
-    NotFound: "not_found",
-    Conflict: "conflict",
+    HostNotFound: "not_found",
+    UpdateConflict: "conflict",
     Throttled: "throttled",
     Refused: "refused",
     Unreachable: "unreachable",
@@ -99,7 +99,12 @@ def outcome_of(error: AzureError | None) -> str:
     return "ok" if error is None else next(name for kind, name in _OUTCOMES.items() if isinstance(error, kind))
 
 
-_CLASSES: Final[Mapping[int, type[AzureError]]] = {404: NotFound, 409: Conflict, 412: Conflict, 429: Throttled}
+_CLASSES: Final[Mapping[int, type[AzureError]]] = {
+    404: HostNotFound,
+    409: UpdateConflict,
+    412: UpdateConflict,
+    429: Throttled,
+}
 
 
 def translated(error: BaseException) -> AzureError:

@@ -120,7 +120,7 @@ def _flat(type_: str) -> str:
     return type_.replace(" ", "").lower() or NONE.lower()
 
 
-def read(body: Mapping[str, Any], etag_header: str = "") -> HostIdentities:
+def decode_identities(body: Mapping[str, Any], etag_header: str = "") -> HostIdentities:
     """Return the identities in the body of a GET or a finished update; absent parts are empty."""
     identity: Any = body.get("identity") or {}
     attached: Any = identity.get("userAssignedIdentities") or {}

@@ -11,17 +11,18 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from mic.cluster.view import Changes
+from mic.cluster.changes import Changes
 from podidentity.kube.events import EventRecorder
+from podidentity.kube.object_reports import ObjectReports, Rate
 from podidentity.resources import PODS, Pod
-from podidentity.telemetry.token_bucket import TokenBucket
 
 log = logging.getLogger(__name__)
 
 IGNORED: Final = "MirrorPodIgnored"
 """The Event's reason."""
-LINES_BURST: Final = 50.0
-LINES_PER_SECOND: Final = 1.0
+REPORTS: Final = Rate(burst=50.0, per_second=1.0)
+"""Pods reported, of all nodes together."""
+OMISSION: Final = "more mirror pods with a binding label than are logged individually; `podidctl plan` lists all"
 WHY: Final = (
     "it is a mirror pod (owned by a Node, or annotated kubernetes.io/config.mirror), to which its node's kubelet could "
     "have given any namespace and labels, so it gets no identity: use a DaemonSet or Deployment instead"
@@ -31,25 +32,26 @@ WHY: Final = (
 class MirrorPods:
     """Handler of the pod watch that reports labelled mirror pods and passes every change on.
 
-    It writes one log line and one Event per pod and label. A kubelet that creates pods without end gets LINES_BURST
-    lines, then one per second, and as many Events as `EventRecorder` allows.
+    It writes one log line and one Event per pod and label. The number of reports is limited in total and for one node,
+    because a kubelet may create pods without end, in any namespace.
     """
 
     def __init__(
         self, inner: Changes[Pod], recorder: EventRecorder, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._inner = inner
-        self._recorder = recorder
-        self._lines = TokenBucket(LINES_PER_SECOND, LINES_BURST, clock)
+        self._reports = ObjectReports(
+            lines=REPORTS, events=REPORTS, omission=OMISSION, record=recorder.record, clock=clock
+        )
 
     def upserted(self, old: Pod | None, new: Pod) -> None:
         if new.mirror and new.binding_label and not new.finished and _is_news(old, new):
-            if self._lines.take():
+            if self._reports.may_log(new.spec.node_name):
                 log.warning(
                     "mirror pod with a binding label gets no identity; find its creator on that node",
                     extra={"pod": "/".join(new.key), "node": new.spec.node_name, "binding": new.binding_label},
                 )
-            self._recorder.record(new, PODS, "Warning", IGNORED, f"pod {'/'.join(new.key)}: {WHY}")
+            self._reports.warn(new.spec.node_name, new, PODS, IGNORED, f"pod {'/'.join(new.key)}: {WHY}")
         self._inner.upserted(old, new)
 
     def deleted(self, old: Pod) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from mic.azure.identities import HostIdentities
 from mic.cluster.host_state import HostState
-from mic.cluster.view import NODE_PREFIX
+from mic.cluster.hosts import NODE_PREFIX
 from mic.decisions import client_ids, steps
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment, Key, in_sync
 from mic.preview.dry_run import DryRun, HostActions, Snapshot, key_of

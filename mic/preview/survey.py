@@ -48,7 +48,7 @@ async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
     except AccessError as error:
         raise StartError(str(error)) from error
     except ApiError as error:
-        raise StartError(advice(error)) from error
+        raise StartError(api_error_advice(error)) from error
     try:
         return await _with_azure(settings, snapshot) if ask_azure else _told(settings, snapshot)
     except DryRunError as error:
@@ -172,7 +172,7 @@ def _shown(settings: Settings) -> dict[str, str]:
     return {FLAG_OF[name]: value for name, value in values.items() if value}
 
 
-def advice(error: ApiError) -> str:
+def api_error_advice(error: ApiError) -> str:
     """Return in one line why the API server refused, and what to do."""
     match error:
         case Unauthorized():

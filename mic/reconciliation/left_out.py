@@ -12,7 +12,7 @@ FAULT_SECONDS: Final = 30.0
 """Pause before the next pass of a host after one left something out."""
 
 
-class Skipped:
+class LeftOutObjects:
     """Objects that one pass left out. `note` is a `steps.OnFault`."""
 
     def __init__(self, host_key: str, metrics: MicMetrics) -> None:

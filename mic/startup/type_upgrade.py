@@ -23,6 +23,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from mic.decisions.documents import Document
 from mic.startup.spellings import KINDS, dropping, respelled
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client
@@ -30,12 +31,17 @@ from podidentity.kube.decoding import WHOLE_MAX, decode_meta, outline
 from podidentity.kube.errors import ApiError, Conflict, Forbidden, NoResponse, NotFound, ServerError, TooManyRequests
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.paths import object_path
-from podidentity.resources import GROUP, BareMeta, Kind, Resource, fold
+from podidentity.old_spellings import fold
+from podidentity.resources import (
+    GROUP,
+    BareMeta,
+    Kind,
+    Resource,
+)
 from podidentity.version import VERSION
 
 log = logging.getLogger(__name__)
 
-Document = dict[str, Any]
 T = TypeVar("T")
 
 CONFIG_MAPS: Final = Kind("ConfigMap", "configmaps", Resource)

@@ -2,8 +2,7 @@
 
 Its parts are `watches` (changes), `pod_registry` and `address_owners` (pods), `assignments` or `managed_mode`
 (identities) and `exemptions` (exceptions). Where the watches may be behind (an unknown or contested address, an ending
-pod, a silent watch) it also sends a bounded number of reads. A read never overwrites what a watch has delivered,
-because the two may cross: it only adds an unconfirmed pod, settles the owner of an address, or finds a pod gone.
+pod, a silent watch) it also sends a bounded number of reads (`ownership_reads`, `verification_reads`).
 """
 
 import asyncio
@@ -20,17 +19,17 @@ from nmi.identity.address_evidence import AddressEvidence, Evidence
 from nmi.identity.address_owners import AddressOwners
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.assignments import IdentityAssignments, MicAssignments
-from nmi.identity.container_starts import owner_of
 from nmi.identity.debug_state import pod_state, watch_state
 from nmi.identity.decide import PodFacts, Wait
 from nmi.identity.exemptions import Exemptions
 from nmi.identity.lookup_wait import LookupWait
 from nmi.identity.managed_mode import BoundIdentities
 from nmi.identity.metrics import IdentityMetrics
+from nmi.identity.ownership_reads import OwnershipReads
 from nmi.identity.pending_reads import PendingReads
 from nmi.identity.pod_registry import PodRegistry
-from nmi.identity.pods import PodEntry, facts, own_addresses
-from nmi.identity.stopped_pods import wait_if_stopped, wait_if_suspended
+from nmi.identity.pods import PodEntry, facts
+from nmi.identity.stopped_pods import wait_if_suspended
 from nmi.identity.suspensions import Suspensions
 from nmi.identity.verification_reads import UnansweredError, VerificationReads
 from nmi.identity.watches import Watches
@@ -48,11 +47,6 @@ CHECK_SECONDS: Final = 0.5
 SHOWN_MAX: Final = 300
 """Pods in `state`; a node runs 110, or 250 at most."""
 
-GONE: Final = Refusal(
-    Reason.UNKNOWN_ADDRESS,
-    "The pod of this request no longer exists.",
-    "the pod has been deleted, has finished, or another pod has its address now; nothing to do",
-)
 _UNVERIFIED: Final = Refusal(
     Reason.UPSTREAM_UNAVAILABLE,
     "This pod cannot be verified now; try again.",
@@ -116,8 +110,8 @@ class ClusterCache:
         self._refuse_stale = refuse_stale
         self._on_gone: Callable[[PodEntry], None] = lambda _entry: None
         self._reads = VerificationReads(client, clock)
-        self._address_waits = LookupWait(index.get, self._ask_about, park_seconds=park_seconds, clock=clock)
-        self._by_name = LookupWait(self._record_named, self._ask_for, park_seconds=park_seconds, clock=clock)
+        self._address_waits = LookupWait(index.get, self._find_owner, park_seconds=park_seconds, clock=clock)
+        self._by_name = LookupWait(self._record_named, self._find_pod, park_seconds=park_seconds, clock=clock)
         self._pending_reads = PendingReads()
         self._evidence = AddressEvidence()
         self._addresses = AddressOwners(
@@ -127,7 +121,9 @@ class ClusterCache:
             unused=self._evidence.untrack,
             changed=self._pending_reads.changed,
         )
-        self._suspensions = Suspensions(self._addresses.candidates, self._still_has, clock=clock, wall_clock=wall_clock)
+        self._suspensions = Suspensions(
+            self._addresses.candidates, self._still_owns, clock=clock, wall_clock=wall_clock
+        )
         self.watches = Watches(
             client,
             on_doubt=self.check,
@@ -154,6 +150,9 @@ class ClusterCache:
             self._has_gone,
             reported=self._suspensions.changed,
             on_event=self._pending_reads.changed,
+        )
+        self.ownership_reads = OwnershipReads(
+            self._reads, self.pods, self._addresses, self._pending_reads, measures, node=node
         )
         self.watches.add("exceptions", EXCEPTIONS, self._exemptions)
         self.watches.add("pods", PODS, self.pods, field_selector=f"spec.nodeName={node}")
@@ -309,7 +308,7 @@ class ClusterCache:
         if (stopped := wait_if_suspended(entry, named=not address)) is not None:
             return stopped
         try:
-            pod = await self._verified(entry, address) if entry.doubtful or "pods" in silent else entry.pod
+            pod = await self.ownership_reads.verify(entry, address) if entry.doubtful or "pods" in silent else entry.pod
             if not isinstance(pod, Pod):
                 return pod
             exempt = self._exemptions.why(pod)
@@ -327,47 +326,16 @@ class ClusterCache:
             return DecisionInput(entry.facts, entry.assigned, certain=False)
         return DecisionInput(now, assigned, certain=False, verified=True)
 
-    # Reads and callbacks.
+    # Callbacks of the parts.
 
-    async def _verified(self, entry: PodEntry, address: str) -> Pod | Wait | Refusal:
-        """Return the pod of *entry* from a read, if it may be served. Raises UnansweredError."""
-        # A read from before a watch event proves less than the watch, so no read is shared across generations.
-        as_known = f"{entry.uid}/{entry.record.generation}"
-        read = await self._reads.pod(entry.namespace, entry.name, as_known)
-        if read is None or read.metadata.uid != entry.uid or read.finished:
-            self._measures.retired_by_read += 1
-            self.pods.retire(entry)
-            return GONE
-        if address and address not in own_addresses(read):
-            return GONE
-        return wait_if_stopped(read, named=not address) or read
+    async def _find_owner(self, address: str) -> bool:
+        return await self.ownership_reads.find_owner(address)
 
-    async def _still_has(self, entry: PodEntry, address: str) -> bool:
-        """Return whether new reads show that *address* is the pod's, and that no other pod there started as late."""
-        try:
-            read = await self._reads.pod_now(entry.namespace, entry.name)
-            there = await self._reads.at_address(address, self._node)
-        except UnansweredError:
-            return False
-        if read is None or read.metadata.uid != entry.uid or read.finished:
-            if not entry.gone:
-                self._measures.retired_by_read += 1
-                self.pods.retire(entry)
-            return False
-        listed = [each for each in there if address in own_addresses(each)]
-        rivals = any(each.metadata.uid != entry.uid and not each.finished for each in listed)
-        owner = owner_of(listed) if rivals else read
-        return (
-            address in own_addresses(read)
-            and wait_if_stopped(read, named=False) is None
-            and owner is not None
-            and owner.metadata.uid == entry.uid
-        )
+    async def _find_pod(self, key: str) -> bool:
+        return await self.ownership_reads.find_pod(key)
 
-    def _is_suspended(self, pod: Pod) -> bool:
-        """Return whether local evidence contradicts the pod that a read shows."""
-        entry = self.pods.get(*pod.key)
-        return entry is not None and entry.uid == pod.metadata.uid and entry.suspended
+    async def _still_owns(self, entry: PodEntry, address: str) -> bool:
+        return await self.ownership_reads.still_owns(entry, address)
 
     def _has_gone(self, entry: PodEntry) -> None:
         self._suspensions.left(entry)
@@ -382,53 +350,6 @@ class ClusterCache:
     def _record_named(self, key: str) -> PodRecord | None:
         entry = self.pods.get(*key.split("/", 1))
         return entry.record if entry is not None else None
-
-    async def _ask_for(self, key: str) -> bool:
-        """Send one read for an unknown pod that a request named. Return whether it must be repeated."""
-        namespace, name = key.split("/", 1)
-        with self._pending_reads.read() as read:
-            try:
-                pod = await self._reads.pod(namespace, name)
-            except UnansweredError:
-                return False
-            if read.is_outdated((namespace, name)):
-                return True
-        there = self.pods.get(namespace, name)
-        if pod is not None and not pod.finished and pod.spec.node_name == self._node and there is None:
-            self.pods.enter(pod, confirmed=False)
-        return False
-
-    async def _ask_about(self, address: str) -> bool:
-        """Send one read about an unknown or contested address. Return whether it must be repeated."""
-        with self._pending_reads.read() as read:
-            try:
-                pods = await self._reads.at_address(address, self._node)
-            except UnansweredError:
-                return False
-            if read.is_outdated(address, *(pod.key for pod in pods)):
-                return True
-        there = {pod.metadata.uid for pod in pods}
-        for claimant in self._addresses.candidates(address):
-            if not claimant.confirmed and claimant.uid not in there:
-                # Only a read has reported this pod, never the watch, so no event will remove it.
-                self.pods.retire(claimant)
-        owner = owner_of([pod for pod in pods if address in own_addresses(pod)])
-        if owner is not None and not self._is_suspended(owner):
-            self._settle(address, owner)
-        return False
-
-    def _settle(self, address: str, pod: Pod) -> None:
-        """Apply a read that shows that *address* is *pod*'s."""
-        entry = self.pods.get(*pod.key)
-        if entry is None:
-            entry = self.pods.enter(pod, confirmed=False)
-        elif entry.uid != pod.metadata.uid:
-            # Only the watch knows which of the two pods is the later one.
-            return
-        elif address not in entry.addresses:
-            entry.doubt(address)
-            self._addresses.add([address], entry)
-        self._addresses.settle(address, entry)
 
 
 def _owner(record: PodRecord) -> PodEntry | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from podidentity.resources import AzurePodIdentityException, Pod
+from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ MIC_LABELS: Final = (("app.kubernetes.io/component", "mic"), ("component", "mic"
 
 LINES_PER_MINUTE: Final = 100
 """More new exceptions in a minute mean a flood of the API server. The metric counts all of them."""
+OMISSION: Final = "more exceptions than are logged individually; the metric nmi_exceptions_seen counts all"
 
 Pair = tuple[str, str, str]
 """Namespace, label key, lower-cased label value."""
@@ -49,11 +51,9 @@ class Exemptions:
         self._changed = changed
         self._mic_namespace = mic_namespace.lower()
         self._namespaces = frozenset(namespaces)
-        self._clock = clock
         self._counting: dict[tuple[str, str], frozenset[Pair]] = {}
         self._by_pair: dict[Pair, dict[str, None]] = {}
-        self._minute = float("-inf")
-        self._lines = 0
+        self._lines = LogLimit(burst=LINES_PER_MINUTE, per_second=LINES_PER_MINUTE / 60, omission=OMISSION, clock=clock)
         self.seen = 0
         """Exceptions that became effective, or changed their labels, since the start."""
 
@@ -124,11 +124,7 @@ class Exemptions:
                 self._by_pair.setdefault(pair, {})[key[1]] = None
 
     def _tell(self, exception: AzurePodIdentityException) -> None:
-        now = self._clock()
-        if now - self._minute >= 60.0:
-            self._minute, self._lines = now, 0
-        self._lines += 1
-        if self._lines <= LINES_PER_MINUTE:
+        if self._lines.allows():
             labels = exception.spec.pod_labels or {}
             log.warning(
                 "pods with one of these labels get the node's own identities; check who may write exceptions",
@@ -137,8 +133,6 @@ class Exemptions:
                     "reason": ", ".join(f"{key}={value}" for key, value in labels.items()),
                 },
             )
-        elif self._lines == LINES_PER_MINUTE + 1:
-            log.warning("more exceptions than are logged one by one; the metric nmi_exceptions_seen counts all")
 
 
 def is_mic(pod: Pod, namespace: str) -> bool:

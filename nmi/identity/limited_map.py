@@ -10,6 +10,8 @@ from bisect import bisect_left, insort
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
+from podidentity.telemetry.log_limit import LogLimit
+
 Key = TypeVar("Key", bound=tuple[str, ...])
 V = TypeVar("V")
 
@@ -77,10 +79,8 @@ class OverLimitCount:
 
     def __init__(self, message: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._message = message
-        self._clock = clock
+        self._lines = LogLimit(burst=LINES_PER_MINUTE, per_second=LINES_PER_MINUTE / 60, clock=clock)
         self._places: dict[tuple[str, str], int] = {}
-        self._minute = float("-inf")
-        self._lines = 0
         self.count = 0
 
     def note(self, place: tuple[str, str], beyond: int) -> None:
@@ -89,13 +89,5 @@ class OverLimitCount:
         self.count += beyond - before
         if beyond:
             self._places[place] = beyond
-            if not before:
-                self._log(place)
-
-    def _log(self, place: tuple[str, str]) -> None:
-        now = self._clock()
-        if now - self._minute >= 60.0:
-            self._minute, self._lines = now, 0
-        self._lines += 1
-        if self._lines <= LINES_PER_MINUTE:
-            log.warning(self._message, extra={"resource": "/".join(place)})
+            if not before and self._lines.allows():
+                log.warning(self._message, extra={"resource": "/".join(place)})

@@ -25,7 +25,7 @@ from typing import Final
 from nmi.identity.address_evidence import Evidence, EvidenceKind
 from nmi.identity.container_starts import started_after
 from nmi.identity.pods import PodEntry
-from podidentity.telemetry.token_bucket import TokenBucket
+from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +94,7 @@ class Suspensions:
         self._remembered: dict[str, _DatedEvidence] = {}
         """By address, the oldest first."""
         self._begun = asyncio.Event()
-        self._lines = TokenBucket(1 / LOG_GAP_SECONDS, LOGGED_AT_ONCE, clock)
-        self._left_out = 0
-        """Log lines that were left out since the last one."""
+        self._lines = LogLimit(burst=LOGGED_AT_ONCE, per_second=1 / LOG_GAP_SECONDS, clock=clock)
         self.counts = dict.fromkeys(EvidenceKind, 0)
         """Suspensions since the start, by the evidence that began them."""
 
@@ -177,8 +175,7 @@ class Suspensions:
         entry.suspend()
         self._begun.set()
         self.counts[evidence.kind] += 1
-        if self._lines.take():
-            left_out, self._left_out = self._left_out, 0
+        if self._lines.allows():
             log.info(
                 "pod suspended, its address changed its owner",
                 extra={
@@ -186,11 +183,9 @@ class Suspensions:
                     "address": evidence.address,
                     "evidence": str(evidence.kind),
                     "interface": evidence.interface,
-                    "left_out": left_out,
+                    "left_out": self._lines.left_out,
                 },
             )
-        else:
-            self._left_out += 1
 
     def _end(self, suspension: Suspension) -> None:
         there = self._suspensions.get(suspension.entry, {})

@@ -103,6 +103,18 @@ class Server:
         """Stop using the listener: its owner may close it. Idempotent."""
         self._lane.stop_accepting()
 
+    def accept_again(self, listener: socket.socket) -> None:
+        """Undo stop_accepting()."""
+        self._lane.accept_again(listener)
+
+    def release_idle(self, most: int) -> list[int]:
+        """Return the descriptors of idle connections, which the caller closes; see `_native.lane`."""
+        return self._lane.release_idle(most)
+
+    def adopt(self, descriptor: int) -> None:
+        """Serve a connection that another NMI has released, and own its descriptor."""
+        self._lane.adopt(descriptor)
+
     async def complete_open_requests(self, seconds: float) -> float:
         """Wait until the requests that wait now are answered, *seconds* at most. New ones are served as usual.
 

@@ -24,7 +24,7 @@ _IDS: Final = tuple(
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
-Kind = TypeVar("Kind", bound="AzureError")
+E = TypeVar("E", bound="AzureError")
 
 
 class AzureError(Exception):
@@ -58,7 +58,7 @@ class AzureError(Exception):
         """Return an equal error without traceback and context, which can be stored and raised repeatedly."""
         return self.taken_for(type(self))
 
-    def taken_for(self, kind: type[Kind]) -> Kind:
+    def taken_for(self, kind: type[E]) -> E:
         """Return this error as an error of *kind*, for a caller that knows its meaning."""
         return kind(
             self.message,
@@ -106,6 +106,12 @@ def scrubbed(text: str) -> str:
 def plain(text: str) -> str:
     """Return *text* if it is a short plain word (an error code, a correlation id), else an empty string."""
     return text if _PLAIN.fullmatch(text) else ""
+
+
+def retry_after_seconds(header: str) -> float | None:
+    """Return Retry-After in seconds, at most an hour; None for the date format, which Azure does not send."""
+    text = header.strip()
+    return min(float(text), 3600.0) if text.isascii() and text.isdigit() else None
 
 
 def sentence_in(description: str) -> str:

@@ -12,7 +12,13 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from podidentity.kube.errors import ApiError, Status, from_status
-from podidentity.resources import BareMeta, Kind, Resource, Wire, fold, spellings
+from podidentity.old_spellings import fold, spellings
+from podidentity.resources import (
+    BareMeta,
+    Kind,
+    Resource,
+    Wire,
+)
 
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
@@ -58,14 +64,6 @@ class TooLong(Malformed):
     """An object with a field over its limit."""
 
 
-class ListPage(msgspec.Struct, Generic[R], frozen=True):
-    """One page of a list. `continue_token` is empty on the last page."""
-
-    items: list[R]
-    resource_version: str
-    continue_token: str
-
-
 class Skipped(msgspec.Struct, frozen=True):
     """An object that is skipped because of its size or depth; `meta` has its names, uid and version."""
 
@@ -74,7 +72,10 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class RawPage(msgspec.Struct, frozen=True):
-    """One page of a list with undecoded objects, which share the page's memory."""
+    """One page of a list with undecoded objects, which share the page's memory.
+
+    `continue_token` is empty on the last page.
+    """
 
     items: list[msgspec.Raw]
     resource_version: str
@@ -288,13 +289,6 @@ def _outline(data: bytes | msgspec.Raw, shape: type[Wire]) -> dict[str, Any]:
             inner = field.shape if bytes(memoryview(raw)[:1]) == b"{" else None
             found[name] = _outline(raw, inner) if inner is not None else None if bytes(raw) == b"null" else True
     return found
-
-
-def decode_list(kind: Kind[R], data: bytes) -> ListPage[R]:
-    """Return a decoded page. Raises Malformed, also if one of its objects cannot be decoded."""
-    page = split_list(data)
-    items = [decode_object(kind, item) for item in page.items]
-    return ListPage(items, page.resource_version, page.continue_token)
 
 
 def decode_event(kind: Kind[R], line: bytes) -> WatchEvent[R]:

@@ -40,7 +40,7 @@ OBJECT_RATE_PER_SECOND: Final = 1 / 300
 CALL_SECONDS: Final = 10.0
 
 EventType = Literal["Normal", "Warning"]
-Key = tuple[str, str, str, str, EventType, str, str]
+EventKey = tuple[str, str, str, str, EventType, str, str]
 """Kind, namespace, name and uid of the object; type, reason, message."""
 
 
@@ -75,9 +75,9 @@ class EventRecorder:
         self._host = host
         self._clock = clock
         self._now = now
-        self._warnings: OrderedDict[Key, _Pending] = OrderedDict()
-        self._normal: OrderedDict[Key, _Pending] = OrderedDict()
-        self._sent: OrderedDict[Key, _SentEvent] = OrderedDict()
+        self._warnings: OrderedDict[EventKey, _Pending] = OrderedDict()
+        self._normal: OrderedDict[EventKey, _Pending] = OrderedDict()
+        self._sent: OrderedDict[EventKey, _SentEvent] = OrderedDict()
         self._objects: OrderedDict[tuple[str, ...], TokenBucket] = OrderedDict()
         self._bucket = TokenBucket(RATE_PER_SECOND, BURST, clock)
         self._news = asyncio.Event()
@@ -137,7 +137,7 @@ class EventRecorder:
             self._news.clear()
             self._idle.set()
 
-    async def _send(self, key: Key, pending: _Pending) -> None:
+    async def _send(self, key: EventKey, pending: _Pending) -> None:
         namespace = key[1] or "default"  # namespace of Events about cluster-scoped objects
         told = self._sent.get(key)
         if told is not None:
@@ -158,7 +158,7 @@ class EventRecorder:
         while len(self._sent) > REMEMBERED_MAX:
             self._sent.popitem(last=False)
 
-    def _document(self, key: Key, pending: _Pending, namespace: str, name: str) -> dict[str, Any]:
+    def _document(self, key: EventKey, pending: _Pending, namespace: str, name: str) -> dict[str, Any]:
         return {
             "metadata": {"name": name, "namespace": namespace},
             "involvedObject": pending.regarding,

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
 from podidentity.kube.decoding import Malformed, TooDeep, TooLarge, TooLong
+from podidentity.kube.object_reports import ObjectReports, Rate, Record
 from podidentity.resources import BareMeta, Kind, Resource
-from podidentity.telemetry.token_bucket import SharedTokenBucket
 
 log = logging.getLogger(__name__)
 
@@ -25,19 +25,12 @@ REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 
 REMEMBERED_MAX: Final = 4096
 """Versions of objects whose reports are remembered."""
-LINES_BURST: Final = 100.0
-LINES_PER_SECOND: Final = 100 / 3600
-EVENTS_BURST: Final = 20.0
-EVENTS_PER_SECOND: Final = 20 / 3600
+LINES: Final = Rate(burst=100.0, per_second=100 / 3600)
+EVENTS: Final = Rate(burst=20.0, per_second=20 / 3600)
 """NMIs on 1,000 nodes may see the same objects: together they write 6 Events a second in the long run."""
-NAMESPACE_SHARE: Final = 0.25
-"""Part of the lines and Events for one namespace, so that one tenant cannot hide the objects of other tenants."""
+OMISSION: Final = "more skipped objects than are logged individually; see the metric objects_skipped_total"
 TRACEBACKS_MAX: Final = 32
 EVENT_REASON: Final = "ObjectSkipped"
-
-
-Record = Callable[[Resource, Kind[Any], Literal["Normal", "Warning"], str, str], None]
-"""`EventRecorder.record`."""
 
 
 class SkippedObjects:
@@ -47,16 +40,13 @@ class SkippedObjects:
         self._counts: Counter[tuple[str, Reason]] = Counter()
         self.counts: Mapping[tuple[str, Reason], int] = MappingProxyType(self._counts)
         """By the kind's plural name and reason; a live view."""
-        self._record: Record | None = None
+        self._reports = ObjectReports(lines=LINES, events=EVENTS, omission=OMISSION, clock=clock)
         self._reported: OrderedDict[tuple[str, str, str, str, str], None] = OrderedDict()
         self._traced: set[tuple[str, str]] = set()
-        self._lines = SharedTokenBucket(LINES_PER_SECOND, LINES_BURST, NAMESPACE_SHARE, clock)
-        self._events = SharedTokenBucket(EVENTS_PER_SECOND, EVENTS_BURST, NAMESPACE_SHARE, clock)
-        self._silent = False
 
     def record_with(self, record: Record) -> None:
         """Write Events with *record* from now on."""
-        self._record = record
+        self._reports.record_with(record)
 
     def report(self, kind: Kind[Any], meta: BareMeta, error: Exception) -> None:
         """Report that an object of *kind* is skipped because of *error*."""
@@ -69,17 +59,11 @@ class SkippedObjects:
         self._reported[version] = None
         while len(self._reported) > REMEMBERED_MAX:
             self._reported.popitem(last=False)
-        self._log(kind, meta, reason, error)
-        if self._record is not None and meta.name and self._events.take(meta.namespace):
-            self._record(Resource(metadata=meta), kind, "Warning", EVENT_REASON, _told(kind, reason, error))
+        if self._reports.may_log(meta.namespace):
+            self._log(kind, meta, reason, error)
+        self._reports.warn(meta.namespace, Resource(metadata=meta), kind, EVENT_REASON, _message(kind, reason, error))
 
     def _log(self, kind: Kind[Any], meta: BareMeta, reason: Reason, error: Exception) -> None:
-        if not self._lines.take(meta.namespace):
-            if not self._silent:
-                log.warning("more skipped objects than are logged individually; see the metric objects_skipped_total")
-            self._silent = True
-            return
-        self._silent = False
         fields = {"resource": f"{kind.plural} {meta.namespace}/{meta.name}", "reason": reason, "error": error}
         if reason != "handler":
             log.warning("object skipped and treated as absent; correct or delete it", extra=fields)
@@ -109,6 +93,6 @@ def reason_of(error: Exception) -> Reason:
             return "handler"
 
 
-def _told(kind: Kind[Any], reason: Reason, error: Exception) -> str:
+def _message(kind: Kind[Any], reason: Reason, error: Exception) -> str:
     cause = "handling it failed (see the log)" if reason == "handler" else str(error)
     return f"This {kind.name} is ignored and treated as absent: {cause}"

@@ -9,9 +9,11 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import os
 import re
+import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -101,35 +103,52 @@ class HttpEndpoints:
         self._flag = flag
         self._request_seconds = request_seconds
         self._clock = clock
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._connections: dict[str, dict[asyncio.Task[None], asyncio.StreamWriter]] = {}
         """By the peer's address, oldest first."""
         self._exposed = b""
         self._exposed_at = float("-inf")
 
-    async def start(self) -> None:
-        """Start to listen. Raises PortInUse if that is not possible."""
+    async def start(self, sockets: Sequence[socket.socket] = ()) -> None:
+        """Start to listen: at *sockets*, which it then owns, or at the port. Raises PortInUse."""
+        if sockets:
+            self._servers = [
+                await asyncio.start_server(self._accept, sock=each, limit=HEAD_MAX, backlog=BACKLOG) for each in sockets
+            ]
+            return
         try:
-            self._server = await asyncio.start_server(
+            server = await asyncio.start_server(
                 self._accept, self._host or None, self.port, limit=HEAD_MAX, backlog=BACKLOG
             )
         except OSError as error:
             advice = f"choose another with {self._flag}" if self._flag else "choose another port"
             why = _WHY_NOT.get(error.errno or 0, "unusable")
             raise PortInUse(error.errno, f"{self._host}:{self.port} is {why}: {advice}") from error
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._servers = [server]
+        self.port = server.sockets[0].getsockname()[1]
+
+    def pause(self) -> list[socket.socket]:
+        """Stop accepting and return the listening sockets, which the caller owns: connections wait in the kernel.
+
+        Open connections are served. start() with the sockets undoes it.
+        """
+        servers, self._servers = self._servers, []
+        sockets = [socket.socket(fileno=os.dup(each.fileno())) for server in servers for each in server.sockets]
+        for server in servers:
+            server.close()
+        return sockets
 
     async def stop(self) -> None:
         """Stop listening and close every connection. May be called twice, and without a start."""
-        server, self._server = self._server, None
-        if server is None:
-            return
-        server.close()
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
         open_now = [connection for several in self._connections.values() for connection in several]
         for connection in open_now:
             connection.cancel()
         await asyncio.gather(*open_now, return_exceptions=True)
-        await server.wait_closed()
+        for server in servers:
+            await server.wait_closed()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         named = writer.get_extra_info("peername")

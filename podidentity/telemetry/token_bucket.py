@@ -7,6 +7,8 @@ from typing import Final
 
 GROUPS_MAX: Final = 1024
 """Groups whose share is remembered; the one that was used the longest ago is forgotten."""
+ONE: Final = 1 - 1e-9
+"""Level at which an event is allowed: the level is a sum of many rounded parts."""
 
 
 class TokenBucket:
@@ -22,7 +24,7 @@ class TokenBucket:
     def take(self) -> bool:
         """Return whether an event is allowed now; if so, it is counted."""
         self._fill()
-        if self._level < 1:
+        if self._level < ONE:
             return False
         self._level -= 1
         return True
@@ -30,7 +32,7 @@ class TokenBucket:
     def seconds(self) -> float:
         """Return seconds until the next event is allowed; 0 if it is allowed now."""
         self._fill()
-        return max(0.0, (1 - self._level) / self._rate)
+        return 0.0 if self._level >= ONE else (1 - self._level) / self._rate
 
     async def wait(self) -> None:
         """Wait until the next event is allowed, and count it."""

@@ -4,7 +4,6 @@ Its methods do what the kubelet and the scheduler do over HTTP, with the same er
 to the event loop's thread and return at once.
 """
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -98,7 +97,16 @@ class Store:
 
 
 def _copy(document: Document) -> Document:
-    return copy.deepcopy(document)
+    return {name: _copy_value(value) for name, value in document.items()}
+
+
+def _copy_value(value: Any) -> Any:
+    """Return a copy of a JSON value, several times faster than copy.deepcopy."""
+    if isinstance(value, dict):
+        return {name: _copy_value(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_copy_value(each) for each in value]
+    return value
 
 
 __all__ = ["StatusError", "Store"]

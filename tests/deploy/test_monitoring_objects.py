@@ -5,25 +5,25 @@ unchanged afterwards has no unknown field.
 """
 
 import copy
+import importlib
 from typing import Any
 
 import pytest
-from cloudcoil.models.prometheus_operator import v1
 
 from tools.chart.rendering import Object, render
 
-MODELS: dict[str, Any] = {
-    "PodMonitor": v1.PodMonitor,
-    "ServiceMonitor": v1.ServiceMonitor,
-    "PrometheusRule": v1.PrometheusRule,
-}
 ON = "--set=podMonitor.enabled=true,serviceMonitor.enabled=true,prometheusRule.enabled=true"
+
+
+def model(kind: str) -> Any:
+    """Return the model of a kind. The import takes seconds, so only the process that runs these tests does it."""
+    return getattr(importlib.import_module("cloudcoil.models.prometheus_operator.v1"), kind)
 
 
 def known(each: Object) -> Object:
     """Return the part of *each* that the operator keeps. Raise ValueError if it refuses the object."""
-    model = MODELS[each["kind"]].model_validate(each)
-    return dict(model.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    validated = model(each["kind"]).model_validate(each)
+    return dict(validated.model_dump(mode="json", by_alias=True, exclude_unset=True))
 
 
 @pytest.fixture(scope="module")

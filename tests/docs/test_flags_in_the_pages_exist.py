@@ -1,14 +1,15 @@
 """Every flag in the documentation exists in this project's programs or in the other programs of the commands."""
 
+import contextlib
+import io
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mic.startup.flag_table import FLAGS as MIC_FLAGS
 from nmi.flag_table import FLAGS as NMI_FLAGS
+from podidctl.launcher import main as podidctl
 from tests.docs.sentences import ROOT
 
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
@@ -45,9 +46,10 @@ def podidctls() -> set[str]:
     """Return the flags in the help of its commands."""
     found: set[str] = set()
     for command in COMMANDS:
-        words = [sys.executable, "-m", "podidctl", *command, "--help"]
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
-        found |= set(re.findall(r"--([a-z][a-z-]+)", done.stdout))
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            assert podidctl([*command, "--help"]) == 0
+        found |= set(re.findall(r"--([a-z][a-z-]+)", output.getvalue()))
     return found
 
 

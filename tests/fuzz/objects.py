@@ -20,7 +20,7 @@ from nmi.identity.decide import DecisionPolicy, Grant, decide
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.tokens.secrets import SECRETS
-from podidentity.kube.decoding import Malformed, decode_event, decode_list, decode_meta, decode_object, split_list
+from podidentity.kube.decoding import Malformed, decode_event, decode_meta, decode_object, split_list
 from podidentity.kube.lock_records import LEADER_ANNOTATION, AnnotationFormat, LeaseFormat, LockFormat
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
@@ -76,7 +76,7 @@ def _read(kind: Kind[Any], text: bytes) -> Resource | None:
     decode_meta(text)
     for read in (
         lambda: split_list(b'{"metadata":{"resourceVersion":"1"},"items":[%s]}' % text),
-        lambda: decode_list(kind, b'{"metadata":{},"items":[%s]}' % text),
+        lambda: [decode_object(kind, each) for each in split_list(b'{"metadata":{},"items":[%s]}' % text).items],
         lambda: decode_event(kind, b'{"type":"MODIFIED","object":%s}' % text),
         lambda: decode_event(kind, text),
         lambda: decode_event(kind, b'{"type":"ERROR","object":%s}' % text),

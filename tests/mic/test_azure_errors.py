@@ -9,12 +9,12 @@ from mic.azure.errors import (
     OUTCOMES,
     AzureError,
     BadIdentities,
-    Conflict,
-    NotFound,
+    HostNotFound,
     Refused,
     SignInFailed,
     Throttled,
     Unreachable,
+    UpdateConflict,
     outcome_of,
     translated,
 )
@@ -106,7 +106,14 @@ def test_an_id_in_any_other_error_is_not_blamed() -> None:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(404, NotFound), (409, Conflict), (412, Conflict), (429, Throttled), (403, Refused), (500, AzureError)],
+    [
+        (404, HostNotFound),
+        (409, UpdateConflict),
+        (412, UpdateConflict),
+        (429, Throttled),
+        (403, Refused),
+        (500, AzureError),
+    ],
 )
 def test_each_status_has_its_own_error_class(status: int, kind: type[AzureError]) -> None:
     assert type(answered(status, "Code")) is kind

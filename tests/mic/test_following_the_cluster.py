@@ -97,8 +97,9 @@ def test_nothing_is_kept_of_deleted_objects() -> None:
     cluster.remove(*things[:3])
     view = cluster.view
     assert list(view.host_states()) == []
-    left = {name: kept for name, kept in vars(view).items() if name.startswith("_") and hasattr(kept, "__len__")}
-    assert {name for name, kept in left.items() if kept} == {"_released"}, "which waits for the watch to say so too"
+    indexes = (view, view._hosts, view._objects, view._pods, view._bindings, view._bindings._selectors)
+    kept = {name for index in indexes for name, value in vars(index).items() if hasattr(value, "__len__") and value}
+    assert kept == {"_released"}, "the uid waits until the watch reports the deletion"
 
 
 def test_an_identity_counts_as_changed_if_its_spec_or_uid_differs_and_not_otherwise() -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mic.azure.identities import BOTH, MOST_IN_ONE_UPDATE, SYSTEM, Attached, HostIdentities, change, read
+from mic.azure.identities import BOTH, MOST_IN_ONE_UPDATE, SYSTEM, Attached, HostIdentities, change, decode_identities
 from tests.mic.cluster import identity_id
 
 
@@ -66,5 +66,5 @@ def test_one_update_contains_at_most_the_number_that_azure_accepts() -> None:
 
 
 def test_a_host_without_an_identity_part_has_no_identities() -> None:
-    assert read({"properties": {"provisioningState": "Updating"}}).updating
-    assert read({}) == HostIdentities()
+    assert decode_identities({"properties": {"provisioningState": "Updating"}}).updating
+    assert decode_identities({}) == HostIdentities()

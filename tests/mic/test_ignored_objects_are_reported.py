@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from mic.cluster.ignored_objects import NAMESPACE_BURST, NAMESPACES_MAX, REPORTS_BURST, IgnoredObjects
+from mic.cluster.ignored_objects import OMISSION, REPORTS, IgnoredObjects
 from podidentity.kube.events import EventRecorder
+from podidentity.kube.object_reports import GROUP_SHARE
 from podidentity.resources import Kind, Resource
+from podidentity.telemetry.token_bucket import GROUPS_MAX
 from tests.mic.cluster import binding, identity
 
 
@@ -21,7 +23,7 @@ class Recorder(EventRecorder):
         self.said.append((kind.name, "/".join(regarding.key), reason, message))
 
 
-class Told:
+class RecordedEvents:
     def __init__(self) -> None:
         self.recorder = Recorder()
         self.now = 0.0
@@ -33,7 +35,7 @@ class Told:
 
 
 def test_each_ignored_object_has_an_event_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
-    told = Told()
+    told = RecordedEvents()
     told.ignored.identity(identity("bad"), "spec.type 9 is none")
     told.ignored.binding(binding("much"), "there are too many")
     assert told.recorder.said == [
@@ -44,18 +46,20 @@ def test_each_ignored_object_has_an_event_with_the_reason(caplog: pytest.LogCapt
     assert told.counted == 2
 
 
-def test_a_namespace_with_many_ignored_objects_leaves_events_to_others() -> None:
-    told = Told()
+def test_a_namespace_with_many_ignored_objects_leaves_events_to_others(caplog: pytest.LogCaptureFixture) -> None:
+    told = RecordedEvents()
     for number in range(10_000):
         told.ignored.binding(binding(f"b{number}", namespace="evil"), "no")
-    assert len(told.recorder.said) == NAMESPACE_BURST
+    assert len(told.recorder.said) == REPORTS.burst * GROUP_SHARE
     told.ignored.identity(identity("bad"), "no")
     assert told.recorder.said[-1][1] == "default/bad"
     assert told.counted == 10_001
+    lines = [vars(each).get("reason") or each.message for each in caplog.records]
+    assert lines == ["no"] * int(REPORTS.burst * GROUP_SHARE) + [OMISSION, "no"]
 
 
 def test_an_ignored_object_is_reported_again_later() -> None:
-    told = Told()
+    told = RecordedEvents()
     for _ in range(1000):
         told.ignored.binding(binding(namespace="evil"), "no")
     before = len(told.recorder.said)
@@ -65,7 +69,7 @@ def test_an_ignored_object_is_reported_again_later() -> None:
 
 
 def test_many_namespaces_together_are_limited_too() -> None:
-    told = Told()
-    for number in range(3 * NAMESPACES_MAX):
+    told = RecordedEvents()
+    for number in range(3 * GROUPS_MAX):
         told.ignored.binding(binding(namespace=f"evil{number}"), "no")
-    assert len(told.recorder.said) == REPORTS_BURST
+    assert len(told.recorder.said) == REPORTS.burst

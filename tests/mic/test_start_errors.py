@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mic import cli
-from tests.mic.little_cloud import ROOT, WAIT_SECONDS
+from tests.mic.emulated_cloud import ROOT, WAIT_SECONDS
 
 SECRET = {"tenantId": "t", "aadClientId": "c", "aadClientSecret": "hush"}
 
@@ -88,18 +88,21 @@ def test_the_version_is_printed_without_any_configuration(capsys: pytest.Capture
     assert capsys.readouterr().out.startswith("mic ")
 
 
+@pytest.mark.programs
 async def test_missing_credentials_are_named(tmp_path: Path) -> None:
     code, said = await started(kubeconfig(tmp_path, "http://127.0.0.1:9"), MIC_POD_NAMESPACE="x")
     assert code == 1
     assert "TENANT_ID, CLIENT_ID, CLIENT_SECRET" in said
 
 
+@pytest.mark.programs
 async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
     code, said = await started("--kubeconfig=/nowhere", cloudconfig(tmp_path), MIC_POD_NAMESPACE="x")
     assert code == 1
     assert "/nowhere" in said
 
 
+@pytest.mark.programs
 async def test_a_port_in_use_is_reported_with_its_flag(tmp_path: Path) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]

@@ -151,6 +151,7 @@ class Serving:
     series: Series
     usage: Usage
     port: int
+    listener: socket.socket
     generals: list[Recorder] = field(default_factory=list)
     peers: list[Peer] = field(default_factory=list)
 
@@ -172,7 +173,7 @@ class Serving:
         sock.setblocking(False)
         return sock
 
-    def turn(self) -> None:
+    def iterate(self) -> None:
         """One turn of the lane, as the loop would call it."""
         self.lane._turn()  # type: ignore[attr-defined]  # private, and so not in the stub
 
@@ -240,7 +241,7 @@ async def serving(
             redirected_from=redirected_from,
         )
         lane.start(asyncio.get_running_loop(), listener)
-        started = Serving(lane, index, record, series, usage, listener.getsockname()[1], generals)
+        started = Serving(lane, index, record, series, usage, listener.getsockname()[1], listener, generals)
         try:
             yield started
         finally:

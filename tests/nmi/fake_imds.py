@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from aiohttp import web
 
-from podidentity.azure.imds import RETRY_DELAYS, ImdsSource, Observe
+from podidentity.azure.imds import RETRY_DELAYS, ImdsObserver, ImdsSource
 
 TOKEN_PATH = "/metadata/identity/oauth2/token"
 SECRET = "eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0"
@@ -124,7 +124,7 @@ async def source_of(
     *,
     attempt_seconds: float = 5.0,
     retry_delays: tuple[float, ...] = RETRY_DELAYS,
-    observe: Observe = lambda _named, _seconds, _error: None,
+    observe: ImdsObserver = lambda _named, _seconds, _error: None,
 ) -> AsyncIterator[ImdsSource]:
     """Return an ImdsSource with its own session, whose pauses take no time."""
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:

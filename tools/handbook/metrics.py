@@ -16,6 +16,7 @@ from mic.endpoints import Endpoints
 from mic.metrics import MicMetrics
 from mic.startup.settings import Settings as MicSettings
 from nmi import app as nmi_app
+from nmi.handover.metrics import HandoverMetrics
 from nmi.identity.metrics import PREFIX as NMI_PREFIX
 from nmi.identity.metrics import IdentityMetrics
 from nmi.node.metrics import NodeMetrics
@@ -67,6 +68,7 @@ class _Watch:
 def nmi_registry() -> CollectorRegistry:
     """Return a registry with all metrics of NMI, and a series for each value of a label with a closed set of values."""
     registry = new_registry()
+    HandoverMetrics(registry)
     NodeMetrics(registry, TrafficRedirect(NmiSettings(node_name="n")), NetworkMonitor())
     SkippedMetrics(registry, NMI_PREFIX, nmi_app.READ_KINDS)
     LoopLag(registry, NMI_PREFIX)

@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from deploy.docker.bill_of_materials import debian_packages, python_of_the_base
 from deploy.docker.install_program import COMMANDS, PACKAGES
+from podidentity.version import VERSION
 from tests.images.built.conftest import ROOT, Image
 
 UNCHECKED_HASH = 1  # the second word of a .pyc (PEP 552): by the source's hash, which is not looked at
@@ -84,10 +85,10 @@ def test_the_bill_of_materials_names_exactly_the_installed_packages(image: Image
 def test_the_image_has_its_labels(image: Image) -> None:
     labels = image.config["Labels"]
     assert labels["org.opencontainers.image.title"] == f"aad-pod-identity {image.name}"
-    # The bill has the version of the wheel, which is spelled by PEP 440 (docs/releasing.md).
-    assert Version(labels["org.opencontainers.image.version"]) == Version(
-        image.bill["metadata"]["component"]["version"]
-    )
+    assert labels["org.opencontainers.image.version"] == image.bill["metadata"]["component"]["version"] == VERSION
+    # The bill lists the wheel with its own version, in the form of PEP 440 (docs/releasing.md).
+    (wheel,) = (each for each in image.bill["components"] if each["name"] == "aad-pod-identity")
+    assert Version(wheel["version"]) == Version(VERSION)
     assert re.fullmatch(r"[0-9a-f]{40}|unknown", labels["org.opencontainers.image.revision"])
 
 

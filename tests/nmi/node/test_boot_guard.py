@@ -30,6 +30,7 @@ def nmi(*flags: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
 
 
+@pytest.mark.programs
 def test_the_unit_is_written_enabled_found_again_and_removed(tmp_path: Path) -> None:
     others = tmp_path / boot_guard.WANTED_BY / "other.service"
     others.parent.mkdir()

@@ -1,4 +1,4 @@
-"""The command `nmi` as somebody starts it: exit codes, and one line for what must change. Excluded: serving.
+"""The command `nmi`: exit codes, and one line for each start error. Excluded: serving.
 
 Port, API server, rights and iptables are tried where they are (tests/nmi/node/test_start.py).
 """
@@ -25,11 +25,13 @@ def nmi(*args: str, program: tuple[str, ...] = ("-m", "nmi")) -> subprocess.Comp
     )
 
 
+@pytest.mark.programs
 def test_the_version_is_printed() -> None:
     done = nmi("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"nmi {VERSION}\n", "")
 
 
+@pytest.mark.programs
 def test_help_names_every_flag_and_exits_with_0() -> None:
     done = nmi("--help")
     assert done.returncode == 0
@@ -54,6 +56,7 @@ def test_an_unusable_command_line_is_one_line_and_exit_code_2(
     assert told.err.count("\n") == 1
 
 
+@pytest.mark.programs
 def test_python_m_nmi_returns_the_exit_code() -> None:
     done = nmi("--nod=a")
     assert done.returncode == 2
@@ -107,6 +110,7 @@ def test_ctrl_c_ends_nmi_without_a_traceback(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.programs
 def test_a_port_in_use_is_reported_without_a_traceback() -> None:
     port, other = free_ports(2)
     with socket.create_server(("", port)):

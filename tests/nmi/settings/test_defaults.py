@@ -62,6 +62,7 @@ DEFAULTS: dict[str, object] = {
     "kubelet_config": Path("/etc/default/kubelet"),
     "probe_port": 8080,
     "metrics_port": 9090,
+    "handover_socket": "",
     "profile": False,
     "log_format": "text",
     "verbosity": 0,

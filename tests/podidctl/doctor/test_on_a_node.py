@@ -48,7 +48,7 @@ async def test_the_rule_and_its_packet_counter_are_read() -> None:
         async def running() -> bool:
             return bool(pods)
 
-        await eventually(running)
+        await eventually(running, sandbox)
         node, kubeconfig = sandbox.contexts["node-0"], str(sandbox.cluster.kubeconfig)
         before = await asyncio.to_thread(examine, node, kubeconfig)
         assert before["nat rule"] == ("ok", "node node-0: in force, before all other rules")

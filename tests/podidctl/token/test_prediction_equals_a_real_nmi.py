@@ -12,7 +12,7 @@ import pytest
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, GROUP, PODS
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.sandbox import Sandbox, Settings
-from tests.mic.preview.asking import Answer, run
+from tests.mic.preview.run_programs import Answer, run
 from tests.sandbox.cloud.conftest import eventually, pod
 
 pytestmark = pytest.mark.programs
@@ -66,7 +66,7 @@ async def test_a_grant_and_refusals_are_as_predicted_and_no_token_is_printed() -
             running = [each for each in pods if each.addresses and each.status.phase == "Running"]
             return len(running) == 3 and [each.status.status for each in objects] == [ASSIGNED, ASSIGNED]
 
-        await eventually(ready)
+        await eventually(ready, sandbox)
 
         told = await token(sandbox, "bound")
         assert (told.code, told.err) == (0, "")

@@ -14,10 +14,10 @@ from podidentity.kube.decoding import (
     SEEN_MAX,
     Malformed,
     decode_event,
-    decode_list,
     decode_meta,
     decode_object,
     shallow,
+    split_list,
 )
 from podidentity.kube.errors import Gone
 from podidentity.resources import ASSIGNED_IDENTITIES, IDENTITIES, PODS
@@ -42,9 +42,9 @@ def line(event: str, **document: Any) -> bytes:
 
 def test_a_list_has_its_resource_version_and_its_continue_token() -> None:
     data = b'{"metadata":{"resourceVersion":"7","continue":"c"},"items":[{"metadata":{"name":"a"}}]}'
-    decoded = decode_list(PODS, data)
-    assert (decoded.resource_version, decoded.continue_token) == ("7", "c")
-    assert [entry.metadata.name for entry in decoded.items] == ["a"]
+    page = split_list(data)
+    assert (page.resource_version, page.continue_token) == ("7", "c")
+    assert [decode_object(PODS, item).metadata.name for item in page.items] == ["a"]
 
 
 def test_an_event_has_its_object() -> None:
@@ -106,9 +106,13 @@ def test_an_invalid_event_is_malformed(data: bytes) -> None:
 @given(st.binary(max_size=64) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_other_bytes_are_malformed_and_cause_no_other_error(data: bytes) -> None:
     for kind in (PODS, IDENTITIES, ASSIGNED_IDENTITIES):
-        for decode in (decode_event, decode_list, decode_object):
+        for decode in (decode_event, decode_object):
             with suppress(Malformed):
                 decode(kind, data)
+        with suppress(Malformed):
+            for item in split_list(data).items:
+                with suppress(Malformed):
+                    decode_object(kind, item)
     assert isinstance(decode_meta(data).name, str)
 
 

@@ -6,14 +6,8 @@ from typing import Any
 import pytest
 
 from podidentity.kube.decoding import Malformed, TooDeep, TooLarge, TooLong
-from podidentity.kube.skipped import (
-    EVENTS_BURST,
-    LINES_BURST,
-    NAMESPACE_SHARE,
-    REMEMBERED_MAX,
-    SkippedObjects,
-    reason_of,
-)
+from podidentity.kube.object_reports import GROUP_SHARE
+from podidentity.kube.skipped import EVENTS, LINES, REMEMBERED_MAX, SkippedObjects, reason_of
 from podidentity.resources import EXCEPTIONS, BareMeta, Resource
 
 Recorded = tuple[str, str, str, str]
@@ -73,13 +67,13 @@ def test_many_objects_are_reported_up_to_an_hourly_limit(
     with caplog.at_level(logging.WARNING):
         for each in range(number):
             skipped.report(EXCEPTIONS, meta(str(each), namespace=f"team-{each % 8}"), Malformed("no"))
-        assert len(events.recorded) == EVENTS_BURST
-        assert len(caplog.records) == LINES_BURST + 1
+        assert len(events.recorded) == EVENTS.burst
+        assert len(caplog.records) == LINES.burst + 1
         clock[0] += 3600
         for each in range(number):
             skipped.report(EXCEPTIONS, meta(f"later-{each}", namespace=f"team-{each % 8}"), Malformed("no"))
-    assert len(events.recorded) == 2 * EVENTS_BURST
-    assert len(caplog.records) <= 2 * (LINES_BURST + 1)
+    assert len(events.recorded) == 2 * EVENTS.burst
+    assert len(caplog.records) <= 2 * (LINES.burst + 1)
     assert skipped.counts == {("azurepodidentityexceptions", "unreadable"): 2 * number}
     assert len(skipped._reported) == REMEMBERED_MAX
 
@@ -90,14 +84,14 @@ def test_a_namespace_with_many_skipped_objects_hides_no_other_namespaces(
     with caplog.at_level(logging.WARNING):
         for each in range(1000):
             skipped.report(EXCEPTIONS, meta(f"hostile-{each}", namespace="hostile"), Malformed("no"))
-        assert len(events.recorded) == EVENTS_BURST * NAMESPACE_SHARE
+        assert len(events.recorded) == EVENTS.burst * GROUP_SHARE
         skipped.report(EXCEPTIONS, meta("other"), Malformed("no"))
     assert events.recorded[-1][0] == "other"
     assert "team/other" in vars(caplog.records[-1])["resource"]
     clock[0] += 3600
     for each in range(1000):
         skipped.report(EXCEPTIONS, meta(f"later-{each}", namespace="hostile"), Malformed("no"))
-    assert len(events.recorded) == 2 * EVENTS_BURST * NAMESPACE_SHARE + 1
+    assert len(events.recorded) == 2 * EVENTS.burst * GROUP_SHARE + 1
 
 
 def test_the_traceback_of_one_kind_of_failure_is_logged_once(

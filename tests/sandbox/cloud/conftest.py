@@ -10,15 +10,20 @@ import pytest
 from podidentity_sandbox.sandbox import Sandbox, Settings
 
 SECONDS = 15.0  # for what takes a fraction of a second on a machine that does nothing else
+TAIL_LINES = 60
 
 
-async def eventually(seen: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until *seen* is true. Raises TimeoutError."""
-    async with asyncio.timeout(SECONDS):
-        while True:
-            if await seen():
-                return
-            await asyncio.sleep(0.02)
+async def eventually(seen: Callable[[], Awaitable[bool]], sandbox: Sandbox) -> None:
+    """Wait until *seen* is true. Raise TimeoutError, with the last log lines of the programs and pods of *sandbox*."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            while not await seen():
+                await asyncio.sleep(0.02)
+    except TimeoutError as late:
+        for log in sorted(sandbox.folder.glob("*.log")):
+            lines = log.read_text(errors="replace").splitlines()
+            late.add_note("\n".join([f"{log.name}, the last of {len(lines)} lines:", *lines[-TAIL_LINES:]]))
+        raise
 
 
 def pod(name: str, *, image: str = "pause", **spec: Any) -> dict[str, Any]:

@@ -30,7 +30,7 @@ async def test_pods_without_a_node_are_spread_and_run_with_an_address_each(stage
     for name in names:
         await stage.cluster.apply(pod(name))
     for name in names:
-        await eventually(lambda name=name: runs(stage, name))  # type: ignore[misc] # the default binds the name
+        await eventually(lambda name=name: runs(stage, name), stage)  # type: ignore[misc] # the default binds the name
     pods = await stage.cluster.client.list(PODS, "default")
     assert sorted(found.spec.node_name for found in pods) == ["node-0", "node-0", "node-1", "node-1"]
     assert len({found.status.pod_ip for found in pods}) == 4
@@ -40,24 +40,24 @@ async def test_pods_without_a_node_are_spread_and_run_with_an_address_each(stage
 async def test_a_pod_of_another_scheduler_is_left_alone(stage: Sandbox) -> None:
     await stage.cluster.apply(pod("foreign", schedulerName="other"))
     await stage.cluster.apply(pod("ours"))
-    await eventually(lambda: runs(stage, "ours"))
+    await eventually(lambda: runs(stage, "ours"), stage)
     assert (await stage.cluster.client.get(PODS, "default", "foreign")).spec.node_name == ""
 
 
 async def test_a_host_network_pod_has_the_nodes_address(stage: Sandbox) -> None:
     await stage.cluster.apply(pod("host", hostNetwork=True, nodeName="node-1"))
-    await eventually(lambda: runs(stage, "host"))
+    await eventually(lambda: runs(stage, "host"), stage)
     assert (await stage.cluster.client.get(PODS, "default", "host")).status.pod_ip == "127.0.0.1"
 
 
 async def test_a_deleted_pod_is_removed_and_its_namesake_is_another_pod(stage: Sandbox) -> None:
     await stage.cluster.apply(pod("again"))
-    await eventually(lambda: runs(stage, "again"))
+    await eventually(lambda: runs(stage, "again"), stage)
     first = await stage.cluster.client.get(PODS, "default", "again")
     await stage.cluster.client.delete(PODS, "default", "again")
-    await eventually(lambda: gone(stage, "again"))
+    await eventually(lambda: gone(stage, "again"), stage)
     await stage.cluster.apply(pod("again"))
-    await eventually(lambda: runs(stage, "again"))
+    await eventually(lambda: runs(stage, "again"), stage)
     second = await stage.cluster.client.get(PODS, "default", "again")
     assert first.metadata.uid != second.metadata.uid
 
@@ -75,7 +75,7 @@ async def test_the_demo_image_runs_with_the_declared_environment_and_its_log_is_
         log = await stage.cluster.pod_log("default", "demo")
         return "failed to doARMOperations, error: no answer from http://127.0.0.1:1:" in log
 
-    await eventually(said)
+    await eventually(said, stage)
 
 
 async def test_an_ended_program_is_restarted_unless_the_pod_says_never(stage: Sandbox) -> None:
@@ -85,15 +85,15 @@ async def test_an_ended_program_is_restarted_unless_the_pod_says_never(stage: Sa
     async def failed() -> bool:
         return (await stage.cluster.client.get(PODS, "default", "never")).status.phase == "Failed"
 
-    await eventually(failed)
+    await eventually(failed, stage)
     await stage.cluster.apply(pod("always", image=DEMO, container=wrong))
 
     async def twice() -> bool:
         return (await stage.cluster.pod_log("default", "always")).count("usage:") >= 2
 
-    await eventually(twice)
+    await eventually(twice, stage)
     await stage.cluster.client.delete(PODS, "default", "always")
-    await eventually(lambda: gone(stage, "always"))
+    await eventually(lambda: gone(stage, "always"), stage)
 
 
 async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_deleted(stage: Sandbox) -> None:
@@ -109,21 +109,21 @@ async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_dele
         phase = (await stage.cluster.client.get(PODS, "default", "ended")).status.phase
         return phase == "Failed" and kubelet.context("default", "ended") is None
 
-    await eventually(over)
+    await eventually(over, stage)
     assert await said(follow=False)
     assert await said(follow=True)
     await stage.cluster.client.delete(PODS, "default", "ended")
-    await eventually(lambda: gone(stage, "ended"))
+    await eventually(lambda: gone(stage, "ended"), stage)
 
     async def forgotten() -> bool:
         return kubelet.log_file("default", "ended") is None
 
-    await eventually(forgotten)
+    await eventually(forgotten, stage)
 
 
 async def test_a_force_deleted_pod_is_removed(stage: Sandbox) -> None:
     await stage.cluster.apply(pod("forced"))
-    await eventually(lambda: runs(stage, "forced"))
+    await eventually(lambda: runs(stage, "forced"), stage)
     await stage.cluster.client.request(
         "DELETE", PODS.path("default", "forced"), body=b'{"gracePeriodSeconds":0}', content_type="application/json"
     )
@@ -131,7 +131,7 @@ async def test_a_force_deleted_pod_is_removed(stage: Sandbox) -> None:
     async def forgotten() -> bool:
         return all(kubelet.context("default", "forced") is None for kubelet in stage.cluster.kubelets.values())
 
-    await eventually(forgotten)
+    await eventually(forgotten, stage)
 
 
 async def test_nodes_name_their_vms(stage: Sandbox) -> None:
@@ -145,7 +145,7 @@ async def test_nodes_name_their_vms(stage: Sandbox) -> None:
 async def test_a_status_of_a_namesake_is_not_overwritten(stage: Sandbox) -> None:
     """The kubelet's status carries the uid, which the API server compares."""
     await stage.cluster.apply(pod("named"))
-    await eventually(lambda: runs(stage, "named"))
+    await eventually(lambda: runs(stage, "named"), stage)
     path = PODS.path("default", "named", "status")
     body = b'{"metadata":{"uid":"00000000-0000-0000-0000-000000000000"},"status":{"phase":"Failed"}}'
     with pytest.raises((Conflict, Invalid)):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.programs
+
 ROOT = Path(__file__).parents[3]
 PODIDCTL = [sys.executable, "-m", "podidctl"]
 SECONDS = 60.0

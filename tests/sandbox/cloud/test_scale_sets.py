@@ -2,11 +2,14 @@
 
 import os
 
+import pytest
+
 from podidentity_sandbox.cluster import DEMO, read_documents
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.sandbox.cloud.conftest import eventually
 
 
+@pytest.mark.programs
 async def test_mic_assigns_to_the_set_and_the_pod_on_an_instance_gets_its_tokens() -> None:
     settings = Settings(nodes=2, scale_set=True, namespaces=False, environment=os.environ)
     async with Sandbox(settings) as sandbox:
@@ -19,6 +22,6 @@ async def test_mic_assigns_to_the_set_and_the_pod_on_an_instance_gets_its_tokens
         async def all_four() -> bool:
             return (await sandbox.cluster.pod_log("default", "demo")).count("successfully") >= 4
 
-        await eventually(all_four)
+        await eventually(all_four, sandbox)
         assert machine.identities == {sandbox.azure.demo.resource_id.lower()}
         assert [call.status for call in sandbox.azure.arm.writes(machine.resource_id)] == [200]

@@ -40,6 +40,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"podidctl {VERSION}\n"
 
 
+@pytest.mark.programs
 def test_an_unreachable_api_server_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     kubeconfig = tmp_path / "config"
     kubeconfig.write_text(
@@ -63,6 +64,7 @@ def test_an_unreachable_api_server_is_one_line_and_exit_code_1(tmp_path: Path) -
     assert "cannot reach https://127.0.0.1:9" in line
 
 
+@pytest.mark.programs
 def test_a_running_sandbox_prints_how_to_use_it_and_ends_by_ctrl_c() -> None:
     command = [sys.executable, "-m", "podidctl", "sandbox", "up", "--loopback"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

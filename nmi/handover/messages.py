@@ -1,0 +1,140 @@
+"""The messages of a handover, and their form as packets of bounded size. Pure.
+
+Unknown fields are ignored, so that a version can add fields. Descriptors are not part of a packet; `channel` sends them
+with it.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Final, Literal, TypeAlias
+
+import msgspec
+
+VERSIONS: Final = (1,)
+"""The versions of the protocol that this NMI speaks."""
+
+PACKET_MAX: Final = 128 * 1024
+"""Bytes of a packet: less than the kernel's default send buffer of a Unix socket (212,992)."""
+
+DESCRIPTORS_MAX: Final = 64
+"""Descriptors with one packet; the kernel allows 253."""
+
+SocketName: TypeAlias = Literal["listener", "probes", "metrics"]
+_Text = Annotated[str, msgspec.Meta(max_length=256)]
+_Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class ProtocolError(Exception):
+    """The peer violates the protocol. The message names the violation and contains nothing that the peer chose."""
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
+    """The successor's first message: what it speaks and where it will listen."""
+
+    versions: Annotated[tuple[int, ...], msgspec.Meta(max_length=32)]
+    release: _Text
+    listen_address: _Text
+    listen_port: _Port
+    probe_port: _Port
+    metrics_port: _Port
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
+    """The predecessor registers the successor, and will send it these sockets."""
+
+    version: int
+    release: _Text
+    sockets: Annotated[tuple[SocketName, ...], msgspec.Meta(max_length=3)]
+
+
+class Rejection(msgspec.Struct, frozen=True, tag="rejection"):
+    """The predecessor serves on; the successor must not serve. The last message."""
+
+    reason: _Text
+
+
+class Take(msgspec.Struct, frozen=True, tag="take"):
+    """The successor is synchronised and asks for the sockets."""
+
+
+class Sockets(msgspec.Struct, frozen=True, tag="sockets"):
+    """The predecessor accepts no connections any more. One descriptor per name, in this order."""
+
+    names: Annotated[tuple[SocketName, ...], msgspec.Meta(max_length=DESCRIPTORS_MAX)]
+
+
+class Taken(msgspec.Struct, frozen=True, tag="taken"):
+    """The successor serves."""
+
+
+class Retired(msgspec.Struct, frozen=True, tag="retired"):
+    """The predecessor has noticed, and will not serve again unless the successor ends."""
+
+
+class Connections(msgspec.Struct, frozen=True, tag="connections"):
+    """Idle connections of the predecessor, one descriptor each."""
+
+    count: Annotated[int, msgspec.Meta(ge=1, le=DESCRIPTORS_MAX)]
+
+
+class GiveBack(msgspec.Struct, frozen=True, tag="give_back"):
+    """The successor stops, and asks the predecessor to serve again."""
+
+
+class Resumed(msgspec.Struct, frozen=True, tag="resumed"):
+    """The predecessor serves again. The last message."""
+
+
+class PassedOn(msgspec.Struct, frozen=True, tag="passed_on"):
+    """Another NMI has taken the sockets from the successor: its end is no reason for the predecessor to serve."""
+
+
+Message: TypeAlias = (
+    Hello | Welcome | Rejection | Take | Sockets | Taken | Retired | Connections | GiveBack | Resumed | PassedOn
+)
+
+_decoder: Final = msgspec.json.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    """Return the packet of *message*. Raise ProtocolError if it is too large."""
+    packet = msgspec.json.encode(message)
+    if len(packet) > PACKET_MAX:
+        raise ProtocolError("a message is too large")
+    return packet
+
+
+def decode(packet: bytes) -> Message:
+    """Return the message in *packet*. Raise ProtocolError for anything else."""
+    if len(packet) > PACKET_MAX:
+        raise ProtocolError("a packet is too large")
+    try:
+        message: Message = _decoder.decode(packet)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise ProtocolError("a packet contains no message") from None
+    return message
+
+
+def descriptors_of(message: Message) -> int:
+    """Return the number of descriptors that come with *message*."""
+    match message:
+        case Sockets(names):
+            return len(names)
+        case Connections(count):
+            return count
+        case _:
+            return 0
+
+
+def common_version(versions: Iterable[int]) -> int | None:
+    """Return the highest version that both ends speak, or None."""
+    return max(set(versions) & set(VERSIONS), default=None)
+
+
+def shared_sockets(hello: Hello, listen: tuple[str, int], probe_port: int, metrics_port: int) -> tuple[SocketName, ...]:
+    """Return the sockets that a successor with these settings can use; it binds the others itself."""
+    shared: Sequence[tuple[SocketName, bool]] = (
+        ("listener", (hello.listen_address, hello.listen_port) == listen),
+        ("probes", hello.probe_port == probe_port),
+        ("metrics", hello.metrics_port == metrics_port),
+    )
+    return tuple(name for name, same in shared if same)

@@ -1,0 +1,175 @@
+"""The successor's end of a handover: an NMI that starts while another one serves this node."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from nmi.handover.channel import Channel, ChannelClosedError
+from nmi.handover.messages import (
+    Connections,
+    GiveBack,
+    Hello,
+    Message,
+    PassedOn,
+    ProtocolError,
+    Rejection,
+    Resumed,
+    Retired,
+    SocketName,
+    Sockets,
+    Take,
+    Taken,
+    Welcome,
+)
+from nmi.handover.metrics import HandoverMetrics, Outcome
+from nmi.handover.protocol import Role
+from nmi.handover.socket_path import UnsafePathError, connect_to
+from podidentity.exits import StartError
+
+log = logging.getLogger(__name__)
+
+ANSWER_SECONDS: Final = 10.0
+"""The limit for each answer of the predecessor, which takes milliseconds."""
+
+
+class HandoverError(Exception):
+    """There is no handover now. The message is the cause."""
+
+
+async def meet(path: Path, hello: Hello, metrics: HandoverMetrics) -> "Successor | None":
+    """Return the conversation with the NMI that serves this node; None if none listens at *path*.
+
+    Raise HandoverError if it refuses, or cannot be understood.
+    """
+    try:
+        sock = await asyncio.to_thread(connect_to, path)
+    except (OSError, UnsafePathError) as error:
+        raise HandoverError(str(error)) from error
+    if sock is None:
+        return None
+    channel = Channel(sock, Role.SUCCESSOR)
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await channel.send(hello)
+            answer, _ = await channel.receive()
+    except (ChannelClosedError, ProtocolError, TimeoutError, OSError) as error:
+        channel.close()
+        raise HandoverError(f"no answer at {path}: {str(error) or type(error).__name__}") from error
+    except BaseException:
+        channel.close()
+        raise
+    if isinstance(answer, Rejection):
+        channel.close()
+        raise HandoverError(f"the NMI that serves this node refuses a successor: {answer.reason}")
+    assert isinstance(answer, Welcome)  # noqa: S101  the conversation has checked it
+    log.info("another NMI serves this node; NMI synchronises and then takes over", extra={"version": answer.release})
+    return Successor(channel, frozenset(answer.sockets), metrics)
+
+
+class Successor:
+    """One conversation with the predecessor. Ends with close()."""
+
+    def __init__(self, channel: Channel, shared: frozenset[SocketName], metrics: HandoverMetrics) -> None:
+        self._channel = channel
+        self._metrics = metrics
+        self._given_back: asyncio.Future[bool] | None = None
+        self.shared = shared
+        """The sockets that the predecessor will pass."""
+        self.attached = True
+        """Whether the predecessor's process exists, and would serve again if this one ended."""
+
+    async def take(self) -> list[tuple[SocketName, socket.socket]]:
+        """Return the predecessor's sockets; it accepts no connections from now on. Raise HandoverError."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._channel.send(Take())
+                message, descriptors = await self._channel.receive()
+        except (ChannelClosedError, ProtocolError, TimeoutError, OSError) as error:
+            raise self._failed(str(error) or type(error).__name__) from error
+        if isinstance(message, Rejection):
+            raise self._failed(message.reason)
+        assert isinstance(message, Sockets)  # noqa: S101
+        return [(name, socket.socket(fileno=each)) for name, each in zip(message.names, descriptors, strict=True)]
+
+    async def confirm(self) -> None:
+        """Report that this NMI serves, and wait until the predecessor has noticed.
+
+        Raise StartError if the predecessor serves again, because this took too long. If its process has ended, this
+        NMI continues.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                with suppress(ChannelClosedError):  # a rejection may have arrived before
+                    await self._channel.send(Taken())
+                message, _ = await self._channel.receive()
+        except (ChannelClosedError, OSError):
+            self.attached = False
+            message = Retired()
+        except (ProtocolError, TimeoutError) as error:
+            self.close()
+            raise StartError(f"the NMI that serves this node did not confirm the handover: {error}") from error
+        if isinstance(message, Rejection):
+            raise StartError(
+                f"the NMI that served this node did not hand over ({message.reason}); NMI ends, and its next start "
+                f"tries again"
+            ) from self._failed(message.reason)
+        self._metrics.record(Role.SUCCESSOR, Outcome.COMPLETED)
+        log.info("this NMI has taken over; the former one completes its open requests")
+
+    async def follow(self, adopt: Callable[[int], None]) -> None:
+        """Adopt the predecessor's idle connections until it ends."""
+        try:
+            while True:
+                message, descriptors = await self._channel.receive()
+                for each in descriptors:
+                    adopt(each)
+                if not isinstance(message, Connections):
+                    self._answer_give_back(message)
+        except ChannelClosedError:
+            log.info("the former NMI has ended")
+        except ProtocolError as error:
+            log.warning("the former NMI violates the protocol of the handover", extra={"error": str(error)})
+        finally:
+            self.attached = False
+            if self._given_back is not None and not self._given_back.done():
+                self._given_back.set_result(False)
+            self._channel.close()
+
+    def _answer_give_back(self, message: Message) -> None:
+        if self._given_back is not None and not self._given_back.done():
+            self._given_back.set_result(isinstance(message, Resumed))
+
+    async def give_back(self) -> bool:
+        """Ask the predecessor to serve again. Return whether it does. `follow` must be running."""
+        if not self.attached:
+            return False
+        self._given_back = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._channel.send(GiveBack())
+                given_back = await self._given_back
+        except (ChannelClosedError, ProtocolError, TimeoutError, OSError):
+            return False
+        if given_back:
+            self._metrics.record(Role.SUCCESSOR, Outcome.RETURNED)
+        return given_back
+
+    async def pass_on(self) -> None:
+        """Report that another NMI serves now: the predecessor must not serve again when this one ends."""
+        if self.attached:
+            with suppress(ChannelClosedError, ProtocolError, OSError):
+                await self._channel.send(PassedOn())
+
+    def close(self) -> None:
+        """End the conversation. Idempotent."""
+        self.attached = False
+        self._channel.close()
+
+    def _failed(self, reason: str) -> HandoverError:
+        self._metrics.record(Role.SUCCESSOR, Outcome.FAILED)
+        self.close()
+        return HandoverError(f"the handover failed: {reason}")

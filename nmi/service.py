@@ -1,0 +1,170 @@
+"""What one NMI does for its node while it serves: the redirect, the token server, and the pages of probes and metrics.
+
+It is the part that a handover passes to another NMI.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from nmi.handover.messages import VERSIONS, Hello, SocketName, shared_sockets
+from nmi.node.traffic_redirect import TrafficRedirect
+from nmi.server.server import Server
+from nmi.settings import Settings
+from podidentity.exits import StartError
+from podidentity.telemetry.probes import HttpEndpoints
+from podidentity.version import VERSION
+
+log = logging.getLogger(__name__)
+
+BACKLOG: Final = 4096
+"""Connections that the kernel queues; it limits this to net.core.somaxconn."""
+
+
+class Service:
+    """Implements `nmi.handover.predecessor.Service`. *pages* are the endpoints by the name of their sockets."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        redirect: TrafficRedirect,
+        pages: Mapping[SocketName, HttpEndpoints],
+        tasks: asyncio.TaskGroup,
+        on_retired: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._redirect = redirect
+        self._pages = pages
+        self._tasks = tasks
+        self._on_retired = on_retired
+        self._maintaining: asyncio.Task[None] | None = None
+        self._kept: dict[SocketName, list[socket.socket]] = {}
+        """Duplicates of the sockets that a successor uses."""
+        self.listener: socket.socket | None = None
+        self.server: Server | None = None
+        self.active = False
+
+    def hello(self) -> Hello:
+        """Return this NMI's first message to the NMI that serves."""
+        settings = self._settings
+        return Hello(
+            versions=VERSIONS,
+            release=VERSION,
+            listen_address=settings.listen_address,
+            listen_port=settings.listen_port,
+            probe_port=settings.probe_port,
+            metrics_port=settings.metrics_port,
+        )
+
+    async def bind(self, name: SocketName, sockets: Sequence[socket.socket] = ()) -> None:
+        """Own the socket: the given ones, or one at the port of the settings. Raise PortInUse and StartError."""
+        if name != "listener":
+            await self._pages[name].start(sockets)
+        elif sockets:
+            (self.listener,) = sockets
+            self.listener.setblocking(False)
+        else:
+            self.listener = bound(self._settings.listen_address, self._settings.listen_port)
+
+    def maintain(self) -> None:
+        """Maintain the rules until stop_maintaining()."""
+        self._maintaining = self._tasks.create_task(self._redirect.maintain(), name="maintain the rules")
+
+    async def stop_maintaining(self) -> None:
+        """Return when no rule is changed any more. Idempotent."""
+        maintaining, self._maintaining = self._maintaining, None
+        if maintaining is not None:
+            maintaining.cancel()
+            await asyncio.wait([maintaining])
+
+    async def serve(self, server: Server) -> None:
+        """Serve tokens on the listener, and redirect the pods to it. Raise StartError."""
+        assert self.listener is not None  # noqa: S101  the caller has bound it
+        self.listener.listen(BACKLOG)
+        await server.start(self.listener)
+        self.server = server
+        await self._redirect.install()
+
+    def stop_accepting(self) -> None:
+        """Refuse connections from now on. Open ones are served."""
+        if self.server is not None and self.listener is not None:
+            self.server.stop_accepting()
+            self.listener.close()  # immediately, instead of at the exit
+
+    def close(self) -> None:
+        """Close every socket that is not closed yet."""
+        kept = [each for sockets in self._kept.values() for each in sockets]
+        for each in (*kept, *([self.listener] if self.listener is not None else [])):
+            each.close()
+
+    # For the successor.
+
+    def shared(self, hello: Hello) -> tuple[SocketName, ...]:
+        settings = self._settings
+        listen = (settings.listen_address, settings.listen_port)
+        return shared_sockets(hello, listen, settings.probe_port, settings.metrics_port)
+
+    async def pause(self, shared: Sequence[SocketName]) -> list[tuple[SocketName, socket.socket]]:
+        await self.stop_maintaining()
+        passed: list[tuple[SocketName, socket.socket]] = []
+        for name in shared:
+            if name == "listener":
+                if self.server is not None and self.listener is not None:
+                    self.server.stop_accepting()
+                    self._kept[name] = []
+                    passed.append((name, self.listener.dup()))
+            else:
+                self._kept[name] = self._pages[name].pause()
+                passed += [(name, each.dup()) for each in self._kept[name]]
+        return passed
+
+    async def resume(self) -> None:
+        for name, sockets in self._kept.items():
+            if name != "listener":
+                await self._pages[name].start(sockets)
+            elif self.server is not None and self.listener is not None:
+                self.server.accept_again(self.listener)
+        self._kept = {}
+        self.maintain()
+        await self._redirect.install()
+        self.active = True
+
+    def retire(self) -> None:
+        self.active = False
+        self._on_retired()
+
+    @property
+    def open_connections(self) -> int:
+        return self.server.counters()["open"] if self.server is not None else 0
+
+    def release_idle(self, most: int) -> list[int]:
+        return self.server.release_idle(most) if self.server is not None else []
+
+    def adopt(self, descriptor: int) -> None:
+        if self.server is not None:
+            self.server.adopt(descriptor)
+
+
+def bound(address: str, port: int) -> socket.socket:
+    """Return a socket bound to the address that does not listen yet, so connections are refused. Raises StartError."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+    except OSError as error:
+        listener.close()
+        raise StartError(
+            f"{address}:{port} cannot be listened on ({error.strerror}): end what holds it (another NMI?), or choose "
+            f"another with --nmi-port and --nmi-listen-address"
+        ) from error
+    return listener
+
+
+def is_in_use(error: StartError | OSError) -> bool:
+    """Return whether another program has the port."""
+    cause = error.__cause__ if isinstance(error, StartError) else error
+    return isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE

@@ -1,0 +1,375 @@
+"""Tests of both ends in one process: the handover's steps, their failures, and hostile peers of the socket."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from nmi.handover import predecessor as predecessor_module
+from nmi.handover.channel import Channel, ChannelClosedError
+from nmi.handover.messages import PACKET_MAX, Connections, Hello, ProtocolError, Rejection, SocketName, Take, Welcome
+from nmi.handover.metrics import HandoverMetrics
+from nmi.handover.predecessor import CONNECTIONS_MAX, Predecessor
+from nmi.handover.protocol import Role
+from nmi.handover.socket_path import UnsafePathError, connect_to, listen_at, remove_own
+from nmi.handover.successor import HandoverError, Successor, meet
+from podidentity.exits import StartError
+
+SECONDS = 10.0
+
+
+def hello(*versions: int) -> Hello:
+    return Hello(
+        versions=versions or (1,),
+        release="next",
+        listen_address="127.0.0.1",
+        listen_port=1,
+        probe_port=2,
+        metrics_port=3,
+    )
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+class FakeService:
+    """A service with one listener and some idle connections, which records the calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.idle: list[int] = []
+        self.adopted: list[int] = []
+
+    def shared(self, hello: Hello) -> tuple[SocketName, ...]:
+        return ("listener",)
+
+    async def pause(self, shared: Sequence[SocketName]) -> list[tuple[SocketName, socket.socket]]:
+        self.calls.append("pause")
+        return [("listener", self.listener.dup())]
+
+    async def resume(self) -> None:
+        self.calls.append("resume")
+
+    def retire(self) -> None:
+        self.calls.append("retire")
+
+    def release_idle(self, most: int) -> list[int]:
+        released, self.idle = self.idle[:most], self.idle[most:]
+        return released
+
+    def adopt(self, descriptor: int) -> None:
+        self.adopted.append(descriptor)
+
+    def close(self) -> None:
+        self.listener.close()
+        for each in (*self.idle, *self.adopted):
+            os.close(each)
+
+
+class Ends:
+    """A predecessor that listens, and successors that connect to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.service = FakeService()
+        self.registry = CollectorRegistry()
+        self.metrics = HandoverMetrics(self.registry)
+        self.predecessor = Predecessor(path, self.service, self.metrics)
+
+    async def meet(self, *versions: int) -> Successor:
+        met = await meet(self.path, hello(*versions), HandoverMetrics(CollectorRegistry()))
+        assert met is not None
+        return met
+
+    async def connect(self) -> Channel:
+        sock = await asyncio.to_thread(connect_to, self.path)
+        assert sock is not None
+        return Channel(sock, Role.SUCCESSOR)
+
+    def count(self, outcome: str) -> float | None:
+        return self.registry.get_sample_value(
+            "aadpodidentity_nmi_handovers_total", {"role": "predecessor", "outcome": outcome}
+        )
+
+    async def until(self, *calls: str) -> None:
+        async with asyncio.timeout(SECONDS):
+            while self.service.calls != list(calls):
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o700)
+    return tmp_path / "nmi.sock"
+
+
+@asynccontextmanager
+async def listening(path: Path) -> AsyncIterator[Ends]:
+    ends = Ends(path)
+    running = asyncio.create_task(ends.predecessor.run())
+    async with asyncio.timeout(SECONDS):
+        while not await asyncio.to_thread(path.exists):
+            await asyncio.sleep(0.005)
+    try:
+        yield ends
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        ends.service.close()
+
+
+async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(path: Path) -> None:
+    async with listening(path) as ends:
+        pairs = [socket.socketpair() for _ in range(100)]
+        ends.service.idle = [ours.detach() for ours, _ in pairs]
+        successor = await ends.meet()
+        assert successor.shared == {"listener"}
+        assert ends.predecessor.state() == "successor registered"
+        ((name, received),) = await successor.take()
+        with received:
+            assert name == "listener"
+            assert received.getsockname() == ends.service.listener.getsockname()
+        await successor.confirm()
+        adopted: list[int] = []
+        following = asyncio.create_task(successor.follow(adopted.append))
+        async with asyncio.timeout(SECONDS):
+            while len(adopted) < 100:
+                await asyncio.sleep(0.005)
+        for descriptor, (_, theirs) in zip(adopted, pairs, strict=True):
+            os.write(descriptor, b"x")
+            assert theirs.recv(1) == b"x"
+            os.close(descriptor)
+            theirs.close()
+        assert ends.predecessor.state() == "retired"
+        assert not await asyncio.to_thread(path.exists)
+        assert ends.count("completed") == 1
+        successor.close()
+        await following
+        await ends.until("pause", "retire", "resume")
+        assert ends.count("returned") == 1
+        async with asyncio.timeout(SECONDS):
+            while not await asyncio.to_thread(path.exists):
+                await asyncio.sleep(0.005)
+        (await ends.meet()).close()
+
+
+async def test_a_successor_that_ends_before_it_takes_changes_nothing(path: Path) -> None:
+    async with listening(path) as ends:
+        for _ in range(3):
+            (await ends.meet()).close()
+            async with asyncio.timeout(SECONDS):
+                await ends.predecessor.settle(SECONDS)
+        assert ends.service.calls == []
+        assert ends.count("failed") == 3
+
+
+async def test_a_successor_that_does_not_confirm_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predecessor_module, "TAKE_SECONDS", 0.05)
+    async with listening(path) as ends:
+        successor = await ends.meet()
+        for _, each in await successor.take():
+            each.close()
+        await ends.until("pause", "resume")
+        with pytest.raises(StartError, match="tries again"):
+            await successor.confirm()
+        assert ends.count("failed") == 1
+
+
+async def test_a_second_successor_is_refused_until_the_first_has_ended(path: Path) -> None:
+    async with listening(path) as ends:
+        first = await ends.meet()
+        with pytest.raises(HandoverError, match="another successor"):
+            await ends.meet()
+        first.close()
+        await ends.predecessor.settle(SECONDS)
+        (await ends.meet()).close()
+
+
+async def test_without_a_common_version_there_is_no_handover(path: Path) -> None:
+    async with listening(path) as ends:
+        with pytest.raises(HandoverError, match="no version"):
+            await ends.meet(2, 3)
+        (await ends.meet(3, 2, 1)).close()
+
+
+async def test_a_successor_gives_back(path: Path) -> None:
+    async with listening(path) as ends:
+        successor = await ends.meet()
+        for _, each in await successor.take():
+            each.close()
+        await successor.confirm()
+        following = asyncio.create_task(successor.follow(os.close))
+        assert await successor.give_back() is True
+        assert ends.service.calls == ["pause", "retire", "resume"]
+        successor.close()
+        await following
+        assert await successor.give_back() is False
+
+
+async def test_a_stopping_predecessor_takes_nothing_back(path: Path) -> None:
+    async with listening(path) as ends:
+        successor = await ends.meet()
+        for _, each in await successor.take():
+            each.close()
+        await successor.confirm()
+        following = asyncio.create_task(successor.follow(os.close))
+        await ends.predecessor.refuse()
+        assert await successor.give_back() is False
+        await following
+        assert ends.service.calls == ["pause", "retire"]
+        with pytest.raises(AssertionError):
+            await ends.meet()
+
+
+async def test_after_passing_on_the_end_of_the_successor_is_no_reason_to_serve(path: Path) -> None:
+    async with listening(path) as ends:
+        successor = await ends.meet()
+        for _, each in await successor.take():
+            each.close()
+        await successor.confirm()
+        await successor.pass_on()
+        await asyncio.sleep(0.05)
+        successor.close()
+        await ends.predecessor.settle(SECONDS)
+        await asyncio.sleep(0.05)
+        assert ends.service.calls == ["pause", "retire"]
+        assert ends.predecessor.state() == "retired"
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [b"garbage", b'{"type":"take"}', b"x" * (PACKET_MAX + 1), b"\\x00" * 100, b'{"type":"hello"}'],
+    ids=["garbage", "wrong order", "huge", "zeros", "incomplete"],
+)
+async def test_an_unusable_packet_ends_its_connection_only(path: Path, packet: bytes) -> None:
+    async with listening(path) as ends:
+        sock = await asyncio.to_thread(connect_to, path)
+        assert sock is not None
+        with sock:
+            sock.setblocking(True)
+            sock.settimeout(SECONDS)
+            sock.send(packet)
+            assert await asyncio.to_thread(sock.recv, 1) == b""
+        (await ends.meet()).close()
+        assert ends.service.calls == []
+
+
+async def test_descriptors_that_nobody_asked_for_are_closed(path: Path) -> None:
+    async with listening(path) as ends:
+        before = await asyncio.to_thread(open_descriptors)
+        for _ in range(20):
+            sock = await asyncio.to_thread(connect_to, path)
+            assert sock is not None
+            with sock:
+                sock.settimeout(SECONDS)
+                socket.send_fds(sock, [b'{"type":"take"}'], [0] * 100)
+                assert await asyncio.to_thread(sock.recv, 1) == b""
+        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(open_descriptors) <= before + 2
+        (await ends.meet()).close()
+
+
+async def test_silent_and_many_connections_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predecessor_module, "HELLO_SECONDS", 0.2)
+    async with listening(path) as ends:
+        channels = []
+        for _ in range(3 * CONNECTIONS_MAX):
+            channels.append(await ends.connect())
+            await asyncio.sleep(0)
+        for channel in channels:
+            with pytest.raises(ChannelClosedError):
+                await channel.receive()
+            channel.close()
+        (await ends.meet()).close()
+
+
+async def test_a_connection_of_another_user_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with listening(path) as ends:
+        channel = await ends.connect()
+        monkeypatch.setattr(predecessor_module, "peer_uid", lambda _: os.geteuid() + 1)
+        with pytest.raises(ChannelClosedError):
+            await channel.receive()
+        channel.close()
+        monkeypatch.undo()
+        (await ends.meet()).close()
+
+
+def test_nobody_listens(path: Path) -> None:
+    assert connect_to(path) is None
+    listen_at(path)[0].close()
+    assert connect_to(path) is None, "a socket that a killed process left"
+    assert connect_to(path.parent / "missing" / "nmi.sock") is None
+    listener, inode = listen_at(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in path.parent.iterdir()] == [path.name], "no temporary file is left"
+    listener.close()
+    remove_own(path, inode + 1)
+    assert path.exists(), "another NMI's"
+    remove_own(path, inode)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_a_directory_that_others_can_write_to_is_refused(path: Path, mode: int) -> None:
+    path.parent.chmod(mode)
+    for call in (connect_to, listen_at):
+        with pytest.raises(UnsafePathError, match="no other user can write"):
+            call(path)
+
+
+def test_a_directory_behind_a_link_is_refused(path: Path) -> None:
+    link = path.parent / "link"
+    link.symlink_to(path.parent)
+    with pytest.raises(UnsafePathError):
+        listen_at(link / "nmi.sock")
+
+
+async def test_a_channel_checks_what_it_sends_and_wakes_when_it_is_closed(path: Path) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    channel, peer = Channel(ours, Role.SUCCESSOR), Channel(theirs, Role.PREDECESSOR)
+    with pytest.raises(ProtocolError):
+        await channel.send(Take())
+    with pytest.raises(ProtocolError):
+        await peer.send(Connections(1), [])
+    await channel.send(hello())
+    assert (await peer.receive())[0] == hello()
+    waiting = asyncio.create_task(channel.receive())
+    await asyncio.sleep(0.01)
+    channel.close()
+    channel.close()
+    with pytest.raises(ChannelClosedError):
+        await waiting
+    with pytest.raises(ChannelClosedError):
+        await channel.receive()
+    with pytest.raises(ChannelClosedError):
+        await peer.send(Welcome(version=1, release="", sockets=()))
+    peer.close()
+
+
+async def test_the_successor_reports_each_refusal(path: Path) -> None:
+    listener, _ = await asyncio.to_thread(listen_at, path)
+    with listener:
+
+        async def refuse() -> None:
+            accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
+            channel = Channel(accepted, Role.PREDECESSOR)
+            await channel.receive()
+            await channel.send(Welcome(version=1, release="", sockets=()))
+            await channel.receive()
+            await channel.send(Rejection("for a test"))
+            channel.close()
+
+        refusing = asyncio.create_task(refuse())
+        successor = await meet(path, hello(), HandoverMetrics(CollectorRegistry()))
+        assert successor is not None
+        with pytest.raises(HandoverError, match="for a test"):
+            await successor.take()
+        assert not successor.attached
+        await refusing

@@ -1,0 +1,142 @@
+"""Tests of the handover's messages: every message survives its packet, and no other packet is accepted."""
+
+from contextlib import suppress
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nmi.handover.messages import (
+    DESCRIPTORS_MAX,
+    PACKET_MAX,
+    VERSIONS,
+    Connections,
+    Hello,
+    Message,
+    PassedOn,
+    ProtocolError,
+    Rejection,
+    SocketName,
+    Sockets,
+    Take,
+    Welcome,
+    common_version,
+    decode,
+    descriptors_of,
+    encode,
+    shared_sockets,
+)
+
+TEXT = st.text(max_size=256)
+PORT = st.integers(0, 65535)
+NAMES = st.lists(st.sampled_from(get_args(SocketName)), max_size=3).map(tuple)
+HELLO = st.builds(
+    Hello,
+    versions=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=32).map(tuple),
+    release=TEXT,
+    listen_address=TEXT,
+    listen_port=PORT,
+    probe_port=PORT,
+    metrics_port=PORT,
+)
+EMPTY = [kind for kind in get_args(Message) if not msgspec.structs.fields(kind)]
+MESSAGES: st.SearchStrategy[Message] = st.one_of(
+    HELLO,
+    st.builds(Welcome, version=st.integers(0, 1000), release=TEXT, sockets=NAMES),
+    st.builds(Rejection, TEXT),
+    st.builds(Sockets, NAMES),
+    st.builds(Connections, st.integers(1, DESCRIPTORS_MAX)),
+    st.sampled_from([kind() for kind in EMPTY]),
+)
+
+
+@given(MESSAGES)
+def test_every_message_survives_its_packet(message: Message) -> None:
+    packet = encode(message)
+    assert len(packet) <= PACKET_MAX
+    assert decode(packet) == message
+
+
+@given(MESSAGES)
+def test_unknown_fields_are_ignored(message: Message) -> None:
+    fields = msgspec.json.decode(encode(message), type=dict[str, object])
+    assert decode(msgspec.json.encode({**fields, "of_a_later_version": [1, {"a": None}]})) == message
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_give_a_message_or_a_protocol_error(packet: bytes) -> None:
+    with suppress(ProtocolError):
+        decode(packet)
+
+
+@settings(deadline=None)  # the first example of a busy machine
+@given(MESSAGES, st.data())
+def test_changed_packets_give_a_message_or_a_protocol_error(message: Message, data: st.DataObject) -> None:
+    packet = bytearray(encode(message))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(packet) - 1))
+        packet[at] = data.draw(st.integers(0, 255))
+    with suppress(ProtocolError):
+        decode(bytes(packet))
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"",
+        b"null",
+        b"[" * 500 + b"]" * 500,
+        b'{"type":"unknown"}',
+        b'{"type":"connections","count":0}',
+        b'{"type":"connections","count":65}',
+        b'{"type":"sockets","names":["shell"]}',
+        b'{"type":"rejection","reason":"' + b"x" * 257 + b'"}',
+        b'{"type":"rejection","reason":"\xff"}',
+        b'{"type":"take"}' + b" " * PACKET_MAX,
+        b'{"type":"hello","versions":[' + b",".join([b"1"] * 33) + b"]}",
+    ],
+    ids=lambda packet: packet[:20].decode(errors="replace"),
+)
+def test_packets_beyond_the_limits_are_refused(packet: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(packet)
+
+
+def test_a_message_that_is_too_large_is_not_sent() -> None:
+    with pytest.raises(ProtocolError):
+        encode(Rejection("x" * PACKET_MAX))
+
+
+def test_descriptors_belong_to_two_messages() -> None:
+    assert [descriptors_of(each) for each in (Sockets(("probes", "probes")), Connections(7), Take(), PassedOn())] == [
+        2,
+        7,
+        0,
+        0,
+    ]
+
+
+@given(st.lists(st.integers(-5, 5)))
+def test_the_highest_common_version_is_chosen(versions: list[int]) -> None:
+    version = common_version(versions)
+    if version is None:
+        assert not set(versions) & set(VERSIONS)
+    else:
+        assert version == max(set(versions) & set(VERSIONS))
+
+
+@given(HELLO, st.booleans(), st.booleans(), st.booleans())
+def test_only_sockets_with_the_same_settings_are_shared(
+    hello: Hello, listen: bool, probes: bool, metrics: bool
+) -> None:
+    shared = shared_sockets(
+        hello,
+        (hello.listen_address, hello.listen_port + (not listen)),
+        hello.probe_port + (not probes),
+        hello.metrics_port + (not metrics),
+    )
+    assert set(shared) == {
+        name for name, same in zip(get_args(SocketName), (listen, probes, metrics), strict=True) if same
+    }
