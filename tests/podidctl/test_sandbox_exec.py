@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from podidctl.cli import main
-from tests.mic.little_cloud import LittleCloud
+from tests.mic.emulated_cloud import EmulatedCloud
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from tests.mic.little_cloud import LittleCloud
     ],
 )
 async def test_the_error_states_why_the_command_cannot_run(
-    pod: str, error: str, cloud: LittleCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pod: str, error: str, cloud: EmulatedCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cloud.node("n0")
     cloud.pod("web", "n0")
