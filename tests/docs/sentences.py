@@ -15,8 +15,10 @@ from typing import Final
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 ROOT: Final = Path(__file__).parents[2]
-PASSED_ON: Final = {"error.sentence"}
-"""The text of a PolicyError, whose constructor calls are read too."""
+PASSED_ON: Final = {"error.sentence", "f'{texts.sentence(error)}{suffix}.{answer}'"}
+"""The text of a PolicyError, whose constructor calls are read too, and of a row of `nmi.error_refusals`."""
+TABLE: Final = "_ErrorTexts"
+"""The rows of that table: an error, a reason, and a function that returns the sentence."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,31 @@ def pattern(parts: Iterable[str]) -> re.Pattern[str]:
 def refusals() -> list[Sentence]:
     """Return every sentence that a Refusal of NMI can contain."""
     modules = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "nmi").rglob("*.py"))}
-    return [
+    constructed = [
         Sentence(parts, reason, f"{path.relative_to(ROOT)}:{call.lineno}")
         for path, module in modules.items()
         for function, call in calls(module, {"Refusal", "PolicyError"})
         for reason, parts in _of(call, function, list(modules.values()))
     ]
+    path = ROOT / "nmi" / "error_refusals.py"
+    rows = [
+        Sentence(parts, reason, f"{path.relative_to(ROOT)}:{row.lineno}")
+        for row in ast.walk(modules[path])
+        if isinstance(row, ast.Call) and isinstance(row.func, ast.Subscript) and ast.unparse(row.func.value) == TABLE
+        for reason, parts in _of_row(row)
+    ]
+    assert rows
+    return constructed + rows
+
+
+def _of_row(row: ast.Call) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield reason and sentence of a row; the error's ids, and perhaps Azure's answer, surround the full stop."""
+    _, reason, sentence, *_ = row.args
+    assert isinstance(reason, ast.Attribute)
+    assert isinstance(sentence, ast.Lambda)
+    with_answer = any(each.arg == "with_answer" for each in row.keywords)
+    for parts in texts(sentence.body, None, []):
+        yield reason.attr, (*parts, ".", "") if with_answer else (*parts, ".")
 
 
 def calls(module: ast.Module, names: set[str]) -> Iterator[tuple[Function | None, ast.Call]]:
