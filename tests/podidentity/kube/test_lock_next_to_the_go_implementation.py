@@ -1,4 +1,4 @@
-"""The reference's lock where it may not be read or written, or cannot be understood; and how long it lasts."""
+"""The Go implementation's lock if it is forbidden or unreadable, and its duration."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ async def run(api: KubeApi, tmp_path: Path) -> AsyncIterator[Run]:
                 name="mic",
                 identity="ours",
                 duration_seconds=seconds,
-                beside_reference=True,
+                with_go_implementation=True,
                 **options,
             )
             tasks.append(asyncio.create_task(elector.run()))

@@ -1,6 +1,6 @@
 """The environment of the real NMI in a soak: API server and IMDS of the sandbox, and their faults.
 
-Two programs are replaced. There is no kubelet: the owner of the world writes a pod's address and phase. And there is no
+Two programs are replaced. There is no kubelet: the owner of the SoakNode writes a pod's address and phase. There is no
 MIC, which is not under test: its AzureAssignedIdentities are written directly, in the same shape.
 """
 
@@ -42,7 +42,7 @@ IDENTITY_ID: Final = (
 )
 
 
-class World:
+class SoakNode:
     """One node. `async with` it: inside, NMI is Active."""
 
     def __init__(self, identities: int, *, flags: tuple[str, ...] = ()) -> None:
@@ -148,8 +148,8 @@ def fetched(port: int, path: str) -> str:
 class Faults:
     """Faults around NMI, one concurrent fault on either side, with breaks in between."""
 
-    def __init__(self, world: World, seed: int, *, every_seconds: float) -> None:
-        self._world = world
+    def __init__(self, soak_node: SoakNode, seed: int, *, every_seconds: float) -> None:
+        self._soak_node = soak_node
         self._draw = random.Random(seed)
         self._every = every_seconds
         self._troubled = False
@@ -163,14 +163,14 @@ class Faults:
         """
         began = whole_since = time.monotonic()
         while (now := time.monotonic()) - whole_since < seconds:
-            if self._troubled or self._world.api.watch_count() < self._world.watches:
+            if self._troubled or self._soak_node.api.watch_count() < self._soak_node.watches:
                 whole_since = now
             await asyncio.sleep(0.05)
         return whole_since == began
 
     async def of_imds(self) -> None:
         """Run until cancelled."""
-        imds = self._world.imds
+        imds = self._soak_node.imds
         response_faults = {
             "imds 429": ResponseFault(
                 status=429, headers={"Retry-After": "2"}, document={"error": "too_many_requests"}
@@ -213,11 +213,11 @@ class Faults:
         self.suffered[name] = self.suffered.get(name, 0) + 1
 
     async def _watches_end(self) -> None:
-        self._world.api.drop_watches()
+        self._soak_node.api.drop_watches()
 
     async def _history_forgotten(self) -> None:
-        self._world.api.compact()
-        self._world.api.drop_watches()
+        self._soak_node.api.compact()
+        self._soak_node.api.drop_watches()
 
     async def _reset(self) -> None:
         await self._switched(Mode.RESET)
@@ -226,25 +226,25 @@ class Faults:
         await self._switched(Mode.SILENT)
 
     async def _refused(self) -> None:
-        await self._world.proxy.reset_connections()
+        await self._soak_node.proxy.reset_connections()
         await self._switched(Mode.REFUSE)
 
     async def _switched(self, mode: Mode) -> None:
         try:
-            await self._world.proxy.set_mode(mode)
+            await self._soak_node.proxy.set_mode(mode)
             await asyncio.sleep(self._every * self._draw.uniform(0.1, 0.5))
         finally:
             with suppress(OSError):
-                await self._world.proxy.set_mode(Mode.PASS)
+                await self._soak_node.proxy.set_mode(Mode.PASS)
 
     async def _says_500(self) -> None:
         def refuse(asked: Recorded) -> StatusError | None:
             theirs = asked.user_agent == USER_AGENT
             return None if theirs else StatusError(500, "InternalError", "a soak wants to know what happens")
 
-        self._world.api.intercept = refuse
-        self._world.api.drop_watches()
+        self._soak_node.api.intercept = refuse
+        self._soak_node.api.drop_watches()
         try:
             await asyncio.sleep(self._every * 0.3)
         finally:
-            self._world.api.intercept = None
+            self._soak_node.api.intercept = None

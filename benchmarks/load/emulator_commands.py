@@ -37,7 +37,7 @@ class GetCounts(msgspec.Struct, frozen=True, tag="tell"):
     """Request the counts only."""
 
 
-Order = AddPods | SetImds | Churn | Relist | GetCounts
+Command = AddPods | SetImds | Churn | Relist | GetCounts
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -56,5 +56,5 @@ class Counts(msgspec.Struct, frozen=True):
     churning: bool
 
 
-def line(message: Order | Counts) -> bytes:
+def line(message: Command | Counts) -> bytes:
     return msgspec.json.encode(message) + b"\n"

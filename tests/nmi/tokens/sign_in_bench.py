@@ -79,7 +79,7 @@ def pfx_of(
     return pkcs12.serialize_key_and_certificates(b"app", key, certificate, None, encryption)
 
 
-class Elsewhere(AbstractResolver):
+class RedirectingConnector(AbstractResolver):
     """Leads every name to AAD's emulator: what asks for login.microsoftonline.com asks for that, over its TLS."""
 
     def __init__(self, aad: Aad) -> None:
@@ -129,7 +129,7 @@ class Bench:
             ClusterAccess(self.kube.server, self.kube.authority.client_context(), self._authorization),
             user_agent="test",
         )
-        self.resolver = Elsewhere(self.aad)
+        self.resolver = RedirectingConnector(self.aad)
         self.session = self.new_session(AUTHORITY.client_context())
         self.source = self.new_source()
 

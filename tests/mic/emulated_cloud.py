@@ -63,7 +63,7 @@ class Mic:
 
 
 @dataclass
-class LittleCloud:
+class EmulatedCloud:
     """Everything around MIC. Objects are made in the store as kubectl would make them."""
 
     folder: Path
@@ -173,7 +173,7 @@ class LittleCloud:
 
 
 @asynccontextmanager
-async def little_cloud(folder: Path) -> AsyncIterator[LittleCloud]:
+async def emulated_cloud(folder: Path) -> AsyncIterator[EmulatedCloud]:
     """The cloud, with two VMs and one scale set; all processes and servers are stopped at the end."""
     authority = await asyncio.to_thread(Authority)
     mint = await asyncio.to_thread(TokenMint)
@@ -203,7 +203,7 @@ async def little_cloud(folder: Path) -> AsyncIterator[LittleCloud]:
             }
         )
     )
-    cloud = LittleCloud(folder, api, arm, aad, directory, mint)
+    cloud = EmulatedCloud(folder, api, arm, aad, directory, mint)
     try:
         yield cloud
     finally:

@@ -1,7 +1,7 @@
 """Sends a large cluster's bytes through MIC's informers and view, and prints the cost. Run it as a program, since
 memory is measured per process:
 
-    python -m benchmarks.controller.feeding PODS NODES BINDINGS
+    python -m benchmarks.controller.reading_cost PODS NODES BINDINGS
 
 prints one JSON line. Not included: HTTP and TLS to the API server and to Azure, and reconcile passes.
 """
@@ -23,7 +23,7 @@ import uvloop
 from typing_extensions import override
 
 from benchmarks.controller import stream
-from benchmarks.controller.looking import calls_of_an_interval
+from benchmarks.controller.azure_read_cost import calls_of_an_interval
 from benchmarks.controller.stream import Size
 from mic.cluster.view import ClusterView
 from podidentity.kube.access import ClusterAccess
@@ -38,7 +38,7 @@ EVENTS: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Fed:
+class ReadingCost:
     """The cost for one size."""
 
     pods: int
@@ -149,7 +149,7 @@ class Mirror:
         return statistics.median(seconds) * 1e6
 
 
-async def feed(size: Size) -> Fed:
+async def feed(size: Size) -> ReadingCost:
     """Measure one size. Raises AssertionError if the view does not equal the objects in the bytes."""
     mirror = Mirror(size)
     running = asyncio.ensure_future(mirror.follow())
@@ -159,7 +159,7 @@ async def feed(size: Size) -> Fed:
         running.cancel()
 
 
-async def _measured(mirror: Mirror, size: Size) -> Fed:
+async def _measured(mirror: Mirror, size: Size) -> ReadingCost:
     cpu = await mirror.synced()
     after = _rss_mib()
     assert not any(place.has_work for place in mirror.view.host_states()), "work although all is assigned"
@@ -180,7 +180,7 @@ async def _measured(mirror: Mirror, size: Size) -> Fed:
     calls = await calls_of_an_interval(mirror.view, mirror.client)
     appeared = await mirror.take(PODS, new)
     assert len(mirror.dirty) == EVENTS, "a new pod has caused no work"
-    return Fed(
+    return ReadingCost(
         **asdict(size),
         sync_cpu_seconds=round(cpu, 3),
         rss_mib=round(after, 1),

@@ -10,11 +10,11 @@ from benchmarks.load.addresses import FIRST_POD
 from benchmarks.load.generator import Group, Load, start
 from benchmarks.load.nginx import nginx
 from benchmarks.load.node import Node, node
+from benchmarks.load.node_servers import NodeServers, node_servers
 from benchmarks.load.peers.starting import on_aiohttp, plain
 from benchmarks.load.servers import Server, check
 from benchmarks.load.wire import FIRST_POD as FIRST_BEHIND_A_WIRE
 from benchmarks.load.wire import led_to, wire
-from benchmarks.load.world import World, world
 
 SDK_PATH: Final = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com"
 """SDKs send the resource without the slash at the end. The two forms are different tokens."""
@@ -25,10 +25,10 @@ WARM_PODS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class BenchmarkNode:
     """The node and its servers. `on_loopback` and `behind_the_rule` create it."""
 
-    world: World
+    node_servers: NodeServers
     node: Node
     servers: dict[str, Server]
     pods: int
@@ -47,14 +47,14 @@ class Stage:
     @property
     def known(self) -> tuple[int, ...]:
         """Other processes of the measurement, apart from server and generator."""
-        return (self.world.pid,)
+        return (self.node_servers.pid,)
 
 
 @contextmanager
-def on_loopback(pods: int, names: Sequence[str]) -> Iterator[Stage]:
+def on_loopback(pods: int, names: Sequence[str]) -> Iterator[BenchmarkNode]:
     """Start the servers *names*, and compare their responses with NMI's. Raises ProgramError."""
     with ExitStack() as stack:
-        around = stack.enter_context(world())
+        around = stack.enter_context(node_servers())
         addresses = around.add_pods(pods)
         ours = stack.enter_context(node(around))
         answer = ours.answer(addresses[0])
@@ -67,18 +67,18 @@ def on_loopback(pods: int, names: Sequence[str]) -> Iterator[Stage]:
             servers["aiohttp"] = stack.enter_context(on_aiohttp(answer, pods=pods))
         for server in servers.values():
             check(server, answer)
-        made = Stage(around, ours, servers, pods, FIRST_POD)
+        made = BenchmarkNode(around, ours, servers, pods, FIRST_POD)
         ours.warm(addresses[: made.askers])
         ours.warm(addresses[: made.askers], SDK_PATH)
         yield made
 
 
 @contextmanager
-def behind_the_rule(pods: int) -> Iterator[Stage]:
+def behind_the_rule(pods: int) -> Iterator[BenchmarkNode]:
     """Start NMI and nginx, each in separate namespaces behind the same kind of nat rule. Raises ProgramError."""
     with ExitStack() as stack:
         ours_on, theirs_on = stack.enter_context(wire(pods)), stack.enter_context(wire(pods))
-        around = stack.enter_context(world(side=ours_on.node, first_pod=FIRST_BEHIND_A_WIRE, imds=ours_on.imds))
+        around = stack.enter_context(node_servers(side=ours_on.node, first_pod=FIRST_BEHIND_A_WIRE, imds=ours_on.imds))
         addresses = around.add_pods(pods)
         ours = stack.enter_context(node(around, behind=ours_on))
         answer = ours.answer(addresses[0])
@@ -86,6 +86,6 @@ def behind_the_rule(pods: int) -> Iterator[Stage]:
         servers: dict[str, Server] = {"nmi": ours, "nginx": theirs}
         for server in servers.values():
             check(server, answer, source=FIRST_BEHIND_A_WIRE)
-        made = Stage(around, ours, servers, pods, FIRST_BEHIND_A_WIRE)
+        made = BenchmarkNode(around, ours, servers, pods, FIRST_BEHIND_A_WIRE)
         ours.warm(addresses[: made.askers])
         yield made

@@ -40,7 +40,7 @@ _COUNT: Final = re.compile(r"^aadpodidentity_nmi_operations_duration_seconds_cou
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Output:
     """Output of an application, and its duration."""
 
     tokens: tuple[str, ...] = field(repr=False)
@@ -66,7 +66,7 @@ class Pod:
     context: ExecutionContext
 
 
-class Stage:
+class SdkSandbox:
     """Operations of these tests on the sandbox."""
 
     def __init__(self, sandbox: Sandbox, home: Path) -> None:
@@ -141,7 +141,7 @@ class Stage:
         kind: str = "managed",
         times: int = 1,
         environment: dict[str, str] | None = None,
-    ) -> Said:
+    ) -> Output:
         """Run the application in the pod to its end. *arguments* are a selector and an id, or empty."""
         argv = [*application.make(), kind, SCOPE, str(times), *arguments]
         given = {"PATH": SYSTEM_PATH, "HOME": str(self._home), "LANG": "C.UTF-8", **(environment or {})}
@@ -151,7 +151,7 @@ class Stage:
         async with Relay(url.hostname or "", url.port or 0, pod.context.address) as relay:
             return await self._run(argv, pod, {**given, "AZURE_POD_IDENTITY_AUTHORITY_HOST": relay.url})
 
-    async def _run(self, argv: Sequence[str], pod: Pod, environment: dict[str, str]) -> Said:
+    async def _run(self, argv: Sequence[str], pod: Pod, environment: dict[str, str]) -> Output:
         began = time.monotonic()
         # Not asyncio's subprocess, which uses a thread per process: some processes run across several tests.
         with subprocess.Popen(  # noqa: ASYNC220 - it takes a millisecond
@@ -221,7 +221,7 @@ async def _to_its_end(pipe: IO[bytes]) -> bytes:
         transport.close()
 
 
-def _read(output: str, seconds: float) -> Said:
+def _read(output: str, seconds: float) -> Output:
     tokens, error, message = [], "", ""
     for line in output.splitlines():
         word, _, rest = line.partition(" ")
@@ -230,4 +230,4 @@ def _read(output: str, seconds: float) -> Said:
         elif word == "failed":
             error, _, message = rest.partition(" ")
     assert tokens or error, f"the application printed no token and no error: {output[-2000:]}"
-    return Said(tuple(tokens), error, message, seconds)
+    return Output(tuple(tokens), error, message, seconds)

@@ -25,8 +25,8 @@ from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.kubeapi.kinds import ResourceType
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import identity_id
-from tests.mic.little_cloud import ROOT, WAIT_SECONDS, LittleCloud, little_cloud
-from tests.mic.preview.asking import Answer, run
+from tests.mic.emulated_cloud import ROOT, WAIT_SECONDS, EmulatedCloud, emulated_cloud
+from tests.mic.preview.run_programs import Answer, run
 from tests.migration.objects import binding, identity
 
 TENANT = "72f988bf-0000-0000-0000-2d7cd011db47"
@@ -100,7 +100,7 @@ def assigned(pod: str, type_: int, status: str = "Assigned", **meta: Any) -> Azu
 class Federation:
     """A sandbox whose AAD trusts the service accounts that a test names, and the program under test."""
 
-    def __init__(self, cloud: LittleCloud) -> None:
+    def __init__(self, cloud: EmulatedCloud) -> None:
         self.cloud = cloud
         self.store = cloud.api.store
         cloud.api._registry.add(
@@ -183,7 +183,7 @@ class Federation:
 
 @asynccontextmanager
 async def federation(folder: Path) -> AsyncIterator[Federation]:
-    async with little_cloud(folder) as cloud:
+    async with emulated_cloud(folder) as cloud:
         authority = cloud.api.authority
         trust = aiohttp.TCPConnector(ssl=await asyncio.to_thread(authority.client_context))
         async with aiohttp.ClientSession(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from podidentity.resources import PODS
-from tests.deploy.installing import Cluster
+from tests.deploy.helm_cluster import Cluster
 from tests.testplane import up
 from tools.chart.rendering import Object, render
 

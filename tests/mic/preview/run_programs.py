@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.mic.little_cloud import ROOT, WAIT_SECONDS
+from tests.mic.emulated_cloud import ROOT, WAIT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Answer:
         return json.loads(self.out)
 
 
-async def run_unread(folder: Path, *command: str) -> Answer:
+async def run_with_closed_stdout(folder: Path, *command: str) -> Answer:
     """Run the program with a closed pipe as its output."""
     reading, writing = os.pipe()
     os.close(reading)

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from benchmarks.load.addresses import FIRST_POD, addresses
-from benchmarks.load.orders import AddPods, Churn, Counts, GetCounts, Order, Relist, SetImds, line
+from benchmarks.load.emulator_commands import AddPods, Churn, Command, Counts, GetCounts, Relist, SetImds, line
 from benchmarks.load.servers import HERE, Side, folder, running
 from podidentity_sandbox.processes import ProgramError, python
 from podidentity_sandbox.tokens import TOKEN_SECONDS
@@ -25,7 +25,7 @@ KUBECONFIG: Final = "kubeconfig"
 _counts = msgspec.json.Decoder(Counts)
 
 
-class World:
+class NodeServers:
     """API server and IMDS of one node. `world` creates it. Each call blocks until the order is complete."""
 
     def __init__(self, process: subprocess.Popen[bytes], *, side: Side, first_pod: str, kept: Path) -> None:
@@ -74,7 +74,7 @@ class World:
         """Return the current counts."""
         return self._order(GetCounts())
 
-    def _order(self, order: Order) -> Counts:
+    def _order(self, order: Command) -> Counts:
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("it was started with pipes")
         try:
@@ -90,7 +90,7 @@ class World:
 
 
 @contextmanager
-def world(
+def node_servers(
     *,
     identities: int = IDENTITIES,
     token_bytes: int = TOKEN_BYTES,
@@ -98,7 +98,7 @@ def world(
     side: Side = HERE,
     first_pod: str = FIRST_POD,
     imds: tuple[str, int] = ("127.0.0.1", 0),
-) -> Iterator[World]:
+) -> Iterator[NodeServers]:
     """Start the emulators of a node without pods. Raises ProgramError.
 
     *imds* is the address that IMDS listens on (port 0: any); pod number n has identity n modulo *identities*.
@@ -113,5 +113,5 @@ def world(
             f"--imds-port={imds[1]}",
         )
         command = python("benchmarks.load.emulators", *arguments)
-        with running("the emulators", command, log=kept / LOG, core=core, side=side, orders=True) as process:
-            yield World(process, side=side, first_pod=first_pod, kept=kept)
+        with running("the emulators", command, log=kept / LOG, core=core, side=side, commands=True) as process:
+            yield NodeServers(process, side=side, first_pod=first_pod, kept=kept)

@@ -14,7 +14,7 @@ from podidentity_sandbox.imds import TOKEN_PATH
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import ResponseFault
-from tests.integration.walking import NODE, ask, binding, identity, run_bound_pod, run_pod
+from tests.integration.identity_requests import NODE, ask, binding, identity, run_bound_pod, run_pod
 
 CONNECTIONS_OF_ONE_POD = 8
 """A low limit for NMI."""
@@ -63,7 +63,7 @@ async def an_imds_that_fails(sandbox: Sandbox, contexts: Sequence[ExecutionConte
     await _asked_amid(sandbox, contexts, ResponseFault(status=500, times=math.inf, path=TOKEN_PATH))
 
 
-TROUBLES: dict[Bring, set[str]] = {
+FAULTS: dict[Bring, set[str]] = {
     a_token_about_to_expire: {"PodIdentityTokenExpiring"},
     an_identity_that_azure_refuses: {"PodIdentityIdentitiesQuarantined"},
     a_pod_with_too_many_connections: {"PodIdentityLimitsHit"},
@@ -77,7 +77,7 @@ async def noticed(
     sandbox: Sandbox, contexts: Sequence[ExecutionContext], true_now: Callable[[str], Awaitable[bool]]
 ) -> AsyncIterator[tuple[str, bool]]:
     """Yield for each alert whether its expression, evaluated by *true_now*, became true after its fault only."""
-    for bring, names in TROUBLES.items():
+    for bring, names in FAULTS.items():
         for name in names:
             assert not await true_now(name), f"{name} was true before there was any trouble"
         await bring(sandbox, contexts)

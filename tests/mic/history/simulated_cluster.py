@@ -15,14 +15,14 @@ from mic.decisions.policy import Policy
 from podidentity_sandbox.directory import Directory, ManagedIdentity
 from podidentity_sandbox.machines import SYSTEM, USER, Machine
 from tests.mic.cluster import identity_id, set_id, vm_id
+from tests.mic.emulated_cloud import BINDINGS, GROUP, IDENTITIES
 from tests.mic.history.controller import MicProcess
-from tests.mic.history.expectations import amiss
+from tests.mic.history.expectations import violations
 from tests.mic.history.faults import Call, Gate
-from tests.mic.history.hearing import Log
+from tests.mic.history.log_capture import Log
 from tests.mic.history.oracle import Document
 from tests.mic.history.ownership import Watcher
 from tests.mic.history.wire import GatedApi, GatedArm
-from tests.mic.little_cloud import BINDINGS, GROUP, IDENTITIES
 from tests.virtual_time import VirtualTimeLoop
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ STEP_SECONDS: Final = 5.0
 STORY_MAX: Final = 400
 
 
-class World:
+class SimulatedCluster:
     """Use it as a context; every method is called from outside the loop, which runs in `run`, `pass_time` and those
     that say so."""
 
@@ -314,10 +314,10 @@ class World:
         """Let time pass until everything is as it must be; fails with the story where that does not come."""
         until = self.loop.time() + PATIENCE_SECONDS
         self.check_now()
-        while (amiss := self.amiss()) and self.loop.time() < until:
+        while (violations := self.violations()) and self.loop.time() < until:
             self.pass_time(STEP_SECONDS)
             self.check_now()
-        assert not amiss, self.told(amiss)
+        assert not violations, self.told(violations)
         if any(self.arm.find(host) is None for host in HOSTS):
             self.pass_time(BELIEF_SECONDS)
             self.check_now()
@@ -342,6 +342,6 @@ class World:
     def told(self, what: str) -> str:
         return what + "\n" + "\n".join(self.story[-STORY_MAX:])
 
-    def amiss(self) -> str:
+    def violations(self) -> str:
         """Return the first difference from the expected state; empty if there is none."""
-        return amiss(self.store, self._machine, HOSTS, self.watcher, self.bad)
+        return violations(self.store, self._machine, HOSTS, self.watcher, self.bad)

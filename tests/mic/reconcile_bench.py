@@ -25,7 +25,7 @@ from podidentity.kube.events import EventRecorder
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.kubeapi.server import KubeApi
 from tests.mic.cluster import binding, identity, node, pod, vm_id
-from tests.mic.little_cloud import ASSIGNED, ROOT
+from tests.mic.emulated_cloud import ASSIGNED, ROOT
 
 VM = vm_id("n0").lower()
 
@@ -76,7 +76,7 @@ class Time:
 
 
 @dataclass
-class Stage:
+class ReconcileBench:
     api: KubeApi
     client: Client
     view: ClusterView
@@ -115,7 +115,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def a_stage(*, grace_seconds: float = 0.0) -> AsyncIterator[Stage]:
+async def reconcile_bench(*, grace_seconds: float = 0.0) -> AsyncIterator[ReconcileBench]:
     """A node on one VM, and nothing else yet."""
     authority = await asyncio.to_thread(Authority)
     api = await asyncio.to_thread(KubeApi, ROOT / "deploy" / "crds", authority=authority)
@@ -148,7 +148,7 @@ async def a_stage(*, grace_seconds: float = 0.0) -> AsyncIterator[Stage]:
     host_reconciler = HostReconciler(view, writer, updater, recorder, metrics, clock=time)
     events = asyncio.create_task(recorder.run())
     try:
-        yield Stage(api, client, view, hosts, time, host_reconciler, recorder, registry, lease)
+        yield ReconcileBench(api, client, view, hosts, time, host_reconciler, recorder, registry, lease)
     finally:
         events.cancel()
         with suppress(asyncio.CancelledError):

@@ -26,7 +26,7 @@ from podidentity_sandbox.namespaces import Namespaces
 from podidentity_sandbox.network import METADATA_ADDRESS
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from podidentity_sandbox.tokens import read_claims
-from tests.integration.walking import AUDIENCE, NODE, attach, binding, identity
+from tests.integration.identity_requests import AUDIENCE, NODE, attach, binding, identity
 
 T = TypeVar("T")
 

@@ -27,7 +27,7 @@ from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, pod
 ADDRESS = "10.0.0.1"
 
 
-class Office:
+class IssuerBench:
     """Everything between a request and its token."""
 
     def __init__(
@@ -74,7 +74,7 @@ class Office:
 
 
 @asynccontextmanager
-async def running_office(
+async def running_issuer(
     *,
     caching: bool = True,
     retry_delays: tuple[float, ...] = (),
@@ -82,10 +82,10 @@ async def running_office(
     sources: Mapping[int, TokenSource] | None = None,
     for_exempt: bool = True,
     **cluster_cache: Any,
-) -> AsyncIterator[Office]:
+) -> AsyncIterator[IssuerBench]:
     """*retry_delays*: how often, and after how long, IMDS is tried again; here, once unless said otherwise.
 
-    *sources*: besides that of type 0. *for_exempt*: there is a source of the node's own identities.
+    *sources*: in addition to that of type 0. *for_exempt*: there is a source of the node's own identities.
     """
     async with (
         running_cluster(**cluster_cache) as cluster,
@@ -115,6 +115,6 @@ async def running_office(
             clock=cluster.clock,
         )
         try:
-            yield Office(cluster, imds, broker, issuer, measures)
+            yield IssuerBench(cluster, imds, broker, issuer, measures)
         finally:
             await broker.aclose()

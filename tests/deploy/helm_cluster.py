@@ -50,7 +50,7 @@ class Cluster(Commands):
             )
             return set(_rights(listed))
 
-        return told(account) - told("nobody-that-was-granted-anything")
+        return told(account) - told("without-permissions")
 
     def token(self, account: str, namespace: str) -> str:
         """Return the token that the kubelet mounts into a pod of this service account."""
