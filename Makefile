@@ -32,13 +32,13 @@ demo: .venv/.built ## Run MIC and NMI in a sandbox and follow one token
 cluster: .venv/.built ## Start a real control plane with one empty node, until Ctrl-C (as root)
 	@$(BIN)/python -m tools.cluster
 
-# Test processes. Each runs whole files, because tests of one file share servers.
+# Test processes. Each runs whole files, because tests of one file share servers. tests/selection.py orders the files.
 JOBS ?= auto
 # Each process starts its own control plane.
 PLANE_JOBS ?= 2
 # tests/selection.py sets the markers run_check, run_test and run_test_all. The folder is the input of `make audit`.
 PYTEST = CALLS_SEEN=build/calls $(BIN)/pytest -q --durations=20 --durations-min=0.5 $(PYTEST_FLAGS)
-PARALLEL = --dist=loadfile --numprocesses
+PARALLEL = --dist=loadfile --no-loadscope-reorder --numprocesses
 
 check: lint ## Lint, and run all tests that need only .venv
 	@rm -rf build/calls

@@ -42,6 +42,9 @@ class ConnectionReceiver(Protocol):
 
 
 cdef class Owner:
+    # Cython has no abstract cdef methods, and a cimport of Lane, the only subclass, would be circular. Lane implements
+    # every method, so none of these bodies runs.
+
     cdef int enqueue(self, Connection connection) except -1:
         """Call its go_on() when its peer's turn comes, if it has unread bytes or is FRESH."""
         raise NotImplementedError

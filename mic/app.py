@@ -26,6 +26,7 @@ from mic.leader_client import LeaderClient
 from mic.metrics import MicMetrics
 from mic.reconciliation.controller import Controller
 from mic.reconciliation.host_reconciler import HostReconciler
+from mic.reconciliation.host_updater import HostUpdater
 from mic.reconciliation.writer import Writer
 from mic.startup.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, read
 from mic.startup.settings import Settings
@@ -137,7 +138,7 @@ class App:
             name=settings.lease_name,
             identity=candidate(settings.lease_holder or host),
             duration_seconds=settings.lease_seconds,
-            beside_reference=True,
+            with_go_implementation=True,
             log_limit=limit,
         )
         self._client = LeaderClient(
@@ -177,12 +178,9 @@ class App:
             burst=settings.writes_at_once,
         )
         immutable = {*settings.immutable_client_ids, config.user_assigned_identity.lower()} - {""}
-        self._host_reconciler = HostReconciler(
+        updater = HostUpdater(
             view,
-            writer,
             self._compute,
-            self._recorder,
-            self._metrics,
             policy=Policy(frozenset(immutable), settings.adopt_existing),
             max_retries=settings.update_retries,
             retry_seconds=settings.update_retry_seconds,
@@ -191,6 +189,7 @@ class App:
             lease_needed_seconds=request_seconds,
             lease_remaining=self._elector.remaining_seconds,
         )
+        self._host_reconciler = HostReconciler(view, writer, updater, self._recorder, self._metrics)
         self._controller = Controller(
             view,
             self._host_reconciler,
@@ -312,7 +311,7 @@ class App:
             gc.collect()
             gc.freeze()
             log.info("the cluster is known; assigning identities", extra={"count": len(unfinished)})
-            tasks.create_task(self._controller.run(), name="rounds")
+            tasks.create_task(self._controller.run(), name="controller")
 
     def _protect(self, config: CloudConfig) -> None:
         if config.user_assigned_identity:

@@ -59,6 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects tests by the markers that are set here
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=selection.start_of)
     collected = config.stash.setdefault(selection.COLLECTED, [])
     for item in items:
         collected.append((item.nodeid, selection.mark(item)))

@@ -56,6 +56,18 @@ DIRECTORIES: Final = {
     "soak": "programs",
 }
 """The marker of all tests in a directory."""
+LONG: Final = (
+    "mic/history/test_any_history.py",
+    "mic/test_failing_servers.py",
+    "mic/history/test_killed_at_every_call.py",
+    "native/test_lanes_agree.py",
+    "sandbox/cloud/test_sandbox_up.py",
+    "mic/history/test_broken_controllers_are_noticed.py",
+    "podidentity/kube/test_access.py",
+    "mic/preview/test_preview_equals_execution.py",
+    "contract/test_lease_next_to_the_go_implementation.py",
+)
+"""Files that take long. They start first, so that no process idles while another one ends with such a file."""
 IN_TEST_ALL: Final = frozenset({"plane", "measures", "images", "model", "sdks"})
 IN_TEST: Final = frozenset({"root", "tools", "programs"})
 
@@ -82,6 +94,14 @@ def run_of(markers: frozenset[str]) -> str:
     if markers & IN_TEST_ALL:
         return "run_test_all"
     return "run_test" if markers & IN_TEST else "run_check"
+
+
+def start_of(item: pytest.Item) -> int:
+    """Return the key by which the items are sorted: files in LONG first. Other items keep their order."""
+    return _START.get(str(_relative(item.path)), len(LONG))
+
+
+_START: Final = {path: number for number, path in enumerate(LONG)}
 
 
 @functools.cache

@@ -82,6 +82,11 @@ def test_needs_follow_from_fixtures_and_directories() -> None:
     assert set(selection.needs_of(PurePath("deployed/test_a.py"), frozenset({"tmp_path"}))) == set()
 
 
+@pytest.mark.parametrize("path", selection.LONG)
+def test_a_long_file_exists(path: str) -> None:
+    assert (selection.TESTS / path).is_file()
+
+
 @pytest.mark.parametrize("name", ["kubectl", "helm", "actionlint"])
 def test_a_test_without_the_marker_downloads_nothing(name: str) -> None:
     with pytest.raises(RuntimeError, match="add the marker node or plane"):

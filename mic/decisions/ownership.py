@@ -1,7 +1,7 @@
 """Ownership of the identities on a host: who attached an identity, and whether MIC may detach it. Pure.
 
-The objects of the host record the owner. An identity without a record gets its owner before the first update of the
-host: another program attached what is already there.
+The objects of the host record the owner. MIC decides the owner of an identity without a record before its first update
+of the host: another program attached the identities that are on the host by then.
 """
 
 from mic.azure.identities import HostIdentities

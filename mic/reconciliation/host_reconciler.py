@@ -6,20 +6,16 @@ the next pass of a host is due. A pass that ends early, by an error or with the 
 pass cannot repair.
 """
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
-from mic.azure.host_client import HostClient
 from mic.azure.memory import HostMemory
 from mic.cluster.view import ClusterView
 from mic.decisions import client_ids, completion, host_change, preparation
 from mic.decisions.assignments import DesiredAssignment
 from mic.decisions.identity_usage import HostView
-from mic.decisions.policy import Policy
 from mic.metrics import MicMetrics
 from mic.reconciliation.events import AssignmentEvents, delay, lost
 from mic.reconciliation.host_updater import HostUpdater
@@ -49,41 +45,17 @@ class HostReconciler:
         self,
         view: ClusterView,
         writer: Writer,
-        client: HostClient,
+        updater: HostUpdater,
         recorder: EventRecorder,
         metrics: MicMetrics,
         *,
-        policy: Policy,
-        max_retries: int,
-        retry_seconds: float,
-        gone_seconds: float,
-        lease_needed_seconds: float,
-        lease_remaining: Callable[[], float],
-        grace_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """*grace_seconds*: how long an identity that no pod needs stays attached; a new leader starts it again.
-        *gone_seconds*: pause between reads of a host that Azure does not know. A change of Azure starts only while
-        *lease_remaining* exceeds *lease_needed_seconds*."""
         self._view = view
         self._writer = writer
         self._recorder = recorder
         self._metrics = metrics
-        self._updater = HostUpdater(
-            view,
-            client,
-            policy=policy,
-            max_retries=max_retries,
-            retry_seconds=retry_seconds,
-            gone_seconds=gone_seconds,
-            lease_needed_seconds=lease_needed_seconds,
-            lease_remaining=lease_remaining,
-            grace_seconds=grace_seconds,
-            clock=clock,
-            sleep=sleep,
-        )
-        self._grace_seconds = grace_seconds
+        self._updater = updater
         self._clock = clock
         self._memories: dict[str, HostMemory] = {}
         self._looks: set[str] = set()
@@ -94,8 +66,7 @@ class HostReconciler:
 
     def protect(self, identity: str) -> None:
         """Never detach the identity with this client id or resource id from now on."""
-        policy = self._updater.policy
-        self._updater.policy = replace(policy, immutable=policy.immutable | {identity.lower()})
+        self._updater.protect(identity)
 
     def retry_identity(self, identity_key: str) -> list[str]:
         """Retry a changed identity on every host, apart from others. Return the hosts where Azure had refused it."""
@@ -234,7 +205,7 @@ class HostReconciler:
         for key, usage in host_view.usages.items():
             if (usage.needed > 0) != (key in attached) and (retry := memory.next_retry(key)) is not None:
                 retries.append(retry)
-        warm = memory.warm(host_change.idle(host_view), self._grace_seconds)
+        warm = self._updater.warm(host_view, memory)
         return min([*retries, *(seconds for key, seconds in warm.items() if key in attached)], default=None)
 
     def _doubts(self, host_view: HostView, memory: HostMemory) -> bool:

@@ -6,7 +6,9 @@ part of them, until the refused one is found. `HostMemory` keeps the result for 
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from typing import Final
 
 from mic.azure.errors import AzureError, BadIdentities, LooksThrottled, Missing, Refused, SignInFailed, UpdateConflict
@@ -44,13 +46,15 @@ class HostUpdater:
         gone_seconds: float,
         lease_needed_seconds: float,
         lease_remaining: Callable[[], float],
-        grace_seconds: float,
-        clock: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]],
+        grace_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """The parameters are those of `HostReconciler`."""
+        """*grace_seconds*: how long an identity that no pod needs stays attached; a new leader starts it again.
+        *gone_seconds*: pause between reads of a host that Azure does not know. A change of Azure starts only while
+        *lease_remaining* exceeds *lease_needed_seconds*."""
         self.policy = policy
-        """The operator's settings; the caller may replace them."""
+        """The operator's settings, and the protected identities."""
         self._view = view
         self._client = client
         self._max_retries = max_retries
@@ -61,6 +65,10 @@ class HostUpdater:
         self._grace_seconds = grace_seconds
         self._clock = clock
         self._sleep = sleep
+
+    def protect(self, identity: str) -> None:
+        """Never detach the identity with this client id or resource id from now on."""
+        self.policy = replace(self.policy, immutable=self.policy.immutable | {identity.lower()})
 
     async def read(self, host: Host, memory: HostMemory) -> bool:
         """Read the host. Return whether the response is reliable."""
@@ -124,9 +132,13 @@ class HostUpdater:
         return host_change.azure_change(host_view, memory.known, self.policy, self.restraint(host_view, memory))
 
     def restraint(self, host_view: HostView, memory: HostMemory) -> Restraint:
-        """Return the changes of the host that must wait. An identity that is in use gets a new grace period."""
-        warm = memory.warm(host_change.idle(host_view), self._grace_seconds)
-        return Restraint(memory.quarantined(), memory.retry_due(), warm, memory.most)
+        """Return the changes of the host that must wait."""
+        return Restraint(memory.quarantined(), memory.retry_due(), self.warm(host_view, memory), memory.most)
+
+    def warm(self, host_view: HostView, memory: HostMemory) -> dict[str, float]:
+        """Return the identities (keys) of the host within their grace period, with the remaining seconds. An identity
+        that is in use gets the whole period again."""
+        return memory.warm(host_change.idle(host_view), self._grace_seconds)
 
     async def _next_change(self, key: str, memory: HostMemory) -> tuple[Host, Change] | None:
         """Return the update to send now, if any, from the current state. If it could overwrite another client's change,

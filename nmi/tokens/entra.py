@@ -33,7 +33,15 @@ from nmi.tokens.sign_in import (
     SignInResult,
     no_proxy,
 )
-from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable, correlation_in, sentence_in
+from podidentity.azure.errors import (
+    AzureError,
+    Refused,
+    Throttled,
+    Unreachable,
+    correlation_in,
+    retry_after_seconds,
+    sentence_in,
+)
 from podidentity.telemetry.logs import redacted
 
 if sys.version_info >= (3, 12):
@@ -194,7 +202,7 @@ def _failure(asked: SignIn, policy: _Policy, error: Exception) -> AzureError:
         sentence or name or f"{host} returned status {policy.status}",
         status=policy.status,
         code=number[0] if number else name,
-        retry_after=_seconds(policy.headers.get("retry-after", "")),
+        retry_after=retry_after_seconds(policy.headers.get("retry-after", "")),
         correlation_id=_safe(
             asked,
             answer.correlation_id
@@ -214,9 +222,3 @@ def _safe(asked: SignIn, sentence: str) -> str:
     if len(asked.client_id) >= _ID_MIN:
         sentence = re.sub(re.escape(asked.client_id), redacted(asked.client_id), sentence, flags=re.IGNORECASE)
     return sentence_in(sentence)
-
-
-def _seconds(retry_after: str) -> float | None:
-    """Return Retry-After in seconds, at most an hour. Entra ID does not send the date form: it counts as absent."""
-    text = retry_after.strip()
-    return min(float(text), 3600.0) if text.isascii() and text.isdigit() else None

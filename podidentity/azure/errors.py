@@ -108,6 +108,12 @@ def plain(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else ""
 
 
+def retry_after_seconds(header: str) -> float | None:
+    """Return Retry-After in seconds, at most an hour; None for the date format, which Azure does not send."""
+    text = header.strip()
+    return min(float(text), 3600.0) if text.isascii() and text.isdigit() else None
+
+
 def sentence_in(description: str) -> str:
     """Return an error_description without the ids and the time that Entra ID appends."""
     # The white space before it is removed separately: a pattern that begins with it takes quadratic time.

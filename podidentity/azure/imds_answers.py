@@ -8,7 +8,16 @@ from typing import Final
 import msgspec
 from yarl import URL
 
-from podidentity.azure.errors import AzureError, NotYet, Refused, Throttled, correlation_in, plain, sentence_in
+from podidentity.azure.errors import (
+    AzureError,
+    NotYet,
+    Refused,
+    Throttled,
+    correlation_in,
+    plain,
+    retry_after_seconds,
+    sentence_in,
+)
 from podidentity.telemetry.logs import redacted
 
 HEADER_MAX: Final = 256
@@ -153,15 +162,9 @@ def failure_in(url: URL, reply: Reply) -> AzureError:
         said or told.error or f"status {reply.status}",
         status=reply.status,
         code=told.error,
-        retry_after=_seconds(reply.header("Retry-After")),
+        retry_after=retry_after_seconds(reply.header("Retry-After")),
         correlation_id=correlation_in(told.error_description)
         or reply.header("x-ms-request-id")
         or reply.header("x-ms-correlation-request-id"),
         said=said,
     )
-
-
-def _seconds(retry_after: str) -> float | None:
-    """Return Retry-After in seconds, at most an hour; None for the date format, which IMDS does not use."""
-    text = retry_after.strip()
-    return min(float(text), 3600.0) if text.isascii() and text.isdigit() else None

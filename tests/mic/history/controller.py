@@ -10,6 +10,7 @@ from mic.decisions.policy import Policy
 from mic.metrics import MicMetrics
 from mic.reconciliation.controller import Controller
 from mic.reconciliation.host_reconciler import HostReconciler
+from mic.reconciliation.host_updater import HostUpdater
 from mic.reconciliation.writer import Writer
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.informer import Informer
@@ -43,12 +44,9 @@ class MicProcess:
             burst=1500,
             clock=now,
         )
-        self.host_reconciler = HostReconciler(
+        updater = HostUpdater(
             view,
-            writer,
             self._compute,
-            self._recorder,
-            metrics,
             policy=policy,
             max_retries=2,
             retry_seconds=1.0,
@@ -58,6 +56,7 @@ class MicProcess:
             lease_remaining=lambda: LEASE_SECONDS,
             clock=now,
         )
+        self.host_reconciler = HostReconciler(view, writer, updater, self._recorder, metrics, clock=now)
         self._controller = Controller(
             view, self.host_reconciler, look_seconds=LOOK_SECONDS, resync_seconds=3600.0, clock=now
         )
@@ -93,7 +92,7 @@ class MicProcess:
                     tasks.create_task(informer.run(), name="watch")
                 for informer in self._informers:
                     await informer.synced()
-                tasks.create_task(self._controller.run(), name="rounds")
+                tasks.create_task(self._controller.run(), name="controller")
         finally:
             await self._compute.aclose()
             await self._client.aclose()
