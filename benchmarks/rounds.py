@@ -36,7 +36,7 @@ class Readings(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Contestant:
+class MeasuredServer:
     name: str
     pids: tuple[int, ...]
     """The processes whose CPU time is the server's."""
@@ -68,7 +68,9 @@ class Rounds:
         self._clock = clock
         self._sleep = sleep
 
-    def alternate(self, contestants: Sequence[Contestant], rounds: int, deadline: float, *, quick: bool) -> Outcome:
+    def alternate(
+        self, measured_servers: Sequence[MeasuredServer], rounds: int, deadline: float, *, quick: bool
+    ) -> Outcome:
         """Run *rounds* rounds, or those that end before *deadline* (on the clock), but LEAST_ROUNDS unless *quick*.
 
         After the deadline there are no waits and no repetitions: disturbed measurements are dirty then. Raises
@@ -77,21 +79,21 @@ class Rounds:
         least = 1 if quick else LEAST_ROUNDS
         if rounds < least:
             raise ValueError(f"a full run takes at least {LEAST_ROUNDS} rounds, not {rounds}: fewer are for --quick")
-        found: dict[str, list[Round]] = {each.name: [] for each in contestants}
+        found: dict[str, list[Round]] = {each.name: [] for each in measured_servers}
         redone = 0
         longest = 0.0
         for number in range(rounds):
             began = self._clock()
             if number >= least and began + longest > deadline:
                 break
-            for each in contestants if number % 2 == 0 else reversed(contestants):
+            for each in measured_servers if number % 2 == 0 else reversed(measured_servers):
                 measured, times = self._measured(each, deadline)
                 found[each.name].append(measured)
                 redone += times
             longest = max(longest, self._clock() - began)
         return Outcome({name: tuple(each) for name, each in found.items()}, redone)
 
-    def _measured(self, server: Contestant, deadline: float) -> tuple[Round, int]:
+    def _measured(self, server: MeasuredServer, deadline: float) -> tuple[Round, int]:
         """Return the first undisturbed measurement, or the last one, and the number of discarded ones."""
         until = min(deadline, self._clock() + PATIENCE_SECONDS)
         redone = 0
@@ -102,7 +104,7 @@ class Rounds:
                 return found, redone
             redone += 1
 
-    def _quiet(self, server: Contestant, until: float) -> bool:
+    def _quiet(self, server: MeasuredServer, until: float) -> bool:
         """Return whether other processes became idle before *until*. Reads at least once."""
         while True:
             before = self._others(server)
@@ -112,11 +114,11 @@ class Rounds:
             if self._clock() >= until:
                 return False
 
-    def _others(self, server: Contestant) -> float:
+    def _others(self, server: MeasuredServer) -> float:
         busy = sum(self._cores.busy(core) for core in self._watched)
         return busy - self._cores.used([*server.pids, *self._known])
 
-    def _once(self, server: Contestant, *, quiet: bool) -> Round:
+    def _once(self, server: MeasuredServer, *, quiet: bool) -> Round:
         taken: list[tuple[float, float, float, tuple[float, float]]] = []
 
         def begin() -> None:

@@ -18,13 +18,13 @@ from benchmarks import machine
 from benchmarks.budgets import budgets
 from benchmarks.controller.run import SIZES, costs, fed
 from benchmarks.load import cases, closed_loop, disturbances, open_loop
+from benchmarks.load.benchmark_node import BenchmarkNode, behind_the_rule, on_loopback
 from benchmarks.load.cases import Load
 from benchmarks.load.closed_loop import Pace
 from benchmarks.load.footprint import start_seconds, weighed
 from benchmarks.load.mounted import possible
 from benchmarks.load.nginx import UNPACKED
 from benchmarks.load.servers import found
-from benchmarks.load.stage import Stage, behind_the_rule, on_loopback
 from benchmarks.machine import Cores
 from benchmarks.micro.measure import rows
 from benchmarks.report.plots import draw
@@ -91,26 +91,28 @@ class Bench:
         return Pace(7 if self.quick else 21, 0.5 if self.quick else 1.0, self.deadline, self.quick)
 
     def full_node(self) -> None:
-        with on_loopback(cases.PODS, cases.PAIR if self.quick else cases.ALL) as stage:
+        with on_loopback(cases.PODS, cases.PAIR if self.quick else cases.ALL) as benchmark_node:
             log_progress("control")
-            self.found.control = closed_loop.control(stage, self.cores, self.control_pace)
-            self._closed(cases.ON_A_FULL_NODE, stage)
-            self._meanwhile(stage)
+            self.found.control = closed_loop.control(benchmark_node, self.cores, self.control_pace)
+            self._closed(cases.ON_A_FULL_NODE, benchmark_node)
+            self._disturbances(benchmark_node)
 
-    def _closed(self, loads: tuple[Load, ...], stage: Stage) -> None:
+    def _closed(self, loads: tuple[Load, ...], benchmark_node: BenchmarkNode) -> None:
         for load in loads:
             if load.quick or not self.quick:
                 log_progress(load.title)
-                self.found.cases.append(closed_loop.measured(load, stage, self.cores, self.pace))
+                self.found.cases.append(closed_loop.measured(load, benchmark_node, self.cores, self.pace))
 
-    def _meanwhile(self, stage: Stage) -> None:
+    def _disturbances(self, benchmark_node: BenchmarkNode) -> None:
         log_progress("open loop")
         seconds = 2.0 if self.quick else 5.0
-        self.found.open_loop = open_loop.at_rates(cases.QUICK_RATES if self.quick else cases.RATES, stage, seconds)
+        self.found.open_loop = open_loop.at_rates(
+            cases.QUICK_RATES if self.quick else cases.RATES, benchmark_node, seconds
+        )
         for each in cases.BACKGROUND:
             if each.quick or not self.quick:
                 log_progress(each.title)
-                self.found.background += disturbances.measured(each, stage, 4.0 if self.quick else 8.0)
+                self.found.background += disturbances.measured(each, benchmark_node, 4.0 if self.quick else 8.0)
 
     def other_sizes(self) -> None:
         """Measure the effect of the number of pods. Not in a quick run, since the creation of 10,000 takes long."""
@@ -125,8 +127,8 @@ class Bench:
     def through_the_rule(self) -> None:
         if self.quick or os.geteuid() != 0:
             return
-        with behind_the_rule(cases.PODS) as stage:
-            self._closed(cases.BEHIND_THE_RULE, stage)
+        with behind_the_rule(cases.PODS) as benchmark_node:
+            self._closed(cases.BEHIND_THE_RULE, benchmark_node)
 
     def weight(self) -> None:
         for pods in (cases.PODS,) if self.quick else (cases.FEW, cases.PODS, cases.MANY):

@@ -138,7 +138,7 @@ class App:
             name=settings.lease_name,
             identity=candidate(settings.lease_holder or host),
             duration_seconds=settings.lease_seconds,
-            beside_reference=True,
+            with_go_implementation=True,
             log_limit=limit,
         )
         self._client = LeaderClient(
@@ -311,7 +311,7 @@ class App:
             gc.collect()
             gc.freeze()
             log.info("the cluster is known; assigning identities", extra={"count": len(unfinished)})
-            tasks.create_task(self._controller.run(), name="rounds")
+            tasks.create_task(self._controller.run(), name="controller")
 
     def _protect(self, config: CloudConfig) -> None:
         if config.user_assigned_identity:

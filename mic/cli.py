@@ -38,7 +38,7 @@ def _run(argv: Sequence[str]) -> int:
     settings = parse(argv, os.environ)
     if settings.plan and os.getpid() != 1:
         # The plan uses the flags of the MIC in this container. Flags on this command line take precedence.
-        settings = parse([*flags_beside(_read(CONTAINER)), *argv], os.environ)
+        settings = parse([*flags_of_container(_read(CONTAINER)), *argv], os.environ)
     if settings.version:
         sys.stdout.write(f"mic {VERSION}\n")
         return 0
@@ -53,7 +53,7 @@ def _run(argv: Sequence[str]) -> int:
     return 0
 
 
-def flags_beside(command_line: bytes) -> list[str]:
+def flags_of_container(command_line: bytes) -> list[str]:
     """Return the flags in *command_line*, which has a zero byte after each argument, if that process is a MIC."""
     words = [word.decode(errors="replace") for word in command_line.split(b"\0")][:-1]
     for place, word in enumerate(words):

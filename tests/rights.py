@@ -188,7 +188,7 @@ class Calls:
         self._folder = Path(tempfile.mkdtemp(prefix="audit-"))
         record, begin = KubeApi.record, up.Plane.__init__
 
-        def hear(server: KubeApi, call: Recorded) -> None:
+        def record_request(server: KubeApi, call: Recorded) -> None:
             self.note(call)
             record(server, call)
 
@@ -200,7 +200,7 @@ class Calls:
             begin(plane, *arguments, **options | {"apiserver_flags": [*options.get("apiserver_flags", ()), *flags]})
             self._logs[plane] = path.open("rb")
 
-        patch(KubeApi, "record", hear)
+        patch(KubeApi, "record", record_request)
         patch(up.Plane, "__init__", begun)
 
 

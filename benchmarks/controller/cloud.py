@@ -33,7 +33,7 @@ from podidentity.resources import (
 from podidentity_sandbox.arm import ArmCall
 from tests.conftest import apply_definitions
 from tests.mic.cluster import identity_id, set_id, vm_id
-from tests.mic.little_cloud import LittleCloud, Mic, little_cloud
+from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
 from tests.testplane.up import Plane
 
 NAMESPACE: Final = "default"
@@ -42,7 +42,7 @@ HANDS: Final = 16
 
 
 @dataclass
-class Witness:
+class Timeline:
     """The times at which each pod was bound, its object Assigned and deleted; monotonic seconds, by the pod's name."""
 
     bound: dict[str, float] = field(default_factory=dict)
@@ -71,8 +71,8 @@ class Witness:
 
 
 class _PodNotes:
-    def __init__(self, witness: Witness) -> None:
-        self._witness = witness
+    def __init__(self, timeline: Timeline) -> None:
+        self._witness = timeline
 
     def upserted(self, _old: Pod | None, new: Pod) -> None:
         self._witness.pod(new)
@@ -82,8 +82,8 @@ class _PodNotes:
 
 
 class _ObjectNotes:
-    def __init__(self, witness: Witness) -> None:
-        self._witness = witness
+    def __init__(self, timeline: Timeline) -> None:
+        self._witness = timeline
 
     def upserted(self, _old: AzureAssignedIdentity | None, new: AzureAssignedIdentity) -> None:
         self._witness.object(new)
@@ -92,14 +92,14 @@ class _ObjectNotes:
         self._witness.object_gone(old)
 
 
-class World:
+class CaseServers:
     """The servers of the cases. Hosts, nodes and pods have the name of their case, so that cases are independent."""
 
-    def __init__(self, plane: Plane, cloud: LittleCloud, client: Client) -> None:
+    def __init__(self, plane: Plane, cloud: EmulatedCloud, client: Client) -> None:
         self.plane = plane
         self.cloud = cloud
         self.client = client
-        self.witness = Witness()
+        self.timeline = Timeline()
 
     def vm(self, name: str, operation_seconds: float) -> str:
         self.cloud.arm.add_vm(vm_id(name), operation_seconds=operation_seconds)
@@ -188,11 +188,11 @@ class World:
 
     async def all_assigned(self, pods: Iterable[str], seconds: float = 180.0) -> None:
         wanted = set(pods)
-        await self.until(lambda: wanted <= self.witness.assigned.keys(), "all Assigned", seconds)
+        await self.until(lambda: wanted <= self.timeline.assigned.keys(), "all Assigned", seconds)
 
     async def all_gone(self, pods: Iterable[str], seconds: float = 180.0) -> None:
         wanted = set(pods)
-        await self.until(lambda: wanted.isdisjoint(self.witness.living), "all objects gone", seconds)
+        await self.until(lambda: wanted.isdisjoint(self.timeline.living), "all objects gone", seconds)
 
     def calls(self, method: str, *host_ids: str) -> list[ArmCall]:
         """Return the calls so far for exactly these VMs or sets."""
@@ -219,21 +219,21 @@ POD_SPEC: Final[dict[str, Any]] = {
 
 
 @asynccontextmanager
-async def world(folder: Path, *, kwok: bool) -> AsyncIterator[World]:
+async def case_servers(folder: Path, *, kwok: bool) -> AsyncIterator[CaseServers]:
     """Start a new cluster and a new Azure. With *kwok* pods are scheduled, run and end as with kubelets."""
     # Its one worker takes 10 ms for a pod. The case measures whether MIC has the same throughput.
     workers = [f"--delete-collection-workers={HANDS}"]
     plane = await asyncio.to_thread(lambda: Plane(scheduler=kwok, kwok=kwok, apiserver_flags=workers))
     try:
         await asyncio.to_thread(apply_definitions, plane)
-        async with little_cloud(folder) as cloud:
+        async with emulated_cloud(folder) as cloud:
             (folder / "kubeconfig").write_text(Path(plane.kubeconfig).read_text())
             access = await from_kubeconfig(plane.kubeconfig)
             async with Client(access, user_agent="benchmark", timeout_seconds=60.0) as client:
-                made = World(plane, cloud, client)
+                made = CaseServers(plane, cloud, client)
                 watches: list[Informer[Any]] = [
-                    Informer(client, PODS, _PodNotes(made.witness), label_selector=BINDING_LABEL),
-                    Informer(client, ASSIGNED_IDENTITIES, _ObjectNotes(made.witness)),
+                    Informer(client, PODS, _PodNotes(made.timeline), label_selector=BINDING_LABEL),
+                    Informer(client, ASSIGNED_IDENTITIES, _ObjectNotes(made.timeline)),
                 ]
                 running = [asyncio.ensure_future(each.run()) for each in watches]
                 try:
@@ -249,7 +249,7 @@ async def world(folder: Path, *, kwok: bool) -> AsyncIterator[World]:
         await asyncio.to_thread(plane.stop)
 
 
-async def _service_account(made: World) -> None:
+async def _service_account(made: CaseServers) -> None:
     """Wait for the service account, which pods need. Controllers create it shortly after the namespace."""
     async with asyncio.timeout(30.0):
         while True:

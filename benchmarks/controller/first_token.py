@@ -57,7 +57,7 @@ class Running:
 
 
 @asynccontextmanager
-async def stage() -> AsyncIterator[tuple[Sandbox, Running]]:
+async def benchmark_node() -> AsyncIterator[tuple[Sandbox, Running]]:
     """The sandbox on a real API server, and a witness of its pods."""
     plane = await asyncio.to_thread(Plane)
     try:
@@ -83,7 +83,7 @@ async def stage() -> AsyncIterator[tuple[Sandbox, Running]]:
 async def first_tokens() -> list[Row]:
     """Run all cases on one cluster."""
     rows = []
-    async with stage() as (sandbox, running):
+    async with benchmark_node() as (sandbox, running):
         sandbox.azure.aad.faults.add(
             ResponseFault(delay_seconds=AAD_SECONDS, times=math.inf, path="/oauth2/v2.0/token")
         )

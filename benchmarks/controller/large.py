@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from benchmarks.controller import stream
 from benchmarks.controller.cases import Row
-from benchmarks.controller.cloud import NAMESPACE, POD_SPEC, World, usage
+from benchmarks.controller.cloud import NAMESPACE, POD_SPEC, CaseServers, usage
 from benchmarks.controller.stream import Size
 from podidentity.azure.resource_ids import Host, parse_provider_id
 from podidentity.resources import (
@@ -24,7 +24,7 @@ from podidentity.resources import (
     POD_UID_ANNOTATION,
     PODS,
 )
-from tests.mic.little_cloud import Mic
+from tests.mic.emulated_cloud import Mic
 
 DESIGN: Final = Size(10_000, 1_000, 500)
 LOOK_SECONDS: Final = 30
@@ -35,25 +35,25 @@ QUIET_SHARE: Final = 0.05
 OPERATION_SECONDS: Final = 5.0
 
 
-async def at_the_design_point(world: World, size: Size = DESIGN) -> AsyncIterator[Row]:
+async def at_the_design_point(case_servers: CaseServers, size: Size = DESIGN) -> AsyncIterator[Row]:
     """Create all objects in the cluster and in Azure, then start MIC."""
-    yield Row("start, nothing in the cluster", 0.0, await _started(world))
-    hosts = await _fill(world, size)
-    yield Row("start, all assigned", 0.0, await _started(world))
-    assert world.cloud.arm.writes() == [], "a start with everything assigned has changed Azure"
-    async with world.mic(f"--identity-assignment-reconcile-interval={LOOK_SECONDS}s") as mic:
+    yield Row("start, nothing in the cluster", 0.0, await _started(case_servers))
+    hosts = await _fill(case_servers, size)
+    yield Row("start, all assigned", 0.0, await _started(case_servers))
+    assert case_servers.cloud.arm.writes() == [], "a start with everything assigned has changed Azure"
+    async with case_servers.mic(f"--identity-assignment-reconcile-interval={LOOK_SECONDS}s") as mic:
         await _quiet(mic)
-        yield Row("one unrelated pod event", 0.0, await _event_cost(world, mic, size))
-        yield Row("one pod at that size", OPERATION_SECONDS, await _one_more(world, size))
-        idle = await _idle(world, mic) | {"hosts": len(hosts)}
+        yield Row("one unrelated pod event", 0.0, await _event_cost(case_servers, mic, size))
+        yield Row("one pod at that size", OPERATION_SECONDS, await _one_more(case_servers, size))
+        idle = await _idle(case_servers, mic) | {"hosts": len(hosts)}
         assert idle["gets"] > 0
         yield Row("idle, one interval", 0.0, idle)
 
 
-async def _started(world: World) -> dict[str, float]:
+async def _started(case_servers: CaseServers) -> dict[str, float]:
     """Start MIC and wait until it is idle."""
-    reads, began = len(world.cloud.arm.reads()), time.monotonic()
-    async with world.mic() as mic:
+    reads, began = len(case_servers.cloud.arm.reads()), time.monotonic()
+    async with case_servers.mic() as mic:
         active = time.monotonic() - began
         at_active = usage(mic)
         quiet = await _quiet(mic) - began
@@ -65,7 +65,7 @@ async def _started(world: World) -> dict[str, float]:
             "cpu_s": now.cpu_seconds,
             "rss_mib": now.rss_mib,
             "peak_mib": now.peak_mib,
-            "gets": len(world.cloud.arm.reads()) - reads,
+            "gets": len(case_servers.cloud.arm.reads()) - reads,
         }
 
 
@@ -78,32 +78,32 @@ async def _quiet(mic: Mic) -> float:
             return since
 
 
-async def _fill(world: World, size: Size) -> list[Host]:
+async def _fill(case_servers: CaseServers, size: Size) -> list[Host]:
     """Assign all identities in the cluster and in Azure. Return the hosts."""
-    hosts = _azure(world, size)
-    await world.make_objects(NODES, (_stripped(stream.node(number)) for number in range(size.nodes)))
-    await world.make_objects(IDENTITIES, (_stripped(stream.identity(number)) for number in range(size.bindings)))
-    await world.make_objects(BINDINGS, (_stripped(stream.binding(number)) for number in range(size.bindings)))
-    await world.make_objects(PODS, (_pod(number, size) for number in range(size.pods)))
-    uids = {pod.metadata.name: pod.metadata.uid for pod in await world.client.list(PODS, NAMESPACE)}
-    await world.make_objects(ASSIGNED_IDENTITIES, (_assigned(number, size, uids) for number in range(size.pods)))
+    hosts = _azure(case_servers, size)
+    await case_servers.make_objects(NODES, (_stripped(stream.node(number)) for number in range(size.nodes)))
+    await case_servers.make_objects(IDENTITIES, (_stripped(stream.identity(number)) for number in range(size.bindings)))
+    await case_servers.make_objects(BINDINGS, (_stripped(stream.binding(number)) for number in range(size.bindings)))
+    await case_servers.make_objects(PODS, (_pod(number, size) for number in range(size.pods)))
+    uids = {pod.metadata.name: pod.metadata.uid for pod in await case_servers.client.list(PODS, NAMESPACE)}
+    await case_servers.make_objects(ASSIGNED_IDENTITIES, (_assigned(number, size, uids) for number in range(size.pods)))
     return hosts
 
 
-def _azure(world: World, size: Size) -> list[Host]:
+def _azure(case_servers: CaseServers, size: Size) -> list[Host]:
     hosts: dict[str, Host] = {}
     for number in range(size.bindings):
-        world.cloud.directory.add_identity(stream.identity_id(number), client_id=_client_id(number))
+        case_servers.cloud.directory.add_identity(stream.identity_id(number), client_id=_client_id(number))
     for number in range(size.nodes):
         host = parse_provider_id(f"azure://{stream.host_id(number)}")
         assert host is not None
         if host.key not in hosts:
             hosts[host.key] = host
-            add = world.cloud.arm.add_vm if number % 2 == 0 else world.cloud.arm.add_vmss
+            add = case_servers.cloud.arm.add_vm if number % 2 == 0 else case_servers.cloud.arm.add_vmss
             add(host.text, operation_seconds=OPERATION_SECONDS)
-        identity = world.cloud.directory.identity(stream.identity_id(number % size.bindings))
+        identity = case_servers.cloud.directory.identity(stream.identity_id(number % size.bindings))
         assert identity is not None
-        world.cloud.arm.vm(host.text).attach(identity)
+        case_servers.cloud.arm.vm(host.text).attach(identity)
     return list(hosts.values())
 
 
@@ -136,39 +136,39 @@ def _assigned(number: int, size: Size, uids: dict[str, str]) -> dict[str, Any]:
     return made | {"metadata": {"name": name, **kept}}
 
 
-async def _event_cost(world: World, mic: Mic, size: Size) -> dict[str, float]:
+async def _event_cost(case_servers: CaseServers, mic: Mic, size: Size) -> dict[str, float]:
     """Measure CPU time per irrelevant change of a pod."""
     before = usage(mic).cpu_seconds
     step = size.pods // EVENTS
 
     async def touch(number: int) -> None:
         name = stream.pod(number * step, size)["metadata"]["name"]
-        await world.client.patch_merge(PODS, NAMESPACE, name, {"metadata": {"annotations": {"touched": "now"}}})
+        await case_servers.client.patch_merge(PODS, NAMESPACE, name, {"metadata": {"annotations": {"touched": "now"}}})
 
     began = time.monotonic()
-    await world.together(touch(number) for number in range(EVENTS))
+    await case_servers.together(touch(number) for number in range(EVENTS))
     await asyncio.sleep(0.5)
     took, cpu = time.monotonic() - began, usage(mic).cpu_seconds - before
     return {"events": EVENTS, "cpu_ms_each": cpu / EVENTS * 1000, "events_per_s": EVENTS / took}
 
 
-async def _one_more(world: World, size: Size, times: int = 3) -> dict[str, float]:
+async def _one_more(case_servers: CaseServers, size: Size, times: int = 3) -> dict[str, float]:
     """Measure pods with an identity that is not attached to their VM."""
     waits = []
     for again in range(times):
         name, label = f"one-more-{again}", stream.pod(3, size)["metadata"]["labels"][BINDING_LABEL]
-        await world.pods([(name, f"node-{2 * again:06d}", label)])
-        await world.all_assigned([name])
-        waits += world.witness.waits([name])
+        await case_servers.pods([(name, f"node-{2 * again:06d}", label)])
+        await case_servers.all_assigned([name])
+        waits += case_servers.timeline.waits([name])
     return {"median_s": statistics.median(waits), "longest_s": max(waits)}
 
 
-async def _idle(world: World, mic: Mic) -> dict[str, float]:
-    reads, began = len(world.cloud.arm.reads()), time.monotonic()
-    writes, cpu = len(world.cloud.arm.writes()), usage(mic).cpu_seconds
+async def _idle(case_servers: CaseServers, mic: Mic) -> dict[str, float]:
+    reads, began = len(case_servers.cloud.arm.reads()), time.monotonic()
+    writes, cpu = len(case_servers.cloud.arm.writes()), usage(mic).cpu_seconds
     await asyncio.sleep(LOOK_SECONDS)
-    calls = [call.at - began for call in world.cloud.arm.reads()[reads:]]
-    assert len(world.cloud.arm.writes()) == writes, "an idle MIC has changed Azure"
+    calls = [call.at - began for call in case_servers.cloud.arm.reads()[reads:]]
+    assert len(case_servers.cloud.arm.writes()) == writes, "an idle MIC has changed Azure"
     seconds = [sum(int(at) == second for at in calls) for second in range(LOOK_SECONDS)]
     return {
         "gets": len(calls),

@@ -25,10 +25,10 @@ import uvloop
 
 from benchmarks.controller import cases
 from benchmarks.controller.cases import Row, rounded
-from benchmarks.controller.cloud import World, world
-from benchmarks.controller.feeding import Fed
+from benchmarks.controller.cloud import CaseServers, case_servers
 from benchmarks.controller.first_token import first_tokens
 from benchmarks.controller.large import at_the_design_point
+from benchmarks.controller.reading_cost import ReadingCost
 from benchmarks.controller.table import table, tokens_table
 from benchmarks.machine import ROOT, commit, facts
 from benchmarks.results import Controller
@@ -42,12 +42,14 @@ def fed(sizes: Sequence[tuple[int, int, int, int]] = SIZES) -> list[Row]:
     """Measure the watch stream at each size, in a separate process each time."""
     rows = []
     for pods, nodes, bindings, times in sizes:
-        command = [sys.executable, "-m", "benchmarks.controller.feeding", str(pods), str(nodes), str(bindings)]
+        command = [sys.executable, "-m", "benchmarks.controller.reading_cost", str(pods), str(nodes), str(bindings)]
         found = [
-            Fed(**json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=300).stdout))
+            ReadingCost(
+                **json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=300).stdout)
+            )
             for _ in range(times)
         ]
-        names = [name for name in Fed.__annotations__ if name not in {"nodes", "bindings"}]
+        names = [name for name in ReadingCost.__annotations__ if name not in {"nodes", "bindings"}]
         middle = {name: float(statistics.median(getattr(each, name) for each in found)) for name in names}
         rows.append(Row(f"{STREAM}, {pods:,} pods", 0.0, middle))
     return rows
@@ -68,7 +70,7 @@ def costs(rows: Iterable[Row]) -> tuple[Controller, ...]:
     )
 
 
-async def quick(made: World) -> AsyncIterator[Row]:
+async def quick(made: CaseServers) -> AsyncIterator[Row]:
     """Run the cases with short operations or operations of five seconds, one after the other."""
     async with made.mic(cases.RAISED):
         for operation, times in ((0.0, 5), (0.2, 5), (5.0, 3)):
@@ -78,19 +80,19 @@ async def quick(made: World) -> AsyncIterator[Row]:
         yield await cases.rolling_restart(made, 5.0)
 
 
-async def slow(made: World) -> AsyncIterator[Row]:
+async def slow(made: CaseServers) -> AsyncIterator[Row]:
     """Run the cases with operations of forty seconds concurrently, since they mostly wait."""
     async with made.mic(cases.RAISED):
         for each in await asyncio.gather(
             cases.one_pod(made, 40.0, 1),
             cases.forty_pods(made, 40.0, 1),
-            cases.slow_beside_fast(made),
+            cases.slow_next_to_fast(made),
             cases.one_bad(made),
         ):
             yield each
 
 
-async def many(made: World) -> AsyncIterator[Row]:
+async def many(made: CaseServers) -> AsyncIterator[Row]:
     """Run the cases with 2,000 pods. The last ones are not deleted: the deletion is measured at the raised rate."""
     for operation in (0.0, 5.0, 40.0):
         for each in await cases.two_thousand(made, operation, "raised"):
@@ -99,7 +101,7 @@ async def many(made: World) -> AsyncIterator[Row]:
         yield each
 
 
-PARTS: Final[Mapping[str, tuple[Callable[[World], AsyncIterator[Row]], bool]]] = {
+PARTS: Final[Mapping[str, tuple[Callable[[CaseServers], AsyncIterator[Row]], bool]]] = {
     "quick": (quick, True),
     "slow": (slow, True),
     "many": (many, True),
@@ -117,7 +119,7 @@ async def measured(part: str) -> list[Row]:
     measure, kwok = PARTS[part]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        async with world(Path(folder), kwok=kwok) as made:
+        async with case_servers(Path(folder), kwok=kwok) as made:
             await made.identities(f"id-{number}" for number in range(20))
             async for row in measure(made):
                 sys.stderr.write(f"  {json.dumps(rounded(row))}\n")

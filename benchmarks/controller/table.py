@@ -93,7 +93,7 @@ def _budgets(found: Found) -> list[str]:
                 f"{theirs} |"
             )
     if row := _row(found, "a fast VM beside a set that takes 40 s"):
-        lines.append(f"| a VM of 5 s beside a set of 40 s | {row['fast_s']:.2f} s | 5.5 s | 45 s |")
+        lines.append(f"| a VM of 5 s next to a set of 40 s | {row['fast_s']:.2f} s | 5.5 s | 45 s |")
     if row := _row(found, "one bad identity of 20"):
         lines.append(
             f"| one bad identity among 20 | others after {row['others_assigned_s']:.2f} s; {row['patches_in_8_s']:g} "

@@ -70,7 +70,7 @@ def batches() -> tuple[Batch, ...]:
     """
     plain = corpus("azure-identity-python")
     closing = plain.replace(b"Connection: keep-alive", b"Connection: close")
-    nobody = plain.replace(b"https%3A%2F%2Fmanagement.azure.com%2F", b"https%3A%2F%2Fnobody.example%2F")
+    unknown = plain.replace(b"https%3A%2F%2Fmanagement.azure.com%2F", b"https%3A%2F%2Fabsent.example%2F")
     # Each connection, and so each pod, uses one SDK.
     varying = [with_id(corpus(name), number) for number in range(20) for name in SDKS]
     return (
@@ -79,7 +79,7 @@ def batches() -> tuple[Batch, ...]:
         Batch("connection per request", [closing], 150, close=True),
         Batch("as SDKs vary it", varying, 48, connections=len(SDKS)),
         Batch("16 pipelined", [plain], 24, pipelined=16),
-        Batch("refused by the general lane", [nobody], 40, status=b"400"),
+        Batch("refused by the general lane", [unknown], 40, status=b"400"),
     )
 
 

@@ -2,8 +2,8 @@
  * allocations.
  *
  * The clock moves on by a microsecond each time it is read, so that no bucket, no second of `expires_in` and no timer
- * depends on how fast this machine is. Allocations are counted between two calls of steady_count() only; Python is told
- * to take its memory from here, too (PYTHONMALLOC=malloc), when they are of interest. */
+ * depends on how fast this machine is. Allocations are counted between two calls of steady_count() only; for them Python
+ * allocates from here too (PYTHONMALLOC=malloc). */
 #define _GNU_SOURCE
 #include <stddef.h>
 #include <time.h>

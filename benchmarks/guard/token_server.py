@@ -14,7 +14,7 @@ from tests.nmi.server.fakes import FakeIssuer, FakeProxy, Grant, grant, pod_entr
 
 PODS: Final = 250
 TOKEN_BYTES: Final = 1800
-TOKENLESS: Final = "https://nobody.example/"
+TOKENLESS: Final = "https://absent.example/"
 
 
 def pod_address(number: int) -> str:

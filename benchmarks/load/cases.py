@@ -137,7 +137,7 @@ NOISY: Final = Disturbance(
     "another pod: 200 connections in a closed loop and 50 clients that close, without a rate limit",
 )
 MISSES: Final = Disturbance(
-    "misses", "misses beside hits", "8 requests a second for a token of IMDS, which takes 50 ms", own="a miss itself"
+    "misses", "misses during hits", "8 requests a second for a token of IMDS, which takes 50 ms", own="a miss itself"
 )
 RENEWALS: Final = Disturbance(
     "renewals",

@@ -7,13 +7,13 @@ from functools import partial
 from typing import Final
 
 from benchmarks import paired
+from benchmarks.load.benchmark_node import BenchmarkNode
 from benchmarks.load.cases import CONTROL, Load
 from benchmarks.load.generator import Group, Measured
 from benchmarks.load.servers import Server
-from benchmarks.load.stage import Stage
 from benchmarks.paired import Round, Sample
 from benchmarks.results import BASE, OURS, Case, Control
-from benchmarks.rounds import Contestant, Outcome, Readings, Rounds
+from benchmarks.rounds import MeasuredServer, Outcome, Readings, Rounds
 
 WARM_SECONDS: Final = 0.1
 """Until all connections are open and both cores run at full speed."""
@@ -33,53 +33,62 @@ class Pace:
     quick: bool
 
 
-def measured(load: Load, stage: Stage, cores: Readings, pace: Pace) -> Case:
+def measured(load: Load, benchmark_node: BenchmarkNode, cores: Readings, pace: Pace) -> Case:
     """Measure *load* on its servers that run on the stage."""
-    there = [name for name in load.servers if name in stage.servers]
+    there = [name for name in load.servers if name in benchmark_node.servers]
     found = _alternate(
-        [_contestant(name, load, stage, stage.servers[name], pace) for name in there], cores, pace, stage
+        [_measured_server(name, load, benchmark_node, benchmark_node.servers[name], pace) for name in there],
+        cores,
+        pace,
+        benchmark_node,
     )
-    return _case(load, stage, found.rounds, found.redone)
+    return _case(load, benchmark_node, found.rounds, found.redone)
 
 
-def side_by_side(loads: Sequence[tuple[Load, Stage]], cores: Readings, pace: Pace) -> tuple[Case, ...]:
+def side_by_side(loads: Sequence[tuple[Load, BenchmarkNode]], cores: Readings, pace: Pace) -> tuple[Case, ...]:
     """Measure NMI in each of *loads* and the first stage's nginx in the same rounds.
 
     So a change of the machine's speed affects all of them."""
     first_load, first = loads[0]
-    contestants = [_contestant(BASE, first_load, first, first.servers[BASE], pace)]
-    contestants += [_contestant(load.key, load, stage, stage.node, pace) for load, stage in loads]
-    found = _alternate(contestants, cores, pace, *(stage for _, stage in loads))
+    measured_servers = [_measured_server(BASE, first_load, first, first.servers[BASE], pace)]
+    measured_servers += [
+        _measured_server(load.key, load, benchmark_node, benchmark_node.node, pace) for load, benchmark_node in loads
+    ]
+    found = _alternate(measured_servers, cores, pace, *(benchmark_node for _, benchmark_node in loads))
     return tuple(
-        _case(load, stage, {BASE: found.rounds[BASE], OURS: found.rounds[load.key]}, found.redone)
-        for load, stage in loads
+        _case(load, benchmark_node, {BASE: found.rounds[BASE], OURS: found.rounds[load.key]}, found.redone)
+        for load, benchmark_node in loads
     )
 
 
-def control(stage: Stage, cores: Readings, pace: Pace) -> Control:
+def control(benchmark_node: BenchmarkNode, cores: Readings, pace: Pace) -> Control:
     """Measure NMI as if it were two servers."""
-    twice = [_contestant(name, CONTROL, stage, stage.node, pace) for name in (OURS, AGAIN)]
-    found = _alternate(twice, cores, pace, stage)
+    twice = [_measured_server(name, CONTROL, benchmark_node, benchmark_node.node, pace) for name in (OURS, AGAIN)]
+    found = _alternate(twice, cores, pace, benchmark_node)
     return paired.control(CONTROL.title, found.rounds[OURS], found.rounds[AGAIN], found.redone)
 
 
-def _contestant(name: str, load: Load, stage: Stage, server: Server, pace: Pace) -> Contestant:
-    return Contestant(name, server.pids, partial(_sample, load, stage, server, pace.seconds))
+def _measured_server(
+    name: str, load: Load, benchmark_node: BenchmarkNode, server: Server, pace: Pace
+) -> MeasuredServer:
+    return MeasuredServer(name, server.pids, partial(_sample, load, benchmark_node, server, pace.seconds))
 
 
-def _alternate(contestants: Sequence[Contestant], cores: Readings, pace: Pace, *stages: Stage) -> Outcome:
-    rounds = Rounds(cores, known=(os.getpid(), *(pid for stage in stages for pid in stage.known)))
-    return rounds.alternate(contestants, pace.rounds, pace.deadline, quick=pace.quick)
+def _alternate(
+    measured_servers: Sequence[MeasuredServer], cores: Readings, pace: Pace, *stages: BenchmarkNode
+) -> Outcome:
+    rounds = Rounds(cores, known=(os.getpid(), *(pid for benchmark_node in stages for pid in benchmark_node.known)))
+    return rounds.alternate(measured_servers, pace.rounds, pace.deadline, quick=pace.quick)
 
 
-def _case(load: Load, stage: Stage, rounds: Mapping[str, Sequence[Round]], redone: int) -> Case:
+def _case(load: Load, benchmark_node: BenchmarkNode, rounds: Mapping[str, Sequence[Round]], redone: int) -> Case:
     return Case(
         key=load.key,
         title=load.title,
         description=load.description,
         mode="close" if load.close else "keep-alive",
         connections=load.connections,
-        pods=stage.pods,
+        pods=benchmark_node.pods,
         series=load.series,
         rounds=len(rounds[OURS]),
         redone=redone,
@@ -88,9 +97,13 @@ def _case(load: Load, stage: Stage, rounds: Mapping[str, Sequence[Round]], redon
     )
 
 
-def _sample(load: Load, stage: Stage, server: Server, seconds: float, begin: Callable[[], None]) -> Sample:
-    group = Group(load.key, load.connections, stage.first_pod, stage.askers, load.requests, close=load.close)
-    with stage.load(server, [group], seconds, warm_seconds=WARM_SECONDS) as running:
+def _sample(
+    load: Load, benchmark_node: BenchmarkNode, server: Server, seconds: float, begin: Callable[[], None]
+) -> Sample:
+    group = Group(
+        load.key, load.connections, benchmark_node.first_pod, benchmark_node.askers, load.requests, close=load.close
+    )
+    with benchmark_node.load(server, [group], seconds, warm_seconds=WARM_SECONDS) as running:
         running.counting()
         begin()
         run = running.wait()

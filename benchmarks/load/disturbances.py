@@ -12,17 +12,17 @@ from typing import Final
 
 from benchmarks.load import cases, requests
 from benchmarks.load.addresses import addresses
+from benchmarks.load.benchmark_node import GENERATOR_CORE, BenchmarkNode
 from benchmarks.load.cases import Disturbance
 from benchmarks.load.closed_loop import errors, percentiles
+from benchmarks.load.emulator_commands import Counts
 from benchmarks.load.generator import Group, Load, Measured, Request
-from benchmarks.load.orders import Counts
 from benchmarks.load.servers import ask
-from benchmarks.load.stage import GENERATOR_CORE, Stage
 from benchmarks.results import Background
 
 WARM_SECONDS: Final = 0.5
 HITS: Final = "hits"
-BESIDE: Final = "beside"
+CONCURRENT: Final = "concurrent"
 CONNECTIONS: Final = 64
 STALL_US: Final = 5_000.0
 RELIST_SECONDS: Final = 1.5
@@ -50,32 +50,38 @@ class Concurrent:
     last: Callable[[], object] | None = None
 
 
-def measured(what: Disturbance, stage: Stage, seconds: float) -> tuple[Background, ...]:
+def measured(what: Disturbance, benchmark_node: BenchmarkNode, seconds: float) -> tuple[Background, ...]:
     """Return a row of cached requests with the other clients' errors, and a row of these clients if `own` names it."""
-    beside, before = _concurrent(what, stage, seconds), stage.world.counts()
+    concurrent, before = _concurrent(what, benchmark_node, seconds), benchmark_node.node_servers.counts()
     hits = Group(
-        HITS, CONNECTIONS, stage.first_pod, cases.BACKGROUND_PODS, (requests.plain(),), rate=cases.BACKGROUND_RATE
+        HITS,
+        CONNECTIONS,
+        benchmark_node.first_pod,
+        cases.BACKGROUND_PODS,
+        (requests.plain(),),
+        rate=cases.BACKGROUND_RATE,
     )
-    if beside.first:
-        beside.first()
+    if concurrent.first:
+        concurrent.first()
     try:
         with (
-            _noise(stage, beside.noise, seconds) as noise,
-            stage.load(stage.node, [hits, *beside.clients], seconds, warm_seconds=WARM_SECONDS) as running,
-            repeated(beside.again, beside.seconds),
+            _noise(benchmark_node, concurrent.noise, seconds) as noise,
+            benchmark_node.load(
+                benchmark_node.node, [hits, *concurrent.clients], seconds, warm_seconds=WARM_SECONDS
+            ) as running,
+            repeated(concurrent.again, concurrent.seconds),
         ):
             run = running.wait()
             others = noise.wait().groups if noise else {}
     finally:
-        if beside.last:
-            beside.last()
-    text = (
-        f"{what.text}{_description(what, before, stage.world.counts(), sum(each.requests for each in others.values()))}"
-    )
+        if concurrent.last:
+            concurrent.last()
+    requests_sent = sum(each.requests for each in others.values())
+    text = f"{what.text}{_description(what, before, benchmark_node.node_servers.counts(), requests_sent)}"
     row = _row(what.key, what.title, text, run.groups[HITS], errors_of(others.values()))
     if not what.own:
         return (row,)
-    return row, _row(f"{what.key}-own", what.own, f"as in the row above, {what.text}", run.groups[BESIDE])
+    return row, _row(f"{what.key}-own", what.own, f"as in the row above, {what.text}", run.groups[CONCURRENT])
 
 
 def _description(what: Disturbance, before: Counts, after: Counts, noise: int) -> str:
@@ -108,17 +114,17 @@ def errors_of(groups: Iterable[Measured]) -> int:
     return sum(sum(errors(each).values()) for each in groups)
 
 
-def _concurrent(what: Disturbance, stage: Stage, seconds: float) -> Concurrent:
-    (other,) = addresses(cases.BACKGROUND_PODS + 1, stage.first_pod)[-1:]
-    slowly = partial(Group, BESIDE, 16, stage.first_pod, cases.BACKGROUND_PODS, rate=SLOW_RATE)
-    beside: Mapping[str, Callable[[], Concurrent]] = {
+def _concurrent(what: Disturbance, benchmark_node: BenchmarkNode, seconds: float) -> Concurrent:
+    (other,) = addresses(cases.BACKGROUND_PODS + 1, benchmark_node.first_pod)[-1:]
+    slowly = partial(Group, CONCURRENT, 16, benchmark_node.first_pod, cases.BACKGROUND_PODS, rate=SLOW_RATE)
+    concurrent: Mapping[str, Callable[[], Concurrent]] = {
         cases.NOTHING.key: Concurrent,
-        cases.RELIST.key: lambda: Concurrent(again=stage.world.relist, seconds=RELIST_SECONDS),
+        cases.RELIST.key: lambda: Concurrent(again=benchmark_node.node_servers.relist, seconds=RELIST_SECONDS),
         cases.EVENTS.key: lambda: Concurrent(
-            first=partial(stage.world.churn, EVENTS_PER_SECOND, seconds + 2 * WARM_SECONDS),
-            last=partial(stage.world.churn, 0, 0),
+            first=partial(benchmark_node.node_servers.churn, EVENTS_PER_SECOND, seconds + 2 * WARM_SECONDS),
+            last=partial(benchmark_node.node_servers.churn, 0, 0),
         ),
-        cases.SCRAPES.key: lambda: Concurrent(again=partial(_scrape, stage), seconds=SCRAPE_SECONDS),
+        cases.SCRAPES.key: lambda: Concurrent(again=partial(_scrape, benchmark_node), seconds=SCRAPE_SECONDS),
         cases.NOISY.key: lambda: Concurrent(
             noise=(
                 Group("loud", 200, other, 1, (requests.plain(),)),
@@ -127,21 +133,23 @@ def _concurrent(what: Disturbance, stage: Stage, seconds: float) -> Concurrent:
         ),
         cases.MISSES.key: lambda: Concurrent(
             clients=(slowly(requests=(uncached(),)),),
-            first=partial(stage.world.set_imds, delay_ms=IMDS_DELAY_MS),
-            last=stage.world.set_imds,
+            first=partial(benchmark_node.node_servers.set_imds, delay_ms=IMDS_DELAY_MS),
+            last=benchmark_node.node_servers.set_imds,
         ),
         cases.RENEWALS.key: lambda: Concurrent(
             clients=(slowly(requests=(force_refresh(),)),),
-            first=partial(stage.world.set_imds, delay_ms=IMDS_DELAY_MS),
-            last=stage.world.set_imds,
+            first=partial(benchmark_node.node_servers.set_imds, delay_ms=IMDS_DELAY_MS),
+            last=benchmark_node.node_servers.set_imds,
         ),
         cases.PASSED_ON.key: lambda: Concurrent(clients=(slowly(requests=(requests.instance_metadata(),)),)),
     }
-    return beside[what.key]()
+    return concurrent[what.key]()
 
 
-def _scrape(stage: Stage) -> None:
-    answer = stage.node.side.call(lambda: ask("127.0.0.1", stage.node.metrics_port, "/metrics", headers={}))
+def _scrape(benchmark_node: BenchmarkNode) -> None:
+    answer = benchmark_node.node.side.call(
+        lambda: ask("127.0.0.1", benchmark_node.node.metrics_port, "/metrics", headers={})
+    )
     assert answer.status == 200, f"/metrics answered {answer.status}"
 
 
@@ -164,13 +172,15 @@ def _give_way() -> None:
 
 
 @contextmanager
-def _noise(stage: Stage, groups: Sequence[Group], seconds: float) -> Iterator[Load | None]:
+def _noise(benchmark_node: BenchmarkNode, groups: Sequence[Group], seconds: float) -> Iterator[Load | None]:
     """Run *groups* for the duration of the measured load."""
     if not groups:
         yield None
         return
     with ThreadPoolExecutor(1, initializer=_give_way) as starter:
-        load = starter.submit(stage.load, stage.node, groups, seconds, warm_seconds=WARM_SECONDS).result()
+        load = starter.submit(
+            benchmark_node.load, benchmark_node.node, groups, seconds, warm_seconds=WARM_SECONDS
+        ).result()
     with load:
         yield load
 

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from benchmarks.controller import stream
 from benchmarks.load.addresses import addresses
-from benchmarks.load.orders import AddPods, Churn, Counts, Order, Relist, SetImds, line
+from benchmarks.load.emulator_commands import AddPods, Churn, Command, Counts, Relist, SetImds, line
 from podidentity.resources import ASSIGNED_IDENTITIES, POD_UID_ANNOTATION, PODS
 from podidentity_sandbox.cluster import CRDS
 from podidentity_sandbox.directory import ManagedIdentity
@@ -84,7 +84,7 @@ class Emulators:
         await self._api.stop()
         await self._imds.stop()
 
-    async def take(self, order: Order) -> Counts:
+    async def take(self, order: Command) -> Counts:
         """Execute *order*; a churn is started."""
         match order:
             case AddPods():
@@ -194,7 +194,7 @@ async def serve(arguments: argparse.Namespace) -> None:
     emulators = Emulators(
         identities=arguments.identities, first_pod=arguments.first_pod, token_bytes=arguments.token_bytes
     )
-    decoder = msgspec.json.Decoder(Order)
+    decoder = msgspec.json.Decoder(Command)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await emulators.start(arguments.kubeconfig, arguments.imds_address, arguments.imds_port)

@@ -6,11 +6,11 @@ from typing import Final
 
 from benchmarks.load import requests
 from benchmarks.load.addresses import FIRST_POD
+from benchmarks.load.benchmark_node import GENERATOR_CORE
 from benchmarks.load.generator import Group, run
 from benchmarks.load.mounted import possible
 from benchmarks.load.node import node
-from benchmarks.load.stage import GENERATOR_CORE
-from benchmarks.load.world import World, world
+from benchmarks.load.node_servers import NodeServers, node_servers
 from benchmarks.results import Memory
 
 LOAD_SECONDS: Final = 3.0
@@ -20,7 +20,7 @@ STARTS: Final = 5
 
 def weighed(pods: int) -> Memory:
     """Measure the memory of a new NMI on a node of *pods*: one response for each pod, then load of all pods."""
-    with world() as around:
+    with node_servers() as around:
         addresses = around.add_pods(pods)
         with node(around, mounted=possible()) as ours:
             ours.warm(addresses)
@@ -33,12 +33,12 @@ def weighed(pods: int) -> Memory:
 def start_seconds(pods: int, times: int = STARTS) -> float:
     """Return the seconds from start to Active on a node of *pods*: the median of several starts."""
     mounted = possible()
-    with world() as around:
+    with node_servers() as around:
         around.add_pods(pods)
         return statistics.median(_start_seconds(around, mounted) for _ in range(times))
 
 
-def _start_seconds(around: World, mounted: bool) -> float:
+def _start_seconds(around: NodeServers, mounted: bool) -> float:
     began = time.monotonic()
     with node(around, mounted=mounted):
         return time.monotonic() - began

@@ -3,8 +3,8 @@
  * Clients come in groups. A client has one connection at a time and one request under way on it. It either keeps its
  * connection, or makes one per request ("close"). A group is driven in one of two ways:
  *   closed loop   a client sends its next request when it has the answer to the last: as fast as the server is;
- *   open loop     request k is due at start + k / rate, whoever is free sends it. If nobody is, it waits, and its
- *                 latency counts from when it was due: a server that stalls is seen by all that were due meanwhile.
+ *   open loop     request k is due at start + k / rate, an idle connection sends it. If there is none, it waits, and its
+ *                 latency counts from when it was due: a server that stalls delays all requests that were due.
  *
  * In: a specification on stdin, each field in its place, one space between two:
  *   server ADDRESS PORT
@@ -26,7 +26,7 @@
  * same moment (what lies between is under 0.1 us). So nothing that a client would have waited for is hidden, not even
  * this program's own queue of answers, and in a closed loop the mean latency is connections / rate. An open loop also
  * tells how late this program itself was ("behind"), so that its own slowness is not taken for the server's. What came
- * while it slept and the machine did not let it wake up it cannot know: whoever runs it looks at the core, too.
+ * while it slept and the machine did not let it wake up it cannot know: the program that runs it measures the core, too.
  */
 #define _GNU_SOURCE
 #include "generator.h"
@@ -132,7 +132,7 @@ static void leave_idle(struct client *c) {
         g->idle_last = before;
 }
 
-/* Ends the request under way, if there is one: its connection has failed, and is made anew after a rest. */
+/* Ends the request under way, if there is one: its connection has failed, and is opened again after a pause. */
 static void fail(struct client *c, enum failure failure) {
     int64_t now = clock_ns();
     if (now >= begin_ns && (now < end_ns || c->started_ns))
@@ -156,7 +156,7 @@ static void fail(struct client *c, enum failure failure) {
     alive--;
 }
 
-/* Whoever has nothing under way, as could have been known at since, gets the next request: now, or once it is due. */
+/* Each connection that was idle at since gets the next request: now, or when it is due. */
 static void become_free(struct client *c, int64_t since, int64_t now) {
     struct group *g = c->group;
     c->state = READY;

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.load.mounted import with_service_account
+from benchmarks.load.node_servers import NODE, NodeServers
 from benchmarks.load.servers import HERE, TOKEN_PATH, Side, ask, folder, running, wait_until
 from benchmarks.load.wire import Wire, forget_closed
-from benchmarks.load.world import NODE, World
 from podidentity_sandbox.processes import ProgramError, python
 from podidentity_sandbox.serving import free_ports
 
@@ -83,7 +83,7 @@ class Node:
 
 @contextmanager
 def node(
-    world: World,
+    node_servers: NodeServers,
     *,
     core: int | None = 0,
     flags: Sequence[str] = (),
@@ -102,25 +102,25 @@ def node(
     command = python(
         "nmi",
         f"--node={NODE}",
-        *(() if mounted else (f"--kubeconfig={world.kubeconfig}",)),
+        *(() if mounted else (f"--kubeconfig={node_servers.kubeconfig}",)),
         "--nmi-listen-address=127.0.0.1",
         f"--nmi-port={port}",
         f"--http-probe-port={probe_port}",
         f"--prometheus-port={metrics_port}",
         f"--metadata-ip={behind.imds[0] if behind else '127.0.0.1'}",
-        f"--metadata-port={world.imds_port}",
+        f"--metadata-port={node_servers.imds_port}",
         *(("--redirect=nat", "--require-redirected") if behind else ("--redirect=none",)),
         *flags,
     )
     with folder() as kept:
         log = kept / "nmi.log"
         if mounted:
-            command = with_service_account(command, world.kubeconfig, kept)
-        with running(name, command, log=log, core=core, side=world.side) as process:
+            command = with_service_account(command, node_servers.kubeconfig, kept)
+        with running(name, command, log=log, core=core, side=node_servers.side) as process:
             address, its_port = behind.imds if behind else ("127.0.0.1", port)
             pods = behind.pods if behind else HERE
-            made = Node(name, address, its_port, (process.pid,), probe_port, metrics_port, world.side, pods)
-            wait_until(lambda: world.side.call(lambda: _is_active(probe_port)), process, name, log)
+            made = Node(name, address, its_port, (process.pid,), probe_port, metrics_port, node_servers.side, pods)
+            wait_until(lambda: node_servers.side.call(lambda: _is_active(probe_port)), process, name, log)
             if behind:
                 forget_closed(behind)
             yield made

@@ -4,27 +4,33 @@ from collections.abc import Sequence
 from typing import Final
 
 from benchmarks.load import requests
+from benchmarks.load.benchmark_node import BenchmarkNode
 from benchmarks.load.cases import PAIR, RATE_CONNECTIONS
 from benchmarks.load.closed_loop import errors, percentiles
 from benchmarks.load.generator import Group
 from benchmarks.load.servers import Server
-from benchmarks.load.stage import Stage
 from benchmarks.results import OpenLoop, Timely
 
 WARM_SECONDS: Final = 0.5
 
 
-def at_rates(rates: Sequence[int], stage: Stage, seconds: float) -> tuple[OpenLoop, ...]:
+def at_rates(rates: Sequence[int], benchmark_node: BenchmarkNode, seconds: float) -> tuple[OpenLoop, ...]:
     """Measure NMI and nginx at each of *rates* (requests per second) for *seconds* each."""
     return tuple(
-        OpenLoop(rate, RATE_CONNECTIONS, {name: _timely(rate, stage, stage.servers[name], seconds) for name in PAIR})
+        OpenLoop(
+            rate,
+            RATE_CONNECTIONS,
+            {name: _timely(rate, benchmark_node, benchmark_node.servers[name], seconds) for name in PAIR},
+        )
         for rate in rates
     )
 
 
-def _timely(rate: int, stage: Stage, server: Server, seconds: float) -> Timely:
-    group = Group("all", RATE_CONNECTIONS, stage.first_pod, stage.askers, (requests.plain(),), rate=rate)
-    with stage.load(server, [group], seconds, warm_seconds=WARM_SECONDS) as running:
+def _timely(rate: int, benchmark_node: BenchmarkNode, server: Server, seconds: float) -> Timely:
+    group = Group(
+        "all", RATE_CONNECTIONS, benchmark_node.first_pod, benchmark_node.askers, (requests.plain(),), rate=rate
+    )
+    with benchmark_node.load(server, [group], seconds, warm_seconds=WARM_SECONDS) as running:
         found = running.wait().groups["all"]
     p50, p99, p999 = percentiles(found)
     return Timely(

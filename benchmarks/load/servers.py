@@ -114,7 +114,7 @@ def running(
     log: Path,
     core: int | None,
     side: Side = HERE,
-    orders: bool = False,
+    commands: bool = False,
     orphan_signal: str = "KILL",
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run *argv* pinned to *core* from its first instruction on; its output goes to *log*.
@@ -125,7 +125,7 @@ def running(
     pinned = ["taskset", "-c", str(core)] if core is not None else []
     command = side.context.command([*pinned, *argv])
     environment = {each: os.environ[each] for each in INHERITED if each in os.environ}
-    pipe = subprocess.PIPE if orders else None
+    pipe = subprocess.PIPE if commands else None
     with log.open("ab") as output:
         try:
             process = subprocess.Popen(

@@ -106,11 +106,11 @@ class WorkQueue:
         heapq.heappush(self._heap, (when, key))
         self._news.set()
 
-    async def run(self, turn: Callable[[str], Awaitable[PassResult]]) -> NoReturn:
-        """Run passes until cancelled. An exception from *turn* is logged and counts as a failed pass."""
-        async with asyncio.TaskGroup() as turns:
+    async def run(self, reconcile: Callable[[str], Awaitable[PassResult]]) -> NoReturn:
+        """Run passes until cancelled. An exception from *reconcile* is logged and counts as a failed pass."""
+        async with asyncio.TaskGroup() as tasks:
             while True:
-                pause = self._start_due(turns, turn)
+                pause = self._start_due(tasks, reconcile)
                 self._news.clear()
                 try:
                     async with asyncio.timeout(pause):
@@ -118,7 +118,7 @@ class WorkQueue:
                 except TimeoutError:
                     continue
 
-    def _start_due(self, turns: asyncio.TaskGroup, turn: Callable[[str], Awaitable[PassResult]]) -> float | None:
+    def _start_due(self, tasks: asyncio.TaskGroup, reconcile: Callable[[str], Awaitable[PassResult]]) -> float | None:
         """Start the passes that are due. Return the seconds until the next one; None if only `add` can cause one."""
         now = self._clock()
         while self._heap:
@@ -134,12 +134,12 @@ class WorkQueue:
             del self._due[key]
             self._first.pop(key, None)
             self._running.add(key)
-            turns.create_task(self._turn(key, turn), name=f"round for {key}")
+            tasks.create_task(self._run_pass(key, reconcile), name=f"reconcile pass for {key}")
         return None
 
-    async def _turn(self, key: str, turn: Callable[[str], Awaitable[PassResult]]) -> None:
+    async def _run_pass(self, key: str, reconcile: Callable[[str], Awaitable[PassResult]]) -> None:
         try:
-            done = await turn(key)
+            done = await reconcile(key)
         except Exception:
             self._on_fault()
             log.exception(

@@ -5,7 +5,14 @@ from typing import Any, Final
 
 import msgspec
 
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, Kind, fold
+from podidentity.old_spellings import fold
+from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
+    BINDINGS,
+    EXCEPTIONS,
+    IDENTITIES,
+    Kind,
+)
 
 KINDS: Final[tuple[Kind[Any], ...]] = (IDENTITIES, BINDINGS, EXCEPTIONS, ASSIGNED_IDENTITIES)
 """Kinds whose objects may have old spellings, in the order of the upgrade."""

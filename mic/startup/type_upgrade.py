@@ -31,7 +31,13 @@ from podidentity.kube.decoding import WHOLE_MAX, decode_meta, outline
 from podidentity.kube.errors import ApiError, Conflict, Forbidden, NoResponse, NotFound, ServerError, TooManyRequests
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.paths import object_path
-from podidentity.resources import GROUP, BareMeta, Kind, Resource, fold
+from podidentity.old_spellings import fold
+from podidentity.resources import (
+    GROUP,
+    BareMeta,
+    Kind,
+    Resource,
+)
 from podidentity.version import VERSION
 
 log = logging.getLogger(__name__)

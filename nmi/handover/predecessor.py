@@ -42,8 +42,8 @@ CONNECTIONS_MAX: Final = 8
 HELLO_SECONDS: Final = 5.0
 """From connecting to the first message."""
 TAKE_SECONDS: Final = 5.0
-"""From the last accepted connection to the successor's confirmation, which takes milliseconds. Connections wait in the
-kernel meanwhile.
+"""From the last accepted connection to the successor's confirmation, which takes milliseconds. Until then
+connections wait in the kernel.
 """
 PASS_STEP_SECONDS: Final = 0.05
 """The interval at which a retired NMI looks for idle connections."""

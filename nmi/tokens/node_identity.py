@@ -40,5 +40,5 @@ class NodeIdentitySource:
             xms_cc=request.xms_cc,
             bypass_cache=request.force_refresh,
             within=within,
-            slot=lambda: self._governor.token_permit(starter, within),
+            permit=lambda: self._governor.token_permit(starter, within),
         )

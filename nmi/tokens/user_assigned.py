@@ -92,7 +92,7 @@ class UserAssignedSource:
             bypass_cache=request.force_refresh,
             within=request.timeout_seconds,
             lag_seconds=request.lag_seconds,
-            slot=request.call_permit,
+            permit=request.call_permit,
         )
         claims = decode_claims(answer.access_token)
         actual = answer.client_id or claims.client_id

@@ -37,14 +37,14 @@ def check_assignments(
     hosts.
     """
     check = "assignments"
-    lacking: defaultdict[str, list[str]] = defaultdict(list)
+    missing: defaultdict[str, list[str]] = defaultdict(list)
     fresh: list[str] = []
-    for why, want in _missing_assignments(objects, exempt, force_namespaced=force_namespaced):
-        name = f"{'/'.join(want.pod.key)} ({'/'.join(want.identity.key)})"
-        (fresh if _is_recent(objects, now, _required_objects(want)) else lacking[why]).append(name)
+    for why, desired in _missing_assignments(objects, exempt, force_namespaced=force_namespaced):
+        name = f"{'/'.join(desired.pod.key)} ({'/'.join(desired.identity.key)})"
+        (fresh if _is_recent(objects, now, _required_objects(desired)) else missing[why]).append(name)
     created, waiting = _created_not_assigned(objects, now)
     fresh += waiting
-    for why, whose in sorted(lacking.items()):
+    for why, whose in sorted(missing.items()):
         says = f"{counted(len(whose), 'identity that a pod needs is', 'identities that pods need are')} not assigned"
         then = "this is overdue: check that MIC runs and leads, podidctl plan, and MIC's log"
         yield make_finding(check, Level.PROBLEM, f"{says} ({why}): {listed(whose)}", then)
@@ -61,9 +61,9 @@ def check_assignments(
             "be Assigned"
         )
         yield make_finding(check, Level.OK, says, then)
-    if not created and not lacking:
-        living = [each for each in objects.assigned if not each.metadata.deletion_timestamp]
-        yield make_finding(check, Level.OK, f"{sum(each.status.status != CREATED for each in living)} assigned")
+    if not created and not missing:
+        active = [each for each in objects.assigned if not each.metadata.deletion_timestamp]
+        yield make_finding(check, Level.OK, f"{sum(each.status.status != CREATED for each in active)} assigned")
 
 
 def _created_not_assigned(objects: Objects, now: datetime) -> tuple[dict[str, list[str]], list[str]]:
@@ -84,12 +84,12 @@ def _created_not_assigned(objects: Objects, now: datetime) -> tuple[dict[str, li
     return late, fresh
 
 
-def _required_objects(want: DesiredAssignment) -> list[ObjectReference]:
+def _required_objects(desired: DesiredAssignment) -> list[ObjectReference]:
     """Return the objects that must exist before MIC can act."""
     return [
-        ObjectReference(PODS.plural, *want.pod.key),
-        ObjectReference(BINDINGS.plural, *want.binding.key),
-        ObjectReference(IDENTITIES.plural, *want.identity.key),
+        ObjectReference(PODS.plural, *desired.pod.key),
+        ObjectReference(BINDINGS.plural, *desired.binding.key),
+        ObjectReference(IDENTITIES.plural, *desired.identity.key),
     ]
 
 
@@ -103,32 +103,32 @@ def _missing_assignments(
 ) -> Iterator[tuple[str, DesiredAssignment]]:
     """Yield the assignments that pods need and do not have, each with the reason."""
     hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in objects.nodes}
-    living: defaultdict[AssignmentKey, list[ExistingAssignment]] = defaultdict(list)
+    active: defaultdict[AssignmentKey, list[ExistingAssignment]] = defaultdict(list)
     for each in objects.assigned:
-        if not (held := ExistingAssignment(each)).terminating:
-            living[held.assignment_key].append(held)
-    existing = (held for several in living.values() for held in several)
-    index = indexed(objects.identities, objects.bindings, existing, force_namespaced=force_namespaced)
+        if not (existing := ExistingAssignment(each)).terminating:
+            active[existing.assignment_key].append(existing)
+    all_active = (each for several in active.values() for each in several)
+    index = indexed(objects.identities, objects.bindings, all_active, force_namespaced=force_namespaced)
     for pod in live_pods(objects):
         # Other checks report pods that NMI does not serve and nodes without a known host.
         if pod.spec.host_network or pod.ending or pod.spec.node_name not in hosts or exempt(pod):
             continue
-        for claim, want in index.all_desired(pod).items():
-            if want.identity_id is not None and hosts[pod.spec.node_name] is None:
+        for assignment_key, desired in index.all_desired(pod).items():
+            if desired.identity_id is not None and hosts[pod.spec.node_name] is None:
                 continue
-            if why := _missing_reason(want, living.get(claim, ())):
-                yield why, want
+            if why := _missing_reason(desired, active.get(assignment_key, ())):
+                yield why, desired
 
 
-def _missing_reason(want: DesiredAssignment, living: Sequence[ExistingAssignment]) -> str:
-    """Return why none of the existing objects for *want* is the pod's. Created objects are reported separately."""
-    faults = [_fault(want, each) for each in living]
+def _missing_reason(desired: DesiredAssignment, active: Sequence[ExistingAssignment]) -> str:
+    """Return why none of the existing objects for *desired* is the pod's. Created objects are reported separately."""
+    faults = [_fault(desired, each) for each in active]
     return "" if "" in faults else next(iter(faults), "there is no AzureAssignedIdentity")
 
 
-def _fault(want: DesiredAssignment, held: ExistingAssignment) -> str:
-    if held.object.status.status not in LIVE_STATUSES:
-        return f"its AzureAssignedIdentity has status {held.object.status.status}"
-    if held.object.metadata.annotation(POD_UID_ANNOTATION) not in {"", want.pod.metadata.uid}:
+def _fault(desired: DesiredAssignment, existing: ExistingAssignment) -> str:
+    if existing.object.status.status not in LIVE_STATUSES:
+        return f"its AzureAssignedIdentity has status {existing.object.status.status}"
+    if existing.object.metadata.annotation(POD_UID_ANNOTATION) not in {"", desired.pod.metadata.uid}:
         return "its AzureAssignedIdentity is for an earlier pod of this name"
-    return "" if held.node in {"", want.node} else "its AzureAssignedIdentity is for another node"
+    return "" if existing.node in {"", desired.node} else "its AzureAssignedIdentity is for another node"

@@ -13,7 +13,11 @@ from typing import Any, Final
 import yaml
 
 from mic.startup.spellings import KINDS, respelled
-from podidentity.resources import GROUP, Kind, fold
+from podidentity.old_spellings import fold
+from podidentity.resources import (
+    GROUP,
+    Kind,
+)
 
 DEPTH_MAX: Final = 12
 """Depth of fields that can have old spellings; the deepest, the secret in an AzureAssignedIdentity's embedded identity,

@@ -55,7 +55,7 @@ IDENTITY_PARAMETERS: Final = ("client_id", "object_id", "msi_res_id")
 NO_RESPONSE_CODE: Final = "no_answer"
 """Code of an Unreachable after the time limit of an attempt, or after a refused or lost connection."""
 
-Slot = Callable[[], AbstractAsyncContextManager[object]]
+Permit = Callable[[], AbstractAsyncContextManager[object]]
 """Permit of one attempt: entered before it and left after it."""
 
 ImdsObserver = Callable[[bool, float, AzureError | None], None]
@@ -110,7 +110,7 @@ class ImdsSource:
         bypass_cache: bool = False,
         within: float = 45.0,
         lag_seconds: float = 0.0,
-        slot: Slot = nullcontext,
+        permit: Permit = nullcontext,
     ) -> ImdsToken:
         """Return a token for *resource*, of the named identity, or of the VM's own identity if none is named.
 
@@ -122,7 +122,7 @@ class ImdsSource:
         policy = RetryPolicy(self._retry_delays, within, lag_seconds, self._clock(), self._random)
         while True:
             try:
-                return await self._attempt(url, slot, policy.until - self._clock())
+                return await self._attempt(url, permit, policy.until - self._clock())
             except AzureError as error:
                 pause = policy.pause_after(error, self._clock())
                 if pause is None:
@@ -139,7 +139,7 @@ class ImdsSource:
         xms_cc: str = "",
         bypass_cache: bool = False,
         within: float,
-        slot: Slot = nullcontext,
+        permit: Permit = nullcontext,
     ) -> RawAnswer:
         """Return IMDS's response to one attempt, whatever its status, *within* this time in seconds including the wait
         for the permit.
@@ -150,7 +150,7 @@ class ImdsSource:
         url = self._request_url(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
         reply: Reply | None = None
         try:
-            async with self._attempt_context(url, slot, within):
+            async with self._attempt_context(url, permit, within):
                 reply = await self._exchange(url)
                 if reply.status != 200:
                     raise failure_in(url, reply)
@@ -180,19 +180,19 @@ class ImdsSource:
             query["bypass_cache"] = "true"
         return self._url.with_query(query)
 
-    async def _attempt(self, url: URL, slot: Slot, seconds: float) -> ImdsToken:
-        async with self._attempt_context(url, slot, seconds):
+    async def _attempt(self, url: URL, permit: Permit, seconds: float) -> ImdsToken:
+        async with self._attempt_context(url, permit, seconds):
             reply = await self._exchange(url)
             if reply.status != 200:
                 raise failure_in(url, reply)
             return token_in(reply, self._wall_clock())
 
     @asynccontextmanager
-    async def _attempt_context(self, url: URL, slot: Slot, seconds: float) -> AsyncIterator[None]:
+    async def _attempt_context(self, url: URL, permit: Permit, seconds: float) -> AsyncIterator[None]:
         """Context of one request to *url*; *seconds* include the wait for the permit."""
         limit = asyncio.timeout(max(seconds, 0.0))
         try:
-            async with limit, slot():
+            async with limit, permit():
                 with self._observed(url):
                     yield
         except TimeoutError as error:

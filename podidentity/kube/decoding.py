@@ -12,7 +12,13 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from podidentity.kube.errors import ApiError, Status, from_status
-from podidentity.resources import BareMeta, Kind, Resource, Wire, fold, spellings
+from podidentity.old_spellings import fold, spellings
+from podidentity.resources import (
+    BareMeta,
+    Kind,
+    Resource,
+    Wire,
+)
 
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")

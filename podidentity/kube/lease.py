@@ -28,8 +28,8 @@ REFERENCE_SECONDS: Final = 15.0
 
 
 class Elector:
-    """One candidate for leadership: the Lease *namespace*/*name*, and with *beside_reference* also the Endpoints of
-    that name if they exist.
+    """One candidate for leadership: the Lease *namespace*/*name*; *with_go_implementation* adds the Endpoints of that
+    name if they exist.
 
     *identity* must be unique to this process: another process with the same one would count as this one. The lock is
     renewed every quarter of *duration_seconds*; without a successful renewal for half of it, leadership is given up.
@@ -45,7 +45,7 @@ class Elector:
         name: str,
         identity: str,
         duration_seconds: float = 15.0,
-        beside_reference: bool = False,
+        with_go_implementation: bool = False,
         log_limit: LogLimit | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -74,7 +74,7 @@ class Elector:
             now=now,
         )
         # In the order of acquisition: the holder of the Lease holds the other lock, too.
-        self._locks = [endpoints, lease] if beside_reference else [lease]
+        self._locks = [endpoints, lease] if with_go_implementation else [lease]
         self._retry = duration_seconds / 4
         self._random = random
         self._log_limit = log_limit or LogLimit(clock=clock)

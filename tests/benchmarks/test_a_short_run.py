@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.load import cases, closed_loop, disturbances, open_loop
+from benchmarks.load.benchmark_node import BenchmarkNode, on_loopback
 from benchmarks.load.closed_loop import Pace
 from benchmarks.load.footprint import start_seconds, weighed
 from benchmarks.load.mounted import possible
 from benchmarks.load.node import node
-from benchmarks.load.stage import Stage, on_loopback
-from benchmarks.load.world import world
+from benchmarks.load.node_servers import node_servers
 from benchmarks.machine import Cores
 from podidentity.kube.access import SERVICE_ACCOUNT_ROOT
 
@@ -23,14 +23,14 @@ SHORT = Pace(rounds=1, seconds=0.4, deadline=time.monotonic(), quick=True)
 
 
 @pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+def benchmark_node() -> Iterator[BenchmarkNode]:
     with on_loopback(cases.BACKGROUND_PODS + 1, cases.ALL) as made:
         yield made
 
 
 @pytest.mark.parametrize("load", cases.ON_A_FULL_NODE, ids=lambda load: load.key)
-def test_a_closed_loop_measures_each_server(stage: Stage, load: cases.Load) -> None:
-    found = closed_loop.measured(load, stage, Cores(), SHORT)
+def test_a_closed_loop_measures_each_server(benchmark_node: BenchmarkNode, load: cases.Load) -> None:
+    found = closed_loop.measured(load, benchmark_node, Cores(), SHORT)
     assert set(found.servers) == set(load.servers)
     for name, served in found.servers.items():
         assert served.errors == {}
@@ -38,14 +38,14 @@ def test_a_closed_loop_measures_each_server(stage: Stage, load: cases.Load) -> N
         assert (served.against is None) == (name == "nginx")
 
 
-def test_the_control_measures_nmi_twice(stage: Stage) -> None:
-    found = closed_loop.control(stage, Cores(), SHORT)
+def test_the_control_measures_nmi_twice(benchmark_node: BenchmarkNode) -> None:
+    found = closed_loop.control(benchmark_node, Cores(), SHORT)
     assert found.ratios.rps.median > 0
 
 
-def test_sizes_of_the_index_are_measured_in_the_same_rounds(stage: Stage) -> None:
+def test_sizes_of_the_index_are_measured_in_the_same_rounds(benchmark_node: BenchmarkNode) -> None:
     with on_loopback(1, cases.PAIR) as few:
-        found = closed_loop.side_by_side(((cases.ONE_POD, few), (cases.MANY_PODS, stage)), Cores(), SHORT)
+        found = closed_loop.side_by_side(((cases.ONE_POD, few), (cases.MANY_PODS, benchmark_node)), Cores(), SHORT)
     assert [(case.key, case.pods) for case in found] == [("pods-1", 1), ("pods-10000", cases.BACKGROUND_PODS + 1)]
     few_servers, many_servers = (case.servers for case in found)
     assert few_servers["nginx"] == many_servers["nginx"]
@@ -53,15 +53,15 @@ def test_sizes_of_the_index_are_measured_in_the_same_rounds(stage: Stage) -> Non
     assert all(not each.errors for case in found for each in case.servers.values())
 
 
-def test_an_open_loop_is_on_time(stage: Stage) -> None:
-    (row,) = open_loop.at_rates([500], stage, 0.4)
+def test_an_open_loop_is_on_time(benchmark_node: BenchmarkNode) -> None:
+    (row,) = open_loop.at_rates([500], benchmark_node, 0.4)
     assert set(row.servers) == set(cases.PAIR)
     assert all(each.errors == 0 and each.p50_us > 0 for each in row.servers.values())
 
 
 @pytest.mark.parametrize("what", cases.BACKGROUND, ids=lambda what: what.key)
-def test_the_fast_lane_answers_during_every_disturbance(stage: Stage, what: cases.Disturbance) -> None:
-    hits, *own = disturbances.measured(what, stage, 1.5)
+def test_the_fast_lane_answers_during_every_disturbance(benchmark_node: BenchmarkNode, what: cases.Disturbance) -> None:
+    hits, *own = disturbances.measured(what, benchmark_node, 1.5)
     assert hits.errors == 0
     assert hits.requests == pytest.approx(1.5 * cases.BACKGROUND_RATE, rel=0.02)
     assert [row.title for row in own] == ([what.own] if what.own else [])
@@ -82,7 +82,7 @@ def test_the_start_time_is_measured() -> None:
 @pytest.mark.root
 def test_no_kubeconfig_is_read_as_in_a_pod() -> None:
     assert possible()
-    with world() as around, node(around, mounted=True) as ours:
+    with node_servers() as around, node(around, mounted=True) as ours:
         (pod,) = around.add_pods(1)
         ours.warm([pod])
         (process,) = ours.pids

@@ -3,7 +3,7 @@
 import json
 
 from benchmarks.controller import stream
-from benchmarks.controller.feeding import EVENTS, feed
+from benchmarks.controller.reading_cost import EVENTS, feed
 from benchmarks.controller.stream import Size
 from podidentity.kube.decoding import decode_event, decode_object, split_list
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL, NODES, PODS
@@ -43,4 +43,4 @@ def test_half_of_the_nodes_are_vms_and_the_others_share_scale_sets() -> None:
     sets = {each.rpartition("/virtualMachines/")[0] for each in providers if "virtualMachineScaleSets" in each}
     assert len(sets) == 2
     assert sum("virtualMachineScaleSets" not in each for each in providers) == 30
-    assert "managedFields" in json.dumps(stream.node(1)), "real objects are mostly what nobody reads"
+    assert "managedFields" in json.dumps(stream.node(1)), "real objects consist mostly of unused fields"

@@ -373,7 +373,7 @@ async def test_a_wrong_answer_is_counted_by_its_kind(wrong: str) -> None:
         measured = await only(server, group())
     assert list(measured.errors) == [kind]
     assert measured.errors[kind] == len(server.heads) - 8
-    assert len(server.peers) > 4, "its connections are made anew"
+    assert len(server.peers) > 4, "its connections are opened again"
     assert measured.statuses == {200: 8}
     assert time.monotonic() - begin < 30
 
@@ -437,12 +437,12 @@ async def test_a_connection_error_after_the_end_is_ignored() -> None:
 
 @pytest.mark.parametrize("close", [False, True])
 async def test_refused_connections_are_counted_until_all_connections_give_up(close: bool) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and does not listen
-        measured = await only(nobody.getsockname()[1], group(2, close=close), seconds=40)
+    with socket.socket() as closed_port:
+        closed_port.bind(("127.0.0.1", 0))  # and does not listen
+        measured = await only(closed_port.getsockname()[1], group(2, close=close), seconds=40)
         assert measured.errors == {"connect": 600, "given_up": 2}
         assert 2.9 < measured.seconds < 30
-        measured = await only(nobody.getsockname()[1], group(2, close=close), warm=40)
+        measured = await only(closed_port.getsockname()[1], group(2, close=close), warm=40)
     assert measured.errors == {"given_up": 2}, "seen even if nothing was counted"
     assert measured.seconds == measured.rps() == 0
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from benchmarks.paired import LEAST_ROUNDS, Sample
-from benchmarks.rounds import LOOK_SECONDS, PATIENCE_SECONDS, REDONE_AT_MOST, Contestant, Outcome, Rounds
+from benchmarks.rounds import LOOK_SECONDS, PATIENCE_SECONDS, REDONE_AT_MOST, MeasuredServer, Outcome, Rounds
 
 SERVER, GENERATOR, EMULATORS = 11, 12, 13
 SECOND = 1.0
@@ -42,7 +42,7 @@ class Machine:
     def split(self, pids: Sequence[int]) -> tuple[float, float]:
         return self.used(pids) * 0.25, self.used(pids) * 0.75
 
-    def contestant(self, name: str, requests: int = 100_000) -> Contestant:
+    def measured_server(self, name: str, requests: int = 100_000) -> MeasuredServer:
         def measure(begin: Callable[[], None]) -> Sample:
             self.measured.append(name)
             self.spent[SERVER] += 0.1  # the warm-up, which does not count
@@ -54,11 +54,11 @@ class Machine:
             self.spent[EMULATORS] += 0.2
             return Sample(requests, requests / SECOND, 200, 400, 800, {200: requests}, {}, generator_seconds=0.7)
 
-        return Contestant(name, (SERVER,), measure)
+        return MeasuredServer(name, (SERVER,), measure)
 
     def run(self, *names: str, rounds: int = LEAST_ROUNDS, deadline: float = NEVER, quick: bool = False) -> Outcome:
         able = Rounds(self, known=(EMULATORS,), clock=self.clock, sleep=self.sleep)
-        return able.alternate([self.contestant(name) for name in names], rounds, deadline, quick=quick)
+        return able.alternate([self.measured_server(name) for name in names], rounds, deadline, quick=quick)
 
 
 def dirty(found: Outcome) -> list[bool]:
@@ -121,7 +121,7 @@ def test_a_machine_that_is_quiet_only_during_the_measurement_is_marked_as_distur
 def test_known_emulators_are_no_disturbance() -> None:
     machine = Machine()
     unaware = Rounds(machine, clock=machine.clock, sleep=machine.sleep)
-    found = unaware.alternate([machine.contestant("a")], 1, NEVER, quick=True)
+    found = unaware.alternate([machine.measured_server("a")], 1, NEVER, quick=True)
     assert dirty(found) == [True]
     assert dirty(machine.run("a", rounds=1, quick=True)) == [False]
 
@@ -162,4 +162,4 @@ def test_a_server_that_never_answers_ends_the_run() -> None:
     machine = Machine()
     able = Rounds(machine, known=(EMULATORS,), clock=machine.clock, sleep=machine.sleep)
     with pytest.raises(RuntimeError, match="nmi answered no request"):
-        able.alternate([machine.contestant("nmi", requests=0)], 1, NEVER, quick=True)
+        able.alternate([machine.measured_server("nmi", requests=0)], 1, NEVER, quick=True)

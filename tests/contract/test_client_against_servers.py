@@ -141,7 +141,7 @@ async def test_each_mistake_has_its_error(client: Client, namespace: str, act: A
 
 async def test_bad_credentials_are_unauthorized(server: Server) -> None:
     async def bad() -> str:
-        return "Bearer nobody"
+        return "Bearer invalid"
 
     context = await asyncio.to_thread(lambda: ssl.create_default_context(cadata=server.ca))
     async with Client(ClusterAccess(server.url, context, bad), user_agent="contract") as stranger:

@@ -40,8 +40,8 @@ class Mirror:
         )
         self.task = asyncio.create_task(self.informer.run())
 
-    async def heard(self, *lines: str) -> None:
-        await self.told.heard(*lines, seconds=15)
+    async def received(self, *lines: str) -> None:
+        await self.told.received(*lines, seconds=15)
 
     async def create(self, name: str) -> None:
         await self.client.create(BINDINGS, self.namespace, binding(name))
@@ -84,7 +84,7 @@ async def test_the_informer_lists_in_pages_and_then_follows_every_change(mirror:
     await mirror.create("d")
     await client.patch_merge(BINDINGS, namespace, "a", {"spec": {"selector": "other"}})
     await client.delete(BINDINGS, namespace, "b")
-    await mirror.heard("+a", "+b", "+c", "+d", "~a", "-b")
+    await mirror.received("+a", "+b", "+c", "+d", "~a", "-b")
     assert mirror.informer.store[namespace, "a"].spec.selector == "other"
 
 
@@ -94,21 +94,21 @@ async def test_a_reset_connection_resumes_at_its_resource_version(mirror: Mirror
     await mirror.create("d")
     await mirror.client.delete(BINDINGS, mirror.namespace, "a")
     await mirror.proxy.set_mode(Mode.PASS)
-    await mirror.heard("+a", "+b", "+c", "+d", "-a")
+    await mirror.received("+a", "+b", "+c", "+d", "-a")
     assert mirror.informer.lists == 1
     assert mirror.informer.restarts >= 1
 
 
 async def test_a_half_open_watch_is_detected_and_replaced(mirror: Mirror) -> None:
     await mirror.create("d")
-    await mirror.heard("+a", "+b", "+c", "+d")  # so the watch is open
+    await mirror.received("+a", "+b", "+c", "+d")  # so the watch is open
     await mirror.proxy.set_mode(Mode.SILENT)
     await mirror.create("e")
     async with asyncio.timeout(15):
         while not mirror.informer.restarts:
             await asyncio.sleep(0.01)
     await mirror.proxy.set_mode(Mode.PASS)
-    await mirror.heard("+a", "+b", "+c", "+d", "+e")
+    await mirror.received("+a", "+b", "+c", "+d", "+e")
     assert mirror.informer.lists == 1
 
 
@@ -123,7 +123,7 @@ async def test_after_a_server_restart_the_watch_resumes_at_its_resource_version(
     finally:
         await frail_server.start_again()
     await frail.create("d")
-    await frail.heard("+a", "+b", "+c", "+d")
+    await frail.received("+a", "+b", "+c", "+d")
     assert frail.informer.lists == 1
 
 
@@ -137,7 +137,7 @@ async def test_after_a_compaction_the_objects_are_listed_again_and_compared(
     await frail_server.compact()
     await frail.create("e")
     await frail.proxy.set_mode(Mode.PASS)
-    await frail.heard("+a", "+b", "+c", "-a", "+d", "+e")
+    await frail.received("+a", "+b", "+c", "-a", "+d", "+e")
     assert frail.informer.lists == 2
 
 
@@ -221,6 +221,6 @@ async def test_pods_are_selected_by_their_node(client: Client, namespace: str) -
     assert told.lines == ["+here"]
     await client.create(PODS, namespace, pod_on("there-too", "elsewhere"))
     await client.create(PODS, namespace, pod_on("here-too", f"n-{namespace}"))
-    await told.heard("+here", "+here-too", seconds=15)
+    await told.received("+here", "+here-too", seconds=15)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -74,11 +74,11 @@ async def test_watches_continue_after_an_oversized_object(client: Client, namesp
     await asyncio.wait_for(informer.synced(), 15)
     for name, size in (("a", SMALL), ("b", LARGE), ("c", SMALL)):
         await write(client.create(kind, namespace, document(kind, name, size)))
-    await told.heard("+a", "+c", seconds=15)
+    await told.received("+a", "+c", seconds=15)
     for name, size in (("a", LARGE), ("b", 0)):
         change = {"metadata": {"annotations": {"padding": "x" * size}}}
         await write(client.patch_merge(kind, namespace, name, change))
-    await told.heard("+a", "+c", "-a", "+b", seconds=15)
+    await told.received("+a", "+c", "-a", "+b", seconds=15)
     assert (informer.lists, informer.restarts) == (1, 0)
     assert client.skipped.counts == {(kind.plural, "size"): 2}
     task.cancel()

@@ -13,7 +13,7 @@ from podidentity.kube.errors import NotFound
 from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEASES
 from podidentity.kube.locks import LeadershipLost
-from tests.contract.reference_lock import ReferenceElector, make_endpoints, path, record_of, stored
+from tests.contract.go_implementation_lock import ReferenceElector, make_endpoints, path, record_of, stored
 from tests.contract.servers import Server
 
 SECONDS = 2.0
@@ -38,7 +38,7 @@ class Pair:
             name="mic",
             identity=identity,
             duration_seconds=seconds,
-            beside_reference=True,
+            with_go_implementation=True,
         )
         return elector, self._run(elector.run())
 

@@ -204,8 +204,8 @@ async def test_an_impossible_request_is_rejected(
 
 
 async def test_a_missing_service_account_has_no_token(ask: Ask) -> None:
-    answer = await ask("nobody")
-    assert (answer.status, answer.body["message"]) == (404, 'serviceaccounts "nobody" not found')
+    answer = await ask("missing")
+    assert (answer.status, answer.body["message"]) == (404, 'serviceaccounts "missing" not found')
 
 
 async def test_a_token_becomes_invalid_with_its_pod_and_stays_invalid_for_a_namesake(

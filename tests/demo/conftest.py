@@ -25,7 +25,7 @@ async def settings(azure: Azure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     return await asyncio.to_thread(parse, names, os.environ)  # argparse looks for translations on the disk
 
 
-async def one_round(settings: Settings) -> list[str]:
+async def one_run(settings: Settings) -> list[str]:
     """Return the lines of one run of the steps."""
     lines: list[str] = []
     await asyncio.to_thread(go_round, Demo(settings).steps, lines.append)

@@ -12,7 +12,7 @@ from podidentity_sandbox.azure import RESOURCE_GROUP, SUBSCRIPTION, identity_id
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox, Settings
-from tests.integration.walking import NODE, binding, eventually, identity, run_pod
+from tests.integration.identity_requests import NODE, binding, eventually, identity, run_pod
 
 pytestmark = pytest.mark.programs
 

@@ -10,7 +10,7 @@ import pytest
 
 from podidentity_demo.http_requests import presentable
 from podidentity_demo.settings import Settings
-from tests.demo.conftest import one_round
+from tests.demo.conftest import one_run
 from tests.sandbox.azure.conftest import Azure
 
 TOKEN = "eyJhbGciOiJSUzI1NiJ9eyJhbGci.eyJhcHBpZCI6ImJhYmFiYWJhIn0.c2lnbmF0dXJlc2lnbmF0dXJl"
@@ -66,7 +66,7 @@ def sound(lines: list[str]) -> bool:
 )
 async def test_no_response_of_a_server_prints_a_secret(status: str, body: bytes, led: Led) -> None:
     async with answering(status, body) as url:
-        lines = await one_round(led(url))
+        lines = await one_run(led(url))
     assert len(lines) == 4
     assert all(line.startswith("failed to ") for line in lines)
     assert sound(lines)
@@ -75,7 +75,7 @@ async def test_no_response_of_a_server_prints_a_secret(status: str, body: bytes,
 async def test_a_token_with_a_line_break_does_not_become_a_header(led: Led) -> None:
     body = json.dumps({"access_token": f"{TOKEN}\r\nX: y", "expires_in": "60"}).encode()
     async with answering("200 OK", body) as url:
-        failed, *others = await one_round(led(url))
+        failed, *others = await one_run(led(url))
     assert "without an access_token" in failed
     assert sound([failed, *others])
 
@@ -83,7 +83,7 @@ async def test_a_token_with_a_line_break_does_not_become_a_header(led: Led) -> N
 async def test_a_token_that_arm_echoes_in_an_error_is_not_printed(led: Led) -> None:
     body = json.dumps({"access_token": TOKEN, "expires_in": "3600", "compute": {}}).encode()
     async with answering("200 OK", body) as url:
-        lines = await one_round(led(url))
+        lines = await one_run(led(url))
     assert sound(lines)
     assert "without a list of VMs" in lines[0]
     assert [line.split()[0] for line in lines[1:]] == ["successfully"] * 3
@@ -93,7 +93,7 @@ async def test_a_redirect_is_not_followed_with_the_token(azure: Azure, settings:
     elsewhere = f"{azure.arm.url}/subscriptions"
     azure.vm.attach(azure.one)
     async with answering("302 Found", b"", f"Location: {elsewhere}\r\n") as url:
-        failed, *_ = await one_round(dataclasses.replace(settings, resource_manager=url))
+        failed, *_ = await one_run(dataclasses.replace(settings, resource_manager=url))
     assert "answers 302" in failed
     assert azure.arm.calls == []
 

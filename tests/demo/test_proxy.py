@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from podidentity_demo.settings import Settings
-from tests.demo.conftest import one_round
+from tests.demo.conftest import one_run
 from tests.sandbox.azure.conftest import Azure
 
 
@@ -44,7 +44,7 @@ async def test_the_list_of_vms_is_read_through_the_proxy_which_sees_no_token(azu
     azure.vm.attach(azure.one)
     asked: list[str] = []
     async with proxy(asked) as address:
-        lines = await one_round(dataclasses.replace(settings, proxy=address))
+        lines = await one_run(dataclasses.replace(settings, proxy=address))
     assert lines[0] == "successfully doARMOperations vm count 1"
     assert all(line.startswith("successfully") for line in lines)
     server = urlsplit(azure.arm.url)

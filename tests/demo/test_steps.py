@@ -1,10 +1,10 @@
-"""A round of the demo: the four lines that the reference's demo has, and that one failure does not hide the others."""
+"""A run of the demo: it prints the Go implementation's four lines, and one failure does not hide the others."""
 
 import dataclasses
 
 from podidentity_demo.settings import Settings
 from podidentity_sandbox.serving import ResponseFault
-from tests.demo.conftest import one_round
+from tests.demo.conftest import one_run
 from tests.sandbox.azure.conftest import Azure
 
 TOKEN = "/metadata/identity/oauth2/token"
@@ -23,7 +23,7 @@ def four_lines(azure: Azure) -> list[str]:
 async def test_the_four_lines_have_the_order_of_the_go_implementation(azure: Azure, settings: Settings) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
-    assert await one_round(settings) == four_lines(azure)
+    assert await one_run(settings) == four_lines(azure)
 
 
 async def test_azures_library_selects_no_identity_and_the_plain_requests_select_it(
@@ -31,7 +31,7 @@ async def test_azures_library_selects_no_identity_and_the_plain_requests_select_
 ) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
-    await one_round(settings)
+    await one_run(settings)
     named = [call.query.get("client_id") for call in azure.imds.token_calls]
     assert named == [azure.one.client_id, None, azure.one.client_id]
 
@@ -40,13 +40,13 @@ async def test_each_run_requests_new_tokens(azure: Azure, settings: Settings) ->
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
     for _ in range(2):
-        await one_round(settings)
+        await one_run(settings)
     assert len(azure.imds.token_calls) == 6
 
 
 async def test_a_failed_step_is_reported_and_the_others_run(azure: Azure, settings: Settings) -> None:
     azure.vm.attach(azure.one)
-    failed, *others = await one_round(settings)
+    failed, *others = await one_run(settings)
     assert failed.startswith("failed to doARMOperations, error: ")
     assert others == four_lines(azure)[1:]
 
@@ -55,15 +55,15 @@ async def test_a_fault_in_one_run_does_not_affect_the_next(azure: Azure, setting
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
     azure.imds.faults.add(ResponseFault(status=500, times=3, path=TOKEN))
-    failed = [line for line in await one_round(settings) if line.startswith("failed")]
+    failed = [line for line in await one_run(settings) if line.startswith("failed")]
     assert len(failed) == 3
-    assert await one_round(settings) == four_lines(azure)
+    assert await one_run(settings) == four_lines(azure)
 
 
 async def test_two_identities_of_one_pod_are_reported(azure: Azure, settings: Settings) -> None:
     azure.vm.attach(azure.one)
     azure.vm.attach(azure.two)
     other = dataclasses.replace(settings, client_id=azure.two.client_id)
-    said = [line for line in await one_round(other) if line.startswith("failed")]
+    said = [line for line in await one_run(other) if line.startswith("failed")]
     # IMDS gives no token without a name where there are two; NMI would give one of the first.
     assert any("acquire a token using the MSI" in line for line in said)

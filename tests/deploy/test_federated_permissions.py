@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.installing import LIMIT, Cluster
+from tests.deploy.helm_cluster import LIMIT, Cluster
 from tests.deploy.test_permissions import NMI, SECRETS, STANDARD
 from tests.testplane import up
 from tools.chart.rendering import CHART, HELMS, render

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.installing import arguments_of
+from tests.deploy.helm_cluster import arguments_of
 from tools.chart.rendering import GOLDEN, HELMS, Object, RenderError, render
 
 ON = {"enabled": True, "namespaces": [{"name": "shop"}]}

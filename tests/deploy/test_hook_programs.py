@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.installing import Cluster
+from tests.deploy.helm_cluster import Cluster
 from tests.old_authority import old_server
 from tests.testplane import up
 from tools.chart.rendering import CHART, Object, render
@@ -71,7 +71,7 @@ OLD: dict[str, Any] = {
 """An object in the API server's storage from before v1.6.0, whose definitions kept every field."""
 
 
-def of_the_reference(file: Path, *, keeps_all: bool) -> str:
+def of_the_go_implementation(file: Path, *, keeps_all: bool) -> str:
     """Return a definition of the Go implementation's chart: no columns, drops unknown fields unless *keeps_all*."""
     theirs = yaml.safe_load(file.read_text())
     theirs["metadata"]["annotations"] = {"api-approved.kubernetes.io": "unapproved", "theirs": "stays"}
@@ -100,7 +100,7 @@ def test_definitions_of_the_go_implementation_are_replaced(kwok_plane: up.Plane,
     cluster.without_our_kinds()
     for keeps_all, verb in ((True, "create"), (False, "replace")):
         for file in sorted((CHART / "crds").iterdir()):
-            theirs = of_the_reference(file, keeps_all=keeps_all)
+            theirs = of_the_go_implementation(file, keeps_all=keeps_all)
             cluster.kubectl(verb, "--field-manager=helm", "-f", "-", stdin=theirs)
         if keeps_all:
             cluster.kubectl("wait", "--for=condition=Established", "--timeout=20s", f"crd/{KINDS[1]}.{GROUP}")
@@ -144,12 +144,12 @@ def test_a_refusal_of_the_server_is_reported(plane: up.Plane, tmp_path: Path) ->
     folder = tmp_path / "definitions"
     folder.mkdir()
     (folder / "a.yaml").write_text((CHART / "crds" / "azureidentity.yaml").read_text())
-    cluster.kubectl("create", "serviceaccount", "nobody", "-n=default")
+    cluster.kubectl("create", "serviceaccount", "unprivileged", "-n=default")
     try:
         command = ["python3", "-c", (FILES / "apply_crds.py").read_text(), str(folder)]
-        done = run(cluster, "nobody", command, tmp_path)
+        done = run(cluster, "unprivileged", command, tmp_path)
     finally:
-        cluster.kubectl("delete", "serviceaccount", "nobody", "-n=default")
+        cluster.kubectl("delete", "serviceaccount", "unprivileged", "-n=default")
     assert done.returncode == 1
     assert "azureidentities.aadpodidentity.k8s.io was not applied: 403" in done.stderr
     assert "Traceback" not in done.stderr

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from tests.deploy.installing import LIMIT, Cluster
+from tests.deploy.helm_cluster import LIMIT, Cluster
 from tests.testplane import up
 from tools.chart.rendering import CHART, HELMS, golden_sets
 

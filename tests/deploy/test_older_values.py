@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.installing import arguments_of
+from tests.deploy.helm_cluster import arguments_of
 from tests.deploy.test_go_implementation_values import DEFAULTS
 from tools.chart.rendering import CHART, GOLDEN, HELMS, Object, RenderError, render
 

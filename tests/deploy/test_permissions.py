@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.deploy.installing import LIMIT, Cluster, Right
+from tests.deploy.helm_cluster import LIMIT, Cluster, Right
 from tests.testplane import up
 from tools.chart.rendering import CHART, HELMS
 

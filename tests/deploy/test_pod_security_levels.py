@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.installing import Cluster
+from tests.deploy.helm_cluster import Cluster
 from tests.testplane import up
 from tools.chart.rendering import GOLDEN, Object, golden_sets, render
 

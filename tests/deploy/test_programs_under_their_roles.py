@@ -13,9 +13,9 @@ import pytest
 from podidentity.resources import IDENTITIES, PODS
 from podidentity_sandbox.serving import free_ports
 from tests.conftest import ROOT, NewPlane
-from tests.deploy.installing import Cluster, arguments_of
+from tests.deploy.helm_cluster import Cluster, arguments_of
 from tests.mic.cluster import vm_id
-from tests.mic.little_cloud import LittleCloud, little_cloud
+from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
 from tests.testplane.up import Plane
 from tools.chart.rendering import render
@@ -25,12 +25,12 @@ PATIENCE_SECONDS = 20.0
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
-    async with little_cloud(tmp_path) as made:
+async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
+    async with emulated_cloud(tmp_path) as made:
         yield made
 
 
-async def test_mic_assigns_and_revokes_and_rewrites_old_spellings(cloud: LittleCloud, new_plane: NewPlane) -> None:
+async def test_mic_assigns_and_revokes_and_rewrites_old_spellings(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
     def prepare(plane: Plane) -> None:
         add_node(plane, "n0", vm_id("n0"))
         bind(plane, "demo")
@@ -83,7 +83,7 @@ def nmi_pods(plane: Plane, count: int) -> dict[str, str]:
 
 
 async def test_mic_removes_the_startup_taint_after_the_charts_nmi_is_ready(
-    cloud: LittleCloud, new_plane: NewPlane
+    cloud: EmulatedCloud, new_plane: NewPlane
 ) -> None:
     option = "--set=mic.startupTaint=example.com/nmi-not-ready"
     taint = {"key": "example.com/nmi-not-ready", "effect": "NoSchedule"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.minting import AUDIENCE, NAMED, NMI, NODE, OPEN, OTHER, OWN, WIDE, Bound, Caller, Minting
+from tests.deploy.token_clients import AUDIENCE, NAMED, NMI, NODE, OPEN, OTHER, OWN, WIDE, Bound, Caller, Minting
 from tests.testplane import up
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(240)]
@@ -73,7 +73,7 @@ WRONG = {
     "a namespace that is not listed": Wrong(0, "not in the chart's value federated.namespaces", namespace=OTHER),
     "a service account that is not": Wrong(0, "a service account that is not in", namespace=WIDE, account="worker"),
     "another audience": Wrong(1, "one audience", lambda right, _: {**right, "audiences": ["api://other"]}),
-    "another audience besides": Wrong(
+    "an additional audience": Wrong(
         1, "one audience", lambda right, _: {**right, "audiences": [AUDIENCE, "api://other"]}
     ),
     "the same audience twice": Wrong(1, "one audience", lambda right, _: {**right, "audiences": [AUDIENCE] * 2}),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.installing import arguments_of
+from tests.deploy.helm_cluster import arguments_of
 from tools.chart.rendering import HELMS, in_order, render
 
 ODD = """it's "odd": {{ .Release.Name }} #, [x] \\ $(HOME) ü"""

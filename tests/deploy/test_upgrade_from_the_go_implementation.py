@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.installing import LIMIT, Cluster
+from tests.deploy.helm_cluster import LIMIT, Cluster
 from tests.testplane import up
 from tools.chart.rendering import CHART, HELMS
 

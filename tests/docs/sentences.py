@@ -15,8 +15,8 @@ from typing import Final
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 ROOT: Final = Path(__file__).parents[2]
-PASSED_ON: Final = {"error.sentence"}
-"""The text of a PolicyError, whose constructor calls are read too."""
+PASSED_ON: Final = {"error.sentence", "f'{texts.sentence(error)}{suffix}.{answer}'"}
+"""The texts of a PolicyError and of a row of nmi/error_refusals.py, which are read at their own calls."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def refusals() -> list[Sentence]:
     return [
         Sentence(parts, reason, f"{path.relative_to(ROOT)}:{call.lineno}")
         for path, module in modules.items()
-        for function, call in calls(module, {"Refusal", "PolicyError"})
+        for function, call in calls(module, {"Refusal", "PolicyError", "_ErrorTexts"})
         for reason, parts in _of(call, function, list(modules.values()))
     ]
 
@@ -64,18 +64,33 @@ def _named_calls(module: ast.Module) -> list[tuple[str, Function | None, ast.Cal
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             function = node
         # A pattern of a match statement (`case Refusal():`) is not a call in the tree.
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            yield node.func.id, function, node
+        if isinstance(node, ast.Call) and (name := _name_of(node.func)):
+            yield name, function, node
         for child in ast.iter_child_nodes(node):
             yield from within(child, function)
 
     return list(within(module, None))
 
 
+def _name_of(called: ast.expr) -> str:
+    """Return the plain name that is called, also of a generic class with a type argument."""
+    if isinstance(called, ast.Subscript):
+        called = called.value
+    return called.id if isinstance(called, ast.Name) else ""
+
+
 def _of(call: ast.Call, function: Function | None, modules: list[ast.Module]) -> Iterator[tuple[str, tuple[str, ...]]]:
     named = {each.arg: each.value for each in call.keywords}
-    assert isinstance(call.func, ast.Name)
-    if call.func.id == "PolicyError":
+    name = _name_of(call.func)
+    if name == "_ErrorTexts":
+        # A row of nmi/error_refusals.py: `refusal_of` adds known facts, the end of the sentence, and Azure's answer.
+        _, kind, sentence, *_ = call.args
+        assert isinstance(kind, ast.Attribute), ast.dump(kind)
+        assert isinstance(sentence, ast.Lambda), ast.dump(sentence)
+        for parts in texts(sentence.body, None, modules):
+            yield kind.attr, (*parts, ".", *([""] if "with_answer" in named else []))
+        return
+    if name == "PolicyError":
         reason, said = "POLICY", call.args[0] if call.args else named["sentence"]
     else:
         first = call.args[0] if call.args else named["reason"]

@@ -21,7 +21,7 @@ MICS = [
 ]
 
 
-def is_told_under(heading: str, sentence: Sentence) -> bool:
+def is_documented_under(heading: str, sentence: Sentence) -> bool:
     return sentence.pattern.fullmatch(heading) is not None
 
 
@@ -33,7 +33,7 @@ def test_the_number_of_messages_is_plausible() -> None:
 
 @pytest.mark.parametrize("sentence", SENTENCES, ids=lambda sentence: "…".join(sentence.parts)[:60])
 def test_each_message_has_a_heading_followed_by_its_status(sentence: Sentence) -> None:
-    headings = [heading for heading in ANSWERS if is_told_under(heading, sentence)]
+    headings = [heading for heading in ANSWERS if is_documented_under(heading, sentence)]
     assert len(headings) == 1, f"{sentence.where}: {sentence.parts}"
     reason = Reason[sentence.reason]
     form = _FORMS[reason]
@@ -45,7 +45,7 @@ def test_each_message_has_a_heading_followed_by_its_status(sentence: Sentence) -
 
 @pytest.mark.parametrize("heading", ANSWERS)
 def test_each_heading_is_a_message_of_nmi(heading: str) -> None:
-    assert any(is_told_under(heading, sentence) for sentence in SENTENCES)
+    assert any(is_documented_under(heading, sentence) for sentence in SENTENCES)
 
 
 @pytest.mark.parametrize("heading", ANSWERS)

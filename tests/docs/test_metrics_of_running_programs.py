@@ -23,7 +23,7 @@ def scraped(port: int) -> dict[str, Shown]:
         return {each.name: each for each in shown(answer.read().decode())}
 
 
-def held_together(programs: dict[str, Shown], registry: Callable[[], CollectorRegistry]) -> None:
+def running_programs(programs: dict[str, Shown], registry: Callable[[], CollectorRegistry]) -> None:
     documented = {each.name: each for each in shown(expose(registry()).decode())}
     assert documented.keys() - LAZY <= programs.keys() <= documented.keys()
     for name, found in programs.items():
@@ -38,5 +38,5 @@ async def test_names_types_and_labels_are_those_of_the_running_programs() -> Non
         (node,) = sandbox.nmis.values()
         nmis = await asyncio.to_thread(scraped, node.metrics_port)
         mics = await asyncio.to_thread(scraped, sandbox.mic_metrics_port)
-    await asyncio.to_thread(held_together, nmis, nmi_registry)
-    await asyncio.to_thread(held_together, mics, mic_registry)
+    await asyncio.to_thread(running_programs, nmis, nmi_registry)
+    await asyncio.to_thread(running_programs, mics, mic_registry)

@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 import yaml
 
 from podidentity_sandbox.processes import Program
-from tests.e2e.installing import NAMESPACE, Cluster
-from tests.integration.walking import NODE, eventually
+from tests.e2e.e2e_cluster import NAMESPACE, Cluster
+from tests.integration.identity_requests import NODE, eventually
 from tests.observability.pack import FILES, program
 
 PORT: Final = 9999

@@ -8,8 +8,8 @@ import pytest
 
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from tests.conftest import NewPlane
-from tests.e2e.installing import VALUES, Cluster, cluster
-from tests.integration.walking import AUDIENCE, NODE, Answer, ask
+from tests.e2e.e2e_cluster import VALUES, Cluster, cluster
+from tests.integration.identity_requests import AUDIENCE, NODE, Answer, ask
 
 pytestmark = [pytest.mark.root, pytest.mark.plane]
 

@@ -9,9 +9,9 @@ import pytest
 
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from tests.conftest import NewPlane
-from tests.e2e.installing import NAMESPACE, RELEASE, ROOT, VALUES, Cluster, cluster
+from tests.e2e.e2e_cluster import NAMESPACE, RELEASE, ROOT, VALUES, Cluster, cluster
 from tests.e2e.monitoring import prometheus
-from tests.integration.walking import NODE, ask, eventually
+from tests.integration.identity_requests import NODE, ask, eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.plane]
 BY_HAND: Final = re.compile(r"^   ```\n(   for node in .*?nmi --cleanup\n.*?)^   ```\n", re.MULTILINE | re.DOTALL)

@@ -16,7 +16,7 @@ import pytest
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.namespaces import NAMESPACES
 from podidentity_sandbox.tokens import read_claims
-from tests.e2e.installing import ROOT
+from tests.e2e.e2e_cluster import ROOT
 
 pytestmark = [pytest.mark.root, pytest.mark.plane]
 

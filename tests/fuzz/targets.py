@@ -25,7 +25,7 @@ from nmi.server.request import Request
 from nmi.server.target import Action, ProxiedPaths, normal, resolve
 from tests.fuzz.objects import LockRecords, MicObjects, NmiObjects
 from tests.native import test_lanes_agree as lanes_agree
-from tests.nmi.server.fakes import FakeConnection, Reply, World, replies
+from tests.nmi.server.fakes import FakeConnection, Reply, ServerUnderTest, replies
 from tests.oracle.requests import PATHS, Asked, Verdict, read
 
 Target = Callable[[bytes], None]
@@ -180,14 +180,14 @@ class General:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._usual = self._loop.run_until_complete(self._world(ServerPolicy()))
-        self._small = self._loop.run_until_complete(self._world(ServerPolicy(sizes=SMALL)))
+        self._usual = self._loop.run_until_complete(self._server_under_test(ServerPolicy()))
+        self._small = self._loop.run_until_complete(self._server_under_test(ServerPolicy(sizes=SMALL)))
 
     def close(self) -> None:
         self._loop.close()
 
-    async def _world(self, policy: ServerPolicy) -> World:
-        return World(policy)
+    async def _server_under_test(self, policy: ServerPolicy) -> ServerUnderTest:
+        return ServerUnderTest(policy)
 
     def __call__(self, data: bytes) -> None:
         pieces = cuts(data, 6)
@@ -196,30 +196,32 @@ class General:
         assert comparable(self._answers(self._usual, pieces)) == comparable(whole)
         self._answers(self._small, pieces)
 
-    def _answers(self, world: World, pieces: list[bytes]) -> bytes:
-        world.issuer.asked.clear()
-        world.proxy.forwarded.clear()
-        world.connection = FakeConnection()
-        world.lane = GeneralLane(world.connection, world)
-        self._loop.run_until_complete(self._feed(world, pieces))
-        for _, _, destination in world.proxy.forwarded:
+    def _answers(self, server_under_test: ServerUnderTest, pieces: list[bytes]) -> bytes:
+        server_under_test.issuer.asked.clear()
+        server_under_test.proxy.forwarded.clear()
+        server_under_test.connection = FakeConnection()
+        server_under_test.lane = GeneralLane(server_under_test.connection, server_under_test)
+        self._loop.run_until_complete(self._feed(server_under_test, pieces))
+        for _, _, destination in server_under_test.proxy.forwarded:
             assert not _HIDDEN.search(destination.path)
-        return bytes(world.connection.written)
+        return bytes(server_under_test.connection.written)
 
-    async def _feed(self, world: World, pieces: list[bytes]) -> None:
-        sizes = world.policy.sizes
+    async def _feed(self, server_under_test: ServerUnderTest, pieces: list[bytes]) -> None:
+        sizes = server_under_test.policy.sizes
         most = max(sizes.head_bytes, sizes.pipelined_bytes) + BODY_OVERHEAD * sizes.body_bytes
         for number, piece in enumerate(pieces):
-            if world.connection.state == "held" or number % 2:
-                await world.settle()
-            if not world.connection.open:
+            if server_under_test.connection.state == "held" or number % 2:
+                await server_under_test.settle()
+            if not server_under_test.connection.open:
                 break
-            world.lane.data_received(piece)
-            assert world.lane._reader.waiting_bytes <= most + max(map(len, pieces)), "the lane keeps too many bytes"
-        await world.settle()
-        assert world.connection.state != "held", "the lane holds a request without a reason"
-        world.lane.connection_lost()
-        assert not world.tasks
+            server_under_test.lane.data_received(piece)
+            assert server_under_test.lane._reader.waiting_bytes <= most + max(map(len, pieces)), (
+                "the lane keeps too many bytes"
+            )
+        await server_under_test.settle()
+        assert server_under_test.connection.state != "held", "the lane holds a request without a reason"
+        server_under_test.lane.connection_lost()
+        assert not server_under_test.tasks
 
 
 def answers_in(written: bytes, data: bytes) -> Iterator[Reply]:
@@ -228,7 +230,7 @@ def answers_in(written: bytes, data: bytes) -> Iterator[Reply]:
         yield from replies(written)
 
 
-def hold_to_the_oracle(data: bytes, written: bytes, world: World) -> None:
+def hold_to_the_oracle(data: bytes, written: bytes, server_under_test: ServerUnderTest) -> None:
     """Assert that each answer is whole and that the first contains a token exactly if the oracle expects one."""
     meaning = read(data)
     parsed = list(answers_in(written, data))
@@ -238,7 +240,7 @@ def hold_to_the_oracle(data: bytes, written: bytes, world: World) -> None:
     granted = bool(parsed) and parsed[0].status == 200 and b"access_token" in parsed[0].body
     if isinstance(meaning, Asked):
         assert granted or b"HEAD" in data
-        assert said_by(world.issuer.asked[0][1]) == said_by_oracle(meaning)
+        assert said_by(server_under_test.issuer.asked[0][1]) == said_by_oracle(meaning)
     elif meaning is not Verdict.UNSURE:
         assert not granted
 
@@ -252,20 +254,20 @@ class Lanes:
     """Both lanes over real sockets: their answers are equal to the byte for every split of the bytes."""
 
     def __init__(self) -> None:
-        self._world = lanes_agree.World()
+        self._server_under_test = lanes_agree.LoopbackServer()
 
     def close(self) -> None:
-        self._world.close()
+        self._server_under_test.close()
 
     def __call__(self, data: bytes) -> None:
         stream = data + lanes_agree.LAST
         if not ends(stream):
             return
-        slowly = self._world.ask([stream], ready=False)
+        slowly = self._server_under_test.ask([stream], ready=False)
         if not asks_for_host_token(stream):  # the oracle does not cover these, and this peer may request them
             lanes_agree.hold_to_the_oracle(stream, slowly)
-        assert self._world.ask([stream], ready=True) == slowly
-        assert _REFUSED.sub(b"refused", self._world.ask(cuts(stream, 4), ready=True)) == _REFUSED.sub(
+        assert self._server_under_test.ask([stream], ready=True) == slowly
+        assert _REFUSED.sub(b"refused", self._server_under_test.ask(cuts(stream, 4), ready=True)) == _REFUSED.sub(
             b"refused", slowly
         )
 

@@ -17,7 +17,7 @@ from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ServicePrincipal
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from podidentity_sandbox.tokens import read_claims
-from tests.integration.walking import (
+from tests.integration.identity_requests import (
     AUDIENCE,
     Answer,
     ask,
@@ -31,7 +31,7 @@ from tests.integration.walking import (
     run_pod,
     secret,
 )
-from tests.nmi.tokens.signing_in import certificate_of, pfx_of, rsa_key
+from tests.nmi.tokens.sign_in_bench import certificate_of, pfx_of, rsa_key
 
 FLAGS = ("--host-token-types=0,1,2",)
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(
     scope="module", loop_scope="module", params=["loopback", pytest.param("namespaces", marks=pytest.mark.root)]
 )
-async def city(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
+async def shared_sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
     settings = Settings(namespaces=request.param == "namespaces", environment=os.environ, nmi_flags=FLAGS)
     async with Sandbox(settings) as sandbox:
         yield sandbox
@@ -52,48 +52,48 @@ def of_principal(principal: ServicePrincipal, kind: int, reference: dict[str, st
     return {"type": kind, **ids, "clientPassword": reference}
 
 
-async def test_a_service_principal_with_a_secret_and_its_rotation(city: Sandbox) -> None:
-    principal = city.azure.directory.add_principal()
-    await city.cluster.apply(secret("by-secret", {"clientSecret": principal.secret.encode()}))
+async def test_a_service_principal_with_a_secret_and_its_rotation(shared_sandbox: Sandbox) -> None:
+    principal = shared_sandbox.azure.directory.add_principal()
+    await shared_sandbox.cluster.apply(secret("by-secret", {"clientSecret": principal.secret.encode()}))
     reference = {"name": "by-secret", "namespace": "default"}
     spec = of_principal(principal, 1, reference)
-    context = await run_pod(city, "by-secret", {"aadpodidbinding": "by-secret"})
-    await city.cluster.apply(identity("by-secret", **spec))
-    await city.cluster.apply(binding("by-secret", "by-secret"))
-    answer = await ask(city, context)
+    context = await run_pod(shared_sandbox, "by-secret", {"aadpodidbinding": "by-secret"})
+    await shared_sandbox.cluster.apply(identity("by-secret", **spec))
+    await shared_sandbox.cluster.apply(binding("by-secret", "by-secret"))
+    answer = await ask(shared_sandbox, context)
     assert answer.status == 200, answer.text
     assert (answer.claims["appid"], answer.claims["aud"]) == (principal.client_id, AUDIENCE)
     assert answer.body["client_id"] == principal.client_id
-    application = city.azure.directory.application(principal.client_id)
+    application = shared_sandbox.azure.directory.application(principal.client_id)
     assert application is not None
     application.secrets = {"another-secret-of-enough-length": float("-inf")}
-    await city.cluster.apply(secret("by-secret", {"clientSecret": b"another-secret-of-enough-length"}))
-    refreshed = await ask(city, context, bypass_cache="true")
+    await shared_sandbox.cluster.apply(secret("by-secret", {"clientSecret": b"another-secret-of-enough-length"}))
+    refreshed = await ask(shared_sandbox, context, bypass_cache="true")
     assert refreshed.status == 200, refreshed.text
 
 
-async def test_a_service_principal_with_a_certificate(city: Sandbox) -> None:
+async def test_a_service_principal_with_a_certificate(shared_sandbox: Sandbox) -> None:
     certificate = certificate_of(rsa_key())
-    principal = city.azure.directory.add_principal(certificate=certificate)
+    principal = shared_sandbox.azure.directory.add_principal(certificate=certificate)
     pfx = pfx_of(rsa_key(), certificate, b"open sesame")
-    await city.cluster.apply(secret("by-certificate", {"certificate": pfx, "password": b"open sesame"}))
+    await shared_sandbox.cluster.apply(secret("by-certificate", {"certificate": pfx, "password": b"open sesame"}))
     reference = {"name": "by-certificate", "namespace": "default"}
     spec = of_principal(principal, 2, reference)
-    context = await run_pod(city, "by-certificate", {"aadpodidbinding": "by-certificate"})
-    await city.cluster.apply(identity("by-certificate", **spec))
-    await city.cluster.apply(binding("by-certificate", "by-certificate"))
-    answer = await ask(city, context)
+    context = await run_pod(shared_sandbox, "by-certificate", {"aadpodidbinding": "by-certificate"})
+    await shared_sandbox.cluster.apply(identity("by-certificate", **spec))
+    await shared_sandbox.cluster.apply(binding("by-certificate", "by-certificate"))
+    answer = await ask(shared_sandbox, context)
     assert answer.status == 200, answer.text
     assert answer.claims["appid"] == principal.client_id
 
 
-async def test_tokens_of_several_tenants_are_an_array_with_the_primary_first(city: Sandbox) -> None:
-    directory = city.azure.directory
+async def test_tokens_of_several_tenants_are_an_array_with_the_primary_first(shared_sandbox: Sandbox) -> None:
+    directory = shared_sandbox.azure.directory
     principal = directory.add_principal()
     other = directory.add_tenant()
     directory.consent(principal.client_id, other)
-    await city.cluster.apply(secret("tenants", {"clientSecret": principal.secret.encode()}))
-    await city.cluster.apply(
+    await shared_sandbox.cluster.apply(secret("tenants", {"clientSecret": principal.secret.encode()}))
+    await shared_sandbox.cluster.apply(
         identity(
             "tenants",
             type=1,
@@ -103,71 +103,73 @@ async def test_tokens_of_several_tenants_are_an_array_with_the_primary_first(cit
             clientPassword={"name": "tenants", "namespace": "default"},
         )
     )
-    await city.cluster.apply(binding("tenants", "tenants"))
-    context = await run_pod(city, "tenants", {"aadpodidbinding": "tenants"})
-    answer = await ask(city, context)
+    await shared_sandbox.cluster.apply(binding("tenants", "tenants"))
+    context = await run_pod(shared_sandbox, "tenants", {"aadpodidbinding": "tenants"})
+    answer = await ask(shared_sandbox, context)
     assert answer.status == 200, answer.text
     assert [read_claims(each["access_token"])["tid"] for each in answer.body] == [principal.tenant_id, other]
 
 
-async def test_a_secret_of_another_namespace_is_not_read(city: Sandbox) -> None:
-    principal = city.azure.directory.add_principal()
-    await city.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "vault"}})
-    await city.cluster.apply(secret("foreign", {"clientSecret": principal.secret.encode()}, "vault"))
+async def test_a_secret_of_another_namespace_is_not_read(shared_sandbox: Sandbox) -> None:
+    principal = shared_sandbox.azure.directory.add_principal()
+    await shared_sandbox.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "vault"}})
+    await shared_sandbox.cluster.apply(secret("foreign", {"clientSecret": principal.secret.encode()}, "vault"))
     reference = {"name": "foreign", "namespace": "vault"}
     spec = of_principal(principal, 1, reference)
-    await city.cluster.apply(identity("foreign", **spec))
-    await city.cluster.apply(binding("foreign", "foreign"))
-    context = await run_pod(city, "foreign", {"aadpodidbinding": "foreign"})
-    calls = len(city.azure.aad.calls)
-    answer = await ask(city, context)
+    await shared_sandbox.cluster.apply(identity("foreign", **spec))
+    await shared_sandbox.cluster.apply(binding("foreign", "foreign"))
+    context = await run_pod(shared_sandbox, "foreign", {"aadpodidbinding": "foreign"})
+    calls = len(shared_sandbox.azure.aad.calls)
+    answer = await ask(shared_sandbox, context)
     assert answer.status == 403
     assert "--allow-cross-namespace-secrets" in answer.body["error_description"]
-    assert [call for call in city.azure.aad.calls[calls:] if call.client_id == principal.client_id] == []
+    assert [call for call in shared_sandbox.azure.aad.calls[calls:] if call.client_id == principal.client_id] == []
 
 
-async def test_an_exception_gives_the_nodes_own_identities_until_it_is_deleted(city: Sandbox) -> None:
-    context = await run_pod(city, "exempt", {"team": "platform"})
-    own = city.azure.directory.add_identity(identity_id("nodes-own"))
-    attach(city, own)
-    assert (await ask(city, context, client_id=own.client_id)).status == 400
-    await city.cluster.apply(exception("platform", {"team": "Platform"}))
+async def test_an_exception_gives_the_nodes_own_identities_until_it_is_deleted(shared_sandbox: Sandbox) -> None:
+    context = await run_pod(shared_sandbox, "exempt", {"team": "platform"})
+    own = shared_sandbox.azure.directory.add_identity(identity_id("nodes-own"))
+    attach(shared_sandbox, own)
+    assert (await ask(shared_sandbox, context, client_id=own.client_id)).status == 400
+    await shared_sandbox.cluster.apply(exception("platform", {"team": "Platform"}))
     answers: list[Answer] = []
 
     async def granted() -> bool:
-        answers.append(await ask(city, context, client_id=own.client_id))
+        answers.append(await ask(shared_sandbox, context, client_id=own.client_id))
         return answers[-1].status == 200
 
     await eventually(granted)
     assert answers[-1].claims["appid"] == own.client_id
-    await city.cluster.client.delete(EXCEPTIONS, "default", "platform")
+    await shared_sandbox.cluster.client.delete(EXCEPTIONS, "default", "platform")
 
     async def refused() -> bool:
-        return (await ask(city, context, client_id=own.client_id)).status == 400
+        return (await ask(shared_sandbox, context, client_id=own.client_id)).status == 400
 
     await eventually(refused)
 
 
-async def test_a_node_process_requests_a_pods_token_and_a_pod_cannot(city: Sandbox) -> None:
-    known, context = await run_bound_pod(city, "hosted")
+async def test_a_node_process_requests_a_pods_token_and_a_pod_cannot(shared_sandbox: Sandbox) -> None:
+    known, context = await run_bound_pod(shared_sandbox, "hosted")
     target = f"/host/token/?resource={AUDIENCE}"
     named = {"podns": "default", "podname": "hosted"}
-    node = city.contexts["node-0"]
-    answer = await ask_at(city, node, city.nmis["node-0"].url.removeprefix("http://"), target, named)
+    node = shared_sandbox.contexts["node-0"]
+    answer = await ask_at(
+        shared_sandbox, node, shared_sandbox.nmis["node-0"].url.removeprefix("http://"), target, named
+    )
     assert answer.status == 200, answer.text
     assert answer.body["clientid"] == known.client_id
     assert read_claims(answer.body["token"]["access_token"])["appid"] == known.client_id
-    refused = await ask(city, context, path="/host/token/", headers=named, resource=AUDIENCE)
+    refused = await ask(shared_sandbox, context, path="/host/token/", headers=named, resource=AUDIENCE)
     assert refused.status == 403
     assert "access_token" not in refused.text
 
 
-async def test_a_refusal_is_reported_by_an_event_on_its_pod(city: Sandbox) -> None:
-    context = await run_pod(city, "unbound", {})
-    assert (await ask(city, context)).status == 400
+async def test_a_refusal_is_reported_by_an_event_on_its_pod(shared_sandbox: Sandbox) -> None:
+    context = await run_pod(shared_sandbox, "unbound", {})
+    assert (await ask(shared_sandbox, context)).status == 400
 
     async def told() -> bool:
-        found = await city.cluster.client.request("GET", "/api/v1/namespaces/default/events")
+        found = await shared_sandbox.cluster.client.request("GET", "/api/v1/namespaces/default/events")
         return b'"unbound"' in found and b"label it aadpodidbinding" in found
 
     await eventually(told)

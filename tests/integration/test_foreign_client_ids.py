@@ -18,7 +18,7 @@ from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox, Settings
-from tests.integration.walking import NODE, ask, attach, binding, eventually, identity, run_bound_pod, run_pod
+from tests.integration.identity_requests import NODE, ask, attach, binding, eventually, identity, run_bound_pod, run_pod
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -23,7 +23,7 @@ import pytest
 import pytest_asyncio
 
 from podidentity_sandbox.sandbox import Sandbox, Settings
-from tests.integration.walking import run_bound_pod
+from tests.integration.identity_requests import run_bound_pod
 
 pytestmark = [pytest.mark.measures, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
@@ -31,7 +31,7 @@ HERE = Path(__file__).parent / "isolated"
 P99_MS = 50.0
 REQUESTS = 100
 RUNS = 6
-PLACES = 8192
+SLOTS = 8192
 DESCRIPTORS = 12_000
 HOARDERS = [f"127.250.0.{number}" for number in range(1, 17)]
 MORE_HOARDERS = [f"127.250.0.{number}" for number in range(17, 21)]
@@ -49,7 +49,7 @@ def enough_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-class City:
+class GreedySandbox:
     """Sandbox with one greedy and one modest pod. NMI's cache contains a token for each."""
 
     def __init__(self, sandbox: Sandbox, greedy: str, modest: str) -> None:
@@ -103,7 +103,7 @@ class City:
     async def filled(self) -> None:
         """Wait until every connection slot is in use."""
         async with asyncio.timeout(40):
-            while await self.metric("aadpodidentity_nmi_connections_open") < PLACES:
+            while await self.metric("aadpodidentity_nmi_connections_open") < SLOTS:
                 await asyncio.sleep(0.1)
 
     async def hold_to_the_bound(self) -> None:
@@ -122,25 +122,25 @@ async def started(*argv: str | Path) -> asyncio.subprocess.Process:
 
 
 @asynccontextmanager
-async def city_with(*nmi_flags: str) -> AsyncIterator[City]:
+async def sandbox_with(*nmi_flags: str) -> AsyncIterator[GreedySandbox]:
     async with Sandbox(Settings(namespaces=False, environment=os.environ, nmi_flags=nmi_flags)) as sandbox:
         _, greedy = await run_bound_pod(sandbox, "greedy")
         _, modest = await run_bound_pod(sandbox, "modest")
-        found = City(sandbox, greedy.address, modest.address)
+        found = GreedySandbox(sandbox, greedy.address, modest.address)
         for address in (found.greedy, found.modest):
             await found.asked(address, 2)  # afterwards their tokens are in the cache
         yield found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def city() -> AsyncIterator[City]:
+async def shared_sandbox() -> AsyncIterator[GreedySandbox]:
     # With the default, NMI on a slow machine closes the hoarders' first connections before they open the last ones.
-    async with city_with("--first-byte-timeout=60s") as found:
+    async with sandbox_with("--first-byte-timeout=60s") as found:
         yield found
 
 
-async def test_the_control_run_without_a_flood_keeps_the_bound(city: City) -> None:
-    await city.hold_to_the_bound()
+async def test_the_control_run_without_a_flood_keeps_the_bound(shared_sandbox: GreedySandbox) -> None:
+    await shared_sandbox.hold_to_the_bound()
 
 
 @pytest.mark.parametrize(
@@ -157,43 +157,47 @@ async def test_the_control_run_without_a_flood_keeps_the_bound(city: City) -> No
         ("churn-reset", 64),
     ],
 )
-async def test_a_flood_from_one_pod_does_not_change_another_pods_p99(city: City, kind: str, connections: int) -> None:
-    async with city.flooded(kind, connections) as did:
-        await city.hold_to_the_bound()
+async def test_a_flood_from_one_pod_does_not_change_another_pods_p99(
+    shared_sandbox: GreedySandbox, kind: str, connections: int
+) -> None:
+    async with shared_sandbox.flooded(kind, connections) as did:
+        await shared_sandbox.hold_to_the_bound()
     assert did["bytes_sent"] > 0
 
 
-async def test_5000_idle_connections_from_one_pod_are_rejected_except_for_its_slots(city: City) -> None:
+async def test_5000_idle_connections_from_one_pod_are_rejected_except_for_its_slots(
+    shared_sandbox: GreedySandbox,
+) -> None:
     refused = 'aadpodidentity_nmi_limits_hit_total{limit="connections_per_peer"}'
-    before = await city.metric(refused)
-    async with city.flooded("hoard", 5000):
-        await city.hold_to_the_bound()
-        assert await city.metric("aadpodidentity_nmi_connections_open") <= 512 + 2, "and the modest pod's"
-    assert await city.metric(refused) - before >= 5000 - 512
+    before = await shared_sandbox.metric(refused)
+    async with shared_sandbox.flooded("hoard", 5000):
+        await shared_sandbox.hold_to_the_bound()
+        assert await shared_sandbox.metric("aadpodidentity_nmi_connections_open") <= 512 + 2, "and the modest pod's"
+    assert await shared_sandbox.metric(refused) - before >= 5000 - 512
 
 
 async def test_5000_permitted_idle_connections_from_one_pod_delay_no_other_pod() -> None:
-    async with city_with("--max-connections-per-pod=5000") as city, city.flooded("hoard", 5000):
-        await city.hold_to_the_bound()
-        assert await city.metric("aadpodidentity_nmi_connections_open") >= 5000
+    async with sandbox_with("--max-connections-per-pod=5000") as shared_sandbox, shared_sandbox.flooded("hoard", 5000):
+        await shared_sandbox.hold_to_the_bound()
+        assert await shared_sandbox.metric("aadpodidentity_nmi_connections_open") >= 5000
 
 
-async def test_sixteen_pods_that_hold_every_slot_do_not_exclude_a_seventeenth(city: City) -> None:
-    async with city.flooded("hoard", PLACES, *HOARDERS):
-        await city.filled()
-        await city.hold_to_the_bound()
-        assert await city.metric('aadpodidentity_nmi_limits_hit_total{limit="idle_evicted"}') > 0
+async def test_sixteen_pods_that_hold_every_slot_do_not_exclude_a_seventeenth(shared_sandbox: GreedySandbox) -> None:
+    async with shared_sandbox.flooded("hoard", SLOTS, *HOARDERS):
+        await shared_sandbox.filled()
+        await shared_sandbox.hold_to_the_bound()
+        assert await shared_sandbox.metric('aadpodidentity_nmi_limits_hit_total{limit="idle_evicted"}') > 0
 
 
 async def test_sixteen_slow_pods_on_every_slot_do_not_exclude_a_seventeenth(
-    city: City,
+    shared_sandbox: GreedySandbox,
 ) -> None:
-    async with city.flooded("drip", PLACES, *HOARDERS):
-        await city.hold_to_the_bound()
-        assert await city.metric('aadpodidentity_nmi_limits_hit_total{limit="slow_evicted"}') > 0
+    async with shared_sandbox.flooded("drip", SLOTS, *HOARDERS):
+        await shared_sandbox.hold_to_the_bound()
+        assert await shared_sandbox.metric('aadpodidentity_nmi_limits_hit_total{limit="slow_evicted"}') > 0
 
 
-async def test_twenty_pods_that_need_more_slots_than_exist_evict_only_each_other(city: City) -> None:
-    async with city.flooded("hoard", PLACES + 1000, *HOARDERS, *MORE_HOARDERS):
-        await city.filled()
-        await city.hold_to_the_bound()
+async def test_twenty_pods_that_need_more_slots_than_exist_evict_only_each_other(shared_sandbox: GreedySandbox) -> None:
+    async with shared_sandbox.flooded("hoard", SLOTS + 1000, *HOARDERS, *MORE_HOARDERS):
+        await shared_sandbox.filled()
+        await shared_sandbox.hold_to_the_bound()

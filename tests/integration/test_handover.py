@@ -16,11 +16,11 @@ from podidentity.resources import PODS
 from podidentity_sandbox.processes import Program, python
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from podidentity_sandbox.serving import free_ports
-from tests.integration.asking import asking
+from tests.integration.continuous_client import asking
 from tests.integration.handover_peer import PREDECESSOR_STEPS, SUCCESSOR_STEPS
+from tests.integration.identity_requests import NODE, eventually
 from tests.integration.node_tables import JUMP, saved
 from tests.integration.test_nmi_drains import PATH, POD, metrics
-from tests.integration.walking import NODE, eventually
 
 PROBE_STATUS = 400
 """Of a token request without the header Metadata, which NMI answers without an upstream call."""

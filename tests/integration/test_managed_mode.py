@@ -11,7 +11,7 @@ from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.sandbox import Sandbox, Settings
-from tests.integration.walking import ask, attach, binding, eventually, identity, run_pod
+from tests.integration.identity_requests import ask, attach, binding, eventually, identity, run_pod
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(
     scope="module", loop_scope="module", params=["loopback", pytest.param("namespaces", marks=pytest.mark.root)]
 )
-async def town(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
+async def shared_sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
     settings = Settings(
         namespaces=request.param == "namespaces",
         programs=False,
@@ -34,52 +34,54 @@ async def town(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-async def known(town: Sandbox, name: str, namespace: str) -> ManagedIdentity:
+async def known(shared_sandbox: Sandbox, name: str, namespace: str) -> ManagedIdentity:
     """Attach an identity to the node's VM, create an AzureIdentity for it, and return the identity."""
-    own = town.azure.directory.add_identity(identity_id(f"{namespace}-{name}"))
-    attach(town, own)
-    await town.cluster.apply(identity(name, namespace, type=0, resourceID=own.resource_id, clientID=own.client_id))
+    own = shared_sandbox.azure.directory.add_identity(identity_id(f"{namespace}-{name}"))
+    attach(shared_sandbox, own)
+    await shared_sandbox.cluster.apply(
+        identity(name, namespace, type=0, resourceID=own.resource_id, clientID=own.client_id)
+    )
     return own
 
 
-async def test_the_bindings_of_the_pods_own_namespace_count(town: Sandbox) -> None:
-    own, foreign = await known(town, "web", "team-a"), await known(town, "web", "team-b")
-    await town.cluster.apply(binding("web", "web", "team-a"))
-    context = await run_pod(town, "web", {"aadpodidbinding": "web"}, namespace="team-a")
-    granted = await ask(town, context)
+async def test_the_bindings_of_the_pods_own_namespace_count(shared_sandbox: Sandbox) -> None:
+    own, foreign = await known(shared_sandbox, "web", "team-a"), await known(shared_sandbox, "web", "team-b")
+    await shared_sandbox.cluster.apply(binding("web", "web", "team-a"))
+    context = await run_pod(shared_sandbox, "web", {"aadpodidbinding": "web"}, namespace="team-a")
+    granted = await ask(shared_sandbox, context)
     assert granted.status == 200, granted.text
     assert granted.claims["appid"] == own.client_id
-    assert (await ask(town, context, client_id=own.client_id.upper())).status == 200
-    assert (await ask(town, context, client_id=foreign.client_id)).status == 404
-    assert await town.cluster.client.list(ASSIGNED_IDENTITIES) == []
+    assert (await ask(shared_sandbox, context, client_id=own.client_id.upper())).status == 200
+    assert (await ask(shared_sandbox, context, client_id=foreign.client_id)).status == 404
+    assert await shared_sandbox.cluster.client.list(ASSIGNED_IDENTITIES) == []
 
 
-async def test_a_deleted_binding_ends_the_grant(town: Sandbox) -> None:
-    await known(town, "ends", "team-a")
-    await town.cluster.apply(binding("ends", "ends", "team-a"))
-    context = await run_pod(town, "ends", {"aadpodidbinding": "ends"}, namespace="team-a")
-    assert (await ask(town, context)).status == 200
-    await town.cluster.client.delete(BINDINGS, "team-a", "ends")
+async def test_a_deleted_binding_ends_the_grant(shared_sandbox: Sandbox) -> None:
+    await known(shared_sandbox, "ends", "team-a")
+    await shared_sandbox.cluster.apply(binding("ends", "ends", "team-a"))
+    context = await run_pod(shared_sandbox, "ends", {"aadpodidbinding": "ends"}, namespace="team-a")
+    assert (await ask(shared_sandbox, context)).status == 200
+    await shared_sandbox.cluster.client.delete(BINDINGS, "team-a", "ends")
 
     async def refused() -> bool:
-        return (await ask(town, context)).status == 404
+        return (await ask(shared_sandbox, context)).status == 404
 
     await eventually(refused)
 
 
-async def test_a_binding_created_while_a_request_is_held_answers_it(town: Sandbox) -> None:
-    own = await known(town, "late", "team-b")
-    context = await run_pod(town, "late", {"aadpodidbinding": "late"}, namespace="team-b")
-    asked = asyncio.create_task(ask(town, context))
+async def test_a_binding_created_while_a_request_is_held_answers_it(shared_sandbox: Sandbox) -> None:
+    own = await known(shared_sandbox, "late", "team-b")
+    context = await run_pod(shared_sandbox, "late", {"aadpodidbinding": "late"}, namespace="team-b")
+    asked = asyncio.create_task(ask(shared_sandbox, context))
     await asyncio.sleep(0.5)
     assert not asked.done()
-    await town.cluster.apply(binding("late", "late", "team-b"))
+    await shared_sandbox.cluster.apply(binding("late", "late", "team-b"))
     granted = await asked
     assert granted.status == 200, granted.text
     assert granted.claims["appid"] == own.client_id
 
 
-async def test_a_pod_without_the_label_is_refused_immediately(town: Sandbox) -> None:
-    context = await run_pod(town, "plain", {}, namespace="team-a")
-    refused = await ask(town, context)
+async def test_a_pod_without_the_label_is_refused_immediately(shared_sandbox: Sandbox) -> None:
+    context = await run_pod(shared_sandbox, "plain", {}, namespace="team-a")
+    refused = await ask(shared_sandbox, context)
     assert (refused.status, refused.body["error_description"]) == (400, "Identity not found")

@@ -19,8 +19,8 @@ import pytest
 import pytest_asyncio
 
 from podidentity_sandbox.sandbox import Sandbox, Settings
-from tests.integration.test_greedy_pods import City
-from tests.integration.walking import run_bound_pod
+from tests.integration.identity_requests import run_bound_pod
+from tests.integration.test_greedy_pods import GreedySandbox
 
 pytestmark = [pytest.mark.measures, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(150)]
 
@@ -44,19 +44,19 @@ def enough_descriptors() -> Iterator[None]:
 class Measured:
     """Measurement of NMI's memory. *sources* are the addresses of pods that have tokens."""
 
-    def __init__(self, city: City, sources: list[str]) -> None:
-        self.city, self.sources = city, sources
+    def __init__(self, shared_sandbox: GreedySandbox, sources: list[str]) -> None:
+        self.shared_sandbox, self.sources = shared_sandbox, sources
         self.before = self.resident()
 
     def resident(self) -> int:
-        status = Path(f"/proc/{self.city.pid}/status").read_text()
+        status = Path(f"/proc/{self.shared_sandbox.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+)", status)
         assert found is not None
         return int(found[1]) * 1024
 
     def kernel(self) -> tuple[int, int]:
         """Return the number of sockets on NMI's port, and the bytes that the kernel holds for them."""
-        command = ["ss", "-tnmH", "-a", "sport", "=", f":{self.city.port}"]
+        command = ["ss", "-tnmH", "-a", "sport", "=", f":{self.shared_sandbox.port}"]
         listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
         # r: receive buffer, f: reserved, w: send buffer, bl: backlog; SKMEM of linux/sock_diag.h.
         found = re.findall(r"skmem:\(r(\d+),rb\d+,t\d+,tb\d+,f(\d+),w(\d+),o\d+,bl(\d+)", listed)
@@ -80,10 +80,10 @@ async def measured(*flags: str) -> AsyncIterator[Measured]:
     async with Sandbox(Settings(namespaces=False, environment=os.environ, nmi_flags=flags)) as sandbox:
         _, modest = await run_bound_pod(sandbox, "modest")
         sources = [(await run_bound_pod(sandbox, f"greedy-{number}"))[1].address for number in range(PODS)]
-        city = City(sandbox, sources[0], modest.address)
+        shared_sandbox = GreedySandbox(sandbox, sources[0], modest.address)
         for address in (modest.address, *sources):
-            await city.asked(address, 2)  # afterwards their tokens are in the cache
-        yield Measured(city, sources)
+            await shared_sandbox.asked(address, 2)  # afterwards their tokens are in the cache
+        yield Measured(shared_sandbox, sources)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -92,8 +92,8 @@ async def bounded() -> AsyncIterator[Measured]:
         yield found
 
 
-async def limit(city: City, name: str) -> int:
-    return await city.metric(f'aadpodidentity_nmi_limits_hit_total{{limit="{name}"}}')
+async def limit(shared_sandbox: GreedySandbox, name: str) -> int:
+    return await shared_sandbox.metric(f'aadpodidentity_nmi_limits_hit_total{{limit="{name}"}}')
 
 
 @pytest.mark.parametrize("kind", ["pipeline-unread", "general-unread"])
@@ -102,12 +102,12 @@ async def test_connections_that_read_nothing_stay_within_the_memory_limit(
     bounded: Measured, kind: str, connections: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GREEDY_SEND_BYTES", "8192")  # larger buffers exhaust this machine's memory for TCP
-    city = bounded.city
-    async with city.flooded(kind, connections, *bounded.sources) as did:
+    shared_sandbox = bounded.shared_sandbox
+    async with shared_sandbox.flooded(kind, connections, *bounded.sources) as did:
         worst, sockets = await bounded.most()
-        times = [await city.asked(city.modest) for _ in range(3)]
+        times = [await shared_sandbox.asked(shared_sandbox.modest) for _ in range(3)]
         narrowed, refused, evicted = [
-            await limit(city, f"memory_{name}") for name in ("narrowed", "refused", "evicted")
+            await limit(shared_sandbox, f"memory_{name}") for name in ("narrowed", "refused", "evicted")
         ]
     print(  # noqa: T201
         f"{kind} {connections}: {worst >> 20} MiB at most, of {sockets} sockets; another pod's p99 {times}; "

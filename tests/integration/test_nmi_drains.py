@@ -13,7 +13,7 @@ import pytest
 
 from podidentity.resources import PODS
 from podidentity_sandbox.sandbox import Sandbox, Settings
-from tests.integration.walking import NODE, ask, eventually, run_pod
+from tests.integration.identity_requests import NODE, ask, eventually, run_pod
 
 PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
 POD: dict[str, Any] = {

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from podidentity_sandbox.sandbox import Sandbox, Settings
-from tests.integration.asking import asking
+from tests.integration.continuous_client import asking
+from tests.integration.identity_requests import NODE, ask, eventually, run_pod
 from tests.integration.node_tables import JUMP, REDIRECT, REJECT, end, on_node, saved, start_again
 from tests.integration.test_nmi_drains import metrics
-from tests.integration.walking import NODE, ask, eventually, run_pod
 
 pytestmark = pytest.mark.root
 

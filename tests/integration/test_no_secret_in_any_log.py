@@ -23,7 +23,7 @@ from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from podidentity_sandbox.serving import FaultyService, json_response
 from tests.leaks import Ledger
-from tests.nmi.tokens.signing_in import certificate_of, pfx_of, rsa_key
+from tests.nmi.tokens.sign_in_bench import certificate_of, pfx_of, rsa_key
 
 PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
 PASSWORD = "the-passw0rd-of-the-file"
@@ -137,7 +137,7 @@ async def walking(ledger: Ledger, *flags: str) -> AsyncIterator[Walk]:
 
 
 @contextmanager
-def saying_back(service: FaultyService, status: int, *known: str) -> Iterator[None]:
+def echoing(service: FaultyService, status: int, *known: str) -> Iterator[None]:
     """Let *service* fail every request. Each part of its answer contains all received values and all of *known*."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
@@ -180,7 +180,7 @@ async def test_no_readable_output_contains_a_secret(ledger: Ledger, flags: tuple
 
         for number, status in enumerate((400, 401, 403, 429, 500)):
             other = f"/metadata/identity/oauth2/token?resource={quote(f'https://{number}.azure.net')}"
-            with saying_back(azure.imds, status, token), saying_back(azure.aad, status, token):
+            with echoing(azure.imds, status, token), echoing(azure.aad, status, token):
                 for pod in ("zero", "first", "second"):
                     assert await walk.ask(pod, other) in {403, 404, 429, 503}
 

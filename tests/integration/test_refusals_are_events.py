@@ -8,7 +8,7 @@ import msgspec
 from podidentity.kube.events import EVENTS
 from podidentity.kube.paths import object_path
 from podidentity_sandbox.sandbox import Sandbox, Settings
-from tests.integration.walking import ask, eventually, run_pod
+from tests.integration.identity_requests import ask, eventually, run_pod
 
 
 async def test_a_refused_pod_has_an_event_with_the_next_action() -> None:

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.integration.handing_over import SUBNET, Node, ask_on, nodes
-from tests.integration.walking import eventually
+from tests.integration.handover_node import SUBNET, Node, ask_on, nodes
+from tests.integration.identity_requests import eventually
 
 pytestmark = pytest.mark.root
 

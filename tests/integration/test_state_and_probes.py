@@ -4,7 +4,7 @@ import json
 import os
 
 from podidentity_sandbox.sandbox import Sandbox, Settings
-from tests.integration.walking import NODE, Answer, ask, ask_at, run_bound_pod
+from tests.integration.identity_requests import NODE, Answer, ask, ask_at, run_bound_pod
 
 
 async def test_the_state_and_the_probes_of_a_running_nmi() -> None:

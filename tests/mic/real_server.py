@@ -9,14 +9,14 @@ from typing import Any
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS
 from tests.conftest import NewPlane, apply_definitions
 from tests.mic.cluster import identity_id
-from tests.mic.little_cloud import LittleCloud
+from tests.mic.emulated_cloud import EmulatedCloud
 from tests.testplane.up import Plane
 
 LOCATION = ASSIGNED_IDENTITIES.path("default")
 
 
 async def in_place_of_the_emulator(
-    cloud: LittleCloud,
+    cloud: EmulatedCloud,
     new_plane: NewPlane,
     prepare: Callable[[Plane], None],
     *definitions: Path,

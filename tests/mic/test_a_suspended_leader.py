@@ -5,12 +5,12 @@ import signal
 
 from podidentity_sandbox.serving import ResponseFault
 from tests.mic.cluster import vm_id
-from tests.mic.little_cloud import LittleCloud, Mic
+from tests.mic.emulated_cloud import EmulatedCloud, Mic
 
 LEASE = "--leader-election-duration=4s"
 
 
-def api_writes(cloud: LittleCloud) -> list[str]:
+def api_writes(cloud: EmulatedCloud) -> list[str]:
     """Return the writes to the API server so far, without those of the leader election."""
     return [
         f"{each.method} {each.path}"
@@ -19,7 +19,7 @@ def api_writes(cloud: LittleCloud) -> list[str]:
     ]
 
 
-async def woken(cloud: LittleCloud, first: Mic) -> None:
+async def woken(cloud: EmulatedCloud, first: Mic) -> None:
     """Wake the first, see it end, and that nothing was written since: the other one has nothing left to do."""
     await quiet(cloud)
     kubernetes, azure = api_writes(cloud), len(cloud.arm.writes())
@@ -31,7 +31,7 @@ async def woken(cloud: LittleCloud, first: Mic) -> None:
     assert len(cloud.arm.writes()) == azure
 
 
-async def quiet(cloud: LittleCloud) -> None:
+async def quiet(cloud: EmulatedCloud) -> None:
     """Wait until nothing was written for a second, so that later writes are not the other leader's."""
     async with asyncio.timeout(30):
         before = -1
@@ -41,7 +41,7 @@ async def quiet(cloud: LittleCloud) -> None:
 
 
 async def test_a_leader_suspended_in_the_middle_of_its_writes_makes_none_after_the_lease_expired(
-    cloud: LittleCloud,
+    cloud: EmulatedCloud,
 ) -> None:
     cloud.node("n0")
     cloud.identity()
@@ -62,7 +62,7 @@ async def test_a_leader_suspended_in_the_middle_of_its_writes_makes_none_after_t
 
 
 async def test_a_leader_suspended_between_reading_azure_and_the_change_does_not_make_the_change(
-    cloud: LittleCloud,
+    cloud: EmulatedCloud,
 ) -> None:
     cloud.node("n0")
     cloud.identity()

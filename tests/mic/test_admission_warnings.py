@@ -34,7 +34,7 @@ class Kubectl:
         """The object made last."""
 
     def __call__(self, *arguments: str, document: Any = None) -> str:
-        """Return the output besides the result; the command must succeed."""
+        """Return the output other than the result; the command must succeed."""
         given = json.dumps(document) if document is not None else None
         command = [*self._command, *arguments]
         return subprocess.run(command, input=given, check=True, capture_output=True, text=True, timeout=30).stderr

@@ -22,7 +22,7 @@ FOREIGN = "three"
 PODS = ("a", "b", "c")
 
 
-class Lives(RuleBasedStateMachine):
+class PodStates(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.cluster = Cluster()
@@ -80,7 +80,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(host=st.sampled_from(HOSTS))
     def work(self, host: str) -> None:
-        """One round for one host."""
+        """Run one reconcile pass of one host."""
         self.checked_round(host, {}, look=True)
 
     @rule(host=st.sampled_from(HOSTS), refused=st.sampled_from(["", *NAMES]), look=st.booleans())
@@ -157,5 +157,5 @@ class Lives(RuleBasedStateMachine):
             self.come_to_rest()
 
 
-Lives.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-TestLives = Lives.TestCase
+PodStates.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLives = PodStates.TestCase

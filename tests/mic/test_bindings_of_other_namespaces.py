@@ -65,7 +65,7 @@ def hostiles(request: pytest.FixtureRequest) -> tuple[str, list[str]]:
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["forceNamespaced", "not forced"])
-def crowd(request: pytest.FixtureRequest, hostiles: tuple[str, list[str]]) -> tuple[Cluster, str]:
+def many_bindings(request: pytest.FixtureRequest, hostiles: tuple[str, list[str]]) -> tuple[Cluster, str]:
     """The victims, with a thousand bindings of another namespace for their label."""
     names, identities = hostiles
     made = victims(force_namespaced=request.param)
@@ -74,22 +74,22 @@ def crowd(request: pytest.FixtureRequest, hostiles: tuple[str, list[str]]) -> tu
     return made, names
 
 
-def test_an_event_of_a_pod_costs_at_most_a_millisecond(crowd: tuple[Cluster, str]) -> None:
-    made, _ = crowd
+def test_an_event_of_a_pod_costs_at_most_a_millisecond(many_bindings: tuple[Cluster, str]) -> None:
+    made, _ = many_bindings
     uids = iter(range(1000))
     assert seconds(lambda: made.add(victim(7))) < BUDGET_SECONDS
     assert seconds(lambda: made.add(victim(7, uid=f"again{next(uids)}"))) < BUDGET_SECONDS
     made.add(victim(7))
 
 
-def test_a_heartbeat_of_a_node_costs_at_most_a_millisecond(crowd: tuple[Cluster, str]) -> None:
-    made, _ = crowd
+def test_a_heartbeat_of_a_node_costs_at_most_a_millisecond(many_bindings: tuple[Cluster, str]) -> None:
+    made, _ = many_bindings
     assert seconds(lambda: made.add(node("n7"))) < BUDGET_SECONDS
 
 
-def test_an_event_of_a_hostile_binding_costs_at_most_a_millisecond(crowd: tuple[Cluster, str]) -> None:
+def test_an_event_of_a_hostile_binding_costs_at_most_a_millisecond(many_bindings: tuple[Cluster, str]) -> None:
     """One that gives no pod anything: not the first of those that count for pods of every namespace."""
-    made, names = crowd
+    made, names = many_bindings
 
     def off_and_on(number: int) -> Iterator[float]:
         yield seconds(lambda: made.add(hostile(number, names)))
@@ -105,9 +105,9 @@ def test_an_event_of_a_hostile_binding_costs_at_most_a_millisecond(crowd: tuple[
     assert min(changes) < BUDGET_SECONDS
 
 
-def test_an_event_of_a_hostile_identity_costs_at_most_a_millisecond(crowd: tuple[Cluster, str]) -> None:
+def test_an_event_of_a_hostile_identity_costs_at_most_a_millisecond(many_bindings: tuple[Cluster, str]) -> None:
     """One that gives no pod of another namespace anything: it is namespaced, or beyond the limit."""
-    made, names = crowd
+    made, names = many_bindings
     name = names.format(HOSTILE - 1)
     counts = name.startswith("i")
 
@@ -150,7 +150,7 @@ def wanted(view: ClusterView, name: str = "web", namespace: str = "default") -> 
     )
 
 
-class Crowd:
+class ManyBindings:
     """One pod on one node, and bindings for its label."""
 
     def __init__(self, *, force_namespaced: bool = False) -> None:
@@ -173,78 +173,78 @@ class Crowd:
 
 
 def test_the_number_of_counted_identities_is_limited() -> None:
-    crowd = Crowd()
+    many_bindings = ManyBindings()
     names = [f"i{number:03}" for number in range(COUNTED_MAX + 2)]
     for name in names[:COUNTED_MAX]:
-        crowd.give(name, namespaced=True)
-    assert len(crowd.wanted()) == COUNTED_MAX
-    assert crowd.told == []
-    assert crowd.cluster.view.beyond_limit == 0
+        many_bindings.give(name, namespaced=True)
+    assert len(many_bindings.wanted()) == COUNTED_MAX
+    assert many_bindings.told == []
+    assert many_bindings.cluster.view.beyond_limit == 0
     for name in names[COUNTED_MAX:]:
-        crowd.give(name, namespaced=True)
-    assert crowd.wanted() == [f"default/{name}" for name in names[:COUNTED_MAX]]
-    assert [key for key, _ in crowd.told] == [("default", name) for name in names[COUNTED_MAX:]]
-    assert crowd.cluster.view.beyond_limit == 2
+        many_bindings.give(name, namespaced=True)
+    assert many_bindings.wanted() == [f"default/{name}" for name in names[:COUNTED_MAX]]
+    assert [key for key, _ in many_bindings.told] == [("default", name) for name in names[COUNTED_MAX:]]
+    assert many_bindings.cluster.view.beyond_limit == 2
 
 
 def test_an_identity_beyond_the_limit_is_reported_once_and_again_after_a_change() -> None:
-    crowd = Crowd()
+    many_bindings = ManyBindings()
     for number in range(COUNTED_MAX + 1):
-        crowd.give(f"i{number:03}", namespaced=True)
+        many_bindings.give(f"i{number:03}", namespaced=True)
     last = f"i{COUNTED_MAX:03}"
-    assert len(crowd.told) == 1
-    crowd.cluster.add(binding(last, identity=last))
-    crowd.cluster.add(identity(last, namespaced=True))
-    assert len(crowd.told) == 1
-    crowd.cluster.remove(binding(last))
-    crowd.cluster.add(binding(last, identity=last))
-    assert [key for key, _ in crowd.told] == [("default", last)] * 2
+    assert len(many_bindings.told) == 1
+    many_bindings.cluster.add(binding(last, identity=last))
+    many_bindings.cluster.add(identity(last, namespaced=True))
+    assert len(many_bindings.told) == 1
+    many_bindings.cluster.remove(binding(last))
+    many_bindings.cluster.add(binding(last, identity=last))
+    assert [key for key, _ in many_bindings.told] == [("default", last)] * 2
 
 
 def test_an_identity_beyond_the_limit_counts_when_another_is_deleted() -> None:
-    crowd = Crowd()
+    many_bindings = ManyBindings()
     for number in range(COUNTED_MAX + 1):
-        crowd.give(f"i{number:03}", namespaced=True)
-    crowd.cluster.remove(binding("i000"))
-    assert crowd.wanted() == [f"default/i{number:03}" for number in range(1, COUNTED_MAX + 1)]
-    assert crowd.cluster.view.beyond_limit == 0
+        many_bindings.give(f"i{number:03}", namespaced=True)
+    many_bindings.cluster.remove(binding("i000"))
+    assert many_bindings.wanted() == [f"default/i{number:03}" for number in range(1, COUNTED_MAX + 1)]
+    assert many_bindings.cluster.view.beyond_limit == 0
 
 
 def test_bindings_of_other_namespaces_never_displace_those_of_the_pods_own_namespace() -> None:
-    crowd = Crowd()
+    many_bindings = ManyBindings()
     for number in range(200):
-        crowd.give(f"a{number:03}", "aaa-evil")
+        many_bindings.give(f"a{number:03}", "aaa-evil")
     mine = [f"mine{number:02}" for number in range(COUNTED_MAX - 4)]
     for name in mine:
-        crowd.give(name)
-    assert {f"default/{name}" for name in mine} <= {*crowd.wanted()}
-    assert len(crowd.wanted()) <= 2 * COUNTED_MAX
+        many_bindings.give(name)
+    assert {f"default/{name}" for name in mine} <= {*many_bindings.wanted()}
+    assert len(many_bindings.wanted()) <= 2 * COUNTED_MAX
 
 
 def test_each_namespace_has_its_first_identities_before_any_has_more() -> None:
     """Without forceNamespaced an identity may serve pods of every namespace, so that bindings of other namespaces
     count."""
-    crowd = Crowd()
+    many_bindings = ManyBindings()
     for number in range(200):
-        crowd.give(f"a{number:03}", "aaa-evil")
+        many_bindings.give(f"a{number:03}", "aaa-evil")
     for name in ("one", "two"):
-        crowd.give(name, "platform")
-    assert {"platform/one", "platform/two"} <= {*crowd.wanted()}
-    assert len(crowd.wanted()) == COUNTED_MAX
+        many_bindings.give(name, "platform")
+    assert {"platform/one", "platform/two"} <= {*many_bindings.wanted()}
+    assert len(many_bindings.wanted()) == COUNTED_MAX
 
 
 def test_an_embedded_binding_stays_when_others_are_added_and_after_a_restart() -> None:
-    crowd = Crowd()
-    cluster = crowd.cluster
+    many_bindings = ManyBindings()
+    cluster = many_bindings.cluster
     host_key = cluster.view.host_key_of_node("n0")
     cluster.host(host_key)
     for number in range(COUNTED_MAX):
-        crowd.give(f"m{number:03}", namespaced=True)
+        many_bindings.give(f"m{number:03}", namespaced=True)
     cluster.reconcile_until_in_sync(host_key)
     assigned = {each.spec.azure_identity_ref.metadata.name for each in cluster.objects.values()}
     assert len(assigned) == COUNTED_MAX
     for number in range(COUNTED_MAX):
-        crowd.give(f"a{number:03}", namespaced=True)  # before all others by name
+        many_bindings.give(f"a{number:03}", namespaced=True)  # before all others by name
     cluster.reconcile_until_in_sync(host_key)
     assert {each.spec.azure_identity_ref.metadata.name for each in cluster.objects.values()} == assigned
     cluster.view = ClusterView(on_dirty=cluster.dirty.append)
@@ -254,26 +254,26 @@ def test_an_embedded_binding_stays_when_others_are_added_and_after_a_restart() -
 
 
 def test_a_binding_counts_while_its_identity_exists() -> None:
-    crowd = Crowd()
-    crowd.cluster.add(binding("early", identity="late"))
-    assert crowd.wanted() == []
-    crowd.cluster.add(identity("late"))
-    assert crowd.wanted() == ["default/late"]
-    crowd.cluster.add(identity("late", resource_id="nonsense"))
-    assert crowd.wanted() == []
-    crowd.cluster.add(identity("late"))
-    crowd.cluster.remove(identity("late"))
-    assert crowd.wanted() == []
+    many_bindings = ManyBindings()
+    many_bindings.cluster.add(binding("early", identity="late"))
+    assert many_bindings.wanted() == []
+    many_bindings.cluster.add(identity("late"))
+    assert many_bindings.wanted() == ["default/late"]
+    many_bindings.cluster.add(identity("late", resource_id="nonsense"))
+    assert many_bindings.wanted() == []
+    many_bindings.cluster.add(identity("late"))
+    many_bindings.cluster.remove(identity("late"))
+    assert many_bindings.wanted() == []
 
 
 def test_an_identity_that_becomes_namespaced_serves_other_namespaces_no_longer() -> None:
-    crowd = Crowd()
-    crowd.give("theirs", "platform")
-    assert crowd.wanted() == ["platform/theirs"]
-    crowd.cluster.add(identity("theirs", namespace="platform", namespaced=True))
-    assert crowd.wanted() == []
-    crowd.cluster.add(identity("theirs", namespace="platform"))
-    assert crowd.wanted() == ["platform/theirs"]
+    many_bindings = ManyBindings()
+    many_bindings.give("theirs", "platform")
+    assert many_bindings.wanted() == ["platform/theirs"]
+    many_bindings.cluster.add(identity("theirs", namespace="platform", namespaced=True))
+    assert many_bindings.wanted() == []
+    many_bindings.cluster.add(identity("theirs", namespace="platform"))
+    assert many_bindings.wanted() == ["platform/theirs"]
 
 
 NAMESPACES = ("default", "evil", "platform")
@@ -283,8 +283,8 @@ NAMESPACES = ("default", "evil", "platform")
 @given(st.data())
 def test_any_order_of_changes_results_in_what_the_rule_states(data: st.DataObject) -> None:
     """The index after any changes is that of the objects that are there, and the wants are those of a slow reader."""
-    crowd = Crowd(force_namespaced=data.draw(st.booleans()))
-    cluster = crowd.cluster
+    many_bindings = ManyBindings(force_namespaced=data.draw(st.booleans()))
+    cluster = many_bindings.cluster
     cluster.add(pod("other", namespace="evil"))
     identities: dict[Key, AzureIdentity] = {}
     bindings: dict[Key, AzureIdentityBinding] = {}
@@ -321,7 +321,7 @@ def test_any_order_of_changes_results_in_what_the_rule_states(data: st.DataObjec
                 found = identities.get((each.metadata.namespace, each.spec.azure_identity))
                 if found is None or found.spec.type == 9 or each.spec.selector != "demo":
                     continue
-                everywhere = not (crowd.forced or found.namespaced)
+                everywhere = not (many_bindings.forced or found.namespaced)
                 if everywhere or each.metadata.namespace == of:
                     expected.add("/".join(found.key))
             assert wanted(cluster.view, there, of) == sorted(expected)

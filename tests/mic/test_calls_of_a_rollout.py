@@ -8,7 +8,7 @@ import pytest
 
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import set_id, vm_id
-from tests.mic.little_cloud import LittleCloud, little_cloud
+from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 
 PODS = 60
 IDENTITIES = 5
@@ -16,8 +16,8 @@ NODES = 3
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
-    async with little_cloud(tmp_path) as made:
+async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
+    async with emulated_cloud(tmp_path) as made:
         for number in range(NODES):
             made.node(f"s{number}", f"azure://{set_id()}/virtualMachines/{number}")
         for number in range(IDENTITIES):
@@ -26,7 +26,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
 
 
 @pytest.fixture
-def writes(cloud: LittleCloud) -> Counter[str]:
+def writes(cloud: EmulatedCloud) -> Counter[str]:
     """Requests by MIC that change AzureAssignedIdentities, by method."""
     count: Counter[str] = Counter()
 
@@ -38,17 +38,17 @@ def writes(cloud: LittleCloud) -> Counter[str]:
     return count
 
 
-def roll_out(cloud: LittleCloud, begin: int = 0, count: int = PODS) -> None:
+def roll_out(cloud: EmulatedCloud, begin: int = 0, count: int = PODS) -> None:
     for number in range(begin, begin + count):
         cloud.pod(f"web-{number}", f"s{number % NODES}", label=f"demo-{number % IDENTITIES}")
 
 
-async def all_assigned(cloud: LittleCloud, count: int) -> None:
+async def all_assigned(cloud: EmulatedCloud, count: int) -> None:
     await cloud.until(lambda: [*cloud.assigned().values()] == ["Assigned"] * count, f"{count} Assigned")
 
 
 async def test_a_rollout_on_one_scale_set_costs_one_update_and_at_most_two_writes_per_pod(
-    cloud: LittleCloud, writes: Counter[str]
+    cloud: EmulatedCloud, writes: Counter[str]
 ) -> None:
     await cloud.mic()
     roll_out(cloud)
@@ -60,7 +60,7 @@ async def test_a_rollout_on_one_scale_set_costs_one_update_and_at_most_two_write
 
 
 async def test_pods_of_attached_identities_cost_one_write_each_and_no_azure_call(
-    cloud: LittleCloud, writes: Counter[str]
+    cloud: EmulatedCloud, writes: Counter[str]
 ) -> None:
     await cloud.mic()
     roll_out(cloud)
@@ -74,7 +74,7 @@ async def test_pods_of_attached_identities_cost_one_write_each_and_no_azure_call
 
 
 async def test_a_scale_set_that_loses_all_pods_costs_one_update_and_two_writes_per_pod(
-    cloud: LittleCloud, writes: Counter[str]
+    cloud: EmulatedCloud, writes: Counter[str]
 ) -> None:
     await cloud.mic()
     roll_out(cloud)
@@ -88,7 +88,7 @@ async def test_a_scale_set_that_loses_all_pods_costs_one_update_and_two_writes_p
     assert writes == {"DELETE": PODS, "PATCH": PODS}
 
 
-async def test_a_queued_revocation_is_sent_once(cloud: LittleCloud, writes: Counter[str]) -> None:
+async def test_a_queued_revocation_is_sent_once(cloud: EmulatedCloud, writes: Counter[str]) -> None:
     await cloud.mic("--clientQps=40", "--client-burst=1")
     roll_out(cloud, count=20)
     await all_assigned(cloud, 20)
@@ -100,7 +100,7 @@ async def test_a_queued_revocation_is_sent_once(cloud: LittleCloud, writes: Coun
 
 
 async def test_a_start_with_all_identities_assigned_sends_no_azure_call(
-    cloud: LittleCloud, writes: Counter[str]
+    cloud: EmulatedCloud, writes: Counter[str]
 ) -> None:
     first = await cloud.mic()
     roll_out(cloud)

@@ -21,7 +21,7 @@ from mic.reconciliation.work_queue import PassResult
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity, Pod
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, vm_id
-from tests.mic.stage import VM, Stage, a_stage
+from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
 
 OWN, KUBELETS = "0a000000-0000-0000-0000-000000000001", "0b000000-0000-0000-0000-000000000002"
 DISHONEST = identity("own", client_id=KUBELETS)
@@ -30,9 +30,9 @@ HOST = vm_id("n0")
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
+async def stage() -> AsyncIterator[ReconcileBench]:
     """A VM with the identity `own` on it, and the kubelet's."""
-    async with a_stage() as made:
+    async with reconcile_bench() as made:
         attached = {
             identity_id(name).lower(): Attached(identity_id(name), client_id)
             for name, client_id in (("own", OWN), ("kubelet", KUBELETS))
@@ -41,14 +41,14 @@ async def stage() -> AsyncIterator[Stage]:
         yield made
 
 
-def bind(stage: Stage, given: AzureIdentity, *pods: Pod) -> None:
+def bind(stage: ReconcileBench, given: AzureIdentity, *pods: Pod) -> None:
     stage.view.identities.upserted(None, given)
     stage.view.bindings.upserted(None, binding(identity=given.metadata.name))
     for each in pods or (pod(),):
         stage.view.pods.upserted(None, each)
 
 
-async def told_in_events(stage: Stage) -> set[tuple[str, str]]:
+async def event_messages(stage: ReconcileBench) -> set[tuple[str, str]]:
     """The kinds of the objects that were warned about, and the reasons."""
     await stage.recorder.flushed()
     warnings = [each for each in stage.api.store.list("events") if each["type"] == "Warning"]
@@ -59,7 +59,7 @@ async def told_in_events(stage: Stage) -> set[tuple[str, str]]:
 
 
 async def test_a_wrong_client_id_stays_created_and_the_object_and_events_name_both_ids(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+    stage: ReconcileBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         bind(stage, DISHONEST)
@@ -69,7 +69,7 @@ async def test_a_wrong_client_id_stays_created_and_the_object_and_events_name_bo
     assert OWN in message
     assert KUBELETS in message
     assert "default/own" in message
-    assert await told_in_events(stage) == {
+    assert await event_messages(stage) == {
         ("AzureIdentity", "invalid identity"),
         ("AzureIdentityBinding", "binding apply error"),
         ("Pod", "binding apply error"),
@@ -80,21 +80,21 @@ async def test_a_wrong_client_id_stays_created_and_the_object_and_events_name_bo
 
 
 @pytest.mark.parametrize("given", [HONEST, identity("own", client_id=" ")], ids=["in-any-case", "none-named"])
-async def test_the_other_identity_is_assigned(stage: Stage, given: AzureIdentity) -> None:
+async def test_the_other_identity_is_assigned(stage: ReconcileBench, given: AzureIdentity) -> None:
     bind(stage, given)
     await stage.reconcile()
     assert stage.statuses() == {"web-default-own": "Assigned"}
-    assert await told_in_events(stage) == set()
+    assert await event_messages(stage) == set()
 
 
-async def test_without_a_client_id_from_azure_the_identity_is_assigned(stage: Stage) -> None:
+async def test_without_a_client_id_from_azure_the_identity_is_assigned(stage: ReconcileBench) -> None:
     stage.hosts.state = HostIdentities()
     bind(stage, DISHONEST)
     await stage.reconcile()
     assert stage.statuses() == {"web-default-own": "Assigned"}
 
 
-async def test_a_client_id_that_azure_reports_later_withdraws_it_at_the_next_read(stage: Stage) -> None:
+async def test_a_client_id_that_azure_reports_later_withdraws_it_at_the_next_read(stage: ReconcileBench) -> None:
     """As after an upgrade: an earlier version without the comparison assigned the object."""
     known = stage.hosts.state
     stage.hosts.state = HostIdentities()
@@ -106,10 +106,10 @@ async def test_a_client_id_that_azure_reports_later_withdraws_it_at_the_next_rea
     assert await stage.reconcile() == PassResult()
     assert stage.statuses() == {"web-default-own": "Created"}
     assert KUBELETS in stage.message("web-default-own")
-    assert ("AzureIdentity", "invalid identity") in await told_in_events(stage)
+    assert ("AzureIdentity", "invalid identity") in await event_messages(stage)
 
 
-async def test_a_wrong_client_id_costs_no_further_call_or_write(stage: Stage) -> None:
+async def test_a_wrong_client_id_costs_no_further_call_or_write(stage: ReconcileBench) -> None:
     bind(stage, DISHONEST, pod(), pod("second"))
     assert await stage.reconcile() == PassResult(), (
         "nothing but an event, or the ordinary read, makes another round worth while"
@@ -138,7 +138,7 @@ async def test_a_wrong_client_id_costs_no_further_call_or_write(stage: Stage) ->
     )
 
 
-async def test_the_corrected_object_is_assigned_immediately_and_its_message_is_removed(stage: Stage) -> None:
+async def test_the_corrected_object_is_assigned_immediately_and_its_message_is_removed(stage: ReconcileBench) -> None:
     bind(stage, DISHONEST)
     await stage.reconcile()
     stage.view.identities.upserted(DISHONEST, HONEST)
@@ -147,22 +147,23 @@ async def test_the_corrected_object_is_assigned_immediately_and_its_message_is_r
     assert stage.message("web-default-own") == ""
 
 
-async def test_an_identity_recreated_on_azure_is_read_before_its_object_is_blamed(stage: Stage) -> None:
+async def test_an_identity_recreated_on_azure_is_read_before_its_object_is_blamed(stage: ReconcileBench) -> None:
     bind(stage, HONEST)
     await stage.reconcile()
     key = identity_id("own").lower()
-    anew = "0c000000-0000-0000-0000-000000000003"
+    recreated_client_id = "0c000000-0000-0000-0000-000000000003"
     stage.hosts.state = replace(
-        stage.hosts.state, attached={**stage.hosts.state.attached, key: Attached(identity_id("own"), anew)}
+        stage.hosts.state,
+        attached={**stage.hosts.state.attached, key: Attached(identity_id("own"), recreated_client_id)},
     )
     stage.time.now += DOUBT_SECONDS + 1
-    stage.view.identities.upserted(HONEST, identity("own", client_id=anew))
+    stage.view.identities.upserted(HONEST, identity("own", client_id=recreated_client_id))
     await stage.reconcile()
     await stage.reconcile()
     assert stage.statuses() == {"web-default-own": "Assigned"}
 
 
-async def test_an_endlessly_changing_object_causes_at_most_two_azure_reads_per_minute(stage: Stage) -> None:
+async def test_an_endlessly_changing_object_causes_at_most_two_azure_reads_per_minute(stage: ReconcileBench) -> None:
     bind(stage, DISHONEST)
     before, began = DISHONEST, stage.time.now
     await stage.reconcile()

@@ -51,7 +51,7 @@ class Token:
 
 
 @dataclass
-class World:
+class ArmUnderTest:
     arm: Arm
     directory: Directory
     compute: Compute
@@ -62,7 +62,7 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def arm_under_test() -> AsyncIterator[ArmUnderTest]:
     directory, mint, authority = Directory(), await asyncio.to_thread(TokenMint), await asyncio.to_thread(Authority)
     arm = Arm(directory, mint)
     await arm.start(ssl_context=await asyncio.to_thread(authority.server_context))
@@ -88,7 +88,7 @@ async def world() -> AsyncIterator[World]:
         observe=lambda kind, _seconds, outcome: observed.append((kind, outcome)),
     )
     try:
-        yield World(arm, directory, compute, observed)
+        yield ArmUnderTest(arm, directory, compute, observed)
     finally:
         await compute.aclose()
         await arm.stop()
@@ -100,16 +100,18 @@ def host(text: str) -> Host:
     return parsed
 
 
-async def put(world: World, on: Host, *names: str) -> HostIdentities:
-    planned = change(await world.compute.get(on), [identity_id(name) for name in names], [])
+async def put(arm_under_test: ArmUnderTest, on: Host, *names: str) -> HostIdentities:
+    planned = change(await arm_under_test.compute.get(on), [identity_id(name) for name in names], [])
     assert planned is not None
-    return await world.compute.update(on, planned)
+    return await arm_under_test.compute.update(on, planned)
 
 
 @pytest.mark.parametrize("text", [vm_id(), set_id()], ids=["vm", "scale-set"])
-async def test_adding_sends_only_the_identity_part_and_reads_the_result(world: World, text: str) -> None:
-    after = await put(world, host(text), "one")
-    assert world.bodies() == [
+async def test_adding_sends_only_the_identity_part_and_reads_the_result(
+    arm_under_test: ArmUnderTest, text: str
+) -> None:
+    after = await put(arm_under_test, host(text), "one")
+    assert arm_under_test.bodies() == [
         {"identity": {"type": "UserAssigned", "userAssignedIdentities": {identity_id("one"): {}}}}
     ]
     assert after.type == "UserAssigned"
@@ -118,142 +120,144 @@ async def test_adding_sends_only_the_identity_part_and_reads_the_result(world: W
     assert after.provisioning_state == "Succeeded"
     kind = "vmss" if text == set_id() else "vm"
     polls = [("operation_get", "ok")] * 2  # the operation, and the host as it left it
-    assert world.observed == [(f"{kind}_get", "ok"), *polls, (f"{kind}_update", "ok")]
+    assert arm_under_test.observed == [(f"{kind}_get", "ok"), *polls, (f"{kind}_update", "ok")]
 
 
-async def test_removal_is_sent_as_null(world: World) -> None:
+async def test_removal_is_sent_as_null(arm_under_test: ArmUnderTest) -> None:
     on = host(vm_id())
-    before = await put(world, on, "one", "two")
+    before = await put(arm_under_test, on, "one", "two")
     planned = change(before, [identity_id("three")], [identity_id("one")])
     assert planned is not None
-    after = await world.compute.update(on, planned)
-    sent = world.bodies()[-1]["identity"]["userAssignedIdentities"]
+    after = await arm_under_test.compute.update(on, planned)
+    sent = arm_under_test.bodies()[-1]["identity"]["userAssignedIdentities"]
     assert sorted(sent.values(), key=str) == [None, {}] or sorted(sent.values(), key=str) == [{}, None]
     assert {key.rpartition("/")[2] for key in after.attached} == {"two", "three"}
 
 
-async def test_removing_the_last_identity_changes_the_type_to_none(world: World) -> None:
+async def test_removing_the_last_identity_changes_the_type_to_none(arm_under_test: ArmUnderTest) -> None:
     on = host(set_id())
-    before = await put(world, on, "one")
+    before = await put(arm_under_test, on, "one")
     planned = change(before, [], [identity_id("one")])
     assert planned is not None
-    after = await world.compute.update(on, planned)
+    after = await arm_under_test.compute.update(on, planned)
     assert after.attached == {}
-    assert world.bodies()[-1] == {"identity": {"type": "None"}}
+    assert arm_under_test.bodies()[-1] == {"identity": {"type": "None"}}
 
 
-async def test_a_type_change_of_a_stale_version_is_a_conflict(world: World) -> None:
+async def test_a_type_change_of_a_stale_version_is_a_conflict(arm_under_test: ArmUnderTest) -> None:
     on = host(vm_id())
-    stale = await world.compute.get(on)
-    await put(world, on, "one")
+    stale = await arm_under_test.compute.get(on)
+    await put(arm_under_test, on, "one")
     planned = change(stale, [identity_id("two")], [])
     assert planned is not None
     with pytest.raises(UpdateConflict):
-        await world.compute.update(on, planned)
-    assert world.arm.vm(vm_id()).identities == {identity_id("one").lower()}
+        await arm_under_test.compute.update(on, planned)
+    assert arm_under_test.arm.vm(vm_id()).identities == {identity_id("one").lower()}
 
 
-async def test_an_operation_is_polled_until_it_ends(world: World) -> None:
-    world.arm.vm(vm_id()).operation_seconds = 0.5
-    after = await put(world, host(vm_id()), "one")
+async def test_an_operation_is_polled_until_it_ends(arm_under_test: ArmUnderTest) -> None:
+    arm_under_test.arm.vm(vm_id()).operation_seconds = 0.5
+    after = await put(arm_under_test, host(vm_id()), "one")
     assert after.provisioning_state == "Succeeded"
-    polls = [call for call in world.arm.calls if "/operations/" in call.path]
+    polls = [call for call in arm_under_test.arm.calls if "/operations/" in call.path]
     assert 2 <= len(polls) <= 4, "0.2 s, then growing"
-    assert polls[0].at - world.arm.writes()[0].at >= 0.15
+    assert polls[0].at - arm_under_test.arm.writes()[0].at >= 0.15
 
 
-async def test_a_host_unknown_to_azure_is_reported_as_gone(world: World) -> None:
+async def test_a_host_unknown_to_azure_is_reported_as_gone(arm_under_test: ArmUnderTest) -> None:
     on = host(vm_id("nowhere"))
-    assert await world.compute.get(on) == GONE
+    assert await arm_under_test.compute.get(on) == GONE
     planned = change(HostIdentities(), [identity_id("one")], [])
     assert planned is not None
-    assert await world.compute.update(on, planned) == GONE
+    assert await arm_under_test.compute.update(on, planned) == GONE
 
 
 @pytest.mark.parametrize(("path", "kind"), [("virtualMachines", Missing), ("operations", AzureError)])
 async def test_a_404_that_does_not_concern_the_host_does_not_report_it_as_gone(
-    world: World, path: str, kind: type[AzureError]
+    arm_under_test: ArmUnderTest, path: str, kind: type[AzureError]
 ) -> None:
     on = host(vm_id())
-    planned = change(await world.compute.get(on), [identity_id("one")], [])
+    planned = change(await arm_under_test.compute.get(on), [identity_id("one")], [])
     assert planned is not None
-    world.arm.faults.add(ResponseFault(status=404, path=path))
+    arm_under_test.arm.faults.add(ResponseFault(status=404, path=path))
     with pytest.raises(AzureError) as failed:
-        await world.compute.update(on, planned)
+        await arm_under_test.compute.update(on, planned)
     assert type(failed.value) is kind
 
 
-async def test_refused_identities_are_named(world: World) -> None:
-    world.arm.marked.unauthorized.add(identity_id("two").lower())
+async def test_refused_identities_are_named(arm_under_test: ArmUnderTest) -> None:
+    arm_under_test.arm.marked.unauthorized.add(identity_id("two").lower())
     with pytest.raises(BadIdentities) as refused:
-        await put(world, host(vm_id()), "one", "two")
+        await put(arm_under_test, host(vm_id()), "one", "two")
     assert refused.value.ids == {identity_id("two").lower()}
     with pytest.raises(BadIdentities) as refused:
-        await put(world, host(vm_id()), "one", "unheard-of")
+        await put(arm_under_test, host(vm_id()), "one", "unheard-of")
     assert refused.value.ids == {identity_id("unheard-of").lower()}
 
 
-async def test_a_failed_operation_names_the_identity_too(world: World) -> None:
-    machine = world.arm.vm(vm_id())
+async def test_a_failed_operation_names_the_identity_too(arm_under_test: ArmUnderTest) -> None:
+    machine = arm_under_test.arm.vm(vm_id())
     machine.failing_next = [no_such_identity(machine, identity_id("two"))]
     with pytest.raises(BadIdentities) as refused:
-        await put(world, host(vm_id()), "one", "two")
+        await put(arm_under_test, host(vm_id()), "one", "two")
     assert refused.value.ids == {identity_id("two").lower()}
     assert machine.identities == set()
-    assert world.observed[-1] == ("vm_update", "refused")
+    assert arm_under_test.observed[-1] == ("vm_update", "refused")
 
 
-async def test_a_caller_whose_token_is_rejected_reports_a_problem_until_it_is_accepted(world: World) -> None:
-    credential: Any = world.compute._credential
+async def test_a_caller_whose_token_is_rejected_reports_a_problem_until_it_is_accepted(
+    arm_under_test: ArmUnderTest,
+) -> None:
+    credential: Any = arm_under_test.compute._credential
     good, credential.token = credential.token, "nonsense"
     with pytest.raises(SignInFailed):
-        await world.compute.get(host(vm_id()))
-    assert "check the credentials" in str(world.compute.sign_in_problem)
+        await arm_under_test.compute.get(host(vm_id()))
+    assert "check the credentials" in str(arm_under_test.compute.sign_in_problem)
     credential.token = good
-    world.compute._clients.clear()  # the SDK keeps the token that it got
-    world.arm.faults.add(ResponseFault(status=403))
+    arm_under_test.compute._clients.clear()  # the SDK keeps the token that it got
+    arm_under_test.arm.faults.add(ResponseFault(status=403))
     with pytest.raises(Refused):
-        await world.compute.get(host(vm_id()))
-    assert world.compute.sign_in_problem is None, "that is about a role"
+        await arm_under_test.compute.get(host(vm_id()))
+    assert arm_under_test.compute.sign_in_problem is None, "that is about a role"
 
 
-async def test_an_interrupted_call_is_no_success(world: World) -> None:
-    world.compute.sign_in_problem = "still"
-    world.arm.faults.add(ResponseFault(delay_seconds=1.0))
+async def test_an_interrupted_call_is_no_success(arm_under_test: ArmUnderTest) -> None:
+    arm_under_test.compute.sign_in_problem = "still"
+    arm_under_test.arm.faults.add(ResponseFault(delay_seconds=1.0))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
-            await world.compute.get(host(vm_id()))
-    assert world.observed == [("vm_get", "unreachable")]
-    assert world.compute.sign_in_problem == "still", "no call has succeeded since"
+            await arm_under_test.compute.get(host(vm_id()))
+    assert arm_under_test.observed == [("vm_get", "unreachable")]
+    assert arm_under_test.compute.sign_in_problem == "still", "no call has succeeded since"
 
 
-async def test_throttling_is_reported_and_not_retried(world: World) -> None:
-    world.arm.faults.add(ResponseFault(status=429, headers={"Retry-After": "7"}))
+async def test_throttling_is_reported_and_not_retried(arm_under_test: ArmUnderTest) -> None:
+    arm_under_test.arm.faults.add(ResponseFault(status=429, headers={"Retry-After": "7"}))
     with pytest.raises(Throttled) as throttled:
-        await world.compute.get(host(vm_id()))
+        await arm_under_test.compute.get(host(vm_id()))
     assert throttled.value.retry_after == 7.0
-    assert len(world.arm.reads()) == 1
-    assert world.observed == [("vm_get", "throttled")]
+    assert len(arm_under_test.arm.reads()) == 1
+    assert arm_under_test.observed == [("vm_get", "throttled")]
 
 
-async def test_a_caller_without_a_role_is_refused(world: World) -> None:
-    world.directory._roles.clear()
+async def test_a_caller_without_a_role_is_refused(arm_under_test: ArmUnderTest) -> None:
+    arm_under_test.directory._roles.clear()
     with pytest.raises(Refused):
-        await world.compute.get(host(vm_id()))
+        await arm_under_test.compute.get(host(vm_id()))
 
 
-async def test_an_unreachable_resource_manager_is_unreachable(world: World) -> None:
-    await world.arm.stop()
+async def test_an_unreachable_resource_manager_is_unreachable(arm_under_test: ArmUnderTest) -> None:
+    await arm_under_test.arm.stop()
     with pytest.raises(Unreachable):
-        await world.compute.get(host(vm_id()))
+        await arm_under_test.compute.get(host(vm_id()))
 
 
-async def test_the_api_version_is_pinned(world: World) -> None:
-    await world.compute.get(host(vm_id()))
-    assert world.compute._api_version == "2024-07-01"
+async def test_the_api_version_is_pinned(arm_under_test: ArmUnderTest) -> None:
+    await arm_under_test.compute.get(host(vm_id()))
+    assert arm_under_test.compute._api_version == "2024-07-01"
 
 
-async def test_the_token_is_for_resource_manager_of_the_cloud(world: World) -> None:
-    await world.compute.get(host(vm_id()))
-    credential: Any = world.compute._credential
+async def test_the_token_is_for_resource_manager_of_the_cloud(arm_under_test: ArmUnderTest) -> None:
+    await arm_under_test.compute.get(host(vm_id()))
+    credential: Any = arm_under_test.compute._credential
     assert credential.scopes == ["https://management.azure.com/.default"]

@@ -10,22 +10,22 @@ import pytest
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.imds import HostIdentities, Imds
 from tests.mic.cluster import identity_id, vm_id
-from tests.mic.little_cloud import LittleCloud, little_cloud
+from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 
 SHORT_SECONDS = 200.0
 """MIC requests a token with less than five minutes left again before each request."""
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
-    async with little_cloud(tmp_path) as made:
+async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
+    async with emulated_cloud(tmp_path) as made:
         made.node("n0")
         made.node("n1")
         made.identity()
         yield made
 
 
-def config(cloud: LittleCloud, **changed: Any) -> None:
+def config(cloud: EmulatedCloud, **changed: Any) -> None:
     """Change fields of azure.json."""
     path = cloud.folder / "azure.json"
     fresh = path.with_suffix(".new")
@@ -33,12 +33,12 @@ def config(cloud: LittleCloud, **changed: Any) -> None:
     fresh.rename(path)
 
 
-async def assigned(cloud: LittleCloud, pod: str, node: str) -> None:
+async def assigned(cloud: EmulatedCloud, pod: str, node: str) -> None:
     cloud.pod(pod, node)
     await cloud.until(lambda: cloud.assigned().get(f"{pod}-default-demo") == "Assigned", pod)
 
 
-async def test_a_secret_rotated_while_mic_runs_is_used_for_the_next_token(cloud: LittleCloud) -> None:
+async def test_a_secret_rotated_while_mic_runs_is_used_for_the_next_token(cloud: EmulatedCloud) -> None:
     cloud.aad.token_seconds = SHORT_SECONDS
     client_id = json.loads((cloud.folder / "azure.json").read_text())["aadClientId"]
     application = cloud.directory.application(client_id)
@@ -68,7 +68,7 @@ async def test_a_secret_rotated_while_mic_runs_is_used_for_the_next_token(cloud:
     assert first not in mic.said()
 
 
-async def test_the_environment_is_used_without_a_file(cloud: LittleCloud) -> None:
+async def test_the_environment_is_used_without_a_file(cloud: EmulatedCloud) -> None:
     principal = cloud.directory.add_principal()
     cloud.directory.grant(principal.object_id, "Contributor")
     await cloud.mic(
@@ -88,7 +88,7 @@ async def test_the_environment_is_used_without_a_file(cloud: LittleCloud) -> Non
 
 
 @pytest.fixture
-async def imds(cloud: LittleCloud) -> AsyncIterator[Imds]:
+async def imds(cloud: EmulatedCloud) -> AsyncIterator[Imds]:
     """The IMDS of MIC's own node, which has two user-assigned identities and its own."""
     served = Imds(cloud.mint)
     system = ManagedIdentity(vm_id("mic"), "client-system", "object-system", cloud.directory.tenant_id)
@@ -109,7 +109,7 @@ async def imds(cloud: LittleCloud) -> AsyncIterator[Imds]:
     ],
 )
 async def test_a_managed_identity_signs_in_at_imds(
-    cloud: LittleCloud, imds: Imds, fields: Mapping[str, Any] | None, environ: Mapping[str, str], speaks: str
+    cloud: EmulatedCloud, imds: Imds, fields: Mapping[str, Any] | None, environ: Mapping[str, str], speaks: str
 ) -> None:
     user = cloud.directory.identity(identity_id("mic1"))
     assert user is not None
@@ -132,7 +132,7 @@ async def test_a_managed_identity_signs_in_at_imds(
 
 @pytest.mark.parametrize("spelled", ["client-demo", identity_id("demo").upper()])
 async def test_an_identity_that_becomes_the_clusters_own_while_mic_runs_is_never_detached(
-    cloud: LittleCloud, spelled: str
+    cloud: EmulatedCloud, spelled: str
 ) -> None:
     cloud.identity("other")
     mic = await cloud.mic()

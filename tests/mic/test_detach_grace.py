@@ -7,20 +7,20 @@ import pytest
 from mic.azure.memory import HostMemory
 from mic.reconciliation.work_queue import PassResult
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, vm_id
-from tests.mic.little_cloud import ASSIGNED
-from tests.mic.stage import VM, Stage, a_stage
+from tests.mic.emulated_cloud import ASSIGNED
+from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
 
 DEMO = identity_id("demo").lower()
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with a_stage(grace_seconds=100.0) as made:
+async def stage() -> AsyncIterator[ReconcileBench]:
+    async with reconcile_bench(grace_seconds=100.0) as made:
         yield made
 
 
 async def test_the_object_is_revoked_immediately_and_the_identity_is_detached_after_the_grace_period(
-    stage: Stage,
+    stage: ReconcileBench,
 ) -> None:
     stage.bind()
     await stage.reconcile()
@@ -40,7 +40,7 @@ async def test_the_object_is_revoked_immediately_and_the_identity_is_detached_af
     assert stage.statuses() == {}
 
 
-async def test_a_pod_created_within_the_grace_period_is_assigned_without_an_azure_call(stage: Stage) -> None:
+async def test_a_pod_created_within_the_grace_period_is_assigned_without_an_azure_call(stage: ReconcileBench) -> None:
     stage.bind()
     await stage.reconcile()
     stage.unbind()
@@ -55,7 +55,7 @@ async def test_a_pod_created_within_the_grace_period_is_assigned_without_an_azur
     assert record["aadpodidentity.k8s.io/attached-by"] == "mic"
 
 
-async def test_the_grace_period_starts_again_when_the_next_pod_ends(stage: Stage) -> None:
+async def test_the_grace_period_starts_again_when_the_next_pod_ends(stage: ReconcileBench) -> None:
     stage.bind()
     await stage.reconcile()
     stage.unbind()
@@ -70,7 +70,7 @@ async def test_the_grace_period_starts_again_when_the_next_pod_ends(stage: Stage
     assert DEMO in stage.hosts.state.attached
 
 
-async def test_another_update_of_the_host_does_not_detach_it_early(stage: Stage) -> None:
+async def test_another_update_of_the_host_does_not_detach_it_early(stage: ReconcileBench) -> None:
     stage.bind()
     await stage.reconcile()
     stage.unbind()
@@ -83,7 +83,7 @@ async def test_another_update_of_the_host_does_not_detach_it_early(stage: Stage)
     assert stage.statuses() == {"other-default-other": "Assigned"}
 
 
-async def test_a_new_leader_counts_from_its_first_read(stage: Stage) -> None:
+async def test_a_new_leader_counts_from_its_first_read(stage: ReconcileBench) -> None:
     stage.bind()
     await stage.reconcile()
     stage.unbind()
@@ -98,7 +98,7 @@ async def test_a_new_leader_counts_from_its_first_read(stage: Stage) -> None:
     assert stage.hosts.state.attached == {}
 
 
-async def test_an_identity_detached_by_another_program_blocks_no_object(stage: Stage) -> None:
+async def test_an_identity_detached_by_another_program_blocks_no_object(stage: ReconcileBench) -> None:
     stage.bind()
     await stage.reconcile()
     stage.unbind()

@@ -16,7 +16,7 @@ import pytest
 
 from podidentity_sandbox.faults import FakeResponse, FaultProxy, Mode, StatusProxy
 from tests.mic.cluster import vm_id
-from tests.mic.little_cloud import LittleCloud, Mic, little_cloud
+from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
 
 pytestmark = pytest.mark.programs
 
@@ -27,10 +27,10 @@ LINES_MOST: Final = 150
 
 
 @dataclass
-class Stage:
+class ReconcileBench:
     """The cloud, and MIC that reaches both servers through proxies."""
 
-    cloud: LittleCloud
+    cloud: EmulatedCloud
     mic: Mic
     api: StatusProxy
     arm: StatusProxy
@@ -38,8 +38,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def _stage(folder: Path) -> AsyncIterator[Stage]:
-    async with little_cloud(folder) as cloud:
+async def _proxied_cloud(folder: Path) -> AsyncIterator[ReconcileBench]:
+    async with emulated_cloud(folder) as cloud:
         inside, outside = cloud.api.authority.client_context(), cloud.api.authority.server_context()
         proxies = [
             StatusProxy(url, upstream_tls=inside, serving_tls=outside) for url in (cloud.api.server, cloud.arm.url)
@@ -59,7 +59,7 @@ async def _stage(folder: Path) -> AsyncIterator[Stage]:
             cloud.pod("goes", "n1")
             mic = await cloud.mic("--leader-election-duration=30s")
             await cloud.until(lambda: cloud.assigned() == dict.fromkeys(_names("stays", "goes"), "Assigned"))
-            yield Stage(cloud, mic, proxies[0], proxies[1], {"api": cables[0], "arm": cables[1]})
+            yield ReconcileBench(cloud, mic, proxies[0], proxies[1], {"api": cables[0], "arm": cables[1]})
         finally:
             for cable in cables:
                 await cable.stop()
@@ -68,8 +68,8 @@ async def _stage(folder: Path) -> AsyncIterator[Stage]:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with _stage(tmp_path) as made:
+async def stage(tmp_path: Path) -> AsyncIterator[ReconcileBench]:
+    async with _proxied_cloud(tmp_path) as made:
         yield made
 
 
@@ -77,7 +77,7 @@ def _names(*pods: str) -> list[str]:
     return [f"{pod}-default-demo" for pod in pods]
 
 
-async def _endures(stage: Stage, ends: Callable[[], object]) -> None:
+async def _endures(stage: ReconcileBench, ends: Callable[[], object]) -> None:
     """Pods come and go in the middle of trouble that has begun, which *ends* after a while; all is well then."""
     before, lines = _requests(stage), len(stage.mic.said().splitlines())
     stage.cloud.pod("comes", "n1")
@@ -106,7 +106,7 @@ async def _awaited(result: object) -> None:
         await result
 
 
-def _requests(stage: Stage) -> int:
+def _requests(stage: ReconcileBench) -> int:
     return sum(
         proxy.passed + sum(proxy.responses.values()) + cable.counts.accepted
         for proxy, cable in ((stage.api, stage.cables["api"]), (stage.arm, stage.cables["arm"]))
@@ -122,7 +122,7 @@ def _refusal(status: int, retry_after: str = "") -> FakeResponse:
 @pytest.mark.parametrize(
     "answer", [_refusal(500), _refusal(409), _refusal(429, "1"), _refusal(410)], ids=lambda a: a.status
 )
-async def test_an_api_server_that_returns_errors(stage: Stage, answer: FakeResponse) -> None:
+async def test_an_api_server_that_returns_errors(stage: ReconcileBench, answer: FakeResponse) -> None:
     stage.api.respond(answer)
     stage.cloud.api.compact()
     stage.cloud.api.drop_watches()
@@ -130,7 +130,7 @@ async def test_an_api_server_that_returns_errors(stage: Stage, answer: FakeRespo
 
 
 @pytest.mark.parametrize("answer", [_refusal(500), _refusal(409), _refusal(429, "2")], ids=lambda a: a.status)
-async def test_a_resource_manager_that_returns_errors(stage: Stage, answer: FakeResponse) -> None:
+async def test_a_resource_manager_that_returns_errors(stage: ReconcileBench, answer: FakeResponse) -> None:
     stage.arm.respond(answer)
     await _endures(stage, stage.arm.clear)
 
@@ -140,7 +140,7 @@ async def test_a_resource_manager_that_returns_errors(stage: Stage, answer: Fake
     [("api", Mode.REFUSE), ("api", Mode.SILENT), ("arm", Mode.RESET), ("arm", Mode.SILENT)],
     ids=lambda each: getattr(each, "value", each),
 )
-async def test_an_unreachable_server(stage: Stage, server: str, mode: Mode) -> None:
+async def test_an_unreachable_server(stage: ReconcileBench, server: str, mode: Mode) -> None:
     cable = stage.cables[server]
     await cable.set_mode(mode)
     if mode is Mode.REFUSE:
@@ -149,6 +149,6 @@ async def test_an_unreachable_server(stage: Stage, server: str, mode: Mode) -> N
 
 
 @pytest.mark.parametrize("server", ["api", "arm"])
-async def test_a_slow_server(stage: Stage, server: str) -> None:
+async def test_a_slow_server(stage: ReconcileBench, server: str) -> None:
     stage.cables[server].pace.latency_seconds = 0.3
     await _endures(stage, lambda: setattr(stage.cables[server].pace, "latency_seconds", 0.0))

@@ -8,25 +8,25 @@ import pytest
 from mic.decisions.assignments import misconfigured
 from podidentity_sandbox.kubeapi.history import Change
 from tests.mic.cluster import identity, identity_id, set_id, vm_id
-from tests.mic.little_cloud import ASSIGNED, IDENTITIES, LittleCloud
+from tests.mic.emulated_cloud import ASSIGNED, IDENTITIES, EmulatedCloud
 
 TEAM = "team"
 MIC_ROUND_SECONDS = 2.0
 """Far more than a round that finds its work, and far less than what would be waited for otherwise."""
 
 
-def team(cloud: LittleCloud, *, type_: int) -> None:
+def team(cloud: EmulatedCloud, *, type_: int) -> None:
     """A namespace with an identity of this type and its binding; a federated one keeps the resource id it once had."""
     cloud.api.store.create("namespaces", {"metadata": {"name": TEAM}})
     cloud.identity(namespace=TEAM, type=type_, tenantID="t")
 
 
-def turn(cloud: LittleCloud, type_: int) -> None:
+def turn(cloud: EmulatedCloud, type_: int) -> None:
     """Give the identity another type and leave all else of it."""
     cloud.api.store.patch(IDENTITIES, "demo", {"spec": {"type": type_}}, TEAM)
 
 
-def usable(cloud: LittleCloud) -> dict[str, int]:
+def usable(cloud: EmulatedCloud) -> dict[str, int]:
     """Return the namespaces of the objects that NMI serves, by type."""
     return {
         each["metadata"]["namespace"]: each["spec"]["azureIdentityRef"]["spec"]["type"]
@@ -36,7 +36,7 @@ def usable(cloud: LittleCloud) -> dict[str, int]:
 
 
 async def test_a_federated_identity_is_assigned_in_its_own_namespace_without_resource_manager(
-    cloud: LittleCloud,
+    cloud: EmulatedCloud,
 ) -> None:
     cloud.node("n0")
     cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
@@ -56,7 +56,7 @@ async def test_a_federated_identity_is_assigned_in_its_own_namespace_without_res
     assert cloud.arm.calls == []
 
 
-async def test_a_federated_identity_does_not_wait_for_an_update_of_its_scale_set(cloud: LittleCloud) -> None:
+async def test_a_federated_identity_does_not_wait_for_an_update_of_its_scale_set(cloud: EmulatedCloud) -> None:
     cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
     cloud.arm.vm(set_id()).operation_seconds = 60.0
     team(cloud, type_=3)
@@ -72,7 +72,7 @@ async def test_a_federated_identity_does_not_wait_for_an_update_of_its_scale_set
     assert len(cloud.arm.writes()) == 1
 
 
-async def test_a_binding_of_another_namespace_assigns_nothing(cloud: LittleCloud) -> None:
+async def test_a_binding_of_another_namespace_assigns_nothing(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     team(cloud, type_=3)
     await cloud.mic()
@@ -85,7 +85,7 @@ async def test_a_binding_of_another_namespace_assigns_nothing(cloud: LittleCloud
 
 
 async def test_a_pod_whose_identity_becomes_federated_stays_assigned_and_the_vm_is_cleaned(
-    cloud: LittleCloud,
+    cloud: EmulatedCloud,
 ) -> None:
     cloud.node("n0")
     team(cloud, type_=0)
@@ -105,7 +105,7 @@ async def test_a_pod_whose_identity_becomes_federated_stays_assigned_and_the_vm_
     assert len(cloud.arm.writes()) == 2
 
 
-async def test_changing_it_back_attaches_it_to_the_vm_again(cloud: LittleCloud) -> None:
+async def test_changing_it_back_attaches_it_to_the_vm_again(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     team(cloud, type_=3)
     await cloud.mic()
@@ -117,7 +117,7 @@ async def test_changing_it_back_attaches_it_to_the_vm_again(cloud: LittleCloud) 
     assert len(cloud.arm.writes()) == 1
 
 
-async def test_pods_of_other_namespaces_lose_an_identity_that_becomes_federated(cloud: LittleCloud) -> None:
+async def test_pods_of_other_namespaces_lose_an_identity_that_becomes_federated(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     team(cloud, type_=0)
     await cloud.mic()
@@ -134,7 +134,7 @@ async def test_an_identity_that_only_nmi_refuses_is_assigned_like_a_service_prin
 
 
 @pytest.mark.parametrize("flag", [True, False])
-async def test_an_in_place_change_of_a_namespaced_identity_stays_assigned(cloud: LittleCloud, *, flag: bool) -> None:
+async def test_an_in_place_change_of_a_namespaced_identity_stays_assigned(cloud: EmulatedCloud, *, flag: bool) -> None:
     cloud.node("n0")
     team(cloud, type_=0)
     if not flag:
@@ -148,13 +148,13 @@ async def test_an_in_place_change_of_a_namespaced_identity_stays_assigned(cloud:
     cloud.api.store.subscribe(ASSIGNED, lambda change: statuses.append(change.item.document["status"]["status"]))
     turn(cloud, 3)
     await cloud.until(lambda: usable(cloud) == {TEAM: 3} and cloud.on(vm_id("n0")) == set())
-    await cloud.until(lambda: _owes(cloud) == [])
+    await cloud.until(lambda: _has_pending_detach(cloud) == [])
     (after,) = cloud.api.store.list(ASSIGNED)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert set(statuses) == {"Assigned"}
 
 
-def _owes(cloud: LittleCloud) -> list[list[str]]:
+def _has_pending_detach(cloud: EmulatedCloud) -> list[list[str]]:
     """Return the pending detaches of the only object."""
     (each,) = cloud.api.store.list(ASSIGNED)
     written = each["metadata"]["annotations"].get("aadpodidentity.k8s.io/detach-pending", "[]")

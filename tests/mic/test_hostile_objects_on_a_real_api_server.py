@@ -23,7 +23,7 @@ from podidentity.resources import BINDING_LABEL, BINDINGS, EXCEPTIONS, IDENTITIE
 from podidentity_sandbox.serving import free_ports
 from tests.conftest import ROOT, NewPlane
 from tests.mic.cluster import vm_id
-from tests.mic.little_cloud import LittleCloud
+from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
 from tests.testplane.up import Plane
 
@@ -154,7 +154,7 @@ async def seconds_to_assign(real: Plane, name: str, others: Iterable[str]) -> fl
     return time.monotonic() - began
 
 
-async def test_hostile_objects_of_a_tenant_stop_neither_program(cloud: LittleCloud, new_plane: NewPlane) -> None:
+async def test_hostile_objects_of_a_tenant_stop_neither_program(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
     def prepare(plane: Plane) -> None:
         add_node(plane, "n0", vm_id("n0"))
         bind(plane, "demo")

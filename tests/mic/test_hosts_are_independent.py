@@ -13,23 +13,23 @@ import pytest
 
 from podidentity_sandbox.serving import ResponseFault
 from tests.mic.cluster import identity_id, set_id, vm_id
-from tests.mic.little_cloud import ASSIGNED, LittleCloud, little_cloud
+from tests.mic.emulated_cloud import ASSIGNED, EmulatedCloud, emulated_cloud
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
-    async with little_cloud(tmp_path) as made:
+async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
+    async with emulated_cloud(tmp_path) as made:
         made.node("n0")
         made.node("s0", f"azure://{set_id()}/virtualMachines/0")
         made.identity()
         yield made
 
 
-def statuses(cloud: LittleCloud, status: str) -> set[str]:
+def statuses(cloud: EmulatedCloud, status: str) -> set[str]:
     return {name for name, each in cloud.assigned().items() if each == status}
 
 
-async def test_a_throttled_scale_set_waits_for_its_retry_after_and_delays_no_vm(cloud: LittleCloud) -> None:
+async def test_a_throttled_scale_set_waits_for_its_retry_after_and_delays_no_vm(cloud: EmulatedCloud) -> None:
     pause = 3.0
     cloud.arm.faults.add(
         ResponseFault(status=429, method="PATCH", path="/pool", headers={"Retry-After": str(int(pause))}, times=2)
@@ -45,7 +45,7 @@ async def test_a_throttled_scale_set_waits_for_its_retry_after_and_delays_no_vm(
     assert all(later - earlier >= pause for earlier, later in itertools.pairwise(writes))
 
 
-async def test_a_throttled_read_of_one_scale_set_delays_no_vm(cloud: LittleCloud) -> None:
+async def test_a_throttled_read_of_one_scale_set_delays_no_vm(cloud: EmulatedCloud) -> None:
     cloud.arm.faults.add(ResponseFault(status=429, method="GET", path="/pool", headers={"Retry-After": "3"}))
     await cloud.mic()
     cloud.pod("slow", "s0")
@@ -57,7 +57,7 @@ async def test_a_throttled_read_of_one_scale_set_delays_no_vm(cloud: LittleCloud
     assert second - first >= 3.0
 
 
-async def test_one_refused_identity_among_twenty_costs_each_scale_set_two_updates(cloud: LittleCloud) -> None:
+async def test_one_refused_identity_among_twenty_costs_each_scale_set_two_updates(cloud: EmulatedCloud) -> None:
     cloud.arm.add_vmss(set_id("second"), operation_seconds=0.2)
     cloud.node("t0", f"azure://{set_id('second')}/virtualMachines/0")
     names = [f"id{number:02d}" for number in range(20)]
@@ -81,7 +81,7 @@ async def test_one_refused_identity_among_twenty_costs_each_scale_set_two_update
     assert [len(call.body["identity"]["userAssignedIdentities"]) for call in cloud.arm.writes(set_id())] == [20, 19, 1]
 
 
-async def test_two_hundred_identities_are_attached_in_two_updates(cloud: LittleCloud) -> None:
+async def test_two_hundred_identities_are_attached_in_two_updates(cloud: EmulatedCloud) -> None:
     await cloud.mic("--clientQps=1000", "--createDeleteBatch=100")
     cloud.arm.vm(vm_id("n0")).operation_seconds = 0.5
     for number in range(200):
@@ -94,7 +94,7 @@ async def test_two_hundred_identities_are_attached_in_two_updates(cloud: LittleC
     assert {call.status for call in cloud.arm.writes()} == {200}
 
 
-async def test_a_deleted_node_costs_no_call(cloud: LittleCloud) -> None:
+async def test_a_deleted_node_costs_no_call(cloud: EmulatedCloud) -> None:
     await cloud.mic()
     cloud.pod("web", "n0")
     await cloud.until(lambda: statuses(cloud, "Assigned") == {"web-default-demo"})
@@ -106,7 +106,7 @@ async def test_a_deleted_node_costs_no_call(cloud: LittleCloud) -> None:
     assert cloud.on(vm_id("n0")) == {"demo"}, "the deletion of the VM removes it too"
 
 
-async def test_an_identity_stays_attached_for_the_next_pod(cloud: LittleCloud) -> None:
+async def test_an_identity_stays_attached_for_the_next_pod(cloud: EmulatedCloud) -> None:
     await cloud.mic("--detach-grace=3s")
     cloud.pod("job1", "n0")
     await cloud.until(lambda: statuses(cloud, "Assigned") == {"job1-default-demo"})
@@ -128,7 +128,7 @@ async def test_an_identity_stays_attached_for_the_next_pod(cloud: LittleCloud) -
     assert cloud.on(vm_id("n0")) == set()
 
 
-async def test_an_outage_of_one_host_affects_no_other(cloud: LittleCloud) -> None:
+async def test_an_outage_of_one_host_affects_no_other(cloud: EmulatedCloud) -> None:
     outage = cloud.arm.faults.add(ResponseFault(status=500, path="/pool", times=1000))
     await cloud.mic()
     cloud.pod("slow", "s0")
@@ -138,7 +138,7 @@ async def test_an_outage_of_one_host_affects_no_other(cloud: LittleCloud) -> Non
     await cloud.until(lambda: len(statuses(cloud, "Assigned")) == 2)
 
 
-async def test_the_clusters_own_identity_and_immutable_ones_stay_attached(cloud: LittleCloud) -> None:
+async def test_the_clusters_own_identity_and_immutable_ones_stay_attached(cloud: EmulatedCloud) -> None:
     config = json.loads((cloud.folder / "azure.json").read_text())
     (cloud.folder / "azure.json").write_text(json.dumps(config | {"userAssignedIdentityID": "CLIENT-Kubelet"}))
     names = ("kubelet", "backup", "plain")

@@ -10,7 +10,7 @@ import pytest
 
 from podidentity_sandbox.serving import ResponseFault
 from tests.mic.cluster import identity_id, vm_id
-from tests.mic.little_cloud import LittleCloud, Mic
+from tests.mic.emulated_cloud import EmulatedCloud, Mic
 
 INVENTED = 500
 WITH_IDENTITIES = 10
@@ -27,7 +27,7 @@ async def ready(mic: Mic) -> dict[str, bool]:
     return {line[3:].partition(" ok")[0].partition(":")[0]: line.startswith("[+]") for line in lines}
 
 
-async def another(cloud: LittleCloud) -> Mic:
+async def another(cloud: EmulatedCloud) -> Mic:
     """A second process, which waits for the lease, once it listens."""
     mic = await cloud.mic(active=False)
     async with asyncio.timeout(20):
@@ -45,7 +45,7 @@ def series(page: str) -> set[str]:
     return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
 
 
-async def test_the_leader_and_a_candidate_waiting_for_the_lease_are_ready(cloud: LittleCloud) -> None:
+async def test_the_leader_and_a_candidate_waiting_for_the_lease_are_ready(cloud: EmulatedCloud) -> None:
     leader = await cloud.mic()
     waiting = await another(cloud)
     async with asyncio.timeout(20):
@@ -60,7 +60,7 @@ async def test_the_leader_and_a_candidate_waiting_for_the_lease_are_ready(cloud:
     assert "the lease is released" not in waiting.said(), "it had none"
 
 
-async def test_unusable_credentials_make_the_leader_not_ready(cloud: LittleCloud) -> None:
+async def test_unusable_credentials_make_the_leader_not_ready(cloud: EmulatedCloud) -> None:
     config = json.loads((cloud.folder / "azure.json").read_text())
     (cloud.folder / "azure.json").write_text(json.dumps(config | {"aadClientSecret": "wrong"}))
     cloud.node("n0")
@@ -75,7 +75,7 @@ async def test_unusable_credentials_make_the_leader_not_ready(cloud: LittleCloud
     assert "azure.identity" not in mic.said(), "the library's lines are another one at each try"
 
 
-async def test_the_state_is_served_on_loopback_and_a_profile_if_enabled(cloud: LittleCloud) -> None:
+async def test_the_state_is_served_on_loopback_and_a_profile_if_enabled(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     mic = await cloud.mic("--enableProfile")
@@ -93,7 +93,7 @@ async def test_the_state_is_served_on_loopback_and_a_profile_if_enabled(cloud: L
         await plain.page("/debug/profile?seconds=1")
 
 
-async def test_five_hundred_names_make_no_metric_series(cloud: LittleCloud) -> None:
+async def test_five_hundred_names_make_no_metric_series(cloud: EmulatedCloud) -> None:
     chosen = random.Random(5)
 
     def word() -> str:

@@ -23,7 +23,7 @@ class Recorder(EventRecorder):
         self.said.append((kind.name, "/".join(regarding.key), reason, message))
 
 
-class Told:
+class RecordedEvents:
     def __init__(self) -> None:
         self.recorder = Recorder()
         self.now = 0.0
@@ -35,7 +35,7 @@ class Told:
 
 
 def test_each_ignored_object_has_an_event_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
-    told = Told()
+    told = RecordedEvents()
     told.ignored.identity(identity("bad"), "spec.type 9 is none")
     told.ignored.binding(binding("much"), "there are too many")
     assert told.recorder.said == [
@@ -47,7 +47,7 @@ def test_each_ignored_object_has_an_event_with_the_reason(caplog: pytest.LogCapt
 
 
 def test_a_namespace_with_many_ignored_objects_leaves_events_to_others(caplog: pytest.LogCaptureFixture) -> None:
-    told = Told()
+    told = RecordedEvents()
     for number in range(10_000):
         told.ignored.binding(binding(f"b{number}", namespace="evil"), "no")
     assert len(told.recorder.said) == REPORTS.burst * GROUP_SHARE
@@ -59,7 +59,7 @@ def test_a_namespace_with_many_ignored_objects_leaves_events_to_others(caplog: p
 
 
 def test_an_ignored_object_is_reported_again_later() -> None:
-    told = Told()
+    told = RecordedEvents()
     for _ in range(1000):
         told.ignored.binding(binding(namespace="evil"), "no")
     before = len(told.recorder.said)
@@ -69,7 +69,7 @@ def test_an_ignored_object_is_reported_again_later() -> None:
 
 
 def test_many_namespaces_together_are_limited_too() -> None:
-    told = Told()
+    told = RecordedEvents()
     for number in range(3 * GROUPS_MAX):
         told.ignored.binding(binding(namespace=f"evil{number}"), "no")
     assert len(told.recorder.said) == REPORTS.burst

@@ -16,15 +16,15 @@ from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from podidentity_sandbox.serving import ResponseFaults, json_response
 from tests.mic.cluster import identity_id, vm_id
-from tests.mic.little_cloud import LittleCloud, Mic, little_cloud
+from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
 
 Matches = Callable[[str, str], bool]
 """Method and path."""
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
-    async with little_cloud(tmp_path) as made:
+async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
+    async with emulated_cloud(tmp_path) as made:
         made.node("n0")
         made.node("n1")
         made.identity()
@@ -51,7 +51,7 @@ class _Killing(ResponseFaults):
         return None
 
 
-def _kill_at_api_call(cloud: LittleCloud, mic: Mic, matches: Matches, *, done: bool) -> None:
+def _kill_at_api_call(cloud: EmulatedCloud, mic: Mic, matches: Matches, *, done: bool) -> None:
     left = [True]
 
     def intercept(request: Recorded) -> StatusError | None:
@@ -64,7 +64,7 @@ def _kill_at_api_call(cloud: LittleCloud, mic: Mic, matches: Matches, *, done: b
     cloud.api.intercept = intercept
 
 
-async def _followed(cloud: LittleCloud, killed: Mic) -> None:
+async def _followed(cloud: EmulatedCloud, killed: Mic) -> None:
     """The process is dead, and another one leads."""
     assert await killed.ended() == -signal.SIGKILL
     cloud.running.remove(killed)
@@ -82,7 +82,7 @@ def _update(method: str, path: str) -> bool:
 
 @pytest.mark.parametrize("done", [False, True], ids=["not-done", "done"])
 @pytest.mark.parametrize("call", ["create", "confirm", "update", "look"])
-async def test_a_process_killed_while_it_assigns(cloud: LittleCloud, call: str, *, done: bool) -> None:
+async def test_a_process_killed_while_it_assigns(cloud: EmulatedCloud, call: str, *, done: bool) -> None:
     first = await cloud.mic()
     match call:
         case "create":
@@ -103,7 +103,7 @@ async def test_a_process_killed_while_it_assigns(cloud: LittleCloud, call: str, 
 
 @pytest.mark.parametrize("done", [False, True], ids=["not-done", "done"])
 @pytest.mark.parametrize("call", ["revoke", "release", "update"])
-async def test_a_process_killed_while_it_detaches(cloud: LittleCloud, call: str, *, done: bool) -> None:
+async def test_a_process_killed_while_it_detaches(cloud: EmulatedCloud, call: str, *, done: bool) -> None:
     first = await cloud.mic()
     cloud.pod("web", "n0")
     cloud.pod("stays", "n1")

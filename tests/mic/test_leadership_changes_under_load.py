@@ -16,7 +16,7 @@ import pytest
 from podidentity_sandbox.kubeapi.history import Change
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import identity_id, set_id, vm_id
-from tests.mic.little_cloud import LittleCloud, Mic, little_cloud
+from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
 
 LEASES = "leases.coordination.k8s.io"
 LEASE_SECONDS = 4.0
@@ -34,7 +34,7 @@ class Watched:
     Each replica asks the API server by an address of its own, and is a principal of its own in Azure: so both know it.
     """
 
-    cloud: LittleCloud
+    cloud: EmulatedCloud
     active: list[tuple[float, str]] = field(default_factory=list)
     """Moment (monotonic) and holder of each change of the lease's."""
     foreign_writes: list[str] = field(default_factory=list)
@@ -73,8 +73,8 @@ class Watched:
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
-    async with little_cloud(tmp_path) as made:
+async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
+    async with emulated_cloud(tmp_path) as made:
         for name in ("n0", "n1"):
             made.node(name)
         for number in range(2):
@@ -87,7 +87,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
 
 
 @pytest.fixture
-def watched(cloud: LittleCloud) -> Watched:
+def watched(cloud: EmulatedCloud) -> Watched:
     made = Watched(cloud)
     cloud.api.store.subscribe(LEASES, made.changed)
     cloud.api.intercept = made.asked
@@ -168,7 +168,7 @@ def judge(watched: Watched) -> None:
 
 
 async def test_exactly_one_leader_writes_and_nothing_is_lost_however_a_leadership_ends(
-    cloud: LittleCloud, watched: Watched
+    cloud: EmulatedCloud, watched: Watched
 ) -> None:
     replicas = {f"mic-{number}": await replica(watched) for number in range(3)}
     await cloud.until(lambda: watched.holder)

@@ -9,18 +9,18 @@ from mic.azure.identities import Change, HostIdentities
 from mic.reconciliation.work_queue import PassResult
 from podidentity.azure.resource_ids import Host
 from tests.mic.cluster import Cluster, Thing, binding, identity, node, pod, vm_id
-from tests.mic.stage import VM, Stage, a_stage
+from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
 
 LOST = HostIdentities(gone=True)
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with a_stage() as made:
+async def stage() -> AsyncIterator[ReconcileBench]:
+    async with reconcile_bench() as made:
         yield made
 
 
-async def test_one_404_changes_nothing(stage: Stage) -> None:
+async def test_one_404_changes_nothing(stage: ReconcileBench) -> None:
     stage.bind()
     await stage.reconcile()
     there, stage.hosts.state = stage.hosts.state, LOST
@@ -35,7 +35,7 @@ async def test_one_404_changes_nothing(stage: Stage) -> None:
     assert len(stage.hosts.changes) == 1
 
 
-async def test_a_missing_host_is_read_a_few_times_within_the_minute(stage: Stage) -> None:
+async def test_a_missing_host_is_read_a_few_times_within_the_minute(stage: ReconcileBench) -> None:
     stage.hosts.state = LOST
     stage.bind()
     pauses = []
@@ -47,7 +47,7 @@ async def test_a_missing_host_is_read_a_few_times_within_the_minute(stage: Stage
     assert pauses == [5.0, 5.0, 10.0, 20.0, 20.0, 180.0, 180.0]
 
 
-async def test_a_lost_host_stays_lost_while_azure_does_not_respond(stage: Stage) -> None:
+async def test_a_lost_host_stays_lost_while_azure_does_not_respond(stage: ReconcileBench) -> None:
     stage.bind()
     stage.hosts.state = LOST
     await stage.reconcile()
@@ -60,7 +60,7 @@ async def test_a_lost_host_stays_lost_while_azure_does_not_respond(stage: Stage)
     assert stage.statuses() == {}, "nothing is made that would have to go again"
 
 
-async def test_a_second_404_after_a_minute_counts_and_the_objects_are_deleted(stage: Stage) -> None:
+async def test_a_second_404_after_a_minute_counts_and_the_objects_are_deleted(stage: ReconcileBench) -> None:
     stage.bind()
     await stage.reconcile()
     stage.hosts.state = LOST
@@ -78,7 +78,7 @@ async def test_a_second_404_after_a_minute_counts_and_the_objects_are_deleted(st
     ]
 
 
-async def test_a_pod_scheduled_to_a_lost_host_is_reported_at_the_next_read(stage: Stage) -> None:
+async def test_a_pod_scheduled_to_a_lost_host_is_reported_at_the_next_read(stage: ReconcileBench) -> None:
     stage.bind()
     stage.hosts.state = LOST
     await stage.reconcile()
@@ -92,7 +92,7 @@ async def test_a_pod_scheduled_to_a_lost_host_is_reported_at_the_next_read(stage
     assert {"Pod late", "AzureIdentityBinding late"} <= set(await stage.warned())
 
 
-async def test_events_and_comparisons_do_not_hasten_the_next_read(stage: Stage) -> None:
+async def test_events_and_comparisons_do_not_hasten_the_next_read(stage: ReconcileBench) -> None:
     stage.hosts.state = LOST
     stage.bind()
     await stage.reconcile()
@@ -106,7 +106,7 @@ async def test_events_and_comparisons_do_not_hasten_the_next_read(stage: Stage) 
         await stage.reconcile()
 
 
-async def test_a_new_pod_on_a_lost_host_states_why_it_waits(stage: Stage) -> None:
+async def test_a_new_pod_on_a_lost_host_states_why_it_waits(stage: ReconcileBench) -> None:
     stage.hosts.state = LOST
     stage.bind()
     await stage.reconcile()
@@ -114,7 +114,7 @@ async def test_a_new_pod_on_a_lost_host_states_why_it_waits(stage: Stage) -> Non
     assert "Azure knows no /subscriptions/sub" in stage.message("demo-default-demo")
 
 
-async def test_a_host_that_returns_gets_its_identities_again(stage: Stage) -> None:
+async def test_a_host_that_returns_gets_its_identities_again(stage: ReconcileBench) -> None:
     stage.bind()
     stage.hosts.state = LOST
     await stage.reconcile()
@@ -127,7 +127,7 @@ async def test_a_host_that_returns_gets_its_identities_again(stage: Stage) -> No
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
-async def test_an_error_between_two_404s_does_not_count(stage: Stage) -> None:
+async def test_an_error_between_two_404s_does_not_count(stage: ReconcileBench) -> None:
     stage.bind()
     stage.hosts.state = LOST
     await stage.reconcile()
@@ -140,7 +140,7 @@ async def test_an_error_between_two_404s_does_not_count(stage: Stage) -> None:
     assert stage.statuses() == {}
 
 
-async def test_a_host_that_was_found_in_between_is_not_lost(stage: Stage) -> None:
+async def test_a_host_that_was_found_in_between_is_not_lost(stage: ReconcileBench) -> None:
     stage.bind()
     await stage.reconcile()
     there = stage.hosts.state
@@ -152,7 +152,7 @@ async def test_a_host_that_was_found_in_between_is_not_lost(stage: Stage) -> Non
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
-async def test_an_update_that_finds_the_host_missing_counts_as_one_404(stage: Stage) -> None:
+async def test_an_update_that_finds_the_host_missing_counts_as_one_404(stage: ReconcileBench) -> None:
     stage.bind()
 
     async def lost(host: Host, change: Change) -> HostIdentities:

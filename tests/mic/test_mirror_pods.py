@@ -10,7 +10,7 @@ from mic.preview.left_out import left_out
 from podidentity.kube.object_reports import GROUP_SHARE
 from podidentity.resources import Pod
 from tests.mic.cluster import Cluster, binding, identity, node, pod, vm_id
-from tests.mic.stage import a_stage
+from tests.mic.reconcile_bench import reconcile_bench
 
 VM = vm_id("n0")
 NODE_REPORTS = int(REPORTS.burst * GROUP_SHARE)
@@ -50,7 +50,7 @@ def test_an_assignment_that_an_older_mic_made_for_it_is_revoked_and_its_identity
 
 
 async def test_a_mirror_pod_is_reported_once_in_the_log_and_on_the_pod(caplog: pytest.LogCaptureFixture) -> None:
-    async with a_stage() as stage:
+    async with reconcile_bench() as stage:
         inner = Recorded()
         handler = MirrorPods(inner, stage.recorder)
         mirror = pod("mirror", mirror=True)
@@ -69,7 +69,7 @@ async def test_a_mirror_pod_is_reported_once_in_the_log_and_on_the_pod(caplog: p
 
 
 async def test_thousands_of_mirror_pods_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    async with a_stage() as stage:
+    async with reconcile_bench() as stage:
         handler = MirrorPods(Recorded(), stage.recorder, clock=stage.time)
         with caplog.at_level(logging.WARNING):
             for number in range(2000):

@@ -8,7 +8,7 @@ import pytest
 from podidentity.resources import BINDINGS, PODS
 from tests.conftest import NewPlane
 from tests.mic.cluster import identity_id, set_id, vm_id
-from tests.mic.little_cloud import LittleCloud
+from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import LOCATION, add_node, assigned, bind, in_place_of_the_emulator, run_pod
 from tests.testplane.up import Plane
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.plane
 
 
 @pytest.fixture
-async def real(cloud: LittleCloud, new_plane: NewPlane) -> Plane:
+async def real(cloud: EmulatedCloud, new_plane: NewPlane) -> Plane:
     """The real server in place of the emulator, with a VM's node, two nodes of a set, an identity and its binding."""
 
     def prepare(plane: Plane) -> None:
@@ -28,7 +28,7 @@ async def real(cloud: LittleCloud, new_plane: NewPlane) -> Plane:
     return await in_place_of_the_emulator(cloud, new_plane, prepare)
 
 
-async def test_a_pods_identity_is_assigned_and_revoked(cloud: LittleCloud, real: Plane) -> None:
+async def test_a_pods_identity_is_assigned_and_revoked(cloud: EmulatedCloud, real: Plane) -> None:
     mic = await cloud.mic()
     await asyncio.to_thread(run_pod, real, "web", "n0")
     await assigned(real, web="Assigned")
@@ -42,7 +42,7 @@ async def test_a_pods_identity_is_assigned_and_revoked(cloud: LittleCloud, real:
     assert "\nW" not in mic.said(), mic.said()
 
 
-async def test_a_changed_binding_is_copied_into_the_existing_object(cloud: LittleCloud, real: Plane) -> None:
+async def test_a_changed_binding_is_copied_into_the_existing_object(cloud: EmulatedCloud, real: Plane) -> None:
     await cloud.mic()
     await asyncio.to_thread(run_pod, real, "web", "s0")
     await assigned(real, web="Assigned")
@@ -67,7 +67,7 @@ async def touched(plane: Plane) -> Any:
     return found
 
 
-async def test_an_object_changed_by_another_writer_is_repaired(cloud: LittleCloud, real: Plane) -> None:
+async def test_an_object_changed_by_another_writer_is_repaired(cloud: EmulatedCloud, real: Plane) -> None:
     await cloud.mic()
     await asyncio.to_thread(run_pod, real, "web", "s1")
     await assigned(real, web="Assigned")
@@ -98,7 +98,7 @@ async def test_an_object_changed_by_another_writer_is_repaired(cloud: LittleClou
 
 
 async def test_a_refused_identity_is_reported_on_its_binding_its_pod_and_its_object(
-    cloud: LittleCloud, real: Plane
+    cloud: EmulatedCloud, real: Plane
 ) -> None:
     cloud.arm.marked.unauthorized.add(identity_id("demo").lower())
     await cloud.mic("--update-user-msi-retry-interval=10ms")
@@ -124,7 +124,7 @@ async def test_a_refused_identity_is_reported_on_its_binding_its_pod_and_its_obj
 
 
 async def test_a_pod_that_returns_within_the_grace_period_costs_no_azure_update(
-    cloud: LittleCloud, real: Plane
+    cloud: EmulatedCloud, real: Plane
 ) -> None:
     await cloud.mic("--detach-grace=1h")
     await asyncio.to_thread(run_pod, real, "web", "n0")

@@ -3,15 +3,15 @@
 from mic.azure.identities import Attached, HostIdentities
 from podidentity.resources import FINALIZER
 from tests.mic.cluster import identity_id, pod
-from tests.mic.little_cloud import ASSIGNED
-from tests.mic.stage import VM, a_stage
+from tests.mic.emulated_cloud import ASSIGNED
+from tests.mic.reconcile_bench import VM, reconcile_bench
 
 OBJECT = "demo-default-demo"
 THERE = HostIdentities(type="UserAssigned", attached={identity_id("demo").lower(): Attached(identity_id("demo"))})
 
 
 async def test_an_identity_that_another_program_attaches_later_is_not_reported() -> None:
-    async with a_stage() as stage:
+    async with reconcile_bench() as stage:
         stage.bind()
         await stage.reconcile()
         stage.api.store.patch(ASSIGNED, OBJECT, {"metadata": {"finalizers": [FINALIZER, "example.com/it"]}}, "default")

@@ -13,15 +13,15 @@ from mic.reconciliation.events import EVENTS_PER_IDENTITY_MAX
 from mic.reconciliation.host_updater import REFUSED
 from podidentity.azure.resource_ids import Host
 from tests.mic.cluster import identity_id, pod
-from tests.mic.stage import VM, Stage, a_stage
+from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
 
 NAMES = tuple(f"id{number:02d}" for number in range(20))
 Refusal = Callable[[frozenset[str]], AzureError]
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with a_stage() as made:
+async def stage() -> AsyncIterator[ReconcileBench]:
+    async with reconcile_bench() as made:
         yield made
 
 
@@ -46,7 +46,7 @@ def group_missing(_bad: frozenset[str]) -> AzureError:
     return Missing("Resource group 'gone' could not be found.", status=404, code="ResourceGroupNotFound")
 
 
-def refuse(stage: Stage, bad: Collection[str], refusal: Refusal) -> None:
+def refuse(stage: ReconcileBench, bad: Collection[str], refusal: Refusal) -> None:
     """Have Azure refuse every update that names one of *bad* from now on."""
     update = type(stage.hosts).update
     keys = {identity_id(name).lower() for name in bad}
@@ -59,7 +59,7 @@ def refuse(stage: Stage, bad: Collection[str], refusal: Refusal) -> None:
     stage.hosts.update = refusing  # type: ignore[method-assign]  # one test's Azure
 
 
-async def come_to_rest(stage: Stage) -> float:
+async def come_to_rest(stage: ReconcileBench) -> float:
     """Rounds as the queue gives them, until there is a pause of seconds; how long it is."""
     for _ in range(40):
         done = await stage.reconcile()
@@ -69,14 +69,14 @@ async def come_to_rest(stage: Stage) -> float:
     raise AssertionError("forty rounds did not settle it")
 
 
-def sizes(stage: Stage) -> list[int]:
+def sizes(stage: ReconcileBench) -> list[int]:
     return [len(change.adds) for change in stage.hosts.changes]
 
 
 @pytest.mark.parametrize("culprit", [NAMES[0], NAMES[7], NAMES[19]])
 @pytest.mark.parametrize(("refusal", "updates"), [(named_all, 2), (named_first, 2), (unnamed, 8), (group_missing, 8)])
 async def test_one_refused_identity_among_twenty_is_found_immediately(
-    stage: Stage, culprit: str, refusal: Refusal, updates: int
+    stage: ReconcileBench, culprit: str, refusal: Refusal, updates: int
 ) -> None:
     for name in NAMES:
         stage.bind(name)
@@ -91,7 +91,7 @@ async def test_one_refused_identity_among_twenty_is_found_immediately(
 
 
 @pytest.mark.parametrize("refusal", [named_all, named_first, unnamed, group_missing])
-async def test_two_refused_identities_block_no_other(stage: Stage, refusal: Refusal) -> None:
+async def test_two_refused_identities_block_no_other(stage: ReconcileBench, refusal: Refusal) -> None:
     for name in NAMES:
         stage.bind(name)
     refuse(stage, [NAMES[3], NAMES[16]], refusal)
@@ -104,7 +104,7 @@ async def test_two_refused_identities_block_no_other(stage: Stage, refusal: Refu
     ("refusal", "updates"), [(named_all, 1), (named_first, 20), (unnamed, 30), (group_missing, 30)]
 )
 async def test_if_all_are_refused_each_is_tried_little_more_than_once(
-    stage: Stage, refusal: Refusal, updates: int
+    stage: ReconcileBench, refusal: Refusal, updates: int
 ) -> None:
     for name in NAMES:
         stage.bind(name)
@@ -119,7 +119,7 @@ async def test_if_all_are_refused_each_is_tried_little_more_than_once(
 
 
 @pytest.mark.parametrize("refusal", [named_all, unnamed])
-async def test_a_retry_of_a_quarantined_identity_is_a_separate_update(stage: Stage, refusal: Refusal) -> None:
+async def test_a_retry_of_a_quarantined_identity_is_a_separate_update(stage: ReconcileBench, refusal: Refusal) -> None:
     for name in ("bad", "one"):
         stage.bind(name)
     refuse(stage, ["bad"], refusal)
@@ -132,7 +132,7 @@ async def test_a_retry_of_a_quarantined_identity_is_a_separate_update(stage: Sta
     assert sorted(stage.statuses().values()) == ["Assigned", "Assigned", "Created"]
 
 
-async def test_a_changed_identity_is_retried_immediately_and_still_separately(stage: Stage) -> None:
+async def test_a_changed_identity_is_retried_immediately_and_still_separately(stage: ReconcileBench) -> None:
     for name in ("bad", "one"):
         stage.bind(name)
     refuse(stage, ["bad"], unnamed)
@@ -145,7 +145,7 @@ async def test_a_changed_identity_is_retried_immediately_and_still_separately(st
     assert stage.host_reconciler.quarantined() == 1
 
 
-async def test_a_detach_does_not_wait_for_a_retry(stage: Stage) -> None:
+async def test_a_detach_does_not_wait_for_a_retry(stage: ReconcileBench) -> None:
     for name in ("bad", "one"):
         stage.bind(name)
     refuse(stage, ["bad"], unnamed)
@@ -156,7 +156,7 @@ async def test_a_detach_does_not_wait_for_a_retry(stage: Stage) -> None:
     assert list(stage.statuses()) == ["bad-default-bad"]
 
 
-async def test_binding_pod_and_object_state_the_refusal(stage: Stage) -> None:
+async def test_binding_pod_and_object_state_the_refusal(stage: ReconcileBench) -> None:
     stage.bind("bad")
     refuse(stage, ["bad"], named_all)
     await come_to_rest(stage)
@@ -169,7 +169,7 @@ async def test_binding_pod_and_object_state_the_refusal(stage: Stage) -> None:
 
 @pytest.mark.parametrize("refusal", [named_all, named_first, unnamed])
 async def test_the_log_names_each_refused_identity_once(
-    stage: Stage, refusal: Refusal, caplog: pytest.LogCaptureFixture
+    stage: ReconcileBench, refusal: Refusal, caplog: pytest.LogCaptureFixture
 ) -> None:
     refuse(stage, ["id01", "id02"], refusal)
     for name in NAMES[:4]:
@@ -181,7 +181,7 @@ async def test_the_log_names_each_refused_identity_once(
     ]
 
 
-async def test_a_pod_created_later_gets_the_event_too(stage: Stage) -> None:
+async def test_a_pod_created_later_gets_the_event_too(stage: ReconcileBench) -> None:
     stage.bind("bad")
     refuse(stage, ["bad"], named_all)
     await come_to_rest(stage)
@@ -192,7 +192,7 @@ async def test_a_pod_created_later_gets_the_event_too(stage: Stage) -> None:
     assert len(stage.hosts.changes) == 1
 
 
-async def test_of_many_pods_a_few_get_an_event_and_all_objects_state_it(stage: Stage) -> None:
+async def test_of_many_pods_a_few_get_an_event_and_all_objects_state_it(stage: ReconcileBench) -> None:
     stage.bind("bad")
     for number in range(40):
         stage.view.pods.upserted(None, pod(f"p{number}", label="bad"))
@@ -205,7 +205,7 @@ async def test_of_many_pods_a_few_get_an_event_and_all_objects_state_it(stage: S
 
 @pytest.mark.parametrize("refusal", [named_all, named_first, unnamed])
 async def test_an_identity_that_cannot_be_detached_blocks_neither_attaches_nor_detaches(
-    stage: Stage, refusal: Refusal
+    stage: ReconcileBench, refusal: Refusal
 ) -> None:
     for name in ("stuck", "goes"):
         stage.bind(name)
@@ -229,7 +229,7 @@ async def test_an_identity_that_cannot_be_detached_blocks_neither_attaches_nor_d
     assert stage.host_reconciler.quarantined() == 0
 
 
-async def test_a_refusal_that_names_an_attached_identity_blames_no_new_one(stage: Stage) -> None:
+async def test_a_refusal_that_names_an_attached_identity_blames_no_new_one(stage: ReconcileBench) -> None:
     stage.bind("dead")
     await come_to_rest(stage)
     for name in ("one", "two"):
@@ -261,7 +261,7 @@ def test_an_identity_that_is_no_longer_tried_is_forgotten() -> None:
     assert memory.was_refused("new")
 
 
-async def test_a_read_that_finds_it_attached_ends_the_quarantine(stage: Stage) -> None:
+async def test_a_read_that_finds_it_attached_ends_the_quarantine(stage: ReconcileBench) -> None:
     stage.bind("bad")
     refuse(stage, ["bad"], named_all)
     await come_to_rest(stage)

@@ -20,7 +20,7 @@ from mic.startup.settings import Settings
 from podidentity.azure.clouds import Cloud
 from podidentity.telemetry.metrics import expose
 from tests.mic.cluster import identity_id, pod
-from tests.mic.stage import Stage, a_stage
+from tests.mic.reconcile_bench import ReconcileBench, reconcile_bench
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Watch:
 
 @dataclass
 class ReportModel:
-    stage: Stage
+    stage: ReconcileBench
     compute: Compute
     endpoints: Endpoints
     lease: Lease
@@ -63,7 +63,7 @@ class ReportModel:
 
 @pytest.fixture
 async def shown() -> AsyncIterator[ReportModel]:
-    async with a_stage() as stage:
+    async with reconcile_bench() as stage:
         registry, lease, contact = CollectorRegistry(), Lease(), Contact()
         watches = {"pods": Watch(), "nodes": Watch()}
         cloud = Cloud("sandbox", "https://sign.in", "https://arm", "https://arm/", frozenset())

@@ -21,13 +21,13 @@ from podidentity.telemetry.metrics import expose
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.cluster import binding, identity, identity_id, pod
-from tests.mic.little_cloud import ASSIGNED
-from tests.mic.stage import VM, Stage, Time, a_stage
+from tests.mic.emulated_cloud import ASSIGNED
+from tests.mic.reconcile_bench import VM, ReconcileBench, Time, reconcile_bench
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with a_stage() as made:
+async def stage() -> AsyncIterator[ReconcileBench]:
+    async with reconcile_bench() as made:
         yield made
 
 
@@ -37,7 +37,7 @@ def bad(name: str, code: str = "LinkedAuthorizationFailed", status: int = 403) -
     return error
 
 
-async def test_a_pass_without_errors_sends_two_azure_calls(stage: Stage) -> None:
+async def test_a_pass_without_errors_sends_two_azure_calls(stage: ReconcileBench) -> None:
     stage.bind()
     assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == ["get", "update"]
@@ -46,7 +46,7 @@ async def test_a_pass_without_errors_sends_two_azure_calls(stage: Stage) -> None
     assert stage.hosts.calls == ["get", "update"], "nothing changed, so no call is made"
 
 
-async def test_a_new_pod_with_an_attached_identity_costs_no_azure_call(stage: Stage) -> None:
+async def test_a_new_pod_with_an_attached_identity_costs_no_azure_call(stage: ReconcileBench) -> None:
     stage.bind()
     await stage.reconcile()
     stage.view.pods.upserted(None, pod("second"))
@@ -55,7 +55,7 @@ async def test_a_new_pod_with_an_attached_identity_costs_no_azure_call(stage: St
     assert stage.hosts.calls == ["get", "update"]
 
 
-async def test_an_old_read_of_the_host_decides_nothing(stage: Stage) -> None:
+async def test_an_old_read_of_the_host_decides_nothing(stage: ReconcileBench) -> None:
     stage.hosts.state = HostIdentities(
         type="UserAssigned", attached={identity_id("demo").lower(): Attached(identity_id("demo"))}
     )
@@ -71,7 +71,7 @@ async def test_an_old_read_of_the_host_decides_nothing(stage: Stage) -> None:
     assert identity_id("demo").lower() in stage.hosts.state.attached
 
 
-async def test_a_named_identity_is_left_out_immediately_and_retried_after_half_a_minute(stage: Stage) -> None:
+async def test_a_named_identity_is_left_out_immediately_and_retried_after_half_a_minute(stage: ReconcileBench) -> None:
     for name in ("one", "two", "three"):
         stage.bind(name)
     stage.hosts.failures = [bad("two")]
@@ -92,7 +92,7 @@ async def test_a_named_identity_is_left_out_immediately_and_retried_after_half_a
     assert stage.message("two-default-two") == ""
 
 
-async def test_an_identity_that_stays_refused_is_retried_at_growing_intervals(stage: Stage) -> None:
+async def test_an_identity_that_stays_refused_is_retried_at_growing_intervals(stage: ReconcileBench) -> None:
     stage.bind()
     pauses = []
     for _ in range(9):
@@ -105,7 +105,7 @@ async def test_an_identity_that_stays_refused_is_retried_at_growing_intervals(st
     assert [round(pause + 1) for pause in pauses] == [30, 60, 120, 240, 480, 960, 1800, 1800, 1800]
 
 
-async def test_a_changed_identity_is_retried_immediately(stage: Stage) -> None:
+async def test_a_changed_identity_is_retried_immediately(stage: ReconcileBench) -> None:
     stage.bind()
     stage.hosts.failures = [bad("demo")]
     await stage.reconcile()
@@ -115,7 +115,7 @@ async def test_a_changed_identity_is_retried_immediately(stage: Stage) -> None:
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
-async def test_a_refusal_without_an_identity_is_narrowed_down_by_halves(stage: Stage) -> None:
+async def test_a_refusal_without_an_identity_is_narrowed_down_by_halves(stage: ReconcileBench) -> None:
     for number in range(8):
         stage.bind(f"id{number}")
     culprit = identity_id("id0")
@@ -133,7 +133,7 @@ async def test_a_refusal_without_an_identity_is_narrowed_down_by_halves(stage: S
     assert sorted(stage.statuses().values()) == ["Assigned"] * 7 + ["Created"]
 
 
-async def test_an_identity_that_a_refusal_names_unreadably_blocks_no_other(stage: Stage) -> None:
+async def test_an_identity_that_a_refusal_names_unreadably_blocks_no_other(stage: ReconcileBench) -> None:
     for number in range(4):
         stage.bind(f"id{number}")
     update = stage.hosts.update
@@ -153,7 +153,7 @@ async def test_an_identity_that_a_refusal_names_unreadably_blocks_no_other(stage
     assert told == {"id2", "id2-default-id2"}, "no identity is reported before the refused one is known"
 
 
-async def test_retry_after_of_a_write_is_obeyed_while_objects_are_written(stage: Stage) -> None:
+async def test_retry_after_of_a_write_is_obeyed_while_objects_are_written(stage: ReconcileBench) -> None:
     stage.bind()
     stage.hosts.failures = [Throttled("slow down", status=429, retry_after=77.0)]
     done = await stage.reconcile()
@@ -170,7 +170,7 @@ async def test_retry_after_of_a_write_is_obeyed_while_objects_are_written(stage:
     assert len(stage.hosts.changes) == 2, "later changes are in the same update"
 
 
-async def test_retry_after_of_a_read_is_obeyed_and_revocations_do_not_wait_for_it(stage: Stage) -> None:
+async def test_retry_after_of_a_read_is_obeyed_and_revocations_do_not_wait_for_it(stage: ReconcileBench) -> None:
     stage.bind()
     await stage.reconcile()
     stage.host_reconciler.look_again(VM)
@@ -188,7 +188,7 @@ async def test_retry_after_of_a_read_is_obeyed_and_revocations_do_not_wait_for_i
     assert stage.statuses() == {}
 
 
-async def test_an_object_states_that_azure_refuses_mics_credentials(stage: Stage) -> None:
+async def test_an_object_states_that_azure_refuses_mics_credentials(stage: ReconcileBench) -> None:
     stage.hosts.unread = [Refused("no", status=403, code="AuthorizationFailed")]
     stage.bind()
     await stage.reconcile()
@@ -200,7 +200,7 @@ async def test_an_object_states_that_azure_refuses_mics_credentials(stage: Stage
     assert stage.message("demo-default-demo") == ""
 
 
-async def test_azure_failures_are_retried_after_growing_pauses(stage: Stage) -> None:
+async def test_azure_failures_are_retried_after_growing_pauses(stage: ReconcileBench) -> None:
     stage.bind()
     stage.hosts.failures = [AzureError("broken", status=500) for _ in range(3)]
     pauses = []
@@ -213,7 +213,7 @@ async def test_azure_failures_are_retried_after_growing_pauses(stage: Stage) -> 
     assert await stage.reconcile() == PassResult()
 
 
-async def test_a_failed_update_that_took_effect_counts(stage: Stage) -> None:
+async def test_a_failed_update_that_took_effect_counts(stage: ReconcileBench) -> None:
     stage.bind()
     update = stage.hosts.update
 
@@ -226,7 +226,7 @@ async def test_a_failed_update_that_took_effect_counts(stage: Stage) -> None:
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
-async def test_an_update_without_effect_is_retried_after_growing_pauses(stage: Stage) -> None:
+async def test_an_update_without_effect_is_retried_after_growing_pauses(stage: ReconcileBench) -> None:
     stage.bind()
 
     async def idle(host: Host, change: Change) -> HostIdentities:
@@ -242,14 +242,14 @@ async def test_an_update_without_effect_is_retried_after_growing_pauses(stage: S
     assert len(stage.hosts.changes) == 4
 
 
-async def test_a_host_changed_by_another_writer_is_read_again(stage: Stage) -> None:
+async def test_a_host_changed_by_another_writer_is_read_again(stage: ReconcileBench) -> None:
     stage.bind()
     stage.hosts.failures = [UpdateConflict("etag", status=412)]
     assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == ["get", "update", "get", "update"]
 
 
-async def test_no_change_is_sent_if_the_lease_may_expire(stage: Stage) -> None:
+async def test_no_change_is_sent_if_the_lease_may_expire(stage: ReconcileBench) -> None:
     stage.bind()
     stage.lease[0] = 5.0
 
@@ -264,7 +264,7 @@ async def test_no_change_is_sent_if_the_lease_may_expire(stage: Stage) -> None:
     assert len(stage.time.slept) >= 3
 
 
-async def test_no_object_is_written_after_the_lease_has_expired(stage: Stage) -> None:
+async def test_no_object_is_written_after_the_lease_has_expired(stage: ReconcileBench) -> None:
     stage.lease[0] = 0.0
     stage.bind()
     assert (await stage.reconcile()).failed
@@ -274,7 +274,7 @@ async def test_no_object_is_written_after_the_lease_has_expired(stage: Stage) ->
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
-async def test_an_operation_of_an_earlier_leader_is_waited_for(stage: Stage) -> None:
+async def test_an_operation_of_an_earlier_leader_is_waited_for(stage: ReconcileBench) -> None:
     stage.bind()
     stage.hosts.state = HostIdentities(provisioning_state="Updating", etag='"1"')
 
@@ -289,7 +289,9 @@ async def test_an_operation_of_an_earlier_leader_is_waited_for(stage: Stage) -> 
 
 
 @pytest.mark.parametrize(("ended", "status"), [("Succeeded", "Assigned"), ("Failed", "Created")])
-async def test_the_target_state_of_a_running_operation_is_not_its_result(stage: Stage, ended: str, status: str) -> None:
+async def test_the_target_state_of_a_running_operation_is_not_its_result(
+    stage: ReconcileBench, ended: str, status: str
+) -> None:
     stage.bind()
     update = stage.hosts.update
     seen: list[dict[str, str]] = []
@@ -311,7 +313,7 @@ async def test_the_target_state_of_a_running_operation_is_not_its_result(stage: 
     assert stage.statuses() == {"demo-default-demo": status}
 
 
-async def test_a_reason_longer_than_a_message_is_written_once(stage: Stage) -> None:
+async def test_a_reason_longer_than_a_message_is_written_once(stage: ReconcileBench) -> None:
     stage.bind()
     stage.view.identities.upserted(None, identity(resource_id=identity_id("x" * 1000)))
     stage.hosts.failures.append(Refused("no", status=400))
@@ -327,7 +329,7 @@ async def test_a_reason_longer_than_a_message_is_written_once(stage: Stage) -> N
     assert written == []
 
 
-async def test_a_pod_that_waits_long_because_azure_does_not_respond_gets_one_event(stage: Stage) -> None:
+async def test_a_pod_that_waits_long_because_azure_does_not_respond_gets_one_event(stage: ReconcileBench) -> None:
     stage.bind()
     stage.hosts.unread = [Unreachable(f"no answer, try {number}") for number in range(12)]
     patched: list[str] = []
@@ -349,7 +351,7 @@ async def test_a_pod_that_waits_long_because_azure_does_not_respond_gets_one_eve
     assert stage.message("demo-default-demo") == ""
 
 
-async def test_an_identity_attached_before_a_foreign_operation_is_assigned_during_it(stage: Stage) -> None:
+async def test_an_identity_attached_before_a_foreign_operation_is_assigned_during_it(stage: ReconcileBench) -> None:
     stage.bind()
     await stage.reconcile()
     stage.hosts.state = replace(stage.hosts.state, provisioning_state="Updating")
@@ -360,7 +362,7 @@ async def test_an_identity_attached_before_a_foreign_operation_is_assigned_durin
     assert stage.time.slept == []
 
 
-async def test_an_endless_operation_is_not_attributed_to_identities(stage: Stage) -> None:
+async def test_an_endless_operation_is_not_attributed_to_identities(stage: ReconcileBench) -> None:
     stage.bind()
     attached = {identity_id("demo").lower(): Attached(identity_id("demo"))}
     stage.hosts.state = HostIdentities("UserAssigned", attached, etag='"1"', provisioning_state="Updating")
@@ -373,7 +375,7 @@ async def test_an_endless_operation_is_not_attributed_to_identities(stage: Stage
     assert waited[0] < 0.5, "the operation may end soon"
 
 
-async def test_an_api_server_that_rejects_writes_is_retried_later(stage: Stage) -> None:
+async def test_an_api_server_that_rejects_writes_is_retried_later(stage: ReconcileBench) -> None:
     stage.bind()
 
     def refuse(request: Recorded) -> StatusError | None:
@@ -392,7 +394,7 @@ async def test_an_api_server_that_rejects_writes_is_retried_later(stage: Stage) 
 
 
 @pytest.mark.parametrize("status", [403, 422, 500])
-async def test_an_object_that_the_api_server_rejects_blocks_no_other(stage: Stage, status: int) -> None:
+async def test_an_object_that_the_api_server_rejects_blocks_no_other(stage: ReconcileBench, status: int) -> None:
     stage.bind()
     await stage.reconcile()
     stage.unbind()
@@ -421,7 +423,7 @@ async def test_an_object_that_the_api_server_rejects_blocks_no_other(stage: Stag
         assert told == {"over-quota", "web"}, "the binding and the pod"
 
 
-async def test_an_object_that_the_watch_has_not_reported_is_found(stage: Stage) -> None:
+async def test_an_object_that_the_watch_has_not_reported_is_found(stage: ReconcileBench) -> None:
     stage.bind()
     await stage.reconcile()
     stored = await stage.client.get(ASSIGNED_IDENTITIES, "default", "demo-default-demo")
@@ -431,7 +433,7 @@ async def test_an_object_that_the_watch_has_not_reported_is_found(stage: Stage) 
     assert len(stage.statuses()) == 1
 
 
-async def test_an_object_deleted_by_another_writer_is_created_again(stage: Stage) -> None:
+async def test_an_object_deleted_by_another_writer_is_created_again(stage: ReconcileBench) -> None:
     stage.bind()
     await stage.reconcile()
     stage.api.store.patch(ASSIGNED, "demo-default-demo", {"metadata": {"finalizers": None}}, "default")
@@ -442,7 +444,7 @@ async def test_an_object_deleted_by_another_writer_is_created_again(stage: Stage
     assert stage.statuses() == {"demo-default-demo": "Assigned"}
 
 
-async def test_an_unreadable_object_under_our_name_blocks_no_other(stage: Stage) -> None:
+async def test_an_unreadable_object_under_our_name_blocks_no_other(stage: ReconcileBench) -> None:
     ref = {"apiVersion": "a/v1", "kind": "AzureIdentity", "metadata": {"name": "x"}, "spec": {"type": "zero"}}
     stranger = {"metadata": {"name": "demo-default-demo", "namespace": "default"}, "spec": {"azureIdentityRef": ref}}
     stage.api.store.create(ASSIGNED, stranger | {"status": {"status": "Assigned"}})
@@ -453,7 +455,7 @@ async def test_an_unreadable_object_under_our_name_blocks_no_other(stage: Stage)
     assert await stage.warned() == ["AzureIdentityBinding demo", "Pod demo"]
 
 
-async def test_a_foreign_object_under_our_name_is_not_changed(stage: Stage, tmp_path: Path) -> None:
+async def test_a_foreign_object_under_our_name_is_not_changed(stage: ReconcileBench, tmp_path: Path) -> None:
     stage.api.store.create(
         ASSIGNED,
         {
@@ -475,7 +477,7 @@ async def test_a_foreign_object_under_our_name_is_not_changed(stage: Stage, tmp_
     assert stage.api.store.get(ASSIGNED, "demo-default-demo", "default")["spec"]["pod"] == "other"
 
 
-def federate(stage: Stage, *pods: str, client_id: str = "") -> None:
+def federate(stage: ReconcileBench, *pods: str, client_id: str = "") -> None:
     """An identity that no host has to have, and pods with it."""
     stage.view.identities.upserted(None, identity(type_=3, client_id=client_id))
     stage.view.bindings.upserted(None, binding())
@@ -483,7 +485,7 @@ def federate(stage: Stage, *pods: str, client_id: str = "") -> None:
         stage.view.pods.upserted(None, pod(name))
 
 
-async def test_a_write_that_a_pass_and_the_direct_writer_both_need_is_made_once(stage: Stage) -> None:
+async def test_a_write_that_a_pass_and_the_direct_writer_both_need_is_made_once(stage: ReconcileBench) -> None:
     names = [f"p{number}" for number in range(8)]
     writes: list[str] = []
 
@@ -502,7 +504,7 @@ async def test_a_write_that_a_pass_and_the_direct_writer_both_need_is_made_once(
     assert stage.hosts.calls == []
 
 
-async def test_a_change_that_requires_no_host_does_not_poll_its_operation(stage: Stage) -> None:
+async def test_a_change_that_requires_no_host_does_not_poll_its_operation(stage: ReconcileBench) -> None:
     stage.bind("hosted")
     await stage.reconcile()
     stage.hosts.state = replace(stage.hosts.state, provisioning_state="Updating")
@@ -515,7 +517,7 @@ async def test_a_change_that_requires_no_host_does_not_poll_its_operation(stage:
     assert stage.statuses()["web-default-demo"] == "Assigned"
 
 
-async def test_a_direct_write_that_the_api_server_rejects_is_retried_by_the_pass(stage: Stage) -> None:
+async def test_a_direct_write_that_the_api_server_rejects_is_retried_by_the_pass(stage: ReconcileBench) -> None:
     def refuse(request: Recorded) -> StatusError | None:
         theirs = request.method == "POST" and f"/{ASSIGNED_IDENTITIES.plural}" in request.path
         return StatusError(403, "Forbidden", "exceeded quota") if theirs else None
@@ -526,11 +528,13 @@ async def test_a_direct_write_that_the_api_server_rejects_is_retried_by_the_pass
     assert await stage.reconcile() == PassResult(again_after=REFUSED_SECONDS)
 
 
-@pytest.mark.parametrize("beside", ["assign", "revoke"])
-async def test_a_direct_write_whose_pass_ended_is_sent_next_to_the_following_pass(stage: Stage, beside: str) -> None:
+@pytest.mark.parametrize("direct", ["assign", "revoke"])
+async def test_a_direct_write_whose_pass_ended_is_sent_next_to_the_following_pass(
+    stage: ReconcileBench, direct: str
+) -> None:
     federate(stage, "web")
-    neighbour = {"assign": stage.host_reconciler.assign, "revoke": stage.host_reconciler.revoke}[beside]
-    if beside == "revoke":
+    neighbour = {"assign": stage.host_reconciler.assign, "revoke": stage.host_reconciler.revoke}[direct]
+    if direct == "revoke":
         await stage.reconcile()
         stage.view.pods.deleted(pod("web"))
     round_ = asyncio.create_task(stage.reconcile())
@@ -543,4 +547,4 @@ async def test_a_direct_write_whose_pass_ended_is_sent_next_to_the_following_pas
     assert await asking == PassResult(again_after=STALE_SECONDS)
     assert await neighbour(VM) == PassResult()
     (left,) = stage.api.store.list(ASSIGNED)
-    assert ("deletionTimestamp" in left["metadata"]) == (beside == "revoke")
+    assert ("deletionTimestamp" in left["metadata"]) == (direct == "revoke")

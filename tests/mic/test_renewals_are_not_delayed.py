@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from podidentity.kube.transport import CONNECTIONS_MAX
-from tests.mic.little_cloud import little_cloud
+from tests.mic.emulated_cloud import emulated_cloud
 
 pytestmark = pytest.mark.programs
 
@@ -18,7 +18,7 @@ PODS = CONNECTIONS_MAX + 20
 async def test_hanging_writes_on_every_connection_do_not_cost_the_lease(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with little_cloud(tmp_path) as cloud:
+    async with emulated_cloud(tmp_path) as cloud:
         hanging, released = 0, asyncio.Event()
         answer = cloud.api._handler.answer
 

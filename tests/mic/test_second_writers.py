@@ -1,4 +1,4 @@
-"""Somebody else changes the host between MIC's GET and its PATCH: with etags, which are heeded, and without."""
+"""Another writer changes the host between MIC's GET and PATCH, with and without etags."""
 
 from collections.abc import AsyncIterator, Callable, Iterable
 
@@ -11,17 +11,17 @@ from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.machines import SYSTEM as OWN
 from podidentity_sandbox.machines import USER as USERS
 from tests.mic.cluster import identity_id, set_id
-from tests.mic.little_cloud import ASSIGNED, LittleCloud
-from tests.mic.stage import Stage, a_stage
+from tests.mic.emulated_cloud import ASSIGNED, EmulatedCloud
+from tests.mic.reconcile_bench import ReconcileBench, reconcile_bench
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with a_stage() as made:
+async def stage() -> AsyncIterator[ReconcileBench]:
+    async with reconcile_bench() as made:
         yield made
 
 
-def somebody_acts(stage: Stage, change: Callable[[HostIdentities], HostIdentities]) -> None:
+def another_writer_acts(stage: ReconcileBench, change: Callable[[HostIdentities], HostIdentities]) -> None:
     """Right after the next GET, a second writer makes of the host what *change* says."""
     get = type(stage.hosts).get
     done: list[HostIdentities] = []
@@ -41,14 +41,16 @@ def host(type_: str, names: Iterable[str] = (), etag: str = "") -> HostIdentitie
     return HostIdentities(type=type_, attached={each.lower(): Attached(each) for each in ids}, etag=etag)
 
 
-def names(stage: Stage) -> set[str]:
+def names(stage: ReconcileBench) -> set[str]:
     return {each.text.rpartition("/")[2] for each in stage.hosts.state.attached.values()}
 
 
 @pytest.mark.parametrize("etag", ["", '"2"'], ids=["no-etags", "etags"])
-async def test_a_system_assigned_identity_added_concurrently_survives_our_first_attach(stage: Stage, etag: str) -> None:
+async def test_a_system_assigned_identity_added_concurrently_survives_our_first_attach(
+    stage: ReconcileBench, etag: str
+) -> None:
     stage.hosts.state = host("None", etag=etag and '"1"')
-    somebody_acts(stage, lambda _seen: host(SYSTEM, etag=etag))
+    another_writer_acts(stage, lambda _seen: host(SYSTEM, etag=etag))
     stage.bind()
     assert await stage.reconcile() == PassResult()
     assert (stage.hosts.state.type, names(stage)) == (BOTH, {"demo"})
@@ -57,25 +59,27 @@ async def test_a_system_assigned_identity_added_concurrently_survives_our_first_
 
 @pytest.mark.parametrize("etag", ["", '"2"'], ids=["no-etags", "etags"])
 @pytest.mark.parametrize("type_", [USER, BOTH])
-async def test_an_identity_added_concurrently_survives_our_last_detach(stage: Stage, etag: str, type_: str) -> None:
+async def test_an_identity_added_concurrently_survives_our_last_detach(
+    stage: ReconcileBench, etag: str, type_: str
+) -> None:
     stage.hosts.state = host("None" if type_ == USER else SYSTEM, etag=etag and '"1"')
     stage.bind()
     await stage.reconcile()
     assert stage.hosts.state.type == type_
     stage.unbind()
-    somebody_acts(stage, lambda _seen: host(type_, ["demo", "theirs"], etag))
+    another_writer_acts(stage, lambda _seen: host(type_, ["demo", "theirs"], etag))
     assert await stage.reconcile() == PassResult()
     assert (stage.hosts.state.type, names(stage)) == (type_, {"theirs"})
 
 
-async def test_an_update_that_keeps_the_type_requires_no_second_read(stage: Stage) -> None:
+async def test_an_update_that_keeps_the_type_requires_no_second_read(stage: ReconcileBench) -> None:
     stage.hosts.state = host(USER, ["theirs"])
     stage.bind()
     await stage.reconcile()
     assert stage.hosts.calls == ["get", "update"]
 
 
-async def test_our_identity_detached_by_a_second_writer_is_attached_again_immediately(stage: Stage) -> None:
+async def test_our_identity_detached_by_a_second_writer_is_attached_again_immediately(stage: ReconcileBench) -> None:
     """It had read the host before us, and its own type without user-assigned identities clears ours."""
     stage.hosts.state = host("None")
     update = type(stage.hosts).update
@@ -100,7 +104,7 @@ async def test_our_identity_detached_by_a_second_writer_is_attached_again_immedi
 
 @pytest.mark.parametrize("etags", [True, False])
 async def test_the_real_program_keeps_a_concurrently_added_system_assigned_identity(
-    cloud: LittleCloud, etags: bool
+    cloud: EmulatedCloud, etags: bool
 ) -> None:
     cloud.arm.etags = etags
     cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
@@ -108,11 +112,11 @@ async def test_the_real_program_keeps_a_concurrently_added_system_assigned_ident
     own = cloud.directory.add_identity(identity_id("own"))
     machine = cloud.arm.vm(set_id())
 
-    def meanwhile(request: Recorded) -> None:
+    def before_patch(request: Recorded) -> None:
         if request.method == "POST" and "azureassignedidentities" in request.path and not machine.types:
             machine.enable_system(own)  # MIC has looked, and now writes its record
 
-    cloud.api.intercept = meanwhile
+    cloud.api.intercept = before_patch
     await cloud.mic()
     cloud.pod("web", "s0")
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})

@@ -58,7 +58,7 @@ def test_the_defaults_are_as_documented() -> None:
 
 
 def test_the_go_implementations_flags_keep_their_names() -> None:
-    """As cmd/mic/main.go of the reference has them."""
+    """The flags of cmd/mic/main.go of the Go implementation."""
     assert {
         "kubeconfig",
         "cloudconfig",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mic import cli
-from tests.mic.little_cloud import ROOT, WAIT_SECONDS
+from tests.mic.emulated_cloud import ROOT, WAIT_SECONDS
 
 SECRET = {"tenantId": "t", "aadClientId": "c", "aadClientSecret": "hush"}
 

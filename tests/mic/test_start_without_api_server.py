@@ -13,19 +13,19 @@ import pytest
 
 from podidentity_sandbox.faults import FaultProxy, Mode
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.mic.little_cloud import LittleCloud, Mic, little_cloud
+from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
 
 ACTIVE_SECONDS = 20.0
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
-    async with little_cloud(tmp_path) as made:
+async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
+    async with emulated_cloud(tmp_path) as made:
         yield made
 
 
 @pytest.fixture
-async def proxy(cloud: LittleCloud) -> AsyncIterator[FaultProxy]:
+async def proxy(cloud: EmulatedCloud) -> AsyncIterator[FaultProxy]:
     between = FaultProxy("127.0.0.1", cloud.api.port)
     await between.start()
     path = cloud.folder / "kubeconfig"
@@ -63,7 +63,7 @@ def complaints(mic: Mic) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.SILENT, Mode.RESET])
-async def test_mic_waits_logs_the_cause_and_becomes_active(cloud: LittleCloud, proxy: FaultProxy, mode: Mode) -> None:
+async def test_mic_waits_logs_the_cause_and_becomes_active(cloud: EmulatedCloud, proxy: FaultProxy, mode: Mode) -> None:
     await proxy.set_mode(mode)
     mic = await cloud.mic(active=False)
     assert f"127.0.0.1:{proxy.port}" in await not_ready(mic, "check that the API server runs")
@@ -85,7 +85,7 @@ async def test_mic_waits_logs_the_cause_and_becomes_active(cloud: LittleCloud, p
     ],
 )
 async def test_an_api_server_that_rejects_requests_is_named_and_waited_for(
-    cloud: LittleCloud, status: int, reason: str, told: str
+    cloud: EmulatedCloud, status: int, reason: str, told: str
 ) -> None:
     cloud.api.intercept = lambda _request: StatusError(status, reason, "made up")
     mic = await cloud.mic(active=False)
@@ -96,7 +96,7 @@ async def test_an_api_server_that_rejects_requests_is_named_and_waited_for(
     assert len(complaints(mic)) == 1, "one line a minute"
 
 
-async def test_a_forbidden_lock_is_logged_once_a_minute(cloud: LittleCloud) -> None:
+async def test_a_forbidden_lock_is_logged_once_a_minute(cloud: EmulatedCloud) -> None:
     asked = 0
 
     def no_leases(request: object) -> StatusError | None:
@@ -116,7 +116,7 @@ async def test_a_forbidden_lock_is_logged_once_a_minute(cloud: LittleCloud) -> N
         await cloud.active(mic)
 
 
-async def test_sigterm_during_the_wait_ends_mic_cleanly(cloud: LittleCloud, proxy: FaultProxy) -> None:
+async def test_sigterm_during_the_wait_ends_mic_cleanly(cloud: EmulatedCloud, proxy: FaultProxy) -> None:
     await proxy.set_mode(Mode.HANG)
     mic = await cloud.mic(active=False)
     await not_ready(mic, "no contact")

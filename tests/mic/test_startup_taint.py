@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mic.startup.startup_taint import without
-from tests.mic.little_cloud import LittleCloud
+from tests.mic.emulated_cloud import EmulatedCloud
 
 KEY = "aadpodidentity.k8s.io/nmi-not-ready"
 TAINT = {"key": KEY, "effect": "NoSchedule", "timeAdded": "2026-01-01T00:00:00Z"}
@@ -14,17 +14,17 @@ OTHER = {"key": "sku", "value": "gpu", "effect": "NoSchedule"}
 FLAG = f"--startup-taint={KEY}"
 
 
-def tainted(cloud: LittleCloud, name: str, *taints: Mapping[str, str]) -> None:
+def tainted(cloud: EmulatedCloud, name: str, *taints: Mapping[str, str]) -> None:
     cloud.node(name)
     cloud.api.store.patch("nodes", name, {"spec": {"taints": list(taints)}})
 
 
-def taints(cloud: LittleCloud, name: str) -> list[dict[str, Any]]:
+def taints(cloud: EmulatedCloud, name: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = cloud.api.store.get("nodes", name)["spec"].get("taints", [])
     return found
 
 
-def nmi(cloud: LittleCloud, name: str, node: str, *, ready: bool = True, namespace: str = "default") -> None:
+def nmi(cloud: EmulatedCloud, name: str, node: str, *, ready: bool = True, namespace: str = "default") -> None:
     """A pod of the DaemonSet. MIC runs in the namespace default here."""
     cloud.api.store.create(
         "pods",
@@ -36,12 +36,12 @@ def nmi(cloud: LittleCloud, name: str, node: str, *, ready: bool = True, namespa
     readiness(cloud, name, namespace, ready=ready)
 
 
-def readiness(cloud: LittleCloud, name: str, namespace: str = "default", *, ready: bool) -> None:
+def readiness(cloud: EmulatedCloud, name: str, namespace: str = "default", *, ready: bool) -> None:
     status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
     cloud.api.store.patch("pods", name, {"status": status}, namespace, subresource="status")
 
 
-async def test_a_node_whose_nmi_is_ready_loses_the_taint_and_keeps_its_others(cloud: LittleCloud) -> None:
+async def test_a_node_whose_nmi_is_ready_loses_the_taint_and_keeps_its_others(cloud: EmulatedCloud) -> None:
     tainted(cloud, "n0", OTHER, TAINT, TAINT | {"effect": "NoExecute"})
     nmi(cloud, "nmi-0", "n0")
     mic = await cloud.mic(FLAG)
@@ -49,7 +49,7 @@ async def test_a_node_whose_nmi_is_ready_loses_the_taint_and_keeps_its_others(cl
     await cloud.until(lambda: "NMI is ready on the node; start-up taint removed" in mic.said())
 
 
-async def test_a_node_created_later_loses_it_when_its_nmi_becomes_ready(cloud: LittleCloud) -> None:
+async def test_a_node_created_later_loses_it_when_its_nmi_becomes_ready(cloud: EmulatedCloud) -> None:
     await cloud.mic(FLAG)
     tainted(cloud, "n0", TAINT)
     nmi(cloud, "nmi-0", "n0", ready=False)
@@ -62,7 +62,7 @@ async def test_a_node_created_later_loses_it_when_its_nmi_becomes_ready(cloud: L
 
 
 @pytest.mark.parametrize("why", ["not ready", "another namespace", "going", "another node"])
-async def test_a_node_without_a_ready_nmi_of_ours_keeps_it(cloud: LittleCloud, why: str) -> None:
+async def test_a_node_without_a_ready_nmi_of_ours_keeps_it(cloud: EmulatedCloud, why: str) -> None:
     tainted(cloud, "n0", TAINT)
     tainted(cloud, "n1", TAINT)
     if why == "another namespace":
@@ -78,7 +78,7 @@ async def test_a_node_without_a_ready_nmi_of_ours_keeps_it(cloud: LittleCloud, w
     assert taints(cloud, "n0") == [TAINT]
 
 
-async def test_without_the_flag_taints_are_not_changed(cloud: LittleCloud) -> None:
+async def test_without_the_flag_taints_are_not_changed(cloud: EmulatedCloud) -> None:
     tainted(cloud, "n0", TAINT)
     nmi(cloud, "nmi-0", "n0")
     cloud.identity()

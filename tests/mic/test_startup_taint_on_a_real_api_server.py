@@ -10,7 +10,7 @@ import pytest
 from podidentity.resources import NODES, PODS
 from tests.conftest import NewPlane
 from tests.mic.cluster import vm_id
-from tests.mic.little_cloud import LittleCloud
+from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, in_place_of_the_emulator
 from tests.testplane.up import Plane
 
@@ -30,7 +30,7 @@ RIGHTS = [
 
 
 @pytest.fixture
-async def real(cloud: LittleCloud, new_plane: NewPlane) -> Plane:
+async def real(cloud: EmulatedCloud, new_plane: NewPlane) -> Plane:
     """The real server, with three tainted nodes, each with its NMI."""
 
     def prepare(plane: Plane) -> None:
@@ -62,7 +62,7 @@ async def untainted(plane: Plane, name: str) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_the_taint_is_removed_and_the_other_one_remains(cloud: LittleCloud, real: Plane) -> None:
+async def test_the_taint_is_removed_and_the_other_one_remains(cloud: EmulatedCloud, real: Plane) -> None:
     await asyncio.to_thread(nmi, real, 0)
     mic = await cloud.mic(FLAG)
     await untainted(real, "n0")
@@ -73,7 +73,7 @@ async def test_the_taint_is_removed_and_the_other_one_remains(cloud: LittleCloud
     assert "\nE" not in mic.said(), mic.said()
 
 
-async def test_without_permission_the_missing_permission_is_logged_once(cloud: LittleCloud, real: Plane) -> None:
+async def test_without_permission_the_missing_permission_is_logged_once(cloud: EmulatedCloud, real: Plane) -> None:
     await asyncio.to_thread(_as_a_service_account, real, cloud.folder / "kubeconfig")
     for number in range(3):
         await asyncio.to_thread(nmi, real, number)

@@ -1,6 +1,6 @@
 """A rolling migration from the reference to `python -m mic`, back, and there again, on the real API server.
 
-The reference is a stand-in that elects itself as client-go does, and leaves objects and Azure as the reference does.
+A replacement of the Go implementation elects itself as client-go does, and leaves objects and Azure in its state.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ from podidentity.kube.access import from_kubeconfig
 from podidentity.kube.client import Client
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, FINALIZER, IDENTITIES, PODS
 from tests.conftest import NewPlane
-from tests.contract.reference_lock import ReferenceElector, record_of
+from tests.contract.go_implementation_lock import ReferenceElector, record_of
 from tests.mic.cluster import identity_id, vm_id
-from tests.mic.little_cloud import LittleCloud, Mic
+from tests.mic.emulated_cloud import EmulatedCloud, Mic
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
 from tests.testplane.up import Plane
 
@@ -27,7 +27,7 @@ SECONDS = 4.0
 
 
 @pytest.fixture
-async def real(cloud: LittleCloud, new_plane: NewPlane) -> Plane:
+async def real(cloud: EmulatedCloud, new_plane: NewPlane) -> Plane:
     def prepare(plane: Plane) -> None:
         add_node(plane, "n0", vm_id("n0"))
         for name in ("demo", "other"):
@@ -51,7 +51,7 @@ class Reference:
         self.process.cancel()
         await asyncio.gather(self.process, return_exceptions=True)
 
-    async def assign(self, cloud: LittleCloud, pod: str, name: str) -> None:
+    async def assign(self, cloud: EmulatedCloud, pod: str, name: str) -> None:
         """Put the identity on the VM and write the object, in the end Assigned by its own patch."""
         identity = cloud.directory.identity(identity_id(name))
         assert identity is not None
@@ -106,11 +106,11 @@ async def get(plane: Plane, path: str) -> Any:
     return await asyncio.to_thread(plane.api, "GET", path)
 
 
-async def start(cloud: LittleCloud) -> Mic:
+async def start(cloud: EmulatedCloud) -> Mic:
     return await cloud.mic(f"--leader-election-duration={SECONDS}s", active=False)
 
 
-async def test_pods_keep_their_identities_in_both_directions(cloud: LittleCloud, real: Plane) -> None:
+async def test_pods_keep_their_identities_in_both_directions(cloud: EmulatedCloud, real: Plane) -> None:
     async with Client(await from_kubeconfig(real.kubeconfig), user_agent="reference") as client:
         theirs = Reference(real, client)
         try:
@@ -121,7 +121,7 @@ async def test_pods_keep_their_identities_in_both_directions(cloud: LittleCloud,
             await theirs.killed()
 
 
-async def there(cloud: LittleCloud, real: Plane, theirs: Reference) -> None:
+async def there(cloud: EmulatedCloud, real: Plane, theirs: Reference) -> None:
     await theirs.leads()
     record = {"metadata": {"name": "aad-pod-identity-config"}, "data": {"type-upgrade-status": "v1.8.17"}}
     await asyncio.to_thread(real.api, "POST", "/api/v1/namespaces/default/configmaps", record)
@@ -149,7 +149,7 @@ async def there(cloud: LittleCloud, real: Plane, theirs: Reference) -> None:
     assert holder == (await get(real, f"{LEASES}/{NAME}"))["spec"]["holderIdentity"] != ""
 
 
-async def back(cloud: LittleCloud, real: Plane, client: Client) -> Reference:
+async def back(cloud: EmulatedCloud, real: Plane, client: Client) -> Reference:
     theirs = Reference(real, client)
     (ours,) = cloud.running
     await asyncio.sleep(1.5 * SECONDS)
@@ -167,7 +167,7 @@ async def back(cloud: LittleCloud, real: Plane, client: Client) -> Reference:
     return theirs
 
 
-async def there_again(cloud: LittleCloud, real: Plane, theirs: Reference) -> None:
+async def there_again(cloud: EmulatedCloud, real: Plane, theirs: Reference) -> None:
     cloud.running.clear()
     ours = await start(cloud)
     await theirs.killed()

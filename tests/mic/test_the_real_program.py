@@ -5,10 +5,10 @@ import time
 
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import identity_id, set_id, vm_id
-from tests.mic.little_cloud import ASSIGNED, BINDINGS, LittleCloud
+from tests.mic.emulated_cloud import ASSIGNED, BINDINGS, EmulatedCloud
 
 
-async def test_a_pods_identity_is_assigned_and_revoked(cloud: LittleCloud) -> None:
+async def test_a_pods_identity_is_assigned_and_revoked(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     mic = await cloud.mic()
@@ -34,7 +34,7 @@ async def test_a_pods_identity_is_assigned_and_revoked(cloud: LittleCloud) -> No
     assert "Traceback" not in mic.said()
 
 
-async def test_nodes_of_a_scale_set_share_its_identities(cloud: LittleCloud) -> None:
+async def test_nodes_of_a_scale_set_share_its_identities(cloud: EmulatedCloud) -> None:
     for number in range(2):
         cloud.node(f"s{number}", f"azure://{set_id()}/virtualMachines/{number}")
     cloud.identity()
@@ -51,7 +51,7 @@ async def test_nodes_of_a_scale_set_share_its_identities(cloud: LittleCloud) -> 
     assert cloud.on(set_id()) == set()
 
 
-async def test_a_restart_with_all_assigned_writes_nothing(cloud: LittleCloud) -> None:
+async def test_a_restart_with_all_assigned_writes_nothing(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     first = await cloud.mic()
@@ -72,7 +72,7 @@ async def test_a_restart_with_all_assigned_writes_nothing(cloud: LittleCloud) ->
     assert cloud.api.store.get(ASSIGNED, "web-default-demo", "default")["metadata"]["resourceVersion"] == version
 
 
-async def test_identities_assigned_before_a_kill_are_detached_after_it(cloud: LittleCloud) -> None:
+async def test_identities_assigned_before_a_kill_are_detached_after_it(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     first = await cloud.mic("--leader-election-duration=2s")
@@ -87,7 +87,7 @@ async def test_identities_assigned_before_a_kill_are_detached_after_it(cloud: Li
     assert cloud.on(vm_id("n0")) == set()
 
 
-async def test_a_deleted_binding_revokes_the_object_before_azure_changes(cloud: LittleCloud) -> None:
+async def test_a_deleted_binding_revokes_the_object_before_azure_changes(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     await cloud.mic()
@@ -107,7 +107,7 @@ async def test_a_deleted_binding_revokes_the_object_before_azure_changes(cloud: 
     assert cloud.on(vm_id("n0")) == {"slow"}
 
 
-async def test_a_slow_scale_set_delays_no_other_host(cloud: LittleCloud) -> None:
+async def test_a_slow_scale_set_delays_no_other_host(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
     cloud.arm.vm(set_id()).operation_seconds = 60.0
@@ -120,7 +120,7 @@ async def test_a_slow_scale_set_delays_no_other_host(cloud: LittleCloud) -> None
     assert cloud.arm.vm(set_id()).updating
 
 
-async def test_one_refused_identity_is_reported_and_blocks_no_other(cloud: LittleCloud) -> None:
+async def test_one_refused_identity_is_reported_and_blocks_no_other(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     cloud.identity("bad")
@@ -140,7 +140,7 @@ async def test_one_refused_identity_is_reported_and_blocks_no_other(cloud: Littl
     assert len(cloud.arm.writes()) == 2, "one with it, one without it"
 
 
-async def test_a_service_principal_is_assigned_without_resource_manager(cloud: LittleCloud) -> None:
+async def test_a_service_principal_is_assigned_without_resource_manager(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity("principal", type=1, resourceID="", tenantID="t")
     await cloud.mic()
@@ -149,7 +149,7 @@ async def test_a_service_principal_is_assigned_without_resource_manager(cloud: L
     assert cloud.arm.calls == []
 
 
-async def test_only_the_leader_acts_and_a_second_process_takes_over(cloud: LittleCloud) -> None:
+async def test_only_the_leader_acts_and_a_second_process_takes_over(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     first = await cloud.mic()
@@ -162,7 +162,7 @@ async def test_only_the_leader_acts_and_a_second_process_takes_over(cloud: Littl
     await cloud.until(lambda: not cloud.assigned())
 
 
-async def test_two_processes_of_the_same_name_never_lead_together(cloud: LittleCloud) -> None:
+async def test_two_processes_of_the_same_name_never_lead_together(cloud: EmulatedCloud) -> None:
     flags = ("--leader-election-instance=same", "--leader-election-duration=2s")
     first = await cloud.mic(*flags)
     second = await cloud.mic(*flags, active=False)
@@ -184,7 +184,7 @@ async def test_two_processes_of_the_same_name_never_lead_together(cloud: LittleC
     await cloud.active(second)
 
 
-async def test_a_stolen_lease_ends_the_process(cloud: LittleCloud) -> None:
+async def test_a_stolen_lease_ends_the_process(cloud: EmulatedCloud) -> None:
     mic = await cloud.mic("--leader-election-duration=2s")
     cloud.api.store.patch(
         "leases.coordination.k8s.io", "aad-pod-identity-mic", {"spec": {"holderIdentity": "thief"}}, "default"
@@ -194,7 +194,7 @@ async def test_a_stolen_lease_ends_the_process(cloud: LittleCloud) -> None:
 
 
 async def test_a_go_implementation_that_becomes_leader_ends_the_process_which_releases_the_lease(
-    cloud: LittleCloud,
+    cloud: EmulatedCloud,
 ) -> None:
     mic = await cloud.mic()
     record = {"holderIdentity": "reference", "leaseDurationSeconds": 15, "renewTime": "2024-01-01T00:00:00Z"}
@@ -207,7 +207,7 @@ async def test_a_go_implementation_that_becomes_leader_ends_the_process_which_re
     assert lease["spec"]["holderIdentity"] == ""
 
 
-async def test_a_new_leader_reads_azure_first_and_waits_for_the_operation_of_the_dead_one(cloud: LittleCloud) -> None:
+async def test_a_new_leader_reads_azure_first_and_waits_for_the_operation_of_the_dead_one(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     cloud.identity("other")

@@ -182,7 +182,7 @@ async def test_many_objects_are_read_in_pages(cluster: Cluster) -> None:
     assert {each["spec"]["selector"] for each in cluster.api.store.list(BINDINGS)} == {str(n) for n in range(1100)}
 
 
-def meanwhile(cluster: Cluster, kind: str, change: dict[str, Any], times: int) -> None:
+def write_before_update(cluster: Cluster, kind: str, change: dict[str, Any], times: int) -> None:
     """Change the object as another client immediately before each of the next *times* PUTs of it."""
     left = iter(range(times))
 
@@ -201,7 +201,7 @@ def meanwhile(cluster: Cluster, kind: str, change: dict[str, Any], times: int) -
 
 async def test_a_concurrent_write_is_kept(cluster: Cluster) -> None:
     cluster.create(IDENTITIES, "demo", {"ClientID": "old", "ResourceID": "r"})
-    meanwhile(cluster, IDENTITIES, {"spec": {"ClientID": "newer"}}, times=2)
+    write_before_update(cluster, IDENTITIES, {"spec": {"ClientID": "newer"}}, times=2)
     await cluster.start()
     assert cluster.spec(IDENTITIES) == {"clientID": "newer", "resourceID": "r"}
     assert cluster.api.store.get(IDENTITIES, "demo", "default")["metadata"]["annotations"] == {"changed": "1"}
@@ -210,7 +210,7 @@ async def test_a_concurrent_write_is_kept(cluster: Cluster) -> None:
 
 async def test_a_permanently_changing_object_is_left_for_the_next_start(cluster: Cluster) -> None:
     cluster.create(IDENTITIES, "demo", {"ClientID": "old"})
-    meanwhile(cluster, IDENTITIES, {"spec": {"ClientID": "newer"}}, times=1000)
+    write_before_update(cluster, IDENTITIES, {"spec": {"ClientID": "newer"}}, times=1000)
     await cluster.start()
     assert cluster.asked("PUT", "azureidentities/demo") == TRIES
     assert cluster.recorded() is None
@@ -234,7 +234,7 @@ async def test_an_object_deleted_in_the_meantime_is_no_failure(cluster: Cluster)
 
 async def test_another_writer_of_the_config_map_loses_nothing(cluster: Cluster) -> None:
     cluster.api.store.create("configmaps", {"metadata": {"name": NAME, "namespace": "default"}})
-    meanwhile(cluster, "configmaps", {"data": {"other": "1"}}, times=1)
+    write_before_update(cluster, "configmaps", {"data": {"other": "1"}}, times=1)
     await cluster.start()
     assert cluster.recorded() == {"other": "1", KEY: VERSION}
 

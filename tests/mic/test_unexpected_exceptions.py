@@ -13,14 +13,14 @@ from mic.metrics import FAULTS
 from mic.reconciliation.left_out import FAULT_SECONDS
 from mic.reconciliation.work_queue import PassResult, WorkQueue
 from tests.mic.cluster import Cluster, binding, identity, node, pod, vm_id
-from tests.mic.stage import Stage, a_stage
+from tests.mic.reconcile_bench import ReconcileBench, reconcile_bench
 
 
 class OddError(Exception):
     """What no code of ours raises."""
 
 
-def faults(stage: Stage) -> dict[str, float]:
+def faults(stage: ReconcileBench) -> dict[str, float]:
     value = stage.registry.get_sample_value
     return {each: value("aadpodidentity_mic_faults_total", {"where": each}) or 0.0 for each in FAULTS}
 
@@ -40,7 +40,7 @@ def unplannable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("unplannable")
 async def test_a_pod_whose_plan_fails_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    async with a_stage() as stage:
+    async with reconcile_bench() as stage:
         stage.bind()
         stage.view.pods.upserted(None, pod("bad"))
         done = await stage.host_reconciler.reconcile(vm_id("n0").lower())
@@ -55,7 +55,7 @@ async def test_a_pod_whose_plan_fails_is_left_out_and_counted(caplog: pytest.Log
 
 @pytest.mark.usefixtures("unplannable")
 async def test_a_failure_without_a_host_is_left_out_and_counted_too() -> None:
-    async with a_stage() as stage:
+    async with reconcile_bench() as stage:
         stage.view.identities.upserted(None, identity(type_=1))
         stage.view.bindings.upserted(None, binding())
         for name in ("bad", "web"):
@@ -74,7 +74,7 @@ async def test_a_write_that_fails_unexpectedly_is_left_out_and_counted(monkeypat
         return real(desired, *more)
 
     monkeypatch.setattr(documents, "new_document", new_document)
-    async with a_stage() as stage:
+    async with reconcile_bench() as stage:
         stage.bind()
         stage.view.pods.upserted(None, pod("bad"))
         done = await stage.host_reconciler.reconcile(vm_id("n0").lower())

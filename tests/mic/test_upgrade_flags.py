@@ -9,13 +9,13 @@ import pytest
 from podidentity.version import VERSION
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.cluster import identity_id
-from tests.mic.little_cloud import BINDINGS, IDENTITIES, LittleCloud, little_cloud
+from tests.mic.emulated_cloud import BINDINGS, IDENTITIES, EmulatedCloud, emulated_cloud
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
+async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
     """A cluster with a pod and its objects in old spellings."""
-    async with little_cloud(tmp_path) as made:
+    async with emulated_cloud(tmp_path) as made:
         meta = {"name": "demo", "namespace": "default"}
         made.directory.add_identity(identity_id("demo"), client_id="client-demo")
         spec = {"type": 0, "ResourceID": identity_id("demo"), "ClientID": "client-demo"}
@@ -26,11 +26,11 @@ async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
         yield made
 
 
-def spec_of_identity(cloud: LittleCloud) -> Any:
+def spec_of_identity(cloud: EmulatedCloud) -> Any:
     return cloud.api.store.get(IDENTITIES, "demo", "default")["spec"]
 
 
-async def test_a_disabled_upgrade_reads_and_writes_nothing_and_pods_are_served(cloud: LittleCloud) -> None:
+async def test_a_disabled_upgrade_reads_and_writes_nothing_and_pods_are_served(cloud: EmulatedCloud) -> None:
     mic = await cloud.mic("--enable-type-upgrade=false")
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     assert "ResourceID" in spec_of_identity(cloud)
@@ -38,7 +38,7 @@ async def test_a_disabled_upgrade_reads_and_writes_nothing_and_pods_are_served(c
     assert await mic.stop() == 0
 
 
-async def test_the_flags_set_the_location_of_the_record(cloud: LittleCloud) -> None:
+async def test_the_flags_set_the_location_of_the_record(cloud: EmulatedCloud) -> None:
     mic = await cloud.mic("--config-map-name=another", "--type-upgrade-status-key=key")
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     assert cloud.api.store.get("configmaps", "another", "default")["data"] == {"key": VERSION}
@@ -46,7 +46,7 @@ async def test_the_flags_set_the_location_of_the_record(cloud: LittleCloud) -> N
     assert await mic.stop() == 0
 
 
-async def test_without_permission_for_the_record_pods_are_still_served(cloud: LittleCloud) -> None:
+async def test_without_permission_for_the_record_pods_are_still_served(cloud: EmulatedCloud) -> None:
     cloud.api.intercept = lambda request: (
         StatusError(403, "Forbidden", "no right") if "configmaps" in request.path else None
     )

@@ -1,5 +1,5 @@
 """The type upgrade against the real kube-apiserver: what it keeps, drops and demands of embedded objects; and MIC on
-the definitions that the reference's chart leaves on a cluster."""
+the definitions that the Go implementation's chart leaves on a cluster."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, GRO
 from podidentity.version import VERSION
 from tests.conftest import NewPlane, apply_definitions
 from tests.mic.cluster import identity_id, vm_id
-from tests.mic.little_cloud import LittleCloud
+from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, assigned, create, in_place_of_the_emulator, run_pod
 from tests.testplane.up import Plane
 
@@ -24,7 +24,7 @@ NAME = "web-default-demo"
 API_VERSION = f"{GROUP}/v1"
 
 
-async def started(cloud: LittleCloud, new_plane: NewPlane, *definitions: Path) -> Plane:
+async def started(cloud: EmulatedCloud, new_plane: NewPlane, *definitions: Path) -> Plane:
     """A real server in place of the emulator, with the nodes of two VMs and nothing else."""
 
     def prepare(plane: Plane) -> None:
@@ -34,7 +34,7 @@ async def started(cloud: LittleCloud, new_plane: NewPlane, *definitions: Path) -
     return await in_place_of_the_emulator(cloud, new_plane, prepare, *definitions, identities=("demo", "later"))
 
 
-def put_on(cloud: LittleCloud, identity: str, vm: str) -> None:
+def put_on(cloud: EmulatedCloud, identity: str, vm: str) -> None:
     """Let the VM have had the identity for long."""
     machine = cloud.arm.vm(vm_id(vm))
     found = cloud.directory.identity(identity_id(identity))
@@ -90,7 +90,7 @@ def in_old_spellings(plane: Plane) -> None:
     plane.api("POST", ASSIGNED_IDENTITIES.path("default"), document)
 
 
-async def test_a_cluster_with_old_spellings_is_upgraded_once(cloud: LittleCloud, new_plane: NewPlane) -> None:
+async def test_a_cluster_with_old_spellings_is_upgraded_once(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
     real = await started(cloud, new_plane)
     put_on(cloud, "demo", "n0")
     await asyncio.to_thread(in_old_spellings, real)
@@ -132,7 +132,7 @@ async def test_a_cluster_with_old_spellings_is_upgraded_once(cloud: LittleCloud,
     assert "\nW" not in mic.said(), mic.said()
 
 
-async def test_mic_works_with_the_go_implementations_definitions(cloud: LittleCloud, new_plane: NewPlane) -> None:
+async def test_mic_works_with_the_go_implementations_definitions(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
     real = await started(cloud, new_plane, REFERENCE)
     await asyncio.to_thread(in_old_spellings_dropped, real)
     mic = await cloud.mic()
@@ -182,7 +182,7 @@ def in_old_spellings_dropped(plane: Plane) -> None:
 
 
 async def test_spellings_restored_by_a_change_of_definitions_are_upgraded_on_demand(
-    cloud: LittleCloud, new_plane: NewPlane
+    cloud: EmulatedCloud, new_plane: NewPlane
 ) -> None:
     real = await started(cloud, new_plane)
     await asyncio.to_thread(create, real, EXCEPTIONS, "old", {"PodLabels": {"app": "x"}})

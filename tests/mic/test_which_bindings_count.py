@@ -1,6 +1,6 @@
 """The index of bindings against a slow reader that begins again after each change, with a limit of two.
 
-Besides what pods want, each change must report every claim that it changes: MIC looks at no others.
+Each change must also report every assignment that it changes, because MIC examines no others.
 """
 
 from collections.abc import Iterable, Iterator

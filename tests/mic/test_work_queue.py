@@ -9,7 +9,7 @@ from mic.reconciliation.work_queue import PassResult, WorkQueue
 WAIT_SECONDS = 5.0
 
 
-class Turns:
+class Passes:
     """A turn that can be held up, and remembers."""
 
     def __init__(self) -> None:
@@ -41,8 +41,8 @@ class Turns:
 
 
 @asynccontextmanager
-async def running(queue: WorkQueue, turns: Turns) -> AsyncIterator[None]:
-    task = asyncio.create_task(queue.run(turns))
+async def running(queue: WorkQueue, passes: Passes) -> AsyncIterator[None]:
+    task = asyncio.create_task(queue.run(passes))
     try:
         yield
     finally:
@@ -55,99 +55,99 @@ def quick(*, parallel: int = 10, gather: float = 0.01) -> WorkQueue:
 
 
 async def test_a_burst_of_events_causes_one_run() -> None:
-    queue, turns = quick(), Turns()
-    async with running(queue, turns):
+    queue, passes = quick(), Passes()
+    async with running(queue, passes):
         for _ in range(50):
             queue.add("a")
         queue.add("b")
-        await turns.until(lambda: len(turns.given) == 2)
+        await passes.until(lambda: len(passes.given) == 2)
         queue.later("end", 0.05)
-        await turns.until(lambda: "end" in turns.given)
-    assert turns.given == ["a", "b", "end"]
+        await passes.until(lambda: "end" in passes.given)
+    assert passes.given == ["a", "b", "end"]
 
 
 async def test_an_event_during_a_run_causes_one_more_run() -> None:
-    queue, turns = quick(), Turns()
-    turns.free.clear()
-    async with running(queue, turns):
+    queue, passes = quick(), Passes()
+    passes.free.clear()
+    async with running(queue, passes):
         queue.add("a")
-        await turns.until(lambda: turns.given == ["a"])
+        await passes.until(lambda: passes.given == ["a"])
         for _ in range(3):
             queue.add("a")
-        turns.free.set()
-        await turns.until(lambda: turns.given == ["a", "a"])
+        passes.free.set()
+        await passes.until(lambda: passes.given == ["a", "a"])
         queue.later("end", 0.05)
-        await turns.until(lambda: "end" in turns.given)
-    assert turns.given == ["a", "a", "end"]
+        await passes.until(lambda: "end" in passes.given)
+    assert passes.given == ["a", "a", "end"]
 
 
 async def test_a_blocked_key_delays_no_other() -> None:
-    queue, turns = quick(), Turns()
-    turns.free.clear()
-    async with running(queue, turns):
+    queue, passes = quick(), Passes()
+    passes.free.clear()
+    async with running(queue, passes):
         queue.add("slow")
-        await turns.until(lambda: turns.given == ["slow"])
+        await passes.until(lambda: passes.given == ["slow"])
         queue.add("fast")
-        await turns.until(lambda: turns.given == ["slow", "fast"])
+        await passes.until(lambda: passes.given == ["slow", "fast"])
 
 
 async def test_concurrent_runs_are_limited() -> None:
-    queue, turns = quick(parallel=2), Turns()
-    turns.free.clear()
-    async with running(queue, turns):
+    queue, passes = quick(parallel=2), Passes()
+    passes.free.clear()
+    async with running(queue, passes):
         for key in "abcd":
             queue.add(key)
-        await turns.until(lambda: len(turns.given) == 2)
+        await passes.until(lambda: len(passes.given) == 2)
         assert len(queue) == 4
-        turns.free.set()
-        await turns.until(lambda: len(turns.given) == 4)
-    assert sorted(turns.given) == list("abcd")
+        passes.free.set()
+        await passes.until(lambda: len(passes.given) == 4)
+    assert sorted(passes.given) == list("abcd")
 
 
 async def test_a_permanently_dirty_key_is_processed() -> None:
-    queue, turns = quick(gather=0.02), Turns()
-    async with running(queue, turns):
+    queue, passes = quick(gather=0.02), Passes()
+    async with running(queue, passes):
         async with asyncio.timeout(WAIT_SECONDS):
-            while not turns.given:
+            while not passes.given:
                 queue.add("a")
                 await asyncio.sleep(0.005)
 
 
 async def test_a_failed_run_is_retried_and_events_do_not_hasten_it() -> None:
-    queue, turns = quick(), Turns()
-    turns.results = [PassResult(failed=True)]
+    queue, passes = quick(), Passes()
+    passes.results = [PassResult(failed=True)]
     loop = asyncio.get_running_loop()
-    async with running(queue, turns):
+    async with running(queue, passes):
         queue.add("a")
-        await turns.until(lambda: turns.given == ["a"])
+        await passes.until(lambda: passes.given == ["a"])
         began = loop.time()
         await asyncio.sleep(0)
         queue.add("a")
-        await turns.until(lambda: turns.given == ["a", "a"])
+        await passes.until(lambda: passes.given == ["a", "a"])
     assert loop.time() - began >= 0.45
 
 
 async def test_a_run_that_raises_is_retried_and_affects_no_other() -> None:
-    queue, turns = quick(), Turns()
-    turns.results = [ValueError("a bug")]
-    async with running(queue, turns):
+    queue, passes = quick(), Passes()
+    passes.results = [ValueError("a bug")]
+    async with running(queue, passes):
         queue.add("a")
-        await turns.until(lambda: turns.given == ["a"])
+        await passes.until(lambda: passes.given == ["a"])
         queue.add("b")
-        await turns.until(lambda: turns.given == ["a", "b", "a"])
+        await passes.until(lambda: passes.given == ["a", "b", "a"])
 
 
 async def test_a_run_can_request_another_one() -> None:
-    queue, turns = quick(), Turns()
-    turns.results = [PassResult(again_after=0.01)]
-    async with running(queue, turns):
+    queue, passes = quick(), Passes()
+    passes.results = [PassResult(again_after=0.01)]
+    async with running(queue, passes):
         queue.add("a")
-        await turns.until(lambda: turns.given == ["a", "a"])
+        await passes.until(lambda: passes.given == ["a", "a"])
 
 
 async def test_an_event_is_processed_before_a_requested_later_run() -> None:
-    queue, turns = quick(), Turns()
-    async with running(queue, turns):
+    queue, passes = quick(), Passes()
+    async with running(queue, passes):
         queue.later("a", 60.0)
         queue.add("a")
-        await turns.until(lambda: turns.given == ["a"])
+        await passes.until(lambda: passes.given == ["a"])

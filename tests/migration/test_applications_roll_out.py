@@ -10,7 +10,7 @@ from podidctl.migration.federation.applications import cluster_remarks, is_rolle
 from podidctl.migration.federation.schema import ApplicationState
 from podidctl.migration.federation.selection import select
 from podidentity.exits import StartError
-from tests.migration.federating import TENANT, Federation, cluster, federation
+from tests.migration.federation_sandbox import TENANT, Federation, cluster, federation
 from tests.migration.objects import binding, identity
 from tests.migration.workloads import account, cron_job, pod, workload
 
@@ -120,8 +120,8 @@ def test_applications_are_selected_by_name_or_namespace() -> None:
     assert select((), "b", every) == [2]
     assert select(("b/x", "y"), "", every) == [2, 3]
     assert select(("x",), "a", every) == [1]
-    with pytest.raises(StartError, match="AzureIdentity b/nobody: podidctl migrate plan"):
-        select(("a/x", "b/nobody"), "", every)
+    with pytest.raises(StartError, match="AzureIdentity b/missing: podidctl migrate plan"):
+        select(("a/x", "b/missing"), "", every)
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from podidentity.resources import IDENTITIES, PODS
 from podidentity_sandbox.directory import FederatedCredential
 from tests.conftest import NewPlane
 from tests.mic.cluster import vm_id
-from tests.mic.little_cloud import LittleCloud, little_cloud
-from tests.mic.preview.asking import Answer, run
+from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
+from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import LOCATION, add_node, bind, in_place_of_the_emulator
 from tests.testplane.up import Plane
 
@@ -29,13 +29,13 @@ NOTE = "aadpodidentity.k8s.io/migrated-from"
 
 
 @pytest.fixture
-async def cloud(tmp_path: Any) -> AsyncIterator[LittleCloud]:
-    async with little_cloud(tmp_path) as made:
+async def cloud(tmp_path: Any) -> AsyncIterator[EmulatedCloud]:
+    async with emulated_cloud(tmp_path) as made:
         yield made
 
 
 @pytest.fixture
-async def real(cloud: LittleCloud, new_plane: NewPlane) -> AsyncIterator[Plane]:
+async def real(cloud: EmulatedCloud, new_plane: NewPlane) -> AsyncIterator[Plane]:
     """The real server with a pod of service account web, whose tokens the AAD emulator can check."""
 
     def prepare(plane: Plane) -> None:
@@ -68,11 +68,11 @@ def spec() -> dict[str, Any]:
     }
 
 
-async def migrate(cloud: LittleCloud, *arguments: str) -> Answer:
+async def migrate(cloud: EmulatedCloud, *arguments: str) -> Answer:
     return await run(cloud.folder, "podidctl", "migrate", *arguments, cloudconfig=False, HOME=str(cloud.folder))
 
 
-async def trusted(cloud: LittleCloud, plane: Plane, account: str = "web") -> None:
+async def trusted(cloud: EmulatedCloud, plane: Plane, account: str = "web") -> None:
     told = await asyncio.to_thread(plane.api, "GET", "/.well-known/openid-configuration")
     subject = f"system:serviceaccount:default:{account}"
     cloud.directory.federate("client-demo", FederatedCredential(told["issuer"], subject, AUDIENCE))
@@ -110,7 +110,7 @@ class Watching:
                 await asyncio.sleep(0.01)
 
 
-async def test_a_pod_keeps_its_identity_through_the_whole_migration(cloud: LittleCloud, real: Plane) -> None:
+async def test_a_pod_keeps_its_identity_through_the_whole_migration(cloud: EmulatedCloud, real: Plane) -> None:
     await cloud.mic()
     watching = Watching(real)
     looking = asyncio.create_task(watching.run())
@@ -140,7 +140,9 @@ async def test_a_pod_keeps_its_identity_through_the_whole_migration(cloud: Littl
     assert cloud.on(vm_id("n0")) == {"demo"}
 
 
-async def test_a_federated_application_migrates_to_workload_identity_and_back(cloud: LittleCloud, real: Plane) -> None:
+async def test_a_federated_application_migrates_to_workload_identity_and_back(
+    cloud: EmulatedCloud, real: Plane
+) -> None:
     def prepare() -> dict[str, Any]:
         change = {"spec": {"type": 3, "tenantID": cloud.directory.tenant_id}}
         real.api("PATCH", DEMO, change, content_type="application/merge-patch+json")
@@ -201,7 +203,7 @@ def add_webhook(plane: Plane) -> None:
     plane.api("POST", path, {"metadata": {"name": "azure-wi"}, "webhooks": [hook]})
 
 
-async def test_a_service_account_without_a_role_for_nmi_is_an_obstacle(cloud: LittleCloud, real: Plane) -> None:
+async def test_a_service_account_without_a_role_for_nmi_is_an_obstacle(cloud: EmulatedCloud, real: Plane) -> None:
     def prepare() -> None:
         accounts = "/api/v1/namespaces/kube-system/serviceaccounts"
         real.api("POST", accounts, {"metadata": {"name": "nmi"}})

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from podidctl.cli import main
-from tests.mic.little_cloud import LittleCloud, little_cloud
-from tests.mic.preview.asking import run
+from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
+from tests.mic.preview.run_programs import run
 
 OLD = """\
 apiVersion: aadpodidentity.k8s.io/v1
@@ -140,8 +140,8 @@ def test_values_of_the_go_implementations_chart_are_reviewed(
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
-    async with little_cloud(tmp_path) as made:
+async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
+    async with emulated_cloud(tmp_path) as made:
         made.node("n0")
         made.identity()
         made.pod("web", "n0")
@@ -149,7 +149,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
 
 
 async def test_a_cluster_without_the_go_implementations_programs_is_recognised_by_its_objects(
-    cloud: LittleCloud,
+    cloud: EmulatedCloud,
 ) -> None:
     answer = await run(cloud.folder, "podidctl", *COMMAND, "-o", "json", cloudconfig=False)
     assert answer.err == ""

@@ -13,7 +13,7 @@ import pytest
 
 from podidentity.resources import BINDINGS, IDENTITIES
 from tests.conftest import apply_definitions
-from tests.mic.preview.asking import Answer, run
+from tests.mic.preview.run_programs import Answer, run
 from tests.migration.objects import binding, identity
 from tests.testplane import up
 
@@ -176,10 +176,10 @@ async def test_applying_the_objects_keeps_all_other_fields(cluster: up.Plane, sh
     account = cluster.api("GET", f"/api/v1/namespaces/{shop}/serviceaccounts/api")
     assert account["imagePullSecrets"] == [{"name": "registry"}]
     assert account["metadata"]["labels"] == {"team": "shop"}
-    assert account["metadata"]["annotations"]["owner"] == "somebody"
+    assert account["metadata"]["annotations"]["owner"] == "team-a"
     assert account["metadata"]["annotations"]["azure.workload.identity/client-id"] == f"client-{shop}"
     api = cluster.api("GET", f"/apis/apps/v1/namespaces/{shop}/deployments/api")
-    assert (api["spec"]["replicas"], api["metadata"]["annotations"]["owner"]) == (3, "somebody")
+    assert (api["spec"]["replicas"], api["metadata"]["annotations"]["owner"]) == (3, "team-a")
     (container,) = api["spec"]["template"]["spec"]["containers"]
     assert (container["name"], container["env"]) == ("c", [{"name": "A", "value": "b"}])
     assert api["spec"]["template"]["metadata"]["labels"] == {
@@ -191,7 +191,7 @@ async def test_applying_the_objects_keeps_all_other_fields(cluster: up.Plane, sh
 
 def kept_through_the_change(plane: up.Plane, shop: str, how: str) -> None:
     """Apply a workload and its account in the way of an operator with manifests."""
-    notes = {"owner": "somebody"}
+    notes = {"owner": "team-a"}
     account = {
         "apiVersion": "v1",
         "kind": "ServiceAccount",

@@ -10,7 +10,7 @@ import yaml
 from nmi.settings import Settings
 from podidctl.migration.federation.documents import az_script, manifests
 from podidctl.migration.federation.schema import IdentityState
-from tests.migration.federating import BOUND, FEDERATING, TENANT, assigned, blocking, notes, only, planned
+from tests.migration.federation_sandbox import BOUND, FEDERATING, TENANT, assigned, blocking, notes, only, planned
 from tests.migration.objects import ID, binding, exception, identity
 from tests.migration.workloads import cron_job, pod, workload
 

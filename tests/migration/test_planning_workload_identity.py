@@ -11,7 +11,7 @@ from tests.migration.objects import binding, identity
 from tests.migration.workloads import account, cron_job, planned, pod, workload
 
 
-def whys(made: WorkloadIdentityPlan) -> list[str]:
+def reasons(made: WorkloadIdentityPlan) -> list[str]:
     return [f"{each.about}: {each.why}" for each in made.by_hand]
 
 
@@ -43,7 +43,7 @@ def test_the_default_service_account_is_never_annotated() -> None:
     made = planned(workload())
     assert [(each.name, each.is_new) for each in made.accounts] == [("web", True)]
     assert made.patches[0].service_account == "web"
-    (why,) = whys(made)
+    (why,) = reasons(made)
     assert why.startswith("Deployment shop/web: its service account is default, which every pod without one also uses")
 
 
@@ -54,14 +54,14 @@ def test_a_shared_service_account_is_replaced_by_one_of_the_workloads_own() -> N
     (one,) = made.accounts
     assert (one.name, one.is_new) == ("web", True)
     assert (one.image_pull_secrets, one.automount_service_account_token) == (secrets, False)
-    (why,) = whys(made)
+    (why,) = reasons(made)
     assert "its service account is shared, which Deployment shop/other also uses" in why
 
 
 def test_a_pod_without_an_owner_counts_as_a_user_of_its_service_account() -> None:
     made = planned(workload(account="shared"), pods=[pod("lonely", label="", account="shared")])
     assert [each.name for each in made.accounts] == ["web"]
-    assert "Pod shop/lonely" in whys(made)[0]
+    assert "Pod shop/lonely" in reasons(made)[0]
 
 
 def test_workloads_with_the_same_identity_may_share_a_service_account() -> None:
@@ -79,7 +79,7 @@ def test_workloads_with_different_identities_may_not_share_one() -> None:
 
 
 def test_a_taken_name_gets_a_suffix() -> None:
-    taken = account("web", "someone-elses")
+    taken = account("web", "another-teams")
     made = planned(workload(), ("StatefulSet", workload()), accounts=[taken])
     assert [each.name for each in made.accounts] == ["web-identity", "web-identity3"]
 
@@ -89,7 +89,7 @@ def test_of_several_identities_the_first_by_binding_gets_the_service_account_and
     made = planned(workload(account="web"), objects=objects)
     assert [each.client_id for each in made.accounts] == ["client-b"]
     assert [each.identity for each in made.credentials] == ["shop/b", "shop/demo"]
-    (why,) = whys(made)
+    (why,) = reasons(made)
     assert "it has several identities" in why
     assert "shop/demo (client-demo)" in why
 
@@ -98,7 +98,7 @@ def test_of_several_identities_the_first_by_binding_gets_the_service_account_and
 def test_an_identity_without_a_client_id_requires_manual_work(client_id: str) -> None:
     made = planned(workload(account="web"), objects=[identity(clientID=client_id), binding()])
     assert (made.accounts, made.patches, made.credentials) == ([], [], [])
-    assert whys(made) == ["Deployment shop/web: AzureIdentity shop/demo has no usable clientID"]
+    assert reasons(made) == ["Deployment shop/web: AzureIdentity shop/demo has no usable clientID"]
 
 
 @pytest.mark.parametrize("kind", [1, 2])
@@ -113,7 +113,7 @@ def test_a_service_principal_has_its_own_credential_and_tenant(kind: int) -> Non
 def test_auxiliary_tenants_require_manual_work() -> None:
     principal = identity(type=1, tenantID="t-1", auxiliaryTenantIDs=["t-2"], clientPassword={"name": "n"})
     made = planned(workload(account="web"), objects=[principal, binding()])
-    assert "auxiliary tenants" in whys(made)[0]
+    assert "auxiliary tenants" in reasons(made)[0]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_auxiliary_tenants_require_manual_work() -> None:
 def test_a_label_without_an_identity_requires_manual_work(objects: list[dict[str, Any]]) -> None:
     made = planned(workload(account="web"), objects=objects)
     assert made.patches == []
-    assert whys(made) == ["Deployment shop/web: no usable AzureIdentity is bound to its label 'demo'"]
+    assert reasons(made) == ["Deployment shop/web: no usable AzureIdentity is bound to its label 'demo'"]
 
 
 def test_an_identity_of_another_namespace_counts_unless_identities_are_namespaced() -> None:
@@ -160,14 +160,14 @@ def test_a_workload_that_cannot_be_patched_has_its_service_account_and_requires_
 ) -> None:
     made = planned((kind, workload("web", owner, account="web")))
     assert (made.patches, len(made.accounts), len(made.credentials)) == ([], 1, 1)
-    assert f"{kind} shop/web: {why}" in whys(made)[0]
+    assert f"{kind} shop/web: {why}" in reasons(made)[0]
     assert "serviceAccountName: web" in made.by_hand[0].do
 
 
 def test_a_pod_without_an_owner_requires_manual_work_and_a_finished_one_is_ignored() -> None:
     made = planned(pods=[pod("alone", account="a"), pod("done", phase="Succeeded", account="b")])
     assert [each.name for each in made.accounts] == ["a"]
-    assert whys(made) == ["Pod shop/alone: it is a standalone pod, which is immutable"]
+    assert reasons(made) == ["Pod shop/alone: it is a standalone pod, which is immutable"]
 
 
 def test_a_finished_job_is_ignored() -> None:
@@ -176,12 +176,12 @@ def test_a_finished_job_is_ignored() -> None:
 
 def test_a_set_of_another_api_group_is_not_a_kubernetes_set() -> None:
     made = planned(workload("web", account="web"), pods=[pod("x", "apps.kruise.io/v1 Deployment web", account="x")])
-    assert "it is managed by Deployment web (apps.kruise.io/v1)" in whys(made)[0]
+    assert "it is managed by Deployment web (apps.kruise.io/v1)" in reasons(made)[0]
 
 
 def test_a_label_that_only_the_pod_has_is_reported() -> None:
     made = planned(workload(label=""), pods=[pod(owner="apps/v1 Deployment web")])
-    assert whys(made) == [
+    assert reasons(made) == [
         "Pod shop/web-1: its label aadpodidbinding differs from its template, so it was set only on the pod"
     ]
 
@@ -195,7 +195,7 @@ def test_a_cycle_of_owners_is_handled() -> None:
 def test_an_annotation_with_another_client_id_requires_manual_work() -> None:
     made = planned(workload(account="web"), accounts=[account("web", "other")])
     assert (made.accounts, made.patches) == ([], [])
-    assert "is annotated with another client id" in whys(made)[0]
+    assert "is annotated with another client id" in reasons(made)[0]
 
 
 def test_an_applied_plan_is_empty() -> None:
@@ -219,7 +219,7 @@ def test_users_of_other_namespaces_count_when_one_namespace_is_planned() -> None
 def test_more_credentials_than_azure_accepts_are_reported() -> None:
     fine = planned(*(workload(f"w{number:02}", account=f"w{number:02}") for number in range(20)))
     assert fine.by_hand == []
-    (why,) = whys(planned(*(workload(f"w{number:02}", account=f"w{number:02}") for number in range(21))))
+    (why,) = reasons(planned(*(workload(f"w{number:02}", account=f"w{number:02}") for number in range(21))))
     assert "AzureIdentity shop/demo: would need 21 federated credentials" in why
 
 
@@ -230,7 +230,7 @@ def test_credentials_of_all_namespaces_count_towards_azures_limit() -> None:
     )
     made = planned(*many, elsewhere, namespace="elsewhere")
     assert len(made.credentials) == 1
-    assert "would need 21 federated credentials" in whys(made)[0]
+    assert "would need 21 federated credentials" in reasons(made)[0]
 
 
 def test_a_credentials_name_is_valid_for_azure_and_unique() -> None:

@@ -25,7 +25,7 @@ from podidctl.migration.federation.schema import (
 )
 from podidctl.migration.workload_identity import AUDIENCE
 from podidctl.printing import Output, print_document
-from tests.migration import federating
+from tests.migration import federation_sandbox
 from tests.migration.objects import ID, binding, identity
 from tests.migration.workloads import planned, workload
 
@@ -98,7 +98,9 @@ def test_a_plan_for_federated_identities(console: Console) -> None:
         identity(namespace="ids", resourceID=f"{ID}demo".replace("/g/", "/g\x1b/")),
         binding(namespace="ids", selector=EVIL),
     ]
-    made = federating.planned(workload(EVIL, account=EVIL, label=EVIL), objects=objects, issuer=f"https://{EVIL}")
+    made = federation_sandbox.planned(
+        workload(EVIL, account=EVIL, label=EVIL), objects=objects, issuer=f"https://{EVIL}"
+    )
     made = msgspec.structs.replace(
         made,
         applications=[evil_application()],

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.mic.little_cloud import ASSIGNED
-from tests.migration.federating import Federation, federation
+from tests.mic.emulated_cloud import ASSIGNED
+from tests.migration.federation_sandbox import Federation, federation
 
 NAMESPACE = "/namespaces/default"
 NOTE = "aadpodidentity.k8s.io/migrated-from"
@@ -213,9 +213,9 @@ async def test_a_switched_identity_that_was_not_waited_for_is_waited_for(cloud: 
 
 
 async def test_an_unknown_identity_is_an_error(cloud: Federation) -> None:
-    answer = await cloud.migrate("apply", "--yes", "default/nobody")
+    answer = await cloud.migrate("apply", "--yes", "default/missing")
     assert (answer.code, answer.out) == (1, "")
-    assert "there is nothing to do for AzureIdentity default/nobody" in answer.err
+    assert "there is nothing to do for AzureIdentity default/missing" in answer.err
 
 
 async def test_no_token_is_ever_printed(cloud: Federation) -> None:

@@ -34,7 +34,7 @@
 #define OVERRUNS 1
 #endif
 
-#define NOBODY PODS
+#define NO_POD PODS
 #define OVERRUN 0
 
 /* ---- The node: which sandbox really holds the address. ---- */
@@ -47,7 +47,7 @@
 
 byte life[PODS];
 byte sandbox[PODS];             /* number of the pod's latest sandbox at the address */
-byte owner = NOBODY;
+byte owner = NO_POD;
 byte made;                      /* sandboxes that have held the address so far */
 byte flaps;
 byte overruns;
@@ -95,11 +95,11 @@ typedef Entry {
 Entry entry[PODS];
 byte evidence;                  /* the newest sandbox whose removal netlink has reported */
 byte buried;                    /* the same, without false reports: only the assumption about the kubelet looks at it */
-byte settled = NOBODY;
+byte settled = NO_POD;
 
 bit verified[PODS];             /* a verification read of the present generation found the pod alive; it may still be on its way */
 
-byte asked = NOBODY;            /* the pod that a read about the address itself found; it is still on its way */
+byte asked = NO_POD;            /* the pod that a read about the address itself found; it is still on its way */
 byte found;                     /* and the pod's sandbox */
 bit crossed;                    /* NMI has learnt something since the read was sent */
 
@@ -162,7 +162,7 @@ byte number_; bit there_; bit deleting_; bit dead_; bit real_;
 #define UNCHECKED(i) false
 #endif
 
-#define ASKS (owner != NOBODY && life[owner % PODS] == RUNNING)
+#define ASKS (owner != NO_POD && life[owner % PODS] == RUNNING)
 #ifdef CLAIMED_FIRST
 #define MAY_ASK (entry[owner % PODS].known && entry[owner % PODS].number == sandbox[owner % PODS])
 #else
@@ -173,9 +173,9 @@ byte number_; bit there_; bit deleting_; bit dead_; bit real_;
 #define ONLY (CLAIMS(0) -> 0 : 1)
 
 #ifdef FIRST_CLAIM_WINS
-#define MATCH (COUNT >= 1 -> ONLY : NOBODY)
+#define MATCH (COUNT >= 1 -> ONLY : NO_POD)
 #else
-#define MATCH (COUNT == 1 -> ONLY : ((COUNT > 1 && settled != NOBODY && CLAIMS(settled % PODS)) -> settled : NOBODY))
+#define MATCH (COUNT == 1 -> ONLY : ((COUNT > 1 && settled != NO_POD && CLAIMS(settled % PODS)) -> settled : NO_POD))
 #endif
 
 /* An answer with the token of pod `who` leaves for the sender of request i. */
@@ -185,7 +185,7 @@ inline answer(i, whom) {
     assert(sandbox[whom] < 2);
 #endif
 #ifndef SHOWS_NOTHING
-    assert(owner == NOBODY || owner == whom);   /* nor does its packet reach another pod */
+    assert(owner == NO_POD || owner == whom);   /* nor does its packet reach another pod */
 #endif
     request[i].phase = IDLE; request[i].from = 0; request[i].who = 0;
 }
@@ -221,7 +221,7 @@ inline bump(i) {
 /* NMI takes over a state of pod i, from the watch, a list or a read. */
 inline take(i, is_deleting, is_dead, a_number, is_confirmed) {
     if
-    :: a_number && (!entry[i].known || !entry[i].number) -> settled = NOBODY
+    :: a_number && (!entry[i].known || !entry[i].number) -> settled = NO_POD
     :: else
     fi;
 #if defined(LIFTED_BY_ANY_EVENT)
@@ -251,7 +251,7 @@ inline retire(i) {
     entry[i].known = 0; entry[i].confirmed = 0; entry[i].deleting = 0; entry[i].dead = 0; entry[i].suspended = 0;
     entry[i].number = 0;
     if
-    :: settled == i -> settled = NOBODY
+    :: settled == i -> settled = NO_POD
     :: else
     fi;
     bump(i);
@@ -271,7 +271,7 @@ inline take_lookup() {
         :: else -> if :: COUNT > 1 && CLAIMS(asked) -> settled = asked :: else fi
         fi
     fi;
-    asked = NOBODY; found = 0; crossed = 0
+    asked = NO_POD; found = 0; crossed = 0
 }
 
 inline empty_watch() {
@@ -315,7 +315,7 @@ inline publish(i) {
 active [PODS] proctype Pod() {
     do
     /* The runtime and the CNI plugin. */
-    :: d_step { (life[_pid] == WAITING || life[_pid] == DOWN) && owner == NOBODY && made < SANDBOXES &&
+    :: d_step { (life[_pid] == WAITING || life[_pid] == DOWN) && owner == NO_POD && made < SANDBOXES &&
             object[_pid].there && !object[_pid].deleting && (made || !_pid) ->
         made++;
         sandbox[_pid] = made;
@@ -327,7 +327,7 @@ active [PODS] proctype Pod() {
     :: d_step { life[_pid] == ENDED && !object[_pid].deleting -> life[_pid] = RUNNING }   /* restarted in its sandbox */
     :: d_step { (life[_pid] == RUNNING || life[_pid] == ENDED) && MAY_BE_FREED(_pid) ->
         life[_pid] = DOWN;
-        owner = NOBODY;
+        owner = NO_POD;
         behind = 0;
 #ifndef SHOWS_NOTHING
         if
@@ -340,7 +340,7 @@ active [PODS] proctype Pod() {
     :: d_step { (life[_pid] == RUNNING || life[_pid] == ENDED) && MAY_BE_FREED(_pid) && overruns < OVERRUNS ->
         overruns++;
         life[_pid] = DOWN;
-        owner = NOBODY;
+        owner = NO_POD;
         behind = 0;
 #ifdef NEVER_SEEN
         skip
@@ -418,7 +418,7 @@ active proctype Nmi() {
 #ifndef NO_EVIDENCE
 #ifndef OVERRUN_IGNORED
         if
-        :: number_ == OVERRUN -> number_ = (owner == NOBODY -> made : sandbox[owner % PODS] - 1)   /* dumped again */
+        :: number_ == OVERRUN -> number_ = (owner == NO_POD -> made : sandbox[owner % PODS] - 1)   /* dumped again */
         :: else
         fi;
 #endif
@@ -447,7 +447,7 @@ active proctype Nmi() {
 #endif
         number_ = 0; real_ = 0
        }
-    :: d_step { asked != NOBODY -> take_lookup() }
+    :: d_step { asked != NO_POD -> take_lookup() }
     od
 }
 
@@ -455,7 +455,7 @@ active proctype Nmi() {
 /* Requests: one is sent by the pod that has the address at that moment. */
 active [REQUESTS] proctype Serve() {
     do
-    :: d_step { request[ME].phase == IDLE && ASKS && IN_ORDER && MATCH != NOBODY && (SERVED(MATCH % PODS) || UNCHECKED(MATCH % PODS)) && MAY_ASK ->
+    :: d_step { request[ME].phase == IDLE && ASKS && IN_ORDER && MATCH != NO_POD && (SERVED(MATCH % PODS) || UNCHECKED(MATCH % PODS)) && MAY_ASK ->
         request[ME].from = owner;
         request[ME].who = MATCH;
         if
@@ -473,7 +473,7 @@ active [REQUESTS] proctype Serve() {
         :: else -> request[ME].phase = FETCHING
         fi
        }
-    :: d_step { request[ME].phase == IDLE && ASKS && IN_ORDER && MATCH == NOBODY && asked == NOBODY ->
+    :: d_step { request[ME].phase == IDLE && ASKS && IN_ORDER && MATCH == NO_POD && asked == NO_POD ->
         /* The pods at the address in the API server; of several the one that was started last, if it has not ended. */
 #ifdef SETTLED_BY_ELIMINATION
         p = 0;
@@ -494,7 +494,7 @@ active [REQUESTS] proctype Serve() {
         od;
         p = 0; s = 0;
         if
-        :: q != 1 -> asked = NOBODY; found = 0
+        :: q != 1 -> asked = NO_POD; found = 0
         :: else
         fi;
         q = 0;

@@ -173,7 +173,7 @@ class Serving:
         sock.setblocking(False)
         return sock
 
-    def turn(self) -> None:
+    def iterate(self) -> None:
         """One turn of the lane, as the loop would call it."""
         self.lane._turn()  # type: ignore[attr-defined]  # private, and so not in the stub
 

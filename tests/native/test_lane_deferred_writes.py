@@ -18,10 +18,10 @@ async def test_a_pending_answer_is_sent_before_its_connection_is_closed_as_idle(
 
     async with serving(ClosingOthers) as lane:
         with lane.connected() as asking, lane.connected() as closing:
-            lane.turn()
+            lane.iterate()
             asking.send(REQUEST)
             closing.send(CLOSE_THE_OTHERS)
-            lane.turn()
+            lane.iterate()
             assert asking.recv(65536).endswith(b'"token_type":"Bearer"}')
             assert asking.recv(1) == b""
 
@@ -30,11 +30,11 @@ async def test_a_pending_answer_is_sent_before_its_slot_is_given_to_a_new_connec
     async with serving(limits=Limits(connections=1)) as lane:
         with lane.connected() as asking:
             for _ in range(2):  # epoll forgets that the listener was ready, and reports the request first
-                lane.turn()
+                lane.iterate()
             asking.send(REQUEST)
             with lane.connected() as newcomer:
                 newcomer.send(REQUEST)
-                lane.turn()
+                lane.iterate()
                 assert asking.recv(65536).endswith(b'"token_type":"Bearer"}')
                 assert asking.recv(1) == b""
                 assert newcomer.recv(65536).endswith(b'"token_type":"Bearer"}')
@@ -44,14 +44,14 @@ async def test_a_pending_answer_is_sent_before_its_slot_is_given_to_a_new_connec
 async def test_a_disconnected_peer_does_not_affect_the_answers_of_others() -> None:
     async with serving() as lane:
         leaving, staying = [lane.connected() for _ in range(3)], [lane.connected() for _ in range(3)]
-        lane.turn()
+        lane.iterate()
         for left, stays in zip(leaving, staying, strict=True):
             left.send(REQUEST)
             stays.send(REQUEST)
         for left in leaving:
             reset(left)
         for _ in range(3):
-            lane.turn()
+            lane.iterate()
         for stays in staying:
             assert stays.recv(65536).endswith(b'"token_type":"Bearer"}')
             stays.close()
@@ -60,13 +60,13 @@ async def test_a_disconnected_peer_does_not_affect_the_answers_of_others() -> No
 async def test_an_answer_belongs_to_the_record_that_the_request_found() -> None:
     async with serving() as lane:
         with lane.connected() as first, lane.connected() as second:
-            lane.turn()
+            lane.iterate()
             first.send(REQUEST)
             second.send(REQUEST)
-            lane.turn()
+            lane.iterate()
             lane.record.invalidate()
             assert b'"secret"' in first.recv(65536)
             assert b'"secret"' in second.recv(65536)
             first.send(REQUEST)
-            lane.turn()
+            lane.iterate()
             assert b" 404 " in first.recv(65536)

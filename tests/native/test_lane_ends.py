@@ -91,11 +91,11 @@ async def test_an_event_of_a_connection_closed_in_the_same_iteration_is_ignored(
     async with serving(ClosingOthers) as lane:
         with lane.connected() as lingering, lane.connected() as closing:
             lingering.send(OTHER_REQUEST)
-            lane.turn()
-            lane.turn()
+            lane.iterate()
+            lane.iterate()
             closing.send(b"close the others\r\n\r\n")
             lingering.send(b"more")
-            lane.turn()
+            lane.iterate()
             assert lane.count("open") == 1
             assert [each.calls for each in lane.generals] == [["data", "lost"], ["data"]]
 

@@ -96,7 +96,7 @@ async def test_an_arrived_request_that_was_not_read_yet_is_pending() -> None:
             newcomer.bind((B, 0))
             newcomer.connect(("127.0.0.1", lane.port))
             os.write(asking.writer.get_extra_info("socket").fileno(), REQUEST)
-            lane.turn()
+            lane.iterate()
         assert b" 200 " in await asking.answer()
         assert await idle.ending() == b""
 
@@ -166,11 +166,11 @@ async def test_peers_that_hold_all_slots_cannot_exclude_another_and_lose_equally
 
 async def test_churn_at_the_limit_leaves_no_disconnected_peer_counted() -> None:
     async with serving(limits=Limits(connections=8, connections_per_peer=4), addresses=(A, B, C)) as lane:
-        for turn in range(200):
-            address = (A, B, C)[turn * 7 % 3]
+        for iterate in range(200):
+            address = (A, B, C)[iterate * 7 % 3]
             peer = await lane.connect(address)
-            peer.send((REQUEST, OTHER_REQUEST, b"G", LAST_REQUEST)[turn % 4])
-            if turn % 5 == 0:
+            peer.send((REQUEST, OTHER_REQUEST, b"G", LAST_REQUEST)[iterate % 4])
+            if iterate % 5 == 0:
                 await peer.close()
         for peer in lane.peers:
             await peer.close()

@@ -121,7 +121,7 @@ async def test_an_answer_to_a_peer_that_has_just_disconnected_ends_the_connectio
     async with serving(Holding) as lane:
         sock = lane.connected()
         sock.send(OTHER_REQUEST)
-        lane.turn()
+        lane.iterate()
         general = lane.generals[0]
         assert isinstance(general, Holding)
         reset(sock)

@@ -45,7 +45,7 @@ async def test_one_loop_iteration_serves_a_limited_number_of_requests_of_a_conne
         with lane.connected() as greedy, lane.connected() as modest:
             greedy.send(REQUEST * 100)
             modest.send(REQUEST)
-            lane.turn()
+            lane.iterate()
             assert lane.count("fast_answers") == 32 + 1
             await lane.until(lambda: lane.count("fast_answers") == 101)
 
@@ -67,7 +67,7 @@ async def test_continuous_requests_of_one_peer_delay_another_peers_request_by_on
             for sock in greedy:
                 sock.send(OTHER_REQUEST * 50)
             modest.send(OTHER_REQUEST * 3)
-            lane.turn()
+            lane.iterate()
             assert order == ["127.0.0.1", "127.0.0.2"], "one request of each in a turn, however many connections"
             await lane.until(lambda: len(order) == 20 * 50 + 3)
         assert [each for each in order if each == "127.0.0.2"] == ["127.0.0.2"] * 3
@@ -106,7 +106,7 @@ async def test_the_general_lane_gets_one_head_at_a_time() -> None:
 async def test_one_loop_iteration_accepts_a_limited_number_of_connections() -> None:
     async with serving() as lane:
         waiting = [lane.connected() for _ in range(300)]
-        lane.turn()
+        lane.iterate()
         assert lane.count("accepted") == 256
         await lane.until(lambda: lane.count("accepted") == 300)
         for sock in waiting:
@@ -121,7 +121,7 @@ async def test_frequent_connects_delay_the_first_request_of_others_by_few_reques
             modest.connect(("127.0.0.1", lane.port))
             for sock in [*greedy, modest]:
                 sock.send(REQUEST)
-            lane.turn()
+            lane.iterate()
             assert modest.recv(15) == b"HTTP/1.1 200 OK"
             assert lane.count("fast_answers") == 16 + 1, "the others have their places, and wait"
             await lane.until(lambda: lane.count("fast_answers") == 201)
@@ -147,9 +147,9 @@ async def test_without_free_descriptors_the_listener_pauses_and_resumes() -> Non
         with lane.connected() as sock:
             sock.send(REQUEST)
             with no_more_descriptors():
-                lane.turn()
+                lane.iterate()
                 assert lane.count("accepted") == 0
-            lane.turn()
+            lane.iterate()
             assert lane.count("accepted") == 0, "it is resting"
             await lane.until(lambda: lane.count("accepted") == 1)
             await lane.until(lambda: lane.count("fast_answers") == 1)
@@ -160,7 +160,7 @@ async def test_without_free_descriptors_existing_connections_are_served() -> Non
         peer = await lane.connect()
         await peer.ask()
         with lane.connected(), no_more_descriptors():
-            lane.turn()
+            lane.iterate()
             assert b" 200 " in await peer.ask()
 
 
@@ -168,7 +168,7 @@ async def test_a_paused_listener_can_be_closed() -> None:
     async with serving() as lane:
         with lane.connected():
             with no_more_descriptors():
-                lane.turn()
+                lane.iterate()
             lane.lane.stop_accepting()
             lane.lane.close()
             assert lane.count("accepted") == 0

@@ -25,12 +25,12 @@ class HandLoop:
 
     def __init__(self) -> None:
         self.epoll = -1
-        self.turn: Callable[[], None] = lambda: None
+        self.iterate: Callable[[], None] = lambda: None
         self.later: list[Callable[[], None]] = []
         self.out_of_memory = False
 
     def add_reader(self, fd: int, call: Callable[[], None]) -> None:
-        self.epoll, self.turn = fd, call
+        self.epoll, self.iterate = fd, call
 
     def remove_reader(self, fd: int) -> None:
         assert fd == self.epoll
@@ -50,13 +50,13 @@ class HandLoop:
         return bool(select.select([self.epoll], [], [], 0)[0])
 
 
-def nobody(connection: Any) -> Any:
+def no_lane(connection: Any) -> Any:
     raise AssertionError(connection)
 
 
 @contextmanager
 def listening(limits: Limits | None = None) -> Iterator[tuple[HandLoop, socket.socket, Lane]]:
-    loop, lane = HandLoop(), Lane(index=Index(), general=nobody, limits=limits or Limits())
+    loop, lane = HandLoop(), Lane(index=Index(), general=no_lane, limits=limits or Limits())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         lane.start(cast("asyncio.AbstractEventLoop", loop), listener)
@@ -68,20 +68,20 @@ def test_a_connection_without_memory_is_closed_and_not_counted() -> None:
     with listening(Limits(connections_per_peer=1)) as (loop, listener, lane):
         loop.out_of_memory = True
         with socket.create_connection(listener.getsockname()) as unlucky:
-            loop.turn()
+            loop.iterate()
             assert unlucky.recv(1) == b""
         assert (lane.counters()["open"], lane.counters()["failed"]) == (0, 1)
         loop.out_of_memory = False
         with socket.create_connection(listener.getsockname()) as next_one:
             next_one.setblocking(False)
-            loop.turn()
+            loop.iterate()
             assert (lane.counters()["open"], lane.counters()["refused_peer"]) == (1, 0)
             with pytest.raises(BlockingIOError):
                 next_one.recv(1)
 
 
 def test_a_socket_that_is_not_listening_is_rejected() -> None:
-    lane = Lane(index=Index(), general=nobody, limits=Limits())
+    lane = Lane(index=Index(), general=no_lane, limits=Limits())
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.setblocking(False)
@@ -94,7 +94,7 @@ def test_a_listener_shut_down_elsewhere_does_not_cause_a_busy_loop() -> None:
     with listening() as (loop, listener, _):
         listener.shutdown(socket.SHUT_RDWR)
         assert loop.is_ready()
-        loop.turn()
+        loop.iterate()
         assert not loop.is_ready()
         loop.later.pop()()
         assert loop.is_ready(), "it is tried again after a while"
@@ -107,7 +107,7 @@ def test_watching_a_listener_is_retried_after_a_failure() -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
         try:
-            loop.turn()
+            loop.iterate()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert not loop.is_ready()

@@ -13,7 +13,7 @@ READ_MAX = 16 * 1024
 
 def turns(lane: Serving, count: int = 20) -> None:
     for _ in range(count):
-        lane.turn()
+        lane.iterate()
 
 
 def everything(peer: socket.socket) -> bytes:

@@ -97,7 +97,7 @@ async def test_a_handler_that_fails_at_the_first_bytes_ends_only_its_connection(
         with lane.connected() as first, lane.connected() as second:
             first.send(OTHER_REQUEST)
             second.send(REQUEST)
-            lane.turn()
+            lane.iterate()
             assert second.recv(15) == b"HTTP/1.1 200 OK"
             assert lane.count("open") == 1
 
@@ -112,10 +112,10 @@ async def test_an_interrupt_is_propagated_and_the_lane_can_continue() -> None:
         with lane.connected() as first, lane.connected() as second:
             first.send(OTHER_REQUEST)
             with pytest.raises(KeyboardInterrupt):
-                lane.turn()
+                lane.iterate()
             await lane.generals[0].until("lost")
             second.send(REQUEST)
-            lane.turn()
+            lane.iterate()
             assert second.recv(15) == b"HTTP/1.1 200 OK"
 
 
@@ -124,7 +124,7 @@ async def test_an_interrupted_iteration_still_notifies_of_the_end() -> None:
         with lane.connected() as only:
             only.send(OTHER_REQUEST)
             with pytest.raises(KeyboardInterrupt):
-                lane.turn()
+                lane.iterate()
             assert lane.generals[0].calls == ["data", "lost"]
 
 
@@ -133,7 +133,7 @@ async def test_an_interrupt_leaves_no_connection_waiting() -> None:
         with lane.connected() as first, lane.connected() as second:
             first.send(REQUEST * 32 + OTHER_REQUEST)
             second.send(REQUEST * 64)
-            lane.turn()
+            lane.iterate()
             assert lane.count("fast_answers") == 64, "one share each"
             with pytest.raises(KeyboardInterrupt):
                 lane.lane._serve_queue()  # type: ignore[attr-defined]  # private, and so not in the stub

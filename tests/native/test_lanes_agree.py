@@ -86,7 +86,7 @@ class NoProxy:
         return PlainAnswer(200, b"{}")
 
 
-class World:
+class LoopbackServer:
     """A server on loopback, and its loop, which runs only while something is asked."""
 
     def __init__(self) -> None:
@@ -153,8 +153,8 @@ def comparable(received: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    made = World()
+def loopback_server() -> Iterator[LoopbackServer]:
+    made = LoopbackServer()
     yield made
     made.close()
 
@@ -174,42 +174,42 @@ def hold_to_the_oracle(data: bytes, answers: bytes) -> None:
 
 
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
-def test_both_lanes_answer_a_corpus_file_as_its_name_states(world: World, case: Case) -> None:
-    slowly = world.ask([case.data, LAST], ready=False)
-    before = world.fast_answers()
-    again = world.ask([case.data, LAST], ready=True)
+def test_both_lanes_answer_a_corpus_file_as_its_name_states(loopback_server: LoopbackServer, case: Case) -> None:
+    slowly = loopback_server.ask([case.data, LAST], ready=False)
+    before = loopback_server.fast_answers()
+    again = loopback_server.ask([case.data, LAST], ready=True)
     assert slowly.startswith(b"HTTP/1.1 %d " % case.status)
     assert again == slowly
-    assert (world.fast_answers() > before) == case.fast
+    assert (loopback_server.fast_answers() > before) == case.fast
     hold_to_the_oracle(case.data, slowly)
 
 
-def test_fast_and_slow_requests_may_be_pipelined_in_any_order(world: World) -> None:
+def test_fast_and_slow_requests_may_be_pipelined_in_any_order(loopback_server: LoopbackServer) -> None:
     slow = next(case.data for case in EVERY if case.name == "404-identity-info")
     meanings = {case.data: read(case.data) for case in EVERY if case.status == 200 and len(case.data) < 1500}
     stays_open = [data for data, meaning in meanings.items() if isinstance(meaning, Asked) and not meaning.close]
     stream = b"".join(data + (slow if at % 5 == 0 else b"") for at, data in enumerate(stays_open))
-    slowly = world.ask([stream + LAST], ready=False)
+    slowly = loopback_server.ask([stream + LAST], ready=False)
     assert slowly.count(b"HTTP/1.1 200 OK") == len(stays_open) > 20
     for _ in range(2):  # a record keeps sixteen answers, so some are given fast and some are not
-        assert world.ask([stream + LAST], ready=True) == slowly
+        assert loopback_server.ask([stream + LAST], ready=True) == slowly
 
 
 @pytest.mark.parametrize("case", [case for case in EVERY if len(case.data) < 1500], ids=lambda case: case.name)
-def test_answers_do_not_depend_on_how_the_bytes_are_split(world: World, case: Case) -> None:
+def test_answers_do_not_depend_on_how_the_bytes_are_split(loopback_server: LoopbackServer, case: Case) -> None:
     stream = case.data + LAST
-    whole = world.ask([stream], ready=False)
-    assert world.ask([stream], ready=True) == whole
-    assert world.ask([stream[at : at + 1] for at in range(len(stream))], ready=True) == whole
+    whole = loopback_server.ask([stream], ready=False)
+    assert loopback_server.ask([stream], ready=True) == whole
+    assert loopback_server.ask([stream[at : at + 1] for at in range(len(stream))], ready=True) == whole
     for cut in range(1, len(case.data) + 1):
-        assert world.ask([stream[:cut], stream[cut:]], ready=True) == whole, cut
+        assert loopback_server.ask([stream[:cut], stream[cut:]], ready=True) == whole, cut
 
 
-def hold_both_lanes_to_the_oracle(world: World, data: bytes) -> bytes:
+def hold_both_lanes_to_the_oracle(loopback_server: LoopbackServer, data: bytes) -> bytes:
     """The answers to *data*, which are the same with an answer ready for it as without, and as the oracle has them."""
-    slowly = world.ask([data + LAST], ready=False)
-    world.make_ready(data)
-    assert world.ask([data + LAST], ready=True) == slowly
+    slowly = loopback_server.ask([data + LAST], ready=False)
+    loopback_server.make_ready(data)
+    assert loopback_server.ask([data + LAST], ready=True) == slowly
     hold_to_the_oracle(data + LAST, slowly)
     return slowly
 
@@ -225,20 +225,22 @@ def hold_both_lanes_to_the_oracle(world: World, data: bytes) -> bytes:
         *("Connection: close\r\nConnection: keep-alive", "X: y\nContent-Length: 1"),
     ],
 )
-def test_a_field_that_changes_the_meaning_is_recognised_by_both_lanes(world: World, field: str, place: str) -> None:
+def test_a_field_that_changes_the_meaning_is_recognised_by_both_lanes(
+    loopback_server: LoopbackServer, field: str, place: str
+) -> None:
     fields = "Host: a\r\nMetadata: true"
     fields = f"{field}\r\n{fields}" if place == "before" else f"{fields}\r\n{field}"
     start = "GET /metadata/identity/oauth2/token?resource=r HTTP/1.1"
-    hold_both_lanes_to_the_oracle(world, f"{start}\r\n{fields}\r\n\r\n".encode("latin-1"))
+    hold_both_lanes_to_the_oracle(loopback_server, f"{start}\r\n{fields}\r\n\r\n".encode("latin-1"))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(data=mutated() | plausible(), cuts=st.lists(st.integers(0, 700), max_size=3))
 def test_mutated_requests_are_answered_equally_by_both_lanes_and_the_oracle(
-    world: World, data: bytes, cuts: list[int]
+    loopback_server: LoopbackServer, data: bytes, cuts: list[int]
 ) -> None:
-    slowly = hold_both_lanes_to_the_oracle(world, data)
+    slowly = hold_both_lanes_to_the_oracle(loopback_server, data)
     ends = sorted({min(cut, len(data)) for cut in cuts})
     stream = data + LAST
     pieces = [stream[start:end] for start, end in zip([0, *ends], [*ends, len(stream)], strict=True) if start != end]
-    assert world.ask(pieces, ready=True) == slowly
+    assert loopback_server.ask(pieces, ready=True) == slowly

@@ -16,7 +16,7 @@ from podidentity.resources import CREATED
 from tests.nmi.fake_imds import Answer, error_body
 from tests.nmi.identity.cluster import DEADLINE, until
 from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, pod
-from tests.nmi.issuing import ADDRESS, running_office
+from tests.nmi.issuer_bench import ADDRESS, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
@@ -24,10 +24,10 @@ BRIEF = DecisionPolicy(max_hold_seconds=0.2)
 
 
 async def test_a_pod_gets_the_token_of_its_identity() -> None:
-    async with running_office() as office:
-        entry = await office.with_pod()
-        issued = await office.issued()
-        assert [call.query["client_id"] for call in office.imds.calls] == [CLIENT_ID]
+    async with running_issuer() as bench:
+        entry = await bench.with_pod()
+        issued = await bench.issued()
+        assert [call.query["client_id"] for call in bench.imds.calls] == [CLIENT_ID]
         assert issued.token.resource == REQUEST.resource
         assert (issued.record, issued.generation) == (entry.record, entry.record.generation)
         assert issued.cacheable
@@ -35,9 +35,9 @@ async def test_a_pod_gets_the_token_of_its_identity() -> None:
 
 
 async def test_a_ready_answer_is_fresh_for_long_and_ends_before_its_token() -> None:
-    async with running_office() as office:
-        await office.with_pod()
-        issued = await office.issued()
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        issued = await bench.issued()
         now = time.monotonic_ns()
         assert 10.5 * 3600 < (issued.fresh_until_ns - now) / 1e9 < 14 * 3600
         assert (issued.expires_ns - issued.fresh_until_ns) / 1e9 >= 300.0
@@ -45,49 +45,49 @@ async def test_a_ready_answer_is_fresh_for_long_and_ends_before_its_token() -> N
 
 
 async def test_first_requests_of_a_hundred_pods_make_one_call() -> None:
-    async with running_office() as office:
+    async with running_issuer() as bench:
         for number in range(100):
             name = f"web-{number}"
-            office.cluster.put_pod(pod(name, addresses=(f"10.0.1.{number}",)))
-            office.cluster.put_assigned(assigned_identity(pod_name=name))
+            bench.cluster.put_pod(pod(name, addresses=(f"10.0.1.{number}",)))
+            bench.cluster.put_assigned(assigned_identity(pod_name=name))
         await until(
-            lambda: all((entry := office.cluster.at(f"10.0.1.{n}")) is not None and entry.assigned for n in range(100))
+            lambda: all((entry := bench.cluster.at(f"10.0.1.{n}")) is not None and entry.assigned for n in range(100))
         )
-        office.imds.gate.clear()
-        requests = [asyncio.create_task(office.issued(peer=f"10.0.1.{n}")) for n in range(100)]
-        await asyncio.wait_for(office.imds.arrived.wait(), DEADLINE)
-        office.imds.gate.set()
+        bench.imds.gate.clear()
+        requests = [asyncio.create_task(bench.issued(peer=f"10.0.1.{n}")) for n in range(100)]
+        await asyncio.wait_for(bench.imds.arrived.wait(), DEADLINE)
+        bench.imds.gate.set()
         issued = await asyncio.wait_for(asyncio.gather(*requests), DEADLINE)
-        assert len(office.imds.calls) == 1
+        assert len(bench.imds.calls) == 1
         assert {each.pod for each in issued} == {f"ns/web-{n}" for n in range(100)}
 
 
 async def test_an_unknown_address_is_refused() -> None:
-    async with running_office(park_seconds=0.1) as office:
-        await office.with_pod()
-        assert (await office.refused(peer="10.9.9.9")).reason is Reason.UNKNOWN_ADDRESS
-        assert office.imds.calls == []
+    async with running_issuer(park_seconds=0.1) as bench:
+        await bench.with_pod()
+        assert (await bench.refused(peer="10.9.9.9")).reason is Reason.UNKNOWN_ADDRESS
+        assert bench.imds.calls == []
 
 
 async def test_a_pod_that_cannot_get_an_identity_is_refused_immediately() -> None:
-    async with running_office() as office:
-        await office.with_pod(assigned=False, label=None)
-        assert (await office.refused()).reason is Reason.NOTHING_ASSIGNED
+    async with running_issuer() as bench:
+        await bench.with_pod(assigned=False, label=None)
+        assert (await bench.refused()).reason is Reason.NOTHING_ASSIGNED
 
 
 @pytest.mark.parametrize("first", [None, CREATED], ids=["nothing-yet", "created"])
 async def test_a_held_request_is_answered_at_the_assignments_event(first: str | None) -> None:
-    async with running_office() as office:
-        entry = await office.with_pod(assigned=False)
+    async with running_issuer() as bench:
+        entry = await bench.with_pod(assigned=False)
         if first is not None:
-            office.cluster.put_assigned(assigned_identity(status=first))
+            bench.cluster.put_assigned(assigned_identity(status=first))
             await until(lambda: bool(entry.assigned))
-        held = asyncio.create_task(office.issued())
-        await until(lambda: office.issuer._measures.held == 1)
-        office.cluster.put_assigned(assigned_identity())
+        held = asyncio.create_task(bench.issued())
+        await until(lambda: bench.issuer._measures.held == 1)
+        bench.cluster.put_assigned(assigned_identity())
         issued = await asyncio.wait_for(held, DEADLINE)
         assert issued.identity == "ns/id"
-        assert office.issuer._measures.held == 0
+        assert bench.issuer._measures.held == 0
 
 
 @pytest.mark.parametrize(
@@ -102,50 +102,50 @@ async def test_a_held_request_is_answered_at_the_assignments_event(first: str | 
 async def test_a_hold_ends_with_the_budget(
     assigned: dict[str, Any] | None, request_: TokenRequest, reason: Reason
 ) -> None:
-    async with running_office(policy=BRIEF) as office:
-        entry = await office.with_pod(assigned=False)
+    async with running_issuer(policy=BRIEF) as bench:
+        entry = await bench.with_pod(assigned=False)
         if assigned is not None:
-            office.cluster.put_assigned(assigned_identity(**assigned))
+            bench.cluster.put_assigned(assigned_identity(**assigned))
             await until(lambda: bool(entry.assigned))
-        assert (await office.refused(request_)).reason is reason
-        assert office.imds.calls == []
+        assert (await bench.refused(request_)).reason is reason
+        assert bench.imds.calls == []
 
 
 async def test_a_held_pod_that_is_deleted_is_refused() -> None:
-    async with running_office() as office:
-        await office.with_pod(assigned=False)
-        held = asyncio.create_task(office.refused())
-        await until(lambda: office.issuer._measures.held == 1)
-        office.cluster.delete_pod()
+    async with running_issuer() as bench:
+        await bench.with_pod(assigned=False)
+        held = asyncio.create_task(bench.refused())
+        await until(lambda: bench.issuer._measures.held == 1)
+        bench.cluster.delete_pod()
         assert (await asyncio.wait_for(held, DEADLINE)).reason is Reason.UNKNOWN_ADDRESS
 
 
 async def test_a_held_pod_that_loses_its_label_is_refused() -> None:
-    async with running_office() as office:
-        await office.with_pod(assigned=False)
-        held = asyncio.create_task(office.refused())
-        await until(lambda: office.issuer._measures.held == 1)
-        office.cluster.put_pod(pod(label=None))
+    async with running_issuer() as bench:
+        await bench.with_pod(assigned=False)
+        held = asyncio.create_task(bench.refused())
+        await until(lambda: bench.issuer._measures.held == 1)
+        bench.cluster.put_pod(pod(label=None))
         assert (await asyncio.wait_for(held, DEADLINE)).reason is Reason.NOTHING_ASSIGNED
 
 
 async def test_a_client_that_disconnects_ends_its_wait_and_no_other() -> None:
-    async with running_office() as office:
-        await office.with_pod(assigned=False)
-        gone, stays = asyncio.create_task(office.issue()), asyncio.create_task(office.issued())
-        await until(lambda: office.issuer._measures.held == 2)
+    async with running_issuer() as bench:
+        await bench.with_pod(assigned=False)
+        gone, stays = asyncio.create_task(bench.issue()), asyncio.create_task(bench.issued())
+        await until(lambda: bench.issuer._measures.held == 2)
         gone.cancel()
-        await until(lambda: office.issuer._measures.held == 1)
-        office.cluster.put_assigned(assigned_identity())
+        await until(lambda: bench.issuer._measures.held == 1)
+        bench.cluster.put_assigned(assigned_identity())
         assert (await asyncio.wait_for(stays, DEADLINE)).identity == "ns/id"
 
 
 async def test_one_time_budget_covers_holding_and_fetching() -> None:
-    async with running_office(policy=BRIEF) as office:
-        await office.with_pod()
-        office.imds.script = [Answer(hang=True)]
+    async with running_issuer(policy=BRIEF) as bench:
+        await bench.with_pod()
+        bench.imds.script = [Answer(hang=True)]
         started = time.monotonic()
-        refusal = await office.refused()
+        refusal = await bench.refused()
         assert refusal.reason is Reason.UPSTREAM_UNAVAILABLE
         assert time.monotonic() - started < 1.0
 
@@ -163,16 +163,16 @@ async def test_one_time_budget_covers_holding_and_fetching() -> None:
     ids=["invalid-resource", "denied", "throttled", "down", "gone-for-now", "garbage"],
 )
 async def test_upstream_failures_have_their_reasons(answer: Answer, reason: Reason, retry_after: float | None) -> None:
-    async with running_office() as office:
-        await office.with_pod()
-        office.imds.script = [answer]
-        refusal = await office.refused()
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        bench.imds.script = [answer]
+        refusal = await bench.refused()
         assert (refusal.reason, refusal.retry_after) == (reason, retry_after)
 
 
 async def test_a_refusal_contains_azures_message_code_and_correlation_id() -> None:
-    async with running_office() as office:
-        await office.with_pod()
+    async with running_issuer() as bench:
+        await bench.with_pod()
         tenant, trace, correlation = (str(uuid.UUID(int=number)) for number in (1, 2, 3))
         description = (
             f"AADSTS500011: The resource principal named {RESOURCE} was not found in the tenant named Contoso Ltd "
@@ -180,8 +180,8 @@ async def test_a_refusal_contains_azures_message_code_and_correlation_id() -> No
             f"Correlation ID: {correlation}\r\nTimestamp: 2026-01-01 00:00:00Z"
         )
         answer = Answer(400, error_body("invalid_resource", description), {"x-ms-request-id": "11f5-ab"})
-        office.imds.script = [answer]
-        refusal = await office.refused()
+        bench.imds.script = [answer]
+        refusal = await bench.refused()
         assert refusal.correlation == correlation
         assert refusal.sentence.startswith(
             f"Azure refused a token for this identity (invalid_resource, correlation id {correlation}). "
@@ -194,96 +194,96 @@ async def test_a_refusal_contains_azures_message_code_and_correlation_id() -> No
 
 
 async def test_the_correlation_id_header_is_used_if_the_message_has_none() -> None:
-    async with running_office() as office:
-        await office.with_pod()
-        office.imds.script = [Answer(400, error_body("invalid_resource", "no"), {"x-ms-request-id": "11f5-ab"})]
-        assert "correlation id 11f5-ab" in (await office.refused()).sentence
-        office.imds.script = [Answer(403, error_body("denied", "no"), {"x-ms-correlation-request-id": "22-cd"})]
-        assert "correlation id 22-cd" in (await office.refused(TokenRequest("https://other"))).sentence
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        bench.imds.script = [Answer(400, error_body("invalid_resource", "no"), {"x-ms-request-id": "11f5-ab"})]
+        assert "correlation id 11f5-ab" in (await bench.refused()).sentence
+        bench.imds.script = [Answer(403, error_body("denied", "no"), {"x-ms-correlation-request-id": "22-cd"})]
+        assert "correlation id 22-cd" in (await bench.refused(TokenRequest("https://other"))).sentence
 
 
 async def test_the_word_that_makes_sdks_stop_retrying_is_never_passed_on_from_upstream() -> None:
-    async with running_office() as office:
-        await office.with_pod()
-        office.imds.script = [Answer(403, error_body("host_unreachable", "A socket operation was unreachable"))]
-        assert "unreachable" not in (await office.refused()).sentence.lower()
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        bench.imds.script = [Answer(403, error_body("host_unreachable", "A socket operation was unreachable"))]
+        assert "unreachable" not in (await bench.refused()).sentence.lower()
 
 
 async def test_imds_lag_after_the_assignment_is_waited_out() -> None:
-    async with running_office() as office:
-        await office.with_pod()
-        office.imds.script = [Answer(400, error_body("invalid_request", "Identity not found"))]
-        assert (await office.issued()).identity == "ns/id"
-        assert len(office.imds.calls) == 2
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        bench.imds.script = [Answer(400, error_body("invalid_request", "Identity not found"))]
+        assert (await bench.issued()).identity == "ns/id"
+        assert len(bench.imds.calls) == 2
 
 
 async def test_imds_lag_beyond_the_budget_is_a_retryable_refusal() -> None:
-    async with running_office(policy=DecisionPolicy(max_hold_seconds=1.0)) as office:
-        await office.with_pod()
-        office.cluster.clock.ahead += 61.0
-        office.imds.script = [Answer(400, error_body("invalid_request", "Identity not found"))] * 50
+    async with running_issuer(policy=DecisionPolicy(max_hold_seconds=1.0)) as bench:
+        await bench.with_pod()
+        bench.cluster.clock.ahead += 61.0
+        bench.imds.script = [Answer(400, error_body("invalid_request", "Identity not found"))] * 50
         # Long assigned but for a few seconds: no more retries, and still no final word.
-        assert (await office.refused()).reason is Reason.STILL_ASSIGNING
-        office.cluster.clock.ahead += 30.0
-        assert (await office.refused()).reason is Reason.UPSTREAM_REFUSED
+        assert (await bench.refused()).reason is Reason.STILL_ASSIGNING
+        bench.cluster.clock.ahead += 30.0
+        assert (await bench.refused()).reason is Reason.UPSTREAM_REFUSED
 
 
 @pytest.mark.parametrize("type_", [4, -1])
 async def test_an_unknown_type_is_refused_and_the_log_names_the_known_ones(type_: int) -> None:
-    async with running_office() as office:
-        entry = await office.with_pod(assigned=False)
-        office.cluster.told(assigned_identity(type_=type_), "assigned_identities")
+    async with running_issuer() as bench:
+        entry = await bench.with_pod(assigned=False)
+        bench.cluster.deliver(assigned_identity(type_=type_), "assigned_identities")
         assert entry.assigned
-        refusal = await office.refused()
+        refusal = await bench.refused()
         assert refusal.reason is Reason.POLICY
         assert all(f"{served} (" in refusal.detail for served in (0, 1, 2))
-        assert office.imds.calls == []
+        assert bench.imds.calls == []
 
 
 async def test_an_object_id_is_known_after_azure_has_returned_it() -> None:
-    async with running_office() as office:
-        await office.with_pod()
+    async with running_issuer() as bench:
+        await bench.with_pod()
         request = by(SelectorKind.OBJECT_ID, "0B000000-0000-0000-0000-000000000001")
-        assert (await office.refused(request)).reason is Reason.UNKNOWN_OBJECT_ID
-        await office.issued()
-        assert (await office.issued(request)).identity == "ns/id"
+        assert (await bench.refused(request)).reason is Reason.UNKNOWN_OBJECT_ID
+        await bench.issued()
+        assert (await bench.issued(request)).identity == "ns/id"
 
 
 async def test_without_the_cache_no_answer_becomes_ready() -> None:
-    async with running_office(caching=False) as office:
-        await office.with_pod()
-        assert not (await office.issued()).cacheable
-        await office.issued()
-        assert len(office.imds.calls) == 2
+    async with running_issuer(caching=False) as bench:
+        await bench.with_pod()
+        assert not (await bench.issued()).cacheable
+        await bench.issued()
+        assert len(bench.imds.calls) == 2
 
 
 async def test_a_terminating_pod_gets_tokens_but_no_ready_answers() -> None:
-    async with running_office() as office:
-        entry = await office.with_pod()
-        assert (await office.issued()).cacheable
-        office.cluster.api.store.delete("pods", "web", "ns")
+    async with running_issuer() as bench:
+        entry = await bench.with_pod()
+        assert (await bench.issued()).cacheable
+        bench.cluster.api.store.delete("pods", "web", "ns")
         await until(lambda: entry.ending)
-        assert not (await office.issued()).cacheable
-        assert office.cluster.reads() == ["/api/v1/namespaces/ns/pods/web"]
+        assert not (await bench.issued()).cacheable
+        assert bench.cluster.reads() == ["/api/v1/namespaces/ns/pods/web"]
 
 
 async def test_only_the_peers_address_identifies_the_pod() -> None:
-    async with running_office() as office:
-        await office.with_pod()
-        office.cluster.put_pod(pod("other", addresses=("10.0.0.2",)))
-        office.cluster.put_assigned(assigned_identity("second", pod_name="other", client_id=OTHER_ID))
-        await until(lambda: bool((entry := office.cluster.at("10.0.0.2")) and entry.assigned))
-        assert (await office.issued(peer=ADDRESS)).identity == "ns/id"
-        assert (await office.issued(peer="10.0.0.2")).identity == "ns/second"
-        assert [call.query["client_id"] for call in office.imds.calls] == [CLIENT_ID, OTHER_ID]
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        bench.cluster.put_pod(pod("other", addresses=("10.0.0.2",)))
+        bench.cluster.put_assigned(assigned_identity("second", pod_name="other", client_id=OTHER_ID))
+        await until(lambda: bool((entry := bench.cluster.at("10.0.0.2")) and entry.assigned))
+        assert (await bench.issued(peer=ADDRESS)).identity == "ns/id"
+        assert (await bench.issued(peer="10.0.0.2")).identity == "ns/second"
+        assert [call.query["client_id"] for call in bench.imds.calls] == [CLIENT_ID, OTHER_ID]
 
 
 async def test_a_request_that_a_token_source_forbids_is_refused_with_its_message() -> None:
     forbidding = FakeSource(forbidden=PolicyError("Not from there.", "--allow-it would allow it"))
-    async with running_office(sources={1: forbidding}) as office:
-        await office.with_pod(assigned=False)
-        office.cluster.put_assigned(assigned_identity(type_=1))
-        refusal = await office.refused()
+    async with running_issuer(sources={1: forbidding}) as bench:
+        await bench.with_pod(assigned=False)
+        bench.cluster.put_assigned(assigned_identity(type_=1))
+        refusal = await bench.refused()
         assert (refusal.reason, refusal.sentence, refusal.detail) == (
             Reason.POLICY,
             "Not from there.",
@@ -294,36 +294,36 @@ async def test_a_request_that_a_token_source_forbids_is_refused_with_its_message
 
 async def test_tokens_of_auxiliary_tenants_are_included_and_never_in_a_ready_answer() -> None:
     further = Token("further", 2_000_000_000, 0, RESOURCE, CLIENT_ID)
-    async with running_office(sources={1: FakeSource(auxiliary=(further,))}) as office:
-        entry = await office.with_pod(assigned=False)
-        office.cluster.put_assigned(assigned_identity(type_=1))
-        issued = await office.issued()
+    async with running_issuer(sources={1: FakeSource(auxiliary=(further,))}) as bench:
+        entry = await bench.with_pod(assigned=False)
+        bench.cluster.put_assigned(assigned_identity(type_=1))
+        issued = await bench.issued()
         assert (issued.auxiliary, issued.cacheable) == ((further,), False)
-        assert not entry.serves(office.broker.key_of(entry.assigned[0].identity, RESOURCE, "").lasting)
+        assert not entry.serves(bench.broker.key_of(entry.assigned[0].identity, RESOURCE, "").lasting)
 
 
 async def test_the_log_can_name_the_pods_uid_and_azures_own_id_of_the_call() -> None:
-    async with running_office(sources={1: FakeSource()}) as office:
-        entry = await office.with_pod(assigned=False)
-        office.cluster.put_assigned(assigned_identity(type_=1))
-        issued = await office.issued()
+    async with running_issuer(sources={1: FakeSource()}) as bench:
+        entry = await bench.with_pod(assigned=False)
+        bench.cluster.put_assigned(assigned_identity(type_=1))
+        issued = await bench.issued()
         assert (issued.uid, issued.correlation) == (entry.uid, "call-1")
-    async with running_office() as office:
-        await office.with_pod()
-        office.imds.script = [Answer(403, error_body("access_denied", "no"), {"x-ms-request-id": "11f5-ab"})]
-        assert (await office.refused()).correlation == "11f5-ab"
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        bench.imds.script = [Answer(403, error_body("access_denied", "no"), {"x-ms-request-id": "11f5-ab"})]
+        assert (await bench.refused()).correlation == "11f5-ab"
 
 
 async def test_a_reassigned_address_serves_its_new_pod_immediately_also_on_known_connections() -> None:
     # A kept-alive connection asks by its peer's address each time: nothing of the former pod is bound to it.
-    async with running_office() as office:
-        await office.with_pod()
-        before = await office.issued()
-        office.cluster.delete_pod()
-        office.cluster.put_pod(pod("successor"))
-        office.cluster.put_assigned(assigned_identity("second", pod_name="successor", client_id=OTHER_ID))
-        await until(lambda: bool((it := office.cluster.at(ADDRESS)) and it.name == "successor" and it.assigned))
-        after = await office.issued()
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        before = await bench.issued()
+        bench.cluster.delete_pod()
+        bench.cluster.put_pod(pod("successor"))
+        bench.cluster.put_assigned(assigned_identity("second", pod_name="successor", client_id=OTHER_ID))
+        await until(lambda: bool((it := bench.cluster.at(ADDRESS)) and it.name == "successor" and it.assigned))
+        after = await bench.issued()
         assert (after.pod, after.identity) == ("ns/successor", "ns/second")
         assert before.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
         assert before.record.suspended

@@ -30,7 +30,7 @@ from tests.nmi.identity.shapes import (
     pod,
     resource_id,
 )
-from tests.nmi.issuing import ADDRESS, Office, running_office
+from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
 
 APP = {"app": "web"}
 MIC = {
@@ -40,36 +40,36 @@ MIC = {
 }
 
 
-async def exempt(office: Office, **changes: Any) -> PodEntry:
+async def exempt(bench: IssuerBench, **changes: Any) -> PodEntry:
     """Put a pod with an assigned identity under an exception."""
-    office.cluster.put_exception(exception(labels=APP))
-    entry = await office.with_pod(**({"labels": APP} | changes))
+    bench.cluster.put_exception(exception(labels=APP))
+    entry = await bench.with_pod(**({"labels": APP} | changes))
     await until(lambda: bool(entry.facts.exempt))
     return entry
 
 
-async def raw(office: Office, request: TokenRequest = REQUEST) -> RawAnswer:
-    answer = await office.issue(request)
+async def raw(bench: IssuerBench, request: TokenRequest = REQUEST) -> RawAnswer:
+    answer = await bench.issue(request)
     assert isinstance(answer, RawAnswer), answer
     return answer
 
 
 async def test_an_exempt_pods_request_is_sent_to_imds_for_the_nodes_own_identity() -> None:
-    async with running_office() as office:
-        await exempt(office)
-        answer = await raw(office)
-        [call] = office.imds.calls
+    async with running_issuer() as bench:
+        await exempt(bench)
+        answer = await raw(bench)
+        [call] = bench.imds.calls
         assert (call.query["resource"], "client_id" in call.query) == (RESOURCE, False)
         assert (answer.status, b"access_token" in answer.body) == (200, True)
 
 
 async def test_mics_own_pod_requires_no_exception() -> None:
-    async with running_office(mic_namespace="ns") as office:
-        await office.with_pod(assigned=False, **MIC)
-        assert (await raw(office)).status == 200
-    async with running_office(mic_namespace="elsewhere") as office:
-        await office.with_pod(assigned=False, **MIC)
-        assert (await office.refused()).reason is Reason.NOTHING_ASSIGNED
+    async with running_issuer(mic_namespace="ns") as bench:
+        await bench.with_pod(assigned=False, **MIC)
+        assert (await raw(bench)).status == 200
+    async with running_issuer(mic_namespace="elsewhere") as bench:
+        await bench.with_pod(assigned=False, **MIC)
+        assert (await bench.refused()).reason is Reason.NOTHING_ASSIGNED
 
 
 @pytest.mark.parametrize(
@@ -83,35 +83,35 @@ async def test_mics_own_pod_requires_no_exception() -> None:
 async def test_the_requested_identity_is_sent_to_imds_whether_assigned_or_not(
     selector: SelectorKind, value: str, parameter: str
 ) -> None:
-    async with running_office() as office:
-        await exempt(office)
-        await raw(office, by(selector, value))
-        assert office.imds.calls[0].query[parameter] == value
+    async with running_issuer() as bench:
+        await exempt(bench)
+        await raw(bench, by(selector, value))
+        assert bench.imds.calls[0].query[parameter] == value
 
 
 async def test_imds_refusals_are_returned_unchanged() -> None:
-    async with running_office() as office:
-        await exempt(office)
+    async with running_issuer() as bench:
+        await exempt(bench)
         body = error_body("invalid_request", "Identity not found")
-        office.imds.script = [Answer(400, body)]
-        answer = await raw(office)
+        bench.imds.script = [Answer(400, body)]
+        answer = await raw(bench)
         assert (answer.status, answer.body) == (400, body)
 
 
 async def test_an_exempt_pods_answer_is_not_cached() -> None:
-    async with running_office() as office:
-        entry = await exempt(office)
-        await raw(office)
-        await raw(office)
-        assert len(office.imds.calls) == 2
+    async with running_issuer() as bench:
+        entry = await exempt(bench)
+        await raw(bench)
+        await raw(bench)
+        assert len(bench.imds.calls) == 2
         assert entry.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
 
 
 async def test_an_imds_that_does_not_respond_is_a_refusal_within_the_budget() -> None:
-    async with running_office(policy=DecisionPolicy(max_hold_seconds=0.2)) as office:
-        await exempt(office)
-        office.imds.script = [Answer(hang=True)]
-        assert (await office.refused()).reason is Reason.UPSTREAM_UNAVAILABLE
+    async with running_issuer(policy=DecisionPolicy(max_hold_seconds=0.2)) as bench:
+        await exempt(bench)
+        bench.imds.script = [Answer(hang=True)]
+        assert (await bench.refused()).reason is Reason.UPSTREAM_UNAVAILABLE
 
 
 class Failing:
@@ -136,16 +136,16 @@ class Failing:
     ids=["no-connection", "throttled", "queue-full"],
 )
 async def test_a_failed_call_is_a_refusal_charged_to_the_pod(error: Exception, reason: Reason) -> None:
-    async with running_office() as office:
-        await exempt(office)
+    async with running_issuer() as bench:
+        await exempt(bench)
         source = Failing(error)
         issuer = Issuer(
-            office.cluster.cluster_cache,
-            office.broker,
+            bench.cluster.cluster_cache,
+            bench.broker,
             DecisionPolicy(max_hold_seconds=20.0),
             IdentityMetrics(CollectorRegistry()),
             node_identities=source,
-            clock=office.cluster.clock,
+            clock=bench.cluster.clock,
         )
         refusal = await issuer.issue(ADDRESS, TokenRequest(RESOURCE))
         assert isinstance(refusal, Refusal)
@@ -156,81 +156,83 @@ async def test_a_failed_call_is_a_refusal_charged_to_the_pod(error: Exception, r
 
 
 async def test_without_a_source_for_node_identities_the_request_is_refused() -> None:
-    async with running_office(for_exempt=False) as office:
-        await exempt(office)
-        assert (await office.refused()).reason is Reason.POLICY
+    async with running_issuer(for_exempt=False) as bench:
+        await exempt(bench)
+        assert (await bench.refused()).reason is Reason.POLICY
 
 
-async def while_asking(office: Office, entry: PodEntry, change: Callable[[], object]) -> Issued | RawAnswer | Refusal:
+async def while_asking(
+    bench: IssuerBench, entry: PodEntry, change: Callable[[], object]
+) -> Issued | RawAnswer | Refusal:
     """The outcome of a request that is at IMDS while *change* happens and the cluster cache sees it."""
-    office.imds.gate.clear()
-    office.imds.arrived.clear()
-    request = asyncio.create_task(office.issue())
-    await asyncio.wait_for(office.imds.arrived.wait(), DEADLINE)
+    bench.imds.gate.clear()
+    bench.imds.arrived.clear()
+    request = asyncio.create_task(bench.issue())
+    await asyncio.wait_for(bench.imds.arrived.wait(), DEADLINE)
     generation = entry.record.generation
     change()
     await until(lambda: entry.record.generation != generation)
-    office.imds.gate.set()
+    bench.imds.gate.set()
     return await asyncio.wait_for(request, DEADLINE)
 
 
 async def test_a_pod_whose_exception_ends_during_the_request_keeps_its_own_identity() -> None:
-    async with running_office() as office:
-        entry = await exempt(office)
-        answer = await while_asking(office, entry, lambda: office.cluster.delete_exception(exception()))
+    async with running_issuer() as bench:
+        entry = await exempt(bench)
+        answer = await while_asking(bench, entry, lambda: bench.cluster.delete_exception(exception()))
         assert isinstance(answer, Issued)
         assert answer.identity == "ns/id"
 
 
 async def test_a_label_lost_during_the_request_ends_the_exemption_too() -> None:
-    async with running_office() as office:
-        entry = await exempt(office)
-        answer = await while_asking(office, entry, lambda: office.cluster.put_pod(pod()))
+    async with running_issuer() as bench:
+        entry = await exempt(bench)
+        answer = await while_asking(bench, entry, lambda: bench.cluster.put_pod(pod()))
         assert isinstance(answer, Issued)
         assert answer.identity == "ns/id"
 
 
-def succeed(office: Office) -> None:
-    office.cluster.delete_pod()
-    office.cluster.put_pod(pod("other"))
+def succeed(bench: IssuerBench) -> None:
+    bench.cluster.delete_pod()
+    bench.cluster.put_pod(pod("other"))
 
 
 @pytest.mark.parametrize("end", ["deleted", "successor", "rival"])
 async def test_a_pod_that_loses_its_address_during_the_request_gets_nothing(end: str) -> None:
-    async with running_office() as office:
-        entry = await exempt(office)
+    async with running_issuer() as bench:
+        entry = await exempt(bench)
         changes: dict[str, Callable[[], object]] = {
-            "deleted": office.cluster.delete_pod,
-            "successor": lambda: succeed(office),
-            "rival": lambda: office.cluster.told(pod("rival", uid="uid-2")),
+            "deleted": bench.cluster.delete_pod,
+            "successor": lambda: succeed(bench),
+            "rival": lambda: bench.cluster.deliver(pod("rival", uid="uid-2")),
         }
-        answer = await while_asking(office, entry, changes[end])
+        answer = await while_asking(bench, entry, changes[end])
         assert isinstance(answer, Refusal)
         assert answer.reason is Reason.UNKNOWN_ADDRESS
 
 
 async def test_a_grant_in_progress_is_not_given_to_a_pod_that_becomes_exempt() -> None:
-    async with running_office() as office:
-        entry = await office.with_pod(labels=APP)
-        answer = await while_asking(office, entry, lambda: office.cluster.put_exception(exception(labels=APP)))
+    async with running_issuer() as bench:
+        entry = await bench.with_pod(labels=APP)
+        answer = await while_asking(bench, entry, lambda: bench.cluster.put_exception(exception(labels=APP)))
         assert isinstance(answer, RawAnswer)
-        assert not entry.serves(office.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, ""))
+        assert not entry.serves(bench.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, ""))
 
 
 async def test_a_held_request_is_sent_to_imds_when_its_pod_becomes_exempt() -> None:
-    async with running_office() as office:
-        await office.with_pod(assigned=False, labels=APP)
-        held = asyncio.create_task(office.issue())
-        await until(lambda: office.issuer._measures.held == 1)
-        office.cluster.put_exception(exception(labels=APP))
+    async with running_issuer() as bench:
+        await bench.with_pod(assigned=False, labels=APP)
+        held = asyncio.create_task(bench.issue())
+        await until(lambda: bench.issuer._measures.held == 1)
+        bench.cluster.put_exception(exception(labels=APP))
         assert isinstance(await asyncio.wait_for(held, DEADLINE), RawAnswer)
 
 
 async def test_other_pods_are_not_affected() -> None:
-    async with running_office() as office:
-        await exempt(office)
-        office.cluster.put_pod(pod("other", addresses=("10.0.0.2",), label=None))
-        await until(lambda: office.cluster.at("10.0.0.2") is not None)
-        assert (await office.refused(peer="10.0.0.2")).reason is Reason.NOTHING_ASSIGNED
-        assert (await raw(office)).status == 200
-        assert office.cluster.at(ADDRESS) is not None
+    async with running_issuer() as bench:
+        await exempt(bench)
+        bench.cluster.put_pod(pod("other", addresses=("10.0.0.2",), label=None))
+        await until(lambda: bench.cluster.at("10.0.0.2") is not None)
+        assert (await bench.refused(peer="10.0.0.2")).reason is Reason.NOTHING_ASSIGNED
+        assert (await raw(bench)).status == 200
+        assert bench.cluster.at(ADDRESS) is not None

@@ -11,7 +11,7 @@ from nmi.refusal import Reason
 from tests.nmi.fake_imds import Answer
 from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import RESOURCE
-from tests.nmi.issuing import running_office
+from tests.nmi.issuer_bench import running_issuer
 
 BRIEF = DecisionPolicy(max_hold_seconds=0.4)
 
@@ -21,39 +21,39 @@ def other(number: int) -> TokenRequest:
 
 
 async def test_during_an_imds_update_a_pod_gets_retry_after_and_its_next_request_joins_the_fetch() -> None:
-    async with running_office(policy=BRIEF, retry_delays=(0.3,)) as office:
-        await office.with_pod()
-        office.imds.script = [Answer(410, b"{}")] * 4
-        refusal = await office.refused()
+    async with running_issuer(policy=BRIEF, retry_delays=(0.3,)) as bench:
+        await bench.with_pod()
+        bench.imds.script = [Answer(410, b"{}")] * 4
+        refusal = await bench.refused()
         assert refusal.reason is Reason.UPSTREAM_UNAVAILABLE
         assert refusal.retry_after == 10.0
-        calls = len(office.imds.calls)
+        calls = len(bench.imds.calls)
         async with asyncio.timeout(DEADLINE):
-            while not isinstance(await office.issue(), Issued):
+            while not isinstance(await bench.issue(), Issued):
                 pass
-        assert len(office.imds.calls) == 5 > calls
+        assert len(bench.imds.calls) == 5 > calls
 
 
 async def test_a_long_retry_after_of_imds_is_a_429_for_every_new_token_immediately() -> None:
-    async with running_office() as office:
-        await office.with_pod()
-        kept = await office.issued()
-        office.imds.script = [Answer(429, b"{}", {"Retry-After": "20"})]
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        kept = await bench.issued()
+        bench.imds.script = [Answer(429, b"{}", {"Retry-After": "20"})]
         for number in range(3):
-            refusal = await office.refused(other(number))
+            refusal = await bench.refused(other(number))
             assert refusal.reason is Reason.UPSTREAM_THROTTLED
             assert refusal.retry_after == pytest.approx(20.0, abs=2.0)
-        assert len(office.imds.calls) == 2
-        assert (await office.issued()).token == kept.token
+        assert len(bench.imds.calls) == 2
+        assert (await bench.issued()).token == kept.token
 
 
 async def test_a_repeatedly_failing_imds_is_not_called_and_pods_get_the_remaining_time() -> None:
-    async with running_office() as office:
-        await office.with_pod()
-        kept = await office.issued()
-        office.imds.script = [Answer(503, b"{}")] * 6
-        refusals = [await office.refused(other(number)) for number in range(8)]
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        kept = await bench.issued()
+        bench.imds.script = [Answer(503, b"{}")] * 6
+        refusals = [await bench.refused(other(number)) for number in range(8)]
         assert {each.reason for each in refusals} == {Reason.UPSTREAM_UNAVAILABLE}
-        assert len(office.imds.calls) == 6
+        assert len(bench.imds.calls) == 6
         assert all(1.0 <= (each.retry_after or 0.0) <= 6.0 for each in refusals[5:])
-        assert (await office.issued()).token == kept.token
+        assert (await bench.issued()).token == kept.token

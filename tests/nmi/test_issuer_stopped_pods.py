@@ -13,7 +13,7 @@ from nmi.issuer import Issued
 from nmi.refusal import Refusal
 from tests.nmi.identity.cluster import DEADLINE, until
 from tests.nmi.identity.shapes import exception, pod
-from tests.nmi.issuing import ADDRESS, Office, running_office
+from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
 
 BRIEF = DecisionPolicy(max_hold_seconds=0.2)
 """Requests are not held for the whole HOLD_SECONDS, which the budget cuts."""
@@ -23,55 +23,55 @@ STOPPED: dict[str, tuple[dict[str, Any], Refusal]] = {
 }
 
 
-async def stopped(office: Office, **state: Any) -> PodEntry:
-    entry = await office.with_pod()
-    office.cluster.put_pod(pod(**state))
-    await office.cluster.seen(lambda: entry.doubtful)
+async def stopped(bench: IssuerBench, **state: Any) -> PodEntry:
+    entry = await bench.with_pod()
+    bench.cluster.put_pod(pod(**state))
+    await bench.cluster.seen(lambda: entry.doubtful)
     return entry
 
 
 @pytest.mark.parametrize("state", STOPPED)
 async def test_a_stopped_pod_being_deleted_gets_nothing_although_a_read_still_shows_it(state: str) -> None:
     changes, refusal = STOPPED[state]
-    async with running_office(policy=BRIEF) as office:
-        entry = await stopped(office, **changes)
-        office.cluster.api.store.delete("pods", "web", "ns")  # 30 seconds of grace: the object stays, with its address
-        await office.cluster.seen(lambda: office.cluster.cluster_cache.pods.get("ns", "web") is entry and entry.ending)
+    async with running_issuer(policy=BRIEF) as bench:
+        entry = await stopped(bench, **changes)
+        bench.cluster.api.store.delete("pods", "web", "ns")  # 30 seconds of grace: the object stays, with its address
+        await bench.cluster.seen(lambda: bench.cluster.cluster_cache.pods.get("ns", "web") is entry and entry.ending)
         assert ADDRESS in entry.addresses
-        assert await office.refused() == refusal
-        assert office.imds.calls == []
+        assert await bench.refused() == refusal
+        assert bench.imds.calls == []
 
 
 @pytest.mark.parametrize("state", STOPPED)
 async def test_a_stopped_pod_that_is_not_deleted_gets_nothing_either_and_loses_its_ready_answers(state: str) -> None:
     changes, refusal = STOPPED[state]
-    async with running_office(policy=BRIEF) as office:
-        await office.with_pod()
-        await office.issued()
-        entry = await stopped(office, **changes)
+    async with running_issuer(policy=BRIEF) as bench:
+        await bench.with_pod()
+        await bench.issued()
+        entry = await stopped(bench, **changes)
         assert entry.record.suspended
-        assert await office.refused() == refusal
-        assert office.cluster.reads() == [], "no read can confirm it, so none is made"
+        assert await bench.refused() == refusal
+        assert bench.cluster.reads() == [], "no read can confirm it, so none is made"
 
 
 @pytest.mark.parametrize("state", STOPPED)
 async def test_a_state_that_only_the_read_of_a_pod_being_deleted_shows_counts_too(state: str) -> None:
     changes, refusal = STOPPED[state]
-    async with running_office(policy=BRIEF, watching=False) as office:
-        uid = office.cluster.put_pod(pod(**changes))
-        office.cluster.told(pod(uid=uid, deleting=True))
-        assert await office.refused() == refusal
-        assert len(office.cluster.reads()) == 1
+    async with running_issuer(policy=BRIEF, watching=False) as bench:
+        uid = bench.cluster.put_pod(pod(**changes))
+        bench.cluster.deliver(pod(uid=uid, deleting=True))
+        assert await bench.refused() == refusal
+        assert len(bench.cluster.reads()) == 1
 
 
 @pytest.mark.parametrize("state", STOPPED)
 async def test_a_request_is_held_until_the_watch_reports_that_the_pod_runs(state: str) -> None:
     changes, _ = STOPPED[state]
-    async with running_office() as office:
-        await stopped(office, **changes)
-        request = asyncio.create_task(office.issue())
-        await until(lambda: office.held == 1)
-        office.cluster.put_pod(pod(sandbox=True))
+    async with running_issuer() as bench:
+        await stopped(bench, **changes)
+        request = asyncio.create_task(bench.issue())
+        await until(lambda: bench.held == 1)
+        bench.cluster.put_pod(pod(sandbox=True))
         assert isinstance(await asyncio.wait_for(request, DEADLINE), Issued)
 
 
@@ -79,58 +79,58 @@ async def test_a_request_is_held_for_five_seconds_at_most(monkeypatch: pytest.Mo
     assert stopped_pods.HOLD_SECONDS == 5.0
     seconds = 0.3  # instead of five, to wait less; the policy would hold the request for 45
     monkeypatch.setattr(stopped_pods, "HOLD_SECONDS", seconds)
-    async with running_office() as office:
-        await stopped(office, terminated=True)
+    async with running_issuer() as bench:
+        await stopped(bench, terminated=True)
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        assert await asyncio.wait_for(office.refused(), DEADLINE) == TERMINATED
+        assert await asyncio.wait_for(bench.refused(), DEADLINE) == TERMINATED
         assert seconds <= loop.time() - begun < seconds + 2
 
 
 async def test_a_pod_being_deleted_whose_containers_run_is_still_served_after_a_read() -> None:
-    async with running_office() as office:
-        entry = await office.with_pod(sandbox=True)
-        office.cluster.api.store.delete("pods", "web", "ns")
-        await office.cluster.seen(lambda: entry.ending)
-        assert not (await office.issued()).cacheable
-        assert len(office.cluster.reads()) == 1
+    async with running_issuer() as bench:
+        entry = await bench.with_pod(sandbox=True)
+        bench.cluster.api.store.delete("pods", "web", "ns")
+        await bench.cluster.seen(lambda: entry.ending)
+        assert not (await bench.issued()).cacheable
+        assert len(bench.cluster.reads()) == 1
 
 
 async def test_an_exempt_stopped_pod_gets_none_of_the_nodes_own_identities_either() -> None:
-    async with running_office(policy=BRIEF) as office:
-        office.cluster.put_exception(exception(labels={"aadpodidbinding": "web"}))
-        entry = await office.with_pod(assigned=False)
+    async with running_issuer(policy=BRIEF) as bench:
+        bench.cluster.put_exception(exception(labels={"aadpodidbinding": "web"}))
+        entry = await bench.with_pod(assigned=False)
         await until(lambda: bool(entry.facts.exempt))
-        office.cluster.put_pod(pod(terminated=True))
-        await office.cluster.seen(lambda: entry.ending)
-        assert await office.refused() == TERMINATED
-        assert office.imds.calls == []
+        bench.cluster.put_pod(pod(terminated=True))
+        await bench.cluster.seen(lambda: entry.ending)
+        assert await bench.refused() == TERMINATED
+        assert bench.imds.calls == []
 
 
 async def test_without_a_response_to_reads_a_stopped_pod_is_not_served() -> None:
-    async with running_office(policy=BRIEF, watching=False) as office:
-        office.cluster.told(pod(terminated=True, deleting=True))
-        await office.cluster.api.stop()
-        assert await office.refused() == TERMINATED
+    async with running_issuer(policy=BRIEF, watching=False) as bench:
+        bench.cluster.deliver(pod(terminated=True, deleting=True))
+        await bench.cluster.api.stop()
+        assert await bench.refused() == TERMINATED
 
 
 async def test_a_pod_named_by_a_node_process_before_its_sandbox_is_ready_is_served() -> None:
     """The kubelet has a driver mount the pod's volumes first; the pod's address proves nothing here."""
-    async with running_office(policy=BRIEF) as office:
-        entry = await stopped(office, sandbox=False)
-        assert isinstance(await office.issue_for(), Issued)
-        office.cluster.put_pod(pod(terminated=True))
-        await office.cluster.seen(lambda: entry.terminated)
-        assert await office.issue_for() == TERMINATED
+    async with running_issuer(policy=BRIEF) as bench:
+        entry = await stopped(bench, sandbox=False)
+        assert isinstance(await bench.issue_for(), Issued)
+        bench.cluster.put_pod(pod(terminated=True))
+        await bench.cluster.seen(lambda: entry.terminated)
+        assert await bench.issue_for() == TERMINATED
 
 
 async def test_a_pod_that_started_later_wins_the_address_over_a_pod_whose_sandbox_is_down() -> None:
-    async with running_office(policy=DecisionPolicy(max_hold_seconds=2.0)) as office:
-        await stopped(office, sandbox=False)
-        office.cluster.put_pod(pod("rival", label="web", sandbox=True, started=60))
-        await until(lambda: len(office.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
-        answer = await office.issue()
+    async with running_issuer(policy=DecisionPolicy(max_hold_seconds=2.0)) as bench:
+        await stopped(bench, sandbox=False)
+        bench.cluster.put_pod(pod("rival", label="web", sandbox=True, started=60))
+        await until(lambda: len(bench.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
+        answer = await bench.issue()
         assert isinstance(answer, Refusal)  # nothing is assigned to the rival, and it gets nothing of the other's
-        entry = office.cluster.at(ADDRESS)
+        entry = bench.cluster.at(ADDRESS)
         assert entry is not None
         assert entry.name == "rival"

@@ -14,7 +14,7 @@ import pytest
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL
 from podidentity_sandbox.directory import ManagedIdentity
 from tests.soak.pods import NAMESPACE, Slot, assigned_identity, selector
-from tests.soak.world import NODE, World
+from tests.soak.soak_node import NODE, SoakNode
 
 PODS = 250
 LIMIT_MIB = 64
@@ -40,32 +40,32 @@ def test_unused_features_load_no_heavy_packages() -> None:
 
 @pytest.mark.programs
 async def test_250_pods_that_all_send_requests_are_served_within_the_limit() -> None:
-    async with World(20) as world:
+    async with SoakNode(20) as soak_node:
         slots = [
             Slot(
                 f"127.78.{number // 200}.{number % 200 + 1}",
                 name=f"pod-{number}",
                 uid=str(uuid.UUID(int=number + 1)),
-                identities=[world.identities[number % 20]],
+                identities=[soak_node.identities[number % 20]],
             )
             for number in range(PODS)
         ]
         for serial, slot in enumerate(slots):
-            run_pod(world, slot, slot.identities[0], serial)
+            run_pod(soak_node, slot, slot.identities[0], serial)
         waiting = asyncio.Semaphore(AT_ONCE)
 
         async def served(slot: Slot) -> None:
             async with waiting:
-                await ask(slot.address, world.port)
+                await ask(slot.address, soak_node.port)
 
         await asyncio.gather(*(served(slot) for slot in slots))
-        assert resident_mib(world.nmi.pid) <= LIMIT_MIB
-        mapped = packages_mapped(world.nmi.pid)
+        assert resident_mib(soak_node.nmi.pid) <= LIMIT_MIB
+        mapped = packages_mapped(soak_node.nmi.pid)
         assert "uvloop" in mapped
         assert mapped & HEAVY == set()
 
 
-def run_pod(world: World, slot: Slot, identity: ManagedIdentity, serial: int) -> None:
+def run_pod(soak_node: SoakNode, slot: Slot, identity: ManagedIdentity, serial: int) -> None:
     """As the kubelet and MIC would write it, with the annotations that deployments carry along."""
     pod = {
         "metadata": {
@@ -77,12 +77,12 @@ def run_pod(world: World, slot: Slot, identity: ManagedIdentity, serial: int) ->
         },
         "spec": {"nodeName": NODE, "containers": [{"name": "main", "image": "pause"}]},
     }
-    world.api.store.create("pods", pod, NAMESPACE)
-    slot.uid = world.api.store.get("pods", slot.name, NAMESPACE)["metadata"]["uid"]
+    soak_node.api.store.create("pods", pod, NAMESPACE)
+    slot.uid = soak_node.api.store.get("pods", slot.name, NAMESPACE)["metadata"]["uid"]
     status = {"phase": "Running", "podIP": slot.address, "podIPs": [{"ip": slot.address}]}
-    world.api.store.patch("pods", slot.name, {"status": status}, NAMESPACE, subresource="status")
+    soak_node.api.store.patch("pods", slot.name, {"status": status}, NAMESPACE, subresource="status")
     kind = f"{ASSIGNED_IDENTITIES.plural}.{ASSIGNED_IDENTITIES.group}"
-    world.api.store.create(kind, assigned_identity(slot, identity, serial), NAMESPACE)
+    soak_node.api.store.create(kind, assigned_identity(slot, identity, serial), NAMESPACE)
 
 
 async def ask(address: str, port: int) -> None:

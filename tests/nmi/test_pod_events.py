@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,18 +11,18 @@ from nmi.app import COMPONENT
 from nmi.pod_events import REASONS, PodEvents
 from nmi.refusal import Reason, Refusal
 from nmi.server.decisions import REPORT_AGAIN_SECONDS, Decisions
-from podidentity.kube.access import from_kubeconfig
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import PODS
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.conftest import ROOT
-from tests.nmi.server.fakes import TARGET, World, pod_entry, refusing, request_bytes
+from tests.direct_access import direct_access
+from tests.nmi.server.fakes import TARGET, ServerUnderTest, pod_entry, refusing, request_bytes
 
 REFUSAL = Refusal(Reason.NO_MATCHING_IDENTITY, "No.", "compare the label with the selector")
 
 
-class Told(list[tuple[str, str]]):
+class RecordedEvents(list[tuple[str, str]]):
     """Replaces PodEvents.tell."""
 
     def tell(self, entry: object, refusal: Refusal) -> None:
@@ -31,50 +30,50 @@ class Told(list[tuple[str, str]]):
         self.append((refusal.reason.value, refusal.sentence))
 
 
-def telling(told: Told, **options: Any) -> World:
-    return World(decisions=Decisions(report=told.tell, **options))
+def recording_events(told: RecordedEvents, **options: Any) -> ServerUnderTest:
+    return ServerUnderTest(decisions=Decisions(report=told.tell, **options))
 
 
 async def test_a_refusal_of_a_known_pod_is_recorded_once_and_its_repeats_are_not() -> None:
-    told = Told()
-    world = telling(told)
-    world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
+    told = RecordedEvents()
+    server_under_test = recording_events(told)
+    server_under_test.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
     for _ in range(3):
-        await world.ask(request_bytes())
+        await server_under_test.ask(request_bytes())
 
     assert told == [("no_matching_identity", "No.")]
 
 
 async def test_a_continuing_refusal_is_recorded_again_before_the_event_expires() -> None:
-    told, now = Told(), 0.0
-    world = telling(told, clock=lambda: now)
-    world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
+    told, now = RecordedEvents(), 0.0
+    server_under_test = recording_events(told, clock=lambda: now)
+    server_under_test.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
     for now in (0.0, REPORT_AGAIN_SECONDS - 1, REPORT_AGAIN_SECONDS, REPORT_AGAIN_SECONDS + 1):  # noqa: B007 - read by the clock
-        await world.ask(request_bytes())
+        await server_under_test.ask(request_bytes())
 
     assert len(told) == 2
 
 
 async def test_grants_sdk_probes_and_unknown_addresses_have_no_event() -> None:
-    told = Told()
-    world = telling(told)
-    await world.ask(request_bytes())
-    await world.ask(request_bytes(headers=()))
-    await world.ask(request_bytes("/metadata/versions"))
-    world.index.remove(world.peer, world.entry.record)
-    world.issuer.answer = refusing(Reason.UNKNOWN_ADDRESS)
-    await world.ask(request_bytes())
+    told = RecordedEvents()
+    server_under_test = recording_events(told)
+    await server_under_test.ask(request_bytes())
+    await server_under_test.ask(request_bytes(headers=()))
+    await server_under_test.ask(request_bytes("/metadata/versions"))
+    server_under_test.index.remove(server_under_test.peer, server_under_test.entry.record)
+    server_under_test.issuer.answer = refusing(Reason.UNKNOWN_ADDRESS)
+    await server_under_test.ask(request_bytes())
 
     assert told == []
 
 
 async def test_a_node_process_that_invents_pods_causes_no_events() -> None:
-    told = Told()
-    world = World(peer="127.0.0.1", decisions=Decisions(report=told.tell))
-    world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
-    await world.ask(request_bytes("/host/token/?resource=r", headers=("podns: shop", "podname: made-up")))
+    told = RecordedEvents()
+    server_under_test = ServerUnderTest(peer="127.0.0.1", decisions=Decisions(report=told.tell))
+    server_under_test.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
+    await server_under_test.ask(request_bytes("/host/token/?resource=r", headers=("podns: shop", "podname: made-up")))
 
-    assert len(world.issuer.asked) == 1
+    assert len(server_under_test.issuer.asked) == 1
     assert told == []
 
 
@@ -90,10 +89,10 @@ def test_the_event_reasons_are_few_single_words() -> None:
 
 
 @asynccontextmanager
-async def cluster(directory: Path) -> AsyncIterator[tuple[KubeApi, Client]]:
+async def cluster() -> AsyncIterator[tuple[KubeApi, Client]]:
     api = KubeApi(ROOT / "deploy" / "crds")
     await api.start()
-    access = await from_kubeconfig(str(api.write_kubeconfig(directory / "kubeconfig")))
+    access = direct_access(api.server, api.ca_pem, api.token)
     try:
         async with Client(access, user_agent=f"{COMPONENT}/test") as client:
             yield api, client
@@ -101,8 +100,8 @@ async def cluster(directory: Path) -> AsyncIterator[tuple[KubeApi, Client]]:
         await api.stop()
 
 
-async def test_an_event_names_the_pod_by_uid_and_what_to_check(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as (api, client), asyncio.TaskGroup() as tasks:
+async def test_an_event_names_the_pod_by_uid_and_what_to_check() -> None:
+    async with cluster() as (api, client), asyncio.TaskGroup() as tasks:
         recorder = EventRecorder(client, "nmi", "node-1")
         sending = tasks.create_task(recorder.run())
         PodEvents(recorder).tell(pod_entry("default"), REFUSAL)
@@ -125,17 +124,17 @@ async def test_an_event_names_the_pod_by_uid_and_what_to_check(tmp_path: Path) -
     assert told["TokenRefused"]["message"] == "a b Bearer <redacted> "
 
 
-async def test_an_api_server_that_rejects_events_affects_no_answer(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as (api, client), asyncio.TaskGroup() as tasks:
+async def test_an_api_server_that_rejects_events_affects_no_answer() -> None:
+    async with cluster() as (api, client), asyncio.TaskGroup() as tasks:
         await api.stop()
         recorder = EventRecorder(client, "nmi", "node-1")
         sending = tasks.create_task(recorder.run())
-        world = World(decisions=Decisions(report=PodEvents(recorder).tell))
-        world.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
+        server_under_test = ServerUnderTest(decisions=Decisions(report=PodEvents(recorder).tell))
+        server_under_test.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
         for n in range(50):
-            reply = await world.ask(request_bytes(TARGET.replace("management", f"m{n}")))
+            reply = await server_under_test.ask(request_bytes(TARGET.replace("management", f"m{n}")))
             assert reply.status == 404
         await asyncio.wait_for(recorder.flushed(), 15)
         assert recorder.dropped == 1, "fifty audiences, one refusal"
-        assert (await world.ask(request_bytes())).status == 404
+        assert (await server_under_test.ask(request_bytes())).status == 404
         sending.cancel()

@@ -20,9 +20,9 @@ from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.processes import Program
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from podidentity_sandbox.serving import free_ports
-from tests.integration.walking import NODE, ask, run_bound_pod
+from tests.integration.identity_requests import NODE, ask, run_bound_pod
+from tests.observability.faults import CONNECTIONS_OF_ONE_POD, noticed
 from tests.observability.pack import FILES, RUNBOOKS, alerts, expectations, program, queries, selectors
-from tests.observability.troubles import CONNECTIONS_OF_ONE_POD, noticed
 
 RATE_INTERVAL = "12s"
 """Value for Grafana's $__rate_interval: a few scrapes."""

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from tests.observability.faults import FAULTS
 from tests.observability.pack import RUNBOOKS, Alert, alerts, dashboard, expectations, queries, selectors
 from tests.observability.scraped import GONE, Seen, look
-from tests.observability.troubles import TROUBLES
 
 # The first of these tests waits for all results.
 pytestmark = pytest.mark.timeout(120)
@@ -136,7 +136,7 @@ def test_texts_are_rendered_for_targets_without_a_node(seen: Seen, alert: Alert)
         assert max(expectations(alert), key=len)[0]["instance"] in filled["summary"]
 
 
-@pytest.mark.parametrize("name", sorted(set().union(*TROUBLES.values())))
+@pytest.mark.parametrize("name", sorted(set().union(*FAULTS.values())))
 def test_an_alert_fires_after_its_fault(seen: Seen, name: str) -> None:
     assert seen.noticed[name]
 

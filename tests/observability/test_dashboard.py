@@ -17,7 +17,7 @@ OF_GRAFANA = {"__rate_interval"}
 
 def test_the_file_equals_the_output_of_its_generator() -> None:
     made = (FILES / "dashboard.json").read_text()
-    assert made == text(), "write it anew: python -m tools.dashboard"
+    assert made == text(), "write it again: python -m tools.dashboard"
 
 
 def test_panels_have_unique_numbers_and_do_not_overlap() -> None:

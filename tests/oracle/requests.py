@@ -138,8 +138,8 @@ def judge_target(target: str) -> tuple[str, int, str, str, bool]:
     require(len(selectors) <= 1)
     kind = SELECTORS[selectors[0]] if selectors else 0
     value = found[selectors[0]].lower() if selectors else ""
-    anew = found.get("bypass_cache", "").lower() == "true" or bool(found.get("token_sha256_to_refresh"))
-    return found["resource"], kind, value, found.get("xms_cc", ""), not anew
+    force_refresh = found.get("bypass_cache", "").lower() == "true" or bool(found.get("token_sha256_to_refresh"))
+    return found["resource"], kind, value, found.get("xms_cc", ""), not force_refresh
 
 
 def decoded(text: str) -> str:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.mic.little_cloud import LittleCloud, little_cloud
+from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
-    async with little_cloud(tmp_path) as made:
+async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
+    async with emulated_cloud(tmp_path) as made:
         yield made

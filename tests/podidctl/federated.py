@@ -7,7 +7,7 @@ import msgspec
 from podidctl.diagnosis.input import DiagnosisInput, ServiceAccountAccess
 from podidentity.resources import AzureIdentity, AzureIdentitySpec
 from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, identity, pod
-from tests.podidctl.asked import facts, labelled, rules
+from tests.podidctl.prediction_inputs import facts, labelled, rules
 
 NMI_ACCOUNT = "kube-system/nmi"
 WELL = ServiceAccountAccess(exists=True, nmi_may_request=True, nmi=NMI_ACCOUNT)

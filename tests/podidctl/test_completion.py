@@ -11,7 +11,7 @@ from typer.main import get_command
 from podidctl.cli import app
 from podidctl.cluster_access import CliContext
 from podidctl.completion import ClusterNames
-from tests.mic.little_cloud import LittleCloud
+from tests.mic.emulated_cloud import EmulatedCloud
 
 
 def context(**given: str) -> typer.Context:
@@ -21,7 +21,7 @@ def context(**given: str) -> typer.Context:
     return made
 
 
-def names(cloud: LittleCloud) -> ClusterNames:
+def names(cloud: EmulatedCloud) -> ClusterNames:
     return ClusterNames(CliContext({"KUBECONFIG": str(cloud.folder / "kubeconfig")}, Path.home), seconds=30)
 
 
@@ -29,7 +29,7 @@ async def ask(complete: Callable[[typer.Context, str], list[str]], begun: str, *
     return await asyncio.to_thread(complete, context(**given), begun)
 
 
-async def test_pods_and_namespaces_with_the_prefix_are_completed(cloud: LittleCloud) -> None:
+async def test_pods_and_namespaces_with_the_prefix_are_completed(cloud: EmulatedCloud) -> None:
     cloud.api.store.create("namespaces", {"metadata": {"name": "payments"}})
     cloud.node("n0")
     cloud.pod("web", "n0")
@@ -43,7 +43,7 @@ async def test_pods_and_namespaces_with_the_prefix_are_completed(cloud: LittleCl
 
 
 async def test_an_unreachable_cluster_completes_nothing_and_prints_nothing(
-    cloud: LittleCloud, capfd: pytest.CaptureFixture[str]
+    cloud: EmulatedCloud, capfd: pytest.CaptureFixture[str]
 ) -> None:
     await cloud.api.stop()
     assert await ask(names(cloud).pods, "") == []

@@ -11,8 +11,8 @@ import pytest
 from podidentity.resources import BINDINGS, IDENTITIES, PODS
 from tests.conftest import ROOT, NewPlane
 from tests.mic.cluster import vm_id
-from tests.mic.little_cloud import LittleCloud
-from tests.mic.preview.asking import Answer, run
+from tests.mic.emulated_cloud import EmulatedCloud
+from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, create, in_place_of_the_emulator
 from tests.mic.real_server import assigned as assigned_in_default
 from tests.testplane.up import Plane
@@ -55,24 +55,24 @@ def prepare(plane: Plane) -> None:
     run_pod(plane, "nmi-x", "nmi", {"component": "nmi"}, "--node=n0", "--federated-identities")
 
 
-async def ask(cloud: LittleCloud, *words: str) -> Answer:
+async def ask(cloud: EmulatedCloud, *words: str) -> Answer:
     return await run(cloud.folder, "podidctl", *words, "-o", "json", cloudconfig=False)
 
 
-async def federated(cloud: LittleCloud) -> list[tuple[str, str]]:
+async def federated(cloud: EmulatedCloud) -> list[tuple[str, str]]:
     """What doctor says about it."""
     findings = (await ask(cloud, "doctor")).document["findings"]
     return [(each["level"], each["says"]) for each in findings if each["check"] == "federated"]
 
 
-async def link_of(cloud: LittleCloud, pod: str) -> dict[str, Any]:
+async def link_of(cloud: EmulatedCloud, pod: str) -> dict[str, Any]:
     links = (await ask(cloud, "explain", "pod", f"default/{pod}")).document["links"]
     (link,) = [each for each in links if each["link"] == "service account"]
     return dict(link)
 
 
 async def test_a_federated_identity_is_assigned_and_permissions_and_accounts_are_reported_correctly(
-    cloud: LittleCloud, new_plane: NewPlane
+    cloud: EmulatedCloud, new_plane: NewPlane
 ) -> None:
     real = await in_place_of_the_emulator(cloud, new_plane, prepare, REFERENCE)
     await cloud.mic()

@@ -10,7 +10,7 @@ from podidctl.doctor.programs import mic_settings
 from podidentity.flags import UsageError
 from podidentity.resources import OwnerReference, PodMeta
 from tests.nmi.identity.shapes import NODE, pod
-from tests.podidctl.examined import mic, nmi
+from tests.podidctl.doctor_inputs import mic, nmi
 
 
 def containers(*several: DaemonContainer) -> Daemon:

@@ -20,7 +20,7 @@ import pytest_asyncio
 
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.sdks.applications import APPLICATIONS, Application, ToolchainError, make_all
-from tests.sdks.stage import SYSTEM_PATH, Said, Stage
+from tests.sdks.sdk_sandbox import SYSTEM_PATH, Output, SdkSandbox
 
 HERE: Final = Path(__file__).parent
 
@@ -67,9 +67,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 class Outcome:
     """Output of an application before and after the deletion of its pod's binding, and NMI's answers each time."""
 
-    bound: Said
+    bound: Output
     bound_answers: Counter[int]
-    unbound: Said
+    unbound: Output
     unbound_answers: Counter[int]
 
 
@@ -77,23 +77,23 @@ Unbinding = asyncio.Task[dict[str, Outcome]]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def sdk_sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SdkSandbox]:
     """Yield a stage with one node, which is a separate network namespace, and the real MIC and NMI."""
     async with Sandbox(Settings(namespaces=True, environment=os.environ)) as sandbox:
-        yield Stage(sandbox, tmp_path_factory.mktemp("home"))
+        yield SdkSandbox(sandbox, tmp_path_factory.mktemp("home"))
 
 
-async def _unbind_all(stage: Stage) -> dict[str, Outcome]:
+async def _unbind_all(sdk_sandbox: SdkSandbox) -> dict[str, Outcome]:
     """Run each application in a pod that loses its binding. Return the outcomes by application name."""
-    await stage.identity("taken-away")
+    await sdk_sandbox.identity("taken-away")
 
     async def unbind(application: Application) -> Outcome:
-        pod = await stage.pod("taken-away")
-        bound = await stage.run(application, pod)
-        bound_answers = await stage.answers(pod)
-        await stage.unbind(pod, "taken-away")
-        unbound = await stage.run(application, pod)
-        return Outcome(bound, bound_answers, unbound, await stage.answers(pod) - bound_answers)
+        pod = await sdk_sandbox.pod("taken-away")
+        bound = await sdk_sandbox.run(application, pod)
+        bound_answers = await sdk_sandbox.answers(pod)
+        await sdk_sandbox.unbind(pod, "taken-away")
+        unbound = await sdk_sandbox.run(application, pod)
+        return Outcome(bound, bound_answers, unbound, await sdk_sandbox.answers(pod) - bound_answers)
 
     outcomes = await asyncio.gather(*(unbind(application) for application in APPLICATIONS))
     return {application.name: outcome for application, outcome in zip(APPLICATIONS, outcomes, strict=True)}
@@ -113,8 +113,8 @@ async def unbinding(
         return
     settings = Settings(namespaces=True, environment=os.environ, nmi_flags=["--max-hold=1s"])
     async with Sandbox(settings) as sandbox:
-        stage = Stage(sandbox, tmp_path_factory.mktemp("home"))
-        task = asyncio.create_task(_unbind_all(stage), name="unbinding")
+        sdk_sandbox = SdkSandbox(sandbox, tmp_path_factory.mktemp("home"))
+        task = asyncio.create_task(_unbind_all(sdk_sandbox), name="unbinding")
         yield task
         task.cancel()
         await asyncio.wait([task])

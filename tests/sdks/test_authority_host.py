@@ -11,19 +11,21 @@ import pytest_asyncio
 
 from podidentity_sandbox.sandbox import Sandbox, Settings
 from tests.sdks.applications import Application
-from tests.sdks.stage import Stage
+from tests.sdks.sdk_sandbox import SdkSandbox
 
 pytestmark = [pytest.mark.needs("honours_authority_host"), pytest.mark.asyncio(loop_scope="session")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def loopback(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+async def loopback(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SdkSandbox]:
     """Yield a stage with one node, whose pods are loopback addresses."""
     async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
-        yield Stage(sandbox, tmp_path_factory.mktemp("home"))
+        yield SdkSandbox(sandbox, tmp_path_factory.mktemp("home"))
 
 
-async def test_a_selector_selects_the_second_of_two(application: Application, selector: str, loopback: Stage) -> None:
+async def test_a_selector_selects_the_second_of_two(
+    application: Application, selector: str, loopback: SdkSandbox
+) -> None:
     await loopback.identity("first")
     second = await loopback.identity("second")
     pod = await loopback.pod("first", "second")
@@ -31,7 +33,7 @@ async def test_a_selector_selects_the_second_of_two(application: Application, se
     assert said.claims["appid"] == second.client_id
 
 
-async def test_a_pod_without_identity_gets_an_error(application: Application, loopback: Stage) -> None:
+async def test_a_pod_without_identity_gets_an_error(application: Application, loopback: SdkSandbox) -> None:
     said = await loopback.run(application, await loopback.pod(labelled=False))
     assert said.tokens == ()
     assert said.error
@@ -39,7 +41,7 @@ async def test_a_pod_without_identity_gets_an_error(application: Application, lo
 
 
 @pytest.mark.needs("honours_authority_host", "chain")
-async def test_the_chain_finds_the_managed_identity(application: Application, loopback: Stage) -> None:
+async def test_the_chain_finds_the_managed_identity(application: Application, loopback: SdkSandbox) -> None:
     first = await loopback.identity("first")
     said = await loopback.run(application, await loopback.pod("first"), kind="chain")
     assert said.claims["appid"] == first.client_id

@@ -3,49 +3,51 @@
 import pytest
 
 from tests.sdks.applications import Application
-from tests.sdks.stage import RESOURCE, Stage
+from tests.sdks.sdk_sandbox import RESOURCE, SdkSandbox
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
 
 
-async def test_a_request_without_a_selector_gets_the_only_identity(application: Application, stage: Stage) -> None:
-    only = await stage.identity("only")
-    said = await stage.run(application, await stage.pod("only"))
+async def test_a_request_without_a_selector_gets_the_only_identity(
+    application: Application, sdk_sandbox: SdkSandbox
+) -> None:
+    only = await sdk_sandbox.identity("only")
+    said = await sdk_sandbox.run(application, await sdk_sandbox.pod("only"))
     assert (said.claims["appid"], said.claims["oid"]) == (only.client_id, only.object_id)
     assert said.claims["aud"] == RESOURCE
 
 
 async def test_of_two_identities_the_selected_one_is_used(
-    application: Application, selector: str, stage: Stage
+    application: Application, selector: str, sdk_sandbox: SdkSandbox
 ) -> None:
     """Detect a lost selector: a request without one gets a token of the first identity."""
-    first, second = await stage.identity("first"), await stage.identity("second")
-    pod = await stage.pod("first", "second")
-    said = await stage.run(application, pod, selector, stage.ids(second)[selector])
+    first, second = await sdk_sandbox.identity("first"), await sdk_sandbox.identity("second")
+    pod = await sdk_sandbox.pod("first", "second")
+    said = await sdk_sandbox.run(application, pod, selector, sdk_sandbox.ids(second)[selector])
     assert said.claims["appid"] == second.client_id
     assert said.claims["xms_mirid"] == second.resource_id
     assert said.claims["aud"] == RESOURCE
-    said = await stage.run(application, pod)
+    said = await sdk_sandbox.run(application, pod)
     assert said.claims["appid"] == first.client_id
 
 
 @pytest.mark.needs("chain")
 async def test_the_chain_stops_at_the_managed_identity(
-    application: Application, az: dict[str, str], stage: Stage
+    application: Application, az: dict[str, str], sdk_sandbox: SdkSandbox
 ) -> None:
     """Its probe, which needs an answer within a second, finds the endpoint; the chain does not use later links."""
-    first = await stage.identity("first")
-    said = await stage.run(application, await stage.pod("first"), kind="chain", environment=az)
+    first = await sdk_sandbox.identity("first")
+    said = await sdk_sandbox.run(application, await sdk_sandbox.pod("first"), kind="chain", environment=az)
     assert said.claims["appid"] == first.client_id
 
 
 @pytest.mark.needs("full_chain")
 async def test_the_chain_gets_the_identity_that_its_environment_names(
-    application: Application, az: dict[str, str], stage: Stage
+    application: Application, az: dict[str, str], sdk_sandbox: SdkSandbox
 ) -> None:
-    await stage.identity("first")
-    second = await stage.identity("second")
-    pod = await stage.pod("first", "second")
+    await sdk_sandbox.identity("first")
+    second = await sdk_sandbox.identity("second")
+    pod = await sdk_sandbox.pod("first", "second")
     named = {**az, "AZURE_CLIENT_ID": second.client_id}
-    said = await stage.run(application, pod, kind="chain", environment=named)
+    said = await sdk_sandbox.run(application, pod, kind="chain", environment=named)
     assert said.claims["appid"] == second.client_id

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from tests.sdks.applications import Application
-from tests.sdks.stage import Stage
+from tests.sdks.sdk_sandbox import SdkSandbox
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
 AT_ONCE_SECONDS: Final = 30.0
@@ -53,33 +53,37 @@ FAILURES: Final = {
 SAYS_IN_CHAIN: Final = {"java-azure-identity": "Managed Identity authentication is not available"}
 
 
-async def test_a_request_without_a_selector_fails_after_one_attempt(application: Application, stage: Stage) -> None:
+async def test_a_request_without_a_selector_fails_after_one_attempt(
+    application: Application, sdk_sandbox: SdkSandbox
+) -> None:
     failure = FAILURES[application.name]
-    pod = await stage.pod(labelled=False)
-    said = await stage.run(application, pod)
+    pod = await sdk_sandbox.pod(labelled=False)
+    said = await sdk_sandbox.run(application, pod)
     assert (said.tokens, said.error) == ((), failure.unnamed)
     assert failure.says in said.message
     assert said.seconds < AT_ONCE_SECONDS
-    assert await stage.answers(pod) == Counter({400: 1 + failure.probes})
+    assert await sdk_sandbox.answers(pod) == Counter({400: 1 + failure.probes})
 
 
 async def test_a_request_for_a_foreign_identity_fails_after_one_attempt(
-    application: Application, selector: str, stage: Stage
+    application: Application, selector: str, sdk_sandbox: SdkSandbox
 ) -> None:
     failure = FAILURES[application.name]
-    others = await stage.identity("others")
-    await stage.pod("others")
-    pod = await stage.pod(labelled=False)
-    said = await stage.run(application, pod, selector, stage.ids(others)[selector])
+    others = await sdk_sandbox.identity("others")
+    await sdk_sandbox.pod("others")
+    pod = await sdk_sandbox.pod(labelled=False)
+    said = await sdk_sandbox.run(application, pod, selector, sdk_sandbox.ids(others)[selector])
     assert (said.tokens, said.error) == ((), failure.named)
     assert failure.says in said.message
     assert said.seconds < AT_ONCE_SECONDS
-    assert await stage.answers(pod) == Counter({400: 1 + failure.probes})
+    assert await sdk_sandbox.answers(pod) == Counter({400: 1 + failure.probes})
 
 
 @pytest.mark.needs("chain")
-async def test_the_chain_reports_that_it_tried_all_its_credentials(application: Application, stage: Stage) -> None:
-    said = await stage.run(application, await stage.pod(labelled=False), kind="chain")
+async def test_the_chain_reports_that_it_tried_all_its_credentials(
+    application: Application, sdk_sandbox: SdkSandbox
+) -> None:
+    said = await sdk_sandbox.run(application, await sdk_sandbox.pod(labelled=False), kind="chain")
     assert (said.tokens, said.error) == ((), FAILURES[application.name].chain)
     assert SAYS_IN_CHAIN.get(application.name, "Identity not found") in said.message
     assert said.seconds < AT_ONCE_SECONDS
@@ -87,21 +91,21 @@ async def test_the_chain_reports_that_it_tried_all_its_credentials(application: 
 
 @pytest.mark.needs("full_chain")
 async def test_the_chain_continues_with_its_next_credential(
-    application: Application, az: dict[str, str], stage: Stage
+    application: Application, az: dict[str, str], sdk_sandbox: SdkSandbox
 ) -> None:
-    said = await stage.run(application, await stage.pod(labelled=False), kind="chain", environment=az)
+    said = await sdk_sandbox.run(application, await sdk_sandbox.pod(labelled=False), kind="chain", environment=az)
     assert said.tokens == ("token-of-az",), said.message
     assert said.seconds < AT_ONCE_SECONDS
 
 
 @pytest.mark.needs("full_chain")
 async def test_the_chain_continues_also_if_an_identity_was_selected(
-    application: Application, az: dict[str, str], stage: Stage
+    application: Application, az: dict[str, str], sdk_sandbox: SdkSandbox
 ) -> None:
     """Expect an error from Go only: its chain stops when a named identity is refused, also on a VM without NMI."""
-    others = await stage.identity("others")
+    others = await sdk_sandbox.identity("others")
     named = {**az, "AZURE_CLIENT_ID": others.client_id}
-    said = await stage.run(application, await stage.pod(labelled=False), kind="chain", environment=named)
+    said = await sdk_sandbox.run(application, await sdk_sandbox.pod(labelled=False), kind="chain", environment=named)
     if application.name == "go-azidentity":
         assert (said.tokens, said.error) == ((), GO)
     else:

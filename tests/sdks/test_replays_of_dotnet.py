@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from podidentity_sandbox.tokens import read_claims
-from tests.sdks.stage import RESOURCE, Stage
+from tests.sdks.sdk_sandbox import RESOURCE, SdkSandbox
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
 TOKEN = "/metadata/identity/oauth2/token?api-version=2018-02-01"
@@ -38,35 +38,39 @@ def bound(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("selector", ["", "client_id", "msi-res-id", "object_id"])
-async def test_replay_of_azure_identitys_probe(selector: str, bound: str, stage: Stage) -> None:
-    one = await stage.identity("one")
-    pod = await stage.pod(*(["one"] if bound == "bound" else []), labelled=bound != "no-label")
+async def test_replay_of_azure_identitys_probe(selector: str, bound: str, sdk_sandbox: SdkSandbox) -> None:
+    one = await sdk_sandbox.identity("one")
+    pod = await sdk_sandbox.pod(*(["one"] if bound == "bound" else []), labelled=bound != "no-label")
     ids = {"client_id": one.client_id, "msi-res-id": one.resource_id, "object_id": one.object_id}
     named = f"&{selector}={quote(ids[selector], safe='')}" if selector else ""
     target = f"{TOKEN}&resource={quote(RESOURCE, safe='')}{named}"
-    status, body = await stage.exchange(pod, request(target, REQUEST_ID, "x-ms-return-client-request-id: true", AGENT))
+    status, body = await sdk_sandbox.exchange(
+        pod, request(target, REQUEST_ID, "x-ms-return-client-request-id: true", AGENT)
+    )
     assert status == 400
     assert b"Identity not found" not in body
     assert json.loads(body)["error"] == "invalid_request"
 
 
 @pytest.mark.parametrize("selector", ["", "client_id", "mi_res_id", "object_id"])
-async def test_replay_of_msals_probes_for_both_versions(selector: str, bound: str, stage: Stage) -> None:
-    one = await stage.identity("one")
-    pod = await stage.pod(*(["one"] if bound == "bound" else []), labelled=bound != "no-label")
+async def test_replay_of_msals_probes_for_both_versions(selector: str, bound: str, sdk_sandbox: SdkSandbox) -> None:
+    one = await sdk_sandbox.identity("one")
+    pod = await sdk_sandbox.pod(*(["one"] if bound == "bound" else []), labelled=bound != "no-label")
     ids = {"client_id": one.client_id, "mi_res_id": one.resource_id, "object_id": one.object_id}
     named = f"&{selector}={ids[selector]}" if selector else ""
-    status, _ = await stage.exchange(pod, request(f"/metadata/identity/getplatformmetadata{V2}{named}", REQUEST_ID))
+    status, _ = await sdk_sandbox.exchange(
+        pod, request(f"/metadata/identity/getplatformmetadata{V2}{named}", REQUEST_ID)
+    )
     assert status == 404
-    status, _ = await stage.exchange(pod, request(f"{TOKEN}{named}", REQUEST_ID))
+    status, _ = await sdk_sandbox.exchange(pod, request(f"{TOKEN}{named}", REQUEST_ID))
     assert status == 400
 
 
-async def test_replay_of_imdsv2_requests_after_a_successful_probe_finds_nothing(stage: Stage) -> None:
+async def test_replay_of_imdsv2_requests_after_a_successful_probe_finds_nothing(sdk_sandbox: SdkSandbox) -> None:
     """Send the requests that follow a successful probe, with the header; they would create a credential of the VM."""
-    await stage.identity("one")
-    pod = await stage.pod("one")
-    before = len(stage.sandbox.azure.imds.calls)
+    await sdk_sandbox.identity("one")
+    pod = await sdk_sandbox.pod("one")
+    before = len(sdk_sandbox.sandbox.azure.imds.calls)
     metadata = request(f"/metadata/identity/getplatformmetadata{V2}", "Metadata: true", REQUEST_ID)
     credential = request(
         f"/metadata/identity/issuecredential{V2}",
@@ -76,24 +80,24 @@ async def test_replay_of_imdsv2_requests_after_a_successful_probe_finds_nothing(
         body='{"csr":"MIIC","attestation_token":""}',
     )
     for sent in (metadata, credential):
-        status, body = await stage.exchange(pod, sent)
+        status, body = await sdk_sandbox.exchange(pod, sent)
         assert status == 404
         assert json.loads(body)["error"] == "not_found"
-    assert len(stage.sandbox.azure.imds.calls) == before
+    assert len(sdk_sandbox.sandbox.azure.imds.calls) == before
 
 
 @pytest.mark.parametrize("selector", ["", "client_id", "msi_res_id", "object_id"])
-async def test_replay_of_msals_token_request(selector: str, stage: Stage) -> None:
-    await stage.identity("first")
-    second = await stage.identity("second")
-    pod = await stage.pod(*(["first"] if selector else []), "second")
+async def test_replay_of_msals_token_request(selector: str, sdk_sandbox: SdkSandbox) -> None:
+    await sdk_sandbox.identity("first")
+    second = await sdk_sandbox.identity("second")
+    pod = await sdk_sandbox.pod(*(["first"] if selector else []), "second")
     ids = {"client_id": second.client_id, "msi_res_id": second.resource_id, "object_id": second.object_id}
     named = f"&{selector}={quote(ids[selector], safe='')}" if selector else ""
     sent = request(f"{TOKEN}&resource={quote(RESOURCE, safe='')}{named}", "Metadata: true", PRODUCT, REQUEST_ID)
-    status, body = await stage.exchange(pod, sent)
+    status, body = await sdk_sandbox.exchange(pod, sent)
     document = json.loads(body)
     assert status == 200
     assert read_claims(document["access_token"])["appid"] == second.client_id
     assert document["expires_on"].isdigit()
-    status, body = await stage.exchange(await stage.pod(labelled=False), sent)
+    status, body = await sdk_sandbox.exchange(await sdk_sandbox.pod(labelled=False), sent)
     assert (status, json.loads(body)["error_description"]) == (400, "Identity not found")

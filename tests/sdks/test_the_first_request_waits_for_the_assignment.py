@@ -9,31 +9,33 @@ from typing import Final
 import pytest
 
 from tests.sdks.applications import Application
-from tests.sdks.stage import NODE, Stage
+from tests.sdks.sdk_sandbox import NODE, SdkSandbox
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
 NEVER_SECONDS: Final = 3600.0
 HELD_SECONDS: Final = 20.0
 
 
-async def test_the_first_request_is_held_and_succeeds_without_a_retry(application: Application, stage: Stage) -> None:
+async def test_the_first_request_is_held_and_succeeds_without_a_retry(
+    application: Application, sdk_sandbox: SdkSandbox
+) -> None:
     name = f"late-for-{application.name.replace('.', '-')}"
-    late = await stage.identity(name)
-    machine = stage.sandbox.azure.arm.vm(stage.sandbox.vm_id(NODE))
+    late = await sdk_sandbox.identity(name)
+    machine = sdk_sandbox.sandbox.azure.arm.vm(sdk_sandbox.sandbox.vm_id(NODE))
     usual, machine.operation_seconds = machine.operation_seconds, NEVER_SECONDS
     try:
-        pod = await stage.pod(name, assigned=False)
-        running = asyncio.create_task(stage.run(application, pod))
+        pod = await sdk_sandbox.pod(name, assigned=False)
+        running = asyncio.create_task(sdk_sandbox.run(application, pod))
         async with asyncio.timeout(HELD_SECONDS):
-            while await stage.held() != 1:
+            while await sdk_sandbox.held() != 1:
                 await asyncio.sleep(0.1)
         assert not running.done()
-        assert await stage.assigned(pod.name) == set()
+        assert await sdk_sandbox.assigned(pod.name) == set()
     finally:
         machine.operation_seconds = usual
         if machine.operation is not None:
             machine.operation.ends = min(machine.operation.ends, machine.clock())  # lets Azure finish the operation
     said = await running
     assert said.claims["appid"] == late.client_id
-    answers = await stage.answers(pod)
+    answers = await sdk_sandbox.answers(pod)
     assert (answers[200], answers[404], answers[503]) == (1, 0, 0)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.sdks.applications import Application
 from tests.sdks.conftest import Unbinding
-from tests.sdks.stage import PATIENCE_SECONDS
+from tests.sdks.sdk_sandbox import PATIENCE_SECONDS
 
 pytestmark = [
     pytest.mark.root,

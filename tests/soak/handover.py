@@ -1,7 +1,7 @@
 """How long, and how often, the next owner of an address gets the former owner's token: measured on the real NMI.
 
 `python -m tests.soak.handover SECONDS [OUT.json]`, as root. Pods are network namespaces behind a bridge or behind one
-interface each (`tests.integration.handing_over`). An address changes its owner by one batch of `ip`, faster than any
+interface each (`tests.integration.handover_node`). An address changes its owner by one batch of `ip`, faster than any
 CNI plugin could; the former pod is never marked for deletion, and the API server receives the change only after a
 delay. From before its first moment the next pod sends requests, on kept connections and on new ones.
 """
@@ -22,7 +22,7 @@ from typing import Final
 
 from podidentity_sandbox.network import METADATA_ADDRESS
 from podidentity_sandbox.tokens import read_claims
-from tests.integration.handing_over import PATH, SUBNET, Node, nodes, running
+from tests.integration.handover_node import PATH, SUBNET, Node, nodes, running
 
 KINDS: Final = ("bridge", "point-to-point")
 DELAYS: Final = (0.0, 0.01, 0.1, 1.0)

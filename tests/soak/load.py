@@ -38,7 +38,7 @@ NAMED_SHARE = 0.3
 """How many name their identity by client id."""
 FOREIGN_SHARE = 0.0002
 """The share that names another pod's identity. Few: each may be held for as long as --max-hold."""
-ANEW_SHARE = 0.0005
+FORCE_REFRESH_SHARE = 0.0005
 """How many ask for a fresh token, by which IMDS gets to do something."""
 KEPT_PER_POD = 2
 TRIES = 5
@@ -220,7 +220,7 @@ class Load:
         address = link.address
         link.named = named or self.choice_of(address)
         extra = f"&client_id={link.named}" if link.named else ""
-        if not link.named and random.random() < ANEW_SHARE:
+        if not link.named and random.random() < FORCE_REFRESH_SHARE:
             extra = "&bypass_cache=true"
         end = "" if link.kept else "Connection: close\r\n"
         link.writing = (

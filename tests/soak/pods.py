@@ -26,7 +26,7 @@ from podidentity.resources import (
     nodename_label,
 )
 from podidentity_sandbox.directory import ManagedIdentity
-from tests.soak.world import NODE, Faults, World
+from tests.soak.soak_node import NODE, Faults, SoakNode
 
 WINDOW_SECONDS: Final = 1.0
 """Far longer than the latency of a healthy watch on a busy machine: docs/security.md states milliseconds."""
@@ -55,9 +55,9 @@ class Slot:
 class Pods:
     """The pods of the node."""
 
-    def __init__(self, world: World, faults: Faults, order: Order, *, count: int, seed: int) -> None:
-        self._client: Client = world.client
-        self._identities = world.identities
+    def __init__(self, soak_node: SoakNode, faults: Faults, order: Order, *, count: int, seed: int) -> None:
+        self._client: Client = soak_node.client
+        self._identities = soak_node.identities
         self.faults = faults
         self._order = order
         self._draw = random.Random(seed)
@@ -84,7 +84,7 @@ class Pods:
             "old one has finished": self._finished,
             "same name": self._namesake,
             "another identity for the same pod": self._relabelled,
-            "nobody for a while": self._vacant,
+            "no pod for a while": self._vacant,
         }
         async with asyncio.TaskGroup() as tasks:
             while True:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.soak.pods import Pods
-from tests.soak.world import Faults, World, fetched
+from tests.soak.soak_node import Faults, SoakNode, fetched
 
 ROOT: Final = Path(__file__).parents[2]
 SAMPLE_SECONDS: Final = 2.0
@@ -189,23 +189,23 @@ class Generator:
 async def soak(plan: Plan) -> Report:
     """Run the soak. Raises the sandbox's errors if it cannot be set up."""
     report = Report(asdict(plan), await asyncio.to_thread(commit))
-    async with World(plan.identities, flags=(f"--max-hold={HOLD_SECONDS:g}s",)) as world:
-        faults = Faults(world, plan.seed, every_seconds=plan.fault_seconds)
-        load = await Generator.start(world.port)
+    async with SoakNode(plan.identities, flags=(f"--max-hold={HOLD_SECONDS:g}s",)) as soak_node:
+        faults = Faults(soak_node, plan.seed, every_seconds=plan.fault_seconds)
+        load = await Generator.start(soak_node.port)
         try:
-            pods = Pods(world, faults, load.order, count=plan.pods, seed=plan.seed)
+            pods = Pods(soak_node, faults, load.order, count=plan.pods, seed=plan.seed)
             await pods.fill()
             await warm(load, plan)
-            report.before = await sample(world, 0.0)
-            await under_way(plan, world, pods, load, report)
+            report.before = await sample(soak_node, 0.0)
+            await under_way(plan, soak_node, pods, load, report)
         finally:
             await load.stop()
         await asyncio.sleep(QUIET_SECONDS)
-        report.after = await sample(world, report.seconds)
-        report.cpu_seconds = cpu_seconds(world.nmi.pid)
+        report.after = await sample(soak_node, report.seconds)
+        report.cpu_seconds = cpu_seconds(soak_node.nmi.pid)
         report.changes, report.faults = pods.changes, faults.suffered
-        report.imds_calls = len(world.imds.token_calls)
-        report.log_bytes = world.nmi.log.stat().st_size
+        report.imds_calls = len(soak_node.imds.token_calls)
+        report.log_bytes = soak_node.nmi.log.stat().st_size
     return report
 
 
@@ -223,7 +223,7 @@ async def warm(load: Generator, plan: Plan) -> None:
     await asyncio.sleep(QUIET_SECONDS)
 
 
-async def under_way(plan: Plan, world: World, pods: Pods, load: Generator, report: Report) -> None:
+async def under_way(plan: Plan, soak_node: SoakNode, pods: Pods, load: Generator, report: Report) -> None:
     """Run the soak itself; any early end of a part ends it."""
     faults = pods.faults
     await load.order(["rate", plan.rate])
@@ -239,9 +239,9 @@ async def under_way(plan: Plan, world: World, pods: Pods, load: Generator, repor
             for task in around:
                 if task.done():
                     await task
-            if world.nmi.returncode is not None:
-                raise world.nmi.exit_error()
-            report.samples.append(await sample(world, time.monotonic() - began))
+            if soak_node.nmi.returncode is not None:
+                raise soak_node.nmi.exit_error()
+            report.samples.append(await sample(soak_node, time.monotonic() - began))
     finally:
         for task in around:
             task.cancel()
@@ -252,11 +252,11 @@ async def under_way(plan: Plan, world: World, pods: Pods, load: Generator, repor
     report.former_seconds = told["former_seconds"]
 
 
-async def sample(world: World, seconds: float) -> Sample:
-    metrics = await asyncio.to_thread(fetched, world.metrics_port, "/metrics")
+async def sample(soak_node: SoakNode, seconds: float) -> Sample:
+    metrics = await asyncio.to_thread(fetched, soak_node.metrics_port, "/metrics")
     lines = [line for line in metrics.splitlines() if line and not line.startswith("#")]
     held = sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("aadpodidentity_nmi_held_requests"))
-    process = Path(f"/proc/{world.nmi.pid}")
+    process = Path(f"/proc/{soak_node.nmi.pid}")
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     return Sample(
         round(seconds, 1),

@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks.load.nginx import nginx
 from benchmarks.load.node import node
+from benchmarks.load.node_servers import node_servers
 from benchmarks.load.servers import ask, check
 from benchmarks.load.wire import FIRST_POD, TIME_WAIT, led_to, wire
-from benchmarks.load.world import world
 
 pytestmark = pytest.mark.root
 PODS = 4
@@ -17,7 +17,7 @@ PODS = 4
 def test_pods_reach_nmi_by_its_rule_and_nginx_by_an_equal_one() -> None:
     with (
         wire(PODS) as wired,
-        world(identities=2, core=None, side=wired.node, first_pod=FIRST_POD, imds=wired.imds) as w,
+        node_servers(identities=2, core=None, side=wired.node, first_pod=FIRST_POD, imds=wired.imds) as w,
     ):
         pods = w.add_pods(PODS)
         with node(w, core=None, behind=wired) as nmi:

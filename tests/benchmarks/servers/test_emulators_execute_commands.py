@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks.load.node import Node
+from benchmarks.load.node_servers import NodeServers, node_servers
 from benchmarks.load.servers import TOKEN_PATH, ask
-from benchmarks.load.world import World, world
 from podidentity_sandbox.processes import ProgramError
 from tests.benchmarks.servers.conftest import PODS
 
-ANEW = TOKEN_PATH + "&bypass_cache=true"
+FORCE_REFRESH = TOKEN_PATH + "&bypass_cache=true"
 
 
 def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -28,7 +28,7 @@ def silent_seconds(nmi: Node) -> dict[str, float]:
     return {name: watch["silent_seconds"] for name, watch in state["feed"]["watches"].items()}
 
 
-def test_a_relist_makes_nmi_list_all_pods_again_while_it_serves(around: World, nmi: Node) -> None:
+def test_a_relist_makes_nmi_list_all_pods_again_while_it_serves(around: NodeServers, nmi: Node) -> None:
     for _ in range(2):
         time.sleep(1.1)  # NMI paces itself after watches that lived less than a second
         before = around.counts().lists
@@ -37,7 +37,7 @@ def test_a_relist_makes_nmi_list_all_pods_again_while_it_serves(around: World, n
     assert nmi.answer(around.pods[-1])
 
 
-def test_a_churn_reaches_nmi_as_events_of_both_kinds(around: World, nmi: Node) -> None:
+def test_a_churn_reaches_nmi_as_events_of_both_kinds(around: NodeServers, nmi: Node) -> None:
     until(lambda: around.counts().watches == 3)
     until(lambda: min(silent_seconds(nmi)[kind] for kind in ("pods", "assigned_identities")) > 1.5)
     before = around.counts().events
@@ -45,21 +45,21 @@ def test_a_churn_reaches_nmi_as_events_of_both_kinds(around: World, nmi: Node) -
     until(lambda: max(silent_seconds(nmi)[kind] for kind in ("pods", "assigned_identities")) < 1.0)
     until(lambda: not around.counts().churning)
     assert around.counts().events - before == 200
-    assert nmi.answer(around.pods[0]), "what changed concerns nobody's identity"
+    assert nmi.answer(around.pods[0]), "the change concerns no identity"
 
 
-def test_a_new_churn_ends_the_former_one(around: World) -> None:
+def test_a_new_churn_ends_the_former_one(around: NodeServers) -> None:
     around.churn(10, seconds=600)
     assert around.counts().churning
     around.churn(0, seconds=0)
     until(lambda: not around.counts().churning)
 
 
-def test_imds_responds_after_the_configured_delay(around: World, nmi: Node) -> None:
+def test_imds_responds_after_the_configured_delay(around: NodeServers, nmi: Node) -> None:
     pod, calls = around.pods[0], around.counts().imds_calls
     around.set_imds(delay_ms=300)
     began = time.monotonic()
-    nmi.answer(pod, ANEW)
+    nmi.answer(pod, FORCE_REFRESH)
     assert time.monotonic() - began >= 0.3
     assert around.counts().imds_calls == calls + 1
     around.set_imds()
@@ -67,16 +67,16 @@ def test_imds_responds_after_the_configured_delay(around: World, nmi: Node) -> N
     assert around.counts().imds_calls == calls + 1, "what is cached does not come from IMDS"
 
 
-def test_tokens_have_the_configured_lifetime(around: World, nmi: Node) -> None:
+def test_tokens_have_the_configured_lifetime(around: NodeServers, nmi: Node) -> None:
     around.set_imds(token_seconds=900)
-    short = int(json.loads(nmi.answer(around.pods[1], ANEW))["expires_in"])
+    short = int(json.loads(nmi.answer(around.pods[1], FORCE_REFRESH))["expires_in"])
     around.set_imds()
-    long = int(json.loads(nmi.answer(around.pods[1], ANEW))["expires_in"])
+    long = int(json.loads(nmi.answer(around.pods[1], FORCE_REFRESH))["expires_in"])
     assert short <= 900
     assert long > 86_000
 
 
-def test_more_pods_have_the_next_addresses(around: World, nmi: Node) -> None:
+def test_more_pods_have_the_next_addresses(around: NodeServers, nmi: Node) -> None:
     before = around.pods
     assert before == [f"127.1.0.{number + 1}" for number in range(PODS)]
     assert around.add_pods(1) == [*before, f"127.1.0.{PODS + 1}"]
@@ -86,6 +86,6 @@ def test_more_pods_have_the_next_addresses(around: World, nmi: Node) -> None:
 def test_an_emulator_that_cannot_listen_reports_the_cause() -> None:
     with (
         pytest.raises(ProgramError, match=r"the emulators have ended: OSError: .*address"),
-        world(core=None, imds=("192.0.2.1", 80)),
+        node_servers(core=None, imds=("192.0.2.1", 80)),
     ):
         pass

@@ -32,7 +32,7 @@ def test_all_files_that_nginx_could_write_are_in_its_own_directory() -> None:
 
 
 def test_the_worker_keeps_the_user_that_started_nginx_if_it_is_root() -> None:
-    assert "user somebody;" in written(user="somebody")
+    assert "user unprivileged;" in written(user="unprivileged")
     assert "user " not in written()
 
 

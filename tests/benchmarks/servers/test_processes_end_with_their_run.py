@@ -23,8 +23,8 @@ RUN = """
 import sys
 from benchmarks.load.nginx import nginx
 from benchmarks.load.node import node
-from benchmarks.load.world import world
-with world(core=None) as around, node(around, core=None) as nmi, nginx(b"x", core=None) as server:
+from benchmarks.load.node_servers import node_servers
+with node_servers(core=None) as around, node(around, core=None) as nmi, nginx(b"x", core=None) as server:
     print(around.pid, *nmi.pids, *server.pids, flush=True)
     sys.stdin.read()
 """

@@ -3,12 +3,12 @@
 import pytest
 
 from benchmarks.load.node import Node
+from benchmarks.load.node_servers import NodeServers
 from benchmarks.load.servers import ask
-from benchmarks.load.world import World
 from podidentity_sandbox.processes import ProgramError
 
 
-def test_a_warm_node_answers_every_pod_from_the_fast_lane(around: World, nmi: Node) -> None:
+def test_a_warm_node_answers_every_pod_from_the_fast_lane(around: NodeServers, nmi: Node) -> None:
     calls = around.counts().imds_calls
     nmi.warm(around.pods)
     assert around.counts().imds_calls - calls <= 3, "pods of one identity share its token"

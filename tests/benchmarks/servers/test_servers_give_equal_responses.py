@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.load.nginx import nginx
 from benchmarks.load.node import Node
+from benchmarks.load.node_servers import NodeServers
 from benchmarks.load.peers.starting import on_aiohttp, plain
 from benchmarks.load.servers import METADATA, TOKEN_PATH, Listening, ask, check
-from benchmarks.load.world import World
 from podidentity_sandbox.processes import ProgramError
 from tests.benchmarks.servers.conftest import PODS
 
@@ -19,7 +19,7 @@ POD = "127.1.0.7"
 
 
 @pytest.fixture(scope="module")
-def answer(around: World, nmi: Node) -> bytes:
+def answer(around: NodeServers, nmi: Node) -> bytes:
     return nmi.answer(around.pods[0])
 
 
@@ -58,7 +58,7 @@ def test_the_peers_return_the_remaining_lifetime_of_the_token(peers: list[Listen
         (400, TOKEN_PATH, POD, {}),
         (400, TOKEN_PATH.partition("&")[0], POD, METADATA),
         (404, TOKEN_PATH, "127.1.1.1", METADATA),
-        (404, TOKEN_PATH + "&client_id=somebody-elses", POD, METADATA),
+        (404, TOKEN_PATH + "&client_id=foreign", POD, METADATA),
         (503, TOKEN_PATH + "%2Fnever-fetched", POD, METADATA),
         (404, "/elsewhere", POD, METADATA),
         (200, TOKEN_PATH, POD, METADATA),

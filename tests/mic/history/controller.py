@@ -92,7 +92,7 @@ class MicProcess:
                     tasks.create_task(informer.run(), name="watch")
                 for informer in self._informers:
                     await informer.synced()
-                tasks.create_task(self._controller.run(), name="rounds")
+                tasks.create_task(self._controller.run(), name="controller")
         finally:
             await self._compute.aclose()
             await self._client.aclose()

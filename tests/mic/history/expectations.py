@@ -4,24 +4,24 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from podidentity_sandbox.kubeapi.store import Store
 from podidentity_sandbox.machines import Machine
+from tests.mic.emulated_cloud import ASSIGNED
 from tests.mic.history.oracle import (
     ASSIGNED_STATUS,
     ClaimName,
     Document,
     Need,
     annotation,
-    claim_of,
+    assignment_key_of,
     dying,
     needs,
     wrong_object,
 )
 from tests.mic.history.ownership import Watcher
-from tests.mic.little_cloud import ASSIGNED
 
 FindMachine = Callable[[str], Machine | None]
 
 
-def amiss(store: Store, find: FindMachine, hosts: Iterable[str], truth: Watcher, refused: Collection[str]) -> str:
+def violations(store: Store, find: FindMachine, hosts: Iterable[str], truth: Watcher, refused: Collection[str]) -> str:
     """Return the first difference from the expected state; empty if there is none. *refused*: lower-case ids that Azure
     refuses."""
     wanted = needs(store)
@@ -29,7 +29,7 @@ def amiss(store: Store, find: FindMachine, hosts: Iterable[str], truth: Watcher,
     for each in store.list(ASSIGNED):
         if dying(each):
             return f"{each['metadata']['name']} is still going"
-        claim = claim_of(each)
+        claim = assignment_key_of(each)
         if claim not in wanted or claim in found:
             return f"{each['metadata']['name']} is not needed, or is a duplicate"
         found[claim] = each

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from podidentity_sandbox.kubeapi.store import Store
-from tests.mic.little_cloud import BINDINGS, IDENTITIES
+from tests.mic.emulated_cloud import BINDINGS, IDENTITIES
 
 Document = dict[str, Any]
 ClaimName = tuple[str, str, str, str]
@@ -83,7 +83,7 @@ def resource_of(identity: Document) -> str:
     return str(spec.get("resourceID", "")).lower() if spec.get("type", 0) == 0 else ""
 
 
-def claim_of(assigned: Document) -> ClaimName:
+def assignment_key_of(assigned: Document) -> ClaimName:
     """Whose AzureAssignedIdentity it is."""
     spec = assigned["spec"]
     identity = spec["azureIdentityRef"]["metadata"]
@@ -108,9 +108,9 @@ def wrong_object(need: Need, assigned: Document) -> str:
         "node": spec["nodename"] == need.node and meta["labels"]["nodename"] == need.node,
         "pod's uid": annotation(assigned, "pod-uid") == need.pod_uid,
         "finalizer": FINALIZER in meta.get("finalizers", []),
-        "identity": _says(need.identity, spec["azureIdentityRef"]),
+        "identity": _message(need.identity, spec["azureIdentityRef"]),
         "identity's mode": annotation(need.identity, "Behavior") == annotation(spec["azureIdentityRef"], "Behavior"),
-        "binding": any(_says(binding, spec["azureBindingRef"]) for binding in need.bindings),
+        "binding": any(_message(binding, spec["azureBindingRef"]) for binding in need.bindings),
         "debts": annotation(assigned, "detach-pending") == "",
     }
     return ", ".join(part for part, is_right in right.items() if not is_right)
@@ -137,7 +137,7 @@ def _namespaced(identity: Document) -> bool:
     return annotation(identity, "Behavior").lower() == "namespaced" or identity["spec"].get("type") == 3
 
 
-def _says(stored: Document, embedded: Document) -> bool:
+def _message(stored: Document, embedded: Document) -> bool:
     same_meta = all(stored["metadata"].get(part) == embedded["metadata"].get(part) for part in ("name", "uid"))
     spec = {name: value for name, value in embedded["spec"].items() if value not in ("", 0, None)}
     return same_meta and spec == {name: value for name, value in stored["spec"].items() if value not in ("", 0, None)}

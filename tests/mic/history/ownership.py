@@ -13,8 +13,8 @@ from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.kubeapi.history import Change
 from podidentity_sandbox.kubeapi.store import Store
 from podidentity_sandbox.machines import SYSTEM, Machine
+from tests.mic.emulated_cloud import ASSIGNED
 from tests.mic.history.oracle import Document, annotation, dying, needs, resource_of
-from tests.mic.little_cloud import ASSIGNED
 
 On = tuple[str, str]
 """Host and identity, both lower-case ids."""
@@ -104,13 +104,13 @@ class Watcher:
         assert self.store is not None
         found: dict[On, set[str]] = defaultdict(set)
         for each in self.store.list(ASSIGNED):
-            if on := self._stands_for(each):
+            if on := self._represents(each):
                 found[on].add(annotation(each, "attached-by"))
             for host, identity in json.loads(annotation(each, "detach-pending") or "[]"):
                 found[host.lower(), identity.lower()].add("mic")
         return found
 
-    def _stands_for(self, assigned: Document) -> On | None:
+    def _represents(self, assigned: Document) -> On | None:
         resource = resource_of(assigned["spec"]["azureIdentityRef"])
         host = self.host_of_node(assigned["spec"]["nodename"])
         return (host, resource) if resource and host else None
@@ -122,7 +122,7 @@ class Watcher:
         assert self.store is not None
         self.said(f"  asked: {body}")
         recorded = {
-            self._stands_for(each)
+            self._represents(each)
             for each in self.store.list(ASSIGNED)
             if not dying(each) and annotation(each, "attached-by") == "mic"
         }
@@ -143,7 +143,7 @@ class Watcher:
             if key in self.immutable:
                 self.complain(f"detached an immutable identity: {on}")
             for each in living:
-                if self._stands_for(each) == on:
+                if self._represents(each) == on:
                     self.complain(f"detached the identity of {each['metadata']['name']} before revoking it: {on}")
         for key in machine.user_assigned.keys() - before.keys():
             self.taken_by_others.discard((host, key))
@@ -155,7 +155,7 @@ class Watcher:
         self.said(f"  {change.type} {_brief(after)}")
         if change.type == "DELETED" or dying(after) or after["status"]["status"] != "Assigned":
             return
-        on = self._stands_for(after)
+        on = self._represents(after)
         if on is None or on in self.taken_by_others:
             return
         machine = self.machine(on[0])
@@ -169,7 +169,7 @@ class Watcher:
                 self.complain(f"{after['metadata']['name']} says Assigned with client id {named}, {on} has another")
         if on[1] not in machine.user_assigned or on[1] not in machine.attached_at:
             before = change.before.document if change.before is not None else {}
-            if before.get("status", {}).get("status") == "Assigned" and self._stands_for(before) == on:
+            if before.get("status", {}).get("status") == "Assigned" and self._represents(before) == on:
                 return  # it was so before, and another part of the object was written
             self.complain(f"{after['metadata']['name']} says Assigned, and {on} is not there (yet)")
 

@@ -14,9 +14,9 @@ from typing_extensions import override
 
 from podidentity_sandbox.machines import ArmRefusalError
 from tests.mic.cluster import identity_id
+from tests.mic.emulated_cloud import BINDINGS, IDENTITIES
 from tests.mic.history.faults import Fault, Moment
-from tests.mic.history.world import HOSTS, NODES, RESOURCES, World
-from tests.mic.little_cloud import BINDINGS, IDENTITIES
+from tests.mic.history.simulated_cluster import HOSTS, NODES, RESOURCES, SimulatedCluster
 
 EXAMPLES: Final = int(os.environ.get("HISTORY_EXAMPLES", "60"))
 STEPS: Final = int(os.environ.get("HISTORY_STEPS", "30"))
@@ -31,7 +31,7 @@ SECONDS: Final = (0.15, 0.0, 0.05, 0.5, 2.2, 2.6, 7.0)
 pods, labels, names, bound = (st.sampled_from(each) for each in (PODS, LABELS, NAMES, BOUND))
 nodes, hosts, resources = st.sampled_from(sorted(NODES)), st.sampled_from(HOSTS), st.sampled_from(RESOURCES)
 seconds = st.sampled_from(SECONDS)
-api_troubles = st.sampled_from(
+api_faults = st.sampled_from(
     (
         {"status": 500},
         {"status": 409, "code": "Conflict", "writes": True},
@@ -42,7 +42,7 @@ api_troubles = st.sampled_from(
         {"lost": Moment.AFTER},
     )
 )
-arm_troubles = st.sampled_from(
+arm_faults = st.sampled_from(
     (
         {"status": 500},
         {"status": 409, "code": "Conflict", "writes": True},
@@ -65,7 +65,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(adopt_existing=self.adopt_existing, grace_seconds=self.grace_seconds)
+        self.simulated = SimulatedCluster(adopt_existing=self.adopt_existing, grace_seconds=self.grace_seconds)
 
     @initialize(
         foreign=st.lists(st.tuples(hosts, resources), max_size=3),
@@ -74,164 +74,164 @@ class AnyHistory(RuleBasedStateMachine):
     )
     def begin(self, foreign: list[tuple[str, str]], system: list[str], where: tuple[str, ...]) -> None:
         for host in system:
-            self.world.enable_system_assigned(host)
+            self.simulated.enable_system_assigned(host)
         for host, resource in foreign:
-            self.world.attach(host, resource)
+            self.simulated.attach(host, resource)
         for (namespace, name), resource in zip(NAMES, RESOURCES, strict=False):
-            self.world.put_identity(namespace, name, _spec(resource))
+            self.simulated.put_identity(namespace, name, _spec(resource))
         for (namespace, name), (_, identity), label in zip(BOUND, NAMES, LABELS * 2, strict=True):
-            self.world.put_binding(namespace, name, identity, label)
+            self.simulated.put_binding(namespace, name, identity, label)
         for pod, node, label in zip(PODS, where, LABELS * 2, strict=True):
-            self.world.put_pod(*pod, node, label)
-        self.world.start_mic()
+            self.simulated.put_pod(*pod, node, label)
+        self.simulated.start_mic()
 
     # People
 
     @rule(pod=pods, node=nodes, label=labels, then=seconds)
     def run_pod(self, pod: tuple[str, str], node: str, label: str, then: float) -> None:
-        self.world.put_pod(*pod, node, label)
+        self.simulated.put_pod(*pod, node, label)
         self.go_on(then)
 
     @rule(first=pods, second=pods, node=nodes, label=labels, then=st.sampled_from((0.15, 1.0, 4.0)))
     def gather_pods(self, first: tuple[str, str], second: tuple[str, str], node: str, label: str, then: float) -> None:
-        self.world.put_pod(*first, node, label)
-        self.world.put_pod(*second, node, label)
+        self.simulated.put_pod(*first, node, label)
+        self.simulated.put_pod(*second, node, label)
         self.go_on(then)
 
     @rule(pod=pods, then=seconds)
     def delete_pod(self, pod: tuple[str, str], then: float) -> None:
-        self.world.remove_pod(*pod)
+        self.simulated.remove_pod(*pod)
         self.go_on(then)
 
     @rule(pod=pods, phase=st.sampled_from(("Succeeded", "Failed")), then=seconds)
     def finish_pod(self, pod: tuple[str, str], phase: str, then: float) -> None:
-        self.world.change_pod(*pod, {"status": {"phase": phase}}, status=True)
+        self.simulated.change_pod(*pod, {"status": {"phase": phase}}, status=True)
         self.go_on(then)
 
     @rule(pod=pods, label=st.sampled_from((*LABELS, None)), then=seconds)
     def relabel_pod(self, pod: tuple[str, str], label: str | None, then: float) -> None:
-        self.world.change_pod(*pod, {"metadata": {"labels": {"aadpodidbinding": label}}})
+        self.simulated.change_pod(*pod, {"metadata": {"labels": {"aadpodidbinding": label}}})
         self.go_on(then)
 
     @rule(name=names, resource=resources, namespaced=st.booleans(), then=seconds)
     def change_identity(self, name: tuple[str, str], resource: str, namespaced: bool, then: float) -> None:
-        self.world.put_identity(*name, _spec(resource), namespaced=namespaced)
+        self.simulated.put_identity(*name, _spec(resource), namespaced=namespaced)
         self.go_on(then)
 
     @rule(name=names, resource=resources, other=st.sampled_from(RESOURCES[:-1]), then=seconds)
     def name_a_client_id(self, name: tuple[str, str], resource: str, other: str, then: float) -> None:
         """Perhaps that of another identity, though not of the one that must stay: what an object calls by that id is
         never taken off, and the oracle does not know of it."""
-        self.world.put_identity(*name, _spec(resource) | {"clientID": f" Client-{other}"})
+        self.simulated.put_identity(*name, _spec(resource) | {"clientID": f" Client-{other}"})
         self.go_on(then)
 
     @rule(name=names, resource=resources, then=seconds)
     def federate_identity(self, name: tuple[str, str], resource: str, then: float) -> None:
-        self.world.put_identity(*name, _spec(resource) | {"type": 3, "tenantID": "t"})
+        self.simulated.put_identity(*name, _spec(resource) | {"type": 3, "tenantID": "t"})
         self.go_on(then)
 
     @rule(name=names, how=st.sampled_from(("principal", "malformed", "gone")), then=seconds)
     def make_identity_useless(self, name: tuple[str, str], how: str, then: float) -> None:
         match how:
             case "principal":
-                self.world.put_identity(*name, {"type": 1, "clientID": "c", "tenantID": "t"})
+                self.simulated.put_identity(*name, {"type": 1, "clientID": "c", "tenantID": "t"})
             case "malformed":
-                self.world.put_identity(*name, {"type": 0, "resourceID": "red", "clientID": "c"})
+                self.simulated.put_identity(*name, {"type": 0, "resourceID": "red", "clientID": "c"})
             case _:
-                self.world.remove(IDENTITIES, *name)
+                self.simulated.remove(IDENTITIES, *name)
         self.go_on(then)
 
     @rule(binding=bound, identity=names, label=labels, then=seconds)
     def bind(self, binding: tuple[str, str], identity: tuple[str, str], label: str, then: float) -> None:
-        self.world.put_binding(*binding, identity[1], label)
+        self.simulated.put_binding(*binding, identity[1], label)
         self.go_on(then)
 
     @rule(binding=bound, then=seconds)
     def unbind(self, binding: tuple[str, str], then: float) -> None:
-        self.world.remove(BINDINGS, *binding)
+        self.simulated.remove(BINDINGS, *binding)
         self.go_on(then)
 
     @rule(node=nodes, pods_go=st.booleans(), then=seconds)
     def lose_or_find_node(self, node: str, pods_go: bool, then: float) -> None:
-        if self.world.has_node(node):
-            self.world.remove_node(node)
+        if self.simulated.has_node(node):
+            self.simulated.remove_node(node)
             for pod in PODS if pods_go else ():
-                self.world.remove_pod_of(node, *pod)
+                self.simulated.remove_pod_of(node, *pod)
         else:
-            self.world.add_node(node)
+            self.simulated.add_node(node)
         self.go_on(then)
 
     # Azure, and others there
 
     @rule(host=hosts, resource=resources, then=seconds)
     def attach(self, host: str, resource: str, then: float) -> None:
-        self.world.attach(host, resource)
+        self.simulated.attach(host, resource)
         self.go_on(then)
 
     @rule(host=hosts, resource=resources, then=seconds)
     def detach(self, host: str, resource: str, then: float) -> None:
-        self.world.detach(host, resource)
+        self.simulated.detach(host, resource)
         self.go_on(then)
 
     @rule(host=hosts, resource=resources, seconds=st.sampled_from((3.0, 10.0)))
     def attach_right_before_the_next_update(self, host: str, resource: str, seconds: float) -> None:
-        self.world.before_next_update(lambda: self.world.attach(host, resource))
+        self.simulated.before_next_update(lambda: self.simulated.attach(host, resource))
         self.go_on(seconds)
 
     @rule(resource=resources, how=st.sampled_from(("unauthorized", "failing", "")), then=seconds)
     def refuse_identity(self, resource: str, how: str, then: float) -> None:
-        self.world.mark_bad(resource, how)
+        self.simulated.mark_bad(resource, how)
         self.go_on(then)
 
     @rule(host=hosts, then=seconds)
     def lose_or_find_host(self, host: str, then: float) -> None:
-        if self.world.arm.find(host) is None:
-            self.world.add_host(host)
+        if self.simulated.arm.find(host) is None:
+            self.simulated.add_host(host)
         else:
-            self.world.remove_host(host)
+            self.simulated.remove_host(host)
         self.go_on(then)
 
     @rule(host=hosts, then=seconds)
     def fail_next_operation(self, host: str, then: float) -> None:
-        machine = self.world.arm.find(host)
+        machine = self.simulated.arm.find(host)
         if machine is not None:
             machine.failing_next.append(ArmRefusalError(500, "InternalExecutionError", "An internal error occurred."))
         self.go_on(then)
 
     @rule(host=hosts, takes=st.sampled_from((0.0, 2.0, 40.0)))
     def set_pace(self, host: str, takes: float) -> None:
-        machine = self.world.arm.find(host)
+        machine = self.simulated.arm.find(host)
         if machine is not None:
             machine.operation_seconds = takes
 
-    @rule(trouble=arm_troubles, times=st.sampled_from((1, 3)), host=st.sampled_from(("", *HOSTS)), then=seconds)
-    def trouble_azure(self, trouble: dict[str, Any], times: int, host: str, then: float) -> None:
-        self.world.gate.faults.append(Fault("arm", **trouble, times=times, host=host))
+    @rule(fault=arm_faults, times=st.sampled_from((1, 3)), host=st.sampled_from(("", *HOSTS)), then=seconds)
+    def fail_azure_calls(self, fault: dict[str, Any], times: int, host: str, then: float) -> None:
+        self.simulated.gate.faults.append(Fault("arm", **fault, times=times, host=host))
         self.go_on(then)
 
     # The API server and MIC
 
-    @rule(trouble=api_troubles, times=st.sampled_from((1, 3)), then=seconds)
-    def trouble_the_api_server(self, trouble: dict[str, Any], times: int, then: float) -> None:
-        self.world.gate.faults.append(Fault("api", **trouble, times=times))
+    @rule(fault=api_faults, times=st.sampled_from((1, 3)), then=seconds)
+    def fail_api_server_calls(self, fault: dict[str, Any], times: int, then: float) -> None:
+        self.simulated.gate.faults.append(Fault("api", **fault, times=times))
         self.go_on(then)
 
     @rule(forget=st.booleans(), then=seconds)
     def end_watches(self, forget: bool, then: float) -> None:
         if forget:
-            self.world.api.compact()
-        self.world.api.drop_watches()
+            self.simulated.api.compact()
+        self.simulated.api.drop_watches()
         self.go_on(then)
 
     @rule(then=seconds)
     def lose_mic(self, then: float) -> None:
-        self.world.kill()
-        self.world.pass_time(then)
+        self.simulated.kill()
+        self.simulated.pass_time(then)
         self.go_on(0.0)
 
     @rule(calls=st.integers(0, 6), moment=st.sampled_from(list(Moment)), then=st.sampled_from((2.0, 7.0)))
     def lose_mic_at_a_call(self, calls: int, moment: Moment, then: float) -> None:
-        self.world.gate.kill_at, self.world.gate.kill_moment = len(self.world.gate.calls) + calls, moment
+        self.simulated.gate.kill_at, self.simulated.gate.kill_moment = len(self.simulated.gate.calls) + calls, moment
         self.go_on(then)
 
     @rule(then=st.sampled_from((1.0, 20.0, 200.0)))
@@ -240,36 +240,36 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule()
     def become_quiet(self) -> None:
-        self.world.gate.clear()
-        self.world.pass_time(7.0)  # the maximum duration of MIC's last call
+        self.simulated.gate.clear()
+        self.simulated.pass_time(7.0)  # the maximum duration of MIC's last call
         self.go_on(0.0)
-        self.world.converge()
-        self.world.check_quiet()
-        if self.world.bad:
+        self.simulated.converge()
+        self.simulated.check_quiet()
+        if self.simulated.bad:
             self.grant_all()
 
     def grant_all(self) -> None:
         """What Azure has refused it takes from now on, and MIC finds out by itself."""
         for resource in RESOURCES:
-            self.world.mark_bad(resource, "")
-        self.world.converge()
+            self.simulated.mark_bad(resource, "")
+        self.simulated.converge()
 
     def go_on(self, then: float) -> None:
         """Time passes, and where MIC was lost another one begins."""
-        self.world.watcher.note_needs()
-        self.world.pass_time(then)
-        if self.world.mic is None:
-            self.world.gate.kill_at = -1
-            self.world.start_mic()
-        self.world.check_now()
+        self.simulated.watcher.note_needs()
+        self.simulated.pass_time(then)
+        if self.simulated.mic is None:
+            self.simulated.gate.kill_at = -1
+            self.simulated.start_mic()
+        self.simulated.check_now()
 
     @override
     def teardown(self) -> None:
         try:
-            if self.world.mic is not None:
+            if self.simulated.mic is not None:
                 self.become_quiet()
         finally:
-            self.world.close()
+            self.simulated.close()
 
 
 def _spec(resource: str) -> dict[str, Any]:

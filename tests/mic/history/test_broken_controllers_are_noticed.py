@@ -24,7 +24,7 @@ EXAMPLES: Final = 400
 """Of which each break needs far fewer."""
 
 
-def takes_off_before_it_revokes(monkeypatch: pytest.MonkeyPatch) -> None:
+def detaches_before_it_revokes(monkeypatch: pytest.MonkeyPatch) -> None:
     before = host_change.azure_change
 
     def eager(host_view: HostView, azure: HostIdentities, *rest: Any, **options: Any) -> Any:
@@ -41,7 +41,7 @@ def takes_off_before_it_revokes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_reconciler.HostReconciler, "revoke", late)
 
 
-def takes_everything_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def records_every_attachment_as_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     before = ownership.attached_by
 
     def greedy(*arguments: Any) -> str:
@@ -77,7 +77,7 @@ class _NoCondition:
 def compares_the_pods_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
     before = host_change.azure_change
 
-    def careless(host_view: HostView, azure: HostIdentities, *rest: Any, **options: Any) -> Any:
+    def without_pending_detaches(host_view: HostView, azure: HostIdentities, *rest: Any, **options: Any) -> Any:
         going = {existing.assignment_key.pod for existing in host_view.terminating.values()}
         for usage in host_view.usages.values():
             if (
@@ -88,10 +88,10 @@ def compares_the_pods_name_only(monkeypatch: pytest.MonkeyPatch) -> None:
                 usage.needed, usage.active = 0, {}
         return before(host_view, azure, *rest, **options)
 
-    monkeypatch.setattr(host_change, "azure_change", careless)
+    monkeypatch.setattr(host_change, "azure_change", without_pending_detaches)
 
 
-def does_not_look_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def does_not_read_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     before = host_updater.HostUpdater._failed
 
     async def blind(
@@ -114,7 +114,7 @@ def lets_go_before_the_detach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(completion, "_releasable", lambda *_: True)
 
 
-def forgets_what_it_owes(monkeypatch: pytest.MonkeyPatch) -> None:
+def forgets_pending_detaches(monkeypatch: pytest.MonkeyPatch) -> None:
     before = preparation._update
 
     def forgetful(*arguments: Any) -> steps.Update:
@@ -138,7 +138,7 @@ def ignores_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.Waits, "failed", hasty)
 
 
-def never_looks_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def never_reads_without_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_reconciler.HostReconciler, "look_again", lambda *_: None)
 
 
@@ -183,21 +183,21 @@ def confirms_without_asking(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def believes_any_client_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def accepts_any_client_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_ids, "mismatch", lambda *_: "")
 
 
 SOON: Final[tuple[Break, ...]] = (
-    takes_off_before_it_revokes,
-    takes_everything_for_its_own,
+    detaches_before_it_revokes,
+    records_every_attachment_as_its_own,
     adds_without_a_record,
-    does_not_look_after_a_failure,
+    does_not_read_after_a_failure,
     lets_go_before_the_detach,
     drops_the_system_assigned_identity,
     counts_finished_pods,
     ignores_namespaced_mode,
     confirms_without_asking,
-    believes_any_client_id,
+    accepts_any_client_id,
 )
 """Found within seconds."""
 
@@ -205,10 +205,10 @@ LATER: Final[tuple[Break, ...]] = (
     sends_no_if_match,
     compares_the_pods_name_only,
     takes_a_running_operation_for_done,
-    forgets_what_it_owes,
+    forgets_pending_detaches,
     passes_no_record_on,
     ignores_retry_after,
-    never_looks_by_itself,
+    never_reads_without_an_event,
     gives_refused_identities_up,
     keeps_nothing_that_must_stay,
     takes_a_recreated_pod_for_the_same,

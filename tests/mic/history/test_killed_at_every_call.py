@@ -1,7 +1,7 @@
 """MIC is killed at each of its calls in turn, before the call arrives and after it took effect; another one goes on.
 
 One scenario has all that leaves something half done: pods that come, move and go, an identity that changes, one that
-Azure refuses, one that somebody else put there, and a scale set whose nodes share. It is run once undisturbed, and the
+Azure refuses, one that another program attached, and a scale set whose nodes share. It is run once undisturbed, and the
 end of that is the end of every other run.
 """
 
@@ -12,10 +12,10 @@ from typing import Any, Final
 import pytest
 
 from tests.mic.cluster import identity_id
+from tests.mic.emulated_cloud import ASSIGNED
 from tests.mic.history.faults import Call, Moment
 from tests.mic.history.oracle import annotation
-from tests.mic.history.world import HOSTS, World
-from tests.mic.little_cloud import ASSIGNED
+from tests.mic.history.simulated_cluster import HOSTS, SimulatedCluster
 
 BETWEEN_SECONDS: Final = 2.0
 SHARES: Final = 6
@@ -24,56 +24,56 @@ SHARES: Final = 6
 State = tuple[dict[str, tuple[Any, ...]], dict[str, list[str]]]
 
 
-def _identity(world: World, name: str, resource: str) -> None:
-    world.put_identity(
+def _identity(simulated: SimulatedCluster, name: str, resource: str) -> None:
+    simulated.put_identity(
         "default", name, {"type": 0, "resourceID": identity_id(resource), "clientID": f"client-{resource}"}
     )
 
 
-def _begin(world: World) -> None:
-    world.attach(HOSTS[0], "green")
-    world.mark_bad("blue", "unauthorized")
+def _begin(simulated: SimulatedCluster) -> None:
+    simulated.attach(HOSTS[0], "green")
+    simulated.mark_bad("blue", "unauthorized")
     for name, resource in (("one", "red"), ("two", "green"), ("three", "blue")):
-        _identity(world, name, resource)
+        _identity(simulated, name, resource)
     for name, identity, selector in (("b1", "one", "app"), ("b2", "two", "app"), ("b3", "three", "bad")):
-        world.put_binding("default", name, identity, selector)
-    world.put_pod("default", "web", "n0", "app")
-    world.put_pod("team", "web", "n0", "bad")
-    world.put_pod("c", "a-b", "s0", "app")
-    world.put_pod("b-c", "a", "s1", "app")
+        simulated.put_binding("default", name, identity, selector)
+    simulated.put_pod("default", "web", "n0", "app")
+    simulated.put_pod("team", "web", "n0", "bad")
+    simulated.put_pod("c", "a-b", "s0", "app")
+    simulated.put_pod("b-c", "a", "s1", "app")
 
 
-def _move(world: World) -> None:
-    world.put_pod("default", "web", "flex0", "app")
+def _move(simulated: SimulatedCluster) -> None:
+    simulated.put_pod("default", "web", "flex0", "app")
 
 
-def _leave(world: World) -> None:
-    world.remove_pod("c", "a-b")
+def _leave(simulated: SimulatedCluster) -> None:
+    simulated.remove_pod("c", "a-b")
 
 
-def _change(world: World) -> None:
-    _identity(world, "one", "amber")
+def _change(simulated: SimulatedCluster) -> None:
+    _identity(simulated, "one", "amber")
 
 
-def _empty_the_set(world: World) -> None:
-    world.remove_pod("b-c", "a")
+def _empty_the_set(simulated: SimulatedCluster) -> None:
+    simulated.remove_pod("b-c", "a")
 
 
-SCENARIO: Final[tuple[Callable[[World], None], ...]] = (_begin, _move, _leave, _change, _empty_the_set)
+SCENARIO: Final[tuple[Callable[[SimulatedCluster], None], ...]] = (_begin, _move, _leave, _change, _empty_the_set)
 
 
 def play(kill_at: int, moment: Moment) -> tuple[State, list[Call]]:
     """Run the scenario with the process killed at one call (none if negative). Return the final state and the calls."""
-    with World(operation_seconds=0.5) as world:
-        world.gate.kill_at, world.gate.kill_moment = kill_at, moment
-        world.start_mic()
+    with SimulatedCluster(operation_seconds=0.5) as simulated:
+        simulated.gate.kill_at, simulated.gate.kill_moment = kill_at, moment
+        simulated.start_mic()
         for step in SCENARIO:
-            step(world)
-            _wait(world)
-        _wait(world)
-        world.converge()
-        world.check_quiet()
-        return _state(world), world.gate.calls
+            step(simulated)
+            _wait(simulated)
+        _wait(simulated)
+        simulated.converge()
+        simulated.check_quiet()
+        return _state(simulated), simulated.gate.calls
 
 
 @functools.cache
@@ -82,15 +82,15 @@ def undisturbed() -> tuple[State, list[Call]]:
     return play(-1, Moment.BEFORE)
 
 
-def _wait(world: World) -> None:
+def _wait(simulated: SimulatedCluster) -> None:
     for _ in range(int(BETWEEN_SECONDS / 0.25)):
-        world.pass_time(0.25)
-        if world.mic is None:
-            world.start_mic()
-        world.check_now()
+        simulated.pass_time(0.25)
+        if simulated.mic is None:
+            simulated.start_mic()
+        simulated.check_now()
 
 
-def _state(world: World) -> State:
+def _state(simulated: SimulatedCluster) -> State:
     objects = {
         f"{each['metadata']['namespace']}/{each['metadata']['name']}": (
             each["status"]["status"],
@@ -100,9 +100,9 @@ def _state(world: World) -> State:
             annotation(each, "attached-by"),
             annotation(each, "message"),
         )
-        for each in world.store.list(ASSIGNED)
+        for each in simulated.store.list(ASSIGNED)
     }
-    return objects, {host: sorted(world.arm.vm(host).user_assigned) for host in HOSTS}
+    return objects, {host: sorted(simulated.arm.vm(host).user_assigned) for host in HOSTS}
 
 
 def test_the_undisturbed_run_reaches_the_desired_state() -> None:

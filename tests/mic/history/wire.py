@@ -28,9 +28,9 @@ from podidentity_sandbox.kubeapi.kinds import DEFINITIONS
 from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.machines import Machine
 from podidentity_sandbox.tokens import TokenMint
+from tests.mic.emulated_cloud import ROOT
 from tests.mic.history.faults import Gate
 from tests.mic.history.ownership import Watcher
-from tests.mic.little_cloud import ROOT
 from tests.virtual_time import now
 
 AUDIENCE: Final = "https://management.azure.com"

@@ -11,7 +11,7 @@ import pytest
 from mic import cli
 from mic.startup.settings import parse
 from podidentity_sandbox.serving import free_ports
-from tests.mic.little_cloud import ROOT, WAIT_SECONDS, little_cloud
+from tests.mic.emulated_cloud import ROOT, WAIT_SECONDS, emulated_cloud
 
 
 @pytest.mark.parametrize(
@@ -25,14 +25,14 @@ from tests.mic.little_cloud import ROOT, WAIT_SECONDS, little_cloud
     ],
 )
 def test_the_flags_are_found_however_mic_was_started(words: list[str]) -> None:
-    assert cli.flags_beside(b"".join(word.encode() + b"\0" for word in words)) == words[-2:]
+    assert cli.flags_of_container(b"".join(word.encode() + b"\0" for word in words)) == words[-2:]
 
 
 @pytest.mark.parametrize(
     "words", [[], ["/sbin/init"], ["/pause"], ["sh", "-c", "mic --adopt-existing"], ["tool", "--name", "mic", "--plan"]]
 )
 def test_another_program_has_no_flags_for_the_plan(words: list[str]) -> None:
-    assert cli.flags_beside(b"".join(word.encode() + b"\0" for word in words)) == []
+    assert cli.flags_of_container(b"".join(word.encode() + b"\0" for word in words)) == []
 
 
 def test_the_flags_of_the_running_mic_yield_to_explicit_flags(
@@ -56,7 +56,7 @@ def test_a_plan_requires_no_namespace_and_mic_does(monkeypatch: pytest.MonkeyPat
 @pytest.mark.root
 async def test_in_mics_container_the_plan_uses_its_flags(tmp_path: Path) -> None:
     """MIC as process 1 of a PID namespace, and the plan entered into it as `kubectl exec` does."""
-    async with little_cloud(tmp_path) as cloud:
+    async with emulated_cloud(tmp_path) as cloud:
         cloud.node("n0")
         cloud.identity()
         cloud.api.store.create("namespaces", {"metadata": {"name": "elsewhere"}})

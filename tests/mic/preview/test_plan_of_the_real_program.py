@@ -9,15 +9,15 @@ import pytest
 
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import identity_id, set_id, vm_id
-from tests.mic.little_cloud import LittleCloud
-from tests.mic.preview.asking import Answer, run
+from tests.mic.emulated_cloud import EmulatedCloud
+from tests.mic.preview.run_programs import Answer, run
 
 
-async def plan(cloud: LittleCloud, *flags: str, **more: Any) -> Answer:
+async def plan(cloud: EmulatedCloud, *flags: str, **more: Any) -> Answer:
     return await run(cloud.folder, "mic", "--plan", *flags, **more)
 
 
-async def test_the_plan_prints_the_effects_of_a_new_pod_and_changes_nothing(cloud: LittleCloud) -> None:
+async def test_the_plan_prints_the_effects_of_a_new_pod_and_changes_nothing(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     cloud.pod("web", "n0")
@@ -37,7 +37,7 @@ async def test_the_plan_prints_the_effects_of_a_new_pod_and_changes_nothing(clou
     assert cloud.on(vm_id("n0")) == set()
 
 
-async def test_next_to_a_leader_without_open_work_the_plan_is_empty(cloud: LittleCloud) -> None:
+async def test_next_to_a_leader_without_open_work_the_plan_is_empty(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     mic = await cloud.mic()
@@ -61,7 +61,7 @@ async def test_next_to_a_leader_without_open_work_the_plan_is_empty(cloud: Littl
     assert await mic.page("/healthz") == "Active"
 
 
-async def test_a_federated_identity_results_in_an_object_and_no_azure_change(cloud: LittleCloud) -> None:
+async def test_a_federated_identity_results_in_an_object_and_no_azure_change(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity(type=3, tenantID="t")
     cloud.pod("web", "n0")
@@ -78,12 +78,12 @@ NAMES = ("one", "two", "three", "four")
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_mic_then_makes_the_planned_changes(cloud: LittleCloud, seed: int) -> None:
+async def test_mic_then_makes_the_planned_changes(cloud: EmulatedCloud, seed: int) -> None:
     await half_changed(cloud, random.Random(seed))
-    await told_and_done(cloud, HOSTS)
+    await planned_and_executed(cloud, HOSTS)
 
 
-async def told_and_done(cloud: LittleCloud, hosts: Iterable[str]) -> Any:
+async def planned_and_executed(cloud: EmulatedCloud, hosts: Iterable[str]) -> Any:
     """Ask for the plan, let MIC work, and hold every write to the plan; the plan."""
     told = (await plan(cloud, "--plan-output=json")).document
     requests: list[tuple[str, str]] = []
@@ -120,7 +120,7 @@ async def told_and_done(cloud: LittleCloud, hosts: Iterable[str]) -> Any:
     return told
 
 
-async def half_changed(cloud: LittleCloud, draw: random.Random) -> None:
+async def half_changed(cloud: EmulatedCloud, draw: random.Random) -> None:
     """A cluster in which a MIC has assigned everything, and which has changed since that MIC ended."""
     for name in ("n0", "n1"):
         cloud.node(name)
@@ -145,7 +145,7 @@ async def half_changed(cloud: LittleCloud, draw: random.Random) -> None:
     del on_set[draw.choice(sorted(on_set))]
 
 
-async def test_a_host_without_a_response_is_reported_and_the_exit_code_is_1(cloud: LittleCloud) -> None:
+async def test_a_host_without_a_response_is_reported_and_the_exit_code_is_1(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.node("n1")
     cloud.node("lost", f"azure://{vm_id('lost')}")
@@ -166,7 +166,7 @@ async def test_a_host_without_a_response_is_reported_and_the_exit_code_is_1(clou
     assert secret not in answer.out + answer.err
 
 
-async def test_pods_on_an_unknown_vm_stay_waiting(cloud: LittleCloud) -> None:
+async def test_pods_on_an_unknown_vm_stay_waiting(cloud: EmulatedCloud) -> None:
     cloud.node("lost", f"azure://{vm_id('lost')}")
     cloud.identity()
     cloud.pod("web", "lost")
@@ -175,7 +175,7 @@ async def test_pods_on_an_unknown_vm_stay_waiting(cloud: LittleCloud) -> None:
     assert "waits: pod default/web, identity default/demo: Azure knows no" in answer.out
 
 
-async def test_the_output_repeats_the_relevant_flags(cloud: LittleCloud) -> None:
+async def test_the_output_repeats_the_relevant_flags(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     cloud.api.store.create("namespaces", {"metadata": {"name": "elsewhere"}})
@@ -187,7 +187,7 @@ async def test_the_output_repeats_the_relevant_flags(cloud: LittleCloud) -> None
     assert (await plan(cloud)).code == 3
 
 
-async def test_a_failure_of_the_plan_is_one_line(cloud: LittleCloud) -> None:
+async def test_a_failure_of_the_plan_is_one_line(cloud: EmulatedCloud) -> None:
     missing = await plan(cloud, cloudconfig=False)
     assert (missing.code, missing.out) == (1, "")
     assert missing.err.startswith("mic: the environment lacks TENANT_ID, CLIENT_ID, CLIENT_SECRET: set them")

@@ -10,8 +10,8 @@ import pytest
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS
 from tests.conftest import NewPlane
 from tests.mic.cluster import set_id, vm_id
-from tests.mic.little_cloud import LittleCloud
-from tests.mic.preview.asking import Answer, run
+from tests.mic.emulated_cloud import EmulatedCloud
+from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
 from tests.testplane.up import Plane
 
@@ -30,7 +30,7 @@ ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
 
 
 @pytest.fixture
-async def real(cloud: LittleCloud, new_plane: NewPlane) -> Plane:
+async def real(cloud: EmulatedCloud, new_plane: NewPlane) -> Plane:
     """The real server in place of the emulator: MIC's kubeconfig is its administrator's, ours may read five kinds."""
 
     def prepare(plane: Plane) -> None:
@@ -86,7 +86,7 @@ async def versions(plane: Plane) -> dict[str, str]:
     return await asyncio.to_thread(read)
 
 
-async def told_by_event(plane: Plane) -> None:
+async def reported_by_event(plane: Plane) -> None:
     """Wait for the last that MIC writes about an assignment."""
     async with asyncio.timeout(20):
         while not any("/events " in each for each in await versions(plane)):
@@ -98,12 +98,12 @@ async def leases(plane: Plane) -> list[str]:
     return [each["metadata"]["name"] for each in found["items"]]
 
 
-async def plan(cloud: LittleCloud, *command: str) -> Answer:
+async def plan(cloud: EmulatedCloud, *command: str) -> Answer:
     return await run(cloud.folder / "reader", *command)
 
 
 async def test_a_read_only_user_gets_the_plan_that_mic_then_executes_and_nothing_is_written(
-    cloud: LittleCloud, real: Plane
+    cloud: EmulatedCloud, real: Plane
 ) -> None:
     await asyncio.to_thread(run_pod, real, "web", "n0")
     await asyncio.to_thread(run_pod, real, "api", "s0")
@@ -127,11 +127,11 @@ async def test_a_read_only_user_gets_the_plan_that_mic_then_executes_and_nothing
     assert len(cloud.arm.writes()) == told.document["summary"]["updates"] == 2
 
 
-async def test_the_plan_does_not_disturb_a_leader(cloud: LittleCloud, real: Plane) -> None:
+async def test_the_plan_does_not_disturb_a_leader(cloud: EmulatedCloud, real: Plane) -> None:
     mic = await cloud.mic()
     await asyncio.to_thread(run_pod, real, "web", "n0")
     await assigned(real, web="Assigned")
-    await told_by_event(real)
+    await reported_by_event(real)
     before, calls = await versions(real), len(cloud.arm.writes())
     for command in (("mic", "--plan"), ("podidctl", "plan")):
         told = await plan(cloud, *command)
@@ -144,7 +144,7 @@ async def test_the_plan_does_not_disturb_a_leader(cloud: LittleCloud, real: Plan
     assert await mic.stop() == 0
 
 
-async def test_a_user_without_list_permission_gets_the_permission_to_grant(cloud: LittleCloud, real: Plane) -> None:
+async def test_a_user_without_list_permission_gets_the_permission_to_grant(cloud: EmulatedCloud, real: Plane) -> None:
     rules = [rule for rule in READER["rules"] if isinstance(rule, dict) and rule["resources"] != ["nodes"]]
     await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/reader", {**READER, "rules": rules})
     async with asyncio.timeout(20):

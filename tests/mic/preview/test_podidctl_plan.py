@@ -8,24 +8,24 @@ import pytest
 import yaml
 
 from tests.mic.cluster import identity_id, vm_id
-from tests.mic.little_cloud import LittleCloud, little_cloud
-from tests.mic.preview.asking import Answer, run, run_unread
+from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
+from tests.mic.preview.run_programs import Answer, run, run_with_closed_stdout
 
 
 @pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[LittleCloud]:
-    async with little_cloud(tmp_path) as made:
+async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
+    async with emulated_cloud(tmp_path) as made:
         made.node("n0")
         made.identity()
         made.pod("web", "n0")
         yield made
 
 
-async def plan(cloud: LittleCloud, *flags: str, **more: Any) -> Answer:
+async def plan(cloud: EmulatedCloud, *flags: str, **more: Any) -> Answer:
     return await run(cloud.folder, "podidctl", "plan", *flags, **more)
 
 
-async def test_the_plan_is_a_table_and_the_exit_code_indicates_open_changes(cloud: LittleCloud) -> None:
+async def test_the_plan_is_a_table_and_the_exit_code_indicates_open_changes(cloud: EmulatedCloud) -> None:
     answer = await plan(cloud)
     assert (answer.code, answer.err) == (3, "")
     assert f"+ identity {identity_id('demo')}" in answer.out
@@ -35,7 +35,7 @@ async def test_the_plan_is_a_table_and_the_exit_code_indicates_open_changes(clou
     assert cloud.assigned() == {}
 
 
-async def test_json_yaml_and_mics_own_json_are_equal(cloud: LittleCloud) -> None:
+async def test_json_yaml_and_mics_own_json_are_equal(cloud: EmulatedCloud) -> None:
     as_json = await plan(cloud, "-o", "json")
     as_yaml = await plan(cloud, "-o", "yaml")
     mics = await run(cloud.folder, "mic", "--plan", "--plan-output=json")
@@ -45,7 +45,7 @@ async def test_json_yaml_and_mics_own_json_are_equal(cloud: LittleCloud) -> None
     assert as_json.document["hosts"][0]["host"] == vm_id("n0")
 
 
-async def test_without_azure_no_credentials_are_required_and_the_unknown_parts_are_named(cloud: LittleCloud) -> None:
+async def test_without_azure_no_credentials_are_required_and_the_unknown_parts_are_named(cloud: EmulatedCloud) -> None:
     answer = await plan(cloud, "--no-azure", cloudconfig=False)
     assert (answer.code, answer.err) == (3, "")
     assert "Azure was not read" in answer.out
@@ -53,14 +53,14 @@ async def test_without_azure_no_credentials_are_required_and_the_unknown_parts_a
     assert cloud.arm.calls == []
 
 
-async def test_without_changes_the_exit_code_is_zero(cloud: LittleCloud) -> None:
+async def test_without_changes_the_exit_code_is_zero(cloud: EmulatedCloud) -> None:
     cloud.remove_pod("web")
     answer = await plan(cloud)
     assert (answer.code, answer.err) == (0, "")
     assert "Nothing to do." in answer.out
 
 
-async def test_missing_credentials_and_wrong_flags_are_one_line(cloud: LittleCloud) -> None:
+async def test_missing_credentials_and_wrong_flags_are_one_line(cloud: EmulatedCloud) -> None:
     missing = await plan(cloud, cloudconfig=False)
     assert (missing.code, missing.out, missing.err.count("\n")) == (1, "", 1)
     assert missing.err.startswith("podidctl: the environment lacks TENANT_ID")
@@ -69,7 +69,7 @@ async def test_missing_credentials_and_wrong_flags_are_one_line(cloud: LittleClo
     assert "--arm-api-version is 'new'; write one like 2024-07-01" in wrong.err
 
 
-async def test_the_default_kubeconfig_is_used_last(cloud: LittleCloud, tmp_path: Path) -> None:
+async def test_the_default_kubeconfig_is_used_last(cloud: EmulatedCloud, tmp_path: Path) -> None:
     (tmp_path / ".kube").mkdir()
     (cloud.folder / "kubeconfig").rename(tmp_path / ".kube" / "config")
     answer = await run(
@@ -85,8 +85,8 @@ async def test_the_default_kubeconfig_is_used_last(cloud: LittleCloud, tmp_path:
 
 @pytest.mark.parametrize("command", [("mic", "--plan"), ("podidctl", "plan"), ("podidctl", "plan", "-o", "json")])
 async def test_a_reader_that_closes_the_pipe_early_causes_no_traceback(
-    cloud: LittleCloud, command: tuple[str, ...]
+    cloud: EmulatedCloud, command: tuple[str, ...]
 ) -> None:
-    answer = await run_unread(cloud.folder, *command)
+    answer = await run_with_closed_stdout(cloud.folder, *command)
     assert answer.err == ""
     assert answer.code in {1, 3}

@@ -159,7 +159,7 @@ class Previewed(RuleBasedStateMachine):
             self.cluster.remove(identity(name))
 
     @rule(name=st.sampled_from(sorted(NODES)))
-    def node_comes_or_goes(self, name: str) -> None:
+    def add_or_delete_node(self, name: str) -> None:
         if name in self.nodes:
             self.nodes.remove(name)
             self.cluster.remove(NODES[name])
@@ -174,7 +174,7 @@ class Previewed(RuleBasedStateMachine):
         self.cluster.azure[key] = HostIdentities() if self.cluster.azure[key].gone else GONE
 
     @rule(host=st.sampled_from(HOSTS), name=st.sampled_from(NAMES))
-    def somebody_else_changes_the_host(self, host: str, name: str) -> None:
+    def another_writer_changes_the_host(self, host: str, name: str) -> None:
         now = self.cluster.azure[host.lower()]
         if now.gone:
             return
@@ -187,7 +187,7 @@ class Previewed(RuleBasedStateMachine):
         )
 
     @rule(data=st.data())
-    def somebody_deletes_an_object(self, data: st.DataObject) -> None:
+    def another_writer_deletes_an_object(self, data: st.DataObject) -> None:
         if self.cluster.objects:
             key = data.draw(st.sampled_from(sorted(self.cluster.objects)))
             self.cluster.delete(ExistingAssignment(self.cluster.objects[key]))

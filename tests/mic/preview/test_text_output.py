@@ -74,7 +74,7 @@ def test_without_findings_only_numbers_are_printed() -> None:
 
 
 def test_while_azure_does_not_respond_the_plan_does_not_claim_that_nothing_is_to_do() -> None:
-    said = text(told(of(assigned(), "web"), {VM: Unreachable("nobody there")}))
+    said = text(told(of(assigned(), "web"), {VM: Unreachable("no response")}))
     assert said[1] == "  Nothing to do, as far as is known."
 
 
@@ -213,7 +213,7 @@ def test_azures_refusal_of_an_identity_is_printed_with_the_waiting_object() -> N
 
 
 def test_assignments_of_the_go_implementation_require_no_change() -> None:
-    """Objects without any annotation of ours, as the reference leaves them."""
+    """Objects without any annotation of ours, as the Go implementation leaves them."""
     (stored,) = assigned().objects.values()
     bare = msgspec.structs.replace(stored, metadata=msgspec.structs.replace(stored.metadata, annotations=None))
     cluster = Cluster()

@@ -102,7 +102,7 @@ async def main() -> str:
     if counters["accepted"] != ROUNDS * len(ENDINGS) * EACH:
         return f"not everybody was accepted: {counters}"
     if General.made != General.lost or not General.made:
-        return f"{General.made} general lanes were made, {General.lost} heard of their end"
+        return f"{General.made} general lanes were made, {General.lost} were notified of their end"
     if alive:
         return f"still there: {alive[:5]} and {len(alive)} in all"
     if lane_references > 3:

@@ -121,11 +121,11 @@ class Cluster:
 
     # Watch events without a watch.
 
-    def told(self, resource: Resource, watch: str = "pods") -> None:
+    def deliver(self, resource: Resource, watch: str = "pods") -> None:
         """Deliver *resource* as an event of that watch."""
         self.cluster_cache.watches.by_name[watch].objects.handler.upserted(None, resource)
 
-    def told_gone(self, resource: Resource, watch: str = "pods") -> None:
+    def deliver_deletion(self, resource: Resource, watch: str = "pods") -> None:
         """Deliver the removal of *resource* as an event of that watch."""
         self.cluster_cache.watches.by_name[watch].objects.handler.deleted(resource)
 

@@ -63,7 +63,7 @@ def kinds(found: Iterable[Evidence]) -> list[tuple[str, EvidenceKind]]:
     return [(each.address, each.kind) for each in found]
 
 
-def of_claimed(found: Iterable[Evidence]) -> list[Evidence]:
+def of_claimed_addresses(found: Iterable[Evidence]) -> list[Evidence]:
     return [each for each in found if each.address == ADDRESS]
 
 
@@ -116,7 +116,7 @@ def test_changes_behind_a_bridge_that_are_no_evidence_and_the_next_one_that_is(c
     evidence = bridged()
     assert evidence.apply(BRIDGED_NOTHING[case]) == []
     name = "renamed" if case == "port changed" else "veth10"
-    found = of_claimed(evidence.apply([Link(VETH, name, gone=True)]))
+    found = of_claimed_addresses(evidence.apply([Link(VETH, name, gone=True)]))
     assert found == [Evidence(ADDRESS, EvidenceKind.INTERFACE_REMOVED, name)]
 
 
@@ -155,7 +155,7 @@ ROUTED_NOTHING: dict[str, list[Message]] = {
 @pytest.mark.parametrize("case", ROUTED_NOTHING)
 def test_changes_behind_a_host_route_that_are_no_evidence_and_the_next_one_that_is(case: str) -> None:
     evidence = routed()
-    assert of_claimed(evidence.apply(ROUTED_NOTHING[case])) == []
+    assert of_claimed_addresses(evidence.apply(ROUTED_NOTHING[case])) == []
     assert kinds(evidence.apply([host_route(gone=True)])) in (
         [(ADDRESS, EvidenceKind.ROUTE_REMOVED)],
         [(ADDRESS, EvidenceKind.ROUTE_MOVED)],

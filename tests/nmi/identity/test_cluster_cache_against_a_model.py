@@ -53,7 +53,7 @@ View = tuple[object, ...]
 """Which pod an address answers for, and what that one gets for each request."""
 
 
-class World:
+class ApiObjects:
     """The objects on the API server, by watch and key."""
 
     def __init__(self, managed: bool, exception_namespaces: tuple[str, ...]) -> None:
@@ -135,16 +135,16 @@ class World:
 
 
 class Reader:
-    """Replaces the client: reads return the current world, which may be newer than the delivered events."""
+    """Replaces the client: reads return the present objects, which may be newer than the delivered events."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, api_objects: ApiObjects) -> None:
+        self.api_objects = api_objects
 
     async def list(self, kind: Kind[Any], namespace: str = "", *, field_selector: str = "", **_: str) -> list[Any]:
         assert kind is PODS
         assert namespace == ""
         address = field_selector.split(",", maxsplit=1)[0].removeprefix("status.podIP=")
-        return [each for each in self.world.of("pods") if address in each.addresses]
+        return [each for each in self.api_objects.of("pods") if address in each.addresses]
 
 
 @dataclass
@@ -158,9 +158,9 @@ class Kept:
 
 @dataclass
 class Run:
-    """A world, the cluster cache that watches it, and the pending events."""
+    """The API objects, the cluster cache that watches it, and the pending events."""
 
-    world: World
+    api_objects: ApiObjects
     version: int = 0
     on_the_way: list[tuple[str, Key, Resource | None]] = field(default_factory=list)
     kept: dict[str, Kept] = field(default_factory=dict)
@@ -168,18 +168,18 @@ class Run:
     def __post_init__(self) -> None:
         self.index = Index()
         self.cluster_cache = ClusterCache(
-            cast("Client", Reader(self.world)),
+            cast("Client", Reader(self.api_objects)),
             self.index,
             IdentityMetrics(CollectorRegistry()),
             node=NODE,
-            managed="bindings" in self.world.watches,
+            managed="bindings" in self.api_objects.watches,
             mic_namespace="system",
-            exception_namespaces=self.world.exception_namespaces,
+            exception_namespaces=self.api_objects.exception_namespaces,
         )
 
     def change(self, watch: str, made: Resource, *, delete: bool) -> None:
-        """Change the world. The watch delivers the event later."""
-        known = self.world.objects[watch]
+        """Change the API objects. The watch delivers the event later."""
+        known = self.api_objects.objects[watch]
         if delete:
             if known.pop(made.key, None) is not None:
                 self.on_the_way.append((watch, made.key, None))
@@ -201,10 +201,10 @@ class Run:
                 informer.objects.put(present)
         del self.on_the_way[:most]
 
-    def list_anew(self) -> None:
+    def list_again(self) -> None:
         """Drop all pending events and deliver a list: first the removed objects, then the rest."""
         self.on_the_way.clear()
-        for watch, known in self.world.objects.items():
+        for watch, known in self.api_objects.objects.items():
             informer = self.cluster_cache.watches.by_name[watch]
             for key in [key for key in informer.store if key not in known]:
                 informer.objects.remove(key)
@@ -246,30 +246,33 @@ class Run:
         """After all events, check that the cluster cache equals the model."""
         for address in ADDRESSES:
             view, record = self.answer(address)
-            several = self.world.candidates(address)
+            several = self.api_objects.candidates(address)
             if len(several) > 1 and record is not None:
                 # A read has settled it, for one of them.
-                assert view in [self.world.view_of(each) for each in several]
+                assert view in [self.api_objects.view_of(each) for each in several]
                 continue
-            assert view == self.world.view(address), address
+            assert view == self.api_objects.view(address), address
             if record is not None:
                 assert isinstance(record.owner, PodEntry)
                 assert record.suspended is record.owner.ending
-        pods: Mapping[Key, Resource] = self.world.objects["pods"]
+        pods: Mapping[Key, Resource] = self.api_objects.objects["pods"]
         living = {key for key, each in pods.items() if isinstance(each, Pod) and not each.finished}
         assert {(entry.namespace, entry.name) for entry in self.cluster_cache.entries()} == living
-        exceptions: Sequence[AzurePodIdentityException] = self.world.of("exceptions")
+        exceptions: Sequence[AzurePodIdentityException] = self.api_objects.of("exceptions")
         counting = [
             each
             for each in exceptions
             if each.spec.pod_labels
             and each.metadata.deletion_timestamp is None
-            and (not self.world.exception_namespaces or each.metadata.namespace in self.world.exception_namespaces)
+            and (
+                not self.api_objects.exception_namespaces
+                or each.metadata.namespace in self.api_objects.exception_namespaces
+            )
         ]
         assert self.cluster_cache.state()["exceptions"] == len(counting)
 
 
-class Dice:
+class RandomSteps:
     """Random objects and steps with few names, so that they collide; rare events are rare here, too."""
 
     def __init__(self, seed: int) -> None:
@@ -352,25 +355,25 @@ class Dice:
 
     def change(self, run: Run) -> None:
         """Add, change or remove one object. Exceptions are rare, because they hide the identities of their pods."""
-        watch = self.random.choice([*run.world.watches, "pods"])
-        known = run.world.objects[watch]
+        watch = self.random.choice([*run.api_objects.watches, "pods"])
+        known = run.api_objects.objects[watch]
         if known and self.random.random() < (0.7 if watch == "exceptions" else 0.3):
             run.change(watch, self.random.choice(list(known.values())), delete=True)
         else:
             run.change(watch, self.make[watch](), delete=False)
 
 
-async def walk(run: Run, dice: Dice, *, gaps: bool) -> None:
+async def walk(run: Run, random_steps: RandomSteps, *, gaps: bool) -> None:
     for _ in range(STEPS):
-        dice.change(run)
-        chance = dice.random.random()
+        random_steps.change(run)
+        chance = random_steps.random.random()
         if gaps:
             if chance < 0.3:
-                run.list_anew()
+                run.list_again()
         else:
             if chance < 0.1:
-                await run.cluster_cache.ownership_reads.find_owner(dice.random.choice(ADDRESSES))
-            run.deliver(dice.random.choice([0, 1, 1, 2, 100]))
+                await run.cluster_cache.ownership_reads.find_owner(random_steps.random.choice(ADDRESSES))
+            run.deliver(random_steps.random.choice([0, 1, 1, 2, 100]))
         run.check_kept()
         if not run.on_the_way:
             run.check_equal()
@@ -386,4 +389,4 @@ async def walk(run: Run, dice: Dice, *, gaps: bool) -> None:
 def test_each_address_answers_as_the_model_states_and_no_answer_outlives_a_change(
     managed: bool, gaps: bool, seed: int, exception_namespaces: tuple[str, ...]
 ) -> None:
-    asyncio.run(walk(Run(World(managed, exception_namespaces)), Dice(seed), gaps=gaps))
+    asyncio.run(walk(Run(ApiObjects(managed, exception_namespaces)), RandomSteps(seed), gaps=gaps))

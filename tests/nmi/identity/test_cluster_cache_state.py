@@ -43,7 +43,7 @@ async def test_the_state_is_json_before_the_watches_have_started_too() -> None:
 async def test_the_state_is_bounded() -> None:
     async with running_cluster(watching=False) as cluster:
         for number in range(SHOWN_MAX + 7):
-            cluster.told(pod(f"web-{number}", uid=str(number), addresses=(f"10.1.{number // 250}.{number % 250}",)))
+            cluster.deliver(pod(f"web-{number}", uid=str(number), addresses=(f"10.1.{number // 250}.{number % 250}",)))
         state = cluster.cluster_cache.state()
         shown = state["pods"]
         assert isinstance(shown, list)

@@ -35,7 +35,7 @@ LATER_ONE: dict[str, Pod] = {
     "is being deleted": msgspec.structs.replace(a_pod(running(11)), metadata=pod(deleting=True).metadata),
     "one container has ended": a_pod(running(11), ended(3)),
 }
-NOBODY: dict[str, Pod] = {
+NO_OWNER: dict[str, Pod] = {
     "the same second": a_pod(running(10)),
     "ended, and was started later": a_pod(ended(11)),
     "finished, and was started later": a_pod(ended(11), phase="Succeeded"),
@@ -64,10 +64,10 @@ def test_the_pod_whose_containers_started_later_owns_the_address(case: str) -> N
     assert owner_of([later, OLDER]) is later
 
 
-@pytest.mark.parametrize("case", NOBODY)
+@pytest.mark.parametrize("case", NO_OWNER)
 def test_an_address_has_no_owner_if_the_start_order_is_uncertain(case: str) -> None:
-    assert owner_of([OLDER, NOBODY[case]]) is None
-    assert owner_of([NOBODY[case], OLDER]) is None
+    assert owner_of([OLDER, NO_OWNER[case]]) is None
+    assert owner_of([NO_OWNER[case], OLDER]) is None
 
 
 @pytest.mark.parametrize("case", OLDER_ONE_HAS_IT)

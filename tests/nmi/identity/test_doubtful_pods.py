@@ -75,7 +75,7 @@ async def test_a_pod_whose_containers_have_all_terminated_is_held_without_reads_
 async def test_a_pod_that_a_read_does_not_find_gets_no_answer() -> None:
     async with running_cluster() as cluster:
         ghost = pod("ghost", uid="uid-ghost", addresses=("10.0.0.2",), deleting=True)
-        cluster.told(ghost)
+        cluster.deliver(ghost)
         entry = cluster.at("10.0.0.2")
         assert entry is not None
         assert await cluster.cluster_cache.decision_input(entry, "10.0.0.2") is GONE
@@ -85,7 +85,7 @@ async def test_a_pod_that_a_read_does_not_find_gets_no_answer() -> None:
 
 async def test_another_pod_of_the_same_name_found_by_the_read_is_not_used() -> None:
     async with running_cluster(watching=False) as cluster:
-        cluster.told(pod(uid="uid-former", deleting=True))
+        cluster.deliver(pod(uid="uid-former", deleting=True))
         cluster.put_pod(pod())
         entry = cluster.at(ADDRESS)
         assert entry is not None
@@ -96,7 +96,7 @@ async def test_another_pod_of_the_same_name_found_by_the_read_is_not_used() -> N
 async def test_a_pod_that_has_left_the_address_is_refused_at_it() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod(addresses=("10.0.0.7",)))
-        cluster.told(pod(uid=uid))
+        cluster.deliver(pod(uid=uid))
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert await cluster.cluster_cache.decision_input(entry, ADDRESS) is GONE
@@ -105,7 +105,7 @@ async def test_a_pod_that_has_left_the_address_is_refused_at_it() -> None:
 async def test_the_label_from_the_read_counts_if_the_watch_is_behind() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod(label="relabelled"))
-        cluster.told(pod(uid=uid))
+        cluster.deliver(pod(uid=uid))
         entry = cluster.at(ADDRESS)
         assert entry is not None
         decision_input = await cluster.cluster_cache.decision_input(entry, ADDRESS)
@@ -148,8 +148,8 @@ async def test_a_silent_watch_suspends_ready_answers_until_its_next_event() -> N
 async def test_an_identity_revoked_during_a_silent_watch_is_not_granted() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod())
-        cluster.told(pod(uid=uid))
-        cluster.told(assigned_identity("revoked"), "assigned_identities")
+        cluster.deliver(pod(uid=uid))
+        cluster.deliver(assigned_identity("revoked"), "assigned_identities")
         cluster.put_assigned(assigned_identity("still-there"))
         cluster.put_assigned(assigned_identity("another-pods", pod_name="other"))
         entry = cluster.at(ADDRESS)

@@ -62,7 +62,7 @@ async def test_a_pod_whose_address_is_not_its_own_is_never_found(changes: dict[s
 
 async def test_an_invalid_address_in_a_status_affects_only_its_own_pod() -> None:
     async with running_cluster() as cluster:
-        cluster.told(pod("odd", uid="uid-odd", addresses=("not-an-address",)))
+        cluster.deliver(pod("odd", uid="uid-odd", addresses=("not-an-address",)))
         await with_pod(cluster)
         assert len(cluster.index) == 1
 
@@ -99,7 +99,7 @@ async def test_a_successor_of_the_same_name_is_another_pod(deletion: str) -> Non
             cluster.delete_pod()
             cluster.put_pod(pod(addresses=("10.0.0.2",)))
         else:  # the watch was away, and its list holds the successor only
-            cluster.told(pod(uid="uid-of-the-successor", addresses=("10.0.0.2",)))
+            cluster.deliver(pod(uid="uid-of-the-successor", addresses=("10.0.0.2",)))
         await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
         successor = cluster.at("10.0.0.2")
         assert successor is not former

@@ -99,9 +99,9 @@ async def test_each_revocation_takes_effect_with_its_event(change: str) -> None:
 @pytest.mark.parametrize("deleting", ["binding", "identity"])
 async def test_an_object_being_deleted_is_not_granted(deleting: str) -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.told(pod())
-        cluster.told(binding(deleting=deleting == "binding"), "bindings")
-        cluster.told(identity(deleting=deleting == "identity"), "identities")
+        cluster.deliver(pod())
+        cluster.deliver(binding(deleting=deleting == "binding"), "bindings")
+        cluster.deliver(identity(deleting=deleting == "identity"), "identities")
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert outcome(entry) == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
@@ -109,28 +109,28 @@ async def test_an_object_being_deleted_is_not_granted(deleting: str) -> None:
 
 async def test_objects_of_other_namespaces_are_never_combined() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.told(pod())
+        cluster.deliver(pod())
         entry = cluster.at(ADDRESS)
         assert entry is not None
-        cluster.told(binding(namespace="other"), "bindings")
-        cluster.told(identity(), "identities")
+        cluster.deliver(binding(namespace="other"), "bindings")
+        cluster.deliver(identity(), "identities")
         assert entry.assigned == ()
-        cluster.told(binding(identity_name="theirs"), "bindings")
-        cluster.told(identity("theirs", namespace="other"), "identities")
+        cluster.deliver(binding(identity_name="theirs"), "bindings")
+        cluster.deliver(identity("theirs", namespace="other"), "identities")
         assert entry.assigned == ()
-        cluster.told(binding("later", identity_name="theirs"), "bindings")
+        cluster.deliver(binding("later", identity_name="theirs"), "bindings")
         assert entry.assigned == ()
 
 
 async def test_without_an_id_the_first_by_binding_is_granted_and_with_an_id_that_identity() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.told(pod())
+        cluster.deliver(pod())
         entry = cluster.at(ADDRESS)
         assert entry is not None
-        cluster.told(binding("z", "first"), "bindings")
-        cluster.told(binding("a", "second"), "bindings")
-        cluster.told(identity("first"), "identities")
-        cluster.told(identity("second", client_id=OTHER_ID), "identities")
+        cluster.deliver(binding("z", "first"), "bindings")
+        cluster.deliver(binding("a", "second"), "bindings")
+        cluster.deliver(identity("first"), "identities")
+        cluster.deliver(identity("second", client_id=OTHER_ID), "identities")
         assert [outcome(entry), outcome(entry, by(SelectorKind.CLIENT_ID, OTHER_ID.upper()))] == ["second"] * 2
         assert outcome(entry, by(SelectorKind.CLIENT_ID, identity().spec.client_id)) == "first"
         absent = outcome(entry, by(SelectorKind.CLIENT_ID, "c11e0000-0000-0000-0000-0000000000ff"))
@@ -139,23 +139,23 @@ async def test_without_an_id_the_first_by_binding_is_granted_and_with_an_id_that
 
 async def test_an_object_id_is_read_from_the_identitys_annotation() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.told(pod())
-        cluster.told(binding(), "bindings")
-        cluster.told(identity(), "identities")
+        cluster.deliver(pod())
+        cluster.deliver(binding(), "bindings")
+        cluster.deliver(identity(), "identities")
         entry = cluster.at(ADDRESS)
         assert entry is not None
         request = by(SelectorKind.OBJECT_ID, OBJECT_ID.upper())
         assert outcome(entry, request) == Reason.UNKNOWN_OBJECT_ID.value
-        cluster.told(identity(annotations={OBJECT_ID_ANNOTATION: OBJECT_ID}), "identities")
+        cluster.deliver(identity(annotations={OBJECT_ID_ANNOTATION: OBJECT_ID}), "identities")
         assert outcome(entry, request) == "id"
 
 
 async def test_a_pod_without_the_label_is_refused_immediately_even_with_an_empty_selector() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.told(binding(selector=""), "bindings")
-        cluster.told(identity(), "identities")
+        cluster.deliver(binding(selector=""), "bindings")
+        cluster.deliver(identity(), "identities")
         for label in (None, ""):
-            cluster.told(pod(label=label))
+            cluster.deliver(pod(label=label))
             entry = cluster.at(ADDRESS)
             assert entry is not None
             assert outcome(entry) == Reason.NOTHING_ASSIGNED.value
@@ -163,9 +163,9 @@ async def test_a_pod_without_the_label_is_refused_immediately_even_with_an_empty
 
 async def test_a_namespaced_identity_serves_its_own_namespace() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.told(pod())
-        cluster.told(binding(), "bindings")
-        cluster.told(identity(annotations={BEHAVIOR_ANNOTATION: "namespaced"}), "identities")
+        cluster.deliver(pod())
+        cluster.deliver(binding(), "bindings")
+        cluster.deliver(identity(annotations={BEHAVIOR_ANNOTATION: "namespaced"}), "identities")
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert outcome(entry) == "id"
@@ -184,31 +184,31 @@ async def test_mics_assignments_are_not_watched_and_do_not_count() -> None:
 
 async def test_a_change_that_affects_no_decision_invalidates_nothing() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.told(pod())
-        cluster.told(binding(), "bindings")
-        cluster.told(identity(), "identities")
+        cluster.deliver(pod())
+        cluster.deliver(binding(), "bindings")
+        cluster.deliver(identity(), "identities")
         entry = cluster.at(ADDRESS)
         assert entry is not None
         before, since = entry.record.generation, entry.assigned[0].usable_since
-        cluster.told(identity(annotations={"note": "x"}, resource_version="2"), "identities")
-        cluster.told(binding(resource_version="2"), "bindings")
-        cluster.told(binding("elsewhere", namespace="other"), "bindings")
-        cluster.told(identity("unbound"), "identities")
+        cluster.deliver(identity(annotations={"note": "x"}, resource_version="2"), "identities")
+        cluster.deliver(binding(resource_version="2"), "bindings")
+        cluster.deliver(binding("elsewhere", namespace="other"), "bindings")
+        cluster.deliver(identity("unbound"), "identities")
         assert (entry.record.generation, entry.assigned[0].usable_since) == (before, since)
 
 
 async def test_pods_share_joined_identities_so_that_many_bindings_cost_little() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.told(identity(), "identities")
+        cluster.deliver(identity(), "identities")
         for number in range(3):
-            cluster.told(pod(f"web-{number}", uid=str(number), addresses=(f"10.0.0.{number + 1}",)))
-            cluster.told(binding(f"b{number}"), "bindings")
+            cluster.deliver(pod(f"web-{number}", uid=str(number), addresses=(f"10.0.0.{number + 1}",)))
+            cluster.deliver(binding(f"b{number}"), "bindings")
         entries = [entry for entry in cluster.cluster_cache.entries() if entry.assigned]
         assert len(entries) == 3
         before = entries[0].assigned
         assert all(entry.assigned is before for entry in entries)
-        cluster.told(binding("c"), "bindings")
-        cluster.told(identity(annotations={"note": "x"}), "identities")
+        cluster.deliver(binding("c"), "bindings")
+        cluster.deliver(identity(annotations={"note": "x"}), "identities")
         after = entries[0].assigned
         assert [each.binding for each in after] == ["b0", "b1", "b2", "c"]
         assert all(now is then for now, then in zip(after, before, strict=False))
@@ -216,23 +216,23 @@ async def test_pods_share_joined_identities_so_that_many_bindings_cost_little() 
 
 async def test_a_changed_spec_resets_the_time_since_when_an_identity_is_usable() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.told(pod())
-        cluster.told(binding(), "bindings")
-        cluster.told(identity(), "identities")
+        cluster.deliver(pod())
+        cluster.deliver(binding(), "bindings")
+        cluster.deliver(identity(), "identities")
         entry = cluster.at(ADDRESS)
         assert entry is not None
         before = entry.assigned[0].usable_since
         cluster.clock.ahead += 30.0
-        cluster.told(identity(client_id=OTHER_ID), "identities")
+        cluster.deliver(identity(client_id=OTHER_ID), "identities")
         assert entry.assigned[0].usable_since >= before + 30.0
 
 
 async def test_an_exception_takes_precedence_here_too() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.told(pod(labels={"app": "web"}))
-        cluster.told(binding(), "bindings")
-        cluster.told(identity(), "identities")
-        cluster.told(exception(labels={"app": "web"}), "exceptions")
+        cluster.deliver(pod(labels={"app": "web"}))
+        cluster.deliver(binding(), "bindings")
+        cluster.deliver(identity(), "identities")
+        cluster.deliver(exception(labels={"app": "web"}), "exceptions")
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert outcome(entry) == "exempt"

@@ -39,18 +39,18 @@ def beyond(cluster: Cluster) -> float | None:
 
 async def test_the_assigned_identities_of_a_pod_are_limited_and_mics_come_first() -> None:
     async with running_cluster(watching=False) as cluster:
-        cluster.told(pod())
+        cluster.deliver(pod())
         for number in range(MANY):
-            cluster.told(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
+            cluster.deliver(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
         assert assigned(cluster) == ASSIGNED_MAX
         assert beyond(cluster) == MANY - ASSIGNED_MAX
-        cluster.told(named("z-of-mic", "default"), "assigned_identities")
+        cluster.deliver(named("z-of-mic", "default"), "assigned_identities")
         entry = cluster.at("10.0.0.1")
         assert entry is not None
         assert entry.assigned[0].binding == "z-of-mic"
         assert len(entry.assigned) == ASSIGNED_MAX
         for number in range(MANY):
-            cluster.told_gone(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
+            cluster.deliver_deletion(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
         assert assigned(cluster) == 1
         assert beyond(cluster) == 0
 
@@ -58,39 +58,39 @@ async def test_the_assigned_identities_of_a_pod_are_limited_and_mics_come_first(
 @pytest.mark.measures
 async def test_one_event_of_thousands_for_one_pod_costs_under_a_millisecond() -> None:
     async with running_cluster(watching=False) as cluster:
-        cluster.told(pod())
+        cluster.deliver(pod())
         for number in range(MANY):
-            cluster.told(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
+            cluster.deliver(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
         costs = []
         for _ in range(10):
             began = time.process_time()
-            cluster.told_gone(named("a0000", "aaa-evil"), "assigned_identities")
-            cluster.told(named("a0000", "aaa-evil"), "assigned_identities")
+            cluster.deliver_deletion(named("a0000", "aaa-evil"), "assigned_identities")
+            cluster.deliver(named("a0000", "aaa-evil"), "assigned_identities")
             costs.append(time.process_time() - began)
         assert min(costs) < 0.002
 
 
 async def test_bindings_of_one_selector_are_limited_in_managed_mode() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.told(pod())
-        cluster.told(identity(), "identities")
+        cluster.deliver(pod())
+        cluster.deliver(identity(), "identities")
         for number in range(MANY):
-            cluster.told(binding(f"b{number:04}"), "bindings")
+            cluster.deliver(binding(f"b{number:04}"), "bindings")
         entry = cluster.at("10.0.0.1")
         assert entry is not None
         assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(BINDINGS_MAX)]
         assert beyond(cluster) == MANY - BINDINGS_MAX
-        cluster.told_gone(binding("b0000"), "bindings")
+        cluster.deliver_deletion(binding("b0000"), "bindings")
         assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(1, BINDINGS_MAX + 1)]
 
 
 async def test_an_identity_over_a_limit_is_given_to_no_pod_in_managed_mode() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.told(pod())
-        cluster.told(binding(), "bindings")
-        cluster.told(identity(client_id="c" * 257), "identities")
+        cluster.deliver(pod())
+        cluster.deliver(binding(), "bindings")
+        cluster.deliver(identity(client_id="c" * 257), "identities")
         assert assigned(cluster) == 0
-        cluster.told(identity(client_id="c" * 256), "identities")
+        cluster.deliver(identity(client_id="c" * 256), "identities")
         assert assigned(cluster) == 1
 
 

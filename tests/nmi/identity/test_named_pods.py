@@ -27,8 +27,8 @@ async def test_a_host_network_pod_is_found_by_name_and_never_by_address() -> Non
 
 async def test_another_pod_at_the_nodes_address_does_not_contest_it() -> None:
     async with running_cluster(watching=False) as cluster:
-        cluster.told(pod("host", uid="uid-h", host_network=True))
-        cluster.told(pod())
+        cluster.deliver(pod("host", uid="uid-h", host_network=True))
+        cluster.deliver(pod())
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert entry.name == "web"

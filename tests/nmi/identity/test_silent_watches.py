@@ -27,7 +27,7 @@ def all_but(cluster: Cluster, *silent: str) -> None:
 
 def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:
     uid = cluster.put_pod(pod(**changes))
-    cluster.told(pod(uid=uid, **changes))
+    cluster.deliver(pod(uid=uid, **changes))
     entry = cluster.at(ADDRESS)
     assert entry is not None
     return entry
@@ -63,7 +63,7 @@ async def test_each_silent_watch_of_the_mode_is_named(managed: bool, names: set[
 async def test_an_exception_deleted_during_a_silent_watch_exempts_no_pod() -> None:
     async with running_cluster(watching=False) as cluster:
         entry = with_pod(cluster, labels=APP)
-        cluster.told(exception(labels=APP), "exceptions")
+        cluster.deliver(exception(labels=APP), "exceptions")
         all_but(cluster)
         now = await decision_input(cluster, entry)
         assert (now.pod.exempt, now.certain) == ("exception ns/ex", True)
@@ -84,8 +84,8 @@ async def test_an_exception_created_during_a_silent_watch_counts() -> None:
 async def test_a_label_removed_during_a_silent_watch_of_pods_ends_the_exemption() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod())
-        cluster.told(pod(uid=uid, labels=APP))
-        cluster.told(exception(labels=APP), "exceptions")
+        cluster.deliver(pod(uid=uid, labels=APP))
+        cluster.deliver(exception(labels=APP), "exceptions")
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert entry.facts.exempt
@@ -97,7 +97,7 @@ async def test_a_label_removed_during_a_silent_watch_of_pods_ends_the_exemption(
 async def test_an_unconfirmed_exemption_is_served_no_longer_than_a_grant(refuse: bool) -> None:
     async with running_cluster(watching=False, refuse_stale=refuse) as cluster:
         entry = with_pod(cluster, labels=APP)
-        cluster.told(exception(labels=APP), "exceptions")
+        cluster.deliver(exception(labels=APP), "exceptions")
         all_but(cluster, "exceptions")
         cluster.api.intercept = unavailable
         found = await cluster.cluster_cache.decision_input(entry, ADDRESS)
@@ -113,8 +113,8 @@ async def test_an_unconfirmed_exemption_is_served_no_longer_than_a_grant(refuse:
 async def test_in_managed_mode_identities_are_read_if_one_of_their_watches_is_silent(silent: str) -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         entry = with_pod(cluster)
-        cluster.told(binding("revoked"), "bindings")
-        cluster.told(identity(), "identities")
+        cluster.deliver(binding("revoked"), "bindings")
+        cluster.deliver(identity(), "identities")
         cluster.put_binding(binding("present", "new"))
         cluster.put_binding(binding("of-others", "new", selector="other"))
         cluster.put_binding(binding("to-nothing", "absent"))
@@ -130,10 +130,10 @@ async def test_in_managed_mode_identities_are_read_if_one_of_their_watches_is_si
 async def test_managed_mode_uses_the_label_from_a_read() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         uid = cluster.put_pod(pod(label="relabelled"))
-        cluster.told(pod(uid=uid))
-        cluster.told(binding("former"), "bindings")
-        cluster.told(binding("later", selector="relabelled"), "bindings")
-        cluster.told(identity(), "identities")
+        cluster.deliver(pod(uid=uid))
+        cluster.deliver(binding("former"), "bindings")
+        cluster.deliver(binding("later", selector="relabelled"), "bindings")
+        cluster.deliver(identity(), "identities")
         entry = cluster.at(ADDRESS)
         assert entry is not None
         all_but(cluster, "pods")
@@ -145,7 +145,7 @@ async def test_pods_of_one_namespace_share_the_reads_within_a_second() -> None:
         entries = []
         for number in range(5):
             name, address = f"web-{number}", f"10.0.0.{number + 1}"
-            cluster.told(pod(name, uid=name, addresses=(address,)))
+            cluster.deliver(pod(name, uid=name, addresses=(address,)))
             entry = cluster.at(address)
             assert entry is not None
             entries.append((entry, address))

@@ -29,7 +29,7 @@ def evidence(number: int = 0, kind: EvidenceKind = EvidenceKind.INTERFACE_REMOVE
     return Evidence(f"10.0.0.{number}", kind, "veth")
 
 
-class Ward:
+class SuspensionBench:
     """Pods, the suspensions of them, and the reads that verify them."""
 
     def __init__(self, pods: int = 1) -> None:
@@ -59,12 +59,12 @@ class Ward:
 
 
 @asynccontextmanager
-async def running(pods: int = 1) -> AsyncIterator[Ward]:
-    ward = Ward(pods)
-    task = asyncio.create_task(ward.suspensions.run())
+async def running(pods: int = 1) -> AsyncIterator[SuspensionBench]:
+    suspension_bench = SuspensionBench(pods)
+    task = asyncio.create_task(suspension_bench.suspensions.run())
     await settle()
     try:
-        yield ward
+        yield suspension_bench
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -72,84 +72,86 @@ async def running(pods: int = 1) -> AsyncIterator[Ward]:
 
 @in_virtual_time
 async def test_a_suspension_is_verified_once_ten_seconds_after_the_evidence() -> None:
-    async with running() as ward:
+    async with running() as suspension_bench:
         begun = now()
-        ward.suspensions.begin([evidence()])
-        assert ward.is_suspended()
+        suspension_bench.suspensions.begin([evidence()])
+        assert suspension_bench.is_suspended()
         await asyncio.sleep(VERIFY_SECONDS + 60)
-        assert [round(when - begun, 1) for when, _ in ward.reads] == [VERIFY_SECONDS]
-        assert not ward.is_suspended()
-        assert ward.suspensions.pods == 0
+        assert [round(when - begun, 1) for when, _ in suspension_bench.reads] == [VERIFY_SECONDS]
+        assert not suspension_bench.is_suspended()
+        assert suspension_bench.suspensions.pods == 0
 
 
 @in_virtual_time
 async def test_an_unconfirmed_suspension_is_verified_at_growing_intervals() -> None:
-    async with running() as ward:
-        ward.confirms = False
-        ward.suspensions.begin([evidence()])
+    async with running() as suspension_bench:
+        suspension_bench.confirms = False
+        suspension_bench.suspensions.begin([evidence()])
         await asyncio.sleep(VERIFY_SECONDS + sum(RETRY_SECONDS) + 100)
-        times = [when for when, _ in ward.reads]
+        times = [when for when, _ in suspension_bench.reads]
         gaps = [round(later - sooner) for sooner, later in itertools.pairwise(times)]
         assert gaps[: len(RETRY_SECONDS)] == [round(each) for each in RETRY_SECONDS]
         assert set(gaps[len(RETRY_SECONDS) :]) == {round(RETRY_SECONDS[-1])}
-        assert ward.is_suspended()
-        ward.confirms = True
+        assert suspension_bench.is_suspended()
+        suspension_bench.confirms = True
         await asyncio.sleep(RETRY_SECONDS[-1] + 1)
-        assert not ward.is_suspended()
+        assert not suspension_bench.is_suspended()
 
 
 @in_virtual_time
 async def test_more_evidence_delays_verification_and_invalidates_a_read_in_progress() -> None:
-    async with running() as ward:
+    async with running() as suspension_bench:
         begun = now()
-        ward.suspensions.begin([evidence()])
+        suspension_bench.suspensions.begin([evidence()])
         await asyncio.sleep(6)
-        ward.suspensions.begin([evidence(kind=EvidenceKind.PORT_MOVED)])
-        ward.during_read = [evidence()]
+        suspension_bench.suspensions.begin([evidence(kind=EvidenceKind.PORT_MOVED)])
+        suspension_bench.during_read = [evidence()]
         await asyncio.sleep(10.5)
-        assert [round(when - begun) for when, _ in ward.reads] == [16]
-        assert ward.is_suspended()
-        ward.during_read = []
+        assert [round(when - begun) for when, _ in suspension_bench.reads] == [16]
+        assert suspension_bench.is_suspended()
+        suspension_bench.during_read = []
         await asyncio.sleep(10.5)
-        assert not ward.is_suspended()
-        assert ward.suspensions.counts[EvidenceKind.INTERFACE_REMOVED] == 1
-        assert ward.suspensions.counts[EvidenceKind.PORT_MOVED] == 0, "it was suspended already"
+        assert not suspension_bench.is_suspended()
+        assert suspension_bench.suspensions.counts[EvidenceKind.INTERFACE_REMOVED] == 1
+        assert suspension_bench.suspensions.counts[EvidenceKind.PORT_MOVED] == 0, "it was suspended already"
 
 
 @in_virtual_time
 async def test_many_pods_are_verified_one_after_the_other() -> None:
-    async with running(250) as ward:
-        ward.suspensions.begin([evidence(number) for number in range(250)])
-        assert ward.suspensions.pods == 250
+    async with running(250) as suspension_bench:
+        suspension_bench.suspensions.begin([evidence(number) for number in range(250)])
+        assert suspension_bench.suspensions.pods == 250
         await asyncio.sleep(VERIFY_SECONDS + 60)
-        times = [when for when, _ in ward.reads]
+        times = [when for when, _ in suspension_bench.reads]
         assert len(times) == 250
         assert all(later - sooner >= GAP_SECONDS for sooner, later in itertools.pairwise(times))
-        assert ward.suspensions.pods == 0
+        assert suspension_bench.suspensions.pods == 0
 
 
 @in_virtual_time
 async def test_a_pod_with_two_addresses_is_served_when_both_are_verified() -> None:
-    async with running(2) as ward:
-        ward.entries["10.0.0.1"] = ward.entry
-        ward.entry.addresses = ("10.0.0.0", "10.0.0.1")
-        ward.suspensions.begin([evidence(0), evidence(1)])
-        assert ward.suspensions.of(ward.entry) == dict.fromkeys(ward.entry.addresses, "interface_removed")
-        ward.entry.addresses = ("10.0.0.1",)
-        ward.suspensions.changed(ward.entry)
-        assert ward.is_suspended()
-        ward.suspensions.left(ward.entry)
-        assert not ward.suspensions.of(ward.entry)
+    async with running(2) as suspension_bench:
+        suspension_bench.entries["10.0.0.1"] = suspension_bench.entry
+        suspension_bench.entry.addresses = ("10.0.0.0", "10.0.0.1")
+        suspension_bench.suspensions.begin([evidence(0), evidence(1)])
+        assert suspension_bench.suspensions.of(suspension_bench.entry) == dict.fromkeys(
+            suspension_bench.entry.addresses, "interface_removed"
+        )
+        suspension_bench.entry.addresses = ("10.0.0.1",)
+        suspension_bench.suspensions.changed(suspension_bench.entry)
+        assert suspension_bench.is_suspended()
+        suspension_bench.suspensions.left(suspension_bench.entry)
+        assert not suspension_bench.suspensions.of(suspension_bench.entry)
         await asyncio.sleep(60)
-        assert ward.reads == []
+        assert suspension_bench.reads == []
 
 
 @in_virtual_time
 async def test_an_address_without_a_pod_suspends_none() -> None:
-    async with running() as ward:
-        ward.suspensions.begin([evidence(7)])
-        assert ward.suspensions.pods == 0
-        assert sum(ward.suspensions.counts.values()) == 0
+    async with running() as suspension_bench:
+        suspension_bench.suspensions.begin([evidence(7)])
+        assert suspension_bench.suspensions.pods == 0
+        assert sum(suspension_bench.suspensions.counts.values()) == 0
 
 
 def moment(second: int) -> float:
@@ -173,43 +175,43 @@ async def test_a_pod_that_claims_the_address_of_an_ended_sandbox_is_suspended_un
     case: str,
 ) -> None:
     kind, second, is_suspended = CLAIMS[case]
-    async with running(0) as ward:
-        ward.wall = moment(60) + 0.5
+    async with running(0) as suspension_bench:
+        suspension_bench.wall = moment(60) + 0.5
         begun = now()
-        ward.suspensions.begin([evidence(kind=kind)])
+        suspension_bench.suspensions.begin([evidence(kind=kind)])
         await asyncio.sleep(4)
-        entry = ward.entries["10.0.0.0"] = PodEntry(pod(addresses=("10.0.0.0",), started=second))
-        ward.suspensions.address_added("10.0.0.0", entry)
+        entry = suspension_bench.entries["10.0.0.0"] = PodEntry(pod(addresses=("10.0.0.0",), started=second))
+        suspension_bench.suspensions.address_added("10.0.0.0", entry)
         assert entry.suspended is is_suspended
         await asyncio.sleep(60)
-        assert [round(when - begun) for when, _ in ward.reads] == [10] * is_suspended
+        assert [round(when - begun) for when, _ in suspension_bench.reads] == [10] * is_suspended
         assert not entry.suspended
 
 
 @in_virtual_time
 async def test_evidence_is_kept_for_a_minute_and_for_a_limited_number_of_addresses() -> None:
-    async with running(0) as ward:
+    async with running(0) as suspension_bench:
         entry = PodEntry(pod(addresses=("10.0.0.0",)))
-        ward.suspensions.begin([evidence()])
+        suspension_bench.suspensions.begin([evidence()])
         await asyncio.sleep(REMEMBERED_SECONDS)
-        ward.suspensions.address_added("10.0.0.0", entry)
+        suspension_bench.suspensions.address_added("10.0.0.0", entry)
         assert not entry.suspended
-        ward.suspensions.begin(evidence(number) for number in range(REMEMBERED_MAX + 100))
-        assert ward.suspensions.remembered == REMEMBERED_MAX
-        ward.suspensions.address_added("10.0.0.0", entry)
+        suspension_bench.suspensions.begin(evidence(number) for number in range(REMEMBERED_MAX + 100))
+        assert suspension_bench.suspensions.remembered == REMEMBERED_MAX
+        suspension_bench.suspensions.address_added("10.0.0.0", entry)
         assert not entry.suspended
-        ward.suspensions.address_added("10.0.0.100", entry)
+        suspension_bench.suspensions.address_added("10.0.0.100", entry)
         assert entry.suspended
 
 
 @in_virtual_time
 async def test_an_endlessly_suspended_pod_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    async with running() as ward:
+    async with running() as suspension_bench:
         caplog.set_level(logging.INFO)
         begun = now()
         for _ in range(1000):
-            ward.suspensions.begin([evidence()])
-            ward.suspensions.left(ward.entry)
+            suspension_bench.suspensions.begin([evidence()])
+            suspension_bench.suspensions.left(suspension_bench.entry)
             await asyncio.sleep(0.1)
         lines = [each for each in caplog.records if each.message == "pod suspended, its address changed its owner"]
         assert LOGGED_AT_ONCE <= len(lines) <= LOGGED_AT_ONCE + (now() - begun) / LOG_GAP_SECONDS + 1
@@ -221,4 +223,4 @@ async def test_an_endlessly_suspended_pod_does_not_fill_the_log(caplog: pytest.L
         )
         assert sum(each.left_out for each in lines) + len(lines) <= 1000  # type: ignore[attr-defined]
         assert lines[-1].left_out > 10  # type: ignore[attr-defined]
-        assert ward.suspensions.counts[EvidenceKind.INTERFACE_REMOVED] == 1000
+        assert suspension_bench.suspensions.counts[EvidenceKind.INTERFACE_REMOVED] == 1000

@@ -18,7 +18,7 @@ from tests.virtual_time import in_virtual_time, now, settle
 ADDRESS = "10.0.0.1"
 
 
-class Lot:
+class LookupBench:
     """A Parking over a dictionary, and the reads it makes."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Lot:
         self.reads: list[tuple[float, str]] = []
         self.crossed = 0
         """How many of the next reads are answered too late to be used."""
-        self.parking = LookupWait(
+        self.waits = LookupWait(
             lambda address: self.entries[address].record if address in self.entries else None, self.read, clock=now
         )
 
@@ -40,10 +40,10 @@ class Lot:
 
     def arrive(self, address: str, entry: PodEntry) -> None:
         self.entries[address] = entry
-        self.parking.arrived(address)
+        self.waits.arrived(address)
 
     async def find(self, address: str = ADDRESS) -> PodEntry | None:
-        record = await self.parking.find(address)
+        record = await self.waits.find(address)
         if record is None:
             return None
         assert isinstance(record.owner, PodEntry)
@@ -52,65 +52,65 @@ class Lot:
 
 @in_virtual_time
 async def test_a_known_address_is_found_without_a_wait() -> None:
-    lot, entry = Lot(), PodEntry(pod())
-    lot.arrive(ADDRESS, entry)
+    lookup_bench, entry = LookupBench(), PodEntry(pod())
+    lookup_bench.arrive(ADDRESS, entry)
     before = now()
-    assert await lot.find() is entry
+    assert await lookup_bench.find() is entry
     assert now() == before
 
 
 @in_virtual_time
 async def test_the_watchs_event_ends_all_waits_for_its_address_without_a_read() -> None:
-    lot, entry = Lot(), PodEntry(pod())
-    waiters = [asyncio.create_task(lot.find()) for _ in range(10)]
+    lookup_bench, entry = LookupBench(), PodEntry(pod())
+    waiters = [asyncio.create_task(lookup_bench.find()) for _ in range(10)]
     await settle()
     await asyncio.sleep(0.2)
-    lot.arrive(ADDRESS, entry)
+    lookup_bench.arrive(ADDRESS, entry)
     assert await asyncio.gather(*waiters) == [entry] * 10
     await asyncio.sleep(1.0)
-    assert lot.reads == []
-    assert lot.parking.waiting == 0
+    assert lookup_bench.reads == []
+    assert lookup_bench.waits.waiting == 0
 
 
 @in_virtual_time
 async def test_after_300_ms_the_address_is_read_once() -> None:
-    lot, entry = Lot(), PodEntry(pod())
-    lot.found_by_read[ADDRESS] = entry
+    lookup_bench, entry = LookupBench(), PodEntry(pod())
+    lookup_bench.found_by_read[ADDRESS] = entry
     before = now()
-    assert await asyncio.gather(*(lot.find() for _ in range(10))) == [entry] * 10
-    assert [(round(when - before, 3), address) for when, address in lot.reads] == [(0.3, ADDRESS)]
+    assert await asyncio.gather(*(lookup_bench.find() for _ in range(10))) == [entry] * 10
+    assert [(round(when - before, 3), address) for when, address in lookup_bench.reads] == [(0.3, ADDRESS)]
 
 
 @in_virtual_time
 async def test_a_wait_for_an_unknown_address_ends_after_five_seconds() -> None:
-    lot = Lot()
+    lookup_bench = LookupBench()
     before = now()
-    assert await lot.find() is None
+    assert await lookup_bench.find() is None
     assert now() - before == 5.0
-    assert len(lot.reads) == 1
+    assert len(lookup_bench.reads) == 1
 
 
 @in_virtual_time
 async def test_an_unknown_address_is_remembered_for_a_second() -> None:
-    lot, entry = Lot(), PodEntry(pod())
-    assert await lot.find() is None
+    lookup_bench, entry = LookupBench(), PodEntry(pod())
+    assert await lookup_bench.find() is None
     before = now()
-    assert await lot.find() is None
+    assert await lookup_bench.find() is None
     assert now() == before
-    lot.arrive(ADDRESS, entry)
-    assert await lot.find() is entry
-    del lot.entries[ADDRESS]
+    lookup_bench.arrive(ADDRESS, entry)
+    assert await lookup_bench.find() is entry
+    del lookup_bench.entries[ADDRESS]
     await asyncio.sleep(1.0)
-    assert await lot.find() is None
+    assert await lookup_bench.find() is None
     assert now() - before == 6.0
 
 
 @in_virtual_time
 async def test_at_most_two_reads_are_sent_per_second() -> None:
-    lot = Lot()
+    lookup_bench = LookupBench()
     before = now()
-    await asyncio.gather(*(lot.find(f"10.0.1.{n}") for n in range(20)))
-    times = [when - before for when, _ in lot.reads]
+    await asyncio.gather(*(lookup_bench.find(f"10.0.1.{n}") for n in range(20)))
+    times = [when - before for when, _ in lookup_bench.reads]
     assert len(times) == 10
     for start in times:
         assert sum(start <= when < start + 1.0 for when in times) <= 2
@@ -118,40 +118,40 @@ async def test_at_most_two_reads_are_sent_per_second() -> None:
 
 @in_virtual_time
 async def test_a_read_that_is_older_than_an_event_is_repeated_at_the_same_rate() -> None:
-    lot = Lot()
-    lot.crossed = 3
+    lookup_bench = LookupBench()
+    lookup_bench.crossed = 3
     before = now()
-    assert await lot.find() is None
-    assert [round(when - before, 1) for when, _ in lot.reads] == [0.3, 0.8, 1.3, 1.8]
+    assert await lookup_bench.find() is None
+    assert [round(when - before, 1) for when, _ in lookup_bench.reads] == [0.3, 0.8, 1.3, 1.8]
 
 
 @in_virtual_time
 async def test_64_lookups_can_wait() -> None:
-    lot = Lot()
-    waiters = [asyncio.create_task(lot.find(f"10.0.1.{n % 8}")) for n in range(64)]
+    lookup_bench = LookupBench()
+    waiters = [asyncio.create_task(lookup_bench.find(f"10.0.1.{n % 8}")) for n in range(64)]
     await settle()
     before = now()
-    assert await lot.find("10.0.2.1") is None
+    assert await lookup_bench.find("10.0.2.1") is None
     assert now() == before
     waiters[0].cancel()
     await settle()
-    late = asyncio.create_task(lot.find("10.0.2.1"))
+    late = asyncio.create_task(lookup_bench.find("10.0.2.1"))
     await settle()
     assert not late.done()
-    assert lot.parking.waiting == 64
+    assert lookup_bench.waits.waiting == 64
     await asyncio.gather(late, *waiters, return_exceptions=True)
-    assert lot.parking.waiting == 0
+    assert lookup_bench.waits.waiting == 0
 
 
 @in_virtual_time
 async def test_a_read_is_cancelled_with_its_last_waiter() -> None:
-    lot = Lot()
-    waiter = asyncio.create_task(lot.find())
+    lookup_bench = LookupBench()
+    waiter = asyncio.create_task(lookup_bench.find())
     await asyncio.sleep(0.1)
     waiter.cancel()
     await asyncio.sleep(1.0)
-    assert lot.reads == []
-    await lot.parking.aclose()
+    assert lookup_bench.reads == []
+    await lookup_bench.waits.aclose()
 
 
 async def test_a_read_finds_a_pod_that_the_watch_has_not_reported() -> None:
@@ -165,7 +165,7 @@ async def test_a_read_finds_a_pod_that_the_watch_has_not_reported() -> None:
         assert "status.podIP%3D10.0.0.1" in path
         assert "spec.nodeName%3Dnode-1" in path
         # The watch catches up: the same pod, from now on without doubt.
-        cluster.told(pod(uid=uid))
+        cluster.deliver(pod(uid=uid))
         assert cluster.at(ADDRESS) is entry
         assert not entry.doubtful
 
@@ -178,7 +178,7 @@ async def test_a_pod_known_from_a_read_only_does_not_keep_its_address() -> None:
         # The pod ends, and another pod gets the address, before the watch delivers either event.
         cluster.delete_pod()
         uid = cluster.put_pod(pod("successor"))
-        cluster.told(pod("successor", uid=uid))
+        cluster.deliver(pod("successor", uid=uid))
         entry = await cluster.cluster_cache.entry_at(ADDRESS)
         assert entry is not None
         assert entry.name == "successor"
@@ -201,19 +201,19 @@ async def test_an_api_server_that_does_not_answer_leaves_the_address_unknown() -
         cluster.api.resume()
 
 
-def contest(cluster: Cluster) -> PodEntry:
+def put_two_pods_at_one_address(cluster: Cluster) -> PodEntry:
     """The address is claimed by a real pod, and by one that is gone though the watch has not said so."""
     uid = cluster.put_pod(pod())
-    cluster.told(pod("former", uid="uid-former"))
+    cluster.deliver(pod("former", uid="uid-former"))
     former = cluster.at(ADDRESS)
     assert former is not None
-    cluster.told(pod(uid=uid))
+    cluster.deliver(pod(uid=uid))
     return former
 
 
 async def test_an_address_with_two_live_pods_finds_neither() -> None:
     async with running_cluster(watching=False, park_seconds=0.6) as cluster:
-        former = contest(cluster)
+        former = put_two_pods_at_one_address(cluster)
         assert cluster.at(ADDRESS) is None
         assert not former.gone
         cluster.put_pod(pod("former"))
@@ -222,19 +222,19 @@ async def test_an_address_with_two_live_pods_finds_neither() -> None:
 
 async def test_a_read_determines_the_owner_of_the_address() -> None:
     async with running_cluster(watching=False) as cluster:
-        former = contest(cluster)
+        former = put_two_pods_at_one_address(cluster)
         entry = await cluster.cluster_cache.entry_at(ADDRESS)
         assert entry is not None
         assert entry.key == "ns/web"
         # A third pod with the address causes another read.
-        cluster.told(pod("third", uid="uid-third"))
+        cluster.deliver(pod("third", uid="uid-third"))
         assert cluster.at(ADDRESS) is None
         assert not former.gone
 
 
 async def both_listed(cluster: Cluster, web: int, former: int) -> PodEntry | None:
     """The pod that a read gives the address, where both pods are listed; when each was started, in seconds."""
-    contest(cluster)
+    put_two_pods_at_one_address(cluster)
     cluster.put_pod(pod(started=web))
     cluster.put_pod(pod("former", started=former))
     await cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
@@ -256,10 +256,10 @@ async def test_of_two_pods_that_started_in_the_same_second_neither_has_the_addre
 @pytest.mark.parametrize("change", ["deleted", "ended"])
 async def test_a_terminating_successor_never_returns_the_address_to_the_former_owner(change: str) -> None:
     async with running_cluster(watching=False) as cluster:
-        contest(cluster)
+        put_two_pods_at_one_address(cluster)
         uid = cluster.put_pod(pod("former", started=60))
-        cluster.told_gone(pod("former", uid="uid-former"))
-        cluster.told(pod("former", uid=uid, started=60))
+        cluster.deliver_deletion(pod("former", uid="uid-former"))
+        cluster.deliver(pod("former", uid=uid, started=60))
         if change == "deleted":
             cluster.put_pod(pod(started=90))
             cluster.api.store.delete("pods", "web", "ns")
@@ -300,7 +300,7 @@ async def contested(cluster: Cluster) -> tuple[str, str]:
     uids = {}
     for name, second in (("former", 60), ("web", 90)):
         uids[name] = cluster.put_pod(pod(name, started=second))
-        cluster.told(pod(name, uid=uids[name], started=second))
+        cluster.deliver(pod(name, uid=uids[name], started=second))
     return uids["former"], uids["web"]
 
 
@@ -310,10 +310,10 @@ async def test_a_read_that_is_older_than_an_event_determines_no_owner(change: st
         former, web = await contested(cluster)
         cluster.cluster_cache.network_listed([Link(7, "veth7"), Route(bytes((10, 0, 0, 1)), 32, 7, 0)])
         changes: dict[str, Callable[[], object]] = {
-            "third claim": lambda: cluster.told(pod("third", uid="uid-third", started=95)),
-            "started again": lambda: cluster.told(pod("former", uid=former, started=95)),
+            "third claim": lambda: cluster.deliver(pod("third", uid="uid-third", started=95)),
+            "started again": lambda: cluster.deliver(pod("former", uid=former, started=95)),
             "evidence": lambda: cluster.cluster_cache.network_changed([Link(7, "veth7", gone=True)]),
-            "moved": lambda: cluster.told(pod(uid=web, addresses=("10.0.0.9",))),
+            "moved": lambda: cluster.deliver(pod(uid=web, addresses=("10.0.0.9",))),
             "none": lambda: None,
         }
         again = await overtaken(cluster, changes[change])
@@ -332,18 +332,18 @@ async def test_a_read_that_is_older_than_an_event_adds_and_removes_no_pod() -> N
         uid = cluster.put_pod(pod())
         gone = pod(uid=uid)
 
-        def comes_and_goes() -> None:
-            cluster.told(gone)
-            cluster.told_gone(gone)
+        def is_added_and_deleted() -> None:
+            cluster.deliver(gone)
+            cluster.deliver_deletion(gone)
 
-        assert await overtaken(cluster, comes_and_goes)
+        assert await overtaken(cluster, is_added_and_deleted)
         assert cluster.at(ADDRESS) is None
         assert len(cluster.cluster_cache.pods) == 0
         assert not await overtaken(cluster, lambda: None)
         entry = cluster.at(ADDRESS)
         assert entry is not None
         cluster.delete_pod()
-        assert await overtaken(cluster, lambda: cluster.told(pod("other", uid="uid-2")))
+        assert await overtaken(cluster, lambda: cluster.deliver(pod("other", uid="uid-2")))
         assert not entry.gone
 
 
@@ -354,16 +354,16 @@ async def test_a_pod_whose_containers_restarted_contests_its_address_again() -> 
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert entry.key == "ns/web"
-        cluster.told(pod("former", uid=former, started=60, labels={"another": "label"}))
+        cluster.deliver(pod("former", uid=former, started=60, labels={"another": "label"}))
         assert cluster.at(ADDRESS) is entry
-        cluster.told(pod("former", uid=former, started=95))
+        cluster.deliver(pod("former", uid=former, started=95))
         assert cluster.at(ADDRESS) is None
 
 
 async def test_an_event_of_the_watch_determines_the_owner_too() -> None:
     async with running_cluster(watching=False) as cluster:
-        former = contest(cluster)
-        cluster.told_gone(pod("former", uid="uid-former"))
+        former = put_two_pods_at_one_address(cluster)
+        cluster.deliver_deletion(pod("former", uid="uid-former"))
         entry = cluster.at(ADDRESS)
         assert entry is not None
         assert entry.key == "ns/web"
@@ -372,10 +372,10 @@ async def test_an_event_of_the_watch_determines_the_owner_too() -> None:
 
 async def test_a_contested_address_changes_the_records_generation_so_that_no_decision_outlives_it() -> None:
     async with running_cluster(watching=False) as cluster:
-        cluster.told(pod())
+        cluster.deliver(pod())
         entry = cluster.at(ADDRESS)
         assert entry is not None
         before = entry.record.generation
-        cluster.told(pod("other", uid="uid-2"))
+        cluster.deliver(pod("other", uid="uid-2"))
         assert entry.record.generation != before
         assert not cluster.cluster_cache.is_at(ADDRESS, entry)

@@ -83,9 +83,9 @@ def open_connection(machine: Machine) -> tuple["subprocess.Popen[str]", Callable
     assert stdin is not None
     assert stdout is not None
 
-    def talk() -> str:
+    def connect_and_talk() -> str:
         stdin.write("x\n")
         stdin.flush()
         return stdout.readline().strip()
 
-    return process, talk
+    return process, connect_and_talk

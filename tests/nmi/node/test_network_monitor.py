@@ -73,7 +73,7 @@ class Kernel:
         self._writer.close()
 
 
-class Heard:
+class RecordedReports:
     """The delivered reports, in order."""
 
     def __init__(self) -> None:
@@ -87,11 +87,11 @@ class Heard:
 
 
 @asynccontextmanager
-async def listening(kernel: Kernel) -> AsyncIterator[tuple[NetworkMonitor, Heard, "asyncio.Task[None]"]]:
+async def listening(kernel: Kernel) -> AsyncIterator[tuple[NetworkMonitor, RecordedReports, "asyncio.Task[None]"]]:
     def make() -> NetworkSource:
         return kernel
 
-    network_monitor, heard = NetworkMonitor(make=make, dump_gap_seconds=GAP), Heard()
+    network_monitor, heard = NetworkMonitor(make=make, dump_gap_seconds=GAP), RecordedReports()
     task = asyncio.create_task(network_monitor.run(heard))
     try:
         yield network_monitor, heard, task
@@ -195,7 +195,7 @@ async def test_without_netlink_one_warning_is_logged(caplog: pytest.LogCaptureFi
     def make() -> NetworkSource:
         raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
 
-    network_monitor, heard = NetworkMonitor(make=make), Heard()
+    network_monitor, heard = NetworkMonitor(make=make), RecordedReports()
     await asyncio.wait_for(network_monitor.run(heard), DEADLINE)
     assert not network_monitor.listening
     assert heard.all == []

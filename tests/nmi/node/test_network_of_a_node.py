@@ -55,7 +55,7 @@ def address(number: int) -> str:
     return f"10.77.{number // 200}.{number % 200 + 2}"
 
 
-class Town:
+class NodeNetwork:
     """The node's network, and the known state of it."""
 
     def __init__(self, namespaces: Namespaces) -> None:
@@ -85,7 +85,7 @@ class Town:
         """Return the known state of a pod's address."""
         return self.evidence._attachments[socket.inet_aton(address(number))]
 
-    def talk(self, numbers: Iterable[int]) -> None:
+    def connect_and_talk(self, numbers: Iterable[int]) -> None:
         """The node sends each pod a packet, for which it has to find it, and each pod answers ARP."""
         targets = [address(number) for number in numbers]
 
@@ -142,9 +142,9 @@ def cable(namespaces: Namespaces, number: int) -> str:
 
 
 @pytest.fixture(params=["bridge", "point-to-point"])
-async def town(request: pytest.FixtureRequest, namespaces: Namespaces) -> AsyncIterator[Town]:
+async def network(request: pytest.FixtureRequest, namespaces: Namespaces) -> AsyncIterator[NodeNetwork]:
     bridged = request.param == "bridge"
-    made = Town(namespaces)
+    made = NodeNetwork(namespaces)
     everyone = range(PODS)
 
     def build() -> None:
@@ -175,10 +175,10 @@ async def town(request: pytest.FixtureRequest, namespaces: Namespaces) -> AsyncI
 
 
 @asynccontextmanager
-async def listening(town: Town) -> AsyncIterator[None]:
-    task = asyncio.create_task(town.network_monitor.run(town))
+async def listening(network: NodeNetwork) -> AsyncIterator[None]:
+    task = asyncio.create_task(network.network_monitor.run(network))
     try:
-        await until(lambda: town.network_monitor.listening)
+        await until(lambda: network.network_monitor.listening)
         yield
     finally:
         task.cancel()
@@ -191,33 +191,33 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def met(town: Town) -> None:
+async def met(network: NodeNetwork) -> None:
     """The node knows the link-layer address of every pod, and behind which port it is. ARP to all at once is lost."""
-    bridged = "cni0" in town.evidence._links.values()
+    bridged = "cni0" in network.evidence._links.values()
     async with asyncio.timeout(DEADLINE):
         while left := [
             number
             for number in range(PODS)
-            if not (it := town.attachment(number)).link_layer or (bridged and not it.port)
+            if not (it := network.attachment(number)).link_layer or (bridged and not it.port)
         ]:
             for start in range(0, len(left), 25):
-                await asyncio.to_thread(town.talk, left[start : start + 25])
+                await asyncio.to_thread(network.connect_and_talk, left[start : start + 25])
                 await asyncio.sleep(0.05)
 
 
-async def noticed(town: Town) -> None:
+async def noticed(network: NodeNetwork) -> None:
     """Wait until all earlier reports have been read: a marker change after them has been."""
     name = f"mark{time.monotonic_ns() % 10**9}"
-    await asyncio.to_thread(town.on_node, f"link add {name} type bridge")
-    await until(lambda: name in town.evidence._links.values())
+    await asyncio.to_thread(network.on_node, f"link add {name} type bridge")
+    await until(lambda: name in network.evidence._links.values())
 
 
-async def test_250_pods_are_not_disturbed_and_a_removed_pod_is_noticed(town: Town) -> None:
-    bridged = "cni0" in town.evidence._links.values()
+async def test_250_pods_are_not_disturbed_and_a_removed_pod_is_noticed(network: NodeNetwork) -> None:
+    bridged = "cni0" in network.evidence._links.values()
     for _ in range(2):
-        await asyncio.to_thread(town.on_node, "neigh flush all")
-        await asyncio.to_thread(town.talk, range(PODS))
-        await noticed(town)
+        await asyncio.to_thread(network.on_node, "neigh flush all")
+        await asyncio.to_thread(network.connect_and_talk, range(PODS))
+        await noticed(network)
     # The kernel removes failed neighbours, and a bridge's learned entries after a second.
     changes = [f"link set v{number} mtu {1400 + number % 2}" for number in range(PODS)]
     changes += ["link set v1 down", "link set v1 up", "link set v2 down", "link set v2 name renamed"]
@@ -229,75 +229,75 @@ async def test_250_pods_are_not_disturbed_and_a_removed_pod_is_noticed(town: Tow
         changes += [f"route add {address(1)}/32 dev v1", f"route add {address(2)}/32 dev renamed"]
         changes += [f"route replace {address(number)}/32 dev v{number}" for number in range(10, 60)]
         changes += [f"route add {address(7)}/32 dev v8 metric 500", f"route del {address(7)}/32 dev v8 metric 500"]
-    await asyncio.to_thread(town.on_node, *changes)
-    await asyncio.to_thread(town.of_pods, "link set e9 down", "link set e9 up")
-    await asyncio.to_thread(town.talk, range(10, PODS))
-    await noticed(town)
-    assert town.found == []
-    await asyncio.to_thread(town.on_node, "link delete v42")
-    await until(lambda: bool(town.found))
-    assert town.found == [Evidence(address(42), EvidenceKind.INTERFACE_REMOVED, "v42")]
+    await asyncio.to_thread(network.on_node, *changes)
+    await asyncio.to_thread(network.of_pods, "link set e9 down", "link set e9 up")
+    await asyncio.to_thread(network.connect_and_talk, range(10, PODS))
+    await noticed(network)
+    assert network.found == []
+    await asyncio.to_thread(network.on_node, "link delete v42")
+    await until(lambda: bool(network.found))
+    assert network.found == [Evidence(address(42), EvidenceKind.INTERFACE_REMOVED, "v42")]
 
 
-async def test_an_interface_that_moves_to_another_namespace_is_noticed(town: Town) -> None:
-    await asyncio.to_thread(town.on_node, f"link set v17 netns {town.namespaces.full_name(POD_ENDS)}")
-    await until(lambda: bool(town.found))
-    assert town.found == [Evidence(address(17), EvidenceKind.INTERFACE_REMOVED, "v17")]
+async def test_an_interface_that_moves_to_another_namespace_is_noticed(network: NodeNetwork) -> None:
+    await asyncio.to_thread(network.on_node, f"link set v17 netns {network.namespaces.full_name(POD_ENDS)}")
+    await until(lambda: bool(network.found))
+    assert network.found == [Evidence(address(17), EvidenceKind.INTERFACE_REMOVED, "v17")]
 
 
-async def test_a_changed_link_layer_address_is_noticed(town: Town) -> None:
-    await until(lambda: town.attachment(23).settled)
-    await asyncio.to_thread(town.of_pods, "link set e23 address 06:00:00:00:01:17")
-    await asyncio.to_thread(town.on_node, "neigh flush all")
-    await asyncio.to_thread(town.talk, [23])
-    await until(lambda: bool(town.found))
-    assert [(each.address, each.kind) for each in town.found] == [(address(23), EvidenceKind.LINK_LAYER_CHANGED)]
+async def test_a_changed_link_layer_address_is_noticed(network: NodeNetwork) -> None:
+    await until(lambda: network.attachment(23).settled)
+    await asyncio.to_thread(network.of_pods, "link set e23 address 06:00:00:00:01:17")
+    await asyncio.to_thread(network.on_node, "neigh flush all")
+    await asyncio.to_thread(network.connect_and_talk, [23])
+    await until(lambda: bool(network.found))
+    assert [(each.address, each.kind) for each in network.found] == [(address(23), EvidenceKind.LINK_LAYER_CHANGED)]
 
 
-@pytest.mark.parametrize("town", ["bridge"], indirect=True)
-async def test_a_pod_that_floods_the_node_with_arp_costs_little_and_delays_no_evidence(town: Town) -> None:
-    command = town.namespaces.command(POD_ENDS, [sys.executable, "-c", FLOOD, "e5"])
+@pytest.mark.parametrize("network", ["bridge"], indirect=True)
+async def test_a_pod_that_floods_the_node_with_arp_costs_little_and_delays_no_evidence(network: NodeNetwork) -> None:
+    command = network.namespaces.command(POD_ENDS, [sys.executable, "-c", FLOOD, "e5"])
     flood = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     assert flood.stdout is not None
     try:
         assert await flood.stdout.readline() == b"flooding\n"
-        before = town.handed_on
+        before = network.handed_on
         begun, busy = time.monotonic(), time.process_time()
         await asyncio.sleep(2)
         lasted, busy = time.monotonic() - begun, time.process_time() - busy
-        assert town.handed_on - before > 20, "there is a flood"
-        assert town.handed_on - before <= (lasted / WINDOW_SECONDS + 2) * (WAKES + WINDOW_SECONDS / REST_SECONDS)
-        assert town.largest <= 2 * READS
+        assert network.handed_on - before > 20, "there is a flood"
+        assert network.handed_on - before <= (lasted / WINDOW_SECONDS + 2) * (WAKES + WINDOW_SECONDS / REST_SECONDS)
+        assert network.largest <= 2 * READS
         assert busy < 0.4 * lasted
         begun = time.monotonic()
-        await asyncio.to_thread(town.on_node, "link delete v42")
-        await until(lambda: any(each.address == address(42) for each in town.found))
+        await asyncio.to_thread(network.on_node, "link delete v42")
+        await until(lambda: any(each.address == address(42) for each in network.found))
         assert time.monotonic() - begun < 5
-        assert {each.address for each in town.found} == {address(42)}, "the flood names no pod's address"
+        assert {each.address for each in network.found} == {address(42)}, "the flood names no pod's address"
     finally:
         flood.kill()
         await flood.wait()
 
 
-@pytest.mark.parametrize("town", ["point-to-point"], indirect=True)
-async def test_arp_for_another_pods_address_is_no_evidence_if_each_pod_has_its_route(town: Town) -> None:
-    await asyncio.to_thread(forge, town, 5, 42, 2)
-    await asyncio.to_thread(town.talk, [42])
-    await noticed(town)
-    assert town.found == []
+@pytest.mark.parametrize("network", ["point-to-point"], indirect=True)
+async def test_arp_for_another_pods_address_is_no_evidence_if_each_pod_has_its_route(network: NodeNetwork) -> None:
+    await asyncio.to_thread(forge, network, 5, 42, 2)
+    await asyncio.to_thread(network.connect_and_talk, [42])
+    await noticed(network)
+    assert network.found == []
 
 
-@pytest.mark.parametrize("town", ["bridge"], indirect=True)
-async def test_arp_for_another_pods_address_suspends_that_pod_behind_a_bridge(town: Town) -> None:
+@pytest.mark.parametrize("network", ["bridge"], indirect=True)
+async def test_arp_for_another_pods_address_suspends_that_pod_behind_a_bridge(network: NodeNetwork) -> None:
     """The forger would be served as that pod otherwise: docs/security.md says what to do about it."""
-    await asyncio.to_thread(town.talk, [42])
-    await until(lambda: town.attachment(42).settled)
-    await asyncio.to_thread(forge, town, 5, 42, 40)
-    await until(lambda: bool(town.found))
-    assert {(each.address, each.kind) for each in town.found} == {(address(42), EvidenceKind.LINK_LAYER_CHANGED)}
+    await asyncio.to_thread(network.connect_and_talk, [42])
+    await until(lambda: network.attachment(42).settled)
+    await asyncio.to_thread(forge, network, 5, 42, 40)
+    await until(lambda: bool(network.found))
+    assert {(each.address, each.kind) for each in network.found} == {(address(42), EvidenceKind.LINK_LAYER_CHANGED)}
 
 
-def forge(town: Town, sender: int, victim: int, times: int) -> None:
+def forge(network: NodeNetwork, sender: int, victim: int, times: int) -> None:
     """ARP requests of one pod that carry another's address; the kernel believes one a second."""
 
     def send() -> None:
@@ -309,7 +309,7 @@ def forge(town: Town, sender: int, victim: int, times: int) -> None:
                 raw.send(head + mac + socket.inet_aton(address(victim)) + bytes(6) + bytes((10, 77, 0, 1)))
                 time.sleep(0.05)
 
-    town.namespaces.call(POD_ENDS, send)
+    network.namespaces.call(POD_ENDS, send)
 
 
 async def test_changes_during_lost_reports_are_found_by_a_list(namespaces: Namespaces) -> None:

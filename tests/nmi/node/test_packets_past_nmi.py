@@ -39,10 +39,10 @@ def test_redirected_packets_do_not_reach_the_reject_rule(site: Site, backend: st
 
 def test_the_reject_rule_also_ends_older_connections(site: Site, backend: str) -> None:
     with Worker(site.node, backend) as worker:
-        old, talk = open_connection(site.pod)
-        assert talk() == "imds saw 10.244.0.7"
+        old, connect_and_talk = open_connection(site.pod)
+        assert connect_and_talk() == "imds saw 10.244.0.7"
         worker.do("install", "reject")
-        assert talk() in BROKEN
+        assert connect_and_talk() in BROKEN
         old.communicate()
 
 
@@ -57,12 +57,12 @@ def test_the_reject_rule_covers_an_address_that_the_node_translates_to_imds(site
 
 
 def test_a_connection_from_before_the_start_is_ended(site: Site, backend: str) -> None:
-    old, talk = open_connection(site.pod)
-    assert talk() == "imds saw 10.244.0.7"
+    old, connect_and_talk = open_connection(site.pod)
+    assert connect_and_talk() == "imds saw 10.244.0.7"
     with RedirectProcess(site.node, "--enable-conntrack-deletion", NEVER) as node:
         assert node.installed()["backend"] == backend
         assert node.until(lambda state: state["forgotten_connections"] > 0)["problem"] is None
-        assert talk() in BROKEN
+        assert connect_and_talk() in BROKEN
         assert asked(site.pod) == "nmi saw 10.244.0.7"
     old.communicate()
 
@@ -73,19 +73,19 @@ def test_a_connection_made_while_the_rule_was_missing_is_ended_after_the_repair(
         forgotten = node.now()["forgotten_connections"]
         os.kill(node.pid, signal.SIGSTOP)  # so that the repair comes when we say so
         site.node.run(f"iptables-{backend}", "-t", "nat", "-D", "PREROUTING", "-j", "aad-metadata")
-        old, talk = open_connection(site.pod)
-        assert talk() == "imds saw 10.244.0.7"
+        old, connect_and_talk = open_connection(site.pod)
+        assert connect_and_talk() == "imds saw 10.244.0.7"
         os.kill(node.pid, signal.SIGCONT)
         node.until(lambda state: state["repairs"] == 1 and state["forgotten_connections"] > forgotten)
-        assert talk() in BROKEN
+        assert connect_and_talk() in BROKEN
         assert asked(site.pod) == "nmi saw 10.244.0.7"
     old.communicate()
 
 
 def test_a_connection_of_the_node_to_imds_survives_the_deletion(site: Site, backend: str) -> None:
-    own, talk = open_connection(site.node)
-    assert talk() == "imds saw 169.254.0.1"
+    own, connect_and_talk = open_connection(site.node)
+    assert connect_and_talk() == "imds saw 169.254.0.1"
     with RedirectProcess(site.node, "--enable-conntrack-deletion", NEVER) as node:
         assert node.installed()["backend"] == backend
-        assert talk() == "imds saw 169.254.0.1"
+        assert connect_and_talk() == "imds saw 169.254.0.1"
     own.communicate()

@@ -78,13 +78,13 @@ class Clock:
 
     def __init__(self) -> None:
         self.slept: list[float] = []
-        self.meanwhile: list[Callable[[], None]] = []
+        self.during_sleep: list[Callable[[], None]] = []
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        if not self.meanwhile:
+        if not self.during_sleep:
             raise asyncio.CancelledError
-        self.meanwhile.pop(0)()
+        self.during_sleep.pop(0)()
 
 
 def nothing_happens() -> None:
@@ -139,7 +139,7 @@ async def test_the_rule_is_checked_at_each_interval_and_repairs_are_counted(
         tables.found.clear()
 
     await maintenance.install(RULE)
-    clock.meanwhile = [nothing_happens, broken, nothing_happens, broken]
+    clock.during_sleep = [nothing_happens, broken, nothing_happens, broken]
     await maintain(maintenance)
     assert clock.slept == [60.0] * 5
     assert maintenance.repairs == 2
@@ -163,7 +163,7 @@ async def test_a_failed_check_fails_the_probe_and_is_repeated_soon(
         problems.append(maintenance.problem())
 
     await maintenance.install(RULE)
-    clock.meanwhile = [fails, noted, noted]
+    clock.during_sleep = [fails, noted, noted]
     await maintain(maintenance)
     assert clock.slept == [60.0, 5.0, 60.0, 60.0]
     assert problems[0] is not None
@@ -175,7 +175,7 @@ async def test_a_held_lock_is_waited_for_endlessly_with_growing_pauses(
     maintenance: RuleMaintenance, tables: Tables, clock: Clock
 ) -> None:
     tables.errors = [LockHeldError("held")] * 40
-    clock.meanwhile = [nothing_happens] * 40
+    clock.during_sleep = [nothing_happens] * 40
     await maintenance.install(RULE)
     assert maintenance.in_force(RULE)
     assert clock.slept == sorted(clock.slept)
@@ -188,7 +188,7 @@ async def test_a_held_lock_does_not_make_the_probe_fail(
 ) -> None:
     await maintenance.install(RULE)
     tables.errors = [LockHeldError("held")]
-    clock.meanwhile = [lambda: tables.errors.clear() if maintenance.problem() else None]
+    clock.during_sleep = [lambda: tables.errors.clear() if maintenance.problem() else None]
     assert await maintenance.verify() is False
 
 
@@ -201,7 +201,7 @@ async def test_a_rule_that_disappears_after_the_write_is_no_success_and_is_retri
     assert str(maintenance.problem()).startswith(problem)
     assert not maintenance.in_force(RULE)
     assert "the rule is not in place yet" in caplog.text
-    clock.meanwhile = [nothing_happens]
+    clock.during_sleep = [nothing_happens]
     await maintain(maintenance)
     assert clock.slept == [5.0, 60.0]
     assert maintenance.in_force(RULE)
@@ -252,7 +252,7 @@ async def test_an_unreadable_table_does_not_prevent_the_repair_of_another_rule(
         tables.broken = {TO.reject}
         tables.found.pop(RULE)
 
-    clock.meanwhile = [broken]
+    clock.during_sleep = [broken]
     await maintain(maintenance)
     assert tables.found[RULE] == whole(RULE)
     assert (maintenance.repairs, maintenance.failures) == (1, 1)
@@ -298,7 +298,7 @@ async def test_connections_that_cannot_be_ended_block_nothing_and_are_retried_so
     connections.errors = [error, error]
     await maintenance.install(RULE)
     assert maintenance.in_force(RULE)
-    clock.meanwhile = [noted, noted, noted]
+    clock.during_sleep = [noted, noted, noted]
     await maintain(maintenance)
     assert problems == [str(error), str(error), None]
     assert clock.slept == [5.0, 5.0, 60.0, 60.0]

@@ -13,7 +13,7 @@ import pytest
 from podidentity_sandbox.faults import Mode
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.node.machines import Machine
-from tests.nmi.node.unavailable_api_server import Away, api_server_away
+from tests.nmi.node.unavailable_api_server import Away, start_without_api_server
 
 pytestmark = pytest.mark.programs
 
@@ -22,7 +22,7 @@ ACTIVE_SECONDS = 20.0
 
 @pytest.fixture
 async def away(tmp_path: Path) -> AsyncIterator[Away]:
-    async with api_server_away(tmp_path) as made:
+    async with start_without_api_server(tmp_path) as made:
         yield made
 
 

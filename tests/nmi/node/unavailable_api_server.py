@@ -113,7 +113,7 @@ class Away:
 
 
 @asynccontextmanager
-async def api_server_away(folder: Path) -> AsyncIterator[Away]:
+async def start_without_api_server(folder: Path) -> AsyncIterator[Away]:
     """An API server with our kinds behind a proxy; every process is ended at the end."""
     api = await asyncio.to_thread(KubeApi, ROOT / "deploy" / "crds")
     await api.start()

@@ -210,7 +210,7 @@ def replies(written: bytes | bytearray, *, heads_only: bool = False) -> list[Rep
     return found
 
 
-class World:
+class ServerUnderTest:
     """The parts of a token server around one or more fake connections, without a lane."""
 
     def __init__(

@@ -10,17 +10,17 @@ from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.general import GeneralLane
 from nmi.server.policy import ServerPolicy, Sizes
-from tests.nmi.server.fakes import TOKEN_PATH, FakeConnection, Grant, World, grant, replies, request_bytes
+from tests.nmi.server.fakes import TOKEN_PATH, FakeConnection, Grant, ServerUnderTest, grant, replies, request_bytes
 
 
 class Held:
     """An issuer's answer that the test releases for one request after the other."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, server_under_test: ServerUnderTest) -> None:
+        self.server_under_test = server_under_test
         self.waiting: dict[str, asyncio.Future[None]] = {}
         self.cancelled: list[str] = []
-        world.issuer.answer = self.answer
+        server_under_test.issuer.answer = self.answer
 
     async def answer(self, request: TokenRequest) -> Grant | Refusal:
         self.waiting[request.resource] = asyncio.get_running_loop().create_future()
@@ -29,7 +29,7 @@ class Held:
         except asyncio.CancelledError:
             self.cancelled.append(request.resource)
             raise
-        return grant(self.world.entry.record, access_token=f"token-for-{request.resource}")
+        return grant(self.server_under_test.entry.record, access_token=f"token-for-{request.resource}")
 
     async def asked(self, resource: str) -> None:
         await until(lambda: resource in self.waiting)
@@ -49,34 +49,34 @@ def ask(resource: str) -> bytes:
 
 
 async def test_the_connection_is_paused_during_a_request_and_returned_to_the_lane_afterwards() -> None:
-    world = World()
-    held = Held(world)
-    world.lane.data_received(ask("a"))
+    server_under_test = ServerUnderTest()
+    held = Held(server_under_test)
+    server_under_test.lane.data_received(ask("a"))
     await held.asked("a")
-    assert world.connection.state == "held"
+    assert server_under_test.connection.state == "held"
     held.release("a")
-    await world.settle()
+    await server_under_test.settle()
 
-    assert world.connection.state == "idle"
-    assert [each.status for each in replies(world.connection.written)] == [200]
+    assert server_under_test.connection.state == "idle"
+    assert [each.status for each in replies(server_under_test.connection.written)] == [200]
 
 
 async def test_pipelined_requests_are_answered_one_by_one_in_their_order() -> None:
-    world = World()
-    held = Held(world)
-    world.lane.data_received(ask("a") + request_bytes("/nothing") + ask("b"))
+    server_under_test = ServerUnderTest()
+    held = Held(server_under_test)
+    server_under_test.lane.data_received(ask("a") + request_bytes("/nothing") + ask("b"))
     await held.asked("a")
-    assert not world.connection.written
+    assert not server_under_test.connection.written
     assert "b" not in held.waiting, "one request in flight"
     held.release("a")
     await held.asked("b")
     held.release("b")
-    await world.settle()
+    await server_under_test.settle()
 
-    found = replies(world.connection.written)
+    found = replies(server_under_test.connection.written)
     assert [each.status for each in found] == [200, 404, 200]
     assert [each.json.get("access_token") for each in found] == ["token-for-a", None, "token-for-b"]
-    assert world.connection.state == "idle"
+    assert server_under_test.connection.state == "idle"
 
 
 SENT = ask("a") + request_bytes("/nothing") + ask("b")
@@ -84,112 +84,112 @@ SENT = ask("a") + request_bytes("/nothing") + ask("b")
 
 @pytest.mark.parametrize("cut", range(0, len(SENT), 7))
 async def test_answers_do_not_depend_on_how_pipelined_requests_are_split(cut: int) -> None:
-    world = World()
-    world.lane.data_received(SENT[:cut])
-    if world.connection.state != "held":
-        world.lane.data_received(SENT[cut:])
+    server_under_test = ServerUnderTest()
+    server_under_test.lane.data_received(SENT[:cut])
+    if server_under_test.connection.state != "held":
+        server_under_test.lane.data_received(SENT[cut:])
     else:  # the lane reads on only when the connection is given back
-        await world.settle()
-        world.lane.data_received(SENT[cut:])
-    await world.settle()
+        await server_under_test.settle()
+        server_under_test.lane.data_received(SENT[cut:])
+    await server_under_test.settle()
 
-    assert [each.status for each in replies(world.connection.written)] == [200, 404, 200]
-    assert world.connection.state == "idle"
+    assert [each.status for each in replies(server_under_test.connection.written)] == [200, 404, 200]
+    assert server_under_test.connection.state == "idle"
 
 
 async def test_a_connection_with_part_of_a_request_is_not_returned_to_the_lane() -> None:
-    world = World()
-    world.lane.data_received(request_bytes("/nothing") + b"GET /metadata/ident")
-    await world.settle()
+    server_under_test = ServerUnderTest()
+    server_under_test.lane.data_received(request_bytes("/nothing") + b"GET /metadata/ident")
+    await server_under_test.settle()
 
-    assert [each.status for each in replies(world.connection.written)] == [404]
-    assert world.connection.resumed == 0
-    world.lane.data_received(b"ity/x HTTP/1.1\r\nHost: h\r\n\r\n")
-    assert [each.status for each in replies(world.connection.written)] == [404, 404]
-    assert world.connection.resumed == 1
+    assert [each.status for each in replies(server_under_test.connection.written)] == [404]
+    assert server_under_test.connection.resumed == 0
+    server_under_test.lane.data_received(b"ity/x HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert [each.status for each in replies(server_under_test.connection.written)] == [404, 404]
+    assert server_under_test.connection.resumed == 1
 
 
 async def test_a_slow_answer_followed_by_part_of_a_request_ends_the_connection() -> None:
-    world = World(ServerPolicy(pipeline_seconds=0.001))
-    held = Held(world)
-    world.lane.data_received(ask("a") + b"GET ")
+    server_under_test = ServerUnderTest(ServerPolicy(pipeline_seconds=0.001))
+    held = Held(server_under_test)
+    server_under_test.lane.data_received(ask("a") + b"GET ")
     await held.asked("a")
-    assert world.connection.state == "handed over"
-    await until(lambda: world.connection.state == "held")
+    assert server_under_test.connection.state == "handed over"
+    await until(lambda: server_under_test.connection.state == "held")
     held.release("a")
-    await world.settle()
+    await server_under_test.settle()
 
-    (reply,) = replies(world.connection.written)
+    (reply,) = replies(server_under_test.connection.written)
     assert (reply.status, reply.headers["connection"]) == (200, "close")
-    assert world.connection.state == "finished"
+    assert server_under_test.connection.state == "finished"
 
 
 async def test_too_many_pipelined_requests_end_the_connection_with_the_answer() -> None:
-    world = World(ServerPolicy(sizes=Sizes(pipelined_bytes=100)))
-    held = Held(world)
-    world.lane.data_received(ask("a") + b"GET ")
+    server_under_test = ServerUnderTest(ServerPolicy(sizes=Sizes(pipelined_bytes=100)))
+    held = Held(server_under_test)
+    server_under_test.lane.data_received(ask("a") + b"GET ")
     await held.asked("a")
-    world.lane.data_received(b"/" * 97)
-    assert world.connection.state == "held"
+    server_under_test.lane.data_received(b"/" * 97)
+    assert server_under_test.connection.state == "held"
     held.release("a")
-    await world.settle()
+    await server_under_test.settle()
 
-    (reply,) = replies(world.connection.written)
+    (reply,) = replies(server_under_test.connection.written)
     assert reply.headers["connection"] == "close"
 
 
 async def test_unread_answers_are_bounded() -> None:
     many = ask("a") * 50
-    world = World(ServerPolicy(sizes=Sizes(answered_bytes=2000)))
-    world.lane.data_received(many)
-    await world.settle()
+    server_under_test = ServerUnderTest(ServerPolicy(sizes=Sizes(answered_bytes=2000)))
+    server_under_test.lane.data_received(many)
+    await server_under_test.settle()
 
-    found = replies(world.connection.written)
-    assert 2000 < len(world.connection.written) < 3000
+    found = replies(server_under_test.connection.written)
+    assert 2000 < len(server_under_test.connection.written) < 3000
     assert [each.headers.get("connection") for each in found] == [*(None for _ in found[1:]), "close"]
-    world.lane = GeneralLane(FakeConnection(), world)
+    server_under_test.lane = GeneralLane(FakeConnection(), server_under_test)
     for _ in range(9):
-        world.lane.data_received(ask("a"))
-        await world.settle()
-    assert len(world.issuer.asked) == len(found) + 9, "one by one there is no such end"
+        server_under_test.lane.data_received(ask("a"))
+        await server_under_test.settle()
+    assert len(server_under_test.issuer.asked) == len(found) + 9, "one by one there is no such end"
 
 
 async def test_a_peer_that_disconnects_ends_its_wait() -> None:
-    world = World()
-    held = Held(world)
-    world.lane.data_received(ask("a"))
+    server_under_test = ServerUnderTest()
+    held = Held(server_under_test)
+    server_under_test.lane.data_received(ask("a"))
     await held.asked("a")
-    world.lane.peer_gone()
-    await world.settle()
-    world.lane.connection_lost()
+    server_under_test.lane.peer_gone()
+    await server_under_test.settle()
+    server_under_test.lane.connection_lost()
 
     assert held.cancelled == ["a"]
-    assert not world.connection.written
-    assert world.connection.state == "finished"
-    world.issuer.answer = lambda _: grant(world.entry.record)
-    assert (await world.ask(request_bytes())).status == 200, "the next request works"
+    assert not server_under_test.connection.written
+    assert server_under_test.connection.state == "finished"
+    server_under_test.issuer.answer = lambda _: grant(server_under_test.entry.record)
+    assert (await server_under_test.ask(request_bytes())).status == 200, "the next request works"
 
 
 async def test_a_peer_that_disconnects_before_the_task_starts_ends_its_wait_too() -> None:
-    world = World()
-    world.lane.data_received(request_bytes())
-    world.lane.peer_gone()
-    world.lane.connection_lost()
-    await world.settle()
+    server_under_test = ServerUnderTest()
+    server_under_test.lane.data_received(request_bytes())
+    server_under_test.lane.peer_gone()
+    server_under_test.lane.connection_lost()
+    await server_under_test.settle()
 
-    assert world.issuer.asked == []
+    assert server_under_test.issuer.asked == []
 
 
 async def test_a_lost_connection_ends_its_wait() -> None:
-    world = World()
-    held = Held(world)
-    world.lane.data_received(ask("a") + b"GET ")
+    server_under_test = ServerUnderTest()
+    held = Held(server_under_test)
+    server_under_test.lane.data_received(ask("a") + b"GET ")
     await held.asked("a")
-    world.lane.connection_lost()
-    await world.settle()
+    server_under_test.lane.connection_lost()
+    await server_under_test.settle()
 
     assert held.cancelled == ["a"]
-    assert not world.connection.written
+    assert not server_under_test.connection.written
 
 
 @pytest.mark.parametrize(
@@ -205,71 +205,71 @@ async def test_a_lost_connection_ends_its_wait() -> None:
 async def test_the_connection_is_kept_alive_as_the_client_requests(
     target: str, version: str, field: str, answered: str | None, state: str
 ) -> None:
-    world = World()
-    reply = await world.ask(request_bytes(target, headers=("Metadata: true", field), version=version))
+    server_under_test = ServerUnderTest()
+    reply = await server_under_test.ask(request_bytes(target, headers=("Metadata: true", field), version=version))
 
     assert reply.headers.get("connection") == answered
-    assert world.connection.state == state
+    assert server_under_test.connection.state == state
 
 
 async def test_nothing_is_answered_after_the_last_answer() -> None:
-    world = World()
-    world.lane.data_received(request_bytes("/nothing", headers=("Connection: close",)) + request_bytes())
-    world.lane.data_received(request_bytes())
-    await world.settle()
+    server_under_test = ServerUnderTest()
+    server_under_test.lane.data_received(request_bytes("/nothing", headers=("Connection: close",)) + request_bytes())
+    server_under_test.lane.data_received(request_bytes())
+    await server_under_test.settle()
 
-    assert len(replies(world.connection.written)) == 1
-    assert world.issuer.asked == []
+    assert len(replies(server_under_test.connection.written)) == 1
+    assert server_under_test.issuer.asked == []
 
 
 async def test_a_malformed_request_is_answered_in_order_and_ends_the_connection() -> None:
-    world = World()
-    world.lane.data_received(ask("a") + b"GET /a HTTP/1.1\r\nHost : h\r\n\r\n" + ask("b"))
-    await world.settle()
+    server_under_test = ServerUnderTest()
+    server_under_test.lane.data_received(ask("a") + b"GET /a HTTP/1.1\r\nHost : h\r\n\r\n" + ask("b"))
+    await server_under_test.settle()
 
-    found = replies(world.connection.written)
+    found = replies(server_under_test.connection.written)
     assert [each.status for each in found] == [200, 400]
     assert found[1].headers["connection"] == "close"
-    assert world.connection.state == "finished"
-    assert len(world.issuer.asked) == 1
+    assert server_under_test.connection.state == "finished"
+    assert len(server_under_test.issuer.asked) == 1
 
 
 async def test_an_error_while_writing_ends_the_connection_and_does_not_leave_it_paused() -> None:
-    world = World()
+    server_under_test = ServerUnderTest()
 
     class Unwritable(FakeConnection):
         @override
         def write(self, data: bytes) -> None:
             raise OSError("a defect")
 
-    world.connection = Unwritable()
-    world.lane = GeneralLane(world.connection, world)
-    world.lane.data_received(request_bytes())
-    await world.settle()
+    server_under_test.connection = Unwritable()
+    server_under_test.lane = GeneralLane(server_under_test.connection, server_under_test)
+    server_under_test.lane.data_received(request_bytes())
+    await server_under_test.settle()
 
-    assert world.connection.state == "finished"
-    assert world.measures.refusals(Reason.INTERNAL) == 1
+    assert server_under_test.connection.state == "finished"
+    assert server_under_test.measures.refusals(Reason.INTERNAL) == 1
 
 
 async def test_a_draining_server_ends_each_connection_with_its_answer() -> None:
-    world = World()
-    held = Held(world)
-    world.lane.data_received(ask("a"))
+    server_under_test = ServerUnderTest()
+    held = Held(server_under_test)
+    server_under_test.lane.data_received(ask("a"))
     await held.asked("a")
-    world.draining = True
+    server_under_test.draining = True
     held.release("a")
-    await world.settle()
+    await server_under_test.settle()
 
-    (reply,) = replies(world.connection.written)
+    (reply,) = replies(server_under_test.connection.written)
     assert reply.headers["connection"] == "close"
-    assert world.connection.state == "finished"
+    assert server_under_test.connection.state == "finished"
 
 
 async def test_an_answer_to_head_has_no_body_so_that_the_next_answer_is_parsed() -> None:
-    world = World()
-    world.lane.data_received(request_bytes("/nothing", method="HEAD"))
-    world.lane.data_received(request_bytes("/nothing"))
+    server_under_test = ServerUnderTest()
+    server_under_test.lane.data_received(request_bytes("/nothing", method="HEAD"))
+    server_under_test.lane.data_received(request_bytes("/nothing"))
 
-    head, _, rest = bytes(world.connection.written).partition(b"\r\n\r\n")
+    head, _, rest = bytes(server_under_test.connection.written).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 404 ")
     assert [each.status for each in replies(rest)] == [404]

@@ -13,31 +13,31 @@ from hypothesis import strategies as st
 
 from tests.corpus.corpus import EVERY, Case
 from tests.native.mutations import mutated
-from tests.nmi.server.fakes import World, replies
+from tests.nmi.server.fakes import ServerUnderTest, replies
 from tests.oracle.requests import Asked, Verdict, read
 
 
-async def answered(data: bytes, step: int = 0) -> World:
-    """A world after *data* has come in, whole or cut."""
-    world = World(peer="127.0.0.1")
+async def answered(data: bytes, step: int = 0) -> ServerUnderTest:
+    """Return a ServerUnderTest that has received *data*, whole or in pieces."""
+    server_under_test = ServerUnderTest(peer="127.0.0.1")
     for piece in [data[at : at + step] for at in range(0, len(data), step)] if step else [data]:
-        world.lane.data_received(piece)
-        await world.settle()
-    return world
+        server_under_test.lane.data_received(piece)
+        await server_under_test.settle()
+    return server_under_test
 
 
-def statuses(world: World, data: bytes) -> list[int]:
+def statuses(server_under_test: ServerUnderTest, data: bytes) -> list[int]:
     head_only = data.startswith(b"HEAD ")
-    return [each.status for each in replies(world.connection.written, heads_only=head_only)]
+    return [each.status for each in replies(server_under_test.connection.written, heads_only=head_only)]
 
 
 @pytest.mark.parametrize("step", [0, 1, 5])
 @pytest.mark.parametrize("case", EVERY, ids=[case.name for case in EVERY])
 async def test_a_file_of_the_corpus_gets_its_status(case: Case, step: int) -> None:
-    world = await answered(case.data, step)
+    server_under_test = await answered(case.data, step)
 
-    assert statuses(world, case.data)[:1] == [case.status]
-    assert bool(world.issuer.asked) is (case.status == 200)
+    assert statuses(server_under_test, case.data)[:1] == [case.status]
+    assert bool(server_under_test.issuer.asked) is (case.status == 200)
 
 
 def judged_apart(data: bytes) -> bool:
@@ -57,13 +57,13 @@ def judged_apart(data: bytes) -> bool:
 @given(mutated(), st.sampled_from([0, 1, 3, 17]))
 def test_exactly_what_the_oracle_reads_as_a_token_request_is_one(data: bytes, step: int) -> None:
     verdict = read(data)
-    world = asyncio.run(answered(data, step))
+    server_under_test = asyncio.run(answered(data, step))
     if verdict is Verdict.UNSURE or judged_apart(data):
         return
     if not isinstance(verdict, Asked):
-        assert world.issuer.asked == []
+        assert server_under_test.issuer.asked == []
         return
-    (_, asked), *_ = world.issuer.asked
+    (_, asked), *_ = server_under_test.issuer.asked
     assert (
         asked.resource,
         asked.selector.value,
@@ -77,6 +77,6 @@ def test_exactly_what_the_oracle_reads_as_a_token_request_is_one(data: bytes, st
         verdict.xms_cc,
         verdict.cacheable,
     )
-    head = bytes(world.connection.written).partition(b"\r\n\r\n")[0]
+    head = bytes(server_under_test.connection.written).partition(b"\r\n\r\n")[0]
     assert head.startswith(b"HTTP/1.1 200 ")
     assert (b"\r\nConnection: close" in head) is verdict.close

@@ -8,14 +8,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy, Sizes
-from tests.nmi.server.fakes import TOKEN_PATH, World, request_bytes
+from tests.nmi.server.fakes import TOKEN_PATH, ServerUnderTest, request_bytes
 
 START = b"GET / HTTP/1.1\r\nHost: a\r\n"
 TIGHT = Sizes(head_bytes=300, fields=4, target_bytes=100, body_bytes=10, answered_bytes=100, pipelined_bytes=100)
 
 
-def bitten(world: World) -> dict[Limit, int]:
-    return {limit: count for limit, count in world.measures.limits_hit().items() if count}
+def bitten(server_under_test: ServerUnderTest) -> dict[Limit, int]:
+    return {limit: count for limit, count in server_under_test.measures.limits_hit().items() if count}
 
 
 @pytest.mark.parametrize(
@@ -43,66 +43,66 @@ def bitten(world: World) -> dict[Limit, int]:
 async def test_a_size_limit_is_counted_when_it_is_exceeded_and_not_when_it_is_reached(
     limit: Limit, over: bytes, at_it: bytes, status: int
 ) -> None:
-    world = World(ServerPolicy(sizes=TIGHT))
-    assert (await world.ask(at_it)).status == 404
-    assert bitten(world) == {}
-    assert (await world.ask(over)).status == status
-    assert bitten(world) == {limit: 1}
+    server_under_test = ServerUnderTest(ServerPolicy(sizes=TIGHT))
+    assert (await server_under_test.ask(at_it)).status == 404
+    assert bitten(server_under_test) == {}
+    assert (await server_under_test.ask(over)).status == status
+    assert bitten(server_under_test) == {limit: 1}
 
 
 async def test_too_many_parameters_are_counted() -> None:
-    world = World()
+    server_under_test = ServerUnderTest()
     many = "&".join(f"p{n}=1" for n in range(40))
 
-    assert (await world.ask(request_bytes(f"{TOKEN_PATH}?resource=r&{many}"))).status == 400
-    assert bitten(world) == {Limit.PARAMETERS: 1}
+    assert (await server_under_test.ask(request_bytes(f"{TOKEN_PATH}?resource=r&{many}"))).status == 400
+    assert bitten(server_under_test) == {Limit.PARAMETERS: 1}
 
 
 async def test_a_connection_that_ends_because_of_pipelined_data_is_counted_once() -> None:
-    world = World(ServerPolicy(sizes=TIGHT, pipeline_seconds=0.01))
+    server_under_test = ServerUnderTest(ServerPolicy(sizes=TIGHT, pipeline_seconds=0.01))
     release = asyncio.Event()
 
     async def held(_: object) -> Refusal:
         await release.wait()
         return Refusal(Reason.UNKNOWN_ADDRESS, "No.")
 
-    world.issuer.answer = held
-    world.lane.data_received(request_bytes("/metadata/identity/oauth2/token?resource=r") + b"GET /")
+    server_under_test.issuer.answer = held
+    server_under_test.lane.data_received(request_bytes("/metadata/identity/oauth2/token?resource=r") + b"GET /")
     await asyncio.sleep(0)
-    world.lane.data_received(b"x" * 200)
+    server_under_test.lane.data_received(b"x" * 200)
     await asyncio.sleep(0.03)
     release.set()
-    await world.settle()
+    await server_under_test.settle()
 
-    assert bitten(world) == {Limit.PIPELINE: 1}
-    assert world.connection.state == "finished"
+    assert bitten(server_under_test) == {Limit.PIPELINE: 1}
+    assert server_under_test.connection.state == "finished"
 
 
 async def test_unread_answers_are_limited_and_counted() -> None:
-    world = World(ServerPolicy(sizes=TIGHT))
-    world.lane.data_received(request_bytes("/nothing") * 5)
+    server_under_test = ServerUnderTest(ServerPolicy(sizes=TIGHT))
+    server_under_test.lane.data_received(request_bytes("/nothing") * 5)
 
-    assert bitten(world) == {Limit.PIPELINE: 1}
+    assert bitten(server_under_test) == {Limit.PIPELINE: 1}
 
 
 async def test_an_answer_that_takes_too_long_is_counted() -> None:
-    world = World(ServerPolicy(answer_seconds=0.01))
+    server_under_test = ServerUnderTest(ServerPolicy(answer_seconds=0.01))
 
     async def never(_: object) -> Refusal:
         await asyncio.Event().wait()
         raise AssertionError
 
-    world.issuer.answer = never
-    assert (await world.ask(request_bytes())).status == 503
-    assert bitten(world) == {Limit.ANSWER: 1}
+    server_under_test.issuer.answer = never
+    assert (await server_under_test.ask(request_bytes())).status == 503
+    assert bitten(server_under_test) == {Limit.ANSWER: 1}
 
 
 async def test_a_limit_that_the_issuer_names_is_counted() -> None:
-    world = World()
-    world.issuer.answer = lambda _: Refusal(Reason.OVERLOADED, "No.", limit=Limit.GOVERNOR_QUEUE)
-    await world.ask(request_bytes())
+    server_under_test = ServerUnderTest()
+    server_under_test.issuer.answer = lambda _: Refusal(Reason.OVERLOADED, "No.", limit=Limit.GOVERNOR_QUEUE)
+    await server_under_test.ask(request_bytes())
 
-    assert bitten(world) == {Limit.GOVERNOR_QUEUE: 1}
+    assert bitten(server_under_test) == {Limit.GOVERNOR_QUEUE: 1}
 
 
 def test_a_limit_that_is_counted_elsewhere_is_read_from_there() -> None:

@@ -115,7 +115,7 @@ async def test_an_answer_that_breaks_off_in_the_middle_ends_the_connection_witho
 
         assert b"Content-Length: 200000" in first
         assert rest == b"x" * len(rest)
-        assert len(rest) <= 50_000, "short of what was announced, so nobody takes it for the whole"
+        assert len(rest) <= 50_000, "shorter than announced, so no client accepts it as complete"
         assert front.measures.refusals(Reason.UPSTREAM_UNAVAILABLE) == 1
         await until(lambda: front.governor.in_flight == 0)
         assert (await asked(front, request_bytes("/nothing", headers=("Connection: close",)))).startswith(
@@ -166,8 +166,8 @@ async def test_a_pod_that_does_not_read_holds_no_permit_and_gets_the_complete_an
     ):
         writer.write(INSTANCE)
         await until(lambda: len(upstream.heads) == 1 and front.governor.in_flight == 0)
-        (meanwhile,) = replies(await asked(front))
-        assert meanwhile.body == body, "others are served"
+        (other,) = replies(await asked(front))
+        assert other.body == body, "others are served"
         async with asyncio.timeout(10):
             first = await reader.readuntil(b"\r\n\r\n")
             assert first.startswith(b"HTTP/1.1 200 ")

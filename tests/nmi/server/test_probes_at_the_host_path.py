@@ -4,7 +4,7 @@ import pytest
 
 from nmi.refusal import Reason
 from nmi.settings import Settings
-from tests.nmi.server.fakes import SECRET, World, request_bytes
+from tests.nmi.server.fakes import SECRET, ServerUnderTest, request_bytes
 
 HOST = "127.0.0.1"
 NAMED = ("podns: shop", "podname: cart")
@@ -27,20 +27,22 @@ PROBES = {
 
 @pytest.mark.parametrize("headers", PROBES.values(), ids=PROBES)
 async def test_a_probe_of_the_kubelet_is_refused_whatever_headers_the_pod_overrides(headers: tuple[str, ...]) -> None:
-    world = World(peer=HOST)
-    reply = await world.ask(request_bytes("/host/token/?resource=r", headers=(*NAMED, *headers)))
+    server_under_test = ServerUnderTest(peer=HOST)
+    reply = await server_under_test.ask(request_bytes("/host/token/?resource=r", headers=(*NAMED, *headers)))
     assert reply.status == 403
     assert SECRET.encode() not in reply.body
-    assert world.issuer.asked == [], "nothing was looked up"
-    assert world.measures.refusals(Reason.NOT_FROM_HOST) == 1
+    assert server_under_test.issuer.asked == [], "nothing was looked up"
+    assert server_under_test.measures.refusals(Reason.NOT_FROM_HOST) == 1
 
 
 @pytest.mark.parametrize(
     "headers", [(), ("User-Agent: Go-http-client/1.1", "Accept-Encoding: gzip"), ("Connection: Keep-Alive",)]
 )
 async def test_the_documented_clients_of_the_path_are_served(headers: tuple[str, ...]) -> None:
-    world = World(peer=HOST)
-    assert (await world.ask(request_bytes("/host/token/?resource=r", headers=(*NAMED, *headers)))).status == 200
+    server_under_test = ServerUnderTest(peer=HOST)
+    assert (
+        await server_under_test.ask(request_bytes("/host/token/?resource=r", headers=(*NAMED, *headers)))
+    ).status == 200
 
 
 def test_the_path_is_off_by_default() -> None:

@@ -5,16 +5,16 @@ import pytest
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import PROXIED, READING
 from nmi.server.target import ProxiedPaths
-from tests.nmi.server.fakes import World, request_bytes
+from tests.nmi.server.fakes import ServerUnderTest, request_bytes
 
 ALLOWED = ServerPolicy(proxied_paths=ProxiedPaths(("/metadata/scheduledevents",)))
 EVERYTHING = ServerPolicy(proxied_paths=ProxiedPaths(everything=True))
 
 
 async def status(policy: ServerPolicy, method: str, path: str) -> int:
-    world = World(policy)
-    reply = await world.ask(request_bytes(path, method=method), heads_only=method == "HEAD")
-    assert len(world.proxy.forwarded) == (reply.status == 200)
+    server_under_test = ServerUnderTest(policy)
+    reply = await server_under_test.ask(request_bytes(path, method=method), heads_only=method == "HEAD")
+    assert len(server_under_test.proxy.forwarded) == (reply.status == 200)
     return reply.status
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from nmi.server.policy import ServerPolicy
-from tests.nmi.server.fakes import TARGET, World, request_bytes
+from tests.nmi.server.fakes import TARGET, ServerUnderTest, request_bytes
 
 METADATA = ("169.254.169.254", 80)
 DEMANDING = ServerPolicy(redirected_from=METADATA)
@@ -22,20 +22,20 @@ PATHS = [
 async def test_a_connection_that_was_not_redirected_is_refused_on_every_path(
     path: str, meant: tuple[str, int] | None
 ) -> None:
-    world = World(DEMANDING, meant=meant)
-    reply = await world.ask(request_bytes(path))
+    server_under_test = ServerUnderTest(DEMANDING, meant=meant)
+    reply = await server_under_test.ask(request_bytes(path))
 
     assert (reply.status, reply.json["error"]) == (403, "access_denied")
     assert "own address" in reply.json["error_description"]
-    assert (world.issuer.asked, world.proxy.forwarded) == ([], [])
+    assert (server_under_test.issuer.asked, server_under_test.proxy.forwarded) == ([], [])
 
 
 @pytest.mark.parametrize("path", [TARGET, "/metadata/instance"])
 async def test_a_redirected_connection_is_served(path: str) -> None:
-    assert (await World(DEMANDING, meant=METADATA).ask(request_bytes(path))).status == 200
+    assert (await ServerUnderTest(DEMANDING, meant=METADATA).ask(request_bytes(path))).status == 200
 
 
 async def test_the_kernel_is_asked_only_if_redirection_is_required() -> None:
-    world = World()
-    assert (await world.ask(request_bytes())).status == 200
-    assert world.connection.looked == 0
+    server_under_test = ServerUnderTest()
+    assert (await server_under_test.ask(request_bytes())).status == 200
+    assert server_under_test.connection.looked == 0

@@ -11,7 +11,7 @@ import pytest
 from nmi.refusal import Reason, Refusal
 from nmi.server.policy import ServerPolicy
 from nmi.server.responses import SENTENCE_CHARS, refused
-from tests.nmi.server.fakes import TARGET, TOKEN_PATH, Reply, World, refusing, request_bytes
+from tests.nmi.server.fakes import TARGET, TOKEN_PATH, Reply, ServerUnderTest, refusing, request_bytes
 
 
 def check(reply: Reply, status: int, error: str) -> None:
@@ -25,17 +25,17 @@ def check(reply: Reply, status: int, error: str) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 async def test_only_get_requests_a_token(method: str) -> None:
-    world = World()
-    reply = await world.ask(request_bytes(method=method))
+    server_under_test = ServerUnderTest()
+    reply = await server_under_test.ask(request_bytes(method=method))
 
     check(reply, 405, "method_not_allowed")
     assert reply.headers["allow"] == "GET"
-    assert world.issuer.asked == []
-    assert (await world.ask(request_bytes())).status == 200
+    assert server_under_test.issuer.asked == []
+    assert (await server_under_test.ask(request_bytes())).status == 200
 
 
 async def test_a_head_request_is_refused_without_a_body() -> None:
-    reply = await World().ask(request_bytes(method="HEAD"), heads_only=True)
+    reply = await ServerUnderTest().ask(request_bytes(method="HEAD"), heads_only=True)
 
     assert (reply.status, reply.body) == (405, b"")
     assert int(reply.headers["content-length"]) > 0
@@ -45,9 +45,9 @@ async def test_a_forwarded_request_is_refused_unless_allowed() -> None:
     forwarded = request_bytes(headers=("Metadata: true", "X-Forwarded-For: 10.0.0.1"))
     empty = request_bytes(headers=("Metadata: true", "x-forwarded-for:"))
 
-    check(await World().ask(forwarded), 400, "invalid_request")
-    check(await World().ask(empty), 400, "invalid_request")
-    assert (await World(ServerPolicy(allow_x_forwarded_for=True)).ask(forwarded)).status == 200
+    check(await ServerUnderTest().ask(forwarded), 400, "invalid_request")
+    check(await ServerUnderTest().ask(empty), 400, "invalid_request")
+    assert (await ServerUnderTest(ServerPolicy(allow_x_forwarded_for=True)).ask(forwarded)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -56,34 +56,40 @@ async def test_a_forwarded_request_is_refused_unless_allowed() -> None:
 async def test_without_the_metadata_header_the_body_is_exactly_what_probes_expect(
     headers: tuple[str, ...],
 ) -> None:
-    world = World()
-    world.lane.data_received(request_bytes(headers=headers))
+    server_under_test = ServerUnderTest()
+    server_under_test.lane.data_received(request_bytes(headers=headers))
 
-    assert world.connection.written, "answered at once, without a task"
-    assert world.connection.written.endswith(
+    assert server_under_test.connection.written, "answered at once, without a task"
+    assert server_under_test.connection.written.endswith(
         b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
     )
-    assert world.connection.written.startswith(b"HTTP/1.1 400 ")
-    assert world.issuer.asked == []
+    assert server_under_test.connection.written.startswith(b"HTTP/1.1 400 ")
+    assert server_under_test.issuer.asked == []
 
 
 @pytest.mark.parametrize("header", ["Metadata: true", "metadata: True", "METADATA: TRUE"])
 async def test_the_metadata_header_matches_in_any_case(header: str) -> None:
-    assert (await World().ask(request_bytes(headers=(header,)))).status == 200
+    assert (await ServerUnderTest().ask(request_bytes(headers=(header,)))).status == 200
 
 
 async def test_the_metadata_header_is_optional_if_the_operator_says_so() -> None:
-    assert (await World(ServerPolicy(require_metadata_header=False)).ask(request_bytes(headers=()))).status == 200
+    assert (
+        await ServerUnderTest(ServerPolicy(require_metadata_header=False)).ask(request_bytes(headers=()))
+    ).status == 200
 
 
 @pytest.mark.parametrize("target", [TARGET, "/metadata/instance"])
 @pytest.mark.parametrize("required", [True, False])
 async def test_a_duplicate_metadata_header_is_refused(target: str, *, required: bool) -> None:
-    world = World(ServerPolicy(require_metadata_header=required))
+    server_under_test = ServerUnderTest(ServerPolicy(require_metadata_header=required))
 
-    check(await world.ask(request_bytes(target, headers=("Metadata: true", "metadata: true"))), 400, "invalid_request")
-    assert (world.issuer.asked, world.proxy.forwarded) == ([], [])
-    assert (await world.ask(request_bytes(target))).status == 200
+    check(
+        await server_under_test.ask(request_bytes(target, headers=("Metadata: true", "metadata: true"))),
+        400,
+        "invalid_request",
+    )
+    assert (server_under_test.issuer.asked, server_under_test.proxy.forwarded) == ([], [])
+    assert (await server_under_test.ask(request_bytes(target))).status == 200
 
 
 @pytest.mark.parametrize(
@@ -91,18 +97,18 @@ async def test_a_duplicate_metadata_header_is_refused(target: str, *, required: 
     ["", "?", "?resource=", "?api-version=2018-02-01", "?resource=a&resource=a", "?resource=a&client_id=b&object_id=c"],
 )
 async def test_wrong_parameters_are_refused_before_any_lookup(query: str) -> None:
-    world = World()
+    server_under_test = ServerUnderTest()
 
-    check(await world.ask(request_bytes(f"{TOKEN_PATH}{query}")), 400, "invalid_request")
-    assert world.issuer.asked == []
-    assert (await world.ask(request_bytes(f"{TOKEN_PATH}?resource=a&client_id=b"))).status == 200
+    check(await server_under_test.ask(request_bytes(f"{TOKEN_PATH}{query}")), 400, "invalid_request")
+    assert server_under_test.issuer.asked == []
+    assert (await server_under_test.ask(request_bytes(f"{TOKEN_PATH}?resource=a&client_id=b"))).status == 200
 
 
 async def test_a_disguised_token_path_is_refused() -> None:
-    world = World()
+    server_under_test = ServerUnderTest()
 
-    check(await world.ask(request_bytes(TARGET.replace("token?", "%74oken?"))), 400, "invalid_request")
-    assert (await world.ask(request_bytes(TARGET.replace("/metadata", "//Metadata")))).status == 200
+    check(await server_under_test.ask(request_bytes(TARGET.replace("token?", "%74oken?"))), 400, "invalid_request")
+    assert (await server_under_test.ask(request_bytes(TARGET.replace("/metadata", "//Metadata")))).status == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
@@ -113,24 +119,26 @@ async def test_a_disguised_token_path_is_refused() -> None:
 async def test_other_identity_paths_are_404_whatever_the_method_and_headers(
     path: str, headers: tuple[str, ...], method: str
 ) -> None:
-    world = World(ServerPolicy())
+    server_under_test = ServerUnderTest(ServerPolicy())
 
     check(
-        await world.ask(request_bytes(f"/metadata/identity/{path}", method=method, headers=headers)), 404, "not_found"
+        await server_under_test.ask(request_bytes(f"/metadata/identity/{path}", method=method, headers=headers)),
+        404,
+        "not_found",
     )
-    assert world.proxy.forwarded == []
+    assert server_under_test.proxy.forwarded == []
 
 
 async def test_instance_metadata_is_blocked_if_the_operator_says_so() -> None:
-    blocking = World(ServerPolicy(block_instance_metadata=True))
+    blocking = ServerUnderTest(ServerPolicy(block_instance_metadata=True))
 
     check(await blocking.ask(request_bytes("/metadata/instance?api-version=1")), 403, "access_denied")
     assert blocking.proxy.forwarded == []
-    assert (await World().ask(request_bytes("/metadata/instance?api-version=1"))).status == 200
+    assert (await ServerUnderTest().ask(request_bytes("/metadata/instance?api-version=1"))).status == 200
 
 
 async def test_instance_metadata_is_read_only() -> None:
-    reply = await World().ask(request_bytes("/metadata/instance", method="POST"))
+    reply = await ServerUnderTest().ask(request_bytes("/metadata/instance", method="POST"))
 
     check(reply, 405, "method_not_allowed")
     assert reply.headers["allow"] == "GET, HEAD"
@@ -139,12 +147,12 @@ async def test_instance_metadata_is_read_only() -> None:
 async def test_a_forwarded_request_is_not_proxied_either() -> None:
     forwarded = request_bytes("/metadata/instance", headers=("X-Forwarded-For: x",))
 
-    check(await World().ask(forwarded), 400, "invalid_request")
-    assert (await World(ServerPolicy(allow_x_forwarded_for=True)).ask(forwarded)).status == 200
+    check(await ServerUnderTest().ask(forwarded), 400, "invalid_request")
+    assert (await ServerUnderTest(ServerPolicy(allow_x_forwarded_for=True)).ask(forwarded)).status == 200
 
 
 async def test_another_path_is_unknown() -> None:
-    check(await World().ask(request_bytes("/metadata/versions")), 404, "not_found")
+    check(await ServerUnderTest().ask(request_bytes("/metadata/versions")), 404, "not_found")
 
 
 ISSUER: dict[Reason, tuple[int, str]] = {
@@ -165,15 +173,15 @@ ISSUER: dict[Reason, tuple[int, str]] = {
 
 @pytest.mark.parametrize(("reason", "status", "error"), [(reason, *form) for reason, form in ISSUER.items()])
 async def test_what_the_issuer_refuses_gets_its_status(reason: Reason, status: int, error: str) -> None:
-    world = World()
-    world.issuer.answer = refusing(reason)
-    reply = await world.ask(request_bytes())
+    server_under_test = ServerUnderTest()
+    server_under_test.issuer.answer = refusing(reason)
+    reply = await server_under_test.ask(request_bytes())
 
     check(reply, status, error)
     assert reply.json["error_description"] == "No."
     assert ("retry-after" in reply.headers) is (status in {429, 503})
     assert "connection" not in reply.headers, "the connection goes on"
-    assert world.measures.refusals(reason) == 1
+    assert server_under_test.measures.refusals(reason) == 1
 
 
 @pytest.mark.parametrize("reason", list(Reason))
@@ -186,84 +194,84 @@ def test_every_reason_has_an_answer(reason: Reason) -> None:
 
 @pytest.mark.parametrize("reason", [Reason.STILL_ASSIGNING, Reason.NO_MATCHING_IDENTITY])
 async def test_a_pending_identity_is_a_503_if_the_operator_wants_retry_after(reason: Reason) -> None:
-    world = World(ServerPolicy(set_retry_after=True))
-    world.issuer.answer = refusing(reason)
-    reply = await world.ask(request_bytes())
+    server_under_test = ServerUnderTest(ServerPolicy(set_retry_after=True))
+    server_under_test.issuer.answer = refusing(reason)
+    reply = await server_under_test.ask(request_bytes())
 
     check(reply, 503, "temporarily_unavailable")
     assert reply.headers["retry-after"] == "20"
 
 
 async def test_that_flag_turns_no_other_refusal_into_a_503() -> None:
-    world = World(ServerPolicy(set_retry_after=True))
-    world.issuer.answer = refusing(Reason.UNKNOWN_ADDRESS)
+    server_under_test = ServerUnderTest(ServerPolicy(set_retry_after=True))
+    server_under_test.issuer.answer = refusing(Reason.UNKNOWN_ADDRESS)
 
-    check(await world.ask(request_bytes()), 404, "not_found")
+    check(await server_under_test.ask(request_bytes()), 404, "not_found")
 
 
 @pytest.mark.parametrize(("told", "said"), [(None, "5"), (0.0, "1"), (1.2, "2"), (70.0, "70")])
 async def test_retry_after_is_forwarded_or_set_by_nmi(told: float | None, said: str) -> None:
-    world = World()
-    world.issuer.answer = refusing(Reason.UPSTREAM_UNAVAILABLE, retry_after=told)
+    server_under_test = ServerUnderTest()
+    server_under_test.issuer.answer = refusing(Reason.UPSTREAM_UNAVAILABLE, retry_after=told)
 
-    assert (await world.ask(request_bytes())).headers["retry-after"] == said
+    assert (await server_under_test.ask(request_bytes())).headers["retry-after"] == said
 
 
 async def test_the_word_that_makes_sdks_stop_retrying_is_never_returned() -> None:
-    world = World()
-    world.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence="AADSTS1: Unreachable, UNREACHABLE.")
-    reply = await world.ask(request_bytes())
+    server_under_test = ServerUnderTest()
+    server_under_test.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence="AADSTS1: Unreachable, UNREACHABLE.")
+    reply = await server_under_test.ask(request_bytes())
 
     check(reply, 403, "access_denied")
     assert reply.json["error_description"] == "AADSTS1: not answering, not answering."
 
 
 async def test_a_message_is_truncated_and_stays_valid_json_whatever_it_contains() -> None:
-    world = World()
-    world.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence='"\r\n\x00\u2028' + "x" * 5000)
-    reply = await world.ask(request_bytes())
+    server_under_test = ServerUnderTest()
+    server_under_test.issuer.answer = refusing(Reason.UPSTREAM_REFUSED, sentence='"\r\n\x00\u2028' + "x" * 5000)
+    reply = await server_under_test.ask(request_bytes())
 
     assert len(reply.json["error_description"]) == SENTENCE_CHARS
     assert b"\n" not in reply.body
 
 
 async def test_an_internal_error_is_a_500_and_the_next_request_succeeds() -> None:
-    world = World()
-    good = world.issuer.answer
+    server_under_test = ServerUnderTest()
+    good = server_under_test.issuer.answer
 
     def broken(_: object) -> Refusal:
         raise KeyError("secret detail")
 
-    world.issuer.answer = broken
-    reply = await world.ask(request_bytes())
+    server_under_test.issuer.answer = broken
+    reply = await server_under_test.ask(request_bytes())
 
     check(reply, 500, "server_error")
     assert b"secret" not in reply.body
-    world.issuer.answer = good
-    assert (await world.ask(request_bytes())).status == 200
+    server_under_test.issuer.answer = good
+    assert (await server_under_test.ask(request_bytes())).status == 200
 
 
 async def test_an_answer_that_does_not_arrive_is_a_503() -> None:
-    world = World(ServerPolicy(answer_seconds=0.01))
+    server_under_test = ServerUnderTest(ServerPolicy(answer_seconds=0.01))
 
     async def never(_: object) -> Refusal:
         await asyncio.Event().wait()
         raise AssertionError
 
-    world.issuer.answer = never
+    server_under_test.issuer.answer = never
 
-    check(await world.ask(request_bytes()), 503, "temporarily_unavailable")
+    check(await server_under_test.ask(request_bytes()), 503, "temporarily_unavailable")
 
 
 async def test_a_timeout_inside_the_issuer_is_an_internal_error_and_not_the_servers_own_timeout() -> None:
-    world = World()
+    server_under_test = ServerUnderTest()
 
     async def times_out(_: object) -> Refusal:
         raise TimeoutError
 
-    world.issuer.answer = times_out
+    server_under_test.issuer.answer = times_out
 
-    check(await world.ask(request_bytes()), 500, "server_error")
+    check(await server_under_test.ask(request_bytes()), 500, "server_error")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +284,7 @@ async def test_a_timeout_inside_the_issuer_is_an_internal_error_and_not_the_serv
     ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_checks_run_in_the_specified_order(first: bytes, second: str, status: int) -> None:
-    reply = await World().ask(first)
+    reply = await ServerUnderTest().ask(first)
     words = {"method": "GET", "X-Forwarded-For": "X-Forwarded-For", "Metadata": "metadata header"}
 
     assert reply.status == status

@@ -11,7 +11,7 @@ import pytest
 
 from nmi.refusal import Reason
 from nmi.server.policy import ServerPolicy
-from tests.nmi.server.fakes import QUERY, TARGET, TOKEN_PATH, World, refusing, request_bytes
+from tests.nmi.server.fakes import QUERY, TARGET, TOKEN_PATH, ServerUnderTest, refusing, request_bytes
 
 UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 FLAG = ServerPolicy(set_retry_after=True)
@@ -39,7 +39,7 @@ class Row:
     """The issuer's answer."""
     policy: ServerPolicy = field(default_factory=ServerPolicy)
     headers: tuple[tuple[str, str], ...] = ()
-    """What must be there besides Content-Type, Content-Length and the id."""
+    """The required header fields in addition to Content-Type, Content-Length and the id."""
     passes: bytes | None = TOLD
     """A neighbour that is answered, with nothing decided against it."""
     passing_policy: ServerPolicy | None = None
@@ -114,14 +114,16 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_not(row: Row) -> None:
-    world = World(row.policy)
-    good = world.issuer.answer
+    server_under_test = ServerUnderTest(row.policy)
+    good = server_under_test.issuer.answer
     if row.decided is not None:
-        world.issuer.answer = refusing(row.decided)
-    world.lane.data_received(row.data)
-    assert bool(world.connection.written) is not row.waits, "answered before anything is looked up or waited for"
-    assert row.waits or not world.issuer.asked
-    reply = await World(row.policy).ask(row.data) if not row.waits else await world.ask(row.data)
+        server_under_test.issuer.answer = refusing(row.decided)
+    server_under_test.lane.data_received(row.data)
+    assert bool(server_under_test.connection.written) is not row.waits, (
+        "answered before anything is looked up or waited for"
+    )
+    assert row.waits or not server_under_test.issuer.asked
+    reply = await ServerUnderTest(row.policy).ask(row.data) if not row.waits else await server_under_test.ask(row.data)
 
     assert (reply.status, reply.json["error"]) == (row.status, row.error)
     assert set(reply.json) == {"error", "error_description"}
@@ -134,16 +136,16 @@ async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_n
     assert UUID.fullmatch(reply.headers["x-ms-request-id"])
     others = set(reply.headers) - {"content-type", "content-length", "x-ms-request-id"}
     assert {name: reply.headers[name] for name in others} == dict(row.headers)
-    await world.settle()
+    await server_under_test.settle()
 
     if row.passes is not None:
-        world = World(row.passing_policy or row.policy)
-        world.issuer.answer = good
-        assert (await world.ask(row.passes)).status == 200
+        server_under_test = ServerUnderTest(row.passing_policy or row.policy)
+        server_under_test.issuer.answer = good
+        assert (await server_under_test.ask(row.passes)).status == 200
 
 
 async def test_each_error_has_a_unique_id() -> None:
-    world = World()
-    found = {(await world.ask(ask("/nothing"))).headers["x-ms-request-id"] for _ in range(100)}
+    server_under_test = ServerUnderTest()
+    found = {(await server_under_test.ask(ask("/nothing"))).headers["x-ms-request-id"] for _ in range(100)}
 
     assert len(found) == 100

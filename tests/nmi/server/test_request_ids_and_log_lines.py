@@ -13,7 +13,7 @@ from nmi.server.call import CLIENT_REQUEST_CHARS, Call
 from nmi.server.request import Request
 from podidentity.azure.imds import RawAnswer
 from podidentity.telemetry.logs import JsonFormatter
-from tests.nmi.server.fakes import PEER, RESOURCE, TARGET, FakeConnection, World, grant, request_bytes
+from tests.nmi.server.fakes import PEER, RESOURCE, TARGET, FakeConnection, ServerUnderTest, grant, request_bytes
 
 THEIRS = "x-ms-client-request-id: 0f0f-their-id"
 
@@ -41,11 +41,11 @@ def lines(written: io.StringIO, message: str) -> list[dict[str, object]]:
 
 
 async def test_a_refusal_has_one_line_with_the_facts_that_an_operator_needs(written: io.StringIO) -> None:
-    world = World()
-    world.issuer.answer = lambda _: Refusal(
+    server_under_test = ServerUnderTest()
+    server_under_test.issuer.answer = lambda _: Refusal(
         Reason.UPSTREAM_REFUSED, "No.", "check the client id", identity="shop/id", correlation="azure-id"
     )
-    reply = await world.ask(request_bytes(headers=("Metadata: true", THEIRS)))
+    reply = await server_under_test.ask(request_bytes(headers=("Metadata: true", THEIRS)))
     (line,) = lines(written, "request refused")
 
     assert line == {
@@ -65,15 +65,15 @@ async def test_a_refusal_has_one_line_with_the_facts_that_an_operator_needs(writ
         "peer": PEER,
         "resource": RESOURCE,
     }
-    assert world.measures.refusals(Reason.UPSTREAM_REFUSED) == 1
-    await world.ask(request_bytes(headers=("Metadata: true", THEIRS)))
+    assert server_under_test.measures.refusals(Reason.UPSTREAM_REFUSED) == 1
+    await server_under_test.ask(request_bytes(headers=("Metadata: true", THEIRS)))
     assert len(lines(written, "request refused")) == 1, "a repeat is counted"
 
 
 async def test_a_grant_has_one_line_without_the_token(written: io.StringIO) -> None:
-    world = World()
-    world.issuer.answer = lambda _: replace(grant(world.entry.record), correlation="azure-id")
-    await world.ask(request_bytes(headers=("Metadata: true", THEIRS)))
+    server_under_test = ServerUnderTest()
+    server_under_test.issuer.answer = lambda _: replace(grant(server_under_test.entry.record), correlation="azure-id")
+    await server_under_test.ask(request_bytes(headers=("Metadata: true", THEIRS)))
     (line,) = lines(written, "token granted")
 
     assert isinstance(line.pop("request"), str)
@@ -93,9 +93,9 @@ async def test_a_grant_has_one_line_without_the_token(written: io.StringIO) -> N
 
 
 async def test_an_exempt_pods_answer_has_a_line_too(written: io.StringIO) -> None:
-    world = World()
-    world.issuer.answer = lambda _: RawAnswer(400, b"{}", "application/json")
-    reply = await world.ask(request_bytes())
+    server_under_test = ServerUnderTest()
+    server_under_test.issuer.answer = lambda _: RawAnswer(400, b"{}", "application/json")
+    reply = await server_under_test.ask(request_bytes())
     (line,) = lines(written, "token request forwarded to IMDS")
 
     assert (line["outcome"], line["status"], line["pod"]) == ("exempt", 400, "shop/cart")
@@ -103,9 +103,9 @@ async def test_an_exempt_pods_answer_has_a_line_too(written: io.StringIO) -> Non
 
 
 async def test_each_request_has_a_line_with_its_id_at_verbosity_4(written: io.StringIO) -> None:
-    world = World()
-    first = await world.ask(request_bytes("/nothing", headers=(THEIRS,)))
-    await world.ask(request_bytes())
+    server_under_test = ServerUnderTest()
+    first = await server_under_test.ask(request_bytes("/nothing", headers=(THEIRS,)))
+    await server_under_test.ask(request_bytes())
     refused, granted = lines(written, "request answered")
 
     assert (refused["request"], refused["client_request"]) == (first.headers["x-ms-request-id"], "0f0f-their-id")
@@ -134,7 +134,7 @@ def test_a_clients_request_id_is_truncated_and_sanitised(sent: tuple[str, ...], 
 
 
 async def test_malformed_bytes_have_a_request_id_too(written: io.StringIO) -> None:
-    reply = await World().ask(b"\x16\x03\x01\0\0\0")
+    reply = await ServerUnderTest().ask(b"\x16\x03\x01\0\0\0")
     (line,) = lines(written, "request refused")
 
     assert line["request"] == reply.headers["x-ms-request-id"]
@@ -142,4 +142,4 @@ async def test_malformed_bytes_have_a_request_id_too(written: io.StringIO) -> No
 
 
 async def test_a_successful_answer_has_no_id_so_that_both_lanes_answer_equally() -> None:
-    assert "x-ms-request-id" not in (await World().ask(request_bytes())).headers
+    assert "x-ms-request-id" not in (await ServerUnderTest().ask(request_bytes())).headers

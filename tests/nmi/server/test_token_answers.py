@@ -10,11 +10,11 @@ from nmi.identity.request import SelectorKind
 from nmi.server.policy import ServerPolicy
 from nmi.server.responses import token_parts
 from nmi.tokens.token import Token
-from tests.nmi.server.fakes import PEER, QUERY, RESOURCE, TOKEN_PATH, World, grant, request_bytes, token
+from tests.nmi.server.fakes import PEER, QUERY, RESOURCE, TOKEN_PATH, ServerUnderTest, grant, request_bytes, token
 
 
 async def test_all_values_are_strings_and_all_fields_that_sdks_read_are_present() -> None:
-    reply = await World().ask(request_bytes())
+    reply = await ServerUnderTest().ask(request_bytes())
 
     assert reply.headers["content-type"] == "application/json"
     life = int(reply.json.pop("expires_in"))
@@ -55,56 +55,56 @@ def test_upstream_values_are_returned_unchanged_and_escaped() -> None:
 
 @pytest.mark.parametrize("cacheable", [True, False])
 async def test_an_answer_becomes_a_ready_answer_only_if_permitted(*, cacheable: bool) -> None:
-    world = World()
-    world.issuer.answer = lambda _: grant(world.entry.record, cacheable=cacheable)
-    await world.ask(request_bytes())
-    ready = world.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns())
+    server_under_test = ServerUnderTest()
+    server_under_test.issuer.answer = lambda _: grant(server_under_test.entry.record, cacheable=cacheable)
+    await server_under_test.ask(request_bytes())
+    ready = server_under_test.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns())
 
     assert (ready is not None) is cacheable
 
 
 async def test_the_general_answer_equals_the_ready_answer() -> None:
-    world = World(now_ns=lambda: 0)
-    world.issuer.answer = lambda _: grant(world.entry.record, life=10)
+    server_under_test = ServerUnderTest(now_ns=lambda: 0)
+    server_under_test.issuer.answer = lambda _: grant(server_under_test.entry.record, life=10)
     reply = request_bytes(f"{TOKEN_PATH}?{QUERY}&client_id=AbC&xms_cc=cp1")
-    world.lane.data_received(reply)
-    await world.settle()
-    ready = world.entry.record.find(
+    server_under_test.lane.data_received(reply)
+    await server_under_test.settle()
+    ready = server_under_test.entry.record.find(
         RESOURCE.encode(), SelectorKind.CLIENT_ID.value, b"abc", b"cp1", time.monotonic_ns()
     )
 
     assert ready is not None
-    assert bytes(world.connection.written) == ready.render(0)
+    assert bytes(server_under_test.connection.written) == ready.render(0)
 
 
 async def test_an_answer_of_an_outdated_generation_does_not_become_ready() -> None:
-    world = World()
-    stale = grant(world.entry.record)
-    world.entry.record.invalidate()
-    world.issuer.answer = lambda _: stale
-    await world.ask(request_bytes())
+    server_under_test = ServerUnderTest()
+    stale = grant(server_under_test.entry.record)
+    server_under_test.entry.record.invalidate()
+    server_under_test.issuer.answer = lambda _: stale
+    await server_under_test.ask(request_bytes())
 
-    assert world.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
+    assert server_under_test.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
 async def test_a_token_too_large_to_keep_is_returned_too(version: str) -> None:
-    world = World()
-    world.issuer.answer = lambda _: grant(world.entry.record, access_token="t" * 70_000)
-    small = await World().ask(request_bytes(version=version))
-    reply = await world.ask(request_bytes(version=version))
+    server_under_test = ServerUnderTest()
+    server_under_test.issuer.answer = lambda _: grant(server_under_test.entry.record, access_token="t" * 70_000)
+    small = await ServerUnderTest().ask(request_bytes(version=version))
+    reply = await server_under_test.ask(request_bytes(version=version))
 
     assert reply.status == 200
     assert reply.json["access_token"] == "t" * 70_000
     assert reply.json.keys() == small.json.keys()
     assert list(reply.headers) == list(small.headers), "the same form"
-    assert world.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
+    assert server_under_test.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
 
 
 async def test_the_issuer_gets_the_connections_peer_and_the_query() -> None:
-    world = World(ServerPolicy())
-    await world.ask(request_bytes(f"{TOKEN_PATH}?resource=a&msi_res_id=%2Fx&bypass_cache=true"))
-    ((peer, asked),) = world.issuer.asked
+    server_under_test = ServerUnderTest(ServerPolicy())
+    await server_under_test.ask(request_bytes(f"{TOKEN_PATH}?resource=a&msi_res_id=%2Fx&bypass_cache=true"))
+    ((peer, asked),) = server_under_test.issuer.asked
 
     assert peer == PEER
     assert (asked.resource, asked.selector, asked.selector_value, asked.force_refresh) == (
@@ -117,19 +117,19 @@ async def test_the_issuer_gets_the_connections_peer_and_the_query() -> None:
 
 @pytest.mark.parametrize("others", [1, 3])
 async def test_with_auxiliary_tenants_the_answer_is_an_array_and_never_a_ready_answer(others: int) -> None:
-    world = World()
+    server_under_test = ServerUnderTest()
     auxiliary = tuple(token(access_token=f"tenant-{n}") for n in range(others))
-    world.issuer.answer = lambda _: replace(grant(world.entry.record), auxiliary=auxiliary)
-    alone = (await World().ask(request_bytes())).json
-    reply = await world.ask(request_bytes())
+    server_under_test.issuer.answer = lambda _: replace(grant(server_under_test.entry.record), auxiliary=auxiliary)
+    alone = (await ServerUnderTest().ask(request_bytes())).json
+    reply = await server_under_test.ask(request_bytes())
     found = json.loads(reply.body)
 
     assert [each["access_token"] for each in found] == ["secret-token", *(each.access_token for each in auxiliary)]
     assert all(each.keys() == alone.keys() for each in found)
     assert {each["expires_in"] for each in found} == {found[0]["expires_in"]}
-    assert world.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
-    await world.ask(request_bytes())
-    assert len(world.issuer.asked) == 2
+    assert server_under_test.entry.record.find(RESOURCE.encode(), 0, b"", b"", time.monotonic_ns()) is None
+    await server_under_test.ask(request_bytes())
+    assert len(server_under_test.issuer.asked) == 2
 
 
 def test_no_repr_contains_a_token() -> None:

@@ -1,4 +1,4 @@
-"""The command `nmi` as somebody starts it: exit codes, and one line for what must change. Excluded: serving.
+"""The command `nmi`: exit codes, and one line for each start error. Excluded: serving.
 
 Port, API server, rights and iptables are tried where they are (tests/nmi/node/test_start.py).
 """

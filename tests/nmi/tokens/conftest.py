@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.nmi.tokens.signing_in import Bench, running
+from tests.nmi.tokens.sign_in_bench import Bench, running
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.virtual_time import now
 
 RESOURCE = "https://vault.azure.net"
 REQUEST = TokenRequest(RESOURCE)
-ANEW = TokenRequest(RESOURCE, force_refresh=True)
+FORCE_REFRESH = TokenRequest(RESOURCE, force_refresh=True)
 
 
 def identity(
@@ -60,7 +60,7 @@ class FakeSource:
     """Whether a further call follows at once."""
 
     per_pod: bool = False
-    troubles: list[AzureError] = field(default_factory=list)
+    planned_failures: list[AzureError] = field(default_factory=list)
     """Errors that each fetch reports to its observer first."""
     signs_in: bool = False
     """Whether it asks no IMDS but a sign-in endpoint, for which there are no slots."""
@@ -81,7 +81,7 @@ class FakeSource:
 
     async def fetch(self, request: FetchRequest) -> FetchedToken:
         self.requests.append(request)
-        for error in self.troubles:
+        for error in self.planned_failures:
             request.observer.retrying(error)
         permit = _permits_of(request.observer) if self.signs_in else request.call_permit
         self.version = version = self.stored_version

@@ -14,7 +14,7 @@ Event = tuple[str, int, int]
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("ask"), st.integers(0, 3), st.integers(0, 2)),
-        st.tuples(st.just("ask anew"), st.integers(0, 3), st.integers(0, 2)),
+        st.tuples(st.just("force refresh"), st.integers(0, 3), st.integers(0, 2)),
         st.tuples(st.just("cancel"), st.integers(0, 30), st.just(0)),
         st.tuples(st.just("step"), st.integers(1, 4), st.just(0)),
         st.tuples(st.just("answer"), st.just(0), st.just(0)),
@@ -32,7 +32,7 @@ async def run(events: list[Event], at_once: int) -> None:
     cancelled: set[int] = set()
     for what, first, second in events:
         if what.startswith("ask"):
-            request = TokenRequest(f"{RESOURCE}/{second}", force_refresh=what == "ask anew")
+            request = TokenRequest(f"{RESOURCE}/{second}", force_refresh=what == "force refresh")
             asked = bench.broker.token(identity(), request, f"ns/{first}")
             waiters.append(asyncio.create_task(asked))
         elif what == "cancel" and first < len(waiters):

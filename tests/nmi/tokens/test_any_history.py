@@ -40,7 +40,7 @@ Action = tuple[str, int, int, int]
 ACTIONS = st.lists(
     st.one_of(
         st.tuples(st.just("ask"), st.integers(0, 3), st.integers(0, 3), st.integers(0, 4)),
-        st.tuples(st.just("ask anew"), st.integers(0, 3), st.integers(0, 3), st.integers(0, 1)),
+        st.tuples(st.just("force refresh"), st.integers(0, 3), st.integers(0, 3), st.integers(0, 1)),
         st.tuples(st.just("ask with capabilities"), st.integers(0, 3), st.integers(0, 3), st.integers(0, 1)),
         st.tuples(st.just("ask as node"), st.integers(0, 3), st.integers(0, 1), st.integers(0, 1)),
         st.tuples(st.just("flood"), st.integers(0, 3), st.integers(0, 3), st.integers(5, 80)),
@@ -99,7 +99,7 @@ class History:
         request = TokenRequest(f"https://r{third}")
         if what == "ask":
             self._start(self.ask(first, second, request))
-        elif what == "ask anew":
+        elif what == "force refresh":
             self._start(self.ask(first, second, TokenRequest(f"https://r{third}", force_refresh=True)))
         elif what == "ask with capabilities":
             self._start(self.ask(first, second, TokenRequest(f"https://r{third}", xms_cc="cp1")))

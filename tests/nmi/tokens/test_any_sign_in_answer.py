@@ -14,7 +14,7 @@ from nmi.tokens import entra
 from nmi.tokens.sign_in import SignIn
 from podidentity.azure.clouds import Endpoint
 from podidentity.azure.errors import MESSAGE_MAX, AzureError
-from tests.nmi.tokens.signing_in import Bench
+from tests.nmi.tokens.sign_in_bench import Bench
 
 SECRET = "Zx8Q~0123456789-of.ours_in_all"
 ASKED = SignIn(Endpoint("login.example"), "tenant", "c11e0000-0000-0000-0000-00000000000a", "r", secret=SECRET)

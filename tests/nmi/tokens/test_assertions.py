@@ -16,7 +16,7 @@ from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity_sandbox.kubeapi.statuses import StatusError, forbidden
 from podidentity_sandbox.tokens import read_claims
-from tests.nmi.tokens.signing_in import NAMESPACE, Bench
+from tests.nmi.tokens.sign_in_bench import NAMESPACE, Bench
 
 AUDIENCE = "api://AzureADTokenExchange"
 WEBHOOK = "admission webhook {0} of a cluster's own, which is called something longer, denied the request: "
@@ -156,7 +156,7 @@ async def test_an_assertion_is_dropped_with_the_pod(bench: Bench, workload: Work
     assertions = Assertions(bench.client, AUDIENCE)
     await assertions.of(workload)
     assertions.forget(workload.uid)
-    assertions.forget("somebody else's")
+    assertions.forget("another pod's")
     assert len(assertions) == 0
 
 
@@ -176,14 +176,14 @@ async def test_a_failure_for_a_pod_is_not_retried_immediately(bench: Bench, work
 
 
 async def test_the_memory_is_bounded_for_any_number_of_pods() -> None:
-    assertions = Assertions(Telling(b""), AUDIENCE)
+    assertions = Assertions(ScriptedTokenServer(b""), AUDIENCE)
     for number in range(KEPT_MAX + 10):
         with pytest.raises(AzureError):
             await assertions.of(Workload("ns", "web", f"uid-{number}", "builder"))
     assert len(assertions) == KEPT_MAX
 
 
-class Telling(Client):
+class ScriptedTokenServer(Client):
     """A server that returns *answer* to every request and records the requests."""
 
     def __init__(self, answer: bytes) -> None:
@@ -212,13 +212,13 @@ class Telling(Client):
 )
 async def test_a_response_without_a_token_is_a_failure_that_quotes_nothing(answer: bytes) -> None:
     with pytest.raises(AzureError) as failed:
-        await Assertions(Telling(answer), AUDIENCE).of(Workload("ns", "web", "uid-1", "builder"))
+        await Assertions(ScriptedTokenServer(answer), AUDIENCE).of(Workload("ns", "web", "uid-1", "builder"))
     assert failed.value.code == "no_assertion"
     assert not answer or answer.decode() not in str(failed.value)
 
 
 async def test_no_other_request_is_sent() -> None:
-    client = Telling(b"")
+    client = ScriptedTokenServer(b"")
     with pytest.raises(AzureError):
         await Assertions(client, AUDIENCE).of(Workload("ns", "web", "uid-1", "builder"))
     ((method, path, asked),) = client.asked

@@ -208,7 +208,7 @@ async def test_a_call_that_waits_for_a_permit_fails_when_the_breaker_opens() -> 
     for pod in ("ns/a", "ns/b"):
         bench.breaker._blamed[pod] = 2
     waiting = [asyncio.create_task(bench.call(f"ns/{n}")) for n in range(20)]
-    beside = asyncio.create_task(bench.governor.permit("ns/instance-metadata").__aenter__())
+    other_call = asyncio.create_task(bench.governor.permit("ns/instance-metadata").__aenter__())
     await settle()
     assert bench.governor.waiting == 21
     before = now()
@@ -216,8 +216,8 @@ async def test_a_call_that_waits_for_a_permit_fails_when_the_breaker_opens() -> 
     assert now() - before == pytest.approx(10.0)
     assert {type(each) for each in results[2:]} == {NotSent}
     assert bench.sent == 2
-    slot = await beside
-    await slot.__aexit__(None, None, None)
+    permit = await other_call
+    await permit.__aexit__(None, None, None)
     assert (bench.governor.waiting, bench.governor.in_flight) == (0, 0)
 
 
@@ -248,13 +248,13 @@ async def test_a_failure_is_charged_to_the_last_payer_and_not_to_a_waiter_that_l
     bench = Bench(at_once=1)
     holder = bench.governor.permit("ns/holder")
     await holder.__aenter__()
-    slot = bench.governor.token_permit("ns/left")
-    entered = asyncio.create_task(slot.__aenter__())
+    permit = bench.governor.token_permit("ns/left")
+    entered = asyncio.create_task(permit.__aenter__())
     await settle()
-    slot.recharge("ns/stayed")
+    permit.recharge("ns/stayed")
     await holder.__aexit__(None, None, None)
     await entered
-    await slot.__aexit__(Unreachable, hang(), None)
+    await permit.__aexit__(Unreachable, hang(), None)
     assert bench.breaker._blamed == {"ns/stayed": 1}
 
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from nmi.tokens import assertion, certificate
 from nmi.tokens.secrets import CredentialError
 from podidentity.azure.errors import AzureError
-from tests.nmi.tokens.signing_in import Bench, certificate_of, pfx_of, rsa_key
+from tests.nmi.tokens.sign_in_bench import Bench, certificate_of, pfx_of, rsa_key
 
 CURVE = ec.generate_private_key(ec.SECP256R1())
 
@@ -52,7 +52,7 @@ async def test_an_unusable_file_is_named_with_the_defect(bench: Bench, values: d
     assert bench.aad.calls == []
 
 
-def made_dear(pfx: bytes) -> bytes:
+def made_expensive(pfx: bytes) -> bytes:
     """*pfx* with 2³¹ rounds for its integrity check. They stand at its end, two bytes longer than the 2,048 before."""
     assert pfx[:2] == b"\x30\x82"
     assert pfx.endswith(b"\x02\x02\x08\x00")
@@ -68,7 +68,7 @@ async def test_a_file_that_takes_minutes_to_read_does_not_block_the_loop(
     monkeypatch.setattr(certificate, "SECONDS", 1.0)
     good = pfx_of(rsa_key(), certificate_of(rsa_key()), b"pw")
     principal = bench.directory.add_principal(certificate=certificate_of(rsa_key()))
-    bench.put_secret(certificate=made_dear(good), password=b"pw")
+    bench.put_secret(certificate=made_expensive(good), password=b"pw")
     longest, last, going = 0.0, time.perf_counter(), True
 
     async def watch() -> None:
@@ -87,7 +87,7 @@ async def test_a_file_that_takes_minutes_to_read_does_not_block_the_loop(
 
 async def test_the_reader_process_limits_itself() -> None:
     """The program's CPU time and memory are limited independently of its caller."""
-    dear = base64.b64encode(made_dear(pfx_of(rsa_key(), certificate_of(rsa_key()), b"pw"))).decode()
+    dear = base64.b64encode(made_expensive(pfx_of(rsa_key(), certificate_of(rsa_key()), b"pw"))).decode()
     asked = {"pfx": dear, "password": "cHc=", "client_id": "c", "audiences": ["https://a"], "adfs": False}
     reading = await asyncio.create_subprocess_exec(
         sys.executable, "-I", certificate.PROGRAM, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE

@@ -1,4 +1,4 @@
-"""A token of another client id than the AzureIdentity names is never passed on, whichever way IMDS is asked.
+"""A token of another client id than the AzureIdentity names is never passed on, for each way to query IMDS.
 
 A tenant that names its own resource id and the kubelet's client id is to get a token of neither.
 """
@@ -53,7 +53,7 @@ def jwt(**claims: str) -> str:
     return f"{SECRET}.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
 
 
-def untold(imds: FakeImds, token: str) -> Answer:
+def without_client_id(imds: FakeImds, token: str) -> Answer:
     """An answer that does not say whose *token* it holds."""
     document = json.loads(imds.token_body({"resource": "r"})) | {"access_token": token}
     del document["client_id"]
@@ -109,16 +109,16 @@ async def test_managed_mode_accepts_any_case_and_an_empty_client_id() -> None:
 @pytest.mark.parametrize("claim", ["appid", "azp"])
 async def test_the_tokens_own_claim_counts_if_the_response_does_not_name_the_client(claim: str) -> None:
     async with running(managed=False) as (imds, broker):
-        imds.script = [untold(imds, jwt(**{claim: KUBELETS}))]
+        imds.script = [without_client_id(imds, jwt(**{claim: KUBELETS}))]
         with pytest.raises(OtherIdentityError):
             await broker.token(identity(), REQUEST, "ns/a")
-        imds.script = [untold(imds, jwt(**{claim: KUBELETS.upper()}))]
+        imds.script = [without_client_id(imds, jwt(**{claim: KUBELETS.upper()}))]
         assert (await broker.token(identity(KUBELETS), REQUEST, "ns/a")).token.client_id == KUBELETS.upper()
 
 
 async def test_a_token_without_any_client_id_is_passed_on() -> None:
     async with running(managed=False) as (imds, broker):
-        imds.script = [untold(imds, "opaque")]
+        imds.script = [without_client_id(imds, "opaque")]
         assert (await broker.token(identity(), REQUEST, "ns/a")).token.access_token == "opaque"
 
 

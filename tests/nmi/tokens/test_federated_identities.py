@@ -23,7 +23,7 @@ from podidentity_sandbox import issuing
 from podidentity_sandbox.directory import FederatedCredential, ManagedIdentity
 from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.tokens import read_claims
-from tests.nmi.tokens.signing_in import NAMESPACE, RESOURCE, WITHIN, Bench, Hanging, claims
+from tests.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, WITHIN, Bench, Hanging, claims
 
 AUDIENCE = "api://AzureADTokenExchange"
 
@@ -56,7 +56,7 @@ class Trust:
         made = store.create("pods", {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
         return Workload(NAMESPACE, name, made["metadata"]["uid"], account)
 
-    def tell_azure(self, account: str = "builder", **changed: Any) -> None:
+    def trust_at_azure(self, account: str = "builder", **changed: Any) -> None:
         subject = f"system:serviceaccount:{NAMESPACE}:{account}"
         credential = replace(FederatedCredential(self.bench.kube.server, subject, AUDIENCE), **changed)
         self.bench.directory.federate(self.managed.client_id, credential)
@@ -97,7 +97,7 @@ def trust(bench: Bench) -> Trust:
 
 
 async def test_a_trusted_service_account_gets_a_token_of_the_identity(trust: Trust) -> None:
-    trust.tell_azure()
+    trust.trust_at_azure()
     granted = await trust.fetch()
     told = claims(granted)
     assert (told["appid"], told["aud"], told["oid"]) == (trust.managed.client_id, RESOURCE, trust.managed.object_id)
@@ -117,11 +117,11 @@ async def test_an_application_can_trust_a_service_account_too(trust: Trust) -> N
 
 
 async def test_fetches_of_one_pod_share_an_assertion_and_those_of_another_pod_do_not(trust: Trust) -> None:
-    trust.tell_azure()
+    trust.trust_at_azure()
     for _ in range(2):
         await trust.fetch()
     assert trust.asked() == (1, 2)
-    trust.tell_azure("other")
+    trust.trust_at_azure("other")
     await trust.fetch(trust.pod("second", "other"))
     assert trust.asked() == (2, 3)
 
@@ -129,7 +129,7 @@ async def test_fetches_of_one_pod_share_an_assertion_and_those_of_another_pod_do
 async def test_a_credential_that_azure_does_not_know_yet_is_waited_for(trust: Trust) -> None:
     async def later(seconds: float) -> None:
         trust.bench.pauses.append(seconds)
-        trust.tell_azure()
+        trust.trust_at_azure()
 
     trust.bench.sign_ins._sleep = later
     assert claims(await trust.fetch())["appid"] == trust.managed.client_id
@@ -151,7 +151,7 @@ async def test_the_refusal_names_the_credential_to_create(
     trust: Trust, changed: dict[str, str] | None, code: str
 ) -> None:
     if changed is not None:
-        trust.tell_azure(**changed)
+        trust.trust_at_azure(**changed)
     with pytest.raises(UntrustedError) as refused:
         await trust.fetch()
     assert len(trust.failures) > 1, "it was tried again for as long as there was time"
@@ -167,7 +167,7 @@ async def test_the_refusal_names_the_credential_to_create(
 
 
 async def test_a_subject_that_differs_in_case_is_named_immediately(trust: Trust) -> None:
-    trust.tell_azure(subject=f"system:serviceaccount:{NAMESPACE}:Builder")
+    trust.trust_at_azure(subject=f"system:serviceaccount:{NAMESPACE}:Builder")
     with pytest.raises(UntrustedError) as refused:
         await trust.fetch()
     assert refused.value.code == "AADSTS7002138"
@@ -184,7 +184,7 @@ async def test_a_cached_refusal_can_be_raised_again(trust: Trust) -> None:
 
 
 async def test_another_pods_service_account_is_not_trusted_for_the_identity(trust: Trust) -> None:
-    trust.tell_azure()
+    trust.trust_at_azure()
     stranger = trust.pod("stranger", "stranger")
     with pytest.raises(UntrustedError):
         await trust.fetch(stranger, within=0.5)
@@ -192,7 +192,7 @@ async def test_another_pods_service_account_is_not_trusted_for_the_identity(trus
 
 
 async def test_a_refusal_unrelated_to_trust_is_not_retried(trust: Trust) -> None:
-    trust.tell_azure()
+    trust.trust_at_azure()
     with pytest.raises(Refused) as refused:
         await trust.fetch(tenant_id="5a4db0c5-0000-4000-8000-00000000dead")
     assert not isinstance(refused.value, UntrustedError)
@@ -201,14 +201,14 @@ async def test_a_refusal_unrelated_to_trust_is_not_retried(trust: Trust) -> None
 
 
 async def test_a_transient_failure_is_retried(trust: Trust) -> None:
-    trust.tell_azure()
+    trust.trust_at_azure()
     trust.bench.aad.faults.add(ResponseFault(status=503))
     assert (await trust.fetch()).token.access_token
     assert len(trust.failures) == 1
 
 
 async def test_a_slow_response_ends_with_the_callers_time_limit(trust: Trust) -> None:
-    trust.tell_azure()
+    trust.trust_at_azure()
     async with Hanging(trust.bench):
         with pytest.raises(Unreachable, match="within the time of the request"):
             await trust.fetch(within=0.3)
@@ -228,7 +228,7 @@ async def test_a_slow_response_ends_with_the_callers_time_limit(trust: Trust) ->
     ],
 )
 async def test_no_call_is_sent_for_a_refused_identity(trust: Trust, changed: dict[str, Any], told: str) -> None:
-    trust.tell_azure()
+    trust.trust_at_azure()
     for attempt in (lambda: trust.source.check(trust.identity(**changed)), None):
         with pytest.raises(PolicyError) as refused:
             attempt() if attempt else await trust.fetch(**changed)
@@ -238,7 +238,7 @@ async def test_no_call_is_sent_for_a_refused_identity(trust: Trust, changed: dic
 
 
 async def test_no_token_is_requested_unless_the_operator_enabled_federation(trust: Trust) -> None:
-    trust.tell_azure()
+    trust.trust_at_azure()
     trust.source = trust.new_source(enabled=False)
     with pytest.raises(PolicyError, match="--federated-identities") as refused:
         await trust.fetch()
@@ -249,7 +249,7 @@ async def test_no_token_is_requested_unless_the_operator_enabled_federation(trus
 async def test_a_deleted_service_account_proves_nothing_and_its_successor_is_trusted_by_name(
     trust: Trust,
 ) -> None:
-    trust.tell_azure()
+    trust.trust_at_azure()
     trust.bench.kube.store.delete("serviceaccounts", "builder", NAMESPACE)
     with pytest.raises(NoAssertionError) as refused:
         await trust.fetch()
@@ -261,7 +261,7 @@ async def test_a_deleted_service_account_proves_nothing_and_its_successor_is_tru
 
 
 async def test_a_pods_successor_does_not_use_its_assertion(trust: Trust) -> None:
-    trust.tell_azure()
+    trust.trust_at_azure()
     trust.bench.kube.store.delete("pods", "web", NAMESPACE, grace_seconds=0)
     spec = {"serviceAccountName": "builder", "nodeName": "n0", "containers": [{"name": "c", "image": "i"}]}
     trust.bench.kube.store.create("pods", {"metadata": {"name": "web", "namespace": NAMESPACE}, "spec": spec})
@@ -284,7 +284,7 @@ async def test_no_assertion_is_logged_or_shown(trust: Trust, everything_logged: 
     await trust.source._sign_ins.load()  # the first sign-in of a process takes longer than the request has
     with pytest.raises(UntrustedError) as refused:
         await trust.fetch(within=0.5)
-    trust.tell_azure()
+    trust.trust_at_azure()
     await trust.fetch()
     told = (
         everything_logged.getvalue() + repr(refused.value) + str(vars(refused.value)) + str(refusal_of(refused.value))

@@ -315,17 +315,17 @@ async def test_a_recharged_permit_waits_in_the_other_pods_queue() -> None:
     calls = Calls(governor)
     holder = asyncio.create_task(calls.held("ns/holder"))
     await settle()
-    slot = governor.permit("ns/a")
-    entered = asyncio.create_task(slot.__aenter__())
+    permit = governor.permit("ns/a")
+    entered = asyncio.create_task(permit.__aenter__())
     await settle()
-    slot.recharge("ns/b")
-    assert (slot.pod_key, governor.waiting) == ("ns/b", 1)
+    permit.recharge("ns/b")
+    assert (permit.pod_key, governor.waiting) == ("ns/b", 1)
     calls.release.set()
     await holder
     await entered
-    slot.recharge("ns/c")
-    assert slot.pod_key == "ns/b"
-    await slot.__aexit__(None, None, None)
+    permit.recharge("ns/c")
+    assert permit.pod_key == "ns/b"
+    await permit.__aexit__(None, None, None)
     assert governor.in_flight == 0
 
 

@@ -217,7 +217,7 @@ async def test_a_failure_that_opens_the_breaker_causes_no_pause_for_a_retry() ->
         ended.append(now() - start)
 
     await asyncio.gather(*(ask(number) for number in range(20)))
-    # Five tries of ten seconds; with the fifth end whoever waits, and after a pause of two seconds the four before it.
+    # Five attempts of ten seconds: the fifth ends the waiting requests; two seconds later the four before end.
     assert ended[11] < 10.2
     assert ended[15] < 12.2
     assert len(node.imds.calls) <= 10

@@ -9,7 +9,7 @@ from nmi.tokens.source import PolicyError, key_of
 from nmi.tokens.token import Token
 from podidentity.azure.errors import Refused, Unreachable
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta, SecretReference
-from tests.nmi.tokens.fakes import ANEW, REQUEST, RESOURCE, Bench, identity, wall
+from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, RESOURCE, Bench, identity, wall
 from tests.virtual_time import in_virtual_time, settle
 
 HOUR = 3600.0
@@ -54,7 +54,7 @@ async def test_a_rotation_replaces_token_and_timer_at_the_next_fetch() -> None:
     assert await bench.token() == first
     bench.source.stored_version = "uid/2"
     assert await bench.token() == first
-    second = await bench.token(ANEW)
+    second = await bench.token(FORCE_REFRESH)
     assert second != first
     assert await bench.token() == second
     assert [key.credential for key in bench.broker._timers] == ["uid/2"]
@@ -86,7 +86,7 @@ async def test_after_a_rotation_each_audience_is_fetched_once_with_the_new_versi
     await bench.token()
     old = await bench.token(OTHER)
     bench.source.stored_version = "uid/2"
-    await bench.token(ANEW)
+    await bench.token(FORCE_REFRESH)
     assert await bench.token(OTHER) != old
     assert bench.source.sent == 4
     await bench.token()

@@ -16,7 +16,7 @@ from nmi.tokens.secrets import SECRETS, ClientSecret, KeyStore, Secrets
 from nmi.tokens.sign_in import SignIn, SignInResult
 from podidentity.azure.clouds import PUBLIC, Endpoint
 from podidentity.azure.errors import AzureError
-from tests.nmi.tokens.signing_in import Bench, certificate_of, pfx_of, rsa_key
+from tests.nmi.tokens.sign_in_bench import Bench, certificate_of, pfx_of, rsa_key
 
 SECRET = "Zx8Q~th1s+is/the&secret=of%20ours"
 PASSWORD = b"the-passw0rd-of-the-file"

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from podidentity.azure import clouds
 from podidentity_sandbox.tokens import read_claims
-from tests.nmi.tokens.signing_in import RESOURCE, Bench, certificate_of, claims, pfx_of, rsa_key, running
+from tests.nmi.tokens.sign_in_bench import RESOURCE, Bench, certificate_of, claims, pfx_of, rsa_key, running
 
 
 async def test_a_secret_yields_a_token_of_the_principal(bench: Bench) -> None:

@@ -17,7 +17,7 @@ from nmi.tokens.source import PolicyError
 from podidentity.azure.errors import AzureError
 from podidentity.resources import SecretReference
 from podidentity_sandbox.tokens import read_claims
-from tests.nmi.tokens.signing_in import NAMESPACE, RESOURCE, Bench
+from tests.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, Bench
 
 REQUEST = TokenRequest(RESOURCE)
 
@@ -145,8 +145,8 @@ async def test_one_namespace_holds_at_most_its_share_of_the_limit(bench: Bench) 
         await asyncio.sleep(0.01)
     bench.put_secret("sp", "team-b", k=b"x")
     other = bench.identity(principal, client_password=SecretReference(name="sp"))
-    beside = type(other)(metadata=type(other.metadata)(name="id", namespace="team-b"), spec=other.spec)
-    assert (await asyncio.wait_for(bench.fetch(beside), 20)).token.access_token
+    of_another_team = type(other)(metadata=type(other.metadata)(name="id", namespace="team-b"), spec=other.spec)
+    assert (await asyncio.wait_for(bench.fetch(of_another_team), 20)).token.access_token
     assert waiting == PER_NAMESPACE
     go_on.set()
     assert len({(await each).token.access_token for each in slow}) == 12

@@ -20,7 +20,7 @@ from podidentity.resources import AzureIdentity
 from podidentity_sandbox.directory import ServicePrincipal
 from podidentity_sandbox.kubeapi.statuses import StatusError, forbidden
 from podidentity_sandbox.serving import ResponseFault
-from tests.nmi.tokens.signing_in import Bench, Hanging, running
+from tests.nmi.tokens.sign_in_bench import Bench, Hanging, running
 
 
 @pytest.fixture
@@ -174,12 +174,12 @@ async def test_a_secret_replaced_during_the_sign_in_is_read_again(bench: Bench, 
     answer = bench.aad.handle
     versions: list[str] = []
 
-    async def rotated_meanwhile(request: web.BaseRequest) -> web.StreamResponse:
+    async def rotated_during_sign_in(request: web.BaseRequest) -> web.StreamResponse:
         if not versions:
             versions.append(bench.put_secret(k=b"right"))
         return await answer(request)
 
-    bench.aad.handle = rotated_meanwhile  # type: ignore[method-assign]
+    bench.aad.handle = rotated_during_sign_in  # type: ignore[method-assign]
     granted = await bench.fetch(bench.identity(principal))
     assert [granted.credential] == versions
     assert bench.source.credential(bench.identity(principal)) == versions[0]

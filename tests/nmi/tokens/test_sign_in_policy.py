@@ -11,7 +11,7 @@ from nmi.tokens.endpoints import AUXILIARY_MAX, SignInPolicy
 from nmi.tokens.source import PolicyError
 from podidentity.azure.clouds import PUBLIC, Cloud, Endpoint
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta, SecretReference
-from tests.nmi.tokens.signing_in import Bench, running
+from tests.nmi.tokens.sign_in_bench import Bench, running
 
 TENANT = "72f988bf-86f1-41af-91ab-2d7cd011db47"
 STACK = Cloud("Stack", "https://login.stack.example:8443/adfs", "", "", frozenset({"login.stack.example:8443"}))

@@ -10,7 +10,7 @@ import pytest
 from nmi.tokens.sign_in import proxy_by
 from podidentity.azure.clouds import Endpoint
 from podidentity.azure.errors import Unreachable
-from tests.nmi.tokens.signing_in import Bench, claims, running
+from tests.nmi.tokens.sign_in_bench import Bench, claims, running
 
 
 @dataclass

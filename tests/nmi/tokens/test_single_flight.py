@@ -16,7 +16,7 @@ from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.azure.imds import ImdsSource
 from tests.nmi.fake_imds import Answer, error_body, running_imds
-from tests.nmi.tokens.fakes import ANEW, REQUEST, Bench, identity
+from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, identity
 from tests.virtual_time import in_virtual_time, settle
 
 
@@ -153,10 +153,10 @@ async def test_force_refresh_never_joins_an_earlier_fetch() -> None:
     bench.source.gate.clear()
     ordinary = asyncio.create_task(bench.token())
     await settle()
-    anew = asyncio.create_task(bench.token(ANEW))
+    refreshed = asyncio.create_task(bench.token(FORCE_REFRESH))
     await settle()
     bench.source.gate.set()
-    assert await ordinary != await anew
+    assert await ordinary != await refreshed
     assert [each.force_refresh for each in bench.source.requests] == [False, True]
     await bench.broker.aclose()
 

@@ -11,7 +11,7 @@ from nmi.tokens.cache import CachedToken, ObjectIds, Refusals, TokenCache
 from nmi.tokens.source import FetchedToken, key_of
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError, Refused, Unreachable
-from tests.nmi.tokens.fakes import ANEW, REQUEST, RESOURCE, Bench, identity
+from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, RESOURCE, Bench, identity
 from tests.virtual_time import in_virtual_time, now, settle
 
 HOUR = 3600.0
@@ -140,7 +140,7 @@ async def test_receiving_the_same_token_again_is_no_failure_and_causes_no_retry_
 async def test_force_refresh_replaces_the_cached_token() -> None:
     bench = Bench()
     assert await bench.token() == "token-1"
-    assert await bench.token(ANEW) == "token-2"
+    assert await bench.token(FORCE_REFRESH) == "token-2"
     assert await bench.token() == "token-2"
     await bench.broker.aclose()
 
@@ -153,10 +153,10 @@ async def test_a_response_to_an_earlier_request_does_not_replace_a_force_refresh
     await pass_time(1.0)
     slow, bench.source.gate = bench.source.gate, asyncio.Event()
     bench.source.gate.set()
-    anew = await bench.token(ANEW)
+    refreshed = await bench.token(FORCE_REFRESH)
     slow.set()
-    assert await ordinary == anew
-    assert await bench.token() == anew
+    assert await ordinary == refreshed
+    assert await bench.token() == refreshed
     await bench.broker.aclose()
 
 
@@ -192,7 +192,7 @@ async def test_a_failed_force_refresh_keeps_the_cached_token_for_others() -> Non
     await bench.token()
     bench.source.failures = [Unreachable("down")]
     with pytest.raises(Unreachable):
-        await bench.token(ANEW)
+        await bench.token(FORCE_REFRESH)
     assert await bench.token() == "token-1"
     assert bench.source.sent == 2
     await bench.broker.aclose()

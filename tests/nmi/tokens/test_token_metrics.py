@@ -46,7 +46,7 @@ async def test_a_used_token_that_cannot_be_renewed_is_reported_near_its_end() ->
     bench.source.lifetime = 3600.0
     value = bench.registry.get_sample_value
     await bench.token()
-    assert value(SOONEST) == inf, "it was asked for once: nobody would miss it"
+    assert value(SOONEST) == inf, "it was requested only once, so its expiry affects no pod"
     await bench.token()
     assert value(SOONEST) == pytest.approx(3600.0)
     bench.source.failures = [Unreachable("down")] * 100

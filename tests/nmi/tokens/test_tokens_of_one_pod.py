@@ -131,10 +131,10 @@ async def test_forgetting_an_unknown_pod_ends_no_shared_fetch() -> None:
 async def test_a_waiter_at_its_time_limit_gets_the_last_failure_of_the_fetch() -> None:
     bench = bench_per_pod()
     bench.source.gate.clear()
-    bench.source.troubles = [Refused("no such credential", status=401, code="AADSTS700213")]
+    bench.source.planned_failures = [Refused("no such credential", status=401, code="AADSTS700213")]
     with pytest.raises(Refused, match="no such credential"):
         await token(bench, A, within=1.0)
-    bench.source.troubles = []
+    bench.source.planned_failures = []
     with pytest.raises(Unreachable):
         await token(bench, B, within=1.0)
     await bench.broker.aclose()

@@ -10,7 +10,7 @@ from podidctl.doctor.schema import Finding, Level, Report
 from podidctl.doctor.state import FederatedAccess, ServerState
 from podidentity.resources import AzureIdentity
 from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, exception, pod
-from tests.podidctl.examined import bad, examined, nmi, node, objects, one
+from tests.podidctl.doctor_inputs import bad, examined, nmi, node, objects, one
 from tests.podidctl.federated import NMI_ACCOUNT, federated
 
 ON = nmi("--federated-identities")

@@ -11,7 +11,7 @@ from podidctl.doctor.gather import server_clock
 from podidctl.doctor.schema import Level
 from podidctl.doctor.state import Locks, Right, Rights, ServerState, StoredObjects
 from podidentity.kube.lock_records import LockRecord
-from tests.podidctl.examined import bad, definition, examined, held, one
+from tests.podidctl.doctor_inputs import bad, definition, examined, held, one
 
 NAME = ("default", "aad-pod-identity-mic")
 OLD = "2026-01-01T11:00:00Z"
@@ -30,7 +30,7 @@ SENT = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
         ((Locks(*NAME, held(), held("theirs")),), "theirs holds the Go implementation's lock"),
         ((Locks(*NAME, held()), Locks("kube-system", "mic", held())), "different names"),
     ],
-    ids=["no-lock", "run-out", "given-up", "the-reference-beside", "two-names"],
+    ids=["no-lock", "run-out", "given-up", "go-implementation-too", "two-names"],
 )
 def test_no_leader_or_two_leaders_are_a_problem(locks: tuple[Locks, ...], says: str) -> None:
     line = one(examined(locks=locks))

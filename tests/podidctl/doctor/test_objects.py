@@ -11,7 +11,7 @@ from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.schema import Level
 from podidentity.resources import AzureIdentitySpec, Node, SecretReference
 from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod
-from tests.podidctl.examined import bad, examined, mic, nmi, objects, one
+from tests.podidctl.doctor_inputs import bad, examined, mic, nmi, objects, one
 
 MALFORMED = msgspec.structs.replace(identity(), spec=AzureIdentitySpec(type=0, resource_id="/typo"))
 SAID = {"aadpodidentity.k8s.io/message": "grant MIC the role"}

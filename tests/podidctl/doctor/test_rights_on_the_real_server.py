@@ -19,8 +19,8 @@ from podidctl.doctor.state import Right
 from podidentity_sandbox.serving import free_ports
 from tests.conftest import ROOT, NewPlane
 from tests.mic.cluster import vm_id
-from tests.mic.little_cloud import LittleCloud
-from tests.mic.preview.asking import Answer, run
+from tests.mic.emulated_cloud import EmulatedCloud
+from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
 from tests.testplane.up import Plane
 
@@ -128,16 +128,16 @@ async def ready(port: int) -> None:
                 return
 
 
-async def doctor(cloud: LittleCloud) -> Answer:
+async def doctor(cloud: EmulatedCloud) -> Answer:
     return await run(cloud.folder / "admin", "podidctl", "doctor", "-o", "json", cloudconfig=False)
 
 
-def told_of_rights(answer: Answer) -> list[tuple[str, str]]:
+def permission_findings(answer: Answer) -> list[tuple[str, str]]:
     return [(each["level"], each["says"]) for each in answer.document["findings"] if each["check"] == "rights"]
 
 
 async def test_exactly_these_permissions_suffice_and_a_missing_one_is_named(
-    cloud: LittleCloud, new_plane: NewPlane
+    cloud: EmulatedCloud, new_plane: NewPlane
 ) -> None:
     def prepare(plane: Plane) -> None:
         add_node(plane, "n0", vm_id("n0"))
@@ -160,7 +160,7 @@ async def test_exactly_these_permissions_suffice_and_a_missing_one_is_named(
     for program in ("mic", "nmi"):
         await asyncio.to_thread(run_daemon, real, program)
     well = await doctor(cloud)
-    assert [level for level, _ in told_of_rights(well)] == ["ok", "ok"], well.out
+    assert [level for level, _ in permission_findings(well)] == ["ok", "ok"], well.out
 
     less = {
         "mic": [each for each in MIC if (each.verb, each.resource) != ("create", "azureassignedidentities")],
@@ -169,10 +169,10 @@ async def test_exactly_these_permissions_suffice_and_a_missing_one_is_named(
     for name, rights in less.items():
         document = {"metadata": {"name": name}, "rules": rules(rights)}
         await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/{name}", document)
-    told = told_of_rights(well)
+    told = permission_findings(well)
     async with asyncio.timeout(20):
         while any(level == "ok" for level, _ in told):  # the authorizer follows by a watch
-            told = told_of_rights(await doctor(cloud))
+            told = permission_findings(await doctor(cloud))
     (first, second) = sorted(told)
     assert first[0] == "problem"
     assert first[1].startswith("MIC's service account default/mic may not: create azureassignedidentities.")

@@ -10,7 +10,7 @@ from podidctl.doctor.secrets import namespaces_of
 from podidctl.doctor.state import SecretAccess
 from podidentity.resources import AzureIdentity, SecretReference
 from tests.nmi.identity.shapes import identity
-from tests.podidctl.examined import examined, objects
+from tests.podidctl.doctor_inputs import examined, objects
 
 NMI = "kube-system/nmi"
 

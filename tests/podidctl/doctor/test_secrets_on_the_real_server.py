@@ -7,7 +7,7 @@ import pytest
 
 from podidentity.resources import IDENTITIES
 from tests.conftest import NewPlane
-from tests.mic.little_cloud import LittleCloud
+from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import in_place_of_the_emulator
 from tests.podidctl.doctor.test_rights_on_the_real_server import RBAC, allow, doctor, run_daemon
 from tests.testplane.up import Plane
@@ -35,7 +35,7 @@ def identity(plane: Plane, namespace: str) -> None:
     plane.api("POST", IDENTITIES.path(namespace), document)
 
 
-async def told(cloud: LittleCloud, wanted: Callable[[list[tuple[str, str]]], bool]) -> list[tuple[str, str]]:
+async def told(cloud: EmulatedCloud, wanted: Callable[[list[tuple[str, str]]], bool]) -> list[tuple[str, str]]:
     """Level and text of the findings about Secrets, once they are as *wanted*: the authorizer follows by a watch."""
     found: list[tuple[str, str]] = []
     try:
@@ -48,7 +48,7 @@ async def told(cloud: LittleCloud, wanted: Callable[[list[tuple[str, str]]], boo
     return found
 
 
-async def test_missing_and_superfluous_permissions_are_reported(cloud: LittleCloud, new_plane: NewPlane) -> None:
+async def test_missing_and_superfluous_permissions_are_reported(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
     def prepare(plane: Plane) -> None:
         for name in ("shop", "reports"):
             plane.api("POST", "/api/v1/namespaces", {"metadata": {"name": name}})

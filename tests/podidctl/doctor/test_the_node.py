@@ -8,7 +8,7 @@ from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.node_checks import NodeState, packets_in
 from podidctl.doctor.report import report
 from podidctl.doctor.schema import Finding, Level
-from tests.podidctl.examined import seen
+from tests.podidctl.doctor_inputs import seen
 
 RULE = redirect_spec(Settings(node_name="node-1")).redirect.rules[0]
 SAVED = f"""*nat

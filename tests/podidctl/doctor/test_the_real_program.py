@@ -6,11 +6,11 @@ import yaml
 
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.mic.little_cloud import ASSIGNED, BINDINGS, IDENTITIES, LittleCloud
-from tests.mic.preview.asking import Answer, run
+from tests.mic.emulated_cloud import ASSIGNED, BINDINGS, IDENTITIES, EmulatedCloud
+from tests.mic.preview.run_programs import Answer, run
 
 
-async def ask(cloud: LittleCloud, *words: str) -> Answer:
+async def ask(cloud: EmulatedCloud, *words: str) -> Answer:
     return await run(cloud.folder, "podidctl", "doctor", *words, cloudconfig=False)
 
 
@@ -24,7 +24,7 @@ def checks(answer: Answer) -> dict[str, str]:
     return worst
 
 
-async def test_doctor_reads_and_never_writes(cloud: LittleCloud) -> None:
+async def test_doctor_reads_and_never_writes(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     await cloud.mic()
@@ -41,7 +41,7 @@ async def test_doctor_reads_and_never_writes(cloud: LittleCloud) -> None:
     assert {each.method for each in ours} == {"GET"}
 
 
-async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: LittleCloud) -> None:
+async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     cloud.pod("web", "n0", label="lost")
@@ -58,7 +58,7 @@ async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: LittleC
     assert as_json.document == yaml.safe_load(as_yaml.out)
 
 
-async def test_an_unreadable_object_is_named_and_hides_no_other(cloud: LittleCloud) -> None:
+async def test_an_unreadable_object_is_named_and_hides_no_other(cloud: EmulatedCloud) -> None:
     cloud.identity()
     meta = {"name": "odd", "namespace": "default"}
     cloud.api.store.create(IDENTITIES, {"metadata": meta, "spec": {"Type": {"no": "number"}}})
@@ -68,14 +68,14 @@ async def test_an_unreadable_object_is_named_and_hides_no_other(cloud: LittleClo
     assert "default/demo ('demo')" in answer.out, "the binding that selects no pod"
 
 
-async def test_missing_custom_resource_definitions_are_a_finding_and_do_not_end_doctor(cloud: LittleCloud) -> None:
+async def test_missing_custom_resource_definitions_are_a_finding_and_do_not_end_doctor(cloud: EmulatedCloud) -> None:
     cloud.api.store.delete("customresourcedefinitions.apiextensions.k8s.io", ASSIGNED)
     answer = await ask(cloud, "-o", "json")
     assert answer.code == 3
     assert checks(answer)["definitions"] == "problem"
 
 
-async def test_a_forbidden_read_is_unknown(cloud: LittleCloud) -> None:
+async def test_a_forbidden_read_is_unknown(cloud: EmulatedCloud) -> None:
     hidden = ("/leases/", "/customresourcedefinitions/", "/nodes")
 
     def forbid(request: Recorded) -> StatusError | None:
@@ -88,7 +88,7 @@ async def test_a_forbidden_read_is_unknown(cloud: LittleCloud) -> None:
     assert (worst["leader"], worst["definitions"], worst["objects"]) == ("unknown", "unknown", "unknown")
 
 
-async def test_wrong_flags_and_an_unreachable_api_server_are_one_line(cloud: LittleCloud) -> None:
+async def test_wrong_flags_and_an_unreachable_api_server_are_one_line(cloud: EmulatedCloud) -> None:
     for words, says in (
         (("--imds",), "--node"),
         (("--node", "No Node"), "not a valid node name"),

@@ -13,7 +13,7 @@ from podidctl.doctor.schema import Level, Report
 from podidctl.doctor.state import ObjectReference, Objects, ServerState
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, PODS
 from tests.nmi.identity.shapes import assigned_identity
-from tests.podidctl.examined import NOW, bad, examined, objects, one
+from tests.podidctl.doctor_inputs import NOW, bad, examined, objects, one
 
 POD = ObjectReference(PODS.plural, "ns", "web")
 BINDING = ObjectReference(BINDINGS.plural, "ns", "b")

@@ -5,7 +5,7 @@ import msgspec
 from mic.azure.identities import Attached, HostIdentities
 from podidctl.diagnosis.decision import Outcome
 from tests.nmi.identity.shapes import CLIENT_ID, resource_id
-from tests.podidctl.asked import broken, rules, states, told
+from tests.podidctl.prediction_inputs import broken, rules, states, told
 
 THERE = HostIdentities(type="UserAssigned", attached={resource_id("id").lower(): Attached(resource_id("id"))})
 

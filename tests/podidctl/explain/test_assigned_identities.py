@@ -7,7 +7,7 @@ import pytest
 from podidctl.diagnosis.decision import Outcome
 from podidctl.explain.schema import LinkState
 from tests.nmi.identity.shapes import assigned_identity
-from tests.podidctl.asked import broken, labelled, only, told
+from tests.podidctl.prediction_inputs import broken, labelled, only, told
 
 
 def test_a_missing_assignment_is_reported_with_where_to_look() -> None:

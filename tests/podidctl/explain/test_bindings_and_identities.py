@@ -7,7 +7,7 @@ from podidctl.diagnosis.decision import Outcome
 from podidctl.explain.schema import LinkState
 from podidentity.resources import AzureIdentitySpec, SecretReference
 from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
-from tests.podidctl.asked import broken, labelled, only, rules, states, told
+from tests.podidctl.prediction_inputs import broken, labelled, only, rules, states, told
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 

@@ -34,8 +34,8 @@ from tests.nmi.identity.shapes import (
     identity,
     pod,
 )
-from tests.podidctl.asked import facts, labelled, rules
 from tests.podidctl.federated import WELL
+from tests.podidctl.prediction_inputs import facts, labelled, rules
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 
@@ -123,7 +123,7 @@ def some_rules(draw: random.Random) -> NmiConfiguration:
 def a_cluster(draw: random.Random) -> DiagnosisInput:
     asked = a_pod(draw)
     others = [a_pod(draw, f"other-{number}") for number in range(draw.choice((0, 0, 0, 1, 2)))]
-    beside = tuple(
+    same_address = tuple(
         each
         for each in others
         if not each.finished and not each.spec.host_network and set(each.addresses) & set(asked.addresses)
@@ -131,7 +131,7 @@ def a_cluster(draw: random.Random) -> DiagnosisInput:
     return facts(
         configuration=some_rules(draw),
         pod=asked,
-        same_address_pods=beside if not asked.spec.host_network else (),
+        same_address_pods=same_address if not asked.spec.host_network else (),
         bindings=some(draw, a_binding, 6),
         identities=some(draw, an_identity, 6),
         assigned=some(draw, an_assigned, 4),

@@ -12,15 +12,15 @@ from podidctl.explain.schema import Explanation, Link, LinkState
 from podidctl.token.prediction import TokenPrediction, predict
 from podidentity.resources import Node
 from tests.nmi.identity.shapes import CLIENT_ID, binding, pod
-from tests.podidctl.asked import broken, only, rules, states
 from tests.podidctl.federated import NMI_ACCOUNT, federated, trusted
+from tests.podidctl.prediction_inputs import broken, only, rules, states
 
 
 def told(**changes: Any) -> Explanation:
     return explain(trusted(**changes))
 
 
-def foretold(**changes: Any) -> TokenPrediction:
+def predicted(**changes: Any) -> TokenPrediction:
     return predict(trusted(**changes), MANAGEMENT_RESOURCE)
 
 
@@ -101,7 +101,7 @@ def test_without_nmis_flag_the_request_is_refused_and_flag_and_value_are_named(*
 def test_a_fault_that_prevents_the_service_account_token_is_printed_and_predicted(
     changes: dict[str, Any], code: str, says: str, then: str
 ) -> None:
-    explanation, token = told(**changes), foretold(**changes)
+    explanation, token = told(**changes), predicted(**changes)
     link = only(explanation)
     assert (link.link, link.says) == ("service account", says)
     assert then in link.next
@@ -122,7 +122,7 @@ def test_a_fault_that_prevents_the_service_account_token_is_printed_and_predicte
         ),
         ServiceAccountAccess(exists=True, nmi_may_request=None),
     ],
-    ids=["nobody-looked", "account", "review", "no-nmi"],
+    ids=["not-checked", "account", "review", "no-nmi"],
 )
 def test_an_unreadable_state_is_unknown_and_refuses_nothing(account: ServiceAccountAccess | None) -> None:
     explanation = told(account=account)
@@ -149,7 +149,7 @@ def test_an_object_outside_the_namespace_is_named_with_its_namespace() -> None:
 
 
 def test_the_prediction_of_a_token_contains_its_subject() -> None:
-    token = foretold()
+    token = predicted()
     assert (token.outcome, token.subject) == (Outcome.GRANTED, "system:serviceaccount:ns:shop")
     assert token.type == "3 (federated identity)"
     assert token.asked.endswith("with a token of service account ns/shop for api://AzureADTokenExchange")
@@ -157,5 +157,5 @@ def test_the_prediction_of_a_token_contains_its_subject() -> None:
 
 def test_an_identity_without_a_token_source_is_refused_with_that_reason() -> None:
     for spec in ({"tenant_id": ""}, {"client_id": " "}, {"auxiliary_tenant_ids": ["t"]}):
-        token = foretold(identity=federated(**spec))
+        token = predicted(identity=federated(**spec))
         assert (token.outcome, token.status) == (Outcome.REFUSED, 403)

@@ -18,7 +18,7 @@ from podidctl.diagnosis.nmi_log import DECISIONS_MAX, LoggedDecision, parse_deci
 from podidctl.explain.show import show
 from podidentity.telemetry.logs import JsonFormatter, TextFormatter
 from tests.nmi.server.fakes import pod_entry
-from tests.podidctl.asked import told
+from tests.podidctl.prediction_inputs import told
 
 ENTRY = pod_entry()
 POD = Subject(Call("10.0.0.7", "our-id", "their-id"), ENTRY)

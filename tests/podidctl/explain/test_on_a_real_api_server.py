@@ -10,8 +10,8 @@ import pytest
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, PODS
 from tests.conftest import NewPlane
 from tests.mic.cluster import vm_id
-from tests.mic.little_cloud import LittleCloud
-from tests.mic.preview.asking import Answer, run
+from tests.mic.emulated_cloud import EmulatedCloud
+from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
 from tests.testplane.up import Plane
 
@@ -37,7 +37,7 @@ def role(plane: Plane, name: str, rules: list[Any]) -> str:
     return str(plane.api("POST", f"{ACCOUNTS}/{name}/token", {"spec": {}})["status"]["token"])
 
 
-def folder_of(cloud: LittleCloud, plane: Plane, name: str, token: str) -> Path:
+def folder_of(cloud: EmulatedCloud, plane: Plane, name: str, token: str) -> Path:
     folder = cloud.folder / name
     folder.mkdir()
     cluster = {"server": plane.server, "certificate-authority": str(Path(plane.directory, "ca.crt"))}
@@ -57,7 +57,7 @@ async def ask(folder: Path, *words: str) -> Answer:
     return await run(folder, "podidctl", "explain", "pod", *words, cloudconfig=False)
 
 
-async def test_a_pod_is_explained_from_its_label_to_its_node(cloud: LittleCloud, new_plane: NewPlane) -> None:
+async def test_a_pod_is_explained_from_its_label_to_its_node(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
     folders: list[Path] = []
 
     def prepare(plane: Plane) -> None:

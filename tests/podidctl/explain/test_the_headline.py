@@ -8,9 +8,9 @@ from mic.azure.identities import GONE, Attached, HostIdentities
 from podidctl.diagnosis.decision import Outcome
 from podidctl.diagnosis.input import NmiPods
 from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod, resource_id
-from tests.podidctl.asked import broken, labelled, nmi_pod, only, rules, told
+from tests.podidctl.prediction_inputs import broken, labelled, nmi_pod, only, rules, told
 
-NOBODY = {
+NO_WORKING_NMI = {
     "nowhere": NmiPods(),
     "elsewhere": NmiPods(elsewhere=True),
     "not-ready": NmiPods((nmi_pod(ready=False),)),
@@ -19,7 +19,7 @@ ATTACHED = HostIdentities(attached={resource_id("id").lower(): Attached(resource
 UNDER = {"pod": pod(label=None, labels={"app": "x"}), "exceptions": (exception(labels={"app": "x"}),), "assigned": ()}
 
 
-@pytest.mark.parametrize("nmi", NOBODY.values(), ids=NOBODY)
+@pytest.mark.parametrize("nmi", NO_WORKING_NMI.values(), ids=NO_WORKING_NMI)
 def test_without_a_working_nmi_on_the_node_nothing_is_granted_and_the_expected_result_is_printed(nmi: NmiPods) -> None:
     explanation = told(nmi=nmi)
     assert explanation.answer.outcome is Outcome.UNANSWERED
@@ -37,7 +37,7 @@ def test_a_refusal_that_a_missing_nmi_would_return_has_no_status() -> None:
 
 def test_an_exempt_pod_uses_imds_also_without_nmi_but_not_with_a_hanging_one() -> None:
     assert told(**UNDER, nmi=NmiPods(elsewhere=True)).answer.outcome is Outcome.EXEMPT
-    hanging = told(**UNDER, nmi=NOBODY["not-ready"]).answer
+    hanging = told(**UNDER, nmi=NO_WORKING_NMI["not-ready"]).answer
     assert hanging.outcome is Outcome.UNANSWERED
     assert "would forward the request to IMDS" in hanging.says
 

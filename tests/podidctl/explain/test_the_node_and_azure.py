@@ -8,7 +8,7 @@ from podidctl.explain.schema import Link, LinkState
 from podidentity.azure.errors import Refused
 from podidentity.resources import BareMeta, Node, NodeSpec
 from tests.nmi.identity.shapes import CLIENT_ID, NODE, assigned_identity, binding, identity, resource_id
-from tests.podidctl.asked import labelled, nmi_pod, only, rules, told
+from tests.podidctl.prediction_inputs import labelled, nmi_pod, only, rules, told
 
 KEY = resource_id("id").lower()
 ATTACHED = {KEY: Attached(resource_id("id"))}

@@ -6,7 +6,7 @@ from podidctl.diagnosis.decision import Outcome
 from podidctl.explain.schema import LinkState
 from podidentity.resources import OwnerReference, Pod, PodSpec
 from tests.nmi.identity.shapes import exception, pod
-from tests.podidctl.asked import broken, only, rules, told
+from tests.podidctl.prediction_inputs import broken, only, rules, told
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,17 @@ import yaml
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.cluster import identity_id, vm_id
-from tests.mic.little_cloud import ASSIGNED, BINDINGS, LittleCloud
-from tests.mic.preview.asking import Answer, run
+from tests.mic.emulated_cloud import ASSIGNED, BINDINGS, EmulatedCloud
+from tests.mic.preview.run_programs import Answer, run
 
 NMI_IMAGE = "mcr.microsoft.com/oss/azure/aad-pod-identity/nmi:v1.8.17"
 
 
-async def ask(cloud: LittleCloud, *words: str, cloudconfig: bool = False) -> Answer:
+async def ask(cloud: EmulatedCloud, *words: str, cloudconfig: bool = False) -> Answer:
     return await run(cloud.folder, "podidctl", "explain", "pod", *words, cloudconfig=cloudconfig)
 
 
-def running(cloud: LittleCloud, name: str = "web", *, address: str = "10.0.0.7", **changes: Any) -> None:
+def running(cloud: EmulatedCloud, name: str = "web", *, address: str = "10.0.0.7", **changes: Any) -> None:
     """A pod with an address, as a kubelet leaves it."""
     cloud.pod(name, "n0", **changes)
     stored = cloud.api.store.get("pods", name, changes.get("namespace", "default"))
@@ -26,7 +26,7 @@ def running(cloud: LittleCloud, name: str = "web", *, address: str = "10.0.0.7",
     cloud.api.store.replace("pods", stored, subresource="status")
 
 
-def nmi(cloud: LittleCloud, node: str, *args: str, ready: bool = True, label: str = "component") -> None:
+def nmi(cloud: EmulatedCloud, node: str, *args: str, ready: bool = True, label: str = "component") -> None:
     """A pod of NMI's DaemonSet."""
     meta = {"name": f"nmi-{node}", "namespace": "kube-system", "labels": {label: "nmi"}}
     field = {"fieldRef": {"fieldPath": "spec.nodeName"}}
@@ -42,7 +42,7 @@ def nmi(cloud: LittleCloud, node: str, *args: str, ready: bool = True, label: st
     cloud.api.store.replace("pods", stored, subresource="status")
 
 
-async def test_a_pod_with_an_assigned_identity_is_ok_on_azure_too(cloud: LittleCloud) -> None:
+async def test_a_pod_with_an_assigned_identity_is_ok_on_azure_too(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     nmi(cloud, "n0")
@@ -79,7 +79,7 @@ async def test_a_pod_with_an_assigned_identity_is_ok_on_azure_too(cloud: LittleC
     assert "is not attached to n0, so IMDS has no token of it" in taken.out
 
 
-async def test_a_broken_binding_is_printed_with_the_next_action(cloud: LittleCloud) -> None:
+async def test_a_broken_binding_is_printed_with_the_next_action(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     nmi(cloud, "n0")
@@ -95,7 +95,7 @@ async def test_a_broken_binding_is_printed_with_the_next_action(cloud: LittleClo
     assert "default/demo selects 'demoo'" in answer.out
 
 
-async def test_json_and_yaml_output_are_equal(cloud: LittleCloud) -> None:
+async def test_json_and_yaml_output_are_equal(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     running(cloud)
     as_json, as_yaml = await asyncio.gather(ask(cloud, "web", "-o", "json"), ask(cloud, "web", "-o", "yaml"))
@@ -103,7 +103,7 @@ async def test_json_and_yaml_output_are_equal(cloud: LittleCloud) -> None:
     assert as_json.document == yaml.safe_load(as_yaml.out)
 
 
-async def test_nmis_own_flags_count_in_every_place_where_they_can_be_set(cloud: LittleCloud) -> None:
+async def test_nmis_own_flags_count_in_every_place_where_they_can_be_set(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     running(cloud)
@@ -118,7 +118,7 @@ async def test_nmis_own_flags_count_in_every_place_where_they_can_be_set(cloud: 
     assert "--nmi-flags" in wrong.err
 
 
-async def test_unreadable_flags_are_reported_and_not_fatal(cloud: LittleCloud) -> None:
+async def test_unreadable_flags_are_reported_and_not_fatal(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     running(cloud)
     nmi(cloud, "n0", "--flag-of-tomorrow")
@@ -127,7 +127,7 @@ async def test_unreadable_flags_are_reported_and_not_fatal(cloud: LittleCloud) -
     assert "NMI's defaults, because the flags of pod kube-system/nmi-n0 cannot be read" in answer.out
 
 
-async def test_another_forbidden_read_is_unknown(cloud: LittleCloud) -> None:
+async def test_another_forbidden_read_is_unknown(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
     running(cloud)
@@ -143,7 +143,9 @@ async def test_another_forbidden_read_is_unknown(cloud: LittleCloud) -> None:
     assert answer.document["eventsUnread"].startswith("not allowed")
 
 
-async def test_events_of_nmi_and_mic_about_the_pod_are_printed_and_events_of_others_are_not(cloud: LittleCloud) -> None:
+async def test_events_of_nmi_and_mic_about_the_pod_are_printed_and_events_of_others_are_not(
+    cloud: EmulatedCloud,
+) -> None:
     cloud.node("n0")
     running(cloud)
     uid = cloud.api.store.get("pods", "web", "default")["metadata"]["uid"]
@@ -163,13 +165,13 @@ async def test_events_of_nmi_and_mic_about_the_pod_are_printed_and_events_of_oth
         )
     answer = await ask(cloud, "web")
     assert "told by aad-pod-identity-nmi" in answer.out
-    assert "[bold]loud[/]" in answer.out, "nobody's text is markup"
+    assert "[bold]loud[/]" in answer.out, "foreign text is not interpreted as markup"
     assert "told by kubelet" not in answer.out
     assert "\x1b" not in answer.out
     assert "eyJhbGci" not in answer.out
 
 
-async def test_an_invalid_name_and_a_missing_pod_are_errors(cloud: LittleCloud) -> None:
+async def test_an_invalid_name_and_a_missing_pod_are_errors(cloud: EmulatedCloud) -> None:
     for words, says in (
         (("a/b/c",), "is not a pod name"),
         (("default/web", "-n", "other"), "name two namespaces"),
@@ -185,7 +187,7 @@ async def test_an_invalid_name_and_a_missing_pod_are_errors(cloud: LittleCloud) 
     assert "Traceback" not in hostile.err
 
 
-async def test_an_unreachable_api_server_and_one_without_our_kinds_are_one_line(cloud: LittleCloud) -> None:
+async def test_an_unreachable_api_server_and_one_without_our_kinds_are_one_line(cloud: EmulatedCloud) -> None:
     cloud.api.store.delete("customresourcedefinitions.apiextensions.k8s.io", ASSIGNED)
     missing = await ask(cloud, "web")
     assert (missing.code, missing.out, missing.err.count("\n")) == (1, "", 1)

@@ -12,7 +12,7 @@ from podidctl.diagnosis.input import NmiConfiguration, NmiPods
 from podidctl.token.prediction import TokenPrediction, predict
 from podidentity.resources import AzureIdentitySpec, SecretReference
 from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, exception, pod, resource_id
-from tests.podidctl.asked import facts, labelled, rules
+from tests.podidctl.prediction_inputs import facts, labelled, rules
 
 PRINCIPAL = AzureIdentitySpec(
     type=1, client_id=CLIENT_ID, tenant_id="contoso.com", client_password=SecretReference(name="s", namespace="ns")

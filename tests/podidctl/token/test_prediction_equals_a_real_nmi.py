@@ -12,7 +12,7 @@ import pytest
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, GROUP, PODS
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.sandbox import Sandbox, Settings
-from tests.mic.preview.asking import Answer, run
+from tests.mic.preview.run_programs import Answer, run
 from tests.sandbox.cloud.conftest import eventually, pod
 
 pytestmark = pytest.mark.programs

@@ -84,7 +84,7 @@ async def test_a_retry_after_beyond_the_callers_time_is_returned_instead_of_wait
 
 @pytest.mark.parametrize("error", [NotSent("left alone", retry_after=1.0), Paused("a pause", retry_after=1.0)])
 async def test_an_unsent_call_is_not_retried(error: AzureError) -> None:
-    class Slot:
+    class Permit:
         async def __aenter__(self) -> None:
             raise error
 
@@ -93,7 +93,7 @@ async def test_an_unsent_call_is_not_retried(error: AzureError) -> None:
 
     async with running_imds() as imds, source_of(imds, Pauses()) as source:
         with pytest.raises(type(error)):
-            await source.token("r", slot=Slot)
+            await source.token("r", permit=Permit)
         assert imds.calls == []
 
 
@@ -163,7 +163,7 @@ async def test_every_attempt_takes_a_permit_and_reports_its_outcome() -> None:
     ended: list[str] = []
 
     @asynccontextmanager
-    async def slot() -> AsyncIterator[None]:
+    async def permit() -> AsyncIterator[None]:
         try:
             yield
         except AzureError as error:
@@ -173,5 +173,5 @@ async def test_every_attempt_takes_a_permit_and_reports_its_outcome() -> None:
 
     async with running_imds() as imds, source_of(imds, Pauses()) as source:
         imds.script = [Answer(429, b"{}"), Answer(503, b"{}")]
-        await source.token("r", slot=slot)
+        await source.token("r", permit=permit)
     assert ended == ["Throttled", "AzureError", "ok"]

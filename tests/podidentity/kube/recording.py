@@ -32,7 +32,7 @@ class Recorder(Generic[T]):
             if len(self.lines) >= wanted:
                 event.set()
 
-    async def heard(self, *lines: str, seconds: float = 5.0) -> None:
+    async def received(self, *lines: str, seconds: float = 5.0) -> None:
         """Wait until as many lines have been said, and see that they are these."""
         event = asyncio.Event()
         self._waiters.append((len(lines), event))

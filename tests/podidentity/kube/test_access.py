@@ -125,7 +125,7 @@ async def test_a_failing_reader_process_keeps_the_last_credentials(
 async def test_an_inline_certificate_is_used_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pair = Authority("test").client("somebody")
+    pair = Authority("test").client("user")
     encoded = {
         "client-certificate-data": base64.b64encode(pair.certificate.encode()).decode(),
         "client-key-data": base64.b64encode(pair.key.encode()).decode(),

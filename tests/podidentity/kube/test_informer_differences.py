@@ -18,7 +18,7 @@ async def test_a_recreated_namesake_is_reported_as_deleted_and_then_added(
     server.lists += [page(pod("a", "1", uid="one"), version="7"), page(pod("a", "8", uid="two"), version="9")]
     server.watch_replies.append(status(410, "Expired"))
     informer()
-    await told.heard("+a 1", "-a 1", "+a 8")
+    await told.received("+a 1", "-a 1", "+a 8")
 
 
 async def test_an_already_known_event_is_not_reported(
@@ -30,7 +30,7 @@ async def test_an_already_known_event_is_not_reported(
     watch.send("ADDED", pod("a", "1"))
     watch.send("DELETED", pod("never-seen", "8"))
     watch.send("ADDED", pod("b", "9"))
-    await told.heard("+a 1", "+b 9")
+    await told.received("+a 1", "+b 9")
 
 
 async def test_the_store_has_changed_before_the_handler_is_called(server: ScriptedServer, client: Client) -> None:

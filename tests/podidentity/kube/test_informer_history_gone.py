@@ -15,7 +15,7 @@ EXPIRED = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too o
 
 
 async def lists_again(server: ScriptedServer, running: Informer[Pod], told: Recorder[Pod]) -> None:
-    await told.heard("+same 1", "+changed 2", "+gone 3", "-gone 3", "+changed 2->20", "+fresh 21")
+    await told.received("+same 1", "+changed 2", "+gone 3", "-gone 3", "+changed 2->20", "+fresh 21")
     assert (await server.watch()).request.params["resourceVersion"] == "99"
     assert running.lists == 2
 
@@ -68,7 +68,7 @@ async def test_a_namesake_of_the_same_resource_version_is_another_object(
     server.lists += [page(pod("a", "1", uid="one"), version="7"), page(pod("a", "1", uid="two"), version="9")]
     server.watch_replies.append(status(410, "Expired"))
     running = informer()
-    await told.heard("+a 1", "-a 1", "+a 1")
+    await told.received("+a 1", "-a 1", "+a 1")
     assert running.store["ns", "a"].metadata.uid == "two"
 
 

@@ -19,7 +19,7 @@ async def test_a_watch_resumes_after_the_servers_regular_end(
     again = await server.watch()
     assert again.request.params["resourceVersion"] == "9"
     again.send("DELETED", pod("a", "10"))
-    await told.heard("+a 1", "+a 1->9", "-a 9")
+    await told.received("+a 1", "+a 1->9", "-a 9")
     assert (running.restarts, running.lists) == (0, 1)
 
 
@@ -72,4 +72,4 @@ async def test_a_line_split_into_two_parts_is_one_event(
     line = b'{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"8"}}}\n'
     watch.send_raw(line[:20])
     watch.send_raw(line[20:] + line.replace(b'"a"', b'"b"'))
-    await told.heard("+a 8", "+b 8")
+    await told.received("+a 8", "+b 8")

@@ -18,7 +18,7 @@ async def test_a_half_open_watch_is_replaced_at_its_resource_version(
     assert again.request.params["resourceVersion"] == "8"
     assert running.restarts >= 1
     again.send("ADDED", pod("a", "9"))
-    await told.heard("+a 9")
+    await told.received("+a 9")
 
 
 async def test_staleness_is_the_age_of_the_last_received_data(
@@ -32,5 +32,5 @@ async def test_staleness_is_the_age_of_the_last_received_data(
     clock[0] = 160.0
     assert running.staleness_seconds() == 60.0
     watch.send("ADDED", pod("a", "8"))
-    await told.heard("+a 8")
+    await told.received("+a 8")
     assert running.staleness_seconds() == 0.0

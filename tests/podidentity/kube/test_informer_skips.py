@@ -44,9 +44,9 @@ async def test_an_overlong_line_removes_its_object_and_the_watch_continues(
     long = line("MODIFIED", pod("a", "8", spec={"x": "x" * 2000}))
     watch.send_raw(line("MODIFIED", pod("b", "7")) + long[:700])
     watch.send_raw(long[700:] + line("MODIFIED", pod("b", "9")))
-    await told.heard("+a 1", "+b 2", "+b 2->7", "-a 1", "+b 7->9")
+    await told.received("+a 1", "+b 2", "+b 2->7", "-a 1", "+b 7->9")
     watch.send_raw(line("MODIFIED", pod("a", "10")))
-    await told.heard("+a 1", "+b 2", "+b 2->7", "-a 1", "+b 7->9", "+a 10")
+    await told.received("+a 1", "+b 2", "+b 2->7", "-a 1", "+b 7->9", "+a 10")
     assert (running.restarts, running.lists) == (0, 1)
     assert client.skipped.counts == {("pods", "size"): 1}
 
@@ -70,7 +70,7 @@ async def test_an_overlong_line_without_a_name_causes_a_list(
     server.lists += [page(pod("a", "1"), version="7"), page(pod("b", "8"), version="9")]
     running = informer()
     (await server.watch()).send_raw(b"]" + b"x" * 2000 + b"\n")
-    await told.heard("+a 1", "-a 1", "+b 8")
+    await told.received("+a 1", "-a 1", "+b 8")
     assert running.lists == 2
 
 
@@ -82,7 +82,7 @@ async def test_an_event_too_deep_and_too_large_removes_its_object_and_the_watch_
     watch = await server.watch()
     watch.send_raw(deep("a", "8"))
     watch.send("MODIFIED", pod("a", "9"))
-    await told.heard("+a 1", "-a 1", "+a 9")
+    await told.received("+a 1", "-a 1", "+a 9")
     assert (running.restarts, running.lists) == (0, 1)
     assert client.skipped.counts == {("pods", "depth"): 1}
 
@@ -97,7 +97,7 @@ async def test_an_object_with_a_field_over_its_limit_counts_as_absent(server: Sc
     watch = await server.watch()
     watch.send("MODIFIED", identity("a", "8", "c" * 1000))
     watch.send("MODIFIED", identity("b", "9", "c"))
-    await told.heard("+a 1", "-a 1", "+b 9")
+    await told.received("+a 1", "-a 1", "+b 9")
     assert client.skipped.counts == {("azureidentities", "limits"): 2}
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -139,11 +139,11 @@ async def test_an_object_that_the_handler_cannot_process_is_removed(
     with caplog.at_level(logging.WARNING):
         watch.send("MODIFIED", pod("a", "8"))
         watch.send("MODIFIED", pod("b", "9"))
-        await handler.heard("+a", "+b", "~a", "-a", "~b")
+        await handler.received("+a", "+b", "~a", "-a", "~b")
         assert set(handler.served) == {"b"} == {name for _, name in running.store}
         handler.upserts = set()
         watch.send("MODIFIED", pod("a", "10"))
-        await handler.heard("+a", "+b", "~a", "-a", "~b", "+a")
+        await handler.received("+a", "+b", "~a", "-a", "~b", "+a")
     assert set(handler.served) == {"a", "b"}
     assert running.staleness_seconds() < 5
     assert client.skipped.counts == {("pods", "handler"): 1}
@@ -172,7 +172,7 @@ async def test_a_handler_that_cannot_remove_an_object_makes_the_watch_silent_unt
     handler.deletes = {"a"}
     watch.send("DELETED", pod("a", "8"))
     watch.send("MODIFIED", pod("b", "9"))
-    await handler.heard("+a", "+b", "-a", "~b")
+    await handler.received("+a", "+b", "-a", "~b")
     assert running.staleness_seconds() == float("inf")
     assert doubts == 1
     await server.watch()  # everything has been listed again, and "a" could still not be forgotten
@@ -198,12 +198,12 @@ async def test_a_namesake_is_not_added_before_the_former_object_is_removed(
     handler.deletes = {"a"}
     watch.send("DELETED", pod("a", "8", uid="one"))
     watch.send("ADDED", pod("a", "9", uid="two"))
-    await handler.heard("+a", "-a", "-a")
+    await handler.received("+a", "-a", "-a")
     assert handler.served["a"].metadata.uid == "one"
     assert running.staleness_seconds() == float("inf")
     handler.deletes = set()
     watch.send("MODIFIED", pod("a", "10", uid="two"))
-    await handler.heard("+a", "-a", "-a", "-a", "+a")
+    await handler.received("+a", "-a", "-a", "-a", "+a")
     assert handler.served["a"].metadata.uid == "two"
     assert running.staleness_seconds() < 5
     task.cancel()

@@ -32,7 +32,7 @@ async def test_an_object_that_becomes_unreadable_counts_as_deleted(
     watch = await server.watch()
     watch.send("MODIFIED", bad("a", "8"))
     watch.send("MODIFIED", pod("a", "9"))
-    await told.heard("+a 1", "-a 1", "+a 9")
+    await told.received("+a 1", "-a 1", "+a 9")
     watch.end()
     assert (await server.watch()).request.params["resourceVersion"] == "9"
 
@@ -43,7 +43,7 @@ async def test_a_malformed_line_causes_a_list(
     server.lists += [page(pod("a", "1"), version="7"), page(pod("b", "8"), version="9")]
     running = informer()
     (await server.watch()).send_raw(b'{"type":"MODIFIED","object":\xff}\n')
-    await told.heard("+a 1", "-a 1", "+b 8")
+    await told.received("+a 1", "-a 1", "+b 8")
     assert running.lists == 2
 
 
@@ -72,7 +72,7 @@ async def test_an_object_nested_too_deeply_hides_neither_itself_nor_the_others(
     event = {"type": "MODIFIED", "object": pod("deep", "8")}
     watch.send_raw(json.dumps(event).encode().replace(*DEEP) + b"\n")
     watch.send("MODIFIED", pod("a", "9"))
-    await told.heard("+deep 1", "+a 2", "+deep 1->8", "+a 2->9")
+    await told.received("+deep 1", "+a 2", "+deep 1->8", "+a 2->9")
     assert running.restarts == 0
 
 
@@ -82,4 +82,4 @@ async def test_an_empty_line_is_ignored(server: ScriptedServer, informer: NewInf
     watch = await server.watch()
     watch.send_raw(b"\n\n")
     watch.send("ADDED", pod("a", "8"))
-    await told.heard("+a 8")
+    await told.received("+a 8")

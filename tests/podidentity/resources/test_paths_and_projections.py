@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from podidentity.old_spellings import fold
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,
@@ -21,7 +22,6 @@ from podidentity.resources import (
     Node,
     OwnerReference,
     Pod,
-    fold,
     nodename_label,
 )
 

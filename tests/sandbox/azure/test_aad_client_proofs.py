@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from podidentity_sandbox.proofs import ASSERTION_TYPE
 from podidentity_sandbox.tokens import read_claims
-from tests.nmi.tokens.signing_in import certificate_of, rsa_key
+from tests.nmi.tokens.sign_in_bench import certificate_of, rsa_key
 from tests.sandbox.azure.conftest import Azure
 
 PSS = padding.PSS(padding.MGF1(hashes.SHA256()), 32)

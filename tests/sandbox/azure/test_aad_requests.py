@@ -30,7 +30,7 @@ async def test_a_valid_request_is_accepted(azure: Azure) -> None:
     ("changed", "status", "error"),
     [
         ({"grant_type": "password"}, 400, "unsupported_grant_type"),
-        ({"client_id": "nobody"}, 400, "unauthorized_client"),
+        ({"client_id": "unknown"}, 400, "unauthorized_client"),
         ({"client_secret": "x"}, 401, "invalid_client"),
         ({"scope": "https://vault.azure.net/"}, 400, "invalid_scope"),
         ({"scope": "/.default"}, 400, "invalid_scope"),

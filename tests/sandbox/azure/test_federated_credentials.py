@@ -29,7 +29,7 @@ from podidentity_sandbox.kubeapi.statuses import StatusError
 from podidentity_sandbox.proofs import ASSERTION_TYPE
 from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.tokens import read_claims
-from tests.nmi.tokens.signing_in import rsa_key
+from tests.nmi.tokens.sign_in_bench import rsa_key
 from tests.sandbox.azure.conftest import Azure
 from tests.sandbox.azure.test_aad_client_proofs import encoded
 from tests.sandbox.kubeapi.client import Caller
@@ -283,8 +283,8 @@ async def test_an_identity_has_at_most_twenty_unique_credentials(federation: Fed
 
 
 def test_an_unknown_client_cannot_have_a_credential(azure: Azure) -> None:
-    with pytest.raises(DirectoryError, match="nobody"):
-        azure.directory.federate("nobody", FederatedCredential("i", "s", "a"))
+    with pytest.raises(DirectoryError, match="unknown-client"):
+        azure.directory.federate("unknown-client", FederatedCredential("i", "s", "a"))
 
 
 async def test_an_identity_is_in_one_tenant_only(federation: Federation) -> None:

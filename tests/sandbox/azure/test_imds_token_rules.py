@@ -103,8 +103,8 @@ async def test_a_cached_token_is_returned_unless_the_cache_is_bypassed(azure: Az
     azure.vm.attach(azure.one)
     _, first, _ = await azure.ask_imds()
     _, again, _ = await azure.ask_imds()
-    _, anew, _ = await azure.ask_imds(f"{ASK}&bypass_cache=true")
-    assert first["access_token"] == again["access_token"] != anew["access_token"]
+    _, refreshed, _ = await azure.ask_imds(f"{ASK}&bypass_cache=true")
+    assert first["access_token"] == again["access_token"] != refreshed["access_token"]
 
 
 async def test_an_address_that_is_no_vm_is_an_unknown_source(azure: Azure) -> None:

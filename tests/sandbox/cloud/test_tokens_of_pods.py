@@ -45,106 +45,106 @@ def say(value):
 @pytest_asyncio.fixture(
     scope="module", loop_scope="module", params=["loopback", pytest.param("namespaces", marks=pytest.mark.root)]
 )
-async def city(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
+async def shared_sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
     settings = Settings(nodes=2, namespaces=request.param == "namespaces", environment=os.environ)
     async with Sandbox(settings) as sandbox:
         yield sandbox
 
 
-async def assign(city: Sandbox, name: str) -> tuple[ManagedIdentity, ExecutionContext]:
+async def assign(shared_sandbox: Sandbox, name: str) -> tuple[ManagedIdentity, ExecutionContext]:
     """An identity, its binding and a pod for it, all called *name*; returns once MIC has assigned it."""
-    context = await place_of(city, pod(name), {"aadpodidbinding": name})
-    identity = await bind(city, name)
+    context = await place_of(shared_sandbox, pod(name), {"aadpodidbinding": name})
+    identity = await bind(shared_sandbox, name)
 
     async def assigned() -> bool:
-        objects = await city.cluster.client.list(ASSIGNED_IDENTITIES)
+        objects = await shared_sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
         return any(found.spec.pod == name and found.status.status == ASSIGNED for found in objects)
 
-    await eventually(assigned, city)
+    await eventually(assigned, shared_sandbox)
     return identity, context
 
 
-async def bind(city: Sandbox, name: str) -> ManagedIdentity:
-    identity = city.azure.directory.add_identity(identity_id(name))
+async def bind(shared_sandbox: Sandbox, name: str) -> ManagedIdentity:
+    identity = shared_sandbox.azure.directory.add_identity(identity_id(name))
     group = {"apiVersion": f"{GROUP}/v1"}
     meta = {"name": name, "namespace": "default"}
     spec = {"type": 0, "resourceID": identity.resource_id, "clientID": identity.client_id}
-    await city.cluster.apply({**group, "kind": "AzureIdentity", "metadata": meta, "spec": spec})
+    await shared_sandbox.cluster.apply({**group, "kind": "AzureIdentity", "metadata": meta, "spec": spec})
     spec = {"azureIdentity": name, "selector": name}
-    await city.cluster.apply({**group, "kind": "AzureIdentityBinding", "metadata": meta, "spec": spec})
+    await shared_sandbox.cluster.apply({**group, "kind": "AzureIdentityBinding", "metadata": meta, "spec": spec})
     return identity
 
 
-async def place_of(city: Sandbox, document: dict[str, Any], labels: dict[str, str]) -> ExecutionContext:
+async def place_of(shared_sandbox: Sandbox, document: dict[str, Any], labels: dict[str, str]) -> ExecutionContext:
     """Where the pod runs, once it does; it is on node-0."""
     document["metadata"]["labels"] = labels
     document["spec"]["nodeName"] = "node-0"
-    await city.cluster.apply(document)
+    await shared_sandbox.cluster.apply(document)
     name = document["metadata"]["name"]
 
     async def running() -> bool:
-        return (await city.cluster.client.get(PODS, "default", name)).status.phase == "Running"
+        return (await shared_sandbox.cluster.client.get(PODS, "default", name)).status.phase == "Running"
 
-    await eventually(running, city)
-    context = city.cluster.kubelets["node-0"].context("default", name)
+    await eventually(running, shared_sandbox)
+    context = shared_sandbox.cluster.kubelets["node-0"].context("default", name)
     assert context is not None
     return context
 
 
-async def start(city: Sandbox, context: ExecutionContext, code: str) -> asyncio.subprocess.Process:
-    asked = city.metadata_url("node-0").removeprefix("http://")
+async def start(shared_sandbox: Sandbox, context: ExecutionContext, code: str) -> asyncio.subprocess.Process:
+    asked = shared_sandbox.metadata_url("node-0").removeprefix("http://")
     return await asyncio.create_subprocess_exec(
         *context.command([sys.executable, "-c", PRELUDE + code]),
         stdout=asyncio.subprocess.PIPE,
-        env={**city.inherited(), **context.environment, "ASK": asked},
+        env={**shared_sandbox.inherited(), **context.environment, "ASK": asked},
     )
 
 
-async def told(city: Sandbox, context: ExecutionContext, code: str) -> Any:
+async def told(shared_sandbox: Sandbox, context: ExecutionContext, code: str) -> Any:
     """Return the output of the program, run by Python inside the pod."""
-    process = await start(city, context, code)
+    process = await start(shared_sandbox, context, code)
     output, _ = await process.communicate()
     assert process.returncode == 0
     return json.loads(output)
 
 
-async def test_a_pod_gets_a_token_whose_claims_name_its_identity(city: Sandbox) -> None:
-    identity, context = await assign(city, "claims")
-    status, kind, body = await told(city, context, "say(ask(connect()))")
+async def test_a_pod_gets_a_token_whose_claims_name_its_identity(shared_sandbox: Sandbox) -> None:
+    identity, context = await assign(shared_sandbox, "claims")
+    status, kind, body = await told(shared_sandbox, context, "say(ask(connect()))")
     assert (status, kind) == (200, "application/json")
     claims = read_claims(body["access_token"])
     assert (claims["appid"], claims["oid"]) == (identity.client_id, identity.object_id)
     assert body["client_id"] == identity.client_id
 
 
-async def test_a_request_without_the_header_is_refused_immediately(city: Sandbox) -> None:
-    context = await place_of(city, pod("headerless"), {"aadpodidbinding": "nobody-binds-this"})
+async def test_a_request_without_the_header_is_refused_immediately(shared_sandbox: Sandbox) -> None:
+    context = await place_of(shared_sandbox, pod("headerless"), {"aadpodidbinding": "unbound-label"})
     code = "began = time.monotonic(); say([*ask(connect(), {}), time.monotonic() - began])"
-    status, kind, body, seconds = await told(city, context, code)
+    status, kind, body, seconds = await told(shared_sandbox, context, code)
     assert (status, kind, body["error"]) == (400, "application/json", "invalid_request")
     assert seconds < 1
 
 
-async def test_a_pod_without_the_label_is_refused_immediately(city: Sandbox) -> None:
-    context = await place_of(city, pod("unlabelled"), {})
+async def test_a_pod_without_the_label_is_refused_immediately(shared_sandbox: Sandbox) -> None:
+    context = await place_of(shared_sandbox, pod("unlabelled"), {})
     code = "began = time.monotonic(); say([*ask(connect()), time.monotonic() - began])"
-    status, _, body, seconds = await told(city, context, code)
+    status, _, body, seconds = await told(shared_sandbox, context, code)
     assert (status, body["error_description"]) == (400, "Identity not found")
     assert seconds < 2  # the address is new to NMI, which may look it up once
 
 
-async def test_an_early_request_is_held_until_the_identity_is_assigned(city: Sandbox) -> None:
-    context = await place_of(city, pod("early"), {"aadpodidbinding": "early"})
-    asking = await start(city, context, "say(ask(connect()))")
-    identity = await bind(city, "early")
+async def test_an_early_request_is_held_until_the_identity_is_assigned(shared_sandbox: Sandbox) -> None:
+    context = await place_of(shared_sandbox, pod("early"), {"aadpodidbinding": "early"})
+    asking = await start(shared_sandbox, context, "say(ask(connect()))")
+    identity = await bind(shared_sandbox, "early")
     output, _ = await asking.communicate()
     status, _, body = json.loads(output)
     assert (status, body["client_id"]) == (200, identity.client_id)
 
 
-async def test_a_hundred_concurrent_first_requests_cause_one_call_to_imds(city: Sandbox) -> None:
-    identity, context = await assign(city, "hundred")
-    before = len(city.azure.imds.token_calls)
+async def test_a_hundred_concurrent_first_requests_cause_one_call_to_imds(shared_sandbox: Sandbox) -> None:
+    identity, context = await assign(shared_sandbox, "hundred")
+    before = len(shared_sandbox.azure.imds.token_calls)
     code = """
 gate, statuses = threading.Barrier(100), []
 def one():
@@ -157,8 +157,8 @@ threads = [threading.Thread(target=one) for _ in range(100)]
 [thread.join() for thread in threads]
 say(statuses)
 """
-    assert await told(city, context, code) == [200] * 100
-    calls = city.azure.imds.token_calls[before:]
+    assert await told(shared_sandbox, context, code) == [200] * 100
+    calls = shared_sandbox.azure.imds.token_calls[before:]
     assert [call.query["client_id"] for call in calls] == [identity.client_id]
 
 
@@ -177,29 +177,33 @@ while status == 200:
 """
 
 
-async def test_a_deleted_binding_ends_tokens_on_an_open_connection_before_azure_changes(city: Sandbox) -> None:
-    _, context = await assign(city, "unbound")
-    machine = city.azure.arm.vm(city.vm_id("node-0"))
+async def test_a_deleted_binding_ends_tokens_on_an_open_connection_before_azure_changes(
+    shared_sandbox: Sandbox,
+) -> None:
+    _, context = await assign(shared_sandbox, "unbound")
+    machine = shared_sandbox.azure.arm.vm(shared_sandbox.vm_id("node-0"))
     machine.operation_seconds = 5.0
     try:
-        seconds = await _seconds_of_grants_after(city, context, BINDINGS, "unbound")
+        seconds = await _seconds_of_grants_after(shared_sandbox, context, BINDINGS, "unbound")
     finally:
         machine.operation_seconds = 0.2
     assert seconds < 1.0
 
 
-async def test_a_deleted_pod_gets_no_tokens_on_an_open_connection(city: Sandbox) -> None:
-    _, context = await assign(city, "removed")
-    assert await _seconds_of_grants_after(city, context, PODS, "removed") < 1.0
+async def test_a_deleted_pod_gets_no_tokens_on_an_open_connection(shared_sandbox: Sandbox) -> None:
+    _, context = await assign(shared_sandbox, "removed")
+    assert await _seconds_of_grants_after(shared_sandbox, context, PODS, "removed") < 1.0
 
 
-async def _seconds_of_grants_after(city: Sandbox, context: ExecutionContext, kind: Kind[Any], name: str) -> float:
+async def _seconds_of_grants_after(
+    shared_sandbox: Sandbox, context: ExecutionContext, kind: Kind[Any], name: str
+) -> float:
     """Return how long after the deletion of an object the pod still got a token."""
-    process = await start(city, context, ASK_UNTIL_IT_ENDS)
+    process = await start(shared_sandbox, context, ASK_UNTIL_IT_ENDS)
     assert process.stdout is not None
     assert json.loads(await process.stdout.readline())[0] == 200
     began = time.monotonic()
-    await city.cluster.client.delete(kind, "default", name)
+    await shared_sandbox.cluster.client.delete(kind, "default", name)
     output, _ = await process.communicate()
     assert process.returncode == 0
     answers = [json.loads(line) for line in output.splitlines()]
@@ -207,14 +211,14 @@ async def _seconds_of_grants_after(city: Sandbox, context: ExecutionContext, kin
     return max((asked for status, asked in answers if status == 200), default=began) - began
 
 
-async def test_the_python_sdk_gets_its_token_with_no_override(city: Sandbox) -> None:
-    identity, context = await assign(city, "sdk")
-    if not city.redirects:
+async def test_the_python_sdk_gets_its_token_with_no_override(shared_sandbox: Sandbox) -> None:
+    identity, context = await assign(shared_sandbox, "sdk")
+    if not shared_sandbox.redirects:
         assert context.environment["SANDBOX_SOURCE_ADDRESS"] == context.address
         return  # the SDK has no setting for the source address
     code = (
         "from azure.identity import ManagedIdentityCredential\n"
         "say(ManagedIdentityCredential().get_token('https://management.azure.com/.default').token)\n"
     )
-    token = await told(city, context, code)
+    token = await told(shared_sandbox, context, code)
     assert read_claims(token)["appid"] == identity.client_id

@@ -27,14 +27,14 @@ async def test_without_valid_credentials_everything_is_401(api: KubeApi, token: 
 
 
 async def test_a_client_certificate_of_the_servers_authority_is_accepted(api: KubeApi) -> None:
-    certificate = api.authority.client("someone", ["system:masters"])
+    certificate = api.authority.client("user", ["system:masters"])
     caller = Caller(api.server, "", api.authority.client_context(certificate))
     assert (await caller("GET", "/healthz")).status == 200
     await caller.close()
 
 
 async def test_a_client_certificate_of_another_authority_is_rejected(api: KubeApi) -> None:
-    certificate = Authority().client("someone", ["system:masters"])
+    certificate = Authority().client("user", ["system:masters"])
     caller = Caller(api.server, "", api.authority.client_context(certificate))
     with pytest.raises((aiohttp.ClientError, OSError)):
         await caller("GET", "/healthz")

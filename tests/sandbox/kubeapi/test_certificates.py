@@ -34,9 +34,9 @@ async def test_a_server_certificate_passes_strict_checks() -> None:
 
 async def test_a_client_certificate_names_its_user_and_groups() -> None:
     authority = Authority()
-    trust = authority.client_context(authority.client("someone", ["a", "b"]))
+    trust = authority.client_context(authority.client("user", ["a", "b"]))
     said = await said_by_a_server(authority.server_context(ask_clients=True), trust)
-    assert said == b"['a', 'b', 'someone']"
+    assert said == b"['a', 'b', 'user']"
 
 
 async def test_a_certificate_is_valid_only_for_the_hosts_that_it_names() -> None:

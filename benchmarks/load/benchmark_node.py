@@ -1,0 +1,91 @@
+"""A node with its pods, and the running servers that are measured on it. One server has load at any time."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from benchmarks.load.addresses import FIRST_POD
+from benchmarks.load.generator import Group, Load, start
+from benchmarks.load.nginx import nginx
+from benchmarks.load.node import Node, node
+from benchmarks.load.node_servers import NodeServers, node_servers
+from benchmarks.load.peers.starting import on_aiohttp, plain
+from benchmarks.load.servers import Server, check
+from benchmarks.load.wire import FIRST_POD as FIRST_BEHIND_A_WIRE
+from benchmarks.load.wire import led_to, wire
+
+SDK_PATH: Final = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com"
+"""SDKs send the resource without the slash at the end. The two forms are different tokens."""
+GENERATOR_CORE: Final = 1
+"""The servers' is 0."""
+WARM_PODS: Final = 256
+"""More pods than send requests in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkNode:
+    """The node and its servers. `on_loopback` and `behind_the_rule` create it."""
+
+    node_servers: NodeServers
+    node: Node
+    servers: dict[str, Server]
+    pods: int
+    first_pod: str
+
+    @property
+    def askers(self) -> int:
+        """The number of pods that send requests, from the first on. Each has a ready answer."""
+        return min(self.pods, WARM_PODS)
+
+    def load(self, server: Server, groups: Sequence[Group], seconds: float, *, warm_seconds: float) -> Load:
+        """Start the generator on the side of *server*'s pods."""
+        begin = partial(start, server.address, server.port, groups, seconds)
+        return server.pods.call(lambda: begin(core=GENERATOR_CORE, warm_seconds=warm_seconds))
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """Other processes of the measurement, apart from server and generator."""
+        return (self.node_servers.pid,)
+
+
+@contextmanager
+def on_loopback(pods: int, names: Sequence[str]) -> Iterator[BenchmarkNode]:
+    """Start the servers *names*, and compare their responses with NMI's. Raises ProgramError."""
+    with ExitStack() as stack:
+        around = stack.enter_context(node_servers())
+        addresses = around.add_pods(pods)
+        ours = stack.enter_context(node(around))
+        answer = ours.answer(addresses[0])
+        servers: dict[str, Server] = {"nmi": ours}
+        if "nginx" in names:
+            servers["nginx"] = stack.enter_context(nginx(answer))
+        if "plain" in names:
+            servers["plain"] = stack.enter_context(plain(answer, pods=pods))
+        if "aiohttp" in names:
+            servers["aiohttp"] = stack.enter_context(on_aiohttp(answer, pods=pods))
+        for server in servers.values():
+            check(server, answer)
+        made = BenchmarkNode(around, ours, servers, pods, FIRST_POD)
+        ours.warm(addresses[: made.askers])
+        ours.warm(addresses[: made.askers], SDK_PATH)
+        yield made
+
+
+@contextmanager
+def behind_the_rule(pods: int) -> Iterator[BenchmarkNode]:
+    """Start NMI and nginx, each in separate namespaces behind the same kind of nat rule. Raises ProgramError."""
+    with ExitStack() as stack:
+        ours_on, theirs_on = stack.enter_context(wire(pods)), stack.enter_context(wire(pods))
+        around = stack.enter_context(node_servers(side=ours_on.node, first_pod=FIRST_BEHIND_A_WIRE, imds=ours_on.imds))
+        addresses = around.add_pods(pods)
+        ours = stack.enter_context(node(around, behind=ours_on))
+        answer = ours.answer(addresses[0])
+        theirs = led_to(stack.enter_context(nginx(answer, side=theirs_on.node)), theirs_on)
+        servers: dict[str, Server] = {"nmi": ours, "nginx": theirs}
+        for server in servers.values():
+            check(server, answer, source=FIRST_BEHIND_A_WIRE)
+        made = BenchmarkNode(around, ours, servers, pods, FIRST_BEHIND_A_WIRE)
+        ours.warm(addresses[: made.askers])
+        yield made

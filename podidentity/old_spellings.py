@@ -1,0 +1,59 @@
+"""Fields of custom resources in the spellings from before v1.6.0: `ClientID`, `clientid`, … for clientID. Pure."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, NamedTuple, get_args
+
+import msgspec
+
+from podidentity.resources import BareMeta, Spec, Wire
+
+
+class CustomResourceField(NamedTuple):
+    """A field of a custom resource."""
+
+    present: str
+    """Current spelling."""
+    read: type[Wire] | None
+    """Struct of its value, if that has fields."""
+    shape: type[Wire] | None
+    """Struct of its value, if those fields have old spellings, too. Metadata has none."""
+
+
+@cache
+def spellings(shape: type[Wire]) -> Mapping[str, CustomResourceField]:
+    """Return the fields of *shape* by their current names and by those in lower case."""
+    fields = [_field(field.encode_name, field.type) for field in msgspec.structs.fields(shape)]
+    return {name: field for field in fields for name in (field.present, field.present.lower())}
+
+
+@cache
+def _folded(shape: type[Wire]) -> Mapping[str, CustomResourceField]:
+    """Return the fields of *shape*, and those that every spec may have and that are ignored."""
+    unread = ("metadata", "replicas") if issubclass(shape, Spec) else ()
+    return {**spellings(shape), **{name: CustomResourceField(name, None, None) for name in unread}}
+
+
+def _field(name: str, annotation: Any) -> CustomResourceField:
+    parts = (annotation, *get_args(annotation))
+    read = next((each for each in parts if isinstance(each, type) and issubclass(each, Wire)), None)
+    return CustomResourceField(name, read, None if read is None or issubclass(read, BareMeta) else read)
+
+
+def fold(document: Mapping[str, Any], shape: type[Wire]) -> dict[str, Any]:
+    """Return *document*, of type *shape*, with every known field in its current spelling; the rest is unchanged.
+
+    A field in the current spelling takes precedence over an older spelling unless it is null; an older spelling with
+    null is dropped. Metadata, the label map of an exception and unknown fields are user content and stay as they are.
+    """
+    fields = _folded(shape)
+    folded: dict[str, Any] = {}
+    for name, value in document.items():
+        field = fields.get(name) or fields.get(name.lower())
+        present, inner = (field.present, field.shape) if field is not None else (name, None)
+        if name != present and (value is None or document.get(present) is not None):
+            continue
+        if value is None and present in folded:
+            continue
+        folded[present] = fold(value, inner) if inner is not None and isinstance(value, dict) else value
+    return folded

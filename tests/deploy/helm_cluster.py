@@ -1,0 +1,111 @@
+"""Installation of the chart on a real control plane, and queries of that cluster."""
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tests.conftest import OUR_KINDS
+from tests.kubectl_and_helm import Commands
+from tests.testplane import up
+from tools.chart.rendering import CHART
+
+LIMIT: Final = "--timeout=60s"
+Right = tuple[str, str, str]
+"""One line of `kubectl auth can-i --list`: resource, names, verbs."""
+
+
+class Cluster(Commands):
+    """A control plane with one version of helm."""
+
+    def __init__(self, plane: up.Plane, helm: str = "helm") -> None:
+        super().__init__(plane.kubeconfig, helm)
+        self.plane = plane
+
+    def install(self, namespace: str, *options: str, release: str = "pi", chart: Path = CHART) -> None:
+        self.helm("install", release, str(chart), f"--namespace={namespace}", "--create-namespace", LIMIT, *options)
+
+    @contextlib.contextmanager
+    def installed(self, namespace: str, *options: str) -> Iterator[None]:
+        """Install the chart in a namespace of this name, and remove both afterwards."""
+        self.install(namespace, *options)
+        try:
+            yield
+        finally:
+            # The hook that cleans nodes waits for programs that do not run here.
+            self.helm("uninstall", "pi", f"--namespace={namespace}", "--no-hooks", LIMIT)
+            self.kubectl("delete", "namespace", namespace, "--wait=false")
+
+    def rights(self, account: str, *, of: str, within: str) -> set[Right]:
+        """Return what service account *account* of namespace *of* may do in *within*, beyond every account."""
+
+        def told(name: str) -> set[Right]:
+            listed = self.kubectl(
+                "auth", "can-i", "--list", f"--namespace={within}", f"--as=system:serviceaccount:{of}:{name}"
+            )
+            return set(_rights(listed))
+
+        return told(account) - told("without-permissions")
+
+    def token(self, account: str, namespace: str) -> str:
+        """Return the token that the kubelet mounts into a pod of this service account."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        return str(self.plane.api("POST", path, {"spec": {"expirationSeconds": 3600}})["status"]["token"])
+
+    def kubeconfig_of(self, account: str, namespace: str, file: Path) -> Path:
+        """Return a kubeconfig of that service account."""
+        config = yaml.safe_load(Path(self.plane.kubeconfig).read_text())
+        for user in config["users"]:
+            user["user"] = {"token": self.token(account, namespace)}
+        file.write_text(yaml.safe_dump(config))
+        return file
+
+    def without_our_kinds(self) -> None:
+        """Delete the CustomResourceDefinitions if they exist."""
+        kinds = [f"crd/{kind}.aadpodidentity.k8s.io" for kind in OUR_KINDS]
+        self.kubectl("delete", "--ignore-not-found", "--timeout=20s", *kinds)
+
+    def everything(self) -> set[str]:
+        """Return each object of the cluster except those that the control plane manages itself."""
+        kinds = self.kubectl("api-resources", "--verbs=list", "-o", "name").split()
+        wanted = ",".join(kind for kind in kinds if kind not in UNTOLD)
+        listed = json.loads(self.kubectl("get", wanted, "-A", "-o", "json"))["items"]
+        return {f"{each['kind']} {each['metadata'].get('namespace', '')}/{each['metadata']['name']}" for each in listed}
+
+    def until_rights_hold(self, *, account: str, namespace: str, verb: str, resource: str) -> None:
+        """Wait until the server's authorizer knows a role."""
+        who = f"--as=system:serviceaccount:{namespace}:{account}"
+        deadline = time.monotonic() + 20
+        while "no" in self.kubectl_unchecked("auth", "can-i", verb, resource, "-A", who):
+            assert time.monotonic() < deadline, f"{account} may not {verb} {resource}"
+            time.sleep(0.05)
+
+
+UNTOLD: Final = {
+    *("events", "events.events.k8s.io", "leases.coordination.k8s.io", "endpoints", "nodes", "namespaces"),
+    "apiservices.apiregistration.k8s.io",
+}
+"""Kinds whose objects the control plane creates, the last for each definition; and namespaces, which tests create."""
+
+
+def _rights(listed: str) -> Iterator[Right]:
+    for line in listed.splitlines():
+        found = re.fullmatch(r"(\S+)\s+\[(.*?)\]\s+\[(.*?)\]\s+\[(.*?)\]", line)
+        if found:  # skip the heading and non-resource paths
+            yield found[1], found[3], " ".join(sorted(found[4].split()))
+
+
+def arguments_of(objects: Sequence[dict[str, Any]], container: str) -> list[str]:
+    """Return the command line of the container with this name."""
+    (found,) = (
+        one["args"]
+        for each in objects
+        for one in each.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
+        if one["name"] == container
+    )
+    return list(found)

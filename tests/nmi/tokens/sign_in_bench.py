@@ -1,0 +1,242 @@
+"""What tests of service principals share: the emulated AAD and API server, both over TLS, and the source between."""
+
+import asyncio
+import base64
+import datetime
+import math
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Self
+
+import aiohttp
+from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import KeySerializationEncryption, NoEncryption, PrivateFormat, pkcs12
+from cryptography.x509.oid import NameOID
+from typing_extensions import override
+
+from nmi.tokens.endpoints import SignInPolicy
+from nmi.tokens.secrets import Secrets
+from nmi.tokens.service_principal import ServicePrincipalSource
+from nmi.tokens.sign_in import ProxyFor, new_session, no_proxy
+from nmi.tokens.sign_ins import RETRY_DELAYS, SignIns
+from nmi.tokens.source import FetchedToken, FetchRequest
+from podidentity.azure.clouds import PUBLIC, Cloud
+from podidentity.azure.errors import AzureError
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta, SecretReference
+from podidentity_sandbox.aad import Aad
+from podidentity_sandbox.certificates import LOOPBACK, Authority
+from podidentity_sandbox.directory import Directory, ServicePrincipal
+from podidentity_sandbox.kubeapi.server import KubeApi
+from podidentity_sandbox.tokens import TokenMint, read_claims
+
+NAMESPACE = "team-a"
+RESOURCE = "https://vault.azure.net"
+WITHIN = 20.0
+SIGN_IN_HOSTS = ("login.microsoftonline.com", "login.microsoftonline.us", "login.chinacloudapi.cn")
+MINT = TokenMint()
+AUTHORITY = Authority()
+
+
+@cache
+def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
+    """A key, the same one for the same arguments: making one takes a while."""
+    return rsa.generate_private_key(65537, bits)
+
+
+def certificate_of(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, subject: str = "app") -> x509.Certificate:
+    """A self-signed certificate, valid for a day."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    return (
+        builder.not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+
+
+def pfx_of(
+    key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | None,
+    certificate: x509.Certificate | None,
+    password: bytes = b"",
+    rounds: int = 20_000,
+) -> bytes:
+    """A PKCS #12 file, encrypted if there is a password; *rounds* is the work that its reader has to do."""
+    encryption: KeySerializationEncryption = NoEncryption()
+    if password:
+        builder = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(rounds).hmac_hash(hashes.SHA256())
+        encryption = builder.key_cert_algorithm(pkcs12.PBES.PBESv2SHA256AndAES256CBC).build(password)
+    return pkcs12.serialize_key_and_certificates(b"app", key, certificate, None, encryption)
+
+
+class RedirectingConnector(AbstractResolver):
+    """Leads every name to AAD's emulator: what asks for login.microsoftonline.com asks for that, over its TLS."""
+
+    def __init__(self, aad: Aad) -> None:
+        self._aad = aad
+        self.asked: list[str] = []
+
+    @override
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        self.asked.append(host)
+        return [
+            ResolveResult(
+                hostname=host, host=self._aad.host, port=self._aad.port, family=socket.AF_INET, proto=0, flags=0
+            )
+        ]
+
+    @override
+    async def close(self) -> None:
+        pass
+
+
+@dataclass
+class Bench:
+    """One AAD, one API server, one source. Times of retries are cut to nothing."""
+
+    directory: Directory = field(default_factory=Directory)
+    allow_cross_namespace: bool = False
+    cloud: Cloud = PUBLIC
+    proxy_for: ProxyFor = no_proxy
+    attempt_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        self.aad = Aad(self.directory, MINT)
+        self.observed: list[AzureError | None] = []
+        self.failed_reads = 0
+        self.pauses: list[float] = []
+
+    async def start(self) -> None:
+        self.kube = await asyncio.to_thread(KubeApi)
+        context = await asyncio.to_thread(AUTHORITY.server_context, (*LOOPBACK, *SIGN_IN_HOSTS))
+        await self.aad.start(ssl_context=context)
+        await self.kube.start()
+        for namespace in (NAMESPACE, "team-b"):
+            self.kube.store.create("namespaces", {"metadata": {"name": namespace}})
+        self.client = Client(
+            ClusterAccess(self.kube.server, self.kube.authority.client_context(), self._authorization),
+            user_agent="test",
+        )
+        self.resolver = RedirectingConnector(self.aad)
+        self.session = self.new_session(AUTHORITY.client_context())
+        self.source = self.new_source()
+
+    def new_session(self, trust: ssl.SSLContext | bool) -> aiohttp.ClientSession:
+        """A session that trusts what *trust* does, and finds every name at the emulator."""
+        return new_session("test", aiohttp.TCPConnector(ssl=trust, resolver=self.resolver))
+
+    def new_source(
+        self, session: aiohttp.ClientSession | None = None, *, retry_delays: tuple[float, ...] = RETRY_DELAYS
+    ) -> ServicePrincipalSource:
+        async def sleep(seconds: float) -> None:
+            self.pauses.append(seconds)
+
+        self.sign_ins = SignIns(
+            session or self.session,
+            proxy_for=self.proxy_for,
+            attempt_seconds=self.attempt_seconds,
+            retry_delays=retry_delays,
+            observe=lambda _seconds, error: self.observed.append(error),
+            sleep=sleep,
+        )
+        return ServicePrincipalSource(self.policy, Secrets(self.client, count_failure=self._count), self.sign_ins)
+
+    @property
+    def policy(self) -> SignInPolicy:
+        return SignInPolicy(
+            self.cloud, allowed_endpoints=(self.aad.url,), allow_cross_namespace=self.allow_cross_namespace
+        )
+
+    def _count(self) -> None:
+        self.failed_reads += 1
+
+    async def _authorization(self) -> str:
+        return f"Bearer {self.kube.token}"
+
+    async def stop(self) -> None:
+        await self.session.close()
+        await self.client.aclose()
+        await self.kube.stop()
+        await self.aad.stop()
+
+    def put_secret(self, name: str = "sp", namespace: str = NAMESPACE, /, **values: bytes) -> str:
+        """Store a Secret, or other values in the one there is; returns its version."""
+        data = {key: base64.b64encode(value).decode() for key, value in values.items()}
+        made = {"metadata": {"name": name, "namespace": namespace}, "type": "Opaque", "data": data}
+        if any(one["metadata"]["name"] == name for one in self.kube.store.list("secrets", namespace)):
+            self.kube.store.delete("secrets", name, namespace)
+        stored = self.kube.store.create("secrets", made, namespace)
+        return f"{stored['metadata']['uid']}/{stored['metadata']['resourceVersion']}"
+
+    def identity(self, principal: ServicePrincipal, **changed: Any) -> AzureIdentity:
+        """An AzureIdentity for *principal*, of type 1 by default, with its Secret in the same namespace."""
+        given = {
+            "type": 1,
+            "client_id": principal.client_id,
+            "tenant_id": self.directory.tenant_id,
+            "client_password": SecretReference(name="sp", namespace=NAMESPACE),
+            "ad_endpoint": f"{self.aad.url}/",
+            **changed,
+        }
+        return AzureIdentity(metadata=Meta(name="id", namespace=NAMESPACE), spec=AzureIdentitySpec(**given))
+
+    async def fetch(self, identity: AzureIdentity, resource: str = RESOURCE, **changed: Any) -> FetchedToken:
+        given: dict[str, Any] = {"timeout_seconds": WITHIN, "call_permit": _no_permit, **changed}
+        return await self.source.fetch(FetchRequest(identity=identity, resource=resource, **given))
+
+    @property
+    def secret_reads(self) -> int:
+        return sum("/secrets/" in request.path for request in self.kube.requests)
+
+
+class Hanging:
+    """Requests of AAD whose path contains *part* are not answered before the block ends; the first *times* of them."""
+
+    def __init__(self, bench: Bench, part: str = "", times: float = math.inf) -> None:
+        self._bench, self._part, self._times = bench, part, times
+        self.arrived, self._go_on = asyncio.Event(), asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        answer = self._bench.aad.handle
+
+        async def held(request: web.BaseRequest) -> web.StreamResponse:
+            if self._part in request.path and self._times > 0:
+                self._times -= 1
+                self.arrived.set()
+                await self._go_on.wait()
+            return await answer(request)
+
+        self._bench.aad.handle = held  # type: ignore[method-assign]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._go_on.set()
+
+
+def _no_permit() -> Any:
+    raise AssertionError("no service principal may use the governor of IMDS")
+
+
+def claims(granted: FetchedToken) -> dict[str, Any]:
+    return read_claims(granted.token.access_token)
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[Bench]:
+    await bench.start()
+    try:
+        yield bench
+    finally:
+        await bench.stop()

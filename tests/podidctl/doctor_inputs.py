@@ -1,0 +1,121 @@
+"""State of a healthy installation for the doctor, and the changes of a test."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from mic.startup.spellings import KINDS
+from podidctl.diagnosis.daemons import (
+    Daemon,
+    DaemonCondition,
+    DaemonContainer,
+    DaemonSpec,
+    DaemonStatus,
+    EnvironmentVariable,
+    FieldRef,
+    ValueFrom,
+)
+from podidctl.doctor.report import report
+from podidctl.doctor.schema import Finding, Level, Report
+from podidctl.doctor.state import (
+    ClusterState,
+    Definition,
+    DefinitionSpec,
+    DefinitionStatus,
+    Locks,
+    Objects,
+    ServerState,
+    Version,
+)
+from podidentity.kube.lock_records import LockRecord
+from podidentity.resources import BareMeta, Node, NodeSpec, OwnerReference, PodMeta
+from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, pod
+from tests.podidctl.prediction_inputs import VM
+
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+KEEPS = {"openAPIV3Schema": {"properties": {"spec": {"x-kubernetes-preserve-unknown-fields": True}}}}
+
+
+def definition(**changes: Any) -> Definition:
+    usual: dict[str, Any] = {"name": "v1", "served": True, "storage": True, "schema": KEEPS}
+    version = Version(**(usual | changes))
+    return Definition(spec=DefinitionSpec(versions=[version]), status=DefinitionStatus(stored_versions=["v1"]))
+
+
+def daemon(program: str, name: str, *args: str, node: str = NODE, ready: bool = True, **more: Any) -> Daemon:
+    """A pod of *program*, in kube-system unless *more* says otherwise."""
+    variable = EnvironmentVariable(
+        name="NODE_NAME", value_from=ValueFrom(field_ref=FieldRef(field_path="spec.nodeName"))
+    )
+    image = more.pop("image", f"registry/{program}:1")
+    owner = OwnerReference(kind="ReplicaSet" if program == "mic" else "DaemonSet", name=program, controller=True)
+    return Daemon(
+        metadata=PodMeta(
+            name=name,
+            namespace=more.pop("namespace", "kube-system"),
+            labels={"component": program},
+            owner_references=[] if more.pop("alone", False) else [owner],
+        ),
+        spec=DaemonSpec(
+            node_name=node,
+            host_network=more.pop("host_network", False),
+            containers=[DaemonContainer(name=program, image=image, args=list(args), env=[variable])],
+        ),
+        status=DaemonStatus(phase="Running", conditions=[DaemonCondition(type="Ready", status=str(ready))]),
+    )
+
+
+def nmi(*args: str, name: str = "nmi-1", **more: Any) -> Daemon:
+    return daemon("nmi", name, "--node=$(NODE_NAME)", "--MICNamespace=kube-system", *args, **more)
+
+
+def mic(*args: str, name: str = "mic-1", **more: Any) -> Daemon:
+    return daemon("mic", name, *args, **more)
+
+
+def node(name: str = NODE, **labels: str) -> Node:
+    meta = BareMeta(name=name, labels={key.replace("__", "."): value for key, value in labels.items()})
+    return Node(metadata=meta, spec=NodeSpec(provider_id=f"azure://{VM}"))
+
+
+def held(holder: str = "mic-1", renewed: str = "2026-01-01T11:59:55.000000Z") -> LockRecord:
+    return LockRecord(holder, 15.0, renewed)
+
+
+def objects(**changes: Any) -> Objects:
+    usual: dict[str, Any] = {
+        "identities": (identity(),),
+        "bindings": (binding(),),
+        "assigned": (assigned_identity(),),
+        "pods": (pod(),),
+        "nodes": (node(),),
+    }
+    return Objects(**(usual | changes))
+
+
+def seen(**changes: Any) -> ClusterState:
+    usual: dict[str, Any] = {
+        "now": NOW,
+        "server": ServerState("v1.31.0", 0.2, 0.6),
+        "definitions": {each.plural: definition() for each in KINDS},
+        "objects": objects(),
+        "nmi": (nmi(),),
+        "mic": (mic(),),
+        "locks": (Locks("default", "aad-pod-identity-mic", held()),),
+    }
+    return ClusterState(**(usual | changes))
+
+
+def examined(**changes: Any) -> Report:
+    return report(seen(**changes))
+
+
+def bad(told: Report) -> list[Finding]:
+    """Return the findings that are not ok; each one except unknown states the next action."""
+    lines = [each for each in told.findings if each.level is not Level.OK]
+    assert all(each.next for each in lines if each.level is not Level.UNKNOWN)
+    return lines
+
+
+def one(told: Report) -> Finding:
+    (line,) = bad(told)
+    return line
