@@ -18,10 +18,12 @@ from podidentity.kube.access import ClusterAccess
 from podidentity_sandbox import issuing
 from podidentity_sandbox.azure import AzureEmulator, AzureFiles
 from podidentity_sandbox.certificates import LOOPBACK, Authority
+from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.imds import Imds
 from podidentity_sandbox.machines import Machine
 from podidentity_sandbox.namespaces import Namespaces
 from podidentity_sandbox.network import METADATA_ADDRESS, Loopback
+from podidentity_sandbox.sandbox import EXCHANGE_AUDIENCE
 from podidentity_sandbox.serving import listening
 from podidentity_sandbox.tokens import TokenMint
 from tests.realnode.options import AAD_PORT, API_PORT, ARM_PORT, OUTSIDE_ADDRESS, NodeAddresses, is_pod
@@ -85,6 +87,17 @@ class _OutsideAzure(AzureEmulator):
         await self.aad.start(OUTSIDE_ADDRESS, AAD_PORT, ssl_context=context)
         await self.arm.start(OUTSIDE_ADDRESS, ARM_PORT, ssl_context=context)
         await self.imds.start()
+
+
+def _access(plane: Path) -> ClusterAccess:
+    """Return the administrator's access to the API server, for programs of the namespace outside of the nodes."""
+    authorization = f"Bearer {(plane / 'token').read_text()}"
+    context = ssl.create_default_context(cadata=(plane / "ca.crt").read_text())
+
+    async def authorize() -> str:
+        return authorization
+
+    return ClusterAccess(server=f"https://127.0.0.1:{API_PORT}", ssl=context, authorization=authorize)
 
 
 class Azure:
@@ -156,14 +169,16 @@ class Azure:
 
     def trust_cluster(self, plane: Path) -> None:
         """Let AAD verify service account tokens with the keys of the API server whose directory is *plane*."""
-        authorization = f"Bearer {(plane / 'token').read_text()}"
-        context = ssl.create_default_context(cadata=(plane / "ca.crt").read_text())
-
-        async def authorize() -> str:
-            return authorization
-
-        access = ClusterAccess(server=f"https://127.0.0.1:{API_PORT}", ssl=context, authorization=authorize)
+        access = _access(plane)
         self.call(lambda emulator: setattr(emulator.aad.issuers, "fetch", lambda url: issuing.fetch(access, url)))
+
+    def federate(self, client_id: str, namespace: str, service_account: str, plane: Path) -> None:
+        """Let an identity trust the pods of a service account of the cluster whose directory is *plane*."""
+        issuer = self.run(issuing.issuer_of(_access(plane)))
+        credential = FederatedCredential(
+            issuer, f"system:serviceaccount:{namespace}:{service_account}", EXCHANGE_AUDIENCE
+        )
+        self.call(lambda emulator: emulator.directory.federate(client_id, credential))
 
     def requests(self, since: float = 0.0) -> list[ImdsRequest]:
         """Return the requests that reached IMDS from *since* on, in Unix seconds."""

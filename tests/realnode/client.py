@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -34,7 +34,8 @@ class Response:
 
     status: int
     headers: Mapping[str, str]
-    body: str
+    body: str = field(repr=False)
+    """The content, which may be a token: no message shows it."""
 
     @property
     def document(self) -> dict[str, Any]:
@@ -56,19 +57,26 @@ def request(
     return Response(*json.loads(bed.kubectl("exec", pod, f"--namespace={namespace}", "--", *code)))
 
 
-def token(bed: Bed, pod: str, *, namespace: str = "default", seconds: float = 60, **query: str) -> Response:
-    """Return the response to a pod's request for a token."""
-    parameters = urlencode({"api-version": "2018-02-01", "resource": RESOURCE, **query})
+def token(bed: Bed, pod: str, *, namespace: str = "default", seconds: float = 60, client_id: str = "") -> Response:
+    """Return the response to a pod's request for a token, of the identity with *client_id* if it is not empty."""
+    selected = {"client_id": client_id} if client_id else {}
+    parameters = urlencode({"api-version": "2018-02-01", "resource": RESOURCE, **selected})
     return request(bed, pod, f"{TOKEN}?{parameters}", namespace=namespace, seconds=seconds)
 
 
-def eventually(bed: Bed, pod: str, identity: str, *, namespace: str = "default", seconds: float = 60) -> Response:
-    """Return the first response with a token of *identity*. Raise BedError after *seconds*."""
+def eventually(
+    bed: Bed, pod: str, identity: str, *, namespace: str = "default", seconds: float = 60, client_id: str = ""
+) -> Response:
+    """Return the first response with a token of *identity*, for a request as in `token`.
+
+    Raise BedError after *seconds*.
+    """
     end = time.monotonic() + seconds
     while True:
-        response = token(bed, pod, namespace=namespace)
+        response = token(bed, pod, namespace=namespace, client_id=client_id)
         if response.status == 200 and response.identity == identity:
             return response
         if time.monotonic() > end:
-            raise BedError(f"{pod} got {response.status} {response.body[:300]} instead of a token of {identity}")
+            got = f"a token of {response.identity}" if response.status == 200 else response.body[:300]
+            raise BedError(f"{pod} got {response.status}, {got}, instead of a token of {identity}")
         time.sleep(0.5)

@@ -79,7 +79,9 @@ def main(arguments: list[str]) -> None:
     options, install = read_options(arguments)
     if not available():
         sys.exit("make node: the nodes are network namespaces, which needs root")
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Both end the test bed, also where the shell that started it ignores Ctrl-C for it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         with Bed(options) as bed:
             (bed.folder / "values.yaml").write_text(yaml.safe_dump(chart_values()))

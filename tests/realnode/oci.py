@@ -46,6 +46,14 @@ def add_layer(
     _write(archive, name, blobs, *_extended(blobs, config, manifest["layers"], files, mode=0o644))
 
 
+def read_labels(archive: Path) -> dict[str, str]:
+    """Return the labels of the image in *archive*."""
+    blobs, index = _read(archive)
+    manifest = json.loads(blobs[_hex(index["manifests"][0]["digest"])])
+    config = json.loads(blobs[_hex(manifest["config"]["digest"])])
+    return dict(config["config"].get("Labels") or {})
+
+
 def read_file(archive: Path, path: str) -> bytes:
     """Return the content of a regular file of the image in *archive*. Raise KeyError if the image has none."""
     blobs, index = _read(archive)

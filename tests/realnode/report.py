@@ -11,8 +11,9 @@ from typing import Final
 
 import msgspec
 
+from tests.realnode import oci
 from tests.realnode.evaluation import Result
-from tests.realnode.programs import ROOT
+from tests.realnode.programs import IMAGES, ROOT
 from tests.realnode.scenario import RESULTS
 from tests.testplane import up
 
@@ -48,10 +49,12 @@ def replaced(document: str, content: str) -> str:
 
 
 def circumstances() -> str:
-    """Return the machine and the version of the sources as a sentence."""
-    command = ["git", "log", "-1", "--format=%cs, commit %h"]
+    """Return the machine and the versions of the sources as a sentence."""
+    command = ["git", "log", "-1", "--format=%cs, chart of commit %h"]
     commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    return f"Run: {commit}; {os.cpu_count()} cores, Linux {platform.release()}, Kubernetes {up.VERSION}."
+    images = oci.read_labels(IMAGES / "nmi.tar").get("org.opencontainers.image.revision", "unknown")[:7]
+    machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Kubernetes {up.VERSION}"
+    return f"Run: {commit}, images of commit {images}; {machine}."
 
 
 def main(results: Path = RESULTS, document: Path = DOCUMENT) -> None:

@@ -1,5 +1,6 @@
 """Scenarios on a test bed: an action while prober pods send requests, and what the pods and IMDS saw of it."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -65,10 +66,13 @@ class Scenarios:
         self.results.append(result)
         return result
 
-    def evaluate(self, name: str, since: float) -> Result:
-        """Return the effect of what happened from *since* on, in Unix seconds."""
-        probers = [Prober(expected, self.probes(pod, since)) for pod, expected in self.expected.items()]
-        leaked = sum(each.leaked for each in self.bed.azure.requests(since))
+    def evaluate(self, name: str, since: float, until: float = math.inf) -> Result:
+        """Return the effect of what happened from *since* to *until*, in Unix seconds."""
+        probers = [
+            Prober(expected, [probe for probe in self.probes(pod, since) if probe.at < until])
+            for pod, expected in self.expected.items()
+        ]
+        leaked = sum(each.leaked and each.at < until for each in self.bed.azure.requests(since))
         return evaluate(name, probers, leaked)
 
     def wait_for_recovery(self, since: float, seconds: float) -> None:

@@ -8,6 +8,14 @@ from tests.realnode.bed import Bed
 from tests.realnode.options import Options
 from tests.realnode.scenario import Scenarios
 
+TIMEOUT_SECONDS = 400
+"""The API server is unavailable for two minutes in one test, and the first test starts the test bed."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give the tests of this folder more time than the others."""
+    item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
+
 
 @pytest.fixture(scope="session")
 def bed() -> Iterator[Bed]:

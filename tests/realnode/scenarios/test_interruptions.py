@@ -1,0 +1,149 @@
+"""Events on a real node: how long pods get no token, and which of their requests reach IMDS.
+
+Each test adds a row to docs/reliability.md. No event may give a pod a token of another identity, and only those that
+remove the rules themselves may let a request through to IMDS.
+"""
+
+import time
+
+import pytest
+
+from tests.realnode.bed import NAMESPACE, NMI, Bed
+from tests.realnode.evaluation import Result
+from tests.realnode.manifests import pod
+from tests.realnode.scenario import Scenarios
+
+WITHOUT_API_SECONDS = 60.0
+
+
+def check(result: Result, *, seconds: float) -> None:
+    """Fail if a request leaked, a token was another identity's, or the interruption was longer than *seconds*."""
+    assert (result.leaked, result.wrong) == (0, 0), result
+    assert result.interruption_seconds <= seconds, result
+
+
+def test_nmi_is_deleted(bed: Bed, scenarios: Scenarios) -> None:
+    def act() -> None:
+        bed.kubectl("delete", "pod", bed.nmi_pod(), f"--namespace={NAMESPACE}")
+        bed.wait_for_nmi()
+
+    check(scenarios.measure("NMI's pod deleted", act), seconds=20)
+
+
+def test_nmi_is_killed(bed: Bed, scenarios: Scenarios) -> None:
+    def act() -> None:
+        bed.nodes[0].run("kill", "-KILL", str(bed.nmi_pid()))
+
+    check(scenarios.measure("NMI killed (SIGKILL)", act), seconds=20)
+
+
+def test_nmi_is_killed_for_its_memory(bed: Bed, scenarios: Scenarios) -> None:
+    def act() -> None:
+        node, pid = bed.nodes[0], bed.nmi_pid()
+        # The kernel selects the process with the highest score in the container's group.
+        node.run("sh", "-c", f"echo 1000 >/proc/{pid}/oom_score_adj")
+        hog = "held = bytearray(600 << 20); import time; time.sleep(60)"
+        bed.commands.kubectl_unchecked(
+            "exec", bed.nmi_pod(), f"--namespace={NAMESPACE}", "--", "/opt/podidentity/bin/python3", "-c", hog
+        )
+        status = bed.objects("pods", f"--namespace={NAMESPACE}", "--selector=app.kubernetes.io/component=nmi")
+        last = status[0]["status"]["containerStatuses"][0]
+        assert last["restartCount"] > 0 or last["lastState"], last
+
+    check(scenarios.measure("NMI killed for its memory", act), seconds=60)
+
+
+def test_nmi_is_rolled_out(bed: Bed, scenarios: Scenarios) -> None:
+    def act() -> None:
+        bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}")
+        bed.wait_for_nmi()
+
+    check(scenarios.measure("rollout of NMI", act), seconds=20)
+
+
+def test_values_are_changed(bed: Bed, scenarios: Scenarios) -> None:
+    def act() -> None:
+        bed.install({"nmi": {"logVerbosity": 1}}, command="upgrade")
+
+    check(scenarios.measure("helm upgrade with changed values", act), seconds=20)
+
+
+def test_the_kubelet_restarts(bed: Bed, scenarios: Scenarios) -> None:
+    def act() -> None:
+        bed.nodes[0].kubelet.stop()
+        bed.nodes[0].start_kubelet()
+        time.sleep(5)
+        bed.wait_for_nodes()
+
+    check(scenarios.measure("kubelet restarted", act), seconds=0)
+
+
+def test_containerd_restarts(bed: Bed, scenarios: Scenarios) -> None:
+    def act() -> None:
+        bed.nodes[0].containerd.stop()
+        bed.nodes[0].start_containerd()
+        time.sleep(5)
+        bed.wait_for_nodes()
+
+    check(scenarios.measure("containerd restarted", act), seconds=0)
+
+
+def test_the_api_server_is_unavailable(bed: Bed, scenarios: Scenarios) -> None:
+    def act() -> None:
+        begin = time.time()
+        bed.plane.stop()
+        try:
+            time.sleep(WITHOUT_API_SECONDS)
+            first = scenarios.evaluate("first minute without the API server", begin, time.time())
+            scenarios.results.append(first)
+            bed.nodes[0].run("kill", "-KILL", str(bed.nmi_pid()))
+            time.sleep(WITHOUT_API_SECONDS)
+        finally:
+            bed.plane.start()
+        check(first, seconds=0)
+
+    result = scenarios.measure("second minute without the API server, NMI killed at its begin", act)
+    assert (result.leaked, result.wrong) == (0, 0), result
+
+
+@pytest.mark.parametrize("command", ["iptables --table nat --flush", "nft flush ruleset"])
+def test_the_rules_are_flushed(bed: Bed, scenarios: Scenarios, command: str) -> None:
+    def act() -> None:
+        bed.nodes[0].run(*command.split())
+
+    result = scenarios.measure(f"`{command}` on the node", act)
+    # NMI restores its rules when the kernel reports the change; requests before that reach IMDS.
+    assert result.interruption_seconds <= 2, result
+    assert result.leaked <= 20, result
+
+
+def test_the_node_reboots(bed: Bed, scenarios: Scenarios) -> None:
+    def act() -> None:
+        node = bed.nodes[0]
+        node.reboot()
+        node.start_kubelet()
+        node.start_kube_proxy()
+        bed.wait_for_nmi()
+
+    result = scenarios.measure("node rebooted", act, recovery_seconds=120)
+    assert result.wrong == 0, result
+
+
+def test_the_node_is_drained(bed: Bed, scenarios: Scenarios) -> None:
+    name = bed.nodes[0].name
+
+    def act() -> None:
+        bed.apply(pod("drained", ["sleep", "3600"], nodeName=name))
+        bed.kubectl("drain", name, "--ignore-daemonsets", "--force", "--pod-selector=app=drained", "--timeout=60s")
+        bed.kubectl("uncordon", name)
+
+    check(scenarios.measure("node drained", act), seconds=0)
+
+
+def test_the_chart_is_uninstalled_and_installed_again(bed: Bed, scenarios: Scenarios) -> None:
+    def act() -> None:
+        bed.uninstall()
+        bed.install()
+
+    # Without NMI the requests of all pods reach IMDS: only the end of the interruption is a promise.
+    scenarios.measure("chart uninstalled and installed again", act)

@@ -1,0 +1,79 @@
+"""Other kinds of nodes: point-to-point links, kube-proxy with nftables, legacy iptables, two nodes of a scale set."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.realnode.bed import NAMESPACE, Bed
+from tests.realnode.evaluation import Result
+from tests.realnode.options import Options
+from tests.realnode.processes import wait_for
+from tests.realnode.scenario import Scenarios
+from tests.realnode.scenarios.applications import SECONDS, applications
+
+# In mode nftables kube-proxy leaves route_localnet at 0, without which the node drops redirected packets.
+SET: dict[str, Any] = {"nmi": {"routeLocalnet": "set"}}
+
+
+@pytest.fixture(scope="module")
+def scale_set() -> Iterator[Bed]:
+    """Two nodes with point-to-point links and nftables, which are instances of a scale set."""
+    with Bed(Options(cni="ptp", proxy="nftables", nodes=2, scale_set="set")) as bed:
+        bed.install(SET)
+        yield bed
+
+
+def delete_nmi(bed: Bed) -> Result:
+    """Return the effect of the deletion of NMI's pod on the pods of the first node."""
+    scenarios = Scenarios(bed)
+    scenarios.create_probers()
+
+    def delete() -> None:
+        bed.kubectl("delete", "pod", bed.nmi_pod(), f"--namespace={NAMESPACE}")
+        bed.wait_for_nmi()
+
+    return scenarios.measure("NMI's pod deleted", delete)
+
+
+def test_no_request_leaks_with_point_to_point_links_and_nftables(scale_set: Bed) -> None:
+    result = delete_nmi(scale_set)
+    assert (result.leaked, result.wrong) == (0, 0), result
+
+
+def test_no_request_leaks_with_legacy_iptables() -> None:
+    with Bed(Options(legacy_iptables=True)) as bed:
+        bed.install()
+        result = delete_nmi(bed)
+        assert (result.leaked, result.wrong) == (0, 0), result
+
+
+def test_should_support_a_scale_set_and_release_its_identity_with_the_last_pod(scale_set: Bed) -> None:
+    with applications(scale_set) as apps:
+        apps.bind("shared")
+        for number, node in enumerate(scale_set.nodes):
+            apps.run(f"app-{number}", "shared", nodeName=node.name)
+            apps.eventually(f"app-{number}", "shared")
+        apps.kubectl("delete", "pod", "app-0")
+        wait_for(lambda: len(apps.assigned()) == 1, SECONDS, "the assignment of the deleted pod remains")
+        assert "shared" in apps.attached()
+        apps.eventually("app-1", "shared")
+        apps.kubectl("delete", "pod", "app-1")
+        apps.wait_for_detached("shared")
+
+
+def test_the_identities_of_a_deleted_node_are_detached(scale_set: Bed) -> None:
+    with applications(scale_set) as apps:
+        node = scale_set.nodes[1]
+        apps.bind("gone")
+        apps.run("app", "gone", nodeName=node.name)
+        apps.eventually("app", "gone")
+        node.kubelet.stop()
+        scale_set.kubectl("delete", "node", node.name)
+        try:
+            # The collector of pods without a node waits 40 s for its return.
+            wait_for(lambda: not apps.assigned(), 120, "the assignment remains")
+            apps.wait_for_detached("gone")
+        finally:
+            node.start_kubelet()
+            scale_set.wait_for_nodes()
