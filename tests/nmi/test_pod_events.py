@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +11,12 @@ from nmi.app import COMPONENT
 from nmi.pod_events import REASONS, PodEvents
 from nmi.refusal import Reason, Refusal
 from nmi.server.decisions import REPORT_AGAIN_SECONDS, Decisions
-from podidentity.kube.access import from_kubeconfig
 from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import PODS
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.conftest import ROOT
+from tests.direct_access import direct_access
 from tests.nmi.server.fakes import TARGET, ServerUnderTest, pod_entry, refusing, request_bytes
 
 REFUSAL = Refusal(Reason.NO_MATCHING_IDENTITY, "No.", "compare the label with the selector")
@@ -90,10 +89,10 @@ def test_the_event_reasons_are_few_single_words() -> None:
 
 
 @asynccontextmanager
-async def cluster(directory: Path) -> AsyncIterator[tuple[KubeApi, Client]]:
+async def cluster() -> AsyncIterator[tuple[KubeApi, Client]]:
     api = KubeApi(ROOT / "deploy" / "crds")
     await api.start()
-    access = await from_kubeconfig(str(api.write_kubeconfig(directory / "kubeconfig")))
+    access = direct_access(api.server, api.ca_pem, api.token)
     try:
         async with Client(access, user_agent=f"{COMPONENT}/test") as client:
             yield api, client
@@ -101,8 +100,8 @@ async def cluster(directory: Path) -> AsyncIterator[tuple[KubeApi, Client]]:
         await api.stop()
 
 
-async def test_an_event_names_the_pod_by_uid_and_what_to_check(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as (api, client), asyncio.TaskGroup() as tasks:
+async def test_an_event_names_the_pod_by_uid_and_what_to_check() -> None:
+    async with cluster() as (api, client), asyncio.TaskGroup() as tasks:
         recorder = EventRecorder(client, "nmi", "node-1")
         sending = tasks.create_task(recorder.run())
         PodEvents(recorder).tell(pod_entry("default"), REFUSAL)
@@ -125,8 +124,8 @@ async def test_an_event_names_the_pod_by_uid_and_what_to_check(tmp_path: Path) -
     assert told["TokenRefused"]["message"] == "a b Bearer <redacted> "
 
 
-async def test_an_api_server_that_rejects_events_affects_no_answer(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as (api, client), asyncio.TaskGroup() as tasks:
+async def test_an_api_server_that_rejects_events_affects_no_answer() -> None:
+    async with cluster() as (api, client), asyncio.TaskGroup() as tasks:
         await api.stop()
         recorder = EventRecorder(client, "nmi", "node-1")
         sending = tasks.create_task(recorder.run())

@@ -5,18 +5,17 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from podidentity.kube.access import from_kubeconfig
 from podidentity.kube.client import Client
 from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEADER_ANNOTATION
 from podidentity.kube.locks import LeadershipLost
 from podidentity_sandbox.kubeapi.server import KubeApi, Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError, forbidden
+from tests.direct_access import direct_access
 
 Run = Callable[..., tuple[Elector, "asyncio.Task[None]"]]
 
@@ -30,11 +29,10 @@ async def api() -> AsyncIterator[KubeApi]:
 
 
 @pytest.fixture
-async def run(api: KubeApi, tmp_path: Path) -> AsyncIterator[Run]:
+async def run(api: KubeApi) -> AsyncIterator[Run]:
     """Starts an elector; it ends with the test."""
     tasks: list[asyncio.Task[None]] = []
-    access = await from_kubeconfig(str(api.write_kubeconfig(tmp_path / "kubeconfig")))
-    async with Client(access, user_agent="test") as client:
+    async with Client(direct_access(api.server, api.ca_pem, api.token), user_agent="test") as client:
 
         def start(seconds: float = 2.0, **options: Any) -> tuple[Elector, asyncio.Task[None]]:
             elector = Elector(

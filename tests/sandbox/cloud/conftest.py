@@ -14,10 +14,15 @@ TAIL_LINES = 60
 
 
 async def eventually(seen: Callable[[], Awaitable[bool]], sandbox: Sandbox) -> None:
-    """Wait until *seen* is true. Raise TimeoutError, with the last log lines of the programs and pods of *sandbox*."""
+    """Wait until *seen* is true.
+
+    Raise TimeoutError, with the last log lines of the programs and pods of *sandbox*, or AssertionError if one of its
+    programs has ended.
+    """
     try:
         async with asyncio.timeout(SECONDS):
             while not await seen():
+                assert not (failure := sandbox.failure()), failure
                 await asyncio.sleep(0.02)
     except TimeoutError as late:
         for log in sorted(sandbox.folder.glob("*.log")):
