@@ -20,7 +20,7 @@ from mic.startup.settings import Settings as ClusterSettings
 from podidctl.cluster_access import connect
 from podidctl.printing import print_error
 from podidentity.exits import StartError
-from podidentity.kube.errors import AccessError, ApiError
+from podidentity.kube.errors import AccessError, ApiError, NotFound
 from podidentity.resources import PODS
 from podidentity_sandbox import fault_control
 from podidentity_sandbox.activity import NotActiveError
@@ -146,7 +146,12 @@ def _write_values(path: Path) -> None:
 
 async def _namespace_of_pod(settings: ClusterSettings, namespace: str, name: str) -> str:
     async with connect(settings) as client:
-        found = await client.get(PODS, namespace, name)
+        try:
+            found = await client.get(PODS, namespace, name)
+        except NotFound as error:
+            raise StartError(
+                f"pod {namespace}/{name} does not exist; list the pods with kubectl get pods -A"
+            ) from error
     network_namespace = of_any_sandbox(f"pod-{found.metadata.uid}")
     if not network_namespace:
         raise StartError(
