@@ -81,6 +81,7 @@ class ListOptions:
     limit: int
     continue_token: str
     bookmarks: bool
+    initial_events: bool
     timeout_seconds: int
 
 
@@ -95,6 +96,7 @@ def list_options(query: Mapping[str, str]) -> ListOptions:
         limit=number(query, "limit"),
         continue_token=query.get("continue", ""),
         bookmarks=flag(query, "allowWatchBookmarks"),
+        initial_events=flag(query, "sendInitialEvents"),
         timeout_seconds=number(query, "timeoutSeconds"),
     )
 
