@@ -20,25 +20,29 @@ from mic.startup.settings import Settings as ClusterSettings
 from podidctl.cluster_access import connect
 from podidctl.printing import print_error
 from podidentity.exits import StartError
-from podidentity.kube.errors import AccessError, ApiError
+from podidentity.kube.errors import AccessError, ApiError, NotFound
 from podidentity.resources import PODS
 from podidentity_sandbox import fault_control
+from podidentity_sandbox.activity import NotActiveError
 from podidentity_sandbox.cluster import DEMO, ClusterError
 from podidentity_sandbox.demo import Demo
 from podidentity_sandbox.demo_run import DemoError, DemoRun
 from podidentity_sandbox.directory import DirectoryError
 from podidentity_sandbox.federated_demo import NMI_FLAGS as FEDERATED_NMI_FLAGS
 from podidentity_sandbox.federated_demo import FederatedDemo
+from podidentity_sandbox.folders import running_folders
 from podidentity_sandbox.issuing import IssuerError
 from podidentity_sandbox.namespaces import NamespaceError, of_any_sandbox
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.pod_projection import NodePod
 from podidentity_sandbox.processes import ProgramError
-from podidentity_sandbox.sandbox import CHART_VALUES, Sandbox, SandboxError, Settings, running_folders
+from podidentity_sandbox.sandbox import Sandbox, SandboxError
+from podidentity_sandbox.settings import CHART_VALUES, Settings
 
 TOKEN_QUERY = "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105 - no secret
 FAILURES = (
     SandboxError,
+    NotActiveError,
     ClusterError,
     NamespaceError,
     ProgramError,
@@ -142,7 +146,12 @@ def _write_values(path: Path) -> None:
 
 async def _namespace_of_pod(settings: ClusterSettings, namespace: str, name: str) -> str:
     async with connect(settings) as client:
-        found = await client.get(PODS, namespace, name)
+        try:
+            found = await client.get(PODS, namespace, name)
+        except NotFound as error:
+            raise StartError(
+                f"pod {namespace}/{name} does not exist; list the pods with kubectl get pods -A"
+            ) from error
     network_namespace = of_any_sandbox(f"pod-{found.metadata.uid}")
     if not network_namespace:
         raise StartError(

@@ -38,7 +38,7 @@ DEFINITIONS: Final = Kind(
     "CustomResourceDefinition", "customresourcedefinitions", Resource, "apiextensions.k8s.io", namespaced=False
 )
 MANIFESTS: Final = Path(__file__).parent / "manifests"
-"""Package data. In a checkout these folders are links to those of `deploy`."""
+"""Package data. In a checkout its entries are links to those of `deploy`."""
 CRDS: Final = MANIFESTS / "crds"
 DEMO: Final = MANIFESTS / "demo"
 ROOM: Final = {"pods": "110", "cpu": "4", "memory": "8Gi"}  # a real scheduler needs it
@@ -46,7 +46,9 @@ SERVED_SECONDS: Final = 10.0  # a real API server serves a new kind within a qua
 POLL_SECONDS: Final = 0.05
 
 
-CLUSTER_SCOPED: Final = frozenset({"Node", "Namespace", "CustomResourceDefinition"})
+CLUSTER_SCOPED: Final = frozenset(
+    {"Node", "Namespace", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding"}
+)
 
 
 class ClusterError(Exception):
@@ -70,13 +72,15 @@ class Cluster:
         run_pods: bool = True,
         on_pod_running: PodObserver | None = None,
         install_kinds: bool = True,
+        rbac: bool = False,
         node_files: Mapping[str, Path] | None = None,
         trusted: Path | None = None,
         relayed: Sequence[int] = (),
     ) -> None:
         """Without *schedule* another program binds pods to nodes, without *run_pods* another program is the kubelet,
         and
-        without *install_kinds* another program installs the custom resources.
+        without *install_kinds* another program installs the custom resources. With *rbac* the emulator authorizes
+        service accounts by their roles.
 
         *node_files* are the files of every node, by their paths on the node. *trusted* contains the certificate
         authorities of the servers on the nodes. *relayed* are ports of this machine's loopback that pods of NMI and MIC
@@ -92,7 +96,7 @@ class Cluster:
         self._run_pods = run_pods
         self._on_pod_running = on_pod_running
         self.kubeconfig = kubeconfig or folder / "kubeconfig"
-        self.api = KubeApi() if kubeconfig is None else None
+        self.api = KubeApi(rbac=rbac) if kubeconfig is None else None
         """The emulator, where there is one."""
         self.kubelets: dict[str, Kubelet] = {}
         self._client: Client | None = None

@@ -1,8 +1,7 @@
 """Pod objects for the NMI and MIC processes of a sandbox, so that `podidctl explain` and `podidctl doctor` find them.
 
 The processes are not started by a kubelet. Their pods correspond to static pods: the kubelet of the node serves their
-logs and does not run them. Only the emulator gets these objects. A real API server would also need service accounts
-with the chart's permissions.
+logs and does not run them.
 """
 
 import asyncio
@@ -20,10 +19,11 @@ from podidentity.kube.errors import ApiError, NotFound
 from podidentity.resources import PODS
 from podidentity.version import VERSION
 from podidentity_sandbox.cluster import Cluster
+from podidentity_sandbox.daemon_accounts import ACCOUNTS
+from podidentity_sandbox.settings import NAMESPACE
 
 log = logging.getLogger(__name__)
 
-NAMESPACE: Final = "default"
 POLL_SECONDS: Final = 1.0
 
 
@@ -56,7 +56,10 @@ class DaemonPod:
             "spec": {
                 "nodeName": self.node,
                 "hostNetwork": True,
-                "serviceAccountName": "default",
+                "serviceAccountName": ACCOUNTS[self.program],
+                "automountServiceAccountToken": False,
+                "terminationGracePeriodSeconds": 0,
+                "tolerations": [{"operator": "Exists"}],
                 "containers": [
                     {
                         "name": self.program,
@@ -96,46 +99,74 @@ class DaemonPod:
 
 
 class DaemonPods:
-    """Keeps the pod objects of *pods* in the API server, with their readiness; `run` is its task."""
+    """Keeps the pod objects of *pods* in the API server, with their readiness, from `start` to `stop`."""
 
     def __init__(self, cluster: Cluster, pods: Sequence[DaemonPod], *, clock: Callable[[], float] = time.time) -> None:
         self._cluster = cluster
         self._pods = pods
         self._clock = clock
-        self._published: dict[str, bool] = {}
+        self._task: asyncio.Task[None] | None = None
 
-    async def publish(self) -> None:
-        """Create the pods that are missing, and write each status that has changed. Raise ApiError."""
+    async def start(self) -> None:
+        """Create the pods. Raise ApiError."""
+        await self._publish()
+        self._task = asyncio.create_task(self._run(), name="pods of MIC and NMI")
+
+    async def stop(self) -> None:
+        """Delete the pods."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        self._task = None
+        for pod in self._pods:
+            try:
+                await self._delete(pod)
+            except NotFound:
+                continue
+            except ApiError as error:
+                log.warning(
+                    "a pod of the sandbox is left on the API server; delete it", extra={"pod": pod.name, "error": error}
+                )
+
+    async def _publish(self) -> None:
+        """Create the pods that are missing, and write each status that differs. Raise ApiError."""
         for pod in self._pods:
             ready = await asyncio.to_thread(pod.is_ready)
-            if not await self._exists(pod):
+            published = await self._readiness(pod)
+            if published is None:
                 self._cluster.kubelets[pod.node].static_logs[NAMESPACE, pod.name] = pod.log
                 await self._cluster.apply(pod.document())
-            elif self._published.get(pod.name) == ready:
+            elif published == ready:
                 continue
             body = msgspec.json.encode({"status": pod.status(ready=ready, now=self._clock())})
             path = PODS.path(NAMESPACE, pod.name, "status")
             await self._cluster.client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
-            self._published[pod.name] = ready
 
-    async def run(self) -> NoReturn:
+    async def _run(self) -> NoReturn:
         """Publish every second until cancelled."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             try:
-                await self.publish()
+                await self._publish()
             except ApiError as error:
                 log.warning("cannot write the pods of NMI and MIC; they are written again", extra={"error": error})
 
-    async def _exists(self, pod: DaemonPod) -> bool:
-        """Return whether the pod exists. Complete its deletion, as a kubelet does, if a client has requested one."""
-        client = self._cluster.client
+    async def _readiness(self, pod: DaemonPod) -> bool | None:
+        """Return whether the existing pod is ready; None if it does not exist. Complete its deletion, as a kubelet
+        does, if a client has requested one.
+        """
         try:
-            found = await client.get(PODS, NAMESPACE, pod.name)
-            if found.metadata.deletion_timestamp is None:
-                return True
-            body = msgspec.json.encode({"gracePeriodSeconds": 0})
-            await client.request("DELETE", PODS.path(NAMESPACE, pod.name), body=body, content_type="application/json")
+            found = msgspec.json.decode(await self._cluster.client.request("GET", PODS.path(NAMESPACE, pod.name)))
+            if not found["metadata"].get("deletionTimestamp"):
+                conditions = found.get("status", {}).get("conditions") or ()
+                return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+            await self._delete(pod)
         except NotFound:
             pass
-        return False
+        return None
+
+    async def _delete(self, pod: DaemonPod) -> None:
+        body = msgspec.json.encode({"gracePeriodSeconds": 0})
+        path = PODS.path(NAMESPACE, pod.name)
+        await self._cluster.client.request("DELETE", path, body=body, content_type="application/json")

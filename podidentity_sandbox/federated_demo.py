@@ -19,7 +19,8 @@ from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, PODS, IdentityT
 from podidentity_sandbox.aad import AadCall
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.demo_run import POLL_SECONDS, STEP_SECONDS, DemoError, DemoRun, Document, Step
-from podidentity_sandbox.sandbox import EXCHANGE_AUDIENCE, Sandbox
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import EXCHANGE_AUDIENCE
 from podidentity_sandbox.tokens import read_claims
 
 NMI_FLAGS: Final = ("--federated-identities", "--max-hold=12s")

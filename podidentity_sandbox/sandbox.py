@@ -5,100 +5,45 @@ process may create namespaces, otherwise on loopback addresses without a rule.
 """
 
 import asyncio
-import http.client
 import os
 import shutil
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from podidentity_sandbox import fault_control, issuing, namespaces
-from podidentity_sandbox.azure import (
-    DEMO_CLIENT_ID,
-    DEMO_IDENTITY,
-    RESOURCE_GROUP,
-    SUBSCRIPTION,
-    AzureEmulator,
-    AzureFiles,
-)
+from podidentity_sandbox.activity import is_active, until_active
+from podidentity_sandbox.azure import DEMO_CLIENT_ID, AzureEmulator, AzureFiles
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.cluster import Cluster
-from podidentity_sandbox.daemon_pods import NAMESPACE, DaemonPod, DaemonPods
+from podidentity_sandbox.command_lines import CommandLines, ProgramPorts
+from podidentity_sandbox.daemon_accounts import ACCOUNTS, DaemonAccounts
+from podidentity_sandbox.daemon_pods import DaemonPod, DaemonPods
 from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.fault_control import SOCKET_NAME, FaultControl, Service
+from podidentity_sandbox.folders import new_folder
 from podidentity_sandbox.kubelet import PodObserver
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Loopback, Network
 from podidentity_sandbox.processes import Program, python
 from podidentity_sandbox.serving import free_ports
+from podidentity_sandbox.settings import (
+    AZURE_JSON,
+    CLOUD_JSON,
+    EXCHANGE_AUDIENCE,
+    NMI_METRICS_PORT,
+    NMI_PORT,
+    NMI_PROBE_PORT,
+    SCALE_SET,
+    Settings,
+)
 from podidentity_sandbox.tokens import TokenMint
-
-ACTIVE_SECONDS: Final = 30.0  # both programs take about a second; a busy machine takes longer
-POLL_SECONDS: Final = 0.05
-PROBE_SECONDS: Final = 2.0
-SCALE_SET: Final = "pool"
-NMI_PORT: Final = 2579
-NMI_PROBE_PORT: Final = 8085
-NMI_METRICS_PORT: Final = 9090
-EXCHANGE_AUDIENCE: Final = "api://AzureADTokenExchange"
-"""The audience of a federated credential and its token in Azure's public cloud."""
-AZURE_JSON: Final = "/etc/kubernetes/azure.json"
-"""The path on a node of MIC's credentials."""
-CLOUD_JSON: Final = "/etc/kubernetes/cloud.json"
-"""The path on a node of the description of the sandbox's cloud, for AZURE_ENVIRONMENT_FILEPATH."""
-CHART_VALUES: Final[Mapping[str, Mapping[str, object]]] = {
-    "mic": {"customCloud": {"enabled": True, "configPath": CLOUD_JSON}},
-    "test": {
-        "selector": DEMO_IDENTITY,
-        "clientID": DEMO_CLIENT_ID,
-        "subscriptionID": SUBSCRIPTION,
-        "resourceGroup": RESOURCE_GROUP,
-    },
-}
-"""The chart values for the sandbox's cloud and for the identity of `helm test`."""
-# The inherited variables: enough to find programs and Python's modules, no settings.
-INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
-
-USUAL_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class SandboxError(Exception):
     """The sandbox cannot start. The message is one line with the next action."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Settings of a sandbox."""
-
-    nodes: int = 1
-    scale_set: bool = False
-    """Whether the nodes are instances of one scale set, which share identities, or VMs by themselves."""
-    kubeconfig: Path | None = None
-    """The kubeconfig of an existing API server on 127.0.0.1; None: the emulator."""
-    schedule: bool = True
-    """Whether the sandbox schedules pods; False if another scheduler does."""
-    run_pods: bool = True
-    """Whether the sandbox runs pods; False if another program such as kwok does."""
-    namespaces: bool | None = None
-    """Network namespaces (True), loopback addresses (False), or namespaces if this process may create them (None)."""
-    programs: bool = True
-    """Whether the sandbox runs MIC and NMI; False if another program or a chart starts them."""
-    daemon_pods: bool = False
-    """Whether the emulator has pod objects for the processes of MIC and NMI."""
-    kinds: bool = True
-    """Whether the sandbox installs the custom resources; False if a chart does."""
-    operation_seconds: float = 0.2
-    """The duration of ARM's operations on a VM."""
-    lag_seconds: float = 0.0
-    """The delay until IMDS knows an identity that ARM has attached."""
-    nmi_flags: Sequence[str] = ()
-    mic_flags: Sequence[str] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """This process's environment. The programs inherit the variables in INHERITED."""
 
 
 @dataclass(slots=True)
@@ -127,19 +72,28 @@ class Sandbox:
         self.files: AzureFiles
         self.faults: FaultControl
         self.mic: Program | None = None
-        self.mic_probe_port = 0
-        self.mic_metrics_port = 0
         self.nmis: dict[str, NodeProgram] = {}
         self.contexts: dict[str, ExecutionContext] = {}
         self._on_pod_running = on_pod_running
-        self._daemon_pods: asyncio.Task[None] | None = None
+        self._daemon_pods: DaemonPods | None = None
+        self._accounts: DaemonAccounts | None = None
         self._vms: dict[str, str] = {}
-        self._ports: dict[str, tuple[int, int, int]] = {}
+        self._mic_ports = ProgramPorts(0, 0)
+        self._ports: dict[str, ProgramPorts] = {}
+        self.commands: CommandLines
 
     @property
     def redirects(self) -> bool:
         """Whether pods use 169.254.169.254 and a nat rule redirects them to NMI."""
         return self.network.redirects
+
+    @property
+    def mic_probe_port(self) -> int:
+        return self._mic_ports.probes
+
+    @property
+    def mic_metrics_port(self) -> int:
+        return self._mic_ports.metrics
 
     @property
     def loopback_reason(self) -> str:
@@ -166,10 +120,10 @@ class Sandbox:
     async def start(self) -> None:
         """Start everything, and wait until MIC and every NMI are Active.
 
-        Raise SandboxError, ClusterError, NamespaceError, ProgramError, ApiError or AccessError, each with one line that
-        names the next action.
+        Raise SandboxError, NotActiveError, ClusterError, NamespaceError, ProgramError, ApiError or AccessError, each
+        with one line that names the next action.
         """
-        self.folder = await asyncio.to_thread(_new_folder)
+        self.folder = await asyncio.to_thread(new_folder)
         mint, authority, real = await asyncio.gather(
             asyncio.to_thread(TokenMint), asyncio.to_thread(Authority), asyncio.to_thread(self._may_make_namespaces)
         )
@@ -186,7 +140,11 @@ class Sandbox:
                 scale_set=SCALE_SET if self.settings.scale_set else "",
                 operation_seconds=self.settings.operation_seconds,
             )
+        self._mic_ports = ProgramPorts(*free_ports(2))
         self._ports = {node: self._nmi_ports() for node in self.node_names}
+        self.commands = CommandLines(
+            environment=self.settings.environment, network=self.network, azure=self.azure, files=self.files
+        )
         self.cluster = Cluster(
             self.network,
             self.folder,
@@ -195,6 +153,7 @@ class Sandbox:
             run_pods=self.settings.run_pods,
             on_pod_running=self._on_pod_running,
             install_kinds=self.settings.kinds,
+            rbac=self.settings.daemon_pods,
             node_files={AZURE_JSON: self.files.cloud_config, CLOUD_JSON: self.files.environment},
             trusted=self.files.certificates,
             relayed=(self.azure.arm.port, self.azure.aad.port),
@@ -202,17 +161,21 @@ class Sandbox:
         self.azure.aad.issuers.fetch = lambda url: issuing.fetch(self.cluster.client.access, url)
         await self.cluster.start(
             {node: (self.contexts[node], f"azure://{self._vms[node]}") for node in self.node_names},
-            pod_environment={node: self._pod_environment(self._ports[node][0]) for node in self.node_names},
+            pod_environment={node: self.commands.pod_environment(self._ports[node]) for node in self.node_names},
         )
+        self.commands.kubeconfigs = dict.fromkeys(ACCOUNTS, self.cluster.kubeconfig)
         if self.settings.programs:
+            if self.settings.daemon_pods:
+                self._accounts = DaemonAccounts(self.cluster)
+                await self._accounts.create()
+                self.commands.kubeconfigs = await self._accounts.write_kubeconfigs(self.folder)
             await self.start_mic()
             for node in self.node_names:
                 await self.start_nmi(node)
             await asyncio.gather(self.mic_active(), *(self.nmi_active(node) for node in self.node_names))
-            if self.settings.daemon_pods and self.cluster.api is not None:
-                pods = DaemonPods(self.cluster, self._describe_daemons())
-                await pods.publish()
-                self._daemon_pods = asyncio.create_task(pods.run(), name="pods of MIC and NMI")
+            if self.settings.daemon_pods:
+                self._daemon_pods = DaemonPods(self.cluster, self._describe_daemons())
+                await self._daemon_pods.start()
         self.faults = FaultControl(self._services())
         await self.faults.start(self.folder / SOCKET_NAME)
 
@@ -221,11 +184,12 @@ class Sandbox:
         if hasattr(self, "faults"):
             await self.faults.stop()
         if self._daemon_pods is not None:
-            self._daemon_pods.cancel()
-            await asyncio.wait({self._daemon_pods})
+            await self._daemon_pods.stop()
         await asyncio.gather(*(nmi.program.stop() for nmi in self.nmis.values()))
         if self.mic is not None:
             await self.mic.stop()
+        if self._accounts is not None:
+            await self._accounts.remove()
         if hasattr(self, "cluster"):
             await self.cluster.stop()
         if hasattr(self, "azure"):
@@ -288,65 +252,25 @@ class Sandbox:
 
     async def start_mic(self) -> None:
         """Start the real MIC on this machine, also after it ended; the ports stay the same."""
-        if not self.mic_probe_port:
-            self.mic_probe_port, self.mic_metrics_port = free_ports(2)
         self.mic = await Program.start(
             "mic",
-            python("mic", *self._mic_flags()),
+            python("mic", *self.commands.mic_flags(self._mic_ports, self.settings.mic_flags)),
             context=ExecutionContext("127.0.0.1"),
             log=self.folder / "mic.log",
-            environment={**self.inherited(), **self._mic_environment()},
+            environment={**self.commands.inherited(), **self.commands.mic_environment()},
         )
 
     async def start_nmi(self, node: str) -> None:
         """Start the real NMI on the node, also after it was stopped or killed; the ports stay the same."""
-        port, probe_port, metrics_port = self._ports[node]
+        ports = self._ports[node]
         program = await Program.start(
             f"nmi on {node}",
-            python("nmi", *self._nmi_flags(node)),
+            python("nmi", *self.commands.nmi_flags(node, self._ports[node], self.settings.nmi_flags)),
             context=self.contexts[node],
             log=self.folder / f"nmi-{node}.log",
-            environment={**self.inherited(), **self._cloud_environment()},
+            environment={**self.commands.inherited(), **self.commands.cloud_environment()},
         )
-        self.nmis[node] = NodeProgram(program, f"http://127.0.0.1:{port}", probe_port, metrics_port)
-
-    def _mic_flags(self) -> list[str]:
-        return [
-            f"--kubeconfig={self.cluster.kubeconfig}",
-            f"--cloudconfig={self.files.cloud_config}",
-            f"--http-probe-port={self.mic_probe_port}",
-            f"--prometheus-port={self.mic_metrics_port}",
-            "--leader-election-instance=sandbox",
-            *self.settings.mic_flags,
-        ]
-
-    def _nmi_flags(self, node: str) -> list[str]:
-        port, probe_port, metrics_port = self._ports[node]
-        redirected = (
-            ["--redirect=nat"]
-            if self.redirects
-            else ["--redirect=none", "--metadata-ip=127.0.0.1", f"--metadata-port={self.azure.metadata_port(node)}"]
-        )
-        return [
-            f"--node={node}",
-            f"--kubeconfig={self.cluster.kubeconfig}",
-            "--nmi-listen-address=127.0.0.1",
-            f"--nmi-port={port}",
-            f"--http-probe-port={probe_port}",
-            f"--prometheus-port={metrics_port}",
-            *redirected,
-            *self.settings.nmi_flags,
-        ]
-
-    def _cloud_environment(self) -> dict[str, str]:
-        """Return the variables that describe the sandbox's cloud to a program."""
-        return {
-            "AZURE_ENVIRONMENT_FILEPATH": str(self.files.environment),
-            "SSL_CERT_FILE": str(self.files.certificates),
-        }
-
-    def _mic_environment(self) -> dict[str, str]:
-        return {**self._cloud_environment(), "MIC_POD_NAMESPACE": NAMESPACE}
+        self.nmis[node] = NodeProgram(program, f"http://127.0.0.1:{ports.requests}", ports.probes, ports.metrics)
 
     def _describe_daemons(self) -> list[DaemonPod]:
         """Return the pods of MIC, which is on no node and is shown on the first one, and of each NMI."""
@@ -357,10 +281,10 @@ class Sandbox:
             program="mic",
             node=first,
             address=self.contexts[first].address,
-            flags=self._mic_flags(),
-            environment=self._mic_environment(),
+            flags=self.commands.mic_flags(self._mic_ports, self.settings.mic_flags),
+            environment=self.commands.mic_environment(),
             log=mic_log,
-            is_ready=lambda: _probe(self.mic_probe_port),
+            is_ready=lambda: is_active(self.mic_probe_port),
         )
         return [mic, *(self._describe_nmi(node) for node in self.node_names)]
 
@@ -370,10 +294,10 @@ class Sandbox:
             program="nmi",
             node=node,
             address=self.contexts[node].address,
-            flags=self._nmi_flags(node),
-            environment=self._cloud_environment(),
+            flags=self.commands.nmi_flags(node, self._ports[node], self.settings.nmi_flags),
+            environment=self.commands.cloud_environment(),
             log=self.folder / f"nmi-{node}.log",
-            is_ready=lambda: self.network.call_on_node(node, lambda: _probe(self._ports[node][1])),
+            is_ready=lambda: self.network.call_on_node(node, lambda: is_active(self._ports[node].probes)),
         )
 
     def _services(self) -> dict[str, Service]:
@@ -394,7 +318,7 @@ class Sandbox:
         return {
             "KUBECONFIG": str(self.cluster.kubeconfig),
             "PODIDENTITY_SANDBOX": str(self.folder),
-            **self._cloud_environment(),
+            **self.commands.cloud_environment(),
             "CLOUD": "AzureStackCloud",
             "TENANT_ID": directory.tenant_id,
             "CLIENT_ID": controller.client_id,
@@ -402,59 +326,24 @@ class Sandbox:
         }
 
     async def mic_active(self) -> None:
-        """Wait until MIC leads and its loop runs. Raise SandboxError or ProgramError."""
+        """Wait until MIC leads and its loop runs. Raise NotActiveError or ProgramError."""
         if self.mic is not None:
-            await self._active(self.mic, lambda: _probe(self.mic_probe_port))
+            await until_active(self.mic, lambda: is_active(self.mic_probe_port))
 
     async def nmi_active(self, node: str) -> None:
-        """Wait until NMI serves on the node. Raise SandboxError or ProgramError."""
+        """Wait until NMI serves on the node. Raise NotActiveError or ProgramError."""
         nmi = self.nmis[node]
-        await self._active(nmi.program, lambda: self.network.call_on_node(node, lambda: _probe(nmi.probe_port)))
-
-    def inherited(self) -> dict[str, str]:
-        """Return the variables that every program inherits."""
-        given = {name: value for name, value in self.settings.environment.items() if name in INHERITED}
-        return {
-            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            **given,
-            "PYTHONUNBUFFERED": "1",
-        }
-
-    async def _active(self, program: Program, probe: Callable[[], bool]) -> None:
-        try:
-            async with asyncio.timeout(ACTIVE_SECONDS):
-                while True:
-                    if program.returncode is not None:
-                        raise program.exit_error()
-                    if await asyncio.to_thread(probe):
-                        return
-                    await asyncio.sleep(POLL_SECONDS)
-        except TimeoutError as late:
-            last = (program.output().strip().splitlines() or ["no output"])[-1][-300:]
-            raise SandboxError(
-                f"{program.name} is not Active after {ACTIVE_SECONDS:g} s; its last line: {last}"
-            ) from late
-
-    def _pod_environment(self, nmi_port: int) -> dict[str, str]:
-        environment = {
-            **self.inherited(),
-            "AZURE_RESOURCE_MANAGER_ENDPOINT": (f"https://{self.network.pod_facing_address}:{self.azure.arm.port}"),
-            "SSL_CERT_FILE": str(self.files.certificates),
-        }
-        if not self.redirects:
-            environment["AZURE_POD_IDENTITY_AUTHORITY_HOST"] = f"http://127.0.0.1:{nmi_port}"
-        return environment
+        await until_active(nmi.program, lambda: self.network.call_on_node(node, lambda: is_active(nmi.probe_port)))
 
     def metadata_url(self, node: str) -> str:
         """Return the URL at which a pod of the node requests its token."""
         return f"http://{METADATA_ADDRESS}" if self.redirects else self.nmis[node].url
 
-    def _nmi_ports(self) -> tuple[int, int, int]:
+    def _nmi_ports(self) -> ProgramPorts:
         """Return the ports of NMI, its probes and its metrics: the defaults if each node has its own network."""
         if self.redirects:
-            return NMI_PORT, NMI_PROBE_PORT, NMI_METRICS_PORT
-        port, probe_port, metrics_port = free_ports(3)
-        return port, probe_port, metrics_port
+            return ProgramPorts(NMI_PROBE_PORT, NMI_METRICS_PORT, NMI_PORT)
+        return ProgramPorts(*free_ports(3))
 
     def _may_make_namespaces(self) -> bool:
         if self.settings.namespaces is None:
@@ -462,35 +351,3 @@ class Sandbox:
         if self.settings.namespaces and not namespaces.available():
             raise SandboxError("network namespaces need root and the program ip; use sudo, or omit the option")
         return self.settings.namespaces
-
-
-def running_folders() -> list[Path]:
-    """Return the folders of this user's running sandboxes that accept faults. Blocks."""
-    return [
-        folder for folder in _own_folders() if (folder / SOCKET_NAME).exists() and not namespaces.orphaned(folder.name)
-    ]
-
-
-def _own_folders() -> list[Path]:
-    found = sorted(Path(tempfile.gettempdir()).glob(f"{namespaces.PREFIX}-*"))
-    return [folder for folder in found if folder.is_dir() and folder.stat().st_uid == os.geteuid()]
-
-
-def _new_folder() -> Path:
-    """Create a folder for this user alone. Remove the folders, with secrets, of this user's killed sandboxes."""
-    for left in _own_folders():
-        if namespaces.orphaned(left.name):
-            shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{namespaces.owner()}-"))
-
-
-def _probe(port: int) -> bool:
-    """Return whether a program's /healthz returns Active."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_SECONDS)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().read(100).strip() == b"Active"
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()

@@ -22,8 +22,9 @@ from benchmarks.controller.cases import Row, rounded
 from podidentity.kube.informer import Informer
 from podidentity.resources import PODS, IdentityType, Pod
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import ResponseFault
+from podidentity_sandbox.settings import Settings
 from tests.conftest import apply_definitions
 from tests.testplane.up import Plane
 

@@ -22,7 +22,7 @@ from typing import Final, Protocol, TypeVar
 from benchmarks.load.addresses import FIRST_POD
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.processes import ProgramError
-from podidentity_sandbox.sandbox import INHERITED, USUAL_PATH
+from podidentity_sandbox.settings import INHERITED, USUAL_PATH
 
 T = TypeVar("T")
 

@@ -90,16 +90,19 @@ class HostIndex:
 
     def count_needed(self, node: str, identity_id: UserAssignedIdentity, by: int) -> None:
         """Add (*by* 1) or remove (-1) a pod on *node* that needs the identity."""
-        host_key = self.key_of(node)
-        self._usage(host_key, identity_id).needed += by
-        self._tidy(host_key, identity_id)
+        host_state = self._state_at(self.key_of(node))
+        usage = _usage(host_state, identity_id)
+        usage.needed += by
+        self._tidy(host_state, usage)
 
     def count_existing(self, existing: ExistingAssignment, by: int) -> None:
         """Add (*by* 1) or remove (-1) an object of a node of the host, with its pending detaches."""
         host_key = self.key_of(existing.node)
         if existing.identity_id is not None:
-            self._usage(host_key, existing.identity_id).count(existing, by)
-            self._tidy(host_key, existing.identity_id)
+            host_state = self._state_at(host_key)
+            usage = _usage(host_state, existing.identity_id)
+            usage.count(existing, by)
+            self._tidy(host_state, usage)
         if existing.terminating:
             terminating = self._state_at(host_key).terminating
             if by > 0:
@@ -136,8 +139,9 @@ class HostIndex:
             return
         host_state = self._state_at(pending_detach.host.lower())
         host_state.pending_detaches += by
-        self._usage(host_state.key, identity_id).count_pending_detach(existing, pending_detach, by)
-        self._tidy(host_state.key, identity_id)
+        usage = _usage(host_state, identity_id)
+        usage.count_pending_detach(existing, pending_detach, by)
+        self._tidy(host_state, usage)
 
     def _state_at(self, key: str) -> HostState:
         host_state = self._states.get(key)
@@ -145,14 +149,16 @@ class HostIndex:
             host_state = self._states[key] = HostState(key, self._cluster)
         return host_state
 
-    def _usage(self, host_key: str, identity_id: UserAssignedIdentity) -> IdentityUsage:
-        usages = self._state_at(host_key).usages
-        usage = usages.get(identity_id.key)
-        if usage is None:
-            usage = usages[identity_id.key] = IdentityUsage(identity_id)
-        return usage
+    def _tidy(self, host_state: HostState, usage: IdentityUsage) -> None:
+        self._touched.add(host_state.key)
+        if usage.empty:
+            del host_state.usages[usage.identity_id.key]
 
-    def _tidy(self, host_key: str, identity_id: UserAssignedIdentity) -> None:
-        self._touched.add(host_key)
-        if self._states[host_key].usages[identity_id.key].empty:
-            del self._states[host_key].usages[identity_id.key]
+
+def _usage(host_state: HostState, identity_id: UserAssignedIdentity) -> IdentityUsage:
+    """Return the usage of the identity on the host; a new one if there is none."""
+    key = identity_id.key
+    usage = host_state.usages.get(key)
+    if usage is None:
+        usage = host_state.usages[key] = IdentityUsage(identity_id)
+    return usage

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 
 VERSIONS: Final = (1,)
-"""The versions of the protocol that this NMI speaks."""
+"""The protocol versions of this NMI."""
 
 PACKET_MAX: Final = 128 * 1024
 """Bytes of a packet: less than the kernel's default send buffer of a Unix socket (212,992)."""
@@ -28,7 +28,7 @@ class ProtocolError(Exception):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """The successor's first message: what it speaks and where it will listen."""
+    """The successor's first message: its versions and ports."""
 
     versions: Annotated[tuple[int, ...], msgspec.Meta(max_length=32)]
     release: _Text
@@ -126,7 +126,7 @@ def descriptors_of(message: Message) -> int:
 
 
 def common_version(versions: Iterable[int]) -> int | None:
-    """Return the highest version that both ends speak, or None."""
+    """Return the highest version of both ends, or None."""
     return max(set(versions) & set(VERSIONS), default=None)
 
 

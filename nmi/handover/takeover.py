@@ -36,7 +36,7 @@ class Takeover:
     def __init__(
         self, path: Path | None, hello: Hello, metrics: HandoverMetrics, bind: Binder, *, in_use: Callable[..., bool]
     ) -> None:
-        """Without *path*, every port that is in use is an error. *in_use* tells such an error from others."""
+        """Without *path*, every port that is in use is an error. *in_use* returns whether an error is one of these."""
         self._path = path
         self._hello = hello
         self._metrics = metrics

@@ -23,7 +23,6 @@ VERSION: Final[Document] = {
 _SUBRESOURCES: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "log": ("Pod", "", ("get",)),
     "binding": ("Binding", "", ("create",)),
-    "eviction": ("Eviction", "policy/v1", ("create",)),
     "token": ("TokenRequest", "authentication.k8s.io/v1", ("create",)),
     "status": ("", "", ("get", "patch", "update")),
 }

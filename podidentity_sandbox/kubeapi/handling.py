@@ -78,7 +78,6 @@ class ResourceHandler:
             ("POST", False, ""): self._create,
             ("POST", True, "token"): self._token,
             ("POST", True, "binding"): self._bind,
-            ("POST", True, "eviction"): self._delete,
             ("PUT", True, ""): self._replace,
             ("PUT", True, "status"): self._replace,
             ("PATCH", True, ""): self._patch,
@@ -285,8 +284,6 @@ class ResourceHandler:
 async def _delete_options(request: web.BaseRequest) -> DeleteOptions:
     data = await requests.body(request)
     asked = requests.as_document(data, request.content_type, "DeleteOptions") if data else {}
-    if asked.get("kind") == "Eviction":
-        asked = asked.get("deleteOptions") or {}
     conditions = asked.get("preconditions") or {}
     grace = asked.get("gracePeriodSeconds")
     query = request.query.get("gracePeriodSeconds", "")

@@ -91,7 +91,7 @@ BUILT_IN: Final = (
         "pods",
         short_names=("po",),
         categories=("all",),
-        subresources=("status", "log", "binding", "eviction"),
+        subresources=("status", "log", "binding"),
         generation=True,
         fields={
             path: path
@@ -125,6 +125,10 @@ BUILT_IN: Final = (
     ResourceType("ServiceAccount", "serviceaccounts", short_names=("sa",), subresources=("token",)),
     ResourceType("Endpoints", "endpoints", short_names=("ep",)),
     ResourceType("Lease", "leases", "coordination.k8s.io", unconditional_update=False, create_on_update=True),
+    *(
+        ResourceType(kind, f"{kind.lower()}s", "rbac.authorization.k8s.io", namespaced=not kind.startswith("Cluster"))
+        for kind in ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+    ),
     ResourceType(
         "CustomResourceDefinition",
         "customresourcedefinitions",

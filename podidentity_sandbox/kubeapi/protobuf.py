@@ -1,8 +1,8 @@
 """Protobuf bodies of the few documents that kubectl sends in no other form. Pure.
 
-`kubectl create namespace|configmap|secret|serviceaccount|token` and typed deletes encode what they send in protobuf;
-answers may always be JSON. Field numbers are from the `generated.proto` files of k8s.io/api and k8s.io/apimachinery.
-A field that is not known here, and not empty, is refused rather than lost.
+`kubectl create namespace|configmap|secret|serviceaccount|token`, `kubectl auth can-i` and typed deletes encode what
+they send in protobuf; answers may always be JSON. Field numbers are from the `generated.proto` files of k8s.io/api and
+k8s.io/apimachinery. A field that is not known here, and not empty, is refused rather than lost.
 """
 
 import base64
@@ -48,6 +48,11 @@ _TOKEN_SPEC: Final = {
     3: _Field("boundObjectRef", "message", _BOUND),
     4: _Field("expirationSeconds", "int"),
 }
+_ATTRIBUTES: Final = ("namespace", "verb", "group", "version", "resource", "subresource", "name")
+_ACCESS: Final = {
+    1: _Field("resourceAttributes", "message", {at: _Field(name) for at, name in enumerate(_ATTRIBUTES, 1)}),
+    2: _Field("nonResourceAttributes", "message", {1: _Field("path"), 2: _Field("verb")}),
+}
 _MESSAGES: Final[Mapping[str, Mapping[int, _Field]]] = {
     "Namespace": {1: _OBJECT, 2: _Field("spec", "ignored"), 3: _Field("status", "ignored")},
     "ConfigMap": {
@@ -65,6 +70,12 @@ _MESSAGES: Final[Mapping[str, Mapping[int, _Field]]] = {
     },
     "ServiceAccount": {1: _OBJECT, 4: _Field("automountServiceAccountToken", "bool")},
     "TokenRequest": {1: _OBJECT, 2: _Field("spec", "message", _TOKEN_SPEC), 3: _Field("status", "ignored")},
+    "SelfSubjectAccessReview": {1: _OBJECT, 2: _Field("spec", "message", _ACCESS), 3: _Field("status", "ignored")},
+    "SelfSubjectRulesReview": {
+        1: _OBJECT,
+        2: _Field("spec", "message", {1: _Field("namespace")}),
+        3: _Field("status", "ignored"),
+    },
     "DeleteOptions": {
         1: _Field("gracePeriodSeconds", "int"),
         2: _Field("preconditions", "message", {1: _Field("uid"), 2: _Field("resourceVersion")}),

@@ -81,7 +81,6 @@ class ListOptions:
     limit: int
     continue_token: str
     bookmarks: bool
-    initial_events: bool
     timeout_seconds: int
 
 
@@ -96,7 +95,6 @@ def list_options(query: Mapping[str, str]) -> ListOptions:
         limit=number(query, "limit"),
         continue_token=query.get("continue", ""),
         bookmarks=flag(query, "allowWatchBookmarks"),
-        initial_events=flag(query, "sendInitialEvents"),
         timeout_seconds=number(query, "timeoutSeconds"),
     )
 
@@ -121,8 +119,7 @@ def revision(text: str, *, code_of_watch: bool = False) -> int:
 
 
 def representation(request: web.BaseRequest) -> str:
-    """Return the form of the response: "Table", "PartialObjectMetadata", "PartialObjectMetadataList" or "" for the
-    object.
+    """Return the form of the response: "Table", or "" for the object.
 
     The first supported media type in the Accept header is used. Raise StatusError 406 if there is none.
     """
@@ -133,7 +130,7 @@ def representation(request: web.BaseRequest) -> str:
         if kind not in {"application/json", "*/*", "application/*"}:
             continue
         form = given.get("as", "")
-        if form in {"", "Table", "PartialObjectMetadata", "PartialObjectMetadataList"}:
+        if form in {"", "Table"}:
             return form
     raise not_acceptable(_ACCEPTED)
 

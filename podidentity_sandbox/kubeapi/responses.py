@@ -43,13 +43,11 @@ def one(
 
 def one_bytes(resource: ResourceType, item: Item, form: str, include: str, now: datetime.datetime) -> bytes:
     """Return one object in the requested form, as in a response or a watch event."""
-    if item.document.get("kind") == "Status" or not form:
+    if item.document.get("kind") == "Status" or form != "Table":
         return item.json
-    if form == "Table":
-        metadata = {"resourceVersion": item.document["metadata"].get("resourceVersion", "")}
-        named = "name" in item.document["metadata"]
-        return _encode(_table(resource, metadata, [item] if named else [], include, now))
-    return _encode(tables.partial(item.document))
+    metadata = {"resourceVersion": item.document["metadata"].get("resourceVersion", "")}
+    named = "name" in item.document["metadata"]
+    return _encode(_table(resource, metadata, [item] if named else [], include, now))
 
 
 def many(resource: ResourceType, page: Page, form: str, include: str, now: datetime.datetime) -> web.Response:
@@ -61,16 +59,6 @@ def many(resource: ResourceType, page: Page, form: str, include: str, now: datet
         metadata["remainingItemCount"] = page.remaining
     if form == "Table":
         return document(_table(resource, metadata, page.items, include, now))
-    if form:
-        listed = [tables.partial(item.document) for item in page.items]
-        return document(
-            {
-                "kind": "PartialObjectMetadataList",
-                "apiVersion": "meta.k8s.io/v1",
-                "metadata": metadata,
-                "items": listed,
-            }
-        )
     kind = resource.list_kind or f"{resource.kind}List"
     head = _encode({"kind": kind, "apiVersion": resource.api_version, "metadata": metadata})
     items = b",".join(item.json if resource.custom else item.bare for item in page.items)

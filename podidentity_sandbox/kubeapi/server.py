@@ -18,8 +18,9 @@ from typing import Final
 from aiohttp import web
 
 from podidentity_sandbox.certificates import Authority, KeyPair
-from podidentity_sandbox.kubeapi import definitions, discovery, openapi, requests, responses
+from podidentity_sandbox.kubeapi import authorization, definitions, discovery, openapi, requests, responses
 from podidentity_sandbox.kubeapi.accounts import ServiceAccountTokens
+from podidentity_sandbox.kubeapi.authorization import ADMINISTRATOR, Authorizer, User, service_account_user
 from podidentity_sandbox.kubeapi.handling import ReadLog, ResourceHandler
 from podidentity_sandbox.kubeapi.history import History
 from podidentity_sandbox.kubeapi.kinds import DEFINITIONS, Registry
@@ -34,7 +35,6 @@ FIRST_NAMESPACES: Final = ("default", "kube-node-lease", "kube-public", "kube-sy
 REQUESTS_KEPT: Final = 10_000
 OWN_USER_AGENT: Final = "podidctl-sandbox/"
 """The beginning of the User-Agent of the sandbox's own clients, which `KubeApi.faults` do not concern."""
-ACCESS_REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 STOP_SECONDS: Final = 2.0
 """The time that a stop waits for responses that are being written."""
 
@@ -55,8 +55,9 @@ class KubeApi:
     """An API server on loopback, with TLS and one administrator's token.
 
     *crd_directory* holds YAML of definitions to serve from the start. *keep* is how many changes of each kind can be
-    resumed from. *bookmark_seconds* is the time between a quiet watch's bookmarks. *now* is the wall clock of
-    timestamps and ages, *clock* measures the time of watches.
+    resumed from. *bookmark_seconds* is the time between a quiet watch's bookmarks. With *rbac* a service account may
+    do what roles allow; otherwise every authenticated client may do everything. *now* is the wall clock of timestamps
+    and ages, *clock* measures the time of watches.
 
     Data outlive `stop`: `start` again and clients resume where they were. Making one with a directory reads files: from
     inside a loop, do it in a thread. Everything else belongs to the loop's own thread.
@@ -69,6 +70,7 @@ class KubeApi:
         authority: Authority | None = None,
         keep: int = 10_000,
         bookmark_seconds: float = 60.0,
+        rbac: bool = False,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -83,6 +85,7 @@ class KubeApi:
         self._now = now
         self._verbs = Verbs(self._history, self._registry, root_certificate=self.authority.pem, now=now)
         self.store = Store(self._verbs)
+        self._authorizer = Authorizer(self._history, rbac=rbac)
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._tokens = ServiceAccountTokens(self._verbs, issuer=lambda: self.server, now=now)
@@ -234,8 +237,7 @@ class KubeApi:
                 return fault
             if self.intercept is not None and (refusal := self.intercept(recorded)) is not None:
                 return responses.refusal(refusal)
-            self._authenticate(request)
-            return await self._route(request)
+            return await self._route(request, self._authenticate(request))
         except StatusError as error:
             return responses.refusal(error)
         except ConnectionError:
@@ -244,31 +246,32 @@ class KubeApi:
             log.exception("request failed in the sandbox's API server: report it with this traceback")
             return responses.refusal(StatusError(500, "InternalError", "an error on the server prevented the request"))
 
-    def _authenticate(self, request: web.BaseRequest) -> None:
-        """Raise StatusError 401 for a client without a certificate of this authority and without a valid token."""
+    def _authenticate(self, request: web.BaseRequest) -> User:
+        """Return the client. Raise StatusError 401 for one with neither a certificate of this authority nor a valid
+        token.
+        """
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             if hmac.compare_digest(token.strip().encode(), self.token.encode()):
-                return
-            if self._tokens.subject(token.strip()):
-                return
+                return ADMINISTRATOR
+            if account := self._tokens.subject(token.strip()):
+                return service_account_user(account)
             raise unauthorized()
         transport = request.transport
         if transport is None or not transport.get_extra_info("peercert"):
             raise unauthorized()
+        return ADMINISTRATOR
 
-    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _route(self, request: web.BaseRequest, user: User) -> web.StreamResponse:
         target = requests.target(self._registry, request.path)
         if target is not None:
+            watch = requests.flag(request.query, "watch")
+            self._authorizer.check(user, authorization.access_of(request.method, target, watch=watch))
             return await self._handler.answer(request, target)
-        if (request.method, request.path) == ("POST", ACCESS_REVIEWS):
-            return await self._review_access(request)
+        if request.method == "POST" and (kind := authorization.REVIEWS.get(request.path)) is not None:
+            review = await requests.document(request, kind)
+            return responses.document(self._authorizer.review(kind, review, user), 201)
         return await self._outside(request)
-
-    async def _review_access(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Allow the access: this server has no authorizer and allows every authenticated request."""
-        review = await requests.document(request, "SubjectAccessReview")
-        return responses.document({**review, "status": {"allowed": True}}, 201)
 
     async def _outside(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method not in {"GET", "HEAD"}:

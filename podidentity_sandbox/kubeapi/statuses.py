@@ -73,7 +73,8 @@ def unauthorized() -> StatusError:
 
 
 def forbidden(plural: str, group: str, name: str, why: str) -> StatusError:
-    message = f"{_resource(plural, group)} {_quoted(name)} is forbidden: {why}"
+    about = f"{_resource(plural, group)} {_quoted(name)}" if name else _resource(plural, group)
+    message = f"{about} is forbidden: {why}"
     return StatusError(403, "Forbidden", message, details=_details(plural, group, name))
 
 

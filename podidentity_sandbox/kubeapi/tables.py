@@ -51,11 +51,11 @@ def row(resource: ResourceType, item: Item, now: datetime.datetime, include: str
     if include == "Object":
         made["object"] = document
     elif include != "None":
-        made["object"] = partial(document)
+        made["object"] = _partial(document)
     return made
 
 
-def partial(document: Document) -> Document:
+def _partial(document: Document) -> Document:
     """Return the metadata alone."""
     return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": document["metadata"]}
 

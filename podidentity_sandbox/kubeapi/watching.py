@@ -14,9 +14,8 @@ from typing import Final
 from podidentity_sandbox.kubeapi import selectors
 from podidentity_sandbox.kubeapi.history import Change, History, Item, TooOldError
 from podidentity_sandbox.kubeapi.requests import ListOptions, Target, revision
-from podidentity_sandbox.kubeapi.statuses import bad_request, expired
+from podidentity_sandbox.kubeapi.statuses import expired
 
-INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
 LAST_BOOKMARK_SECONDS: Final = 1.0
 """How long before the end of its time a watch sends a last bookmark."""
 BACKLOG_MAX: Final = 20_000
@@ -104,14 +103,10 @@ class Watch:
     def _begin(self) -> None:
         asked = revision(self._options.resource_version, code_of_watch=True)
         kind = self.target.resource.name
-        if self._options.initial_events and self._options.match != "NotOlderThan":
-            raise bad_request("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
-        if asked == 0 or self._options.initial_events:
+        if asked == 0:
             for key, item in self._history.items(kind):
                 if self._is_in_scope(key[0]) and self._matches(item):
                     self._put(WatchEvent("ADDED", item))
-            if self._options.initial_events and self._options.bookmarks:
-                self._put(self._bookmark({INITIAL_EVENTS_END: "true"}))
             return
         try:
             changes = self._history.since(kind, asked)
@@ -154,12 +149,10 @@ class Watch:
     def _is_in_scope(self, namespace: str) -> bool:
         return self.target.namespace in {"", namespace}
 
-    def _bookmark(self, annotations: dict[str, str] | None = None) -> WatchEvent:
+    def _bookmark(self) -> WatchEvent:
         resource = self.target.resource
         metadata: dict[str, object] = {"resourceVersion": str(self._history.revision)}
         if not resource.custom:
             metadata["creationTimestamp"] = None
-        if annotations is not None:
-            metadata["annotations"] = annotations
         document = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
         return WatchEvent("BOOKMARK", Item(document, self._history.revision))

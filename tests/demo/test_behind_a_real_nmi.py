@@ -9,9 +9,11 @@ import pytest
 
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES
 from podidentity_sandbox.azure import RESOURCE_GROUP, SUBSCRIPTION, identity_id
+from podidentity_sandbox.command_lines import ProgramPorts
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.network import ExecutionContext
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.integration.identity_requests import NODE, binding, eventually, identity, run_pod
 
 pytestmark = pytest.mark.programs
@@ -25,8 +27,9 @@ async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
 
 async def demo(sandbox: Sandbox, context: ExecutionContext, client_id: str) -> tuple[int | None, list[str]]:
     """Run the program in the pod at *place* as the sandbox's kubelet does; its exit code and its lines."""
+    port = int(sandbox.metadata_url(NODE).rpartition(":")[2]) if not sandbox.redirects else 0
     environment: Mapping[str, str] = {
-        **sandbox._pod_environment(int(sandbox.metadata_url(NODE).rpartition(":")[2]) if not sandbox.redirects else 0),
+        **sandbox.commands.pod_environment(ProgramPorts(0, 0, port)),
         **context.environment,
     }
     names = [f"--subscriptionid={SUBSCRIPTION}", f"--clientid={client_id}", f"--resourcegroup={RESOURCE_GROUP}"]

@@ -43,12 +43,12 @@ def test_the_programs_accept_their_command_lines(values: Path) -> None:
 def test_by_default_the_programs_have_their_own_defaults_but_nmi_fails_closed() -> None:
     found = programs(render())
     assert found["mic"].describe() == {"cloud_config": "/etc/kubernetes/azure.json", "namespace": "podid"}
-    own = {"fail_closed": "True", "node_name": "node-1", "probe_port": "8085"}
+    own = {"fail_closed": "True", "handover_socket": HANDOVER, "node_name": "node-1", "probe_port": "8085"}
     assert found["nmi"].describe() == {"mic_namespace": "podid", **own}
 
 
 def test_pods_with_the_name_of_mic_are_trusted_in_the_namespace_of_the_release_only() -> None:
-    own = {"fail_closed": "True", "node_name": "node-1", "probe_port": "8085"}
+    own = {"fail_closed": "True", "handover_socket": HANDOVER, "node_name": "node-1", "probe_port": "8085"}
     assert programs(render(namespace="default"))["nmi"].describe() == own
     elsewhere = programs(render(namespace="podid", options=["--set=nmi.micNamespace=mics"]))["nmi"]
     assert elsewhere.mic_namespace == "mics"
@@ -65,6 +65,8 @@ def test_an_admin_secret_replaces_azure_json() -> None:
     assert found.cloud_config == ""
     assert set(found.environment) == set(mic.startup.settings.CLOUD_VARIABLES)
 
+
+HANDOVER = "/run/aad-pod-identity/nmi.sock"
 
 NMI: Mapping[str, Any] = {
     "force_namespaced": True,
@@ -86,6 +88,7 @@ NMI: Mapping[str, Any] = {
     "set_retry_after_header": True,
     "delete_conntrack": True,
     "fail_closed": True,
+    "handover_socket": HANDOVER,
     "route_localnet": RouteLocalnetMode.SET,
     "allowed_ad_endpoints": ("https://login.cloud.example/", "https://sts.cloud.example/"),
     "allow_cross_namespace_secrets": True,

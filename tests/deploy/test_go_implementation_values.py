@@ -116,6 +116,7 @@ DIFFERENT: Mapping[str, Any] = {
     "nmi.tag": "",
     "nmi.priorityClassName": "system-node-critical",
     "nmi.tolerations": [{"operator": "Exists"}],
+    "nmi.updateStrategy": {},
 }
 """Intentional differences, which the README lists."""
 

@@ -9,7 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from podidentity.telemetry.metrics import expose
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tools.handbook.metrics import OPEN, Shown, mic_registry, nmi_registry, shown
 
 pytestmark = pytest.mark.programs

@@ -11,7 +11,8 @@ from typing import Any, Final
 import yaml
 
 from podidentity_sandbox.fabric import Fabric
-from podidentity_sandbox.sandbox import CHART_VALUES, Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import CHART_VALUES, Settings
 from tests.kubectl_and_helm import CommandError, Commands
 from tests.testplane import up
 

@@ -61,7 +61,7 @@ async def prometheus(here: Cluster) -> AsyncIterator[Prometheus]:
         ],
         context=here.sandbox.contexts[NODE],
         log=here.folder / "prometheus.log",
-        environment=here.sandbox.inherited(),
+        environment=here.sandbox.commands.inherited(),
     )
     made = Prometheus(here)
 

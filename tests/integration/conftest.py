@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.testplane import up
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,8 @@ from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.namespaces import Namespaces
 from podidentity_sandbox.network import METADATA_ADDRESS
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from podidentity_sandbox.tokens import read_claims
 from tests.integration.identity_requests import AUDIENCE, NODE, attach, binding, identity
 

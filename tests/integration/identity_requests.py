@@ -157,7 +157,9 @@ async def ask_at(
     source = context.environment.get("SANDBOX_SOURCE_ADDRESS", "")
     given = json.dumps([host, source, target, {"Metadata": "true"} if headers is None else dict(headers)])
     process = await asyncio.create_subprocess_exec(
-        *context.command([sys.executable, "-c", _ASK, given]), stdout=asyncio.subprocess.PIPE, env=sandbox.inherited()
+        *context.command([sys.executable, "-c", _ASK, given]),
+        stdout=asyncio.subprocess.PIPE,
+        env=sandbox.commands.inherited(),
     )
     output, _ = await process.communicate()
     assert process.returncode == 0

@@ -15,7 +15,8 @@ import pytest_asyncio
 from podidentity.resources import EXCEPTIONS
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ServicePrincipal
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from podidentity_sandbox.tokens import read_claims
 from tests.integration.identity_requests import (
     AUDIENCE,

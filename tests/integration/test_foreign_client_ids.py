@@ -17,7 +17,8 @@ from podidentity.resources import (
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.network import ExecutionContext
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.integration.identity_requests import NODE, ask, attach, binding, eventually, identity, run_bound_pod, run_pod
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

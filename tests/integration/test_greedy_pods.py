@@ -22,7 +22,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.integration.identity_requests import run_bound_pod
 
 pytestmark = [pytest.mark.measures, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]

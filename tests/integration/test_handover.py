@@ -14,8 +14,9 @@ import pytest
 
 from podidentity.resources import PODS
 from podidentity_sandbox.processes import Program, python
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import free_ports
+from podidentity_sandbox.settings import Settings
 from tests.integration.continuous_client import asking
 from tests.integration.handover_peer import PREDECESSOR_STEPS, SUCCESSOR_STEPS
 from tests.integration.identity_requests import NODE, eventually

@@ -10,7 +10,8 @@ import pytest_asyncio
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.integration.identity_requests import ask, attach, binding, eventually, identity, run_pod
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

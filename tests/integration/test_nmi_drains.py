@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from podidentity.resources import PODS
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.integration.identity_requests import NODE, ask, eventually, run_pod
 
 PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"

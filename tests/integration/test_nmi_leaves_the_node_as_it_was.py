@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.integration.node_tables import JUMP, REDIRECT, REJECT, end, on_node, saved
 
 pytestmark = pytest.mark.root

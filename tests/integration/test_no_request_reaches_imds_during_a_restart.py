@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.integration.continuous_client import asking
 from tests.integration.identity_requests import NODE, ask, eventually, run_pod
 from tests.integration.node_tables import JUMP, REDIRECT, REJECT, end, on_node, saved, start_again

@@ -20,8 +20,9 @@ from aiohttp import web
 
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, PODS
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import FaultyService, json_response
+from podidentity_sandbox.settings import Settings
 from tests.leaks import Ledger
 from tests.nmi.tokens.sign_in_bench import certificate_of, pfx_of, rsa_key
 

@@ -7,7 +7,8 @@ import msgspec
 
 from podidentity.kube.events import EVENTS
 from podidentity.kube.paths import object_path
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.integration.identity_requests import ask, eventually, run_pod
 
 

@@ -3,7 +3,8 @@
 import json
 import os
 
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.integration.identity_requests import NODE, Answer, ask, ask_at, run_bound_pod
 
 

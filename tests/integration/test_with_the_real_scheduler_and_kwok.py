@@ -17,7 +17,8 @@ import pytest
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, PODS
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.fabric import Fabric
-from podidentity_sandbox.sandbox import NMI_PORT, Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import NMI_PORT, Settings
 from podidentity_sandbox.tokens import read_claims
 from tests.conftest import NewPlane
 from tests.integration.conftest import ROOT

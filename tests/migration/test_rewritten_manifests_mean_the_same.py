@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mic.startup.spellings import respelled
@@ -51,6 +51,7 @@ def documents(draw: st.DrawFn) -> tuple[Kind[Any], dict[str, Any]]:
     }
 
 
+@settings(deadline=None)
 @given(st.lists(documents(), min_size=1, max_size=3), st.sampled_from([None, True, False]), st.booleans())
 def test_a_rewritten_manifest_is_read_equally_and_has_no_old_spelling(
     objects: list[tuple[Kind[Any], dict[str, Any]]], flow: bool | None, listed: bool

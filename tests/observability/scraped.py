@@ -18,8 +18,9 @@ import yaml
 
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.processes import Program
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import free_ports
+from podidentity_sandbox.settings import Settings
 from tests.integration.identity_requests import NODE, ask, run_bound_pod
 from tests.observability.faults import CONNECTIONS_OF_ONE_POD, noticed
 from tests.observability.pack import FILES, RUNBOOKS, alerts, expectations, program, queries, selectors
@@ -146,7 +147,7 @@ async def prometheus(folder: Path, sandbox: Sandbox) -> AsyncIterator[Prometheus
         ],
         context=ExecutionContext("127.0.0.1"),
         log=folder / "prometheus.log",
-        environment=sandbox.inherited(),
+        environment=sandbox.commands.inherited(),
     )
     try:
         yield Prometheus(port, process)

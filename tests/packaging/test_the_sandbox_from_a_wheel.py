@@ -59,3 +59,10 @@ def test_the_manifests_in_the_wheel_are_those_of_deploy(install: Install, folder
     expected = {each.name: each.read_bytes() for each in source.glob("*.yaml")}
     assert expected
     assert {each.name: each.read_bytes() for each in packaged.glob("*.yaml")} == expected
+
+
+def test_the_permissions_in_the_wheel_are_those_of_the_manifests(install: Install) -> None:
+    (site,) = install().parents[1].glob("lib/python3*/site-packages")
+    name = "deployment-rbac.yaml"
+    source = Path(__file__).parents[2] / "deploy" / "manifests" / name
+    assert (site / "podidentity_sandbox" / "manifests" / name).read_bytes() == source.read_bytes()

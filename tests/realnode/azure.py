@@ -23,8 +23,8 @@ from podidentity_sandbox.imds import Imds
 from podidentity_sandbox.machines import Machine
 from podidentity_sandbox.namespaces import Namespaces
 from podidentity_sandbox.network import METADATA_ADDRESS, Loopback
-from podidentity_sandbox.sandbox import EXCHANGE_AUDIENCE
 from podidentity_sandbox.serving import listening
+from podidentity_sandbox.settings import EXCHANGE_AUDIENCE
 from podidentity_sandbox.tokens import TokenMint
 from tests.realnode.options import AAD_PORT, API_PORT, ARM_PORT, OUTSIDE_ADDRESS, NodeAddresses, is_pod
 from tests.realnode.processes import BedError

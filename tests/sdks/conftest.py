@@ -18,7 +18,8 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.sdks.applications import APPLICATIONS, Application, ToolchainError, make_all
 from tests.sdks.sdk_sandbox import SYSTEM_PATH, Output, SdkSandbox
 

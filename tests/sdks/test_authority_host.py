@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.sdks.applications import Application
 from tests.sdks.sdk_sandbox import SdkSandbox
 

@@ -11,8 +11,9 @@ from podidentity.version import VERSION
 from podidentity_sandbox import launching
 from podidentity_sandbox.demo import Demo
 from podidentity_sandbox.kubeapi import KubeApi
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import free_ports
+from podidentity_sandbox.settings import Settings
 from tests.images.built.conftest import Image
 
 

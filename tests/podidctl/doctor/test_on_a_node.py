@@ -12,7 +12,8 @@ import pytest
 
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.pod_projection import NodePod
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.conftest import ROOT
 from tests.sandbox.cloud.conftest import eventually, pod
 

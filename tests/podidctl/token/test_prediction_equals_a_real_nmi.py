@@ -11,7 +11,8 @@ import pytest
 
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, GROUP, PODS
 from podidentity_sandbox.azure import identity_id
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.mic.preview.run_programs import Answer, run
 from tests.sandbox.cloud.conftest import eventually, pod
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 
 SECONDS = 15.0  # for what takes a fraction of a second on a machine that does nothing else
 TAIL_LINES = 60

@@ -10,7 +10,8 @@ import pytest
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.directory import DirectoryError
 from podidentity_sandbox.proofs import ASSERTION_TYPE
-from podidentity_sandbox.sandbox import EXCHANGE_AUDIENCE, Sandbox
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import EXCHANGE_AUDIENCE
 from podidentity_sandbox.tokens import read_claims
 
 

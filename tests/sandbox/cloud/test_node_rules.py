@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 
 pytestmark = pytest.mark.root
 NODE = "node-0"

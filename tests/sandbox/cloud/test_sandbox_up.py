@@ -2,74 +2,22 @@
 
 import os
 import re
-import shlex
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.programs
+from tests.sandbox.cloud.terminal import eventually, podidctl, run, sandbox_up
 
-ROOT = Path(__file__).parents[3]
-PODIDCTL = [sys.executable, "-m", "podidctl"]
-SECONDS = 60.0
-PERMISSIVE = "may get every Secret of the cluster"
-"""True on the emulator, which has no authorizer."""
+pytestmark = pytest.mark.programs
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a shell into which the output of `sandbox up` was copied; the sandbox runs."""
-    log = tmp_path_factory.mktemp("up") / "log"
-    base = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*PODIDCTL, "sandbox", "up", "--loopback", "--operation-seconds=0.2"],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=base,
-            cwd=ROOT,
-            process_group=0,
-        )
-    try:
-        eventually(lambda: "kubectl apply -f" in log.read_text() or process.poll() is not None)
-        assert process.poll() is None, log.read_text()
-        lines = [line.strip() for line in log.read_text().splitlines()]
-        exports = [shlex.split(line)[1] for line in lines if line.startswith("export ")]
-        yield {**base, **dict(each.split("=", 1) for each in exports)}
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def run(environment: Mapping[str, str], *command: str) -> tuple[int, str]:
-    """The exit code and the output, with that of standard error."""
-    done = subprocess.run(
-        command,
-        env=environment,
-        cwd=ROOT,
-        text=True,
-        timeout=60,
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    return done.returncode, done.stdout
-
-
-def podidctl(environment: Mapping[str, str], *arguments: str) -> tuple[int, str]:
-    return run(environment, *PODIDCTL, *arguments)
+    """The environment of a shell in which the sandbox can be used."""
+    with sandbox_up(tmp_path_factory.mktemp("up") / "log") as environment:
+        yield environment
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +60,40 @@ def test_explain_reports_a_healthy_pod(demo: dict[str, str]) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_doctor_reports_only_true_findings(demo: dict[str, str]) -> None:
+def test_doctor_finds_no_fault(demo: dict[str, str]) -> None:
     code, output = podidctl(demo, "doctor")
     findings = [line for line in output.splitlines() if line.split()[:1] in (["problem"], ["warning"], ["unknown"])]
-    assert [line for line in findings if PERMISSIVE not in line] == []
-    assert code == (3 if findings else 0)
+    assert (code, findings) == (0, [])
     assert "1 of 1 replica ready" in output
+
+
+@pytest.mark.timeout(180)
+def test_mic_and_nmi_have_the_permissions_of_the_manifests(environment: dict[str, str]) -> None:
+    code, output = podidctl(environment, "doctor")
+    assert code == 0, output
+    for program in ("NMI", "MIC"):
+        account = f"default/aad-pod-identity-{program.lower()}"
+        assert f"{program}'s service account {account} has all permissions that it needs" in output
+    own = f"--kubeconfig={environment['PODIDENTITY_SANDBOX']}/nmi.kubeconfig"
+    assert run(environment, "kubectl", own, "auth", "can-i", "list", "pods", "--all-namespaces") == (0, "yes\n")
+    assert run(environment, "kubectl", own, "auth", "can-i", "list", "secrets") == (1, "no\n")
+    code, output = run(environment, "kubectl", own, "delete", "pod", "nmi-node-0")
+    assert (code, "is forbidden" in output) == (1, True)
+
+
+@pytest.mark.timeout(180)
+def test_doctor_names_a_permission_that_nmi_lacks(environment: dict[str, str]) -> None:
+    role = "clusterrole/aad-pod-identity-nmi"
+    code, rules = run(environment, "kubectl", "get", role, "-o", "jsonpath={.rules}")
+    assert code == 0
+    assert run(environment, "kubectl", "patch", role, "--type=merge", "-p", '{"rules":[]}')[0] == 0
+    try:
+        code, output = podidctl(environment, "doctor")
+        assert code == 3
+        assert "NMI's service account default/aad-pod-identity-nmi may not: " in output
+    finally:
+        assert run(environment, "kubectl", "patch", role, "--type=merge", "-p", f'{{"rules":{rules}}}')[0] == 0
+    eventually(lambda: podidctl(environment, "doctor")[0] == 0)
 
 
 @pytest.mark.timeout(180)

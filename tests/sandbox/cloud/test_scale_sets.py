@@ -5,7 +5,8 @@ import os
 import pytest
 
 from podidentity_sandbox.cluster import DEMO, read_documents
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from tests.sandbox.cloud.conftest import eventually
 
 

@@ -19,7 +19,8 @@ from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, BINDINGS, GROUP
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.network import ExecutionContext
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 from podidentity_sandbox.tokens import read_claims
 from tests.sandbox.cloud.conftest import eventually, pod
 
@@ -96,7 +97,7 @@ async def start(shared_sandbox: Sandbox, context: ExecutionContext, code: str) -
     return await asyncio.create_subprocess_exec(
         *context.command([sys.executable, "-c", PRELUDE + code]),
         stdout=asyncio.subprocess.PIPE,
-        env={**shared_sandbox.inherited(), **context.environment, "ASK": asked},
+        env={**shared_sandbox.commands.inherited(), **context.environment, "ASK": asked},
     )
 
 

@@ -250,9 +250,6 @@ async def test_a_watch_receives_the_same_events_from_both(api: KubeApi, call: Ca
         async with (
             caller.watch(path, labelSelector="n=1", resourceVersion=listed) as selected,
             caller.watch(path, timeoutSeconds=2, resourceVersion=listed) as timed,
-            caller.watch(
-                identities, sendInitialEvents="true", resourceVersionMatch="NotOlderThan", allowWatchBookmarks="true"
-            ) as initial,
             caller.watch(identities, resourceVersion=1) as forgotten,
             caller.watch(path, resourceVersion=listed, accept=TABLE) as table,
         ):
@@ -263,7 +260,6 @@ async def test_a_watch_receives_the_same_events_from_both(api: KubeApi, call: Ca
             await caller("DELETE", f"{path}/before")
             events = [
                 [await selected.next() for _ in range(5)],
-                [await initial.next()],
                 await timed.rest(),
                 [stable_expiry(event) for event in await forgotten.rest()],
                 (await table.next())["object"]["rows"][0]["cells"],

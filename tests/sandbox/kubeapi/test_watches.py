@@ -103,16 +103,6 @@ async def test_a_watch_ends_after_its_timeout_with_a_final_bookmark(api: KubeApi
         assert [event["type"] for event in await watch.rest()] == ["BOOKMARK"]
 
 
-async def test_the_initial_events_end_with_a_marked_bookmark(api: KubeApi, call: Caller) -> None:
-    make(api, "a")
-    query = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
-    async with call.watch(CONFIGMAPS, **MINE, **query) as watch:
-        assert await watch.told(1) == [("ADDED", "a")]
-        event = await watch.next()
-        assert event["type"] == "BOOKMARK"
-        assert event["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
-
-
 async def test_dropped_watches_see_the_end_of_the_stream_and_resume(api: KubeApi, call: Caller) -> None:
     async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision, **MINE) as watch:
         make(api, "a")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from podidentity_sandbox.sandbox import Sandbox, Settings
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@
   (list "set-retry-after-header" .Values.nmi.setRetryAfterHeader)
   (list "enable-conntrack-deletion" .Values.nmi.enableConntrackDeletion)
   (list "fail-closed" (ternary "true" "" (and .Values.nmi.failClosed (not (has "--redirect=none" (default list .Values.nmi.extraArgs))))))
+  (list "handover-socket" (ternary "/run/aad-pod-identity/nmi.sock" "" .Values.nmi.handover.enabled))
   (list "route-localnet" (ternary "set" "" (eq .Values.nmi.routeLocalnet "set")))
   (list "allowed-ad-endpoints" (join "," .Values.nmi.allowedADEndpoints))
   (list "allow-cross-namespace-secrets" .Values.nmi.allowCrossNamespaceSecrets)

@@ -40,6 +40,9 @@ nmi:
   metadataHeaderRequired: true
   kubeletConfig: /etc/default/kubelet
   failClosed: true
+  handover:
+    enabled: true
+  minReadySeconds: 10
   bootGuard: false
   routeLocalnet: check
   seccompProfile: RuntimeDefault

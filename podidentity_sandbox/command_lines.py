@@ -1,0 +1,86 @@
+"""Command lines and environments of MIC, NMI and the programs of pods."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from podidentity_sandbox.azure import AzureEmulator, AzureFiles
+from podidentity_sandbox.network import Network
+from podidentity_sandbox.settings import INHERITED, NAMESPACE, USUAL_PATH
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramPorts:
+    """Ports of MIC, which serves no requests, or of one NMI."""
+
+    probes: int
+    metrics: int
+    requests: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class CommandLines:
+    """The command lines and environments in one sandbox."""
+
+    environment: Mapping[str, str]
+    """This process's environment. The programs inherit the variables in INHERITED."""
+    network: Network
+    azure: AzureEmulator
+    files: AzureFiles
+    kubeconfigs: Mapping[str, Path] = field(default_factory=dict)
+    """The kubeconfig of `mic` and of `nmi`, set after the start of the cluster."""
+
+    def mic_flags(self, ports: ProgramPorts, others: Sequence[str]) -> list[str]:
+        """Return the flags, with *others* at the end."""
+        return [
+            f"--kubeconfig={self.kubeconfigs['mic']}",
+            f"--cloudconfig={self.files.cloud_config}",
+            f"--http-probe-port={ports.probes}",
+            f"--prometheus-port={ports.metrics}",
+            "--leader-election-instance=sandbox",
+            *others,
+        ]
+
+    def nmi_flags(self, node: str, ports: ProgramPorts, others: Sequence[str]) -> list[str]:
+        """Return the flags, with *others* at the end."""
+        redirected = (
+            ["--redirect=nat"]
+            if self.network.redirects
+            else ["--redirect=none", "--metadata-ip=127.0.0.1", f"--metadata-port={self.azure.metadata_port(node)}"]
+        )
+        return [
+            f"--node={node}",
+            f"--kubeconfig={self.kubeconfigs['nmi']}",
+            "--nmi-listen-address=127.0.0.1",
+            f"--nmi-port={ports.requests}",
+            f"--http-probe-port={ports.probes}",
+            f"--prometheus-port={ports.metrics}",
+            *redirected,
+            *others,
+        ]
+
+    def cloud_environment(self) -> dict[str, str]:
+        """Return the variables that describe the sandbox's cloud to a program."""
+        return {
+            "AZURE_ENVIRONMENT_FILEPATH": str(self.files.environment),
+            "SSL_CERT_FILE": str(self.files.certificates),
+        }
+
+    def mic_environment(self) -> dict[str, str]:
+        return {**self.cloud_environment(), "MIC_POD_NAMESPACE": NAMESPACE}
+
+    def inherited(self) -> dict[str, str]:
+        """Return the variables that every program inherits."""
+        given = {name: value for name, value in self.environment.items() if name in INHERITED}
+        return {"PATH": USUAL_PATH, **given, "PYTHONUNBUFFERED": "1"}
+
+    def pod_environment(self, ports: ProgramPorts) -> dict[str, str]:
+        """Return the environment of the pods on the node whose NMI has *ports*."""
+        environment = {
+            **self.inherited(),
+            "AZURE_RESOURCE_MANAGER_ENDPOINT": f"https://{self.network.pod_facing_address}:{self.azure.arm.port}",
+            "SSL_CERT_FILE": str(self.files.certificates),
+        }
+        if not self.network.redirects:
+            environment["AZURE_POD_IDENTITY_AUTHORITY_HOST"] = f"http://127.0.0.1:{ports.requests}"
+        return environment

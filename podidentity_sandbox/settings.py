@@ -1,0 +1,66 @@
+"""Settings of a sandbox, and the names and ports that are the same in each one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from podidentity_sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, RESOURCE_GROUP, SUBSCRIPTION
+
+NAMESPACE: Final = "default"
+"""The namespace of the pods of MIC and NMI."""
+SCALE_SET: Final = "pool"
+NMI_PORT: Final = 2579
+NMI_PROBE_PORT: Final = 8085
+NMI_METRICS_PORT: Final = 9090
+EXCHANGE_AUDIENCE: Final = "api://AzureADTokenExchange"
+"""The audience of a federated credential and its token in Azure's public cloud."""
+AZURE_JSON: Final = "/etc/kubernetes/azure.json"
+"""The path on a node of MIC's credentials."""
+CLOUD_JSON: Final = "/etc/kubernetes/cloud.json"
+"""The path on a node of the description of the sandbox's cloud, for AZURE_ENVIRONMENT_FILEPATH."""
+CHART_VALUES: Final[Mapping[str, Mapping[str, object]]] = {
+    "mic": {"customCloud": {"enabled": True, "configPath": CLOUD_JSON}},
+    "test": {
+        "selector": DEMO_IDENTITY,
+        "clientID": DEMO_CLIENT_ID,
+        "subscriptionID": SUBSCRIPTION,
+        "resourceGroup": RESOURCE_GROUP,
+    },
+}
+"""The chart values for the sandbox's cloud and for the identity of `helm test`."""
+# The inherited variables: enough to find programs and Python's modules, no settings.
+INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
+
+USUAL_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of a sandbox."""
+
+    nodes: int = 1
+    scale_set: bool = False
+    """Whether the nodes are instances of one scale set, which share identities, or VMs by themselves."""
+    kubeconfig: Path | None = None
+    """The kubeconfig of an existing API server on 127.0.0.1; None: the emulator."""
+    schedule: bool = True
+    """Whether the sandbox schedules pods; False if another scheduler does."""
+    run_pods: bool = True
+    """Whether the sandbox runs pods; False if another program such as kwok does."""
+    namespaces: bool | None = None
+    """Network namespaces (True), loopback addresses (False), or namespaces if this process may create them (None)."""
+    programs: bool = True
+    """Whether the sandbox runs MIC and NMI; False if another program or a chart starts them."""
+    daemon_pods: bool = False
+    """Whether MIC and NMI have pod objects, and service accounts with the permissions of an installation."""
+    kinds: bool = True
+    """Whether the sandbox installs the custom resources; False if a chart does."""
+    operation_seconds: float = 0.2
+    """The duration of ARM's operations on a VM."""
+    lag_seconds: float = 0.0
+    """The delay until IMDS knows an identity that ARM has attached."""
+    nmi_flags: Sequence[str] = ()
+    mic_flags: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """This process's environment. The programs inherit the variables in INHERITED."""

@@ -1,0 +1,55 @@
+"""Tests of nmi.handover: two NMIs of a node fit next to each other, and users' own update strategies stay valid."""
+
+from typing import Any
+
+from tools.chart.rendering import render
+
+OFF = "--set=nmi.handover.enabled=false"
+MONITORED = "--set=podMonitor.enabled=true,serviceMonitor.enabled=true,nmi.prometheusPort=9099"
+
+
+def of_kind(kind: str, *options: str) -> list[Any]:
+    return [each for each in render(options=list(options)) if each["kind"] == kind]
+
+
+def daemon_set(*options: str) -> Any:
+    # The cleanup hook is a DaemonSet, too.
+    (found,) = [each for each in of_kind("DaemonSet", *options) if each["metadata"]["name"].endswith("-nmi")]
+    return found["spec"]
+
+
+def test_by_default_a_new_nmi_starts_next_to_the_old_one() -> None:
+    spec = daemon_set()
+    assert spec["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    assert spec["minReadySeconds"] == 10
+    pod = spec["template"]["spec"]
+    assert {"path": "/run/aad-pod-identity", "type": "DirectoryOrCreate"} in [
+        each.get("hostPath") for each in pod["volumes"]
+    ]
+
+
+def test_no_host_port_prevents_the_second_pod() -> None:
+    (container,) = daemon_set(MONITORED)["template"]["spec"]["containers"]
+    assert "ports" not in container
+    monitor = next(each for each in of_kind("PodMonitor", MONITORED) if "nmi" in each["metadata"]["name"])
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert "port" not in endpoint
+    assert "$1:9099" in [each.get("replacement") for each in endpoint["relabelings"]]
+    service = next(each for each in of_kind("Service", MONITORED) if each["metadata"]["name"].endswith("nmi-metrics"))
+    assert [each["targetPort"] for each in service["spec"]["ports"]] == [9099]
+
+
+def test_without_a_handover_everything_is_as_in_the_go_implementation() -> None:
+    spec = daemon_set(OFF, MONITORED)
+    assert spec["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
+    assert "minReadySeconds" not in spec
+    (container,) = spec["template"]["spec"]["containers"]
+    assert [each["name"] for each in container["ports"]] == ["metrics"]
+    assert not any("handover" in each for each in container["args"])
+    assert "aad-pod-identity" not in str([each.get("hostPath") for each in spec["template"]["spec"]["volumes"]])
+
+
+def test_an_own_update_strategy_is_used_unchanged() -> None:
+    own = daemon_set("--set=nmi.updateStrategy.type=RollingUpdate,nmi.updateStrategy.rollingUpdate.maxUnavailable=2")
+    assert own["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}}
+    assert daemon_set("--set=nmi.updateStrategy.type=OnDelete")["updateStrategy"] == {"type": "OnDelete"}

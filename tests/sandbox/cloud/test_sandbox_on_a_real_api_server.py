@@ -1,0 +1,45 @@
+"""`podidctl sandbox up --kubeconfig` on the real API server: MIC and NMI have pods there, and leave nothing behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import NewPlane
+from tests.sandbox.cloud.terminal import eventually, podidctl, run, sandbox_up
+from tests.testplane import up
+
+pytestmark = [pytest.mark.plane, pytest.mark.timeout(300)]
+
+OURS = ("pods", "nodes", "serviceaccounts", "roles", "rolebindings", "clusterroles", "clusterrolebindings")
+
+
+def test_explain_and_doctor_are_right_on_a_real_api_server(
+    new_plane: NewPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{up.tool('kubectl').parent}{os.pathsep}{os.environ['PATH']}")
+    plane = new_plane()
+    with sandbox_up(tmp_path / "log", f"--kubeconfig={plane.kubeconfig}") as shell:
+        code, output = run(shell, "kubectl", "apply", "-f", "deploy/demo/")
+        assert code == 0, output
+        eventually(lambda: "successfully acquired a token" in run(shell, "kubectl", "logs", "demo")[1])
+        code, output = run(shell, "kubectl", "get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity")
+        assert output.count(" 1/1 ") == 2, output
+        assert "nmi starting version=" in run(shell, "kubectl", "logs", "nmi-node-0")[1]
+
+        code, output = podidctl(shell, "explain", "pod", "default/demo")
+        assert code == 0, output
+        assert "pod default/demo: granted" in output
+        assert "NMI's log, UTC" in output
+
+        code, output = podidctl(shell, "doctor")
+        assert code == 0, output
+        for program in ("NMI", "MIC"):
+            assert f"{program}'s service account default/aad-pod-identity-{program.lower()} has all" in output
+        assert run(shell, "kubectl", "delete", "-f", "deploy/demo/")[0] == 0
+    admin = {**shell, "KUBECONFIG": plane.kubeconfig}
+    for kind in OURS:
+        code, output = run(admin, "kubectl", "get", kind, "-A", "-o", "name")
+        assert code == 0, output
+        left = [line for line in output.splitlines() if "aad-pod-identity" in line or kind in {"pods", "nodes"}]
+        assert left == []
