@@ -159,6 +159,7 @@ async def test_a_cluster_without_the_go_implementations_programs_is_recognised_b
     assert answer.code == 3
 
 
+@pytest.mark.programs
 async def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
     cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}
     context = {"name": "c", "context": {"cluster": "c", "user": "u"}}

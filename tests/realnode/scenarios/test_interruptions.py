@@ -106,7 +106,7 @@ def test_the_api_server_is_unavailable(bed: Bed, scenarios: Scenarios) -> None:
     assert (result.leaked, result.wrong) == (0, 0), result
 
 
-@pytest.mark.parametrize("command", ["iptables --table nat --flush", "nft flush ruleset"])
+@pytest.mark.parametrize("command", ["iptables -t nat -F", "nft flush ruleset"])
 def test_the_rules_are_flushed(bed: Bed, scenarios: Scenarios, command: str) -> None:
     def act() -> None:
         bed.nodes[0].run(*command.split())

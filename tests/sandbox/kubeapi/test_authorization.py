@@ -142,6 +142,6 @@ async def test_a_rules_review_lists_the_rules(administrator: Caller, account: Ca
 
 
 async def test_without_rbac_everything_is_allowed_and_the_review_says_why(api: KubeApi, call: Caller) -> None:
-    spec = {"user": "nobody", "resourceAttributes": {"verb": "delete", "resource": "nodes"}}
+    spec = {"user": "dev", "resourceAttributes": {"verb": "delete", "resource": "nodes"}}
     answer = await call("POST", f"{REVIEWS}/subjectaccessreviews", {"spec": spec})
     assert answer.body["status"] == {"allowed": True, "reason": "no authorizer is active"}
