@@ -106,5 +106,5 @@ def test_compiler_errors_are_reported(tmp_path: Path, monkeypatch: pytest.Monkey
     wrong.write_text("int main(void) { return what; }")
     monkeypatch.setattr(generator, "PROGRAM", tmp_path / "generator")
     monkeypatch.setattr(generator, "SOURCES", (wrong,))
-    with pytest.raises(GeneratorError, match=r"does not compile, .*what"):
+    with pytest.raises(GeneratorError, match=r"(?s)does not compile, .*what"):
         generator.built()

@@ -152,7 +152,7 @@ def test_a_test_that_does_not_pass_without_the_change_proves_nothing(outcomes: l
         (["topic"], False, 2),
         (["topic/1"], False, 2),
         (["cache.py"], False, 1),
-        (["test_keeping"], True, 1),
+        (["test_token_cache"], True, 1),
         (["other"], False, 0),
     ],
 )
