@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from podidentity.resources import PODS
+from podidentity_sandbox.command_lines import ProgramPorts
 from podidentity_sandbox.processes import Program, python
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import free_ports
@@ -77,9 +79,10 @@ def sending(connect: Callable[[], http.client.HTTPConnection], path: str = PATH)
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    tmp_path.chmod(0o700)
-    return tmp_path
+def directory() -> Iterator[Path]:
+    """Yield a directory with a short path, as that of a Unix socket must be; its mode is 0700."""
+    with tempfile.TemporaryDirectory(prefix="nmi-") as directory:
+        yield Path(directory)
 
 
 @asynccontextmanager
@@ -281,7 +284,7 @@ async def test_without_a_handover_socket_of_the_former_nmi_the_next_one_waits_fo
 async def test_with_other_ports_the_successor_binds_them_itself(directory: Path) -> None:
     async with sandboxed(directory) as sandbox:
         former = sandbox.nmis[NODE]
-        sandbox._ports[NODE] = tuple(free_ports(3))  # type: ignore[assignment]
+        sandbox._ports[NODE] = ProgramPorts(*free_ports(3))
         await sandbox.start_nmi(NODE)
         await logged(sandbox, "this NMI has taken over", 1)
         await sandbox.nmi_active(NODE)
