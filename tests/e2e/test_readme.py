@@ -59,7 +59,6 @@ class Terminal:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[None]:
     """The processes and files of `make cluster`; none remains after Ctrl-C."""
-    before = set(NAMESPACES.glob("*"))
     log = tmp_path / "cluster.log"
     with log.open("wb") as output:
         process = subprocess.Popen([sys.executable, "-m", "tools.cluster"], cwd=ROOT, stdout=output, stderr=output)
@@ -68,12 +67,13 @@ def cluster(tmp_path: Path) -> Iterator[None]:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
+    assert list(NAMESPACES.glob(f"podid-{process.pid}-*"))
     try:
         yield
     finally:
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(30) == 0, log.read_text()
-    assert set(NAMESPACES.glob("*")) == before
+    assert not list(NAMESPACES.glob(f"podid-{process.pid}-*"))
 
 
 @pytest.mark.usefixtures("cluster")
