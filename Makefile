@@ -162,7 +162,7 @@ node: .venv/.built ## Start real nodes with a control plane and an emulated Azur
 	@tools/local-images once
 	@$(BIN)/python -m tests.realnode.interactive $(NODE)
 
-e2e-node: .venv/.built ## Run the tests on real nodes (12 minutes, as root)
+e2e-node: .venv/.built ## Run the tests on real nodes (about 20 minutes, as root)
 	$(PACKAGES) test node
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
