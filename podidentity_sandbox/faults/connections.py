@@ -186,12 +186,20 @@ class FaultProxy:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+            await asyncio.sleep(0)  # aborted transports close in the next iteration
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._running:  # accepted before stop(), reported after it
+            writer.transport.abort()
+            return
         self.counts.accepted += 1
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="connection through a proxy")
         self._links[task] = _Link(writer, task)
-        task.add_done_callback(self._links.pop)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Close a connection whose task was cancelled before its first step."""
+        self._links.pop(task).abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until its end."""

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 
 import pytest
+from typing_extensions import override
 
 from podidentity_sandbox.faults import FaultProxy, Mode, Pace
 
@@ -205,3 +206,34 @@ async def test_a_given_socket_is_served_too(echo: int) -> None:
     assert await client.says(b"hello") == b"hello"
     await client.close()
     await proxy.stop()
+
+
+async def test_a_connection_whose_task_ends_before_its_first_step_is_closed(echo: int) -> None:
+    class Cancelling(FaultProxy):
+        @override
+        def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            super()._accepted(reader, writer)
+            for task in self._links:
+                task.cancel()
+
+    proxy = Cancelling("127.0.0.1", echo)
+    await proxy.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    async with asyncio.timeout(DEADLINE):
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read(1) == b""
+    assert proxy.counts.accepted == 1
+    assert proxy.open_connections == 0
+    writer.close()
+    await proxy.stop()
+
+
+async def test_a_connection_that_is_reported_after_the_end_is_closed(proxy: FaultProxy) -> None:
+    await proxy.stop()
+    ours, theirs = socket.socketpair()
+    with ours:
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        proxy._accepted(reader, writer)
+        async with asyncio.timeout(DEADLINE):
+            assert await asyncio.to_thread(ours.recv, 1) == b""
+    assert proxy.open_connections == 0
