@@ -146,8 +146,9 @@ class MicObjects:
         if isinstance(thing, AzureAssignedIdentity):
             if change.gone:
                 cluster.objects.pop(thing.key, None)
-            else:  # an API server gives each version a higher resourceVersion
-                thing = cluster._store(msgspec.to_builtins(thing), uid=thing.metadata.uid)
+            else:  # an API server gives each object a uid and each version a higher resourceVersion
+                uid = thing.metadata.uid or f"uid-{thing.metadata.namespace}-{thing.metadata.name}"
+                thing = cluster._store(msgspec.to_builtins(thing), uid=uid)
         if change.gone:
             handler.deleted(thing if before is None else before)
         else:
