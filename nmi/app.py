@@ -42,7 +42,7 @@ from nmi.server.decisions import Decisions
 from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.server import Server
-from nmi.service import Service, is_in_use
+from nmi.service import NodeService, is_in_use
 from nmi.settings import Settings
 from nmi.tokens.assertions import Assertions
 from nmi.tokens.broker import TokenBroker
@@ -131,7 +131,7 @@ class App:
         self._cluster_cache: ClusterCache | None = None
         self._broker: TokenBroker | None = None
         self._governor: Governor | None = None
-        self._service: Service | None = None
+        self._service: NodeService | None = None
         self._takeover: Takeover | None = None
         self._predecessor: Predecessor | None = None
         self._keeps_redirect = False
@@ -230,7 +230,7 @@ class App:
                 await service.server.drain(seconds)
         raise Stopped
 
-    async def _complete_requests(self, service: Service, seconds: float) -> float:
+    async def _complete_requests(self, service: NodeService, seconds: float) -> float:
         """Return the remaining part of *seconds* once the requests that are open now are answered.
 
         Decide whether the redirect stays: it does if another NMI serves this node, or will soon.
@@ -268,7 +268,7 @@ class App:
                 "the redirect could not be removed; run `nmi --cleanup` on this node", extra={"error": str(error)}
             )
 
-    async def _start_service(self, tasks: asyncio.TaskGroup) -> tuple[Service, Takeover]:
+    async def _start_service(self, tasks: asyncio.TaskGroup) -> tuple[NodeService, Takeover]:
         """Own the sockets that no other NMI of this node will pass."""
         settings = self._settings
         pages: dict[SocketName, HttpEndpoints] = {
@@ -285,7 +285,7 @@ class App:
         }
         for endpoints in pages.values():
             self._stack.push_async_callback(endpoints.stop)
-        service = Service(settings, self._redirect, pages, tasks, self._retired)
+        service = NodeService(settings, self._redirect, pages, tasks, self._retired)
         self._stack.callback(service.close)
         path = Path(settings.handover_socket) if settings.handover_socket else None
         metrics = HandoverMetrics(self._registry)

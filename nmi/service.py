@@ -24,8 +24,8 @@ BACKLOG: Final = 4096
 """Connections that the kernel queues; it limits this to net.core.somaxconn."""
 
 
-class Service:
-    """Implements `nmi.handover.predecessor.Service`. *pages* are the endpoints by the name of their sockets."""
+class NodeService:
+    """Implements `nmi.handover.predecessor.HandoverService`. *pages* are the endpoints by the name of their sockets."""
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ from nmi.handover.messages import (
     Welcome,
     common_version,
 )
-from nmi.handover.metrics import HandoverMetrics, Outcome
+from nmi.handover.metrics import HandoverMetrics, HandoverOutcome
 from nmi.handover.protocol import Role
 from nmi.handover.socket_path import UnsafePathError, listen_at, remove_own
 from podidentity.version import VERSION
@@ -51,7 +51,7 @@ LISTEN_AGAIN_SECONDS: Final = 30.0
 """The interval at which NMI tries again to listen at a path that it cannot use."""
 
 
-class Service(Protocol):
+class HandoverService(Protocol):
     """What NMI passes on."""
 
     def shared(self, hello: Hello) -> tuple[SocketName, ...]:
@@ -79,7 +79,7 @@ class Service(Protocol):
 class Predecessor:
     """The socket at *path*, and at most one successor. `run` is a task of the owner."""
 
-    def __init__(self, path: Path, service: Service, metrics: HandoverMetrics) -> None:
+    def __init__(self, path: Path, service: HandoverService, metrics: HandoverMetrics) -> None:
         self._path = path
         self._service = service
         self._metrics = metrics
@@ -214,7 +214,7 @@ class Predecessor:
             take, _ = await channel.receive()
         except (ChannelClosedError, ProtocolError):
             log.warning("the successor ended before it was ready; NMI continues to serve, look at the successor's log")
-            self._metrics.record(Role.PREDECESSOR, Outcome.FAILED)
+            self._metrics.record(Role.PREDECESSOR, HandoverOutcome.FAILED)
             return
         assert isinstance(take, Take)  # noqa: S101
         await self._hand_over(channel, shared)
@@ -242,13 +242,13 @@ class Predecessor:
             with suppress(ChannelClosedError, ProtocolError, OSError):
                 await channel.send(Rejection("it serves again, because the successor did not confirm in time"))
             await self._service.resume()
-            self._metrics.record(Role.PREDECESSOR, Outcome.FAILED)
+            self._metrics.record(Role.PREDECESSOR, HandoverOutcome.FAILED)
             return
         await self._close_listener()
         self.retired = True
         self._service.retire()
         self._settled.set()
-        self._metrics.record(Role.PREDECESSOR, Outcome.COMPLETED)
+        self._metrics.record(Role.PREDECESSOR, HandoverOutcome.COMPLETED)
         log.info("the successor serves; NMI completes its open requests and waits for its end")
         await self._stay_retired(channel)
 
@@ -286,7 +286,7 @@ class Predecessor:
             return
         self.retired = False
         await self._service.resume()
-        self._metrics.record(Role.PREDECESSOR, Outcome.RETURNED)
+        self._metrics.record(Role.PREDECESSOR, HandoverOutcome.RETURNED)
         log.warning("the successor has ended; NMI serves again, look at the successor's log")
         if gives_back:
             await channel.send(Resumed())

@@ -25,7 +25,7 @@ from nmi.handover.messages import (
     Taken,
     Welcome,
 )
-from nmi.handover.metrics import HandoverMetrics, Outcome
+from nmi.handover.metrics import HandoverMetrics, HandoverOutcome
 from nmi.handover.protocol import Role
 from nmi.handover.socket_path import UnsafePathError, connect_to
 from podidentity.exits import StartError
@@ -117,7 +117,7 @@ class Successor:
                 f"the NMI that served this node did not hand over ({message.reason}); NMI ends, and its next start "
                 f"tries again"
             ) from self._failed(message.reason)
-        self._metrics.record(Role.SUCCESSOR, Outcome.COMPLETED)
+        self._metrics.record(Role.SUCCESSOR, HandoverOutcome.COMPLETED)
         log.info("this NMI has taken over; the former one completes its open requests")
 
     async def follow(self, adopt: Callable[[int], None]) -> None:
@@ -155,7 +155,7 @@ class Successor:
         except (ChannelClosedError, ProtocolError, TimeoutError, OSError):
             return False
         if given_back:
-            self._metrics.record(Role.SUCCESSOR, Outcome.RETURNED)
+            self._metrics.record(Role.SUCCESSOR, HandoverOutcome.RETURNED)
         return given_back
 
     async def pass_on(self) -> None:
@@ -170,6 +170,6 @@ class Successor:
         self._channel.close()
 
     def _failed(self, reason: str) -> HandoverError:
-        self._metrics.record(Role.SUCCESSOR, Outcome.FAILED)
+        self._metrics.record(Role.SUCCESSOR, HandoverOutcome.FAILED)
         self.close()
         return HandoverError(f"the handover failed: {reason}")
