@@ -197,16 +197,18 @@ class App:
         self._cluster_cache = cluster_cache
         await self._contact.first_lists(client, cluster_cache.watches.by_name.values())
         await cluster_cache.synced()
-        await takeover.complete()
-        await service.serve(server)
         # Current objects stay, so a full collection need not scan them repeatedly, for 20 ms each.
         gc.collect()
         gc.freeze()
-        service.active = True
-        log.info("nmi active", extra={"node": settings.node_name, "count": len(index)})
+        await takeover.complete()
+        await service.listen()
+        # An NMI that serves is retired first: until then it serves again if this one fails, and no connection is lost.
         if takeover.predecessor is not None:
             await takeover.predecessor.confirm()
-            tasks.create_task(takeover.predecessor.follow(service.adopt), name="adopt connections")
+            tasks.create_task(takeover.predecessor.follow(service), name="adopt connections")
+        await service.serve(server)
+        service.active = True
+        log.info("nmi active", extra={"node": settings.node_name, "count": len(index)})
         if self._predecessor is not None:
             tasks.create_task(self._predecessor.run(), name="listen for a successor")
 
@@ -227,6 +229,7 @@ class App:
             if service.server is not None:
                 await asyncio.sleep(LAST_ACCEPT_SECONDS)
                 service.stop_accepting()
+                seconds = await self._pass_connections(service, seconds)
                 await service.server.drain(seconds)
         raise Stopped
 
@@ -255,8 +258,20 @@ class App:
             await handover.settle(until - loop.time())
             self._keeps_redirect = self._keeps_redirect or given_back or handover.registered or handover.retired
             await handover.refuse()
-            if service.server is not None:
-                seconds = await handover.pass_connections(lambda: service.open_connections, seconds)
+        return seconds
+
+    async def _pass_connections(self, service: NodeService, seconds: float) -> float:
+        """Pass every connection to the NMI that serves this node, if one does.
+
+        Return the remaining part of *seconds*.
+        """
+        handover, former = self._predecessor, self._takeover.predecessor if self._takeover is not None else None
+        if handover is not None and handover.retired:
+            if former is not None:
+                former.close()  # an NMI before this one passes no further connections to it
+            return await handover.pass_connections(lambda: service.open_connections, seconds)
+        if former is not None:
+            return await former.return_connections(lambda: service.open_connections, seconds)
         return seconds
 
     async def _leave_redirect(self, step: Callable[[], Awaitable[None]]) -> None:

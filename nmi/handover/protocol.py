@@ -4,6 +4,7 @@ from enum import Enum, auto
 from typing import Final
 
 from nmi.handover.messages import (
+    Adopted,
     Connections,
     GiveBack,
     Hello,
@@ -32,7 +33,9 @@ class Role(Enum):
 
 
 class ConversationState(Enum):
-    """What has been agreed. The predecessor serves until PASSED_SOCKETS, the successor from TAKEN on."""
+    """What has been agreed. The predecessor serves until PASSED_SOCKETS, the successor from TAKEN to
+    GIVING_BACK, and the predecessor from RESUMED on.
+    """
 
     CONNECTED = auto()
     GREETED = auto()
@@ -42,6 +45,7 @@ class ConversationState(Enum):
     TAKEN = auto()
     RETIRED = auto()
     GIVING_BACK = auto()
+    RESUMED = auto()
     PASSED_ON = auto()
     ENDED = auto()
 
@@ -57,11 +61,16 @@ TRANSITIONS: Final[dict[tuple[ConversationState, Role, type[Message]], Conversat
     (ConversationState.PASSED_SOCKETS, _NEW, Taken): ConversationState.TAKEN,
     (ConversationState.TAKEN, _OLD, Retired): ConversationState.RETIRED,
     (ConversationState.RETIRED, _OLD, Connections): ConversationState.RETIRED,
+    (ConversationState.RETIRED, _NEW, Adopted): ConversationState.RETIRED,
     (ConversationState.RETIRED, _NEW, GiveBack): ConversationState.GIVING_BACK,
     (ConversationState.RETIRED, _NEW, PassedOn): ConversationState.PASSED_ON,
     (ConversationState.PASSED_ON, _OLD, Connections): ConversationState.PASSED_ON,
+    (ConversationState.PASSED_ON, _NEW, Adopted): ConversationState.PASSED_ON,
     (ConversationState.GIVING_BACK, _OLD, Connections): ConversationState.GIVING_BACK,
-    (ConversationState.GIVING_BACK, _OLD, Resumed): ConversationState.ENDED,
+    (ConversationState.GIVING_BACK, _NEW, Adopted): ConversationState.GIVING_BACK,
+    (ConversationState.GIVING_BACK, _OLD, Resumed): ConversationState.RESUMED,
+    (ConversationState.RESUMED, _NEW, Connections): ConversationState.RESUMED,
+    (ConversationState.RESUMED, _OLD, Adopted): ConversationState.RESUMED,
     # The predecessor refuses a successor, or serves on because the successor takes too long.
     (ConversationState.GREETED, _OLD, Rejection): ConversationState.ENDED,
     (ConversationState.REGISTERED, _OLD, Rejection): ConversationState.ENDED,

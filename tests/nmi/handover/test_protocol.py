@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nmi.handover.messages import Message, ProtocolError, Rejection, Retired, Taken
+from nmi.handover.messages import Message, ProtocolError, Rejection, Resumed, Retired, Taken
 from nmi.handover.protocol import TRANSITIONS, Conversation, ConversationState, Role
 from tests.nmi.handover.test_messages import MESSAGES
 
@@ -52,6 +52,7 @@ def test_only_a_confirmation_or_a_return_changes_who_serves() -> None:
     assert Taken in changes
     assert changes <= {
         Taken,
+        Resumed,
         Rejection,
         *[kind for (_, _, kind), after in TRANSITIONS.items() if after is ConversationState.ENDED],
     }
