@@ -78,7 +78,7 @@ class Channel:
             except BlockingIOError:
                 await self._until(writable=False)
             except OSError as error:
-                # A peer that closes without reading causes such an error once. Its earlier packets can be read then.
+                # A peer that closes without reading causes this error once. Its earlier packets can be read then.
                 if not isinstance(error, ConnectionResetError) or reset:
                     raise ChannelClosedError from error
                 reset = True
