@@ -24,8 +24,8 @@ BACKLOG: Final = 4096
 """Connections that the kernel queues; it limits this to net.core.somaxconn."""
 
 
-class Service:
-    """Implements `nmi.handover.predecessor.Service`. *pages* are the endpoints by the name of their sockets."""
+class NodeService:
+    """Implements `nmi.handover.predecessor.HandoverService`. *pages* are the endpoints by the name of their sockets."""
 
     def __init__(
         self,
@@ -80,13 +80,17 @@ class Service:
             maintaining.cancel()
             await asyncio.wait([maintaining])
 
-    async def serve(self, server: Server) -> None:
-        """Serve tokens on the listener, and redirect the pods to it. Raise StartError."""
+    async def listen(self) -> None:
+        """Redirect the pods to the listener, where connections wait until serve(). Raise StartError."""
         assert self.listener is not None  # noqa: S101  the caller has bound it
         self.listener.listen(BACKLOG)
+        await self._redirect.install()
+
+    async def serve(self, server: Server) -> None:
+        """Serve tokens on the listener."""
+        assert self.listener is not None  # noqa: S101
         await server.start(self.listener)
         self.server = server
-        await self._redirect.install()
 
     def stop_accepting(self) -> None:
         """Refuse connections from now on. Open ones are served."""

@@ -9,7 +9,9 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 
-VERSIONS: Final = (1,)
+ACKNOWLEDGED_VERSION: Final = 2
+"""From this version on, connections are acknowledged, and a successor that gives back returns its own."""
+VERSIONS: Final = (1, 2)
 """The protocol versions of this NMI."""
 
 PACKET_MAX: Final = 128 * 1024
@@ -71,9 +73,13 @@ class Retired(msgspec.Struct, frozen=True, tag="retired"):
 
 
 class Connections(msgspec.Struct, frozen=True, tag="connections"):
-    """Idle connections of the predecessor, one descriptor each."""
+    """Idle connections, one descriptor each: of a retired predecessor, or after `resumed` of its successor."""
 
     count: Annotated[int, msgspec.Meta(ge=1, le=DESCRIPTORS_MAX)]
+
+
+class Adopted(msgspec.Struct, frozen=True, tag="adopted"):
+    """The receiver owns the last connections; until then the sender keeps them, too. Since version 2."""
 
 
 class GiveBack(msgspec.Struct, frozen=True, tag="give_back"):
@@ -81,7 +87,7 @@ class GiveBack(msgspec.Struct, frozen=True, tag="give_back"):
 
 
 class Resumed(msgspec.Struct, frozen=True, tag="resumed"):
-    """The predecessor serves again. The last message."""
+    """The predecessor serves again. The last message of version 1."""
 
 
 class PassedOn(msgspec.Struct, frozen=True, tag="passed_on"):
@@ -89,7 +95,18 @@ class PassedOn(msgspec.Struct, frozen=True, tag="passed_on"):
 
 
 Message: TypeAlias = (
-    Hello | Welcome | Rejection | Take | Sockets | Taken | Retired | Connections | GiveBack | Resumed | PassedOn
+    Hello
+    | Welcome
+    | Rejection
+    | Take
+    | Sockets
+    | Taken
+    | Retired
+    | Connections
+    | Adopted
+    | GiveBack
+    | Resumed
+    | PassedOn
 )
 
 _decoder: Final = msgspec.json.Decoder(Message)

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter
 from nmi.handover.protocol import Role
 
 
-class Outcome(StrEnum):
+class HandoverOutcome(StrEnum):
     """How one handover ended, for this NMI."""
 
     COMPLETED = "completed"
@@ -28,8 +28,8 @@ class HandoverMetrics:
             registry=registry,
         )
         for role in Role:
-            for outcome in Outcome:
+            for outcome in HandoverOutcome:
                 self._total.labels(role.name.lower(), outcome)
 
-    def record(self, role: Role, outcome: Outcome) -> None:
+    def record(self, role: Role, outcome: HandoverOutcome) -> None:
         self._total.labels(role.name.lower(), outcome).inc()

@@ -73,7 +73,7 @@ class TokenBroker:
     ) -> None:
         """*sources* by the identity's type. Without *caching*, only concurrent requests share a fetch.
 
-        *fetch_seconds*: the limit of one fetch with all its attempts, whatever time its waiters have left.
+        *fetch_seconds*: the limit of one fetch with all its attempts, independent of its waiters' remaining time.
         *usage_clock_ns*: the clock of the ready answers' `Usage`.
         """
         self._sources = sources

@@ -141,7 +141,7 @@ class ImdsSource:
         within: float,
         permit: Permit = nullcontext,
     ) -> RawAnswer:
-        """Return IMDS's response to one attempt, whatever its status, *within* this time in seconds including the wait
+        """Return IMDS's response to one attempt, with any status, *within* this time in seconds including the wait
         for the permit.
 
         The permit receives a response without a token as an error. Raises Unreachable without a response, AzureError
@@ -213,7 +213,7 @@ class ImdsSource:
         self._observe(named, self._clock() - sent, None)
 
     async def _exchange(self, url: URL) -> Reply:
-        """Return the whole response to one request, whatever its status."""
+        """Return the whole response to one request, with any status."""
         try:
             async with self._session.get(
                 url,
