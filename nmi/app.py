@@ -36,7 +36,7 @@ from nmi.node.network_monitor import NetworkMonitor
 from nmi.node.rules import RedirectError
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.pod_events import PodEvents
-from nmi.policies import decision_policy, limits, server_policy, sign_in_policy
+from nmi.policies import decision_policy, limits, server_policy, sign_in_policy, sign_in_trust
 from nmi.refusal import Limit
 from nmi.server.decisions import Decisions
 from nmi.server.metrics import ServerMetrics
@@ -187,7 +187,7 @@ class App:
         self._skipped.watch(client.skipped.counts)
         tasks.create_task(events.run(), name="write events")
         server = await self._build_server(
-            client, index, cluster_cache, identities, Decisions(report=PodEvents(events).tell)
+            client, index, cluster_cache, identities, Decisions(report=PodEvents(events).tell), tasks=tasks
         )
         if settings.address_evidence:
             tasks.create_task(self._network_monitor.run(cluster_cache), name="listen to the node's network")
@@ -355,6 +355,8 @@ class App:
         cluster_cache: ClusterCache,
         identities: IdentityMetrics,
         decisions: Decisions,
+        *,
+        tasks: asyncio.TaskGroup,
     ) -> Server:
         settings = self._settings
         imds_url = f"http://{settings.metadata_ip}:{settings.metadata_port}"
@@ -369,8 +371,12 @@ class App:
         governor = Governor()
         self._stack.callback(governor.close)
         imds = ImdsSource(session, imds_url, observe=measures.observe_imds)
+        bundle = await asyncio.to_thread(sign_in_trust, settings)
+        if bundle is not None:
+            tasks.create_task(bundle.follow(), name="read the CA bundle")
+        trust = bundle.context if bundle is not None else None
         sign_ins = SignIns(
-            await self._stack.enter_async_context(new_session(self._user_agent)),
+            await self._stack.enter_async_context(new_session(self._user_agent, trust=trust)),
             proxy_for=proxy_by(settings.https_proxy, settings.no_proxy),
             observe=measures.observe_aad,
         )

@@ -124,6 +124,9 @@ class Settings:
     """Serve AzureIdentities of type 3, for which NMI requests tokens of pods' service accounts from the API server."""
     federated_audience: str = "api://AzureADTokenExchange"
     """The audience of these tokens, as in the federated credentials in Azure; other clouds have their own."""
+    ca_bundle: Path | None = None
+    """File with PEM certificates of private authorities, which are trusted for Azure AD in addition to the image's; NMI
+    reads it again when it changes."""
     azure_environment_file: Path | None = None
     """Description of a custom cloud (environment AZURE_ENVIRONMENT_FILEPATH)."""
     https_proxy: str = dataclasses.field(default="", metadata={"secret": True})
