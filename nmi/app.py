@@ -46,6 +46,7 @@ from nmi.service import NodeService, is_in_use
 from nmi.settings import Settings
 from nmi.tokens.assertions import Assertions
 from nmi.tokens.broker import TokenBroker
+from nmi.tokens.endpoint_failures import EndpointFailures
 from nmi.tokens.federated import FederatedSource
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
@@ -104,8 +105,8 @@ async def run(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     log.info("nmi starting", extra={"version": VERSION, "settings": settings.describe()})
     # Imported modules stay, so later collections need not scan them, for 20 ms each.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     try:
         async with AsyncExitStack() as stack:
             await App(settings, stack).run(stop)
@@ -380,7 +381,8 @@ class App:
         measures = TokenMetrics(self._registry)
         governor = Governor()
         self._stack.callback(governor.close)
-        imds = ImdsSource(session, imds_url, observe=measures.observe_imds)
+        failures = EndpointFailures()
+        imds = ImdsSource(session, imds_url, observe=failures.with_imds(imds_url, measures.observe_imds))
         bundle = await asyncio.to_thread(sign_in_trust, settings)
         if bundle is not None:
             tasks.create_task(bundle.follow(), name="read the CA bundle")
@@ -389,6 +391,7 @@ class App:
             await self._stack.enter_async_context(new_session(self._user_agent, trust=trust)),
             proxy_for=proxy_by(settings.https_proxy, settings.no_proxy),
             observe=measures.observe_aad,
+            failures=failures,
         )
         may_sign_in = await asyncio.to_thread(sign_in_policy, settings)
         principals = ServicePrincipalSource(
