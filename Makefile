@@ -75,7 +75,7 @@ test-sdks: .venv/.built ## Run Azure's own SDKs in five languages
 	@$(BIN)/python tests/sdks/applications.py
 	$(PYTEST) tests/sdks
 
-audit: ## Test that the chart's roles grant only what the tests so far called (after test, test-plane, test-measures)
+audit: ## Test that the chart's roles grant only rights that the tests used (after test, test-plane, test-measures)
 	@$(BIN)/python -m tests.rights build/calls
 
 lint: .venv/.built ## Check style, types, import contracts, stubs and language
@@ -133,7 +133,7 @@ hostile-objects: .venv/.built ## Test MIC and NMI with a tenant that fills the A
 	@HOSTILE_OBJECTS=all $(BIN)/pytest -s tests/mic/test_hostile_objects_on_a_real_api_server.py $(PYTEST_FLAGS)
 
 HANDOVER_SECONDS ?= 180
-handover: .venv/.built ## Measure what the next owner of an address gets, behind two kinds of CNI (as root)
+handover: .venv/.built ## Measure the responses to the next owner of an address, behind two kinds of CNI (as root)
 	$(BIN)/python -m tests.soak.handover $(HANDOVER_SECONDS) build/handover.json
 
 bench: .venv/.built ## Run all benchmarks (15 minutes)

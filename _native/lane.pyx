@@ -160,7 +160,7 @@ cdef class Lane(Owner):
         self.listener = None
         self.listener_fd = -1
 
-    def close_idle(self):
+    def close_idle(self, bint silent=True):
         cdef Connection connection
         self.draining = True
         self.send_all_due()
@@ -169,7 +169,7 @@ cdef class Lane(Owner):
                 connection = <Connection>each
                 if connection.state == LEAVING:
                     connection.close_now()
-                else:
+                elif silent or connection.state != FRESH:
                     close_if_idle(connection)
         self.notify_disconnects_outside_turns()
         return self.open

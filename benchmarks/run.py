@@ -60,7 +60,7 @@ LEFT_OUT: Final = (
 
 @dataclass(slots=True)
 class Found:
-    """The results of the parts so far."""
+    """The results of the completed parts."""
 
     control: Control | None = None
     cases: list[Case] = field(default_factory=list)

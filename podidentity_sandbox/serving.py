@@ -110,8 +110,8 @@ def free_ports(count: int) -> list[int]:
     """Return ports for programs that are started later.
 
     They are below the ephemeral range, so that no outgoing connection takes one, and no other caller of this function
-    gets them before they are free again: each process takes them in turn from a block of its own. Raise OSError if the
-    machine has no free block or the block has fewer free ports.
+    gets them before they are free again: each process takes the ports of its own block one after the other. Raise
+    OSError if the machine has no free block or the block has fewer free ports.
     """
     found = _port_block(os.getpid()).take(count)
     if len(found) < count:

@@ -185,7 +185,7 @@ async def slow_next_to_fast(case_servers: CaseServers) -> Row:
     assert case_servers.timeline.assigned.keys().isdisjoint(on_slow), "the slow set was not slow"
     await case_servers.all_assigned(on_slow)
     row = Row(
-        "a fast VM beside a set that takes 40 s",
+        "a fast VM and a set that takes 40 s",
         5.0,
         {"fast_s": case_servers.timeline.waits(["fast-0"])[0], "slow_s": case_servers.timeline.waits(on_slow)[-1]},
     )
@@ -271,7 +271,7 @@ def _total(case_servers: CaseServers, names: Sequence[str]) -> float:
 
 
 async def _writes(case_servers: CaseServers) -> float:
-    """Return the number of writes of AzureAssignedIdentities so far, as the API server counts them."""
+    """Return the number of writes of AzureAssignedIdentities that the API server has counted."""
     page = (await case_servers.client.request("GET", "/metrics")).decode()
     lines = [line for line in page.splitlines() if line.startswith("apiserver_request_total{")]
     ours = [line for line in lines if 'resource="azureassignedidentities"' in line]

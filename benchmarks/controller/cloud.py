@@ -195,7 +195,7 @@ class CaseServers:
         await self.until(lambda: wanted.isdisjoint(self.timeline.living), "all objects gone", seconds)
 
     def calls(self, method: str, *host_ids: str) -> list[ArmCall]:
-        """Return the calls so far for exactly these VMs or sets."""
+        """Return the calls received for exactly these VMs or sets."""
         wanted = {each.lower() for each in host_ids}
         return [call for call in self.cloud.arm.calls if call.method == method and call.path.lower() in wanted]
 

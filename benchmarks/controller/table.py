@@ -92,7 +92,7 @@ def _budgets(found: Found) -> list[str]:
                 f"(deleting took {row['pods_deleted_s']:.1f} s) | {aim} | "
                 f"{theirs} |"
             )
-    if row := _row(found, "a fast VM beside a set that takes 40 s"):
+    if row := _row(found, "a fast VM and a set that takes 40 s"):
         lines.append(f"| a VM of 5 s next to a set of 40 s | {row['fast_s']:.2f} s | 5.5 s | 45 s |")
     if row := _row(found, "one bad identity of 20"):
         lines.append(

@@ -33,4 +33,4 @@ def table(dump: Dump, requests: int) -> str:
         ]
         for function, own in dump.own.most_common(SHOWN)
     ]
-    return grid(["function", "itself", "with what it calls", "calls"], rows)
+    return grid(["function", "itself", "with callees", "calls"], rows)

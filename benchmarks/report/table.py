@@ -91,7 +91,7 @@ def _part(title: str, body: str) -> str:
 
 def _run(found: Results) -> str:
     machine = found.machine
-    told = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     kind = "virtual" if machine.virtual else "bare"
     speed = f", governor {machine.governor}" if machine.governor else ""
     if machine.turbo is not None:
@@ -100,7 +100,7 @@ def _run(found: Results) -> str:
         f"{found.date:%Y-%m-%d %H:%M} UTC, commit {found.commit}{' with changes' if found.changed else ''}, "
         f"{'full' if found.full else 'quick'} run of {found.seconds / 60:.1f} min.\n"
         f"{machine.cpu}, {machine.cores} cores ({kind}{speed}), {machine.memory_gib} GiB, Linux {machine.kernel}; "
-        f"{told}.\n"
+        f"{versions}.\n"
         f"Load before: {machine.load:g}; a hypervisor took {found.stolen_seconds:.1f} s of the cores' time."
     )
 
@@ -205,12 +205,12 @@ def _figures(name: str, each: Served) -> list[str]:
 
 def _answers(case: Case) -> str:
     """Return the statuses, unless all are 200."""
-    told = []
+    failures = []
     for name, each in case.servers.items():
         odd = {**{str(status): times for status, times in each.statuses.items() if status != 200}, **each.errors}
         if odd:
-            told.append(f"{name} {', '.join(f'{times:,} x {what}' for what, times in odd.items())}")
-    return f" Not 200: {'; '.join(told)}." if told else ""
+            failures.append(f"{name} {', '.join(f'{times:,} x {what}' for what, times in odd.items())}")
+    return f" Not 200: {'; '.join(failures)}." if failures else ""
 
 
 def _compared(cases: Sequence[Case]) -> str:

@@ -1,4 +1,4 @@
-"""The Unix socket of the handover on this node: who may create it and connect to it."""
+"""The Unix socket of the handover on this node, and the users that can create it and connect to it."""
 
 import errno
 import os

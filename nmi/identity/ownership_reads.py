@@ -1,7 +1,7 @@
 """Ownership reads: reads about an unknown or contested address, an unknown name and a doubtful pod, and their effect.
 
-A read never overwrites what a watch has delivered, because the two may cross: it only adds an unconfirmed pod, settles
-the owner of an address, or finds a pod gone.
+A read never overwrites data that a watch has delivered, because the two may cross: it only adds an unconfirmed pod,
+settles the owner of an address, or finds a pod gone.
 """
 
 from typing import Final

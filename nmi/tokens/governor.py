@@ -31,14 +31,14 @@ WAITERS_PER_POD: Final = 64
 PAUSE_SECONDS: Final = 1.0
 """The pause after a 429 without Retry-After."""
 PAUSE_MAX_SECONDS: Final = 30.0
-"""The maximum, whatever IMDS requests. After it, one call shows whether IMDS is still busy."""
+"""The maximum, even if IMDS requests a longer pause. After it, one call shows whether IMDS is still busy."""
 
 STATE_MAX: Final = 200
 """Pods listed by `state`."""
 
 
 class CongestedError(Exception):
-    """The queue is so long that another call would not start in time. *retry_after* is in seconds."""
+    """The queue is too long: another call would not start in time. *retry_after* is in seconds."""
 
     def __init__(self, retry_after: float) -> None:
         self.retry_after = retry_after
@@ -118,7 +118,7 @@ class Governor:
     def pause(self, seconds: float) -> None:
         """Start no call for *seconds* (at most PAUSE_MAX_SECONDS) from now. Calls in flight continue.
 
-        Waiters that cannot wait so long fail.
+        Waiters with an earlier deadline fail.
         """
         until = self._clock() + min(seconds, PAUSE_MAX_SECONDS)
         self._paused_until = max(self._paused_until, until)

@@ -1,7 +1,7 @@
 """Types 1 and 2: tokens of a service principal, from Entra ID or AD FS, with the secret or certificate of a Secret.
 
 A fetch checks the policy (`nmi.tokens.endpoints`), reads the Secret once, requests a token from each tenant, and drops
-the Secret. If Azure refuses the credential, it may have been replaced a moment before: the source then reads the
+the Secret. If Azure refuses the credential, it may have been replaced very recently: the source then reads the
 Secret again and makes one more attempt if its version has changed.
 """
 
@@ -41,6 +41,10 @@ class ServicePrincipalSource:
             return self._secrets.accepted_version(self._policy.application(identity))
         except PolicyError:
             return ""
+
+    def accept(self, identity: AzureIdentity, credential: str, /) -> None:
+        """Implement TokenSource.accept. Raise PolicyError as `check` does."""
+        self._secrets.accept(self._policy.application(identity), credential)
 
     async def fetch(self, request: FetchRequest, /) -> FetchedToken:
         """Implement TokenSource.fetch. Raise PolicyError as `check` does.

@@ -86,7 +86,7 @@ class Event(Resource, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiagnosisInput:
-    """State around one pod. The reads are not one transaction."""
+    """State around one pod. The reads do not form a transaction."""
 
     namespace: str
     name: str

@@ -54,10 +54,10 @@ def _answer(data: DiagnosisInput, said: PredictedDecision) -> Answer:
 def _refusal(
     data: DiagnosisInput, refusal: Refusal, outcome: Outcome, identity: str = "", *, seconds: float = 0.0
 ) -> Answer:
-    told = refused(refusal, set_retry_after=data.configuration.settings.set_retry_after_header)
+    response = refused(refusal, set_retry_after=data.configuration.settings.set_retry_after_header)
     first = f"held for {seconds:g} s, then " if outcome is Outcome.WAITS else ""
-    says = plain(f"{first}{told.status}: {refusal.sentence}")
-    return Answer(outcome=outcome, says=says, identity=identity, status=told.status)
+    says = plain(f"{first}{response.status}: {refusal.sentence}")
+    return Answer(outcome=outcome, says=says, identity=identity, status=response.status)
 
 
 def _unanswered(data: DiagnosisInput, said: PredictedDecision, why: str) -> Answer:

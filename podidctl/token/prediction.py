@@ -59,12 +59,12 @@ class _Body(msgspec.Struct):
 
 def predict(data: DiagnosisInput, resource: str, *, client_id: str = "", resource_id: str = "") -> TokenPrediction:
     """Return the predicted response to a request for *resource* that names this identity, or none."""
-    told = _predict(data, resource, client_id=client_id, resource_id=resource_id)
-    if not (why := unavailable_reason(data, told.outcome)):
-        return told
-    then = f"podidctl explain pod {told.pod} states the next action"
-    note = "; ".join(filter(None, (f"no working NMI was found on its node: {why}", then, told.note)))
-    return msgspec.structs.replace(told, outcome=Outcome.UNANSWERED, note=plain(note))
+    prediction = _predict(data, resource, client_id=client_id, resource_id=resource_id)
+    if not (why := unavailable_reason(data, prediction.outcome)):
+        return prediction
+    then = f"podidctl explain pod {prediction.pod} states the next action"
+    note = "; ".join(filter(None, (f"no working NMI was found on its node: {why}", then, prediction.note)))
+    return msgspec.structs.replace(prediction, outcome=Outcome.UNANSWERED, note=plain(note))
 
 
 def _predict(data: DiagnosisInput, resource: str, *, client_id: str, resource_id: str) -> TokenPrediction:
@@ -89,8 +89,9 @@ def _granted(data: DiagnosisInput, request: TokenRequest, identity: AzureIdentit
         shown |= {"subject": plain(subject(data.pod))}
     whom = pod_token_source(data, identity, request.resource)
     if isinstance(whom, Refusal):
-        told = _refused(data, request.resource, whom)
-        return msgspec.structs.replace(told, note=plain(unknown_cloud_note(data.configuration, identity)), **shown)
+        prediction = _refused(data, request.resource, whom)
+        note = plain(unknown_cloud_note(data.configuration, identity))
+        return msgspec.structs.replace(prediction, note=note, **shown)
     return _prediction(data, request.resource, Outcome.GRANTED, asked=whom, **shown)
 
 
@@ -119,10 +120,10 @@ def _refused(
 
 
 def _prediction(data: DiagnosisInput, resource: str, outcome: Outcome, **more: str) -> TokenPrediction:
-    told = TokenPrediction(
+    prediction = TokenPrediction(
         pod=f"{data.namespace}/{data.name}",
         outcome=outcome,
         audience=plain(resource),
         rules=plain(data.configuration.source),
     )
-    return msgspec.structs.replace(told, **{name: plain(value) for name, value in more.items()})
+    return msgspec.structs.replace(prediction, **{name: plain(value) for name, value in more.items()})

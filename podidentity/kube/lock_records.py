@@ -42,7 +42,7 @@ class LockFormat(Protocol):
     kind: Kind[Any]
 
     def read(self, document: Document) -> LockRecord:
-        """Return the record in the object, whatever else its author wrote there."""
+        """Return the record in the object, and ignore other fields that its author wrote there."""
 
     def written(
         self, document: Document, record: LockRecord, holder: str, seconds: int, now: datetime, *, acquire: bool

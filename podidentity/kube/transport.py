@@ -71,7 +71,7 @@ class Transport:
             await session.close()
 
     def silent_seconds(self) -> float:
-        """Return seconds since the API server last began a response, whatever its status; infinite before the first."""
+        """Return seconds since the API server last began a response with any status; infinite before the first."""
         return self._clock() - self._answered_at
 
     async def request(

@@ -45,7 +45,7 @@ class StatusProxy:
     ) -> None:
         self.upstream = upstream.rstrip("/")
         self.responses: Counter[int] = Counter()
-        """The number of its own responses, by status."""
+        """The number of responses that the server itself returned, by status."""
         self.passed = 0
         """Requests passed on."""
         self._upstream_tls = upstream_tls

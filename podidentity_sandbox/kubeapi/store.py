@@ -1,7 +1,7 @@
-"""The store as other emulators in this process use it: kinds by name, documents that are the caller's own.
+"""The store's interface for the other emulators in this process: kinds by name, documents that the caller owns.
 
-Its methods do what the kubelet and the scheduler do over HTTP, with the same errors (StatusError). All calls belong
-to the event loop's thread and return at once.
+The methods return the results, and raise the errors (StatusError), that the kubelet and the scheduler get over HTTP.
+All calls must be made on the event loop's thread, and none of them waits.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,9 @@
 """Watches: the changes of a collection as they happen, filtered for each client.
 
-Each watch has its own queue. A write fills it, and the connection's task empties it. What the real server
-does at the edges is kept: an ADDED and a DELETED where an object comes into and leaves a selector, a bookmark a second
-before the time is up, an ERROR event with code 410 (in an answer with status 200) where history is forgotten.
+Each watch has its own queue. A write fills it, and the connection's task empties it. The
+edge cases follow the real server: an ADDED event when an object begins to match the selector, a DELETED event when it
+no longer matches, a bookmark one second before the timeout, and an ERROR event with code 410 (in a response with status
+200) when the history no longer contains the requested version.
 """
 
 import asyncio

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.docs.threat_tables import ROOT
-from tests.mutants.entries import Mutant, MutantError
+from tests.mutants.entries import Mutant, MutantError, tracked
 from tests.mutants.run import Verdict, Worker, judged, selected, sound
 from tests.mutants.trees import Outcome, Run, Tree
 
@@ -33,6 +33,15 @@ def said(tree: Tree, *command: str) -> str:
         cwd="/", capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
     return done.stdout
+
+
+@pytest.mark.tools
+@pytest.mark.timeout(180)
+def test_the_copy_contains_every_tracked_file_and_its_links_lead_into_the_copy(tree: Tree) -> None:
+    assert [name for name in tracked() if (ROOT / name).exists() and not (tree.root / name).exists()] == []
+    links = [tree.root / name for name in tracked() if (ROOT / name).is_symlink()]
+    assert links
+    assert [link for link in links if not link.resolve().is_relative_to(tree.root)] == []
 
 
 @pytest.mark.tools

@@ -57,9 +57,9 @@ class Tree:
         shutil.rmtree(self.root, ignore_errors=True)
         names = [*tracked(), *(str(each.relative_to(ROOT)) for each in (ROOT / "_native").glob("*.so"))]
         for name in names:
-            if (ROOT / name).is_file():
+            if (ROOT / name).exists():  # a link stays a link: a change of its target affects both names
                 (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, self.root / name)
+                shutil.copy2(ROOT / name, self.root / name, follow_symlinks=False)
         self._outcomes.parent.mkdir(exist_ok=True)
         shutil.copytree(ROOT / ".venv", self.root / ".venv", symlinks=True, copy_function=_link)
         for program in (self.root / ".venv" / "bin").iterdir():

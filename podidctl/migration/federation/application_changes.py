@@ -1,4 +1,4 @@
-"""Changes of applications for workload identity, one application at a time, and their rollback.
+"""Changes of applications for workload identity, one application after the other, and their rollback.
 
 The service account is annotated first. The label of the pods follows and starts a rollout. If the rollout does not
 complete in time, the former template is restored.

@@ -1,4 +1,4 @@
-"""Changes of AzureIdentities to federated ones, one at a time, and their rollback; one conditional patch each.
+"""Changes of AzureIdentities to federated ones, one after the other, and their rollback; one conditional patch each.
 
 The process may end between any two requests. An identity is then unchanged, or of type 3 with its former state
 recorded, and the next `apply` continues with the wait for MIC.

@@ -126,9 +126,9 @@ def account_usages(situation: WorkloadState) -> dict[Key, list[AccountUsage]]:
             continue
         account = (pod.metadata.namespace, pod.spec.service_account_name or DEFAULT_ACCOUNT)
         for want in bound.desired_for(pod.metadata.namespace, pod.metadata.label(BINDING_LABEL)):
-            told = workloads[want.identity.key][account]
-            if not told:
-                told.add(f"Pod {'/'.join(pod.key)}")
+            descriptions = workloads[want.identity.key][account]
+            if not descriptions:
+                descriptions.add(f"Pod {'/'.join(pod.key)}")
             if pod.metadata.deletion_timestamp is None:
                 pods.setdefault((want.identity.key, account), pod.metadata)
     nobody = BareMeta()
@@ -137,11 +137,11 @@ def account_usages(situation: WorkloadState) -> dict[Key, list[AccountUsage]]:
             AccountUsage(
                 namespace=account[0],
                 name=account[1],
-                workloads=sorted(told),
+                workloads=sorted(descriptions),
                 pod=pods.get((identity, account), nobody).name,
                 pod_uid=pods.get((identity, account), nobody).uid,
             )
-            for account, told in sorted(users.items())
+            for account, descriptions in sorted(users.items())
         ]
         for identity, users in workloads.items()
     }
@@ -266,8 +266,8 @@ class _FederationPlanner:
             why = "the cluster does not publish the issuer of its service account tokens"
             yield Remark(why=why, do="pass --issuer, with the value of the federated credentials", blocks=False)
         elif not is_public(issuer):
-            told = unreachable_issuer(issuer)
-            yield Remark(why=f"{told.about}: {told.why}", do=told.do, blocks=False)
+            finding = unreachable_issuer(issuer)
+            yield Remark(why=f"{finding.about}: {finding.why}", do=finding.do, blocks=False)
         without = [each.node_name for each in self._cluster.nmis if not each.federated_identities]
         if without:
             yield Remark(

@@ -93,8 +93,8 @@ class MigrationRun:
     report: Callable[[str], None]
 
     async def identities(self, resource: str) -> list[ChangeOutcome]:
-        """Test and switch identities one at a time. The state is read again before each one, because the previous one
-        took time.
+        """Test and switch identities one after the other. Read the state again before each one, because the previous
+        one took time.
         """
         async with self.reader.client() as client, new_token_session() as session:
             found, made = await self.reader.read_plan(client)
@@ -168,7 +168,7 @@ class MigrationRun:
             return [await changer.rollback(each) for each in keys]
 
     async def applications(self) -> list[ChangeOutcome]:
-        """Change applications for workload identity, one at a time."""
+        """Change applications for workload identity, one after the other."""
         async with self.reader.client() as client:
             found, _ = await self.reader.read_plan(client)
             everywhere = [each for each in apps.cluster_remarks(found) if each.blocks]
