@@ -20,7 +20,7 @@ from tests.realnode.programs import ROOT
 
 pytestmark = pytest.mark.long
 
-UP_SECONDS = 200.0
+UP_SECONDS = 300.0
 
 
 @pytest.fixture
