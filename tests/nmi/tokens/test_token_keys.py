@@ -55,7 +55,7 @@ def key(parts: Mapping[str, object]) -> TokenKey:
 
 
 @pytest.mark.parametrize("part", PARTS)
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(data=st.data())
 def test_requests_that_differ_in_one_part_share_no_token(part: str, data: st.DataObject) -> None:
     request = data.draw(REQUESTS)
