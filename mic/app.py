@@ -99,8 +99,8 @@ async def run(settings: Settings) -> None:
         "starting; settings that differ from their defaults are listed", extra={"version": VERSION, "settings": changed}
     )
     # Imported objects stay alive. Without the freeze each later collection would scan them again, for 50 ms.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     try:
         config, cloud, credential, bundle = await asyncio.to_thread(_azure, settings)
         cluster = await access.find(settings.kubeconfig, settings.cluster_environment)

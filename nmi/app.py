@@ -11,7 +11,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Never
@@ -46,6 +46,7 @@ from nmi.service import NodeService, is_in_use
 from nmi.settings import Settings
 from nmi.tokens.assertions import Assertions
 from nmi.tokens.broker import TokenBroker
+from nmi.tokens.endpoint_failures import EndpointFailures
 from nmi.tokens.federated import FederatedSource
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
@@ -104,8 +105,8 @@ async def run(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     log.info("nmi starting", extra={"version": VERSION, "settings": settings.describe()})
     # Imported modules stay, so later collections need not scan them, for 20 ms each.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     try:
         async with AsyncExitStack() as stack:
             await App(settings, stack).run(stop)
@@ -300,13 +301,17 @@ class App:
         }
         for endpoints in pages.values():
             self._stack.push_async_callback(endpoints.stop)
-        service = NodeService(settings, self._redirect, pages, tasks, self._retired)
+        service = NodeService(
+            settings, self._redirect, pages, tasks, tokens=self._tokens_to_pass, on_retired=self._retired
+        )
         self._stack.callback(service.close)
         path = Path(settings.handover_socket) if settings.handover_socket else None
         metrics = HandoverMetrics(self._registry)
         if path is not None:
             self._predecessor = Predecessor(path, service, metrics)
-        takeover = Takeover(path, service.hello(), metrics, service.bind, in_use=is_in_use)
+        takeover = Takeover(
+            path, service.hello(), metrics, service.bind, in_use=is_in_use, receive_tokens=self._receive_tokens
+        )
         self._service, self._takeover = service, takeover
         await takeover.begin()
         return service, takeover
@@ -316,6 +321,12 @@ class App:
         former = self._takeover.predecessor if self._takeover is not None else None
         if former is not None and self._tasks is not None:
             self._tasks.create_task(former.pass_on(), name="pass on")
+
+    def _tokens_to_pass(self) -> Iterator[bytes]:
+        return self._broker.tokens_to_pass() if self._broker is not None else iter(())
+
+    def _receive_tokens(self, packet: bytes) -> tuple[int, int]:
+        return self._broker.receive_tokens(packet) if self._broker is not None else (0, 0)
 
     def _health(self) -> str:
         return "Active" if self._service is not None and self._service.active else "Not Active"
@@ -370,7 +381,8 @@ class App:
         measures = TokenMetrics(self._registry)
         governor = Governor()
         self._stack.callback(governor.close)
-        imds = ImdsSource(session, imds_url, observe=measures.observe_imds)
+        failures = EndpointFailures()
+        imds = ImdsSource(session, imds_url, observe=failures.with_imds(imds_url, measures.observe_imds))
         bundle = await asyncio.to_thread(sign_in_trust, settings)
         if bundle is not None:
             tasks.create_task(bundle.follow(), name="read the CA bundle")
@@ -379,6 +391,7 @@ class App:
             await self._stack.enter_async_context(new_session(self._user_agent, trust=trust)),
             proxy_for=proxy_by(settings.https_proxy, settings.no_proxy),
             observe=measures.observe_aad,
+            failures=failures,
         )
         may_sign_in = await asyncio.to_thread(sign_in_policy, settings)
         principals = ServicePrincipalSource(

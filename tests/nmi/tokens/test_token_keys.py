@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from nmi.tokens.source import TokenKey, key_of
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta, SecretReference
+from tests.examples import examples
 
 IDS: Final = st.text("0123456789abcdef-", min_size=1, max_size=36)
 NAMES: Final = st.text("abcxyz0123456789-.", min_size=1, max_size=12)
