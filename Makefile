@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .PHONY: help setup demo cluster check test test-all test-examples test-plane test-measures test-sdks test-images audit lint format docs \
-	e2e e2e-node node fuzz handover model mutants soak hostile-objects bench bench-quick bench-controller image sbom local-images lock clean
+	e2e e2e-node e2e-node-quick .node node fuzz handover model mutants soak hostile-objects bench bench-quick bench-controller image sbom local-images lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -167,18 +167,32 @@ e2e: .venv/.built ## Run the end-to-end tests only
 
 # NODE has options, for example NODE="--nodes=2 --cni=ptp --proxy=nftables".
 node: .venv/.built ## Start real nodes with a control plane and an emulated Azure, until Ctrl-C (as root)
+	@$(BIN)/python -m tests.realnode.machine
 	$(PACKAGES) test node
 	$(TESTPLANE) build >/dev/null
 	@tools/local-images once
 	@$(BIN)/python -m tests.realnode.interactive $(NODE)
 
-e2e-node: .venv/.built ## Run the tests on real nodes (about 20 minutes, as root)
+# Both targets write build/node/results.json for `python -m tests.realnode.report`.
+e2e-node: ROLLOUTS ?= 20
+e2e-node: RATE ?= 2000
+e2e-node: RUN_NODE = run_node
+e2e-node: .node ## Run all tests on real nodes (about 25 minutes, as root)
+	$(TOOK)
+
+e2e-node-quick: ROLLOUTS ?= 3
+e2e-node-quick: RATE ?= 500
+e2e-node-quick: RUN_NODE = run_node and not long
+e2e-node-quick: .node ## Run the tests on real nodes that take at most 12 minutes (as root)
+	$(TOOK)
+
+.node: .venv/.built
+	@$(BIN)/python -m tests.realnode.machine
 	$(PACKAGES) test node
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
 	@tools/local-images once
-	$(PYTEST) -m "run_node" tests/realnode
-	$(TOOK)
+	ROLLOUTS=$(ROLLOUTS) RATE=$(RATE) $(PYTEST) -m "$(RUN_NODE)" tests/realnode
 
 # deploy/docker/README.md describes the images. DOCKER may be podman or buildah.
 DOCKER ?= docker

@@ -37,6 +37,7 @@ MARKERS: Final = {
     "model": "needs the model checker spin",
     "sdks": "needs the applications of tests/sdks",
     "node": "needs a real node of tests/realnode and the images of `make local-images`",
+    "long": "takes minutes on a real node, and is not a part of `make e2e-node-quick`",
     "run_check": "runs in `make check`; set here on every test",
     "run_test": "runs in `make test`; set here on every test",
     "run_test_all": "runs in `make test-all`; set here on every test",
@@ -179,7 +180,7 @@ class Programs:
 
     def test_needs(self, markers: set[str]) -> None:
         """Take *markers* as those of the test that now starts. Before the first test everything is allowed."""
-        self._allowed = not markers.isdisjoint(IN_TEST | IN_TEST_ALL)
+        self._allowed = not markers.isdisjoint({*IN_TEST, *IN_TEST_ALL, "node"})
 
     def listen(self, patch: Callable[[object, str, Any], None]) -> None:
         """Check the started processes. *patch* replaces an attribute of a class or module."""
