@@ -34,7 +34,7 @@ SANDBOX = "podidentity_sandbox"
 IN_CI = os.environ.get("CI") == "true"
 # CI runs the same examples each time. New examples are tried by developers, and fail their runs only.
 # On a busy machine any example may take long.
-settings.register_profile("all", deadline=None, derandomize=IN_CI or settings.default.derandomize)
+settings.register_profile("all", deadline=None, derandomize=IN_CI or settings().derandomize)
 settings.load_profile("all")
 settings.register_profile("quick", max_examples=QUICK)
 

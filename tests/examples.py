@@ -15,9 +15,9 @@ QUICK: Final = 25
 
 def examples(number: int) -> int:
     """Return the examples that a test with *number* examples runs in the current profile."""
-    return max(1, number * settings.default.max_examples // ALL)
+    return max(1, number * settings().max_examples // ALL)
 
 
 def every() -> int:
     """Return n if a test of many cases without random data, such as all calls of a scenario, runs each nth of them."""
-    return max(1, ALL // settings.default.max_examples)
+    return max(1, ALL // settings().max_examples)

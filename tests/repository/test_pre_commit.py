@@ -55,5 +55,7 @@ def test_each_hook_is_a_step_of_make_lint() -> None:
 
 def lint_commands() -> list[str]:
     """Return the commands of `make lint`."""
-    (commands,) = re.findall(r"^define LINT\n(.*?)^endef$", (ROOT / "Makefile").read_text(), re.MULTILINE | re.DOTALL)
+    _, _, rest = (ROOT / "Makefile").read_text().partition("define LINT\n")
+    commands, end, _ = rest.partition("\nendef\n")
+    assert end
     return commands.replace("$(BIN)", ".venv/bin").splitlines()
