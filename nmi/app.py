@@ -11,7 +11,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Never
@@ -127,6 +127,7 @@ class App:
         self._stack = stack
         self._registry = new_registry()
         self._redirect = TrafficRedirect(settings)
+        stack.callback(self._redirect.close)
         self._log_limit = LogLimit()
         self._contact: FirstContact | None = None
         self._cluster_cache: ClusterCache | None = None
@@ -301,13 +302,17 @@ class App:
         }
         for endpoints in pages.values():
             self._stack.push_async_callback(endpoints.stop)
-        service = NodeService(settings, self._redirect, pages, tasks, self._retired)
+        service = NodeService(
+            settings, self._redirect, pages, tasks, tokens=self._tokens_to_pass, on_retired=self._retired
+        )
         self._stack.callback(service.close)
         path = Path(settings.handover_socket) if settings.handover_socket else None
         metrics = HandoverMetrics(self._registry)
         if path is not None:
             self._predecessor = Predecessor(path, service, metrics)
-        takeover = Takeover(path, service.hello(), metrics, service.bind, in_use=is_in_use)
+        takeover = Takeover(
+            path, service.hello(), metrics, service.bind, in_use=is_in_use, receive_tokens=self._receive_tokens
+        )
         self._service, self._takeover = service, takeover
         await takeover.begin()
         return service, takeover
@@ -317,6 +322,12 @@ class App:
         former = self._takeover.predecessor if self._takeover is not None else None
         if former is not None and self._tasks is not None:
             self._tasks.create_task(former.pass_on(), name="pass on")
+
+    def _tokens_to_pass(self) -> Iterator[bytes]:
+        return self._broker.tokens_to_pass() if self._broker is not None else iter(())
+
+    def _receive_tokens(self, packet: bytes) -> tuple[int, int]:
+        return self._broker.receive_tokens(packet) if self._broker is not None else (0, 0)
 
     def _health(self) -> str:
         return "Active" if self._service is not None and self._service.active else "Not Active"

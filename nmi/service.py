@@ -7,7 +7,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from nmi.handover.messages import VERSIONS, Hello, SocketName, shared_sockets
@@ -33,12 +33,15 @@ class NodeService:
         redirect: TrafficRedirect,
         pages: Mapping[SocketName, HttpEndpoints],
         tasks: asyncio.TaskGroup,
+        *,
+        tokens: Callable[[], Iterator[bytes]],
         on_retired: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._redirect = redirect
         self._pages = pages
         self._tasks = tasks
+        self.tokens = tokens
         self._on_retired = on_retired
         self._maintaining: asyncio.Task[None] | None = None
         self._kept: dict[SocketName, list[socket.socket]] = {}

@@ -8,14 +8,22 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
+from typing_extensions import override
 
 ACKNOWLEDGED_VERSION: Final = 2
 """From this version on, connections are acknowledged, and a successor that gives back returns its own."""
+TOKENS_VERSION: Final = 2
+"""From this version on, the predecessor passes tokens."""
 VERSIONS: Final = (1, 2)
 """The protocol versions of this NMI."""
 
 PACKET_MAX: Final = 128 * 1024
 """Bytes of a packet: less than the kernel's default send buffer of a Unix socket (212,992)."""
+
+TOKEN_BYTES_MAX: Final = 90 * 1024
+"""Bytes of one message with tokens, before base64."""
+TOKEN_MESSAGES_MAX: Final = 128
+"""Messages with tokens of one handover."""
 
 DESCRIPTORS_MAX: Final = 64
 """Descriptors with one packet; the kernel allows 253."""
@@ -56,6 +64,16 @@ class Rejection(msgspec.Struct, frozen=True, tag="rejection"):
 
 class Take(msgspec.Struct, frozen=True, tag="take"):
     """The successor is synchronised and asks for the sockets."""
+
+
+class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+    """Cached tokens in the form of `nmi.tokens.transfer`, which may be invalid. Since version 2."""
+
+    packet: Annotated[bytes, msgspec.Meta(max_length=TOKEN_BYTES_MAX)]
+
+    @override
+    def __repr__(self) -> str:
+        return f"Tokens({len(self.packet)} bytes)"
 
 
 class Sockets(msgspec.Struct, frozen=True, tag="sockets"):
@@ -99,6 +117,7 @@ Message: TypeAlias = (
     | Welcome
     | Rejection
     | Take
+    | Tokens
     | Sockets
     | Taken
     | Retired

@@ -18,7 +18,7 @@ class HandoverOutcome(StrEnum):
 
 
 class HandoverMetrics:
-    """Handovers by role and outcome, from the start on with each label."""
+    """Handovers by role and outcome, and received tokens, from the start on with each label."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._total = Counter(
@@ -30,6 +30,19 @@ class HandoverMetrics:
         for role in Role:
             for outcome in HandoverOutcome:
                 self._total.labels(role.name.lower(), outcome)
+
+        self._tokens = Counter(
+            "aadpodidentity_nmi_handover_tokens",
+            "Tokens that the former NMI of the node passed to this one, by whether this one accepted them.",
+            ("result",),
+            registry=registry,
+        )
+        for result in ("received", "refused"):
+            self._tokens.labels(result)
+
+    def record_tokens(self, received: int, refused: int) -> None:
+        self._tokens.labels("received").inc(received)
+        self._tokens.labels("refused").inc(refused)
 
     def record(self, role: Role, outcome: HandoverOutcome) -> None:
         self._total.labels(role.name.lower(), outcome).inc()

@@ -9,8 +9,9 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -18,6 +19,8 @@ from nmi.handover.channel import Channel, ChannelClosedError, peer_uid
 from nmi.handover.connection_sender import ConnectionOwner, ConnectionSender
 from nmi.handover.messages import (
     ACKNOWLEDGED_VERSION,
+    TOKEN_MESSAGES_MAX,
+    TOKENS_VERSION,
     Adopted,
     GiveBack,
     Hello,
@@ -29,6 +32,7 @@ from nmi.handover.messages import (
     Sockets,
     Take,
     Taken,
+    Tokens,
     Welcome,
     common_version,
 )
@@ -43,6 +47,8 @@ CONNECTIONS_MAX: Final = 8
 """Open connections to the socket; further ones are closed immediately."""
 HELLO_SECONDS: Final = 5.0
 """From connecting to the first message."""
+TOKENS_SECONDS: Final = 5.0
+"""For all messages with tokens, which take some ten milliseconds. NMI serves during this time."""
 TAKE_SECONDS: Final = 5.0
 """From the last accepted connection to the successor's confirmation, which takes milliseconds. Until then
 connections wait in the kernel.
@@ -58,6 +64,9 @@ class HandoverService(ConnectionOwner, Protocol):
 
     def shared(self, hello: Hello) -> tuple[SocketName, ...]:
         """Return the sockets that this successor can use."""
+
+    def tokens(self) -> Iterator[bytes]:
+        """Return packets with cached tokens for the successor, the most useful first."""
 
     async def pause(self, shared: Sequence[SocketName]) -> list[tuple[SocketName, socket.socket]]:
         """Stop maintaining the rules, and stop accepting at the *shared* sockets; return duplicates of them.
@@ -217,7 +226,7 @@ class Predecessor:
             self._metrics.record(Role.PREDECESSOR, HandoverOutcome.FAILED)
             return
         assert isinstance(take, Take)  # noqa: S101
-        await self._hand_over(channel, shared, acknowledged=(version or 0) >= ACKNOWLEDGED_VERSION)
+        await self._hand_over(channel, shared, version or 0)
 
     def _refusal(self, version: int | None) -> str:
         if version is None:
@@ -228,9 +237,12 @@ class Predecessor:
             return "another successor is registered"
         return ""
 
-    async def _hand_over(self, channel: Channel, shared: Sequence[SocketName], *, acknowledged: bool) -> None:
+    async def _hand_over(self, channel: Channel, shared: Sequence[SocketName], version: int) -> None:
         if self._stopping:
             await channel.send(Rejection("it stops"))
+            return
+        if version >= TOKENS_VERSION and not await self._pass_tokens(channel):
+            self._metrics.record(Role.PREDECESSOR, HandoverOutcome.FAILED)
             return
         try:
             await self._pass_sockets(channel, shared)
@@ -250,7 +262,22 @@ class Predecessor:
         self._settled.set()
         self._metrics.record(Role.PREDECESSOR, HandoverOutcome.COMPLETED)
         log.info("the successor serves; NMI completes its open requests and waits for its end")
-        await self._stay_retired(channel, acknowledged=acknowledged)
+        await self._stay_retired(channel, acknowledged=version >= ACKNOWLEDGED_VERSION)
+
+    async def _pass_tokens(self, channel: Channel) -> bool:
+        """Pass the tokens while this NMI still serves. Return whether the successor continues."""
+        try:
+            async with asyncio.timeout(TOKENS_SECONDS):
+                for packet in islice(self._service.tokens(), TOKEN_MESSAGES_MAX):
+                    await channel.send(Tokens(packet))
+                    await asyncio.sleep(0)  # other tasks of this NMI run between two packets
+        except (ChannelClosedError, ProtocolError, TimeoutError, OSError) as error:
+            log.warning(
+                "the successor does not read its tokens; NMI continues to serve, look at the successor's log",
+                extra={"error": str(error) or type(error).__name__},
+            )
+            return False
+        return True
 
     async def _pass_sockets(self, channel: Channel, shared: Sequence[SocketName]) -> None:
         """Pass the sockets and wait for the confirmation. The caller resumes after an error."""

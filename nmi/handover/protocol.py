@@ -17,6 +17,7 @@ from nmi.handover.messages import (
     Sockets,
     Take,
     Taken,
+    Tokens,
     Welcome,
 )
 
@@ -57,6 +58,7 @@ TRANSITIONS: Final[dict[tuple[ConversationState, Role, type[Message]], Conversat
     (ConversationState.CONNECTED, _NEW, Hello): ConversationState.GREETED,
     (ConversationState.GREETED, _OLD, Welcome): ConversationState.REGISTERED,
     (ConversationState.REGISTERED, _NEW, Take): ConversationState.TAKING,
+    (ConversationState.TAKING, _OLD, Tokens): ConversationState.TAKING,
     (ConversationState.TAKING, _OLD, Sockets): ConversationState.PASSED_SOCKETS,
     (ConversationState.PASSED_SOCKETS, _NEW, Taken): ConversationState.TAKEN,
     (ConversationState.TAKEN, _OLD, Retired): ConversationState.RETIRED,

@@ -12,6 +12,7 @@ from nmi.handover.channel import Channel, ChannelClosedError
 from nmi.handover.connection_sender import ConnectionOwner, ConnectionSender
 from nmi.handover.messages import (
     ACKNOWLEDGED_VERSION,
+    TOKEN_MESSAGES_MAX,
     Adopted,
     Connections,
     GiveBack,
@@ -25,6 +26,7 @@ from nmi.handover.messages import (
     Sockets,
     Take,
     Taken,
+    Tokens,
     Welcome,
 )
 from nmi.handover.metrics import HandoverMetrics, HandoverOutcome
@@ -87,18 +89,43 @@ class Successor:
         self.attached = True
         """Whether the predecessor's process exists, and would serve again if this one ended."""
 
-    async def take(self) -> list[tuple[SocketName, socket.socket]]:
-        """Return the predecessor's sockets; it accepts no connections from now on. Raise HandoverError."""
+    async def take(
+        self, receive_tokens: Callable[[bytes], tuple[int, int]] = lambda _: (0, 0)
+    ) -> list[tuple[SocketName, socket.socket]]:
+        """Return the predecessor's sockets; it accepts no connections from now on. Raise HandoverError.
+
+        *receive_tokens* gets each packet with tokens, and returns the number of stored tokens and of refused ones.
+        """
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._channel.send(Take())
-                message, descriptors = await self._channel.receive()
+                message, descriptors = await self._after_tokens(receive_tokens)
         except (ChannelClosedError, ProtocolError, TimeoutError, OSError) as error:
             raise self._failed(str(error) or type(error).__name__) from error
         if isinstance(message, Rejection):
             raise self._failed(message.reason)
         assert isinstance(message, Sockets)  # noqa: S101
         return [(name, socket.socket(fileno=each)) for name, each in zip(message.names, descriptors, strict=True)]
+
+    async def _after_tokens(self, receive_tokens: Callable[[bytes], tuple[int, int]]) -> tuple[Message, list[int]]:
+        """Return the message that follows the tokens."""
+        received = refused = 0
+        for _ in range(TOKEN_MESSAGES_MAX + 1):
+            message, descriptors = await self._channel.receive()
+            if not isinstance(message, Tokens):
+                break
+            counts = receive_tokens(message.packet)
+            received, refused = received + counts[0], refused + counts[1]
+        else:
+            raise ProtocolError("too many messages with tokens")
+        self._metrics.record_tokens(received, refused)
+        if refused:
+            log.warning(
+                "the former NMI passed tokens that this NMI does not accept; it fetches these itself",
+                extra={"count": refused},
+            )
+        log.info("tokens received from the former NMI", extra={"count": received})
+        return message, descriptors
 
     async def confirm(self) -> None:
         """Report that this NMI serves from now on, and wait until the predecessor has noticed.

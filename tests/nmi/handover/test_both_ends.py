@@ -3,8 +3,8 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,8 @@ from nmi.handover import predecessor as predecessor_module
 from nmi.handover.channel import Channel, ChannelClosedError
 from nmi.handover.messages import (
     PACKET_MAX,
+    TOKEN_BYTES_MAX,
+    TOKEN_MESSAGES_MAX,
     VERSIONS,
     Adopted,
     Connections,
@@ -26,6 +28,7 @@ from nmi.handover.messages import (
     SocketName,
     Take,
     Taken,
+    Tokens,
     Welcome,
 )
 from nmi.handover.metrics import HandoverMetrics
@@ -78,10 +81,14 @@ class FakeService(FakeConnections):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[str] = []
+        self.packets: list[bytes] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
 
     def shared(self, hello: Hello) -> tuple[SocketName, ...]:
         return ("listener",)
+
+    def tokens(self) -> Iterator[bytes]:
+        return iter(self.packets)
 
     async def pause(self, shared: Sequence[SocketName]) -> list[tuple[SocketName, socket.socket]]:
         self.calls.append("pause")
@@ -193,6 +200,80 @@ async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(path: 
         await ends.until("pause", "retire", "resume")
         assert ends.count("returned") == 1
         (await ends.meet()).close()
+
+
+@pytest.mark.parametrize(("version", "packets"), [(1, 0), (2, 3)])
+async def test_tokens_arrive_before_the_sockets_unless_the_successor_does_not_know_them(
+    path: Path, version: int, packets: int
+) -> None:
+    async with listening(path) as ends:
+        ends.service.packets = [b"a", b"", b"x" * TOKEN_BYTES_MAX]
+        successor = await ends.meet(version)
+        received: list[bytes] = []
+
+        def receive(packet: bytes) -> tuple[int, int]:
+            assert ends.service.calls == [], "the predecessor still serves"
+            received.append(packet)
+            return 1, 2
+
+        for _, each in await successor.take(receive):
+            each.close()
+        assert received == ends.service.packets[:packets]
+        await successor.confirm()
+        successor.close()
+        await ends.until("pause", "retire", "resume")
+
+
+async def test_no_more_messages_with_tokens_are_passed_or_accepted_than_agreed(path: Path) -> None:
+    async with listening(path) as ends:
+        ends.service.packets = [b"x"] * (TOKEN_MESSAGES_MAX + 5)
+        successor = await ends.meet()
+        received: list[bytes] = []
+
+        def receive(packet: bytes) -> tuple[int, int]:
+            received.append(packet)
+            return 1, 0
+
+        for _, each in await successor.take(receive):
+            each.close()
+        assert len(received) == TOKEN_MESSAGES_MAX
+        successor.close()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    predecessor = Channel(theirs, Role.PREDECESSOR)
+    channel = Channel(ours, Role.SUCCESSOR)
+    await channel.send(hello())
+    await predecessor.receive()
+    welcome = Welcome(version=2, release="", sockets=())
+    await predecessor.send(welcome)
+    await channel.receive()
+
+    async def flood() -> None:
+        await predecessor.receive()
+        with suppress(ChannelClosedError):
+            while True:
+                await predecessor.send(Tokens(b"x"))
+
+    flooding = asyncio.create_task(flood())
+    with pytest.raises(HandoverError, match="too many"):
+        await Successor(channel, welcome, HandoverMetrics(CollectorRegistry())).take()
+    await flooding
+    predecessor.close()
+
+
+async def test_a_successor_that_does_not_read_its_tokens_changes_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predecessor_module, "TOKENS_SECONDS", 0.1)
+    async with listening(path) as ends:
+        ends.service.packets = [b"x" * TOKEN_BYTES_MAX] * TOKEN_MESSAGES_MAX
+        channel = await ends.connect()
+        await channel.send(hello())
+        await channel.receive()
+        await channel.send(Take())
+        await ends.predecessor.settle(SECONDS)
+        assert ends.service.calls == []
+        assert ends.count("failed") == 1
+        channel.close()
 
 
 async def test_a_successor_that_ends_before_it_takes_changes_nothing(path: Path) -> None:
