@@ -49,8 +49,11 @@ class Lane(LaneState):
         The limits of accepted connections apply. Return False if the connection was closed because of them, or has
         ended.
         """
-    def close_idle(self) -> int:
-        """Close connections without a pending request; the others close after their answer. Return their number."""
+    def close_idle(self, silent: bool = True) -> int:
+        """Close connections without a pending request; the others close after their answer. Return their number.
+
+        Without *silent*, accepted connections whose first byte has not arrived stay open.
+        """
     def close(self) -> None:
         """Close all connections immediately. Idempotent."""
     def counters(self) -> dict[str, int]:

@@ -157,7 +157,7 @@ cdef class Lane(LaneState):
         self.listener = None
         self.listener_fd = -1
 
-    def close_idle(self):
+    def close_idle(self, bint silent=True):
         cdef Connection connection
         self.draining = True
         self.send_all_due()
@@ -166,7 +166,7 @@ cdef class Lane(LaneState):
                 connection = <Connection>each
                 if connection.state == LEAVING:
                     connection.close_now()
-                else:
+                elif silent or connection.state != FRESH:
                     close_if_idle(connection)
         self.notify_outside_turns()
         return self.open

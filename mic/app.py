@@ -12,6 +12,7 @@ import logging
 import secrets
 import signal
 import socket
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -28,10 +29,19 @@ from mic.reconciliation.controller import Controller
 from mic.reconciliation.host_reconciler import HostReconciler
 from mic.reconciliation.host_updater import HostUpdater
 from mic.reconciliation.writer import Writer
-from mic.startup.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, read
+from mic.startup.cloud_config import (
+    CloudConfig,
+    ConfigError,
+    RotatingCredential,
+    ca_bundle,
+    cloud_of,
+    credential_for,
+    read,
+)
 from mic.startup.settings import Settings
 from mic.startup.startup_taint import StartupTaint
 from mic.startup.type_upgrade import TypeUpgrade, UpgradeRecord
+from podidentity.azure.ca_bundle import CaBundle
 from podidentity.azure.clouds import Cloud
 from podidentity.exits import StartError
 from podidentity.kube import access
@@ -89,10 +99,10 @@ async def run(settings: Settings) -> None:
         "starting; settings that differ from their defaults are listed", extra={"version": VERSION, "settings": changed}
     )
     # Imported objects stay alive. Without the freeze each later collection would scan them again, for 50 ms.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     try:
-        config, cloud, credential = await asyncio.to_thread(_azure, settings)
+        config, cloud, credential, bundle = await asyncio.to_thread(_azure, settings)
         cluster = await access.find(settings.kubeconfig, settings.cluster_environment)
     except (ConfigError, AccessError) as error:
         raise StartError(str(error)) from error
@@ -100,17 +110,25 @@ async def run(settings: Settings) -> None:
         async with Client(cluster, user_agent=f"{COMPONENT}/{VERSION}") as client:
             registry = await asyncio.to_thread(new_registry)
             app = App(
-                settings=settings, config=config, cloud=cloud, credential=credential, client=client, registry=registry
+                settings=settings,
+                config=config,
+                cloud=cloud,
+                credential=credential,
+                client=client,
+                registry=registry,
+                bundle=bundle,
             )
             await app.run(stop)
     finally:
         await credential.close()
 
 
-def _azure(settings: Settings) -> tuple[CloudConfig, Cloud, RotatingCredential]:
+def _azure(settings: Settings) -> tuple[CloudConfig, Cloud, RotatingCredential, CaBundle | None]:
     config = read(settings.cloud_config, settings.environment)
     cloud = cloud_of(config, settings.azure_environment_file)
-    return config, cloud, RotatingCredential(settings.cloud_config, settings.environment, cloud)
+    bundle = ca_bundle(settings.ca_bundle)
+    make = partial(credential_for, trust=None if bundle is None else bundle.context)
+    return config, cloud, RotatingCredential(settings.cloud_config, settings.environment, cloud, make), bundle
 
 
 class App:
@@ -125,9 +143,12 @@ class App:
         credential: RotatingCredential,
         client: Client,
         registry: CollectorRegistry,
+        bundle: CaBundle | None = None,
     ) -> None:
-        """*client* is used by the elector only, so that no renewal waits behind other requests."""
+        """*client* is used by the elector only, so that no renewal waits behind other requests. *bundle* replaces the
+        authorities that the machine trusts for Azure."""
         self._credential = credential
+        self._bundle = bundle
         host = socket.gethostname()
         limit = LogLimit()
         self._contact = FirstContact(client.access, user_agent=f"{COMPONENT}/{VERSION}", log_limit=limit)
@@ -157,6 +178,7 @@ class App:
             user_agent=" ".join(filter(None, (f"{COMPONENT}/{VERSION}", settings.custom_user_agent))),
             api_version=settings.arm_api_version,
             request_seconds=request_seconds,
+            ssl_context=None if bundle is None else bundle.context,
             may_write=lambda: self._elector.remaining_seconds() > request_seconds,
             observe=self._metrics.called_cloud,
         )
@@ -283,6 +305,8 @@ class App:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._elector.run(), name="leader election")
             tasks.create_task(self._credential.follow(self._protect), name="cloud config")
+            if self._bundle is not None:
+                tasks.create_task(self._bundle.follow(), name="CA bundle")
             tasks.create_task(self._lead(), name="leading")
 
     async def _lead(self) -> None:

@@ -5,6 +5,7 @@ that there is, and 1 that this is unknown or only partly known.
 """
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,8 @@ import msgspec
 from mic.startup.flag_table import PlanOutput
 from mic.startup.settings import Settings, parse
 from podidentity.exits import StartError, ended
-from podidentity.kube.locks import LeadershipLost
+from podidentity.kube.errors import LeadershipLost
+from podidentity.late_authorities import import_aiohttp
 from podidentity.version import VERSION
 
 CONTAINER: Final = Path("/proc/1/cmdline")
@@ -44,6 +46,8 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if settings.plan:
         return _plan(settings)
+    gc.disable()  # an import leaves no garbage that is worth a collection; mic.app enables it again
+    import_aiohttp()
     # The Azure packages take half a second to import: not for --version, nor for a usage error.
     import uvloop  # noqa: PLC0415  see above
 

@@ -11,7 +11,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Never
@@ -36,16 +36,17 @@ from nmi.node.network_monitor import NetworkMonitor
 from nmi.node.rules import RedirectError
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.pod_events import PodEvents
-from nmi.policies import decision_policy, limits, server_policy, sign_in_policy
+from nmi.policies import decision_policy, limits, server_policy, sign_in_policy, sign_in_trust
 from nmi.refusal import Limit
 from nmi.server.decisions import Decisions
 from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.server import Server
-from nmi.service import Service, is_in_use
+from nmi.service import NodeService, is_in_use
 from nmi.settings import Settings
 from nmi.tokens.assertions import Assertions
 from nmi.tokens.broker import TokenBroker
+from nmi.tokens.endpoint_failures import EndpointFailures
 from nmi.tokens.federated import FederatedSource
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
@@ -104,8 +105,8 @@ async def run(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     log.info("nmi starting", extra={"version": VERSION, "settings": settings.describe()})
     # Imported modules stay, so later collections need not scan them, for 20 ms each.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     try:
         async with AsyncExitStack() as stack:
             await App(settings, stack).run(stop)
@@ -126,12 +127,13 @@ class App:
         self._stack = stack
         self._registry = new_registry()
         self._redirect = TrafficRedirect(settings)
+        stack.callback(self._redirect.close)
         self._log_limit = LogLimit()
         self._contact: FirstContact | None = None
         self._cluster_cache: ClusterCache | None = None
         self._broker: TokenBroker | None = None
         self._governor: Governor | None = None
-        self._service: Service | None = None
+        self._service: NodeService | None = None
         self._takeover: Takeover | None = None
         self._predecessor: Predecessor | None = None
         self._keeps_redirect = False
@@ -187,7 +189,7 @@ class App:
         self._skipped.watch(client.skipped.counts)
         tasks.create_task(events.run(), name="write events")
         server = await self._build_server(
-            client, index, cluster_cache, identities, Decisions(report=PodEvents(events).tell)
+            client, index, cluster_cache, identities, Decisions(report=PodEvents(events).tell), tasks=tasks
         )
         if settings.address_evidence:
             tasks.create_task(self._network_monitor.run(cluster_cache), name="listen to the node's network")
@@ -197,16 +199,18 @@ class App:
         self._cluster_cache = cluster_cache
         await self._contact.first_lists(client, cluster_cache.watches.by_name.values())
         await cluster_cache.synced()
-        await takeover.complete()
-        await service.serve(server)
         # Current objects stay, so a full collection need not scan them repeatedly, for 20 ms each.
         gc.collect()
         gc.freeze()
-        service.active = True
-        log.info("nmi active", extra={"node": settings.node_name, "count": len(index)})
+        await takeover.complete()
+        await service.listen()
+        # An NMI that serves is retired first: until then it serves again if this one fails, and no connection is lost.
         if takeover.predecessor is not None:
             await takeover.predecessor.confirm()
-            tasks.create_task(takeover.predecessor.follow(service.adopt), name="adopt connections")
+            tasks.create_task(takeover.predecessor.follow(service), name="adopt connections")
+        await service.serve(server)
+        service.active = True
+        log.info("nmi active", extra={"node": settings.node_name, "count": len(index)})
         if self._predecessor is not None:
             tasks.create_task(self._predecessor.run(), name="listen for a successor")
 
@@ -227,10 +231,11 @@ class App:
             if service.server is not None:
                 await asyncio.sleep(LAST_ACCEPT_SECONDS)
                 service.stop_accepting()
+                seconds = await self._pass_connections(service, seconds)
                 await service.server.drain(seconds)
         raise Stopped
 
-    async def _complete_requests(self, service: Service, seconds: float) -> float:
+    async def _complete_requests(self, service: NodeService, seconds: float) -> float:
         """Return the remaining part of *seconds* once the requests that are open now are answered.
 
         Decide whether the redirect stays: it does if another NMI serves this node, or will soon.
@@ -255,8 +260,20 @@ class App:
             await handover.settle(until - loop.time())
             self._keeps_redirect = self._keeps_redirect or given_back or handover.registered or handover.retired
             await handover.refuse()
-            if service.server is not None:
-                seconds = await handover.pass_connections(lambda: service.open_connections, seconds)
+        return seconds
+
+    async def _pass_connections(self, service: NodeService, seconds: float) -> float:
+        """Pass every connection to the NMI that serves this node, if one does.
+
+        Return the remaining part of *seconds*.
+        """
+        handover, former = self._predecessor, self._takeover.predecessor if self._takeover is not None else None
+        if handover is not None and handover.retired:
+            if former is not None:
+                former.close()  # an NMI before this one passes no further connections to it
+            return await handover.pass_connections(lambda: service.open_connections, seconds)
+        if former is not None:
+            return await former.return_connections(lambda: service.open_connections, seconds)
         return seconds
 
     async def _leave_redirect(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -268,7 +285,7 @@ class App:
                 "the redirect could not be removed; run `nmi --cleanup` on this node", extra={"error": str(error)}
             )
 
-    async def _start_service(self, tasks: asyncio.TaskGroup) -> tuple[Service, Takeover]:
+    async def _start_service(self, tasks: asyncio.TaskGroup) -> tuple[NodeService, Takeover]:
         """Own the sockets that no other NMI of this node will pass."""
         settings = self._settings
         pages: dict[SocketName, HttpEndpoints] = {
@@ -285,13 +302,17 @@ class App:
         }
         for endpoints in pages.values():
             self._stack.push_async_callback(endpoints.stop)
-        service = Service(settings, self._redirect, pages, tasks, self._retired)
+        service = NodeService(
+            settings, self._redirect, pages, tasks, tokens=self._tokens_to_pass, on_retired=self._retired
+        )
         self._stack.callback(service.close)
         path = Path(settings.handover_socket) if settings.handover_socket else None
         metrics = HandoverMetrics(self._registry)
         if path is not None:
             self._predecessor = Predecessor(path, service, metrics)
-        takeover = Takeover(path, service.hello(), metrics, service.bind, in_use=is_in_use)
+        takeover = Takeover(
+            path, service.hello(), metrics, service.bind, in_use=is_in_use, receive_tokens=self._receive_tokens
+        )
         self._service, self._takeover = service, takeover
         await takeover.begin()
         return service, takeover
@@ -301,6 +322,12 @@ class App:
         former = self._takeover.predecessor if self._takeover is not None else None
         if former is not None and self._tasks is not None:
             self._tasks.create_task(former.pass_on(), name="pass on")
+
+    def _tokens_to_pass(self) -> Iterator[bytes]:
+        return self._broker.tokens_to_pass() if self._broker is not None else iter(())
+
+    def _receive_tokens(self, packet: bytes) -> tuple[int, int]:
+        return self._broker.receive_tokens(packet) if self._broker is not None else (0, 0)
 
     def _health(self) -> str:
         return "Active" if self._service is not None and self._service.active else "Not Active"
@@ -340,6 +367,8 @@ class App:
         cluster_cache: ClusterCache,
         identities: IdentityMetrics,
         decisions: Decisions,
+        *,
+        tasks: asyncio.TaskGroup,
     ) -> Server:
         settings = self._settings
         imds_url = f"http://{settings.metadata_ip}:{settings.metadata_port}"
@@ -353,11 +382,17 @@ class App:
         measures = TokenMetrics(self._registry)
         governor = Governor()
         self._stack.callback(governor.close)
-        imds = ImdsSource(session, imds_url, observe=measures.observe_imds)
+        failures = EndpointFailures()
+        imds = ImdsSource(session, imds_url, observe=failures.with_imds(imds_url, measures.observe_imds))
+        bundle = await asyncio.to_thread(sign_in_trust, settings)
+        if bundle is not None:
+            tasks.create_task(bundle.follow(), name="read the CA bundle")
+        trust = bundle.context if bundle is not None else None
         sign_ins = SignIns(
-            await self._stack.enter_async_context(new_session(self._user_agent)),
+            await self._stack.enter_async_context(new_session(self._user_agent, trust=trust)),
             proxy_for=proxy_by(settings.https_proxy, settings.no_proxy),
             observe=measures.observe_aad,
+            failures=failures,
         )
         may_sign_in = await asyncio.to_thread(sign_in_policy, settings)
         principals = ServicePrincipalSource(

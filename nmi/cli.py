@@ -4,6 +4,7 @@ Its exit codes are those of `podidentity.exits`.
 """
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from nmi.flag_table import BootGuardAction
 from nmi.settings import Settings, parse
 from podidentity.exits import StartError, ended
+from podidentity.late_authorities import import_aiohttp
 from podidentity.version import VERSION
 
 # The modules that serve requests or access the cluster are imported only if the command line needs them: --version and
@@ -36,6 +38,7 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def _serve(settings: Settings) -> None:
+    gc.disable()  # an import leaves no garbage that is worth a collection; nmi.app enables it again
     run = _app()
     import uvloop  # noqa: PLC0415  see above
 
@@ -44,6 +47,7 @@ def _serve(settings: Settings) -> None:
 
 def _app() -> Callable[[Settings], Coroutine[object, object, None]]:
     """Return the program. Raises StartError if its compiled part is missing from this installation."""
+    import_aiohttp()
     try:
         from nmi.app import run  # noqa: PLC0415  see above
     except ImportError as error:

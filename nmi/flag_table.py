@@ -107,6 +107,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("allow-cross-namespace-secrets", "allow_cross_namespace_secrets", go_bool, "secrets of other namespaces"),
     Flag("federated-identities", "federated_identities", go_bool, "serve identities of type 3"),
     Flag("federated-audience", "federated_audience", str, "audience of the service account tokens for type 3"),
+    Flag("ca-bundle", "ca_bundle", Path, "file with further certificate authorities to trust for Azure"),
     Flag("custom-user-agent", "custom_user_agent", str, "added to the User-Agent sent to Azure"),
     Flag("metadata-ip", "metadata_ip", str, "IPv4 address of IMDS"),
     Flag("metadata-port", "metadata_port", go_int, "port of IMDS"),

@@ -9,6 +9,7 @@ from nmi.server.target import ProxiedPaths
 from nmi.settings import Settings
 from nmi.tokens.endpoints import SignInPolicy
 from podidentity.azure import clouds
+from podidentity.azure.ca_bundle import CaBundle, CaBundleError
 from podidentity.exits import StartError
 from podidentity.telemetry import logs
 
@@ -82,3 +83,14 @@ def sign_in_policy(settings: Settings) -> SignInPolicy:
         )
     except (clouds.CloudError, ValueError) as error:
         raise StartError(f"cannot determine the endpoint of Azure AD: {error}") from error
+
+
+def sign_in_trust(settings: Settings) -> CaBundle | None:
+    """Return the authorities that NMI trusts for sign-ins, None for the machine's only.
+
+    Blocking: reads files. Raises StartError for a bundle that cannot be used.
+    """
+    try:
+        return None if settings.ca_bundle is None else CaBundle(settings.ca_bundle)
+    except CaBundleError as error:
+        raise StartError(str(error)) from error

@@ -7,7 +7,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from nmi.handover.messages import VERSIONS, Hello, SocketName, shared_sockets
@@ -24,8 +24,8 @@ BACKLOG: Final = 4096
 """Connections that the kernel queues; it limits this to net.core.somaxconn."""
 
 
-class Service:
-    """Implements `nmi.handover.predecessor.Service`. *pages* are the endpoints by the name of their sockets."""
+class NodeService:
+    """Implements `nmi.handover.predecessor.HandoverService`. *pages* are the endpoints by the name of their sockets."""
 
     def __init__(
         self,
@@ -33,12 +33,15 @@ class Service:
         redirect: TrafficRedirect,
         pages: Mapping[SocketName, HttpEndpoints],
         tasks: asyncio.TaskGroup,
+        *,
+        tokens: Callable[[], Iterator[bytes]],
         on_retired: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._redirect = redirect
         self._pages = pages
         self._tasks = tasks
+        self.tokens = tokens
         self._on_retired = on_retired
         self._maintaining: asyncio.Task[None] | None = None
         self._kept: dict[SocketName, list[socket.socket]] = {}
@@ -80,13 +83,17 @@ class Service:
             maintaining.cancel()
             await asyncio.wait([maintaining])
 
-    async def serve(self, server: Server) -> None:
-        """Serve tokens on the listener, and redirect the pods to it. Raise StartError."""
+    async def listen(self) -> None:
+        """Redirect the pods to the listener, where connections wait until serve(). Raise StartError."""
         assert self.listener is not None  # noqa: S101  the caller has bound it
         self.listener.listen(BACKLOG)
+        await self._redirect.install()
+
+    async def serve(self, server: Server) -> None:
+        """Serve tokens on the listener."""
+        assert self.listener is not None  # noqa: S101
         await server.start(self.listener)
         self.server = server
-        await self._redirect.install()
 
     def stop_accepting(self) -> None:
         """Refuse connections from now on. Open ones are served."""

@@ -124,6 +124,9 @@ class Settings:
     """Serve AzureIdentities of type 3, for which NMI requests tokens of pods' service accounts from the API server."""
     federated_audience: str = "api://AzureADTokenExchange"
     """The audience of these tokens, as in the federated credentials in Azure; other clouds have their own."""
+    ca_bundle: Path | None = None
+    """File with PEM certificates of private authorities, which are trusted for Azure AD in addition to the image's; NMI
+    reads it again when it changes."""
     azure_environment_file: Path | None = None
     """Description of a custom cloud (environment AZURE_ENVIRONMENT_FILEPATH)."""
     https_proxy: str = dataclasses.field(default="", metadata={"secret": True})
@@ -150,7 +153,7 @@ class Settings:
     """After the rule is in place, end tracked connections to the real IMDS, which would continue to bypass NMI."""
     route_localnet: RouteLocalnetMode = RouteLocalnetMode.CHECK
     """The action if route_localnet is 0, so that the kernel drops redirected packets: `check` reports it and is not
-    ready, `set` switches it on and needs a writable /proc/sys."""
+    ready, `set` switches it on and needs a writable /proc/sys, or the file of `all` mounted at /run/route_localnet."""
     allow_kubenet: bool = False
     """Run on a node with the kubenet network plugin although pods there can take each other's address."""
     kubelet_config: Path = Path("/etc/default/kubelet")

@@ -35,6 +35,7 @@ class CommandLines:
         return [
             f"--kubeconfig={self.kubeconfigs['mic']}",
             f"--cloudconfig={self.files.cloud_config}",
+            f"--ca-bundle={self.files.certificates}",
             f"--http-probe-port={ports.probes}",
             f"--prometheus-port={ports.metrics}",
             "--leader-election-instance=sandbox",
@@ -51,6 +52,7 @@ class CommandLines:
         return [
             f"--node={node}",
             f"--kubeconfig={self.kubeconfigs['nmi']}",
+            f"--ca-bundle={self.files.certificates}",
             "--nmi-listen-address=127.0.0.1",
             f"--nmi-port={ports.requests}",
             f"--http-probe-port={ports.probes}",
@@ -61,10 +63,7 @@ class CommandLines:
 
     def cloud_environment(self) -> dict[str, str]:
         """Return the variables that describe the sandbox's cloud to a program."""
-        return {
-            "AZURE_ENVIRONMENT_FILEPATH": str(self.files.environment),
-            "SSL_CERT_FILE": str(self.files.certificates),
-        }
+        return {"AZURE_ENVIRONMENT_FILEPATH": str(self.files.environment)}
 
     def mic_environment(self) -> dict[str, str]:
         return {**self.cloud_environment(), "MIC_POD_NAMESPACE": NAMESPACE}

@@ -319,6 +319,7 @@ class Sandbox:
             "KUBECONFIG": str(self.cluster.kubeconfig),
             "PODIDENTITY_SANDBOX": str(self.folder),
             **self.commands.cloud_environment(),
+            "SSL_CERT_FILE": str(self.files.certificates),
             "CLOUD": "AzureStackCloud",
             "TENANT_ID": directory.tenant_id,
             "CLIENT_ID": controller.client_id,

@@ -10,13 +10,17 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any, Final, NoReturn
 
+import aiohttp
 from azure.core.credentials import AccessToken
 from azure.core.credentials_async import AsyncTokenCredential
+from azure.core.pipeline.transport import AioHttpTransport
 from azure.identity.aio import ClientSecretCredential, ManagedIdentityCredential
 from typing_extensions import override
 
+from podidentity.azure.ca_bundle import CaBundle, CaBundleError
 from podidentity.azure.clouds import Cloud, CloudError, by_name
 from podidentity.azure.resource_ids import parse_user_assigned
 
@@ -118,8 +122,39 @@ def cloud_of(config: CloudConfig, environment_file: Path | None) -> Cloud:
         raise ConfigError(str(error)) from error
 
 
-def credential_for(config: CloudConfig, cloud: Cloud) -> AsyncTokenCredential:
-    """Return a new credential of azure-identity, which the caller closes. Raise ConfigError."""
+def ca_bundle(path: Path | None) -> CaBundle | None:
+    """Return the bundle in *path*, None without a path. Raise ConfigError. Blocking: reads files."""
+    try:
+        return None if path is None else CaBundle(path)
+    except CaBundleError as error:
+        raise ConfigError(str(error)) from error
+
+
+class _Transport(AioHttpTransport):  # type: ignore[misc]  # azure-core declares this name without a type
+    """The transport of azure-core, with a TLS context for its connections."""
+
+    def __init__(self, trust: SSLContext) -> None:
+        super().__init__()
+        self._trust = trust
+        self.session: aiohttp.ClientSession | None
+
+    @override
+    async def open(self) -> None:
+        if self.session is None and not self._has_been_opened:
+            self.session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=self._trust),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=True,
+            )
+        await super().open()
+
+
+def credential_for(config: CloudConfig, cloud: Cloud, *, trust: SSLContext | None = None) -> AsyncTokenCredential:
+    """Return a new credential of azure-identity, which the caller closes. Raise ConfigError.
+
+    *trust* replaces the authorities that the machine trusts.
+    """
     if config.managed:
         identity = config.user_assigned_identity
         if "/" in identity:
@@ -133,6 +168,7 @@ def credential_for(config: CloudConfig, cloud: Cloud) -> AsyncTokenCredential:
             authority=cloud.authority,
             # A private cloud is not in Microsoft's directory of clouds, and may not reach it.
             disable_instance_discovery=True,
+            **({} if trust is None else {"transport": _Transport(trust)}),
         )
     except ValueError as error:
         raise ConfigError(f"the credentials in the cloud config cannot be used: {error}") from error

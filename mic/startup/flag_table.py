@@ -5,6 +5,7 @@ This module defines names and value parsers. `mic.startup.settings` defines defa
 
 import argparse
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 from podidentity.flags import Flag, comma_list, go_bool, go_duration, go_int, one_of, quoted
@@ -61,6 +62,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("update-user-msi-max-retry", "update_retries", go_int, "retries without the identities that Azure refused"),
     Flag("update-user-msi-retry-interval", "update_retry_seconds", go_duration, "pause before such a retry"),
     Flag("arm-api-version", "arm_api_version", str, "api-version of the Compute API; pinned for each cloud if empty"),
+    Flag("ca-bundle", "ca_bundle", Path, "file with further certificate authorities to trust for Azure"),
     Flag("custom-user-agent", "custom_user_agent", str, "added to the User-Agent sent to Azure"),
     Flag("leader-election-instance", "lease_holder", str, "name of this process in the lease; the host name if empty"),
     Flag("leader-election-namespace", "lease_namespace", str, "namespace of the lease"),

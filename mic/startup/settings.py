@@ -32,6 +32,9 @@ class Settings:
     """Path of azure.json, read again when it changes; if empty, the environment contains these values."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False, metadata={"secret": True})
     """The environment variables that replace azure.json."""
+    ca_bundle: Path | None = None
+    """File with PEM certificates of private authorities, which are trusted for Azure in addition to the image's; MIC
+    reads it again when it changes."""
     azure_environment_file: Path | None = None
     """Description of a custom cloud (environment AZURE_ENVIRONMENT_FILEPATH)."""
     arm_api_version: str = ""

@@ -31,12 +31,13 @@ class ChannelClosedError(Exception):
 
 
 class Channel:
-    """One end. At most one task sends, and one receives."""
+    """One end. Any task sends, one message at a time; at most one task receives."""
 
     def __init__(self, sock: socket.socket, role: Role) -> None:
         """Take ownership of *sock*."""
         sock.setblocking(False)
         self._socket = sock
+        self._sending = asyncio.Lock()
         self.conversation = Conversation(role)
 
     async def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
@@ -48,19 +49,20 @@ class Channel:
         if len(descriptors) != descriptors_of(message):
             raise ProtocolError("a message has the wrong number of descriptors")
         packet = encode(message)
-        self.conversation.sent(message)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-        while True:
-            try:
-                self._socket.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                await self._until(writable=True)
-            except OSError as error:
-                if error.errno in _ENDED:
-                    raise ChannelClosedError from None
-                raise
-            else:
-                return
+        async with self._sending:
+            self.conversation.sent(message)
+            while True:
+                try:
+                    self._socket.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
+                except BlockingIOError:
+                    await self._until(writable=True)
+                except OSError as error:
+                    if error.errno in _ENDED:
+                        raise ChannelClosedError from None
+                    raise
+                else:
+                    return
 
     async def receive(self) -> tuple[Message, list[int]]:
         """Return the next message and its descriptors, which the caller must close.

@@ -8,12 +8,22 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
+from typing_extensions import override
 
-VERSIONS: Final = (1,)
+ACKNOWLEDGED_VERSION: Final = 2
+"""From this version on, connections are acknowledged, and a successor that gives back returns its own."""
+TOKENS_VERSION: Final = 2
+"""From this version on, the predecessor passes tokens."""
+VERSIONS: Final = (1, 2)
 """The protocol versions of this NMI."""
 
 PACKET_MAX: Final = 128 * 1024
 """Bytes of a packet: less than the kernel's default send buffer of a Unix socket (212,992)."""
+
+TOKEN_BYTES_MAX: Final = 90 * 1024
+"""Bytes of one message with tokens, before base64."""
+TOKEN_MESSAGES_MAX: Final = 128
+"""Messages with tokens of one handover."""
 
 DESCRIPTORS_MAX: Final = 64
 """Descriptors with one packet; the kernel allows 253."""
@@ -56,6 +66,16 @@ class Take(msgspec.Struct, frozen=True, tag="take"):
     """The successor is synchronised and asks for the sockets."""
 
 
+class Tokens(msgspec.Struct, frozen=True, tag="tokens"):
+    """Cached tokens in the form of `nmi.tokens.transfer`, which may be invalid. Since version 2."""
+
+    packet: Annotated[bytes, msgspec.Meta(max_length=TOKEN_BYTES_MAX)]
+
+    @override
+    def __repr__(self) -> str:
+        return f"Tokens({len(self.packet)} bytes)"
+
+
 class Sockets(msgspec.Struct, frozen=True, tag="sockets"):
     """The predecessor accepts no connections any more. One descriptor per name, in this order."""
 
@@ -71,9 +91,13 @@ class Retired(msgspec.Struct, frozen=True, tag="retired"):
 
 
 class Connections(msgspec.Struct, frozen=True, tag="connections"):
-    """Idle connections of the predecessor, one descriptor each."""
+    """Idle connections, one descriptor each: of a retired predecessor, or after `resumed` of its successor."""
 
     count: Annotated[int, msgspec.Meta(ge=1, le=DESCRIPTORS_MAX)]
+
+
+class Adopted(msgspec.Struct, frozen=True, tag="adopted"):
+    """The receiver owns the last connections; until then the sender keeps them, too. Since version 2."""
 
 
 class GiveBack(msgspec.Struct, frozen=True, tag="give_back"):
@@ -81,7 +105,7 @@ class GiveBack(msgspec.Struct, frozen=True, tag="give_back"):
 
 
 class Resumed(msgspec.Struct, frozen=True, tag="resumed"):
-    """The predecessor serves again. The last message."""
+    """The predecessor serves again. The last message of version 1."""
 
 
 class PassedOn(msgspec.Struct, frozen=True, tag="passed_on"):
@@ -89,7 +113,19 @@ class PassedOn(msgspec.Struct, frozen=True, tag="passed_on"):
 
 
 Message: TypeAlias = (
-    Hello | Welcome | Rejection | Take | Sockets | Taken | Retired | Connections | GiveBack | Resumed | PassedOn
+    Hello
+    | Welcome
+    | Rejection
+    | Take
+    | Tokens
+    | Sockets
+    | Taken
+    | Retired
+    | Connections
+    | Adopted
+    | GiveBack
+    | Resumed
+    | PassedOn
 )
 
 _decoder: Final = msgspec.json.Decoder(Message)

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter
 from nmi.handover.protocol import Role
 
 
-class Outcome(StrEnum):
+class HandoverOutcome(StrEnum):
     """How one handover ended, for this NMI."""
 
     COMPLETED = "completed"
@@ -18,7 +18,7 @@ class Outcome(StrEnum):
 
 
 class HandoverMetrics:
-    """Handovers by role and outcome, from the start on with each label."""
+    """Handovers by role and outcome, and received tokens, from the start on with each label."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._total = Counter(
@@ -28,8 +28,21 @@ class HandoverMetrics:
             registry=registry,
         )
         for role in Role:
-            for outcome in Outcome:
+            for outcome in HandoverOutcome:
                 self._total.labels(role.name.lower(), outcome)
 
-    def record(self, role: Role, outcome: Outcome) -> None:
+        self._tokens = Counter(
+            "aadpodidentity_nmi_handover_tokens",
+            "Tokens that the former NMI of the node passed to this one, by whether this one accepted them.",
+            ("result",),
+            registry=registry,
+        )
+        for result in ("received", "refused"):
+            self._tokens.labels(result)
+
+    def record_tokens(self, received: int, refused: int) -> None:
+        self._tokens.labels("received").inc(received)
+        self._tokens.labels("refused").inc(refused)
+
+    def record(self, role: Role, outcome: HandoverOutcome) -> None:
         self._total.labels(role.name.lower(), outcome).inc()

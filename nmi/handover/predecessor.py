@@ -1,22 +1,27 @@
 """The predecessor's end of a handover: NMI serves, and passes everything to a successor that is ready.
 
 Until the successor has confirmed, every failure lets this NMI serve on. Afterwards it is *retired*: it answers its open
-requests and passes idle connections on. If the successor's process ends before this one, this one serves again.
+requests and passes idle connections on. If the successor's process ends before this one, or the successor gives back,
+this one serves again, and adopts the connections that the successor returns.
 """
 
 import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol
 
-from nmi.handover.channel import Channel, ChannelClosedError, close_all, peer_uid
+from nmi.handover.channel import Channel, ChannelClosedError, peer_uid
+from nmi.handover.connection_sender import ConnectionOwner, ConnectionSender
 from nmi.handover.messages import (
-    DESCRIPTORS_MAX,
-    Connections,
+    ACKNOWLEDGED_VERSION,
+    TOKEN_MESSAGES_MAX,
+    TOKENS_VERSION,
+    Adopted,
     GiveBack,
     Hello,
     ProtocolError,
@@ -27,10 +32,11 @@ from nmi.handover.messages import (
     Sockets,
     Take,
     Taken,
+    Tokens,
     Welcome,
     common_version,
 )
-from nmi.handover.metrics import HandoverMetrics, Outcome
+from nmi.handover.metrics import HandoverMetrics, HandoverOutcome
 from nmi.handover.protocol import Role
 from nmi.handover.socket_path import UnsafePathError, listen_at, remove_own
 from podidentity.version import VERSION
@@ -41,21 +47,26 @@ CONNECTIONS_MAX: Final = 8
 """Open connections to the socket; further ones are closed immediately."""
 HELLO_SECONDS: Final = 5.0
 """From connecting to the first message."""
+TOKENS_SECONDS: Final = 5.0
+"""For all messages with tokens, which take some ten milliseconds. NMI serves during this time."""
 TAKE_SECONDS: Final = 5.0
 """From the last accepted connection to the successor's confirmation, which takes milliseconds. Until then
 connections wait in the kernel.
 """
-PASS_STEP_SECONDS: Final = 0.05
-"""The interval at which a retired NMI looks for idle connections."""
+ACKNOWLEDGE_SECONDS: Final = 5.0
+"""From the successor's wish to give back to its acknowledgement of the last connections, which takes milliseconds."""
 LISTEN_AGAIN_SECONDS: Final = 30.0
 """The interval at which NMI tries again to listen at a path that it cannot use."""
 
 
-class Service(Protocol):
-    """What NMI passes on."""
+class HandoverService(ConnectionOwner, Protocol):
+    """The part of NMI that a handover passes to the successor."""
 
     def shared(self, hello: Hello) -> tuple[SocketName, ...]:
         """Return the sockets that this successor can use."""
+
+    def tokens(self) -> Iterator[bytes]:
+        """Return packets with cached tokens for the successor, the most useful first."""
 
     async def pause(self, shared: Sequence[SocketName]) -> list[tuple[SocketName, socket.socket]]:
         """Stop maintaining the rules, and stop accepting at the *shared* sockets; return duplicates of them.
@@ -69,17 +80,11 @@ class Service(Protocol):
     def retire(self) -> None:
         """Note that the successor serves."""
 
-    def release_idle(self, most: int) -> list[int]:
-        """Return the descriptors of idle connections, which the caller closes; *most* at most."""
-
-    def adopt(self, descriptor: int) -> None:
-        """Serve a connection, and own its descriptor."""
-
 
 class Predecessor:
     """The socket at *path*, and at most one successor. `run` is a task of the owner."""
 
-    def __init__(self, path: Path, service: Service, metrics: HandoverMetrics) -> None:
+    def __init__(self, path: Path, service: HandoverService, metrics: HandoverMetrics) -> None:
         self._path = path
         self._service = service
         self._metrics = metrics
@@ -87,6 +92,7 @@ class Predecessor:
         self._inode = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._channel: Channel | None = None
+        self._sender: ConnectionSender | None = None
         self._settled = asyncio.Event()
         self._settled.set()
         self._stopping = False
@@ -130,22 +136,22 @@ class Predecessor:
         await self._close_listener()
 
     async def pass_connections(self, count: Callable[[], int], seconds: float) -> float:
-        """While retired, pass connections as they become idle, until *count* is 0, for *seconds* at most.
+        """While retired, wait until all connections are passed and *count* is 0, *seconds* at most.
 
         Return the part of *seconds* that remains.
         """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        with suppress(ChannelClosedError, ProtocolError):
-            while self.retired and self._channel is not None and count() and loop.time() < until:
-                if not await self._pass_batch(self._channel):
-                    await asyncio.sleep(PASS_STEP_SECONDS / 5)
-        return max(0.0, until - loop.time())
+        return seconds if self._sender is None else await self._sender.all_passed(count, seconds)
 
     async def _listen(self, failed: str) -> str:
         """Listen at the path. Return the error, which is logged unless it equals *failed*."""
+        creating = asyncio.create_task(asyncio.to_thread(listen_at, self._path))
         try:
-            listener, inode = await asyncio.to_thread(listen_at, self._path)
+            listener, self._inode = await asyncio.shield(creating)
+        except asyncio.CancelledError:  # the thread continues
+            with suppress(OSError, UnsafePathError):
+                self._listener, self._inode = await creating
+            await self._close_listener()
+            raise
         except (OSError, UnsafePathError) as error:
             if str(error) != failed:
                 log.error(  # noqa: TRY400  the message is complete
@@ -153,7 +159,7 @@ class Predecessor:
                     extra={"error": str(error)},
                 )
             return str(error)
-        self._listener, self._inode = listener, inode
+        self._listener = listener
         asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
         return ""
 
@@ -192,10 +198,13 @@ class Predecessor:
         except (ChannelClosedError, ProtocolError, TimeoutError, OSError) as error:
             log.info("a connection to the handover socket ended", extra={"error": str(error) or type(error).__name__})
         finally:
-            if self._channel is channel:
-                self._channel = None
-                self._settled.set()
+            self._unregister(channel)
             channel.close()
+
+    def _unregister(self, channel: Channel) -> None:
+        if self._channel is channel:
+            self._channel = None
+            self._settled.set()
 
     async def _converse(self, channel: Channel) -> None:
         async with asyncio.timeout(HELLO_SECONDS):
@@ -214,10 +223,10 @@ class Predecessor:
             take, _ = await channel.receive()
         except (ChannelClosedError, ProtocolError):
             log.warning("the successor ended before it was ready; NMI continues to serve, look at the successor's log")
-            self._metrics.record(Role.PREDECESSOR, Outcome.FAILED)
+            self._metrics.record(Role.PREDECESSOR, HandoverOutcome.FAILED)
             return
         assert isinstance(take, Take)  # noqa: S101
-        await self._hand_over(channel, shared)
+        await self._hand_over(channel, shared, version or 0)
 
     def _refusal(self, version: int | None) -> str:
         if version is None:
@@ -228,9 +237,12 @@ class Predecessor:
             return "another successor is registered"
         return ""
 
-    async def _hand_over(self, channel: Channel, shared: Sequence[SocketName]) -> None:
+    async def _hand_over(self, channel: Channel, shared: Sequence[SocketName], version: int) -> None:
         if self._stopping:
             await channel.send(Rejection("it stops"))
+            return
+        if version >= TOKENS_VERSION and not await self._pass_tokens(channel):
+            self._metrics.record(Role.PREDECESSOR, HandoverOutcome.FAILED)
             return
         try:
             await self._pass_sockets(channel, shared)
@@ -242,15 +254,30 @@ class Predecessor:
             with suppress(ChannelClosedError, ProtocolError, OSError):
                 await channel.send(Rejection("it serves again, because the successor did not confirm in time"))
             await self._service.resume()
-            self._metrics.record(Role.PREDECESSOR, Outcome.FAILED)
+            self._metrics.record(Role.PREDECESSOR, HandoverOutcome.FAILED)
             return
         await self._close_listener()
         self.retired = True
         self._service.retire()
         self._settled.set()
-        self._metrics.record(Role.PREDECESSOR, Outcome.COMPLETED)
+        self._metrics.record(Role.PREDECESSOR, HandoverOutcome.COMPLETED)
         log.info("the successor serves; NMI completes its open requests and waits for its end")
-        await self._stay_retired(channel)
+        await self._stay_retired(channel, acknowledged=version >= ACKNOWLEDGED_VERSION)
+
+    async def _pass_tokens(self, channel: Channel) -> bool:
+        """Pass the tokens while this NMI still serves. Return whether the successor continues."""
+        try:
+            async with asyncio.timeout(TOKENS_SECONDS):
+                for packet in islice(self._service.tokens(), TOKEN_MESSAGES_MAX):
+                    await channel.send(Tokens(packet))
+                    await asyncio.sleep(0)  # other tasks of this NMI run between two packets
+        except (ChannelClosedError, ProtocolError, TimeoutError, OSError) as error:
+            log.warning(
+                "the successor does not read its tokens; NMI continues to serve, look at the successor's log",
+                extra={"error": str(error) or type(error).__name__},
+            )
+            return False
+        return True
 
     async def _pass_sockets(self, channel: Channel, shared: Sequence[SocketName]) -> None:
         """Pass the sockets and wait for the confirmation. The caller resumes after an error."""
@@ -264,52 +291,59 @@ class Predecessor:
                 each.close()
         assert isinstance(taken, Taken)  # noqa: S101
 
-    async def _stay_retired(self, channel: Channel) -> None:
+    async def _stay_retired(self, channel: Channel, *, acknowledged: bool) -> None:
         """Pass idle connections on until the successor ends, passes on itself, or gives back."""
-        passing = asyncio.create_task(self._keep_passing(channel), name="pass idle connections")
+        sender = self._sender = ConnectionSender(channel, self._service, acknowledged=acknowledged)
+        passing = asyncio.create_task(sender.run(), name="pass idle connections")
         try:
-            await channel.send(Retired())
-            message, _ = await channel.receive()
-            if not isinstance(message, GiveBack):  # PassedOn
-                with suppress(ChannelClosedError, ProtocolError):
-                    await channel.receive()
-                return
-            gives_back = True
-        except (ChannelClosedError, ProtocolError):
-            gives_back = False
+            gives_back = await self._until_end(channel, sender)
         finally:
             passing.cancel()
             await asyncio.wait([passing])
+        if gives_back is None:
+            return
         if self._stopping:
             if gives_back:
                 await channel.send(Rejection("it stops, too"))
             return
         self.retired = False
+        self._sender = None
         await self._service.resume()
-        self._metrics.record(Role.PREDECESSOR, Outcome.RETURNED)
+        self._metrics.record(Role.PREDECESSOR, HandoverOutcome.RETURNED)
         log.warning("the successor has ended; NMI serves again, look at the successor's log")
         if gives_back:
             await channel.send(Resumed())
+        self._unregister(channel)
         await self._listen("")
+        if gives_back:
+            await self._adopt_returned(channel)
 
-    async def _keep_passing(self, channel: Channel) -> None:
-        with suppress(ChannelClosedError, ProtocolError):  # the other task of this connection notices it, too
-            while True:
-                if not await self._pass_batch(channel):
-                    await asyncio.sleep(PASS_STEP_SECONDS)
-
-    async def _pass_batch(self, channel: Channel) -> bool:
-        """Pass some idle connections. Return whether there may be more now."""
-        descriptors = self._service.release_idle(DESCRIPTORS_MAX)
-        if not descriptors:
-            return False
+    async def _until_end(self, channel: Channel, sender: ConnectionSender) -> bool | None:
+        """Return whether the successor gives back, False if it has ended, None if it has ended after passing on."""
+        passed_on = False
         try:
-            await channel.send(Connections(len(descriptors)), descriptors)
-        except BaseException as error:
+            await channel.send(Retired())
+            while True:
+                message, _ = await channel.receive()
+                if isinstance(message, GiveBack):
+                    break
+                if isinstance(message, Adopted):
+                    sender.acknowledge()
+                else:
+                    passed_on = True
+            sender.stop()
+            async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
+                while sender.waits:
+                    await channel.receive()
+                    sender.acknowledge()
+        except (ChannelClosedError, ProtocolError, TimeoutError):
+            return None if passed_on else False
+        return True
+
+    async def _adopt_returned(self, channel: Channel) -> None:
+        """Adopt the successor's connections until it ends."""
+        while True:
+            _, descriptors = await channel.receive()
             for each in descriptors:
                 self._service.adopt(each)
-            if isinstance(error, OSError):  # too many descriptors on their way, for example: try again later
-                return False
-            raise
-        close_all(descriptors)
-        return len(descriptors) == DESCRIPTORS_MAX
+            await channel.send(Adopted())

@@ -4,6 +4,7 @@ from enum import Enum, auto
 from typing import Final
 
 from nmi.handover.messages import (
+    Adopted,
     Connections,
     GiveBack,
     Hello,
@@ -16,6 +17,7 @@ from nmi.handover.messages import (
     Sockets,
     Take,
     Taken,
+    Tokens,
     Welcome,
 )
 
@@ -31,8 +33,10 @@ class Role(Enum):
         return Role.SUCCESSOR if self is Role.PREDECESSOR else Role.PREDECESSOR
 
 
-class State(Enum):
-    """What has been agreed. The predecessor serves until PASSED_SOCKETS, the successor from TAKEN on."""
+class ConversationState(Enum):
+    """What has been agreed. The predecessor serves until PASSED_SOCKETS, the successor from TAKEN to
+    GIVING_BACK, and the predecessor from RESUMED on.
+    """
 
     CONNECTED = auto()
     GREETED = auto()
@@ -42,6 +46,7 @@ class State(Enum):
     TAKEN = auto()
     RETIRED = auto()
     GIVING_BACK = auto()
+    RESUMED = auto()
     PASSED_ON = auto()
     ENDED = auto()
 
@@ -49,26 +54,32 @@ class State(Enum):
 _OLD: Final = Role.PREDECESSOR
 _NEW: Final = Role.SUCCESSOR
 
-TRANSITIONS: Final[dict[tuple[State, Role, type[Message]], State]] = {
-    (State.CONNECTED, _NEW, Hello): State.GREETED,
-    (State.GREETED, _OLD, Welcome): State.REGISTERED,
-    (State.REGISTERED, _NEW, Take): State.TAKING,
-    (State.TAKING, _OLD, Sockets): State.PASSED_SOCKETS,
-    (State.PASSED_SOCKETS, _NEW, Taken): State.TAKEN,
-    (State.TAKEN, _OLD, Retired): State.RETIRED,
-    (State.RETIRED, _OLD, Connections): State.RETIRED,
-    (State.RETIRED, _NEW, GiveBack): State.GIVING_BACK,
-    (State.RETIRED, _NEW, PassedOn): State.PASSED_ON,
-    (State.PASSED_ON, _OLD, Connections): State.PASSED_ON,
-    (State.GIVING_BACK, _OLD, Connections): State.GIVING_BACK,
-    (State.GIVING_BACK, _OLD, Resumed): State.ENDED,
+TRANSITIONS: Final[dict[tuple[ConversationState, Role, type[Message]], ConversationState]] = {
+    (ConversationState.CONNECTED, _NEW, Hello): ConversationState.GREETED,
+    (ConversationState.GREETED, _OLD, Welcome): ConversationState.REGISTERED,
+    (ConversationState.REGISTERED, _NEW, Take): ConversationState.TAKING,
+    (ConversationState.TAKING, _OLD, Tokens): ConversationState.TAKING,
+    (ConversationState.TAKING, _OLD, Sockets): ConversationState.PASSED_SOCKETS,
+    (ConversationState.PASSED_SOCKETS, _NEW, Taken): ConversationState.TAKEN,
+    (ConversationState.TAKEN, _OLD, Retired): ConversationState.RETIRED,
+    (ConversationState.RETIRED, _OLD, Connections): ConversationState.RETIRED,
+    (ConversationState.RETIRED, _NEW, Adopted): ConversationState.RETIRED,
+    (ConversationState.RETIRED, _NEW, GiveBack): ConversationState.GIVING_BACK,
+    (ConversationState.RETIRED, _NEW, PassedOn): ConversationState.PASSED_ON,
+    (ConversationState.PASSED_ON, _OLD, Connections): ConversationState.PASSED_ON,
+    (ConversationState.PASSED_ON, _NEW, Adopted): ConversationState.PASSED_ON,
+    (ConversationState.GIVING_BACK, _OLD, Connections): ConversationState.GIVING_BACK,
+    (ConversationState.GIVING_BACK, _NEW, Adopted): ConversationState.GIVING_BACK,
+    (ConversationState.GIVING_BACK, _OLD, Resumed): ConversationState.RESUMED,
+    (ConversationState.RESUMED, _NEW, Connections): ConversationState.RESUMED,
+    (ConversationState.RESUMED, _OLD, Adopted): ConversationState.RESUMED,
     # The predecessor refuses a successor, or serves on because the successor takes too long.
-    (State.GREETED, _OLD, Rejection): State.ENDED,
-    (State.REGISTERED, _OLD, Rejection): State.ENDED,
-    (State.TAKING, _OLD, Rejection): State.ENDED,
-    (State.PASSED_SOCKETS, _OLD, Rejection): State.ENDED,
-    (State.TAKEN, _OLD, Rejection): State.ENDED,
-    (State.GIVING_BACK, _OLD, Rejection): State.ENDED,
+    (ConversationState.GREETED, _OLD, Rejection): ConversationState.ENDED,
+    (ConversationState.REGISTERED, _OLD, Rejection): ConversationState.ENDED,
+    (ConversationState.TAKING, _OLD, Rejection): ConversationState.ENDED,
+    (ConversationState.PASSED_SOCKETS, _OLD, Rejection): ConversationState.ENDED,
+    (ConversationState.TAKEN, _OLD, Rejection): ConversationState.ENDED,
+    (ConversationState.GIVING_BACK, _OLD, Rejection): ConversationState.ENDED,
 }
 """The state after a message, by the state before, the sender, and the type of the message."""
 
@@ -78,7 +89,7 @@ class Conversation:
 
     def __init__(self, role: Role) -> None:
         self.role = role
-        self.state = State.CONNECTED
+        self.state = ConversationState.CONNECTED
 
     def sent(self, message: Message) -> None:
         """Record that this end sends *message*. Raise ProtocolError if it is not its turn."""

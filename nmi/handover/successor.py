@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from nmi.handover.channel import Channel, ChannelClosedError
+from nmi.handover.connection_sender import ConnectionOwner, ConnectionSender
 from nmi.handover.messages import (
+    ACKNOWLEDGED_VERSION,
+    TOKEN_MESSAGES_MAX,
+    Adopted,
     Connections,
     GiveBack,
     Hello,
@@ -18,14 +22,14 @@ from nmi.handover.messages import (
     ProtocolError,
     Rejection,
     Resumed,
-    Retired,
     SocketName,
     Sockets,
     Take,
     Taken,
+    Tokens,
     Welcome,
 )
-from nmi.handover.metrics import HandoverMetrics, Outcome
+from nmi.handover.metrics import HandoverMetrics, HandoverOutcome
 from nmi.handover.protocol import Role
 from nmi.handover.socket_path import UnsafePathError, connect_to
 from podidentity.exits import StartError
@@ -67,27 +71,35 @@ async def meet(path: Path, hello: Hello, metrics: HandoverMetrics) -> "Successor
         raise HandoverError(f"the NMI that serves this node refuses a successor: {answer.reason}")
     assert isinstance(answer, Welcome)  # noqa: S101  the conversation has checked it
     log.info("another NMI serves this node; NMI synchronises and then takes over", extra={"version": answer.release})
-    return Successor(channel, frozenset(answer.sockets), metrics)
+    return Successor(channel, answer, metrics)
 
 
 class Successor:
     """One conversation with the predecessor. Ends with close()."""
 
-    def __init__(self, channel: Channel, shared: frozenset[SocketName], metrics: HandoverMetrics) -> None:
+    def __init__(self, channel: Channel, welcome: Welcome, metrics: HandoverMetrics) -> None:
         self._channel = channel
         self._metrics = metrics
         self._given_back: asyncio.Future[bool] | None = None
-        self.shared = shared
+        self._sender: ConnectionSender | None = None
+        self._sending: asyncio.Task[None] | None = None
+        self._acknowledges = welcome.version >= ACKNOWLEDGED_VERSION
+        self.shared = frozenset(welcome.sockets)
         """The sockets that the predecessor will pass."""
         self.attached = True
         """Whether the predecessor's process exists, and would serve again if this one ended."""
 
-    async def take(self) -> list[tuple[SocketName, socket.socket]]:
-        """Return the predecessor's sockets; it accepts no connections from now on. Raise HandoverError."""
+    async def take(
+        self, receive_tokens: Callable[[bytes], tuple[int, int]] = lambda _: (0, 0)
+    ) -> list[tuple[SocketName, socket.socket]]:
+        """Return the predecessor's sockets; it accepts no connections from now on. Raise HandoverError.
+
+        *receive_tokens* gets each packet with tokens, and returns the number of stored tokens and of refused ones.
+        """
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._channel.send(Take())
-                message, descriptors = await self._channel.receive()
+                message, descriptors = await self._after_tokens(receive_tokens)
         except (ChannelClosedError, ProtocolError, TimeoutError, OSError) as error:
             raise self._failed(str(error) or type(error).__name__) from error
         if isinstance(message, Rejection):
@@ -95,40 +107,65 @@ class Successor:
         assert isinstance(message, Sockets)  # noqa: S101
         return [(name, socket.socket(fileno=each)) for name, each in zip(message.names, descriptors, strict=True)]
 
+    async def _after_tokens(self, receive_tokens: Callable[[bytes], tuple[int, int]]) -> tuple[Message, list[int]]:
+        """Return the message that follows the tokens."""
+        received = refused = 0
+        for _ in range(TOKEN_MESSAGES_MAX + 1):
+            message, descriptors = await self._channel.receive()
+            if not isinstance(message, Tokens):
+                break
+            counts = receive_tokens(message.packet)
+            received, refused = received + counts[0], refused + counts[1]
+        else:
+            raise ProtocolError("too many messages with tokens")
+        self._metrics.record_tokens(received, refused)
+        if refused:
+            log.warning(
+                "the former NMI passed tokens that this NMI does not accept; it fetches these itself",
+                extra={"count": refused},
+            )
+        log.info("tokens received from the former NMI", extra={"count": received})
+        return message, descriptors
+
     async def confirm(self) -> None:
-        """Report that this NMI serves, and wait until the predecessor has noticed.
+        """Report that this NMI serves from now on, and wait until the predecessor has noticed.
 
         Raise StartError if the predecessor serves again, because this took too long. If its process has ended, this
         NMI continues.
         """
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                with suppress(ChannelClosedError):  # a rejection may have arrived before
-                    await self._channel.send(Taken())
-                message, _ = await self._channel.receive()
-        except (ChannelClosedError, OSError):
-            self.attached = False
-            message = Retired()
+                rejection = await self._confirmed()
         except (ProtocolError, TimeoutError) as error:
             self.close()
             raise StartError(f"the NMI that serves this node did not confirm the handover: {error}") from error
-        if isinstance(message, Rejection):
+        if rejection is not None:
             raise StartError(
-                f"the NMI that served this node did not hand over ({message.reason}); NMI ends, and its next start "
+                f"the NMI that served this node did not hand over ({rejection.reason}); NMI ends, and its next start "
                 f"tries again"
-            ) from self._failed(message.reason)
-        self._metrics.record(Role.SUCCESSOR, Outcome.COMPLETED)
+            ) from self._failed(rejection.reason)
+        self._metrics.record(Role.SUCCESSOR, HandoverOutcome.COMPLETED)
         log.info("this NMI has taken over; the former one completes its open requests")
 
-    async def follow(self, adopt: Callable[[int], None]) -> None:
+    async def _confirmed(self) -> Rejection | None:
+        """Return the predecessor's rejection, or None if it is retired or its process has ended."""
+        with suppress(ChannelClosedError):  # a rejection may have arrived before
+            await self._channel.send(Taken())
+        try:
+            message, _ = await self._channel.receive()
+        except (ChannelClosedError, OSError):
+            self.attached = False
+            return None
+        return message if isinstance(message, Rejection) else None
+
+    async def follow(self, owner: ConnectionOwner) -> None:
         """Adopt the predecessor's idle connections until it ends."""
         try:
             while True:
                 message, descriptors = await self._channel.receive()
                 for each in descriptors:
-                    adopt(each)
-                if not isinstance(message, Connections):
-                    self._answer_give_back(message)
+                    owner.adopt(each)
+                await self._answer(message, owner)
         except ChannelClosedError:
             log.info("the former NMI has ended")
         except ProtocolError as error:
@@ -137,14 +174,30 @@ class Successor:
             self.attached = False
             if self._given_back is not None and not self._given_back.done():
                 self._given_back.set_result(False)
+            if self._sending is not None:
+                self._sending.cancel()
+                await asyncio.wait([self._sending])
             self._channel.close()
 
-    def _answer_give_back(self, message: Message) -> None:
-        if self._given_back is not None and not self._given_back.done():
-            self._given_back.set_result(isinstance(message, Resumed))
+    async def _answer(self, message: Message, owner: ConnectionOwner) -> None:
+        if isinstance(message, Connections):
+            if self._acknowledges:
+                await self._channel.send(Adopted())
+        elif isinstance(message, Adopted):
+            if self._sender is not None:
+                self._sender.acknowledge()
+        elif self._given_back is not None and not self._given_back.done():
+            resumed = isinstance(message, Resumed)
+            if resumed and self._acknowledges:
+                self._sender = ConnectionSender(self._channel, owner, acknowledged=True)
+                self._sending = asyncio.create_task(self._sender.run(), name="return idle connections")
+            self._given_back.set_result(resumed)
 
     async def give_back(self) -> bool:
-        """Ask the predecessor to serve again. Return whether it does. `follow` must be running."""
+        """Ask the predecessor to serve again, and then return connections. Return whether it does.
+
+        `follow` must be running.
+        """
         if not self.attached:
             return False
         self._given_back = asyncio.get_running_loop().create_future()
@@ -155,8 +208,15 @@ class Successor:
         except (ChannelClosedError, ProtocolError, TimeoutError, OSError):
             return False
         if given_back:
-            self._metrics.record(Role.SUCCESSOR, Outcome.RETURNED)
+            self._metrics.record(Role.SUCCESSOR, HandoverOutcome.RETURNED)
         return given_back
+
+    async def return_connections(self, count: Callable[[], int], seconds: float) -> float:
+        """After give_back(), wait until all connections are returned and *count* is 0, *seconds* at most.
+
+        Return the part of *seconds* that remains.
+        """
+        return seconds if self._sender is None else await self._sender.all_passed(count, seconds)
 
     async def pass_on(self) -> None:
         """Report that another NMI serves now: the predecessor must not serve again when this one ends."""
@@ -170,6 +230,6 @@ class Successor:
         self._channel.close()
 
     def _failed(self, reason: str) -> HandoverError:
-        self._metrics.record(Role.SUCCESSOR, Outcome.FAILED)
+        self._metrics.record(Role.SUCCESSOR, HandoverOutcome.FAILED)
         self.close()
         return HandoverError(f"the handover failed: {reason}")

@@ -34,14 +34,25 @@ class Takeover:
     """The sockets of one start. `begin`, then `complete` once NMI is synchronised."""
 
     def __init__(
-        self, path: Path | None, hello: Hello, metrics: HandoverMetrics, bind: Binder, *, in_use: Callable[..., bool]
+        self,
+        path: Path | None,
+        hello: Hello,
+        metrics: HandoverMetrics,
+        bind: Binder,
+        *,
+        in_use: Callable[..., bool],
+        receive_tokens: Callable[[bytes], tuple[int, int]],
     ) -> None:
-        """Without *path*, every port that is in use is an error. *in_use* returns whether an error is one of these."""
+        """Without *path*, every port that is in use is an error. *in_use* returns whether an error is one of these.
+
+        *receive_tokens*: see Successor.take.
+        """
         self._path = path
         self._hello = hello
         self._metrics = metrics
         self._bind = bind
         self._in_use = in_use
+        self._receive_tokens = receive_tokens
         self._missing = set(NAMES)
         self._refused = ""
         self.predecessor: Successor | None = None
@@ -86,7 +97,7 @@ class Takeover:
         if self.predecessor is None:
             return
         try:
-            received = await self.predecessor.take()
+            received = await self.predecessor.take(self._receive_tokens)
         except HandoverError as error:
             log.warning("the handover failed; NMI tries again", extra={"error": str(error)})
             self.predecessor = None

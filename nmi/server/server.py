@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 DRAIN_STEP_SECONDS: Final = 0.02
 """The interval at which a draining server closes idle connections: the lane does not notify it."""
 
+FIRST_BYTE_SECONDS: Final = 0.5
+"""How long a drain waits for the first byte of connections that were just accepted: closing them would lose requests
+that are on their way.
+"""
+
 LAST_ANSWER_SECONDS: Final = 0.5
 """The time for a 503 of some hundred bytes to a peer on the same node."""
 
@@ -132,7 +137,7 @@ class Server:
         """
         self.draining = True
         self.stop_accepting()
-        left = await self._emptied(seconds)
+        left = await self._emptied(seconds, silent_after=FIRST_BYTE_SECONDS)
         if left:
             now = asyncio.get_running_loop().time()
             for deadline in self.deadlines:
@@ -146,12 +151,16 @@ class Server:
             )
         return left
 
-    async def _emptied(self, seconds: float) -> int:
-        """Wait until no connection is open, *seconds* at most. Return the number of open connections."""
-        deadline = self.now_ns() + int(seconds * 1e9)
+    async def _emptied(self, seconds: float, *, silent_after: float = 0) -> int:
+        """Wait until no connection is open, *seconds* at most. Return the number of open connections.
+
+        Connections without a first byte are closed after *silent_after* seconds.
+        """
+        begun = self.now_ns()
         while True:
-            left = self._lane.close_idle()
-            if not left or self.now_ns() >= deadline:
+            passed = (self.now_ns() - begun) / 1e9
+            left = self._lane.close_idle(silent=passed >= min(silent_after, seconds))
+            if not left or passed >= seconds:
                 return left
             await asyncio.sleep(DRAIN_STEP_SECONDS)
 

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import random as random_module
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from _native.answers import Usage
@@ -23,6 +23,7 @@ from nmi.tokens.governor import CongestedError, Governor
 from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.refresh import KeyedRequest, RefreshTimers
 from nmi.tokens.source import FetchedToken, FetchRequest, TokenKey, TokenSource, Workload, key_of
+from nmi.tokens.transfer import PassedToken, ReceivedTokens, packets_of
 from podidentity.azure.errors import AzureError, NotSent, Paused, Refused
 from podidentity.azure.imds import PATIENCE_SECONDS
 from podidentity.resources import AzureIdentity, IdentityType
@@ -85,6 +86,7 @@ class TokenBroker:
         self._wall_clock = wall_clock
         self._random = random
         self._tokens = TokenCache()
+        self._received = ReceivedTokens()
         self._refusals = Refusals()
         self._object_ids = ObjectIds()
         self._flights = Flights()
@@ -144,11 +146,15 @@ class TokenBroker:
         if self._caching and not request.force_refresh:
             now = self._clock()
             cached = self._tokens.find(key, now)
+            if cached is None:
+                keyed, cached = self._use_received(source, keyed, now)
             if cached is not None and (cached.left(now) > SOON_SECONDS or now < cached.refresh_at):
                 return self._hit(cached, keyed, now)
             refusal = self._refusals.find(key.lasting, now, usable_since)
             if refusal is not None and cached is None:
                 raise refusal
+        elif request.force_refresh:
+            self._received.take(key, self._clock())
         self._metrics.misses += 1
         flight = self._flights.find(keyed) or self._launch(
             keyed, usable_since, background=cached is not None, patience=within
@@ -215,7 +221,53 @@ class TokenBroker:
         for key in self._tokens.of_pod(uid):
             self._tokens.forget(key)
             self._timers.cancel(key)
+        self._received.forget_pod(uid)
         self._flights.cancel_pod(uid)
+
+    # Between two NMIs of one node.
+
+    def tokens_to_pass(self) -> Iterator[bytes]:
+        """Return packets with the tokens that a successor can use, the most recently used first."""
+        now, wall_now = self._clock(), self._wall_clock()
+        return packets_of(
+            PassedToken(
+                key,
+                (cached.token, *cached.auxiliary),
+                cached.left(now),
+                cached.refresh_at - now,
+                self._object_ids.view.get(key.client_id, ""),
+                cached.correlation,
+            )
+            for key, cached in self._tokens.newest()
+            if cached.left(now) > SOON_SECONDS and cached.token.expires_on > wall_now
+        )
+
+    def receive_tokens(self, packet: bytes) -> tuple[int, int]:
+        """Store the tokens of another NMI's *packet* for requests with their keys.
+
+        Return the number of stored tokens, and of refused ones.
+        """
+        return self._received.add(packet, self._clock()) if self._caching else (0, 0)
+
+    def _use_received(
+        self, source: TokenSource, request: KeyedRequest, now: float
+    ) -> tuple[KeyedRequest, CachedToken | None]:
+        """Move the received token of *request* into the cache. Return it and the request with its key."""
+        found = self._received.take(request.key, now)
+        if found is None:
+            return request, None
+        key, fetched, refresh_in = found
+        try:
+            token = self._timed(fetched, key)
+        except AzureError:  # by this node's clock it has expired
+            return request, None
+        token.refresh_in(refresh_in, now)
+        if key.credential:
+            source.accept(request.fetch.identity, key.credential)
+        self._object_ids.learn(key.client_id, fetched.object_id)
+        request = request._replace(key=key)
+        self._keep(request, token)
+        return request, token
 
     async def aclose(self) -> None:
         """Cancel every flight and timer, and wait until they have ended. Idempotent."""
@@ -230,6 +282,7 @@ class TokenBroker:
             "caching": self._caching,
             "tokens_in_all": len(self._tokens),
             "tokens": self._tokens.state(now),
+            "received_tokens": len(self._received),
             "flights_in_all": len(self._flights),
             "flights": self._flights.state(now),
             "refusals": len(self._refusals),

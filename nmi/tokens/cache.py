@@ -90,6 +90,10 @@ class CachedToken:
             return briefly
         return max(min(self.refresh_at + RETRY_FLOOR_SECONDS, self.expires_at - SOON_SECONDS), briefly)
 
+    def refresh_in(self, seconds: float, now: float) -> None:
+        """Bring the refresh forward to *seconds* from now, 1 at least."""
+        self.refresh_at = min(self.refresh_at, now + max(seconds, 1.0))
+
     def postpone(self, now: float, jitter: float) -> None:
         """Postpone the refresh after a failed one: the shorter the remaining lifetime, the sooner the next attempt."""
         self.refresh_at = now + min(max(self.left(now) / 8, RETRY_FLOOR_SECONDS), SOON_SECONDS) * jitter
@@ -176,6 +180,10 @@ class TokenCache:
     def peek(self, key: TokenKey) -> CachedToken | None:
         """Return the token, valid or expired, without counting a use."""
         return self._tokens.get(key)
+
+    def newest(self) -> list[tuple[TokenKey, CachedToken]]:
+        """Return all tokens, the most recently used first."""
+        return [*reversed(self._tokens.items())]
 
     def known(self, key: TokenKey) -> TokenKey:
         """Return the cache's own object equal to *key* if a token has this key, so that callers share its memory."""

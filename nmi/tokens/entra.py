@@ -24,6 +24,7 @@ from azure.core.pipeline.policies import SansIOHTTPPolicy
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.identity.aio import ClientAssertionCredential, ClientSecretCredential
 
+from nmi.tokens.connection_errors import cause_of
 from nmi.tokens.sign_in import (
     ATTEMPT_SECONDS,
     CONNECT_SECONDS,
@@ -125,7 +126,8 @@ class Entra:
                 info = await self._ask(asked, policy)
             return self._result(info, policy)
         except TimeoutError:
-            failure = Unreachable(f"no response from {asked.authority.host} in time", code="timeout")
+            seconds = f"{self._attempt_seconds:g} s"
+            failure = Unreachable(f"no response from {asked.authority.host} within {seconds}", code="timeout")
         except (CoreError, OSError) as error:
             failure = _failure(asked, policy, error)
         except _MISREADINGS as error:
@@ -185,7 +187,7 @@ def _failure(asked: SignIn, policy: _Policy, error: Exception) -> AzureError:
     """Return the failure as an AzureError. Its text omits *error*, which may contain parts of the request."""
     host = asked.authority.host
     if policy.status == 0:
-        return Unreachable(f"no complete response from {host} ({type(error).__name__})", code="no_answer")
+        return Unreachable(f"no complete response from {host}: {cause_of(error)}", code="no_answer")
     answer = _read(policy.body)
     if policy.status == 200 and not answer.error:
         return AzureError(f"{host} returned no token ({type(error).__name__})", status=200, code="bad_answer")

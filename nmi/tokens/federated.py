@@ -79,6 +79,9 @@ class FederatedSource:
         """Implement TokenSource.credential: the credential is a new assertion, not a Secret."""
         return ""
 
+    def accept(self, _identity: AzureIdentity, _credential: str, /) -> None:
+        """Implement TokenSource.accept: there is no Secret."""
+
     async def fetch(self, request: FetchRequest, /) -> FetchedToken:
         """Implement TokenSource.fetch. Raise PolicyError as `check` does, and UntrustedError."""
         federation = check(self._policy, request.identity, enabled=self._enabled)

@@ -42,6 +42,10 @@ class ServicePrincipalSource:
         except PolicyError:
             return ""
 
+    def accept(self, identity: AzureIdentity, credential: str, /) -> None:
+        """Implement TokenSource.accept. Raise PolicyError as `check` does."""
+        self._secrets.accept(self._policy.application(identity), credential)
+
     async def fetch(self, request: FetchRequest, /) -> FetchedToken:
         """Implement TokenSource.fetch. Raise PolicyError as `check` does.
 

@@ -4,6 +4,7 @@ This module does not import azure-identity. `nmi.tokens.entra` sends the request
 when it is needed.
 """
 
+import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -107,13 +108,15 @@ class BoundedResponse(aiohttp.ClientResponse):
         return bytes(body)
 
 
-def new_session(user_agent: str, connector: aiohttp.TCPConnector | None = None) -> aiohttp.ClientSession:
+def new_session(
+    user_agent: str, connector: aiohttp.TCPConnector | None = None, *, trust: ssl.SSLContext | None = None
+) -> aiohttp.ClientSession:
     """Return a session for sign-ins only. The caller closes it. It ignores the environment.
 
-    *connector* is for callers that trust another authority than the machine does; the session owns it.
+    *trust* replaces the authorities that the machine trusts. *connector* is for tests; the session owns it.
     """
     return aiohttp.ClientSession(
-        connector=connector or aiohttp.TCPConnector(limit=CONNECTIONS),
+        connector=connector or aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust or True),
         response_class=BoundedResponse,
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"},

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import aiohttp
 
+from nmi.tokens.endpoint_failures import EndpointFailures
 from nmi.tokens.entra_loader import Loader
 from nmi.tokens.group_limiter import GroupLimiter
 from nmi.tokens.jwt import decode_claims
@@ -28,6 +29,9 @@ its own namespace only."""
 
 RETRY_DELAYS: Final = (1.0, 2.0, 4.0, 8.0)
 """Seconds before the second and each later attempt; a longer Retry-After takes precedence."""
+
+CANCEL_SECONDS: Final = 0.05
+"""How much earlier than a fetch's own clock the event loop may end it."""
 
 Observe = Callable[[float, AzureError | None], None]
 """Called with the seconds and the error, if any, of each sign-in."""
@@ -52,6 +56,7 @@ class SignIns:
         attempt_seconds: float = ATTEMPT_SECONDS,
         retry_delays: tuple[float, ...] = RETRY_DELAYS,
         observe: Observe = lambda _seconds, _error: None,
+        failures: EndpointFailures | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         random: Callable[[], float] = random_module.random,
@@ -63,6 +68,7 @@ class SignIns:
         self._attempt_seconds = attempt_seconds
         self._retry_delays = retry_delays
         self._observe = observe
+        self._failures = failures or EndpointFailures(clock=clock)
         self._wall_clock = wall_clock
         self._random = random
         self._sleep = sleep
@@ -81,10 +87,10 @@ class SignIns:
 
     async def token(self, sign_in: SignIn, namespace: str, attempts: Attempts) -> SignInResult:
         """Return Entra ID's response, retried as `retry` does. Raise AzureError."""
-        return await self.retry(lambda: self._attempt(sign_in, namespace, attempts.observer), attempts)
+        return await self.retry(lambda: self._attempt(sign_in, namespace, attempts), attempts)
 
-    async def _attempt(self, sign_in: SignIn, namespace: str, observer: FetchObserver) -> SignInResult:
-        """Make one attempt. A cancelled one is not observed: it shows nothing about the endpoint."""
+    async def _attempt(self, sign_in: SignIn, namespace: str, attempts: Attempts) -> SignInResult:
+        """Make one attempt. A cancelled one shows nothing about the endpoint, unless the fetch's time is over."""
         entra = (await self._loader.load())(
             self._session,
             proxy_for=self._proxy_for,
@@ -94,13 +100,23 @@ class SignIns:
         async with self.permit(namespace):
             sent = self.clock()
             try:
-                with observer.sending():
+                with attempts.observer.sending():
                     answer = await entra.token(sign_in)
             except AzureError as error:
-                self._observe(self.clock() - sent, error)
+                self._observed(sign_in, sent, error)
                 raise
-            self._observe(self.clock() - sent, None)
+            except asyncio.CancelledError:
+                if self.clock() >= attempts.until - CANCEL_SECONDS:
+                    late = Unreachable(f"no response from {sign_in.authority.host} in the remaining time of the fetch")
+                    self._observed(sign_in, sent, late)
+                raise
+            self._observed(sign_in, sent, None)
             return answer
+
+    def _observed(self, sign_in: SignIn, sent: float, error: AzureError | None) -> None:
+        seconds = self.clock() - sent
+        self._observe(seconds, error)
+        self._failures.record(sign_in.authority.url, seconds, error)
 
     async def retry(
         self,

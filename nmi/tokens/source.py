@@ -171,6 +171,9 @@ class TokenSource(Protocol):
         Reads nothing: a changed version shows with the next fetch.
         """
 
+    def accept(self, identity: AzureIdentity, credential: str, /) -> None:
+        """Note that *credential* has brought the token of *identity* that is used now: `credential` returns it."""
+
     async def fetch(self, request: FetchRequest, /) -> FetchedToken:
         """Return a token, retried as the endpoint's guidance requires.
 

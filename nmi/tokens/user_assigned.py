@@ -76,6 +76,9 @@ class UserAssignedSource:
         """Implement TokenSource.credential: this type has no Secret."""
         return ""
 
+    def accept(self, _identity: AzureIdentity, _credential: str, /) -> None:
+        """Implement TokenSource.accept: there is no Secret."""
+
     async def fetch(self, request: FetchRequest, /) -> FetchedToken:
         """Implement TokenSource.fetch. Raise OtherIdentityError if the token's client id is not the identity's.
 

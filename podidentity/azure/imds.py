@@ -191,20 +191,24 @@ class ImdsSource:
     async def _attempt_context(self, url: URL, permit: Permit, seconds: float) -> AsyncIterator[None]:
         """Context of one request to *url*; *seconds* include the wait for the permit."""
         limit = asyncio.timeout(max(seconds, 0.0))
+        sent: float | None = None
         try:
             async with limit, permit():
+                sent = self._clock()
                 with self._observed(url):
                     yield
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise Unreachable("no response in the remaining time of the request", code="timeout") from error
+            late = Unreachable("no response in the remaining time of the request", code="timeout")
+            if sent is not None:
+                self._observe(_names_identity(url), self._clock() - sent, late)
+            raise late from error
 
     @contextmanager
     def _observed(self, url: URL) -> Iterator[None]:
         """Report the attempt. A cancelled attempt is not reported, because it has no result."""
-        named = any(name in url.query for name in IDENTITY_PARAMETERS)
-        sent = self._clock()
+        named, sent = _names_identity(url), self._clock()
         try:
             yield
         except AzureError as error:
@@ -225,6 +229,10 @@ class ImdsSource:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             # The library's text may contain the URL, so only its class is used.
             raise Unreachable(f"no complete response ({type(error).__name__})", code=NO_RESPONSE_CODE) from error
+
+
+def _names_identity(url: URL) -> bool:
+    return any(name in url.query for name in IDENTITY_PARAMETERS)
 
 
 class RetryPolicy:

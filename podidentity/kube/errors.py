@@ -1,6 +1,7 @@
 """Errors of requests to the API server: one class for each reaction of a caller.
 
-The HTTP library's exceptions end here. Every class except `NoResponse` is a response of the server.
+The HTTP library's exceptions end here. Every ApiError except `NoResponse` is a response of the server. This module
+imports no HTTP library, so that a command can name its errors before it needs one.
 """
 
 from collections.abc import Mapping
@@ -138,3 +139,7 @@ def malformed(plural: str, cause: Exception) -> ServerError:
 def _seconds(header: str) -> float | None:
     # The API server sends whole seconds; the date format, which proxies send, is ignored.
     return float(header) if header.isascii() and header.isdigit() and len(header) < 6 else None
+
+
+class LeadershipLost(Exception):  # noqa: N818 - named for what happened
+    """This process held the lock and lost it. The process must end, because a restarted one has a defined state."""

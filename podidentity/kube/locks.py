@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from podidentity.kube.client import Client
-from podidentity.kube.errors import ApiError, Conflict, Forbidden, NotFound, ServerError
+from podidentity.kube.errors import ApiError, Conflict, Forbidden, LeadershipLost, NotFound, ServerError
 from podidentity.kube.lock_records import Document, LockFormat
 from podidentity.kube.paths import object_path
 
@@ -25,10 +25,6 @@ LOOK_SECONDS: Final = 1.0
 """Interval of reads of a lock that another candidate holds or that does not exist: a leader that stopped in order is
 followed within two seconds, and one that creates the lock is noticed within one.
 """
-
-
-class LeadershipLost(Exception):  # noqa: N818 - named for what happened
-    """This process held the lock and lost it. The process must end, because a restarted one has a defined state."""
 
 
 class Lock:

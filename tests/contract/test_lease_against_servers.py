@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from podidentity.kube.client import Client
+from podidentity.kube.errors import LeadershipLost
 from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEASES
-from podidentity.kube.locks import LeadershipLost
 
 Candidate = Callable[[str], tuple[Elector, "asyncio.Task[None]"]]
 DURATION_SECONDS = 1.0

@@ -9,10 +9,9 @@ import pytest
 
 from mic.app import COMPONENT
 from podidentity.kube.client import Client
-from podidentity.kube.errors import NotFound
+from podidentity.kube.errors import LeadershipLost, NotFound
 from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEASES
-from podidentity.kube.locks import LeadershipLost
 from tests.contract.go_implementation_lock import ReferenceElector, make_endpoints, path, record_of, stored
 from tests.contract.servers import Server
 

@@ -68,7 +68,10 @@ def test_an_admin_secret_replaces_azure_json() -> None:
 
 HANDOVER = "/run/aad-pod-identity/nmi.sock"
 
+CA_BUNDLE = Path("/etc/aad-pod-identity/ca/ca.crt")
+
 NMI: Mapping[str, Any] = {
+    "ca_bundle": CA_BUNDLE,
     "force_namespaced": True,
     "custom_user_agent": "contoso/1.0",
     "verbosity": 4,
@@ -97,6 +100,7 @@ NMI: Mapping[str, Any] = {
     "max_hold_seconds": 30.0,
 }
 MIC: Mapping[str, Any] = {
+    "ca_bundle": CA_BUNDLE,
     "force_namespaced": True,
     "custom_user_agent": "contoso/1.0",
     "verbosity": 5,

@@ -83,6 +83,7 @@ EMPTY = [
         "podIdentityExceptions",
         "operationMode",
     ),
+    *("caBundle", "customCloud", "customCloud.environment", "caBundle.key"),
     *("mic.customCloud", "mic.leaderElection", "mic.startupTaint", "mic.affinity", "nmi.affinity"),
     *("nmi.enableScaleFeatures", "nmi.metadataHeaderRequired"),
 ]

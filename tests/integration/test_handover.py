@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,9 +28,9 @@ from tests.integration.test_nmi_drains import PATH, POD, metrics
 
 CLIENTS = 4
 """Of `sending`."""
-KNOWN_FAILURES = 2
-"""New connections that a test of several handovers may lose: NMI does not yet pass on a connection without a request
-in every case, seen once or not at all in thousands of requests on a busy machine. The aim is 0 (docs/reliability.md).
+PAUSE_SECONDS = 0.001
+"""Between two requests of a client: without it the clients would take most of the time of two cores from the NMI that
+starts. With it they send some 2,000 requests a second.
 """
 PROBE_STATUS = 400
 """Of a token request without the header Metadata, which NMI answers without an upstream call."""
@@ -57,16 +58,11 @@ class Clients:
                 connection = connect()
                 continue
             self.statuses[status] = self.statuses.get(status, 0) + 1
+            time.sleep(PAUSE_SECONDS)
             if not keep:
                 connection.close()
                 connection = connect()
         connection.close()
-
-    @property
-    def lost(self) -> int:
-        """The number of new connections that got no response. Raise AssertionError for other failures."""
-        assert all(each.startswith("new: RemoteDisconnected") for each in self.failures), self.failures
-        return len(self.failures)
 
     @property
     def count(self) -> int:
@@ -137,7 +133,7 @@ async def test_no_request_fails_during_ten_handovers(directory: Path) -> None:
             before = clients.count
             await asyncio.sleep(0.3)
             assert clients.count > before
-        assert clients.lost <= KNOWN_FAILURES
+        assert clients.failures == []
         assert set(clients.statuses) == {str(PROBE_STATUS)}
 
 
@@ -165,12 +161,12 @@ async def test_a_successor_that_dies_at_any_step_costs_no_request(directory: Pat
                     # it, as those of any process do. Each client has one of them.
                     assert len(clients.failures) <= CLIENTS, step
                     clients.failures.clear()
-                assert clients.lost <= KNOWN_FAILURES, step
+                assert clients.failures == [], step
             # A real successor follows all the dead ones.
             await sandbox.start_nmi(NODE)
             await logged(sandbox, "this NMI has taken over", 1)
             assert await end(nmi) == 0
-        assert clients.lost <= KNOWN_FAILURES
+        assert clients.failures == []
 
 
 async def test_a_predecessor_that_dies_at_any_step_does_not_prevent_its_successor(directory: Path) -> None:
@@ -188,7 +184,7 @@ async def test_a_predecessor_that_dies_at_any_step_does_not_prevent_its_successo
             await sandbox.nmi_active(NODE)
             with sending(connector(sandbox)) as clients:
                 await asyncio.sleep(0.3)
-            assert clients.lost <= KNOWN_FAILURES, step
+            assert clients.failures == [], step
             assert clients.count > 10, step
 
 
@@ -200,7 +196,7 @@ async def test_sigterm_of_a_successor_that_is_not_ready_changes_nothing(director
             await logged(sandbox, "a successor of this NMI synchronises", 1)
             await end(sandbox.nmis[NODE].program)
             await asyncio.sleep(0.3)
-        assert clients.lost <= KNOWN_FAILURES
+        assert clients.failures == []
         assert await end(nmi) == 0
 
 
@@ -214,7 +210,7 @@ async def test_sigterm_while_a_successor_synchronises_waits_for_it(directory: Pa
             before = clients.count
             await asyncio.sleep(0.5)
             assert clients.count > before
-        assert clients.lost <= KNOWN_FAILURES
+        assert clients.failures == []
 
 
 async def test_the_former_nmi_serves_again_when_its_successor_is_killed(directory: Path) -> None:
@@ -231,7 +227,7 @@ async def test_the_former_nmi_serves_again_when_its_successor_is_killed(director
             await logged(sandbox, "this NMI has taken over", 2)
             assert await end(nmi.program) == 0
             await asyncio.sleep(0.3)
-        assert clients.lost <= KNOWN_FAILURES
+        assert clients.failures == []
         assert clients.count > 10
 
 
@@ -248,8 +244,48 @@ async def test_a_successor_that_stops_gives_back_to_the_former_nmi(directory: Pa
         await asyncio.sleep(0.5)
         clients.stop.set()
         await asyncio.to_thread(thread.join)
-        assert clients.lost <= KNOWN_FAILURES
+        assert clients.failures == []
         assert clients.count > before
+        assert await end(nmi) == 0
+
+
+async def test_silent_and_kept_connections_survive_a_handover_and_its_return(directory: Path) -> None:
+    async with sandboxed(directory) as sandbox:
+        nmi = sandbox.nmis[NODE].program
+
+        def connections() -> dict[str, http.client.HTTPConnection]:
+            opened = {each: connector(sandbox)() for each in ("silent", "kept", "half")}
+            for each in opened.values():
+                each.connect()
+            opened["kept"].request("GET", PATH)
+            opened["kept"].getresponse().read()
+            opened["half"].send(f"GET {PATH} HT".encode())
+            return opened
+
+        def answered(opened: dict[str, http.client.HTTPConnection]) -> None:
+            for name in ("silent", "kept"):
+                opened[name].request("GET", PATH)
+                answer = opened[name].getresponse()
+                answer.read()
+                assert answer.status == PROBE_STATUS, name
+            opened["half"].send(b"TP/1.1\r\nHost: a\r\n\r\n")
+            answer = http.client.HTTPResponse(opened["half"].sock, method="GET")
+            answer.begin()
+            answer.read()
+            assert answer.status == PROBE_STATUS, "half"
+            for each in opened.values():
+                each.close()
+
+        former = await asyncio.to_thread(connections)
+        await sandbox.start_nmi(NODE)
+        await logged(sandbox, "this NMI has taken over", 1)
+        await asyncio.to_thread(answered, former)
+        latter = await asyncio.to_thread(connections)
+        ended = asyncio.create_task(end(sandbox.nmis[NODE].program))
+        await logged(sandbox, "the former NMI serves this node again", 1)
+        await asyncio.sleep(0.2)  # the successor stops
+        await asyncio.to_thread(answered, latter)
+        assert await ended == 0
         assert await end(nmi) == 0
 
 
@@ -307,7 +343,7 @@ async def test_with_other_ports_the_successor_binds_them_itself(directory: Path)
             await asyncio.sleep(0.2)
             assert await end(former.program) == 0
             await asyncio.sleep(0.2)
-        assert clients.lost <= KNOWN_FAILURES
+        assert clients.failures == []
         assert clients.count > 10
 
 

@@ -18,6 +18,7 @@ def test_the_defaults_are_as_documented() -> None:
         namespace="kube-system",
         cloud_config="",
         environment={},
+        ca_bundle=None,
         azure_environment_file=None,
         arm_api_version="",
         custom_user_agent="",

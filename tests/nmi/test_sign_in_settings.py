@@ -1,4 +1,4 @@
-"""Settings that choose the sign-in endpoint of service principals; an unusable one ends the start with one line."""
+"""Settings of the sign-in endpoint and of its certificate authorities; an unusable one ends the start with one line."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nmi.policies import sign_in_policy
+from nmi.policies import sign_in_policy, sign_in_trust
 from nmi.settings import parse
 from nmi.tokens.source import PolicyError
 from podidentity.exits import StartError
@@ -53,3 +53,14 @@ def test_an_unusable_cloud_description_ends_the_start(tmp_path: Path) -> None:
     file.write_text(json.dumps(urls))
     with pytest.raises(StartError, match="https://host/"):
         sign_in_policy(parse([NODE], {"AZURE_ENVIRONMENT_FILEPATH": str(file)}))
+
+
+def test_an_unusable_ca_bundle_ends_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "ca.crt"
+    settings = parse([NODE, f"--ca-bundle={file}"], {})
+    with pytest.raises(StartError, match=r"cannot read --ca-bundle .*; check the name and the key"):
+        sign_in_trust(settings)
+    file.write_text("nothing")
+    with pytest.raises(StartError, match="contains no certificate; write PEM certificates"):
+        sign_in_trust(settings)
+    assert sign_in_trust(parse([NODE], {})) is None

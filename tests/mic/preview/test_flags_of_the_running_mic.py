@@ -65,10 +65,13 @@ async def test_in_mics_container_the_plan_uses_its_flags(tmp_path: Path) -> None
             "PATH": os.environ["PATH"],
             "MIC_POD_NAMESPACE": "default",
             "AZURE_ENVIRONMENT_FILEPATH": str(tmp_path / "cloud.json"),
-            "SSL_CERT_FILE": str(tmp_path / "ca.pem"),
         }
         ports = free_ports(2)
-        files = [f"--kubeconfig={tmp_path / 'kubeconfig'}", f"--cloudconfig={tmp_path / 'azure.json'}"]
+        files = [
+            f"--kubeconfig={tmp_path / 'kubeconfig'}",
+            f"--cloudconfig={tmp_path / 'azure.json'}",
+            f"--ca-bundle={tmp_path / 'ca.pem'}",
+        ]
         flags = [*files, "--forceNamespaced", f"--http-probe-port={ports[0]}", f"--prometheus-port={ports[1]}"]
         mic = [sys.executable, "-m", "mic"]
         # Killed with its parent, which is the one that we can end.

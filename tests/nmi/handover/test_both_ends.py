@@ -3,16 +3,34 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from typing_extensions import override
 
 from nmi.handover import predecessor as predecessor_module
 from nmi.handover.channel import Channel, ChannelClosedError
-from nmi.handover.messages import PACKET_MAX, Connections, Hello, ProtocolError, Rejection, SocketName, Take, Welcome
+from nmi.handover.messages import (
+    PACKET_MAX,
+    TOKEN_BYTES_MAX,
+    TOKEN_MESSAGES_MAX,
+    VERSIONS,
+    Adopted,
+    Connections,
+    GiveBack,
+    Hello,
+    ProtocolError,
+    Rejection,
+    Resumed,
+    SocketName,
+    Take,
+    Taken,
+    Tokens,
+    Welcome,
+)
 from nmi.handover.metrics import HandoverMetrics
 from nmi.handover.predecessor import CONNECTIONS_MAX, Predecessor
 from nmi.handover.protocol import Role
@@ -25,7 +43,7 @@ SECONDS = 10.0
 
 def hello(*versions: int) -> Hello:
     return Hello(
-        versions=versions or (1,),
+        versions=versions or VERSIONS,
         release="next",
         listen_address="127.0.0.1",
         listen_port=1,
@@ -38,17 +56,39 @@ def open_descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-class FakeService:
-    """A service with one listener and some idle connections, which records the calls."""
+class FakeConnections:
+    """The connections of a server: some idle ones, and adopted ones."""
 
     def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
         self.idle: list[int] = []
         self.adopted: list[int] = []
 
+    def release_idle(self, most: int) -> list[int]:
+        released, self.idle = self.idle[:most], self.idle[most:]
+        return released
+
+    def adopt(self, descriptor: int) -> None:
+        self.adopted.append(descriptor)
+
+    def close(self) -> None:
+        for each in (*self.idle, *self.adopted):
+            os.close(each)
+
+
+class FakeService(FakeConnections):
+    """A service with one listener, which records the calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.packets: list[bytes] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+
     def shared(self, hello: Hello) -> tuple[SocketName, ...]:
         return ("listener",)
+
+    def tokens(self) -> Iterator[bytes]:
+        return iter(self.packets)
 
     async def pause(self, shared: Sequence[SocketName]) -> list[tuple[SocketName, socket.socket]]:
         self.calls.append("pause")
@@ -60,17 +100,10 @@ class FakeService:
     def retire(self) -> None:
         self.calls.append("retire")
 
-    def release_idle(self, most: int) -> list[int]:
-        released, self.idle = self.idle[:most], self.idle[most:]
-        return released
-
-    def adopt(self, descriptor: int) -> None:
-        self.adopted.append(descriptor)
-
+    @override
     def close(self) -> None:
+        super().close()
         self.listener.close()
-        for each in (*self.idle, *self.adopted):
-            os.close(each)
 
 
 class Ends:
@@ -88,6 +121,14 @@ class Ends:
         assert met is not None
         return met
 
+    async def retired(self, *versions: int) -> Successor:
+        """Return a successor that serves."""
+        successor = await self.meet(*versions)
+        for _, each in await successor.take():
+            each.close()
+        await successor.confirm()
+        return successor
+
     async def connect(self) -> Channel:
         sock = await asyncio.to_thread(connect_to, self.path)
         assert sock is not None
@@ -99,8 +140,11 @@ class Ends:
         )
 
     async def until(self, *calls: str) -> None:
+        """Wait for the calls of the service; after the last one, until the predecessor listens again."""
         async with asyncio.timeout(SECONDS):
             while self.service.calls != list(calls):
+                await asyncio.sleep(0.005)
+            while calls[-1] == "resume" and not await asyncio.to_thread(self.path.exists):
                 await asyncio.sleep(0.005)
 
 
@@ -137,16 +181,17 @@ async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(path: 
             assert name == "listener"
             assert received.getsockname() == ends.service.listener.getsockname()
         await successor.confirm()
-        adopted: list[int] = []
-        following = asyncio.create_task(successor.follow(adopted.append))
+        service = FakeConnections()
+        adopted = service.adopted
+        following = asyncio.create_task(successor.follow(service))
         async with asyncio.timeout(SECONDS):
             while len(adopted) < 100:
                 await asyncio.sleep(0.005)
         for descriptor, (_, theirs) in zip(adopted, pairs, strict=True):
             os.write(descriptor, b"x")
             assert theirs.recv(1) == b"x"
-            os.close(descriptor)
             theirs.close()
+        service.close()
         assert ends.predecessor.state() == "retired"
         assert not await asyncio.to_thread(path.exists)
         assert ends.count("completed") == 1
@@ -154,10 +199,81 @@ async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(path: 
         await following
         await ends.until("pause", "retire", "resume")
         assert ends.count("returned") == 1
-        async with asyncio.timeout(SECONDS):
-            while not await asyncio.to_thread(path.exists):
-                await asyncio.sleep(0.005)
         (await ends.meet()).close()
+
+
+@pytest.mark.parametrize(("version", "packets"), [(1, 0), (2, 3)])
+async def test_tokens_arrive_before_the_sockets_unless_the_successor_does_not_know_them(
+    path: Path, version: int, packets: int
+) -> None:
+    async with listening(path) as ends:
+        ends.service.packets = [b"a", b"", b"x" * TOKEN_BYTES_MAX]
+        successor = await ends.meet(version)
+        received: list[bytes] = []
+
+        def receive(packet: bytes) -> tuple[int, int]:
+            assert ends.service.calls == [], "the predecessor still serves"
+            received.append(packet)
+            return 1, 2
+
+        for _, each in await successor.take(receive):
+            each.close()
+        assert received == ends.service.packets[:packets]
+        await successor.confirm()
+        successor.close()
+        await ends.until("pause", "retire", "resume")
+
+
+async def test_no_more_messages_with_tokens_are_passed_or_accepted_than_agreed(path: Path) -> None:
+    async with listening(path) as ends:
+        ends.service.packets = [b"x"] * (TOKEN_MESSAGES_MAX + 5)
+        successor = await ends.meet()
+        received: list[bytes] = []
+
+        def receive(packet: bytes) -> tuple[int, int]:
+            received.append(packet)
+            return 1, 0
+
+        for _, each in await successor.take(receive):
+            each.close()
+        assert len(received) == TOKEN_MESSAGES_MAX
+        successor.close()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    predecessor = Channel(theirs, Role.PREDECESSOR)
+    channel = Channel(ours, Role.SUCCESSOR)
+    await channel.send(hello())
+    await predecessor.receive()
+    welcome = Welcome(version=2, release="", sockets=())
+    await predecessor.send(welcome)
+    await channel.receive()
+
+    async def flood() -> None:
+        await predecessor.receive()
+        with suppress(ChannelClosedError):
+            while True:
+                await predecessor.send(Tokens(b"x"))
+
+    flooding = asyncio.create_task(flood())
+    with pytest.raises(HandoverError, match="too many"):
+        await Successor(channel, welcome, HandoverMetrics(CollectorRegistry())).take()
+    await flooding
+    predecessor.close()
+
+
+async def test_a_successor_that_does_not_read_its_tokens_changes_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predecessor_module, "TOKENS_SECONDS", 0.1)
+    async with listening(path) as ends:
+        ends.service.packets = [b"x" * TOKEN_BYTES_MAX] * TOKEN_MESSAGES_MAX
+        channel = await ends.connect()
+        await channel.send(hello())
+        await channel.receive()
+        await channel.send(Take())
+        await ends.predecessor.settle(SECONDS)
+        assert ends.service.calls == []
+        assert ends.count("failed") == 1
+        channel.close()
 
 
 async def test_a_successor_that_ends_before_it_takes_changes_nothing(path: Path) -> None:
@@ -195,31 +311,120 @@ async def test_a_second_successor_is_refused_until_the_first_has_ended(path: Pat
 async def test_without_a_common_version_there_is_no_handover(path: Path) -> None:
     async with listening(path) as ends:
         with pytest.raises(HandoverError, match="no version"):
-            await ends.meet(2, 3)
-        (await ends.meet(3, 2, 1)).close()
+            await ends.meet(98, 99)
+        (await ends.meet(99, 2, 1)).close()
 
 
 async def test_a_successor_gives_back(path: Path) -> None:
     async with listening(path) as ends:
-        successor = await ends.meet()
-        for _, each in await successor.take():
-            each.close()
-        await successor.confirm()
-        following = asyncio.create_task(successor.follow(os.close))
+        successor = await ends.retired()
+        following = asyncio.create_task(successor.follow(FakeConnections()))
         assert await successor.give_back() is True
-        assert ends.service.calls == ["pause", "retire", "resume"]
+        await ends.until("pause", "retire", "resume")
         successor.close()
         await following
         assert await successor.give_back() is False
 
 
+async def test_a_successor_that_gives_back_returns_its_connections(path: Path) -> None:
+    async with listening(path) as ends:
+        pairs = [socket.socketpair() for _ in range(100)]
+        service = FakeConnections()
+        service.idle = [ours.detach() for ours, _ in pairs]
+        successor = await ends.retired()
+        following = asyncio.create_task(successor.follow(service))
+        assert await successor.give_back() is True
+        assert await successor.return_connections(lambda: len(service.idle), SECONDS) > 0
+        assert len(ends.service.adopted) == 100
+        for descriptor, (_, theirs) in zip(ends.service.adopted, pairs, strict=True):
+            os.write(descriptor, b"x")
+            assert theirs.recv(1) == b"x"
+            theirs.close()
+        assert ends.predecessor.state() == "serving", "the next successor can register"
+        (await ends.meet()).close()
+        successor.close()
+        await following
+        service.close()
+
+
+async def test_connections_that_the_successor_does_not_acknowledge_stay_with_the_predecessor(path: Path) -> None:
+    async with listening(path) as ends:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            successor = await ends.retired()
+            ends.service.idle = [ours.detach()]
+            async with asyncio.timeout(SECONDS):
+                while ends.service.idle:
+                    await asyncio.sleep(0.005)
+            assert await ends.predecessor.pass_connections(lambda: 0, 0.05) == 0, "the batch is not complete"
+            successor.close()
+            await ends.until("pause", "retire", "resume")
+            (descriptor,) = ends.service.adopted
+            os.write(descriptor, b"x")
+            assert theirs.recv(1) == b"x"
+
+
+async def test_an_acknowledgement_without_connections_is_a_violation(path: Path) -> None:
+    async with listening(path) as ends:
+        channel = await ends.connect()
+        for message in (hello(), Take(), Taken()):
+            await channel.send(message)
+            _, descriptors = await channel.receive()
+            for each in descriptors:
+                os.close(each)
+        await channel.send(Adopted())
+        await ends.until("pause", "retire", "resume")
+        channel.close()
+
+
+async def test_a_successor_of_the_first_version_acknowledges_and_returns_nothing(path: Path) -> None:
+    async with listening(path) as ends:
+        ours, theirs = socket.socketpair()
+        service = FakeConnections()
+        with theirs:
+            successor = await ends.retired(1)
+            ends.service.idle = [ours.detach()]
+            following = asyncio.create_task(successor.follow(service))
+            assert await ends.predecessor.pass_connections(lambda: len(ends.service.idle), SECONDS) > 0
+            async with asyncio.timeout(SECONDS):
+                while not service.adopted:
+                    await asyncio.sleep(0.005)
+            assert await successor.give_back() is True
+            assert await successor.return_connections(lambda: 1, SECONDS) == SECONDS
+            successor.close()
+            await following
+            await ends.until("pause", "retire", "resume")
+        service.close()
+
+
+async def test_a_predecessor_answers_a_give_back_when_the_last_connections_are_acknowledged(path: Path) -> None:
+    async with listening(path) as ends:
+        channel = await ends.connect()
+        for message in (hello(), Take(), Taken()):
+            await channel.send(message)
+            _, descriptors = await channel.receive()
+            for each in descriptors:
+                os.close(each)
+        ours, theirs = socket.socketpair()
+        ends.service.idle = [ours.detach()]
+        passed, descriptors = await channel.receive()
+        assert passed == Connections(1)
+        await channel.send(GiveBack())
+        answer = asyncio.create_task(channel.receive())
+        await asyncio.sleep(0.05)
+        assert not answer.done()
+        await channel.send(Adopted())
+        assert await answer == (Resumed(), [])
+        await ends.until("pause", "retire", "resume")
+        channel.close()
+        os.close(descriptors[0])
+        theirs.close()
+
+
 async def test_a_stopping_predecessor_takes_nothing_back(path: Path) -> None:
     async with listening(path) as ends:
-        successor = await ends.meet()
-        for _, each in await successor.take():
-            each.close()
-        await successor.confirm()
-        following = asyncio.create_task(successor.follow(os.close))
+        successor = await ends.retired()
+        following = asyncio.create_task(successor.follow(FakeConnections()))
         await ends.predecessor.refuse()
         assert await successor.give_back() is False
         await following
@@ -230,10 +435,7 @@ async def test_a_stopping_predecessor_takes_nothing_back(path: Path) -> None:
 
 async def test_after_passing_on_the_end_of_the_successor_is_no_reason_to_serve(path: Path) -> None:
     async with listening(path) as ends:
-        successor = await ends.meet()
-        for _, each in await successor.take():
-            each.close()
-        await successor.confirm()
+        successor = await ends.retired()
         await successor.pass_on()
         await asyncio.sleep(0.05)
         successor.close()
@@ -274,6 +476,18 @@ async def test_descriptors_that_nobody_asked_for_are_closed(path: Path) -> None:
         await asyncio.sleep(0.05)
         assert await asyncio.to_thread(open_descriptors) <= before + 2
         (await ends.meet()).close()
+
+
+async def test_a_predecessor_that_ends_while_it_creates_its_socket_leaves_none(path: Path) -> None:
+    ends = Ends(path)
+    for _ in range(20):
+        running = asyncio.create_task(ends.predecessor.run())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+        assert not await asyncio.to_thread(path.exists)
+    ends.service.close()
 
 
 async def test_silent_and_many_connections_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

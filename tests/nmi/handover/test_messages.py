@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nmi.handover.messages import (
     DESCRIPTORS_MAX,
     PACKET_MAX,
+    TOKEN_BYTES_MAX,
     VERSIONS,
     Connections,
     Hello,
@@ -21,6 +22,7 @@ from nmi.handover.messages import (
     SocketName,
     Sockets,
     Take,
+    Tokens,
     Welcome,
     common_version,
     decode,
@@ -46,6 +48,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     HELLO,
     st.builds(Welcome, version=st.integers(0, 1000), release=TEXT, sockets=NAMES),
     st.builds(Rejection, TEXT),
+    st.builds(Tokens, st.binary(max_size=1000)),
     st.builds(Sockets, NAMES),
     st.builds(Connections, st.integers(1, DESCRIPTORS_MAX)),
     st.sampled_from([kind() for kind in EMPTY]),
@@ -107,6 +110,16 @@ def test_packets_beyond_the_limits_are_refused(packet: bytes) -> None:
 def test_a_message_that_is_too_large_is_not_sent() -> None:
     with pytest.raises(ProtocolError):
         encode(Rejection("x" * PACKET_MAX))
+
+
+def test_the_largest_message_with_tokens_fits_into_a_packet_and_a_larger_one_is_refused() -> None:
+    assert decode(encode(Tokens(b"x" * TOKEN_BYTES_MAX))) == Tokens(b"x" * TOKEN_BYTES_MAX)
+    with pytest.raises(ProtocolError):
+        decode(b'{"type":"tokens","packet":"' + b"eHh4" * (TOKEN_BYTES_MAX // 3 + 1) + b'"}')
+
+
+def test_no_text_of_a_message_shows_tokens() -> None:
+    assert "secret" not in f"{Tokens(b'secret')} {Tokens(b'secret')!r} {(Tokens(b'secret'),)}"
 
 
 def test_descriptors_belong_to_two_messages() -> None:

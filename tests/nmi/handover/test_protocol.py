@@ -6,15 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nmi.handover.messages import Message, ProtocolError, Rejection, Retired, Taken
-from nmi.handover.protocol import TRANSITIONS, Conversation, Role, State
+from nmi.handover.messages import Message, ProtocolError, Rejection, Resumed, Retired, Taken
+from nmi.handover.protocol import TRANSITIONS, Conversation, ConversationState, Role
 from tests.nmi.handover.test_messages import MESSAGES
 
-SERVING: dict[State, Role] = {
+SERVING: dict[ConversationState, Role] = {
     state: Role.SUCCESSOR
-    if state in {State.TAKEN, State.RETIRED, State.PASSED_ON, State.GIVING_BACK}
+    if state
+    in {ConversationState.TAKEN, ConversationState.RETIRED, ConversationState.PASSED_ON, ConversationState.GIVING_BACK}
     else Role.PREDECESSOR
-    for state in State
+    for state in ConversationState
 }
 
 
@@ -35,19 +36,24 @@ def test_both_ends_agree_on_every_sequence(sequence: list[tuple[Role, Message]])
 
 
 def test_every_state_is_reachable_and_every_message_is_used() -> None:
-    reached = {State.CONNECTED}
-    for _ in State:
+    reached = {ConversationState.CONNECTED}
+    for _ in ConversationState:
         reached |= {after for (before, _, _), after in TRANSITIONS.items() if before in reached}
-    assert reached == set(State)
+    assert reached == set(ConversationState)
     assert {kind for _, _, kind in TRANSITIONS} == set(get_args(Message))
 
 
 def test_the_end_is_final() -> None:
-    assert State.ENDED not in {before for before, _, _ in TRANSITIONS}
+    assert ConversationState.ENDED not in {before for before, _, _ in TRANSITIONS}
 
 
 def test_only_a_confirmation_or_a_return_changes_who_serves() -> None:
     changes = {kind for (before, _, kind), after in TRANSITIONS.items() if SERVING[before] is not SERVING[after]}
     assert Taken in changes
-    assert changes <= {Taken, Rejection, *[kind for (_, _, kind), after in TRANSITIONS.items() if after is State.ENDED]}
+    assert changes <= {
+        Taken,
+        Resumed,
+        Rejection,
+        *[kind for (_, _, kind), after in TRANSITIONS.items() if after is ConversationState.ENDED],
+    }
     assert Retired not in changes

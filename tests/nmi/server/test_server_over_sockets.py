@@ -236,6 +236,17 @@ async def test_draining_answers_pending_requests_closes_idle_connections_and_acc
         assert await draining == 0
 
 
+async def test_a_request_that_arrives_shortly_after_its_connection_was_accepted_is_answered_by_a_drain() -> None:
+    async with serving() as running, running.client() as client, running.client() as silent:
+        await running.until(lambda: running.server.counters()["accepted"] == 2)
+        draining = asyncio.create_task(running.server.drain(5))
+        await asyncio.sleep(0.1)
+        reply = await client.ask(request_bytes("/nothing"))
+        assert (reply.status, reply.headers["connection"]) == (404, "close")
+        assert await silent.rest() == b""
+        assert await draining == 0
+
+
 async def test_open_requests_are_completed_while_new_ones_are_served() -> None:
     async with serving() as running, running.client() as busy, running.client() as later:
         release = asyncio.Event()

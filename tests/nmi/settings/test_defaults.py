@@ -46,6 +46,7 @@ DEFAULTS: dict[str, object] = {
     "allow_cross_namespace_secrets": False,
     "federated_identities": False,
     "federated_audience": "api://AzureADTokenExchange",
+    "ca_bundle": None,
     "azure_environment_file": None,
     "https_proxy": "",
     "no_proxy": "",

@@ -79,6 +79,9 @@ class FakeSource:
     def credential(self, identity: AzureIdentity) -> str:
         return self.version
 
+    def accept(self, identity: AzureIdentity, credential: str) -> None:
+        self.version = credential
+
     async def fetch(self, request: FetchRequest) -> FetchedToken:
         self.requests.append(request)
         for error in self.planned_failures:

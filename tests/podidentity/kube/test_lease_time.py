@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from podidentity.kube.client import Client
+from podidentity.kube.errors import LeadershipLost
 from podidentity.kube.lease import Elector
-from podidentity.kube.locks import LeadershipLost
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, status
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from podidentity.kube.client import Client
+from podidentity.kube.errors import LeadershipLost
 from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEADER_ANNOTATION
-from podidentity.kube.locks import LeadershipLost
 from podidentity_sandbox.kubeapi.server import KubeApi, Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError, forbidden
 from tests.direct_access import direct_access

@@ -20,6 +20,7 @@
   (list "update-user-msi-max-retry" .Values.mic.updateUserMSIMaxRetry)
   (list "update-user-msi-retry-interval" .Values.mic.updateUserMSIRetryInterval)
   (list "identity-assignment-reconcile-interval" .Values.mic.identityAssignmentReconcileInterval)
+  (list "ca-bundle" (include "aad-pod-identity.caBundle.path" .))
   (list "custom-user-agent" .Values.customUserAgent)
   (list "startup-taint" .Values.mic.startupTaint)
   (list "startup-taint-nmi-selector" (ternary $nmi "" (not (empty .Values.mic.startupTaint))))

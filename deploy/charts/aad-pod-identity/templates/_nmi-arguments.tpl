@@ -17,6 +17,7 @@
   (list "forceNamespaced" (ternary "true" "" (eq .Values.operationMode "managed")))
   (list "allow-network-plugin-kubenet" .Values.nmi.allowNetworkPluginKubenet)
   (list "kubelet-config" .Values.nmi.kubeletConfig)
+  (list "ca-bundle" (include "aad-pod-identity.caBundle.path" .))
   (list "custom-user-agent" .Values.customUserAgent)
   (list "set-retry-after-header" .Values.nmi.setRetryAfterHeader)
   (list "enable-conntrack-deletion" .Values.nmi.enableConntrackDeletion)

@@ -23,6 +23,10 @@ image:
   imagePullPolicy: IfNotPresent
 forceNamespaced: "false"
 operationMode: standard
+caBundle:
+  key: ca.crt
+customCloud:
+  key: environment.json
 mic:
   image: mic
   priorityClassName: system-cluster-critical

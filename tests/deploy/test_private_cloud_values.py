@@ -1,0 +1,197 @@
+"""The values caBundle and customCloud: what NMI and MIC get from each source, and rejected combinations."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from podidentity.azure.clouds import of_environment
+from podidentity_sandbox.certificates import Authority
+from tests.deploy.test_flags import programs
+from tools.chart.rendering import HELMS, Object, RenderError, render
+
+AUTHORITY = Authority()
+ENVIRONMENT = {
+    "name": "AzureStackCloud",
+    "activeDirectoryEndpoint": "https://login.cloud.example/",
+    "resourceManagerEndpoint": "https://management.cloud.example/",
+}
+
+
+def rendered(tmp_path: Path, values: Mapping[str, Any], helm: str = "helm") -> list[Object]:
+    file = tmp_path / "values.yaml"
+    file.write_text(json.dumps(values))
+    return render(file, helm=helm)
+
+
+def volume_of(path: PurePosixPath, pod: Any) -> tuple[dict[str, Any], str]:
+    """Return the volume that contains *path* in the first container of *pod*, and the file's path in the volume."""
+    (container,) = pod["containers"]
+    mount = next(each for each in container["volumeMounts"] if path.is_relative_to(each["mountPath"]))
+    assert mount["readOnly"]
+    assert "subPath" not in mount  # the kubelet never updates one
+    volume = next(each for each in pod["volumes"] if each["name"] == mount["name"])
+    return volume, str(path.relative_to(mount["mountPath"]))
+
+
+def pods(objects: list[Object]) -> dict[str, Any]:
+    found = (each["spec"]["template"]["spec"] for each in objects if each["kind"] in ("DaemonSet", "Deployment"))
+    return {name: pod for pod in found if (name := pod["containers"][0]["name"]) in ("nmi", "mic")}
+
+
+def config_map(objects: list[Object], name: str) -> dict[str, str]:
+    (data,) = (each["data"] for each in objects if (each["kind"], each["metadata"]["name"]) == ("ConfigMap", name))
+    return dict(data)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize(
+    ("source", "volume", "file"),
+    [
+        ({"configMap": "corporate"}, {"configMap": {"name": "corporate"}}, "ca.crt"),
+        ({"configMap": "corporate", "key": "all.pem"}, {"configMap": {"name": "corporate"}}, "all.pem"),
+        ({"secret": "corporate"}, {"secret": {"secretName": "corporate"}}, "ca.crt"),
+        ({"hostPath": "/etc/ssl/all.pem"}, {"hostPath": {"path": "/etc/ssl/all.pem", "type": "File"}}, "."),
+        ({"pem": AUTHORITY.pem}, {"configMap": {"name": "aad-pod-identity-ca-bundle"}}, "ca.crt"),
+    ],
+    ids=["ConfigMap", "key", "Secret", "host", "inline"],
+)
+def test_nmi_and_mic_read_the_bundle_from_its_source(
+    source: dict[str, str], volume: dict[str, Any], file: str, helm: str, tmp_path: Path
+) -> None:
+    objects = rendered(tmp_path, {"caBundle": source}, helm)
+    for name, settings in programs(objects).items():
+        found, relative = volume_of(PurePosixPath(settings.ca_bundle), pods(objects)[name])
+        assert found == {"name": "ca-bundle", **volume}
+        assert relative == file
+    if "pem" in source:
+        assert config_map(objects, "aad-pod-identity-ca-bundle") == {"ca.crt": AUTHORITY.pem}
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize(
+    ("source", "volume", "file"),
+    [
+        ({"configMap": "stack"}, {"configMap": {"name": "stack"}}, "environment.json"),
+        ({"configMap": "stack", "key": "cloud"}, {"configMap": {"name": "stack"}}, "cloud"),
+        ({"hostPath": "/etc/stack.json"}, {"hostPath": {"path": "/etc/stack.json", "type": "File"}}, "."),
+        ({"environment": ENVIRONMENT}, {"configMap": {"name": "aad-pod-identity-cloud"}}, "environment.json"),
+    ],
+    ids=["ConfigMap", "key", "host", "inline"],
+)
+def test_nmi_and_mic_read_the_description_of_the_cloud_from_its_source(
+    source: dict[str, Any], volume: dict[str, Any], file: str, helm: str, tmp_path: Path
+) -> None:
+    objects = rendered(tmp_path, {"customCloud": source}, helm)
+    for name, settings in programs(objects).items():
+        found, relative = volume_of(PurePosixPath(settings.azure_environment_file), pods(objects)[name])
+        assert found == {"name": "custom-cloud", **volume}
+        assert relative == file
+
+
+def test_the_programs_can_read_an_inline_description(tmp_path: Path) -> None:
+    objects = rendered(tmp_path, {"customCloud": {"environment": ENVIRONMENT}})
+    file = tmp_path / "environment.json"
+    file.write_text(config_map(objects, "aad-pod-identity-cloud")["environment.json"])
+    cloud = of_environment(file)
+    assert (cloud.authority, cloud.resource_manager) == (
+        "https://login.cloud.example",
+        "https://management.cloud.example",
+    )
+
+
+def test_a_changed_inline_description_restarts_the_programs(tmp_path: Path) -> None:
+    def annotations(environment: dict[str, str]) -> list[Any]:
+        objects = rendered(tmp_path, {"customCloud": {"environment": environment}})
+        templates = [each["spec"]["template"] for each in objects if each["kind"] in ("DaemonSet", "Deployment")]
+        found = [
+            each["metadata"]["annotations"]["checksum/cloud"]
+            for each in templates
+            if each["spec"]["containers"][0]["name"] in ("nmi", "mic")
+        ]
+        assert len(found) == 2
+        return found
+
+    before = annotations(ENVIRONMENT)
+    assert before == annotations(ENVIRONMENT)
+    after = annotations(ENVIRONMENT | {"tokenAudience": "https://other"})
+    assert not set(before) & set(after)
+
+
+def test_managed_mode_gives_both_to_nmi(tmp_path: Path) -> None:
+    values = {
+        "operationMode": "managed",
+        "forceNamespaced": "true",
+        "caBundle": {"secret": "corporate"},
+        "customCloud": {"configMap": "stack"},
+    }
+    nmi = programs(rendered(tmp_path, values))["nmi"]
+    assert str(nmi.ca_bundle) == "/etc/aad-pod-identity/ca/ca.crt"
+    assert str(nmi.azure_environment_file) == "/etc/aad-pod-identity/cloud/environment.json"
+
+
+def test_mic_is_root_only_where_it_reads_files_of_the_node(tmp_path: Path) -> None:
+    admin = {
+        "cloud": "AzureStackCloud",
+        **dict.fromkeys(("subscriptionID", "resourceGroup", "tenantID", "clientID", "clientSecret"), "a"),
+        "vmType": "vmss",
+    }
+
+    def user(values: dict[str, Any]) -> int:
+        objects = rendered(tmp_path, {"adminsecret": admin, **values})
+        return int(pods(objects)["mic"]["containers"][0]["securityContext"]["runAsUser"])
+
+    assert user({"caBundle": {"configMap": "corporate"}, "customCloud": {"configMap": "stack"}}) == 65532
+    assert user({"caBundle": {"hostPath": "/etc/ssl/all.pem"}}) == 0
+    assert user({"customCloud": {"hostPath": "/etc/stack.json"}}) == 0
+
+
+ADMIN = {
+    "cloud": "AzurePublicCloud",
+    **dict.fromkeys(("subscriptionID", "resourceGroup", "tenantID", "clientID", "clientSecret"), "a"),
+    "vmType": "vmss",
+}
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"caBundle": {"configMap": "a", "secret": "b"}},
+            "caBundle has configMap and secret, of which only one can be used: remove the others",
+        ),
+        ({"customCloud": {"hostPath": "/a", "environment": ENVIRONMENT}}, "customCloud has hostPath and environment"),
+        ({"caBundle": {"pem": "ca.crt"}}, "caBundle.pem contains no certificate: give the authorities' certificates"),
+        (
+            {"caBundle": {"pem": AUTHORITY.pem + AUTHORITY.server().key}},
+            "caBundle.pem contains a private key, which everyone",
+        ),
+        (
+            {"customCloud": {"configMap": "a"}, "mic": {"customCloud": {"enabled": True}}},
+            "customCloud.configMap and mic.customCloud.enabled both describe the cloud to MIC: remove mic.customCloud",
+        ),
+        (
+            {"customCloud": {"configMap": "a"}, "adminsecret": ADMIN},
+            "adminsecret.cloud is AzurePublicCloud, so MIC would not use it: set adminsecret.cloud to AzureStackCloud",
+        ),
+        (
+            {"customCloud": {"environment": ENVIRONMENT | {"activeDirectoryEndpoint": "http://login.cloud.example"}}},
+            "customCloud.environment.activeDirectoryEndpoint is not an https URL",
+        ),
+        (
+            {"customCloud": {"environment": {"activeDirectoryEndpoint": "https://login.cloud.example"}}},
+            "customCloud.environment.resourceManagerEndpoint is not an https URL",
+        ),
+        ({"caBundle": {"configMap": "a", "key": "../b"}}, "key"),
+        ({"caBundle": {"hostPath": "relative.pem"}}, "hostPath"),
+        ({"caBundle": {"configmap": "a"}}, "configmap"),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else value[:30],
+)
+def test_what_cannot_work_is_rejected(values: dict[str, Any], message: str, helm: str, tmp_path: Path) -> None:
+    with pytest.raises(RenderError) as rejected:
+        rendered(tmp_path, values, helm)
+    assert message in str(rejected.value)

@@ -1,0 +1,117 @@
+"""The machine's certificate authorities are loaded with the first connection, not when aiohttp is imported.
+
+Each test runs in a separate process, because aiohttp is imported once in a process.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from podidentity_sandbox.certificates import Authority
+
+BEGIN = """
+import asyncio, ssl, sys
+from podidentity.late_authorities import LateAuthorities, import_aiohttp, load_authorities
+import_aiohttp()
+import aiohttp
+from aiohttp import connector
+context = connector._SSL_CONTEXT_VERIFIED
+"""
+
+CONNECT = """
+async def get():
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(sys.argv[1])
+    async def serve(reader, writer):
+        await reader.readuntil(b"\\r\\n\\r\\n")
+        writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\nhello")
+        await writer.drain()
+        writer.close()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with aiohttp.ClientSession() as session:
+        try:
+            async with session.get(url) as response:
+                print(await response.text())
+        except aiohttp.ClientConnectorCertificateError:
+            print("not trusted")
+runner = uvloop.run if sys.argv[2] == "uvloop" else asyncio.run
+runner(get())
+"""
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    """Yield a folder with ca.pem, the only authority that the machine trusts, and server.pem, which it signed."""
+    made = Authority()
+    pair = made.server()
+    (tmp_path / "ca.pem").write_text(made.pem)
+    (tmp_path / "other.pem").write_text(Authority("another").pem)
+    (tmp_path / "server.pem").write_text(pair.certificate + pair.key)
+    return tmp_path
+
+
+def run(code: str, folder: Path, *arguments: str, trusted: str = "ca.pem") -> str:
+    environment = {"SSL_CERT_FILE": str(folder / trusted), "SSL_CERT_DIR": str(folder / "none")}
+    command = [sys.executable, "-c", BEGIN + code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_aiohttp_loads_no_authority(authority: Path) -> None:
+    both = "context, connector._SSL_CONTEXT_UNVERIFIED"
+    assert run(f"print(*[len(each.get_ca_certs()) for each in ({both})])", authority) == "0 0"
+
+
+def test_other_contexts_load_them_as_usual(authority: Path) -> None:
+    assert run("print(len(ssl.create_default_context().get_ca_certs()))", authority) == "1"
+
+
+def test_the_settings_are_those_of_a_default_context(authority: Path) -> None:
+    code = """
+default = ssl.create_default_context()
+for name in ("verify_mode", "check_hostname", "verify_flags", "options", "minimum_version", "maximum_version"):
+    assert getattr(context, name) == getattr(default, name), name
+assert context.get_ciphers() == default.get_ciphers()
+"""
+    assert run(code, authority) == ""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(("trusted", "result"), [("ca.pem", "hello"), ("other.pem", "not trusted")])
+def test_a_connection_is_verified_with_the_machines_authorities(
+    authority: Path, loop: str, trusted: str, result: str
+) -> None:
+    code = "import uvloop\n" + CONNECT
+    assert run(code, authority, str(authority / "server.pem"), loop, trusted=trusted) == result
+
+
+def test_they_can_be_loaded_before_the_first_connection(authority: Path) -> None:
+    code = "load_authorities(); load_authorities(); print(len(context.get_ca_certs()))"
+    assert run(code, authority) == "1"
+
+
+def test_a_second_call_keeps_loaded_authorities(authority: Path) -> None:
+    code = "load_authorities(); import_aiohttp(); print(len(connector._SSL_CONTEXT_VERIFIED.get_ca_certs()))"
+    assert run(code, authority) == "1"
+
+
+@pytest.mark.parametrize("program", ["nmi", "mic"])
+def test_a_program_imports_aiohttp_without_authorities(authority: Path, program: str) -> None:
+    """Stop each program where it would start its loop."""
+    code = f"""
+import uvloop
+def stop(coroutine):
+    coroutine.close()
+    print(type(sys.modules["aiohttp.connector"]._SSL_CONTEXT_VERIFIED).__name__)
+uvloop.run = stop
+from {program}.cli import main
+main({["--node=node"] if program == "nmi" else []!r})
+"""
+    environment = {"SSL_CERT_FILE": str(authority / "ca.pem"), "MIC_POD_NAMESPACE": "default"}
+    command = [sys.executable, "-c", f"import sys\n{code}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert (done.stdout.strip(), done.stderr) == ("LateAuthorities", "")
