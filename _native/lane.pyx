@@ -16,7 +16,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from _native.answers cimport ANSWER_MAX
 from _native.clock cimport NANOSECONDS, monotonic_ns
-from _native.connection cimport LEAVING, Connection, LaneState
+from _native.connection cimport FRESH, LEAVING, Connection, LaneState
 from _native.connection_slots cimport ConnectionSlots, Peer
 from _native.deadlines cimport Deadlines
 from _native.disconnects cimport Disconnects
