@@ -16,8 +16,9 @@ TOOK = @echo "make $@: passed $$(($$(date +%s) - $(STARTED))) seconds after the 
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
-.PHONY: help setup demo cluster check test test-all test-plane test-measures test-sdks test-images audit lint format docs \
-	e2e e2e-node e2e-node-quick .node node fuzz handover model mutants soak soak-node hostile-objects bench bench-quick bench-controller image sbom local-images lock clean
+.PHONY: help setup demo cluster check test test-all test-examples test-plane test-measures test-sdks test-images audit \
+	lint format docs e2e e2e-node e2e-node-quick .node node fuzz handover model mutants soak soak-node hostile-objects \
+	bench bench-quick bench-controller image sbom local-images lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -41,21 +42,28 @@ PLANE_JOBS ?= 2
 PYTEST = CALLS_SEEN=build/calls $(BIN)/pytest -q --durations=20 --durations-min=0.5 $(PYTEST_FLAGS)
 PARALLEL = --dist=loadfile --no-loadscope-reorder --numprocesses
 
+# A quarter of the examples of property tests. `make test-examples` runs all of them.
+QUICK = --hypothesis-profile=quick
+
 check: lint ## Lint, and run all tests that need only .venv
 	@rm -rf build/calls
-	$(PYTEST) $(PARALLEL)=$(JOBS) -m run_check
+	$(PYTEST) $(QUICK) $(PARALLEL)=$(JOBS) -m run_check
 	$(TOOK)
 
 test: check ## Also run the tests that need root, the emulators, helm or Prometheus
 	$(PACKAGES) test nginx prometheus
 	@$(BIN)/python -c 'from tests.testplane import up; up.tool("helm"), up.tool("helm3")'
-	$(PYTEST) $(PARALLEL)=$(JOBS) -m run_test
+	$(PYTEST) $(QUICK) $(PARALLEL)=$(JOBS) -m run_test
 	$(TOOK)
 
 # Run everything else. Fuzzing and the model are short here.
 test-all: FUZZ_SECONDS = 60
 test-all: MODEL = quick
-test-all: test test-plane test-measures audit model fuzz test-images test-sdks ## Run all tests (an hour, as root)
+test-all: test test-examples test-plane test-measures audit model fuzz test-images test-sdks ## Run all tests (an hour, as root)
+
+test-examples: .venv/.built ## Run the property tests of check and test with all their examples
+	$(PYTEST) $(PARALLEL)=$(JOBS) -m "examples and (run_check or run_test)"
+	$(TOOK)
 
 test-plane: .venv/.built ## Run the tests on a real control plane; the first run compiles it (7 minutes)
 	$(PACKAGES) test
@@ -79,16 +87,19 @@ test-sdks: .venv/.built ## Run Azure's own SDKs in five languages
 audit: ## Test that the chart's roles grant only rights that the tests used (after test, test-plane, test-measures)
 	@$(BIN)/python -m tests.rights build/calls
 
+# Two commands at a time, the longest first.
+define LINT
+$(BIN)/mypy && $(BIN)/python -m mypy.stubtest --allowlist tests/native/stubtest_allowlist.txt \
+	$(patsubst _native/%.pyx,_native.%,$(wildcard _native/*.pyx))
+$(BIN)/python -m tools.language
+PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint _native/*.pyx _native/*.pxd
+$(BIN)/codespell
+$(BIN)/lint-imports
+$(BIN)/ruff check . && $(BIN)/ruff format --check .
+endef
+export LINT
 lint: .venv/.built ## Check style, types, import contracts, stubs and language
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint _native/*.pyx _native/*.pxd
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/codespell
-	$(BIN)/python -m tools.language
-	$(BIN)/python -m mypy.stubtest --allowlist tests/native/stubtest_allowlist.txt \
-		$(patsubst _native/%.pyx,_native.%,$(wildcard _native/*.pyx))
+	@echo "$$LINT" | xargs -d '\n' -P 2 -n 1 sh -exc
 
 format: .venv/.built ## Format the code
 	$(BIN)/ruff check --fix-only .

@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final
 
 import pytest
+from hypothesis import is_hypothesis_test
 
 from tests.testplane import up
 
@@ -30,6 +31,7 @@ MARKERS: Final = {
     "plane": "needs the real control plane of tests/testplane, or kubectl, which is built with it",
     "tools": "needs a downloaded or installed program: helm, Prometheus, nginx, valgrind or a C compiler",
     "programs": "runs MIC, NMI or podidctl as processes on the emulators",
+    "examples": "runs all its examples in `make test-examples`, and a quarter in `make check` or `make test`",
     "measures": "measures delays, memory or CPU time, and runs alone",
     "images": "needs the images of `make local-images`",
     "model": "needs the model checker spin",
@@ -115,6 +117,8 @@ def mark(item: pytest.Item) -> frozenset[str]:
     fixtures = frozenset(item.fixturenames) if isinstance(item, pytest.Function) else frozenset[str]()
     for marker in needs_of(_relative(item.path), fixtures):
         item.add_marker(marker)
+    if is_hypothesis_test(getattr(item, "obj", None)):
+        item.add_marker("examples")
     needs = frozenset(each.name for each in item.iter_markers())
     run = run_of(needs)
     item.add_marker(run)
