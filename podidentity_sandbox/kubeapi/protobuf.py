@@ -1,8 +1,8 @@
 """Protobuf bodies of the few documents that kubectl sends in no other form. Pure.
 
 `kubectl create namespace|configmap|secret|serviceaccount|token`, `kubectl auth can-i` and `kubectl drain` encode their
-requests in protobuf, and do not repeat them in JSON after a 415. Responses may always be JSON. Field numbers are from the `generated.proto` files of k8s.io/api and
-k8s.io/apimachinery. A field that is not known here, and not empty, is refused rather than lost.
+requests in protobuf, and do not repeat them in JSON after a 415. Responses may always be JSON. Field numbers are from
+the `generated.proto` files of k8s.io/api and k8s.io/apimachinery. An unknown field is refused unless it is empty.
 """
 
 import base64
