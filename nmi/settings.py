@@ -153,7 +153,7 @@ class Settings:
     """After the rule is in place, end tracked connections to the real IMDS, which would continue to bypass NMI."""
     route_localnet: RouteLocalnetMode = RouteLocalnetMode.CHECK
     """The action if route_localnet is 0, so that the kernel drops redirected packets: `check` reports it and is not
-    ready, `set` switches it on and needs a writable /proc/sys."""
+    ready, `set` switches it on and needs a writable /proc/sys, or the file of `all` mounted at /run/route_localnet."""
     allow_kubenet: bool = False
     """Run on a node with the kubenet network plugin although pods there can take each other's address."""
     kubelet_config: Path = Path("/etc/default/kubelet")

@@ -19,6 +19,10 @@ from podidentity.exits import StartError
 CONF = Path("/proc/sys/net/ipv4/conf")
 """One directory for each interface, and `all` and `default`."""
 
+MOUNTED = Path("/run/route_localnet")
+"""Where the chart mounts the node's route_localnet of `all` writable: /proc/sys is read-only in a container that is not
+privileged. The kernel lets a process with NET_ADMIN write it."""
+
 COMMAND = "sysctl -w net.ipv4.conf.all.route_localnet=1"
 """The command for operators; /etc/sysctl.d makes it permanent."""
 
@@ -53,14 +57,16 @@ def fault(conf: Path = CONF) -> str | None:
     )
 
 
-def switch_on(conf: Path = CONF) -> None:
-    """Set it for all interfaces. Raises StartError if /proc/sys cannot be written."""
+def switch_on(conf: Path = CONF, mounted: Path = MOUNTED) -> None:
+    """Set it for all interfaces, through *mounted* if that exists. Raises StartError if it cannot be written."""
+    file = mounted if mounted.exists() else conf / "all" / "route_localnet"
     try:
-        (conf / "all" / "route_localnet").write_text("1\n")
+        file.write_text("1\n")
     except OSError as error:
         raise StartError(
-            f"--route-localnet=set cannot write {conf}/all/route_localnet ({error.strerror}): give NMI a writable "
-            f"/proc/sys, or run `{COMMAND}` on the node and leave it at --route-localnet=check"
+            f"--route-localnet=set cannot write {file} ({error.strerror}): mount the node's "
+            f"{conf}/all/route_localnet at {mounted}, give NMI a writable /proc/sys, or run `{COMMAND}` on the node "
+            f"and leave it at --route-localnet=check"
         ) from error
 
 

@@ -111,6 +111,8 @@ DEFAULTS: Mapping[str, Any] = {
 
 DIFFERENT: Mapping[str, Any] = {
     "image.repository": "aad-pod-identity",
+    "mic.resources": {"limits": {"cpu": "1", "memory": "1024Mi"}, "requests": {"cpu": "100m", "memory": "256Mi"}},
+    "nmi.resources": {"limits": {"cpu": "1", "memory": "512Mi"}, "requests": {"cpu": "100m", "memory": "256Mi"}},
     "mic.tag": "",
     "mic.priorityClassName": "system-cluster-critical",
     "nmi.tag": "",

@@ -29,7 +29,7 @@ def test_only_its_own_account_uses_each() -> None:
     assert used == [["aad-pod-identity-psp-nmi"], ["aad-pod-identity-psp-mic"]]
 
 
-def test_only_an_init_container_that_sets_route_localnet_may_be_privileged() -> None:
+def test_no_container_may_be_privileged() -> None:
     def privileged(*more: str) -> dict[str, bool]:
         objects = render(options=[ASKED, OLD, *more])
         return {
@@ -39,7 +39,7 @@ def test_only_an_init_container_that_sets_route_localnet_may_be_privileged() -> 
         }
 
     assert privileged() == {"aad-pod-identity-psp-nmi": False, "aad-pod-identity-psp-mic": False}
-    assert privileged("--set=nmi.routeLocalnet=set")["aad-pod-identity-psp-nmi"]
+    assert not privileged("--set=nmi.routeLocalnet=set")["aad-pod-identity-psp-nmi"]
 
 
 def test_each_lets_its_pods_have_the_runtimes_seccomp_profile_and_nmi_no_capability_that_it_does_not_add() -> None:

@@ -58,6 +58,36 @@ def test_enabling_covers_all_interfaces(tmp_path: Path) -> None:
     assert route_localnet.fault(tmp_path) is None
 
 
+def test_a_mounted_file_is_written_instead(tmp_path: Path) -> None:
+    mounted = tmp_path / "mounted"
+    mounted.write_text("0\n")
+    route_localnet.switch_on(tmp_path / "read-only", mounted)
+    assert mounted.read_text() == "1\n"
+
+
+@pytest.mark.root
+def test_net_admin_suffices_to_write_a_mounted_file(machine: Machine) -> None:
+    """As in NMI's container: /proc/sys is read-only and the file is mounted elsewhere."""
+    script = """
+mount -t tmpfs tmpfs /mnt && touch /mnt/file && mount --bind /proc/sys/net/ipv4/conf/all/route_localnet /mnt/file
+mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys
+exec setpriv --bounding-set=-all,+net_admin,+net_raw --inh-caps=-all .venv/bin/python -c '
+from pathlib import Path
+from nmi.node import route_localnet
+from podidentity.exits import StartError
+try:
+    route_localnet.switch_on(mounted=Path("/missing"))
+except StartError as error:
+    print(error)
+route_localnet.switch_on(mounted=Path("/mnt/file"))
+print(Path("/proc/sys/net/ipv4/conf/all/route_localnet").read_text().strip())
+'
+"""
+    refused, written = machine.run("unshare", "--mount", "sh", "-ec", script).splitlines()
+    assert "cannot write /proc/sys/net/ipv4/conf/all/route_localnet (Read-only file system)" in refused
+    assert written == "1"
+
+
 def test_an_unwritable_proc_is_reported_with_the_next_action(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="give NMI a writable /proc/sys, or run `sysctl -w"):
         route_localnet.switch_on(tmp_path / "missing")
