@@ -16,8 +16,8 @@ TOOK = @echo "make $@: passed $$(($$(date +%s) - $(STARTED))) seconds after the 
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
-.PHONY: help setup demo cluster check test test-all test-plane test-measures test-sdks test-images audit lint format docs \
-	e2e e2e-node node fuzz handover model mutants soak hostile-objects bench bench-quick bench-controller image sbom local-images lock clean
+.PHONY: help setup demo cluster check test test-all test-examples test-plane test-measures test-sdks test-images audit lint format docs \
+	e2e e2e-node e2e-node-quick .node node fuzz handover model mutants soak hostile-objects bench bench-quick bench-controller image sbom local-images lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -40,21 +40,28 @@ PLANE_JOBS ?= 2
 PYTEST = CALLS_SEEN=build/calls $(BIN)/pytest -q --durations=20 --durations-min=0.5 $(PYTEST_FLAGS)
 PARALLEL = --dist=loadfile --no-loadscope-reorder --numprocesses
 
+# A quarter of the examples of property tests. `make test-examples` runs all of them.
+QUICK = --hypothesis-profile=quick
+
 check: lint ## Lint, and run all tests that need only .venv
 	@rm -rf build/calls
-	$(PYTEST) $(PARALLEL)=$(JOBS) -m run_check
+	$(PYTEST) $(QUICK) $(PARALLEL)=$(JOBS) -m run_check
 	$(TOOK)
 
 test: check ## Also run the tests that need root, the emulators, helm or Prometheus
 	$(PACKAGES) test nginx prometheus
 	@$(BIN)/python -c 'from tests.testplane import up; up.tool("helm"), up.tool("helm3")'
-	$(PYTEST) $(PARALLEL)=$(JOBS) -m run_test
+	$(PYTEST) $(QUICK) $(PARALLEL)=$(JOBS) -m run_test
 	$(TOOK)
 
 # Run everything else. Fuzzing and the model are short here.
 test-all: FUZZ_SECONDS = 60
 test-all: MODEL = quick
-test-all: test test-plane test-measures audit model fuzz test-images test-sdks ## Run all tests (an hour, as root)
+test-all: test test-examples test-plane test-measures audit model fuzz test-images test-sdks ## Run all tests (an hour, as root)
+
+test-examples: .venv/.built ## Run the property tests of check and test with all their examples
+	$(PYTEST) $(PARALLEL)=$(JOBS) -m "examples and (run_check or run_test)"
+	$(TOOK)
 
 test-plane: .venv/.built ## Run the tests on a real control plane; the first run compiles it (7 minutes)
 	$(PACKAGES) test
@@ -78,16 +85,19 @@ test-sdks: .venv/.built ## Run Azure's own SDKs in five languages
 audit: ## Test that the chart's roles grant only rights that the tests used (after test, test-plane, test-measures)
 	@$(BIN)/python -m tests.rights build/calls
 
+# Two commands at a time, the longest first.
+define LINT
+$(BIN)/mypy && $(BIN)/python -m mypy.stubtest --allowlist tests/native/stubtest_allowlist.txt \
+	$(patsubst _native/%.pyx,_native.%,$(wildcard _native/*.pyx))
+$(BIN)/python -m tools.language
+PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint _native/*.pyx _native/*.pxd
+$(BIN)/codespell
+$(BIN)/lint-imports
+$(BIN)/ruff check . && $(BIN)/ruff format --check .
+endef
+export LINT
 lint: .venv/.built ## Check style, types, import contracts, stubs and language
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint _native/*.pyx _native/*.pxd
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/codespell
-	$(BIN)/python -m tools.language
-	$(BIN)/python -m mypy.stubtest --allowlist tests/native/stubtest_allowlist.txt \
-		$(patsubst _native/%.pyx,_native.%,$(wildcard _native/*.pyx))
+	@echo "$$LINT" | xargs -d '\n' -P 2 -n 1 sh -exc
 
 format: .venv/.built ## Format the code
 	$(BIN)/ruff check --fix-only .
@@ -157,18 +167,32 @@ e2e: .venv/.built ## Run the end-to-end tests only
 
 # NODE has options, for example NODE="--nodes=2 --cni=ptp --proxy=nftables".
 node: .venv/.built ## Start real nodes with a control plane and an emulated Azure, until Ctrl-C (as root)
+	@$(BIN)/python -m tests.realnode.machine
 	$(PACKAGES) test node
 	$(TESTPLANE) build >/dev/null
 	@tools/local-images once
 	@$(BIN)/python -m tests.realnode.interactive $(NODE)
 
-e2e-node: .venv/.built ## Run the tests on real nodes (about 20 minutes, as root)
+# Both targets write build/node/results.json for `python -m tests.realnode.report`.
+e2e-node: ROLLOUTS ?= 20
+e2e-node: RATE ?= 2000
+e2e-node: RUN_NODE = run_node
+e2e-node: .node ## Run all tests on real nodes (about 25 minutes, as root)
+	$(TOOK)
+
+e2e-node-quick: ROLLOUTS ?= 3
+e2e-node-quick: RATE ?= 500
+e2e-node-quick: RUN_NODE = run_node and not long
+e2e-node-quick: .node ## Run the tests on real nodes that take at most 12 minutes (as root)
+	$(TOOK)
+
+.node: .venv/.built
+	@$(BIN)/python -m tests.realnode.machine
 	$(PACKAGES) test node
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
 	@tools/local-images once
-	$(PYTEST) -m "run_node" tests/realnode
-	$(TOOK)
+	ROLLOUTS=$(ROLLOUTS) RATE=$(RATE) $(PYTEST) -m "$(RUN_NODE)" tests/realnode
 
 # deploy/docker/README.md describes the images. DOCKER may be podman or buildah.
 DOCKER ?= docker

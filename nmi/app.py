@@ -127,6 +127,7 @@ class App:
         self._stack = stack
         self._registry = new_registry()
         self._redirect = TrafficRedirect(settings)
+        stack.callback(self._redirect.close)
         self._log_limit = LogLimit()
         self._contact: FirstContact | None = None
         self._cluster_cache: ClusterCache | None = None

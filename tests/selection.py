@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final
 
 import pytest
+from hypothesis import is_hypothesis_test
 
 from tests.testplane import up
 
@@ -30,11 +31,13 @@ MARKERS: Final = {
     "plane": "needs the real control plane of tests/testplane, or kubectl, which is built with it",
     "tools": "needs a downloaded or installed program: helm, Prometheus, nginx, valgrind or a C compiler",
     "programs": "runs MIC, NMI or podidctl as processes on the emulators",
+    "examples": "runs all its examples in `make test-examples`, and a quarter in `make check` or `make test`",
     "measures": "measures delays, memory or CPU time, and runs alone",
     "images": "needs the images of `make local-images`",
     "model": "needs the model checker spin",
     "sdks": "needs the applications of tests/sdks",
     "node": "needs a real node of tests/realnode and the images of `make local-images`",
+    "long": "takes minutes on a real node, and is not a part of `make e2e-node-quick`",
     "run_check": "runs in `make check`; set here on every test",
     "run_test": "runs in `make test`; set here on every test",
     "run_test_all": "runs in `make test-all`; set here on every test",
@@ -114,6 +117,8 @@ def mark(item: pytest.Item) -> frozenset[str]:
     fixtures = frozenset(item.fixturenames) if isinstance(item, pytest.Function) else frozenset[str]()
     for marker in needs_of(_relative(item.path), fixtures):
         item.add_marker(marker)
+    if is_hypothesis_test(getattr(item, "obj", None)):
+        item.add_marker("examples")
     needs = frozenset(each.name for each in item.iter_markers())
     run = run_of(needs)
     item.add_marker(run)
@@ -175,7 +180,7 @@ class Programs:
 
     def test_needs(self, markers: set[str]) -> None:
         """Take *markers* as those of the test that now starts. Before the first test everything is allowed."""
-        self._allowed = not markers.isdisjoint(IN_TEST | IN_TEST_ALL)
+        self._allowed = not markers.isdisjoint({*IN_TEST, *IN_TEST_ALL, "node"})
 
     def listen(self, patch: Callable[[object, str, Any], None]) -> None:
         """Check the started processes. *patch* replaces an attribute of a class or module."""

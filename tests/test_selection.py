@@ -21,8 +21,9 @@ UNNAMED = frozenset({"images", "sdks"})
 """Markers of directories that pytest collects only where they are named."""
 
 
-def commands() -> list[tuple[str, list[str]]]:
-    """Return the marker expression and the paths of each pytest command of `make test-all` and `make e2e-node`."""
+def commands() -> list[tuple[str, list[str], str]]:
+    """Return the marker expression, the paths and the Hypothesis profile (empty: none) of each pytest command of
+    `make test-all` and `make e2e-node`."""
     command = ["make", "-n", "test-all", "e2e-node"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
 
@@ -32,11 +33,21 @@ def commands() -> list[tuple[str, list[str]]]:
             _, _, arguments = line.partition("bin/pytest")
             words = shlex.split(arguments)
             expression = words[words.index("-m") + 1] if "-m" in words else ""
-            found.append((expression, [word for word in words if word.startswith("tests/")]))
+            profiles = [word for word in words if word.startswith("--hypothesis-profile=")]
+            found.append((expression, [word for word in words if word.startswith("tests/")], "".join(profiles)))
     return found
 
 
-def runs(expression: str, paths: list[str], path: str, markers: frozenset[str]) -> bool:
+REPEATED = "examples and "
+"""Start of the expression of `make test-examples`, which runs tests of other targets again."""
+
+
+def once() -> list[tuple[str, list[str], str]]:
+    """Return the commands that run a test for the first time."""
+    return [each for each in commands() if not each[0].startswith(REPEATED)]
+
+
+def runs(expression: str, paths: list[str], _profile: str, path: str, markers: frozenset[str]) -> bool:
     """Return whether a pytest command runs the test in *path* with these *markers*."""
     if paths and not any(PurePath(path).is_relative_to(each) for each in paths):
         return False
@@ -50,7 +61,7 @@ def runs(expression: str, paths: list[str], path: str, markers: frozenset[str]) 
 
 
 def test_each_collected_test_is_run_by_one_command(request: pytest.FixtureRequest) -> None:
-    made = commands()
+    made = once()
     collected = request.config.stash[selection.COLLECTED]
     kinds = {(name.partition("::")[0], markers) for name, markers in collected}
     wrong = {
@@ -61,15 +72,22 @@ def test_each_collected_test_is_run_by_one_command(request: pytest.FixtureReques
     assert not wrong
 
 
+def test_each_property_test_runs_with_all_its_examples_once(request: pytest.FixtureRequest) -> None:
+    complete = [each for each in commands() if "quick" not in each[2]]
+    for name, markers in request.config.stash[selection.COLLECTED]:
+        if "examples" in markers:
+            assert len([each for each in complete if runs(*each, name.partition("::")[0], markers)]) == 1, name
+
+
 def test_each_directory_with_its_own_command_is_run() -> None:
-    made = commands()
+    made = once()
     for directory, marker in selection.DIRECTORIES.items():
         markers = frozenset({marker, selection.run_of(frozenset({marker}))})
         assert len([each for each in made if runs(*each, f"tests/{directory}/test_a.py", markers)]) == 1, directory
 
 
 def test_each_combination_of_needs_has_one_target() -> None:
-    made = commands()
+    made = once()
     needs = sorted((selection.IN_TEST | selection.IN_TEST_ALL) - {"images", "model", "sdks"})
     for count in range(len(needs) + 1):
         for chosen in map(frozenset, combinations(needs, count)):

@@ -6,6 +6,7 @@ import logging
 from nmi.flag_table import RedirectMode, RouteLocalnetMode
 from nmi.node import conntrack, kubenet, route_localnet
 from nmi.node.backend import Backend, DetectedBackend, detect
+from nmi.node.flush_guard import FlushGuard
 from nmi.node.legacy_driver import LOCK, LegacyDriver
 from nmi.node.nft_driver import NftDriver
 from nmi.node.rule_changes import ChangeSource, LockReleases, NftChanges, RuleChangeNotifier
@@ -30,6 +31,7 @@ class TrafficRedirect:
         self._maintenance: RuleMaintenance | None = None
         self._change_notifier = RuleChangeNotifier()
         self._localnet: str | None = None
+        self._guard: FlushGuard | None = None
 
     @property
     def repairs(self) -> int:
@@ -76,6 +78,7 @@ class TrafficRedirect:
         await maintenance.find(self._to.redirect)
         if settings.fail_closed:
             await maintenance.install(self._to.reject)
+            await self._guard_from_flushes()
         self._maintenance = maintenance
 
     async def install(self) -> None:
@@ -118,6 +121,7 @@ class TrafficRedirect:
             "in_force": maintenance is not None and maintenance.in_force(self._to.redirect),
             "fail_closed": self._settings.fail_closed,
             "closed": self.closed,
+            "flush_guard": self._guard.table if self._guard else "",
             "problem": self.problem(),
             "told_of_changes": self._change_notifier.listening,
             "repairs": self.repairs,
@@ -147,6 +151,25 @@ class TrafficRedirect:
         else:
             await self._maintenance.remove(self._to.redirect)
             await self._lift_reject(self._maintenance)
+
+    async def _guard_from_flushes(self) -> None:
+        """Create the flush guard. It exists until this process ends, as the reject exists longer."""
+        if self._detected is None or self._detected.backend is not Backend.NFT:
+            return  # `nft flush ruleset` does not affect the legacy tables
+        try:
+            self._guard = await asyncio.to_thread(FlushGuard, self._to)
+        except OSError as error:
+            log.warning(
+                "no flush guard; requests may reach the real IMDS for a moment after `nft flush ruleset` (a kernel "
+                "before 5.12 has no owned tables)",
+                extra={"error": str(error)},
+            )
+
+    def close(self) -> None:
+        """Remove the flush guard. The rules of iptables do not change."""
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
 
     async def _lift_reject(self, maintenance: RuleMaintenance) -> None:
         """Remove the reject rule of an earlier NMI with --fail-closed."""

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from mic.cluster.view import ClusterView
 from podidentity.resources import AzureAssignedIdentity
+from tests.examples import examples
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
 
 HOSTS = (vm_id("n0"), set_id())
@@ -157,5 +158,5 @@ class PodStates(RuleBasedStateMachine):
             self.come_to_rest()
 
 
-PodStates.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+PodStates.TestCase.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)
 TestLives = PodStates.TestCase

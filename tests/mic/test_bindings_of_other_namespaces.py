@@ -12,6 +12,7 @@ from mic.cluster.limited_groups import COUNTED_MAX
 from mic.cluster.view import ClusterView
 from mic.decisions.assignments import AssignmentKey, Key
 from podidentity.resources import AzureIdentity, AzureIdentityBinding, Pod
+from tests.examples import examples
 from tests.mic.cluster import Cluster, binding, identity, node, pod
 
 pytestmark = pytest.mark.measures
@@ -279,7 +280,7 @@ def test_an_identity_that_becomes_namespaced_serves_other_namespaces_no_longer()
 NAMESPACES = ("default", "evil", "platform")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.data())
 def test_any_order_of_changes_results_in_what_the_rule_states(data: st.DataObject) -> None:
     """The index after any changes is that of the objects that are there, and the wants are those of a slow reader."""

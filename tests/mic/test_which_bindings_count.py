@@ -21,6 +21,7 @@ from podidentity.resources import (
     Meta,
     Pod,
 )
+from tests.examples import examples
 from tests.mic.cluster import binding, identity, pod
 
 LIMIT = 2
@@ -99,7 +100,7 @@ def covered(key: AssignmentKey, of: Pod, concerns: Iterable[Concern]) -> bool:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.data())
 def test_any_changes_keep_the_incremental_result_equal_to_the_rule(data: st.DataObject) -> None:
     with patch.object(mic.cluster.limited_groups, "COUNTED_MAX", LIMIT):

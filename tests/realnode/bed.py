@@ -21,7 +21,7 @@ from podidentity_sandbox.azure import AzureFiles
 from podidentity_sandbox.namespaces import Namespaces, orphaned, sweep
 from podidentity_sandbox.network import METADATA_ADDRESS
 from tests.kubectl_and_helm import Commands
-from tests.realnode import oci
+from tests.realnode import machine, oci
 from tests.realnode.azure import Azure
 from tests.realnode.cgroups import ROOT as CGROUPS
 from tests.realnode.cgroups import Cgroup
@@ -29,7 +29,7 @@ from tests.realnode.configuration import PAUSE_IMAGE, REPOSITORY, chart_values, 
 from tests.realnode.control_plane import ControlPlane
 from tests.realnode.node import Node
 from tests.realnode.options import OUTSIDE_ADDRESS, NodeAddresses, Options
-from tests.realnode.processes import wait_for
+from tests.realnode.processes import BedError, wait_for
 from tests.realnode.programs import BUILD, ROOT, build_images, find_programs
 
 CHART: Final = ROOT / "deploy" / "charts" / "aad-pod-identity"
@@ -112,17 +112,32 @@ class Bed:
         self.kubectl("rollout", "status", NMI, f"--namespace={NAMESPACE}", f"--timeout={INSTALL_SECONDS}s")
 
     def nmi_pod(self, node: str = "") -> str:
-        """Return the name of NMI's pod on a node, by default the first."""
+        """Return the name of NMI's oldest pod on a node, by default the first."""
+        return str(self.nmi_pods(node)[0]["metadata"]["name"])
+
+    def nmi_pods(self, node: str = "") -> list[dict[str, Any]]:
+        """Return NMI's pods on a node that are not being deleted, oldest first, by default of the first node."""
         selected = f"--field-selector=spec.nodeName={node or self.nodes[0].name}"
         found = self.objects("pods", f"--namespace={NAMESPACE}", f"--selector={NMI_LABELS}", selected)
-        return next(str(each["metadata"]["name"]) for each in found if "deletionTimestamp" not in each["metadata"])
+        active = [each for each in found if "deletionTimestamp" not in each["metadata"]]
+        return sorted(active, key=lambda each: str(each["metadata"]["creationTimestamp"]))
 
     def nmi_pid(self, node: Node | None = None) -> int:
-        """Return the process id of NMI in the pid namespace of a node, by default the first."""
-        found = (node or self.nodes[0]).run(
+        """Return the process id of the oldest NMI in the pid namespace of a node, by default the first.
+
+        Raise BedError if none runs.
+        """
+        pids = self.nmi_pids(node)
+        if not pids:
+            raise BedError("NMI does not run on the node")
+        return pids[0]
+
+    def nmi_pids(self, node: Node | None = None) -> list[int]:
+        """Return the process ids of NMI in the pid namespace of a node, by default the first; two in a handover."""
+        done = (node or self.nodes[0]).done(
             "pgrep", "--full", "^/opt/podidentity/bin/python3 .*/opt/podidentity/bin/nmi"
         )
-        return int(found.split()[0])
+        return [int(each) for each in done.stdout.split()]
 
     def wait_for_nodes(self, count: int | None = None) -> None:
         """Wait until *count* nodes, by default all, are Ready. Raise BedError."""
@@ -139,6 +154,8 @@ class Bed:
         wait_for(ready, READY_SECONDS, f"nodes not Ready; see the logs in {self.folder}")
 
     def _start(self) -> None:
+        if found := machine.reasons():
+            raise BedError("\n".join(["this machine cannot run real nodes:", *found]))
         remove_orphans()
         images = build_images()
         BUILD.mkdir(parents=True, exist_ok=True)

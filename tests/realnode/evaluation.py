@@ -35,6 +35,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that reached the emulated IMDS directly from a pod."""
     wrong: int = 0
     """Tokens of another identity than the pod's, also for a pod without one."""
+    remark: str = ""
+    """What else was measured, as a sentence for the page."""
     outcomes: Mapping[str, int] = {}
     """The number of requests by their outcome."""
 
@@ -63,6 +65,24 @@ def parse_log(text: str) -> list[Probe]:
         except (ValueError, KeyError):
             continue
     return found
+
+
+def parse_load_log(text: str, since: float = 0.0) -> tuple[Counter[str], float]:
+    """Return the requests of a load pod by their outcome, and the seconds of the slowest, from its container's log.
+
+    Only lines from *since* on count, in Unix seconds.
+    """
+    outcomes: Counter[str] = Counter()
+    slowest = 0.0
+    for line in text.splitlines():
+        _, _, content = line.partition(" F ")
+        if not content.startswith("{"):
+            continue
+        document = json.loads(content)
+        if document["at"] >= since:
+            outcomes.update(document["outcomes"])
+            slowest = max(slowest, document["slowest"])
+    return outcomes, slowest
 
 
 def interruption(probes: Sequence[Probe], expected: str) -> float:

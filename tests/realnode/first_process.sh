@@ -7,6 +7,8 @@ set -eu
 folder=$1 name=$2 controllers=$3
 hostname "$name"
 mount -t proc proc /proc
+# The kubelet uses the first mount of each controller that it finds, which must not be another one of the machine.
+awk '$3 ~ /^cgroup/ { print $2 }' /proc/self/mounts | while read -r path; do umount -l "$path"; done
 umount -l /sys
 mount -t sysfs sysfs /sys
 if [ -n "$controllers" ]; then

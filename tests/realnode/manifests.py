@@ -8,6 +8,7 @@ from podidentity.version import VERSION
 from tests.realnode.configuration import REPOSITORY
 
 PROBER: Final = (Path(__file__).parent / "prober.py").read_text()
+LOAD_CLIENT: Final = (Path(__file__).parent / "load_client.py").read_text()
 IMAGE: Final = f"{REPOSITORY}/demo:{VERSION}"
 GROUP: Final = "aadpodidentity.k8s.io/v1"
 
@@ -42,6 +43,17 @@ def prober(name: str, *, selector: str = "", namespace: str = "default", query: 
         labels={"aadpodidbinding": selector} if selector else {},
         namespace=namespace,
         environment={"QUERY": query},
+        **spec,
+    )
+
+
+def load_pod(name: str, *, selector: str, rate: float, new_percent: int, **spec: Any) -> Manifest:
+    """Return a pod that requests *rate* tokens a second, *new_percent* of them on a connection of their own."""
+    return pod(
+        name,
+        ["python3", "-c", LOAD_CLIENT],
+        labels={"aadpodidbinding": selector},
+        environment={"RATE": str(rate), "NEW_PERCENT": str(new_percent)},
         **spec,
     )
 

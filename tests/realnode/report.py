@@ -29,12 +29,15 @@ def table(results: Sequence[Result], circumstances: str) -> str:
         f"| {each.wrong} |"
         for each in results
     ]
+    remarks = [f"* {each.scenario}: {each.remark}" for each in results if each.remark]
     return "\n".join(
         [
             "| event | interruption (s) | refused | failed | leaked | wrong identity |",
             "| --- | --- | --- | --- | --- | --- |",
             *rows,
             "",
+            *remarks,
+            *([""] if remarks else []),
             circumstances,
         ]
     )

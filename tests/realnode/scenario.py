@@ -12,6 +12,7 @@ import msgspec
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, identity_id
 from tests.realnode.bed import Bed
 from tests.realnode.evaluation import Probe, Prober, Result, evaluate, parse_log
+from tests.realnode.load import Load
 from tests.realnode.manifests import binding, identity, prober
 from tests.realnode.processes import wait_for
 from tests.realnode.programs import BUILD
@@ -52,10 +53,18 @@ class Scenarios:
         )
         self.wait_for_recovery(time.time(), RECOVERY_SECONDS)
 
-    def measure(self, name: str, action: Callable[[], object], *, recovery_seconds: float = RECOVERY_SECONDS) -> Result:
+    def measure(
+        self,
+        name: str,
+        action: Callable[[], object],
+        *,
+        recovery_seconds: float = RECOVERY_SECONDS,
+        load: Load | None = None,
+    ) -> Result:
         """Run *action* and return its effect on the pods, measured until each pod gets tokens again.
 
-        Raise BedError if a pod gets none within *recovery_seconds* after the action.
+        The requests of *load* count as well, except in the interruption. Raise BedError if a pod gets no token within
+        *recovery_seconds* after the action.
         """
         self.wait_for_recovery(time.time(), RECOVERY_SECONDS)
         begin = time.time()
@@ -63,8 +72,15 @@ class Scenarios:
         action()
         self.wait_for_recovery(time.time(), recovery_seconds)
         result = self.evaluate(name, begin)
+        if load is not None:
+            result = load.counts(begin).added_to(result)
         self.results.append(result)
         return result
+
+    def add_remark(self, text: str) -> None:
+        """Add a sentence about the newest result to the page."""
+        last = self.results[-1]
+        self.results[-1] = msgspec.structs.replace(last, remark=f"{last.remark} {text}".strip())
 
     def evaluate(self, name: str, since: float, until: float = math.inf) -> Result:
         """Return the effect of what happened from *since* to *until*, in Unix seconds."""

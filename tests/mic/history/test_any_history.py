@@ -13,12 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from typing_extensions import override
 
 from podidentity_sandbox.machines import ArmRefusalError
+from tests.examples import examples
 from tests.mic.cluster import identity_id
 from tests.mic.emulated_cloud import BINDINGS, IDENTITIES
 from tests.mic.history.faults import Fault, Moment
 from tests.mic.history.simulated_cluster import HOSTS, NODES, RESOURCES, SimulatedCluster
 
-EXAMPLES: Final = int(os.environ.get("HISTORY_EXAMPLES", "60"))
+EXAMPLES: Final = int(os.environ.get("HISTORY_EXAMPLES", examples(60)))
 STEPS: Final = int(os.environ.get("HISTORY_STEPS", "30"))
 
 PODS: Final = (("c", "a-b"), ("b-c", "a"), ("default", "web"), ("team", "web"))

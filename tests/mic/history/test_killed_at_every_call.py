@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.examples import every
 from tests.mic.cluster import identity_id
 from tests.mic.emulated_cloud import ASSIGNED
 from tests.mic.history.faults import Call, Moment
@@ -116,6 +117,7 @@ def test_the_undisturbed_run_reaches_the_desired_state() -> None:
     assert named == {HOSTS[0]: ["green"], HOSTS[1]: ["amber", "green"], HOSTS[2]: []}
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize("moment", Moment, ids=["before", "after"])
 def test_a_process_killed_at_any_call_leaves_nothing_that_the_next_one_does_not_repair(
@@ -123,7 +125,7 @@ def test_a_process_killed_at_any_call_leaves_nothing_that_the_next_one_does_not_
 ) -> None:
     expected, calls = undisturbed()
     assert len(calls) > 40
-    for number in range(share, len(calls), SHARES):
+    for number in range(share * every(), len(calls), SHARES * every()):
         end, seen = play(number, moment)
         about = f"killed {moment}: call {number}, {seen[number].method} {seen[number].path}"
         assert end == expected, about

@@ -25,6 +25,7 @@ from mic.preview.outcome import STEP_NAMES, AzureReads, preview
 from mic.preview.schema import Preview
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, AzureIdentityBinding, Node, Pod
+from tests.examples import examples
 from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
 
 HOSTS = (vm_id("n0"), vm_id("n1"), set_id())
@@ -265,7 +266,7 @@ class Previewed(RuleBasedStateMachine):
 
 
 Previewed.TestCase.settings = settings(
-    max_examples=600, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=examples(600), stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestPreviewed = Previewed.TestCase
 

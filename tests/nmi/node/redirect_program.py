@@ -31,6 +31,7 @@ async def main() -> None:
     maintaining.cancel()
     await asyncio.wait([maintaining])
     await redirect.remove()
+    redirect.close()
     tell(redirect)
 
 

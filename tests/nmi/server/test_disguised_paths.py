@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nmi.server.target import Action, CanonicalPath, ProxiedPaths, normal, resolve
+from tests.examples import examples
 
 EVERYTHING = ProxiedPaths(everything=True)
 PLAIN = re.compile(r"/|(?:/[A-Za-z0-9_.-]+)+/?")
@@ -60,7 +61,7 @@ STARTS = st.sampled_from(
 TARGETS = st.tuples(STARTS, st.lists(PIECES, max_size=16).map("".join)).map("".join)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(TARGETS)
 @example("/metadata/instance/%25%32%65%25%32%65/%25%36%39dentity/info")
 @example("/metadata/iden/../identi~1/token")
@@ -81,7 +82,7 @@ def test_no_forwarded_path_can_be_read_as_an_identity_path(target: str) -> None:
     assert not {"", ".", ".."} & set(path.strip("/").split("/")) or path == "/"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(TARGETS)
 @example("/a/..")
 @example("/a/;/")
@@ -98,7 +99,7 @@ def test_normalisation_is_idempotent_and_its_result_is_forwarded(target: str) ->
         assert found.query == target.partition("?")[2]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(TARGETS)
 def test_a_token_is_served_only_under_the_few_accepted_spellings(target: str) -> None:
     spelling = re.fullmatch(
@@ -114,7 +115,7 @@ def test_a_token_is_served_only_under_the_few_accepted_spellings(target: str) ->
         assert spelling is None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(TARGETS, st.sampled_from(["/metadata/versions", "/metadata/a/b"]))
 def test_with_an_allow_list_nothing_else_is_forwarded(target: str, allowed: str) -> None:
     found = resolve(target, ProxiedPaths((allowed,)))

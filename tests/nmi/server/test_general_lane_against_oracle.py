@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.corpus.corpus import EVERY, Case
+from tests.examples import examples
 from tests.native.mutations import mutated
 from tests.nmi.server.fakes import ServerUnderTest, replies
 from tests.oracle.requests import Asked, Verdict, read
@@ -53,7 +54,7 @@ def judged_apart(data: bytes) -> bool:
     return bool(re.search(rb"[;\x00-\x1f\x7f]", query)) or query.count(b"&") > 30 or b"&&" in data or b"?&" in data
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(mutated(), st.sampled_from([0, 1, 3, 17]))
 def test_exactly_what_the_oracle_reads_as_a_token_request_is_one(data: bytes, step: int) -> None:
     verdict = read(data)

@@ -11,6 +11,7 @@ from nmi.refusal import Reason, Refusal
 from nmi.server.policy import Sizes
 from nmi.server.reading import RequestReader
 from nmi.server.request import Request
+from tests.examples import examples
 
 SIZES = Sizes(head_bytes=512, fields=8, target_bytes=100, body_bytes=64)
 
@@ -268,7 +269,7 @@ FRAGMENTS = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(FRAGMENTS, max_size=12).map(b"".join), st.integers(1, 9))
 def test_the_result_does_not_depend_on_how_bytes_are_split(data: bytes, step: int) -> None:
     whole, pieces = read(data), read(data, step=step)

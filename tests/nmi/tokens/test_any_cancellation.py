@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmi.identity.request import TokenRequest
+from tests.examples import examples
 from tests.nmi.identity.shapes import RESOURCE
 from tests.nmi.tokens.fakes import Bench, identity
 from tests.virtual_time import VirtualTimeLoop, settle
@@ -58,7 +59,7 @@ async def run(events: list[Event], at_once: int) -> None:
     await bench.broker.aclose()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(EVENTS, st.integers(1, 3))
 def test_remaining_waiters_get_a_token_and_every_permit_is_released(events: list[Event], at_once: int) -> None:
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:

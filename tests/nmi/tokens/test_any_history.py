@@ -15,6 +15,7 @@ from nmi.identity.request import TokenRequest
 from nmi.tokens.cache import CachedToken, Refusals, TokenCache
 from nmi.tokens.governor import CongestedError
 from podidentity.azure.errors import AzureError
+from tests.examples import examples
 from tests.nmi.tokens.virtual_imds import HANG, Call, Node, Reply
 from tests.virtual_time import VirtualTimeLoop, now, settle
 
@@ -167,7 +168,7 @@ async def run(episodes: list[tuple[str, list[Action], float]]) -> None:
     assert history.node.broker._flights.tasks == set()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(EPISODES)
 def test_no_history_returns_a_foreign_or_expired_token_or_grows_memory(
     episodes: list[tuple[str, list[Action], float]],

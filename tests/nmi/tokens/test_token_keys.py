@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from nmi.tokens.source import TokenKey, key_of
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta, SecretReference
+from tests.examples import examples
 
 IDS: Final = st.text("0123456789abcdef-", min_size=1, max_size=36)
 NAMES: Final = st.text("abcxyz0123456789-.", min_size=1, max_size=12)
@@ -55,7 +56,7 @@ def key(parts: Mapping[str, object]) -> TokenKey:
 
 
 @pytest.mark.parametrize("part", PARTS)
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(data=st.data())
 def test_requests_that_differ_in_one_part_share_no_token(part: str, data: st.DataObject) -> None:
     request = data.draw(REQUESTS)

@@ -25,6 +25,7 @@ from podidctl.explain.schema import LinkState
 from podidctl.token.prediction import predict
 from podidentity.kube.client import Client
 from podidentity.resources import NODENAME_LABEL, AzureIdentity, Pod, SecretReference, nodename_label
+from tests.examples import examples
 from tests.nmi.identity.shapes import (
     NODE,
     REQUEST,
@@ -203,7 +204,7 @@ def contested(cluster: DiagnosisInput) -> bool:
 # In seed 142112 two assigned identities differ in nothing but their namespace and the embedded identity.
 @example(142112)
 @given(st.integers(0, 2**32))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 def test_the_predicted_answer_equals_nmis(seed: int) -> None:
     cluster = a_cluster(random.Random(seed))
     said = predict_decision(cluster)

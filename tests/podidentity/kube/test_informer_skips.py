@@ -15,6 +15,7 @@ from podidentity.kube.client import Client
 from podidentity.kube.decoding import SHALLOW_MAX
 from podidentity.kube.informer import Informer
 from podidentity.resources import IDENTITIES, PODS, Pod
+from tests.examples import examples
 from tests.podidentity.kube.conftest import NewInformer
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod
@@ -240,7 +241,7 @@ EVENTS = st.lists(
 
 
 @given(events=EVENTS, faults=st.lists(st.integers(0, 2), max_size=16))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_no_outdated_object_is_served_unless_the_watch_counts_as_silent(
     server: ScriptedServer, events: list[tuple[str, str, str]], faults: list[int]
 ) -> None:

@@ -16,6 +16,7 @@ from podidentity.kube.client import Client
 from podidentity.kube.decoding import SHALLOW_MAX, decode_meta
 from podidentity.kube.errors import ApiError
 from podidentity.resources import PODS
+from tests.examples import examples
 from tests.podidentity.kube.scripted import pod
 from tests.podidentity.kube.sized import SizedServer, written
 
@@ -160,7 +161,7 @@ SIZES = st.lists(st.integers(0, 9500), max_size=12)
 
 
 @given(sizes=SIZES, page_size=st.sampled_from([1, 2, 3, 500]), metadata_first=st.booleans(), gone=st.integers(0, 2))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_every_object_within_the_limit_is_read_once(
     sized: SizedServer, sizes: list[int], page_size: int, metadata_first: bool, gone: int
 ) -> None:

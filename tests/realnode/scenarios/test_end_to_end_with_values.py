@@ -11,6 +11,8 @@ from tests.realnode.bed import Bed
 from tests.realnode.processes import wait_for
 from tests.realnode.scenarios.applications import SECONDS, Applications, applications
 
+pytestmark = pytest.mark.long
+
 IMMUTABLE = "1111c0de-0000-4000-8000-000000000001"
 VALUES: dict[str, Any] = {
     "mic": {"immutableUserMSIs": [IMMUTABLE], "identityAssignmentReconcileInterval": "10s"},

@@ -5,12 +5,15 @@ remove the rules themselves may let a request through to IMDS.
 """
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from tests.realnode.bed import NAMESPACE, NMI, Bed
 from tests.realnode.evaluation import Result
 from tests.realnode.manifests import pod
+from tests.realnode.processes import wait_for
 from tests.realnode.scenario import Scenarios
 
 WITHOUT_API_SECONDS = 60.0
@@ -30,6 +33,28 @@ def test_nmi_is_deleted(bed: Bed, scenarios: Scenarios) -> None:
     check(scenarios.measure("NMI's pod deleted", act), seconds=20)
 
 
+def has_ready_container(pod: Mapping[str, Any]) -> bool:
+    return all(each["ready"] for each in pod["status"].get("containerStatuses", [{"ready": False}]))
+
+
+@pytest.mark.parametrize("moment", ["exists", "has started", "is Ready"])
+def test_nmi_is_deleted_while_its_successor_starts(bed: Bed, scenarios: Scenarios, moment: str) -> None:
+    def successor_is_there() -> bool:
+        if moment == "has started":
+            return len(bed.nmi_pids()) > 1
+        pods = bed.nmi_pods()
+        return len(pods) > 1 and (moment == "exists" or has_ready_container(pods[-1]))
+
+    def act() -> None:
+        former = bed.nmi_pod()
+        bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}")
+        wait_for(successor_is_there, 30, f"no successor that {moment}")
+        bed.kubectl("delete", "pod", former, f"--namespace={NAMESPACE}")
+        bed.wait_for_nmi()
+
+    check(scenarios.measure(f"NMI's pod deleted when its surge successor {moment}", act), seconds=0)
+
+
 def test_nmi_is_killed(bed: Bed, scenarios: Scenarios) -> None:
     def act() -> None:
         bed.nodes[0].run("kill", "-KILL", str(bed.nmi_pid()))
@@ -37,6 +62,7 @@ def test_nmi_is_killed(bed: Bed, scenarios: Scenarios) -> None:
     check(scenarios.measure("NMI killed (SIGKILL)", act), seconds=20)
 
 
+@pytest.mark.long
 def test_nmi_is_killed_for_its_memory(bed: Bed, scenarios: Scenarios) -> None:
     def act() -> None:
         node, pid = bed.nodes[0], bed.nmi_pid()
@@ -88,6 +114,7 @@ def test_containerd_restarts(bed: Bed, scenarios: Scenarios) -> None:
     check(scenarios.measure("containerd restarted", act), seconds=0)
 
 
+@pytest.mark.long
 def test_the_api_server_is_unavailable(bed: Bed, scenarios: Scenarios) -> None:
     def act() -> None:
         begin = time.time()

@@ -12,6 +12,8 @@ from tests.realnode.processes import wait_for
 from tests.realnode.scenario import Scenarios
 from tests.realnode.scenarios.applications import SECONDS, applications
 
+pytestmark = pytest.mark.long
+
 # In mode nftables kube-proxy leaves route_localnet at 0, without which the node drops redirected packets.
 SET: dict[str, Any] = {"nmi": {"routeLocalnet": "set"}}
 
