@@ -109,7 +109,7 @@ class Soak:
             self._replace(self._pods[step % PODS])
             step += 1
             if step % STEPS_PER_EVENT == 0:
-                name = list(events)[step // STEPS_PER_EVENT % len(events)]
+                name = list(events)[(step // STEPS_PER_EVENT - 1) % len(events)]
                 self._sample()
                 events[name]()
                 self.report.events[name] = self.report.events.get(name, 0) + 1
