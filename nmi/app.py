@@ -11,7 +11,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Never
@@ -332,8 +332,8 @@ class App:
     def _tokens_to_pass(self) -> Iterator[bytes]:
         return self._broker.tokens_to_pass() if self._broker is not None else iter(())
 
-    def _receive_tokens(self, packet: bytes) -> tuple[int, int]:
-        return self._broker.receive_tokens(packet) if self._broker is not None else (0, 0)
+    def _receive_tokens(self, packets: Sequence[bytes]) -> tuple[int, int]:
+        return self._broker.receive_tokens(packets) if self._broker is not None else (0, 0)
 
     def _health(self) -> str:
         return "Active" if self._service is not None and self._service.active else "Not Active"
