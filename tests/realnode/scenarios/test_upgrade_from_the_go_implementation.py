@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 import pytest
-import yaml
 
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
@@ -65,7 +64,8 @@ def test_assignments_of_the_go_implementation_are_adopted() -> None:
         machine = bed.azure.machine(node.vm)
         identity = bed.azure.call(lambda emulator: emulator.directory.add_identity(identity_id(NAME)))
         bed.azure.call(lambda _: machine.attach(identity))
-        bed.apply(*yaml.safe_load_all(CRDS.read_text()))
+        # As helm 3 creates them.
+        bed.kubectl("create", "--field-manager=helm", f"--filename={CRDS}")
         bed.kubectl("wait", "--for=condition=Established", "customresourcedefinitions", "--all", "--timeout=60s")
         bed.apply(
             manifests.identity(NAME, identity.resource_id, identity.client_id),
@@ -77,7 +77,8 @@ def test_assignments_of_the_go_implementation_are_adopted() -> None:
         (before,) = bed.objects("azureassignedidentities", "--namespace=default")
         changes = record_changes(bed, machine)
 
-        bed.install()
+        # helm 4 applies CRDs on the server, where those of another field manager are a conflict.
+        bed.install(flags=["--force-conflicts"])
         begin = time.monotonic()
         response = client.token(bed, "app")
         seconds = time.monotonic() - begin
