@@ -33,8 +33,6 @@ from tests.realnode.processes import BedError, wait_for
 from tests.realnode.programs import BUILD, ROOT, build_images, find_programs
 
 CHART: Final = ROOT / "deploy" / "charts" / "aad-pod-identity"
-TRUST: Final = "etc/ssl/certs/ca-certificates.crt"
-"""The trust store in the images."""
 OUTSIDE: Final = "outside"
 NAMESPACE: Final = "identity"
 RELEASE: Final = "aad-pod-identity"
@@ -97,10 +95,14 @@ class Bed:
         Raise CommandError.
         """
         file = self.folder / "values.yaml"
-        file.write_text(yaml.safe_dump(merged(chart_values(), values or {})))
+        file.write_text(yaml.safe_dump(merged(self.values(), values or {})))
         where = (f"--namespace={NAMESPACE}", "--create-namespace", f"--values={file}")
         self.commands.helm(command, RELEASE, str(CHART), *where, "--wait", f"--timeout={INSTALL_SECONDS}s", *flags)
         self.wait_for_nmi()
+
+    def values(self) -> dict[str, Any]:
+        """Return the chart's values for this test bed."""
+        return chart_values(self.files.certificates.read_text(), json.loads(self.files.environment.read_text()))
 
     def uninstall(self) -> None:
         """Uninstall the chart and wait until its pods have ended. Raise CommandError."""
@@ -173,7 +175,7 @@ class Bed:
         self._cleanup.callback(self.plane.stop)
         self.commands = self.plane.commands()
         self.azure.trust_cluster(self.plane.folder)
-        archives = self._derive_images(images, programs.pause)
+        archives = self._name_images(images, programs.pause)
         for number in range(self.options.nodes):
             node = Node(
                 f"node-{number}",
@@ -202,7 +204,6 @@ class Bed:
         authority = self.plane.authority
         node.etc = {
             "kubernetes/azure.json": self.files.cloud_config.read_text(),
-            "kubernetes/cloud.json": self.files.environment.read_text(),
             "kubernetes/ca.crt": (self.plane.folder / "ca.crt").read_text(),
             "kubernetes/resolv.conf": f"nameserver {OUTSIDE_ADDRESS}\n",
             "kubernetes/kubelet.yaml": kubelet(node.addresses.pods, node.vm),
@@ -215,26 +216,17 @@ class Bed:
         node.connect(OUTSIDE)
         node.boot()
 
-    def _derive_images(self, images: Path, program: Path) -> list[Path]:
-        """Return archives of the images in which the programs trust the sandbox's certificate authority.
-
-        They also describe the sandbox's cloud to NMI, for which the chart has no value.
-        """
-        derived = self.folder / "images"
-        derived.mkdir()
-        pause = derived / "pause.tar"
+    def _name_images(self, images: Path, program: Path) -> list[Path]:
+        """Return archives of the images under the names that the nodes' pods use."""
+        renamed = self.folder / "images"
+        renamed.mkdir()
+        pause = renamed / "pause.tar"
         entry = {"pause": program.read_bytes()}
         oci.write_image(pause, PAUSE_IMAGE, entry, "/pause", _ARCHITECTURES[platform.machine()])
         archives = [pause]
-        trusted = oci.read_file(images / "mic.tar", TRUST)
-        files = {
-            TRUST: trusted + self.files.certificates.read_bytes(),
-            "etc/sandbox-cloud.json": self.files.environment.read_bytes(),
-        }
         for name in ("nmi", "mic", "demo"):
-            archive = derived / f"{name}.tar"
-            environment = {"AZURE_ENVIRONMENT_FILEPATH": "/etc/sandbox-cloud.json"} if name == "nmi" else {}
-            oci.add_layer(images / f"{name}.tar", archive, f"{REPOSITORY}/{name}:{VERSION}", files, environment)
+            archive = renamed / f"{name}.tar"
+            oci.rename_image(images / f"{name}.tar", archive, f"{REPOSITORY}/{name}:{VERSION}")
             archives.append(archive)
         return archives
 
