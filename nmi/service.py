@@ -1,6 +1,6 @@
-"""What one NMI does for its node while it serves: the redirect, the token server, and the pages of probes and metrics.
+"""The service of one NMI for its node: the redirect, the token server, and the pages of probes and metrics.
 
-It is the part that a handover passes to another NMI.
+A handover passes it to another NMI.
 """
 
 import asyncio

@@ -33,6 +33,8 @@ from tests.realnode.processes import BedError, wait_for
 from tests.realnode.programs import BUILD, ROOT, build_images, find_programs
 
 CHART: Final = ROOT / "deploy" / "charts" / "aad-pod-identity"
+TRUST: Final = "etc/ssl/certs/ca-certificates.crt"
+"""The trust store in the images."""
 OUTSIDE: Final = "outside"
 NAMESPACE: Final = "identity"
 RELEASE: Final = "aad-pod-identity"
@@ -217,16 +219,25 @@ class Bed:
         node.boot()
 
     def _name_images(self, images: Path, program: Path) -> list[Path]:
-        """Return archives of the images under the names that the nodes' pods use."""
+        """Return archives of the images under the names that the nodes' pods use.
+
+        NMI and MIC get the emulated Azure from the chart's values. The demo is an application, so its image knows it.
+        """
         renamed = self.folder / "images"
         renamed.mkdir()
         pause = renamed / "pause.tar"
         entry = {"pause": program.read_bytes()}
         oci.write_image(pause, PAUSE_IMAGE, entry, "/pause", _ARCHITECTURES[platform.machine()])
         archives = [pause]
-        for name in ("nmi", "mic", "demo"):
+        trusted = oci.read_file(images / "demo.tar", TRUST) + self.files.certificates.read_bytes()
+        layers: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {
+            "nmi": ({}, {}),
+            "mic": ({}, {}),
+            "demo": ({TRUST: trusted}, {"AZURE_RESOURCE_MANAGER_ENDPOINT": self.azure.emulator.arm.url}),
+        }
+        for name, (files, environment) in layers.items():
             archive = renamed / f"{name}.tar"
-            oci.rename_image(images / f"{name}.tar", archive, f"{REPOSITORY}/{name}:{VERSION}")
+            oci.add_layer(images / f"{name}.tar", archive, f"{REPOSITORY}/{name}:{VERSION}", files, environment)
             archives.append(archive)
         return archives
 

@@ -1,4 +1,4 @@
-"""Images as OCI archives: a new image of one file, and an image under another name. No container engine is needed."""
+"""Images as OCI archives: a new image of one file, and an image with one more layer. No container engine is needed."""
 
 import gzip
 import hashlib
@@ -20,29 +20,30 @@ Blobs = dict[str, bytes]
 
 def write_image(archive: Path, name: str, files: Mapping[str, bytes], entrypoint: str, architecture: str) -> None:
     """Write *archive* with an image of executable *files* in the root directory. Its user has no rights."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for path, content in files.items():
-            _add_file(tar, path.lstrip("/"), content, mode=0o755)
-    layer = buffer.getvalue()
     config = {
         "architecture": architecture,
         "os": "linux",
         "config": {"Entrypoint": [entrypoint], "User": "65535:65535"},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
-        "history": [{"created_by": "tests/realnode"}],
+        "rootfs": {"type": "layers", "diff_ids": []},
+        "history": [],
     }
     blobs: Blobs = {}
-    _write(archive, name, blobs, config, [_add(blobs, gzip.compress(layer, mtime=0), _LAYER)])
+    _write(archive, name, blobs, *_extended(blobs, config, [], files, mode=0o755))
 
 
-def rename_image(source: Path, archive: Path, name: str) -> None:
-    """Write *archive* with the image in *source* under another name. Raise ValueError if *source* has not exactly one
-    image.
+def add_layer(
+    source: Path, archive: Path, name: str, files: Mapping[str, bytes], environment: Mapping[str, str]
+) -> None:
+    """Write *archive* with the image in *source*, *files* as its last layer, and *environment* added to its own.
+
+    Raise ValueError if *source* has not exactly one image.
     """
     blobs, index = _read(source)
     (manifest,) = (json.loads(blobs[_hex(each["digest"])]) for each in index["manifests"])
-    _write(archive, name, blobs, json.loads(blobs[_hex(manifest["config"]["digest"])]), manifest["layers"])
+    config = json.loads(blobs[_hex(manifest["config"]["digest"])])
+    variables = dict(each.split("=", 1) for each in config["config"].get("Env", ()))
+    config["config"]["Env"] = [f"{key}={value}" for key, value in ({**variables, **environment}).items()]
+    _write(archive, name, blobs, *_extended(blobs, config, manifest["layers"], files, mode=0o644))
 
 
 def read_labels(archive: Path) -> dict[str, str]:
@@ -51,6 +52,38 @@ def read_labels(archive: Path) -> dict[str, str]:
     manifest = json.loads(blobs[_hex(index["manifests"][0]["digest"])])
     config = json.loads(blobs[_hex(manifest["config"]["digest"])])
     return dict(config["config"].get("Labels") or {})
+
+
+def read_file(archive: Path, path: str) -> bytes:
+    """Return the content of a regular file of the image in *archive*. Raise KeyError if the image has none."""
+    blobs, index = _read(archive)
+    manifest = json.loads(blobs[_hex(index["manifests"][0]["digest"])])
+    for layer in reversed(manifest["layers"]):
+        with tarfile.open(fileobj=io.BytesIO(blobs[_hex(layer["digest"])])) as tar:
+            for member in tar:
+                if member.name.removeprefix("./") == path and member.isfile():
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    return file.read()
+    raise KeyError(path)
+
+
+def _extended(
+    blobs: Blobs, config: dict[str, Any], layers: list[dict[str, Any]], files: Mapping[str, bytes], *, mode: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Add a layer of *files* to *blobs*. Return configuration and list of layers with it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path.lstrip("/"))
+            member.size, member.mode = len(content), mode
+            tar.addfile(member, io.BytesIO(content))
+    content = buffer.getvalue()
+    difference = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    rootfs = {**config["rootfs"], "diff_ids": [*config["rootfs"]["diff_ids"], difference]}
+    history = [*config.get("history", ()), {"created_by": "tests/realnode"}]
+    layer = _add(blobs, gzip.compress(content, mtime=0), _LAYER)
+    return {**config, "rootfs": rootfs, "history": history}, [*layers, layer]
 
 
 def _write(archive: Path, name: str, blobs: Blobs, config: dict[str, Any], layers: list[dict[str, Any]]) -> None:
@@ -93,9 +126,9 @@ def _add(blobs: Blobs, content: bytes, media_type: str) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
 
 
-def _add_file(tar: tarfile.TarFile, path: str, content: bytes, *, mode: int = 0o644) -> None:
+def _add_file(tar: tarfile.TarFile, path: str, content: bytes) -> None:
     member = tarfile.TarInfo(path)
-    member.size, member.mode = len(content), mode
+    member.size, member.mode = len(content), 0o644
     tar.addfile(member, io.BytesIO(content))
 
 

@@ -26,15 +26,15 @@ def read(archive: Path) -> tuple[dict[str, Any], dict[str, Any], list[bytes]]:
         )
 
 
-def test_a_renamed_image_has_the_same_content(tmp_path: Path) -> None:
+def test_a_layer_is_added_to_an_image(tmp_path: Path) -> None:
     oci.write_image(tmp_path / "a.tar", "localhost/a:1", {"run": b"program"}, "/run", "amd64")
-    oci.rename_image(tmp_path / "a.tar", tmp_path / "b.tar", "localhost/b:1")
-    former, (entry, config, layers) = read(tmp_path / "a.tar"), read(tmp_path / "b.tar")
+    oci.add_layer(tmp_path / "a.tar", tmp_path / "b.tar", "localhost/b:1", {"etc/x": b"y"}, {"NAME": "value=1"})
+    entry, config, layers = read(tmp_path / "b.tar")
     assert entry["annotations"]["io.containerd.image.name"] == "localhost/b:1"
-    assert entry["digest"] == former[0]["digest"]
-    assert (config, layers) == former[1:]
-    assert config["config"] == {"Entrypoint": ["/run"], "User": "65535:65535"}
-    assert len(layers) == len(config["rootfs"]["diff_ids"]) == len(config["history"]) == 1
+    assert len(layers) == len(config["rootfs"]["diff_ids"]) == len(config["history"]) == 2
+    assert layers[0] == read(tmp_path / "a.tar")[2][0]
+    assert oci.read_file(tmp_path / "b.tar", "etc/x") == b"y"
+    assert config["config"] == {"Entrypoint": ["/run"], "User": "65535:65535", "Env": ["NAME=value=1"]}
 
 
 def test_an_image_is_the_same_each_time(tmp_path: Path) -> None:
