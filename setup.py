@@ -12,8 +12,9 @@ from setuptools import Extension, setup
 
 TRACE = bool(os.environ.get("NATIVE_TRACE"))
 MODULES = (
-    *("histogram", "scan", "query", "answers", "index", "redirects", "connection", "limits"),
-    *("connection_slots", "fair_queue", "memory", "deadlines", "disconnects", "lane"),
+    *("histogram", "scan", "query", "answers", "index", "redirects", "limits"),
+    *("connection_slots", "fair_queue", "disconnects", "connection"),
+    *("eviction", "memory", "deadlines", "transfer", "lane"),
 )
 ONLY = os.environ.get("NATIVE_ONLY")
 CFLAGS = ["-O0", "-g"] if TRACE else ["-O2", "-g", "-Wall", "-Wsign-compare", "-Wconversion", "-Wno-sign-conversion"]

@@ -1,12 +1,16 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from _native.answers cimport ANSWER_MAX, ReadyAnswer
+from _native.connection_slots cimport ConnectionSlots, Peer
+from _native.disconnects cimport Disconnects
+from _native.fair_queue cimport FairQueue
 from _native.index cimport Index, PodRecord
 
 cdef enum:
     READ_MAX = 16 * 1024       # bytes per recv: 75 pipelined requests; also the most unread bytes of a connection
 
 cdef enum:
+    UNACKNOWLEDGED_MAX = 8 * 1024  # bytes of answers that may be on their way to a peer when its connection is closed
     LINGER_NS = 1_000_000_000  # enough for a peer on the same node to read its answer
 
 cdef enum State:
@@ -19,26 +23,10 @@ cdef enum State:
     LINGERING    # everything is sent and our side is shut down; waiting for the peer to close
     LEAVING      # ended, but the peer has not acknowledged all answers; nothing is read or sent
 
-cdef class Peer:
-    """A lane's record of an address while it has connections. `connection_slots`, `fair_queue`, `memory` and `lane`
-    write it.
-    """
-    cdef object address      # in the form of Index's keys
-    cdef int open            # its connections
-    cdef int held            # its connections that are HELD
-    cdef Connection first    # its first connection
-    cdef list order          # (rank, serial, connection), the next one to evict at the end; may be outdated
-    cdef Peer previous, next  # in ConnectionSlots.by_count, while linked
-    cdef bint linked
-    cdef object queue        # deque of its waiting connections; None before the first one
-    cdef uint64_t arrived_in  # Owner.turn in which it last connected
-    cdef int arrivals        # connections in that turn
-    cdef int64_t bytes       # memory of its connections in the last pass of `memory`
-    cdef uint64_t served     # Owner.turn in which the general lane last worked for it
-
 cdef class Connection
 
-cdef class Owner:
+cdef class LaneState:
+    """The state that a lane shares with its connections."""
     cdef Index index
     cdef object general           # factory of a connection's ConnectionReceiver
     cdef int64_t first_byte_ns, head_ns, idle_ns, write_ns  # its Limits
@@ -52,20 +40,23 @@ cdef class Owner:
     cdef int64_t sent             # bytes that sockets accepted since the last pass of `memory`
     cdef Py_ssize_t buffered      # bytes in outbox; 0 outside of a connection's consume()
     cdef Connection first_due, last_due  # list of connections with an answer to send
+    cdef list connections         # Connection or None, by number
+    cdef list free_numbers
+    cdef int open                 # the number of connections
+    cdef ConnectionSlots slots
+    cdef FairQueue fair_queue
+    cdef Disconnects disconnects
+    cdef bint turning             # a turn is on the stack
     cdef unsigned char[READ_MAX] inbox
     cdef char[ANSWER_MAX] outbox
-    cdef int enqueue(self, Connection connection) except -1
-    cdef int set_held(self, Connection connection, bint held) except -1
-    cdef int remove(self, Connection connection) except -1
-    cdef int queue_disconnect(self, object general) except -1
 
 cdef class Connection:
-    cdef Owner owner
+    cdef LaneState lane
     cdef object general      # the ConnectionReceiver of this connection; None before the first hand-over
     cdef object peer_key     # the peer's address in the form of Index's keys; None: no fast answers
     cdef ReadyAnswer due     # answer to send at the end of the turn
     cdef int64_t due_since   # time at which its request was read
-    cdef Connection next_due  # in Owner.first_due's list
+    cdef Connection next_due  # in LaneState.first_due's list
     cdef PodRecord record    # the record of peer_key in version looked_up of Index
     cdef uint64_t looked_up
     cdef Peer holder         # the peer that holds the connection's slot
@@ -91,21 +82,25 @@ cdef class Connection:
     cdef bint peer_gone_notified  # general.peer_gone() was called
     cdef bint queued         # in its holder's queue
     cdef bint narrow         # memory is short and the peer has more than its share: small reads and sends
-    # Called by the owner.
-    cdef int begin(self, Owner owner, int fd, object peer_key, uint32_t number, uint32_t serial) except -1
+    # Called by the lane.
+    cdef int begin(
+        self, LaneState lane, Peer holder, int fd, object peer_key, uint32_t number, uint32_t serial
+    ) except -1
     cdef int on_events(self, uint32_t events) except -1
     cdef bint read(self) except -1
-    cdef int process_unread(self) except -1
+    cdef int take_turn(self) except -1
+    cdef int enqueue(self) except -1
     cdef int arm(self) except -1
     cdef int send_due(self) except -1
     cdef int close_now(self) except -1
     cdef int reset(self) except -1
     cdef bint has_acknowledged_all(self) noexcept
-    cdef bint can_be_released(self) noexcept
-    cdef int release(self) except -1
-    cdef int adopted(self) except -1
+    # Called by `transfer`.
+    cdef int leave_lane(self) except -1
+    cdef int queue_disconnect(self) except -1
     # Private.
     cdef bint is_open(self) noexcept
+    cdef int process_unread(self) except -1
     cdef int end_hold(self) except -1
     cdef int consume(self, const unsigned char *data, Py_ssize_t size) except -1
     cdef bint answer_fast(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *at) except -1
@@ -120,4 +115,3 @@ cdef class Connection:
     cdef int send_rest(self) except -1
     cdef int close_if_finished(self) except -1
     cdef int close_when_acknowledged(self) except -1
-    cdef int queue_disconnect(self) except -1

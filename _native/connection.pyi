@@ -20,12 +20,8 @@ class ConnectionReceiver(Protocol):
         """React to the closed connection. The last call, made exactly once and never inside a call to Connection."""
 
 @disjoint_base
-class Owner:
-    """The interface of the lane that its connections use. Created as a Lane only."""
-
-@final
-class Peer:
-    """A lane's record of one address. Created and used by the lane only."""
+class LaneState:
+    """The state that a lane shares with its connections. Created as a Lane only."""
 
 @final
 class Connection:

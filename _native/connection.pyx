@@ -6,8 +6,7 @@ conditions fails, the connection is handed over: the general lane gets every byt
 An incomplete head is handed over too. This costs some microseconds per request, and it avoids a second place that
 collects, limits and rescans fragments.
 
-`lane` accepts connections and owns deadlines and the fair queue. A connection knows only the part of it that `Owner`
-declares.
+`lane` accepts connections, and owns their deadlines and eviction. A connection knows only its `LaneState`.
 """
 
 cimport cython
@@ -18,9 +17,11 @@ from libc.string cimport memcpy
 
 from _native.answers cimport ReadyAnswer
 from _native.clock cimport monotonic_ns
+from _native.connection_slots cimport Peer
 from _native.index cimport PodRecord
 from _native.redirects cimport redirected_from
 from _native.scan cimport DONE, Head, scan_head, to_blank_line
+from _native.sending cimport queued_bytes, reset_at_close, send_in_parts
 from _native.sockets cimport *
 
 from typing import Protocol
@@ -31,7 +32,6 @@ cdef enum:
     NARROW_READ = 2 * 1024     # bytes per recv of a narrow connection: a few requests
     NARROW_SEND = 2 * 1024
     NARROW_REQUESTS = 2        # instead of REQUESTS_PER_TURN
-    UNACKNOWLEDGED_MAX = 8 * 1024  # bytes of answers that may be on their way to a peer when its connection is closed
     LINGER_BYTES = 256 * 1024  # read and discarded after the last answer: closing with unread bytes would reset it
 
 
@@ -41,30 +41,7 @@ class ConnectionReceiver(Protocol):
     def connection_lost(self) -> None: ...
 
 
-cdef class Owner:
-    # Cython has no abstract cdef methods, and a cimport of Lane, the only subclass, would be circular. Lane implements
-    # every method, so none of these bodies runs.
-
-    cdef int enqueue(self, Connection connection) except -1:
-        """Call its go_on() when its peer's turn comes, if it has unread bytes or is FRESH."""
-        raise NotImplementedError
-
-    cdef int set_held(self, Connection connection, bint held) except -1:
-        """Record that the connection became, or ceased to be, HELD."""
-        raise NotImplementedError
-
-    cdef int remove(self, Connection connection) except -1:
-        """Remove a closed connection and release its slot."""
-        raise NotImplementedError
-
-    cdef int queue_disconnect(self, object general) except -1:
-        """Call general.connection_lost() as soon as no call into or out of a general lane is on the stack."""
-        raise NotImplementedError
-
-
-@cython.final
-@cython.freelist(64)
-cdef class Peer:
+cdef class LaneState:
     pass
 
 
@@ -113,7 +90,7 @@ cdef class Connection:
     def pause(self):
         if self.state == HANDED_OVER:
             self.state = HELD
-            self.owner.set_held(self, True)
+            self.lane.slots.set_held(self.holder, True)
             self.deadline_ns = 0
             self.arm()
 
@@ -123,31 +100,38 @@ cdef class Connection:
         self.end_hold()
         self.state = IDLE
         self.handed = 0
-        self.deadline_ns = monotonic_ns() + self.owner.idle_ns
+        self.deadline_ns = monotonic_ns() + self.lane.idle_ns
         if not self.busy:
-            self.owner.enqueue(self)
+            self.enqueue()
             self.close_if_finished()
             self.arm()
 
     cdef int end_hold(self) except -1:
         if self.state == HELD:
-            self.owner.set_held(self, False)
+            self.lane.slots.set_held(self.holder, False)
         return 0
 
     cdef bint is_open(self) noexcept:
         return self.state != CLOSED and self.state < FINISHING
 
-    # Called by the owner.
+    # Called by the lane.
 
-    cdef int begin(self, Owner owner, int fd, object peer_key, uint32_t number, uint32_t serial) except -1:
-        """Take ownership of *fd*, which was just accepted."""
-        self.owner = owner
+    cdef int begin(
+        self, LaneState lane, Peer holder, int fd, object peer_key, uint32_t number, uint32_t serial
+    ) except -1:
+        """Take ownership of *fd*, which was just accepted, and of a slot of *holder*."""
+        self.lane = lane
+        self.holder = holder
+        if holder.first is not None:
+            self.following = <Connection>holder.first
+            self.following.preceding = self
+        holder.first = self
         self.fd = fd
         self.peer_key = peer_key
         self.number = number
         self.serial = serial
         self.state = FRESH
-        self.deadline_ns = monotonic_ns() + owner.first_byte_ns
+        self.deadline_ns = monotonic_ns() + lane.first_byte_ns
         return 0
 
     cdef int on_events(self, uint32_t events) except -1:
@@ -176,7 +160,7 @@ cdef class Connection:
             return 0
         if self.unsent is not None or self.unread is not None:  # earlier bytes come first
             return 0
-        size = recv(self.fd, self.owner.inbox, <size_t>most, MSG_DONTWAIT)
+        size = recv(self.fd, self.lane.inbox, <size_t>most, MSG_DONTWAIT)
         if size < 0 and (errno == EAGAIN or errno == EINTR):
             return 0
         if size <= 0:
@@ -191,8 +175,23 @@ cdef class Connection:
             if self.thrown_away > LINGER_BYTES:
                 self.close_now()
         else:
-            self.consume(self.owner.inbox, size)
+            self.consume(self.lane.inbox, size)
         return size == most
+
+    cdef int take_turn(self) except -1:
+        """Continue with the connection that the fair queue has returned."""
+        self.queued = False
+        self.process_unread()
+        return self.arm()
+
+    cdef int enqueue(self) except -1:
+        """Wait for the peer's turn, if there are unread bytes or the connection is FRESH."""
+        if self.unread is None and self.state != FRESH:
+            return 0
+        if not self.queued:
+            self.lane.fair_queue.put(self.holder, self)
+            self.queued = True
+        return 0 if self.lane.turning else self.lane.fair_queue.schedule()
 
     cdef int process_unread(self) except -1:
         """Process the unread bytes if the state allows it; read for the first time if FRESH."""
@@ -214,9 +213,9 @@ cdef class Connection:
         try:
             while at < size:
                 if self.state == HANDED_OVER:
-                    if self.holder.served == self.owner.turn:
+                    if self.holder.served == self.lane.turn:
                         break
-                    self.holder.served = self.owner.turn
+                    self.holder.served = self.lane.turn
                     length = to_blank_line(data + at, size - at)
                     rest = PyBytes_FromStringAndSize(<const char *>data + at, length)
                     at += length
@@ -233,17 +232,17 @@ cdef class Connection:
             self.flush_buffered()
         finally:
             self.busy = False
-            self.owner.buffered = 0
+            self.lane.buffered = 0
         if at < size and self.is_open():
             self.unread = PyBytes_FromStringAndSize(<const char *>data + at, size - at)
             if self.unsent is None and self.state != HELD:
-                self.owner.enqueue(self)
+                self.enqueue()
         self.close_if_finished()
         return 0
 
     cdef bint answer_fast(self, const unsigned char *data, Py_ssize_t size, Py_ssize_t *at) except -1:
         """Answer the request at *at* and advance *at*. Return False if it is not for the fast lane."""
-        cdef Owner owner = self.owner
+        cdef LaneState lane = self.lane
         cdef int64_t begun = monotonic_ns()
         cdef Head head
         cdef PodRecord record
@@ -251,25 +250,25 @@ cdef class Connection:
         cdef const char *text
         cdef Py_ssize_t length = 0
         cdef bint close
-        if scan_head(data + at[0], size - at[0], &head) != DONE or (owner.require_metadata and not head.metadata):
+        if scan_head(data + at[0], size - at[0], &head) != DONE or (lane.require_metadata and not head.metadata):
             return False
-        if self.looked_up != owner.index.version:
-            self.record = owner.index.record_of(self.peer_key)
-            self.looked_up = owner.index.version
+        if self.looked_up != lane.index.version:
+            self.record = lane.index.record_of(self.peer_key)
+            self.looked_up = lane.index.version
         record = self.record
-        if record is None or record.suspended or owner.index.suspended:
+        if record is None or record.suspended or lane.index.suspended:
             return False
         answer = record.find_answer(data + at[0] + head.query.start, head.query.stop - head.query.start, begun)
         if answer is None:
             return False
         at[0] += head.size
-        close = head.close or owner.draining
-        if at[0] >= size and owner.buffered == 0 and not close:
+        close = head.close or lane.draining
+        if at[0] >= size and lane.buffered == 0 and not close:
             self.state = IDLE
             self.send_later(answer, begun)
             return True
         text = answer.written(begun, close, &length)
-        if at[0] >= size and owner.buffered == 0:
+        if at[0] >= size and lane.buffered == 0:
             self.send_bytes(text, length)
         else:
             self.buffer_answer(text, length)
@@ -278,14 +277,14 @@ cdef class Connection:
 
     cdef int send_later(self, ReadyAnswer answer, int64_t since) except -1:
         """Send *answer* at the end of the turn: batches of reads and of sends use the CPU's code cache better."""
-        cdef Owner owner = self.owner
+        cdef LaneState lane = self.lane
         self.due = answer
         self.due_since = since
-        if owner.last_due is None:
-            owner.first_due = self
+        if lane.last_due is None:
+            lane.first_due = self
         else:
-            owner.last_due.next_due = self
-        owner.last_due = self
+            lane.last_due.next_due = self
+        lane.last_due = self
         return 0
 
     cdef int send_due(self) except -1:
@@ -307,9 +306,9 @@ cdef class Connection:
             done = monotonic_ns()
             answer.series.record(done - since)
             answer.usage.note(done)
-            self.owner.fast_answers += 1
+            self.lane.fast_answers += 1
             self.state = FINISHING if close else IDLE
-            self.deadline_ns = 0 if close else done + self.owner.idle_ns
+            self.deadline_ns = 0 if close else done + self.lane.idle_ns
         return 0
 
     cdef int hand_over(self) except -1:
@@ -317,12 +316,12 @@ cdef class Connection:
         if self.state == CLOSED:
             return 0
         self.state = HANDED_OVER
-        self.deadline_ns = monotonic_ns() + self.owner.head_ns
-        self.owner.handed_over += 1
+        self.deadline_ns = monotonic_ns() + self.lane.head_ns
+        self.lane.handed_over += 1
         if self.general is None:
-            general = self.owner.general(self)
+            general = self.lane.general(self)
             if self.state == CLOSED:  # by the constructor of the general lane
-                self.owner.queue_disconnect(general)
+                self.lane.disconnects.put(general, self.lane.turning)
                 return 0
             self.general = general
         return 0
@@ -337,19 +336,19 @@ cdef class Connection:
 
     cdef int buffer_answer(self, const char *data, Py_ssize_t size) except -1:
         """Buffer *data* and send it together with other answers: one segment instead of one each."""
-        cdef Owner owner = self.owner
-        if owner.buffered + size > owner.buffer_bytes:
+        cdef LaneState lane = self.lane
+        if lane.buffered + size > lane.buffer_bytes:
             self.flush_buffered()
         if self.state != CLOSED:
-            memcpy(owner.outbox + owner.buffered, data, <size_t>size)
-            owner.buffered += size
+            memcpy(lane.outbox + lane.buffered, data, <size_t>size)
+            lane.buffered += size
         return 0
 
     cdef int flush_buffered(self) except -1:
-        cdef Py_ssize_t size = self.owner.buffered
-        self.owner.buffered = 0
+        cdef Py_ssize_t size = self.lane.buffered
+        self.lane.buffered = 0
         if size and self.state != CLOSED:
-            self.send_bytes(self.owner.outbox, size)
+            self.send_bytes(self.lane.outbox, size)
         return 0
 
     cdef int send_bytes(self, const char *data, Py_ssize_t size) except -1:
@@ -359,15 +358,15 @@ cdef class Connection:
             self.unsent = self.unsent[self.unsent_from:] + data[:size]
             self.unsent_from = 0
             return 0
-        if size <= self.owner.part_bytes and not self.narrow:
+        if size <= self.lane.part_bytes and not self.narrow:
             sent = send(self.fd, data, <size_t>size, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_EOR)
             if sent == size:
                 self.sent += sent
-                self.owner.sent += sent
+                self.lane.sent += sent
                 return 0
             if sent > 0:
                 self.sent += sent
-                self.owner.sent += sent
+                self.lane.sent += sent
             elif errno != EAGAIN and errno != EINTR:
                 return self.close_now()
             else:
@@ -378,32 +377,17 @@ cdef class Connection:
                 return 0
         self.unsent = PyBytes_FromStringAndSize(data + sent, size - sent)
         self.unsent_from = 0
-        self.write_deadline_ns = monotonic_ns() + self.owner.write_ns
+        self.write_deadline_ns = monotonic_ns() + self.lane.write_ns
         return 0
 
     cdef Py_ssize_t send_parts(self, const char *data, Py_ssize_t size) except -2:
-        """Send in parts. Return the number of bytes that the socket accepted; -1 if the connection is closed.
-
-        Each part is a record (MSG_EOR): the kernel checks the send buffer only for a new segment, and otherwise accepts
-        up to 64 KiB more. A peer that receives the whole buffer as one segment may also wait 40 ms before it
-        acknowledges (RFC 1122 §4.2.3.2).
-        """
-        cdef Py_ssize_t done = 0
-        cdef Py_ssize_t sent, part
-        cdef Py_ssize_t most = NARROW_SEND if self.narrow else self.owner.part_bytes
-        while done < size:
-            part = min(size - done, most)
-            sent = send(self.fd, data + done, <size_t>part, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_EOR)
-            if sent < 0:
-                if errno != EAGAIN and errno != EINTR:
-                    self.close_now()
-                    return -1
-                break
-            done += sent
-            if sent < part:
-                break
+        """Send in parts. Return the number of bytes that the socket accepted; -1 if the connection is closed."""
+        cdef Py_ssize_t done = send_in_parts(self.fd, data, size, NARROW_SEND if self.narrow else self.lane.part_bytes)
+        if done < 0:
+            self.close_now()
+            return -1
         self.sent += done
-        self.owner.sent += done
+        self.lane.sent += done
         return done
 
     cdef int send_rest(self) except -1:
@@ -427,7 +411,7 @@ cdef class Connection:
 
     cdef int close_if_finished(self) except -1:
         """Close the connection if it is FINISHING and everything has been sent."""
-        if self.state == IDLE and self.owner.draining and self.unread is None:
+        if self.state == IDLE and self.lane.draining and self.unread is None:
             self.state = FINISHING
         if self.state != FINISHING or self.unsent is not None:
             return 0
@@ -443,8 +427,7 @@ cdef class Connection:
 
     cdef bint has_acknowledged_all(self) noexcept:
         """Return whether the peer has acknowledged the answers, except UNACKNOWLEDGED_MAX bytes."""
-        cdef uint32_t[MEMINFO_VARS] values
-        return not kernel_memory(self.fd, values) or values[QUEUED] <= UNACKNOWLEDGED_MAX
+        return queued_bytes(self.fd) <= UNACKNOWLEDGED_MAX
 
     cdef int close_when_acknowledged(self) except -1:
         """Close as soon as the peer has acknowledged its answers.
@@ -458,10 +441,10 @@ cdef class Connection:
             return self.close_now()
         self.end_hold()
         if self.registered:
-            epoll_ctl(self.owner.epoll, EPOLL_CTL_DEL, self.fd, NULL)
+            epoll_ctl(self.lane.epoll, EPOLL_CTL_DEL, self.fd, NULL)
         shutdown(self.fd, SHUT_WR)
         self.state = LEAVING
-        self.deadline_ns = monotonic_ns() + self.owner.write_ns
+        self.deadline_ns = monotonic_ns() + self.lane.write_ns
         self.unread = self.unsent = None
         self.record = None
         self.due = None
@@ -488,7 +471,7 @@ cdef class Connection:
             return 0
         event.events = wanted
         event.data.u64 = (<uint64_t>self.serial << 32) | self.number
-        if epoll_ctl(self.owner.epoll, EPOLL_CTL_MOD if self.registered else EPOLL_CTL_ADD, self.fd, &event) != 0:
+        if epoll_ctl(self.lane.epoll, EPOLL_CTL_MOD if self.registered else EPOLL_CTL_ADD, self.fd, &event) != 0:
             self.close_now()  # ENOMEM or ENOSPC: the connection would get no further event
             return 0
         self.registered = True
@@ -506,49 +489,34 @@ cdef class Connection:
         self.unread = self.unsent = None
         self.record = None
         self.due = None
-        self.owner.remove(self)
+        self.leave_lane()
         if self.general is not None:
             self.queue_disconnect()
         return 0
 
-    # Passing on to another process.
-
-    cdef bint can_be_released(self) noexcept:
-        """Return whether everything received was answered and everything written was sent."""
-        return (
-            (self.state == IDLE or self.state == FRESH)
-            and self.unread is None and self.unsent is None and self.due is None
-        )
-
-    cdef int release(self) except -1:
-        """Return the descriptor and forget the connection without closing it."""
-        cdef int fd = self.fd
-        if self.registered:  # a registration outlives the descriptor while another process has a duplicate
-            epoll_ctl(self.owner.epoll, EPOLL_CTL_DEL, fd, NULL)
-        self.fd = -1
-        self.state = CLOSED
-        self.record = None
-        self.owner.remove(self)
-        self.queue_disconnect()
-        return fd
-
-    cdef int adopted(self) except -1:
-        """Begin with the state of a connection whose requests another process has answered."""
-        self.state = IDLE
-        self.deadline_ns = monotonic_ns() + self.owner.idle_ns
-        self.sent = UNACKNOWLEDGED_MAX + 1  # unknown, so the kernel is asked before the connection is closed
-        return 0
-
     cdef int reset(self) except -1:
         """Close with a reset, so that the kernel frees the buffers of the connection."""
-        cdef linger now
-        now.l_onoff, now.l_linger = 1, 0
         if self.state != CLOSED:
-            setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(linger))
+            reset_at_close(self.fd)
         return self.close_now()
+
+    cdef int leave_lane(self) except -1:
+        """Remove the closed connection from the lane, and release its slot."""
+        cdef Peer peer = self.holder
+        if self.preceding is not None:
+            self.preceding.following = self.following
+        else:
+            peer.first = self.following
+        if self.following is not None:
+            self.following.preceding = self.preceding
+        self.preceding = self.following = None
+        self.lane.connections[self.number] = None
+        self.lane.free_numbers.append(self.number)
+        self.lane.open -= 1
+        return self.lane.slots.release(peer)
 
     cdef int queue_disconnect(self) except -1:
         if self.general is not None:
-            self.owner.queue_disconnect(self.general)
+            self.lane.disconnects.put(self.general, self.lane.turning)
             self.general = None
         return 0

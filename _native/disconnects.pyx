@@ -17,9 +17,32 @@ cdef class Disconnects:
     def __init__(self):
         self.pending = []
 
+    cdef int put(self, object general, bint turning) except -1:
+        """Call general.connection_lost() as soon as no call into or out of a general lane is on the stack.
+
+        *turning*: a turn of the lane is on the stack, which ends with notify().
+        """
+        self.pending.append(general)
+        if not turning and not self.notifying and not self.closed and len(self.pending) == 1:
+            self.loop.call_soon(self._notify)
+        return 0
+
+    def _notify(self):
+        self.notify()
+
+    cdef int notify(self) except -1:
+        if not self.pending:
+            return 0
+        try:
+            self.notify_all()
+        finally:
+            if self.pending and not self.notifying:  # after an interrupt only
+                self.loop.call_soon(self._notify)
+        return 0
+
     cdef int notify_all(self) except -1:
         """Notify the pending general lanes one by one, never from within a notification."""
-        if not self.pending or self.notifying:
+        if self.notifying:
             return 0
         self.notifying = True
         try:

@@ -3,14 +3,14 @@ import socket
 from collections.abc import Callable
 from typing import final
 
-from _native.connection import Connection, ConnectionReceiver, Owner
+from _native.connection import Connection, ConnectionReceiver, LaneState
 from _native.index import Index
 from _native.limits import Limits
 
 __all__ = ["Lane", "Limits"]
 
 @final
-class Lane(Owner):
+class Lane(LaneState):
     """The listener and its connections, on their own epoll descriptor, which is registered in the loop."""
 
     def __init__(

@@ -16,16 +16,18 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from _native.answers cimport ANSWER_MAX
 from _native.clock cimport NANOSECONDS, monotonic_ns
-from _native.connection cimport FRESH, LEAVING, Connection, Owner, Peer
-from _native.connection_slots cimport ConnectionSlots, close_if_idle
+from _native.connection cimport FRESH, LEAVING, Connection, LaneState
+from _native.connection_slots cimport ConnectionSlots, Peer
 from _native.deadlines cimport Deadlines
 from _native.disconnects cimport Disconnects
+from _native.eviction cimport Eviction, close_if_idle
 from _native.fair_queue cimport FairQueue
 from _native.index cimport Index
 from _native.limits cimport Limits as OurLimits
 from _native.memory cimport Memory
 from _native.redirects cimport Redirects
 from _native.sockets cimport *
+from _native.transfer cimport continue_adopted, is_connected, release_idle
 
 import os
 import socket
@@ -49,27 +51,20 @@ cdef double SWEEP_SECONDS = 0.25           # largest delay of a deadline; at mos
 
 
 @cython.final
-cdef class Lane(Owner):
+cdef class Lane(LaneState):
     cdef OurLimits limits
     cdef object loop
     cdef object listener          # open while its descriptor is in the epoll set
     cdef int listener_fd
-    cdef list connections         # Connection or None, by number
-    cdef list free_numbers
-    cdef ConnectionSlots connection_slots
     cdef Deadlines deadlines
-    cdef FairQueue fair_queue
-    cdef Disconnects disconnects
+    cdef Eviction eviction
     cdef Memory memory
     cdef object sweeper           # TimerHandle while there are connections
     cdef object acceptor          # TimerHandle while out of descriptors
     cdef double sweep_seconds
     cdef uint32_t serial
     cdef Redirects redirects      # only redirected connections get fast answers; None: all connections
-    cdef bint turning
-    cdef bint queue_scheduled
     cdef uint64_t accepted, refused_total, refused_peer
-    cdef int open
 
     def __cinit__(self):
         self.epoll = self.listener_fd = -1
@@ -93,7 +88,8 @@ cdef class Lane(Owner):
         self.turn = 1
         self.connections = []
         self.free_numbers = []
-        self.connection_slots = ConnectionSlots(min(limits.connections, limits.connections_per_peer))
+        self.slots = ConnectionSlots(min(limits.connections, limits.connections_per_peer))
+        self.eviction = Eviction(self.slots)
         self.fair_queue = FairQueue()
         self.disconnects = Disconnects()
         self.deadlines = Deadlines()
@@ -118,7 +114,8 @@ cdef class Lane(Owner):
         if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             raise ValueError("the socket does not listen; call listen() before start()")
         self.use_listener(listener)
-        self.loop = loop
+        self.loop = self.fair_queue.loop = self.disconnects.loop = loop
+        self.fair_queue.serve = self._serve_queue
         loop.add_reader(self.epoll, self._turn)
 
     def accept_again(self, listener):
@@ -171,43 +168,32 @@ cdef class Lane(Owner):
                     connection.close_now()
                 elif silent or connection.state != FRESH:
                     close_if_idle(connection)
-        self.notify_disconnects_outside_turns()
+        self.notify_outside_turns()
         return self.open
 
     def release_idle(self, int most):
-        cdef Connection connection
-        cdef list released = []
         if self.turning:
             raise RuntimeError("connections are released outside of turns")
         self.send_all_due()
-        for each in self.connections:
-            if len(released) >= most:
-                break
-            if each is not None:
-                connection = <Connection>each
-                if connection.can_be_released():
-                    released.append(connection.release())
-        self.notify_disconnects()
+        released = release_idle(self.connections, most)
+        self.disconnects.notify()
         return released
 
     def adopt(self, int fd):
-        cdef sockaddr_in address
-        cdef socklen_t size = sizeof(sockaddr_in)
+        cdef uint32_t address = 0
         cdef Connection connection = None
         try:
             if self.loop is None or self.epoll < 0:
                 raise RuntimeError("only a started Lane adopts connections")
-            # Without a peer the connection has ended on its way here.
-            if getpeername(fd, <sockaddr *>&address, &size) == 0 and address.sin_family == AF_INET:
-                connection = self.admit(fd, address.sin_addr.s_addr)
+            if is_connected(fd, &address):
+                connection = self.admit(fd, address)
         finally:
             if connection is None:
                 close_fd(fd)
         if connection is None:
             return False
-        connection.adopted()
-        connection.arm()
-        self.notify_disconnects_outside_turns()
+        continue_adopted(connection)
+        self.notify_outside_turns()
         return True
 
     def close(self):
@@ -227,7 +213,8 @@ cdef class Lane(Owner):
         self.fair_queue.clear()
         close_fd(self.epoll)
         self.epoll = -1
-        self.notify_disconnects_outside_turns()
+        self.disconnects.closed = True
+        self.notify_outside_turns()
 
     def counters(self):
         return {
@@ -235,8 +222,8 @@ cdef class Lane(Owner):
             "open": self.open,
             "refused_total": self.refused_total,
             "refused_peer": self.refused_peer,
-            "evicted_idle": self.connection_slots.evicted_idle,
-            "evicted_slow": self.connection_slots.evicted_slow,
+            "evicted_idle": self.eviction.idle,
+            "evicted_slow": self.eviction.slow,
             "narrowed": self.memory.narrowed,
             "evicted_memory": self.memory.evicted,
             "refused_memory": self.memory.refused,
@@ -280,24 +267,23 @@ cdef class Lane(Owner):
         finally:
             self.send_all_due()
             if self.memory.must_measure(self.sent):
-                self.memory.measure(self, self.connections, self.connection_slots)
+                self.memory.measure(self, self.connections, self.slots)
             self.turning = False
-            self.schedule_queue()
-            self.notify_disconnects()
+            self.fair_queue.schedule()
+            self.disconnects.notify()
 
     def _serve_queue(self):
         """Serve the fair queue for TURN_NS, one connection at a time."""
         cdef Connection connection
         cdef int64_t until = monotonic_ns() + TURN_NS
-        self.queue_scheduled = False
+        self.fair_queue.scheduled = False
         self.turning = True
         try:
             while self.fair_queue.any:
-                connection = self.fair_queue.take()
+                connection = <Connection>self.fair_queue.take()
                 self.turn += 1
                 try:
-                    connection.process_unread()
-                    connection.arm()
+                    connection.take_turn()
                 except BaseException as error:
                     self.handler_failed(connection, error)
                 self.send_all_due()
@@ -305,10 +291,10 @@ cdef class Lane(Owner):
                     break
         finally:
             if self.memory.must_measure(self.sent):
-                self.memory.measure(self, self.connections, self.connection_slots)
+                self.memory.measure(self, self.connections, self.slots)
             self.turning = False
-            self.schedule_queue()
-            self.notify_disconnects()
+            self.fair_queue.schedule()
+            self.disconnects.notify()
 
     def _sweep(self):
         cdef bint done
@@ -316,13 +302,13 @@ cdef class Lane(Owner):
         try:
             done = self.deadlines.close_late(self.connections)
             if self.memory.is_due(self.open, self.sent):
-                self.memory.measure(self, self.connections, self.connection_slots)
+                self.memory.measure(self, self.connections, self.slots)
         finally:
             self.turning = False
         self.sweeper = None
         if self.open:
             self.sweeper = self.loop.call_later(self.sweep_seconds if done else SWEEP_AGAIN_SECONDS, self._sweep)
-        self.notify_disconnects()
+        self.disconnects.notify()
 
     def _resume_accepting(self):
         self.acceptor = None
@@ -332,32 +318,6 @@ cdef class Lane(Owner):
             self.watch_listener()
         except OSError:
             self.acceptor = self.loop.call_later(REST_SECONDS, self._resume_accepting)
-
-    # Called by connections.
-
-    cdef int enqueue(self, Connection connection) except -1:
-        if connection.unread is not None or connection.state == FRESH:
-            self.fair_queue.put(connection)
-            if not self.turning:
-                self.schedule_queue()
-        return 0
-
-    cdef int set_held(self, Connection connection, bint held) except -1:
-        return self.connection_slots.set_held(connection.holder, held)
-
-    cdef int remove(self, Connection connection) except -1:
-        self.connections[connection.number] = None
-        self.free_numbers.append(connection.number)
-        self.open -= 1
-        return self.connection_slots.release(connection)
-
-    cdef int queue_disconnect(self, object general) except -1:
-        self.disconnects.pending.append(general)
-        if self.turning or self.disconnects.notifying:
-            return 0
-        if self.epoll >= 0 and len(self.disconnects.pending) == 1:
-            self.loop.call_soon(self._notify_disconnects)
-        return 0
 
     # Private.
 
@@ -373,12 +333,6 @@ cdef class Lane(Owner):
                 connection.send_due()
             except BaseException as error:
                 self.handler_failed(connection, error)
-        return 0
-
-    cdef int schedule_queue(self) except -1:
-        if self.fair_queue.any and not self.queue_scheduled:
-            self.queue_scheduled = True
-            self.loop.call_soon(self._serve_queue)
         return 0
 
     cdef int watch_listener(self) except -1:
@@ -436,18 +390,18 @@ cdef class Lane(Owner):
 
     cdef Connection admit(self, int fd, object address):
         """Take ownership of *fd*; return None if it gets no slot. An exception leaves the lane unchanged."""
-        cdef Peer peer = self.connection_slots.peer_of(address)
+        cdef Peer peer = self.slots.peer_of(address)
         cdef Connection connection
         cdef uint32_t number
         if peer.open >= self.limits.connections_per_peer:
             self.refused_peer += 1
             return None
-        if self.memory.is_short and self.memory.exceeds_share(peer, self.connection_slots):
+        if self.memory.is_short and self.memory.exceeds_share(peer, self.slots):
             self.memory.refused += 1
             return None
         if self.open >= self.limits.connections:
             self.send_all_due()  # a connection with a due answer is not idle, but may be after sending it
-            if not self.connection_slots.evict_for(peer):
+            if not self.eviction.evict_for(peer):
                 self.refused_total += 1
                 return None
         if self.sweeper is None:
@@ -456,14 +410,14 @@ cdef class Lane(Owner):
         if not self.free_numbers:
             self.connections.append(None)
             self.free_numbers.append(len(self.connections) - 1)
-        self.connection_slots.take(peer, connection)
+        self.slots.take(peer)
         number = self.free_numbers.pop()
         self.connections[number] = connection
         self.open += 1
         self.serial += 1
         if self.redirects is not None and not self.redirects.matches(fd):
             address = None
-        connection.begin(self, fd, address, number, self.serial)
+        connection.begin(self, peer, fd, address, number, self.serial)
         return connection
 
     cdef int read_first(self, Connection connection) except -1:
@@ -474,7 +428,7 @@ cdef class Lane(Owner):
             peer.arrivals = 0
         peer.arrivals += 1
         if peer.arrivals > <int>ARRIVALS_PER_TURN:
-            return self.enqueue(connection)
+            return connection.enqueue()
         connection.read()
         return connection.arm()
 
@@ -484,23 +438,8 @@ cdef class Lane(Owner):
         self.acceptor = self.loop.call_later(REST_SECONDS, self._resume_accepting)
         return 0
 
-    def _notify_disconnects(self):
-        self.notify_disconnects()
-
-    cdef int notify_disconnects_outside_turns(self) except -1:
-        if not self.turning:
-            self.notify_disconnects()
-        return 0
-
-    cdef int notify_disconnects(self) except -1:
-        if not self.disconnects.pending:
-            return 0
-        try:
-            self.disconnects.notify_all()
-        finally:
-            if self.disconnects.pending and not self.disconnects.notifying:  # after an interrupt only
-                self.loop.call_soon(self._notify_disconnects)
-        return 0
+    cdef int notify_outside_turns(self) except -1:
+        return 0 if self.turning else self.disconnects.notify()
 
     cdef int handler_failed(self, Connection connection, object error) except -1:
         """Close the connection whose general lane raised *error*; no other connection is affected."""

@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from _native.connection cimport Connection, Owner, Peer
-from _native.connection_slots cimport ConnectionSlots
+from _native.connection cimport Connection, LaneState
+from _native.connection_slots cimport ConnectionSlots, Peer
 
 cdef class Memory:
     cdef int64_t limit_bytes     # of all connections together; 0 without a limit
@@ -13,7 +13,7 @@ cdef class Memory:
     cdef uint64_t narrowed, evicted, refused
     cdef bint is_due(self, int open, int64_t sent) noexcept
     cdef bint must_measure(self, int64_t sent) noexcept
-    cdef int measure(self, Owner owner, list connections, ConnectionSlots connection_slots) except -1
+    cdef int measure(self, LaneState lane, list connections, ConnectionSlots connection_slots) except -1
     cdef bint exceeds_share(self, Peer peer, ConnectionSlots connection_slots) noexcept
     # Private.
     cdef int64_t bytes_of(self, Connection each, bint again) noexcept

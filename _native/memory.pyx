@@ -23,9 +23,9 @@ cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t
 
-from _native.connection cimport CLOSED, HANDED_OVER, HELD, LEAVING, Connection, Owner, Peer
+from _native.connection cimport CLOSED, HANDED_OVER, HELD, LEAVING, Connection, LaneState
 from _native.clock cimport monotonic_ns
-from _native.connection_slots cimport ConnectionSlots
+from _native.connection_slots cimport ConnectionSlots, Peer
 from _native.sockets cimport *
 
 import heapq
@@ -72,7 +72,7 @@ cdef class Memory:
     cdef bint exceeds_share(self, Peer peer, ConnectionSlots connection_slots) noexcept:
         return peer.bytes > self.share(connection_slots)
 
-    cdef int measure(self, Owner owner, list connections, ConnectionSlots connection_slots) except -1:
+    cdef int measure(self, LaneState lane, list connections, ConnectionSlots connection_slots) except -1:
         """Make one pass: measure all connections and apply the limit."""
         cdef bint again = self.passes % <int>AGAIN_PASSES == 0
         cdef Connection connection
@@ -83,7 +83,7 @@ cdef class Memory:
         self.used = 0
         self.passes += 1
         self.measured_ns = monotonic_ns()
-        owner.sent = 0
+        lane.sent = 0
         for each in connections:
             if each is None:
                 continue
@@ -175,7 +175,7 @@ cdef class Memory:
 
     cdef list order_of(self, Peer peer):
         """Return the connections of *peer*; the first one to reset is the last."""
-        cdef Connection connection = peer.first
+        cdef Connection connection = <Connection>peer.first
         cdef list order = []
         while connection is not None:
             order.append((not held_last(connection), connection.bytes, connection.serial, connection))

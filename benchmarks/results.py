@@ -182,6 +182,16 @@ class Controller:
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """NMI's start until it is Active."""
+
+    cores: float | None
+    """The limit of CPU time; None without a limit."""
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Budget:
     what: str
     unit: str

@@ -17,11 +17,11 @@ from typing import Final
 from benchmarks import machine
 from benchmarks.budgets import budgets
 from benchmarks.controller.run import SIZES, costs, fed
-from benchmarks.load import cases, closed_loop, disturbances, open_loop
+from benchmarks.load import cases, closed_loop, cpu_limit, disturbances, open_loop
 from benchmarks.load.benchmark_node import BenchmarkNode, behind_the_rule, on_loopback
 from benchmarks.load.cases import Load
 from benchmarks.load.closed_loop import Pace
-from benchmarks.load.footprint import start_seconds, weighed
+from benchmarks.load.footprint import started, weighed
 from benchmarks.load.mounted import possible
 from benchmarks.load.nginx import UNPACKED
 from benchmarks.load.servers import found
@@ -39,12 +39,15 @@ from benchmarks.results import (
     Micro,
     OpenLoop,
     Results,
+    Start,
     write,
 )
 
 FULL_SECONDS: Final = 800.0
 """The limit for waits and repetitions, so that the run ends within 15 minutes."""
 QUICK_SECONDS: Final = 120.0
+CHART_CORES: Final = 1.0
+"""The chart's default for NMI's limits.cpu."""
 LEFT_OUT: Final = (
     "Servers and clients share one machine's loopback, except in the rows of the nat rule: there is no network card.",
     "nginx sends the same bytes and looks at nothing; NMI reads the request, knows the pod, counts down the token.",
@@ -67,7 +70,7 @@ class Found:
     open_loop: tuple[OpenLoop, ...] = ()
     background: list[Background] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
-    start_seconds: float | None = None
+    starts: list[Start] = field(default_factory=list)
     micro: tuple[Micro, ...] = ()
     controller: tuple[Controller, ...] = ()
 
@@ -135,7 +138,9 @@ class Bench:
             log_progress(f"memory, {pods} pods")
             self.found.memory.append(weighed(pods))
         log_progress("start")
-        self.found.start_seconds = start_seconds(cases.PODS)
+        self.found.starts.append(started(cases.PODS))
+        if cpu_limit.possible():
+            self.found.starts.append(started(cases.PODS, cores=CHART_CORES))
 
     def functions(self) -> None:
         self.found.micro = tuple(rows())
@@ -203,7 +208,7 @@ def main() -> None:
         memory=tuple(result.memory),
         micro=result.micro,
         controller=result.controller,
-        budgets=budgets(result.cases, result.background, result.memory, result.controller, result.start_seconds),
+        budgets=budgets(result.cases, result.background, result.memory, result.controller, result.starts),
         left_out=left_out(bench, asked.only),
     )
     file = write(results, asked.results)

@@ -48,7 +48,7 @@ def show(preview: Preview, output: Output, console: Console, *, everything: bool
     if more:
         console.print(f"\n… and {more} more VMs and scale sets (--all lists them)")
     if preview.left_out:
-        table = Table("left out until they are corrected", "pods", "why", box=SIMPLE, title_justify="left")
+        table = Table("ignored until they are corrected", "pods", "why", box=SIMPLE, title_justify="left")
         for each in preview.left_out:
             table.add_row(_escape(f"{each.kind} {each.name}"), str(each.pods), _escape(each.why))
         console.print(table)

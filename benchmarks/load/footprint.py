@@ -2,16 +2,18 @@
 
 import statistics
 import time
+from contextlib import nullcontext
 from typing import Final
 
 from benchmarks.load import requests
 from benchmarks.load.addresses import FIRST_POD
 from benchmarks.load.benchmark_node import GENERATOR_CORE
+from benchmarks.load.cpu_limit import CpuLimit, limited
 from benchmarks.load.generator import Group, run
 from benchmarks.load.mounted import possible
 from benchmarks.load.node import node
 from benchmarks.load.node_servers import NodeServers, node_servers
-from benchmarks.results import Memory
+from benchmarks.results import Memory, Start
 
 LOAD_SECONDS: Final = 3.0
 CONNECTIONS: Final = 256
@@ -30,15 +32,23 @@ def weighed(pods: int) -> Memory:
             return Memory(pods, idle, ours.peak_rss_mib())
 
 
-def start_seconds(pods: int, times: int = STARTS) -> float:
-    """Return the seconds from start to Active on a node of *pods*: the median of several starts."""
+def started(pods: int, *, cores: float | None = None, times: int = STARTS) -> Start:
+    """Return the medians of several starts on a node of *pods*, with *cores* as the limit of CPU time.
+
+    Raises OSError for a limit without the permission to create cgroups.
+    """
     mounted = possible()
-    with node_servers() as around:
+    with node_servers() as around, limited(cores) if cores is not None else nullcontext() as limit:
         around.add_pods(pods)
-        return statistics.median(_start_seconds(around, mounted) for _ in range(times))
+        each = [_started(around, mounted, limit) for _ in range(times)]
+    return Start(
+        cores=cores,
+        seconds=statistics.median(one.seconds for one in each),
+        cpu_seconds=statistics.median(one.cpu_seconds for one in each),
+    )
 
 
-def _start_seconds(around: NodeServers, mounted: bool) -> float:
+def _started(around: NodeServers, mounted: bool, limit: CpuLimit | None) -> Start:
     began = time.monotonic()
-    with node(around, mounted=mounted):
-        return time.monotonic() - began
+    with node(around, mounted=mounted, limit=limit) as ours:
+        return Start(None, time.monotonic() - began, ours.cpu_seconds())

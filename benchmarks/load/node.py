@@ -1,6 +1,7 @@
 """The real NMI under test: one process on one core."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
+from benchmarks.load.cpu_limit import CpuLimit
 from benchmarks.load.mounted import with_service_account
 from benchmarks.load.node_servers import NODE, NodeServers
 from benchmarks.load.servers import HERE, TOKEN_PATH, Side, ask, folder, running, wait_until
@@ -46,6 +48,11 @@ class Node:
     def peak_rss_mib(self) -> float:
         """Return the maximum of the resident memory since the start (VmHWM)."""
         return self._status_mib("VmHWM")
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time since the start, with that of ended child processes. Its resolution is 10 ms."""
+        fields = Path(f"/proc/{self.pids[0]}/stat").read_text().rpartition(")")[2].split()
+        return sum(int(each) for each in fields[11:15]) / os.sysconf("SC_CLK_TCK")
 
     def answer(self, pod: str, path: str = TOKEN_PATH) -> bytes:
         """Return the body of the response to the pod at this address. Raises ProgramError if it is no token."""
@@ -90,10 +97,12 @@ def node(
     name: str = "nmi",
     behind: Wire | None = None,
     mounted: bool = False,
+    limit: CpuLimit | None = None,
 ) -> Iterator[Node]:
     """Start NMI in *world* and wait until it is Active. Raises ProgramError if it does not become Active.
 
-    *mounted*: it finds the API server as in a pod, by its service account, not by a kubeconfig.
+    *mounted*: it finds the API server as in a pod, by its service account, not by a kubeconfig. *limit* limits its CPU
+    time.
 
     It runs on loopback without a rule, or *behind* a wire whose node side has *world*: then NMI's nat rule redirects to
     it, and it serves redirected connections only.
@@ -116,6 +125,8 @@ def node(
         log = kept / "nmi.log"
         if mounted:
             command = with_service_account(command, node_servers.kubeconfig, kept)
+        if limit is not None:
+            command = limit.enter(command)
         with running(name, command, log=log, core=core, side=node_servers.side) as process:
             address, its_port = behind.imds if behind else ("127.0.0.1", port)
             pods = behind.pods if behind else HERE

@@ -41,7 +41,7 @@ def _lines(preview: Preview, *, everything: bool) -> Iterator[str]:
         yield f"… and {more} more VMs and scale sets (--plan-all lists them)"
     if preview.left_out:
         yield ""
-        yield "left out until they are corrected:"
+        yield "ignored until they are corrected:"
         for each in preview.left_out:
             yield f"  {each.kind} {each.name} ({counted(each.pods, 'pod')}): {each.why}"
 
@@ -49,7 +49,7 @@ def _lines(preview: Preview, *, everything: bool) -> Iterator[str]:
 def summary(preview: Preview) -> Iterator[str]:
     """Yield the totals and their basis."""
     numbers = preview.summary
-    yield "What MIC would do; nothing has been done."
+    yield "Changes that MIC would make; no change was made."
     if preview.settings:
         yield f"  with {', '.join(f'--{name}={value}' for name, value in preview.settings.items())}"
     if preview.changes:
@@ -58,15 +58,12 @@ def summary(preview: Preview) -> Iterator[str]:
             yield (
                 f"  Azure: {counted(numbers.updates, 'update')}, on {numbers.hosts_changed} of "
                 f"{counted(numbers.hosts, 'VM or scale set', 'VMs and scale sets')}; "
-                f"{counted(numbers.identities_added, 'identity', 'identities')} added, "
-                f"{numbers.identities_removed} taken off"
+                f"{counted(numbers.identities_added, 'identity', 'identities')} to attach, "
+                f"{numbers.identities_removed} to detach"
             )
     else:
         yield f"  {NOTHING if preview.asked_azure and not preview.unanswered else NOTHING_KNOWN}"
-    yield (
-        "  pods with the label of a binding that have what they can have already: "
-        f"{numbers.pods_as_they_should_be} of {numbers.pods}"
-    )
+    yield (f"  pods that a binding selects: {numbers.pods_as_they_should_be} of {numbers.pods} need no change")
     if not preview.asked_azure:
         yield "  Azure was not read, so attached and detached identities of VMs and scale sets are unknown."
     yield from unanswered(preview)
@@ -144,7 +141,7 @@ def counted(number: int, one: str, many: str = "") -> str:
 
 def fine(host: HostPreview) -> str:
     """Return the number of objects that are in sync."""
-    return counted(host.as_it_should_be, "object is as it should be", "objects are as they should be")
+    return counted(host.as_it_should_be, "object is in sync", "objects are in sync")
 
 
 def _host(host: HostPreview, *, everything: bool) -> Iterator[str]:

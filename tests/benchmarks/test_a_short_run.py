@@ -1,15 +1,16 @@
 """Every part of the suite once, short, on real servers: each yields its rows, and no request fails."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.load import cases, closed_loop, disturbances, open_loop
+from benchmarks.load import cases, closed_loop, cpu_limit, disturbances, open_loop
 from benchmarks.load.benchmark_node import BenchmarkNode, on_loopback
 from benchmarks.load.closed_loop import Pace
-from benchmarks.load.footprint import start_seconds, weighed
+from benchmarks.load.footprint import started, weighed
 from benchmarks.load.mounted import possible
 from benchmarks.load.node import node
 from benchmarks.load.node_servers import node_servers
@@ -76,7 +77,21 @@ def test_the_memory_of_a_node_is_measured() -> None:
 
 
 def test_the_start_time_is_measured() -> None:
-    assert 0.1 < start_seconds(3, times=2) < 30
+    found = started(3, times=2)
+    assert 0.1 < found.seconds < 30
+    assert 0.1 < found.cpu_seconds < 10
+
+
+@pytest.mark.root
+def test_a_limit_of_cpu_time_delays_the_start() -> None:
+    if not cpu_limit.possible():  # in a container whose cgroups are read-only
+        with pytest.raises(OSError, match="cgroup"):
+            started(3, cores=0.1, times=1)
+        return
+    found = started(3, cores=0.1, times=1)
+    assert found.cores == 0.1
+    assert found.seconds > 3 * found.cpu_seconds
+    assert not list(cpu_limit.ROOT.glob(f"**/nmi-benchmark-{os.getpid()}"))
 
 
 @pytest.mark.root

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.budgets import budgets
-from benchmarks.results import Background, Case, Controller, Memory, Quartiles, Ratios
+from benchmarks.results import Background, Case, Controller, Memory, Quartiles, Ratios, Start
 from tests.benchmarks.sample_results import case
 
 BACKGROUND = (Background("relist", "re-list", "", 1, 1, 1, 4_900, 1, 0, 0),)
+STARTS = (Start(None, 0.79, 0.49), Start(1.0, 1.4, 0.49))
 MEMORY = (Memory(250, 50, 63), Memory(10_000, 80, 119))
 MIC = (Controller(1_000, 9, 9_000, 999, None), Controller(10_000, 2.9, 900, 299, None))
 
@@ -37,9 +38,9 @@ def missed(
     background: tuple[Background, ...] = BACKGROUND,
     memory: tuple[Memory, ...] = MEMORY,
     controller: tuple[Controller, ...] = MIC,
-    start_seconds: float | None = 0.79,
+    starts: tuple[Start, ...] = STARTS,
 ) -> list[str]:
-    found = budgets(cases, background, memory, controller, start_seconds)
+    found = budgets(cases, background, memory, controller, starts)
     return [each.what for each in found if not each.met]
 
 
@@ -65,7 +66,11 @@ def test_a_stall_too_much_memory_and_a_slow_start_are_named() -> None:
     assert missed(background=(replace(BACKGROUND[0], p999_us=5_001),)) == ["re-list of 250 pods: p99.9"]
     assert missed(memory=(replace(MEMORY[0], load_mib=64.1), MEMORY[1])) == ["memory under load, 250 pods"]
     assert missed(memory=(MEMORY[0], replace(MEMORY[1], load_mib=120.1))) == ["memory under load, 10,000 pods"]
-    assert missed(start_seconds=0.81) == ["start to Active, 250 pods"]
+    assert missed(starts=(replace(STARTS[0], seconds=0.81),)) == ["start to Active, 250 pods"]
+    assert missed(starts=(replace(STARTS[0], cpu_seconds=0.51),)) == ["start to Active, 250 pods: CPU"]
+    limited = replace(STARTS[1], seconds=1.6)
+    assert missed(starts=(STARTS[0], limited)) == ["start to Active, limit of 1 CPU"]
+    assert missed(starts=()) == ["start to Active, 250 pods", "start to Active, 250 pods: CPU"]
 
 
 def test_a_controller_with_higher_costs_is_named() -> None:
@@ -78,4 +83,4 @@ def test_a_controller_with_higher_costs_is_named() -> None:
 
 
 def test_an_unmeasured_budget_is_not_met() -> None:
-    assert len(missed((), (), (), (), None)) == len(budgets((), (), (), (), None)) == 12
+    assert len(missed((), (), (), (), ())) == len(budgets((), (), (), (), ())) == 13

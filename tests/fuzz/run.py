@@ -12,7 +12,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = ROOT / "build" / "fuzz"
-SHARES = {"scan": 3, "query": 1, "target": 1, "general": 3, "lanes": 2, "mic-objects": 3, "nmi-objects": 2, "locks": 1}
+SHARES = {
+    "scan": 3,
+    "query": 1,
+    "target": 1,
+    "general": 3,
+    "lanes": 2,
+    "mic-objects": 3,
+    "nmi-objects": 2,
+    "locks": 1,
+    "handover": 1,
+}
 """Share of the time for each target."""
 COMPILED = {"scan", "query", "lanes"}
 """Targets of compiled code run under the sanitizers; targets of Python code are several times faster without."""

@@ -23,6 +23,7 @@ from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.reading import RequestReader
 from nmi.server.request import Request
 from nmi.server.target import Action, ProxiedPaths, normal, resolve
+from tests.fuzz.handover import HandoverMessages
 from tests.fuzz.objects import LockRecords, MicObjects, NmiObjects
 from tests.native import test_lanes_agree as lanes_agree
 from tests.nmi.server.fakes import FakeConnection, Reply, ServerUnderTest, replies
@@ -299,5 +300,6 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "mic-objects": MicObjects,
     "nmi-objects": NmiObjects,
     "locks": LockRecords,
+    "handover": HandoverMessages,
 }
 """Factories of the targets. A target that owns resources has a `close` method."""

@@ -1,6 +1,8 @@
 """One end of a handover that kills its own process at a step of the protocol.
 
-python -m tests.integration.handover_peer successor STEP PATH LISTEN_PORT PROBE_PORT METRICS_PORT, or `predecessor`.
+python -m tests.integration.handover_peer successor PATH LISTEN_PORT PROBE_PORT METRICS_PORT, or `predecessor`. Each
+line of its input is a step, for which it forks a process: that saves the start of Python. It prints the number of the
+signal that ended the process.
 """
 
 import asyncio
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from nmi.handover.channel import Channel
-from nmi.handover.messages import Hello, Retired, SocketName, Sockets, Take, Taken, Welcome
+from nmi.handover.messages import VERSIONS, Hello, Retired, SocketName, Sockets, Take, Taken, Welcome
 from nmi.handover.protocol import Role
 from nmi.handover.socket_path import connect_to, listen_at
 
@@ -33,6 +35,11 @@ class Peer:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 async def succeed(peer: Peer, path: Path, ports: list[int]) -> None:
     sock = connect_to(path)
     assert sock is not None
@@ -40,7 +47,7 @@ async def succeed(peer: Peer, path: Path, ports: list[int]) -> None:
     peer.reached("connected")
     await channel.send(
         Hello(
-            versions=(1,),
+            versions=VERSIONS,
             release="test",
             listen_address="127.0.0.1",
             listen_port=ports[0],
@@ -66,14 +73,13 @@ async def precede(peer: Peer, path: Path, ports: list[int]) -> None:
         socket.create_server((address, port)) for address, port in zip(("127.0.0.1", "", ""), ports, strict=True)
     ]
     listener, _ = listen_at(path)
-    sys.stdout.write("listening\n")
-    sys.stdout.flush()
+    say("listening")
     accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
     channel = Channel(accepted, Role.PREDECESSOR)
     peer.reached("connected")
     await channel.receive()
     peer.reached("hello")
-    await channel.send(Welcome(version=1, release="test", sockets=NAMES))
+    await channel.send(Welcome(version=max(VERSIONS), release="test", sockets=NAMES))
     peer.reached("welcome")
     await channel.receive()
     peer.reached("take")
@@ -85,9 +91,15 @@ async def precede(peer: Peer, path: Path, ports: list[int]) -> None:
     peer.reached("retired")
 
 
-def main(role: str, step: str, path: str, *ports: str) -> None:
+def main(role: str, path: str, *ports: str) -> None:
     run = succeed if role == "successor" else precede
-    asyncio.run(run(Peer(step), Path(path), [int(each) for each in ports]))
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            asyncio.run(run(Peer(line.strip()), Path(path), [int(each) for each in ports]))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        say(str(os.WTERMSIG(status)))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = [
-    *("histogram", "scan", "query", "answers", "index"),
-    *("redirects", "connection", "limits", "connection_slots"),
-    *("fair_queue", "memory", "deadlines", "disconnects", "lane"),
+    *("histogram", "scan", "query", "answers", "index", "redirects", "limits"),
+    *("connection_slots", "fair_queue", "disconnects", "connection"),
+    *("eviction", "memory", "deadlines", "transfer", "lane"),
 ]
 SOURCES = sorted([*ROOT.glob("_native/*.pyx"), *ROOT.glob("_native/*.pxd")])
 BELOW = {
@@ -23,26 +23,22 @@ BELOW = {
     "answers": {"histogram", "clock"},
     "index": {"answers", "query"},
     "redirects": {"sockets"},
-    "connection": {"answers", "clock", "index", "query", "redirects", "scan", "sockets"},
     "limits": {"clock"},
-    "connection_slots": {"connection", "sockets"},
-    "memory": {"clock", "connection", "connection_slots", "sockets"},
-    "fair_queue": {"connection"},
-    "deadlines": {"clock", "connection"},
+    "connection_slots": set[str](),
+    "fair_queue": {"connection_slots"},
     "disconnects": {"clock"},
+    "sending": {"sockets"},
+    "connection": {
+        *("answers", "clock", "index", "redirects", "scan", "sockets"),
+        *("connection_slots", "disconnects", "fair_queue", "sending"),
+    },
+    "eviction": {"connection", "connection_slots", "sockets"},
+    "memory": {"clock", "connection", "connection_slots", "sockets"},
+    "deadlines": {"clock", "connection"},
+    "transfer": {"clock", "connection", "sockets"},
     "lane": {
-        "answers",
-        "clock",
-        "connection",
-        "deadlines",
-        "index",
-        "limits",
-        "disconnects",
-        "memory",
-        "connection_slots",
-        "redirects",
-        "sockets",
-        "fair_queue",
+        *("answers", "clock", "connection", "connection_slots", "deadlines", "disconnects", "eviction", "fair_queue"),
+        *("index", "limits", "memory", "redirects", "sockets", "transfer"),
     },
 }
 """The imports inside the package that each module may have."""
@@ -67,6 +63,14 @@ def test_the_import_check_finds_an_upward_import(tmp_path: Path) -> None:
     source = tmp_path / "scan.pyx"
     source.write_text("cimport cython\nfrom nmi.server cimport x\nimport podidentity.azure\n")
     assert imported(source) == {"cython", "nmi.server", "podidentity.azure"}
+
+
+def test_no_module_is_below_itself() -> None:
+    below = {name: set(direct) for name, direct in BELOW.items()}
+    for _ in below:
+        for names in below.values():
+            names.update(*(below[name] for name in tuple(names)))
+    assert [name for name, names in below.items() if name in names] == []
 
 
 def test_every_module_is_compiled_and_has_a_stub() -> None:

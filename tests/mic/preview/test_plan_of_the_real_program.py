@@ -51,8 +51,8 @@ async def test_next_to_a_leader_without_open_work_the_plan_is_empty(cloud: Emula
     assert (answer.code, answer.err) == (0, "")
     assert "Nothing to do." in answer.out
     assert "already: 1 of 1" in answer.out
-    assert "as it should be" not in answer.out
-    assert "1 object is as it should be" in (await plan(cloud, "--plan-all")).out
+    assert "in sync" not in answer.out
+    assert "1 object is in sync" in (await plan(cloud, "--plan-all")).out
     assert len(cloud.arm.writes()) == before
     after = cloud.api.store.get("leases.coordination.k8s.io", "aad-pod-identity-mic", "default")["spec"][
         "holderIdentity"
@@ -157,7 +157,7 @@ async def test_a_host_without_a_response_is_reported_and_the_exit_code_is_1(clou
     )
     answer = await plan(cloud)
     assert answer.code == 1, answer.out
-    assert "What MIC would do" in answer.out, "the known part is printed"
+    assert "Changes that MIC would make" in answer.out, "the known part is printed"
     assert answer.err.startswith("mic: the plan is not complete: Azure did not answer for /subscriptions/")
     assert "check MIC's credentials in the cloud config" in answer.err
     assert len(cloud.arm.calls) == 0

@@ -66,11 +66,11 @@ def of(cluster: Cluster, *pods: str) -> Snapshot:
 def test_without_findings_only_numbers_are_printed() -> None:
     told_ = told(of(assigned(), "web"), {VM: on("demo")})
     assert text(told_) == [
-        "What MIC would do; nothing has been done.",
+        "Changes that MIC would make; no change was made.",
         "  Nothing to do.",
-        "  pods with the label of a binding that have what they can have already: 1 of 1",
+        "  pods that a binding selects: 1 of 1 need no change",
     ]
-    assert text(told_, everything=True)[-2:] == [f"{vm_id('n0')} (1 node)", "    1 object is as it should be"]
+    assert text(told_, everything=True)[-2:] == [f"{vm_id('n0')} (1 node)", "    1 object is in sync"]
 
 
 def test_while_azure_does_not_respond_the_plan_does_not_claim_that_nothing_is_to_do() -> None:
@@ -82,7 +82,7 @@ def test_an_unneeded_assignment_is_revoked_and_its_identity_detached() -> None:
     said = text(told(of(assigned()), {VM: on("demo", type_="SystemAssigned, UserAssigned")}))
     assert said[1:3] == [
         "  AzureAssignedIdentities: 1 to revoke and remove",
-        "  Azure: 1 update, on 1 of 1 VM or scale set; 0 identities added, 1 taken off",
+        "  Azure: 1 update, on 1 of 1 VM or scale set; 0 identities to attach, 1 to detach",
     ]
     assert said[5:] == [
         f"{vm_id('n0')} (1 node)",
@@ -194,7 +194,7 @@ def test_objects_that_mic_cannot_process_are_listed_with_the_reason() -> None:
         ),
     )
     said = text(told(snapshot, {VM: on()}))
-    assert said[said.index("left out until they are corrected:") + 1 :] == [
+    assert said[said.index("ignored until they are corrected:") + 1 :] == [
         f"  AzureIdentity default/bad (1 pod): {misconfigured(snapshot.identities[1])}",
         "  AzureIdentityBinding default/none (1 pod): there is no AzureIdentity default/none",
         "  Node bare (1 pod): it has no providerID, so its VM or scale set is not known",

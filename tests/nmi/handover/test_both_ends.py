@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from typing_extensions import override
 
 from nmi.handover import predecessor as predecessor_module
+from nmi.handover import socket_path as socket_path_module
 from nmi.handover.channel import Channel, ChannelClosedError
 from nmi.handover.messages import (
     PACKET_MAX,
@@ -88,6 +89,7 @@ class FakeService(FakeConnections):
         return ("listener",)
 
     def tokens(self) -> Iterator[bytes]:
+        assert "pause" not in self.calls, "the predecessor still serves"
         return iter(self.packets)
 
     async def pause(self, shared: Sequence[SocketName]) -> list[tuple[SocketName, socket.socket]]:
@@ -211,9 +213,8 @@ async def test_tokens_arrive_before_the_sockets_unless_the_successor_does_not_kn
         successor = await ends.meet(version)
         received: list[bytes] = []
 
-        def receive(packet: bytes) -> tuple[int, int]:
-            assert ends.service.calls == [], "the predecessor still serves"
-            received.append(packet)
+        def receive(packets: Sequence[bytes]) -> tuple[int, int]:
+            received.extend(packets)
             return 1, 2
 
         for _, each in await successor.take(receive):
@@ -230,8 +231,8 @@ async def test_no_more_messages_with_tokens_are_passed_or_accepted_than_agreed(p
         successor = await ends.meet()
         received: list[bytes] = []
 
-        def receive(packet: bytes) -> tuple[int, int]:
-            received.append(packet)
+        def receive(packets: Sequence[bytes]) -> tuple[int, int]:
+            received.extend(packets)
             return 1, 0
 
         for _, each in await successor.take(receive):
@@ -463,7 +464,7 @@ async def test_an_unusable_packet_ends_its_connection_only(path: Path, packet: b
         assert ends.service.calls == []
 
 
-async def test_descriptors_that_nobody_asked_for_are_closed(path: Path) -> None:
+async def test_unrequested_descriptors_are_closed(path: Path) -> None:
     async with listening(path) as ends:
         before = await asyncio.to_thread(open_descriptors)
         for _ in range(20):
@@ -499,23 +500,49 @@ async def test_silent_and_many_connections_end(path: Path, monkeypatch: pytest.M
             await asyncio.sleep(0)
         for channel in channels:
             with pytest.raises(ChannelClosedError):
-                await channel.receive()
+                async with asyncio.timeout(SECONDS):
+                    await channel.receive()
             channel.close()
         (await ends.meet()).close()
 
 
+async def test_a_connection_beyond_the_limit_is_closed_immediately(path: Path) -> None:
+    async with listening(path) as ends:
+        channels = []
+        for _ in range(CONNECTIONS_MAX + 1):
+            channels.append(await ends.connect())
+            await asyncio.sleep(0.02)
+        with pytest.raises(ChannelClosedError):
+            async with asyncio.timeout(predecessor_module.HELLO_SECONDS / 2):
+                await channels[-1].receive()
+        await channels[0].send(hello())
+        assert isinstance((await channels[0].receive())[0], Welcome)
+        for channel in channels:
+            channel.close()
+
+
+async def test_a_successor_sends_nothing_to_a_socket_of_another_user(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listening(path):
+        monkeypatch.setattr(socket_path_module, "peer_uid", lambda _: os.geteuid() + 1)
+        with pytest.raises(HandoverError, match="another user listens"):
+            await meet(path, hello(), HandoverMetrics(CollectorRegistry()))
+
+
 async def test_a_connection_of_another_user_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with listening(path) as ends:
-        channel = await ends.connect()
         monkeypatch.setattr(predecessor_module, "peer_uid", lambda _: os.geteuid() + 1)
+        channel = await ends.connect()
         with pytest.raises(ChannelClosedError):
-            await channel.receive()
+            async with asyncio.timeout(predecessor_module.HELLO_SECONDS / 2):
+                await channel.receive()
         channel.close()
         monkeypatch.undo()
         (await ends.meet()).close()
 
 
-def test_nobody_listens(path: Path) -> None:
+def test_a_socket_gets_mode_0600_and_is_removed_by_its_owner_only(path: Path) -> None:
     assert connect_to(path) is None
     listen_at(path)[0].close()
     assert connect_to(path) is None, "a socket that a killed process left"

@@ -55,6 +55,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
 )
 
 
+@settings(deadline=None)  # a busy machine
 @given(MESSAGES)
 def test_every_message_survives_its_packet(message: Message) -> None:
     packet = encode(message)
@@ -62,19 +63,21 @@ def test_every_message_survives_its_packet(message: Message) -> None:
     assert decode(packet) == message
 
 
+@settings(deadline=None)  # a busy machine
 @given(MESSAGES)
 def test_unknown_fields_are_ignored(message: Message) -> None:
     fields = msgspec.json.decode(encode(message), type=dict[str, object])
     assert decode(msgspec.json.encode({**fields, "of_a_later_version": [1, {"a": None}]})) == message
 
 
+@settings(deadline=None)  # a busy machine
 @given(st.binary(max_size=300))
 def test_any_bytes_give_a_message_or_a_protocol_error(packet: bytes) -> None:
     with suppress(ProtocolError):
         decode(packet)
 
 
-@settings(deadline=None)  # the first example of a busy machine
+@settings(deadline=None)  # a busy machine
 @given(MESSAGES, st.data())
 def test_changed_packets_give_a_message_or_a_protocol_error(message: Message, data: st.DataObject) -> None:
     packet = bytearray(encode(message))
@@ -131,6 +134,7 @@ def test_descriptors_belong_to_two_messages() -> None:
     ]
 
 
+@settings(deadline=None)  # a busy machine
 @given(st.lists(st.integers(-5, 5)))
 def test_the_highest_common_version_is_chosen(versions: list[int]) -> None:
     version = common_version(versions)
@@ -140,6 +144,7 @@ def test_the_highest_common_version_is_chosen(versions: list[int]) -> None:
         assert version == max(set(versions) & set(VERSIONS))
 
 
+@settings(deadline=None)  # a busy machine
 @given(HELLO, st.booleans(), st.booleans(), st.booleans())
 def test_only_sockets_with_the_same_settings_are_shared(
     hello: Hello, listen: bool, probes: bool, metrics: bool

@@ -3,7 +3,7 @@
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmi.handover.messages import Message, ProtocolError, Rejection, Resumed, Retired, Taken
@@ -19,6 +19,7 @@ SERVING: dict[ConversationState, Role] = {
 }
 
 
+@settings(deadline=None)  # a busy machine
 @given(st.lists(st.tuples(st.sampled_from(Role), MESSAGES), max_size=30))
 def test_both_ends_agree_on_every_sequence(sequence: list[tuple[Role, Message]]) -> None:
     ends = {role: Conversation(role) for role in Role}

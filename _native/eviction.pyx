@@ -1,0 +1,114 @@
+"""The eviction of a connection when all slots are in use.
+
+The peer with most connections loses one: of those on which nothing is pending, the one that was idle longest. So no
+peer loses a connection while another peer has more, and the peer with fewest connections is always served. If the
+peer with most connections has no idle one, it loses one on which it is slow or sends without waiting for answers. In
+this case the newcomer must have at least two fewer connections, or two busy peers would evict each other
+alternately. A connection whose request is being answered is never evicted.
+
+Cost: the connections of the peer with most are sorted for an eviction, and evicted in that order until every entry is
+outdated. Each entry is sorted once, and only an action of its peer makes it outdated. An eviction therefore costs the
+logarithm of connections_per_peer, amortised, and at most one sort of connections_per_peer entries: 0.1 ms for 512.
+"""
+
+cimport cython
+
+from _native.connection cimport (
+    CLOSED, FRESH, HANDED_OVER, HELD, IDLE, LEAVING, LINGER_NS, LINGERING, Connection,
+)
+from _native.connection_slots cimport ConnectionSlots, Peer
+from _native.sockets cimport MSG_DONTWAIT, MSG_PEEK, recv
+
+cdef enum:
+    TRIES = 8  # candidates for one eviction: a request may have arrived on any of them
+
+
+cdef bint is_idle(Connection each) noexcept:
+    """Return whether nothing is pending on the connection."""
+    return (
+        each.unread is None and each.unsent is None
+        and (each.state == IDLE or each.state == FRESH or each.state == LINGERING)
+    )
+
+
+cdef bint close_if_idle(Connection each) except -1:
+    """Close the connection unless something is pending on it. Return whether it is closed."""
+    cdef char byte = 0
+    # A request that has arrived but was not read yet is pending too.
+    if is_idle(each) and (each.state == LINGERING or recv(each.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0):
+        each.close_now()
+    return each.state == CLOSED
+
+
+cdef tuple eviction_rank(Connection each):
+    """Return the order of eviction, the smallest first: (kind, time since); None if it must not be evicted."""
+    if each.state == CLOSED or each.state == HELD:
+        return None
+    if each.unread is not None:
+        return 2, each.deadline_ns  # its peer sends faster than the fair queue serves it
+    if each.unsent is not None:
+        return 1, each.write_deadline_ns - each.lane.write_ns
+    if each.state == HANDED_OVER:
+        return 1, each.deadline_ns - each.lane.head_ns
+    if each.state == LEAVING:
+        return 1, each.deadline_ns - each.lane.write_ns
+    if each.state == LINGERING:
+        return 0, each.deadline_ns - LINGER_NS
+    return 0, each.deadline_ns - (each.lane.first_byte_ns if each.state == FRESH else each.lane.idle_ns)
+
+
+@cython.final
+cdef class Eviction:
+    def __init__(self, ConnectionSlots slots not None):
+        self.slots = slots
+
+    cdef bint evict_for(self, Peer newcomer) except -1:
+        """Close a connection in favour of *newcomer*. Return whether there was one."""
+        cdef Connection connection
+        for _ in range(<int>TRIES):
+            connection = self.next_victim(newcomer)
+            if connection is None:
+                return False
+            if not is_idle(connection):
+                connection.reset()
+                self.slow += 1
+                return True
+            if close_if_idle(connection):
+                self.idle += 1
+                return True
+        return False
+
+    cdef Connection next_victim(self, Peer newcomer):
+        """Return the connection to evict in favour of *newcomer*, or None. Each call returns another one."""
+        cdef Peer peer
+        cdef Connection connection
+        while self.slots.most and self.slots.by_count[self.slots.most] is None:
+            self.slots.most -= 1
+        if not self.slots.most:
+            return None
+        peer = <Peer>self.slots.by_count[self.slots.most]
+        for _ in range(2):
+            while peer.order:
+                then, _, each = peer.order[-1]
+                connection = <Connection>each
+                now = eviction_rank(connection)
+                if now == then and now[0] and peer.open < newcomer.open + 2:
+                    return None
+                peer.order.pop()
+                if now == then:
+                    return connection
+            self.sort_connections(peer)
+        return None
+
+    cdef int sort_connections(self, Peer peer) except -1:
+        """Sort the connections of *peer*; the next one to evict is the last."""
+        cdef Connection connection = <Connection>peer.first
+        cdef list order = []
+        while connection is not None:
+            now = eviction_rank(connection)
+            if now is not None:
+                order.append((now, connection.serial, connection))
+            connection = connection.following
+        order.sort(reverse=True)
+        peer.order = order
+        return 0
