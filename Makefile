@@ -16,8 +16,9 @@ TOOK = @echo "make $@: passed $$(($$(date +%s) - $(STARTED))) seconds after the 
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
-.PHONY: help setup demo cluster check test test-all test-examples test-plane test-measures test-sdks test-images audit lint format docs \
-	e2e e2e-node e2e-node-quick .node node fuzz handover model mutants soak hostile-objects bench bench-quick bench-controller image sbom local-images lock clean
+.PHONY: help setup demo cluster check test test-all test-examples test-plane test-measures test-sdks test-images audit \
+	lint format docs e2e e2e-node e2e-node-quick .node node fuzz handover model mutants soak soak-node hostile-objects \
+	bench bench-quick bench-controller image sbom local-images lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -29,11 +30,14 @@ setup: ## Install all system packages that the build and the tests need
 demo: .venv/.built ## Run MIC and NMI in a sandbox and follow one token
 	@$(BIN)/podidctl sandbox demo
 
+# NODE=--node=sandbox starts a node of the sandbox also where a real one is possible.
 cluster: .venv/.built ## Start a real control plane with one empty node, until Ctrl-C (as root)
-	@$(BIN)/python -m tools.cluster
+	@$(BIN)/python -m tools.cluster $(NODE)
 
 # Test processes. Each runs whole files, because tests of one file share servers. tests/selection.py orders the files.
 JOBS ?= auto
+# The tests of `make test` wait for the programs that they start, so that three run at a time on two cores.
+TEST_JOBS ?= $(shell echo $$((3 * $(if $(filter auto,$(JOBS)),$$(nproc),$(JOBS)) / 2)))
 # Each process starts its own control plane.
 PLANE_JOBS ?= 2
 # tests/selection.py sets the markers run_check, run_test and run_test_all. The folder is the input of `make audit`.
@@ -51,7 +55,7 @@ check: lint ## Lint, and run all tests that need only .venv
 test: check ## Also run the tests that need root, the emulators, helm or Prometheus
 	$(PACKAGES) test nginx prometheus
 	@$(BIN)/python -c 'from tests.testplane import up; up.tool("helm"), up.tool("helm3")'
-	$(PYTEST) $(QUICK) $(PARALLEL)=$(JOBS) -m run_test
+	$(PYTEST) $(QUICK) $(PARALLEL)=$(TEST_JOBS) -m run_test
 	$(TOOK)
 
 # Run everything else. Fuzzing and the model are short here.
@@ -136,6 +140,19 @@ model: .venv/.built ## Check the model of an address's life cycle completely (do
 SOAK_SECONDS ?= 600
 soak: .venv/.built ## Load NMI for SOAK_SECONDS (ten minutes) while pods change and servers fail
 	$(BIN)/python -m tests.soak.run $(SOAK_SECONDS) build/soak.json
+
+# The pods of a real node come and go. CNI=ptp has a link of its own for each pod. At 2,000 answers a second 10,000,000
+# answers take 84 minutes.
+SOAK_ANSWERS ?= 100000
+SOAK_RATE ?= 2000
+CNI ?= bridge
+soak-node: .venv/.built ## Load a real node until pods got SOAK_ANSWERS answers, with rollouts and faults (as root)
+	@$(BIN)/python -m tests.realnode.machine
+	$(PACKAGES) test node
+	$(TESTPLANE) build >/dev/null
+	$(TESTPLANE) tools >/dev/null
+	@tools/local-images once
+	$(BIN)/python -m tests.soak.real_node $(SOAK_ANSWERS) $(CNI) $(SOAK_RATE) build/soak-node-$(CNI).json
 
 # test-measures runs this test with a tenth of the objects.
 hostile-objects: .venv/.built ## Test MIC and NMI with a tenant that fills the API server

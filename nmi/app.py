@@ -11,7 +11,7 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Never
@@ -84,6 +84,11 @@ SUCCESSOR_SECONDS: Final = 15.0
 """How long the stop waits for a successor that synchronises. With the drain (10 s, and 0.5 s for last answers) this is
 less than a pod's grace period (30 s); NMI then removes no rule, which could take 2 * REMOVE_SECONDS more.
 """
+REGISTRATION_SECONDS: Final = 3.0
+"""How long a stop without a successor waits for one that has started and is not registered yet. Requests are served in
+this time. It is a part of SUCCESSOR_SECONDS.
+"""
+REGISTRATION_POLL_SECONDS: Final = 0.05
 LAST_ACCEPT_SECONDS: Final = 0.02
 """After the jump's removal, how long NMI accepts the connections that the kernel has queued: closing the listener would
 reset them.
@@ -244,6 +249,7 @@ class App:
         until = loop.time() + SUCCESSOR_SECONDS
         handover, takeover = self._predecessor, self._takeover
         if handover is not None and service.active:
+            await registration(handover, REGISTRATION_SECONDS)
             if handover.registered:
                 log.info("nmi serves until its successor is ready", extra={"seconds": SUCCESSOR_SECONDS})
             await handover.settle(until - loop.time())
@@ -326,8 +332,8 @@ class App:
     def _tokens_to_pass(self) -> Iterator[bytes]:
         return self._broker.tokens_to_pass() if self._broker is not None else iter(())
 
-    def _receive_tokens(self, packet: bytes) -> tuple[int, int]:
-        return self._broker.receive_tokens(packet) if self._broker is not None else (0, 0)
+    def _receive_tokens(self, packets: Sequence[bytes]) -> tuple[int, int]:
+        return self._broker.receive_tokens(packets) if self._broker is not None else (0, 0)
 
     def _health(self) -> str:
         return "Active" if self._service is not None and self._service.active else "Not Active"
@@ -480,3 +486,11 @@ def _watch_problem(cluster_cache: ClusterCache | None) -> str | None:
         return f"first lists not complete: {', '.join(f'{name}: {why}' for name, why in incomplete.items())}"
     silent = cluster_cache.silent()
     return f"silent: {', '.join(silent)}; check that the API server responds to this node" if silent else None
+
+
+async def registration(handover: Predecessor, seconds: float) -> None:
+    """Return when a successor is registered or serves, or after *seconds*."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while not (handover.registered or handover.retired) and loop.time() < until:  # noqa: ASYNC110  rare and short
+        await asyncio.sleep(REGISTRATION_POLL_SECONDS)

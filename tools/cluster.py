@@ -1,36 +1,131 @@
-"""A real control plane with one empty node and an emulated Azure, to install the chart into: `make cluster`.
+"""A control plane with one node and an emulated Azure, to install the chart into: `make cluster`.
 
-It runs until Ctrl-C. `build/cluster` contains the kubeconfig, the chart's values, and the programs in `bin`.
+The node is a real one of tests/realnode where the machine permits it, else one of the sandbox, whose kubelet starts the
+programs of this checkout. It runs until Ctrl-C. `build/cluster` contains the kubeconfig, the chart's values, and the
+programs in `bin`.
 """
 
+import argparse
 import os
+import shlex
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
-from podidctl.cli import main
+import yaml
+
+from podidctl.cli import main as podidctl
+from podidentity.version import VERSION
+from podidentity_sandbox.settings import CHART_VALUES
+from tests.realnode import machine
+from tests.realnode.bed import OUTSIDE, Bed, merged
+from tests.realnode.configuration import REPOSITORY, chart_values
+from tests.realnode.interactive import write_commands
+from tests.realnode.options import Options
 from tests.testplane import up
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "cluster"
+OURS = [Path(sys.executable).with_name(name) for name in ("podidctl", "kubectl-podidentity")]
+DEMO_IMAGE = f"docker.io/aad-pod-identity/demo:{VERSION}"
+"""The image of deploy/demo, by the name that the kubelet uses."""
+PODIDCTL = """\
+#!/bin/sh
+# podidctl in the network of the control plane. `sandbox exec POD -- COMMAND` runs a command of the machine in the
+# network of a pod of the real node.
+if [ "${{1:-}} ${{2:-}}" != "sandbox exec" ]; then
+    exec {podidctl} "$@"
+fi
+pod=$3
+shift 4
+container=$({ctr} --namespace=k8s.io containers list --quiet "labels.\\"io.kubernetes.pod.name\\"==$pod" | head -1)
+process=$({ctr} --namespace=k8s.io tasks list | awk -v name="$container" '$1 == name {{ print $2 }}')
+exec {node} nsenter --target "$process" --net -- "$@"
+"""
 
 
 def offer_programs(folder: Path) -> None:
     """Create *folder* for a shell's PATH, with links to kubectl, both versions of helm, and this project's programs."""
     folder.mkdir(parents=True)
-    ours = [Path(sys.executable).with_name(name) for name in ("podidctl", "kubectl-podidentity")]
-    for program in (*map(up.tool, ("kubectl", "helm", "helm3")), *ours):
+    for program in (*map(up.tool, ("kubectl", "helm", "helm3")), *OURS):
         (folder / program.name).symlink_to(program)
 
 
-if __name__ == "__main__":
-    if os.geteuid() != 0:
-        sys.exit("make cluster: the node is a network namespace, which needs root")
-    shutil.rmtree(FOLDER, ignore_errors=True)
+def run_sandbox() -> int:
+    """Run the control plane and a node of the sandbox until Ctrl-C. Return the exit code."""
     offer_programs(FOLDER / "bin")
     with up.Plane(FOLDER / "plane", scheduler=True) as plane:
         kubeconfig = FOLDER / "kubeconfig"
         kubeconfig.symlink_to(plane.kubeconfig)
         print(f"In another terminal: export PATH={FOLDER / 'bin'}:$PATH", flush=True)  # noqa: T201
-        code = main(["sandbox", "up", f"--kubeconfig={kubeconfig}", f"--chart-values={FOLDER / 'values.yaml'}"])
-    sys.exit(code)
+        return podidctl(["sandbox", "up", f"--kubeconfig={kubeconfig}", f"--chart-values={FOLDER / 'values.yaml'}"])
+
+
+def run_real_node() -> int:
+    """Run the control plane and a real node until Ctrl-C. Return the exit code."""
+    subprocess.run([str(ROOT / "tools" / "system-packages"), "test", "node"], cwd=ROOT, check=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with Bed(Options()) as bed:
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            write_real_node_files(bed)
+            print(guide(bed), flush=True)  # noqa: T201
+            signal.pause()
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def write_real_node_files(bed: Bed) -> None:
+    """Write kubeconfig, values and programs of *bed*, and name the demo's image as deploy/demo does."""
+    programs = FOLDER / "bin"
+    write_commands(bed, programs)
+    kubeconfig = FOLDER / "kubeconfig"
+    shutil.copy2(bed.plane.folder / "admin.kubeconfig", kubeconfig)
+    (FOLDER / "values.yaml").write_text(yaml.safe_dump(merged(CHART_VALUES, chart_values())))
+    node = bed.nodes[0]
+    ctr = (str(node.programs.ctr), "--namespace=k8s.io")
+    node.run(*ctr, "images", "tag", f"{REPOSITORY}/demo:{VERSION}", DEMO_IMAGE)
+    for program in OURS:
+        outside = bed.namespaces.command(OUTSIDE, ["env", f"KUBECONFIG={kubeconfig}", str(program)])
+        text = PODIDCTL.format(
+            podidctl=shlex.join(outside),
+            ctr=shlex.join(node.command([str(node.programs.ctr)])),
+            node=shlex.join(node.command(())),
+        )
+        (programs / program.name).write_text(text)
+        (programs / program.name).chmod(0o755)
+
+
+def guide(bed: Bed) -> str:
+    """Return the next steps."""
+    return f"""\
+The cluster is up, with the real node {bed.nodes[0].name}. Ctrl-C removes it. In another terminal:
+  export PATH={FOLDER / "bin"}:$PATH KUBECONFIG={FOLDER / "kubeconfig"}
+  on-{bed.nodes[0].name} iptables-save -t nat
+The chart's values: {FOLDER / "values.yaml"}. Logs: {bed.folder}/node-*/*.log"""
+
+
+def main(arguments: list[str]) -> int:
+    """Run a cluster with the kind of node that the arguments select. Return the exit code."""
+    parser = argparse.ArgumentParser(prog="make cluster", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--node", choices=("auto", "real", "sandbox"), default="auto", help="kind of the node")
+    kind = parser.parse_args(arguments).node
+    if os.geteuid() != 0:
+        sys.exit("make cluster: the node is a network namespace, which needs root")
+    reasons = machine.reasons() if kind != "sandbox" else []
+    if reasons and kind == "real":
+        sys.exit("\n".join(["make cluster: this machine cannot run a real node:", *reasons]))
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    if kind == "sandbox" or reasons:
+        if reasons:
+            print("\n".join(["The node is one of the sandbox, because a real one is not possible:", *reasons]))  # noqa: T201
+        return run_sandbox()
+    return run_real_node()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

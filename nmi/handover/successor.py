@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -90,11 +90,11 @@ class Successor:
         """Whether the predecessor's process exists, and would serve again if this one ended."""
 
     async def take(
-        self, receive_tokens: Callable[[bytes], tuple[int, int]] = lambda _: (0, 0)
+        self, receive_tokens: Callable[[Sequence[bytes]], tuple[int, int]] = lambda _: (0, 0)
     ) -> list[tuple[SocketName, socket.socket]]:
         """Return the predecessor's sockets; it accepts no connections from now on. Raise HandoverError.
 
-        *receive_tokens* gets each packet with tokens, and returns the number of stored tokens and of refused ones.
+        *receive_tokens* gets the packets with tokens, and returns the number of stored tokens and of refused ones.
         """
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -107,17 +107,19 @@ class Successor:
         assert isinstance(message, Sockets)  # noqa: S101
         return [(name, socket.socket(fileno=each)) for name, each in zip(message.names, descriptors, strict=True)]
 
-    async def _after_tokens(self, receive_tokens: Callable[[bytes], tuple[int, int]]) -> tuple[Message, list[int]]:
+    async def _after_tokens(
+        self, receive_tokens: Callable[[Sequence[bytes]], tuple[int, int]]
+    ) -> tuple[Message, list[int]]:
         """Return the message that follows the tokens."""
-        received = refused = 0
+        packets: list[bytes] = []
         for _ in range(TOKEN_MESSAGES_MAX + 1):
             message, descriptors = await self._channel.receive()
             if not isinstance(message, Tokens):
                 break
-            counts = receive_tokens(message.packet)
-            received, refused = received + counts[0], refused + counts[1]
+            packets.append(message.packet)
         else:
             raise ProtocolError("too many messages with tokens")
+        received, refused = receive_tokens(packets)
         self._metrics.record_tokens(received, refused)
         if refused:
             log.warning(

@@ -41,7 +41,7 @@ class Takeover:
         bind: Binder,
         *,
         in_use: Callable[..., bool],
-        receive_tokens: Callable[[bytes], tuple[int, int]],
+        receive_tokens: Callable[[Sequence[bytes]], tuple[int, int]],
     ) -> None:
         """Without *path*, every port that is in use is an error. *in_use* returns whether an error is one of these.
 

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import random as random_module
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from _native.answers import Usage
@@ -23,7 +23,7 @@ from nmi.tokens.governor import CongestedError, Governor
 from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.refresh import KeyedRequest, RefreshTimers
 from nmi.tokens.source import FetchedToken, FetchRequest, TokenKey, TokenSource, Workload, key_of
-from nmi.tokens.transfer import PassedToken, ReceivedTokens, packets_of
+from nmi.tokens.transfer import PassedToken, ReceivedTokens, is_valid, packets_of
 from podidentity.azure.errors import AzureError, NotSent, Paused, Refused
 from podidentity.azure.imds import PATIENCE_SECONDS
 from podidentity.resources import AzureIdentity, IdentityType
@@ -228,8 +228,8 @@ class TokenBroker:
 
     def tokens_to_pass(self) -> Iterator[bytes]:
         """Return packets with the tokens that a successor can use, the most recently used first."""
-        now, wall_now = self._clock(), self._wall_clock()
-        return packets_of(
+        now = self._clock()
+        tokens = (
             PassedToken(
                 key,
                 (cached.token, *cached.auxiliary),
@@ -239,15 +239,19 @@ class TokenBroker:
                 cached.correlation,
             )
             for key, cached in self._tokens.newest()
-            if cached.left(now) > SOON_SECONDS and cached.token.expires_on > wall_now
         )
+        return packets_of(filter(is_valid, tokens))
 
-    def receive_tokens(self, packet: bytes) -> tuple[int, int]:
-        """Store the tokens of another NMI's *packet* for requests with their keys.
+    def receive_tokens(self, packets: Iterable[bytes]) -> tuple[int, int]:
+        """Store the tokens of another NMI's *packets* for requests with their keys, in place of earlier ones.
 
         Return the number of stored tokens, and of refused ones.
         """
-        return self._received.add(packet, self._clock()) if self._caching else (0, 0)
+        if not self._caching:
+            return 0, 0
+        self._received = ReceivedTokens()
+        counts = [self._received.add(each, self._clock()) for each in packets]
+        return sum(stored for stored, _ in counts), sum(refused for _, refused in counts)
 
     def _use_received(
         self, source: TokenSource, request: KeyedRequest, now: float

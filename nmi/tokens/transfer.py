@@ -26,6 +26,8 @@ TEXT_MAX: Final = 4096
 ACCESS_TOKEN_MAX: Final = 64 * 1024
 TENANTS_MAX: Final = 32
 LIFETIME_MAX_SECONDS: Final = 7 * 24 * 3600.0
+TIME_MAX: Final = 2**40
+"""Unix seconds."""
 EXPIRED_STEP_SECONDS: Final = 60.0
 """The interval at which expired tokens are dropped."""
 
@@ -101,6 +103,8 @@ def is_valid(passed: PassedToken) -> bool:
 
 def _belongs_to(token: Token, client_id: str) -> bool:
     if not _are_short(token.resource, token.client_id, token.token_type, token.ext_expires_in):
+        return False
+    if not (0 <= token.expires_on <= TIME_MAX and 0 <= token.not_before <= TIME_MAX):
         return False
     if len(token.access_token) > ACCESS_TOKEN_MAX or not _ACCESS_TOKEN.fullmatch(token.access_token):
         return False

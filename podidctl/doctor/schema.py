@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from mic.preview.schema import ReportModel
 from podidctl.printing import plain
+from podidctl.report_parts import Statement
 
 
 class Level(StrEnum):
@@ -18,15 +19,12 @@ class Level(StrEnum):
     """The state could not be read."""
 
 
-class Finding(ReportModel, frozen=True):
+class Finding(Statement, frozen=True):
     """Result of one check, as one line."""
 
     check: str
     """Name of the check, from a closed set."""
     level: Level
-    says: str
-    next: str = ""
-    """The next action; never empty for a problem or a warning."""
 
 
 class Report(ReportModel, frozen=True):

@@ -8,6 +8,7 @@ from mic.preview.schema import ReportModel
 from podidctl.diagnosis.decision import Outcome
 from podidctl.diagnosis.nmi_log import LoggedDecision
 from podidctl.printing import plain
+from podidctl.report_parts import Statement
 
 
 class LinkState(StrEnum):
@@ -18,7 +19,7 @@ class LinkState(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Link(ReportModel, frozen=True):
+class Link(Statement, frozen=True):
     """One link between a pod and its token."""
 
     link: str
@@ -26,9 +27,6 @@ class Link(ReportModel, frozen=True):
     about: str
     """The object's namespace and name, or another identification."""
     state: LinkState
-    says: str
-    next: str = ""
-    """The next action; never empty for a broken link."""
 
 
 def make_link(link: str, about: str, state: LinkState, says: str, then: str = "") -> Link:

@@ -1,8 +1,8 @@
 """Protobuf bodies of the few documents that kubectl sends in no other form. Pure.
 
-`kubectl create namespace|configmap|secret|serviceaccount|token`, `kubectl auth can-i` and typed deletes encode what
-they send in protobuf; answers may always be JSON. Field numbers are from the `generated.proto` files of k8s.io/api and
-k8s.io/apimachinery. A field that is not known here, and not empty, is refused rather than lost.
+`kubectl create namespace|configmap|secret|serviceaccount|token`, `kubectl auth can-i` and `kubectl drain` encode their
+requests in protobuf, and do not repeat them in JSON after a 415. Responses may always be JSON. Field numbers are from
+the `generated.proto` files of k8s.io/api and k8s.io/apimachinery. An unknown field is refused unless it is empty.
 """
 
 import base64
@@ -84,6 +84,8 @@ _MESSAGES: Final[Mapping[str, Mapping[int, _Field]]] = {
         5: _Field("dryRun", repeated=True),
     },
 }
+KINDS: Final = frozenset(_MESSAGES)
+"""The kinds that `decode` accepts: those that kubectl sends as protobuf and that the server serves."""
 
 
 def decode(data: bytes) -> Document:

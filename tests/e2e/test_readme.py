@@ -58,10 +58,12 @@ class Terminal:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[None]:
-    """The processes and files of `make cluster`; none remains after Ctrl-C."""
+    """The processes and files of `make cluster` with a node of the sandbox; none remains after Ctrl-C."""
     log = tmp_path / "cluster.log"
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-m", "tools.cluster"], cwd=ROOT, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tools.cluster", "--node=sandbox"], cwd=ROOT, stdout=output, stderr=output
+        )
     deadline = time.monotonic() + UP_SECONDS
     while "The sandbox is up" not in log.read_text():
         assert process.poll() is None, log.read_text()

@@ -29,7 +29,7 @@ def test_an_identity_is_planned_with_the_service_accounts_that_use_it() -> None:
     made = planned(workload(account="web"), cron_job(account="nightly"), pods=[running()])
     step = only(made)
     assert (step.state, step.tenant, step.blocked) == (IdentityState.TO_DO, TENANT, False)
-    assert [(each.description, each.workloads, each.pod, each.pod_uid) for each in step.accounts] == [
+    assert [(each.full_name, each.workloads, each.pod, each.pod_uid) for each in step.accounts] == [
         ("shop/nightly", ["CronJob shop/nightly"], "", ""),
         ("shop/web", ["Deployment shop/web"], "web-1", "uid-web-1"),
     ]
@@ -129,7 +129,7 @@ def test_pods_of_another_namespace_are_an_obstacle_until_they_have_copies() -> N
     ]
 
     own, old = planned(workload(account="web"), pods=[running()], objects=[*elsewhere, *copies]).steps[::-1]
-    assert (own.identity, own.blocked, [each.description for each in own.accounts]) == (
+    assert (own.full_name, own.blocked, [each.full_name for each in own.accounts]) == (
         "shop/demo",
         False,
         ["shop/web"],

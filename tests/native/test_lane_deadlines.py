@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import pytest
 from typing_extensions import override
 
 from _native.lane import Limits
@@ -26,18 +27,30 @@ async def test_a_connection_that_sends_nothing_is_closed() -> None:
         assert late(lane) == {"first_byte": 1}
 
 
-async def test_an_incomplete_head_is_cut_off_at_the_deadline_even_if_bytes_keep_arriving() -> None:
+async def seconds_between_the_bytes_of_a_head_that_is_cut_off() -> float:
+    """Return the longest time between two bytes of an incomplete head, whose connection ended at the deadline."""
     async with serving(limits=Limits(head_seconds=SHORT)) as lane:
         peer = await lane.connect()
-        begun = time.monotonic()
+        begun = last = time.monotonic()
+        longest = 0.0
         peer.send(b"GET /")
         while lane.count("timed_out") == 0:
             peer.send(b"a")
             await asyncio.sleep(SHORT / 10)
-            assert time.monotonic() - begun < 100 * SHORT
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            assert last - begun < 100 * SHORT
         assert await peer.ending() == b""
         await lane.generals[0].until("lost")
         assert late(lane) == {"head": 1}
+        return longest
+
+
+async def test_an_incomplete_head_is_cut_off_at_the_deadline_even_if_bytes_keep_arriving() -> None:
+    # On a busy machine the test itself may pause longer than the deadline, which then proves nothing.
+    for _ in range(20):
+        if await seconds_between_the_bytes_of_a_head_that_is_cut_off() < SHORT / 2:
+            return
+    pytest.fail("the test was paused for half of the deadline in each attempt")
 
 
 async def test_many_overdue_connections_are_closed_in_parts() -> None:

@@ -15,7 +15,7 @@ from tests.nmi.identity.cluster import DEADLINE, until
 from tests.nmi.identity.shapes import exception, pod
 from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
 
-BRIEF = DecisionPolicy(max_hold_seconds=0.2)
+BRIEF = DecisionPolicy(max_hold_seconds=0.5)
 """Requests are not held for the whole HOLD_SECONDS, which the budget cuts."""
 STOPPED: dict[str, tuple[dict[str, Any], Refusal]] = {
     "terminated": ({"terminated": True}, TERMINATED),

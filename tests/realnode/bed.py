@@ -231,9 +231,13 @@ class Bed:
             TRUST: trusted + self.files.certificates.read_bytes(),
             "etc/sandbox-cloud.json": self.files.environment.read_bytes(),
         }
-        for name in ("nmi", "mic", "demo"):
+        environments = {
+            "nmi": {"AZURE_ENVIRONMENT_FILEPATH": "/etc/sandbox-cloud.json"},
+            "mic": {},
+            "demo": {"AZURE_RESOURCE_MANAGER_ENDPOINT": self.azure.emulator.arm.url},
+        }
+        for name, environment in environments.items():
             archive = derived / f"{name}.tar"
-            environment = {"AZURE_ENVIRONMENT_FILEPATH": "/etc/sandbox-cloud.json"} if name == "nmi" else {}
             oci.add_layer(images / f"{name}.tar", archive, f"{REPOSITORY}/{name}:{VERSION}", files, environment)
             archives.append(archive)
         return archives

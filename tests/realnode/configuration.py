@@ -1,6 +1,7 @@
 """The configuration files of a node's programs, as text. This module reads and writes no files."""
 
 import base64
+import ipaddress
 import json
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -55,7 +56,10 @@ state = "/run/containerd"
 
 def cni(options: Options, pods: str) -> str:
     """Return the CNI configuration of a node whose pods have addresses in *pods*."""
-    ipam = {"type": "host-local", "ranges": [[{"subnet": pods}]], "routes": [{"dst": "0.0.0.0/0"}]}
+    network = ipaddress.ip_network(pods)
+    # The first address is the bridge's.
+    addresses = {"subnet": pods, "rangeStart": str(network[2]), "rangeEnd": str(network[1 + options.pod_addresses])}
+    ipam = {"type": "host-local", "ranges": [[addresses]], "routes": [{"dst": "0.0.0.0/0"}]}
     plugin: dict[str, Any] = {"type": options.cni, "ipMasq": False, "ipam": ipam}
     if options.cni == "bridge":
         plugin |= {"bridge": "cni0", "isGateway": True, "hairpinMode": True, "promiscMode": False}

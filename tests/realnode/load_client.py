@@ -8,6 +8,7 @@ time in the schedule, or as soon as the one before it on its thread has ended: n
 import base64
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -131,10 +132,17 @@ def main() -> None:
     for number in range(THREADS):
         arguments = (counts, number, rate / THREADS, new_percent)
         threading.Thread(target=send, args=arguments, daemon=True).start()
-    while True:
-        time.sleep(1)
-        outcomes, slowest = counts.take()
-        print(json.dumps({"at": time.time(), "slowest": round(slowest, 3), "outcomes": outcomes}), flush=True)  # noqa: T201 - its log
+    # The first process of a container ignores signals without a handler.
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    while not stop.wait(1):
+        print_line(counts)
+    print_line(counts)
+
+
+def print_line(counts: Counts) -> None:
+    outcomes, slowest = counts.take()
+    print(json.dumps({"at": time.time(), "slowest": round(slowest, 3), "outcomes": outcomes}), flush=True)  # noqa: T201 - its log
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def load_pod(name: str, *, selector: str, rate: float, new_percent: int, **spec:
     return pod(
         name,
         ["python3", "-c", LOAD_CLIENT],
-        labels={"aadpodidbinding": selector},
+        labels={"aadpodidbinding": selector} if selector else {},
         environment={"RATE": str(rate), "NEW_PERCENT": str(new_percent)},
         **spec,
     )

@@ -125,6 +125,17 @@ class Node:
             self.command(command), capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS
         )
 
+    def start_early_units(self) -> None:
+        """Run the units of systemd that start before the kubelet, as systemd does at a boot. Raise BedError.
+
+        The node has no systemd. Only units with one ExecStart, which are wanted by the kubelet, are supported.
+        """
+        wanted = "/etc/systemd/system/kubelet.service.wants"
+        for unit in self.done("ls", wanted).stdout.split():
+            text = self.run("cat", f"{wanted}/{unit}")
+            (command,) = (line.partition("=")[2] for line in text.splitlines() if line.startswith("ExecStart="))
+            self.run("sh", "-c", command)
+
     def import_image(self, archive: Path) -> None:
         """Import an image for the kubelet's pods. Raise BedError."""
         self.run(str(self.programs.ctr), "--namespace=k8s.io", "images", "import", str(archive))

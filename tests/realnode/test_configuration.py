@@ -13,8 +13,16 @@ def test_the_cni_configuration_has_the_plugin_of_the_options(kind: str, bridge: 
     plugin, portmap = json.loads(configuration.cni(options, "10.244.1.0/24"))["plugins"]
     assert (plugin["type"], plugin.get("bridge")) == (kind, bridge)
     assert plugin["ipMasq"] is False, "IMDS must see the pod's address, or leaks cannot be counted"
-    assert plugin["ipam"]["ranges"] == [[{"subnet": "10.244.1.0/24"}]]
+    addresses = {"subnet": "10.244.1.0/24", "rangeStart": "10.244.1.2", "rangeEnd": "10.244.1.251"}
+    assert plugin["ipam"]["ranges"] == [[addresses]]
     assert portmap["type"] == "portmap"
+
+
+def test_the_number_of_addresses_is_limited() -> None:
+    plugin, _ = json.loads(configuration.cni(Options(pod_addresses=4), "10.244.0.0/24"))["plugins"]
+    assert plugin["ipam"]["ranges"][0][0]["rangeEnd"] == "10.244.0.5"
+    with pytest.raises(ValueError, match="1 to 250 addresses"):
+        Options(pod_addresses=251)
 
 
 def test_the_kubelet_keeps_pods_whatever_the_state_of_the_disk() -> None:

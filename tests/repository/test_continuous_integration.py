@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from tests.mutants.entries import tracked
 from tests.testplane import up
 
 ROOT: Final = Path(__file__).parents[2]
@@ -39,6 +41,43 @@ def test_a_workflow_runs_targets_of_the_makefile(workflow: Path) -> None:
     targets = {target for each in commands for target in targets_of(each)}
     assert targets <= TARGETS
     assert targets or ".ci/run" in commands
+
+
+@pytest.fixture(scope="module")
+def fresh_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tracked files, without .venv and build/."""
+    clone = tmp_path_factory.mktemp("clone")
+    for name in tracked():
+        if (ROOT / name).exists():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, clone / name, follow_symlinks=False)
+    return clone
+
+
+CALLS_OF_MAKE: Final = sorted(
+    {
+        call
+        for text in (*(each for path in WORKFLOWS for each in commands_of(path)), (ROOT / ".ci" / "run").read_text())
+        for call in re.findall(r"^ *make ((?:[\w./=-]+ ?)+)$", text, re.MULTILINE)
+    }
+)
+
+
+@pytest.mark.parametrize("call", CALLS_OF_MAKE)
+def test_a_call_of_make_installs_before_it_runs_anything_in_a_fresh_clone(fresh_clone: Path, call: str) -> None:
+    command = ["make", "--dry-run", *call.split()]
+    done = subprocess.run(command, cwd=fresh_clone, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines
+    if used := [at for at, line in enumerate(lines) if re.match(r"(\w+=\S+ )*\.venv/bin/(?!pip)", line)]:
+        installed = [at for at, line in enumerate(lines) if "touch .venv/.built" in line]
+        assert len(installed) == 1
+        assert installed[0] < used[0], lines[used[0]]
+
+
+def test_the_calls_of_make_in_the_workflows_are_found() -> None:
+    assert {"check", "fuzz", "mutants", "JOBS=2 lint test test-all"} <= set(CALLS_OF_MAKE)
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda each: each.stem)

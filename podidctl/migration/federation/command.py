@@ -95,8 +95,9 @@ def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
             environ, kubeconfig, plan_options(environ, tenant, issuer, audience), force_namespaced=force_namespaced
         )
         made = asyncio.run(make_plan(reader))
-        every: list[IdentityStep | Application] = [*made.steps, *(made.applications if workload_identity else ())]
-        meant = select(names or (), namespace, [(each.identity, each) for each in every])
+        every: list[tuple[str, IdentityStep | Application]] = [(each.full_name, each) for each in made.steps]
+        every += [(each.identity, each) for each in made.applications if workload_identity]
+        meant = select(names or (), namespace, every)
         steps = [each for each in meant if isinstance(each, IdentityStep)]
         listed = [each for each in meant if isinstance(each, Application)]
         whole = not names and not namespace

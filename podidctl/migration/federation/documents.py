@@ -11,7 +11,7 @@ from podidctl.migration.workload_identity import WorkloadIdentityPlan as Credent
 def az_script(made: FederationPlan, steps: list[IdentityStep]) -> str:
     """Return a script with one command per federated credential of *steps*; it stops at the first failure."""
     by_hand = [
-        ManualStep(about=f"AzureIdentity {step.identity}", why=each.why, do=each.do)
+        ManualStep(about=f"AzureIdentity {step.full_name}", why=each.why, do=each.do)
         for step in steps
         for each in step.remarks
     ]

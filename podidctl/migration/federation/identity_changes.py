@@ -46,14 +46,14 @@ class IdentityChanger:
             try:
                 await self._context.patch(IDENTITIES, step.key, lambda each: switch_patch(each, step.tenant))
             except (ApiError, UnpatchableError) as error:
-                return _not_changed(step.identity, error, "switched", tried)
-            self._context.report(f"{step.identity}: switched to type 3")
+                return _not_changed(step.full_name, error, "switched", tried)
+            self._context.report(f"{step.full_name}: switched to type 3")
         seconds, lacking = await self._wait_for_mic(step.key)
         if not lacking:
-            self._context.report(f"{step.identity}: {_mic_followed_text(seconds, managed=self._managed)}")
-            return ChangeOutcome(about=step.identity, ending=ChangeResult.CHANGED, tried=tried)
+            self._context.report(f"{step.full_name}: {_mic_followed_text(seconds, managed=self._managed)}")
+            return ChangeOutcome(about=step.full_name, ending=ChangeResult.CHANGED, tried=tried)
         why = f"MIC has not updated {', '.join(lacking[:3])} within {self._context.timeout:g} s"
-        self._context.report(f"{step.identity}: {why}; rolling back")
+        self._context.report(f"{step.full_name}: {why}; rolling back")
         return await self._roll_back(step, why, tried)
 
     async def rollback(self, key: tuple[str, str]) -> ChangeOutcome:
@@ -96,10 +96,10 @@ class IdentityChanger:
             except (ApiError, UnpatchableError) as error:
                 if attempt == ATTEMPTS:
                     return ChangeOutcome(
-                        about=step.identity,
+                        about=step.full_name,
                         ending=ChangeResult.INCOMPLETE,
                         why=f"{why}; and the rollback failed: {_error_text(error)}",
-                        do=f"podidctl migrate rollback --yes {step.identity}",
+                        do=f"podidctl migrate rollback --yes {step.full_name}",
                         tried=tried,
                     )
                 await self._context.sleep(POLL_SECONDS)
@@ -107,7 +107,7 @@ class IdentityChanger:
                 break
         do = "see MIC's log and podidctl doctor; then run this command again, perhaps with a longer --timeout"
         return ChangeOutcome(
-            about=step.identity,
+            about=step.full_name,
             ending=ChangeResult.ROLLED_BACK,
             why=f"{why}, so it is of type 0 again",
             do=do,

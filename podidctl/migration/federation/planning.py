@@ -330,7 +330,7 @@ class _FederationPlanner:
             return
         if key in self._cluster.forbidden:
             yield Remark(
-                why=f"NMI may not request tokens of service account {account.description}",
+                why=f"NMI may not request tokens of service account {account.full_name}",
                 do=f"add namespace {account.namespace} to federated.namespaces in the chart's values",
             )
         if account.name == DEFAULT_ACCOUNT:
@@ -344,7 +344,7 @@ class _FederationPlanner:
             )
         if not account.pod:
             yield Remark(
-                why=f"no pod has service account {account.description} now: its token is tested without a pod",
+                why=f"no pod has service account {account.full_name} now: its token is tested without a pod",
                 do="nothing, or run this command again when a pod has it",
                 blocks=False,
             )

@@ -98,7 +98,7 @@ class MigrationRun:
         """
         async with self.reader.client() as client, new_token_session() as session:
             found, made = await self.reader.read_plan(client)
-            steps = self._select([(each.identity, each) for each in made.steps])
+            steps = self._select([(each.full_name, each) for each in made.steps])
             tester = TokenTester(
                 client,
                 session,
@@ -112,10 +112,10 @@ class MigrationRun:
                 each_tried = (self._one(step, made.remarks, found, tester, changer) for step in steps)
                 return list(await asyncio.gather(*each_tried))
             outcomes: list[ChangeOutcome] = []
-            for name in [each.identity for each in steps]:
+            for name in [each.full_name for each in steps]:
                 if outcomes:
                     found, made = await self.reader.read_plan(client)
-                step = next((each for each in made.steps if each.identity == name), None)
+                step = next((each for each in made.steps if each.full_name == name), None)
                 if step is None:
                     outcomes.append(
                         ChangeOutcome(
@@ -145,11 +145,11 @@ class MigrationRun:
                 "no token of it could be obtained",
                 "follow the next action of the failed token test, then run this command again",
             )
-            return ChangeOutcome(about=step.identity, ending=ChangeResult.NOT_CHANGED, why=why, do=do, tried=tried)
-        self.report(f"{step.identity}: token obtained for {', '.join(each.account for each in tried)}")
+            return ChangeOutcome(about=step.full_name, ending=ChangeResult.NOT_CHANGED, why=why, do=do, tried=tried)
+        self.report(f"{step.full_name}: token obtained for {', '.join(each.account for each in tried)}")
         if not self.yes:
             return ChangeOutcome(
-                about=step.identity, ending=ChangeResult.WOULD_CHANGE, why="a token of it can be obtained", tried=tried
+                about=step.full_name, ending=ChangeResult.WOULD_CHANGE, why="a token of it can be obtained", tried=tried
             )
         return await changer.switch(step, tried)
 
@@ -217,13 +217,13 @@ class MigrationRun:
 def _outcome_without_test(step: IdentityStep, everywhere: list[Remark]) -> ChangeOutcome | None:
     """Return the outcome of *step* if it is known without a token test."""
     if step.state is IdentityState.SWITCHED:
-        return ChangeOutcome(about=step.identity, ending=ChangeResult.UNCHANGED, why="it is already switched")
+        return ChangeOutcome(about=step.full_name, ending=ChangeResult.UNCHANGED, why="it is already switched")
     if step.state is IdentityState.UNFINISHED:
         why = "; ".join(each.why for each in step.remarks)
-        return ChangeOutcome(about=step.identity, ending=ChangeResult.WOULD_CHANGE, why=why, do="--yes waits for MIC")
+        return ChangeOutcome(about=step.full_name, ending=ChangeResult.WOULD_CHANGE, why=why, do="--yes waits for MIC")
     blocking = [each for each in (*everywhere, *step.remarks) if each.blocks]
     if not blocking:
         return None
     first, *others = blocking
     more = f" (and {len(others)} more: podidctl migrate plan)" if others else ""
-    return ChangeOutcome(about=step.identity, ending=ChangeResult.NOT_CHANGED, why=first.why + more, do=first.do)
+    return ChangeOutcome(about=step.full_name, ending=ChangeResult.NOT_CHANGED, why=first.why + more, do=first.do)

@@ -7,6 +7,7 @@ import msgspec
 
 from mic.preview.schema import ReportModel
 from podidctl.migration.workload_identity import PlannedCredential
+from podidctl.report_parts import Advice, NamespacedPart
 
 
 class IdentityState(StrEnum):
@@ -20,35 +21,25 @@ class IdentityState(StrEnum):
     """This tool has set it to type 3, and a rollback is possible."""
 
 
-class Remark(ReportModel, frozen=True):
+class Remark(Advice, frozen=True, kw_only=True):
     """Information or required action for the operator."""
 
-    why: str
-    do: str
     blocks: bool = True
     """Whether the action is required before any change."""
 
 
-class AccountUsage(ReportModel, frozen=True):
+class AccountUsage(NamespacedPart, frozen=True):
     """A service account whose pods have the identity."""
 
-    namespace: str
-    name: str
     workloads: list[str]
     pod: str = ""
     """A pod with it, for a token test; empty if there is none."""
     pod_uid: str = ""
 
-    @property
-    def description(self) -> str:
-        return f"{self.namespace}/{self.name}"
 
-
-class IdentityStep(ReportModel, frozen=True):
+class IdentityStep(NamespacedPart, frozen=True):
     """Step for one AzureIdentity."""
 
-    namespace: str
-    name: str
     state: IdentityState
     tenant: str
     """The identity's tenant after the switch; empty if unknown."""
@@ -57,14 +48,6 @@ class IdentityStep(ReportModel, frozen=True):
     remarks: list[Remark]
     copies: list[dict[str, Any]]
     """Manifests for other namespaces whose pods have the identity now."""
-
-    @property
-    def identity(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.namespace, self.name
 
     @property
     def blocked(self) -> bool:
@@ -101,12 +84,10 @@ class Application(ReportModel, frozen=True):
         return f"{self.kind} {self.namespace}/{self.name}"
 
 
-class UnchangedIdentity(ReportModel, frozen=True):
+class UnchangedIdentity(Advice, frozen=True):
     """An AzureIdentity that this tool does not change."""
 
     identity: str
-    why: str
-    do: str
 
 
 class FederationPlan(ReportModel, frozen=True):

@@ -32,9 +32,9 @@ def plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
     _remarks("cluster:", [("", each) for each in made.remarks], where)
     rows = [
         (
-            escaped(step.identity),
+            escaped(step.full_name),
             printable("blocked" if step.blocked and step.state is IdentityState.TO_DO else step.state),
-            printable(", ".join(each.description for each in step.accounts) or "-"),
+            printable(", ".join(each.full_name for each in step.accounts) or "-"),
             printable(step.tenant or "-"),
         )
         for step in made.steps
@@ -42,7 +42,7 @@ def plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
     if rows:
         where.print("identities:")
         print_table(("AzureIdentity", "stands", "service accounts", "tenant"), rows, where)
-    _remarks("remarks:", [(step.identity, each) for step in made.steps for each in step.remarks], where)
+    _remarks("remarks:", [(step.full_name, each) for step in made.steps for each in step.remarks], where)
     credentials = [each for step in made.steps for each in step.credentials]
     if credentials:
         where.print(

@@ -127,7 +127,7 @@ class TokenTester:
                 account, f"the token is for another client, {client_id}", "correct the AzureIdentity's clientID"
             )
         return TokenTest(
-            account=account.description,
+            account=account.full_name,
             bound_to=account.pod,
             client_id=client_id[:_NAME_MOST],
             object_id=granted.object_id,
@@ -141,7 +141,7 @@ def new_token_session() -> aiohttp.ClientSession:
 
 
 def _failed_test(account: AccountUsage, problem: str, do: str) -> TokenTest:
-    return TokenTest(account=account.description, bound_to=account.pod, problem=problem, do=do)
+    return TokenTest(account=account.full_name, bound_to=account.pod, problem=problem, do=do)
 
 
 def _advice(error: AzureError, account: AccountUsage, given: Assertion | None) -> tuple[str, str]:
@@ -155,7 +155,7 @@ def _advice(error: AzureError, account: AccountUsage, given: Assertion | None) -
     match error.code:
         case "assertion_forbidden":
             return (
-                f"you may not request tokens of service account {account.description}",
+                f"you may not request tokens of service account {account.full_name}",
                 f"obtain the permission to create serviceaccounts/token in namespace {account.namespace}",
             )
         case "service_account_missing" | "pod_replaced":

@@ -89,6 +89,7 @@ class FakeService(FakeConnections):
         return ("listener",)
 
     def tokens(self) -> Iterator[bytes]:
+        assert "pause" not in self.calls, "the predecessor still serves"
         return iter(self.packets)
 
     async def pause(self, shared: Sequence[SocketName]) -> list[tuple[SocketName, socket.socket]]:
@@ -212,9 +213,8 @@ async def test_tokens_arrive_before_the_sockets_unless_the_successor_does_not_kn
         successor = await ends.meet(version)
         received: list[bytes] = []
 
-        def receive(packet: bytes) -> tuple[int, int]:
-            assert ends.service.calls == [], "the predecessor still serves"
-            received.append(packet)
+        def receive(packets: Sequence[bytes]) -> tuple[int, int]:
+            received.extend(packets)
             return 1, 2
 
         for _, each in await successor.take(receive):
@@ -231,8 +231,8 @@ async def test_no_more_messages_with_tokens_are_passed_or_accepted_than_agreed(p
         successor = await ends.meet()
         received: list[bytes] = []
 
-        def receive(packet: bytes) -> tuple[int, int]:
-            received.append(packet)
+        def receive(packets: Sequence[bytes]) -> tuple[int, int]:
+            received.extend(packets)
             return 1, 0
 
         for _, each in await successor.take(receive):

@@ -52,8 +52,7 @@ def store(*tokens: PassedToken, now: float = 0.0) -> ReceivedTokens:
 
 
 def move(former: Bench, latter: Bench) -> tuple[int, int]:
-    counts = [latter.broker.receive_tokens(packet) for packet in former.broker.tokens_to_pass()]
-    return sum(each[0] for each in counts), sum(each[1] for each in counts)
+    return latter.broker.receive_tokens(former.broker.tokens_to_pass())
 
 
 @in_virtual_time
@@ -74,6 +73,26 @@ async def test_a_passed_token_is_used_without_a_call_and_refreshed_when_the_send
     assert latter.broker.object_ids == former.broker.object_ids != {}
     await former.broker.aclose()
     await latter.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_second_handover_replaces_the_tokens_of_one_that_failed() -> None:
+    former, latter = Bench(), Bench()
+    await former.token()
+    assert [move(former, latter), move(former, latter)] == [(1, 0), (1, 0)]
+    assert latter.broker.state()["received_tokens"] == 1
+    await former.broker.aclose()
+    await latter.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_token_that_no_successor_accepts_is_not_passed() -> None:
+    former = Bench()
+    await former.token(TokenRequest("a resource\ud800"))
+    await former.token(TokenRequest("good"))
+    (packet,) = former.broker.tokens_to_pass()
+    assert [each.key.resource for each in tokens_in(packet)[0]] == ["good"]
+    await former.broker.aclose()
 
 
 @in_virtual_time
@@ -186,12 +205,14 @@ def test_an_expired_token_is_not_used_and_all_expired_ones_are_dropped() -> None
         passed(KEY, token(access_token="header\r\ninjection")),
         passed(KEY, token(access_token="x" * 65_537)),
         passed(KEY, token(refresh_token="a b")),
+        passed(KEY, token(expires_on=2**60)),
+        passed(KEY, token(not_before=-1)),
         passed(KEY, token(token_type="x" * 5000)),
         passed(KEY, token(client_id="another")),
         passed(KEY, token(), token(client_id="another")),
         passed(KEY, token(access_token="e30.eyJhcHBpZCI6ICJhbm90aGVyIn0.x")),  # its claim appid is "another"
     ],
-    ids=range(21),
+    ids=range(23),
 )
 def test_tokens_that_cannot_be_right_are_refused_and_the_others_are_not(bad: PassedToken) -> None:
     assert not is_valid(bad)

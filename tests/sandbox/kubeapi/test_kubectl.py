@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from podidentity_sandbox.kubeapi import KubeApi
+from podidentity_sandbox.kubeapi import KubeApi, protobuf
 from tests.sandbox.kubeapi.client import identity, pod
 from tests.testplane import up
 
@@ -166,3 +166,31 @@ async def test_the_definitions_of_the_project_are_applied_to_an_empty_server(tmp
             output, _ = await process.communicate()
         assert output.count(b"\n") == 4
     await api.stop()
+
+
+async def test_kubectl_sends_every_kind_that_the_emulator_decodes_from_protobuf(
+    api: KubeApi, kubectl: Kubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = set()
+    decode = protobuf.decode
+
+    def recorded(data: bytes) -> dict[str, Any]:
+        document = decode(data)
+        kinds.add(document["kind"])
+        return document
+
+    monkeypatch.setattr(protobuf, "decode", recorded)
+    api.store.create("nodes", {"metadata": {"name": "n1"}})
+    api.store.create("pods", pod("p", node="n1"), "default")
+    for command in (
+        "create namespace n",
+        "create configmap c --from-literal=a=b",
+        "create secret generic s --from-literal=a=b",
+        "create serviceaccount a",
+        "create token a",
+        "auth can-i get pods",
+        "auth can-i --list",
+        "drain n1 --force --grace-period=0",
+    ):
+        await kubectl(*command.split())
+    assert kinds == protobuf.KINDS
