@@ -156,7 +156,7 @@ class NodeService:
 
 
 def bound(address: str, port: int) -> socket.socket:
-    """Return a socket bound to the address that does not listen yet, so connections are refused. Raises StartError."""
+    """Return a socket bound to the address that does not listen yet, so connections are refused. Raise StartError."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
@@ -165,8 +165,8 @@ def bound(address: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise StartError(
-            f"{address}:{port} cannot be listened on ({error.strerror}): end what holds it (another NMI?), or choose "
-            f"another with --nmi-port and --nmi-listen-address"
+            f"cannot listen on {address}:{port}: {error.strerror}; end the program that uses the port (another "
+            f"NMI?), or choose another with --nmi-port and --nmi-listen-address"
         ) from error
     return listener
 

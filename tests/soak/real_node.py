@@ -33,8 +33,8 @@ STEPS_PER_EVENT: Final = 4
 """Pods that are replaced between two events."""
 WITHOUT_API_SECONDS: Final = 10.0
 LOG_SECONDS: Final = 60.0
-FEWEST_TOKENS: Final = 0.5
-"""The share of the answers that must be right tokens. Far fewer would mean that nothing was tested."""
+FEWEST_RIGHT: Final = 0.5
+"""The share of the answers that must be right. Far fewer would mean that nothing was tested."""
 
 
 @dataclass
@@ -44,7 +44,8 @@ class Report:
     cni: str
     seconds: float = 0.0
     answers: int = 0
-    tokens: int = 0
+    right: int = 0
+    """Tokens, and refusals of pods without an identity."""
     wrong: int = 0
     former: int = 0
     """Wrong tokens of an identity of the address's former pod."""
@@ -62,8 +63,8 @@ class Report:
         found = [f"{self.wrong} tokens of another identity"] if self.wrong else []
         if self.leaked:
             found.append(f"{self.leaked} requests reached IMDS past NMI")
-        if self.tokens < FEWEST_TOKENS * self.answers:
-            found.append(f"only {self.tokens} of {self.answers} answers are tokens")
+        if self.right < FEWEST_RIGHT * self.answers:
+            found.append(f"only {self.right} of {self.answers} answers are right")
         return found
 
 
@@ -109,7 +110,7 @@ class Soak:
             self._replace(self._pods[step % PODS])
             step += 1
             if step % STEPS_PER_EVENT == 0:
-                name = list(events)[step // STEPS_PER_EVENT % len(events)]
+                name = list(events)[(step // STEPS_PER_EVENT - 1) % len(events)]
                 self._sample()
                 events[name]()
                 self.report.events[name] = self.report.events.get(name, 0) + 1
@@ -212,14 +213,14 @@ def add(report: Report, outcomes: Counter[str], identity: str, former: frozenset
         )
         if got:
             report.answers += count
-            report.tokens += count
+            report.right += count
             if got != identity:
                 report.wrong += count
                 report.former += count if got in former else 0
         elif " http " in outcome:
             report.answers += count
             # A pod without an identity never gets a token: its answers are right.
-            report.tokens += count if not identity else 0
+            report.right += count if not identity else 0
 
 
 def main(arguments: list[str]) -> None:

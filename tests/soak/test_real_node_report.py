@@ -9,7 +9,7 @@ def test_a_token_of_another_identity_is_wrong_and_former_if_its_address_had_it()
     report = Report("bridge")
     outcomes = Counter({"new token mine": 5, "kept token theirs": 2, "kept token node": 1})
     add(report, outcomes, "mine", frozenset({"theirs"}))
-    assert (report.answers, report.tokens, report.wrong, report.former) == (8, 8, 3, 2)
+    assert (report.answers, report.right, report.wrong, report.former) == (8, 8, 3, 2)
     assert report.broken() == ["3 tokens of another identity"]
 
 
@@ -34,4 +34,4 @@ def test_requests_without_a_response_are_no_answers() -> None:
 def test_few_tokens_break_the_promise() -> None:
     report = Report("ptp")
     add(report, Counter({"new http 503": 3, "new token mine": 1}), "mine", frozenset())
-    assert report.broken() == ["only 1 of 4 answers are tokens"]
+    assert report.broken() == ["only 1 of 4 answers are right"]
