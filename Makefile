@@ -36,6 +36,8 @@ cluster: .venv/.built ## Start a real control plane with one empty node, until C
 
 # Test processes. Each runs whole files, because tests of one file share servers. tests/selection.py orders the files.
 JOBS ?= auto
+# The tests of `make test` wait for the programs that they start, so that three run at a time on two cores.
+TEST_JOBS ?= $(shell echo $$((3 * $(if $(filter auto,$(JOBS)),$$(nproc),$(JOBS)) / 2)))
 # Each process starts its own control plane.
 PLANE_JOBS ?= 2
 # tests/selection.py sets the markers run_check, run_test and run_test_all. The folder is the input of `make audit`.
@@ -53,7 +55,7 @@ check: lint ## Lint, and run all tests that need only .venv
 test: check ## Also run the tests that need root, the emulators, helm or Prometheus
 	$(PACKAGES) test nginx prometheus
 	@$(BIN)/python -c 'from tests.testplane import up; up.tool("helm"), up.tool("helm3")'
-	$(PYTEST) $(QUICK) $(PARALLEL)=$(JOBS) -m run_test
+	$(PYTEST) $(QUICK) $(PARALLEL)=$(TEST_JOBS) -m run_test
 	$(TOOK)
 
 # Run everything else. Fuzzing and the model are short here.

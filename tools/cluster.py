@@ -20,8 +20,8 @@ from podidctl.cli import main as podidctl
 from podidentity.version import VERSION
 from podidentity_sandbox.settings import CHART_VALUES
 from tests.realnode import machine
-from tests.realnode.bed import OUTSIDE, Bed, merged
-from tests.realnode.configuration import REPOSITORY, chart_values
+from tests.realnode.bed import OUTSIDE, Bed
+from tests.realnode.configuration import REPOSITORY
 from tests.realnode.interactive import write_commands
 from tests.realnode.options import Options
 from tests.testplane import up
@@ -85,7 +85,7 @@ def write_real_node_files(bed: Bed) -> None:
     write_commands(bed, programs)
     kubeconfig = FOLDER / "kubeconfig"
     shutil.copy2(bed.plane.folder / "admin.kubeconfig", kubeconfig)
-    (FOLDER / "values.yaml").write_text(yaml.safe_dump(merged(CHART_VALUES, chart_values())))
+    (FOLDER / "values.yaml").write_text(yaml.safe_dump({**bed.values(), "test": CHART_VALUES["test"]}))
     node = bed.nodes[0]
     ctr = (str(node.programs.ctr), "--namespace=k8s.io")
     node.run(*ctr, "images", "tag", f"{REPOSITORY}/demo:{VERSION}", DEMO_IMAGE)

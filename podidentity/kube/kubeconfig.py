@@ -1,14 +1,17 @@
 """A separate program that reads a kubeconfig with the `kubernetes` package and prints its content as one JSON object.
 
-`podidentity.kube.access` runs it, so that a daemon does not keep the package's 700 modules and 20 MiB in memory for
-reads at the start and every few minutes. It may run the programs in the kubeconfig. Its output contains secrets and is
-only written to a pipe. It runs as a file with the path as its argument and imports nothing of this project.
+`podidentity.kube.access` runs it, so that a daemon does not keep the package in memory for reads at the start and every
+few minutes. It may run the programs in the kubeconfig. Its output contains secrets and is only written to a pipe. It
+runs as a file with the path as its argument and imports nothing of this project.
 """
 
 import asyncio
 import base64
+import importlib
+import importlib.util
 import json
 import sys
+import types
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +37,7 @@ def read_kubeconfig(path: str) -> dict[str, Any]:
     The package writes inlined certificates to temporary files of this process, so their content is returned.
     """
     try:
-        from kubernetes.aio import config  # noqa: PLC0415  # half a second that a missing kubeconfig need not take
+        config = _import_config()
     except ImportError as error:
         return {
             "problem": (
@@ -68,6 +71,26 @@ def read_kubeconfig(path: str) -> dict[str, Any]:
         return {"problem": f"cannot use the kubeconfig {path} ({error}): correct it, or pass another one"}
     except Exception as error:  # noqa: BLE001 - the package's YAML library raises its own classes
         return {"problem": f"cannot read the kubeconfig {path} ({type(error).__name__}): is it YAML?"}
+
+
+def _import_config() -> Any:
+    """Import and return `kubernetes.aio.config`. Raise ImportError if the package is missing.
+
+    The packages around it import clients for all of Kubernetes, which take half of the time and memory of this program.
+    Of these, the module needs only the names of two classes, which it does not use because the caller passes its
+    configuration. So empty packages replace them in this process.
+    """
+    found = importlib.util.find_spec("kubernetes")
+    if found is None or not found.submodule_search_locations:
+        raise ImportError("No module named 'kubernetes'")
+    for name in ("kubernetes", "kubernetes.aio"):
+        package = types.ModuleType(name)
+        package.__path__ = [str(Path(each, *name.split(".")[1:])) for each in found.submodule_search_locations]
+        sys.modules[name] = package
+    client = types.ModuleType("kubernetes.aio.client")
+    vars(client).update(ApiClient=None, Configuration=None)
+    sys.modules[client.__name__] = client
+    return importlib.import_module("kubernetes.aio.config")
 
 
 def _content(path: str | None) -> str | None:

@@ -17,6 +17,8 @@ from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
 
 BRIEF = DecisionPolicy(max_hold_seconds=0.5)
 """Requests are not held for the whole HOLD_SECONDS, which the budget cuts."""
+UNTIL_READ = DecisionPolicy(max_hold_seconds=1.5)
+"""Long enough for the first read of a process on a busy machine."""
 STOPPED: dict[str, tuple[dict[str, Any], Refusal]] = {
     "terminated": ({"terminated": True}, TERMINATED),
     "sandbox down": ({"sandbox": False}, SANDBOX_DOWN),
@@ -57,7 +59,7 @@ async def test_a_stopped_pod_that_is_not_deleted_gets_nothing_either_and_loses_i
 @pytest.mark.parametrize("state", STOPPED)
 async def test_a_state_that_only_the_read_of_a_pod_being_deleted_shows_counts_too(state: str) -> None:
     changes, refusal = STOPPED[state]
-    async with running_issuer(policy=BRIEF, watching=False) as bench:
+    async with running_issuer(policy=UNTIL_READ, watching=False) as bench:
         uid = bench.cluster.put_pod(pod(**changes))
         bench.cluster.deliver(pod(uid=uid, deleting=True))
         assert await bench.refused() == refusal

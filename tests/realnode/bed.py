@@ -97,10 +97,14 @@ class Bed:
         Raise CommandError.
         """
         file = self.folder / "values.yaml"
-        file.write_text(yaml.safe_dump(merged(chart_values(), values or {})))
+        file.write_text(yaml.safe_dump(merged(self.values(), values or {})))
         where = (f"--namespace={NAMESPACE}", "--create-namespace", f"--values={file}")
         self.commands.helm(command, RELEASE, str(CHART), *where, "--wait", f"--timeout={INSTALL_SECONDS}s", *flags)
         self.wait_for_nmi()
+
+    def values(self) -> dict[str, Any]:
+        """Return the chart's values for this test bed."""
+        return chart_values(self.files.certificates.read_text(), json.loads(self.files.environment.read_text()))
 
     def uninstall(self) -> None:
         """Uninstall the chart and wait until its pods have ended. Raise CommandError."""
@@ -173,7 +177,7 @@ class Bed:
         self._cleanup.callback(self.plane.stop)
         self.commands = self.plane.commands()
         self.azure.trust_cluster(self.plane.folder)
-        archives = self._derive_images(images, programs.pause)
+        archives = self._name_images(images, programs.pause)
         for number in range(self.options.nodes):
             node = Node(
                 f"node-{number}",
@@ -202,7 +206,6 @@ class Bed:
         authority = self.plane.authority
         node.etc = {
             "kubernetes/azure.json": self.files.cloud_config.read_text(),
-            "kubernetes/cloud.json": self.files.environment.read_text(),
             "kubernetes/ca.crt": (self.plane.folder / "ca.crt").read_text(),
             "kubernetes/resolv.conf": f"nameserver {OUTSIDE_ADDRESS}\n",
             "kubernetes/kubelet.yaml": kubelet(node.addresses.pods, node.vm),
@@ -215,29 +218,25 @@ class Bed:
         node.connect(OUTSIDE)
         node.boot()
 
-    def _derive_images(self, images: Path, program: Path) -> list[Path]:
-        """Return archives of the images in which the programs trust the sandbox's certificate authority.
+    def _name_images(self, images: Path, program: Path) -> list[Path]:
+        """Return archives of the images under the names that the nodes' pods use.
 
-        They also describe the sandbox's cloud to NMI, for which the chart has no value.
+        NMI and MIC get the emulated Azure from the chart's values. The demo is an application, so its image knows it.
         """
-        derived = self.folder / "images"
-        derived.mkdir()
-        pause = derived / "pause.tar"
+        renamed = self.folder / "images"
+        renamed.mkdir()
+        pause = renamed / "pause.tar"
         entry = {"pause": program.read_bytes()}
         oci.write_image(pause, PAUSE_IMAGE, entry, "/pause", _ARCHITECTURES[platform.machine()])
         archives = [pause]
-        trusted = oci.read_file(images / "mic.tar", TRUST)
-        files = {
-            TRUST: trusted + self.files.certificates.read_bytes(),
-            "etc/sandbox-cloud.json": self.files.environment.read_bytes(),
+        trusted = oci.read_file(images / "demo.tar", TRUST) + self.files.certificates.read_bytes()
+        layers: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {
+            "nmi": ({}, {}),
+            "mic": ({}, {}),
+            "demo": ({TRUST: trusted}, {"AZURE_RESOURCE_MANAGER_ENDPOINT": self.azure.emulator.arm.url}),
         }
-        environments = {
-            "nmi": {"AZURE_ENVIRONMENT_FILEPATH": "/etc/sandbox-cloud.json"},
-            "mic": {},
-            "demo": {"AZURE_RESOURCE_MANAGER_ENDPOINT": self.azure.emulator.arm.url},
-        }
-        for name, environment in environments.items():
-            archive = derived / f"{name}.tar"
+        for name, (files, environment) in layers.items():
+            archive = renamed / f"{name}.tar"
             oci.add_layer(images / f"{name}.tar", archive, f"{REPOSITORY}/{name}:{VERSION}", files, environment)
             archives.append(archive)
         return archives

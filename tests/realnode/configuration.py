@@ -13,7 +13,7 @@ from tests.realnode.options import API_PORT, OUTSIDE_ADDRESS, POD_RANGE, Options
 
 PAUSE_IMAGE: Final = "localhost/realnode/pause:1"
 REPOSITORY: Final = "localhost/realnode"
-"""The repository of the images in which the programs trust the sandbox's certificate authority."""
+"""The repository of the images on the nodes."""
 CONTAINERD_SOCKET: Final = "/run/containerd/containerd.sock"
 KUBERNETES: Final = PurePosixPath("/etc/kubernetes")
 SHARED_SYSCTLS: Final[Mapping[str, str]] = {
@@ -139,9 +139,13 @@ def kubeconfig(authority: bytes, certificate: bytes, key: bytes) -> str:
     )
 
 
-def chart_values() -> dict[str, Any]:
-    """Return the chart's values for a test bed, all others at their defaults."""
+def chart_values(authority: str, cloud: Mapping[str, str]) -> dict[str, Any]:
+    """Return the chart's values for a test bed, all others at their defaults.
+
+    *authority* is the PEM certificate of the emulated Azure, *cloud* its description.
+    """
     return {
         "image": {"repository": REPOSITORY},
-        "mic": {"customCloud": {"enabled": True, "configPath": str(KUBERNETES / "cloud.json")}},
+        "caBundle": {"pem": authority},
+        "customCloud": {"environment": dict(cloud)},
     }

@@ -16,7 +16,6 @@ import yaml
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
 from podidentity_sandbox.namespaces import available
 from tests.realnode.bed import CHART, NAMESPACE, OUTSIDE, RELEASE, Bed
-from tests.realnode.configuration import chart_values
 from tests.realnode.options import Options
 from tests.realnode.programs import BUILD
 from tests.testplane import up
@@ -84,7 +83,7 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, signal.default_int_handler)
     try:
         with Bed(options) as bed:
-            (bed.folder / "values.yaml").write_text(yaml.safe_dump(chart_values()))
+            (bed.folder / "values.yaml").write_text(yaml.safe_dump(bed.values()))
             write_commands(bed, BIN)
             if install:
                 print("installing the chart", file=sys.stderr, flush=True)  # noqa: T201

@@ -158,6 +158,16 @@ def test_the_kubeconfig_package_is_not_kept_in_memory(tmp_path: Path) -> None:
     assert done.stdout.split() == ["https://10.0.0.1:6443", "[]"]
 
 
+def test_reading_a_kubeconfig_imports_no_client_of_kubernetes(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", {"token": "abc"})
+    command = [sys.executable, "-P", "-X", "importtime", str(module.PROGRAM), path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    clients = {name for name in imported if name.startswith(("kubernetes.client", "kubernetes.aio.client"))}
+    assert "kubernetes.aio.config.kube_config" in imported
+    assert not clients
+
+
 async def test_the_flag_takes_precedence_over_the_environment(tmp_path: Path) -> None:
     flag = kubeconfig(tmp_path / "flag", {"token": "flag"})
     environ = {"KUBECONFIG": kubeconfig(tmp_path / "environ", {"token": "environ"})}

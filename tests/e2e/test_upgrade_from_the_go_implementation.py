@@ -1,0 +1,159 @@
+"""A cluster as the Go implementation's chart 4.1.18 leaves it, `helm upgrade` to this chart, and the way back.
+
+The old chart has no programs. The test writes the objects and Azure's state that the Go implementation's MIC leaves:
+definitions, assigned identities, the record of its type upgrade, and the leader lock of a MIC that has ended.
+"""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, FINALIZER, IDENTITIES, PODS
+from podidentity_sandbox.azure import COMPUTE, DEMO_CLIENT_ID, identity_id
+from podidentity_sandbox.directory import ManagedIdentity
+from tests.conftest import NewPlane, apply_definitions
+from tests.contract.go_implementation_lock import ANNOTATION
+from tests.deploy.go_implementation_chart import write_chart
+from tests.e2e.e2e_cluster import NAMESPACE, RELEASE, ROOT, VALUES, Cluster, cluster
+from tests.integration.identity_requests import NODE, ask
+from tests.testplane.up import Plane
+
+pytestmark = [pytest.mark.root, pytest.mark.plane]
+DEFINITIONS = ROOT / "tests" / "mic" / "reference" / "crds.yaml"
+LOCK = {"namespace": NAMESPACE, "name": "aad-pod-identity-mic"}
+RECORD = f"/api/v1/namespaces/{NAMESPACE}/configmaps/aad-pod-identity-config"
+ASSIGNED = ASSIGNED_IDENTITIES.path("default", "demo-default-demo")
+UPGRADE: dict[str, Any] = {**VALUES, "nmi": {"handover": {"enabled": False}}}
+"""The Go implementation's NMI takes part in no handover."""
+VM = f"{COMPUTE}/virtualMachines/{NODE}"
+
+
+async def test_the_upgrade_adopts_all_assignments_and_pods_get_tokens_immediately(
+    new_plane: NewPlane, tmp_path: Path
+) -> None:
+    plane = await asyncio.to_thread(new_plane, scheduler=True)
+    await asyncio.to_thread(apply_definitions, plane, DEFINITIONS)
+    async with cluster(plane, tmp_path, "helm3") as here:
+        kubelets = attached_by_others(here)
+        await here.helm("install", RELEASE, str(write_chart(tmp_path, release=RELEASE)), *WHERE, "--create-namespace")
+        await here.kubectl("apply", "--filename", str(ROOT / "deploy" / "demo"))
+        await here.kubectl("wait", "pod/demo", "--for=condition=Ready", "--timeout=30s")
+        await asyncio.to_thread(leave_objects, plane)
+        before, record = await get(plane, ASSIGNED), await get(plane, RECORD)
+        machine = here.sandbox.azure.arm.vm(VM)
+        system, attached = machine.system_assigned, set(machine.identities)
+
+        await here.install("upgrade", UPGRADE)
+        await has_the_demos_token(here)
+        after = await get(plane, ASSIGNED)
+        assert after["metadata"]["uid"] == before["metadata"]["uid"]
+        assert (after["spec"], after["status"]) == (before["spec"], before["status"])
+        assert await get(plane, RECORD) == record
+        assert here.sandbox.azure.arm.writes() == [], "no identity is attached or detached"
+        assert (machine.system_assigned, set(machine.identities)) == (system, attached)
+
+        await here.helm("rollback", RELEASE, "1", *WHERE)
+        await ended(plane)
+        last = await get(plane, ASSIGNED)
+        assert (last["spec"], last["status"]) == (before["spec"], before["status"]), (
+            "the Go implementation finds its own"
+        )
+        assert (await lock(plane))["holderIdentity"] == "", "its MIC need not wait"
+        assert here.sandbox.azure.arm.writes() == []
+
+        await here.install("upgrade", UPGRADE)
+        await has_the_demos_token(here)
+        await here.kubectl("delete", "pod", "demo", "--timeout=30s")
+        async with asyncio.timeout(30):
+            while await here.names("azureassignedidentities"):
+                await asyncio.sleep(0.1)
+        assert {each.lower() for each in machine.identities} == {kubelets.resource_id.lower()}, (
+            "MIC detaches what the Go implementation attached"
+        )
+        assert machine.system_assigned == system
+
+
+WHERE = ("--namespace", NAMESPACE)
+
+
+def attached_by_others(here: Cluster) -> ManagedIdentity:
+    """Attach the identity of the kubelet, as AKS does, and the demo's, as the Go implementation's MIC did. Return the
+    former.
+    """
+    azure = here.sandbox.azure
+    machine = azure.arm.vm(VM)
+    kubelets = azure.directory.add_identity(identity_id("agentpool"))
+    for each in (kubelets, azure.demo):
+        machine.attach(each)
+    return kubelets
+
+
+def leave_objects(plane: Plane) -> None:
+    """Write the objects of the Go implementation's MIC. reference: pkg/mic/mic.go, pkg/crd/crd.go."""
+    identity, binding = (
+        plane.api("GET", kind.path("default", name))
+        for kind, name in ((IDENTITIES, "demo"), (BINDINGS, "demo-binding"))
+    )
+    document = {
+        "apiVersion": ASSIGNED_IDENTITIES.api_version,
+        "kind": ASSIGNED_IDENTITIES.name,
+        "metadata": {
+            "name": "demo-default-demo",
+            "labels": {"nodename": NODE, "podname": "demo"},
+            "finalizers": [FINALIZER],
+        },
+        "spec": {
+            "azureIdentityRef": identity,
+            "azureBindingRef": binding,
+            "pod": "demo",
+            "podNamespace": "default",
+            "nodename": NODE,
+            "replicas": 1,
+        },
+        "status": {"status": "Assigned", "availableReplicas": 1},
+    }
+    plane.api("POST", ASSIGNED_IDENTITIES.path("default"), document)
+    record = {"metadata": {"name": "aad-pod-identity-config"}, "data": {"type-upgrade-status": "v1.8.17"}}
+    plane.api("POST", RECORD.rpartition("/")[0], record)
+    ended_at = (datetime.now(UTC) - timedelta(seconds=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    held = {
+        "holderIdentity": "aad-pod-identity-mic-7d9f-x2x4z",
+        "leaseDurationSeconds": 2,
+        "acquireTime": ended_at,
+        "renewTime": ended_at,
+        "leaderTransitions": 3,
+    }
+    metadata = {**LOCK, "annotations": {ANNOTATION: json.dumps(held)}}
+    plane.api("POST", f"/api/v1/namespaces/{NAMESPACE}/endpoints", {"metadata": metadata})
+
+
+async def get(plane: Plane, path: str) -> Any:
+    return await asyncio.to_thread(plane.api, "GET", path)
+
+
+async def lock(plane: Plane) -> Any:
+    found = await get(plane, f"/api/v1/namespaces/{NAMESPACE}/endpoints/{LOCK['name']}")
+    return json.loads(found["metadata"]["annotations"][ANNOTATION])
+
+
+async def ended(plane: Plane) -> None:
+    """Wait until no MIC and no NMI of this chart runs."""
+    async with asyncio.timeout(45):
+        while True:
+            pods = (await get(plane, PODS.path(NAMESPACE)))["items"]
+            images = {container["image"] for pod in pods for container in pod["spec"]["containers"]}
+            if images <= {"theirs"}:
+                return
+            await asyncio.sleep(0.2)
+
+
+async def has_the_demos_token(here: Cluster) -> None:
+    context = here.sandbox.cluster.kubelets[NODE].context("default", "demo")
+    assert context is not None
+    answer = await ask(here.sandbox, context)
+    assert answer.status == 200, f"{answer.text}\n{here.said()}"
+    assert answer.claims["appid"] == DEMO_CLIENT_ID
