@@ -27,8 +27,9 @@ DEFINITIONS = ROOT / "tests" / "mic" / "reference" / "crds.yaml"
 LOCK = {"namespace": NAMESPACE, "name": "aad-pod-identity-mic"}
 RECORD = f"/api/v1/namespaces/{NAMESPACE}/configmaps/aad-pod-identity-config"
 ASSIGNED = ASSIGNED_IDENTITIES.path("default", "demo-default-demo")
-UPGRADE: dict[str, Any] = {**VALUES, "nmi": {"handover": {"enabled": False}}}
-"""The Go implementation's NMI takes part in no handover."""
+FORMER_LEADER = "aad-pod-identity-mic-7d9f-x2x4z"
+UPGRADE: dict[str, Any] = {**VALUES, "nmi": {"minReadySeconds": 0}}
+"""The DaemonSet controller may overlook the new pod if the old one has been Ready for less than minReadySeconds."""
 VM = f"{COMPUTE}/virtualMachines/{NODE}"
 
 
@@ -49,6 +50,7 @@ async def test_the_upgrade_adopts_all_assignments_and_pods_get_tokens_immediatel
 
         await here.install("upgrade", UPGRADE)
         await has_the_demos_token(here)
+        await leads(plane)
         after = await get(plane, ASSIGNED)
         assert after["metadata"]["uid"] == before["metadata"]["uid"]
         assert (after["spec"], after["status"]) == (before["spec"], before["status"])
@@ -121,7 +123,7 @@ def leave_objects(plane: Plane) -> None:
     plane.api("POST", RECORD.rpartition("/")[0], record)
     ended_at = (datetime.now(UTC) - timedelta(seconds=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
     held = {
-        "holderIdentity": "aad-pod-identity-mic-7d9f-x2x4z",
+        "holderIdentity": FORMER_LEADER,
         "leaseDurationSeconds": 2,
         "acquireTime": ended_at,
         "renewTime": ended_at,
@@ -133,6 +135,13 @@ def leave_objects(plane: Plane) -> None:
 
 async def get(plane: Plane, path: str) -> Any:
     return await asyncio.to_thread(plane.api, "GET", path)
+
+
+async def leads(plane: Plane) -> None:
+    """Wait until the new MIC has taken the lock of the former one."""
+    async with asyncio.timeout(30):
+        while (await lock(plane))["holderIdentity"] == FORMER_LEADER:
+            await asyncio.sleep(0.1)
 
 
 async def lock(plane: Plane) -> Any:
