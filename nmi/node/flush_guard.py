@@ -1,9 +1,9 @@
 """The flush guard: a table of nftables that belongs to this process and survives `nft flush ruleset`.
 
-Such a flush removes the redirect and the reject, and NMI needs a few hundred milliseconds to restore them. In that time
+This flush removes the redirect and the reject, and NMI needs a few hundred milliseconds to restore them. In that time
 pods' requests would reach the real IMDS. The kernel (5.12 or newer) lets no other process change a table with the flag
-`owner`, and a flush skips it. The guard rejects what the redirect normally prevents: forwarded packets to IMDS. It ends
-with its netlink socket, so that it never outlives the process.
+`owner`, and a flush skips it. The guard rejects forwarded packets to IMDS, which the redirect normally prevents. The
+kernel removes it when its netlink socket is closed, so that it never outlives the process.
 """
 
 import errno
