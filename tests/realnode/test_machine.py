@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.realnode import cgroups
 from tests.realnode.cgroups import Cgroup
 from tests.realnode.machine import PROBES, REQUIRED_V1, missing
 
@@ -11,7 +12,8 @@ DENIED = "Operation not permitted"
 
 
 @pytest.fixture
-def v1(tmp_path: Path) -> Cgroup:
+def v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cgroup:
+    monkeypatch.setattr(cgroups, "REMOVAL_SECONDS", 0.0)  # rmdir removes a cgroup with its files, a directory not
     for name in REQUIRED_V1:
         (tmp_path / name).mkdir()
     for setting in ("cpuset.cpus", "cpuset.mems"):

@@ -1,11 +1,10 @@
 """Processes of the sandbox: start, output, stop, kill. None outlives the sandbox."""
 
 import asyncio
-import contextlib
-import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from podidentity_sandbox.network import ExecutionContext
@@ -73,9 +72,11 @@ def test_a_program_ends_with_its_killed_sandbox(tmp_path: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", owner], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        child = int(process.stdout.readline())
-        os.kill(child, 0)
+        child = Path("/proc", process.stdout.readline().strip())
+        while not (child / "cmdline").read_bytes().startswith(b"sleep"):  # setpriv requests the signal before it
+            time.sleep(0.01)
         process.kill()
-    with contextlib.suppress(ProcessLookupError):
-        while True:  # the adopting process reaps the orphan with a delay
-            os.kill(child, 0)
+    end = time.monotonic() + 20  # less than its own life
+    while child.exists():  # the adopting process reaps the orphan with a delay
+        assert time.monotonic() < end, "the program survives its sandbox"
+        time.sleep(0.01)
