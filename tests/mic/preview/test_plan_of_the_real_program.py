@@ -50,7 +50,7 @@ async def test_next_to_a_leader_without_open_work_the_plan_is_empty(cloud: Emula
     answer = await plan(cloud)
     assert (answer.code, answer.err) == (0, "")
     assert "Nothing to do." in answer.out
-    assert "already: 1 of 1" in answer.out
+    assert "1 of 1 need no change" in answer.out
     assert "in sync" not in answer.out
     assert "1 object is in sync" in (await plan(cloud, "--plan-all")).out
     assert len(cloud.arm.writes()) == before
