@@ -60,6 +60,7 @@ test: check ## Also run the tests that need root, the emulators, helm or Prometh
 
 # Run everything else. Fuzzing and the model are short here.
 test-all: FUZZ_SECONDS = 60
+test-all: FUZZ_FLAGS = --repeatable
 test-all: MODEL = quick
 test-all: test test-examples test-plane test-measures audit model fuzz test-images test-sdks ## Run all tests (an hour, as root)
 
@@ -114,7 +115,7 @@ docs: .venv/.built ## Generate the tables of flags, metrics and mutants in docs/
 # Coverage-guided fuzzing: the parsers under sanitizers, the lanes against each other and against the oracle.
 FUZZ_SECONDS ?= 3600
 fuzz: build/fuzz/.built ## Fuzz the parsers and the request lanes for FUZZ_SECONDS (an hour)
-	$(BIN)/python tests/fuzz/run.py $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz/run.py $(FUZZ_FLAGS) $(FUZZ_SECONDS)
 
 build/fuzz/.built: .venv/.built $(NATIVE) setup.py $(wildcard tests/fuzz/*.lock tests/fuzz/build.py tests/fuzz/*.pyx tests/fuzz/*.c)
 	@echo "compiling the data plane with sanitizers"
