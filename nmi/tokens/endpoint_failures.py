@@ -9,25 +9,16 @@ number of lines.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from podidentity.azure.errors import AzureError, Unreachable
 from podidentity.azure.imds import ImdsObserver
+from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
 
-LINE_SECONDS: Final = 60.0
-"""The least time between two lines about one endpoint."""
 ENDPOINTS_MAX: Final = 64
 """More than an operator allows; further ones have no line."""
-
-
-@dataclass(slots=True)
-class _Endpoint:
-    count: int = 0
-    """Failures since the last line."""
-    next_line_at: float = float("-inf")
 
 
 class EndpointFailures:
@@ -35,27 +26,24 @@ class EndpointFailures:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._endpoints: dict[str, _Endpoint] = {}
+        self._limits: dict[str, LogLimit] = {}
 
     def record(self, endpoint: str, seconds: float, error: AzureError | None) -> None:
         """Record the end of an attempt that took *seconds*. Refusals and requests to slow down are responses."""
         if type(error) not in {AzureError, Unreachable}:
             return
-        state = self._endpoints.get(endpoint)
-        if state is None:
-            if len(self._endpoints) >= ENDPOINTS_MAX:
+        limit = self._limits.get(endpoint)
+        if limit is None:
+            if len(self._limits) >= ENDPOINTS_MAX:
                 return
-            state = self._endpoints[endpoint] = _Endpoint()
-        state.count += 1
-        now = self._clock()
-        if now < state.next_line_at:
+            limit = self._limits[endpoint] = LogLimit(clock=self._clock)
+        if not limit.allows():
             return
         log.warning(
             "token endpoint fails; check that this node reaches it: DNS, firewall, proxy (HTTPS_PROXY), certificate "
             "authority (--ca-bundle)",
-            extra={"url": endpoint, "seconds": round(seconds, 1), "error": str(error), "count": state.count},
+            extra={"url": endpoint, "seconds": round(seconds, 1), "error": str(error), "count": limit.left_out + 1},
         )
-        state.count, state.next_line_at = 0, now + LINE_SECONDS
 
     def with_imds(self, url: str, observe: ImdsObserver) -> ImdsObserver:
         """Return an observer for the ImdsSource of *url* that calls *observe* and records failures."""
