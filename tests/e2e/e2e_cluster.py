@@ -10,9 +10,11 @@ from typing import Any, Final
 
 import yaml
 
+from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import CHART_VALUES, Settings
+from tests.integration.identity_requests import NODE, ask
 from tests.kubectl_and_helm import CommandError, Commands
 from tests.testplane import up
 
@@ -100,3 +102,12 @@ async def cluster(plane: up.Plane, folder: Path, helm: str) -> AsyncIterator[Clu
     settings = Settings(namespaces=True, kubeconfig=Path(plane.kubeconfig), schedule=False, programs=False, kinds=False)
     async with Sandbox(settings) as sandbox:
         yield Cluster(sandbox, Commands(plane.kubeconfig, helm, home=folder), folder)
+
+
+async def gets_a_token(here: Cluster) -> None:
+    """Fail unless the demo pod gets a token of the demo identity."""
+    context = here.sandbox.cluster.kubelets[NODE].context("default", "demo")
+    assert context is not None
+    answer = await ask(here.sandbox, context)
+    assert answer.status == 200, f"{answer.text}\n{here.said()}"
+    assert answer.claims["appid"] == DEMO_CLIENT_ID

@@ -7,11 +7,10 @@ from typing import Final
 
 import pytest
 
-from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from tests.conftest import NewPlane
-from tests.e2e.e2e_cluster import NAMESPACE, RELEASE, ROOT, VALUES, Cluster, cluster
+from tests.e2e.e2e_cluster import NAMESPACE, RELEASE, ROOT, VALUES, Cluster, cluster, gets_a_token
 from tests.e2e.monitoring import prometheus
-from tests.integration.identity_requests import NODE, ask, eventually
+from tests.integration.identity_requests import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.plane]
 BY_HAND: Final = re.compile(r"^   ```\n(   for node in .*?nmi --cleanup\n.*?)^   ```\n", re.MULTILINE | re.DOTALL)
@@ -95,14 +94,6 @@ async def uninstalled(here: Cluster) -> None:
     await eventually(lambda: no_pods(here))
     assert "aad-" not in await here.tables()
     await nothing_is_left(here)
-
-
-async def gets_a_token(here: Cluster) -> None:
-    context = here.sandbox.cluster.kubelets[NODE].context("default", "demo")
-    assert context is not None
-    answer = await ask(here.sandbox, context)
-    assert answer.status == 200, f"{answer.text}\n{here.said()}"
-    assert answer.claims["appid"] == DEMO_CLIENT_ID
 
 
 async def nothing_is_assigned(here: Cluster) -> bool:

@@ -78,14 +78,8 @@ def cluster(tmp_path: Path) -> Iterator[None]:
     assert not list(NAMESPACES.glob(f"podid-{process.pid}-*"))
 
 
-@pytest.mark.usefixtures("cluster")
-def test_the_commands_of_the_readme() -> None:
-    start, use, look, leave = blocks()
-    assert start == ["make cluster"]  # which the fixture has done
-    terminal = Terminal()
-    printed = terminal.all(use)
-    assert read_claims(json.loads(printed["podidctl sandbox"])["access_token"])["appid"] == DEMO_CLIENT_ID
-    assert "Succeeded" in printed["helm test"]
+def a_fault_is_explained_and_everything_removed(terminal: Terminal, look: list[str], leave: list[str]) -> None:
+    """Type README's blocks after the first token."""
     breaking, explain, doctor = look
     terminal.all([breaking])
     explained, examined = terminal.type(explain), terminal.type(doctor)
@@ -95,3 +89,14 @@ def test_the_commands_of_the_readme() -> None:
     assert "1 pod has a label that no binding selects" in examined.stdout
     terminal.all(leave)
     assert terminal.type("kubectl get pods --namespace default --output name").stdout == ""
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_commands_of_the_readme() -> None:
+    start, use, look, leave = blocks()
+    assert start == ["make cluster"]  # which the fixture has done
+    terminal = Terminal()
+    printed = terminal.all(use)
+    assert read_claims(json.loads(printed["podidctl sandbox"])["access_token"])["appid"] == DEMO_CLIENT_ID
+    assert "Succeeded" in printed["helm test"]
+    a_fault_is_explained_and_everything_removed(terminal, look, leave)

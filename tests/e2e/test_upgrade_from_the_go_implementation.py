@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, FINALIZER, IDENTITIES, PODS
-from podidentity_sandbox.azure import COMPUTE, DEMO_CLIENT_ID, identity_id
+from podidentity_sandbox.azure import COMPUTE, identity_id
 from podidentity_sandbox.directory import ManagedIdentity
 from tests.conftest import NewPlane, apply_definitions
 from tests.contract.go_implementation_lock import ANNOTATION
 from tests.deploy.go_implementation_chart import write_chart
-from tests.e2e.e2e_cluster import NAMESPACE, RELEASE, ROOT, VALUES, Cluster, cluster
-from tests.integration.identity_requests import NODE, ask
+from tests.e2e.e2e_cluster import NAMESPACE, RELEASE, ROOT, VALUES, Cluster, cluster, gets_a_token
+from tests.integration.identity_requests import NODE
 from tests.testplane.up import Plane
 
 pytestmark = [pytest.mark.root, pytest.mark.plane]
@@ -49,7 +49,7 @@ async def test_the_upgrade_adopts_all_assignments_and_pods_get_tokens_immediatel
         system, attached = machine.system_assigned, set(machine.identities)
 
         await here.install("upgrade", UPGRADE)
-        await has_the_demos_token(here)
+        await gets_a_token(here)
         await leads(plane)
         after = await get(plane, ASSIGNED)
         assert after["metadata"]["uid"] == before["metadata"]["uid"]
@@ -68,7 +68,7 @@ async def test_the_upgrade_adopts_all_assignments_and_pods_get_tokens_immediatel
         assert here.sandbox.azure.arm.writes() == []
 
         await here.install("upgrade", UPGRADE)
-        await has_the_demos_token(here)
+        await gets_a_token(here)
         await here.kubectl("delete", "pod", "demo", "--timeout=30s")
         async with asyncio.timeout(30):
             while await here.names("azureassignedidentities"):
@@ -158,11 +158,3 @@ async def ended(plane: Plane) -> None:
             if images <= {"theirs"}:
                 return
             await asyncio.sleep(0.2)
-
-
-async def has_the_demos_token(here: Cluster) -> None:
-    context = here.sandbox.cluster.kubelets[NODE].context("default", "demo")
-    assert context is not None
-    answer = await ask(here.sandbox, context)
-    assert answer.status == 200, f"{answer.text}\n{here.said()}"
-    assert answer.claims["appid"] == DEMO_CLIENT_ID

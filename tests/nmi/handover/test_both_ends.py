@@ -204,6 +204,19 @@ async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(path: 
         (await ends.meet()).close()
 
 
+async def take_tokens(successor: Successor, stored: int, refused: int) -> list[bytes]:
+    """Take over, answer that so many tokens are *stored* and *refused*, and return the packets with tokens."""
+    received: list[bytes] = []
+
+    def receive(packets: Sequence[bytes]) -> tuple[int, int]:
+        received.extend(packets)
+        return stored, refused
+
+    for _, each in await successor.take(receive):
+        each.close()
+    return received
+
+
 @pytest.mark.parametrize(("version", "packets"), [(1, 0), (2, 3)])
 async def test_tokens_arrive_before_the_sockets_unless_the_successor_does_not_know_them(
     path: Path, version: int, packets: int
@@ -211,14 +224,7 @@ async def test_tokens_arrive_before_the_sockets_unless_the_successor_does_not_kn
     async with listening(path) as ends:
         ends.service.packets = [b"a", b"", b"x" * TOKEN_BYTES_MAX]
         successor = await ends.meet(version)
-        received: list[bytes] = []
-
-        def receive(packets: Sequence[bytes]) -> tuple[int, int]:
-            received.extend(packets)
-            return 1, 2
-
-        for _, each in await successor.take(receive):
-            each.close()
+        received = await take_tokens(successor, 1, 2)
         assert received == ends.service.packets[:packets]
         await successor.confirm()
         successor.close()
@@ -229,14 +235,7 @@ async def test_no_more_messages_with_tokens_are_passed_or_accepted_than_agreed(p
     async with listening(path) as ends:
         ends.service.packets = [b"x"] * (TOKEN_MESSAGES_MAX + 5)
         successor = await ends.meet()
-        received: list[bytes] = []
-
-        def receive(packets: Sequence[bytes]) -> tuple[int, int]:
-            received.extend(packets)
-            return 1, 0
-
-        for _, each in await successor.take(receive):
-            each.close()
+        received = await take_tokens(successor, 1, 0)
         assert len(received) == TOKEN_MESSAGES_MAX
         successor.close()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.namespaces import NAMESPACES
 from podidentity_sandbox.tokens import read_claims
-from tests.e2e.test_readme import Terminal, blocks
+from tests.e2e.test_readme import Terminal, a_fault_is_explained_and_everything_removed, blocks
 from tests.realnode.programs import ROOT
 
 pytestmark = pytest.mark.long
@@ -52,12 +51,4 @@ def test_the_commands_of_the_readme_work_on_a_real_node(terminal: Terminal) -> N
     assert "kubectl exec" in plan
     shell = terminal.all(["kubectl exec demo -- python3 -c 'print(6 * 7)'"])
     assert shell["kubectl exec"].strip() == "42"
-    breaking, explain, doctor = look
-    terminal.all([breaking])
-    explained, examined = terminal.type(explain), terminal.type(doctor)
-    assert explained.returncode == examined.returncode == 3, explained.stderr + examined.stderr
-    assert "default/demo-binding selects 'Demo'" in explained.stdout
-    assert re.search(r"granted +default/demo +https://management.azure.com", explained.stdout), explained.stdout
-    assert "1 pod has a label that no binding selects" in examined.stdout
-    terminal.all(leave)
-    assert terminal.type("kubectl get pods --namespace default --output name").stdout == ""
+    a_fault_is_explained_and_everything_removed(terminal, look, leave)
