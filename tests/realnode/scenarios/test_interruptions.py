@@ -4,14 +4,13 @@ Each test adds a row to docs/reliability.md. No event may give a pod a token of 
 remove the rules themselves may let a request through to IMDS.
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from tests.realnode.bed import NAMESPACE, NMI, Bed
+from tests.realnode.bed import CHART, NAMESPACE, NMI, RELEASE, Bed
 from tests.realnode.evaluation import Result
 from tests.realnode.manifests import pod
 from tests.realnode.processes import wait_for
@@ -94,7 +93,7 @@ def test_nmi_is_rolled_out(bed: Bed, scenarios: Scenarios) -> None:
 
 def test_an_nmi_that_cannot_start_replaces_none(bed: Bed, scenarios: Scenarios) -> None:
     former = bed.nmi_pod()
-    wrong = [{"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--max-hold=never"}]
+    wrong = ["--reuse-values", "--set=nmi.extraArgs={--max-hold=never}"]
 
     def has_failed() -> bool:
         others = [each for each in bed.nmi_pods() if each["metadata"]["name"] != former]
@@ -102,14 +101,14 @@ def test_an_nmi_that_cannot_start_replaces_none(bed: Bed, scenarios: Scenarios) 
         return any(status["restartCount"] > 0 for status in statuses)
 
     def act() -> None:
-        bed.kubectl("patch", NMI, f"--namespace={NAMESPACE}", "--type=json", f"--patch={json.dumps(wrong)}")
+        bed.commands.helm("upgrade", RELEASE, str(CHART), f"--namespace={NAMESPACE}", *wrong)
         wait_for(has_failed, 60, "the NMI with a wrong flag did not fail")
         time.sleep(SUCCESSOR_SECONDS)
         assert bed.nmi_pod() == former, "the rollout deleted the NMI that serves"
-        bed.kubectl("rollout", "undo", NMI, f"--namespace={NAMESPACE}")
+        bed.commands.helm("rollback", RELEASE, f"--namespace={NAMESPACE}", "--wait")
         bed.wait_for_nmi()
 
-    check(scenarios.measure("rollout of an NMI that cannot start, and its undo", act), seconds=0)
+    check(scenarios.measure("rollout of an NMI that cannot start, and its rollback", act), seconds=0)
 
 
 def test_values_are_changed(bed: Bed, scenarios: Scenarios) -> None:
