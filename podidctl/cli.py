@@ -20,6 +20,7 @@ from mic.preview.survey import survey
 from mic.preview.text import unanswered
 from podidctl import plan as plan_command
 from podidctl import printing
+from podidctl.access import command as access_command
 from podidctl.cluster_access import KUBECONFIG_HELP, CliContext
 from podidctl.doctor import command as doctor_command
 from podidctl.explain import command as explain_command
@@ -53,6 +54,7 @@ explain_command.add_to(app, CONTEXT)
 token_command.add_to(app, CONTEXT)
 doctor_command.add_to(app, CONTEXT)
 top_command.add_to(app, CONTEXT)
+access_command.add_to(app, CONTEXT)
 
 
 def _print_version(wanted: bool) -> None:
