@@ -15,7 +15,6 @@ import pytest
 from tests.realnode.evaluation import parse_load_log
 from tests.realnode.programs import compiled
 
-
 pytestmark = pytest.mark.tools
 
 
