@@ -15,6 +15,7 @@ from nmi.server.head import bad
 from nmi.server.metrics import ServerMetrics, audience
 from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
+from nmi.server.ready_refusals import ReadyRefusals, kinds_of
 from nmi.server.request import Request
 from nmi.server.responses import Answer, refused
 from nmi.server.target import CanonicalPath
@@ -41,13 +42,23 @@ class Pending:
 
 
 class Outcomes:
-    """Factory of outcomes from answers and refusals, shared by the three handlers. It has no state."""
+    """Factory of outcomes from answers and refusals, shared by the three handlers."""
 
-    def __init__(self, *, policy: ServerPolicy, index: Index, measures: ServerMetrics, decisions: Decisions) -> None:
+    def __init__(
+        self,
+        *,
+        policy: ServerPolicy,
+        index: Index,
+        measures: ServerMetrics,
+        decisions: Decisions,
+        now_ns: Callable[[], int],
+    ) -> None:
         self._policy = policy
         self._index = index
         self._measures = measures
         self.decisions = decisions
+        self._now_ns = now_ns
+        self._ready = ReadyRefusals()
 
     def answered(
         self, subject: Subject, answer: Answer, canonical_path: CanonicalPath, asked: TokenRequest | None = None
@@ -71,8 +82,22 @@ class Outcomes:
         self._measures.refused(refusal.reason)
         if refusal.limit is not None:
             self._measures.limit_hit(refusal.limit)
-        self.decisions.refused(who, canonical_path.value, answer.status, refusal, asked)
-        return self.answered(who, answer, canonical_path, asked)
+        usage = self.decisions.refused(who, canonical_path.value, answer.status, refusal, asked)
+        outcome = self.answered(who, answer, canonical_path, asked)
+        kinds = kinds_of(refusal, canonical_path, self._policy.proxied_paths) if asked is None else ()
+        record = self._index.get(call.peer) if kinds else None
+        if record is not None:
+            self._ready.admit(
+                record,
+                kinds,
+                answer,
+                call.request,
+                series=outcome.series,
+                usage=usage,
+                counter=self._measures.refusal_counter(refusal.reason),
+                now_ns=self._now_ns(),
+            )
+        return outcome
 
     def failed(
         self, call: Call, error: BaseException, canonical_path: CanonicalPath, asked: TokenRequest | None = None
