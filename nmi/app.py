@@ -1,4 +1,4 @@
-"""NMI's assembly: this module builds every object with its dependencies, and ends it.
+"""NMI's assembly: this module builds every object, with `token_server` those of the token server, and ends it.
 
 The start goes from probes to watches until their first lists are complete, to the listener, to the rule that redirects
 pods, and only then to "Active". NMI waits for an unavailable API server without a time limit
@@ -16,10 +16,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Never
 
-import aiohttp
-
 from _native.index import Index
-from nmi.connection_limits import ConnectionLimits, connection_limits
 from nmi.flag_table import OperationMode, StaleIdentity
 from nmi.handover.messages import SocketName
 from nmi.handover.metrics import HandoverMetrics
@@ -27,43 +24,25 @@ from nmi.handover.predecessor import Predecessor
 from nmi.handover.takeover import Takeover
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import PREFIX, IdentityMetrics
-from nmi.identity.pods import PodEntry
-from nmi.issuer import Issuer
-from nmi.node.memory_limit import memory_limit
 from nmi.node.metrics import NodeMetrics
 from nmi.node.neighbour_discovery import NeighbourDiscovery
 from nmi.node.network_monitor import NetworkMonitor
 from nmi.node.rules import RedirectError
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.pod_events import PodEvents
-from nmi.policies import decision_policy, limits, server_policy, sign_in_policy, sign_in_trust
-from nmi.refusal import Limit
 from nmi.server.decisions import Decisions
-from nmi.server.metrics import ServerMetrics
-from nmi.server.passthrough import MetadataProxy
-from nmi.server.server import Server
 from nmi.service import NodeService, is_in_use
 from nmi.settings import Settings
-from nmi.tokens.assertions import Assertions
+from nmi.token_server import TokenServerAssembly, user_agent
 from nmi.tokens.broker import TokenBroker
-from nmi.tokens.endpoint_failures import EndpointFailures
-from nmi.tokens.federated import FederatedSource
 from nmi.tokens.governor import Governor
-from nmi.tokens.metrics import TokenMetrics
-from nmi.tokens.node_identity import NodeIdentitySource
-from nmi.tokens.secrets import Secrets
-from nmi.tokens.service_principal import ServicePrincipalSource
-from nmi.tokens.sign_in import new_session, proxy_by
-from nmi.tokens.sign_ins import SignIns
-from nmi.tokens.user_assigned import UserAssignedSource
-from podidentity.azure.imds import ImdsSource
 from podidentity.exits import StartError
 from podidentity.kube.access import find
 from podidentity.kube.client import Client
 from podidentity.kube.errors import AccessError
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.first_contact import FirstContact
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, IdentityType
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS
 from podidentity.telemetry import logs
 from podidentity.telemetry.log_limit import LogLimit
 from podidentity.telemetry.loop_lag import LoopLag
@@ -88,13 +67,10 @@ REGISTRATION_SECONDS: Final = 3.0
 """How long a stop without a successor waits for one that has started and is not registered yet. Requests are served in
 this time. It is a part of SUCCESSOR_SECONDS.
 """
-REGISTRATION_POLL_SECONDS: Final = 0.05
 LAST_ACCEPT_SECONDS: Final = 0.02
 """After the jump's removal, how long NMI accepts the connections that the kernel has queued: closing the listener would
 reset them.
 """
-IMDS_CONNECTIONS: Final = 16
-"""The governor sends at most 5 concurrent requests to IMDS. Instance metadata and a reserve are added."""
 
 
 class Stopped(Exception):  # noqa: N818  not an error
@@ -119,8 +95,8 @@ async def run(settings: Settings) -> None:
         first: BaseException = group
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
-        told = first.strerror if isinstance(first, PortInUse) else ""  # str() of an OSError begins with its number
-        raise StartError(told or str(first)) from first
+        reason = first.strerror if isinstance(first, PortInUse) else ""  # str() of an OSError begins with its number
+        raise StartError(reason or str(first)) from first
 
 
 class App:
@@ -171,8 +147,8 @@ class App:
         await self._redirect.prepare()
         service.maintain()
         access = await find(settings.kubeconfig, settings.environ)
-        client = await self._stack.enter_async_context(Client(access, user_agent=self._user_agent))
-        self._contact = FirstContact(access, user_agent=self._user_agent, log_limit=self._log_limit)
+        client = await self._stack.enter_async_context(Client(access, user_agent=user_agent(settings)))
+        self._contact = FirstContact(access, user_agent=user_agent(settings), log_limit=self._log_limit)
         await self._contact.made()
         index = Index()
         identities = IdentityMetrics(self._registry)
@@ -193,9 +169,9 @@ class App:
         client.skipped.record_with(events.record)
         self._skipped.watch(client.skipped.counts)
         tasks.create_task(events.run(), name="write events")
-        server = await self._build_server(
-            client, index, cluster_cache, identities, Decisions(report=PodEvents(events).tell), tasks=tasks
-        )
+        assembly = TokenServerAssembly(settings, self._stack, self._registry, tasks)
+        built = await assembly.build(client, index, cluster_cache, identities, Decisions(report=PodEvents(events).tell))
+        self._broker, self._governor = built.broker, built.governor
         if settings.address_evidence:
             tasks.create_task(self._network_monitor.run(cluster_cache), name="listen to the node's network")
             discovery = NeighbourDiscovery(cluster_cache.unresolved_addresses)
@@ -213,7 +189,7 @@ class App:
         if takeover.predecessor is not None:
             await takeover.predecessor.confirm()
             tasks.create_task(takeover.predecessor.follow(service), name="adopt connections")
-        await service.serve(server)
+        await service.serve(built.server)
         service.active = True
         log.info("nmi active", extra={"node": settings.node_name, "count": len(index)})
         if self._predecessor is not None:
@@ -249,7 +225,7 @@ class App:
         until = loop.time() + SUCCESSOR_SECONDS
         handover, takeover = self._predecessor, self._takeover
         if handover is not None and service.active:
-            await registration(handover, REGISTRATION_SECONDS)
+            await handover.wait_for_registration(REGISTRATION_SECONDS)
             if handover.registered:
                 log.info("nmi serves until its successor is ready", extra={"seconds": SUCCESSOR_SECONDS})
             await handover.settle(until - loop.time())
@@ -366,117 +342,6 @@ class App:
             **states,
         }
 
-    async def _build_server(
-        self,
-        client: Client,
-        index: Index,
-        cluster_cache: ClusterCache,
-        identities: IdentityMetrics,
-        decisions: Decisions,
-        *,
-        tasks: asyncio.TaskGroup,
-    ) -> Server:
-        settings = self._settings
-        imds_url = f"http://{settings.metadata_ip}:{settings.metadata_port}"
-        session = await self._stack.enter_async_context(
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=IMDS_CONNECTIONS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": self._user_agent},
-            )
-        )
-        measures = TokenMetrics(self._registry)
-        governor = Governor()
-        self._stack.callback(governor.close)
-        failures = EndpointFailures()
-        imds = ImdsSource(session, imds_url, observe=failures.with_imds(imds_url, measures.observe_imds))
-        bundle = await asyncio.to_thread(sign_in_trust, settings)
-        if bundle is not None:
-            tasks.create_task(bundle.follow(), name="read the CA bundle")
-        trust = bundle.context if bundle is not None else None
-        sign_ins = SignIns(
-            await self._stack.enter_async_context(new_session(self._user_agent, trust=trust)),
-            proxy_for=proxy_by(settings.https_proxy, settings.no_proxy),
-            observe=measures.observe_aad,
-            failures=failures,
-        )
-        may_sign_in = await asyncio.to_thread(sign_in_policy, settings)
-        principals = ServicePrincipalSource(
-            may_sign_in,
-            Secrets(client, count_failure=identities.secret_not_read),
-            sign_ins,
-        )
-        assertions = Assertions(client, settings.federated_audience, count_failure=identities.token_not_made)
-        broker = TokenBroker(
-            {
-                IdentityType.USER_ASSIGNED: UserAssignedSource(
-                    imds, by_resource_id=settings.operation_mode is OperationMode.MANAGED
-                ),
-                IdentityType.SECRET: principals,
-                IdentityType.CERTIFICATE: principals,
-                IdentityType.FEDERATED: FederatedSource(
-                    may_sign_in, assertions, sign_ins, enabled=settings.federated_identities
-                ),
-            },
-            governor,
-            measures,
-            caching=settings.token_cache,
-            fetch_seconds=settings.max_hold_seconds,
-        )
-        self._broker, self._governor = broker, governor
-        self._stack.push_async_callback(broker.aclose)
-
-        def forget(entry: PodEntry) -> None:
-            broker.forget_pod(entry.uid)
-            assertions.forget(entry.uid)
-
-        cluster_cache.when_gone(forget)
-        if settings.federated_identities:
-            await sign_ins.load()  # so that no pod's first token waits for it
-        policy = server_policy(settings)
-        proxy = MetadataProxy(session, imds_url, governor, policy)
-        self._stack.callback(proxy.close)
-        counted = ServerMetrics(self._registry)
-        counted.also_count(Limit.PARKED, lambda: cluster_cache.turned_away)
-        server = Server(
-            limits=limits(settings, await self._connection_limits()),
-            policy=policy,
-            index=index,
-            issuer=Issuer(
-                cluster_cache,
-                broker,
-                decision_policy(settings),
-                identities,
-                node_identities=NodeIdentitySource(imds, governor),
-            ),
-            proxy=proxy,
-            measures=counted,
-            decisions=decisions,
-        )
-        self._stack.push_async_callback(server.aclose)
-        return server
-
-    async def _connection_limits(self) -> ConnectionLimits:
-        """Return the limits for the container's memory; log each setting that exceeds them."""
-        limit = await asyncio.to_thread(memory_limit)
-        sizes = connection_limits(self._settings, limit)
-        log.info(
-            "limits of connections",
-            extra={
-                "memory_limit": limit or 0,
-                "connections": sizes.places,
-                "connections_per_pod": sizes.places_per_pod,
-                "bytes": sizes.memory_bytes,
-            },
-        )
-        for warning in sizes.warnings:
-            log.warning("connections may use more memory than the limit allows", extra={"error": warning})
-        return sizes
-
-    @property
-    def _user_agent(self) -> str:
-        return f"aad-pod-identity-nmi/{VERSION} {self._settings.custom_user_agent}".rstrip()
-
 
 def _watch_problem(cluster_cache: ClusterCache | None) -> str | None:
     """Return the problem of the watches for readiness; None if every watch is complete and not silent."""
@@ -486,11 +351,3 @@ def _watch_problem(cluster_cache: ClusterCache | None) -> str | None:
         return f"first lists not complete: {', '.join(f'{name}: {why}' for name, why in incomplete.items())}"
     silent = cluster_cache.silent()
     return f"silent: {', '.join(silent)}; check that the API server responds to this node" if silent else None
-
-
-async def registration(handover: Predecessor, seconds: float) -> None:
-    """Return when a successor is registered or serves, or after *seconds*."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + seconds
-    while not (handover.registered or handover.retired) and loop.time() < until:  # noqa: ASYNC110  rare and short
-        await asyncio.sleep(REGISTRATION_POLL_SECONDS)

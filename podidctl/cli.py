@@ -20,6 +20,7 @@ from mic.preview.survey import survey
 from mic.preview.text import unanswered
 from podidctl import plan as plan_command
 from podidctl import printing
+from podidctl.access import command as access_command
 from podidctl.cluster_access import KUBECONFIG_HELP, CliContext
 from podidctl.doctor import command as doctor_command
 from podidctl.explain import command as explain_command
@@ -27,6 +28,7 @@ from podidctl.migration.command import application as migrate_application
 from podidctl.printing import print_error
 from podidctl.sandbox_command import application as sandbox_application
 from podidctl.token import command as token_command
+from podidctl.top import command as top_command
 from podidentity.exits import StartError
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat, configure
@@ -51,6 +53,8 @@ app.add_typer(migrate_application(os.environ), name="migrate")
 explain_command.add_to(app, CONTEXT)
 token_command.add_to(app, CONTEXT)
 doctor_command.add_to(app, CONTEXT)
+top_command.add_to(app, CONTEXT)
+access_command.add_to(app, CONTEXT)
 
 
 def _print_version(wanted: bool) -> None:

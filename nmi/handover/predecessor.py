@@ -95,6 +95,8 @@ class Predecessor:
         self._sender: ConnectionSender | None = None
         self._settled = asyncio.Event()
         self._settled.set()
+        self._arrived = asyncio.Event()
+        """Set while a successor is registered or serves."""
         self._stopping = False
         self.retired = False
         """Whether a successor serves."""
@@ -123,6 +125,12 @@ class Predecessor:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._close_listener()
+
+    async def wait_for_registration(self, seconds: float) -> None:
+        """Return when a successor is registered or serves, or after *seconds*."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._arrived.wait()
 
     async def settle(self, seconds: float) -> None:
         """Wait until no successor is registered, or until one serves; *seconds* at most."""
@@ -205,6 +213,8 @@ class Predecessor:
         if self._channel is channel:
             self._channel = None
             self._settled.set()
+            if not self.retired:
+                self._arrived.clear()
 
     async def _converse(self, channel: Channel) -> None:
         async with asyncio.timeout(HELLO_SECONDS):
@@ -217,6 +227,7 @@ class Predecessor:
         shared = self._service.shared(hello)
         self._channel = channel
         self._settled.clear()
+        self._arrived.set()
         await channel.send(Welcome(version=version or 0, release=VERSION, sockets=shared))
         log.info("a successor of this NMI synchronises; NMI serves until it is ready", extra={"version": hello.release})
         try:

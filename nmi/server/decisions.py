@@ -76,6 +76,7 @@ class Subject:
         call = self.call
         return {
             "pod": pod,
+            "namespace": pod.partition("/")[0] or None,
             "uid": uid or None,
             "peer": call.peer,
             "request": call.request,

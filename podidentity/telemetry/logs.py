@@ -25,6 +25,7 @@ else:
 
 FIELDS: Final = (
     "pod",
+    "namespace",
     "uid",
     "node",
     "identity",

@@ -30,6 +30,7 @@ COMMANDS: tuple[list[str], ...] = (
     ["token"],
     ["doctor"],
     ["plan"],
+    ["top"],
     ["sandbox", "up"],
     ["sandbox", "demo"],
     ["sandbox", "exec"],

@@ -1,38 +1,59 @@
 """The wait of a stopping NMI for a successor that has started and is not registered yet."""
 
 import asyncio
-from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
 
-import pytest
-
-from nmi.app import registration
 from nmi.handover.predecessor import Predecessor
+from tests.nmi.handover.ends import SECONDS, listening
 
 
-@dataclass
-class Handover:
-    registered: bool = False
-    retired: bool = False
+async def waits(predecessor: Predecessor) -> bool:
+    """Return whether *predecessor* still waits for a registration after a moment."""
+    waiting = asyncio.create_task(predecessor.wait_for_registration(60))
+    done, _ = await asyncio.wait([waiting], timeout=0.05)
+    waiting.cancel()
+    return not done
 
 
-async def waited(handover: Handover, seconds: float) -> float:
-    """Return how long the wait took."""
-    begin = asyncio.get_running_loop().time()
-    await registration(cast("Predecessor", handover), seconds)
-    return asyncio.get_running_loop().time() - begin
+async def test_with_a_successor_there_is_no_wait(path: Path) -> None:
+    async with listening(path) as ends, asyncio.timeout(SECONDS):
+        successor = await ends.meet()
+        await ends.predecessor.wait_for_registration(60)
+        for _, each in await successor.take():
+            each.close()
+        await successor.confirm()
+        await ends.predecessor.wait_for_registration(60)
+        assert ends.predecessor.state() == "retired"
+        await successor.pass_on()
+        successor.close()
+        while ends.predecessor.registered:
+            await asyncio.sleep(0.005)
+        await ends.predecessor.wait_for_registration(60)
 
 
-@pytest.mark.parametrize("handover", [Handover(registered=True), Handover(retired=True)])
-async def test_with_a_successor_there_is_no_wait(handover: Handover) -> None:
-    assert await waited(handover, 60) < 5
+async def test_a_successor_that_registers_ends_the_wait(path: Path) -> None:
+    async with listening(path) as ends:
+        waiting = asyncio.create_task(ends.predecessor.wait_for_registration(60))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        successor = await ends.meet()
+        async with asyncio.timeout(SECONDS):
+            await waiting
+        successor.close()
 
 
-async def test_a_successor_that_registers_ends_the_wait() -> None:
-    handover = Handover()
-    asyncio.get_running_loop().call_later(0.1, setattr, handover, "registered", True)
-    assert 0.1 <= await waited(handover, 60) < 10
+async def test_after_the_end_of_a_successor_the_predecessor_waits_for_the_next(path: Path) -> None:
+    async with listening(path) as ends:
+        (await ends.meet()).close()
+        await ends.predecessor.settle(SECONDS)
+        assert await waits(ends.predecessor)
+        (await ends.retired()).close()
+        await ends.until("pause", "retire", "resume")
+        assert await waits(ends.predecessor)
 
 
-async def test_without_a_successor_the_wait_is_limited() -> None:
-    assert 0.2 <= await waited(Handover(), 0.2) < 10
+async def test_without_a_successor_the_wait_is_limited(path: Path) -> None:
+    async with listening(path) as ends, asyncio.timeout(SECONDS):
+        begin = asyncio.get_running_loop().time()
+        await ends.predecessor.wait_for_registration(0.2)
+        assert asyncio.get_running_loop().time() - begin >= 0.19

@@ -1,0 +1,186 @@
+"""The token server's assembly: the token sources, the broker, the proxy for instance metadata, and the server."""
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+from prometheus_client import CollectorRegistry
+
+from _native.index import Index
+from nmi.connection_limits import ConnectionLimits, connection_limits
+from nmi.flag_table import OperationMode
+from nmi.identity.cluster_cache import ClusterCache
+from nmi.identity.metrics import IdentityMetrics
+from nmi.identity.pods import PodEntry
+from nmi.issuer import Issuer
+from nmi.node.memory_limit import memory_limit
+from nmi.policies import decision_policy, limits, server_policy, sign_in_policy, sign_in_trust
+from nmi.refusal import Limit
+from nmi.server.decisions import Decisions
+from nmi.server.metrics import ServerMetrics
+from nmi.server.passthrough import MetadataProxy
+from nmi.server.server import Server
+from nmi.settings import Settings
+from nmi.tokens.assertions import Assertions
+from nmi.tokens.broker import TokenBroker
+from nmi.tokens.endpoint_failures import EndpointFailures
+from nmi.tokens.federated import FederatedSource
+from nmi.tokens.governor import Governor
+from nmi.tokens.metrics import TokenMetrics
+from nmi.tokens.node_identity import NodeIdentitySource
+from nmi.tokens.secrets import Secrets
+from nmi.tokens.service_principal import ServicePrincipalSource
+from nmi.tokens.sign_in import new_session, proxy_by
+from nmi.tokens.sign_ins import SignIns
+from nmi.tokens.source import TokenSource
+from nmi.tokens.user_assigned import UserAssignedSource
+from podidentity.azure.imds import ImdsSource
+from podidentity.kube.client import Client
+from podidentity.resources import IdentityType
+from podidentity.version import VERSION
+
+log = logging.getLogger(__name__)
+
+IMDS_CONNECTIONS: Final = 16
+"""The governor sends at most 5 concurrent requests to IMDS. Instance metadata and a reserve are added."""
+
+
+def user_agent(settings: Settings) -> str:
+    """Return the User-Agent of all requests that NMI sends."""
+    return f"aad-pod-identity-nmi/{VERSION} {settings.custom_user_agent}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenServer:
+    """The server, and the parts of it that NMI also uses directly."""
+
+    server: Server
+    broker: TokenBroker
+    governor: Governor
+
+
+class TokenServerAssembly:
+    """Builder of the token server. The *stack* closes the built objects; *tasks* runs their background tasks."""
+
+    def __init__(
+        self, settings: Settings, stack: AsyncExitStack, registry: CollectorRegistry, tasks: asyncio.TaskGroup
+    ) -> None:
+        self._settings = settings
+        self._stack = stack
+        self._registry = registry
+        self._tasks = tasks
+
+    async def build(
+        self,
+        client: Client,
+        index: Index,
+        cluster_cache: ClusterCache,
+        identities: IdentityMetrics,
+        decisions: Decisions,
+    ) -> TokenServer:
+        """Build the server for the pods in *cluster_cache*. Raises StartError for unusable settings."""
+        settings = self._settings
+        imds_url = f"http://{settings.metadata_ip}:{settings.metadata_port}"
+        session = await self._stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=IMDS_CONNECTIONS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": user_agent(settings)},
+            )
+        )
+        measures = TokenMetrics(self._registry)
+        governor = Governor()
+        self._stack.callback(governor.close)
+        failures = EndpointFailures()
+        imds = ImdsSource(session, imds_url, observe=failures.with_imds(imds_url, measures.observe_imds))
+        sign_ins = await self._sign_ins(measures, failures)
+        assertions = Assertions(client, settings.federated_audience, count_failure=identities.token_not_made)
+        secrets = Secrets(client, count_failure=identities.secret_not_read)
+        broker = TokenBroker(
+            await self._sources(imds, sign_ins, secrets, assertions),
+            governor,
+            measures,
+            caching=settings.token_cache,
+            fetch_seconds=settings.max_hold_seconds,
+        )
+        self._stack.push_async_callback(broker.aclose)
+
+        def forget(entry: PodEntry) -> None:
+            broker.forget_pod(entry.uid)
+            assertions.forget(entry.uid)
+
+        cluster_cache.when_gone(forget)
+        if settings.federated_identities:
+            await sign_ins.load()  # so that no pod's first token waits for it
+        policy = server_policy(settings)
+        proxy = MetadataProxy(session, imds_url, governor, policy)
+        self._stack.callback(proxy.close)
+        counted = ServerMetrics(self._registry)
+        counted.also_count(Limit.PARKED, lambda: cluster_cache.turned_away)
+        server = Server(
+            limits=limits(settings, await self._connection_limits()),
+            policy=policy,
+            index=index,
+            issuer=Issuer(
+                cluster_cache,
+                broker,
+                decision_policy(settings),
+                identities,
+                node_identities=NodeIdentitySource(imds, governor),
+            ),
+            proxy=proxy,
+            measures=counted,
+            decisions=decisions,
+        )
+        self._stack.push_async_callback(server.aclose)
+        return TokenServer(server, broker, governor)
+
+    async def _sign_ins(self, measures: TokenMetrics, failures: EndpointFailures) -> SignIns:
+        settings = self._settings
+        bundle = await asyncio.to_thread(sign_in_trust, settings)
+        if bundle is not None:
+            self._tasks.create_task(bundle.follow(), name="read the CA bundle")
+        trust = bundle.context if bundle is not None else None
+        return SignIns(
+            await self._stack.enter_async_context(new_session(user_agent(settings), trust=trust)),
+            proxy_for=proxy_by(settings.https_proxy, settings.no_proxy),
+            observe=measures.observe_aad,
+            failures=failures,
+        )
+
+    async def _sources(
+        self, imds: ImdsSource, sign_ins: SignIns, secrets: Secrets, assertions: Assertions
+    ) -> dict[int, TokenSource]:
+        settings = self._settings
+        may_sign_in = await asyncio.to_thread(sign_in_policy, settings)
+        principals = ServicePrincipalSource(may_sign_in, secrets, sign_ins)
+        return {
+            IdentityType.USER_ASSIGNED: UserAssignedSource(
+                imds, by_resource_id=settings.operation_mode is OperationMode.MANAGED
+            ),
+            IdentityType.SECRET: principals,
+            IdentityType.CERTIFICATE: principals,
+            IdentityType.FEDERATED: FederatedSource(
+                may_sign_in, assertions, sign_ins, enabled=settings.federated_identities
+            ),
+        }
+
+    async def _connection_limits(self) -> ConnectionLimits:
+        """Return the limits for the container's memory; log each setting that exceeds them."""
+        limit = await asyncio.to_thread(memory_limit)
+        sizes = connection_limits(self._settings, limit)
+        log.info(
+            "limits of connections",
+            extra={
+                "memory_limit": limit or 0,
+                "connections": sizes.places,
+                "connections_per_pod": sizes.places_per_pod,
+                "bytes": sizes.memory_bytes,
+            },
+        )
+        for warning in sizes.warnings:
+            log.warning("connections may use more memory than the limit allows", extra={"error": warning})
+        return sizes

@@ -1,0 +1,80 @@
+"""Rules by which NMI and MIC decide in this cluster: their flags, and the exempt pods. Pure."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from nmi.settings import Settings
+from podidctl.access.cluster_objects import ClusterObjects, readable
+from podidctl.access.schema import Rules
+from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.gather import NO_NODE
+from podidctl.diagnosis.input import NmiConfiguration
+from podidctl.doctor.exemptions import exemption_reasons
+from podidctl.doctor.programs import is_managed, is_namespaced, readable_configurations
+from podidentity.resources import Pod
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonRules:
+    """The rules."""
+
+    by_node: Mapping[str, NmiConfiguration]
+    usual: NmiConfiguration
+    """For nodes whose NMI's flags are not known: those of the first known NMI, or else the defaults."""
+    managed: bool
+    force_namespaced: bool
+    exempt: Callable[[Pod], str]
+    """Return why a pod is exempt (`MIC`, `exception namespace/name`), or an empty string."""
+
+    def on(self, node: str) -> NmiConfiguration:
+        """Return the configuration of the NMI on *node*."""
+        return self.by_node.get(node, self.usual)
+
+    def shown(self) -> Rules:
+        """Return the part of the report."""
+        settings = [each.settings for each in self.by_node.values()] or [self.usual.settings]
+        return Rules(
+            mode="managed" if self.managed else "standard",
+            force_namespaced=self.force_namespaced,
+            federated_identities=any(each.federated_identities for each in settings),
+            source=self.usual.source,
+        )
+
+
+def daemon_rules(objects: ClusterObjects) -> DaemonRules:
+    """Return the rules of the daemons in *objects*."""
+    nmi, mic = _distinct(readable(objects.nmi)), _distinct(readable(objects.mic))
+    by_node: dict[str, NmiConfiguration] = {}
+    for daemons in nmi:
+        for found in readable_configurations(daemons[:1]):
+            by_node |= {
+                each.spec.node_name: replace(
+                    found, settings=replace(found.settings, node_name=each.spec.node_name), source=_source(each)
+                )
+                for each in daemons
+            }
+    defaults = NmiConfiguration(Settings(node_name=NO_NODE), "the defaults: no NMI pod has readable flags")
+    first_nmi, first_mic = [daemons[0] for daemons in nmi], [daemons[0] for daemons in mic]
+    return DaemonRules(
+        by_node=by_node,
+        usual=next(iter(by_node.values()), defaults),
+        managed=is_managed(first_nmi),
+        force_namespaced=is_namespaced(first_nmi, first_mic),
+        exempt=exemption_reasons([each.settings for each in by_node.values()], readable(objects.exceptions)),
+    )
+
+
+def _source(daemon: Daemon) -> str:
+    return f"the flags of pod {daemon.name}"
+
+
+def _distinct(daemons: Sequence[Daemon]) -> list[list[Daemon]]:
+    """Return the scheduled daemons in groups with the same command lines: parsing takes milliseconds."""
+    groups: dict[bytes, list[Daemon]] = {}
+    for each in daemons:
+        if each.spec.node_name:
+            key = msgspec.json.encode((each.metadata.namespace, each.spec.containers))
+            groups.setdefault(key, []).append(each)
+    return list(groups.values())

@@ -1,0 +1,149 @@
+"""Identities that are attached to each VM or scale set, and the objects that explain them. Pure.
+
+Only Azure knows all of them. Without its response the list contains the ones that objects in the cluster show.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from mic.azure.identities import HostIdentities
+from mic.cluster.hosts import NODE_PREFIX
+from mic.decisions.assignments import ExistingAssignment
+from mic.preview.outcome import AzureReads
+from podidctl.access.cluster_objects import AzureState, ClusterObjects, readable
+from podidctl.access.schema import AttachedIdentity, Explained, Grant, GrantState, Host
+from podidentity.azure.resource_ids import Host as AzureHost
+from podidentity.azure.resource_ids import ScaleSet, parse_provider_id, parse_user_assigned
+from podidentity.resources import AzureIdentity, IdentityType
+
+NEED_HOST = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.BYPASSED})
+"""States of grants by which MIC attaches the identity to the pod's host."""
+
+
+@dataclass(slots=True)
+class _Place:
+    """What is known about one host."""
+
+    kind: str
+    text: str
+    host: AzureHost | None = None
+    nodes: set[str] = field(default_factory=set)
+    pods: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """By the identity's key: pods whose grant needs it."""
+    assigned: dict[str, str] = field(default_factory=dict)
+    """Identities of AzureAssignedIdentities: their key to their spelling."""
+    expected: dict[str, str] = field(default_factory=dict)
+    """Identities that are attached as far as the cluster's objects show."""
+
+
+class HostMap:
+    """Hosts by node. A node without a known VM or scale set is a host of its own."""
+
+    def __init__(self, objects: ClusterObjects) -> None:
+        self._hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in readable(objects.nodes)}
+        self._texts: dict[str, str] = {}
+        for each in self._hosts.values():
+            if each is not None:
+                self._texts.setdefault(each.key, each.text)
+
+    def id_of(self, node: str) -> str:
+        """Return the id of the host of *node*: the same spelling for all nodes of a scale set."""
+        host = self._hosts.get(node)
+        return self._texts[host.key] if host is not None else NODE_PREFIX + node
+
+    def host_of(self, node: str) -> AzureHost | None:
+        """Return the VM or scale set of *node*, if it is known."""
+        return self._hosts.get(node)
+
+    def azure_hosts(self) -> list[AzureHost]:
+        """Return all VMs and scale sets, ordered by key."""
+        found = {each.key: each for each in self._hosts.values() if each is not None}
+        return [found[key] for key in sorted(found)]
+
+
+def find_hosts(
+    objects: ClusterObjects, places: HostMap, nodes: Iterable[str], node_of: Mapping[str, str], grants: Iterable[Grant]
+) -> list[Host]:
+    """Return the hosts of *nodes*, sorted by id. *node_of*: each pod's node."""
+    identities = {"/".join(each.key): each for each in readable(objects.identities)}
+    by_id: dict[str, _Place] = {}
+    for node in nodes:
+        place = by_id.get(places.id_of(node))
+        if place is None:
+            host = places.host_of(node)
+            kind = "node" if host is None else "scale set" if isinstance(host, ScaleSet) else "VM"
+            place = by_id[places.id_of(node)] = _Place(kind, places.id_of(node), host)
+        place.nodes.add(node)
+    for grant in grants:
+        identity, place = identities.get(grant.identity), by_id.get(places.id_of(node_of.get(grant.pod, "")))
+        known = _identity_id(identity) if identity is not None else None
+        if place is None or known is None or grant.state not in NEED_HOST:
+            continue
+        place.pods[known.lower()].add(grant.pod)
+        if grant.state is GrantState.USABLE:
+            place.expected.setdefault(known.lower(), known)
+    for existing in map(ExistingAssignment, readable(objects.assigned)):
+        place = by_id.get(places.id_of(existing.node))
+        if place is not None and existing.identity_id is not None:
+            place.assigned.setdefault(existing.identity_id.key, existing.identity_id.text)
+            if existing.attached_by or existing.terminating:
+                place.expected.setdefault(existing.identity_id.key, existing.identity_id.text)
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    client_ids: dict[str, str] = {}
+    for name, identity in sorted(identities.items()):
+        if (known := _identity_id(identity)) is not None:
+            names[known.lower()].append(name)
+            client_ids.setdefault(known.lower(), identity.spec.client_id)
+    return [_shown(by_id[key], objects.azure, names, client_ids) for key in sorted(by_id)]
+
+
+def _shown(
+    place: _Place, azure: AzureState | None, names: Mapping[str, list[str]], client_ids: Mapping[str, str]
+) -> Host:
+    answer = azure.answers.get(place.host.key) if azure is not None and place.host is not None else None
+    known = answer if isinstance(answer, HostIdentities) and not answer.gone else None
+    own = azure.own_identity.lower() if azure is not None else ""
+    attached = (
+        {key: (each.text, each.client_id) for key, each in known.attached.items()}
+        if known is not None
+        else {key: (text, client_ids.get(key, "")) for key, text in place.expected.items()}
+    )
+    problem = ""
+    if azure is not None and place.host is not None and known is None:
+        reads = AzureReads(answers=azure.answers)
+        problem = reads.problem(place.host.key) or "Azure does not know it"
+    return Host(
+        id=place.text,
+        kind=place.kind,
+        nodes=sorted(place.nodes),
+        read=known is not None,
+        problem=problem,
+        system_assigned=known.system_assigned if known is not None else None,
+        attached=[
+            AttachedIdentity(
+                resource_id=text,
+                client_id=client_id,
+                identities=names.get(key, []),
+                explained=_explanation(place, key, own in {key, client_id.lower()} if own else False),
+                pods=len(place.pods.get(key, ())),
+            )
+            for key, (text, client_id) in sorted(attached.items())
+        ],
+    )
+
+
+def _explanation(place: _Place, key: str, is_own: bool) -> Explained:
+    if place.pods.get(key):
+        return Explained.PODS
+    if is_own:
+        return Explained.CLUSTER
+    return Explained.ASSIGNMENT if key in place.assigned else Explained.NOTHING
+
+
+def _identity_id(identity: AzureIdentity) -> str | None:
+    """Return the resource id of an identity that is attached to hosts."""
+    if identity.spec.type != IdentityType.USER_ASSIGNED:
+        return None
+    known = parse_user_assigned(identity.spec.resource_id)
+    return known.text if known is not None else None

@@ -1,0 +1,43 @@
+"""Output formats of the review. `RENDERERS` maps each format to the function that prints it."""
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Final
+
+from rich.console import Console
+
+from podidctl.access.dot import dot
+from podidctl.access.schema import AccessReview
+from podidctl.access.show import show
+from podidctl.printing import Output, print_document
+
+
+class AccessOutput(StrEnum):
+    """Output format."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+    DOT = "dot"
+
+
+Renderer = Callable[[AccessReview, Console], None]
+
+
+def _print_text(text: str, to: Console) -> None:
+    to.print(text.rstrip("\n"), markup=False, soft_wrap=True)
+
+
+RENDERERS: Final[Mapping[AccessOutput, Renderer]] = {
+    AccessOutput.TABLE: show,
+    AccessOutput.WIDE: lambda review, to: show(review, to, wide=True),
+    AccessOutput.JSON: lambda review, to: print_document(review, Output.JSON, to),
+    AccessOutput.YAML: lambda review, to: print_document(review, Output.YAML, to),
+    AccessOutput.DOT: lambda review, to: _print_text(dot(review), to),
+}
+
+
+def render(review: AccessReview, output: AccessOutput, to: Console) -> None:
+    """Print *review*."""
+    RENDERERS[output](review, to)

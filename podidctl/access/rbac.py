@@ -1,0 +1,179 @@
+"""Permissions of each subject by the cluster's roles and bindings, as the API server's RBAC authorizer decides. Pure.
+
+An aggregated ClusterRole has its own rules and those of the ClusterRoles that it selects: the controller copies them
+within seconds, so a permission that is about to exist counts already.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from typing_extensions import override
+
+from podidctl.access.cluster_objects import Rbac
+from podidctl.access.projections import LabelSelector, PolicyRule, Role, RoleBinding, Subject
+
+ALL: Final = "*"
+ACCOUNT_PREFIX: Final = "system:serviceaccount:"
+
+
+class SubjectKey(NamedTuple):
+    """A subject. Of a service account's user name, the service account."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+class BoundRule(NamedTuple):
+    """One rule that a subject has."""
+
+    rule: PolicyRule
+    namespace: str
+    """Empty for all namespaces."""
+    via: str
+    """The binding and the role, in words."""
+
+
+class Request(NamedTuple):
+    """Attributes of one request."""
+
+    verb: str
+    group: str
+    resource: str
+    """With `/SUBRESOURCE` if there is one."""
+    namespace: str = ""
+    name: str = ""
+
+
+class Permissions:
+    """The rules of all subjects."""
+
+    def __init__(self, rbac: Rbac) -> None:
+        self._cluster_roles = {each.metadata.name: each for each in rbac.cluster_roles}
+        self._roles = {each.key: each for each in rbac.roles}
+        self._aggregated: dict[str, tuple[PolicyRule, ...]] = {}
+        found: defaultdict[SubjectKey, list[BoundRule]] = defaultdict(list)
+        for kind, bindings in (
+            ("ClusterRoleBinding", rbac.cluster_role_bindings),
+            ("RoleBinding", rbac.role_bindings),
+        ):
+            for binding in bindings:
+                rules = list(self._bound_rules(kind, binding))
+                for subject in binding.subjects or ():
+                    if rules and (key := _key(subject, binding.metadata.namespace)) is not None:
+                        found[key] += rules
+        self.by_subject: Mapping[SubjectKey, Sequence[BoundRule]] = found
+
+    def allows(self, subjects: Iterable[SubjectKey], request: Request) -> bool:
+        """Return whether a client that is all of *subjects* (a user and its groups) may make the request."""
+        return any(
+            bound.namespace in {"", request.namespace} and matches(bound.rule, request)
+            for subject in subjects
+            for bound in self.by_subject.get(subject, ())
+            if not bound.namespace or request.namespace
+        )
+
+    def _bound_rules(self, kind: str, binding: RoleBinding) -> Iterator[BoundRule]:
+        reference, namespace = binding.role_ref, binding.metadata.namespace
+        if reference.kind == "Role":
+            role = self._roles.get((namespace, reference.name))
+            rules: Sequence[PolicyRule] = role.rules or () if role is not None else ()
+        else:
+            rules = self._rules_of(reference.name)
+        where = f"{namespace}/" if namespace else ""
+        via = f"{kind} {where}{binding.metadata.name} → {reference.kind} {reference.name}"
+        return (BoundRule(each, namespace, via) for each in rules)
+
+    def _rules_of(self, name: str) -> tuple[PolicyRule, ...]:
+        """Return the rules of a ClusterRole, with those of the ClusterRoles that it aggregates."""
+        known = self._aggregated.get(name)
+        if known is not None:
+            return known
+        role = self._cluster_roles.get(name)
+        if role is None:
+            return ()
+        self._aggregated[name] = tuple(role.rules or ())  # ends a cycle of roles that select each other
+        rules = dict.fromkeys(map(_Hashable, role.rules or ()))
+        selectors = role.aggregation_rule.cluster_role_selectors or () if role.aggregation_rule is not None else ()
+        for other in self._cluster_roles.values() if selectors else ():
+            if other.metadata.name != name and any(_selects(each, other) for each in selectors):
+                rules |= dict.fromkeys(map(_Hashable, self._rules_of(other.metadata.name)))
+        self._aggregated[name] = tuple(each.rule for each in rules)
+        return self._aggregated[name]
+
+
+class _Hashable:
+    """A rule as a key: its lists are not hashable."""
+
+    __slots__ = ("_parts", "rule")
+
+    def __init__(self, rule: PolicyRule) -> None:
+        self.rule = rule
+        lists = (rule.verbs, rule.api_groups, rule.resources, rule.resource_names)
+        self._parts = tuple(tuple(each or ()) for each in lists)
+
+    @override
+    def __hash__(self) -> int:
+        return hash(self._parts)
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashable) and self._parts == other._parts
+
+
+def matches(rule: PolicyRule, request: Request) -> bool:
+    """Return whether *rule* allows the request, in whatever namespace."""
+    subresource = request.resource.partition("/")[2]
+    resources = {ALL, request.resource, *([f"*/{subresource}"] if subresource else ())}
+    return (
+        not {ALL, request.verb}.isdisjoint(rule.verbs or ())
+        and not {ALL, request.group}.isdisjoint(rule.api_groups or ())
+        and not resources.isdisjoint(rule.resources or ())
+        and (not rule.resource_names or request.name in rule.resource_names)
+    )
+
+
+def service_account(name: str) -> tuple[SubjectKey, ...]:
+    """Return the subjects of a service account's token: itself and its groups. *name* is `namespace/name`."""
+    namespace, _, bare = name.partition("/")
+    groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
+    return (SubjectKey("ServiceAccount", namespace, bare), *(SubjectKey("Group", "", each) for each in groups))
+
+
+def _key(subject: Subject, namespace: str) -> SubjectKey | None:
+    """Return the subject of a binding in *namespace*; None for one that no client is."""
+    match subject.kind:
+        case "ServiceAccount":
+            where = subject.namespace or namespace
+            return SubjectKey("ServiceAccount", where, subject.name) if where else None
+        case "User" if subject.name.startswith(ACCOUNT_PREFIX):
+            where, _, name = subject.name.removeprefix(ACCOUNT_PREFIX).partition(":")
+            return SubjectKey("ServiceAccount", where, name)
+        case "User" | "Group":
+            return SubjectKey(subject.kind, "", subject.name)
+        case _:
+            return None
+
+
+def _selects(selector: LabelSelector, role: Role) -> bool:
+    """Return whether the label selector matches; an empty one matches everything, as in the API."""
+    labels = role.metadata.labels or {}
+    if any(labels.get(key) != value for key, value in (selector.match_labels or {}).items()):
+        return False
+    for each in selector.match_expressions or ():
+        there, values = each.key in labels, each.values or ()
+        match each.operator:
+            case "In":
+                fits = there and labels[each.key] in values
+            case "NotIn":
+                fits = not there or labels[each.key] not in values
+            case "Exists":
+                fits = there
+            case "DoesNotExist":
+                fits = not there
+            case _:
+                fits = False
+        if not fits:
+            return False
+    return True

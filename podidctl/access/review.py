@@ -1,0 +1,393 @@
+"""The access review as a function of the objects. Pure."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import msgspec
+
+from mic.cluster.bindings import BindingIndex
+from mic.cluster.mirror_pods import WHY as MIRROR_POD
+from mic.decisions.assignments import Key, misconfigured
+from podidctl.access.blast_radius import BlastRadiusIndex
+from podidctl.access.cluster_objects import ClusterObjects, readable
+from podidctl.access.daemon_rules import DaemonRules, daemon_rules
+from podidctl.access.grants import binding_index, find_grants, live_pods
+from podidctl.access.host_access import host_access
+from podidctl.access.hosts import HostMap, find_hosts
+from podidctl.access.programs import find_programs
+from podidctl.access.projections import ReviewedPod
+from podidctl.access.rbac import Permissions
+from podidctl.access.schema import (
+    AccessReview,
+    Action,
+    Binding,
+    Explained,
+    Grant,
+    GrantState,
+    Host,
+    Identity,
+    NodeAccess,
+    PodAccess,
+    ProgramAccess,
+    Scope,
+    SubjectAccess,
+    Summary,
+)
+from podidctl.access.scope import restrict
+from podidctl.access.subjects import Targets, actions_of_accounts, find_subjects
+from podidctl.access.unknown_parts import unknown_parts
+from podidctl.diagnosis.access_reviews import service_account_of
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.service_accounts import account_name
+from podidctl.doctor.programs import VIRTUAL
+from podidentity.object_limits import oversized
+from podidentity.resources import AzureIdentity, AzureIdentityBinding, IdentityType
+
+WHOLE_CLUSTER = Scope()
+GIVEN = frozenset({GrantState.USABLE, GrantState.PENDING})
+SECRET_TYPES = frozenset({IdentityType.SECRET, IdentityType.CERTIFICATE})
+
+
+def review(objects: ClusterObjects, scope: Scope = WHOLE_CLUSTER) -> AccessReview:
+    """Return the review of the whole cluster, or of the part in *scope*. Raises ScopeError."""
+    parts = _Review(objects)
+    document = parts.document()
+    if not scope.kind:
+        return document
+    restricted = restrict(document, scope)
+    names = frozenset(each.full_name for each in restricted.identities)
+    return msgspec.structs.replace(restricted, subjects=parts.subjects_of(names))
+
+
+@dataclass
+class _Review:
+    """Parts of the review. Each is computed once, from the parts that it needs."""
+
+    objects: ClusterObjects
+
+    @cached_property
+    def rules(self) -> DaemonRules:
+        return daemon_rules(self.objects)
+
+    @cached_property
+    def index(self) -> BindingIndex:
+        return binding_index(self.objects, self.rules)
+
+    @cached_property
+    def live(self) -> list[ReviewedPod]:
+        return live_pods(self.objects)
+
+    @cached_property
+    def grants(self) -> list[Grant]:
+        return find_grants(self.objects, self.rules, self.index)
+
+    @cached_property
+    def node_names(self) -> list[str]:
+        known = {each.metadata.name for each in readable(self.objects.nodes)}
+        if isinstance(self.objects.nodes, ReadFailure):
+            known |= {each.spec.node_name for each in self.live} - {""}
+        return sorted(known)
+
+    @cached_property
+    def node_of(self) -> dict[str, str]:
+        return {"/".join(each.key): each.spec.node_name for each in self.live}
+
+    @cached_property
+    def places(self) -> HostMap:
+        return HostMap(self.objects)
+
+    @cached_property
+    def hosts(self) -> list[Host]:
+        return find_hosts(self.objects, self.places, self.node_names, self.node_of, self.grants)
+
+    @cached_property
+    def nmi_states(self) -> dict[str, str]:
+        """State of NMI by node."""
+        nmi = readable(self.objects.nmi)
+        if not nmi:
+            return dict.fromkeys(self.node_names, "unknown")
+        states = dict.fromkeys(self.node_names, "none")
+        for daemon in nmi:
+            if daemon.spec.node_name in states:
+                ready = daemon.ready or states[daemon.spec.node_name] == "ready"
+                states[daemon.spec.node_name] = "ready" if ready else "not ready"
+        return states
+
+    @cached_property
+    def daemon_of(self) -> dict[Key, str]:
+        """Program by pod."""
+        programs = (("nmi", self.objects.nmi), ("mic", self.objects.mic))
+        return {each.key: program for program, daemons in programs for each in readable(daemons)}
+
+    @cached_property
+    def permissions(self) -> Permissions | None:
+        """Permissions of all subjects; None if RBAC could not be read."""
+        rbac = self.objects.rbac
+        return None if isinstance(rbac, ReadFailure) else Permissions(rbac)
+
+    @cached_property
+    def programs(self) -> list[ProgramAccess]:
+        return find_programs(self.objects, self.permissions, self.grants)
+
+    @cached_property
+    def targets(self) -> Targets:
+        of_pods: defaultdict[str, set[str]] = defaultdict(set)
+        of_accounts: defaultdict[str, set[str]] = defaultdict(set)
+        for grant in self.grants:
+            of_pods[grant.pod].add(grant.identity)
+            if grant.service_account:
+                of_accounts[grant.service_account].add(grant.identity)
+        for program in self.programs:
+            of_accounts[program.account] |= {*program.today}
+        identities = readable(self.objects.identities)
+        secrets: defaultdict[str, set[str]] = defaultdict(set)
+        for each in identities:
+            if name := secret_of(each):
+                secrets[name].add("/".join(each.key))
+        return Targets(
+            identities=frozenset("/".join(each.key) for each in identities),
+            offered=_Offered(self.objects, self.rules),
+            of_pods={key: frozenset(value) for key, value in of_pods.items()},
+            of_accounts={key: frozenset(value) for key, value in of_accounts.items()},
+            of_secrets={key: frozenset(value) for key, value in secrets.items()},
+        )
+
+    @cached_property
+    def subjects(self) -> list[SubjectAccess]:
+        return find_subjects(self.permissions, self.targets) if self.permissions is not None else []
+
+    def subjects_of(self, identities: frozenset[str]) -> list[SubjectAccess]:
+        """Return the subjects with permissions that lead to one of *identities*."""
+        if self.permissions is None:
+            return []
+        return find_subjects(self.permissions, replace(self.targets, only=identities))
+
+    @cached_property
+    def pods(self) -> list[PodAccess]:
+        granted = {each.pod for each in self.grants}
+        virtual = {
+            each.metadata.name for each in readable(self.objects.nodes) if each.metadata.label(VIRTUAL[0]) == VIRTUAL[1]
+        }
+        actions: Mapping[str, list[Action]] = {}
+        if self.permissions is not None:
+            accounts = {account_name(each) for each in self.live}
+            actions = actions_of_accounts(self.permissions, self.targets, sorted(accounts))
+        found = []
+        for pod in self.live:
+            node = pod.spec.node_name
+            missing = self.nmi_states.get(node) == "none" and node not in virtual
+            ways = host_access(pod, self.rules.exempt(pod), nmi_missing=missing) if node else []
+            name = "/".join(pod.key)
+            if not (ways or pod.binding_label or name in granted or pod.key in self.daemon_of):
+                continue
+            found.append(
+                PodAccess(
+                    namespace=pod.metadata.namespace,
+                    name=pod.metadata.name,
+                    node=node,
+                    label=pod.binding_label,
+                    service_account=account_name(pod),
+                    workload=workload_of(pod),
+                    program=self.daemon_of.get(pod.key, ""),
+                    mirror=pod.mirror,
+                    host_access=ways,
+                    rights=actions.get(account_name(pod), []),
+                    note="" if name in granted else self._note(pod),
+                )
+            )
+        return sorted(found, key=lambda each: each.key)
+
+    def _note(self, pod: ReviewedPod) -> str:
+        """Return why a labelled pod has no identity."""
+        if not pod.binding_label:
+            return ""
+        if pod.mirror:
+            return MIRROR_POD
+        if not pod.spec.node_name:
+            return "it is not scheduled to a node yet"
+        unread = [each for each in (self.objects.bindings, self.objects.identities) if isinstance(each, ReadFailure)]
+        return "" if unread else "no binding gives it an identity"
+
+    @cached_property
+    def nodes(self) -> list[NodeAccess]:
+        pods = Counter(each.spec.node_name for each in self.live)
+        host_pods: defaultdict[str, list[str]] = defaultdict(list)
+        for pod in self.pods:
+            if pod.host_access:
+                host_pods[pod.node].append(pod.full_name)
+        accounts: defaultdict[str, set[str]] = defaultdict(set)
+        for daemon in (*readable(self.objects.nmi), *readable(self.objects.mic)):
+            accounts[daemon.spec.node_name].add(service_account_of(daemon))
+        index = BlastRadiusIndex(self.pods, self.grants, self.hosts)
+        return [
+            NodeAccess(
+                name=name,
+                host=self.places.id_of(name),
+                nmi=self.nmi_states[name],
+                pods=pods[name],
+                host_pods=host_pods[name],
+                blast_radius=index.of_node(name, self.places.id_of(name), accounts[name]),
+            )
+            for name in self.node_names
+        ]
+
+    @cached_property
+    def identities(self) -> list[Identity]:
+        pods: defaultdict[str, set[str]] = defaultdict(set)
+        for grant in self.grants:
+            pods[grant.identity].add(grant.pod)
+        bindings: defaultdict[str, list[str]] = defaultdict(list)
+        for binding in readable(self.objects.bindings):
+            bindings[identity_of(binding)].append("/".join(binding.key))
+        hosts: defaultdict[str, list[str]] = defaultdict(list)
+        for host in self.hosts:
+            for attached in host.attached:
+                for name in attached.identities:
+                    hosts[name].append(host.id)
+        reaching: Counter[str] = Counter()
+        for node in self.nodes:
+            reaching[node.host] += len(node.host_pods)
+        found = []
+        for each in readable(self.objects.identities):
+            name, spec = "/".join(each.key), each.spec
+            found.append(
+                Identity(
+                    namespace=each.metadata.namespace,
+                    name=each.metadata.name,
+                    type=spec.type,
+                    client_id=spec.client_id,
+                    resource_id=spec.resource_id,
+                    tenant_id=spec.tenant_id,
+                    namespaced=self.rules.force_namespaced or self.rules.managed or each.namespaced,
+                    secret=secret_of(each),
+                    problem=misconfigured(each),
+                    bindings=sorted(bindings[name]),
+                    pods=len(pods[name]),
+                    hosts=hosts[name],
+                    host_pods=sum(reaching[host] for host in hosts[name]),
+                )
+            )
+        return sorted(found, key=lambda each: each.key)
+
+    @cached_property
+    def bindings(self) -> list[Binding]:
+        pods = Counter(each.binding for each in self.grants)
+        known = {each.key for each in readable(self.objects.identities)}
+        beyond = {binding.key: why for binding, why in self.index.beyond()}
+        found = []
+        for each in readable(self.objects.bindings):
+            problem = oversized(each) or beyond.get(each.key, "")
+            if not problem and tuple(identity_of(each).split("/", 1)) not in known:
+                problem = f"there is no AzureIdentity {identity_of(each)}"
+            if isinstance(self.objects.identities, ReadFailure):
+                problem = ""
+            found.append(
+                Binding(
+                    namespace=each.metadata.namespace,
+                    name=each.metadata.name,
+                    identity=identity_of(each),
+                    selector=each.spec.selector,
+                    pods=pods["/".join(each.key)],
+                    problem=problem,
+                )
+            )
+        return sorted(found, key=lambda each: each.key)
+
+    def document(self) -> AccessReview:
+        """Return the whole review."""
+        azure_hosts = [each for each in self.hosts if each.kind != "node"]
+        read = sum(each.read for each in azure_hosts)
+        asked = self.objects.azure is not None
+        return AccessReview(
+            read_at=self.objects.read_at,
+            rules=self.rules.shown(),
+            azure="not read" if not asked else "read" if read == len(azure_hosts) else "partly read",
+            unknown=unknown_parts(self.objects, self.hosts),
+            summary=self._summary(azure_complete=asked and read == len(azure_hosts)),
+            identities=self.identities,
+            bindings=self.bindings,
+            pods=self.pods,
+            grants=self.grants,
+            nodes=self.nodes,
+            hosts=self.hosts,
+            programs=self.programs,
+            subjects=self.subjects,
+        )
+
+    def _summary(self, *, azure_complete: bool) -> Summary:
+        objects = self.objects
+        pods_read = not isinstance(objects.pods, ReadFailure)
+        unexplained = {
+            (host.id, each.resource_id)
+            for host in self.hosts
+            for each in host.attached
+            if each.explained is Explained.NOTHING
+        }
+        grants_known = pods_read and not any(
+            isinstance(each, ReadFailure) for each in (objects.identities, objects.bindings, objects.assigned)
+        )
+        return Summary(
+            identities=_count(objects.identities),
+            bindings=_count(objects.bindings),
+            pods=len(self.live) if pods_read else None,
+            pods_with_identities=len({each.pod for each in self.grants if each.state in GIVEN})
+            if grants_known
+            else None,
+            host_pods=sum(bool(each.host_access) for each in self.pods) if pods_read else None,
+            nodes=_count(objects.nodes),
+            hosts=None if isinstance(objects.nodes, ReadFailure) else len(self.hosts),
+            unexplained=len(unexplained) if azure_complete else None,
+            subjects=None if self.permissions is None else sum(not each.built_in for each in self.subjects),
+        )
+
+
+class _Offered:
+    """Identities that bindings give to pods of a namespace, whatever their label."""
+
+    def __init__(self, objects: ClusterObjects, rules: DaemonRules) -> None:
+        identities = {each.key: each for each in readable(objects.identities)}
+        everywhere: set[str] = set()
+        self._of: defaultdict[str, set[str]] = defaultdict(set)
+        for binding in readable(objects.bindings):
+            namespace = binding.metadata.namespace
+            identity = identities.get((namespace, binding.spec.azure_identity))
+            if identity is None or not binding.spec.selector or misconfigured(identity):
+                continue
+            self._of[namespace].add("/".join(identity.key))
+            if not (rules.managed or rules.force_namespaced or identity.namespaced):
+                everywhere.add("/".join(identity.key))
+        self._everywhere = frozenset(everywhere)
+        self._all = self._everywhere.union(*self._of.values())
+
+    def __call__(self, namespace: str) -> frozenset[str]:
+        return self._all if not namespace else self._everywhere | self._of.get(namespace, frozenset())
+
+
+def identity_of(binding: AzureIdentityBinding) -> str:
+    """Return the identity that *binding* names."""
+    return f"{binding.metadata.namespace}/{binding.spec.azure_identity}"
+
+
+def secret_of(identity: AzureIdentity) -> str:
+    """Return the Secret of a service principal as `namespace/name`, or an empty string."""
+    secret = identity.spec.client_password
+    if identity.spec.type not in SECRET_TYPES or secret is None or not secret.name:
+        return ""
+    return f"{secret.namespace or identity.metadata.namespace}/{secret.name}"
+
+
+def workload_of(pod: ReviewedPod) -> str:
+    """Return the owner of the pod; for the ReplicaSet of a Deployment the Deployment."""
+    owner = next((each for each in pod.metadata.owner_references or () if each.controller), None)
+    if owner is None:
+        return f"Pod {pod.metadata.name}"
+    suffix = "-" + pod.metadata.label("pod-template-hash")
+    if owner.kind == "ReplicaSet" and len(suffix) > 1 and owner.name.endswith(suffix):
+        return f"Deployment {owner.name.removesuffix(suffix)}"
+    return f"{owner.kind} {owner.name}"
+
+
+def _count(several: Sequence[object] | ReadFailure) -> int | None:
+    return None if isinstance(several, ReadFailure) else len(several)

@@ -1,0 +1,45 @@
+"""Parts of the review that could not be read, each with the missing permission. Pure."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from podidctl.access.cluster_objects import ClusterObjects
+from podidctl.access.schema import Host, Unknown
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.printing import listed, plain
+from podidentity.resources import GROUP
+
+RESOURCES: Final = {
+    "identities": f"azureidentities.{GROUP}",
+    "bindings": f"azureidentitybindings.{GROUP}",
+    "exceptions": f"azurepodidentityexceptions.{GROUP}",
+    "assigned": f"azureassignedidentities.{GROUP}",
+    "pods": "pods",
+    "nodes": "nodes",
+}
+"""By field of ClusterObjects."""
+RBAC: Final = "roles, clusterroles, rolebindings and clusterrolebindings of rbac.authorization.k8s.io"
+
+
+def unknown_parts(objects: ClusterObjects, hosts: Sequence[Host]) -> list[Unknown]:
+    """Return the parts. Azure is one of them only if it was asked."""
+    return list(_parts(objects, hosts))
+
+
+def _parts(objects: ClusterObjects, hosts: Sequence[Host]) -> Iterator[Unknown]:
+    for field, resource in RESOURCES.items():
+        value = getattr(objects, field)
+        if isinstance(value, ReadFailure):
+            yield _unknown(resource, value.why, f"list on {resource}")
+    if isinstance(objects.rbac, ReadFailure):
+        yield _unknown("rbac", objects.rbac.why, f"list on {RBAC}")
+    for plural, count in sorted(objects.skipped.items()):
+        yield _unknown(plural, f"{count} of them cannot be read; NMI and MIC ignore them too", "none: correct them")
+    failed = [each for each in hosts if each.problem]
+    if failed:
+        why = f"{len(failed)} of {len(hosts)} hosts: {listed({each.problem for each in failed})}"
+        yield _unknown("azure", why, "the role Reader on the VMs and scale sets of the nodes")
+
+
+def _unknown(part: str, why: str, right: str) -> Unknown:
+    return Unknown(part=part, why=plain(why), right=right)

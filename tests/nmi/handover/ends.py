@@ -1,0 +1,144 @@
+"""A predecessor with a recording service, and successors that connect to it, in one process."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from typing_extensions import override
+
+from nmi.handover.channel import Channel
+from nmi.handover.messages import (
+    VERSIONS,
+    Hello,
+    SocketName,
+)
+from nmi.handover.metrics import HandoverMetrics
+from nmi.handover.predecessor import Predecessor
+from nmi.handover.protocol import Role
+from nmi.handover.socket_path import connect_to
+from nmi.handover.successor import Successor, meet
+
+SECONDS = 10.0
+
+
+def hello(*versions: int) -> Hello:
+    return Hello(
+        versions=versions or VERSIONS,
+        release="next",
+        listen_address="127.0.0.1",
+        listen_port=1,
+        probe_port=2,
+        metrics_port=3,
+    )
+
+
+class FakeConnections:
+    """The connections of a server: some idle ones, and adopted ones."""
+
+    def __init__(self) -> None:
+        self.idle: list[int] = []
+        self.adopted: list[int] = []
+
+    def release_idle(self, most: int) -> list[int]:
+        released, self.idle = self.idle[:most], self.idle[most:]
+        return released
+
+    def adopt(self, descriptor: int) -> None:
+        self.adopted.append(descriptor)
+
+    def close(self) -> None:
+        for each in (*self.idle, *self.adopted):
+            os.close(each)
+
+
+class FakeService(FakeConnections):
+    """A service with one listener, which records the calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.packets: list[bytes] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+
+    def shared(self, hello: Hello) -> tuple[SocketName, ...]:
+        return ("listener",)
+
+    def tokens(self) -> Iterator[bytes]:
+        assert "pause" not in self.calls, "the predecessor still serves"
+        return iter(self.packets)
+
+    async def pause(self, shared: Sequence[SocketName]) -> list[tuple[SocketName, socket.socket]]:
+        self.calls.append("pause")
+        return [("listener", self.listener.dup())]
+
+    async def resume(self) -> None:
+        self.calls.append("resume")
+
+    def retire(self) -> None:
+        self.calls.append("retire")
+
+    @override
+    def close(self) -> None:
+        super().close()
+        self.listener.close()
+
+
+class Ends:
+    """A predecessor that listens, and successors that connect to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.service = FakeService()
+        self.registry = CollectorRegistry()
+        self.metrics = HandoverMetrics(self.registry)
+        self.predecessor = Predecessor(path, self.service, self.metrics)
+
+    async def meet(self, *versions: int) -> Successor:
+        met = await meet(self.path, hello(*versions), HandoverMetrics(CollectorRegistry()))
+        assert met is not None
+        return met
+
+    async def retired(self, *versions: int) -> Successor:
+        """Return a successor that serves."""
+        successor = await self.meet(*versions)
+        for _, each in await successor.take():
+            each.close()
+        await successor.confirm()
+        return successor
+
+    async def connect(self) -> Channel:
+        sock = await asyncio.to_thread(connect_to, self.path)
+        assert sock is not None
+        return Channel(sock, Role.SUCCESSOR)
+
+    def count(self, outcome: str) -> float | None:
+        return self.registry.get_sample_value(
+            "aadpodidentity_nmi_handovers_total", {"role": "predecessor", "outcome": outcome}
+        )
+
+    async def until(self, *calls: str) -> None:
+        """Wait for the calls of the service; after the last one, until the predecessor listens again."""
+        async with asyncio.timeout(SECONDS):
+            while self.service.calls != list(calls):
+                await asyncio.sleep(0.005)
+            while calls[-1] == "resume" and not await asyncio.to_thread(self.path.exists):
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def listening(path: Path) -> AsyncIterator[Ends]:
+    ends = Ends(path)
+    running = asyncio.create_task(ends.predecessor.run())
+    async with asyncio.timeout(SECONDS):
+        while not await asyncio.to_thread(path.exists):
+            await asyncio.sleep(0.005)
+    try:
+        yield ends
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        ends.service.close()

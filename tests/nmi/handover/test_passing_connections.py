@@ -1,0 +1,144 @@
+"""Tests of both ends: connections arrive, are acknowledged, and are returned."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+from nmi.handover.messages import (
+    Adopted,
+    Connections,
+    GiveBack,
+    Resumed,
+    Take,
+    Taken,
+)
+from tests.nmi.handover.ends import SECONDS, FakeConnections, hello, listening
+
+
+async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(path: Path) -> None:
+    async with listening(path) as ends:
+        pairs = [socket.socketpair() for _ in range(100)]
+        ends.service.idle = [ours.detach() for ours, _ in pairs]
+        successor = await ends.meet()
+        assert successor.shared == {"listener"}
+        assert ends.predecessor.state() == "successor registered"
+        ((name, received),) = await successor.take()
+        with received:
+            assert name == "listener"
+            assert received.getsockname() == ends.service.listener.getsockname()
+        await successor.confirm()
+        service = FakeConnections()
+        adopted = service.adopted
+        following = asyncio.create_task(successor.follow(service))
+        async with asyncio.timeout(SECONDS):
+            while len(adopted) < 100:
+                await asyncio.sleep(0.005)
+        for descriptor, (_, theirs) in zip(adopted, pairs, strict=True):
+            os.write(descriptor, b"x")
+            assert theirs.recv(1) == b"x"
+            theirs.close()
+        service.close()
+        assert ends.predecessor.state() == "retired"
+        assert not await asyncio.to_thread(path.exists)
+        assert ends.count("completed") == 1
+        successor.close()
+        await following
+        await ends.until("pause", "retire", "resume")
+        assert ends.count("returned") == 1
+        (await ends.meet()).close()
+
+
+async def test_a_successor_that_gives_back_returns_its_connections(path: Path) -> None:
+    async with listening(path) as ends:
+        pairs = [socket.socketpair() for _ in range(100)]
+        service = FakeConnections()
+        service.idle = [ours.detach() for ours, _ in pairs]
+        successor = await ends.retired()
+        following = asyncio.create_task(successor.follow(service))
+        assert await successor.give_back() is True
+        assert await successor.return_connections(lambda: len(service.idle), SECONDS) > 0
+        assert len(ends.service.adopted) == 100
+        for descriptor, (_, theirs) in zip(ends.service.adopted, pairs, strict=True):
+            os.write(descriptor, b"x")
+            assert theirs.recv(1) == b"x"
+            theirs.close()
+        assert ends.predecessor.state() == "serving", "the next successor can register"
+        (await ends.meet()).close()
+        successor.close()
+        await following
+        service.close()
+
+
+async def test_connections_that_the_successor_does_not_acknowledge_stay_with_the_predecessor(path: Path) -> None:
+    async with listening(path) as ends:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            successor = await ends.retired()
+            ends.service.idle = [ours.detach()]
+            async with asyncio.timeout(SECONDS):
+                while ends.service.idle:
+                    await asyncio.sleep(0.005)
+            assert await ends.predecessor.pass_connections(lambda: 0, 0.05) == 0, "the batch is not complete"
+            successor.close()
+            await ends.until("pause", "retire", "resume")
+            (descriptor,) = ends.service.adopted
+            os.write(descriptor, b"x")
+            assert theirs.recv(1) == b"x"
+
+
+async def test_an_acknowledgement_without_connections_is_a_violation(path: Path) -> None:
+    async with listening(path) as ends:
+        channel = await ends.connect()
+        for message in (hello(), Take(), Taken()):
+            await channel.send(message)
+            _, descriptors = await channel.receive()
+            for each in descriptors:
+                os.close(each)
+        await channel.send(Adopted())
+        await ends.until("pause", "retire", "resume")
+        channel.close()
+
+
+async def test_a_successor_of_the_first_version_acknowledges_and_returns_nothing(path: Path) -> None:
+    async with listening(path) as ends:
+        ours, theirs = socket.socketpair()
+        service = FakeConnections()
+        with theirs:
+            successor = await ends.retired(1)
+            ends.service.idle = [ours.detach()]
+            following = asyncio.create_task(successor.follow(service))
+            assert await ends.predecessor.pass_connections(lambda: len(ends.service.idle), SECONDS) > 0
+            async with asyncio.timeout(SECONDS):
+                while not service.adopted:
+                    await asyncio.sleep(0.005)
+            assert await successor.give_back() is True
+            assert await successor.return_connections(lambda: 1, SECONDS) == SECONDS
+            successor.close()
+            await following
+            await ends.until("pause", "retire", "resume")
+        service.close()
+
+
+async def test_a_predecessor_answers_a_give_back_when_the_last_connections_are_acknowledged(path: Path) -> None:
+    async with listening(path) as ends:
+        channel = await ends.connect()
+        for message in (hello(), Take(), Taken()):
+            await channel.send(message)
+            _, descriptors = await channel.receive()
+            for each in descriptors:
+                os.close(each)
+        ours, theirs = socket.socketpair()
+        ends.service.idle = [ours.detach()]
+        passed, descriptors = await channel.receive()
+        assert passed == Connections(1)
+        await channel.send(GiveBack())
+        answer = asyncio.create_task(channel.receive())
+        await asyncio.sleep(0.05)
+        assert not answer.done()
+        await channel.send(Adopted())
+        assert await answer == (Resumed(), [])
+        await ends.until("pause", "retire", "resume")
+        channel.close()
+        os.close(descriptors[0])
+        theirs.close()

@@ -1,0 +1,20 @@
+"""The stored example of the document: `-o json` of the small cluster."""
+
+from pathlib import Path
+
+import msgspec
+
+from podidctl.access.schema import SCHEMA_VERSION, AccessReview
+from tests.podidctl.access.small_cluster import document, reviewed
+
+EXAMPLE = Path(__file__).with_name("review_example.json")
+
+
+def test_the_stored_document_is_what_the_command_prints() -> None:
+    assert document(reviewed()).decode() == EXAMPLE.read_text(), "write it with document(reviewed())"
+
+
+def test_the_document_can_be_read_again() -> None:
+    read = msgspec.json.decode(EXAMPLE.read_bytes(), type=AccessReview)
+    assert read.schema_version == SCHEMA_VERSION
+    assert read == reviewed()
