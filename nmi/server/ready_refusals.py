@@ -1,23 +1,29 @@
-"""Ready refusals: refusals that depend only on the kind of a request, which the fast lane sends without Python code.
+"""Ready refusals: refusals that the fast lane sends without Python code.
 
-The general lane refuses the first request of a kind, and writes its log line. It then admits the answer to the pod
-record, so that repeats cost as little as a cached token. A ready refusal is valid for FRESH_SECONDS and until the
-record's next generation. After that the general lane refuses again, which keeps the decision log and the Events about
+They depend only on the kind of a request, or on its parameters and the state of its pod record. The general lane
+refuses the first request and writes its log line. It then admits the answer to the pod record, so that repeats cost as
+little as a cached token. A ready refusal is valid until the record's next generation, for
+FRESH_SECONDS at most. After that the general lane refuses again, which keeps the decision log and the Events about
 lasting refusals.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
 from _native.answers import FixedAnswer, Usage
 from _native.histogram import Counter, Series
 from _native.index import PodRecord
+from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.parameters import NO_RESOURCE
 from nmi.server.responses import PlainAnswer
 from nmi.server.target import CanonicalPath, ProxiedPaths
 
 FRESH_SECONDS: Final = 60
+TEXTS_MAX: Final = 64
+"""Texts that are shared. NMI's own sentences are fewer, and no text of a request is in them."""
 _HEAD_END: Final = b"\r\n\r\n"
 
 
@@ -58,44 +64,61 @@ def kinds_of(refusal: Refusal, path: CanonicalPath, proxied_paths: ProxiedPaths)
     return () if proxied_paths.prefixes and kinds == (Kind.UNKNOWN_METADATA,) else kinds
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedRequest:
+    """An answer to a refused request, and the counters of its repeats."""
+
+    answer: PlainAnswer
+    request_id: str
+    series: Series
+    usage: Usage
+    """For the decision log."""
+    counter: Counter
+    """For the metric of refusals."""
+
+
 class ReadyRefusals:
-    """Ready refusals of all pods. Those of one kind share their text."""
+    """Ready refusals of all pods. Equal ones share their text."""
 
-    def __init__(self) -> None:
-        self._texts: dict[tuple[Kind, ...], tuple[bytes, bytes]] = {}
+    def __init__(self, now_ns: Callable[[], int]) -> None:
+        self._now_ns = now_ns
+        self._texts: dict[bytes, tuple[bytes, bytes]] = {}
 
-    def admit(
-        self,
-        record: PodRecord,
-        kinds: tuple[Kind, ...],
-        answer: PlainAnswer,
-        request_id: str,
-        *,
-        series: Series,
-        usage: Usage,
-        counter: Counter,
-        now_ns: int,
-    ) -> None:
-        """Store *answer*, with *request_id*, on *record*. *usage* counts its repeats for the decision log, *counter*
-        for the metric of refusals.
-        """
-        if all(record.refusal(kind, now_ns) is not None for kind in kinds):
-            return
-        text = self._texts.get(kinds)
+    def admit_kinds(self, record: PodRecord, kinds: tuple[Kind, ...], refused: RefusedRequest) -> None:
+        """Store the answer on *record* for every request of *kinds*."""
+        now_ns = self._now_ns()
+        if any(record.refusal(kind, now_ns) is None for kind in kinds):
+            ready = self._ready(refused, now_ns)
+            for kind in kinds:
+                record.admit_refusal(record.generation, kind, ready)
+
+    def admit_request(self, record: PodRecord, generation: int, asked: TokenRequest, refused: RefusedRequest) -> None:
+        """Store the answer on *record* for requests that equal *asked*, if *generation* is still the record's."""
+        record.admit(
+            generation,
+            resource=asked.resource.encode(),
+            selector_kind=asked.selector.value,
+            selector_value=asked.selector_value.encode(),
+            xms_cc=asked.xms_cc.encode(),
+            answer=self._ready(refused, self._now_ns()),
+        )
+
+    def _ready(self, refused: RefusedRequest, now_ns: int) -> FixedAnswer:
+        text = self._texts.get(refused.answer.body)
         if text is None:
-            text = self._texts[kinds] = split(answer, request_id)
+            text = split(refused.answer, refused.request_id)
+            if len(self._texts) < TEXTS_MAX:
+                self._texts[refused.answer.body] = text
         head, body = text
-        ready = FixedAnswer(
+        return FixedAnswer(
             head=head,
             body=body,
             has_id=True,
             fresh_until_ns=now_ns + FRESH_SECONDS * 10**9,
-            series=series,
-            usage=usage,
-            counter=counter,
+            series=refused.series,
+            usage=refused.usage,
+            counter=refused.counter,
         )
-        for kind in kinds:
-            record.admit_refusal(record.generation, kind, ready)
 
 
 def split(answer: PlainAnswer, request_id: str) -> tuple[bytes, bytes]:

@@ -1,14 +1,17 @@
 """Refusals that the fast lane sends: which requests get them, how they are counted, and when they end.
 
-Excluded: the equality of both lanes' answers (tests/native/test_lanes_agree.py), and refusals that depend on the pod.
+Excluded: the equality of both lanes' answers (tests/native/test_lanes_agree.py).
 """
 
 import logging
 import re
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.call import Call
 from nmi.server.decisions import LINES_PER_SUBJECT, Decisions, Subject
@@ -16,7 +19,7 @@ from nmi.server.parameters import NO_RESOURCE, token_request
 from nmi.server.policy import ServerPolicy
 from nmi.server.ready_refusals import FRESH_SECONDS, Kind, kinds_of
 from nmi.server.target import CanonicalPath, ProxiedPaths
-from tests.nmi.server.fakes import TARGET, TOKEN_PATH, pod_entry, request_bytes
+from tests.nmi.server.fakes import TARGET, TOKEN_PATH, grant, pod_entry, request_bytes
 from tests.nmi.server.test_server_over_sockets import Running, serving
 
 REFUSED = {
@@ -107,7 +110,7 @@ async def test_while_suspended_the_general_lane_refuses(suspended: str) -> None:
 
 async def test_the_general_lane_refuses_again_after_a_minute() -> None:
     running = Running(ServerPolicy())
-    running.server.handlers._outcomes._now_ns = lambda: time.monotonic_ns() - FRESH_SECONDS * 10**9
+    running.server.handlers._outcomes._ready._now_ns = lambda: time.monotonic_ns() - FRESH_SECONDS * 10**9
     await running.server.start(running.listener)
     try:
         async with running.client() as client:
@@ -226,6 +229,54 @@ def test_repeats_of_a_refusal_without_a_line_are_counted_as_omitted(caplog: pyte
     assert caplog.records[-1].getMessage().startswith("request refused")
     decisions.summarize()
     assert caplog.records[-1].__dict__["count"] == 1
+
+
+NOTHING = Refusal(Reason.NOTHING_ASSIGNED, "Identity not found")
+
+
+def refusing(running: Running, refusal: Refusal = NOTHING) -> Callable[[TokenRequest], Refusal]:
+    return lambda _: replace(refusal, generation=running.entry.record.generation)
+
+
+async def test_a_pod_without_an_identity_is_refused_by_the_fast_lane_until_its_record_changes() -> None:
+    async with serving() as running, running.client() as client:
+        running.issuer.answer = refusing(running)
+        replies = [await client.ask(request_bytes()) for _ in range(3)]
+        assert [reply.status for reply in replies] == [400] * 3
+        assert len({reply.headers["x-ms-request-id"] for reply in replies}) == 3
+        assert b"Identity not found" in replies[2].body
+        assert (fast(running), len(running.issuer.asked)) == (2, 1)
+        assert running.measures.refusals(Reason.NOTHING_ASSIGNED) == 3
+        (series,) = running.measures.histogram.all_series()
+        assert (series.labels[1:], sum(series.counts())) == (("400", "shop", "https://management.azure.com/"), 3)
+        running.entry.bump()
+        running.issuer.answer = lambda _: grant(running.entry.record)
+        assert [(await client.ask(request_bytes())).status for _ in range(2)] == [200, 200]
+
+
+async def test_a_refusal_of_an_older_generation_is_not_made_ready() -> None:
+    async with serving() as running, running.client() as client:
+        running.issuer.answer = lambda _: replace(NOTHING, generation=running.entry.record.generation - 1)
+        for _ in range(2):
+            assert (await client.ask(request_bytes())).status == 400
+        assert fast(running) == 0
+
+
+async def test_a_refusal_that_the_record_does_not_determine_is_not_made_ready() -> None:
+    async with serving() as running, running.client() as client:
+        running.issuer.answer = lambda _: Refusal(Reason.UPSTREAM_REFUSED, "No.")
+        for _ in range(2):
+            assert (await client.ask(request_bytes())).status == 403
+        assert (fast(running), len(running.issuer.asked)) == (0, 2)
+
+
+async def test_a_ready_refusal_does_not_stop_a_request_with_other_parameters() -> None:
+    async with serving() as running, running.client() as client:
+        running.issuer.answer = refusing(running)
+        await client.ask(request_bytes())
+        await client.ask(request_bytes(f"{TARGET}&client_id=a"))
+        await client.ask(request_bytes(f"{TARGET}&bypass_cache=true"))
+        assert (fast(running), len(running.issuer.asked)) == (0, 3)
 
 
 PROXY_VERSIONS, PROXY_ALL = ProxiedPaths(("/metadata/versions",)), ProxiedPaths(everything=True)
