@@ -105,12 +105,12 @@ _NONE_ASSIGNED = Refusal(
     "compare the pod's label aadpodidbinding with the selectors of the AzureIdentityBindings and see that the "
     "AzureIdentity exists (in managed mode: both in the pod's namespace), then see MIC's log if MIC is installed",
 )
-_NONE_MATCHES = Refusal(
+NONE_MATCHES = Refusal(
     Reason.NO_MATCHING_IDENTITY,
     "No identity that is assigned to this pod matches the one that the request names.",
     "compare the client id or resource id in the workload's request with the AzureIdentity bound to it",
 )
-_UNKNOWN_OBJECT_ID = Refusal(
+UNKNOWN_OBJECT_ID = Refusal(
     Reason.UNKNOWN_OBJECT_ID,
     "No identity of this pod is known by that object id.",
     "use client_id in the request, or set the annotation objectID on the AzureIdentity",
@@ -166,12 +166,12 @@ def _hold(
         # An identity in state Created may turn out to have this object id. The object id of a usable one is fixed.
         created = any(each.status == CREATED for each in allowed)
         if allowed and not created:
-            return _UNKNOWN_OBJECT_ID
-        refusal = _UNKNOWN_OBJECT_ID
+            return UNKNOWN_OBJECT_ID
+        refusal = UNKNOWN_OBJECT_ID
     elif created:
         refusal = _STILL_ASSIGNING
     elif request.selector is not SelectorKind.NONE and allowed:
-        refusal = _NONE_MATCHES
+        refusal = NONE_MATCHES
     else:
         refusal = _NONE_ASSIGNED
     return Wait(policy.hold_seconds(created=created), refusal)

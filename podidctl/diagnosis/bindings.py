@@ -1,6 +1,6 @@
 """Selection of a pod's bindings and identities, and of the ones that are restricted to another namespace. Pure."""
 
-from podidctl.diagnosis.decision import is_managed
+from podidctl.diagnosis.decision import is_managed, is_watched
 from podidctl.diagnosis.input import DiagnosisInput
 from podidentity.resources import AzureIdentity, AzureIdentityBinding, IdentityType, Pod
 
@@ -22,6 +22,15 @@ def named_identity(data: DiagnosisInput, binding: AzureIdentityBinding) -> Azure
     """Return the identity that *binding* names, or None if it does not exist."""
     key = (binding.metadata.namespace, binding.spec.azure_identity)
     return next((each for each in data.identities if each.key == key), None)
+
+
+def bound_identities(data: DiagnosisInput, pod: Pod) -> list[AzureIdentity]:
+    """Return the identities that may serve the pod, each once: those of its bindings and those assigned to it."""
+    bindings = [each for each in selecting_bindings(data, pod) if not namespace_restriction(data, pod, each)]
+    found = [identity for each in bindings if (identity := named_identity(data, each)) is not None]
+    if not is_managed(data):
+        found += [each.spec.azure_identity_ref for each in data.assigned if is_watched(data, pod, each)]
+    return list({each.key: each for each in found}.values())
 
 
 def namespace_restriction(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding) -> str:

@@ -14,10 +14,12 @@ from nmi.identity.pods import own_addresses
 from nmi.settings import Settings, parse
 from nmi.tokens.assertions import SERVICE_ACCOUNTS
 from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
-from podidctl.diagnosis.daemons import environment_of, has_daemon, list_daemons, nmi_settings, reject_help
+from podidctl.diagnosis.bindings import bound_identities
+from podidctl.diagnosis.daemons import Daemon, environment_of, has_daemon, list_daemons, nmi_settings, reject_help
 from podidctl.diagnosis.input import DiagnosisInput, Event, NmiConfiguration, NmiPods, ReadFailure, ServiceAccountAccess
 from podidctl.diagnosis.nmi_availability import likely_nmi
 from podidctl.diagnosis.nmi_log import LINES_READ, LoggedDecision, parse_decisions
+from podidctl.diagnosis.secrets import read_secret_checks
 from podidctl.diagnosis.service_accounts import federated_identities
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import parse_provider_id
@@ -73,7 +75,11 @@ async def gather(
         decisions=await or_failure(_decisions(client, pod, nmi)) if pod is not None else (),
         azure=await _on_azure(azure, node) if azure is not None else None,
     )
-    if pod is None or not federated_identities(data, pod):
+    if pod is None:
+        return data
+    secrets = await read_secret_checks(client, data.configuration.settings, bound_identities(data, pod))
+    data = replace(data, secrets=secrets)
+    if not federated_identities(data, pod):
         return data
     return replace(data, account=await _service_account_access(client, pod, nmi))
 
@@ -123,11 +129,16 @@ async def _events(client: Client, pod: Pod) -> tuple[Event, ...]:
 async def _decisions(client: Client, pod: Pod, nmi: NmiPods | ReadFailure) -> tuple[LoggedDecision, ...]:
     if isinstance(nmi, ReadFailure) or not nmi.here:
         return ()
-    daemon = likely_nmi(nmi)
+    log = await read_log(client, likely_nmi(nmi))
+    return parse_decisions(log, "/".join(pod.key), pod.metadata.uid)
+
+
+async def read_log(client: Client, daemon: Daemon) -> str:
+    """Return the last LINES_READ lines of NMI's log. Raises ApiError."""
     container = daemon.container("nmi")
     asked = {"container": container.name if container is not None else "", "tailLines": str(LINES_READ)}
     log = await client.request("GET", f"{PODS.path(*daemon.key)}/log", params=asked)
-    return parse_decisions(log.decode(errors="replace"), "/".join(pod.key), pod.metadata.uid)
+    return log.decode(errors="replace")
 
 
 def configuration_of(nmi: NmiPods | ReadFailure, pod: Pod | None) -> NmiConfiguration:

@@ -3,10 +3,13 @@
 A value that could not be read is a `ReadFailure` with the reason, so that it is not mistaken for an absent one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from mic.azure.identities import HostIdentities
 from nmi.settings import Settings
+from nmi.tokens.secrets import CredentialError
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.nmi_log import LoggedDecision
 from podidentity.azure.errors import AzureError
@@ -28,6 +31,13 @@ class ReadFailure:
 
     why: str
     """The reason and the next action."""
+
+
+SecretCheck = CredentialError | ReadFailure | None
+"""NMI's reason why it cannot use a Secret, or a failed read; None for a usable Secret."""
+
+IdentityKey = tuple[str, str]
+"""Namespace and name of an AzureIdentity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,12 @@ class EventSource(Wire, frozen=True):
     host: str = ""
 
 
+class InvolvedObject(Wire, frozen=True):
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+
+
 class Event(Resource, frozen=True):
     """A Kubernetes Event in the older form, which NMI and MIC write."""
 
@@ -78,6 +94,7 @@ class Event(Resource, frozen=True):
     last_timestamp: str | None = None
     event_time: str | None = None
     source: EventSource = EventSource()
+    involved_object: InvolvedObject = InvolvedObject()
 
     @property
     def at(self) -> str:
@@ -111,3 +128,7 @@ class DiagnosisInput:
     """Identities on the node's VM or scale set; None if Azure was not asked."""
     account: ServiceAccountAccess | None = None
     """None if not read: only federated identities depend on it."""
+    secrets: Mapping[IdentityKey, SecretCheck] = field(default_factory=dict)
+    """Checks of the Secrets of the pod's service principals (types 1 and 2)."""
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """Time of the reads, by this machine's clock."""

@@ -17,7 +17,8 @@ from nmi.server.decisions import REFUSED
 
 LINES_READ: Final = 5_000
 """Lines from the end of the log: some hours of one node, up to two megabytes."""
-DECISIONS_MAX: Final = 3
+DECISIONS_MAX: Final = 16
+"""Decisions about one pod: NMI writes at most 20 lines a minute about it."""
 
 _HEAD: Final = re.compile(rf"[A-Z](?P<at>\d{{4}} \d\d:\d\d:\d\d)\.\d+ {re.escape(decisions.__name__)}\] ")
 _FIELD: Final = re.compile(r' (?P<name>[a-z_]+)=(?P<value>"(?:\\.|[^"\\])*"|[^\s"]+)')
@@ -38,6 +39,8 @@ class LoggedDecision(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     error: str = ""
     """Reason of a refusal, with the next action."""
     repeats: int = 0
+    decided_at: str = ""
+    """Time of the decision's own line, in UTC; empty if only a summary of its repeats was found."""
 
 
 def parse_decisions(log: str, pod: str, uid: str) -> tuple[LoggedDecision, ...]:
@@ -53,7 +56,7 @@ def parse_decisions(log: str, pod: str, uid: str) -> tuple[LoggedDecision, ...]:
         if "uid" not in fields:
             _repeat(found, at, fields)
         elif fields["uid"] == uid:
-            one = _decision(at, fields)
+            one = msgspec.structs.replace(_decision(at, fields), decided_at=at)
             key = (one.outcome, one.identity, one.resource, one.error)
             found.pop(key, None)
             found[key] = one

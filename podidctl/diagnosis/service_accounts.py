@@ -5,8 +5,8 @@ from typing import Final, NamedTuple
 from nmi.error_refusals import refusal_of
 from nmi.refusal import Refusal
 from nmi.tokens.assertions import NoAssertionError
-from podidctl.diagnosis.bindings import named_identity, namespace_restriction, selecting_bindings
-from podidctl.diagnosis.decision import is_managed, is_watched
+from nmi.tokens.secrets import CredentialError
+from podidctl.diagnosis.bindings import bound_identities
 from podidctl.diagnosis.input import DiagnosisInput, ServiceAccountAccess
 from podidctl.diagnosis.token_source import describe_token_source
 from podidentity.resources import AzureIdentity, IdentityType, Pod
@@ -39,12 +39,8 @@ def account_name(pod: Pod) -> str:
 
 def federated_identities(data: DiagnosisInput, pod: Pod) -> list[AzureIdentity]:
     """Return the pod's federated identities: those of its bindings and those assigned to it."""
-    bindings = [each for each in selecting_bindings(data, pod) if not namespace_restriction(data, pod, each)]
-    found = [identity for each in bindings if (identity := named_identity(data, each)) is not None]
-    if not is_managed(data):
-        found += [each.spec.azure_identity_ref for each in data.assigned if is_watched(data, pod, each)]
-    ours = [each for each in found if each.spec.type == IdentityType.FEDERATED]
-    return list({each.key: each for each in ours if each.metadata.namespace == pod.metadata.namespace}.values())
+    ours = [each for each in bound_identities(data, pod) if each.spec.type == IdentityType.FEDERATED]
+    return [each for each in ours if each.metadata.namespace == pod.metadata.namespace]
 
 
 def assertion_fault(pod: Pod, account: ServiceAccountAccess | None) -> AssertionFault | None:
@@ -70,7 +66,9 @@ def pod_token_source(data: DiagnosisInput, identity: AzureIdentity, resource: st
     """
     pod = data.pod
     if pod is None or identity.spec.type != IdentityType.FEDERATED:
-        return describe_token_source(data.configuration.settings, identity, resource)
+        source = describe_token_source(data.configuration.settings, identity, resource)
+        secret = data.secrets.get(identity.key)
+        return refusal_of(secret) if isinstance(source, str) and isinstance(secret, CredentialError) else source
     whom = describe_token_source(data.configuration.settings, identity, resource, account=account_name(pod))
     why = assertion_fault(pod, data.account)
     if isinstance(whom, Refusal) or why is None:

@@ -3,7 +3,7 @@ the permissions of the service accounts (SubjectAccessReviews, which the API ser
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -14,13 +14,15 @@ import msgspec
 
 from mic.startup.settings import Settings as MicSettings
 from mic.startup.spellings import KINDS, respelled
+from nmi.settings import Settings as NmiSettings
 from podidctl.diagnosis.access_reviews import is_allowed, service_account_of
 from podidctl.diagnosis.daemons import Daemon, list_daemons
-from podidctl.diagnosis.gather import or_failure
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.gather import NO_NODE, or_failure
+from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
+from podidctl.diagnosis.secrets import read_secret_checks
 from podidctl.doctor.creation_times import DATED_PODS, creation_time, pod_times
 from podidctl.doctor.federated_access import read_federated_access
-from podidctl.doctor.programs import is_managed, mic_settings
+from podidctl.doctor.programs import is_managed, mic_settings, readable_configurations
 from podidctl.doctor.rights import mic_rights, nmi_rights
 from podidctl.doctor.secret_access import secret_access
 from podidctl.doctor.state import (
@@ -34,6 +36,7 @@ from podidctl.doctor.state import (
     ServerState,
     StoredObjects,
 )
+from podidctl.doctor.token_reader import refused_pods
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import Malformed, decode_meta, decode_object, shallow
@@ -70,8 +73,9 @@ async def gather(client: Client) -> ClusterState:
     nmi = await or_failure(_daemons(client, "nmi"))
     mic = await or_failure(_daemons(client, "mic"))
     objects, stored = await _objects(client)
+    now = datetime.now(UTC)
     return ClusterState(
-        now=datetime.now(UTC),
+        now=now,
         server=server,
         definitions={each.plural: await or_failure(_definition(client, each)) for each in KINDS},
         stored=stored,
@@ -81,8 +85,21 @@ async def gather(client: Client) -> ClusterState:
         locks=await or_failure(_locks(client, () if isinstance(mic, ReadFailure) else mic)),
         rights=await or_failure(_rights(client, nmi, mic)),
         secrets=await or_failure(secret_access(client, objects, nmi)),
+        credentials=await or_failure(_credentials(client, objects, nmi)),
+        refused=await or_failure(refused_pods(client, nmi, now)),
         federation=await read_federated_access(client, objects, nmi),
     )
+
+
+async def _credentials(
+    client: Client, objects: Objects | ReadFailure, nmi: Sequence[Daemon] | ReadFailure
+) -> Mapping[IdentityKey, SecretCheck]:
+    """Return the checks of the Secrets, by the settings of the first NMI whose flags can be read."""
+    if isinstance(objects, ReadFailure):
+        return {}
+    rules = readable_configurations(() if isinstance(nmi, ReadFailure) else nmi)
+    settings = rules[0].settings if rules else NmiSettings(node_name=NO_NODE)
+    return await read_secret_checks(client, settings, objects.identities)
 
 
 async def _daemons(client: Client, component: str) -> tuple[Daemon, ...]:

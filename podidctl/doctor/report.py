@@ -11,8 +11,9 @@ from podidctl.doctor.fail_closed import check_fail_closed
 from podidctl.doctor.federated_identities import check_federated_identities
 from podidctl.doctor.node_checks import NodeState
 from podidctl.doctor.schema import Finding, Level, Report, make_finding
-from podidctl.doctor.secrets import check_secrets
+from podidctl.doctor.secrets import check_credentials, check_secrets
 from podidctl.doctor.state import ClusterState, Objects
+from podidctl.doctor.tokens import check_tokens
 
 T = TypeVar("T")
 
@@ -39,6 +40,8 @@ def _cluster(state: ClusterState) -> Iterator[Finding]:
     yield from _with("leader", state.locks, lambda locks: leaders.check_leaders(locks, state.now, needed=not managed))
     yield from _with("rights", state.rights, rights.check_rights)
     yield from _with("secrets", state.secrets, lambda each: check_secrets(each, there.identities))
+    yield from _with("credentials", state.credentials, lambda each: check_credentials(each, there))
+    yield from _with("tokens", state.refused, check_tokens)
     yield from check_federated_identities(state.federation, there, nmi, state.server, exempt)
     yield from _with(
         "objects",

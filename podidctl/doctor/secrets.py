@@ -1,15 +1,22 @@
-"""Checks of NMI's permission to read Secrets, which identities of type 1 and 2 (service principals) need. Pure."""
+"""Checks of the Secrets of service principals (types 1 and 2), and of NMI's permission to read them. Pure."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from mic.preview.text import counted
+from nmi.tokens.secrets import CredentialError
+from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
+from podidctl.diagnosis.secrets import READ_PERMISSION
 from podidctl.diagnosis.token_source import SERVICE_PRINCIPAL_TYPES
+from podidctl.doctor.objects import live_pods
 from podidctl.doctor.schema import Finding, Level, make_finding
-from podidctl.doctor.state import SecretAccess
+from podidctl.doctor.state import Objects, SecretAccess
 from podidctl.printing import listed
 from podidentity.resources import AzureIdentity
 
 CHECK: Final = "secrets"
+CREDENTIALS: Final = "credentials"
 GRANT: Final = (
     "add them to the chart's rbac.secretNamespaces, or leave that list empty for all namespaces; "
     "rbac.allowAccessToSecrets must be true"
@@ -46,3 +53,36 @@ def check_secrets(access: Sequence[SecretAccess], identities: Iterable[AzureIden
             yield make_finding(CHECK, Level.OK, says + listed(each.needed))
         elif needed:
             yield make_finding(CHECK, Level.OK, f"{who} may get the Secrets that AzureIdentities of type 1 or 2 name")
+
+
+def check_credentials(checks: Mapping[IdentityKey, SecretCheck], objects: Objects) -> Iterator[Finding]:
+    """Check that each Secret exists and has the keys that NMI reads. An identity without pods is a warning."""
+    needed = _needed_identities(objects)
+    usable, unread = 0, defaultdict[str, list[str]](list)
+    for key, check in sorted(checks.items()):
+        name = "/".join(key)
+        match check:
+            case CredentialError() as error:
+                level = Level.PROBLEM if key in needed else Level.WARNING
+                says, _, then = error.message.partition(": ")
+                yield make_finding(CREDENTIALS, level, f"AzureIdentity {name}: {says}", then or error.message)
+            case ReadFailure(why):
+                unread[why].append(name)
+            case None:
+                usable += 1
+    if unread:
+        several = [name for names in unread.values() for name in names]
+        says = f"the Secrets of {listed(several)} could not be checked: {next(iter(unread))}"
+        yield make_finding(CREDENTIALS, Level.UNKNOWN, says, READ_PERMISSION)
+    if usable:
+        yield make_finding(
+            CHECK, Level.OK, f"{counted(usable, 'Secret exists', 'Secrets exist')} with the keys that NMI reads"
+        )
+
+
+def _needed_identities(objects: Objects) -> set[IdentityKey]:
+    """Return the identities of bindings that select a running pod."""
+    labels = {each.binding_label for each in live_pods(objects)}
+    return {
+        (each.metadata.namespace, each.spec.azure_identity) for each in objects.bindings if each.spec.selector in labels
+    }

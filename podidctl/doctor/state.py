@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from podidctl.diagnosis.daemons import Daemon
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
+from podidctl.diagnosis.recent_refusals import RecentRefusal
 from podidentity.kube.lock_records import LockRecord
 from podidentity.resources import (
     AzureAssignedIdentity,
@@ -153,6 +154,15 @@ class SecretAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedPod:
+    """A pod whose last known request NMI refused."""
+
+    pod: str
+    """`namespace/name`."""
+    refusal: RecentRefusal
+
+
+@dataclass(frozen=True, slots=True)
 class FederatedAccess:
     """State that federated identities depend on."""
 
@@ -178,6 +188,9 @@ class ClusterState:
     locks: tuple[Locks, ...] | ReadFailure = ()
     rights: tuple[Rights, ...] | ReadFailure = ()
     secrets: tuple[SecretAccess, ...] | ReadFailure = ()
+    credentials: Mapping[IdentityKey, SecretCheck] | ReadFailure = field(default_factory=dict)
+    """Checks of the Secrets of service principals, by identity."""
+    refused: tuple[RefusedPod, ...] | ReadFailure = ()
     federation: FederatedAccess = field(default_factory=FederatedAccess)
 
     @property

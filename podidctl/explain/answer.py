@@ -14,6 +14,7 @@ from nmi.server.responses import refused
 from podidctl.diagnosis.decision import ANY_IDENTITY, Outcome, PredictedDecision
 from podidctl.diagnosis.input import DiagnosisInput
 from podidctl.diagnosis.nmi_availability import unavailable_reason
+from podidctl.diagnosis.recent_refusals import recent_refusal
 from podidctl.diagnosis.service_accounts import pod_token_source
 from podidctl.explain.hosts import missing_on_azure
 from podidctl.explain.schema import Answer, Link, LinkState
@@ -43,6 +44,9 @@ def _answer(data: DiagnosisInput, said: PredictedDecision) -> Answer:
         name = plain("/".join(identity.key))
         if isinstance(refusal, Refusal):
             return _refusal(data, refusal, Outcome.REFUSED, name)
+        if (recent := recent_refusal(data, identity="/".join(identity.key))) is not None:
+            says = plain(f"{recent.description}: {recent.text}")
+            return Answer(outcome=Outcome.REFUSED, says=says, identity=name, status=recent.status)
         return Answer(
             outcome=said.outcome, says=plain(f"NMI asks Azure for a token of AzureIdentity {name}"), identity=name
         )

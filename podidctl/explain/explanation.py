@@ -5,6 +5,7 @@ package only adds the explanation.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
@@ -25,14 +26,18 @@ from podidctl.explain.bindings import binding_links
 from podidctl.explain.hosts import azure_links, nmi_links
 from podidctl.explain.schema import EventReport, Explanation, Link, LinkState, make_link
 from podidctl.explain.service_account import service_account_links
+from podidctl.explain.token import secret_links, token_links
 from podidctl.printing import plain
 from podidentity.resources import Pod
+
+DECISIONS_SHOWN: Final = 3
 
 
 def explain(data: DiagnosisInput) -> Explanation:
     """Return every link, in order, and NMI's predicted response."""
     links = list(_links(data))
     events = data.events
+    decisions = () if isinstance(data.decisions, ReadFailure) else data.decisions
     return Explanation(
         pod=f"{data.namespace}/{data.name}",
         answer=make_answer(data, predict_decision(data), links),
@@ -50,7 +55,7 @@ def explain(data: DiagnosisInput) -> Explanation:
             for each in (() if isinstance(events, ReadFailure) else events)
         ],
         events_unread=plain(events.why) if isinstance(events, ReadFailure) else "",
-        decided=[] if isinstance(data.decisions, ReadFailure) else [_plain_decision(each) for each in data.decisions],
+        decided=[_plain_decision(each) for each in decisions[:DECISIONS_SHOWN]],
         decided_unread=plain(data.decisions.why) if isinstance(data.decisions, ReadFailure) else "",
         rules=plain(data.configuration.source),
     )
@@ -81,9 +86,11 @@ def _links(data: DiagnosisInput) -> Iterator[Link]:
     if not exempt:
         yield _label(pod)
         yield from binding_links(data, pod)
+        yield from secret_links(data, pod)
         yield from service_account_links(data, pod)
         yield from azure_links(data, pod)
     yield from nmi_links(data, pod)
+    yield from token_links(data)
 
 
 def _pod(data: DiagnosisInput, pod: Pod | None) -> Link:

@@ -53,7 +53,7 @@ class Answer(ReportModel, frozen=True):
     identity: str = ""
     """Namespace and name of the AzureIdentity that the pod gets or would get."""
     status: int | None = None
-    """HTTP status, if NMI refuses without a request to Azure."""
+    """HTTP status of the refusal: the predicted one, or the one in NMI's log."""
 
 
 class Explanation(ReportModel, frozen=True):

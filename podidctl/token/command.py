@@ -76,6 +76,7 @@ def _lines(report: TokenPrediction) -> Iterator[tuple[str, str]]:
     yield "asked", report.asked
     yield "subject", report.subject
     yield "held", f"{report.held_seconds:g} s, then:" if report.held_seconds else ""
-    yield "answer", f"{report.status} {report.error}: {report.description}" if report.status is not None else ""
+    body = f"{report.error}: {report.description}" if report.error else "(in NMI's log)"
+    yield "answer", f"{report.status} {body}" if report.status is not None else ""
     yield "why", report.why
     yield "but", report.note

@@ -16,6 +16,7 @@ from nmi.server.responses import refused
 from podidctl.diagnosis.decision import Outcome, PredictedDecision, predict_decision
 from podidctl.diagnosis.input import DiagnosisInput
 from podidctl.diagnosis.nmi_availability import unavailable_reason
+from podidctl.diagnosis.recent_refusals import recent_refusal
 from podidctl.diagnosis.service_accounts import pod_token_source, subject
 from podidctl.diagnosis.token_source import TYPE_NAMES, unknown_cloud_note
 from podidctl.printing import plain
@@ -43,7 +44,8 @@ class TokenPrediction(ReportModel, frozen=True):
     held_seconds: float = 0.0
     """How long NMI holds the request before it refuses it."""
     status: int | None = None
-    """HTTP status of a refusal; `error` and `description` are its body."""
+    """HTTP status of a refusal; `error` and `description` are its body. Of a refusal in NMI's log only the status is
+    known."""
     error: str = ""
     description: str = ""
     why: str = ""
@@ -92,7 +94,17 @@ def _granted(data: DiagnosisInput, request: TokenRequest, identity: AzureIdentit
         prediction = _refused(data, request.resource, whom)
         note = plain(unknown_cloud_note(data.configuration, identity))
         return msgspec.structs.replace(prediction, note=note, **shown)
-    return _prediction(data, request.resource, Outcome.GRANTED, asked=whom, **shown)
+    granted = _prediction(data, request.resource, Outcome.GRANTED, asked=whom, **shown)
+    recent = recent_refusal(data, identity="/".join(identity.key), resource=request.resource)
+    if recent is None:
+        return granted
+    return msgspec.structs.replace(
+        granted,
+        outcome=Outcome.REFUSED,
+        status=recent.status,
+        why=plain(recent.text),
+        note=plain(f"{recent.description}; NMI has granted none since"),
+    )
 
 
 def _identity_fields(identity: AzureIdentity) -> dict[str, str]:

@@ -15,6 +15,7 @@ from nmi.server.call import Call
 from nmi.server.decisions import Decisions, Subject
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.nmi_log import DECISIONS_MAX, LoggedDecision, parse_decisions
+from podidctl.explain.explanation import DECISIONS_SHOWN
 from podidctl.explain.show import show
 from podidentity.telemetry.logs import JsonFormatter, TextFormatter
 from tests.nmi.server.fakes import pod_entry
@@ -98,11 +99,10 @@ def test_only_the_latest_decisions_are_printed(written: Written) -> None:
     decisions = Decisions()
     for number in range(DECISIONS_MAX + 2):
         decisions.granted(POD, TokenRequest(f"https://{number}.example"), "shop/id", Usage())
-    assert [each.resource for each in about(written())] == [
-        "https://4.example",
-        "https://3.example",
-        "https://2.example",
-    ]
+    read = about(written())
+    assert [each.resource for each in read] == [f"https://{each}.example" for each in range(DECISIONS_MAX + 1, 1, -1)]
+    printed = told(decisions=read).decided
+    assert [each.resource for each in printed] == [each.resource for each in read[:DECISIONS_SHOWN]]
 
 
 def test_a_pod_cannot_inject_fields(written: Written) -> None:

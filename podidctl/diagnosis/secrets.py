@@ -1,0 +1,63 @@
+"""Checks of the Secrets that identities of type 1 and 2 name, by NMI's own reader. No value leaves this module."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from nmi.policies import sign_in_policy
+from nmi.settings import Settings
+from nmi.tokens.endpoints import Application
+from nmi.tokens.secrets import CredentialError, Secrets
+from nmi.tokens.source import PolicyError
+from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
+from podidctl.diagnosis.token_source import SERVICE_PRINCIPAL_TYPES
+from podidentity.azure.errors import AzureError
+from podidentity.kube.client import Client
+from podidentity.resources import AzureIdentity, IdentityType
+
+READ_PERMISSION: Final = (
+    "run this command with permission to get these Secrets: only the presence of their keys is checked"
+)
+SECRETS_MAX: Final = 200
+"""Secrets that one command reads."""
+
+
+def application_of(settings: Settings, identity: AzureIdentity) -> Application | None:
+    """Return the sign-in of a service principal, or None if NMI reads no Secret for *identity*."""
+    if identity.spec.type not in SERVICE_PRINCIPAL_TYPES:
+        return None
+    try:
+        return sign_in_policy(settings).application(identity)
+    except PolicyError:
+        return None
+
+
+async def read_secret_checks(
+    client: Client, settings: Settings, identities: Iterable[AzureIdentity]
+) -> Mapping[IdentityKey, SecretCheck]:
+    """Return the check of each service principal's Secret, by the identity's key. Identities without one are left out.
+
+    At most SECRETS_MAX are read. Raises ApiError only if the API server does not respond.
+    """
+    secrets, found = Secrets(client), dict[IdentityKey, SecretCheck]()
+    for identity in identities:
+        application = application_of(settings, identity)
+        if application is None or len(found) >= SECRETS_MAX:
+            continue
+        found[identity.key] = await _check(secrets, application)
+    return found
+
+
+async def _check(secrets: Secrets, application: Application) -> SecretCheck:
+    try:
+        if application.type == IdentityType.SECRET:
+            await secrets.client_secret(application)
+        else:
+            await secrets.key_store(application)
+    except CredentialError as error:
+        # The text of `secret_forbidden` is about NMI's permission. Here the caller of the command lacks it.
+        if error.code == "secret_forbidden":
+            return ReadFailure(f"you may not get Secret {application.secret}")
+        return error
+    except AzureError as error:
+        return ReadFailure(error.message)
+    return None

@@ -1,0 +1,106 @@
+"""The doctor reports NMI's recent refusals by their Events, and missing Secrets."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from nmi.tokens.secrets import CredentialError
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.recent_refusals import RecentRefusal
+from podidctl.doctor.schema import Level
+from podidctl.doctor.state import RefusedPod
+from podidctl.doctor.token_reader import refused_pods
+from podidentity.kube import access
+from podidentity.kube.client import Client
+from podidentity_sandbox.kubeapi.server import Recorded
+from tests.mic.emulated_cloud import EmulatedCloud
+from tests.nmi.identity.shapes import binding
+from tests.podidctl.doctor_inputs import NOW, daemon, examined, objects, one
+from tests.podidctl.explain.test_the_real_program import running
+
+CAUSE = "check the AzureIdentity's clientID"
+
+
+def refused(pod: str, text: str = CAUSE) -> RefusedPod:
+    return RefusedPod(pod, RecentRefusal(NOW, text))
+
+
+def test_pods_with_one_cause_are_one_problem_with_its_next_action() -> None:
+    line = one(examined(refused=(refused("ns/b"), refused("ns/a"))))
+    assert (line.check, line.level, line.next) == ("tokens", Level.PROBLEM, CAUSE)
+    assert "2 pods in the last 16 minutes: ns/a, ns/b" in line.says
+    assert one(examined(refused=ReadFailure("not allowed: events"))).level is Level.UNKNOWN
+
+
+def test_a_missing_secret_is_a_problem_if_a_pod_needs_it() -> None:
+    missing = CredentialError("Secret ns/s does not exist: create it", code="secret_missing")
+    line = one(examined(credentials={("ns", "id"): missing}))
+    assert (line.check, line.level, line.next) == ("credentials", Level.PROBLEM, "create it")
+    assert "AzureIdentity ns/id" in line.says
+    unneeded = {("ns", "spare"): missing}
+    assert one(examined(credentials=unneeded, objects=objects(bindings=(binding(),)))).level is Level.WARNING
+    unread = {("ns", "id"): ReadFailure("you may not get Secret ns/s")}
+    assert one(examined(credentials=unread)).level is Level.UNKNOWN
+
+
+async def test_events_of_existing_pods_count_until_a_grant(cloud: EmulatedCloud) -> None:
+    running(cloud, "web")
+    event(cloud, "web", at="2026-01-01T11:59:00Z")
+    assert await read(cloud) == ["default/web"]
+    assert await read(cloud, log=f'{HEAD} outcome="granted" pod="default/web" uid="{uid(cloud)}"') == []
+    event(cloud, "web", at="2026-01-01T11:59:59Z", name="later")
+    assert await read(cloud, log=f'{HEAD} outcome="granted" pod="default/web" uid="{uid(cloud)}"') == ["default/web"]
+
+
+async def test_old_events_and_events_of_former_pods_do_not_count(cloud: EmulatedCloud) -> None:
+    running(cloud, "web")
+    event(cloud, "web", at="2026-01-01T11:00:00Z")
+    event(cloud, "gone", at="2026-01-01T11:59:00Z", uid_="u")
+    event(cloud, "web", at="2026-01-01T11:59:00Z", uid_="of-a-former-pod", name="former")
+    event(cloud, "web", at="2026-01-01T11:59:00Z", component="stranger", name="stranger")
+    assert await read(cloud) == []
+
+
+HEAD = 'I0101 11:59:30.000000 nmi.server.decisions] token granted resource="r"'
+
+
+def uid(cloud: EmulatedCloud) -> str:
+    return str(cloud.api.store.get("pods", "web", "default")["metadata"]["uid"])
+
+
+def event(
+    cloud: EmulatedCloud, pod: str, *, at: str, uid_: str = "", name: str = "e", component: str = "aad-pod-identity-nmi"
+) -> None:
+    about = {"kind": "Pod", "namespace": "default", "name": pod, "uid": uid_ or uid(cloud)}
+    document: dict[str, Any] = {
+        "metadata": {"name": f"{pod}.{name}", "namespace": "default"},
+        "involvedObject": about,
+        "reason": "TokenRefused",
+        "message": CAUSE,
+        "lastTimestamp": at,
+        "source": {"component": component},
+    }
+    cloud.api.store.create("events", document)
+
+
+async def read(cloud: EmulatedCloud, log: str = "") -> list[str]:
+    def intercept(request: Recorded) -> None:
+        assert request.method == "GET"
+
+    cloud.api.intercept = intercept
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    async with Client(await access.find(str(cloud.folder / "kubeconfig"), {}), user_agent="test") as client:
+        reading = _WithLog(client, log)
+        found = await refused_pods(reading, (daemon("nmi", "nmi-1", node="n0"),), now)  # type: ignore[arg-type]
+    return [each.pod for each in found]
+
+
+class _WithLog:
+    """The client, with a log for every pod."""
+
+    def __init__(self, client: Client, log: str) -> None:
+        self._client, self._log = client, log
+        self.list, self.get = client.list, client.get
+
+    async def request(self, method: str, path: str, **_: Any) -> bytes:
+        assert (method, path) == ("GET", "/api/v1/namespaces/kube-system/pods/nmi-1/log")
+        return self._log.encode()
