@@ -304,7 +304,7 @@ class _Review:
             read_at=self.objects.read_at,
             rules=self.rules.shown(),
             azure="not read" if not asked else "read" if read == len(azure_hosts) else "partly read",
-            unknown=unknown_parts(self.objects, self.hosts),
+            unknown=unknown_parts(self.objects, self.rules, self.hosts),
             summary=self._summary(azure_complete=asked and read == len(azure_hosts)),
             identities=self.identities,
             bindings=self.bindings,
