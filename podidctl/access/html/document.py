@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from mic.preview.text import printable
 from podidctl.access.html.model import model, to_json
 from podidctl.access.schema import AccessReview
 from podidentity.exits import StartError
@@ -30,7 +31,9 @@ def document(review: AccessReview) -> str:
     parts = "".join(_file(name) for name in PROGRAM)
     program = f'(function () {{\n"use strict";\n{parts}}})();\n'
     style = _file("report.css")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_finalize
+    )
     rendered: str = environment.from_string(_file("report.html.jinja")).render(
         review=review,
         version=VERSION,
@@ -42,6 +45,11 @@ def document(review: AccessReview) -> str:
         data=to_json(model(review)),
     )
     return rendered
+
+
+def _finalize(value: object) -> object:
+    """Return what the template prints: texts of objects without control characters, safe text as it is."""
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def content_security_policy(*, scripts: tuple[str, ...], style: str) -> str:

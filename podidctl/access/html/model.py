@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mic.preview.text import printable
 from podidctl.access.schema import AccessReview, AttachedIdentity, Host, NodeAccess, PodAccess, Reach, SubjectRight
 
 Document = dict[str, Any]
@@ -16,7 +17,20 @@ ABSENT: Final = -1
 
 
 def model(review: AccessReview) -> Document:
-    """Return the document for `to_json`."""
+    """Return the document for `to_json`, without control characters in its texts."""
+    document: Document = _printable(_document(review))
+    return document
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_printable(each) for each in value]
+    return {name: _printable(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+def _document(review: AccessReview) -> Document:
     identities = _index(each.full_name for each in review.identities)
     bindings = _index(each.full_name for each in review.bindings)
     pods = _index(each.full_name for each in review.pods)

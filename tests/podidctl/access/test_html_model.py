@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from typing_extensions import override
 
+from mic.preview.text import printable
 from podidctl.access.html.document import MISSING, content_security_policy, document
 from podidctl.access.html.model import model, to_json
 from podidctl.access.schema import AccessReview
@@ -101,7 +102,7 @@ def test_hostile_names_add_no_element() -> None:
 
     assert [tag for tag, _ in attacked.tags] == [tag for tag, _ in usual.tags]
     assert attacked.texts["script"][1:] == usual.texts["script"][1:]
-    assert json.loads(attacked.texts["script"][0])["pods"][0]["name"] == f"{HOSTILE}/{HOSTILE}"
+    assert json.loads(attacked.texts["script"][0])["pods"][0]["name"] == printable(f"{HOSTILE}/{HOSTILE}")
 
 
 def test_unknown_parts_are_listed_with_the_missing_right() -> None:
