@@ -29,6 +29,7 @@ COMMANDS: tuple[list[str], ...] = (
     ["explain", "pod"],
     ["token"],
     ["doctor"],
+    ["access"],
     ["plan"],
     ["top"],
     ["sandbox", "up"],
