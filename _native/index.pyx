@@ -1,6 +1,6 @@
 """The index from address to pod record, and the ready answers of a pod record.
 
-`nmi.identity.cluster_cache` is the only writer. The lane looks up the address for every request; a lookup costs the
+`nmi.identity.cluster_cache` is the only writer of addresses. The lane looks up the address for every request; a lookup costs the
 same with ten pods as with ten thousand. A record's generation ties an answer to the decision that it is based on:
 `invalidate` starts a new generation, and answers of an older one are not admitted.
 """
@@ -12,6 +12,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memcpy
 
 from _native.query cimport QUERY_MAX, SelectorKind, Text, read_query
+from _native.scan cimport KINDS, NO_HEADER
 
 import socket
 
@@ -66,6 +67,7 @@ cdef class PodRecord:
     def invalidate(self):
         self.generation += 1
         self._answers.clear()
+        self._refusals = None
         return self.generation
 
     cdef ReadyAnswer find_answer(self, const unsigned char *text, Py_ssize_t length, int64_t now_ns):
@@ -87,6 +89,14 @@ cdef class PodRecord:
         if length <= SPELLING_MAX:
             kept.spelled = PyBytes_FromStringAndSize(<const char *>text, length)
         return self.if_fresh(kept, now_ns)
+
+    cdef ReadyAnswer find_refusal(self, int kind, int64_t now_ns):
+        """Return the fresh answer to a request that is refused because of its *kind* (`scan`); None without one."""
+        cdef ReadyAnswer answer
+        if self._refusals is None:
+            return None
+        answer = <ReadyAnswer>self._refusals[kind]
+        return None if answer is None or now_ns >= answer.fresh_until_ns else answer
 
     cdef _CachedAnswer find_cached(self, const Query *query):
         cdef _CachedAnswer kept
@@ -136,6 +146,21 @@ cdef class PodRecord:
             self._answers.remove(oldest)
         self._answers.append(kept)
         return True
+
+    def admit_refusal(self, int64_t generation, int kind, ReadyAnswer answer not None):
+        if not <int>NO_HEADER <= kind < <int>KINDS:
+            raise ValueError(f"{kind} is not a kind of refusal")
+        if generation != self.generation:
+            return False
+        if self._refusals is None:
+            self._refusals = [None] * <int>KINDS
+        self._refusals[kind] = answer
+        return True
+
+    def refusal(self, int kind, int64_t now_ns):
+        if not <int>NO_HEADER <= kind < <int>KINDS:
+            raise ValueError(f"{kind} is not a kind of refusal")
+        return None if self.suspended else self.find_refusal(kind, now_ns)
 
     def find(
         self, bytes resource not None, int selector_kind, bytes selector_value not None, bytes xms_cc not None,

@@ -21,6 +21,7 @@ from nmi.flag_table import OperationMode, StaleIdentity
 from nmi.handover.messages import SocketName
 from nmi.handover.metrics import HandoverMetrics
 from nmi.handover.predecessor import Predecessor
+from nmi.handover.start_signal import StartSignal
 from nmi.handover.takeover import Takeover
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import PREFIX, IdentityMetrics
@@ -292,8 +293,16 @@ class App:
         metrics = HandoverMetrics(self._registry)
         if path is not None:
             self._predecessor = Predecessor(path, service, metrics)
+        signal = StartSignal(Path(settings.start_signal) if settings.start_signal else None)
+        self._stack.callback(signal.close)
         takeover = Takeover(
-            path, service.hello(), metrics, service.bind, in_use=is_in_use, receive_tokens=self._receive_tokens
+            path,
+            service.hello(),
+            metrics,
+            service.bind,
+            in_use=is_in_use,
+            receive_tokens=self._receive_tokens,
+            signal=signal.give,
         )
         self._service, self._takeover = service, takeover
         await takeover.begin()

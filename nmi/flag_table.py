@@ -124,6 +124,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("http-probe-port", "probe_port", go_int, "port of /healthz and /readyz"),
     Flag("prometheus-port", "metrics_port", go_int, "port of /metrics"),
     Flag("handover-socket", "handover_socket", str, "path of the Unix socket for an upgrade without interruption"),
+    Flag("start-signal", "start_signal", str, "path of the Unix socket for the startup probe"),
     Flag("enableProfile", "profile", go_bool, "serve /debug/profile on loopback"),
     Flag("log-format", "log_format", one_of(LogFormat), "text or json"),
     Flag("v", "verbosity", go_int, "how much to log; 4 is a line per request", aliases=("-v",)),

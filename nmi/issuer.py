@@ -212,7 +212,7 @@ class Issuer:
             outcome: Issued | RawAnswer | Refusal | None
             match decision:
                 case Refusal():
-                    outcome = decision
+                    outcome = replace(decision, generation=self._lasting(decision, pending, generation, decision_input))
                 case Wait():
                     pending.refusal = decision.refusal
                     if decision.refusal is NONE_ASSIGNED and entry.unmatched:
@@ -229,6 +229,17 @@ class Issuer:
             if outcome is not None:
                 return outcome
         return GONE
+
+    def _lasting(
+        self, decision: Refusal, pending: _PendingRequest, generation: int, decision_input: DecisionInput | Wait
+    ) -> int | None:
+        """Return *generation* if the pod record determines *decision* alone, else None.
+
+        Object ids are learned from IMDS's responses, without a new generation.
+        """
+        certain = isinstance(decision_input, DecisionInput) and decision_input.certain
+        known = decision.reason is not Reason.UNKNOWN_OBJECT_ID
+        return generation if certain and known and pending.peer else None
 
     async def _grant(
         self,

@@ -167,6 +167,9 @@ class Settings:
     handover_socket: str = ""
     """Path of the Unix socket where this NMI passes its ports to its successor on this node, and gets them from its
     predecessor; empty disables it. Only NMI's user may write to its directory."""
+    start_signal: str = ""
+    """Path of a Unix socket that exists once /readyz answers for this NMI and no longer for its predecessor. The
+    startup probe of its pod waits for it. Its directory must belong to this pod only; empty disables it."""
     profile: bool = False
     """Serve /debug/profile on the probe port, to processes on loopback only."""
     log_format: LogFormat = LogFormat.TEXT
@@ -253,6 +256,10 @@ class Settings:
         _demand(
             self.handover_socket == "" or (self.handover_socket.startswith("/") and len(self.handover_socket) <= 80),
             f"--handover-socket is {quoted(self.handover_socket)}; give the whole path, of at most 80 characters",
+        )
+        _demand(
+            self.start_signal == "" or (self.start_signal.startswith("/") and len(self.start_signal) <= 80),
+            f"--start-signal is {quoted(self.start_signal)}; give the whole path, of at most 80 characters",
         )
         _demand(
             self.max_connections_per_pod <= self.max_connections or self.max_connections == 0,

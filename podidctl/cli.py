@@ -28,6 +28,7 @@ from podidctl.migration.command import application as migrate_application
 from podidctl.printing import print_error
 from podidctl.sandbox_command import application as sandbox_application
 from podidctl.token import command as token_command
+from podidctl.top import command as top_command
 from podidentity.exits import StartError
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat, configure
@@ -52,6 +53,7 @@ app.add_typer(migrate_application(os.environ), name="migrate")
 explain_command.add_to(app, CONTEXT)
 token_command.add_to(app, CONTEXT)
 doctor_command.add_to(app, CONTEXT)
+top_command.add_to(app, CONTEXT)
 access_command.add_to(app, CONTEXT)
 
 

@@ -10,6 +10,7 @@ import json
 import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubeapi.handling import LogOptions
 from podidentity_sandbox.kubelet import Kubelet, PodObserver
 from podidentity_sandbox.kubelet_logs import KubeletLogs
+from podidentity_sandbox.local_pages import read_local_page
 from podidentity_sandbox.network import ExecutionContext, Network
 from podidentity_sandbox.scheduler import Scheduler
 from podidentity_sandbox.volumes import NodeFiles
@@ -123,6 +125,7 @@ class Cluster:
             await self.api.start()
             await asyncio.to_thread(self.api.write_kubeconfig, self.kubeconfig)
             self.api.read_logs_with(self._read_log)
+            self.api.read_pages_with(self._read_page)
             for node in nodes:
                 for listener in self._network.node_sockets(node, self.api.port):
                     await self.api.add_socket(listener)
@@ -319,6 +322,14 @@ class Cluster:
         pieces = kubelet.read_log(metadata["namespace"], metadata["name"], options.container, follow=follow, tail=tail)
         async for piece in pieces:
             yield piece
+
+    async def _read_page(self, pod: dict[str, Any], port: int, path: str) -> tuple[int, str, bytes]:
+        """Return status, content type and body of a page of a pod on its node's network. Raise OSError."""
+        spec = pod.get("spec") or {}
+        node = spec.get("nodeName", "")
+        if node not in self.kubelets or not spec.get("hostNetwork"):
+            raise OSError("the sandbox reaches only ports of pods on the network of a node")
+        return await asyncio.to_thread(self._network.call_on_node, node, partial(read_local_page, port, path))
 
 
 def kind_of(document: Mapping[str, Any]) -> Kind[Resource]:

@@ -22,7 +22,7 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import settings
 
-from tests import selection
+from tests import selection, time_limit
 from tests.examples import QUICK
 from tests.leaks import Ledger
 from tests.rights import Calls
@@ -57,6 +57,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until all tests are collected: their objects stay
+    config.pluginmanager.register(time_limit)
     for name, text in selection.MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {text}")
 
@@ -80,6 +82,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # The garbage collector need not look again at all modules and tests. The marked objects stay until the end.
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

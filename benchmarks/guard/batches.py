@@ -71,6 +71,11 @@ def batches() -> tuple[Batch, ...]:
     plain = corpus("azure-identity-python")
     closing = plain.replace(b"Connection: keep-alive", b"Connection: close")
     unknown = plain.replace(b"https%3A%2F%2Fmanagement.azure.com%2F", b"https%3A%2F%2Fabsent.example%2F")
+    no_identity = plain.replace(b"management.azure.com", b"identityless.example")
+    no_header = plain.replace(b"Metadata: true\r\n", b"")
+    no_resource = plain.replace(b"&resource=https%3A%2F%2Fmanagement.azure.com%2F", b"")
+    post = plain.replace(b"GET ", b"POST ")
+    elsewhere = plain.replace(b"/metadata/identity/oauth2/token", b"/latest/meta-data/iam/security-credentials")
     # Each connection, and so each pod, uses one SDK.
     varying = [with_id(corpus(name), number) for number in range(20) for name in SDKS]
     return (
@@ -80,6 +85,11 @@ def batches() -> tuple[Batch, ...]:
         Batch("as SDKs vary it", varying, 48, connections=len(SDKS)),
         Batch("16 pipelined", [plain], 24, pipelined=16),
         Batch("refused by the general lane", [unknown], 40, status=b"400"),
+        Batch("refused: no identity", [no_identity], 300, status=b"400"),
+        Batch("refused: no header", [no_header], 300, status=b"400"),
+        Batch("refused: no resource", [no_resource], 300, status=b"400"),
+        Batch("refused: another method", [post], 300, status=b"405"),
+        Batch("refused: unknown path", [elsewhere], 300, status=b"404"),
     )
 
 

@@ -15,6 +15,8 @@ from tests.nmi.server.fakes import FakeIssuer, FakeProxy, Grant, grant, pod_entr
 PODS: Final = 250
 TOKEN_BYTES: Final = 1800
 TOKENLESS: Final = "https://absent.example/"
+IDENTITYLESS: Final = "https://identityless.example/"
+"""As TOKENLESS, but the refusal depends on the pod record alone."""
 
 
 def pod_address(number: int) -> str:
@@ -23,7 +25,7 @@ def pod_address(number: int) -> str:
 
 
 class Served:
-    """Issuer for PODS pods. Each pod gets a token for each resource except TOKENLESS."""
+    """Issuer for PODS pods. Each pod gets a token for each resource except TOKENLESS and IDENTITYLESS."""
 
     def __init__(self) -> None:
         self.index = Index()
@@ -47,4 +49,7 @@ class Served:
         if request.resource == TOKENLESS:
             return Refusal(Reason.NOTHING_ASSIGNED, "no identity for this")
         peer, _ = self.issuer.asked.pop()
+        if request.resource == IDENTITYLESS:
+            generation = self.pods[peer].record.generation
+            return Refusal(Reason.NOTHING_ASSIGNED, "Identity not found", generation=generation)
         return grant(self.pods[peer].record, access_token="t" * TOKEN_BYTES, life=1_000_000)

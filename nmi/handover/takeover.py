@@ -42,10 +42,12 @@ class Takeover:
         *,
         in_use: Callable[..., bool],
         receive_tokens: Callable[[Sequence[bytes]], tuple[int, int]],
+        signal: Callable[[], None],
     ) -> None:
         """Without *path*, every port that is in use is an error. *in_use* returns whether an error is one of these.
 
-        *receive_tokens*: see Successor.take.
+        *receive_tokens*: see Successor.take. *signal* is called, once or several times, when this NMI owns every
+        socket, or waits for a program that must end first.
         """
         self._path = path
         self._hello = hello
@@ -53,6 +55,7 @@ class Takeover:
         self._bind = bind
         self._in_use = in_use
         self._receive_tokens = receive_tokens
+        self._signal = signal
         self._missing = set(NAMES)
         self._refused = ""
         self.predecessor: Successor | None = None
@@ -123,3 +126,5 @@ class Takeover:
                 self.problem = f"waiting for a port: {error}"
             else:
                 self._missing.discard(name)
+        if self.problem or not self._missing:
+            self._signal()

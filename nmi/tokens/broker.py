@@ -94,6 +94,7 @@ class TokenBroker:
         metrics.watch(
             tokens=lambda: len(self._tokens),
             soonest_expiry=lambda: self._tokens.soonest_expiry(self._clock(), usage_clock_ns() - IN_USE_NS),
+            oldest_age=lambda: self._tokens.oldest_age(self._clock(), usage_clock_ns() - IN_USE_NS),
             governor=governor,
         )
 

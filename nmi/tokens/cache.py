@@ -4,7 +4,7 @@ This module neither fetches nor reads a clock.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from math import inf
 from types import MappingProxyType
@@ -160,8 +160,14 @@ class TokenCache:
         A token without a second request is not refreshed, and one whose pods are gone cannot be: so a token is in use
         if it was requested again, and at *asked_since_ns* of the ready answers' clock or later.
         """
-        in_use = (each for each in self._tokens.values() if each.used and each.usage.last_ns >= asked_since_ns)
-        return min((max(each.left(now), 0.0) for each in in_use), default=inf)
+        return min((max(each.left(now), 0.0) for each in self._in_use(asked_since_ns)), default=inf)
+
+    def oldest_age(self, now: float, asked_since_ns: int) -> float:
+        """Return the seconds since the fetch of the oldest token in use, as in `soonest_expiry`; 0 if none is."""
+        return max((now - each.fetched_at for each in self._in_use(asked_since_ns)), default=0.0)
+
+    def _in_use(self, asked_since_ns: int) -> Iterator[CachedToken]:
+        return (each for each in self._tokens.values() if each.used and each.usage.last_ns >= asked_since_ns)
 
     def state(self, now: float) -> list[dict[str, object]]:
         """Return the state for /debug/state: JSON-able, at most STATE_MAX tokens, the most recently used first."""

@@ -53,6 +53,7 @@ class TokenMetrics:
         self._throttled = dict.fromkeys(OPERATIONS, 0)
         self._tokens: Callable[[], int] = lambda: 0
         self._soonest_expiry: Callable[[], float] = lambda: math.inf
+        self._oldest_age: Callable[[], float] = lambda: 0.0
         self._governor: Governor | None = None
         durations = Histogram(
             f"{PREFIX}imds_operations_duration_seconds",
@@ -75,14 +76,17 @@ class TokenMetrics:
         *,
         tokens: Callable[[], int],
         soonest_expiry: Callable[[], float] = lambda: math.inf,
+        oldest_age: Callable[[], float] = lambda: 0.0,
         governor: Governor,
     ) -> None:
         """Set the functions that a scrape reads the gauges from, and observe the waits of *governor*.
 
         *soonest_expiry*: the seconds to the first expiry of a token in use; infinity without one.
+        *oldest_age*: the seconds since the fetch of the oldest token in use; 0 without one.
         """
         self._tokens = tokens
         self._soonest_expiry = soonest_expiry
+        self._oldest_age = oldest_age
         self._governor = governor
         governor.observe_waits(self._waits.observe)
 
@@ -136,6 +140,11 @@ class TokenMetrics:
             f"{PREFIX}nmi_token_soonest_expiry_seconds",
             "Seconds to the first expiry of a token that was requested within half an hour; +Inf without one.",
             value=self._soonest_expiry(),
+        )
+        yield GaugeMetricFamily(
+            f"{PREFIX}nmi_token_oldest_age_seconds",
+            "Seconds since the fetch of the oldest token that was requested within half an hour; 0 without one.",
+            value=self._oldest_age(),
         )
         if governor is not None:
             yield from _of_breaker(governor.breaker)

@@ -1,23 +1,50 @@
 """Definition of the command `podidctl access`."""
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.markup import escape
 
+from mic.preview.schema import SOMETHING_TO_DO
 from mic.preview.survey import reached
+from mic.preview.text import counted
 from mic.startup.settings import Settings
 from podidctl.access.cluster_objects import ClusterObjects
+from podidctl.access.differences import DOCUMENT_MAX, Differences, DocumentError, compare, read_document
 from podidctl.access.gather import gather, read_azure
-from podidctl.access.outputs import AccessOutput, render
+from podidctl.access.outputs import AccessOutput, print_text, render
+from podidctl.access.policy import FILE_MAX, PolicyError, RuleLine, parse_policy
+from podidctl.access.policy_output import PolicyOutput, render_policy
+from podidctl.access.policy_rules import evaluate
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
 from podidctl.access.scope import KINDS, ScopeError
-from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect
-from podidctl.printing import console
+from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect, parse_pod_name
+from podidctl.printing import Output, console, plain, print_document
 from podidentity.exits import StartError
 from podidentity.telemetry.logs import LogFormat, configure
+
+DOCUMENTS = {AccessOutput.JSON: Output.JSON, AccessOutput.YAML: Output.YAML}
+WHAT = {"identity": "an identity name", "pod": "a pod name"}
+"""Kinds with a namespace."""
+SIGN_COLORS = {"+": "green", "-": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """The command line."""
+
+    settings: Settings
+    scope: Callable[[str], Scope]
+    """Return the scope; the argument is the namespace of the kubeconfig."""
+    ask_azure: bool
+    stored: str
+    """File with a stored review; empty to read the cluster."""
 
 
 def add_to(app: typer.Typer, context: CliContext) -> None:
@@ -26,53 +53,142 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
     @app.command("access")
     def _access(
         kind: Annotated[str, typer.Argument(help="identity, pod, node or namespace. Default: the cluster.")] = "",
-        name: Annotated[
-            str, typer.Argument(help="Its name; NAMESPACE/NAME for a pod or an identity. Default namespace: default.")
-        ] = "",
+        name: Annotated[str, typer.Argument(help="Its name; of a pod or an identity NAMESPACE/NAME, or NAME.")] = "",
         *,
+        namespace: Annotated[
+            str, typer.Option("-n", "--namespace", help="The namespace of the pod or the identity.")
+        ] = "",
         kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
         cloudconfig: Annotated[str, typer.Option(help=CLOUDCONFIG_HELP)] = "",
         output: Annotated[AccessOutput, typer.Option("-o", "--output", help="Output format.")] = AccessOutput.TABLE,
+        policy: Annotated[str, typer.Option(help="Test the cluster against the rules in this file.")] = "",
+        policy_output: Annotated[PolicyOutput, typer.Option(help="Output format with --policy.")] = PolicyOutput.TEXT,
+        diff: Annotated[str, typer.Option(help="Show the changes since this review (a file of -o json).")] = "",
+        stored: Annotated[
+            str, typer.Option("--review", help="Use this review (a file of -o json) instead of the cluster.")
+        ] = "",
     ) -> None:
-        """Show which pod can use which Azure identity, and how far one taken-over pod or node reaches.
+        """Show which pod can use which Azure identity, and how far one taken-over pod or node reaches. Only reads.
 
-        The exit code is 0, or 1 if a part could not be read.
+        The exit code is 0, or 1 if a part could not be read. With --policy it is 3 if a rule is violated, and with
+        --diff if there is a change; both also accept a stored review: --diff BEFORE.json AFTER.json.
         """
         configure(LogFormat.TEXT, 0)
-        settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
-        found = asyncio.run(_review(settings, parse_scope(kind, name), ask_azure=bool(cloudconfig)))
-        render(found, output, console())
-        raise typer.Exit(int(bool(found.unknown)))
+        if diff and kind and kind not in KINDS and not name and not stored:
+            kind, stored = "", kind
+        _check_options(output, kind, policy, diff, stored)
+        parse_scope(kind, name, namespace, "default")  # reports a wrong command line before the cluster is read
+        request = _Request(
+            context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig),
+            lambda usual: parse_scope(kind, name, namespace, usual),
+            bool(cloudconfig),
+            stored,
+        )
+        to = console()
+        if policy:
+            code = _test_policy(request, policy, policy_output, to)
+        elif diff:
+            code = _show_differences(request, diff, output, to)
+        else:
+            found = _find_review(request)
+            render(found, output, to)
+            code = int(bool(found.unknown))
+        raise typer.Exit(code)
 
 
-def parse_scope(kind: str, name: str, usual: str = "default") -> Scope:
-    """Return the scope on the command line. Raises typer.BadParameter."""
-    if not kind:
-        return Scope()
-    if kind not in KINDS:
+def _check_options(output: AccessOutput, kind: str, policy: str, diff: str, stored: str) -> None:
+    """Raise typer.BadParameter for options that exclude each other."""
+    if policy and diff:
+        raise typer.BadParameter("--policy and --diff exclude each other")
+    if policy and (kind or output is not AccessOutput.TABLE):
+        raise typer.BadParameter("a policy tests the whole cluster, and --policy-output sets its format")
+    if diff and output is not AccessOutput.TABLE and output not in DOCUMENTS:
+        raise typer.BadParameter(f"--diff has no output {output}; use table, json or yaml")
+    if stored and kind:
+        raise typer.BadParameter("a stored review cannot be restricted; store one with the same arguments")
+
+
+def parse_scope(kind: str, name: str, namespace: str, usual: str) -> Scope:
+    """Return the scope on the command line; *usual*: the default namespace. Raises typer.BadParameter."""
+    if kind in WHAT:
+        return Scope(kind=kind, name="/".join(parse_pod_name(name, namespace, usual, WHAT[kind])))
+    if namespace:
+        raise typer.BadParameter("-n is the namespace of a pod or an identity; write: podidctl access namespace NAME")
+    if kind and kind not in KINDS:
         raise typer.BadParameter(f"{kind!a} is not one of {', '.join(KINDS)}")
-    namespaced = kind in {"identity", "pod"}
-    before, slash, bare = name.rpartition("/")
-    parts = (before, bare) if slash and namespaced else (name,)
-    if not all(map(NAME_PATTERN.fullmatch, parts)):
-        form = "NAMESPACE/NAME" if namespaced else "NAME"
-        raise typer.BadParameter(f"{name!a} is not the name of a {kind}; write: podidctl access {kind} {form}")
-    return Scope(kind=kind, name=f"{usual}/{name}" if namespaced and not slash else name)
+    if kind and not NAME_PATTERN.fullmatch(name):
+        raise typer.BadParameter(f"{name!a} is not the name of a {kind}; write: podidctl access {kind} NAME")
+    return Scope(kind=kind, name=name) if kind else Scope()
 
 
-async def _review(settings: Settings, scope: Scope, *, ask_azure: bool) -> AccessReview:
-    """Return the review. Raises StartError."""
-    objects = await _read(settings, ask_azure=ask_azure)
+def _test_policy(request: _Request, file: str, output: PolicyOutput, to: Console) -> int:
+    rules = _read_policy(file)
+    result = evaluate(_find_review(request), rules, file)
+    print_text(render_policy(result, output), to)
+    return SOMETHING_TO_DO if result.is_violated else int(result.is_undecided)
+
+
+def _read_policy(file: str) -> list[RuleLine]:
     try:
-        return review(objects, scope)
+        return parse_policy(_read_file(file, FILE_MAX))
+    except PolicyError as error:
+        raise StartError(f"{file} is not a policy: {error}") from error
+
+
+def _show_differences(request: _Request, file: str, output: AccessOutput, to: Console) -> int:
+    before = _read_review(file)
+    try:
+        found = compare(before, _find_review(request))
+    except DocumentError as error:
+        raise StartError(f"{file}: {error}") from error
+    if (document := DOCUMENTS.get(output)) is not None:
+        print_document(found, document, to)
+    else:
+        _print_differences(found, to)
+    return SOMETHING_TO_DO if found.differences else int(bool(found.unknown))
+
+
+def _print_differences(found: Differences, to: Console) -> None:
+    to.print(f"{counted(len(found.differences), 'change')} from {escape(found.before)} to {escape(found.after)}")
+    for each in found.differences:
+        line = escape(plain(f"{each.subject}: {each.says}"))
+        to.print(f"[{SIGN_COLORS[each.sign]}]{each.sign}[/] {line}", soft_wrap=True)
+    for part in found.unknown:
+        to.print(f"[magenta]unknown: {escape(plain(part))}: changes of it may be missing[/]", soft_wrap=True)
+
+
+def _find_review(request: _Request) -> AccessReview:
+    """Return the review. Raises StartError."""
+    if request.stored:
+        return _read_review(request.stored)
+    objects, usual = asyncio.run(_read(request.settings, ask_azure=request.ask_azure))
+    try:
+        return review(objects, request.scope(usual))
     except ScopeError as error:
         raise StartError(str(error)) from error
 
 
-async def _read(settings: Settings, *, ask_azure: bool) -> ClusterObjects:
+async def _read(settings: Settings, *, ask_azure: bool) -> tuple[ClusterObjects, str]:
+    """Return the objects, and the namespace of the kubeconfig. Raises StartError."""
     async with connect(settings) as client:
-        objects = await gather(client)
+        objects, usual = await gather(client), client.access.namespace or "default"
     if not ask_azure:
-        return objects
+        return objects, usual
     async with reached(settings) as (own, azure):
-        return replace(objects, azure=await read_azure(objects, azure, own))
+        return replace(objects, azure=await read_azure(objects, azure, own)), usual
+
+
+def _read_review(file: str) -> AccessReview:
+    try:
+        return read_document(_read_file(file, DOCUMENT_MAX))
+    except DocumentError as error:
+        raise StartError(f"{file}: {error}") from error
+
+
+def _read_file(file: str, most: int) -> bytes:
+    """Return the content, and one byte more than *most* of a larger file. Raises StartError."""
+    try:
+        with Path(file).open("rb") as content:
+            return content.read(most + 1)
+    except (OSError, ValueError) as error:
+        raise StartError(f"cannot read {file}: {error}; check the path") from error

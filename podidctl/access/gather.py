@@ -37,12 +37,12 @@ async def gather(client: Client) -> ClusterObjects:
     exceptions = await _all(client, EXCEPTIONS)
     nodes = await _all(client, NODES)
     pods = await _all(client, REVIEWED_PODS)
-    nmi = await or_failure(_daemons(client, "nmi"))
-    mic = await or_failure(_daemons(client, "mic"))
     rbac = await or_failure(_rbac(client))
     skipped: Counter[str] = Counter()
     for (plural, _), count in client.skipped.counts.items():
         skipped[plural] += count
+    nmi = await or_failure(_daemons(client, "nmi"))
+    mic = await or_failure(_daemons(client, "mic"))
     return ClusterObjects(
         read_at=read_at,
         identities=identities,

@@ -101,7 +101,7 @@ def _of_pod(
             continue
         federated = identity.spec.type == IdentityType.FEDERATED
         if bypasses:
-            # The pod can request a token of its own service account without NMI.
+            # The pod can request a token of its service account without NMI.
             state = GrantState.POSSIBLE if federated else GrantState.BYPASSED
         elif federated and not rules.on(pod.spec.node_name).settings.federated_identities:
             state = GrantState.DISABLED
@@ -144,9 +144,9 @@ class _Served:
         """Return what NMI serves to *pod* if its requests reach NMI, by identity."""
         assigned = self._assigned.get(pod.key, ())
         bindings = self._bindings.get((pod.metadata.namespace, pod.binding_label), ()) if pod.binding_label else ()
-        if not assigned and not bindings:
-            return {}
         node = pod.spec.node_name
+        if not node or not (assigned or bindings):
+            return {}
         data = DiagnosisInput(
             namespace=pod.metadata.namespace,
             name=pod.metadata.name,

@@ -25,7 +25,8 @@ class AccessOutput(StrEnum):
 Renderer = Callable[[AccessReview, Console], None]
 
 
-def _print_text(text: str, to: Console) -> None:
+def print_text(text: str, to: Console) -> None:
+    """Print *text*, without markup and line breaks of the console."""
     to.print(text.rstrip("\n"), markup=False, soft_wrap=True)
 
 
@@ -34,7 +35,7 @@ RENDERERS: Final[Mapping[AccessOutput, Renderer]] = {
     AccessOutput.WIDE: lambda review, to: show(review, to, wide=True),
     AccessOutput.JSON: lambda review, to: print_document(review, Output.JSON, to),
     AccessOutput.YAML: lambda review, to: print_document(review, Output.YAML, to),
-    AccessOutput.DOT: lambda review, to: _print_text(dot(review), to),
+    AccessOutput.DOT: lambda review, to: print_text(dot(review), to),
 }
 
 

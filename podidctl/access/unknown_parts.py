@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from podidctl.access.cluster_objects import ClusterObjects
+from podidctl.access.cluster_objects import ClusterObjects, readable
+from podidctl.access.daemon_rules import DaemonRules
 from podidctl.access.schema import Host, Unknown
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.printing import listed, plain
@@ -18,23 +19,32 @@ RESOURCES: Final = {
     "nodes": "nodes",
 }
 """By field of ClusterObjects."""
+RBAC_PART: Final = "rbac"
+NMI_PART: Final = "nmi"
 RBAC: Final = "roles, clusterroles, rolebindings and clusterrolebindings of rbac.authorization.k8s.io"
 
 
-def unknown_parts(objects: ClusterObjects, hosts: Sequence[Host]) -> list[Unknown]:
+def unknown_parts(objects: ClusterObjects, rules: DaemonRules, hosts: Sequence[Host]) -> list[Unknown]:
     """Return the parts. Azure is one of them only if it was asked."""
-    return list(_parts(objects, hosts))
+    return list(_parts(objects, rules, hosts))
 
 
-def _parts(objects: ClusterObjects, hosts: Sequence[Host]) -> Iterator[Unknown]:
+def _parts(objects: ClusterObjects, rules: DaemonRules, hosts: Sequence[Host]) -> Iterator[Unknown]:
     for field, resource in RESOURCES.items():
         value = getattr(objects, field)
         if isinstance(value, ReadFailure):
             yield _unknown(resource, value.why, f"list on {resource}")
     if isinstance(objects.rbac, ReadFailure):
-        yield _unknown("rbac", objects.rbac.why, f"list on {RBAC}")
+        yield _unknown(RBAC_PART, objects.rbac.why, f"list on {RBAC}")
+    unread = [
+        each for each in readable(objects.nmi) if each.spec.node_name and each.spec.node_name not in rules.by_node
+    ]
+    if unread:
+        why = f"the flags of {listed(each.name for each in unread)} cannot be read, so other rules were used there"
+        yield _unknown(NMI_PART, why, "none: podidctl doctor shows the wrong flag")
     for plural, count in sorted(objects.skipped.items()):
-        yield _unknown(plural, f"{count} of them cannot be read; NMI and MIC ignore them too", "none: correct them")
+        part = next((each for each in RESOURCES.values() if each.partition(".")[0] == plural), RBAC_PART)
+        yield _unknown(part, f"{count} {plural} cannot be read; NMI and MIC ignore them too", "none: correct them")
     failed = [each for each in hosts if each.problem]
     if failed:
         why = f"{len(failed)} of {len(hosts)} hosts: {listed({each.problem for each in failed})}"

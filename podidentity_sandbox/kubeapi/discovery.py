@@ -22,6 +22,7 @@ VERSION: Final[Document] = {
 }
 _SUBRESOURCES: Final[dict[str, tuple[str, str, tuple[str, ...]]]] = {
     "log": ("Pod", "", ("get",)),
+    "proxy": ("PodProxyOptions", "", ("get",)),
     "binding": ("Binding", "", ("create",)),
     "token": ("TokenRequest", "authentication.k8s.io/v1", ("create",)),
     "status": ("", "", ("get", "patch", "update")),

@@ -45,6 +45,9 @@ class LogOptions:
 ReadLog = Callable[[Document, LogOptions], AsyncIterator[bytes]]
 """Returns a pod's log in pieces. It must end by itself unless it follows."""
 
+ReadPage = Callable[[Document, int, str], Awaitable[tuple[int, str, bytes]]]
+"""Returns status, content type and body of the page at a path of a pod's port. Raises OSError if it is unreachable."""
+
 Method = Callable[[web.BaseRequest, Target], Awaitable[web.StreamResponse]]
 
 
@@ -68,6 +71,7 @@ class ResourceHandler:
         self._flowing = flowing
         self._clock = clock
         self.read_log: ReadLog | None = None
+        self.read_page: ReadPage | None = None
         self.watches: set[Watch] = set()
         self._watches_changed = asyncio.Event()
         self._methods: dict[tuple[str, bool, str], Method] = {
@@ -75,6 +79,7 @@ class ResourceHandler:
             ("GET", True, ""): self._get,
             ("GET", True, "status"): self._get,
             ("GET", True, "log"): self._log,
+            ("GET", True, "proxy"): self._proxy,
             ("POST", False, ""): self._create,
             ("POST", True, "token"): self._token,
             ("POST", True, "binding"): self._bind,
@@ -274,6 +279,18 @@ class ResourceHandler:
                 await response.write(piece)
         await response.write_eof()
         return response
+
+    async def _proxy(self, _: web.BaseRequest, target: Target) -> web.StreamResponse:
+        """Return a page of a pod's port. The name is `NAME` or `NAME:PORT`."""
+        name, _colon, port = target.name.partition(":")
+        pod = self._verbs.get(target.resource, (target.namespace, name)).document
+        if self.read_page is None or not (port or "80").isdigit():
+            raise bad_request(f"the port of pod {name[:253]} cannot be read")
+        try:
+            status, content_type, body = await self.read_page(pod, int(port or "80"), f"/{target.path}")
+        except OSError as error:
+            raise StatusError(503, "ServiceUnavailable", f"error trying to reach service: {error}") from error
+        return web.Response(status=status, body=body, headers={"Content-Type": content_type})
 
     def _one(self, request: web.BaseRequest, target: Target, item: Item, status: int = 200) -> web.Response:
         form = requests.representation(request)

@@ -91,7 +91,7 @@ BUILT_IN: Final = (
         "pods",
         short_names=("po",),
         categories=("all",),
-        subresources=("status", "log", "binding"),
+        subresources=("status", "log", "binding", "proxy"),
         generation=True,
         fields={
             path: path

@@ -39,6 +39,8 @@ class Target:
     namespace: str = ""
     name: str = ""
     subresource: str = ""
+    path: str = ""
+    """The path behind the subresource `proxy`."""
 
 
 def target(registry: Registry, path: str) -> Target | None:
@@ -59,6 +61,8 @@ def target(registry: Registry, path: str) -> Target | None:
     if rest[0] == "namespaces" and len(rest) > 2 and not (not group and rest[2] in {"status", "finalize"}):
         namespace, rest = rest[1], rest[2:]
     resource = registry.at(group, version, rest[0])
+    path = "/".join(rest[3:]) if rest[2:3] == ["proxy"] else ""
+    rest = rest[:3] if path else rest
     if resource is None or len(rest) > 3 or (namespace and not resource.namespaced):
         raise no_such_resource()
     name, subresource = [*rest[1:], "", ""][:2]
@@ -66,7 +70,7 @@ def target(registry: Registry, path: str) -> Target | None:
         raise not_found(resource.plural, resource.group, name)
     if (name and resource.namespaced and not namespace) or (subresource and subresource not in resource.subresources):
         raise no_such_resource()
-    return Target(resource, namespace, name, subresource)
+    return Target(resource, namespace, name, subresource, path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from podidentity_sandbox.certificates import Authority, KeyPair
 from podidentity_sandbox.kubeapi import authorization, definitions, discovery, openapi, requests, responses
 from podidentity_sandbox.kubeapi.accounts import ServiceAccountTokens
 from podidentity_sandbox.kubeapi.authorization import ADMINISTRATOR, Authorizer, User, service_account_user
-from podidentity_sandbox.kubeapi.handling import ReadLog, ResourceHandler
+from podidentity_sandbox.kubeapi.handling import ReadLog, ReadPage, ResourceHandler
 from podidentity_sandbox.kubeapi.history import History
 from podidentity_sandbox.kubeapi.kinds import DEFINITIONS, Registry
 from podidentity_sandbox.kubeapi.statuses import StatusError, unauthorized
@@ -191,6 +191,10 @@ class KubeApi:
     def read_logs_with(self, read_log: ReadLog) -> None:
         """Use *read_log* for `kubectl logs`."""
         self._handler.read_log = read_log
+
+    def read_pages_with(self, read_page: ReadPage) -> None:
+        """Use *read_page* for the subresource `proxy` of pods."""
+        self._handler.read_page = read_page
 
     def compact(self) -> None:
         """Forget history: resuming a watch or a paged list from before now is too old."""

@@ -21,11 +21,26 @@ def daemon_set(*options: str) -> Any:
 def test_by_default_a_new_nmi_starts_next_to_the_old_one() -> None:
     spec = daemon_set()
     assert spec["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
-    assert spec["minReadySeconds"] == 10
+    assert "minReadySeconds" not in spec
     pod = spec["template"]["spec"]
     assert {"path": "/run/aad-pod-identity", "type": "DirectoryOrCreate"} in [
         each.get("hostPath") for each in pod["volumes"]
     ]
+
+
+def test_the_startup_probe_waits_for_the_signal_that_nmi_gives() -> None:
+    (container,) = daemon_set()["template"]["spec"]["containers"]
+    *_, path, seconds = container["startupProbe"]["exec"]["command"]
+    assert f"--start-signal={path}" in container["args"]
+    folder = path.rpartition("/")[0]
+    (mount,) = [each for each in container["volumeMounts"] if each["mountPath"] == folder]
+    (volume,) = [each for each in daemon_set()["template"]["spec"]["volumes"] if each["name"] == mount["name"]]
+    assert "emptyDir" in volume, "the NMIs of a node must not share the signal"
+    assert int(seconds) < container["startupProbe"]["timeoutSeconds"]
+
+
+def test_a_time_before_the_old_pod_is_deleted_can_be_set() -> None:
+    assert daemon_set("--set=nmi.minReadySeconds=30")["minReadySeconds"] == 30
 
 
 def test_no_host_port_prevents_the_second_pod() -> None:
@@ -45,7 +60,8 @@ def test_without_a_handover_everything_is_as_in_the_go_implementation() -> None:
     assert "minReadySeconds" not in spec
     (container,) = spec["template"]["spec"]["containers"]
     assert [each["name"] for each in container["ports"]] == ["metrics"]
-    assert not any("handover" in each for each in container["args"])
+    assert not any("handover" in each or "signal" in each for each in container["args"])
+    assert "httpGet" in container["startupProbe"]
     assert "aad-pod-identity" not in str([each.get("hostPath") for each in spec["template"]["spec"]["volumes"]])
 
 

@@ -28,8 +28,6 @@ LOCK = {"namespace": NAMESPACE, "name": "aad-pod-identity-mic"}
 RECORD = f"/api/v1/namespaces/{NAMESPACE}/configmaps/aad-pod-identity-config"
 ASSIGNED = ASSIGNED_IDENTITIES.path("default", "demo-default-demo")
 FORMER_LEADER = "aad-pod-identity-mic-7d9f-x2x4z"
-UPGRADE: dict[str, Any] = {**VALUES, "nmi": {"minReadySeconds": 0}}
-"""The DaemonSet controller may overlook the new pod if the old one has been Ready for less than minReadySeconds."""
 VM = f"{COMPUTE}/virtualMachines/{NODE}"
 
 
@@ -48,7 +46,7 @@ async def test_the_upgrade_adopts_all_assignments_and_pods_get_tokens_immediatel
         machine = here.sandbox.azure.arm.vm(VM)
         system, attached = machine.system_assigned, set(machine.identities)
 
-        await here.install("upgrade", UPGRADE)
+        await here.install("upgrade", VALUES)
         await gets_a_token(here)
         await leads(plane)
         after = await get(plane, ASSIGNED)
@@ -67,7 +65,7 @@ async def test_the_upgrade_adopts_all_assignments_and_pods_get_tokens_immediatel
         assert (await lock(plane))["holderIdentity"] == "", "its MIC need not wait"
         assert here.sandbox.azure.arm.writes() == []
 
-        await here.install("upgrade", UPGRADE)
+        await here.install("upgrade", VALUES)
         await gets_a_token(here)
         await here.kubectl("delete", "pod", "demo", "--timeout=30s")
         async with asyncio.timeout(30):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from nmi.handover.start_signal import is_given
 from podidentity.resources import PODS
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.command_lines import ProgramPorts
@@ -224,6 +225,23 @@ async def test_sigterm_of_a_successor_that_is_not_ready_changes_nothing(director
         assert await end(nmi) == 0
 
 
+async def test_the_start_signal_follows_the_takeover(directory: Path) -> None:
+    async with sandboxed(directory) as sandbox:
+        signal_path = str(directory / "started")
+        former = sandbox.nmis[NODE].program
+        sandbox.settings = replace(
+            sandbox.settings, nmi_flags=[*sandbox.settings.nmi_flags, f"--start-signal={signal_path}"]
+        )
+        former.signal(signal.SIGSTOP)  # shorter than a step of the handover may take
+        await sandbox.start_nmi(NODE)
+        await asyncio.sleep(3)
+        assert not is_given(signal_path)
+        former.signal(signal.SIGCONT)
+        await logged(sandbox, "this NMI has taken over", 1)
+        assert is_given(signal_path)
+        assert await end(former) == 0
+
+
 async def test_sigterm_while_a_successor_synchronises_waits_for_it(directory: Path) -> None:
     async with sandboxed(directory) as sandbox:
         nmi = sandbox.nmis[NODE].program
@@ -349,9 +367,12 @@ async def test_a_held_request_is_answered_by_the_former_nmi(directory: Path) -> 
 async def test_without_a_handover_socket_of_the_former_nmi_the_next_one_waits_for_its_ports(directory: Path) -> None:
     async with Sandbox(Settings(namespaces=False, environment=os.environ)) as sandbox:
         former = sandbox.nmis[NODE].program
-        sandbox.settings = replace(sandbox.settings, nmi_flags=[f"--handover-socket={directory / 'nmi.sock'}"])
+        flags = [f"--handover-socket={directory / 'nmi.sock'}", f"--start-signal={directory / 'started'}"]
+        sandbox.settings = replace(sandbox.settings, nmi_flags=flags)
         await sandbox.start_nmi(NODE)
         await logged(sandbox, "a port is in use", 1)
+        # Otherwise a rollout would never end the former NMI.
+        assert is_given(str(directory / "started"))
         assert await end(former) == 0
         await sandbox.nmi_active(NODE)
         await logged(sandbox, "nmi active", 2)

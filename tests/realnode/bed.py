@@ -27,10 +27,11 @@ from tests.realnode.cgroups import ROOT as CGROUPS
 from tests.realnode.cgroups import Cgroup
 from tests.realnode.configuration import PAUSE_IMAGE, REPOSITORY, chart_values, kubelet
 from tests.realnode.control_plane import ControlPlane
+from tests.realnode.manifests import LOAD_IMAGE
 from tests.realnode.node import Node
 from tests.realnode.options import OUTSIDE_ADDRESS, NodeAddresses, Options
 from tests.realnode.processes import BedError, wait_for
-from tests.realnode.programs import BUILD, ROOT, build_images, find_programs
+from tests.realnode.programs import BUILD, ROOT, Programs, build_images, find_programs
 
 CHART: Final = ROOT / "deploy" / "charts" / "aad-pod-identity"
 TRUST: Final = "etc/ssl/certs/ca-certificates.crt"
@@ -177,7 +178,7 @@ class Bed:
         self._cleanup.callback(self.plane.stop)
         self.commands = self.plane.commands()
         self.azure.trust_cluster(self.plane.folder)
-        archives = self._name_images(images, programs.pause)
+        archives = self._name_images(images, programs)
         for number in range(self.options.nodes):
             node = Node(
                 f"node-{number}",
@@ -218,17 +219,21 @@ class Bed:
         node.connect(OUTSIDE)
         node.boot()
 
-    def _name_images(self, images: Path, program: Path) -> list[Path]:
+    def _name_images(self, images: Path, programs: Programs) -> list[Path]:
         """Return archives of the images under the names that the nodes' pods use.
 
         NMI and MIC get the emulated Azure from the chart's values. The demo is an application, so its image knows it.
         """
         renamed = self.folder / "images"
         renamed.mkdir()
-        pause = renamed / "pause.tar"
-        entry = {"pause": program.read_bytes()}
-        oci.write_image(pause, PAUSE_IMAGE, entry, "/pause", _ARCHITECTURES[platform.machine()])
-        archives = [pause]
+        archives = []
+        for name, image, program in (
+            ("pause", PAUSE_IMAGE, programs.pause),
+            ("load", LOAD_IMAGE, programs.load_client),
+        ):
+            archives.append(renamed / f"{name}.tar")
+            files = {name: program.read_bytes()}
+            oci.write_image(archives[-1], image, files, f"/{name}", _ARCHITECTURES[platform.machine()])
         trusted = oci.read_file(images / "demo.tar", TRUST) + self.files.certificates.read_bytes()
         layers: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {
             "nmi": ({}, {}),

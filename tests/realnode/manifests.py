@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from podidentity.version import VERSION
+from podidentity_sandbox.network import METADATA_ADDRESS
 from tests.realnode.configuration import REPOSITORY
 
 PROBER: Final = (Path(__file__).parent / "prober.py").read_text()
-LOAD_CLIENT: Final = (Path(__file__).parent / "load_client.py").read_text()
+LOAD_IMAGE: Final = "localhost/realnode/load:1"
+"""The image of load_client.c."""
 IMAGE: Final = f"{REPOSITORY}/demo:{VERSION}"
 GROUP: Final = "aadpodidentity.k8s.io/v1"
 
@@ -49,13 +51,10 @@ def prober(name: str, *, selector: str = "", namespace: str = "default", query: 
 
 def load_pod(name: str, *, selector: str, rate: float, new_percent: int, **spec: Any) -> Manifest:
     """Return a pod that requests *rate* tokens a second, *new_percent* of them on a connection of their own."""
-    return pod(
-        name,
-        ["python3", "-c", LOAD_CLIENT],
-        labels={"aadpodidbinding": selector} if selector else {},
-        environment={"RATE": str(rate), "NEW_PERCENT": str(new_percent)},
-        **spec,
-    )
+    variables = {"RATE": str(rate), "NEW_PERCENT": str(new_percent), "HOST": METADATA_ADDRESS, "PORT": "80"}
+    made = pod(name, ["/load"], labels={"aadpodidbinding": selector} if selector else {}, environment=variables, **spec)
+    made["spec"]["containers"][0]["image"] = LOAD_IMAGE
+    return made
 
 
 def pod(

@@ -17,6 +17,7 @@ BUILD: Final = ROOT / "build" / "node"
 PACKAGES: Final = BUILD / "packages"
 IMAGES: Final = ROOT / "build" / "images"
 SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+FLAGS: Final = ("-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-pthread", "-D_GNU_SOURCE")
 LEGACY: Final = Path("/usr/sbin/xtables-legacy-multi")
 LEGACY_NAMES: Final = tuple(
     f"{family}{action}" for family in ("iptables", "ip6tables") for action in ("", "-save", "-restore")
@@ -32,13 +33,14 @@ class Programs:
     ctr: Path
     cni_plugins: Path
     pause: Path
+    load_client: Path
     path: str
 
 
 def find_programs(folder: Path, *, legacy_iptables: bool) -> Programs:
     """Return the programs. Links for the legacy iptables are created in *folder*.
 
-    Build the pause program and tests/testplane if these sources have not been built yet, which takes minutes. Raise
+    Build the C programs and tests/testplane if these sources have not been built yet, which takes minutes. Raise
     BedError if a package is missing.
     """
     containerd = PACKAGES / "usr" / "bin" / "containerd"
@@ -52,18 +54,28 @@ def find_programs(folder: Path, *, legacy_iptables: bool) -> Programs:
             (folder / name).symlink_to(LEGACY)
         path = f"{folder}:{path}"
     return Programs(
-        testplane, containerd, containerd.with_name("ctr"), PACKAGES / "usr" / "lib" / "cni", _pause(), path
+        testplane,
+        containerd,
+        containerd.with_name("ctr"),
+        PACKAGES / "usr" / "lib" / "cni",
+        compiled("pause"),
+        compiled("load_client"),
+        path,
     )
 
 
-def _pause() -> Path:
-    """Return the pause program, compiled statically because a pod's sandbox has no libraries."""
-    source = HERE / "pause.c"
+def compiled(name: str) -> Path:
+    """Return the program of a C file of this folder, compiled statically because its image has no libraries.
+
+    Raise CalledProcessError with the compiler's output on stderr.
+    """
+    source = HERE / f"{name}.c"
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    program = BUILD / f"pause-{digest}"
+    program = BUILD / f"{name}-{digest}"
     if not program.exists():
+        BUILD.mkdir(parents=True, exist_ok=True)
         part = program.with_name(f"{program.name}.{os.getpid()}")
-        subprocess.run(["cc", "-Os", "-static", "-s", "-o", str(part), str(source)], check=True)
+        subprocess.run(["cc", *FLAGS, "-o", str(part), str(source)], check=True)
         part.rename(program)
     return program
 

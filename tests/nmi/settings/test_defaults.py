@@ -64,6 +64,7 @@ DEFAULTS: dict[str, object] = {
     "probe_port": 8080,
     "metrics_port": 9090,
     "handover_socket": "",
+    "start_signal": "",
     "profile": False,
     "log_format": "text",
     "verbosity": 0,

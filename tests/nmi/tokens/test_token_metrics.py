@@ -12,6 +12,7 @@ from tests.virtual_time import in_virtual_time, settle
 CALLS = "aadpodidentity_imds_operations_duration_seconds_count"
 ERRORS = "aadpodidentity_imds_operations_errors_count"
 THROTTLED = "aadpodidentity_nmi_upstream_throttled_total"
+OLDEST = "aadpodidentity_nmi_token_oldest_age_seconds"
 SOONEST = "aadpodidentity_nmi_token_soonest_expiry_seconds"
 OPERATIONS = ("adal_token_msi", "adal_token_msi_userassignedid", "adal_token")
 
@@ -47,15 +48,18 @@ async def test_a_used_token_that_cannot_be_renewed_is_reported_near_its_end() ->
     value = bench.registry.get_sample_value
     await bench.token()
     assert value(SOONEST) == inf, "it was requested only once, so its expiry affects no pod"
+    assert value(OLDEST) == 0.0
     await bench.token()
     assert value(SOONEST) == pytest.approx(3600.0)
     bench.source.failures = [Unreachable("down")] * 100
     await asyncio.sleep(3500.0)
     assert value(SOONEST) == pytest.approx(100.0)
+    assert value(OLDEST) == pytest.approx(3500.0)
     bench.source.failures.clear()
     await asyncio.sleep(60.0)
     await bench.token()
     assert value(SOONEST) == pytest.approx(3600.0, abs=60.0), "it has been renewed"
+    assert value(OLDEST) == pytest.approx(0.0, abs=60.0)
     await bench.broker.aclose()
 
 

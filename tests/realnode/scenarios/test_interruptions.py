@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.realnode.bed import NAMESPACE, NMI, Bed
+from tests.realnode.bed import CHART, NAMESPACE, NMI, RELEASE, Bed
 from tests.realnode.evaluation import Result
 from tests.realnode.manifests import pod
 from tests.realnode.processes import wait_for
 from tests.realnode.scenario import Scenarios
 
 WITHOUT_API_SECONDS = 60.0
+SUCCESSOR_SECONDS = 5.0
+"""A pod that is Ready by mistake is Ready within a second, and the DaemonSet then deletes the former one."""
 
 
 def check(result: Result, *, seconds: float) -> None:
@@ -39,17 +41,19 @@ def has_ready_container(pod: Mapping[str, Any]) -> bool:
 
 @pytest.mark.parametrize("moment", ["exists", "has started", "is Ready"])
 def test_nmi_is_deleted_while_its_successor_starts(bed: Bed, scenarios: Scenarios, moment: str) -> None:
+    former = bed.nmi_pod()
+
     def successor_is_there() -> bool:
         if moment == "has started":
             return len(bed.nmi_pids()) > 1
-        pods = bed.nmi_pods()
-        return len(pods) > 1 and (moment == "exists" or has_ready_container(pods[-1]))
+        others = [each for each in bed.nmi_pods() if each["metadata"]["name"] != former]
+        return any(moment == "exists" or has_ready_container(each) for each in others)
 
     def act() -> None:
-        former = bed.nmi_pod()
         bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}")
         wait_for(successor_is_there, 30, f"no successor that {moment}")
-        bed.kubectl("delete", "pod", former, f"--namespace={NAMESPACE}")
+        # The DaemonSet deletes the former pod itself as soon as the successor is Ready.
+        bed.kubectl("delete", "pod", former, f"--namespace={NAMESPACE}", "--ignore-not-found")
         bed.wait_for_nmi()
 
     check(scenarios.measure(f"NMI's pod deleted when its surge successor {moment}", act), seconds=0)
@@ -85,6 +89,26 @@ def test_nmi_is_rolled_out(bed: Bed, scenarios: Scenarios) -> None:
         bed.wait_for_nmi()
 
     check(scenarios.measure("rollout of NMI", act), seconds=20)
+
+
+def test_an_nmi_that_cannot_start_replaces_none(bed: Bed, scenarios: Scenarios) -> None:
+    former = bed.nmi_pod()
+    wrong = ["--reuse-values", "--set=nmi.extraArgs={--max-hold=never}"]
+
+    def has_failed() -> bool:
+        others = [each for each in bed.nmi_pods() if each["metadata"]["name"] != former]
+        statuses = [status for each in others for status in each["status"].get("containerStatuses", [])]
+        return any(status["restartCount"] > 0 for status in statuses)
+
+    def act() -> None:
+        bed.commands.helm("upgrade", RELEASE, str(CHART), f"--namespace={NAMESPACE}", *wrong)
+        wait_for(has_failed, 60, "the NMI with a wrong flag did not fail")
+        time.sleep(SUCCESSOR_SECONDS)
+        assert bed.nmi_pod() == former, "the rollout deleted the NMI that serves"
+        bed.commands.helm("rollback", RELEASE, f"--namespace={NAMESPACE}", "--wait")
+        bed.wait_for_nmi()
+
+    check(scenarios.measure("rollout of an NMI that cannot start, and its rollback", act), seconds=0)
 
 
 def test_values_are_changed(bed: Bed, scenarios: Scenarios) -> None:

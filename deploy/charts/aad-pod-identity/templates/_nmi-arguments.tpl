@@ -1,3 +1,7 @@
+{{- define "aad-pod-identity.nmi.startSignal" -}}
+/tmp/started
+{{- end -}}
+
 {{- define "aad-pod-identity.nmi.arguments" -}}
 - --node=$(NODE_NAME)
 {{- $flags := list
@@ -23,6 +27,7 @@
   (list "enable-conntrack-deletion" .Values.nmi.enableConntrackDeletion)
   (list "fail-closed" (ternary "true" "" (and .Values.nmi.failClosed (not (has "--redirect=none" (default list .Values.nmi.extraArgs))))))
   (list "handover-socket" (ternary "/run/aad-pod-identity/nmi.sock" "" .Values.nmi.handover.enabled))
+  (list "start-signal" (ternary (include "aad-pod-identity.nmi.startSignal" .) "" .Values.nmi.handover.enabled))
   (list "route-localnet" (ternary "set" "" (eq .Values.nmi.routeLocalnet "set")))
   (list "allowed-ad-endpoints" (join "," .Values.nmi.allowedADEndpoints))
   (list "allow-cross-namespace-secrets" .Values.nmi.allowCrossNamespaceSecrets)

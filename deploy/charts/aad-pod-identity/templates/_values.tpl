@@ -46,7 +46,7 @@ nmi:
   failClosed: true
   handover:
     enabled: true
-  minReadySeconds: 10
+  minReadySeconds: 0
   bootGuard: false
   routeLocalnet: check
   seccompProfile: RuntimeDefault

@@ -1,0 +1,87 @@
+"""The counters and gauges of one NMI, decoded from the text of its /metrics. Pure.
+
+Metrics that this version of NMI does not have are None. The text is untrusted: only lines of known metrics are parsed.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from nmi.refusal import Reason
+
+REQUESTS: Final = "aadpodidentity_nmi_operations_duration_seconds_count"
+REFUSALS: Final = "aadpodidentity_nmi_refusals_total"
+IMDS_CALLS: Final = "aadpodidentity_imds_operations_duration_seconds_count"
+PODS: Final = "aadpodidentity_nmi_index_size"
+TOKENS: Final = "aadpodidentity_nmi_token_cache_size"
+OLDEST: Final = "aadpodidentity_nmi_token_oldest_age_seconds"
+SOONEST: Final = "aadpodidentity_nmi_token_soonest_expiry_seconds"
+_NAMES: Final = (REQUESTS, REFUSALS, IMDS_CALLS, PODS, TOKENS, OLDEST, SOONEST)
+_REASONS: Final = frozenset(Reason)
+_SIGN_INS: Final = "adal_token"
+"""The label of calls to Azure AD in the metric of calls to IMDS."""
+
+
+class UnreadableMetricsError(ValueError):
+    """The text is not that of NMI's metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """One read of an NMI's metrics."""
+
+    requests: float | None = None
+    refusals: Mapping[str, float] = field(default_factory=dict)
+    """By reason."""
+    imds_calls: float | None = None
+    pods: float | None = None
+    tokens: float | None = None
+    oldest_token_seconds: float | None = None
+    next_expiry_seconds: float | None = None
+    """None also without a token in use."""
+
+    @property
+    def refused(self) -> float | None:
+        """The sum of the refusals; None if NMI does not count them."""
+        return sum(self.refusals.values()) if self.refusals else None
+
+
+def parse(text: str) -> Counters:
+    """Return the counters in *text*. Raise UnreadableMetricsError."""
+    sums: dict[str, float] = {}
+    refusals: dict[str, float] = {}
+    try:
+        for name, labels, value in _samples(text):
+            if not math.isfinite(value) and name != SOONEST:
+                raise UnreadableMetricsError(f"the metric {name} is {value}")
+            if name == REFUSALS:
+                reason = labels.get("reason", "")
+                refusals[reason if reason in _REASONS else "other"] = value
+            elif name != IMDS_CALLS or labels.get("operation_type") != _SIGN_INS:
+                sums[name] = sums.get(name, 0.0) + value
+    except (ValueError, KeyError, IndexError) as error:
+        raise UnreadableMetricsError(f"the metrics cannot be parsed: {error}") from error
+    if not sums:
+        raise UnreadableMetricsError("the page has no metric of NMI")
+    soonest = sums.get(SOONEST, math.inf)
+    return Counters(
+        requests=sums.get(REQUESTS),
+        refusals=refusals,
+        imds_calls=sums.get(IMDS_CALLS),
+        pods=sums.get(PODS),
+        tokens=sums.get(TOKENS),
+        oldest_token_seconds=sums.get(OLDEST),
+        next_expiry_seconds=soonest if math.isfinite(soonest) else None,
+    )
+
+
+def _samples(text: str) -> Iterable[tuple[str, Mapping[str, str], float]]:
+    """Return name, labels and value of the known metrics."""
+    known = "".join(f"{line}\n" for line in text.split("\n") if line.startswith(_NAMES))
+    for family in text_string_to_metric_families(known):
+        for sample in family.samples:
+            if sample.name in _NAMES:
+                yield sample.name, sample.labels, float(sample.value)

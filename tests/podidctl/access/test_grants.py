@@ -1,0 +1,160 @@
+"""Identities of each pod, and the path of each."""
+
+from typing import Any
+
+import pytest
+
+from podidctl.access.schema import AccessReview, GrantState
+from podidctl.diagnosis.input import ReadFailure
+from podidentity.resources import ASSIGNED, CREATED, OwnerReference
+from tests.podidctl.access.generated_cluster import assigned_identity
+from tests.podidctl.access.small_cluster import (
+    VM,
+    binding,
+    exception,
+    grants_of,
+    identity,
+    nmi,
+    nmi_pod,
+    node,
+    pod,
+    pod_of,
+    reviewed,
+)
+
+
+def one_pod(*, flags: tuple[str, ...] = (), assigned: str = ASSIGNED, kind: int = 0, **changes: Any) -> AccessReview:
+    """A cluster with the pod shop/web, the identity shop/app and its binding; *assigned*: the object's status."""
+    app = changes.pop("identity", identity("app", kind=kind))
+    web = changes.pop("pod", pod("web", label="app", account="web"))
+    existing = (assigned_identity(web, app, binding("app"), assigned),) if assigned else ()
+    usual: dict[str, Any] = {
+        "identities": (app,),
+        "bindings": (binding("app"),),
+        "assigned": existing,
+        "pods": (web, nmi_pod("node-0")),
+        "nodes": (node("node-0", VM),),
+        "nmi": (nmi("node-0", *flags),),
+        "azure": None,
+    }
+    return reviewed(**(usual | changes))
+
+
+def state(found: AccessReview) -> GrantState | None:
+    grant = grants_of(found, "shop/web").get("shop/app")
+    return grant.state if grant is not None else None
+
+
+def test_an_assigned_identity_is_usable_and_the_path_is_complete() -> None:
+    grant = grants_of(one_pod(), "shop/web")["shop/app"]
+    assert grant.state is GrantState.USABLE
+    assert (grant.binding, grant.label, grant.assigned_identity) == ("shop/app", "app", "default/web-shop-app")
+    assert grant.service_account == ""
+
+
+@pytest.mark.parametrize("status", ["", CREATED])
+def test_without_a_complete_assignment_it_is_pending(status: str) -> None:
+    assert state(one_pod(assigned=status)) is GrantState.PENDING
+
+
+def test_an_assignment_without_a_binding_is_a_leftover() -> None:
+    found = one_pod(bindings=())
+    assert state(found) is GrantState.LEFTOVER
+    assert grants_of(found, "shop/web")["shop/app"].binding == ""
+
+
+def test_if_bindings_cannot_be_read_an_assignment_is_no_leftover() -> None:
+    assert state(one_pod(bindings=ReadFailure("not allowed"))) is GrantState.USABLE
+
+
+def test_another_selector_gives_nothing_and_the_pod_has_a_note() -> None:
+    found = one_pod(assigned="", bindings=(binding("app", selector="App"),))
+    assert state(found) is None
+    assert pod_of(found, "shop/web").note == "no binding gives it an identity"
+
+
+def test_a_binding_of_another_namespace_counts_unless_a_rule_forbids_it() -> None:
+    elsewhere: dict[str, Any] = {"assigned": "", "pod": pod("web", "other", label="app")}
+
+    def grant(**changes: Any) -> bool:
+        return "shop/app" in grants_of(one_pod(**elsewhere, **changes), "other/web")
+
+    assert grant()
+    assert not grant(flags=("--forceNamespaced",))
+    assert not grant(identity=identity("app", namespaced=True))
+    assert not grant(kind=3)
+
+
+def test_managed_mode_needs_no_assignment() -> None:
+    found = one_pod(assigned="", flags=("--operation-mode=managed", "--forceNamespaced"))
+    assert state(found) is GrantState.USABLE
+    assert grants_of(found, "shop/web")["shop/app"].binding == "shop/app"
+    assert found.rules.mode == "managed"
+
+
+def test_a_federated_identity_names_the_service_account_and_depends_on_nmis_flag() -> None:
+    grant = grants_of(one_pod(kind=3), "shop/web")["shop/app"]
+    assert (grant.state, grant.service_account) == (GrantState.USABLE, "shop/web")
+    assert state(one_pod(kind=3, flags=("--federated-identities=false",))) is GrantState.DISABLED
+
+
+def test_another_pod_with_the_service_account_of_a_federated_identity_may_use_it() -> None:
+    web, copy = pod("web", label="app", account="web"), pod("copy", account="web")
+    found = one_pod(kind=3, pod=web, pods=(web, copy, pod("third", account="other")))
+    assert grants_of(found, "shop/copy")["shop/app"].state is GrantState.POSSIBLE
+    assert grants_of(found, "shop/third") == {}
+
+
+@pytest.mark.parametrize("changes", [{"host_network": True}, {"labels": {"app": "old"}}])
+def test_requests_of_host_network_and_exempt_pods_bypass_nmi(changes: Any) -> None:
+    web = pod("web", label="app", account="web", **changes)
+    exceptions = (exception(app="old"),)
+    assert state(one_pod(pod=web, exceptions=exceptions)) is GrantState.BYPASSED
+    assert state(one_pod(pod=web, exceptions=exceptions, kind=3)) is GrantState.POSSIBLE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pod": pod("web", label="app", mirror=True)},
+        {"pod": pod("web", label="app", node="")},
+        {"pod": pod("web", label="app", phase="Succeeded")},
+        {"nodes": ()},
+        {"nodes": (node("node-0", ""),)},
+        {"identity": identity("app", resource_id="/subscriptions/typo")},
+    ],
+)
+def test_pods_and_objects_that_mic_ignores_get_nothing(changes: Any) -> None:
+    assert state(one_pod(assigned="", **changes)) is None
+
+
+def test_a_service_principal_needs_no_azure_host() -> None:
+    assert state(one_pod(kind=1, nodes=(node("node-0", ""),))) is GrantState.USABLE
+
+
+def test_the_workload_of_a_deployments_pod_is_the_deployment() -> None:
+    owner = OwnerReference(api_version="apps/v1", kind="ReplicaSet", name="web-5d9f", controller=True)
+    hashed = pod("web", label="app", owner=owner, labels={"pod-template-hash": "5d9f"})
+    assert pod_of(one_pod(pod=hashed), "shop/web").workload == "Deployment web"
+    bare = pod("web", label="app", owner=replace_owner(owner))
+    assert pod_of(one_pod(pod=bare), "shop/web").workload == "StatefulSet db"
+
+
+def replace_owner(owner: OwnerReference) -> OwnerReference:
+    return OwnerReference(api_version=owner.api_version, kind="StatefulSet", name="db", controller=True)
+
+
+def test_identities_and_bindings_count_pods_and_state_their_faults() -> None:
+    found = one_pod(bindings=(binding("app"), binding("lost", identity="none")))
+    assert [(each.name, each.pods, each.problem) for each in found.bindings] == [
+        ("app", 1, ""),
+        ("lost", 0, "there is no AzureIdentity shop/none"),
+    ]
+    (only,) = found.identities
+    assert (only.pods, only.bindings) == (1, ["shop/app"])
+    broken = one_pod(assigned="", identity=identity("app", resource_id="/subscriptions/typo"))
+    assert "/subscriptions/typo" in broken.identities[0].problem
+
+
+def test_pods_of_the_daemons_are_marked() -> None:
+    assert pod_of(reviewed(), "kube-system/nmi-node-0").program == "nmi"

@@ -1,0 +1,261 @@
+"""The review on the real API server: the documented permissions suffice and each missing one is named, and the resolved
+permissions equal the server's own decisions.
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from podidctl.access.gather import gather
+from podidctl.access.rbac import Permissions, Request, SubjectKey, service_account
+from podidctl.access.review import review
+from podidctl.access.schema import AccessReview, Action, GrantState
+from podidctl.diagnosis.access_reviews import REVIEWS
+from podidctl.diagnosis.input import ReadFailure
+from podidentity.kube import access
+from podidentity.kube.client import Client
+from podidentity.resources import BINDINGS, IDENTITIES, PODS
+from tests.conftest import ROOT, NewPlane
+from tests.mic.cluster import identity_id, vm_id
+from tests.mic.emulated_cloud import EmulatedCloud
+from tests.mic.preview.run_programs import Answer, run
+from tests.mic.real_server import add_node, assigned, bind, create, in_place_of_the_emulator, run_pod
+from tests.testplane.up import Plane
+
+pytestmark = pytest.mark.plane
+
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
+PARTS = {
+    "pods": "pods",
+    "nodes": "nodes",
+    "azureidentities": "azureidentities.aadpodidentity.k8s.io",
+    "azureidentitybindings": "azureidentitybindings.aadpodidentity.k8s.io",
+    "azureassignedidentities": "azureassignedidentities.aadpodidentity.k8s.io",
+    "azurepodidentityexceptions": "azurepodidentityexceptions.aadpodidentity.k8s.io",
+    "roles": "rbac",
+    "rolebindings": "rbac",
+    "clusterroles": "rbac",
+    "clusterrolebindings": "rbac",
+}
+"""By resource in the documented role: the part of the review that needs it."""
+
+
+def documented_role() -> dict[str, Any]:
+    """Return the ClusterRole of docs/access.md."""
+    text = (ROOT / "docs" / "access.md").read_text().partition("```yaml\napiVersion: rbac")[2].partition("```")[0]
+    found: dict[str, Any] = yaml.safe_load(f"apiVersion: rbac{text}")
+    return found
+
+
+def without(role: dict[str, Any], resource: str) -> list[dict[str, Any]]:
+    return [{**each, "resources": [one for one in each["resources"] if one != resource]} for each in role["rules"]]
+
+
+def allow(plane: Plane, name: str, rules: Sequence[dict[str, Any]]) -> str:
+    """Create a service account with these rules and return its kubeconfig."""
+    plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
+    plane.api("POST", ACCOUNTS, {"metadata": {"name": name}})
+    bind_role(plane, name, {"kind": "ServiceAccount", "name": name, "namespace": "default"})
+    token = plane.api("POST", f"{ACCOUNTS}/{name}/token", {"spec": {}})["status"]["token"]
+    cluster = {"server": plane.server, "certificate-authority": str(Path(plane.directory, "ca.crt"))}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    return json.dumps(config)
+
+
+def bind_role(plane: Plane, name: str, subject: dict[str, Any], namespace: str = "", kind: str = "ClusterRole") -> None:
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
+    plural = f"namespaces/{namespace}/rolebindings" if namespace else "clusterrolebindings"
+    body = {"metadata": {"name": f"{name}-{subject['name'].replace(':', '-')}"}, "subjects": [subject]}
+    plane.api("POST", f"{RBAC}/{plural}", {**body, "roleRef": reference})
+
+
+def with_kubeconfig(folder: Path, kubeconfig: str) -> Path:
+    folder.mkdir()
+    (folder / "kubeconfig").write_text(kubeconfig)
+    return folder
+
+
+async def ask(folder: Path, kubeconfig: str, *words: str) -> Answer:
+    await asyncio.to_thread(with_kubeconfig, folder, kubeconfig)
+    return await run(folder, "podidctl", "access", *words, cloudconfig=False)
+
+
+def prepare(plane: Plane) -> None:
+    add_node(plane, "n0", vm_id("n0"))
+    bind(plane, "demo")
+
+
+async def test_the_documented_role_suffices_and_each_missing_right_is_named(
+    cloud: EmulatedCloud, new_plane: NewPlane
+) -> None:
+    real = await in_place_of_the_emulator(cloud, new_plane, prepare)
+    await cloud.mic()
+    await asyncio.to_thread(run_pod, real, "web", "n0")
+    await assigned(real, web="Assigned")
+    role = documented_role()
+    kubeconfig = await asyncio.to_thread(allow, real, "reader", role["rules"])
+    complete = await ask(cloud.folder / "reader", kubeconfig, "-o", "json")
+    assert (complete.code, complete.err) == (0, ""), complete.out
+    assert [(each["pod"], each["state"]) for each in complete.document["grants"]] == [("default/web", "usable")]
+    assert complete.document["summary"]["subjects"] is not None
+    assert sorted(PARTS) == sorted(one for each in role["rules"] for one in each["resources"])
+    for resource, part in PARTS.items():
+        kubeconfig = await asyncio.to_thread(allow, real, f"no-{resource}", without(role, resource))
+        answer = await ask(cloud.folder / resource, kubeconfig, "-o", "json")
+        assert (answer.code, answer.err) == (1, "")
+        (unknown,) = answer.document["unknown"]
+        assert unknown["part"] == part
+        assert resource in unknown["right"]
+        assert f'cannot list resource "{resource}"' in unknown["why"]
+
+
+REQUESTS = [
+    Request(verb, group, resource, namespace, name)
+    for verb, group, resource in (
+        ("create", "aadpodidentity.k8s.io", "azureidentitybindings"),
+        ("patch", "aadpodidentity.k8s.io", "azureidentities"),
+        ("create", "", "pods"),
+        ("create", "", "pods/exec"),
+        ("create", "", "serviceaccounts/token"),
+        ("get", "", "secrets"),
+        ("create", "apps", "deployments"),
+        ("bind", "rbac.authorization.k8s.io", "clusterroles"),
+        ("impersonate", "", "users"),
+        ("list", "", "nodes"),
+    )
+    for namespace in ("", "default", "kube-system")
+    for name in ("", "one", "two")
+]
+
+
+def with_roles(plane: Plane) -> None:
+    """Create roles of every form: aggregated, with wildcards and names, for groups and accounts."""
+    prepare(plane)
+    part = {
+        "metadata": {"name": "part", "labels": {"to": "whole"}},
+        "rules": [{"apiGroups": ["aadpodidentity.k8s.io"], "resources": ["*"], "verbs": ["create", "patch"]}],
+    }
+    selectors = [{"matchLabels": {"to": "whole"}}]
+    whole = {"metadata": {"name": "whole"}, "aggregationRule": {"clusterRoleSelectors": selectors}, "rules": []}
+    named = {
+        "metadata": {"name": "named"},
+        "rules": [
+            {
+                "apiGroups": [""],
+                "resources": ["secrets", "pods", "pods/exec"],
+                "verbs": ["*"],
+                "resourceNames": ["one"],
+            },
+            {"apiGroups": ["*"], "resources": ["*/token"], "verbs": ["create"]},
+        ],
+    }
+    for each in (part, whole, named):
+        plane.api("POST", f"{RBAC}/clusterroles", each)
+    deploy = {
+        "metadata": {"name": "deploy"},
+        "rules": [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["create"]}],
+    }
+    plane.api("POST", f"{RBAC}/namespaces/default/roles", deploy)
+    bind_role(plane, "whole", {"kind": "User", "name": "anna"})
+    bind_role(plane, "named", {"kind": "Group", "name": "system:serviceaccounts:default"})
+    bind_role(plane, "deploy", {"kind": "ServiceAccount", "name": "it", "namespace": "default"}, "default", "Role")
+    bind_role(plane, "edit", {"kind": "User", "name": "system:serviceaccount:kube-system:other"}, "kube-system")
+
+
+def answers(plane: Plane, user: str, groups: Sequence[str]) -> list[bool]:
+    """Return the server's own decisions on REQUESTS."""
+    found = []
+    for each in REQUESTS:
+        resource, _, subresource = each.resource.partition("/")
+        attributes = {
+            "verb": each.verb,
+            "group": each.group,
+            "resource": resource,
+            "subresource": subresource,
+            "namespace": each.namespace,
+            "name": each.name,
+        }
+        spec = {"user": user, "groups": list(groups), "resourceAttributes": attributes}
+        found.append(bool(plane.api("POST", REVIEWS, {"spec": spec})["status"]["allowed"]))
+    return found
+
+
+async def read(plane: Plane) -> AccessReview:
+    cluster = await access.find(plane.kubeconfig, {})
+    async with Client(cluster, user_agent="test") as client:
+        return review(await gather(client))
+
+
+async def test_resolved_permissions_equal_the_servers_decisions(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
+    real = await in_place_of_the_emulator(cloud, new_plane, with_roles)
+    cluster = await access.find(real.kubeconfig, {})
+    async with asyncio.timeout(20):  # the controller copies the rules of the aggregated role
+        while not (await asyncio.to_thread(real.api, "GET", f"{RBAC}/clusterroles/whole")).get("rules"):
+            await asyncio.sleep(0.1)
+    async with Client(cluster, user_agent="test") as client:
+        objects = await gather(client)
+    assert not isinstance(objects.rbac, ReadFailure)
+    permissions = Permissions(objects.rbac)
+    authenticated = SubjectKey("Group", "", "system:authenticated")
+    clients = {
+        "anna": ([SubjectKey("User", "", "anna"), authenticated], ("system:authenticated",)),
+        **{
+            f"system:serviceaccount:{name.replace('/', ':')}": (
+                service_account(name),
+                [each.name for each in service_account(name)[1:]],
+            )
+            for name in ("default/it", "kube-system/other", "default/none")
+        },
+    }
+    allowed = 0
+    for user, (subjects, groups) in clients.items():
+        mine = [permissions.allows(subjects, each) for each in REQUESTS]
+        theirs = await asyncio.to_thread(answers, real, user, groups)
+        assert [each for each, own, its in zip(REQUESTS, mine, theirs, strict=True) if own != its] == [], user
+        allowed += sum(mine)
+    assert allowed > 20
+    found = await read(real)
+    (anna,) = (each for each in found.subjects if each.name == "anna")
+    assert {Action.BINDINGS, Action.IDENTITIES} <= {each.action for each in anna.rights}
+
+
+def hostile_objects(plane: Plane) -> None:
+    prepare(plane)
+    text = "\x1b[2J\u202e"
+    create(plane, IDENTITIES, "odd", {"type": 0, "resourceID": identity_id("x") + text, "clientID": text})
+    create(plane, BINDINGS, "odd", {"azureIdentity": text, "selector": f'{text}"];'})
+    role = {"metadata": {"name": "all"}, "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]}
+    plane.api("POST", f"{RBAC}/clusterroles", role)
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "all"}
+    subjects = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": f"eve{text}"}]
+    body = {"metadata": {"name": "eve"}, "subjects": subjects, "roleRef": reference}
+    plane.api("POST", f"{RBAC}/clusterrolebindings", body)
+    run_pod(plane, "web", "n0")
+
+
+async def test_names_that_the_server_accepts_cannot_control_the_terminal(
+    cloud: EmulatedCloud, new_plane: NewPlane
+) -> None:
+    real = await in_place_of_the_emulator(cloud, new_plane, hostile_objects)
+    kubeconfig = (cloud.folder / "kubeconfig").read_text()
+    for output in ("table", "wide", "json", "dot"):
+        answer = await ask(cloud.folder / output, kubeconfig, "-o", output)
+        assert answer.code == 0, answer.err
+        assert "eve" in answer.out or output == "dot"
+        assert all(each.isprintable() or each == "\n" for each in answer.out)
+    found = await read(real)
+    assert [(each.pod, each.state) for each in found.grants] == [("default/web", GrantState.PENDING)]
+    assert PODS.plural not in {each.part for each in found.unknown}

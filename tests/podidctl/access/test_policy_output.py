@@ -1,0 +1,208 @@
+"""Results of a policy as text, SARIF and JUnit XML."""
+
+import json
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from podidctl.access.policy import parse_policy
+from podidctl.access.policy_output import PolicyOutput, render_policy
+from podidctl.access.policy_rules import evaluate
+from podidctl.access.violations import PolicyResult, RuleResult, Violation
+from tests.podidctl.access.small_cluster import reviewed
+
+POLICY = """
+version: 1
+rules:
+  - {rule: identity-types, name: no secrets, types: [0, 3], why: Secrets leak}
+  - {rule: single-namespace, name: one namespace}
+  - {rule: identity-types, name: all federated, types: [3], severity: warning}
+  - {rule: no-unexplained-identities, name: explained}
+"""
+HOSTILE = 'x\x1b[2J\x07\u202e\x00"]]><a>&'
+
+
+def results(**changes: Any) -> PolicyResult:
+    return evaluate(reviewed(**changes), parse_policy(POLICY.encode()), "ci/policy.yaml")
+
+
+def hostile() -> PolicyResult:
+    violation = Violation(object=f"Pod shop/{HOSTILE}", says=HOSTILE)
+    rule = RuleResult(
+        name=HOSTILE,
+        kind="identity-types",
+        why=HOSTILE,
+        severity="error",
+        line=3,
+        violations=[violation],
+        undecided=[HOSTILE],
+    )
+    return PolicyResult(file="a b#c.yaml", rules=[rule])
+
+
+# The parts of the SARIF 2.1.0 schema that the log uses, from the sections of the standard in the comments.
+MESSAGE = {
+    "type": "object",
+    "required": ["text"],
+    "properties": {"text": {"type": "string"}},
+    "additionalProperties": False,
+}
+LEVEL = {"enum": ["none", "note", "warning", "error"]}
+
+
+def strict(required: list[str], **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": required, "properties": properties, "additionalProperties": False}
+
+
+MESSAGE = strict(["text"], text={"type": "string"})  # 3.11
+
+
+def many(items: dict[str, Any], least: int = 0) -> dict[str, Any]:
+    return {"type": "array", "items": items, "minItems": least}
+
+
+SARIF = strict(  # 3.13
+    ["version", "runs"],
+    **{"$schema": {"type": "string", "format": "uri"}},
+    version={"const": "2.1.0"},
+    runs=many(
+        strict(  # 3.14
+            ["tool"],
+            tool=strict(  # 3.18
+                ["driver"],
+                driver=strict(  # 3.19
+                    ["name"],
+                    name={"type": "string"},
+                    version={"type": "string"},
+                    rules=many(
+                        strict(  # 3.49
+                            ["id"],
+                            id={"type": "string"},
+                            name={"type": "string"},
+                            shortDescription=MESSAGE,
+                            defaultConfiguration=strict([], level=LEVEL),
+                        )
+                    ),
+                ),
+            ),
+            invocations=many(
+                strict(  # 3.20
+                    ["executionSuccessful"],
+                    executionSuccessful={"type": "boolean"},
+                    toolExecutionNotifications=many(
+                        strict(  # 3.58
+                            ["message"],
+                            level=LEVEL,
+                            message=MESSAGE,
+                            associatedRule=strict([], id={"type": "string"}, index={"type": "integer", "minimum": -1}),
+                        )
+                    ),
+                )
+            ),
+            results=many(
+                strict(  # 3.27
+                    ["message"],
+                    ruleId={"type": "string"},
+                    ruleIndex={"type": "integer", "minimum": -1},
+                    level=LEVEL,
+                    message=MESSAGE,
+                    locations=many(
+                        strict(  # 3.28
+                            [],
+                            physicalLocation=strict(  # 3.29
+                                ["artifactLocation"],
+                                artifactLocation=strict([], uri={"type": "string", "pattern": r"^[!-~]+$"}),
+                                region=strict([], startLine={"type": "integer", "minimum": 1}),
+                            ),
+                            logicalLocations=many(  # 3.33
+                                strict([], fullyQualifiedName={"type": "string"}, kind={"type": "string"})
+                            ),
+                        )
+                    ),
+                    partialFingerprints={"type": "object", "additionalProperties": {"type": "string"}},
+                )
+            ),
+            columnKind={"enum": ["utf16CodeUnits", "unicodeCodePoints"]},
+        )
+    ),
+)
+
+
+def sarif(result: PolicyResult) -> Any:
+    document = json.loads(render_policy(result, PolicyOutput.SARIF))
+    Draft202012Validator(SARIF).validate(document)
+    (run,) = document["runs"]
+    return run
+
+
+def parsed(text: str) -> ElementTree.Element:
+    return ElementTree.fromstring(text)  # noqa: S314 - the text is the program's own
+
+
+def test_text_names_the_rule_the_object_and_the_reason() -> None:
+    lines = render_policy(results(), PolicyOutput.TEXT).splitlines()
+    assert lines[:2] == ["error: no secrets: AzureIdentity ops/legacy has type 1", "  Secrets leak"]
+    assert "warning: all federated: AzureIdentity shop/payments has type 0" in lines
+    assert lines[-1] == "4 rules, 4 violations"
+
+
+def test_text_counts_the_rules_that_are_not_decided() -> None:
+    lines = render_policy(results(azure=None), PolicyOutput.TEXT).splitlines()
+    assert "unknown: explained: azure: it was not read; pass --cloudconfig" in lines
+    assert lines[-1] == "4 rules, 3 violations, 1 rule not decided"
+
+
+def test_sarif_has_one_result_per_violation_at_the_line_of_its_rule() -> None:
+    run = sarif(results())
+    assert [each["ruleId"] for each in run["results"]] == ["no secrets", "all federated", "all federated", "explained"]
+    first = run["results"][0]
+    assert first["level"] == "error"
+    assert run["tool"]["driver"]["rules"][first["ruleIndex"]]["id"] == first["ruleId"]
+    (location,) = first["locations"]
+    assert location["physicalLocation"] == {"artifactLocation": {"uri": "ci/policy.yaml"}, "region": {"startLine": 4}}
+    assert location["logicalLocations"] == [{"fullyQualifiedName": "ops/legacy", "kind": "AzureIdentity"}]
+    assert run["invocations"] == [{"executionSuccessful": True}]
+
+
+def test_sarif_reports_an_undecided_rule_as_a_failed_execution() -> None:
+    (invocation,) = sarif(results(azure=None))["invocations"]
+    assert not invocation["executionSuccessful"]
+    assert [each["associatedRule"]["id"] for each in invocation["toolExecutionNotifications"]] == ["explained"]
+
+
+def test_fingerprints_are_stable_and_distinct() -> None:
+    first, second = (
+        [each["partialFingerprints"]["podidctlAccess/v1"] for each in sarif(results())["results"]] for _ in range(2)
+    )
+    assert first == second
+    assert len(set(first)) == len(first)
+
+
+def test_junit_has_one_case_per_rule() -> None:
+    root = parsed(render_policy(results(azure=None), PolicyOutput.JUNIT))
+    assert (root.tag, root.get("tests"), root.get("failures"), root.get("errors")) == ("testsuites", "4", "1", "1")
+    cases = {each.get("name"): each for each in root.iter("testcase")}
+    assert list(cases) == ["no secrets", "one namespace", "all federated", "explained"]
+    failure = cases["no secrets"].find("failure")
+    assert failure is not None
+    assert failure.text == "Secrets leak\nAzureIdentity ops/legacy has type 1"
+    assert list(cases["one namespace"]) == []
+    assert [each.tag for each in cases["all federated"]] == ["system-out"], "a warning does not fail"
+    assert [each.tag for each in cases["explained"]] == ["error"]
+
+
+@pytest.mark.parametrize("output", PolicyOutput)
+def test_names_of_objects_cannot_control_a_terminal_or_break_the_document(output: PolicyOutput) -> None:
+    text = render_policy(hostile(), output)
+    assert all(each.isprintable() or each == "\n" for each in text)
+    match output:
+        case PolicyOutput.SARIF:
+            (one,) = sarif(hostile())["results"]
+            assert one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "a%20b%23c.yaml"
+        case PolicyOutput.JUNIT:
+            (case,) = parsed(text).iter("testcase")
+            assert [each.tag for each in case] == ["failure", "system-out"]
+        case PolicyOutput.TEXT:
+            assert text.count("\n") == 4, "one line each: the violation, the unknown part, the reason, the totals"

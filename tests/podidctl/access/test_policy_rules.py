@@ -1,0 +1,158 @@
+"""Each kind of rule on a small cluster: a violation, its absence, and a part that is not known."""
+
+from typing import Any
+
+import pytest
+
+from podidctl.access.policy import parse_policy
+from podidctl.access.policy_rules import evaluate
+from podidctl.access.violations import PolicyResult, RuleResult
+from podidctl.diagnosis.input import ReadFailure
+from tests.podidctl.access.small_cluster import binding, pod, reviewed, small_cluster
+
+
+def policy_result(rule: str, **changes: Any) -> PolicyResult:
+    text = f"version: 1\nrules:\n  - {{name: it, {rule}}}\n"
+    return evaluate(reviewed(**changes), parse_policy(text.encode()), "policy.yaml")
+
+
+def result(rule: str, **changes: Any) -> RuleResult:
+    (one,) = policy_result(rule, **changes).rules
+    return one
+
+
+def violations(rule: str, **changes: Any) -> list[tuple[str, str]]:
+    found = result(rule, **changes)
+    assert found.undecided == []
+    return [(each.object, each.says) for each in found.violations]
+
+
+def test_an_identity_that_another_namespace_uses_is_found() -> None:
+    assert violations("rule: identity-only-from, identities: [payments], namespaces: [shop]") == []
+    known = small_cluster().pods
+    assert isinstance(known, tuple)
+    other = pod("copy", "ops", label="payments")
+    found = violations("rule: identity-only-from, identities: [payments], namespaces: [shop]", pods=(*known, other))
+    assert found == [
+        (
+            "Pod ops/copy",
+            (
+                "can use identity shop/payments through binding shop/payments (pending), "
+                "which only pods of the namespaces shop may use"
+            ),
+        )
+    ]
+    ((only, _),) = violations("rule: single-namespace", pods=(*known, other))
+    assert only == "AzureIdentity shop/payments"
+
+
+def test_an_identity_of_another_service_account_is_found() -> None:
+    rule = "rule: identity-only-from, identities: [shop/*], serviceAccounts: [shop/web]"
+    ((name, says),) = violations(rule)
+    assert name == "Pod shop/report"
+    assert "with service account shop/report" in says
+
+
+def test_a_type_that_is_not_allowed_is_found() -> None:
+    assert violations("rule: identity-types, types: [0, 3]") == [("AzureIdentity ops/legacy", "has type 1")]
+    assert violations("rule: identity-types, types: [3], identities: [reports]") == []
+
+
+def test_pods_that_reach_their_host_are_found() -> None:
+    found = violations("rule: no-host-access, exceptNamespaces: [kube-system]")
+    assert found == [("Pod ops/agent", "reaches the identities of node node-2 by privileged")]
+    assert violations("rule: no-host-access, ways: [hostPath, exception]") == []
+    assert violations("rule: no-host-access, exceptPods: [nmi-*, ops/agent]") == []
+    assert [name for name, _ in violations("rule: no-host-access, nodes: [node-1]")] == ["Pod kube-system/nmi-node-1"]
+
+
+def test_host_access_counts_only_where_the_named_identities_are() -> None:
+    assert violations("rule: no-host-access, identities: [shop/payments]") == [
+        ("Pod kube-system/nmi-node-0", "reaches identity shop/payments of node node-0 by hostNetwork")
+    ]
+    assert len(violations("rule: no-host-access, identities: [kubelet]")) == 4, "names on Azure count too"
+    assert violations("rule: no-host-access, identities: [reports]") == [], "a federated one is on no host"
+
+
+def test_an_identity_that_nothing_explains_is_found() -> None:
+    ((name, says),) = violations("rule: no-unexplained-identities")
+    assert name.startswith("VM /subscriptions/")
+    assert says.endswith("/backup, which nothing explains")
+    assert violations("rule: no-unexplained-identities, exceptIdentities: [back*]") == []
+
+
+def test_subjects_outside_of_the_list_are_found() -> None:
+    rule = "rule: only-subjects, actions: [write bindings], subjects: [Group platform]"
+    ((name, says),) = violations(rule)
+    assert name == "ServiceAccount ops/robot"
+    assert says == "may write bindings in all namespaces: ClusterRoleBinding binder → ClusterRole binder"
+    assert violations(f"{rule}, namespaces: [shop]") == [(name, says)], "all namespaces include this one"
+    assert len(violations(f"{rule}, builtIn: true")) == 2
+    developers = "rule: only-subjects, actions: [create workloads], subjects: [], namespaces: [ops]"
+    assert violations(developers) == []
+    assert violations("rule: only-subjects, actions: [write bindings], subjects: ['ServiceAccount ops/*']") == []
+
+
+def test_wildcards_of_a_subject_are_found() -> None:
+    assert violations("rule: no-wildcard-subjects, actions: [write bindings]") == []
+    found = violations("rule: no-wildcard-subjects, actions: [write bindings], builtIn: true")
+    assert [name for name, _ in found] == ["Group system:masters"]
+    except_them = "rule: no-wildcard-subjects, builtIn: true, exceptSubjects: ['Group system:masters']"
+    assert violations(except_them) == []
+
+
+def test_a_blast_radius_over_the_limit_is_found() -> None:
+    assert violations("rule: blast-radius, of: node, maxIdentities: 2") == [
+        ("Node node-0", "reaches 3 identities, more than 2"),
+        ("Node node-1", "reaches 3 identities, more than 2"),
+    ]
+    assert violations("rule: blast-radius, of: node, maxIdentities: 3") == []
+    pods = violations("rule: blast-radius, of: pod, maxIdentities: 0, exceptNamespaces: [kube-system, shop]")
+    assert [name for name, _ in pods] == ["Pod ops/agent", "Pod ops/robot"]
+    assert (
+        violations("rule: blast-radius, of: pod, maxIdentities: 1, federated: true, exceptNamespaces: [kube-system]")
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "part"),
+    [
+        ("rule: identity-only-from, identities: [a]", {"bindings": ReadFailure("no")}, "azureidentitybindings"),
+        ("rule: single-namespace", {"pods": ReadFailure("no")}, "pods: no"),
+        ("rule: identity-types, types: [3]", {"identities": ReadFailure("no")}, "azureidentities"),
+        ("rule: no-host-access", {"exceptions": ReadFailure("no")}, "azurepodidentityexceptions"),
+        ("rule: no-host-access, identities: [a]", {"azure": None}, "azure: it was not read"),
+        ("rule: no-unexplained-identities", {"azure": None}, "azure: it was not read"),
+        ("rule: only-subjects, actions: [impersonate], subjects: []", {"rbac": ReadFailure("no")}, "rbac: no"),
+        ("rule: no-wildcard-subjects", {"rbac": ReadFailure("no")}, "rbac: no"),
+        ("rule: blast-radius, of: node, maxIdentities: 9", {"azure": None}, "azure: it was not read"),
+    ],
+)
+def test_a_rule_on_an_unread_part_is_undecided(rule: str, changes: Any, part: str) -> None:
+    found = policy_result(rule, **changes)
+    assert found.is_undecided
+    assert any(part in each for each in found.rules[0].undecided)
+    unrelated = policy_result("rule: identity-types, types: [0, 1, 3]", rbac=ReadFailure("no"), azure=None)
+    assert not unrelated.is_undecided, "other parts do not count"
+
+
+def test_a_pod_that_only_may_use_a_federated_identity_violates_too() -> None:
+    known = small_cluster().pods
+    assert isinstance(known, tuple)
+    copy = pod("copy", account="report")
+    rule = "rule: blast-radius, of: pod, maxIdentities: 0, exceptNamespaces: [kube-system, ops]"
+    assert "Pod shop/copy" in [name for name, _ in violations(rule, pods=(*known, copy))]
+
+
+def test_a_warning_is_no_violation_of_the_policy() -> None:
+    rule = "rule: identity-types, types: [3]"
+    assert policy_result(rule).is_violated
+    warning = policy_result(f"{rule}, severity: warning")
+    assert warning.rules[0].violations
+    assert not warning.is_violated
+
+
+def test_a_binding_that_selects_no_pod_violates_nothing() -> None:
+    lost = binding("lost", identity="payments", selector="none")
+    assert violations("rule: single-namespace", bindings=(binding("payments"), lost)) == []

@@ -1,0 +1,145 @@
+"""Subjects whose permissions lead to identities."""
+
+from typing import Any
+
+from podidctl.access.projections import PolicyRule
+from podidctl.access.schema import AccessReview, Action, SubjectRight
+from podidctl.diagnosis.input import ReadFailure
+from podidentity.resources import GROUP
+from tests.podidctl.access.small_cluster import bound, pod_of, rbac, reviewed, role, rule
+
+
+def cluster_wide(*rules: PolicyRule, subject: str = "User anna") -> AccessReview:
+    return reviewed(rbac=rbac(cluster=(role("it", *rules),), bindings=(bound("it", subject),)))
+
+
+def in_namespace(*rules: PolicyRule, namespace: str = "shop", subject: str = "User anna") -> AccessReview:
+    its = role("it", *rules, namespace=namespace)
+    return reviewed(rbac=rbac(its, bindings=(bound("it", subject, kind="Role", namespace=namespace),)))
+
+
+def rights(found: AccessReview) -> dict[Action, SubjectRight]:
+    """Return the rights of the only subject, of which each action has one."""
+    if not found.subjects:
+        return {}
+    (subject,) = found.subjects
+    assert len({each.action for each in subject.rights}) == len(subject.rights)
+    return {each.action: each for each in subject.rights}
+
+
+def test_writing_bindings_leads_to_the_identities_of_the_namespace() -> None:
+    one = rights(in_namespace(rule("create delete", GROUP, "azureidentitybindings")))[Action.BINDINGS]
+    assert (one.verbs, one.namespaces, one.identities, one.wildcard) == (["create"], ["shop"], 2, False)
+    assert one.via == ["RoleBinding shop/it → Role it"]
+    assert rights(cluster_wide(rule("patch", GROUP, "azureidentitybindings")))[Action.BINDINGS].identities == 3
+
+
+def test_reading_alone_is_not_reported() -> None:
+    assert rights(cluster_wide(rule("get list watch", GROUP, "*"), rule("get", "", "pods"))) == {}
+
+
+def test_wildcards_are_found_and_marked() -> None:
+    found = rights(cluster_wide(rule("*", "*", "*")))
+    assert set(found) == set(Action)
+    assert all(each.wildcard for each in found.values())
+    assert not rights(cluster_wide(rule("create", "", "pods")))[Action.PODS].wildcard
+
+
+def test_creating_pods_leads_to_the_identities_that_bindings_offer_there() -> None:
+    assert rights(in_namespace(rule("create", "", "pods")))[Action.PODS].identities == 3
+    assert rights(in_namespace(rule("create", "", "pods"), namespace="empty"))[Action.PODS].identities == 2, (
+        "a federated identity serves its own namespace only"
+    )
+
+
+def test_exec_counts_only_where_a_pod_has_an_identity() -> None:
+    assert rights(in_namespace(rule("create", "", "pods/exec")))[Action.EXEC].identities == 2
+    assert rights(in_namespace(rule("create", "", "pods/exec"), namespace="empty")) == {}
+    named = rights(in_namespace(rule("create", "", "pods/exec", "report")))[Action.EXEC]
+    assert (named.names, named.identities) == (["report"], 1)
+
+
+def test_a_name_does_not_restrict_a_permission_to_create_but_makes_it_void() -> None:
+    assert rights(cluster_wide(rule("create", GROUP, "azureidentitybindings", "payments"))) == {}
+    changing = rights(cluster_wide(rule("create update", GROUP, "azureidentitybindings", "payments")))
+    assert changing[Action.BINDINGS].verbs == ["update"]
+
+
+def test_tokens_lead_to_federated_identities_and_to_those_of_nmi() -> None:
+    tokens = rule("create", "", "serviceaccounts/token")
+    assert rights(in_namespace(tokens))[Action.TOKENS].identities == 1
+    assert Action.TOKENS not in rights(in_namespace(tokens, namespace="ops"))
+    both = reviewed(
+        rbac=rbac(
+            role("it", tokens, namespace="kube-system"),
+            cluster=(role("nmi", rule("get", "", "secrets")),),
+            bindings=(
+                bound("it", "User anna", kind="Role", namespace="kube-system"),
+                bound("nmi", "ServiceAccount kube-system/default"),
+            ),
+        )
+    )
+    (anna,) = (each for each in both.subjects if each.name == "anna")
+    assert [(each.action, each.identities) for each in anna.rights] == [(Action.TOKENS, 1)]
+
+
+def test_secrets_count_only_if_an_identity_names_them() -> None:
+    secrets = rule("get", "", "secrets")
+    assert rights(in_namespace(secrets, namespace="ops"))[Action.SECRETS].identities == 1
+    assert rights(in_namespace(secrets)) == {}
+    assert rights(in_namespace(rule("get", "", "secrets", "other"), namespace="ops")) == {}
+
+
+def test_bind_escalate_and_impersonate_lead_to_everything() -> None:
+    found = rights(
+        cluster_wide(
+            rule("bind", "rbac.authorization.k8s.io", "clusterroles", "admin"), rule("impersonate", "", "users")
+        )
+    )
+    assert {each: one.identities for each, one in found.items()} == {Action.ROLES: 3, Action.IMPERSONATE: 3}
+
+
+def test_cluster_scoped_resources_in_a_namespaced_role_have_no_effect() -> None:
+    assert rights(in_namespace(rule("get create", "", "nodes/proxy"), rule("impersonate", "", "users"))) == {}
+
+
+def test_groups_and_service_account_users_are_subjects() -> None:
+    one = rule("create", GROUP, "azureidentitybindings")
+    found = reviewed(
+        rbac=rbac(
+            cluster=(role("it", one),),
+            bindings=(
+                bound("it", "Group system:serviceaccounts:ops", name="group"),
+                bound("it", "User system:serviceaccount:ci:deployer", name="user"),
+            ),
+        )
+    )
+    assert [(each.full_name, each.built_in) for each in found.subjects] == [
+        ("Group system:serviceaccounts:ops", True),
+        ("ServiceAccount ci/deployer", False),
+    ]
+    assert pod_of(found, "ops/robot").rights == [Action.BINDINGS], "by its group"
+    assert pod_of(found, "shop/report").rights == []
+
+
+def test_the_same_permission_in_several_namespaces_is_one() -> None:
+    one = rule("create", GROUP, "azureidentitybindings")
+    spaces = ("shop", "ops")
+    found = reviewed(
+        rbac=rbac(
+            *(role("it", one, namespace=each) for each in spaces),
+            bindings=tuple(bound("it", "User anna", kind="Role", namespace=each) for each in spaces),
+        )
+    )
+    merged = rights(found)[Action.BINDINGS]
+    assert (merged.namespaces, merged.identities) == (["ops", "shop"], 3)
+
+
+def test_without_rbac_subjects_are_unknown_and_not_absent() -> None:
+    changes: Any = {"rbac": ReadFailure("not allowed: clusterroles")}
+    found = reviewed(**changes)
+    assert (found.subjects, found.summary.subjects) == ([], None)
+    (unknown,) = found.unknown
+    assert (unknown.part, unknown.why) == ("rbac", "not allowed: clusterroles")
+    assert "list on roles, clusterroles" in unknown.right
+    assert found.programs[0].why.startswith("its permissions are unknown")
