@@ -22,7 +22,7 @@ from nmi.flag_table import (
     StaleIdentity,
 )
 from podidentity.azure.clouds import parse_endpoint
-from podidentity.flags import UsageError, namespaced_by, quoted, read_flags
+from podidentity.flags import UsageError, namespaced_by, quoted, read_flags, settings_text
 from podidentity.telemetry.logs import LogFormat
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104  it is compared with, and only listened on when the operator asks for it
@@ -337,6 +337,10 @@ class Settings:
                 shown[one.name] = "***" if one.metadata.get("secret") else _words(value)
         return shown
 
+    def text(self) -> str:
+        """Return the same as a command line, with the names of flags and environment variables."""
+        return settings_text(FLAGS, self.describe(), VARIABLES)
+
 
 def _words(value: object) -> str:
     if isinstance(value, tuple | frozenset):
@@ -378,6 +382,21 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 }
 
 
+VARIABLES: Final[Mapping[str, str]] = {
+    "https_proxy": "HTTPS_PROXY",
+    "no_proxy": "NO_PROXY",
+    "azure_environment_file": "AZURE_ENVIRONMENT_FILEPATH",
+    "service_host": "KUBERNETES_SERVICE_HOST",
+    "service_port": "KUBERNETES_SERVICE_PORT",
+}
+"""The environment variable of each setting that has no flag."""
+
+
+DEFAULTS: Final = {
+    each.name: each.default for each in dataclasses.fields(Settings) if each.default is not dataclasses.MISSING
+}
+
+
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """Return the settings from *argv* (without the program's name) and *environ*: flag, then environment, then default.
 
@@ -385,7 +404,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     after printing --help.
     """
     given = read_flags(
-        FLAGS, argv, prog="nmi", description="Serves Azure access tokens to the pods of this node that may have them."
+        FLAGS,
+        argv,
+        prog="nmi",
+        description="Serves Azure access tokens to the pods of this node that may have them.",
+        defaults=DEFAULTS,
     )
     values = _from_environment(environ) | given
     values["force_namespaced"] = given.get("force_namespaced", False) or namespaced_by(environ)
