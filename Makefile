@@ -16,8 +16,8 @@ TOOK = @echo "make $@: passed $$(($$(date +%s) - $(STARTED))) seconds after the 
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
-.PHONY: help setup demo cluster check test test-all test-examples test-plane test-measures test-sdks test-images audit \
-	lint format docs e2e e2e-node e2e-node-quick .node node fuzz handover model mutants soak soak-node hostile-objects \
+.PHONY: help setup demo cluster check test test-all test-examples test-plane test-measures test-node test-sdks \
+	test-images audit lint format docs e2e e2e-node e2e-node-quick .node node fuzz handover model mutants soak soak-node hostile-objects \
 	bench bench-quick bench-controller image sbom local-images lock clean
 
 help: ## List the targets
@@ -62,7 +62,7 @@ test: check ## Also run the tests that need root, the emulators, helm or Prometh
 test-all: FUZZ_SECONDS = 60
 test-all: FUZZ_FLAGS = --repeatable
 test-all: MODEL = quick
-test-all: test test-examples test-plane test-measures audit model fuzz test-images test-sdks ## Run all tests (an hour, as root)
+test-all: test test-examples test-plane test-measures audit model fuzz test-images test-node test-sdks ## Run all tests (as root)
 
 test-examples: .venv/.built ## Run the property tests of check and test with all their examples
 	$(PYTEST) $(PARALLEL)=$(JOBS) -m "examples and (run_check or run_test)"
@@ -82,6 +82,11 @@ test-measures: .venv/.built ## Run the tests that measure delays, memory or CPU 
 	$(TOOK)
 
 test-images: local-images ## Build the images and run the programs in them
+
+# Some machines do not permit nodes, for example containers without access to cgroups.
+test-node: .venv/.built ## Run e2e-node-quick, or print why this machine cannot run real nodes
+	@if $(BIN)/python -m tests.realnode.machine; then $(MAKE) e2e-node-quick; \
+		else echo "make $@: NOT RUN, because this machine cannot run real nodes (see above)"; fi
 
 test-sdks: .venv/.built ## Run Azure's own SDKs in five languages
 	@$(BIN)/python tests/sdks/applications.py

@@ -32,6 +32,15 @@ The caller and the requested token
     test_redirected_connections.py::test_a_redirected_connection_reports_its_original_destination_and_gets_fast_answers_a_direct_one_does_not
     test_redirected_connections.py::test_without_a_redirect_rule_no_connection_gets_answers_for_redirected_connections
 
+A refusal that is ready
+  It has the status and text of the general lane's refusal: fast lane, general lane and oracle agree on every request.
+    test_scan_against_oracle.py::test_the_oracle_refuses_a_random_request_that_the_fast_lane_refuses_equally
+    test_lanes_agree.py::test_mutated_requests_are_answered_equally_by_both_lanes_and_the_oracle
+  It is counted like one of the general lane, and ends with the pod record's generation, at the latest after a minute.
+    ../nmi/server/test_ready_refusals.py::test_both_lanes_count_a_refusal_in_the_same_metrics
+    ../nmi/server/test_ready_refusals.py::test_a_new_generation_of_the_pod_record_ends_ready_refusals
+    ../nmi/server/test_ready_refusals.py::test_the_general_lane_refuses_again_after_a_minute
+
 The speed of a peer and its number of connections
   Silence, a head in drops and unread answers end at a deadline that no single byte moves.
     test_lane_deadlines.py::test_a_connection_that_sends_nothing_is_closed

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
-from _native.histogram cimport Series
+from _native.histogram cimport Counter, Series
 
 cdef enum:
     HEAD_ROOM = 160          # status line and fields of a ready answer, the longest form
@@ -18,6 +18,10 @@ cdef class ReadyAnswer:
     cdef readonly int64_t fresh_until_ns
     cdef readonly Series series
     cdef readonly Usage usage
+    cdef readonly Counter counter  # counts the answers in addition to series and usage; None: nothing does
+    cdef const char *written(self, int64_t now_ns, bint close, Py_ssize_t *size) noexcept
+
+cdef class TokenAnswer(ReadyAnswer):
     cdef unsigned char *_buffer    # HEAD_ROOM bytes, then the body; the head is directly before the body
     cdef Py_ssize_t _room
     cdef Py_ssize_t _before        # bytes of the body before the digits
@@ -28,4 +32,16 @@ cdef class ReadyAnswer:
     cdef Py_ssize_t _head          # its size
     cdef void _write_head(self, bint close) noexcept
     cdef void _write_second(self, int64_t second) noexcept
-    cdef const char *written(self, int64_t now_ns, bint close, Py_ssize_t *size) noexcept
+
+cdef class SharedText:
+    cdef readonly int64_t fresh_until_ns  # 0 without a text
+    cdef bytes head
+    cdef bytes body
+
+cdef class SharedAnswer(ReadyAnswer):
+    cdef readonly SharedText text
+
+cdef class FixedAnswer(ReadyAnswer):
+    cdef bytes _before
+    cdef bytes _after
+    cdef bint _has_id

@@ -1,6 +1,8 @@
 from typing import final
 
-from _native.histogram import Series
+from typing_extensions import disjoint_base
+
+from _native.histogram import Counter, Series
 
 @final
 class Usage:
@@ -16,9 +18,31 @@ class Usage:
     __pyx_vtable__: object
     """C methods for other compiled modules."""
 
-@final
+@disjoint_base
 class ReadyAnswer:
-    """A whole HTTP answer. Only the digits of expires_in change, in place and once per second at most."""
+    """A whole HTTP answer that the fast lane sends without Python code. Base class."""
+
+    def __init__(self) -> None:
+        """Raise TypeError: only the subclasses are created."""
+    @property
+    def expires_ns(self) -> int: ...
+    @property
+    def fresh_until_ns(self) -> int: ...
+    @property
+    def series(self) -> Series: ...
+    @property
+    def usage(self) -> Usage: ...
+    @property
+    def counter(self) -> Counter | None:
+        """The counter of this kind of answer, in addition to series and usage."""
+    def render(self, now_ns: int, close: bool = False) -> bytes:
+        """Return the bytes that the lane would write at *now_ns*; *close* adds `Connection: close`."""
+    __pyx_vtable__: object
+    """C methods for other compiled modules."""
+
+@final
+class TokenAnswer(ReadyAnswer):
+    """An answer with a token. Only the digits of expires_in change, in place and once per second at most."""
 
     def __init__(
         self, *, before: bytes, after: bytes, expires_ns: int, fresh_until_ns: int, series: Series, usage: Usage
@@ -28,15 +52,43 @@ class ReadyAnswer:
         Times are time.monotonic_ns(). From *fresh_until_ns* on, the answer is not served.
         Raise ValueError for an answer of more than 64 KiB.
         """
+
+@final
+class FixedAnswer(ReadyAnswer):
+    """An answer in which only the request id changes, if it has one."""
+
+    def __init__(
+        self,
+        *,
+        head: bytes,
+        body: bytes,
+        has_id: bool,
+        fresh_until_ns: int,
+        series: Series,
+        usage: Usage,
+        counter: Counter | None = None,
+    ) -> None:
+        """*head* is the head without its last line end. With *has_id*, a new request id follows it.
+
+        Raise ValueError for an answer of more than 64 KiB.
+        """
+
+@final
+class SharedText:
+    """The text of shared answers. Its owner may replace or clear it at any time."""
+
+    def __init__(self) -> None: ...
     @property
-    def expires_ns(self) -> int: ...
+    def fresh_until_ns(self) -> int:
+        """time.monotonic_ns() from which on the text is not served; 0 without a text."""
+    def set(self, head: bytes, body: bytes, fresh_until_ns: int) -> None:
+        """Replace the text. *head* is the head without its last line end. Raise ValueError beyond 64 KiB."""
+    def clear(self) -> None: ...
+
+@final
+class SharedAnswer(ReadyAnswer):
+    """An answer with a SharedText, counted in the pod's own series."""
+
+    def __init__(self, *, text: SharedText, series: Series, usage: Usage) -> None: ...
     @property
-    def fresh_until_ns(self) -> int: ...
-    @property
-    def series(self) -> Series: ...
-    @property
-    def usage(self) -> Usage: ...
-    def render(self, now_ns: int, close: bool = False) -> bytes:
-        """Return the bytes that the lane would write at *now_ns*; *close* adds `Connection: close`."""
-    __pyx_vtable__: object
-    """C methods for other compiled modules."""
+    def text(self) -> SharedText: ...

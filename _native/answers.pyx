@@ -1,9 +1,11 @@
-"""Ready answers: whole HTTP answers in which only the remaining seconds change.
+"""Ready answers: whole HTTP answers that the fast lane sends without Python code.
 
-An answer has one buffer. When the second changes, `expires_in` is overwritten in place. The rest of the body moves only
+A token answer has one buffer, in which only the remaining seconds change. When the second changes, `expires_in` is overwritten in place. The rest of the body moves only
 when the number loses a digit. The head is rewritten only then, or if one answer closes the connection and the
-next one does not, or vice versa. The result of `written` is valid until its next call: a caller that cannot send
-all of it must copy it.
+next one does not, or vice versa. A fixed answer (a refusal) is put together for each request, because it contains a
+request id; its parts are shared by all pods. A shared answer has a text that its owner replaces or clears at any time,
+for all pods together. The result of `written` is valid until the next call of any `written`: a
+caller that cannot send all of it must copy it.
 """
 
 cimport cython
@@ -12,6 +14,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.string cimport memcpy, memmove
 
 from _native.clock cimport NANOSECONDS, monotonic_ns
+from _native.request_ids cimport REQUEST_ID_LENGTH, write_request_id
 
 cdef bytes STATUS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
 cdef bytes KEEP = b"\r\n\r\n"
@@ -52,14 +55,32 @@ cdef class Usage:
         return since
 
 
-@cython.final
 cdef class ReadyAnswer:
+    def __init__(self):
+        raise TypeError("a ReadyAnswer is a TokenAnswer or a FixedAnswer")
+
+    cdef const char *written(self, int64_t now_ns, bint close, Py_ssize_t *size) noexcept:
+        """Return the whole answer as of *now_ns*, valid until the next call of any `written`."""
+        size[0] = 0
+        return NULL
+
+    def render(self, int64_t now_ns, bint close=False):
+        cdef Py_ssize_t size = 0
+        cdef const char *whole = self.written(now_ns, close, &size)
+        return PyBytes_FromStringAndSize(whole, size)
+
+    def __repr__(self):
+        return "<ReadyAnswer>"  # the content is secret
+
+
+@cython.final
+cdef class TokenAnswer(ReadyAnswer):
     def __init__(
         self, *, bytes before not None, bytes after not None, int64_t expires_ns, int64_t fresh_until_ns,
         Series series not None, Usage usage not None
     ):
         if self._buffer != NULL:
-            raise TypeError("a ReadyAnswer is initialized once")
+            raise TypeError("a TokenAnswer is initialized once")
         self._before = PyBytes_GET_SIZE(before)
         self._after = PyBytes_GET_SIZE(after)
         self._room = HEAD_ROOM + self._before + DIGITS_ROOM + self._after
@@ -108,7 +129,6 @@ cdef class ReadyAnswer:
         self._second = second
 
     cdef const char *written(self, int64_t now_ns, bint close, Py_ssize_t *size) noexcept:
-        """Return the whole answer as of *now_ns*, valid until the next call."""
         cdef int64_t second = 0
         if self.expires_ns > now_ns:
             second = (self.expires_ns - now_ns) // NANOSECONDS
@@ -119,10 +139,80 @@ cdef class ReadyAnswer:
         size[0] = self._head + self._before + self._digits + self._after
         return <const char *>self._buffer + HEAD_ROOM - self._head
 
-    def render(self, int64_t now_ns, bint close=False):
-        cdef Py_ssize_t size = 0
-        cdef const char *whole = self.written(now_ns, close, &size)
-        return PyBytes_FromStringAndSize(whole, size)
 
-    def __repr__(self):
-        return "<ReadyAnswer>"  # the content is secret
+cdef char[ANSWER_MAX] fixed_text  # of the FixedAnswer that was written last
+
+
+cdef inline char *put(char *at, bytes text) noexcept:
+    """Copy *text* to *at* and return the place after it."""
+    memcpy(at, PyBytes_AS_STRING(text), <size_t>PyBytes_GET_SIZE(text))
+    return at + PyBytes_GET_SIZE(text)
+
+
+@cython.final
+cdef class FixedAnswer(ReadyAnswer):
+    def __init__(
+        self, *, bytes head not None, bytes body not None, bint has_id, int64_t fresh_until_ns,
+        Series series not None, Usage usage not None, Counter counter=None
+    ):
+        if self._before is not None:
+            raise TypeError("a FixedAnswer is initialized once")
+        size = len(head) + REQUEST_ID_LENGTH + len(CLOSE) + len(body)
+        if size > ANSWER_MAX:
+            raise ValueError(f"a ready answer has at most {ANSWER_MAX} bytes, not {size}")
+        self._before = head
+        self._after = body
+        self._has_id = has_id
+        self.expires_ns = self.fresh_until_ns = fresh_until_ns
+        self.series = series
+        self.usage = usage
+        self.counter = counter
+
+    cdef const char *written(self, int64_t now_ns, bint close, Py_ssize_t *size) noexcept:
+        cdef char *at = put(fixed_text, self._before)
+        if self._has_id:
+            write_request_id(<unsigned char *>at)
+            at += <Py_ssize_t>REQUEST_ID_LENGTH
+        at = put(at, CLOSE if close else KEEP)
+        at = put(at, self._after)
+        size[0] = at - fixed_text
+        return fixed_text
+
+
+@cython.final
+cdef class SharedText:
+    def __init__(self):
+        pass
+
+    def set(self, bytes head not None, bytes body not None, int64_t fresh_until_ns):
+        size = len(head) + len(CLOSE) + len(body)
+        if size > ANSWER_MAX:
+            raise ValueError(f"a ready answer has at most {ANSWER_MAX} bytes, not {size}")
+        self.head = head
+        self.body = body
+        self.fresh_until_ns = fresh_until_ns
+
+    def clear(self):
+        self.fresh_until_ns = 0
+        self.head = self.body = None
+
+
+@cython.final
+cdef class SharedAnswer(ReadyAnswer):
+    def __init__(self, *, SharedText text not None, Series series not None, Usage usage not None):
+        if self.text is not None:
+            raise TypeError("a SharedAnswer is initialized once")
+        self.text = text
+        self.series = series
+        self.usage = usage
+
+    cdef const char *written(self, int64_t now_ns, bint close, Py_ssize_t *size) noexcept:
+        cdef char *at
+        size[0] = 0
+        if self.text.body is None:  # cleared since the answer was found
+            return NULL
+        at = put(fixed_text, self.text.head)
+        at = put(at, CLOSE if close else KEEP)
+        at = put(at, self.text.body)
+        size[0] = at - fixed_text
+        return fixed_text

@@ -1,7 +1,8 @@
 """One accepted connection: reading, the fast answer or the hand-over, sending, and closing.
 
-While no request is pending, the fast lane answers a request with a complete ordinary head (`scan`), a query of known
-fields (`query`) and an address whose pod record contains a fresh answer (`index`). At the first byte where one of these
+While no request is pending, the fast lane answers a request with a complete ordinary head (`scan`) and an address
+whose pod record (`index`) contains a fresh answer to its query of known fields (`query`), or a fresh refusal of its
+kind. At the first byte where one of these
 conditions fails, the connection is handed over: the general lane gets every byte from there on until it calls `resume`.
 An incomplete head is handed over too. This costs some microseconds per request, and it avoids a second place that
 collects, limits and rescans fragments.
@@ -19,8 +20,9 @@ from _native.answers cimport ReadyAnswer
 from _native.clock cimport monotonic_ns
 from _native.connection_slots cimport Peer
 from _native.index cimport PodRecord
+from _native.query cimport lacks_resource
 from _native.redirects cimport redirected_from
-from _native.scan cimport DONE, Head, scan_head, to_blank_line
+from _native.scan cimport DONE, INSTANCE, NO_HEADER, NO_RESOURCE, TOKEN_PATH, Head, scan_head, to_blank_line
 from _native.sending cimport queued_bytes, reset_at_close, send_in_parts
 from _native.sockets cimport *
 
@@ -247,10 +249,12 @@ cdef class Connection:
         cdef Head head
         cdef PodRecord record
         cdef ReadyAnswer answer
+        cdef const unsigned char *query
+        cdef Py_ssize_t query_length, target_length
         cdef const char *text
         cdef Py_ssize_t length = 0
         cdef bint close
-        if scan_head(data + at[0], size - at[0], &head) != DONE or (lane.require_metadata and not head.metadata):
+        if scan_head(data + at[0], size - at[0], &head) != DONE:
             return False
         if self.looked_up != lane.index.version:
             self.record = lane.index.record_of(self.peer_key)
@@ -258,7 +262,21 @@ cdef class Connection:
         record = self.record
         if record is None or record.suspended or lane.index.suspended:
             return False
-        answer = record.find_answer(data + at[0] + head.query.start, head.query.stop - head.query.start, begun)
+        if head.kind != TOKEN_PATH:
+            answer = None
+            if head.kind == INSTANCE and head.metadata:
+                target_length = head.target.stop - head.target.start
+                answer = record.find_metadata(data + at[0] + head.target.start, target_length, begun)
+            if answer is None:
+                answer = record.find_refusal(<int>head.kind, begun)
+        elif lane.require_metadata and not head.metadata:
+            answer = record.find_refusal(<int>NO_HEADER, begun)
+        else:
+            query = data + at[0] + head.query.start
+            query_length = head.query.stop - head.query.start
+            answer = record.find_answer(query, query_length, begun)
+            if answer is None and lacks_resource(query, query_length):
+                answer = record.find_refusal(<int>NO_RESOURCE, begun)
         if answer is None:
             return False
         at[0] += head.size
@@ -295,6 +313,8 @@ cdef class Connection:
             return 0
         self.due = None
         text = answer.written(self.due_since, False, &length)
+        if text == NULL:  # a shared answer whose text was cleared in this turn
+            return self.close_now()
         self.send_bytes(text, length)
         self.record_answer(answer, self.due_since, False)
         self.close_if_finished()
@@ -306,6 +326,8 @@ cdef class Connection:
             done = monotonic_ns()
             answer.series.record(done - since)
             answer.usage.note(done)
+            if answer.counter is not None:
+                answer.counter.value += 1
             self.lane.fast_answers += 1
             self.state = FINISHING if close else IDLE
             self.deadline_ns = 0 if close else done + self.lane.idle_ns

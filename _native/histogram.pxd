@@ -3,6 +3,9 @@ from libc.stdint cimport int64_t, uint64_t
 cdef enum:
     BOUNDS_MAX = 31  # the Go implementation's histogram has 14; arrays of fixed size need no malloc
 
+cdef class Counter:
+    cdef readonly uint64_t value
+
 cdef class Series:
     cdef readonly tuple labels
     cdef int bounds

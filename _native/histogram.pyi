@@ -2,6 +2,15 @@ from collections.abc import Sequence
 from typing import final
 
 @final
+class Counter:
+    """A count that compiled modules increase without a call."""
+
+    def __init__(self) -> None: ...
+    @property
+    def value(self) -> int: ...
+    def add(self) -> None: ...
+
+@final
 class Series:
     """One C array of bucket counts. Created by `Histogram.series` only."""
 

@@ -10,6 +10,15 @@ import math
 
 
 @cython.final
+cdef class Counter:
+    def __init__(self):
+        pass
+
+    def add(self):
+        self.value += 1
+
+
+@cython.final
 cdef class Series:
     def __init__(self):
         raise TypeError("a Series is made by Histogram.series")

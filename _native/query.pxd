@@ -17,4 +17,5 @@ cdef struct Query:
     Text xms_cc
     unsigned char[QUERY_MAX] decoded
 
+cdef bint lacks_resource(const unsigned char *text, Py_ssize_t length) noexcept nogil
 cdef bint read_query(const unsigned char *text, Py_ssize_t length, Query *query) noexcept nogil

@@ -10,6 +10,9 @@ and ignored, as in the general lane.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcmp
 
+cdef enum:
+    PLAIN_MAX = 8  # parameters of a query without a resource; SDKs send three
+
 cdef enum Field:
     UNKNOWN  # zero on purpose: an accidental value must be a refusal
     RESOURCE
@@ -111,8 +114,53 @@ cdef bint read_query(const unsigned char *text, Py_ssize_t length, Query *query)
         pos += 1  # over the "&"; one at the very end is followed by a parameter without "=", and refused
 
 
+cdef bint lacks_resource(const unsigned char *text, Py_ssize_t length) noexcept nogil:
+    """Return whether the general lane refuses *text* because it contains no resource with a value.
+
+    *text* is of the class QUERY of `scan`. The name and the value of each parameter must be plain: an escape may be
+    malformed, and its decoded text may repeat a name.
+    """
+    cdef Py_ssize_t[PLAIN_MAX] names, lengths
+    cdef Py_ssize_t pos = 0
+    cdef Py_ssize_t start
+    cdef int count = 0
+    cdef int at
+    if length == 0:
+        return True
+    if length > QUERY_MAX:
+        return False
+    while True:
+        start = pos
+        while pos < length and text[pos] != c'=' and text[pos] != c'&':
+            if text[pos] == c'%':
+                return False
+            pos += 1
+        if pos == start or count == PLAIN_MAX:
+            return False
+        names[count], lengths[count] = start, pos - start
+        for at in range(count):
+            if lengths[at] == pos - start and memcmp(text + names[at], text + start, <size_t>(pos - start)) == 0:
+                return False
+        count += 1
+        if pos < length and text[pos] == c'=':
+            pos += 1
+            if pos - start == 9 and memcmp(text + start, b"resource=", 9) == 0 and pos < length and text[pos] != c'&':
+                return False
+            while pos < length and text[pos] != c'&':
+                if text[pos] == c'%':
+                    return False
+                pos += 1
+        if pos == length:
+            return True
+        pos += 1
+
+
 cdef bytes copied(const Text *text):
     return PyBytes_FromStringAndSize(<const char *>text.start, text.length)
+
+
+def has_no_resource(bytes text not None):
+    return bool(lacks_resource(<const unsigned char *>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text)))
 
 
 def examine(bytes text not None):

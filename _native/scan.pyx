@@ -1,4 +1,4 @@
-"""The scanner that recognizes the head of an ordinary token request in raw bytes, without allocation or exception.
+"""The scanner that recognizes the head of an ordinary request in raw bytes, without allocation or exception.
 
 It accepts a strict subset of the general lane's input, with the same meaning; a differential test compares the two.
 REFUSED therefore means "not for the fast lane", never "answer 400": the caller hands the same bytes to the general
@@ -8,9 +8,13 @@ A head is accepted if it is complete and consists of
 
 * `GET`, the token path (`metadata` in any case, one leading slash more and one trailing slash allowed), a query,
   `HTTP/1.1`, ended by CR LF as every line is;
+* or a common method and another plain path (`scan_other_line`): the general lane refuses such a request for its request
+  line alone, and a refusal of the same kind may be ready. HEAD is left to the general lane, because its answer has no
+  body;
 * exactly one Host that is a plain name or IPv4 address with an optional port; at most one Metadata, whose value is
-  `true`; at most one Connection, `keep-alive` or `close`;
-* no field that could announce a body, an upgrade, a forwarded request or another meaning of the connection;
+  `true`; at most one Connection, `keep-alive` or `close`; at most one Content-Type;
+* no field that could announce a body, an upgrade, a forwarded request or another meaning of the connection, except for
+  one `Content-Length: 0` in a request that is not a GET of the token path: clients send it with POST and PUT;
 * otherwise any fields of visible ASCII, ignored like in the general lane.
 
 The scanner always starts at the head's first byte, so its limits count across reads.
@@ -28,6 +32,10 @@ cdef enum ByteClass:
     VALUE = 2   # RFC 9110 §5.5 field-vchar, SP and HTAB, without obs-text (%x80-FF): left to the general lane
     QUERY = 4   # RFC 3986 §3.4 pchar, "/" and "?", without "+" and ";", which parsers read differently
     HOST = 8    # RFC 3986 §3.2.2 reg-name without escapes, "~" and sub-delims; no "[" of an IPv6 literal either
+    SEGMENT = 16  # a path segment in normal form (`nmi.server.target`), without the dots inside it
+
+cdef enum:
+    PATH_MAX = 256  # bytes of a path that is not the token path; IMDS's own have under 100
 
 cdef uint64_t ONES = 0x0101010101010101
 
@@ -40,6 +48,8 @@ cdef struct Seen:
     int fields
     int hosts
     int connections
+    int lengths
+    int types
 
 cdef unsigned char[256] CLASS  # ByteClass bits of each byte
 cdef unsigned char[256] LOWER  # ASCII only: the C library's tolower() asks the locale
@@ -58,6 +68,8 @@ cdef int fill_tables() except -1:
         CLASS[byte] |= QUERY
     for byte in letters_digits + b"-._":
         CLASS[byte] |= HOST
+    for byte in letters_digits + b"-_":
+        CLASS[byte] |= SEGMENT
     return 0
 
 fill_tables()
@@ -151,6 +163,108 @@ cdef Step scan_request_line(Cursor *c, Head *head) noexcept nogil:
     return expect(c, b" HTTP/1.1\r\n", 11)
 
 
+cdef Step scan_method(Cursor *c, bint *get) noexcept nogil:
+    """Move past a method with its space. Other methods have another answer, or llhttp refuses them."""
+    cdef Step step = expect(c, b"GET ", 4)
+    get[0] = step == DONE
+    if step == REFUSED:
+        step = expect(c, b"POST ", 5)
+    if step == REFUSED:
+        step = expect(c, b"DELETE ", 7)
+    if step == REFUSED:
+        step = expect(c, b"OPTIONS ", 8)
+    if step == REFUSED:
+        step = expect(c, b"PUT ", 4)
+    if step == REFUSED:
+        step = expect(c, b"PATCH ", 6)
+    return step
+
+
+cdef Step scan_path(Cursor *c) noexcept nogil:
+    """Move past a path in normal form, from after its first slash: no empty segment, no escape, single inner dots."""
+    cdef Py_ssize_t segment
+    while True:
+        segment = c.pos
+        skip(c, SEGMENT)
+        while c.pos < c.end and c.base[c.pos] == c'.' and c.pos > segment and c.base[c.pos - 1] != c'.':
+            c.pos += 1
+            skip(c, SEGMENT)
+        if c.pos == c.end:
+            return MORE
+        if c.pos > segment and c.base[c.pos - 1] == c'.':
+            return REFUSED
+        if c.base[c.pos] != c'/':
+            return DONE
+        if c.pos == segment:
+            return REFUSED
+        c.pos += 1
+
+
+cdef bint contains(const unsigned char *text, Py_ssize_t size, const char *lower, Py_ssize_t length) noexcept nogil:
+    """Return whether *text* contains *lower* (lower case), in any letter case."""
+    cdef Py_ssize_t at
+    for at in range(size - length + 1):
+        if same(text + at, lower, length):
+            return True
+    return False
+
+
+cdef Kind kind_of_path(const unsigned char *path, Py_ssize_t size, bint get) noexcept nogil:
+    """Return the kind of a request by its *path*, which is in normal form and excludes the first slash.
+
+    The rules are those of `nmi.server.target.resolve`, in its order. NO_KIND: the general lane decides.
+    """
+    cdef Py_ssize_t first = 0
+    cdef bint metadata
+    while first < size and path[first] != c'/':
+        first += 1
+    metadata = first == 8 and same(path, b"metadata", 8)
+    if contains(path, size, b"identity", 8):
+        if metadata and size >= 30 and memcmp(path + 8, b"/identity/oauth2/token", 22) == 0 and (
+            size == 30 or (size == 31 and path[30] == c'/')
+        ):
+            return TOKEN_PATH if get else NOT_GET
+        return NO_KIND if contains(path, size, b"token", 5) else UNKNOWN_IDENTITY
+    if first == 4 and same(path, b"host", 4):
+        return NO_KIND
+    if not metadata:
+        return UNKNOWN_OTHER
+    if size >= 17 and same(path + 8, b"/instance", 9) and (size == 17 or path[17] == c'/'):
+        return INSTANCE if get else INSTANCE_NOT_GET
+    return UNKNOWN_METADATA
+
+
+cdef Step scan_other_line(Cursor *c, Head *head) noexcept nogil:
+    """Like scan_request_line, for the other kinds of requests; a query is optional and has no meaning for them."""
+    cdef bint get = False
+    cdef Py_ssize_t start
+    cdef Step step = scan_method(c, &get)
+    if step == DONE:
+        step = expect(c, b"/", 1)
+    if step != DONE:
+        return step
+    start = c.pos
+    step = scan_path(c)
+    if step != DONE:
+        return step
+    if c.pos - start > PATH_MAX:
+        return REFUSED
+    head.kind = kind_of_path(c.base + start, c.pos - start, get)
+    if head.kind == NO_KIND:
+        return REFUSED
+    if c.base[c.pos] == c'?':
+        c.pos += 1
+        head.query.start = c.pos
+        skip(c, QUERY)
+        head.query.stop = c.pos
+        if head.query.stop - head.query.start > QUERY_MAX:
+            return REFUSED
+    else:
+        head.query.start = head.query.stop = c.pos
+    head.target.start, head.target.stop = start - 1, c.pos
+    return expect(c, b" HTTP/1.1\r\n", 11)
+
+
 cdef bint plain_host(const unsigned char *value, Py_ssize_t length) noexcept nogil:
     """RFC 9110 §7.2: uri-host [":" port], the host not empty, the port 1 to 5 digits."""
     cdef Py_ssize_t at = 0
@@ -205,8 +319,16 @@ cdef bint check_field(
                 return True
             return length == 10 and same(value, b"keep-alive", 10)
         return True
+    if name_length == 12:
+        if same(name, b"content-type", 12):
+            seen.types += 1
+            return seen.types == 1
+        return True
     if name_length == 14:
-        return not same(name, b"content-length", 14)
+        if same(name, b"content-length", 14):
+            seen.lengths += 1
+            return head.kind != TOKEN_PATH and seen.lengths == 1 and length == 1 and value[0] == c'0'
+        return True
     if name_length == 15:
         return not same(name, b"x-forwarded-for", 15)
     if name_length == 16:
@@ -221,7 +343,7 @@ cdef Step scan_fields(Cursor *c, Head *head) noexcept nogil:
     cdef Seen seen
     cdef Py_ssize_t name, name_length, value, stop
     cdef Step step
-    seen.fields = seen.hosts = seen.connections = 0
+    seen.fields = seen.hosts = seen.connections = seen.lengths = seen.types = 0
     while True:
         if c.pos < c.end and c.base[c.pos] == c'\r':
             step = expect(c, b"\r\n", 2)
@@ -261,9 +383,13 @@ cdef Step scan_head(const unsigned char *base, Py_ssize_t size, Head *head) noex
     c.base = base
     c.pos = 0
     c.end = size if size < HEAD_MAX else HEAD_MAX
-    head.size = head.query.start = head.query.stop = 0
+    head.size = head.query.start = head.query.stop = head.target.start = head.target.stop = 0
     head.metadata = head.close = False
+    head.kind = TOKEN_PATH
     step = scan_request_line(&c, head)
+    if step == REFUSED:
+        c.pos = 0
+        step = scan_other_line(&c, head)
     if step == DONE:
         step = scan_fields(&c, head)
     head.size = c.pos
@@ -276,8 +402,9 @@ def examine(bytes data not None):
     cdef Head head
     cdef Step step = scan_head(<const unsigned char *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &head)
     if step == DONE:
-        return ("done", head.size, data[head.query.start:head.query.stop], bool(head.metadata), bool(head.close))
-    return ("more" if step == MORE else "refused", 0, b"", False, False)
+        query = data[head.query.start:head.query.stop]
+        return ("done", head.size, query, bool(head.metadata), bool(head.close), <int>head.kind)
+    return ("more" if step == MORE else "refused", 0, b"", False, False, 0)
 
 
 cdef Py_ssize_t to_blank_line(const unsigned char *data, Py_ssize_t size) noexcept nogil:

@@ -16,7 +16,7 @@ from _native.index import PodRecord
 from nmi.error_refusals import own_ids, refusal_of, refusal_of_congestion
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.cluster_cache import ClusterCache, DecisionInput
-from nmi.identity.decide import Decision, DecisionPolicy, Exempt, Grant, Wait, decide
+from nmi.identity.decide import NONE_ASSIGNED, Decision, DecisionPolicy, Exempt, Grant, Wait, decide
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.ownership_reads import GONE
 from nmi.identity.pods import PodEntry
@@ -119,6 +119,8 @@ class _PendingRequest:
     """The loop's time of arrival."""
     refusal: Refusal
     """The refusal if its time limit ends now."""
+    held_in: int | None = None
+    """The record's generation in which it is held; None if it is not, or if that generation began during the hold."""
 
 
 class Issuer:
@@ -170,23 +172,29 @@ class Issuer:
         arrived = asyncio.get_running_loop().time()
         pending = _PendingRequest(peer, request, arrived, unknown)
         limit = asyncio.timeout_at(arrived + self._policy.max_hold_seconds)
+        entry: PodEntry | None = None
+        outcome: Issued | RawAnswer | Refusal
         try:
             async with limit:
                 entry = await finding
                 if entry is None:
                     return unknown
                 pending.refusal = _LATE
-                return await self._issue(entry, pending)
+                outcome = await self._issue(entry, pending)
         except TimeoutError:
             if not limit.expired():
                 raise
-            return pending.refusal
+            outcome = pending.refusal
+        if outcome is NONE_ASSIGNED and entry is not None and pending.held_in is not None:
+            entry.note_unmatched(pending.held_in)
+        return outcome
 
     async def _issue(self, entry: PodEntry, pending: _PendingRequest) -> Issued | RawAnswer | Refusal:
         """Decide and act on the decision, until nothing has changed during the action.
 
         The loop ends: each iteration but the last has seen a change, and the caller sets the time limit.
         """
+        first = entry.record.generation
         while self._is_there(entry, pending):
             generation = entry.record.generation
             decision_input = await self._cluster_cache.decision_input(entry, pending.peer)
@@ -204,9 +212,12 @@ class Issuer:
             outcome: Issued | RawAnswer | Refusal | None
             match decision:
                 case Refusal():
-                    outcome = decision
+                    outcome = replace(decision, generation=self._lasting(decision, pending, generation, decision_input))
                 case Wait():
                     pending.refusal = decision.refusal
+                    if decision.refusal is NONE_ASSIGNED and entry.unmatched:
+                        return decision.refusal  # another request was held, and nothing has changed for the pod since
+                    pending.held_in = generation if generation == first else None
                     waited = await self._hold(entry, generation, pending.arrived + decision.seconds)
                     outcome = None if waited else decision.refusal
                 case Exempt():
@@ -218,6 +229,17 @@ class Issuer:
             if outcome is not None:
                 return outcome
         return GONE
+
+    def _lasting(
+        self, decision: Refusal, pending: _PendingRequest, generation: int, decision_input: DecisionInput | Wait
+    ) -> int | None:
+        """Return *generation* if the pod record determines *decision* alone, else None.
+
+        Object ids are learned from IMDS's responses, without a new generation.
+        """
+        certain = isinstance(decision_input, DecisionInput) and decision_input.certain
+        known = decision.reason is not Reason.UNKNOWN_OBJECT_ID
+        return generation if certain and known and pending.peer else None
 
     async def _grant(
         self,

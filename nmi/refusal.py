@@ -1,6 +1,6 @@
 """Reasons for refused requests: values, not exceptions. `nmi.server.responses` maps each reason to a status code."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -96,3 +96,5 @@ class Refusal:
     """The AzureIdentity whose token was requested (`namespace/name`), if known: for the log."""
     correlation: str = ""
     """Azure's id of the failed call, if known: for the log."""
+    generation: int | None = field(default=None, compare=False)
+    """The pod record's generation at the decision, if the same request gets this refusal until the next one."""

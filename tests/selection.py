@@ -6,7 +6,8 @@ The needs of a test determine its target, so that each test has exactly one:
 * `make check` runs tests that need nothing but the Python environment.
 * `make test` adds tests that need root, downloaded tools, or the programs running in a sandbox.
 * `make test-all` adds tests that need the control plane of tests/testplane, and those that measure.
-* `make e2e-node` runs tests on the real nodes of tests/realnode. It is not a part of `make test-all`.
+* `make e2e-node` runs tests on the real nodes of tests/realnode. `make test-all` runs those without the marker `long`,
+  where the machine permits nodes.
 """
 
 import asyncio

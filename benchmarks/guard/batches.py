@@ -25,6 +25,10 @@ from tests.corpus.corpus import ACCEPTED
 marks: Final = loaded(Path(__file__).with_name("marks.pyx"))
 
 NODE: Final = "127.0.0.1"
+INSTANCE: Final = (
+    b"GET /metadata/instance?api-version=2021-02-01 HTTP/1.1\r\nHost: 169.254.169.254\r\nUser-Agent: curl/8.5.0\r\n"
+    b"Accept: */*\r\nMetadata: true\r\n\r\n"
+)
 WARM_UP_ROUNDS: Final = 30
 TURNS_MAX: Final = 10_000
 SDKS: Final = (
@@ -71,6 +75,11 @@ def batches() -> tuple[Batch, ...]:
     plain = corpus("azure-identity-python")
     closing = plain.replace(b"Connection: keep-alive", b"Connection: close")
     unknown = plain.replace(b"https%3A%2F%2Fmanagement.azure.com%2F", b"https%3A%2F%2Fabsent.example%2F")
+    no_identity = plain.replace(b"management.azure.com", b"identityless.example")
+    no_header = plain.replace(b"Metadata: true\r\n", b"")
+    no_resource = plain.replace(b"&resource=https%3A%2F%2Fmanagement.azure.com%2F", b"")
+    post = plain.replace(b"GET ", b"POST ")
+    elsewhere = plain.replace(b"/metadata/identity/oauth2/token", b"/latest/meta-data/iam/security-credentials")
     # Each connection, and so each pod, uses one SDK.
     varying = [with_id(corpus(name), number) for number in range(20) for name in SDKS]
     return (
@@ -80,6 +89,12 @@ def batches() -> tuple[Batch, ...]:
         Batch("as SDKs vary it", varying, 48, connections=len(SDKS)),
         Batch("16 pipelined", [plain], 24, pipelined=16),
         Batch("refused by the general lane", [unknown], 40, status=b"400"),
+        Batch("instance metadata", [INSTANCE], 300),
+        Batch("refused: no identity", [no_identity], 300, status=b"400"),
+        Batch("refused: no header", [no_header], 300, status=b"400"),
+        Batch("refused: no resource", [no_resource], 300, status=b"400"),
+        Batch("refused: another method", [post], 300, status=b"405"),
+        Batch("refused: unknown path", [elsewhere], 300, status=b"404"),
     )
 
 

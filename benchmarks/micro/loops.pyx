@@ -12,7 +12,7 @@ from _native.answers cimport ReadyAnswer
 from _native.histogram cimport Series
 from _native.index cimport Index, PodRecord
 from _native.query cimport Query, read_query
-from _native.scan cimport DONE, Head, scan_head
+from _native.scan cimport DONE, TOKEN_PATH, Head, scan_head
 
 cdef enum:
     TEXTS_MAX = 512
@@ -90,7 +90,7 @@ def scan_and_read(list given not None, int times):
         for _ in range(times):
             for at in range(texts.count):
                 start = texts.start[at]
-                if scan_head(start, texts.length[at], &head) == DONE and head.metadata:
+                if scan_head(start, texts.length[at], &head) == DONE and head.kind == TOKEN_PATH and head.metadata:
                     taken += read_query(start + head.query.start, head.query.stop - head.query.start, &query)
     return cpu_ns() - begun, taken
 

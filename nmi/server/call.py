@@ -4,11 +4,10 @@ A call is the only part of a request that is kept while the request waits. It re
 connection.
 """
 
-import itertools
-import secrets
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
+from _native.request_ids import next_request_id
 from nmi.server.request import Request
 
 CLIENT_REQUEST_CHARS: Final = 64
@@ -41,12 +40,4 @@ class Call:
         """Return a new call. *request* is None if it could not be read."""
         given = () if request is None else request.values("x-ms-client-request-id")
         shown = given[0][:CLIENT_REQUEST_CHARS] if given else ""
-        return cls(origin.peer, next(_ids), shown if shown.isascii() and shown.isprintable() else "")
-
-
-_PROCESS: Final = secrets.token_hex(8)
-_ids: Final = (
-    f"{_PROCESS[:8]}-{_PROCESS[8:12]}-4{_PROCESS[12:15]}-8{number >> 48 & 0xFFF:03x}-{number & 0xFFFFFFFFFFFF:012x}"
-    for number in itertools.count(secrets.randbits(32))
-)
-"""Ids in the form of UUIDs (RFC 9562, version 4): random per process, then counted. Unique and cheap, not secret."""
+        return cls(origin.peer, next_request_id(), shown if shown.isascii() and shown.isprintable() else "")

@@ -46,8 +46,9 @@ class _LastOutcome:
     identity: str = ""
     repeats: int = 0
     usage: Usage | None = None
+    """Counts the repeats that the fast lane answers, and all repeats of a grant."""
     left_out: bool = False
-    """Whether the line limit suppressed its line: the next repeat is logged as new."""
+    """Whether the line limit suppressed its line: the next repeat that is recorded is logged as new."""
     report_at: float = float("-inf")
     """The time of the next report if the refusal continues, in the clock's seconds."""
 
@@ -130,9 +131,14 @@ class Decisions:
                 },
             )
 
-    def refused(self, subject: Subject, path: str, status: int, refusal: Refusal, request: TokenRequest | None) -> None:
-        """Record a refused request. Of its text, only the values in *request* may appear in the log."""
-        topic = (path,) if request is None else _topic(request)
+    def refused(
+        self, subject: Subject, path: str, status: int, refusal: Refusal, request: TokenRequest | None
+    ) -> Usage:
+        """Record a refused request. Of its text, only the values in *request* may appear in the log.
+
+        Return the counter of the repeats that the fast lane answers.
+        """
+        topic = (path, refusal.reason.value) if request is None else _topic(request)
         if self._is_news(subject, topic, refusal.reason.value):
             log.log(
                 logging.INFO if refusal.reason in _ORDINARY else logging.WARNING,
@@ -149,11 +155,14 @@ class Decisions:
                     "correlation": refusal.correlation or None,
                 },
             )
-        self._report_refusal(subject, topic, refusal)
-
-    def _report_refusal(self, subject: Subject, topic: tuple[str, ...], refusal: Refusal) -> None:
-        """Report a recorded refusal to the pod's owner unless it was reported recently."""
         remembered = self._remembered[subject.key, *topic]
+        self._report_refusal(subject, remembered, refusal)
+        if remembered.usage is None:
+            remembered.usage = Usage()
+        return remembered.usage
+
+    def _report_refusal(self, subject: Subject, remembered: _LastOutcome, refusal: Refusal) -> None:
+        """Report a recorded refusal to the pod's owner unless it was reported recently."""
         if self._report is None or subject.entry is None or refusal.reason in _ORDINARY or remembered.left_out:
             return
         now = self._clock()
@@ -185,21 +194,24 @@ class Decisions:
     def summarize(self) -> None:
         """Log the repeats since the last call, per pod and identity, and start a new period."""
         repeats: Counter[tuple[str, str, str]] = Counter()
-        served: dict[int, tuple[Usage, str, dict[str, None]]] = {}
+        left_out = self._left_out
+        served: dict[int, tuple[Usage, _LastOutcome, dict[str, None]]] = {}
         for (subject, *_), entry in self._remembered.items():
             repeats[subject, entry.identity, entry.outcome] += entry.repeats
             entry.repeats = 0
-            if entry.usage is not None:
-                served.setdefault(id(entry.usage), (entry.usage, entry.identity, {}))[2][subject] = None
-        for usage, identity, subjects in served.values():
-            repeats[_named(subjects), identity, GRANTED] += usage.take()
+            if entry.left_out and entry.usage is not None:
+                left_out += entry.usage.take()
+            elif entry.usage is not None:
+                served.setdefault(id(entry.usage), (entry.usage, entry, {}))[2][subject] = None
+        for usage, entry, subjects in served.values():
+            repeats[_named(subjects), entry.identity, entry.outcome] += usage.take()
         repeats = +repeats
         for (subject, identity, outcome), count in repeats.most_common(LINES_PER_PERIOD):
             log.info(
                 "decisions repeated since the last summary; the first of each has its own line",
                 extra={"pod": subject, "identity": identity, **_outcome(outcome), "count": count},
             )
-        left_out = self._left_out + sum(count for _, count in repeats.most_common()[LINES_PER_PERIOD:])
+        left_out += sum(count for _, count in repeats.most_common()[LINES_PER_PERIOD:])
         if left_out:
             log.warning("decisions omitted from this log; see the metric nmi_refusals", extra={"count": left_out})
         self._left_out = 0
@@ -220,6 +232,8 @@ class Decisions:
                 entry.usage = usage
             self._remembered.move_to_end(key)
             return False
+        if entry is not None and entry.left_out and entry.usage is not None:
+            self._left_out += entry.usage.take()
         self._remembered[key] = _LastOutcome(outcome, identity, usage=usage)
         self._remembered.move_to_end(key)
         if len(self._remembered) > REMEMBERED_MAX:

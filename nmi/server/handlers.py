@@ -37,7 +37,7 @@ class Handlers:
         now_ns: Callable[[], int],
     ) -> None:
         self._policy = policy
-        self._outcomes = Outcomes(policy=policy, index=index, measures=measures, decisions=decisions)
+        self._outcomes = Outcomes(policy=policy, index=index, measures=measures, decisions=decisions, now_ns=now_ns)
         self._token = TokenPath(policy=policy, issuer=issuer, outcomes=self._outcomes, now_ns=now_ns)
         self._host = HostPath(policy=policy, issuer=issuer, outcomes=self._outcomes, now_ns=now_ns)
         self._proxied = ProxiedPath(policy=policy, proxy=proxy, outcomes=self._outcomes)

@@ -3,7 +3,7 @@
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-from _native.answers import ReadyAnswer, Usage
+from _native.answers import ReadyAnswer, TokenAnswer, Usage
 from _native.histogram import Series
 from _native.index import PodRecord
 from nmi.identity.request import TokenRequest
@@ -80,7 +80,7 @@ class ReadyAnswers:
         if ready is None or not _is_of(ready, issued):
             before, after = token_parts(issued.token, (), issued.expires_ns, now_ns)
             try:
-                ready = made[series] = ReadyAnswer(
+                ready = made[series] = TokenAnswer(
                     before=before,
                     after=after,
                     expires_ns=issued.expires_ns,

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from _native.histogram import Histogram, Series
+from _native.histogram import Counter, Histogram, Series
 from nmi.refusal import Limit, Reason
 
 BUCKETS_SECONDS: Final = (
@@ -76,7 +76,7 @@ class ServerMetrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.histogram = Histogram(BUCKETS_SECONDS)
         self._made: dict[tuple[str, str, str, str], Series] = {}
-        self._refusals = dict.fromkeys(Reason, 0)
+        self._refusals = {reason: Counter() for reason in Reason}
         self._limits = dict.fromkeys(Limit, 0)
         self._elsewhere: dict[Limit, Callable[[], int]] = {}
         self._lane: Callable[[], Mapping[str, int]] = dict
@@ -103,9 +103,13 @@ class ServerMetrics:
         return made
 
     def refused(self, reason: Reason) -> None:
-        self._refusals[reason] += 1
+        self._refusals[reason].add()
 
     def refusals(self, reason: Reason) -> int:
+        return self._refusals[reason].value
+
+    def refusal_counter(self, reason: Reason) -> Counter:
+        """Return the counter of refusals for *reason*, which ready refusals increase too."""
         return self._refusals[reason]
 
     def limit_hit(self, limit: Limit) -> None:
@@ -123,7 +127,7 @@ class ServerMetrics:
     def state(self) -> dict[str, object]:
         """Return the counts of refusals and limits, and the number of series."""
         return {
-            "refusals": {reason.value: count for reason, count in self._refusals.items() if count},
+            "refusals": {reason.value: count.value for reason, count in self._refusals.items() if count.value},
             "limits_hit": {limit.value: count for limit, count in self.limits_hit().items() if count},
             "series": len(self._made),
         }
@@ -137,8 +141,8 @@ class ServerMetrics:
         refusals = CounterMetricFamily(
             "aadpodidentity_nmi_refusals", "Requests refused by the token server, by reason.", labels=["reason"]
         )
-        for reason, count in self._refusals.items():
-            refusals.add_metric([reason.value], count)
+        for reason, counter in self._refusals.items():
+            refusals.add_metric([reason.value], counter.value)
         yield refusals
         limits = CounterMetricFamily(
             "aadpodidentity_nmi_limits_hit", "How often a limit of the token server took effect.", labels=["limit"]
@@ -177,7 +181,7 @@ _LANE_COUNTERS: Final = {
     "refused_total": "Connections refused because all connection slots were in use.",
     "refused_peer": "Connections refused because all slots of the peer were in use.",
     "timed_out": "Connections closed at a deadline.",
-    "fast_answers": "Requests answered from ready answers.",
+    "fast_answers": "Requests answered from ready answers, refusals included.",
     "handed_over": "Requests handed to the general lane.",
     "failed": "Connections closed because of a defect.",
 }

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
+from _native.answers import SharedAnswer, SharedText, Usage
 from _native.histogram import Series
 from _native.index import Index, PodRecord
 from nmi.identity.pods import PodEntry
@@ -15,9 +17,14 @@ from nmi.server.head import bad
 from nmi.server.metrics import ServerMetrics, audience
 from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy
+from nmi.server.ready_refusals import ReadyRefusals, RefusedRequest, kinds_of
 from nmi.server.request import Request
-from nmi.server.responses import Answer, refused
+from nmi.server.responses import Answer
+from nmi.server.responses import refused as refusal_answer
 from nmi.server.target import CanonicalPath
+
+TARGET_BYTES_MAX: Final = 2048
+"""A longer target is left to the general lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +48,22 @@ class Pending:
 
 
 class Outcomes:
-    """Factory of outcomes from answers and refusals, shared by the three handlers. It has no state."""
+    """Factory of outcomes from answers and refusals, shared by the three handlers."""
 
-    def __init__(self, *, policy: ServerPolicy, index: Index, measures: ServerMetrics, decisions: Decisions) -> None:
+    def __init__(
+        self,
+        *,
+        policy: ServerPolicy,
+        index: Index,
+        measures: ServerMetrics,
+        decisions: Decisions,
+        now_ns: Callable[[], int],
+    ) -> None:
         self._policy = policy
         self._index = index
         self._measures = measures
         self.decisions = decisions
+        self._ready = ReadyRefusals(now_ns)
 
     def answered(
         self, subject: Subject, answer: Answer, canonical_path: CanonicalPath, asked: TokenRequest | None = None
@@ -66,13 +82,46 @@ class Outcomes:
         subject: Subject | None = None,
     ) -> Outcome:
         """Return the outcome of a refused request. *subject*: the caller, if it is not the pod at the peer address."""
-        answer = refused(refusal, request_id=call.request, set_retry_after=self._policy.set_retry_after, allow=allow)
+        answer = refusal_answer(
+            refusal, request_id=call.request, set_retry_after=self._policy.set_retry_after, allow=allow
+        )
         who = self.subject(call) if subject is None else subject
         self._measures.refused(refusal.reason)
         if refusal.limit is not None:
             self._measures.limit_hit(refusal.limit)
-        self.decisions.refused(who, canonical_path.value, answer.status, refusal, asked)
-        return self.answered(who, answer, canonical_path, asked)
+        usage = self.decisions.refused(who, canonical_path.value, answer.status, refusal, asked)
+        outcome = self.answered(who, answer, canonical_path, asked)
+        if canonical_path is not CanonicalPath.HOST_TOKEN:
+            counter = self._measures.refusal_counter(refusal.reason)
+            repeated = RefusedRequest(answer, call.request, outcome.series, usage, counter)
+            self._make_ready(call, refusal, canonical_path, asked, repeated)
+        return outcome
+
+    def _make_ready(
+        self,
+        call: Call,
+        refusal: Refusal,
+        canonical_path: CanonicalPath,
+        asked: TokenRequest | None,
+        refused: RefusedRequest,
+    ) -> None:
+        """Let the fast lane send the answer to further requests that would get the same refusal."""
+        if asked is not None:
+            record = self._index.get(call.peer) if refusal.generation is not None else None
+            if record is not None and refusal.generation is not None:
+                self._ready.admit_request(record, refusal.generation, asked, refused)
+            return
+        kinds = kinds_of(refusal, canonical_path, self._policy.proxied_paths)
+        record = self._index.get(call.peer) if kinds else None
+        if record is not None:
+            self._ready.admit_kinds(record, kinds, refused)
+
+    def make_metadata_ready(self, call: Call, request: Request, text: SharedText) -> None:
+        """Let the fast lane send *text* to further GETs of the same target, counted for the pod at the peer address."""
+        record, target = self._index.get(call.peer), request.target.encode()
+        if record is not None and len(target) <= TARGET_BYTES_MAX:
+            series = self.series(HTTPStatus.OK, CanonicalPath.INSTANCE, subject_of(call, record), None)
+            record.admit_metadata(record.generation, target, SharedAnswer(text=text, series=series, usage=_UNUSED))
 
     def failed(
         self, call: Call, error: BaseException, canonical_path: CanonicalPath, asked: TokenRequest | None = None
@@ -112,6 +161,8 @@ def header_refusal(request: Request, policy: ServerPolicy) -> Refusal | None:
     return _TWICE if len(request.values("metadata")) > 1 else None
 
 
+_UNUSED: Final = Usage()
+"""The decision log contains no lines about instance metadata."""
 _FORWARDED: Final = Refusal(
     Reason.FORWARDED,
     "A request with X-Forwarded-For is not served.",

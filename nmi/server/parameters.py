@@ -52,7 +52,7 @@ def token_request(query: str) -> TokenRequest | Refusal:
         return parameters
     resource = parameters.get("resource", "")
     if not resource:
-        return _refuse("The parameter resource is required.")
+        return NO_RESOURCE
     given = [(kind, value) for name, kind in _SELECTORS.items() if (value := parameters.get(name, ""))]
     if len(given) > 1:
         return _refuse("Only one of client_id, object_id and msi_res_id may be given.")
@@ -76,3 +76,6 @@ def _decoded(text: str) -> str:
 
 def _refuse(sentence: str, limit: Limit | None = None) -> Refusal:
     return Refusal(Reason.BAD_PARAMETERS, sentence, f"{sentence} See which client the workload uses.", limit=limit)
+
+
+NO_RESOURCE: Final = _refuse("The parameter resource is required.")

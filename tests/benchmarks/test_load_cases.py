@@ -15,7 +15,7 @@ LOADS: tuple[Load, ...] = tuple(
 
 def asked(request: Request) -> tuple[bytes, int, bytes, bytes] | None:
     """Return the request as the fast lane reads it; None if it belongs to the general lane."""
-    outcome, _, text, metadata, _ = scan.examine(request.text)
+    outcome, _, text, metadata, *_ = scan.examine(request.text)
     assert outcome == "done"
     assert metadata
     return query.examine(text)

@@ -2,8 +2,9 @@
 
 `accepted/` holds requests that a pod with a granted identity gets its token for. A name that begins with `general-` is
 left to the general lane; all others are fast-lane material. `refused/` holds neighbours of those, a byte or a line
-away; the name begins with the status of the answer. All are asked from 127.0.0.1, which makes a difference at
-/host/token only. A request that was ever read wrongly becomes a file here.
+away; the name begins with the status of the answer. FAST_REFUSALS names those that the fast lane may refuse. All are
+asked from 127.0.0.1, which makes a difference at /host/token only. A request that was ever read wrongly becomes a file
+here.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +22,12 @@ class Case:
 
     @property
     def fast(self) -> bool:
-        """Whether the fast lane answers it, once an answer stands ready."""
+        """Whether the fast lane answers it as soon as an answer is ready."""
+        return self.grants_fast or self.name in FAST_REFUSALS
+
+    @property
+    def grants_fast(self) -> bool:
+        """Whether the fast lane answers it with a token."""
         return not self.name.startswith("general-") and not self.name[:1].isdigit()
 
     @property
@@ -34,6 +40,19 @@ def _cases(directory: str) -> list[Case]:
     return [Case(path.stem, path.read_bytes()) for path in sorted((_HERE / directory).glob("*.http"))]
 
 
+FAST_REFUSALS = frozenset(
+    {
+        *("400-no-metadata-header", "400-empty-query", "400-empty-resource", "400-no-query", "400-no-resource"),
+        *("400-resource-name-capitalised", "404-attested", "404-getplatformmetadata"),
+        *("404-getplatformmetadata-post", "404-getplatformmetadata-without-header", "404-identity-info"),
+        "404-issuecredential-without-header",
+        *("404-identity-info-delete", "404-loadbalancer", "404-metadata"),
+        *("404-path-one-byte-longer", "404-root", "404-scheduledevents", "404-versions"),
+        *("405-instance-options", "405-instance-post", "405-post", "405-put"),
+        *("404-closing", "405-post-without-length"),
+    }
+)
+"""Refused for their first line, for the missing header or for the missing resource alone."""
 ACCEPTED = _cases("accepted")
 REFUSED = _cases("refused")
 EVERY = ACCEPTED + REFUSED

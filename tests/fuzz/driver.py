@@ -10,7 +10,7 @@ import sys
 
 import atheris  # type: ignore[import-untyped]  # not in the project's lock: `make fuzz` installs it separately
 
-INSTRUMENTED = ["nmi", "mic", "podidentity", "tests.oracle.requests"]
+INSTRUMENTED = ["nmi", "mic", "podidentity", "tests.oracle"]
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     if "LD_PRELOAD" in os.environ:
         import exact  # type: ignore[import-not-found]  # noqa: PLC0415 - compiled by `build`
 
-        made["scan"] = lambda: targets.Scan(exact.scan, exact.query)
+        made["scan"] = lambda: targets.Scan(exact.scan, exact.query, exact.has_no_resource)
         made["query"] = lambda: targets.Query(exact.query)
     atheris.Setup(sys.argv, made[name]())
     atheris.Fuzz()

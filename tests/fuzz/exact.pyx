@@ -7,7 +7,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from _native.query cimport Query, read_query
+from _native.query cimport Query, lacks_resource, read_query
 from _native.scan cimport DONE, MORE, Head, scan_head
 
 
@@ -27,8 +27,9 @@ def scan(bytes data not None):
     cdef int step = <int>scan_head(copy, PyBytes_GET_SIZE(data), &head)
     free(copy)
     if step == <int>DONE:
-        return ("done", head.size, data[head.query.start:head.query.stop], bool(head.metadata), bool(head.close))
-    return ("more" if step == <int>MORE else "refused", 0, b"", False, False)
+        text = data[head.query.start:head.query.stop]
+        return ("done", head.size, text, bool(head.metadata), bool(head.close), <int>head.kind)
+    return ("more" if step == <int>MORE else "refused", 0, b"", False, False, 0)
 
 
 def query(bytes text not None):
@@ -44,3 +45,11 @@ def query(bytes text not None):
     selector = (<const char *>found.selector.start)[:found.selector.length]
     xms_cc = (<const char *>found.xms_cc.start)[:found.xms_cc.length]
     return (resource, <int>found.selector_kind, selector, xms_cc)
+
+
+def has_no_resource(bytes text not None):
+    """Return the same result as `_native.query.has_no_resource`."""
+    cdef unsigned char *copy = copied(text)
+    cdef bint missing = lacks_resource(copy, PyBytes_GET_SIZE(text))
+    free(copy)
+    return bool(missing)

@@ -10,7 +10,9 @@ import random
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import cast
+
+import yarl
 
 from _native import query as native_query
 from _native import scan as native_scan
@@ -18,7 +20,7 @@ from nmi.identity.request import TokenRequest
 from nmi.refusal import Refusal
 from nmi.server.general import GeneralLane
 from nmi.server.parameters import parse_query, token_request
-from nmi.server.passthrough import MetadataProxy
+from nmi.server.passthrough import forwarded_target
 from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.reading import RequestReader
 from nmi.server.request import Request
@@ -26,7 +28,9 @@ from nmi.server.target import Action, ProxiedPaths, normal, resolve
 from tests.fuzz.handover import HandoverMessages
 from tests.fuzz.objects import LockRecords, MicObjects, NmiObjects
 from tests.native import test_lanes_agree as lanes_agree
+from tests.native.fast_refusals import TOKEN_PATH, fast_refusal
 from tests.nmi.server.fakes import FakeConnection, Reply, ServerUnderTest, replies
+from tests.oracle.refusals import read_refusal
 from tests.oracle.requests import PATHS, Asked, Verdict, read
 
 Target = Callable[[bytes], None]
@@ -60,14 +64,16 @@ class Scan:
 
     def __init__(
         self,
-        examine_head: Callable[[bytes], tuple[str, int, bytes, bool, bool]] = native_scan.examine,
+        examine_head: Callable[[bytes], tuple[str, int, bytes, bool, bool, int]] = native_scan.examine,
         examine_query: Callable[[bytes], tuple[bytes, int, bytes, bytes] | None] = native_query.examine,
+        has_no_resource: Callable[[bytes], bool] = native_query.has_no_resource,
     ) -> None:
         self._head = examine_head
         self._query = examine_query
+        self._has_no_resource = has_no_resource
 
     def __call__(self, data: bytes) -> None:
-        whole = outcome, size, text, metadata, close = self._head(data)
+        whole = outcome, size, text, metadata, close, kind = self._head(data)
         cut = zlib.crc32(data) % (len(data) + 1)
         part = self._head(data[:cut])
         assert part[0] != "refused" or outcome == "refused", "more bytes undid a refusal"
@@ -75,11 +81,13 @@ class Scan:
         if outcome == "done":
             assert size <= len(data)
             assert part[0] == ("done" if cut >= size else "more")
-        found = self._query(text) if outcome == "done" else None
+        refusal = fast_refusal(data, self._head, self._query, self._has_no_resource)
+        assert refusal is None or refusal.kind == "INSTANCE" or refusal == read_refusal(data)
+        found = self._query(text) if outcome == "done" and kind == TOKEN_PATH else None
         if found is None or not metadata:
             return
-        resource, kind, value, xms_cc = found
-        taken = Asked(size, resource.decode(), kind, value.decode(), xms_cc.decode(), close, cacheable=True)
+        resource, selector, value, xms_cc = found
+        taken = Asked(size, resource.decode(), selector, value.decode(), xms_cc.decode(), close, cacheable=True)
         assert taken == read(data)
 
 
@@ -137,9 +145,6 @@ PROXIED = (
 class Normaliser:
     """Normalisation of any target, with any allowed prefixes: no path about identities is forwarded."""
 
-    def __init__(self) -> None:
-        self._proxy = MetadataProxy(cast("Any", None), "http://imds", cast("Any", None), ServerPolicy())
-
     def __call__(self, data: bytes) -> None:
         text = data.translate(None, INVISIBLE).decode()
         for proxied_paths in PROXIED:
@@ -165,8 +170,9 @@ class Normaliser:
                 destination.canonical_path,
                 destination.path,
             )
-            url = self._proxy._url(destination)
-            if not isinstance(url, Refusal):
+            target = forwarded_target(destination)
+            if not isinstance(target, Refusal):
+                url = yarl.URL(f"http://imds{target}", encoded=True)
                 assert (url.host, url.raw_path) == ("imds", destination.path)
                 assert not _HIDDEN.search(url.path)
 
@@ -267,6 +273,7 @@ class Lanes:
         slowly = self._server_under_test.ask([stream], ready=False)
         if not asks_for_host_token(stream):  # the oracle does not cover these, and this peer may request them
             lanes_agree.hold_to_the_oracle(stream, slowly)
+        self._server_under_test.make_refusals_ready()
         assert self._server_under_test.ask([stream], ready=True) == slowly
         assert _REFUSED.sub(b"refused", self._server_under_test.ask(cuts(stream, 4), ready=True)) == _REFUSED.sub(
             b"refused", slowly

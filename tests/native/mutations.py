@@ -70,3 +70,28 @@ def _plausible(draw: DrawFn) -> bytes:
 def plausible() -> SearchStrategy[bytes]:
     """Requests put together from parts, most of them sound; about one in twelve is fast-lane material."""
     return _plausible()
+
+
+METHODS = ["GET", "GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "TRACE", "get", "GETS", "P"]
+SEGMENTS = [
+    "metadata", "METADATA", "metadatas", "identity", "oauth2", "token", "instance", "Instance", "instances", "compute",
+    "versions", "host", "info", "a.b", "a..b", ".", "..", "a.", "", "x", "identi~1", "a%2Fb", "a;b",
+]  # fmt: skip
+QUERIES = ["", "?", "?api-version=1", "?resource=", "?resource", "?resource=&resource=", "?Resource=a", "?resource=a",
+    "?a=1&a=2", "?=", "?a&b&c", "?a=%41", "?a+b", "?api-version=1&client_id=x", "?resource=r;", "?a=1&", "?a=1&&b=2",
+]  # fmt: skip
+
+
+@st.composite
+def _refusable(draw: DrawFn) -> bytes:
+    segments = draw(st.lists(st.sampled_from(SEGMENTS), max_size=5))
+    path = draw(st.sampled_from([*PATHS, "/" + "/".join(segments)]))
+    fields = draw(st.lists(st.sampled_from(FIELDS), max_size=2))
+    usual = draw(st.sampled_from([["Host: a"], ["Host: a", "Metadata: true"], ["Host: a", "Content-Length: 0"]]))
+    start = f"{draw(st.sampled_from(METHODS))} {path}{draw(st.sampled_from(QUERIES))} HTTP/1.1"
+    return "\r\n".join([start, *usual, *fields, "", ""]).encode()
+
+
+def refusable() -> SearchStrategy[bytes]:
+    """Requests put together from parts; about half of them get a refusal that may be ready."""
+    return _refusable()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
-from _native.answers import ReadyAnswer, Usage
+from _native.answers import ReadyAnswer, TokenAnswer, Usage
 from _native.connection import Connection
 from _native.histogram import Histogram, Series
 from _native.index import Index, PodRecord
@@ -191,7 +191,7 @@ def ready(
     token: bytes, series: Series, usage: Usage, *, lives_seconds: float = 3600, fresh_seconds: float = 3000
 ) -> ReadyAnswer:
     now = time.monotonic_ns()
-    return ReadyAnswer(
+    return TokenAnswer(
         before=b'{"access_token":"' + token + b'","expires_in":"',
         after=b'","token_type":"Bearer"}',
         expires_ns=now + int(lives_seconds * 1e9),

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from _native.answers import ReadyAnswer, Usage
+from _native.answers import ReadyAnswer, TokenAnswer, Usage
 from _native.histogram import Histogram
 from _native.index import READY_ANSWERS_MAX, Index, PodRecord
 
@@ -15,7 +15,7 @@ FOR_EVER = NOW + 10**15
 
 def answer(fresh_until_ns: int = FOR_EVER, expires_ns: int = FOR_EVER) -> ReadyAnswer:
     series = Histogram([1]).series(())
-    return ReadyAnswer(
+    return TokenAnswer(
         before=b"", after=b"", expires_ns=expires_ns, fresh_until_ns=fresh_until_ns, series=series, usage=Usage()
     )
 

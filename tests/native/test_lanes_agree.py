@@ -34,16 +34,32 @@ from nmi.server.target import Destination
 from nmi.tokens.token import Token
 from tests.corpus.corpus import EVERY, Case
 from tests.examples import every, examples
-from tests.native.mutations import mutated, plausible
+from tests.native.mutations import mutated, plausible, refusable
+from tests.oracle.refusals import ANSWERS, read_refusal
 from tests.oracle.requests import Asked, Verdict, read
 
-LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+LAST = b"GET /last HTTP/1.0\r\n\r\n"
+"""Always answered by the general lane."""
 FOR_EVER = 10**15
 SECONDS_LEFT = re.compile(rb'(?<=expires_in":")\d+')
 REQUEST_ID = re.compile(rb"(?<=x-ms-request-id: )[0-9a-f-]{36}")
 MALFORMED = re.compile(
     rb'Content-Length: \d+(?=\r\nx-ms-request-id: [0-9a-f-]*\r\nConnection: close\r\n\r\n{.*malformed)|it has [^"]*'
 )
+
+
+REFUSED_OF_EACH_KIND = [
+    b"%s HTTP/1.1\r\nHost: a\r\n%s\r\n" % (start, fields)
+    for start, fields in (
+        (b"GET /metadata/identity/oauth2/token?resource=r", b""),
+        (b"GET /metadata/identity/oauth2/token", b"Metadata: true\r\n"),
+        (b"PUT /metadata/identity/oauth2/token", b""),
+        (b"GET /metadata/identity/info", b""),
+        (b"GET /metadata/versions", b""),
+        (b"GET /elsewhere", b""),
+        (b"POST /metadata/instance", b""),
+    )
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +145,14 @@ class LoopbackServer:
         return self.runner.run(ask_all())
 
     def make_ready(self, data: bytes) -> None:
-        """Have an answer ready for the query of *data*, even if *data* itself must not get it."""
+        """Have an answer ready for the query of *data*, even if *data* itself must not get it, and every refusal."""
+        self.make_refusals_ready()
         start = re.match(rb"GET (\S+) HTTP/1.1\r\n", data)
         if start is not None:
             self.ask([b"GET %s HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n" % start[1] + LAST], ready=True)
+
+    def make_refusals_ready(self) -> None:
+        self.ask([b"".join(REFUSED_OF_EACH_KIND) + LAST], ready=True)
 
     async def _ask(self, pieces: Iterable[bytes]) -> bytes:
         with socket.create_connection(self.listener.getsockname()) as sock:
@@ -169,8 +189,14 @@ def loopback_server() -> Iterator[LoopbackServer]:
 
 
 def hold_to_the_oracle(data: bytes, answers: bytes) -> None:
-    """The first answer is a token exactly if the oracle says so, and that one."""
-    meaning = read(data)
+    """The first answer is a token exactly if the oracle says so, and that one; it is the refusal that it names."""
+    refusal, meaning = read_refusal(data), read(data)
+    if refusal is not None:
+        status, description = ANSWERS[refusal.kind]
+        first = answers.partition(b"\r\n\r\n")
+        assert first[0].startswith(b"HTTP/1.1 %d " % status)
+        assert description.encode() in first[2].partition(b"HTTP/1.1 ")[0]
+        assert (b"\r\nConnection: close" in first[0]) == refusal.close
     head, _, rest = answers.partition(b"\r\n\r\n")
     body = rest.partition(b"HTTP/1.1 ")[0]
     if isinstance(meaning, Asked):
@@ -246,7 +272,7 @@ def test_a_field_that_changes_the_meaning_is_recognised_by_both_lanes(
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=examples(150))
-@given(data=mutated() | plausible(), cuts=st.lists(st.integers(0, 700), max_size=3))
+@given(data=mutated() | plausible() | refusable(), cuts=st.lists(st.integers(0, 700), max_size=3))
 def test_mutated_requests_are_answered_equally_by_both_lanes_and_the_oracle(
     loopback_server: LoopbackServer, data: bytes, cuts: list[int]
 ) -> None:

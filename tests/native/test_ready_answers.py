@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _native.answers import ReadyAnswer, Usage
+from _native.answers import TokenAnswer, Usage
 from _native.histogram import Histogram
 
 SECOND = 10**9
@@ -14,8 +14,8 @@ START = 1_000 * SECOND
 BEFORE, AFTER = b'{"access_token":"t","expires_in":"', b'","token_type":"Bearer"}'
 
 
-def answer(lives_seconds: int, before: bytes = BEFORE, after: bytes = AFTER) -> ReadyAnswer:
-    return ReadyAnswer(
+def answer(lives_seconds: int, before: bytes = BEFORE, after: bytes = AFTER) -> TokenAnswer:
+    return TokenAnswer(
         before=before,
         after=after,
         expires_ns=START + lives_seconds * SECOND,

@@ -8,25 +8,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from _native import query, scan
-from tests.corpus.corpus import ACCEPTED, EVERY, REFUSED, Case
-from tests.native.mutations import mutated, plausible
+from tests.corpus.corpus import ACCEPTED, EVERY, FAST_REFUSALS, REFUSED, Case
+from tests.native.fast_refusals import TOKEN_PATH, fast_refusal
+from tests.native.mutations import mutated, plausible, refusable
+from tests.oracle.refusals import read_refusal
 from tests.oracle.requests import Asked, Verdict, read
 
 
 def fast(data: bytes) -> Asked | None:
     """Return the fast lane's answer to *data*, in the oracle's form; None if it would hand it over."""
-    outcome, size, text, metadata, close = scan.examine(data)
-    found = query.examine(text) if outcome == "done" else None
+    outcome, size, text, metadata, close, kind = scan.examine(data)
+    found = query.examine(text) if (outcome, kind) == ("done", TOKEN_PATH) else None
     if found is None or not metadata:
         return None
-    resource, kind, value, xms_cc = (each.decode() if isinstance(each, bytes) else each for each in found)
-    assert isinstance(kind, int)
-    return Asked(size, str(resource), kind, str(value), str(xms_cc), close, cacheable=True)
+    resource, selector, value, xms_cc = found
+    return Asked(size, resource.decode(), selector, value.decode(), xms_cc.decode(), close, cacheable=True)
+
+
+@pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
+def test_the_fast_lane_refuses_what_the_corpus_states(case: Case) -> None:
+    assert (fast_refusal(case.data) is not None) == (case.name in FAST_REFUSALS)
+    if case.name in FAST_REFUSALS:
+        assert fast_refusal(case.data) == read_refusal(case.data)
+
+
+@given(data=mutated() | plausible() | refusable())
+def test_the_oracle_refuses_a_random_request_that_the_fast_lane_refuses_equally(data: bytes) -> None:
+    found = fast_refusal(data)
+    if found is not None and found.kind != "INSTANCE":
+        assert found == read_refusal(data)
+
+
+@pytest.mark.parametrize("byte", range(256))
+@pytest.mark.parametrize("name", ["404-identity-info", "404-versions", "405-instance-post", "400-no-resource"])
+def test_each_byte_at_each_position_is_refused_only_as_the_oracle_reads_it(name: str, byte: int) -> None:
+    data = next(case.data for case in REFUSED if case.name == name)
+    for at in range(len(data)):
+        changed = data[:at] + bytes([byte]) + data[at + 1 :]
+        found = fast_refusal(changed)
+        assert found is None or found.kind == "INSTANCE" or found == read_refusal(changed), changed
 
 
 @pytest.mark.parametrize("case", EVERY, ids=lambda case: case.name)
 def test_the_fast_lane_accepts_what_the_corpus_states(case: Case) -> None:
-    assert (fast(case.data) is not None) == case.fast
+    assert (fast(case.data) is not None) == case.grants_fast
 
 
 @pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case.name)
@@ -34,7 +59,7 @@ def test_the_oracle_reads_an_accepted_request_equally(case: Case) -> None:
     meaning = read(case.data)
     if meaning is not Verdict.UNSURE:
         assert isinstance(meaning, Asked)
-    if case.fast:
+    if case.grants_fast:
         assert fast(case.data) == meaning
 
 
@@ -43,17 +68,17 @@ def test_the_oracle_grants_no_rejected_request(case: Case) -> None:
     assert not isinstance(read(case.data), Asked)
 
 
-@pytest.mark.parametrize("case", [case for case in ACCEPTED if case.fast], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in ACCEPTED if case.grants_fast], ids=lambda case: case.name)
 def test_every_prefix_of_a_fast_request_is_incomplete(case: Case) -> None:
     assert {scan.examine(case.data[:cut])[0] for cut in range(len(case.data))} == {"more"}
 
 
-@pytest.mark.parametrize("case", [case for case in ACCEPTED if case.fast], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in ACCEPTED if case.grants_fast], ids=lambda case: case.name)
 def test_data_after_the_head_changes_nothing(case: Case) -> None:
     assert fast(case.data + b"\0\r\n anything") == fast(case.data)
 
 
-@pytest.mark.parametrize("case", [case for case in EVERY if not case.fast], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in EVERY if not case.grants_fast], ids=lambda case: case.name)
 def test_a_rejected_request_stays_rejected_after_more_data(case: Case) -> None:
     outcomes = [scan.examine(case.data[:cut])[0] for cut in range(len(case.data) + 1)]
     first = outcomes.index("refused") if "refused" in outcomes else len(outcomes)

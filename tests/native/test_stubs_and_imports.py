@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = [
-    *("histogram", "scan", "query", "answers", "index", "redirects", "limits"),
+    *("histogram", "scan", "query", "request_ids", "answers", "index", "redirects", "limits"),
     *("connection_slots", "fair_queue", "disconnects", "connection"),
     *("eviction", "memory", "deadlines", "transfer", "lane"),
 ]
@@ -20,8 +20,9 @@ BELOW = {
     "histogram": set[str](),
     "scan": set[str](),
     "query": {"scan"},
-    "answers": {"histogram", "clock"},
-    "index": {"answers", "query"},
+    "request_ids": set[str](),
+    "answers": {"histogram", "clock", "request_ids"},
+    "index": {"answers", "query", "scan"},
     "redirects": {"sockets"},
     "limits": {"clock"},
     "connection_slots": set[str](),
@@ -29,7 +30,7 @@ BELOW = {
     "disconnects": {"clock"},
     "sending": {"sockets"},
     "connection": {
-        *("answers", "clock", "index", "redirects", "scan", "sockets"),
+        *("answers", "clock", "index", "query", "redirects", "scan", "sockets"),
         *("connection_slots", "disconnects", "fair_queue", "sending"),
     },
     "eviction": {"connection", "connection_slots", "sockets"},

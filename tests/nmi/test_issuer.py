@@ -75,6 +75,21 @@ async def test_a_pod_that_cannot_get_an_identity_is_refused_immediately() -> Non
         assert (await bench.refused()).reason is Reason.NOTHING_ASSIGNED
 
 
+async def test_only_a_refusal_that_the_pod_record_determines_names_its_generation() -> None:
+    async with running_issuer() as bench:
+        entry = await bench.with_pod(assigned=False, label=None)
+        assert (await bench.refused()).generation == entry.record.generation
+        entry.doubt("10.0.0.99")  # each decision needs a read now
+        assert (await bench.refused()).generation is None
+
+
+async def test_a_refusal_by_an_object_id_names_no_generation() -> None:
+    async with running_issuer() as bench:
+        await bench.with_pod()
+        refusal = await bench.refused(by(SelectorKind.OBJECT_ID, "unknown"))
+        assert (refusal.reason, refusal.generation) == (Reason.UNKNOWN_OBJECT_ID, None)
+
+
 @pytest.mark.parametrize("first", [None, CREATED], ids=["nothing-yet", "created"])
 async def test_a_held_request_is_answered_at_the_assignments_event(first: str | None) -> None:
     async with running_issuer() as bench:

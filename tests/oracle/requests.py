@@ -97,7 +97,7 @@ def judge_fields(fields: list[tuple[str, str]], version: str) -> bool:
     for name, value in fields:
         values.setdefault(name, []).append(value)
     judge_framing(values, version)
-    require(not {"content-type", "upgrade", "proxy-connection"} & set(values), Verdict.UNSURE)
+    require(not {"upgrade", "proxy-connection"} & set(values), Verdict.UNSURE)
     hosts = values.get("host", [])
     require(len(hosts) == 1 or (version == "HTTP/1.0" and not hosts))
     require(all(re.fullmatch(r"[!-~]*", host) for host in hosts))

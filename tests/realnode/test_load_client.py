@@ -15,6 +15,8 @@ import pytest
 from tests.realnode.evaluation import parse_load_log
 from tests.realnode.programs import compiled
 
+pytestmark = pytest.mark.tools
+
 
 def token_response(claims: dict[str, str]) -> bytes:
     encoded = base64.urlsafe_b64encode(json.dumps(claims, separators=(",", ":")).encode()).rstrip(b"=").decode()

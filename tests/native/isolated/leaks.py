@@ -12,7 +12,7 @@ import time
 
 import uvloop
 
-from _native.answers import ReadyAnswer, Usage
+from _native.answers import TokenAnswer, Usage
 from _native.connection import Connection
 from _native.histogram import Histogram
 from _native.index import Index, PodRecord
@@ -81,7 +81,7 @@ async def main() -> str:
     index, record, series = Index(), PodRecord(None), Histogram([1]).series(())
     index.put("127.0.0.1", record)
     far = time.monotonic_ns() + 10**13
-    answer = ReadyAnswer(
+    answer = TokenAnswer(
         before=b"b" * 2000, after=b"", expires_ns=far, fresh_until_ns=far, series=series, usage=Usage()
     )
     record.admit(0, resource=b"r", selector_kind=0, selector_value=b"", xms_cc=b"", answer=answer)

@@ -10,7 +10,7 @@ import time
 
 from typing_extensions import override
 
-from _native.answers import ReadyAnswer, Usage
+from _native.answers import TokenAnswer, Usage
 from _native.connection import Connection
 from _native.histogram import Histogram
 from _native.index import Index, PodRecord
@@ -59,7 +59,7 @@ def ask(address: tuple[str, int], *requests: bytes) -> list[str]:
 def index_with_an_answer() -> Index:
     index, record, series = Index(), PodRecord(None), Histogram([1]).series(())
     far = time.monotonic_ns() + 10**13
-    answer = ReadyAnswer(before=b"", after=b"", expires_ns=far, fresh_until_ns=far, series=series, usage=Usage())
+    answer = TokenAnswer(before=b"", after=b"", expires_ns=far, fresh_until_ns=far, series=series, usage=Usage())
     record.admit(0, resource=b"r", selector_kind=0, selector_value=b"", xms_cc=b"", answer=answer)
     for address in ("127.0.0.1", METADATA):
         index.put(address, record)

@@ -15,4 +15,4 @@ def test_a_refused_request_is_no_token_request(case: Case) -> None:
 def test_an_accepted_request_is_a_token_request_unless_the_oracle_cannot_decide(case: Case) -> None:
     verdict = read(case.data)
 
-    assert isinstance(verdict, Asked) or (verdict is Verdict.UNSURE and not case.fast)
+    assert isinstance(verdict, Asked) or (verdict is Verdict.UNSURE and not case.grants_fast)

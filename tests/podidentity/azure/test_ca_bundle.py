@@ -95,6 +95,20 @@ async def test_new_connections_trust_an_authority_that_is_added_and_the_former_o
     assert {"old", "new"} == issuers(bundle.context)
 
 
+async def test_a_certificate_for_another_name_is_refused(file: Path) -> None:
+    bundle = await asyncio.to_thread(CaBundle, file)
+    aad = Aad(Directory(), TokenMint())
+    await aad.start(ssl_context=await asyncio.to_thread(OLD.server_context, ("localhost",)))
+    try:
+        async with ClientSession(connector=TCPConnector(ssl=bundle.context)) as session:
+            with pytest.raises(ClientConnectorCertificateError):
+                await session.get(f"https://127.0.0.1:{aad.port}/")
+            async with session.get(f"https://localhost:{aad.port}/") as answer:
+                assert answer.status < 500
+    finally:
+        await aad.stop()
+
+
 async def test_a_file_that_becomes_unusable_is_one_log_line_and_changes_nothing(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,125 @@
+"""Ready refusals: refusals that the fast lane sends without Python code.
+
+They depend only on the kind of a request, or on its parameters and the state of its pod record. The general lane
+refuses the first request and writes its log line. It then admits the answer to the pod record, so that repeats cost as
+little as a cached token. A ready refusal is valid until the record's next generation, for
+FRESH_SECONDS at most. After that the general lane refuses again, which keeps the decision log and the Events about
+lasting refusals.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from _native.answers import FixedAnswer, Usage
+from _native.histogram import Counter, Series
+from _native.index import PodRecord
+from nmi.identity.request import TokenRequest
+from nmi.refusal import Reason, Refusal
+from nmi.server.parameters import NO_RESOURCE
+from nmi.server.responses import PlainAnswer, head_of
+from nmi.server.target import CanonicalPath, ProxiedPaths
+
+FRESH_SECONDS: Final = 60
+TEXTS_MAX: Final = 64
+"""Texts that are shared. NMI's own sentences are fewer, and no text of a request is in them."""
+
+
+class Kind(IntEnum):
+    """The kinds of requests that have the same refusal, as `_native.scan` recognises them."""
+
+    NO_HEADER = 2
+    NO_RESOURCE = 3
+    NOT_GET = 4
+    UNKNOWN_IDENTITY = 5
+    UNKNOWN_METADATA = 6
+    UNKNOWN_OTHER = 7
+    INSTANCE = 8
+    INSTANCE_NOT_GET = 9
+
+
+_KINDS: Final = {
+    (Reason.METADATA_HEADER_MISSING, CanonicalPath.TOKEN): (Kind.NO_HEADER,),
+    (Reason.METHOD_NOT_ALLOWED, CanonicalPath.TOKEN): (Kind.NOT_GET,),
+    (Reason.UNKNOWN_PATH, CanonicalPath.IDENTITY): (Kind.UNKNOWN_IDENTITY,),
+    (Reason.UNKNOWN_PATH, CanonicalPath.METADATA): (Kind.UNKNOWN_METADATA,),
+    (Reason.UNKNOWN_PATH, CanonicalPath.OTHER): (Kind.UNKNOWN_OTHER,),
+    (Reason.BLOCKED_PATH, CanonicalPath.INSTANCE): (Kind.INSTANCE, Kind.INSTANCE_NOT_GET),
+    (Reason.METHOD_NOT_ALLOWED, CanonicalPath.INSTANCE): (Kind.INSTANCE_NOT_GET,),
+}
+
+
+def kinds_of(refusal: Refusal, path: CanonicalPath, proxied_paths: ProxiedPaths) -> tuple[Kind, ...]:
+    """Return the kinds of requests that all get *refusal* if one request to *path* gets it.
+
+    Where the operator allows further paths, one refused path or method proves nothing about another one.
+    """
+    if refusal is NO_RESOURCE and path is CanonicalPath.TOKEN:
+        return (Kind.NO_RESOURCE,)
+    kinds = _KINDS.get((refusal.reason, path), ())
+    if proxied_paths.everything and path is not CanonicalPath.TOKEN and kinds != (Kind.UNKNOWN_IDENTITY,):
+        return kinds if refusal.reason is Reason.BLOCKED_PATH else ()
+    return () if proxied_paths.prefixes and kinds == (Kind.UNKNOWN_METADATA,) else kinds
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRequest:
+    """An answer to a refused request, and the counters of its repeats."""
+
+    answer: PlainAnswer
+    request_id: str
+    series: Series
+    usage: Usage
+    """For the decision log."""
+    counter: Counter
+    """For the metric of refusals."""
+
+
+class ReadyRefusals:
+    """Ready refusals of all pods. Equal ones share their text."""
+
+    def __init__(self, now_ns: Callable[[], int]) -> None:
+        self._now_ns = now_ns
+        self._texts: dict[bytes, tuple[bytes, bytes]] = {}
+
+    def admit_kinds(self, record: PodRecord, kinds: tuple[Kind, ...], refused: RefusedRequest) -> None:
+        """Store the answer on *record* for every request of *kinds*."""
+        now_ns = self._now_ns()
+        if any(record.refusal(kind, now_ns) is None for kind in kinds):
+            ready = self._ready(refused, now_ns)
+            for kind in kinds:
+                record.admit_refusal(record.generation, kind, ready)
+
+    def admit_request(self, record: PodRecord, generation: int, asked: TokenRequest, refused: RefusedRequest) -> None:
+        """Store the answer on *record* for requests that equal *asked*, if *generation* is still the record's."""
+        record.admit(
+            generation,
+            resource=asked.resource.encode(),
+            selector_kind=asked.selector.value,
+            selector_value=asked.selector_value.encode(),
+            xms_cc=asked.xms_cc.encode(),
+            answer=self._ready(refused, self._now_ns()),
+        )
+
+    def _ready(self, refused: RefusedRequest, now_ns: int) -> FixedAnswer:
+        text = self._texts.get(refused.answer.body)
+        if text is None:
+            text = split(refused.answer, refused.request_id)
+            if len(self._texts) < TEXTS_MAX:
+                self._texts[refused.answer.body] = text
+        head, body = text
+        return FixedAnswer(
+            head=head,
+            body=body,
+            has_id=True,
+            fresh_until_ns=now_ns + FRESH_SECONDS * 10**9,
+            series=refused.series,
+            usage=refused.usage,
+            counter=refused.counter,
+        )
+
+
+def split(answer: PlainAnswer, request_id: str) -> tuple[bytes, bytes]:
+    """Return the head of *answer* before *request_id*, the value of its last field, and the body."""
+    return head_of(answer).removesuffix(request_id.encode()), answer.body
