@@ -216,7 +216,9 @@ class Issuer:
                 case Wait():
                     pending.refusal = decision.refusal
                     if decision.refusal is NONE_ASSIGNED and entry.unmatched:
-                        return decision.refusal  # another request was held, and nothing has changed for the pod since
+                        # Another request was held, and nothing has changed for the pod since.
+                        lasting = self._lasting(decision.refusal, pending, generation, decision_input)
+                        return replace(decision.refusal, generation=lasting)
                     pending.held_in = generation if generation == first else None
                     waited = await self._hold(entry, generation, pending.arrived + decision.seconds)
                     outcome = None if waited else decision.refusal
