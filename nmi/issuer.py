@@ -178,7 +178,8 @@ class Issuer:
             async with limit:
                 entry = await finding
                 if entry is None:
-                    return unknown
+                    seconds = self._cluster_cache.unknown_for(peer) if peer else 0.0
+                    return replace(unknown, unknown_seconds=seconds)
                 pending.refusal = _LATE
                 outcome = await self._issue(entry, pending)
         except TimeoutError:
