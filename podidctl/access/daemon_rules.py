@@ -44,7 +44,7 @@ class DaemonRules:
 
 
 def nmi_daemons(objects: ClusterObjects) -> tuple[Daemon, ...]:
-    """Return the pods of NMI: those with its label that a DaemonSet runs in the node's network, else all with its label.
+    """Return the pods of NMI: those with its label that a DaemonSet runs in the node's network, else all of them.
 
     A tenant can label a pod like NMI, and its flags must not change the review.
     """

@@ -9,7 +9,7 @@ from rich.console import Console
 from podidctl.access.dot import dot
 from podidctl.access.schema import AccessReview
 from podidctl.access.show import show
-from podidctl.printing import Output, print_document
+from podidctl.printing import Output, print_document, print_text
 
 
 class AccessOutput(StrEnum):
@@ -23,11 +23,6 @@ class AccessOutput(StrEnum):
 
 
 Renderer = Callable[[AccessReview, Console], None]
-
-
-def print_text(text: str, to: Console) -> None:
-    """Print *text*, without markup and line breaks of the console."""
-    to.print(text.rstrip("\n"), markup=False, soft_wrap=True)
 
 
 RENDERERS: Final[Mapping[AccessOutput, Renderer]] = {
