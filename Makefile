@@ -25,7 +25,7 @@ help: ## List the targets
 		printf '  %-18s %s\n' "$$name" "$$text"; done
 
 setup: ## Install all system packages that the build and the tests need
-	$(PACKAGES) build test node nginx prometheus spin
+	$(PACKAGES) build test node nginx prometheus spin browser
 
 demo: .venv/.built ## Run MIC and NMI in a sandbox and follow one token
 	@$(BIN)/podidctl sandbox demo
@@ -53,7 +53,7 @@ check: lint ## Lint, and run all tests that need only .venv
 	$(TOOK)
 
 test: check ## Also run the tests that need root, the emulators, helm or Prometheus
-	$(PACKAGES) test nginx prometheus
+	$(PACKAGES) test nginx prometheus browser
 	@$(BIN)/python -c 'from tests.testplane import up; up.tool("helm"), up.tool("helm3")'
 	$(PYTEST) $(QUICK) $(PARALLEL)=$(TEST_JOBS) -m run_test
 	$(TOOK)
@@ -76,7 +76,7 @@ test-plane: .venv/.built ## Run the tests on a real control plane; the first run
 	$(TOOK)
 
 test-measures: .venv/.built ## Run the tests that measure delays, memory or CPU time, alone
-	$(PACKAGES) test nginx
+	$(PACKAGES) test nginx browser
 	$(TESTPLANE) build >/dev/null
 	$(PYTEST) -m "measures"
 	$(TOOK)

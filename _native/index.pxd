@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
-from _native.answers cimport ReadyAnswer
+from _native.answers cimport ReadyAnswer, SharedAnswer
 from _native.query cimport Query
 
 cdef class _CachedAnswer:
@@ -20,14 +20,17 @@ cdef class PodRecord:
     cdef public bint suspended
     cdef list _answers
     cdef list _refusals  # ReadyAnswer or None, by Kind; None without any
+    cdef dict _metadata  # path and query of a request for instance metadata -> SharedAnswer; None without any
     cdef uint64_t _uses
     cdef ReadyAnswer find_answer(self, const unsigned char *text, Py_ssize_t length, int64_t now_ns)
     cdef ReadyAnswer find_refusal(self, int kind, int64_t now_ns)
+    cdef ReadyAnswer find_metadata(self, const unsigned char *target, Py_ssize_t length, int64_t now_ns)
     cdef _CachedAnswer find_cached(self, const Query *query)
     cdef ReadyAnswer if_fresh(self, _CachedAnswer kept, int64_t now_ns)
 
 cdef class Index:
     cdef public bint suspended
     cdef uint64_t version  # never 0; changes with each change of an address
+    cdef dict _unknown  # like _records, for addresses without a pod that got a refusal
     cdef dict _records  # the kernel's sin_addr.s_addr, or the 16 bytes of an IPv6 address -> record
     cdef PodRecord record_of(self, object key)

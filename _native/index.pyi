@@ -1,8 +1,10 @@
 from typing import final
 
-from _native.answers import ReadyAnswer
+from _native.answers import ReadyAnswer, SharedAnswer
 
+METADATA_ANSWERS_MAX: int
 READY_ANSWERS_MAX: int
+UNKNOWN_ADDRESSES_MAX: int
 
 @final
 class PodRecord:
@@ -37,6 +39,13 @@ class PodRecord:
         Return False without storing it if the record's generation is not *generation*. Raise ValueError for a number
         that is no kind.
         """
+    def admit_metadata(self, generation: int, target: bytes, answer: SharedAnswer) -> bool:
+        """Store *answer* for GETs of instance metadata with exactly this path and query, METADATA_ANSWERS_MAX at most.
+
+        Return False without storing it if the record's generation is not *generation*.
+        """
+    def metadata(self, target: bytes, now_ns: int) -> ReadyAnswer | None:
+        """Return the answer for GETs of *target*; None without one, if it is not fresh, or while suspended."""
     def refusal(self, kind: int, now_ns: int) -> ReadyAnswer | None:
         """Return the answer for requests of *kind*; None without one, if it is not fresh, or while suspended."""
     def find(
@@ -57,6 +66,12 @@ class Index:
         """Assign *address* to *record*. Raise ValueError if *address* is not an IP address."""
     def remove(self, address: str, record: PodRecord) -> bool:
         """Remove *address* if it belongs to *record*. Return whether it did."""
+    def unknown(self, address: str) -> PodRecord:
+        """Return a record for ready refusals of *address*, which belongs to no pod.
+
+        It ends with the next put() of the address, or when UNKNOWN_ADDRESSES_MAX others are newer; `get` never returns
+        it. Raise ValueError for the address of a pod.
+        """
     def get(self, address: str) -> PodRecord | None: ...
     def __len__(self) -> int: ...
     __pyx_vtable__: object

@@ -94,10 +94,7 @@ async def run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    changed = " ".join(f"{name}={value}" for name, value in settings.describe().items())
-    log.info(
-        "starting; settings that differ from their defaults are listed", extra={"version": VERSION, "settings": changed}
-    )
+    log.info("mic starting", extra={"version": VERSION, "settings": settings.text()})
     # Imported objects stay alive. Without the freeze each later collection would scan them again, for 50 ms.
     gc.freeze()
     gc.enable()

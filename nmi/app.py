@@ -85,7 +85,7 @@ async def run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    log.info("nmi starting", extra={"version": VERSION, "settings": settings.describe()})
+    log.info("nmi starting", extra={"version": VERSION, "settings": settings.text()})
     # Imported modules stay, so later collections need not scan them, for 20 ms each.
     gc.freeze()
     gc.enable()

@@ -16,7 +16,7 @@ from _native.index import PodRecord
 from nmi.error_refusals import own_ids, refusal_of, refusal_of_congestion
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.cluster_cache import ClusterCache, DecisionInput
-from nmi.identity.decide import Decision, DecisionPolicy, Exempt, Grant, Wait, decide
+from nmi.identity.decide import NONE_ASSIGNED, Decision, DecisionPolicy, Exempt, Grant, Wait, decide
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.ownership_reads import GONE
 from nmi.identity.pods import PodEntry
@@ -119,6 +119,8 @@ class _PendingRequest:
     """The loop's time of arrival."""
     refusal: Refusal
     """The refusal if its time limit ends now."""
+    held_in: int | None = None
+    """The record's generation in which it is held; None if it is not, or if that generation began during the hold."""
 
 
 class Issuer:
@@ -170,23 +172,30 @@ class Issuer:
         arrived = asyncio.get_running_loop().time()
         pending = _PendingRequest(peer, request, arrived, unknown)
         limit = asyncio.timeout_at(arrived + self._policy.max_hold_seconds)
+        entry: PodEntry | None = None
+        outcome: Issued | RawAnswer | Refusal
         try:
             async with limit:
                 entry = await finding
                 if entry is None:
-                    return unknown
+                    seconds = self._cluster_cache.unknown_for(peer) if peer else 0.0
+                    return replace(unknown, unknown_seconds=seconds)
                 pending.refusal = _LATE
-                return await self._issue(entry, pending)
+                outcome = await self._issue(entry, pending)
         except TimeoutError:
             if not limit.expired():
                 raise
-            return pending.refusal
+            outcome = pending.refusal
+        if outcome is NONE_ASSIGNED and entry is not None and pending.held_in is not None:
+            entry.note_unmatched(pending.held_in)
+        return outcome
 
     async def _issue(self, entry: PodEntry, pending: _PendingRequest) -> Issued | RawAnswer | Refusal:
         """Decide and act on the decision, until nothing has changed during the action.
 
         The loop ends: each iteration but the last has seen a change, and the caller sets the time limit.
         """
+        first = entry.record.generation
         while self._is_there(entry, pending):
             generation = entry.record.generation
             decision_input = await self._cluster_cache.decision_input(entry, pending.peer)
@@ -207,6 +216,11 @@ class Issuer:
                     outcome = replace(decision, generation=self._lasting(decision, pending, generation, decision_input))
                 case Wait():
                     pending.refusal = decision.refusal
+                    if decision.refusal is NONE_ASSIGNED and entry.unmatched:
+                        # Another request was held, and nothing has changed for the pod since.
+                        lasting = self._lasting(decision.refusal, pending, generation, decision_input)
+                        return replace(decision.refusal, generation=lasting)
+                    pending.held_in = generation if generation == first else None
                     waited = await self._hold(entry, generation, pending.arrived + decision.seconds)
                     outcome = None if waited else decision.refusal
                 case Exempt():

@@ -22,7 +22,7 @@ from nmi.flag_table import (
     StaleIdentity,
 )
 from podidentity.azure.clouds import parse_endpoint
-from podidentity.flags import UsageError, namespaced_by, quoted, read_flags
+from podidentity.flags import UsageError, namespaced_by, quoted, read_flags, settings_text
 from podidentity.telemetry.logs import LogFormat
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104  it is compared with, and only listened on when the operator asks for it
@@ -104,6 +104,8 @@ class Settings:
     """Seconds: the unit of the two above. NMI polls nothing at this interval."""
     max_hold_seconds: float = 45.0
     """The total time limit of a request: address lookup, waiting, upstream calls; SDKs time out an attempt at 60 s."""
+    metadata_cache_seconds: float = 10.0
+    """How long a GET below `/metadata/instance` gets IMDS's last answer; IMDS allows 5 calls a second. 0: no cache."""
     set_retry_after_header: bool = False
     """Respond with 503 and Retry-After instead of 404 to a request whose identity is missing yet."""
     scale_features: bool = True
@@ -335,6 +337,10 @@ class Settings:
                 shown[one.name] = "***" if one.metadata.get("secret") else _words(value)
         return shown
 
+    def text(self) -> str:
+        """Return the same as a command line, with the names of flags and environment variables."""
+        return settings_text(FLAGS, self.describe(), VARIABLES)
+
 
 def _words(value: object) -> str:
     if isinstance(value, tuple | frozenset):
@@ -370,8 +376,24 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "attempts_for_assigned": (0, 1000),
     "find_interval_seconds": (1, 600),
     "max_hold_seconds": (1, 600),  # fetching is part of it, so 0 would prevent every token
+    "metadata_cache_seconds": (0, 300),
     "redirect_interval_seconds": (1, 86_400),
     "verbosity": (0, 2**31 - 1),  # klog takes any, and charts have been seen with 100
+}
+
+
+VARIABLES: Final[Mapping[str, str]] = {
+    "https_proxy": "HTTPS_PROXY",
+    "no_proxy": "NO_PROXY",
+    "azure_environment_file": "AZURE_ENVIRONMENT_FILEPATH",
+    "service_host": "KUBERNETES_SERVICE_HOST",
+    "service_port": "KUBERNETES_SERVICE_PORT",
+}
+"""The environment variable of each setting that has no flag."""
+
+
+DEFAULTS: Final = {
+    each.name: each.default for each in dataclasses.fields(Settings) if each.default is not dataclasses.MISSING
 }
 
 
@@ -382,7 +404,11 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     after printing --help.
     """
     given = read_flags(
-        FLAGS, argv, prog="nmi", description="Serves Azure access tokens to the pods of this node that may have them."
+        FLAGS,
+        argv,
+        prog="nmi",
+        description="Serves Azure access tokens to the pods of this node that may have them.",
+        defaults=DEFAULTS,
     )
     values = _from_environment(environ) | given
     values["force_namespaced"] = given.get("force_namespaced", False) or namespaced_by(environ)

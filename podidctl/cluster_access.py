@@ -57,13 +57,13 @@ async def connect(found: Settings) -> AsyncIterator[Client]:
         raise StartError(api_error_advice(error)) from error
 
 
-def parse_pod_name(name: str, namespace: str, usual: str) -> tuple[str, str]:
-    """Return namespace and name from `NS/NAME`, or from `NAME` with *namespace*, else *usual*. Raises
-    typer.BadParameter.
+def parse_pod_name(name: str, namespace: str, usual: str, what: str = "a pod name") -> tuple[str, str]:
+    """Return namespace and name from `NS/NAME`, or from `NAME` with *namespace*, else *usual*. *what*: for the error.
+    Raises typer.BadParameter.
     """
     before, slash, after = name.rpartition("/")
     if not all(map(NAME_PATTERN.fullmatch, (before, after) if slash else (after,))):
-        raise typer.BadParameter(f"{name!a} is not a pod name; write NAMESPACE/NAME, or NAME with -n NAMESPACE")
+        raise typer.BadParameter(f"{name!a} is not {what}; write NAMESPACE/NAME, or NAME with -n NAMESPACE")
     if namespace and not NAME_PATTERN.fullmatch(namespace):
         raise typer.BadParameter(f"-n {namespace!a} is not a namespace name; see kubectl get namespaces")
     if not slash:

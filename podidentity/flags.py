@@ -43,6 +43,11 @@ class UsageError(Exception):
     code 2.
     """
 
+    def __init__(self, text: str, usable: Mapping[str, Any] | None = None) -> None:
+        """*usable*: the values of the flags without a fault, by field, if they are known."""
+        super().__init__(text)
+        self.usable: Mapping[str, Any] = usable or {}
+
 
 def go_bool(text: str) -> bool:
     """Return the value by Go's strconv.ParseBool. Raises argparse.ArgumentTypeError for other text."""
@@ -78,6 +83,19 @@ def go_duration(text: str) -> float:
     if nanoseconds > _LONGEST_NS:
         raise argparse.ArgumentTypeError(f"{quoted(text)} is longer than a duration can be (292 years)")
     return sign * nanoseconds / 1e9
+
+
+_UNITS = ((3600, "h"), (60, "m"), (1, "s"))
+
+
+def duration_text(seconds: float) -> str:
+    """Return *seconds* in the syntax of Go's flags, in the largest unit in which they are a whole number."""
+    if not seconds:
+        return "0"
+    for size, unit in _UNITS:
+        if seconds % size == 0:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds * 1000:.0f}ms"
 
 
 def quoted(text: str) -> str:
@@ -116,17 +134,45 @@ class Flag:
     help: str
     aliases: tuple[str, ...] = ()
 
+    def spelled(self, value: object) -> str:
+        """Return *value* in the syntax of the flag."""
+        match value:
+            case bool():
+                return str(value).lower()
+            case float() | int() if self.read is go_duration:
+                return duration_text(value)
+            case frozenset() | tuple():
+                return ",".join(sorted(map(str, value)))
+            case float():
+                return f"{value:g}"
+            case _:
+                return str(value)
 
-def read_flags(flags: Iterable[Flag], argv: Sequence[str], *, prog: str, description: str) -> dict[str, Any]:
+
+def read_flags(
+    flags: Iterable[Flag], argv: Sequence[str], *, prog: str, description: str, defaults: Mapping[str, object]
+) -> dict[str, Any]:
     """Return the values in *argv* (without the program's name) by field; omitted flags are absent.
 
-    Raises UsageError, and SystemExit(0) after printing --help.
+    *defaults*: the default of each field, for --help. Raises UsageError, and SystemExit(0) after printing --help.
     """
     parser = GoParser(prog=prog, description=description)
     for flag in flags:
         names = (*flag.aliases, f"--{flag.name}")
-        parser.add_argument(*names, dest=flag.field, type=flag.read, default=None, metavar="…", help=flag.help)
+        usual = flag.spelled(defaults[flag.field]) if flag.field in defaults else ""
+        about = f"{flag.help} (default {usual})" if usual else flag.help
+        parser.add_argument(
+            *names, dest=flag.field, type=flag.read, default=None, metavar="…", help=about.replace("%", "%%")
+        )
     return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+
+
+def settings_text(flags: Iterable[Flag], described: Mapping[str, str], variables: Mapping[str, str]) -> str:
+    """Return the settings (text by field) as a command line, for the log. *variables*: the environment variable of a
+    field that has no flag.
+    """
+    names = {flag.field: f"--{flag.name}" for flag in flags}
+    return " ".join(f"{names.get(field) or variables.get(field, field)}={text}" for field, text in described.items())
 
 
 def namespaced_by(environ: Mapping[str, str]) -> bool:
@@ -159,13 +205,40 @@ class GoParser(argparse.ArgumentParser):
         """
         if args is None:
             raise UsageError("no arguments were given to the parser")  # only the caller reads sys.argv
-        return super().parse_args(list(self._spelled_out(args)), namespace)
+        given = list(args)
+        try:
+            return super().parse_args(list(self._spelled_out(given)), namespace)
+        except UsageError as first:
+            usable: dict[str, Any] = {}
+            problems = list(dict.fromkeys(self._problems(given, usable))) or [str(first).removesuffix(self._see_help)]
+            raise UsageError("; ".join(problems) + self._see_help, usable) from None
 
     @override
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with *message* on one line."""
         line = " ".join(message.removeprefix("argument ").split())
-        raise UsageError(f"{line} (see {self.prog} --help)")
+        raise UsageError(line + self._see_help)
+
+    @property
+    def _see_help(self) -> str:
+        return f" (see {self.prog} --help)"
+
+    def _problems(self, args: Sequence[str], usable: dict[str, Any]) -> Iterator[str]:
+        """Yield what is wrong with each flag of *args*, each flag by itself, and add the values of the others to
+        *usable*.
+        """
+        at = 0
+        while at < len(args):
+            # A word without dashes is the value of the flag before it.
+            end = at + 1
+            while end < len(args) and not args[end].startswith("-"):
+                end += 1
+            try:
+                values = vars(super().parse_args(list(self._spelled_out(args[at:end])), None))
+                usable |= {name: value for name, value in values.items() if value is not None}
+            except UsageError as error:
+                yield str(error).removesuffix(self._see_help)
+            at = end
 
     def _spelled_out(self, args: Iterable[str]) -> Iterator[str]:
         """Yield each flag of *args* as --name=value, the only form that argparse cannot misread."""

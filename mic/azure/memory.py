@@ -5,6 +5,7 @@ Correctness does not depend on it: a process with an empty memory reads Azure ag
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from mic.azure.errors import AzureError
@@ -27,6 +28,8 @@ POLL_FIRST_SECONDS: Final = 0.2
 POLL_MOST_SECONDS: Final = 5.0
 DOUBT_SECONDS: Final = 120.0
 """An operation that lasts longer counts as unrelated to identities, like the scaling of a scale set."""
+SOON_SECONDS: Final = 120.0
+"""Pauses up to this length have one text, so that repeated short pauses do not change each waiting object again."""
 CULPRITS_MOST: Final = 2
 """Refused identities found one after the other in a batch, after which each one is tried alone."""
 
@@ -47,18 +50,20 @@ class Waits:
     until: float = 0.0
     refusal: str = ""
     """Why Azure refused the last call, if a retry alone will not help; the same text each time."""
+    throttling: str = ""
+    """That Azure throttled the last call, and when MIC tries again."""
     _failures: int = 0
     _failing_since: float | None = None
 
-    def failed(self, error: AzureError, now: float, refusal: str) -> None:
+    def failed(self, error: AzureError, now: float, refusal: str, throttling: str = "") -> None:
         self._failing_since = now if self._failing_since is None else self._failing_since
         pause = min(WAIT_FIRST_SECONDS * 2**self._failures, WAIT_MOST_SECONDS)
         self._failures = min(self._failures + 1, 16)
         self.until = now + max(pause, error.retry_after or 0.0)
-        self.refusal = refusal
+        self.refusal, self.throttling = refusal, throttling
 
     def succeeded(self) -> None:
-        self.until, self.refusal, self._failures, self._failing_since = 0.0, "", 0, None
+        self.until, self.refusal, self.throttling, self._failures, self._failing_since = 0.0, "", "", 0, None
 
     def delayed(self, now: float) -> bool:
         """Return whether calls have failed for DELAY_SECONDS, so that MIC reports it."""
@@ -70,6 +75,8 @@ class HostMemory:
     """Memory of one host. All times are monotonic seconds, as of *clock*."""
 
     clock: Callable[[], float]
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    """The time of day, for texts only."""
     known: HostIdentities | None = None
     """Azure's last response; None before the first and after a failure that leaves the host's state unknown."""
     learned_at: float = float("-inf")
@@ -139,9 +146,9 @@ class HostMemory:
         self._polls = min(self._polls + 1, 16)
         return pause
 
-    def unanswered(self, error: AzureError, refusal: str) -> None:
+    def unanswered(self, error: AzureError, refusal: str, throttling: str = "") -> None:
         """Record a failed read. A host that Azure does not know stays so until it is visible."""
-        self.reads.failed(error, self.clock(), refusal)
+        self.reads.failed(error, self.clock(), refusal, throttling)
         if self.known is None or not self.known.gone:
             self.known = None
 
@@ -188,7 +195,15 @@ class HostMemory:
             del self._quarantined[each]
         before = self._quarantined.get(key)
         seconds = min(before.seconds * 2, QUARANTINE_MOST_SECONDS) if before else QUARANTINE_FIRST_SECONDS
-        self._quarantined[key] = _Quarantine(now + seconds, seconds, reason, adding)
+        told = f"{reason}; quarantined: {self.retry_text(seconds)}"
+        self._quarantined[key] = _Quarantine(now + seconds, seconds, told, adding)
+
+    def retry_text(self, seconds: float) -> str:
+        """Return when MIC tries again after a pause of *seconds* from now."""
+        if seconds <= SOON_SECONDS:
+            return f"MIC tries again within {SOON_SECONDS / 60:g} minutes"
+        at = self.now() + timedelta(seconds=seconds + 59)  # rounded up to a minute
+        return f"MIC tries again at {at:%Y-%m-%dT%H:%MZ}"
 
     def end_quarantine(self, keys: Iterable[str]) -> bool:
         """End the quarantine of these and forget their refusals. Return whether any was quarantined."""

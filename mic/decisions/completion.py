@@ -18,10 +18,16 @@ def finish(
     policy: Policy,
     failures: Mapping[str, str] | None = None,
     on_fault: OnFault = raised,
+    *,
+    delays: Mapping[str, str] | None = None,
 ) -> list[FinishStep]:
-    """Return the steps after Azure is changed, given the attached identities. *failures*: why an identity (key) is
-    not."""
+    """Return the steps after Azure is changed, given the attached identities.
+
+    *failures*: why an identity (key) is not attached. *delays*: why MIC does not know yet. They explain Created objects
+    without a failure, and withdraw no Assigned one.
+    """
     failures = failures or {}
+    reasons = {**(delays or {}), **failures}
     if host_view.host is None:
         azure = GONE
     steps: list[FinishStep] = []
@@ -29,7 +35,7 @@ def finish(
         if desired is None or len(active) != 1:
             continue
         try:
-            step = _outcome(desired, active[0], azure, failures) if unchanged(desired, active[0]) else None
+            step = _outcome(desired, active[0], azure, reasons) if unchanged(desired, active[0]) else None
         except Exception as error:  # noqa: BLE001 - as in `preparation.independent`
             on_fault(desired.pod.key, error)
             continue

@@ -122,6 +122,12 @@ def advice(identity_id: str, error: AzureError) -> str:
             return f"Azure did not assign {identity_id}: {error.message}"
 
 
+def throttled(host: Host, error: AzureError, retry: str) -> str:
+    """Return that Azure throttles calls for the host and when MIC tries again (*retry*)."""
+    response = " ".join(filter(None, (str(error.status or ""), error.code)))
+    return f"Azure throttles MIC's calls for {host.text} ({response}); {retry}"
+
+
 def refusal(host: Host, error: AzureError) -> str:
     """Return why Azure refuses to change or show the host and what to do; empty if the failure may be temporary."""
     if not isinstance(error, Refused):
@@ -130,7 +136,10 @@ def refusal(host: Host, error: AzureError) -> str:
     if isinstance(error, BadIdentities):
         there = ", ".join(sorted(error.ids))
         return f"Azure changes nothing on {host.text} while {there} is on it ({response}): check that this exists"
-    return f"Azure refuses MIC on {host.text} ({response}): check its credentials and its role there"
+    return (
+        f"Azure refuses MIC on {host.text} ({response}): check its credentials and its role there; "
+        "MIC tries again every minute"
+    )
 
 
 def delay(host: Host) -> str:

@@ -145,8 +145,15 @@ class HostReconciler:
             # Also after a failed write: an identity without a record is not attached, one in use is not detached.
             failed = await self._updater.update(key, memory)
         host_view = self._view.host_state(key)
+        reasons = self._reasons(host_view, memory)
+        throttled = memory.reads.throttling or memory.writes.throttling
         outcomes = completion.finish(
-            host_view, memory.known, self._updater.policy, self._reasons(host_view, memory), left_out.note
+            host_view,
+            memory.known,
+            self._updater.policy,
+            reasons,
+            left_out.note,
+            delays=dict.fromkeys(host_view.usages, throttled),
         )
         AssignmentEvents(self._recorder).failed(host_view, failed, outcomes)
         after = await self._writer.carry_out(outcomes)

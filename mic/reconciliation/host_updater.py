@@ -11,7 +11,16 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import Final
 
-from mic.azure.errors import AzureError, BadIdentities, LooksThrottled, Missing, Refused, SignInFailed, UpdateConflict
+from mic.azure.errors import (
+    AzureError,
+    BadIdentities,
+    LooksThrottled,
+    Missing,
+    Refused,
+    SignInFailed,
+    Throttled,
+    UpdateConflict,
+)
 from mic.azure.host_client import HostClient
 from mic.azure.identities import Change
 from mic.azure.memory import HostMemory
@@ -19,7 +28,7 @@ from mic.cluster.view import ClusterView
 from mic.decisions import host_change
 from mic.decisions.identity_usage import HostView
 from mic.decisions.policy import Policy, Restraint
-from mic.reconciliation.events import advice, refusal
+from mic.reconciliation.events import advice, refusal, throttled
 from podidentity.azure.resource_ids import Host
 
 log = logging.getLogger(__name__)
@@ -75,7 +84,7 @@ class HostUpdater:
         try:
             found = await self._client.get(host)
         except AzureError as error:
-            memory.unanswered(error, refusal(host, error))
+            memory.unanswered(error, refusal(host, error), _throttling(host, error, memory))
             self._warn("cannot read the host's identities from Azure; trying again", host, error)
             return False
         memory.learn(found, self._gone_seconds)
@@ -200,12 +209,12 @@ class HostUpdater:
             case UpdateConflict() if error.status == 412:
                 about = []
             case LooksThrottled():
-                memory.unanswered(error, "")
+                memory.unanswered(error, "", _throttling(host, error, memory))
                 self._warn("Azure does not say for now how an update went; looking again later", host, error)
                 return False
             case _:
                 again, why = False, refusal(host, error)
-                memory.writes.failed(error, self._clock(), why)
+                memory.writes.failed(error, self._clock(), why, _throttling(host, error, memory))
                 self._warn("Azure did not change the host; trying again", host, error)
         if not isinstance(error, UpdateConflict):
             failed |= {key: why or advice(texts[key], error) for key in about if key in adds}
@@ -214,6 +223,11 @@ class HostUpdater:
     def _warn(self, message: str, host: Host, error: AzureError, identity: str | None = None) -> None:
         about = {"identity": identity, "status": error.status, "reason": error.code, "error": error, "vm": host.text}
         log.warning(message, extra=about)
+
+
+def _throttling(host: Host, error: AzureError, memory: HostMemory) -> str:
+    """Return the message for objects that wait for the host, if Azure throttled the call; else an empty string."""
+    return throttled(host, error, memory.retry_text(error.retry_after or 0.0)) if isinstance(error, Throttled) else ""
 
 
 def _narrows(error: Refused, on_host: Collection[str]) -> bool:

@@ -6,13 +6,13 @@ individually and together.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from mic.startup.flag_table import FLAG_OF, FLAGS, PlanOutput
-from podidentity.flags import UsageError, namespaced_by, quoted, read_flags
+from podidentity.flags import UsageError, namespaced_by, quoted, read_flags, settings_text
 from podidentity.telemetry.logs import LogFormat, redacted
 
 BURST_SECONDS: Final = 30.0
@@ -130,7 +130,13 @@ class Settings:
     def __post_init__(self) -> None:
         if self.version:
             return
-        _demand(
+        problems = [sentence for holds, sentence in self._demands() if not holds]
+        if problems:
+            raise UsageError("; ".join(problems))
+
+    def _demands(self) -> Iterator[tuple[bool, str]]:
+        """Yield each condition, and the sentence for the case that it does not hold."""
+        yield (
             self.namespace != "" or self.plan,
             "MIC_POD_NAMESPACE is not set: set it to the namespace MIC runs in, in a pod from metadata.namespace",
         )
@@ -138,38 +144,42 @@ class Settings:
             value = getattr(self, name)
             unit = "s" if name.endswith("_seconds") else ""
             problem = f"--{FLAG_OF[name]} is {value:g}{unit}; it may be {least:g}{unit} to {most:.12g}{unit}"
-            _demand(least <= value <= most, problem)
-        _demand(
+            yield (least <= value <= most, problem)
+        yield (
             self.probe_port != self.metrics_port,
             f"--http-probe-port and --prometheus-port are both {self.probe_port}; give each its own",
         )
         for name in ("lease_namespace", "lease_name", "upgrade_config_map"):
             text = getattr(self, name)
-            _demand(
+            yield (
                 _DNS.fullmatch(text) is not None,
                 f"--{FLAG_OF[name]} is {quoted(text)}; it must be a Kubernetes name (a-z, 0-9, - and .)",
             )
-        _demand(
+        yield (
             self.arm_api_version == ""
             or re.fullmatch(r"\d{4}-\d{2}-\d{2}(-preview)?", self.arm_api_version) is not None,
             f"--arm-api-version is {quoted(self.arm_api_version)}; write one like 2024-07-01",
         )
-        _demand(
+        yield (
             re.fullmatch(r"[A-Za-z0-9._-]{1,253}", self.upgrade_key) is not None,
-            f"--type-upgrade-status-key is {quoted(self.upgrade_key)}; it must be a ConfigMap's key (letters, digits, "
-            "-, _ and .)",
+            (
+                f"--type-upgrade-status-key is {quoted(self.upgrade_key)}; it must be a ConfigMap's key (letters, "
+                "digits, -, _ and .)"
+            ),
         )
-        _demand(
+        yield (
             self.startup_taint == "" or _QUALIFIED.fullmatch(self.startup_taint) is not None,
-            f"--startup-taint is {quoted(self.startup_taint)}; it must be a taint's key alone, like "
-            "aadpodidentity.k8s.io/nmi-not-ready, without value and effect",
+            (
+                f"--startup-taint is {quoted(self.startup_taint)}; it must be a taint's key alone, like "
+                "aadpodidentity.k8s.io/nmi-not-ready, without value and effect"
+            ),
         )
-        _demand(
+        yield (
             self.startup_taint == "" or _SELECTOR.fullmatch(self.nmi_selector) is not None,
             f"--startup-taint-nmi-selector is {quoted(self.nmi_selector)}; write labels as name=value, by comma",
         )
         agent = self.custom_user_agent
-        _demand(
+        yield (
             len(agent) <= 200 and agent.isascii() and (agent == "" or agent.isprintable()),
             "--custom-user-agent must be printable ASCII of at most 200 characters, since it becomes an HTTP header",
         )
@@ -196,14 +206,13 @@ class Settings:
                 shown[one.name] = "***" if one.metadata.get("secret") else _words(value)
         return shown
 
+    def text(self) -> str:
+        """Return the same as a command line, with the names of flags and environment variables."""
+        return settings_text(FLAGS, self.describe(), VARIABLES)
+
 
 def _words(value: object) -> str:
     return ",".join(map(redacted, value)) if isinstance(value, tuple) else str(value)  # only client ids are tuples
-
-
-def _demand(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise UsageError(sentence)
 
 
 _DNS: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -240,18 +249,49 @@ CLOUD_VARIABLES: Final = (
 )
 
 
+VARIABLES: Final[Mapping[str, str]] = {
+    "namespace": "MIC_POD_NAMESPACE",
+    "environment": "CLOUD, TENANT_ID, …",
+    "azure_environment_file": "AZURE_ENVIRONMENT_FILEPATH",
+    "service_host": "KUBERNETES_SERVICE_HOST",
+    "service_port": "KUBERNETES_SERVICE_PORT",
+}
+"""The environment variable of each setting that has no flag."""
+
+
+DESCRIPTION: Final = "Attaches the Azure identities that pods are bound to to their VMs."
+DEFAULTS: Final = {
+    each.name: each.default for each in dataclasses.fields(Settings) if each.default is not dataclasses.MISSING
+}
+
+
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """Return the settings in *argv* (without the program's name) and *environ*: flag, then environment, then default.
 
-    FORCENAMESPACED=true overrides the flag, as in the Go implementation. Raise UsageError in one line, and
-    SystemExit(0) after printing --help.
+    FORCENAMESPACED=true overrides the flag, as in the Go implementation. Raise UsageError in one line with all wrong
+    flags and variables, and SystemExit(0) after printing --help.
     """
-    given = read_flags(
-        FLAGS, argv, prog="mic", description="Attaches the Azure identities that pods are bound to to their VMs."
-    )
+    problems: list[str] = []
+    given: dict[str, Any] = {}
+    forced = False
+    try:
+        given = read_flags(FLAGS, argv, prog="mic", description=DESCRIPTION, defaults=DEFAULTS)
+    except UsageError as wrong:
+        problems.append(str(wrong))
+        given = dict(wrong.usable)
+    try:
+        forced = namespaced_by(environ)
+    except UsageError as wrong:
+        problems.append(str(wrong))
     values = _from_environment(environ) | given
-    values["force_namespaced"] = given.get("force_namespaced", False) or namespaced_by(environ)
-    return Settings(**values)
+    values["force_namespaced"] = given.get("force_namespaced", False) or forced
+    try:
+        made = Settings(**values)
+    except UsageError as wrong:
+        problems.append(str(wrong))
+    if problems:
+        raise UsageError("; ".join(problems))
+    return made
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ _STILL_ASSIGNING = Refusal(
     "The identity of this pod is still being assigned; try again.",
     "the identity stayed in state Created: see MIC's log and the events of the AzureAssignedIdentity",
 )
-_NONE_ASSIGNED = Refusal(
+NONE_ASSIGNED = Refusal(
     Reason.NO_MATCHING_IDENTITY,
     "No identity is assigned to this pod.",
     "compare the pod's label aadpodidbinding with the selectors of the AzureIdentityBindings and see that the "
@@ -173,7 +173,7 @@ def _hold(
     elif request.selector is not SelectorKind.NONE and allowed:
         refusal = NONE_MATCHES
     else:
-        refusal = _NONE_ASSIGNED
+        refusal = NONE_ASSIGNED
     return Wait(policy.hold_seconds(created=created), refusal)
 
 

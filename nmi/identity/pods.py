@@ -29,6 +29,7 @@ class PodEntry:
         "_served",
         "_suspended",
         "_terminated",
+        "_unmatched_in",
         "_waiters",
         "addresses",
         "facts",
@@ -53,6 +54,7 @@ class PodEntry:
         self._confirmed = confirmed
         self._suspended = False
         self._gone = False
+        self._unmatched_in: int | None = None
         # Most pods never send a request, so the sets are created with the first one.
         self._waiters: set[asyncio.Future[None]] | None = None
         self._served: set[Hashable] | None = None
@@ -200,6 +202,15 @@ class PodEntry:
     def serves(self, key: Hashable) -> bool:
         """Return whether a ready answer may contain the token cached under *key*."""
         return self._served is not None and key in self._served
+
+    @property
+    def unmatched(self) -> bool:
+        """Whether a request of this generation was held for its whole time without any identity for the pod."""
+        return self._unmatched_in == self.record.generation
+
+    def note_unmatched(self, generation: int) -> None:
+        """Note that a request of *generation* was held for its whole time without any identity for the pod."""
+        self._unmatched_in = generation
 
     async def changed(self, generation: int) -> None:
         """Wait until the record's generation is no longer *generation*. The caller sets the deadline."""

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
+from _native.answers import SharedAnswer, SharedText, Usage
 from _native.histogram import Series
 from _native.index import Index, PodRecord
 from nmi.identity.pods import PodEntry
@@ -20,6 +22,9 @@ from nmi.server.request import Request
 from nmi.server.responses import Answer
 from nmi.server.responses import refused as refusal_answer
 from nmi.server.target import CanonicalPath
+
+TARGET_BYTES_MAX: Final = 2048
+"""A longer target is left to the general lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +106,23 @@ class Outcomes:
         refused: RefusedRequest,
     ) -> None:
         """Let the fast lane send the answer to further requests that would get the same refusal."""
-        if asked is not None:
-            record = self._index.get(call.peer) if refusal.generation is not None else None
-            if record is not None and refusal.generation is not None:
-                self._ready.admit_request(record, refusal.generation, asked, refused)
-            return
-        kinds = kinds_of(refusal, canonical_path, self._policy.proxied_paths)
-        record = self._index.get(call.peer) if kinds else None
-        if record is not None:
-            self._ready.admit_kinds(record, kinds, refused)
+        record = self._index.get(call.peer)
+        if asked is None:
+            kinds = kinds_of(refusal, canonical_path, self._policy.proxied_paths)
+            if kinds:
+                self._ready.admit_kinds(self._index.unknown(call.peer) if record is None else record, kinds, refused)
+        elif record is None and refusal.unknown_seconds:
+            record = self._index.unknown(call.peer)
+            self._ready.admit_request(record, record.generation, asked, refused, refusal.unknown_seconds)
+        elif record is not None and refusal.generation is not None:
+            self._ready.admit_request(record, refusal.generation, asked, refused)
+
+    def make_metadata_ready(self, call: Call, request: Request, text: SharedText) -> None:
+        """Let the fast lane send *text* to further GETs of the same target, counted for the pod at the peer address."""
+        record, target = self._index.get(call.peer), request.target.encode()
+        if record is not None and len(target) <= TARGET_BYTES_MAX:
+            series = self.series(HTTPStatus.OK, CanonicalPath.INSTANCE, subject_of(call, record), None)
+            record.admit_metadata(record.generation, target, SharedAnswer(text=text, series=series, usage=_UNUSED))
 
     def failed(
         self, call: Call, error: BaseException, canonical_path: CanonicalPath, asked: TokenRequest | None = None
@@ -149,6 +162,8 @@ def header_refusal(request: Request, policy: ServerPolicy) -> Refusal | None:
     return _TWICE if len(request.values("metadata")) > 1 else None
 
 
+_UNUSED: Final = Usage()
+"""The decision log contains no lines about instance metadata."""
 _FORWARDED: Final = Refusal(
     Reason.FORWARDED,
     "A request with X-Forwarded-For is not served.",

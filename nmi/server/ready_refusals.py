@@ -18,13 +18,12 @@ from _native.index import PodRecord
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.parameters import NO_RESOURCE
-from nmi.server.responses import PlainAnswer
+from nmi.server.responses import PlainAnswer, head_of
 from nmi.server.target import CanonicalPath, ProxiedPaths
 
 FRESH_SECONDS: Final = 60
 TEXTS_MAX: Final = 64
 """Texts that are shared. NMI's own sentences are fewer, and no text of a request is in them."""
-_HEAD_END: Final = b"\r\n\r\n"
 
 
 class Kind(IntEnum):
@@ -92,7 +91,14 @@ class ReadyRefusals:
             for kind in kinds:
                 record.admit_refusal(record.generation, kind, ready)
 
-    def admit_request(self, record: PodRecord, generation: int, asked: TokenRequest, refused: RefusedRequest) -> None:
+    def admit_request(
+        self,
+        record: PodRecord,
+        generation: int,
+        asked: TokenRequest,
+        refused: RefusedRequest,
+        seconds: float = FRESH_SECONDS,
+    ) -> None:
         """Store the answer on *record* for requests that equal *asked*, if *generation* is still the record's."""
         record.admit(
             generation,
@@ -100,10 +106,10 @@ class ReadyRefusals:
             selector_kind=asked.selector.value,
             selector_value=asked.selector_value.encode(),
             xms_cc=asked.xms_cc.encode(),
-            answer=self._ready(refused, self._now_ns()),
+            answer=self._ready(refused, self._now_ns(), seconds),
         )
 
-    def _ready(self, refused: RefusedRequest, now_ns: int) -> FixedAnswer:
+    def _ready(self, refused: RefusedRequest, now_ns: int, seconds: float = FRESH_SECONDS) -> FixedAnswer:
         text = self._texts.get(refused.answer.body)
         if text is None:
             text = split(refused.answer, refused.request_id)
@@ -114,7 +120,7 @@ class ReadyRefusals:
             head=head,
             body=body,
             has_id=True,
-            fresh_until_ns=now_ns + FRESH_SECONDS * 10**9,
+            fresh_until_ns=now_ns + int(seconds * 1e9),
             series=refused.series,
             usage=refused.usage,
             counter=refused.counter,
@@ -123,5 +129,4 @@ class ReadyRefusals:
 
 def split(answer: PlainAnswer, request_id: str) -> tuple[bytes, bytes]:
     """Return the head of *answer* before *request_id*, the value of its last field, and the body."""
-    head, _, body = answer.render(0).partition(_HEAD_END)
-    return head.removesuffix(request_id.encode()), body
+    return head_of(answer).removesuffix(request_id.encode()), answer.body

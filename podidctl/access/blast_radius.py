@@ -1,4 +1,4 @@
-"""Reach of an attacker who has taken over one pod or one node, today and if every AzureIdentity were federated. Pure.
+"""Reach of an attacker in one pod or one node, today and if every AzureIdentity were federated. Pure.
 
 It is computed from the parts of a review, so that it can also be computed from a stored document.
 """

@@ -1,6 +1,7 @@
 """Definition of the command `podidctl access`."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,19 +17,21 @@ from mic.startup.settings import Settings
 from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.differences import DOCUMENT_MAX, Differences, DocumentError, compare, read_document
 from podidctl.access.gather import gather, read_azure
-from podidctl.access.outputs import AccessOutput, print_text, render
+from podidctl.access.outputs import AccessOutput, render
 from podidctl.access.policy import FILE_MAX, PolicyError, RuleLine, parse_policy
 from podidctl.access.policy_output import PolicyOutput, render_policy
 from podidctl.access.policy_rules import evaluate
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
 from podidctl.access.scope import KINDS, ScopeError
-from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect
-from podidctl.printing import Output, console, plain, print_document
+from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect, parse_pod_name
+from podidctl.printing import Output, console, plain, print_document, print_text
 from podidentity.exits import StartError
 from podidentity.telemetry.logs import LogFormat, configure
 
 DOCUMENTS = {AccessOutput.JSON: Output.JSON, AccessOutput.YAML: Output.YAML}
+WHAT = {"identity": "an identity name", "pod": "a pod name"}
+"""Kinds with a namespace."""
 SIGN_COLORS = {"+": "green", "-": "red"}
 
 
@@ -37,7 +40,8 @@ class _Request:
     """The command line."""
 
     settings: Settings
-    scope: Scope
+    scope: Callable[[str], Scope]
+    """Return the scope; the argument is the namespace of the kubeconfig."""
     ask_azure: bool
     stored: str
     """File with a stored review; empty to read the cluster."""
@@ -49,10 +53,11 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
     @app.command("access")
     def _access(
         kind: Annotated[str, typer.Argument(help="identity, pod, node or namespace. Default: the cluster.")] = "",
-        name: Annotated[
-            str, typer.Argument(help="Its name; NAMESPACE/NAME for a pod or an identity. Default namespace: default.")
-        ] = "",
+        name: Annotated[str, typer.Argument(help="Its name; of a pod or an identity NAMESPACE/NAME, or NAME.")] = "",
         *,
+        namespace: Annotated[
+            str, typer.Option("-n", "--namespace", help="The namespace of the pod or the identity.")
+        ] = "",
         kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
         cloudconfig: Annotated[str, typer.Option(help=CLOUDCONFIG_HELP)] = "",
         output: Annotated[AccessOutput, typer.Option("-o", "--output", help="Output format.")] = AccessOutput.TABLE,
@@ -72,9 +77,10 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         if diff and kind and kind not in KINDS and not name and not stored:
             kind, stored = "", kind
         _check_options(output, kind, policy, diff, stored)
+        parse_scope(kind, name, namespace, "default")  # reports a wrong command line before the cluster is read
         request = _Request(
             context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig),
-            parse_scope(kind, name),
+            lambda usual: parse_scope(kind, name, namespace, usual),
             bool(cloudconfig),
             stored,
         )
@@ -102,19 +108,17 @@ def _check_options(output: AccessOutput, kind: str, policy: str, diff: str, stor
         raise typer.BadParameter("a stored review cannot be restricted; store one with the same arguments")
 
 
-def parse_scope(kind: str, name: str, usual: str = "default") -> Scope:
-    """Return the scope on the command line. Raises typer.BadParameter."""
-    if not kind:
-        return Scope()
-    if kind not in KINDS:
+def parse_scope(kind: str, name: str, namespace: str, usual: str) -> Scope:
+    """Return the scope on the command line; *usual*: the default namespace. Raises typer.BadParameter."""
+    if kind in WHAT:
+        return Scope(kind=kind, name="/".join(parse_pod_name(name, namespace, usual, WHAT[kind])))
+    if namespace:
+        raise typer.BadParameter("-n is the namespace of a pod or an identity; write: podidctl access namespace NAME")
+    if kind and kind not in KINDS:
         raise typer.BadParameter(f"{kind!a} is not one of {', '.join(KINDS)}")
-    namespaced = kind in {"identity", "pod"}
-    before, slash, bare = name.rpartition("/")
-    parts = (before, bare) if slash and namespaced else (name,)
-    if not all(map(NAME_PATTERN.fullmatch, parts)):
-        form = "NAMESPACE/NAME" if namespaced else "NAME"
-        raise typer.BadParameter(f"{name!a} is not the name of a {kind}; write: podidctl access {kind} {form}")
-    return Scope(kind=kind, name=f"{usual}/{name}" if namespaced and not slash else name)
+    if kind and not NAME_PATTERN.fullmatch(name):
+        raise typer.BadParameter(f"{name!a} is not the name of a {kind}; write: podidctl access {kind} NAME")
+    return Scope(kind=kind, name=name) if kind else Scope()
 
 
 def _test_policy(request: _Request, file: str, output: PolicyOutput, to: Console) -> int:
@@ -157,20 +161,21 @@ def _find_review(request: _Request) -> AccessReview:
     """Return the review. Raises StartError."""
     if request.stored:
         return _read_review(request.stored)
-    objects = asyncio.run(_read(request.settings, ask_azure=request.ask_azure))
+    objects, usual = asyncio.run(_read(request.settings, ask_azure=request.ask_azure))
     try:
-        return review(objects, request.scope)
+        return review(objects, request.scope(usual))
     except ScopeError as error:
         raise StartError(str(error)) from error
 
 
-async def _read(settings: Settings, *, ask_azure: bool) -> ClusterObjects:
+async def _read(settings: Settings, *, ask_azure: bool) -> tuple[ClusterObjects, str]:
+    """Return the objects, and the namespace of the kubeconfig. Raises StartError."""
     async with connect(settings) as client:
-        objects = await gather(client)
+        objects, usual = await gather(client), client.access.namespace or "default"
     if not ask_azure:
-        return objects
+        return objects, usual
     async with reached(settings) as (own, azure):
-        return replace(objects, azure=await read_azure(objects, azure, own))
+        return replace(objects, azure=await read_azure(objects, azure, own)), usual
 
 
 def _read_review(file: str) -> AccessReview:

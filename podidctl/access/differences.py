@@ -26,7 +26,7 @@ class Difference(ReportModel, frozen=True, kw_only=True):
     sign: str
     """`+` for a new fact, `-` for a former one."""
     subject: str
-    """Kind and name of what has changed."""
+    """Kind and name of the changed object."""
     says: str
 
 
@@ -95,6 +95,9 @@ def _facts(review: AccessReview) -> Iterator[tuple[str, str]]:
             yield f"identity {identity.full_name}", f"cannot be used: {identity.problem}"
     for binding in review.bindings:
         yield f"binding {binding.full_name}", f"gives {binding.identity} to the selector {binding.selector!r}"
+    for exception in review.exceptions:
+        labels = ", ".join(f"{key}={value}" for key, value in exception.labels.items())
+        yield f"exception {exception.full_name}", f"exempts pods with one of the labels {labels or '(none)'}"
     for host in review.hosts:
         for each in host.attached:
             yield f"host {host.id}", f"has {each.resource_id} attached (explained by {each.explained})"

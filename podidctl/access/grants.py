@@ -101,7 +101,7 @@ def _of_pod(
             continue
         federated = identity.spec.type == IdentityType.FEDERATED
         if bypasses:
-            # The pod can request a token of its own service account without NMI.
+            # The pod can request a token of its service account without NMI.
             state = GrantState.POSSIBLE if federated else GrantState.BYPASSED
         elif federated and not rules.on(pod.spec.node_name).settings.federated_identities:
             state = GrantState.DISABLED

@@ -23,7 +23,7 @@ NEED_HOST = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.BYPASSE
 
 @dataclass(slots=True)
 class _Place:
-    """What is known about one host."""
+    """Facts about one host."""
 
     kind: str
     text: str
@@ -38,7 +38,7 @@ class _Place:
 
 
 class HostMap:
-    """Hosts by node. A node without a known VM or scale set is a host of its own."""
+    """Hosts by node. A node without a known VM or scale set is a separate host."""
 
     def __init__(self, objects: ClusterObjects) -> None:
         self._hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in readable(objects.nodes)}

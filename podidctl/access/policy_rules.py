@@ -145,7 +145,7 @@ def _identity_only_from(data: _Data, rule: IdentityOnlyFrom) -> Iterator[Violati
             if not is_listed(namespace, rule.namespaces):
                 yield _by_grant(grant, "which only pods of the namespaces " + ", ".join(rule.namespaces) + " may use")
             elif not is_matched(account, rule.service_accounts):
-                yield _by_grant(grant, f"with service account {account}, which is not one of the rule's")
+                yield _by_grant(grant, f"with service account {account}, which the rule does not list")
 
 
 def _by_grant(grant: Grant, rest: str) -> Violation:

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mic.decisions.assignments import misconfigured
 from podidctl.access.cluster_objects import ClusterObjects, readable
+from podidctl.access.daemon_rules import mic_daemons, nmi_daemons
+from podidctl.access.offered_identities import secret_of
 from podidctl.access.rbac import Permissions, Request, service_account
 from podidctl.access.schema import Grant, ProgramAccess
 from podidctl.diagnosis.access_reviews import service_account_of
 from podidentity.resources import AzureIdentity, IdentityType
 
-NOT_READ = "what it may do is unknown, because roles and role bindings could not be read"
+NOT_READ = "its permissions are unknown, because roles and role bindings could not be read"
 
 
 def find_programs(
@@ -21,12 +23,9 @@ def find_programs(
     found = [
         *(
             _nmi(account, identities, permissions, grants)
-            for account in sorted({service_account_of(each) for each in readable(objects.nmi)})
+            for account in sorted({service_account_of(each) for each in nmi_daemons(objects)})
         ),
-        *(
-            _mic(account, identities)
-            for account in sorted({service_account_of(each) for each in readable(objects.mic)})
-        ),
+        *(_mic(account, identities) for account in sorted({service_account_of(each) for each in mic_daemons(objects)})),
     ]
     return sorted(found, key=lambda each: (each.program, each.account))
 
@@ -60,20 +59,16 @@ def _within_nmis_reach(
 ) -> Iterator[str]:
     subjects = service_account(account)
     for each in identities:
-        name, secret = "/".join(each.key), each.spec.client_password
-        match each.spec.type:
-            case IdentityType.SECRET | IdentityType.CERTIFICATE if secret is not None:
-                where = secret.namespace or each.metadata.namespace
-                if permissions.allows(subjects, Request("get", "", "secrets", where, secret.name)):
-                    yield name
-            case IdentityType.FEDERATED:
-                if any(
-                    permissions.allows(subjects, Request("create", "", "serviceaccounts/token", *one.split("/", 1)))
-                    for one in sorted(accounts.get(name, ()))
-                ):
-                    yield name
-            case _:
-                continue
+        name, secret = "/".join(each.key), secret_of(each)
+        if secret:
+            requests = [Request("get", "", "secrets", *secret.split("/", 1))]
+        elif each.spec.type == IdentityType.FEDERATED:
+            trusted = sorted(accounts.get(name, ()))
+            requests = [Request("create", "", "serviceaccounts/token", *one.split("/", 1)) for one in trusted]
+        else:
+            continue
+        if any(permissions.allows(subjects, one) for one in requests):
+            yield name
 
 
 def _mic(account: str, identities: Iterable[AzureIdentity]) -> ProgramAccess:

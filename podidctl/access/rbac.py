@@ -123,7 +123,7 @@ class _Hashable:
 
 
 def matches(rule: PolicyRule, request: Request) -> bool:
-    """Return whether *rule* allows the request, in whatever namespace."""
+    """Return whether *rule* allows the request, regardless of the namespace."""
     subresource = request.resource.partition("/")[2]
     resources = {ALL, request.resource, *([f"*/{subresource}"] if subresource else ())}
     return (

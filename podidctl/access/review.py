@@ -12,10 +12,11 @@ from mic.cluster.mirror_pods import WHY as MIRROR_POD
 from mic.decisions.assignments import Key, misconfigured
 from podidctl.access.blast_radius import BlastRadiusIndex
 from podidctl.access.cluster_objects import ClusterObjects, readable
-from podidctl.access.daemon_rules import DaemonRules, daemon_rules
+from podidctl.access.daemon_rules import DaemonRules, daemon_rules, mic_daemons, nmi_daemons
 from podidctl.access.grants import binding_index, find_grants, live_pods
 from podidctl.access.host_access import host_access
 from podidctl.access.hosts import HostMap, find_hosts
+from podidctl.access.offered_identities import OfferedIdentities, identity_of, secret_of
 from podidctl.access.programs import find_programs
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.rbac import Permissions
@@ -30,10 +31,12 @@ from podidctl.access.schema import (
     Identity,
     NodeAccess,
     PodAccess,
+    PodException,
     ProgramAccess,
     Scope,
     SubjectAccess,
     Summary,
+    Way,
 )
 from podidctl.access.scope import restrict
 from podidctl.access.subjects import Targets, actions_of_accounts, find_subjects
@@ -43,11 +46,9 @@ from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.service_accounts import account_name
 from podidctl.doctor.programs import VIRTUAL
 from podidentity.object_limits import oversized
-from podidentity.resources import AzureIdentity, AzureIdentityBinding, IdentityType
 
 WHOLE_CLUSTER = Scope()
 GIVEN = frozenset({GrantState.USABLE, GrantState.PENDING})
-SECRET_TYPES = frozenset({IdentityType.SECRET, IdentityType.CERTIFICATE})
 
 
 def review(objects: ClusterObjects, scope: Scope = WHOLE_CLUSTER) -> AccessReview:
@@ -105,7 +106,7 @@ class _Review:
     @cached_property
     def nmi_states(self) -> dict[str, str]:
         """State of NMI by node."""
-        nmi = readable(self.objects.nmi)
+        nmi = nmi_daemons(self.objects)
         if not nmi:
             return dict.fromkeys(self.node_names, "unknown")
         states = dict.fromkeys(self.node_names, "none")
@@ -118,8 +119,8 @@ class _Review:
     @cached_property
     def daemon_of(self) -> dict[Key, str]:
         """Program by pod."""
-        programs = (("nmi", self.objects.nmi), ("mic", self.objects.mic))
-        return {each.key: program for program, daemons in programs for each in readable(daemons)}
+        programs = (("nmi", nmi_daemons(self.objects)), ("mic", mic_daemons(self.objects)))
+        return {each.key: program for program, daemons in programs for each in daemons}
 
     @cached_property
     def permissions(self) -> Permissions | None:
@@ -148,7 +149,7 @@ class _Review:
                 secrets[name].add("/".join(each.key))
         return Targets(
             identities=frozenset("/".join(each.key) for each in identities),
-            offered=_Offered(self.objects, self.rules),
+            offered=OfferedIdentities(self.objects, self.rules),
             of_pods={key: frozenset(value) for key, value in of_pods.items()},
             of_accounts={key: frozenset(value) for key, value in of_accounts.items()},
             of_secrets={key: frozenset(value) for key, value in secrets.items()},
@@ -218,7 +219,7 @@ class _Review:
             if pod.host_access:
                 host_pods[pod.node].append(pod.full_name)
         accounts: defaultdict[str, set[str]] = defaultdict(set)
-        for daemon in (*readable(self.objects.nmi), *readable(self.objects.mic)):
+        for daemon in (*nmi_daemons(self.objects), *mic_daemons(self.objects)):
             accounts[daemon.spec.node_name].add(service_account_of(daemon))
         index = BlastRadiusIndex(self.pods, self.grants, self.hosts)
         return [
@@ -295,6 +296,19 @@ class _Review:
             )
         return sorted(found, key=lambda each: each.key)
 
+    @cached_property
+    def exceptions(self) -> list[PodException]:
+        pods = Counter(way.detail for pod in self.pods for way in pod.host_access if way.way is Way.EXCEPTION)
+        return [
+            PodException(
+                namespace=each.metadata.namespace,
+                name=each.metadata.name,
+                labels=dict(sorted((each.spec.pod_labels or {}).items())),
+                pods=pods["/".join(each.key)],
+            )
+            for each in sorted(readable(self.objects.exceptions), key=lambda each: each.key)
+        ]
+
     def document(self) -> AccessReview:
         """Return the whole review."""
         azure_hosts = [each for each in self.hosts if each.kind != "node"]
@@ -308,6 +322,7 @@ class _Review:
             summary=self._summary(azure_complete=asked and read == len(azure_hosts)),
             identities=self.identities,
             bindings=self.bindings,
+            exceptions=self.exceptions,
             pods=self.pods,
             grants=self.grants,
             nodes=self.nodes,
@@ -341,41 +356,6 @@ class _Review:
             unexplained=len(unexplained) if azure_complete else None,
             subjects=None if self.permissions is None else sum(not each.built_in for each in self.subjects),
         )
-
-
-class _Offered:
-    """Identities that bindings give to pods of a namespace, whatever their label."""
-
-    def __init__(self, objects: ClusterObjects, rules: DaemonRules) -> None:
-        identities = {each.key: each for each in readable(objects.identities)}
-        everywhere: set[str] = set()
-        self._of: defaultdict[str, set[str]] = defaultdict(set)
-        for binding in readable(objects.bindings):
-            namespace = binding.metadata.namespace
-            identity = identities.get((namespace, binding.spec.azure_identity))
-            if identity is None or not binding.spec.selector or misconfigured(identity):
-                continue
-            self._of[namespace].add("/".join(identity.key))
-            if not (rules.managed or rules.force_namespaced or identity.namespaced):
-                everywhere.add("/".join(identity.key))
-        self._everywhere = frozenset(everywhere)
-        self._all = self._everywhere.union(*self._of.values())
-
-    def __call__(self, namespace: str) -> frozenset[str]:
-        return self._all if not namespace else self._everywhere | self._of.get(namespace, frozenset())
-
-
-def identity_of(binding: AzureIdentityBinding) -> str:
-    """Return the identity that *binding* names."""
-    return f"{binding.metadata.namespace}/{binding.spec.azure_identity}"
-
-
-def secret_of(identity: AzureIdentity) -> str:
-    """Return the Secret of a service principal as `namespace/name`, or an empty string."""
-    secret = identity.spec.client_password
-    if identity.spec.type not in SECRET_TYPES or secret is None or not secret.name:
-        return ""
-    return f"{secret.namespace or identity.metadata.namespace}/{secret.name}"
 
 
 def workload_of(pod: ReviewedPod) -> str:

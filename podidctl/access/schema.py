@@ -51,7 +51,7 @@ TAKES_OVER: Final = frozenset({Way.PRIVILEGED, Way.CAPABILITY, Way.HOST_PID, Way
 
 
 class Action(StrEnum):
-    """What a permission allows."""
+    """Effect of a permission."""
 
     BINDINGS = "write bindings"
     IDENTITIES = "write identities"
@@ -119,7 +119,7 @@ class Identity(NamespacedPart, frozen=True, kw_only=True):
     resource_id: str
     tenant_id: str
     namespaced: bool
-    """Whether it serves pods of its own namespace only."""
+    """Whether it serves only pods in its namespace."""
     secret: str = ""
     """The Secret of a service principal."""
     problem: str = ""
@@ -141,6 +141,15 @@ class Binding(NamespacedPart, frozen=True, kw_only=True):
     pods: int
     """Pods with a grant through this binding."""
     problem: str = ""
+
+
+class PodException(NamespacedPart, frozen=True, kw_only=True):
+    """One AzurePodIdentityException."""
+
+    labels: dict[str, str]
+    """A pod of its namespace with one of these labels is exempt. Values are compared without case."""
+    pods: int
+    """Pods that are exempt by it now."""
 
 
 class HostAccess(ReportModel, frozen=True, kw_only=True):
@@ -229,7 +238,7 @@ class Reach(ReportModel, frozen=True, kw_only=True):
 
 
 class BlastRadius(ReportModel, frozen=True, kw_only=True):
-    """Reach of an attacker who has taken over one pod or node."""
+    """Reach of an attacker in one pod or node."""
 
     today: Reach
     federated: Reach
@@ -300,7 +309,7 @@ class SubjectAccess(ReportModel, frozen=True, kw_only=True):
 
 
 class Summary(ReportModel, frozen=True, kw_only=True):
-    """Totals of the whole cluster, whatever the scope. None for a part that could not be read."""
+    """Totals of the whole cluster, regardless of the scope. None for a part that could not be read."""
 
     identities: int | None
     bindings: int | None
@@ -332,6 +341,7 @@ class AccessReview(ReportModel, frozen=True, kw_only=True):
     summary: Summary
     identities: list[Identity]
     bindings: list[Binding]
+    exceptions: list[PodException]
     pods: list[PodAccess]
     grants: list[Grant]
     nodes: list[NodeAccess]

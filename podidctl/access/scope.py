@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from podidctl.access.blast_radius import pod_blast_radius
-from podidctl.access.schema import AccessReview, BlastRadius, PodAccess, Scope
+from podidctl.access.schema import AccessReview, BlastRadius, PodAccess, Scope, Way
 
 KINDS = ("identity", "pod", "node", "namespace")
 
@@ -115,12 +115,16 @@ def _part(
         for each in review.nodes
         if (each.name in nodes if nodes is not None else each.host in hosts or each.name in {pod.node for pod in pods})
     ]
+    exceptions = {way.detail for each in pods for way in each.host_access if way.way is Way.EXCEPTION}
+    if scope.kind == "namespace":
+        exceptions |= {each.full_name for each in review.exceptions if each.namespace == scope.name}
     accounts = {account for each in kept for account in each.blast_radius.accounts}
     return msgspec.structs.replace(
         review,
         scope=scope,
         identities=[each for each in review.identities if each.full_name in identities],
         bindings=[each for each in review.bindings if each.identity in identities],
+        exceptions=[each for each in review.exceptions if each.full_name in exceptions],
         pods=pods,
         grants=grants,
         nodes=kept,

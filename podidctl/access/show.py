@@ -38,6 +38,7 @@ def show(review: AccessReview, to: Console, *, wide: bool = False) -> None:
     _table(to, "identities", _identities(review, most, wide=wide), wide=wide)
     if not review.identities and review.summary.identities is not None:
         to.print("no AzureIdentity")
+    _table(to, "exceptions", _exceptions(review, most), wide=wide)
     _table(to, "pods", _pods(review, most, wide=wide), wide=wide)
     if not review.pods and review.summary.pods is not None:
         to.print("no pod with an identity or access to its host")
@@ -59,6 +60,7 @@ def show(review: AccessReview, to: Console, *, wide: bool = False) -> None:
 
 COLUMNS: Final = {
     "identities": ("identity", "type", "pods", "pods by host", "bindings", "hosts", "problem"),
+    "exceptions": ("exception", "pods with one of the labels", "pods"),
     "pods": ("pods", "node", "identities", "through", "reaches its host by", "its service account may"),
     "hosts": ("host", "nodes", "attached", "not explained", "system-assigned"),
     "nodes": ("node taken over", "NMI", "identities today", "if all are federated", "through"),
@@ -118,6 +120,12 @@ def _identities(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequ
             _names(each.hosts if wide else map(_short, each.hosts), most),
             each.problem,
         )
+
+
+def _exceptions(review: AccessReview, most: int) -> Iterator[Sequence[str]]:
+    for each in review.exceptions:
+        labels = (f"{key}={value}" for key, value in each.labels.items())
+        yield (each.full_name, _names(labels, most), str(each.pods))
 
 
 def _pods(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[str]]:

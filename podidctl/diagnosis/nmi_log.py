@@ -56,10 +56,32 @@ def parse_decisions(log: str, pod: str, uid: str) -> tuple[LoggedDecision, ...]:
         if "uid" not in fields:
             _repeat(found, at, fields)
         elif fields["uid"] == uid:
-            one = msgspec.structs.replace(_decision(at, fields), decided_at=at)
-            key = (one.outcome, one.identity, one.resource, one.error)
-            found.pop(key, None)
-            found[key] = one
+            _add(found, at, fields)
+    return _latest(found)
+
+
+def decisions_by_pod(log: str) -> dict[tuple[str, str], tuple[LoggedDecision, ...]]:
+    """Return the latest decisions about each pod (namespace/name, uid) in the log, latest first."""
+    found: dict[tuple[str, str], dict[tuple[str, ...], LoggedDecision]] = {}
+    uids: dict[str, str] = {}
+    for at, fields in _lines(log):
+        pod = str(fields.get("pod", ""))
+        if "uid" in fields:
+            uids[pod] = str(fields["uid"])
+            _add(found.setdefault((pod, uids[pod]), {}), at, fields)
+        elif pod in uids:
+            _repeat(found[pod, uids[pod]], at, fields)
+    return {key: _latest(each) for key, each in found.items()}
+
+
+def _add(found: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
+    one = msgspec.structs.replace(_decision(at, fields), decided_at=at)
+    key = (one.outcome, one.identity, one.resource, one.error)
+    found.pop(key, None)
+    found[key] = one
+
+
+def _latest(found: dict[tuple[str, ...], LoggedDecision]) -> tuple[LoggedDecision, ...]:
     return tuple(reversed(list(found.values())[-DECISIONS_MAX:]))
 
 

@@ -78,6 +78,11 @@ def recent_refusal(data: DiagnosisInput, *, identity: str, resource: str = "") -
     return unresolved_event(events, decisions, data.now)
 
 
+def logged_refusal(decisions: Iterable[LoggedDecision], now: datetime) -> RecentRefusal | None:
+    """Return the latest refusal in *decisions* about one pod, of any identity, or None."""
+    return next(_unresolved(decisions, now, "", ""), None)
+
+
 def unresolved_event(
     events: Iterable[Event], decisions: Iterable[LoggedDecision], now: datetime
 ) -> RecentRefusal | None:
@@ -102,7 +107,7 @@ def _unresolved(
         at = log_time(each.at, now)
         if at is None or not _is_recent(at, now) or not _is_lasting(each):
             continue
-        if each.identity not in {"", identity} or (resource and each.resource not in {"", resource}):
+        if (identity and each.identity not in {"", identity}) or (resource and each.resource not in {"", resource}):
             continue
         if any(_resolves(grant, each) for grant in grants):
             continue

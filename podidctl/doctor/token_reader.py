@@ -1,64 +1,58 @@
-"""Reader of NMI's recent `TokenRefused` Events, and of its log for grants that resolve them."""
+"""Reader of NMI's recent refusals: the Events `TokenRefused` of all nodes, and NMI's log on some of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from itertools import islice
 from typing import Final
 
 from nmi.pod_events import TOKEN_REFUSED
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.gather import COMPONENT_PREFIX, EVENTS, or_failure, read_log
-from podidctl.diagnosis.input import Event, InvolvedObject, ReadFailure
-from podidctl.diagnosis.nmi_log import parse_decisions
-from podidctl.diagnosis.recent_refusals import RecentRefusal, unresolved_event
+from podidctl.diagnosis.input import Event, ReadFailure
+from podidctl.diagnosis.nmi_log import LoggedDecision, decisions_by_pod
+from podidctl.diagnosis.recent_refusals import RecentRefusal, logged_refusal, unresolved_event
 from podidctl.doctor.state import RefusedPod
 from podidentity.kube.client import Client
 from podidentity.kube.errors import NotFound
 from podidentity.resources import PODS
 
 PODS_MAX: Final = 50
-"""Pods with a recent Event that are examined."""
+"""Refused pods that are reported."""
 LOGS_MAX: Final = 5
-"""Nodes whose NMI log is read. On other nodes every recent Event counts."""
+"""NMI pods whose log is read, first those with a recent Event. On other nodes every recent Event counts."""
 
 
 async def refused_pods(client: Client, nmi: Sequence[Daemon] | ReadFailure, now: datetime) -> tuple[RefusedPod, ...]:
     """Return the existing pods whose last known request NMI refused. Raises ApiError."""
     events = await client.list(EVENTS, field_selector=f"reason={TOKEN_REFUSED}")
-    recent: dict[InvolvedObject, list[Event]] = {}
+    recent: dict[tuple[str, str], list[Event]] = {}
     for each in sorted(events, key=lambda event: event.at, reverse=True):
+        about = each.involved_object
         if each.source.component.startswith(COMPONENT_PREFIX) and unresolved_event([each], (), now) is not None:
-            recent.setdefault(each.involved_object, []).append(each)
-    reader = _PodReader(client, {} if isinstance(nmi, ReadFailure) else {each.spec.node_name: each for each in nmi})
-    found = []
-    for about, several in islice(recent.items(), PODS_MAX):
-        refusal = await reader.refusal(about, several, now)
-        if refusal is not None:
-            found.append(RefusedPod(f"{about.namespace}/{about.name}", refusal))
-    return tuple(found)
+            recent.setdefault((f"{about.namespace}/{about.name}", about.uid), []).append(each)
+    nodes = {each.source.host for several in recent.values() for each in several}
+    daemons = [] if isinstance(nmi, ReadFailure) else sorted(nmi, key=lambda each: each.spec.node_name not in nodes)
+    decisions: dict[tuple[str, str], tuple[LoggedDecision, ...]] = {}
+    for daemon in daemons[:LOGS_MAX]:
+        log = await or_failure(read_log(client, daemon))
+        decisions |= {} if isinstance(log, ReadFailure) else decisions_by_pod(log)
+    refused = [
+        (*key, refusal)
+        for key in recent.keys() | decisions.keys()
+        if (refusal := _refusal(recent.get(key, ()), decisions.get(key, ()), now)) is not None
+    ]
+    latest = sorted(refused, key=lambda each: each[2].at, reverse=True)[:PODS_MAX]
+    return tuple([RefusedPod(pod, refusal) for pod, uid, refusal in latest if await _runs(client, pod, uid)])
 
 
-class _PodReader:
-    def __init__(self, client: Client, daemons: Mapping[str, Daemon]) -> None:
-        """*daemons*: NMI's pods by node."""
-        self._client = client
-        self._daemons = daemons
-        self._logs: dict[str, str] = {}
+def _refusal(events: Sequence[Event], decisions: Sequence[LoggedDecision], now: datetime) -> RecentRefusal | None:
+    return logged_refusal(decisions, now) or unresolved_event(events, decisions, now)
 
-    async def refusal(self, about: InvolvedObject, events: Sequence[Event], now: datetime) -> RecentRefusal | None:
-        """Return the refusal of the pod's last known request; None for a pod that does not exist any more."""
-        try:
-            pod = await self._client.get(PODS, about.namespace, about.name)
-        except NotFound:
-            return None
-        if pod.metadata.uid != about.uid or pod.finished:
-            return None
-        log = await self._log(pod.spec.node_name)
-        return unresolved_event(events, parse_decisions(log, "/".join(pod.key), about.uid), now)
 
-    async def _log(self, node: str) -> str:
-        """Return the log of the node's NMI; empty if it is not read."""
-        if node in self._daemons and node not in self._logs and len(self._logs) < LOGS_MAX:
-            log = await or_failure(read_log(self._client, self._daemons[node]))
-            self._logs[node] = "" if isinstance(log, ReadFailure) else log
-        return self._logs.get(node, "")
+async def _runs(client: Client, name: str, uid: str) -> bool:
+    """Return whether this incarnation of the pod still runs."""
+    namespace, _, bare = name.partition("/")
+    try:
+        pod = await client.get(PODS, namespace, bare)
+    except NotFound:
+        return False
+    return pod.metadata.uid == uid and not pod.finished

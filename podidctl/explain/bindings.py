@@ -1,6 +1,5 @@
 """Links from the pod's label to its bindings, their identities and the assignments. Pure."""
 
-import difflib
 from collections.abc import Iterator
 from typing import Final
 
@@ -9,6 +8,7 @@ from nmi.identity.managed_mode import join
 from podidctl.diagnosis.bindings import eligible_bindings, named_identity, namespace_restriction, selecting_bindings
 from podidctl.diagnosis.decision import Outcome, is_managed, predict_decision
 from podidctl.diagnosis.input import DiagnosisInput
+from podidctl.diagnosis.similar_texts import similar_texts
 from podidctl.diagnosis.token_source import TYPE_NAMES
 from podidctl.explain.assignments import assignment_link, served_link, unbound_assignment_link
 from podidctl.explain.schema import Link, LinkState, make_link
@@ -50,10 +50,9 @@ def binding_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
 
 
 def _no_binding(data: DiagnosisInput, there: list[AzureIdentityBinding], label: str) -> Link:
-    selectors = {each.spec.selector: each for each in there if each.spec.selector}
-    folded = {text.strip().lower(): text for text in selectors}
-    close = difflib.get_close_matches(label.lower(), folded, n=SIMILAR_MAX, cutoff=0.7)
-    near = [f"{'/'.join(selectors[folded[text]].key)} selects {folded[text]!r}" for text in close]
+    similar = similar_texts(label, {each.spec.selector for each in there})[:SIMILAR_MAX]
+    selectors = {each.spec.selector: each for each in there}
+    near = [f"{'/'.join(selectors[text].key)} selects {text!r}" for text in similar]
     where = f"of namespace {data.namespace} (managed mode) " if is_managed(data) else ""
     says = f"no AzureIdentityBinding {where}has selector {label!r}"
     if near:

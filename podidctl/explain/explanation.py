@@ -21,6 +21,7 @@ from podidctl.diagnosis.decision import (
 )
 from podidctl.diagnosis.input import DiagnosisInput, ReadFailure
 from podidctl.diagnosis.nmi_log import LoggedDecision
+from podidctl.diagnosis.similar_texts import similar_texts
 from podidctl.explain.answer import make_answer
 from podidctl.explain.bindings import binding_links
 from podidctl.explain.hosts import azure_links, nmi_links
@@ -28,7 +29,7 @@ from podidctl.explain.schema import EventReport, Explanation, Link, LinkState, m
 from podidctl.explain.service_account import service_account_links
 from podidctl.explain.token import secret_links, token_links
 from podidctl.printing import plain
-from podidentity.resources import Pod
+from podidentity.resources import BINDING_LABEL, Pod
 
 DECISIONS_SHOWN: Final = 3
 
@@ -158,7 +159,9 @@ def _exception(data: DiagnosisInput, pod: Pod, exempt: str) -> Link:
 def _label(pod: Pod) -> Link:
     if pod.binding_label:
         return make_link("label", f"aadpodidbinding={pod.binding_label}", LinkState.OK, "bindings select the pod by it")
+    says = "the pod does not have this label, or its value is empty"
+    if near := similar_texts(BINDING_LABEL, pod.metadata.labels or {}):
+        then = f"rename the pod's label {near[0]!r} (in its Deployment's template) to {BINDING_LABEL}"
+        return make_link("label", BINDING_LABEL, LinkState.BROKEN, f"{says}; it has {near[0]!r}", then)
     then = "label the pod (in its Deployment's template) aadpodidbinding=… with the selector of an AzureIdentityBinding"
-    return make_link(
-        "label", "aadpodidbinding", LinkState.BROKEN, ("the pod does not have this label, or its value is empty"), then
-    )
+    return make_link("label", BINDING_LABEL, LinkState.BROKEN, says, then)

@@ -39,6 +39,9 @@ OBJECT_RATE_PER_SECOND: Final = 1 / 300
 """Rate per object after a burst of 25 Events: one in five minutes, as in client-go."""
 CALL_SECONDS: Final = 10.0
 
+TERMINATING: Final = "because it is being terminated"
+"""Part of the API server's message if the namespace of a new object is being deleted; the status is 403."""
+
 EventType = Literal["Normal", "Warning"]
 EventKey = tuple[str, str, str, str, EventType, str, str]
 """Kind, namespace, name and uid of the object; type, reason, message."""
@@ -130,6 +133,8 @@ class EventRecorder:
                     await self._send(key, pending)
                 except ApiError as error:
                     self.dropped += 1
+                    if isinstance(error, NotFound) or TERMINATING in error.message:
+                        continue  # the namespace of the object is deleted, and its Events with it
                     log.warning(
                         "an Event could not be written; grant create and patch of events in the ClusterRole",
                         extra={"resource": f"{key[0]} {key[1]}/{key[2]}", "reason": key[5], "error": error},

@@ -78,7 +78,8 @@ def _import_config() -> Any:
 
     The packages around it import clients for all of Kubernetes, which take half of the time and memory of this program.
     Of these, the module needs only the names of two classes, which it does not use because the caller passes its
-    configuration. So empty packages replace them in this process.
+    configuration. So empty packages replace them in this process. The package needs aiohttp only to renew an expired
+    token of OpenID Connect; its import, half of the remaining time, waits for that.
     """
     found = importlib.util.find_spec("kubernetes")
     if found is None or not found.submodule_search_locations:
@@ -90,7 +91,23 @@ def _import_config() -> Any:
     client = types.ModuleType("kubernetes.aio.client")
     vars(client).update(ApiClient=None, Configuration=None)
     sys.modules[client.__name__] = client
+    _import_at_first_use("aiohttp")
     return importlib.import_module("kubernetes.aio.config")
+
+
+def _import_at_first_use(name: str) -> None:
+    """Let the package *name* be imported when an attribute of it is read. Raise ImportError if it is missing."""
+    if importlib.util.find_spec(name) is None:
+        raise ImportError(f"No module named {name!r}")
+    late = types.ModuleType(name)
+
+    def imported(attribute: str) -> Any:
+        if sys.modules[name] is late:
+            del sys.modules[name]
+        return getattr(importlib.import_module(name), attribute)
+
+    vars(late)["__getattr__"] = imported
+    sys.modules[name] = late
 
 
 def _content(path: str | None) -> str | None:

@@ -169,3 +169,33 @@ def test_secrets_of_the_environment_are_never_printed() -> None:
 def test_client_ids_are_redacted_in_the_printed_settings() -> None:
     given = "--immutable-user-msis=11111111-2222-3333-4444-555555555555,AAAAAAAA-2222-3333-4444-BBBBBBBBBBBB"
     assert parse([given], ENVIRON).describe()["immutable_client_ids"] == "1111…5555,aaaa…bbbb"
+
+
+def test_all_wrong_flags_and_variables_are_reported_together() -> None:
+    given = ["--nope", "--http-probe-port=x", "--prometheus-port", "70000", "--clientQps=50"]
+    with pytest.raises(UsageError) as wrong:
+        parse(given, {"FORCENAMESPACED": "perhaps"})
+    for part in (
+        "unknown flag --nope",
+        "--http-probe-port: 'x' is not a whole number",
+        "--prometheus-port is 70000",
+        "FORCENAMESPACED='perhaps'",
+        "MIC_POD_NAMESPACE is not set",
+    ):
+        assert part in str(wrong.value)
+    assert "clientQps" not in str(wrong.value)
+    assert "\n" not in str(wrong.value)
+
+
+def test_the_log_has_the_settings_by_flag_and_variable() -> None:
+    settings = parse(["--http-probe-port=81", "--immutable-user-msis=11112222333344445555"], ENVIRON)
+    assert {"--http-probe-port=81", "--immutable-user-msis=1111…5555"} <= set(settings.text().split())
+    assert "MIC_POD_NAMESPACE=" in settings.text()
+
+
+def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"], {})
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "(default 8080)" in printed
+    assert "(default 3m)" in printed

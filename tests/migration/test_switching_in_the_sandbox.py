@@ -213,9 +213,10 @@ async def test_a_switched_identity_that_was_not_waited_for_is_waited_for(cloud: 
 
 
 async def test_an_unknown_identity_is_an_error(cloud: Federation) -> None:
-    answer = await cloud.migrate("apply", "--yes", "default/missing")
-    assert (answer.code, answer.out) == (1, "")
-    assert "there is nothing to do for AzureIdentity default/missing" in answer.err
+    for command in (["plan"], ["apply", "--yes"]):
+        answer = await cloud.migrate(*command, "default/missing")
+        assert (answer.code, answer.out) == (1, "")
+        assert "AzureIdentity default/missing does not exist: see kubectl get azureidentities -A" in answer.err
 
 
 async def test_no_token_is_ever_printed(cloud: Federation) -> None:

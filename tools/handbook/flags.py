@@ -15,12 +15,11 @@ from mic.startup.flag_table import FLAGS as MIC_FLAGS
 from mic.startup.settings import _RANGES as MIC_RANGES
 from nmi.flag_table import FLAGS as NMI_FLAGS
 from nmi.settings import _RANGES as NMI_RANGES
-from podidentity.flags import Flag, go_duration
+from podidentity.flags import Flag, duration_text, go_duration
 from tools.handbook import known
 from tools.handbook.tables import table
 
 REQUIRED: Final = "required"
-_UNITS: Final = ((3600, "h"), (60, "m"), (1, "s"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,33 +78,8 @@ def _table(program: Program) -> str:
 def _default(flag: Flag, field: "dataclasses.Field[Any]") -> str:
     if field.default is dataclasses.MISSING:
         return REQUIRED
-    text = _spelled(flag, field.default)
+    text = flag.spelled(field.default)
     return f"`{text}`" if text else ""
-
-
-def _spelled(flag: Flag, value: object) -> str:
-    """Return *value* in the syntax of the flag."""
-    match value:
-        case bool():
-            return str(value).lower()
-        case float() | int() if flag.read is go_duration:
-            return duration(value)
-        case frozenset() | tuple():
-            return ",".join(sorted(map(str, value)))
-        case float():
-            return f"{value:g}"
-        case _:
-            return str(value)
-
-
-def duration(seconds: float) -> str:
-    """Return *seconds* in the syntax of Go's flags, in the largest unit in which they are a whole number."""
-    if not seconds:
-        return "0"
-    for size, unit in _UNITS:
-        if seconds % size == 0:
-            return f"{seconds / size:.0f}{unit}"
-    return f"{seconds * 1000:.0f}ms"
 
 
 def _limits(flag: Flag, program: Program, field: "dataclasses.Field[Any]") -> str:
@@ -115,7 +89,7 @@ def _limits(flag: Flag, program: Program, field: "dataclasses.Field[Any]") -> st
         return ""
     least, most = program.ranges[flag.field]
     if flag.read is go_duration:
-        return f"From {duration(least)} to {duration(most)}."
+        return f"From {duration_text(least)} to {duration_text(most)}."
     return f"From {least:.12g} to {most:.12g}." if most < 2**31 - 1 else ""
 
 

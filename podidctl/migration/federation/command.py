@@ -97,7 +97,8 @@ def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
         made = asyncio.run(make_plan(reader))
         every: list[tuple[str, IdentityStep | Application]] = [(each.full_name, each) for each in made.steps]
         every += [(each.identity, each) for each in made.applications if workload_identity]
-        meant = select(names or (), namespace, every)
+        unchanged = [each.identity for each in made.leftovers]
+        meant = select(names or (), namespace, every, unchanged=unchanged)
         steps = [each for each in meant if isinstance(each, IdentityStep)]
         listed = [each for each in meant if isinstance(each, Application)]
         whole = not names and not namespace

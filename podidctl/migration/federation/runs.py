@@ -98,7 +98,10 @@ class MigrationRun:
         """
         async with self.reader.client() as client, new_token_session() as session:
             found, made = await self.reader.read_plan(client)
-            steps = self._select([(each.full_name, each) for each in made.steps])
+            unchanged = [each.identity for each in made.leftovers]
+            steps = select(
+                self.names, self.namespace, [(each.full_name, each) for each in made.steps], unchanged=unchanged
+            )
             tester = TokenTester(
                 client,
                 session,

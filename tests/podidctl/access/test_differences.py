@@ -18,6 +18,7 @@ from tests.podidctl.access.small_cluster import (
     binding,
     bound,
     document,
+    exception,
     identity,
     on_azure,
     pod,
@@ -96,6 +97,12 @@ def test_new_subjects_and_changed_identities_are_compared() -> None:
     about = [says for _, subject, says in changes(identities=other) if subject == "identity shop/payments"]
     assert len(about) == 2
     assert "client id client-other" in about[0]
+
+
+def test_a_new_exception_is_reported_even_without_a_pod() -> None:
+    assert changes(exceptions=(exception(app="old"),)) == [
+        ("+", "exception shop/legacy", "exempts pods with one of the labels app=old")
+    ]
 
 
 def test_unread_parts_of_either_review_are_named() -> None:

@@ -92,6 +92,9 @@ def test_the_review_finds_exceptions_and_nodes_without_nmi() -> None:
     assert [each.way for each in pod_of(found, "shop/old").host_access] == [Way.EXCEPTION]
     assert [each.way for each in pod_of(found, "shop/lonely").host_access] == [Way.NO_NMI]
     assert {each.name: each.nmi for each in found.nodes} == {"node-0": "ready", "node-9": "none"}
+    assert [(each.full_name, each.labels, each.pods) for each in found.exceptions] == [
+        ("shop/legacy", {"app": "old"}, 1)
+    ]
 
 
 def test_without_any_nmi_pod_its_absence_is_unknown() -> None:

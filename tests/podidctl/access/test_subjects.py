@@ -142,4 +142,4 @@ def test_without_rbac_subjects_are_unknown_and_not_absent() -> None:
     (unknown,) = found.unknown
     assert (unknown.part, unknown.why) == ("rbac", "not allowed: clusterroles")
     assert "list on roles, clusterroles" in unknown.right
-    assert found.programs[0].why.startswith("what it may do is unknown")
+    assert found.programs[0].why.startswith("its permissions are unknown")

@@ -104,6 +104,8 @@ async def test_a_scope_shows_the_blast_radius(cloud: EmulatedCloud) -> None:
         answer = await access(cloud, *words, azure=True)
         assert (answer.code, answer.err) == (0, "")
         assert "today: default/demo" in answer.out
+    named = await access(cloud, "pod", "coredns", "-n", "kube-system")
+    assert "pod kube-system/coredns is not part of the review" in named.err
     absent, invalid, kind = await asyncio.gather(
         access(cloud, "identity", "demoo"), access(cloud, "pod", "a/b/c"), access(cloud, "cat", "tom")
     )
@@ -113,7 +115,7 @@ async def test_a_scope_shows_the_blast_radius(cloud: EmulatedCloud) -> None:
         "podidctl: the cluster has no identity default/demoo; see podidctl access for all names\n",
     )
     assert (invalid.code, kind.code) == (2, 2)
-    assert "is not the name of a pod; write: podidctl access pod NAMESPACE/NAME" in invalid.err
+    assert "is not a pod name; write NAMESPACE/NAME, or NAME with -n NAMESPACE" in invalid.err
 
 
 async def test_a_host_that_azure_refuses_is_unknown(cloud: EmulatedCloud) -> None:

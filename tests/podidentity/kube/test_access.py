@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from podidentity.kube import access as module
 from podidentity.kube.access import KUBECONFIG_SECONDS, TOKEN_FILE_SECONDS, find, from_kubeconfig, in_cluster
@@ -75,6 +77,11 @@ async def test_a_deleted_kubeconfig_keeps_the_last_credentials(tmp_path: Path) -
     (tmp_path / "config").unlink()
     access.forget()
     assert await access.authorization() == "Bearer abc"
+
+
+def unsigned_token(expires: int) -> str:
+    parts = ({"alg": "none"}, {"exp": expires})
+    return ".".join([*(base64.urlsafe_b64encode(json.dumps(each).encode()).decode().rstrip("=") for each in parts), ""])
 
 
 def plugin(tmp_path: Path, script: str) -> str:
@@ -166,6 +173,33 @@ def test_reading_a_kubeconfig_imports_no_client_of_kubernetes(tmp_path: Path) ->
     clients = {name for name in imported if name.startswith(("kubernetes.client", "kubernetes.aio.client"))}
     assert "kubernetes.aio.config.kube_config" in imported
     assert not clients
+    assert "aiohttp.client" not in imported
+
+
+async def test_an_expired_token_of_openid_connect_is_renewed(tmp_path: Path) -> None:
+    renewed = unsigned_token(expires=4_000_000_000)
+
+    async def configuration(request: web.Request) -> web.Response:
+        return web.json_response({"token_endpoint": str(request.url.with_path("/token"))})
+
+    async def token(request: web.Request) -> web.Response:
+        assert (await request.post())["refresh_token"] == "again"
+        return web.json_response({"id_token": renewed, "refresh_token": "next"})
+
+    app = web.Application()
+    app.router.add_get("/.well-known/openid-configuration", configuration)
+    app.router.add_post("/token", token)
+    async with TestServer(app) as issuer:
+        about = {
+            "client-id": "id",
+            "client-secret": "secret",
+            "id-token": unsigned_token(expires=1),
+            "refresh-token": "again",
+            "idp-issuer-url": str(issuer.make_url("")).rstrip("/"),
+        }
+        user = {"auth-provider": {"name": "oidc", "config": about}}
+        access = await from_kubeconfig(kubeconfig(tmp_path / "config", user))
+    assert await access.authorization() == f"Bearer {renewed}"
 
 
 async def test_the_flag_takes_precedence_over_the_environment(tmp_path: Path) -> None:

@@ -105,6 +105,21 @@ async def test_a_rejected_event_is_counted_and_the_next_one_is_sent(
     assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [status(404, "NotFound"), status(403, "Forbidden", "unable to create: forbidden because it is being terminated")],
+    ids=["deleted", "terminating"],
+)
+async def test_an_event_in_a_deleted_namespace_is_not_reported_as_a_missing_permission(
+    server: ScriptedServer, recorder: EventRecorder, caplog: pytest.LogCaptureFixture, reply: Reply
+) -> None:
+    server.others += [reply]
+    recorder.record(about("p"), PODS, "Normal", "Reason", "message")
+    await flushed(recorder)
+    assert recorder.dropped == 1
+    assert "grant create" not in caplog.text
+
+
 async def test_a_long_message_is_truncated_to_the_servers_limit(
     server: ScriptedServer, recorder: EventRecorder
 ) -> None:

@@ -1,0 +1,45 @@
+"""Texts that differ from a wanted one by case or by a typing error. Pure."""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+_LONG: Final = 8
+"""Length from which two typing errors are possible."""
+_TEXT_MAX: Final = 63
+"""Length of a label's value. A longer text is no typing error."""
+_DIGITS: Final = re.compile(r"\d+")
+
+
+def similar_texts(wanted: str, texts: Iterable[str]) -> list[str]:
+    """Return the *texts* that may be a misspelled *wanted*, the closest first.
+
+    If some differ only by case or blanks, no others are returned. Texts that differ only by a number, as `team-1` and
+    `team-2`, are separate names.
+    """
+    others = sorted({each for each in texts if each.strip() and each != wanted and len(each) <= _TEXT_MAX})
+    if folded := [each for each in others if _folded(each) == _folded(wanted)]:
+        return folded
+    most = 2 if len(wanted) > _LONG else 1
+    distances = [(_distance(_folded(wanted), _folded(each)), each) for each in others if not _is_numbered(wanted, each)]
+    return [each for distance, each in sorted(distances) if distance <= most]
+
+
+def _folded(text: str) -> str:
+    return text.strip().lower()
+
+
+def _is_numbered(one: str, other: str) -> bool:
+    return _DIGITS.sub("0", one) == _DIGITS.sub("0", other)
+
+
+def _distance(one: str, other: str) -> int:
+    """Return the number of inserted, missing, replaced or exchanged characters."""
+    before, row = [0] * (len(other) + 1), list(range(len(other) + 1))
+    for at, letter in enumerate(one, start=1):
+        last, before, row = before, row, [at]
+        for number, there in enumerate(other, start=1):
+            cost = min(before[number] + 1, row[number - 1] + 1, before[number - 1] + (letter != there))
+            exchanged = at > 1 and number > 1 and letter == other[number - 2] and one[at - 2] == there
+            row.append(min(cost, last[number - 2] + 1) if exchanged else cost)
+    return row[-1]

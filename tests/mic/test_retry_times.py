@@ -1,0 +1,82 @@
+"""An object that waits for Azure states throttling and quarantine by name, and when MIC tries again."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+
+from mic.azure.errors import BadIdentities, Throttled
+from mic.azure.identities import Attached, HostIdentities
+from mic.azure.memory import HostMemory
+from podidentity_sandbox.kubeapi.server import Recorded
+from tests.mic.cluster import identity_id
+from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[ReconcileBench]:
+    async with reconcile_bench() as made:
+        yield made
+
+
+def throttled(retry_after: float | None = None) -> Throttled:
+    return Throttled("slow down", status=429, code="TooManyRequests", retry_after=retry_after)
+
+
+async def passes(stage: ReconcileBench, count: int) -> None:
+    for _ in range(count):
+        done = await stage.reconcile()
+        stage.time.now += done.again_after or 0.0
+
+
+async def test_a_throttled_read_is_reported_immediately_and_the_report_is_written_once(stage: ReconcileBench) -> None:
+    stage.bind()
+    stage.hosts.unread = [throttled(2.0) for _ in range(4)]
+    writes: list[Recorded] = []
+    await passes(stage, 1)
+    said = stage.message("demo-default-demo")
+    assert said.startswith("Azure throttles MIC's calls for /subscriptions/")
+    assert said.endswith("(429 TooManyRequests); MIC tries again within 2 minutes")
+    assert "Pod demo" in await stage.warned()
+    stage.api.intercept = lambda request: writes.append(request) if request.method != "GET" else None
+    await passes(stage, 3)
+    assert not [each for each in writes if "azureassignedidentities" in each.path]
+    await passes(stage, 3)
+    assert stage.statuses() == {"demo-default-demo": "Assigned"}
+    assert stage.message("demo-default-demo") == ""
+
+
+async def test_a_throttled_update_is_reported_immediately(stage: ReconcileBench) -> None:
+    stage.bind()
+    stage.hosts.failures = [throttled()]
+    await passes(stage, 1)
+    assert "(429 TooManyRequests)" in stage.message("demo-default-demo")
+
+
+async def test_throttling_does_not_withdraw_an_assigned_identity(stage: ReconcileBench) -> None:
+    stage.bind()
+    await passes(stage, 2)
+    stage.hosts.state = HostIdentities(etag='"1"', attached={"other": Attached("other")})
+    stage.hosts.failures = [throttled() for _ in range(5)]
+    stage.host_reconciler.look_again(VM)
+    await passes(stage, 2)
+    assert stage.statuses() == {"demo-default-demo": "Assigned"}
+
+
+async def test_a_refused_identity_is_reported_as_quarantined(stage: ReconcileBench) -> None:
+    stage.bind()
+    error = BadIdentities("linked scopes", status=403, code="LinkedAuthorizationFailed")
+    error.ids = frozenset([identity_id("demo").lower()])
+    stage.hosts.failures = [error]
+    await passes(stage, 1)
+    said = stage.message("demo-default-demo")
+    assert said.endswith("(LinkedAuthorizationFailed); quarantined: MIC tries again within 2 minutes")
+
+
+def test_a_long_pause_has_a_time_that_is_rounded_up_to_a_minute() -> None:
+    memory = HostMemory(lambda: 0.0, now=lambda: datetime(2026, 1, 1, 23, 55, 30, tzinfo=UTC))
+    assert memory.retry_text(120.0) == "MIC tries again within 2 minutes"
+    assert memory.retry_text(240.0) == "MIC tries again at 2026-01-02T00:00Z"
+    for _ in range(4):
+        memory.quarantine("key", "no")
+    assert memory.quarantined() == {"key": "no; quarantined: MIC tries again at 2026-01-02T00:00Z"}
