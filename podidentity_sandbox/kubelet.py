@@ -135,6 +135,13 @@ class Kubelet:
                 return self._log(managed.pod, container or names[0])
         return None
 
+    def program(self, namespace: str, name: str, container: str) -> Program | None:
+        """Return the running program of the pod's container, or None."""
+        for managed in self._managed.values():
+            if managed.pod.key == (namespace, name) and (found := managed.programs.get(container)) is not None:
+                return found if found.returncode is None else None
+        return None
+
     async def read_log(
         self, namespace: str, name: str, container: str = "", *, follow: bool, tail: int | None = None
     ) -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""The log endpoint of a kubelet's HTTPS server, from which a real API server fetches the logs of pods.
+"""A kubelet's HTTPS server, from which a real API server fetches the logs of pods, and by which it runs commands.
 
 The emulator reads the logs in process instead. There is no authentication: the server listens on loopback, and a
 sandbox's logs contain no secrets.
@@ -11,9 +11,11 @@ from typing import Final
 from aiohttp import web
 from typing_extensions import override
 
+from podidentity_sandbox import kubelet_exec
 from podidentity_sandbox.kubelet import Kubelet
 from podidentity_sandbox.serving import HttpService
 
+_EXEC: Final = re.compile(r"/exec/(?P<namespace>[^/]+)/(?P<pod>[^/]+)/(?P<container>[^/]+)")
 _LOGS: Final = re.compile(r"/containerLogs/(?P<namespace>[^/]+)/(?P<pod>[^/]+)/(?P<container>[^/]+)")
 
 
@@ -27,6 +29,8 @@ class KubeletLogs(HttpService):
     @override
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the log as text; with `follow` also later output, with `tailLines` from the end."""
+        if (command := _EXEC.fullmatch(request.path)) is not None:
+            return await self._execute(request, command["namespace"], command["pod"], command["container"])
         asked = _LOGS.fullmatch(request.path)
         if asked is None or request.method != "GET":
             return web.Response(status=404, text="404 page not found\n")
@@ -43,3 +47,17 @@ class KubeletLogs(HttpService):
             await response.write(piece)
         await response.write_eof()
         return response
+
+    async def _execute(self, request: web.BaseRequest, namespace: str, pod: str, container: str) -> web.Response:
+        """Run the command of `kubectl exec`. The response is sent only if it cannot run."""
+        programs = (each.program(namespace, pod, container) for each in self._kubelets)
+        program = next((each for each in programs if each is not None), None)
+        if program is None:
+            text = (
+                f'pod "{pod[:253]}" has no program that the sandbox runs; podidctl sandbox exec runs one in its network'
+            )
+            return web.Response(status=404, text=f"{text}\n")
+        if not kubelet_exec.is_upgrade(request):
+            return web.Response(status=400, text="exec needs an upgrade to SPDY/3.1\n")
+        await kubelet_exec.execute(request, program)
+        return web.Response()

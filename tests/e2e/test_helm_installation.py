@@ -27,6 +27,7 @@ async def test_install_token_upgrade_uninstall(new_plane: NewPlane, tmp_path: Pa
 
         await run_the_demo(here)
         await gets_a_token(here)
+        await the_plan_is_empty(here)
         await everything_is_watched(here)
 
         await here.install("upgrade", VALUES | {"nmi": {"logVerbosity": 4}})
@@ -73,6 +74,12 @@ async def cleans_by_hand(here: Cluster) -> None:
 async def run_the_demo(here: Cluster) -> None:
     await here.kubectl("apply", "--filename", str(ROOT / "deploy" / "demo"))
     await here.kubectl("wait", "pod/demo", "--for=condition=Ready", "--timeout=30s")
+
+
+async def the_plan_is_empty(here: Cluster) -> None:
+    """`mic --plan`, run in MIC's pod as docs/podidctl.md has it, finds nothing to do. Another exit code is an error."""
+    plan = await here.kubectl("exec", "--namespace", NAMESPACE, f"deploy/{RELEASE}-mic", "--", "mic", "--plan")
+    assert "1 of 1 need no change" in plan
 
 
 async def everything_is_watched(here: Cluster) -> None:

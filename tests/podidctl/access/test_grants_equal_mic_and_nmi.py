@@ -24,20 +24,20 @@ NAMESPACES, NAMES, NODES = ("shop", "ops"), ("a", "b"), ("node-0", "node-1", "no
 
 
 def some(draw: random.Random, make: Any, most: int) -> tuple[Any, ...]:
-    """At most *most* of what *make* makes, no two of one key."""
-    made = (make(draw) for _ in range(draw.randint(0, most)))
+    """Some of what *make* makes, no two of one key."""
+    made = (make(draw) for _ in range(draw.randint(most // 2, most)))
     return tuple({each.key: each for each in made}.values())
 
 
 def a_pod(draw: random.Random) -> ReviewedPod:
     made = pod(
-        draw.choice("xyz"),
+        draw.choice("vwxyz"),
         draw.choice(NAMESPACES),
-        label=draw.choice((*NAMES, "")),
-        node=draw.choice((*NODES, "")),
+        label=draw.choice((*NAMES, *NAMES, "")),
+        node=draw.choice((*NODES, *NODES, "")),
         account=draw.choice(NAMES),
         labels={"app": draw.choice(NAMES)},
-        phase=draw.choice(("Running", "Running", "Failed")),
+        phase=draw.choice((*["Running"] * 6, "Failed")),
         mirror=draw.random() < 0.1,
         host_network=draw.random() < 0.1,
     )
@@ -59,29 +59,33 @@ def an_identity(draw: random.Random) -> Any:
 
 def a_binding(draw: random.Random) -> Any:
     where, name = draw.choice(NAMESPACES), draw.choice(("one", "two", "three"))
-    return binding(name, where, identity=draw.choice((*NAMES, "none")), selector=draw.choice(NAMES))
+    return binding(name, where, identity=draw.choice((*NAMES, *NAMES, "none")), selector=draw.choice(NAMES))
 
 
 def an_assignment(draw: random.Random, cluster: dict[str, Any]) -> AzureAssignedIdentity | None:
     if not all(cluster[each] for each in ("pods", "identities", "bindings")):
         return None
-    one, other, third = (draw.choice(cluster[each]) for each in ("pods", "identities", "bindings"))
-    return assigned_identity(one, other, third, draw.choice((ASSIGNED, ASSIGNED, CREATED, "Unassigned")))
+    whose = draw.choice(cluster["pods"])
+    through = draw.choice([*(each for each in cluster["bindings"] if each.spec.selector == whose.binding_label), None])
+    through = through or draw.choice(cluster["bindings"])
+    named = (through.metadata.namespace, through.spec.azure_identity)
+    which = next((each for each in cluster["identities"] if each.key == named), draw.choice(cluster["identities"]))
+    return assigned_identity(whose, which, through, draw.choice((ASSIGNED, ASSIGNED, CREATED, "Unassigned")))
 
 
 def a_cluster(seed: int) -> ClusterObjects:
     draw = random.Random(seed)
     parts: dict[str, Any] = {
-        "pods": some(draw, a_pod, 5),
-        "identities": some(draw, an_identity, 4),
-        "bindings": some(draw, a_binding, 5),
+        "pods": some(draw, a_pod, 10),
+        "identities": some(draw, an_identity, 6),
+        "bindings": some(draw, a_binding, 8),
     }
-    written = (an_assignment(draw, parts) for _ in range(draw.randint(0, 4)))
+    written = (an_assignment(draw, parts) for _ in range(draw.randint(0, 8)))
     parts["assigned"] = tuple({each.key: each for each in written if each is not None}.values())
     flags = draw.choice(((), (), ("--forceNamespaced",), ("--operation-mode=managed", "--forceNamespaced")))
     return ClusterObjects(
         read_at=READ_AT,
-        nodes=tuple(node(each, draw.choice((VM, VM, ""))) for each in NODES[: draw.randint(1, 3)]),
+        nodes=tuple(node(each, draw.choice((VM, ""))) for each in NODES[: draw.choice((2, 3, 3))]),
         exceptions=some(draw, lambda one: exception(one.choice(NAMESPACES), app=one.choice(NAMES)), 1),
         nmi=tuple(nmi(each, *flags) for each in NODES),
         **parts,
@@ -108,7 +112,7 @@ def by_binding(grants: list[Grant]) -> set[tuple[str, str]]:
     return {(each.pod, each.identity) for each in grants if each.binding}
 
 
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(200))
 @given(st.integers(0, 2**32))
 @example(7)
 def test_grants_by_a_binding_are_mics_desired_assignments(seed: int) -> None:
@@ -121,7 +125,7 @@ def test_grants_by_a_binding_are_mics_desired_assignments(seed: int) -> None:
     assert by_binding(review(objects).grants) == {each for each in wanted if each[0] in live}
 
 
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(200))
 @given(st.integers(0, 2**32))
 @example(11)
 def test_a_pod_has_a_usable_grant_if_and_only_if_nmi_grants_its_request(seed: int) -> None:

@@ -1,0 +1,216 @@
+"""`kubectl exec` on a node of the sandbox: a command in the namespaces of a container's program.
+
+The API server connects to the kubelet with SPDY/3.1, also if kubectl uses a WebSocket. This module implements the part
+that `exec` needs: the client opens the streams in a fixed order, so their headers are not read, and the headers of the
+replies are empty. A terminal (`-t`) is not supported.
+"""
+
+import asyncio
+import json
+import sys
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+from typing_extensions import override
+
+from podidentity_sandbox.launching import PROGRAMS
+from podidentity_sandbox.processes import Program, python
+
+PROTOCOL: Final = "v4.channel.k8s.io"
+STREAMS_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 2.0
+"""Time for the client to close the connection after the last frame."""
+FRAME_MAX: Final = 1 << 20
+CHUNK_BYTES: Final = 32 << 10
+_SYN_STREAM, _SYN_REPLY, _PING = 1, 2, 6
+_FIN: Final = 1
+
+
+def is_upgrade(request: web.BaseRequest) -> bool:
+    """Return whether the request asks for SPDY."""
+    return request.headers.get("Upgrade", "").upper() == "SPDY/3.1"
+
+
+async def execute(request: web.BaseRequest, program: Program) -> None:
+    """Run the command of *request* next to *program* over the request's connection, then close it."""
+    transport = request.transport
+    if transport is None:
+        return
+    query = request.rel_url.query
+    names = ["error", *(name for name in ("input", "output", "error") if query.get(name) in {"1", "true"})]
+    connection = _Connection(transport, len(names))
+    transport.set_protocol(connection)
+    transport.write(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+        b"X-Stream-Protocol-Version: " + PROTOCOL.encode() + b"\r\n\r\n"
+    )
+    try:
+        async with asyncio.timeout(STREAMS_SECONDS):
+            await connection.opened.wait()
+        streams = dict(zip(("status", *names[1:]), connection.streams, strict=False))
+        code = await _run(connection, streams, _command(program.pid, query.getall("command", [])), program.pid)
+        connection.send(streams["status"], _status(code), last=True)
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await connection.closed.wait()
+    except TimeoutError:
+        pass
+    finally:
+        transport.close()
+
+
+async def _run(connection: "_Connection", streams: dict[str, int], command: Sequence[str], pid: int) -> int:
+    """Run *command* with its output in the streams and return its exit code. The end of the connection kills it."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=_environment(pid),
+    )
+    if process.stdin is not None:
+        connection.read_into(streams.get("input", 0), process.stdin)
+    copies = [
+        asyncio.create_task(_copy(connection, streams.get(name, 0), source))
+        for name, source in (("output", process.stdout), ("error", process.stderr))
+        if source is not None
+    ]
+    closing = asyncio.create_task(connection.closed.wait())
+    ending = asyncio.create_task(process.wait())
+    await asyncio.wait({closing, ending}, return_when=asyncio.FIRST_COMPLETED)
+    closing.cancel()
+    if not ending.done():
+        process.kill()
+    await asyncio.gather(*copies)
+    return await ending
+
+
+async def _copy(connection: "_Connection", stream: int, source: asyncio.StreamReader) -> None:
+    while piece := await source.read(CHUNK_BYTES):
+        if stream:
+            connection.send(stream, piece)
+    if stream:
+        connection.send(stream, b"", last=True)
+
+
+def _command(pid: int, words: Sequence[str]) -> list[str]:
+    """Return the command that runs *words* in the namespaces of the process *pid*, as its user.
+
+    There is no PID namespace, but a container's programs expect their first process as number 1.
+    """
+    name, *arguments = words or ["true"]
+    argv = python(PROGRAMS[name], *arguments) if name in PROGRAMS else [*words]
+    if name == "python3":
+        argv = [sys.executable, *arguments]
+    first = 'mount --bind "$0" /proc/1/cmdline; exec "$@"'
+    return [
+        *("nsenter", f"--target={pid}", "--mount", "--net", "--root", "--wd", "--"),
+        *("unshare", "--mount", "--propagation=private", "sh", "-ec", first, f"/proc/{pid}/cmdline"),
+        *("setpriv", "--pdeathsig=KILL", "--no-new-privs", *_user(pid), "--", *argv),
+    ]
+
+
+def _environment(pid: int) -> dict[str, str]:
+    variables = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+    return {name: value for name, _, value in (each.partition("=") for each in variables) if name}
+
+
+def _user(pid: int) -> list[str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    uid = next(line.split()[1] for line in lines if line.startswith("Uid:"))
+    return [] if uid == "0" else [f"--reuid={uid}", "--clear-groups"]
+
+
+def _status(code: int) -> bytes:
+    """Return the Status that kubectl reads for the exit code."""
+    if code == 0:
+        return json.dumps({"metadata": {}, "status": "Success"}).encode()
+    causes = [{"reason": "ExitCode", "message": str(code if code > 0 else 128 - code)}]
+    return json.dumps(
+        {
+            "metadata": {},
+            "status": "Failure",
+            "reason": "NonZeroExitCode",
+            "message": f"command terminated with exit code {code}",
+            "details": {"causes": causes},
+        }
+    ).encode()
+
+
+class _Connection(asyncio.Protocol):
+    """A connection with SPDY frames, on the kubelet's side."""
+
+    def __init__(self, transport: asyncio.Transport, expected: int) -> None:
+        """*expected*: the number of streams that the client opens."""
+        self.opened = asyncio.Event()
+        self.closed = asyncio.Event()
+        self.streams: list[int] = []
+        self._transport = transport
+        self._expected = expected
+        self._buffer = bytearray()
+        self._headers = zlib.compressobj()
+        self._input: tuple[int, asyncio.StreamWriter] | None = None
+        self._early: list[tuple[bytes, bool]] = []
+
+    def send(self, stream: int, data: bytes, *, last: bool = False) -> None:
+        """Send a data frame; *last* ends the stream."""
+        if not self._transport.is_closing():
+            size = len(data) | (_FIN << 24 if last else 0)
+            self._transport.write(stream.to_bytes(4, "big") + size.to_bytes(4, "big") + data)
+
+    def read_into(self, stream: int, writer: asyncio.StreamWriter) -> None:
+        """Write the data of *stream* to *writer*; 0: there is no such stream."""
+        if not stream:
+            writer.close()
+            return
+        self._input = (stream, writer)
+        for data, last in self._early:
+            self._take(writer, data, last=last)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        """Handle complete frames."""
+        self._buffer += data
+        while len(self._buffer) >= 8:
+            size = int.from_bytes(self._buffer[5:8], "big")
+            if size > FRAME_MAX:
+                self._transport.abort()
+                return
+            if len(self._buffer) < 8 + size:
+                return
+            head, body = bytes(self._buffer[:8]), bytes(self._buffer[8 : 8 + size])
+            del self._buffer[: 8 + size]
+            self._frame(head, body)
+
+    @override
+    def connection_lost(self, error: Exception | None) -> None:
+        """Note the end of the connection."""
+        self.closed.set()
+
+    def _frame(self, head: bytes, body: bytes) -> None:
+        if not head[0] & 0x80:
+            data, last = body, bool(head[4] & _FIN)
+            if self._input is None:
+                self._early.append((data, last))
+            elif int.from_bytes(head[:4], "big") == self._input[0]:
+                self._take(self._input[1], data, last=last)
+            return
+        kind = int.from_bytes(head[2:4], "big")
+        if kind == _PING:
+            self._transport.write(head + body)
+        elif kind == _SYN_STREAM and len(body) >= 4:
+            block = self._headers.compress(bytes(4)) + self._headers.flush(zlib.Z_SYNC_FLUSH)
+            answer = body[:4] + block
+            self._transport.write(b"\x80\x03" + _SYN_REPLY.to_bytes(2, "big") + len(answer).to_bytes(4, "big") + answer)
+            self.streams.append(int.from_bytes(body[:4], "big") & 0x7FFFFFFF)
+            if len(self.streams) == self._expected:
+                self.opened.set()
+
+    @staticmethod
+    def _take(writer: asyncio.StreamWriter, data: bytes, *, last: bool) -> None:
+        if data:
+            writer.write(data)
+        if last:
+            writer.close()
