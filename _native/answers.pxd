@@ -33,6 +33,14 @@ cdef class TokenAnswer(ReadyAnswer):
     cdef void _write_head(self, bint close) noexcept
     cdef void _write_second(self, int64_t second) noexcept
 
+cdef class SharedText:
+    cdef readonly int64_t fresh_until_ns  # 0 without a text
+    cdef bytes head
+    cdef bytes body
+
+cdef class SharedAnswer(ReadyAnswer):
+    cdef readonly SharedText text
+
 cdef class FixedAnswer(ReadyAnswer):
     cdef bytes _before
     cdef bytes _after

@@ -72,3 +72,23 @@ class FixedAnswer(ReadyAnswer):
 
         Raise ValueError for an answer of more than 64 KiB.
         """
+
+@final
+class SharedText:
+    """The text of shared answers. Its owner may replace or clear it at any time."""
+
+    def __init__(self) -> None: ...
+    @property
+    def fresh_until_ns(self) -> int:
+        """time.monotonic_ns() from which on the text is not served; 0 without a text."""
+    def set(self, head: bytes, body: bytes, fresh_until_ns: int) -> None:
+        """Replace the text. *head* is the head without its last line end. Raise ValueError beyond 64 KiB."""
+    def clear(self) -> None: ...
+
+@final
+class SharedAnswer(ReadyAnswer):
+    """An answer with a SharedText, counted in the pod's own series."""
+
+    def __init__(self, *, text: SharedText, series: Series, usage: Usage) -> None: ...
+    @property
+    def text(self) -> SharedText: ...

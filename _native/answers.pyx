@@ -3,7 +3,8 @@
 A token answer has one buffer, in which only the remaining seconds change. When the second changes, `expires_in` is overwritten in place. The rest of the body moves only
 when the number loses a digit. The head is rewritten only then, or if one answer closes the connection and the
 next one does not, or vice versa. A fixed answer (a refusal) is put together for each request, because it contains a
-request id; its parts are shared by all pods. The result of `written` is valid until the next call of any `written`: a
+request id; its parts are shared by all pods. A shared answer has a text that its owner replaces or clears at any time,
+for all pods together. The result of `written` is valid until the next call of any `written`: a
 caller that cannot send all of it must copy it.
 """
 
@@ -174,5 +175,44 @@ cdef class FixedAnswer(ReadyAnswer):
             at += <Py_ssize_t>REQUEST_ID_LENGTH
         at = put(at, CLOSE if close else KEEP)
         at = put(at, self._after)
+        size[0] = at - fixed_text
+        return fixed_text
+
+
+@cython.final
+cdef class SharedText:
+    def __init__(self):
+        pass
+
+    def set(self, bytes head not None, bytes body not None, int64_t fresh_until_ns):
+        size = len(head) + len(CLOSE) + len(body)
+        if size > ANSWER_MAX:
+            raise ValueError(f"a ready answer has at most {ANSWER_MAX} bytes, not {size}")
+        self.head = head
+        self.body = body
+        self.fresh_until_ns = fresh_until_ns
+
+    def clear(self):
+        self.fresh_until_ns = 0
+        self.head = self.body = None
+
+
+@cython.final
+cdef class SharedAnswer(ReadyAnswer):
+    def __init__(self, *, SharedText text not None, Series series not None, Usage usage not None):
+        if self.text is not None:
+            raise TypeError("a SharedAnswer is initialized once")
+        self.text = text
+        self.series = series
+        self.usage = usage
+
+    cdef const char *written(self, int64_t now_ns, bint close, Py_ssize_t *size) noexcept:
+        cdef char *at
+        size[0] = 0
+        if self.text.body is None:  # cleared since the answer was found
+            return NULL
+        at = put(fixed_text, self.text.head)
+        at = put(at, CLOSE if close else KEEP)
+        at = put(at, self.text.body)
         size[0] = at - fixed_text
         return fixed_text

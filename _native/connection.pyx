@@ -22,7 +22,7 @@ from _native.connection_slots cimport Peer
 from _native.index cimport PodRecord
 from _native.query cimport lacks_resource
 from _native.redirects cimport redirected_from
-from _native.scan cimport DONE, NO_HEADER, NO_RESOURCE, TOKEN_PATH, Head, scan_head, to_blank_line
+from _native.scan cimport DONE, INSTANCE, NO_HEADER, NO_RESOURCE, TOKEN_PATH, Head, scan_head, to_blank_line
 from _native.sending cimport queued_bytes, reset_at_close, send_in_parts
 from _native.sockets cimport *
 
@@ -250,7 +250,7 @@ cdef class Connection:
         cdef PodRecord record
         cdef ReadyAnswer answer
         cdef const unsigned char *query
-        cdef Py_ssize_t query_length
+        cdef Py_ssize_t query_length, target_length
         cdef const char *text
         cdef Py_ssize_t length = 0
         cdef bint close
@@ -263,7 +263,12 @@ cdef class Connection:
         if record is None or record.suspended or lane.index.suspended:
             return False
         if head.kind != TOKEN_PATH:
-            answer = record.find_refusal(<int>head.kind, begun)
+            answer = None
+            if head.kind == INSTANCE and head.metadata:
+                target_length = head.target.stop - head.target.start
+                answer = record.find_metadata(data + at[0] + head.target.start, target_length, begun)
+            if answer is None:
+                answer = record.find_refusal(<int>head.kind, begun)
         elif lane.require_metadata and not head.metadata:
             answer = record.find_refusal(<int>NO_HEADER, begun)
         else:
@@ -308,6 +313,8 @@ cdef class Connection:
             return 0
         self.due = None
         text = answer.written(self.due_since, False, &length)
+        if text == NULL:  # a shared answer whose text was cleared in this turn
+            return self.close_now()
         self.send_bytes(text, length)
         self.record_answer(answer, self.due_since, False)
         self.close_if_finished()

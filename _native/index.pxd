@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
-from _native.answers cimport ReadyAnswer
+from _native.answers cimport ReadyAnswer, SharedAnswer
 from _native.query cimport Query
 
 cdef class _CachedAnswer:
@@ -20,9 +20,11 @@ cdef class PodRecord:
     cdef public bint suspended
     cdef list _answers
     cdef list _refusals  # ReadyAnswer or None, by Kind; None without any
+    cdef dict _metadata  # path and query of a request for instance metadata -> SharedAnswer; None without any
     cdef uint64_t _uses
     cdef ReadyAnswer find_answer(self, const unsigned char *text, Py_ssize_t length, int64_t now_ns)
     cdef ReadyAnswer find_refusal(self, int kind, int64_t now_ns)
+    cdef ReadyAnswer find_metadata(self, const unsigned char *target, Py_ssize_t length, int64_t now_ns)
     cdef _CachedAnswer find_cached(self, const Query *query)
     cdef ReadyAnswer if_fresh(self, _CachedAnswer kept, int64_t now_ns)
 

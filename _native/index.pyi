@@ -1,7 +1,8 @@
 from typing import final
 
-from _native.answers import ReadyAnswer
+from _native.answers import ReadyAnswer, SharedAnswer
 
+METADATA_ANSWERS_MAX: int
 READY_ANSWERS_MAX: int
 
 @final
@@ -37,6 +38,13 @@ class PodRecord:
         Return False without storing it if the record's generation is not *generation*. Raise ValueError for a number
         that is no kind.
         """
+    def admit_metadata(self, generation: int, target: bytes, answer: SharedAnswer) -> bool:
+        """Store *answer* for GETs of instance metadata with exactly this path and query, METADATA_ANSWERS_MAX at most.
+
+        Return False without storing it if the record's generation is not *generation*.
+        """
+    def metadata(self, target: bytes, now_ns: int) -> ReadyAnswer | None:
+        """Return the answer for GETs of *target*; None without one, if it is not fresh, or while suspended."""
     def refusal(self, kind: int, now_ns: int) -> ReadyAnswer | None:
         """Return the answer for requests of *kind*; None without one, if it is not fresh, or while suspended."""
     def find(

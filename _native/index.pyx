@@ -11,6 +11,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memcpy
 
+from _native.answers cimport SharedAnswer
 from _native.query cimport QUERY_MAX, SelectorKind, Text, read_query
 from _native.scan cimport KINDS, NO_HEADER
 
@@ -19,8 +20,10 @@ import socket
 cdef extern from "Python.h":
     PyObject *PyDict_GetItemWithError(dict mapping, object key) except? NULL
 
+METADATA_ANSWERS_MAX = 8  # of a pod; they contain no text of their own, only a target of at most 2 kB
 READY_ANSWERS_MAX = 16  # a pod asks for a handful of resources; 16 answers of 2 kB keep a pod under 60 kB
 cdef int ANSWERS_MAX = READY_ANSWERS_MAX
+cdef int METADATA_MAX = METADATA_ANSWERS_MAX
 
 cdef enum:
     SPELLING_MAX = 1024  # bytes of a query that is recognized without decoding; SDKs' queries have under 900
@@ -67,7 +70,7 @@ cdef class PodRecord:
     def invalidate(self):
         self.generation += 1
         self._answers.clear()
-        self._refusals = None
+        self._refusals = self._metadata = None
         return self.generation
 
     cdef ReadyAnswer find_answer(self, const unsigned char *text, Py_ssize_t length, int64_t now_ns):
@@ -97,6 +100,18 @@ cdef class PodRecord:
             return None
         answer = <ReadyAnswer>self._refusals[kind]
         return None if answer is None or now_ns >= answer.fresh_until_ns else answer
+
+    cdef ReadyAnswer find_metadata(self, const unsigned char *target, Py_ssize_t length, int64_t now_ns):
+        """Return the answer to a request for instance metadata with exactly this path and query, if it is fresh."""
+        cdef PyObject *found
+        cdef SharedAnswer answer
+        if self._metadata is None:
+            return None
+        found = PyDict_GetItemWithError(self._metadata, PyBytes_FromStringAndSize(<const char *>target, length))
+        if found == NULL:
+            return None
+        answer = <SharedAnswer>found
+        return answer if now_ns < answer.text.fresh_until_ns else None
 
     cdef _CachedAnswer find_cached(self, const Query *query):
         cdef _CachedAnswer kept
@@ -156,6 +171,21 @@ cdef class PodRecord:
             self._refusals = [None] * <int>KINDS
         self._refusals[kind] = answer
         return True
+
+    def admit_metadata(self, int64_t generation, bytes target not None, SharedAnswer answer not None):
+        if generation != self.generation:
+            return False
+        if self._metadata is None:
+            self._metadata = {}
+        if target not in self._metadata and len(self._metadata) >= METADATA_MAX:
+            del self._metadata[next(iter(self._metadata))]
+        self._metadata[target] = answer
+        return True
+
+    def metadata(self, bytes target not None, int64_t now_ns):
+        return None if self.suspended else self.find_metadata(
+            <const unsigned char *>PyBytes_AS_STRING(target), PyBytes_GET_SIZE(target), now_ns
+        )
 
     def refusal(self, int kind, int64_t now_ns):
         if not <int>NO_HEADER <= kind < <int>KINDS:

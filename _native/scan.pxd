@@ -28,6 +28,7 @@ cdef struct Span:
 cdef struct Head:
     Py_ssize_t size    # of the whole head with its blank line: the offset of the next request
     Kind kind          # by the request line only: TOKEN_PATH or one from NOT_GET on
+    Span target        # path and query; empty for TOKEN_PATH
     Span query         # empty if the target has none
     bint metadata      # `Metadata: true` is present (any other value is refused)
     bint close         # `Connection: close` is present

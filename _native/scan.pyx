@@ -261,6 +261,7 @@ cdef Step scan_other_line(Cursor *c, Head *head) noexcept nogil:
             return REFUSED
     else:
         head.query.start = head.query.stop = c.pos
+    head.target.start, head.target.stop = start - 1, c.pos
     return expect(c, b" HTTP/1.1\r\n", 11)
 
 
@@ -382,7 +383,7 @@ cdef Step scan_head(const unsigned char *base, Py_ssize_t size, Head *head) noex
     c.base = base
     c.pos = 0
     c.end = size if size < HEAD_MAX else HEAD_MAX
-    head.size = head.query.start = head.query.stop = 0
+    head.size = head.query.start = head.query.stop = head.target.start = head.target.stop = 0
     head.metadata = head.close = False
     head.kind = TOKEN_PATH
     step = scan_request_line(&c, head)

@@ -92,6 +92,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag("find-identity-retry-interval", "find_interval_seconds", go_int, "length of this interval in seconds"),
     Flag("max-hold", "max_hold_seconds", go_duration, "maximum total time of a request"),
     Flag(
+        "metadata-cache", "metadata_cache_seconds", go_duration, "how long instance metadata is cached; 0: not at all"
+    ),
+    Flag(
         "set-retry-after-header", "set_retry_after_header", go_bool, "503 with Retry-After while an identity is missing"
     ),
     Flag("enableScaleFeatures", "scale_features", go_bool, "watch only this node's assigned identities"),

@@ -104,6 +104,8 @@ class Settings:
     """Seconds: the unit of the two above. NMI polls nothing at this interval."""
     max_hold_seconds: float = 45.0
     """The total time limit of a request: address lookup, waiting, upstream calls; SDKs time out an attempt at 60 s."""
+    metadata_cache_seconds: float = 10.0
+    """How long a GET below `/metadata/instance` gets IMDS's last answer; IMDS allows 5 calls a second. 0: no cache."""
     set_retry_after_header: bool = False
     """Respond with 503 and Retry-After instead of 404 to a request whose identity is missing yet."""
     scale_features: bool = True
@@ -374,6 +376,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "attempts_for_assigned": (0, 1000),
     "find_interval_seconds": (1, 600),
     "max_hold_seconds": (1, 600),  # fetching is part of it, so 0 would prevent every token
+    "metadata_cache_seconds": (0, 300),
     "redirect_interval_seconds": (1, 86_400),
     "verbosity": (0, 2**31 - 1),  # klog takes any, and charts have been seen with 100
 }

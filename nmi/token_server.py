@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +21,7 @@ from nmi.node.memory_limit import memory_limit
 from nmi.policies import decision_policy, limits, server_policy, sign_in_policy, sign_in_trust
 from nmi.refusal import Limit
 from nmi.server.decisions import Decisions
+from nmi.server.metadata_cache import MetadataCache
 from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.server import Server
@@ -116,7 +118,7 @@ class TokenServerAssembly:
         if settings.federated_identities:
             await sign_ins.load()  # so that no pod's first token waits for it
         policy = server_policy(settings)
-        proxy = MetadataProxy(session, imds_url, governor, policy)
+        proxy = MetadataProxy(session, imds_url, policy)
         self._stack.callback(proxy.close)
         counted = ServerMetrics(self._registry)
         counted.also_count(Limit.PARKED, lambda: cluster_cache.turned_away)
@@ -131,7 +133,7 @@ class TokenServerAssembly:
                 identities,
                 node_identities=NodeIdentitySource(imds, governor),
             ),
-            proxy=proxy,
+            proxy=MetadataCache(proxy, settings.metadata_cache_seconds, now_ns=time.monotonic_ns),
             measures=counted,
             decisions=decisions,
         )

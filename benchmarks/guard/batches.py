@@ -25,6 +25,10 @@ from tests.corpus.corpus import ACCEPTED
 marks: Final = loaded(Path(__file__).with_name("marks.pyx"))
 
 NODE: Final = "127.0.0.1"
+INSTANCE: Final = (
+    b"GET /metadata/instance?api-version=2021-02-01 HTTP/1.1\r\nHost: 169.254.169.254\r\nUser-Agent: curl/8.5.0\r\n"
+    b"Accept: */*\r\nMetadata: true\r\n\r\n"
+)
 WARM_UP_ROUNDS: Final = 30
 TURNS_MAX: Final = 10_000
 SDKS: Final = (
@@ -85,6 +89,7 @@ def batches() -> tuple[Batch, ...]:
         Batch("as SDKs vary it", varying, 48, connections=len(SDKS)),
         Batch("16 pipelined", [plain], 24, pipelined=16),
         Batch("refused by the general lane", [unknown], 40, status=b"400"),
+        Batch("instance metadata", [INSTANCE], 300),
         Batch("refused: no identity", [no_identity], 300, status=b"400"),
         Batch("refused: no header", [no_header], 300, status=b"400"),
         Batch("refused: no resource", [no_resource], 300, status=b"400"),

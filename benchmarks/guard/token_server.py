@@ -1,5 +1,6 @@
 """A complete token server whose issuer responds immediately. All code between socket and issuer is NMI's."""
 
+import time
 from typing import Final
 
 from _native.index import Index
@@ -7,12 +8,15 @@ from _native.lane import Limits
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
+from nmi.server.metadata_cache import MetadataCache
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
+from nmi.server.responses import PlainAnswer
 from nmi.server.server import Server
 from tests.nmi.server.fakes import FakeIssuer, FakeProxy, Grant, grant, pod_entry
 
 PODS: Final = 250
+METADATA_BYTES: Final = 3000
 TOKEN_BYTES: Final = 1800
 TOKENLESS: Final = "https://absent.example/"
 IDENTITYLESS: Final = "https://identityless.example/"
@@ -41,7 +45,9 @@ class Served:
             policy=ServerPolicy(),
             index=self.index,
             issuer=self.issuer,
-            proxy=FakeProxy(),
+            proxy=MetadataCache(
+                FakeProxy(answer=PlainAnswer(200, b"m" * METADATA_BYTES)), 300, now_ns=time.monotonic_ns
+            ),
             measures=ServerMetrics(),
         )
 

@@ -7,9 +7,10 @@ address without a known pod may send such requests: the responses describe the m
 
 Each call holds a permit of the governor until IMDS has sent its response, however slowly the pod reads, because
 writing to a connection does not wait. The connection buffers the unread part: one response at most, because no further
-request is read, and for write_seconds at most. These calls have a separate governor in front of the common one, so
-that part of the common limit always remains for tokens. IMDS counts instance metadata separately from tokens: its 429
-is forwarded and pauses no other call.
+request is read, and for write_seconds at most. These calls have a governor of their own, because IMDS counts them
+separately from tokens: it allows a VM 5 requests per second, and for the managed identity category 20 per second and 5
+concurrently (https://learn.microsoft.com/azure/virtual-machines/instance-metadata-service, "Rate limiting"). Its 429 is
+forwarded and pauses no other call. `metadata_cache` avoids most of these calls.
 """
 
 import asyncio
@@ -40,10 +41,8 @@ ANSWER_FIELDS: Final = (
     "x-ms-client-request-id",
 )
 """In addition to Content-Type and Content-Length. Location is omitted: a pod must not follow it."""
-CALLS_AT_ONCE: Final = 3
-"""Of the five that IMDS allows; the others are for tokens."""
-CALLS_PER_WINDOW: Final = 10
-"""Of the twenty. IMDS answers about five a second itself."""
+CALLS_AT_ONCE: Final = 5
+CALLS_PER_WINDOW: Final = 5
 _BODILESS: Final = frozenset({"GET", "HEAD"})
 """RFC 9110 §9.3.1: a body means nothing with these."""
 
@@ -53,6 +52,15 @@ class CallLimiter(Protocol):
 
     def permit(self, pod_key: str) -> AbstractAsyncContextManager[object]:
         """Return a permit for one call. Entering it raises CongestedError if the queue is full."""
+
+
+def forwarded_target(destination: Destination) -> str | Refusal:
+    """Return the normal form of path and query, which is forwarded; a Refusal of an ambiguous query."""
+    parameters = parse_query(destination.query)
+    if isinstance(parameters, Refusal):
+        return parameters
+    query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
+    return f"{destination.path}{query}"
 
 
 class Stream(Protocol):
@@ -66,13 +74,18 @@ class MetadataProxy:
     """Proxy for one IMDS. The caller owns the session and closes it after the proxy."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, base_url: str, limiter: CallLimiter, policy: ServerPolicy
+        self,
+        session: aiohttp.ClientSession,
+        base_url: str,
+        policy: ServerPolicy,
+        *,
+        limiter: CallLimiter | None = None,
     ) -> None:
-        """*base_url*: scheme, host and port of IMDS, without a path."""
+        """*base_url*: scheme, host and port of IMDS, without a path. Without *limiter* it has a governor of its own."""
         self._session = session
         self._base_url = base_url.rstrip("/")
-        self._limiter = limiter
-        self._share = Governor(at_once=CALLS_AT_ONCE, per_window=CALLS_PER_WINDOW)
+        self._governor = Governor(at_once=CALLS_AT_ONCE, per_window=CALLS_PER_WINDOW)
+        self._limiter = self._governor if limiter is None else limiter
         self._policy = policy
         self._times = aiohttp.ClientTimeout(
             total=None, sock_connect=policy.proxy_connect_seconds, sock_read=policy.proxy_silence_seconds
@@ -80,7 +93,7 @@ class MetadataProxy:
 
     def close(self) -> None:
         """Cancel the timer of the proxy's governor."""
-        self._share.close()
+        self._governor.close()
 
     async def forward(
         self, charged: str, request: Request, destination: Destination, stream: Stream
@@ -90,14 +103,14 @@ class MetadataProxy:
         A StreamedAnswer has been sent to *stream* with its body. A Refusal after begin() means that IMDS broke off the
         response: the connection must end, so that the client does not take the sent part for the whole.
         """
-        url = self._url(destination)
-        if isinstance(url, Refusal):
-            return url
+        target = forwarded_target(destination)
+        if isinstance(target, Refusal):
+            return target
+        url = yarl.URL(f"{self._base_url}{target}", encoded=True)
         turn = False
         try:
             async with (
                 asyncio.timeout(self._policy.proxy_seconds),
-                self._share.permit(charged),
                 self._limiter.permit(charged),
             ):
                 turn = True
@@ -110,13 +123,6 @@ class MetadataProxy:
             return _unavailable(
                 f"no complete response from IMDS: {type(error).__name__}; check {self._base_url} from the node"
             )
-
-    def _url(self, destination: Destination) -> yarl.URL | Refusal:
-        parameters = parse_query(destination.query)
-        if isinstance(parameters, Refusal):
-            return parameters
-        query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
-        return yarl.URL(f"{self._base_url}{destination.path}{query}", encoded=True)
 
     async def _ask(self, url: yarl.URL, request: Request, stream: Stream) -> PlainAnswer | StreamedAnswer | Refusal:
         async with self._session.request(

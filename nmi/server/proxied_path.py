@@ -55,7 +55,10 @@ class ProxiedPath:
             return self._outcomes.refused(call, answer, destination.canonical_path)
         if isinstance(answer, PlainAnswer):
             answer = replace(answer, headers=with_request_id(answer.status, answer.headers, call.request))
-        return self._outcomes.answered(subject, answer, destination.canonical_path)
+        outcome = self._outcomes.answered(subject, answer, destination.canonical_path)
+        if isinstance(answer, PlainAnswer) and answer.text is not None:
+            self._outcomes.make_metadata_ready(call, request, answer.text)
+        return outcome
 
 
 _OTHER_METHOD: Final = Refusal(

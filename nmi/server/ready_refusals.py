@@ -18,13 +18,12 @@ from _native.index import PodRecord
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.parameters import NO_RESOURCE
-from nmi.server.responses import PlainAnswer
+from nmi.server.responses import PlainAnswer, head_of
 from nmi.server.target import CanonicalPath, ProxiedPaths
 
 FRESH_SECONDS: Final = 60
 TEXTS_MAX: Final = 64
 """Texts that are shared. NMI's own sentences are fewer, and no text of a request is in them."""
-_HEAD_END: Final = b"\r\n\r\n"
 
 
 class Kind(IntEnum):
@@ -123,5 +122,4 @@ class ReadyRefusals:
 
 def split(answer: PlainAnswer, request_id: str) -> tuple[bytes, bytes]:
     """Return the head of *answer* before *request_id*, the value of its last field, and the body."""
-    head, _, body = answer.render(0).partition(_HEAD_END)
-    return head.removesuffix(request_id.encode()), body
+    return head_of(answer).removesuffix(request_id.encode()), answer.body

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from _native.answers import SharedText
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.token import Token
 from podidentity.azure.imds import RawAnswer
@@ -59,6 +60,8 @@ class PlainAnswer:
     ends_connection: bool = False
     length: int | None = None
     """The value of Content-Length for an answer without its body: the answer to HEAD."""
+    text: SharedText | None = field(default=None, repr=False, compare=False)
+    """The same answer for the fast lane, if it is cached for all pods."""
 
     def render(self, now_ns: int, close: bool = False) -> bytes:  # noqa: ARG002 - others are rendered by the time
         length = len(self.body) if self.length is None else self.length
@@ -77,6 +80,11 @@ class StreamedAnswer:
 
     def render(self, now_ns: int, close: bool = False) -> bytes:  # noqa: ARG002 - others are rendered by the time
         return _head(self.status, self.content_type, self.length, self.headers, close=close)
+
+
+def head_of(answer: PlainAnswer) -> bytes:
+    """Return the head of *answer* without its last line end, as ready answers need it."""
+    return _head(answer.status, answer.content_type, len(answer.body), answer.headers).removesuffix(b"\r\n\r\n")
 
 
 def _head(

@@ -98,6 +98,7 @@ NMI: Mapping[str, Any] = {
     "scale_features": False,
     "metrics_port": 9091,
     "block_instance_metadata": True,
+    "metadata_cache_seconds": 30.0,
     "metadata_header_required": False,
     "allow_kubenet": True,
     "kubelet_config": Path("/etc/sysconfig/kubelet"),

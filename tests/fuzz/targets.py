@@ -10,7 +10,9 @@ import random
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import cast
+
+import yarl
 
 from _native import query as native_query
 from _native import scan as native_scan
@@ -18,7 +20,7 @@ from nmi.identity.request import TokenRequest
 from nmi.refusal import Refusal
 from nmi.server.general import GeneralLane
 from nmi.server.parameters import parse_query, token_request
-from nmi.server.passthrough import MetadataProxy
+from nmi.server.passthrough import forwarded_target
 from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.reading import RequestReader
 from nmi.server.request import Request
@@ -143,9 +145,6 @@ PROXIED = (
 class Normaliser:
     """Normalisation of any target, with any allowed prefixes: no path about identities is forwarded."""
 
-    def __init__(self) -> None:
-        self._proxy = MetadataProxy(cast("Any", None), "http://imds", cast("Any", None), ServerPolicy())
-
     def __call__(self, data: bytes) -> None:
         text = data.translate(None, INVISIBLE).decode()
         for proxied_paths in PROXIED:
@@ -171,8 +170,9 @@ class Normaliser:
                 destination.canonical_path,
                 destination.path,
             )
-            url = self._proxy._url(destination)
-            if not isinstance(url, Refusal):
+            target = forwarded_target(destination)
+            if not isinstance(target, Refusal):
+                url = yarl.URL(f"http://imds{target}", encoded=True)
                 assert (url.host, url.raw_path) == ("imds", destination.path)
                 assert not _HIDDEN.search(url.path)
 

@@ -17,7 +17,7 @@ from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer
 from nmi.server.target import Action, CanonicalPath, Destination, ProxiedPaths, resolve
-from nmi.tokens.governor import CongestedError, Governor
+from nmi.tokens.governor import CongestedError
 from tests.nmi.server.fakes import Pieces
 
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -52,7 +52,7 @@ async def proxy(imds: Imds, policy: ServerPolicy | None = None) -> AsyncIterator
     host, port = runner.addresses[0][:2]
     try:
         async with aiohttp.ClientSession() as session:
-            yield MetadataProxy(session, f"http://{host}:{port}/", Governor(), policy or ServerPolicy())
+            yield MetadataProxy(session, f"http://{host}:{port}/", policy or ServerPolicy())
     finally:
         await runner.cleanup()
 
@@ -240,7 +240,7 @@ async def test_a_hanging_upstream_is_abandoned_after_the_time_limit() -> None:
 
 async def test_an_unreachable_upstream_is_reported_as_unreachable() -> None:
     async with aiohttp.ClientSession() as session:
-        metadata = MetadataProxy(session, "http://127.0.0.1:1", Governor(), ServerPolicy())
+        metadata = MetadataProxy(session, "http://127.0.0.1:1", ServerPolicy())
         answer = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
 
     assert isinstance(answer, Refusal)
@@ -257,7 +257,7 @@ async def test_an_upstream_without_http_is_not_reported_as_an_internal_error() -
     server = await asyncio.start_server(babble, "127.0.0.1", 0)
     async with server, aiohttp.ClientSession() as session:
         port = server.sockets[0].getsockname()[1]
-        metadata = MetadataProxy(session, f"http://127.0.0.1:{port}", Governor(), ServerPolicy())
+        metadata = MetadataProxy(session, f"http://127.0.0.1:{port}", ServerPolicy())
         answer = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
 
     assert isinstance(answer, Refusal)
@@ -289,7 +289,7 @@ async def test_each_call_takes_a_permit_charged_to_its_pod() -> None:
             yield
 
     async with aiohttp.ClientSession() as session:
-        metadata = MetadataProxy(session, "http://127.0.0.1:1", Full(), ServerPolicy())
+        metadata = MetadataProxy(session, "http://127.0.0.1:1", ServerPolicy(), limiter=Full())
         answer = await metadata.forward("shop/cart", request(), destination("/metadata/instance"), Pieces())
 
     assert isinstance(answer, Refusal)

@@ -13,7 +13,6 @@ from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
-from nmi.tokens.governor import Governor
 from tests.nmi.server.fakes import FakeIssuer, grant, pod_entry
 
 LOCAL = "127.0.0.1"
@@ -68,11 +67,11 @@ class Front:
     """A token server whose proxied requests go to *upstream*."""
 
     def __init__(self, upstream: Upstream, session: aiohttp.ClientSession, policy: ServerPolicy) -> None:
-        self.governor = Governor()
         self.measures = ServerMetrics()
         self.index, entry = Index(), pod_entry()
         self.index.put(LOCAL, entry.record)
-        self.proxy = MetadataProxy(session, upstream.url, self.governor, policy)
+        self.proxy = MetadataProxy(session, upstream.url, policy)
+        self.governor = self.proxy._governor
         self.server = Server(
             limits=Limits(),
             policy=policy,
@@ -116,7 +115,6 @@ async def fronting(script: Script, policy: ServerPolicy | None = None) -> AsyncI
             await front.server.aclose()
             front.listener.close()
             front.proxy.close()
-            front.governor.close()
             listening.close()
             await upstream.end()
 

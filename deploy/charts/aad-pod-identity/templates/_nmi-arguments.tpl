@@ -14,6 +14,7 @@
   (list "enableScaleFeatures" (toString .Values.nmi.enableScaleFeatures))
   (list "prometheus-port" .Values.nmi.prometheusPort)
   (list "block-instance-metadata" .Values.nmi.blockInstanceMetadata)
+  (list "metadata-cache" .Values.nmi.metadataCache)
   (list "metadata-header-required" (toString .Values.nmi.metadataHeaderRequired))
   (list "log-format" .Values.nmi.loggingFormat)
   (list "v" .Values.nmi.logVerbosity)

@@ -1,0 +1,172 @@
+"""The cache of instance metadata: IMDS's 200 answers to GETs below /metadata/instance, for a few seconds.
+
+IMDS allows five requests a second for a whole VM, and pods poll it. The documents describe the machine, so every pod
+gets the same answer. The key is the normal form of path and query, which is also all that the request to IMDS consists
+of, apart from `Metadata: true`. Concurrent requests for one key share one call (*flight*), which is charged to the pod
+that started it and ends with its last waiter.
+
+If IMDS fails, an answer is served for STALE_SECONDS more, and IMDS is asked again after RETRY_SECONDS. Requests that
+IMDS could answer in another way (another method, a body, no `Metadata: true`) are forwarded, and so is every other
+path: scheduled events and attested data are never cached.
+
+`SharedText` contains a cached answer for the fast lane. All pods share it, so a new version takes effect for all of
+them, and memory is bounded by ENTRIES_MAX and BYTES_MAX.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from _native.answers import SharedText
+from nmi.refusal import Refusal
+from nmi.server.passthrough import Stream, forwarded_target
+from nmi.server.proxied_path import Forwarder
+from nmi.server.request import Request
+from nmi.server.responses import PlainAnswer, StreamedAnswer, head_of
+from nmi.server.target import CanonicalPath, Destination
+
+ENTRIES_MAX: Final = 64
+BYTES_MAX: Final = 1024 * 1024
+"""The bodies of all entries. The whole document has about 20 kB; programs read a few parts of it."""
+ENTRY_BYTES_MAX: Final = 60 * 1024
+"""A larger body is not kept: a ready answer has at most 64 KiB."""
+STALE_SECONDS: Final = 60.0
+RETRY_SECONDS: Final = 1.0
+_KEPT_FIELDS: Final = ("Server", "Etag", "Last-Modified")
+"""The others belong to one request."""
+
+
+class _Entry:
+    """One cached answer. Times are nanoseconds of time.monotonic_ns()."""
+
+    __slots__ = ("answer", "fetched_ns", "text")
+
+    def __init__(self, answer: PlainAnswer, text: SharedText, fetched_ns: int) -> None:
+        self.answer = answer
+        self.text = text
+        self.fetched_ns = fetched_ns
+
+
+class _Flight:
+    """One call that requests with the same key share."""
+
+    __slots__ = ("task", "waiters")
+
+    def __init__(self, task: "asyncio.Task[PlainAnswer | Refusal]") -> None:
+        self.task = task
+        self.waiters = 0
+
+
+class _Collected:
+    """Implements `nmi.server.passthrough.Stream`: collects a long answer, whose size the proxy limits."""
+
+    def __init__(self) -> None:
+        self.body = bytearray()
+
+    def begin(self, answer: StreamedAnswer) -> None:
+        """Ignore the head: the proxy returns it."""
+
+    def send(self, piece: bytes) -> None:
+        self.body += piece
+
+
+class MetadataCache:
+    """Implements `Forwarder` in front of *proxy*. The caller owns *proxy*."""
+
+    def __init__(self, proxy: Forwarder, seconds: float, *, now_ns: Callable[[], int]) -> None:
+        """Keep answers for *seconds*; 0 switches the cache off."""
+        self._proxy = proxy
+        self._ns = int(seconds * 1e9)
+        self._now_ns = now_ns
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._bytes = 0
+        self._flights: dict[str, _Flight] = {}
+
+    async def forward(
+        self, charged: str, request: Request, destination: Destination, stream: Stream
+    ) -> PlainAnswer | StreamedAnswer | Refusal:
+        """Return the cached answer, or IMDS's response; see `MetadataProxy.forward`."""
+        key = forwarded_target(destination) if self._ns and is_cacheable(request, destination) else None
+        if key is None or isinstance(key, Refusal):
+            return await self._proxy.forward(charged, request, destination, stream)
+        entry = self._entries.get(key)
+        if entry is not None and self._now_ns() < entry.text.fresh_until_ns:
+            self._entries.move_to_end(key)
+            return entry.answer
+        return await self._shared(key, charged, destination)
+
+    async def _shared(self, key: str, charged: str, destination: Destination) -> PlainAnswer | Refusal:
+        """Wait for the flight of *key*; start it if there is none, and cancel it if this was its last waiter."""
+        flight = self._flights.get(key)
+        if flight is None:
+            task = asyncio.get_running_loop().create_task(self._fetch(key, charged, destination), name="instance data")
+            flight = self._flights[key] = _Flight(task)
+        flight.waiters += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiters -= 1
+            if flight.waiters == 0:
+                if self._flights.get(key) is flight:
+                    del self._flights[key]
+                flight.task.cancel()
+
+    async def _fetch(self, key: str, charged: str, destination: Destination) -> PlainAnswer | Refusal:
+        stream = _Collected()
+        answer = await self._proxy.forward(charged, _REQUEST, destination, stream)
+        if isinstance(answer, StreamedAnswer):
+            answer = PlainAnswer(answer.status, bytes(stream.body), answer.content_type, answer.headers)
+        now_ns = self._now_ns()
+        if isinstance(answer, Refusal) or answer.status == 429 or answer.status >= 500:
+            return self._stale(key, now_ns) or answer
+        if answer.status != 200 or len(answer.body) > ENTRY_BYTES_MAX:
+            self._drop(key)
+            return answer
+        return self._keep(key, answer, now_ns)
+
+    def _keep(self, key: str, answer: PlainAnswer, now_ns: int) -> PlainAnswer:
+        former = self._entries.pop(key, None)
+        if former is not None:
+            self._bytes -= len(former.answer.body)
+        text = SharedText() if former is None else former.text  # the pod records that have it get the new version
+        headers = tuple((name, value) for name, value in answer.headers if name in _KEPT_FIELDS)
+        entry = self._entries[key] = _Entry(replace(answer, headers=headers, text=text), text, now_ns)
+        text.set(head_of(entry.answer), answer.body, now_ns + self._ns)
+        self._bytes += len(answer.body)
+        while len(self._entries) > ENTRIES_MAX or self._bytes > BYTES_MAX:
+            self._drop(next(iter(self._entries)))
+        return entry.answer
+
+    def _stale(self, key: str, now_ns: int) -> PlainAnswer | None:
+        """Return the last answer after a failure of IMDS, and serve it for RETRY_SECONDS without another call."""
+        entry = self._entries.get(key)
+        if entry is None or now_ns >= entry.fetched_ns + self._ns + int(STALE_SECONDS * 1e9):
+            self._drop(key)
+            return None
+        entry.text.set(head_of(entry.answer), entry.answer.body, now_ns + int(RETRY_SECONDS * 1e9))
+        return entry.answer
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= len(entry.answer.body)
+            entry.text.clear()
+
+    def state(self) -> dict[str, int]:
+        """Return the sizes for /debug/state."""
+        return {"entries": len(self._entries), "bytes": self._bytes, "flights": len(self._flights)}
+
+
+def is_cacheable(request: Request, destination: Destination) -> bool:
+    """Return whether IMDS's answer to *request* depends on its path and query only."""
+    return (
+        destination.canonical_path is CanonicalPath.INSTANCE
+        and request.method == "GET"
+        and not request.body
+        and [each.lower() for each in request.values("metadata")] == ["true"]
+    )
+
+
+_REQUEST: Final = Request("GET", "", (("metadata", "true"),), http_1_0=False, keep_alive=True)

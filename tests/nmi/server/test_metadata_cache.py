@@ -1,0 +1,343 @@
+"""Instance metadata from the cache: what is cached, for how long, for whom, and the bounds of the memory.
+
+Excluded: the call to IMDS (test_passthrough.py).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from _native.index import METADATA_ANSWERS_MAX
+from nmi.refusal import Reason, Refusal
+from nmi.server.metadata_cache import (
+    BYTES_MAX,
+    ENTRIES_MAX,
+    ENTRY_BYTES_MAX,
+    RETRY_SECONDS,
+    STALE_SECONDS,
+    MetadataCache,
+)
+from nmi.server.passthrough import Stream
+from nmi.server.policy import ServerPolicy
+from nmi.server.request import Request
+from nmi.server.responses import PlainAnswer, StreamedAnswer
+from nmi.server.target import Destination, ProxiedPaths, resolve
+from tests.nmi.server.fakes import Pieces, pod_entry, request_bytes
+from tests.nmi.server.test_server_over_sockets import Running
+
+SECONDS = 10.0
+INSTANCE = "/metadata/instance?api-version=2021-02-01"
+UNAVAILABLE = Refusal(Reason.UPSTREAM_UNAVAILABLE, "No.")
+
+
+def answer(body: bytes = b'{"compute":{}}', status: int = 200) -> PlainAnswer:
+    headers = (("Server", "IMDS"), ("Date", "now"), ("X-Ms-Request-Id", "r"), ("Etag", "e"))
+    return PlainAnswer(status, body, headers=headers)
+
+
+@dataclass
+class Imds:
+    """A proxy that returns the configured answer and records its requests."""
+
+    answer: PlainAnswer | Refusal = field(default_factory=answer)
+    asked: list[tuple[str, Request, Destination]] = field(default_factory=list)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: int = 0
+    stream_length: int = 0
+
+    def __post_init__(self) -> None:
+        self.released.set()
+
+    async def forward(
+        self, charged: str, request: Request, destination: Destination, stream: Stream
+    ) -> PlainAnswer | StreamedAnswer | Refusal:
+        self.asked.append((charged, request, destination))
+        try:
+            await self.released.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.stream_length:
+            head = StreamedAnswer(200, self.stream_length, "application/json", ())
+            stream.begin(head)
+            stream.send(b"a" * self.stream_length)
+            return head
+        return self.answer
+
+
+class Cache:
+    """A cache with a clock that the test sets."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self.imds = Imds()
+        self.now = 1000.0
+        self.cache = MetadataCache(self.imds, seconds, now_ns=lambda: int(self.now * 1e9))
+
+    async def get(
+        self,
+        target: str = INSTANCE,
+        *,
+        pod: str = "shop/cart",
+        method: str = "GET",
+        fields: tuple[tuple[str, str], ...] = (("metadata", "true"),),
+        body: bytes = b"",
+    ) -> PlainAnswer | StreamedAnswer | Refusal:
+        request = Request(method, target, fields, http_1_0=False, keep_alive=True, body=body)
+        destination = resolve(target, ProxiedPaths(everything=True))
+        return await self.cache.forward(pod, request, destination, Pieces())
+
+    @property
+    def calls(self) -> int:
+        return len(self.imds.asked)
+
+
+async def test_one_call_serves_all_pods_for_ten_seconds() -> None:
+    cache = Cache()
+    first = await cache.get(pod="shop/cart")
+    cache.now += SECONDS - 0.01
+    assert (
+        await cache.get(pod="shop/till", fields=(("metadata", "TRUE"), ("accept", "x"), ("user-agent", "y"))) == first
+    )
+    assert cache.calls == 1
+    cache.now += 0.02
+    await cache.get()
+    assert cache.calls == 2
+
+
+async def test_imds_receives_only_the_normal_form_and_the_metadata_header() -> None:
+    cache = Cache()
+    await cache.get("//METADATA/./instance;x?b=1&a=%41", fields=(("metadata", "true"), ("x-ms-client-request-id", "i")))
+    await cache.get("/metadata/instance?b=1&a=A")
+    ((charged, request, destination),) = cache.imds.asked
+    assert (charged, request.fields, destination.path) == ("shop/cart", (("metadata", "true"),), "/metadata/instance")
+
+
+async def test_an_answer_contains_no_field_of_the_request_that_fetched_it() -> None:
+    found = await Cache().get()
+    assert isinstance(found, PlainAnswer)
+    assert found.headers == (("Server", "IMDS"), ("Etag", "e"))
+
+
+@pytest.mark.parametrize(
+    "other", ["/metadata/instance/compute?api-version=2021-02-01", INSTANCE + "&format=text", "/metadata/instance?a=b"]
+)
+async def test_another_path_or_query_is_another_document(other: str) -> None:
+    cache = Cache()
+    await cache.get()
+    await cache.get(other)
+    assert cache.calls == 2
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/metadata/scheduledevents?api-version=2020-07-01",
+        "/metadata/attested/document?api-version=2020-09-01",
+        "/metadata/versions",
+        "/metadata/loadbalancer",
+    ],
+)
+async def test_other_paths_are_never_cached(target: str) -> None:
+    cache = Cache()
+    for _ in range(2):
+        found = await cache.get(target)
+        assert isinstance(found, PlainAnswer)
+        assert found.text is None
+    assert cache.calls == 2
+
+
+async def test_requests_that_imds_may_answer_differently_are_forwarded() -> None:
+    cache = Cache()
+    await cache.get()
+    fields = (("metadata", "true"),)
+    await cache.get(fields=())
+    await cache.get(fields=(("metadata", "false"),))
+    await cache.get(method="HEAD")
+    await cache.get(body=b"x", fields=fields)
+    assert cache.calls == 5
+    assert [len(request.fields) for _, request, _ in cache.imds.asked] == [1, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("found", [answer(status=400), answer(status=404), answer(status=429), UNAVAILABLE])
+async def test_only_a_200_is_cached(found: PlainAnswer | Refusal) -> None:
+    cache = Cache()
+    cache.imds.answer = found
+    assert [await cache.get() for _ in range(2)] == [found, found]
+    assert cache.calls == 2
+
+
+async def test_zero_seconds_switch_the_cache_off() -> None:
+    cache = Cache(0)
+    for _ in range(2):
+        await cache.get()
+    assert cache.calls == 2
+
+
+async def test_concurrent_requests_share_one_call() -> None:
+    cache = Cache()
+    cache.imds.released.clear()
+    waiting = [asyncio.create_task(cache.get(pod=f"shop/{number}")) for number in range(50)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    cache.imds.released.set()
+    assert len({id(each) for each in await asyncio.gather(*waiting)}) == 1
+    assert [charged for charged, *_ in cache.imds.asked] == ["shop/0"]
+    assert cache.cache.state()["flights"] == 0
+
+
+async def test_a_call_ends_with_its_last_waiter() -> None:
+    cache = Cache()
+    cache.imds.released.clear()
+    first, second = asyncio.create_task(cache.get()), asyncio.create_task(cache.get())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.sleep(0)
+    assert cache.imds.cancelled == 0, "the other one still waits"
+    second.cancel()
+    await asyncio.gather(first, second, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert (cache.imds.cancelled, cache.cache.state()["flights"]) == (1, 0)
+
+
+@pytest.mark.parametrize("failure", [UNAVAILABLE, answer(status=503), answer(status=429)])
+async def test_a_failure_of_imds_is_bridged_for_a_minute(failure: PlainAnswer | Refusal) -> None:
+    cache = Cache()
+    first = await cache.get()
+    cache.imds.answer = failure
+    cache.now += SECONDS
+    assert await cache.get() == first
+    cache.now += RETRY_SECONDS - 0.01
+    assert await cache.get() == first
+    assert cache.calls == 2, "IMDS is not asked for each request while it fails"
+    cache.now += 0.02
+    assert await cache.get() == first
+    assert cache.calls == 3
+    cache.now += STALE_SECONDS
+    assert await cache.get() == failure
+    assert cache.cache.state()["entries"] == 0
+
+
+async def test_an_answer_that_is_no_longer_there_ends_the_cached_one() -> None:
+    cache = Cache()
+    first = await cache.get()
+    assert isinstance(first, PlainAnswer)
+    cache.imds.answer = answer(status=404)
+    cache.now += SECONDS
+    assert await cache.get() == cache.imds.answer
+    assert first.text is not None
+    assert first.text.fresh_until_ns == 0
+
+
+async def test_the_number_of_entries_and_their_bytes_are_bounded() -> None:
+    cache = Cache()
+    for number in range(ENTRIES_MAX + 10):
+        await cache.get(f"/metadata/instance?a={number}")
+    assert cache.cache.state() == {"entries": ENTRIES_MAX, "bytes": ENTRIES_MAX * 14, "flights": 0}
+    cache.imds.answer = answer(b"x" * ENTRY_BYTES_MAX)
+    kept = []
+    for number in range(ENTRIES_MAX):
+        found = await cache.get(f"/metadata/instance?b={number}")
+        assert isinstance(found, PlainAnswer)
+        kept.append(found)
+    assert BYTES_MAX - ENTRY_BYTES_MAX < cache.cache.state()["bytes"] <= BYTES_MAX
+    assert sum(each.text is not None and each.text.fresh_until_ns > 0 for each in kept) == BYTES_MAX // ENTRY_BYTES_MAX
+
+
+async def test_an_answer_beyond_the_limit_is_returned_and_not_kept() -> None:
+    cache = Cache()
+    cache.imds.answer = answer(b"x" * (ENTRY_BYTES_MAX + 1))
+    assert await cache.get() == cache.imds.answer
+    cache.imds.stream_length = 100_000
+    found = await cache.get()
+    assert isinstance(found, PlainAnswer)
+    assert found.body == b"a" * 100_000
+    assert cache.cache.state()["entries"] == 0
+
+
+@asynccontextmanager
+async def serving(policy: ServerPolicy | None = None) -> AsyncIterator[tuple[Running, Imds]]:
+    running, imds = Running(policy or ServerPolicy()), Imds()
+    running.server.handlers._proxied._proxy = MetadataCache(imds, SECONDS, now_ns=time.monotonic_ns)
+    await running.server.start(running.listener)
+    try:
+        yield running, imds
+    finally:
+        await running.server.aclose()
+        running.listener.close()
+
+
+def fast(running: Running) -> int:
+    return running.server.counters()["fast_answers"]
+
+
+async def test_the_fast_lane_sends_a_cached_answer_and_counts_it_for_the_pod() -> None:
+    async with serving() as (running, imds), running.client() as client:
+        replies = [await client.ask(request_bytes(INSTANCE)) for _ in range(4)]
+        assert len({(reply.status, reply.body, tuple(reply.headers.items())) for reply in replies}) == 1
+        assert (replies[0].status, replies[0].body, len(imds.asked), fast(running)) == (200, b'{"compute":{}}', 1, 3)
+        (series,) = running.measures.histogram.all_series()
+        assert (series.labels, sum(series.counts())) == (("/metadata/instance", "200", "shop", ""), 4)
+
+
+async def test_a_new_version_reaches_the_fast_lane_of_every_pod() -> None:
+    async with serving() as (running, imds), running.client() as client:
+        await client.ask(request_bytes(INSTANCE))
+        cache = running.server.handlers._proxied._proxy
+        assert isinstance(cache, MetadataCache)
+        (entry,) = cache._entries.values()
+        entry.text.set(b"", b"", 1)  # ten seconds later
+        imds.answer = answer(b"new")
+        assert [(await client.ask(request_bytes(INSTANCE))).body for _ in range(2)] == [b"new", b"new"]
+        assert (len(imds.asked), fast(running)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request_bytes(INSTANCE, headers=()),
+        request_bytes(INSTANCE, headers=("Metadata: false",)),
+        request_bytes(INSTANCE, headers=("Metadata: true", "X-Forwarded-For: 10.0.0.1")),
+        request_bytes(f"{INSTANCE}&x=y"),
+        request_bytes(INSTANCE, method="PUT"),
+    ],
+    ids=["no header", "other value", "forwarded", "other query", "other method"],
+)
+async def test_the_fast_lane_sends_it_for_the_same_request_only(data: bytes) -> None:
+    async with serving() as (running, _), running.client() as client:
+        await client.ask(request_bytes(INSTANCE))
+        await client.ask(data)
+        assert fast(running) == 0
+
+
+async def test_a_change_of_the_pod_or_of_the_owner_ends_the_fast_answer() -> None:
+    async with serving() as (running, _), running.client() as client:
+        for change in (running.entry.bump, lambda: running.index.put("127.0.0.1", pod_entry("other").record)):
+            await client.ask(request_bytes(INSTANCE))
+            before = fast(running)
+            change()
+            await client.ask(request_bytes(INSTANCE))
+            assert fast(running) == before
+        assert {series.labels[2] for series in running.measures.histogram.all_series()} == {"shop", "other"}
+
+
+async def test_blocked_instance_metadata_stays_blocked() -> None:
+    async with serving(ServerPolicy(block_instance_metadata=True)) as (running, imds), running.client() as client:
+        assert [(await client.ask(request_bytes(INSTANCE))).status for _ in range(3)] == [403] * 3
+        assert imds.asked == []
+
+
+async def test_a_pod_holds_a_bounded_number_of_targets() -> None:
+    async with serving() as (running, _), running.client() as client:
+        targets = [f"{INSTANCE}&a={number}" for number in range(METADATA_ANSWERS_MAX + 3)]
+        for target in targets:
+            await client.ask(request_bytes(target))
+        now, record = time.monotonic_ns(), running.entry.record
+        found = [target for target in targets if record.metadata(target.encode(), now) is not None]
+        assert found == targets[3:]
+        await client.ask(request_bytes(f"{INSTANCE}&a={'b' * 2048}"))
+        assert [target for target in targets if record.metadata(target.encode(), now) is not None] == targets[3:]
