@@ -1,6 +1,7 @@
 """Definition of the command `podidctl doctor` and its output."""
 
 import asyncio
+from dataclasses import replace
 from typing import Annotated, Final
 
 import typer
@@ -10,9 +11,10 @@ from rich.markup import escape
 from mic.preview.schema import SOMETHING_TO_DO
 from mic.startup.settings import Settings as Reaching
 from nmi.settings import Settings
-from podidctl.cluster_access import KUBECONFIG_HELP, CliContext, connect
+from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, CliContext, connect
 from podidctl.diagnosis.daemons import nmi_settings
 from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.client_ids import read_hosts
 from podidctl.doctor.gather import gather
 from podidctl.doctor.node_checks import NodeState
 from podidctl.doctor.node_reader import read_node
@@ -38,6 +40,7 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         ] = "",
         imds: Annotated[bool, typer.Option("--imds", help="Send a request to IMDS, too; requires --node.")] = False,
         kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
+        cloudconfig: Annotated[str, typer.Option(help=CLOUDCONFIG_HELP)] = "",
         output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
     ) -> None:
         """Check the whole installation and show each fault with the next action.
@@ -48,7 +51,8 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         configure(LogFormat.TEXT, 0)
         if imds and not node:
             raise typer.BadParameter("--imds sends a request from this machine: pass its node name with --node")
-        report = asyncio.run(_examine(context.settings(kubeconfig=kubeconfig), node, imds=imds))
+        settings = context.settings(kubeconfig=kubeconfig, cloudconfig=cloudconfig)
+        report = asyncio.run(_examine(settings, node, imds=imds, ask_azure=bool(cloudconfig)))
         to = console()
         if output is Output.TABLE:
             show(report, to)
@@ -57,9 +61,11 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         raise typer.Exit(SOMETHING_TO_DO if report.anything else int(report.unknown))
 
 
-async def _examine(settings: Reaching, node: str, *, imds: bool) -> Report:
+async def _examine(settings: Reaching, node: str, *, imds: bool, ask_azure: bool) -> Report:
     async with connect(settings) as client:
         state = await gather(client)
+    if ask_azure and isinstance(state.objects, Objects):
+        state = replace(state, azure=await read_hosts(settings, state.objects))
     return report(state, await _read_node(state, node, imds=imds) if node else None)
 
 

@@ -6,6 +6,7 @@ from typing import TypeVar
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor import api_server, custom_resources, leaders, node_checks, objects, programs, rights
 from podidctl.doctor.assignments import check_assignments
+from podidctl.doctor.client_ids import check_client_ids
 from podidctl.doctor.exemptions import exemption_reasons
 from podidctl.doctor.fail_closed import check_fail_closed
 from podidctl.doctor.federated_identities import check_federated_identities
@@ -50,6 +51,7 @@ def _cluster(state: ClusterState) -> Iterator[Finding]:
         lambda each: objects.selectors(each, namespaced=managed or namespaced),
         objects.duplicates,
         lambda each: () if managed else check_assignments(each, state.server_time, exempt, force_namespaced=namespaced),
+        lambda each: () if state.azure is None else check_client_ids(each, state.azure),
         lambda each: objects.not_served_by_nmi(each, exempt),
     )
 

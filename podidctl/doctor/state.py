@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from mic.azure.identities import HostIdentities
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
 from podidctl.diagnosis.recent_refusals import RecentRefusal
+from podidentity.azure.errors import AzureError
 from podidentity.kube.lock_records import LockRecord
 from podidentity.resources import (
     AzureAssignedIdentity,
@@ -191,6 +193,8 @@ class ClusterState:
     credentials: Mapping[IdentityKey, SecretCheck] | ReadFailure = field(default_factory=dict)
     """Checks of the Secrets of service principals, by identity."""
     refused: tuple[RefusedPod, ...] | ReadFailure = ()
+    azure: Mapping[str, HostIdentities | AzureError] | None = None
+    """Azure's response for the hosts of labelled pods, by key; None if Azure was not asked."""
     federation: FederatedAccess = field(default_factory=FederatedAccess)
 
     @property
