@@ -25,7 +25,7 @@ help: ## List the targets
 		printf '  %-18s %s\n' "$$name" "$$text"; done
 
 setup: ## Install all system packages that the build and the tests need
-	$(PACKAGES) build test node nginx prometheus spin
+	$(PACKAGES) build test node nginx prometheus spin browser
 
 demo: .venv/.built ## Run MIC and NMI in a sandbox and follow one token
 	@$(BIN)/podidctl sandbox demo
@@ -67,8 +67,8 @@ test-examples: .venv/.built ## Run the property tests of check and test with all
 	$(PYTEST) $(PARALLEL)=$(JOBS) -m "examples and (run_check or run_test)"
 	$(TOOK)
 
-test-tools: .venv/.built ## Run the tests with programs of others: helm, Prometheus, nginx, valgrind, pip, a C compiler
-	$(PACKAGES) test nginx prometheus
+test-tools: .venv/.built ## Run the tests with programs of others: helm, Prometheus, nginx, valgrind, a browser and others
+	$(PACKAGES) test nginx prometheus browser
 	@$(BIN)/python -c 'from tests.testplane import up; up.tool("helm"), up.tool("helm3")'
 	$(PYTEST) $(PARALLEL)=$(TEST_JOBS) -m "tools and run_test_all and not (plane or measures)"
 	$(TOOK)
@@ -81,7 +81,7 @@ test-plane: .venv/.built ## Run the tests on a real control plane; the first run
 	$(TOOK)
 
 test-measures: .venv/.built ## Run the tests that measure delays, memory or CPU time, alone
-	$(PACKAGES) test nginx
+	$(PACKAGES) test nginx browser
 	$(TESTPLANE) build >/dev/null
 	$(PYTEST) -m "measures"
 	$(TOOK)

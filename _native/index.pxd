@@ -31,5 +31,6 @@ cdef class PodRecord:
 cdef class Index:
     cdef public bint suspended
     cdef uint64_t version  # never 0; changes with each change of an address
+    cdef dict _unknown  # like _records, for addresses without a pod that got a refusal
     cdef dict _records  # the kernel's sin_addr.s_addr, or the 16 bytes of an IPv6 address -> record
     cdef PodRecord record_of(self, object key)

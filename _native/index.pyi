@@ -4,6 +4,7 @@ from _native.answers import ReadyAnswer, SharedAnswer
 
 METADATA_ANSWERS_MAX: int
 READY_ANSWERS_MAX: int
+UNKNOWN_ADDRESSES_MAX: int
 
 @final
 class PodRecord:
@@ -65,6 +66,12 @@ class Index:
         """Assign *address* to *record*. Raise ValueError if *address* is not an IP address."""
     def remove(self, address: str, record: PodRecord) -> bool:
         """Remove *address* if it belongs to *record*. Return whether it did."""
+    def unknown(self, address: str) -> PodRecord:
+        """Return a record for ready refusals of *address*, which belongs to no pod.
+
+        It ends with the next put() of the address, or when UNKNOWN_ADDRESSES_MAX others are newer; `get` never returns
+        it. Raise ValueError for the address of a pod.
+        """
     def get(self, address: str) -> PodRecord | None: ...
     def __len__(self) -> int: ...
     __pyx_vtable__: object

@@ -22,6 +22,8 @@ cdef extern from "Python.h":
 
 METADATA_ANSWERS_MAX = 8  # of a pod; they contain no text of their own, only a target of at most 2 kB
 READY_ANSWERS_MAX = 16  # a pod asks for a handful of resources; 16 answers of 2 kB keep a pod under 60 kB
+UNKNOWN_ADDRESSES_MAX = 64  # addresses without a pod that have a record for ready refusals
+cdef int UNKNOWN_MAX = UNKNOWN_ADDRESSES_MAX
 cdef int ANSWERS_MAX = READY_ANSWERS_MAX
 cdef int METADATA_MAX = METADATA_ANSWERS_MAX
 
@@ -227,10 +229,13 @@ cdef object key_of(str address):
 cdef class Index:
     def __init__(self):
         self._records = {}
+        self._unknown = {}
         self.version = 1
 
     def put(self, str address not None, PodRecord record not None):
-        self._records[key_of(address)] = record
+        key = key_of(address)
+        self._unknown.pop(key, None)
+        self._records[key] = record
         self.version += 1
 
     def remove(self, str address not None, PodRecord record not None):
@@ -241,11 +246,25 @@ cdef class Index:
         self.version += 1
         return True
 
+    def unknown(self, str address not None):
+        key = key_of(address)
+        if key in self._records:
+            raise ValueError(f"{address} belongs to a pod")
+        found = self._unknown.get(key)
+        if found is None:
+            if len(self._unknown) >= UNKNOWN_MAX:
+                del self._unknown[next(iter(self._unknown))]
+            found = self._unknown[key] = PodRecord(None)
+            self.version += 1
+        return found
+
     def get(self, str address not None):
         return self._records.get(key_of(address))
 
     cdef PodRecord record_of(self, object key):
         cdef PyObject *found = PyDict_GetItemWithError(self._records, key)
+        if found == NULL and self._unknown:
+            found = PyDict_GetItemWithError(self._unknown, key)
         return None if found == NULL else <PodRecord>found
 
     def __len__(self):

@@ -178,7 +178,8 @@ class Issuer:
             async with limit:
                 entry = await finding
                 if entry is None:
-                    return unknown
+                    seconds = self._cluster_cache.unknown_for(peer) if peer else 0.0
+                    return replace(unknown, unknown_seconds=seconds)
                 pending.refusal = _LATE
                 outcome = await self._issue(entry, pending)
         except TimeoutError:
@@ -216,7 +217,9 @@ class Issuer:
                 case Wait():
                     pending.refusal = decision.refusal
                     if decision.refusal is NONE_ASSIGNED and entry.unmatched:
-                        return decision.refusal  # another request was held, and nothing has changed for the pod since
+                        # Another request was held, and nothing has changed for the pod since.
+                        lasting = self._lasting(decision.refusal, pending, generation, decision_input)
+                        return replace(decision.refusal, generation=lasting)
                     pending.held_in = generation if generation == first else None
                     waited = await self._hold(entry, generation, pending.arrived + decision.seconds)
                     outcome = None if waited else decision.refusal

@@ -98,3 +98,5 @@ class Refusal:
     """Azure's id of the failed call, if known: for the log."""
     generation: int | None = field(default=None, compare=False)
     """The pod record's generation at the decision, if the same request gets this refusal until the next one."""
+    unknown_seconds: float = field(default=0.0, compare=False)
+    """How long the same address gets this refusal unless a pod gets it, because a lookup has just failed."""

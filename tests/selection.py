@@ -31,7 +31,7 @@ TESTS: Final = Path(__file__).parent
 MARKERS: Final = {
     "root": "needs root, for network namespaces and NAT rules",
     "plane": "needs the real control plane of tests/testplane, or kubectl, which is built with it",
-    "tools": "needs a program of others: helm, Prometheus, nginx, valgrind, pip or a C compiler",
+    "tools": "needs a program of others: helm, Prometheus, nginx, a browser, valgrind, pip or a C compiler",
     "programs": "runs MIC, NMI or podidctl as processes on the emulators",
     "examples": "runs all its examples in `make test-all`, and a quarter in `make check` or `make test`",
     "measures": "measures delays, memory or CPU time, and runs alone",

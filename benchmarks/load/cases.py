@@ -28,6 +28,8 @@ class Load:
     series: tuple[Literal["connections", "pods"], ...] = ()
     quick: bool = False
     """Whether a quick run includes it."""
+    status: int = 200
+    """Of NMI's answers; the others send the bytes of a token."""
 
 
 CONTROL: Final = Load(
@@ -76,6 +78,29 @@ ON_A_FULL_NODE: Final = (
         "as seven SDKs send them, with a new request id where the SDK sends one",
         32,
         requests=requests.sdks(),
+    ),
+    Load(
+        "no-header-32",
+        "no header, 400, c=32",
+        "token requests without Metadata: true, which NMI refuses",
+        32,
+        requests=(requests.without_header(),),
+        status=400,
+    ),
+    Load(
+        "no-path-32",
+        "unknown path, 404, c=32",
+        "a path that NMI does not serve",
+        32,
+        requests=(requests.unknown_path(),),
+        status=404,
+    ),
+    Load(
+        "instance-32",
+        "instance metadata c=32",
+        "the instance document, cached",
+        32,
+        requests=(requests.instance_metadata(),),
     ),
 )
 ONE_POD: Final = Load("pods-1", "1 pod c=32", "32 connections of the node's only pod", 32, series=("pods",))
@@ -148,7 +173,7 @@ RENEWALS: Final = Disturbance(
 PASSED_ON: Final = Disturbance(
     "passed-on",
     "instance metadata",
-    "8 requests a second that are passed on to IMDS",
+    "4 requests a second, each for another query, that are passed on to IMDS",
     own="a passed-on request itself",
 )
 BACKGROUND: Final = (NOTHING, RELIST, EVENTS, SCRAPES, NOISY, MISSES, RENEWALS, PASSED_ON)

@@ -116,7 +116,7 @@ def _sample(
         p99_us=p99,
         p999_us=p999,
         statuses=found.statuses,
-        errors=errors(found),
+        errors=errors(found, load.status if server is benchmark_node.node else OK),
         generator_seconds=run.cpu_seconds,
     )
 

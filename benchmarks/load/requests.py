@@ -145,8 +145,24 @@ def sdks(client_id: str = "") -> tuple[Request, ...]:
 
 
 def instance_metadata() -> Request:
-    """A request for instance metadata, which NMI forwards to IMDS in the general lane."""
+    """A request for instance metadata, which NMI answers from its cache."""
     return _request("/metadata/instance?api-version=2021-02-01", HOST, "User-Agent: curl/8.5.0", ANY, METADATA)
+
+
+def uncached_metadata() -> Request:
+    """A request for instance metadata with another query each time, which NMI forwards to IMDS."""
+    target = f"/metadata/instance?api-version=2021-02-01&id={UUID}"
+    return _request(target, HOST, "User-Agent: curl/8.5.0", ANY, METADATA)
+
+
+def without_header() -> Request:
+    """The plain request without `Metadata: true`, as a probe sends it."""
+    return Request(plain().text.replace(f"{METADATA}\r\n".encode(), b""), ())
+
+
+def unknown_path() -> Request:
+    """The plain request for a path of another cloud."""
+    return Request(plain().text.replace(TARGET.encode(), b"/latest/meta-data/iam/?a=b"), ())
 
 
 def _named(client_id: str) -> str:

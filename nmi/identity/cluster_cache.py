@@ -285,6 +285,10 @@ class ClusterCache:
         record = await self._address_waits.find(address)
         return _owner(record) if record is not None else None
 
+    def unknown_for(self, address: str) -> float:
+        """Return for how many seconds `entry_at` returns None for *address* without a lookup."""
+        return self._address_waits.unknown_for(address)
+
     async def entry_named(self, namespace: str, name: str) -> PodEntry | None:
         """Return the pod of this node with that name, on any network; wait for it like for an address.
 

@@ -102,6 +102,10 @@ class LookupWait:
                 del self._places[address]
                 place.reader.cancel()
 
+    def unknown_for(self, address: str) -> float:
+        """Return for how many seconds *address* is refused without a lookup, because one has just failed."""
+        return max(0.0, self._negatives.get(address, float("-inf")) - self._clock())
+
     def arrived(self, address: str) -> None:
         """Wake the requests that wait for *address*, which the index now maps to a pod."""
         self._negatives.pop(address, None)

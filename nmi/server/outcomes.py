@@ -106,15 +106,16 @@ class Outcomes:
         refused: RefusedRequest,
     ) -> None:
         """Let the fast lane send the answer to further requests that would get the same refusal."""
-        if asked is not None:
-            record = self._index.get(call.peer) if refusal.generation is not None else None
-            if record is not None and refusal.generation is not None:
-                self._ready.admit_request(record, refusal.generation, asked, refused)
-            return
-        kinds = kinds_of(refusal, canonical_path, self._policy.proxied_paths)
-        record = self._index.get(call.peer) if kinds else None
-        if record is not None:
-            self._ready.admit_kinds(record, kinds, refused)
+        record = self._index.get(call.peer)
+        if asked is None:
+            kinds = kinds_of(refusal, canonical_path, self._policy.proxied_paths)
+            if kinds:
+                self._ready.admit_kinds(self._index.unknown(call.peer) if record is None else record, kinds, refused)
+        elif record is None and refusal.unknown_seconds:
+            record = self._index.unknown(call.peer)
+            self._ready.admit_request(record, record.generation, asked, refused, refusal.unknown_seconds)
+        elif record is not None and refusal.generation is not None:
+            self._ready.admit_request(record, refusal.generation, asked, refused)
 
     def make_metadata_ready(self, call: Call, request: Request, text: SharedText) -> None:
         """Let the fast lane send *text* to further GETs of the same target, counted for the pod at the peer address."""

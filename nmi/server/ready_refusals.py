@@ -91,7 +91,14 @@ class ReadyRefusals:
             for kind in kinds:
                 record.admit_refusal(record.generation, kind, ready)
 
-    def admit_request(self, record: PodRecord, generation: int, asked: TokenRequest, refused: RefusedRequest) -> None:
+    def admit_request(
+        self,
+        record: PodRecord,
+        generation: int,
+        asked: TokenRequest,
+        refused: RefusedRequest,
+        seconds: float = FRESH_SECONDS,
+    ) -> None:
         """Store the answer on *record* for requests that equal *asked*, if *generation* is still the record's."""
         record.admit(
             generation,
@@ -99,10 +106,10 @@ class ReadyRefusals:
             selector_kind=asked.selector.value,
             selector_value=asked.selector_value.encode(),
             xms_cc=asked.xms_cc.encode(),
-            answer=self._ready(refused, self._now_ns()),
+            answer=self._ready(refused, self._now_ns(), seconds),
         )
 
-    def _ready(self, refused: RefusedRequest, now_ns: int) -> FixedAnswer:
+    def _ready(self, refused: RefusedRequest, now_ns: int, seconds: float = FRESH_SECONDS) -> FixedAnswer:
         text = self._texts.get(refused.answer.body)
         if text is None:
             text = split(refused.answer, refused.request_id)
@@ -113,7 +120,7 @@ class ReadyRefusals:
             head=head,
             body=body,
             has_id=True,
-            fresh_until_ns=now_ns + FRESH_SECONDS * 10**9,
+            fresh_until_ns=now_ns + int(seconds * 1e9),
             series=refused.series,
             usage=refused.usage,
             counter=refused.counter,

@@ -7,9 +7,11 @@ from typing import Final
 from rich.console import Console
 
 from podidctl.access.dot import dot
+from podidctl.access.html.document import document
 from podidctl.access.schema import AccessReview
 from podidctl.access.show import show
-from podidctl.printing import Output, print_document
+from podidctl.printing import Output, print_document, print_text
+from podidentity.exits import StartError
 
 
 class AccessOutput(StrEnum):
@@ -20,14 +22,17 @@ class AccessOutput(StrEnum):
     JSON = "json"
     YAML = "yaml"
     DOT = "dot"
+    HTML = "html"
 
 
 Renderer = Callable[[AccessReview, Console], None]
 
 
-def print_text(text: str, to: Console) -> None:
-    """Print *text*, without markup and line breaks of the console."""
-    to.print(text.rstrip("\n"), markup=False, soft_wrap=True)
+def _write_html(review: AccessReview, to: Console) -> None:
+    """Write the file to the output of *to*. Raises StartError for a terminal."""
+    if to.is_terminal:
+        raise StartError("the HTML is one long file: redirect it, podidctl access -o html > access.html")
+    to.file.write(document(review))
 
 
 RENDERERS: Final[Mapping[AccessOutput, Renderer]] = {
@@ -35,6 +40,7 @@ RENDERERS: Final[Mapping[AccessOutput, Renderer]] = {
     AccessOutput.WIDE: lambda review, to: show(review, to, wide=True),
     AccessOutput.JSON: lambda review, to: print_document(review, Output.JSON, to),
     AccessOutput.YAML: lambda review, to: print_document(review, Output.YAML, to),
+    AccessOutput.HTML: _write_html,
     AccessOutput.DOT: lambda review, to: print_text(dot(review), to),
 }
 

@@ -7,7 +7,7 @@ import pytest
 
 from _native.answers import ReadyAnswer, TokenAnswer, Usage
 from _native.histogram import Histogram
-from _native.index import READY_ANSWERS_MAX, Index, PodRecord
+from _native.index import READY_ANSWERS_MAX, UNKNOWN_ADDRESSES_MAX, Index, PodRecord
 
 NOW = time.monotonic_ns()
 FOR_EVER = NOW + 10**15
@@ -175,3 +175,20 @@ def test_a_key_that_no_fast_request_can_have_is_not_kept() -> None:
 def test_a_record_keeps_its_owner() -> None:
     owner = object()
     assert PodRecord(owner).owner is owner
+
+
+def test_records_of_unknown_addresses_are_bounded_and_end_with_a_pod() -> None:
+    index, first = Index(), "10.1.0.0"
+    record = index.unknown(first)
+    assert index.unknown(first) is record
+    assert (index.get(first), len(index)) == (None, 0)
+    for number in range(1, UNKNOWN_ADDRESSES_MAX):
+        index.unknown(f"10.1.0.{number}")
+    assert index.unknown(first) is record
+    index.unknown("10.2.0.0")
+    assert index.unknown(first) is not record
+    pod = PodRecord("pod")
+    index.put("10.2.0.0", pod)
+    with pytest.raises(ValueError, match="belongs to a pod"):
+        index.unknown("10.2.0.0")
+    assert index.get("10.2.0.0") is pod

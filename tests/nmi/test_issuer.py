@@ -65,7 +65,9 @@ async def test_first_requests_of_a_hundred_pods_make_one_call() -> None:
 async def test_an_unknown_address_is_refused() -> None:
     async with running_issuer(park_seconds=0.1) as bench:
         await bench.with_pod()
-        assert (await bench.refused(peer="10.9.9.9")).reason is Reason.UNKNOWN_ADDRESS
+        refusal = await bench.refused(peer="10.9.9.9")
+        assert refusal.reason is Reason.UNKNOWN_ADDRESS
+        assert 0.5 < refusal.unknown_seconds <= 1.0, "the lookup has just failed"
         assert bench.imds.calls == []
 
 

@@ -22,7 +22,7 @@ ATTEMPTS = DecisionPolicy(created_attempts=1, interval_seconds=HOLD_SECONDS)
 async def refused_after(bench: IssuerBench) -> float:
     """Return the duration of a request that is refused because there is no identity."""
     began = time.monotonic()
-    assert await bench.refused() is NONE_ASSIGNED
+    assert await bench.refused() == NONE_ASSIGNED
     return time.monotonic() - began
 
 
@@ -34,6 +34,13 @@ async def test_repeats_get_the_same_response_immediately(policy: DecisionPolicy)
         for _ in range(3):
             assert await refused_after(bench) < HOLD_SECONDS / 2
         assert bench.issuer._measures.held == 0
+
+
+async def test_a_repeat_may_be_refused_by_the_fast_lane_in_this_generation() -> None:
+    async with running_issuer(policy=BRIEF) as bench:
+        entry = await bench.with_pod(assigned=False)
+        assert (await bench.refused()).generation is None, "it was held"
+        assert (await bench.refused()).generation == entry.record.generation
 
 
 async def test_an_assignment_ends_the_immediate_responses() -> None:

@@ -3,6 +3,7 @@
 Excluded: the equality of both lanes' answers (tests/native/test_lanes_agree.py).
 """
 
+import asyncio
 import logging
 import re
 import time
@@ -277,6 +278,43 @@ async def test_a_ready_refusal_does_not_stop_a_request_with_other_parameters() -
         await client.ask(request_bytes(f"{TARGET}&client_id=a"))
         await client.ask(request_bytes(f"{TARGET}&bypass_cache=true"))
         assert (fast(running), len(running.issuer.asked)) == (0, 3)
+
+
+UNKNOWN = Refusal(Reason.UNKNOWN_ADDRESS, "No pod is known at this address.", unknown_seconds=60)
+
+
+async def test_an_address_without_a_pod_is_refused_by_the_fast_lane_until_a_pod_has_it() -> None:
+    async with serving() as running, running.client() as client:
+        running.index.remove("127.0.0.1", running.entry.record)
+        running.issuer.answer = lambda _: UNKNOWN
+        assert [(await client.ask(request_bytes())).status for _ in range(3)] == [404] * 3
+        assert [(await client.ask(REFUSED["no header"][0])).status for _ in range(3)] == [400] * 3
+        assert (fast(running), len(running.issuer.asked)) == (4, 1)
+        assert {series.labels[2] for series in running.measures.histogram.all_series()} == {""}
+        running.index.put("127.0.0.1", running.entry.record)
+        running.issuer.answer = lambda _: grant(running.entry.record)
+        assert (await client.ask(request_bytes())).status == 200
+        assert (await client.ask(REFUSED["no header"][0])).status == 400
+        assert fast(running) == 4
+
+
+async def test_a_lookup_that_has_not_just_failed_is_made_each_time() -> None:
+    async with serving() as running, running.client() as client:
+        running.index.remove("127.0.0.1", running.entry.record)
+        running.issuer.answer = lambda _: replace(UNKNOWN, unknown_seconds=0.0)
+        for _ in range(3):
+            assert (await client.ask(request_bytes())).status == 404
+        assert (fast(running), len(running.issuer.asked)) == (0, 3)
+
+
+async def test_the_refusal_of_an_unknown_address_lasts_as_long_as_its_failed_lookup() -> None:
+    async with serving() as running, running.client() as client:
+        running.index.remove("127.0.0.1", running.entry.record)
+        running.issuer.answer = lambda _: replace(UNKNOWN, unknown_seconds=0.05)
+        await client.ask(request_bytes())
+        await asyncio.sleep(0.06)
+        await client.ask(request_bytes())
+        assert (fast(running), len(running.issuer.asked)) == (0, 2)
 
 
 PROXY_VERSIONS, PROXY_ALL = ProxiedPaths(("/metadata/versions",)), ProxiedPaths(everything=True)

@@ -59,7 +59,8 @@ def hostile(text: str) -> AccessReview:
 @pytest.mark.parametrize("output", AccessOutput)
 def test_no_output_contains_control_characters_of_names(output: AccessOutput) -> None:
     text = printed(hostile(ESCAPES), output)
-    bad = [each for each in text if not (each.isprintable() or each == "\n")]
+    usual = set(printed(reviewed(), output)) - set(ESCAPES)  # D3 contains a tab
+    bad = [each for each in text if not (each.isprintable() or each in usual)]
     assert bad == []
 
 

@@ -1,0 +1,142 @@
+// The details of the selected object. All texts are set as text, never as markup.
+
+function element(name, text, attributes) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  for (const [key, value] of Object.entries(attributes || {})) made.setAttribute(key, value);
+  return made;
+}
+
+const LISTED = 100;
+
+function makeDetails(graph, onSelect) {
+  const panel = document.getElementById("details");
+
+  function facts(pairs) {
+    const list = element("dl");
+    for (const [title, value] of pairs) {
+      if (value === "" || value === undefined || value === null) continue;
+      list.append(element("dt", title), element("dd", String(value)));
+    }
+    panel.append(list);
+  }
+
+  function warn(text) {
+    if (text) panel.append(element("p", text, { class: "warning" }));
+  }
+
+  function objects(title, found) {
+    const unique = [...new Set(found)].filter(Boolean);
+    if (!unique.length) return;
+    panel.append(element("h3", title + " (" + unique.length + ")"));
+    const list = element("ul");
+    for (const each of unique.slice(0, LISTED)) {
+      const item = element("li"), button = element("button", each.name, { type: "button", class: "link" });
+      button.addEventListener("click", () => onSelect(each, true));
+      item.append(button);
+      list.append(item);
+    }
+    if (unique.length > LISTED) list.append(element("li", unique.length - LISTED + " more: use the tables"));
+    panel.append(list);
+  }
+
+  function texts(title, found) {
+    if (!found.length) return;
+    panel.append(element("h3", title));
+    const list = element("ul");
+    found.slice(0, LISTED).forEach((each) => list.append(element("li", each)));
+    panel.append(list);
+  }
+
+  const grantsOf = (part, at) => data.grants.filter((each) => each[part] === at);
+  const pick = (kind, ats) => ats.map((at) => graph.objects[kind][at]);
+
+  function reach(title, found) {
+    objects(title, [...pick("identity", found.identities), ...pick("other", found.others)]);
+    if (found.system) texts(title + ", also", ["the system-assigned identity of the host"]);
+    if (!found.complete) warn(title + ": not complete, because Azure was not read");
+  }
+
+  const shown = {
+    pod(at) {
+      const pod = data.pods[at];
+      facts([["node", nodeName(pod.node)], ["label", pod.label], ["service account", pod.account],
+        ["workload", pod.workload], ["program", pod.program]]);
+      warn(pod.note);
+      if (pod.takesOver) warn("It can take over its node, with the credentials of the kubelet and of NMI.");
+      texts("Uses its node's identities by", pod.host.map(([way, detail]) => (detail ? way + ": " + detail : way)));
+      texts("Its service account may", pod.rights);
+      const grants = grantsOf(0, at);
+      objects("Identities", pick("identity", grants.map((each) => each[1])));
+      texts("Paths", grants.map(describeGrant));
+      objects("Bindings", pick("binding", grants.map((each) => each[3])));
+      const node = data.nodes[pod.node];
+      if (pod.host.length && node) {
+        objects("Host", pick("host", [node.host]));
+        reach("Identities of the node", node.today);
+      }
+    },
+    identity(at) {
+      const identity = data.identities[at];
+      facts([["type", identity.type], ["client id", identity.client], ["resource id", identity.resource],
+        ["secret", identity.secret], ["namespaced", identity.namespaced ? "yes" : "no"],
+        ["pods through a host", identity.hostPods]]);
+      warn(identity.problem);
+      const grants = grantsOf(1, at);
+      objects("Pods", pick("pod", grants.map((each) => each[0])));
+      objects("Bindings", graph.objects.identity[at].links.map((each) => each.from)
+        .filter((each) => each.kind === "binding"));
+      objects("Attached to", pick("host", identity.hosts));
+    },
+    other(at) {
+      facts([["resource id", data.others[at].resource]]);
+      warn("No AzureIdentity has this resource id.");
+      objects("Attached to", graph.objects.other[at].links.map((each) => each.to));
+    },
+    binding(at) {
+      const binding = data.bindings[at];
+      facts([["selector", binding.selector], ["identity", binding.target]]);
+      warn(binding.problem);
+      objects("Identity", pick("identity", [binding.identity]));
+      objects("Pods", pick("pod", grantsOf(3, at).map((each) => each[0])));
+    },
+    host(at) {
+      const host = data.hosts[at];
+      facts([["kind", host.kind], ["id", host.id], ["read from Azure", host.read ? "yes" : "no"],
+        ["system-assigned", host.system === null ? "unknown" : host.system ? "yes" : "no"]]);
+      warn(host.problem);
+      texts("Attached", host.attached.map(([identities, other, explained]) =>
+        [...pick("identity", identities), ...pick("other", other >= 0 ? [other] : [])].map((each) => each.name)
+          .join(", ") + " (explained by " + explained + ")"));
+      objects("Identities", host.attached.flatMap(([identities, other]) =>
+        [...pick("identity", identities), ...pick("other", other >= 0 ? [other] : [])]));
+      texts("Nodes", data.nodes.filter((each) => each.host === at).map((each) => each.name + ": NMI " + each.nmi +
+        ", a taken-over node reaches " + count(each.today) + " identities, " + count(each.federated) +
+        " if all were federated"));
+      objects("Pods with its identities", graph.objects.host[at].links.map((each) => each.from)
+        .filter((each) => each.kind === "pod"));
+    },
+  };
+
+  function count(found) {
+    return found.identities.length + found.others.length + (found.system ? 1 : 0);
+  }
+
+  return function show(object) {
+    panel.replaceChildren();
+    if (!object) {
+      panel.append(element("p", "Nothing is selected."));
+      return;
+    }
+    panel.append(element("h3", KINDS[object.kind] + " " + object.name));
+    shown[object.kind](object.at);
+  };
+}
+
+function describeGrant([, identity, state, binding, assigned, account]) {
+  const parts = [identity >= 0 ? data.identities[identity].name : "unknown identity", state];
+  if (binding >= 0) parts.push("binding " + data.bindings[binding].name);
+  if (assigned) parts.push("assigned by " + assigned);
+  if (account) parts.push("service account " + account);
+  return parts.join(", ");
+}

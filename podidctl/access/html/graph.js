@@ -1,0 +1,182 @@
+// The canvas: drawing, zoom and movement by D3, and the object at a point.
+
+const STYLE = getComputedStyle(document.documentElement);
+const COLORS = {
+  pod: STYLE.getPropertyValue("--pod"), binding: STYLE.getPropertyValue("--binding"),
+  identity: STYLE.getPropertyValue("--identity"), other: "#ffffff", host: STYLE.getPropertyValue("--host"),
+};
+const LINKS = {
+  grant: { color: "#8a97a5", dash: [] }, attached: { color: "#9fb99b", dash: [] }, reach: { color: "#d97706", dash: [5, 4] },
+};
+const LABELS_MAX = 400;
+
+function makeCanvas(graph, onSelect) {
+  const canvas = document.getElementById("graph");
+  const context = canvas.getContext("2d");
+  const zoom = d3.behavior.zoom().scaleExtent([0.005, 8]);
+  const view = { visible: new Set(), size: SPARSE, selected: null, highlighted: null, tree: null, asked: false };
+
+  function toScreen(object) {
+    const [left, top] = zoom.translate();
+    return [object.x * zoom.scale() + left, object.y * zoom.scale() + top];
+  }
+
+  function draw() {
+    view.asked = false;
+    const ratio = window.devicePixelRatio || 1;
+    const width = canvas.clientWidth, height = canvas.clientHeight;
+    if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+      canvas.width = Math.round(width * ratio);
+      canvas.height = Math.round(height * ratio);
+    }
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, width, height);
+    for (const kind of Object.keys(LINKS)) {
+      drawLinks(kind, (each) => !view.highlighted || (view.highlighted.has(each.from) && view.highlighted.has(each.to)),
+        view.highlighted ? 0.9 : 0.45);
+      if (view.highlighted) drawLinks(kind, () => true, 0.08);
+    }
+    const scale = zoom.scale();
+    const radius = Math.max(1.2, Math.min(view.size.radius * Math.max(scale, 0.25), 12));
+    const onScreen = [];
+    for (const each of view.visible) {
+      const [x, y] = toScreen(each);
+      if (x < -20 || y < -20 || x > width + 20 || y > height + 20) continue;
+      onScreen.push([each, x, y]);
+      context.globalAlpha = !view.highlighted || view.highlighted.has(each) ? 1 : 0.18;
+      drawShape(each, x, y, each.kind === "pod" ? radius : radius * 1.3);
+    }
+    drawLabels(onScreen, radius, scale);
+    context.globalAlpha = 1;
+  }
+
+  function drawLinks(kind, chosen, alpha) {
+    const { color, dash } = LINKS[kind];
+    context.globalAlpha = alpha;
+    context.strokeStyle = color;
+    context.setLineDash(dash);
+    context.lineWidth = 1;
+    context.beginPath();
+    for (const each of graph.links) {
+      if (each.kind !== kind || !view.visible.has(each.from) || !view.visible.has(each.to) || !chosen(each)) continue;
+      const [x, y] = toScreen(each.from), [x2, y2] = toScreen(each.to);
+      context.moveTo(x, y);
+      context.lineTo(x2, y2);
+    }
+    context.stroke();
+    context.setLineDash([]);
+  }
+
+  function drawShape(each, x, y, radius) {
+    context.fillStyle = COLORS[each.kind];
+    context.beginPath();
+    if (each.kind === "binding" || each.kind === "host") context.rect(x - radius, y - radius, 2 * radius, 2 * radius);
+    else context.arc(x, y, radius, 0, 2 * Math.PI);
+    context.fill();
+    if (each.kind === "other" || each === view.selected) {
+      context.lineWidth = each === view.selected ? 3 : 1.5;
+      context.strokeStyle = each === view.selected ? "#1b1f24" : COLORS.identity;
+      context.stroke();
+    }
+  }
+
+  function drawLabels(onScreen, radius, scale) {
+    const all = view.size.row * scale >= 13 && onScreen.length <= LABELS_MAX;
+    context.font = "12px system-ui, 'DejaVu Sans', sans-serif";
+    context.textBaseline = "middle";
+    context.strokeStyle = "#ffffff";
+    context.lineWidth = 4;
+    context.fillStyle = "#1b1f24";
+    for (const [each, x, y] of onScreen) {
+      const own = each === view.selected;
+      if (!own && !all && !(view.highlighted && view.highlighted.size <= 40 && view.highlighted.has(each))) continue;
+      if (each.kind === "pod" && view.size === DENSE && !own && scale < 2) continue;
+      context.globalAlpha = !view.highlighted || view.highlighted.has(each) ? 1 : 0.25;
+      context.textAlign = each.kind === "pod" ? "right" : "left";
+      const label = each.name.length > 60 ? each.name.slice(0, 59) + "…" : each.name;
+      const at = x + (each.kind === "pod" ? -1 : 1) * (radius + 6);
+      context.strokeText(label, at, y);
+      context.fillText(label, at, y);
+    }
+  }
+
+  function redraw() {
+    if (view.asked) return;
+    view.asked = true;
+    requestAnimationFrame(draw);
+  }
+
+  function show(visible) {
+    view.visible = visible;
+    view.size = place(graph, visible);
+    view.tree = d3.geom.quadtree([...visible]);
+    redraw();
+  }
+
+  function moveTo(translate, scale) {
+    zoom.scale(scale).translate(translate);
+    redraw();
+  }
+
+  function fit() {
+    const shown = [...view.visible];
+    if (!shown.length) return redraw();
+    const [left, right] = d3.extent(shown, (each) => each.x), [top, bottom] = d3.extent(shown, (each) => each.y);
+    const width = canvas.clientWidth, height = canvas.clientHeight;
+    const margin = view.size === SPARSE ? 260 : 60;
+    const scale = Math.min(width / (right - left + 2 * margin), height / (bottom - top + 80), 1.5);
+    moveTo([width / 2 - ((left + right) / 2) * scale, height / 2 - ((top + bottom) / 2) * scale], scale);
+  }
+
+  function center(object) {
+    const [x, y] = toScreen(object), scale = Math.max(zoom.scale(), view.size === SPARSE ? 0.5 : 0.8);
+    const inside = x > 40 && y > 20 && x < canvas.clientWidth - 40 && y < canvas.clientHeight - 20;
+    if (inside && zoom.scale() === scale) return;
+    moveTo([canvas.clientWidth / 2 - object.x * scale, canvas.clientHeight / 2 - object.y * scale], scale);
+  }
+
+  function objectAt(x, y) {
+    if (!view.tree || !view.visible.size) return null;
+    const [left, top] = zoom.translate(), scale = zoom.scale();
+    const found = view.tree.find([(x - left) / scale, (y - top) / scale]);
+    if (!found) return null;
+    const [nearX, nearY] = toScreen(found);
+    return Math.hypot(nearX - x, nearY - y) <= 14 ? found : null;
+  }
+
+  function mark(object, highlighted) {
+    view.selected = object;
+    view.highlighted = highlighted;
+    redraw();
+  }
+
+  function onKey(event) {
+    const [left, top] = zoom.translate(), step = 60;
+    const moves = { ArrowLeft: [step, 0], ArrowRight: [-step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
+    const zooms = { "+": 1.25, "=": 1.25, "-": 0.8 };
+    if (moves[event.key]) {
+      moveTo([left + moves[event.key][0], top + moves[event.key][1]], zoom.scale());
+    } else if (zooms[event.key]) {
+      const scale = Math.max(0.005, Math.min(8, zoom.scale() * zooms[event.key])), by = scale / zoom.scale();
+      const x = canvas.clientWidth / 2, y = canvas.clientHeight / 2;
+      moveTo([x - (x - left) * by, y - (y - top) * by], scale);
+    } else if (event.key === "0") {
+      fit();
+    } else {
+      return;
+    }
+    event.preventDefault();
+  }
+
+  view.tree = d3.geom.quadtree([]);
+  zoom.on("zoom", redraw);
+  d3.select(canvas).call(zoom).on("dblclick.zoom", null);
+  canvas.addEventListener("click", (event) => {
+    if (event.defaultPrevented) return; // the end of a drag
+    const box = canvas.getBoundingClientRect();
+    onSelect(objectAt(event.clientX - box.left, event.clientY - box.top));
+  });
+  canvas.addEventListener("keydown", onKey);
+  window.addEventListener("resize", redraw);
+  return { show, fit, center, mark, draw };
+}

@@ -1,0 +1,151 @@
+// Objects and links of the graph, and their positions: one band for each identity, with its pods, bindings and hosts.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const KINDS = { pod: "pod", binding: "binding", identity: "AzureIdentity", other: "identity", host: "host" };
+// Distances: between pods of a row, between rows, from the pods to the other columns, between lanes.
+const DENSE = { step: 14, row: 14, radius: 4, wide: 8, binding: 40, identity: 80, host: 260, gap: 60 };
+const SPARSE = { step: 14, row: 26, radius: 6, wide: 1, binding: 240, identity: 480, host: 340, gap: 0 };
+const SHAPE = 1.7;
+const SPARSE_MAX = 120;
+
+function makeObject(kind, at, name, parts) {
+  const namespace = kind === "pod" || kind === "binding" || kind === "identity" ? name.split("/")[0] : "";
+  const text = [name, ...parts].join(" ").toLowerCase();
+  return { key: kind + ":" + at, kind, at, name, namespace, text, links: [], states: new Set(), x: 0, y: 0 };
+}
+
+function makeGraph() {
+  const objects = {
+    pod: data.pods.map((each, at) =>
+      makeObject("pod", at, each.name, [each.workload, each.account, each.label, nodeName(each.node)])),
+    binding: data.bindings.map((each, at) => makeObject("binding", at, each.name, [each.selector])),
+    identity: data.identities.map((each, at) => makeObject("identity", at, each.name, [each.client, each.resource])),
+    other: data.others.map((each, at) => makeObject("other", at, each.name, [each.resource])),
+    host: data.hosts.map((each, at) => makeObject("host", at, each.name, [each.id])),
+  };
+  data.nodes.forEach((node) => { if (node.host >= 0) objects.host[node.host].text += " " + node.name.toLowerCase(); });
+  const links = [];
+  const known = new Set();
+  function link(kind, from, to) {
+    if (!from || !to || known.has(kind + from.key + to.key)) return;
+    known.add(kind + from.key + to.key);
+    const made = { kind, from, to };
+    links.push(made);
+    from.links.push(made);
+    to.links.push(made);
+  }
+  data.bindings.forEach((each, at) => link("grant", objects.binding[at], objects.identity[each.identity]));
+  for (const [pod, identity, state, binding] of data.grants) {
+    for (const each of [objects.pod[pod], objects.identity[identity], objects.binding[binding]]) {
+      if (each) each.states.add(state);
+    }
+    link("grant", objects.pod[pod], binding >= 0 ? objects.binding[binding] : objects.identity[identity]);
+    if (objects.pod[pod] && objects.pod[pod].band === undefined) objects.pod[pod].band = identity;
+  }
+  data.hosts.forEach((host, at) => {
+    for (const [identities, other] of host.attached) {
+      identities.forEach((each) => link("attached", objects.identity[each], objects.host[at]));
+      if (other >= 0) link("attached", objects.other[other], objects.host[at]);
+    }
+  });
+  data.pods.forEach((pod, at) => {
+    const node = data.nodes[pod.node];
+    if (pod.host.length && node && node.host >= 0) link("reach", objects.pod[at], objects.host[node.host]);
+  });
+  const grantsOf = (part) => data.grants.reduce((found, grant) => {
+    if (!found.has(grant[part])) found.set(grant[part], []);
+    found.get(grant[part]).push(grant);
+    return found;
+  }, new Map());
+  return { objects, all: Object.values(objects).flat(), links, grantsOfPod: grantsOf(0), grantsOfIdentity: grantsOf(1) };
+}
+
+function nodeName(at) {
+  return at >= 0 ? data.nodes[at].name : "";
+}
+
+// Set x and y of the visible objects. Return the size of objects and rows.
+function place(graph, visible) {
+  const shown = (kind) => graph.objects[kind].filter((each) => visible.has(each));
+  const pods = shown("pod");
+  const size = pods.length <= SPARSE_MAX ? SPARSE : DENSE;
+  const bands = new Map();
+  const bandOf = (key) => {
+    if (!bands.has(key)) bands.set(key, { pods: [], bindings: [], identity: null });
+    return bands.get(key);
+  };
+  shown("identity").forEach((each) => { bandOf(each.at).identity = each; });
+  shown("binding").forEach((each) => bandOf(data.bindings[each.at].identity).bindings.push(each));
+  pods.forEach((each) => bandOf(each.band === undefined ? -2 : each.band).pods.push(each));
+  shown("other").forEach((each) => { bandOf("other " + each.at).identity = each; });
+  const right = placeBands([...bands.values()], size);
+  const hosts = shown("host");
+  const [first, last] = d3.extent([...visible].filter((each) => each.kind !== "host"), (each) => each.y);
+  const height = Math.max((last || 0) - (first || 0), hosts.length * size.row * 1.5);
+  const wanted = new Map(hosts.map((host) => {
+    const near = host.links.map((each) => each.from).filter((each) => visible.has(each));
+    return [host, near.reduce((sum, each) => sum + each.y, 0) / (near.length || 1)];
+  }));
+  hosts.sort((a, b) => wanted.get(a) - wanted.get(b)).forEach((host, at) => {
+    host.x = right + size.host;
+    host.y = (first || 0) + ((at + 0.5) / hosts.length) * height;
+  });
+  return size;
+}
+
+// Place the bands one below the other, in as many lanes as give the graph the shape of the screen. Return the right end.
+function placeBands(bands, size) {
+  let wide = 1;
+  for (const band of bands) {
+    band.wide = size === SPARSE ? 1 : Math.max(1, Math.min(size.wide, Math.ceil(Math.sqrt(band.pods.length * 2))));
+    band.rows = Math.max(1, Math.ceil(band.pods.length / band.wide), band.bindings.length);
+    wide = Math.max(wide, band.wide);
+  }
+  const rows = bands.reduce((sum, band) => sum + band.rows + 1, 0);
+  const laneWidth = (wide - 1) * size.step + size.identity + size.gap;
+  const lanes = size === SPARSE ? 1 : Math.max(1, Math.round(Math.sqrt((rows * size.row * SHAPE) / laneWidth)));
+  let row = 0, left = 0;
+  for (const band of bands) {
+    if (row && row + band.rows > rows / lanes + 1) {
+      row = 0;
+      left += laneWidth;
+    }
+    const middle = row + (band.rows - 1) / 2, x = left + (wide - 1) * size.step;
+    band.pods.forEach((each, at) => {
+      each.x = x - (at % band.wide) * size.step;
+      each.y = (row + Math.floor(at / band.wide)) * size.row;
+    });
+    band.bindings.forEach((each, at) => {
+      each.x = x + size.binding;
+      each.y = (middle + at - (band.bindings.length - 1) / 2) * size.row;
+    });
+    if (band.identity) {
+      band.identity.x = x + size.identity;
+      band.identity.y = middle * size.row;
+    }
+    row += band.rows + 1;
+  }
+  return left + (wide - 1) * size.step + size.identity;
+}
+
+// The objects that *object* reaches or that reach it, with itself.
+function related(graph, object) {
+  const found = new Set([object]);
+  const add = (kind, at) => { if (at >= 0) found.add(graph.objects[kind][at]); };
+  const addHost = (at) => {
+    add("host", at);
+    data.hosts[at].attached.forEach(([identities, other]) => {
+      identities.forEach((each) => add("identity", each));
+      add("other", other);
+    });
+  };
+  object.links.forEach(({ from, to }) => { found.add(from); found.add(to); });
+  if (object.kind === "pod") {
+    graph.grantsOfPod.get(object.at)?.forEach((grant) => { add("identity", grant[1]); });
+    const pod = data.pods[object.at];
+    if (pod.host.length && pod.node >= 0 && data.nodes[pod.node].host >= 0) addHost(data.nodes[pod.node].host);
+  } else if (object.kind === "identity") {
+    graph.grantsOfIdentity.get(object.at)?.forEach((grant) => { add("pod", grant[0]); });
+  }
+  return found;
+}

@@ -1,0 +1,126 @@
+// Tables with the content of the graph, for screen readers and for copying. A page has at most PAGE rows.
+
+const PAGE = 100;
+
+function makeTables(onSelect, graph) {
+  const name = (kind, at) => (at >= 0 ? graph.objects[kind][at].name : "");
+  const hostOf = (node) => (node >= 0 ? name("host", data.nodes[node].host) : "");
+  const names = (reach) => [...reach.identities.map((at) => name("identity", at)),
+    ...reach.others.map((at) => name("other", at)), ...(reach.system ? ["system-assigned"] : [])].join(", ");
+  const TABLES = {
+    grants: {
+      title: "Pods and their identities",
+      columns: ["pod", "identity", "state", "binding", "node", "host"],
+      rows: () => data.grants.map(([pod, identity, state, binding]) => ({
+        object: graph.objects.pod[pod], state,
+        cells: [name("pod", pod), name("identity", identity), state, name("binding", binding),
+          pod >= 0 ? nodeName(data.pods[pod].node) : "", pod >= 0 ? hostOf(data.pods[pod].node) : ""],
+      })),
+    },
+    host: {
+      title: "Pods with their node's identities",
+      columns: ["pod", "node", "by", "host", "identities"],
+      rows: () => data.pods.map((pod, at) => [pod, at]).filter(([pod]) => pod.host.length).map(([pod, at]) => ({
+        object: graph.objects.pod[at],
+        cells: [pod.name, nodeName(pod.node), pod.host.map(([way, detail]) => (detail ? way + ": " + detail : way))
+          .join(", "), hostOf(pod.node), pod.node >= 0 ? names(data.nodes[pod.node].today) : ""],
+      })),
+    },
+    identities: {
+      title: "Identities",
+      columns: ["identity", "type", "client id", "hosts", "pods through a host", "problem"],
+      rows: () => data.identities.map((each, at) => ({
+        object: graph.objects.identity[at],
+        cells: [each.name, String(each.type), each.client, each.hosts.map((host) => name("host", host)).join(", "),
+          String(each.hostPods), each.problem],
+      })),
+    },
+    bindings: {
+      title: "Bindings",
+      columns: ["binding", "identity", "selector", "problem"],
+      rows: () => data.bindings.map((each, at) => ({
+        object: graph.objects.binding[at], cells: [each.name, each.target, each.selector, each.problem],
+      })),
+    },
+    hosts: {
+      title: "Identities on hosts",
+      columns: ["host", "kind", "identity", "explained by", "problem"],
+      rows: () => data.hosts.flatMap((host, at) => (host.attached.length ? host.attached : [[[], -1, ""]])
+        .map(([identities, other, explained]) => ({
+          object: graph.objects.host[at],
+          cells: [host.name, host.kind, [...identities.map((each) => name("identity", each)), name("other", other)]
+            .filter(Boolean).join(", "), explained, host.problem],
+        }))),
+    },
+    nodes: {
+      title: "Nodes and what a taken-over node reaches",
+      columns: ["node", "host", "NMI", "identities today", "identities if all were federated"],
+      rows: () => data.nodes.map((each) => ({
+        object: each.host >= 0 ? graph.objects.host[each.host] : null,
+        cells: [each.name, name("host", each.host), each.nmi, names(each.today), names(each.federated)],
+      })),
+    },
+    subjects: {
+      title: "Subjects whose permissions lead to identities",
+      columns: ["subject", "may", "namespaces", "by", "identities"],
+      rows: () => data.subjects.flatMap((each) => each.rights.map((right) => ({
+        object: null,
+        cells: [each.name, right.action, right.namespaces.join(", ") || "all", right.via.join(", "),
+          String(right.identities)],
+      }))),
+    },
+  };
+  const choice = document.getElementById("table"), body = document.getElementById("body");
+  const before = document.getElementById("before"), after = document.getElementById("after");
+  let filter = { words: [], namespace: "", state: "" }, first = 0, made = {};
+
+  for (const [key, each] of Object.entries(TABLES)) choice.append(element("option", each.title, { value: key }));
+
+  function rows() {
+    made[choice.value] = made[choice.value] || TABLES[choice.value].rows().map((row) =>
+      ({ ...row, text: (row.cells.join(" ") + " " + (row.object ? row.object.text : "")).toLowerCase() }));
+    return made[choice.value].filter((row) => filter.words.every((word) => row.text.includes(word)) &&
+      (!filter.namespace || !row.object || row.object.namespace === filter.namespace) &&
+      (!filter.state || row.state === undefined || row.state === filter.state));
+  }
+
+  function render() {
+    const table = TABLES[choice.value], found = rows();
+    first = Math.max(0, Math.min(first, Math.floor(Math.max(found.length - 1, 0) / PAGE) * PAGE));
+    document.getElementById("caption").textContent = table.title;
+    const head = element("tr");
+    table.columns.forEach((each) => head.append(element("th", each, { scope: "col" })));
+    document.getElementById("head").replaceChildren(head);
+    body.replaceChildren(...found.slice(first, first + PAGE).map(renderRow));
+    const last = Math.min(first + PAGE, found.length);
+    document.getElementById("rows").textContent = found.length
+      ? "rows " + (first + 1) + " to " + last + " of " + found.length : "no rows";
+    before.disabled = first === 0;
+    after.disabled = last >= found.length;
+  }
+
+  function renderRow({ object, cells }) {
+    const row = element("tr");
+    cells.forEach((text, at) => {
+      const cell = at === 0 ? element("th", undefined, { scope: "row" }) : element("td", text);
+      if (at === 0 && object) {
+        const button = element("button", text, { type: "button", class: "link" });
+        button.addEventListener("click", () => onSelect(object, true));
+        cell.append(button);
+      } else if (at === 0) {
+        cell.textContent = text;
+      }
+      row.append(cell);
+    });
+    return row;
+  }
+
+  choice.addEventListener("change", () => { first = 0; render(); });
+  before.addEventListener("click", () => { first -= PAGE; render(); });
+  after.addEventListener("click", () => { first += PAGE; render(); });
+  return function show(newFilter) {
+    filter = newFilter;
+    first = 0;
+    render();
+  };
+}
