@@ -17,7 +17,7 @@ from mic.startup.settings import Settings
 from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.differences import DOCUMENT_MAX, Differences, DocumentError, compare, read_document
 from podidctl.access.gather import gather, read_azure
-from podidctl.access.outputs import AccessOutput, print_text, render
+from podidctl.access.outputs import AccessOutput, render
 from podidctl.access.policy import FILE_MAX, PolicyError, RuleLine, parse_policy
 from podidctl.access.policy_output import PolicyOutput, render_policy
 from podidctl.access.policy_rules import evaluate
@@ -25,7 +25,7 @@ from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
 from podidctl.access.scope import KINDS, ScopeError
 from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect, parse_pod_name
-from podidctl.printing import Output, console, plain, print_document
+from podidctl.printing import Output, console, plain, print_document, print_text
 from podidentity.exits import StartError
 from podidentity.telemetry.logs import LogFormat, configure
 

@@ -43,9 +43,24 @@ class DaemonRules:
         )
 
 
+def nmi_daemons(objects: ClusterObjects) -> tuple[Daemon, ...]:
+    """Return the pods of NMI: those with its label that a DaemonSet runs in the node's network, else all of them.
+
+    A tenant can label a pod like NMI, and its flags must not change the review.
+    """
+    found = readable(objects.nmi)
+    return tuple(each for each in found if each.looks_like_nmi) or found
+
+
+def mic_daemons(objects: ClusterObjects) -> tuple[Daemon, ...]:
+    """Return the pods of MIC: those with its label in a namespace of NMI, else all with its label."""
+    found, namespaces = readable(objects.mic), {each.metadata.namespace for each in nmi_daemons(objects)}
+    return tuple(each for each in found if each.metadata.namespace in namespaces) or found
+
+
 def daemon_rules(objects: ClusterObjects) -> DaemonRules:
     """Return the rules of the daemons in *objects*."""
-    nmi, mic = _distinct(readable(objects.nmi)), _distinct(readable(objects.mic))
+    nmi, mic = _distinct(nmi_daemons(objects)), _distinct(mic_daemons(objects))
     by_node: dict[str, NmiConfiguration] = {}
     for daemons in nmi:
         for found in readable_configurations(daemons[:1]):

@@ -10,7 +10,7 @@ from podidctl.access.dot import dot
 from podidctl.access.html.document import document
 from podidctl.access.schema import AccessReview
 from podidctl.access.show import show
-from podidctl.printing import Output, print_document
+from podidctl.printing import Output, print_document, print_text
 from podidentity.exits import StartError
 
 
@@ -26,11 +26,6 @@ class AccessOutput(StrEnum):
 
 
 Renderer = Callable[[AccessReview, Console], None]
-
-
-def print_text(text: str, to: Console) -> None:
-    """Print *text*, without markup and line breaks of the console."""
-    to.print(text.rstrip("\n"), markup=False, soft_wrap=True)
 
 
 def _write_html(review: AccessReview, to: Console) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mic.decisions.assignments import misconfigured
 from podidctl.access.cluster_objects import ClusterObjects, readable
+from podidctl.access.daemon_rules import mic_daemons, nmi_daemons
 from podidctl.access.offered_identities import secret_of
 from podidctl.access.rbac import Permissions, Request, service_account
 from podidctl.access.schema import Grant, ProgramAccess
@@ -22,12 +23,9 @@ def find_programs(
     found = [
         *(
             _nmi(account, identities, permissions, grants)
-            for account in sorted({service_account_of(each) for each in readable(objects.nmi)})
+            for account in sorted({service_account_of(each) for each in nmi_daemons(objects)})
         ),
-        *(
-            _mic(account, identities)
-            for account in sorted({service_account_of(each) for each in readable(objects.mic)})
-        ),
+        *(_mic(account, identities) for account in sorted({service_account_of(each) for each in mic_daemons(objects)})),
     ]
     return sorted(found, key=lambda each: (each.program, each.account))
 

@@ -12,7 +12,7 @@ from mic.cluster.mirror_pods import WHY as MIRROR_POD
 from mic.decisions.assignments import Key, misconfigured
 from podidctl.access.blast_radius import BlastRadiusIndex
 from podidctl.access.cluster_objects import ClusterObjects, readable
-from podidctl.access.daemon_rules import DaemonRules, daemon_rules
+from podidctl.access.daemon_rules import DaemonRules, daemon_rules, mic_daemons, nmi_daemons
 from podidctl.access.grants import binding_index, find_grants, live_pods
 from podidctl.access.host_access import host_access
 from podidctl.access.hosts import HostMap, find_hosts
@@ -106,7 +106,7 @@ class _Review:
     @cached_property
     def nmi_states(self) -> dict[str, str]:
         """State of NMI by node."""
-        nmi = readable(self.objects.nmi)
+        nmi = nmi_daemons(self.objects)
         if not nmi:
             return dict.fromkeys(self.node_names, "unknown")
         states = dict.fromkeys(self.node_names, "none")
@@ -119,8 +119,8 @@ class _Review:
     @cached_property
     def daemon_of(self) -> dict[Key, str]:
         """Program by pod."""
-        programs = (("nmi", self.objects.nmi), ("mic", self.objects.mic))
-        return {each.key: program for program, daemons in programs for each in readable(daemons)}
+        programs = (("nmi", nmi_daemons(self.objects)), ("mic", mic_daemons(self.objects)))
+        return {each.key: program for program, daemons in programs for each in daemons}
 
     @cached_property
     def permissions(self) -> Permissions | None:
@@ -219,7 +219,7 @@ class _Review:
             if pod.host_access:
                 host_pods[pod.node].append(pod.full_name)
         accounts: defaultdict[str, set[str]] = defaultdict(set)
-        for daemon in (*readable(self.objects.nmi), *readable(self.objects.mic)):
+        for daemon in (*nmi_daemons(self.objects), *mic_daemons(self.objects)):
             accounts[daemon.spec.node_name].add(service_account_of(daemon))
         index = BlastRadiusIndex(self.pods, self.grants, self.hosts)
         return [

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from podidctl.access.cluster_objects import ClusterObjects, readable
-from podidctl.access.daemon_rules import DaemonRules
+from podidctl.access.cluster_objects import ClusterObjects
+from podidctl.access.daemon_rules import DaemonRules, nmi_daemons
 from podidctl.access.schema import Host, Unknown
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.printing import listed, plain
@@ -36,9 +36,7 @@ def _parts(objects: ClusterObjects, rules: DaemonRules, hosts: Sequence[Host]) -
             yield _unknown(resource, value.why, f"list on {resource}")
     if isinstance(objects.rbac, ReadFailure):
         yield _unknown(RBAC_PART, objects.rbac.why, f"list on {RBAC}")
-    unread = [
-        each for each in readable(objects.nmi) if each.spec.node_name and each.spec.node_name not in rules.by_node
-    ]
+    unread = [each for each in nmi_daemons(objects) if each.spec.node_name and each.spec.node_name not in rules.by_node]
     if unread:
         why = f"the flags of {listed(each.name for each in unread)} cannot be read, so other rules were used there"
         yield _unknown(NMI_PART, why, "none: podidctl doctor shows the wrong flag")

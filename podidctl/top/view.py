@@ -1,4 +1,4 @@
-"""The table of one sample, and what a key changes in it: sort column, direction, first row. Pure."""
+"""The table of one sample, and the effect of keys on it: sort column, direction, first row. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -123,7 +123,7 @@ def keys(typed: bytes) -> list[Key]:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the operator has selected."""
+    """The operator's selection."""
 
     column: int = 0
     descending: bool = False

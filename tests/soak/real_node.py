@@ -28,7 +28,8 @@ ADDRESSES: Final = 18
 IDENTITIES: Final = 5
 WITHOUT_SHARE: Final = 0.2
 """The share of pods without an identity, for which every token is wrong."""
-NEW_PERCENT: Final = 50
+NEW_PERCENT: Final = 20
+"""The share of requests on a connection of their own. Kept connections are those that outlive a change of the owner."""
 STEPS_PER_EVENT: Final = 4
 """Pods that are replaced between two events."""
 WITHOUT_API_SECONDS: Final = 10.0

@@ -48,7 +48,7 @@ def document(review: AccessReview) -> str:
 
 
 def _finalize(value: object) -> object:
-    """Return what the template prints: texts of objects without control characters, safe text as it is."""
+    """Return the value for the template: texts of objects without control characters, safe text unchanged."""
     return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 

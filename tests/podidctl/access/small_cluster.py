@@ -135,7 +135,7 @@ def exception(namespace: str = "shop", name: str = "legacy", **labels: str) -> A
 
 
 def nmi(node: str, *flags: str) -> Daemon:
-    return doctor_inputs.nmi("--federated-identities", *flags, name=f"nmi-{node}", node=node)
+    return doctor_inputs.nmi("--federated-identities", *flags, name=f"nmi-{node}", node=node, host_network=True)
 
 
 def nmi_pod(node: str) -> ReviewedPod:

@@ -7,6 +7,7 @@ import pytest
 from podidctl.access.schema import AccessReview, GrantState
 from podidctl.diagnosis.input import ReadFailure
 from podidentity.resources import ASSIGNED, CREATED, OwnerReference
+from tests.podidctl import doctor_inputs
 from tests.podidctl.access.generated_cluster import assigned_identity
 from tests.podidctl.access.small_cluster import (
     VM,
@@ -154,6 +155,21 @@ def test_identities_and_bindings_count_pods_and_state_their_faults() -> None:
     assert (only.pods, only.bindings) == (1, ["shop/app"])
     broken = one_pod(assigned="", identity=identity("app", resource_id="/subscriptions/typo"))
     assert "/subscriptions/typo" in broken.identities[0].problem
+
+
+def test_a_pod_that_only_has_nmis_or_mics_label_does_not_change_the_rules() -> None:
+    forged = doctor_inputs.nmi("--forceNamespaced", name="forged", node="node-9", namespace="shop")
+    controller = doctor_inputs.mic("--forceNamespaced", name="forged-mic", namespace="shop")
+    real = doctor_inputs.mic(name="mic", namespace="kube-system")
+    found = one_pod(
+        assigned="",
+        pod=pod("web", "other", label="app"),
+        nmi=(forged, nmi("node-0")),
+        mic=(controller, real),
+    )
+    assert "shop/app" in grants_of(found, "other/web")
+    assert found.rules.source == "the flags of pod kube-system/nmi-node-0"
+    assert [each.program for each in found.programs] == ["MIC", "NMI"]
 
 
 def test_pods_of_the_daemons_are_marked() -> None:

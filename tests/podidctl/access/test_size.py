@@ -18,6 +18,8 @@ pytestmark = pytest.mark.measures
 
 REVIEW_SECONDS = 5.0
 """Measured: 0.9 s on the development machine."""
+OUTPUT_SECONDS = 20.0
+"""Measured: 0.1 s for JSON, 2 s for YAML and the table, 7 s for the wide table."""
 POLICY = b"""
 version: 1
 rules:
@@ -38,7 +40,7 @@ def test_5000_pods_300_identities_and_500_nodes_are_reviewed_in_seconds() -> Non
     for output in AccessOutput:
         begin = time.process_time()
         render(found, output, Console(file=io.StringIO(), width=200))
-        assert time.process_time() - begin < 20.0, output
+        assert time.process_time() - begin < OUTPUT_SECONDS, output
     begin = time.process_time()
     assert evaluate(found, parse_policy(POLICY), "p").is_violated
     assert compare(found, found).differences == []
