@@ -16,9 +16,9 @@ TOOK = @echo "make $@: passed $$(($$(date +%s) - $(STARTED))) seconds after the 
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
-.PHONY: help setup demo cluster check test test-all test-examples test-plane test-measures test-node test-sdks \
-	test-images audit lint format docs e2e e2e-node e2e-node-quick .node node fuzz handover model mutants soak soak-node hostile-objects \
-	bench bench-quick bench-controller image sbom local-images lock clean
+.PHONY: help setup demo cluster check test test-all test-examples test-tools test-plane test-measures test-node \
+	test-sdks test-images audit lint format docs e2e e2e-node e2e-node-quick .node node fuzz handover model mutants \
+	soak soak-node hostile-objects bench bench-quick bench-controller image sbom local-images lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -34,9 +34,9 @@ demo: .venv/.built ## Run MIC and NMI in a sandbox and follow one token
 cluster: .venv/.built ## Start a real control plane with one empty node, until Ctrl-C (as root)
 	@$(BIN)/python -m tools.cluster $(NODE)
 
-# Test processes. Each runs whole files, because tests of one file share servers. tests/selection.py orders the files.
+# Cores for tests. A process runs whole files, because tests of one file share servers. tests/selection.py orders them.
 JOBS ?= auto
-# The tests of `make test` wait for the programs that they start, so that three run at a time on two cores.
+# Many tests wait for a deadline or for a program, so that three processes run on two cores.
 TEST_JOBS ?= $(shell echo $$((3 * $(if $(filter auto,$(JOBS)),$$(nproc),$(JOBS)) / 2)))
 # Each process starts its own control plane.
 PLANE_JOBS ?= 2
@@ -49,12 +49,11 @@ QUICK = --hypothesis-profile=quick
 
 check: lint ## Lint, and run all tests that need only .venv
 	@rm -rf build/calls
-	$(PYTEST) $(QUICK) $(PARALLEL)=$(JOBS) -m run_check
+	$(PYTEST) $(QUICK) $(PARALLEL)=$(TEST_JOBS) -m run_check
 	$(TOOK)
 
-test: check ## Also run the tests that need root, the emulators, helm or Prometheus
-	$(PACKAGES) test nginx prometheus browser
-	@$(BIN)/python -c 'from tests.testplane import up; up.tool("helm"), up.tool("helm3")'
+test: check ## Also run the tests that need root or run the programs on the emulators
+	$(PACKAGES) test
 	$(PYTEST) $(QUICK) $(PARALLEL)=$(TEST_JOBS) -m run_test
 	$(TOOK)
 
@@ -62,10 +61,16 @@ test: check ## Also run the tests that need root, the emulators, helm or Prometh
 test-all: FUZZ_SECONDS = 60
 test-all: FUZZ_FLAGS = --repeatable
 test-all: MODEL = quick
-test-all: test test-examples test-plane test-measures audit model fuzz test-images test-node test-sdks ## Run all tests (as root)
+test-all: test test-examples test-tools test-plane test-measures audit model fuzz test-images test-node test-sdks ## Run all tests (as root)
 
 test-examples: .venv/.built ## Run the property tests of check and test with all their examples
 	$(PYTEST) $(PARALLEL)=$(JOBS) -m "examples and (run_check or run_test)"
+	$(TOOK)
+
+test-tools: .venv/.built ## Run the tests with programs of others: helm, Prometheus, nginx, valgrind, a browser and others
+	$(PACKAGES) test nginx prometheus browser
+	@$(BIN)/python -c 'from tests.testplane import up; up.tool("helm"), up.tool("helm3")'
+	$(PYTEST) $(PARALLEL)=$(TEST_JOBS) -m "tools and run_test_all and not (plane or measures)"
 	$(TOOK)
 
 test-plane: .venv/.built ## Run the tests on a real control plane; the first run compiles it (7 minutes)
@@ -92,7 +97,7 @@ test-sdks: .venv/.built ## Run Azure's own SDKs in five languages
 	@$(BIN)/python tests/sdks/applications.py
 	$(PYTEST) tests/sdks
 
-audit: ## Test that the chart's roles grant only rights that the tests used (after test, test-plane, test-measures)
+audit: ## Test that the chart's roles grant only rights that the tests used (after test, test-tools, test-plane and test-measures)
 	@$(BIN)/python -m tests.rights build/calls
 
 # Two commands at a time, the longest first.

@@ -4,8 +4,9 @@ Markers state what a test needs. Some are set here, by fixture or directory; the
 The needs of a test determine its target, so that each test has exactly one:
 
 * `make check` runs tests that need nothing but the Python environment.
-* `make test` adds tests that need root, downloaded tools, or the programs running in a sandbox.
-* `make test-all` adds tests that need the control plane of tests/testplane, and those that measure.
+* `make test` adds tests that need root, or the programs running in a sandbox.
+* `make test-all` adds tests that need programs of others (`make test-tools`) or the control plane of tests/testplane
+  (`make test-plane`), and those that measure.
 * `make e2e-node` runs tests on the real nodes of tests/realnode. `make test-all` runs those without the marker `long`,
   where the machine permits nodes.
 """
@@ -30,9 +31,9 @@ TESTS: Final = Path(__file__).parent
 MARKERS: Final = {
     "root": "needs root, for network namespaces and NAT rules",
     "plane": "needs the real control plane of tests/testplane, or kubectl, which is built with it",
-    "tools": "needs a downloaded or installed program: helm, Prometheus, nginx, valgrind or a C compiler",
+    "tools": "needs a program of others: helm, Prometheus, nginx, a browser, valgrind, pip or a C compiler",
     "programs": "runs MIC, NMI or podidctl as processes on the emulators",
-    "examples": "runs all its examples in `make test-examples`, and a quarter in `make check` or `make test`",
+    "examples": "runs all its examples in `make test-all`, and a quarter in `make check` or `make test`",
     "measures": "measures delays, memory or CPU time, and runs alone",
     "images": "needs the images of `make local-images`",
     "model": "needs the model checker spin",
@@ -72,8 +73,8 @@ LONG: Final = (
     "contract/test_lease_next_to_the_go_implementation.py",
 )
 """Files that take long. They start first, so that no process idles while another one ends with such a file."""
-IN_TEST_ALL: Final = frozenset({"plane", "measures", "images", "model", "sdks"})
-IN_TEST: Final = frozenset({"root", "tools", "programs"})
+IN_TEST_ALL: Final = frozenset({"tools", "plane", "measures", "images", "model", "sdks"})
+IN_TEST: Final = frozenset({"root", "programs"})
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """A tenant fills a real API server with objects as large as it takes: MIC and NMI become Active, stay small and go on.
 
-`make test` runs it with a tenth of the objects, `make hostile-objects` with all. The figures are printed (`-s`).
+`make test-measures` runs it with a tenth of the objects, `make hostile-objects` with all. The figures are printed
+(`-s`).
 """
 
 import asyncio
