@@ -61,6 +61,7 @@ DEFAULTS: dict[str, object] = {
     "route_localnet": "check",
     "allow_kubenet": False,
     "kubelet_config": Path("/etc/default/kubelet"),
+    "metadata_cache_seconds": 10.0,
     "probe_port": 8080,
     "metrics_port": 9090,
     "handover_socket": "",
