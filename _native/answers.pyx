@@ -1,11 +1,11 @@
 """Ready answers: whole HTTP answers that the fast lane sends without Python code.
 
-A token answer has one buffer, in which only the remaining seconds change. When the second changes, `expires_in` is overwritten in place. The rest of the body moves only
-when the number loses a digit. The head is rewritten only then, or if one answer closes the connection and the
-next one does not, or vice versa. A fixed answer (a refusal) is put together for each request, because it contains a
-request id; its parts are shared by all pods. A shared answer has a text that its owner replaces or clears at any time,
-for all pods together. The result of `written` is valid until the next call of any `written`: a
-caller that cannot send all of it must copy it.
+A token answer has one buffer, in which only the remaining seconds change. When the second changes, `expires_in` is
+overwritten in place. The rest of the body moves only when the number loses a digit. The head is rewritten only then,
+or if one answer closes the connection and the next one does not, or vice versa. A fixed answer (a refusal) is put
+together for each request, because it contains a request id; its parts are shared by all pods. A shared answer has a
+text that its owner replaces or clears at any time, for all pods together. The result of `written` is valid until the
+next call of any `written`: a caller that cannot send all of it must copy it.
 """
 
 cimport cython

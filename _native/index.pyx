@@ -1,8 +1,8 @@
 """The index from address to pod record, and the ready answers of a pod record.
 
-`nmi.identity.cluster_cache` is the only writer of addresses. The lane looks up the address for every request; a lookup costs the
-same with ten pods as with ten thousand. A record's generation ties an answer to the decision that it is based on:
-`invalidate` starts a new generation, and answers of an older one are not admitted.
+`nmi.identity.cluster_cache` is the only writer of addresses. The lane looks up the address for every request; a
+lookup costs the same with ten pods as with ten thousand. A record's generation ties an answer to the decision that it
+is based on: `invalidate` starts a new generation, and answers of an older one are not admitted.
 """
 
 cimport cython

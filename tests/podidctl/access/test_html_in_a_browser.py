@@ -90,7 +90,7 @@ async def test_a_click_on_an_object_of_the_graph_selects_it(page: Page, tmp_path
         " return [box.x + 5, box.y + 5]; })()"
     )
     await page.click(x, y)
-    assert await text(page, "details") == "Nothing is selected.", "a click beside the objects clears the selection"
+    assert await text(page, "details") == "Nothing is selected.", "a click next to the objects clears the selection"
 
 
 async def test_details_lead_to_the_objects_that_they_name(page: Page, tmp_path: Path) -> None:

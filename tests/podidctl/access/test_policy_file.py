@@ -35,7 +35,7 @@ def test_every_kind_of_rule_can_be_read_with_its_line() -> None:
         ("version: 1\nrules: []", "no rules"),
         ("version: 1", "missing required field `rules`"),
         ("version: 1\nrules:\n  - {rule: nonsense, name: a}", "line 3: Invalid value 'nonsense'"),
-        ("version: 1\nrules:\n  - {rule: single-namespace, name: a, identites: [x]}", "line 3: .*unknown.*identites"),
+        ("version: 1\nrules:\n  - {rule: single-namespace, name: a, pods: [x]}", "line 3: .*unknown.*pods"),
         ("version: 1\nrules:\n\n  - {rule: identity-types, name: a, types: [7]}", "line 4: Invalid enum value 7"),
         (
             "version: 1\nrules:\n  - {rule: no-host-access, name: a, ways: [x]}",
