@@ -9,6 +9,11 @@ const LINKS = {
   grant: { color: "#8a97a5", dash: [] }, attached: { color: "#9fb99b", dash: [] }, reach: { color: "#d97706", dash: [5, 4] },
 };
 const LABELS_MAX = 400;
+const LABEL_FONT = "12px system-ui, 'DejaVu Sans', sans-serif";
+
+function labelOf(object) {
+  return object.name.length > 60 ? object.name.slice(0, 59) + "…" : object.name;
+}
 
 function makeCanvas(graph, onSelect) {
   const canvas = document.getElementById("graph");
@@ -82,7 +87,7 @@ function makeCanvas(graph, onSelect) {
 
   function drawLabels(onScreen, radius, scale) {
     const all = view.size.row * scale >= 13 && onScreen.length <= LABELS_MAX;
-    context.font = "12px system-ui, 'DejaVu Sans', sans-serif";
+    context.font = LABEL_FONT;
     context.textBaseline = "middle";
     context.strokeStyle = "#ffffff";
     context.lineWidth = 4;
@@ -93,7 +98,7 @@ function makeCanvas(graph, onSelect) {
       if (each.kind === "pod" && view.size === DENSE && !own && scale < 2) continue;
       context.globalAlpha = !view.highlighted || view.highlighted.has(each) ? 1 : 0.25;
       context.textAlign = each.kind === "pod" ? "right" : "left";
-      const label = each.name.length > 60 ? each.name.slice(0, 59) + "…" : each.name;
+      const label = labelOf(each);
       const at = x + (each.kind === "pod" ? -1 : 1) * (radius + 6);
       context.strokeText(label, at, y);
       context.fillText(label, at, y);
@@ -123,8 +128,11 @@ function makeCanvas(graph, onSelect) {
     if (!shown.length) return redraw();
     const [left, right] = d3.extent(shown, (each) => each.x), [top, bottom] = d3.extent(shown, (each) => each.y);
     const width = canvas.clientWidth, height = canvas.clientHeight;
-    const margin = view.size === SPARSE ? 260 : 60;
-    const scale = Math.min(width / (right - left + 2 * margin), height / (bottom - top + 80), 1.5);
+    // Labels keep their size on the screen, so that their space does not depend on the scale.
+    context.font = LABEL_FONT;
+    const labels = view.size === SPARSE ? d3.max(shown, (each) => context.measureText(labelOf(each)).width) + 20 : 60;
+    const space = width - 2 * Math.min(labels, width / 3);
+    const scale = Math.min(space / Math.max(1, right - left), height / (bottom - top + 80), 1.5);
     moveTo([width / 2 - ((left + right) / 2) * scale, height / 2 - ((top + bottom) / 2) * scale], scale);
   }
 
