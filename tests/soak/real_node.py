@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, TextIO, cast
@@ -71,7 +72,10 @@ class Report:
 
 @dataclass
 class Pod:
-    """One pod of the soak, with its *identity*; empty if it has none. *former* are those of its address before."""
+    """One pod of the soak, with its *identity*; empty if it has none. *former* are those of its address before.
+
+    *log* is the file of the running pod's output.
+    """
 
     name: str
     identity: str
@@ -100,11 +104,23 @@ class Soak:
         """The identities that the pods of an address had so far."""
 
     def run(self, answers: int) -> None:
-        """Replace pods and cause events until the pods have counted *answers*. Raise BedError and CommandError."""
+        """Replace pods and cause events until the pods have counted *answers*, or until Ctrl-C.
+
+        Raise BedError and CommandError.
+        """
         for number in range(IDENTITIES):
             self._bind(f"soak-{number}")
         begin = time.time()
-        self._pods = [self._create() for _ in range(PODS)]
+        with suppress(KeyboardInterrupt):
+            self._replace_pods(answers)
+        for pod in self._pods:
+            self._delete(pod)
+        self.report.seconds = round(time.time() - begin, 1)
+        self.report.leaked = sum(each.leaked for each in self.bed.azure.requests(begin))
+
+    def _replace_pods(self, answers: int) -> None:
+        for _ in range(PODS):
+            self._pods.append(self._create())
         events = self._events()
         step = 0
         while self.report.answers < answers:
@@ -117,10 +133,6 @@ class Soak:
                 self.report.events[name] = self.report.events.get(name, 0) + 1
             self._count()
             print(f"{self.report.answers} answers, {self.report.wrong} wrong", file=sys.stderr, flush=True)  # noqa: T201
-        for pod in self._pods:
-            self._delete(pod)
-        self.report.seconds = round(time.time() - begin, 1)
-        self.report.leaked = sum(each.leaked for each in self.bed.azure.requests(begin))
 
     def _events(self) -> dict[str, Callable[[], object]]:
         node = self.bed.nodes[0]
@@ -183,10 +195,11 @@ class Soak:
         self._pods[self._pods.index(pod)] = self._create()
 
     def _delete(self, pod: Pod) -> None:
-        self.bed.kubectl("delete", "pod", pod.name)
+        self.bed.kubectl("delete", "pod", pod.name, "--ignore-not-found")
         self._add(pod)
         if pod.log is not None:
             pod.log.close()
+            pod.log = None
 
     def _count(self) -> None:
         for pod in self._pods:
