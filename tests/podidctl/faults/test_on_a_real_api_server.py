@@ -1,6 +1,7 @@
 """The commands name each fault of the table also on a real API server, with the same row."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,22 +10,34 @@ import pytest
 from podidentity.kube.errors import NotFound
 from podidentity.resources import PODS
 from podidentity_sandbox.sandbox import Sandbox
+from tests.conftest import apply_definitions, clear
 from tests.podidctl.faults.catalogue import FAULTS, POD, Fault
 from tests.podidctl.faults.table import measure, rows
 from tests.podidctl.faults.test_fault_table import assert_right, settings
 from tests.testplane import up
 
+pytestmark = pytest.mark.plane
+
+
+@pytest.fixture(scope="module")
+def own_plane() -> Iterator[up.Plane]:
+    """Yield a control plane of this file: `doctor` also reports what other tests leave in the session's."""
+    with up.Plane() as running:
+        apply_definitions(running)
+        yield running
+
 
 @pytest.fixture
-async def real(plane: up.Plane) -> AsyncIterator[Sandbox]:
+async def real(own_plane: up.Plane) -> AsyncIterator[Sandbox]:
     """Yield a sandbox whose API server is the real one."""
-    async with Sandbox(settings(Path(plane.kubeconfig))) as running:
+    async with Sandbox(settings(Path(own_plane.kubeconfig))) as running:
         yield running
         client = running.cluster.client
         with suppress(NotFound):
             await client.request("DELETE", f"{PODS.path('default', POD)}?gracePeriodSeconds=0")
         with suppress(NotFound):
             await client.request("DELETE", "/api/v1/namespaces/default/secrets/web-secret")
+    await asyncio.to_thread(clear, own_plane)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)
