@@ -62,6 +62,7 @@ DIRECTORIES: Final = {
 }
 """The marker of all tests in a directory."""
 LONG: Final = (
+    "podidctl/faults/test_on_a_real_api_server.py",
     "mic/history/test_any_history.py",
     "mic/test_failing_servers.py",
     "mic/history/test_killed_at_every_call.py",
