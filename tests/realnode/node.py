@@ -5,11 +5,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from podidentity_sandbox.namespaces import Namespaces
+from podidentity_sandbox.namespaces import NamespaceError, Namespaces
 from tests.realnode import configuration
 from tests.realnode.cgroups import Cgroup
 from tests.realnode.options import NodeAddresses, Options
@@ -18,6 +19,7 @@ from tests.realnode.programs import HERE, Programs
 
 START_SECONDS: Final = 30
 COMMAND_SECONDS: Final = 120
+_DELETIONS_MAX: Final = 20
 _ENTER: Final = 'procs=$1; shift; for file in $procs; do echo $$ >"$file"; done; exec "$@"'
 """A shell that enters cgroups, then becomes another command: `sh -c _ENTER NAME "FILE FILE" COMMAND...`."""
 
@@ -143,8 +145,7 @@ class Node:
     def reboot(self) -> None:
         """Kill all processes, reset the network's rules, and boot from the old disk without kubelet and kube-proxy."""
         self._kill()
-        for interface in self._interfaces():
-            self.namespaces.inside(self.name, [f"link delete {interface}"])
+        self._delete_interfaces()
         for command in (("nft", "flush", "ruleset"), ("iptables-legacy", "--table=nat", "--flush")):
             subprocess.run(self.namespaces.command(self.name, command), check=False, capture_output=True)
         self.namespaces.set_sysctl(self.name, {"net/ipv4/conf/all/route_localnet": "0"})
@@ -178,6 +179,17 @@ class Node:
             *("nsenter", "--target", str(self._first.pid), "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup"),
             *("env", f"PATH={self.programs.path}", *command),
         ]
+
+    def _delete_interfaces(self) -> None:
+        """Delete the interfaces of pods. The kernel deletes those of ended pods at the same time."""
+        for _ in range(_DELETIONS_MAX):
+            interfaces = self._interfaces()
+            if not interfaces:
+                return
+            for interface in interfaces:
+                with suppress(NamespaceError):
+                    self.namespaces.inside(self.name, [f"link delete {interface}"])
+        raise BedError(f"{self.name} still has the interfaces {', '.join(self._interfaces())}")
 
     def _kill(self) -> None:
         """Kill the first process, and by that all processes of its pid namespace."""
