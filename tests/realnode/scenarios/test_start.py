@@ -31,9 +31,9 @@ def test_a_new_pod_is_ready_soon(bed: Bed, scenarios: Scenarios) -> None:
         pids = set(bed.nmi_pids())
         bed.kubectl("delete", "pod", former, f"--namespace={NAMESPACE}", "--wait=false")
         wait_for(lambda: set(bed.nmi_pids()) - pids, 60, "no new NMI has started")
-        (pid,) = set(bed.nmi_pids()) - pids
         wait_for(is_ready, 60, "the new pod is not Ready")
-        measured.append(times_of(bed, pid))
+        # NMI starts programs by a fork, which has its command line for a moment and a higher number.
+        measured.append(times_of(bed, min(set(bed.nmi_pids()) - pids)))
         bed.wait_for_nmi()
 
     result = scenarios.measure("start of a new NMI next to the former one", act)
