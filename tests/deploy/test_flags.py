@@ -43,25 +43,11 @@ def test_the_programs_accept_their_command_lines(values: Path) -> None:
 def test_by_default_the_programs_have_their_own_defaults_but_nmi_fails_closed() -> None:
     found = programs(render())
     assert found["mic"].describe() == {"cloud_config": "/etc/kubernetes/azure.json", "namespace": "podid"}
-    own = {
-        "fail_closed": "True",
-        "handover_socket": HANDOVER,
-        "node_name": "node-1",
-        "probe_port": "8085",
-        "start_signal": SIGNAL,
-    }
-    assert found["nmi"].describe() == {"mic_namespace": "podid", **own}
+    assert found["nmi"].describe() == {"mic_namespace": "podid", **OWN}
 
 
 def test_pods_with_the_name_of_mic_are_trusted_in_the_namespace_of_the_release_only() -> None:
-    own = {
-        "fail_closed": "True",
-        "handover_socket": HANDOVER,
-        "node_name": "node-1",
-        "probe_port": "8085",
-        "start_signal": SIGNAL,
-    }
-    assert programs(render(namespace="default"))["nmi"].describe() == own
+    assert programs(render(namespace="default"))["nmi"].describe() == OWN
     elsewhere = programs(render(namespace="podid", options=["--set=nmi.micNamespace=mics"]))["nmi"]
     assert elsewhere.mic_namespace == "mics"
 
@@ -80,6 +66,14 @@ def test_an_admin_secret_replaces_azure_json() -> None:
 
 HANDOVER = "/run/aad-pod-identity/nmi.sock"
 SIGNAL = "/tmp/started"
+OWN = {
+    "fail_closed": "True",
+    "handover_socket": HANDOVER,
+    "node_name": "node-1",
+    "probe_port": "8085",
+    "start_signal": SIGNAL,
+}
+"""NMI's settings that the chart sets by default."""
 
 CA_BUNDLE = Path("/etc/aad-pod-identity/ca/ca.crt")
 

@@ -1,8 +1,6 @@
 """The plan on the real kube-apiserver, with read permissions only, while another MIC leads."""
 
 import asyncio
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,20 +11,13 @@ from tests.mic.cluster import set_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.testplane.accounts import RBAC, create_account
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
 
 KINDS = (PODS, NODES, IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES)
-READER = {
-    "metadata": {"name": "reader"},
-    "rules": [
-        {"apiGroups": [kind.group], "resources": [kind.plural], "verbs": ["get", "list"]}
-        for kind in (PODS, NODES, IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES)
-    ],
-}
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
-ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
+READ = [{"apiGroups": [kind.group], "resources": [kind.plural], "verbs": ["get", "list"]} for kind in KINDS]
 
 
 @pytest.fixture
@@ -37,36 +28,12 @@ async def real(cloud: EmulatedCloud, new_plane: NewPlane) -> Plane:
         add_node(plane, "n0", vm_id("n0"))
         add_node(plane, "s0", f"{set_id()}/virtualMachines/0")
         bind(plane, "demo")
-        plane.api("POST", f"{RBAC}/clusterroles", READER)
-        plane.api("POST", ACCOUNTS, {"metadata": {"name": "reader"}})
-        subject = {"kind": "ServiceAccount", "name": "reader", "namespace": "default"}
-        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "reader"}
-        plane.api(
-            "POST",
-            f"{RBAC}/clusterrolebindings",
-            {"metadata": {"name": "reader"}, "subjects": [subject], "roleRef": role},
-        )
-        token = plane.api("POST", f"{ACCOUNTS}/reader/token", {"spec": {}})["status"]["token"]
         (cloud.folder / "reader").mkdir()
-        (cloud.folder / "reader" / "kubeconfig").write_text(kubeconfig(plane, token))
+        (cloud.folder / "reader" / "kubeconfig").write_text(create_account(plane, "reader", READ))
         for name in ("azure.json", "cloud.json", "ca.pem"):
             (cloud.folder / "reader" / name).write_text((cloud.folder / name).read_text())
 
     return await in_place_of_the_emulator(cloud, new_plane, prepare)
-
-
-def kubeconfig(plane: Plane, token: str) -> str:
-    authority = Path(plane.directory, "ca.crt")
-    return json.dumps(
-        {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": plane.server, "certificate-authority": str(authority)}}],
-            "users": [{"name": "u", "user": {"token": token}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        }
-    )
 
 
 async def versions(plane: Plane) -> dict[str, str]:
@@ -145,8 +112,8 @@ async def test_the_plan_does_not_disturb_a_leader(cloud: EmulatedCloud, real: Pl
 
 
 async def test_a_user_without_list_permission_gets_the_permission_to_grant(cloud: EmulatedCloud, real: Plane) -> None:
-    rules = [rule for rule in READER["rules"] if isinstance(rule, dict) and rule["resources"] != ["nodes"]]
-    await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/reader", {**READER, "rules": rules})
+    role = {"metadata": {"name": "reader"}, "rules": [rule for rule in READ if rule["resources"] != ["nodes"]]}
+    await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/reader", role)
     async with asyncio.timeout(20):
         while (told := await plan(cloud, "mic", "--plan")).code == 0:
             await asyncio.sleep(0.1)  # the authorizer follows by a watch

@@ -5,6 +5,7 @@ import os
 import socket
 from pathlib import Path
 
+from nmi.handover.channel import Channel
 from nmi.handover.messages import (
     Adopted,
     Connections,
@@ -13,7 +14,18 @@ from nmi.handover.messages import (
     Take,
     Taken,
 )
-from tests.nmi.handover.ends import SECONDS, FakeConnections, hello, listening
+from tests.nmi.handover.ends import SECONDS, Ends, FakeConnections, hello, listening
+
+
+async def retired_for_a_channel(ends: Ends) -> Channel:
+    """Take the place of the predecessor with single messages. The caller owns the channel."""
+    channel = await ends.connect()
+    for message in (hello(), Take(), Taken()):
+        await channel.send(message)
+        _, descriptors = await channel.receive()
+        for each in descriptors:
+            os.close(each)
+    return channel
 
 
 async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(path: Path) -> None:
@@ -89,12 +101,7 @@ async def test_connections_that_the_successor_does_not_acknowledge_stay_with_the
 
 async def test_an_acknowledgement_without_connections_is_a_violation(path: Path) -> None:
     async with listening(path) as ends:
-        channel = await ends.connect()
-        for message in (hello(), Take(), Taken()):
-            await channel.send(message)
-            _, descriptors = await channel.receive()
-            for each in descriptors:
-                os.close(each)
+        channel = await retired_for_a_channel(ends)
         await channel.send(Adopted())
         await ends.until("pause", "retire", "resume")
         channel.close()
@@ -122,12 +129,7 @@ async def test_a_successor_of_the_first_version_acknowledges_and_returns_nothing
 
 async def test_a_predecessor_answers_a_give_back_when_the_last_connections_are_acknowledged(path: Path) -> None:
     async with listening(path) as ends:
-        channel = await ends.connect()
-        for message in (hello(), Take(), Taken()):
-            await channel.send(message)
-            _, descriptors = await channel.receive()
-            for each in descriptors:
-                os.close(each)
+        channel = await retired_for_a_channel(ends)
         ours, theirs = socket.socketpair()
         ends.service.idle = [ours.detach()]
         passed, descriptors = await channel.receive()

@@ -3,7 +3,6 @@ permissions equal the server's own decisions.
 """
 
 import asyncio
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,11 @@ from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, create, in_place_of_the_emulator, run_pod
+from tests.testplane.accounts import RBAC, create_account
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
 
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
-ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
 PARTS = {
     "pods": "pods",
     "nodes": "nodes",
@@ -55,24 +53,6 @@ def documented_role() -> dict[str, Any]:
 
 def without(role: dict[str, Any], resource: str) -> list[dict[str, Any]]:
     return [{**each, "resources": [one for one in each["resources"] if one != resource]} for each in role["rules"]]
-
-
-def allow(plane: Plane, name: str, rules: Sequence[dict[str, Any]]) -> str:
-    """Create a service account with these rules and return its kubeconfig."""
-    plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
-    plane.api("POST", ACCOUNTS, {"metadata": {"name": name}})
-    bind_role(plane, name, {"kind": "ServiceAccount", "name": name, "namespace": "default"})
-    token = plane.api("POST", f"{ACCOUNTS}/{name}/token", {"spec": {}})["status"]["token"]
-    cluster = {"server": plane.server, "certificate-authority": str(Path(plane.directory, "ca.crt"))}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": cluster}],
-        "users": [{"name": "u", "user": {"token": token}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
-    return json.dumps(config)
 
 
 def bind_role(plane: Plane, name: str, subject: dict[str, Any], namespace: str = "", kind: str = "ClusterRole") -> None:
@@ -106,14 +86,14 @@ async def test_the_documented_role_suffices_and_each_missing_right_is_named(
     await asyncio.to_thread(run_pod, real, "web", "n0")
     await assigned(real, web="Assigned")
     role = documented_role()
-    kubeconfig = await asyncio.to_thread(allow, real, "reader", role["rules"])
+    kubeconfig = await asyncio.to_thread(create_account, real, "reader", role["rules"])
     complete = await ask(cloud.folder / "reader", kubeconfig, "-o", "json")
     assert (complete.code, complete.err) == (0, ""), complete.out
     assert [(each["pod"], each["state"]) for each in complete.document["grants"]] == [("default/web", "usable")]
     assert complete.document["summary"]["subjects"] is not None
     assert sorted(PARTS) == sorted(one for each in role["rules"] for one in each["resources"])
     for resource, part in PARTS.items():
-        kubeconfig = await asyncio.to_thread(allow, real, f"no-{resource}", without(role, resource))
+        kubeconfig = await asyncio.to_thread(create_account, real, f"no-{resource}", without(role, resource))
         answer = await ask(cloud.folder / resource, kubeconfig, "-o", "json")
         assert (answer.code, answer.err) == (1, "")
         (unknown,) = answer.document["unknown"]

@@ -3,7 +3,6 @@ missing one is reported by its name.
 """
 
 import asyncio
-import json
 import os
 import sys
 import urllib.request
@@ -22,12 +21,11 @@ from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.testplane.accounts import RBAC, create_account
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
 
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
-ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
 MIC = mic_rights(
     namespace="default",
     lease_namespace="default",
@@ -45,29 +43,6 @@ def rules(rights: Sequence[Right]) -> list[dict[str, Any]]:
         | ({"resourceNames": [each.name]} if each.name else {})
         for each in rights
     ]
-
-
-def allow(plane: Plane, name: str, rights: Sequence[Right]) -> str:
-    """A service account that may do exactly that; its kubeconfig."""
-    plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules(rights)})
-    plane.api("POST", ACCOUNTS, {"metadata": {"name": name}})
-    document = {
-        "metadata": {"name": name},
-        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "default"}],
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-    }
-    plane.api("POST", f"{RBAC}/clusterrolebindings", document)
-    token = plane.api("POST", f"{ACCOUNTS}/{name}/token", {"spec": {}})["status"]["token"]
-    cluster = {"server": plane.server, "certificate-authority": str(Path(plane.directory, "ca.crt"))}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": cluster}],
-        "users": [{"name": "u", "user": {"token": token}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
-    return json.dumps(config)
 
 
 def run_daemon(plane: Plane, program: str) -> None:
@@ -146,8 +121,8 @@ async def test_exactly_these_permissions_suffice_and_a_missing_one_is_named(
     real = await in_place_of_the_emulator(cloud, new_plane, prepare)
     (cloud.folder / "admin").mkdir()
     (cloud.folder / "kubeconfig").rename(cloud.folder / "admin" / "kubeconfig")
-    (cloud.folder / "kubeconfig").write_text(await asyncio.to_thread(allow, real, "mic", MIC))
-    (cloud.folder / "nmi").write_text(await asyncio.to_thread(allow, real, "nmi", NMI))
+    (cloud.folder / "kubeconfig").write_text(await asyncio.to_thread(create_account, real, "mic", rules(MIC)))
+    (cloud.folder / "nmi").write_text(await asyncio.to_thread(create_account, real, "nmi", rules(NMI)))
 
     mic = await cloud.mic(TAINT)
     async with nmi(cloud.folder) as (probes, log):

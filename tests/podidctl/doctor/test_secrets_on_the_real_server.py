@@ -9,7 +9,8 @@ from podidentity.resources import IDENTITIES
 from tests.conftest import NewPlane
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import in_place_of_the_emulator
-from tests.podidctl.doctor.test_rights_on_the_real_server import RBAC, allow, doctor, run_daemon
+from tests.podidctl.doctor.test_rights_on_the_real_server import doctor, run_daemon
+from tests.testplane.accounts import RBAC, create_account
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
@@ -53,7 +54,7 @@ async def test_missing_and_superfluous_permissions_are_reported(cloud: EmulatedC
         for name in ("shop", "reports"):
             plane.api("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
             identity(plane, name)
-        allow(plane, "nmi", [])
+        create_account(plane, "nmi", [])
         run_daemon(plane, "nmi")
 
     real = await in_place_of_the_emulator(cloud, new_plane, prepare)

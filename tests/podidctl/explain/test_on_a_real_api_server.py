@@ -1,7 +1,6 @@
 """Requests to the real kube-apiserver with the selectors of NMI and MIC, from an account with read permissions only."""
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.testplane.accounts import create_account
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
 
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
-ACCOUNTS = "/api/v1/namespaces/default/serviceaccounts"
 READ = ["get", "list"]
 RULES = [
     {"apiGroups": [kind.group], "resources": [kind.plural], "verbs": READ}
@@ -26,30 +24,11 @@ RULES = [
 ]
 
 
-def role(plane: Plane, name: str, rules: list[Any]) -> str:
-    """Return the token of an account with these permissions."""
-    plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
-    plane.api("POST", ACCOUNTS, {"metadata": {"name": name}})
-    subject = {"kind": "ServiceAccount", "name": name, "namespace": "default"}
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
-    document = {"metadata": {"name": name}, "subjects": [subject], "roleRef": reference}
-    plane.api("POST", f"{RBAC}/clusterrolebindings", document)
-    return str(plane.api("POST", f"{ACCOUNTS}/{name}/token", {"spec": {}})["status"]["token"])
-
-
-def folder_of(cloud: EmulatedCloud, plane: Plane, name: str, token: str) -> Path:
+def folder_of(cloud: EmulatedCloud, plane: Plane, name: str, rules: list[Any]) -> Path:
+    """Create an account with these permissions and return the folder of its kubeconfig."""
     folder = cloud.folder / name
     folder.mkdir()
-    cluster = {"server": plane.server, "certificate-authority": str(Path(plane.directory, "ca.crt"))}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": cluster}],
-        "users": [{"name": "u", "user": {"token": token}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
-    (folder / "kubeconfig").write_text(json.dumps(config))
+    (folder / "kubeconfig").write_text(create_account(plane, name, rules))
     return folder
 
 
@@ -64,10 +43,8 @@ async def test_a_pod_is_explained_from_its_label_to_its_node(cloud: EmulatedClou
         add_node(plane, "n0", vm_id("n0"))
         bind(plane, "demo")
         events = [{"apiGroups": [""], "resources": ["events"], "verbs": READ}]
-        folders.append(folder_of(cloud, plane, "reader", role(plane, "reader", RULES + events)))
-        folders.append(
-            folder_of(cloud, plane, "half", role(plane, "half", [r for r in RULES if r["resources"] != ["nodes"]]))
-        )
+        folders.append(folder_of(cloud, plane, "reader", RULES + events))
+        folders.append(folder_of(cloud, plane, "half", [r for r in RULES if r["resources"] != ["nodes"]]))
 
     real = await in_place_of_the_emulator(cloud, new_plane, prepare)
     reader, half = folders

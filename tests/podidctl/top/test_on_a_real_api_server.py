@@ -1,7 +1,6 @@
 """`podidctl top` through the proxy of the real kube-apiserver, with and without the permission for it."""
 
 import asyncio
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,38 +11,18 @@ import pytest
 from podidctl.top.schema import NodeSample, Sample
 from podidentity.resources import PODS
 from tests.mic.preview.run_programs import run
+from tests.testplane.accounts import create_account
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
 
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
 LIST = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}
 PROXY = {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["get"]}
 
 
 def account(plane: Plane, name: str, rules: list[Any], folder: Path) -> None:
     """Write the kubeconfig of an account with these permissions to *folder*."""
-    accounts = "/api/v1/namespaces/default/serviceaccounts"
-    plane.api("POST", f"{RBAC}/clusterroles", {"metadata": {"name": name}, "rules": rules})
-    plane.api("POST", accounts, {"metadata": {"name": name}})
-    subject = {"kind": "ServiceAccount", "name": name, "namespace": "default"}
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
-    plane.api(
-        "POST",
-        f"{RBAC}/clusterrolebindings",
-        {"metadata": {"name": name}, "subjects": [subject], "roleRef": reference},
-    )
-    token = plane.api("POST", f"{accounts}/{name}/token", {"spec": {}})["status"]["token"]
-    cluster = {"server": plane.server, "certificate-authority": str(Path(plane.directory, "ca.crt"))}
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": cluster}],
-        "users": [{"name": "u", "user": {"token": token}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
-    (folder / "kubeconfig").write_text(json.dumps(config))
+    (folder / "kubeconfig").write_text(create_account(plane, name, rules))
 
 
 @pytest.fixture
