@@ -1,7 +1,7 @@
 """Refused identities among accepted ones: found in few updates, reported, retried with growing pauses, and never again
 in an update that other identities need."""
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import pytest
@@ -13,16 +13,10 @@ from mic.reconciliation.events import EVENTS_PER_IDENTITY_MAX
 from mic.reconciliation.host_updater import REFUSED
 from podidentity.azure.resource_ids import Host
 from tests.mic.cluster import identity_id, pod
-from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
+from tests.mic.reconcile_bench import VM, ReconcileBench
 
 NAMES = tuple(f"id{number:02d}" for number in range(20))
 Refusal = Callable[[frozenset[str]], AzureError]
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[ReconcileBench]:
-    async with reconcile_bench() as made:
-        yield made
 
 
 def named_all(bad: frozenset[str]) -> AzureError:

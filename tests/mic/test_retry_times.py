@@ -1,22 +1,13 @@
 """An object that waits for Azure states throttling and quarantine by name, and when MIC tries again."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-
-import pytest
 
 from mic.azure.errors import BadIdentities, Throttled
 from mic.azure.identities import Attached, HostIdentities
 from mic.azure.memory import HostMemory
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import identity_id
-from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[ReconcileBench]:
-    async with reconcile_bench() as made:
-        yield made
+from tests.mic.reconcile_bench import VM, ReconcileBench
 
 
 def throttled(retry_after: float | None = None) -> Throttled:
