@@ -169,8 +169,8 @@ async def test_the_log_names_each_refused_identity_once(
     for name in NAMES[:4]:
         stage.bind(name)
     await come_to_rest(stage)
-    told = [each for each in caplog.records if each.getMessage() == REFUSED]
-    assert sorted(each.__dict__["identity"].lower() for each in told) == [
+    records = [each for each in caplog.records if each.getMessage() == REFUSED]
+    assert sorted(each.__dict__["identity"].lower() for each in records) == [
         identity_id(name).lower() for name in ("id01", "id02")
     ]
 

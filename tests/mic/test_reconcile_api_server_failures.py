@@ -59,8 +59,10 @@ async def test_an_object_that_the_api_server_rejects_blocks_no_other(stage: Reco
             "not failed, which would hold back the host's other events"
         )
         await stage.recorder.flushed()
-        told = {each["involvedObject"]["name"] for each in stage.api.store.list("events") if each["type"] == "Warning"}
-        assert told == {"over-quota", "web"}, "the binding and the pod"
+        reported = {
+            each["involvedObject"]["name"] for each in stage.api.store.list("events") if each["type"] == "Warning"
+        }
+        assert reported == {"over-quota", "web"}, "the binding and the pod"
 
 
 async def test_an_object_that_the_watch_has_not_reported_is_found(stage: ReconcileBench) -> None:

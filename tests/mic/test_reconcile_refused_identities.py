@@ -96,8 +96,8 @@ async def test_an_identity_that_a_refusal_names_unreadably_blocks_no_other(stage
     assert sorted(stage.statuses().values()) == ["Assigned"] * 3 + ["Created"]
     assert "grant it the role" in stage.message("id2-default-id2")
     await stage.recorder.flushed()
-    told = {each["involvedObject"]["name"] for each in stage.api.store.list("events") if each["type"] == "Warning"}
-    assert told == {"id2", "id2-default-id2"}, "no identity is reported before the refused one is known"
+    reported = {each["involvedObject"]["name"] for each in stage.api.store.list("events") if each["type"] == "Warning"}
+    assert reported == {"id2", "id2-default-id2"}, "no identity is reported before the refused one is known"
 
 
 async def test_a_reason_longer_than_a_message_is_written_once(stage: ReconcileBench) -> None:

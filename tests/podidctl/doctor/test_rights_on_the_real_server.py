@@ -129,7 +129,7 @@ async def test_exactly_these_permissions_suffice_and_a_missing_one_is_named(
         await ready(probes)
         await asyncio.to_thread(run_pod, real, "web", "n0")
         await assigned(real, web="Assigned")
-        assert "forbidden" not in mic.said().lower()
+        assert "forbidden" not in mic.read_log().lower()
         assert "forbidden" not in log.read_text().lower()
 
     for program in ("mic", "nmi"):
