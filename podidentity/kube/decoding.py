@@ -247,7 +247,9 @@ def decode_object(kind: Kind[R], data: bytes | msgspec.Raw) -> R:
 
 def _decode_part(shape: type[R], data: bytes) -> R:
     """Return an object that another one embeds."""
-    return msgspec.convert(_without_nulls(fold(_read(_MAPPING, data), shape)), shape)
+    stored: dict[str, Any] = _read(_MAPPING, data)
+    converted: R = msgspec.convert(_without_nulls(fold(stored, shape)), shape)
+    return converted
 
 
 def _fields_of(data: bytes | msgspec.Raw, shape: type[Wire], path: str) -> dict[str, Any]:

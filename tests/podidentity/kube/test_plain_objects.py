@@ -124,7 +124,7 @@ def test_both_ways_give_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_mic_and_the_go_implementation_write_is_decoded_fast(change: Any) -> None:
     made = document()
     change(made)
-    assert decoding.decode_plain(json.dumps(made).encode(), str, lambda shape, _data: shape()) is not None
+    assert plain_objects.decode_plain(json.dumps(made).encode(), str, lambda shape, _data: shape()) is not None
 
 
 def test_equal_embedded_copies_are_one_object_while_an_object_contains_them() -> None:
