@@ -19,7 +19,7 @@ async def test_the_state_and_the_probes_of_a_running_nmi() -> None:
         granted = await ask(sandbox, context)
         assert granted.status == 200, granted.text
 
-        instance = await ask(sandbox, context, path="/metadata/instance", **{"api-version": "2021-02-01"})
+        instance = await ask(sandbox, context, path="/metadata/instance?api-version=2021-02-01")
         assert instance.status == 200, instance.text
 
         ready = await read("/readyz")
