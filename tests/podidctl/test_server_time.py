@@ -9,8 +9,8 @@ from podidctl.diagnosis.server_time import clock_difference, server_now
 from podidentity.kube import access
 from podidentity.kube.client import Client
 from podidentity.kube.errors import NoResponse
-from podidentity_sandbox.kubeapi.handling import StatusError
 from podidentity_sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.emulated_cloud import EmulatedCloud
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

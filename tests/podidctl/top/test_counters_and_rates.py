@@ -41,8 +41,7 @@ def test_a_page_without_a_metric_leaves_it_unknown() -> None:
         f"aadpodidentity_nmi_index_size {'9' * 400}\n",
         f"aadpodidentity_nmi_index_size 1 {'9' * 400}\n",
         "aadpodidentity_nmi_index_size 1e308\n" * 2,
-        'aadpodidentity_nmi_operations_duration_seconds_count{a="1"} 1e308\n'
-        'aadpodidentity_nmi_operations_duration_seconds_count{a="2"} 1e308\n',
+        "\n".join(f'aadpodidentity_nmi_operations_duration_seconds_count{{a="{n}"}} 1e308' for n in "12"),
     ],
 )
 def test_other_pages_are_unreadable(text: str) -> None:
