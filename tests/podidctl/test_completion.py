@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from podidctl.cli import app
+from podidctl.cli import application
 from podidctl.cluster_access import CliContext
 from podidctl.completion import ClusterNames
 from tests.mic.emulated_cloud import EmulatedCloud
@@ -16,7 +16,7 @@ from tests.mic.emulated_cloud import EmulatedCloud
 
 def context(**given: str) -> typer.Context:
     """Stand-in for the command line so far."""
-    made = typer.Context(get_command(app))
+    made = typer.Context(get_command(application()))
     made.params.update(given)
     return made
 
