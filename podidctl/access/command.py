@@ -122,8 +122,13 @@ def parse_scope(kind: str, name: str, namespace: str, usual: str) -> Scope:
 
 
 def _test_policy(request: _Request, file: str, output: PolicyOutput, to: Console) -> int:
-    rules = _read_policy(file)
-    result = evaluate(_find_review(request), rules, file)
+    rules, found = _read_policy(file), _find_review(request)
+    if found.scope.kind:
+        raise StartError(
+            f"{request.stored} is a review of {found.scope.kind} {found.scope.name} only, and a policy tests the whole "
+            "cluster: store one without arguments, podidctl access -o json"
+        )
+    result = evaluate(found, rules, file)
     print_text(render_policy(result, output), to)
     return SOMETHING_TO_DO if result.is_violated else int(result.is_undecided)
 
