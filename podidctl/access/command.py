@@ -25,6 +25,7 @@ from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
 from podidctl.access.scope import KINDS, ScopeError
 from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect, parse_pod_name
+from podidctl.completion import ClusterNames
 from podidctl.printing import Output, console, plain, print_document, print_text
 from podidentity.exits import StartError
 from podidentity.telemetry.logs import LogFormat, configure
@@ -49,14 +50,31 @@ class _Request:
 
 def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command to *app*."""
+    names = ClusterNames(context)
 
     @app.command("access")
     def _access(
-        kind: Annotated[str, typer.Argument(help="identity, pod, node or namespace. Default: the cluster.")] = "",
-        name: Annotated[str, typer.Argument(help="Its name; of a pod or an identity NAMESPACE/NAME, or NAME.")] = "",
+        kind: Annotated[
+            str,
+            typer.Argument(
+                help="identity, pod, node or namespace. Default: the cluster.", autocompletion=_complete_kinds
+            ),
+        ] = "",
+        name: Annotated[
+            str,
+            typer.Argument(
+                help="Its name; of a pod or an identity NAMESPACE/NAME, or NAME.", autocompletion=names.of_kind
+            ),
+        ] = "",
         *,
         namespace: Annotated[
-            str, typer.Option("-n", "--namespace", help="The namespace of the pod or the identity.")
+            str,
+            typer.Option(
+                "-n",
+                "--namespace",
+                help="The namespace of the pod or the identity.",
+                autocompletion=names.namespaces,
+            ),
         ] = "",
         kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
         cloudconfig: Annotated[str, typer.Option(help=CLOUDCONFIG_HELP)] = "",
@@ -94,6 +112,10 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             render(found, output, to)
             code = int(bool(found.unknown))
         raise typer.Exit(code)
+
+
+def _complete_kinds(incomplete: str) -> list[str]:
+    return [each for each in KINDS if each.startswith(incomplete)]
 
 
 def _check_options(output: AccessOutput, kind: str, policy: str, diff: str, stored: str) -> None:
