@@ -183,7 +183,7 @@ class CaseServers:
                 raise TimeoutError(f"{what} did not come true in {seconds:g} s")
             for mic in self.cloud.running:
                 if mic.process.returncode not in {None, 0, -9}:
-                    raise RuntimeError(f"mic ended with {mic.process.returncode}: {mic.said()[-2000:]}")
+                    raise RuntimeError(f"mic ended with {mic.process.returncode}: {mic.read_log()[-2000:]}")
             await asyncio.sleep(0.005)
 
     async def all_assigned(self, pods: Iterable[str], seconds: float = 180.0) -> None:

@@ -29,8 +29,8 @@ def test_pages_contain_every_object_once_and_a_continue_token() -> None:
 
 
 def test_an_assigned_identity_names_its_pod_and_node() -> None:
-    pod, held = stream.pod(7, SMALL), stream.assigned(7, SMALL)
-    event = decode_event(ASSIGNED_IDENTITIES, stream.line("ADDED", held, ASSIGNED_IDENTITIES))
+    pod, assigned = stream.pod(7, SMALL), stream.assigned(7, SMALL)
+    event = decode_event(ASSIGNED_IDENTITIES, stream.line("ADDED", assigned, ASSIGNED_IDENTITIES))
     assert event.object is not None
     assert event.object.spec.pod == pod["metadata"]["name"]
     assert event.object.spec.nodename == pod["spec"]["nodeName"]

@@ -33,7 +33,7 @@ COUNTS = Counts(
 BASE = Baseline(HERE, {"keep-alive": COUNTS})
 
 
-def told(now: Counts, environment: Environment = HERE) -> list[str]:
+def complaints_about(now: Counts, environment: Environment = HERE) -> list[str]:
     return complaints(BASE, environment, {"keep-alive": now})
 
 
@@ -42,18 +42,18 @@ def grown(count: float, share: float) -> float:
 
 
 def test_equal_counts_are_accepted() -> None:
-    assert told(COUNTS) == []
+    assert complaints_about(COUNTS) == []
 
 
 @pytest.mark.parametrize("share", [0.029, -0.029])
 def test_a_change_within_the_limit_is_accepted(share: float) -> None:
-    assert told(replace(COUNTS, instructions=grown(5600, share), native=grown(4800, share))) == []
+    assert complaints_about(replace(COUNTS, instructions=grown(5600, share), native=grown(4800, share))) == []
 
 
 @pytest.mark.parametrize("share", [0.031, -0.031])
 def test_a_change_beyond_the_limit_is_reported_in_both_directions(share: float) -> None:
-    (whole,) = told(replace(COUNTS, instructions=grown(5600, share)))
-    (native,) = told(replace(COUNTS, native=grown(4800, share)))
+    (whole,) = complaints_about(replace(COUNTS, instructions=grown(5600, share)))
+    (native,) = complaints_about(replace(COUNTS, native=grown(4800, share)))
 
     assert "in _native" not in whole
     assert "in _native" in native
@@ -65,7 +65,7 @@ def test_a_change_beyond_the_limit_is_reported_in_both_directions(share: float) 
 def test_the_functions_that_changed_most_are_named_first() -> None:
     functions = {"scan:scan_head": 3010.0, "query:read_query": 1200.0, "libpython3:PyObject_Str": 700.0}
 
-    (complaint,) = told(replace(COUNTS, instructions=6500.0, functions=functions))
+    (complaint,) = complaints_about(replace(COUNTS, instructions=6500.0, functions=functions))
 
     lines = complaint.partition("Where:\n")[2].splitlines()
     assert [line.split() for line in lines[:3]] == [
@@ -84,13 +84,13 @@ def test_the_functions_that_changed_most_are_named_first() -> None:
     ],
 )
 def test_an_added_or_removed_system_call_is_reported(changed: Mapping[str, float], expected: str) -> None:
-    (complaint,) = told(replace(COUNTS, system_calls=changed))
+    (complaint,) = complaints_about(replace(COUNTS, system_calls=changed))
     assert expected in complaint
 
 
 @pytest.mark.parametrize("allocations", [0.53, 0.47])
 def test_an_added_or_removed_allocation_is_reported(allocations: float) -> None:
-    (complaint,) = told(replace(COUNTS, allocations=allocations))
+    (complaint,) = complaints_about(replace(COUNTS, allocations=allocations))
     assert "allocations a request" in complaint
 
 
@@ -101,22 +101,22 @@ def test_a_batch_that_only_one_side_has_is_reported() -> None:
 
 
 def test_with_another_python_build_our_code_still_has_the_narrow_limit() -> None:
-    assert told(replace(COUNTS, instructions=grown(5600, 0.2)), OTHER_BUILD) == []
-    (complaint,) = told(replace(COUNTS, native=grown(4800, 0.031)), OTHER_BUILD)
+    assert complaints_about(replace(COUNTS, instructions=grown(5600, 0.2)), OTHER_BUILD) == []
+    (complaint,) = complaints_about(replace(COUNTS, native=grown(4800, 0.031)), OTHER_BUILD)
     assert "at most 3%" in complaint
 
 
 def test_in_another_environment_the_limit_is_wider() -> None:
-    assert told(replace(COUNTS, native=grown(4800, 0.2)), OTHER_PYTHON) == []
-    (complaint,) = told(replace(COUNTS, native=grown(4800, 0.26)), OTHER_PYTHON)
+    assert complaints_about(replace(COUNTS, native=grown(4800, 0.2)), OTHER_PYTHON) == []
+    (complaint,) = complaints_about(replace(COUNTS, native=grown(4800, 0.26)), OTHER_PYTHON)
     assert "at most 25%" in complaint
 
 
 def test_in_another_environment_fewer_allocations_and_calls_are_accepted_and_more_are_not() -> None:
     fewer = replace(COUNTS, allocations=0.1, system_calls={"recvfrom": 1.0, "sendto": 1.0})
     more = replace(COUNTS, allocations=0.7, system_calls={**COUNTS.system_calls, "epoll_ctl": 1.0})
-    assert told(fewer, OTHER_PYTHON) == []
-    assert len(told(more, OTHER_PYTHON)) == 2
+    assert complaints_about(fewer, OTHER_PYTHON) == []
+    assert len(complaints_about(more, OTHER_PYTHON)) == 2
 
 
 def test_the_baseline_of_the_same_environment_or_else_of_the_same_machine_and_python_is_used() -> None:

@@ -41,20 +41,20 @@ def test_equal_values_result_in_equal_bytes_without_date_or_version(tmp_path: Pa
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_plot_names_its_subject_and_the_machine(file: str) -> None:
-    said = words(FULL, file)
+    text = words(FULL, file)
     (plot,) = [each for each in plots(FULL) if each.file == file]
-    assert plot.title in said
-    assert "better" in said
-    assert "A Processor 9000, virtual, 2 cores, Linux 6.1.0, Python 3.11.7; commit 0123456789, 2026-01-02" in said
-    assert "quick run" not in said
+    assert plot.title in text
+    assert "better" in text
+    assert "A Processor 9000, virtual, 2 cores, Linux 6.1.0, Python 3.11.7; commit 0123456789, 2026-01-02" in text
+    assert "quick run" not in text
     assert "quick run" in words(QUICK, file)
 
 
 @pytest.mark.parametrize("file", ["throughput.png", "latency.png", "cpu.png"])
 def test_every_server_is_named(file: str) -> None:
-    said = words(FULL, file)
+    text = words(FULL, file)
     for server, name in NAMES.items():
-        assert ("nginx" if server == BASE else name) in said
+        assert ("nginx" if server == BASE else name) in text
 
 
 def test_values_are_next_to_their_bars() -> None:

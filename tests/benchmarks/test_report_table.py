@@ -18,8 +18,8 @@ def test_the_head_states_what_was_measured_on_which_machine() -> None:
     assert head[0] == "2026-01-02 03:04 UTC, commit 0123456789, full run of 14.0 min."
     assert head[1].startswith("A Processor 9000, 2 cores (virtual), 24 GiB, Linux 6.1.0; Python 3.11.7, uvloop 0.23.0")
     assert head[2] == "Load before: 0.1; a hypervisor took 0.4 s of the cores' time."
-    told = replace(FULL, machine=replace(FULL.machine, virtual=False, governor="performance", turbo=False))
-    assert "2 cores (bare, governor performance, turbo off)" in table(told)
+    bare_metal = replace(FULL, machine=replace(FULL.machine, virtual=False, governor="performance", turbo=False))
+    assert "2 cores (bare, governor performance, turbo off)" in table(bare_metal)
 
 
 def test_the_verdict_is_one_line_with_the_reasons() -> None:
@@ -62,8 +62,8 @@ def test_a_ratio_and_its_quartiles_are_next_to_the_value() -> None:
 def test_disturbances_and_unexpected_answers_are_below_the_case() -> None:
     case = FULL.cases[0]
     servers = {"nmi": replace(case.servers["nmi"], statuses={200: 9, 503: 1_000}, errors={"reset": 2})}
-    said = table(replace(FULL, cases=(replace(case, dirty=4, servers=servers),)))
-    assert "15 rounds, 2 measurements redone, 4 DISTURBED. Not 200: nmi 1,000 x 503, 2 x reset." in said
+    text = table(replace(FULL, cases=(replace(case, dirty=4, servers=servers),)))
+    assert "15 rounds, 2 measurements redone, 4 DISTURBED. Not 200: nmi 1,000 x 503, 2 x reset." in text
     assert "DISTURBED" not in table(FULL)
     assert "Not 200" not in table(FULL)
 
@@ -118,10 +118,10 @@ def test_the_short_form_compares_each_case_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(0.0, "0.00"), (1.236, "1.24"), (56.04, "56.0"), (153_270.4, "153,270"), (99.96, "100.0")]
+    ("value", "expected"), [(0.0, "0.00"), (1.236, "1.24"), (56.04, "56.0"), (153_270.4, "153,270"), (99.96, "100.0")]
 )
-def test_a_value_has_about_three_significant_digits(value: float, said: str) -> None:
-    assert figure(value) == said
+def test_a_value_has_about_three_significant_digits(value: float, expected: str) -> None:
+    assert figure(value) == expected
 
 
 def test_a_table_without_rows_is_empty() -> None:

@@ -40,13 +40,13 @@ async def test_repeats_become_one_event_with_a_count(client: Client, programs_cl
     await asyncio.wait_for(recorder.flushed(), 15)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    told = {entry["reason"]: entry for entry in await events(client, namespace)}
-    assert {reason: (entry["type"], entry["count"]) for reason, entry in told.items()} == {
+    recorded = {entry["reason"]: entry for entry in await events(client, namespace)}
+    assert {reason: (entry["type"], entry["count"]) for reason, entry in recorded.items()} == {
         "BindingApplied": ("Normal", 3),
         "BindingApplyError": ("Warning", 1),
     }
-    assert told["BindingApplied"]["involvedObject"]["uid"] == about.metadata.uid
-    assert told["BindingApplied"]["source"] == {"component": "mic", "host": "node-1"}
+    assert recorded["BindingApplied"]["involvedObject"]["uid"] == about.metadata.uid
+    assert recorded["BindingApplied"]["source"] == {"component": "mic", "host": "node-1"}
     assert recorder.dropped == 0
 
 
@@ -57,5 +57,5 @@ async def test_an_event_about_a_node_is_in_the_default_namespace(client: Client,
     await asyncio.wait_for(recorder.flushed(), 15)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    told = [entry["message"] for entry in await events(client, "default") if namespace in entry["metadata"]["name"]]
-    assert told == ["an odd node"]
+    messages = [entry["message"] for entry in await events(client, "default") if namespace in entry["metadata"]["name"]]
+    assert messages == ["an odd node"]

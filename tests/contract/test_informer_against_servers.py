@@ -34,14 +34,20 @@ class Mirror:
 
     def __init__(self, client: Client, proxy: FaultProxy, mirrored: Client, namespace: str) -> None:
         self.client, self.proxy, self.namespace = client, proxy, namespace
-        self.told: Recorder[AzureIdentityBinding] = Recorder(versions=False)
+        self.recorder: Recorder[AzureIdentityBinding] = Recorder(versions=False)
         self.informer = Informer(
-            mirrored, BINDINGS, self.told, namespace=namespace, page_size=2, silence_seconds=1.5, random=lambda: 0.02
+            mirrored,
+            BINDINGS,
+            self.recorder,
+            namespace=namespace,
+            page_size=2,
+            silence_seconds=1.5,
+            random=lambda: 0.02,
         )
         self.task = asyncio.create_task(self.informer.run())
 
     async def received(self, *lines: str) -> None:
-        await self.told.received(*lines, seconds=15)
+        await self.recorder.received(*lines, seconds=15)
 
     async def create(self, name: str) -> None:
         await self.client.create(BINDINGS, self.namespace, binding(name))
@@ -212,15 +218,15 @@ async def test_pods_are_selected_by_their_node(client: Client, namespace: str) -
     async with asyncio.timeout(15):  # pods need their namespace's service account, which a controller makes
         while not await client.list(SERVICE_ACCOUNTS, namespace):
             await asyncio.sleep(0.01)
-    told: Recorder[Pod] = Recorder(versions=False)
+    recorder: Recorder[Pod] = Recorder(versions=False)
     for name, node in (("here", f"n-{namespace}"), ("there", "elsewhere")):
         await client.create(PODS, namespace, pod_on(name, node))
-    informer = Informer(client, PODS, told, field_selector=f"spec.nodeName=n-{namespace}")
+    informer = Informer(client, PODS, recorder, field_selector=f"spec.nodeName=n-{namespace}")
     task = asyncio.create_task(informer.run())
     await asyncio.wait_for(informer.synced(), 15)
-    assert told.lines == ["+here"]
+    assert recorder.lines == ["+here"]
     await client.create(PODS, namespace, pod_on("there-too", "elsewhere"))
     await client.create(PODS, namespace, pod_on("here-too", f"n-{namespace}"))
-    await told.received("+here", "+here-too", seconds=15)
+    await recorder.received("+here", "+here-too", seconds=15)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -68,17 +68,17 @@ async def test_lists_leave_out_only_oversized_objects(client: Client, namespace:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("account", "limits")
 async def test_watches_continue_after_an_oversized_object(client: Client, namespace: str, kind: Kind[Any]) -> None:
-    told: Recorder[Any] = Recorder(versions=False)
-    informer = Informer(client, kind, told, namespace=namespace)
+    recorder: Recorder[Any] = Recorder(versions=False)
+    informer = Informer(client, kind, recorder, namespace=namespace)
     task = asyncio.create_task(informer.run())
     await asyncio.wait_for(informer.synced(), 15)
     for name, size in (("a", SMALL), ("b", LARGE), ("c", SMALL)):
         await write(client.create(kind, namespace, document(kind, name, size)))
-    await told.received("+a", "+c", seconds=15)
+    await recorder.received("+a", "+c", seconds=15)
     for name, size in (("a", LARGE), ("b", 0)):
         change = {"metadata": {"annotations": {"padding": "x" * size}}}
         await write(client.patch_merge(kind, namespace, name, change))
-    await told.received("+a", "+c", "-a", "+b", seconds=15)
+    await recorder.received("+a", "+c", "-a", "+b", seconds=15)
     assert (informer.lists, informer.restarts) == (1, 0)
     assert client.skipped.counts == {(kind.plural, "size"): 2}
     task.cancel()
@@ -105,20 +105,20 @@ async def test_the_event_is_on_the_object_in_its_namespace(client: Client, names
 
 @pytest.mark.usefixtures("account")
 async def test_a_pod_appears_in_a_watch_of_scheduled_pods_when_it_is_scheduled(client: Client, namespace: str) -> None:
-    told: Recorder[Pod] = Recorder()
+    recorder: Recorder[Pod] = Recorder()
     for name in ("waits", "goes"):
         await client.create(PODS, namespace, document(PODS, name, SMALL))
-    informer = Informer(client, PODS, told, namespace=namespace, field_selector="spec.nodeName!=")
+    informer = Informer(client, PODS, recorder, namespace=namespace, field_selector="spec.nodeName!=")
     task = asyncio.create_task(informer.run())
     await asyncio.wait_for(informer.synced(), 15)
-    assert told.lines == []
+    assert recorder.lines == []
     path = f"{PODS.path(namespace, 'goes')}/binding"
     body = b'{"apiVersion":"v1","kind":"Binding","metadata":{"name":"goes"},"target":{"kind":"Node","name":"n"}}'
     await client.request("POST", path, body=body)
     async with asyncio.timeout(15):
-        while not told.lines:
+        while not recorder.lines:
             await asyncio.sleep(0.01)
-    assert [line.split()[0] for line in told.lines] == ["+goes"]
+    assert [line.split()[0] for line in recorder.lines] == ["+goes"]
     (pod,) = informer.store.values()
     assert pod.spec.node_name == "n"
     task.cancel()

@@ -33,16 +33,16 @@ async def test_a_repeated_refusal_is_recorded_once_on_its_pod(client: Client, na
         await asyncio.wait_for(recorder.flushed(), 15)
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
-    (told,) = await events(client, namespace)
+    (event,) = await events(client, namespace)
 
     assert recorder.dropped == 0
-    assert (told["type"], told["reason"], told["message"], told["count"]) == (
+    assert (event["type"], event["reason"], event["message"], event["count"]) == (
         "Warning",
         "IdentityNotAssigned",
         REFUSAL.detail,
         2,
     )
-    about = told["involvedObject"]
+    about = event["involvedObject"]
     assert (about["kind"], about["namespace"], about["name"], about["uid"]) == ("Pod", namespace, "cart", entry.uid)
 
 

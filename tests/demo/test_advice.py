@@ -61,10 +61,10 @@ async def test_a_proxy_that_refuses_is_named(azure: Azure, settings: Settings) -
 @pytest.mark.parametrize("asked", Asked)
 @pytest.mark.parametrize("status", [0, 200, 302, 400, 401, 403, 404, 410, 429, 500, 503])
 def test_there_is_advice_for_every_status(asked: Asked, status: int) -> None:
-    said = advice(asked, status)
-    assert said
-    assert said == " ".join(said.split())
-    assert not said.endswith(".")
+    text = advice(asked, status)
+    assert text
+    assert text == " ".join(text.split())
+    assert not text.endswith(".")
 
 
 def test_a_refused_token_and_a_refused_list_have_different_advice() -> None:

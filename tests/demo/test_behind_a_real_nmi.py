@@ -87,5 +87,5 @@ async def test_the_demo_names_the_identity_of_a_request_without_a_client_id(sand
 
     await eventually(both_are_assigned)  # until then a request without a name gets the one that came first
     lines = {known.client_id: (await demo(sandbox, context, known.client_id))[1] for known in (first, second)}
-    noticed = {client_id for client_id, said in lines.items() if any("bind only one" in line for line in said)}
+    noticed = {client_id for client_id, printed in lines.items() if any("bind only one" in line for line in printed)}
     assert len(noticed) == 1

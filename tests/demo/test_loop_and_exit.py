@@ -95,21 +95,21 @@ def names(azure: Azure) -> list[str]:
 async def test_the_exit_code_is_0_if_every_step_succeeded(azure: Azure, settings: Settings) -> None:
     azure.directory.grant(azure.one.object_id, "Reader")
     azure.vm.attach(azure.one)
-    code, said, errors = await ended(*names(azure), "--once", environ={"MY_POD_NAME": "demo"})
+    code, output, errors = await ended(*names(azure), "--once", environ={"MY_POD_NAME": "demo"})
     assert (code, errors) == (0, "")
-    assert said.splitlines()[0] == "starting demo pod demo"
-    assert len(said.splitlines()) == 5
+    assert output.splitlines()[0] == "starting demo pod demo"
+    assert len(output.splitlines()) == 5
 
 
 async def test_the_exit_code_is_1_if_a_step_failed(azure: Azure, settings: Settings) -> None:
-    code, said, errors = await ended(*names(azure), "--once", "--timeout=0.1")
+    code, output, errors = await ended(*names(azure), "--once", "--timeout=0.1")
     assert (code, errors) == (1, "")
-    assert said.splitlines()[-1].startswith("gave up after ")
+    assert output.splitlines()[-1].startswith("gave up after ")
 
 
 async def test_the_exit_code_of_a_usage_error_is_2(azure: Azure, settings: Settings) -> None:
-    code, said, errors = await ended(*names(azure)[:2])
-    assert (code, said) == (2, "")
+    code, output, errors = await ended(*names(azure)[:2])
+    assert (code, output) == (2, "")
     assert "--resourcegroup" in errors
 
 

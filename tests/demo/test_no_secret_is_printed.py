@@ -99,6 +99,6 @@ async def test_a_redirect_is_not_followed_with_the_token(azure: Azure, settings:
 
 
 def test_ordinary_words_are_unchanged() -> None:
-    said = "AuthorizationFailed: the client d3a0c11e-0000-4000-8000-000000000001 at management.azure.com"
-    assert presentable(said) == said
+    text = "AuthorizationFailed: the client d3a0c11e-0000-4000-8000-000000000001 at management.azure.com"
+    assert presentable(text) == text
     assert presentable(f"a {TOKEN} b") == "a (left out) b"

@@ -64,6 +64,6 @@ async def test_two_identities_of_one_pod_are_reported(azure: Azure, settings: Se
     azure.vm.attach(azure.one)
     azure.vm.attach(azure.two)
     other = dataclasses.replace(settings, client_id=azure.two.client_id)
-    said = [line for line in await one_run(other) if line.startswith("failed")]
+    failures = [line for line in await one_run(other) if line.startswith("failed")]
     # IMDS gives no token without a name where there are two; NMI would give one of the first.
-    assert any("acquire a token using the MSI" in line for line in said)
+    assert any("acquire a token using the MSI" in line for line in failures)

@@ -44,13 +44,13 @@ class Cluster(Commands):
     def rights(self, account: str, *, of: str, within: str) -> set[Right]:
         """Return what service account *account* of namespace *of* may do in *within*, beyond every account."""
 
-        def told(name: str) -> set[Right]:
+        def listed_rights(name: str) -> set[Right]:
             listed = self.kubectl(
                 "auth", "can-i", "--list", f"--namespace={within}", f"--as=system:serviceaccount:{of}:{name}"
             )
             return set(_rights(listed))
 
-        return told(account) - told("without-permissions")
+        return listed_rights(account) - listed_rights("without-permissions")
 
     def token(self, account: str, namespace: str) -> str:
         """Return the token that the kubelet mounts into a pod of this service account."""

@@ -61,11 +61,11 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("helm", HELMS)
-@pytest.mark.parametrize(("federated", "options", "told"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize(("federated", "options", "message"), REFUSED.values(), ids=REFUSED)
 def test_unsafe_values_are_rejected_with_the_value_to_set(
-    tmp_path: Path, helm: str, federated: Any, options: tuple[str, ...], told: str
+    tmp_path: Path, helm: str, federated: Any, options: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(RenderError, match=told):
+    with pytest.raises(RenderError, match=message):
         made(tmp_path, federated, helm=helm, options=options)
     made(tmp_path, {**federated, "enabled": False}, helm=helm, options=options)
 

@@ -260,7 +260,7 @@ ANSWERED = {
 def test_a_cluster_whose_certificates_have_no_key_identifiers_is_served(name: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("t")
     arguments = [str(CHART / "crds")] if name == "apply_crds.py" else ["default", "cleanup"]
-    body, said = ANSWERED[name]
+    body, expected = ANSWERED[name]
     # The default of Python 3.13.
     strict = "import tests.old_authority as old, ssl\n"
     strict += "ssl.create_default_context = old.as_from_python_3_13_on(ssl.create_default_context)\n"
@@ -275,4 +275,4 @@ def test_a_cluster_whose_certificates_have_no_key_identifiers_is_served(name: st
             check=False,
         )
     assert done.returncode == 0, done.stderr
-    assert said in done.stdout
+    assert expected in done.stdout

@@ -125,8 +125,8 @@ def test_a_boot_guard_that_is_switched_off_is_removed_by_the_next_revision(plane
     namespace = f"guard-{helm}"
 
     def arguments() -> list[str]:
-        told = cluster.kubectl("get", "ds", "aad-pod-identity-nmi", f"-n={namespace}", "-o", "json")
-        pod = json.loads(told)["spec"]["template"]["spec"]
+        output = cluster.kubectl("get", "ds", "aad-pod-identity-nmi", f"-n={namespace}", "-o", "json")
+        pod = json.loads(output)["spec"]["template"]["spec"]
         return [word for each in pod.get("initContainers", []) for word in each["args"] if "boot-guard" in word]
 
     def upgrade(*options: str) -> None:

@@ -121,15 +121,15 @@ def test_the_defaults_for_missing_values_are_those_of_values_yaml() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"mic.tag": "v1.8.17"}, "the tag of image mic is v1.8.17"),
         ({"nmi.tag": "v1.7.0"}, "the tag of image nmi is v1.7.0"),
         ({"image.repository": DEFAULTS["image.repository"]}, "image.repository is mcr.microsoft.com"),
     ],
 )
-def test_the_go_implementations_images_are_rejected(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(RenderError, match=told) as refused:
+def test_the_go_implementations_images_are_rejected(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(RenderError, match=message) as refused:
         render(given(tmp_path, reference(**changed)))
     assert "remove image.repository, mic.tag and nmi.tag from your values" in str(refused.value)
 

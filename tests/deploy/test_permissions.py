@@ -145,12 +145,13 @@ def test_role_view_reads_identities_and_role_edit_changes_them(plane: up.Plane, 
 
         def verbs(role: str) -> dict[str, set[str]]:
             found: dict[str, set[str]] = {}
-            for resource, _, told in cluster.rights(role, of=namespace, within=namespace):
+            for resource, _, verbs_of_resource in cluster.rights(role, of=namespace, within=namespace):
                 if resource.endswith(GROUP):
-                    found.setdefault(resource, set()).update(told.split())
+                    found.setdefault(resource, set()).update(verbs_of_resource.split())
             return found
 
-        assert verbs("view") == {kind: set(told.split()) for kind, told in seen.items()}
+        assert verbs("view") == {kind: set(verbs_of_resource.split()) for kind, verbs_of_resource in seen.items()}
         assert verbs("edit") == {
-            kind: set(told.split()) | set(changed.get(kind, "").split()) for kind, told in seen.items()
+            kind: set(verbs_of_resource.split()) | set(changed.get(kind, "").split())
+            for kind, verbs_of_resource in seen.items()
         }

@@ -65,8 +65,8 @@ async def test_mic_assigns_and_revokes_and_rewrites_old_spellings(cloud: Emulate
     assert await mic.stop() == 0
     lease = "/apis/coordination.k8s.io/v1/namespaces/default/leases/aad-pod-identity-mic"
     assert (await asyncio.to_thread(real.api, "GET", lease))["spec"]["holderIdentity"] == ""
-    assert not FORBIDDEN.search(mic.said())
-    assert "forbidden" not in mic.said().lower(), mic.said()
+    assert not FORBIDDEN.search(mic.read_log())
+    assert "forbidden" not in mic.read_log().lower(), mic.read_log()
 
 
 def nmi_pods(plane: Plane, count: int) -> dict[str, str]:
@@ -122,11 +122,11 @@ async def test_mic_removes_the_startup_taint_after_the_charts_nmi_is_ready(
             while taint["key"] in await taints("ready"):
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise AssertionError(f"the taint is still there: {mic.said()}") from None
+        raise AssertionError(f"the taint is still there: {mic.read_log()}") from None
     assert await taints("ready") == [stays["key"]]
     assert taint["key"] in await taints("waits")
     assert await mic.stop() == 0
-    assert "forbidden" not in mic.said().lower(), mic.said()
+    assert "forbidden" not in mic.read_log().lower(), mic.read_log()
 
 
 @pytest.mark.parametrize("mode", ["standard", "managed"])
@@ -159,15 +159,15 @@ async def test_nmi_is_ready(plane: Plane, mode: str, tmp_path: Path) -> None:
         finally:
             process.terminate()
             await process.wait()
-        said = log.read_text()
-        assert not FORBIDDEN.search(said)
-        assert "forbidden" not in said.lower(), said
+        text = log.read_text()
+        assert not FORBIDDEN.search(text)
+        assert "forbidden" not in text.lower(), text
 
 
 async def ready(url: str, process: asyncio.subprocess.Process, log: Path) -> None:
     """Wait until /readyz returns 200: every watch has its first list, and NMI serves."""
 
-    def said() -> str:
+    def read_log() -> str:
         return log.read_text()
 
     def ask() -> bool:
@@ -180,7 +180,7 @@ async def ready(url: str, process: asyncio.subprocess.Process, log: Path) -> Non
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not await asyncio.to_thread(ask):
-                assert process.returncode is None, said()
+                assert process.returncode is None, read_log()
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise AssertionError(f"NMI is not ready: {said()}") from None
+        raise AssertionError(f"NMI is not ready: {read_log()}") from None

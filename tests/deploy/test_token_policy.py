@@ -52,7 +52,7 @@ class Wrong:
     """A request that one clause refuses."""
 
     clause: int
-    told: str
+    message: str
     change: Callable[[Spec, Bound], Spec] = lambda right, _: right
     """Function that derives it from NMI's own request, or from an object of another kind."""
     namespace: str = OPEN
@@ -102,7 +102,7 @@ def test_requests_that_nmi_never_sends_are_refused_and_similar_valid_ones_are_no
     assert refusal.startswith("403 ")
     assert BY_POLICY in refusal
     assert refusal.endswith(minting.policy["spec"]["validations"][wrong.clause]["message"])
-    assert wrong.told in refusal
+    assert wrong.message in refusal
     assert minting.nmi.refusal(OPEN, minting.right()) == ""
     assert minting.nmi.refusal(WIDE, minting.right(WIDE)) == ""
 
@@ -145,13 +145,13 @@ ODD: dict[str, tuple[Callable[[Spec], Spec], str]] = {
 }
 
 
-@pytest.mark.parametrize(("change", "told"), ODD.values(), ids=ODD)
+@pytest.mark.parametrize(("change", "message"), ODD.values(), ids=ODD)
 def test_an_odd_request_is_refused_by_a_clause_and_not_by_accident(
-    minting: Minting, change: Callable[[Spec], Spec], told: str
+    minting: Minting, change: Callable[[Spec], Spec], message: str
 ) -> None:
     refusal = minting.nmi.refusal(OPEN, change(minting.right()))
     assert BY_POLICY in refusal
-    assert told in refusal
+    assert message in refusal
 
 
 def test_a_token_that_is_bound_to_nothing_gets_none(minting: Minting, callers: dict[str, Caller]) -> None:

@@ -12,10 +12,10 @@ def test_the_table_is_up_to_date() -> None:
 
 
 def test_a_value_without_a_comment_is_named() -> None:
-    told = "# What it does.\none: 1\n"
+    values = "# What it does.\none: 1\n"
     with pytest.raises(ValueError, match=r"no comment above group\.two in"):
-        values_of(f"{told}group:\n  # Told.\n  three: 3\n\n  two: 2\n")
-    assert [value.name for value in values_of(told)] == ["one"]
+        values_of(f"{values}group:\n  # Told.\n  three: 3\n\n  two: 2\n")
+    assert [value.name for value in values_of(values)] == ["one"]
 
 
 def test_a_mapping_of_commented_entries_is_a_group_and_any_other_is_a_value() -> None:

@@ -91,23 +91,23 @@ def _of(call: ast.Call, function: Function | None, modules: list[ast.Module]) ->
             yield kind.attr, (*parts, ".", *([""] if "with_answer" in named else []))
         return
     if name == "PolicyError":
-        reason, said = "POLICY", call.args[0] if call.args else named["sentence"]
+        reason, expression = "POLICY", call.args[0] if call.args else named["sentence"]
     else:
         first = call.args[0] if call.args else named["reason"]
         assert isinstance(first, ast.Attribute), ast.dump(first)
-        reason, said = first.attr, call.args[1] if len(call.args) > 1 else named["sentence"]
-    if ast.unparse(said) not in PASSED_ON:
-        for parts in texts(said, function, modules):
+        reason, expression = first.attr, call.args[1] if len(call.args) > 1 else named["sentence"]
+    if ast.unparse(expression) not in PASSED_ON:
+        for parts in texts(expression, function, modules):
             yield reason, parts
 
 
-def texts(said: ast.expr, function: Function | None, modules: list[ast.Module]) -> Iterator[tuple[str, ...]]:
+def texts(expression: ast.expr, function: Function | None, modules: list[ast.Module]) -> Iterator[tuple[str, ...]]:
     """Yield the values of the expression *said* in *function*: a text, an assigned text, or an argument of callers."""
-    match said:
+    match expression:
         case ast.Constant(value=str(text)):
             yield (text,)
         case ast.JoinedStr():
-            yield tuple(str(each.value) if isinstance(each, ast.Constant) else "" for each in _merged(said))
+            yield tuple(str(each.value) if isinstance(each, ast.Constant) else "" for each in _merged(expression))
         case ast.Name(id=name) if function is not None:
             assigned = [
                 each.value
@@ -123,15 +123,15 @@ def texts(said: ast.expr, function: Function | None, modules: list[ast.Module]) 
             for each in assigned:
                 yield from texts(each, None, modules)
         case _:
-            raise AssertionError(f"not a text that can be read here: {ast.unparse(said)}")
+            raise AssertionError(f"not a text that can be read here: {ast.unparse(expression)}")
 
 
-def _merged(said: ast.JoinedStr) -> list[ast.expr]:
+def _merged(expression: ast.JoinedStr) -> list[ast.expr]:
     """Return the constants of *said*, with an empty one at each end that is variable."""
     empty = ast.Constant(value="")
-    values = [each for each in said.values if isinstance(each, ast.Constant)]
-    first = [] if isinstance(said.values[0], ast.Constant) else [empty]
-    last = [] if isinstance(said.values[-1], ast.Constant) else [empty]
+    values = [each for each in expression.values if isinstance(each, ast.Constant)]
+    first = [] if isinstance(expression.values[0], ast.Constant) else [empty]
+    last = [] if isinstance(expression.values[-1], ast.Constant) else [empty]
     return [*first, *values, *last]
 
 

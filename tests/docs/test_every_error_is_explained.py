@@ -37,10 +37,10 @@ def test_each_message_has_a_heading_followed_by_its_status(sentence: Sentence) -
     assert len(headings) == 1, f"{sentence.where}: {sentence.parts}"
     reason = Reason[sentence.reason]
     form = _FORMS[reason]
-    said = f"{form.status.value} `{form.error}`, reason `{reason.value}`"
-    said += ", with `Retry-After`" if form.says_retry_after else ""
-    said += ", and the connection ends" if form.ends_connection else ""
-    assert ANSWERS[headings[0]].splitlines()[0] == said
+    summary = f"{form.status.value} `{form.error}`, reason `{reason.value}`"
+    summary += ", with `Retry-After`" if form.says_retry_after else ""
+    summary += ", and the connection ends" if form.ends_connection else ""
+    assert ANSWERS[headings[0]].splitlines()[0] == summary
 
 
 @pytest.mark.parametrize("heading", ANSWERS)

@@ -28,10 +28,10 @@ def running_programs(programs: dict[str, Shown], registry: Callable[[], Collecto
     documented = {each.name: each for each in shown(expose(registry()).decode())}
     assert documented.keys() - LAZY <= programs.keys() <= documented.keys()
     for name, found in programs.items():
-        told = documented[name]
-        assert (found.kind, found.help) == (told.kind, told.help)
+        expected = documented[name]
+        assert (found.kind, found.help) == (expected.kind, expected.help)
         for label, values in found.labels.items():
-            assert label in OPEN or values <= told.labels[label], name
+            assert label in OPEN or values <= expected.labels[label], name
 
 
 async def test_names_types_and_labels_are_those_of_the_running_programs() -> None:

@@ -83,7 +83,7 @@ class Cluster:
         namespace = self.sandbox.network.node_namespace("node-0")
         return await self._succeeds(self.commands.run, "ip", "netns", "exec", namespace, *command)
 
-    def said(self) -> str:
+    def read_logs(self) -> str:
         """Return the last output of the pods' programs, for an error message."""
         logs = sorted(self.sandbox.folder.glob(f"{NAMESPACE}_*.log"))
         return "\n".join(f"{log.name}:\n{log.read_text(errors='replace')[-3000:]}" for log in logs)
@@ -92,7 +92,7 @@ class Cluster:
         try:
             return await asyncio.to_thread(run, *arguments)
         except CommandError as failure:
-            failure.add_note(self.said())
+            failure.add_note(self.read_logs())
             raise
 
 
@@ -109,5 +109,5 @@ async def gets_a_token(here: Cluster) -> None:
     context = here.sandbox.cluster.kubelets[NODE].context("default", "demo")
     assert context is not None
     answer = await ask(here.sandbox, context)
-    assert answer.status == 200, f"{answer.text}\n{here.said()}"
+    assert answer.status == 200, f"{answer.text}\n{here.read_logs()}"
     assert answer.claims["appid"] == DEMO_CLIENT_ID

@@ -32,14 +32,14 @@ async def test_a_pods_own_service_account_brings_its_token_under_the_charts_role
 
         await bound(here, NAMESPACE)
         answer = await asked(here, NAMESPACE)
-        assert answer.status == 200, f"{answer.text}\n{here.said()}"
+        assert answer.status == 200, f"{answer.text}\n{here.read_logs()}"
         assert (answer.claims["appid"], answer.claims["aud"]) == (DEMO_CLIENT_ID, AUDIENCE)
         assert (await asked(here, NAMESPACE)).claims == answer.claims
 
         await bound(here, OTHER)
         refused = await asked(here, OTHER)
         assert (refused.status, "service account" in refused.text) == (403, True), refused.text
-        assert "federated.namespaces" in here.said()
+        assert "federated.namespaces" in here.read_logs()
 
         assert here.sandbox.azure.arm.calls == []
         assert here.sandbox.azure.imds.token_calls == []

@@ -37,7 +37,7 @@ async def test_install_token_upgrade_uninstall(new_plane: NewPlane, tmp_path: Pa
 
         await here.kubectl("delete", "--filename", str(ROOT / "deploy" / "demo"), "--timeout=30s")
         await eventually(lambda: nothing_is_assigned(here))
-        assert "\nE1" not in here.said(), "an error in a log: a right that the chart does not grant, perhaps"
+        assert "\nE1" not in here.read_logs(), "an error in a log: a right that the chart does not grant, perhaps"
         await uninstalled(here)
 
 
@@ -65,9 +65,9 @@ async def cleans_by_hand(here: Cluster) -> None:
     """The command on the operations page, word for word, removes NMI's leftovers from the node and reports it."""
     (block,) = BY_HAND.findall((ROOT / "docs" / "operations.md").read_text())
     assert "aad-" in await here.tables()
-    said = await here.shell(block.replace("REGISTRY/PATH/nmi:TAG", "registry.invalid/aad-pod-identity/nmi:1"))
-    assert "aad-" not in await here.tables(), said
-    assert re.findall(r"removed (\S+)", said), said
+    output = await here.shell(block.replace("REGISTRY/PATH/nmi:TAG", "registry.invalid/aad-pod-identity/nmi:1"))
+    assert "aad-" not in await here.tables(), output
+    assert re.findall(r"removed (\S+)", output), output
     await eventually(lambda: no_pods(here))
 
 

@@ -120,14 +120,14 @@ def leave_objects(plane: Plane) -> None:
     record = {"metadata": {"name": "aad-pod-identity-config"}, "data": {"type-upgrade-status": "v1.8.17"}}
     plane.api("POST", RECORD.rpartition("/")[0], record)
     ended_at = (datetime.now(UTC) - timedelta(seconds=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    held = {
+    lock_record = {
         "holderIdentity": FORMER_LEADER,
         "leaseDurationSeconds": 2,
         "acquireTime": ended_at,
         "renewTime": ended_at,
         "leaderTransitions": 3,
     }
-    metadata = {**LOCK, "annotations": {ANNOTATION: json.dumps(held)}}
+    metadata = {**LOCK, "annotations": {ANNOTATION: json.dumps(lock_record)}}
     plane.api("POST", f"/api/v1/namespaces/{NAMESPACE}/endpoints", {"metadata": metadata})
 
 

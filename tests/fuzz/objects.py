@@ -107,9 +107,9 @@ class MicObjects:
                 cluster.reconcile(place)
         view = cluster.view
         view.state()
-        held = view.existing(own)
-        assert held is not None, "the bystander has lost its assigned identity"
-        assert (held.object.status.status, held.terminating) == ("Assigned", False)
+        existing = view.existing(own)
+        assert existing is not None, "the bystander has lost its assigned identity"
+        assert (existing.object.status.status, existing.terminating) == ("Assigned", False)
         for (plural, _), thing in known.items():
             self._handler(cluster, plural).deleted(thing)
         assert not [place.key for place in view.host_states() if NAMES.isdisjoint(place.nodes) and place.nodes]

@@ -115,15 +115,19 @@ def test_a_programs_packages_are_those_that_it_imports(program: str) -> None:
 
 
 def test_requirements_keep_their_other_markers() -> None:
-    said = b"""Metadata-Version: 2.4
+    core_metadata = b"""Metadata-Version: 2.4
 Requires-Dist: base<2; python_version < "3.12"
 Requires-Dist: one>=1; extra == "nmi"
 Requires-Dist: two>=1; sys_platform == "linux" and extra == "nmi"
 Requires-Dist: three; extra == 'demo'
 
 """
-    assert requirements("nmi", said) == ['base<2; python_version < "3.12"', "one>=1", 'two>=1; sys_platform == "linux"']
-    assert requirements("demo", said) == ["three"]
+    assert requirements("nmi", core_metadata) == [
+        'base<2; python_version < "3.12"',
+        "one>=1",
+        'two>=1; sys_platform == "linux"',
+    ]
+    assert requirements("demo", core_metadata) == ["three"]
 
 
 def test_other_programs_are_also_removed_from_the_list_of_files(

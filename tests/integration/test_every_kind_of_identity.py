@@ -169,8 +169,8 @@ async def test_a_refusal_is_reported_by_an_event_on_its_pod(shared_sandbox: Sand
     context = await run_pod(shared_sandbox, "unbound", {})
     assert (await ask(shared_sandbox, context)).status == 400
 
-    async def told() -> bool:
+    async def event_exists() -> bool:
         found = await shared_sandbox.cluster.client.request("GET", "/api/v1/namespaces/default/events")
         return b'"unbound"' in found and b"label it aadpodidbinding" in found
 
-    await eventually(told)
+    await eventually(event_exists)

@@ -71,13 +71,13 @@ async def test_standard_mode_assigns_nothing_until_the_object_is_corrected(stand
     await standard.cluster.apply(binding("own", "own"))
     context = await run_pod(standard, "web", {"aadpodidbinding": "own"})
 
-    async def told() -> bool:
+    async def message_exists() -> bool:
         found = await standard.cluster.client.list(ASSIGNED_IDENTITIES)
         messages = [each.metadata.annotation(MESSAGE_ANNOTATION) for each in found if each.spec.pod == "web"]
         return any(own.client_id in message and kubelet.client_id in message for message in messages)
 
     assert await never_the_kubelets(standard, context, kubelet) == [404, 404]
-    await eventually(told)
+    await eventually(message_exists)
     assert await never_the_kubelets(standard, context, kubelet) == [404, 404]
 
     await standard.cluster.apply(identity("own", type=0, resourceID=own.resource_id, clientID=own.client_id))

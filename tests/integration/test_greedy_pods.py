@@ -80,8 +80,8 @@ class GreedySandbox:
     async def asked(self, source: str, requests: int = REQUESTS) -> tuple[float, float]:
         """Return the p99 of a pod's requests in milliseconds: by the clock, and without waits for a processor."""
         process = await started(HERE / "modest.py", self.host, self.port, source, str(requests), str(self.pid))
-        told, _ = await process.communicate()
-        found = json.loads(told)
+        output, _ = await process.communicate()
+        found = json.loads(output)
         assert found["wrong"] == []
         by_clock, unhindered = sorted(found["milliseconds"]), sorted(found["unhindered"])
         at = len(by_clock) * 99 // 100 - 1

@@ -68,8 +68,8 @@ class Measured:
         worst, sockets = 0, 0
         end = asyncio.get_running_loop().time() + WATCH_SECONDS
         while asyncio.get_running_loop().time() < end:
-            count, held = await asyncio.to_thread(self.kernel)
-            cost = self.resident() - self.before + held + count * STRUCTURES
+            count, kernel_bytes = await asyncio.to_thread(self.kernel)
+            cost = self.resident() - self.before + kernel_bytes + count * STRUCTURES
             if cost > worst:
                 worst, sockets = cost, count
             await asyncio.sleep(0.2)

@@ -58,8 +58,8 @@ async def test_new_requests_are_served_until_the_held_one_is_answered() -> None:
             finally:
                 connection.close()
 
-        held = await asyncio.to_thread(connect)
-        held.request("GET", PATH, headers={"Metadata": "true"})
+        connection = await asyncio.to_thread(connect)
+        connection.request("GET", PATH, headers={"Metadata": "true"})
         async with asyncio.timeout(10):
             while "aadpodidentity_nmi_held_requests 1" not in await asyncio.to_thread(metrics, nmi.metrics_port):
                 await asyncio.sleep(0.02)
@@ -68,11 +68,11 @@ async def test_new_requests_are_served_until_the_held_one_is_answered() -> None:
         while asyncio.get_running_loop().time() < ended + 1.5:
             assert await asyncio.to_thread(probe) == 400, "an SDK's probe, answered as usual"
             await asyncio.sleep(0.01)
-        answer = await asyncio.to_thread(held.getresponse)
+        answer = await asyncio.to_thread(connection.getresponse)
         assert answer.status == 503
         assert answer.headers["Retry-After"]
         await asyncio.to_thread(answer.read)
-        held.close()
+        connection.close()
         async with asyncio.timeout(20):
             assert await nmi.program.wait() == 0
         with pytest.raises(ConnectionRefusedError):
@@ -86,7 +86,7 @@ async def test_a_held_redirected_request_is_answered_although_the_jump_is_remove
     ) as sandbox:
         context = await run_pod(sandbox, "waiting", {"aadpodidbinding": "nothing-yet"})
         nmi = sandbox.nmis[NODE]
-        held = asyncio.create_task(ask(sandbox, context))
+        request = asyncio.create_task(ask(sandbox, context))
 
         async def is_held() -> bool:
             seen = sandbox.network.call_on_node
@@ -96,7 +96,7 @@ async def test_a_held_redirected_request_is_answered_although_the_jump_is_remove
         await eventually(is_held)
         nmi.program.signal(signal.SIGTERM)
         async with asyncio.timeout(20):
-            answer = await held
+            answer = await request
             assert await nmi.program.wait() == 0
         assert answer.status == 503
         assert answer.headers["Retry-After"]

@@ -73,8 +73,8 @@ async def test_with_fail_closed_both_rules_stay_until_the_cleanup(closed: Sandbo
     assert await end(closed, signal.SIGTERM) == 0
     assert saved(closed) == during
     assert "nmi --cleanup" in closed.nmis["node-0"].program.output()
-    said = on_node(closed, sys.executable, "-m", "nmi", "--cleanup")
-    assert said.count("removed") == 2
+    output = on_node(closed, sys.executable, "-m", "nmi", "--cleanup")
+    assert output.count("removed") == 2
     assert not [line for line in saved(closed) if line in (JUMP, REDIRECT, REJECT)]
     assert on_node(closed, sys.executable, "-m", "nmi", "--cleanup") == "there was nothing of NMI on this node\n"
 

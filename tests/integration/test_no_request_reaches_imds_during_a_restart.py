@@ -110,7 +110,7 @@ async def test_without_fail_closed_the_redirect_stays_until_open_requests_are_an
     sandbox = await start("--drain-timeout=3s")
     async with asking(sandbox) as asker:
         context = await run_pod(sandbox, "waiting", {"aadpodidbinding": "nothing-yet"})
-        held = asyncio.create_task(ask(sandbox, context))
+        request = asyncio.create_task(ask(sandbox, context))
 
         async def is_held() -> bool:
             text = await asyncio.to_thread(
@@ -122,8 +122,8 @@ async def test_without_fail_closed_the_redirect_stays_until_open_requests_are_an
         first = len(asker.answers)
         sandbox.nmis[NODE].program.signal(signal.SIGTERM)
         await asyncio.sleep(2)
-        assert not held.done()
+        assert not request.done()
         assert asker.reached_imds == 0
         assert {answer.outcome for answer in asker.answers[first:]} == {"200"}
-        assert (await held).status == 503
+        assert (await request).status == 503
         assert await sandbox.nmis[NODE].program.wait() == 0

@@ -143,16 +143,16 @@ def echoing(service: FaultyService, status: int, *known: str) -> Iterator[None]:
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         form = await request.post() if request.method == "POST" else {}
-        said = " ".join([*known, *request.rel_url.query.values(), *(str(value) for value in form.values())])
+        text = " ".join([*known, *request.rel_url.query.values(), *(str(value) for value in form.values())])
         document = {
             "error": "invalid_client",
-            "error_description": f"AADSTS7000215: {said} is not what was expected. Trace ID: {said}",
+            "error_description": f"AADSTS7000215: {text} is not what was expected. Trace ID: {text}",
             "error_codes": [7000215],
-            "trace_id": said,
-            "correlation_id": said,
-            "error_uri": f"https://login.invalid/?{said}",
+            "trace_id": text,
+            "correlation_id": text,
+            "error_uri": f"https://login.invalid/?{text}",
         }
-        headers = {"x-ms-request-id": said, "x-ms-client-request-id": said}
+        headers = {"x-ms-request-id": text, "x-ms-client-request-id": text}
         return json_response(document, status=status, headers=headers)
 
     usual = service.handle

@@ -58,7 +58,7 @@ class Mic:
         async with asyncio.timeout(WAIT_SECONDS):
             return await self.process.wait()
 
-    def said(self) -> str:
+    def read_log(self) -> str:
         return self.log.read_text()
 
 
@@ -108,7 +108,7 @@ class EmulatedCloud:
 
     async def active(self, mic: Mic) -> None:
         async def is_active() -> bool:
-            assert mic.process.returncode is None, f"ended with {mic.process.returncode}: {mic.said()}"
+            assert mic.process.returncode is None, f"ended with {mic.process.returncode}: {mic.read_log()}"
             try:
                 return await mic.page("/healthz") == "Active"
             except OSError:
@@ -123,8 +123,8 @@ class EmulatedCloud:
         deadline = time.monotonic() + seconds
         while not holds():
             for mic in self.running:
-                assert mic.process.returncode in {None, 0}, mic.said()
-            logs = "\n".join(mic.said()[-3000:] for mic in self.running)
+                assert mic.process.returncode in {None, 0}, mic.read_log()
+            logs = "\n".join(mic.read_log()[-3000:] for mic in self.running)
             assert time.monotonic() < deadline, f"{what or 'it'} did not become true\n{logs}"
             await asyncio.sleep(0.01)
 

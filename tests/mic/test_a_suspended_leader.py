@@ -25,8 +25,8 @@ async def woken(cloud: EmulatedCloud, first: Mic) -> None:
     kubernetes, azure = api_writes(cloud), len(cloud.arm.writes())
     first.process.send_signal(signal.SIGCONT)
     assert await first.ended() == 1
-    assert "is lost" in first.said()
-    assert "Traceback" not in first.said()
+    assert "is lost" in first.read_log()
+    assert "Traceback" not in first.read_log()
     assert api_writes(cloud) == kubernetes
     assert len(cloud.arm.writes()) == azure
 

@@ -43,9 +43,9 @@ class Kubectl:
         """Return the warnings for an object with this spec, which is then created."""
         name = self.newest = next(NAMES)
         document = {"apiVersion": f"{GROUP}/v1", "kind": kind.name, "metadata": {"name": name}, "spec": spec}
-        told = self("create", "-f", "-", document=document)
+        output = self("create", "-f", "-", document=document)
         self("get", kind.plural, name)
-        return [line.partition("': ")[2] for line in told.splitlines() if "Warning:" in line]
+        return [line.partition("': ")[2] for line in output.splitlines() if "Warning:" in line]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def kubectl(plane: up.Plane) -> Iterator[Kubectl]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "wrong", "right", "told"),
+    ("kind", "wrong", "right", "expected"),
     [
         (IDENTITIES, {"type": 0, "resourceID": "/x"}, {"type": 0, "resourceID": ID}, "spec.resourceID is not of"),
         (IDENTITIES, {"ResourceID": "/x"}, {"ResourceID": ID}, "spec.resourceID is not of"),
@@ -106,10 +106,10 @@ def kubectl(plane: up.Plane) -> Iterator[Kubectl]:
     ],
 )
 def test_a_mistake_causes_a_warning_and_a_similar_correct_object_does_not(
-    kubectl: Kubectl, kind: Kind[Any], wrong: dict[str, Any], right: dict[str, Any], told: str
+    kubectl: Kubectl, kind: Kind[Any], wrong: dict[str, Any], right: dict[str, Any], expected: str
 ) -> None:
     (warning,) = kubectl.warned(kind, wrong)
-    assert warning.startswith(told)
+    assert warning.startswith(expected)
     assert kubectl.warned(kind, right) == []
 
 
@@ -132,8 +132,8 @@ def test_a_mistake_causes_a_warning_and_a_similar_correct_object_does_not(
 )
 def test_the_policy_and_mic_validate_resource_ids_equally(kubectl: Kubectl, resource_id: str) -> None:
     spec = {"type": 0, "resourceID": resource_id}
-    said_by_mic = misconfigured(decode_object(IDENTITIES, json.dumps({"spec": spec}).encode()))
-    assert bool(kubectl.warned(IDENTITIES, spec)) == bool(said_by_mic)
+    mic_message = misconfigured(decode_object(IDENTITIES, json.dumps({"spec": spec}).encode()))
+    assert bool(kubectl.warned(IDENTITIES, spec)) == bool(mic_message)
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,15 @@ def test_an_object_of_an_unexpected_shape_is_accepted(kubectl: Kubectl, kind: Ki
 @pytest.mark.parametrize("type_", range(-1, 6))
 def test_the_policy_and_mic_know_the_same_types(kubectl: Kubectl, type_: int) -> None:
     spec = {"type": type_, "resourceID": ID}
-    said_by_mic = misconfigured(decode_object(IDENTITIES, json.dumps({"spec": spec}).encode()))
-    told = kubectl.warned(IDENTITIES, spec)
-    assert any(each.startswith("spec.type is not") for each in told) == said_by_mic.startswith(f"spec.type {type_} is")
+    mic_message = misconfigured(decode_object(IDENTITIES, json.dumps({"spec": spec}).encode()))
+    warnings = kubectl.warned(IDENTITIES, spec)
+    assert any(each.startswith("spec.type is not") for each in warnings) == mic_message.startswith(
+        f"spec.type {type_} is"
+    )
 
 
 def test_a_mistake_in_an_update_causes_a_warning_too(kubectl: Kubectl) -> None:
     assert kubectl.warned(BINDINGS, {"azureIdentity": "i", "selector": "s"}) == []
 
-    told = kubectl("patch", BINDINGS.plural, kubectl.newest, "--type=merge", "-p", '{"spec":{"selector":""}}')
-    assert "spec.selector is empty" in told
+    output = kubectl("patch", BINDINGS.plural, kubectl.newest, "--type=merge", "-p", '{"spec":{"selector":""}}')
+    assert "spec.selector is empty" in output

@@ -142,10 +142,10 @@ class PodStates(RuleBasedStateMachine):
         current: Any = self.cluster.known("Pod", ("default", each.spec.pod))
         assert each.metadata.annotation("aadpodidentity.k8s.io/pod-uid") == current.metadata.uid
         assert each.metadata.annotation("aadpodidentity.k8s.io/detach-pending") == ""
-        told = each.metadata.annotation("aadpodidentity.k8s.io/message")
+        message = each.metadata.annotation("aadpodidentity.k8s.io/message")
         named, real = f"client-{self.client[label]}", f"client-{self.resource[label]}"
         assert each.status.status == ("Assigned" if named == real else "Created")
-        assert (named in told.lower() and real in told) if named != real else not told
+        assert (named in message.lower() and real in message) if named != real else not message
 
     @invariant()
     def what_was_there_before_stays(self) -> None:

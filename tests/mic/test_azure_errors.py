@@ -78,8 +78,8 @@ def test_a_failed_sign_in_does_not_concern_the_requested_operation() -> None:
 
 def test_a_failed_sign_in_is_reported_without_the_client_id_and_with_the_facts_for_support() -> None:
     client, trace = "11112222-3333-4444-5555-666677778888", "99990000-aaaa-bbbb-cccc-ddddeeeeffff"
-    said = f"AADSTS7000215: Invalid client secret provided for a secret added to app '{client}'. Trace ID: {trace}"
-    message = translated(ClientAuthenticationError(said)).message
+    text = f"AADSTS7000215: Invalid client secret provided for a secret added to app '{client}'. Trace ID: {trace}"
+    message = translated(ClientAuthenticationError(text)).message
     assert client not in message
     assert "'1111…8888'" in message
     assert trace in message
@@ -87,9 +87,9 @@ def test_a_failed_sign_in_is_reported_without_the_client_id_and_with_the_facts_f
 
 def test_every_outcome_has_a_name() -> None:
     failures = [answered(status) for status in (404, 409, 429, 400, 500)]
-    told = [outcome_of(each) for each in [None, *failures, translated(TimeoutError())]]
-    assert told == ["ok", "not_found", "conflict", "throttled", "refused", "failed", "unreachable"]
-    assert set(told) == set(OUTCOMES)
+    outcomes = [outcome_of(each) for each in [None, *failures, translated(TimeoutError())]]
+    assert outcomes == ["ok", "not_found", "conflict", "throttled", "refused", "failed", "unreachable"]
+    assert set(outcomes) == set(OUTCOMES)
 
 
 def test_a_refusal_with_an_unreadable_identity_still_concerns_identities() -> None:

@@ -155,12 +155,12 @@ class ManyBindings:
     """One pod on one node, and bindings for its label."""
 
     def __init__(self, *, force_namespaced: bool = False) -> None:
-        self.told: list[tuple[Key, str]] = []
+        self.ignored: list[tuple[Key, str]] = []
         self.forced = force_namespaced
         self.cluster = Cluster()
         self.cluster.view = ClusterView(
             on_dirty=self.cluster.dirty.append,
-            on_ignored=lambda binding, why: self.told.append((binding.key, why)),
+            on_ignored=lambda binding, why: self.ignored.append((binding.key, why)),
             force_namespaced=self.forced,
         )
         self.cluster.add(node(), pod())
@@ -179,12 +179,12 @@ def test_the_number_of_counted_identities_is_limited() -> None:
     for name in names[:COUNTED_MAX]:
         many_bindings.give(name, namespaced=True)
     assert len(many_bindings.wanted()) == COUNTED_MAX
-    assert many_bindings.told == []
+    assert many_bindings.ignored == []
     assert many_bindings.cluster.view.beyond_limit == 0
     for name in names[COUNTED_MAX:]:
         many_bindings.give(name, namespaced=True)
     assert many_bindings.wanted() == [f"default/{name}" for name in names[:COUNTED_MAX]]
-    assert [key for key, _ in many_bindings.told] == [("default", name) for name in names[COUNTED_MAX:]]
+    assert [key for key, _ in many_bindings.ignored] == [("default", name) for name in names[COUNTED_MAX:]]
     assert many_bindings.cluster.view.beyond_limit == 2
 
 
@@ -193,13 +193,13 @@ def test_an_identity_beyond_the_limit_is_reported_once_and_again_after_a_change(
     for number in range(COUNTED_MAX + 1):
         many_bindings.give(f"i{number:03}", namespaced=True)
     last = f"i{COUNTED_MAX:03}"
-    assert len(many_bindings.told) == 1
+    assert len(many_bindings.ignored) == 1
     many_bindings.cluster.add(binding(last, identity=last))
     many_bindings.cluster.add(identity(last, namespaced=True))
-    assert len(many_bindings.told) == 1
+    assert len(many_bindings.ignored) == 1
     many_bindings.cluster.remove(binding(last))
     many_bindings.cluster.add(binding(last, identity=last))
-    assert [key for key, _ in many_bindings.told] == [("default", last)] * 2
+    assert [key for key, _ in many_bindings.ignored] == [("default", last)] * 2
 
 
 def test_an_identity_beyond_the_limit_counts_when_another_is_deleted() -> None:

@@ -222,8 +222,8 @@ def test_the_plan_lists_it_among_the_assigned_and_among_the_waiting() -> None:
         bindings=(binding(identity="own"),),
         assigned=(msgspec.convert(document, AzureAssignedIdentity),),
     )
-    told = preview(snapshot, DryRun(snapshot, cluster.policy), AzureReads(answers=dict(cluster.azure)), {})
-    (host,) = told.hosts
+    plan = preview(snapshot, DryRun(snapshot, cluster.policy), AzureReads(answers=dict(cluster.azure)), {})
+    (host,) = plan.hosts
     changes = {each.pod: (each.was, each.becomes, each.detail) for each in host.objects}
     assert changes["default/web"][:2] == ("Assigned", "Created")
     assert changes["default/waits"][:2] == ("", "Created")

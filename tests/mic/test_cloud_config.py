@@ -58,7 +58,7 @@ def test_use_msi_in_the_environment_selects_a_managed_identity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("{", "not JSON"),
         ("[" * 60_000, "not JSON"),
@@ -67,10 +67,10 @@ def test_use_msi_in_the_environment_selects_a_managed_identity() -> None:
         (json.dumps({**FILE, "aadClientSecret": ""}), "aadClientSecret"),
     ],
 )
-def test_an_unusable_file_is_rejected_in_one_line(tmp_path: Path, content: str, told: str) -> None:
+def test_an_unusable_file_is_rejected_in_one_line(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "azure.json"
     path.write_text(content)
-    with pytest.raises(ConfigError, match=told) as refused:
+    with pytest.raises(ConfigError, match=message) as refused:
         read(str(path), {})
     assert "\n" not in str(refused.value)
 
@@ -182,9 +182,9 @@ async def test_another_cloud_in_the_file_takes_effect_after_a_restart(
 async def test_a_new_configuration_is_logged_before_it_is_used(tmp_path: Path) -> None:
     rotating = await follow(written(tmp_path, **FILE), Credential)
     written(tmp_path, **FILE | {"userAssignedIdentityID": "cluster"})
-    told: list[tuple[str, str]] = []
+    changes: list[tuple[str, str]] = []
     assert await rotating.reread(
-        lambda config: told.append((config.user_assigned_identity, rotating.config.user_assigned_identity))
+        lambda config: changes.append((config.user_assigned_identity, rotating.config.user_assigned_identity))
     )
-    assert told == [("cluster", "")]
+    assert changes == [("cluster", "")]
     assert rotating.config.user_assigned_identity == "cluster"

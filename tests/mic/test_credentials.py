@@ -48,7 +48,7 @@ async def test_a_secret_rotated_while_mic_runs_is_used_for_the_next_token(cloud:
 
     application.secrets["second"] = float("-inf")
     config(cloud, aadClientSecret="second")
-    await cloud.until(lambda: mic.said().count("using the new credentials") == 1)
+    await cloud.until(lambda: mic.read_log().count("using the new credentials") == 1)
     (first,) = application.secrets.keys() - {"second"}
     del application.secrets[first]
     await assigned(cloud, "second", "n1")
@@ -56,7 +56,7 @@ async def test_a_secret_rotated_while_mic_runs_is_used_for_the_next_token(cloud:
 
     good = (cloud.folder / "azure.json").read_text()
     (cloud.folder / "azure.json").write_text(good[:20])
-    await cloud.until(lambda: "still using the previous one" in mic.said())
+    await cloud.until(lambda: "still using the previous one" in mic.read_log())
     cloud.remove_pod("second")
     await cloud.until(lambda: not cloud.on(vm_id("n1")))
 
@@ -65,7 +65,7 @@ async def test_a_secret_rotated_while_mic_runs_is_used_for_the_next_token(cloud:
     (cloud.folder / "azure.json").write_text(json.dumps(json.loads(good) | {"aadClientSecret": "third"}))
     await assigned(cloud, "third", "n1")
     assert await mic.stop() == 0
-    assert first not in mic.said()
+    assert first not in mic.read_log()
 
 
 async def test_the_environment_is_used_without_a_file(cloud: EmulatedCloud) -> None:
@@ -140,7 +140,7 @@ async def test_an_identity_that_becomes_the_clusters_own_while_mic_runs_is_never
     cloud.pod("neighbour", "n0", label="other")
     await cloud.until(lambda: cloud.on(vm_id("n0")) == {"demo", "other"})
     config(cloud, userAssignedIdentityID=spelled)
-    await cloud.until(lambda: "using the new credentials" in mic.said())
+    await cloud.until(lambda: "using the new credentials" in mic.read_log())
     cloud.remove_pod("web")
     cloud.remove_pod("neighbour")
     await cloud.until(lambda: not cloud.assigned())

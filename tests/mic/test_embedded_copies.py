@@ -95,13 +95,13 @@ def test_an_identity_over_a_limit_is_rejected_with_a_reason_and_given_to_no_pod(
 
 
 def test_a_binding_over_a_limit_is_rejected_with_a_reason_and_counts_for_no_pod() -> None:
-    told: list[tuple[str, str]] = []
+    ignored: list[tuple[str, str]] = []
     cluster = Cluster()
-    cluster.view._bindings._on_ignored = lambda which, why: told.append((which.metadata.name, why))
+    cluster.view._bindings._on_ignored = lambda which, why: ignored.append((which.metadata.name, why))
     large = binding(selector="s" * 254)
     cluster.add(node(), pod(label="s" * 254), identity(), large)
     assert not cluster.view.waiting
-    assert told == [("demo-binding", oversized(large))]
+    assert ignored == [("demo-binding", oversized(large))]
     cluster.add(binding(), pod())
     assert len(cluster.view.waiting) == 1
     cluster.add(large)

@@ -79,15 +79,15 @@ def _names(*pods: str) -> list[str]:
 
 async def _endures(stage: ReconcileBench, ends: Callable[[], object]) -> None:
     """Pods come and go in the middle of trouble that has begun, which *ends* after a while; all is well then."""
-    before, lines = _requests(stage), len(stage.mic.said().splitlines())
+    before, lines = _requests(stage), len(stage.mic.read_log().splitlines())
     stage.cloud.pod("comes", "n1")
     stage.cloud.remove_pod("goes")
     stage.cloud.remove_pod("stays")
     stage.cloud.pod("stays", "n1")
     await asyncio.sleep(TROUBLE_SECONDS)
-    assert stage.mic.process.returncode is None, stage.mic.said()
+    assert stage.mic.process.returncode is None, stage.mic.read_log()
     assert _requests(stage) - before < REQUESTS_MOST
-    assert len(stage.mic.said().splitlines()) - lines < LINES_MOST
+    assert len(stage.mic.read_log().splitlines()) - lines < LINES_MOST
     await asyncio.wait_for(_awaited(ends()), 5.0)
     await stage.cloud.until(
         lambda: (
@@ -98,7 +98,7 @@ async def _endures(stage: ReconcileBench, ends: Callable[[], object]) -> None:
         "what must be after the trouble",
         seconds=40.0,
     )
-    assert "Traceback" not in stage.mic.said()
+    assert "Traceback" not in stage.mic.read_log()
 
 
 async def _awaited(result: object) -> None:

@@ -103,14 +103,14 @@ def test_nothing_is_kept_of_deleted_objects() -> None:
 
 
 def test_an_identity_counts_as_changed_if_its_spec_or_uid_differs_and_not_otherwise() -> None:
-    told: list[AzureIdentity] = []
-    view = ClusterView(on_identity=told.append)
+    reported: list[AzureIdentity] = []
+    view = ClusterView(on_identity=reported.append)
     first = identity()
     view.identities.upserted(None, first)
     touched = msgspec.structs.replace(first.metadata, resource_version="2", annotations={"touched": "again"})
     view.identities.upserted(first, msgspec.structs.replace(first, metadata=touched))
-    assert told == [first]
+    assert reported == [first]
     changed, recreated = identity(client_id="other"), identity(client_id="other", uid="second")
     view.identities.upserted(first, changed)
     view.identities.upserted(changed, recreated)
-    assert told == [first, changed, recreated]
+    assert reported == [first, changed, recreated]

@@ -114,7 +114,7 @@ def value(metrics: str, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith(name))
 
 
-async def active(port: int, seconds: float, said: Callable[[], str]) -> float:
+async def active(port: int, seconds: float, read_log: Callable[[], str]) -> float:
     """Seconds until the program on this probe port is Active."""
     began = time.monotonic()
 
@@ -125,7 +125,7 @@ async def active(port: int, seconds: float, said: Callable[[], str]) -> float:
             return False
 
     while not await asyncio.to_thread(is_active):
-        assert time.monotonic() - began < seconds, said()[-3000:]
+        assert time.monotonic() - began < seconds, read_log()[-3000:]
         await asyncio.sleep(0.05)
     return time.monotonic() - began
 
@@ -169,7 +169,7 @@ async def test_hostile_objects_of_a_tenant_stop_neither_program(cloud: EmulatedC
     filled = time.monotonic() - began
 
     mic = await cloud.mic(active=False)
-    mic_seconds = await active(mic.probe_port, MIC_SECONDS, mic.said)
+    mic_seconds = await active(mic.probe_port, MIC_SECONDS, mic.read_log)
     log = cloud.folder / "nmi.log"
     async with running_nmi(cloud.folder / "kubeconfig", log) as (nmi, probe_port, metrics_port):
         nmi_seconds = await active(probe_port, NMI_SECONDS, log.read_text)

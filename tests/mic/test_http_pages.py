@@ -57,7 +57,7 @@ async def test_the_leader_and_a_candidate_waiting_for_the_lease_are_ready(cloud:
     assert "aadpodidentity_mic_lease_held 1.0\n" in pages[0]
     assert "aadpodidentity_mic_lease_held 0.0\n" in pages[1]
     assert await waiting.stop() == 0
-    assert "the lease is released" not in waiting.said(), "it had none"
+    assert "the lease is released" not in waiting.read_log(), "it had none"
 
 
 async def test_unusable_credentials_make_the_leader_not_ready(cloud: EmulatedCloud) -> None:
@@ -71,8 +71,8 @@ async def test_unusable_credentials_make_the_leader_not_ready(cloud: EmulatedClo
     async with asyncio.timeout(20):
         while (await ready(mic))["azure"]:
             await asyncio.sleep(0.02)
-    await cloud.until(lambda: "no token for Resource Manager" in mic.said())
-    assert "azure.identity" not in mic.said(), "the library's lines are another one at each try"
+    await cloud.until(lambda: "no token for Resource Manager" in mic.read_log())
+    assert "azure.identity" not in mic.read_log(), "the library's lines are another one at each try"
 
 
 async def test_the_state_is_served_on_loopback_and_a_profile_if_enabled(cloud: EmulatedCloud) -> None:

@@ -15,12 +15,12 @@ from tests.mic.cluster import binding, identity
 
 class Recorder(EventRecorder):
     def __init__(self) -> None:
-        self.said: list[tuple[str, str, str, str]] = []
+        self.events: list[tuple[str, str, str, str]] = []
 
     @override
     def record(self, regarding: Resource, kind: Kind[Any], type: str, reason: str, message: str) -> None:
         assert type == "Warning"
-        self.said.append((kind.name, "/".join(regarding.key), reason, message))
+        self.events.append((kind.name, "/".join(regarding.key), reason, message))
 
 
 class RecordedEvents:
@@ -35,41 +35,41 @@ class RecordedEvents:
 
 
 def test_each_ignored_object_has_an_event_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
-    told = RecordedEvents()
-    told.ignored.identity(identity("bad"), "spec.type 9 is none")
-    told.ignored.binding(binding("much"), "there are too many")
-    assert told.recorder.said == [
+    recorded = RecordedEvents()
+    recorded.ignored.identity(identity("bad"), "spec.type 9 is none")
+    recorded.ignored.binding(binding("much"), "there are too many")
+    assert recorded.recorder.events == [
         ("AzureIdentity", "default/bad", "invalid identity", "spec.type 9 is none"),
         ("AzureIdentityBinding", "default/much", "binding ignored", "there are too many"),
     ]
     assert len(caplog.records) == 2
-    assert told.counted == 2
+    assert recorded.counted == 2
 
 
 def test_a_namespace_with_many_ignored_objects_leaves_events_to_others(caplog: pytest.LogCaptureFixture) -> None:
-    told = RecordedEvents()
+    recorded = RecordedEvents()
     for number in range(10_000):
-        told.ignored.binding(binding(f"b{number}", namespace="evil"), "no")
-    assert len(told.recorder.said) == REPORTS.burst * GROUP_SHARE
-    told.ignored.identity(identity("bad"), "no")
-    assert told.recorder.said[-1][1] == "default/bad"
-    assert told.counted == 10_001
+        recorded.ignored.binding(binding(f"b{number}", namespace="evil"), "no")
+    assert len(recorded.recorder.events) == REPORTS.burst * GROUP_SHARE
+    recorded.ignored.identity(identity("bad"), "no")
+    assert recorded.recorder.events[-1][1] == "default/bad"
+    assert recorded.counted == 10_001
     lines = [vars(each).get("reason") or each.message for each in caplog.records]
     assert lines == ["no"] * int(REPORTS.burst * GROUP_SHARE) + [OMISSION, "no"]
 
 
 def test_an_ignored_object_is_reported_again_later() -> None:
-    told = RecordedEvents()
+    recorded = RecordedEvents()
     for _ in range(1000):
-        told.ignored.binding(binding(namespace="evil"), "no")
-    before = len(told.recorder.said)
-    told.now += 60.0
-    told.ignored.binding(binding(namespace="evil"), "no")
-    assert len(told.recorder.said) == before + 1
+        recorded.ignored.binding(binding(namespace="evil"), "no")
+    before = len(recorded.recorder.events)
+    recorded.now += 60.0
+    recorded.ignored.binding(binding(namespace="evil"), "no")
+    assert len(recorded.recorder.events) == before + 1
 
 
 def test_many_namespaces_together_are_limited_too() -> None:
-    told = RecordedEvents()
+    recorded = RecordedEvents()
     for number in range(3 * GROUPS_MAX):
-        told.ignored.binding(binding(namespace=f"evil{number}"), "no")
-    assert len(told.recorder.said) == REPORTS.burst
+        recorded.ignored.binding(binding(namespace=f"evil{number}"), "no")
+    assert len(recorded.recorder.events) == REPORTS.burst

@@ -1,7 +1,5 @@
 """A VM or scale set that Azure no longer knows while its node exists. A temporary 404 revokes nothing."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from mic.azure.errors import AzureError
@@ -9,15 +7,9 @@ from mic.azure.identities import Change, HostIdentities
 from mic.reconciliation.work_queue import PassResult
 from podidentity.azure.resource_ids import Host
 from tests.mic.cluster import Cluster, Thing, binding, identity, node, pod, vm_id
-from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
+from tests.mic.reconcile_bench import VM, ReconcileBench
 
 LOST = HostIdentities(gone=True)
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[ReconcileBench]:
-    async with reconcile_bench() as made:
-        yield made
 
 
 async def test_one_404_changes_nothing(stage: ReconcileBench) -> None:

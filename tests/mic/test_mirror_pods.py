@@ -90,6 +90,6 @@ def test_a_plan_lists_it_among_the_ignored_objects() -> None:
         bindings=(binding(),),
         assigned=(),
     )
-    (told,) = left_out(snapshot, force_namespaced=False)
-    assert (told.kind, told.name, told.pods) == ("Pod", "default/mirror", 1)
-    assert "mirror pod" in told.why
+    (ignored,) = left_out(snapshot, force_namespaced=False)
+    assert (ignored.kind, ignored.name, ignored.pods) == ("Pod", "default/mirror", 1)
+    assert "mirror pod" in ignored.why

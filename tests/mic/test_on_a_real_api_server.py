@@ -38,8 +38,8 @@ async def test_a_pods_identity_is_assigned_and_revoked(cloud: EmulatedCloud, rea
     assert cloud.on(vm_id("n0")) == set()
     assert len(cloud.arm.writes()) == 2
     assert await mic.stop() == 0
-    assert "\nE" not in mic.said(), mic.said()
-    assert "\nW" not in mic.said(), mic.said()
+    assert "\nE" not in mic.read_log(), mic.read_log()
+    assert "\nW" not in mic.read_log(), mic.read_log()
 
 
 async def test_a_changed_binding_is_copied_into_the_existing_object(cloud: EmulatedCloud, real: Plane) -> None:
@@ -107,9 +107,9 @@ async def test_a_refused_identity_is_reported_on_its_binding_its_pod_and_its_obj
     (existing,) = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
     pod = await asyncio.to_thread(real.api, "GET", PODS.path("default", "web"))
     binding = await asyncio.to_thread(real.api, "GET", BINDINGS.path("default", "demo"))
-    for told in (binding, pod, existing):
+    for document in (binding, pod, existing):
         # By uid, as `kubectl describe` asks.
-        path = f"/api/v1/namespaces/default/events?fieldSelector=involvedObject.uid={told['metadata']['uid']}"
+        path = f"/api/v1/namespaces/default/events?fieldSelector=involvedObject.uid={document['metadata']['uid']}"
         async with asyncio.timeout(20.0):
             while not (events := (await asyncio.to_thread(real.api, "GET", path))["items"]):
                 await asyncio.sleep(0.05)

@@ -1,7 +1,7 @@
 """Refused identities among accepted ones: found in few updates, reported, retried with growing pauses, and never again
 in an update that other identities need."""
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import pytest
@@ -13,16 +13,10 @@ from mic.reconciliation.events import EVENTS_PER_IDENTITY_MAX
 from mic.reconciliation.host_updater import REFUSED
 from podidentity.azure.resource_ids import Host
 from tests.mic.cluster import identity_id, pod
-from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
+from tests.mic.reconcile_bench import VM, ReconcileBench
 
 NAMES = tuple(f"id{number:02d}" for number in range(20))
 Refusal = Callable[[frozenset[str]], AzureError]
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[ReconcileBench]:
-    async with reconcile_bench() as made:
-        yield made
 
 
 def named_all(bad: frozenset[str]) -> AzureError:
@@ -175,8 +169,8 @@ async def test_the_log_names_each_refused_identity_once(
     for name in NAMES[:4]:
         stage.bind(name)
     await come_to_rest(stage)
-    told = [each for each in caplog.records if each.getMessage() == REFUSED]
-    assert sorted(each.__dict__["identity"].lower() for each in told) == [
+    records = [each for each in caplog.records if each.getMessage() == REFUSED]
+    assert sorted(each.__dict__["identity"].lower() for each in records) == [
         identity_id(name).lower() for name in ("id01", "id02")
     ]
 

@@ -1,22 +1,13 @@
 """An object that waits for Azure states throttling and quarantine by name, and when MIC tries again."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-
-import pytest
 
 from mic.azure.errors import BadIdentities, Throttled
 from mic.azure.identities import Attached, HostIdentities
 from mic.azure.memory import HostMemory
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.cluster import identity_id
-from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[ReconcileBench]:
-    async with reconcile_bench() as made:
-        yield made
+from tests.mic.reconcile_bench import VM, ReconcileBench
 
 
 def throttled(retry_after: float | None = None) -> Throttled:
@@ -34,9 +25,9 @@ async def test_a_throttled_read_is_reported_immediately_and_the_report_is_writte
     stage.hosts.unread = [throttled(2.0) for _ in range(4)]
     writes: list[Recorded] = []
     await passes(stage, 1)
-    said = stage.message("demo-default-demo")
-    assert said.startswith("Azure throttles MIC's calls for /subscriptions/")
-    assert said.endswith("(429 TooManyRequests); MIC tries again within 2 minutes")
+    message = stage.message("demo-default-demo")
+    assert message.startswith("Azure throttles MIC's calls for /subscriptions/")
+    assert message.endswith("(429 TooManyRequests); MIC tries again within 2 minutes")
     assert "Pod demo" in await stage.warned()
     stage.api.intercept = lambda request: writes.append(request) if request.method != "GET" else None
     await passes(stage, 3)
@@ -69,8 +60,8 @@ async def test_a_refused_identity_is_reported_as_quarantined(stage: ReconcileBen
     error.ids = frozenset([identity_id("demo").lower()])
     stage.hosts.failures = [error]
     await passes(stage, 1)
-    said = stage.message("demo-default-demo")
-    assert said.endswith("(LinkedAuthorizationFailed); quarantined: MIC tries again within 2 minutes")
+    message = stage.message("demo-default-demo")
+    assert message.endswith("(LinkedAuthorizationFailed); quarantined: MIC tries again within 2 minutes")
 
 
 def test_a_long_pause_has_a_time_that_is_rounded_up_to_a_minute() -> None:

@@ -1,6 +1,6 @@
 """Another writer changes the host between MIC's GET and PATCH, with and without etags."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -12,13 +12,7 @@ from podidentity_sandbox.machines import SYSTEM as OWN
 from podidentity_sandbox.machines import USER as USERS
 from tests.mic.cluster import identity_id, set_id
 from tests.mic.emulated_cloud import ASSIGNED, EmulatedCloud
-from tests.mic.reconcile_bench import ReconcileBench, reconcile_bench
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[ReconcileBench]:
-    async with reconcile_bench() as made:
-        yield made
+from tests.mic.reconcile_bench import ReconcileBench
 
 
 def another_writer_acts(stage: ReconcileBench, change: Callable[[HostIdentities], HostIdentities]) -> None:

@@ -107,7 +107,7 @@ def test_a_command_line_of_the_go_implementation_is_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "environ", "told"),
+    ("argv", "environ", "message"),
     [
         ([], {}, "MIC_POD_NAMESPACE"),
         (["--http-probe-port=8888"], ENVIRON, "--prometheus-port"),
@@ -130,11 +130,11 @@ def test_a_command_line_of_the_go_implementation_is_accepted() -> None:
     ],
 )
 def test_an_unusable_setting_is_rejected_in_one_line(
-    argv: Sequence[str], environ: Mapping[str, str], told: str
+    argv: Sequence[str], environ: Mapping[str, str], message: str
 ) -> None:
     with pytest.raises(UsageError) as refused:
         parse(argv, environ)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

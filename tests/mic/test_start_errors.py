@@ -29,11 +29,11 @@ async def started(*flags: str, **environ: str) -> tuple[int, str]:
         stderr=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(WAIT_SECONDS):
-        _, said = await process.communicate()
+        _, output = await process.communicate()
     assert process.returncode is not None
-    lines = [line for line in said.decode().splitlines() if not line[1:5].isdigit()]
-    assert len(lines) == 1, said.decode()
-    assert "hush" not in said.decode()
+    lines = [line for line in output.decode().splitlines() if not line[1:5].isdigit()]
+    assert len(lines) == 1, output.decode()
+    assert "hush" not in output.decode()
     return process.returncode, lines[0]
 
 
@@ -60,7 +60,7 @@ def cloudconfig(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("argv", "environ", "told"),
+    ("argv", "environ", "message"),
     [
         (["--nonsense"], {"MIC_POD_NAMESPACE": "x"}, "unknown flag --nonsense"),
         ([], {}, "MIC_POD_NAMESPACE is not set"),
@@ -70,7 +70,7 @@ def cloudconfig(folder: Path) -> str:
 def test_a_wrong_command_line_is_exit_code_2(
     argv: list[str],
     environ: Mapping[str, str],
-    told: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -78,9 +78,9 @@ def test_a_wrong_command_line_is_exit_code_2(
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     assert cli.main(argv) == 2
-    said = capsys.readouterr().err
-    assert told in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.count("\n") == 1
 
 
 def test_the_version_is_printed_without_any_configuration(capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,28 +90,28 @@ def test_the_version_is_printed_without_any_configuration(capsys: pytest.Capture
 
 @pytest.mark.programs
 async def test_missing_credentials_are_named(tmp_path: Path) -> None:
-    code, said = await started(kubeconfig(tmp_path, "http://127.0.0.1:9"), MIC_POD_NAMESPACE="x")
+    code, output = await started(kubeconfig(tmp_path, "http://127.0.0.1:9"), MIC_POD_NAMESPACE="x")
     assert code == 1
-    assert "TENANT_ID, CLIENT_ID, CLIENT_SECRET" in said
+    assert "TENANT_ID, CLIENT_ID, CLIENT_SECRET" in output
 
 
 @pytest.mark.programs
 async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
-    code, said = await started("--kubeconfig=/nowhere", cloudconfig(tmp_path), MIC_POD_NAMESPACE="x")
+    code, output = await started("--kubeconfig=/nowhere", cloudconfig(tmp_path), MIC_POD_NAMESPACE="x")
     assert code == 1
-    assert "/nowhere" in said
+    assert "/nowhere" in output
 
 
 @pytest.mark.programs
 async def test_a_port_in_use_is_reported_with_its_flag(tmp_path: Path) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
-        code, said = await started(
+        code, output = await started(
             kubeconfig(tmp_path, "http://127.0.0.1:9"),
             cloudconfig(tmp_path),
             f"--http-probe-port={port}",
             MIC_POD_NAMESPACE="x",
         )
     assert code == 1
-    assert str(port) in said
-    assert "--http-probe-port" in said
+    assert str(port) in output
+    assert "--http-probe-port" in output

@@ -39,13 +39,13 @@ async def proxy(cloud: EmulatedCloud) -> AsyncIterator[FaultProxy]:
     await between.stop()
 
 
-async def not_ready(mic: Mic, told: str) -> str:
+async def not_ready(mic: Mic, expected: str) -> str:
     """The text of /readyz once it holds *told*."""
     text = ""
     try:
         async with asyncio.timeout(60.0):
-            while told not in text:
-                assert mic.process.returncode is None, mic.said()
+            while expected not in text:
+                assert mic.process.returncode is None, mic.read_log()
                 try:
                     text = await mic.page("/readyz")
                 except urllib.error.HTTPError as error:
@@ -54,12 +54,12 @@ async def not_ready(mic: Mic, told: str) -> str:
                     text = ""
                 await asyncio.sleep(0.02)
     except TimeoutError:
-        raise AssertionError(f"/readyz is {text}\n{mic.said()}") from None
+        raise AssertionError(f"/readyz is {text}\n{mic.read_log()}") from None
     return text
 
 
 def complaints(mic: Mic) -> list[str]:
-    return [line for line in mic.said().splitlines() if line[:1] in {"W", "E"}]
+    return [line for line in mic.read_log().splitlines() if line[:1] in {"W", "E"}]
 
 
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.HANG, Mode.SILENT, Mode.RESET])
@@ -78,18 +78,18 @@ async def test_mic_waits_logs_the_cause_and_becomes_active(cloud: EmulatedCloud,
 
 
 @pytest.mark.parametrize(
-    ("status", "reason", "told"),
+    ("status", "reason", "expected"),
     [
         (401, "Unauthorized", "check the service account's token"),
         (503, "ServiceUnavailable", "see the API server's log"),
     ],
 )
 async def test_an_api_server_that_rejects_requests_is_named_and_waited_for(
-    cloud: EmulatedCloud, status: int, reason: str, told: str
+    cloud: EmulatedCloud, status: int, reason: str, expected: str
 ) -> None:
     cloud.api.intercept = lambda _request: StatusError(status, reason, "made up")
     mic = await cloud.mic(active=False)
-    await not_ready(mic, told)
+    await not_ready(mic, expected)
     cloud.api.intercept = None
     async with asyncio.timeout(ACTIVE_SECONDS):
         await cloud.active(mic)

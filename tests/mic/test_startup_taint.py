@@ -46,7 +46,7 @@ async def test_a_node_whose_nmi_is_ready_loses_the_taint_and_keeps_its_others(cl
     nmi(cloud, "nmi-0", "n0")
     mic = await cloud.mic(FLAG)
     await cloud.until(lambda: taints(cloud, "n0") == [OTHER])
-    await cloud.until(lambda: "NMI is ready on the node; start-up taint removed" in mic.said())
+    await cloud.until(lambda: "NMI is ready on the node; start-up taint removed" in mic.read_log())
 
 
 async def test_a_node_created_later_loses_it_when_its_nmi_becomes_ready(cloud: EmulatedCloud) -> None:

@@ -70,7 +70,7 @@ async def test_the_taint_is_removed_and_the_other_one_remains(cloud: EmulatedClo
     await untainted(real, "n1")
     assert await asyncio.to_thread(taints, real, "n0") == TAINTS[:1]
     assert await asyncio.to_thread(taints, real, "n2") == TAINTS
-    assert "\nE" not in mic.said(), mic.said()
+    assert "\nE" not in mic.read_log(), mic.read_log()
 
 
 async def test_without_permission_the_missing_permission_is_logged_once(cloud: EmulatedCloud, real: Plane) -> None:
@@ -78,9 +78,9 @@ async def test_without_permission_the_missing_permission_is_logged_once(cloud: E
     for number in range(3):
         await asyncio.to_thread(nmi, real, number)
     mic = await cloud.mic(FLAG)
-    told = "not allowed to remove start-up taints; grant MIC's ClusterRole `patch` on nodes"
-    await cloud.until(lambda: told in mic.said())
-    assert mic.said().count(told) == 1
+    message = "not allowed to remove start-up taints; grant MIC's ClusterRole `patch` on nodes"
+    await cloud.until(lambda: message in mic.read_log())
+    assert mic.read_log().count(message) == 1
     right = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]}
     role = {"metadata": {"name": "mic"}, "rules": [*RIGHTS, right]}
     await asyncio.to_thread(real.api, "PUT", "/apis/rbac.authorization.k8s.io/v1/clusterroles/mic", role)

@@ -131,11 +131,11 @@ async def there(cloud: EmulatedCloud, real: Plane, theirs: Reference) -> None:
     ours = await start(cloud)
     await asyncio.to_thread(run_pod, real, "new", "n0", "other")
     async with asyncio.timeout(30):
-        while 'waiting reason="held by reference"' not in ours.said():
+        while 'waiting reason="held by reference"' not in ours.read_log():
             await asyncio.sleep(0.05)
     await asyncio.sleep(SECONDS)
     assert await ours.page("/healthz") == "Not Active"
-    assert 'waiting reason="held by reference" resource="Endpoints default/aad-pod-identity-mic"' in ours.said()
+    assert 'waiting reason="held by reference" resource="Endpoints default/aad-pod-identity-mic"' in ours.read_log()
     assert not (await get(real, LEASES))["items"]
     assert not cloud.arm.calls
     await theirs.killed()

@@ -31,7 +31,7 @@ async def test_a_pods_identity_is_assigned_and_revoked(cloud: EmulatedCloud) -> 
     assert 'aadpodidentity_mic_watch_staleness_seconds{watch="bindings"}' in page
     assert "aadpodidentity_mic_events_dropped 0.0\n" in page
     assert await mic.stop() == 0
-    assert "Traceback" not in mic.said()
+    assert "Traceback" not in mic.read_log()
 
 
 async def test_nodes_of_a_scale_set_share_its_identities(cloud: EmulatedCloud) -> None:
@@ -190,7 +190,7 @@ async def test_a_stolen_lease_ends_the_process(cloud: EmulatedCloud) -> None:
         "leases.coordination.k8s.io", "aad-pod-identity-mic", {"spec": {"holderIdentity": "thief"}}, "default"
     )
     assert await mic.ended() == 1
-    assert "Traceback" not in mic.said()
+    assert "Traceback" not in mic.read_log()
 
 
 async def test_a_go_implementation_that_becomes_leader_ends_the_process_which_releases_the_lease(
@@ -202,7 +202,7 @@ async def test_a_go_implementation_that_becomes_leader_ends_the_process_which_re
     meta = {"name": "aad-pod-identity-mic", "namespace": "default", "annotations": annotations}
     cloud.api.store.create("endpoints", {"metadata": meta})
     assert await mic.ended() == 1
-    assert "another candidate holds it: 'reference'" in mic.said()
+    assert "another candidate holds it: 'reference'" in mic.read_log()
     lease = cloud.api.store.get("leases.coordination.k8s.io", "aad-pod-identity-mic", "default")
     assert lease["spec"]["holderIdentity"] == ""
 

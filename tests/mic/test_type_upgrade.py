@@ -487,5 +487,5 @@ async def test_an_object_too_large_to_rewrite_is_named_and_the_others_continue(
     assert "ClientID" in cluster.spec(IDENTITIES, "large")
     assert cluster.spec(IDENTITIES, "small") == {"clientID": "c"}
     assert cluster.recorded() is None
-    (told,) = [each for each in caplog.records if "cannot be rewritten" in each.message]
-    assert (told.resource, "limit is" in told.reason) == ("AzureIdentity default/large", True)  # type: ignore[attr-defined]
+    (record,) = [each for each in caplog.records if "cannot be rewritten" in each.message]
+    assert (record.resource, "limit is" in record.reason) == ("AzureIdentity default/large", True)  # type: ignore[attr-defined]

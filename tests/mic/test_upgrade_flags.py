@@ -52,5 +52,5 @@ async def test_without_permission_for_the_record_pods_are_still_served(cloud: Em
     )
     mic = await cloud.mic()
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
-    assert "grant MIC's role get, create and update on ConfigMaps" in mic.said()
+    assert "grant MIC's role get, create and update on ConfigMaps" in mic.read_log()
     assert await mic.stop() == 0

@@ -128,17 +128,17 @@ async def test_a_cluster_with_old_spellings_is_upgraded_once(cloud: EmulatedClou
     assert bodies
     assert not any(identity_id("demo").lower() in body for body in bodies)
     assert await mic.stop() == 0
-    assert "\nE" not in mic.said(), mic.said()
-    assert "\nW" not in mic.said(), mic.said()
+    assert "\nE" not in mic.read_log(), mic.read_log()
+    assert "\nW" not in mic.read_log(), mic.read_log()
 
 
 async def test_mic_works_with_the_go_implementations_definitions(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
     real = await started(cloud, new_plane, REFERENCE)
     await asyncio.to_thread(in_old_spellings_dropped, real)
     mic = await cloud.mic()
-    said = [line for line in mic.said().splitlines() if "drop fields" in line]
-    assert len(said) == 1
-    assert "azureidentities, azureidentitybindings, azurepodidentityexceptions, azureassignedidentities" in said[0]
+    lines = [line for line in mic.read_log().splitlines() if "drop fields" in line]
+    assert len(lines) == 1
+    assert "azureidentities, azureidentitybindings, azurepodidentityexceptions, azureassignedidentities" in lines[0]
     assert (await asyncio.to_thread(real.api, "GET", RECORD))["data"] == {"type-upgrade-status": VERSION}
 
     spec = {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo", "auxiliaryTenantIDs": None}
@@ -169,10 +169,10 @@ async def test_mic_works_with_the_go_implementations_definitions(cloud: Emulated
     await asyncio.to_thread(real.api, "DELETE", PODS.path("default", "web"))
     await assigned(real)
     assert cloud.on(vm_id("n0")) == set()
-    assert "drop fields" not in again.said()
+    assert "drop fields" not in again.read_log()
     assert now["metadata"]["resourceVersion"]
-    for said_by in (mic, again):
-        assert "\nE" not in said_by.said(), said_by.said()
+    for program in (mic, again):
+        assert "\nE" not in program.read_log(), program.read_log()
 
 
 def in_old_spellings_dropped(plane: Plane) -> None:

@@ -50,8 +50,8 @@ def test_an_application_with_its_own_service_account_is_migrated() -> None:
 def test_an_application_with_a_shared_service_account_requires_manual_work(
     workloads: list[Any], state: ApplicationState
 ) -> None:
-    told = states(*workloads)
-    assert [each for name, each in told.items() if name.endswith("shop/web")] == [state]
+    found = states(*workloads)
+    assert [each for name, each in found.items() if name.endswith("shop/web")] == [state]
 
 
 def test_a_pod_without_an_owner_requires_manual_work() -> None:
@@ -137,9 +137,9 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
 async def test_an_application_that_does_not_become_available_gets_its_template_back(cloud: Federation) -> None:
     before = cloud.store.get("deployments.apps", "web", "default")
     answer = await cloud.migrate("apply", "--yes", "--workload-identity", "--timeout=1", "-o", "json")
-    (told,) = answer.document["outcomes"]
-    assert (answer.code, told["ending"]) == (3, "taken back")
-    assert "were not all updated and available within 1 s" in told["why"]
+    (outcome,) = answer.document["outcomes"]
+    assert (answer.code, outcome["ending"]) == (3, "taken back")
+    assert "were not all updated and available within 1 s" in outcome["why"]
     after = cloud.store.get("deployments.apps", "web", "default")
     assert (after["spec"], after["metadata"].get("annotations") or {}) == (before["spec"], {})
     marked = cloud.store.get("serviceaccounts", "web", "default")["metadata"]["annotations"]

@@ -73,9 +73,9 @@ async def migrate(cloud: EmulatedCloud, *arguments: str) -> Answer:
 
 
 async def trusted(cloud: EmulatedCloud, plane: Plane, account: str = "web") -> None:
-    told = await asyncio.to_thread(plane.api, "GET", "/.well-known/openid-configuration")
+    document = await asyncio.to_thread(plane.api, "GET", "/.well-known/openid-configuration")
     subject = f"system:serviceaccount:default:{account}"
-    cloud.directory.federate("client-demo", FederatedCredential(told["issuer"], subject, AUDIENCE))
+    cloud.directory.federate("client-demo", FederatedCredential(document["issuer"], subject, AUDIENCE))
 
 
 class Watching:

@@ -133,11 +133,11 @@ def test_pods_with_an_unselected_label_are_reported_unless_they_have_ended() -> 
     assert one.about == "pods shop/lost"
 
 
-@pytest.mark.parametrize(("holder", "said"), [("mic-1", "is held by mic-1"), ("", "has no holder")])
-def test_the_go_implementations_lock_is_reported(holder: str, said: str) -> None:
+@pytest.mark.parametrize(("holder", "message"), [("mic-1", "is held by mic-1"), ("", "has no holder")])
+def test_the_go_implementations_lock_is_reported(holder: str, message: str) -> None:
     one = only(*FINE, lock=holder, lock_at="default/aad-pod-identity-mic")
     assert (one.level, one.about) == (DifferenceLevel.NO_ACTION, "Endpoints default/aad-pod-identity-mic")
-    assert said in one.what
+    assert message in one.what
 
 
 def test_an_unreadable_object_is_reported_and_hides_no_other() -> None:
@@ -171,9 +171,9 @@ def test_many_objects_are_counted_and_the_first_are_named() -> None:
 
 def test_mirror_pods_that_get_nothing_here_are_reported() -> None:
     pods = [pod(), pod("static", mirror=True), pod("ended", mirror=True, phase="Failed")]
-    told = only(identity(), binding(), pods=pods)
-    assert told.level is DifferenceLevel.REVIEW
-    assert told.about == "mirror pods shop/static"
+    difference = only(identity(), binding(), pods=pods)
+    assert difference.level is DifferenceLevel.REVIEW
+    assert difference.about == "mirror pods shop/static"
 
 
 @pytest.mark.parametrize(
@@ -185,6 +185,8 @@ def test_mirror_pods_that_get_nothing_here_are_reported() -> None:
     ids=["one-resource-id", "one-client-id"],
 )
 def test_contradictory_client_ids_are_reported(spec: dict[str, str], says: str) -> None:
-    told = [each for each in found(*FINE, identity("b", **spec), binding("b")) if each.level is DifferenceLevel.FIX]
-    assert [each.about for each in told] == ["AzureIdentities shop/b, shop/demo"]
-    assert told[0].what.startswith(says)
+    differences = [
+        each for each in found(*FINE, identity("b", **spec), binding("b")) if each.level is DifferenceLevel.FIX
+    ]
+    assert [each.about for each in differences] == ["AzureIdentities shop/b, shop/demo"]
+    assert differences[0].what.startswith(says)

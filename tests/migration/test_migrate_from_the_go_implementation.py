@@ -33,9 +33,9 @@ def test_yaml_prints_the_rewritten_manifests_and_the_report_separately(
     (tmp_path / "sub" / "b.yml").write_text(f"{OLD}---\nkind: Other\n")
     (tmp_path / "notes.txt").write_text("{{ not yaml")
     assert main([*COMMAND, "-f", str(tmp_path), "-o", "yaml"]) == 0
-    said = capsys.readouterr()
-    assert said.out == f"{NEW}---\n{NEW}---\nkind: Other\n"
-    assert "spec.AzureIdentity" in said.err
+    output = capsys.readouterr()
+    assert output.out == f"{NEW}---\n{NEW}---\nkind: Other\n"
+    assert "spec.AzureIdentity" in output.err
     assert (tmp_path / "a.yaml").read_text() == OLD
 
 
@@ -51,10 +51,11 @@ def test_an_input_without_objects_is_not_reported_as_ok(
 ) -> None:
     (tmp_path / "a.yaml").write_text(text)
     assert main([*COMMAND, "-f", str(tmp_path / "a.yaml")]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
+    output = capsys.readouterr()
+    assert output.out == ""
     assert (
-        said.err == f"podidctl: {tmp_path}/a.yaml holds no Kubernetes objects: pass manifests or directories of them\n"
+        output.err
+        == f"podidctl: {tmp_path}/a.yaml holds no Kubernetes objects: pass manifests or directories of them\n"
     )
 
 
@@ -93,9 +94,9 @@ def test_in_place_changes_only_the_files_that_need_it(tmp_path: Path, capsys: py
 def test_a_rewrite_that_drops_data_must_be_reviewed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.yaml").write_text(f"{OLD}  azureIdentity: another\n")
     assert main([*COMMAND, "-f", str(tmp_path), "--in-place"]) == 3
-    said = " ".join(capsys.readouterr().out.split())
-    assert "review required" in said
-    assert "restore manually" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "review required" in output
+    assert "restore manually" in output
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def messy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("messy_folder")
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["-f", "missing.yaml"], 1, "missing.yaml cannot be read (No such file or directory)"),
         (["-f", "template.yaml"], 1, "template.yaml: line 2: "),
@@ -122,12 +123,12 @@ def messy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_an_impossible_request_is_one_line(
-    arguments: list[str], code: int, told: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*COMMAND, *arguments]) == code
-    said = capsys.readouterr()
-    assert (said.out, said.err.count("\n")) == ("", 1)
-    assert told in said.err
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert message in output.err
 
 
 def test_values_of_the_go_implementations_chart_are_reviewed(

@@ -104,13 +104,14 @@ def opened(plane: up.Plane, shop: str) -> None:
 async def test_the_differences_of_a_go_implementation_cluster_are_reported(cluster: up.Plane, shop: str) -> None:
     answer = await migrate(cluster, "from-reference", "-o", "json")
     assert (answer.code, answer.err) == (3, "")
-    told = {(each["level"], each["about"]): each["what"] for each in answer.document["findings"]}
-    assert "unknown flag --debug" in told["mend", "DaemonSet kube-system/nmi"]
-    assert "--clientQps=5" in told["look", "Deployment kube-system/mic"]
-    assert "is held by mic-5d9" in told["by itself", "Endpoints default/aad-pod-identity-mic"]
+    findings = {(each["level"], each["about"]): each["what"] for each in answer.document["findings"]}
+    assert "unknown flag --debug" in findings["mend", "DaemonSet kube-system/nmi"]
+    assert "--clientQps=5" in findings["look", "Deployment kube-system/mic"]
+    assert "is held by mic-5d9" in findings["by itself", "Endpoints default/aad-pod-identity-mic"]
     kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
-    assert {("look", kind) for kind in kinds} < told.keys()  # the Go implementation's definitions drop old spellings
-    assert len(told) == 6
+    # The Go implementation's definitions drop old spellings.
+    assert {("look", kind) for kind in kinds} < findings.keys()
+    assert len(findings) == 6
 
 
 async def test_the_printed_workload_identity_objects_can_be_applied_and_the_plan_is_then_empty(
@@ -123,8 +124,8 @@ async def test_the_printed_workload_identity_objects_can_be_applied_and_the_plan
     assert "its service account is default" in remark["why"]
 
     printed = await migrate(cluster, *to_workload_identity, "-o", "yaml")
-    said = await asyncio.to_thread(kubectl, cluster, "apply", "-f", "-", given=printed.out)
-    assert said.count(" created") == 2
+    output = await asyncio.to_thread(kubectl, cluster, "apply", "-f", "-", given=printed.out)
+    assert output.count(" created") == 2
     script = await migrate(cluster, *to_workload_identity, "-o", "kubectl")
     assert (await asyncio.to_thread(shell, cluster, script.out)).count(" patched") == 2
 
@@ -169,9 +170,9 @@ async def test_the_table_contains_all_steps(cluster: up.Plane, shop: str) -> Non
 async def test_applying_the_objects_keeps_all_other_fields(cluster: up.Plane, shop: str, server_side: bool) -> None:
     await asyncio.to_thread(kept_through_the_change, cluster, shop, "--server-side" if server_side else "--validate")
     script = (await migrate(cluster, "to-workload-identity", "-n", shop, "--issuer", ISSUER, "-o", "kubectl")).out
-    said = await asyncio.to_thread(shell, cluster, script)
-    assert "serviceaccount/api annotated" in said
-    assert "deployment.apps/api patched" in said
+    output = await asyncio.to_thread(shell, cluster, script)
+    assert "serviceaccount/api annotated" in output
+    assert "deployment.apps/api patched" in output
 
     account = cluster.api("GET", f"/api/v1/namespaces/{shop}/serviceaccounts/api")
     assert account["imagePullSecrets"] == [{"name": "registry"}]

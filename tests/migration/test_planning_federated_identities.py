@@ -76,8 +76,8 @@ def test_the_audience_is_that_of_nmi_unless_another_is_given() -> None:
     ],
 )
 def test_an_obstacle_is_reported(objects: list[dict[str, Any]], more: dict[str, Any], why: str) -> None:
-    (told,) = blocking(planned(workload(account="web"), pods=[running()], objects=objects, **more))
-    assert why in told
+    (obstacle,) = blocking(planned(workload(account="web"), pods=[running()], objects=objects, **more))
+    assert why in obstacle
 
 
 def test_a_host_network_pod_is_an_obstacle() -> None:
@@ -85,8 +85,8 @@ def test_a_host_network_pod_is_an_obstacle() -> None:
     template = made.spec.template
     host = msgspec.structs.replace(template.spec, host_network=True)
     spec = msgspec.structs.replace(made.spec, template=msgspec.structs.replace(template, spec=host))
-    (told,) = blocking(planned(msgspec.structs.replace(made, spec=spec)))
-    assert told.startswith("Deployment shop/web (host network) gets its tokens from IMDS directly")
+    (obstacle,) = blocking(planned(msgspec.structs.replace(made, spec=spec)))
+    assert obstacle.startswith("Deployment shop/web (host network) gets its tokens from IMDS directly")
 
 
 def test_more_service_accounts_than_azure_accepts_are_an_obstacle() -> None:
@@ -169,8 +169,8 @@ def test_identities_without_a_vm_are_left_alone() -> None:
 def test_a_switched_identity_is_reported_as_switched_after_its_pods_have_followed() -> None:
     objects = [identity(type=3, tenantID=TENANT, annotations=NOTED), binding()]
 
-    def state(*held: Any, **more: Any) -> IdentityState:
-        made = planned(workload(account="web"), pods=[running()], objects=objects, assigned=held, **more)
+    def state(*assigned: Any, **more: Any) -> IdentityState:
+        made = planned(workload(account="web"), pods=[running()], objects=objects, assigned=assigned, **more)
         return only(made).state
 
     assert state() is IdentityState.UNFINISHED

@@ -38,22 +38,22 @@ def console() -> Console:
     return Console(file=io.StringIO(), width=400, color_system=None)
 
 
-def said(console: Console) -> str:
+def output_of(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
 def test_a_report_of_differences(console: Console) -> None:
     show.report([Difference(DifferenceLevel.REVIEW, EVIL, EVIL, EVIL)], Output.TABLE, console)
-    assert said(console).count(SHOWN) == 3
-    assert "\x1b" not in said(console)
+    assert output_of(console).count(SHOWN) == 3
+    assert "\x1b" not in output_of(console)
 
 
 def test_a_plan_for_workload_identity(console: Console) -> None:
     made = planned(workload(EVIL, account="web"), workload("lost", label=EVIL))
     show.workload_identity(made, "https://oidc.example.org/", AUDIENCE, console)
-    assert SHOWN in said(console)
-    assert not {"\x1b", "\x07", "\x9b"} & set(said(console))
+    assert SHOWN in output_of(console)
+    assert not {"\x1b", "\x07", "\x9b"} & set(output_of(console))
 
 
 def test_scripts_and_documents_contain_only_printable_characters(console: Console) -> None:
@@ -62,9 +62,9 @@ def test_scripts_and_documents_contain_only_printable_characters(console: Consol
     for made in (planned(workload(evil, account=evil)), planned(workload(account="web"), objects=objects)):
         document = everything(made, f"https://oidc.example.org/{evil}", AUDIENCE)
         print_document(document, Output.JSON, console)
-        assert json.loads(said(console)) == document
+        assert json.loads(output_of(console)) == document
         print_document(document, Output.YAML, console)
-        for text in (changes(made), commands(made, document["issuer"], AUDIENCE), said(console)):
+        for text in (changes(made), commands(made, document["issuer"], AUDIENCE), output_of(console)):
             assert all(line.isprintable() for line in text.split("\n"))
         console.file = io.StringIO()
 
@@ -107,14 +107,14 @@ def test_a_plan_for_federated_identities(console: Console) -> None:
         leftovers=[UnchangedIdentity(identity=EVIL, why=EVIL, do=EVIL)],
     )
     federated.plan(made, console, applications=True)
-    assert said(console).count(SHOWN) > 8
-    assert not {"\x1b", "\x07", "\x9b"} & set(said(console))
+    assert output_of(console).count(SHOWN) > 8
+    assert not {"\x1b", "\x07", "\x9b"} & set(output_of(console))
     for text in (documents.az_script(made, made.steps), documents.manifests(made.steps)):
         assert all(line.isprintable() for line in text.split("\n"))
     assert list(yaml.safe_load_all(documents.manifests(made.steps)))[-1]["spec"]["selector"] == EVIL
     console.file = io.StringIO()
     print_document(made, Output.JSON, console)
-    assert msgspec.json.decode(said(console), type=FederationPlan) == made
+    assert msgspec.json.decode(output_of(console), type=FederationPlan) == made
 
 
 def test_the_result_of_switching_identities(console: Console) -> None:
@@ -124,5 +124,5 @@ def test_the_result_of_switching_identities(console: Console) -> None:
         console,
         dry=False,
     )
-    assert said(console).count(SHOWN) == 8
-    assert not {"\x1b", "\x07", "\x9b"} & set(said(console))
+    assert output_of(console).count(SHOWN) == 8
+    assert not {"\x1b", "\x07", "\x9b"} & set(output_of(console))

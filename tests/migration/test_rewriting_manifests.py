@@ -125,7 +125,7 @@ def test_a_document_that_starts_on_its_separator_line_stays_a_document() -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: [1", "line 1: "),
         ("a: b\n  c: d\n", "line 2: "),
@@ -133,6 +133,6 @@ def test_a_document_that_starts_on_its_separator_line_stays_a_document() -> None
         ("a: \x00", "special characters are not allowed"),
     ],
 )
-def test_invalid_yaml_is_reported_with_its_line(text: str, told: str) -> None:
-    with pytest.raises(UnreadableError, match=told):
+def test_invalid_yaml_is_reported_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(UnreadableError, match=message):
         rewrite(text)

@@ -29,7 +29,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
         yield made
 
 
-def held(cloud: Federation) -> dict[str, tuple[int, str]]:
+def assignments(cloud: Federation) -> dict[str, tuple[int, str]]:
     """Pod -> type and status of what NMI serves for it."""
     return {
         each["spec"]["pod"]: (each["spec"]["azureIdentityRef"]["spec"]["type"], each["status"]["status"])
@@ -64,9 +64,9 @@ async def test_without_a_credential_nothing_is_switched_and_the_missing_credenti
     cloud: Federation,
 ) -> None:
     before = cloud.identity()
-    code, (told,) = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
-    assert (code, told["ending"]) == (3, "left as it was")
-    (tried,) = told["tried"]
+    code, (outcome,) = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
+    assert (code, outcome["ending"]) == (3, "left as it was")
+    (tried,) = outcome["tried"]
     trusted = f"issuer {cloud.cloud.api.server}, subject system:serviceaccount:default:web, audience api://AzureAD"
     assert trusted in tried["problem"]
     assert "podidctl migrate plan -o az" in tried["do"]
@@ -76,9 +76,9 @@ async def test_without_a_credential_nothing_is_switched_and_the_missing_credenti
 async def test_without_yes_a_token_is_tested_and_nothing_is_switched(cloud: Federation) -> None:
     cloud.trust()
     before = cloud.identity()
-    code, (told,) = await outcomes(cloud, "apply", *tenant(cloud))
-    assert (code, told["ending"]) == (3, "would be changed")
-    (tried,) = told["tried"]
+    code, (outcome,) = await outcomes(cloud, "apply", *tenant(cloud))
+    assert (code, outcome["ending"]) == (3, "would be changed")
+    (tried,) = outcome["tried"]
     assert (tried["account"], tried["boundTo"], tried["clientId"]) == ("default/web", "web-1", "client-demo")
     assert tried["objectId"]
     assert cloud.identity() == before
@@ -88,9 +88,9 @@ async def test_one_service_account_without_a_token_blocks_the_switch_of_its_iden
     cloud.trust()
     cloud.account("nightly")
     cloud.pod("nightly-1", "nightly")
-    code, (told,) = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
-    assert (code, told["ending"]) == (3, "left as it was")
-    assert {each["account"]: bool(each["problem"]) for each in told["tried"]} == {
+    code, (outcome,) = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
+    assert (code, outcome["ending"]) == (3, "left as it was")
+    assert {each["account"]: bool(each["problem"]) for each in outcome["tried"]} == {
         "default/nightly": True,
         "default/web": False,
     }
@@ -101,32 +101,32 @@ async def test_a_service_account_without_running_pods_is_tested_too(cloud: Feder
     cloud.store.delete("pods", "web-1", "default", grace_seconds=0)
     cloud.workload()
     cloud.trust()
-    code, (told,) = await outcomes(cloud, "apply", *tenant(cloud))
-    assert (code, told["ending"], told["tried"][0]["boundTo"]) == (3, "would be changed", "")
+    code, (outcome,) = await outcomes(cloud, "apply", *tenant(cloud))
+    assert (code, outcome["ending"], outcome["tried"][0]["boundTo"]) == (3, "would be changed", "")
 
 
 async def test_mic_follows_a_switch_and_its_reversal(cloud: Federation) -> None:
     cloud.trust()
     await cloud.cloud.mic()
-    await cloud.cloud.until(lambda: held(cloud) == {"web-1": (0, "Assigned")})
+    await cloud.cloud.until(lambda: assignments(cloud) == {"web-1": (0, "Assigned")})
     before = cloud.identity()
     answer = await cloud.migrate("apply", "--yes", *tenant(cloud))
     assert (answer.code, answer.err) == (0, "")
     for line in ("default/demo: token obtained for default/web", "default/demo: switched to type 3", "MIC has updated"):
         assert line in answer.out
-    assert held(cloud) == FOLLOWED
+    assert assignments(cloud) == FOLLOWED
     after = cloud.identity()
     assert after["spec"] == {**before["spec"], "type": 3, "tenantID": cloud.cloud.directory.tenant_id}
     assert json.loads(after["metadata"]["annotations"][NOTE])["spec"] == before["spec"]
     assert (await cloud.migrate("plan", *tenant(cloud))).code == 0
-    code, (told,) = await outcomes(cloud, "apply", "--yes")
-    assert (code, told["ending"]) == (0, "as it is")
+    code, (outcome,) = await outcomes(cloud, "apply", "--yes")
+    assert (code, outcome["ending"]) == (0, "as it is")
 
-    code, (told,) = await outcomes(cloud, "rollback")
-    assert (code, told["ending"], cloud.identity()) == (3, "would be changed", after)
-    code, (told,) = await outcomes(cloud, "rollback", "--yes", "default/demo")
-    assert (code, told["ending"]) == (0, "changed")
-    assert held(cloud) == {"web-1": (0, "Assigned")}
+    code, (outcome,) = await outcomes(cloud, "rollback")
+    assert (code, outcome["ending"], cloud.identity()) == (3, "would be changed", after)
+    code, (outcome,) = await outcomes(cloud, "rollback", "--yes", "default/demo")
+    assert (code, outcome["ending"]) == (0, "changed")
+    assert assignments(cloud) == {"web-1": (0, "Assigned")}
     assert cloud.identity()["spec"] == before["spec"]
     assert NOTE not in cloud.identity()["metadata"].get("annotations", {})
     assert await outcomes(cloud, "rollback", "--yes") == (0, [])
@@ -146,28 +146,29 @@ async def test_pods_of_two_namespaces_keep_one_identity_through_the_switch(tmp_p
             cloud.trust(namespace=namespace)
         cloud.nmi("--federated-identities")
         await cloud.cloud.mic()
-        await cloud.cloud.until(lambda: held(cloud) == dict.fromkeys(("of-team", "of-shop"), (0, "Assigned")))
+        await cloud.cloud.until(lambda: assignments(cloud) == dict.fromkeys(("of-team", "of-shop"), (0, "Assigned")))
         without: list[set[str]] = []
 
         def look(_change: object) -> None:
             without.append(
-                {"of-team", "of-shop"} - {pod for pod, (_, said) in held(cloud).items() if said == "Assigned"}
+                {"of-team", "of-shop"}
+                - {pod for pod, (_, status) in assignments(cloud).items() if status == "Assigned"}
             )
 
-        code, (told,) = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
-        assert (code, told["ending"]) == (3, "left as it was")
-        assert "pods of other namespaces have it (shop)" in told["why"]
+        code, (results,) = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
+        assert (code, results["ending"]) == (3, "left as it was")
+        assert "pods of other namespaces have it (shop)" in results["why"]
         printed = await cloud.migrate("plan", "-o", "manifests", *tenant(cloud))
         plurals = {"AzureIdentity": "azureidentities", "AzureIdentityBinding": "azureidentitybindings"}
         cloud.store.subscribe(ASSIGNED, look)
         for each in yaml.safe_load_all(printed.out):
             cloud.store.create(f"{plurals[each['kind']]}.aadpodidentity.k8s.io", each)
-        code, told = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
-        assert (code, [(each["about"], each["ending"]) for each in told]) == (
+        code, results = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
+        assert (code, [(each["about"], each["ending"]) for each in results]) == (
             0,
             [("shop/demo", "changed"), ("team/demo", "changed")],
         )
-        await cloud.cloud.until(lambda: held(cloud) == dict.fromkeys(("of-team", "of-shop"), (3, "Assigned")))
+        await cloud.cloud.until(lambda: assignments(cloud) == dict.fromkeys(("of-team", "of-shop"), (3, "Assigned")))
         assert without
         assert not any(without)
 
@@ -175,9 +176,9 @@ async def test_pods_of_two_namespaces_keep_one_identity_through_the_switch(tmp_p
 async def test_a_switch_that_mic_does_not_follow_is_reverted(cloud: Federation) -> None:
     cloud.trust()
     before = cloud.identity()
-    code, (told,) = await outcomes(cloud, "apply", "--yes", "--timeout=1", *tenant(cloud))
-    assert (code, told["ending"]) == (3, "taken back")
-    assert "MIC has not updated default/web-1 within 1 s, so it is of type 0 again" in told["why"]
+    code, (outcome,) = await outcomes(cloud, "apply", "--yes", "--timeout=1", *tenant(cloud))
+    assert (code, outcome["ending"]) == (3, "taken back")
+    assert "MIC has not updated default/web-1 within 1 s, so it is of type 0 again" in outcome["why"]
     assert cloud.identity()["spec"] == before["spec"]
 
 
@@ -185,31 +186,31 @@ async def test_in_managed_mode_no_program_has_to_follow(cloud: Federation) -> No
     cloud.store.delete("pods", "nmi-1", "kube-system", grace_seconds=0)
     cloud.nmi("--federated-identities", "--operation-mode=managed", "--forceNamespaced")
     cloud.trust()
-    code, (told,) = await outcomes(cloud, "apply", "--yes", "--timeout=1", *tenant(cloud))
-    assert (code, told["ending"], cloud.identity()["spec"]["type"]) == (0, "changed", 3)
+    code, (outcome,) = await outcomes(cloud, "apply", "--yes", "--timeout=1", *tenant(cloud))
+    assert (code, outcome["ending"], cloud.identity()["spec"]["type"]) == (0, "changed", 3)
 
 
 async def test_a_switched_identity_that_was_not_waited_for_is_waited_for(cloud: Federation) -> None:
     """As Ctrl-C right after the patch leaves it."""
     cloud.trust()
     mic = await cloud.cloud.mic()
-    await cloud.cloud.until(lambda: held(cloud) == {"web-1": (0, "Assigned")})
+    await cloud.cloud.until(lambda: assignments(cloud) == {"web-1": (0, "Assigned")})
     await mic.stop()
     note = json.dumps({"spec": cloud.identity()["spec"], "tenantID": "t"})
     change = {"metadata": {"annotations": {NOTE: note}}, "spec": {"type": 3, "tenantID": "t"}}
     cloud.store.patch("azureidentities.aadpodidentity.k8s.io", "demo", change, "default")
     plan = await cloud.migrate("plan", "-o", "json")
     assert (plan.code, plan.document["steps"][0]["state"]) == (3, "not followed yet")
-    code, (told,) = await outcomes(cloud, "apply")
-    assert (code, told["ending"]) == (3, "would be changed")
+    code, (outcome,) = await outcomes(cloud, "apply")
+    assert (code, outcome["ending"]) == (3, "would be changed")
     cloud.cloud.api.requests.clear()
     applying = asyncio.create_task(outcomes(cloud, "apply", "--yes"))
     place = "/namespaces/default/azureassignedidentities"
     await cloud.cloud.until(lambda: any(place in each.path for each in cloud.cloud.api.requests), "it waits for MIC")
     await cloud.cloud.mic()
-    code, (told,) = await applying
-    assert (code, told["ending"]) == (0, "changed")
-    assert held(cloud) == FOLLOWED
+    code, (outcome,) = await applying
+    assert (code, outcome["ending"]) == (0, "changed")
+    assert assignments(cloud) == FOLLOWED
 
 
 async def test_an_unknown_identity_is_an_error(cloud: Federation) -> None:
@@ -243,7 +244,7 @@ async def test_after_an_interrupt_at_any_step_the_commands_continue_correctly(
         assert cloud.identity() == before
     plan = await cloud.migrate("plan", "-o", "json", *tenant(cloud))
     assert plan.document["steps"][0]["state"] == ("not followed yet" if switched else "to do")
-    code, told = await outcomes(cloud, "rollback", "--yes", "--timeout=1")
-    assert (code, len(told)) == ((3, 1) if switched else (0, 0))  # no MIC follows
+    code, results = await outcomes(cloud, "rollback", "--yes", "--timeout=1")
+    assert (code, len(results)) == ((3, 1) if switched else (0, 0))  # no MIC follows
     assert cloud.identity()["spec"] == before["spec"]
     assert NOTE not in cloud.identity()["metadata"].get("annotations", {})

@@ -27,7 +27,7 @@ def tree() -> Iterator[Tree]:
     subprocess.run(["rm", "-r", str(made.root)], check=True)
 
 
-def said(tree: Tree, *command: str) -> str:
+def output_of(tree: Tree, *command: str) -> str:
     done = subprocess.run(
         [str(tree.root / ".venv" / "bin" / command[0]), *command[1:]],
         cwd="/", capture_output=True, text=True, timeout=30, check=True,
@@ -48,12 +48,12 @@ def test_the_copy_contains_every_tracked_file_and_its_links_lead_into_the_copy(t
 @pytest.mark.timeout(180)
 def test_programs_started_by_a_test_run_the_mutant(tree: Tree) -> None:
     commands = (("nmi", "--version"), ("python", "-m", "nmi", "--version"))
-    before = [said(tree, *command) for command in commands]
+    before = [output_of(tree, *command) for command in commands]
     with tree.mutated(mutant("nmi/cli.py", 'f"nmi {VERSION}', 'f"mutant {VERSION}')):
-        during = [said(tree, *command) for command in commands]
+        during = [output_of(tree, *command) for command in commands]
     assert all(each.startswith("nmi ") for each in before)
     assert all(each.startswith("mutant ") for each in during)
-    assert [said(tree, *command) for command in commands] == before
+    assert [output_of(tree, *command) for command in commands] == before
 
 
 @pytest.mark.tools
@@ -92,9 +92,9 @@ def test_a_compiled_module_is_compiled_with_its_mutant_and_restored(tree: Tree) 
     (module,) = tree.root.glob("_native/answers.*.so")
     before = module.read_bytes()
     with tree.mutated(mutant("_native/answers.pyx", "        self.last_ns = ", "        self.last_ns = 0 * ")):
-        assert said(tree, "python", "-c", code) == "0\n"
+        assert output_of(tree, "python", "-c", code) == "0\n"
     assert module.read_bytes() == before
-    assert said(tree, "python", "-c", code) != "0\n"
+    assert output_of(tree, "python", "-c", code) != "0\n"
     with (
         pytest.raises(MutantError, match="does not compile"),
         tree.mutated(mutant("_native/answers.pyx", "        self.last_ns = ", "        self.last_ns = = ")),

@@ -82,10 +82,10 @@ class Tree:
         """Raise MutantError unless programs of the copy import the copy, from any directory."""
         packages = ", ".join(PACKAGES)
         code = f"import json, {packages}; print(json.dumps([each.__file__ for each in ({packages})]))"
-        said = subprocess.run(
+        output = subprocess.run(
             [self.python, "-c", code], cwd="/", capture_output=True, text=True, check=True, timeout=60
         ).stdout
-        if strangers := [file for file in json.loads(said) if not file.startswith(f"{self.root}/")]:
+        if strangers := [file for file in json.loads(output) if not file.startswith(f"{self.root}/")]:
             raise MutantError(f"the copy imports {', '.join(strangers)}; its tests would not run a mutant there")
 
     @contextmanager

@@ -32,9 +32,9 @@ async def test_after_stop_accepting_only_existing_connections_are_served() -> No
 
 async def test_idle_connections_are_closed_and_held_ones_stay_until_answered() -> None:
     async with serving(Holding) as lane:
-        idle, silent, held = await lane.connect(), await lane.connect(), await lane.connect()
+        idle, silent, pending = await lane.connect(), await lane.connect(), await lane.connect()
         await idle.ask()
-        held.send(OTHER_REQUEST)
+        pending.send(OTHER_REQUEST)
         await lane.until(lambda: len(lane.generals) == 1 and lane.count("accepted") == 3)
         lane.lane.stop_accepting()
         assert lane.lane.close_idle() == 1
@@ -42,8 +42,8 @@ async def test_idle_connections_are_closed_and_held_ones_stay_until_answered() -
         general = lane.generals[0]
         assert isinstance(general, Holding)
         general.answer()
-        assert await held.ending() == NOT_FOUND
-        await held.close()
+        assert await pending.ending() == NOT_FOUND
+        await pending.close()
         await lane.until(lambda: lane.count("open") == 0)
         assert lane.lane.close_idle() == 0
 
@@ -102,16 +102,16 @@ async def test_an_event_of_a_connection_closed_in_the_same_iteration_is_ignored(
 
 async def test_close_ends_all_connections_and_may_be_repeated() -> None:
     async with serving(Holding) as lane:
-        idle, held = await lane.connect(), await lane.connect()
+        idle, pending = await lane.connect(), await lane.connect()
         await idle.ask()
-        held.send(OTHER_REQUEST)
+        pending.send(OTHER_REQUEST)
         await lane.until(lambda: len(lane.generals) == 1)
         lane.lane.close()
         assert lane.generals[0].calls == ["data", "lost"]
         lane.lane.close()
         lane.lane.stop_accepting()
         assert lane.lane.close_idle() == 0
-        assert await idle.ending() == await held.ending() == b""
+        assert await idle.ending() == await pending.ending() == b""
 
 
 async def test_a_handler_may_close_the_lane() -> None:

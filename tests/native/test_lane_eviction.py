@@ -191,8 +191,8 @@ async def test_a_connection_that_was_resumed_can_be_evicted_again() -> None:
             asyncio.get_running_loop().call_soon(super().go_on)
 
     async with serving(Answering, Limits(connections=2), addresses=(A, B)) as lane:
-        held = [await lane.connect(A) for _ in range(2)]
-        for each in held:
+        pending = [await lane.connect(A) for _ in range(2)]
+        for each in pending:
             await each.ask(OTHER_REQUEST)
         assert b" 200 " in await (await lane.connect(B)).ask()
-        assert await held[0].ending() == b""
+        assert await pending[0].ending() == b""

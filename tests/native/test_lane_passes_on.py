@@ -45,9 +45,9 @@ async def test_a_request_that_arrives_on_the_way_is_answered() -> None:
 
 async def test_only_connections_without_anything_pending_are_released() -> None:
     async with serving(Holding) as old, serving() as new:
-        idle, held, half = await old.connect(), await old.connect(), await old.connect()
+        idle, pending, half = await old.connect(), await old.connect(), await old.connect()
         await idle.ask()
-        held.send(OTHER_REQUEST)
+        pending.send(OTHER_REQUEST)
         half.send(b"GET /half")
         await old.until(lambda: len(old.generals) == 2)
         (released,) = old.lane.release_idle(64)
@@ -56,13 +56,13 @@ async def test_only_connections_without_anything_pending_are_released() -> None:
         for general in old.generals:
             assert isinstance(general, Holding)
             general.answer()
-        assert await held.answer() == NOT_FOUND
+        assert await pending.answer() == NOT_FOUND
         assert await half.answer() == NOT_FOUND
         await old.until(lambda: old.count("open") == 2)
         for released in old.lane.release_idle(64):
             assert new.lane.adopt(released)
         assert old.count("open") == 0
-        assert b" 200 " in await held.ask()
+        assert b" 200 " in await pending.ask()
 
 
 async def test_unsent_answers_keep_a_connection() -> None:

@@ -87,8 +87,8 @@ class Generous:
     now_ns: int = field(default_factory=time.monotonic_ns)
 
     async def issue(self, peer: str, request: TokenRequest) -> Grant | Refusal:
-        said = f"{request.resource}|{request.selector.value}|{request.selector_value.lower()}|{request.xms_cc}"
-        token = Token(said, FOR_EVER, 0, request.resource, "client")
+        text = f"{request.resource}|{request.selector.value}|{request.selector_value.lower()}|{request.xms_cc}"
+        token = Token(text, FOR_EVER, 0, request.resource, "client")
         until = self.now_ns + FOR_EVER
         return Grant(token, self.record, self.record.generation, until, until, Usage(), not request.force_refresh)
 
@@ -200,9 +200,9 @@ def hold_to_the_oracle(data: bytes, answers: bytes) -> None:
     head, _, rest = answers.partition(b"\r\n\r\n")
     body = rest.partition(b"HTTP/1.1 ")[0]
     if isinstance(meaning, Asked):
-        said = f"{meaning.resource}|{meaning.selector_kind}|{meaning.selector_value}|{meaning.xms_cc}"
+        text = f"{meaning.resource}|{meaning.selector_kind}|{meaning.selector_value}|{meaning.xms_cc}"
         assert head.startswith(b"HTTP/1.1 200 OK")
-        assert json.loads(body)["access_token"] == said
+        assert json.loads(body)["access_token"] == text
         assert (b"\r\nConnection: close" in head) == meaning.close
     elif meaning is not Verdict.UNSURE:
         assert b"access_token" not in body

@@ -28,10 +28,10 @@ def test_a_redirected_connection_reports_its_original_destination_and_gets_fast_
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = ["('169.254.169.254', 80)", "None"]
+    destinations = ["('169.254.169.254', 80)", "None"]
     wanted = [FAST, "general", "general general"]
     redirected_from_elsewhere = ["general", "general", "general general"]
-    assert done.stdout.splitlines() == told + wanted + redirected_from_elsewhere
+    assert done.stdout.splitlines() == destinations + wanted + redirected_from_elsewhere
 
 
 async def test_without_a_redirect_rule_no_connection_gets_answers_for_redirected_connections() -> None:

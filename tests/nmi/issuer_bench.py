@@ -40,7 +40,7 @@ class IssuerBench:
         self._measures = measures
 
     @property
-    def held(self) -> int:
+    def held_requests(self) -> int:
         """Requests that wait for a change of their pod."""
         return self._measures.held
 

@@ -15,7 +15,7 @@ OWN = (CLIENT, TENANT, "contoso.example", RESOURCE, "")
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("message", "expected"),
     [
         ("AADSTS7000215: Invalid client secret provided.", "AADSTS7000215: Invalid client secret provided."),
         ("Identity not found", "Identity not found"),
@@ -39,23 +39,23 @@ OWN = (CLIENT, TENANT, "contoso.example", RESOURCE, "")
         ("", ""),
     ],
 )
-def test_foreign_ids_and_names_are_removed(said: str, told: str) -> None:
-    assert for_pod(said, OWN) == told
+def test_foreign_ids_and_names_are_removed(message: str, expected: str) -> None:
+    assert for_pod(message, OWN) == expected
 
 
 def test_a_truncated_id_is_removed() -> None:
-    said = scrubbed("x " * (MESSAGE_MAX // 2 - 6) + OTHER)
-    assert OTHER[:8] in said
-    assert OTHER[:4] not in for_pod(said, OWN)
+    message = scrubbed("x " * (MESSAGE_MAX // 2 - 6) + OTHER)
+    assert OTHER[:8] in message
+    assert OTHER[:4] not in for_pod(message, OWN)
 
 
 @given(st.lists(st.sampled_from([OTHER, CLIENT, "'Fabrikam'", " ", ".", "(", "unreachable", "\n", "a", "\u2019"])))
 def test_no_foreign_id_is_returned_in_any_surrounding_text(parts: list[str]) -> None:
-    told = for_pod(scrubbed("".join(parts)), OWN)
-    assert OTHER not in told
-    assert "unreachable" not in told.lower()
-    assert told.isascii()
-    assert "\n" not in told
+    message = for_pod(scrubbed("".join(parts)), OWN)
+    assert OTHER not in message
+    assert "unreachable" not in message.lower()
+    assert message.isascii()
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(

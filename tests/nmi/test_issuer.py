@@ -99,10 +99,10 @@ async def test_a_held_request_is_answered_at_the_assignments_event(first: str | 
         if first is not None:
             bench.cluster.put_assigned(assigned_identity(status=first))
             await until(lambda: bool(entry.assigned))
-        held = asyncio.create_task(bench.issued())
+        pending = asyncio.create_task(bench.issued())
         await until(lambda: bench.issuer._measures.held == 1)
         bench.cluster.put_assigned(assigned_identity())
-        issued = await asyncio.wait_for(held, DEADLINE)
+        issued = await asyncio.wait_for(pending, DEADLINE)
         assert issued.identity == "ns/id"
         assert bench.issuer._measures.held == 0
 
@@ -131,19 +131,19 @@ async def test_a_hold_ends_with_the_budget(
 async def test_a_held_pod_that_is_deleted_is_refused() -> None:
     async with running_issuer() as bench:
         await bench.with_pod(assigned=False)
-        held = asyncio.create_task(bench.refused())
+        pending = asyncio.create_task(bench.refused())
         await until(lambda: bench.issuer._measures.held == 1)
         bench.cluster.delete_pod()
-        assert (await asyncio.wait_for(held, DEADLINE)).reason is Reason.UNKNOWN_ADDRESS
+        assert (await asyncio.wait_for(pending, DEADLINE)).reason is Reason.UNKNOWN_ADDRESS
 
 
 async def test_a_held_pod_that_loses_its_label_is_refused() -> None:
     async with running_issuer() as bench:
         await bench.with_pod(assigned=False)
-        held = asyncio.create_task(bench.refused())
+        pending = asyncio.create_task(bench.refused())
         await until(lambda: bench.issuer._measures.held == 1)
         bench.cluster.put_pod(pod(label=None))
-        assert (await asyncio.wait_for(held, DEADLINE)).reason is Reason.NOTHING_ASSIGNED
+        assert (await asyncio.wait_for(pending, DEADLINE)).reason is Reason.NOTHING_ASSIGNED
 
 
 async def test_a_client_that_disconnects_ends_its_wait_and_no_other() -> None:

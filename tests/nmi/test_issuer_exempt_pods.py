@@ -222,10 +222,10 @@ async def test_a_grant_in_progress_is_not_given_to_a_pod_that_becomes_exempt() -
 async def test_a_held_request_is_sent_to_imds_when_its_pod_becomes_exempt() -> None:
     async with running_issuer() as bench:
         await bench.with_pod(assigned=False, labels=APP)
-        held = asyncio.create_task(bench.issue())
+        pending = asyncio.create_task(bench.issue())
         await until(lambda: bench.issuer._measures.held == 1)
         bench.cluster.put_exception(exception(labels=APP))
-        assert isinstance(await asyncio.wait_for(held, DEADLINE), RawAnswer)
+        assert isinstance(await asyncio.wait_for(pending, DEADLINE), RawAnswer)
 
 
 async def test_other_pods_are_not_affected() -> None:

@@ -55,10 +55,10 @@ async def test_a_request_is_held_like_any_other() -> None:
     async with running_issuer() as bench:
         bench.cluster.put_pod(pod(host_network=True))
         bench.cluster.put_assigned(assigned_identity(status=CREATED))
-        held = asyncio.create_task(bench.issue_for())
+        pending = asyncio.create_task(bench.issue_for())
         await until(lambda: bench.issuer._measures.held == 1)
         bench.cluster.put_assigned(assigned_identity())
-        assert isinstance(await asyncio.wait_for(held, DEADLINE), Issued)
+        assert isinstance(await asyncio.wait_for(pending, DEADLINE), Issued)
 
 
 async def test_a_hold_ends_with_the_budget() -> None:
@@ -70,10 +70,10 @@ async def test_a_hold_ends_with_the_budget() -> None:
 async def test_a_pod_deleted_during_the_request_is_refused() -> None:
     async with running_issuer() as bench:
         bench.cluster.put_pod(pod(host_network=True))
-        held = asyncio.create_task(bench.issue_for())
+        pending = asyncio.create_task(bench.issue_for())
         await until(lambda: bench.issuer._measures.held == 1)
         bench.cluster.delete_pod()
-        answer = await asyncio.wait_for(held, DEADLINE)
+        answer = await asyncio.wait_for(pending, DEADLINE)
         assert isinstance(answer, Refusal)
         assert answer.reason is Reason.UNKNOWN_ADDRESS
 

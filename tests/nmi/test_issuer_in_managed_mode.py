@@ -32,11 +32,11 @@ async def bound(bench: IssuerBench, type_: int = 0) -> None:
 async def test_a_request_is_held_until_binding_and_identity_exist() -> None:
     async with running_issuer(managed=True, policy=POLICY) as bench:
         bench.cluster.put_pod(pod())
-        held = asyncio.create_task(bench.issue())
+        pending = asyncio.create_task(bench.issue())
         await until(lambda: bench.issuer._measures.held == 1)
         bench.cluster.put_binding(binding())
         bench.cluster.put_identity(identity())
-        issued = await asyncio.wait_for(held, DEADLINE)
+        issued = await asyncio.wait_for(pending, DEADLINE)
         assert isinstance(issued, Issued)
         assert (issued.identity, issued.token.client_id, issued.cacheable) == ("ns/id", CLIENT_ID, True)
 
@@ -111,8 +111,8 @@ async def test_a_pod_without_a_binding_is_answered_within_two_seconds_on_both_pa
 async def test_a_binding_created_within_that_time_counts() -> None:
     async with running_issuer(managed=True, policy=DecisionPolicy(force_namespaced=True, managed=True)) as bench:
         bench.cluster.put_pod(pod())
-        held = asyncio.create_task(bench.issue())
+        pending = asyncio.create_task(bench.issue())
         await until(lambda: bench.issuer._measures.held == 1)
         bench.cluster.put_binding(binding())
         bench.cluster.put_identity(identity())
-        assert isinstance(await asyncio.wait_for(held, DEADLINE), Issued)
+        assert isinstance(await asyncio.wait_for(pending, DEADLINE), Issued)

@@ -72,7 +72,7 @@ async def test_a_request_is_held_until_the_watch_reports_that_the_pod_runs(state
     async with running_issuer() as bench:
         await stopped(bench, **changes)
         request = asyncio.create_task(bench.issue())
-        await until(lambda: bench.held == 1)
+        await until(lambda: bench.held_requests == 1)
         bench.cluster.put_pod(pod(sandbox=True))
         assert isinstance(await asyncio.wait_for(request, DEADLINE), Issued)
 

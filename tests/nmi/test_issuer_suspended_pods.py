@@ -127,7 +127,7 @@ async def test_a_container_started_since_lifts_it_and_answers_held_requests() ->
     async with running_issuer() as bench:
         entry = await suspended(bench)
         request = asyncio.create_task(bench.issue())
-        await until(lambda: bench.held == 1)
+        await until(lambda: bench.held_requests == 1)
         bench.cluster.put_pod(started(time.time() + 2))
         assert isinstance(await asyncio.wait_for(request, DEADLINE), Issued)
         assert not entry.suspended
@@ -247,7 +247,7 @@ async def test_a_read_that_shows_the_pod_alone_at_its_address_lifts_the_suspensi
     async with running_issuer() as bench:
         entry = await suspended(bench)
         request = asyncio.create_task(bench.issue())
-        await until(lambda: bench.held == 1)
+        await until(lambda: bench.held_requests == 1)
         await verified(bench)
         assert isinstance(await asyncio.wait_for(request, DEADLINE), Issued)
         assert not entry.suspended

@@ -80,10 +80,10 @@ async def test_an_identity_that_is_being_assigned_is_waited_for_each_time() -> N
 async def test_a_hold_in_which_something_changed_is_not_a_full_one() -> None:
     async with running_issuer(policy=BRIEF) as bench:
         entry = await bench.with_pod(assigned=False)
-        held = asyncio.create_task(bench.refused())
+        pending = asyncio.create_task(bench.refused())
         await until(lambda: bench.issuer._measures.held == 1)
         bench.cluster.put_pod(pod(label="other"))
-        assert await asyncio.wait_for(held, DEADLINE) is NONE_ASSIGNED
+        assert await asyncio.wait_for(pending, DEADLINE) is NONE_ASSIGNED
         assert not entry.unmatched
         assert await refused_after(bench) >= HOLD_SECONDS * 0.9
 
@@ -91,10 +91,10 @@ async def test_a_hold_in_which_something_changed_is_not_a_full_one() -> None:
 async def test_a_client_that_disconnects_leaves_no_note() -> None:
     async with running_issuer(policy=BRIEF) as bench:
         entry = await bench.with_pod(assigned=False)
-        held = asyncio.create_task(bench.refused())
+        pending = asyncio.create_task(bench.refused())
         await until(lambda: bench.issuer._measures.held == 1)
-        held.cancel()
-        await asyncio.gather(held, return_exceptions=True)
+        pending.cancel()
+        await asyncio.gather(pending, return_exceptions=True)
         assert not entry.unmatched
 
 

@@ -30,33 +30,33 @@ class RecordedEvents(list[tuple[str, str]]):
         self.append((refusal.reason.value, refusal.sentence))
 
 
-def recording_events(told: RecordedEvents, **options: Any) -> ServerUnderTest:
-    return ServerUnderTest(decisions=Decisions(report=told.tell, **options))
+def recording_events(recorded: RecordedEvents, **options: Any) -> ServerUnderTest:
+    return ServerUnderTest(decisions=Decisions(report=recorded.tell, **options))
 
 
 async def test_a_refusal_of_a_known_pod_is_recorded_once_and_its_repeats_are_not() -> None:
-    told = RecordedEvents()
-    server_under_test = recording_events(told)
+    recorded = RecordedEvents()
+    server_under_test = recording_events(recorded)
     server_under_test.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
     for _ in range(3):
         await server_under_test.ask(request_bytes())
 
-    assert told == [("no_matching_identity", "No.")]
+    assert recorded == [("no_matching_identity", "No.")]
 
 
 async def test_a_continuing_refusal_is_recorded_again_before_the_event_expires() -> None:
-    told, now = RecordedEvents(), 0.0
-    server_under_test = recording_events(told, clock=lambda: now)
+    recorded, now = RecordedEvents(), 0.0
+    server_under_test = recording_events(recorded, clock=lambda: now)
     server_under_test.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
     for now in (0.0, REPORT_AGAIN_SECONDS - 1, REPORT_AGAIN_SECONDS, REPORT_AGAIN_SECONDS + 1):  # noqa: B007 - read by the clock
         await server_under_test.ask(request_bytes())
 
-    assert len(told) == 2
+    assert len(recorded) == 2
 
 
 async def test_grants_sdk_probes_and_unknown_addresses_have_no_event() -> None:
-    told = RecordedEvents()
-    server_under_test = recording_events(told)
+    recorded = RecordedEvents()
+    server_under_test = recording_events(recorded)
     await server_under_test.ask(request_bytes())
     await server_under_test.ask(request_bytes(headers=()))
     await server_under_test.ask(request_bytes("/metadata/versions"))
@@ -64,17 +64,17 @@ async def test_grants_sdk_probes_and_unknown_addresses_have_no_event() -> None:
     server_under_test.issuer.answer = refusing(Reason.UNKNOWN_ADDRESS)
     await server_under_test.ask(request_bytes())
 
-    assert told == []
+    assert recorded == []
 
 
 async def test_a_node_process_that_invents_pods_causes_no_events() -> None:
-    told = RecordedEvents()
-    server_under_test = ServerUnderTest(peer="127.0.0.1", decisions=Decisions(report=told.tell))
+    recorded = RecordedEvents()
+    server_under_test = ServerUnderTest(peer="127.0.0.1", decisions=Decisions(report=recorded.tell))
     server_under_test.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
     await server_under_test.ask(request_bytes("/host/token/?resource=r", headers=("podns: shop", "podname: made-up")))
 
     assert len(server_under_test.issuer.asked) == 1
-    assert told == []
+    assert recorded == []
 
 
 @pytest.mark.parametrize("reason", [Reason.UPSTREAM_UNAVAILABLE, Reason.UPSTREAM_THROTTLED, Reason.OVERLOADED])
@@ -108,10 +108,10 @@ async def test_an_event_names_the_pod_by_uid_and_what_to_check() -> None:
         PodEvents(recorder).tell(pod_entry("default"), Refusal(Reason.POLICY, "No.", "a\nb Bearer abcdefghijkl\x00"))
         await asyncio.wait_for(recorder.flushed(), 10)
         sending.cancel()
-        told = {event["reason"]: event for event in api.store.list("events", "default")}
+        events = {event["reason"]: event for event in api.store.list("events", "default")}
 
-    assert set(told) == {"IdentityNotAssigned", "TokenRefused"}
-    event = told["IdentityNotAssigned"]
+    assert set(events) == {"IdentityNotAssigned", "TokenRefused"}
+    event = events["IdentityNotAssigned"]
     assert (event["type"], event["message"], event["count"]) == ("Warning", REFUSAL.detail, 1)
     about = event["involvedObject"]
     assert (about["kind"], about["apiVersion"], about["namespace"], about["name"], about["uid"]) == (
@@ -121,7 +121,7 @@ async def test_an_event_names_the_pod_by_uid_and_what_to_check() -> None:
         "cart",
         "uid-cart",
     )
-    assert told["TokenRefused"]["message"] == "a b Bearer <redacted> "
+    assert events["TokenRefused"]["message"] == "a b Bearer <redacted> "
 
 
 async def test_an_api_server_that_rejects_events_affects_no_answer() -> None:

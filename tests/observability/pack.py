@@ -17,14 +17,14 @@ RUNBOOKS: Final = ROOT / "docs/runbooks"
 UNPACKED: Final = ROOT / "build/prometheus/usr/bin"
 
 
-class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"name": "alert", "held": "for"}):
+class Alert(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"name": "alert", "duration": "for"}):
     """One alert of the rule file, with all its fields."""
 
     name: str
     expr: str
     labels: dict[str, str]
     annotations: dict[str, str]
-    held: str = ""
+    duration: str = ""
 
 
 @functools.cache

@@ -80,8 +80,8 @@ class Prometheus:
     async def graph(self, query: str) -> list[float]:
         """Return all values of *query* in the last seconds, without NaN, requested as a panel does."""
         now = time.time()
-        told = await self.get("query_range", query=query, start=f"{now - 10:.3f}", end=f"{now:.3f}", step="1")
-        found = [float(value) for series in told["result"] for _, value in series["values"]]
+        response = await self.get("query_range", query=query, start=f"{now - 10:.3f}", end=f"{now:.3f}", step="1")
+        found = [float(value) for series in response["result"] for _, value in series["values"]]
         return [value for value in found if not math.isnan(value)]
 
     async def alerts(self) -> dict[str, dict[str, Any]]:
@@ -214,9 +214,9 @@ async def by_the_runbooks(pod: str, port: int) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,  # contains the error of the port on which no MIC runs
     )
-    said, wrong = await shell.communicate()
-    assert shell.returncode == 0, (said + wrong).decode()
-    return said.decode()
+    output, wrong = await shell.communicate()
+    assert shell.returncode == 0, (output + wrong).decode()
+    return output.decode()
 
 
 def definitions() -> str:

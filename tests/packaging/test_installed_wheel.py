@@ -31,9 +31,9 @@ def test_the_programs_run_outside_the_source_tree(wheel: Path, program: str, tmp
     environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
-    place, said = done.stdout.splitlines()
+    place, version = done.stdout.splitlines()
     assert place.startswith(str(tmp_path))
-    assert said.startswith(f"{program} ")
+    assert version.startswith(f"{program} ")
 
 
 @pytest.mark.timeout(180)

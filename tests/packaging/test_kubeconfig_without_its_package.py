@@ -68,9 +68,9 @@ def test_a_program_names_the_package_to_install_in_one_line_and_why_no_image_has
         timeout=60,
         check=False,
     )
-    (told,) = [line for line in done.stderr.splitlines() if line.startswith(f"{program}: ")]
+    (message,) = [line for line in done.stderr.splitlines() if line.startswith(f"{program}: ")]
     assert done.returncode == 1
-    assert f"{program}: cannot read the kubeconfig {kubeconfig} without the package kubernetes" in told
-    assert "pip install 'aad-pod-identity[kubeconfig]'" in told
-    assert "no image has this package" in told
+    assert f"{program}: cannot read the kubeconfig {kubeconfig} without the package kubernetes" in message
+    assert "pip install 'aad-pod-identity[kubeconfig]'" in message
+    assert "no image has this package" in message
     assert "Traceback" not in done.stderr

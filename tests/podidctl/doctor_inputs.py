@@ -77,7 +77,7 @@ def node(name: str = NODE, **labels: str) -> Node:
     return Node(metadata=meta, spec=NodeSpec(provider_id=f"azure://{VM}"))
 
 
-def held(holder: str = "mic-1", renewed: str = "2026-01-01T11:59:55.000000Z") -> LockRecord:
+def lock_record(holder: str = "mic-1", renewed: str = "2026-01-01T11:59:55.000000Z") -> LockRecord:
     return LockRecord(holder, 15.0, renewed)
 
 
@@ -100,7 +100,7 @@ def seen(**changes: Any) -> ClusterState:
         "objects": objects(),
         "nmi": (nmi(),),
         "mic": (mic(),),
-        "locks": (Locks("default", "aad-pod-identity-mic", held()),),
+        "locks": (Locks("default", "aad-pod-identity-mic", lock_record()),),
     }
     return ClusterState(**(usual | changes))
 
@@ -109,13 +109,13 @@ def examined(**changes: Any) -> Report:
     return report(seen(**changes))
 
 
-def bad(told: Report) -> list[Finding]:
+def bad(report: Report) -> list[Finding]:
     """Return the findings that are not ok; each one except unknown states the next action."""
-    lines = [each for each in told.findings if each.level is not Level.OK]
+    lines = [each for each in report.findings if each.level is not Level.OK]
     assert all(each.next for each in lines if each.level is not Level.UNKNOWN)
     return lines
 
 
-def one(told: Report) -> Finding:
-    (line,) = bad(told)
+def one(report: Report) -> Finding:
+    (line,) = bad(report)
     return line

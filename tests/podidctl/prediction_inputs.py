@@ -62,7 +62,7 @@ def facts(**changes: Any) -> DiagnosisInput:
     return DiagnosisInput(**(usual | changes))
 
 
-def told(**changes: Any) -> Explanation:
+def explain_pod(**changes: Any) -> Explanation:
     return explain(facts(**changes))
 
 

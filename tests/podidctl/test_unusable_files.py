@@ -16,7 +16,7 @@ def test_unwritable_chart_values_are_a_usage_error(
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text("{}")
     code = main(["sandbox", "up", "--kubeconfig", str(kubeconfig), "--chart-values", str(tmp_path / where)])
-    said = capsys.readouterr()
-    assert (code, said.out, said.err.count("\n")) == (2, "", 1)
-    assert "--chart-values" in said.err
-    assert str(tmp_path) in said.err
+    output = capsys.readouterr()
+    assert (code, output.out, output.err.count("\n")) == (2, "", 1)
+    assert "--chart-values" in output.err
+    assert str(tmp_path) in output.err

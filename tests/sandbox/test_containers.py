@@ -49,8 +49,8 @@ def test_the_interpreter_is_available_under_any_mount(tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
     mounts = (Mount(folder, PurePosixPath(*Path.cwd().parts[:2])),)
-    told = run(tmp_path, sys.executable, "-c", "import nmi; print(nmi.__file__)", mounts=mounts)
-    assert told == f"{Path.cwd()}/nmi/__init__.py\n"
+    output = run(tmp_path, sys.executable, "-c", "import nmi; print(nmi.__file__)", mounts=mounts)
+    assert output == f"{Path.cwd()}/nmi/__init__.py\n"
 
 
 def test_files_outside_its_mounts_are_removed_with_the_program(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_read_only_root_and_a_read_only_mount_reject_writes(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("context", "uid", "held"),
+    ("context", "uid", "capabilities"),
     [
         (SecurityContext(capabilities=Capabilities(drop=["ALL"])), 0, 0),
         (SecurityContext(capabilities=Capabilities(drop=["ALL"], add=["NET_ADMIN", "NET_RAW"])), 0, 0b11 << 12),
@@ -78,16 +78,16 @@ def test_a_read_only_root_and_a_read_only_mount_reject_writes(tmp_path: Path) ->
     ],
 )
 def test_the_program_has_the_containers_user_and_capabilities(
-    tmp_path: Path, context: SecurityContext, uid: int, held: int
+    tmp_path: Path, context: SecurityContext, uid: int, capabilities: int
 ) -> None:
     status = dict(
         line.split(":", 1) for line in run(tmp_path, "cat", "/proc/self/status", context=context).splitlines()
     )
     assert status["Uid"].split() == [str(uid)] * 4
-    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == held
+    assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == capabilities
     assert status["NoNewPrivs"].strip() == "1"
 
 
 def test_default_capabilities_are_those_of_container_engines(tmp_path: Path) -> None:
-    told = run(tmp_path, "sh", "-c", "grep CapBnd /proc/self/status")
-    assert int(told.split()[1], 16) == 0x00000000A80425FB, "Docker's and containerd's default"
+    output = run(tmp_path, "sh", "-c", "grep CapBnd /proc/self/status")
+    assert int(output.split()[1], 16) == 0x00000000A80425FB, "Docker's and containerd's default"

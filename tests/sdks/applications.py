@@ -174,8 +174,8 @@ def _rust() -> list[str]:
 
 
 def _major(command: Sequence[str], pattern: str) -> int:
-    told = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=30, check=False).stdout
-    found = re.match(pattern, told)
+    output = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=30, check=False).stdout
+    found = re.match(pattern, output)
     return int(found[1]) if found else 0
 
 

@@ -180,7 +180,7 @@ class SdkSandbox:
                 counted[int(labels.partition('status_code="')[2].partition('"')[0])] += int(float(count))
         return counted
 
-    async def held(self) -> int:
+    async def count_held_requests(self) -> int:
         """Return the number of requests that NMI holds; the value may be a second old."""
         text = await asyncio.to_thread(self.sandbox.network.call_on_node, NODE, self._metrics)
         return int(float(text.partition("\naadpodidentity_nmi_held_requests ")[2].partition("\n")[0]))

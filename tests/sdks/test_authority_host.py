@@ -30,19 +30,19 @@ async def test_a_selector_selects_the_second_of_two(
     await loopback.identity("first")
     second = await loopback.identity("second")
     pod = await loopback.pod("first", "second")
-    said = await loopback.run(application, pod, selector, loopback.ids(second)[selector])
-    assert said.claims["appid"] == second.client_id
+    result = await loopback.run(application, pod, selector, loopback.ids(second)[selector])
+    assert result.claims["appid"] == second.client_id
 
 
 async def test_a_pod_without_identity_gets_an_error(application: Application, loopback: SdkSandbox) -> None:
-    said = await loopback.run(application, await loopback.pod(labelled=False))
-    assert said.tokens == ()
-    assert said.error
-    assert said.seconds < 20
+    result = await loopback.run(application, await loopback.pod(labelled=False))
+    assert result.tokens == ()
+    assert result.error
+    assert result.seconds < 20
 
 
 @pytest.mark.needs("honours_authority_host", "chain")
 async def test_the_chain_finds_the_managed_identity(application: Application, loopback: SdkSandbox) -> None:
     first = await loopback.identity("first")
-    said = await loopback.run(application, await loopback.pod("first"), kind="chain")
-    assert said.claims["appid"] == first.client_id
+    result = await loopback.run(application, await loopback.pod("first"), kind="chain")
+    assert result.claims["appid"] == first.client_id

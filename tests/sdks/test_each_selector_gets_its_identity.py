@@ -12,9 +12,9 @@ async def test_a_request_without_a_selector_gets_the_only_identity(
     application: Application, sdk_sandbox: SdkSandbox
 ) -> None:
     only = await sdk_sandbox.identity("only")
-    said = await sdk_sandbox.run(application, await sdk_sandbox.pod("only"))
-    assert (said.claims["appid"], said.claims["oid"]) == (only.client_id, only.object_id)
-    assert said.claims["aud"] == RESOURCE
+    result = await sdk_sandbox.run(application, await sdk_sandbox.pod("only"))
+    assert (result.claims["appid"], result.claims["oid"]) == (only.client_id, only.object_id)
+    assert result.claims["aud"] == RESOURCE
 
 
 async def test_of_two_identities_the_selected_one_is_used(
@@ -23,12 +23,12 @@ async def test_of_two_identities_the_selected_one_is_used(
     """Detect a lost selector: a request without one gets a token of the first identity."""
     first, second = await sdk_sandbox.identity("first"), await sdk_sandbox.identity("second")
     pod = await sdk_sandbox.pod("first", "second")
-    said = await sdk_sandbox.run(application, pod, selector, sdk_sandbox.ids(second)[selector])
-    assert said.claims["appid"] == second.client_id
-    assert said.claims["xms_mirid"] == second.resource_id
-    assert said.claims["aud"] == RESOURCE
-    said = await sdk_sandbox.run(application, pod)
-    assert said.claims["appid"] == first.client_id
+    result = await sdk_sandbox.run(application, pod, selector, sdk_sandbox.ids(second)[selector])
+    assert result.claims["appid"] == second.client_id
+    assert result.claims["xms_mirid"] == second.resource_id
+    assert result.claims["aud"] == RESOURCE
+    result = await sdk_sandbox.run(application, pod)
+    assert result.claims["appid"] == first.client_id
 
 
 @pytest.mark.needs("chain")
@@ -37,8 +37,8 @@ async def test_the_chain_stops_at_the_managed_identity(
 ) -> None:
     """Its probe, which needs an answer within a second, finds the endpoint; the chain does not use later links."""
     first = await sdk_sandbox.identity("first")
-    said = await sdk_sandbox.run(application, await sdk_sandbox.pod("first"), kind="chain", environment=az)
-    assert said.claims["appid"] == first.client_id
+    result = await sdk_sandbox.run(application, await sdk_sandbox.pod("first"), kind="chain", environment=az)
+    assert result.claims["appid"] == first.client_id
 
 
 @pytest.mark.needs("full_chain")
@@ -49,5 +49,5 @@ async def test_the_chain_gets_the_identity_that_its_environment_names(
     second = await sdk_sandbox.identity("second")
     pod = await sdk_sandbox.pod("first", "second")
     named = {**az, "AZURE_CLIENT_ID": second.client_id}
-    said = await sdk_sandbox.run(application, pod, kind="chain", environment=named)
-    assert said.claims["appid"] == second.client_id
+    result = await sdk_sandbox.run(application, pod, kind="chain", environment=named)
+    assert result.claims["appid"] == second.client_id

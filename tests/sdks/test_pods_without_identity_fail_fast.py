@@ -58,10 +58,10 @@ async def test_a_request_without_a_selector_fails_after_one_attempt(
 ) -> None:
     failure = FAILURES[application.name]
     pod = await sdk_sandbox.pod(labelled=False)
-    said = await sdk_sandbox.run(application, pod)
-    assert (said.tokens, said.error) == ((), failure.unnamed)
-    assert failure.says in said.message
-    assert said.seconds < AT_ONCE_SECONDS
+    result = await sdk_sandbox.run(application, pod)
+    assert (result.tokens, result.error) == ((), failure.unnamed)
+    assert failure.says in result.message
+    assert result.seconds < AT_ONCE_SECONDS
     assert await sdk_sandbox.answers(pod) == Counter({400: 1 + failure.probes})
 
 
@@ -72,10 +72,10 @@ async def test_a_request_for_a_foreign_identity_fails_after_one_attempt(
     others = await sdk_sandbox.identity("others")
     await sdk_sandbox.pod("others")
     pod = await sdk_sandbox.pod(labelled=False)
-    said = await sdk_sandbox.run(application, pod, selector, sdk_sandbox.ids(others)[selector])
-    assert (said.tokens, said.error) == ((), failure.named)
-    assert failure.says in said.message
-    assert said.seconds < AT_ONCE_SECONDS
+    result = await sdk_sandbox.run(application, pod, selector, sdk_sandbox.ids(others)[selector])
+    assert (result.tokens, result.error) == ((), failure.named)
+    assert failure.says in result.message
+    assert result.seconds < AT_ONCE_SECONDS
     assert await sdk_sandbox.answers(pod) == Counter({400: 1 + failure.probes})
 
 
@@ -83,19 +83,19 @@ async def test_a_request_for_a_foreign_identity_fails_after_one_attempt(
 async def test_the_chain_reports_that_it_tried_all_its_credentials(
     application: Application, sdk_sandbox: SdkSandbox
 ) -> None:
-    said = await sdk_sandbox.run(application, await sdk_sandbox.pod(labelled=False), kind="chain")
-    assert (said.tokens, said.error) == ((), FAILURES[application.name].chain)
-    assert SAYS_IN_CHAIN.get(application.name, "Identity not found") in said.message
-    assert said.seconds < AT_ONCE_SECONDS
+    result = await sdk_sandbox.run(application, await sdk_sandbox.pod(labelled=False), kind="chain")
+    assert (result.tokens, result.error) == ((), FAILURES[application.name].chain)
+    assert SAYS_IN_CHAIN.get(application.name, "Identity not found") in result.message
+    assert result.seconds < AT_ONCE_SECONDS
 
 
 @pytest.mark.needs("full_chain")
 async def test_the_chain_continues_with_its_next_credential(
     application: Application, az: dict[str, str], sdk_sandbox: SdkSandbox
 ) -> None:
-    said = await sdk_sandbox.run(application, await sdk_sandbox.pod(labelled=False), kind="chain", environment=az)
-    assert said.tokens == ("token-of-az",), said.message
-    assert said.seconds < AT_ONCE_SECONDS
+    result = await sdk_sandbox.run(application, await sdk_sandbox.pod(labelled=False), kind="chain", environment=az)
+    assert result.tokens == ("token-of-az",), result.message
+    assert result.seconds < AT_ONCE_SECONDS
 
 
 @pytest.mark.needs("full_chain")
@@ -105,9 +105,9 @@ async def test_the_chain_continues_also_if_an_identity_was_selected(
     """Expect an error from Go only: its chain stops when a named identity is refused, also on a VM without NMI."""
     others = await sdk_sandbox.identity("others")
     named = {**az, "AZURE_CLIENT_ID": others.client_id}
-    said = await sdk_sandbox.run(application, await sdk_sandbox.pod(labelled=False), kind="chain", environment=named)
+    result = await sdk_sandbox.run(application, await sdk_sandbox.pod(labelled=False), kind="chain", environment=named)
     if application.name == "go-azidentity":
-        assert (said.tokens, said.error) == ((), GO)
+        assert (result.tokens, result.error) == ((), GO)
     else:
-        assert said.tokens == ("token-of-az",), said.message
-    assert said.seconds < AT_ONCE_SECONDS
+        assert result.tokens == ("token-of-az",), result.message
+    assert result.seconds < AT_ONCE_SECONDS

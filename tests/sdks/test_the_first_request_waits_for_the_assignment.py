@@ -27,7 +27,7 @@ async def test_the_first_request_is_held_and_succeeds_without_a_retry(
         pod = await sdk_sandbox.pod(name, assigned=False)
         running = asyncio.create_task(sdk_sandbox.run(application, pod))
         async with asyncio.timeout(HELD_SECONDS):
-            while await sdk_sandbox.held() != 1:
+            while await sdk_sandbox.count_held_requests() != 1:
                 await asyncio.sleep(0.1)
         assert not running.done()
         assert await sdk_sandbox.assigned(pod.name) == set()
@@ -35,7 +35,7 @@ async def test_the_first_request_is_held_and_succeeds_without_a_retry(
         machine.operation_seconds = usual
         if machine.operation is not None:
             machine.operation.ends = min(machine.operation.ends, machine.clock())  # lets Azure finish the operation
-    said = await running
-    assert said.claims["appid"] == late.client_id
+    result = await running
+    assert result.claims["appid"] == late.client_id
     answers = await sdk_sandbox.answers(pod)
     assert (answers[200], answers[404], answers[503]) == (1, 0, 0)

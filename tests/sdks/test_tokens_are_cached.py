@@ -16,12 +16,12 @@ async def test_sdk_and_nmi_cache_a_token(application: Application, sdk_sandbox: 
     await sdk_sandbox.identity(name)
     pod, imds = await sdk_sandbox.pod(name), sdk_sandbox.sandbox.azure.imds
     before = len(imds.token_calls)
-    said = await sdk_sandbox.run(application, pod, times=2)
-    assert len(set(said.tokens)) == 1
-    assert len(said.tokens) == 2
+    result = await sdk_sandbox.run(application, pod, times=2)
+    assert len(set(result.tokens)) == 1
+    assert len(result.tokens) == 2
     assert (await sdk_sandbox.answers(pod))[200] == 1
     assert len(imds.token_calls) == before + 1
     again = await sdk_sandbox.run(application, pod)
-    assert again.tokens == said.tokens[:1]
+    assert again.tokens == result.tokens[:1]
     assert (await sdk_sandbox.answers(pod))[200] == 2
     assert len(imds.token_calls) == before + 1

@@ -176,8 +176,8 @@ class Generator:
         line = await self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the load has ended with code {await self._process.wait()}: see its traceback")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        result: dict[str, Any] = json.loads(line)
+        return result
 
     async def stop(self) -> None:
         """Close its connections with resets and end it. Does nothing when it has ended."""
@@ -246,10 +246,10 @@ async def under_way(plan: Plan, soak_node: SoakNode, pods: Pods, load: Generator
         for task in around:
             task.cancel()
         await asyncio.wait(around)
-    told = await load.report()
-    report.seconds = told["seconds"] = time.monotonic() - began
-    report.counts, report.latency, report.wrong = told["counts"], told["latency"], told["wrong"]
-    report.former_seconds = told["former_seconds"]
+    result = await load.report()
+    report.seconds = result["seconds"] = time.monotonic() - began
+    report.counts, report.latency, report.wrong = result["counts"], result["latency"], result["wrong"]
+    report.former_seconds = result["former_seconds"]
 
 
 async def sample(soak_node: SoakNode, seconds: float) -> Sample:

@@ -83,9 +83,13 @@ def in_cluster(api: KubeApi | None, folder: Path, command: list[str]) -> list[st
     for name, content in (("token", api.token), ("ca.crt", api.ca_pem), ("namespace", "default")):
         (folder / name).write_text(content)
     where = urlsplit(api.server)
-    told = {"KUBERNETES_SERVICE_HOST": where.hostname, "KUBERNETES_SERVICE_PORT": where.port, "SERVICE_ACCOUNT": folder}
+    environment = {
+        "KUBERNETES_SERVICE_HOST": where.hostname,
+        "KUBERNETES_SERVICE_PORT": where.port,
+        "SERVICE_ACCOUNT": folder,
+    }
     words = [word for word in command if not word.startswith("--kubeconfig=")]
-    return ["env", *(f"{name}={value}" for name, value in told.items()), *words]
+    return ["env", *(f"{name}={value}" for name, value in environment.items()), *words]
 
 
 @pytest.mark.timeout(120)

@@ -35,14 +35,14 @@ class Pod:
         self.sources = cycle(sources)
         self.until = time.monotonic() + SECONDS
         self.did = {"connected": 0, "closed": 0, "bytes_sent": 0, "bytes_received": 0}
-        self.said = False
+        self.started = False
 
     def over(self) -> bool:
         """Return whether to stop; call it often, between two units of work. The first call starts the flood."""
-        if not self.said:
+        if not self.started:
             os.nice(19)
             print("flooding", flush=True)  # noqa: T201
-            self.said = True
+            self.started = True
         os.set_blocking(0, False)
         try:
             return os.read(0, 1) == b"" or time.monotonic() > self.until

@@ -91,7 +91,7 @@ class Gate:
 
     alive: Callable[[str], bool]
     kill: Callable[[], None]
-    said: Callable[[str], None]
+    write_line: Callable[[str], None]
     faults: list[Fault] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     """Those that count, in the order in which they came."""
@@ -118,14 +118,14 @@ class Gate:
         self._patient(call)
         moment = self._killed(call)
         if call.counts:
-            self.said(f"{call.mic}: {call.method} {call.path.split('?')[0]}")
+            self.write_line(f"{call.mic}: {call.method} {call.path.split('?')[0]}")
         if moment is Moment.BEFORE:
             self.kill()
             return _broken(request)
         fault = next((each for each in self.faults if each.concerns(call)), None)
         if fault is not None:
             fault.times -= 1
-            self.said(f"  trouble: {fault}")
+            self.write_line(f"  trouble: {fault}")
             if fault.slow_seconds:
                 await asyncio.sleep(fault.slow_seconds)
             if fault.lost is Moment.BEFORE:
@@ -137,7 +137,7 @@ class Gate:
             self.before(call)
         response = await proper(request)
         if call.counts:
-            self.said(f"  -> {response.status}")
+            self.write_line(f"  -> {response.status}")
         if moment is Moment.AFTER:
             self.kill()
         if moment is Moment.AFTER or (fault is not None and fault.lost is Moment.AFTER):

@@ -24,7 +24,7 @@ On = tuple[str, str]
 class Watcher:
     """Observer of every update of Azure and every write of an AzureAssignedIdentity; `wrong` lists the violations."""
 
-    said: Callable[[str], None]
+    write_line: Callable[[str], None]
     host_of_node: Callable[[str], str]
     """Lower-case id of the host that a node is or was on; empty where it never was on any."""
     machine: Callable[[str], Machine | None]
@@ -46,7 +46,7 @@ class Watcher:
 
     def complain(self, what: str) -> None:
         self.wrong.append(what)
-        self.said(f"WRONG: {what}")
+        self.write_line(f"WRONG: {what}")
 
     # What others do
 
@@ -120,7 +120,7 @@ class Watcher:
     def asked(self, host: str, body: Document) -> None:
         """Check an update on its arrival, before its outcome is known."""
         assert self.store is not None
-        self.said(f"  asked: {body}")
+        self.write_line(f"  asked: {body}")
         recorded = {
             self._represents(each)
             for each in self.store.list(ASSIGNED)
@@ -152,7 +152,7 @@ class Watcher:
 
     def _written(self, change: Change) -> None:
         after = change.item.document
-        self.said(f"  {change.type} {_brief(after)}")
+        self.write_line(f"  {change.type} {_brief(after)}")
         if change.type == "DELETED" or dying(after) or after["status"]["status"] != "Assigned":
             return
         on = self._represents(after)

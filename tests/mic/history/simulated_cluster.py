@@ -68,7 +68,7 @@ class SimulatedCluster:
         self.loop = VirtualTimeLoop()
         self.story: list[str] = []
         self.log = Log(self.say)
-        self.gate = Gate(alive=self.alive, kill=self.kill, said=self.say)
+        self.gate = Gate(alive=self.alive, kill=self.kill, write_line=self.say)
         self.watcher = Watcher(
             self.say,
             self.host_of_node,
@@ -317,7 +317,7 @@ class SimulatedCluster:
         while (violations := self.violations()) and self.loop.time() < until:
             self.pass_time(STEP_SECONDS)
             self.check_now()
-        assert not violations, self.told(violations)
+        assert not violations, self.with_history(violations)
         if any(self.arm.find(host) is None for host in HOSTS):
             self.pass_time(BELIEF_SECONDS)
             self.check_now()
@@ -329,17 +329,17 @@ class SimulatedCluster:
         self.pass_time(60.0)
         self.check_now()
         wrote = [call for call in self.gate.calls[before:] if call.writes]
-        assert self.bad or not wrote, self.told(f"writes although nothing is out of sync: {wrote}")
+        assert self.bad or not wrote, self.with_history(f"writes although nothing is out of sync: {wrote}")
 
     def check_now(self) -> None:
         """Check that no invariant was violated."""
-        assert not self.watcher.wrong, self.told("; ".join(self.watcher.wrong))
-        assert not self.gate.impatient, self.told("; ".join(self.gate.impatient))
-        assert not self.log.errors, self.told("; ".join(self.log.errors))
+        assert not self.watcher.wrong, self.with_history("; ".join(self.watcher.wrong))
+        assert not self.gate.impatient, self.with_history("; ".join(self.gate.impatient))
+        assert not self.log.errors, self.with_history("; ".join(self.log.errors))
         failure = None if self.mic is None else self.mic.failed()
-        assert failure is None, self.told(f"MIC ended: {failure!r}")
+        assert failure is None, self.with_history(f"MIC ended: {failure!r}")
 
-    def told(self, what: str) -> str:
+    def with_history(self, what: str) -> str:
         return what + "\n" + "\n".join(self.story[-STORY_MAX:])
 
     def violations(self) -> str:

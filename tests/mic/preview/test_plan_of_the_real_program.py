@@ -85,7 +85,7 @@ async def test_mic_then_makes_the_planned_changes(cloud: EmulatedCloud, seed: in
 
 async def planned_and_executed(cloud: EmulatedCloud, hosts: Iterable[str]) -> Any:
     """Ask for the plan, let MIC work, and hold every write to the plan; the plan."""
-    told = (await plan(cloud, "--plan-output=json")).document
+    document = (await plan(cloud, "--plan-output=json")).document
     requests: list[tuple[str, str]] = []
 
     def note(request: Recorded) -> None:
@@ -95,7 +95,7 @@ async def planned_and_executed(cloud: EmulatedCloud, hosts: Iterable[str]) -> An
     cloud.api.intercept = note
     writes = {host: len(cloud.arm.writes(host)) for host in hosts}
     expected = {host: cloud.arm.vm(host).identities for host in hosts}
-    objects = [each for host in told["hosts"] for each in host["objects"]]
+    objects = [each for host in document["hosts"] for each in host["objects"]]
     methods = {"create": "POST", "revoke": "DELETE"}
     steps = [
         (methods.get(step, "PATCH"), "azureassignedidentities" if step == "create" else each["name"])
@@ -103,7 +103,7 @@ async def planned_and_executed(cloud: EmulatedCloud, hosts: Iterable[str]) -> An
         for step in each["steps"]
     ]
     assert steps
-    for host in told["hosts"]:
+    for host in document["hosts"]:
         if host["host"] in expected:
             expected[host["host"]] |= {key.lower() for key in host["add"]}
             expected[host["host"]] -= {key.lower() for key in host["remove"]}
@@ -116,8 +116,8 @@ async def planned_and_executed(cloud: EmulatedCloud, hosts: Iterable[str]) -> An
     assert after.code == 0, after.out
     assert Counter(requests) == Counter(steps)
     changed = {host for host in expected if len(cloud.arm.writes(host)) > writes[host]}
-    assert changed == {host["host"] for host in told["hosts"] if host["updates"]}
-    return told
+    assert changed == {host["host"] for host in document["hosts"] if host["updates"]}
+    return document
 
 
 async def half_changed(cloud: EmulatedCloud, draw: random.Random) -> None:

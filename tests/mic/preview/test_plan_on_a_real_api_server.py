@@ -75,8 +75,8 @@ async def test_a_read_only_user_gets_the_plan_that_mic_then_executes_and_nothing
     await asyncio.to_thread(run_pod, real, "web", "n0")
     await asyncio.to_thread(run_pod, real, "api", "s0")
     before = await versions(real)
-    told = await plan(cloud, "mic", "--plan", "--plan-output=json")
-    assert (told.code, told.err) == (3, "")
+    result = await plan(cloud, "mic", "--plan", "--plan-output=json")
+    assert (result.code, result.err) == (3, "")
     tables = await plan(cloud, "podidctl", "plan")
     assert (tables.code, tables.err) == (3, "")
     assert "default/web-default-demo" in tables.out
@@ -87,11 +87,11 @@ async def test_a_read_only_user_gets_the_plan_that_mic_then_executes_and_nothing
     await assigned(real, web="Assigned", api="Assigned")
     objects = await asyncio.to_thread(real.api, "GET", ASSIGNED_IDENTITIES.path("default"))
     assert {each["metadata"]["name"] for each in objects["items"]} == {
-        each["name"] for host in told.document["hosts"] for each in host["objects"]
+        each["name"] for host in result.document["hosts"] for each in host["objects"]
     }
-    for host in told.document["hosts"]:
+    for host in result.document["hosts"]:
         assert cloud.arm.vm(host["host"]).identities == {each.lower() for each in host["add"]}
-    assert len(cloud.arm.writes()) == told.document["summary"]["updates"] == 2
+    assert len(cloud.arm.writes()) == result.document["summary"]["updates"] == 2
 
 
 async def test_the_plan_does_not_disturb_a_leader(cloud: EmulatedCloud, real: Plane) -> None:
@@ -101,9 +101,9 @@ async def test_the_plan_does_not_disturb_a_leader(cloud: EmulatedCloud, real: Pl
     await reported_by_event(real)
     before, calls = await versions(real), len(cloud.arm.writes())
     for command in (("mic", "--plan"), ("podidctl", "plan")):
-        told = await plan(cloud, *command)
-        assert (told.code, told.err) == (0, ""), told.out
-        assert "Nothing to do." in told.out
+        result = await plan(cloud, *command)
+        assert (result.code, result.err) == (0, ""), result.out
+        assert "Nothing to do." in result.out
     assert await versions(real) == before
     assert len(cloud.arm.writes()) == calls
     assert await leases(real) == ["aad-pod-identity-mic"]
@@ -115,8 +115,8 @@ async def test_a_user_without_list_permission_gets_the_permission_to_grant(cloud
     role = {"metadata": {"name": "reader"}, "rules": [rule for rule in READ if rule["resources"] != ["nodes"]]}
     await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/reader", role)
     async with asyncio.timeout(20):
-        while (told := await plan(cloud, "mic", "--plan")).code == 0:
+        while (result := await plan(cloud, "mic", "--plan")).code == 0:
             await asyncio.sleep(0.1)  # the authorizer follows by a watch
-    assert (told.code, told.out, told.err.count("\n")) == (1, "", 1)
-    assert told.err.startswith("mic: not allowed to read the cluster: grant get and list on the named resources")
-    assert 'resource "nodes"' in told.err
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert result.err.startswith("mic: not allowed to read the cluster: grant get and list on the named resources")
+    assert 'resource "nodes"' in result.err

@@ -91,7 +91,7 @@ class Recording(Cluster):
         return bool(self.reconcile(host_key, refused=why, look=look))
 
 
-def told(cluster: Recording, silent: Collection[str] = ()) -> Preview:
+def preview_of(cluster: Recording, silent: Collection[str] = ()) -> Preview:
     """Return the plan for the cluster; Azure does not respond for the *silent* hosts (keys)."""
     snapshot = cluster.snapshot()
     answers: dict[str, HostIdentities | AzureError] = dict(cluster.azure)
@@ -209,7 +209,7 @@ class Previewed(RuleBasedStateMachine):
         cluster.view = ClusterView(on_dirty=cluster.dirty.append)
         cluster.replay()
         was, stored = dict(cluster.azure), dict(cluster.objects)
-        preview_ = told(cluster, silent)
+        preview_ = preview_of(cluster, silent)
         assert cluster.objects == stored, "telling wrote something"
         cluster.done.clear()
         cluster.changes.clear()
@@ -225,7 +225,7 @@ class Previewed(RuleBasedStateMachine):
         else:
             raise AssertionError("no rest")
         self.agree(preview_, was, in_order=host_states == usual)
-        assert not told(cluster, silent).changes, "the plan is empty after all planned steps"
+        assert not preview_of(cluster, silent).changes, "the plan is empty after all planned steps"
 
     def agree(self, preview_: Preview, was: dict[str, HostIdentities], *, in_order: bool) -> None:
         cluster = self.cluster
@@ -279,7 +279,7 @@ def test_more_identities_than_one_update_takes(number: int) -> None:
     for each in range(number):
         cluster.add(identity(f"i{each}"), binding(f"b{each}", identity=f"i{each}", selector=f"label{each // 50}"))
         cluster.add(pod(f"pod{each // 50}", label=f"label{each // 50}"))
-    (host,) = told(cluster).hosts
+    (host,) = preview_of(cluster).hosts
     assert len(host.add) == number
     while cluster.work(HOSTS[0].lower()):
         pass
@@ -297,7 +297,7 @@ def test_an_assignment_revoked_while_a_detach_is_pending(first: str, then: str) 
     cluster.add(pod(node=then, uid="another"))
     cluster.reconcile(vm_id(then))
     cluster.remove(pod())
-    preview_ = told(cluster)
+    preview_ = preview_of(cluster)
     assert {host.host: host.remove for host in preview_.hosts} == {host: [identity_id("demo")] for host in HOSTS[:2]}
     steps = {step for host in preview_.hosts for each in host.objects for step in each.steps}
     assert steps == {"revoke", "settle", "release"}

@@ -28,7 +28,7 @@ def on(*names: str, type_: str = "UserAssigned") -> HostIdentities:
     return HostIdentities(type=type_, attached=attached)
 
 
-def told(
+def preview_of(
     snapshot: Snapshot,
     answers: dict[str, HostIdentities | AzureError] | None,
     policy: Policy | None = None,
@@ -64,27 +64,27 @@ def of(cluster: Cluster, *pods: str) -> Snapshot:
 
 
 def test_without_findings_only_numbers_are_printed() -> None:
-    told_ = told(of(assigned(), "web"), {VM: on("demo")})
-    assert text(told_) == [
+    plan = preview_of(of(assigned(), "web"), {VM: on("demo")})
+    assert text(plan) == [
         "Changes that MIC would make; no change was made.",
         "  Nothing to do.",
         "  pods that a binding selects: 1 of 1 need no change",
     ]
-    assert text(told_, everything=True)[-2:] == [f"{vm_id('n0')} (1 node)", "    1 object is in sync"]
+    assert text(plan, everything=True)[-2:] == [f"{vm_id('n0')} (1 node)", "    1 object is in sync"]
 
 
 def test_while_azure_does_not_respond_the_plan_does_not_claim_that_nothing_is_to_do() -> None:
-    said = text(told(of(assigned(), "web"), {VM: Unreachable("no response")}))
-    assert said[1] == "  Nothing to do, as far as is known."
+    output = text(preview_of(of(assigned(), "web"), {VM: Unreachable("no response")}))
+    assert output[1] == "  Nothing to do, as far as is known."
 
 
 def test_an_unneeded_assignment_is_revoked_and_its_identity_detached() -> None:
-    said = text(told(of(assigned()), {VM: on("demo", type_="SystemAssigned, UserAssigned")}))
-    assert said[1:3] == [
+    output = text(preview_of(of(assigned()), {VM: on("demo", type_="SystemAssigned, UserAssigned")}))
+    assert output[1:3] == [
         "  AzureAssignedIdentities: 1 to revoke and remove",
         "  Azure: 1 update, on 1 of 1 VM or scale set; 0 identities to attach, 1 to detach",
     ]
-    assert said[5:] == [
+    assert output[5:] == [
         f"{vm_id('n0')} (1 node)",
         "  ~ type SystemAssigned, UserAssigned → SystemAssigned",
         f"  - identity {identity_id('demo')}",
@@ -101,9 +101,9 @@ def test_an_unneeded_assignment_is_revoked_and_its_identity_detached() -> None:
     ],
 )
 def test_an_immutable_identity_stays_attached_and_is_listed(policy: Policy, own: str, why: str) -> None:
-    said = text(told(of(assigned()), {VM: on("demo")}, policy, own=own))
-    assert f"  = identity {identity_id('demo')} stays: {why}" in said
-    assert "  AzureAssignedIdentities: 1 to revoke and remove" in said
+    output = text(preview_of(of(assigned()), {VM: on("demo")}, policy, own=own))
+    assert f"  = identity {identity_id('demo')} stays: {why}" in output
+    assert "  AzureAssignedIdentities: 1 to revoke and remove" in output
 
 
 def test_an_identity_attached_before_mic_stays_attached_and_is_listed() -> None:
@@ -111,16 +111,16 @@ def test_an_identity_attached_before_mic_stays_attached_and_is_listed() -> None:
     cluster.host(VM, "demo")
     cluster.add(node(), identity(), binding(), pod())
     cluster.reconcile_until_in_sync(VM)
-    said = text(told(of(cluster), {VM: on("demo")}))
-    assert any("stays: it was on the host before MIC" in line for line in said)
-    adopted = text(told(of(cluster), {VM: on("demo")}, Policy(adopt_existing=True)))
+    output = text(preview_of(of(cluster), {VM: on("demo")}))
+    assert any("stays: it was on the host before MIC" in line for line in output)
+    adopted = text(preview_of(of(cluster), {VM: on("demo")}, Policy(adopt_existing=True)))
     assert f"  - identity {identity_id('demo')}" in adopted
 
 
 def test_an_identity_missing_on_its_host_is_attached_without_a_change_of_the_object() -> None:
-    said = text(told(of(assigned(), "web"), {VM: on()}))
-    assert f"  + identity {identity_id('demo')}" in said
-    assert "  AzureAssignedIdentities: no change" in said
+    output = text(preview_of(of(assigned(), "web"), {VM: on()}))
+    assert f"  + identity {identity_id('demo')}" in output
+    assert "  AzureAssignedIdentities: no change" in output
 
 
 def test_an_update_in_place_names_the_difference() -> None:
@@ -132,19 +132,19 @@ def test_an_update_in_place_names_the_difference() -> None:
         bindings=(binding(),),
         assigned=tuple(cluster.objects.values()),
     )
-    said = text(told(moved, {VM: on("demo"), set_id().lower(): on(type_="None")}))
-    assert "  AzureAssignedIdentities: 1 to update in place, 1 to annotate" in said
-    assert any(line.endswith("Assigned (node n0 → s0; another pod of that name)") for line in said)
-    assert f"  - identity {identity_id('demo')}" in said
+    output = text(preview_of(moved, {VM: on("demo"), set_id().lower(): on(type_="None")}))
+    assert "  AzureAssignedIdentities: 1 to update in place, 1 to annotate" in output
+    assert any(line.endswith("Assigned (node n0 → s0; another pod of that name)") for line in output)
+    assert f"  - identity {identity_id('demo')}" in output
 
 
 def test_of_many_objects_the_first_are_listed_and_the_others_counted() -> None:
     names = [f"p{number:03}" for number in range(OBJECTS_MOST + 5)]
     snapshot = of(Cluster(), *names)
-    few = text(told(snapshot, {VM: on()}))
+    few = text(preview_of(snapshot, {VM: on()}))
     assert sum("+ create" in line for line in few) == OBJECTS_MOST
     assert "    … and 5 more to create (--plan-all lists them)" in few
-    every = text(told(snapshot, {VM: on()}), everything=True)
+    every = text(preview_of(snapshot, {VM: on()}), everything=True)
     assert sum("+ create" in line for line in every) == len(names)
 
 
@@ -156,11 +156,11 @@ def test_of_many_hosts_the_first_are_listed_and_the_others_counted() -> None:
         identities=(identity(),),
         bindings=(binding(),),
     )
-    told_ = told(snapshot, {vm_id(f"n{number}").lower(): on(type_="None") for number in range(count)})
-    few = text(told_)
+    plan = preview_of(snapshot, {vm_id(f"n{number}").lower(): on(type_="None") for number in range(count)})
+    few = text(plan)
     assert sum(line.startswith("/subscriptions/") for line in few) == HOSTS_MOST
     assert few[-1] == "… and 3 more VMs and scale sets (--plan-all lists them)"
-    assert sum(line.startswith("/subscriptions/") for line in text(told_, everything=True)) == count
+    assert sum(line.startswith("/subscriptions/") for line in text(plan, everything=True)) == count
 
 
 def test_hosts_without_a_response_are_grouped_by_reason() -> None:
@@ -174,12 +174,14 @@ def test_hosts_without_a_response_are_grouped_by_reason() -> None:
         vm_id(f"n{number}").lower(): Refused("no role", status=403, code="AuthorizationFailed") for number in range(5)
     }
     answers[vm_id("n5").lower()] = Unreachable("no answer")
-    told_ = told(snapshot, answers)
-    said = [line for line in text(told_) if "did not answer for" in line]
-    assert len(said) == 2
-    assert f"{vm_id('n2')} and 2 more: check MIC's credentials in the cloud config, and its role there: 403" in said[0]
-    assert said[1] == f"  Azure did not answer for {vm_id('n5')}: no answer"
-    assert [host.host for host in told_.unanswered] == [vm_id(f"n{number}") for number in range(6)]
+    plan = preview_of(snapshot, answers)
+    output = [line for line in text(plan) if "did not answer for" in line]
+    assert len(output) == 2
+    assert (
+        f"{vm_id('n2')} and 2 more: check MIC's credentials in the cloud config, and its role there: 403" in output[0]
+    )
+    assert output[1] == f"  Azure did not answer for {vm_id('n5')}: no answer"
+    assert [host.host for host in plan.unanswered] == [vm_id(f"n{number}") for number in range(6)]
 
 
 def test_objects_that_mic_cannot_process_are_listed_with_the_reason() -> None:
@@ -193,8 +195,8 @@ def test_objects_that_mic_cannot_process_are_listed_with_the_reason() -> None:
             binding("none", identity="none", selector="none"),
         ),
     )
-    said = text(told(snapshot, {VM: on()}))
-    assert said[said.index("ignored until they are corrected:") + 1 :] == [
+    output = text(preview_of(snapshot, {VM: on()}))
+    assert output[output.index("ignored until they are corrected:") + 1 :] == [
         f"  AzureIdentity default/bad (1 pod): {misconfigured(snapshot.identities[1])}",
         "  AzureIdentityBinding default/none (1 pod): there is no AzureIdentity default/none",
         "  Node bare (1 pod): it has no providerID, so its VM or scale set is not known",
@@ -207,8 +209,8 @@ def test_azures_refusal_of_an_identity_is_printed_with_the_waiting_object() -> N
     cluster.host(VM)
     cluster.add(node(), identity(), binding(), pod())
     cluster.reconcile(VM, refused={identity_id("demo").lower(): "grant it the role client_secret=hush"})
-    said = text(told(of(cluster, "web"), {VM: on()}))
-    (line,) = [each for each in said if "assign default/web-default-demo" in each]
+    output = text(preview_of(of(cluster, "web"), {VM: on()}))
+    (line,) = [each for each in output if "assign default/web-default-demo" in each]
     assert line.endswith("Created → Assigned (until now: grant it the role client_secret=<redacted>)")
 
 
@@ -218,14 +220,14 @@ def test_assignments_of_the_go_implementation_require_no_change() -> None:
     bare = msgspec.structs.replace(stored, metadata=msgspec.structs.replace(stored.metadata, annotations=None))
     cluster = Cluster()
     cluster.objects[bare.key] = bare
-    told_ = told(of(cluster, "web"), {VM: on("demo")})
-    assert not told_.changes
-    assert told_.summary.pods_as_they_should_be == 1
+    plan = preview_of(of(cluster, "web"), {VM: on("demo")})
+    assert not plan.changes
+    assert plan.summary.pods_as_they_should_be == 1
 
 
 def test_text_of_an_objects_author_cannot_control_the_terminal_in_lines_or_tables() -> None:
     evil = "\x1b]0;owned\x07[bold]x[/bold]\u202e"
-    named = told(of(assigned(), "web"), {VM: Refused(evil, status=403)})
+    named = preview_of(of(assigned(), "web"), {VM: Refused(evil, status=403)})
     left_out = [LeftOut(kind="AzureIdentityBinding", name=f"default/{evil}", why=evil, pods=1)]
     shown = msgspec.structs.replace(named, left_out=left_out)
     console = Console(file=io.StringIO(), width=400, color_system=None)

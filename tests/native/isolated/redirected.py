@@ -28,8 +28,8 @@ class General:
         self.connection = connection
 
     def data_received(self, data: bytes) -> None:
-        said = f"{self.connection.original_destination()}\n".encode()
-        self.connection.write(said)
+        line = f"{self.connection.original_destination()}\n".encode()
+        self.connection.write(line)
         self.connection.finish()
 
     def peer_gone(self) -> None: ...

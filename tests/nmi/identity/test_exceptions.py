@@ -23,9 +23,9 @@ def why(labels: dict[str, str] | None, *, of: dict[str, str], namespace: str = "
     """Why a pod in `ns` labelled *of* is exempt by one exception with *labels* in *namespace*."""
     known = exemptions(**settings)
     known.upserted(None, exception(labels=labels, namespace=namespace))
-    said = known.why(pod(labels=of))
-    assert known.why_given(pod(labels=of), [exception(labels=labels, namespace=namespace)]) == said
-    return said
+    reason = known.why(pod(labels=of))
+    assert known.why_given(pod(labels=of), [exception(labels=labels, namespace=namespace)]) == reason
+    return reason
 
 
 async def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:

@@ -56,9 +56,9 @@ class RedirectProcess:
 
     def end(self) -> State:
         """Stop it in order; its last state."""
-        said, _ = self._process.communicate(timeout=SECONDS)
+        output, _ = self._process.communicate(timeout=SECONDS)
         assert self._process.returncode == 0
-        state: State = json.loads(said.splitlines()[-1])
+        state: State = json.loads(output.splitlines()[-1])
         return state
 
     def __enter__(self) -> Self:

@@ -105,6 +105,6 @@ def test_cleanup_waits_for_a_held_lock(machine: Machine) -> None:
             with pytest.raises(subprocess.TimeoutExpired):
                 waiting.wait(1.5)
             holder.communicate()
-            said, _ = waiting.communicate(timeout=20)
+            output, _ = waiting.communicate(timeout=20)
     assert waiting.returncode == 0
-    assert said == "removed the redirect of 169.254.169.254 (nat of iptables-legacy)\n"
+    assert output == "removed the redirect of 169.254.169.254 (nat of iptables-legacy)\n"

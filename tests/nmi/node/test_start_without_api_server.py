@@ -45,7 +45,7 @@ async def test_nmi_waits_logs_the_cause_and_becomes_active(away: Away, mode: Mod
 
 
 @pytest.mark.parametrize(
-    ("status", "reason", "check", "told"),
+    ("status", "reason", "check", "expected"),
     [
         (401, "Unauthorized", "api server", "check the service account's token"),
         (403, "Forbidden", "watches", "not allowed to list or watch; grant this permission in the ClusterRole"),
@@ -54,11 +54,11 @@ async def test_nmi_waits_logs_the_cause_and_becomes_active(away: Away, mode: Mod
     ],
 )
 async def test_an_api_server_that_rejects_requests_is_named_and_waited_for(
-    away: Away, status: int, reason: str, check: str, told: str
+    away: Away, status: int, reason: str, check: str, expected: str
 ) -> None:
     away.api.intercept = lambda _request: StatusError(status, reason, "made up")
     nmi = await away.nmi()
-    await nmi.until("/readyz", lambda _status, text: told in text)
+    await nmi.until("/readyz", lambda _status, text: expected in text)
     _, ready = await nmi.page("/readyz")
     assert f"[-]{check}: " in ready
     assert "made up" in ready
@@ -98,7 +98,7 @@ async def test_the_reject_rule_exists_before_the_api_server_responds(away: Away,
         nmi = await away.nmi("--redirect=nat", "--fail-closed", "--http-probe-port=8085", inside=machine.inside())
 
         async with asyncio.timeout(60.0):
-            while not nmi.said().count("no contact with the API server"):
+            while not nmi.read_log().count("no contact with the API server"):
                 await asyncio.sleep(0.1)
         rules = await asyncio.to_thread(machine.rules, backend, "FORWARD")
         assert rules == ["-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"]
@@ -122,5 +122,5 @@ async def test_a_missing_kubeconfig_still_ends_nmi_with_one_line(away: Away) -> 
     nmi = await away.nmi()
     async with asyncio.timeout(20.0):
         assert await nmi.process.wait() == 1
-    *_, last = nmi.said().splitlines()
+    *_, last = nmi.read_log().splitlines()
     assert last.startswith("nmi: the kubeconfig")

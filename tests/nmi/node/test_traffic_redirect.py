@@ -20,8 +20,8 @@ def machine() -> Iterator[Machine]:
     machine.close()
 
 
-def told(machine: Machine, *flags: str, during: list[str] | None = None) -> list[str | None]:
-    """What problem() said before and after; *during* is filled with the tables between installation and removal."""
+def problems_of(machine: Machine, *flags: str, during: list[str] | None = None) -> list[str | None]:
+    """Return the problem that the probe reports before and after; *during* receives the tables in between."""
     with RedirectProcess(machine, *flags) as node:
         node.installed()
         if during is not None:
@@ -31,7 +31,7 @@ def told(machine: Machine, *flags: str, during: list[str] | None = None) -> list
 
 
 def test_without_route_localnet_nmi_is_not_ready_and_names_the_command_to_run(machine: Machine) -> None:
-    before, after = told(machine)
+    before, after = problems_of(machine)
     assert before == "the node is not prepared yet"
     assert after is not None
     assert "run `sysctl -w net.ipv4.conf.all.route_localnet=1` on the node" in after
@@ -41,18 +41,18 @@ def test_with_route_localnet_nmi_is_ready_and_leaves_nothing_behind(machine: Mac
     machine.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
     before = machine.saved("nft")
     during: list[str] = []
-    assert told(machine, during=during)[1] is None
+    assert problems_of(machine, during=during)[1] is None
     assert "-A PREROUTING -j aad-metadata" in during
     assert machine.saved("nft") == before
 
 
 def test_a_target_other_than_loopback_requires_no_route_localnet(machine: Machine) -> None:
-    assert told(machine, "--nmi-listen-address=10.0.0.4")[1] is None
+    assert problems_of(machine, "--nmi-listen-address=10.0.0.4")[1] is None
 
 
 def test_the_option_enables_route_localnet_and_guards_loopback_permanently(machine: Machine) -> None:
     for _ in range(2):
-        assert told(machine, "--route-localnet=set")[1] is None
+        assert problems_of(machine, "--route-localnet=set")[1] is None
         assert machine.run("cat", "/proc/sys/net/ipv4/conf/all/route_localnet") == "1\n"
         rules = [line for line in machine.saved("nft") if line.startswith("-A INPUT")]
         assert len(rules) == 2
@@ -91,14 +91,14 @@ def test_later_changes_of_route_localnet_and_the_guard_are_noticed(machine: Mach
 
 
 def test_keep_iptables_rules_leaves_the_redirect_at_exit(machine: Machine) -> None:
-    told(machine, "--keep-iptables-rules")
+    problems_of(machine, "--keep-iptables-rules")
     assert "-A PREROUTING -j aad-metadata" in machine.saved("nft")
 
 
 def test_without_rule_management_nothing_is_touched_and_nmi_is_ready(machine: Machine) -> None:
     before = machine.saved("nft")
     during: list[str] = []
-    assert told(machine, "--redirect=none", "--route-localnet=set", during=during) == [None, None]
+    assert problems_of(machine, "--redirect=none", "--route-localnet=set", during=during) == [None, None]
     assert during == before
     assert machine.run("cat", "/proc/sys/net/ipv4/conf/all/route_localnet") == "0\n"
 
@@ -107,11 +107,11 @@ def test_a_listener_on_all_addresses_is_reached_on_loopback_and_the_imds_address
     machine: Machine,
 ) -> None:
     during: list[str] = []
-    told(machine, "--nmi-listen-address=0.0.0.0", "--nmi-port=99", "--metadata-ip=10.9.9.9", "--metadata-port=81",
-         during=during)  # fmt: skip
+    flags = ("--nmi-listen-address=0.0.0.0", "--nmi-port=99", "--metadata-ip=10.9.9.9", "--metadata-port=81")
+    problems_of(machine, *flags, during=during)
     chain = [line for line in during if line.startswith("-A aad-metadata")]
     assert chain[0].endswith("-d 10.9.9.9/32 -p tcp -m tcp --dport 81 -j DNAT --to-destination 127.0.0.1:99")
 
 
 def test_ending_old_connections_succeeds_if_there_are_none(machine: Machine) -> None:
-    assert len(told(machine, "--enable-conntrack-deletion")) == 2
+    assert len(problems_of(machine, "--enable-conntrack-deletion")) == 2

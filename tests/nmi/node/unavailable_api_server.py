@@ -50,28 +50,28 @@ class Nmi:
         try:
             async with asyncio.timeout(seconds):
                 while not holds(*(seen := await self.page(path))):
-                    assert self.process.returncode is None, self.said()
+                    assert self.process.returncode is None, self.read_log()
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            raise AssertionError(f"{path} is {seen}\n{self.said()}") from None
+            raise AssertionError(f"{path} is {seen}\n{self.read_log()}") from None
         return time.monotonic() - began
 
     async def active(self, seconds: float = WAIT_SECONDS) -> float:
         return await self.until("/healthz", lambda _status, text: text == "Active", seconds)
 
-    def said(self) -> str:
+    def read_log(self) -> str:
         return self.log.read_text()
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the log lines, except the first, which lists the settings."""
-        return [json.loads(line) for line in self.said().splitlines()]
+        return [json.loads(line) for line in self.read_log().splitlines()]
 
     async def stop(self) -> float:
         """SIGTERM; returns the seconds until the end, which is one in order."""
         began = time.monotonic()
         self.process.terminate()
         async with asyncio.timeout(WAIT_SECONDS):
-            assert await self.process.wait() == 0, self.said()
+            assert await self.process.wait() == 0, self.read_log()
         return time.monotonic() - began
 
 

@@ -50,11 +50,11 @@ def ask(resource: str) -> bytes:
 
 async def test_the_connection_is_paused_during_a_request_and_returned_to_the_lane_afterwards() -> None:
     server_under_test = ServerUnderTest()
-    held = Held(server_under_test)
+    requests = Held(server_under_test)
     server_under_test.lane.data_received(ask("a"))
-    await held.asked("a")
+    await requests.asked("a")
     assert server_under_test.connection.state == "held"
-    held.release("a")
+    requests.release("a")
     await server_under_test.settle()
 
     assert server_under_test.connection.state == "idle"
@@ -63,14 +63,14 @@ async def test_the_connection_is_paused_during_a_request_and_returned_to_the_lan
 
 async def test_pipelined_requests_are_answered_one_by_one_in_their_order() -> None:
     server_under_test = ServerUnderTest()
-    held = Held(server_under_test)
+    requests = Held(server_under_test)
     server_under_test.lane.data_received(ask("a") + request_bytes("/nothing") + ask("b"))
-    await held.asked("a")
+    await requests.asked("a")
     assert not server_under_test.connection.written
-    assert "b" not in held.waiting, "one request in flight"
-    held.release("a")
-    await held.asked("b")
-    held.release("b")
+    assert "b" not in requests.waiting, "one request in flight"
+    requests.release("a")
+    await requests.asked("b")
+    requests.release("b")
     await server_under_test.settle()
 
     found = replies(server_under_test.connection.written)
@@ -111,12 +111,12 @@ async def test_a_connection_with_part_of_a_request_is_not_returned_to_the_lane()
 
 async def test_a_slow_answer_followed_by_part_of_a_request_ends_the_connection() -> None:
     server_under_test = ServerUnderTest(ServerPolicy(pipeline_seconds=0.001))
-    held = Held(server_under_test)
+    requests = Held(server_under_test)
     server_under_test.lane.data_received(ask("a") + b"GET ")
-    await held.asked("a")
+    await requests.asked("a")
     assert server_under_test.connection.state == "handed over"
     await until(lambda: server_under_test.connection.state == "held")
-    held.release("a")
+    requests.release("a")
     await server_under_test.settle()
 
     (reply,) = replies(server_under_test.connection.written)
@@ -126,12 +126,12 @@ async def test_a_slow_answer_followed_by_part_of_a_request_ends_the_connection()
 
 async def test_too_many_pipelined_requests_end_the_connection_with_the_answer() -> None:
     server_under_test = ServerUnderTest(ServerPolicy(sizes=Sizes(pipelined_bytes=100)))
-    held = Held(server_under_test)
+    requests = Held(server_under_test)
     server_under_test.lane.data_received(ask("a") + b"GET ")
-    await held.asked("a")
+    await requests.asked("a")
     server_under_test.lane.data_received(b"/" * 97)
     assert server_under_test.connection.state == "held"
-    held.release("a")
+    requests.release("a")
     await server_under_test.settle()
 
     (reply,) = replies(server_under_test.connection.written)
@@ -156,14 +156,14 @@ async def test_unread_answers_are_bounded() -> None:
 
 async def test_a_peer_that_disconnects_ends_its_wait() -> None:
     server_under_test = ServerUnderTest()
-    held = Held(server_under_test)
+    requests = Held(server_under_test)
     server_under_test.lane.data_received(ask("a"))
-    await held.asked("a")
+    await requests.asked("a")
     server_under_test.lane.peer_gone()
     await server_under_test.settle()
     server_under_test.lane.connection_lost()
 
-    assert held.cancelled == ["a"]
+    assert requests.cancelled == ["a"]
     assert not server_under_test.connection.written
     assert server_under_test.connection.state == "finished"
     server_under_test.issuer.answer = lambda _: grant(server_under_test.entry.record)
@@ -182,13 +182,13 @@ async def test_a_peer_that_disconnects_before_the_task_starts_ends_its_wait_too(
 
 async def test_a_lost_connection_ends_its_wait() -> None:
     server_under_test = ServerUnderTest()
-    held = Held(server_under_test)
+    requests = Held(server_under_test)
     server_under_test.lane.data_received(ask("a") + b"GET ")
-    await held.asked("a")
+    await requests.asked("a")
     server_under_test.lane.connection_lost()
     await server_under_test.settle()
 
-    assert held.cancelled == ["a"]
+    assert requests.cancelled == ["a"]
     assert not server_under_test.connection.written
 
 
@@ -253,11 +253,11 @@ async def test_an_error_while_writing_ends_the_connection_and_does_not_leave_it_
 
 async def test_a_draining_server_ends_each_connection_with_its_answer() -> None:
     server_under_test = ServerUnderTest()
-    held = Held(server_under_test)
+    requests = Held(server_under_test)
     server_under_test.lane.data_received(ask("a"))
-    await held.asked("a")
+    await requests.asked("a")
     server_under_test.draining = True
-    held.release("a")
+    requests.release("a")
     await server_under_test.settle()
 
     (reply,) = replies(server_under_test.connection.written)

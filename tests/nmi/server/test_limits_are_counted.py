@@ -62,11 +62,11 @@ async def test_a_connection_that_ends_because_of_pipelined_data_is_counted_once(
     server_under_test = ServerUnderTest(ServerPolicy(sizes=TIGHT, pipeline_seconds=0.01))
     release = asyncio.Event()
 
-    async def held(_: object) -> Refusal:
+    async def hold(_: object) -> Refusal:
         await release.wait()
         return Refusal(Reason.UNKNOWN_ADDRESS, "No.")
 
-    server_under_test.issuer.answer = held
+    server_under_test.issuer.answer = hold
     server_under_test.lane.data_received(request_bytes("/metadata/identity/oauth2/token?resource=r") + b"GET /")
     await asyncio.sleep(0)
     server_under_test.lane.data_received(b"x" * 200)

@@ -86,11 +86,11 @@ async def test_an_answer_one_byte_over_the_limit_is_refused_and_counted_with_or_
         writer.close()
 
     async with fronting(lambda _, writer: saying(head(len(body)) + body, writer)) as (front, upstream):
-        (told,) = replies(await asked(front))
+        (with_length,) = replies(await asked(front))
         upstream.script = closing
-        (untold,) = replies(await asked(front))
+        (without_length,) = replies(await asked(front))
 
-        assert (told.status, untold.status) == (503, 503)
+        assert (with_length.status, without_length.status) == (503, 503)
         assert front.measures.limits_hit()[Limit.PROXIED_BYTES] == 2
 
 

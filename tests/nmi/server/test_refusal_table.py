@@ -209,12 +209,12 @@ async def test_that_flag_turns_no_other_refusal_into_a_503() -> None:
     check(await server_under_test.ask(request_bytes()), 404, "not_found")
 
 
-@pytest.mark.parametrize(("told", "said"), [(None, "5"), (0.0, "1"), (1.2, "2"), (70.0, "70")])
-async def test_retry_after_is_forwarded_or_set_by_nmi(told: float | None, said: str) -> None:
+@pytest.mark.parametrize(("retry_after", "header"), [(None, "5"), (0.0, "1"), (1.2, "2"), (70.0, "70")])
+async def test_retry_after_is_forwarded_or_set_by_nmi(retry_after: float | None, header: str) -> None:
     server_under_test = ServerUnderTest()
-    server_under_test.issuer.answer = refusing(Reason.UPSTREAM_UNAVAILABLE, retry_after=told)
+    server_under_test.issuer.answer = refusing(Reason.UPSTREAM_UNAVAILABLE, retry_after=retry_after)
 
-    assert (await server_under_test.ask(request_bytes())).headers["retry-after"] == said
+    assert (await server_under_test.ask(request_bytes())).headers["retry-after"] == header
 
 
 async def test_the_word_that_makes_sdks_stop_retrying_is_never_returned() -> None:

@@ -22,7 +22,7 @@ def ask(target: str = TARGET, *headers: str, method: str = "GET") -> bytes:
     return request_bytes(target, method=method, headers=headers)
 
 
-TOLD = ask(TARGET, "Metadata: true")
+VALID = ask(TARGET, "Metadata: true")
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Row:
     name: str
     status: int
     error: str
-    said: str
+    text: str
     """What occurs in error_description."""
-    data: bytes = TOLD
+    data: bytes = VALID
     decided: Reason | None = None
     """The issuer's answer."""
     policy: ServerPolicy = field(default_factory=ServerPolicy)
     headers: tuple[tuple[str, str], ...] = ()
     """The required header fields in addition to Content-Type, Content-Length and the id."""
-    passes: bytes | None = TOLD
+    passes: bytes | None = VALID
     """A neighbour that is answered, with nothing decided against it."""
     passing_policy: ServerPolicy | None = None
     """Under which it is, if under another."""
@@ -127,7 +127,7 @@ async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_n
 
     assert (reply.status, reply.json["error"]) == (row.status, row.error)
     assert set(reply.json) == {"error", "error_description"}
-    assert row.said.lower() in reply.json["error_description"].lower()
+    assert row.text.lower() in reply.json["error_description"].lower()
     assert "unreachable" not in reply.body.decode().lower()
     assert (reply.headers["content-type"], reply.headers["content-length"]) == (
         "application/json",

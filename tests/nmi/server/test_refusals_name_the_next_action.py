@@ -45,11 +45,11 @@ MADE: list[tuple[str, Refusal | object]] = [
 )
 def test_a_refusal_names_what_to_check(name: str, refusal: object) -> None:
     assert isinstance(refusal, Refusal), name
-    told = refusal.detail
+    detail = refusal.detail
 
-    assert POINTERS.search(told), f"{name}: {told!r} does not say what to do"
-    assert told.isprintable()
-    assert len(told) <= 256, "the log would cut it"
+    assert POINTERS.search(detail), f"{name}: {detail!r} does not say what to do"
+    assert detail.isprintable()
+    assert len(detail) <= 256, "the log would cut it"
     assert refusal.sentence.isprintable()
     assert "unreachable" not in refusal.sentence.lower()
 

@@ -159,11 +159,11 @@ async def test_a_request_split_after_a_pending_one_is_answered_too() -> None:
     async with serving() as running, running.client() as client:
         release = asyncio.Event()
 
-        async def held(_: TokenRequest) -> Grant | Refusal:
+        async def hold(_: TokenRequest) -> Grant | Refusal:
             await release.wait()
             return grant(running.entry.record)
 
-        running.issuer.answer = held
+        running.issuer.answer = hold
         client.send(request_bytes() + b"GET /noth")
         await running.until(lambda: len(running.issuer.asked) == 1)
         client.send(request_bytes("/nothing")[9:])
@@ -198,14 +198,14 @@ async def test_a_peer_that_disconnects_ends_its_request() -> None:
     async with serving() as running:
         ended = asyncio.Event()
 
-        async def held(_: TokenRequest) -> Grant | Refusal:
+        async def hold(_: TokenRequest) -> Grant | Refusal:
             try:
                 await asyncio.Event().wait()
             finally:
                 ended.set()
             raise AssertionError
 
-        running.issuer.answer = held
+        running.issuer.answer = hold
         async with running.client() as client:
             client.send(request_bytes())
             await running.until(lambda: len(running.issuer.asked) == 1)
@@ -218,11 +218,11 @@ async def test_draining_answers_pending_requests_closes_idle_connections_and_acc
     async with serving() as running, running.client() as busy, running.client() as idle:
         release = asyncio.Event()
 
-        async def held(_: TokenRequest) -> Grant | Refusal:
+        async def hold(_: TokenRequest) -> Grant | Refusal:
             await release.wait()
             return grant(running.entry.record)
 
-        running.issuer.answer = held
+        running.issuer.answer = hold
         assert (await idle.ask(request_bytes("/nothing"))).status == 404
         busy.send(request_bytes())
         await running.until(lambda: len(running.issuer.asked) == 1)
@@ -251,11 +251,11 @@ async def test_open_requests_are_completed_while_new_ones_are_served() -> None:
     async with serving() as running, running.client() as busy, running.client() as later:
         release = asyncio.Event()
 
-        async def held(_: TokenRequest) -> Grant | Refusal:
+        async def hold(_: TokenRequest) -> Grant | Refusal:
             await release.wait()
             return grant(running.entry.record)
 
-        running.issuer.answer = held
+        running.issuer.answer = hold
         assert await running.server.complete_open_requests(5) > 4.9, "nothing to wait for"
         assert await running.server.complete_open_requests(0) == 0
         busy.send(request_bytes())

@@ -50,10 +50,10 @@ def test_an_unusable_command_line_is_one_line_and_exit_code_2(
     args: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(args) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(sentence)
-    assert told.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(sentence)
+    assert output.err.count("\n") == 1
 
 
 @pytest.mark.programs

@@ -194,8 +194,8 @@ def test_cleanup_and_version_require_no_node(flag: str) -> None:
 
 
 def test_the_settings_report_exactly_the_changed_values() -> None:
-    told = parse([NODE, "--host-token-types=2,0", "--nmi-port=99"], {}).describe()
-    assert told == {"node_name": "n1", "host_token_types": "0,2", "listen_port": "99"}
+    description = parse([NODE, "--host-token-types=2,0", "--nmi-port=99"], {}).describe()
+    assert description == {"node_name": "n1", "host_token_types": "0,2", "listen_port": "99"}
 
 
 def test_settings_created_without_a_command_line_are_validated_too() -> None:

@@ -211,14 +211,14 @@ class Hanging:
     async def __aenter__(self) -> Self:
         answer = self._bench.aad.handle
 
-        async def held(request: web.BaseRequest) -> web.StreamResponse:
+        async def hold(request: web.BaseRequest) -> web.StreamResponse:
             if self._part in request.path and self._times > 0:
                 self._times -= 1
                 self.arrived.set()
                 await self._go_on.wait()
             return await answer(request)
 
-        self._bench.aad.handle = held  # type: ignore[method-assign]
+        self._bench.aad.handle = hold  # type: ignore[method-assign]
         return self
 
     async def __aexit__(self, *_: object) -> None:

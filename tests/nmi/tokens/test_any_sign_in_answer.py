@@ -34,8 +34,8 @@ def test_an_error_is_bounded_plain_and_without_the_secret(status: int, body: byt
     policy.status, policy.body = status, body
     policy.headers = {"retry-after": header, "x-ms-request-id": header}
     error = entra._failure(ASKED, policy, ValueError(SECRET))
-    told = f"{error} {error.message} {error.code} {error.correlation_id}"
-    assert SECRET not in told
+    text = f"{error} {error.message} {error.code} {error.correlation_id}"
+    assert SECRET not in text
     assert ASKED.client_id not in error.message
     assert len(error.message) <= MESSAGE_MAX
     assert error.message.isprintable()
@@ -70,14 +70,14 @@ async def test_any_body_results_in_a_token_or_in_a_known_error(bench: Bench) -> 
     bench.aad.handle = odd  # type: ignore[method-assign]
 
     async def once() -> None:
-        told = ""
+        text = ""
         try:
             granted = await bench.fetch(identity)
         except AzureError as error:
-            told = str(error)
+            text = str(error)
         else:
             assert granted.token.access_token.isprintable()
-        assert SECRET not in told
+        assert SECRET not in text
 
     @settings(max_examples=60, deadline=None)
     @example(200, b"[" * 60_000)

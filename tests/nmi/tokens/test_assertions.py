@@ -88,15 +88,15 @@ async def test_an_admission_policys_message_is_quoted(bench: Bench, workload: Wo
     assert (error.code, "only ten minutes" in error.message) == ("assertion_refused", True)
 
 
-@pytest.mark.parametrize("said", ["ValidatingAdmissionPolicy {0} with binding {0} denied request: ", WEBHOOK])
+@pytest.mark.parametrize("template", ["ValidatingAdmissionPolicy {0} with binding {0} denied request: ", WEBHOOK])
 async def test_the_policys_message_is_not_truncated_after_its_names(
-    bench: Bench, workload: Workload, said: str
+    bench: Bench, workload: Workload, template: str
 ) -> None:
     words = (
         "NMI may ask for tokens of exactly one audience, api://AzureADTokenExchange, which is the chart's value "
         "federated.audience; if NMI is to ask for another, set that value"
     )
-    named = said.format("'podid-aad-pod-identity-federated'")
+    named = template.format("'podid-aad-pod-identity-federated'")
     denied = StatusError(403, "Forbidden", f'serviceaccounts "builder" is forbidden: {named}{words}')
     bench.kube.intercept = lambda request: denied if request.path.endswith("/token") else None
     error = await asked_of(bench, workload)

@@ -99,11 +99,15 @@ def trust(bench: Bench) -> Trust:
 async def test_a_trusted_service_account_gets_a_token_of_the_identity(trust: Trust) -> None:
     trust.trust_at_azure()
     granted = await trust.fetch()
-    told = claims(granted)
-    assert (told["appid"], told["aud"], told["oid"]) == (trust.managed.client_id, RESOURCE, trust.managed.object_id)
+    token_claims = claims(granted)
+    assert (token_claims["appid"], token_claims["aud"], token_claims["oid"]) == (
+        trust.managed.client_id,
+        RESOURCE,
+        trust.managed.object_id,
+    )
     assert (granted.token.resource, granted.token.client_id) == (RESOURCE, trust.managed.client_id)
     assert granted.object_id == trust.managed.object_id
-    assert abs(granted.expires_in - (told["exp"] - time.time())) < 5
+    assert abs(granted.expires_in - (token_claims["exp"] - time.time())) < 5
     assert trust.bench.aad.calls[-1].proof == "federated"
     assert trust.failures == []
 
@@ -215,7 +219,7 @@ async def test_a_slow_response_ends_with_the_callers_time_limit(trust: Trust) ->
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"ad_endpoint": "https://evil.example/"}, "--allowed-ad-endpoints"),
         ({"ad_endpoint": "https://login.microsoftonline.com.evil.example/"}, "--allowed-ad-endpoints"),
@@ -227,12 +231,12 @@ async def test_a_slow_response_ends_with_the_callers_time_limit(trust: Trust) ->
         ({"auxiliary_tenant_ids": ["5a4db0c5-0000-4000-8000-000000000001"]}, "auxiliaryTenantIDs"),
     ],
 )
-async def test_no_call_is_sent_for_a_refused_identity(trust: Trust, changed: dict[str, Any], told: str) -> None:
+async def test_no_call_is_sent_for_a_refused_identity(trust: Trust, changed: dict[str, Any], message: str) -> None:
     trust.trust_at_azure()
     for attempt in (lambda: trust.source.check(trust.identity(**changed)), None):
         with pytest.raises(PolicyError) as refused:
             attempt() if attempt else await trust.fetch(**changed)
-        assert told in refused.value.sentence + refused.value.detail
+        assert message in refused.value.sentence + refused.value.detail
     assert trust.asked() == (0, 0)
     trust.source.check(trust.identity())
 
@@ -286,9 +290,9 @@ async def test_no_assertion_is_logged_or_shown(trust: Trust, everything_logged: 
         await trust.fetch(within=0.5)
     trust.trust_at_azure()
     await trust.fetch()
-    told = (
+    output = (
         everything_logged.getvalue() + repr(refused.value) + str(vars(refused.value)) + str(refusal_of(refused.value))
     )
     assert len(seen) == 2
     assert all(read_claims(each)["sub"] for each in seen)
-    assert not [each for each in seen if each in told or each.split(".")[2] in told]
+    assert not [each for each in seen if each in output or each.split(".")[2] in output]

@@ -30,7 +30,7 @@ class Calls:
             await asyncio.sleep(CALL_SECONDS)
             self.in_flight -= 1
 
-    async def held(self, pod: str) -> None:
+    async def hold(self, pod: str) -> None:
         async with self.governor.permit(pod):
             self._began(pod)
             await self.release.wait()
@@ -56,7 +56,7 @@ async def test_at_most_twenty_calls_start_per_second() -> None:
 @in_virtual_time
 async def test_at_most_five_calls_are_in_progress() -> None:
     calls = Calls(Governor(clock=now))
-    tasks = [asyncio.create_task(calls.held(pod)) for pod in ("ns/a", "ns/b") for _ in range(6)]
+    tasks = [asyncio.create_task(calls.hold(pod)) for pod in ("ns/a", "ns/b") for _ in range(6)]
     await asyncio.sleep(1.0)
     assert calls.in_flight == 5
     assert calls.governor.waiting == 7
@@ -69,10 +69,10 @@ async def test_at_most_five_calls_are_in_progress() -> None:
 @in_virtual_time
 async def test_one_pod_never_has_every_permit() -> None:
     calls = Calls(Governor(clock=now))
-    greedy = [asyncio.create_task(calls.held("ns/greedy")) for _ in range(20)]
+    greedy = [asyncio.create_task(calls.hold("ns/greedy")) for _ in range(20)]
     await asyncio.sleep(1.0)
     assert calls.in_flight == 4
-    neighbour = asyncio.create_task(calls.held("ns/neighbour"))
+    neighbour = asyncio.create_task(calls.hold("ns/neighbour"))
     await asyncio.sleep(0.1)
     assert [pod for _, pod in calls.begun][-1] == "ns/neighbour"
     calls.release.set()
@@ -120,7 +120,7 @@ async def test_the_seconds_waited_are_measured() -> None:
     governor = Governor(at_once=1, clock=now)
     governor.observe_waits(waited.append)
     calls = Calls(governor)
-    holder = asyncio.create_task(calls.held("ns/a"))
+    holder = asyncio.create_task(calls.hold("ns/a"))
     await settle()
     second = asyncio.create_task(calls.brief("ns/b"))
     await asyncio.sleep(2.0)
@@ -144,9 +144,9 @@ async def test_a_flooding_pod_waits_behind_its_own_calls() -> None:
 @in_virtual_time
 async def test_a_cancelled_waiter_leaves_the_queue_to_the_others() -> None:
     calls = Calls(Governor(at_once=1, clock=now))
-    first = asyncio.create_task(calls.held("ns/a"))
-    second = asyncio.create_task(calls.held("ns/b"))
-    third = asyncio.create_task(calls.held("ns/c"))
+    first = asyncio.create_task(calls.hold("ns/a"))
+    second = asyncio.create_task(calls.hold("ns/b"))
+    third = asyncio.create_task(calls.hold("ns/c"))
     await settle()
     second.cancel()
     await settle()
@@ -160,8 +160,8 @@ async def test_a_cancelled_waiter_leaves_the_queue_to_the_others() -> None:
 async def test_a_waiter_cancelled_at_the_moment_of_its_grant_releases_the_permit() -> None:
     governor = Governor(at_once=1, clock=now)
     calls = Calls(governor)
-    first = asyncio.create_task(calls.held("ns/a"))
-    second = asyncio.create_task(calls.held("ns/b"))
+    first = asyncio.create_task(calls.hold("ns/a"))
+    second = asyncio.create_task(calls.hold("ns/b"))
     await settle()
     calls.release.set()
     while governor.waiting:
@@ -178,9 +178,9 @@ async def test_a_waiter_cancelled_at_the_moment_of_its_grant_releases_the_permit
 async def test_a_cancelled_waiter_that_has_not_run_yet_is_skipped() -> None:
     governor = Governor(at_once=1, clock=now)
     calls = Calls(governor)
-    first = asyncio.create_task(calls.held("ns/a"))
-    second = asyncio.create_task(calls.held("ns/b"))
-    third = asyncio.create_task(calls.held("ns/c"))
+    first = asyncio.create_task(calls.hold("ns/a"))
+    second = asyncio.create_task(calls.hold("ns/b"))
+    third = asyncio.create_task(calls.hold("ns/c"))
     await settle()
     second.cancel()
     governor.finish("ns/a")  # the first call ends before the cancelled waiter has run
@@ -192,14 +192,14 @@ async def test_a_cancelled_waiter_that_has_not_run_yet_is_skipped() -> None:
     await settle()
 
 
-@pytest.mark.parametrize(("said", "pause"), [(7.0, 7.0), (None, 1.0)], ids=["said", "unsaid"])
+@pytest.mark.parametrize(("retry_after", "pause"), [(7.0, 7.0), (None, 1.0)], ids=["given", "missing"])
 @in_virtual_time
-async def test_a_429_pauses_all_calls(said: float | None, pause: float) -> None:
+async def test_a_429_pauses_all_calls(retry_after: float | None, pause: float) -> None:
     governor = Governor(clock=now)
     started = now()
     with pytest.raises(Throttled):
         async with governor.token_permit("ns/a"):
-            raise Throttled("busy", status=429, retry_after=said)
+            raise Throttled("busy", status=429, retry_after=retry_after)
     async with governor.token_permit("ns/b"):
         assert now() - started == pytest.approx(pause)
 
@@ -256,7 +256,7 @@ async def test_an_expired_caller_gets_no_retry_after_that_imds_did_not_send() ->
 @in_virtual_time
 async def test_a_long_pause_ends_the_waits_in_progress() -> None:
     calls = Calls(Governor(at_once=1, clock=now))
-    holder = asyncio.create_task(calls.held("ns/a"))
+    holder = asyncio.create_task(calls.hold("ns/a"))
     await settle()
 
     async def token_call() -> None:
@@ -291,16 +291,16 @@ Fill = Callable[[int], str]
 async def test_a_full_queue_refuses_immediately(fill: Fill, most: int, refused: str, accepted: str | None) -> None:
     governor = Governor(clock=now)
     calls = Calls(governor)
-    holders = [asyncio.create_task(calls.held(f"ns/holder-{n}")) for n in range(5)]
+    holders = [asyncio.create_task(calls.hold(f"ns/holder-{n}")) for n in range(5)]
     await asyncio.sleep(1.0)
-    waiters = [asyncio.create_task(calls.held(fill(n))) for n in range(most)]
+    waiters = [asyncio.create_task(calls.hold(fill(n))) for n in range(most)]
     await settle()
     with pytest.raises(CongestedError) as congested:
         await calls.brief(refused)
     assert congested.value.retry_after >= 1.0
     assert governor.refused == 1
     if accepted is not None:
-        waiters.append(asyncio.create_task(calls.held(accepted)))
+        waiters.append(asyncio.create_task(calls.hold(accepted)))
         await settle()
         assert governor.waiting == most + 1
     for task in holders + waiters:
@@ -313,7 +313,7 @@ async def test_a_full_queue_refuses_immediately(fill: Fill, most: int, refused: 
 async def test_a_recharged_permit_waits_in_the_other_pods_queue() -> None:
     governor = Governor(at_once=1, clock=now)
     calls = Calls(governor)
-    holder = asyncio.create_task(calls.held("ns/holder"))
+    holder = asyncio.create_task(calls.hold("ns/holder"))
     await settle()
     permit = governor.permit("ns/a")
     entered = asyncio.create_task(permit.__aenter__())
@@ -333,7 +333,7 @@ async def test_a_recharged_permit_waits_in_the_other_pods_queue() -> None:
 async def test_the_state_names_the_waiting_pods_and_is_bounded() -> None:
     governor = Governor(clock=now)
     calls = Calls(governor)
-    tasks = [asyncio.create_task(calls.held(f"ns/{n}")) for n in range(300)]
+    tasks = [asyncio.create_task(calls.hold(f"ns/{n}")) for n in range(300)]
     await asyncio.sleep(1.0)
     governor.pause(3.0)
     state = governor.state()

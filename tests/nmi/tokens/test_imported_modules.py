@@ -35,5 +35,5 @@ def test_signing_in_requires_no_package_for_resource_manager(needed: str) -> Non
 
 def test_the_signing_process_imports_no_module_of_this_project() -> None:
     code = "import runpy, sys; runpy.run_path('nmi/tokens/assertion.py', run_name='read')"
-    said = modules_after(f"{code}\nassert not [name for name in sys.modules if name.startswith('nmi')]")
-    assert said.strip() == "[]"
+    output = modules_after(f"{code}\nassert not [name for name in sys.modules if name.startswith('nmi')]")
+    assert output.strip() == "[]"

@@ -71,9 +71,9 @@ async def test_no_token_is_logged_on_success(bench: Bench, everything_logged: io
     bench.put_secret("sp", certificate=pfx_of(rsa_key(), certificate, PASSWORD), password=PASSWORD)
     granted = await bench.fetch(bench.identity(principal, type=2))
     tokens.append(granted.token)
-    told = everything_logged.getvalue() + repr(granted)
-    assert not holds(told, SECRET, PASSWORD.decode(), *(token.access_token for token in tokens))
-    assert "eyJ" not in told
+    text = everything_logged.getvalue() + repr(granted)
+    assert not holds(text, SECRET, PASSWORD.decode(), *(token.access_token for token in tokens))
+    assert "eyJ" not in text
 
 
 async def test_a_malformed_token_response_is_not_quoted(bench: Bench, everything_logged: io.StringIO) -> None:
@@ -108,8 +108,8 @@ async def test_a_file_that_cannot_be_opened_is_not_quoted(
     bench.put_secret(certificate=pfx, password=password)
     with pytest.raises(AzureError) as caught:
         await bench.fetch(bench.identity(principal, type=2))
-    told = shown(caught.value) + everything_logged.getvalue()
-    assert not holds(told, PASSWORD.decode(), "another", repr(pfx[:20])[2:-1])
+    text = shown(caught.value) + everything_logged.getvalue()
+    assert not holds(text, PASSWORD.decode(), "another", repr(pfx[:20])[2:-1])
 
 
 async def test_an_unreadable_secret_is_not_quoted(bench: Bench, everything_logged: io.StringIO) -> None:
@@ -135,5 +135,5 @@ async def test_reprs_of_intermediate_values_contain_no_secret(bench: Bench) -> N
         SignInPolicy(PUBLIC),
     ]
     for value in values:
-        told = f"{value!r} {value} {[value]}" + repr(getattr(value, "__rich_repr__", list)())
-        assert not holds(told, SECRET), value
+        text = f"{value!r} {value} {[value]}" + repr(getattr(value, "__rich_repr__", list)())
+        assert not holds(text, SECRET), value

@@ -18,11 +18,15 @@ async def test_a_secret_yields_a_token_of_the_principal(bench: Bench) -> None:
     principal = bench.directory.add_principal(secret="s3cret+/=&%")
     version = bench.put_secret(clientSecret=b"s3cret+/=&%")
     granted = await bench.fetch(bench.identity(principal))
-    told = claims(granted)
-    assert (told["appid"], told["aud"], told["tid"]) == (principal.client_id, RESOURCE, bench.directory.tenant_id)
+    token_claims = claims(granted)
+    assert (token_claims["appid"], token_claims["aud"], token_claims["tid"]) == (
+        principal.client_id,
+        RESOURCE,
+        bench.directory.tenant_id,
+    )
     token = granted.token
     assert (token.resource, token.client_id, token.token_type) == (RESOURCE, principal.client_id, "Bearer")
-    assert (token.not_before, token.ext_expires_in, granted.expires_in) == (told["nbf"], "3600", 3600)
+    assert (token.not_before, token.ext_expires_in, granted.expires_in) == (token_claims["nbf"], "3600", 3600)
     assert abs(token.expires_on - time.time() - 3600) < 60
     assert (granted.object_id, granted.credential, granted.auxiliary) == (principal.object_id, version, ())
     assert bench.observed == [None]
@@ -92,12 +96,12 @@ async def test_each_auxiliary_tenant_yields_a_token_after_the_primary_one(bench:
     answer, together = bench.aad.handle, asyncio.Barrier(3)
     lives = {bench.directory.tenant_id: 3600, others[0]: 1200, "contoso.example": 2400}
 
-    async def held(request: web.BaseRequest) -> web.StreamResponse:
+    async def hold(request: web.BaseRequest) -> web.StreamResponse:
         await asyncio.wait_for(together.wait(), 20)  # passes only when all three are asked at once
         bench.aad.token_seconds = lives[request.path.split("/")[1]]
         return await answer(request)
 
-    bench.aad.handle = held  # type: ignore[method-assign]
+    bench.aad.handle = hold  # type: ignore[method-assign]
     named = [others[0], "contoso.example"]
     granted = await bench.fetch(bench.identity(principal, type=type_, auxiliary_tenant_ids=named))
     tenants = [read_claims(token.access_token)["tid"] for token in (granted.token, *granted.auxiliary)]

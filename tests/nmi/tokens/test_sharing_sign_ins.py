@@ -66,8 +66,8 @@ async def test_concurrently_requested_principals_each_get_their_own_token(bench:
             for number, each in enumerate(principals)
         )
     )
-    told = [read_claims(cached.token.access_token)["appid"] for cached in tokens]
-    assert told == [principal.client_id for principal in principals]
+    client_ids = [read_claims(cached.token.access_token)["appid"] for cached in tokens]
+    assert client_ids == [principal.client_id for principal in principals]
     await broker.aclose()
 
 

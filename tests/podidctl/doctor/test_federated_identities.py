@@ -17,7 +17,7 @@ ON = nmi("--federated-identities")
 THERE = FederatedAccess({"ns": frozenset({"shop", "default"})}, {NMI_ACCOUNT: ()})
 
 
-def told(*identities: AzureIdentity, **changes: Any) -> Report:
+def diagnose(*identities: AzureIdentity, **changes: Any) -> Report:
     """A healthy installation with one or more identities of type 3; *changes* replace parts of its state."""
     own = identities or (federated(),)
     made = assigned_identity(own_namespace="ns")
@@ -36,7 +36,7 @@ def federated_only(report: Report) -> list[Finding]:
 
 
 def test_a_complete_configuration_has_no_finding() -> None:
-    report = told()
+    report = diagnose()
     assert bad(report) == []
     (line,) = [each for each in report.findings if each.check == "federated"]
     assert line.says == "1 identity for pods of 1 service account"
@@ -49,28 +49,28 @@ def test_without_federated_identities_there_is_no_finding() -> None:
 @pytest.mark.parametrize(("with_pods", "level"), [(True, Level.PROBLEM), (False, Level.WARNING)])
 def test_a_type_that_no_nmi_serves_is_reported_once(with_pods: bool, level: Level) -> None:
     parts = {} if with_pods else {"pods": (), "assigned": ()}
-    (line,) = federated_only(told(federated(), federated("other", client_id="2"), nmi=(nmi(),), **parts))
+    (line,) = federated_only(diagnose(federated(), federated("other", client_id="2"), nmi=(nmi(),), **parts))
     assert line.level is level
     assert "2 identities are federated (type 3), and no NMI has --federated-identities: ns/id, ns/other" in line.says
     assert "federated.enabled" in line.next
 
 
 def test_an_unfinished_rollout_of_the_flag_names_the_nodes_without_it() -> None:
-    line = one(told(nmi=(ON, nmi(name="nmi-2", node="node-2")), nodes=(node(), node("node-2"))))
+    line = one(diagnose(nmi=(ON, nmi(name="nmi-2", node="node-2")), nodes=(node(), node("node-2"))))
     assert (line.check, line.level) == ("federated", Level.WARNING)
     assert "on 1 node, but has it on others: node-2" in line.says
 
 
 @pytest.mark.parametrize(("version", "well"), [("v1.29.9", False), ("v1.30.0", True), ("v1.30.0+k3s1", True)])
 def test_a_server_without_admission_policies_is_reported(version: str, *, well: bool) -> None:
-    lines = bad(told(server=ServerState(version, 0.2, 0.6)))
+    lines = bad(diagnose(server=ServerState(version, 0.2, 0.6)))
     assert [each.level for each in lines] == ([] if well else [Level.WARNING])
     assert well or "upgrade to 1.30" in lines[0].next
 
 
 def test_an_identity_whose_pods_are_all_in_other_namespaces_is_reported() -> None:
     far = federated(namespace="far")
-    lines = bad(told(far, bindings=(binding(namespace="far"),), assigned=()))
+    lines = bad(diagnose(far, bindings=(binding(namespace="far"),), assigned=()))
     assert [(each.check, each.level) for each in lines] == [
         ("federated", Level.WARNING),
         ("selectors", Level.PROBLEM),
@@ -78,11 +78,11 @@ def test_an_identity_whose_pods_are_all_in_other_namespaces_is_reported() -> Non
     assert "AzureIdentity far/id is federated" in lines[0].says
     assert "(ns)" in lines[0].says
     both = (pod(service_account="shop"), pod("own", namespace="far", uid="uid-2", service_account="shop"))
-    assert federated_only(told(far, bindings=(binding(namespace="far"),), assigned=(), pods=both)) == []
+    assert federated_only(diagnose(far, bindings=(binding(namespace="far"),), assigned=(), pods=both)) == []
 
 
 def test_a_missing_service_account_is_reported_with_its_pods() -> None:
-    line = one(told(federation=FederatedAccess({"ns": frozenset({"default"})}, {NMI_ACCOUNT: ()})))
+    line = one(diagnose(federation=FederatedAccess({"ns": frozenset({"default"})}, {NMI_ACCOUNT: ()})))
     assert (line.check, line.level) == ("federated", Level.PROBLEM)
     assert line.says == "service account ns/shop does not exist; Azure identifies these pods by it: ns/web"
     assert line.next == "create it: kubectl create serviceaccount -n ns shop"
@@ -90,12 +90,12 @@ def test_a_missing_service_account_is_reported_with_its_pods() -> None:
 
 def test_an_exempt_pod_requires_no_service_account() -> None:
     pods = (pod(service_account="gone", labels={"app": "x"}),)
-    lines = federated_only(told(pods=pods, exceptions=(exception(labels={"app": "x"}),)))
+    lines = federated_only(diagnose(pods=pods, exceptions=(exception(labels={"app": "x"}),)))
     assert lines == []
 
 
 def test_missing_permissions_of_nmi_are_reported_with_the_chart_value() -> None:
-    line = one(told(federation=FederatedAccess(THERE.accounts, {NMI_ACCOUNT: ("ns/shop",), "kube-system/two": ()})))
+    line = one(diagnose(federation=FederatedAccess(THERE.accounts, {NMI_ACCOUNT: ("ns/shop",), "kube-system/two": ()})))
     assert (line.check, line.level) == ("federated", Level.PROBLEM)
     assert line.says == "NMI's service account kube-system/nmi may not request tokens of service accounts ns/shop"
     assert "federated.namespaces" in line.next
@@ -103,7 +103,7 @@ def test_missing_permissions_of_nmi_are_reported_with_the_chart_value() -> None:
 
 def test_an_unreadable_state_is_unknown() -> None:
     why = ReadFailure("not allowed: serviceaccounts")
-    report = told(federation=FederatedAccess({"ns": why}, why))
+    report = diagnose(federation=FederatedAccess({"ns": why}, why))
     assert [each.level for each in bad(report)] == [Level.UNKNOWN, Level.UNKNOWN]
 
 
@@ -116,7 +116,7 @@ def test_more_subjects_than_azure_accepts_for_one_identity_are_counted(number: i
     ]
     pods.append(pod("again", uid="again", service_account="sa-0", label="a"))
     names = frozenset(each.spec.service_account_name for each in pods)
-    report = told(
+    report = diagnose(
         federated(),
         twin,
         pods=tuple(pods),
@@ -130,7 +130,9 @@ def test_more_subjects_than_azure_accepts_for_one_identity_are_counted(number: i
 
 def test_an_identity_without_a_token_source_in_nmi_is_unusable_whatever_the_flag() -> None:
     for flags in ((), ("--federated-identities",)):
-        lines = [each for each in bad(told(federated(tenant_id=""), nmi=(nmi(*flags),))) if each.check == "unusable"]
+        lines = [
+            each for each in bad(diagnose(federated(tenant_id=""), nmi=(nmi(*flags),))) if each.check == "unusable"
+        ]
         (line,) = lines
         assert line.says.startswith("AzureIdentity ns/id (1 pod)")
         assert "tenant" in line.next

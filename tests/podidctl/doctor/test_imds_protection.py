@@ -41,7 +41,7 @@ def test_akss_rule_is_recognised_by_its_effect(rules: list[str], there: bool) ->
     assert not has_restriction(saved.replace("FORWARD", "KUBE-FORWARD"), TO)
 
 
-def told(**seen: object) -> dict[str, tuple[Level, str]]:
+def check_node(**seen: object) -> dict[str, tuple[Level, str]]:
     known = {"wanted": True, "fault": None, "restricted": (), "guard": False, "localnet": None}
     state = FailClosedState(**{**known, **seen})  # type: ignore[arg-type]
     return {each.check: (each.level, each.says) for each in check_fail_closed("n", state)}
@@ -58,17 +58,20 @@ def told(**seen: object) -> dict[str, tuple[Level, str]]:
     ],
 )
 def test_a_node_that_is_open_while_nmi_is_not_running_is_reported(seen: dict[str, object], level: Level) -> None:
-    assert told(**seen)["fail closed"][0] is level
+    assert check_node(**seen)["fail closed"][0] is level
 
 
 def test_each_mechanism_is_named() -> None:
-    everything = told(restricted=("filter",), guard=True)
+    everything = check_node(restricted=("filter",), guard=True)
     assert everything["AKS IMDS restriction"] == (Level.OK, "node n: present in filter/FORWARD")
     assert everything["boot guard"] == (Level.OK, "node n: enabled for the next boot")
-    assert told()["AKS IMDS restriction"] == (Level.OK, "node n: not present")
-    assert told()["boot guard"] == (Level.OK, "node n: not installed")
-    assert told(localnet="route_localnet is 0")["route_localnet"] == (Level.PROBLEM, "node n: route_localnet is 0")
-    unread = told(restricted=ReadFailure("no"), guard=ReadFailure("no"))
+    assert check_node()["AKS IMDS restriction"] == (Level.OK, "node n: not present")
+    assert check_node()["boot guard"] == (Level.OK, "node n: not installed")
+    assert check_node(localnet="route_localnet is 0")["route_localnet"] == (
+        Level.PROBLEM,
+        "node n: route_localnet is 0",
+    )
+    unread = check_node(restricted=ReadFailure("no"), guard=ReadFailure("no"))
     assert {unread["AKS IMDS restriction"][0], unread["boot guard"][0]} == {Level.UNKNOWN}
 
 

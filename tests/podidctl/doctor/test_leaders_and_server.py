@@ -11,7 +11,7 @@ from podidctl.doctor.gather import server_clock
 from podidctl.doctor.schema import Level
 from podidctl.doctor.state import Locks, Right, Rights, ServerState, StoredObjects
 from podidentity.kube.lock_records import LockRecord
-from tests.podidctl.doctor_inputs import bad, definition, examined, held, one
+from tests.podidctl.doctor_inputs import bad, definition, examined, lock_record, one
 
 NAME = ("default", "aad-pod-identity-mic")
 OLD = "2026-01-01T11:00:00Z"
@@ -23,12 +23,12 @@ SENT = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
     [
         ((Locks(*NAME),), "no MIC leads"),
         (
-            (Locks(*NAME, held(renewed=OLD)),),
+            (Locks(*NAME, lock_record(renewed=OLD)),),
             "no MIC leads: neither Lease nor Endpoints default/aad-pod-identity-mic is",
         ),
         ((Locks(*NAME, LockRecord()),), "no MIC leads"),
-        ((Locks(*NAME, held(), held("theirs")),), "theirs holds the Go implementation's lock"),
-        ((Locks(*NAME, held()), Locks("kube-system", "mic", held())), "different names"),
+        ((Locks(*NAME, lock_record(), lock_record("theirs")),), "theirs holds the Go implementation's lock"),
+        ((Locks(*NAME, lock_record()), Locks("kube-system", "mic", lock_record())), "different names"),
     ],
     ids=["no-lock", "run-out", "given-up", "go-implementation-too", "two-names"],
 )
@@ -41,10 +41,10 @@ def test_no_leader_or_two_leaders_are_a_problem(locks: tuple[Locks, ...], says: 
 @pytest.mark.parametrize(
     "locks",
     [
-        Locks(*NAME, held(), held()),
-        Locks(*NAME, held(), held("theirs", renewed=OLD)),
-        Locks(*NAME, None, held("theirs")),
-        Locks(*NAME, held(renewed="yesterday")),
+        Locks(*NAME, lock_record(), lock_record()),
+        Locks(*NAME, lock_record(), lock_record("theirs", renewed=OLD)),
+        Locks(*NAME, None, lock_record("theirs")),
+        Locks(*NAME, lock_record(renewed="yesterday")),
     ],
     ids=["both-ours", "the-reference-gone", "the-reference-alone", "unreadable-time"],
 )
@@ -66,8 +66,8 @@ def test_a_clock_difference_within_a_slow_responses_uncertainty_is_ok() -> None:
 
 
 def test_the_date_of_a_response_is_compared_with_the_middle_of_the_request() -> None:
-    told = server_clock("v1.31.0", "Thu, 01 Jan 2026 12:00:10 GMT", SENT, 4.0)
-    assert (told.ahead_seconds, told.uncertain_seconds) == (8.5, 2.5)
+    server = server_clock("v1.31.0", "Thu, 01 Jan 2026 12:00:10 GMT", SENT, 4.0)
+    assert (server.ahead_seconds, server.uncertain_seconds) == (8.5, 2.5)
     assert server_clock("v1.31.0", "soon", SENT, 4.0).ahead_seconds is None
     assert server_clock("v1.31.0", "", SENT, 4.0).ahead_seconds is None
 
@@ -98,8 +98,8 @@ def test_an_unsuitable_definition_is_reported(there: Any, level: Level, says: st
 
 
 def test_old_spellings_and_unreadable_objects_are_named() -> None:
-    told = examined(stored={"azureidentities": StoredObjects(("ns/old",), ("ns/broken",))})
-    assert [(each.check, each.level) for each in bad(told)] == [
+    report = examined(stored={"azureidentities": StoredObjects(("ns/old",), ("ns/broken",))})
+    assert [(each.check, each.level) for each in bad(report)] == [
         ("objects", Level.PROBLEM),
         ("spellings", Level.WARNING),
     ]
@@ -108,8 +108,8 @@ def test_old_spellings_and_unreadable_objects_are_named() -> None:
 
 def test_a_missing_required_permission_is_named_and_a_missing_optional_one_is_a_warning() -> None:
     needed, other = Right("list", "", "pods"), Right("create", "", "events", needed=False, purpose="Events")
-    told = examined(rights=(Rights("NMI", "kube-system/nmi", (needed, other)),))
-    assert [each.level for each in bad(told)] == [Level.PROBLEM, Level.WARNING]
-    assert "NMI's service account kube-system/nmi may not: list pods" in bad(told)[0].says
-    assert "without: Events" in bad(told)[1].says
+    report = examined(rights=(Rights("NMI", "kube-system/nmi", (needed, other)),))
+    assert [each.level for each in bad(report)] == [Level.PROBLEM, Level.WARNING]
+    assert "NMI's service account kube-system/nmi may not: list pods" in bad(report)[0].says
+    assert "without: Events" in bad(report)[1].says
     assert bad(examined(rights=(Rights("NMI", "kube-system/nmi"),))) == []

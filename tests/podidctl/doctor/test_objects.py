@@ -19,10 +19,10 @@ BARE = Node(metadata=objects().nodes[0].metadata)
 
 
 def test_a_healthy_installation_has_no_finding() -> None:
-    told = examined()
-    assert bad(told) == []
-    assert not told.anything
-    assert not told.unknown
+    report = examined()
+    assert bad(report) == []
+    assert not report.anything
+    assert not report.unknown
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,10 @@ def test_in_managed_mode_no_assignment_is_required() -> None:
 def test_exceptions_that_nmi_does_not_count_exempt_no_pod() -> None:
     matching = {"pods": (pod(labels={"app": "x"}),)}
     counted_elsewhere = nmi("--exception-namespaces=kube-system")
-    told = examined(objects=objects(**matching, exceptions=(exception(labels={"app": "x"}),)), nmi=(counted_elsewhere,))
-    assert bad(told) == []
+    report = examined(
+        objects=objects(**matching, exceptions=(exception(labels={"app": "x"}),)), nmi=(counted_elsewhere,)
+    )
+    assert bad(report) == []
     deleted = exception(labels={"app": "x"}, deleting=True)
     assert bad(examined(objects=objects(**matching, exceptions=(deleted,)))) == []
 
@@ -144,8 +146,8 @@ def test_many_names_are_truncated_and_counted() -> None:
 
 
 def test_forbidden_objects_are_unknown_and_not_ok() -> None:
-    told = examined(objects=ReadFailure("not allowed: nodes"))
-    assert (one(told).level, told.unknown, told.anything) == (Level.UNKNOWN, True, False)
+    report = examined(objects=ReadFailure("not allowed: nodes"))
+    assert (one(report).level, report.unknown, report.anything) == (Level.UNKNOWN, True, False)
 
 
 def test_text_of_an_objects_author_cannot_control_the_terminal() -> None:

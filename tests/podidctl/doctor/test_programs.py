@@ -54,8 +54,8 @@ def test_a_fault_is_reported(changes: dict[str, Any], check: str, level: Level, 
 
 def test_mic_in_another_namespace_is_ok_if_an_exception_covers_it() -> None:
     covers = exception(labels={"component": "mic"}, namespace="kube-system")
-    told = examined(nmi=(nmi("--MICNamespace=default"),), objects=objects(exceptions=(covers,)))
-    assert bad(told) == []
+    report = examined(nmi=(nmi("--MICNamespace=default"),), objects=objects(exceptions=(covers,)))
+    assert bad(report) == []
 
 
 def test_mic_on_the_host_network_requires_nothing_of_nmi() -> None:

@@ -129,7 +129,7 @@ async def test_exactly_these_permissions_suffice_and_a_missing_one_is_named(
         await ready(probes)
         await asyncio.to_thread(run_pod, real, "web", "n0")
         await assigned(real, web="Assigned")
-        assert "forbidden" not in mic.said().lower()
+        assert "forbidden" not in mic.read_log().lower()
         assert "forbidden" not in log.read_text().lower()
 
     for program in ("mic", "nmi"):
@@ -144,11 +144,11 @@ async def test_exactly_these_permissions_suffice_and_a_missing_one_is_named(
     for name, rights in less.items():
         document = {"metadata": {"name": name}, "rules": rules(rights)}
         await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/{name}", document)
-    told = permission_findings(well)
+    findings = permission_findings(well)
     async with asyncio.timeout(20):
-        while any(level == "ok" for level, _ in told):  # the authorizer follows by a watch
-            told = permission_findings(await doctor(cloud))
-    (first, second) = sorted(told)
+        while any(level == "ok" for level, _ in findings):  # the authorizer follows by a watch
+            findings = permission_findings(await doctor(cloud))
+    (first, second) = sorted(findings)
     assert first[0] == "problem"
     assert first[1].startswith("MIC's service account default/mic may not: create azureassignedidentities.")
     assert second[0] == "warning"

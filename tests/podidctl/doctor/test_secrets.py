@@ -21,33 +21,33 @@ def principal(namespace: str = "ns", secret_namespace: str = "", type_: int = 1)
     return msgspec.structs.replace(made, spec=spec)
 
 
-def told(*access: SecretAccess, **changes: Any) -> list[Finding]:
+def diagnose_secrets(*access: SecretAccess, **changes: Any) -> list[Finding]:
     report = examined(secrets=access, **changes)
     return [each for each in report.findings if each.check == "secrets"]
 
 
 def test_an_unneeded_permission_for_all_secrets_is_reported_with_the_value_that_removes_it() -> None:
-    (line,) = told(SecretAccess(NMI, everywhere=True))
+    (line,) = diagnose_secrets(SecretAccess(NMI, everywhere=True))
     assert line.level is Level.WARNING
     assert "NMI's service account kube-system/nmi may get every Secret of the cluster" in line.says
     assert "rbac.allowAccessToSecrets=false" in line.next
-    assert told(SecretAccess(NMI)) == []
+    assert diagnose_secrets(SecretAccess(NMI)) == []
 
 
 def test_if_an_identity_needs_it_the_sufficient_namespaces_are_named() -> None:
     for type_ in (1, 2):
         with_one = objects(identities=(identity(), principal(type_=type_)))
-        (line,) = told(SecretAccess(NMI, everywhere=True, needed=("ns",)), objects=with_one)
+        (line,) = diagnose_secrets(SecretAccess(NMI, everywhere=True, needed=("ns",)), objects=with_one)
         assert line.level is Level.OK
         assert "rbac.secretNamespaces can limit it to ns" in line.says
-        (line,) = told(SecretAccess(NMI, needed=("ns",)), objects=with_one)
+        (line,) = diagnose_secrets(SecretAccess(NMI, needed=("ns",)), objects=with_one)
         assert (line.level, line.next) == (Level.OK, "")
     federated = objects(identities=(principal(type_=3),))
-    assert told(SecretAccess(NMI, everywhere=True), objects=federated)[0].level is Level.WARNING
+    assert diagnose_secrets(SecretAccess(NMI, everywhere=True), objects=federated)[0].level is Level.WARNING
 
 
 def test_a_namespace_without_the_permission_is_a_problem_that_names_namespace_and_value() -> None:
-    (line,) = told(SecretAccess(NMI, needed=("ns", "shop"), forbidden=("shop",)), objects=objects())
+    (line,) = diagnose_secrets(SecretAccess(NMI, needed=("ns", "shop"), forbidden=("shop",)), objects=objects())
     assert line.level is Level.PROBLEM
     assert line.says.endswith("in shop")
     assert "rbac.secretNamespaces" in line.next

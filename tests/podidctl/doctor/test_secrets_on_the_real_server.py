@@ -36,7 +36,9 @@ def identity(plane: Plane, namespace: str) -> None:
     plane.api("POST", IDENTITIES.path(namespace), document)
 
 
-async def told(cloud: EmulatedCloud, wanted: Callable[[list[tuple[str, str]]], bool]) -> list[tuple[str, str]]:
+async def secret_findings(
+    cloud: EmulatedCloud, wanted: Callable[[list[tuple[str, str]]], bool]
+) -> list[tuple[str, str]]:
     """Level and text of the findings about Secrets, once they are as *wanted*: the authorizer follows by a watch."""
     found: list[tuple[str, str]] = []
     try:
@@ -61,19 +63,19 @@ async def test_missing_and_superfluous_permissions_are_reported(cloud: EmulatedC
     (cloud.folder / "admin").mkdir()
     (cloud.folder / "kubeconfig").rename(cloud.folder / "admin" / "kubeconfig")
 
-    ((level, says),) = await told(cloud, lambda _: True)
+    ((level, says),) = await secret_findings(cloud, lambda _: True)
     assert (level, says.endswith("in reports, shop")) == ("problem", True)
     await asyncio.to_thread(grant, real, "shop")
-    ((level, says),) = await told(cloud, lambda found: "shop" not in found[0][1])
+    ((level, says),) = await secret_findings(cloud, lambda found: "shop" not in found[0][1])
     assert (level, says.endswith("in reports")) == ("problem", True)
     await asyncio.to_thread(grant, real, "reports")
-    ((level, _),) = await told(cloud, lambda found: found[0][0] != "problem")
+    ((level, _),) = await secret_findings(cloud, lambda found: found[0][0] != "problem")
     assert level == "ok"
 
     await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/nmi", {"metadata": {"name": "nmi"}, "rules": RULES})
-    ((level, says),) = await told(cloud, lambda found: "every Secret" in found[0][1])
+    ((level, says),) = await secret_findings(cloud, lambda found: "every Secret" in found[0][1])
     assert (level, says.endswith("can limit it to reports, shop")) == ("ok", True)
     for name in ("shop", "reports"):
         await asyncio.to_thread(real.api, "DELETE", IDENTITIES.path(name, "sp"))
-    ((level, says),) = await told(cloud, lambda found: found[0][0] != "ok")
+    ((level, says),) = await secret_findings(cloud, lambda found: found[0][0] != "ok")
     assert (level, "no AzureIdentity is of type 1 or 2" in says) == ("warning", True)

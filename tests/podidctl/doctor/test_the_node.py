@@ -69,8 +69,8 @@ def test_a_missing_rule_is_ok_if_none_is_configured() -> None:
 
 def test_imds_is_reported_only_if_it_was_probed() -> None:
     assert "IMDS" not in {each.check for each in lines_of(NodeState(name="n", fault=None, packets=1))}
-    told = lines_of(NodeState(name="n", fault=None, packets=1, imds="it answers"))
-    assert ("IMDS", Level.OK) in {(each.check, each.level) for each in told}
+    findings = lines_of(NodeState(name="n", fault=None, packets=1, imds="it answers"))
+    assert ("IMDS", Level.OK) in {(each.check, each.level) for each in findings}
 
 
 def test_a_counter_of_zero_without_readable_pods_is_unknown() -> None:

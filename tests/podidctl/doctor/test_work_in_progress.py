@@ -29,8 +29,8 @@ def aged(seconds: float, which: ObjectReference = POD, **changes: Any) -> Object
     return objects(created_at={each: NOW - timedelta(seconds=age) for each, age in ages.items()}, **changes)
 
 
-def progress(told: Report) -> list[str]:
-    return [each.says for each in told.findings if "still in progress" in each.says]
+def progress(report: Report) -> list[str]:
+    return [each.says for each in report.findings if "still in progress" in each.says]
 
 
 @pytest.mark.parametrize("which", [POD, BINDING, IDENTITY], ids=["pod", "binding", "identity"])
@@ -44,10 +44,10 @@ def test_a_recent_unassigned_identity_is_in_progress_and_becomes_a_problem(which
 
 
 def test_a_recently_created_assignment_is_in_progress_and_not_counted_as_assigned() -> None:
-    told = examined(objects=aged(5, ObjectReference(ASSIGNED_IDENTITIES.plural, *CREATED.key), assigned=(CREATED,)))
-    assert bad(told) == []
-    assert progress(told) == ["1 identity is still in progress: default/web-ns-id"]
-    assert [each.says for each in told.findings if each.check == "assignments"][-1] == "0 assigned"
+    report = examined(objects=aged(5, ObjectReference(ASSIGNED_IDENTITIES.plural, *CREATED.key), assigned=(CREATED,)))
+    assert bad(report) == []
+    assert progress(report) == ["1 identity is still in progress: default/web-ns-id"]
+    assert [each.says for each in report.findings if each.check == "assignments"][-1] == "0 assigned"
     assert one(examined(objects=aged(OLD, assigned=(CREATED,)))).level is Level.WARNING
 
 
@@ -58,8 +58,8 @@ def test_a_failure_that_mic_reported_is_reported_immediately() -> None:
 
 def test_an_age_is_computed_with_the_api_servers_clock() -> None:
     ahead = ServerState("v1.31.0", 3600.0, 0.5)
-    told = examined(objects=aged(5 - 3600.0, assigned=()), server=ahead)
-    assert progress(told)
+    report = examined(objects=aged(5 - 3600.0, assigned=()), server=ahead)
+    assert progress(report)
     assert not progress(examined(objects=aged(5 - 3600.0, assigned=())))
 
 

@@ -7,11 +7,11 @@ import pytest
 from podidctl.diagnosis.decision import Outcome
 from podidctl.explain.schema import LinkState
 from tests.nmi.identity.shapes import assigned_identity
-from tests.podidctl.prediction_inputs import broken, labelled, only, told
+from tests.podidctl.prediction_inputs import broken, explain_pod, labelled, only
 
 
 def test_a_missing_assignment_is_reported_with_where_to_look() -> None:
-    explanation = told(assigned=())
+    explanation = explain_pod(assigned=())
     assert only(explanation).link == "assigned identity"
     assert "podidctl plan" in explanation.next
     assert explanation.answer.outcome is Outcome.WAITS
@@ -29,7 +29,7 @@ def test_a_missing_assignment_is_reported_with_where_to_look() -> None:
     ],
 )
 def test_an_assignment_that_cannot_be_used_states_the_reason(changes: dict[str, Any], says: str) -> None:
-    explanation = told(assigned=(labelled(assigned_identity(**changes)),))
+    explanation = explain_pod(assigned=(labelled(assigned_identity(**changes)),))
     links = [each for each in explanation.links if each.link == "assigned identity"]
     assert [each.state for each in links] == [LinkState.BROKEN]
     assert says in links[0].says
@@ -37,20 +37,20 @@ def test_an_assignment_that_cannot_be_used_states_the_reason(changes: dict[str, 
 
 
 def test_azures_refusal_is_printed_in_mics_words() -> None:
-    said = "MIC may not assign it: grant it the role Managed Identity Operator"
-    own = {"aadpodidentity.k8s.io/message": said}
-    link = only(told(assigned=(labelled(assigned_identity(status="Created", own_annotations=own)),)))
-    assert said in link.says
-    assert link.next == said
+    message = "MIC may not assign it: grant it the role Managed Identity Operator"
+    own = {"aadpodidentity.k8s.io/message": message}
+    link = only(explain_pod(assigned=(labelled(assigned_identity(status="Created", own_annotations=own)),)))
+    assert message in link.says
+    assert link.next == message
 
 
 def test_an_assignment_without_the_nodes_label_is_not_seen_by_nmi() -> None:
-    link = only(told(assigned=(assigned_identity(),)))
+    link = only(explain_pod(assigned=(assigned_identity(),)))
     assert "label nodename" in link.says
 
 
 def test_an_assignment_without_a_binding_that_nmi_still_uses_is_reported() -> None:
-    explanation = told(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old"))))
+    explanation = explain_pod(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old"))))
     (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
     assert link.state is LinkState.UNKNOWN
     assert "no binding requires it for the pod any more" in link.says
@@ -68,7 +68,7 @@ def test_an_assignment_without_a_binding_that_nmi_still_uses_is_reported() -> No
     ],
 )
 def test_an_assignment_without_a_binding_that_nmi_does_not_use_is_ok(changes: dict[str, Any]) -> None:
-    explanation = told(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old", **changes))))
+    explanation = explain_pod(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old", **changes))))
     assert broken(explanation) == []
     (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
     assert link.state is LinkState.OK

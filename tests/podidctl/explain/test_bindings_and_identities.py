@@ -7,19 +7,19 @@ from podidctl.diagnosis.decision import Outcome
 from podidctl.explain.schema import LinkState
 from podidentity.resources import AzureIdentitySpec, SecretReference
 from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
-from tests.podidctl.prediction_inputs import broken, labelled, only, rules, states, told
+from tests.podidctl.prediction_inputs import broken, explain_pod, labelled, only, rules, states
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 
 
 def test_a_pod_without_a_label_is_reported() -> None:
-    explanation = told(pod=pod(label=None), assigned=())
+    explanation = explain_pod(pod=pod(label=None), assigned=())
     assert only(explanation).link == "label"
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 400)
 
 
 def test_a_selector_that_nearly_matches_is_mentioned() -> None:
-    explanation = told(bindings=(binding(selector="Web"), binding("far", selector="payments")), assigned=())
+    explanation = explain_pod(bindings=(binding(selector="Web"), binding("far", selector="payments")), assigned=())
     link = only(explanation)
     assert link.link == "binding"
     assert "ns/b selects 'Web'" in link.next
@@ -28,7 +28,7 @@ def test_a_selector_that_nearly_matches_is_mentioned() -> None:
 
 
 def test_a_binding_without_its_identity_names_the_namespace_that_has_one_of_that_name() -> None:
-    explanation = told(identities=(identity(namespace="elsewhere"),), assigned=())
+    explanation = explain_pod(identities=(identity(namespace="elsewhere"),), assigned=())
     link = only(explanation)
     assert (link.link, link.about) == ("identity", "ns/id")
     assert "one of that name exists in elsewhere" in link.says
@@ -36,40 +36,42 @@ def test_a_binding_without_its_identity_names_the_namespace_that_has_one_of_that
 
 def test_a_malformed_resource_id_is_quoted() -> None:
     spec = AzureIdentitySpec(type=0, resource_id="/subscriptions/s/typo")
-    explanation = told(identities=(msgspec.structs.replace(identity(), spec=spec),), assigned=())
+    explanation = explain_pod(identities=(msgspec.structs.replace(identity(), spec=spec),), assigned=())
     assert "'/subscriptions/s/typo'" in only(explanation).says
 
 
 def test_an_identity_of_another_namespace_counts_unless_namespaces_are_enforced() -> None:
     far = {"bindings": (binding(namespace="far"),), "identities": (identity(namespace="far"),)}
     serves = labelled(assigned_identity(namespace="far"))
-    assert broken(told(**far, assigned=(serves,))) == []
-    forced = told(**far, assigned=(), configuration=rules(force_namespaced=True))
+    assert broken(explain_pod(**far, assigned=(serves,))) == []
+    forced = explain_pod(**far, assigned=(), configuration=rules(force_namespaced=True))
     assert "--forceNamespaced" in only(forced).says
     annotated = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
-    own = told(bindings=far["bindings"], identities=(identity(namespace="far", annotations=annotated),), assigned=())
+    own = explain_pod(
+        bindings=far["bindings"], identities=(identity(namespace="far", annotations=annotated),), assigned=()
+    )
     assert "annotation" in only(own).says
 
 
 def test_in_managed_mode_bindings_of_other_namespaces_do_not_count() -> None:
-    explanation = told(
+    explanation = explain_pod(
         configuration=rules(managed=True), bindings=(binding(namespace="far"),), identities=(identity(namespace="far"),)
     )
     assert "of namespace ns (managed mode)" in only(explanation).says
 
 
 def test_in_managed_mode_an_object_being_deleted_does_not_count() -> None:
-    explanation = told(configuration=rules(managed=True), bindings=(binding(deleting=True),))
+    explanation = explain_pod(configuration=rules(managed=True), bindings=(binding(deleting=True),))
     assert [each.link for each in broken(explanation)] == ["binding", "served"]
 
 
 def test_an_identity_of_two_bindings_is_printed_once() -> None:
-    links = states(told(bindings=(binding(), binding("twin"))))
+    links = states(explain_pod(bindings=(binding(), binding("twin"))))
     assert [links.count((name, "ok")) for name in ("binding", "identity", "assigned identity")] == [2, 1, 1]
 
 
 def test_one_valid_binding_next_to_an_invalid_one_suffices_for_nmi_and_both_are_printed() -> None:
-    explanation = told(bindings=(binding(), binding("c", "missing")))
+    explanation = explain_pod(bindings=(binding(), binding("c", "missing")))
     assert explanation.answer.outcome is Outcome.GRANTED
     assert (only(explanation).link, only(explanation).about) == ("identity", "ns/missing")
     assert states(explanation).count(("identity", "ok")) == 1
@@ -78,7 +80,7 @@ def test_one_valid_binding_next_to_an_invalid_one_suffices_for_nmi_and_both_are_
 @pytest.mark.parametrize("how", ["flag", "annotation"])
 def test_a_binding_of_another_team_for_the_same_label_is_no_fault_if_the_pod_is_served(how: str) -> None:
     annotations = NAMESPACED if how == "annotation" else None
-    explanation = told(
+    explanation = explain_pod(
         configuration=rules(force_namespaced=how == "flag"),
         bindings=(binding(), binding(namespace="far")),
         identities=(identity(), identity(namespace="far", annotations=annotations)),
@@ -90,7 +92,7 @@ def test_a_binding_of_another_team_for_the_same_label_is_no_fault_if_the_pod_is_
 
 
 def test_a_binding_of_another_team_is_not_the_reason_if_the_pods_own_is_broken() -> None:
-    explanation = told(
+    explanation = explain_pod(
         configuration=rules(force_namespaced=True),
         bindings=(binding(), binding(namespace="far")),
         identities=(identity(namespace="far"),),
@@ -101,7 +103,7 @@ def test_a_binding_of_another_team_is_not_the_reason_if_the_pods_own_is_broken()
 
 def test_in_standard_mode_an_object_being_deleted_still_counts_and_the_revoking_program_is_named() -> None:
     meta = msgspec.structs.replace(binding(deleting=True).metadata, finalizers=["team.example/hold"])
-    explanation = told(
+    explanation = explain_pod(
         bindings=(msgspec.structs.replace(binding(), metadata=meta),), identities=(identity(deleting=True),)
     )
     assert explanation.answer.outcome is Outcome.GRANTED
@@ -133,7 +135,7 @@ def test_an_identity_without_a_permitted_endpoint_is_a_broken_link_and_a_refusal
     changed = msgspec.structs.replace(identity(), spec=spec)
     standing = assigned_identity()
     embedded = msgspec.structs.replace(standing.spec, azure_identity_ref=changed)
-    explanation = told(
+    explanation = explain_pod(
         configuration=rules(managed=managed),
         identities=(changed,),
         assigned=(labelled(msgspec.structs.replace(standing, spec=embedded)),),

@@ -160,7 +160,7 @@ def as_nmi_has_it(cluster: DiagnosisInput) -> Decision | None:
         exception_namespaces=its.exception_namespaces,
     )
     assert cluster.pod is not None
-    told: dict[str, list[Any]] = {
+    objects: dict[str, list[Any]] = {
         "pods": [cluster.pod, *cluster.same_address_pods],
         "exceptions": list(cluster.exceptions),
         "bindings": list(cluster.bindings),
@@ -172,7 +172,7 @@ def as_nmi_has_it(cluster: DiagnosisInput) -> Decision | None:
         ],
     }
     for name, informer in cluster_cache.watches.by_name.items():
-        for each in told[name]:
+        for each in objects[name]:
             informer.objects.handler.upserted(None, each)
     records = [index.get(address) for address in cluster.pod.addresses if not cluster.pod.spec.host_network]
     owners = [record.owner for record in records if record is not None]
@@ -182,18 +182,18 @@ def as_nmi_has_it(cluster: DiagnosisInput) -> Decision | None:
     return None
 
 
-def agrees(said: PredictedDecision, nmi: Decision | None) -> bool:
+def agrees(decision: PredictedDecision, nmi: Decision | None) -> bool:
     match nmi:
         case None:
-            return said.outcome is Outcome.UNSEEN
+            return decision.outcome is Outcome.UNSEEN
         case Grant(assigned):
-            return said.outcome is Outcome.GRANTED and said.assigned == assigned
+            return decision.outcome is Outcome.GRANTED and decision.assigned == assigned
         case Exempt(why):
-            return (said.outcome, said.why) == (Outcome.EXEMPT, why)
+            return (decision.outcome, decision.why) == (Outcome.EXEMPT, why)
         case Wait(seconds, refusal):
-            return (said.outcome, said.seconds, said.refusal) == (Outcome.WAITS, seconds, refusal)
+            return (decision.outcome, decision.seconds, decision.refusal) == (Outcome.WAITS, seconds, refusal)
         case refusal:
-            return (said.outcome, said.refusal) == (Outcome.REFUSED, refusal)
+            return (decision.outcome, decision.refusal) == (Outcome.REFUSED, refusal)
 
 
 def contested(cluster: DiagnosisInput) -> bool:
@@ -207,14 +207,17 @@ def contested(cluster: DiagnosisInput) -> bool:
 @settings(max_examples=examples(1000), deadline=None)
 def test_the_predicted_answer_equals_nmis(seed: int) -> None:
     cluster = a_cluster(random.Random(seed))
-    said = predict_decision(cluster)
+    decision = predict_decision(cluster)
     if not contested(cluster):
-        assert agrees(said, as_nmi_has_it(cluster)), (said, as_nmi_has_it(cluster))
+        assert agrees(decision, as_nmi_has_it(cluster)), (decision, as_nmi_has_it(cluster))
     explanation = explain(cluster)
-    told = predict(cluster, MANAGEMENT_RESOURCE)
+    prediction = predict(cluster, MANAGEMENT_RESOURCE)
     answer = explanation.answer
-    assert (answer.outcome, answer.status) == (told.outcome, told.status)
-    assert answer.outcome is said.outcome or (said.outcome, answer.outcome) == (Outcome.GRANTED, Outcome.REFUSED)
+    assert (answer.outcome, answer.status) == (prediction.outcome, prediction.status)
+    assert answer.outcome is decision.outcome or (decision.outcome, answer.outcome) == (
+        Outcome.GRANTED,
+        Outcome.REFUSED,
+    )
     if answer.outcome in {Outcome.WAITS, Outcome.REFUSED, Outcome.UNSEEN}:
         assert explanation.broken
         assert explanation.next

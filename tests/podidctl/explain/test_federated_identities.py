@@ -16,7 +16,7 @@ from tests.podidctl.federated import NMI_ACCOUNT, federated, trusted
 from tests.podidctl.prediction_inputs import broken, only, rules, states
 
 
-def told(**changes: Any) -> Explanation:
+def explain_federated(**changes: Any) -> Explanation:
     return explain(trusted(**changes))
 
 
@@ -30,7 +30,7 @@ def account_link(explanation: Explanation) -> Link:
 
 
 def test_each_link_is_printed_and_none_concerns_the_vm() -> None:
-    explanation = told(node=Node())
+    explanation = explain_federated(node=Node())
     assert states(explanation) == [
         ("pod", "ok"),
         ("address", "ok"),
@@ -46,7 +46,7 @@ def test_each_link_is_printed_and_none_concerns_the_vm() -> None:
 
 
 def test_the_sign_in_endpoint_and_the_required_credential_are_printed() -> None:
-    explanation = told()
+    explanation = explain_federated()
     (assigned,) = [each for each in explanation.links if each.link == "assigned identity"]
     assert assigned.says.endswith(
         "NMI asks https://login.microsoftonline.com, tenant contoso.com, scope https://management.azure.com//.default, "
@@ -59,7 +59,7 @@ def test_the_sign_in_endpoint_and_the_required_credential_are_printed() -> None:
 
 
 def test_in_managed_mode_the_same_is_printed_without_an_assigned_identity() -> None:
-    explanation = told(configuration=rules(managed=True, federated_identities=True), assigned=())
+    explanation = explain_federated(configuration=rules(managed=True, federated_identities=True), assigned=())
     assert ("served", "ok") in states(explanation)
     assert ("service account", "ok") in states(explanation)
     assert explanation.answer.outcome is Outcome.GRANTED
@@ -67,7 +67,7 @@ def test_in_managed_mode_the_same_is_printed_without_an_assigned_identity() -> N
 
 @pytest.mark.parametrize("managed", [True, False])
 def test_without_nmis_flag_the_request_is_refused_and_flag_and_value_are_named(*, managed: bool) -> None:
-    explanation = told(configuration=rules(managed=managed))
+    explanation = explain_federated(configuration=rules(managed=managed))
     link = only(explanation)
     assert "--federated-identities" in link.says
     assert "federated.enabled" in link.next
@@ -101,7 +101,7 @@ def test_without_nmis_flag_the_request_is_refused_and_flag_and_value_are_named(*
 def test_a_fault_that_prevents_the_service_account_token_is_printed_and_predicted(
     changes: dict[str, Any], code: str, says: str, then: str
 ) -> None:
-    explanation, token = told(**changes), predicted(**changes)
+    explanation, token = explain_federated(**changes), predicted(**changes)
     link = only(explanation)
     assert (link.link, link.says) == ("service account", says)
     assert then in link.next
@@ -125,7 +125,7 @@ def test_a_fault_that_prevents_the_service_account_token_is_printed_and_predicte
     ids=["not-checked", "account", "review", "no-nmi"],
 )
 def test_an_unreadable_state_is_unknown_and_refuses_nothing(account: ServiceAccountAccess | None) -> None:
-    explanation = told(account=account)
+    explanation = explain_federated(account=account)
     link = account_link(explanation)
     assert (link.state, broken(explanation)) == (LinkState.UNKNOWN, [])
     assert link.next
@@ -135,7 +135,7 @@ def test_an_unreadable_state_is_unknown_and_refuses_nothing(account: ServiceAcco
 
 def test_an_identity_of_another_namespace_is_reported_as_another_namespaces() -> None:
     far = federated(namespace="far")
-    explanation = told(identities=(far,), bindings=(binding(namespace="far"),), assigned=())
+    explanation = explain_federated(identities=(far,), bindings=(binding(namespace="far"),), assigned=())
     assert "it is federated (type 3)" in broken(explanation)[0].says
     assert "service account" not in dict(states(explanation))
 
@@ -143,7 +143,7 @@ def test_an_identity_of_another_namespace_is_reported_as_another_namespaces() ->
 def test_an_object_outside_the_namespace_is_named_with_its_namespace() -> None:
     (made,) = trusted().assigned
     elsewhere = msgspec.structs.replace(made, metadata=msgspec.structs.replace(made.metadata, namespace="default"))
-    link = only(told(assigned=(elsewhere,)))
+    link = only(explain_federated(assigned=(elsewhere,)))
     assert (link.link, link.about) == ("assigned identity", "default/web-ns-id")
     assert "not in namespace ns" in link.says
 

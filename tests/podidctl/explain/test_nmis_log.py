@@ -19,7 +19,7 @@ from podidctl.explain.explanation import DECISIONS_SHOWN
 from podidctl.explain.show import show
 from podidentity.telemetry.logs import JsonFormatter, TextFormatter
 from tests.nmi.server.fakes import pod_entry
-from tests.podidctl.prediction_inputs import told
+from tests.podidctl.prediction_inputs import explain_pod
 
 ENTRY = pod_entry()
 POD = Subject(Call("10.0.0.7", "our-id", "their-id"), ENTRY)
@@ -101,7 +101,7 @@ def test_only_the_latest_decisions_are_printed(written: Written) -> None:
         decisions.granted(POD, TokenRequest(f"https://{number}.example"), "shop/id", Usage())
     read = about(written())
     assert [each.resource for each in read] == [f"https://{each}.example" for each in range(DECISIONS_MAX + 1, 1, -1)]
-    printed = told(decisions=read).decided
+    printed = explain_pod(decisions=read).decided
     assert [each.resource for each in printed] == [each.resource for each in read[:DECISIONS_SHOWN]]
 
 
@@ -123,8 +123,8 @@ def test_malformed_lines_are_skipped(line: str) -> None:
 def test_decisions_are_printed_as_a_table_and_a_failed_read_as_a_line() -> None:
     console = Console(width=200, file=io.StringIO(), record=True)
     one = LoggedDecision(at="11-24 17:00:00", outcome="granted", identity="shop/id", resource="\x1b[31mred", repeats=7)
-    show(told(decisions=(one,)), console)
-    show(told(decisions=ReadFailure("not allowed: pods/log")), console)
+    show(explain_pod(decisions=(one,)), console)
+    show(explain_pod(decisions=ReadFailure("not allowed: pods/log")), console)
     text = console.export_text()
     assert "11-24 17:00:00" in text
     assert "\x1b" not in text

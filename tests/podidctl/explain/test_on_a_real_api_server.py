@@ -55,11 +55,11 @@ async def test_a_pod_is_explained_from_its_label_to_its_node(cloud: EmulatedClou
     path = f"{PODS.path('default', 'web')}/status"
     await asyncio.to_thread(real.api, "PATCH", path, status, content_type="application/merge-patch+json")
     runs = "--nmi-flags=--node=n0"  # it is no pod of this cluster
-    told = await ask(reader, "web", runs, "-o", "json")
-    assert (told.code, told.err) == (0, ""), told.out
-    assert told.document["answer"]["outcome"] == "granted"
-    assert told.document["eventsUnread"] == ""
-    seen = {each["link"]: each["state"] for each in told.document["links"]}
+    result = await ask(reader, "web", runs, "-o", "json")
+    assert (result.code, result.err) == (0, ""), result.out
+    assert result.document["answer"]["outcome"] == "granted"
+    assert result.document["eventsUnread"] == ""
+    seen = {each["link"]: each["state"] for each in result.document["links"]}
     assert seen["assigned identity"] == seen["host"] == "ok"
     less = await ask(half, "web", runs, "-o", "json")
     assert less.code == 0

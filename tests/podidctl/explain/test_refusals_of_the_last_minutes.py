@@ -15,7 +15,7 @@ from podidctl.diagnosis.nmi_log import LoggedDecision
 from podidctl.diagnosis.recent_refusals import RECENT_SECONDS, log_time
 from podidctl.token.command import show
 from podidctl.token.prediction import predict
-from tests.podidctl.prediction_inputs import broken, facts, only, told
+from tests.podidctl.prediction_inputs import broken, explain_pod, facts, only
 
 NOW = datetime(2026, 1, 1, 0, 5, tzinfo=UTC)
 CAUSE = "check the AzureIdentity's clientID and the requested resource: AADSTS700016"
@@ -49,7 +49,7 @@ def event(seconds: float = 60, reason: str = "TokenRefused") -> Event:
 
 
 def test_a_logged_refusal_is_a_broken_link_whose_text_is_the_next_action() -> None:
-    explanation = told(now=NOW, decisions=(refusal(),))
+    explanation = explain_pod(now=NOW, decisions=(refusal(),))
     link = only(explanation)
     assert (link.link, link.about, link.next) == ("token", "ns/id", CAUSE)
     assert "00:04:00 UTC (403 upstream_refused)" in link.says
@@ -58,7 +58,7 @@ def test_a_logged_refusal_is_a_broken_link_whose_text_is_the_next_action() -> No
 
 
 def test_an_event_counts_if_the_log_cannot_be_read() -> None:
-    explanation = told(now=NOW, decisions=ReadFailure("not allowed"), events=(event(),))
+    explanation = explain_pod(now=NOW, decisions=ReadFailure("not allowed"), events=(event(),))
     assert only(explanation).next == CAUSE
     assert explanation.answer.outcome is Outcome.REFUSED
 
@@ -77,7 +77,7 @@ def test_an_event_counts_if_the_log_cannot_be_read() -> None:
     ids=["later-grant", "grant-after-event", "old", "old-event", "other-event", "of-the-past", "other-identity"],
 )
 def test_a_resolved_or_unrelated_refusal_does_not_count(changes: dict[str, Any]) -> None:
-    explanation = told(now=NOW, **changes)
+    explanation = explain_pod(now=NOW, **changes)
     assert broken(explanation) == []
     assert explanation.answer.outcome is Outcome.GRANTED
 
@@ -92,17 +92,17 @@ def test_a_resolved_or_unrelated_refusal_does_not_count(changes: dict[str, Any])
     ids=["earlier-grant", "other-audience", "summary-of-repeats"],
 )
 def test_a_grant_that_proves_nothing_does_not_resolve_a_refusal(decisions: tuple[LoggedDecision, ...]) -> None:
-    assert only(told(now=NOW, decisions=decisions)).link == "token"
+    assert only(explain_pod(now=NOW, decisions=decisions)).link == "token"
 
 
 def test_a_request_for_another_client_id_is_broken() -> None:
     of_workload = refusal(outcome=Reason.NO_MATCHING_IDENTITY.value, error=NONE_MATCHES.detail, identity="", status=404)
-    assert "compare the client id" in only(told(now=NOW, decisions=(of_workload,))).next
+    assert "compare the client id" in only(explain_pod(now=NOW, decisions=(of_workload,))).next
 
 
 @pytest.mark.parametrize("reason", [Reason.UPSTREAM_THROTTLED, Reason.UPSTREAM_UNAVAILABLE, Reason.FORWARDED])
 def test_other_refusals_that_the_objects_do_not_show_are_broken_by_name(reason: Reason) -> None:
-    assert reason.value in only(told(now=NOW, decisions=(refusal(outcome=reason.value),))).says
+    assert reason.value in only(explain_pod(now=NOW, decisions=(refusal(outcome=reason.value),))).says
 
 
 def test_the_prediction_of_the_same_audience_is_a_refusal() -> None:

@@ -18,7 +18,7 @@ from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.nmi.identity.shapes import assigned_identity, identity
-from tests.podidctl.prediction_inputs import facts, labelled, only, rules, told
+from tests.podidctl.prediction_inputs import explain_pod, facts, labelled, only, rules
 
 MISSING = CredentialError("Secret ns/s does not exist: create it", code="secret_missing")
 
@@ -42,7 +42,7 @@ def with_check(check: SecretCheck) -> dict[str, object]:
 
 
 def test_a_missing_secret_is_broken_and_no_token_is_granted() -> None:
-    explanation = told(**with_check(MISSING))
+    explanation = explain_pod(**with_check(MISSING))
     link = only(explanation)
     assert (link.link, link.about, link.says, link.next) == (
         "secret",
@@ -56,14 +56,14 @@ def test_a_missing_secret_is_broken_and_no_token_is_granted() -> None:
 
 
 def test_an_unreadable_secret_is_unknown() -> None:
-    explanation = told(**with_check(ReadFailure("you may not get Secret ns/s")))
+    explanation = explain_pod(**with_check(ReadFailure("you may not get Secret ns/s")))
     (link,) = [each for each in explanation.links if each.link == "secret"]
     assert link.state is LinkState.UNKNOWN
     assert not explanation.broken
 
 
 def test_a_usable_secret_is_ok() -> None:
-    explanation = told(**with_check(None))
+    explanation = explain_pod(**with_check(None))
     assert [each.state for each in explanation.links if each.link == "secret"] == [LinkState.OK]
     assert explanation.answer.outcome is Outcome.GRANTED
 

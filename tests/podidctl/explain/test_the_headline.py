@@ -8,7 +8,7 @@ from mic.azure.identities import GONE, Attached, HostIdentities
 from podidctl.diagnosis.decision import Outcome
 from podidctl.diagnosis.input import NmiPods
 from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod, resource_id
-from tests.podidctl.prediction_inputs import broken, labelled, nmi_pod, only, rules, told
+from tests.podidctl.prediction_inputs import broken, explain_pod, labelled, nmi_pod, only, rules
 
 NO_WORKING_NMI = {
     "nowhere": NmiPods(),
@@ -21,7 +21,7 @@ UNDER = {"pod": pod(label=None, labels={"app": "x"}), "exceptions": (exception(l
 
 @pytest.mark.parametrize("nmi", NO_WORKING_NMI.values(), ids=NO_WORKING_NMI)
 def test_without_a_working_nmi_on_the_node_nothing_is_granted_and_the_expected_result_is_printed(nmi: NmiPods) -> None:
-    explanation = told(nmi=nmi)
+    explanation = explain_pod(nmi=nmi)
     assert explanation.answer.outcome is Outcome.UNANSWERED
     assert explanation.answer.identity == "ns/id"
     assert "would ask Azure for a token of AzureIdentity ns/id; but no working NMI" in explanation.answer.says
@@ -30,26 +30,26 @@ def test_without_a_working_nmi_on_the_node_nothing_is_granted_and_the_expected_r
 
 
 def test_a_refusal_that_a_missing_nmi_would_return_has_no_status() -> None:
-    explanation = told(nmi=NmiPods(), assigned=(), bindings=())
+    explanation = explain_pod(nmi=NmiPods(), assigned=(), bindings=())
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.UNANSWERED, None)
     assert "NMI would respond with held for 45 s, then 404" in explanation.answer.says
 
 
 def test_an_exempt_pod_uses_imds_also_without_nmi_but_not_with_a_hanging_one() -> None:
-    assert told(**UNDER, nmi=NmiPods(elsewhere=True)).answer.outcome is Outcome.EXEMPT
-    hanging = told(**UNDER, nmi=NO_WORKING_NMI["not-ready"]).answer
+    assert explain_pod(**UNDER, nmi=NmiPods(elsewhere=True)).answer.outcome is Outcome.EXEMPT
+    hanging = explain_pod(**UNDER, nmi=NO_WORKING_NMI["not-ready"]).answer
     assert hanging.outcome is Outcome.UNANSWERED
     assert "would forward the request to IMDS" in hanging.says
 
 
 def test_an_nmi_known_only_by_its_flags_counts_as_running() -> None:
-    explanation = told(nmi=NmiPods(), configuration=replace(rules(), is_given=True))
+    explanation = explain_pod(nmi=NmiPods(), configuration=replace(rules(), is_given=True))
     assert (explanation.answer.outcome, broken(explanation)) == (Outcome.GRANTED, [])
 
 
 @pytest.mark.parametrize("azure", [HostIdentities(), GONE], ids=["absent", "no-host"])
 def test_an_identity_that_is_not_on_its_host_is_not_granted(azure: HostIdentities) -> None:
-    explanation = told(azure=azure)
+    explanation = explain_pod(azure=azure)
     assert explanation.answer.outcome is Outcome.REFUSED
     assert explanation.answer.identity == "ns/id"
     link = only(explanation)
@@ -59,14 +59,14 @@ def test_an_identity_that_is_not_on_its_host_is_not_granted(azure: HostIdentitie
 
 def test_a_grant_with_another_broken_link_mentions_it() -> None:
     other = binding("b-other", "gone")
-    explanation = told(bindings=(binding(), other), azure=ATTACHED)
+    explanation = explain_pod(bindings=(binding(), other), azure=ATTACHED)
     assert explanation.answer.outcome is Outcome.GRANTED
     assert "something is broken: identity ns/gone" in explanation.answer.says
     assert len(broken(explanation)) == 1
 
 
 def test_without_faults_the_headline_has_no_restriction() -> None:
-    says = told(azure=ATTACHED).answer.says
+    says = explain_pod(azure=ATTACHED).answer.says
     assert says == "NMI asks Azure for a token of AzureIdentity ns/id"
-    principal = told(identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),))
+    principal = explain_pod(identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),))
     assert "none" not in principal.answer.says

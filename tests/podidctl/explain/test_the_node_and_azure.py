@@ -8,14 +8,14 @@ from podidctl.explain.schema import Link, LinkState
 from podidentity.azure.errors import Refused
 from podidentity.resources import BareMeta, Node, NodeSpec
 from tests.nmi.identity.shapes import CLIENT_ID, NODE, assigned_identity, binding, identity, resource_id
-from tests.podidctl.prediction_inputs import labelled, nmi_pod, only, rules, told
+from tests.podidctl.prediction_inputs import explain_pod, labelled, nmi_pod, only, rules
 
 KEY = resource_id("id").lower()
 ATTACHED = {KEY: Attached(resource_id("id"))}
 
 
 def link_of(name: str, **changes: object) -> Link:
-    (link,) = [each for each in told(**changes).links if each.link == name]
+    (link,) = [each for each in explain_pod(**changes).links if each.link == name]
     return link
 
 
@@ -39,7 +39,9 @@ def test_azures_state_of_the_identity(azure: object, state: LinkState, says: str
 
 
 def test_a_service_principal_requires_no_vm() -> None:
-    links = told(identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),), node=None).links
+    links = explain_pod(
+        identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),), node=None
+    ).links
     assert "host" not in {each.link for each in links}
 
 
@@ -60,17 +62,17 @@ def test_a_node_without_a_vm_is_reported(node: object, state: LinkState, says: s
 
 
 def test_a_node_without_nmi_is_reported_if_other_nodes_have_one() -> None:
-    assert only(told(nmi=NmiPods(elsewhere=True))).link == "NMI"
+    assert only(explain_pod(nmi=NmiPods(elsewhere=True))).link == "NMI"
 
 
 def test_an_nmi_that_is_not_ready_is_reported_with_its_pod() -> None:
-    link = only(told(nmi=NmiPods((nmi_pod(ready=False),))))
+    link = only(explain_pod(nmi=NmiPods((nmi_pod(ready=False),))))
     assert (link.link, link.about) == ("NMI", "kube-system/nmi-x")
     assert "kubectl logs -n kube-system nmi-x" in link.next
 
 
 def test_no_nmi_in_the_cluster_is_a_fault_and_forbidden_pods_are_not() -> None:
-    assert only(told(nmi=NmiPods())).link == "NMI"
+    assert only(explain_pod(nmi=NmiPods())).link == "NMI"
     assert link_of("NMI", nmi=ReadFailure("not allowed")).state is LinkState.UNKNOWN
 
 
@@ -78,7 +80,7 @@ def test_an_unused_identity_is_not_required_on_azure() -> None:
     former = labelled(assigned_identity("old", pod_uid="uid-0"))
     removed = labelled(assigned_identity("gone", deleting=True))
     far = {"bindings": (binding(), binding(namespace="far")), "identities": (identity(), identity(namespace="far"))}
-    links = told(
+    links = explain_pod(
         **far,
         configuration=rules(force_namespaced=True),
         assigned=(labelled(assigned_identity()), former, removed),
@@ -91,11 +93,13 @@ def test_an_unused_identity_is_not_required_on_azure() -> None:
 def test_a_client_id_of_another_identity_is_reported_with_both_ids(managed: bool) -> None:
     other = "0b000000-0000-0000-0000-000000000002"
     azure = HostIdentities(attached={KEY: Attached(resource_id("id"), other)})
-    explanation = told(azure=azure, configuration=rules(managed=managed))
+    explanation = explain_pod(azure=azure, configuration=rules(managed=managed))
     link = only(explanation)
     assert (link.link, link.about) == ("client id", "ns/id")
     assert other in link.says
     assert CLIENT_ID in link.says
     assert other in explanation.answer.says
     right = HostIdentities(attached={KEY: Attached(resource_id("id"), CLIENT_ID.upper())})
-    assert "client id" not in {each.link for each in told(azure=right, configuration=rules(managed=managed)).links}
+    assert "client id" not in {
+        each.link for each in explain_pod(azure=right, configuration=rules(managed=managed)).links
+    }

@@ -33,11 +33,15 @@ def serving(spec: AzureIdentitySpec) -> Any:
 
 
 def test_a_grant_names_identity_audience_and_endpoint() -> None:
-    told = ask("https://vault.azure.net")
-    assert (told.outcome, told.identity, told.audience) == (Outcome.GRANTED, "ns/id", "https://vault.azure.net")
-    assert told.type == "0 (user-assigned identity)"
-    assert told.asked == "IMDS of the node, by client id"
-    assert CLIENT_ID not in msgspec.json.encode(told).decode()
+    prediction = ask("https://vault.azure.net")
+    assert (prediction.outcome, prediction.identity, prediction.audience) == (
+        Outcome.GRANTED,
+        "ns/id",
+        "https://vault.azure.net",
+    )
+    assert prediction.type == "0 (user-assigned identity)"
+    assert prediction.asked == "IMDS of the node, by client id"
+    assert CLIENT_ID not in msgspec.json.encode(prediction).decode()
 
 
 @pytest.mark.parametrize("named", [{"client_id": CLIENT_ID.upper()}, {"resource_id": resource_id("id").upper()}])
@@ -46,15 +50,20 @@ def test_an_identity_is_selected_in_any_case(named: dict[str, str]) -> None:
 
 
 def test_an_identity_of_another_pod_is_refused_after_the_hold() -> None:
-    told = ask(client_id="another")
-    assert (told.outcome, told.held_seconds, told.status, told.error) == (Outcome.WAITS, 45.0, 404, "not_found")
-    assert told.description == "No identity that is assigned to this pod matches the one that the request names."
-    assert told.why
+    prediction = ask(client_id="another")
+    assert (prediction.outcome, prediction.held_seconds, prediction.status, prediction.error) == (
+        Outcome.WAITS,
+        45.0,
+        404,
+        "not_found",
+    )
+    assert prediction.description == "No identity that is assigned to this pod matches the one that the request names."
+    assert prediction.why
 
 
 def test_the_flag_that_changes_the_status_changes_the_prediction() -> None:
-    told = ask(client_id="another", configuration=rules(set_retry_after_header=True))
-    assert told.status == 503
+    prediction = ask(client_id="another", configuration=rules(set_retry_after_header=True))
+    assert prediction.status == 503
 
 
 def test_parameters_that_nmi_rejects_are_refused_in_nmis_words() -> None:
@@ -65,14 +74,18 @@ def test_parameters_that_nmi_rejects_are_refused_in_nmis_words() -> None:
 
 
 def test_a_pod_without_a_binding_gets_the_answer_that_lets_credential_chains_continue() -> None:
-    told = ask(pod=pod(label=None), assigned=())
-    assert (told.status, told.error, told.description) == (400, "invalid_request", "Identity not found")
+    prediction = ask(pod=pod(label=None), assigned=())
+    assert (prediction.status, prediction.error, prediction.description) == (
+        400,
+        "invalid_request",
+        "Identity not found",
+    )
 
 
 def test_without_nmi_on_the_node_the_expected_answer_is_printed_as_unanswered() -> None:
-    told = ask(nmi=NmiPods(elsewhere=True))
-    assert (told.outcome, told.identity) == (Outcome.UNANSWERED, "ns/id")
-    assert told.note == (
+    prediction = ask(nmi=NmiPods(elsewhere=True))
+    assert (prediction.outcome, prediction.identity) == (Outcome.UNANSWERED, "ns/id")
+    assert prediction.note == (
         "no working NMI was found on its node: this node has no NMI pod, but other nodes have one; "
         "podidctl explain pod ns/web states the next action"
     )
@@ -84,15 +97,15 @@ def test_a_missing_pod_is_not_reported_as_a_missing_nmi() -> None:
 
 
 def test_an_exempt_pod_gets_the_nodes_own_identity() -> None:
-    told = ask(pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
-    assert (told.outcome, told.status) == (Outcome.EXEMPT, None)
-    assert "the node's own identities" in told.asked
+    prediction = ask(pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
+    assert (prediction.outcome, prediction.status) == (Outcome.EXEMPT, None)
+    assert "the node's own identities" in prediction.asked
 
 
 def test_a_service_principal_is_printed_with_its_endpoint_and_the_name_of_its_secret() -> None:
-    told = ask(assigned=(serving(PRINCIPAL),))
-    assert told.outcome is Outcome.GRANTED
-    assert told.asked == (
+    prediction = ask(assigned=(serving(PRINCIPAL),))
+    assert prediction.outcome is Outcome.GRANTED
+    assert prediction.asked == (
         "https://login.microsoftonline.com, tenant contoso.com, scope https://management.azure.com//.default, with the "
         "secret in Secret ns/s"
     )
@@ -116,9 +129,9 @@ def test_a_service_principal_is_printed_with_its_endpoint_and_the_name_of_its_se
 def test_an_identity_for_which_nmi_would_send_no_request_is_refused_with_that_reason(
     spec: AzureIdentitySpec, status: int, says: str
 ) -> None:
-    told = ask(assigned=(serving(spec),))
-    assert (told.outcome, told.status, told.identity) == (Outcome.REFUSED, status, "ns/id")
-    assert says in told.description
+    prediction = ask(assigned=(serving(spec),))
+    assert (prediction.outcome, prediction.status, prediction.identity) == (Outcome.REFUSED, status, "ns/id")
+    assert says in prediction.description
 
 
 def test_a_flag_of_nmi_permits_what_it_names() -> None:
@@ -130,40 +143,40 @@ def test_a_flag_of_nmi_permits_what_it_names() -> None:
 
 
 def test_an_unknown_type_is_refused_like_in_nmi() -> None:
-    told = ask(assigned=(serving(AzureIdentitySpec(type=7)),))
-    assert told.status == refused(UNSUPPORTED_TYPE).status == 403
-    assert told.description == UNSUPPORTED_TYPE.sentence
+    prediction = ask(assigned=(serving(AzureIdentitySpec(type=7)),))
+    assert prediction.status == refused(UNSUPPORTED_TYPE).status == 403
+    assert prediction.description == UNSUPPORTED_TYPE.sentence
 
 
 def test_a_cloud_file_that_only_nmi_can_read_is_named_if_it_could_change_the_result() -> None:
     spec = msgspec.structs.replace(PRINCIPAL, ad_endpoint="https://adfs.stack.example/")
     own = rules()
-    told = ask(
+    prediction = ask(
         assigned=(serving(spec),), configuration=NmiConfiguration(own.settings, own.source, "/etc/azure/cloud.json")
     )
-    assert "/etc/azure/cloud.json" in told.note
+    assert "/etc/azure/cloud.json" in prediction.note
     assert ask(assigned=(serving(spec),)).note == ""
 
 
 def test_the_first_identity_by_name_is_used_for_a_request_without_an_id() -> None:
     second = labelled(assigned_identity("other", binding="a", client_id="second"))
-    told = ask(bindings=(binding(), binding("a", "other")), assigned=(labelled(assigned_identity()), second))
-    assert told.identity == "ns/other"
+    prediction = ask(bindings=(binding(), binding("a", "other")), assigned=(labelled(assigned_identity()), second))
+    assert prediction.identity == "ns/other"
 
 
 def test_a_mirror_pod_is_refused_immediately_with_the_cause() -> None:
-    told = ask(pod=pod(mirror=True))
-    assert (told.outcome, told.status, told.held_seconds) == (Outcome.REFUSED, 400, 0.0)
-    assert told.description == "Identity not found"
-    assert "mirror pod" in told.why
+    prediction = ask(pod=pod(mirror=True))
+    assert (prediction.outcome, prediction.status, prediction.held_seconds) == (Outcome.REFUSED, 400, 0.0)
+    assert prediction.description == "Identity not found"
+    assert "mirror pod" in prediction.why
 
 
 def test_managed_mode_does_not_hold_a_request_that_no_assignment_can_satisfy() -> None:
-    told = ask(configuration=rules(managed=True), bindings=())
-    assert (told.outcome, told.status) == (Outcome.WAITS, 404)
-    assert 0.0 < told.held_seconds < 2.0
+    prediction = ask(configuration=rules(managed=True), bindings=())
+    assert (prediction.outcome, prediction.status) == (Outcome.WAITS, 404)
+    assert 0.0 < prediction.held_seconds < 2.0
 
 
 def test_managed_mode_requests_by_resource_id() -> None:
-    told = ask(configuration=rules(managed=True), assigned=())
-    assert (told.outcome, told.asked) == (Outcome.GRANTED, "IMDS of the node, by resource id")
+    prediction = ask(configuration=rules(managed=True), assigned=())
+    assert (prediction.outcome, prediction.asked) == (Outcome.GRANTED, "IMDS of the node, by resource id")

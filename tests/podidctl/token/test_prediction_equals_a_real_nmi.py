@@ -69,23 +69,23 @@ async def test_a_grant_and_refusals_are_as_predicted_and_no_token_is_printed() -
 
         await eventually(ready, sandbox)
 
-        told = await token(sandbox, "bound")
-        assert (told.code, told.err) == (0, "")
+        result = await token(sandbox, "bound")
+        assert (result.code, result.err) == (0, "")
         status, body = await answered(sandbox, "bound")
         assert (status, body["client_id"]) == (200, identity.client_id)
-        assert told.document["resourceId"] == identity.resource_id
-        assert told.document["clientId"] == f"{identity.client_id[:4]}…{identity.client_id[-4:]}"
-        assert body["access_token"] not in told.out
+        assert result.document["resourceId"] == identity.resource_id
+        assert result.document["clientId"] == f"{identity.client_id[:4]}…{identity.client_id[-4:]}"
+        assert body["access_token"] not in result.out
 
         for name, flags, more in (
             ("bare", (), ""),
             ("trusting", (), ""),
             ("bound", ("--client-id=a", "--resource-id=b"), "&client_id=a&msi_res_id=b"),
         ):
-            told = await token(sandbox, name, *flags)
+            result = await token(sandbox, name, *flags)
             status, body = await answered(sandbox, name, more)
-            assert told.code == 3
-            document = told.document
+            assert result.code == 3
+            document = result.document
             assert (document["status"], document["error"], document["description"]) == (
                 status,
                 body["error"],

@@ -30,17 +30,17 @@ async def client(server: ScriptedServer) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def told() -> Recorder[Pod]:
+def recorder() -> Recorder[Pod]:
     return Recorder()
 
 
 @pytest.fixture
-async def informer(client: Client, told: Recorder[Pod]) -> AsyncIterator[NewInformer]:
+async def informer(client: Client, recorder: Recorder[Pod]) -> AsyncIterator[NewInformer]:
     """Starts an informer of pods that never waits between attempts; it is cancelled at the end."""
     running: list[asyncio.Task[None]] = []
 
     def start(**options: object) -> Informer[Pod]:
-        made = Informer(client, PODS, told, **{"random": lambda: 0.0, **options})  # type: ignore[arg-type]  # by name
+        made = Informer(client, PODS, recorder, **{"random": lambda: 0.0, **options})  # type: ignore[arg-type]  # by name
         running.append(asyncio.create_task(made.run()))
         return made
 

@@ -33,7 +33,7 @@ class Recorder(Generic[T]):
                 event.set()
 
     async def received(self, *lines: str, seconds: float = 5.0) -> None:
-        """Wait until as many lines have been said, and see that they are these."""
+        """Wait until as many lines are recorded, and check that they equal *lines*."""
         event = asyncio.Event()
         self._waiters.append((len(lines), event))
         if len(self.lines) < len(lines):

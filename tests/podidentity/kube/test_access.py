@@ -115,15 +115,15 @@ async def test_an_exec_plugin_that_does_not_end_is_not_waited_for(
 
 
 @pytest.mark.parametrize(
-    ("program", "told"), [("/nowhere/python", "cannot start a process"), ("false", r"failed \(exit code 1\)")]
+    ("program", "message"), [("/nowhere/python", "cannot start a process"), ("false", r"failed \(exit code 1\)")]
 )
 async def test_a_failing_reader_process_keeps_the_last_credentials(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, message: str
 ) -> None:
     path = kubeconfig(tmp_path / "config", {"token": "abc"})
     access = await from_kubeconfig(path)
     monkeypatch.setattr(sys, "executable", program)
-    with pytest.raises(AccessError, match=told):
+    with pytest.raises(AccessError, match=message):
         await from_kubeconfig(path)
     access.forget()
     assert await access.authorization() == "Bearer abc"
@@ -284,10 +284,10 @@ async def test_a_pods_token_is_read_again_once_a_minute(root: Path) -> None:
     assert await access.authorization() == "Bearer two"
 
 
-@pytest.mark.parametrize(("missing", "told"), [("ca.crt", "certificate authority"), ("token", "token")])
-def test_a_missing_mount_is_named(root: Path, missing: str, told: str) -> None:
+@pytest.mark.parametrize(("missing", "message"), [("ca.crt", "certificate authority"), ("token", "token")])
+def test_a_missing_mount_is_named(root: Path, missing: str, message: str) -> None:
     (root / missing).unlink()
-    with pytest.raises(AccessError, match=f"{told}.*automountServiceAccountToken"):
+    with pytest.raises(AccessError, match=f"{message}.*automountServiceAccountToken"):
         in_cluster(root, ENVIRON)
 
 
@@ -302,18 +302,18 @@ async def test_repeated_401_responses_do_not_cause_a_kubeconfig_read_each(
 ) -> None:
     now, reads = 1000.0, 0
 
-    async def told(_path: str) -> module._KubeconfigContent:
+    async def read_content(_path: str) -> module._KubeconfigContent:
         nonlocal reads
         reads += 1
         return module._KubeconfigContent(server="http://127.0.0.1:1", authorization=f"Bearer {reads}")
 
-    monkeypatch.setattr(module, "_read_kubeconfig", told)
+    monkeypatch.setattr(module, "_read_kubeconfig", read_content)
     found = await from_kubeconfig("somewhere", clock=lambda: now)
-    said = []
+    headers = []
     for _ in range(3):
         found.forget()
-        said.append(await found.authorization())
-    assert said == ["Bearer 2"] * 3
+        headers.append(await found.authorization())
+    assert headers == ["Bearer 2"] * 3
     now += module.KUBECONFIG_AGAIN_SECONDS
     found.forget()
     assert await found.authorization() == "Bearer 3"

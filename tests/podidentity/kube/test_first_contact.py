@@ -91,7 +91,7 @@ async def test_a_failing_connection_is_retried_until_it_succeeds(
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         (status(401, "Unauthorized", "no such token"), "no such token; check the service account's token"),
         (status(500, "InternalError", "etcd is gone"), "500 InternalError: etcd is gone; see the API server's log"),
@@ -100,11 +100,11 @@ async def test_a_failing_connection_is_retried_until_it_succeeds(
         (Reply(b"<html>", 404), "404"),
     ],
 )
-async def test_an_error_response_is_waited_out_and_named(server: ScriptedServer, answer: Reply, told: str) -> None:
+async def test_an_error_response_is_waited_out_and_named(server: ScriptedServer, answer: Reply, message: str) -> None:
     server.others += [answer] * 1000
     contact = contact_with(ClusterAccess(server.url))
     waiting = asyncio.create_task(contact.made())
-    await until(lambda: contact.problem and told in contact.problem)
+    await until(lambda: contact.problem and message in contact.problem)
     server.others.clear()
     server.others += [VERSION] * 10
     async with asyncio.timeout(WAIT_SECONDS):
@@ -236,13 +236,13 @@ async def test_at_most_two_requests_are_in_progress() -> None:
     await api.stop()
 
 
-async def test_a_first_list_whose_connection_was_lost_is_sent_again_on_a_new_one(told: Recorder[Pod]) -> None:
+async def test_a_first_list_whose_connection_was_lost_is_sent_again_on_a_new_one(recorder: Recorder[Pod]) -> None:
     """The list hangs on a half-open connection, which its own limit of 30 s would end much later."""
     api = Crashing()
     access = ClusterAccess(await api.start())
     contact = contact_with(access)
     async with Client(access, user_agent="test/1") as client:
-        informer = Informer(client, PODS, told)
+        informer = Informer(client, PODS, recorder)
         running = asyncio.create_task(informer.run())
         waiting = asyncio.create_task(contact.first_lists(client, [informer]))
         await until(lambda: contact.problem is not None and len(api.asked) > 2)
@@ -257,12 +257,12 @@ async def test_a_first_list_whose_connection_was_lost_is_sent_again_on_a_new_one
     await api.stop()
 
 
-async def test_a_slow_first_list_is_not_interrupted(told: Recorder[Pod]) -> None:
+async def test_a_slow_first_list_is_not_interrupted(recorder: Recorder[Pod]) -> None:
     api = Crashing()
     api.returned, api.slow_seconds = True, 0.5
     access = ClusterAccess(await api.start())
     async with Client(access, user_agent="test/1") as client:
-        informer = Informer(client, PODS, told)
+        informer = Informer(client, PODS, recorder)
         running = asyncio.create_task(informer.run())
         async with asyncio.timeout(WAIT_SECONDS):
             await contact_with(access).first_lists(client, [informer])
@@ -273,11 +273,11 @@ async def test_a_slow_first_list_is_not_interrupted(told: Recorder[Pod]) -> None
 
 
 async def test_failing_first_lists_and_the_wait_share_one_log_line_a_minute(
-    server: ScriptedServer, client: Client, told: Recorder[Pod], caplog: pytest.LogCaptureFixture
+    server: ScriptedServer, client: Client, recorder: Recorder[Pod], caplog: pytest.LogCaptureFixture
 ) -> None:
     limit = LogLimit()
     server.others += [status(403, "Forbidden", "no right")] * 1000
-    informers = [Informer(client, PODS, told, log_limit=limit, random=lambda: 0.001) for _ in range(3)]
+    informers = [Informer(client, PODS, recorder, log_limit=limit, random=lambda: 0.001) for _ in range(3)]
     contact = contact_with(ClusterAccess(server.url), log_limit=limit)
     with caplog.at_level(logging.INFO):
         running = [asyncio.create_task(each.run()) for each in informers]

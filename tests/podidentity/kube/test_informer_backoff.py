@@ -39,50 +39,50 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return taken
 
 
-async def run_until_watching(server: ScriptedServer, client: Client, told: Recorder[Pod]) -> None:
-    task = asyncio.create_task(Informer(client, PODS, told, random=lambda: 1.0).run())
+async def run_until_watching(server: ScriptedServer, client: Client, recorder: Recorder[Pod]) -> None:
+    task = asyncio.create_task(Informer(client, PODS, recorder, random=lambda: 1.0).run())
     await server.watch()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_failing_lists_are_retried_at_growing_intervals(
-    server: ScriptedServer, client: Client, told: Recorder[Pod], pauses: list[float]
+    server: ScriptedServer, client: Client, recorder: Recorder[Pod], pauses: list[float]
 ) -> None:
     server.lists += [status(500, "InternalError")] * 3 + [page(version="7")]
-    await run_until_watching(server, client, told)
+    await run_until_watching(server, client, recorder)
     assert pauses == [1, 2, 4]
 
 
 async def test_the_servers_retry_after_counts_if_it_is_longer(
-    server: ScriptedServer, client: Client, told: Recorder[Pod], pauses: list[float]
+    server: ScriptedServer, client: Client, recorder: Recorder[Pod], pauses: list[float]
 ) -> None:
     busy = Reply({"kind": "Status", "code": 429, "reason": "TooManyRequests"}, 429, {"Retry-After": "9"})
     mad = Reply({"kind": "Status", "code": 429, "reason": "TooManyRequests"}, 429, {"Retry-After": "99999"})
     server.lists += [busy, mad, page(version="7")]
-    await run_until_watching(server, client, told)
+    await run_until_watching(server, client, recorder)
     assert pauses == [9, 60]
 
 
 async def test_a_server_that_ends_each_watch_immediately_gets_few_requests(
-    server: ScriptedServer, client: Client, told: Recorder[Pod], pauses: list[float]
+    server: ScriptedServer, client: Client, recorder: Recorder[Pod], pauses: list[float]
 ) -> None:
     server.lists.append(page(version="7"))
     server.watch_replies += [Reply(b""), Reply(b"")]
-    await run_until_watching(server, client, told)
+    await run_until_watching(server, client, recorder)
     assert pauses == [1, 2]
 
 
 async def test_a_missing_permission_is_named_in_the_log(
     server: ScriptedServer,
     client: Client,
-    told: Recorder[Pod],
+    recorder: Recorder[Pod],
     pauses: list[float],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server.lists += [status(403, "Forbidden", 'User "nmi" cannot list resource "pods"'), page(version="7")]
     with caplog.at_level(logging.ERROR):
-        await run_until_watching(server, client, told)
+        await run_until_watching(server, client, recorder)
     (record,) = caplog.records
     assert record.getMessage() == "not allowed to list or watch; grant this permission in the ClusterRole"
     assert record.__dict__["resource"] == "pods"

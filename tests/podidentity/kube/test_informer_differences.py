@@ -13,16 +13,16 @@ from tests.podidentity.kube.scripted import ScriptedServer, page, pod, status
 
 
 async def test_a_recreated_namesake_is_reported_as_deleted_and_then_added(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     server.lists += [page(pod("a", "1", uid="one"), version="7"), page(pod("a", "8", uid="two"), version="9")]
     server.watch_replies.append(status(410, "Expired"))
     informer()
-    await told.received("+a 1", "-a 1", "+a 8")
+    await recorder.received("+a 1", "-a 1", "+a 8")
 
 
 async def test_an_already_known_event_is_not_reported(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     server.lists.append(page(pod("a", "1"), version="7"))
     informer()
@@ -30,7 +30,7 @@ async def test_an_already_known_event_is_not_reported(
     watch.send("ADDED", pod("a", "1"))
     watch.send("DELETED", pod("never-seen", "8"))
     watch.send("ADDED", pod("b", "9"))
-    await told.received("+a 1", "+b 9")
+    await recorder.received("+a 1", "+b 9")
 
 
 async def test_the_store_has_changed_before_the_handler_is_called(server: ScriptedServer, client: Client) -> None:
@@ -56,10 +56,10 @@ async def test_the_store_has_changed_before_the_handler_is_called(server: Script
 
 
 async def test_a_cancelled_informer_releases_its_connection(
-    server: ScriptedServer, client: Client, told: Recorder[Pod]
+    server: ScriptedServer, client: Client, recorder: Recorder[Pod]
 ) -> None:
     server.lists += [page(version="7"), page(pod("a", "1"), version="8")]
-    first = asyncio.create_task(Informer(client, PODS, told).run())
+    first = asyncio.create_task(Informer(client, PODS, recorder).run())
     await server.watch()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -14,8 +14,8 @@ from tests.podidentity.kube.scripted import ScriptedServer, page, pod, status
 EXPIRED = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version: 7 (99)"}
 
 
-async def lists_again(server: ScriptedServer, running: Informer[Pod], told: Recorder[Pod]) -> None:
-    await told.received("+same 1", "+changed 2", "+gone 3", "-gone 3", "+changed 2->20", "+fresh 21")
+async def lists_again(server: ScriptedServer, running: Informer[Pod], recorder: Recorder[Pod]) -> None:
+    await recorder.received("+same 1", "+changed 2", "+gone 3", "-gone 3", "+changed 2->20", "+fresh 21")
     assert (await server.watch()).request.params["resourceVersion"] == "99"
     assert running.lists == 2
 
@@ -30,24 +30,24 @@ def two_lists(server: ScriptedServer) -> None:
 
 @pytest.mark.usefixtures("two_lists")
 async def test_a_gone_history_as_an_http_status_causes_a_list(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     server.watch_replies.append(status(410, "Expired", "too old resource version"))
-    await lists_again(server, informer(), told)
+    await lists_again(server, informer(), recorder)
 
 
 @pytest.mark.usefixtures("two_lists")
 async def test_a_gone_history_as_an_error_event_causes_a_list(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     running = informer()
     (await server.watch()).send("ERROR", EXPIRED)
-    await lists_again(server, running, told)
+    await lists_again(server, running, recorder)
 
 
 @pytest.mark.usefixtures("two_lists")
 async def test_an_unchanged_object_is_not_decoded_a_second_time(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
 
@@ -58,17 +58,17 @@ async def test_an_unchanged_object_is_not_decoded_a_second_time(
 
     monkeypatch.setattr(module, "decode_object", reading)
     server.watch_replies.append(status(410, "Expired"))
-    await lists_again(server, informer(), told)
+    await lists_again(server, informer(), recorder)
     assert read == ["same 1", "changed 2", "gone 3", "changed 20", "fresh 21"]
 
 
 async def test_a_namesake_of_the_same_resource_version_is_another_object(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     server.lists += [page(pod("a", "1", uid="one"), version="7"), page(pod("a", "1", uid="two"), version="9")]
     server.watch_replies.append(status(410, "Expired"))
     running = informer()
-    await told.received("+a 1", "-a 1", "+a 1")
+    await recorder.received("+a 1", "-a 1", "+a 1")
     assert running.store["ns", "a"].metadata.uid == "two"
 
 
@@ -98,7 +98,7 @@ async def test_a_repeated_error_event_at_the_same_resource_version_causes_anothe
 
 
 async def test_an_expired_continue_token_restarts_the_list(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     gone = status(410, "Expired", metadata={"continue": "the server's inconsistent offer"})
     server.lists += [
@@ -108,7 +108,7 @@ async def test_an_expired_continue_token_restarts_the_list(
         page(pod("b", "9"), version="9"),
     ]
     await informer(page_size=1).synced()
-    assert told.lines == ["+a 8", "+b 9"]
+    assert recorder.lines == ["+a 8", "+b 9"]
     assert [request.params.get("continue") for request in server.requests[:4]] == [None, "t1", None, "t2"]
 
 

@@ -7,12 +7,12 @@ from tests.podidentity.kube.scripted import ScriptedServer, page, pod
 
 
 async def test_the_list_is_read_page_by_page(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     server.lists += [page(pod("a", "1"), version="7", token="t1"), page(pod("b", "2"), version="7")]
     running = informer(page_size=1, field_selector="spec.nodeName=n", label_selector="x=y")
     await running.synced()
-    assert told.lines == ["+a 1", "+b 2"]
+    assert recorder.lines == ["+a 1", "+b 2"]
     assert set(running.store) == {("ns", "a"), ("ns", "b")}
     first, second = server.requests[:2]
     assert first.params == {"limit": "1", "fieldSelector": "spec.nodeName=n", "labelSelector": "x=y"}

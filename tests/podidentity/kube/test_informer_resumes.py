@@ -9,7 +9,7 @@ from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod, st
 
 
 async def test_a_watch_resumes_after_the_servers_regular_end(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     server.lists.append(page(pod("a", "1"), version="7"))
     running = informer()
@@ -19,12 +19,12 @@ async def test_a_watch_resumes_after_the_servers_regular_end(
     again = await server.watch()
     assert again.request.params["resourceVersion"] == "9"
     again.send("DELETED", pod("a", "10"))
-    await told.received("+a 1", "+a 1->9", "-a 9")
+    await recorder.received("+a 1", "+a 1->9", "-a 9")
     assert (running.restarts, running.lists) == (0, 1)
 
 
 async def test_a_watch_resumes_after_a_broken_connection(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     server.lists.append(page(version="7"))
     running = informer()
@@ -37,7 +37,7 @@ async def test_a_watch_resumes_after_a_broken_connection(
 
 
 async def test_a_bookmark_moves_the_resource_version_to_resume_from(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     server.lists.append(page(version="7"))
     informer()
@@ -45,7 +45,7 @@ async def test_a_bookmark_moves_the_resource_version_to_resume_from(
     watch.bookmark("50")
     watch.end()
     assert (await server.watch()).request.params["resourceVersion"] == "50"
-    assert told.lines == []
+    assert recorder.lines == []
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ async def test_a_watch_resumes_after_a_rejected_watch(
 
 
 async def test_a_line_split_into_two_parts_is_one_event(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     server.lists.append(page(version="7"))
     informer()
@@ -72,4 +72,4 @@ async def test_a_line_split_into_two_parts_is_one_event(
     line = b'{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"8"}}}\n'
     watch.send_raw(line[:20])
     watch.send_raw(line[20:] + line.replace(b'"a"', b'"b"'))
-    await told.received("+a 8", "+b 8")
+    await recorder.received("+a 8", "+b 8")

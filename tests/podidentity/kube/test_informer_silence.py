@@ -9,7 +9,7 @@ from tests.podidentity.kube.scripted import ScriptedServer, page, pod
 
 
 async def test_a_half_open_watch_is_replaced_at_its_resource_version(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     server.lists.append(page(version="7"))
     running = informer(silence_seconds=0.1)
@@ -18,11 +18,11 @@ async def test_a_half_open_watch_is_replaced_at_its_resource_version(
     assert again.request.params["resourceVersion"] == "8"
     assert running.restarts >= 1
     again.send("ADDED", pod("a", "9"))
-    await told.received("+a 9")
+    await recorder.received("+a 9")
 
 
 async def test_staleness_is_the_age_of_the_last_received_data(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     clock = [100.0]
     running = informer(clock=lambda: clock[0])
@@ -32,5 +32,5 @@ async def test_staleness_is_the_age_of_the_last_received_data(
     clock[0] = 160.0
     assert running.staleness_seconds() == 60.0
     watch.send("ADDED", pod("a", "8"))
-    await told.received("+a 8")
+    await recorder.received("+a 8")
     assert running.staleness_seconds() == 0.0

@@ -34,7 +34,7 @@ async def test_an_overlong_line_removes_its_object_and_the_watch_continues(
     server: ScriptedServer,
     informer: NewInformer,
     client: Client,
-    told: Recorder[Pod],
+    recorder: Recorder[Pod],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(response_limits, "LINE_MAX", 500)
@@ -45,15 +45,15 @@ async def test_an_overlong_line_removes_its_object_and_the_watch_continues(
     long = line("MODIFIED", pod("a", "8", spec={"x": "x" * 2000}))
     watch.send_raw(line("MODIFIED", pod("b", "7")) + long[:700])
     watch.send_raw(long[700:] + line("MODIFIED", pod("b", "9")))
-    await told.received("+a 1", "+b 2", "+b 2->7", "-a 1", "+b 7->9")
+    await recorder.received("+a 1", "+b 2", "+b 2->7", "-a 1", "+b 7->9")
     watch.send_raw(line("MODIFIED", pod("a", "10")))
-    await told.received("+a 1", "+b 2", "+b 2->7", "-a 1", "+b 7->9", "+a 10")
+    await recorder.received("+a 1", "+b 2", "+b 2->7", "-a 1", "+b 7->9", "+a 10")
     assert (running.restarts, running.lists) == (0, 1)
     assert client.skipped.counts == {("pods", "size"): 1}
 
 
 async def test_a_watch_resumes_after_the_resource_version_of_an_overlong_line(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(response_limits, "LINE_MAX", 500)
     server.lists.append(page(pod("a", "1"), version="7"))
@@ -65,25 +65,25 @@ async def test_a_watch_resumes_after_the_resource_version_of_an_overlong_line(
 
 
 async def test_an_overlong_line_without_a_name_causes_a_list(
-    server: ScriptedServer, informer: NewInformer, told: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
+    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(response_limits, "LINE_MAX", 500)
     server.lists += [page(pod("a", "1"), version="7"), page(pod("b", "8"), version="9")]
     running = informer()
     (await server.watch()).send_raw(b"]" + b"x" * 2000 + b"\n")
-    await told.received("+a 1", "-a 1", "+b 8")
+    await recorder.received("+a 1", "-a 1", "+b 8")
     assert running.lists == 2
 
 
 async def test_an_event_too_deep_and_too_large_removes_its_object_and_the_watch_continues(
-    server: ScriptedServer, informer: NewInformer, client: Client, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, client: Client, recorder: Recorder[Pod]
 ) -> None:
     server.lists.append(page(pod("a", "1"), version="7"))
     running = informer()
     watch = await server.watch()
     watch.send_raw(deep("a", "8"))
     watch.send("MODIFIED", pod("a", "9"))
-    await told.received("+a 1", "-a 1", "+a 9")
+    await recorder.received("+a 1", "-a 1", "+a 9")
     assert (running.restarts, running.lists) == (0, 1)
     assert client.skipped.counts == {("pods", "depth"): 1}
 
@@ -92,13 +92,13 @@ async def test_an_object_with_a_field_over_its_limit_counts_as_absent(server: Sc
     def identity(name: str, version: str, client_id: str) -> dict[str, object]:
         return {**pod(name, version), "spec": {"clientID": client_id}}
 
-    told: Recorder[object] = Recorder()  # type: ignore[type-var]  # of identities
+    recorder: Recorder[object] = Recorder()  # type: ignore[type-var]  # of identities
     server.lists.append(page(identity("a", "1", "c"), identity("b", "2", "c" * 1000), version="7"))
-    task = asyncio.create_task(Informer(client, IDENTITIES, told, random=lambda: 0.0).run())
+    task = asyncio.create_task(Informer(client, IDENTITIES, recorder, random=lambda: 0.0).run())
     watch = await server.watch()
     watch.send("MODIFIED", identity("a", "8", "c" * 1000))
     watch.send("MODIFIED", identity("b", "9", "c"))
-    await told.received("+a 1", "-a 1", "+b 9")
+    await recorder.received("+a 1", "-a 1", "+b 9")
     assert client.skipped.counts == {("azureidentities", "limits"): 2}
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -287,12 +287,12 @@ async def test_a_list_with_an_object_that_the_handler_rejects_is_complete(
 
 
 async def test_a_deep_object_in_a_list_is_skipped_and_the_others_are_not(
-    server: ScriptedServer, informer: NewInformer, client: Client, told: Recorder[Pod]
+    server: ScriptedServer, informer: NewInformer, client: Client, recorder: Recorder[Pod]
 ) -> None:
     large = json.loads(line("ADDED", pod("deep", "1", spec={"x": 0})))["object"]
     body = json.dumps(page(pod("a", "1"), large, pod("b", "2"), version="7").body).encode()
     brackets = (b"[" * 3000 + b"]" * 3000 + b",") * (1 + SHALLOW_MAX // 6000)
     server.lists.append(Reply(body.replace(b'"x": 0', b'"x": [' + brackets + b"0]")))
     await informer().synced()
-    assert told.lines == ["+a 1", "+b 2"]
+    assert recorder.lines == ["+a 1", "+b 2"]
     assert client.skipped.counts == {("pods", "depth"): 1}

@@ -88,8 +88,8 @@ async def test_a_deleted_lease_ends_the_leadership(server: ScriptedServer, clien
 @pytest.mark.parametrize("stamp", ["1970-01-01T00:00:00.000000Z", "2999-01-01T00:00:00.000000Z"])
 async def test_the_holders_clock_is_not_used(server: ScriptedServer, client: Client, stamp: str) -> None:
     clock = [1000.0]
-    held = lease("other", stamp)
-    server.others += [held, held, held, lease("me", "now", "2")]
+    lease_of_another = lease("other", stamp)
+    server.others += [lease_of_another, lease_of_another, lease_of_another, lease("me", "now", "2")]
     running = elector(client, 0.8, clock=lambda: clock[0])
     task = asyncio.create_task(running.run())
     async with asyncio.timeout(5):

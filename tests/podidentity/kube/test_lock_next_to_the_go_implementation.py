@@ -89,8 +89,8 @@ async def test_without_permission_to_read_the_lock_mic_leads_and_logs_the_conseq
     await until(lambda: requests(api, "GET", "endpoints") > 4)
     assert not process.done()
     assert elector.remaining_seconds() > 0
-    told = [each for each in caplog.records if "grant get and update" in each.getMessage()]
-    assert [each.levelno for each in told] == [logging.ERROR]
+    records = [each for each in caplog.records if "grant get and update" in each.getMessage()]
+    assert [each.levelno for each in records] == [logging.ERROR]
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -102,8 +102,8 @@ async def test_a_leader_logs_the_go_implementations_lock_only_if_it_exists(
     with caplog.at_level(logging.INFO):
         elector, _ = run()
         await elector.acquired()
-    (told,) = [each.__dict__["resource"] for each in caplog.records if each.message == "became leader"]
-    assert told == ("Endpoints default/mic, " if there else "") + "Lease default/mic"
+    (resource,) = [each.__dict__["resource"] for each in caplog.records if each.message == "became leader"]
+    assert resource == ("Endpoints default/mic, " if there else "") + "Lease default/mic"
 
 
 async def test_a_readable_lock_that_cannot_be_acquired_prevents_the_leadership(

@@ -41,9 +41,9 @@ class Signing:
     ) -> str:
         now = int(time.time())
         me = self.principal.client_id
-        told = {"aud": self.url, "iss": me, "sub": me, "jti": "1", "nbf": now, "exp": now + 600, **claims}
+        payload = {"aud": self.url, "iss": me, "sub": me, "jti": "1", "nbf": now, "exp": now + 600, **claims}
         given = header or {"alg": "PS256", "x5t#S256": encoded(self.certificate.fingerprint(hashes.SHA256()))}
-        body = f"{encoded(json.dumps(given).encode())}.{encoded(json.dumps(told).encode())}"
+        body = f"{encoded(json.dumps(given).encode())}.{encoded(json.dumps(payload).encode())}"
         return f"{body}.{encoded(rsa_key().sign(body.encode(), scheme, hashes.SHA256()))}"
 
     async def ask(self, assertion: str, **form: str) -> tuple[int, dict[str, Any]]:

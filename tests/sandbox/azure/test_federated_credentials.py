@@ -396,8 +396,8 @@ async def test_an_issuer_with_another_name_in_its_discovery_is_rejected(federati
     token = await federation.token()
 
     async def nameless(url: str) -> bytes:
-        said = json.loads(await federation.fetch(url))
-        return json.dumps({key: value for key, value in said.items() if key != "issuer"}).encode()
+        document = json.loads(await federation.fetch(url))
+        return json.dumps({key: value for key, value in document.items() if key != "issuer"}).encode()
 
     federation.azure.aad.issuers.fetch = nameless
     assert (await federation.refusal(token))[2] == 50166

@@ -71,11 +71,11 @@ async def test_the_demo_image_runs_with_the_declared_environment_and_its_log_is_
     }
     await stage.cluster.apply(pod("demo", image=DEMO, container=container))
 
-    async def said() -> bool:
+    async def error_is_logged() -> bool:
         log = await stage.cluster.pod_log("default", "demo")
         return "failed to doARMOperations, error: no answer from http://127.0.0.1:1:" in log
 
-    await eventually(said, stage)
+    await eventually(error_is_logged, stage)
 
 
 async def test_an_ended_program_is_restarted_unless_the_pod_says_never(stage: Sandbox) -> None:
@@ -101,7 +101,7 @@ async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_dele
     await stage.cluster.apply(pod("ended", image=DEMO, nodeName="node-0", container=wrong, restartPolicy="Never"))
     kubelet = stage.cluster.kubelets["node-0"]
 
-    async def said(*, follow: bool) -> bool:
+    async def usage_is_logged(*, follow: bool) -> bool:
         async with asyncio.timeout(15):
             return b"usage:" in b"".join([each async for each in kubelet.read_log("default", "ended", follow=follow)])
 
@@ -110,8 +110,8 @@ async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_dele
         return phase == "Failed" and kubelet.context("default", "ended") is None
 
     await eventually(over, stage)
-    assert await said(follow=False)
-    assert await said(follow=True)
+    assert await usage_is_logged(follow=False)
+    assert await usage_is_logged(follow=True)
     await stage.cluster.client.delete(PODS, "default", "ended")
     await eventually(lambda: gone(stage, "ended"), stage)
 

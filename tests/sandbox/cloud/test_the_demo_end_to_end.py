@@ -38,29 +38,29 @@ def leftovers() -> set[Path]:
 
 
 def test_without_namespaces_the_demo_reports_it_and_prints_the_used_endpoint() -> None:
-    said = demo("--loopback")
-    assert "loopback" in said[0]["answer"]
-    endpoint = said[-1]["lines"][1].partition("(")[2].rstrip(")")
+    steps = demo("--loopback")
+    assert "loopback" in steps[0]["answer"]
+    endpoint = steps[-1]["lines"][1].partition("(")[2].rstrip(")")
     assert endpoint.startswith("http://127.0.0.1:")
-    assert said[-1]["lines"] == [line.format(endpoint=endpoint) for line in LINES]
-    assert said[-1]["ok"] is True
-    assert said[-1]["seconds"] < 20
-    assert any("Created → Assigned" in step.get("answer", "") for step in said)
+    assert steps[-1]["lines"] == [line.format(endpoint=endpoint) for line in LINES]
+    assert steps[-1]["ok"] is True
+    assert steps[-1]["seconds"] < 20
+    assert any("Created → Assigned" in step.get("answer", "") for step in steps)
 
 
 @pytest.mark.root
 def test_as_root_the_pod_uses_the_metadata_address_and_the_machine_is_clean() -> None:
     before = leftovers()
-    said = demo()
+    steps = demo()
     endpoint = "http://169.254.169.254/metadata/identity/oauth2/token"
-    assert said[-1]["lines"] == [line.format(endpoint=endpoint) for line in LINES]
-    assert "-j DNAT --to-destination 127.0.0.1:2579" in said[1]["answer"]
+    assert steps[-1]["lines"] == [line.format(endpoint=endpoint) for line in LINES]
+    assert "-j DNAT --to-destination 127.0.0.1:2579" in steps[1]["answer"]
     assert leftovers() <= before
 
 
 @pytest.mark.plane
 @pytest.mark.parametrize("network", ["--loopback", pytest.param("", marks=pytest.mark.root, id="namespaces")])
 def test_the_demo_on_the_real_api_server(plane: up.Plane, network: str) -> None:
-    said = demo(f"--kubeconfig={plane.kubeconfig}", *filter(None, [network]))
-    assert len(said[-1]["lines"]) == 4
+    steps = demo(f"--kubeconfig={plane.kubeconfig}", *filter(None, [network]))
+    assert len(steps[-1]["lines"]) == 4
     assert plane.api("GET", "/api/v1/nodes")["items"] == []

@@ -11,15 +11,15 @@ pytestmark = pytest.mark.programs
 
 def went_well(*flags: str) -> None:
     """Run it, and look at what each step has seen."""
-    said = demo("--federated", *flags)
-    *steps, end = said
+    report = demo("--federated", *flags)
+    *steps, end = report
     answers = {step["step"]: step["answer"] for step in steps}
     assert end["ok"] is True
     assert f"appid {DEMO_CLIENT_ID}" in end["lines"]
     assert f"xms_mirid {identity_id('demo')}" in end["lines"]
-    held = answers["the pod asks before Azure trusts its service account, and is held"]
-    assert "AADSTS70025" in held
-    assert "the pod is answered 200 after" in held
+    held_answer = answers["the pod asks before Azure trusts its service account, and is held"]
+    assert "AADSTS70025" in held_answer
+    assert "the pod is answered 200 after" in held_answer
     refused = answers["the response to the other pod names the missing credential"]
     assert "subject system:serviceaccount:default:federated-stranger" in refused
     assert "audience api://AzureADTokenExchange" in refused

@@ -101,7 +101,7 @@ async def start(shared_sandbox: Sandbox, context: ExecutionContext, code: str) -
     )
 
 
-async def told(shared_sandbox: Sandbox, context: ExecutionContext, code: str) -> Any:
+async def run_in_pod(shared_sandbox: Sandbox, context: ExecutionContext, code: str) -> Any:
     """Return the output of the program, run by Python inside the pod."""
     process = await start(shared_sandbox, context, code)
     output, _ = await process.communicate()
@@ -111,7 +111,7 @@ async def told(shared_sandbox: Sandbox, context: ExecutionContext, code: str) ->
 
 async def test_a_pod_gets_a_token_whose_claims_name_its_identity(shared_sandbox: Sandbox) -> None:
     identity, context = await assign(shared_sandbox, "claims")
-    status, kind, body = await told(shared_sandbox, context, "say(ask(connect()))")
+    status, kind, body = await run_in_pod(shared_sandbox, context, "say(ask(connect()))")
     assert (status, kind) == (200, "application/json")
     claims = read_claims(body["access_token"])
     assert (claims["appid"], claims["oid"]) == (identity.client_id, identity.object_id)
@@ -121,7 +121,7 @@ async def test_a_pod_gets_a_token_whose_claims_name_its_identity(shared_sandbox:
 async def test_a_request_without_the_header_is_refused_immediately(shared_sandbox: Sandbox) -> None:
     context = await place_of(shared_sandbox, pod("headerless"), {"aadpodidbinding": "unbound-label"})
     code = "began = time.monotonic(); say([*ask(connect(), {}), time.monotonic() - began])"
-    status, kind, body, seconds = await told(shared_sandbox, context, code)
+    status, kind, body, seconds = await run_in_pod(shared_sandbox, context, code)
     assert (status, kind, body["error"]) == (400, "application/json", "invalid_request")
     assert seconds < 1
 
@@ -129,7 +129,7 @@ async def test_a_request_without_the_header_is_refused_immediately(shared_sandbo
 async def test_a_pod_without_the_label_is_refused_immediately(shared_sandbox: Sandbox) -> None:
     context = await place_of(shared_sandbox, pod("unlabelled"), {})
     code = "began = time.monotonic(); say([*ask(connect()), time.monotonic() - began])"
-    status, _, body, seconds = await told(shared_sandbox, context, code)
+    status, _, body, seconds = await run_in_pod(shared_sandbox, context, code)
     assert (status, body["error_description"]) == (400, "Identity not found")
     assert seconds < 2  # the address is new to NMI, which may look it up once
 
@@ -158,7 +158,7 @@ threads = [threading.Thread(target=one) for _ in range(100)]
 [thread.join() for thread in threads]
 say(statuses)
 """
-    assert await told(shared_sandbox, context, code) == [200] * 100
+    assert await run_in_pod(shared_sandbox, context, code) == [200] * 100
     calls = shared_sandbox.azure.imds.token_calls[before:]
     assert [call.query["client_id"] for call in calls] == [identity.client_id]
 
@@ -221,5 +221,5 @@ async def test_the_python_sdk_gets_its_token_with_no_override(shared_sandbox: Sa
         "from azure.identity import ManagedIdentityCredential\n"
         "say(ManagedIdentityCredential().get_token('https://management.azure.com/.default').token)\n"
     )
-    token = await told(shared_sandbox, context, code)
+    token = await run_in_pod(shared_sandbox, context, code)
     assert read_claims(token)["appid"] == identity.client_id

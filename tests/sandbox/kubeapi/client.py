@@ -57,7 +57,7 @@ class Watching:
         event: dict[str, Any] = json.loads(line)
         return event
 
-    async def told(self, count: int) -> list[tuple[str, str]]:
+    async def receive(self, count: int) -> list[tuple[str, str]]:
         """The next *count* events as type and name."""
         events = [await self.next() for _ in range(count)]
         return [(event["type"], event["object"]["metadata"].get("name", "")) for event in events]

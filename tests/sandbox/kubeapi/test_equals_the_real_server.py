@@ -239,7 +239,7 @@ async def test_the_emulator_and_the_real_server_return_equal_responses(
 async def test_a_watch_receives_the_same_events_from_both(api: KubeApi, call: Caller, real: Caller) -> None:
     namespace = await new_namespace(call, real)
     path, identities = C.replace("NS", namespace), A.replace("NS", namespace)
-    told = []
+    received = []
     for caller in (call, real):
         listed = (await caller("GET", path)).version
         async with asyncio.timeout(DEADLINE):
@@ -268,8 +268,8 @@ async def test_a_watch_receives_the_same_events_from_both(api: KubeApi, call: Ca
                 [stable_expiry(event) for event in await forgotten.rest()],
                 (await table.next())["object"]["rows"][0]["cells"],
             ]
-        told.append(stable(events))
-    assert unequal(told[0], told[1]) == []
+        received.append(stable(events))
+    assert unequal(received[0], received[1]) == []
 
 
 def stable_expiry(event: Any) -> Any:

@@ -24,7 +24,7 @@ async def test_after_a_restart_the_data_and_the_port_are_the_same_and_watches_re
     await api.start()
     assert api.server == server
     async with call.watch(CONFIGMAPS, resourceVersion=revision) as watch:
-        assert await watch.told(1) == [("ADDED", "while-down")]
+        assert await watch.receive(1) == [("ADDED", "while-down")]
 
 
 async def test_a_stopped_server_refuses_connections(api: KubeApi, call: Caller) -> None:
@@ -44,7 +44,7 @@ async def test_a_paused_server_accepts_and_answers_nothing_until_it_is_resumed(a
         assert not done
         api.resume()
         assert (await asked).status == 200
-        assert await watch.told(1) == [("ADDED", "a")]
+        assert await watch.receive(1) == [("ADDED", "a")]
 
 
 async def test_a_request_can_be_answered_by_a_hook(api: KubeApi, call: Caller) -> None:
@@ -94,15 +94,15 @@ def test_documents_from_the_store_belong_to_the_caller() -> None:
 
 def test_a_subscriber_gets_each_change_until_it_unsubscribes() -> None:
     store = KubeApi().store
-    told: list[tuple[str, str]] = []
-    end = store.subscribe("pods", lambda change: told.append((change.type, change.key[1])))
+    changes: list[tuple[str, str]] = []
+    end = store.subscribe("pods", lambda change: changes.append((change.type, change.key[1])))
     store.create("pods", pod("p", node="n"), "default")
     store.patch("pods", "p", {"status": {"phase": "Running"}}, "default", subresource="status")
     assert not store.delete("pods", "p", "default")
     assert store.delete("pods", "p", "default", grace_seconds=0)
     end()
     store.create("pods", pod("q"), "default")
-    assert told == [("ADDED", "p"), ("MODIFIED", "p"), ("MODIFIED", "p"), ("DELETED", "p")]
+    assert changes == [("ADDED", "p"), ("MODIFIED", "p"), ("MODIFIED", "p"), ("DELETED", "p")]
 
 
 def test_the_store_filters_by_selectors() -> None:

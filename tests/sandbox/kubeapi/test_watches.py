@@ -25,21 +25,21 @@ async def test_a_watch_resumes_after_the_revision_it_names(api: KubeApi, call: C
     revision = api.store.revision
     make(api, "b", "c")
     async with call.watch(CONFIGMAPS, resourceVersion=revision, **MINE) as watch:
-        assert await watch.told(2) == [("ADDED", "b"), ("ADDED", "c")]
+        assert await watch.receive(2) == [("ADDED", "b"), ("ADDED", "c")]
         make(api, "d")
-        assert await watch.told(1) == [("ADDED", "d")]
+        assert await watch.receive(1) == [("ADDED", "d")]
 
 
 async def test_without_a_revision_a_watch_starts_with_the_current_objects(api: KubeApi, call: Caller) -> None:
     make(api, "b", "a")
     async with call.watch(CONFIGMAPS, **MINE) as watch:
-        assert await watch.told(2) == [("ADDED", "a"), ("ADDED", "b")]
+        assert await watch.receive(2) == [("ADDED", "a"), ("ADDED", "b")]
 
 
 async def test_a_watch_of_a_future_revision_waits_for_it(api: KubeApi, call: Caller) -> None:
     async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision + 1, **MINE) as watch:
         make(api, "a", "b")
-        assert await watch.told(1) == [("ADDED", "b")]
+        assert await watch.receive(1) == [("ADDED", "b")]
 
 
 async def test_a_compacted_revision_is_an_error_event_in_a_200_response(api: KubeApi, call: Caller) -> None:
@@ -54,7 +54,7 @@ async def test_a_compacted_revision_is_an_error_event_in_a_200_response(api: Kub
         assert await watch.ends()
     async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision) as watch:
         make(api, "c")
-        assert await watch.told(1) == [("ADDED", "c")]
+        assert await watch.receive(1) == [("ADDED", "c")]
 
 
 async def test_a_full_event_log_drops_the_oldest() -> None:
@@ -66,7 +66,7 @@ async def test_a_full_event_log_drops_the_oldest() -> None:
     async with call.watch(CONFIGMAPS, resourceVersion=revision, **MINE) as watch:
         assert (await watch.next())["type"] == "ERROR"
     async with call.watch(CONFIGMAPS, resourceVersion=revision + 1, **MINE) as watch:
-        assert await watch.told(2) == [("ADDED", "b"), ("ADDED", "c")]
+        assert await watch.receive(2) == [("ADDED", "b"), ("ADDED", "c")]
     await call.close()
     await api.stop()
 
@@ -84,7 +84,7 @@ async def test_requested_bookmarks_contain_the_current_revision(api: KubeApi, ca
         assert event["object"]["kind"] == "Pod"
         assert event["object"]["metadata"]["resourceVersion"] == str(api.store.revision)
         api.store.create("pods", pod("p"), "default")
-        assert await did_not_ask.told(1) == [("ADDED", "p")]
+        assert await did_not_ask.receive(1) == [("ADDED", "p")]
 
 
 async def test_a_quiet_watch_gets_a_bookmark_per_interval() -> None:
@@ -107,7 +107,7 @@ async def test_the_initial_events_end_with_a_marked_bookmark(api: KubeApi, call:
     make(api, "a")
     query = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
     async with call.watch(CONFIGMAPS, **MINE, **query) as watch:
-        assert await watch.told(1) == [("ADDED", "a")]
+        assert await watch.receive(1) == [("ADDED", "a")]
         event = await watch.next()
         assert event["type"] == "BOOKMARK"
         assert event["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
@@ -116,13 +116,13 @@ async def test_the_initial_events_end_with_a_marked_bookmark(api: KubeApi, call:
 async def test_dropped_watches_see_the_end_of_the_stream_and_resume(api: KubeApi, call: Caller) -> None:
     async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision, **MINE) as watch:
         make(api, "a")
-        await watch.told(1)
+        await watch.receive(1)
         revision = api.store.revision
         api.drop_watches()
         assert await watch.ends()
     make(api, "b")
     async with call.watch(CONFIGMAPS, resourceVersion=revision, **MINE) as watch:
-        assert await watch.told(1) == [("ADDED", "b")]
+        assert await watch.receive(1) == [("ADDED", "b")]
 
 
 async def test_a_client_that_disconnects_ends_its_watch(api: KubeApi, call: Caller) -> None:
