@@ -1,7 +1,10 @@
 """Which of the locked packages, and of our own, `install_program.py` puts into each image."""
 
+import base64
 import csv
+import hashlib
 import re
+import shutil
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.docker import install_program
-from deploy.docker.install_program import COMMANDS, PACKAGES, remove_other_programs, requirements
+from deploy.docker.install_program import COMMANDS, PACKAGES, remove_other_programs, remove_unused, requirements
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -157,3 +160,37 @@ def test_other_programs_are_also_removed_from_the_list_of_files(
     assert left == {f"{prefix}/{name}" for name in [*kept, "aiohttp/client.py"]} | {"bin/nmi"}
     assert [row[0] for row in csv.reader(record.read_text().splitlines())] == [*kept, "../../../bin/nmi"]
     assert not (site / "mic").exists()
+
+
+def test_unused_files_are_removed_and_the_lists_contain_the_present_hashes(tmp_path: Path) -> None:
+    info = "aiohttp-3.0.dist-info"
+    files = {
+        "aiohttp/client.py": "kept",
+        "aiohttp/_parser.pyx": "source",
+        "aiohttp/test_utils.py": "for tests",
+        "certifi/tests/test_certify.py": "test",
+        "_native/lane.pyx": "source for tracebacks",
+        "_native/lane.pyi": "stub",
+        f"{info}/RECORD": "",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    library = tmp_path / "aiohttp/_parser.so"
+    shutil.copy(next((ROOT / "_native").glob("lane.*.so")), library)
+    before = library.stat().st_size
+    record = tmp_path / info / "RECORD"
+    record.write_text(
+        f"aiohttp/client.py,sha256=x,4\naiohttp/_parser.so,sha256=x,{before}\naiohttp/_parser.pyx,,\n{info}/RECORD,,\n"
+    )
+
+    remove_unused(tmp_path)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"aiohttp/client.py", "aiohttp/_parser.so", "_native/lane.pyx", f"{info}/RECORD"}
+    assert not (tmp_path / "certifi").exists()
+    assert library.stat().st_size < before, "the symbol table is removed"
+    (client, stripped, own) = csv.reader(record.read_text().splitlines())
+    digest = base64.urlsafe_b64encode(hashlib.sha256(b"kept").digest()).decode().rstrip("=")
+    assert client == ["aiohttp/client.py", f"sha256={digest}", "4"]
+    assert stripped[0::2] == ["aiohttp/_parser.so", str(library.stat().st_size)]
+    assert own == [f"{info}/RECORD", "", ""]
