@@ -1,4 +1,4 @@
-"""What the Dockerfile says of its base, its users, its commands, and of what may come into an image."""
+"""Base, users and commands in the Dockerfile, and the files that it copies into an image."""
 
 import fnmatch
 import os

@@ -1,4 +1,4 @@
-"""Which of the locked packages, and of our own, `install_program.py` puts into each image."""
+"""The locked packages and the packages of this project that `install_program.py` installs in each image."""
 
 import base64
 import csv
@@ -26,7 +26,7 @@ OURS = {"_native", "podidentity", "podidentity_demo", "nmi", "mic", "podidctl"}
 
 
 def wheel_metadata() -> bytes:
-    """What setuptools writes of pyproject.toml's dependencies into a wheel."""
+    """Return the dependencies in pyproject.toml as setuptools writes them into a wheel."""
     lines = [f"Requires-Dist: {each}" for each in PROJECT["dependencies"]]
     for extra, needed in PROJECT["optional-dependencies"].items():
         lines += [f"Requires-Dist: {each}; extra == '{extra}'" for each in needed]
@@ -34,7 +34,7 @@ def wheel_metadata() -> bytes:
 
 
 def closure(program: str) -> set[tuple[str, str]]:
-    """Everything that is installed for *program*, by what the packages installed here say of themselves."""
+    """Return all packages that *program* needs, from the metadata of the packages in this environment."""
     todo = applying(requirements(program, wheel_metadata()), set())
     seen: dict[tuple[str, frozenset[str]], str] = {}
     while todo:
@@ -48,7 +48,7 @@ def closure(program: str) -> set[tuple[str, str]]:
 
 
 def applying(lines: list[str], extras: set[str]) -> list[Requirement]:
-    """The requirements that count on this machine, for one who asked for *extras*."""
+    """Return the requirements that apply on this machine with *extras*."""
     marked = [Requirement(line) for line in lines]
     return [
         each
@@ -101,7 +101,7 @@ def test_no_image_gets_packages_that_only_developers_need() -> None:
 
 
 def imported(package: str) -> set[str]:
-    """Which of our packages the modules of *package* import, compiled ones included."""
+    """Return the packages of this project that the modules of *package* import, compiled ones included."""
     found = set()
     for file in (ROOT / package).rglob("*.py*"):
         if file.suffix in {".py", ".pyx"}:
