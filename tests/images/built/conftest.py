@@ -15,9 +15,9 @@ BUILT = ROOT / "build" / "images"
 HERE = Path(__file__).parent
 PROGRAMS = ("nmi", "mic", "demo")
 
-# A minimal container: a mount namespace with the image's files as its read-only root, and with the machine's /proc, /dev
-# and /tmp, which contains the sandbox's files. The folder in the variable SERVICE_ACCOUNT is mounted where Kubernetes
-# mounts the service account of a pod.
+# A minimal container: a mount namespace with the image's files as its read-only root, and with the machine's /proc,
+# /dev and /tmp, which contains the sandbox's files. The folder in the variable SERVICE_ACCOUNT is mounted where
+# Kubernetes mounts the service account of a pod.
 ENTER = """
 set -e
 mount --bind "$1" "$1"
