@@ -52,9 +52,11 @@ check: lint ## Lint, and run all tests that need only .venv
 	$(PYTEST) $(QUICK) $(PARALLEL)=$(TEST_JOBS) -m run_check
 	$(TOOK)
 
-test: check ## Also run the tests that need root or run the programs on the emulators
+# One run of pytest with the tests of check, so that tests which compute run while others wait.
+test: lint ## Run the tests of check, and those that need root or run the programs on the emulators
+	@rm -rf build/calls
 	$(PACKAGES) test
-	$(PYTEST) $(QUICK) $(PARALLEL)=$(TEST_JOBS) -m run_test
+	$(PYTEST) $(QUICK) $(PARALLEL)=$(TEST_JOBS) -m "run_check or run_test"
 	$(TOOK)
 
 # Run everything else. Fuzzing and the model are short here.

@@ -7,32 +7,18 @@ if a part could not be read, and with 3 for a violated policy or a difference. T
 no action remains for the operator, with 3 if one remains, and with 1 on failure.
 """
 
-import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Final, cast
+from typing import Annotated, Final, Protocol, cast
 
 import typer
 
-from mic.preview.schema import SOMETHING_TO_DO
-from mic.preview.survey import survey
-from mic.preview.text import unanswered
-from podidctl import plan as plan_command
-from podidctl import printing
-from podidctl.access import command as access_command
-from podidctl.cluster_access import KUBECONFIG_HELP, CliContext
-from podidctl.doctor import command as doctor_command
-from podidctl.explain import command as explain_command
-from podidctl.migration.command import application as migrate_application
+from podidctl.cluster_access import CliContext
 from podidctl.printing import print_error
-from podidctl.sandbox_command import application as sandbox_application
-from podidctl.token import command as token_command
-from podidctl.top import command as top_command
 from podidentity.exits import StartError
-from podidentity.flags import UsageError
-from podidentity.telemetry.logs import LogFormat, configure
 from podidentity.version import VERSION
 
 # Newer releases of Typer vendor click and older ones use the installed one. Only Typer's own names lead to the class
@@ -41,21 +27,47 @@ USAGE_ERROR: Final = cast(
     "type[Exception]", next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 )
 
-app = typer.Typer(
-    help="Azure identities for pods: explain why a pod gets no token, preview MIC's changes, try both in a sandbox.",
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 CONTEXT: Final = CliContext(os.environ, Path.home)
-app.add_typer(sandbox_application(CONTEXT), name="sandbox")
-app.add_typer(migrate_application(os.environ), name="migrate")
-explain_command.add_to(app, CONTEXT)
-token_command.add_to(app, CONTEXT)
-doctor_command.add_to(app, CONTEXT)
-top_command.add_to(app, CONTEXT)
-access_command.add_to(app, CONTEXT)
+COMMANDS: Final[Mapping[str, str]] = {
+    "sandbox": "podidctl.sandbox_command",
+    "migrate": "podidctl.migration.command",
+    "explain": "podidctl.explain.command",
+    "token": "podidctl.token.command",
+    "doctor": "podidctl.doctor.command",
+    "top": "podidctl.top.command",
+    "access": "podidctl.access.command",
+    "plan": "podidctl.plan_command",
+}
+"""The module of each command, in the order of the help text. Each module is a _CommandModule."""
+
+
+class _CommandModule(Protocol):
+    def add_to(self, app: typer.Typer, context: CliContext) -> None:
+        """Add the command to *app*."""
+
+
+def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """Return the program with the commands *names*. Only their modules are imported."""
+    app = typer.Typer(
+        help="Azure identities for pods: explain why a pod gets no token, preview MIC's changes, try both in a "
+        "sandbox.",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_program)
+    for name in names:
+        cast("_CommandModule", import_module(COMMANDS[name])).add_to(app, CONTEXT)
+    return app
+
+
+def needed(words: Sequence[str]) -> Iterable[str]:
+    """Return the commands that the command line *words* needs: one if it starts with the name of one, else all.
+
+    The modules of all commands take half a second of CPU time to import, most of it for other commands.
+    """
+    return words[:1] if words and words[0] in COMMANDS else COMMANDS
 
 
 def _print_version(wanted: bool) -> None:
@@ -64,7 +76,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _program(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
@@ -73,57 +84,11 @@ def _program(
     del version
 
 
-@app.command("plan")
-def plan(
-    *,
-    kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
-    cloudconfig: Annotated[
-        str, typer.Option(help=("Path of azure.json; without it the credentials come from the environment."))
-    ] = "",
-    no_azure: Annotated[
-        bool, typer.Option("--no-azure", help=("Do not send requests to Azure; leave out what only Azure knows."))
-    ] = False,
-    force_namespaced: Annotated[
-        bool, typer.Option("--force-namespaced", help=("Same as MIC's --forceNamespaced."))
-    ] = False,
-    adopt_existing: Annotated[bool, typer.Option("--adopt-existing", help="Same as MIC's --adopt-existing.")] = False,
-    immutable_user_msis: Annotated[str, typer.Option(help="Same as MIC's --immutable-user-msis.")] = "",
-    arm_api_version: Annotated[str, typer.Option(help="Same as MIC's --arm-api-version.")] = "",
-    output: Annotated[printing.Output, typer.Option("-o", "--output", help="Output format.")] = printing.Output.TABLE,
-    everything: Annotated[bool, typer.Option("--all", help="Print unchanged hosts and every object, too.")] = False,
-) -> None:
-    """Show the changes that MIC would make to the cluster and to Azure now. Makes no changes.
-
-    Pass the flags of the running MIC. The exit code is 0 if there is nothing to do, 3 if there are changes, and 1 if
-    the plan is not complete.
-    """
-    flags = {
-        "kubeconfig": kubeconfig,
-        "cloudconfig": cloudconfig,
-        "forceNamespaced": force_namespaced,
-        "adopt-existing": adopt_existing,
-        "immutable-user-msis": immutable_user_msis,
-        "arm-api-version": arm_api_version,
-    }
-    configure(LogFormat.TEXT, 0)
-    console = printing.console()
-    try:
-        settings = plan_command.settings(flags.items(), os.environ, Path.home())
-        preview = asyncio.run(survey(settings, ask_azure=not no_azure))
-    except UsageError as wrong:
-        raise typer.BadParameter(str(wrong)) from wrong
-    except StartError as error:
-        raise typer.Exit(print_error(str(error))) from error
-    plan_command.show(preview, output, console, everything=everything)
-    if preview.unanswered:
-        raise typer.Exit(print_error(f"the plan is not complete: {'; '.join(unanswered(preview))}"))
-    raise typer.Exit(SOMETHING_TO_DO if preview.changes else 0)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code. A wrong command line prints one line on stderr."""
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        result = app(args=None if argv is None else list(argv), prog_name="podidctl", standalone_mode=False)
+        result = application(needed(words))(args=words, prog_name="podidctl", standalone_mode=False)
     except USAGE_ERROR as wrong:
         message = cast("typer.BadParameter", wrong).format_message()
         # A command group without a command raises its whole help text.

@@ -23,8 +23,8 @@ Loopback = Annotated[
 ]
 
 
-def application(context: CliContext) -> typer.Typer:
-    """Return the command group."""
+def add_to(program: typer.Typer, context: CliContext) -> None:
+    """Add the command group to *program*."""
     names = ClusterNames(context)
     app = typer.Typer(
         help="An API server, IMDS, AAD and Azure Resource Manager on this machine, with MIC, NMI and pods.",
@@ -129,4 +129,4 @@ def application(context: CliContext) -> typer.Typer:
         folder = sandbox or (Path(given) if given else None)
         raise typer.Exit(sandbox_runner.fault(folder, faults or (), clear=clear))
 
-    return app
+    program.add_typer(app, name="sandbox")

@@ -37,12 +37,21 @@ def presentable(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in line)[:TEXT_MAX]
 
 
-def get(server: str, path: str, headers: Mapping[str, str], *, source: str = "", proxy: str = "") -> dict[str, Any]:
+def get(
+    server: str,
+    path: str,
+    headers: Mapping[str, str],
+    *,
+    source: str = "",
+    proxy: str = "",
+    tls: ssl.SSLContext | None = None,
+) -> dict[str, Any]:
     """Return the JSON object at *path* of *server* (a URL without path). Follow no redirect and reuse no connection.
 
-    *source* is the source address of the connection, *proxy* the host and port of a proxy for https. Raise AskError.
+    *source* is the source address of the connection. For https, *proxy* is the host and port of a proxy, and *tls*
+    verifies the server (by default with the system's authorities). Raise AskError.
     """
-    connection = _connection(server, source, proxy)
+    connection = _connection(server, source, proxy, tls)
     try:
         connection.request("GET", path, headers=dict(headers))
         response = connection.getresponse()
@@ -62,12 +71,12 @@ def get(server: str, path: str, headers: Mapping[str, str], *, source: str = "",
     return document
 
 
-def _connection(server: str, source: str, proxy: str) -> http.client.HTTPConnection:
+def _connection(server: str, source: str, proxy: str, tls: ssl.SSLContext | None) -> http.client.HTTPConnection:
     where = urlsplit(server)
     from_address = (source, 0) if source else None
     if where.scheme != "https":
         return http.client.HTTPConnection(where.netloc, timeout=TRY_SECONDS, source_address=from_address)
-    context = ssl.create_default_context()
+    context = tls or ssl.create_default_context()
     if not proxy:
         return http.client.HTTPSConnection(
             where.netloc, timeout=TRY_SECONDS, source_address=from_address, context=context

@@ -1,17 +1,21 @@
 """Settings of the demo: the flags of the Go implementation's demo image, in both spellings.
 
 Reference: cmd/demo/main.go. Up to v1.7 the flags were --subscriptionid, --clientid, --resourcegroup, --aad-resourcename
-and --retry-wait-time; v1.8 renamed them. Manifests with either spelling work. `--once` and `--timeout` are additions.
+and --retry-wait-time; v1.8 renamed them. Manifests with either spelling work. Additions: `--once`, `--timeout`,
+`--ca-bundle`.
 """
 
 import argparse
 import math
 import re
+import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed hides it from some platforms
+
+from podidentity_demo import private_cloud
 
 METADATA_SERVICE: Final = "http://169.254.169.254"
 RESOURCE_MANAGER: Final = "https://management.azure.com/"
@@ -22,12 +26,13 @@ LONGEST_SECONDS: Final = 86_400.0
 SUBSCRIPTION: Final = "the subscription of the resource group"
 CLIENT_ID: Final = "the client id of the identity that is bound to this pod"
 GROUP: Final = "a resource group on which the identity has the role Reader; its VMs are counted"
-RESOURCE: Final = "the resource of the tokens (%(default)s)"
+RESOURCE: Final = f"the resource of the tokens ({RESOURCE_MANAGER}, or that of AZURE_ENVIRONMENT_FILEPATH)"
 WAIT: Final = "the pause between two runs of the steps, also with a unit: 100s, 1m30s (%(default)g)"
 ONCE: Final = (
     "end with code 0 after the first run of the steps without a failure, with 1 if there is none within --timeout"
 )
 TIMEOUT: Final = "with --once: the time limit; a run of the steps that has begun is finished (%(default)g)"
+BUNDLE: Final = "file with further certificate authorities to trust for Azure Resource Manager"
 
 _DURATION: Final = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ms|[smh])")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -51,6 +56,8 @@ class Settings:
     metadata_service: str
     """URL without a slash at its end, as is *resource_manager*."""
     resource_manager: str
+    tls: ssl.SSLContext = field(compare=False)
+    """For connections to *resource_manager*."""
     proxy: str
     """The host and port of the HTTP proxy for Azure Resource Manager; empty if none is needed."""
     pod: str
@@ -70,24 +77,35 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     add("--subscriptionid", "--subscription-id", type=_given, required=True, metavar="ID", help=SUBSCRIPTION)
     add("--clientid", "--identity-client-id", type=_given, required=True, metavar="ID", help=CLIENT_ID)
     add("--resourcegroup", "--resource-group", type=_given, required=True, metavar="NAME", help=GROUP)
-    add("--aad-resourcename", "--resource-name", type=_given, default=RESOURCE_MANAGER, metavar="URI", help=RESOURCE)
+    add("--aad-resourcename", "--resource-name", type=_given, metavar="URI", help=RESOURCE)
     add("--retry-wait-time", "--period", type=seconds, default=WAIT_SECONDS, metavar="SECONDS", help=WAIT)
     add("--once", action="store_true", help=ONCE)
     add("--timeout", type=seconds, default=ONCE_SECONDS, metavar="SECONDS", help=TIMEOUT)
+    add("--ca-bundle", default="", metavar="FILE", help=BUNDLE)
     given = parser.parse_args(argv)
-    resource_manager = environ.get("AZURE_RESOURCE_MANAGER_ENDPOINT", RESOURCE_MANAGER).rstrip("/")
+    try:
+        cloud = _cloud(environ)
+    except private_cloud.CloudFileError as failure:
+        parser.error(str(failure))
+    tls = ssl.create_default_context()
+    if given.ca_bundle:
+        try:
+            tls.load_verify_locations(given.ca_bundle)
+        except OSError as failure:  # also ssl.SSLError
+            parser.error(f"--ca-bundle {given.ca_bundle!r} cannot be used: {failure.strerror or failure}")
     return Settings(
         subscription=given.subscriptionid,
         client_id=given.clientid,
         resource_group=given.resourcegroup,
-        resource=given.aad_resourcename,
+        resource=given.aad_resourcename or cloud.audience,
         wait_seconds=given.retry_wait_time,
         once=given.once,
         once_seconds=given.timeout,
         # These two names are those that Azure's own client libraries and tools read.
         metadata_service=environ.get("AZURE_POD_IDENTITY_AUTHORITY_HOST", METADATA_SERVICE).rstrip("/"),
-        resource_manager=resource_manager,
-        proxy=_proxy(resource_manager, environ),
+        resource_manager=cloud.resource_manager,
+        tls=tls,
+        proxy=_proxy(cloud.resource_manager, environ),
         pod=_pod(environ),
         source_address=environ.get("SANDBOX_SOURCE_ADDRESS", ""),
     )
@@ -116,6 +134,14 @@ def _given(text: str) -> str:
     if text in {"SUBSCRIPTION_ID", "CLIENT_ID", "RESOURCE_GROUP"} or text.startswith("$"):
         raise argparse.ArgumentTypeError(f"{text!r} is a placeholder; insert the real value")
     return text
+
+
+def _cloud(environ: Mapping[str, str]) -> private_cloud.PrivateCloud:
+    """Return the Resource Manager and the audience of its tokens. Raise CloudFileError."""
+    if file := environ.get("AZURE_ENVIRONMENT_FILEPATH"):
+        return private_cloud.read(file)
+    manager = environ.get("AZURE_RESOURCE_MANAGER_ENDPOINT", RESOURCE_MANAGER).rstrip("/")
+    return private_cloud.PrivateCloud(manager, RESOURCE_MANAGER)
 
 
 def _pod(environ: Mapping[str, str]) -> str:

@@ -56,7 +56,12 @@ class Demo:
         )
         try:
             listed = get(
-                settings.resource_manager, path, headers, source=settings.source_address, proxy=settings.proxy
+                settings.resource_manager,
+                path,
+                headers,
+                source=settings.source_address,
+                proxy=settings.proxy,
+                tls=settings.tls,
             ).get("value")
         except AskError as failure:
             raise _error(failure, Asked.RESOURCE_MANAGER) from None

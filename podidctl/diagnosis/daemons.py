@@ -4,7 +4,7 @@ They are found by the labels that the chart and the manifests set, both in this 
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import dropwhile, pairwise
 from typing import Final
 
@@ -127,6 +127,13 @@ async def list_daemons(client: Client, component: str, *, node: str = "") -> lis
             if each.status.phase not in {"Succeeded", "Failed"}:
                 found[each.key] = each
     return [found[key] for key in sorted(found)]
+
+
+def genuine_nmi(found: Sequence[Daemon]) -> Sequence[Daemon]:
+    """Return the pods of NMI among those with its label: the ones that a DaemonSet runs in the node's network, else
+    all. A tenant can label a pod like NMI.
+    """
+    return [each for each in found if each.looks_like_nmi] or found
 
 
 class _Page(msgspec.Struct):

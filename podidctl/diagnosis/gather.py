@@ -20,6 +20,7 @@ from podidctl.diagnosis.input import DiagnosisInput, Event, NmiConfiguration, Nm
 from podidctl.diagnosis.nmi_availability import likely_nmi
 from podidctl.diagnosis.nmi_log import LINES_READ, LoggedDecision, parse_decisions
 from podidctl.diagnosis.secrets import read_secret_checks
+from podidctl.diagnosis.server_time import server_now
 from podidctl.diagnosis.service_accounts import federated_identities
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import parse_provider_id
@@ -74,6 +75,7 @@ async def gather(
         events=await or_failure(_events(client, pod)) if pod is not None else (),
         decisions=await or_failure(_decisions(client, pod, nmi)) if pod is not None else (),
         azure=await _on_azure(azure, node) if azure is not None else None,
+        now=await server_now(client),
     )
     if pod is None:
         return data
@@ -122,7 +124,7 @@ async def _events(client: Client, pod: Pod) -> tuple[Event, ...]:
     meta = pod.metadata
     selector = f"involvedObject.kind=Pod,involvedObject.name={meta.name},involvedObject.uid={meta.uid}"
     found = await client.list(EVENTS, meta.namespace, field_selector=selector)
-    ours = [each for each in found if each.source.component.startswith(COMPONENT_PREFIX)]
+    ours = [each for each in found if each.component.startswith(COMPONENT_PREFIX)]
     return tuple(sorted(ours, key=lambda each: each.at, reverse=True)[:EVENTS_MAX])
 
 

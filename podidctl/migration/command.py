@@ -1,4 +1,4 @@
-"""Definition of the commands `podidctl migrate …`. `podidctl.cli` passes the environment."""
+"""Definition of the commands `podidctl migrate …`. `podidctl.cli` passes the context."""
 
 import asyncio
 import sys
@@ -12,6 +12,7 @@ import yaml
 from msgspec.structs import replace
 
 from mic.preview.schema import SOMETHING_TO_DO
+from podidctl.cluster_access import CliContext
 from podidctl.migration import cluster_reader, differences, documents, installed_programs, manifests, show
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.federation import command as federating
@@ -50,8 +51,9 @@ Kubeconfig = Annotated[
 ]
 
 
-def application(environ: Mapping[str, str]) -> typer.Typer:
-    """Return the command group for a process with this environment."""
+def add_to(program: typer.Typer, context: CliContext) -> None:
+    """Add the command group to *program*."""
+    environ = context.environ
     app = typer.Typer(
         help="Migrate from Azure's Go implementation, from VMs to federated identities, and on to workload identity.",
         no_args_is_help=True,
@@ -148,7 +150,7 @@ def application(environ: Mapping[str, str]) -> typer.Typer:
         raise typer.Exit(SOMETHING_TO_DO if made.by_hand else 0)
 
     federating.add_to(app, environ)
-    return app
+    program.add_typer(app, name="migrate")
 
 
 async def _plan(

@@ -195,3 +195,36 @@ def test_what_cannot_work_is_rejected(values: dict[str, Any], message: str, helm
     with pytest.raises(RenderError) as rejected:
         rendered(tmp_path, values, helm)
     assert message in str(rejected.value)
+
+
+TEST = dict.fromkeys(("selector", "clientID", "subscriptionID", "resourceGroup"), "demo")
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize(
+    ("values", "volumes"),
+    [
+        ({}, set()),
+        ({"caBundle": {"secret": "corporate"}}, {"ca-bundle"}),
+        ({"customCloud": {"environment": ENVIRONMENT}}, {"custom-cloud"}),
+        ({"caBundle": {"hostPath": "/ca.crt"}, "customCloud": {"configMap": "stack"}}, {"ca-bundle", "custom-cloud"}),
+    ],
+    ids=["none", "bundle", "cloud", "both"],
+)
+def test_the_pod_of_helm_test_reads_the_files_that_the_programs_read(
+    values: dict[str, Any], volumes: set[str], helm: str, tmp_path: Path
+) -> None:
+    objects = rendered(tmp_path, {"test": TEST, **values}, helm)
+    (pod,) = (each["spec"] for each in objects if each["kind"] == "Pod")
+    nmi = pods(objects)["nmi"]
+    assert {each["name"] for each in pod.get("volumes", [])} == volumes
+    (container,) = pod["containers"]
+    bundle = [word for word in container["args"] if word.startswith("--ca-bundle=")]
+    assert bundle == [word for word in nmi["containers"][0]["args"] if word.startswith("--ca-bundle=")]
+    for volume in volumes:
+        assert next(each for each in pod["volumes"] if each["name"] == volume) in nmi["volumes"]
+        mounts = [each for pod_ in (container, nmi["containers"][0]) for each in pod_["volumeMounts"]]
+        first, second = (each for each in mounts if each["name"] == volume)
+        assert first == second
+    cloud = [each["value"] for each in container["env"] if each["name"] == "AZURE_ENVIRONMENT_FILEPATH"]
+    assert cloud == (["/etc/aad-pod-identity/cloud/environment.json"] if "custom-cloud" in volumes else [])
