@@ -8,6 +8,7 @@ from typing import Any, Self
 import pytest
 from azure.core.credentials import AccessToken
 
+from mic.azure import compute
 from mic.azure.compute import Compute
 from mic.azure.errors import (
     AzureError,
@@ -162,6 +163,27 @@ async def test_an_operation_is_polled_until_it_ends(arm_under_test: ArmUnderTest
     polls = [call for call in arm_under_test.arm.calls if "/operations/" in call.path]
     assert 2 <= len(polls) <= 4, "0.2 s, then growing"
     assert polls[0].at - arm_under_test.arm.writes()[0].at >= 0.15
+
+
+async def test_every_running_operation_counts_for_the_pause_between_polls(
+    arm_under_test: ArmUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def pause(_waited: float, running: int) -> float:
+        seen.append(running)
+        return 0.05
+
+    monkeypatch.setattr(compute, "poll_pause", pause)
+    arm_under_test.arm.vm(vm_id()).operation_seconds = arm_under_test.arm.vm(set_id()).operation_seconds = 0.5
+    await asyncio.gather(put(arm_under_test, host(vm_id()), "one"), put(arm_under_test, host(set_id()), "one"))
+    assert max(seen) == 2
+    arm_under_test.arm.faults.add(ResponseFault(status=404, path="operations"))
+    with pytest.raises(AzureError):
+        await put(arm_under_test, host(vm_id()), "two")
+    seen.clear()
+    await put(arm_under_test, host(set_id()), "two")
+    assert set(seen) == {1}
 
 
 async def test_a_host_unknown_to_azure_is_reported_as_gone(arm_under_test: ArmUnderTest) -> None:
