@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from mic.azure.compute import REQUEST_SECONDS, Compute
 from mic.cluster.ignored_objects import IgnoredObjects
+from mic.cluster.kept_parts import KeptParts
 from mic.cluster.mirror_pods import MirrorPods
 from mic.cluster.view import ClusterView
 from mic.decisions.assignments import misconfigured
@@ -51,7 +52,6 @@ from podidentity.kube.events import EventRecorder
 from podidentity.kube.first_contact import FirstContact
 from podidentity.kube.informer import Informer
 from podidentity.kube.lease import Elector
-from podidentity.object_limits import binding_label_only
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDING_LABEL,
@@ -60,6 +60,7 @@ from podidentity.resources import (
     IDENTITIES,
     NODES,
     PODS,
+    SCHEDULED_PODS,
     AzureIdentity,
 )
 from podidentity.telemetry.log_limit import LogLimit
@@ -223,19 +224,20 @@ class App:
             else None
         )
         # A pod without a node needs nothing. The watch reports it once it is scheduled.
+        kept = KeptParts()
         self._pods = Informer(
             self._client,
-            PODS,
+            SCHEDULED_PODS,
             MirrorPods(view.pods, self._recorder),
             field_selector=SCHEDULED,
             label_selector=BINDING_LABEL,
-            keep=binding_label_only,
+            keep=kept.pod,
             log_limit=limit,
         )
-        self._nodes = Informer(self._client, NODES, view.nodes, log_limit=limit)
+        self._nodes = Informer(self._client, NODES, view.nodes, keep=kept.node, log_limit=limit)
         self._identities = Informer(self._client, IDENTITIES, view.identities, log_limit=limit)
         self._bindings = Informer(self._client, BINDINGS, view.bindings, log_limit=limit)
-        self._assigned = Informer(self._client, ASSIGNED_IDENTITIES, view.assigned, log_limit=limit)
+        self._assigned = Informer(self._client, ASSIGNED_IDENTITIES, view.assigned, keep=kept.assigned, log_limit=limit)
         self._taint = (
             StartupTaint(
                 self._client,

@@ -32,6 +32,7 @@ from nmi.node.rules import RedirectError
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.pod_events import PodEvents
 from nmi.server.decisions import Decisions
+from nmi.server.metadata_cache import MetadataCache
 from nmi.service import NodeService, is_in_use
 from nmi.settings import Settings
 from nmi.token_server import TokenServerAssembly, user_agent
@@ -115,6 +116,7 @@ class App:
         self._cluster_cache: ClusterCache | None = None
         self._broker: TokenBroker | None = None
         self._governor: Governor | None = None
+        self._metadata_cache: MetadataCache | None = None
         self._service: NodeService | None = None
         self._takeover: Takeover | None = None
         self._predecessor: Predecessor | None = None
@@ -172,7 +174,7 @@ class App:
         tasks.create_task(events.run(), name="write events")
         assembly = TokenServerAssembly(settings, self._stack, self._registry, tasks)
         built = await assembly.build(client, index, cluster_cache, identities, Decisions(report=PodEvents(events).tell))
-        self._broker, self._governor = built.broker, built.governor
+        self._broker, self._governor, self._metadata_cache = built.broker, built.governor, built.metadata_cache
         if settings.address_evidence:
             tasks.create_task(self._network_monitor.run(cluster_cache), name="listen to the node's network")
             discovery = NeighbourDiscovery(cluster_cache.unresolved_addresses)
@@ -339,6 +341,7 @@ class App:
             "feed": self._cluster_cache,
             "broker": self._broker,
             "governor": self._governor,
+            "metadata": self._metadata_cache,
             "server": self._service.server if self._service is not None else None,
             "plumbing": self._redirect,
         }

@@ -8,8 +8,10 @@ returned. If it differs, the issuer decides again. Knows no HTTP and no status c
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+from msgspec.structs import replace
 
 from _native.answers import Usage
 from _native.index import PodRecord

@@ -1,7 +1,9 @@
 """Reasons for refused requests: values, not exceptions. `nmi.server.responses` maps each reason to a status code."""
 
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
+from typing_extensions import override
 
 
 class Reason(StrEnum):
@@ -78,8 +80,7 @@ class Limit(StrEnum):
     """The size of a response of IMDS that is passed through."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True, eq=False):
     """One refused request."""
 
     reason: Reason
@@ -96,7 +97,20 @@ class Refusal:
     """The AzureIdentity whose token was requested (`namespace/name`), if known: for the log."""
     correlation: str = ""
     """Azure's id of the failed call, if known: for the log."""
-    generation: int | None = field(default=None, compare=False)
+    generation: int | None = None
     """The pod record's generation at the decision, if the same request gets this refusal until the next one."""
-    unknown_seconds: float = field(default=0.0, compare=False)
+    unknown_seconds: float = 0.0
     """How long the same address gets this refusal unless a pod gets it, because a lookup has just failed."""
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        """Return whether both refuse in the same way. How long they stay valid is not compared."""
+        return isinstance(other, Refusal) and self._compared() == other._compared()
+
+    @override
+    def __hash__(self) -> int:
+        return hash(self._compared())
+
+    def _compared(self) -> tuple[object, ...]:
+        named = (self.identity, self.correlation)
+        return (self.reason, self.sentence, self.detail, self.retry_after, self.limit, *named)

@@ -62,6 +62,7 @@ class TokenServer:
     server: Server
     broker: TokenBroker
     governor: Governor
+    metadata_cache: MetadataCache
 
 
 class TokenServerAssembly:
@@ -120,6 +121,7 @@ class TokenServerAssembly:
         policy = server_policy(settings)
         proxy = MetadataProxy(session, imds_url, policy)
         self._stack.callback(proxy.close)
+        metadata_cache = MetadataCache(proxy, settings.metadata_cache_seconds, now_ns=time.monotonic_ns)
         counted = ServerMetrics(self._registry)
         counted.also_count(Limit.PARKED, lambda: cluster_cache.turned_away)
         server = Server(
@@ -133,12 +135,12 @@ class TokenServerAssembly:
                 identities,
                 node_identities=NodeIdentitySource(imds, governor),
             ),
-            proxy=MetadataCache(proxy, settings.metadata_cache_seconds, now_ns=time.monotonic_ns),
+            proxy=metadata_cache,
             measures=counted,
             decisions=decisions,
         )
         self._stack.push_async_callback(server.aclose)
-        return TokenServer(server, broker, governor)
+        return TokenServer(server, broker, governor, metadata_cache)
 
     async def _sign_ins(self, measures: TokenMetrics, failures: EndpointFailures) -> SignIns:
         settings = self._settings

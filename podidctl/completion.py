@@ -1,19 +1,19 @@
-"""Shell completion of namespaces and pod names, read from the cluster with a short timeout.
+"""Shell completion of names of namespaces, nodes, pods and AzureIdentities, read from the cluster with a short timeout.
 
 Completion must never block a shell or print an error into its command line, so every failure returns no candidates.
 """
 
 import asyncio
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import typer
 
 from mic.startup.settings import Settings
-from podidctl.cluster_access import CliContext, connect
+from podidctl.cluster_access import NAME_PATTERN, CliContext, connect
 from podidentity.exits import StartError
-from podidentity.resources import PODS, Kind, Resource
+from podidentity.resources import IDENTITIES, NODES, PODS, Kind, Resource
 
 NAMESPACES: Final = Kind("Namespace", "namespaces", Resource, namespaced=False)
 SECONDS: Final = 3.0
@@ -43,14 +43,42 @@ class ClusterNames:
 
     def namespaces(self, ctx: typer.Context, incomplete: str) -> list[str]:
         """Return the namespaces that begin with *incomplete*."""
-        found = self._ask(ctx, NAMESPACES.path())
-        return sorted(each.name for each in found if each.name.startswith(incomplete))
+        return self._cluster_scoped(ctx, incomplete, NAMESPACES)
+
+    def nodes(self, ctx: typer.Context, incomplete: str) -> list[str]:
+        """Return the nodes that begin with *incomplete*."""
+        return self._cluster_scoped(ctx, incomplete, NODES)
 
     def pods(self, ctx: typer.Context, incomplete: str) -> list[str]:
         """Return the pods that begin with *incomplete*: names in the given namespace, else `namespace/name`."""
+        return self._namespaced(ctx, incomplete, PODS)
+
+    def identities(self, ctx: typer.Context, incomplete: str) -> list[str]:
+        """Return the AzureIdentities that begin with *incomplete*, as `pods` returns pods."""
+        return self._namespaced(ctx, incomplete, IDENTITIES)
+
+    def of_kind(self, ctx: typer.Context, incomplete: str) -> list[str]:
+        """Return the names of objects of the kind in the argument `kind`; none for another kind."""
+        by_kind = {
+            "identity": self.identities,
+            "pod": self.pods,
+            "node": self.nodes,
+            "namespace": self.namespaces,
+        }
+        complete = by_kind.get(str(ctx.params.get("kind") or ""))
+        return complete(ctx, incomplete) if complete is not None else []
+
+    def _cluster_scoped(self, ctx: typer.Context, incomplete: str, kind: Kind[Any]) -> list[str]:
+        found = self._ask(ctx, kind.path())
+        return sorted(each.name for each in found if each.name.startswith(incomplete))
+
+    def _namespaced(self, ctx: typer.Context, incomplete: str, kind: Kind[Any]) -> list[str]:
         namespace = str(ctx.params.get("namespace") or "")
         before, slash, _ = incomplete.partition("/")
-        found = self._ask(ctx, PODS.path(namespace or (before if slash else "")))
+        within = namespace or (before if slash else "")
+        if within and not NAME_PATTERN.fullmatch(within):
+            return []
+        found = self._ask(ctx, kind.path(within))
         names = (each.name if namespace else f"{each.namespace}/{each.name}" for each in found)
         return sorted(each for each in names if each.startswith(incomplete))
 

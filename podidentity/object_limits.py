@@ -22,8 +22,8 @@ from podidentity.resources import (
     BareMeta,
     Meta,
     OwnerReference,
-    Pod,
     Resource,
+    ScheduledPod,
 )
 
 R = TypeVar("R", bound=Resource)
@@ -123,7 +123,7 @@ def reduced(resource: R) -> R:
     AzureAssignedIdentities keep their own metadata, which MIC writes back, but not that of the embedded copies.
     """
     match resource:
-        case Pod():
+        case ScheduledPod():
             metadata = _pod_meta(resource.metadata)
         case AzureIdentity() | AzureIdentityBinding():
             metadata = _custom_meta(resource.metadata)
@@ -139,15 +139,6 @@ def reduced(resource: R) -> R:
         case _:
             metadata = _owned_meta(resource.metadata)
     return resource if metadata is resource.metadata else msgspec.structs.replace(resource, metadata=metadata)
-
-
-def binding_label_only(pod: Pod) -> Pod:
-    """Return *pod* with no other label than the one that bindings select by, for MIC."""
-    pod = reduced(pod)
-    if len(pod.metadata.labels or ()) <= 1:
-        return pod
-    labels = {BINDING_LABEL: pod.binding_label}
-    return msgspec.structs.replace(pod, metadata=msgspec.structs.replace(pod.metadata, labels=labels))
 
 
 def _pod_meta(meta: BareMeta) -> BareMeta:

@@ -48,8 +48,12 @@ class IdentityType(IntEnum):
     """A managed identity or an application that trusts the pod's service account."""
 
 
-class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """Base class of all types that the API server sends or receives."""
+class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel", gc=False):
+    """Base class of all types that the API server sends or receives.
+
+    The garbage collector does not track instances: they are never part of a cycle, because they refer only to values
+    that were decoded before them. This saves 16 bytes of memory per instance and most of the collector's time.
+    """
 
 
 class OwnerReference(Wire, frozen=True):
@@ -159,8 +163,13 @@ class PodSpec(Wire, frozen=True):
     host_network: bool = False
 
 
-class PodStatus(Wire, frozen=True):
+class PodPhase(Wire, frozen=True):
+    """The part of a pod's status that MIC reads."""
+
     phase: str = ""
+
+
+class PodStatus(PodPhase, frozen=True):
     pod_ip: str = msgspec.field(name="podIP", default="")
     pod_ips: list[PodIP] = msgspec.field(name="podIPs", default_factory=list)
     container_statuses: list[ContainerStatus] = []
@@ -174,9 +183,34 @@ class PodStatus(Wire, frozen=True):
         return (*self.container_statuses, *self.init_container_statuses, *self.ephemeral_container_statuses)
 
 
-class Pod(Resource, frozen=True):
+class ScheduledPod(Resource, frozen=True):
+    """A pod as MIC reads it: its name, label, node, owners and phase. Decoding skips the rest of the status, which is
+    most of a pod's memory."""
+
     metadata: PodMeta = PodMeta()
     spec: PodSpec = PodSpec()
+    status: PodPhase = PodPhase()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the pod has ended, so that its address may belong to another pod."""
+        return self.status.phase in {"Succeeded", "Failed"}
+
+    @property
+    def mirror(self) -> bool:
+        """Whether this is a mirror pod: a kubelet creates those of its node, in any namespace with any labels."""
+        if self.metadata.marks is not None and self.metadata.marks.mirror is not None:
+            return True
+        owners = self.metadata.owner_references or ()
+        return any(owner.kind == "Node" and owner.api_version == "v1" for owner in owners)
+
+    @property
+    def binding_label(self) -> str:
+        """The value that a binding's selector must equal, or an empty string."""
+        return self.metadata.label(BINDING_LABEL)
+
+
+class Pod(ScheduledPod, frozen=True):
     status: PodStatus = PodStatus()
 
     @property
@@ -184,11 +218,6 @@ class Pod(Resource, frozen=True):
         """Every address of the pod, as the API server spells it; the primary one first."""
         several = tuple(entry.ip for entry in self.status.pod_ips if entry.ip)
         return several or ((self.status.pod_ip,) if self.status.pod_ip else ())
-
-    @property
-    def finished(self) -> bool:
-        """Whether the pod has ended, so that its address may belong to another pod."""
-        return self.status.phase in {"Succeeded", "Failed"}
 
     @property
     def terminated(self) -> bool:
@@ -215,19 +244,6 @@ class Pod(Resource, frozen=True):
     def ending(self) -> bool:
         """Whether the pod is being deleted or each of its containers has terminated."""
         return self.metadata.deletion_timestamp is not None or self.terminated
-
-    @property
-    def mirror(self) -> bool:
-        """Whether this is a mirror pod: a kubelet creates those of its node, in any namespace with any labels."""
-        if self.metadata.marks is not None and self.metadata.marks.mirror is not None:
-            return True
-        owners = self.metadata.owner_references or ()
-        return any(owner.kind == "Node" and owner.api_version == "v1" for owner in owners)
-
-    @property
-    def binding_label(self) -> str:
-        """The value that a binding's selector must equal, or an empty string."""
-        return self.metadata.label(BINDING_LABEL)
 
 
 class NodeSpec(Wire, frozen=True):
@@ -264,7 +280,8 @@ class Custom(Resource, frozen=True):
     metadata: Meta = Meta()
 
 
-class AzureIdentity(Custom, frozen=True):
+class AzureIdentity(Custom, frozen=True, gc=True, weakref=True):
+    # MIC finds an equal embedded copy by a weak reference, which msgspec permits only with gc=True.
     spec: AzureIdentitySpec = AzureIdentitySpec()
 
     @property
@@ -280,7 +297,8 @@ class AzureIdentityBindingSpec(Spec, frozen=True):
     weight: int = 0
 
 
-class AzureIdentityBinding(Custom, frozen=True):
+class AzureIdentityBinding(Custom, frozen=True, gc=True, weakref=True):
+    # As for AzureIdentity.
     spec: AzureIdentityBindingSpec = AzureIdentityBindingSpec()
 
 
@@ -339,6 +357,8 @@ class Kind(msgspec.Struct, Generic[R_co], frozen=True):
 
 
 PODS: Final = Kind("Pod", "pods", Pod)
+SCHEDULED_PODS: Final = Kind("Pod", "pods", ScheduledPod)
+"""The same objects as `PODS`, with the fields that MIC reads."""
 NODES: Final = Kind("Node", "nodes", Node, namespaced=False)
 IDENTITIES: Final = Kind("AzureIdentity", "azureidentities", AzureIdentity, GROUP, old_spellings=True)
 BINDINGS: Final = Kind("AzureIdentityBinding", "azureidentitybindings", AzureIdentityBinding, GROUP, old_spellings=True)

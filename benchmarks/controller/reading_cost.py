@@ -25,13 +25,14 @@ from typing_extensions import override
 from benchmarks.controller import stream
 from benchmarks.controller.azure_read_cost import calls_of_an_interval
 from benchmarks.controller.stream import Size
+from mic.cluster.kept_parts import KeptParts
 from mic.cluster.view import ClusterView
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import RawPage, split_list
 from podidentity.kube.informer import Informer
 from podidentity.kube.lists import PAGE_SIZE
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS, Kind
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS, SCHEDULED_PODS, Kind
 
 EVENTS: Final = 2000
 """The number of events of each kind for the cost of one."""
@@ -115,12 +116,13 @@ class Mirror:
         self.client = Recorded(size)
         self.dirty: list[str] = []
         self.view = ClusterView(on_dirty=self.dirty.append)
+        kept = KeptParts()
         self.informers: list[Informer[Any]] = [
-            Informer(self.client, PODS, self.view.pods),
-            Informer(self.client, NODES, self.view.nodes),
+            Informer(self.client, SCHEDULED_PODS, self.view.pods, keep=kept.pod),
+            Informer(self.client, NODES, self.view.nodes, keep=kept.node),
             Informer(self.client, IDENTITIES, self.view.identities),
             Informer(self.client, BINDINGS, self.view.bindings),
-            Informer(self.client, ASSIGNED_IDENTITIES, self.view.assigned),
+            Informer(self.client, ASSIGNED_IDENTITIES, self.view.assigned, keep=kept.assigned),
         ]
 
     async def follow(self) -> None:

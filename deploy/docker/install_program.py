@@ -4,10 +4,14 @@ usage: install_program.py nmi|mic|demo
 
 The dependencies are those of the program's extra in the wheel; /wheels contains exactly one version of each, that of
 requirements.lock. The wheel contains all programs: this script removes the packages and commands of the others, also
-from the list of installed files. Bytecode contains no times, so that the same sources give the same files.
+from the list of installed files. It also removes what no program uses when it runs: tests, sources in C and Cython,
+type stubs, commands of the dependencies, and symbol tables of compiled modules. Bytecode contains no times, so that the
+same sources give the same files.
 """
 
+import base64
 import csv
+import hashlib
 import os
 import re
 import shutil
@@ -28,6 +32,13 @@ COMMANDS = {"nmi": "nmi", "mic": "mic", "demo": "podidentity-demo"}
 # The demo imports nothing of this project, so it does not need the common dependencies either.
 OWN_EXTRA_ONLY = {"demo"}
 
+UNUSED = (
+    # Tests, and modules that only tests import.
+    *("*/tests/**/*", "aiohttp/pytest_plugin.py", "aiohttp/test_utils.py", "uvloop/_testbase.py"),
+    # Sources of compiled modules, and type stubs. Tracebacks need the sources of _native.
+    *(f"**/*.{suffix}" for suffix in ("c", "h", "hash", "pxd", "pxi", "pyi", "pyx")),
+)
+
 
 def requirements(program: str, metadata: bytes) -> list[str]:
     """Return the program's requirements in the wheel's METADATA, without the marker of the extra."""
@@ -41,24 +52,47 @@ def requirements(program: str, metadata: bytes) -> list[str]:
 
 
 def remove_other_programs(site: Path, program: str) -> None:
-    """Remove the other programs' packages and commands, and their lines in RECORD."""
-    (record,) = site.glob("aad_pod_identity-*.dist-info/RECORD")
-    kept = []
-    for row in csv.reader(record.read_text().splitlines()):
-        file = (site / row[0]).resolve()
-        ours = file.parent == TARGET / "bin"
-        top = row[0].split("/")[0]
-        if (ours and file.name != COMMANDS[program]) or (
-            not ours and top not in PACKAGES[program] and not top.endswith(".dist-info")
-        ):
-            file.unlink()
-        else:
-            kept.append(row)
-    with record.open("w", newline="") as out:
-        csv.writer(out, lineterminator="\n").writerows(kept)
-    for package in site.iterdir():
-        if package.is_dir() and not any(each.is_file() for each in package.rglob("*")):
-            shutil.rmtree(package)
+    """Remove the other programs' packages, and all commands except the program's, from the files and the lists."""
+    (own,) = site.glob("aad_pod_identity-*.dist-info/RECORD")
+    for record in site.glob("*.dist-info/RECORD"):
+        for row in csv.reader(record.read_text().splitlines()):
+            file = (site / row[0]).resolve()
+            top = row[0].split("/")[0]
+            if file.parent == TARGET / "bin":
+                unused = file.name != COMMANDS[program]
+            else:
+                unused = record == own and top not in PACKAGES[program] and not top.endswith(".dist-info")
+            if unused:
+                file.unlink()
+    update_records(site)
+
+
+def remove_unused(site: Path) -> None:
+    """Remove files that the programs do not use when they run, and the symbol tables of compiled modules."""
+    for pattern in UNUSED:
+        for path in site.glob(pattern):
+            if path.is_file() and not (path.suffix == ".pyx" and path.parent == site / "_native"):
+                path.unlink()
+    compiled = [str(path) for path in site.rglob("*.so*") if path.is_file()]
+    subprocess.run(["/usr/bin/strip", "--strip-unneeded", *compiled], check=True)
+    update_records(site)
+
+
+def update_records(site: Path) -> None:
+    """Write the lists of installed files for the files that exist, with their present hashes. Remove empty folders."""
+    for record in site.glob("*.dist-info/RECORD"):
+        kept = []
+        for name, digest, _ in csv.reader(record.read_text().splitlines()):
+            file = site / name
+            if file.exists():
+                content = file.read_bytes() if digest else b""
+                encoded = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+                kept.append([name, f"sha256={encoded}", len(content)] if digest else [name, "", ""])
+        with record.open("w", newline="") as out:
+            csv.writer(out, lineterminator="\n").writerows(kept)
+    for folder in sorted(site.rglob("*/"), reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def main() -> None:
@@ -76,8 +110,10 @@ def main() -> None:
     subprocess.run([*pip, "--no-deps", str(wheel)], check=True)
     (site,) = TARGET.glob("lib/python3*/site-packages")
     remove_other_programs(site, program)
+    remove_unused(site)
     for script in (TARGET / "bin").glob("[Aa]ctivate*"):
         script.unlink()
+    shutil.rmtree(TARGET / "include", ignore_errors=True)
     (TARGET / ".gitignore").unlink(missing_ok=True)  # venv's, from Python 3.13 on
     compiled = [str(python), "-m", "compileall", "-q", "-f", "--invalidation-mode=unchecked-hash", str(site)]
     subprocess.run(compiled, check=True, env={**os.environ, "PYTHONHASHSEED": "0"})

@@ -20,7 +20,7 @@ from mic.decisions.assignments import (
 )
 from podidentity.azure.resource_ids import UserAssignedIdentity, parse_user_assigned
 from podidentity.object_limits import oversized
-from podidentity.resources import BEHAVIOR_ANNOTATION, AzureIdentity, AzureIdentityBinding, IdentityType, Pod
+from podidentity.resources import BEHAVIOR_ANNOTATION, AzureIdentity, AzureIdentityBinding, IdentityType, ScheduledPod
 
 
 class _NamedIdentity:
@@ -76,7 +76,7 @@ class BindingIndex:
         """Return the identities that count for pods of *namespace* whose label has the value *selector*."""
         return self._selectors.offered(namespace, selector)
 
-    def desired(self, pod: Pod, identity: Key, embedded: Collection[Key]) -> DesiredAssignment | None:
+    def desired(self, pod: ScheduledPod, identity: Key, embedded: Collection[Key]) -> DesiredAssignment | None:
         """Return the desired assignment of *pod*, which has a label, for one identity. *embedded*: bindings that the
         assignment's objects embed."""
         group = self._selectors.group(pod.metadata.namespace, pod.binding_label, identity)
@@ -89,7 +89,7 @@ class BindingIndex:
             pod, group.through(embedded), named.identity, named.identity_id, named.reach is Reach.NAMESPACE
         )
 
-    def all_desired(self, pod: Pod, embedded: Collection[Key] = ()) -> dict[AssignmentKey, DesiredAssignment]:
+    def all_desired(self, pod: ScheduledPod, embedded: Collection[Key] = ()) -> dict[AssignmentKey, DesiredAssignment]:
         """Return all desired assignments of *pod*: none unless it may have identities (`may_have_identities`)."""
         if not may_have_identities(pod):
             return {}

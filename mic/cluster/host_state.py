@@ -14,7 +14,7 @@ class Assignment:
     """One pod's use of one identity: the desired assignment, if any, and the active objects."""
 
     desired: DesiredAssignment | None = None
-    active: dict[Key, ExistingAssignment] = field(default_factory=dict)
+    active: tuple[ExistingAssignment, ...] = ()
     out_of_sync_at: tuple[str, ...] = ()
     """Keys of the hosts that have to act on it."""
 
@@ -64,15 +64,11 @@ class HostState:
             if assignment is None:
                 continue
             if assignment.desired is not None:
-                yield assignment.desired, tuple(assignment.active.values())
+                yield assignment.desired, assignment.active
             else:
                 yield (
                     None,
-                    tuple(
-                        existing
-                        for existing in assignment.active.values()
-                        if self.cluster.host_key_of(existing) == self.key
-                    ),
+                    tuple(existing for existing in assignment.active if self.cluster.host_key_of(existing) == self.key),
                 )
 
     def taken(self, key: Key, desired: DesiredAssignment) -> bool:

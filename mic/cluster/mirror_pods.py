@@ -14,7 +14,7 @@ from typing import Final
 from mic.cluster.changes import Changes
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.object_reports import ObjectReports, Rate
-from podidentity.resources import PODS, Pod
+from podidentity.resources import PODS, ScheduledPod
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +37,14 @@ class MirrorPods:
     """
 
     def __init__(
-        self, inner: Changes[Pod], recorder: EventRecorder, *, clock: Callable[[], float] = time.monotonic
+        self, inner: Changes[ScheduledPod], recorder: EventRecorder, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._inner = inner
         self._reports = ObjectReports(
             lines=REPORTS, events=REPORTS, omission=OMISSION, record=recorder.record, clock=clock
         )
 
-    def upserted(self, old: Pod | None, new: Pod) -> None:
+    def upserted(self, old: ScheduledPod | None, new: ScheduledPod) -> None:
         if new.mirror and new.binding_label and not new.finished and _is_news(old, new):
             if self._reports.may_log(new.spec.node_name):
                 log.warning(
@@ -54,9 +54,9 @@ class MirrorPods:
             self._reports.warn(new.spec.node_name, new, PODS, IGNORED, f"pod {'/'.join(new.key)}: {WHY}")
         self._inner.upserted(old, new)
 
-    def deleted(self, old: Pod) -> None:
+    def deleted(self, old: ScheduledPod) -> None:
         self._inner.deleted(old)
 
 
-def _is_news(old: Pod | None, new: Pod) -> bool:
+def _is_news(old: ScheduledPod | None, new: ScheduledPod) -> bool:
     return old is None or (old.metadata.uid, old.binding_label) != (new.metadata.uid, new.binding_label)

@@ -4,14 +4,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from mic.decisions.assignments import Key, may_have_identities
-from podidentity.resources import Pod
+from podidentity.resources import ScheduledPod
 
 
 class PodIndex:
     """Pods by name, by node, and by label value and namespace."""
 
     def __init__(self) -> None:
-        self._pods: dict[Key, Pod] = {}
+        self._pods: dict[Key, ScheduledPod] = {}
         self._by_node: defaultdict[str, set[Key]] = defaultdict(set)
         self._by_selector: defaultdict[str, dict[str, dict[Key, None]]] = defaultdict(dict)
         """By label value, then by namespace."""
@@ -19,7 +19,7 @@ class PodIndex:
     def __len__(self) -> int:
         return len(self._pods)
 
-    def get(self, key: Key) -> Pod | None:
+    def get(self, key: Key) -> ScheduledPod | None:
         return self._pods.get(key)
 
     def on_node(self, node: str) -> Iterable[Key]:
@@ -34,7 +34,7 @@ class PodIndex:
             return list(by_namespace.get(namespace, ()))
         return [key for pods in by_namespace.values() for key in pods]
 
-    def replace(self, key: Key, new: Pod | None) -> tuple[Pod | None, Pod | None]:
+    def replace(self, key: Key, new: ScheduledPod | None) -> tuple[ScheduledPod | None, ScheduledPod | None]:
         """Replace the pod with *new*, or remove it if None. Return its entries before and after."""
         before = self._pods.get(key)
         now = new if new is not None and may_have_identities(new) else None
@@ -49,7 +49,7 @@ class PodIndex:
             self._by_selector[now.binding_label].setdefault(key[0], {})[key] = None
         return before, now
 
-    def _remove(self, key: Key, pod: Pod) -> None:
+    def _remove(self, key: Key, pod: ScheduledPod) -> None:
         del self._pods[key]
         on_node = self._by_node[pod.spec.node_name]
         on_node.discard(key)
@@ -63,7 +63,7 @@ class PodIndex:
             del self._by_selector[pod.binding_label]
 
 
-def same_assignments(first: Pod, second: Pod) -> bool:
+def same_assignments(first: ScheduledPod, second: ScheduledPod) -> bool:
     """Return whether two states of a pod, both in the index, have the same assignments."""
     return (first.metadata.uid, first.spec.node_name, first.binding_label) == (
         second.metadata.uid,

@@ -28,7 +28,7 @@ from mic.decisions.assignments import (
     misconfigured,
 )
 from podidentity.azure.resource_ids import Host, parse_provider_id
-from podidentity.resources import AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, Node, Pod
+from podidentity.resources import AzureAssignedIdentity, AzureIdentity, AzureIdentityBinding, Node, ScheduledPod
 
 
 class ClusterView:
@@ -49,14 +49,15 @@ class ClusterView:
         self._hosts = HostIndex(self)
         self._pods = PodIndex()
         self._bindings = BindingIndex(force_namespaced=force_namespaced, on_ignored=on_ignored)
-        self._desired: dict[Key, dict[AssignmentKey, DesiredAssignment]] = {}
+        self._desired: dict[Key, tuple[AssignmentKey, ...]] = {}
+        """By pod: the keys of its desired assignments, which `_assignments` contains."""
         self._assignments: defaultdict[AssignmentKey, Assignment] = defaultdict(Assignment)
         self._objects = ExistingObjects()
         self._clock = clock
         self._waiting: dict[AssignmentKey, float] = {}
         self.waiting: Mapping[AssignmentKey, float] = MappingProxyType(self._waiting)
         """The desired assignments that are not in sync, with the time since when (by *clock*), oldest first."""
-        self.pods: Changes[Pod] = ChangeHandler(self._pod)
+        self.pods: Changes[ScheduledPod] = ChangeHandler(self._pod)
         self.nodes: Changes[Node] = ChangeHandler(self._node)
         self.identities: Changes[AzureIdentity] = ChangeHandler(self._identity)
         self.bindings: Changes[AzureIdentityBinding] = ChangeHandler(self._binding)
@@ -127,8 +128,8 @@ class ClusterView:
 
     # Events
 
-    def _pod(self, _old: Pod | None, new: Pod | None) -> None:
-        key = (new or _old or Pod()).key
+    def _pod(self, _old: ScheduledPod | None, new: ScheduledPod | None) -> None:
+        key = (new or _old or ScheduledPod()).key
         before, now = self._pods.replace(key, new)
         if before is not None and now is not None and same_assignments(before, now):
             self._renew(key, now)
@@ -136,12 +137,13 @@ class ClusterView:
             self._update_all_desired(key)
         self._report()
 
-    def _renew(self, key: Key, pod: Pod) -> None:
+    def _renew(self, key: Key, pod: ScheduledPod) -> None:
         """Replace the pod in its desired assignments, which do not depend on the difference, and release the older
         object."""
-        all_desired = self._desired.get(key, {})
-        for assignment, desired in all_desired.items():
-            self._assignments[assignment].desired = all_desired[assignment] = replace(desired, pod=pod)
+        for assignment_key in self._desired.get(key, ()):
+            assignment = self._assignments[assignment_key]
+            if assignment.desired is not None:
+                assignment.desired = replace(assignment.desired, pod=pod)
 
     def _binding(self, old: AzureIdentityBinding | None, new: AzureIdentityBinding | None) -> None:
         if new is not None:
@@ -164,7 +166,7 @@ class ClusterView:
         """Recompute the desired assignments that may have changed."""
         for selector, namespace, identity in concerns:
             for pod in self._pods.selected(selector, namespace):
-                self._update_desired(pod, identity)
+                self._update_desired(pod, AssignmentKey(*pod, *identity))
 
     def _node(self, old: Node | None, new: Node | None) -> None:
         name = (new or old or Node()).metadata.name
@@ -193,43 +195,38 @@ class ClusterView:
     def _update_all_desired(self, pod_key: Key) -> None:
         """Recompute all desired assignments of one pod, and update the counts accordingly."""
         pod = self._pods.get(pod_key)
-        before = self._desired.get(pod_key, {}).keys()
         keys = {AssignmentKey(*pod_key, *each) for each in self._offered(pod)} if pod is not None else set()
-        for key in before | keys:
-            self._update_desired(pod_key, (key.identity_namespace, key.identity))
+        for key in keys.union(self._desired.get(pod_key, ())):
+            self._update_desired(pod_key, key)
 
-    def _offered(self, pod: Pod) -> Iterable[Key]:
+    def _offered(self, pod: ScheduledPod) -> Iterable[Key]:
         if not self._hosts.exists(pod.spec.node_name):
             return ()
         return self._bindings.offered(pod.metadata.namespace, pod.binding_label)
 
-    def _update_desired(self, pod_key: Key, identity: Key) -> None:
+    def _update_desired(self, pod_key: Key, key: AssignmentKey) -> None:
         """Recompute the desired assignment of one pod for one identity."""
-        key = AssignmentKey(*pod_key, *identity)
-        all_desired = self._desired.get(pod_key)
-        before = all_desired.get(key) if all_desired is not None else None
-        now = self._desired_now(pod_key, key, identity)
+        assignment = self._assignments.get(key)
+        before = assignment.desired if assignment is not None else None
+        now = self._desired_now(pod_key, key, assignment)
         if before is None and now is None:
             return
-        if now is not None:
-            self._desired.setdefault(pod_key, {})[key] = now
-        elif all_desired is not None:
-            del all_desired[key]
-            if not all_desired:
+        if before is None:
+            self._desired[pod_key] = (*self._desired.get(pod_key, ()), key)
+        elif now is None:
+            others = tuple(each for each in self._desired[pod_key] if each != key)
+            if others:
+                self._desired[pod_key] = others
+            else:
                 del self._desired[pod_key]
         self._set_desired(key, before, now)
 
-    def _desired_now(self, pod_key: Key, key: AssignmentKey, identity: Key) -> DesiredAssignment | None:
+    def _desired_now(self, pod_key: Key, key: AssignmentKey, assignment: Assignment | None) -> DesiredAssignment | None:
         pod = self._pods.get(pod_key)
         if pod is None or not self._hosts.exists(pod.spec.node_name):
             return None
-        assignment = self._assignments.get(key)
-        embedded = (
-            {existing.object.spec.azure_binding_ref.key for existing in assignment.active.values()}
-            if assignment
-            else ()
-        )
-        desired = self._bindings.desired(pod, identity, embedded)
+        embedded = {existing.object.spec.azure_binding_ref.key for existing in assignment.active} if assignment else ()
+        desired = self._bindings.desired(pod, (key.identity_namespace, key.identity), embedded)
         needs_host = desired is not None and desired.identity_id is not None
         return None if needs_host and self._hosts.host_of(pod.spec.node_name) is None else desired
 
@@ -257,7 +254,7 @@ class ClusterView:
             desired = self._assignments[key].desired
             if desired is not None and now is not None and now.object.spec.azure_binding_ref.key != desired.binding.key:
                 # Two bindings may name this identity; the existing object decides which one counts.
-                self._update_desired(desired.pod.key, desired.identity.key)
+                self._update_desired(desired.pod.key, key)
             else:
                 self._judge(key)
         self._look_into(concerns)
@@ -272,23 +269,19 @@ class ClusterView:
         assignment = self._assignments[existing.assignment_key]
         if existing.terminating:
             return
-        if by > 0:
-            assignment.active[existing.key] = existing
-        else:
-            assignment.active.pop(existing.key, None)
+        others = tuple(each for each in assignment.active if each.key != existing.key)
+        assignment.active = (*others, existing) if by > 0 else others
 
     def _judge(self, key: AssignmentKey) -> None:
         assignment = self._assignments[key]
         for host_key in assignment.out_of_sync_at:
             self._hosts.set_out_of_sync(host_key, key, out_of_sync=False)
         assignment.out_of_sync_at = ()
-        if not in_sync(assignment.desired, assignment.active.values()):
+        if not in_sync(assignment.desired, assignment.active):
             if assignment.desired is not None:
                 assignment.out_of_sync_at = (self._hosts.key_of(assignment.desired.node),)
             else:
-                assignment.out_of_sync_at = tuple(
-                    {self.host_key_of(existing) for existing in assignment.active.values()}
-                )
+                assignment.out_of_sync_at = tuple({self.host_key_of(existing) for existing in assignment.active})
             for host_key in assignment.out_of_sync_at:
                 self._hosts.set_out_of_sync(host_key, key, out_of_sync=True)
         if assignment.desired is not None and assignment.out_of_sync_at:
@@ -307,8 +300,8 @@ class ClusterView:
         pods = tuple(self._pods.on_node(name))
         objects = self._objects.on_node(name)
         for pod in pods:
-            for key, desired in self._desired.pop(pod, {}).items():
-                self._set_desired(key, desired, None)
+            for key in self._desired.pop(pod, ()):
+                self._set_desired(key, self._assignments[key].desired, None)
         for existing in objects:
             self._index_existing(existing, -1)
         for earlier in self._hosts.remove_node(name, keeps_objects=keeps_objects and bool(objects)):

@@ -7,8 +7,7 @@ the desired assignment and its status is Assigned.
 
 import json
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -27,7 +26,7 @@ from podidentity.resources import (
     AzureIdentityBinding,
     AzureIdentitySpec,
     IdentityType,
-    Pod,
+    ScheduledPod,
     SecretReference,
     nodename_label,
 )
@@ -73,7 +72,7 @@ class PendingDetach(NamedTuple):
 class DesiredAssignment:
     """The use of one identity by a running, scheduled pod, through one binding."""
 
-    pod: Pod
+    pod: ScheduledPod
     binding: AzureIdentityBinding
     identity: AzureIdentity
     identity_id: UserAssignedIdentity | None
@@ -96,27 +95,36 @@ class DesiredAssignment:
         return self.identity.metadata.namespace if self.namespaced else "default"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ExistingAssignment:
     """An AzureAssignedIdentity with its parsed content."""
 
     object: AzureAssignedIdentity
+    key: Key = field(init=False, repr=False, compare=False)
+    assignment_key: AssignmentKey = field(init=False, repr=False, compare=False)
+    identity_id: UserAssignedIdentity | None = field(init=False, repr=False, compare=False)
+    """The identity on its host; None for service principals and malformed ids."""
+    pending_detaches: tuple[PendingDetach, ...] = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> Key:
-        return self.object.key
-
-    @cached_property
-    def assignment_key(self) -> AssignmentKey:
-        spec = self.object.spec
-        identity = spec.azure_identity_ref.metadata
-        return AssignmentKey(spec.pod_namespace, spec.pod, identity.namespace, identity.name)
-
-    @cached_property
-    def identity_id(self) -> UserAssignedIdentity | None:
-        """The identity on its host; None for service principals and malformed ids."""
-        spec = self.object.spec.azure_identity_ref.spec
-        return parse_user_assigned(spec.resource_id) if spec.type == IdentityType.USER_ASSIGNED else None
+    def __post_init__(self) -> None:
+        # Parsed once: every event of the object and every index that contains it uses these values.
+        meta, spec = self.object.metadata, self.object.spec
+        identity = spec.azure_identity_ref
+        object.__setattr__(self, "key", (meta.namespace, meta.name))
+        object.__setattr__(
+            self,
+            "assignment_key",
+            AssignmentKey(spec.pod_namespace, spec.pod, identity.metadata.namespace, identity.metadata.name),
+        )
+        object.__setattr__(
+            self,
+            "identity_id",
+            parse_user_assigned(identity.spec.resource_id)
+            if identity.spec.type == IdentityType.USER_ASSIGNED
+            else None,
+        )
+        written = meta.annotation(DETACH_PENDING_ANNOTATION)
+        object.__setattr__(self, "pending_detaches", tuple(_decode_pending_detaches(written)) if written else ())
 
     @property
     def node(self) -> str:
@@ -143,11 +151,6 @@ class ExistingAssignment:
         if written == "foreign":
             return "foreign"
         return "mic" if self.object.status.status in {ASSIGNED, ""} else ""
-
-    @cached_property
-    def pending_detaches(self) -> tuple[PendingDetach, ...]:
-        written = self.object.metadata.annotation(DETACH_PENDING_ANNOTATION)
-        return tuple(_decode_pending_detaches(written)) if written else ()
 
 
 def _decode_pending_detaches(written: str) -> Iterable[PendingDetach]:
@@ -187,7 +190,7 @@ def misconfigured(identity: AzureIdentity) -> str:
     return ""
 
 
-def may_have_identities(pod: Pod) -> bool:
+def may_have_identities(pod: ScheduledPod) -> bool:
     """Return whether *pod* may have identities: it has the label and a node, has not finished and is no mirror pod."""
     return bool(pod.binding_label and pod.spec.node_name) and not pod.finished and not pod.mirror
 
@@ -208,7 +211,7 @@ def unchanged(desired: DesiredAssignment, existing: ExistingAssignment) -> bool:
         and meta.label(NODENAME_LABEL) == nodename_label(desired.node)
         and FINALIZER in (meta.finalizers or ())
         and identity.metadata.uid in {"", desired.identity.metadata.uid}
-        and _substance(identity.spec) == _substance(desired.identity.spec)
+        and (identity.spec == desired.identity.spec or _substance(identity.spec) == _substance(desired.identity.spec))
         and identity.metadata.annotation(BEHAVIOR_ANNOTATION)
         == desired.identity.metadata.annotation(BEHAVIOR_ANNOTATION)
         and binding.key == desired.binding.key

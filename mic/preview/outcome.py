@@ -115,11 +115,7 @@ class _HostBefore:
 
 def _is_in_sync(dry_run: DryRun, existing: ExistingAssignment) -> bool:
     assignment = dry_run.view.assignment(existing.assignment_key)
-    return (
-        assignment is not None
-        and assignment.desired is not None
-        and in_sync(assignment.desired, assignment.active.values())
-    )
+    return assignment is not None and assignment.desired is not None and in_sync(assignment.desired, assignment.active)
 
 
 def _objects(

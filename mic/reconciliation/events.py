@@ -23,8 +23,8 @@ from podidentity.resources import (
     POD_UID_ANNOTATION,
     PODS,
     AzureIdentityBinding,
-    Pod,
     PodMeta,
+    ScheduledPod,
 )
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class AssignmentEvents:
         for desired in islice(waiting, min(EVENTS_PER_IDENTITY_MAX, self._left)):
             self._record(desired.binding, desired.pod, desired.node, why)
 
-    def _record(self, binding: AzureIdentityBinding, pod: Pod, node: str, why: str) -> str:
+    def _record(self, binding: AzureIdentityBinding, pod: ScheduledPod, node: str, why: str) -> str:
         self._left -= 1
         about = f"on node {node} for pod {pod.metadata.namespace}/{pod.metadata.name}"
         message = f"Binding {binding.metadata.name} not applied {about}: {why}"
@@ -103,10 +103,10 @@ class AssignmentEvents:
         return message
 
 
-def _pod_of(existing: ExistingAssignment) -> Pod:
+def _pod_of(existing: ExistingAssignment) -> ScheduledPod:
     key = existing.assignment_key
     uid = existing.object.metadata.annotation(POD_UID_ANNOTATION)
-    return Pod(metadata=PodMeta(namespace=key.pod_namespace, name=key.pod, uid=uid))
+    return ScheduledPod(metadata=PodMeta(namespace=key.pod_namespace, name=key.pod, uid=uid))
 
 
 def advice(identity_id: str, error: AzureError) -> str:

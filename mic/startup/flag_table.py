@@ -57,7 +57,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "client-burst",
         "burst_writes",
         go_int,
-        "writes that may start immediately after an idle time; 0: 30 s of clientQps",
+        "writes that may start immediately after an idle time; 0: 40 s of clientQps",
     ),
     Flag("update-user-msi-max-retry", "update_retries", go_int, "retries without the identities that Azure refused"),
     Flag("update-user-msi-retry-interval", "update_retry_seconds", go_duration, "pause before such a retry"),

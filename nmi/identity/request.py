@@ -1,7 +1,8 @@
 """A pod's token request after its bytes have been parsed."""
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+import msgspec
 
 
 class SelectorKind(IntEnum):
@@ -13,8 +14,7 @@ class SelectorKind(IntEnum):
     RESOURCE_ID = 3
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRequest:
+class TokenRequest(msgspec.Struct, frozen=True):
     """One request on the token path that passed all syntax checks."""
 
     resource: str

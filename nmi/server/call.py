@@ -4,8 +4,9 @@ A call is the only part of a request that is kept while the request waits. It re
 connection.
 """
 
-from dataclasses import dataclass
 from typing import Final, Protocol, Self
+
+import msgspec
 
 from _native.request_ids import next_request_id
 from nmi.server.request import Request
@@ -25,8 +26,7 @@ class Origin(Protocol):
         """Return the destination before a rule redirected the connection; None if not redirected. One system call."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One request of *peer*."""
 
     peer: str

@@ -14,9 +14,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from _native.answers import Usage
 from nmi.identity.pods import PodEntry
-from nmi.identity.request import TokenRequest
+from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.call import Call
 
@@ -36,6 +38,7 @@ REFUSED: Final = "refused"
 SHOWN_CHARS: Final = 128
 """The maximum length of a text that a pod chose."""
 DEFECTS_MAX: Final = 64
+_SELECTOR_NAMES: Final = {kind: kind.name for kind in SelectorKind}
 _ORDINARY: Final = frozenset({Reason.METADATA_HEADER_MISSING, Reason.UNKNOWN_PATH})
 """SDKs send such probes each time a program starts."""
 
@@ -53,8 +56,7 @@ class _LastOutcome:
     """The time of the next report if the refusal continues, in the clock's seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True):
     """The caller of a request: a known pod, else an address only."""
 
     call: Call
@@ -138,8 +140,10 @@ class Decisions:
 
         Return the counter of the repeats that the fast lane answers.
         """
-        topic = (path, refusal.reason.value) if request is None else _topic(request)
-        if self._is_news(subject, topic, refusal.reason.value):
+        reason = str(refusal.reason)
+        topic = (path, reason) if request is None else _topic(request)
+        remembered, is_news = self._record(subject, topic, reason)
+        if is_news:
             log.log(
                 logging.INFO if refusal.reason in _ORDINARY else logging.WARNING,
                 "request refused; follow the field error",
@@ -149,13 +153,12 @@ class Decisions:
                     "path": path,
                     "status": status,
                     "outcome": REFUSED,
-                    "reason": refusal.reason.value,
+                    "reason": reason,
                     "error": refusal.detail or refusal.sentence,
                     "resource": "" if request is None else shown(request.resource),
                     "correlation": refusal.correlation or None,
                 },
             )
-        remembered = self._remembered[subject.key, *topic]
         self._report_refusal(subject, remembered, refusal)
         if remembered.usage is None:
             remembered.usage = Usage()
@@ -222,7 +225,14 @@ class Decisions:
         self, subject: Subject, topic: tuple[str, ...], outcome: str, identity: str = "", usage: Usage | None = None
     ) -> bool:
         """Count the decision and return whether to write a line now."""
-        key = (subject.key, *topic)
+        return self._record(subject, topic, outcome, identity, usage)[1]
+
+    def _record(
+        self, subject: Subject, topic: tuple[str, ...], outcome: str, identity: str = "", usage: Usage | None = None
+    ) -> tuple[_LastOutcome, bool]:
+        """Count the decision. Return its entry, and whether to write a line now."""
+        subject_key = subject.key
+        key = (subject_key, *topic)
         entry = self._remembered.get(key)
         if entry is not None and (entry.outcome, entry.identity) == (outcome, identity) and not entry.left_out:
             if usage is None:
@@ -231,20 +241,20 @@ class Decisions:
                 entry.repeats += entry.usage.take() if entry.usage is not None else 0
                 entry.usage = usage
             self._remembered.move_to_end(key)
-            return False
+            return entry, False
         if entry is not None and entry.left_out and entry.usage is not None:
             self._left_out += entry.usage.take()
-        self._remembered[key] = _LastOutcome(outcome, identity, usage=usage)
+        entry = self._remembered[key] = _LastOutcome(outcome, identity, usage=usage)
         self._remembered.move_to_end(key)
         if len(self._remembered) > REMEMBERED_MAX:
             self._remembered.popitem(last=False)
-        if self._lines[subject.key] >= LINES_PER_SUBJECT or self._lines_in_all >= LINES_PER_PERIOD:
+        if self._lines[subject_key] >= LINES_PER_SUBJECT or self._lines_in_all >= LINES_PER_PERIOD:
             self._left_out += 1
-            self._remembered[key].left_out = True
-            return False
-        self._lines[subject.key] += 1
+            entry.left_out = True
+            return entry, False
+        self._lines[subject_key] += 1
         self._lines_in_all += 1
-        return True
+        return entry, True
 
 
 def _outcome(outcome: str) -> dict[str, str | None]:
@@ -265,4 +275,8 @@ def _named(subjects: Collection[str]) -> str:
 
 
 def _topic(request: TokenRequest) -> tuple[str, ...]:
-    return (request.resource[:SHOWN_CHARS], request.selector.name, request.selector_value[:SHOWN_CHARS].lower())
+    return (
+        request.resource[:SHOWN_CHARS],
+        _SELECTOR_NAMES[request.selector],
+        request.selector_value[:SHOWN_CHARS].lower(),
+    )

@@ -10,7 +10,9 @@ lane.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, NamedTuple, Protocol, Self
+from typing import Any, Final, Protocol, Self
+
+import msgspec
 
 from nmi.refusal import Limit, Refusal
 from nmi.server.handlers import Handlers
@@ -19,6 +21,7 @@ from nmi.server.policy import ServerPolicy
 from nmi.server.reading import RequestReader
 from nmi.server.request import Request
 from nmi.server.responses import Answer, StreamedAnswer
+from nmi.server.waiting_requests import WaitingRequests
 
 log = logging.getLogger(__name__)
 requests_log = logging.getLogger(f"{__name__}.requests")
@@ -28,7 +31,7 @@ _STATUS_LINE_END: Final = b"\r\n"
 _HEAD_END: Final = b"\r\n\r\n"
 
 
-class ResponseForm(NamedTuple):
+class ResponseForm(msgspec.Struct, frozen=True):
     """The properties of a request that determine the form of its answer. Nothing else is kept while it waits."""
 
     keep_alive: bool
@@ -68,8 +71,8 @@ class ServerContext(Protocol):
         """Whether each connection ends with its next answer."""
 
     @property
-    def deadlines(self) -> set[asyncio.Timeout]:
-        """The timeouts of the waiting requests. An expired one makes the lane answer its request with 503."""
+    def waiting(self) -> WaitingRequests:
+        """The time limit of the waiting requests."""
 
     @property
     def now_ns(self) -> Callable[[], int]: ...
@@ -81,7 +84,9 @@ class ServerContext(Protocol):
 class GeneralLane:
     """Implements `_native.connection.ConnectionReceiver` for one connection."""
 
-    __slots__ = ("_connection", "_ended", "_last", "_pipeline_timer", "_reader", "_server", "_task", "_written")
+    __slots__ = (
+        *("_connection", "_ended", "_expired", "_last", "_pipeline_timer", "_reader", "_server", "_task", "_written"),
+    )
 
     def __init__(self, connection: LaneConnection, server: ServerContext) -> None:
         self._connection = connection
@@ -92,6 +97,8 @@ class GeneralLane:
         self._written = 0
         self._last = False
         self._ended = False
+        self._expired = False
+        """Whether the time limit cancelled the task of the waiting request."""
 
     def data_received(self, data: bytes) -> None:
         if self._ended:
@@ -105,21 +112,20 @@ class GeneralLane:
     def peer_gone(self) -> None:
         """Cancel the request's task and close the connection: the peer does not read the answer."""
         self._end()
-        if self._task is not None:
-            self._task.cancel()
+        self._cancel()
 
     def connection_lost(self) -> None:
         self._ended = True
         self._cancel_timer()
-        if self._task is not None:
-            self._task.cancel()
+        self._cancel()
 
     def _advance(self) -> None:
         """Answer the received requests in order until none is left or an answer needs asynchronous work."""
         while not self._ended:
-            found = self._reader.next()
+            empty = self._reader.empty
+            found = None if empty else self._reader.next()
             if found is None:
-                if self._reader.empty:
+                if empty or self._reader.empty:  # the bytes may have been an empty line
                     self._written = 0
                     self._connection.resume()
                 return
@@ -139,24 +145,34 @@ class GeneralLane:
         else:
             seconds = self._server.policy.pipeline_seconds
             self._pipeline_timer = asyncio.get_running_loop().call_later(seconds, self._stop_reading)
+        self._expired = False
         self._task = self._server.spawn(self._answer_later(form, pending, begun))
+        self._server.waiting.add(self)
+
+    def expire(self) -> None:
+        """Answer the waiting request with 503: its time has ended, or the server stops. Idempotent."""
+        if self._task is not None and not self._expired:
+            self._expired = True
+            self._task.cancel()
 
     async def _answer_later(self, form: ResponseForm, pending: Pending, begun: int) -> None:
         """Wait for one answer, write it, and continue with later requests. Raises nothing but CancelledError."""
         handlers, stream = self._server.handlers, _Stream(self, form)
-        deadline = asyncio.timeout(self._server.policy.answer_seconds)
         try:
-            async with deadline:
-                self._server.deadlines.add(deadline)
-                outcome = await pending.work(stream)
+            outcome = await pending.work(stream)
+        except asyncio.CancelledError:
+            # As asyncio.timeout() does: another cancellation at the same time, of a lost connection, prevails.
+            if not self._expired or self._task is None or self._task.uncancel() > 0:
+                raise
+            outcome = handlers.timed_out(pending, stopping=self._server.draining)
         except Exception as error:  # noqa: BLE001 - the outermost handler: logged once, answered 500
             outcome = (
                 handlers.timed_out(pending, stopping=self._server.draining)
-                if deadline.expired()
+                if self._expired
                 else handlers.failed(pending, error)
             )
         finally:
-            self._server.deadlines.discard(deadline)
+            self._server.waiting.discard(self)
         self._task = None
         self._cancel_timer()
         if self._ended:
@@ -227,6 +243,12 @@ class GeneralLane:
             self._last = True
             self._server.handlers.limit_hit(Limit.PIPELINE)
             self._connection.pause()
+
+    def _cancel(self) -> None:
+        """Cancel the waiting request. Its task may not have begun, and then runs no part of `_answer_later`."""
+        if self._task is not None:
+            self._task.cancel()
+            self._server.waiting.discard(self)
 
     def _end(self) -> None:
         self._ended = True

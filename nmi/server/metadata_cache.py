@@ -16,8 +16,9 @@ them, and memory is bounded by ENTRIES_MAX and BYTES_MAX.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from _native.answers import SharedText
 from nmi.refusal import Refusal

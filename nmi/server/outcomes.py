@@ -1,9 +1,10 @@
 """Outcomes of requests: the answer, its metrics and its log line. Each refusal is handled here exactly once."""
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
+
+import msgspec
 
 from _native.answers import SharedAnswer, SharedText, Usage
 from _native.histogram import Series
@@ -27,8 +28,7 @@ TARGET_BYTES_MAX: Final = 2048
 """A longer target is left to the general lane."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """An answer, its call, and the metric series of its duration."""
 
     answer: Answer
@@ -36,8 +36,7 @@ class Outcome:
     call: Call
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(msgspec.Struct, frozen=True):
     """An answer that needs asynchronous work."""
 
     call: Call
@@ -85,11 +84,11 @@ class Outcomes:
         answer = refusal_answer(
             refusal, request_id=call.request, set_retry_after=self._policy.set_retry_after, allow=allow
         )
-        who = self.subject(call) if subject is None else subject
+        who = subject_of(call, self._index.get(call.peer)) if subject is None else subject
         self._measures.refused(refusal.reason)
         if refusal.limit is not None:
             self._measures.limit_hit(refusal.limit)
-        usage = self.decisions.refused(who, canonical_path.value, answer.status, refusal, asked)
+        usage = self.decisions.refused(who, str(canonical_path), answer.status, refusal, asked)
         outcome = self.answered(who, answer, canonical_path, asked)
         if canonical_path is not CanonicalPath.HOST_TOKEN:
             counter = self._measures.refusal_counter(refusal.reason)
@@ -145,7 +144,7 @@ class Outcomes:
         """Return the metric series of an answer. Only known pods have a namespace, only token requests an audience."""
         namespace = "" if subject.entry is None else subject.entry.namespace
         return self._measures.series(
-            canonical_path.value, status, namespace, "" if asked is None else audience(asked.resource)
+            str(canonical_path), status, namespace, "" if asked is None else audience(asked.resource)
         )
 
 

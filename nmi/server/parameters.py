@@ -22,25 +22,25 @@ _SELECTORS: Final = {
     "mi_res_id": SelectorKind.RESOURCE_ID,  # MSAL4J, go-autorest
     "msi-res-id": SelectorKind.RESOURCE_ID,  # the probe of Azure.Identity for .NET
 }
-_MALFORMED: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|;")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def parse_query(query: str) -> dict[str, str] | Refusal:
     """Return the parameters of *query*, with decoded names and values, in their order."""
-    if _MALFORMED.search(query):
+    if ";" in query or _BAD_ESCAPE.search(query):
         return _refuse('The query holds a bad percent escape, or a ";", which has to be sent as %3B.')
-    pairs = [each.partition("=") for each in query.split("&") if each]
+    pairs = [each for each in query.split("&") if each]
     if len(pairs) > PARAMETERS_MAX:
         return _refuse("The query has too many parameters.", Limit.PARAMETERS)
     try:
-        decoded = [(_decoded(name), _decoded(value)) for name, _, value in pairs]
+        decoded = [_decoded_pair(each) for each in pairs]
     except UnicodeDecodeError:
         return _refuse("The query is not UTF-8.")
     parameters = dict(decoded)
     if len(parameters) < len(decoded):
         return _refuse("A query parameter is given more than once.")
-    if any(_CONTROL.search(name) or _CONTROL.search(value) for name, value in decoded):
+    if _CONTROL.search("".join(parameters)) or _CONTROL.search("".join(parameters.values())):
         return _refuse("The query holds a control character.")
     return parameters
 
@@ -70,7 +70,14 @@ def _wants_fresh(parameters: Mapping[str, str]) -> bool:
     return parameters.get("bypass_cache", "").lower() == "true" or bool(parameters.get("token_sha256_to_refresh"))
 
 
+def _decoded_pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return (_decoded(name), _decoded(value)) if "%" in text or "+" in text else (name, value)
+
+
 def _decoded(text: str) -> str:
+    if "%" not in text and "+" not in text:
+        return text
     return unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "strict")
 
 

@@ -1,8 +1,9 @@
 """The handler of paths that IMDS answers itself: the allowed methods and header fields. `passthrough` forwards."""
 
-from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol
+
+from msgspec.structs import replace
 
 from nmi.refusal import Reason, Refusal
 from nmi.server.call import Call

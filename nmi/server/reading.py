@@ -56,24 +56,25 @@ class RequestReader:
         return self._refusal
 
     def _read(self) -> Request | Refusal | None:
-        if self._head is None:
-            refusal = self._read_head()
-            if refusal is not None:
-                return refusal
-        head, body = self._head, self._body
-        if head is None or body is None:
-            return None
-        raw = body.take(self._received)
-        if raw is None or isinstance(raw, Refusal):
-            return raw
-        message = self._raw_head + raw
+        head = self._head
+        if head is None:
+            found = self._read_head()
+            if found is None or isinstance(found, Refusal):
+                return found
+            head = self._head = found
+        message, content = self._raw_head, b""
+        if self._body is not None:
+            raw = self._body.take(self._received)
+            if raw is None or isinstance(raw, Refusal):
+                return raw
+            message, content = message + raw, self._body.content
         self._begin()
         if not _llhttp_agrees(message, head):
             return bad("something that two parsers understand differently")
-        return Request(head.method, head.target, head.fields, head.http_1_0, head.keep_alive, body.content)
+        return Request(head.method, head.target, head.fields, head.http_1_0, head.keep_alive, content)
 
-    def _read_head(self) -> Refusal | None:
-        """Take the head from the received bytes if it is complete."""
+    def _read_head(self) -> Head | Refusal | None:
+        """Take the head from the received bytes if it is complete, and prepare for its body if it announces one."""
         received = self._received
         if received.startswith(CRLF) and not self._skipped:
             # RFC 9112 §2.2: ignore one empty line before a request; old clients send one after a body.
@@ -93,13 +94,17 @@ class RequestReader:
             return head
         if head.length > self._sizes.body_bytes:
             return body_too_large()
-        self._head = head
-        self._body = Chunked(self._sizes.body_bytes) if head.chunked else Sized(head.length)
-        return None
+        if head.chunked:
+            self._body = Chunked(self._sizes.body_bytes)
+        elif head.length:
+            self._body = Sized(head.length)
+        return head
 
 
 class _Seen:
     """The callbacks of llhttp, which record its reading: httptools calls the methods defined here."""
+
+    __slots__ = ("fields", "heads", "messages", "target")
 
     def __init__(self) -> None:
         self.target = b""

@@ -8,9 +8,10 @@ lasting refusals.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
+
+import msgspec
 
 from _native.answers import FixedAnswer, Usage
 from _native.histogram import Counter, Series
@@ -63,8 +64,7 @@ def kinds_of(refusal: Refusal, path: CanonicalPath, proxied_paths: ProxiedPaths)
     return () if proxied_paths.prefixes and kinds == (Kind.UNKNOWN_METADATA,) else kinds
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedRequest:
+class RefusedRequest(msgspec.Struct, frozen=True):
     """An answer to a refused request, and the counters of its repeats."""
 
     answer: PlainAnswer

@@ -1,22 +1,31 @@
 """One whole request whose syntax has passed every check."""
 
-from dataclasses import dataclass, field
+import msgspec
+from typing_extensions import override
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A request. Immutable; only its framing has been interpreted."""
 
     method: str
     target: str
     """As sent: visible ASCII without "#"."""
-    fields: tuple[tuple[str, str], ...] = field(repr=False)
+    fields: tuple[tuple[str, str], ...]
     """Lower-case names and values without surrounding white space, Latin-1, in the order sent."""
     http_1_0: bool
     keep_alive: bool
     """Whether the client expects another answer on this connection."""
-    body: bytes = field(default=b"", repr=False)
+    body: bytes = b""
+
+    @override
+    def __repr__(self) -> str:
+        """Return the request line only: fields and body may contain secrets."""
+        return f"Request({self.method!r}, {self.target!r})"
 
     def values(self, name: str) -> tuple[str, ...]:
         """Return every value of the field *name* (lower case) separately."""
-        return tuple(value for each, value in self.fields if each == name)
+        found: tuple[str, ...] = ()
+        for each, value in self.fields:
+            if each == name:
+                found += (value,)
+        return found

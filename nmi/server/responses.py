@@ -7,13 +7,14 @@ process. Check the table of client libraries before a change here.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from math import ceil
 from types import MappingProxyType
 from typing import Final, Protocol
 
 import msgspec
+from typing_extensions import override
 
 from _native.answers import SharedText
 from nmi.refusal import Reason, Refusal
@@ -29,9 +30,10 @@ RETRY_AFTER_SECONDS: Final = 5
 ASSIGNING_RETRY_AFTER_SECONDS: Final = 20
 """An assignment on Azure takes 10 to 60 seconds. The Go implementation uses 20 too."""
 
-_FATAL_WORD: Final = re.compile("unreachable", re.IGNORECASE)
+_FATAL_WORD: Final = "unreachable"
 """A 403 with this word makes the Python and JavaScript SDKs treat the endpoint as absent."""
 _NANOSECONDS: Final = 10**9
+_PHRASES: Final = MappingProxyType({int(status): status.phrase for status in HTTPStatus})
 
 
 class Answer(Protocol):
@@ -48,20 +50,24 @@ class Answer(Protocol):
         """Return the whole answer at *now_ns* (time.monotonic_ns()); *close* adds `Connection: close`."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlainAnswer:
+class PlainAnswer(msgspec.Struct, frozen=True):
     """An answer whose bytes do not depend on the time."""
 
     status: int
-    body: bytes = field(repr=False)
+    body: bytes
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
     """In addition to Content-Type, Content-Length and Connection. Names and values are validated."""
     ends_connection: bool = False
     length: int | None = None
     """The value of Content-Length for an answer without its body: the answer to HEAD."""
-    text: SharedText | None = field(default=None, repr=False, compare=False)
+    text: SharedText | None = None
     """The same answer for the fast lane, if it is cached for all pods."""
+
+    @override
+    def __repr__(self) -> str:
+        """Return no body: it may contain a token."""
+        return f"PlainAnswer({self.status}, {self.content_type!r}, {len(self.body)} bytes)"
 
     def render(self, now_ns: int, close: bool = False) -> bytes:  # noqa: ARG002 - others are rendered by the time
         length = len(self.body) if self.length is None else self.length
@@ -90,15 +96,18 @@ def head_of(answer: PlainAnswer) -> bytes:
 def _head(
     status: int, content_type: str, length: int, headers: Iterable[tuple[str, str]], *, close: bool = False
 ) -> bytes:
-    lines = [f"HTTP/1.1 {status} {_phrase(status)}"]
+    phrase = _PHRASES.get(status, "Unknown")
+    lines = [f"HTTP/1.1 {status} {phrase}"]
     if content_type:
         lines.append(f"Content-Type: {content_type}")
     if status != HTTPStatus.NO_CONTENT:  # RFC 9110 §8.6
         lines.append(f"Content-Length: {length}")
-    lines += [f"{name}: {value}" for name, value in headers]
+    for name, value in headers:
+        lines.append(f"{name}: {value}")
     if close:
         lines.append("Connection: close")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    lines += ("", "")
+    return "\r\n".join(lines).encode("latin-1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +175,10 @@ def refused(
         headers += (("Allow", ", ".join(allow)),)
     if request_id:
         headers += ((REQUEST_ID, request_id),)
-    sentence = _FATAL_WORD.sub("not answering", refusal.sentence)[:SENTENCE_CHARS]
+    sentence = refusal.sentence
+    if _FATAL_WORD in sentence.lower():
+        sentence = re.sub(_FATAL_WORD, "not answering", sentence, flags=re.IGNORECASE)
+    sentence = sentence[:SENTENCE_CHARS]
     body = msgspec.json.encode({"error": form.error, "error_description": sentence})
     return PlainAnswer(form.status, body, headers=headers, ends_connection=form.ends_connection)
 
@@ -239,10 +251,3 @@ def with_request_id(status: int, headers: tuple[tuple[str, str], ...], request_i
 
 def _seconds(retry_after: float | None, default: int) -> int:
     return default if retry_after is None else max(1, ceil(retry_after))
-
-
-def _phrase(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Unknown"

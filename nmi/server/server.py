@@ -16,6 +16,7 @@ from nmi.server.issued_token import TokenIssuer
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import Forwarder
+from nmi.server.waiting_requests import WaitingRequests
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Server:
             decisions=self._decisions,
             now_ns=now_ns,
         )
-        self.deadlines: set[asyncio.Timeout] = set()
+        self.waiting = WaitingRequests(policy.answer_seconds)
         self._tasks: set[asyncio.Task[None]] = set()
         self._summaries: asyncio.Task[None] | None = None
         self._lane = Lane(
@@ -139,10 +140,7 @@ class Server:
         self.stop_accepting()
         left = await self._emptied(seconds, silent_after=FIRST_BYTE_SECONDS)
         if left:
-            now = asyncio.get_running_loop().time()
-            for deadline in self.deadlines:
-                if not deadline.expired():
-                    deadline.reschedule(now)
+            self.waiting.expire_all()
             left = await self._emptied(LAST_ANSWER_SECONDS)
         if left:
             log.warning(
@@ -168,6 +166,7 @@ class Server:
         """Close every connection and cancel every task. Idempotent."""
         self.draining = True
         self._lane.close()
+        self.waiting.close()
         tasks = [*self._tasks]
         if self._summaries is not None:
             tasks.append(self._summaries)

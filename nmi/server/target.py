@@ -13,9 +13,10 @@ identities, because the response would be a token of the node. Four steps implem
 """
 
 import re
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Final
+
+import msgspec
 
 DECODINGS_MAX: Final = 4
 """No legitimate client escapes twice. A target with more levels is refused unread."""
@@ -53,14 +54,13 @@ class Action(Enum):
     """404 for any method and headers: an SDK reads a 400 on some of these paths as a sign of IMDSv2."""
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(msgspec.Struct, frozen=True):
     """The result of resolving a target."""
 
     action: Action
     canonical_path: CanonicalPath
     path: str = ""
-    """The normal form, which may be forwarded. Empty if there is none."""
+    """The normal form, which may be forwarded. Empty if there is none, and for the token path."""
     query: str = ""
     """As sent, without the question mark."""
 
@@ -102,11 +102,11 @@ def resolve(target: str, proxied_paths: ProxiedPaths) -> Destination:
     absolute = _ABSOLUTE_FORM.match(raw)
     if absolute is not None:  # RFC 9112 §3.2.2: a server accepts it, although no client sends it to an origin server
         raw = raw[absolute.end() :] or "/"
+    if absolute is None and _TOKEN_SPELLINGS.fullmatch(raw):
+        return Destination(Action.TOKEN, CanonicalPath.TOKEN, query=query)
     path = normal(raw)
     if path is None:
         return Destination(Action.REFUSE_DISGUISE, CanonicalPath.OTHER)
-    if absolute is None and _TOKEN_SPELLINGS.fullmatch(raw):
-        return Destination(Action.TOKEN, CanonicalPath.TOKEN, path, query)
     return _elsewhere(raw, path, query, proxied_paths)
 
 

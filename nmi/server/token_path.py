@@ -49,7 +49,8 @@ class TokenPath(TokenEndpoint):
     def _lacks_metadata_header(self, request: Request) -> bool:
         if not self._policy.require_metadata_header:
             return False
-        return [each.lower() for each in request.values("metadata")] != ["true"]
+        values = request.values("metadata")
+        return len(values) != 1 or values[0].lower() != "true"
 
     async def _issue(self, call: Call, asked: TokenRequest, _: Stream) -> Outcome:
         outcomes = self._outcomes

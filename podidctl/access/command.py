@@ -25,6 +25,7 @@ from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
 from podidctl.access.scope import KINDS, ScopeError
 from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect, parse_pod_name
+from podidctl.completion import ClusterNames
 from podidctl.printing import Output, console, plain, print_document, print_text
 from podidentity.exits import StartError
 from podidentity.telemetry.logs import LogFormat, configure
@@ -49,14 +50,31 @@ class _Request:
 
 def add_to(app: typer.Typer, context: CliContext) -> None:
     """Add the command to *app*."""
+    names = ClusterNames(context)
 
     @app.command("access")
     def _access(
-        kind: Annotated[str, typer.Argument(help="identity, pod, node or namespace. Default: the cluster.")] = "",
-        name: Annotated[str, typer.Argument(help="Its name; of a pod or an identity NAMESPACE/NAME, or NAME.")] = "",
+        kind: Annotated[
+            str,
+            typer.Argument(
+                help="identity, pod, node or namespace. Default: the cluster.", autocompletion=_complete_kinds
+            ),
+        ] = "",
+        name: Annotated[
+            str,
+            typer.Argument(
+                help="Its name; of a pod or an identity NAMESPACE/NAME, or NAME.", autocompletion=names.of_kind
+            ),
+        ] = "",
         *,
         namespace: Annotated[
-            str, typer.Option("-n", "--namespace", help="The namespace of the pod or the identity.")
+            str,
+            typer.Option(
+                "-n",
+                "--namespace",
+                help="The namespace of the pod or the identity.",
+                autocompletion=names.namespaces,
+            ),
         ] = "",
         kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
         cloudconfig: Annotated[str, typer.Option(help=CLOUDCONFIG_HELP)] = "",
@@ -96,6 +114,10 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
         raise typer.Exit(code)
 
 
+def _complete_kinds(incomplete: str) -> list[str]:
+    return [each for each in KINDS if each.startswith(incomplete)]
+
+
 def _check_options(output: AccessOutput, kind: str, policy: str, diff: str, stored: str) -> None:
     """Raise typer.BadParameter for options that exclude each other."""
     if policy and diff:
@@ -122,8 +144,13 @@ def parse_scope(kind: str, name: str, namespace: str, usual: str) -> Scope:
 
 
 def _test_policy(request: _Request, file: str, output: PolicyOutput, to: Console) -> int:
-    rules = _read_policy(file)
-    result = evaluate(_find_review(request), rules, file)
+    rules, found = _read_policy(file), _find_review(request)
+    if found.scope.kind:
+        raise StartError(
+            f"{request.stored} is a review of {found.scope.kind} {found.scope.name} only, and a policy tests the whole "
+            "cluster: store one without arguments, podidctl access -o json"
+        )
+    result = evaluate(found, rules, file)
     print_text(render_policy(result, output), to)
     return SOMETHING_TO_DO if result.is_violated else int(result.is_undecided)
 

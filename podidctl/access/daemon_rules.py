@@ -8,7 +8,7 @@ import msgspec
 from nmi.settings import Settings
 from podidctl.access.cluster_objects import ClusterObjects, readable
 from podidctl.access.schema import Rules
-from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi
 from podidctl.diagnosis.gather import NO_NODE
 from podidctl.diagnosis.input import NmiConfiguration
 from podidctl.doctor.exemptions import exemption_reasons
@@ -44,18 +44,13 @@ class DaemonRules:
 
 
 def nmi_daemons(objects: ClusterObjects) -> tuple[Daemon, ...]:
-    """Return the pods of NMI: those with its label that a DaemonSet runs in the node's network, else all of them.
-
-    A tenant can label a pod like NMI, and its flags must not change the review.
-    """
-    found = readable(objects.nmi)
-    return tuple(each for each in found if each.looks_like_nmi) or found
+    """Return the pods of NMI. The flags of a tenant's pod that is labelled like NMI must not change the review."""
+    return tuple(genuine_nmi(readable(objects.nmi)))
 
 
 def mic_daemons(objects: ClusterObjects) -> tuple[Daemon, ...]:
-    """Return the pods of MIC: those with its label in a namespace of NMI, else all with its label."""
-    found, namespaces = readable(objects.mic), {each.metadata.namespace for each in nmi_daemons(objects)}
-    return tuple(each for each in found if each.metadata.namespace in namespaces) or found
+    """Return the pods of MIC."""
+    return tuple(genuine_mic(readable(objects.mic), nmi_daemons(objects)))
 
 
 def daemon_rules(objects: ClusterObjects) -> DaemonRules:

@@ -5,6 +5,7 @@ forwards the requests of exempt pods; and on a node without NMI, IMDS answers ev
 """
 
 import posixpath
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -20,16 +21,19 @@ PTRACE: Final = frozenset({"SYS_PTRACE"})
 READ_PATHS: Final = (
     "/etc/kubernetes",
     "/root",
+    "/run/aad-pod-identity",
     "/run/containerd",
     "/run/crio",
     "/run/docker.sock",
     "/var/lib/kubelet",
+    "/var/lib/waagent",
+    "/var/run/aad-pod-identity",
     "/var/run/containerd",
     "/var/run/crio",
     "/var/run/docker.sock",
 )
-"""The kubelet's and the pods' credentials, and sockets of container runtimes, which a read-only mount does not
-protect."""
+"""Credentials of the kubelet, the pods and Azure's agent, and sockets of container runtimes and of NMI's handover. A
+read-only mount does not protect them."""
 WRITE_PATHS: Final = (
     *READ_PATHS,
     "/bin",
@@ -37,6 +41,7 @@ WRITE_PATHS: Final = (
     "/dev",
     "/etc/cni",
     "/etc/cron.d",
+    "/etc/crontab",
     "/etc/ld.so.preload",
     "/etc/passwd",
     "/etc/ssh",
@@ -50,12 +55,15 @@ WRITE_PATHS: Final = (
     "/run/dbus",
     "/run/systemd",
     "/sbin",
+    "/sys",
     "/usr",
     "/var/lib/containerd",
     "/var/lib/docker",
     "/var/run/dbus",
+    "/var/spool/cron",
 )
 """Paths with which a writing pod runs its code on the node."""
+_PROCESS_ROOT: Final = re.compile(r"\A(?:/proc/[^/]+/(?:root|cwd)(?=/|\Z))+")
 
 
 def host_access(pod: ReviewedPod, exempt: str, *, nmi_missing: bool) -> list[HostAccess]:
@@ -102,8 +110,14 @@ def _dangerous_paths(pod: ReviewedPod) -> Iterator[str]:
         for mount in container.volume_mounts or ():
             path = paths.get(mount.name, "")
             critical = READ_PATHS if mount.read_only else WRITE_PATHS
-            if path and any(_overlap(posixpath.normpath(path), each) for each in critical):
+            if path and any(_overlap(_real_path(path), each) for each in critical):
                 yield path
+
+
+def _real_path(path: str) -> str:
+    """Return the path of the node that *path* names, also through the root directory of one of its processes."""
+    normal = "/" + posixpath.normpath(path).lstrip("/")
+    return _PROCESS_ROOT.sub("", normal) or "/"
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -15,6 +15,8 @@ from podidctl.access.schema import Action, Way
 FILE_MAX: Final = 1 << 20
 """Bytes of a policy file."""
 RULES_MAX: Final = 1000
+NAME_MAX: Final = 200
+"""Characters of a rule's name, which is the id of the rule in SARIF."""
 VERSION: Final = 1
 
 
@@ -194,6 +196,10 @@ def parse_policy(data: bytes) -> list[RuleLine]:
     for rule, line in zip(policy.rules, lines, strict=True):
         if not rule.name.strip():
             raise PolicyError(f"line {line}: the rule has an empty name")
+        if len(rule.name) > NAME_MAX or not rule.name.isprintable():
+            raise PolicyError(
+                f"line {line}: the rule's name has more than {NAME_MAX} characters or a control character; shorten it"
+            )
         if rule.name in names:
             raise PolicyError(f"line {line}: the rule of line {names[rule.name]} has the same name {rule.name!a}")
         names[rule.name] = line

@@ -17,6 +17,7 @@ from podidctl.access.grants import binding_index, find_grants, live_pods
 from podidctl.access.host_access import host_access
 from podidctl.access.hosts import HostMap, find_hosts
 from podidctl.access.offered_identities import OfferedIdentities, identity_of, secret_of
+from podidctl.access.pod_reach import reach_of_pods
 from podidctl.access.programs import find_programs
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.rbac import Permissions
@@ -28,6 +29,7 @@ from podidctl.access.schema import (
     Grant,
     GrantState,
     Host,
+    HostAccess,
     Identity,
     NodeAccess,
     PodAccess,
@@ -39,7 +41,8 @@ from podidctl.access.schema import (
     Way,
 )
 from podidctl.access.scope import restrict
-from podidctl.access.subjects import Targets, actions_of_accounts, find_subjects
+from podidctl.access.subjects import actions_of_accounts, find_subjects, with_accounts
+from podidctl.access.targets import ByName, Targets
 from podidctl.access.unknown_parts import unknown_parts
 from podidctl.diagnosis.access_reviews import service_account_of
 from podidctl.diagnosis.input import ReadFailure
@@ -133,11 +136,22 @@ class _Review:
         return find_programs(self.objects, self.permissions, self.grants)
 
     @cached_property
+    def ways(self) -> dict[str, list[HostAccess]]:
+        """Ways of each pod to the identities of its node, by pod."""
+        virtual = {
+            each.metadata.name for each in readable(self.objects.nodes) if each.metadata.label(VIRTUAL[0]) == VIRTUAL[1]
+        }
+        found = {}
+        for pod in self.live:
+            node = pod.spec.node_name
+            missing = self.nmi_states.get(node) == "none" and node not in virtual
+            found["/".join(pod.key)] = host_access(pod, self.rules.exempt(pod), nmi_missing=missing) if node else []
+        return found
+
+    @cached_property
     def targets(self) -> Targets:
-        of_pods: defaultdict[str, set[str]] = defaultdict(set)
         of_accounts: defaultdict[str, set[str]] = defaultdict(set)
         for grant in self.grants:
-            of_pods[grant.pod].add(grant.identity)
             if grant.service_account:
                 of_accounts[grant.service_account].add(grant.identity)
         for program in self.programs:
@@ -147,13 +161,30 @@ class _Review:
         for each in identities:
             if name := secret_of(each):
                 secrets[name].add("/".join(each.key))
-        return Targets(
+        accounts = {key: frozenset(value) for key, value in of_accounts.items()}
+        account_of = {"/".join(each.key): account_name(each) for each in self.live}
+        names = {host.id: frozenset(name for each in host.attached for name in each.identities) for host in self.hosts}
+        of_pods = reach_of_pods(
+            self.grants,
+            accounts=accounts,
+            account_of=account_of,
+            node_of=self.node_of,
+            ways=self.ways,
+            attached={node: names[self.places.id_of(node)] for node in self.node_names},
+        )
+        targets = Targets(
             identities=frozenset("/".join(each.key) for each in identities),
             offered=OfferedIdentities(self.objects, self.rules),
-            of_pods={key: frozenset(value) for key, value in of_pods.items()},
-            of_accounts={key: frozenset(value) for key, value in of_accounts.items()},
-            of_secrets={key: frozenset(value) for key, value in secrets.items()},
+            of_pods=ByName(of_pods),
+            of_accounts=ByName(accounts),
+            of_secrets=ByName({key: frozenset(value) for key, value in secrets.items()}),
         )
+        if self.permissions is not None:
+            targets = with_accounts(self.permissions, targets, account_of)
+        of_nodes: defaultdict[str, set[str]] = defaultdict(set)
+        for name, its in targets.of_pods.of_object.items():
+            of_nodes[self.node_of[name]] |= its
+        return replace(targets, of_nodes={key: frozenset(value) for key, value in of_nodes.items()})
 
     @cached_property
     def subjects(self) -> list[SubjectAccess]:
@@ -168,26 +199,21 @@ class _Review:
     @cached_property
     def pods(self) -> list[PodAccess]:
         granted = {each.pod for each in self.grants}
-        virtual = {
-            each.metadata.name for each in readable(self.objects.nodes) if each.metadata.label(VIRTUAL[0]) == VIRTUAL[1]
-        }
         actions: Mapping[str, list[Action]] = {}
         if self.permissions is not None:
             accounts = {account_name(each) for each in self.live}
             actions = actions_of_accounts(self.permissions, self.targets, sorted(accounts))
         found = []
         for pod in self.live:
-            node = pod.spec.node_name
-            missing = self.nmi_states.get(node) == "none" and node not in virtual
-            ways = host_access(pod, self.rules.exempt(pod), nmi_missing=missing) if node else []
             name = "/".join(pod.key)
+            ways = self.ways[name]
             if not (ways or pod.binding_label or name in granted or pod.key in self.daemon_of):
                 continue
             found.append(
                 PodAccess(
                     namespace=pod.metadata.namespace,
                     name=pod.metadata.name,
-                    node=node,
+                    node=pod.spec.node_name,
                     label=pod.binding_label,
                     service_account=account_name(pod),
                     workload=workload_of(pod),

@@ -110,10 +110,11 @@ def _part(
         for each in review.grants
         if each.pod in names and (not only_grants_of_identities or each.identity in identities)
     ]
+    on_nodes = {each.node for each in pods}
     kept = [
         each
         for each in review.nodes
-        if (each.name in nodes if nodes is not None else each.host in hosts or each.name in {pod.node for pod in pods})
+        if (each.name in nodes if nodes is not None else each.host in hosts or each.name in on_nodes)
     ]
     exceptions = {way.detail for each in pods for way in each.host_access if way.way is Way.EXCEPTION}
     if scope.kind == "namespace":

@@ -3,16 +3,21 @@ credentials, and to get more permissions. Pure.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from podidctl.access.projections import RBAC_GROUP, PolicyRule
 from podidctl.access.rbac import ALL, BoundRule, Permissions, Request, SubjectKey, matches, service_account
 from podidctl.access.schema import Action, SubjectAccess, SubjectRight
+from podidctl.access.targets import ByName, Names, Targets
 from podidentity.resources import GROUP
 
 WRITE: Final = ("create", "update", "patch")
+NODES: Final = "nodes/proxy"
+"""The kubelet's API, with which a client runs commands in the node's pods."""
+APPROVAL: Final = "certificatesigningrequests/approval"
+"""An approved request yields a certificate of the user and the groups that it names."""
 
 
 class Check(NamedTuple):
@@ -30,17 +35,18 @@ CHECKS: Final = (
     Check(Action.EXCEPTIONS, GROUP, ("azurepodidentityexceptions",), WRITE),
     Check(Action.ASSIGNED, GROUP, ("azureassignedidentities",), WRITE),
     Check(Action.PODS, "", ("pods",), ("create",)),
-    Check(Action.LABELS, "", ("pods",), ("update", "patch")),
+    Check(Action.LABELS, "", ("pods", "pods/status"), ("update", "patch")),
     Check(Action.WORKLOADS, "apps", ("deployments", "daemonsets", "statefulsets", "replicasets"), WRITE),
     Check(Action.WORKLOADS, "batch", ("jobs", "cronjobs"), WRITE),
     Check(Action.WORKLOADS, "", ("replicationcontrollers",), WRITE),
     Check(Action.EXEC, "", ("pods/exec", "pods/attach"), ("create", "get")),
     Check(Action.EXEC, "", ("pods/ephemeralcontainers",), ("update", "patch")),
-    Check(Action.EXEC, "", ("nodes/proxy",), ("create", "get")),
+    Check(Action.EXEC, "", (NODES,), ("create", "get")),
     Check(Action.TOKENS, "", ("serviceaccounts/token",), ("create",)),
     Check(Action.SECRETS, "", ("secrets",), ("get", "list", "watch")),
     Check(Action.ROLES, RBAC_GROUP, ("roles", "clusterroles"), ("bind", "escalate")),
     Check(Action.IMPERSONATE, "", ("users", "groups", "serviceaccounts"), ("impersonate",)),
+    Check(Action.IMPERSONATE, "certificates.k8s.io", (APPROVAL,), ("update", "patch")),
     Check(
         Action.ADMISSION,
         "admissionregistration.k8s.io",
@@ -49,7 +55,7 @@ CHECKS: Final = (
     ),
 )
 CLUSTER_SCOPED: Final = frozenset(
-    {"nodes/proxy", "mutatingwebhookconfigurations", "mutatingadmissionpolicies", "users", "groups"}
+    {NODES, APPROVAL, "mutatingwebhookconfigurations", "mutatingadmissionpolicies", "users", "groups"}
 )
 """Resources on which a role of one namespace has no effect. (`bind` on a ClusterRole is checked in the namespace of the
 RoleBinding that names it.)"""
@@ -58,66 +64,19 @@ ALWAYS_SHOWN: Final = frozenset(
 )
 """Actions that are shown even if they lead to no identity today."""
 
-Names = frozenset[str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Targets:
-    """AzureIdentities that each action leads to. Names of namespaced things are `namespace/name`."""
-
-    identities: Names = frozenset()
-    offered: Callable[[str], Names] = lambda _namespace: frozenset()
-    """Identities that bindings give to pods of a namespace with any label; of every namespace if it is empty."""
-    of_pods: Mapping[str, Names] = field(default_factory=dict)
-    """By pod."""
-    of_accounts: Mapping[str, Names] = field(default_factory=dict)
-    """By service account: identities of type 3, and those within reach of NMI's and MIC's own accounts."""
-    of_secrets: Mapping[str, Names] = field(default_factory=dict)
-    """By Secret."""
-    only: Names | None = None
-    """Identities that count; None for all. Permissions that lead to none of them are left out."""
-
-    def of(self, action: Action, namespace: str, names: Names) -> Names:
-        """Return the identities that *action* leads to in *namespace* (all if empty) on *names* (all if empty)."""
-        found = self._all_of(action, namespace, names)
-        return found if self.only is None else found & self.only
-
-    def _all_of(self, action: Action, namespace: str, names: Names) -> Names:
-        match action:
-            case Action.PODS | Action.LABELS | Action.WORKLOADS | Action.ADMISSION:
-                found = self.offered(namespace)
-            case Action.EXEC:
-                found = _union(self.of_pods, namespace, names)
-            case Action.TOKENS:
-                found = _union(self.of_accounts, namespace, names)
-            case Action.SECRETS:
-                found = _union(self.of_secrets, namespace, names)
-            case Action.BINDINGS:
-                found = _within(self.identities, namespace)
-            case Action.ROLES if namespace:
-                found = _within(self.identities, namespace) | self.offered(namespace)
-            case _:
-                found = self.identities
-        return found
-
-
-def _within(names: Names, namespace: str) -> Names:
-    return names if not namespace else frozenset(each for each in names if each.startswith(f"{namespace}/"))
-
-
-def _union(by_name: Mapping[str, Names], namespace: str, names: Names) -> Names:
-    found: set[str] = set()
-    for name, identities in by_name.items():
-        where, _, bare = name.partition("/")
-        if namespace in {"", where} and (not names or bare in names):
-            found |= identities
-    return frozenset(found)
+ROUNDS_MAX: Final = 20
+"""Service accounts in one chain, each of which leads to the next one."""
+OPEN_GROUPS: Final = frozenset({"system:authenticated", "system:unauthenticated", "system:serviceaccounts"})
+"""Groups of Kubernetes whose members are its clients: a permission of theirs is one of every client."""
+ANONYMOUS: Final = "system:anonymous"
 
 
 class _Found(NamedTuple):
     action: Action
     namespace: str
     names: Names
+    on_nodes: bool
+    """Whether *names* are those of nodes."""
 
 
 @dataclass(slots=True)
@@ -136,12 +95,20 @@ def find_subjects(permissions: Permissions, targets: Targets) -> list[SubjectAcc
             kind=key.kind,
             namespace=key.namespace,
             name=key.name,
-            built_in=key.name.startswith("system:"),
+            built_in=is_built_in(key),
             rights=rights,
         )
         for key, rights in found
         if rights
     ]
+
+
+def is_built_in(key: SubjectKey) -> bool:
+    """Return whether the subject is a component or an administrator of Kubernetes itself (`system:…`), and not a group
+    or user that stands for arbitrary clients.
+    """
+    open_ = key.name in OPEN_GROUPS or key.name.startswith("system:serviceaccounts:") or key.name == ANONYMOUS
+    return key.name.startswith("system:") and not open_
 
 
 def actions_of_accounts(permissions: Permissions, targets: Targets, accounts: Iterable[str]) -> dict[str, list[Action]]:
@@ -164,14 +131,17 @@ def actions_of_accounts(permissions: Permissions, targets: Targets, accounts: It
 
 
 def _rights(bound: Sequence[BoundRule], targets: Targets) -> Iterator[SubjectRight]:
-    merged: dict[_Found, _Merged] = {}
-    for each in bound:
-        for check in CHECKS:
-            _match(each, check, merged)
+    merged = _merged(bound)
     shown: defaultdict[tuple[object, ...], list[tuple[_Found, _Merged]]] = defaultdict(list)
     for found, how in merged.items():
         shown[
-            found.action, found.names, frozenset(how.verbs), frozenset(how.resources), how.wildcard, not found.namespace
+            found.action,
+            found.names,
+            found.on_nodes,
+            not found.namespace,
+            frozenset(how.verbs),
+            frozenset(how.resources),
+            how.wildcard,
         ].append((found, how))
     rights = []
     for several in shown.values():
@@ -179,7 +149,7 @@ def _rights(bound: Sequence[BoundRule], targets: Targets) -> Iterator[SubjectRig
         reached: set[str] = set()
         kept: list[tuple[_Found, _Merged]] = []
         for found, how in several:
-            its = targets.of(action, found.namespace, names)
+            its = targets.of(action, found.namespace, names, on_nodes=found.on_nodes)
             if its or (action in ALWAYS_SHOWN and targets.only is None):
                 reached |= its
                 kept.append((found, how))
@@ -201,6 +171,43 @@ def _rights(bound: Sequence[BoundRule], targets: Targets) -> Iterator[SubjectRig
     yield from sorted(rights, key=lambda each: (order[each.action], each.namespaces, each.names, each.verbs))
 
 
+def _merged(bound: Iterable[BoundRule]) -> dict[_Found, _Merged]:
+    merged: dict[_Found, _Merged] = {}
+    for each in bound:
+        for check in CHECKS:
+            _match(each, check, merged)
+    return merged
+
+
+def with_accounts(permissions: Permissions, targets: Targets, account_of: Mapping[str, str]) -> Targets:
+    """Return *targets* with the identities that the permissions of service accounts lead to: a client with the token of
+    an account, or in a pod that runs with it, has them. *account_of*: the account of each pod that has one.
+
+    A chain of more than ROUNDS_MAX accounts is followed in part.
+    """
+    named = {f"{key.namespace}/{key.name}" for key in permissions.by_subject if key.kind == "ServiceAccount"}
+    found_of = {
+        account: dict.fromkeys(
+            found for key in service_account(account) for found in _merged(permissions.by_subject.get(key, ()))
+        )
+        for account in sorted(named | set(account_of.values()))
+    }
+    for _ in range(ROUNDS_MAX):
+        accounts = dict(targets.of_accounts.of_object)
+        for account, several in found_of.items():
+            reached = (targets.of(each.action, each.namespace, each.names, on_nodes=each.on_nodes) for each in several)
+            if several:
+                accounts[account] = accounts.get(account, frozenset()).union(*reached)
+        if accounts == targets.of_accounts.of_object:
+            break
+        pods = dict(targets.of_pods.of_object)
+        for pod, account in account_of.items():
+            if its := accounts.get(account):
+                pods[pod] = pods.get(pod, frozenset()) | its
+        targets = replace(targets, of_accounts=ByName(accounts), of_pods=ByName(pods))
+    return targets
+
+
 def _match(bound: BoundRule, check: Check, merged: dict[_Found, _Merged]) -> None:
     """Add the part of *check* that the rule allows to *merged*."""
     rule = bound.rule
@@ -214,7 +221,7 @@ def _match(bound: BoundRule, check: Check, merged: dict[_Found, _Merged]) -> Non
             name = "" if verb == "create" and "/" not in resource else some_name
             if not matches(rule, Request(verb, check.group, resource, name=name)):
                 continue
-            key = _Found(check.action, bound.namespace, names)
+            key = _Found(check.action, bound.namespace, names, bool(names) and resource == NODES)
             entry = merged.setdefault(key, _Merged(set(), set(), set()))
             entry.verbs.add(verb)
             entry.resources.add(f"{resource}.{check.group}" if check.group else resource)

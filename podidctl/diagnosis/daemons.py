@@ -4,7 +4,7 @@ They are found by the labels that the chart and the manifests set, both in this 
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import dropwhile, pairwise
 from typing import Final
 
@@ -129,17 +129,17 @@ async def list_daemons(client: Client, component: str, *, node: str = "") -> lis
     return [found[key] for key in sorted(found)]
 
 
-class _Page(msgspec.Struct):
-    items: list[msgspec.Raw]
+def genuine_nmi(found: Sequence[Daemon]) -> Sequence[Daemon]:
+    """Return the pods of NMI among those with its label: the ones that a DaemonSet runs in the node's network, else
+    all. A tenant can label a pod like NMI.
+    """
+    return [each for each in found if each.looks_like_nmi] or found
 
 
-async def has_daemon(client: Client, component: str) -> bool:
-    """Return whether any pod of *component* exists. Reads one object. Raises ApiError."""
-    for label in LABELS:
-        asked = {"labelSelector": f"{label}={component}", "limit": "1"}
-        if msgspec.json.decode(await client.request("GET", DAEMONS.path(), params=asked), type=_Page).items:
-            return True
-    return False
+def genuine_mic(found: Sequence[Daemon], nmi: Sequence[Daemon]) -> Sequence[Daemon]:
+    """Return the pods of MIC among those with its label: the ones in a namespace of *nmi*, else all."""
+    namespaces = {each.metadata.namespace for each in nmi}
+    return [each for each in found if each.metadata.namespace in namespaces] or found
 
 
 def flags_of(daemon: Daemon, program: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Final
 from nmi.flag_table import OperationMode
 from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.assignments import ASSIGNED_MAX, assigned_order
-from nmi.identity.decide import Exempt, Grant, PodFacts, Wait, decide
+from nmi.identity.decide import NONE_ASSIGNED, Exempt, Grant, PodFacts, Wait, decide
 from nmi.identity.exemptions import Exemptions
 from nmi.identity.managed_mode import join
 from nmi.identity.pods import facts as pod_facts_of
@@ -43,6 +43,10 @@ class Outcome(StrEnum):
     """NMI would respond, but no working NMI is on the pod's node."""
 
 
+UNTIL_A_CHANGE: Final = "the same response immediately, until the pod's label, identities or address change"
+"""Response to repeats of a request that NMI has held for its whole time without any identity for the pod."""
+
+
 @dataclass(frozen=True, slots=True)
 class PredictedDecision:
     """NMI's predicted decision."""
@@ -56,6 +60,13 @@ class PredictedDecision:
     """For WAITS: how long NMI holds the request."""
     why: str = ""
     """For EXEMPT and UNSEEN."""
+
+    @property
+    def repeats_immediately(self) -> bool:
+        """Whether NMI holds only the first request, and returns the same response to repeats immediately until
+        something changes for the pod.
+        """
+        return self.outcome is Outcome.WAITS and self.refusal is NONE_ASSIGNED
 
 
 def predict_decision(data: DiagnosisInput, request: TokenRequest = ANY_IDENTITY) -> PredictedDecision:

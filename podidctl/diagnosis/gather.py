@@ -15,11 +15,12 @@ from nmi.settings import Settings, parse
 from nmi.tokens.assertions import SERVICE_ACCOUNTS
 from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
 from podidctl.diagnosis.bindings import bound_identities
-from podidctl.diagnosis.daemons import Daemon, environment_of, has_daemon, list_daemons, nmi_settings, reject_help
+from podidctl.diagnosis.daemons import Daemon, environment_of, genuine_nmi, list_daemons, nmi_settings, reject_help
 from podidctl.diagnosis.input import DiagnosisInput, Event, NmiConfiguration, NmiPods, ReadFailure, ServiceAccountAccess
 from podidctl.diagnosis.nmi_availability import likely_nmi
 from podidctl.diagnosis.nmi_log import LINES_READ, LoggedDecision, parse_decisions
 from podidctl.diagnosis.secrets import read_secret_checks
+from podidctl.diagnosis.server_time import server_now
 from podidctl.diagnosis.service_accounts import federated_identities
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import parse_provider_id
@@ -74,6 +75,7 @@ async def gather(
         events=await or_failure(_events(client, pod)) if pod is not None else (),
         decisions=await or_failure(_decisions(client, pod, nmi)) if pod is not None else (),
         azure=await _on_azure(azure, node) if azure is not None else None,
+        now=await server_now(client),
     )
     if pod is None:
         return data
@@ -114,15 +116,20 @@ async def _node(client: Client, name: str) -> Node | None:
 
 
 async def _nmi(client: Client, node: str) -> NmiPods:
-    here = tuple(await list_daemons(client, "nmi", node=node))
-    return NmiPods(here, elsewhere=not here and await has_daemon(client, "nmi"))
+    here = tuple(genuine_nmi(await list_daemons(client, "nmi", node=node)))
+    if any(each.looks_like_nmi for each in here):
+        return NmiPods(here)
+    everywhere = genuine_nmi(await list_daemons(client, "nmi"))
+    if any(each.looks_like_nmi for each in everywhere):
+        return NmiPods(elsewhere=True)  # the pods here are only labelled like NMI
+    return NmiPods(here, elsewhere=not here and bool(everywhere))
 
 
 async def _events(client: Client, pod: Pod) -> tuple[Event, ...]:
     meta = pod.metadata
     selector = f"involvedObject.kind=Pod,involvedObject.name={meta.name},involvedObject.uid={meta.uid}"
     found = await client.list(EVENTS, meta.namespace, field_selector=selector)
-    ours = [each for each in found if each.source.component.startswith(COMPONENT_PREFIX)]
+    ours = [each for each in found if each.component.startswith(COMPONENT_PREFIX)]
     return tuple(sorted(ours, key=lambda each: each.at, reverse=True)[:EVENTS_MAX])
 
 

@@ -84,21 +84,40 @@ class InvolvedObject(Wire, frozen=True):
     uid: str = ""
 
 
+class EventSeries(Wire, frozen=True):
+    count: int | None = None
+    last_observed_time: str | None = None
+
+
 class Event(Resource, frozen=True):
-    """A Kubernetes Event in the older form, which NMI and MIC write."""
+    """A Kubernetes Event. NMI and MIC write the older form; the form of events.k8s.io is read too."""
 
     type: str = ""
     reason: str = ""
     message: str = ""
     count: int | None = None
+    first_timestamp: str | None = None
     last_timestamp: str | None = None
     event_time: str | None = None
+    series: EventSeries | None = None
     source: EventSource = EventSource()
+    reporting_component: str = ""
     involved_object: InvolvedObject = InvolvedObject()
 
     @property
     def at(self) -> str:
-        return self.last_timestamp or self.event_time or ""
+        """Time of the last repeat; empty if the Event has no time."""
+        repeated = self.series.last_observed_time if self.series is not None else None
+        return repeated or self.last_timestamp or self.event_time or self.first_timestamp or ""
+
+    @property
+    def times(self) -> int:
+        """Number of repeats, with the first time."""
+        return (self.series.count if self.series is not None else None) or self.count or 1
+
+    @property
+    def component(self) -> str:
+        return self.source.component or self.reporting_component
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,4 +150,4 @@ class DiagnosisInput:
     secrets: Mapping[IdentityKey, SecretCheck] = field(default_factory=dict)
     """Checks of the Secrets of the pod's service principals (types 1 and 2)."""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """Time of the reads, by this machine's clock."""
+    """Time of the reads, by the API server's clock."""

@@ -122,7 +122,7 @@ def _lines(log: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _json_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         fields = json.loads(line)
-    except ValueError:  # cut off, or a line of another program
+    except (ValueError, RecursionError):  # cut off, or a line of another program
         return
     if isinstance(fields, dict) and fields.get("logger") == decisions.__name__:
         moment = str(fields.get("time", ""))
@@ -132,5 +132,5 @@ def _json_line(line: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

@@ -109,7 +109,7 @@ def _unresolved(
             continue
         if (identity and each.identity not in {"", identity}) or (resource and each.resource not in {"", resource}):
             continue
-        if any(_resolves(grant, each) for grant in grants):
+        if any(_resolves(grant, each, now) for grant in grants):
             continue
         text = each.error or "see NMI's log for the cause"
         yield RecentRefusal(at, text, each.outcome, each.status, each.identity, each.resource)
@@ -123,12 +123,14 @@ def _is_lasting(each: LoggedDecision) -> bool:
     return each.outcome in _LASTING or each.error == NONE_MATCHES.detail
 
 
-def _resolves(grant: LoggedDecision, refusal: LoggedDecision) -> bool:
+def _resolves(grant: LoggedDecision, refusal: LoggedDecision, now: datetime) -> bool:
     """Return whether the later *grant* shows that the cause of *refusal* is corrected.
 
     A summary counts repeats from before its time too, so only the grant's own line counts.
     """
-    return grant.decided_at >= (refusal.decided_at or refusal.at) and refusal.resource in {"", grant.resource}
+    granted, refused = log_time(grant.decided_at, now), log_time(refusal.decided_at or refusal.at, now)
+    is_later = granted is not None and (refused is None or granted >= refused)
+    return is_later and refusal.resource in {"", grant.resource}
 
 
 def _is_recent(at: datetime, now: datetime) -> bool:

@@ -5,8 +5,7 @@ the permissions of the service accounts (SubjectAccessReviews, which the API ser
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -16,10 +15,11 @@ from mic.startup.settings import Settings as MicSettings
 from mic.startup.spellings import KINDS, respelled
 from nmi.settings import Settings as NmiSettings
 from podidctl.diagnosis.access_reviews import is_allowed, service_account_of
-from podidctl.diagnosis.daemons import Daemon, list_daemons
+from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi, list_daemons
 from podidctl.diagnosis.gather import NO_NODE, or_failure
 from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
 from podidctl.diagnosis.secrets import read_secret_checks
+from podidctl.diagnosis.server_time import clock_difference, server_now
 from podidctl.doctor.creation_times import DATED_PODS, creation_time, pod_times
 from podidctl.doctor.federated_access import read_federated_access
 from podidctl.doctor.programs import is_managed, mic_settings, readable_configurations
@@ -70,8 +70,8 @@ _DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any])
 async def gather(client: Client) -> ClusterState:
     """Return the cluster's state. Raises ApiError if the API server does not respond or rejects the credentials."""
     server = await or_failure(_server(client))
-    nmi = await or_failure(_daemons(client, "nmi"))
-    mic = await or_failure(_daemons(client, "mic"))
+    nmi = await or_failure(_nmi(client))
+    mic = await or_failure(_mic(client, () if isinstance(nmi, ReadFailure) else nmi))
     objects, stored = await _objects(client)
     now = datetime.now(UTC)
     return ClusterState(
@@ -86,7 +86,7 @@ async def gather(client: Client) -> ClusterState:
         rights=await or_failure(_rights(client, nmi, mic)),
         secrets=await or_failure(secret_access(client, objects, nmi)),
         credentials=await or_failure(_credentials(client, objects, nmi)),
-        refused=await or_failure(refused_pods(client, nmi, now)),
+        refused=await or_failure(refused_pods(client, nmi, await server_now(client))),
         federation=await read_federated_access(client, objects, nmi),
     )
 
@@ -102,8 +102,12 @@ async def _credentials(
     return await read_secret_checks(client, settings, objects.identities)
 
 
-async def _daemons(client: Client, component: str) -> tuple[Daemon, ...]:
-    return tuple(await list_daemons(client, component))
+async def _nmi(client: Client) -> tuple[Daemon, ...]:
+    return tuple(genuine_nmi(await list_daemons(client, "nmi")))
+
+
+async def _mic(client: Client, nmi: Sequence[Daemon]) -> tuple[Daemon, ...]:
+    return tuple(genuine_mic(await list_daemons(client, "mic"), nmi))
 
 
 class _Version(msgspec.Struct):
@@ -142,15 +146,8 @@ async def _server(client: Client) -> ServerState:
 
 def server_clock(version: str, date: str, sent: datetime, seconds: float) -> ServerState:
     """Return the server's state from the Date of a response to a request that was *sent* then and took *seconds*."""
-    try:
-        theirs = parsedate_to_datetime(date)
-    except ValueError:
-        return ServerState(version)
-    if theirs.tzinfo is None:
-        theirs = theirs.replace(tzinfo=UTC)
-    # The header has whole seconds, rounded down.
-    ahead = theirs + timedelta(seconds=0.5) - (sent + timedelta(seconds=seconds / 2))
-    return ServerState(version, ahead.total_seconds(), seconds / 2 + 0.5)
+    ahead = clock_difference(date, sent, seconds)
+    return ServerState(version) if ahead is None else ServerState(version, ahead.total_seconds(), seconds / 2 + 0.5)
 
 
 async def _definition(client: Client, kind: Kind[Any]) -> Definition | None:

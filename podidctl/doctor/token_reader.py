@@ -27,7 +27,7 @@ async def refused_pods(client: Client, nmi: Sequence[Daemon] | ReadFailure, now:
     recent: dict[tuple[str, str], list[Event]] = {}
     for each in sorted(events, key=lambda event: event.at, reverse=True):
         about = each.involved_object
-        if each.source.component.startswith(COMPONENT_PREFIX) and unresolved_event([each], (), now) is not None:
+        if each.component.startswith(COMPONENT_PREFIX) and unresolved_event([each], (), now) is not None:
             recent.setdefault((f"{about.namespace}/{about.name}", about.uid), []).append(each)
     nodes = {each.source.host for several in recent.values() for each in several}
     daemons = [] if isinstance(nmi, ReadFailure) else sorted(nmi, key=lambda each: each.spec.node_name not in nodes)

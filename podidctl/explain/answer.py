@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.refusal import Refusal
 from nmi.server.responses import refused
-from podidctl.diagnosis.decision import ANY_IDENTITY, Outcome, PredictedDecision
+from podidctl.diagnosis.decision import ANY_IDENTITY, UNTIL_A_CHANGE, Outcome, PredictedDecision
 from podidctl.diagnosis.input import DiagnosisInput
 from podidctl.diagnosis.nmi_availability import unavailable_reason
 from podidctl.diagnosis.recent_refusals import recent_refusal
@@ -51,7 +51,10 @@ def _answer(data: DiagnosisInput, said: PredictedDecision) -> Answer:
             outcome=said.outcome, says=plain(f"NMI asks Azure for a token of AzureIdentity {name}"), identity=name
         )
     if said.refusal is not None:
-        return _refusal(data, said.refusal, said.outcome, seconds=said.seconds)
+        answer = _refusal(data, said.refusal, said.outcome, seconds=said.seconds)
+        if not said.repeats_immediately:
+            return answer
+        return replace(answer, says=f"the first request is {answer.says.rstrip('.')}; repeats get {UNTIL_A_CHANGE}")
     return Answer(outcome=said.outcome, says=plain(f"IMDS responds with the node's own identities ({said.why})"))
 
 
@@ -73,7 +76,7 @@ def _unanswered(data: DiagnosisInput, said: PredictedDecision, why: str) -> Answ
         case Outcome.EXEMPT:
             says = f"NMI would forward the request to IMDS, for the node's own identities ({said.why})"
         case _:
-            says = f"NMI would respond with {would.says.rstrip('.')}"
+            says = f"NMI would respond: {would.says.rstrip('.')}"
     return Answer(
         outcome=Outcome.UNANSWERED,
         says=plain(f"{says}; but no working NMI was found on its node: {why}"),

@@ -47,11 +47,11 @@ def explain(data: DiagnosisInput) -> Explanation:
         events=[
             EventReport(
                 at=each.at,
-                by=plain(each.source.component),
+                by=plain(each.component),
                 type=plain(each.type),
                 reason=plain(each.reason),
                 message=plain(each.message),
-                count=each.count or 1,
+                count=each.times,
             )
             for each in (() if isinstance(events, ReadFailure) else events)
         ],

@@ -11,7 +11,7 @@ from rich.markup import escape
 from mic.preview.schema import SOMETHING_TO_DO
 from podidctl.cluster_access import KUBECONFIG_HELP, CliContext
 from podidctl.completion import ClusterNames
-from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome
+from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, UNTIL_A_CHANGE, Outcome
 from podidctl.explain.command import NMI_FLAGS_HELP, nmi_configuration_from, read_input
 from podidctl.explain.show import OUTCOMES
 from podidctl.printing import Output, console, print_document
@@ -78,5 +78,6 @@ def _lines(report: TokenPrediction) -> Iterator[tuple[str, str]]:
     yield "held", f"{report.held_seconds:g} s, then:" if report.held_seconds else ""
     body = f"{report.error}: {report.description}" if report.error else "(in NMI's log)"
     yield "answer", f"{report.status} {body}" if report.status is not None else ""
+    yield "repeats", UNTIL_A_CHANGE if report.immediate_repeats else ""
     yield "why", report.why
     yield "but", report.note

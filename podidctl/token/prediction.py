@@ -43,6 +43,8 @@ class TokenPrediction(ReportModel, frozen=True):
     """Subject of the pod's service account token, if the identity is federated."""
     held_seconds: float = 0.0
     """How long NMI holds the request before it refuses it."""
+    immediate_repeats: bool = False
+    """Whether NMI holds only the first request, and refuses repeats immediately until something changes for the pod."""
     status: int | None = None
     """HTTP status of a refusal; `error` and `description` are its body. Of a refusal in NMI's log only the status is
     known."""
@@ -79,7 +81,8 @@ def _predict(data: DiagnosisInput, resource: str, *, client_id: str, resource_id
         case PredictedDecision(outcome=Outcome.GRANTED, assigned=assigned) if assigned is not None:
             return _granted(data, request, assigned.identity)
         case PredictedDecision(refusal=Refusal() as refusal):
-            return _refused(data, resource, refusal, said.seconds, said.outcome)
+            prediction = _refused(data, resource, refusal, said.seconds, said.outcome)
+            return msgspec.structs.replace(prediction, immediate_repeats=said.repeats_immediately)
         case _:
             whom = "IMDS itself, for the node's own identities" if said.outcome is Outcome.EXEMPT else ""
             return _prediction(data, resource, said.outcome, asked=whom, why=said.why)

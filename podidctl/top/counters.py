@@ -62,10 +62,12 @@ def parse(text: str) -> Counters:
                 refusals[reason if reason in _REASONS else "other"] = value
             elif name != IMDS_CALLS or labels.get("operation_type") != _SIGN_INS:
                 sums[name] = sums.get(name, 0.0) + value
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, KeyError, IndexError, ArithmeticError) as error:
         raise UnreadableMetricsError(f"the metrics cannot be parsed: {error}") from error
     if not sums:
         raise UnreadableMetricsError("the page has no metric of NMI")
+    if not all(map(math.isfinite, (value for name, value in sums.items() if name != SOONEST))):
+        raise UnreadableMetricsError("the sum of a metric is not a finite number")
     soonest = sums.get(SOONEST, math.inf)
     return Counters(
         requests=sums.get(REQUESTS),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from podidctl.diagnosis.daemons import Daemon, list_daemons, nmi_settings
+from podidctl.diagnosis.daemons import Daemon, genuine_nmi, list_daemons, nmi_settings
 from podidctl.printing import plain
 from podidctl.top.counters import UnreadableMetricsError, parse
 from podidctl.top.rates import Reading
@@ -42,7 +42,7 @@ class NodeReading:
 async def read_all(client: Client, clock: Callable[[], float] = time.monotonic) -> list[NodeReading]:
     """Return one result for each pod of NMI, in order of node and pod. Raises ApiError if the pods cannot be listed."""
     places = asyncio.Semaphore(CONCURRENT_MAX)
-    daemons = await list_daemons(client, "nmi")
+    daemons = genuine_nmi(await list_daemons(client, "nmi"))
 
     async def read(daemon: Daemon) -> NodeReading:
         async with places:

@@ -6,11 +6,16 @@ and indexing, and the original spelling `text` for requests and output.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 PROVIDER_PREFIX: Final = "azure://"
 TEXT_MAX: Final = 2048
 """Longer than any id on Azure (names have at most 260 characters). Longer text is not parsed."""
+RECENT_MAX: Final = 8192
+"""Identities that are parsed once, with an id of at most RECENT_CHARS characters: thousands of pods have the same one.
+An attacker can fill 12 MiB, or 40 MiB with wide characters."""
+RECENT_CHARS: Final = 512
 _KELVIN: Final = "\N{KELVIN SIGN}"
 """Its lower case is the letter k, but Azure distinguishes the two."""
 
@@ -69,9 +74,16 @@ Host: TypeAlias = VirtualMachine | ScaleSet
 
 
 def parse_user_assigned(text: str) -> UserAssignedIdentity | None:
-    """Return the identity that *text* names, or None for any other text."""
+    """Return the identity that *text* names, or None for any other text. Recent values are shared."""
+    return _recent_user_assigned(text) if len(text) <= RECENT_CHARS else _parse_user_assigned(text)
+
+
+def _parse_user_assigned(text: str) -> UserAssignedIdentity | None:
     match = _USER_ASSIGNED.fullmatch(text) if len(text) <= TEXT_MAX and _KELVIN not in text else None
     return UserAssignedIdentity(text, match["subscription"], match["group"], match["name"]) if match else None
+
+
+_recent_user_assigned = lru_cache(maxsize=RECENT_MAX)(_parse_user_assigned)
 
 
 def parse_provider_id(text: str) -> Host | None:

@@ -7,13 +7,15 @@ boundaries, `decode_object` decodes one object.
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
 from podidentity.kube.errors import ApiError, Status, from_status
+from podidentity.kube.plain_objects import decode_plain
 from podidentity.old_spellings import fold, spellings
 from podidentity.resources import (
+    AzureAssignedIdentity,
     BareMeta,
     Kind,
     Resource,
@@ -225,9 +227,12 @@ def decode_object(kind: Kind[R], data: bytes | msgspec.Raw) -> R:
         if not kind.old_spellings:
             decoder: msgspec.json.Decoder[R] = _decoder(kind.shape)
             return _read(decoder, data)
-        stored: dict[str, Any] = (
-            _read(_MAPPING, data) if len(memoryview(data)) <= WHOLE_MAX else _fields_of(data, kind.shape, "")
-        )
+        small = len(memoryview(data)) <= WHOLE_MAX
+        if small and kind.shape is AzureAssignedIdentity:
+            plain: Any = decode_plain(data, _as_one, _decode_part)
+            if plain is not None:
+                return cast("R", plain)
+        stored: dict[str, Any] = _read(_MAPPING, data) if small else _fields_of(data, kind.shape, "")
         document = fold(stored, kind.shape)
         for part in ("spec", "status"):
             if isinstance(value := document.get(part), dict):
@@ -237,6 +242,13 @@ def decode_object(kind: Kind[R], data: bytes | msgspec.Raw) -> R:
         converted: R = msgspec.convert(document, kind.shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"not a readable {kind.name}: {error}") from error
+    return converted
+
+
+def _decode_part(shape: type[R], data: bytes) -> R:
+    """Return an object that another one embeds."""
+    stored: dict[str, Any] = _read(_MAPPING, data)
+    converted: R = msgspec.convert(_without_nulls(fold(stored, shape)), shape)
     return converted
 
 

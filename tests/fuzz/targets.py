@@ -10,7 +10,6 @@ import random
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from typing import cast
 
 import yarl
 
@@ -106,10 +105,11 @@ class Query:
         general = token_request(data.decode())
         if fast is not None:
             resource, kind, value, xms_cc = fast
+            assert isinstance(general, TokenRequest)
             assert general == TokenRequest(
                 resource=resource.decode(),
-                selector=cast("TokenRequest", general).selector,
-                selector_value=cast("TokenRequest", general).selector_value,
+                selector=general.selector,
+                selector_value=general.selector_value,
                 xms_cc=xms_cc.decode(),
                 force_refresh=False,
             )

@@ -1,4 +1,4 @@
-"""Reads the Dockerfile: its stages and what each instruction says. Enough for ours; not a parser for any."""
+"""Stages and instructions of the Dockerfile. The parser supports only the syntax that this Dockerfile uses."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One FROM with what follows it, each instruction as its word and the rest on one line."""
+    """A FROM and the instructions after it, each as its name and its arguments on one line."""
 
     name: str
     base: str
@@ -21,7 +21,7 @@ class Stage:
 
 
 def read(text: str) -> tuple[list[tuple[str, str]], dict[str, Stage]]:
-    """The instructions before the first stage, and the stages by name."""
+    """Return the instructions before the first stage, and the stages by name."""
     lines = "\n".join(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
     before: list[tuple[str, str]] = []
     stages: dict[str, Stage] = {}

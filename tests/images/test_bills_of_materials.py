@@ -1,4 +1,4 @@
-"""The Debian part of an image's bill; its Python part and the schema are shown on real images."""
+"""Debian packages in an image's bill of materials. Excluded: Python packages and schema, tested on real images."""
 
 from pathlib import Path
 

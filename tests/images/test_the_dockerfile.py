@@ -1,12 +1,10 @@
-"""What the Dockerfile says of its base, its users, its commands, and of what may come into an image."""
+"""Base, users and commands in the Dockerfile, and the files that it copies into an image."""
 
 import fnmatch
 import os
 import re
 import subprocess
-import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -22,8 +20,7 @@ def test_every_stage_starts_from_the_base_or_another_stage() -> None:
     outside = {stage.base for stage in STAGES.values()} - set(STAGES)
     assert outside == {"${BASE}", "scratch"}
     assert {STAGES[image].base for image in IMAGES} == {"runtime"}
-    assert STAGES["runtime"].base == "${BASE}"
-    assert not STAGES["runtime"].of("COPY")
+    assert STAGES["runtime"].base == "scratch"
 
 
 def test_the_base_image_is_required() -> None:
@@ -69,34 +66,35 @@ def test_an_image_starts_its_program_by_an_absolute_path(image: str, command: st
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_an_image_gets_the_files_of_its_own_program_and_nothing_else(image: str) -> None:
-    assert STAGES[image].of("COPY") == [f"--from={image}-files /opt/podidentity /opt/podidentity"]
+    system = ["--from=nmi-system /selected-nmi /"] if image == "nmi" else []
+    assert STAGES[image].of("COPY") == [*system, f"--from={image}-files /opt/podidentity /opt/podidentity"]
     assert STAGES[f"{image}-files"].instructions == [("RUN", f"/build/bin/python install_program.py {image}")]
 
 
+def test_no_command_runs_in_an_image() -> None:
+    assert not [stage for stage in (*IMAGES, "runtime") if STAGES[stage].of("RUN")]
+
+
+def test_the_common_base_contains_selected_files_and_the_certificates_of_the_base_image() -> None:
+    # A builder can mount the host's certificates during a RUN, but not during a COPY.
+    assert STAGES["runtime"].of("COPY") == [
+        "--from=system /selected /",
+        "--from=system /etc/ssl/certs /etc/ssl/certs",
+    ]
+    assert STAGES["system"].base == "${BASE}"
+
+
 def test_only_nmi_installs_debian_packages() -> None:
-    assert not STAGES["mic"].of("RUN")
-    assert not STAGES["demo"].of("RUN")
-    (base,) = STAGES["runtime"].of("RUN")
+    (base,) = STAGES["system"].of("RUN")
     assert "apt" not in base
-    (run,) = STAGES["nmi"].of("RUN")
+    assert STAGES["nmi-system"].base == "system"
+    (run,) = STAGES["nmi-system"].of("RUN")
     assert "--no-install-recommends iptables conntrack " in run
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_bytecode_of_the_standard_library_is_added_if_the_base_image_has_none(there: bool, tmp_path: Path) -> None:
-    package = tmp_path / "asyncio"
-    package.mkdir()
-    (package / "tasks.py").write_text("x = 1\n")
-    cache = package / "__pycache__"
-    cache.mkdir()
-    if there:
-        (cache / "runners.cpython-311.pyc").touch()
-    program = tmp_path / "python3"  # says that this is the standard library, and else is the real one
-    program.write_text(f'#!/bin/sh\n[ "$1" = -m ] && exec {sys.executable} "$@"\necho {tmp_path}\n')
-    program.chmod(0o755)
-    (run,) = STAGES["runtime"].of("RUN")
-    subprocess.run(["sh", "-ec", run], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=True)
-    assert {each.name.partition(".")[0] for each in cache.iterdir()} == ({"runners"} if there else {"tasks"})
+def test_shared_libraries_of_all_programs_are_found() -> None:
+    copied = [line for line in STAGES["system"].of("COPY") if "/programs/" in line]
+    assert copied == [f"--from={image}-files /opt/podidentity /programs/{image}" for image in IMAGES]
 
 
 def pips(stage: Stage) -> list[str]:

@@ -1,7 +1,10 @@
-"""Which of the locked packages, and of our own, `install_program.py` puts into each image."""
+"""The locked packages and the packages of this project that `install_program.py` installs in each image."""
 
+import base64
 import csv
+import hashlib
 import re
+import shutil
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.docker import install_program
-from deploy.docker.install_program import COMMANDS, PACKAGES, remove_other_programs, requirements
+from deploy.docker.install_program import COMMANDS, PACKAGES, remove_other_programs, remove_unused, requirements
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -23,7 +26,7 @@ OURS = {"_native", "podidentity", "podidentity_demo", "nmi", "mic", "podidctl"}
 
 
 def wheel_metadata() -> bytes:
-    """What setuptools writes of pyproject.toml's dependencies into a wheel."""
+    """Return the dependencies in pyproject.toml as setuptools writes them into a wheel."""
     lines = [f"Requires-Dist: {each}" for each in PROJECT["dependencies"]]
     for extra, needed in PROJECT["optional-dependencies"].items():
         lines += [f"Requires-Dist: {each}; extra == '{extra}'" for each in needed]
@@ -31,7 +34,7 @@ def wheel_metadata() -> bytes:
 
 
 def closure(program: str) -> set[tuple[str, str]]:
-    """Everything that is installed for *program*, by what the packages installed here say of themselves."""
+    """Return all packages that *program* needs, from the metadata of the packages in this environment."""
     todo = applying(requirements(program, wheel_metadata()), set())
     seen: dict[tuple[str, frozenset[str]], str] = {}
     while todo:
@@ -45,7 +48,7 @@ def closure(program: str) -> set[tuple[str, str]]:
 
 
 def applying(lines: list[str], extras: set[str]) -> list[Requirement]:
-    """The requirements that count on this machine, for one who asked for *extras*."""
+    """Return the requirements that apply on this machine with *extras*."""
     marked = [Requirement(line) for line in lines]
     return [
         each
@@ -98,7 +101,7 @@ def test_no_image_gets_packages_that_only_developers_need() -> None:
 
 
 def imported(package: str) -> set[str]:
-    """Which of our packages the modules of *package* import, compiled ones included."""
+    """Return the packages of this project that the modules of *package* import, compiled ones included."""
     found = set()
     for file in (ROOT / package).rglob("*.py*"):
         if file.suffix in {".py", ".pyx"}:
@@ -157,3 +160,37 @@ def test_other_programs_are_also_removed_from_the_list_of_files(
     assert left == {f"{prefix}/{name}" for name in [*kept, "aiohttp/client.py"]} | {"bin/nmi"}
     assert [row[0] for row in csv.reader(record.read_text().splitlines())] == [*kept, "../../../bin/nmi"]
     assert not (site / "mic").exists()
+
+
+def test_unused_files_are_removed_and_the_lists_contain_the_present_hashes(tmp_path: Path) -> None:
+    info = "aiohttp-3.0.dist-info"
+    files = {
+        "aiohttp/client.py": "kept",
+        "aiohttp/_parser.pyx": "source",
+        "aiohttp/test_utils.py": "for tests",
+        "certifi/tests/test_certify.py": "test",
+        "_native/lane.pyx": "source for tracebacks",
+        "_native/lane.pyi": "stub",
+        f"{info}/RECORD": "",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    library = tmp_path / "aiohttp/_parser.so"
+    shutil.copy(next((ROOT / "_native").glob("lane.*.so")), library)
+    before = library.stat().st_size
+    record = tmp_path / info / "RECORD"
+    record.write_text(
+        f"aiohttp/client.py,sha256=x,4\naiohttp/_parser.so,sha256=x,{before}\naiohttp/_parser.pyx,,\n{info}/RECORD,,\n"
+    )
+
+    remove_unused(tmp_path)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"aiohttp/client.py", "aiohttp/_parser.so", "_native/lane.pyx", f"{info}/RECORD"}
+    assert not (tmp_path / "certifi").exists()
+    assert library.stat().st_size < before, "the symbol table is removed"
+    (client, stripped, own) = csv.reader(record.read_text().splitlines())
+    digest = base64.urlsafe_b64encode(hashlib.sha256(b"kept").digest()).decode().rstrip("=")
+    assert client == ["aiohttp/client.py", f"sha256={digest}", "4"]
+    assert stripped[0::2] == ["aiohttp/_parser.so", str(library.stat().st_size)]
+    assert own == [f"{info}/RECORD", "", ""]

@@ -19,12 +19,16 @@ async def test_the_state_and_the_probes_of_a_running_nmi() -> None:
         granted = await ask(sandbox, context)
         assert granted.status == 200, granted.text
 
+        instance = await ask(sandbox, context, path="/metadata/instance?api-version=2021-02-01")
+        assert instance.status == 200, instance.text
+
         ready = await read("/readyz")
         assert ready.status == 200
         assert ready.text == "[+]active ok\n[+]api server ok\n[+]watches ok\n[+]redirect ok\nready\n"
         state = await read("/debug/state")
         assert state.status == 200
         assert set(state.body) >= {"node", "version", "health", "feed", "broker", "governor", "server", "plumbing"}
+        assert state.body["metadata"] == {"entries": 1, "bytes": len(instance.text), "flights": 0}
         assert "default/shown" in json.dumps(state.body["feed"])
         for hidden in (granted.body["access_token"], known.client_id):
             assert hidden not in state.text

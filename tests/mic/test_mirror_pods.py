@@ -8,7 +8,7 @@ from mic.cluster.mirror_pods import IGNORED, OMISSION, REPORTS, MirrorPods
 from mic.preview.dry_run import Snapshot
 from mic.preview.left_out import left_out
 from podidentity.kube.object_reports import GROUP_SHARE
-from podidentity.resources import Pod
+from podidentity.resources import ScheduledPod
 from tests.mic.cluster import Cluster, binding, identity, node, pod, vm_id
 from tests.mic.reconcile_bench import reconcile_bench
 
@@ -22,10 +22,10 @@ class Recorded:
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    def upserted(self, old: Pod | None, new: Pod) -> None:
+    def upserted(self, old: ScheduledPod | None, new: ScheduledPod) -> None:
         self.seen.append(new.metadata.name)
 
-    def deleted(self, old: Pod) -> None:
+    def deleted(self, old: ScheduledPod) -> None:
         self.seen.append(f"-{old.metadata.name}")
 
 

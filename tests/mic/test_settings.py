@@ -139,9 +139,9 @@ def test_an_unusable_setting_is_rejected_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("argv", "burst"), [([], 1500), (["--clientQps=5"], 150), (["--clientQps=5", "--client-burst=1"], 1)]
+    ("argv", "burst"), [([], 2000), (["--clientQps=5"], 200), (["--clientQps=5", "--client-burst=1"], 1)]
 )
-def test_the_default_burst_is_half_a_minute_of_the_rate(argv: Sequence[str], burst: float) -> None:
+def test_the_default_burst_is_forty_seconds_of_the_rate(argv: Sequence[str], burst: float) -> None:
     assert parse(argv, ENVIRON).writes_at_once == burst
 
 

@@ -7,6 +7,8 @@ import asyncio
 import subprocess
 import sys
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -38,8 +40,9 @@ def test_unused_features_load_no_heavy_packages() -> None:
     assert len(loaded) <= MODULES_MAX
 
 
-@pytest.mark.programs
-async def test_250_pods_that_all_send_requests_are_served_within_the_limit() -> None:
+@asynccontextmanager
+async def busy_node() -> AsyncIterator[SoakNode]:
+    """Yield a node whose PODS pods have all sent requests."""
     async with SoakNode(20) as soak_node:
         slots = [
             Slot(
@@ -59,6 +62,12 @@ async def test_250_pods_that_all_send_requests_are_served_within_the_limit() -> 
                 await ask(slot.address, soak_node.port)
 
         await asyncio.gather(*(served(slot) for slot in slots))
+        yield soak_node
+
+
+@pytest.mark.programs
+async def test_250_pods_that_all_send_requests_are_served_within_the_limit() -> None:
+    async with busy_node() as soak_node:
         assert resident_mib(soak_node.nmi.pid) <= LIMIT_MIB
         mapped = packages_mapped(soak_node.nmi.pid)
         assert "uvloop" in mapped

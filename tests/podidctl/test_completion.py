@@ -1,6 +1,7 @@
 """Shell completion: names from the cluster, and no candidates on failure."""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,3 +51,51 @@ async def test_an_unreachable_cluster_completes_nothing_and_prints_nothing(
     nowhere = ClusterNames(CliContext({"KUBECONFIG": "/nowhere"}, Path.home))
     assert await ask(nowhere.namespaces, "") == []
     assert capfd.readouterr() == ("", "")
+
+
+async def test_the_objects_of_the_kind_in_the_command_line_are_completed(cloud: EmulatedCloud) -> None:
+    cloud.api.store.create("namespaces", {"metadata": {"name": "payments"}})
+    cloud.node("n0")
+    cloud.node("n1")
+    cloud.pod("web", "n0")
+    cloud.identity("demo")
+    cloud.identity("other", namespace="payments")
+    from_cluster = names(cloud)
+    assert await ask(from_cluster.of_kind, "n", kind="node") == ["n0", "n1"]
+    assert await ask(from_cluster.of_kind, "default/", kind="pod") == ["default/web"]
+    assert await ask(from_cluster.of_kind, "pay", kind="namespace") == ["payments"]
+    assert await ask(from_cluster.of_kind, "", kind="identity") == ["default/demo", "payments/other"]
+    assert await ask(from_cluster.of_kind, "o", kind="identity", namespace="payments") == ["other"]
+    assert await ask(from_cluster.of_kind, "", kind="before.json") == []
+    assert await ask(from_cluster.of_kind, "") == []
+
+
+@pytest.mark.parametrize("begun", ["../../../healthz/", "%2e%2e/", "a b/", "/"])
+async def test_a_begun_name_never_changes_the_requested_path(cloud: EmulatedCloud, begun: str) -> None:
+    cloud.api.requests.clear()
+    assert await ask(names(cloud).pods, begun) == []
+    assert {call.path for call in cloud.api.requests} <= {"/api/v1/pods?limit=500"}
+
+
+async def test_the_shell_receives_the_kinds_and_names_of_access(cloud: EmulatedCloud) -> None:
+    cloud.node("n0")
+
+    async def complete(words: str) -> list[str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "podidctl",
+            stdout=asyncio.subprocess.PIPE,
+            env={
+                "_PODIDCTL_COMPLETE": "complete_bash",
+                "COMP_WORDS": f"podidctl {words}",
+                "COMP_CWORD": str(len(words.split(" "))),
+                "KUBECONFIG": str(cloud.folder / "kubeconfig"),
+                "PATH": "/usr/bin:/bin",
+            },
+        )
+        printed, _ = await process.communicate()
+        return printed.decode().split()
+
+    assert await complete("access n") == ["node", "namespace"]
+    assert await complete("access node n") == ["n0"]

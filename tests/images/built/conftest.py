@@ -1,6 +1,6 @@
-"""Images that `tools/local-images` has built: their files under build/images, and how to run a program out of them.
+"""Images that `tools/local-images` has built: their files below build/images, and the execution of their programs.
 
-Only `pytest tests/images/built` (that is `make local-images`) collects this folder. Root's rights are needed.
+Only `pytest tests/images/built` (that is `make local-images`) collects this folder. It needs root.
 """
 
 import json
@@ -15,9 +15,9 @@ BUILT = ROOT / "build" / "images"
 HERE = Path(__file__).parent
 PROGRAMS = ("nmi", "mic", "demo")
 
-# A container in short: a mount namespace in which the image's files are the root and can only be read, with the
-# machine's /proc, /dev and /tmp. The sandbox's files are under /tmp. The folder that the variable SERVICE_ACCOUNT names
-# is where Kubernetes mounts a pod's service account.
+# A minimal container: a mount namespace with the image's files as its read-only root, and with the machine's /proc,
+# /dev and /tmp, which contains the sandbox's files. The folder in the variable SERVICE_ACCOUNT is mounted where
+# Kubernetes mounts the service account of a pod.
 ENTER = """
 set -e
 mount --bind "$1" "$1"
@@ -35,7 +35,7 @@ exec /usr/sbin/chroot --userspec="$2" "$1" "$0" "${@:3}"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the folder out unless it, or something in it, was asked for by name."""
+    """Ignore the folder unless the command line names it or a path in it."""
     del collection_path
     asked = (config.invocation_params.dir / argument.partition("::")[0] for argument in config.args)
     return None if any(path.resolve().is_relative_to(HERE) for path in asked) else True
@@ -53,7 +53,7 @@ class Image:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the image says of itself: user, entry point, environment, labels."""
+        """The image's configuration: user, entry point, environment, labels."""
         return dict(json.loads((BUILT / f"{self.name}.json").read_text()))
 
     @property
@@ -66,7 +66,7 @@ class Image:
         return dict(json.loads((BUILT / "sbom" / f"{self.name}.cdx.json").read_text()))
 
     def command(self, *arguments: str, user: str = "") -> list[str]:
-        """The command line that runs the image's entry point with *arguments*, as the image's user or another."""
+        """Return a command that runs the image's entry point with *arguments*, as the image's user or *user*."""
         (entry,) = self.config["Entrypoint"]
         return self.run(entry, *arguments, user=user)
 

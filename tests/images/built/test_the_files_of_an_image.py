@@ -1,10 +1,13 @@
-"""What is in the built images: the locked packages and no other, the right programs, nothing that holds a time."""
+"""Files of the built images: only locked packages, one program, no timestamps."""
 
+import json
 import re
 import struct
 import subprocess
+import tarfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -14,7 +17,7 @@ from deploy.docker.install_program import COMMANDS, PACKAGES
 from podidentity.version import VERSION
 from tests.images.built.conftest import ROOT, Image
 
-UNCHECKED_HASH = 1  # the second word of a .pyc (PEP 552): by the source's hash, which is not looked at
+UNCHECKED_HASH = 1  # the second word of a .pyc (PEP 552): valid without a comparison with the source
 
 
 def installed(image: Image) -> set[tuple[str, str]]:
@@ -112,3 +115,31 @@ def test_compiler_and_pip_are_not_in_the_image(image: Image) -> None:
         not list(image.site.glob("pip*")) + list(image.site.glob("[Cc]ython*")) + list(image.site.glob("setuptools*"))
     )
     assert subprocess.run(["ls", str(image.root / "src")], capture_output=True, check=False).returncode != 0
+
+
+def test_every_user_can_write_temporary_files_in_an_image(image: Image) -> None:
+    assert (image.root / "tmp").stat().st_mode & 0o7777 == 0o1777
+
+
+def test_each_listed_debian_package_has_a_licence_in_the_image(image: Image) -> None:
+    names = [each["name"] for each in debian_packages(image.root)]
+    assert {"libc6", "ca-certificates"} <= set(names)
+    assert not [name for name in names if not (image.root / "usr/share/doc" / name / "copyright").is_file()]
+
+
+def test_all_images_have_the_same_base_layer() -> None:
+    layers = []
+    for name in COMMANDS:
+        with tarfile.open(ROOT / "build" / "images" / f"{name}.tar") as archive:
+            (entry,) = read_json(archive, "index.json")["manifests"]
+            manifest = read_json(archive, f"blobs/sha256/{entry['digest'].removeprefix('sha256:')}")
+            layers.append(manifest["layers"][0])
+    assert layers[0] == layers[1] == layers[2]
+    assert layers[0]["size"] > 10_000_000
+
+
+def read_json(archive: tarfile.TarFile, path: str) -> dict[str, Any]:
+    """Return a JSON object of an OCI archive."""
+    file = archive.extractfile(path)
+    assert file is not None
+    return dict(json.load(file))

@@ -1,4 +1,4 @@
-"""The programs run out of the built images: read-only, as the image's user, by the image's own Python."""
+"""Programs of the built images with a read-only root, as the image's user, on the image's Python."""
 
 import os
 import subprocess
@@ -72,12 +72,12 @@ def test_a_program_runs_as_the_images_user_and_cannot_write(name: str, user: str
 
 
 def root_of(pid: int) -> Path:
-    """What is the root of the process's file system."""
+    """Return the root of the file system of a process."""
     return Path(f"/proc/{pid}/root").readlink()
 
 
 def in_cluster(api: KubeApi | None, folder: Path, command: list[str]) -> list[str]:
-    """The *command* as a pod's: it finds the API server by its environment, and a service account in *folder*."""
+    """Return *command* with the environment of a pod: address of the API server, and service account in *folder*."""
     assert api is not None
     folder.mkdir(exist_ok=True)
     for name, content in (("token", api.token), ("ca.crt", api.ca_pem), ("namespace", "default")):

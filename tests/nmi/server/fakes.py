@@ -23,6 +23,7 @@ from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination
+from nmi.server.waiting_requests import WaitingRequests
 from nmi.tokens.token import Token
 from podidentity.azure.imds import RawAnswer
 from podidentity.resources import Pod, PodMeta
@@ -244,7 +245,7 @@ class ServerUnderTest:
             now_ns=self.now_ns,
         )
         self.tasks: set[asyncio.Task[None]] = set()
-        self.deadlines: set[asyncio.Timeout] = set()
+        self.waiting = WaitingRequests(self.policy.answer_seconds)
         self.connection = FakeConnection(self.peer, self.meant)
         self.lane = GeneralLane(self.connection, self)
 

@@ -3,11 +3,15 @@
 Excluded: the answers to well-formed requests.
 """
 
+import re
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmi.refusal import Reason, Refusal
+from nmi.server.head import parse_head
 from nmi.server.policy import Sizes
 from nmi.server.reading import RequestReader
 from nmi.server.request import Request
@@ -277,6 +281,61 @@ def test_the_result_does_not_depend_on_how_bytes_are_split(data: bytes, step: in
 
     assert requests == [each for each in pieces if isinstance(each, Request)]
     assert len(whole) == len(pieces), "refused in the one way and not in the other"
+
+
+def faults_of(raw: bytes) -> str:
+    """Return the first fault of a head by the rules one by one, or an empty string. Only for short heads."""
+    if re.search(rb"(?:^|[^\r])\n|\r[^\n]|\x00", raw):
+        return "a bare CR or LF, or a NUL"
+    for line in raw[: -len(b"\r\n\r\n")].split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if not colon or re.fullmatch(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", name) is None:
+            return "a malformed header field"
+        if re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", value):
+            return "a control character in a header field"
+    return ""
+
+
+NAMES = st.sampled_from([b"A", b"host", b"", b"b c", b" d", b"x\x7f", b"\xe9", b"e\t", b"f!~"])
+VALUES = st.sampled_from(
+    [b"", b" ", b"v", b"\tv\t", b"a\x01", b"\x7f", b"\xff:", b"a\rb", b"a\nb", b"\0", b": w", b"\x85"]
+)
+ENDS = st.sampled_from([*[b"\r\n"] * 6, b"\n", b"\r", b"\r\r\n"])
+LINES = st.builds(lambda *parts: b"".join(parts), NAMES, st.sampled_from([b":", b":", b":", b"", b" :"]), VALUES, ENDS)
+
+
+@settings(max_examples=examples(400), deadline=None)
+@given(st.lists(LINES, max_size=6))
+def test_a_head_is_refused_for_the_first_rule_that_it_breaks(lines: list[bytes]) -> None:
+    raw = b"".join([b"GET /a HTTP/1.0\r\n", *lines, b"\r\n\r\n"])
+    raw = raw[: raw.index(b"\r\n\r\n") + 4]
+    found, fault = parse_head(raw, Sizes()), faults_of(raw)
+
+    if fault:
+        assert isinstance(found, Refusal)
+        assert found.sentence == f"The request is malformed: it has {fault}."
+    elif isinstance(found, Refusal):
+        assert "host" in found.sentence.lower()
+    else:
+        expected = [line.split(b":", 1) for line in raw[:-4].split(b"\r\n")[1:]]
+        fields = [(name.decode().lower(), value.strip(b" \t").decode("latin-1")) for name, value in expected]
+        assert found.fields == tuple(fields)
+
+
+def test_long_lines_of_invalid_fields_are_refused_in_linear_time() -> None:
+    # Sizes of a head are limited; the pattern for all lines must not try the ways in which they could be divided.
+    lines = b"a: b\r\n" * 50_000 + b"c" * 100_000
+    raw = b"GET /a HTTP/1.1\r\n" + lines + b"\r\n\r\n"
+    begun = time.process_time()
+    found = parse_head(raw, Sizes(head_bytes=len(raw), fields=100_000))
+    assert isinstance(found, Refusal)
+    assert time.process_time() - begun < 2
+
+
+def test_the_repr_of_a_request_contains_neither_fields_nor_body() -> None:
+    [found] = read(post("Authorization: secret", "Content-Length: 6", body=b"secret"))
+    assert "secret" not in repr(found)
+    assert "POST" in repr(found)
 
 
 def test_the_log_states_the_reason_too() -> None:

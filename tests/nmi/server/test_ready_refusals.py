@@ -8,9 +8,9 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal

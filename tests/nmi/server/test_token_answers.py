@@ -8,7 +8,7 @@ import pytest
 
 from nmi.identity.request import SelectorKind
 from nmi.server.policy import ServerPolicy
-from nmi.server.responses import token_parts
+from nmi.server.responses import PlainAnswer, token_parts
 from nmi.tokens.token import Token
 from tests.nmi.server.fakes import PEER, QUERY, RESOURCE, TOKEN_PATH, ServerUnderTest, grant, request_bytes, token
 
@@ -134,3 +134,4 @@ async def test_with_auxiliary_tenants_the_answer_is_an_array_and_never_a_ready_a
 
 def test_no_repr_contains_a_token() -> None:
     assert "secret" not in repr(token())
+    assert "secret" not in repr(PlainAnswer(200, b"secret"))

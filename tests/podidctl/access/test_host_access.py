@@ -58,6 +58,12 @@ def test_settings_that_do_not_suffice_are_not_reported(spec: Any) -> None:
         ("/etc", False),
         ("/usr/local/bin", False),
         ("/proc/sys", False),
+        ("/run/aad-pod-identity", True),
+        ("/var/lib/waagent", True),
+        ("/sys/fs/cgroup", False),
+        ("//etc/kubernetes", True),
+        ("/proc/1/root/var/lib/kubelet", True),
+        ("/proc/1/root/proc/self/cwd/", True),
     ],
 )
 def test_host_paths_with_credentials_or_code_are_found(path: str, *, read_only: bool) -> None:
@@ -66,6 +72,8 @@ def test_host_paths_with_credentials_or_code_are_found(path: str, *, read_only: 
 
 def test_paths_that_only_look_alike_are_not_found() -> None:
     assert ways(host_path="/procedures") == []
+    assert ways(host_path="/proc/1/rooted", read_only=True) == []
+    assert ways(host_path="/sys", read_only=True) == []
     assert ways(host_path="/var/lib/kubelet-logs", read_only=True) == []
 
 

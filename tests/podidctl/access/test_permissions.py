@@ -12,7 +12,8 @@ from podidctl.access.cluster_objects import Rbac
 from podidctl.access.projections import RBAC_GROUP, AggregationRule, LabelRequirement, LabelSelector, Role
 from podidctl.access.rbac import Permissions, Request, SubjectKey, service_account
 from podidctl.access.schema import Action
-from podidctl.access.subjects import CHECKS, Targets, find_subjects
+from podidctl.access.subjects import CHECKS, find_subjects
+from podidctl.access.targets import ByName, Targets
 from podidentity_sandbox.kubeapi.authorization import Access, Authorizer, User, service_account_user
 from podidentity_sandbox.kubeapi.history import History
 from podidentity_sandbox.kubeapi.server import KubeApi
@@ -147,9 +148,9 @@ def test_each_action_is_found_by_exactly_its_own_rule() -> None:
             targets = Targets(
                 identities=everything,
                 offered=lambda _namespace: frozenset({"shop/a"}),
-                of_pods={"shop/a": everything},
-                of_accounts={"shop/a": everything},
-                of_secrets={"shop/a": everything},
+                of_pods=ByName({"shop/a": everything}),
+                of_accounts=ByName({"shop/a": everything}),
+                of_secrets=ByName({"shop/a": everything}),
             )
             (subject,) = find_subjects(permissions, targets)
             assert [(each.action, each.verbs) for each in subject.rights] == [(check.action, [check.verbs[0]])]

@@ -47,6 +47,11 @@ def test_every_kind_of_rule_can_be_read_with_its_line() -> None:
         ),
         ("version: 1\nrules:\n  - {rule: single-namespace, name: ''}", "line 3: the rule has an empty name"),
         (
+            f"version: 1\nrules:\n  - {{rule: single-namespace, name: {'n' * 201}}}",
+            "line 3: the rule's name has more than 200 characters",
+        ),
+        ('version: 1\nrules:\n  - {rule: single-namespace, name: "a\\u202e"}', "or a control character"),
+        (
             "version: 1\nrules:\n  - {rule: single-namespace, name: a}\n  - {rule: single-namespace, name: a}",
             "line 4: the rule of line 3 has the same name",
         ),

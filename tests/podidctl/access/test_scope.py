@@ -30,7 +30,12 @@ def test_one_identity_with_its_pods_and_those_that_reach_its_host() -> None:
     assert pods == ["kube-system/nmi-node-0", "shop/web-7d4b-x1"]
     assert nodes == ["node-0"]
     assert [each.identity for each in found.grants] == ["shop/payments"]
-    assert subjects == ["Group shop-developers", "Group system:masters", "ServiceAccount ops/robot"]
+    assert subjects == [
+        "Group shop-developers",
+        "Group system:masters",
+        "ServiceAccount kube-system/default",  # by a token of ops/robot
+        "ServiceAccount ops/robot",
+    ]
     assert all(right.identities == 1 for subject in found.subjects for right in subject.rights)
     assert found.summary == review(small_cluster()).summary
 

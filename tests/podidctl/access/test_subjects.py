@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import pytest
+
+from podidctl.access.cluster_objects import readable
 from podidctl.access.projections import PolicyRule
 from podidctl.access.schema import AccessReview, Action, SubjectRight
 from podidctl.diagnosis.input import ReadFailure
-from podidentity.resources import GROUP
-from tests.podidctl.access.small_cluster import bound, pod_of, rbac, reviewed, role, rule
+from podidentity.resources import GROUP, SecretReference
+from tests.podidctl.access.small_cluster import bound, identity, pod, pod_of, rbac, reviewed, role, rule, small_cluster
 
 
 def cluster_wide(*rules: PolicyRule, subject: str = "User anna") -> AccessReview:
@@ -115,7 +118,7 @@ def test_groups_and_service_account_users_are_subjects() -> None:
         )
     )
     assert [(each.full_name, each.built_in) for each in found.subjects] == [
-        ("Group system:serviceaccounts:ops", True),
+        ("Group system:serviceaccounts:ops", False),
         ("ServiceAccount ci/deployer", False),
     ]
     assert pod_of(found, "ops/robot").rights == [Action.BINDINGS], "by its group"
@@ -143,3 +146,124 @@ def test_without_rbac_subjects_are_unknown_and_not_absent() -> None:
     assert (unknown.part, unknown.why) == ("rbac", "not allowed: clusterroles")
     assert "list on roles, clusterroles" in unknown.right
     assert found.programs[0].why.startswith("its permissions are unknown")
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "Group system:authenticated",
+        "Group system:unauthenticated",
+        "Group system:serviceaccounts",
+        "Group system:serviceaccounts:ops",
+        "User system:anonymous",
+    ],
+)
+def test_a_permission_of_arbitrary_clients_is_not_one_of_kubernetes_itself(subject: str) -> None:
+    found = cluster_wide(rule("create", GROUP, "azureidentitybindings"), subject=subject)
+    (one,) = found.subjects
+    assert (one.full_name, one.built_in, found.summary.subjects) == (subject, False, 1)
+    masters = cluster_wide(rule("create", GROUP, "azureidentitybindings"), subject="Group system:masters")
+    assert (masters.subjects[0].built_in, masters.summary.subjects) == (True, 0)
+
+
+def test_the_name_of_nodes_proxy_is_a_node() -> None:
+    named = rights(cluster_wide(rule("get", "", "nodes/proxy", "node-0")))[Action.EXEC]
+    assert (named.names, named.identities) == (["node-0"], 1), "shop/web-7d4b-x1"
+    assert rights(cluster_wide(rule("get", "", "nodes/proxy", "web-7d4b-x1"))) == {}, "no node has the name of a pod"
+    assert rights(cluster_wide(rule("get", "", "nodes/proxy")))[Action.EXEC].identities == 3
+
+
+def test_exec_in_a_pod_with_access_to_its_host_leads_to_the_identities_of_the_host() -> None:
+    exec_ = role("it", rule("create", "", "pods/exec"), namespace="ops")
+    anna = bound("it", "User anna", kind="Role", namespace="ops")
+    tenant = pod("proxy", "ops", host_network=True)
+    found = reviewed(rbac=rbac(exec_, bindings=(anna,)), pods=(*readable(small_cluster().pods), tenant))
+    assert rights(found)[Action.EXEC].identities == 2, "ops/legacy of robot, and shop/payments of the VM"
+    privileged = pod("proxy", "ops", privileged=True, node="node-1")
+    found = reviewed(rbac=rbac(exec_, bindings=(anna,)), pods=(*readable(small_cluster().pods), privileged))
+    assert rights(found)[Action.EXEC].identities == 2, "ops/legacy, and shop/reports of a pod on the same node"
+
+
+def test_a_pod_can_mount_the_secrets_of_its_namespace_and_run_with_its_service_accounts() -> None:
+    creating = role("it", rule("create", "", "pods"), namespace="kube-system")
+    nmi = role("nmi", rule("get", "", "secrets"), rule("create", "", "serviceaccounts/token"))
+    found = reviewed(
+        bindings=(),
+        rbac=rbac(
+            creating,
+            cluster=(nmi,),
+            bindings=(
+                bound("it", "User anna", kind="Role", namespace="kube-system"),
+                bound("nmi", "ServiceAccount kube-system/default"),
+            ),
+        ),
+    )
+    (anna,) = (each for each in found.subjects if each.name == "anna")
+    assert [(each.action, each.identities) for each in anna.rights] == [(Action.PODS, 2)]
+    vault = identity("legacy", "ops", kind=1, client_password=SecretReference(name="s", namespace="vault"))
+    found = reviewed(
+        identities=(vault,),
+        bindings=(),
+        rbac=rbac(
+            role("it", rule("create", "", "pods"), namespace="vault"),
+            bindings=(bound("it", "User anna", kind="Role", namespace="vault"),),
+        ),
+    )
+    assert rights(found)[Action.PODS].identities == 1
+
+
+@pytest.mark.parametrize("resource", ["pods", "pods/status"])
+def test_changing_a_pod_leads_to_its_own_identities(resource: str) -> None:
+    """The image of a running pod can be changed, and by its status the address by which NMI recognizes it."""
+    report = in_namespace(rule("patch", "", resource, "report"))
+    assert rights(report)[Action.LABELS].identities == 3, "two by labels of bindings, and shop/reports"
+    nothing_offered = reviewed(
+        bindings=(),
+        rbac=rbac(
+            role("it", rule("patch", "", resource), namespace="shop"),
+            bindings=(bound("it", "User anna", kind="Role", namespace="shop"),),
+        ),
+    )
+    assert rights(nothing_offered)[Action.LABELS].identities == 2
+
+
+def test_the_token_of_a_service_account_leads_to_what_the_account_may_do() -> None:
+    tokens = role("it", rule("create", "", "serviceaccounts/token"), namespace="ci")
+    binder = role("binder", rule("create", GROUP, "azureidentitybindings"))
+    admin = rule("*", "*", "*")
+    found = reviewed(
+        rbac=rbac(
+            tokens,
+            role("shop-pods", rule("create", "", "pods"), namespace="shop"),
+            cluster=(binder, role("admin", admin)),
+            bindings=(
+                bound("it", "User anna", kind="Role", namespace="ci"),
+                bound("binder", "ServiceAccount ci/deployer"),
+                bound("shop-pods", "User boris", kind="Role", namespace="shop"),
+                bound("it", "ServiceAccount shop/builder", kind="Role", namespace="ci", name="chain"),
+            ),
+        )
+    )
+    rights_of = {each.name: {right.action: right.identities for right in each.rights} for each in found.subjects}
+    assert rights_of["anna"] == {Action.TOKENS: 3}, "deployer writes bindings"
+    assert rights_of["boris"] == {Action.PODS: 3}, "a pod as builder requests a token of deployer"
+
+
+def test_service_accounts_that_lead_to_each_other_end() -> None:
+    tokens = rule("create", "", "serviceaccounts/token")
+    spaces = ("a", "b")
+    found = reviewed(
+        rbac=rbac(
+            *(role("it", tokens, namespace=each) for each in spaces),
+            bindings=tuple(
+                bound("it", f"ServiceAccount {other}/x", kind="Role", namespace=each)
+                for each, other in (spaces, spaces[::-1])
+            ),
+        )
+    )
+    assert found.subjects == [], "they lead to no identity"
+
+
+def test_approving_certificates_is_as_impersonating() -> None:
+    one = rights(cluster_wide(rule("update", "certificates.k8s.io", "certificatesigningrequests/approval")))
+    assert {each: right.identities for each, right in one.items()} == {Action.IMPERSONATE: 3}

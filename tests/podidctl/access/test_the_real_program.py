@@ -183,6 +183,18 @@ async def test_changes_since_a_stored_review_are_shown(cloud: EmulatedCloud) -> 
     assert again.document == json.loads(after.read_text())
 
 
+async def test_a_policy_on_a_stored_review_of_a_part_is_rejected(cloud: EmulatedCloud) -> None:
+    await prepared(cloud)
+    policy, part, whole = (cloud.folder / name for name in ("policy.yaml", "part.json", "whole.json"))
+    policy.write_text("version: 1\nrules: [{rule: identity-only-from, name: a, identities: ['*'], namespaces: [none]}]")
+    part.write_text((await access(cloud, "namespace", "kube-system", "-o", "json")).out)
+    whole.write_text((await access(cloud, "-o", "json")).out)
+    rejected = await offline(cloud, "--policy", str(policy), "--review", str(part))
+    assert (rejected.code, rejected.out) == (1, "")
+    assert "is a review of namespace kube-system only, and a policy tests the whole cluster" in rejected.err
+    assert (await offline(cloud, "--policy", str(policy), "--review", str(whole))).code == 3
+
+
 async def test_json_and_yaml_output_are_equal(cloud: EmulatedCloud) -> None:
     await prepared(cloud)
     as_json, as_yaml = await asyncio.gather(access(cloud, "-o", "json"), access(cloud, "-o", "yaml"))

@@ -26,6 +26,9 @@ POD = Subject(Call("10.0.0.7", "our-id", "their-id"), ENTRY)
 VAULT = TokenRequest("https://vault.azure.net")
 REFUSAL = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
 
+DEEP_JSON = '{"logger": ' + "[" * 100_000
+DEEP_TEXT = "I1124 17:00:00.000000 nmi.server.decisions] token granted pod=" + "[" * 100_000
+
 Written = Callable[[], str]
 
 
@@ -114,7 +117,9 @@ def test_a_pod_cannot_inject_fields(written: Written) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["{", '{"logger": 1}', "[]", "I1124 17:00:00.000000 nmi.server.decisions]", "", "\x00"]
+    "line",
+    ["{", '{"logger": 1}', "[]", "I1124 17:00:00.000000 nmi.server.decisions]", "", "\x00", DEEP_JSON, DEEP_TEXT],
+    ids=["cut", "number", "list", "head", "empty", "zero", "deep-json", "deep-text"],
 )
 def test_malformed_lines_are_skipped(line: str) -> None:
     assert about(line) == ()

@@ -4,6 +4,7 @@ import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -120,3 +121,35 @@ def test_a_log_line_has_no_year_and_is_never_of_the_future() -> None:
     assert log_time("01-01 00:04:00", NOW) == datetime(2026, 1, 1, 0, 4, tzinfo=UTC)
     assert log_time("02-29 00:00:00", NOW) is None
     assert log_time("not a time", NOW) is None
+
+
+def test_a_grant_of_the_new_year_resolves_a_refusal_of_the_old_one() -> None:
+    at = datetime(2026, 1, 1, 0, 5, tzinfo=UTC)
+    old, new = "12-31 23:59:00", "01-01 00:01:00"
+    granted = msgspec.structs.replace(grant(0), at=new, decided_at=new)
+    refused = refusal(at=old, decided_at=old)
+    assert broken(explain_pod(now=at, decisions=(granted, refused))) == []
+    assert only(explain_pod(now=at, decisions=(refused,))).link == "token"
+
+
+def test_an_event_in_the_form_of_events_k8s_io_counts_by_the_last_repeat_of_its_series() -> None:
+    document = {
+        "metadata": {"name": "web.1", "namespace": "ns"},
+        "reason": "TokenRefused",
+        "note": "not of this form",
+        "message": CAUSE,
+        "type": "Warning",
+        "reportingComponent": "aad-pod-identity-nmi",
+        "firstTimestamp": None,
+        "lastTimestamp": None,
+        "eventTime": "2025-12-31T20:00:00.000000Z",
+        "series": {"count": 7, "lastObservedTime": "2026-01-01T00:04:00.000000Z"},
+        "source": {},
+    }
+    one = msgspec.convert(document, Event)
+    assert (one.at, one.times, one.component) == ("2026-01-01T00:04:00.000000Z", 7, "aad-pod-identity-nmi")
+    explanation = explain_pod(now=NOW, events=(one,))
+    assert only(explanation).next == CAUSE
+    assert [(each.by, each.count) for each in explanation.events] == [("aad-pod-identity-nmi", 7)]
+    bare = msgspec.convert({"firstTimestamp": "2026-01-01T00:04:00Z"}, Event)
+    assert (bare.at, bare.times) == ("2026-01-01T00:04:00Z", 1)

@@ -180,3 +180,9 @@ def test_managed_mode_does_not_hold_a_request_that_no_assignment_can_satisfy() -
 def test_managed_mode_requests_by_resource_id() -> None:
     prediction = ask(configuration=rules(managed=True), assigned=())
     assert (prediction.outcome, prediction.asked) == (Outcome.GRANTED, "IMDS of the node, by resource id")
+
+
+def test_only_repeats_of_a_pod_without_any_identity_are_answered_immediately() -> None:
+    prediction = ask(assigned=(), bindings=())
+    assert (prediction.held_seconds, prediction.immediate_repeats) == (45.0, True)
+    assert not ask(client_id="another").immediate_repeats

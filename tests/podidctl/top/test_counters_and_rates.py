@@ -38,6 +38,10 @@ def test_a_page_without_a_metric_leaves_it_unknown() -> None:
         "aadpodidentity_nmi_index_size NaN\n",
         "aadpodidentity_nmi_index_size +Inf\n",
         "other_metric 1\n",
+        f"aadpodidentity_nmi_index_size {'9' * 400}\n",
+        f"aadpodidentity_nmi_index_size 1 {'9' * 400}\n",
+        "aadpodidentity_nmi_index_size 1e308\n" * 2,
+        "\n".join(f'aadpodidentity_nmi_operations_duration_seconds_count{{a="{n}"}} 1e308' for n in "12"),
     ],
 )
 def test_other_pages_are_unreadable(text: str) -> None:

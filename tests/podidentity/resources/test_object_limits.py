@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from podidentity import object_limits as limits
-from podidentity.object_limits import binding_label_only, oversized, reduced
+from podidentity.object_limits import oversized, reduced
 from podidentity.resources import (
     BEHAVIOR_ANNOTATION,
     BINDING_LABEL,
@@ -137,7 +137,6 @@ def test_a_pod_keeps_a_limited_number_of_labels_and_always_the_binding_label() -
     assert len(kept.metadata.labels or ()) == limits.KEPT_LABELS_MAX + 1
     assert kept.binding_label == "mine"
     assert kept.metadata.label("00000") == "x"
-    assert binding_label_only(kept).metadata.labels == {BINDING_LABEL: "mine"}
 
 
 def test_node_and_controller_owners_are_kept_before_others() -> None:

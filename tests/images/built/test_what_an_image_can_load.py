@@ -1,0 +1,67 @@
+"""All modules and shared libraries that an image's program can load at any time are in the image."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.images.built.conftest import Image
+
+INSIDE = Path(__file__).with_name("inside")
+NOT_INSTALLED = re.compile(
+    # Packages that modules of the dependencies integrate with, and modules of other platforms.
+    r"No module named '(?:django|gunicorn|h2|js|msvcrt|OpenSSL|opentelemetry|portalocker|socks|trio|twisted)"
+)
+OTHER_PLATFORMS = {
+    "asyncio.windows_events",
+    "asyncio.windows_utils",
+    "encodings.mbcs",
+    "encodings.oem",
+    "msal.broker",
+    "msal_extensions.libsecret",
+    "msal_extensions.osx",
+    "msal_extensions.windows",
+}
+FOR_BUILDS = {"cffi._shimmed_dist_utils"}
+"""Modules that only compile other modules."""
+NO_MODULES = {"libxtwrapper"}
+"""Libraries that python-iptables loads by ctypes."""
+OPTIONAL_IMPORTS = {"cffi/_shimmed_dist_utils.py", "iptc/util.py"}
+"""Files that import distutils, which Python 3.12 and newer do not have either."""
+
+
+def run_inside(image: Image, script: str) -> dict[str, Any]:
+    """Return the JSON object that a script of the folder `inside` prints in the image."""
+    code = (INSIDE / f"{script}.py").read_text()
+    # A network namespace protects the machine from a module that changes rules when it is imported.
+    command = ["unshare", "--net", *image.run("/opt/podidentity/bin/python3", "-I", "-c", code, user="0:0")]
+    done = subprocess.run(command, env=image.environment, capture_output=True, text=True, timeout=300, check=True)
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.timeout(300)
+def test_every_module_can_be_imported(image: Image) -> None:
+    result = run_inside(image, "imports")
+    # The demo signs in without aiohttp, for which azure-core and azure-identity have modules.
+    unused = "aiohttp" if image.name == "demo" else "-"
+    assert {
+        name: error
+        for name, error in result["failed"].items()
+        if not (NOT_INSTALLED.search(error) or unused in name or name in OTHER_PLATFORMS | FOR_BUILDS | NO_MODULES)
+    } == {}
+    assert {
+        name: importing
+        for name, importing in result["missing"].items()
+        if not (name.startswith("distutils") and set(importing) <= OPTIONAL_IMPORTS) and name != "winreg"
+    } == {}
+    assert result["imported"] > 500
+
+
+@pytest.mark.timeout(120)
+def test_every_shared_library_is_found(image: Image) -> None:
+    result = run_inside(image, "shared_libraries")
+    assert result["missing"] == {}
+    assert result["files"] > 50

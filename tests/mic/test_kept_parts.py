@@ -1,0 +1,220 @@
+"""The parts of watched objects that MIC keeps: every field that decides, and one copy of equal values."""
+
+import gc
+import random
+
+import msgspec
+import pytest
+
+from mic.cluster.kept_parts import SHARED_CHARS, KeptParts, SharedValues
+from podidentity.kube.decoding import decode_object
+from podidentity.object_limits import reduced
+from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
+    BINDING_LABEL,
+    FINALIZER,
+    NODENAME_LABEL,
+    NODES,
+    PODS,
+    SCHEDULED_PODS,
+    AzureAssignedIdentity,
+    AzureAssignedIdentitySpec,
+    AzureAssignedIdentityStatus,
+    AzureIdentity,
+    AzureIdentityBinding,
+    AzureIdentityBindingSpec,
+    AzureIdentitySpec,
+    Meta,
+    NodeSpec,
+    OwnerReference,
+    Pod,
+    PodMarks,
+    PodMeta,
+    PodSpec,
+    PodStatus,
+    ScheduledPod,
+)
+
+DRAW = random.Random(20261127)
+OWNERS = (
+    None,
+    [OwnerReference(api_version="apps/v1", kind="ReplicaSet", name="web", controller=True)],
+    [OwnerReference(api_version="v1", kind="Node", name="n0")],
+)
+
+
+def any_pod() -> Pod:
+    return Pod(
+        metadata=PodMeta(
+            name=f"web-{DRAW.randint(0, 9)}",
+            namespace=DRAW.choice(["default", "other"]),
+            uid=f"uid-{DRAW.randint(0, 9)}",
+            resource_version=str(DRAW.randint(1, 99)),
+            deletion_timestamp=DRAW.choice([None, "2026-01-01T00:00:00Z"]),
+            labels=DRAW.choice([None, {}, {"app": "web"}, {BINDING_LABEL: "demo", "app": "web"}, {BINDING_LABEL: ""}]),
+            owner_references=DRAW.choice(OWNERS),
+            marks=DRAW.choice([None, PodMarks(), PodMarks(mirror="hash")]),
+        ),
+        spec=PodSpec(node_name=DRAW.choice(["", "n0", "n1"]), service_account_name="sa", host_network=True),
+        status=PodStatus(phase=DRAW.choice(["", "Pending", "Running", "Succeeded", "Failed"]), pod_ip="10.0.0.1"),
+    )
+
+
+def an_assigned_identity(number: int = 0, *, identity_version: str = "7", resource_id: str = "/id") -> bytes:
+    resource = AzureAssignedIdentity(
+        metadata=Meta(
+            name=f"web-{number}",
+            namespace="default",
+            uid=f"uid-{number}",
+            resource_version=str(number),
+            labels={NODENAME_LABEL: "n0"},
+            annotations={"note": str(number)},
+            finalizers=[FINALIZER],
+        ),
+        spec=AzureAssignedIdentitySpec(
+            azure_identity_ref=AzureIdentity(
+                metadata=Meta(name="demo", namespace="default", resource_version=identity_version),
+                spec=AzureIdentitySpec(resource_id=resource_id, client_id="client"),
+            ),
+            azure_binding_ref=AzureIdentityBinding(
+                metadata=Meta(name="demo", namespace="default"),
+                spec=AzureIdentityBindingSpec(azure_identity="demo", selector="demo"),
+            ),
+            pod=f"web-{number}",
+            pod_namespace="default",
+            nodename="n0",
+        ),
+        status=AzureAssignedIdentityStatus(status="Assigned", available_replicas=1),
+    )
+    return msgspec.json.encode(resource)
+
+
+def read(data: bytes) -> AzureAssignedIdentity:
+    return decode_object(ASSIGNED_IDENTITIES, data)
+
+
+def test_a_pod_keeps_what_decides_about_its_assignments() -> None:
+    kept_parts = KeptParts()
+    for _ in range(500):
+        pod = any_pod()
+        kept = kept_parts.pod(decode_object(SCHEDULED_PODS, msgspec.json.encode(pod)))
+        for attribute in ("key", "finished", "mirror", "binding_label"):
+            assert getattr(kept, attribute) == getattr(pod, attribute), (attribute, pod)
+        assert kept.spec.node_name == pod.spec.node_name
+        for field in ("uid", "resource_version", "deletion_timestamp"):
+            assert getattr(kept.metadata, field) == getattr(pod.metadata, field)
+
+
+def test_a_pod_keeps_nothing_else() -> None:
+    data = msgspec.json.encode(
+        Pod(
+            metadata=PodMeta(name="web", labels={BINDING_LABEL: "demo", "app": "web"}, owner_references=OWNERS[1]),
+            spec=PodSpec(node_name="n0", service_account_name="sa"),
+            status=PodStatus(phase="Running", pod_ip="10.0.0.1"),
+        )
+    )
+    kept = KeptParts().pod(decode_object(SCHEDULED_PODS, data))
+    assert msgspec.to_builtins(kept) == {
+        "metadata": {"name": "web", "labels": {BINDING_LABEL: "demo"}},
+        "spec": {"nodeName": "n0"},
+        "status": {"phase": "Running"},
+    }
+
+
+def test_mic_reads_the_objects_that_nmi_reads_as_pods() -> None:
+    assert SCHEDULED_PODS.path("ns", "web") == PODS.path("ns", "web")
+    assert issubclass(Pod, ScheduledPod)
+
+
+def test_a_node_keeps_its_names_its_version_and_its_provider_id() -> None:
+    document = {
+        "metadata": {"name": "n0", "uid": "u", "resourceVersion": "1", "labels": {"zone": "1"}},
+        "spec": {"providerID": "azure:///vm"},
+    }
+    kept = KeptParts().node(decode_object(NODES, msgspec.json.encode(document)))
+    assert kept.metadata.labels is None
+    assert (kept.key, kept.metadata.uid, kept.metadata.resource_version) == (("", "n0"), "u", "1")
+    assert kept.spec == NodeSpec(provider_id="azure:///vm")
+
+
+def test_an_assigned_identity_is_kept_with_all_that_is_written_back() -> None:
+    kept_parts = KeptParts()
+    for number in range(3):
+        resource = read(an_assigned_identity(number))
+        assert kept_parts.assigned(resource) == reduced(resource)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"labels": {NODENAME_LABEL: "n0", "team": "a"}},
+        {"finalizers": [FINALIZER, "other"]},
+        {"finalizers": None},
+        {"annotations": None},
+        {"owner_references": [OwnerReference(kind="Node")]},
+        {"deletion_timestamp": "2026-01-01T00:00:00Z"},
+    ],
+)
+def test_metadata_of_other_clients_is_kept(other: dict[str, object]) -> None:
+    resource = read(an_assigned_identity())
+    changed = msgspec.structs.replace(resource, metadata=msgspec.structs.replace(resource.metadata, **other))
+    assert KeptParts().assigned(changed) == reduced(changed)
+
+
+def test_another_number_of_replicas_is_kept() -> None:
+    resource = read(an_assigned_identity())
+    changed = msgspec.structs.replace(
+        resource, status=AzureAssignedIdentityStatus(status="Assigned", available_replicas=2)
+    )
+    assert KeptParts().assigned(changed).status.available_replicas == 2
+
+
+def test_equal_parts_of_different_objects_are_one_object() -> None:
+    kept_parts = KeptParts()
+    first, second = (kept_parts.assigned(read(an_assigned_identity(number))) for number in range(2))
+    assert first.spec.azure_identity_ref is second.spec.azure_identity_ref
+    assert first.spec.azure_binding_ref is second.spec.azure_binding_ref
+    assert first.spec.nodename is second.spec.nodename
+    assert first.metadata.labels is second.metadata.labels
+    assert first.metadata.finalizers is second.metadata.finalizers
+    assert first.status is second.status
+    pods = [
+        kept_parts.pod(Pod(metadata=PodMeta(name=name, labels={BINDING_LABEL: "demo"}), spec=PodSpec(node_name="n0")))
+        for name in ("a", "b")
+    ]
+    assert pods[0].spec is pods[1].spec
+    assert pods[0].metadata.labels is pods[1].metadata.labels
+
+
+@pytest.mark.parametrize("other", [{"identity_version": "8"}, {"resource_id": "/other"}])
+def test_an_embedded_copy_that_differs_is_not_shared(other: dict[str, str]) -> None:
+    kept_parts = KeptParts()
+    first = kept_parts.assigned(read(an_assigned_identity(0)))
+    second = kept_parts.assigned(read(an_assigned_identity(1, **other)))
+    assert first.spec.azure_identity_ref != second.spec.azure_identity_ref
+    assert second == reduced(read(an_assigned_identity(1, **other)))
+
+
+def test_embedded_copies_are_forgotten_with_the_last_object() -> None:
+    kept_parts = KeptParts()
+    kept = kept_parts.assigned(read(an_assigned_identity()))
+    assert len(kept_parts._identities) == 1
+    del kept
+    gc.collect()
+    assert len(kept_parts._identities) == len(kept_parts._bindings) == 0
+
+
+def test_shared_values_are_bounded_and_stay_shared_while_they_are_used() -> None:
+    shared = SharedValues(lambda text: [text], 10)
+    used = shared.of("used")
+    for number in range(1000):
+        shared.of(f"text-{number}")
+        assert shared.of("used") is used
+        assert len(shared) <= 20
+    assert shared.of("text-0") == ["text-0"]
+
+
+def test_a_long_text_is_not_shared() -> None:
+    shared = SharedValues(lambda text: [text])
+    assert shared.of("x" * (SHARED_CHARS + 1)) == ["x" * (SHARED_CHARS + 1)]
+    assert len(shared) == 0

@@ -1,0 +1,119 @@
+"""The time limit of waiting requests: their order, the one timer, and connections that end first."""
+
+import asyncio
+
+from nmi.refusal import Refusal
+from nmi.server.policy import ServerPolicy
+from nmi.server.waiting_requests import WaitingRequests
+from tests.nmi.server.fakes import ServerUnderTest, replies, request_bytes
+
+
+class Request:
+    def __init__(self) -> None:
+        self.expired = asyncio.Event()
+
+    def expire(self) -> None:
+        assert not self.expired.is_set(), "expired twice"
+        self.expired.set()
+
+
+async def within_seconds(*requests: Request) -> None:
+    async with asyncio.timeout(5):
+        for each in requests:
+            await each.expired.wait()
+
+
+async def test_requests_expire_in_the_order_in_which_they_began_to_wait() -> None:
+    waiting, first, second = WaitingRequests(0.05), Request(), Request()
+    waiting.add(first)
+    await asyncio.sleep(0.03)
+    waiting.add(second)
+
+    await within_seconds(first)
+    assert not second.expired.is_set()
+    await within_seconds(second)
+    assert len(waiting) == 0
+
+
+async def test_a_request_that_has_its_answer_does_not_expire_and_later_ones_do() -> None:
+    waiting, answered, late = WaitingRequests(0.02), Request(), Request()
+    waiting.add(answered)
+    waiting.add(late)
+    waiting.discard(answered)
+    waiting.discard(answered)
+
+    await within_seconds(late)
+    assert not answered.expired.is_set()
+
+
+async def test_a_request_can_wait_again_after_all_have_expired() -> None:
+    waiting, first, again = WaitingRequests(0.01), Request(), Request()
+    waiting.add(first)
+    await within_seconds(first)
+    waiting.add(again)
+    await within_seconds(again)
+
+
+async def test_all_waiting_requests_expire_at_the_end_of_a_drain_once() -> None:
+    waiting, requests = WaitingRequests(0.02), [Request() for _ in range(3)]
+    for each in requests:
+        waiting.add(each)
+    waiting.expire_all()
+    assert all(each.expired.is_set() for each in requests)
+    waiting.expire_all()
+    await asyncio.sleep(0.04)
+    assert len(waiting) == 0
+
+
+async def test_nothing_expires_after_the_timer_is_stopped() -> None:
+    waiting, request = WaitingRequests(0.01), Request()
+    waiting.add(request)
+    waiting.close()
+    waiting.close()
+    await asyncio.sleep(0.03)
+    assert not request.expired.is_set()
+
+
+async def test_a_connection_that_ends_before_its_task_begins_leaves_no_waiting_request() -> None:
+    # A pod that connects, asks and disconnects in a loop must not keep its connections in memory until they expire.
+    server_under_test = ServerUnderTest()
+    server_under_test.lane.data_received(request_bytes())
+    assert len(server_under_test.waiting) == 1
+    server_under_test.lane.connection_lost()
+    assert len(server_under_test.waiting) == 0
+    await server_under_test.settle()
+
+
+async def test_a_peer_that_goes_as_its_request_expires_gets_nothing() -> None:
+    server_under_test = ServerUnderTest()
+
+    async def never(_: object) -> Refusal:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    server_under_test.issuer.answer = never
+    server_under_test.lane.data_received(request_bytes())
+    await asyncio.sleep(0)
+    server_under_test.lane.expire()
+    server_under_test.lane.peer_gone()
+    await server_under_test.settle()
+
+    assert server_under_test.connection.written == b""
+    assert len(server_under_test.waiting) == 0
+
+
+async def test_a_request_on_a_connection_whose_last_one_expired_has_its_own_time() -> None:
+    server_under_test = ServerUnderTest(ServerPolicy(answer_seconds=0.01))
+
+    async def never(_: object) -> Refusal:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    good, server_under_test.issuer.answer = server_under_test.issuer.answer, never
+    server_under_test.lane.data_received(request_bytes())
+    await server_under_test.settle()
+    server_under_test.issuer.answer = good
+    server_under_test.lane.data_received(request_bytes())
+    await server_under_test.settle()
+
+    assert [each.status for each in replies(server_under_test.connection.written)] == [503, 200]

@@ -1,0 +1,48 @@
+"""The CPU time and the wake-ups of an idle NMI on a node of 250 pods, which all have their tokens.
+
+Excluded: the cost of requests (benchmarks/guard) and of changes in the cluster (tests/benchmarks).
+"""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.nmi.test_memory_use import busy_node
+
+SECONDS = 4
+TIMES = 3
+CPU_SHARE_MAX = 0.002
+"""Of one core; 0.0014 on a busy machine."""
+WAKE_UPS_MAX = 15.0
+"""Per second, of all threads; 11 today, ten of them for the measurement of the event loop's lag."""
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of all threads, in seconds."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
+
+
+def wake_ups(pid: int) -> int:
+    """Return how often a thread began to run after it had waited."""
+    lines = [line for path in Path(f"/proc/{pid}/task").glob("*/status") for line in path.read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
+
+@pytest.mark.programs
+@pytest.mark.timeout(120)
+async def test_an_idle_nmi_uses_at_most_a_five_hundredth_of_a_core() -> None:
+    async with busy_node() as node:
+        await asyncio.sleep(3)  # the work that the requests have left behind
+        # Other programs on the machine only increase the CPU time, so the lowest value is the best.
+        measured = [await idle_cost(node.nmi.pid) for _ in range(TIMES)]
+
+    assert min(share for share, _ in measured) <= CPU_SHARE_MAX, measured
+    assert min(woken for _, woken in measured) <= WAKE_UPS_MAX, measured
+
+
+async def idle_cost(pid: int) -> tuple[float, float]:
+    """Return the used share of a core, and the wake-ups per second, during SECONDS."""
+    cpu, woken = cpu_seconds(pid), wake_ups(pid)
+    await asyncio.sleep(SECONDS)
+    return (cpu_seconds(pid) - cpu) / SECONDS, (wake_ups(pid) - woken) / SECONDS
