@@ -7,8 +7,8 @@ The needs of a test determine its target, so that each test has exactly one:
 * `make test` adds tests that need root, or the programs running in a sandbox.
 * `make test-all` adds tests that need programs of others (`make test-tools`) or the control plane of tests/testplane
   (`make test-plane`), and those that measure.
-* `make e2e-node` runs tests on the real nodes of tests/realnode. `make test-node`, a part of `make test-all`, runs those
-  without the marker `long`, where the machine permits nodes.
+* `make e2e-node` runs tests on the real nodes of tests/realnode. `make test-node` runs those without the marker `long`,
+  where the machine permits nodes. It is a part of `make test-all`.
 """
 
 import asyncio
