@@ -8,7 +8,7 @@ import msgspec
 from nmi.settings import Settings
 from podidctl.access.cluster_objects import ClusterObjects, readable
 from podidctl.access.schema import Rules
-from podidctl.diagnosis.daemons import Daemon, genuine_nmi
+from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi
 from podidctl.diagnosis.gather import NO_NODE
 from podidctl.diagnosis.input import NmiConfiguration
 from podidctl.doctor.exemptions import exemption_reasons
@@ -49,9 +49,8 @@ def nmi_daemons(objects: ClusterObjects) -> tuple[Daemon, ...]:
 
 
 def mic_daemons(objects: ClusterObjects) -> tuple[Daemon, ...]:
-    """Return the pods of MIC: those with its label in a namespace of NMI, else all with its label."""
-    found, namespaces = readable(objects.mic), {each.metadata.namespace for each in nmi_daemons(objects)}
-    return tuple(each for each in found if each.metadata.namespace in namespaces) or found
+    """Return the pods of MIC."""
+    return tuple(genuine_mic(readable(objects.mic), nmi_daemons(objects)))
 
 
 def daemon_rules(objects: ClusterObjects) -> DaemonRules:

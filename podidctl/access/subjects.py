@@ -46,6 +46,15 @@ CHECKS: Final = (
     Check(Action.SECRETS, "", ("secrets",), ("get", "list", "watch")),
     Check(Action.ROLES, RBAC_GROUP, ("roles", "clusterroles"), ("bind", "escalate")),
     Check(Action.IMPERSONATE, "", ("users", "groups", "serviceaccounts"), ("impersonate",)),
+    # Constrained impersonation (KEP-5284, on by default since Kubernetes 1.36); the verbs that limit it are not read.
+    Check(Action.IMPERSONATE, "authentication.k8s.io", ("users", "groups"), ("impersonate:user-info",)),
+    Check(Action.IMPERSONATE, "authentication.k8s.io", ("serviceaccounts",), ("impersonate:serviceaccount",)),
+    Check(
+        Action.IMPERSONATE,
+        "authentication.k8s.io",
+        ("nodes",),
+        ("impersonate:arbitrary-node", "impersonate:associated-node"),
+    ),
     Check(Action.IMPERSONATE, "certificates.k8s.io", (APPROVAL,), ("update", "patch")),
     Check(
         Action.ADMISSION,
@@ -55,7 +64,7 @@ CHECKS: Final = (
     ),
 )
 CLUSTER_SCOPED: Final = frozenset(
-    {NODES, APPROVAL, "mutatingwebhookconfigurations", "mutatingadmissionpolicies", "users", "groups"}
+    {NODES, APPROVAL, "mutatingwebhookconfigurations", "mutatingadmissionpolicies", "users", "groups", "nodes"}
 )
 """Resources on which a role of one namespace has no effect. (`bind` on a ClusterRole is checked in the namespace of the
 RoleBinding that names it.)"""

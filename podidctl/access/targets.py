@@ -72,6 +72,9 @@ class Targets:
                 found = self.of_pods.within(namespace, names)
             case Action.TOKENS:
                 found = self.of_accounts.within(namespace, names)
+            case Action.IMPERSONATE if namespace:
+                # Of all that can be impersonated only service accounts are namespaced.
+                found = self.of_accounts.within(namespace, names)
             case Action.SECRETS:
                 found = self.of_secrets.within(namespace, names)
             case Action.BINDINGS:

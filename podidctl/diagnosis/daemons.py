@@ -136,17 +136,10 @@ def genuine_nmi(found: Sequence[Daemon]) -> Sequence[Daemon]:
     return [each for each in found if each.looks_like_nmi] or found
 
 
-class _Page(msgspec.Struct):
-    items: list[msgspec.Raw]
-
-
-async def has_daemon(client: Client, component: str) -> bool:
-    """Return whether any pod of *component* exists. Reads one object. Raises ApiError."""
-    for label in LABELS:
-        asked = {"labelSelector": f"{label}={component}", "limit": "1"}
-        if msgspec.json.decode(await client.request("GET", DAEMONS.path(), params=asked), type=_Page).items:
-            return True
-    return False
+def genuine_mic(found: Sequence[Daemon], nmi: Sequence[Daemon]) -> Sequence[Daemon]:
+    """Return the pods of MIC among those with its label: the ones in a namespace of *nmi*, else all."""
+    namespaces = {each.metadata.namespace for each in nmi}
+    return [each for each in found if each.metadata.namespace in namespaces] or found
 
 
 def flags_of(daemon: Daemon, program: str) -> list[str]:

@@ -15,7 +15,7 @@ from nmi.settings import Settings, parse
 from nmi.tokens.assertions import SERVICE_ACCOUNTS
 from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
 from podidctl.diagnosis.bindings import bound_identities
-from podidctl.diagnosis.daemons import Daemon, environment_of, has_daemon, list_daemons, nmi_settings, reject_help
+from podidctl.diagnosis.daemons import Daemon, environment_of, genuine_nmi, list_daemons, nmi_settings, reject_help
 from podidctl.diagnosis.input import DiagnosisInput, Event, NmiConfiguration, NmiPods, ReadFailure, ServiceAccountAccess
 from podidctl.diagnosis.nmi_availability import likely_nmi
 from podidctl.diagnosis.nmi_log import LINES_READ, LoggedDecision, parse_decisions
@@ -116,8 +116,13 @@ async def _node(client: Client, name: str) -> Node | None:
 
 
 async def _nmi(client: Client, node: str) -> NmiPods:
-    here = tuple(await list_daemons(client, "nmi", node=node))
-    return NmiPods(here, elsewhere=not here and await has_daemon(client, "nmi"))
+    here = tuple(genuine_nmi(await list_daemons(client, "nmi", node=node)))
+    if any(each.looks_like_nmi for each in here):
+        return NmiPods(here)
+    everywhere = genuine_nmi(await list_daemons(client, "nmi"))
+    if any(each.looks_like_nmi for each in everywhere):
+        return NmiPods(elsewhere=True)  # the pods here are only labelled like NMI
+    return NmiPods(here, elsewhere=not here and bool(everywhere))
 
 
 async def _events(client: Client, pod: Pod) -> tuple[Event, ...]:

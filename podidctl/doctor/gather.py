@@ -15,7 +15,7 @@ from mic.startup.settings import Settings as MicSettings
 from mic.startup.spellings import KINDS, respelled
 from nmi.settings import Settings as NmiSettings
 from podidctl.diagnosis.access_reviews import is_allowed, service_account_of
-from podidctl.diagnosis.daemons import Daemon, list_daemons
+from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi, list_daemons
 from podidctl.diagnosis.gather import NO_NODE, or_failure
 from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
 from podidctl.diagnosis.secrets import read_secret_checks
@@ -70,8 +70,8 @@ _DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any])
 async def gather(client: Client) -> ClusterState:
     """Return the cluster's state. Raises ApiError if the API server does not respond or rejects the credentials."""
     server = await or_failure(_server(client))
-    nmi = await or_failure(_daemons(client, "nmi"))
-    mic = await or_failure(_daemons(client, "mic"))
+    nmi = await or_failure(_nmi(client))
+    mic = await or_failure(_mic(client, () if isinstance(nmi, ReadFailure) else nmi))
     objects, stored = await _objects(client)
     now = datetime.now(UTC)
     return ClusterState(
@@ -102,8 +102,12 @@ async def _credentials(
     return await read_secret_checks(client, settings, objects.identities)
 
 
-async def _daemons(client: Client, component: str) -> tuple[Daemon, ...]:
-    return tuple(await list_daemons(client, component))
+async def _nmi(client: Client) -> tuple[Daemon, ...]:
+    return tuple(genuine_nmi(await list_daemons(client, "nmi")))
+
+
+async def _mic(client: Client, nmi: Sequence[Daemon]) -> tuple[Daemon, ...]:
+    return tuple(genuine_mic(await list_daemons(client, "mic"), nmi))
 
 
 class _Version(msgspec.Struct):

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from nmi.pod_events import TOKEN_REFUSED
-from podidctl.diagnosis.daemons import Daemon, genuine_nmi
+from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.gather import COMPONENT_PREFIX, EVENTS, or_failure, read_log
 from podidctl.diagnosis.input import Event, ReadFailure
 from podidctl.diagnosis.nmi_log import LoggedDecision, decisions_by_pod
@@ -30,8 +30,7 @@ async def refused_pods(client: Client, nmi: Sequence[Daemon] | ReadFailure, now:
         if each.component.startswith(COMPONENT_PREFIX) and unresolved_event([each], (), now) is not None:
             recent.setdefault((f"{about.namespace}/{about.name}", about.uid), []).append(each)
     nodes = {each.source.host for several in recent.values() for each in several}
-    found = [] if isinstance(nmi, ReadFailure) else genuine_nmi(nmi)
-    daemons = sorted(found, key=lambda each: each.spec.node_name not in nodes)
+    daemons = [] if isinstance(nmi, ReadFailure) else sorted(nmi, key=lambda each: each.spec.node_name not in nodes)
     decisions: dict[tuple[str, str], tuple[LoggedDecision, ...]] = {}
     for daemon in daemons[:LOGS_MAX]:
         log = await or_failure(read_log(client, daemon))

@@ -3,6 +3,7 @@ permissions equal the server's own decisions.
 """
 
 import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from podidctl.access.schema import AccessReview, Action, GrantState
 from podidctl.diagnosis.access_reviews import REVIEWS
 from podidctl.diagnosis.input import ReadFailure
 from podidentity.kube import access
-from podidentity.kube.client import Client
+from podidentity.kube.client import JSON_PATCH, MERGE_PATCH, Client
+from podidentity.kube.paths import object_path
 from podidentity.resources import BINDINGS, IDENTITIES, PODS
 from tests.conftest import ROOT, NewPlane
 from tests.mic.cluster import identity_id, vm_id
@@ -239,3 +241,33 @@ async def test_names_that_the_server_accepts_cannot_control_the_terminal(
     found = await read(real)
     assert [(each.pod, each.state) for each in found.grants] == [("default/web", GrantState.PENDING)]
     assert PODS.plural not in {each.part for each in found.unknown}
+
+
+@pytest.mark.parametrize(
+    ("resource", "change"),
+    [
+        ("pods", {"metadata": {"labels": {"aadpodidbinding": "another"}}}),
+        ("pods/status", {"metadata": {"labels": {"aadpodidbinding": "another"}}}),
+        ("pods/status", {"status": {"podIP": "10.9.9.9", "podIPs": [{"ip": "10.9.9.9"}]}}),
+        ("pods", [{"op": "replace", "path": "/spec/containers/0/image", "value": "registry.invalid/other"}]),
+    ],
+    ids=["label", "label-by-status", "address", "image"],
+)
+async def test_the_permission_to_label_pods_suffices_for_what_the_review_says(
+    cloud: EmulatedCloud, new_plane: NewPlane, resource: str, change: Any
+) -> None:
+    real = await in_place_of_the_emulator(cloud, new_plane, prepare)
+    await asyncio.to_thread(run_pod, real, "web", "n0")
+    rules = [{"apiGroups": [""], "resources": [resource], "verbs": ["patch"]}]
+    kubeconfig = await asyncio.to_thread(create_account, real, "labeller", rules)
+    folder = await asyncio.to_thread(with_kubeconfig, cloud.folder / "labeller", kubeconfig)
+    path = object_path(PODS, "default", "web", resource.partition("/")[2])
+    form = JSON_PATCH if isinstance(change, list) else MERGE_PATCH
+    async with Client(await access.find(str(folder / "kubeconfig"), {}), user_agent="test") as client:
+        answer = json.loads(await client.request("PATCH", path, body=json.dumps(change).encode(), content_type=form))
+    changed = json.dumps(
+        [answer["metadata"].get("labels"), answer["status"].get("podIP"), answer["spec"]["containers"]]
+    )
+    assert any(each in changed for each in ('"aadpodidbinding": "another"', "10.9.9.9", "registry.invalid/other"))
+    found = {each.name: [right.action for right in each.rights] for each in (await read(real)).subjects}
+    assert found["labeller"] == [Action.LABELS]

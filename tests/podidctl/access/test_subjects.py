@@ -267,3 +267,27 @@ def test_service_accounts_that_lead_to_each_other_end() -> None:
 def test_approving_certificates_is_as_impersonating() -> None:
     one = rights(cluster_wide(rule("update", "certificates.k8s.io", "certificatesigningrequests/approval")))
     assert {each: right.identities for each, right in one.items()} == {Action.IMPERSONATE: 3}
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource"),
+    [
+        ("impersonate:user-info", "users"),
+        ("impersonate:user-info", "groups"),
+        ("impersonate:serviceaccount", "serviceaccounts"),
+        ("impersonate:arbitrary-node", "nodes"),
+        ("impersonate:associated-node", "nodes"),
+    ],
+)
+def test_constrained_impersonation_is_impersonation(verb: str, resource: str) -> None:
+    one = rights(cluster_wide(rule(verb, "authentication.k8s.io", resource)))
+    assert {each: right.identities for each, right in one.items()} == {Action.IMPERSONATE: 3}
+    assert rights(cluster_wide(rule(verb, "", resource))) == {}, "in the core group it is no verb of the API server"
+
+
+def test_impersonating_in_a_namespace_leads_to_what_its_service_accounts_lead_to() -> None:
+    impersonate = rule("impersonate", "", "serviceaccounts users")
+    assert rights(in_namespace(impersonate))[Action.IMPERSONATE].identities == 1, "shop/reports of shop/report"
+    assert rights(in_namespace(impersonate, namespace="empty"))[Action.IMPERSONATE].identities == 0
+    named = in_namespace(rule("impersonate", "", "serviceaccounts", "web"))
+    assert rights(named)[Action.IMPERSONATE].identities == 0

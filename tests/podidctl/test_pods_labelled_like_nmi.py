@@ -1,0 +1,61 @@
+"""A tenant's pod with the label of NMI or MIC changes no result: a DaemonSet runs NMI in the node's network."""
+
+from typing import Any
+
+from podidctl.diagnosis import gather as pod_gather
+from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.input import NmiPods
+from podidctl.doctor import gather as cluster_gather
+from podidentity.kube import access
+from podidentity.kube.client import Client
+from tests.mic.emulated_cloud import EmulatedCloud
+from tests.mic.preview.run_programs import run
+
+OWNER = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "nmi", "uid": "u", "controller": True}
+
+
+def labelled(
+    cloud: EmulatedCloud, name: str, node: str, *, component: str = "nmi", namespace: str = "default", **spec: Any
+) -> None:
+    owners = {"ownerReferences": [OWNER]} if spec else {}
+    meta = {"name": name, "namespace": namespace, "labels": {"component": component}} | owners
+    container = {"name": component, "image": "i", "args": ["--no-such-flag"]}
+    cloud.api.store.create("pods", {"metadata": meta, "spec": {"nodeName": node, "containers": [container], **spec}})
+
+
+async def connect(cloud: EmulatedCloud) -> Client:
+    return Client(await access.find(str(cloud.folder / "kubeconfig"), {}), user_agent="test")
+
+
+async def nmi_of(cloud: EmulatedCloud, node: str) -> NmiPods:
+    async with await connect(cloud) as client:
+        return await pod_gather._nmi(client, node)
+
+
+def names(found: tuple[Daemon, ...]) -> list[str]:
+    return [each.name for each in found]
+
+
+async def test_explain_ignores_it_next_to_nmi_and_on_a_node_without_nmi(cloud: EmulatedCloud) -> None:
+    for node in ("n0", "n1"):
+        cloud.node(node)
+        labelled(cloud, f"fake-{node}", node)
+    assert names((await nmi_of(cloud, "n0")).here) == ["default/fake-n0"], "no other pod can be NMI"
+    labelled(cloud, "genuine", "n0", hostNetwork=True)
+    assert names((await nmi_of(cloud, "n0")).here) == ["default/genuine"]
+    assert await nmi_of(cloud, "n1") == NmiPods(elsewhere=True)
+
+
+async def test_doctor_and_top_ignore_it(cloud: EmulatedCloud) -> None:
+    cloud.api.store.create("namespaces", {"metadata": {"name": "tenant"}})
+    cloud.node("n0")
+    labelled(cloud, "fake", "n0", namespace="tenant")
+    labelled(cloud, "fake-mic", "n0", component="mic", namespace="tenant")
+    labelled(cloud, "genuine", "n0", hostNetwork=True)
+    labelled(cloud, "mic", "n0", component="mic")
+    async with await connect(cloud) as client:
+        nmi = await cluster_gather._nmi(client)
+        mic = await cluster_gather._mic(client, nmi)
+    assert (names(nmi), names(mic)) == (["default/genuine"], ["default/mic"])
+    shown = await run(cloud.folder, "podidctl", "top", "-o", "json", "--interval=1", cloudconfig=False)
+    assert [each["pod"] for each in shown.document["nodes"]] == ["default/genuine"]
