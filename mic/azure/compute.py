@@ -54,7 +54,7 @@ POLL_SOON_SECONDS: Final = 0.5
 an operation of 40 s is noticed within half a second, with 92 calls instead of 49."""
 POLL_LONG_SHARE: Final = 0.0125
 """Pause of a long operation as a share of the elapsed waiting time, while few operations run."""
-POLLS_PER_SECOND: Final = 4.0
+POLLS_PER_SECOND: Final = 6.0
 """Calls of all operations together that shorten their pauses to POLL_SOON_SECONDS. Azure Resource Manager refills 25
 reads a second for a subscription and a client (learn.microsoft.com, "Understand how Azure Resource Manager throttles
 requests"), which other programs with MIC's client may share."""

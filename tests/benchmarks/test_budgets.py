@@ -82,5 +82,13 @@ def test_a_controller_with_higher_costs_is_named() -> None:
     ]
 
 
+def test_the_largest_cluster_has_budgets_if_it_was_measured() -> None:
+    assert missed(controller=(*MIC, Controller(100_000, 7.9, 900, 499, None))) == []
+    assert missed(controller=(*MIC, Controller(100_000, 8.1, 900, 501, None))) == [
+        "MIC reads 100,000 pods",
+        "MIC's memory with 100,000 pods",
+    ]
+
+
 def test_an_unmeasured_budget_is_not_met() -> None:
     assert len(missed((), (), (), (), ())) == len(budgets((), (), (), (), ())) == 13

@@ -57,5 +57,16 @@ def test_first_tokens_of_both_kinds_are_in_one_row() -> None:
     ]
     made = tokens_table({**HEADER, "rows": rows})
     assert "| federated identity (type 3), AAD 50 ms | 0.12 s | 0.15 s of a warm node with AAD at 50 ms |" in made
-    assert "| user-assigned identity (type 0), operation 40 s | 40.32 s | 40.5 s |" in made
+    assert "| user-assigned identity (type 0), operation 40 s | 40.32 s | 41 s |" in made
     assert "(type 0), operation 5 s" not in made
+
+
+def test_a_watch_stream_is_next_to_its_aims() -> None:
+    figures = {"sync_cpu_seconds": 6.5, "unrelated_event_us": 46.0, "new_pod_us": 58.0, "own_write_us": 70.0}
+    rows = [
+        {"case": f"watch stream, {pods:,} pods", "operation_seconds": 0.0, "pods": pods, "rss_mib": 403.2, **figures}
+        for pods in (1_000.0, 100_000.0)
+    ]
+    made = table({**HEADER, "rows": rows})
+    assert "| 1,000 pods | 6.50 CPU s |  | 46 µs | 58 µs | 70 µs | 403 MiB |  |" in made
+    assert "| 100,000 pods | 6.50 CPU s | 8 CPU s | 46 µs | 58 µs | 70 µs | 403 MiB | 500 MiB |" in made
