@@ -322,13 +322,9 @@ class Issuer:
         """
         self._measures.held += 1
         try:
-            async with asyncio.timeout_at(until):
-                await entry.changed(generation)
-        except TimeoutError:
-            return False
+            return await entry.changed(generation, until)
         finally:
             self._measures.held -= 1
-        return True
 
     async def _fetch(
         self, assigned: AssignedIdentity, request: TokenRequest, entry: PodEntry, left: float

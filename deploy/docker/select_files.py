@@ -60,9 +60,9 @@ OPTIONAL = (
     *("etc/host.conf", "usr/lib/locale/C.utf8", "usr/lib/ssl/cert.pem"),
     *(LIBRARIES + name for name in ("libnss_dns.so.*", "libnss_files.so.*")),
 )
-"""Files that some bases lack: since glibc 2.34 the C library itself contains the modules for names."""
+"""Files that some bases do not contain: since glibc 2.34 the C library itself contains the modules for names."""
 MOUNT_POINTS = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
-"""Empty files on which a runtime mounts a pod's own."""
+"""Empty files over which a container runtime mounts the files of a pod."""
 DIRECTORIES = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "run": 0o755, "root": 0o700, "tmp": 0o1777, "var/tmp": 0o1777}
 LINKS = ("bin", "lib", "lib64", "sbin", "var/run")
 """Links of a base with merged /usr, and for pods that mount a volume at /var/run."""
@@ -154,7 +154,7 @@ def paragraphs(packages: set[str]) -> str:
 
 
 def licences(packages: set[str]) -> Iterator[Path]:
-    """Yield the copyright file of each package, and the link if its directory is that of another. Exit if one lacks."""
+    """Yield each package's copyright file, and the link if its directory is that of another. Exit if one is missing."""
     for package in sorted(packages):
         folder = ROOT / "usr/share/doc" / package
         if not (folder / "copyright").exists():
@@ -236,7 +236,7 @@ def select(target: Path, base: Path | None) -> None:
 
 
 def main() -> None:
-    """Copy the files into the first argument, those that the second lacks if there is one."""
+    """Copy the common base into the first argument, or nmi's files if there is a second argument."""
     target, *base = map(Path, sys.argv[1:])
     select(target, base[0] if base else None)
 

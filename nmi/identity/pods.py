@@ -5,6 +5,7 @@ generation of the record (its ready answers are discarded) and wakes every reque
 """
 
 import asyncio
+import math
 from collections.abc import Hashable, Mapping
 from typing import Final
 
@@ -56,7 +57,7 @@ class PodEntry:
         self._gone = False
         self._unmatched_in: int | None = None
         # Most pods never send a request, so the sets are created with the first one.
-        self._waiters: set[asyncio.Future[None]] | None = None
+        self._waiters: set[asyncio.Future[bool]] | None = None
         self._served: set[Hashable] | None = None
         self.record.suspended = self.doubtful
 
@@ -188,7 +189,7 @@ class PodEntry:
         waiters, self._waiters, self._served = self._waiters, None, None
         for waiter in waiters or ():
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(True)
 
     def serve(self, key: Hashable) -> None:
         """Note that a ready answer may contain the token cached under *key*."""
@@ -212,18 +213,31 @@ class PodEntry:
         """Note that a request of *generation* was held for its whole time without any identity for the pod."""
         self._unmatched_in = generation
 
-    async def changed(self, generation: int) -> None:
-        """Wait until the record's generation is no longer *generation*. The caller sets the deadline."""
-        while self.record.generation == generation:
-            waiter = asyncio.get_running_loop().create_future()
-            if self._waiters is None:
-                self._waiters = set()
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                if self._waiters is not None:
-                    self._waiters.discard(waiter)
+    async def changed(self, generation: int, until: float = math.inf) -> bool:
+        """Wait until the record's generation is no longer *generation*. Return False if it is not by *until* (the
+        loop's time).
+        """
+        if self.record.generation != generation:
+            return True
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        if self._waiters is None:
+            self._waiters = set()
+        self._waiters.add(waiter)
+        # A future with its own timer takes half of the memory of asyncio.timeout(), and many requests may wait.
+        timer = loop.call_at(until, _end_wait, waiter) if until < math.inf else None
+        try:
+            return await waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if self._waiters is not None:
+                self._waiters.discard(waiter)
+
+
+def _end_wait(waiter: "asyncio.Future[bool]") -> None:
+    if not waiter.done():
+        waiter.set_result(False)
 
 
 def facts(pod: Pod, exempt: str = "") -> PodFacts:

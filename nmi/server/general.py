@@ -195,9 +195,12 @@ class GeneralLane:
             self._end()
 
     def _end_stream(self, outcome: Outcome, begun: int, *, close: bool) -> None:
-        """Complete a streamed answer. If it is cut, only the end of the connection shows this to the client."""
+        """Complete a streamed answer. If it is cut, only the end of the connection shows this to the client.
+
+        The connection also ends if reading has stopped since the answer's head was sent.
+        """
         self._count(outcome, begun)
-        if close or not isinstance(outcome.answer, StreamedAnswer):
+        if close or self._last or not isinstance(outcome.answer, StreamedAnswer):
             self._end()
 
     def begin(self, form: ResponseForm, answer: Answer) -> bool:
@@ -239,6 +242,7 @@ class GeneralLane:
 
     def _stop_reading(self) -> None:
         """Read no more bytes while an answer is pending. Reading cannot resume: that answer is the last."""
+        self._reader.discard()  # a held request would keep the bytes of a request that is never answered
         if not self._last:
             self._last = True
             self._server.handlers.limit_hit(Limit.PIPELINE)

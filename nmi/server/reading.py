@@ -45,6 +45,11 @@ class RequestReader:
         if self._refusal is None:
             self._received += data
 
+    def discard(self) -> None:
+        """Discard the received bytes and read nothing more. `next` must not be called again."""
+        self._begin()
+        self._received = bytearray()
+
     def next(self) -> Request | Refusal | None:
         """Return the next request, the refusal that ends reading, or None while bytes are missing."""
         if self._refusal is None:

@@ -9,8 +9,21 @@ from typing_extensions import override
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.general import GeneralLane
+from nmi.server.passthrough import Stream
 from nmi.server.policy import ServerPolicy, Sizes
-from tests.nmi.server.fakes import TOKEN_PATH, FakeConnection, Grant, ServerUnderTest, grant, replies, request_bytes
+from nmi.server.request import Request
+from nmi.server.responses import StreamedAnswer
+from nmi.server.target import Destination
+from tests.nmi.server.fakes import (
+    TOKEN_PATH,
+    FakeConnection,
+    FakeProxy,
+    Grant,
+    ServerUnderTest,
+    grant,
+    replies,
+    request_bytes,
+)
 
 
 class Held:
@@ -273,3 +286,32 @@ async def test_an_answer_to_head_has_no_body_so_that_the_next_answer_is_parsed()
     head, _, rest = bytes(server_under_test.connection.written).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 404 ")
     assert [each.status for each in replies(rest)] == [404]
+
+
+async def test_a_connection_ends_after_a_stream_if_reading_has_stopped_in_the_meantime() -> None:
+    # It would stay paused otherwise, without a deadline: the rest of the next request is never read.
+    server_under_test = ServerUnderTest(ServerPolicy(pipeline_seconds=0.01))
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    class Proxy(FakeProxy):
+        @override
+        async def forward(
+            self, charged: str, request: Request, destination: Destination, stream: Stream
+        ) -> StreamedAnswer:
+            answer = StreamedAnswer(200, 4, "text/plain", ())
+            stream.begin(answer)
+            begun.set()
+            await release.wait()
+            stream.send(b"data")
+            return answer
+
+    server_under_test.handlers._proxied._proxy = Proxy()
+    server_under_test.lane.data_received(request_bytes("/metadata/instance") + b"GET /part")
+    await begun.wait()
+    await until(lambda: server_under_test.connection.state == "held")
+    release.set()
+    await server_under_test.settle()
+
+    [reply] = replies(server_under_test.connection.written)
+    assert (reply.status, reply.body) == (200, b"data")
+    assert server_under_test.connection.state == "finished"

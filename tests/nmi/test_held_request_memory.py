@@ -1,0 +1,101 @@
+"""The memory of requests that are held because their pods have no assignment yet, in the real server and issuer.
+
+Excluded: the kernel's memory of their connections, and the number of connections (tests/native/test_lane_limits.py).
+"""
+
+import asyncio
+import gc
+import socket
+import tracemalloc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from _native.lane import Limits
+from nmi.server.metrics import ServerMetrics
+from nmi.server.policy import ServerPolicy
+from nmi.server.server import Server
+from tests.nmi.identity.shapes import pod
+from tests.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.nmi.server.fakes import FakeProxy, request_bytes
+
+PODS = 250
+BYTES_MAX = 8_000
+WARM = 10
+"""Requests before the measurement, so that it contains no memory that all requests share."""
+LONG = b"a" * 15_000
+"""Without the end of its request, so that the general lane has read it and waits."""
+
+
+def address(number: int) -> str:
+    return f"127.79.0.{number + 1}"
+
+
+@asynccontextmanager
+async def serving(policy: ServerPolicy) -> AsyncIterator[tuple[IssuerBench, Server, tuple[str, int]]]:
+    """Run a server for PODS pods that have a label and no identity."""
+    async with running_issuer() as bench:
+        for number in range(PODS):
+            bench.cluster.put_pod(pod(f"web-{number}", uid=f"uid-{number}", addresses=(address(number),)))
+        await bench.cluster.seen(lambda: all(bench.cluster.at(address(number)) for number in range(PODS)))
+        server = Server(
+            limits=Limits(),
+            policy=policy,
+            index=bench.cluster.index,
+            issuer=bench.issuer,
+            proxy=FakeProxy(),
+            measures=ServerMetrics(),
+        )
+        with socket.create_server(("127.0.0.1", 0), backlog=PODS) as listener:
+            listener.setblocking(False)
+            await server.start(listener)
+            try:
+                yield bench, server, listener.getsockname()
+            finally:
+                await server.aclose()
+
+
+async def until(bench: IssuerBench, held: int) -> None:
+    async with asyncio.timeout(20):
+        while bench.held_requests != held:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "data",
+    [
+        request_bytes(),
+        request_bytes(headers=("Metadata: true", *(f"X-{number}: {'a' * 200}" for number in range(50)))),
+        request_bytes(headers=("Metadata: true", "Content-Length: 1"), body=b"x") + b"GET /a HTTP/1.1\r\nA: " + LONG,
+    ],
+    ids=["ordinary", "with a long head", "and a part of another one"],
+)
+async def test_a_held_request_uses_at_most_8_kb(data: bytes) -> None:
+    policy = ServerPolicy(pipeline_seconds=0.05)
+    clients = [socket.socket() for _ in range(PODS)]
+    async with serving(policy) as (bench, server, at):
+        for number, client in enumerate(clients):
+            client.bind((address(number), 0))
+            client.connect(at)
+        for client in clients[:WARM]:
+            client.send(data)
+        await until(bench, WARM)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for client in clients[WARM:]:
+                client.send(data)
+            await until(bench, PODS)
+            await asyncio.sleep(2 * policy.pipeline_seconds)
+            gc.collect()
+            used = tracemalloc.get_traced_memory()[0] / (PODS - WARM)
+        finally:
+            tracemalloc.stop()
+
+        for client in clients:
+            client.close()
+        await until(bench, 0)
+        assert len(server.waiting) == 0
+    assert 1_000 <= used <= BYTES_MAX
