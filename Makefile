@@ -63,7 +63,7 @@ test: lint ## Run the tests of check, and those that need root or run the progra
 test-all: FUZZ_SECONDS = 60
 test-all: FUZZ_FLAGS = --repeatable
 test-all: MODEL = quick
-test-all: test test-examples test-tools test-plane test-measures audit model fuzz test-images test-sdks ## Run all tests (as root)
+test-all: test test-examples test-tools test-plane test-measures audit model fuzz test-images test-node test-sdks ## Run all tests (as root)
 
 test-examples: .venv/.built ## Run the property tests of check and test with all their examples
 	$(PYTEST) $(PARALLEL)=$(JOBS) -m "examples and (run_check or run_test)"

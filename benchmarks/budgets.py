@@ -42,6 +42,11 @@ def budgets(
         judged("10,000 pods instead of 1: requests a second", flat, "at least", 0.95),
         judged("re-list of 250 pods: p99.9", stall, "at most", 5.0, unit="ms"),
         judged("memory under load, 250 pods", weight.get(FULL_NODE), "at most", 64, aim=57, unit="MiB"),
+        *(
+            judged("CPU without requests, 250 pods", each.idle_percent, "at most", 0.2, unit="%")
+            for each in memory
+            if each.pods == FULL_NODE and each.idle_percent is not None
+        ),
         judged("memory under load, 10,000 pods", weight.get(MANY), "at most", 120, unit="MiB"),
         judged("start to Active, 250 pods", start.seconds if start else None, "at most", 0.8, unit="s"),
         judged("start to Active, 250 pods: CPU", start.cpu_seconds if start else None, "at most", 0.5, unit="CPU s"),

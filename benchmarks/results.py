@@ -154,6 +154,8 @@ class Memory:
     idle_mib: float
     load_mib: float
     """The maximum since the start, load included. Until commit e15db5da8a: the memory after the load."""
+    idle_percent: float | None = None
+    """The used part of a core without requests, after the load; None in results before commit 45b93964f5."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ durations) on top of argparse, and the type of a program's flag table. Each prog
 """
 
 import argparse
-import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -269,6 +268,8 @@ class GoParser(argparse.ArgumentParser):
         """Return the flag *name*, without dashes. Raises UsageError with the most similar flag."""
         known = {text.lstrip("-"): action for action in self._actions for text in action.option_strings}
         if name not in known:
+            import difflib  # noqa: PLC0415  150 kB, for a message only
+
             folded = {text.lower(): text for text in known}
             close = difflib.get_close_matches(name.lower(), folded, n=1)
             advice = f"; did you mean --{folded[close[0]]}?" if close else ""

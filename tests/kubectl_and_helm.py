@@ -36,7 +36,7 @@ class Commands:
 
     def kubectl_unchecked(self, *arguments: str) -> str:
         """Return the standard output, also if the command fails."""
-        return self._done(self._kubectl, *arguments).stdout
+        return self.done(self._kubectl, *arguments).stdout
 
     def helm(self, *arguments: str) -> str:
         """Return the standard output. Raises CommandError if the command fails."""
@@ -44,12 +44,13 @@ class Commands:
 
     def run(self, *command: str, stdin: str | None = None) -> str:
         """Run any program and return its standard output. Raises CommandError if it fails."""
-        done = self._done(*command, stdin=stdin)
+        done = self.done(*command, stdin=stdin)
         if done.returncode != 0:
             raise CommandError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def _done(self, *command: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    def done(self, *command: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run any program and return its exit code and output."""
         return subprocess.run(
             command,
             check=False,

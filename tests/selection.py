@@ -8,7 +8,7 @@ The needs of a test determine its target, so that each test has exactly one:
 * `make test-all` adds tests that need programs of others (`make test-tools`) or the control plane of tests/testplane
   (`make test-plane`), and those that measure.
 * `make e2e-node` runs tests on the real nodes of tests/realnode. `make test-node` runs those without the marker `long`,
-  where the machine permits nodes. Both are not a part of `make test-all`.
+  where the machine permits nodes. It is a part of `make test-all`.
 """
 
 import asyncio

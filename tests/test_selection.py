@@ -38,8 +38,8 @@ def commands() -> list[tuple[str, list[str], str]]:
     return found
 
 
-REPEATED = "examples and "
-"""Start of the expression of `make test-examples`, which runs tests of other targets again."""
+REPEATED = ("examples and ", "run_node and not long")
+"""Starts of the expressions of `make test-examples` and `make test-node`, which run tests of other targets again."""
 
 
 def once() -> list[tuple[str, list[str], str]]:

@@ -18,10 +18,16 @@ from benchmarks.results import Memory, Start
 LOAD_SECONDS: Final = 3.0
 CONNECTIONS: Final = 256
 STARTS: Final = 5
+SETTLE_SECONDS: Final = 2.0
+"""For the work that the load leaves behind."""
+IDLE_SECONDS: Final = 5.0
 
 
 def weighed(pods: int) -> Memory:
-    """Measure the memory of a new NMI on a node of *pods*: one response for each pod, then load of all pods."""
+    """Measure the memory of a new NMI on a node of *pods*: one response for each pod, then load of all pods.
+
+    Then measure its CPU time without requests.
+    """
     with node_servers() as around:
         addresses = around.add_pods(pods)
         with node(around, mounted=possible()) as ours:
@@ -29,7 +35,9 @@ def weighed(pods: int) -> Memory:
             idle = ours.rss_mib()
             group = Group("all", min(CONNECTIONS, 2 * pods), FIRST_POD, pods, (requests.plain(),))
             run(ours.address, ours.port, [group], LOAD_SECONDS, core=GENERATOR_CORE)
-            return Memory(pods, idle, ours.peak_rss_mib())
+            peak = ours.peak_rss_mib()
+            time.sleep(SETTLE_SECONDS)
+            return Memory(pods, idle, peak, ours.used_percent(IDLE_SECONDS))
 
 
 def started(pods: int, *, cores: float | None = None, times: int = STARTS) -> Start:

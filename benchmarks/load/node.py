@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,16 @@ class Node:
         """Return the CPU time since the start, with that of ended child processes. Its resolution is 10 ms."""
         fields = Path(f"/proc/{self.pids[0]}/stat").read_text().rpartition(")")[2].split()
         return sum(int(each) for each in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+
+    def used_percent(self, seconds: float) -> float:
+        """Return the used part of a core during the next *seconds*, in percent."""
+        before = self._running_ns()
+        time.sleep(seconds)
+        return (self._running_ns() - before) / (seconds * 1e7)
+
+    def _running_ns(self) -> int:
+        """Return the time for which the threads have run: in contrast to `cpu_seconds`, exact."""
+        return sum(int(each.read_text().split()[0]) for each in Path(f"/proc/{self.pids[0]}/task").glob("*/schedstat"))
 
     def answer(self, pod: str, path: str = TOKEN_PATH) -> bytes:
         """Return the body of the response to the pod at this address. Raises ProgramError if it is no token."""

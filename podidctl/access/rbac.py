@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+import msgspec
 from typing_extensions import override
 
 from podidctl.access.cluster_objects import Rbac
@@ -33,6 +34,8 @@ class BoundRule(NamedTuple):
     """Empty for all namespaces."""
     via: str
     """The binding and the role, in words."""
+    names: frozenset[str]
+    """`resourceNames`. All bindings of a role share one set."""
 
 
 class Request(NamedTuple):
@@ -50,9 +53,11 @@ class Permissions:
     """The rules of all subjects."""
 
     def __init__(self, rbac: Rbac) -> None:
-        self._cluster_roles = {each.metadata.name: each for each in rbac.cluster_roles}
-        self._roles = {each.key: each for each in rbac.roles}
+        self._cluster_roles = {each.metadata.name: _without_repeats(each) for each in rbac.cluster_roles}
+        self._roles = {each.key: _without_repeats(each) for each in rbac.roles}
         self._aggregated: dict[str, tuple[PolicyRule, ...]] = {}
+        self._names: dict[int, frozenset[str]] = {}
+        """By the id of a rule, which `_roles` or `_cluster_roles` keeps."""
         found: defaultdict[SubjectKey, list[BoundRule]] = defaultdict(list)
         for kind, bindings in (
             ("ClusterRoleBinding", rbac.cluster_role_bindings),
@@ -83,7 +88,13 @@ class Permissions:
             rules = self._rules_of(reference.name)
         where = f"{namespace}/" if namespace else ""
         via = f"{kind} {where}{binding.metadata.name} → {reference.kind} {reference.name}"
-        return (BoundRule(each, namespace, via) for each in rules)
+        return (BoundRule(each, namespace, via, self._names_of(each)) for each in rules)
+
+    def _names_of(self, rule: PolicyRule) -> frozenset[str]:
+        known = self._names.get(id(rule))
+        if known is None:
+            known = self._names[id(rule)] = frozenset(rule.resource_names or ())
+        return known
 
     def _rules_of(self, name: str) -> tuple[PolicyRule, ...]:
         """Return the rules of a ClusterRole, with those of the ClusterRoles that it aggregates."""
@@ -101,6 +112,22 @@ class Permissions:
                 rules |= dict.fromkeys(map(_Hashable, self._rules_of(other.metadata.name)))
         self._aggregated[name] = tuple(each.rule for each in rules)
         return self._aggregated[name]
+
+
+def _without_repeats(role: Role) -> Role:
+    """Return *role* with each entry of its rules once. The API server accepts long lists of one entry, which every
+    binding of the role would cost again.
+    """
+    return msgspec.structs.replace(role, rules=[_distinct(each) for each in role.rules or ()])
+
+
+def _distinct(rule: PolicyRule) -> PolicyRule:
+    return PolicyRule(
+        verbs=list(dict.fromkeys(rule.verbs or ())),
+        api_groups=list(dict.fromkeys(rule.api_groups or ())),
+        resources=list(dict.fromkeys(rule.resources or ())),
+        resource_names=list(dict.fromkeys(rule.resource_names or ())),
+    )
 
 
 class _Hashable:

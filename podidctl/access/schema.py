@@ -282,7 +282,7 @@ class SubjectRight(ReportModel, frozen=True, kw_only=True):
     namespaces: list[str] = msgspec.field(default_factory=list)
     """Empty for all namespaces."""
     names: list[str] = msgspec.field(default_factory=list)
-    """Empty for all objects."""
+    """Empty for all objects. Of more than 200 names the last element is the number of the others."""
     wildcard: bool = False
     """Whether the role grants it by `*` as verb or resource."""
     via: list[str]

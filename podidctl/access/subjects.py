@@ -2,6 +2,7 @@
 credentials, and to get more permissions. Pure.
 """
 
+import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,6 +76,8 @@ ALWAYS_SHOWN: Final = frozenset(
 
 ROUNDS_MAX: Final = 20
 """Service accounts in one chain, each of which leads to the next one."""
+NAMES_MAX: Final = 200
+"""Names of objects in one permission: a role can have thousands, and every subject would repeat them."""
 OPEN_GROUPS: Final = frozenset({"system:authenticated", "system:unauthenticated", "system:serviceaccounts"})
 """Groups of Kubernetes whose members are its clients: a permission of theirs is one of every client."""
 ANONYMOUS: Final = "system:anonymous"
@@ -170,7 +173,7 @@ def _rights(bound: Sequence[BoundRule], targets: Targets) -> Iterator[SubjectRig
                 verbs=sorted(kept[0][1].verbs),
                 resources=sorted(kept[0][1].resources),
                 namespaces=sorted({found.namespace for found, _ in kept} - {""}),
-                names=sorted(names),
+                names=_shown_names(names),
                 wildcard=kept[0][1].wildcard,
                 via=sorted(set().union(*(how.via for _, how in kept))),
                 identities=len(reached),
@@ -178,6 +181,12 @@ def _rights(bound: Sequence[BoundRule], targets: Targets) -> Iterator[SubjectRig
         )
     order = {action: number for number, action in enumerate(Action)}
     yield from sorted(rights, key=lambda each: (order[each.action], each.namespaces, each.names, each.verbs))
+
+
+def _shown_names(names: Names) -> list[str]:
+    """Return the names, sorted, at most NAMES_MAX and the number of further ones."""
+    more = len(names) - NAMES_MAX
+    return [*heapq.nsmallest(NAMES_MAX, names), *([f"and {more} more"] if more > 0 else [])]
 
 
 def _merged(bound: Iterable[BoundRule]) -> dict[_Found, _Merged]:
@@ -219,9 +228,8 @@ def with_accounts(permissions: Permissions, targets: Targets, account_of: Mappin
 
 def _match(bound: BoundRule, check: Check, merged: dict[_Found, _Merged]) -> None:
     """Add the part of *check* that the rule allows to *merged*."""
-    rule = bound.rule
-    names: Names = frozenset(rule.resource_names or ())
-    some_name = next(iter(names), "")
+    rule, names = bound.rule, bound.names
+    some_name = rule.resource_names[0] if rule.resource_names else ""
     for resource in check.resources:
         if bound.namespace and resource in CLUSTER_SCOPED:
             continue

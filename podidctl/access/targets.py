@@ -1,7 +1,7 @@
 """AzureIdentities that an action leads to, directly or through pods, Secrets and service accounts. Pure."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -15,20 +15,24 @@ class ByName:
 
     def __init__(self, identities: Mapping[str, Names] | None = None) -> None:
         self.of_object: Mapping[str, Names] = identities or {}
-        by_namespace: defaultdict[str, set[str]] = defaultdict(set)
-        for name, found in self.of_object.items():
-            by_namespace[name.partition("/")[0]] |= found
-        self._by_namespace = {namespace: frozenset(found) for namespace, found in by_namespace.items()}
-        self._all: Names = frozenset().union(*self._by_namespace.values())
+        self._objects: defaultdict[str, dict[str, Names]] = defaultdict(dict)
+        for name, its in self.of_object.items():
+            namespace, _, bare = name.partition("/")
+            self._objects[namespace][bare] = its
+        self._by_namespace = {name: _union(several.values()) for name, several in self._objects.items()}
+        self._all = _union(self._by_namespace.values())
 
     def within(self, namespace: str, names: Names = frozenset()) -> Names:
         """Return the identities of the objects in *namespace* (all if empty) with one of *names* (all if empty)."""
         if not names:
             return self._by_namespace.get(namespace, frozenset()) if namespace else self._all
-        found: set[str] = set()
-        for each in [namespace] if namespace else self._by_namespace:
-            found = found.union(*(self.of_object.get(f"{each}/{name}", frozenset()) for name in names))
-        return frozenset(found)
+        several = [self._objects.get(namespace, {})] if namespace else self._objects.values()
+        # The intersection takes the time of the smaller set: a rule can have thousands of names.
+        return _union(objects[name] for objects in several for name in objects.keys() & names)
+
+
+def _union(several: Iterable[Names]) -> Names:
+    return frozenset().union(*several)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +62,7 @@ class Targets:
         return found if self.only is None else found & self.only
 
     def _of_nodes(self, names: Names) -> Names:
-        return frozenset().union(*(self.of_nodes.get(each, frozenset()) for each in names))
+        return _union(self.of_nodes[each] for each in self.of_nodes.keys() & names)
 
     def _all_of(self, action: Action, namespace: str, names: Names) -> Names:
         match action:

@@ -1,8 +1,10 @@
 """Reader of NMI's recent refusals: the Events `TokenRefused` of all nodes, and NMI's log on some of them."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Final
+from itertools import zip_longest
+from typing import Final, TypeAlias
 
 from nmi.pod_events import TOKEN_REFUSED
 from podidctl.diagnosis.daemons import Daemon
@@ -17,8 +19,13 @@ from podidentity.resources import PODS
 
 PODS_MAX: Final = 50
 """Refused pods that are reported."""
+CHECKED_MAX: Final = 200
+"""Pods whose existence is checked, with one GET each."""
 LOGS_MAX: Final = 5
 """NMI pods whose log is read, first those with a recent Event. On other nodes every recent Event counts."""
+
+_Refused: TypeAlias = tuple[str, str, RecentRefusal]
+"""Pod (`namespace/name`), its uid, and the refusal."""
 
 
 async def refused_pods(client: Client, nmi: Sequence[Daemon] | ReadFailure, now: datetime) -> tuple[RefusedPod, ...]:
@@ -40,8 +47,23 @@ async def refused_pods(client: Client, nmi: Sequence[Daemon] | ReadFailure, now:
         for key in recent.keys() | decisions.keys()
         if (refusal := _refusal(recent.get(key, ()), decisions.get(key, ()), now)) is not None
     ]
-    latest = sorted(refused, key=lambda each: each[2].at, reverse=True)[:PODS_MAX]
-    return tuple([RefusedPod(pod, refusal) for pod, uid, refusal in latest if await _runs(client, pod, uid)])
+    latest = sorted(refused, key=lambda each: each[2].at, reverse=True)
+    found: list[RefusedPod] = []
+    for pod, uid, refusal in _by_turns(latest)[:CHECKED_MAX]:
+        if len(found) < PODS_MAX and await _runs(client, pod, uid):
+            found.append(RefusedPod(pod, refusal))
+    return tuple(found)
+
+
+def _by_turns(latest: Iterable[_Refused]) -> list[_Refused]:
+    """Return the latest refusal of each namespace, then the second of each, and so on.
+
+    Anyone with permission to create Events in one namespace can write any number of them, with any time.
+    """
+    by_namespace: defaultdict[str, list[_Refused]] = defaultdict(list)
+    for each in latest:
+        by_namespace[each[0].partition("/")[0]].append(each)
+    return [each for several in zip_longest(*by_namespace.values()) for each in several if each is not None]
 
 
 def _refusal(events: Sequence[Event], decisions: Sequence[LoggedDecision], now: datetime) -> RecentRefusal | None:

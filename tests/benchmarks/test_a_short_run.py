@@ -75,6 +75,8 @@ def test_the_fast_lane_answers_during_every_disturbance(benchmark_node: Benchmar
 def test_the_memory_of_a_node_is_measured() -> None:
     found = weighed(3)
     assert 20 < found.idle_mib <= found.load_mib + 1 < 120
+    assert found.idle_percent is not None
+    assert 0 < found.idle_percent < 5
 
 
 def test_the_start_time_is_measured() -> None:

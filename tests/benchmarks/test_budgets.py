@@ -65,6 +65,8 @@ def test_each_case_outside_its_limit_is_named(worse: Case, what: str) -> None:
 def test_a_stall_too_much_memory_and_a_slow_start_are_named() -> None:
     assert missed(background=(replace(BACKGROUND[0], p999_us=5_001),)) == ["re-list of 250 pods: p99.9"]
     assert missed(memory=(replace(MEMORY[0], load_mib=64.1), MEMORY[1])) == ["memory under load, 250 pods"]
+    assert missed(memory=(replace(MEMORY[0], idle_percent=0.2), MEMORY[1])) == []
+    assert missed(memory=(replace(MEMORY[0], idle_percent=0.21), MEMORY[1])) == ["CPU without requests, 250 pods"]
     assert missed(memory=(MEMORY[0], replace(MEMORY[1], load_mib=120.1))) == ["memory under load, 10,000 pods"]
     assert missed(starts=(replace(STARTS[0], seconds=0.81),)) == ["start to Active, 250 pods"]
     assert missed(starts=(replace(STARTS[0], cpu_seconds=0.51),)) == ["start to Active, 250 pods: CPU"]

@@ -1,8 +1,11 @@
 """Misspelled labels and selectors are found, and separate names are not."""
 
+import random
+import time
+
 import pytest
 
-from podidctl.diagnosis.similar_texts import similar_texts
+from podidctl.diagnosis.similar_texts import _distance, similar_texts
 
 
 @pytest.mark.parametrize(
@@ -20,3 +23,35 @@ from podidctl.diagnosis.similar_texts import similar_texts
 )
 def test_only_typing_errors_are_similar(wanted: str, texts: list[str], found: list[str]) -> None:
     assert similar_texts(wanted, texts) == found
+
+
+def test_thousands_of_texts_take_little_time() -> None:
+    wanted = "payments-production-" + "x" * 43
+    other = [f"{number:05}-" + "abcdefghij" * 5 for number in range(10_000)]
+    anagrams = ["".join(random.Random(number).sample(wanted, len(wanted))) for number in range(2_000)]
+    begin = time.process_time()
+    assert wanted[:-1] in similar_texts(wanted, [wanted[:-1], *other])
+    assert similar_texts(wanted, anagrams) == []
+    assert time.process_time() - begin < 3.0
+
+
+def test_each_text_with_two_typing_errors_is_found() -> None:
+    draw = random.Random(1)
+    wanted = "payments-api"
+    for _ in range(500):
+        text = list(wanted)
+        for _ in range(2):
+            at = draw.randrange(1, len(text) - 1)
+            match draw.randrange(4):
+                case 0:
+                    del text[at]
+                case 1:
+                    text.insert(at, draw.choice("xyz"))
+                case 2:
+                    text[at] = draw.choice("xyz")
+                case _:
+                    text[at - 1 : at + 1] = text[at - 1 : at + 1][::-1]
+        word = "".join(text)
+        # Two errors at one place can have the distance three.
+        expected = [word] if word != wanted and _distance(wanted, word) <= 2 else []
+        assert similar_texts(wanted, [word]) == expected

@@ -43,8 +43,8 @@ class NamespacedCommands(Commands):
         self._prefix = prefix
 
     @override
-    def _done(self, *command: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        return super()._done(*self._prefix, *command, stdin=stdin)
+    def done(self, *command: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return super().done(*self._prefix, *command, stdin=stdin)
 
 
 class ControlPlane:

@@ -141,6 +141,12 @@ class Soak:
             node.kubelet.stop()
             node.start_kubelet()
 
+        def flush_nat_rules() -> None:
+            node.run("iptables", "-t", "nat", "-F", "PREROUTING")
+            # kube-proxy restores its own jumps an hour later. Until then MIC would not reach the API server.
+            node.kube_proxy.stop()
+            node.start_kube_proxy()
+
         def stop_api_server() -> None:
             self.bed.plane.stop()
             try:
@@ -152,7 +158,7 @@ class Soak:
         return {
             "rollout": lambda: self.bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}"),
             "SIGKILL": lambda: node.done("kill", "-KILL", *map(str, self.bed.nmi_pids()[:1])),
-            "nat flushed": lambda: node.run("iptables", "-t", "nat", "-F", "PREROUTING"),
+            "nat flushed": flush_nat_rules,
             "kubelet restarted": restart_kubelet,
             "API server unavailable": stop_api_server,
             "NMI's pod deleted": lambda: self.bed.kubectl(

@@ -1,5 +1,6 @@
 """Subjects whose permissions lead to identities."""
 
+import time
 from typing import Any
 
 import pytest
@@ -291,3 +292,23 @@ def test_impersonating_in_a_namespace_leads_to_what_its_service_accounts_lead_to
     assert rights(in_namespace(impersonate, namespace="empty"))[Action.IMPERSONATE].identities == 0
     named = in_namespace(rule("impersonate", "", "serviceaccounts", "web"))
     assert rights(named)[Action.IMPERSONATE].identities == 0
+
+
+def test_long_rules_of_many_bindings_cost_little_and_are_cut() -> None:
+    """A tenant with permission to create roles can repeat entries, name many objects and bind the role often."""
+    size, users = 20_000, 1000
+    long = PolicyRule(
+        verbs=["update"] * size,
+        api_groups=[""] * size,
+        resources=["pods"] * size,
+        resource_names=[f"n{number}" for number in range(size)],
+    )
+    bindings = (
+        bound("it", f"User u{number}", kind="Role", namespace="shop", name=f"b{number}") for number in range(users)
+    )
+    its = rbac(role("it", long, namespace="shop"), bindings=tuple(bindings))
+    begin = time.process_time()
+    found = reviewed(rbac=its)
+    assert time.process_time() - begin < 10.0, "measured: 3 s; 0.06 s for each binding before, so 60 s"
+    (right,) = found.subjects[0].rights
+    assert (len(found.subjects), len(right.names), right.names[-1]) == (users, 201, "and 19800 more")

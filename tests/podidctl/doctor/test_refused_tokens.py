@@ -8,7 +8,7 @@ from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.recent_refusals import RecentRefusal
 from podidctl.doctor.schema import Level
 from podidctl.doctor.state import RefusedPod
-from podidctl.doctor.token_reader import refused_pods
+from podidctl.doctor.token_reader import CHECKED_MAX, refused_pods
 from podidentity.kube import access
 from podidentity.kube.client import Client
 from podidentity_sandbox.kubeapi.server import Recorded
@@ -60,6 +60,16 @@ async def test_old_events_and_events_of_former_pods_do_not_count(cloud: Emulated
     assert await read(cloud) == []
 
 
+async def test_events_of_one_namespace_do_not_hide_those_of_others(cloud: EmulatedCloud) -> None:
+    """Anyone with permission to create Events in a namespace can forge them, about pods that do not exist too."""
+    cloud.api.store.create("namespaces", {"metadata": {"name": "tenant"}})
+    running(cloud, "web")
+    event(cloud, "web", at="2026-01-01T11:59:00Z")
+    for number in range(CHECKED_MAX + 1):
+        event(cloud, f"forged-{number}", at="2099-01-01T00:00:00Z", uid_="u", namespace="tenant")
+    assert await read(cloud) == ["default/web"]
+
+
 HEAD = 'I0101 11:59:30.000000 nmi.server.decisions] token granted resource="r"'
 
 
@@ -68,11 +78,18 @@ def uid(cloud: EmulatedCloud) -> str:
 
 
 def event(
-    cloud: EmulatedCloud, pod: str, *, at: str, uid_: str = "", name: str = "e", component: str = "aad-pod-identity-nmi"
+    cloud: EmulatedCloud,
+    pod: str,
+    *,
+    at: str,
+    uid_: str = "",
+    name: str = "e",
+    component: str = "aad-pod-identity-nmi",
+    namespace: str = "default",
 ) -> None:
-    about = {"kind": "Pod", "namespace": "default", "name": pod, "uid": uid_ or uid(cloud)}
+    about = {"kind": "Pod", "namespace": namespace, "name": pod, "uid": uid_ or uid(cloud)}
     document: dict[str, Any] = {
-        "metadata": {"name": f"{pod}.{name}", "namespace": "default"},
+        "metadata": {"name": f"{pod}.{name}", "namespace": namespace},
         "involvedObject": about,
         "reason": "TokenRefused",
         "message": CAUSE,
