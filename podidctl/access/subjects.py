@@ -117,7 +117,7 @@ def find_subjects(permissions: Permissions, targets: Targets) -> list[SubjectAcc
 
 def is_built_in(key: SubjectKey) -> bool:
     """Return whether the subject is a component or an administrator of Kubernetes itself (`system:…`), and not a group
-    or user that stands for arbitrary clients.
+    or user that includes arbitrary clients.
     """
     open_ = key.name in OPEN_GROUPS or key.name.startswith("system:serviceaccounts:") or key.name == ANONYMOUS
     return key.name.startswith("system:") and not open_

@@ -21,7 +21,7 @@ LIST_MODULES = "import sys; from podidctl.cli import main; main(sys.argv[1:]); p
         ([], list(COMMANDS)),
         (["--help"], list(COMMANDS)),
         (["--help", "plan"], list(COMMANDS)),
-        (["explian"], list(COMMANDS)),
+        (["explan"], list(COMMANDS)),
     ],
     ids=" ".join,
 )
