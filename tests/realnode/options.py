@@ -1,6 +1,6 @@
 """The options of a test bed, and the addresses that follow from them.
 
-Every bed has network namespaces of its own, so that two beds on one machine use the same addresses without conflict.
+Every bed creates its network namespaces, so that two beds on one machine use the same addresses without conflict.
 """
 
 import ipaddress
@@ -28,7 +28,7 @@ class Options:
 
     nodes: int = 1
     cni: Cni = "bridge"
-    """`bridge`: pods of a node share a bridge. `ptp`: each pod has a link of its own to the node."""
+    """`bridge`: pods of a node share a bridge. `ptp`: each pod has a separate link to the node."""
     proxy: ProxyMode = "iptables"
     legacy_iptables: bool = False
     """Whether the node's own `iptables` is the legacy one, which kube-proxy then uses."""

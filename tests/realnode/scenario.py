@@ -1,4 +1,4 @@
-"""Scenarios on a test bed: an action while prober pods send requests, and what the pods and IMDS saw of it."""
+"""Scenarios on a test bed: an action while prober pods send requests, and the effects on the pods and IMDS."""
 
 import math
 import time
