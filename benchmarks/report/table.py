@@ -257,7 +257,7 @@ def _open_loop(found: Results) -> str:
 
 
 def _background(found: Results) -> str:
-    head = ["meanwhile", "requests", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "over 5 ms", "errors"]
+    head = ["disturbance", "requests", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "over 5 ms", "errors"]
     body = grid(
         head,
         [
