@@ -155,7 +155,7 @@ class Memory:
     load_mib: float
     """The maximum since the start, load included. Until commit e15db5da8a: the memory after the load."""
     idle_percent: float | None = None
-    """The used part of a core without requests, after the load; None in results before commit 45b93964f5."""
+    """The used part of a core without requests, after the load; None in results before 2026-11-28."""
 
 
 @dataclass(frozen=True, slots=True)
