@@ -36,8 +36,8 @@ cluster: .venv/.built ## Start a real control plane with one empty node, until C
 
 # Cores for tests. A process runs whole files, because tests of one file share servers. tests/selection.py orders them.
 JOBS ?= auto
-# Many tests wait for a deadline or for a program, so that two processes run on each core.
-TEST_JOBS ?= $(shell echo $$((2 * $(if $(filter auto,$(JOBS)),$$(nproc),$(JOBS)))))
+# Many tests wait for a deadline or for a program, so that five processes run on two cores.
+TEST_JOBS ?= $(shell echo $$((5 * $(if $(filter auto,$(JOBS)),$$(nproc),$(JOBS)) / 2)))
 # Each process starts its own control plane.
 PLANE_JOBS ?= 2
 # tests/selection.py sets the markers run_check, run_test and run_test_all. The folder is the input of `make audit`.
