@@ -5,7 +5,7 @@ the permissions of the service accounts (SubjectAccessReviews, which the API ser
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -19,7 +19,7 @@ from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi, list_da
 from podidctl.diagnosis.gather import NO_NODE, or_failure
 from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
 from podidctl.diagnosis.secrets import read_secret_checks
-from podidctl.diagnosis.server_time import clock_difference, server_now
+from podidctl.diagnosis.server_time import clock_difference
 from podidctl.doctor.creation_times import DATED_PODS, creation_time, pod_times
 from podidctl.doctor.federated_access import read_federated_access
 from podidctl.doctor.programs import is_managed, mic_settings, readable_configurations
@@ -86,7 +86,7 @@ async def gather(client: Client) -> ClusterState:
         rights=await or_failure(_rights(client, nmi, mic)),
         secrets=await or_failure(secret_access(client, objects, nmi)),
         credentials=await or_failure(_credentials(client, objects, nmi)),
-        refused=await or_failure(refused_pods(client, nmi, await server_now(client))),
+        refused=await or_failure(refused_pods(client, nmi, _now_of(server))),
         federation=await read_federated_access(client, objects, nmi),
     )
 
@@ -148,6 +148,12 @@ def server_clock(version: str, date: str, sent: datetime, seconds: float) -> Ser
     """Return the server's state from the Date of a response to a request that was *sent* then and took *seconds*."""
     ahead = clock_difference(date, sent, seconds)
     return ServerState(version) if ahead is None else ServerState(version, ahead.total_seconds(), seconds / 2 + 0.5)
+
+
+def _now_of(server: ServerState | ReadFailure) -> datetime:
+    """Return the time by the server's clock; by this machine's if the server's is not known."""
+    ahead = None if isinstance(server, ReadFailure) else server.ahead_seconds
+    return datetime.now(UTC) + timedelta(seconds=ahead or 0.0)
 
 
 async def _definition(client: Client, kind: Kind[Any]) -> Definition | None:
