@@ -7,6 +7,7 @@ import pytest
 from tests.realnode.bed import Bed
 from tests.realnode.options import Options
 from tests.realnode.scenario import Scenarios
+from tests.realnode.scenarios.applications import Applications, applications
 
 TIMEOUT_SECONDS = 400
 """The API server is unavailable for two minutes in one test, and the first test starts the test bed."""
@@ -32,3 +33,10 @@ def scenarios(bed: Bed) -> Iterator[Scenarios]:
     made.create_probers()
     yield made
     made.save()
+
+
+@pytest.fixture
+def apps(bed: Bed) -> Iterator[Applications]:
+    """Identities, bindings and pods of one test on the test bed."""
+    with applications(bed) as made:
+        yield made

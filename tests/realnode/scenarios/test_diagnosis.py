@@ -1,28 +1,20 @@
 """podidctl on a real node with the chart: explain, doctor, token, access and top name what the node does."""
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
-import pytest
 
 from podidctl.access.schema import AccessReview
 from podidctl.top.schema import Sample
 from tests.realnode import client
 from tests.realnode.bed import NAMESPACE, Bed
 from tests.realnode.processes import wait_for
-from tests.realnode.scenarios.applications import Applications, applications
+from tests.realnode.scenarios.applications import Applications
 
 T = TypeVar("T")
 SECONDS = 30
-
-
-@pytest.fixture
-def apps(bed: Bed) -> Iterator[Applications]:
-    with applications(bed) as made:
-        yield made
 
 
 @dataclass(frozen=True)

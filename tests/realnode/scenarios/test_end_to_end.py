@@ -5,21 +5,12 @@ chart's values, `test_kinds_of_nodes` the one about scale sets, `test_first_toke
 """
 
 import random
-from collections.abc import Iterator
-
-import pytest
 
 from podidentity_sandbox.azure import identity_id
 from tests.realnode import client, manifests
 from tests.realnode.bed import NAMESPACE, Bed
 from tests.realnode.processes import wait_for
-from tests.realnode.scenarios.applications import SECONDS, Applications, applications
-
-
-@pytest.fixture
-def apps(bed: Bed) -> Iterator[Applications]:
-    with applications(bed) as made:
-        yield made
+from tests.realnode.scenarios.applications import SECONDS, Applications
 
 
 def test_should_pass_the_identity_validating_test(apps: Applications) -> None:
