@@ -85,7 +85,15 @@ class GeneralLane:
     """Implements `_native.connection.ConnectionReceiver` for one connection."""
 
     __slots__ = (
-        *("_connection", "_ended", "_expired", "_last", "_pipeline_timer", "_reader", "_server", "_task", "_written"),
+        "_connection",
+        "_ended",
+        "_expired",
+        "_last",
+        "_pipeline_timer",
+        "_reader",
+        "_server",
+        "_task",
+        "_written",
     )
 
     def __init__(self, connection: LaneConnection, server: ServerContext) -> None:
