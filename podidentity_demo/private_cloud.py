@@ -1,6 +1,7 @@
 """The Resource Manager of a private cloud, from the file in AZURE_ENVIRONMENT_FILEPATH that NMI and MIC read too.
 
-The file is go-autorest's `Environment` as JSON. Go decodes field names in any case, and existing files depend on it.
+`podidentity.azure.clouds` reads it for them. The demo is an application and imports nothing of this project. The file
+is go-autorest's `Environment` as JSON. Go decodes field names in any case, and existing files depend on it.
 """
 
 import json
