@@ -14,8 +14,8 @@ SECONDS = 4
 TIMES = 3
 CPU_SHARE_MAX = 0.002
 """Of one core; 0.0014 on a busy machine."""
-WAKE_UPS_MAX = 15.0
-"""Per second, of all threads; 11 today, ten of them for the measurement of the event loop's lag."""
+WAKE_UPS_MAX = 7.0
+"""Per second, of all threads; 5 today, four of them for the measurement of the event loop's lag."""
 
 
 def cpu_seconds(pid: int) -> float:
@@ -30,11 +30,13 @@ def wake_ups(pid: int) -> int:
 
 
 @pytest.mark.programs
+@pytest.mark.measures
 @pytest.mark.timeout(120)
 async def test_an_idle_nmi_uses_at_most_a_five_hundredth_of_a_core() -> None:
     async with busy_node() as node:
         await asyncio.sleep(3)  # the work that the requests have left behind
-        # Other programs on the machine only increase the CPU time, so the lowest value is the best.
+        # Other programs on the machine only increase the CPU time, so the lowest value is the best. Next to four
+        # processes of tests the lowest was 0.00203, because they displace NMI from the processor's caches.
         measured = [await idle_cost(node.nmi.pid) for _ in range(TIMES)]
 
     assert min(share for share, _ in measured) <= CPU_SHARE_MAX, measured
