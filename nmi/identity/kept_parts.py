@@ -45,7 +45,7 @@ class KeptParts:
     """The kept part of each object, as the informers' `keep`."""
 
     def __init__(self) -> None:
-        self._texts = SharedValues(lambda text: text, SHARED_MAX, length=len)
+        self._texts: SharedValues[str, str] = SharedValues(lambda text: text, SHARED_MAX, length=len)
         self._labels = SharedValues(_labels, SHARED_MAX, length=_label_characters, longest=LABELS_CHARS)
         self._bindings = SharedValues(_binding, SHARED_MAX, length=lambda key: sum(map(len, key)))
         self._identities: WeakValueDictionary[tuple[str, ...], AzureIdentity] = WeakValueDictionary()
