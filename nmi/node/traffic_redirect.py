@@ -202,7 +202,7 @@ class TrafficRedirect:
         return await conntrack.forget_bypassing(self._to, await conntrack.find_conntrack())
 
     async def _ensure_localnet(self) -> None:
-        if not route_localnet.needed(self._settings.redirect_target[0]):
+        if not route_localnet.needed(self._settings.redirect_destination[0]):
             return
         setting = self._settings.route_localnet is RouteLocalnetMode.SET
         problem = await asyncio.to_thread(route_localnet.fault)
@@ -241,7 +241,7 @@ class TrafficRedirect:
 
 def redirect_spec(settings: Settings) -> RedirectSpec:
     """Return the redirect that *settings* require."""
-    return RedirectSpec(settings.metadata_ip, settings.metadata_port, *settings.redirect_target)
+    return RedirectSpec(settings.metadata_ip, settings.metadata_port, *settings.redirect_destination)
 
 
 async def driver_for(detected: DetectedBackend) -> IptablesDriver:

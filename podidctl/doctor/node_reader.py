@@ -8,7 +8,6 @@ from typing import Final
 
 import aiohttp
 
-from nmi.flag_table import RedirectMode
 from nmi.node import boot_guard, route_localnet
 from nmi.node.backend import Backend, DetectedBackend, detect
 from nmi.node.kubenet import names_kubenet
@@ -29,7 +28,7 @@ VERSIONS: Final = "/metadata/versions"
 
 async def read_node(settings: Settings, *, pods: int | None, ask_imds: bool) -> NodeState:
     """Return the state of this machine, which is the node in *settings* (of the NMI on it)."""
-    wanted = settings.redirect is RedirectMode.NAT
+    wanted = settings.redirect.changes_rules
     fault, packets = await _redirect(settings) if wanted else (None, None)
     return NodeState(
         name=settings.node_name,
@@ -46,7 +45,7 @@ async def read_node(settings: Settings, *, pods: int | None, ask_imds: bool) -> 
 async def _fail_closed_state(settings: Settings) -> FailClosedState:
     to = redirect_spec(settings)
     fault, restricted = await _reject(to)
-    local = route_localnet.needed(settings.redirect_target[0])
+    local = route_localnet.needed(settings.redirect_destination[0])
     return FailClosedState(
         wanted=settings.fail_closed,
         fault=fault,
