@@ -52,6 +52,18 @@ def test_one_leader_is_ok(locks: Locks) -> None:
     assert bad(examined(locks=(locks,))) == []
 
 
+def test_the_leader_is_named_with_its_locks() -> None:
+    report = examined(locks=(Locks(*NAME, lock_record(), lock_record()),))
+    (line,) = [each for each in report.findings if each.check == "leader"]
+    assert line.says == "mic-1 holds Lease default/aad-pod-identity-mic and the lock of the Go implementation"
+
+
+def test_the_age_of_a_lock_is_measured_by_the_servers_clock() -> None:
+    behind = lock_record(renewed="2026-01-01T11:53:15.000000Z")  # five seconds before the server's time
+    lines = bad(examined(server=ServerState("v1.31.0", -400.0, 0.5), locks=(Locks(*NAME, behind),)))
+    assert [each.check for each in lines] == ["clocks"]
+
+
 @pytest.mark.parametrize(
     ("ahead", "level"),
     [(0.4, None), (-29.0, None), (31.0, Level.WARNING), (-31.0, Level.WARNING), (400.0, Level.PROBLEM)],
