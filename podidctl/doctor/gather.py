@@ -68,6 +68,7 @@ DEFINITIONS: Final = Kind(
     namespaced=False,
 )
 VERSION_SECONDS: Final = 10.0
+BODY_MAX: Final = 1 << 16
 _DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -139,7 +140,7 @@ async def _server(client: Client) -> ServerState:
             ) as answer:
                 seconds = loop.time() - began
                 date = answer.headers.get("Date", "")
-                body = await answer.content.read(1 << 16)
+                body = await _read_body(answer.content)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         raise NoResponse(f"cannot reach {access.server}: {str(cause) or type(cause).__name__}") from error
@@ -148,6 +149,16 @@ async def _server(client: Client) -> ServerState:
     except (msgspec.DecodeError, UnicodeDecodeError):
         version = ""
     return server_clock(version, date, sent, seconds)
+
+
+async def _read_body(content: aiohttp.StreamReader) -> bytes:
+    """Return the body, which may arrive in parts, up to BODY_MAX and a part."""
+    body = b""
+    async for part in content.iter_any():
+        body += part
+        if len(body) > BODY_MAX:
+            break
+    return body
 
 
 def server_clock(version: str, date: str, sent: datetime, seconds: float) -> ServerState:

@@ -1,15 +1,20 @@
 """Checks of the leader, the API server, its clock, and the installed custom resources."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from mic.startup.spellings import KINDS
 from podidctl.diagnosis.input import ReadFailure
-from podidctl.doctor.gather import server_clock
+from podidctl.doctor.gather import _server, server_clock
 from podidctl.doctor.schema import Level
 from podidctl.doctor.state import Locks, Right, Rights, ServerState, StoredObjects
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
 from podidentity.kube.lock_records import LockRecord
 from tests.podidctl.doctor_inputs import bad, definition, examined, lock_record, one
 
@@ -88,6 +93,31 @@ def test_an_old_server_and_one_without_a_date_are_reported() -> None:
     assert "upgrade to 1.16" in one(examined(server=ServerState("v1.15.9", 0.0))).next
     assert one(examined(server=ServerState("v1.31.0"))).level is Level.UNKNOWN
     assert bad(examined(server=ServerState("mine", 0.0))) == []
+    assert one(examined(server=ServerState("", 0.0))).level is Level.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("parts", "version"),
+    [((b'{"gitVer', b'sion": "v1.31.0"}'), "v1.31.0"), ((b"<html>", b"log in</html>"), ""), ((b" " * 40_000,) * 9, "")],
+    ids=["in-two-parts", "a-page", "too-long"],
+)
+async def test_the_version_may_arrive_in_parts(parts: tuple[bytes, ...], version: str) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for each in parts:
+            await response.write(each)
+            await asyncio.sleep(0.02)
+        return response
+
+    app = web.Application()
+    app.router.add_get("/version", answer)
+    async with (
+        TestServer(app) as server,
+        Client(ClusterAccess(str(server.make_url("")).rstrip("/")), user_agent="t") as client,
+    ):
+        found = await _server(client)
+    assert found.version == version
 
 
 @pytest.mark.parametrize(

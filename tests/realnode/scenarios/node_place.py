@@ -13,6 +13,7 @@ from podidentity.version import VERSION
 from podidentity_sandbox import fault_control
 from podidentity_sandbox.azure import AzureEmulator, identity_id
 from podidentity_sandbox.fault_control import FaultControl, Service
+from tests.integration.identity_requests import AUDIENCE
 from tests.podidctl.faults.places import NO_CONNECTION, POD, Output, PodRequest, command_of, measured
 from tests.realnode import client, manifests
 from tests.realnode.bed import NAMESPACE, NMI, RELEASE, Bed
@@ -104,7 +105,7 @@ class NodePlace:
         self._kubectl("delete", "pod", pod, f"--timeout={SECONDS}s")
 
     async def respond(self, request: PodRequest) -> str:
-        parameters = urlencode({"api-version": "2018-02-01", "resource": client.RESOURCE, **request.query})
+        parameters = urlencode({"api-version": "2018-02-01", "resource": AUDIENCE, **request.query})
         response = client.request(self._bed, POD, f"{client.TOKEN}?{parameters}", headers=request.headers)
         if response.status == 0:
             return NO_CONNECTION
