@@ -1,9 +1,9 @@
 """Concurrent requests of one kind: a slow connection to the API server delays a command once for each batch."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from itertools import islice
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
@@ -11,13 +11,15 @@ BATCH: Final = 10
 """Concurrent requests."""
 
 
-async def in_batches(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
+async def in_batches(calls: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
     """Return the results of *calls* in their order. Raise the first exception after the others of its batch ended."""
     remaining, results = iter(calls), list[T]()
     while batch := list(islice(remaining, BATCH)):
-        outcomes = await asyncio.gather(*(each() for each in batch), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            results.append(outcome)
+        tasks = [asyncio.create_task(each()) for each in batch]
+        try:
+            await asyncio.wait(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        results += [task.result() for task in tasks]
     return results

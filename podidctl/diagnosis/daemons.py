@@ -141,10 +141,11 @@ def genuine_mic(found: Sequence[Daemon], nmi: Sequence[Daemon]) -> Sequence[Daem
     """Return the pods of MIC among those with its label: the ones in a namespace of *nmi*, else the ones in the
     namespace that *nmi* has as --MICNamespace, else all. A tenant can label a pod like MIC.
     """
-    for namespaces in ({each.metadata.namespace for each in nmi}, mic_namespaces(nmi)):
-        if genuine := [each for each in found if each.metadata.namespace in namespaces]:
-            return genuine
-    return found
+    namespaces = {each.metadata.namespace for each in nmi}
+    if genuine := [each for each in found if each.metadata.namespace in namespaces]:
+        return genuine
+    namespaces = mic_namespaces(nmi) if found else set()
+    return [each for each in found if each.metadata.namespace in namespaces] or found
 
 
 def mic_namespaces(nmi: Iterable[Daemon]) -> set[str]:

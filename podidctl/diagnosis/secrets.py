@@ -47,8 +47,9 @@ async def read_secret_checks(
     applications = [(each.key, found) for each in identities if (found := application_of(settings, each)) is not None]
     read = applications[:SECRETS_MAX]
     checks = await in_batches(partial(_check, secrets, application) for _, application in read)
-    found: dict[IdentityKey, SecretCheck] = {key: NOT_READ for key, _ in applications}
-    return found | {key: check for (key, _), check in zip(read, checks, strict=True)}
+    result: dict[IdentityKey, SecretCheck] = {key: NOT_READ for key, _ in applications}
+    result.update((key, check) for (key, _), check in zip(read, checks, strict=True))
+    return result
 
 
 async def _check(secrets: Secrets, application: Application) -> SecretCheck:

@@ -44,7 +44,7 @@ from podidctl.fair_order import by_turns
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import Malformed, decode_meta, decode_object, shallow
-from podidentity.kube.errors import ApiError, NoResponse, NotFound
+from podidentity.kube.errors import ApiError, NoResponse, NotFound, Unauthorized
 from podidentity.kube.lock_records import ENDPOINTS, LEASES, AnnotationFormat, LeaseFormat, LockFormat, LockRecord
 from podidentity.kube.paths import object_path
 from podidentity.resources import (
@@ -227,7 +227,7 @@ async def _read_kind(
                     old.append("/".join(items[-1].key))
     except NotFound:
         return []
-    except NoResponse:
+    except (NoResponse, Unauthorized):
         raise
     except ApiError as error:
         return ReadFailure(f"{kind.plural}: {error.message}")

@@ -1,6 +1,7 @@
 """Lists that are cut show objects of every namespace before further ones of one namespace."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -36,7 +37,7 @@ async def test_requests_are_concurrent_in_batches_and_keep_their_order() -> None
         return number
 
     numbers = range(2 * BATCH + 3)
-    assert await in_batches((lambda each=each: request(each)) for each in numbers) == list(numbers)
+    assert await in_batches(partial(request, each) for each in numbers) == list(numbers)
     assert most == BATCH
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from blockbuster import BlockBuster
+
 from podidctl.diagnosis import gather as pod_gather
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import NmiPods
@@ -56,13 +58,17 @@ async def test_explain_ignores_it_next_to_nmi_and_on_a_node_without_nmi(cloud: E
     assert await nmi_of(cloud, "n1") == NmiPods(elsewhere=True)
 
 
-async def test_migration_ignores_it(cloud: EmulatedCloud) -> None:
+async def test_migration_ignores_it(cloud: EmulatedCloud, nothing_blocks_the_loop: BlockBuster) -> None:
     cloud.node("n0")
     labelled(cloud, "fake", "n0")
     labelled(cloud, "genuine", "n0", hostNetwork=True, args=["--operation-mode=managed", "--forceNamespaced"])
-    async with await connect(cloud) as client:
-        assert await state_reader.is_managed(client)
-        assert (await state_reader.read_federation_state(client, force_namespaced=False)).nmi_unknown == ""
+    nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
+    try:
+        async with await connect(cloud) as client:
+            assert await state_reader.is_managed(client)
+            assert (await state_reader.read_federation_state(client, force_namespaced=False)).nmi_unknown == ""
+    finally:
+        nothing_blocks_the_loop.activate()
 
 
 async def test_a_pod_in_the_nodes_network_is_nmi_before_one_that_is_not(cloud: EmulatedCloud) -> None:

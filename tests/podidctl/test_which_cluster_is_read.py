@@ -1,5 +1,6 @@
 """The API server and the credentials of a command: a kubeconfig's current context, several files, and a pod's files."""
 
+import asyncio
 import json
 import ssl
 from pathlib import Path
@@ -84,7 +85,8 @@ async def test_a_pods_service_account_is_used_in_a_pod_and_no_file_of_the_home_d
     (tmp_path / ".kube" / "config").write_text(json.dumps(several_contexts(cloud, "elsewhere")))
     monkeypatch.setattr(access, "SERVICE_ACCOUNT_ROOT", root)
     environ = {"KUBERNETES_SERVICE_HOST": str(server.hostname), "KUBERNETES_SERVICE_PORT": str(server.port)}
-    settings = CliContext(environ, lambda: tmp_path).settings(kubeconfig="")
+    # In a thread: the parser of the flags looks for translations.
+    settings = await asyncio.to_thread(CliContext(environ, lambda: tmp_path).settings, kubeconfig="")
     async with connect(settings) as client:
         assert isinstance(client.access.ssl, ssl.SSLContext)
         assert isinstance((await gather(client)).objects, Objects)

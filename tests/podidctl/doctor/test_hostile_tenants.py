@@ -113,8 +113,9 @@ FIELDS = {
 @st.composite
 def anything(draw: st.DrawFn, kind: Kind[Any]) -> Any:
     """Return an object of *kind* with arbitrary content, or None if no program can read it."""
-    meta = {"name": draw(TEXT), "namespace": draw(TEXT)}
-    meta |= {
+    meta = {
+        "name": draw(TEXT),
+        "namespace": draw(TEXT),
         "labels": draw(st.just({"aadpodidbinding": "web"}) | st.dictionaries(TEXT, TEXT, max_size=2)),
         "annotations": draw(st.dictionaries(TEXT, TEXT, max_size=2)),
     }
@@ -131,8 +132,14 @@ def any_objects(draw: st.DrawFn) -> Objects:
     def several(kind: Kind[Any]) -> tuple[Any, ...]:
         return tuple(each for each in draw(st.lists(anything(kind), max_size=3)) if each is not None)
 
-    kinds = (IDENTITIES, BINDINGS, EXCEPTIONS, ASSIGNED_IDENTITIES, PODS, NODES)
-    return Objects(*map(several, kinds))
+    return Objects(
+        identities=several(IDENTITIES),
+        bindings=several(BINDINGS),
+        exceptions=several(EXCEPTIONS),
+        assigned=several(ASSIGNED_IDENTITIES),
+        pods=several(PODS),
+        nodes=several(NODES),
+    )
 
 
 @given(any_objects())

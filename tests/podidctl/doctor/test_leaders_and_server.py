@@ -74,7 +74,7 @@ def test_the_age_of_a_lock_is_measured_by_the_servers_clock() -> None:
     [(0.4, None), (-29.0, None), (31.0, Level.WARNING), (-31.0, Level.WARNING), (400.0, Level.PROBLEM)],
 )
 def test_a_wrong_clock_is_reported(ahead: float, level: Level | None) -> None:
-    lines = bad(examined(server=ServerState("v1.31.0", ahead, 0.5)))
+    lines = [each for each in bad(examined(server=ServerState("v1.31.0", ahead, 0.5))) if each.check == "clocks"]
     assert [each.level for each in lines] == ([] if level is None else [level])
 
 
