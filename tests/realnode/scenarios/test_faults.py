@@ -36,6 +36,8 @@ QUICK: Final[tuple[Inject, ...]] = (
 )
 """One fault of each part (object, Secret, label, Azure, IMDS, NMI) for `make e2e-node-quick`."""
 UNTIL_SECONDS: Final = 40.0
+ATTEMPTS: Final = 3
+"""Other programs of the machine may delay one."""
 STEADY: Final = "steady"
 
 
@@ -68,15 +70,23 @@ async def test_the_row_is_the_same_and_the_node_recovers(fault_bed: Bed, fault: 
         row = await measure(place, fault, UNTIL_SECONDS)
         assert_right(row)
         assert_same(row)
-        seconds = [row.explain.seconds]
-        while len(seconds) < 3 and min(seconds) >= RIGHT_WITHIN_SECONDS:
-            seconds.append((await place.podidctl("explain", "pod", f"default/{POD}")).seconds)
-        assert min(seconds) < RIGHT_WITHIN_SECONDS
     finally:
         place.undo()
     assert client.eventually(fault_bed, STEADY, STEADY, seconds=10).status == 200
     after = await place.podidctl("doctor")
     assert after.code == 0, after.document
+
+
+async def test_one_command_names_the_fault_within_three_seconds(fault_bed: Bed) -> None:
+    place = NodePlace(fault_bed)
+    try:
+        (fault,) = [each for each in FAULTS if each.inject is catalogue.missing_secret]
+        assert_right(await measure(place, fault, UNTIL_SECONDS))
+        outputs = [await place.podidctl("explain", "pod", f"default/{POD}") for _ in range(ATTEMPTS)]
+        assert {each.code for each in outputs} == {3}
+        assert min(each.seconds for each in outputs) < RIGHT_WITHIN_SECONDS
+    finally:
+        place.undo()
 
 
 def assert_same(row: Row) -> None:
