@@ -22,7 +22,7 @@ from podidctl.doctor.node_checks import NodeState
 from podidctl.doctor.node_reader import read_node
 from podidctl.doctor.objects import live_pods
 from podidctl.doctor.report import report
-from podidctl.doctor.schema import Finding, Level, Report
+from podidctl.doctor.schema import COLORS, Finding, Level, Report
 from podidctl.doctor.state import ClusterState, Objects
 from podidctl.printing import Output, console, listed, plain, print_document, print_table
 from podidentity.flags import UsageError
@@ -31,7 +31,6 @@ from podidentity.telemetry.logs import LogFormat, configure
 FINDINGS_MAX: Final = 20
 """Findings of one check in the table."""
 ORDER: Final = (Level.PROBLEM, Level.WARNING, Level.UNKNOWN, Level.OK)
-COLORS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red", Level.UNKNOWN: "magenta"}
 
 
 def add_to(app: typer.Typer, context: CliContext) -> None:
