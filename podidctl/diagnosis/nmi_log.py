@@ -74,6 +74,13 @@ def decisions_by_pod(log: str) -> dict[tuple[str, str], tuple[LoggedDecision, ..
     return {key: _latest(each) for key, each in found.items()}
 
 
+def logged_peers(log: str, client_request: str) -> tuple[str, ...]:
+    """Return the peer addresses of the decisions about requests with the client's request id *client_request*."""
+    return tuple(
+        str(fields.get("peer", "")) for _, fields in _lines(log) if fields.get("client_request") == client_request
+    )
+
+
 def _add(found: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
     one = msgspec.structs.replace(_decision(at, fields), decided_at=at)
     key = (one.outcome, one.identity, one.resource, one.error)
@@ -99,14 +106,14 @@ def _decision(at: str, fields: dict[str, Any]) -> LoggedDecision:
 
 def _repeat(found: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
     """Add the count of a summary to the latest decision that it can refer to."""
-    told = _decision(at, fields)
+    summary = _decision(at, fields)
     count = fields.get("count")
     for key, one in reversed(found.items()):
-        if (one.outcome, one.identity) == (told.outcome, told.identity) and isinstance(count, int):
+        if (one.outcome, one.identity) == (summary.outcome, summary.identity) and isinstance(count, int):
             found[key] = msgspec.structs.replace(found.pop(key), at=at, repeats=one.repeats + count)
             return
     if isinstance(count, int):
-        found[told.outcome, told.identity, "", ""] = msgspec.structs.replace(told, repeats=count)
+        found[summary.outcome, summary.identity, "", ""] = msgspec.structs.replace(summary, repeats=count)
 
 
 def _lines(log: str) -> Iterator[tuple[str, dict[str, Any]]]:
