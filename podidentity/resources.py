@@ -201,13 +201,16 @@ class ScheduledPod(Resource, frozen=True):
         """Whether this is a mirror pod: a kubelet creates those of its node, in any namespace with any labels."""
         if self.metadata.marks is not None and self.metadata.marks.mirror is not None:
             return True
-        owners = self.metadata.owner_references or ()
+        owners = self.metadata.owner_references
+        if not owners:
+            return False
         return any(owner.kind == "Node" and owner.api_version == "v1" for owner in owners)
 
     @property
     def binding_label(self) -> str:
         """The value that a binding's selector must equal, or an empty string."""
-        return self.metadata.label(BINDING_LABEL)
+        labels = self.metadata.labels
+        return labels.get(BINDING_LABEL, "") if labels else ""
 
 
 class Pod(ScheduledPod, frozen=True):

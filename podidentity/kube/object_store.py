@@ -95,23 +95,24 @@ class ObjectStore(Generic[T]):
 
     def put(self, new: T) -> None:
         """Store *new* and pass it to the handler, unless this version of it is stored."""
-        old = self._items.get(new.key)
+        key = new.key
+        old = self._items.get(key)
         if old is not None:
             if old.metadata.uid != new.metadata.uid:
-                self.remove(old.key)
+                self.remove(key)
                 old = None
             elif old.metadata.resource_version == new.metadata.resource_version:
                 return
-        if (former := self._undeleted.get(new.key)) is not None:
+        if (former := self._undeleted.get(key)) is not None:
             self._forget(former)
-            if new.key in self._undeleted:
+            if key in self._undeleted:
                 return
-        self._items[new.key] = new
+        self._items[key] = new
         try:
             self.handler.upserted(old, new)
         except Exception as error:  # noqa: BLE001 - the handler's exception concerns only this object
             self._skip(new.metadata, error)
-            del self._items[new.key]
+            del self._items[key]
             self._forget(new if old is None else old)
 
     def remove(self, key: tuple[str, str]) -> None:
