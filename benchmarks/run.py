@@ -30,6 +30,7 @@ from benchmarks.micro.measure import rows
 from benchmarks.report.plots import draw
 from benchmarks.report.table import store
 from benchmarks.results import (
+from nmi.flag_table import RedirectTarget
     FOLDER,
     Background,
     Case,
@@ -132,6 +133,8 @@ class Bench:
             return
         with behind_the_rule(cases.PODS) as benchmark_node:
             self._closed(cases.BEHIND_THE_RULE, benchmark_node)
+        with behind_the_rule(cases.PODS, RedirectTarget.NODE) as benchmark_node:
+            self._closed(cases.TO_THE_NODE, benchmark_node)
 
     def weight(self) -> None:
         for pods in (cases.PODS,) if self.quick else (cases.FEW, cases.PODS, cases.MANY):
