@@ -30,7 +30,6 @@ from benchmarks.micro.measure import rows
 from benchmarks.report.plots import draw
 from benchmarks.report.table import store
 from benchmarks.results import (
-from nmi.flag_table import RedirectTarget
     FOLDER,
     Background,
     Case,
@@ -43,6 +42,7 @@ from nmi.flag_table import RedirectTarget
     Start,
     write,
 )
+from nmi.flag_table import RedirectTarget
 
 FULL_SECONDS: Final = 800.0
 """The limit for waits and repetitions, so that the run ends within 15 minutes."""
