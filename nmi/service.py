@@ -124,7 +124,7 @@ class NodeService:
         """Refuse connections from now on. Open ones are served."""
         if self.server is not None:
             self.server.stop_accepting()
-            # Immediately, instead of at the exit; that of the settings last, because an NMI without a handover waits for it.
+            # Immediately, instead of at the exit; that of the settings last: an NMI without a handover waits for it.
             for each in reversed(self._listeners):
                 each.close()
 

@@ -131,7 +131,11 @@ def node(
         f"--prometheus-port={metrics_port}",
         f"--metadata-ip={behind.imds[0] if behind else '127.0.0.1'}",
         f"--metadata-port={node_servers.imds_port}",
-        *(("--redirect=nat", "--require-redirected", f"--redirect-target={target}") if behind else ("--redirect=none",)),
+        *(
+            ("--redirect=nat", "--require-redirected", f"--redirect-target={target}")
+            if behind
+            else ("--redirect=none",)
+        ),
         *flags,
     )
     with folder() as kept:

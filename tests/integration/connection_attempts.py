@@ -10,7 +10,7 @@ from podidentity_sandbox.sandbox import Sandbox
 
 RESET = "reset"
 """The peer closed the connection before an answer."""
-TOKEN_TARGET = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105  a path
+TOKEN_TARGET = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
 
 
 def attempt(host: str, port: int, target: str, headers: Mapping[str, str], source: str) -> str:

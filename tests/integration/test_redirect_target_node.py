@@ -29,7 +29,7 @@ FLAGS = ("--redirect-target=node", "--host-token-types=0,1,2")
 ADDRESS = "10.199.0.2"
 """Of the first node."""
 SERVICE, NODE_PORT = "10.96.0.9", 30080
-HOST_TOKEN = "/host/token/?resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105  a path
+HOST_TOKEN = "/host/token/?resource=https%3A%2F%2Fmanagement.azure.com%2F"
 HOST_HEADERS = {"podns": "default", "podname": "bound"}
 OTHER_NODE = "node-1"
 
@@ -174,7 +174,10 @@ async def test_nmi_is_not_ready_while_the_node_does_not_have_its_address(site: S
 
     await asyncio.to_thread(on_node, site.sandbox, "ip", "address", "delete", f"{ADDRESS}/30", "dev", "uplink")
     await eventually(lambda: reports(f"{ADDRESS}, to which pods are redirected, is no longer an address of this node"))
-    for words in (("address", "add", f"{ADDRESS}/30", "dev", "uplink"), ("route", "add", "default", "via", "10.199.0.1")):
+    for words in (
+        ("address", "add", f"{ADDRESS}/30", "dev", "uplink"),
+        ("route", "add", "default", "via", "10.199.0.1"),
+    ):
         await asyncio.to_thread(on_node, site.sandbox, "ip", *words)
     await eventually(lambda: reports("[+]redirect ok"))
     assert await site.attempt(site.namespace, METADATA_ADDRESS, 80) == "200"

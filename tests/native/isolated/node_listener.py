@@ -112,7 +112,7 @@ async def ask_without_conntrack_entry(lane: Lane) -> None:
 
 async def adopt(lane: Lane, port: int) -> None:
     """Pass connections of a lane that listens on every address, as another configuration of NMI does."""
-    with listening("0.0.0.0", port + 1) as everywhere:  # noqa: S104  its own namespace
+    with listening("0.0.0.0", port + 1) as everywhere:
         redirect(METADATA, 82, port + 1)
         run(f"iptables -t nat -I OUTPUT 1 -p tcp -d {METADATA} --dport 80 -j DNAT --to-destination {NODE}:{port + 1}")
         former = lane_at(everywhere)

@@ -1,4 +1,4 @@
-"""Connections that the listener on the node's address closes unread cause one log line per period, with their number."""
+"""Connections that the listener on the node's address closes unread cause one log line per period."""
 
 import asyncio
 import logging
