@@ -43,10 +43,10 @@ from nmi.tokens.governor import Governor
 from podidentity.exits import StartError
 from podidentity.kube.access import find
 from podidentity.kube.client import Client
-from podidentity.kube.errors import AccessError
+from podidentity.kube.errors import AccessError, ApiError
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.first_contact import FirstContact
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, PODS
 from podidentity.telemetry import logs
 from podidentity.telemetry.log_limit import LogLimit
 from podidentity.telemetry.loop_lag import LoopLag
@@ -188,6 +188,8 @@ class App:
         self._cluster_cache = cluster_cache
         await self._contact.first_lists(client, cluster_cache.watches.by_name.values())
         await cluster_cache.synced()
+        if settings.redirect.changes_rules:
+            tasks.create_task(self._note_node_labels(client), name="read the node's labels")
         # Current objects stay, so a full collection need not scan them repeatedly, for 20 ms each.
         gc.collect()
         gc.freeze()
@@ -284,6 +286,7 @@ class App:
                 settings.probe_port,
                 healthz=self._health,
                 readyz=self._checks,
+                notes=self._notes,
                 state=self._state,
                 profile=Profiler().sample if settings.profile else None,
                 flag="--http-probe-port",
@@ -329,6 +332,19 @@ class App:
         self._address_monitor = NodeAddressMonitor(self._node_address)
         tasks.create_task(self._address_monitor.run(), name="monitor the node's address")
 
+    async def _note_node_labels(self, client: Client) -> None:
+        """Read the labels of this node, which show that no rule is effective there."""
+        try:
+            node = await client.get(NODES, "", self._settings.node_name)
+        except (ApiError, AccessError) as error:
+            log.warning(
+                "the labels of this node could not be read, so NMI does not detect eBPF host routing by them; grant "
+                "NMI the verb get on nodes",
+                extra={"error": str(error)},
+            )
+            return
+        self._redirect.note_labels((node.metadata.labels or {}).items())
+
     def _retired(self) -> None:
         """Note that a successor serves: the NMI that served before this one must not serve again."""
         former = self._takeover.predecessor if self._takeover is not None else None
@@ -357,6 +373,10 @@ class App:
     @property
     def _address_problem(self) -> str | None:
         return self._address_monitor.problem if self._address_monitor is not None else None
+
+    def _notes(self) -> dict[str, str]:
+        note = self._redirect.note()
+        return {"redirect": note} if note else {}
 
     def _state(self) -> dict[str, object]:
         """Return the state of every package for the debug page: no secrets, nothing unbounded."""

@@ -132,7 +132,7 @@ def node(
         f"--metadata-ip={behind.imds[0] if behind else '127.0.0.1'}",
         f"--metadata-port={node_servers.imds_port}",
         *(
-            ("--redirect=nat", "--require-redirected", f"--redirect-target={target}")
+            ("--redirect=iptables-nft", "--require-redirected", f"--redirect-target={target}")
             if behind
             else ("--redirect=none",)
         ),
