@@ -13,8 +13,8 @@ cdef class Listener:
     cdef object timer         # TimerHandle while it pauses
     cdef int epoll
     cdef uint64_t mark        # the data of its events
-    cdef int64_t since_ns     # begin of the window in which `closed` counts
-    cdef int closed
+    cdef int64_t since_ns     # time of the first of `closed`
+    cdef int closed           # unread connections since the last pause
     cdef int begin(self, object sock, object loop, int epoll, uint64_t mark, Limits limits) except -1
     cdef int end(self) except -1
     cdef int pause(self, double seconds) except -1

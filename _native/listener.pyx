@@ -3,9 +3,9 @@
 A listener on the node's own address is reachable from other machines and pods. It has a `Redirects`, and serves only
 connections that a nat rule of this node redirected. It closes others with a reset before it reads a byte. Their number
 is not limited by the slots of a peer: the peer may be another machine, which has none, or a pod, whose slots are for
-requests. Instead, the listener accepts at most UNREAD_MAX of them per WINDOW_NS and then pauses until the window ends.
-A flood then costs a bounded part of the CPU, and the connections that wait meanwhile, also those of pods, fill the
-kernel's queue.
+requests. Instead, the listener pauses after UNREAD_MAX of them, so that WINDOW_NS pass from the first one to the next
+after the pause. A flood then costs a bounded part of the CPU. Connections of pods wait in the kernel's queue meanwhile,
+for less than WINDOW_NS, unless the flood fills it.
 """
 
 cimport cython
@@ -22,9 +22,10 @@ import os
 import socket
 
 cdef enum:
-    UNREAD_MAX = 256           # unread connections per window: 25,600 a second, at 5 us each an eighth of a core
+    UNREAD_MAX = 256           # unread connections until a pause: 25,600 a second, at 5 us each an eighth of a core
 
 cdef int64_t WINDOW_NS = NANOSECONDS // 100
+cdef double PAUSE_LEAST = 0.001
 cdef double AGAIN_SECONDS = 0.1  # until the next attempt to register with epoll
 
 
@@ -83,6 +84,7 @@ cdef class Listener:
 
     def _resume(self):
         self.timer = None
+        self.closed = 0
         if self.sock is None:
             return
         try:
@@ -113,12 +115,12 @@ cdef class Listener:
         close_fd(fd)
         self.unread += 1
         self.last_unread = address
-        if now - self.since_ns >= WINDOW_NS:
-            self.since_ns, self.closed = now, 0
+        if self.closed == 0:
+            self.since_ns = now
         self.closed += 1
         if self.closed < UNREAD_MAX:
             return False
-        self.pause(max(<double>0.001, <double>(self.since_ns + WINDOW_NS - now) / NANOSECONDS))
+        self.pause(max(PAUSE_LEAST, <double>(self.since_ns + WINDOW_NS - now) / NANOSECONDS))
         return True
 
     cdef int watch(self) except -1:

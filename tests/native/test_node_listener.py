@@ -117,7 +117,7 @@ def test_a_flood_of_direct_connections_is_closed_at_a_bounded_rate_and_others_ar
         lane.listen_on_node(listener, METADATA)
         for _ in range(2 * UNREAD_MAX):
             opened.enter_context(direct(listener))
-        loop.iterate()  # in less than the window of 10 ms
+        loop.iterate()
         assert lane.counters()["closed_unread"] == UNREAD_MAX
         assert not loop.is_ready(), "the listener rests, and the loop does not spin"
         assert len(loop.later) == 1

@@ -7,7 +7,6 @@ import asyncio
 import socket
 import subprocess
 import time
-from contextlib import suppress
 
 from _native.answers import TokenAnswer, Usage
 from _native.connection import Connection
@@ -99,8 +98,8 @@ async def ask_without_conntrack_entry(lane: Lane) -> None:
     for flush in (False, True):
         with socket.create_connection((METADATA, 80)) as sock:
             if flush:
-                run("conntrack -D -p tcp --orig-port-dst 80")
-            with suppress(OSError):
+                run("conntrack -D -p tcp --orig-port-dst 80")  # a further packet would make the entry again
+            else:
                 sock.sendall(REQUEST)
             async with asyncio.timeout(10):
                 while lane.counters()["closed_unread"] + lane.counters()["accepted"] == closed + accepted:
