@@ -53,7 +53,11 @@ class Site:
         return await ask_at(self.sandbox, self.sandbox.contexts[NODE], f"127.0.0.1:{port}", path)
 
     async def closed_unread(self) -> int:
-        name = "aadpodidentity_nmi_lane_closed_unread_total"
+        state = (await self.page(NMI_PROBE_PORT, "/debug/state")).body
+        count: int = state["server"]["lane"]["closed_unread"]
+        return count
+
+    async def metric(self, name: str) -> int:
         lines = (await self.page(NMI_METRICS_PORT, "/metrics")).text.splitlines()
         return int(float(next(line for line in lines if line.startswith(f"{name} ")).split()[1]))
 
@@ -101,6 +105,11 @@ async def test_a_direct_connection_to_the_nodes_address_is_closed_and_the_redire
         assert await site.attempt(namespace, ADDRESS, NMI_PORT) == RESET, namespace
     assert await site.attempt(NODE, ADDRESS, NMI_PORT, source="127.0.0.1") == RESET
     assert await site.closed_unread() == before + 6
+
+    async def is_counted() -> bool:  # the page is up to a second old
+        return await site.metric("aadpodidentity_nmi_lane_closed_unread_total") == before + 6
+
+    await eventually(is_counted)
     for namespace in (site.namespace, site.other):
         assert await site.attempt(namespace, METADATA_ADDRESS, 80) == "200", namespace
 
@@ -119,6 +128,20 @@ async def test_a_connection_that_a_service_or_node_port_translates_to_the_port_i
     finally:
         for rule in (service, node_port):
             await asyncio.to_thread(on_node, site.sandbox, "iptables-nft", "-t", "nat", "-D", "PREROUTING", *rule)
+
+
+async def test_the_documented_firewall_rule_closes_the_port_for_others_only(site: Site) -> None:
+    others = ("!", "-i", "lo", "-m", "conntrack", "!", "--ctorigdst", METADATA_ADDRESS)
+    rule = ("INPUT", "-p", "tcp", "--dport", str(NMI_PORT), *others, "-j", "REJECT", "--reject-with", "tcp-reset")
+    await asyncio.to_thread(on_node, site.sandbox, "iptables-nft", "-I", *rule)
+    try:
+        before = await site.closed_unread()
+        assert await site.attempt(FABRIC, ADDRESS, NMI_PORT) == RESET
+        assert await site.attempt(site.namespace, ADDRESS, NMI_PORT) == RESET
+        assert await site.closed_unread() == before
+        assert await site.attempt(site.namespace, METADATA_ADDRESS, 80) == "200"
+    finally:
+        await asyncio.to_thread(on_node, site.sandbox, "iptables-nft", "-D", *rule)
 
 
 async def test_host_tokens_are_for_processes_of_the_node_on_loopback_only(site: Site) -> None:
