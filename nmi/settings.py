@@ -259,8 +259,8 @@ class Settings:
         )
         _demand(
             not self.fail_closed or self.redirect.changes_rules,
-            f"--fail-closed needs a redirect by rules, as --redirect=auto: it is a rule, and --redirect={self.redirect} "
-            f"changes no rule",
+            f"--fail-closed needs a redirect by rules, such as --redirect=auto: it is a rule, and "
+            f"--redirect={self.redirect} changes no rule",
         )
         _demand(
             self.systemd_directory.startswith("/"),

@@ -54,7 +54,8 @@ async def _drivers(to: RedirectSpec) -> AsyncIterator[tuple[Backend, RuleDriver,
     programs = await find_programs()
     if not programs.backends:
         raise StartError(
-            "no program of netfilter was found: install the packages iptables (1.8 or newer) and nftables in NMI's image"
+            "no program of netfilter was found: install the packages iptables (1.8 or newer) and nftables in NMI's "
+            "image"
         )
     async for each in leftovers.drivers(programs, to):
         yield each

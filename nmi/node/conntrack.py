@@ -13,7 +13,7 @@ from podidentity.exits import StartError
 LISTED_MAX = 1 << 16
 """Bytes of conntrack's output that are read, for about 400 connections: pods determine their number."""
 
-_BYPASSING = re.compile(rb" src=([0-9.]+) dst=[0-9.]+ sport=([0-9]+) ")
+_BYPASSING = re.compile(rb"^tcp[^=\n]* src=([0-9.]+) dst=[0-9.]+ sport=([0-9]+) ", re.MULTILINE)
 
 _DELETED = re.compile(r"(\d+) flow entries have been deleted")
 

@@ -3,7 +3,8 @@ another program's rule can translate them first.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +15,7 @@ log = logging.getLogger(__name__)
 LIST_EVERY: Final = 5
 """Verifications without a new match per listing of connections, since conntrack reads the whole table of the kernel."""
 
-Connections = Set[tuple[str, int]]
+Connections = AbstractSet[tuple[str, int]]
 
 
 class RedirectEffect:
@@ -46,7 +47,7 @@ class RedirectEffect:
         self.packets = 0
         """Matches of the rule since it was written, at the last check."""
 
-    def note_labels(self, labels: Set[tuple[str, str]]) -> None:
+    def note_labels(self, labels: AbstractSet[tuple[str, str]]) -> None:
         """Note the labels of the node object."""
         self._facts = replace(self._facts, labels=frozenset(labels))
 

@@ -18,8 +18,11 @@ from podidentity.exits import StartError
 
 FAMILY: Final = "ip"
 
-_CHAINS: Final = frozenset(("redirect", "reject"))
+_CHAINS: Final = frozenset(("prerouting", "forward"))
 """The chains of the table."""
+
+WITHDRAWN: Final = "withdrawn"
+"""A chain that exists between the withdrawal of the redirect and its removal."""
 
 _TRIES: Final = 4
 """Attempts for one change, each with a new read: another program may have changed the table in between."""
@@ -36,10 +39,12 @@ class ListedTable:
     """NMI's table as nft lists it. Empty if it does not exist."""
 
     entries: tuple[Entry, ...] = ()
+    unreadable: str | None = None
+    """Why nft's output cannot be read; None if it can. nft 1.0.6 prints no JSON for a table with flags."""
 
     @property
     def exists(self) -> bool:
-        return bool(self.entries)
+        return bool(self.entries) or self.unreadable is not None
 
     def chain(self, name: str) -> Mapping[str, Any] | None:
         return next((each for kind, each in self.entries if kind == "chain" and each.get("name") == name), None)
@@ -51,10 +56,14 @@ class ListedTable:
     @property
     def foreign(self) -> str | None:
         """Return what NMI did not write into the table; None without such an object."""
+        if self.unreadable is not None:
+            return self.unreadable
         for kind, each in self.entries:
             name = each.get("name")
             if kind == "table" and each.get("flags"):
                 return f"the table has the flags {each['flags']}"
+            if kind == "chain" and name == WITHDRAWN:
+                return "it has been withdrawn"
             if kind not in ("table", "chain", "rule") or (kind == "chain" and name not in _CHAINS):
                 return f"the table holds the {kind} {name}, which is not NMI's"
         return None
@@ -75,13 +84,13 @@ class FoundChain:
 
     def fault(self, rule: TopRule) -> str | None:
         base = rule.base
+        if foreign := self.table.foreign:
+            return foreign
         chain = self.table.chain(base.name)
         if chain is None:
             return "the chain is missing"
         if not _is_base(chain, base):
             return "the chain has another hook"
-        if foreign := self.table.foreign:
-            return foreign
         rules = self.table.rules(base.name)
         if not rules:
             return "the rule is missing"
@@ -113,11 +122,7 @@ class NftablesDriver:
         await self._change(lambda table: put_commands(table, rule.base))
 
     async def detach(self, rule: TopRule) -> None:
-        # The empty chain keeps the kernel's tracking of connections that the rule has translated.
-        def commands(table: ListedTable) -> list[object]:
-            return [_command("flush", "chain", rule.base.name)] if table.rules(rule.base.name) else []
-
-        await self._change(commands)
+        await self._change(lambda table: detach_commands(table, rule.base))
 
     async def clear(self, rule: TopRule) -> None:
         await self._change(lambda table: clear_commands(table, rule.base.name))
@@ -167,17 +172,14 @@ class Commands(Protocol):
 
 
 def parsed(text: str) -> ListedTable:
-    """Return the table in the output of `nft -j list table`. Raises RedirectError if it is no such document."""
+    """Return the table in the output of `nft -j list table`."""
     try:
         objects = json.loads(text)["nftables"]
         entries = tuple((kind, each) for item in objects for kind, each in item.items() if kind != "metainfo")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise RedirectError(
-            f"the output of nft -j list table {FAMILY} {TABLE} cannot be read ({error}): NMI's image needs nft with "
-            f"support for JSON"
-        ) from error
+        return ListedTable(unreadable=f"the table cannot be read as JSON ({error})")
     if not all(isinstance(each, dict) for _, each in entries):
-        raise RedirectError(f"the output of nft -j list table {FAMILY} {TABLE} holds objects without attributes")
+        return ListedTable(unreadable="the table cannot be read as JSON (objects without attributes)")
     return ListedTable(entries)
 
 
@@ -212,13 +214,33 @@ def put_commands(table: ListedTable, base: BaseChain) -> list[object]:
         commands += [_command("flush", "chain", base.name)]
         if not _is_base(chain, base):
             commands += [_command("delete", "chain", base.name)]
-    rule = [json.loads(each) for each in base.expressions]
-    rule.insert(-1, {"counter": None})
     attributes = {"type": base.type, "hook": base.hook, "prio": base.priority, "policy": "accept"}
     return [
         *commands,
         _command("add", "chain", base.name, **attributes),
-        {"add": {"rule": {"family": FAMILY, "table": TABLE, "chain": base.name, "expr": rule}}},
+        _rule(base.name, base),
+    ]
+
+
+def _rule(chain: str, base: BaseChain) -> object:
+    """Return the command that adds the rule of *base*, with a counter, to *chain*."""
+    rule = [json.loads(each) for each in base.expressions]
+    rule.insert(-1, {"counter": None})
+    return {"add": {"rule": {"family": FAMILY, "table": TABLE, "chain": chain, "expr": rule}}}
+
+
+def detach_commands(table: ListedTable, base: BaseChain) -> list[object]:
+    """Return the commands that move the rule of *base* into a chain that no packet enters.
+
+    The kernel tracks connections as long as a rule needs it, and an empty chain of nat does not.
+    """
+    if not table.rules(base.name):
+        return []
+    return [
+        _command("flush", "chain", base.name),
+        _command("add", "chain", WITHDRAWN),
+        _command("flush", "chain", WITHDRAWN),
+        _rule(WITHDRAWN, base),
     ]
 
 
@@ -228,9 +250,8 @@ def clear_commands(table: ListedTable, name: str) -> list[object]:
         return []
     if not any(table.chain(each) is not None for each in _CHAINS - {name}):
         return [_command("delete", "table")]
-    if table.chain(name) is None:
-        return []
-    return [_command("flush", "chain", name), _command("delete", "chain", name)]
+    chains = [each for each in (name, WITHDRAWN) if table.chain(each) is not None]
+    return [_command(verb, "chain", each) for each in chains for verb in ("flush", "delete")]
 
 
 def _is_base(chain: Mapping[str, Any], base: BaseChain) -> bool:

@@ -187,19 +187,26 @@ def _target(
 ) -> tuple[RedirectTarget, str]:
     if target is not RedirectTarget.AUTO:
         return target, f"--redirect-target={target} requires this target"
-    if backend is Backend.NONE:
-        return RedirectTarget.LOOPBACK, "without a redirect NMI listens on --nmi-listen-address only"
     if backend is Backend.CILIUM:
         return RedirectTarget.NODE, "Cilium redirects to the node's address"
-    if not listen_address.startswith("127."):
-        return RedirectTarget.LOOPBACK, f"--nmi-listen-address is {listen_address}, which needs no route_localnet"
-    if facts.localnet_problem is None:
-        return RedirectTarget.LOOPBACK, "route_localnet is on"
-    if sets_localnet:
-        return RedirectTarget.LOOPBACK, "--route-localnet=set switches route_localnet on"
-    if facts.node_address is None:
-        return RedirectTarget.LOOPBACK, "NMI does not know the node's address"
+    if (why := _why_loopback(facts, backend, listen_address, sets_localnet=sets_localnet)) is not None:
+        return RedirectTarget.LOOPBACK, why
     return RedirectTarget.NODE, "route_localnet is off"
+
+
+def _why_loopback(facts: NodeFacts, backend: Backend, listen_address: str, *, sets_localnet: bool) -> str | None:
+    """Return why the target is the listener's address; None if it is not."""
+    reasons = (
+        (backend is Backend.NONE, "without a redirect NMI listens on --nmi-listen-address only"),
+        (
+            not listen_address.startswith("127."),
+            f"--nmi-listen-address is {listen_address}, which needs no route_localnet",
+        ),
+        (facts.localnet_problem is None, "route_localnet is on"),
+        (sets_localnet, "--route-localnet=set switches route_localnet on"),
+        (facts.node_address is None, "NMI does not know the node's address"),
+    )
+    return next((why for holds, why in reasons if holds), None)
 
 
 def bypass(facts: NodeFacts, backend: Backend, *, redirected: bool) -> str | None:

@@ -56,7 +56,7 @@ class ChangeSource(Protocol):
 
 
 class NftChanges:
-    """The netlink group of nf_tables, filtered by names of chains and of tables. Needs CAP_NET_ADMIN; raises OSError."""
+    """The netlink group of nf_tables, filtered by names of chains and tables. Needs CAP_NET_ADMIN; raises OSError."""
 
     def __init__(self, chains: Iterable[str] = (), *, tables: Iterable[str] = ()) -> None:
         self._marks = [_named(kind, name) for name in chains for kind in (_RULE_CHAIN, _CHAIN_NAME)]

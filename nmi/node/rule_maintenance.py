@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from nmi.node.rules import RuleDriver, LockHeldError, RedirectError, TopRule
+from nmi.node.rules import LockHeldError, RedirectError, RuleDriver, TopRule
 from podidentity.exits import StartError
 
 T = TypeVar("T")

@@ -41,6 +41,7 @@ class BaseChain:
     """A chain of NMI's own table of nftables, which the kernel enters at a hook, with one rule."""
 
     name: str
+    """No word of nft's grammar, such as `redirect`: programs load the output of `nft list ruleset` again."""
     type: str
     hook: str
     priority: int
@@ -101,7 +102,7 @@ class RedirectSpec:
             hook="PREROUTING",
             text=f"-j {CHAIN}",
             base=BaseChain(
-                "redirect",
+                "prerouting",
                 "nat",
                 "prerouting",
                 PRIORITY_BEFORE_DNAT,
@@ -124,7 +125,7 @@ class RedirectSpec:
             hook="FORWARD",
             text=f"{self._requests} -j REJECT --reject-with tcp-reset",
             base=BaseChain(
-                "reject",
+                "forward",
                 "filter",
                 "forward",
                 PRIORITY_BEFORE_FILTER,
@@ -209,7 +210,8 @@ class RuleDriver(Protocol):
         """Put *rule* in place exactly once, first in its hook. Other rules keep order and counters."""
 
     async def detach(self, rule: TopRule) -> None:
-        """Remove every jump to its chain, with nftables its rule, and keep the chain: no new connection is affected.
+        """Remove the jumps to its chain, with nftables the rule from its hook, and keep the chain: no new connection
+        is affected.
 
         The kernel tracks connections as long as a rule needs it. Connections that the chain has translated stay
         translated while the chain exists, also on a node where no other rule needs tracking.

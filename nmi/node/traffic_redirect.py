@@ -317,7 +317,7 @@ class TrafficRedirect:
         except (StartError, RedirectError) as error:
             self._leftover = f"a rule of another backend could not be removed: {error}"
             log.error(  # noqa: TRY400  the sentence says it all
-                "a redirect of another backend may lead pods elsewhere; see the error, NMI retries at the next interval",
+                "a redirect of another backend may lead pods elsewhere; see the error, NMI retries at the interval",
                 extra={"error": str(error)},
             )
             return

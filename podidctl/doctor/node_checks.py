@@ -8,6 +8,7 @@ from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import FailClosedState
 from podidctl.doctor.schema import Finding, Level, make_finding
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
     """State of this machine."""

@@ -20,7 +20,7 @@ from nmi.settings import Settings
 from nmi.subprocesses import ProgramTimeoutError, run
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import RESTRICTED_TABLES, FailClosedState, has_restriction
-from podidctl.doctor.node_checks import NodeState, packets_in
+from podidctl.doctor.node_checks import NodeState
 from podidentity.exits import StartError
 
 IMDS_SECONDS: Final = 5.0

@@ -24,7 +24,8 @@ async def test_the_state_and_the_probes_of_a_running_nmi() -> None:
 
         ready = await read("/readyz")
         assert ready.status == 200
-        note = "(none to loopback: --redirect=none requires this backend; without a redirect NMI listens on " + (
+        note = (
+            "(none to loopback: --redirect=none requires this backend; without a redirect NMI listens on "
             "--nmi-listen-address only)"
         )
         assert ready.text == f"[+]active ok\n[+]api server ok\n[+]watches ok\n[+]redirect ok {note}\nready\n"

@@ -14,7 +14,7 @@ from nmi.node.conntrack import bypassing, find_conntrack, forget_bypassing
 from nmi.node.node_facts import driver_for, find_programs, read_facts
 from nmi.node.redirect_choice import Backend, choose
 from nmi.node.rule_maintenance import RuleMaintenance
-from nmi.node.rules import RuleDriver, RedirectError, RedirectSpec
+from nmi.node.rules import RedirectError, RedirectSpec, RuleDriver
 from podidentity.exits import StartError
 from tests.nmi.node.standard_output import OUT, say
 
@@ -49,14 +49,19 @@ async def act(
             return await forget_bypassing(to, await find_conntrack())
         case "packets":
             return await driver.packets(rule)
+        case _:
+            return await read(action, to)
+    return maintenance.in_force(rule)
+
+
+async def read(action: str, to: RedirectSpec) -> object:
+    match action:
         case "bypassing":
             found = await bypassing(to, await find_conntrack())
             return sorted(found) if found is not None else None
         case "detect":
             return choose((await read_facts()).facts, RedirectMode.AUTO, RedirectTarget.AUTO).backend
-        case _:
-            raise ValueError(action)
-    return maintenance.in_force(rule)
+    raise ValueError(action)
 
 
 BACKENDS = {"legacy": Backend.IPTABLES_LEGACY, "nft": Backend.IPTABLES_NFT, "nftables": Backend.NFTABLES}

@@ -163,7 +163,7 @@ def test_a_rule_of_another_program_that_is_effective_first_makes_nmi_not_ready(s
     with RedirectProcess(site.node, f"--redirect={backend}", "--ipt-update-interval-sec=1") as node:
         assert node.installed()["problem"] is None
         site.node.run("nft", "add", "table", "ip", "first")
-        site.node.run("nft", "add", "chain", "ip", "first", "c", "{ type nat hook prerouting priority -300; }")
+        site.node.run("nft", "add", "chain", "ip", "first", "c", "{ type nat hook prerouting priority -150; }")
         node.until(lambda state: state["problem"] is None)
         site.node.run("nft", "add", "rule", "ip", "first", "c", "ip", "daddr", IMDS, "dnat", "to", IMDS)
 

@@ -9,9 +9,12 @@ from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.settings import parse
 
 
+UNREDIRECTED = parse(["--node=n1", "--redirect=none"], {})
+
+
 async def test_backend_and_target_are_labels_after_the_choice() -> None:
     registry = CollectorRegistry()
-    redirect = TrafficRedirect(parse(["--node=n1", "--redirect=none"], {}))
+    redirect = TrafficRedirect(UNREDIRECTED)
     NodeMetrics(registry, redirect, NetworkMonitor())
     await redirect.prepare()
     line = 'aadpodidentity_nmi_redirect_info{backend="none",target="loopback"} 1.0'

@@ -69,7 +69,7 @@ def traces(machine: Machine) -> list[str]:
     return [f"iptables-{each}" for each in found] + ["nftables"] * ("table ip aad-pod-identity" in tables)
 
 
-@pytest.mark.parametrize(("former", "later"), itertools.permutations(BACKENDS, 2))
+@pytest.mark.parametrize(("former", "later"), list(itertools.permutations(BACKENDS, 2)))
 @pytest.mark.parametrize("flags", [(), ("--fail-closed",)], ids=["open", "fail-closed"])
 def test_no_request_reaches_imds_while_the_backend_changes(
     site: Site, former: str, later: str, flags: tuple[str, ...]

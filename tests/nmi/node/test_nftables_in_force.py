@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from nmi.node.nftables_driver import FoundChain, parsed
-from nmi.node.rules import RedirectError, RedirectSpec
+from nmi.node.nftables_driver import FoundChain, clear_commands, parsed, put_commands
+from nmi.node.rules import TABLE, RedirectSpec
 from tests.nmi.node.machines import Machine, Worker
 from tests.nmi.node.pod_node_imds import Site, asked, open_connection, sites
 from tests.nmi.node.redirect_process import RedirectProcess
 
-REDIRECT = "ip saddr != 127.0.0.1 ip daddr 169.254.169.254 tcp dport 80 counter packets 0 bytes 0 dnat to 127.0.0.1:2579"
+REDIRECT = (
+    "ip saddr != 127.0.0.1 ip daddr 169.254.169.254 tcp dport 80 counter packets 0 bytes 0 dnat to 127.0.0.1:2579"
+)
 REJECT = "ip daddr 169.254.169.254 tcp dport 80 counter packets 0 bytes 0 reject with tcp reset"
 OTHERS = """
 table ip kube-proxy {
@@ -25,31 +27,35 @@ table ip nat {
     chain PREROUTING { type nat hook prerouting priority dstnat; tcp dport 81 dnat to 10.0.0.9; }
 }
 table inet aad-pod-identity {
-    chain redirect { type filter hook prerouting priority 0; }
+    chain prerouting { type filter hook prerouting priority 0; }
 }
 """
 TO = RedirectSpec("169.254.169.254", 80, "127.0.0.1", 2579)
+
+FLUSH = "nft flush chain ip aad-pod-identity prerouting"
 
 DAMAGE = {
     "flush ruleset": "nft flush ruleset",
     "table": "nft delete table ip aad-pod-identity",
     "dormant table": "nft add table ip aad-pod-identity '{ flags dormant; }'",
-    "chain": "nft flush chain ip aad-pod-identity redirect && nft delete chain ip aad-pod-identity redirect",
-    "rule": "nft flush chain ip aad-pod-identity redirect",
-    "second rule": "nft add rule ip aad-pod-identity redirect tcp dport 81 accept",
-    "rule before it": "nft insert rule ip aad-pod-identity redirect ip saddr 10.244.0.7 accept",
-    "the same rule twice": "nft add rule ip aad-pod-identity redirect ip daddr 169.254.169.254 tcp dport 80 dnat to 127.0.0.1:2579",
-    "other destination": "nft flush chain ip aad-pod-identity redirect && nft add rule ip aad-pod-identity redirect "
+    "chain": "nft flush chain ip aad-pod-identity prerouting && nft delete chain ip aad-pod-identity prerouting",
+    "rule": "nft flush chain ip aad-pod-identity prerouting",
+    "second rule": "nft add rule ip aad-pod-identity prerouting tcp dport 81 accept",
+    "rule before it": "nft insert rule ip aad-pod-identity prerouting ip saddr 10.244.0.7 accept",
+    "the same rule twice": "nft add rule ip aad-pod-identity prerouting "
+    "ip daddr 169.254.169.254 tcp dport 80 dnat to 127.0.0.1:2579",
+    "other destination": f"{FLUSH} && nft add rule ip aad-pod-identity prerouting "
     "ip saddr != 127.0.0.1 ip daddr 169.254.169.254 tcp dport 80 counter dnat to 127.0.0.1:2580",
-    "more conditions": "nft flush chain ip aad-pod-identity redirect && nft add rule ip aad-pod-identity redirect "
+    "more conditions": f"{FLUSH} && nft add rule ip aad-pod-identity prerouting "
     "ip saddr != 127.0.0.1 ip saddr != 10.244.0.7 ip daddr 169.254.169.254 tcp dport 80 counter dnat to 127.0.0.1:2579",
-    "no conditions": "nft flush chain ip aad-pod-identity redirect && nft add rule ip aad-pod-identity redirect "
+    "no conditions": f"{FLUSH} && nft add rule ip aad-pod-identity prerouting "
     "meta l4proto tcp counter dnat to 127.0.0.1:2579",
     "other hook": "nft delete table ip aad-pod-identity && nft -f - <<'X'\n"
-    "table ip aad-pod-identity { chain redirect { type nat hook output priority -101; } }\nX",
+    "table ip aad-pod-identity {\nchain prerouting {\ntype nat hook output priority -101;\n}\n}\nX",
     "later priority": "nft delete table ip aad-pod-identity && nft -f - <<'X'\n"
-    "table ip aad-pod-identity { chain redirect { type nat hook prerouting priority -99; } }\nX",
-    "drop policy": "nft add chain ip aad-pod-identity redirect '{ type nat hook prerouting priority -101; policy drop; }'",
+    "table ip aad-pod-identity {\nchain prerouting {\ntype nat hook prerouting priority -99;\n}\n}\nX",
+    "drop policy": "nft add chain ip aad-pod-identity prerouting "
+    "'{ type nat hook prerouting priority -101; policy drop; }'",
     "foreign chain": "nft add chain ip aad-pod-identity other '{ type nat hook prerouting priority -102; }'",
     "foreign set": "nft add set ip aad-pod-identity other '{ type ipv4_addr; }'",
     "foreign map that leads to a chain": "nft add chain ip aad-pod-identity other && "
@@ -98,12 +104,12 @@ def test_the_table_holds_each_rule_in_its_chain_before_others_and_nothing_else(
     listed = machine.run("nft", "-nn", "list", "table", "ip", "aad-pod-identity")
     assert [line.strip() for line in listed.splitlines()] == [
         "table ip aad-pod-identity {",
-        "chain reject {",
+        "chain forward {",
         "type filter hook forward priority -1; policy accept;",
         REJECT,
         "}",
         "",
-        "chain redirect {",
+        "chain prerouting {",
         "type nat hook prerouting priority -101; policy accept;",
         REDIRECT,
         "}",
@@ -132,13 +138,13 @@ def test_removal_restores_the_ruleset_and_may_be_repeated(machine: Machine, work
 
 
 @pytest.mark.root
-def test_after_withdrawal_the_chain_remains_without_its_rule(machine: Machine, worker: Worker) -> None:
+def test_after_withdrawal_the_rule_remains_in_a_chain_that_no_packet_enters(machine: Machine, worker: Worker) -> None:
     before = ruleset(machine)
     worker.do("withdraw")
     assert ruleset(machine) == before
     worker.do("install")
     assert worker.do("withdraw") is False
-    assert worker.do("fault") == "the rule is missing"
+    assert worker.do("fault") == "it has been withdrawn"
     worker.do("withdraw")
     worker.do("remove")
     assert ruleset(machine) == before
@@ -238,7 +244,9 @@ def test_the_whole_life_of_an_nmi_without_iptables(site: Site) -> None:
         assert state["reason"] == "this node has no rules of iptables; route_localnet is on"
         assert asked(site.pod) == "nmi saw 10.244.0.7"
         site.node.run("nft", "flush", "ruleset")
-        node.until(lambda state: state["repairs"] == 1 and state["in_force"])  # by the kernel's report, not the interval
+        node.until(
+            lambda state: state["repairs"] == 1 and state["in_force"]
+        )  # by the kernel's report, not the interval
         assert asked(site.pod) == "nmi saw 10.244.0.7"
         node.end()
     assert ruleset(site.node) == before
@@ -253,8 +261,7 @@ def test_with_fail_closed_no_pod_reaches_imds_through_a_flush_and_after_the_end(
         assert state["flush_guard"].startswith("aad-pod-identity-")
         node.end()
     assert asked(site.pod) == "nmi saw 10.244.0.7"
-    site.node.run("nft", "delete", "chain", "ip", "aad-pod-identity", "redirect", check=False)
-    site.node.run("nft", "flush", "chain", "ip", "aad-pod-identity", "redirect")
+    site.node.run("nft", "flush", "chain", "ip", "aad-pod-identity", "prerouting")
     assert asked(site.pod) == "ConnectionRefusedError"
 
 
@@ -266,7 +273,7 @@ CHAIN = {
     "chain": {
         "family": "ip",
         "table": "aad-pod-identity",
-        "name": "redirect",
+        "name": "prerouting",
         "handle": 1,
         "type": "nat",
         "hook": "prerouting",
@@ -279,21 +286,24 @@ CHAIN = {
 def test_a_counter_and_a_named_family_make_no_difference() -> None:
     made = [json.loads(each) for each in TO.redirect.base.expressions]
     made[-1]["dnat"]["family"] = "ip"
-    rule = {"rule": {"chain": "redirect", "expr": [*made[:-1], {"counter": {"packets": 7, "bytes": 420}}, made[-1]]}}
-    found = FoundChain(parsed(document({"table": {"name": "aad-pod-identity"}}, CHAIN, rule)), "redirect")
+    rule = {"rule": {"chain": "prerouting", "expr": [*made[:-1], {"counter": {"packets": 7, "bytes": 420}}, made[-1]]}}
+    found = FoundChain(parsed(document({"table": {"name": "aad-pod-identity"}}, CHAIN, rule)), "prerouting")
     assert found.fault(TO.redirect) is None
 
 
 def test_another_family_is_a_difference() -> None:
     made = [json.loads(each) for each in TO.redirect.base.expressions]
     made[-1]["dnat"]["family"] = "ip6"
-    found = FoundChain(parsed(document(CHAIN, {"rule": {"chain": "redirect", "expr": made}})), "redirect")
+    found = FoundChain(parsed(document(CHAIN, {"rule": {"chain": "prerouting", "expr": made}})), "prerouting")
     assert found.fault(TO.redirect) == "the rule has other conditions"
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"nftables": 1}', '{"nftables": [1]}', '{"nftables": [{"table": 1}]}', "[" * 100_000]
 )
-def test_output_that_is_no_such_document_is_an_error_with_the_next_action(text: str) -> None:
-    with pytest.raises(RedirectError, match=r"nft"):
-        parsed(text)
+def test_a_table_that_cannot_be_read_is_damaged_and_written_again(text: str) -> None:
+    table = parsed(text)
+    assert "cannot be read as JSON" in (FoundChain(table, "prerouting").fault(TO.redirect) or "")
+    assert not FoundChain(table, "prerouting").nothing
+    assert put_commands(table, TO.redirect.base)[1] == {"delete": {"table": {"family": "ip", "name": TABLE}}}
+    assert clear_commands(table, "prerouting") == [{"delete": {"table": {"family": "ip", "name": TABLE}}}]

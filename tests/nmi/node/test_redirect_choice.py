@@ -80,9 +80,7 @@ def test_without_any_program_the_error_names_the_packages() -> None:
         choose(NodeFacts(), RedirectMode.AUTO, RedirectTarget.AUTO)
 
 
-@pytest.mark.parametrize(
-    "mode", [RedirectMode.IPTABLES_LEGACY, RedirectMode.IPTABLES_NFT, RedirectMode.NFTABLES]
-)
+@pytest.mark.parametrize("mode", [RedirectMode.IPTABLES_LEGACY, RedirectMode.IPTABLES_NFT, RedirectMode.NFTABLES])
 def test_a_required_backend_is_used_against_the_evidence_and_refused_only_if_unusable(mode: RedirectMode) -> None:
     facts = NodeFacts(
         iptables_nft=HINT, nft_tables=KUBE_PROXY, programs=frozenset({Backend.IPTABLES_LEGACY, Backend.IPTABLES_NFT})

@@ -8,6 +8,7 @@ from podidctl.doctor.report import report
 from podidctl.doctor.schema import Finding, Level
 from tests.podidctl.doctor_inputs import seen
 
+
 def lines_of(node: NodeState) -> list[Finding]:
     findings = report(seen(), node).findings
     return [each for each in findings if each.check in {"nat rule", "redirects", "kubenet", "IMDS"}]

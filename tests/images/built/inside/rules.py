@@ -24,7 +24,7 @@ TABLE = json.dumps(
     {
         "nftables": [
             {"add": {"table": {"family": "ip", "name": "aad-pod-identity"}}},
-            {"add": {"chain": {"family": "ip", "table": "aad-pod-identity", "name": "redirect"}}},
+            {"add": {"chain": {"family": "ip", "table": "aad-pod-identity", "name": "prerouting"}}},
         ]
     }
 )
