@@ -30,7 +30,8 @@ setup: ## Install all system packages that the build and the tests need
 demo: .venv/.built ## Run MIC and NMI in a sandbox and follow one token
 	@$(BIN)/podidctl sandbox demo
 
-# NODE=--node=sandbox starts a node of the sandbox also where a real one is possible.
+# NODE=--node=sandbox starts a node of the sandbox also where a real one is possible. NODE=--help lists the flags of real
+# nodes, for example NODE="--proxy=nftables --cni=ptp".
 cluster: .venv/.built ## Start a real control plane with one empty node, until Ctrl-C (as root)
 	@$(BIN)/python -m tools.cluster $(NODE)
 

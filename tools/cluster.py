@@ -22,7 +22,7 @@ from podidentity_sandbox.settings import CHART_VALUES
 from tests.realnode import machine
 from tests.realnode.bed import OUTSIDE, Bed
 from tests.realnode.configuration import REPOSITORY
-from tests.realnode.interactive import write_commands
+from tests.realnode.interactive import add_options, options_of, write_commands
 from tests.realnode.options import Options
 from tests.testplane import up
 
@@ -63,13 +63,13 @@ def run_sandbox() -> int:
         return podidctl(["sandbox", "up", f"--kubeconfig={kubeconfig}", f"--chart-values={FOLDER / 'values.yaml'}"])
 
 
-def run_real_node() -> int:
-    """Run the control plane and a real node until Ctrl-C. Return the exit code."""
+def run_real_node(options: Options) -> int:
+    """Run the control plane and real nodes until Ctrl-C. Return the exit code."""
     subprocess.run([str(ROOT / "tools" / "system-packages"), "test", "node"], cwd=ROOT, check=True)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        with Bed(Options()) as bed:
+        with Bed(options) as bed:
             FOLDER.mkdir(parents=True, exist_ok=True)
             write_real_node_files(bed)
             print(guide(bed), flush=True)  # noqa: T201
@@ -86,9 +86,10 @@ def write_real_node_files(bed: Bed) -> None:
     kubeconfig = FOLDER / "kubeconfig"
     shutil.copy2(bed.plane.folder / "admin.kubeconfig", kubeconfig)
     (FOLDER / "values.yaml").write_text(yaml.safe_dump({**bed.values(), "test": CHART_VALUES["test"]}))
+    for each in bed.nodes:
+        tag = (str(each.programs.ctr), "--namespace=k8s.io", "images", "tag")
+        each.run(*tag, f"{REPOSITORY}/demo:{VERSION}", DEMO_IMAGE)
     node = bed.nodes[0]
-    ctr = (str(node.programs.ctr), "--namespace=k8s.io")
-    node.run(*ctr, "images", "tag", f"{REPOSITORY}/demo:{VERSION}", DEMO_IMAGE)
     for program in OURS:
         outside = bed.namespaces.command(OUTSIDE, ["env", f"KUBECONFIG={kubeconfig}", str(program)])
         text = PODIDCTL.format(
@@ -102,8 +103,9 @@ def write_real_node_files(bed: Bed) -> None:
 
 def guide(bed: Bed) -> str:
     """Return the next steps."""
+    nodes = ", ".join(each.name for each in bed.nodes)
     return f"""\
-The cluster is up, with the real node {bed.nodes[0].name}. Ctrl-C removes it. In another terminal:
+The cluster is up, with the real node {nodes}. Ctrl-C removes it. In another terminal:
   export PATH={FOLDER / "bin"}:$PATH KUBECONFIG={FOLDER / "kubeconfig"}
   on-{bed.nodes[0].name} iptables-save -t nat
 The chart's values: {FOLDER / "values.yaml"}. Logs: {bed.folder}/node-*/*.log"""
@@ -113,7 +115,13 @@ def main(arguments: list[str]) -> int:
     """Run a cluster with the kind of node that the arguments select. Return the exit code."""
     parser = argparse.ArgumentParser(prog="make cluster", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--node", choices=("auto", "real", "sandbox"), default="auto", help="kind of the node")
-    kind = parser.parse_args(arguments).node
+    add_options(parser)
+    found = parser.parse_args(arguments)
+    kind, options = found.node, options_of(parser, found)
+    if options != Options():
+        if kind == "sandbox":
+            parser.error("the flags of real nodes do not apply to --node=sandbox")
+        kind = "real"
     if os.geteuid() != 0:
         sys.exit("make cluster: the node is a network namespace, which needs root")
     reasons = machine.reasons() if kind != "sandbox" else []
@@ -124,7 +132,7 @@ def main(arguments: list[str]) -> int:
         if reasons:
             print("\n".join(["The node is one of the sandbox, because a real one is not possible:", *reasons]))  # noqa: T201
         return run_sandbox()
-    return run_real_node()
+    return run_real_node(options)
 
 
 if __name__ == "__main__":

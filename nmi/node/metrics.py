@@ -53,14 +53,6 @@ class NodeMetrics:
             "1 while pods are redirected to NMI, or if NMI changes no rule (--redirect=none, --redirect=cilium).",
             value=float(redirect.problem() is None),
         )
-        if (choice := redirect.choice) is not None:
-            info = GaugeMetricFamily(
-                "aadpodidentity_nmi_redirect_info",
-                "Always 1; the labels are the backend and the target of the redirect.",
-                labels=("backend", "target"),
-            )
-            info.add_metric((str(choice.backend), str(choice.target)), 1.0)
-            yield info
         yield GaugeMetricFamily(
             "aadpodidentity_nmi_fail_closed",
             "1 while no pod could reach the real IMDS if NMI stopped (--fail-closed).",

@@ -23,24 +23,36 @@ from tests.testplane import up
 BIN: Final = BUILD / "bin"
 
 
-def read_options(arguments: list[str]) -> tuple[Options, bool]:
-    """Return the options, and whether the chart is to be installed."""
-    parser = argparse.ArgumentParser(prog="make node", description="start real Kubernetes nodes on this machine")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the nodes to a command line."""
     parser.add_argument("--nodes", type=int, default=1, help="number of nodes (default 1)")
     parser.add_argument("--cni", choices=("bridge", "ptp"), default="bridge", help="network of the pods")
     parser.add_argument("--proxy", choices=("iptables", "nftables"), default="iptables", help="mode of kube-proxy")
     parser.add_argument("--legacy-iptables", action="store_true", help="use the legacy iptables on the nodes")
     parser.add_argument("--scale-set", default="", help="name of the scale set that has the nodes; default: VMs")
+
+
+def options_of(parser: argparse.ArgumentParser, found: argparse.Namespace) -> Options:
+    """Return the options of the flags that `add_options` added. Exit with a message if they exclude each other."""
+    try:
+        return Options(
+            nodes=found.nodes,
+            cni=found.cni,
+            proxy=found.proxy,
+            legacy_iptables=found.legacy_iptables,
+            scale_set=found.scale_set,
+        )
+    except ValueError as failure:
+        parser.error(str(failure))
+
+
+def read_options(arguments: list[str]) -> tuple[Options, bool]:
+    """Return the options, and whether the chart is to be installed."""
+    parser = argparse.ArgumentParser(prog="make node", description="start real Kubernetes nodes on this machine")
+    add_options(parser)
     parser.add_argument("--empty", action="store_true", help="do not install the chart")
     found = parser.parse_args(arguments)
-    options = Options(
-        nodes=found.nodes,
-        cni=found.cni,
-        proxy=found.proxy,
-        legacy_iptables=found.legacy_iptables,
-        scale_set=found.scale_set,
-    )
-    return options, not found.empty
+    return options_of(parser, found), not found.empty
 
 
 def write_commands(bed: Bed, folder: Path) -> None:

@@ -21,14 +21,14 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(cluster, "FOLDER", tmp_path / "cluster")
     monkeypatch.setattr(cluster, "run_sandbox", lambda: start("sandbox"))
-    monkeypatch.setattr(cluster, "run_real_node", lambda: start("real"))
+    monkeypatch.setattr(cluster, "run_real_node", lambda options: start(f"real {options.proxy} {options.cni}"))
     return kinds
 
 
 def test_the_node_is_real_where_the_machine_permits_it(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "reasons", list)
     assert cluster.main([]) == 0
-    assert started == ["real"]
+    assert started == ["real iptables bridge"]
 
 
 def test_the_sandbox_is_used_otherwise_and_the_reason_printed(
@@ -53,3 +53,33 @@ def test_the_sandbox_can_be_selected(started: list[str], monkeypatch: pytest.Mon
     monkeypatch.setattr(machine, "reasons", list)
     assert cluster.main(["--node=sandbox"]) == 0
     assert started == ["sandbox"]
+
+
+def test_the_flags_of_a_real_node_are_its_options(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "reasons", list)
+    assert cluster.main(["--proxy=nftables", "--cni=ptp"]) == 0
+    assert started == ["real nftables ptp"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--node=sandbox", "--cni=ptp"], "do not apply to --node=sandbox"),
+        (["--proxy=nftables", "--legacy-iptables"], "mode iptables only"),
+    ],
+)
+def test_flags_that_exclude_each_other_are_a_usage_error(
+    started: list[str], flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cluster.main(flags)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert started == []
+
+
+def test_flags_of_a_real_node_require_one(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "reasons", lambda: ["no cgroups"])
+    with pytest.raises(SystemExit, match="cannot run a real node:\nno cgroups"):
+        cluster.main(["--cni=ptp"])
+    assert started == []

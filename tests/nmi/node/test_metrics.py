@@ -9,18 +9,6 @@ from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.settings import parse
 
 
-UNREDIRECTED = parse(["--node=n1", "--redirect=none"], {})
-
-
-async def test_backend_and_target_are_labels_after_the_choice() -> None:
-    registry = CollectorRegistry()
-    redirect = TrafficRedirect(UNREDIRECTED)
-    NodeMetrics(registry, redirect, NetworkMonitor())
-    await redirect.prepare()
-    line = 'aadpodidentity_nmi_redirect_info{backend="none",target="loopback"} 1.0'
-    assert line in generate_latest(registry).decode().splitlines()
-
-
 @pytest.mark.parametrize(
     ("flags", "in_force"),
     [([], "0.0"), (["--fail-closed"], "0.0"), (["--redirect=none"], "1.0")],
