@@ -31,7 +31,7 @@ CREATED: Final = "Created"
 ASSIGNED: Final = "Assigned"
 UNASSIGNED: Final = "Unassigned"
 
-_SANDBOX_CONDITIONS: Final = ("PodReadyToStartContainers", "PodHasNetwork")
+SANDBOX_CONDITIONS: Final = ("PodReadyToStartContainers", "PodHasNetwork")
 """The newer name first: a kubelet that knows it does not update a condition of the older name."""
 
 
@@ -237,8 +237,8 @@ class Pod(ScheduledPod, frozen=True):
         Also False if the kubelet reports neither condition: PodReadyToStartContainers exists by default since
         Kubernetes 1.29, and PodHasNetwork is its name before 1.28.
         """
-        reported = {each.type: each.status for each in self.status.conditions if each.type in _SANDBOX_CONDITIONS}
-        return next((reported[each] for each in _SANDBOX_CONDITIONS if each in reported), "") == "False"
+        reported = {each.type: each.status for each in self.status.conditions if each.type in SANDBOX_CONDITIONS}
+        return next((reported[each] for each in SANDBOX_CONDITIONS if each in reported), "") == "False"
 
     @property
     def ending(self) -> bool:

@@ -5,7 +5,7 @@ values once. Values are never changed, so that sharing them is not visible.
 """
 
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
 from podidentity.object_limits import reduced
@@ -26,12 +26,11 @@ from podidentity.resources import (
     PodSpec,
     ScheduledPod,
 )
+from podidentity.shared_values import SharedValues
 
 SHARED_MAX: Final = 16_384
 """Values of one sort in each of two generations: a cluster has up to 10,000 nodes. An attacker who creates pods with
 always new labels can fill 15 MiB."""
-SHARED_CHARS: Final = 253
-"""Characters of a text that is shared: the longest name."""
 REPLICAS: Final = 1
 """`availableReplicas` of every assigned identity that MIC or the Go implementation writes."""
 
@@ -41,45 +40,21 @@ C = TypeVar("C", AzureIdentity, AzureIdentityBinding)
 _FINALIZERS: Final = [FINALIZER]
 
 
-class SharedValues(Generic[V]):
-    """Values by text, in two generations: when the newer one is full, the older one is forgotten. A forgotten value
-    stays valid; it is only not shared with later objects."""
-
-    def __init__(self, make: Callable[[str], V], most: int = SHARED_MAX) -> None:
-        self._make = make
-        self._most = most
-        self._newer: dict[str, V] = {}
-        self._older: dict[str, V] = {}
-
-    def __len__(self) -> int:
-        return len(self._newer) + len(self._older)
-
-    def of(self, text: str) -> V:
-        """Return the value for *text*."""
-        found = self._newer.get(text)
-        if found is not None:
-            return found
-        if len(text) > SHARED_CHARS:
-            return self._make(text)
-        if len(self._newer) >= self._most:
-            self._older, self._newer = self._newer, {}
-        found = self._older.get(text)
-        made = self._newer[text] = found if found is not None else self._make(text)
-        return made
+def shared(make: Callable[[str], V]) -> SharedValues[str, V]:
+    """Return the shared values of one sort, each made from a text."""
+    return SharedValues(make, SHARED_MAX, length=len)
 
 
 class KeptParts:
     """The kept part of each object, as the informers' `keep`."""
 
     def __init__(self) -> None:
-        self._texts = SharedValues(lambda text: text)
-        self._pod_labels = SharedValues(lambda value: {BINDING_LABEL: value})
-        self._pod_specs = SharedValues(lambda node: PodSpec(node_name=node))
-        self._phases = SharedValues(lambda phase: PodPhase(phase=phase))
-        self._node_labels = SharedValues(lambda value: {NODENAME_LABEL: value})
-        self._statuses = SharedValues(
-            lambda status: AzureAssignedIdentityStatus(status=status, available_replicas=REPLICAS)
-        )
+        self._texts = shared(lambda text: text)
+        self._pod_labels = shared(lambda value: {BINDING_LABEL: value})
+        self._pod_specs = shared(lambda node: PodSpec(node_name=node))
+        self._phases = shared(lambda phase: PodPhase(phase=phase))
+        self._node_labels = shared(lambda value: {NODENAME_LABEL: value})
+        self._statuses = shared(lambda status: AzureAssignedIdentityStatus(status=status, available_replicas=REPLICAS))
         self._identities: WeakValueDictionary[tuple[str, ...], AzureIdentity] = WeakValueDictionary()
         self._bindings: WeakValueDictionary[tuple[str, ...], AzureIdentityBinding] = WeakValueDictionary()
 

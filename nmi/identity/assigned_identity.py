@@ -71,10 +71,8 @@ def project(assigned: AzureAssignedIdentity, usable_since: float = float("-inf")
 
 
 def trimmed(identity: AzureIdentity) -> AzureIdentity:
-    """Return *identity* with only the metadata that a decision depends on."""
+    """Return *identity* with only the metadata that a decision depends on; the same object if it has no other."""
     metadata = identity.metadata
     annotations = {key: value for key in _READ_ANNOTATIONS if (value := metadata.annotation(key))}
-    return AzureIdentity(
-        metadata=Meta(name=metadata.name, namespace=metadata.namespace, annotations=annotations or None),
-        spec=identity.spec,
-    )
+    kept = Meta(name=metadata.name, namespace=metadata.namespace, annotations=annotations or None)
+    return identity if kept == metadata else AzureIdentity(metadata=kept, spec=identity.spec)

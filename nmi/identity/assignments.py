@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.decide import PodFacts
+from nmi.identity.kept_parts import KeptParts
 from nmi.identity.limited_map import LimitedMap, OverLimitCount
 from nmi.identity.verification_reads import VerificationReads
 from nmi.identity.watches import Watches
@@ -75,7 +76,9 @@ class MicAssignments:
             "a pod has more AzureAssignedIdentities than the limit; check which clients besides MIC may write them",
             clock,
         )
-        watches.add("assigned_identities", ASSIGNED_IDENTITIES, self, label_selector=self._selector)
+        watches.add(
+            "assigned_identities", ASSIGNED_IDENTITIES, self, label_selector=self._selector, keep=KeptParts().assigned
+        )
 
     def of(self, pod: PodFacts) -> tuple[AssignedIdentity, ...]:
         bucket = self._by_pod.get((pod.namespace, pod.name))

@@ -22,6 +22,7 @@ from nmi.identity.assignments import IdentityAssignments, MicAssignments
 from nmi.identity.debug_state import pod_state, watch_state
 from nmi.identity.decide import PodFacts, Wait
 from nmi.identity.exemptions import Exemptions
+from nmi.identity.kept_parts import KeptParts
 from nmi.identity.lookup_wait import LookupWait
 from nmi.identity.managed_mode import BoundIdentities
 from nmi.identity.metrics import IdentityMetrics
@@ -155,7 +156,7 @@ class ClusterCache:
             self._reads, self.pods, self._addresses, self._pending_reads, measures, node=node
         )
         self.watches.add("exceptions", EXCEPTIONS, self._exemptions)
-        self.watches.add("pods", PODS, self.pods, field_selector=f"spec.nodeName={node}")
+        self.watches.add("pods", PODS, self.pods, field_selector=f"spec.nodeName={node}", keep=KeptParts().pod)
         index.suspended = True
         measures.watch(
             self.watches.by_name,

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from podidentity.kube.client import Client
 from podidentity.kube.informer import SILENCE_SECONDS, Informer
 from podidentity.kube.object_store import Handler
+from podidentity.object_limits import reduced
 from podidentity.resources import Kind, Resource
 from podidentity.telemetry.log_limit import LogLimit
 
@@ -48,15 +49,23 @@ class Watches:
         """A live view."""
 
     def add(
-        self, name: str, kind: Kind[T], handler: Handler[T], *, field_selector: str = "", label_selector: str = ""
+        self,
+        name: str,
+        kind: Kind[T],
+        handler: Handler[T],
+        *,
+        field_selector: str = "",
+        label_selector: str = "",
+        keep: Callable[[T], T] = reduced,
     ) -> None:
-        """Watch *kind*, in all namespaces, once `run` runs."""
+        """Watch *kind*, in all namespaces, once `run` runs. *keep* returns the part of an object that is stored."""
         self._informers[name] = Informer(
             self._client,
             kind,
             handler,
             field_selector=field_selector,
             label_selector=label_selector,
+            keep=keep,
             on_doubt=self._on_doubt,
             silence_seconds=self._silence_seconds,
             log_limit=self._log_limit,

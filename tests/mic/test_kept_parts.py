@@ -6,7 +6,7 @@ import random
 import msgspec
 import pytest
 
-from mic.cluster.kept_parts import SHARED_CHARS, KeptParts, SharedValues
+from mic.cluster.kept_parts import KeptParts
 from podidentity.kube.decoding import decode_object
 from podidentity.object_limits import reduced
 from podidentity.resources import (
@@ -202,19 +202,3 @@ def test_embedded_copies_are_forgotten_with_the_last_object() -> None:
     del kept
     gc.collect()
     assert len(kept_parts._identities) == len(kept_parts._bindings) == 0
-
-
-def test_shared_values_are_bounded_and_stay_shared_while_they_are_used() -> None:
-    shared = SharedValues(lambda text: [text], 10)
-    used = shared.of("used")
-    for number in range(1000):
-        shared.of(f"text-{number}")
-        assert shared.of("used") is used
-        assert len(shared) <= 20
-    assert shared.of("text-0") == ["text-0"]
-
-
-def test_a_long_text_is_not_shared() -> None:
-    shared = SharedValues(lambda text: [text])
-    assert shared.of("x" * (SHARED_CHARS + 1)) == ["x" * (SHARED_CHARS + 1)]
-    assert len(shared) == 0

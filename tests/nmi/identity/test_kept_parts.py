@@ -1,0 +1,255 @@
+"""The parts of pods and assigned identities that NMI keeps: all that decides, and one copy of equal values.
+
+Excluded: the limits on labels and owners, which `podidentity.object_limits` applies.
+"""
+
+import gc
+import random
+import tracemalloc
+
+import msgspec
+
+from nmi.identity.assigned_identity import project
+from nmi.identity.assignments import assigned_order
+from nmi.identity.container_starts import newest_running, owner_of
+from nmi.identity.kept_parts import LABELS_CHARS, SHARED_MAX, KeptParts
+from nmi.identity.pods import facts, own_addresses
+from podidentity.kube.decoding import decode_object
+from podidentity.resources import (
+    ASSIGNED_IDENTITIES,
+    BEHAVIOR_ANNOTATION,
+    BINDING_LABEL,
+    OBJECT_ID_ANNOTATION,
+    POD_UID_ANNOTATION,
+    PODS,
+    AzureAssignedIdentity,
+    AzureAssignedIdentitySpec,
+    AzureAssignedIdentityStatus,
+    AzureIdentity,
+    AzureIdentityBinding,
+    AzureIdentityBindingSpec,
+    AzureIdentitySpec,
+    ContainerState,
+    ContainerStatus,
+    Meta,
+    OwnerReference,
+    Pod,
+    PodCondition,
+    PodIP,
+    PodMarks,
+    PodMeta,
+    PodSpec,
+    PodStatus,
+    Running,
+    SecretReference,
+    Terminated,
+)
+
+DRAW = random.Random(20261128)
+TIMES = (None, "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z", "not a time")
+CONDITIONS = ("PodReadyToStartContainers", "PodHasNetwork", "Ready", "PodScheduled")
+
+
+def a_state() -> ContainerState:
+    return ContainerState(
+        running=DRAW.choice([None, Running(started_at=DRAW.choice(TIMES))]),
+        terminated=DRAW.choice([None, Terminated(started_at=DRAW.choice(TIMES))]),
+    )
+
+
+def some_containers() -> list[ContainerStatus]:
+    return [ContainerStatus(state=a_state(), last_state=a_state()) for _ in range(DRAW.randint(0, 2))]
+
+
+def any_pod() -> Pod:
+    address = DRAW.choice(["", "10.0.0.1"])
+    return Pod(
+        metadata=PodMeta(
+            name=f"web-{DRAW.randint(0, 9)}",
+            namespace=DRAW.choice(["default", "other"]),
+            uid=f"uid-{DRAW.randint(0, 9)}",
+            resource_version=str(DRAW.randint(1, 99)),
+            deletion_timestamp=DRAW.choice([None, "2026-01-01T00:00:00Z"]),
+            labels=DRAW.choice([None, {}, {"app": "web"}, {BINDING_LABEL: "demo", "app": "web"}, {BINDING_LABEL: ""}]),
+            owner_references=DRAW.choice([None, [OwnerReference(api_version="v1", kind="Node", name="n0")]]),
+            marks=DRAW.choice([None, PodMarks(), PodMarks(mirror="hash")]),
+        ),
+        spec=PodSpec(
+            node_name="n0",
+            service_account_name=DRAW.choice(["", "sa"]),
+            host_network=DRAW.choice([True, False]),
+        ),
+        status=PodStatus(
+            phase=DRAW.choice(["", "Pending", "Running", "Succeeded", "Failed"]),
+            pod_ip=address,
+            pod_ips=DRAW.choice(
+                [[], [PodIP(ip=address)], [PodIP(ip=address), PodIP(ip="fd00::1")], [PodIP(ip="10.0.0.2")]]
+            ),
+            container_statuses=some_containers(),
+            init_container_statuses=some_containers(),
+            ephemeral_container_statuses=some_containers(),
+            conditions=[
+                PodCondition(type=each, status=DRAW.choice(["True", "False", "Unknown"]))
+                for each in DRAW.sample(CONDITIONS, DRAW.randint(0, 4))
+            ],
+        ),
+    )
+
+
+def test_a_pod_keeps_all_that_a_decision_depends_on() -> None:
+    kept_parts = KeptParts()
+    former = any_pod()
+    for _ in range(2000):
+        pod = any_pod()
+        kept = kept_parts.pod(decode_object(PODS, msgspec.json.encode(pod)))
+        for attribute in ("key", "addresses", "terminated", "sandbox_down", "ending", "finished", "mirror", "spec"):
+            assert getattr(kept, attribute) == getattr(pod, attribute), (attribute, pod)
+        for field in ("name", "namespace", "uid", "resource_version", "deletion_timestamp", "owner_references"):
+            assert getattr(kept.metadata, field) == getattr(pod.metadata, field)
+        assert (kept.metadata.labels or {}) == (pod.metadata.labels or {})
+        assert facts(kept) == facts(pod)
+        assert own_addresses(kept) == own_addresses(pod)
+        assert newest_running(kept) == newest_running(pod)
+        owner = owner_of([pod, former])
+        assert owner_of([kept, former]) == (kept if owner is pod else owner)
+        former = pod
+
+
+def test_equal_parts_of_two_pods_are_one_object() -> None:
+    kept_parts = KeptParts()
+    status = PodStatus(pod_ip="10.0.0.1", pod_ips=[PodIP(ip="10.0.0.1")], conditions=[PodCondition(type="Ready")])
+    first, second = (
+        kept_parts.pod(
+            Pod(metadata=PodMeta(name=name, labels={"app": "web"}), spec=PodSpec(node_name="n"), status=status)
+        )
+        for name in ("a", "b")
+    )
+    assert first.metadata.labels is second.metadata.labels
+    assert first.spec is second.spec
+    assert first.status.pod_ips is second.status.pod_ips
+    assert first.status.container_statuses is second.status.init_container_statuses
+    assert first.status.conditions == ()
+
+
+def test_labels_of_a_tenant_take_bounded_memory() -> None:
+    kept_parts = KeptParts()
+    for number in range(3 * SHARED_MAX):
+        labels = {"app": f"web-{number}"}
+        assert kept_parts.pod(Pod(metadata=PodMeta(labels=labels))).metadata.labels == labels
+    assert len(kept_parts._labels) <= 2 * SHARED_MAX
+    before = len(kept_parts._labels)
+    long = {"app": "x" * LABELS_CHARS}
+    assert kept_parts.pod(Pod(metadata=PodMeta(labels=long))).metadata.labels == long
+    assert len(kept_parts._labels) == before
+
+
+def any_assigned() -> AzureAssignedIdentity:
+    return AzureAssignedIdentity(
+        metadata=Meta(
+            name=f"web-{DRAW.randint(0, 9)}",
+            namespace=DRAW.choice(["default", "other"]),
+            uid=f"uid-{DRAW.randint(0, 9)}",
+            resource_version=str(DRAW.randint(1, 99)),
+            deletion_timestamp=DRAW.choice([None, "2026-01-01T00:00:00Z"]),
+            labels={"nodename": "n0"},
+            annotations=DRAW.choice([None, {"note": "x"}, {POD_UID_ANNOTATION: "uid", "note": "x"}]),
+            finalizers=["f"],
+        ),
+        spec=AzureAssignedIdentitySpec(
+            azure_identity_ref=AzureIdentity(
+                metadata=Meta(
+                    name="demo",
+                    namespace=DRAW.choice(["default", "other"]),
+                    resource_version=DRAW.choice(["7", "8"]),
+                    annotations=DRAW.choice(
+                        [None, {BEHAVIOR_ANNOTATION: "namespaced"}, {OBJECT_ID_ANNOTATION: "o", "n": ""}]
+                    ),
+                ),
+                spec=AzureIdentitySpec(
+                    type=DRAW.choice([0, 1]),
+                    resource_id=DRAW.choice(["/a", "/b"]),
+                    client_id="client",
+                    client_password=DRAW.choice([None, SecretReference(name="s", namespace="n")]),
+                    tenant_id=DRAW.choice(["", "t"]),
+                ),
+            ),
+            azure_binding_ref=AzureIdentityBinding(
+                metadata=Meta(name=DRAW.choice(["b", "c"]), namespace=DRAW.choice(["default", "other"])),
+                spec=AzureIdentityBindingSpec(azure_identity="demo", selector=DRAW.choice(["demo", "Demo"])),
+            ),
+            pod="web",
+            pod_namespace=DRAW.choice(["default", "other"]),
+            nodename=DRAW.choice(["", "n0"]),
+        ),
+        status=AzureAssignedIdentityStatus(status=DRAW.choice(["", "Assigned", "Created"]), available_replicas=1),
+    )
+
+
+def test_an_assigned_identity_keeps_all_that_a_decision_depends_on() -> None:
+    kept_parts = KeptParts()
+    alive = []
+    for _ in range(2000):
+        assigned = any_assigned()
+        kept = kept_parts.assigned(decode_object(ASSIGNED_IDENTITIES, msgspec.json.encode(assigned)))
+        alive.append(kept)
+        assert project(kept) == project(assigned)
+        assert assigned_order(kept) == assigned_order(assigned)
+        for field in ("uid", "resource_version"):
+            assert getattr(kept.metadata, field) == getattr(assigned.metadata, field)
+        for field in ("pod", "pod_namespace", "nodename"):
+            assert getattr(kept.spec, field) == getattr(assigned.spec, field)
+
+
+def test_equal_identities_are_one_object_until_the_last_one_is_gone() -> None:
+    kept_parts = KeptParts()
+    base = any_assigned()
+    first, second = (
+        kept_parts.assigned(decode_object(ASSIGNED_IDENTITIES, msgspec.json.encode(base))) for _ in range(2)
+    )
+    assert first.spec.azure_identity_ref is second.spec.azure_identity_ref
+    assert project(first).identity is first.spec.azure_identity_ref
+    del first, second
+    gc.collect()
+    assert len(kept_parts._identities) == 0
+
+
+def a_document(number: int) -> bytes:
+    """Return a running pod with two containers, as the API server sends it, without the fields that are skipped."""
+    started = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+    address = f"10.1.{number // 250}.{number % 250}"
+    return msgspec.json.encode(
+        {
+            "metadata": {
+                "name": f"web-7d4b9c-{number}",
+                "namespace": "shop",
+                "uid": f"5d1d5cbe-8f51-4c11-9f7e-{number:012d}",
+                "resourceVersion": str(100_000 + number),
+                "labels": {"app": "web", "pod-template-hash": "7d4b9c", BINDING_LABEL: "demo"},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "controller": True}],
+            },
+            "spec": {"nodeName": "aks-pool-0", "serviceAccountName": "web"},
+            "status": {
+                "phase": "Running",
+                "podIP": address,
+                "podIPs": [{"ip": address}],
+                "containerStatuses": [{"state": started}, {"state": started}],
+                "conditions": [{"type": each, "status": "True"} for each in CONDITIONS],
+            },
+        }
+    )
+
+
+def test_a_kept_pod_takes_at_most_1400_bytes() -> None:
+    kept_parts = KeptParts()
+    documents = [a_document(number) for number in range(500)]
+    kept_parts.pod(decode_object(PODS, documents[0]))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        kept = [kept_parts.pod(decode_object(PODS, document)) for document in documents]
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken / len(kept) <= 1400, taken / len(kept)
