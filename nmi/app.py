@@ -41,10 +41,10 @@ from nmi.tokens.governor import Governor
 from podidentity.exits import StartError
 from podidentity.kube.access import find
 from podidentity.kube.client import Client
-from podidentity.kube.errors import AccessError
+from podidentity.kube.errors import AccessError, ApiError
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.first_contact import FirstContact
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, PODS
 from podidentity.telemetry import logs
 from podidentity.telemetry.log_limit import LogLimit
 from podidentity.telemetry.loop_lag import LoopLag
@@ -183,6 +183,8 @@ class App:
         self._cluster_cache = cluster_cache
         await self._contact.first_lists(client, cluster_cache.watches.by_name.values())
         await cluster_cache.synced()
+        if settings.redirect.changes_rules:
+            tasks.create_task(self._note_node_labels(client), name="read the node's labels")
         # Current objects stay, so a full collection need not scan them repeatedly, for 20 ms each.
         gc.collect()
         gc.freeze()
@@ -279,6 +281,7 @@ class App:
                 settings.probe_port,
                 healthz=self._health,
                 readyz=self._checks,
+                notes=self._notes,
                 state=self._state,
                 profile=Profiler().sample if settings.profile else None,
                 flag="--http-probe-port",
@@ -310,6 +313,19 @@ class App:
         await takeover.begin()
         return service, takeover
 
+    async def _note_node_labels(self, client: Client) -> None:
+        """Read the labels of this node, which show that no rule is effective there."""
+        try:
+            node = await client.get(NODES, "", self._settings.node_name)
+        except (ApiError, AccessError) as error:
+            log.warning(
+                "the labels of this node could not be read, so NMI does not detect eBPF host routing by them; grant "
+                "NMI the verb get on nodes",
+                extra={"error": str(error)},
+            )
+            return
+        self._redirect.note_labels((node.metadata.labels or {}).items())
+
     def _retired(self) -> None:
         """Note that a successor serves: the NMI that served before this one must not serve again."""
         former = self._takeover.predecessor if self._takeover is not None else None
@@ -334,6 +350,10 @@ class App:
             "watches": _watch_problem(self._cluster_cache),
             "redirect": self._redirect.problem(),
         }
+
+    def _notes(self) -> dict[str, str]:
+        note = self._redirect.note()
+        return {"redirect": note} if note else {}
 
     def _state(self) -> dict[str, object]:
         """Return the state of every package for the debug page: no secrets, nothing unbounded."""

@@ -19,10 +19,31 @@ class OperationMode(StrEnum):
 
 
 class RedirectMode(StrEnum):
-    """How requests reach NMI: by a rule in the node's nat table, or directly."""
+    """How requests reach NMI: by a rule of the node in one backend of netfilter, by a Cilium policy, or directly."""
 
+    AUTO = "auto"
     NAT = "nat"
+    """The former name of `auto`."""
+    IPTABLES_LEGACY = "iptables-legacy"
+    IPTABLES_NFT = "iptables-nft"
+    NFTABLES = "nftables"
+    CILIUM = "cilium"
     NONE = "none"
+
+    @property
+    def changes_rules(self) -> bool:
+        """Return whether NMI writes rules of the node."""
+        return self not in (RedirectMode.CILIUM, RedirectMode.NONE)
+
+
+class RedirectTarget(StrEnum):
+    """The address to which the node redirects pods' requests."""
+
+    AUTO = "auto"
+    LOOPBACK = "loopback"
+    """The listener's address, 127.0.0.1 by default; it needs route_localnet."""
+    NODE = "node"
+    """The node's own address, which needs no route_localnet."""
 
 
 class RouteLocalnetMode(StrEnum):
@@ -114,7 +135,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("custom-user-agent", "custom_user_agent", str, "added to the User-Agent sent to Azure"),
     Flag("metadata-ip", "metadata_ip", str, "IPv4 address of IMDS"),
     Flag("metadata-port", "metadata_port", go_int, "port of IMDS"),
-    Flag("redirect", "redirect", one_of(RedirectMode), "nat, or none to change no rule"),
+    Flag("redirect", "redirect", one_of(RedirectMode), "backend of the redirect; cilium and none change no rule"),
+    Flag("redirect-target", "redirect_target", one_of(RedirectTarget), "auto, loopback, or node"),
     Flag(
         "ipt-update-interval-sec", "redirect_interval_seconds", go_int, "seconds between verifications of the nat rule"
     ),

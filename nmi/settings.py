@@ -18,6 +18,7 @@ from nmi.flag_table import (
     BootGuardAction,
     OperationMode,
     RedirectMode,
+    RedirectTarget,
     RouteLocalnetMode,
     StaleIdentity,
 )
@@ -143,12 +144,17 @@ class Settings:
     """IPv4 address of IMDS, for pods and for NMI."""
     metadata_port: int = 80
     """TCP port of IMDS."""
-    redirect: RedirectMode = RedirectMode.NAT
-    """How requests reach NMI: `nat` by a rule of the node; `none` changes no rule, for a machine without NET_ADMIN."""
+    redirect: RedirectMode = RedirectMode.AUTO
+    """How requests reach NMI: by a rule of the node in a backend of netfilter (`auto` and its former name `nat` choose
+    the backend), by a CiliumLocalRedirectPolicy (`cilium`), or directly (`none`). The last two change no rule."""
+    redirect_target: RedirectTarget = RedirectTarget.AUTO
+    """The address that the rule redirects to: `loopback` is the listener's and needs route_localnet, `node` is the
+    node's own. `auto` chooses `loopback` where route_localnet is on or NMI may set it."""
     redirect_interval_seconds: int = 60
     """Seconds between two verifications of the nat rule."""
     fail_closed: bool = False
-    """Block pods from the real IMDS while NMI is not running: both rules remain at exit. Needs the redirect `nat`."""
+    """Block pods from the real IMDS while NMI is not running: both rules remain at exit. Needs a redirect by
+    rules."""
     keep_redirect: bool = False
     """Leave the nat rule in place at exit."""
     delete_conntrack: bool = False
@@ -243,13 +249,14 @@ class Settings:
                 other is None, f"--{FLAG_OF[name]} and --{FLAG_OF[other or name]} are both {port}; give each its own"
             )
         _demand(
-            self.redirect is not RedirectMode.NAT or self.metadata_ip != self.listen_address,
+            not self.redirect.changes_rules or self.metadata_ip != self.listen_address,
             f"--metadata-ip and --nmi-listen-address are both {self.metadata_ip}: the redirect would target "
             f"itself; use --redirect=none where pods connect to NMI directly",
         )
         _demand(
-            not self.fail_closed or self.redirect is RedirectMode.NAT,
-            "--fail-closed needs --redirect=nat: it is a rule, and --redirect=none changes no rule",
+            not self.fail_closed or self.redirect.changes_rules,
+            f"--fail-closed needs a redirect by rules, such as --redirect=auto: it is a rule, and "
+            f"--redirect={self.redirect} changes no rule",
         )
         _demand(
             self.systemd_directory.startswith("/"),
@@ -318,8 +325,9 @@ class Settings:
         )
 
     @property
-    def redirect_target(self) -> tuple[str, int]:
-        """The target of the nat rule: an address that can be connected to, and the port of the token server."""
+    def redirect_destination(self) -> tuple[str, int]:
+        """The destination of a rule with the target `loopback`: an address that can be connected to, and the port of
+        the token server."""
         return (LOOPBACK if self.listen_address == ANY_ADDRESS else self.listen_address, self.listen_port)
 
     @property

@@ -80,3 +80,35 @@ async def run(words: Sequence[str], *, given: str = "", seconds: float = 30.0) -
                 process.kill()
             await process.wait()
     return Finished(process.returncode or 0, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
+
+
+async def first_bytes(words: Sequence[str], most: int, *, seconds: float = 30.0) -> bytes:
+    """Return the first *most* bytes of the standard output of *words*; a program with more output is killed.
+
+    Raises ProgramTimeoutError after *seconds*, StartError if the program is not installed.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            limit=most,
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        raise StartError(f"{words[0]} cannot be run ({error.strerror}): install it in NMI's image") from error
+    assert process.stdout is not None  # noqa: S101  it is a pipe
+    try:
+        async with asyncio.timeout(seconds):
+            try:
+                return await process.stdout.readexactly(most)
+            except asyncio.IncompleteReadError as error:
+                await process.wait()
+                return error.partial
+    except TimeoutError as error:
+        raise ProgramTimeoutError(f"{words[0]} did not end within {seconds:g} s") from error
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()

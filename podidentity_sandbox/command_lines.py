@@ -45,7 +45,7 @@ class CommandLines:
     def nmi_flags(self, node: str, ports: ProgramPorts, others: Sequence[str]) -> list[str]:
         """Return the flags, with *others* at the end."""
         redirected = (
-            ["--redirect=nat"]
+            ["--redirect=iptables-nft"]
             if self.network.redirects
             else ["--redirect=none", "--metadata-ip=127.0.0.1", f"--metadata-port={self.azure.metadata_port(node)}"]
         )

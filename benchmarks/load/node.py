@@ -129,7 +129,7 @@ def node(
         f"--prometheus-port={metrics_port}",
         f"--metadata-ip={behind.imds[0] if behind else '127.0.0.1'}",
         f"--metadata-port={node_servers.imds_port}",
-        *(("--redirect=nat", "--require-redirected") if behind else ("--redirect=none",)),
+        *(("--redirect=iptables-nft", "--require-redirected") if behind else ("--redirect=none",)),
         *flags,
     )
     with folder() as kept:

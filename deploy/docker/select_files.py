@@ -51,7 +51,7 @@ BASE_FILES = (
 NMI_FILES = (
     *(f"usr/sbin/{tables}{kind}" for tables in ("iptables", "ip6tables") for kind in ("", "-legacy*", "-nft*")),
     *(f"usr/sbin/{tables}-{kind}" for tables in ("iptables", "ip6tables") for kind in ("restore", "save")),
-    *("usr/sbin/conntrack", "etc/protocols", "etc/services"),
+    *("usr/sbin/nft", "usr/sbin/conntrack", "etc/protocols", "etc/services"),
     *(LIBRARIES + f"xtables/lib{family}_*.so" for family in ("xt", "ipt", "ip6t")),
     # Python finds shared libraries by the output of ldconfig: python-iptables loads libxtables in this way.
     *("usr/sbin/ldconfig", *(LIBRARIES + f"{name}.so.*" for name in ("libxtables", "libip4tc", "libip6tc"))),

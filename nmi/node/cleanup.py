@@ -9,12 +9,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from nmi.node import boot_guard
-from nmi.node.backend import Backend, detect
-from nmi.node.legacy_driver import LegacyDriver
-from nmi.node.nft_driver import NftDriver
+from nmi.node import boot_guard, leftovers
+from nmi.node.node_facts import find_programs
+from nmi.node.redirect_choice import Backend
 from nmi.node.rule_maintenance import RuleMaintenance
-from nmi.node.rules import IptablesDriver, RedirectError
+from nmi.node.rules import RedirectError, RedirectSpec, RuleDriver, TopRule
 from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings
 from podidentity.exits import StartError
@@ -33,13 +32,13 @@ async def cleanup(settings: Settings) -> list[str]:
         removed.append(f"removed the boot guard ({directory / boot_guard.NAME})")
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            async for backend, driver, tables in _drivers():
+            async for backend, driver, rules in _drivers(to):
                 maintenance = RuleMaintenance(driver)
-                # The redirect last: while it exists, pods do not reach the real IMDS.
-                for rule in (to.reject, to.redirect):
-                    if rule.table in tables and await maintenance.find(rule):
+                for rule in rules:
+                    if await maintenance.find(rule):
                         await maintenance.remove(rule)
-                        removed.append(f"removed {rule.name} ({rule.table} of iptables-{backend})")
+                        where = "nftables" if backend is Backend.NFTABLES else f"{rule.table} of {backend}"
+                        removed.append(f"removed {rule.name} ({where})")
     except RedirectError as error:
         raise StartError(f"not everything was removed: {error}; then run this again") from error
     except TimeoutError as error:
@@ -50,10 +49,13 @@ async def cleanup(settings: Settings) -> list[str]:
     return removed
 
 
-async def _drivers() -> AsyncIterator[tuple[Backend, IptablesDriver, frozenset[str]]]:
-    """Return each backend that may hold a rule, with those of its tables that exist."""
-    detected = await detect()
-    if detected.programs.nft is not None:
-        yield Backend.NFT, NftDriver(detected.programs.nft), frozenset(("nat", "filter"))
-    if detected.legacy_tables & {"nat", "filter"}:
-        yield Backend.LEGACY, await asyncio.to_thread(LegacyDriver), detected.legacy_tables
+async def _drivers(to: RedirectSpec) -> AsyncIterator[tuple[Backend, RuleDriver, tuple[TopRule, ...]]]:
+    """Yield each backend that may hold a rule, with the rules to look for. Raises StartError without any program."""
+    programs = await find_programs()
+    if not programs.backends:
+        raise StartError(
+            "no program of netfilter was found: install the packages iptables (1.8 or newer) and nftables in NMI's "
+            "image"
+        )
+    async for each in leftovers.drivers(programs, to):
+        yield each

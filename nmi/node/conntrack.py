@@ -1,10 +1,19 @@
-"""Deletion of tracked connections from pods to the real IMDS that are older than the redirect and would bypass NMI."""
+"""Tracked connections from pods to the real IMDS, which bypass NMI: deletion of those that are older than the redirect,
+and detection of later ones.
+"""
 
+import asyncio
 import re
+import socket
 
 from nmi.node.rules import RedirectError, RedirectSpec
-from nmi.subprocesses import SYSTEM_PATH, ProgramTimeoutError, find_program, run
+from nmi.subprocesses import SYSTEM_PATH, ProgramTimeoutError, find_program, first_bytes, run
 from podidentity.exits import StartError
+
+LISTED_MAX = 1 << 16
+"""Bytes of conntrack's output that are read, for about 400 connections: pods determine their number."""
+
+_BYPASSING = re.compile(rb"^tcp[^=\n]* src=([0-9.]+) dst=[0-9.]+ sport=([0-9]+) ", re.MULTILINE)
 
 _DELETED = re.compile(r"(\d+) flow entries have been deleted")
 
@@ -35,3 +44,33 @@ async def forget_bypassing(to: RedirectSpec, conntrack: str) -> int:
     if deleted is None:
         raise RedirectError(f"connections that bypass NMI were not ended: {done.complaint}; try conntrack -L")
     return int(deleted[1])  # nothing to delete ends with code 1, which is no error
+
+
+async def bypassing(to: RedirectSpec, conntrack: str) -> frozenset[tuple[str, int]] | None:
+    """Return source address and port of the tracked connections between pods and the real IMDS.
+
+    Connections of this node's own addresses do not count. Return None if conntrack cannot list them, or if there are
+    too many to read.
+    """
+    ip, port = to.metadata_ip, str(to.metadata_port)
+    words = (conntrack, "-L", "-p", "tcp", "--orig-dst", ip, "--orig-port-dst", port, "--reply-src", ip)
+    try:
+        listed = await first_bytes(words, LISTED_MAX)
+    except (ProgramTimeoutError, StartError):
+        return None
+    if len(listed) >= LISTED_MAX:
+        return None
+    found = {(source.decode(), int(number)) for source, number in _BYPASSING.findall(listed)}
+    addresses = {source for source, _ in found}
+    own = await asyncio.to_thread(lambda: {each for each in addresses if _is_own(each)})
+    return frozenset(each for each in found if each[0] not in own)
+
+
+def _is_own(address: str) -> bool:
+    """Return whether *address* is one of this machine: a socket can be bound to it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True

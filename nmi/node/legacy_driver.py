@@ -28,7 +28,7 @@ LOCK = Path("/run/xtables.lock")
 
 
 class LegacyDriver:
-    """`rules.IptablesDriver` for the legacy backend."""
+    """`rules.RuleDriver` for the legacy backend."""
 
     def __init__(self, *, lock: Path = LOCK) -> None:
         """Load python-iptables. Raises StartError if it, or the library that it uses, is missing."""
@@ -48,6 +48,21 @@ class LegacyDriver:
 
     async def detach(self, rule: TopRule) -> None:
         await asyncio.to_thread(self._detach, rule)
+
+    async def packets(self, rule: TopRule) -> int | None:
+        return await asyncio.to_thread(self._packets, rule)
+
+    def _packets(self, rule: TopRule) -> int | None:
+        with self._one, self._open(rule.table) as table:
+            if rule.chain and not table.is_chain(rule.chain):
+                return None
+            counted = rule.rules[0] if rule.chain else rule.text
+            name = rule.chain or rule.hook
+            for entry in _entries(table, name):
+                if self._text(table, name, entry) == counted:
+                    packets, _ = self._iptc.Rule(entry, self._iptc.Chain(table, name)).get_counters()
+                    return int(packets)
+            return None
 
     def _find(self, rule: TopRule) -> FoundRules:
         with self._one, self._open(rule.table) as table:

@@ -23,12 +23,12 @@ class NodeMetrics:
         for name, help_text, count in (
             (
                 "aadpodidentity_nmi_iptables_repairs",
-                "Changed iptables rules of NMI that were restored.",
+                "Changed rules of NMI that were restored.",
                 redirect.repairs,
             ),
             (
                 "aadpodidentity_nmi_iptables_failures",
-                "Failed verifications of NMI's iptables rules.",
+                "Failed verifications of NMI's rules.",
                 redirect.failures,
             ),
             (
@@ -50,7 +50,7 @@ class NodeMetrics:
         )
         yield GaugeMetricFamily(
             "aadpodidentity_nmi_redirect_in_force",
-            "1 while pods are redirected to NMI, or with --redirect=none.",
+            "1 while pods are redirected to NMI, or if NMI changes no rule (--redirect=none, --redirect=cilium).",
             value=float(redirect.problem() is None),
         )
         yield GaugeMetricFamily(

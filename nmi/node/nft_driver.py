@@ -5,6 +5,7 @@ without the rule. If another program changed the base of the transaction, it fai
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -13,12 +14,14 @@ from nmi.node.rules import FoundRules, RedirectError, TopRule
 from nmi.subprocesses import Finished, ProgramTimeoutError, run
 from podidentity.exits import StartError
 
+_COUNTER = re.compile(r" -c (\d+) \d+(?= |$)")
+
 _TRIES = 4
 """Attempts for one change, each with a new read. A busy writer like kube-proxy interferes for a few milliseconds."""
 
 NOT_PERMITTED = (
-    "iptables may not be changed here: give NMI the capability NET_ADMIN and run it as root on the host's network, or "
-    "start it with --redirect=none if pods reach it in another way"
+    "the rules of netfilter may not be changed here: give NMI the capability NET_ADMIN and run it as root on the "
+    "host's network, or start it with --redirect=none if pods reach it in another way"
 )
 
 
@@ -32,7 +35,7 @@ class NftPrograms:
 
 
 class NftDriver:
-    """`rules.IptablesDriver` for the nft backend."""
+    """`rules.RuleDriver` for the nft backend."""
 
     def __init__(self, programs: NftPrograms, *, seconds: float = 30.0) -> None:
         """Store the programs. *seconds* bounds each program; a node with ten thousand services needs several."""
@@ -56,6 +59,11 @@ class NftDriver:
             ),
             rules=rules,
         )
+
+    async def packets(self, rule: TopRule) -> int | None:
+        chain, counted = (rule.chain, rule.rules[0]) if rule.chain else (rule.hook, rule.text)
+        listed = await self._run(self._programs.iptables, "-t", rule.table, "-v", "-S", chain)
+        return packets_in(listed.stdout, chain, counted) if listed.code == 0 else None
 
     async def put(self, rule: TopRule) -> None:
         async def script() -> str:
@@ -107,6 +115,15 @@ class NftDriver:
         if done.not_permitted:
             raise StartError(f"{NOT_PERMITTED} ({done.complaint})")
         return done
+
+
+def packets_in(listed: str, chain: str, rule: str) -> int | None:
+    """Return the packets of *rule* in the output of `iptables -v -S`; None without the rule."""
+    for one in rules_of(listed, chain):
+        counter = _COUNTER.search(one)
+        if counter is not None and normalized(one.replace(counter[0], "", 1)) == rule:
+            return int(counter[1])
+    return None
 
 
 def put_script(before: str, rule: TopRule) -> str:

@@ -31,6 +31,7 @@ REST_SECONDS = 0.1
 _NETFILTER = 12  # NETLINK_NETFILTER, which the socket module does not name
 _GROUP = 1 << (7 - 1)  # NFNLGRP_NFTABLES
 _RULE_CHAIN, _CHAIN_NAME = 2, 3  # NFTA_RULE_CHAIN, NFTA_CHAIN_NAME of linux/netfilter/nf_tables.h
+_TABLE = 1  # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, and the same of every other object
 _DATAGRAM_MAX = 1 << 16
 _BUFFER = 1 << 16
 """Size in bytes of the kernel's buffer. A lost report counts as a change."""
@@ -55,14 +56,11 @@ class ChangeSource(Protocol):
 
 
 class NftChanges:
-    """The netlink group of nf_tables, filtered by chain names. Needs CAP_NET_ADMIN; raises OSError."""
+    """The netlink group of nf_tables, filtered by names of chains and tables. Needs CAP_NET_ADMIN; raises OSError."""
 
-    def __init__(self, chains: Iterable[str]) -> None:
-        self._marks = [
-            struct.pack("=HH", 4 + len(name) + 1, kind) + name.encode() + b"\0"
-            for name in chains
-            for kind in (_RULE_CHAIN, _CHAIN_NAME)
-        ]
+    def __init__(self, chains: Iterable[str] = (), *, tables: Iterable[str] = ()) -> None:
+        self._marks = [_named(kind, name) for name in chains for kind in (_RULE_CHAIN, _CHAIN_NAME)]
+        self._marks += [_named(_TABLE, name) for name in tables]
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETFILTER)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
@@ -75,7 +73,9 @@ class NftChanges:
         return self._socket.fileno()
 
     def read(self) -> bool:
-        """Return whether a rule in one of the chains, or a chain itself, changed, or whether reports were lost."""
+        """Return whether a rule in one of the chains, a chain itself, or anything in one of the tables changed, or
+        whether reports were lost.
+        """
         concerns = False
         for _ in range(_READS):
             try:
@@ -94,6 +94,10 @@ class NftChanges:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _named(kind: int, name: str) -> bytes:
+    return struct.pack("=HH", 4 + len(name) + 1, kind) + name.encode() + b"\0"
 
 
 class LockReleases:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from nmi.node.rules import IptablesDriver, LockHeldError, RedirectError, TopRule
+from nmi.node.rules import LockHeldError, RedirectError, RuleDriver, TopRule
 from podidentity.exits import StartError
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class RuleMaintenance:
 
     def __init__(
         self,
-        driver: IptablesDriver,
+        driver: RuleDriver,
         *,
         forget: Callable[[], Awaitable[int]] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -79,7 +79,7 @@ class RuleMaintenance:
         except RedirectError as error:
             self.failures += 1
             log.error(  # noqa: TRY400  the sentence says it all
-                "the rule is not in place yet; check this node's iptables, NMI retries soon",
+                "the rule is not in place yet; check this node's netfilter rules, NMI retries soon",
                 extra={"error": f"{rule.name}: {error}"},
             )
             return
@@ -106,7 +106,7 @@ class RuleMaintenance:
                     repaired = True
                     self.repairs += 1
                     log.warning(
-                        "changed iptables rule restored; find the program on this node that rewrites the table",
+                        "changed rule restored; find the program on this node that rewrites the table",
                         extra={"reason": f"{rule.name}: {fault}", "count": self.repairs},
                     )
             if repaired or self._unforgotten is not None:
@@ -129,7 +129,7 @@ class RuleMaintenance:
             except (RedirectError, StartError) as error:
                 self.failures += 1
                 log.error(  # noqa: TRY400  the sentence says it all
-                    "the rules could not be verified; check this node's iptables, NMI retries soon",
+                    "the rules could not be verified; check this node's netfilter rules, NMI retries soon",
                     extra={"error": self.problem() or str(error)},
                 )
             except Exception:

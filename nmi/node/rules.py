@@ -1,11 +1,13 @@
-"""The two iptables rules of NMI, as data, and the comparison of a table with them.
+"""The two rules of NMI, as data for iptables and for nftables, and the comparison of a table with them.
 
 The redirect leads a pod's requests for IMDS to NMI. The reject (--fail-closed) keeps all other packets for IMDS from
-being forwarded to the real one. Each rule is the first rule of a chain of the kernel. The drivers
-(`nmi.node.legacy_driver`, `nmi.node.nft_driver`) read and write the tables; `nmi.node.rule_maintenance` keeps the rules
-in place.
+being forwarded to the real one. With iptables each rule is the first rule of a chain of the kernel; with nftables it is
+the only rule of a chain in NMI's own table, at a priority before the chains of iptables. The drivers
+(`nmi.node.legacy_driver`, `nmi.node.nft_driver`, `nmi.node.nftables_driver`) read and write the tables;
+`nmi.node.rule_maintenance` keeps the rules in place.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +17,16 @@ CHAIN = "aad-metadata"
 """The chain name of the Go implementation, so that NMI on an upgraded node replaces that chain instead of adding a
 second one."""
 
+TABLE = "aad-pod-identity"
+"""NMI's table of nftables, of the family ip."""
+
+PRIORITY_BEFORE_DNAT = -101
+"""One before NF_IP_PRI_NAT_DST, the priority of iptables and of kube-proxy: the first nat mapping of a connection is
+the only one."""
+
+PRIORITY_BEFORE_FILTER = -1
+"""One before NF_IP_PRI_FILTER."""
+
 
 class RedirectError(Exception):
     """A table could not be read or changed this time. A retry may help; the text names what to check."""
@@ -22,6 +34,19 @@ class RedirectError(Exception):
 
 class LockHeldError(RedirectError):
     """Another program is writing: it holds the xtables lock, or wrote at the same time without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseChain:
+    """A chain of NMI's own table of nftables, which the kernel enters at a hook, with one rule."""
+
+    name: str
+    """No word of nft's grammar, such as `redirect`: programs load the output of `nft list ruleset` again."""
+    type: str
+    hook: str
+    priority: int
+    expressions: tuple[str, ...]
+    """The rule without its counter: each expression in the JSON of libnftables, with sorted keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +62,8 @@ class TopRule:
     hook: str
     """The chain of the kernel in which it is first."""
     text: str
+    base: BaseChain
+    """The same rule for nftables."""
     chain: str = ""
     """The chain of NMI in the same table that it jumps to; "" for a rule without a chain."""
     rules: tuple[str, ...] = ()
@@ -74,6 +101,17 @@ class RedirectSpec:
             table="nat",
             hook="PREROUTING",
             text=f"-j {CHAIN}",
+            base=BaseChain(
+                "prerouting",
+                "nat",
+                "prerouting",
+                PRIORITY_BEFORE_DNAT,
+                (
+                    _match("!=", "ip", "saddr", "127.0.0.1"),
+                    *self._matches,
+                    _json({"dnat": {"addr": self.target_ip, "port": self.target_port}}),
+                ),
+            ),
             chain=CHAIN,
             rules=(led, "-j RETURN"),
         )
@@ -86,16 +124,47 @@ class RedirectSpec:
             table="filter",
             hook="FORWARD",
             text=f"{self._requests} -j REJECT --reject-with tcp-reset",
+            base=BaseChain(
+                "forward",
+                "filter",
+                "forward",
+                PRIORITY_BEFORE_FILTER,
+                (*self._matches, _json({"reject": {"type": "tcp reset"}})),
+            ),
         )
 
     @property
     def _requests(self) -> str:
         return f"-d {self.metadata_ip}/32 -p tcp -m tcp --dport {self.metadata_port}"
 
+    @property
+    def _matches(self) -> tuple[str, ...]:
+        return _match("==", "ip", "daddr", self.metadata_ip), _match("==", "tcp", "dport", self.metadata_port)
+
+
+def _match(operator: str, protocol: str, field: str, value: str | int) -> str:
+    left = {"payload": {"protocol": protocol, "field": field}}
+    return _json({"match": {"op": operator, "left": left, "right": value}})
+
+
+def _json(expression: object) -> str:
+    return json.dumps(expression, sort_keys=True)
+
+
+class Found(Protocol):
+    """What a backend holds of one rule."""
+
+    @property
+    def nothing(self) -> bool:
+        """Return whether it holds no part of the rule."""
+
+    def fault(self, rule: TopRule) -> str | None:
+        """Return why *rule* is not in force exactly once and before other rules; None if it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class FoundRules:
-    """The rules of NMI that a table holds."""
+    """The rules of NMI that a table of iptables holds."""
 
     tops: tuple[tuple[int, str], ...]
     """Each rule of the hook that is NMI's, with its position from 1."""
@@ -123,21 +192,26 @@ class FoundRules:
         return None if position == 1 else f"other rules come before {top}"
 
 
-class IptablesDriver(Protocol):
+class RuleDriver(Protocol):
     """Access to the node's tables. Each call is one consistent read or one atomic change.
 
     Each raises LockHeldError while another program writes, another RedirectError if it failed this time, and
     podidentity.exits.StartError if only a change outside of NMI helps.
     """
 
-    async def find(self, rule: TopRule) -> FoundRules:
+    async def find(self, rule: TopRule) -> Found:
         """Return what exists of *rule*. Changes nothing, except that opening a missing legacy table creates it."""
+
+    async def packets(self, rule: TopRule) -> int | None:
+        """Return how many packets have matched *rule* since it was written, for nat the first ones of connections;
+        None if it is not in force."""
 
     async def put(self, rule: TopRule) -> None:
         """Put *rule* in place exactly once, first in its hook. Other rules keep order and counters."""
 
     async def detach(self, rule: TopRule) -> None:
-        """Remove every jump to its chain and keep the chain: no new connection enters it.
+        """Remove the jumps to its chain, with nftables the rule from its hook, and keep the chain: no new connection
+        is affected.
 
         The kernel tracks connections as long as a rule needs it. Connections that the chain has translated stay
         translated while the chain exists, also on a node where no other rule needs tracking.

@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
-from nmi.flag_table import RedirectMode, RouteLocalnetMode
-from nmi.node import conntrack, kubenet, route_localnet
-from nmi.node.backend import Backend, DetectedBackend, detect
+from nmi.flag_table import RedirectTarget, RouteLocalnetMode
+from nmi.node import conntrack, kubenet, leftovers, route_localnet
+from nmi.node.effect import RedirectEffect
 from nmi.node.flush_guard import FlushGuard
-from nmi.node.legacy_driver import LOCK, LegacyDriver
-from nmi.node.nft_driver import NftDriver
+from nmi.node.legacy_driver import LOCK
+from nmi.node.node_facts import NodeReading, driver_for, read_facts
+from nmi.node.redirect_choice import Backend, NodeFacts, RedirectChoice, choose
 from nmi.node.rule_changes import ChangeSource, LockReleases, NftChanges, RuleChangeNotifier
 from nmi.node.rule_maintenance import RuleMaintenance, retry_while_locked
-from nmi.node.rules import IptablesDriver, RedirectError, RedirectSpec
+from nmi.node.rules import TABLE, RedirectError, RedirectSpec
 from nmi.settings import Settings
 from podidentity.exits import StartError
 
@@ -24,14 +26,21 @@ class TrafficRedirect:
     The owner ends maintain() before remove(), because maintain() would restore the rules.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, node_address: str | None = None) -> None:
+        """Store the settings. *node_address* is the node's own IPv4 address, for the target `node`."""
         self._settings = settings
+        self._node_address = node_address
         self._to = redirect_spec(settings)
-        self._detected: DetectedBackend | None = None
+        self._node: NodeReading | None = None
         self._maintenance: RuleMaintenance | None = None
         self._change_notifier = RuleChangeNotifier()
         self._localnet: str | None = None
         self._guard: FlushGuard | None = None
+        self._effect: RedirectEffect | None = None
+        self._leftover: str | None = None
+        self._labels: frozenset[tuple[str, str]] | None = None
+        self.choice: RedirectChoice | None = None
+        """The backend and the target, after prepare()."""
 
     @property
     def repairs(self) -> int:
@@ -56,33 +65,56 @@ class TrafficRedirect:
         )
 
     async def prepare(self) -> None:
-        """Check that this node meets the requirements of the settings. Only --fail-closed already changes it.
+        """Choose backend and target, and check that this node meets the requirements of the settings.
 
-        Raises StartError, or RedirectError if nat cannot be read.
+        Only --fail-closed already changes the node. Raises StartError, or RedirectError if nat cannot be read.
         """
         settings = self._settings
         await asyncio.to_thread(kubenet.check, settings.kubelet_config, allowed=settings.allow_kubenet)
-        if settings.redirect is RedirectMode.NONE:
-            return
-        if settings.delete_conntrack:
-            await conntrack.find_conntrack()
-        self._detected = await detect()
-        log.info("found the node's iptables", extra={"reason": str(self._detected.backend)})
-        if self._detected.left_elsewhere:
-            log.warning(
-                "the other backend of iptables holds a redirect, too; stop NMI and run `nmi --cleanup` here once"
-            )
-        maintenance = RuleMaintenance(
-            await driver_for(self._detected), forget=self._forget_bypassing if settings.delete_conntrack else None
+        if settings.redirect.changes_rules:
+            if settings.delete_conntrack:
+                await conntrack.find_conntrack()
+            self._node = await read_facts(node_address=self._node_address)
+        self.choice = choose(
+            self._node.facts if self._node is not None else NodeFacts(node_address=self._node_address),
+            settings.redirect,
+            settings.redirect_target,
+            listen_address=settings.redirect_destination[0],
+            sets_localnet=settings.route_localnet is RouteLocalnetMode.SET,
         )
+        log.info(
+            "redirect chosen",
+            extra={"reason": self.note()},
+        )
+        if self.choice.target is RedirectTarget.NODE:
+            self._to = redirect_spec(settings, self._node_address)
+        if self._node is None:
+            return
+        driver = await driver_for(self.choice.backend, self._node.programs)
+        maintenance = RuleMaintenance(driver, forget=self._forget_bypassing if settings.delete_conntrack else None)
         await maintenance.find(self._to.redirect)
         if settings.fail_closed:
             await maintenance.install(self._to.reject)
             await self._guard_from_flushes()
+        self._effect = RedirectEffect(
+            self._node.facts,
+            self.choice.backend,
+            lambda: driver.packets(self._to.redirect),
+            self._bypassing,
+            lambda: maintenance.repairs,
+        )
         self._maintenance = maintenance
 
+    def note_labels(self, labels: Iterable[tuple[str, str]]) -> None:
+        """Note the labels of the node object, which show nodes where no rule is effective. Call it after prepare()."""
+        if self._effect is not None:
+            self._effect.note_labels(frozenset(labels))
+
     async def install(self) -> None:
-        """Redirect pods to NMI. Call it when NMI listens. Raises StartError."""
+        """Redirect pods to NMI, and then remove NMI's rules from other backends. Call it when NMI listens.
+
+        Raises StartError.
+        """
         if self._maintenance is None:
             return
         await self._ensure_localnet()
@@ -90,10 +122,11 @@ class TrafficRedirect:
         self._change_notifier.notify()  # other failures than the rule's own need not wait for the interval
         if not self._settings.fail_closed:
             await self._lift_reject(self._maintenance)
+        await self._remove_leftovers()
 
     async def maintain(self) -> None:
         """Keep the rules in place until cancelled. Failures are logged, reported by problem(), and retried."""
-        if self._maintenance is None or self._detected is None:
+        if self._maintenance is None:
             return
         seconds = float(self._settings.redirect_interval_seconds)
         async with self._change_notifier.listening_to(self._changes), asyncio.TaskGroup() as tasks:
@@ -101,23 +134,31 @@ class TrafficRedirect:
                 self._maintenance.maintain(seconds, self._change_notifier.pause), name="maintain the rules"
             )
             tasks.create_task(self._watch_localnet(seconds), name="watch route_localnet")
+            tasks.create_task(self._watch_effect(seconds), name="watch the redirect's effect")
 
     def problem(self) -> str | None:
         """Return why pods may not be redirected, for the readiness probe; None if they are, or without a redirect."""
         if self._maintenance is None:
-            return None if self._settings.redirect is RedirectMode.NONE else "the node is not prepared yet"
+            return None if not self._settings.redirect.changes_rules else "the node is not prepared yet"
         if problem := self._maintenance.problem():
             return problem
         if not self._maintenance.in_force(self._to.redirect):
             return f"{self._to.redirect.name}: it has not been installed yet"
-        return self._localnet
+        return self._localnet or self._leftover or (self._effect.problem() if self._effect is not None else None)
+
+    def note(self) -> str:
+        """Return backend, target and the reason of the choice in one line; "" before prepare()."""
+        return f"{self.choice.backend} to {self.choice.target}: {self.choice.reason}" if self.choice else ""
 
     def state(self) -> dict[str, object]:
         """Return the state for the debug page."""
         maintenance = self._maintenance
         return {
             "redirect": str(self._settings.redirect),
-            "backend": str(self._detected.backend) if self._detected else "",
+            "backend": str(self.choice.backend) if self.choice else "",
+            "target": str(self.choice.target) if self.choice else "",
+            "reason": self.choice.reason if self.choice else "",
+            "packets": self._effect.packets if self._effect else 0,
             "in_force": maintenance is not None and maintenance.in_force(self._to.redirect),
             "fail_closed": self._settings.fail_closed,
             "closed": self.closed,
@@ -154,7 +195,7 @@ class TrafficRedirect:
 
     async def _guard_from_flushes(self) -> None:
         """Create the flush guard. It exists until this process ends, as the reject exists longer."""
-        if self._detected is None or self._detected.backend is not Backend.NFT:
+        if self._backend is Backend.IPTABLES_LEGACY:
             return  # `nft flush ruleset` does not affect the legacy tables
         try:
             self._guard = await asyncio.to_thread(FlushGuard, self._to)
@@ -189,11 +230,13 @@ class TrafficRedirect:
 
     def _may_have_filter(self) -> bool:
         """Return whether reading filter creates nothing."""
-        found = self._detected
-        return found is not None and (found.backend is Backend.NFT or "filter" in found.legacy_tables)
+        tables = self._node.legacy_tables if self._node is not None else ()
+        return self._backend is not Backend.IPTABLES_LEGACY or "filter" in tables
 
     def _changes(self) -> ChangeSource:
-        if self._detected is not None and self._detected.backend is Backend.NFT:
+        if self._backend is Backend.NFTABLES:
+            return NftChanges(tables=(TABLE,))
+        if self._backend is Backend.IPTABLES_NFT:
             rules = (self._to.redirect, self._to.reject) if self._settings.fail_closed else (self._to.redirect,)
             return NftChanges(chain for rule in rules for chain in (rule.hook, rule.chain) if chain)
         return LockReleases(LOCK)
@@ -202,17 +245,17 @@ class TrafficRedirect:
         return await conntrack.forget_bypassing(self._to, await conntrack.find_conntrack())
 
     async def _ensure_localnet(self) -> None:
-        if not route_localnet.needed(self._settings.redirect_target[0]):
+        if not route_localnet.needed(self._to.target_ip):
             return
         setting = self._settings.route_localnet is RouteLocalnetMode.SET
         problem = await asyncio.to_thread(route_localnet.fault)
         if setting:
-            if self._detected is None or self._detected.iptables is None:
+            iptables = self._node.programs.iptables(self._backend) if self._node is not None else None
+            if iptables is None:
                 raise StartError(
                     "--route-localnet=set needs the iptables program of this node's backend in NMI's image"
                 )
             # The guard first, so that route_localnet is never on without it.
-            iptables = self._detected.iptables
             if await retry_while_locked(lambda: route_localnet.ensure_guard(iptables)):
                 log.info("guard of this node's 127.0.0.1 added to filter/INPUT; it stays there when NMI stops")
             if problem:
@@ -238,14 +281,52 @@ class TrafficRedirect:
                     extra={"error": self._localnet},
                 )
 
+    @property
+    def _backend(self) -> Backend:
+        return self.choice.backend if self.choice is not None else Backend.NONE
 
-def redirect_spec(settings: Settings) -> RedirectSpec:
-    """Return the redirect that *settings* require."""
-    return RedirectSpec(settings.metadata_ip, settings.metadata_port, *settings.redirect_target)
+    async def _bypassing(self) -> frozenset[tuple[str, int]] | None:
+        try:
+            program = await conntrack.find_conntrack()
+        except StartError:
+            return None  # only --enable-conntrack-deletion requires the program
+        return await conntrack.bypassing(self._to, program)
+
+    async def _watch_effect(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            if self._leftover is not None:
+                await self._remove_leftovers()
+            if self._effect is None:
+                continue
+            try:
+                await self._effect.check()
+            except (StartError, RedirectError) as error:
+                log.error(  # noqa: TRY400  the sentence says it all
+                    "the redirect's effect could not be verified; see the error, NMI retries at the next interval",
+                    extra={"error": str(error)},
+                )
+
+    async def _remove_leftovers(self) -> None:
+        """Remove NMI's rules from other backends, once the redirect is in force in this one."""
+        if self._node is None or self._maintenance is None or not self._maintenance.in_force(self._to.redirect):
+            self._leftover = "rules of another backend were not looked for, because the redirect is not in force yet"
+            return
+        try:
+            removed = await leftovers.remove(self._node.programs, self._to, keep=self._backend)
+        except (StartError, RedirectError) as error:
+            self._leftover = f"a rule of another backend could not be removed: {error}"
+            log.error(  # noqa: TRY400  the sentence says it all
+                "a redirect of another backend may lead pods elsewhere; see the error, NMI retries at the interval",
+                extra={"error": str(error)},
+            )
+            return
+        self._leftover = None
+        for each in removed:
+            log.info("rule of another backend removed", extra={"reason": each})
 
 
-async def driver_for(detected: DetectedBackend) -> IptablesDriver:
-    """Return the driver of the node's own backend. Raises StartError if its programs are not installed."""
-    if detected.backend is Backend.NFT and detected.programs.nft is not None:
-        return NftDriver(detected.programs.nft)
-    return await asyncio.to_thread(LegacyDriver)
+def redirect_spec(settings: Settings, node_address: str | None = None) -> RedirectSpec:
+    """Return the redirect that *settings* require: to *node_address* if given, else to the listener's address."""
+    ip, port = settings.redirect_destination
+    return RedirectSpec(settings.metadata_ip, settings.metadata_port, node_address or ip, port)

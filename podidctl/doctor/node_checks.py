@@ -1,17 +1,12 @@
 """Checks of this machine as a node: the nat rule, whether connections match it, kubenet, and IMDS. Pure."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mic.preview.text import counted
-from nmi.node.rule_text import normalized
-from nmi.node.rules import CHAIN
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import FailClosedState
 from podidctl.doctor.schema import Finding, Level, make_finding
-
-_COUNTER_LINE = re.compile(r"\[(?P<packets>\d+):\d+\] -A (?P<chain>\S+) (?P<rule>.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +18,10 @@ class NodeState:
     """Fault of the redirect; None if it is correct."""
     wanted: bool = True
     """Whether this node's NMI installs a redirect."""
+    choice: str = ""
+    """Backend and target of the redirect, and the reason; "" if nothing is redirected by a rule."""
+    bypass: str | None = None
+    """Why the rule is not effective on this node; None if nothing shows that."""
     packets: int | None = None
     """First packets of connections that have matched the rule since it was written; None if not counted."""
     pods: int | None = 0
@@ -35,21 +34,14 @@ class NodeState:
     """State of the mechanisms for the time without NMI; None if nothing is redirected."""
 
 
-def packets_in(saved: str, rule: str) -> int | None:
-    """Return how many packets have matched *rule* (normalized) of NMI's chain in the output of `iptables-save -c`."""
-    for line in saved.splitlines():
-        match = _COUNTER_LINE.fullmatch(line.strip())
-        if match is not None and match["chain"] == CHAIN and normalized(match["rule"]) == rule:
-            return int(match["packets"])
-    return None
-
-
 def check_redirect(state: NodeState) -> Iterator[Finding]:
     """Check that the rule is in force and that pods' requests match it."""
     about = f"node {state.name}"
     if not state.wanted:
-        yield make_finding("nat rule", Level.OK, f"{about}: none is required because of --redirect=none")
+        yield make_finding("nat rule", Level.OK, f"{about}: none is required because of --redirect")
         return
+    if state.choice:
+        yield make_finding("backend", Level.OK, f"{about}: {state.choice}")
     if isinstance(state.fault, ReadFailure):
         yield make_finding(
             "nat rule", Level.UNKNOWN, f"{about}: {state.fault.why}", "run it as root, in the host's network"
@@ -60,8 +52,11 @@ def check_redirect(state: NodeState) -> Iterator[Finding]:
         yield make_finding("nat rule", Level.PROBLEM, f"{about}: {state.fault}: pods reach IMDS directly", then)
         return
     yield make_finding("nat rule", Level.OK, f"{about}: in force, before all other rules")
-    if state.packets is None:
-        yield make_finding("redirects", Level.UNKNOWN, f"{about}: iptables has no counter of the rule")
+    if state.bypass is not None:
+        says, _, then = state.bypass.partition("; ")
+        yield make_finding("redirects", Level.PROBLEM, f"{about}: {says}", then)
+    elif state.packets is None:
+        yield make_finding("redirects", Level.UNKNOWN, f"{about}: the rule has no counter")
     elif state.packets == 0 and state.pods is None:
         says = f"{about}: no connection has matched the rule, and the labelled pods on this node could not be read"
         yield make_finding(
@@ -74,8 +69,8 @@ def check_redirect(state: NodeState) -> Iterator[Finding]:
         )
         then = (
             "request a token from a pod on this node and run this command again; if the count stays 0, pods' traffic "
-            "bypasses netfilter: with Cilium set bpf.hostLegacyRouting=true (eBPF host routing bypasses the nat "
-            "table)"
+            "bypasses netfilter: with Cilium use --redirect=cilium or set bpf.hostLegacyRouting=true (eBPF host "
+            "routing bypasses the nat table)"
         )
         yield make_finding("redirects", Level.WARNING, says, then)
     else:

@@ -3,22 +3,24 @@ does not exist, because that would create it.
 """
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import aiohttp
 
-from nmi.flag_table import RedirectMode
+from nmi.flag_table import RedirectTarget, RouteLocalnetMode
 from nmi.node import boot_guard, route_localnet
-from nmi.node.backend import Backend, DetectedBackend, detect
 from nmi.node.kubenet import names_kubenet
+from nmi.node.node_facts import NodeReading, driver_for, read_facts
+from nmi.node.redirect_choice import Backend, RedirectChoice, bypass, choose
 from nmi.node.rules import RedirectError, RedirectSpec, TopRule
-from nmi.node.traffic_redirect import driver_for, redirect_spec
+from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings
 from nmi.subprocesses import ProgramTimeoutError, run
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import RESTRICTED_TABLES, FailClosedState, has_restriction
-from podidctl.doctor.node_checks import NodeState, packets_in
+from podidctl.doctor.node_checks import NodeState
 from podidentity.exits import StartError
 
 IMDS_SECONDS: Final = 5.0
@@ -27,26 +29,54 @@ VERSIONS: Final = "/metadata/versions"
 """The only path of IMDS that needs no identity."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Redirect:
+    """The redirect of this node's NMI, as NMI chooses it."""
+
+    reading: NodeReading
+    choice: RedirectChoice
+    to: RedirectSpec
+
+
 async def read_node(settings: Settings, *, pods: int | None, ask_imds: bool) -> NodeState:
     """Return the state of this machine, which is the node in *settings* (of the NMI on it)."""
-    wanted = settings.redirect is RedirectMode.NAT
-    fault, packets = await _redirect(settings) if wanted else (None, None)
+    wanted = settings.redirect.changes_rules
+    redirect = await _chosen(settings) if wanted else None
+    fault, packets = await _fault(redirect) if redirect is not None else (None, None)
+    found = redirect if isinstance(redirect, _Redirect) else None
     return NodeState(
         name=settings.node_name,
         fault=fault,
         wanted=wanted,
+        choice=f"{found.choice.backend} to {found.choice.target}: {found.choice.reason}" if found is not None else "",
+        bypass=bypass(found.reading.facts, found.choice.backend, redirected=bool(packets)) if found else None,
         packets=packets,
         pods=pods,
         kubenet=await asyncio.to_thread(_kubenet, settings.kubelet_config),
         imds=await _imds(settings) if ask_imds else None,
-        closing=await _fail_closed_state(settings) if wanted else None,
+        closing=await _fail_closed_state(settings, redirect) if redirect is not None else None,
     )
 
 
-async def _fail_closed_state(settings: Settings) -> FailClosedState:
-    to = redirect_spec(settings)
-    fault, restricted = await _reject(to)
-    local = route_localnet.needed(settings.redirect_target[0])
+async def _chosen(settings: Settings) -> _Redirect | ReadFailure:
+    try:
+        reading = await read_facts()
+        choice = choose(
+            reading.facts,
+            settings.redirect,
+            settings.redirect_target,
+            listen_address=settings.redirect_destination[0],
+            sets_localnet=settings.route_localnet is RouteLocalnetMode.SET,
+        )
+    except (StartError, ProgramTimeoutError) as error:
+        return ReadFailure(str(error))
+    address = reading.facts.node_address if choice.target is RedirectTarget.NODE else None
+    return _Redirect(reading, choice, redirect_spec(settings, address))
+
+
+async def _fail_closed_state(settings: Settings, redirect: _Redirect | ReadFailure) -> FailClosedState:
+    fault, restricted = await _reject(redirect)
+    local = isinstance(redirect, _Redirect) and route_localnet.needed(redirect.to.target_ip)
     return FailClosedState(
         wanted=settings.fail_closed,
         fault=fault,
@@ -56,23 +86,46 @@ async def _fail_closed_state(settings: Settings) -> FailClosedState:
     )
 
 
-async def _reject(to: RedirectSpec) -> tuple[str | ReadFailure | None, tuple[str, ...] | ReadFailure]:
-    """Return the fault of the reject rule and the tables with AKS's rule, both in this node's backend."""
+async def _reject(
+    redirect: _Redirect | ReadFailure,
+) -> tuple[str | ReadFailure | None, tuple[str, ...] | ReadFailure]:
+    """Return the fault of the reject rule in NMI's backend, and the tables of iptables with AKS's rule."""
+    if isinstance(redirect, ReadFailure):
+        return redirect, redirect
+    backend, programs, rule = redirect.choice.backend, redirect.reading.programs, redirect.to.reject
     try:
-        detected = await detect()
-        legacy = detected.backend is Backend.LEGACY
-        if legacy and to.reject.table not in detected.legacy_tables:
-            fault: str | None = "the rule is missing"
-        else:
-            fault = (await (await driver_for(detected)).find(to.reject)).fault(to.reject)
-        save = _save_program(detected)
+        legacy = backend is Backend.IPTABLES_LEGACY
+        existing = redirect.reading.legacy_tables
+        fault = await _fault_of(redirect, rule)
+        save = programs.save(backend)
         if save is None:
             return fault, ReadFailure("no iptables-save program is installed")
-        tables = [each for each in RESTRICTED_TABLES if not legacy or each in detected.legacy_tables]
+        tables = [each for each in RESTRICTED_TABLES if not legacy or each in existing]
         saved = {each: (await run((save, "-t", each))).stdout for each in tables}
-        return fault, tuple(each for each in tables if has_restriction(saved[each], to))
+        return fault, tuple(each for each in tables if has_restriction(saved[each], redirect.to))
     except (StartError, RedirectError, ProgramTimeoutError) as error:
         return ReadFailure(str(error)), ReadFailure(str(error))
+
+
+async def _fault_of(redirect: _Redirect, rule: TopRule) -> str | None:
+    if redirect.choice.backend is Backend.IPTABLES_LEGACY and rule.table not in redirect.reading.legacy_tables:
+        return "the chain is missing" if rule.chain else "the rule is missing"
+    driver = await driver_for(redirect.choice.backend, redirect.reading.programs)
+    return (await driver.find(rule)).fault(rule)
+
+
+async def _fault(redirect: _Redirect | ReadFailure) -> tuple[str | ReadFailure | None, int | None]:
+    """Return the fault of the redirect, and the packets that matched it if it has none."""
+    if isinstance(redirect, ReadFailure):
+        return redirect, None
+    try:
+        rule = redirect.to.redirect
+        if (fault := await _fault_of(redirect, rule)) is not None:
+            return fault, None
+        driver = await driver_for(redirect.choice.backend, redirect.reading.programs)
+        return None, await driver.packets(rule)
+    except (StartError, RedirectError, ProgramTimeoutError) as error:
+        return ReadFailure(str(error)), None
 
 
 def _boot_guard(directory: Path) -> bool | ReadFailure:
@@ -80,33 +133,6 @@ def _boot_guard(directory: Path) -> bool | ReadFailure:
         return boot_guard.installed(directory)
     except OSError as error:
         return ReadFailure(f"{directory} cannot be read ({error.strerror})")
-
-
-async def _redirect(settings: Settings) -> tuple[str | ReadFailure | None, int | None]:
-    rule = redirect_spec(settings).redirect
-    try:
-        detected = await detect()
-        if detected.backend is Backend.LEGACY and rule.table not in detected.legacy_tables:
-            return "the chain is missing", None
-        there = await (await driver_for(detected)).find(rule)
-        fault = there.fault(rule)
-        return fault, None if fault else await _packets(detected, rule)
-    except (StartError, RedirectError, ProgramTimeoutError) as error:
-        return ReadFailure(str(error)), None
-
-
-async def _packets(detected: DetectedBackend, rule: TopRule) -> int | None:
-    save = _save_program(detected)
-    if save is None:
-        return None
-    return packets_in((await run((save, "-c", "-t", rule.table))).stdout, rule.rules[0])
-
-
-def _save_program(detected: DetectedBackend) -> str | None:
-    """Return the iptables-save program of this node's backend."""
-    programs = detected.programs
-    nft = programs.nft.save if programs.nft is not None else None
-    return programs.legacy_save if detected.backend is Backend.LEGACY else nft
 
 
 def _kubenet(config: Path) -> bool:

@@ -28,6 +28,7 @@ def nmi_rights(*, managed: bool) -> tuple[Right, ...]:
     )
     return (
         *_rights(READ, "", "pods"),
+        Right("get", "", "nodes", needed=False, purpose="the detection of eBPF host routing by the node's label"),
         *_rights(("list", "watch"), GROUP, *ours, "azurepodidentityexceptions"),
         *told,
     )

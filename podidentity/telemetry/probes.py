@@ -74,7 +74,8 @@ class HttpEndpoints:
     `start`.
 
     `healthz` returns the body of a 200 (`Active`, `Not Active`: the Go implementation's interface). `readyz` returns
-    named checks; a failed check gives a 503. `state` returns the content of /debug/state, ready for JSON. All run in
+    named checks; a failed check gives a 503. `notes` returns text about checks by their names, which /readyz appends in
+    parentheses. `state` returns the content of /debug/state, ready for JSON. All run in
     the event loop and must not block. `profile`, called with a number of seconds, returns the content of
     /debug/profile. Pages under /debug are only served to processes on this machine's loopback.
     """
@@ -86,6 +87,7 @@ class HttpEndpoints:
         *,
         healthz: Callable[[], str] | None = None,
         readyz: Callable[[], Checks] | None = None,
+        notes: Callable[[], Mapping[str, str]] | None = None,
         registry: CollectorRegistry | None = None,
         state: Callable[[], Mapping[str, object]] | None = None,
         profile: Callable[[float], Awaitable[str]] | None = None,
@@ -97,6 +99,7 @@ class HttpEndpoints:
         self.port = port
         self._healthz = healthz
         self._readyz = readyz
+        self._notes = notes
         self._registry = registry
         self._state = state
         self._profile = profile
@@ -223,7 +226,11 @@ class HttpEndpoints:
             return 200, self._healthz().encode(), _PLAIN
         if path == b"/readyz" and self._readyz is not None:
             checks = self._readyz()
-            lines = [f"[+]{name} ok\n" if why is None else f"[-]{name}: {why}\n" for name, why in checks.items()]
+            notes = {name: f" ({note})" for name, note in (self._notes() if self._notes is not None else {}).items()}
+            lines = [
+                f"{f'[+]{name} ok' if why is None else f'[-]{name}: {why}'}{notes.get(name, '')}\n"
+                for name, why in checks.items()
+            ]
             ready = all(why is None for why in checks.values())
             return 200 if ready else 503, "".join([*lines, "ready\n" if ready else "not ready\n"]).encode(), _PLAIN
         if path == b"/metrics" and self._registry is not None:

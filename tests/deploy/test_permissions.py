@@ -2,8 +2,9 @@
 
 The calls: mic/app.py (watches), mic/reconciliation/writer.py, mic/startup/type_upgrade.py,
 podidentity/kube/{locks,events}.py for MIC;
-nmi/identity/{cluster_cache,verification_reads,assigned_identity,managed_mode}.py, nmi/tokens/secrets.py and
-podidentity/kube/events.py for NMI. test_programs_under_their_roles.py shows that they are sufficient.
+nmi/app.py (this node), nmi/identity/{cluster_cache,verification_reads,assigned_identity,managed_mode}.py,
+nmi/tokens/secrets.py and podidentity/kube/events.py for NMI. test_programs_under_their_roles.py shows that they are
+sufficient.
 """
 
 import itertools
@@ -44,12 +45,14 @@ def lock(name: str = "aad-pod-identity-mic") -> set[Right]:
 
 STANDARD: set[Right] = {
     ("pods", "", "get list watch"),
+    ("nodes", "", "get"),
     ("events", "", "create patch"),
     (f"azureassignedidentities.{GROUP}", "", "list watch"),
     (f"azurepodidentityexceptions.{GROUP}", "", "list watch"),
 }
 MANAGED: set[Right] = {
     ("pods", "", "get list watch"),
+    ("nodes", "", "get"),
     ("events", "", "create patch"),
     (f"azureidentities.{GROUP}", "", "list watch"),
     (f"azureidentitybindings.{GROUP}", "", "list watch"),

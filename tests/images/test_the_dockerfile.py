@@ -89,7 +89,7 @@ def test_only_nmi_installs_debian_packages() -> None:
     assert "apt" not in base
     assert STAGES["nmi-system"].base == "system"
     (run,) = STAGES["nmi-system"].of("RUN")
-    assert "--no-install-recommends iptables conntrack " in run
+    assert "--no-install-recommends iptables nftables conntrack " in run
 
 
 def test_shared_libraries_of_all_programs_are_found() -> None:

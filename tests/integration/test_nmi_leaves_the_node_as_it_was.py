@@ -32,7 +32,7 @@ async def test_sigterm_leaves_the_tables_as_before(node: Sandbox) -> None:
     assert saved(node) == before
 
 
-@pytest.mark.parametrize("moment", ["nmi starting", "found the node's iptables", "no watch is silent", "rule in place"])
+@pytest.mark.parametrize("moment", ["nmi starting", "redirect chosen", "no watch is silent", "rule in place"])
 async def test_a_sigterm_in_the_middle_of_the_start_leaves_nothing(node: Sandbox, moment: str) -> None:
     assert await end(node, signal.SIGTERM) == 0
     before = saved(node)
@@ -79,7 +79,7 @@ async def test_with_fail_closed_both_rules_stay_until_the_cleanup(closed: Sandbo
     assert on_node(closed, sys.executable, "-m", "nmi", "--cleanup") == "there was nothing of NMI on this node\n"
 
 
-@pytest.mark.parametrize("moment", ["found the node's iptables", "no watch is silent", "nmi active"])
+@pytest.mark.parametrize("moment", ["redirect chosen", "no watch is silent", "nmi active"])
 async def test_with_fail_closed_a_sigterm_in_the_middle_of_the_start_leaves_the_node_closed(
     closed: Sandbox, moment: str
 ) -> None:

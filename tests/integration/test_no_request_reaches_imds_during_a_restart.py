@@ -38,6 +38,7 @@ async def start(backend: str) -> AsyncIterator[Start]:
     made: list[Sandbox] = []
 
     async def run(*flags: str) -> Sandbox:
+        flags = ("--redirect=auto", *flags)  # the sandbox requires a backend
         sandbox = Sandbox(Settings(namespaces=True, programs=False, environment=os.environ, nmi_flags=flags))
         made.append(sandbox)
         await sandbox.start()

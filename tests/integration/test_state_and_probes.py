@@ -24,7 +24,11 @@ async def test_the_state_and_the_probes_of_a_running_nmi() -> None:
 
         ready = await read("/readyz")
         assert ready.status == 200
-        assert ready.text == "[+]active ok\n[+]api server ok\n[+]watches ok\n[+]redirect ok\nready\n"
+        note = (
+            "(none to loopback: --redirect=none requires this backend; without a redirect NMI listens on "
+            "--nmi-listen-address only)"
+        )
+        assert ready.text == f"[+]active ok\n[+]api server ok\n[+]watches ok\n[+]redirect ok {note}\nready\n"
         state = await read("/debug/state")
         assert state.status == 200
         assert set(state.body) >= {"node", "version", "health", "feed", "broker", "governor", "server", "plumbing"}

@@ -13,7 +13,7 @@ from nmi.identity.watches import GRACE_SECONDS
 from podidentity.kube.informer import SILENCE_SECONDS
 from tests.observability.pack import ROOT, RUNBOOKS, Alert, alerts
 
-COMMAND = re.compile(r"kubectl|podidctl|ss |nmi |helm |fuser |curl |iptables|auditctl |conntrack ")
+COMMAND = re.compile(r"kubectl|podidctl|ss |nmi |helm |fuser |curl |iptables|nft |auditctl |conntrack ")
 """Commands in backticks."""
 PARTS = ["Meaning", "Diagnosis", "Actions", "End of the alert"]
 EACH = pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert.name)

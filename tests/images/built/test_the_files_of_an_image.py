@@ -98,7 +98,7 @@ def test_the_image_has_its_labels(image: Image) -> None:
 def test_only_nmi_has_programs_that_change_rules() -> None:
     for name, there in (("nmi", True), ("mic", False), ("demo", False)):
         root = Image(name).root
-        for program in ("iptables-nft", "iptables-legacy", "conntrack"):
+        for program in ("iptables-nft", "iptables-legacy", "nft", "conntrack"):
             assert (root / "usr/sbin" / program).is_symlink() or (root / "usr/sbin" / program).exists() is there
 
 

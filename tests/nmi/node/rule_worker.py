@@ -9,12 +9,12 @@ import logging
 import sys
 from typing import Any
 
-from nmi.node.backend import detect, find_programs
-from nmi.node.conntrack import find_conntrack, forget_bypassing
-from nmi.node.legacy_driver import LegacyDriver
-from nmi.node.nft_driver import NftDriver
+from nmi.flag_table import RedirectMode, RedirectTarget
+from nmi.node.conntrack import bypassing, find_conntrack, forget_bypassing
+from nmi.node.node_facts import driver_for, find_programs, read_facts
+from nmi.node.redirect_choice import Backend, choose
 from nmi.node.rule_maintenance import RuleMaintenance
-from nmi.node.rules import IptablesDriver, RedirectError, RedirectSpec
+from nmi.node.rules import RedirectError, RedirectSpec, RuleDriver
 from podidentity.exits import StartError
 from tests.nmi.node.standard_output import OUT, say
 
@@ -27,7 +27,7 @@ def tell(answer: dict[str, Any]) -> None:
 
 async def act(
     maintenance: RuleMaintenance,
-    driver: IptablesDriver,
+    driver: RuleDriver,
     action: str,
     name: str = "redirect",
     port: int = TO.target_port,
@@ -47,17 +47,28 @@ async def act(
             return (await driver.find(rule)).fault(rule)
         case "forget":
             return await forget_bypassing(to, await find_conntrack())
-        case "detect":
-            return (await detect()).backend
+        case "packets":
+            return await driver.packets(rule)
         case _:
-            raise ValueError(action)
+            return await read(action, to)
     return maintenance.in_force(rule)
 
 
+async def read(action: str, to: RedirectSpec) -> object:
+    match action:
+        case "bypassing":
+            found = await bypassing(to, await find_conntrack())
+            return sorted(found) if found is not None else None
+        case "detect":
+            return choose((await read_facts()).facts, RedirectMode.AUTO, RedirectTarget.AUTO).backend
+    raise ValueError(action)
+
+
+BACKENDS = {"legacy": Backend.IPTABLES_LEGACY, "nft": Backend.IPTABLES_NFT, "nftables": Backend.NFTABLES}
+
+
 async def main(backend: str) -> None:
-    programs = await find_programs()
-    assert programs.nft is not None
-    driver: IptablesDriver = LegacyDriver() if backend == "legacy" else NftDriver(programs.nft)
+    driver = await driver_for(BACKENDS[backend], await find_programs())
     maintenance = RuleMaintenance(driver)
     while line := await asyncio.to_thread(sys.stdin.readline):
         try:

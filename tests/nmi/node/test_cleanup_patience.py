@@ -6,8 +6,8 @@ import pytest
 
 from nmi.node import boot_guard
 from nmi.node import cleanup as room
-from nmi.node.backend import Backend
-from nmi.node.rules import FoundRules, IptablesDriver, LockHeldError, RedirectError, TopRule
+from nmi.node.redirect_choice import Backend
+from nmi.node.rules import FoundRules, LockHeldError, RedirectError, RedirectSpec, RuleDriver, TopRule
 from nmi.settings import parse
 from podidentity.exits import StartError
 from tests.virtual_time import in_virtual_time, now
@@ -24,6 +24,9 @@ class Table:
     async def find(self, rule: TopRule) -> FoundRules:
         return FoundRules(((1, rule.text),))
 
+    async def packets(self, rule: TopRule) -> int | None:
+        raise AssertionError(rule)
+
     async def put(self, rule: TopRule) -> None:
         raise AssertionError(rule)
 
@@ -34,9 +37,9 @@ class Table:
         raise self._error
 
 
-def on_this_node(monkeypatch: pytest.MonkeyPatch, driver: IptablesDriver) -> None:
-    async def drivers() -> AsyncIterator[tuple[Backend, IptablesDriver, frozenset[str]]]:
-        yield Backend.LEGACY, driver, frozenset(("nat",))
+def on_this_node(monkeypatch: pytest.MonkeyPatch, driver: RuleDriver) -> None:
+    async def drivers(to: RedirectSpec) -> AsyncIterator[tuple[Backend, RuleDriver, tuple[TopRule, ...]]]:
+        yield Backend.IPTABLES_LEGACY, driver, (to.redirect,)
 
     monkeypatch.setattr(room, "_drivers", drivers)
     # These tests do not touch the machine's units; test_cleanup.py covers the guard in a separate directory.

@@ -53,7 +53,7 @@ def test_the_node_is_not_ready_until_the_reject_rule_is_in_force(machine: Machin
         True,
         "the redirect of 169.254.169.254: it has not been installed yet",
     )
-    assert (installed["closed"], installed["problem"], installed["backend"]) == (True, None, backend)
+    assert (installed["closed"], installed["problem"], installed["backend"]) == (True, None, f"iptables-{backend}")
 
 
 def test_starting_without_the_flag_removes_the_reject_rule_and_leaves_the_node_clean(

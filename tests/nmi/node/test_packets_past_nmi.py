@@ -60,7 +60,7 @@ def test_a_connection_from_before_the_start_is_ended(site: Site, backend: str) -
     old, connect_and_talk = open_connection(site.pod)
     assert connect_and_talk() == "imds saw 10.244.0.7"
     with RedirectProcess(site.node, "--enable-conntrack-deletion", NEVER) as node:
-        assert node.installed()["backend"] == backend
+        assert node.installed()["backend"] == f"iptables-{backend}"
         assert node.until(lambda state: state["forgotten_connections"] > 0)["problem"] is None
         assert connect_and_talk() in BROKEN
         assert asked(site.pod) == "nmi saw 10.244.0.7"
@@ -86,6 +86,6 @@ def test_a_connection_of_the_node_to_imds_survives_the_deletion(site: Site, back
     own, connect_and_talk = open_connection(site.node)
     assert connect_and_talk() == "imds saw 169.254.0.1"
     with RedirectProcess(site.node, "--enable-conntrack-deletion", NEVER) as node:
-        assert node.installed()["backend"] == backend
+        assert node.installed()["backend"] == f"iptables-{backend}"
         assert connect_and_talk() == "imds saw 169.254.0.1"
     own.communicate()

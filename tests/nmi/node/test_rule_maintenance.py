@@ -34,6 +34,9 @@ class Tables:
         self._fail(rule)
         return self.found.get(rule, NOTHING)
 
+    async def packets(self, rule: TopRule) -> int | None:
+        raise AssertionError(rule)
+
     async def put(self, rule: TopRule) -> None:
         self._fail(rule)
         self.puts += 1

@@ -65,10 +65,12 @@ def test_missing_net_admin_ends_the_start(machine: Machine, kubeconfig: str, bac
     assert "--redirect=none" in line
 
 
-def test_a_missing_iptables_program_ends_the_start(machine: Machine, kubeconfig: str) -> None:
+def test_missing_programs_of_netfilter_end_the_start(machine: Machine, kubeconfig: str) -> None:
     for directory in {os.path.realpath(path) for path in ("/usr/sbin", "/sbin")}:
         machine.run("mount", "-t", "tmpfs", "tmpfs", directory)
-    assert "no iptables program was found: install the package iptables" in refused(machine.finish(*NMI, kubeconfig))
+    assert "no backend of netfilter is usable: install the packages iptables" in refused(
+        machine.finish(*NMI, kubeconfig)
+    )
 
 
 def test_a_node_with_kubenet_ends_the_start(machine: Machine, kubeconfig: str, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_an_invalid_proxy_is_rejected_without_being_shown(url: str) -> None:
     ("address", "target"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("10.1.2.3", "10.1.2.3")]
 )
 def test_the_redirect_targets_an_address_of_the_listener(address: str, target: str) -> None:
-    assert parse([NODE, f"--nmi-listen-address={address}", "--nmi-port=99"], {}).redirect_target == (target, 99)
+    assert parse([NODE, f"--nmi-listen-address={address}", "--nmi-port=99"], {}).redirect_destination == (target, 99)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_redirect_targets_an_address_of_the_listener(address: str, target: s
         ([NODE, "--host-token-types=3"], "--host-token-types has 3; it may hold 0, 1 and 2 only"),
         ([NODE, "--host-token-types=a"], "--host-token-types: 'a' is not a whole number"),
         ([NODE, "--metadata-ip=127.0.0.1"], "the redirect would target itself"),
-        ([NODE, "--fail-closed", "--redirect=none"], "--fail-closed needs --redirect=nat"),
+        ([NODE, "--fail-closed", "--redirect=none"], "--fail-closed needs a redirect by rules"),
         ([NODE, "--max-connections=10", "--max-connections-per-pod=11"], "one pod could use all connections"),
         ([NODE, "--allow-metadata-path=/metadata/identity/info"], "which holds the node's own tokens"),
         ([NODE, "--allow-metadata-path=/Metadata/IDENTITY"], "which holds the node's own tokens"),

@@ -2,23 +2,11 @@
 
 import pytest
 
-from nmi.node.traffic_redirect import redirect_spec
-from nmi.settings import Settings
 from podidctl.diagnosis.input import ReadFailure
-from podidctl.doctor.node_checks import NodeState, packets_in
+from podidctl.doctor.node_checks import NodeState
 from podidctl.doctor.report import report
 from podidctl.doctor.schema import Finding, Level
 from tests.podidctl.doctor_inputs import seen
-
-RULE = redirect_spec(Settings(node_name="node-1")).redirect.rules[0]
-SAVED = f"""*nat
-:PREROUTING ACCEPT [1:60]
-:aad-metadata - [0:0]
-[10:600] -A PREROUTING -j aad-metadata
-[8:480] -A aad-metadata {RULE}
-[2:120] -A aad-metadata -j RETURN
-COMMIT
-"""
 
 
 def lines_of(node: NodeState) -> list[Finding]:
@@ -28,12 +16,6 @@ def lines_of(node: NodeState) -> list[Finding]:
 
 def bad_of(node: NodeState) -> list[Finding]:
     return [each for each in lines_of(node) if each.level is not Level.OK]
-
-
-def test_the_packet_counter_of_the_rule_is_read() -> None:
-    assert packets_in(SAVED, RULE) == 8
-    assert packets_in(SAVED.replace("127.0.0.1:2579", "127.0.0.1:2580"), RULE) is None
-    assert packets_in("", RULE) is None
 
 
 def test_a_rule_with_matching_packets_is_ok() -> None:
@@ -61,6 +43,17 @@ def test_a_fault_is_reported(node: NodeState, check: str, level: Level) -> None:
     (line,) = bad_of(node)
     assert (line.check, line.level) == (check, level)
     assert line.next or level is Level.UNKNOWN
+
+
+def test_a_rule_that_packets_bypass_is_a_problem_with_the_next_action() -> None:
+    (line,) = bad_of(NodeState(name="n", fault=None, packets=0, pods=3, bypass="Cilium runs here; use another"))
+    assert (line.check, line.level, line.next) == ("redirects", Level.PROBLEM, "use another")
+    assert line.says == "node n: Cilium runs here"
+
+
+def test_backend_and_target_are_reported_with_their_reason() -> None:
+    findings = report(seen(), NodeState(name="n", fault=None, packets=1, choice="nftables to node: why")).findings
+    assert ("backend", Level.OK, "node n: nftables to node: why") in {(f.check, f.level, f.says) for f in findings}
 
 
 def test_a_missing_rule_is_ok_if_none_is_configured() -> None:

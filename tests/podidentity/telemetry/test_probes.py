@@ -66,6 +66,13 @@ async def test_readyz_fails_with_its_checks(
     assert await get(opened.port, "/readyz?verbose") == answer
 
 
+async def test_readyz_appends_notes_to_their_checks_only(endpoints: Open) -> None:
+    opened = await endpoints(
+        readyz=lambda: {"watch": None, "rule": "missing"}, notes=lambda: {"rule": "by nft", "watch": "b", "other": "c"}
+    )
+    assert await get(opened.port, "/readyz") == (503, "[+]watch ok (b)\n[-]rule: missing (by nft)\nnot ready\n")
+
+
 async def test_metrics_are_rendered_at_most_once_a_second(endpoints: Open) -> None:
     clock = [100.0]
     registry = CollectorRegistry()

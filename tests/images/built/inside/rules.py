@@ -9,7 +9,7 @@ import sys
 
 PROGRAMS = (
     *("iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy", "iptables-nft-save", "iptables"),
-    *("iptables-nft-restore", "iptables-legacy-save", "conntrack"),
+    *("iptables-nft-restore", "iptables-legacy-save", "conntrack", "nft"),
 )
 # The rules of the Go implementation, with a match that an extension implements.
 RULES = """*nat
@@ -19,6 +19,15 @@ RULES = """*nat
 -A aad-metadata -j RETURN
 COMMIT
 """
+
+TABLE = json.dumps(
+    {
+        "nftables": [
+            {"add": {"table": {"family": "ip", "name": "aad-pod-identity"}}},
+            {"add": {"chain": {"family": "ip", "table": "aad-pod-identity", "name": "prerouting"}}},
+        ]
+    }
+)
 
 
 def run(*words: str, given: str = "") -> str:
@@ -33,6 +42,8 @@ def main() -> None:
         run(f"iptables-{backend}-restore", given=RULES)
         cleaned[backend] = run("nmi", "--cleanup").splitlines()
         cleaned[backend] += [line for line in run(f"iptables-{backend}-save").splitlines() if "DNAT" in line]
+    run("nft", "-j", "-f", "-", given=TABLE)
+    cleaned["nftables"] = [*run("nmi", "--cleanup").splitlines(), *run("nft", "list", "tables", "ip").splitlines()]
     json.dump({"versions": {name: run(name, "--version") for name in PROGRAMS}, "cleaned": cleaned}, sys.stdout)
 
 

@@ -1,0 +1,90 @@
+"""Evidence whether the redirect has an effect. A rule that exists proves nothing: packets can bypass netfilter, and
+another program's rule can translate them first.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from typing import Final
+
+from nmi.node.redirect_choice import Backend, NodeFacts, bypass
+
+log = logging.getLogger(__name__)
+
+LIST_EVERY: Final = 5
+"""Verifications without a new match per listing of connections, since conntrack reads the whole table of the kernel."""
+
+Connections = AbstractSet[tuple[str, int]]
+
+
+class RedirectEffect:
+    """The evidence of one node. The owner calls check() at every interval."""
+
+    def __init__(
+        self,
+        facts: NodeFacts,
+        backend: Backend,
+        packets: Callable[[], Awaitable[int | None]],
+        bypassing: Callable[[], Awaitable[Connections | None]],
+        repairs: Callable[[], int],
+    ) -> None:
+        """Store the sources: *packets* counts matches of the rule since it was written, *bypassing* lists connections
+        of pods to the real IMDS (each may return None), and *repairs* counts how often the rule was missing.
+        """
+        self._facts = facts
+        self._backend = backend
+        self._packets = packets
+        self._bypassing = bypassing
+        self._repairs = repairs
+        self._repaired = 0
+        self._known: Connections | None = None
+        """The bypassing connections at the last listing."""
+        self._checks = 0
+        self._observed: str | None = None
+        self.redirected = False
+        """Whether a packet has matched the rule."""
+        self.packets = 0
+        """Matches of the rule since it was written, at the last check."""
+
+    def note_labels(self, labels: AbstractSet[tuple[str, str]]) -> None:
+        """Note the labels of the node object."""
+        self._facts = replace(self._facts, labels=frozenset(labels))
+
+    def problem(self) -> str | None:
+        """Return why pods' requests are not redirected although the rule exists; None if nothing shows that."""
+        return bypass(self._facts, self._backend, redirected=self.redirected) or self._observed
+
+    async def check(self) -> None:
+        """Compare the rule's counter and the bypassing connections with those of the last check."""
+        packets = await self._packets()
+        if packets is None:
+            return  # the rule is not in force, which its verification reports
+        matched = packets != self.packets and packets > 0
+        self.packets = packets
+        if self._repairs() != self._repaired:
+            self._repaired = self._repairs()
+            self._known = None  # connections from the time without the rule prove nothing about the rule
+        if matched:
+            self.redirected = True
+            self._observed = self._known = None  # a later listing is compared with one after this match
+            self._checks = 0
+            return
+        self._checks += 1
+        if self._known is not None and self._checks % LIST_EVERY:
+            return
+        connections = await self._bypassing()
+        new = len(connections - self._known) if connections is not None and self._known is not None else 0
+        self._known = connections
+        if new:
+            self._report(new)
+
+    def _report(self, count: int) -> None:
+        problem = (
+            f"new connections of pods to the real IMDS: {count}, and none matched the redirect: pods' packets bypass "
+            f"netfilter, or a rule of another program is effective first; compare `nft list ruleset`, and use "
+            f"--redirect=cilium on a node with eBPF host routing"
+        )
+        if self._observed is None:
+            log.error("pods reach the real IMDS past the redirect; see the reason", extra={"reason": problem})
+        self._observed = problem

@@ -1,0 +1,230 @@
+"""Choice of the backend and the target of the redirect from facts about the node. Pure; `node_facts` reads the facts.
+
+A rule of iptables and a rule of nftables have the same effect. The choice follows the node's own tools, so that they
+show NMI's rule and the order of the rules is defined.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from nmi.flag_table import RedirectMode, RedirectTarget
+from podidentity.exits import StartError
+
+EBPF_HOST_ROUTING = "kubernetes.azure.com/ebpf-host-routing"
+"""The label of AKS on nodes where pods' packets bypass netfilter; its value there is "true"."""
+
+_CILIUM_NEXT = (
+    "use --redirect=cilium with a CiliumLocalRedirectPolicy (chart value nmi.redirect.backend=cilium), or set "
+    "bpf.hostLegacyRouting=true in Cilium"
+)
+
+
+class Backend(StrEnum):
+    """The mechanism that redirects pods' requests to NMI."""
+
+    IPTABLES_LEGACY = "iptables-legacy"
+    IPTABLES_NFT = "iptables-nft"
+    NFTABLES = "nftables"
+    CILIUM = "cilium"
+    NONE = "none"
+
+    @property
+    def is_netfilter(self) -> bool:
+        """Return whether NMI writes rules in this backend."""
+        return self not in (Backend.CILIUM, Backend.NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """The contents of one backend of iptables."""
+
+    rules: int = 0
+    chains: frozenset[str] = frozenset()
+    """The chains of users, without those of the kernel."""
+
+    @property
+    def empty(self) -> bool:
+        return self.rules == 0 and not self.chains
+
+    @property
+    def of_kubelet(self) -> bool:
+        """Return whether the kubelet keeps its chains here. Every kubelet since 1.17 does in mangle, in its backend."""
+        return not self.chains.isdisjoint(("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"))
+
+    @property
+    def of_kube_proxy(self) -> bool:
+        """Return whether kube-proxy in iptables or IPVS mode keeps its chains here."""
+        return "KUBE-SERVICES" in self.chains
+
+    @property
+    def of_cilium(self) -> bool:
+        """Return whether Cilium keeps its chains here."""
+        return any(chain.startswith("CILIUM_") for chain in self.chains)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """What the choice depends on. None in place of a backend's content means that the backend is unusable."""
+
+    iptables_legacy: TableFacts | None = None
+    iptables_nft: TableFacts | None = None
+    nft_tables: frozenset[tuple[str, str]] | None = None
+    """Family and name of each table of nftables; None if the program nft is missing or fails."""
+    programs: frozenset[Backend] = field(default=frozenset())
+    """The backends whose programs are in this image, usable or not."""
+    localnet_problem: str | None = None
+    """Why the kernel drops packets that a rule sends to 127.0.0.1; None if it delivers them."""
+    cilium_interface: bool = False
+    """Whether this node has an interface of Cilium."""
+    node_address: str | None = None
+    """The node's own IPv4 address, if NMI knows it."""
+    labels: frozenset[tuple[str, str]] | None = None
+    """The labels of the node object; None while they are unknown."""
+
+    @property
+    def kube_proxy_uses_nftables(self) -> bool:
+        return self.nft_tables is not None and ("ip", "kube-proxy") in self.nft_tables
+
+    @property
+    def kube_proxy_uses_iptables(self) -> bool:
+        return any(each is not None and each.of_kube_proxy for each in (self.iptables_nft, self.iptables_legacy))
+
+    @property
+    def cilium(self) -> bool:
+        """Return whether Cilium runs on this node."""
+        tables = (self.iptables_nft, self.iptables_legacy)
+        return self.cilium_interface or any(each is not None and each.of_cilium for each in tables)
+
+
+@dataclass(frozen=True, slots=True)
+class RedirectChoice:
+    """The backend and the target of the redirect, and why."""
+
+    backend: Backend
+    target: RedirectTarget
+    """`loopback` or `node`, never `auto`."""
+    reason: str
+
+
+def choose(
+    facts: NodeFacts,
+    mode: RedirectMode,
+    target: RedirectTarget,
+    *,
+    listen_address: str = "127.0.0.1",
+    sets_localnet: bool = False,
+) -> RedirectChoice:
+    """Return backend and target for *mode* and *target*, the settings.
+
+    *listen_address* is where a rule with the target `loopback` leads; *sets_localnet* states whether NMI may switch
+    route_localnet on. Raises StartError if the node cannot satisfy the settings.
+    """
+    backend, why_backend = _backend(facts, mode)
+    chosen, why_target = _target(facts, backend, target, listen_address, sets_localnet=sets_localnet)
+    if chosen is RedirectTarget.NODE and facts.node_address is None:
+        raise StartError(
+            "the redirect to the node's address needs that address, which NMI does not know: set NODE_IP in NMI's env "
+            "from status.hostIP, or use --redirect-target=loopback"
+        )
+    return RedirectChoice(backend, chosen, f"{why_backend}; {why_target}")
+
+
+def _backend(facts: NodeFacts, mode: RedirectMode) -> tuple[Backend, str]:
+    if mode not in (RedirectMode.AUTO, RedirectMode.NAT):
+        backend = Backend(mode.value)
+        if backend.is_netfilter:
+            _require(facts, backend)
+        return backend, f"--redirect={mode} requires this backend"
+    usable_natively = facts.nft_tables is not None
+    if facts.kube_proxy_uses_nftables:
+        return Backend.NFTABLES, "kube-proxy uses nftables (table ip kube-proxy)"
+    iptables = _iptables(facts)
+    if iptables is not None and (iptables[2] or not usable_natively):
+        return iptables[:2]
+    if usable_natively:
+        return (Backend.NFTABLES, "this node has no rules of iptables" if iptables else "only nft is usable")
+    if Backend.IPTABLES_LEGACY in facts.programs:
+        return Backend.IPTABLES_LEGACY, "the kernel has no nf_tables"
+    raise StartError(
+        "no backend of netfilter is usable: install the packages iptables (1.8 or newer) and nftables in NMI's image, "
+        "or start NMI with --redirect=none if pods reach it in another way"
+    )
+
+
+def _iptables(facts: NodeFacts) -> tuple[Backend, str, bool] | None:
+    """Return the backend of iptables that this node uses, the reason, and whether it holds anything."""
+    nft, legacy = facts.iptables_nft, facts.iptables_legacy
+    if nft is None and legacy is None:
+        return None
+    if nft is None or legacy is None:
+        found, content = (Backend.IPTABLES_LEGACY, legacy) if nft is None else (Backend.IPTABLES_NFT, nft)
+        assert content is not None  # noqa: S101  checked above
+        return found, "the other backend of iptables is not in use", not content.empty
+    for backend, content in ((Backend.IPTABLES_NFT, nft), (Backend.IPTABLES_LEGACY, legacy)):
+        if content.of_kubelet:
+            return backend, "the kubelet keeps its chains in this backend", True
+    if legacy.rules > nft.rules:
+        return Backend.IPTABLES_LEGACY, "this backend of iptables holds more rules than the other", True
+    why = "this backend of iptables holds no fewer rules than the other"
+    return Backend.IPTABLES_NFT, why, not (nft.empty and legacy.empty)
+
+
+def _require(facts: NodeFacts, backend: Backend) -> None:
+    """Raise StartError unless *backend* is usable on this node."""
+    if backend is Backend.IPTABLES_LEGACY:
+        usable = backend in facts.programs  # its tables need not exist yet
+    else:
+        usable = (facts.nft_tables if backend is Backend.NFTABLES else facts.iptables_nft) is not None
+    if not usable:
+        raise StartError(
+            f"--redirect={backend} is not usable on this node: its program is missing from NMI's image, or the kernel "
+            f"does not support it; use --redirect=auto"
+        )
+
+
+def _target(
+    facts: NodeFacts, backend: Backend, target: RedirectTarget, listen_address: str, *, sets_localnet: bool
+) -> tuple[RedirectTarget, str]:
+    if target is not RedirectTarget.AUTO:
+        return target, f"--redirect-target={target} requires this target"
+    if backend is Backend.CILIUM:
+        return RedirectTarget.NODE, "Cilium redirects to the node's address"
+    if (why := _why_loopback(facts, backend, listen_address, sets_localnet=sets_localnet)) is not None:
+        return RedirectTarget.LOOPBACK, why
+    return RedirectTarget.NODE, "route_localnet is off"
+
+
+def _why_loopback(facts: NodeFacts, backend: Backend, listen_address: str, *, sets_localnet: bool) -> str | None:
+    """Return why the target is the listener's address; None if it is not."""
+    reasons = (
+        (backend is Backend.NONE, "without a redirect NMI listens on --nmi-listen-address only"),
+        (
+            not listen_address.startswith("127."),
+            f"--nmi-listen-address is {listen_address}, which needs no route_localnet",
+        ),
+        (facts.localnet_problem is None, "route_localnet is on"),
+        (sets_localnet, "--route-localnet=set switches route_localnet on"),
+        (facts.node_address is None, "NMI does not know the node's address"),
+    )
+    return next((why for holds, why in reasons if holds), None)
+
+
+def bypass(facts: NodeFacts, backend: Backend, *, redirected: bool) -> str | None:
+    """Return why a rule in *backend* is not effective on this node, with the next action; None if nothing shows that.
+
+    *redirected* states whether a packet has matched the rule.
+    """
+    if not backend.is_netfilter:
+        return None
+    if facts.labels is not None and (EBPF_HOST_ROUTING, "true") in facts.labels:
+        return (
+            f"the node has the label {EBPF_HOST_ROUTING}=true: pods' packets bypass netfilter, and with it the "
+            f"redirect; {_CILIUM_NEXT}"
+        )
+    kube_proxy = facts.kube_proxy_uses_iptables or facts.kube_proxy_uses_nftables
+    if facts.cilium and not kube_proxy and not redirected:
+        return (
+            f"Cilium runs here without kube-proxy, and no connection has matched the redirect: pods' packets may "
+            f"bypass netfilter; {_CILIUM_NEXT}"
+        )
+    return None

@@ -1,0 +1,36 @@
+"""The label of AKS for eBPF host routing makes the real NMI not Ready, although its rule exists."""
+
+import asyncio
+import json
+
+import pytest
+
+from podidentity.kube.client import MERGE_PATCH
+from podidentity.resources import NODES
+from podidentity_sandbox.sandbox import Sandbox
+from tests.integration.identity_requests import Answer, ask_at
+from tests.integration.node_tables import REDIRECT, saved, start_again
+
+pytestmark = pytest.mark.root
+NODE = "node-0"
+
+
+async def ready(sandbox: Sandbox) -> Answer:
+    port = sandbox.nmis[NODE].probe_port
+    return await ask_at(sandbox, sandbox.contexts[NODE], f"127.0.0.1:{port}", "/readyz")
+
+
+@pytest.mark.parametrize(("value", "status"), [("true", 503), ("false", 200)])
+async def test_the_label_of_ebpf_host_routing_makes_nmi_not_ready(node: Sandbox, value: str, status: int) -> None:
+    assert (await ready(node)).status == 200
+    body = json.dumps({"metadata": {"labels": {"kubernetes.azure.com/ebpf-host-routing": value}}}).encode()
+    await node.cluster.client.request("PATCH", NODES.path("", NODE), body=body, content_type=MERGE_PATCH)
+    await node.nmis[NODE].program.stop()
+    await start_again(node)
+    async with asyncio.timeout(10):
+        while (answer := await ready(node)).status != status:  # NMI reads the labels while it starts
+            await asyncio.sleep(0.05)
+    assert "could not be read" not in node.nmis[NODE].program.output()
+    assert ("kubernetes.azure.com/ebpf-host-routing=true" in answer.text) is (status == 503)
+    assert ("use --redirect=cilium" in answer.text) is (status == 503)
+    assert REDIRECT in saved(node)

@@ -1,0 +1,116 @@
+"""Facts about the node, from texts and from real tables, and the backend that follows from them on a real node.
+
+Excluded: the choice for every combination of facts (test_redirect_choice).
+"""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nmi.node.node_facts import find_programs, table_facts
+from nmi.node.redirect_choice import TableFacts
+from tests.nmi.node.machines import Machine, Worker
+
+SAVED = """*nat
+:PREROUTING ACCEPT [0:0]
+:KUBE-SERVICES - [0:0]
+-A PREROUTING -j KUBE-SERVICES
+-A KUBE-SERVICES -m comment --comment ":KUBE-IPTABLES-HINT - " -j RETURN
+COMMIT
+"""
+
+
+def test_rules_and_chains_of_users_are_read_from_a_saved_table() -> None:
+    assert table_facts(SAVED) == TableFacts(2, frozenset({"KUBE-SERVICES"}))
+    assert table_facts("").empty
+    assert table_facts("*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n").empty
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    machine = Machine()
+    yield machine
+    machine.close()
+
+
+def detected(machine: Machine) -> str:
+    with Worker(machine, "nft") as worker:
+        return str(worker.do("detect"))
+
+
+@pytest.mark.root
+def test_a_node_without_rules_uses_nftables_and_reading_facts_creates_no_table(machine: Machine) -> None:
+    assert detected(machine) == "nftables"
+    assert machine.run("cat", "/proc/net/ip_tables_names") == ""
+    assert machine.run("nft", "list", "tables") == ""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_kube_proxys_table_of_nftables_is_found_next_to_the_kubelets_chains(machine: Machine, backend: str) -> None:
+    machine.run(f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+    machine.run("nft", "add", "table", "ip6", "kube-proxy")
+    assert detected(machine) == f"iptables-{backend}"
+    machine.run("nft", "add", "table", "ip", "kube-proxy")
+    assert detected(machine) == "nftables"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("chain", ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"])
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_a_real_kubelets_chain_is_found(machine: Machine, chain: str, backend: str) -> None:
+    machine.run(f"iptables-{backend}", "-t", "mangle", "-N", chain)
+    assert detected(machine) == f"iptables-{backend}"
+
+
+@pytest.mark.root
+def test_the_rule_count_decides_on_a_real_node(machine: Machine) -> None:
+    machine.run("iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")
+    assert detected(machine) == "iptables-legacy"
+    machine.run("iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")
+    assert detected(machine) == "iptables-nft"
+
+
+@pytest.mark.root
+def test_route_localnet_and_cilium_interfaces_are_read(machine: Machine) -> None:
+    code = (
+        "import asyncio; from nmi.node.node_facts import read_facts; facts = asyncio.run(read_facts()).facts; "
+        "print(facts.localnet_problem is None, facts.cilium)"
+    )
+    assert machine.run(".venv/bin/python", "-c", code) == "False False\n"
+    machine.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+    machine.run("ip", "link", "add", "cilium_host", "type", "veth", "peer", "name", "cilium_net")
+    assert machine.run(".venv/bin/python", "-c", code) == "True True\n"
+
+
+def test_programs_are_recognised_by_name(tmp_path: Path) -> None:
+    for name in ("iptables-nft", "iptables-nft-save", "iptables-nft-restore", "iptables-legacy", "nft"):
+        pretend(tmp_path / name, "")
+    programs = asyncio.run(find_programs(str(tmp_path)))
+    assert programs.iptables_nft is not None
+    assert programs.nft == str(tmp_path / "nft")
+    assert programs.iptables_nft.restore == str(tmp_path / "iptables-nft-restore")
+    assert programs.legacy == str(tmp_path / "iptables-legacy")
+    assert programs.legacy_save is None
+
+
+@pytest.mark.parametrize(
+    ("version", "nft"), [("iptables v1.8.9 (nf_tables)", True), ("iptables v1.8.9 (legacy)", False), ("v1.6.1", False)]
+)
+def test_programs_without_a_variant_in_their_name_report_their_backend(tmp_path: Path, version: str, nft: bool) -> None:
+    for name in ("iptables", "iptables-save", "iptables-restore"):
+        pretend(tmp_path / name, version)
+    programs = asyncio.run(find_programs(str(tmp_path)))
+    assert (programs.iptables_nft is not None) is nft
+    assert (programs.legacy is not None) is not nft
+
+
+async def test_without_programs_no_backend_has_its_programs(tmp_path: Path) -> None:
+    assert (await find_programs(str(tmp_path))).backends == frozenset()
+
+
+def pretend(program: Path, version: str) -> None:
+    program.write_text(f"#!/bin/sh\necho '{version}'\n")
+    program.chmod(0o755)

@@ -1,0 +1,183 @@
+"""The choice of backend and target from facts. Excluded: reading the facts on a real node (test_node_facts)."""
+
+import pytest
+
+from nmi.flag_table import RedirectMode, RedirectTarget
+from nmi.node.redirect_choice import EBPF_HOST_ROUTING, Backend, NodeFacts, TableFacts, bypass, choose
+from podidentity.exits import StartError
+
+KUBELET = TableFacts(0, frozenset({"KUBE-KUBELET-CANARY"}))
+HINT = TableFacts(0, frozenset({"KUBE-IPTABLES-HINT"}))
+EMPTY = TableFacts()
+NO_TABLES: frozenset[tuple[str, str]] = frozenset()
+KUBE_PROXY = frozenset({("ip", "kube-proxy"), ("ip6", "kube-proxy")})
+OFF = "route_localnet is 0"
+
+
+def rules(count: int) -> TableFacts:
+    return TableFacts(count)
+
+
+def backend_for(mode: RedirectMode = RedirectMode.AUTO, **facts: object) -> Backend:
+    return choose(NodeFacts(**facts), mode, RedirectTarget.AUTO).backend  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", [RedirectMode.AUTO, RedirectMode.NAT])
+@pytest.mark.parametrize("tables", [NO_TABLES, None])
+@pytest.mark.parametrize(
+    ("nft", "legacy", "backend"),
+    [
+        (HINT, rules(9), Backend.IPTABLES_NFT),
+        (KUBELET, rules(9), Backend.IPTABLES_NFT),
+        (rules(9), HINT, Backend.IPTABLES_LEGACY),
+        (rules(9), KUBELET, Backend.IPTABLES_LEGACY),
+        (HINT, KUBELET, Backend.IPTABLES_NFT),
+        (rules(1), rules(2), Backend.IPTABLES_LEGACY),
+        (rules(2), rules(1), Backend.IPTABLES_NFT),
+        (rules(1), rules(1), Backend.IPTABLES_NFT),
+        (rules(1), None, Backend.IPTABLES_NFT),
+        (None, rules(1), Backend.IPTABLES_LEGACY),
+    ],
+)
+def test_a_node_with_rules_of_iptables_keeps_its_backend(
+    nft: TableFacts | None,
+    legacy: TableFacts | None,
+    backend: Backend,
+    tables: frozenset[tuple[str, str]] | None,
+    mode: RedirectMode,
+) -> None:
+    assert backend_for(mode, iptables_nft=nft, iptables_legacy=legacy, nft_tables=tables) is backend
+
+
+@pytest.mark.parametrize("nft", [EMPTY, HINT, rules(9), None])
+@pytest.mark.parametrize("legacy", [EMPTY, rules(9), None])
+def test_kube_proxy_in_nftables_mode_selects_nftables(nft: TableFacts | None, legacy: TableFacts | None) -> None:
+    assert backend_for(iptables_nft=nft, iptables_legacy=legacy, nft_tables=KUBE_PROXY) is Backend.NFTABLES
+
+
+def test_kube_proxys_table_of_another_family_selects_nothing() -> None:
+    assert backend_for(iptables_nft=HINT, nft_tables=frozenset({("ip6", "kube-proxy")})) is Backend.IPTABLES_NFT
+
+
+@pytest.mark.parametrize(("nft", "legacy"), [(EMPTY, EMPTY), (EMPTY, None), (None, EMPTY), (None, None)])
+def test_a_node_without_rules_of_iptables_uses_nftables(nft: TableFacts | None, legacy: TableFacts | None) -> None:
+    assert backend_for(iptables_nft=nft, iptables_legacy=legacy, nft_tables=NO_TABLES) is Backend.NFTABLES
+
+
+@pytest.mark.parametrize(
+    ("nft", "legacy", "backend"),
+    [(EMPTY, None, Backend.IPTABLES_NFT), (EMPTY, EMPTY, Backend.IPTABLES_NFT), (None, None, Backend.IPTABLES_LEGACY)],
+)
+def test_without_nft_a_node_without_rules_uses_iptables(
+    nft: TableFacts | None, legacy: TableFacts | None, backend: Backend
+) -> None:
+    programs = frozenset({Backend.IPTABLES_LEGACY})
+    assert backend_for(iptables_nft=nft, iptables_legacy=legacy, programs=programs) is backend
+
+
+def test_without_any_program_the_error_names_the_packages() -> None:
+    with pytest.raises(StartError, match=r"install the packages iptables .* and nftables"):
+        choose(NodeFacts(), RedirectMode.AUTO, RedirectTarget.AUTO)
+
+
+@pytest.mark.parametrize("mode", [RedirectMode.IPTABLES_LEGACY, RedirectMode.IPTABLES_NFT, RedirectMode.NFTABLES])
+def test_a_required_backend_is_used_against_the_evidence_and_refused_only_if_unusable(mode: RedirectMode) -> None:
+    facts = NodeFacts(
+        iptables_nft=HINT, nft_tables=KUBE_PROXY, programs=frozenset({Backend.IPTABLES_LEGACY, Backend.IPTABLES_NFT})
+    )
+    assert choose(facts, mode, RedirectTarget.AUTO).backend == mode.value
+    with pytest.raises(StartError, match=f"--redirect={mode} is not usable on this node"):
+        choose(NodeFacts(), mode, RedirectTarget.AUTO)
+
+
+@pytest.mark.parametrize("mode", [RedirectMode.CILIUM, RedirectMode.NONE])
+def test_without_rules_no_program_is_required(mode: RedirectMode) -> None:
+    assert choose(NodeFacts(node_address="10.0.0.4"), mode, RedirectTarget.AUTO).backend == mode.value
+
+
+@pytest.mark.parametrize(
+    ("problem", "address", "listen", "sets", "target"),
+    [
+        (None, "10.0.0.4", "127.0.0.1", False, RedirectTarget.LOOPBACK),
+        (OFF, "10.0.0.4", "127.0.0.1", False, RedirectTarget.NODE),
+        (OFF, "10.0.0.4", "127.0.0.1", True, RedirectTarget.LOOPBACK),
+        (OFF, "10.0.0.4", "10.0.0.5", False, RedirectTarget.LOOPBACK),
+        (OFF, None, "127.0.0.1", False, RedirectTarget.LOOPBACK),
+    ],
+)
+def test_the_target_is_the_node_where_loopback_is_not_reached(
+    problem: str | None, address: str | None, listen: str, sets: bool, target: RedirectTarget
+) -> None:
+    facts = NodeFacts(iptables_nft=HINT, localnet_problem=problem, node_address=address)
+    choice = choose(facts, RedirectMode.AUTO, RedirectTarget.AUTO, listen_address=listen, sets_localnet=sets)
+    assert choice.target is target
+
+
+@pytest.mark.parametrize(
+    ("mode", "target"), [(RedirectMode.CILIUM, RedirectTarget.NODE), (RedirectMode.NONE, RedirectTarget.LOOPBACK)]
+)
+def test_the_target_without_rules(mode: RedirectMode, target: RedirectTarget) -> None:
+    assert choose(NodeFacts(node_address="10.0.0.4"), mode, RedirectTarget.AUTO).target is target
+
+
+@pytest.mark.parametrize("target", [RedirectTarget.LOOPBACK, RedirectTarget.NODE])
+def test_a_required_target_is_used_against_the_evidence(target: RedirectTarget) -> None:
+    for problem in (None, OFF):
+        facts = NodeFacts(iptables_nft=HINT, localnet_problem=problem, node_address="10.0.0.4")
+        assert choose(facts, RedirectMode.AUTO, target).target is target
+
+
+def test_the_target_node_without_an_address_ends_with_the_next_action() -> None:
+    with pytest.raises(StartError, match=r"set NODE_IP in NMI's env from status\.hostIP"):
+        choose(NodeFacts(iptables_nft=HINT), RedirectMode.AUTO, RedirectTarget.NODE)
+
+
+def test_the_reason_names_the_evidence_for_both() -> None:
+    choice = choose(NodeFacts(iptables_nft=EMPTY, nft_tables=KUBE_PROXY), RedirectMode.AUTO, RedirectTarget.AUTO)
+    assert choice.reason == "kube-proxy uses nftables (table ip kube-proxy); route_localnet is on"
+
+
+CILIUM = TableFacts(3, frozenset({"CILIUM_PRE_nat", "KUBE-KUBELET-CANARY"}))
+NETFILTER = (Backend.IPTABLES_LEGACY, Backend.IPTABLES_NFT, Backend.NFTABLES)
+
+
+@pytest.mark.parametrize("backend", Backend)
+def test_the_label_of_ebpf_host_routing_makes_every_rule_ineffective(backend: Backend) -> None:
+    facts = NodeFacts(labels=frozenset({(EBPF_HOST_ROUTING, "true")}))
+    for redirected in (False, True):
+        why = bypass(facts, backend, redirected=redirected)
+        assert (why is not None) is (backend in NETFILTER)
+        assert why is None or "use --redirect=cilium" in why
+
+
+@pytest.mark.parametrize("labels", [None, frozenset(), frozenset({(EBPF_HOST_ROUTING, "false")})])
+def test_without_that_label_a_rule_counts_as_effective(labels: frozenset[tuple[str, str]] | None) -> None:
+    assert bypass(NodeFacts(labels=labels), Backend.NFTABLES, redirected=False) is None
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        NodeFacts(iptables_nft=CILIUM),
+        NodeFacts(iptables_legacy=CILIUM),
+        NodeFacts(iptables_nft=KUBELET, cilium_interface=True),
+    ],
+)
+def test_cilium_without_kube_proxy_is_not_effective_until_a_packet_matches(facts: NodeFacts) -> None:
+    why = bypass(facts, Backend.IPTABLES_NFT, redirected=False)
+    assert why is not None
+    assert "Cilium runs here without kube-proxy" in why
+    assert bypass(facts, Backend.IPTABLES_NFT, redirected=True) is None
+    assert bypass(facts, Backend.CILIUM, redirected=False) is None
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        NodeFacts(iptables_nft=TableFacts(9, frozenset({"CILIUM_FORWARD", "KUBE-SERVICES"}))),
+        NodeFacts(iptables_nft=CILIUM, nft_tables=KUBE_PROXY),
+        NodeFacts(iptables_nft=TableFacts(9, frozenset({"KUBE-SERVICES"}))),
+    ],
+)
+def test_cilium_next_to_kube_proxy_counts_as_effective(facts: NodeFacts) -> None:
+    assert bypass(facts, Backend.IPTABLES_NFT, redirected=False) is None
