@@ -74,6 +74,13 @@ def decisions_by_pod(log: str) -> dict[tuple[str, str], tuple[LoggedDecision, ..
     return {key: _latest(each) for key, each in found.items()}
 
 
+def logged_peers(log: str, client_request: str) -> tuple[str, ...]:
+    """Return the peer addresses of the decisions about requests with the client's request id *client_request*."""
+    return tuple(
+        str(fields.get("peer", "")) for _, fields in _lines(log) if fields.get("client_request") == client_request
+    )
+
+
 def _add(found: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
     one = msgspec.structs.replace(_decision(at, fields), decided_at=at)
     key = (one.outcome, one.identity, one.resource, one.error)

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -20,13 +20,11 @@ from podidctl.doctor.node_checks import NodeState
 from podidctl.doctor.node_reader import read_node
 from podidctl.doctor.objects import live_pods
 from podidctl.doctor.report import report
-from podidctl.doctor.schema import Level, Report
+from podidctl.doctor.schema import COLORS, Level, Report
 from podidctl.doctor.state import ClusterState, Objects
 from podidctl.printing import Output, console, listed, plain, print_document, print_table
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat, configure
-
-COLORS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red", Level.UNKNOWN: "magenta"}
 
 
 def add_to(app: typer.Typer, context: CliContext) -> None:

@@ -1,6 +1,7 @@
 """Schema of the findings, which is also the document of the machine-readable output. Pure."""
 
 from enum import StrEnum
+from typing import Final
 
 from mic.preview.schema import ReportModel
 from podidctl.printing import plain
@@ -17,6 +18,10 @@ class Level(StrEnum):
     """Pods do not get what they need, or get access that they must not have."""
     UNKNOWN = "unknown"
     """The state could not be read."""
+
+
+COLORS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red", Level.UNKNOWN: "magenta"}
+"""Colors of the levels in tables."""
 
 
 class Finding(Statement, frozen=True):

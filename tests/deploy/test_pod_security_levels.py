@@ -41,6 +41,7 @@ POD_LEVELS = {
     ("defaults", "Job", "aad-pod-identity-crds"): "restricted",
     ("fail-closed", "Job", "aad-pod-identity-cleanup"): "restricted",
     ("helm-test", "Pod", "aad-pod-identity-test"): "restricted",
+    ("defaults", "Pod", "aad-pod-identity-redirect-test"): "restricted",
     ("defaults", "Deployment", "aad-pod-identity-mic"): "",
     ("defaults", "DaemonSet", "aad-pod-identity-nmi"): "",
     ("every-flag", "DaemonSet", "aad-pod-identity-nmi"): "",

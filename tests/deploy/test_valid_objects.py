@@ -23,7 +23,7 @@ FILES = [
     *sorted(MANIFESTS.rglob("*.yaml")),
     *sorted((CHART / "crds").iterdir()),
 ]
-OF_OTHERS = {"monitoring.coreos.com/v1", "aadpodidentity.k8s.io/v1"}
+OF_OTHERS = {"monitoring.coreos.com/v1", "aadpodidentity.k8s.io/v1", "cilium.io/v2"}
 """Kinds that are not part of Kubernetes. Other tests apply those of this project to a real API server."""
 SINCE = {"admissionregistration.k8s.io/v1": 30}
 """Minimum minor version for these kinds; with older versions the chart fails."""

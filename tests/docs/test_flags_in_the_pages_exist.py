@@ -29,6 +29,7 @@ COMMANDS: tuple[list[str], ...] = (
     ["explain", "pod"],
     ["token"],
     ["doctor"],
+    ["verify"],
     ["access"],
     ["plan"],
     ["top"],

@@ -56,11 +56,16 @@ def text_of(objects: Iterable[Object]) -> str:
 
 
 def _shortened(each: Object) -> Object:
-    if each["kind"] != "ConfigMap":
+    if each["kind"] not in {"ConfigMap", "Pod"}:
         return each
-    known = {file.read_text().strip(): file.name for folder in ("crds", "files") for file in _files(folder)}
-    data = {key: f"<{known[text.strip()]}>" if text.strip() in known else text for key, text in each["data"].items()}
-    return {**each, "data": data}
+    known = {file.read_text().strip(): f"<{file.name}>" for folder in ("crds", "files") for file in _files(folder)}
+    if each["kind"] == "ConfigMap":
+        return {**each, "data": {key: known.get(text.strip(), text) for key, text in each["data"].items()}}
+    containers = [
+        {**one, "command": [known.get(text.strip(), text) for text in one["command"]]} if "command" in one else one
+        for one in each["spec"]["containers"]
+    ]
+    return {**each, "spec": {**each["spec"], "containers": containers}}
 
 
 def _files(folder: str) -> Iterator[Path]:

@@ -1,0 +1,1 @@
+"""`podidctl verify`: a canary pod on each node requests the metadata address, and NMI's log proves who answered."""

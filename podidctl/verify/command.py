@@ -1,0 +1,113 @@
+"""Definition of the command `podidctl verify` and its output."""
+
+import asyncio
+import contextlib
+import signal
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mic.preview.schema import SOMETHING_TO_DO
+from mic.startup.settings import Settings
+from podidctl.cluster_access import KUBECONFIG_HELP, NAME_PATTERN, CliContext, connect
+from podidctl.completion import ClusterNames
+from podidctl.doctor.schema import COLORS, Level
+from podidctl.printing import Output, console, print_document, print_error, print_table
+from podidctl.verify.schema import Verification
+from podidctl.verify.verification import Options, verify
+from podidentity.telemetry.logs import LogFormat, configure
+
+PARALLEL: Final = 10
+PARALLEL_MAX: Final = 100
+TIMEOUT_SECONDS: Final = 60
+TIMEOUT_MIN: Final = 30
+"""The canary's program ends after 26 seconds at the latest."""
+TIMEOUT_MAX: Final = 600
+
+
+def add_to(app: typer.Typer, context: CliContext) -> None:
+    """Add the command to *app*."""
+    names = ClusterNames(context)
+
+    @app.command("verify")
+    def _verify(
+        *,
+        node: Annotated[
+            list[str] | None,
+            typer.Option(help="Only this node; may be repeated. Default: all Linux nodes.", autocompletion=names.nodes),
+        ] = None,
+        namespace: Annotated[
+            str,
+            typer.Option(
+                "-n",
+                "--namespace",
+                help="Namespace of the canary pods. Default: NMI's.",
+                autocompletion=names.namespaces,
+            ),
+        ] = "",
+        parallel: Annotated[
+            int, typer.Option(help="Canary pods that run at the same time.", min=1, max=PARALLEL_MAX)
+        ] = PARALLEL,
+        timeout: Annotated[
+            int, typer.Option(help="Seconds for one canary, with its image.", min=TIMEOUT_MIN, max=TIMEOUT_MAX)
+        ] = TIMEOUT_SECONDS,
+        kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
+        output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
+    ) -> None:
+        """Prove who answers pods at the metadata address, by a canary pod on each node.
+
+        The exit code is 0 if NMI answers on each node, 3 if not, and 1 if there is no fault but a node is unknown.
+
+        Permissions: list pods and nodes (with --node: get nodes); in NMI's namespace get pods and get pods/log; in the
+        namespace of the canary pods create, get, list and delete pods.
+        """
+        configure(LogFormat.TEXT, 0)
+        if namespace and not NAME_PATTERN.fullmatch(namespace):
+            raise typer.BadParameter(f"-n {namespace!a} is not a namespace name; see kubectl get namespaces")
+        wrong = next((each for each in node or () if not NAME_PATTERN.fullmatch(each)), None)
+        if wrong is not None:
+            raise typer.BadParameter(f"--node {wrong!a} is not a node name; see kubectl get nodes")
+        options = Options(tuple(node or ()), namespace, parallel, float(timeout))
+        try:
+            report = asyncio.run(_run(context.settings(kubeconfig=kubeconfig), options))
+        except asyncio.CancelledError:  # SIGTERM
+            raise typer.Abort from None
+        to = console()
+        if output is Output.TABLE:
+            show(report, to)
+        else:
+            print_document(report, output, to)
+        for name in report.not_deleted:
+            print_error(f"could not delete the canary pod: kubectl delete pod -n {report.namespace} {name}")
+        raise typer.Exit(SOMETHING_TO_DO if report.anything else int(report.unknown))
+
+
+async def _run(settings: Settings, options: Options) -> Verification:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine of asyncio.run
+    # Like Ctrl-C: the canary pods are deleted before the command ends.
+    with contextlib.suppress(NotImplementedError):  # no signals on this platform
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with connect(settings) as client:
+        return await verify(client, options)
+
+
+def show(report: Verification, to: Console) -> None:
+    """Print one line per node, then the next action of each node that needs one."""
+    print_table(
+        ("", "node", "answered by", "NMI", ""),
+        (
+            (f"[{COLORS[each.level]}]{each.level}[/]", each.node, each.answered_by, each.nmi or "-", each.says)
+            for each in report.nodes
+        ),
+        to,
+    )
+    actions: dict[str, list[str]] = {}
+    for each in report.nodes:
+        if each.next and each.level is not Level.OK:
+            actions.setdefault(each.next, []).append(each.node)
+    for action, nodes in actions.items():
+        more = f" and {len(nodes) - 3} more" if len(nodes) > 3 else ""
+        to.print(f"[bold]{escape(', '.join(nodes[:3]) + more)}[/]: {escape(action)}", soft_wrap=True)

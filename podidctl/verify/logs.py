@@ -1,0 +1,69 @@
+"""Search of NMI's logs for the requests of canaries. Requires the permission `get` on pods/log."""
+
+import asyncio
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.nmi_log import LINES_READ, logged_peers
+from podidctl.verify.judgement import Evidence, Sighting
+from podidentity.kube.client import Client
+from podidentity.kube.errors import ApiError
+from podidentity.kube.paths import object_path
+from podidentity.resources import PODS
+
+LOG_BYTES: Final = 4 * 1024 * 1024
+READS_MAX: Final = 3
+"""The kubelet may return a line a moment after NMI has written it."""
+PAUSE_SECONDS: Final = 0.5
+CONCURRENT_MAX: Final = 16
+MARGIN_SECONDS: Final = 30
+
+
+class NmiLogs:
+    """Logs of the NMI pods of the cluster."""
+
+    def __init__(self, client: Client, nmis: Iterable[Daemon], *, pause_seconds: float = PAUSE_SECONDS) -> None:
+        self._client = client
+        self._nmis = tuple(nmis)
+        self._pause_seconds = pause_seconds
+        self._reads = asyncio.Semaphore(CONCURRENT_MAX)
+
+    async def search(self, node: str, request_id: str, seconds: float) -> Evidence:
+        """Search the last *seconds* of the logs for *request_id*: on *node*, then on the other nodes."""
+        here = [each for each in self._nmis if each.spec.node_name == node]
+        found = Evidence()
+        for number in range(READS_MAX if here else 0):
+            if number:
+                await asyncio.sleep(self._pause_seconds)
+            found = await self._search(here, request_id, seconds)
+            if found.sightings or found.unread:
+                break
+        if found.sightings:
+            return found
+        others = await self._search([each for each in self._nmis if each not in here], request_id, seconds)
+        return Evidence(others.sightings, (*found.unread, *others.unread))
+
+    async def _search(self, nmis: Sequence[Daemon], request_id: str, seconds: float) -> Evidence:
+        results = await asyncio.gather(*(self._search_one(each, request_id, seconds) for each in nmis))
+        return Evidence(
+            tuple(sighting for each in results for sighting in each.sightings),
+            tuple(why for each in results for why in each.unread),
+        )
+
+    async def _search_one(self, nmi: Daemon, request_id: str, seconds: float) -> Evidence:
+        container = nmi.container("nmi")
+        asked = {
+            "container": container.name if container is not None else "",
+            "sinceSeconds": str(math.ceil(seconds) + MARGIN_SECONDS),
+            "tailLines": str(LINES_READ),
+            "limitBytes": str(LOG_BYTES),
+        }
+        async with self._reads:
+            try:
+                log = await self._client.request("GET", object_path(PODS, *nmi.key, "log"), params=asked)
+            except ApiError as error:
+                return Evidence(unread=(f"{nmi.name}: {error}",))
+        peers = logged_peers(log.decode(errors="replace"), request_id)
+        return Evidence(tuple(Sighting(nmi.spec.node_name, nmi.name, peer) for peer in dict.fromkeys(peers)))

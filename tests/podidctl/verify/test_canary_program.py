@@ -1,0 +1,174 @@
+"""The canary's program: it recognizes NMI, IMDS, other servers and silence, and never obtains a token."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from nmi.server.policy import ServerPolicy
+from nmi.server.target import ProxiedPaths
+from podidctl.diagnosis.nmi_log import logged_peers
+from podidctl.verify import canary
+from podidentity_sandbox.imds import Imds
+from podidentity_sandbox.tokens import TokenMint
+from tests.nmi.server.fakes import pod_entry
+from tests.podidctl.verify.programs import LOCAL, in_place_of, run_canary, running_nmi
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening(handler: Handler) -> AsyncIterator[int]:
+    server = await asyncio.start_server(handler, LOCAL, 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        ServerPolicy(),
+        ServerPolicy(require_metadata_header=False),
+        ServerPolicy(proxied_paths=ProxiedPaths(everything=True)),
+        ServerPolicy(block_instance_metadata=True, log_each_request=True),
+    ],
+    ids=["default", "without the header", "all paths proxied", "each request logged"],
+)
+async def test_nmi_answers_itself_and_logs_the_request(tmp_path: Path, policy: ServerPolicy) -> None:
+    async with running_nmi(policy, pod_entry("default", "podidctl-verify-1")) as nmi:
+        code, output, answers = await run_canary(tmp_path, nmi.port, "verify-abc")
+    assert code == 0, output
+    assert output.startswith("NMI answered at ")
+    assert [each["who"] for each in answers] == ["nmi"] * 5
+    assert {each["source"] for each in answers} == {LOCAL}
+    assert set(logged_peers(nmi.log, "verify-abc")) == {LOCAL}
+    assert logged_peers(nmi.log, "verify-ab") == ()
+    assert nmi.proxy.forwarded == []
+    assert nmi.issuer.asked == []
+
+
+async def test_nmi_logs_one_line_and_no_warning(tmp_path: Path) -> None:
+    async with running_nmi(entry=pod_entry("default", "podidctl-verify-1")) as nmi:
+        await run_canary(tmp_path, nmi.port)
+    (line,) = nmi.log.splitlines()
+    assert line.startswith("I"), line
+    assert "reason=unknown_path" in line.replace('"', "")
+
+
+async def test_a_request_that_nmi_attributes_to_the_new_pod_is_logged_after_one_that_it_does_not(
+    tmp_path: Path,
+) -> None:
+    """NMI learns the pod's address after its first request, and another pod may have had the address before."""
+    async with running_nmi() as nmi:
+        await run_canary(tmp_path, nmi.port, "verify-earlier")
+        later = in_place_of(tmp_path / "result", "(0.0, 0.0, 1.0, 0.0)")
+        running = asyncio.create_task(run_canary(tmp_path, nmi.port, "verify-now", text=later))
+        await asyncio.sleep(0.8)
+        nmi.index.put(LOCAL, pod_entry("default", "podidctl-verify-2").record)
+        code, output, _ = await running
+    assert code == 0, output
+    assert logged_peers(nmi.log, "verify-now") == (LOCAL,)
+
+
+async def test_imds_answers_and_returns_no_token(tmp_path: Path) -> None:
+    imds = Imds(await asyncio.to_thread(TokenMint))
+    await imds.start_on_loopback(lambda: pytest.fail("a token was requested"))
+    try:
+        code, output, answers = await run_canary(tmp_path, imds.port)
+    finally:
+        await imds.stop()
+    assert code == 3
+    assert output.startswith("IMDS answered: pods on this node get the node's own identities")
+    assert {each["who"] for each in answers} == {"imds"}
+    assert {call.path for call in imds.calls} == {canary.PATH}
+    assert {call.status for call in imds.calls} == {400}
+
+
+async def test_a_refused_connection_is_no_answer(tmp_path: Path) -> None:
+    async with running_nmi() as nmi:
+        port = nmi.port
+    code, output, answers = await run_canary(tmp_path, port)
+    assert code == 3
+    assert output.startswith("no server answered at ")
+    assert [each["who"] for each in answers] == ["nothing"] * canary.UNANSWERED_MAX
+    assert "ConnectionRefusedError" in answers[0]["text"]
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()  # until the canary gives up
+    writer.close()
+
+
+async def dripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nServer: drip\r\n")
+    while not writer.is_closing() and not reader.at_eof():
+        writer.write(b"x-more: y\r\n")
+        await asyncio.sleep(0.05)
+    writer.close()
+
+
+@pytest.mark.parametrize("handler", [silent, dripping])
+async def test_an_incomplete_answer_ends_in_time(tmp_path: Path, handler: Handler) -> None:
+    async with asyncio.timeout(4), listening(handler) as port:
+        code, _, answers = await run_canary(tmp_path, port)
+    assert code == 3
+    assert {each["who"] for each in answers} == {"nothing"}
+    assert "no complete response within 0.3 s" in answers[0]["text"] or "timed out" in answers[0]["text"]
+
+
+def answering(data: bytes) -> Handler:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(data)
+        await writer.drain()
+        writer.close()
+
+    return handler
+
+
+def response(status: str, body: bytes, *fields: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *fields, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+NESTED = b"[" * 3000
+IMITATION = json.dumps(canary.NMI_ANSWER).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "who"),
+    [
+        (response("200 OK", b'{"access_token":"secret"}'), "other"),
+        (response("404 Not Found", b"404 page not found", "Server: nginx"), "other"),
+        (response("404 Not Found", NESTED), "other"),
+        (response("404 Not Found", b'["not_found"]'), "other"),
+        (response("403 Forbidden", b'{"error":"access_denied","error_description":"Ask elsewhere."}'), "other"),
+        (response("404 Not Found", IMITATION), "nmi"),
+        (response("404 Not Found", IMITATION, "Server: IMDS/150.870.65.1854"), "imds"),
+        (response("404 Not Found", b"", "Server: Microsoft-IIS/10.0"), "imds"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "other"),
+        (response("200 OK", b"x" * 100_000), "other"),
+    ],
+)
+async def test_the_sender_is_known_by_its_answer(tmp_path: Path, data: bytes, who: str) -> None:
+    async with listening(answering(data)) as port:
+        code, output, answers = await run_canary(tmp_path, port)
+    assert {each["who"] for each in answers} == {who}
+    assert code == (0 if who == "nmi" else 3)
+    assert "secret" not in output
+    assert len(json.dumps(answers)) < 4096  # the kubelet cuts longer messages
+
+
+async def test_texts_of_a_server_are_printable_and_short(tmp_path: Path) -> None:
+    body = json.dumps({"error_description": "\x1b[31m\n" + "é" * 500}).encode()
+    async with listening(answering(response("500 Error", body, "Server: " + "s" * 900))) as port:
+        _, output, answers = await run_canary(tmp_path, port)
+    assert len(answers[0]["text"]) == len(answers[0]["server"]) == canary.TEXT_CHARS
+    assert "\x1b" not in output
+    assert len(json.dumps(answers)) < 4096

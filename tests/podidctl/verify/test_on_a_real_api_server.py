@@ -1,0 +1,258 @@
+"""`podidctl verify` on the real API server: admission, permissions, logs, clean-up. Processes are its canaries."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from podidctl.verify import verification
+from podidctl.verify.objects import CANARY_SELECTOR
+from podidctl.verify.verification import Options
+from podidentity.kube.access import from_kubeconfig
+from podidentity.kube.client import Client
+from podidentity.resources import PODS
+from podidentity_sandbox.imds import Imds
+from podidentity_sandbox.tokens import TokenMint
+from tests.mic.emulated_cloud import ROOT
+from tests.mic.preview.run_programs import Answer, run
+from tests.podidctl.verify.kubelets import Kubelets, container_status, kubelets
+from tests.podidctl.verify.programs import running_nmi
+from tests.testplane.accounts import create_account
+from tests.testplane.up import Plane
+
+pytestmark = pytest.mark.plane
+
+NAMESPACE = "verify-canaries"
+READS: list[dict[str, Any]] = [
+    {"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["get", "list"]},
+]
+CANARIES = {"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "delete"]}
+
+
+@pytest.fixture
+def namespace(plane: Plane) -> Iterator[str]:
+    """A namespace that enforces the restricted Pod Security level."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    plane.api("POST", "/api/v1/namespaces", {"metadata": {"generateName": "verify-", "labels": labels}})
+    (name,) = (
+        each["metadata"]["name"]
+        for each in plane.api("GET", "/api/v1/namespaces")["items"]
+        if each["metadata"]["name"].startswith("verify-") and each["status"]["phase"] == "Active"
+    )
+    while not plane.api("GET", f"/api/v1/namespaces/{name}/serviceaccounts")["items"]:
+        pass
+    yield name
+    plane.api("DELETE", f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+async def nodes(plane: Plane, namespace: str, tmp_path: Path) -> AsyncIterator[Kubelets]:
+    async with kubelets(plane, tmp_path) as running:
+        (tmp_path / "kubeconfig").symlink_to(plane.kubeconfig)
+        yield running
+
+
+async def verify(folder: Path, namespace: str, *flags: str) -> Answer:
+    command = ("podidctl", "verify", "-o", "json", f"--namespace={namespace}", *flags)
+    return await run(folder, *command, cloudconfig=False)
+
+
+def verdicts(answer: Answer) -> dict[str, tuple[str, str]]:
+    return {each["node"]: (each["level"], each["answeredBy"]) for each in answer.document["nodes"]}
+
+
+async def canaries(nodes: Kubelets) -> list[str]:
+    listed = await nodes.call("GET", f"{PODS.path()}?labelSelector={CANARY_SELECTOR.replace('=', '%3D')}")
+    return [each["metadata"]["name"] for each in listed["items"]]
+
+
+async def test_each_node_gets_its_verdict(nodes: Kubelets, namespace: str, tmp_path: Path) -> None:
+    imds = Imds(await asyncio.to_thread(TokenMint))
+    await imds.start_on_loopback(lambda: pytest.fail("a token was requested"))
+    async with running_nmi() as nmi:
+        back_off = {"waiting": {"reason": "ImagePullBackOff", "message": "no such host"}}
+        await nodes.add_node("vf-good", nmi)
+        await nodes.add_node("vf-imds", imds.port)
+        await nodes.add_node("vf-nothing", 9)
+        await nodes.add_node("vf-other", nmi)
+        await nodes.add_node("vf-down", ready="Unknown")
+        await nodes.add_node("vf-pull", container_status(back_off))
+        await nodes.add_node("vf-windows", system="windows")
+        pod = await nodes.add_nmi("vf-good", nmi)
+        for each in ("vf-imds", "vf-nothing", "vf-other", "vf-down", "vf-pull"):
+            await nodes.add_nmi(each)
+        answer = await verify(tmp_path, namespace)
+    await imds.stop()
+    assert verdicts(answer) == {
+        "vf-down": ("unknown", "unknown"),
+        "vf-good": ("ok", "nmi"),
+        "vf-imds": ("problem", "imds"),
+        "vf-nothing": ("problem", "nothing"),
+        "vf-other": ("problem", "nmi of another node"),
+        "vf-pull": ("unknown", "unknown"),
+    }
+    assert answer.code == 3
+    assert answer.document["namespace"] == namespace
+    assert answer.document["notDeleted"] == []
+    by_node = {each["node"]: each for each in answer.document["nodes"]}
+    assert by_node["vf-good"]["nmi"] == pod
+    assert "no such host" in by_node["vf-pull"]["says"]
+    assert "no network" in by_node["vf-down"]["says"]
+    assert "vf-good" in by_node["vf-other"]["says"]
+    assert await canaries(nodes) == []
+    assert {each["spec"]["nodeName"] for each in nodes.canaries} == set(by_node) - {"vf-down"}
+
+
+async def test_one_node_that_nmi_serves(nodes: Kubelets, namespace: str, tmp_path: Path) -> None:
+    async with running_nmi() as nmi:
+        await nodes.add_node("vf-one", nmi)
+        await nodes.add_node("vf-two", 9)
+        await nodes.add_nmi("vf-one", nmi)
+        answer = await verify(tmp_path, namespace, "--node=vf-one")
+        assert answer.code == 0, answer.out
+        assert verdicts(answer) == {"vf-one": ("ok", "nmi")}
+
+        command = ("podidctl", "verify", f"--namespace={namespace}", "--node=vf-one", "--node=vf-two")
+        table = await run(tmp_path, *command, cloudconfig=False)
+    assert table.code == 3
+    assert "NMI of this node answered" in table.out
+    assert "vf-two: no NMI runs on this node" in table.out
+
+
+async def test_an_unknown_node_is_one_line(nodes: Kubelets, namespace: str, tmp_path: Path) -> None:
+    await nodes.add_node("vf-one")
+    await nodes.add_nmi("vf-one")
+    answer = await verify(tmp_path, namespace, "--node=vf-missing")
+    assert (answer.code, answer.err) == (1, "podidctl: the cluster has no node vf-missing; see kubectl get nodes\n")
+
+
+async def test_without_nmi_there_is_nothing_to_verify(nodes: Kubelets, namespace: str, tmp_path: Path) -> None:
+    await nodes.add_node("vf-one")
+    answer = await verify(tmp_path, namespace)
+    assert answer.code == 1
+    assert "install NMI" in answer.err
+
+
+async def test_a_refused_canary_is_unknown(nodes: Kubelets, namespace: str, tmp_path: Path) -> None:
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    created = await nodes.call("POST", f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
+    status = {"status": {"hard": {"pods": "0"}, "used": {"pods": "0"}}}  # as the quota controller writes it
+    path = f"/api/v1/namespaces/{namespace}/resourcequotas/{created['metadata']['name']}/status"
+    await nodes.call("PATCH", path, status, "application/merge-patch+json")
+    await nodes.add_node("vf-one", 9)
+    await nodes.add_nmi("vf-one")
+    answer = await verify(tmp_path, namespace)
+    (found,) = answer.document["nodes"]
+    assert (answer.code, found["level"]) == (1, "unknown")
+    assert "exceeded quota" in found["says"]
+    assert "-n" in found["next"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "text"),
+    [
+        (READS, "grant create pods, delete pods"),
+        ([CANARIES], "not allowed to read the cluster: grant get and list on the named resources"),
+    ],
+    ids=["vf-lister", "vf-nobody"],
+)
+async def test_missing_permissions_are_named(
+    nodes: Kubelets, namespace: str, tmp_path: Path, rules: list[Any], text: str
+) -> None:
+    await nodes.add_node("vf-one", 9)
+    await nodes.add_nmi("vf-one")
+    (tmp_path / "kubeconfig").unlink()
+    config = await asyncio.to_thread(create_account, nodes.plane, f"account-{namespace}", rules)
+    await asyncio.to_thread((tmp_path / "kubeconfig").write_text, config)
+    answer = await verify(tmp_path, namespace)
+    assert answer.code == 1
+    assert text in answer.err
+    assert nodes.canaries == []
+
+
+async def test_without_the_permission_for_logs_nothing_is_proven(
+    nodes: Kubelets, namespace: str, tmp_path: Path
+) -> None:
+    (tmp_path / "kubeconfig").unlink()
+    config = await asyncio.to_thread(create_account, nodes.plane, "vf-no-logs", [*READS, CANARIES])
+    await asyncio.to_thread((tmp_path / "kubeconfig").write_text, config)
+    async with running_nmi() as nmi:
+        await nodes.add_node("vf-one", nmi)
+        await nodes.add_nmi("vf-one", nmi)
+        answer = await verify(tmp_path, namespace)
+    assert answer.code == 1, answer.out + answer.err
+    assert verdicts(answer) == {"vf-one": ("unknown", "unproven")}
+    assert "pods/log" in answer.document["nodes"][0]["next"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_command_deletes_its_pods(
+    nodes: Kubelets, namespace: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    await nodes.add_node("vf-one")
+    await nodes.add_nmi("vf-one")
+    process = await asyncio.create_subprocess_exec(
+        *(
+            sys.executable,
+            "-m",
+            "podidctl",
+            "verify",
+            f"--namespace={namespace}",
+            "--kubeconfig",
+            nodes.plane.kubeconfig,
+        ),
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        while not nodes.canaries:
+            await asyncio.sleep(0.05)
+        process.send_signal(number)
+        _, errors = await process.communicate()
+    assert process.returncode == 130, errors
+    assert b"Traceback" not in errors
+    assert await canaries(nodes) == []
+
+
+async def test_a_pod_of_a_killed_command_is_deleted_by_the_next_one(
+    nodes: Kubelets, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await nodes.add_node("vf-one")
+    await nodes.add_nmi("vf-one")
+    process = await asyncio.create_subprocess_exec(
+        *(
+            sys.executable,
+            "-m",
+            "podidctl",
+            "verify",
+            f"--namespace={namespace}",
+            "--kubeconfig",
+            nodes.plane.kubeconfig,
+        ),
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        while not nodes.canaries:
+            await asyncio.sleep(0.05)
+        process.kill()
+        await process.wait()
+    (left,) = await canaries(nodes)
+    (pod,) = nodes.canaries
+    assert pod["spec"]["activeDeadlineSeconds"] == 90
+    assert pod["metadata"]["labels"] == dict(each.split("=") for each in CANARY_SELECTOR.split(","))
+    nodes.behaviours["vf-one"] = container_status({"waiting": {"reason": "InvalidImageName"}})
+    answer = await verify(tmp_path, namespace)
+    assert answer.code == 1
+    assert await canaries(nodes) == [left]  # another command may still wait for it
+    monkeypatch.setattr(verification, "LEFTOVER_SECONDS", -3600)  # as an hour later
+    async with Client(await from_kubeconfig(nodes.plane.kubeconfig), user_agent="test") as client:
+        await verification.verify(client, Options(namespace=namespace))
+    assert await canaries(nodes) == []
