@@ -105,7 +105,7 @@ def cell_parameters() -> list[Any]:
 
 
 @pytest.fixture(scope="module", params=cell_parameters())
-def plane(beds: Beds, request: pytest.FixtureRequest) -> Iterator[DataPlane]:
+def data_plane(beds: Beds, request: pytest.FixtureRequest) -> Iterator[DataPlane]:
     """A test bed with the chart installed for one cell. The result is saved if no check is missing, or one failed."""
     cell: Cell = request.param
     scenarios = beds.get(bed_options(cell.proxy, cell.cni))
@@ -134,55 +134,55 @@ def assert_closed(result: Result, *, seconds: float) -> None:
     assert result.interruption_seconds <= seconds, result
 
 
-def test_a_pod_gets_a_token(plane: DataPlane) -> None:
-    with plane.check("token"):
-        response = client.token(plane.bed, "with-0")
+def test_a_pod_gets_a_token(data_plane: DataPlane) -> None:
+    with data_plane.check("token"):
+        response = client.token(data_plane.bed, "with-0")
         assert (response.status, response.identity) == (200, DEMO_IDENTITY), response
 
 
-def test_nmi_uses_the_backend_and_the_target_of_the_values(plane: DataPlane) -> None:
-    with plane.check("token"):
-        assert plane.cell.backend in {"auto", plane.selected_backend}
-        assert plane.cell.target in {"auto", plane.selected_target}
+def test_nmi_uses_the_backend_and_the_target_of_the_values(data_plane: DataPlane) -> None:
+    with data_plane.check("token"):
+        assert data_plane.cell.backend in {"auto", data_plane.selected_backend}
+        assert data_plane.cell.target in {"auto", data_plane.selected_target}
 
 
-def test_no_request_reaches_imds_when_nmi_is_killed(plane: DataPlane) -> None:
+def test_no_request_reaches_imds_when_nmi_is_killed(data_plane: DataPlane) -> None:
     def act() -> None:
-        plane.bed.nodes[0].run("kill", "-KILL", str(plane.bed.nmi_pid()))
+        data_plane.bed.nodes[0].run("kill", "-KILL", str(data_plane.bed.nmi_pid()))
 
-    with plane.check("killed"):
-        assert_closed(plane.scenarios.measure("NMI killed", act), seconds=20)
+    with data_plane.check("killed"):
+        assert_closed(data_plane.scenarios.measure("NMI killed", act), seconds=20)
 
 
-def test_no_request_reaches_imds_when_nmi_restarts(plane: DataPlane) -> None:
+def test_no_request_reaches_imds_when_nmi_restarts(data_plane: DataPlane) -> None:
     def act() -> None:
-        plane.bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}")
-        plane.bed.wait_for_nmi()
+        data_plane.bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}")
+        data_plane.bed.wait_for_nmi()
 
-    with plane.check("restarted"):
-        assert_closed(plane.scenarios.measure("rollout of NMI", act), seconds=1)
+    with data_plane.check("restarted"):
+        assert_closed(data_plane.scenarios.measure("rollout of NMI", act), seconds=1)
 
 
-def test_no_request_reaches_imds_when_the_chart_is_upgraded(plane: DataPlane) -> None:
+def test_no_request_reaches_imds_when_the_chart_is_upgraded(data_plane: DataPlane) -> None:
     def act() -> None:
-        plane.bed.install(merged(chart_values(plane.cell), {"nmi": {"logVerbosity": 1}}), command="upgrade")
+        data_plane.bed.install(merged(chart_values(data_plane.cell), {"nmi": {"logVerbosity": 1}}), command="upgrade")
 
-    with plane.check("upgraded"):
-        assert_closed(plane.scenarios.measure("helm upgrade", act), seconds=1)
+    with data_plane.check("upgraded"):
+        assert_closed(data_plane.scenarios.measure("helm upgrade", act), seconds=1)
 
 
-def test_no_request_reaches_imds_when_the_tables_are_flushed(plane: DataPlane) -> None:
-    with plane.check("flushed"):
+def test_no_request_reaches_imds_when_the_tables_are_flushed(data_plane: DataPlane) -> None:
+    with data_plane.check("flushed"):
         for command in FLUSHES:
             # `iptables -X` fails if a chain is in use, which is as good as a flush without effect.
-            flush = functools.partial(plane.bed.nodes[0].done, *command.split())
-            assert_closed(plane.scenarios.measure(command, flush), seconds=2)
+            flush = functools.partial(data_plane.bed.nodes[0].done, *command.split())
+            assert_closed(data_plane.scenarios.measure(command, flush), seconds=2)
 
 
-def test_nothing_remains_on_the_node_after_the_uninstallation(plane: DataPlane) -> None:
-    with plane.check("uninstalled"):
-        plane.uninstall()
-        left = read_node_state(plane.bed.nodes[0]).left_since(plane.before)
-        if needs_route_localnet(plane.cell.proxy, plane.cell.target):
+def test_nothing_remains_on_the_node_after_the_uninstallation(data_plane: DataPlane) -> None:
+    with data_plane.check("uninstalled"):
+        data_plane.uninstall()
+        left = read_node_state(data_plane.bed.nodes[0]).left_since(data_plane.before)
+        if needs_route_localnet(data_plane.cell.proxy, data_plane.cell.target):
             left = [each for each in left if not STAYS_WITH_ROUTE_LOCALNET.search(each)]
         assert left == []
