@@ -35,6 +35,11 @@ def test_without_a_selector_only_the_redirect_is_tested() -> None:
     assert pods().keys() == {CANARY}
 
 
+def test_without_a_redirect_it_is_not_tested() -> None:
+    options = ("--set=nmi.redirect.backend=none,nmi.failClosed=false",)
+    assert pods(options=options) == {}
+
+
 def test_the_charts_copy_of_the_program_is_up_to_date() -> None:
     assert COPY.read_text() == (COPY.parents[4] / "podidctl" / "verify" / "canary.py").read_text(), (
         "run: python -m tools.chart"

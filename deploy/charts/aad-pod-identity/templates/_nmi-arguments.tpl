@@ -2,6 +2,13 @@
 /tmp/started
 {{- end -}}
 
+{{- /* "true" if NMI's rules remain when it stops. Without rules, a policy of Cilium has this effect, or nothing. */ -}}
+{{- define "aad-pod-identity.nmi.failClosed" -}}
+{{- $flags := default list .Values.nmi.extraArgs -}}
+{{- $ruled := not (or (has .Values.nmi.redirect.backend (list "cilium" "none")) (has "--redirect=none" $flags) (has "--redirect=cilium" $flags)) -}}
+{{- if and .Values.nmi.failClosed $ruled -}}true{{- end -}}
+{{- end -}}
+
 {{- define "aad-pod-identity.nmi.arguments" -}}
 - --node=$(NODE_NAME)
 {{- $flags := list
@@ -26,7 +33,9 @@
   (list "custom-user-agent" .Values.customUserAgent)
   (list "set-retry-after-header" .Values.nmi.setRetryAfterHeader)
   (list "enable-conntrack-deletion" .Values.nmi.enableConntrackDeletion)
-  (list "fail-closed" (ternary "true" "" (and .Values.nmi.failClosed (not (has "--redirect=none" (default list .Values.nmi.extraArgs))))))
+  (list "redirect" (ternary "" .Values.nmi.redirect.backend (eq .Values.nmi.redirect.backend "auto")))
+  (list "redirect-target" (ternary "" .Values.nmi.redirect.target (eq .Values.nmi.redirect.target "auto")))
+  (list "fail-closed" (include "aad-pod-identity.nmi.failClosed" .))
   (list "handover-socket" (ternary "/run/aad-pod-identity/nmi.sock" "" .Values.nmi.handover.enabled))
   (list "start-signal" (ternary (include "aad-pod-identity.nmi.startSignal" .) "" .Values.nmi.handover.enabled))
   (list "route-localnet" (ternary "set" "" (eq .Values.nmi.routeLocalnet "set")))

@@ -48,6 +48,9 @@ nmi:
     enabled: true
   minReadySeconds: 0
   bootGuard: false
+  redirect:
+    backend: auto
+    target: auto
   routeLocalnet: check
   seccompProfile: RuntimeDefault
 rbac:

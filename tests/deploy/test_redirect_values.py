@@ -1,0 +1,138 @@
+"""Values of nmi.redirect: flags, Cilium's policies, and the combinations that cannot work."""
+
+from typing import Any
+
+import pytest
+
+from podidentity.resources import BINDING_LABEL
+from tests.deploy.helm_cluster import arguments_of
+from tools.chart.rendering import HELMS, Object, RenderError, render
+
+CILIUM = "--set=nmi.redirect.backend=cilium,nmi.handover.enabled=false"
+
+
+def flags(*options: str) -> set[str]:
+    return {each for each in arguments_of(render(options=options), "nmi") if "redirect" in each or "fail" in each}
+
+
+def of_cilium(*options: str, helm: str = "helm") -> dict[str, Object]:
+    found = [each for each in render(options=options, helm=helm) if each["apiVersion"].startswith("cilium.io/")]
+    return {each["kind"]: each for each in found}
+
+
+def daemon_set(*options: str) -> dict[str, Any]:
+    (found,) = (
+        each
+        for each in render(options=options)
+        if each["kind"] == "DaemonSet" and each["metadata"]["name"].endswith("-nmi")
+    )
+    return dict(found["spec"]["template"]["spec"])
+
+
+def test_by_default_nmi_chooses_and_no_policy_is_created() -> None:
+    assert flags() == {"--fail-closed=true"}
+    assert of_cilium() == {}
+
+
+@pytest.mark.parametrize("backend", ["iptables-legacy", "iptables-nft", "nftables"])
+@pytest.mark.parametrize("target", ["auto", "loopback", "node"])
+def test_backend_and_target_become_flags(backend: str, target: str) -> None:
+    found = flags(f"--set=nmi.redirect.backend={backend},nmi.redirect.target={target}")
+    wanted = {f"--redirect={backend}", "--fail-closed=true"}
+    assert found == wanted | ({f"--redirect-target={target}"} if target != "auto" else set())
+
+
+def test_nmi_knows_the_address_of_its_node() -> None:
+    (container,) = daemon_set()["containers"]
+    assert {"name": "NODE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}} in container["env"]
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_cilium_redirects_the_metadata_address_to_the_pods_of_nmi(helm: str) -> None:
+    policies = of_cilium(CILIUM, helm=helm)
+    redirect = policies["CiliumLocalRedirectPolicy"]
+    assert redirect["metadata"]["namespace"] == "podid"
+    frontend = redirect["spec"]["redirectFrontend"]["addressMatcher"]
+    assert frontend == {"ip": "169.254.169.254", "toPorts": [{"port": "80", "protocol": "TCP"}]}
+    backend = redirect["spec"]["redirectBackend"]
+    assert backend["toPorts"] == [{"port": "2579", "protocol": "TCP"}]
+    labels = backend["localEndpointSelector"]["matchLabels"]
+    selecting = {
+        each["metadata"]["name"]
+        for each in render(options=[CILIUM], helm=helm)
+        if labels.items() <= template_labels(each).items()
+    }
+    assert selecting == {"aad-pod-identity-nmi"}
+
+
+def template_labels(each: Object) -> dict[str, str]:
+    """Return the labels of the pod, or of the pods that a workload creates."""
+    if each["kind"] == "Pod":
+        return dict(each["metadata"]["labels"])
+    template = (each.get("spec") or {}).get("template") or {}
+    return dict(template.get("metadata", {}).get("labels", {}))
+
+
+def test_cilium_finds_the_port_in_the_pod() -> None:
+    (container,) = daemon_set(CILIUM)["containers"]
+    assert container["ports"] == [{"containerPort": 2579, "protocol": "TCP"}]
+    (container,) = daemon_set(CILIUM, "--set=nmi.extraArgs={--nmi-port=4000},nmi.prometheusPort=9099")["containers"]
+    assert container["ports"] == [
+        {"name": "metrics", "containerPort": 9099, "protocol": "TCP"},
+        {"containerPort": 4000, "protocol": "TCP"},
+    ]
+    policy = of_cilium(CILIUM, "--set=nmi.extraArgs={--nmi-port=4000}")["CiliumLocalRedirectPolicy"]
+    assert policy["spec"]["redirectBackend"]["toPorts"][0]["port"] == "4000"
+
+
+def test_with_cilium_a_policy_fails_closed_instead_of_a_rule() -> None:
+    assert flags(CILIUM) == {"--redirect=cilium"}
+    spec = of_cilium(CILIUM)["CiliumClusterwideNetworkPolicy"]["spec"]
+    assert spec["endpointSelector"] == {}
+    assert spec["enableDefaultDeny"] == {"egress": False, "ingress": False}
+    (denied,) = spec["egressDeny"]
+    assert denied["toCIDR"] == ["169.254.169.254/32"]
+    assert denied["toPorts"] == [{"ports": [{"port": "80", "protocol": "TCP"}]}]
+    assert spec.keys() == {"description", "endpointSelector", "enableDefaultDeny", "egressDeny"}
+
+
+def test_without_fail_closed_there_is_no_such_policy() -> None:
+    assert of_cilium(CILIUM, "--set=nmi.failClosed=false").keys() == {"CiliumLocalRedirectPolicy"}
+
+
+REFUSED = {
+    "nmi.redirect.backend=cilium": "set nmi.handover.enabled to false",
+    "nmi.redirect.backend=cilium,nmi.handover.enabled=false,nmi.redirect.target=loopback": "set nmi.redirect.target to",
+    "nmi.redirect.backend=cilium,nmi.handover.enabled=false,nmi.bootGuard=true": "set nmi.bootGuard to false",
+    "nmi.redirect.backend=cilium,nmi.handover.enabled=false,nmi.routeLocalnet=set": "set nmi.routeLocalnet to check",
+    "nmi.redirect.backend=none": "set nmi.failClosed to false",
+    "nmi.redirect.backend=none,nmi.failClosed=false,nmi.redirect.target=node": "set nmi.redirect.target to auto",
+    "nmi.redirect.backend=none,nmi.failClosed=false,nmi.bootGuard=true": "set nmi.bootGuard to false",
+    "nmi.redirect.backend=none,nmi.failClosed=false,nmi.routeLocalnet=set": "set nmi.routeLocalnet to check",
+    "nmi.redirect.target=node,nmi.routeLocalnet=set": "set nmi.routeLocalnet to check",
+    "nmi.redirect.backend=nftables,nmi.extraArgs={--redirect=nat}": "remove the flag from nmi.extraArgs",
+    "nmi.redirect.target=node,nmi.extraArgs={-redirect-target=loopback}": "remove the flag from nmi.extraArgs",
+}
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("values", REFUSED)
+def test_a_combination_that_cannot_work_is_refused_with_the_next_action(values: str, helm: str) -> None:
+    with pytest.raises(RenderError) as refused:
+        render(options=[f"--set={values}"], helm=helm)
+    assert REFUSED[values] in " ".join(str(refused.value).split())
+
+
+@pytest.mark.parametrize("values", ["nmi.redirect.backend=nat", "nmi.redirect.target=host", "nmi.redirect.mode=node"])
+def test_an_unknown_value_is_refused(values: str) -> None:
+    with pytest.raises(RenderError, match=r"redirect"):
+        render(options=[f"--set={values}"])
+
+
+def test_a_flag_in_the_extra_arguments_is_used_as_before() -> None:
+    assert flags("--set=nmi.extraArgs={--redirect=none}") == {"--redirect=none"}
+    assert flags("--set=nmi.extraArgs={--redirect-target=node}") == {"--redirect-target=node", "--fail-closed=true"}
+
+
+def test_nothing_of_cilium_selects_by_a_binding() -> None:
+    assert BINDING_LABEL not in str(of_cilium(CILIUM))
