@@ -209,13 +209,13 @@ node: .venv/.built ## Start real nodes with a control plane and an emulated Azur
 e2e-node: ROLLOUTS ?= 20
 e2e-node: RATE ?= 2000
 e2e-node: RUN_NODE = run_node
-e2e-node: .node ## Run all tests on real nodes (about 50 minutes, as root)
+e2e-node: .node ## Run all tests on real nodes (more than half an hour, as root)
 	$(TOOK)
 
 e2e-node-quick: ROLLOUTS ?= 3
 e2e-node-quick: RATE ?= 500
 e2e-node-quick: RUN_NODE = run_node and not long
-e2e-node-quick: .node ## Run the tests on real nodes that take at most 12 minutes (as root)
+e2e-node-quick: .node ## Run the tests on real nodes that take at most 15 minutes (as root)
 	$(TOOK)
 
 .node: .venv/.built

@@ -19,7 +19,7 @@ PROXIES: Final[Mapping[Proxy, str]] = {
     "iptables-nft": "mode iptables, nft backend",
     "iptables-legacy": "mode iptables, legacy backend",
     "nftables": "mode nftables",
-    "ebpf": "none: Cilium with eBPF host routing",
+    "ebpf": "any or none: Cilium with eBPF host routing",
 }
 """The kinds of nodes by what implements Services there, with their names in the tables."""
 NETFILTER: Final[tuple[Backend, ...]] = ("iptables-nft", "iptables-legacy", "nftables")
