@@ -240,7 +240,13 @@ class App:
                 log.info("nmi serves until its successor is ready", extra={"seconds": SUCCESSOR_SECONDS})
             await handover.settle(until - loop.time())
         former = takeover.predecessor if takeover is not None else None
-        given_back = service.active and former is not None and await former.give_back()
+        given_back = False
+        if service.active and former is not None:
+            # The former NMI removes these rules if it uses another backend, and they must not be restored.
+            await service.stop_maintaining()
+            given_back = await former.give_back()
+            if not given_back:
+                service.maintain()
         if given_back:
             log.info("the former NMI serves this node again")
         elif not service.active and takeover is not None and takeover.waits:

@@ -263,6 +263,12 @@ class Settings:
             f"--redirect={self.redirect} changes no rule",
         )
         _demand(
+            self.redirect_target is not RedirectTarget.NODE
+            or (self.redirect is not RedirectMode.NONE and self.listen_address.startswith("127.")),
+            "--redirect-target=node needs a redirect and a listener on loopback, since NMI opens a second one on the "
+            "node's address; remove --redirect=none and --nmi-listen-address, or use --redirect-target=loopback",
+        )
+        _demand(
             self.systemd_directory.startswith("/"),
             f"--systemd-directory is {quoted(self.systemd_directory)}; give the whole path, as /etc/systemd/system",
         )

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mic.preview.text import printable
+from podidctl.fair_order import by_turns, namespace_of
 from podidentity.telemetry.logs import redact
 
 PIPE_COLUMNS = 200
@@ -67,10 +68,10 @@ def _escaped(character: str) -> str:
 
 
 def listed(names: Iterable[str], most: int = LISTED_MAX) -> str:
-    """Return the first *most* of the sorted *names*, and the number of further ones."""
+    """Return *most* of the sorted *names*, the first of each namespace before others, and the number of the rest."""
     several = sorted(names)
     more = f" and {len(several) - most} more" if len(several) > most else ""
-    return ", ".join(several[:most]) + more
+    return ", ".join(sorted(by_turns(several, namespace_of)[:most])) + more
 
 
 def print_document(value: Any, output: Output, to: Console) -> None:
@@ -119,6 +120,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], to: Conso
 
 
 def print_error(line: str) -> int:
-    """Print one line on stderr and return the exit code 1."""
-    print(f"podidctl: {' '.join(line.split())}", file=sys.stderr, flush=True)
+    """Print one line, which may have untrusted parts, on stderr and return the exit code 1."""
+    print(f"podidctl: {printable(' '.join(line.split()))}", file=sys.stderr, flush=True)
     return 1

@@ -25,7 +25,6 @@ Loopback = Annotated[
 
 def add_to(program: typer.Typer, context: CliContext) -> None:
     """Add the command group to *program*."""
-    names = ClusterNames(context)
     app = typer.Typer(
         help="An API server, IMDS, AAD and Azure Resource Manager on this machine, with MIC, NMI and pods.",
         no_args_is_help=True,
@@ -40,6 +39,14 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
                 f"the sandbox needs {', '.join(missing)}, not installed here: pip install 'aad-pod-identity[sandbox]'"
             )
 
+    _add_up(app, context)
+    _add_demo(app, context)
+    _add_exec(app, context)
+    _add_fault(app, context)
+    program.add_typer(app, name="sandbox")
+
+
+def _add_up(app: typer.Typer, context: CliContext) -> None:
     @app.command("up")
     def sandbox_up(
         *,
@@ -75,6 +82,8 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
         )
         raise typer.Exit(code)
 
+
+def _add_demo(app: typer.Typer, context: CliContext) -> None:
     @app.command("demo")
     def sandbox_demo(
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
@@ -92,6 +101,10 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
         )
         raise typer.Exit(code)
 
+
+def _add_exec(app: typer.Typer, context: CliContext) -> None:
+    names = ClusterNames(context)
+
     @app.command("exec")
     def sandbox_exec(
         pod: Annotated[str, typer.Argument(help="NAMESPACE/NAME, or NAME.", autocompletion=names.pods)],
@@ -106,6 +119,8 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
         key = parse_pod_name(pod, namespace, "default")
         raise typer.Exit(sandbox_runner.run_in_pod(context.settings(kubeconfig=kubeconfig), key, command))
 
+
+def _add_fault(app: typer.Typer, context: CliContext) -> None:
     @app.command("fault")
     def sandbox_fault(
         faults: Annotated[
@@ -128,5 +143,3 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
         given = context.environ.get("PODIDENTITY_SANDBOX", "")
         folder = sandbox or (Path(given) if given else None)
         raise typer.Exit(sandbox_runner.fault(folder, faults or (), clear=clear))
-
-    program.add_typer(app, name="sandbox")

@@ -4,7 +4,7 @@ They are found by the labels that the chart and the manifests set, both in this 
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import dropwhile, pairwise
 from typing import Final
 
@@ -130,16 +130,33 @@ async def list_daemons(client: Client, component: str, *, node: str = "") -> lis
 
 
 def genuine_nmi(found: Sequence[Daemon]) -> Sequence[Daemon]:
-    """Return the pods of NMI among those with its label: the ones that a DaemonSet runs in the node's network, else
-    all. A tenant can label a pod like NMI.
+    """Return the pods of NMI among those with its label: the ones that a DaemonSet runs in the node's network, else the
+    ones in the node's network, else all. A tenant can label a pod like NMI.
     """
-    return [each for each in found if each.looks_like_nmi] or found
+    in_network = [each for each in found if each.spec.host_network]
+    return [each for each in in_network if each.looks_like_nmi] or in_network or found
 
 
 def genuine_mic(found: Sequence[Daemon], nmi: Sequence[Daemon]) -> Sequence[Daemon]:
-    """Return the pods of MIC among those with its label: the ones in a namespace of *nmi*, else all."""
+    """Return the pods of MIC among those with its label: the ones in a namespace of *nmi*, else the ones in the
+    namespace that *nmi* has as --MICNamespace, else all. A tenant can label a pod like MIC.
+    """
     namespaces = {each.metadata.namespace for each in nmi}
+    if genuine := [each for each in found if each.metadata.namespace in namespaces]:
+        return genuine
+    namespaces = mic_namespaces(nmi) if found else set()
     return [each for each in found if each.metadata.namespace in namespaces] or found
+
+
+def mic_namespaces(nmi: Iterable[Daemon]) -> set[str]:
+    """Return the values of --MICNamespace of the NMIs whose flags can be read."""
+    found = set()
+    for each in nmi:
+        try:
+            found.add(nmi_settings(each).mic_namespace)
+        except UsageError:
+            continue
+    return found
 
 
 def flags_of(daemon: Daemon, program: str) -> list[str]:

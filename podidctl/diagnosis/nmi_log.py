@@ -106,14 +106,14 @@ def _decision(at: str, fields: dict[str, Any]) -> LoggedDecision:
 
 def _repeat(found: dict[tuple[str, ...], LoggedDecision], at: str, fields: dict[str, Any]) -> None:
     """Add the count of a summary to the latest decision that it can refer to."""
-    told = _decision(at, fields)
+    summary = _decision(at, fields)
     count = fields.get("count")
     for key, one in reversed(found.items()):
-        if (one.outcome, one.identity) == (told.outcome, told.identity) and isinstance(count, int):
+        if (one.outcome, one.identity) == (summary.outcome, summary.identity) and isinstance(count, int):
             found[key] = msgspec.structs.replace(found.pop(key), at=at, repeats=one.repeats + count)
             return
     if isinstance(count, int):
-        found[told.outcome, told.identity, "", ""] = msgspec.structs.replace(told, repeats=count)
+        found[summary.outcome, summary.identity, "", ""] = msgspec.structs.replace(summary, repeats=count)
 
 
 def _lines(log: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,6 +1,7 @@
 """Checks of the Secrets that identities of type 1 and 2 name, by NMI's own reader. No value leaves this module."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Final
 
 from nmi.policies import sign_in_policy
@@ -8,6 +9,7 @@ from nmi.settings import Settings
 from nmi.tokens.endpoints import Application
 from nmi.tokens.secrets import CredentialError, Secrets
 from nmi.tokens.source import PolicyError
+from podidctl.diagnosis.batches import in_batches
 from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
 from podidctl.diagnosis.token_source import SERVICE_PRINCIPAL_TYPES
 from podidentity.azure.errors import AzureError
@@ -19,6 +21,8 @@ READ_PERMISSION: Final = (
 )
 SECRETS_MAX: Final = 200
 """Secrets that one command reads."""
+NOT_READ: Final = ReadFailure(f"one run reads at most {SECRETS_MAX} Secrets")
+"""The check of a Secret beyond that limit."""
 
 
 def application_of(settings: Settings, identity: AzureIdentity) -> Application | None:
@@ -36,15 +40,16 @@ async def read_secret_checks(
 ) -> Mapping[IdentityKey, SecretCheck]:
     """Return the check of each service principal's Secret, by the identity's key. Identities without one are left out.
 
-    At most SECRETS_MAX are read. Raises ApiError only if the API server does not respond.
+    The first SECRETS_MAX are read, and the others are NOT_READ. Raises ApiError only if the API server does not
+    respond.
     """
-    secrets, found = Secrets(client), dict[IdentityKey, SecretCheck]()
-    for identity in identities:
-        application = application_of(settings, identity)
-        if application is None or len(found) >= SECRETS_MAX:
-            continue
-        found[identity.key] = await _check(secrets, application)
-    return found
+    secrets = Secrets(client)
+    applications = [(each.key, found) for each in identities if (found := application_of(settings, each)) is not None]
+    read = applications[:SECRETS_MAX]
+    checks = await in_batches(partial(_check, secrets, application) for _, application in read)
+    result: dict[IdentityKey, SecretCheck] = {key: NOT_READ for key, _ in applications}
+    result.update((key, check) for (key, _), check in zip(read, checks, strict=True))
+    return result
 
 
 async def _check(secrets: Secrets, application: Application) -> SecretCheck:

@@ -19,8 +19,11 @@ def check_version(server: ServerState) -> Iterator[Finding]:
     if match is not None and int(match[1]) < OLDEST_MINOR:
         says = f"Kubernetes {server.version} does not support apiextensions.k8s.io/v1"
         yield make_finding("API server", Level.PROBLEM, says, f"upgrade to 1.{OLDEST_MINOR} or newer")
+    elif server.version:
+        yield make_finding("API server", Level.OK, f"Kubernetes {server.version}")
     else:
-        yield make_finding("API server", Level.OK, f"Kubernetes {server.version or 'of an unknown version'}")
+        says = "the API server did not report its version at /version"
+        yield make_finding("API server", Level.UNKNOWN, says, "run this command with permission to get /version")
 
 
 def check_clocks(server: ServerState) -> Iterator[Finding]:

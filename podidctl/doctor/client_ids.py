@@ -11,6 +11,7 @@ from mic.startup.settings import Settings
 from podidctl.doctor.objects import live_pods
 from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import Objects
+from podidctl.fair_order import by_turns
 from podidctl.printing import listed
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import Host, parse_provider_id, parse_user_assigned
@@ -43,7 +44,7 @@ def check_client_ids(objects: Objects, answers: Answers) -> Iterator[Finding]:
     known = [each for each in answers.values() if isinstance(each, HostIdentities)]
     failed = [key.rpartition("/")[2] for key, each in answers.items() if isinstance(each, AzureError)]
     compared = faults = 0
-    for identity in objects.identities:
+    for identity in by_turns(objects.identities, lambda each: each.metadata.namespace):
         parsed = parse_user_assigned(identity.spec.resource_id)
         if identity.spec.type != IdentityType.USER_ASSIGNED or parsed is None:
             continue
@@ -52,6 +53,11 @@ def check_client_ids(objects: Objects, answers: Answers) -> Iterator[Finding]:
         if why := mismatch(identity, attached):
             faults += 1
             yield make_finding(CHECK, Level.PROBLEM, why, f"correct AzureIdentity {'/'.join(identity.key)}")
+    unread = [each.key for each in used_hosts(objects) if each.key not in answers]
+    if unread:
+        says = f"{counted(len(unread), 'more VM or scale set was', 'more VMs and scale sets were')} not read"
+        then = f"one run reads at most {HOSTS_MAX}; podidctl explain pod --cloudconfig reads that of one pod"
+        yield make_finding(CHECK, Level.UNKNOWN, says, then)
     if failed:
         says = f"Azure did not report {counted(len(failed), 'VM or scale set', 'VMs or scale sets')}: {listed(failed)}"
         yield make_finding(CHECK, Level.UNKNOWN, says, "check --cloudconfig and the role Reader, or try again")

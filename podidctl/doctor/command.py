@@ -1,8 +1,10 @@
 """Definition of the command `podidctl doctor` and its output."""
 
 import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -20,11 +22,15 @@ from podidctl.doctor.node_checks import NodeState
 from podidctl.doctor.node_reader import read_node
 from podidctl.doctor.objects import live_pods
 from podidctl.doctor.report import report
-from podidctl.doctor.schema import COLORS, Level, Report
+from podidctl.doctor.schema import COLORS, Finding, Level, Report
 from podidctl.doctor.state import ClusterState, Objects
 from podidctl.printing import Output, console, listed, plain, print_document, print_table
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat, configure
+
+FINDINGS_MAX: Final = 20
+"""Findings of one check in the table."""
+ORDER: Final = (Level.PROBLEM, Level.WARNING, Level.UNKNOWN, Level.OK)
 
 
 def add_to(app: typer.Typer, context: CliContext) -> None:
@@ -92,12 +98,29 @@ def _labelled_pods(objects: Objects, node: str) -> int:
 
 
 def show(report: Report, to: Console) -> None:
-    """Print one line per finding, then the next action of each finding that needs one."""
+    """Print one line per finding, then the next action of each finding that needs one.
+
+    At most FINDINGS_MAX of one check are printed, problems first: anyone with permission to create AzureIdentities in a
+    namespace can cause any number.
+    """
+    findings, omitted = shortened(report.findings)
     print_table(
         ("", "check", ""),
-        ((f"[{COLORS[each.level]}]{each.level}[/]", each.check, each.says) for each in report.findings),
+        ((f"[{COLORS[each.level]}]{each.level}[/]", each.check, each.says) for each in findings),
         to,
     )
-    for each in report.findings:
+    for each in findings:
         if each.next and each.level is not Level.OK:
             to.print(f"[bold]{each.check}[/]: {escape(each.next)}", soft_wrap=True)
+    for check, count in omitted.items():
+        to.print(f"[bold]{check}[/]: {count} more; -o json has all of them", soft_wrap=True)
+
+
+def shortened(findings: Sequence[Finding]) -> tuple[list[Finding], dict[str, int]]:
+    """Return the findings to print in their order, and the number of the others by check."""
+    shown: defaultdict[str, list[int]] = defaultdict(list)
+    for number in sorted(range(len(findings)), key=lambda each: ORDER.index(findings[each].level)):
+        shown[findings[number].check].append(number)
+    numbers = sorted(each for several in shown.values() for each in several[:FINDINGS_MAX])
+    omitted = {check: len(several) - FINDINGS_MAX for check, several in shown.items() if len(several) > FINDINGS_MAX}
+    return [findings[each] for each in numbers], omitted

@@ -3,16 +3,19 @@ their tokens.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from nmi.tokens.assertions import SERVICE_ACCOUNTS
 from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
+from podidctl.diagnosis.batches import in_batches
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.gather import or_failure
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.service_accounts import account_name
-from podidctl.doctor.federated_identities import served_pairs
+from podidctl.doctor.federated_identities import ACCOUNTS_MAX, served_pairs
 from podidctl.doctor.programs import readable_configurations
 from podidctl.doctor.state import FederatedAccess, Objects
+from podidctl.fair_order import by_turns, namespace_of
 from podidentity.kube.client import Client
 
 
@@ -32,7 +35,10 @@ async def read_federated_access(
             if any(one.settings.federated_identities for one in readable_configurations([each]))
         }
     )
-    return FederatedAccess(accounts, await or_failure(_forbidden(client, its, names)))
+    checked = by_turns(names, namespace_of)[:ACCOUNTS_MAX]
+    return FederatedAccess(
+        accounts, await or_failure(_forbidden(client, its, checked)), unchecked=len(names) - len(checked) if its else 0
+    )
 
 
 async def _accounts(client: Client, namespace: str) -> frozenset[str]:
@@ -42,7 +48,6 @@ async def _accounts(client: Client, namespace: str) -> frozenset[str]:
 async def _forbidden(client: Client, its: Sequence[str], names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     found = {}
     for account in its:
-        found[account] = tuple(
-            [each for each in names if not await may_request_tokens(client, account, *each.split("/"))]
-        )
+        allowed = await in_batches(partial(may_request_tokens, client, account, *each.split("/")) for each in names)
+        found[account] = tuple(name for name, may in zip(names, allowed, strict=True) if not may)
     return found

@@ -10,7 +10,7 @@ from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.service_accounts import GRANT, account_name
 from podidctl.doctor import programs
-from podidctl.doctor.objects import by_selector, live_pods
+from podidctl.doctor.objects import live_pods
 from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import FederatedAccess, Objects, ServerState
 from podidctl.printing import listed
@@ -20,6 +20,8 @@ from podidentity.telemetry.logs import redacted
 CHECK: Final = "federated"
 CREDENTIALS_MAX: Final = 20
 """Azure's limit of federated credentials for one managed identity or application."""
+ACCOUNTS_MAX: Final = 200
+"""Service accounts that one command checks."""
 OLDEST_MINOR: Final = 30
 """The first Kubernetes 1.x with ValidatingAdmissionPolicies, one of which limits the tokens that NMI may request."""
 
@@ -28,15 +30,19 @@ ServedPairs = Sequence[tuple[Pod, AzureIdentity]]
 
 def served_pairs(objects: Objects) -> list[tuple[Pod, AzureIdentity]]:
     """Return the live pods, each with every federated identity that serves it."""
-    bindings = by_selector(objects)
     federations = {each.key: each for each in objects.identities if each.spec.type == IdentityType.FEDERATED}
-    pairs: dict[tuple[tuple[str, str], tuple[str, str]], tuple[Pod, AzureIdentity]] = {}
-    for pod in live_pods(objects):
-        for binding in bindings.get(pod.binding_label, ()) if not pod.spec.host_network else ():
-            identity = federations.get((binding.metadata.namespace, binding.spec.azure_identity))
-            if identity is not None and identity.metadata.namespace == pod.metadata.namespace:
-                pairs[pod.key, identity.key] = (pod, identity)
-    return list(pairs.values())
+    selected: defaultdict[tuple[str, str], dict[tuple[str, str], AzureIdentity]] = defaultdict(dict)
+    for binding in objects.bindings:
+        namespace = binding.metadata.namespace
+        identity = federations.get((namespace, binding.spec.azure_identity))
+        if identity is not None:
+            selected[namespace, binding.spec.selector][identity.key] = identity
+    return [
+        (pod, identity)
+        for pod in live_pods(objects)
+        if not pod.spec.host_network
+        for identity in selected.get((pod.metadata.namespace, pod.binding_label), {}).values()
+    ]
 
 
 def check_federated_identities(
@@ -73,7 +79,7 @@ def _enabled(identities: Sequence[AzureIdentity], pairs: ServedPairs, nmi: Seque
     if not without:
         return
     if len(without) < len(settings):
-        says = f"NMI has no --federated-identities on {counted(len(without), 'node')}, but has it on others:  "
+        says = f"NMI has no --federated-identities on {counted(len(without), 'node')}, but has it on others: "
         then = "finish the rollout of the DaemonSet: kubectl rollout status"
         yield make_finding(CHECK, Level.WARNING, says + listed(without), then)
         return
@@ -147,6 +153,10 @@ def _forbidden(federation: FederatedAccess) -> Iterator[Finding]:
             CHECK, Level.UNKNOWN, says, ("run this command with more permissions (create on subjectaccessreviews)")
         )
         return
+    if federation.unchecked:
+        says = f"NMI's permission was not checked for {counted(federation.unchecked, 'more service account')}"
+        then = f"one run checks at most {ACCOUNTS_MAX}; podidctl explain pod checks that of one pod"
+        yield make_finding(CHECK, Level.UNKNOWN, says, then)
     for account, others in federation.forbidden.items():
         if others:
             says = f"NMI's service account {account} may not request tokens of service accounts {listed(others)}"

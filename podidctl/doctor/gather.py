@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -15,6 +16,7 @@ from mic.startup.settings import Settings as MicSettings
 from mic.startup.spellings import KINDS, respelled
 from nmi.settings import Settings as NmiSettings
 from podidctl.diagnosis.access_reviews import is_allowed, service_account_of
+from podidctl.diagnosis.batches import in_batches
 from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi, list_daemons
 from podidctl.diagnosis.gather import NO_NODE, or_failure
 from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
@@ -25,6 +27,7 @@ from podidctl.doctor.federated_access import read_federated_access
 from podidctl.doctor.programs import is_managed, mic_settings, readable_configurations
 from podidctl.doctor.rights import mic_rights, nmi_rights
 from podidctl.doctor.secret_access import secret_access
+from podidctl.doctor.secrets import needed_identities
 from podidctl.doctor.state import (
     ClusterState,
     Definition,
@@ -37,10 +40,11 @@ from podidctl.doctor.state import (
     StoredObjects,
 )
 from podidctl.doctor.token_reader import refused_pods
+from podidctl.fair_order import by_turns
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import Malformed, decode_meta, decode_object, shallow
-from podidentity.kube.errors import ApiError, NoResponse, NotFound
+from podidentity.kube.errors import ApiError, NoResponse, NotFound, Unauthorized
 from podidentity.kube.lock_records import ENDPOINTS, LEASES, AnnotationFormat, LeaseFormat, LockFormat, LockRecord
 from podidentity.kube.paths import object_path
 from podidentity.resources import (
@@ -64,6 +68,7 @@ DEFINITIONS: Final = Kind(
     namespaced=False,
 )
 VERSION_SECONDS: Final = 10.0
+BODY_MAX: Final = 1 << 16
 _DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -99,7 +104,9 @@ async def _credentials(
         return {}
     rules = readable_configurations(() if isinstance(nmi, ReadFailure) else nmi)
     settings = rules[0].settings if rules else NmiSettings(node_name=NO_NODE)
-    return await read_secret_checks(client, settings, objects.identities)
+    needed = needed_identities(objects)
+    in_turn = by_turns(objects.identities, lambda each: (each.key not in needed, each.metadata.namespace))
+    return await read_secret_checks(client, settings, sorted(in_turn, key=lambda each: each.key not in needed))
 
 
 async def _nmi(client: Client) -> tuple[Daemon, ...]:
@@ -132,8 +139,8 @@ async def _server(client: Client) -> ServerState:
                 allow_redirects=False,
             ) as answer:
                 seconds = loop.time() - began
-                told = answer.headers.get("Date", "")
-                body = await answer.content.read(1 << 16)
+                date = answer.headers.get("Date", "")
+                body = await _read_body(answer.content)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         raise NoResponse(f"cannot reach {access.server}: {str(cause) or type(cause).__name__}") from error
@@ -141,7 +148,17 @@ async def _server(client: Client) -> ServerState:
         version = msgspec.json.decode(body, type=_Version).git_version
     except (msgspec.DecodeError, UnicodeDecodeError):
         version = ""
-    return server_clock(version, told, sent, seconds)
+    return server_clock(version, date, sent, seconds)
+
+
+async def _read_body(content: aiohttp.StreamReader) -> bytes:
+    """Return the body, which may arrive in parts, up to BODY_MAX and a part."""
+    body = b""
+    async for part in content.iter_any():
+        body += part
+        if len(body) > BODY_MAX:
+            break
+    return body
 
 
 def server_clock(version: str, date: str, sent: datetime, seconds: float) -> ServerState:
@@ -210,7 +227,7 @@ async def _read_kind(
                     old.append("/".join(items[-1].key))
     except NotFound:
         return []
-    except NoResponse:
+    except (NoResponse, Unauthorized):
         raise
     except ApiError as error:
         return ReadFailure(f"{kind.plural}: {error.message}")
@@ -278,10 +295,9 @@ async def _rights(
 
 
 async def _missing_rights(client: Client, program: str, account: str, wanted: Sequence[Right]) -> Rights:
-    lacking = [
-        right
-        for right in wanted
-        if not await is_allowed(
+    allowed = await in_batches(
+        partial(
+            is_allowed,
             client,
             account,
             verb=right.verb,
@@ -290,5 +306,6 @@ async def _missing_rights(client: Client, program: str, account: str, wanted: Se
             namespace=right.namespace,
             name=right.name,
         )
-    ]
-    return Rights(program, account, tuple(lacking))
+        for right in wanted
+    )
+    return Rights(program, account, tuple(right for right, may in zip(wanted, allowed, strict=True) if not may))

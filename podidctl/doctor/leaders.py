@@ -38,7 +38,7 @@ def _leader(locks: Locks, now: datetime, *, needed: bool) -> Finding:
         return make_finding(
             "leader",
             Level.OK,
-            f"{lease} holds Lease {about}" + (("and the Go implementation's lock") if endpoints else ""),
+            f"{lease} holds Lease {about}{' and the lock of the Go implementation' if endpoints else ''}",
         )
     if endpoints:
         says = f"{endpoints} holds Endpoints {about} and the Lease has no holder: the Go implementation's MIC leads"
@@ -46,11 +46,11 @@ def _leader(locks: Locks, now: datetime, *, needed: bool) -> Finding:
     if not needed:
         return make_finding("leader", Level.OK, f"{about} has no holder, which is correct in managed mode")
     last = locks.lease.holder if locks.lease is not None and locks.lease.holder else ""
-    said = f"; the last holder was {last}" if last else ""
+    former = f"; the last holder was {last}" if last else ""
     return make_finding(
         "leader",
         Level.PROBLEM,
-        f"no MIC leads: neither Lease nor Endpoints {about} is held{said}",
+        f"no MIC leads: neither Lease nor Endpoints {about} is held{former}",
         "check that MIC runs, that it uses this lock name, and its log: without a leader nothing is assigned",
     )
 

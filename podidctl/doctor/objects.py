@@ -15,8 +15,9 @@ from podidctl.diagnosis.input import NmiConfiguration
 from podidctl.diagnosis.token_source import SIGN_IN_TYPES, describe_token_source, unknown_cloud_note
 from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import Objects
+from podidctl.fair_order import by_turns, namespace_of
 from podidctl.printing import listed
-from podidentity.resources import AzureIdentityBinding, Pod
+from podidentity.resources import Pod
 
 
 def live_pods(objects: Objects) -> list[Pod]:
@@ -39,7 +40,7 @@ def unusable_objects(
         assigned=objects.assigned,
     )
     faults = left_out(snapshot, force_namespaced=force_namespaced)
-    for each in faults:
+    for each in by_turns(faults, lambda fault: (fault.kind, namespace_of(fault.name))):
         level = Level.PROBLEM if each.pods else Level.WARNING
         says = f"{each.kind} {each.name} ({counted(each.pods, 'pod')}): {each.why}"
         yield make_finding("unusable", level, says, _correction(each.kind, each.name))
@@ -59,9 +60,8 @@ def _principals(objects: Objects, rules: Sequence[NmiConfiguration]) -> Iterator
     selectors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for binding in objects.bindings:
         selectors[binding.metadata.namespace, binding.spec.azure_identity].add(binding.spec.selector)
-    for identity in objects.identities:
-        if identity.spec.type not in SIGN_IN_TYPES:
-            continue
+    sign_ins = [each for each in objects.identities if each.spec.type in SIGN_IN_TYPES]
+    for identity in by_turns(sign_ins, lambda each: each.metadata.namespace):
         for each in distinct.values():
             # Another check reports once that NMI does not serve type 3.
             refusal = describe_token_source(
@@ -94,7 +94,7 @@ def selectors(objects: Objects, *, namespaced: bool = False) -> Iterator[Finding
     labels = {each.binding_label for each in pods}
     idle = [each for each in objects.bindings if each.spec.selector not in labels]
     if idle:
-        says = f"{counted(len(idle), 'binding selects', 'bindings select')} no running pod:  " + listed(
+        says = f"{counted(len(idle), 'binding selects', 'bindings select')} no running pod: " + listed(
             f"{'/'.join(each.key)} ({each.spec.selector!r})" for each in idle
         )
         then = "compare spec.selector with the pods' label aadpodidbinding; no action if these pods run only at times"
@@ -118,27 +118,23 @@ def selectors(objects: Objects, *, namespaced: bool = False) -> Iterator[Finding
         )
 
 
-def by_selector(objects: Objects) -> dict[str, list[AzureIdentityBinding]]:
-    """Return the bindings by selector."""
-    found: defaultdict[str, list[AzureIdentityBinding]] = defaultdict(list)
-    for binding in objects.bindings:
-        found[binding.spec.selector].append(binding)
-    return dict(found)
-
-
 def _unserved(objects: Objects, pods: Iterable[Pod], *, namespaced: bool) -> tuple[list[Pod], list[Pod]]:
     """Return the pods that no binding selects, and the pods that only bindings of other namespaces select."""
-    bindings, lost, others = by_selector(objects), [], []
+    # By selector: a tenant can create thousands of bindings with the selector of other tenants' pods.
+    served: defaultdict[str, set[str]] = defaultdict(set)
+    everywhere: set[str] = set()
     keeping = {each.key for each in objects.identities if each.namespaced}
+    for binding in objects.bindings:
+        spec, namespace = binding.spec, binding.metadata.namespace
+        served[spec.selector].add(namespace)
+        if not namespaced and (namespace, spec.azure_identity) not in keeping:
+            everywhere.add(spec.selector)
+    lost, others = [], []
     for pod in pods:
-        selecting = bindings.get(pod.binding_label, ())
-        if not selecting:
+        label = pod.binding_label
+        if label not in served:
             lost.append(pod)
-        elif not any(
-            each.metadata.namespace == pod.metadata.namespace
-            or not (namespaced or (each.metadata.namespace, each.spec.azure_identity) in keeping)
-            for each in selecting
-        ):
+        elif label not in everywhere and pod.metadata.namespace not in served[label]:
             others.append(pod)
     return lost, others
 
@@ -162,7 +158,7 @@ def duplicates(objects: Objects) -> Iterator[Finding]:
             identities[identity.metadata.namespace, spec.type, meant].append("/".join(identity.key))
     twice = [("bindings", names) for names in bindings.values() if len(names) > 1]
     twice += [("identities", names) for names in identities.values() if len(names) > 1]
-    for what, names in twice:
+    for what, names in by_turns(twice, lambda each: (each[0], namespace_of(each[1][0]))):
         then = "delete all but one, so that deleting the last one revokes the access"
         yield make_finding("duplicates", Level.WARNING, f"duplicate {what}: {listed(names)}", then)
     if not twice:
@@ -173,14 +169,14 @@ def not_served_by_nmi(objects: Objects, exempt: Callable[[Pod], str]) -> Iterato
     """Report labelled pods that get the node's own identities: on the host's network, or under an exception."""
     host = [each for each in live_pods(objects) if each.spec.host_network]
     if host:
-        says = f"{counted(len(host), 'pod')} with a label on the host's network:  " + listed(
+        says = f"{counted(len(host), 'pod')} with a label on the host's network: " + listed(
             "/".join(each.key) for each in host
         )
         then = "remove hostNetwork from their spec: IMDS responds to them with the node's own identities"
         yield make_finding("host network", Level.PROBLEM, says, then)
     under = [each for each in live_pods(objects) if not each.spec.host_network and exempt(each)]
     if under:
-        says = f"{counted(len(under), 'pod')} with a label and under an exception, which takes precedence:  " + listed(
+        says = f"{counted(len(under), 'pod')} with a label and under an exception, which takes precedence: " + listed(
             "/".join(each.key) for each in under
         )
         yield make_finding(

@@ -8,7 +8,7 @@ from mic.startup.settings import Settings as MicSettings
 from mic.startup.settings import parse as parse_mic
 from nmi.flag_table import OperationMode
 from nmi.settings import Settings as NmiSettings
-from podidctl.diagnosis.daemons import Daemon, environment_of, nmi_settings, parseable_flags
+from podidctl.diagnosis.daemons import Daemon, environment_of, mic_namespaces, nmi_settings, parseable_flags
 from podidctl.diagnosis.input import NmiConfiguration
 from podidctl.doctor.exemptions import exemption_reasons
 from podidctl.doctor.schema import Finding, Level, make_finding
@@ -33,18 +33,27 @@ def mic_settings(daemon: Daemon) -> MicSettings:
     return parse_mic(parseable_flags(daemon, "mic"), kept)
 
 
-def coverage(nmi: Sequence[Daemon], nodes: Sequence[Node]) -> Iterator[Finding]:
-    """Check that every suitable node has a ready NMI."""
+def coverage(nmi: Sequence[Daemon], nodes: Sequence[Node] | None) -> Iterator[Finding]:
+    """Check that every suitable node has a ready NMI. *nodes*: None if they could not be read."""
     if not nmi:
         then = "install NMI; if it runs outside of a pod with its label, read its /readyz on each node"
         yield make_finding(
             "NMI", Level.UNKNOWN, "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)", then
         )
         return
+    outside = [each.name for each in nmi if not each.spec.host_network]
+    if outside:
+        says = f"{counted(len(outside), 'pod')} with NMI's label, none of them in the node's network: {listed(outside)}"
+        then = (
+            "install NMI: it runs as a DaemonSet in the node's network, and anyone with permission to create a pod can "
+            "set its label"
+        )
+        yield make_finding("NMI", Level.PROBLEM, says, then)
+        return
     there = {each.spec.node_name for each in nmi}
     without = [
         each.metadata.name
-        for each in nodes
+        for each in nodes or ()
         if each.metadata.name not in there
         and each.metadata.label(OS_LABEL) in {"", "linux"}
         and each.metadata.label(VIRTUAL[0]) != VIRTUAL[1]
@@ -59,13 +68,28 @@ def coverage(nmi: Sequence[Daemon], nodes: Sequence[Node]) -> Iterator[Finding]:
             f"{each.name} on {each.spec.node_name} ({each.not_ready_reason})" for each in unready
         )
         yield make_finding("NMI", Level.PROBLEM, says, "see kubectl logs of these pods, and their /readyz")
-    if not without and not unready:
+    if nodes is None:
+        says = f"it runs on {counted(len(there), 'node')}, and the nodes without it are not known"
+        yield make_finding("NMI", Level.UNKNOWN, says, "run this command with more permissions: list on nodes")
+    elif not without and not unready:
         yield make_finding("NMI", Level.OK, f"ready on {counted(len(there), 'node')}")
 
 
-def controllers(mic: Sequence[Daemon], *, managed: bool) -> Iterator[Finding]:
+def controllers(mic: Sequence[Daemon], nmi: Sequence[Daemon], *, managed: bool) -> Iterator[Finding]:
     """Check that a MIC runs if one is needed, and none otherwise."""
     ready = [each for each in mic if each.ready]
+    expected = {each.metadata.namespace for each in nmi} | mic_namespaces(nmi)
+    if nmi and mic and not any(each.metadata.namespace in expected for each in mic):
+        says = (
+            f"no pod with MIC's label is in NMI's namespace or in its --MICNamespace ({listed(expected)}), but "
+            f"elsewhere: {listed(each.name for each in mic)}"
+        )
+        then = (
+            "install MIC there, or set NMI's --MICNamespace to MIC's namespace; anyone with permission to create a pod "
+            "can set the label"
+        )
+        yield make_finding("MIC", Level.WARNING, says, then)
+        return
     if managed and mic:
         says = f"NMI runs in managed mode, which does not use MIC: {listed(each.name for each in mic)}"
         yield make_finding("MIC", Level.WARNING, says, "delete MIC's Deployment, or run NMI in standard mode")
@@ -106,9 +130,9 @@ def _tag(image: str) -> str:
 
 
 def flags(
-    nmi: Sequence[Daemon], mic: Sequence[Daemon], exceptions: Sequence[AzurePodIdentityException]
+    nmi: Sequence[Daemon], mic: Sequence[Daemon], exceptions: Sequence[AzurePodIdentityException] | None
 ) -> Iterator[Finding]:
-    """Check that the daemons' flags can be read and are consistent."""
+    """Check that the daemons' flags can be read and are consistent. *exceptions*: None if they could not be read."""
     check = "flags"
     nmis, unread_nmi = _read_settings(nmi, nmi_settings)
     mics, unread_mic = _read_settings(mic, mic_settings)
@@ -117,7 +141,8 @@ def flags(
         yield make_finding(
             check, Level.WARNING, why, ("correct it: this version's programs do not start with such a flag")
         )
-    faults = [*_disagreements(nmis, mics), *_mic_not_exempt(nmis, mic, exceptions)]
+    not_exempt = _mic_not_exempt(nmis, mic, exceptions) if exceptions is not None else ()
+    faults = [*_disagreements(nmis, mics), *not_exempt]
     for says, then in faults:
         yield make_finding(check, Level.WARNING, says, then)
     if (nmis or mics) and not faults and not unread:

@@ -32,13 +32,15 @@ def _cluster(state: ClusterState) -> Iterator[Finding]:
     yield from _with("API server", state.server, api_server.check_version, api_server.check_clocks)
     yield from custom_resources.definitions(state)
     yield from custom_resources.spellings(state)
-    there = state.objects if isinstance(state.objects, Objects) else Objects()
+    known = state.objects if isinstance(state.objects, Objects) else None
+    there = known or Objects()
     exempt = exemption_reasons([each.settings for each in rules], there.exceptions)
-    yield from _with("NMI", state.nmi, lambda pods: programs.coverage(pods, there.nodes))
-    yield from _with("MIC", state.mic, lambda pods: programs.controllers(pods, managed=managed))
+    yield from _with("NMI", state.nmi, lambda pods: programs.coverage(pods, known.nodes if known else None))
+    yield from _with("MIC", state.mic, lambda pods: programs.controllers(pods, nmi, managed=managed))
     yield from programs.versions(nmi, mic)
-    yield from programs.flags(nmi, mic, there.exceptions)
-    yield from _with("leader", state.locks, lambda locks: leaders.check_leaders(locks, state.now, needed=not managed))
+    yield from programs.flags(nmi, mic, known.exceptions if known else None)
+    now = state.server_time
+    yield from _with("leader", state.locks, lambda locks: leaders.check_leaders(locks, now, needed=not managed))
     yield from _with("rights", state.rights, rights.check_rights)
     yield from _with("secrets", state.secrets, lambda each: check_secrets(each, there.identities))
     yield from _with("credentials", state.credentials, lambda each: check_credentials(each, there))
@@ -50,7 +52,7 @@ def _cluster(state: ClusterState) -> Iterator[Finding]:
         lambda each: objects.unusable_objects(each, rules, force_namespaced=namespaced),
         lambda each: objects.selectors(each, namespaced=managed or namespaced),
         objects.duplicates,
-        lambda each: () if managed else check_assignments(each, state.server_time, exempt, force_namespaced=namespaced),
+        lambda each: () if managed else check_assignments(each, now, exempt, force_namespaced=namespaced),
         lambda each: () if state.azure is None else check_client_ids(each, state.azure),
         lambda each: objects.not_served_by_nmi(each, exempt),
     )

@@ -22,7 +22,7 @@ def _rights(verbs: Sequence[str], group: str, *resources: str) -> tuple[Right, .
 def nmi_rights(*, managed: bool) -> tuple[Right, ...]:
     """Return NMI's permissions. Another check covers Secrets, which depend on the identities."""
     ours = ("azureidentitybindings", "azureidentities") if managed else ("azureassignedidentities",)
-    told = (
+    event_rights = (
         Right("create", "", "events", needed=False, purpose="Events about refused pods"),
         Right("patch", "", "events", needed=False, purpose="Events about refused pods"),
     )
@@ -30,7 +30,7 @@ def nmi_rights(*, managed: bool) -> tuple[Right, ...]:
         *_rights(READ, "", "pods"),
         Right("get", "", "nodes", needed=False, purpose="the detection of eBPF host routing by the node's label"),
         *_rights(("list", "watch"), GROUP, *ours, "azurepodidentityexceptions"),
-        *told,
+        *event_rights,
     )
 
 

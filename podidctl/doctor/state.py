@@ -153,6 +153,8 @@ class SecretAccess:
     """Namespaces of the Secrets that AzureIdentities name."""
     forbidden: tuple[str, ...] = ()
     """The needed namespaces without permission."""
+    unchecked: int = 0
+    """Number of needed namespaces beyond the limit of one command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,8 @@ class FederatedAccess:
     """Names of the existing service accounts, by namespace."""
     forbidden: Mapping[str, tuple[str, ...]] | ReadFailure = field(default_factory=dict)
     """By NMI's service account (`namespace/name`), the service accounts whose tokens it may not request."""
+    unchecked: int = 0
+    """Number of service accounts beyond the limit of one command."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

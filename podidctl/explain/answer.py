@@ -21,15 +21,15 @@ from podidctl.explain.schema import Answer, Link, LinkState
 from podidctl.printing import plain
 
 
-def make_answer(data: DiagnosisInput, said: PredictedDecision, links: Sequence[Link]) -> Answer:
-    """Return the summary of *said*, including faults in *links* that prevent it."""
-    if said.outcome is Outcome.UNSEEN:
-        return Answer(outcome=said.outcome, says=plain(f"NMI does not know the pod: {said.why}"))
-    if why := unavailable_reason(data, said.outcome):
-        return _unanswered(data, said, why)
-    if said.assigned is not None and (why := missing_on_azure(data, said.assigned.identity)):
-        return _without_azure(said.assigned, why)
-    answer = _answer(data, said)
+def make_answer(data: DiagnosisInput, decision: PredictedDecision, links: Sequence[Link]) -> Answer:
+    """Return the summary of *decision*, including faults in *links* that prevent it."""
+    if decision.outcome is Outcome.UNSEEN:
+        return Answer(outcome=decision.outcome, says=plain(f"NMI does not know the pod: {decision.why}"))
+    if why := unavailable_reason(data, decision.outcome):
+        return _unanswered(data, decision, why)
+    if decision.assigned is not None and (why := missing_on_azure(data, decision.assigned.identity)):
+        return _without_azure(decision.assigned, why)
+    answer = _answer(data, decision)
     beside = [each for each in links if each.state is LinkState.BROKEN]
     if answer.outcome not in {Outcome.GRANTED, Outcome.EXEMPT} or not beside:
         return answer
@@ -37,9 +37,9 @@ def make_answer(data: DiagnosisInput, said: PredictedDecision, links: Sequence[L
     return replace(answer, says=plain(f"{answer.says}; but something is broken: {names}"))
 
 
-def _answer(data: DiagnosisInput, said: PredictedDecision) -> Answer:
-    if said.assigned is not None:
-        identity = said.assigned.identity
+def _answer(data: DiagnosisInput, decision: PredictedDecision) -> Answer:
+    if decision.assigned is not None:
+        identity = decision.assigned.identity
         refusal = pod_token_source(data, identity, ANY_IDENTITY.resource)
         name = plain("/".join(identity.key))
         if isinstance(refusal, Refusal):
@@ -48,14 +48,16 @@ def _answer(data: DiagnosisInput, said: PredictedDecision) -> Answer:
             says = plain(f"{recent.description}: {recent.text}")
             return Answer(outcome=Outcome.REFUSED, says=says, identity=name, status=recent.status)
         return Answer(
-            outcome=said.outcome, says=plain(f"NMI asks Azure for a token of AzureIdentity {name}"), identity=name
+            outcome=decision.outcome, says=plain(f"NMI asks Azure for a token of AzureIdentity {name}"), identity=name
         )
-    if said.refusal is not None:
-        answer = _refusal(data, said.refusal, said.outcome, seconds=said.seconds)
-        if not said.repeats_immediately:
+    if decision.refusal is not None:
+        answer = _refusal(data, decision.refusal, decision.outcome, seconds=decision.seconds)
+        if not decision.repeats_immediately:
             return answer
         return replace(answer, says=f"the first request is {answer.says.rstrip('.')}; repeats get {UNTIL_A_CHANGE}")
-    return Answer(outcome=said.outcome, says=plain(f"IMDS responds with the node's own identities ({said.why})"))
+    return Answer(
+        outcome=decision.outcome, says=plain(f"IMDS responds with the node's own identities ({decision.why})")
+    )
 
 
 def _refusal(
@@ -67,14 +69,14 @@ def _refusal(
     return Answer(outcome=outcome, says=says, identity=identity, status=response.status)
 
 
-def _unanswered(data: DiagnosisInput, said: PredictedDecision, why: str) -> Answer:
+def _unanswered(data: DiagnosisInput, decision: PredictedDecision, why: str) -> Answer:
     """Return the response that NMI would send if it were available."""
-    would = _answer(data, said)
+    would = _answer(data, decision)
     match would.outcome:
         case Outcome.GRANTED:
             says = f"NMI would ask Azure for a token of AzureIdentity {would.identity}"
         case Outcome.EXEMPT:
-            says = f"NMI would forward the request to IMDS, for the node's own identities ({said.why})"
+            says = f"NMI would forward the request to IMDS, for the node's own identities ({decision.why})"
         case _:
             says = f"NMI would respond: {would.says.rstrip('.')}"
     return Answer(

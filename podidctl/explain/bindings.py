@@ -80,10 +80,10 @@ def _deletion_note(meta: Meta) -> str:
     """Return the note for an operator who revokes access in standard mode, where MIC acts only when an object is
     deleted.
     """
-    held = ", ".join(meta.finalizers or ())
+    finalizers = ", ".join(meta.finalizers or ())
     return (
         "it is being deleted, and pods keep its access until the deletion is complete, which requires its finalizers "
-        f"{f'({held}) ' if held else ''}to be removed"
+        f"{f'({finalizers}) ' if finalizers else ''}to be removed"
     )
 
 

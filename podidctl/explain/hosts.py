@@ -123,9 +123,9 @@ def _attached(data: DiagnosisInput, host: Host, identity: UserAssignedIdentity) 
                 then = f"attach it: az vm (vmss) identity assign on {host.name}; in managed mode no controller does"
             return make_link(link, about, LinkState.BROKEN, says, then)
         case AzureError() as error:
-            told = " ".join(filter(None, (str(error.status or ""), error.code, error.message)))
+            cause = " ".join(filter(None, (str(error.status or ""), error.code, error.message)))
             return make_link(
-                link, about, LinkState.UNKNOWN, f"Azure did not answer: {told}", "check --cloudconfig, or try again"
+                link, about, LinkState.UNKNOWN, f"Azure did not answer: {cause}", "check --cloudconfig, or try again"
             )
 
 

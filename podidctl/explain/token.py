@@ -31,10 +31,10 @@ def secret_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
 
 def token_links(data: DiagnosisInput) -> Iterator[Link]:
     """Yield the link of NMI's last response if it is a refusal that the other links do not explain."""
-    said = predict_decision(data)
-    if said.outcome is not Outcome.GRANTED or said.assigned is None:
+    decision = predict_decision(data)
+    if decision.outcome is not Outcome.GRANTED or decision.assigned is None:
         return
-    identity = "/".join(said.assigned.identity.key)
+    identity = "/".join(decision.assigned.identity.key)
     refused = recent_refusal(data, identity=identity)
     if refused is not None:
         yield make_link("token", identity, LinkState.BROKEN, f"{refused.description}: {refused.text}", refused.text)

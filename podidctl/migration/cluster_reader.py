@@ -98,10 +98,10 @@ async def read_issuer(client: Client) -> str:
     """Return the issuer of service account tokens; empty if the API server does not publish it."""
     try:
         answer = await client.request("GET", "/.well-known/openid-configuration")
-        told = msgspec.json.decode(answer)
+        document = msgspec.json.decode(answer)
     except (ApiError, msgspec.DecodeError):
         return ""
-    found = told.get("issuer") if isinstance(told, dict) else ""
+    found = document.get("issuer") if isinstance(document, dict) else ""
     return found if isinstance(found, str) else ""
 
 

@@ -24,7 +24,7 @@ from podidctl.migration.workload_identity import (
     plan_workload_identity,
     unreachable_issuer,
 )
-from podidctl.printing import Output, console, print_document
+from podidctl.printing import Output, console, print_document, print_error
 from podidentity.exits import StartError
 
 
@@ -59,7 +59,13 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
+    _add_from_reference(app, environ)
+    _add_to_workload_identity(app, environ)
+    federating.add_to(app, environ)
+    program.add_typer(app, name="migrate")
 
+
+def _add_from_reference(app: typer.Typer, environ: Mapping[str, str]) -> None:
     @app.command("from-reference")
     def from_reference(
         *,
@@ -98,6 +104,8 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
         show.report(found, Output.TABLE if rewrote else output, console(stderr=rewrote))
         raise typer.Exit(SOMETHING_TO_DO if any(each.level is not DifferenceLevel.NO_ACTION for each in found) else 0)
 
+
+def _add_to_workload_identity(app: typer.Typer, environ: Mapping[str, str]) -> None:
     @app.command("to-workload-identity")
     def to_workload_identity(
         *,
@@ -135,22 +143,25 @@ def add_to(program: typer.Typer, context: CliContext) -> None:
             _end(error)
         if output in {WorkloadIdentityOutput.AZ, WorkloadIdentityOutput.JSON} and not known:
             _end(StartError(NO_ISSUER))
-        match output:
-            case WorkloadIdentityOutput.TABLE:
-                show.workload_identity(made, known, audience, console())
-            case WorkloadIdentityOutput.YAML:
-                sys.stdout.write(documents.manifests(made))
-            case WorkloadIdentityOutput.KUBECTL:
-                sys.stdout.write(documents.changes(made))
-            case WorkloadIdentityOutput.AZ:
-                sys.stdout.write(documents.commands(made, known, audience))
-            case WorkloadIdentityOutput.JSON:
-                print_document(documents.everything(made, known, audience), Output.JSON, console())
-        sys.stdout.flush()
+        _print_workload_identity(made, known, audience, output)
         raise typer.Exit(SOMETHING_TO_DO if made.by_hand else 0)
 
-    federating.add_to(app, environ)
-    program.add_typer(app, name="migrate")
+
+def _print_workload_identity(
+    made: WorkloadIdentityPlan, issuer: str, audience: str, output: WorkloadIdentityOutput
+) -> None:
+    match output:
+        case WorkloadIdentityOutput.TABLE:
+            show.workload_identity(made, issuer, audience, console())
+        case WorkloadIdentityOutput.YAML:
+            sys.stdout.write(documents.manifests(made))
+        case WorkloadIdentityOutput.KUBECTL:
+            sys.stdout.write(documents.changes(made))
+        case WorkloadIdentityOutput.AZ:
+            sys.stdout.write(documents.commands(made, issuer, audience))
+        case WorkloadIdentityOutput.JSON:
+            print_document(documents.everything(made, issuer, audience), Output.JSON, console())
+    sys.stdout.flush()
 
 
 async def _plan(
@@ -186,7 +197,7 @@ def _of_files(files: list[Path], output: Output, *, in_place: bool) -> list[Diff
         Difference(
             DifferenceLevel.NO_ACTION if done and not change.lost else DifferenceLevel.REVIEW,
             change.about,
-            "field spellings from before v1.6.0:  " + ", ".join(before for before, _ in change.fields),
+            "field spellings from before v1.6.0: " + ", ".join(before for before, _ in change.fields),
             _rewriting(change, done=done),
         )
         for change in changes
@@ -229,5 +240,4 @@ async def _of_cluster(kubeconfig: str, environ: Mapping[str, str]) -> list[Diffe
 
 
 def _end(error: StartError) -> NoReturn:
-    sys.stderr.write(f"podidctl: {' '.join(str(error).split())}\n")
-    raise typer.Exit(1)
+    raise typer.Exit(print_error(str(error)))

@@ -336,11 +336,11 @@ def _pods(found: Installation, read: _ReadableObjects) -> Iterator[Difference]:
 def _lock(found: Installation) -> Iterator[Difference]:
     if found.lock is None:
         return
-    held = f"is held by {found.lock}" if found.lock else "has no holder"
+    state = f"is held by {found.lock}" if found.lock else "has no holder"
     yield Difference(
         DifferenceLevel.NO_ACTION,
         f"Endpoints {found.lock_at}",
-        f"the Go implementation's leader lock exists and {held}; this version's MIC also takes it before it writes",
+        f"the Go implementation's leader lock exists and {state}; this version's MIC also takes it before it writes",
         "grant MIC get and update on this object (the chart does); delete it when the Go implementation is not needed "
         "any more",
     )

@@ -70,13 +70,13 @@ def check_programs(programs: Sequence[InstalledProgram]) -> list[Difference]:
     for program in programs:
         try:
             if program.name == "nmi":
-                settings = _nmi(program)
-                namespaced["NMI"] = settings.force_namespaced
-                found += _nmi_differences(program, settings, mics)
+                nmi = _nmi(program)
+                namespaced["NMI"] = nmi.force_namespaced
+                found += _nmi_differences(program, nmi, mics)
             else:
-                told = _mic(program)
-                namespaced["MIC"] = told.force_namespaced
-                found += _mic_differences(program, told)
+                mic = _mic(program)
+                namespaced["MIC"] = mic.force_namespaced
+                found += _mic_differences(program, mic)
         except UsageError as error:
             found.append(
                 Difference(

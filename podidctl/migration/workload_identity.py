@@ -314,9 +314,9 @@ class _Planner:
         self._credentials.setdefault((made.identity, made.subject), made)
 
     def _say(self, about: str, why: str, do: str) -> None:
-        said = ManualStep(about=about, why=why, do=do)
-        if said not in self._by_hand:
-            self._by_hand.append(said)
+        step = ManualStep(about=about, why=why, do=do)
+        if step not in self._by_hand:
+            self._by_hand.append(step)
 
 
 def credential_of(identity: AzureIdentity, namespace: str, account: str) -> PlannedCredential:

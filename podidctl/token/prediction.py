@@ -76,16 +76,16 @@ def _predict(data: DiagnosisInput, resource: str, *, client_id: str, resource_id
     request = token_request(urlencode({name: value for name, value in named.items() if value}))
     if isinstance(request, Refusal):
         return _refused(data, resource, request)
-    said = predict_decision(data, request)
-    match said:
+    decision = predict_decision(data, request)
+    match decision:
         case PredictedDecision(outcome=Outcome.GRANTED, assigned=assigned) if assigned is not None:
             return _granted(data, request, assigned.identity)
         case PredictedDecision(refusal=Refusal() as refusal):
-            prediction = _refused(data, resource, refusal, said.seconds, said.outcome)
-            return msgspec.structs.replace(prediction, immediate_repeats=said.repeats_immediately)
+            prediction = _refused(data, resource, refusal, decision.seconds, decision.outcome)
+            return msgspec.structs.replace(prediction, immediate_repeats=decision.repeats_immediately)
         case _:
-            whom = "IMDS itself, for the node's own identities" if said.outcome is Outcome.EXEMPT else ""
-            return _prediction(data, resource, said.outcome, asked=whom, why=said.why)
+            whom = "IMDS itself, for the node's own identities" if decision.outcome is Outcome.EXEMPT else ""
+            return _prediction(data, resource, decision.outcome, asked=whom, why=decision.why)
 
 
 def _granted(data: DiagnosisInput, request: TokenRequest, identity: AzureIdentity) -> TokenPrediction:

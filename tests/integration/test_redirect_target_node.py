@@ -6,6 +6,7 @@ Each refused connection has an accepted neighbour. Excluded: connections without
 
 import asyncio
 import os
+import shlex
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from podidentity_sandbox.namespaces import Namespaces
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import NMI_METRICS_PORT, NMI_PORT, NMI_PROBE_PORT, Settings
+from tests.integration.conftest import ROOT
 from tests.integration.connection_attempts import RESET, TOKEN_TARGET, attempt_from
 from tests.integration.identity_requests import NODE, Answer, ask, ask_at, eventually, run_bound_pod
 from tests.integration.node_tables import on_node, saved
@@ -131,9 +133,11 @@ async def test_a_connection_that_a_service_or_node_port_translates_to_the_port_i
 
 
 async def test_the_documented_firewall_rule_closes_the_port_for_others_only(site: Site) -> None:
-    others = ("!", "-i", "lo", "-m", "conntrack", "!", "--ctorigdst", METADATA_ADDRESS)
-    rule = ("INPUT", "-p", "tcp", "--dport", str(NMI_PORT), *others, "-j", "REJECT", "--reject-with", "tcp-reset")
-    await asyncio.to_thread(on_node, site.sandbox, "iptables-nft", "-I", *rule)
+    pages = (ROOT / "docs" / "operations.md").read_text()
+    commands = [shlex.split(line) for line in pages.splitlines() if "close-nmi-port" in line]
+    assert [command[:3] for command in commands] == [["nft", "add", each] for each in ("table", "chain", "rule")]
+    for command in commands:
+        await asyncio.to_thread(on_node, site.sandbox, *command)
     try:
         before = await site.closed_unread()
         assert await site.attempt(FABRIC, ADDRESS, NMI_PORT) == RESET
@@ -141,7 +145,7 @@ async def test_the_documented_firewall_rule_closes_the_port_for_others_only(site
         assert await site.closed_unread() == before
         assert await site.attempt(site.namespace, METADATA_ADDRESS, 80) == "200"
     finally:
-        await asyncio.to_thread(on_node, site.sandbox, "iptables-nft", "-D", *rule)
+        await asyncio.to_thread(on_node, site.sandbox, "nft", "delete", "table", "ip", "close-nmi-port")
 
 
 async def test_host_tokens_are_for_processes_of_the_node_on_loopback_only(site: Site) -> None:

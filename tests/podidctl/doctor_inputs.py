@@ -65,7 +65,9 @@ def daemon(program: str, name: str, *args: str, node: str = NODE, ready: bool = 
 
 
 def nmi(*args: str, name: str = "nmi-1", **more: Any) -> Daemon:
-    return daemon("nmi", name, "--node=$(NODE_NAME)", "--MICNamespace=kube-system", *args, **more)
+    return daemon(
+        "nmi", name, "--node=$(NODE_NAME)", "--MICNamespace=kube-system", *args, **({"host_network": True} | more)
+    )
 
 
 def mic(*args: str, name: str = "mic-1", **more: Any) -> Daemon:

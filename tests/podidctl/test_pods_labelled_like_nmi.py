@@ -1,11 +1,15 @@
 """A tenant's pod with the label of NMI or MIC changes no result: a DaemonSet runs NMI in the node's network."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from blockbuster import BlockBuster
 
 from podidctl.diagnosis import gather as pod_gather
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import NmiPods
 from podidctl.doctor import gather as cluster_gather
+from podidctl.migration.federation import state_reader
 from podidentity.kube import access
 from podidentity.kube.client import Client
 from tests.mic.emulated_cloud import EmulatedCloud
@@ -15,11 +19,19 @@ OWNER = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "nmi", "uid": "u"
 
 
 def labelled(
-    cloud: EmulatedCloud, name: str, node: str, *, component: str = "nmi", namespace: str = "default", **spec: Any
+    cloud: EmulatedCloud,
+    name: str,
+    node: str,
+    *,
+    component: str = "nmi",
+    namespace: str = "default",
+    args: Sequence[str] = ("--no-such-flag",),
+    owned: bool = True,
+    **spec: Any,
 ) -> None:
-    owners = {"ownerReferences": [OWNER]} if spec else {}
+    owners = {"ownerReferences": [OWNER]} if spec and owned else {}
     meta = {"name": name, "namespace": namespace, "labels": {"component": component}} | owners
-    container = {"name": component, "image": "i", "args": ["--no-such-flag"]}
+    container = {"name": component, "image": "i", "args": list(args)}
     cloud.api.store.create("pods", {"metadata": meta, "spec": {"nodeName": node, "containers": [container], **spec}})
 
 
@@ -44,6 +56,26 @@ async def test_explain_ignores_it_next_to_nmi_and_on_a_node_without_nmi(cloud: E
     labelled(cloud, "genuine", "n0", hostNetwork=True)
     assert names((await nmi_of(cloud, "n0")).here) == ["default/genuine"]
     assert await nmi_of(cloud, "n1") == NmiPods(elsewhere=True)
+
+
+async def test_migration_ignores_it(cloud: EmulatedCloud, nothing_blocks_the_loop: BlockBuster) -> None:
+    cloud.node("n0")
+    labelled(cloud, "fake", "n0")
+    labelled(cloud, "genuine", "n0", hostNetwork=True, args=["--operation-mode=managed", "--forceNamespaced"])
+    nothing_blocks_the_loop.deactivate()  # the parser of the flags looks for translations
+    try:
+        async with await connect(cloud) as client:
+            assert await state_reader.is_managed(client)
+            assert (await state_reader.read_federation_state(client, force_namespaced=False)).nmi_unknown == ""
+    finally:
+        nothing_blocks_the_loop.activate()
+
+
+async def test_a_pod_in_the_nodes_network_is_nmi_before_one_that_is_not(cloud: EmulatedCloud) -> None:
+    cloud.node("n0")
+    labelled(cloud, "fake", "n0")
+    labelled(cloud, "static", "n0", hostNetwork=True, owned=False)
+    assert names((await nmi_of(cloud, "n0")).here) == ["default/static"]
 
 
 async def test_doctor_and_top_ignore_it(cloud: EmulatedCloud) -> None:

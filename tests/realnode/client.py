@@ -49,11 +49,18 @@ class Response:
 
 
 def request(
-    bed: Bed, pod: str, path: str, *, namespace: str = "default", metadata: bool = True, seconds: float = 60
+    bed: Bed,
+    pod: str,
+    path: str,
+    *,
+    namespace: str = "default",
+    metadata: bool = True,
+    headers: Mapping[str, str] | None = None,
+    seconds: float = 60,
 ) -> Response:
-    """Return the response to a GET of *path* by a pod; *metadata* adds the header that IMDS requires."""
-    headers = json.dumps({"Metadata": "true"} if metadata else {})
-    code = ("python3", "-c", _CODE, path, headers, str(seconds))
+    """Return the response to a GET of *path* by a pod; *metadata* adds the header that IMDS requires to *headers*."""
+    sent = json.dumps({**({"Metadata": "true"} if metadata else {}), **(headers or {})})
+    code = ("python3", "-c", _CODE, path, sent, str(seconds))
     return Response(*json.loads(bed.kubectl("exec", pod, f"--namespace={namespace}", "--", *code)))
 
 

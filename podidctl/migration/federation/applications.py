@@ -65,9 +65,9 @@ def cluster_remarks(cluster: FederationState) -> list[Remark]:
 
 def _plan(cluster: FederationState, made: WorkloadIdentityPlan) -> Iterator[Application]:
     bound = cluster.situation.bound()
-    said: defaultdict[str, list[ManualStep]] = defaultdict(list)
+    steps: defaultdict[str, list[ManualStep]] = defaultdict(list)
     for each in made.by_hand:
-        said[each.about].append(each)
+        steps[each.about].append(each)
     existing = {(each.namespace, each.name): each for each in made.accounts if not each.is_new}
     for workload in sorted(cluster.situation.inventory.workloads(), key=lambda each: each.description):
         usable = [each.identity for each in bound.desired(workload) if not unusable_field(each.identity)]
@@ -77,14 +77,14 @@ def _plan(cluster: FederationState, made: WorkloadIdentityPlan) -> Iterator[Appl
         account = existing.get(workload.account_key)
         mine = account is not None and account.client_id.lower() == identity.spec.client_id.strip().lower()
         yield _application(
-            workload, identity, said[workload.description], done=workload.description in made.done, mine=mine
+            workload, identity, steps[workload.description], done=workload.description in made.done, mine=mine
         )
 
 
 def _application(
-    workload: Workload, identity: AzureIdentity, said: list[ManualStep], *, done: bool, mine: bool
+    workload: Workload, identity: AzureIdentity, steps: list[ManualStep], *, done: bool, mine: bool
 ) -> Application:
-    found = [Remark(why=each.why, do=each.do, blocks=False) for each in said]
+    found = [Remark(why=each.why, do=each.do, blocks=False) for each in steps]
     state = ApplicationState.TO_DO
     if done:
         state = ApplicationState.DONE

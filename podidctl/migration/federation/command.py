@@ -18,6 +18,7 @@ from podidctl.migration.federation.schema import (
     Application,
     ApplicationState,
     ChangeOutcome,
+    FederationPlan,
     IdentityState,
     IdentityStep,
 )
@@ -68,7 +69,12 @@ Printed = Annotated[Output, typer.Option("-o", "--output", help="Output format."
 
 def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
     """Add the three commands to *app*."""
+    _add_plan(app, environ)
+    _add_apply(app, environ)
+    _add_rollback(app, environ)
 
+
+def _add_plan(app: typer.Typer, environ: Mapping[str, str]) -> None:
     @app.command("plan")
     def plan(
         names: Names = None,
@@ -103,23 +109,28 @@ def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
         listed = [each for each in meant if isinstance(each, Application)]
         whole = not names and not namespace
         made = replace(made, steps=steps, applications=listed, leftovers=made.leftovers if whole else [])
-        match output:
-            case PlanOutput.TABLE:
-                show.plan(made, console(), applications=workload_identity)
-            case PlanOutput.AZ:
-                if not made.issuer:
-                    raise StartError(
-                        "the cluster does not publish the issuer of its service account tokens: pass --issuer"
-                    )
-                _write(documents.az_script(made, steps))
-            case PlanOutput.MANIFESTS:
-                _write(documents.manifests(steps))
-            case PlanOutput.JSON | PlanOutput.YAML:
-                print_document(made, Output(output.value), console())
+        _print_plan(made, output, applications=workload_identity)
         left = any(each.state is not IdentityState.SWITCHED for each in steps)
         left = left or any(each.state is not ApplicationState.DONE for each in listed)
         raise typer.Exit(SOMETHING_TO_DO if left else 0)
 
+
+def _print_plan(made: FederationPlan, output: PlanOutput, *, applications: bool) -> None:
+    """Print the plan. Raises StartError if the az script needs an issuer that is not known."""
+    match output:
+        case PlanOutput.TABLE:
+            show.plan(made, console(), applications=applications)
+        case PlanOutput.AZ:
+            if not made.issuer:
+                raise StartError("the cluster does not publish the issuer of its service account tokens: pass --issuer")
+            _write(documents.az_script(made, made.steps))
+        case PlanOutput.MANIFESTS:
+            _write(documents.manifests(made.steps))
+        case PlanOutput.JSON | PlanOutput.YAML:
+            print_document(made, Output(output.value), console())
+
+
+def _add_apply(app: typer.Typer, environ: Mapping[str, str]) -> None:
     @app.command("apply")
     def apply(
         names: Names = None,
@@ -148,6 +159,8 @@ def add_to(app: typer.Typer, environ: Mapping[str, str]) -> None:
         work = run.applications() if workload_identity else run.identities(resource)
         _end(asyncio.run(work), output, dry=not yes)
 
+
+def _add_rollback(app: typer.Typer, environ: Mapping[str, str]) -> None:
     @app.command("rollback")
     def rollback(
         names: Names = None,

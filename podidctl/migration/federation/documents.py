@@ -20,8 +20,8 @@ def az_script(made: FederationPlan, steps: list[IdentityStep]) -> str:
     # Two AzureIdentities may name the same identity on Azure.
     once = {_azures(each): each for each in reversed(credentials)}
     credentials = [each for each in credentials if once[_azures(each)] is each]
-    told = Credentials(accounts=[], patches=[], credentials=credentials, by_hand=by_hand, done=[])
-    return commands(told, made.issuer, made.audience)
+    section = Credentials(accounts=[], patches=[], credentials=credentials, by_hand=by_hand, done=[])
+    return commands(section, made.issuer, made.audience)
 
 
 def manifests(steps: list[IdentityStep]) -> str:

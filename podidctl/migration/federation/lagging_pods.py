@@ -64,7 +64,8 @@ def _wants(pod: RunningPod, namespace: str, selectors: set[str]) -> bool:
     return meta.namespace == namespace and bool(label) and label in selectors and lives and bool(pod.spec.node_name)
 
 
-def _in_sync(held: Sequence[AzureAssignedIdentity], identity: AzureIdentity) -> bool:
-    return bool(held) and all(
-        each.spec.azure_identity_ref.spec.type == identity.spec.type and each.status.status == ASSIGNED for each in held
+def _in_sync(assigned: Sequence[AzureAssignedIdentity], identity: AzureIdentity) -> bool:
+    return bool(assigned) and all(
+        each.spec.azure_identity_ref.spec.type == identity.spec.type and each.status.status == ASSIGNED
+        for each in assigned
     )

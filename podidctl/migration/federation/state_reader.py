@@ -8,7 +8,7 @@ import msgspec
 from nmi.flag_table import OperationMode
 from nmi.settings import Settings
 from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
-from podidctl.diagnosis.daemons import Daemon, list_daemons, nmi_settings
+from podidctl.diagnosis.daemons import Daemon, genuine_nmi, list_daemons, nmi_settings
 from podidctl.migration import cluster_reader
 from podidctl.migration.federation.planning import FederationState, account_usages
 from podidctl.migration.workloads import Key
@@ -25,7 +25,7 @@ WEBHOOK: Final = "azure-workload-identity"
 async def read_federation_state(client: Client, *, force_namespaced: bool) -> FederationState:
     """Return the state. Raises ApiError if data that every plan needs cannot be read."""
     situation = await cluster_reader.read_workload_state(client, force_namespaced=force_namespaced)
-    pods = await list_daemons(client, "nmi")
+    pods = genuine_nmi(await list_daemons(client, "nmi"))
     nmis, unknown = _settings(pods)
     managed = _managed(nmis)
     accounts = {(each.namespace, each.name) for users in account_usages(situation).values() for each in users}
@@ -47,7 +47,7 @@ async def read_federation_state(client: Client, *, force_namespaced: bool) -> Fe
 
 async def is_managed(client: Client) -> bool:
     """Return whether NMI runs in managed mode, without MIC. Raises ApiError."""
-    return _managed(_settings(await list_daemons(client, "nmi"))[0])
+    return _managed(_settings(genuine_nmi(await list_daemons(client, "nmi")))[0])
 
 
 def _managed(nmis: Sequence[Settings]) -> bool:

@@ -161,8 +161,8 @@ def _advice(error: AzureError, account: AccountUsage, given: Assertion | None) -
         case "service_account_missing" | "pod_replaced":
             return f"pod {account.namespace}/{account.pod} does not exist any more", "run this command again"
         case _:
-            said = f"{error.code}: {error.message}" if error.code else error.message
-            return said, "see docs/troubleshooting.md for this error, then run this command again"
+            cause = f"{error.code}: {error.message}" if error.code else error.message
+            return cause, "see docs/troubleshooting.md for this error, then run this command again"
 
 
 def _decode_claims(token: str) -> _TokenClaims:

@@ -7,40 +7,9 @@ from xml.etree import ElementTree
 import pytest
 from jsonschema import Draft202012Validator
 
-from podidctl.access.policy import parse_policy
 from podidctl.access.policy_output import PolicyOutput, render_policy
-from podidctl.access.policy_rules import evaluate
-from podidctl.access.violations import PolicyResult, RuleResult, Violation
-from tests.podidctl.access.small_cluster import reviewed
-
-POLICY = """
-version: 1
-rules:
-  - {rule: identity-types, name: no secrets, types: [0, 3], why: Secrets leak}
-  - {rule: single-namespace, name: one namespace}
-  - {rule: identity-types, name: all federated, types: [3], severity: warning}
-  - {rule: no-unexplained-identities, name: explained}
-"""
-HOSTILE = 'x\x1b[2J\x07\u202e\x00"]]><a>&'
-
-
-def results(**changes: Any) -> PolicyResult:
-    return evaluate(reviewed(**changes), parse_policy(POLICY.encode()), "ci/policy.yaml")
-
-
-def hostile() -> PolicyResult:
-    violation = Violation(object=f"Pod shop/{HOSTILE}", says=HOSTILE)
-    rule = RuleResult(
-        name=HOSTILE,
-        kind="identity-types",
-        why=HOSTILE,
-        severity="error",
-        line=3,
-        violations=[violation],
-        undecided=[HOSTILE],
-    )
-    return PolicyResult(file="a b#c.yaml", rules=[rule])
-
+from podidctl.access.violations import PolicyResult
+from tests.podidctl.access.policy_results import hostile, results
 
 # The parts of the SARIF 2.1.0 schema that the log uses, from the sections of the standard in the comments.
 MESSAGE = {

@@ -17,7 +17,8 @@ KEY = resource_id("id").lower()
 
 
 def on_azure(client_id: str) -> dict[str, HostIdentities | AzureError]:
-    return {"vm": HostIdentities(attached={KEY: Attached(resource_id("id"), client_id)})}
+    (host,) = used_hosts(objects())
+    return {host.key: HostIdentities(attached={KEY: Attached(resource_id("id"), client_id)})}
 
 
 def test_another_client_id_is_a_problem_and_the_same_one_is_not() -> None:
@@ -32,6 +33,11 @@ def test_another_client_id_is_a_problem_and_the_same_one_is_not() -> None:
 def test_an_unreported_host_is_unknown() -> None:
     found = list(check_client_ids(objects(), {"/x/vm-1": AzureError("no")}))
     assert Level.UNKNOWN in {each.level for each in found}
+
+
+def test_hosts_beyond_the_limit_are_unknown() -> None:
+    levels = [(each.level, each.says) for each in check_client_ids(objects(), {})]
+    assert levels[0] == (Level.UNKNOWN, "1 more VM or scale set was not read")
 
 
 def test_only_hosts_of_labelled_pods_are_read_once() -> None:

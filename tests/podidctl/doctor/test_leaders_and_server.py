@@ -1,15 +1,20 @@
 """Checks of the leader, the API server, its clock, and the installed custom resources."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from mic.startup.spellings import KINDS
 from podidctl.diagnosis.input import ReadFailure
-from podidctl.doctor.gather import server_clock
+from podidctl.doctor.gather import _server, server_clock
 from podidctl.doctor.schema import Level
 from podidctl.doctor.state import Locks, Right, Rights, ServerState, StoredObjects
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
 from podidentity.kube.lock_records import LockRecord
 from tests.podidctl.doctor_inputs import bad, definition, examined, lock_record, one
 
@@ -52,12 +57,24 @@ def test_one_leader_is_ok(locks: Locks) -> None:
     assert bad(examined(locks=(locks,))) == []
 
 
+def test_the_leader_is_named_with_its_locks() -> None:
+    report = examined(locks=(Locks(*NAME, lock_record(), lock_record()),))
+    (line,) = [each for each in report.findings if each.check == "leader"]
+    assert line.says == "mic-1 holds Lease default/aad-pod-identity-mic and the lock of the Go implementation"
+
+
+def test_the_age_of_a_lock_is_measured_by_the_servers_clock() -> None:
+    behind = lock_record(renewed="2026-01-01T11:53:15.000000Z")  # five seconds before the server's time
+    lines = bad(examined(server=ServerState("v1.31.0", -400.0, 0.5), locks=(Locks(*NAME, behind),)))
+    assert [each.check for each in lines] == ["clocks"]
+
+
 @pytest.mark.parametrize(
     ("ahead", "level"),
     [(0.4, None), (-29.0, None), (31.0, Level.WARNING), (-31.0, Level.WARNING), (400.0, Level.PROBLEM)],
 )
 def test_a_wrong_clock_is_reported(ahead: float, level: Level | None) -> None:
-    lines = bad(examined(server=ServerState("v1.31.0", ahead, 0.5)))
+    lines = [each for each in bad(examined(server=ServerState("v1.31.0", ahead, 0.5))) if each.check == "clocks"]
     assert [each.level for each in lines] == ([] if level is None else [level])
 
 
@@ -76,6 +93,31 @@ def test_an_old_server_and_one_without_a_date_are_reported() -> None:
     assert "upgrade to 1.16" in one(examined(server=ServerState("v1.15.9", 0.0))).next
     assert one(examined(server=ServerState("v1.31.0"))).level is Level.UNKNOWN
     assert bad(examined(server=ServerState("mine", 0.0))) == []
+    assert one(examined(server=ServerState("", 0.0))).level is Level.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("parts", "version"),
+    [((b'{"gitVer', b'sion": "v1.31.0"}'), "v1.31.0"), ((b"<html>", b"log in</html>"), ""), ((b" " * 40_000,) * 9, "")],
+    ids=["in-two-parts", "a-page", "too-long"],
+)
+async def test_the_version_may_arrive_in_parts(parts: tuple[bytes, ...], version: str) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for each in parts:
+            await response.write(each)
+            await asyncio.sleep(0.02)
+        return response
+
+    app = web.Application()
+    app.router.add_get("/version", answer)
+    async with (
+        TestServer(app) as server,
+        Client(ClusterAccess(str(server.make_url("")).rstrip("/")), user_agent="t") as client,
+    ):
+        found = await _server(client)
+    assert found.version == version
 
 
 @pytest.mark.parametrize(

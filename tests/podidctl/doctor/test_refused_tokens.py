@@ -3,17 +3,24 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+import pytest
+
 from nmi.tokens.secrets import CredentialError
+from podidctl.diagnosis import secrets
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.recent_refusals import RecentRefusal
+from podidctl.diagnosis.secrets import NOT_READ
+from podidctl.doctor import gather, token_reader
 from podidctl.doctor.schema import Level
 from podidctl.doctor.state import RefusedPod
 from podidctl.doctor.token_reader import CHECKED_MAX, refused_pods
 from podidentity.kube import access
 from podidentity.kube.client import Client
+from podidentity.resources import AzureIdentity, SecretReference
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.emulated_cloud import EmulatedCloud
-from tests.nmi.identity.shapes import binding
+from tests.nmi.identity.shapes import binding, identity
 from tests.podidctl.doctor_inputs import NOW, daemon, examined, objects, one
 from tests.podidctl.explain.test_the_real_program import running
 
@@ -40,6 +47,49 @@ def test_a_missing_secret_is_a_problem_if_a_pod_needs_it() -> None:
     assert one(examined(credentials=unneeded, objects=objects(bindings=(binding(),)))).level is Level.WARNING
     unread = {("ns", "id"): ReadFailure("you may not get Secret ns/s")}
     assert one(examined(credentials=unread)).level is Level.UNKNOWN
+
+
+def principal(namespace: str, name: str) -> AzureIdentity:
+    made = identity(name, namespace=namespace, type_=1)
+    reference = SecretReference(name="s", namespace=namespace)
+    spec = msgspec.structs.replace(made.spec, client_password=reference, tenant_id="tenant.example")
+    return msgspec.structs.replace(made, spec=spec)
+
+
+def test_secrets_beyond_the_limit_are_unknown() -> None:
+    line = one(examined(credentials={("ns", "id"): NOT_READ, ("ns", "other"): None}))
+    assert (line.check, line.level) == ("credentials", Level.UNKNOWN)
+    assert "1 more Secret was not checked: ns/id" in line.says
+
+
+async def test_secrets_that_pods_need_are_read_first_and_then_those_of_each_namespace(
+    cloud: EmulatedCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "SECRETS_MAX", 3)
+    there = (
+        *(principal("aaa", f"a{number}") for number in range(4)),
+        principal("bbb", "b"),
+        principal("ccc", "needed"),
+    )
+    bound = objects(identities=there, bindings=(binding(identity_name="needed", namespace="ccc"),))
+    async with Client(await access.find(str(cloud.folder / "kubeconfig"), {}), user_agent="test") as client:
+        checks = await gather._credentials(client, bound, ())
+    assert isinstance(checks, dict)
+    read = [key for key, check in checks.items() if check != NOT_READ]
+    assert sorted(read) == [("aaa", "a0"), ("bbb", "b"), ("ccc", "needed")]
+    assert len(checks) == len(there)
+
+
+async def test_many_events_of_one_namespace_are_not_all_kept(
+    cloud: EmulatedCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_reader, "EVENTS_MAX", 3)
+    running(cloud, "web")
+    for number in range(20):
+        event(cloud, "web", at=f"2026-01-01T11:59:{number:02}Z", name=f"e{number}")
+    async with Client(await access.find(str(cloud.folder / "kubeconfig"), {}), user_agent="test") as client:
+        kept = await token_reader._recent_events(client, NOW)
+    assert [each.at for each in kept] == [f"2026-01-01T11:59:{number}Z" for number in (19, 18, 17)]
 
 
 async def test_events_of_existing_pods_count_until_a_grant(cloud: EmulatedCloud) -> None:
@@ -116,7 +166,7 @@ class _WithLog:
 
     def __init__(self, client: Client, log: str) -> None:
         self._client, self._log = client, log
-        self.list, self.get = client.list, client.get
+        self.pages, self.get = client.pages, client.get
 
     async def request(self, method: str, path: str, **_: Any) -> bytes:
         assert (method, path) == ("GET", "/api/v1/namespaces/kube-system/pods/nmi-1/log")

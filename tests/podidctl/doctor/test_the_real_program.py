@@ -9,6 +9,8 @@ from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.emulated_cloud import ASSIGNED, BINDINGS, IDENTITIES, EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 
+LOCK = "/api/v1/namespaces/default/endpoints/aad-pod-identity-mic"
+
 
 async def ask(cloud: EmulatedCloud, *words: str) -> Answer:
     return await run(cloud.folder, "podidctl", "doctor", *words, cloudconfig=False)
@@ -39,6 +41,19 @@ async def test_doctor_reads_and_never_writes(cloud: EmulatedCloud) -> None:
     ours = [each for each in requests if "podidctl" in each.user_agent]
     assert ours
     assert {each.method for each in ours} == {"GET"}
+    # A Service, also one of type ExternalName, cannot change where a request goes or what a check finds.
+    assert not [each.path for each in ours if "/services" in each.path]
+    assert {each.path for each in ours if "/endpoints" in each.path} == {LOCK}
+
+
+async def test_endpoints_of_a_service_with_the_name_of_the_lock_are_no_lock(cloud: EmulatedCloud) -> None:
+    await cloud.mic()
+    meta = {"name": "aad-pod-identity-mic", "namespace": "default"}
+    service = {"metadata": meta, "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 80}]}]}
+    cloud.api.store.create("endpoints", service)
+    leader = [each for each in (await ask(cloud, "-o", "json")).document["findings"] if each["check"] == "leader"]
+    assert [each["level"] for each in leader] == ["ok"]
+    assert "Endpoints" not in leader[0]["says"]
 
 
 async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: EmulatedCloud) -> None:

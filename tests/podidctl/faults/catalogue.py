@@ -1,43 +1,21 @@
-"""Faults of the table in docs/troubleshooting.md, and the steps that inject them into a sandbox.
+"""Faults of the table in docs/troubleshooting.md, and the steps that inject them into a sandbox or a real node.
 
-Each function prepares the objects, makes one thing wrong, and returns the pod that shows it.
+Each function prepares the objects, makes one thing wrong, and returns the request of the pod that shows it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity, ServicePrincipal
-from podidentity_sandbox.network import ExecutionContext
-from podidentity_sandbox.sandbox import Sandbox
-from tests.integration.identity_requests import (
-    NODE,
-    binding,
-    eventually,
-    exception,
-    identity,
-    run_bound_pod,
-    run_pod,
-    secret,
-)
+from tests.integration.identity_requests import binding, exception, identity, secret
+from tests.podidctl.faults.places import POD, Place, PodRequest
 
-LABEL: Final = {"aadpodidbinding": "web"}
-POD: Final = "web"
+LABEL: Final = {"aadpodidbinding": POD}
 WRONG_CLIENT: Final = "00000000-0000-4000-8000-0000000000ff"
 
-
-@dataclass(frozen=True)
-class Shown:
-    """The pod that shows a fault, and its request."""
-
-    context: ExecutionContext | None
-    """None: the pod sends no request in this test."""
-    query: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] | None = None
-
-
-Inject = Callable[[Sandbox], Awaitable[Shown]]
+Inject = Callable[[Place], Awaitable[PodRequest]]
 
 
 @dataclass(frozen=True)
@@ -50,229 +28,248 @@ class Fault:
     """The first broken link of `explain pod`."""
     checks: tuple[str, ...]
     """The checks of `doctor` with a warning or a problem."""
-    emulator_only: bool = False
-    """Whether it needs the emulated API server."""
+    response_on_node: str = ""
+    """The pod's response on a real node, if it is another one there."""
 
     @property
     def id(self) -> str:
         return self.inject.__name__
 
+    @property
+    def tested(self) -> str:
+        """The places of the tests, as the table states them."""
+        other = f" (there: {self.response_on_node})" if self.response_on_node else ""
+        return f"sandbox, API server, node{other}"
+
 
 FAULTS: Final[list[Fault]] = []
 
 
-def fault(text: str, link: str, *checks: str, emulator_only: bool = False) -> Callable[[Inject], Inject]:
+def fault(text: str, link: str, *checks: str, response_on_node: str = "") -> Callable[[Inject], Inject]:
     """Add the decorated function to FAULTS."""
 
     def add(inject: Inject) -> Inject:
-        FAULTS.append(Fault(text, inject, link, checks, emulator_only))
+        FAULTS.append(Fault(text, inject, link, checks, response_on_node))
         return inject
 
     return add
 
 
-async def _managed(sandbox: Sandbox, *, selector: str = POD, **spec: Any) -> ManagedIdentity:
+async def _managed(place: Place, *, selector: str = POD, **spec: Any) -> ManagedIdentity:
     """Create the identity on Azure, its AzureIdentity with changes of *spec*, and the binding."""
-    known = sandbox.azure.directory.add_identity(identity_id(POD), client_id="00000000-0000-4000-8000-000000000001")
+    known = await _identity_on_azure(place)
     usual: dict[str, Any] = {"type": 0, "resourceID": known.resource_id, "clientID": known.client_id}
-    await sandbox.cluster.apply(identity(POD, **(usual | spec)))
-    await sandbox.cluster.apply(binding(POD, selector))
+    await place.apply(identity(POD, **(usual | spec)))
+    await place.apply(binding(POD, selector))
     return known
 
 
-async def _principal(sandbox: Sandbox, data: Mapping[str, bytes] | None = None, **spec: Any) -> ServicePrincipal:
+async def _identity_on_azure(place: Place) -> ManagedIdentity:
+    return await place.on_azure(lambda azure: azure.directory.add_identity(identity_id(place.identity)))
+
+
+async def _bound_pod(place: Place) -> None:
+    """Create the identity, its binding and the pod. Return once MIC has assigned the identity."""
+    await _managed(place)
+    await place.run_pod(LABEL)
+    await place.until_assigned()
+
+
+async def _principal(place: Place, data: Mapping[str, bytes] | None = None, **spec: Any) -> ServicePrincipal:
     """Create a service principal, its AzureIdentity with changes of *spec*, the binding and the Secret."""
-    known = sandbox.azure.directory.add_principal(client_id="00000000-0000-4000-8000-000000000002")
+    known = await place.on_azure(lambda azure: azure.directory.add_principal())
     usual: dict[str, Any] = {
         "type": 1,
-        "tenantID": sandbox.azure.directory.tenant_id,
+        "tenantID": known.tenant_id,
         "clientID": known.client_id,
         "clientPassword": {"name": "web-secret", "namespace": "default"},
     }
     values = {"clientSecret": known.secret.encode()} if data is None else data
     if values:
-        await sandbox.cluster.apply(secret("web-secret", values))
-    await sandbox.cluster.apply(identity(POD, **(usual | spec)))
-    await sandbox.cluster.apply(binding(POD, POD))
+        await place.apply(secret("web-secret", values))
+    await place.apply(identity(POD, **(usual | spec)))
+    await place.apply(binding(POD, POD))
     return known
 
 
-async def _pod(sandbox: Sandbox, labels: Mapping[str, str] = LABEL) -> Shown:
-    return Shown(await run_pod(sandbox, POD, labels))
+async def _pod(place: Place, labels: Mapping[str, str] = LABEL) -> PodRequest:
+    await place.run_pod(labels)
+    return PodRequest()
 
 
 @fault("`clientID` of a user-assigned identity is another identity's", "assigned identity", "assignments")
-async def wrong_client_id(sandbox: Sandbox) -> Shown:
-    await _managed(sandbox, clientID=WRONG_CLIENT)
-    return await _pod(sandbox)
+async def wrong_client_id(place: Place) -> PodRequest:
+    await _managed(place, clientID=WRONG_CLIENT)
+    return await _pod(place)
 
 
 @fault("`clientID` of a service principal is wrong", "token", "tokens")
-async def wrong_application(sandbox: Sandbox) -> Shown:
-    await _principal(sandbox, clientID=WRONG_CLIENT)
-    return await _pod(sandbox)
+async def wrong_application(place: Place) -> PodRequest:
+    await _principal(place, clientID=WRONG_CLIENT)
+    return await _pod(place)
 
 
 @fault("The Secret of a service principal does not exist", "secret", "credentials", "tokens")
-async def missing_secret(sandbox: Sandbox) -> Shown:
-    await _principal(sandbox, {})
-    return await _pod(sandbox)
+async def missing_secret(place: Place) -> PodRequest:
+    await _principal(place, {})
+    return await _pod(place)
 
 
 @fault("The Secret of a certificate lacks the key `certificate`", "secret", "credentials", "tokens")
-async def missing_key(sandbox: Sandbox) -> Shown:
-    await _principal(sandbox, {"tls.crt": b"x"}, type=2)
-    return await _pod(sandbox)
+async def missing_key(place: Place) -> PodRequest:
+    await _principal(place, {"tls.crt": b"x"}, type=2)
+    return await _pod(place)
 
 
 @fault("The client secret is wrong or expired", "token", "tokens")
-async def wrong_secret(sandbox: Sandbox) -> Shown:
-    await _principal(sandbox, {"clientSecret": b"not-the-secret-of-this-application"})
-    return await _pod(sandbox)
+async def wrong_secret(place: Place) -> PodRequest:
+    await _principal(place, {"clientSecret": b"not-the-secret-of-this-application"})
+    return await _pod(place)
 
 
 @fault("`clientPassword` names a Secret of another namespace", "assigned identity", "unusable", "tokens")
-async def foreign_secret(sandbox: Sandbox) -> Shown:
-    await _principal(sandbox, clientPassword={"name": "web-secret", "namespace": "vault"})
-    return await _pod(sandbox)
+async def foreign_secret(place: Place) -> PodRequest:
+    await _principal(place, clientPassword={"name": "web-secret", "namespace": "vault"})
+    return await _pod(place)
 
 
 @fault("The binding's selector is misspelled", "binding", "selectors", "selectors")
-async def misspelled_selector(sandbox: Sandbox) -> Shown:
-    await _managed(sandbox, selector="wbe")
-    return await _pod(sandbox)
+async def misspelled_selector(place: Place) -> PodRequest:
+    await _managed(place, selector="wbe")
+    return await _pod(place)
 
 
 @fault("The binding's selector differs in case", "binding", "selectors", "selectors")
-async def selector_in_another_case(sandbox: Sandbox) -> Shown:
-    await _managed(sandbox, selector="Web")
-    return await _pod(sandbox)
+async def selector_in_another_case(place: Place) -> PodRequest:
+    await _managed(place, selector="Web")
+    return await _pod(place)
 
 
 @fault("The label's key is misspelled", "label", "selectors")
-async def misspelled_label(sandbox: Sandbox) -> Shown:
-    await _managed(sandbox)
-    return await _pod(sandbox, {"aadpodidbindng": POD})
+async def misspelled_label(place: Place) -> PodRequest:
+    await _managed(place)
+    return await _pod(place, {"aadpodidbindng": POD})
 
 
 @fault("The pod has no label", "label")
-async def no_label(sandbox: Sandbox) -> Shown:
-    return await _pod(sandbox, {})
+async def no_label(place: Place) -> PodRequest:
+    return await _pod(place, {})
 
 
 @fault("The AzureIdentity that the binding names does not exist", "identity", "unusable")
-async def missing_identity(sandbox: Sandbox) -> Shown:
-    await sandbox.cluster.apply(binding(POD, POD))
-    return await _pod(sandbox)
+async def missing_identity(place: Place) -> PodRequest:
+    await place.apply(binding(POD, POD))
+    return await _pod(place)
 
 
 @fault("`resourceID` is malformed", "identity", "unusable")
-async def malformed_resource_id(sandbox: Sandbox) -> Shown:
-    await _managed(sandbox, resourceID="/subscriptions/s/typo")
-    return await _pod(sandbox)
+async def malformed_resource_id(place: Place) -> PodRequest:
+    await _managed(place, resourceID="/subscriptions/s/typo")
+    return await _pod(place)
 
 
 @fault("The identity does not exist on Azure", "assigned identity", "assignments")
-async def deleted_on_azure(sandbox: Sandbox) -> Shown:
-    known = await _managed(sandbox)
-    sandbox.azure.directory.remove_identity(known.resource_id)
-    return await _pod(sandbox)
+async def deleted_on_azure(place: Place) -> PodRequest:
+    known = await _managed(place)
+    await place.on_azure(lambda azure: azure.directory.remove_identity(known.resource_id))
+    return await _pod(place)
 
 
 @fault("MIC may not assign the identity", "assigned identity", "assignments")
-async def no_operator_role(sandbox: Sandbox) -> Shown:
-    known = await _managed(sandbox)
-    sandbox.azure.arm.marked.unauthorized.add(known.resource_id.lower())
-    return await _pod(sandbox)
+async def no_operator_role(place: Place) -> PodRequest:
+    known = await _managed(place)
+    await place.on_azure(lambda azure: azure.arm.marked.unauthorized.add(known.resource_id.lower()))
+    return await _pod(place)
 
 
 @fault("MIC may not change the VM or scale set", "assigned identity", "assignments")
-async def no_contributor_role(sandbox: Sandbox) -> Shown:
-    sandbox.faults.set({"arm": "403"})
-    await _managed(sandbox)
-    return await _pod(sandbox)
+async def no_contributor_role(place: Place) -> PodRequest:
+    await place.set_fault("arm", "403")
+    await _managed(place)
+    return await _pod(place)
 
 
 @fault("Azure Resource Manager throttles MIC", "assigned identity", "assignments")
-async def throttled_by_arm(sandbox: Sandbox) -> Shown:
-    sandbox.faults.set({"arm": "429"})
-    await _managed(sandbox)
-    return await _pod(sandbox)
+async def throttled_by_arm(place: Place) -> PodRequest:
+    await place.set_fault("arm", "429")
+    await _managed(place)
+    return await _pod(place)
 
 
 @fault("MIC does not run", "assigned identity", "MIC", "leader")
-async def no_mic(sandbox: Sandbox) -> Shown:
-    assert sandbox.mic is not None
-    await sandbox.mic.stop()
-    await _managed(sandbox)
-    return await _pod(sandbox)
+async def no_mic(place: Place) -> PodRequest:
+    await place.stop_mic()
+    await _managed(place)
+    return await _pod(place)
 
 
 @fault("NMI does not run on the pod's node", "NMI", "NMI")
-async def no_nmi(sandbox: Sandbox) -> Shown:
-    _, context = await run_bound_pod(sandbox, POD)
-    await sandbox.nmis[NODE].program.stop()
-    return Shown(context)
+async def no_nmi(place: Place) -> PodRequest:
+    await _bound_pod(place)
+    await place.stop_nmi()
+    return PodRequest()
 
 
-@fault("An AzurePodIdentityException matches the pod", "exception", "exceptions")
-async def exempt_pod(sandbox: Sandbox) -> Shown:
-    await _managed(sandbox)
-    await sandbox.cluster.apply(exception("all", {"app": "web"}))
-    return await _pod(sandbox, {**LABEL, "app": "web"})
+@fault(
+    "An AzurePodIdentityException matches the pod",
+    "exception",
+    "exceptions",
+    response_on_node="200 a token of the node's identity",
+)
+async def exempt_pod(place: Place) -> PodRequest:
+    await _managed(place)
+    await place.apply(exception("all", {"app": "web"}))
+    return await _pod(place, {**LABEL, "app": "web"})
 
 
 @fault("The identity serves only its own namespace", "identity", "selectors")
-async def namespaced_identity(sandbox: Sandbox) -> Shown:
-    known = sandbox.azure.directory.add_identity(identity_id(POD), client_id="00000000-0000-4000-8000-000000000001")
-    await sandbox.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other"}})
+async def namespaced_identity(place: Place) -> PodRequest:
+    known = await _identity_on_azure(place)
+    await place.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other"}})
     made = identity(POD, "other", type=0, resourceID=known.resource_id, clientID=known.client_id)
     made["metadata"]["annotations"] = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
-    await sandbox.cluster.apply(made)
-    await sandbox.cluster.apply(binding(POD, POD, "other"))
-    return await _pod(sandbox)
+    await place.apply(made)
+    await place.apply(binding(POD, POD, "other"))
+    return await _pod(place)
 
 
 @fault("The application requests another client id", "token", "tokens")
-async def other_client_requested(sandbox: Sandbox) -> Shown:
-    _, context = await run_bound_pod(sandbox, POD)
-    return Shown(context, {"client_id": WRONG_CLIENT})
+async def other_client_requested(place: Place) -> PodRequest:
+    await _bound_pod(place)
+    return PodRequest({"client_id": WRONG_CLIENT})
 
 
 @fault("IMDS fails", "token", "tokens")
-async def failing_imds(sandbox: Sandbox) -> Shown:
-    _, context = await run_bound_pod(sandbox, POD)
-    sandbox.faults.set({"imds": "500"})
-    return Shown(context)
+async def failing_imds(place: Place) -> PodRequest:
+    await _bound_pod(place)
+    await place.set_fault("imds", "500")
+    return PodRequest()
 
 
 @fault("IMDS throttles the node", "token", "tokens")
-async def throttling_imds(sandbox: Sandbox) -> Shown:
-    _, context = await run_bound_pod(sandbox, POD)
-    sandbox.faults.set({"imds": "429"})
-    return Shown(context)
+async def throttling_imds(place: Place) -> PodRequest:
+    await _bound_pod(place)
+    await place.set_fault("imds", "429")
+    return PodRequest()
 
 
 @fault("The sign-in of a service principal fails", "token", "tokens")
-async def failing_sign_in(sandbox: Sandbox) -> Shown:
-    await _principal(sandbox)
-    sandbox.faults.set({"aad": "500"})
-    return await _pod(sandbox)
+async def failing_sign_in(place: Place) -> PodRequest:
+    await _principal(place)
+    await place.set_fault("aad", "500")
+    return await _pod(place)
 
 
 @fault("NMI may not request tokens of a service account (type 3)", "service account", "federated", "tokens")
-async def forbidden_service_account(sandbox: Sandbox) -> Shown:
-    known = sandbox.azure.directory.add_identity(identity_id(POD), client_id="00000000-0000-4000-8000-000000000001")
-    spec: dict[str, Any] = {"type": 3, "clientID": known.client_id, "tenantID": sandbox.azure.directory.tenant_id}
-    await sandbox.cluster.apply(identity(POD, **spec))
-    await sandbox.cluster.apply(binding(POD, POD))
-    return await _pod(sandbox)
+async def forbidden_service_account(place: Place) -> PodRequest:
+    known = await _identity_on_azure(place)
+    spec: dict[str, Any] = {"type": 3, "clientID": known.client_id, "tenantID": known.tenant_id}
+    await place.apply(identity(POD, **spec))
+    await place.apply(binding(POD, POD))
+    return await _pod(place)
 
 
 @fault("A proxy adds `X-Forwarded-For`", "token", "tokens")
-async def forwarded_request(sandbox: Sandbox) -> Shown:
-    _, context = await run_bound_pod(sandbox, POD)
-    return Shown(context, headers={"Metadata": "true", "X-Forwarded-For": "10.0.0.1"})
-
-
-__all__ = ["FAULTS", "Fault", "Shown", "eventually"]
+async def forwarded_request(place: Place) -> PodRequest:
+    await _bound_pod(place)
+    return PodRequest(headers={"X-Forwarded-For": "10.0.0.1"})

@@ -13,9 +13,9 @@ from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.podidctl.faults import catalogue
 from tests.podidctl.faults.catalogue import FAULTS, Fault, Inject
-from tests.podidctl.faults.table import WRITE, Row, measure, rows, write
+from tests.podidctl.faults.places import SandboxPlace
+from tests.podidctl.faults.table import RIGHT_WITHIN_SECONDS, WRITE, assert_right, measure, rows, write
 
-RIGHT_WITHIN_SECONDS = 3.0
 HOLD = ("--max-hold=2s", "--federated-identities")
 """Pods wait two seconds, not 45."""
 
@@ -32,7 +32,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)
 async def test_the_row_is_what_a_user_sees(sandbox: Sandbox, fault: Fault) -> None:
-    row = await measure(sandbox, fault)
+    row = await measure(SandboxPlace(sandbox), fault)
     assert_right(row)
     if os.environ.get(WRITE) == "write":
         write(row)
@@ -45,7 +45,7 @@ async def test_the_row_is_what_a_user_sees(sandbox: Sandbox, fault: Fault) -> No
 )
 async def test_one_command_names_the_fault_within_three_seconds(sandbox: Sandbox, inject: Inject) -> None:
     (fault,) = [each for each in FAULTS if each.inject is inject]
-    row = await measure(sandbox, fault)
+    row = await measure(SandboxPlace(sandbox), fault)
     assert_right(row)
     assert row.explain.seconds < RIGHT_WITHIN_SECONDS
 
@@ -53,16 +53,3 @@ async def test_one_command_names_the_fault_within_three_seconds(sandbox: Sandbox
 def test_the_table_has_exactly_the_faults_of_the_tests() -> None:
     assert list(rows()) == [each.text for each in FAULTS]
     assert len(FAULTS) >= 20
-
-
-def assert_right(row: Row) -> None:
-    """Fail unless both commands name the fault, with the exit code of a fault and in time."""
-    fault = row.fault
-    assert row.broken is not None, row.explain.document
-    assert row.broken["link"] == fault.link, row.explain.document
-    assert row.broken["next"]
-    assert row.explain.code == 3
-    assert sorted(each["check"] for each in row.findings) == sorted(fault.checks), row.doctor.document
-    assert row.doctor.code == (3 if fault.checks else 0)
-    # The duration depends on the load of the machine: another test measures it, alone.
-    assert row.explain.cpu_seconds < RIGHT_WITHIN_SECONDS

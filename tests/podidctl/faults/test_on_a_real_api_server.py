@@ -11,9 +11,10 @@ from podidentity.kube.errors import NotFound
 from podidentity.resources import PODS
 from podidentity_sandbox.sandbox import Sandbox
 from tests.conftest import apply_definitions, clear
-from tests.podidctl.faults.catalogue import FAULTS, POD, Fault
-from tests.podidctl.faults.table import measure, rows
-from tests.podidctl.faults.test_fault_table import assert_right, settings
+from tests.podidctl.faults.catalogue import FAULTS, Fault
+from tests.podidctl.faults.places import POD, SandboxPlace
+from tests.podidctl.faults.table import assert_right, measure, rows
+from tests.podidctl.faults.test_fault_table import settings
 from tests.testplane import up
 
 pytestmark = pytest.mark.plane
@@ -42,6 +43,6 @@ async def real(own_plane: up.Plane) -> AsyncIterator[Sandbox]:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)
 async def test_the_row_is_the_same(real: Sandbox, fault: Fault) -> None:
-    row = await measure(real, fault)
+    row = await measure(SandboxPlace(real), fault)
     assert_right(row)
     assert rows()[fault.text] == row.text
