@@ -46,6 +46,7 @@ from podidentity.kube.client import Client
 from podidentity.kube.errors import AccessError, ApiError
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.first_contact import FirstContact
+from podidentity.kube.sessions import small_session
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, PODS
 from podidentity.telemetry import logs
 from podidentity.telemetry.log_limit import LogLimit
@@ -155,8 +156,12 @@ class App:
         self._monitor_node_address(tasks)
         service.maintain()
         access = await find(settings.kubeconfig, settings.environ)
-        client = await self._stack.enter_async_context(Client(access, user_agent=user_agent(settings)))
-        self._contact = FirstContact(access, user_agent=user_agent(settings), log_limit=self._log_limit)
+        client = await self._stack.enter_async_context(
+            Client(access, user_agent=user_agent(settings), open_session=small_session)
+        )
+        self._contact = FirstContact(
+            access, user_agent=user_agent(settings), log_limit=self._log_limit, open_session=small_session
+        )
         await self._contact.made()
         index = Index()
         identities = IdentityMetrics(self._registry)
