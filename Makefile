@@ -204,17 +204,18 @@ node: .venv/.built ## Start real nodes with a control plane and an emulated Azur
 	@tools/local-images once
 	@$(BIN)/python -m tests.realnode.interactive $(NODE)
 
-# Both targets write build/node/results.json for `python -m tests.realnode.report`.
+# Both targets write build/node/results.json for `python -m tests.realnode.report`, and build/node/data_planes.json for
+# `python -m tests.realnode.matrix`. DATA_PLANES=all adds the cells of the matrix that both leave out.
 e2e-node: ROLLOUTS ?= 20
 e2e-node: RATE ?= 2000
 e2e-node: RUN_NODE = run_node
-e2e-node: .node ## Run all tests on real nodes (about 25 minutes, as root)
+e2e-node: .node ## Run all tests on real nodes (more than half an hour, as root)
 	$(TOOK)
 
 e2e-node-quick: ROLLOUTS ?= 3
 e2e-node-quick: RATE ?= 500
 e2e-node-quick: RUN_NODE = run_node and not long
-e2e-node-quick: .node ## Run the tests on real nodes that take at most 12 minutes (as root)
+e2e-node-quick: .node ## Run the tests on real nodes that take at most 15 minutes (as root)
 	$(TOOK)
 
 .node: .venv/.built
@@ -223,7 +224,7 @@ e2e-node-quick: .node ## Run the tests on real nodes that take at most 12 minute
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
 	@tools/local-images once
-	ROLLOUTS=$(ROLLOUTS) RATE=$(RATE) $(PYTEST) -m "$(RUN_NODE)" tests/realnode
+	ROLLOUTS=$(ROLLOUTS) RATE=$(RATE) DATA_PLANES=$(DATA_PLANES) $(PYTEST) -m "$(RUN_NODE)" tests/realnode
 
 # deploy/docker/README.md describes the images. DOCKER may be podman or buildah.
 DOCKER ?= docker

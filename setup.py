@@ -14,7 +14,7 @@ TRACE = bool(os.environ.get("NATIVE_TRACE"))
 MODULES = (
     *("histogram", "scan", "query", "request_ids", "answers", "index", "redirects", "limits"),
     *("connection_slots", "fair_queue", "disconnects", "connection"),
-    *("eviction", "memory", "deadlines", "transfer", "lane"),
+    *("eviction", "memory", "deadlines", "transfer", "listener", "lane"),
 )
 ONLY = os.environ.get("NATIVE_ONLY")
 CFLAGS = ["-O0", "-g"] if TRACE else ["-O2", "-g", "-Wall", "-Wsign-compare", "-Wconversion", "-Wno-sign-conversion"]

@@ -31,6 +31,12 @@ The caller and the requested token
   If only redirected connections may be served, any other connection never gets a fast answer.
     test_redirected_connections.py::test_a_redirected_connection_reports_its_original_destination_and_gets_fast_answers_a_direct_one_does_not
     test_redirected_connections.py::test_without_a_redirect_rule_no_connection_gets_answers_for_redirected_connections
+  On the node's own address, a connection that no rule redirected from the metadata address is closed unread.
+    test_node_listener_behind_nat.py::test_only_redirected_connections_to_the_nodes_address_are_served
+    test_node_listener.py::test_a_direct_connection_is_reset_before_a_byte_is_read_and_another_is_served
+  A flood of such connections takes a bounded part of the CPU, and no slot of a peer.
+    test_node_listener.py::test_a_flood_of_direct_connections_is_closed_at_a_bounded_rate_and_others_are_accepted
+    test_node_listener.py::test_direct_connections_use_no_slot_of_their_peer
 
 A refusal that is ready
   It has the status and text of the general lane's refusal: fast lane, general lane and oracle agree on every request.

@@ -35,6 +35,8 @@ class Connection:
     @property
     def open(self) -> bool:
         """Whether written data would be sent: the connection is neither closed nor finished."""
+    def was_redirected(self) -> bool:
+        """Return whether the lane's redirected_from matched when the connection was accepted; True without it."""
     def original_destination(self) -> tuple[str, int] | None:
         """Return the destination before a nat rule redirected the connection (SO_ORIGINAL_DST); None if not redirected.
 

@@ -70,6 +70,9 @@ cdef class Connection:
     def open(self):
         return self.is_open()
 
+    def was_redirected(self):
+        return self.peer_key is not None
+
     def original_destination(self):
         return None if self.fd < 0 else redirected_from(self.fd)
 

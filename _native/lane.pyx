@@ -1,4 +1,4 @@
-"""The lane: the listener and its connections.
+"""The lane: its listeners and their connections.
 
 They use their own epoll descriptor, which is registered in the event loop: if any of them is ready, the loop calls
 `_turn` once. One call is a *turn*: it first reads and then sends its answers. All code runs on the loop's thread, in a
@@ -24,8 +24,9 @@ from _native.eviction cimport Eviction, close_if_idle
 from _native.fair_queue cimport FairQueue
 from _native.index cimport Index
 from _native.limits cimport Limits as OurLimits
+from _native.listener cimport Listener
 from _native.memory cimport Memory
-from _native.redirects cimport Redirects
+from _native.redirects cimport Redirects, leads_to_loopback
 from _native.sockets cimport *
 from _native.transfer cimport continue_adopted, is_connected, release_idle
 
@@ -43,6 +44,7 @@ cdef enum:
     PART_LEAST = 4 * 1024      # a usual token is sent whole
     PARTS_BELOW = 64 * 1024    # a send buffer for a whole ready answer of the largest size needs no parts
     LISTENER = 0xFFFFFFFF      # instead of a connection's number
+    NODE_LISTENER = 0xFFFFFFFE
 
 cdef double REST_SECONDS = 0.1             # pause of accepting after accept() failed
 cdef double SWEEP_AGAIN_SECONDS = 0.001    # if the sweep did not close every late connection
@@ -54,20 +56,19 @@ cdef double SWEEP_SECONDS = 0.25           # largest delay of a deadline; at mos
 cdef class Lane(LaneState):
     cdef OurLimits limits
     cdef object loop
-    cdef object listener          # open while its descriptor is in the epoll set
-    cdef int listener_fd
+    cdef Listener listener
+    cdef Listener node_listener   # on the node's own address
     cdef Deadlines deadlines
     cdef Eviction eviction
     cdef Memory memory
     cdef object sweeper           # TimerHandle while there are connections
-    cdef object acceptor          # TimerHandle while out of descriptors
     cdef double sweep_seconds
     cdef uint32_t serial
     cdef Redirects redirects      # only redirected connections get fast answers; None: all connections
     cdef uint64_t accepted, refused_total, refused_peer
 
     def __cinit__(self):
-        self.epoll = self.listener_fd = -1
+        self.epoll = -1
 
     def __init__(
         self, *, Index index not None, general, OurLimits limits not None, bint require_metadata=True,
@@ -85,6 +86,8 @@ cdef class Lane(LaneState):
         self.require_metadata = require_metadata
         if redirected_from is not None:
             self.redirects = Redirects(*redirected_from)
+        self.listener = Listener.__new__(Listener)
+        self.node_listener = Listener.__new__(Listener)
         self.turn = 1
         self.connections = []
         self.free_numbers = []
@@ -107,13 +110,8 @@ cdef class Lane(LaneState):
     def start(self, loop, listener):
         if self.epoll < 0 or self.loop is not None:
             raise RuntimeError("a Lane is started once")
-        if listener.family != socket.AF_INET or listener.type != socket.SOCK_STREAM:
-            raise ValueError("the lane serves TCP over IPv4: the redirected address has no IPv6 form")
-        if listener.getblocking():
-            raise ValueError("the listener blocks; call setblocking(False) before start()")
-        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise ValueError("the socket does not listen; call listen() before start()")
-        self.use_listener(listener)
+        check_listener(listener)
+        self.listener.begin(listener, loop, self.epoll, LISTENER, self.limits)
         self.loop = self.fair_queue.loop = self.disconnects.loop = loop
         self.fair_queue.serve = self._serve_queue
         loop.add_reader(self.epoll, self._turn)
@@ -121,41 +119,21 @@ cdef class Lane(LaneState):
     def accept_again(self, listener):
         if self.epoll < 0 or self.loop is None:
             raise RuntimeError("only a started Lane accepts again")
-        if self.listener is None:
-            self.use_listener(listener)
+        if self.listener.sock is None:
+            self.listener.begin(listener, self.loop, self.epoll, LISTENER, self.limits)
 
-    cdef int use_listener(self, listener) except -1:
-        cdef int one = 1
-        # Accepted connections inherit all options. An answer is one send: Nagle's algorithm would only delay it.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, one)
-        # There is no congestion between a pod and its node, but some default algorithms (BBR) do work for each answer.
-        # Reno does the least work, and every kernel has it.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.limits.receive_bytes)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_bytes)
-        # The kernel continues to send after a connection is closed, and keeps the data of a peer that does not read.
-        timeout_ms = max(1000, self.write_ns // (NANOSECONDS // 1000))
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
-        if self.limits.defer_accept:
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, one)
-        self.listener_fd = listener.fileno()
-        try:
-            self.watch_listener()
-        except OSError:
-            self.listener_fd = -1
-            raise
-        self.listener = listener
-        return 0
+    def listen_on_node(self, listener, redirected_from):
+        if self.epoll < 0 or self.loop is None:
+            raise RuntimeError("only a started Lane listens on a second socket")
+        check_listener(listener)
+        if self.node_listener.sock is None:
+            self.node_listener.redirects = None if redirected_from is None else Redirects(*redirected_from)
+            self.node_listener.begin(listener, self.loop, self.epoll, NODE_LISTENER, self.limits)
 
-    def stop_accepting(self):
-        if self.listener is None:
-            return
-        if self.acceptor is not None:
-            self.acceptor.cancel()
-            self.acceptor = None
-        epoll_ctl(self.epoll, EPOLL_CTL_DEL, self.listener_fd, NULL)
-        self.listener = None
-        self.listener_fd = -1
+    def stop_accepting(self, only=None):
+        for each in (self.listener, self.node_listener):
+            if only is None or (<Listener>each).sock is only:
+                (<Listener>each).end()
 
     def close_idle(self, bint silent=True):
         cdef Connection connection
@@ -185,7 +163,7 @@ cdef class Lane(LaneState):
         try:
             if self.loop is None or self.epoll < 0:
                 raise RuntimeError("only a started Lane adopts connections")
-            if is_connected(fd, &address):
+            if is_connected(fd, &address) and self.may_adopt(fd):
                 connection = self.admit(fd, address)
         finally:
             if connection is None:
@@ -216,9 +194,14 @@ cdef class Lane(LaneState):
         self.disconnects.closed = True
         self.notify_outside_turns()
 
+    @property
+    def last_closed_unread(self):
+        return dotted(self.node_listener.last_unread)
+
     def counters(self):
         return {
             "accepted": self.accepted,
+            "closed_unread": self.node_listener.unread,
             "open": self.open,
             "refused_total": self.refused_total,
             "refused_peer": self.refused_peer,
@@ -252,8 +235,8 @@ cdef class Lane(LaneState):
             for at in range(count):
                 which = events[at].data.u64
                 number = <uint32_t>which
-                if number == LISTENER:
-                    self.accept_waiting()
+                if number >= <uint32_t>NODE_LISTENER:
+                    self.accept_waiting(self.listener if number == LISTENER else self.node_listener)
                     continue
                 each = self.connections[number]
                 # The connection may have been closed, and its number reused, earlier in this turn.
@@ -310,15 +293,6 @@ cdef class Lane(LaneState):
             self.sweeper = self.loop.call_later(self.sweep_seconds if done else SWEEP_AGAIN_SECONDS, self._sweep)
         self.disconnects.notify()
 
-    def _resume_accepting(self):
-        self.acceptor = None
-        if self.listener is None:
-            return
-        try:
-            self.watch_listener()
-        except OSError:
-            self.acceptor = self.loop.call_later(REST_SECONDS, self._resume_accepting)
-
     # Private.
 
     cdef int send_all_due(self) except -1:
@@ -335,31 +309,27 @@ cdef class Lane(LaneState):
                 self.handler_failed(connection, error)
         return 0
 
-    cdef int watch_listener(self) except -1:
-        cdef epoll_event event
-        event.events = EPOLLIN
-        event.data.u64 = LISTENER
-        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.listener_fd, &event) != 0:
-            raise OSError(errno, os.strerror(errno))
-        return 0
-
-    cdef int accept_waiting(self) except -1:
+    cdef int accept_waiting(self, Listener listener) except -1:
         cdef sockaddr_in address
         cdef socklen_t size
         cdef int fd
         cdef Connection connection
-        cdef int waiting = self.queue_length()
+        cdef int waiting = listener.queue_length(ACCEPTS_PER_TURN)
         for _ in range(waiting):
-            if self.listener is None:  # a handler called stop_accepting()
+            if listener.sock is None:  # a handler called stop_accepting()
                 return 0
             size = sizeof(sockaddr_in)
-            fd = accept4(self.listener_fd, <sockaddr *>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            fd = accept4(listener.fd, <sockaddr *>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
                 if errno == EINTR or errno == ECONNABORTED or errno == EPROTO:
                     continue
                 if errno != EAGAIN:
-                    self.pause_accepting()
+                    listener.pause(REST_SECONDS)  # without descriptors the loop would spin
                 return 0
+            if listener.redirects is not None and listener.must_close(fd):
+                if listener.close_unread(fd, address.sin_addr.s_addr):
+                    return 0
+                continue
             self.accepted += 1
             try:
                 connection = self.admit(fd, address.sin_addr.s_addr)
@@ -375,18 +345,6 @@ cdef class Lane(LaneState):
             except BaseException as error:
                 self.handler_failed(connection, error)
         return 0
-
-    cdef int queue_length(self) noexcept:
-        """Return the number of connections to accept now, from 1 to ACCEPTS_PER_TURN: the length of the kernel's queue.
-
-        Accepting until the queue is empty costs more: accept4 creates a socket before it checks the queue.
-        """
-        cdef tcp_info info
-        cdef socklen_t size = sizeof(tcp_info)
-        info.tcpi_unacked = 0  # of a listener: the length of its queue (linux/net/ipv4/tcp.c, tcp_get_info)
-        if getsockopt(self.listener_fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0:
-            return ACCEPTS_PER_TURN
-        return <int>max(1, min(info.tcpi_unacked, <uint32_t>ACCEPTS_PER_TURN))
 
     cdef Connection admit(self, int fd, object address):
         """Take ownership of *fd*; return None if it gets no slot. An exception leaves the lane unchanged."""
@@ -432,11 +390,12 @@ cdef class Lane(LaneState):
         connection.read()
         return connection.arm()
 
-    cdef int pause_accepting(self) except -1:
-        """Stop accepting for REST_SECONDS. Without descriptors, the listener would stay ready and the loop spin."""
-        epoll_ctl(self.epoll, EPOLL_CTL_DEL, self.listener_fd, NULL)
-        self.acceptor = self.loop.call_later(REST_SECONDS, self._resume_accepting)
-        return 0
+    cdef bint may_adopt(self, int fd) noexcept:
+        """Return whether a lane with the rules of `node_listener` may serve a connection that another lane accepted.
+
+        That lane may have served connections to every address of the node.
+        """
+        return self.node_listener.redirects is None or leads_to_loopback(fd) or not self.node_listener.must_close(fd)
 
     cdef int notify_outside_turns(self) except -1:
         return 0 if self.turning else self.disconnects.notify()
@@ -446,3 +405,14 @@ cdef class Lane(LaneState):
         peer = connection.peer
         connection.close_now()
         return self.disconnects.record_failure(peer, error)
+
+
+cdef int check_listener(object listener) except -1:
+    """Raise ValueError for a socket that the lane cannot use."""
+    if listener.family != socket.AF_INET or listener.type != socket.SOCK_STREAM:
+        raise ValueError("the lane serves TCP over IPv4: the redirected address has no IPv6 form")
+    if listener.getblocking():
+        raise ValueError("the listener blocks; call setblocking(False) first")
+    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ValueError("the socket does not listen; call listen() first")
+    return 0

@@ -5,4 +5,5 @@ cdef class Redirects:
     cdef uint16_t port         # network byte order
     cdef bint matches(self, int fd) noexcept
 
+cdef bint leads_to_loopback(int fd) noexcept
 cdef object redirected_from(int fd)

@@ -28,6 +28,15 @@ cdef class Redirects:
         return meant.sin_addr.s_addr == self.address and meant.sin_port == self.port
 
 
+cdef bint leads_to_loopback(int fd) noexcept:
+    """Return whether the local address of *fd* is in 127.0.0.0/8, which no other machine reaches."""
+    cdef sockaddr_in local
+    cdef socklen_t size = sizeof(sockaddr_in)
+    if getsockname(fd, <sockaddr *>&local, &size) != 0:
+        return False
+    return ntohl(local.sin_addr.s_addr) >> 24 == 127
+
+
 cdef object redirected_from(int fd):
     """Return the original destination of *fd*, (address, port), or None if not redirected. Two system calls."""
     cdef sockaddr_in meant, local

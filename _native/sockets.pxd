@@ -59,6 +59,7 @@ cdef extern from *:
     int getsockname(int fd, sockaddr *address, socklen_t *size) nogil
     int getpeername(int fd, sockaddr *address, socklen_t *size) nogil
     uint16_t ntohs(uint16_t number) nogil
+    uint32_t ntohl(uint32_t number) nogil
     uint16_t htons(uint16_t number) nogil
     int epoll_create1(int flags) nogil
     int epoll_ctl(int epoll, int operation, int fd, epoll_event *event) nogil

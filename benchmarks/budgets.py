@@ -41,7 +41,7 @@ def budgets(
         judged("keep-alive c=32: p99", full.p99.median if full else None, "at most", 1.2),
         judged("10,000 pods instead of 1: requests a second", flat, "at least", 0.95),
         judged("re-list of 250 pods: p99.9", stall, "at most", 5.0, unit="ms"),
-        judged("memory under load, 250 pods", weight.get(FULL_NODE), "at most", 64, aim=57, unit="MiB"),
+        judged("memory under load, 250 pods", weight.get(FULL_NODE), "at most", 48, aim=42, unit="MiB"),
         *(
             judged("CPU without requests, 250 pods", each.idle_percent, "at most", 0.2, unit="%")
             for each in memory

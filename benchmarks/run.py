@@ -42,6 +42,7 @@ from benchmarks.results import (
     Start,
     write,
 )
+from nmi.flag_table import RedirectTarget
 
 FULL_SECONDS: Final = 800.0
 """The limit for waits and repetitions, so that the run ends within 15 minutes."""
@@ -132,6 +133,8 @@ class Bench:
             return
         with behind_the_rule(cases.PODS) as benchmark_node:
             self._closed(cases.BEHIND_THE_RULE, benchmark_node)
+        with behind_the_rule(cases.PODS, RedirectTarget.NODE) as benchmark_node:
+            self._closed(cases.TO_THE_NODE, benchmark_node)
 
     def weight(self) -> None:
         for pods in (cases.PODS,) if self.quick else (cases.FEW, cases.PODS, cases.MANY):

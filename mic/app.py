@@ -39,6 +39,7 @@ from mic.startup.cloud_config import (
     credential_for,
     read,
 )
+from mic.startup.first_read import few_full_collections
 from mic.startup.settings import Settings
 from mic.startup.startup_taint import StartupTaint
 from mic.startup.type_upgrade import TypeUpgrade, UpgradeRecord
@@ -320,12 +321,13 @@ class App:
                 tasks.create_task(self._taint.nodes.run(), name="watch nodes' taints")
                 tasks.create_task(self._taint.pods.run(), name="watch NMI's pods")
                 tasks.create_task(self._taint.run(), name="start-up taint")
-            tasks.create_task(self._pods.run(), name="watch pods")
-            tasks.create_task(self._nodes.run(), name="watch nodes")
-            tasks.create_task(self._identities.run(), name="watch identities")
-            tasks.create_task(self._bindings.run(), name="watch bindings")
-            tasks.create_task(self._assigned.run(), name="watch assigned identities")
-            await self._contact.first_lists(self._client, informers)
+            with few_full_collections():
+                tasks.create_task(self._pods.run(), name="watch pods")
+                tasks.create_task(self._nodes.run(), name="watch nodes")
+                tasks.create_task(self._identities.run(), name="watch identities")
+                tasks.create_task(self._bindings.run(), name="watch bindings")
+                tasks.create_task(self._assigned.run(), name="watch assigned identities")
+                await self._contact.first_lists(self._client, informers)
             self._known = True
             unfinished = [host_key.key for host_key in self._view.host_states() if host_key.has_work]
             for host_key in unfinished:

@@ -5,7 +5,7 @@ a check after all of these is safe.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import aiohttp
@@ -13,6 +13,7 @@ from aiohttp.connector import Connection
 from typing_extensions import override
 
 from podidentity.kube.access import ClusterAccess
+from podidentity.kube.aiohttp_session import AiohttpSession
 from podidentity.kube.client import Client
 from podidentity.kube.errors import NoResponse
 
@@ -57,7 +58,7 @@ class LeaderClient(Client):
         remaining_seconds: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(access, user_agent=user_agent, clock=clock)
+        super().__init__(access, user_agent=user_agent, open_session=self._leader_session, clock=clock)
         self._remaining_seconds = remaining_seconds
 
     @override
@@ -77,10 +78,12 @@ class LeaderClient(Client):
             timeout_seconds = min(self._timeout_seconds if timeout_seconds is None else timeout_seconds, remaining)
         return await super().request(method, path, timeout_seconds=timeout_seconds, **options)
 
-    @override
-    def _connector(self, limit: int) -> aiohttp.BaseConnector:
-        return LeaderConnector(lambda: self._remaining_seconds() > 0, limit=limit)
+    def _leader_session(
+        self, access: ClusterAccess, *, connections: int, headers: Mapping[str, str], reuse: bool
+    ) -> AiohttpSession:
+        connector = LeaderConnector(lambda: self._remaining_seconds() > 0, limit=connections, force_close=not reuse)
+        return AiohttpSession(access, connector, headers)
 
     @override
     def _unreachable(self, error: Exception) -> NoResponse:
-        return NoResponse(str(error)) if isinstance(error, LeaseRunOut) else super()._unreachable(error)
+        return NoResponse(str(error)) if isinstance(error.__cause__, LeaseRunOut) else super()._unreachable(error)

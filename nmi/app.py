@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Never
 
 from _native.index import Index
-from nmi.flag_table import OperationMode, StaleIdentity
+from nmi.flag_table import OperationMode, RedirectTarget, StaleIdentity
 from nmi.handover.messages import SocketName
 from nmi.handover.metrics import HandoverMetrics
 from nmi.handover.predecessor import Predecessor
@@ -28,6 +28,8 @@ from nmi.identity.metrics import PREFIX, IdentityMetrics
 from nmi.node.metrics import NodeMetrics
 from nmi.node.neighbour_discovery import NeighbourDiscovery
 from nmi.node.network_monitor import NetworkMonitor
+from nmi.node.node_address import NodeAddress, NodeAddressMonitor
+from nmi.node.node_address import find as find_node_address
 from nmi.node.rules import RedirectError
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.pod_events import PodEvents
@@ -44,6 +46,7 @@ from podidentity.kube.client import Client
 from podidentity.kube.errors import AccessError, ApiError
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.first_contact import FirstContact
+from podidentity.kube.sessions import small_session
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, PODS
 from podidentity.telemetry import logs
 from podidentity.telemetry.log_limit import LogLimit
@@ -109,7 +112,9 @@ class App:
         self._settings = settings
         self._stack = stack
         self._registry = new_registry()
-        self._redirect = TrafficRedirect(settings)
+        self._node_address = _node_address(settings)
+        self._address_monitor: NodeAddressMonitor | None = None
+        self._redirect = TrafficRedirect(settings, self._node_address)
         stack.callback(self._redirect.close)
         self._log_limit = LogLimit()
         self._contact: FirstContact | None = None
@@ -148,10 +153,15 @@ class App:
         settings = self._settings
         service, takeover = await self._start_service(tasks)
         await self._redirect.prepare()
+        self._monitor_node_address(tasks)
         service.maintain()
         access = await find(settings.kubeconfig, settings.environ)
-        client = await self._stack.enter_async_context(Client(access, user_agent=user_agent(settings)))
-        self._contact = FirstContact(access, user_agent=user_agent(settings), log_limit=self._log_limit)
+        client = await self._stack.enter_async_context(
+            Client(access, user_agent=user_agent(settings), open_session=small_session)
+        )
+        self._contact = FirstContact(
+            access, user_agent=user_agent(settings), log_limit=self._log_limit, open_session=small_session
+        )
         await self._contact.made()
         index = Index()
         identities = IdentityMetrics(self._registry)
@@ -297,7 +307,13 @@ class App:
         for endpoints in pages.values():
             self._stack.push_async_callback(endpoints.stop)
         service = NodeService(
-            settings, self._redirect, pages, tasks, tokens=self._tokens_to_pass, on_retired=self._retired
+            settings,
+            self._redirect,
+            pages,
+            tasks,
+            node_address=self._node_address,
+            tokens=self._tokens_to_pass,
+            on_retired=self._retired,
         )
         self._stack.callback(service.close)
         path = Path(settings.handover_socket) if settings.handover_socket else None
@@ -318,6 +334,14 @@ class App:
         self._service, self._takeover = service, takeover
         await takeover.begin()
         return service, takeover
+
+    def _monitor_node_address(self, tasks: asyncio.TaskGroup) -> None:
+        """Monitor the node's address if pods are redirected to it."""
+        choice = self._redirect.choice
+        if choice is None or choice.target is not RedirectTarget.NODE or self._node_address is None:
+            return
+        self._address_monitor = NodeAddressMonitor(self._node_address)
+        tasks.create_task(self._address_monitor.run(), name="monitor the node's address")
 
     async def _note_node_labels(self, client: Client) -> None:
         """Read the labels of this node, which show that no rule is effective there."""
@@ -354,8 +378,12 @@ class App:
             "active": None if self._health() == "Active" else waiting or "not serving (yet, or any more)",
             "api server": contact.problem if contact is not None else "not asked yet",
             "watches": _watch_problem(self._cluster_cache),
-            "redirect": self._redirect.problem(),
+            "redirect": self._redirect.problem() or self._address_problem,
         }
+
+    @property
+    def _address_problem(self) -> str | None:
+        return self._address_monitor.problem if self._address_monitor is not None else None
 
     def _notes(self) -> dict[str, str]:
         note = self._redirect.note()
@@ -376,9 +404,19 @@ class App:
             "node": self._settings.node_name,
             "version": VERSION,
             "health": self._health(),
+            "node_address": self._node_address or "",
             "handover": self._predecessor.state() if self._predecessor is not None else "off",
             **states,
         }
+
+
+def _node_address(settings: Settings) -> str | None:
+    """Return the node's own address; None if it is unknown, or the target `loopback` is required."""
+    if settings.redirect_target is RedirectTarget.LOOPBACK:
+        return None
+    found: NodeAddress = find_node_address(settings.node_ip, settings.metadata_ip)
+    log.info("the node's address", extra={"address": found.address or "unknown", "reason": found.reason})
+    return found.address
 
 
 def _watch_problem(cluster_cache: ClusterCache | None) -> str | None:

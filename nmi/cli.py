@@ -13,7 +13,7 @@ from pathlib import Path
 from nmi.flag_table import BootGuardAction
 from nmi.settings import Settings, parse
 from podidentity.exits import StartError, ended
-from podidentity.late_authorities import import_aiohttp
+from podidentity.telemetry.late_exposition import import_prometheus
 from podidentity.version import VERSION
 
 # The modules that serve requests or access the cluster are imported only if the command line needs them: --version and
@@ -47,7 +47,7 @@ def _serve(settings: Settings) -> None:
 
 def _app() -> Callable[[Settings], Coroutine[object, object, None]]:
     """Return the program. Raises StartError if its compiled part is missing from this installation."""
-    import_aiohttp()
+    import_prometheus()
     try:
         from nmi.app import run  # noqa: PLC0415  see above
     except ImportError as error:

@@ -10,10 +10,12 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
+from nmi.flag_table import RedirectTarget
 from nmi.handover.messages import VERSIONS, Hello, SocketName, shared_sockets
+from nmi.node.redirect_choice import Backend, RedirectChoice
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.server.server import Server
-from nmi.settings import Settings
+from nmi.settings import ANY_ADDRESS, Settings
 from podidentity.exits import StartError
 from podidentity.telemetry.probes import HttpEndpoints
 from podidentity.version import VERSION
@@ -22,10 +24,18 @@ log = logging.getLogger(__name__)
 
 BACKLOG: Final = 4096
 """Connections that the kernel queues; it limits this to net.core.somaxconn."""
+LEAVE_SECONDS: Final = 3.0
+"""How long an NMI with the target `loopback` serves the listener on the node's address that it got from a former NMI:
+connections that the former rule redirected may wait there.
+"""
 
 
 class NodeService:
-    """Implements `nmi.handover.predecessor.HandoverService`. *pages* are the endpoints by the name of their sockets."""
+    """Implements `nmi.handover.predecessor.HandoverService`. *pages* are the endpoints by the name of their sockets.
+
+    With the redirect target `node` there are two listeners with one port: the one of the settings, on loopback, and one
+    on the node's own address, *node_address*.
+    """
 
     def __init__(
         self,
@@ -34,6 +44,7 @@ class NodeService:
         pages: Mapping[SocketName, HttpEndpoints],
         tasks: asyncio.TaskGroup,
         *,
+        node_address: str | None,
         tokens: Callable[[], Iterator[bytes]],
         on_retired: Callable[[], None],
     ) -> None:
@@ -43,10 +54,12 @@ class NodeService:
         self._tasks = tasks
         self.tokens = tokens
         self._on_retired = on_retired
+        self._node_address = node_address
         self._maintaining: asyncio.Task[None] | None = None
         self._kept: dict[SocketName, list[socket.socket]] = {}
         """Duplicates of the sockets that a successor uses."""
         self.listener: socket.socket | None = None
+        self.node_listener: socket.socket | None = None
         self.server: Server | None = None
         self.active = False
 
@@ -60,11 +73,15 @@ class NodeService:
             listen_port=settings.listen_port,
             probe_port=settings.probe_port,
             metrics_port=settings.metrics_port,
+            node_address=self._node_address or "",
         )
 
     async def bind(self, name: SocketName, sockets: Sequence[socket.socket] = ()) -> None:
         """Own the socket: the given ones, or one at the port of the settings. Raise PortInUse and StartError."""
-        if name != "listener":
+        if name == "node_listener":
+            (self.node_listener,) = sockets
+            self.node_listener.setblocking(False)
+        elif name != "listener":
             await self._pages[name].start(sockets)
         elif sockets:
             (self.listener,) = sockets
@@ -86,43 +103,90 @@ class NodeService:
     async def listen(self) -> None:
         """Redirect the pods to the listener, where connections wait until serve(). Raise StartError."""
         assert self.listener is not None  # noqa: S101  the caller has bound it
-        self.listener.listen(BACKLOG)
+        address = self._served_node_address
+        if address is not None and self.node_listener is None:
+            self.node_listener = bound(address, self._settings.listen_port)
+        for each in self._listeners:
+            each.listen(BACKLOG)
         await self._redirect.install()
 
     async def serve(self, server: Server) -> None:
-        """Serve tokens on the listener."""
+        """Serve tokens on the listeners."""
         assert self.listener is not None  # noqa: S101
         await server.start(self.listener)
         self.server = server
+        if self.node_listener is not None:
+            server.listen_on_node(self.node_listener, self._redirected_from)
+            if self._served_node_address is None:
+                self._tasks.create_task(self._leave_node_address(), name="leave the node's address")
 
     def stop_accepting(self) -> None:
         """Refuse connections from now on. Open ones are served."""
-        if self.server is not None and self.listener is not None:
+        if self.server is not None:
             self.server.stop_accepting()
-            self.listener.close()  # immediately, instead of at the exit
+            # Immediately, instead of at the exit; that of the settings last: an NMI without a handover waits for it.
+            for each in reversed(self._listeners):
+                each.close()
 
     def close(self) -> None:
         """Close every socket that is not closed yet."""
         kept = [each for sockets in self._kept.values() for each in sockets]
-        for each in (*kept, *([self.listener] if self.listener is not None else [])):
+        for each in (*kept, *self._listeners):
             each.close()
+
+    @property
+    def _listeners(self) -> tuple[socket.socket, ...]:
+        return tuple(each for each in (self.listener, self.node_listener) if each is not None)
+
+    @property
+    def _choice(self) -> RedirectChoice | None:
+        return self._redirect.choice
+
+    @property
+    def _served_node_address(self) -> str | None:
+        """The node's address, if this NMI serves redirected connections there. A listener on every address does."""
+        choice = self._choice
+        if choice is None or choice.target is not RedirectTarget.NODE or self._settings.listen_address == ANY_ADDRESS:
+            return None
+        return self._node_address
+
+    @property
+    def _redirected_from(self) -> tuple[str, int] | None:
+        """The only original destination of connections to the node's address that are served.
+
+        None for Cilium, which translates addresses outside of netfilter: the kernel reports no original destination.
+        """
+        if self._choice is not None and self._choice.backend is Backend.CILIUM:
+            return None
+        return self._settings.metadata_ip, self._settings.metadata_port
+
+    async def _leave_node_address(self) -> None:
+        await asyncio.sleep(LEAVE_SECONDS)
+        if self.node_listener is not None:
+            if self.server is not None:
+                self.server.stop_accepting(self.node_listener)
+            self.node_listener.close()
+            self.node_listener = None
 
     # For the successor.
 
     def shared(self, hello: Hello) -> tuple[SocketName, ...]:
         settings = self._settings
         listen = (settings.listen_address, settings.listen_port)
-        return shared_sockets(hello, listen, settings.probe_port, settings.metrics_port)
+        served = self._served_node_address or ""
+        return shared_sockets(hello, listen, settings.probe_port, settings.metrics_port, served)
 
     async def pause(self, shared: Sequence[SocketName]) -> list[tuple[SocketName, socket.socket]]:
         await self.stop_maintaining()
         passed: list[tuple[SocketName, socket.socket]] = []
         for name in shared:
-            if name == "listener":
-                if self.server is not None and self.listener is not None:
-                    self.server.stop_accepting()
+            if name in {"listener", "node_listener"}:
+                listener = self.listener if name == "listener" else self.node_listener
+                # A listener that is not shared continues: only this NMI can serve the connections that wait there.
+                if self.server is not None and listener is not None:
+                    self.server.stop_accepting(listener)
                     self._kept[name] = []
-                    passed.append((name, self.listener.dup()))
+                    passed.append((name, listener.dup()))
             else:
                 self._kept[name] = self._pages[name].pause()
                 passed += [(name, each.dup()) for each in self._kept[name]]
@@ -130,10 +194,12 @@ class NodeService:
 
     async def resume(self) -> None:
         for name, sockets in self._kept.items():
-            if name != "listener":
+            if name not in {"listener", "node_listener"}:
                 await self._pages[name].start(sockets)
-            elif self.server is not None and self.listener is not None:
-                self.server.accept_again(self.listener)
+        if self.server is not None and "listener" in self._kept and self.listener is not None:
+            self.server.accept_again(self.listener)
+        if self.server is not None and "node_listener" in self._kept and self.node_listener is not None:
+            self.server.listen_on_node(self.node_listener, self._redirected_from)
         self._kept = {}
         self.maintain()
         await self._redirect.install()

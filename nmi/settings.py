@@ -167,6 +167,10 @@ class Settings:
     kubelet_config: Path = Path("/etc/default/kubelet")
     """The file with the kubelet's flags, to detect kubenet; a missing file is not an error."""
 
+    node_ip: str = ""
+    """The node's own IPv4 address (environment NODE_IP, from status.hostIP of NMI's pod); the kernel's route determines
+    it if it is empty or not an address of this node."""
+
     # Operation.
     probe_port: int = 8080
     """/healthz and /readyz, on every address."""
@@ -257,6 +261,12 @@ class Settings:
             not self.fail_closed or self.redirect.changes_rules,
             f"--fail-closed needs a redirect by rules, such as --redirect=auto: it is a rule, and "
             f"--redirect={self.redirect} changes no rule",
+        )
+        _demand(
+            self.redirect_target is not RedirectTarget.NODE
+            or (self.redirect is not RedirectMode.NONE and self.listen_address.startswith("127.")),
+            "--redirect-target=node needs a redirect and a listener on loopback, since NMI opens a second one on the "
+            "node's address; remove --redirect=none and --nmi-listen-address, or use --redirect-target=loopback",
         )
         _demand(
             self.systemd_directory.startswith("/"),
@@ -396,6 +406,7 @@ VARIABLES: Final[Mapping[str, str]] = {
     "azure_environment_file": "AZURE_ENVIRONMENT_FILEPATH",
     "service_host": "KUBERNETES_SERVICE_HOST",
     "service_port": "KUBERNETES_SERVICE_PORT",
+    "node_ip": "NODE_IP",
 }
 """The environment variable of each setting that has no flag."""
 
@@ -430,6 +441,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         "kubeconfig": environ.get("KUBECONFIG", ""),
         "service_host": environ.get("KUBERNETES_SERVICE_HOST", ""),
         "service_port": environ.get("KUBERNETES_SERVICE_PORT", ""),
+        "node_ip": environ.get("NODE_IP", ""),
     }
     if file := environ.get("AZURE_ENVIRONMENT_FILEPATH"):
         found["azure_environment_file"] = Path(file)

@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 
-import aiohttp
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
@@ -29,17 +28,19 @@ from nmi.settings import Settings
 from nmi.tokens.assertions import Assertions
 from nmi.tokens.broker import TokenBroker
 from nmi.tokens.endpoint_failures import EndpointFailures
+from nmi.tokens.entra_loader import SignInSession
 from nmi.tokens.federated import FederatedSource
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.secrets import Secrets
 from nmi.tokens.service_principal import ServicePrincipalSource
-from nmi.tokens.sign_in import new_session, proxy_by
+from nmi.tokens.sign_in import proxy_by
 from nmi.tokens.sign_ins import SignIns
 from nmi.tokens.source import TokenSource
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.imds import ImdsSource
+from podidentity.http_client.session import HttpSession
 from podidentity.kube.client import Client
 from podidentity.resources import IdentityType
 from podidentity.version import VERSION
@@ -88,11 +89,7 @@ class TokenServerAssembly:
         settings = self._settings
         imds_url = f"http://{settings.metadata_ip}:{settings.metadata_port}"
         session = await self._stack.enter_async_context(
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=IMDS_CONNECTIONS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": user_agent(settings)},
-            )
+            HttpSession(connections=IMDS_CONNECTIONS, headers={"User-Agent": user_agent(settings)})
         )
         measures = TokenMetrics(self._registry)
         governor = Governor()
@@ -148,8 +145,10 @@ class TokenServerAssembly:
         if bundle is not None:
             self._tasks.create_task(bundle.follow(), name="read the CA bundle")
         trust = bundle.context if bundle is not None else None
+        session = SignInSession(user_agent(settings), trust=trust)
+        self._stack.push_async_callback(session.aclose)
         return SignIns(
-            await self._stack.enter_async_context(new_session(user_agent(settings), trust=trust)),
+            session.open,
             proxy_for=proxy_by(settings.https_proxy, settings.no_proxy),
             observe=measures.observe_aad,
             failures=failures,

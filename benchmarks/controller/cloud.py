@@ -268,17 +268,26 @@ class Usage:
     cpu_seconds: float
     rss_mib: float
     peak_mib: float
+    wake_ups: int
+    """Voluntary context switches of all threads."""
 
 
 def usage(mic: Mic) -> Usage:
     folder = Path(f"/proc/{mic.process.pid}")
     on_cpu = sum(int(each.read_text().split()[0]) for each in folder.glob("task/*/schedstat"))
-    status = dict(line.split(":", 1) for line in folder.joinpath("status").read_text().splitlines())
+    threads = [each.read_text() for each in folder.glob("task/*/status")]
+    wake_ups = sum(int(_fields(thread)["voluntary_ctxt_switches"]) for thread in threads)
+    status = _fields(folder.joinpath("status").read_text())
     return Usage(
         on_cpu / 1e9,
         int(folder.joinpath("statm").read_text().split()[1]) * resource.getpagesize() / 2**20,
         int(status["VmHWM"].split()[0]) / 1024,
+        wake_ups,
     )
+
+
+def _fields(status: str) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in status.splitlines())
 
 
 def lease_holder(document: bytes) -> str:

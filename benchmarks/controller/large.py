@@ -13,6 +13,7 @@ from typing import Any, Final
 from benchmarks.controller import stream
 from benchmarks.controller.cases import Row
 from benchmarks.controller.cloud import NAMESPACE, POD_SPEC, CaseServers, usage
+from benchmarks.controller.quiet import Quiet, until_quiet
 from benchmarks.controller.stream import Size
 from podidentity.azure.resource_ids import Host, parse_provider_id
 from podidentity.resources import (
@@ -30,8 +31,6 @@ DESIGN: Final = Size(10_000, 1_000, 500)
 LOOK_SECONDS: Final = 30
 """Instead of 180, so that the run includes a whole interval."""
 EVENTS: Final = 1000
-QUIET_SHARE: Final = 0.05
-"""The share of one core during a second below which MIC is idle."""
 OPERATION_SECONDS: Final = 5.0
 
 
@@ -42,7 +41,7 @@ async def at_the_design_point(case_servers: CaseServers, size: Size = DESIGN) ->
     yield Row("start, all assigned", 0.0, await _started(case_servers))
     assert case_servers.cloud.arm.writes() == [], "a start with everything assigned has changed Azure"
     async with case_servers.mic(f"--identity-assignment-reconcile-interval={LOOK_SECONDS}s") as mic:
-        await _quiet(mic)
+        await _quiet(case_servers, mic)
         yield Row("one unrelated pod event", 0.0, await _event_cost(case_servers, mic, size))
         yield Row("one pod at that size", OPERATION_SECONDS, await _one_more(case_servers, size))
         idle = await _idle(case_servers, mic) | {"hosts": len(hosts)}
@@ -51,17 +50,19 @@ async def at_the_design_point(case_servers: CaseServers, size: Size = DESIGN) ->
 
 
 async def _started(case_servers: CaseServers) -> dict[str, float]:
-    """Start MIC and wait until it is idle."""
+    """Start MIC and wait until it is idle, or until the limit of that wait."""
     reads, began = len(case_servers.cloud.arm.reads()), time.monotonic()
     async with case_servers.mic() as mic:
         active = time.monotonic() - began
         at_active = usage(mic)
-        quiet = await _quiet(mic) - began
+        quiet = await _quiet(case_servers, mic)
         now = usage(mic)
         return {
             "active_s": active,
             "cpu_until_active_s": at_active.cpu_seconds,
-            "quiet_s": quiet,
+            "quiet_s": quiet.since - began,
+            "quiet": quiet.reached,
+            "idle_share": quiet.share,
             "cpu_s": now.cpu_seconds,
             "rss_mib": now.rss_mib,
             "peak_mib": now.peak_mib,
@@ -69,13 +70,8 @@ async def _started(case_servers: CaseServers) -> dict[str, float]:
         }
 
 
-async def _quiet(mic: Mic) -> float:
-    """Wait for an idle second. Return its start."""
-    while True:
-        since, before = time.monotonic(), usage(mic).cpu_seconds
-        await asyncio.sleep(1.0)
-        if usage(mic).cpu_seconds - before < QUIET_SHARE:
-            return since
+async def _quiet(case_servers: CaseServers, mic: Mic) -> Quiet:
+    return await until_quiet(lambda: usage(mic).cpu_seconds, lambda: len(case_servers.cloud.arm.reads()))
 
 
 async def _fill(case_servers: CaseServers, size: Size) -> list[Host]:
@@ -165,8 +161,9 @@ async def _one_more(case_servers: CaseServers, size: Size, times: int = 3) -> di
 
 async def _idle(case_servers: CaseServers, mic: Mic) -> dict[str, float]:
     reads, began = len(case_servers.cloud.arm.reads()), time.monotonic()
-    writes, cpu = len(case_servers.cloud.arm.writes()), usage(mic).cpu_seconds
+    writes, before = len(case_servers.cloud.arm.writes()), usage(mic)
     await asyncio.sleep(LOOK_SECONDS)
+    after, took = usage(mic), time.monotonic() - began
     calls = [call.at - began for call in case_servers.cloud.arm.reads()[reads:]]
     assert len(case_servers.cloud.arm.writes()) == writes, "an idle MIC has changed Azure"
     seconds = [sum(int(at) == second for at in calls) for second in range(LOOK_SECONDS)]
@@ -174,6 +171,8 @@ async def _idle(case_servers: CaseServers, mic: Mic) -> dict[str, float]:
         "gets": len(calls),
         "most_gets_in_a_second": max(seconds),
         "interval_s": LOOK_SECONDS,
-        "cpu_s": usage(mic).cpu_seconds - cpu,
-        "rss_mib": usage(mic).rss_mib,
+        "cpu_s": after.cpu_seconds - before.cpu_seconds,
+        "idle_share": (after.cpu_seconds - before.cpu_seconds) / took,
+        "wake_ups_a_second": (after.wake_ups - before.wake_ups) / took,
+        "rss_mib": after.rss_mib,
     }

@@ -27,6 +27,7 @@ from benchmarks.controller.azure_read_cost import calls_of_an_interval
 from benchmarks.controller.stream import Size
 from mic.cluster.kept_parts import KeptParts
 from mic.cluster.view import ClusterView
+from mic.startup.first_read import few_full_collections
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import RawPage, split_list
@@ -162,7 +163,8 @@ async def feed(size: Size) -> ReadingCost:
 
 
 async def _measured(mirror: Mirror, size: Size) -> ReadingCost:
-    cpu = await mirror.synced()
+    with few_full_collections():
+        cpu = await mirror.synced()
     after = _rss_mib()
     assert not any(place.has_work for place in mirror.view.host_states()), "work although all is assigned"
     mirror.dirty.clear()

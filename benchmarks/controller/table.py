@@ -115,7 +115,7 @@ def _at_the_design_point(found: Found) -> list[str]:
     size = "10,000 pods, 1,000 nodes, 500 bindings"
     if (row := _row(found, "start, all assigned")) and (empty := _row(found, "start, nothing in the cluster")):
         lines.append(
-            f"| {size}: start, all assigned | quiet after {row['quiet_s']:.1f} s, {row['cpu_s']:.1f} CPU s (of a start "
+            f"| {size}: start, all assigned | {_quiet(row)}, {row['cpu_s']:.1f} CPU s (of a start "
             f"on nothing: {empty['cpu_s']:.1f}), {row['peak_mib']:.0f} MiB at most, no PATCH, {row['gets']:g} GETs | "
             "10 s, 5 CPU s (3 for reading), 300 MiB, one GET a host | not quiet after 245 s, 334 CPU s, 460 MiB |"
         )
@@ -126,10 +126,22 @@ def _at_the_design_point(found: Found) -> list[str]:
     if row := _row(found, "idle, one interval"):
         lines.append(
             f"| {size}: idle, one interval ({row['interval_s']:g} s here) | {row['gets']:g} GETs for {row['hosts']:g} "
-            f"hosts, at most {row['most_gets_in_a_second']:g} in a second | one GET a host, spread | 1,020 GETs in 3 "
-            "min, without any assignment |"
+            f"hosts, at most {row['most_gets_in_a_second']:g} in a second{_idle_share(row)} | one GET a host, spread | "
+            "1,020 GETs in 3 min, without any assignment |"
         )
     return lines
+
+
+def _quiet(row: RowFound) -> str:
+    if row.get("quiet", True):
+        return f"quiet after {row['quiet_s']:.1f} s"
+    return f"not quiet after {row['quiet_s']:.0f} s ({row['idle_share']:.1%} of a core)"
+
+
+def _idle_share(row: RowFound) -> str:
+    if "idle_share" not in row:
+        return ""
+    return f"; {row['idle_share']:.1%} of a core, {row['wake_ups_a_second']:.0f} wake-ups a second"
 
 
 def _tokens(found: Found) -> list[str]:

@@ -15,6 +15,7 @@ from benchmarks.load.peers.starting import on_aiohttp, plain
 from benchmarks.load.servers import Server, check
 from benchmarks.load.wire import FIRST_POD as FIRST_BEHIND_A_WIRE
 from benchmarks.load.wire import led_to, wire
+from nmi.flag_table import RedirectTarget
 
 SDK_PATH: Final = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com"
 """SDKs send the resource without the slash at the end. The two forms are different tokens."""
@@ -74,13 +75,16 @@ def on_loopback(pods: int, names: Sequence[str]) -> Iterator[BenchmarkNode]:
 
 
 @contextmanager
-def behind_the_rule(pods: int) -> Iterator[BenchmarkNode]:
-    """Start NMI and nginx, each in separate namespaces behind the same kind of nat rule. Raises ProgramError."""
+def behind_the_rule(pods: int, target: RedirectTarget = RedirectTarget.LOOPBACK) -> Iterator[BenchmarkNode]:
+    """Start NMI and nginx, each in separate namespaces behind a nat rule. Raises ProgramError.
+
+    NMI's rule leads to *target*, nginx's to loopback.
+    """
     with ExitStack() as stack:
         ours_on, theirs_on = stack.enter_context(wire(pods)), stack.enter_context(wire(pods))
         around = stack.enter_context(node_servers(side=ours_on.node, first_pod=FIRST_BEHIND_A_WIRE, imds=ours_on.imds))
         addresses = around.add_pods(pods)
-        ours = stack.enter_context(node(around, behind=ours_on))
+        ours = stack.enter_context(node(around, behind=ours_on, target=target))
         answer = ours.answer(addresses[0])
         theirs = led_to(stack.enter_context(nginx(answer, side=theirs_on.node)), theirs_on)
         servers: dict[str, Server] = {"nmi": ours, "nginx": theirs}

@@ -127,6 +127,15 @@ BEHIND_THE_RULE: Final = (
     ),
     Load("rule-close-32", "nat rule, close c=32", "the same with a connection per request", 32, close=True),
 )
+TO_THE_NODE: Final = (
+    Load(
+        "rule-node-32",
+        "nat rule, target node, c=32",
+        "the rule leads to the node's address (--redirect-target=node), for nginx to loopback",
+        32,
+    ),
+    Load("rule-node-close-32", "nat rule, node, close c=32", "the same with a connection per request", 32, close=True),
+)
 
 RATES: Final = (1_000, 10_000, 40_000)
 """Requests per second in the open loop."""

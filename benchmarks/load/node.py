@@ -16,6 +16,7 @@ from benchmarks.load.mounted import with_service_account
 from benchmarks.load.node_servers import NODE, NodeServers
 from benchmarks.load.servers import HERE, TOKEN_PATH, Side, ask, folder, running, wait_until
 from benchmarks.load.wire import Wire, forget_closed
+from nmi.flag_table import RedirectTarget
 from podidentity_sandbox.processes import ProgramError, python
 from podidentity_sandbox.serving import free_ports
 
@@ -107,6 +108,7 @@ def node(
     flags: Sequence[str] = (),
     name: str = "nmi",
     behind: Wire | None = None,
+    target: RedirectTarget = RedirectTarget.LOOPBACK,
     mounted: bool = False,
     limit: CpuLimit | None = None,
 ) -> Iterator[Node]:
@@ -116,7 +118,7 @@ def node(
     time.
 
     It runs on loopback without a rule, or *behind* a wire whose node side has *world*: then NMI's nat rule redirects to
-    it, and it serves redirected connections only.
+    *target*, and it serves redirected connections only.
     """
     port, probe_port, metrics_port = free_ports(3)
     command = python(
@@ -129,7 +131,11 @@ def node(
         f"--prometheus-port={metrics_port}",
         f"--metadata-ip={behind.imds[0] if behind else '127.0.0.1'}",
         f"--metadata-port={node_servers.imds_port}",
-        *(("--redirect=iptables-nft", "--require-redirected") if behind else ("--redirect=none",)),
+        *(
+            ("--redirect=iptables-nft", "--require-redirected", f"--redirect-target={target}")
+            if behind
+            else ("--redirect=none",)
+        ),
         *flags,
     )
     with folder() as kept:

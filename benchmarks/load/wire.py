@@ -1,6 +1,6 @@
 """A node and its pods in network namespaces, so that the load has the path of a real node. Needs root.
 
-    pods: 10.200.0.1, 10.200.0.2, …  ──cable──  node: 169.254.169.254 led to 127.0.0.1 by a nat rule
+    pods: 10.200.0.1, 10.200.0.2, …  ──cable──  node: 169.254.169.254 led by a nat rule to 127.0.0.1 or 10.199.0.1
 
 Each server has a separate wire with one rule in the nat table. All pods are in one namespace, since one process sends
 the requests of all pods; start it there with `Wire.pods`. IMDS is on the node itself: NMI's requests to it pass no
@@ -62,6 +62,7 @@ def wire(pods: int) -> Iterator[Wire]:
                 f"address add {NODE_END}/30 dev cable",
                 f"address add {METADATA_ADDRESS}/32 dev lo",
                 f"route add {PODS} via {PODS_END}",
+                f"route add default via {PODS_END}",  # by which NMI finds the node's address
             ],
         )
         made.set_sysctl("node", {"net/ipv4/ip_forward": "1", "net/ipv4/conf/all/route_localnet": "1"})

@@ -1,7 +1,8 @@
-"""Reads and updates of the identities of VMs and scale sets, through azure-mgmt-compute.
+"""Reads and updates of the identities of VMs and scale sets, through azure-core and azure-mgmt-compute.
 
-One call of the SDK is one request. Its own retries are off, because the caller, which knows the other work on the host,
-decides about retries. Only the identity part of a resource is sent. Every failure is an AzureError.
+One read (`host_reads`) is one request, and so is one call of azure-mgmt-compute. Its own retries are off, because the
+caller, which knows the other work on the host, decides about retries. Only the identity part of a resource is sent.
+Every failure is an AzureError.
 """
 
 import asyncio
@@ -16,7 +17,6 @@ import aiohttp
 from azure.core import MatchConditions
 from azure.core.credentials_async import AsyncTokenCredential
 from azure.core.exceptions import AzureError as SdkError
-from azure.core.pipeline.transport import AioHttpTransport
 from azure.mgmt.compute.aio import ComputeManagementClient
 from azure.mgmt.core.polling.async_arm_polling import AsyncARMPolling
 from typing_extensions import override
@@ -33,7 +33,9 @@ from mic.azure.errors import (
     status_error,
     translated,
 )
+from mic.azure.host_reads import HostReads
 from mic.azure.identities import GONE, Change, HostIdentities, decode_identities
+from mic.azure.transport import ArmTransport
 from mic.leader_client import LeaderConnector
 from podidentity.azure.clouds import STACK_NAME, Cloud
 from podidentity.azure.resource_ids import Host, ScaleSet
@@ -54,10 +56,10 @@ POLL_SOON_SECONDS: Final = 0.5
 an operation of 40 s is noticed within half a second, with 92 calls instead of 49."""
 POLL_LONG_SHARE: Final = 0.0125
 """Pause of a long operation as a share of the elapsed waiting time, while few operations run."""
-POLLS_PER_SECOND: Final = 6.0
-"""Calls of all operations together that shorten their pauses to POLL_SOON_SECONDS. Azure Resource Manager refills 25
-reads a second for a subscription and a client (learn.microsoft.com, "Understand how Azure Resource Manager throttles
-requests"), which other programs with MIC's client may share."""
+POLLS_PER_SECOND: Final = 12.0
+"""Calls of all operations together that shorten their pauses to POLL_SOON_SECONDS: half of the 25 reads a second that
+Azure Resource Manager refills for a subscription and a client (learn.microsoft.com, "Understand how Azure Resource
+Manager throttles requests"). Other programs with MIC's client may share them."""
 
 CONNECTIONS_MAX: Final = 64
 
@@ -165,6 +167,7 @@ class Compute:
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
         self._clients: dict[str, ComputeManagementClient] = {}
+        self._reads: HostReads | None = None
         self._making = asyncio.Lock()
         self._running = 0
         """Operations that MIC waits for."""
@@ -173,19 +176,11 @@ class Compute:
 
     async def get(self, host: Host) -> HostIdentities:
         """Return the identities of *host*; `GONE` if Azure knows no such host."""
-        found = GONE
-
-        def keep(response: Any, *_: Any) -> None:
-            nonlocal found
-            found = _read(response)
-
         try:
             async with self._call(host, "get", self._request_seconds):
-                operations = await self._operations(host)
-                await operations.get(host.resource_group, host.name, cls=keep, **self._each())
+                return await (await self._host_reads()).get(host)
         except HostNotFound:
             return GONE
-        return found
 
     async def update(self, host: Host, change: Change) -> HostIdentities:
         """Make *change*, wait for its end, and return the identities of the host; `GONE` if Azure knows no such host.
@@ -234,12 +229,20 @@ class Compute:
 
     async def aclose(self) -> None:
         """Close all connections. May be called twice."""
-        clients, self._clients = self._clients, {}
+        clients, self._clients, self._reads = self._clients, {}, None
         for client in clients.values():
             await client.close()
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+    async def _host_reads(self) -> HostReads:
+        if self._reads is None:
+            async with self._making:
+                if self._reads is None:
+                    # In a thread, as the SDK runs a program (uname) to find its User-Agent.
+                    self._reads = await asyncio.to_thread(self._new_host_reads, self._open_session())
+        return self._reads
 
     async def _operations(self, host: Host) -> Any:
         """Return the SDK's operations for the host's kind; both kinds have the same methods, which their types do not
@@ -248,7 +251,7 @@ class Compute:
             client = self._clients.get(host.subscription)
             if client is None:
                 session = self._open_session()
-                # In a thread, as the SDK runs a program (uname) to find its User-Agent.
+                # In a thread, for the same reason.
                 client = await asyncio.to_thread(self._client, host.subscription, session)
                 self._clients[host.subscription] = client
         return client.virtual_machine_scale_sets if isinstance(host, ScaleSet) else client.virtual_machines
@@ -259,25 +262,34 @@ class Compute:
                 connector=LeaderConnector(self._may_write, limit=CONNECTIONS_MAX, ssl=self._ssl or True),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
-                trust_env=True,
+                trust_env=False,  # ArmTransport finds the proxy
             )
         return self._session
+
+    def _new_host_reads(self, session: aiohttp.ClientSession) -> HostReads:
+        return HostReads(
+            ArmTransport(session, timeout_seconds=self._request_seconds),
+            self._credential,
+            resource_manager=self._cloud.resource_manager,
+            scope=self._scope,
+            user_agent=self._user_agent,
+            api_version=self._api_version,
+        )
 
     def _client(self, subscription: str, session: aiohttp.ClientSession) -> ComputeManagementClient:
         return ComputeManagementClient(
             self._credential,
             subscription,
             self._cloud.resource_manager,
-            credential_scopes=[self._cloud.resource_manager_audience.rstrip("/") + "/.default"],
-            transport=AioHttpTransport(
-                session=session,
-                session_owner=False,
-                connection_timeout=self._request_seconds,
-                read_timeout=self._request_seconds,
-            ),
+            credential_scopes=[self._scope],
+            transport=ArmTransport(session, timeout_seconds=self._request_seconds),
             user_agent=self._user_agent,
             retry_total=0,
         )
+
+    @property
+    def _scope(self) -> str:
+        return self._cloud.resource_manager_audience.rstrip("/") + "/.default"
 
     def _each(self) -> Mapping[str, Any]:
         return {"api_version": self._api_version}

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import msgspec
+
 SYSTEM: Final = "SystemAssigned"
 USER: Final = "UserAssigned"
 BOTH: Final = "SystemAssigned, UserAssigned"
@@ -132,4 +134,31 @@ def decode_identities(body: Mapping[str, Any], etag_header: str = "") -> HostIde
         },
         etag=str(body.get("etag") or etag_header or ""),
         provisioning_state=str(properties.get("provisioningState") or ""),
+    )
+
+
+class _Properties(msgspec.Struct):
+    state: Any = msgspec.field(name="provisioningState", default=None)
+
+
+class _Resource(msgspec.Struct):
+    """The parts of a VM or a scale set that MIC reads. The others, mostly extensions and profiles, are skipped."""
+
+    identity: Any = None
+    properties: _Properties | None = None
+    etag: Any = None
+
+
+_RESOURCE: Final = msgspec.json.Decoder(_Resource)
+
+
+def read_identities(data: bytes, etag_header: str = "") -> HostIdentities:
+    """Return the identities in the response to a GET. Raise ValueError if it is no resource."""
+    try:
+        resource = _RESOURCE.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"not a VM or a scale set: {error}") from error
+    properties = {} if resource.properties is None else {"provisioningState": resource.properties.state}
+    return decode_identities(
+        {"identity": resource.identity, "properties": properties, "etag": resource.etag}, etag_header
     )

@@ -28,7 +28,7 @@ TOKEN_MESSAGES_MAX: Final = 128
 DESCRIPTORS_MAX: Final = 64
 """Descriptors with one packet; the kernel allows 253."""
 
-SocketName: TypeAlias = Literal["listener", "probes", "metrics"]
+SocketName: TypeAlias = Literal["listener", "probes", "metrics", "node_listener"]
 _Text = Annotated[str, msgspec.Meta(max_length=256)]
 _Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -46,6 +46,9 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     listen_port: _Port
     probe_port: _Port
     metrics_port: _Port
+    node_address: _Text = ""
+    """The node's own address, where this NMI can serve redirected connections at listen_port; "" if it cannot, and
+    from an older NMI."""
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
@@ -53,7 +56,8 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
 
     version: int
     release: _Text
-    sockets: Annotated[tuple[SocketName, ...], msgspec.Meta(max_length=3)]
+    sockets: Annotated[tuple[SocketName, ...], msgspec.Meta(max_length=4)]
+    """`node_listener` only for a successor that knows node_address."""
 
 
 class Rejection(msgspec.Struct, frozen=True, tag="rejection"):
@@ -166,11 +170,17 @@ def common_version(versions: Iterable[int]) -> int | None:
     return max(set(versions) & set(VERSIONS), default=None)
 
 
-def shared_sockets(hello: Hello, listen: tuple[str, int], probe_port: int, metrics_port: int) -> tuple[SocketName, ...]:
-    """Return the sockets that a successor with these settings can use; it binds the others itself."""
+def shared_sockets(
+    hello: Hello, listen: tuple[str, int], probe_port: int, metrics_port: int, node_address: str
+) -> tuple[SocketName, ...]:
+    """Return the sockets that a successor with these settings can use; it binds the others itself.
+
+    *node_address* is where this NMI serves redirected connections; "" if it does not.
+    """
     shared: Sequence[tuple[SocketName, bool]] = (
         ("listener", (hello.listen_address, hello.listen_port) == listen),
         ("probes", hello.probe_port == probe_port),
         ("metrics", hello.metrics_port == metrics_port),
+        ("node_listener", node_address != "" and (hello.node_address, hello.listen_port) == (node_address, listen[1])),
     )
     return tuple(name for name, same in shared if same)

@@ -8,7 +8,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Protocol, get_args
+from typing import Final, Protocol
 
 from nmi.handover.messages import Hello, SocketName
 from nmi.handover.metrics import HandoverMetrics
@@ -20,7 +20,12 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 0.2
 """The interval at which NMI tries again to get a port."""
-NAMES: Final[tuple[SocketName, ...]] = get_args(SocketName)
+NAMES: Final[tuple[SocketName, ...]] = ("listener", "probes", "metrics")
+"""The sockets that every NMI has. `node_listener` depends on the target of the redirect: the owner binds it itself if
+no predecessor passes it."""
+
+
+NODE_LISTENER: Final[SocketName] = "node_listener"
 
 
 class Binder(Protocol):
@@ -105,7 +110,7 @@ class Takeover:
             log.warning("the handover failed; NMI tries again", extra={"error": str(error)})
             self.predecessor = None
             return
-        for name in NAMES:
+        for name in (*NAMES, NODE_LISTENER):
             if sockets := [each for named, each in received if named == name]:
                 await self._bind(name, sockets)
                 self._missing.discard(name)

@@ -22,6 +22,8 @@ LINKS: Final = 1 << 0
 """Multicast group RTNLGRP_LINK (1) as a bit of `nl_groups`."""
 NEIGHBOURS: Final = 1 << 2
 """RTNLGRP_NEIGH (3): neighbours, and the forwarding databases of bridges."""
+IPV4_ADDRESSES: Final = 1 << 4
+"""RTNLGRP_IPV4_IFADDR (5): addresses of this machine."""
 IPV4_ROUTES: Final = 1 << 6
 """RTNLGRP_IPV4_ROUTE (7)."""
 
@@ -45,11 +47,12 @@ _F_REQUEST, _F_DUMP_INTERRUPTED, _F_DUMP, _F_CREATE = 0x1, 0x10, 0x300, 0x400
 _AF_UNSPEC, _AF_INET, _AF_BRIDGE = 0, 2, 7
 _IFLA_IFNAME: Final = 3
 _NDA_DST, _NDA_LLADDR, _NDA_VLAN, _NDA_MASTER = 1, 2, 5, 9
-_RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 6, 15
+_RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 6, 7, 15
 _NTF_USE, _NTF_PROXY = 0x01, 0x08
 _NUD_REACHABLE, _NUD_NOARP, _NUD_PERMANENT = 0x02, 0x40, 0x80
 _RT_TABLE_MAIN: Final = 254
 _RTN_UNICAST: Final = 1
+_RTN_LOCAL: Final = 2
 _RTM_F_CLONED: Final = 0x200
 _IPV4_BYTES: Final = 4
 _IPV4_BITS: Final = 32
@@ -107,6 +110,16 @@ class Route:
     interface: int
     priority: int
     gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenRoute:
+    """The route that the kernel chooses for a packet of this machine."""
+
+    local: bool
+    """Whether the destination is an address of this machine."""
+    source: bytes
+    """The source address that the kernel gives the packet; empty if the reply contains none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +198,25 @@ def resolve_request(address: bytes, interface: int) -> bytes:
     body = _NDMSG.pack(_AF_INET, 0, interface, 0, _NTF_USE, 0)
     body += _ATTRIBUTE.pack(_ATTRIBUTE.size + _IPV4_BYTES, _NDA_DST) + address
     return _HEADER.pack(_HEADER.size + len(body), _NEWNEIGH, _F_REQUEST | _F_CREATE, 1, 0) + body
+
+
+def route_request(destination: bytes) -> bytes:
+    """Return the request for the route of a packet from this machine to *destination* (4 bytes)."""
+    body = _RTMSG.pack(_AF_INET, _IPV4_BITS, 0, 0, 0, 0, 0, 0, 0)
+    body += _ATTRIBUTE.pack(_ATTRIBUTE.size + _IPV4_BYTES, _RTA_DST) + destination
+    return _HEADER.pack(_HEADER.size + len(body), _GETROUTE, _F_REQUEST, 1, 0) + body
+
+
+def chosen_route(datagram: bytes) -> ChosenRoute | None:
+    """Return the route in the reply to `route_request`; None if the kernel has none. Raises MalformedError."""
+    for kind, _, _, start, end in _messages(datagram):
+        if kind == _NEWROUTE:
+            fields = _fixed(_RTMSG, datagram, start, end)
+            source = _attributes(datagram, start + _RTMSG.size, end).get(_RTA_PREFSRC, b"")
+            if len(source) not in {0, _IPV4_BYTES}:
+                raise MalformedError("a route has a source address that is not IPv4")
+            return ChosenRoute(local=fields[7] == _RTN_LOCAL, source=source)
+    return None
 
 
 def request_result(datagram: bytes) -> int:

@@ -22,6 +22,9 @@ class Origin(Protocol):
     def peer(self) -> str:
         """The peer's IPv4 address, dotted."""
 
+    def was_redirected(self) -> bool:
+        """Return whether a rule redirected the connection as the policy requires; True if it requires nothing."""
+
     def original_destination(self) -> tuple[str, int] | None:
         """Return the destination before a rule redirected the connection; None if not redirected. One system call."""
 

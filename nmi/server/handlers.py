@@ -50,7 +50,7 @@ class Handlers:
             canonical_path = destination.canonical_path
             if destination.action is Action.HOST_TOKEN:
                 return self._host.answer(origin, call, request, destination)
-            if not self._was_redirected(origin):
+            if not origin.was_redirected():
                 return self._outcomes.refused(call, _NOT_REDIRECTED, canonical_path)
             match destination.action:
                 case Action.TOKEN:
@@ -82,11 +82,6 @@ class Handlers:
     def limit_hit(self, limit: Limit) -> None:
         """Count a limit that took effect without a refusal."""
         self._outcomes.limit_hit(limit)
-
-    def _was_redirected(self, origin: Origin) -> bool:
-        """Return whether *origin* was redirected as the policy requires. Makes a system call only if it does."""
-        wanted = self._policy.redirected_from
-        return wanted is None or origin.original_destination() == wanted
 
 
 _DISGUISED: Final = Refusal(

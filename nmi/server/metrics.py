@@ -178,6 +178,10 @@ class ServerMetrics:
 
 _LANE_COUNTERS: Final = {
     "accepted": "Connections accepted.",
+    "closed_unread": (
+        "Connections to the node's address that no rule had redirected, closed before a byte was read "
+        "(--redirect-target=node)."
+    ),
     "refused_total": "Connections refused because all connection slots were in use.",
     "refused_peer": "Connections refused because all slots of the peer were in use.",
     "timed_out": "Connections closed at a deadline.",

@@ -19,9 +19,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 from urllib.parse import quote, urlencode
 
-import aiohttp
-import yarl
-
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.parameters import parse_query
 from nmi.server.policy import ServerPolicy
@@ -29,6 +26,9 @@ from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination
 from nmi.tokens.governor import CongestedError, Governor
+from podidentity.http_client.connection import Response
+from podidentity.http_client.errors import HttpClientError
+from podidentity.http_client.session import HttpSession
 
 REQUEST_FIELDS: Final = ("metadata", "accept", "user-agent", "content-type", "x-ms-client-request-id")
 ANSWER_FIELDS: Final = (
@@ -75,7 +75,7 @@ class MetadataProxy:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        session: HttpSession,
         base_url: str,
         policy: ServerPolicy,
         *,
@@ -87,9 +87,6 @@ class MetadataProxy:
         self._governor = Governor(at_once=CALLS_AT_ONCE, per_window=CALLS_PER_WINDOW)
         self._limiter = self._governor if limiter is None else limiter
         self._policy = policy
-        self._times = aiohttp.ClientTimeout(
-            total=None, sock_connect=policy.proxy_connect_seconds, sock_read=policy.proxy_silence_seconds
-        )
 
     def close(self) -> None:
         """Cancel the timer of the proxy's governor."""
@@ -106,7 +103,7 @@ class MetadataProxy:
         target = forwarded_target(destination)
         if isinstance(target, Refusal):
             return target
-        url = yarl.URL(f"{self._base_url}{target}", encoded=True)
+        url = f"{self._base_url}{target}"
         turn = False
         try:
             async with (
@@ -117,67 +114,67 @@ class MetadataProxy:
                 return await self._ask(url, request, stream)
         except CongestedError as error:
             return _congested(error.retry_after)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (HttpClientError, TimeoutError, OSError) as error:
             if not turn:
                 return _congested(None)
             return _unavailable(
                 f"no complete response from IMDS: {type(error).__name__}; check {self._base_url} from the node"
             )
 
-    async def _ask(self, url: yarl.URL, request: Request, stream: Stream) -> PlainAnswer | StreamedAnswer | Refusal:
-        async with self._session.request(
+    async def _ask(self, url: str, request: Request, stream: Stream) -> PlainAnswer | StreamedAnswer | Refusal:
+        answer = await self._session.request(
             request.method,
             url,
             headers=_sent(request),
-            data=None if request.method in _BODILESS else request.body or None,
-            allow_redirects=False,
-            skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
-            timeout=self._times,
-        ) as answer:
+            body=None if request.method in _BODILESS else request.body or None,
+            connect_seconds=self._policy.proxy_connect_seconds,
+            silence_seconds=self._policy.proxy_silence_seconds,
+        )
+        try:
             refusal = self._unusable(answer)
             if refusal is not None:
-                answer.close()  # reading the rest costs more than a new connection
                 return refusal
             length, bodiless = answer.content_length, request.method == "HEAD" or answer.status == 304
             if not bodiless and length is not None and length > self._policy.proxy_whole_bytes:
                 return await _streamed(answer, length, stream)
             body = await self._whole(answer)
             if isinstance(body, Refusal):
-                answer.close()
                 return body
             return PlainAnswer(
                 answer.status,
                 body,
-                content_type=_plain(answer.headers.get("Content-Type", "")),
+                content_type=_plain(answer.headers.get("content-type", "")),
                 headers=_returned(answer.headers),
                 length=length if bodiless else None,
             )
+        finally:
+            answer.close()  # reading the rest of an unused response costs more than a new connection
 
-    def _unusable(self, answer: aiohttp.ClientResponse) -> Refusal | None:
+    def _unusable(self, answer: Response) -> Refusal | None:
         """Return the refusal if the head of *answer* shows that it cannot be forwarded."""
         if not 200 <= answer.status <= 599:
             return _unavailable(f"IMDS returned status {answer.status}; check what listens at {self._base_url}")
-        if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if answer.headers.get("content-encoding", "identity").lower() != "identity":
             return _unavailable(f"IMDS used an unrequested content coding; check what listens at {self._base_url}")
         length = answer.content_length
         return _too_large() if length is not None and length > self._policy.proxy_body_bytes else None
 
-    async def _whole(self, answer: aiohttp.ClientResponse) -> bytes | Refusal:
+    async def _whole(self, answer: Response) -> bytes | Refusal:
         """Return the whole body. A body of unknown length is buffered too: HTTP/1.0 clients cannot receive a stream."""
         body = bytearray()
-        async for piece in answer.content.iter_any():
+        while piece := await answer.readany():
             body += piece
             if len(body) > self._policy.proxy_body_bytes:
                 return _too_large()
         return bytes(body)
 
 
-async def _streamed(answer: aiohttp.ClientResponse, length: int, stream: Stream) -> StreamedAnswer:
-    """Forward *answer* as it arrives. aiohttp raises if it ends before *length* bytes, and reads no more than that."""
-    content_type = _plain(answer.headers.get("Content-Type", ""))
+async def _streamed(answer: Response, length: int, stream: Stream) -> StreamedAnswer:
+    """Forward *answer* as it arrives. Reading it raises if it ends before *length* bytes, and yields no more."""
+    content_type = _plain(answer.headers.get("content-type", ""))
     head = StreamedAnswer(answer.status, length, content_type, _returned(answer.headers))
     stream.begin(head)
-    async for piece in answer.content.iter_any():
+    while piece := await answer.readany():
         stream.send(piece)
     return head
 
@@ -191,7 +188,7 @@ def _sent(request: Request) -> dict[str, str]:
 
 
 def _returned(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    own = {each.strip(" \t").lower() for each in headers.get("Connection", "").split(",")}
+    own = {each.strip(" \t").lower() for each in headers.get("connection", "").split(",")}
     return tuple((name.title(), _plain(headers[name])) for name in ANSWER_FIELDS if name in headers and name not in own)
 
 

@@ -79,6 +79,14 @@ class Server:
         self._summaries = loop.create_task(self._summarize(), name="summaries of decisions")
         self._lane.start(loop, listener)
 
+    def listen_on_node(self, listener: socket.socket, redirected_from: tuple[str, int] | None) -> None:
+        """Also serve *listener*, a socket on the node's own address.
+
+        With *redirected_from*, close connections that no rule redirected from there before a byte is read. Idempotent;
+        start() comes first. The caller owns *listener*.
+        """
+        self._lane.listen_on_node(listener, redirected_from)
+
     def counters(self) -> dict[str, int]:
         """Return the lane's counters; see `_native.lane`."""
         return self._lane.counters()
@@ -105,9 +113,9 @@ class Server:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a request's task failed because of a defect; report this traceback", exc_info=error)
 
-    def stop_accepting(self) -> None:
-        """Stop using the listener: its owner may close it. Idempotent."""
-        self._lane.stop_accepting()
+    def stop_accepting(self, only: socket.socket | None = None) -> None:
+        """Stop using every listener, or *only* this one: its owner may close it. Idempotent."""
+        self._lane.stop_accepting(only)
 
     def accept_again(self, listener: socket.socket) -> None:
         """Undo stop_accepting()."""
@@ -176,6 +184,22 @@ class Server:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _summarize(self) -> None:
+        reported = 0
         while True:
             await asyncio.sleep(PERIOD_SECONDS)
             self._decisions.summarize()
+            reported = self._report_closed_unread(reported)
+
+    def _report_closed_unread(self, reported: int) -> int:
+        """Log one line for the connections closed unread since *reported*, their number then. Return the number now.
+
+        Any machine that reaches the node can open such connections, so the lines must not depend on their number.
+        """
+        closed = self.counters()["closed_unread"]
+        if closed > reported:
+            log.warning(
+                "connections to NMI's port on the node's address were closed unread, because no rule redirected them; "
+                "find the program at the last peer address, and send its requests to the metadata service's address",
+                extra={"count": closed - reported, "peer": self._lane.last_closed_unread},
+            )
+        return closed

@@ -1,4 +1,4 @@
-"""The late import of azure-identity: it needs 18 MiB, which a node without service principals should not use.
+"""The late import of azure-identity and aiohttp: they need 28 MiB, which a node without sign-ins should not use.
 
 The loader imports `nmi.tokens.entra`, the only module that imports azure-identity, with the first sign-in and in a
 thread. There it also loads the machine's certificate authorities.
@@ -6,11 +6,14 @@ thread. There it also loads the machine's certificate authorities.
 
 import asyncio
 import importlib
+from ssl import SSLContext
 from typing import TYPE_CHECKING, Final, cast
 
-from podidentity.late_authorities import load_authorities
+from podidentity.late_authorities import import_aiohttp, load_authorities
 
 if TYPE_CHECKING:
+    import aiohttp
+
     from nmi.tokens import entra
 
 ENTRA: Final = "nmi.tokens.entra"
@@ -31,6 +34,30 @@ class Loader:
         return self._class
 
 
+class SignInSession:
+    """The session of all sign-ins, which is opened with the first one. Close it with `aclose()`."""
+
+    def __init__(self, user_agent: str, *, trust: SSLContext | None = None) -> None:
+        """*trust* replaces the authorities that the machine trusts."""
+        self._user_agent = user_agent
+        self._trust = trust
+        self._session: aiohttp.ClientSession | None = None
+
+    def open(self) -> "aiohttp.ClientSession":
+        """Return the session. Call this after `Loader.load`, which has imported aiohttp in a thread."""
+        if self._session is None:
+            from nmi.tokens.sign_in_session import new_session  # noqa: PLC0415  see above
+
+            self._session = new_session(self._user_agent, trust=self._trust)
+        return self._session
+
+    async def aclose(self) -> None:
+        """Close the session if it is open."""
+        if self._session is not None:
+            await self._session.close()
+
+
 def _load() -> "type[entra.Entra]":
+    import_aiohttp()
     load_authorities()  # else the first connection would load them in the event loop
     return cast("type[entra.Entra]", importlib.import_module(ENTRA).Entra)

@@ -1,29 +1,18 @@
-"""The input, result, session and proxy of a sign-in at Entra ID (or AD FS).
+"""The input, result and proxy of a sign-in at Entra ID (or AD FS).
 
-This module does not import azure-identity. `nmi.tokens.entra` sends the request; `nmi.tokens.entra_loader` imports it
-when it is needed.
+This module imports neither azure-identity nor aiohttp. `nmi.tokens.entra` sends the request, in a session of
+`nmi.tokens.sign_in_session`; `nmi.tokens.entra_loader` imports both when they are needed.
 """
 
-import ssl
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
-
-import aiohttp
 
 from nmi.tokens.endpoints import ADFS
 from podidentity.azure.clouds import Endpoint
 from podidentity.azure.errors import Refused
 
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
-
 CONNECTIONS: Final = 16
-ANSWER_MAX: Final = 64 * 1024
-"""Bytes. A token with every optional claim and group stays under 16 KiB."""
 ATTEMPT_SECONDS: Final = 10.0
 """The timeout of one attempt, including the connection."""
 CONNECT_SECONDS: Final = 5.0
@@ -91,34 +80,3 @@ def proxy_by(https_proxy: str, exceptions: str) -> ProxyFor:
         return "" if reached else url
 
     return chosen
-
-
-class BoundedResponse(aiohttp.ClientResponse):
-    """A response whose body is read up to ANSWER_MAX only."""
-
-    @override
-    async def read(self) -> bytes:
-        """Return the whole body. Raise ClientPayloadError if it is too long."""
-        body = bytearray()
-        async for chunk in self.content.iter_any():
-            body += chunk
-            if len(body) > ANSWER_MAX:
-                self.close()
-                raise aiohttp.ClientPayloadError(f"a response of more than {ANSWER_MAX} bytes")
-        return bytes(body)
-
-
-def new_session(
-    user_agent: str, connector: aiohttp.TCPConnector | None = None, *, trust: ssl.SSLContext | None = None
-) -> aiohttp.ClientSession:
-    """Return a session for sign-ins only. The caller closes it. It ignores the environment.
-
-    *trust* replaces the authorities that the machine trusts. *connector* is for tests; the session owns it.
-    """
-    return aiohttp.ClientSession(
-        connector=connector or aiohttp.TCPConnector(limit=CONNECTIONS, ssl=trust or True),
-        response_class=BoundedResponse,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"},
-        trust_env=False,
-    )

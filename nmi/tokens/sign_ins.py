@@ -8,9 +8,7 @@ import random as random_module
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, NamedTuple, TypeVar
-
-import aiohttp
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from nmi.tokens.endpoint_failures import EndpointFailures
 from nmi.tokens.entra_loader import Loader
@@ -20,6 +18,9 @@ from nmi.tokens.sign_in import ATTEMPT_SECONDS, CONNECTIONS, ProxyFor, SignIn, S
 from nmi.tokens.source import NULL_OBSERVER, FetchObserver
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError, Refused, Unreachable
+
+if TYPE_CHECKING:
+    import aiohttp
 
 T = TypeVar("T")
 
@@ -46,11 +47,11 @@ class Attempts(NamedTuple):
 
 
 class SignIns:
-    """The sign-ins of all sources of a node: they share its limits. The caller owns the session."""
+    """The sign-ins of all sources of a node: they share its limits."""
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        open_session: "Callable[[], aiohttp.ClientSession]",
         *,
         proxy_for: ProxyFor = no_proxy,
         attempt_seconds: float = ATTEMPT_SECONDS,
@@ -62,8 +63,10 @@ class SignIns:
         random: Callable[[], float] = random_module.random,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """*session* comes from `sign_in.new_session`; *attempt_seconds* is the timeout of one sign-in."""
-        self._session = session
+        """*open_session* returns the session, which the caller owns; it is called with each sign-in.
+        *attempt_seconds* is the timeout of one sign-in.
+        """
+        self._open_session = open_session
         self._proxy_for = proxy_for
         self._attempt_seconds = attempt_seconds
         self._retry_delays = retry_delays
@@ -92,7 +95,7 @@ class SignIns:
     async def _attempt(self, sign_in: SignIn, namespace: str, attempts: Attempts) -> SignInResult:
         """Make one attempt. A cancelled one shows nothing about the endpoint, unless the fetch's time is over."""
         entra = (await self._loader.load())(
-            self._session,
+            self._open_session(),
             proxy_for=self._proxy_for,
             attempt_seconds=self._attempt_seconds,
             wall_clock=self._wall_clock,

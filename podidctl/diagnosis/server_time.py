@@ -39,6 +39,6 @@ async def server_now(client: Client, *, now: Callable[[], datetime] = lambda: da
         raise
     except ApiError:
         return now()
-    date = response.headers.get("Date", "")
-    response.release()
+    date = response.headers.get("date", "")
+    response.close()
     return now() + (clock_difference(date, sent, loop.time() - began) or timedelta(0))

@@ -11,16 +11,19 @@ Service".
 import asyncio
 import random as random_module
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Final
-
-import aiohttp
-from yarl import URL
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
 
 from podidentity.azure.errors import AzureError, NotSent, Paused, Refused, Unreachable
 from podidentity.azure.imds_answers import ImdsToken, Reply, failure_in, token_in
+from podidentity.http_client.errors import HttpClientError
+
+if TYPE_CHECKING:  # podidctl imports this module without NMI's extra
+    from podidentity.http_client.connection import Response
+    from podidentity.http_client.session import HttpSession
 
 TOKEN_PATH: Final = "/metadata/identity/oauth2/token"  # noqa: S105
 API_VERSION: Final = "2018-02-01"
@@ -51,6 +54,8 @@ LAG_DELAYS: Final = (0.5, 1.0, 1.0, 1.5, 2.0)
 
 IDENTITY_PARAMETERS: Final = ("client_id", "object_id", "msi_res_id")
 """Parameters that name an identity."""
+_SAFE: Final = "?/:@!$'()*,"
+"""Characters of a parameter that need no encoding (RFC 3986 §3.4), with the letters and digits."""
 
 NO_RESPONSE_CODE: Final = "no_answer"
 """Code of an Unreachable after the time limit of an attempt, or after a refused or lost connection."""
@@ -78,7 +83,7 @@ class ImdsSource:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        session: "HttpSession",
         base_url: str,
         *,
         attempt_seconds: float = ATTEMPT_SECONDS,
@@ -90,7 +95,7 @@ class ImdsSource:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._session = session
-        self._url = URL(base_url).with_path(TOKEN_PATH)
+        self._url = base_url.rstrip("/") + TOKEN_PATH
         self._attempt_seconds = attempt_seconds
         self._retry_delays = retry_delays
         self._observe = observe
@@ -118,11 +123,11 @@ class ImdsSource:
         GONE_SECONDS. For *lag_seconds* "Identity not found" counts as a delay between Resource Manager and IMDS and is
         retried. Raises the AzureError of the last attempt.
         """
-        url = self._request_url(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
+        query = _query(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
         policy = RetryPolicy(self._retry_delays, within, lag_seconds, self._clock(), self._random)
         while True:
             try:
-                return await self._attempt(url, permit, policy.until - self._clock())
+                return await self._attempt(query, permit, policy.until - self._clock())
             except AzureError as error:
                 pause = policy.pause_after(error, self._clock())
                 if pause is None:
@@ -147,13 +152,13 @@ class ImdsSource:
         The permit receives a response without a token as an error. Raises Unreachable without a response, AzureError
         for one over ANSWER_MAX, and errors of the permit.
         """
-        url = self._request_url(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
+        query = _query(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
         reply: Reply | None = None
         try:
-            async with self._attempt_context(url, permit, within):
-                reply = await self._exchange(url)
+            async with self._attempt_context(query, permit, within):
+                reply = await self._exchange(query)
                 if reply.status != 200:
-                    raise failure_in(url, reply)
+                    raise failure_in(query, reply)
         except AzureError:
             if reply is None:
                 raise
@@ -162,53 +167,35 @@ class ImdsSource:
         headers = tuple((name, value) for name in PASSED_ON_HEADERS if (value := reply.header(name)))
         return RawAnswer(reply.status, reply.body, reply.header("Content-Type"), headers)
 
-    def _request_url(
-        self, resource: str, client_id: str, object_id: str, resource_id: str, xms_cc: str, *, bypass_cache: bool
-    ) -> URL:
-        """Return the URL. Raises ValueError for more than one identity."""
-        named = {
-            name: value
-            for name, value in zip(IDENTITY_PARAMETERS, (client_id, object_id, resource_id), strict=True)
-            if value
-        }
-        if len(named) > 1:
-            raise ValueError("IMDS accepts only one of client_id, object_id and resource_id")
-        query = {"api-version": API_VERSION, "resource": resource, **named}
-        if xms_cc:
-            query["xms_cc"] = xms_cc
-        if bypass_cache:
-            query["bypass_cache"] = "true"
-        return self._url.with_query(query)
-
-    async def _attempt(self, url: URL, permit: Permit, seconds: float) -> ImdsToken:
-        async with self._attempt_context(url, permit, seconds):
-            reply = await self._exchange(url)
+    async def _attempt(self, query: Mapping[str, str], permit: Permit, seconds: float) -> ImdsToken:
+        async with self._attempt_context(query, permit, seconds):
+            reply = await self._exchange(query)
             if reply.status != 200:
-                raise failure_in(url, reply)
+                raise failure_in(query, reply)
             return token_in(reply, self._wall_clock())
 
     @asynccontextmanager
-    async def _attempt_context(self, url: URL, permit: Permit, seconds: float) -> AsyncIterator[None]:
-        """Context of one request to *url*; *seconds* include the wait for the permit."""
+    async def _attempt_context(self, query: Mapping[str, str], permit: Permit, seconds: float) -> AsyncIterator[None]:
+        """Context of one request with *query*; *seconds* include the wait for the permit."""
         limit = asyncio.timeout(max(seconds, 0.0))
         sent: float | None = None
         try:
             async with limit, permit():
                 sent = self._clock()
-                with self._observed(url):
+                with self._observed(query):
                     yield
         except TimeoutError as error:
             if not limit.expired():
                 raise
             late = Unreachable("no response in the remaining time of the request", code="timeout")
             if sent is not None:
-                self._observe(_names_identity(url), self._clock() - sent, late)
+                self._observe(_names_identity(query), self._clock() - sent, late)
             raise late from error
 
     @contextmanager
-    def _observed(self, url: URL) -> Iterator[None]:
+    def _observed(self, query: Mapping[str, str]) -> Iterator[None]:
         """Report the attempt. A cancelled attempt is not reported, because it has no result."""
-        named, sent = _names_identity(url), self._clock()
+        named, sent = _names_identity(query), self._clock()
         try:
             yield
         except AzureError as error:
@@ -216,23 +203,45 @@ class ImdsSource:
             raise
         self._observe(named, self._clock() - sent, None)
 
-    async def _exchange(self, url: URL) -> Reply:
+    async def _exchange(self, query: Mapping[str, str]) -> Reply:
         """Return the whole response to one request, with any status."""
         try:
-            async with self._session.get(
-                url,
-                headers={"Metadata": "true", "Accept": "application/json", "Accept-Encoding": "identity"},
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=self._attempt_seconds),
-            ) as response:
-                return Reply(response.status, await _read_limited(response.content), response.headers)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            async with asyncio.timeout(self._attempt_seconds):
+                response = await self._session.request(
+                    "GET",
+                    f"{self._url}?{urlencode(query, safe=_SAFE)}",
+                    headers={"Metadata": "true", "Accept": "application/json", "Accept-Encoding": "identity"},
+                )
+                try:
+                    return Reply(response.status, await _read_limited(response), response.headers)
+                finally:
+                    response.close()
+        except (HttpClientError, TimeoutError, OSError) as error:
             # The library's text may contain the URL, so only its class is used.
             raise Unreachable(f"no complete response ({type(error).__name__})", code=NO_RESPONSE_CODE) from error
 
 
-def _names_identity(url: URL) -> bool:
-    return any(name in url.query for name in IDENTITY_PARAMETERS)
+def _query(
+    resource: str, client_id: str, object_id: str, resource_id: str, xms_cc: str, *, bypass_cache: bool
+) -> Mapping[str, str]:
+    """Return the parameters of a request. Raises ValueError for more than one identity."""
+    named = {
+        name: value
+        for name, value in zip(IDENTITY_PARAMETERS, (client_id, object_id, resource_id), strict=True)
+        if value
+    }
+    if len(named) > 1:
+        raise ValueError("IMDS accepts only one of client_id, object_id and resource_id")
+    query = {"api-version": API_VERSION, "resource": resource, **named}
+    if xms_cc:
+        query["xms_cc"] = xms_cc
+    if bypass_cache:
+        query["bypass_cache"] = "true"
+    return query
+
+
+def _names_identity(query: Mapping[str, str]) -> bool:
+    return any(name in query for name in IDENTITY_PARAMETERS)
 
 
 class RetryPolicy:
@@ -297,9 +306,9 @@ def is_identity_not_found(error: AzureError) -> bool:
     return isinstance(error, Refused) and error.status == 400 and "identity not found" in error.message.lower()
 
 
-async def _read_limited(content: aiohttp.StreamReader) -> bytes:
+async def _read_limited(response: "Response") -> bytes:
     body = bytearray()
-    async for chunk in content.iter_any():
+    while chunk := await response.readany():
         body += chunk
         if len(body) > ANSWER_MAX:
             raise AzureError(f"a response of more than {ANSWER_MAX} bytes", code="answer_too_large")

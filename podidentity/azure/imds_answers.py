@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
-from yarl import URL
 
 from podidentity.azure.errors import (
     AzureError,
@@ -56,12 +55,13 @@ class Reply:
     status: int
     body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
+    """By names in lower case."""
 
     def header(self, name: str) -> str:
         """Return the header's value; empty if it is not short printable ASCII, which all readers interpret in the same
         way.
         """
-        value = self.headers.get(name, "")
+        value = self.headers.get(name.lower(), "")
         return value if value.isascii() and value.isprintable() and len(value) <= HEADER_MAX else ""
 
 
@@ -135,17 +135,17 @@ def _number(value: str | int | None) -> int | None:
     return int(text)
 
 
-def _without_ids(sentence: str, url: URL) -> str:
+def _without_ids(sentence: str, query: Mapping[str, str]) -> str:
     """Return *sentence* with the requested ids redacted: Azure repeats them, and its sentences are logged."""
     for name in ("client_id", "object_id"):
-        asked = url.query.get(name, "")
+        asked = query.get(name, "")
         if len(asked) >= ID_MIN:
             sentence = re.sub(re.escape(asked), redacted(asked), sentence, flags=re.IGNORECASE)
     return sentence
 
 
-def failure_in(url: URL, reply: Reply) -> AzureError:
-    """Return the error for a response other than 200; *url* is the request's."""
+def failure_in(query: Mapping[str, str], reply: Reply) -> AzureError:
+    """Return the error for a response other than 200; *query* is the request's."""
     try:
         told = _errors.decode(reply.body)
     except (ValueError, RecursionError):
@@ -157,7 +157,7 @@ def failure_in(url: URL, reply: Reply) -> AzureError:
         kind = Throttled
     elif 400 <= reply.status < 500 and reply.status != 408:
         kind = Refused
-    said = _without_ids(sentence_in(told.error_description), url)
+    said = _without_ids(sentence_in(told.error_description), query)
     return kind(
         said or told.error or f"status {reply.status}",
         status=reply.status,

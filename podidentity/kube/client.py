@@ -12,6 +12,7 @@ from podidentity.kube.decoding import Malformed, RawPage, TooLong, decode_meta, 
 from podidentity.kube.errors import malformed
 from podidentity.kube.lists import PAGE_SIZE, list_pages
 from podidentity.kube.paths import object_path
+from podidentity.kube.sessions import OpenSession, aiohttp_session
 from podidentity.kube.skipped import SkippedObjects
 from podidentity.kube.transport import CONNECTIONS_MAX, Transport
 from podidentity.object_limits import oversized
@@ -33,10 +34,18 @@ class Client(Transport):
         user_agent: str,
         timeout_seconds: float = 30.0,
         connections: int = CONNECTIONS_MAX,
+        reuse_connections: bool = True,
+        open_session: OpenSession = aiohttp_session,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
-            access, user_agent=user_agent, timeout_seconds=timeout_seconds, connections=connections, clock=clock
+            access,
+            user_agent=user_agent,
+            timeout_seconds=timeout_seconds,
+            connections=connections,
+            reuse_connections=reuse_connections,
+            open_session=open_session,
+            clock=clock,
         )
         self.skipped = SkippedObjects(clock)
         """Objects that lists and informers of this client skip."""

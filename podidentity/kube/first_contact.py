@@ -16,14 +16,12 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
-import aiohttp
-from typing_extensions import override
-
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.backoff import Backoff
 from podidentity.kube.client import Client
 from podidentity.kube.errors import AccessError, ApiError, Forbidden, NoResponse, TooManyRequests, Unauthorized
 from podidentity.kube.informer import RETRY_AFTER_MAX, Informer
+from podidentity.kube.sessions import OpenSession, aiohttp_session
 from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
@@ -46,12 +44,14 @@ class FirstContact:
         *,
         user_agent: str,
         log_limit: LogLimit,
+        open_session: OpenSession = aiohttp_session,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random_module.random,
     ) -> None:
         """*log_limit* is shared with the informers, so that they log one line a minute together."""
         self._access = access
         self._user_agent = user_agent
+        self._open_session = open_session
         self._log_limit = log_limit
         self._clock = clock
         self._intervals = Backoff(
@@ -65,7 +65,7 @@ class FirstContact:
 
     async def made(self) -> None:
         """Return after the API server's first response. Raises no error of the API server or the network."""
-        async with _UnpooledClient(self._access, user_agent=self._user_agent) as client:
+        async with self._unpooled_client() as client:
             await self._answer(client)
         if self._logged:
             log.info("the API server responds", extra={"seconds": round(self._clock() - self._began, 1)})
@@ -89,7 +89,7 @@ class FirstContact:
         self.problem = None
 
     async def _keep_asking(self, client: Client, informers: Collection[Informer[Any]]) -> None:
-        async with _UnpooledClient(self._access, user_agent=self._user_agent) as asking:
+        async with self._unpooled_client() as asking:
             while True:
                 await asyncio.sleep(self._intervals.next())
                 if await self._answer(asking):
@@ -134,6 +134,11 @@ class FirstContact:
                     each.cancel()
                     await asyncio.gather(each, return_exceptions=True)
 
+    def _unpooled_client(self) -> Client:
+        return Client(
+            self._access, user_agent=self._user_agent, reuse_connections=False, open_session=self._open_session
+        )
+
     async def _ask(self, client: Client) -> bool:
         """Send one request and return whether the API server responds and accepts the credentials."""
         try:
@@ -170,14 +175,6 @@ class FirstContact:
 async def _all_synced(informers: Collection[Informer[Any]]) -> None:
     for each in informers:
         await each.synced()
-
-
-class _UnpooledClient(Client):
-    """A client that opens a new connection for every request. Address lookups are shared and not cached."""
-
-    @override
-    def _connector(self, limit: int) -> aiohttp.BaseConnector:
-        return aiohttp.TCPConnector(limit=limit, force_close=True, ttl_dns_cache=1)
 
 
 _UNREACHABLE: Final = (

@@ -82,9 +82,9 @@ async def _parts(
     """
     response = await transport.open_response(path, asked)
     try:
-        whole, data = await transport.in_time(read_body(response.content, response_limits.BODY_MAX))
+        whole, data = await transport.in_time(read_body(response, response_limits.BODY_MAX))
         if whole:
-            response.release()
+            response.close()
             with suppress(TooDeep):
                 yield split_list(data)
                 return
@@ -106,7 +106,7 @@ async def _parts(
                     yield RawPage(items, "", "", skipped=skipped)
                     items, skipped, held = [], [], 0
                 await asyncio.sleep(0)
-            data = b"" if whole else await transport.in_time(response.content.readany())
+            data = b"" if whole else await transport.in_time(response.readany())
         if not scanner.finished:
             raise NoResponse(f"{transport.access.server} closed the connection in the middle of a list")
         fields = scanner.fields

@@ -1,7 +1,7 @@
 """Requests to the API server as raw bytes: connections, credentials, a time limit on each request, errors mapped to
 `kube.errors`.
 
-Callers never see aiohttp's exceptions.
+Callers never see the exceptions of the HTTP client.
 """
 
 import asyncio
@@ -14,21 +14,18 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 from urllib.parse import urlencode
 
-import aiohttp
-from yarl import URL
-
+from podidentity.http_client.errors import ClientConnectorError, HttpClientError
 from podidentity.kube import response_limits
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.decoding import LongLine
 from podidentity.kube.errors import MALFORMED, NoResponse, ServerError, Unauthorized, from_answer
+from podidentity.kube.sessions import HttpResponse, OpenSession, Session, aiohttp_session
 from podidentity.kube.watch_lines import read_lines
 
 V = TypeVar("V")
 
 CONNECTIONS_MAX: Final = 32
 """More connections would only wait in the API server's priority and fairness queues."""
-CHUNK: Final = 256 * 1024
-"""aiohttp pauses reading from the socket at twice this many buffered bytes."""
 CONNECT_SECONDS: Final = 10.0
 
 
@@ -45,14 +42,19 @@ class Transport:
         user_agent: str,
         timeout_seconds: float = 30.0,
         connections: int = CONNECTIONS_MAX,
+        reuse_connections: bool = True,
+        open_session: OpenSession = aiohttp_session,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Without *reuse_connections* each request has a new connection, and address lookups are not cached."""
         self.access = access
         self._timeout_seconds = timeout_seconds
         self._connections = connections
         # No compression: decompressing a large list costs more than its transfer in a data centre.
         self._headers = {"User-Agent": user_agent, "Accept": "application/json", "Accept-Encoding": "identity"}
-        self._session: aiohttp.ClientSession | None = None
+        self._reuse_connections = reuse_connections
+        self._open_session = open_session
+        self._session: Session | None = None
         self._clock = clock
         self._answered_at = -math.inf
 
@@ -92,9 +94,9 @@ class Transport:
         async def answer() -> bytes:
             response = await self._send(method, path, params, headers, body)
             try:
-                whole, told = await read_body(response.content, response_limits.BODY_MAX)
+                whole, told = await read_body(response, response_limits.BODY_MAX)
             finally:
-                response.release()
+                response.close()
             if not whole:
                 raise ServerError(502, MALFORMED, f"a response of more than {response_limits.BODY_MAX} bytes")
             return told
@@ -111,10 +113,10 @@ class Transport:
                 return await work
         except TimeoutError as error:
             raise NoResponse(f"no response from {self.access.server} within {seconds:g} s") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (HttpClientError, OSError) as error:
             raise self._unreachable(error) from error
 
-    async def open_response(self, path: str, params: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def open_response(self, path: str, params: Mapping[str, str]) -> HttpResponse:
         """Send a GET and return its 2xx response with the body unread, which the caller closes."""
         return await self.in_time(self._send("GET", path, params, {}, None))
 
@@ -132,17 +134,17 @@ class Transport:
     @asynccontextmanager
     async def _stream(self, path: str, params: Mapping[str, str]) -> AsyncIterator[AsyncIterator[bytes | LongLine]]:
         response = await self.open_response(path, params)
-        lines = read_lines(partial(self._read_chunk, response.content), self.access.server)
+        lines = read_lines(partial(self._read_chunk, response), self.access.server)
         try:
             yield lines
         finally:
             await lines.aclose()
             response.close()
 
-    async def _read_chunk(self, content: aiohttp.StreamReader) -> bytes:
+    async def _read_chunk(self, response: HttpResponse) -> bytes:
         try:
-            return await content.readany()
-        except (aiohttp.ClientError, OSError) as error:
+            return await response.readany()
+        except (HttpClientError, OSError) as error:
             raise self._unreachable(error) from error
 
     async def _send(
@@ -152,7 +154,7 @@ class Transport:
         params: Mapping[str, str] | None,
         headers: Mapping[str, str],
         body: bytes | None,
-    ) -> aiohttp.ClientResponse:
+    ) -> HttpResponse:
         """Return a 2xx response with its body unread. A 401 is retried once with credentials that are read again."""
         try:
             return await self._send_once(method, path, params, headers, body)
@@ -167,57 +169,43 @@ class Transport:
         params: Mapping[str, str] | None,
         headers: Mapping[str, str],
         body: bytes | None,
-    ) -> aiohttp.ClientResponse:
+    ) -> HttpResponse:
         authorization = await self.access.authorization()
         url = self.access.server + path + ("?" + urlencode(params) if params else "")
-        response = await self._open_session().request(
+        response = await self._opened_session().request(
             method,
-            URL(url, encoded=True),
-            data=body,
+            url,
             headers={**headers, **({"Authorization": authorization} if authorization else {})},
-            ssl=self.access.ssl or True,
-            server_hostname=self.access.server_hostname,
-            proxy=self.access.proxy,
-            # An API server never redirects; following a redirect would send the credentials to another host.
-            allow_redirects=False,
+            body=body,
+            connect_seconds=CONNECT_SECONDS,
         )
         self._answered_at = self._clock()
         if 200 <= response.status < 300:
             return response
         try:
-            _, told = await read_body(response.content, response_limits.ERROR_BODY_MAX)
+            _, told = await read_body(response, response_limits.ERROR_BODY_MAX)
         finally:
-            response.release()
-        raise from_answer(response.status, told, response.headers.get("Retry-After", ""))
+            response.close()
+        raise from_answer(response.status, told, response.headers.get("retry-after", ""))
 
-    def _open_session(self) -> aiohttp.ClientSession:
+    def _opened_session(self) -> Session:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=self._connector(self._connections),
-                headers=self._headers,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-                read_bufsize=CHUNK,
-                auto_decompress=False,
-                trust_env=False,
+            self._session = self._open_session(
+                self.access, connections=self._connections, headers=self._headers, reuse=self._reuse_connections
             )
         return self._session
 
-    def _connector(self, limit: int) -> aiohttp.BaseConnector:
-        return aiohttp.TCPConnector(limit=limit)
-
     def _unreachable(self, error: Exception) -> NoResponse:
-        # aiohttp's message for a failed connection contains the repr of the SSL context.
-        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        cause = error.os_error if isinstance(error, ClientConnectorError) else error
         return NoResponse(f"cannot reach {self.access.server}: {str(cause) or type(cause).__name__}")
 
 
-async def read_body(content: aiohttp.StreamReader, most: int) -> tuple[bool, bytes]:
+async def read_body(response: HttpResponse, most: int) -> tuple[bool, bytes]:
     """Return whether *most* bytes contain the whole body, and the body or its beginning."""
     chunks: list[bytes] = []
     size = 0
     while size <= most:
-        chunk = await content.readany()
+        chunk = await response.readany()
         if not chunk:
             return True, b"".join(chunks)
         chunks.append(chunk)

@@ -10,7 +10,7 @@ from tests.benchmarks.sample_results import case
 
 BACKGROUND = (Background("relist", "re-list", "", 1, 1, 1, 4_900, 1, 0, 0),)
 STARTS = (Start(None, 0.79, 0.49), Start(1.0, 1.4, 0.49))
-MEMORY = (Memory(250, 50, 63), Memory(10_000, 80, 119))
+MEMORY = (Memory(250, 40, 47), Memory(10_000, 80, 119))
 MIC = (Controller(1_000, 9, 9_000, 999, None), Controller(10_000, 2.9, 900, 299, None))
 
 
@@ -64,7 +64,7 @@ def test_each_case_outside_its_limit_is_named(worse: Case, what: str) -> None:
 
 def test_a_stall_too_much_memory_and_a_slow_start_are_named() -> None:
     assert missed(background=(replace(BACKGROUND[0], p999_us=5_001),)) == ["re-list of 250 pods: p99.9"]
-    assert missed(memory=(replace(MEMORY[0], load_mib=64.1), MEMORY[1])) == ["memory under load, 250 pods"]
+    assert missed(memory=(replace(MEMORY[0], load_mib=48.1), MEMORY[1])) == ["memory under load, 250 pods"]
     assert missed(memory=(replace(MEMORY[0], idle_percent=0.2), MEMORY[1])) == []
     assert missed(memory=(replace(MEMORY[0], idle_percent=0.21), MEMORY[1])) == ["CPU without requests, 250 pods"]
     assert missed(memory=(MEMORY[0], replace(MEMORY[1], load_mib=120.1))) == ["memory under load, 10,000 pods"]

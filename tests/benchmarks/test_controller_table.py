@@ -50,6 +50,23 @@ def test_a_figure_is_next_to_its_target_and_the_go_implementations_figure() -> N
     assert "Load before the parts: 0.1 to 1.5." in made
 
 
+def test_an_idle_mic_has_its_share_of_a_core() -> None:
+    row = {"case": "idle, one interval", "operation_seconds": 0.0, "gets": 520, "hosts": 520, "interval_s": 30}
+    row |= {"most_gets_in_a_second": 18, "cpu_s": 0.9, "rss_mib": 100.0}
+    assert "at most 18 in a second |" in table({**HEADER, "rows": [row]}), "from before it was measured"
+    made = table({**HEADER, "rows": [row | {"idle_share": 0.031, "wake_ups_a_second": 51.6}]})
+    assert "at most 18 in a second; 3.1% of a core, 52 wake-ups a second |" in made
+
+
+def test_a_mic_that_does_not_become_quiet_is_reported() -> None:
+    figures = {"quiet_s": 121.4, "quiet": False, "idle_share": 0.31, "cpu_s": 40.0, "peak_mib": 200.0, "gets": 520}
+    rows = [
+        {"case": case, "operation_seconds": 0.0, **figures}
+        for case in ("start, nothing in the cluster", "start, all assigned")
+    ]
+    assert "| not quiet after 121 s (31.0% of a core), 40.0 CPU s" in table({**HEADER, "rows": rows})
+
+
 def test_first_tokens_of_both_kinds_are_in_one_row() -> None:
     rows = [
         {"case": "first token, type 3", "operation_seconds": 0.0, "median_s": 0.1234, "longest_s": 0.2},

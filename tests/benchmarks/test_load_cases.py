@@ -10,7 +10,12 @@ from benchmarks.load.generator import Request
 from tests.native.fast_refusals import fast_refusal
 
 LOADS: tuple[Load, ...] = tuple(
-    chain(cases.ON_A_FULL_NODE, (cases.ONE_POD, cases.MANY_PODS, cases.MANY_PODS_CLOSE), cases.BEHIND_THE_RULE)
+    chain(
+        cases.ON_A_FULL_NODE,
+        (cases.ONE_POD, cases.MANY_PODS, cases.MANY_PODS_CLOSE),
+        cases.BEHIND_THE_RULE,
+        cases.TO_THE_NODE,
+    )
 )
 
 

@@ -2,7 +2,8 @@
 
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
     """
     async with Sandbox(Settings(namespaces=request.param == "namespaces", environment=os.environ)) as running:
         yield running
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Yield a directory with a short path, as that of a Unix socket must be; its mode is 0700."""
+    with tempfile.TemporaryDirectory(prefix="nmi-") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture

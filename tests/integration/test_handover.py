@@ -4,7 +4,6 @@ import asyncio
 import http.client
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -87,13 +86,6 @@ def sending(connect: Callable[[], http.client.HTTPConnection], path: str = PATH)
         clients.stop.set()
         for thread in threads:
             thread.join(30)
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """Yield a directory with a short path, as that of a Unix socket must be; its mode is 0700."""
-    with tempfile.TemporaryDirectory(prefix="nmi-") as directory:
-        yield Path(directory)
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from tests.integration.identity_requests import NODE, binding, identity, run_bound_pod, run_pod, secret
-from tests.integration.test_handover import connector, directory, end, logged, sandboxed  # noqa: F401  directory is a fixture
+from tests.integration.test_handover import connector, end, logged, sandboxed
 from tests.integration.test_nmi_drains import PATH, metrics
 
 MANAGED = 5
@@ -49,7 +49,7 @@ def tokens(sandbox: Sandbox, contexts: list[ExecutionContext]) -> Iterator[str]:
 
 
 async def test_upstream_calls_of_an_upgrade_with_and_without_passed_tokens(
-    directory: Path,  # noqa: F811
+    directory: Path,
 ) -> None:
     async with sandboxed(directory) as sandbox:
         contexts = await pods(sandbox)

@@ -30,8 +30,8 @@ def polls(seconds: float, running: int) -> tuple[int, float]:
         (5.0, 3, 0.4, 22),
         (40.0, 1, 0.5, 92),
         (40.0, 2, 0.5, 92),
-        (40.0, 3, 0.5, 92),
-        (40.0, 5, 0.84, 67),
+        (40.0, 6, 0.5, 92),
+        (40.0, 10, 0.84, 67),
         (40.0, 400, 3.2, 49),
         (1800.0, 1, POLL_LAST_SECONDS, 558),
     ],
@@ -42,15 +42,15 @@ def test_the_end_of_an_operation_is_noticed_soon(seconds: float, running: int, l
     assert count <= most
 
 
-@pytest.mark.parametrize("running", [1, 2, 3, 5, 8, 16, 29])
+@pytest.mark.parametrize("running", [1, 2, 3, 6, 8, 16, 29, 59])
 def test_pauses_are_shortened_only_to_a_fraction_of_azures_limit(running: int) -> None:
     for waited in range(1800):
         pause = poll_pause(waited, running)
         if pause < growing(waited):
-            assert running / pause <= REFILLED_PER_SECOND / 4
+            assert running / pause <= REFILLED_PER_SECOND / 2
 
 
-@pytest.mark.parametrize("running", [30, 100, 400])
+@pytest.mark.parametrize("running", [60, 100, 400])
 def test_many_operations_are_polled_as_rarely_as_a_growing_pause_allows(running: int) -> None:
     for waited in range(1800):
         assert poll_pause(waited, running) == growing(waited)

@@ -29,8 +29,8 @@ def test_a_redirected_connection_reports_its_original_destination_and_gets_fast_
     )
     assert done.returncode == 0, done.stderr
     destinations = ["('169.254.169.254', 80)", "None"]
-    wanted = [FAST, "general", "general general"]
-    redirected_from_elsewhere = ["general", "general", "general general"]
+    wanted = [FAST, "direct", "direct direct", "redirected redirected"]
+    redirected_from_elsewhere = ["direct", "direct", "direct direct", "direct direct"]
     assert done.stdout.splitlines() == destinations + wanted + redirected_from_elsewhere
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = [
     *("histogram", "scan", "query", "request_ids", "answers", "index", "redirects", "limits"),
     *("connection_slots", "fair_queue", "disconnects", "connection"),
-    *("eviction", "memory", "deadlines", "transfer", "lane"),
+    *("eviction", "memory", "deadlines", "transfer", "listener", "lane"),
 ]
 SOURCES = sorted([*ROOT.glob("_native/*.pyx"), *ROOT.glob("_native/*.pxd")])
 BELOW = {
@@ -37,9 +37,10 @@ BELOW = {
     "memory": {"clock", "connection", "connection_slots", "sockets"},
     "deadlines": {"clock", "connection"},
     "transfer": {"clock", "connection", "sockets"},
+    "listener": {"clock", "limits", "redirects", "sending", "sockets"},
     "lane": {
         *("answers", "clock", "connection", "connection_slots", "deadlines", "disconnects", "eviction", "fair_queue"),
-        *("index", "limits", "memory", "redirects", "sockets", "transfer"),
+        *("index", "limits", "listener", "memory", "redirects", "sockets", "transfer"),
     },
 }
 """The imports inside the package that each module may have."""

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import aiohttp
 from aiohttp import web
 
 from podidentity.azure.imds import RETRY_DELAYS, ImdsObserver, ImdsSource
+from podidentity.http_client.session import HttpSession
 
 TOKEN_PATH = "/metadata/identity/oauth2/token"
 SECRET = "eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0"
@@ -127,7 +127,7 @@ async def source_of(
     observe: ImdsObserver = lambda _named, _seconds, _error: None,
 ) -> AsyncIterator[ImdsSource]:
     """Return an ImdsSource with its own session, whose pauses take no time."""
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+    async with HttpSession(connections=16, headers={}) as session:
         yield ImdsSource(
             session,
             imds.url,

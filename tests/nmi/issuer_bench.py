@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 from prometheus_client import CollectorRegistry
 
 from nmi.identity.decide import DecisionPolicy
@@ -20,6 +19,7 @@ from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.source import TokenSource
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.imds import ImdsSource, RawAnswer
+from podidentity.http_client.session import HttpSession
 from tests.nmi.fake_imds import FakeImds, running_imds
 from tests.nmi.identity.cluster import Cluster, running_cluster
 from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, pod, resource_id
@@ -90,7 +90,7 @@ async def running_issuer(
     async with (
         running_cluster(**cluster_cache) as cluster,
         running_imds() as imds,
-        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+        HttpSession(connections=16, headers={}) as session,
     ):
         imds.client_ids[resource_id("id").lower()] = CLIENT_ID
         registry = CollectorRegistry()

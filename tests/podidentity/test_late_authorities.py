@@ -99,17 +99,31 @@ def test_a_second_call_keeps_loaded_authorities(authority: Path) -> None:
     assert run(code, authority) == "1"
 
 
-@pytest.mark.parametrize("program", ["nmi", "mic"])
-def test_a_program_imports_aiohttp_without_authorities(authority: Path, program: str) -> None:
-    """Stop each program where it would start its loop."""
-    code = f"""
+def test_contexts_that_other_threads_create_during_the_import_have_authorities(authority: Path) -> None:
+    code = """
+import ssl, threading
+from podidentity import late_authorities
+with late_authorities._no_authorities():
+    contexts = [ssl.create_default_context()]
+    other = threading.Thread(target=lambda: contexts.append(ssl.create_default_context()))
+    other.start()
+    other.join()
+contexts.append(ssl.create_default_context())
+print(*[len(each.get_ca_certs()) for each in contexts])
+"""
+    assert run(code, authority) == "0 1 1"
+
+
+def test_mic_imports_aiohttp_without_authorities(authority: Path) -> None:
+    """Stop MIC where it would start its loop."""
+    code = """
 import uvloop
 def stop(coroutine):
     coroutine.close()
     print(type(sys.modules["aiohttp.connector"]._SSL_CONTEXT_VERIFIED).__name__)
 uvloop.run = stop
-from {program}.cli import main
-main({["--node=node"] if program == "nmi" else []!r})
+from mic.cli import main
+main([])
 """
     environment = {"SSL_CERT_FILE": str(authority / "ca.pem"), "MIC_POD_NAMESPACE": "default"}
     command = [sys.executable, "-c", f"import sys\n{code}"]

@@ -19,7 +19,8 @@ from nmi.tokens.assertions import Assertion, Assertions, NoAssertionError, reque
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.federated import UNKNOWN_CREDENTIAL, FederatedSource
 from nmi.tokens.jwt import decode_claims
-from nmi.tokens.sign_in import new_session, proxy_by
+from nmi.tokens.sign_in import proxy_by
+from nmi.tokens.sign_in_session import new_session
 from nmi.tokens.sign_ins import SignIns
 from nmi.tokens.source import FetchRequest, PolicyError, Workload
 from podidctl.migration.federation.schema import AccountUsage, TokenTest
@@ -93,7 +94,7 @@ class TokenTester:
         proxy = environ.get("HTTPS_PROXY") or environ.get("https_proxy", "")
         direct = environ.get("NO_PROXY") or environ.get("no_proxy", "")
         self._client = client
-        self._sign_ins = SignIns(session, proxy_for=proxy_by(proxy, direct))
+        self._sign_ins = SignIns(lambda: session, proxy_for=proxy_by(proxy, direct))
         self._policy = policy
         self._audience = audience
         self._resource = resource

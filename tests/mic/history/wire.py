@@ -7,7 +7,7 @@ the programs use.
 import asyncio
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -19,6 +19,7 @@ from typing_extensions import override
 from mic.azure.compute import Compute
 from podidentity.azure.clouds import Cloud
 from podidentity.kube.access import ClusterAccess
+from podidentity.kube.aiohttp_session import AiohttpSession
 from podidentity.kube.client import Client
 from podidentity_sandbox.arm import Arm, ArmCall
 from podidentity_sandbox.certificates import Authority
@@ -103,16 +104,15 @@ class WiredClient(Client):
         async def authorization() -> str:
             return f"Bearer {token}"
 
-        super().__init__(ClusterAccess("http://api.test", authorization=authorization), user_agent=f"{name}/test")
+        access = ClusterAccess("http://api.test", authorization=authorization)
+        super().__init__(access, user_agent=f"{name}/test", open_session=self._wired)
         self._path = path
 
-    @override
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(str(self._path)), headers=self._headers, auto_decompress=False
-            )
-        return self._session
+    def _wired(
+        self, access: ClusterAccess, *, connections: int, headers: Mapping[str, str], reuse: bool
+    ) -> AiohttpSession:
+        connector = aiohttp.UnixConnector(str(self._path), limit=connections, force_close=not reuse)
+        return AiohttpSession(access, connector, headers)
 
 
 class WiredCompute(Compute):

@@ -21,6 +21,7 @@ RULE = "-t nat -A OUTPUT -p tcp -d {} --dport 80 -j DNAT --to-destination 127.0.
 
 
 REQUEST = b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n"
+OTHER = b"GET /elsewhere HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class General:
@@ -38,11 +39,11 @@ class General:
 
 
 class Resuming(General):
-    """Answers a request and gives the connection back."""
+    """Answers a request with the lane's decision, and gives the connection back."""
 
     @override
     def data_received(self, data: bytes) -> None:
-        self.connection.write(b"general\n")
+        self.connection.write(b"redirected\n" if self.connection.was_redirected() else b"direct\n")
         self.connection.resume()
 
 
@@ -90,6 +91,7 @@ async def main() -> None:
             if general is Resuming:
                 # For its whole life, whatever came between.
                 print(*await asyncio.to_thread(ask, ("127.0.0.1", port), REQUEST, REQUEST))  # noqa: T201
+                print(*await asyncio.to_thread(ask, (METADATA, 80), OTHER, OTHER))  # noqa: T201
             lane.close()
 
 

@@ -33,7 +33,7 @@ from nmi.handover.messages import (
 
 TEXT = st.text(max_size=256)
 PORT = st.integers(0, 65535)
-NAMES = st.lists(st.sampled_from(get_args(SocketName)), max_size=3).map(tuple)
+NAMES = st.lists(st.sampled_from(get_args(SocketName)), max_size=4).map(tuple)
 HELLO = st.builds(
     Hello,
     versions=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=32).map(tuple),
@@ -42,6 +42,7 @@ HELLO = st.builds(
     listen_port=PORT,
     probe_port=PORT,
     metrics_port=PORT,
+    node_address=TEXT,
 )
 EMPTY = [kind for kind in get_args(Message) if not msgspec.structs.fields(kind)]
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
@@ -145,16 +146,30 @@ def test_the_highest_common_version_is_chosen(versions: list[int]) -> None:
 
 
 @settings(deadline=None)  # a busy machine
-@given(HELLO, st.booleans(), st.booleans(), st.booleans())
+@given(HELLO, st.booleans(), st.booleans(), st.booleans(), st.booleans())
 def test_only_sockets_with_the_same_settings_are_shared(
-    hello: Hello, listen: bool, probes: bool, metrics: bool
+    hello: Hello, listen: bool, probes: bool, metrics: bool, node: bool
 ) -> None:
     shared = shared_sockets(
         hello,
         (hello.listen_address, hello.listen_port + (not listen)),
         hello.probe_port + (not probes),
         hello.metrics_port + (not metrics),
+        hello.node_address if node else f"{hello.node_address}0",
     )
+    both = listen and node and hello.node_address != ""
     assert set(shared) == {
-        name for name, same in zip(get_args(SocketName), (listen, probes, metrics), strict=True) if same
+        name for name, same in zip(get_args(SocketName), (listen, probes, metrics, both), strict=True) if same
     }
+
+
+def test_an_older_successor_gets_no_listener_that_it_does_not_know() -> None:
+    older = decode(
+        b'{"type":"hello","versions":[1,2],"release":"1.0","listen_address":"127.0.0.1","listen_port":2579,'
+        b'"probe_port":8085,"metrics_port":9090}'
+    )
+    assert isinstance(older, Hello)
+    assert shared_sockets(older, ("127.0.0.1", 2579), 8085, 9090, "10.224.0.4") == ("listener", "probes", "metrics")
+    newer = msgspec.structs.replace(older, node_address="10.224.0.4")
+    assert shared_sockets(newer, ("127.0.0.1", 2579), 8085, 9090, "10.224.0.4") == get_args(SocketName)
+    assert shared_sockets(newer, ("127.0.0.1", 2579), 8085, 9090, "") == ("listener", "probes", "metrics")

@@ -55,6 +55,30 @@ def test_cleanup_removes_both_rules_from_either_backend_and_logs_it(machine: Mac
     assert (again.returncode, again.stderr, again.stdout) == (0, "", "there was nothing of NMI on this node\n")
 
 
+def test_cleanup_removes_nmis_table_of_nftables_with_all_its_contents_and_no_other(machine: Machine) -> None:
+    machine.run("nft", "add", "table", "inet", "aad-pod-identity")
+    machine.run("nft", "add", "table", "ip", "aad-pod-identity-other")
+    before = machine.run("nft", "list", "ruleset")
+    with Worker(machine, "nftables") as worker:
+        worker.do("install", "reject")
+        worker.do("install")
+        worker.do("withdraw")
+    machine.run("nft", "add", "set", "ip", "aad-pod-identity", "other", "{ type ipv4_addr; }")
+    done = cleanup(machine)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "removed the reject of 169.254.169.254 (nftables)",
+        "removed the redirect of 169.254.169.254 (nftables)",
+    ]
+    assert machine.run("nft", "list", "ruleset") == before
+
+
+def test_a_table_of_nmi_without_its_chains_is_removed_too(machine: Machine) -> None:
+    machine.run("nft", "add", "table", "ip", "aad-pod-identity", "{ flags dormant; }")
+    assert cleanup(machine).returncode == 0
+    assert machine.run("nft", "list", "ruleset") == ""
+
+
 def test_a_clean_node_gets_no_new_table(machine: Machine) -> None:
     assert cleanup(machine).returncode == 0
     assert machine.run("iptables-nft-save") == ""

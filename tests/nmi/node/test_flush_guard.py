@@ -28,8 +28,9 @@ def guards(machine: Machine) -> list[str]:
 
 
 @pytest.mark.root
-def test_no_packet_reaches_imds_between_a_flush_and_the_repair(nft_site: Site) -> None:
-    with RedirectProcess(nft_site.node, "--fail-closed", NEVER) as node:
+@pytest.mark.parametrize("backend", ["iptables-nft", "nftables"])
+def test_no_packet_reaches_imds_between_a_flush_and_the_repair(nft_site: Site, backend: str) -> None:
+    with RedirectProcess(nft_site.node, "--fail-closed", f"--redirect={backend}", NEVER) as node:
         assert node.installed()["flush_guard"] in guards(nft_site.node)
         assert asked(nft_site.pod) == "nmi saw 10.244.0.7"
         os.kill(node.pid, signal.SIGSTOP)  # so that nothing is repaired

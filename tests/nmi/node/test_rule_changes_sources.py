@@ -15,7 +15,7 @@ from tests.nmi.node.machines import Machine
 LISTEN = """
 import os, select, subprocess, sys
 from nmi.node.rule_changes import NftChanges
-source = NftChanges(["PREROUTING", "aad-metadata"])
+source = NftChanges(["PREROUTING", "aad-metadata"], tables=["aad-pod-identity"])
 print("listening", flush=True)
 for line in sys.stdin:
     subprocess.run(["sh", "-c", line], check=True, stdout=subprocess.DEVNULL)
@@ -67,11 +67,15 @@ def listener() -> Iterator[Listener]:
         ("iptables-nft -t nat -A OTHER -j RETURN", "False"),
         ("iptables-nft -t nat -N not-aad-metadata", "False"),
         ("iptables-nft -A FORWARD -j ACCEPT", "False"),
+        ("nft add table ip aad-pod-identity", "True"),
+        ("nft add table ip aad-pod-identity '{ flags dormant; }'", "True"),
+        ("nft add table ip aad-pod-identity-7", "False"),
+        ("nft add table ip other && nft add chain ip other aad-pod-identity", "False"),
         ("iptables-nft -t nat -S", "None"),
         ("true", "None"),
     ],
 )
-def test_the_nft_backend_reports_changes_of_relevant_chains(listener: Listener, command: str, heard: str) -> None:
+def test_the_kernel_reports_changes_of_relevant_chains_and_tables(listener: Listener, command: str, heard: str) -> None:
     assert listener.heard(command) == heard
 
 

@@ -141,9 +141,10 @@ class Pieces:
 class FakeConnection:
     """Keeps `_native.connection.Connection`'s contract, and complains where its caller does not."""
 
-    def __init__(self, peer: str = PEER, meant: tuple[str, int] | None = None) -> None:
+    def __init__(self, peer: str = PEER, meant: tuple[str, int] | None = None, *, redirected: bool = True) -> None:
         self._peer = peer
         self.meant = meant
+        self._redirected = redirected
         self.looked = 0
         """How often the kernel was asked where the peer meant to connect."""
         self.written = bytearray()
@@ -157,6 +158,9 @@ class FakeConnection:
     @property
     def open(self) -> bool:
         return self.state != "finished"
+
+    def was_redirected(self) -> bool:
+        return self._redirected
 
     def original_destination(self) -> tuple[str, int] | None:
         self.looked += 1
@@ -246,8 +250,13 @@ class ServerUnderTest:
         )
         self.tasks: set[asyncio.Task[None]] = set()
         self.waiting = WaitingRequests(self.policy.answer_seconds)
-        self.connection = FakeConnection(self.peer, self.meant)
+        self.connection = self._accepted()
         self.lane = GeneralLane(self.connection, self)
+
+    def _accepted(self) -> FakeConnection:
+        """Return a connection as the lane accepts it under this policy."""
+        required = self.policy.redirected_from
+        return FakeConnection(self.peer, self.meant, redirected=required is None or self.meant == required)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -263,7 +272,7 @@ class ServerUnderTest:
 
     async def ask(self, data: bytes, **options: bool) -> Reply:
         """Return the one answer to *data* on a new connection."""
-        self.connection = FakeConnection(self.peer, self.meant)
+        self.connection = self._accepted()
         self.lane = GeneralLane(self.connection, self)
         self.lane.data_received(data)
         await self.settle()

@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-import aiohttp
 import pytest
 from aiohttp import web
 
@@ -18,6 +17,7 @@ from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer
 from nmi.server.target import Action, CanonicalPath, Destination, ProxiedPaths, resolve
 from nmi.tokens.governor import CongestedError
+from podidentity.http_client.session import HttpSession
 from tests.nmi.server.fakes import Pieces
 
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -51,7 +51,7 @@ async def proxy(imds: Imds, policy: ServerPolicy | None = None) -> AsyncIterator
     await site.start()
     host, port = runner.addresses[0][:2]
     try:
-        async with aiohttp.ClientSession() as session:
+        async with HttpSession(connections=16, headers={}) as session:
             yield MetadataProxy(session, f"http://{host}:{port}/", policy or ServerPolicy())
     finally:
         await runner.cleanup()
@@ -239,7 +239,7 @@ async def test_a_hanging_upstream_is_abandoned_after_the_time_limit() -> None:
 
 
 async def test_an_unreachable_upstream_is_reported_as_unreachable() -> None:
-    async with aiohttp.ClientSession() as session:
+    async with HttpSession(connections=16, headers={}) as session:
         metadata = MetadataProxy(session, "http://127.0.0.1:1", ServerPolicy())
         answer = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
 
@@ -255,7 +255,7 @@ async def test_an_upstream_without_http_is_not_reported_as_an_internal_error() -
         await writer.wait_closed()
 
     server = await asyncio.start_server(babble, "127.0.0.1", 0)
-    async with server, aiohttp.ClientSession() as session:
+    async with server, HttpSession(connections=16, headers={}) as session:
         port = server.sockets[0].getsockname()[1]
         metadata = MetadataProxy(session, f"http://127.0.0.1:{port}", ServerPolicy())
         answer = await metadata.forward("pod", request(), destination("/metadata/instance"), Pieces())
@@ -288,7 +288,7 @@ async def test_each_call_takes_a_permit_charged_to_its_pod() -> None:
                 raise CongestedError(3.0)
             yield
 
-    async with aiohttp.ClientSession() as session:
+    async with HttpSession(connections=16, headers={}) as session:
         metadata = MetadataProxy(session, "http://127.0.0.1:1", ServerPolicy(), limiter=Full())
         answer = await metadata.forward("shop/cart", request(), destination("/metadata/instance"), Pieces())
 

@@ -35,7 +35,8 @@ async def test_a_redirected_connection_is_served(path: str) -> None:
     assert (await ServerUnderTest(DEMANDING, meant=METADATA).ask(request_bytes(path))).status == 200
 
 
-async def test_the_kernel_is_asked_only_if_redirection_is_required() -> None:
-    server_under_test = ServerUnderTest()
+@pytest.mark.parametrize("policy", [ServerPolicy(), DEMANDING])
+async def test_the_general_lane_uses_the_decision_of_the_lane_and_does_not_ask_the_kernel(policy: ServerPolicy) -> None:
+    server_under_test = ServerUnderTest(policy, meant=METADATA)
     assert (await server_under_test.ask(request_bytes())).status == 200
     assert server_under_test.connection.looked == 0

@@ -5,14 +5,13 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
-import aiohttp
-
 from _native.index import Index
 from _native.lane import Limits
 from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import MetadataProxy
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
+from podidentity.http_client.session import HttpSession
 from tests.nmi.server.fakes import FakeIssuer, grant, pod_entry
 
 LOCAL = "127.0.0.1"
@@ -66,7 +65,7 @@ class Upstream:
 class Front:
     """A token server whose proxied requests go to *upstream*."""
 
-    def __init__(self, upstream: Upstream, session: aiohttp.ClientSession, policy: ServerPolicy) -> None:
+    def __init__(self, upstream: Upstream, session: HttpSession, policy: ServerPolicy) -> None:
         self.measures = ServerMetrics()
         self.index, entry = Index(), pod_entry()
         self.index.put(LOCAL, entry.record)
@@ -106,7 +105,7 @@ async def fronting(script: Script, policy: ServerPolicy | None = None) -> AsyncI
     listening = await asyncio.start_server(upstream.serve, LOCAL, 0)
     host, port = listening.sockets[0].getsockname()
     upstream.url = f"http://{host}:{port}"
-    async with aiohttp.ClientSession() as session:
+    async with HttpSession(connections=16, headers={}) as session:
         front = Front(upstream, session, policy or ServerPolicy())
         await front.server.start(front.listener)
         try:

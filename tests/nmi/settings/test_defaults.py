@@ -74,6 +74,7 @@ DEFAULTS: dict[str, object] = {
     "kubeconfig": "",
     "service_host": "",
     "service_port": "",
+    "node_ip": "",
     "cleanup": False,
     "boot_guard": "none",
     "systemd_directory": "/etc/systemd/system",
@@ -99,6 +100,13 @@ def test_every_flag_of_the_go_implementation_exists_in_its_spelling() -> None:
 
 def test_every_flag_fills_a_field_and_every_field_has_one_source() -> None:
     fields = {one.name for one in dataclasses.fields(Settings)}
-    from_environment_only = {"azure_environment_file", "https_proxy", "no_proxy", "service_host", "service_port"}
+    from_environment_only = {
+        "azure_environment_file",
+        "https_proxy",
+        "no_proxy",
+        "node_ip",
+        "service_host",
+        "service_port",
+    }
     assert {flag.field for flag in FLAGS} == fields - from_environment_only
     assert len(FLAG_OF) == len(FLAGS)

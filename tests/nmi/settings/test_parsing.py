@@ -64,6 +64,7 @@ def test_forcenamespaced_may_be_off_in_the_environment(text: str) -> None:
 
 def test_the_pods_api_server_address_is_read_from_the_environment() -> None:
     environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443", "OTHER": "x"}
+    assert parse([NODE], environ | {"NODE_IP": "10.224.0.4"}).node_ip == "10.224.0.4"
     assert dict(parse([NODE], environ).environ) == {k: environ[k] for k in list(environ)[:2]}
     assert dict(parse([NODE], {}).environ) == {}
 
@@ -144,6 +145,9 @@ def test_the_redirect_targets_an_address_of_the_listener(address: str, target: s
         ([NODE, "--host-token-types=3"], "--host-token-types has 3; it may hold 0, 1 and 2 only"),
         ([NODE, "--host-token-types=a"], "--host-token-types: 'a' is not a whole number"),
         ([NODE, "--metadata-ip=127.0.0.1"], "the redirect would target itself"),
+        ([NODE, "--redirect-target=node", "--redirect=none"], "--redirect-target=node needs a redirect"),
+        ([NODE, "--redirect-target=node", "--nmi-listen-address=0.0.0.0"], "and a listener on loopback"),
+        ([NODE, "--redirect-target=node", "--nmi-listen-address=10.0.0.4"], "and a listener on loopback"),
         ([NODE, "--fail-closed", "--redirect=none"], "--fail-closed needs a redirect by rules"),
         ([NODE, "--max-connections=10", "--max-connections-per-pod=11"], "one pod could use all connections"),
         ([NODE, "--allow-metadata-path=/metadata/identity/info"], "which holds the node's own tokens"),

@@ -25,7 +25,8 @@ from typing_extensions import override
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.secrets import Secrets
 from nmi.tokens.service_principal import ServicePrincipalSource
-from nmi.tokens.sign_in import ProxyFor, new_session, no_proxy
+from nmi.tokens.sign_in import ProxyFor, no_proxy
+from nmi.tokens.sign_in_session import new_session
 from nmi.tokens.sign_ins import RETRY_DELAYS, SignIns
 from nmi.tokens.source import FetchedToken, FetchRequest
 from podidentity.azure.clouds import PUBLIC, Cloud
@@ -144,7 +145,7 @@ class Bench:
             self.pauses.append(seconds)
 
         self.sign_ins = SignIns(
-            session or self.session,
+            lambda: session or self.session,
             proxy_for=self.proxy_for,
             attempt_seconds=self.attempt_seconds,
             retry_delays=retry_delays,

@@ -6,17 +6,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
 from nmi.tokens.endpoint_failures import ENDPOINTS_MAX, EndpointFailures
 from nmi.tokens.metrics import SERVICE_PRINCIPAL, TokenMetrics
-from nmi.tokens.sign_in import SignIn, new_session, no_proxy, proxy_by
+from nmi.tokens.sign_in import SignIn, no_proxy, proxy_by
+from nmi.tokens.sign_in_session import new_session
 from nmi.tokens.sign_ins import Attempts, SignIns
 from podidentity.azure.clouds import Endpoint
 from podidentity.azure.errors import AzureError, NotYet, Refused, Throttled, Unreachable
 from podidentity.azure.imds import ImdsSource
+from podidentity.http_client.session import HttpSession
 from podidentity.telemetry.logs import FIELDS
 from podidentity_sandbox.certificates import Authority
 
@@ -76,7 +77,7 @@ async def sign_in(endpoint: Endpoint, *, within: float = 5.0, attempt: float = 0
     metrics = TokenMetrics(CollectorRegistry())
     async with new_session("test") as session:
         sign_ins = SignIns(
-            session,
+            lambda: session,
             proxy_for=proxy_by(proxy, "") if proxy else no_proxy,
             attempt_seconds=attempt,
             retry_delays=(),
@@ -171,7 +172,7 @@ async def test_a_proxy_that_hangs_refuses_or_does_not_run_is_named(caplog: pytes
 async def test_imds_that_hangs_has_a_line(within: float, attempt: float, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[AzureError | None] = []
     failures = EndpointFailures()
-    async with server(silent) as port, aiohttp.ClientSession() as session:
+    async with server(silent) as port, HttpSession(connections=16, headers={}) as session:
         imds = ImdsSource(
             session,
             f"http://127.0.0.1:{port}",

@@ -1,11 +1,11 @@
 """An AzureIdentity of type 0 whose ids can be none never reaches IMDS."""
 
-import aiohttp
 import pytest
 
 from nmi.tokens.source import PolicyError
 from nmi.tokens.user_assigned import CLIENT_ID_MAX, RESOURCE_ID_MAX, UserAssignedSource
 from podidentity.azure.imds import ImdsSource
+from podidentity.http_client.session import HttpSession
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
 
 
@@ -15,7 +15,7 @@ def named(client_id: str = "c", resource_id: str = "/r") -> AzureIdentity:
 
 
 async def test_an_overlong_or_malformed_id_is_refused_before_a_call_to_imds() -> None:
-    async with aiohttp.ClientSession() as session:
+    async with HttpSession(connections=16, headers={}) as session:
         source = UserAssignedSource(ImdsSource(session, "http://127.0.0.1:1"), by_resource_id=False)
         for fine in (
             named(),

@@ -3,7 +3,6 @@
 import asyncio
 import json
 
-import aiohttp
 import pytest
 
 from nmi.identity.request import SelectorKind, TokenRequest
@@ -11,6 +10,7 @@ from nmi.tokens.governor import Governor
 from nmi.tokens.node_identity import NodeIdentitySource
 from podidentity.azure.errors import AzureError, NotSent, Paused, Unreachable
 from podidentity.azure.imds import ANSWER_MAX, ImdsSource, RawAnswer
+from podidentity.http_client.session import HttpSession
 from tests.nmi.fake_imds import Answer, FakeImds, error_body, running_imds
 from tests.nmi.identity.shapes import CLIENT_ID, RESOURCE
 from tests.nmi.tokens.virtual_imds import Node, Reply
@@ -20,7 +20,7 @@ REQUEST = TokenRequest(RESOURCE)
 
 
 async def ask(imds: FakeImds, request: TokenRequest = REQUEST, within: float = 5.0) -> RawAnswer:
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+    async with HttpSession(connections=16, headers={}) as session:
         return await NodeIdentitySource(ImdsSource(session, imds.url), Governor()).token(request, "ns/mic", within)
 
 

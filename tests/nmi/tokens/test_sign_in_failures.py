@@ -14,7 +14,8 @@ from aiohttp import web
 from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
 from nmi.tokens.secrets import CredentialError
-from nmi.tokens.sign_in import ANSWER_MAX, InvalidClient
+from nmi.tokens.sign_in import InvalidClient
+from nmi.tokens.sign_in_session import ANSWER_MAX
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from podidentity.resources import AzureIdentity
 from podidentity_sandbox.directory import ServicePrincipal

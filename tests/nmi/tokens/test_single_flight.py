@@ -5,7 +5,6 @@ Excluded: the cache (`test_token_cache.py`).
 
 import asyncio
 
-import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -15,13 +14,14 @@ from nmi.tokens.metrics import USER_ASSIGNED, TokenMetrics
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.azure.imds import ImdsSource
+from podidentity.http_client.session import HttpSession
 from tests.nmi.fake_imds import Answer, error_body, running_imds
 from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, identity
 from tests.virtual_time import in_virtual_time, settle
 
 
 async def test_a_hundred_first_requests_make_one_call_to_imds() -> None:
-    async with running_imds() as imds, aiohttp.ClientSession() as session:
+    async with running_imds() as imds, HttpSession(connections=16, headers={}) as session:
         registry = CollectorRegistry()
         measures = TokenMetrics(registry)
         source = UserAssignedSource(ImdsSource(session, imds.url, observe=measures.observe_imds), by_resource_id=False)
@@ -184,7 +184,7 @@ async def test_a_type_without_a_source_has_its_own_error() -> None:
 
 
 async def test_imds_is_never_queried_without_an_identity() -> None:
-    async with running_imds() as imds, aiohttp.ClientSession() as session:
+    async with running_imds() as imds, HttpSession(connections=16, headers={}) as session:
         broker = TokenBroker(
             {0: UserAssignedSource(ImdsSource(session, imds.url), by_resource_id=False)},
             Governor(),
@@ -200,7 +200,7 @@ async def test_imds_is_never_queried_without_an_identity() -> None:
 
 
 async def test_a_token_of_another_identity_is_not_passed_on() -> None:
-    async with running_imds() as imds, aiohttp.ClientSession() as session:
+    async with running_imds() as imds, HttpSession(connections=16, headers={}) as session:
         broker = TokenBroker(
             {0: UserAssignedSource(ImdsSource(session, imds.url), by_resource_id=False)},
             Governor(),

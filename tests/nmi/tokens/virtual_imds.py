@@ -7,14 +7,12 @@ time is real (`tests/podidentity/azure_imds`).
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
+from urllib.parse import parse_qsl, urlsplit
 
-import aiohttp
 from prometheus_client import CollectorRegistry
-from yarl import URL
 
 from nmi.identity.request import TokenRequest
 from nmi.tokens.breaker import Breaker
@@ -25,6 +23,8 @@ from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.imds import ImdsSource
+from podidentity.http_client.errors import ServerDisconnectedError
+from podidentity.http_client.session import HttpSession
 from tests.nmi.tokens.fakes import REQUEST, identity, wall
 from tests.virtual_time import now
 
@@ -46,19 +46,17 @@ Call = tuple[str, str, str, bool]
 """Client id, resource, capabilities, and whether the request skips caches."""
 
 
-class _Content:
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    async def iter_any(self) -> AsyncIterator[bytes]:
-        yield self._body
-
-
 @dataclass
 class _Response:
     status: int
     headers: Mapping[str, str]
-    content: _Content
+    body: bytes
+
+    async def readany(self) -> bytes:
+        body, self.body = self.body, b""
+        return body
+
+    def close(self) -> None: ...
 
 
 class VirtualImds:
@@ -74,12 +72,8 @@ class VirtualImds:
         self.most_in_the_air = 0
         self.lifetime = 86400
 
-    def get(self, url: URL, *, timeout: aiohttp.ClientTimeout, **_rest: Any) -> Any:
-        return self._exchange(url, timeout.total or 300.0)
-
-    @asynccontextmanager
-    async def _exchange(self, url: URL, total: float) -> AsyncIterator[_Response]:
-        query = url.query
+    async def request(self, _method: str, url: str, **_rest: Any) -> _Response:
+        query = dict(parse_qsl(urlsplit(url).query))
         call = (query.get("client_id", ""), query["resource"], query.get("xms_cc", ""), "bypass_cache" in query)
         self.calls.append(call)
         self.begun.append(now())
@@ -89,12 +83,11 @@ class VirtualImds:
         number = len(self.calls)
         try:
             reply = self.behave(call)
-            async with asyncio.timeout(total):
-                await asyncio.sleep(reply.seconds)
+            await asyncio.sleep(reply.seconds)
             if reply.lost:
-                raise aiohttp.ClientConnectionError
+                raise ServerDisconnectedError
             body = reply.body if reply.body is not None else self._token(call, number)
-            yield _Response(reply.status, reply.headers, _Content(body))
+            return _Response(reply.status, {name.lower(): value for name, value in reply.headers.items()}, body)
         finally:
             self.in_the_air[call] -= 1
 
@@ -121,7 +114,7 @@ class Node:
         self.governor = Governor(breaker=self.breaker, clock=now)
         self.measures = TokenMetrics(CollectorRegistry())
         source = ImdsSource(
-            cast("aiohttp.ClientSession", self.imds),
+            cast("HttpSession", self.imds),
             "http://imds",
             observe=self.measures.observe_imds,
             clock=now,

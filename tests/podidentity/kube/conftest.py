@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import cast
 
 import pytest
 
+import podidentity.http_client.session  # noqa: F401 - else the first test that uses it would wait for its import
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.informer import Informer
+from podidentity.kube.sessions import OpenSession, aiohttp_session, small_session
 from podidentity.resources import PODS, Pod
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import ScriptedServer
@@ -23,9 +26,16 @@ async def server() -> AsyncIterator[ScriptedServer]:
     await scripted.stop()
 
 
+@pytest.fixture(params=[aiohttp_session, small_session], ids=["aiohttp", "small"])
+def open_session(request: pytest.FixtureRequest) -> OpenSession:
+    """Return each of the HTTP clients: MIC and podidctl use the first, NMI the second."""
+    return cast("OpenSession", request.param)
+
+
 @pytest.fixture
-async def client(server: ScriptedServer) -> AsyncIterator[Client]:
-    async with Client(ClusterAccess(server.url), user_agent="test/1", timeout_seconds=5) as opened:
+async def client(server: ScriptedServer, open_session: OpenSession) -> AsyncIterator[Client]:
+    access = ClusterAccess(server.url)
+    async with Client(access, user_agent="test/1", timeout_seconds=5, open_session=open_session) as opened:
         yield opened
 
 

@@ -17,6 +17,7 @@ from podidentity.kube.errors import (
     Unauthorized,
 )
 from podidentity.kube.lease import Elector
+from podidentity.kube.sessions import OpenSession
 from podidentity.resources import PODS
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod, status
 
@@ -28,9 +29,9 @@ async def test_a_response_that_does_not_arrive_is_unreachable(server: ScriptedSe
     assert await client.request("GET", "/quick") == b"{}"
 
 
-async def test_a_refused_connection_is_unreachable(server: ScriptedServer) -> None:
+async def test_a_refused_connection_is_unreachable(server: ScriptedServer, open_session: OpenSession) -> None:
     await server.stop()
-    async with Client(ClusterAccess(server.url), user_agent="t") as lonely:
+    async with Client(ClusterAccess(server.url), user_agent="t", open_session=open_session) as lonely:
         with pytest.raises(NoResponse, match=r"cannot reach http://127\.0\.0\.1"):
             await lonely.get(PODS, "ns", "a")
     await server.start()
@@ -147,7 +148,9 @@ async def test_invalid_names_are_not_sent(server: ScriptedServer, client: Client
     assert not server.requests
 
 
-async def test_credentials_are_sent_and_read_again_once_after_a_401(server: ScriptedServer) -> None:
+async def test_credentials_are_sent_and_read_again_once_after_a_401(
+    server: ScriptedServer, open_session: OpenSession
+) -> None:
     forgotten: list[bool] = []
 
     async def authorization() -> str:
@@ -160,7 +163,7 @@ async def test_credentials_are_sent_and_read_again_once_after_a_401(server: Scri
         status(401, "Unauthorized"),
         status(401, "Unauthorized"),
     ]
-    async with Client(access, user_agent="nmi/1 test") as client:
+    async with Client(access, user_agent="nmi/1 test", open_session=open_session) as client:
         await client.request("GET", "/a")
         with pytest.raises(Unauthorized):
             await client.request("GET", "/b")

@@ -14,6 +14,7 @@ from podidentity.kube.client import Client
 from podidentity.kube.errors import AccessError
 from podidentity.kube.first_contact import FirstContact
 from podidentity.kube.informer import Informer
+from podidentity.kube.sessions import OpenSession
 from podidentity.resources import PODS, Pod
 from podidentity.telemetry.log_limit import LogLimit
 from podidentity_sandbox.certificates import Authority
@@ -56,10 +57,10 @@ async def made(contact: FirstContact) -> None:
 
 
 async def test_an_api_server_that_responds_gets_one_request_and_nothing_is_logged(
-    server: ScriptedServer, caplog: pytest.LogCaptureFixture
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture, open_session: OpenSession
 ) -> None:
     server.others.append(VERSION)
-    contact = contact_with(ClusterAccess(server.url))
+    contact = contact_with(ClusterAccess(server.url), open_session=open_session)
     assert contact.problem == "the API server has not responded yet"
     with caplog.at_level(logging.INFO):
         await made(contact)
@@ -69,11 +70,11 @@ async def test_an_api_server_that_responds_gets_one_request_and_nothing_is_logge
 
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.RESET, Mode.HANG, Mode.SILENT])
 async def test_a_failing_connection_is_retried_until_it_succeeds(
-    server: ScriptedServer, proxy: FaultProxy, mode: Mode, caplog: pytest.LogCaptureFixture
+    server: ScriptedServer, proxy: FaultProxy, mode: Mode, caplog: pytest.LogCaptureFixture, open_session: OpenSession
 ) -> None:
     await proxy.set_mode(mode)
     server.others += [VERSION] * 50
-    contact = contact_with(ClusterAccess(f"http://127.0.0.1:{proxy.port}"))
+    contact = contact_with(ClusterAccess(f"http://127.0.0.1:{proxy.port}"), open_session=open_session)
     with caplog.at_level(logging.INFO):
         waiting = asyncio.create_task(contact.made())
         await until(lambda: contact.problem and "this machine's network" in contact.problem)
@@ -100,9 +101,11 @@ async def test_a_failing_connection_is_retried_until_it_succeeds(
         (Reply(b"<html>", 404), "404"),
     ],
 )
-async def test_an_error_response_is_waited_out_and_named(server: ScriptedServer, answer: Reply, message: str) -> None:
+async def test_an_error_response_is_waited_out_and_named(
+    server: ScriptedServer, answer: Reply, message: str, open_session: OpenSession
+) -> None:
     server.others += [answer] * 1000
-    contact = contact_with(ClusterAccess(server.url))
+    contact = contact_with(ClusterAccess(server.url), open_session=open_session)
     waiting = asyncio.create_task(contact.made())
     await until(lambda: contact.problem and message in contact.problem)
     server.others.clear()
@@ -111,14 +114,16 @@ async def test_an_error_response_is_waited_out_and_named(server: ScriptedServer,
         await waiting
 
 
-async def test_a_user_without_permission_for_the_version_has_made_contact(server: ScriptedServer) -> None:
+async def test_a_user_without_permission_for_the_version_has_made_contact(
+    server: ScriptedServer, open_session: OpenSession
+) -> None:
     server.others.append(status(403, "Forbidden", "cannot get path /version"))
-    await made(contact_with(ClusterAccess(server.url)))
+    await made(contact_with(ClusterAccess(server.url), open_session=open_session))
     assert len(server.requests) == 1
 
 
-async def test_an_unresolvable_name_is_waited_for() -> None:
-    contact = contact_with(ClusterAccess("http://no-such-host.invalid:1"))
+async def test_an_unresolvable_name_is_waited_for(open_session: OpenSession) -> None:
+    contact = contact_with(ClusterAccess("http://no-such-host.invalid:1"), open_session=open_session)
     waiting = asyncio.create_task(contact.made())
     await until(lambda: contact.problem and "no-such-host.invalid" in contact.problem)
     assert not waiting.done()
@@ -126,13 +131,13 @@ async def test_an_unresolvable_name_is_waited_for() -> None:
     await asyncio.gather(waiting, return_exceptions=True)
 
 
-async def test_a_failing_tls_handshake_is_waited_for() -> None:
+async def test_a_failing_tls_handshake_is_waited_for(open_session: OpenSession) -> None:
     authority = await asyncio.to_thread(Authority)
     context = await asyncio.to_thread(authority.server_context)
     stranger = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
     port = stranger.sockets[0].getsockname()[1]
     trusting = await asyncio.to_thread(ssl.create_default_context)
-    contact = contact_with(ClusterAccess(f"https://127.0.0.1:{port}", ssl=trusting))
+    contact = contact_with(ClusterAccess(f"https://127.0.0.1:{port}", ssl=trusting), open_session=open_session)
     waiting = asyncio.create_task(contact.made())
     await until(lambda: contact.problem and "certificate verify failed" in contact.problem)
     assert not waiting.done()
@@ -141,7 +146,9 @@ async def test_a_failing_tls_handshake_is_waited_for() -> None:
     stranger.close()
 
 
-async def test_temporarily_unreadable_credentials_are_waited_for(server: ScriptedServer) -> None:
+async def test_temporarily_unreadable_credentials_are_waited_for(
+    server: ScriptedServer, open_session: OpenSession
+) -> None:
     server.others.append(VERSION)
     tries = 0
 
@@ -152,7 +159,7 @@ async def test_temporarily_unreadable_credentials_are_waited_for(server: Scripte
             raise AccessError("the kubeconfig is being written: correct it")
         return "Bearer x"
 
-    contact = contact_with(ClusterAccess(server.url, authorization=authorization))
+    contact = contact_with(ClusterAccess(server.url, authorization=authorization), open_session=open_session)
     waiting = asyncio.create_task(contact.made())
     await until(lambda: contact.problem and "is being written" in contact.problem)
     async with asyncio.timeout(WAIT_SECONDS):
@@ -160,7 +167,7 @@ async def test_temporarily_unreadable_credentials_are_waited_for(server: Scripte
 
 
 async def test_a_slow_api_server_gets_the_time_that_it_needs(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, open_session: OpenSession
 ) -> None:
     """It answers only requests that are older than several intervals: none of them may be cut for a newer one."""
     real = Client.request
@@ -171,7 +178,7 @@ async def test_a_slow_api_server_gets_the_time_that_it_needs(
 
     monkeypatch.setattr(Client, "request", slow)
     server.others += [VERSION] * 50
-    await made(contact_with(ClusterAccess(server.url)))
+    await made(contact_with(ClusterAccess(server.url), open_session=open_session))
     assert len(server.requests) == 1
 
 
@@ -220,9 +227,9 @@ class Crashing:
             writer.close()
 
 
-async def test_at_most_two_requests_are_in_progress() -> None:
+async def test_at_most_two_requests_are_in_progress(open_session: OpenSession) -> None:
     api = Crashing()
-    contact = contact_with(ClusterAccess(await api.start()))
+    contact = contact_with(ClusterAccess(await api.start()), open_session=open_session)
     waiting = asyncio.create_task(contact.made())
     most = 0
     async with asyncio.timeout(WAIT_SECONDS):
@@ -236,12 +243,14 @@ async def test_at_most_two_requests_are_in_progress() -> None:
     await api.stop()
 
 
-async def test_a_first_list_whose_connection_was_lost_is_sent_again_on_a_new_one(recorder: Recorder[Pod]) -> None:
+async def test_a_first_list_whose_connection_was_lost_is_sent_again_on_a_new_one(
+    recorder: Recorder[Pod], open_session: OpenSession
+) -> None:
     """The list hangs on a half-open connection, which its own limit of 30 s would end much later."""
     api = Crashing()
     access = ClusterAccess(await api.start())
-    contact = contact_with(access)
-    async with Client(access, user_agent="test/1") as client:
+    contact = contact_with(access, open_session=open_session)
+    async with Client(access, user_agent="test/1", open_session=open_session) as client:
         informer = Informer(client, PODS, recorder)
         running = asyncio.create_task(informer.run())
         waiting = asyncio.create_task(contact.first_lists(client, [informer]))
@@ -257,15 +266,15 @@ async def test_a_first_list_whose_connection_was_lost_is_sent_again_on_a_new_one
     await api.stop()
 
 
-async def test_a_slow_first_list_is_not_interrupted(recorder: Recorder[Pod]) -> None:
+async def test_a_slow_first_list_is_not_interrupted(recorder: Recorder[Pod], open_session: OpenSession) -> None:
     api = Crashing()
     api.returned, api.slow_seconds = True, 0.5
     access = ClusterAccess(await api.start())
-    async with Client(access, user_agent="test/1") as client:
+    async with Client(access, user_agent="test/1", open_session=open_session) as client:
         informer = Informer(client, PODS, recorder)
         running = asyncio.create_task(informer.run())
         async with asyncio.timeout(WAIT_SECONDS):
-            await contact_with(access).first_lists(client, [informer])
+            await contact_with(access, open_session=open_session).first_lists(client, [informer])
         assert sum(each.startswith("/api/v1/pods?limit") for each in api.asked) == 1
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -273,12 +282,16 @@ async def test_a_slow_first_list_is_not_interrupted(recorder: Recorder[Pod]) -> 
 
 
 async def test_failing_first_lists_and_the_wait_share_one_log_line_a_minute(
-    server: ScriptedServer, client: Client, recorder: Recorder[Pod], caplog: pytest.LogCaptureFixture
+    server: ScriptedServer,
+    client: Client,
+    recorder: Recorder[Pod],
+    caplog: pytest.LogCaptureFixture,
+    open_session: OpenSession,
 ) -> None:
     limit = LogLimit()
     server.others += [status(403, "Forbidden", "no right")] * 1000
     informers = [Informer(client, PODS, recorder, log_limit=limit, random=lambda: 0.001) for _ in range(3)]
-    contact = contact_with(ClusterAccess(server.url), log_limit=limit)
+    contact = contact_with(ClusterAccess(server.url), open_session=open_session, log_limit=limit)
     with caplog.at_level(logging.INFO):
         running = [asyncio.create_task(each.run()) for each in informers]
         waiting = asyncio.create_task(contact.first_lists(client, informers))

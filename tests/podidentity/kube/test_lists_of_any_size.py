@@ -15,6 +15,7 @@ from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import SHALLOW_MAX, decode_meta
 from podidentity.kube.errors import ApiError
+from podidentity.kube.sessions import OpenSession
 from podidentity.resources import PODS
 from tests.examples import examples
 from tests.podidentity.kube.scripted import pod
@@ -35,8 +36,9 @@ async def sized(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SizedServer]:
 
 
 @pytest.fixture
-async def client(sized: SizedServer) -> AsyncIterator[Client]:
-    async with Client(ClusterAccess(sized.url), user_agent="test/1", timeout_seconds=5) as opened:
+async def client(sized: SizedServer, open_session: OpenSession) -> AsyncIterator[Client]:
+    access = ClusterAccess(sized.url)
+    async with Client(access, user_agent="test/1", timeout_seconds=5, open_session=open_session) as opened:
         yield opened
 
 

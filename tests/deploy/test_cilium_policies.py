@@ -1,0 +1,104 @@
+"""The chart's policies conform to Cilium's own definitions on the real API server. No Cilium agent runs here."""
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.cilium_definitions import CLUSTERWIDE, REDIRECTS, definitions
+from tests.deploy.helm_cluster import Cluster
+from tests.testplane import up
+from tools.chart.rendering import CHART, GOLDEN, HELMS, Object, render
+
+pytestmark = [pytest.mark.plane, pytest.mark.timeout(300)]
+VALUES = GOLDEN / "cilium.values.yaml"
+NAMESPACE = "of-cilium"
+
+
+@pytest.fixture(scope="module")
+def cluster(plane: up.Plane) -> Iterator[Cluster]:
+    """A cluster with Cilium's definitions."""
+    found = Cluster(plane)
+    kinds = [f"crd/{plural}.cilium.io" for plural in definitions()]
+    found.kubectl("create", "namespace", NAMESPACE)
+    found.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(definitions().values()))
+    found.kubectl("wait", "--for=condition=Established", "--timeout=20s", *kinds)
+    yield found
+    found.kubectl("delete", "--timeout=20s", *kinds)
+    found.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def policies() -> list[Object]:
+    found = [each for each in render(VALUES, namespace=NAMESPACE) if each["apiVersion"] == "cilium.io/v2"]
+    assert {each["kind"] for each in found} == {"CiliumLocalRedirectPolicy", "CiliumClusterwideNetworkPolicy"}
+    return found
+
+
+def create(cluster: Cluster, *documents: Object) -> list[dict[str, Any]]:
+    """Create the objects with strict validation and return them as stored."""
+    output = cluster.kubectl(
+        "create", "--validate=strict", "-o", "json", "-f", "-", stdin=yaml.safe_dump_all(documents)
+    )
+    decoder, at, found = json.JSONDecoder(), 0, []
+    while at < len(output.rstrip()):
+        one, end = decoder.raw_decode(output[at:])
+        at += end + len(output[at + end :]) - len(output[at + end :].lstrip())
+        found.append(one)
+    return found
+
+
+def test_the_server_stores_each_field_of_the_policies(cluster: Cluster) -> None:
+    try:
+        stored = create(cluster, *policies())
+        assert len(stored) == 2
+        for each in policies():
+            (found,) = (other for other in stored if other["kind"] == each["kind"])
+            defaulted = {"skipRedirectFromBackend": False} if each["kind"] == "CiliumLocalRedirectPolicy" else {}
+            assert found["spec"] == {**each["spec"], **defaulted}
+    finally:
+        cluster.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=yaml.safe_dump_all(policies()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("CiliumLocalRedirectPolicy", ("redirectBackend", "toPorts", 0, "port"), "requests"),
+        ("CiliumLocalRedirectPolicy", ("redirectFrontend", "addressMatcher", "ip"), "metadata"),
+        ("CiliumClusterwideNetworkPolicy", ("egressDeny", 0, "toCIDR", 0), "metadata"),
+        ("CiliumClusterwideNetworkPolicy", ("enableDefaultDenied",), {"egress": False}),
+    ],
+)
+def test_the_server_refuses_a_wrong_policy(cluster: Cluster, kind: str, path: tuple[Any, ...], value: object) -> None:
+    (policy,) = (copy.deepcopy(each) for each in policies() if each["kind"] == kind)
+    policy["metadata"]["name"] = "wrong"
+    inner = policy["spec"]
+    for part in path[:-1]:
+        inner = inner[part]
+    inner[path[-1]] = value
+    field = next(part for part in reversed(path) if isinstance(part, str))
+    with pytest.raises(AssertionError, match=rf"(Invalid value|unknown field).*{field}|{field}.*Invalid value"):
+        create(cluster, policy)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_helm_installs_them_and_refuses_a_cilium_without_the_needed_field(cluster: Cluster, helm: str) -> None:
+    theirs = Cluster(cluster.plane, helm)
+    namespace = f"{NAMESPACE}-{helm}"
+    with theirs.installed(namespace, f"--values={VALUES}"):
+        found = theirs.kubectl("get", REDIRECTS, f"-n={namespace}", "-o=name")
+        assert found.strip() == f"{REDIRECTS.removesuffix('ies')}y.cilium.io/aad-pod-identity-nmi"
+    assert theirs.kubectl("get", CLUSTERWIDE, "-o=name").strip() == ""
+
+    old = yaml.safe_load(yaml.safe_dump(definitions()[CLUSTERWIDE]).replace("enableDefaultDeny", "otherField"))
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=yaml.safe_dump(old))
+    try:
+        command = ("install", "pi", str(CHART), f"--namespace={NAMESPACE}", "--dry-run=server", f"--values={VALUES}")
+        with pytest.raises(AssertionError, match=r"Upgrade to Cilium 1\.16 or newer, or set nmi\.failClosed to false"):
+            theirs.helm(*command)
+        assert "CiliumLocalRedirectPolicy" in theirs.helm(*command, "--set=nmi.failClosed=false")
+    finally:
+        new = yaml.safe_dump(definitions()[CLUSTERWIDE])
+        cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=new)

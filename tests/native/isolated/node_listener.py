@@ -1,0 +1,144 @@
+"""Connect to a lane's listener on the node's own address in every way; print whether each connection was served.
+
+Run by test_node_listener_behind_nat.py in a network namespace of its own, whose nat rules it makes itself.
+"""
+
+import asyncio
+import socket
+import subprocess
+import time
+
+from _native.answers import TokenAnswer, Usage
+from _native.connection import Connection
+from _native.histogram import Histogram
+from _native.index import Index, PodRecord
+from _native.lane import Lane, Limits
+
+METADATA, NEIGHBOUR, SERVICE, NODE = "169.254.169.254", "169.254.169.253", "10.96.0.1", "10.0.0.1"
+REQUEST = b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n"
+
+
+class General:
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def data_received(self, data: bytes) -> None:
+        self.connection.write(b"general\n")
+        self.connection.resume()
+
+    def peer_gone(self) -> None: ...
+
+    def connection_lost(self) -> None: ...
+
+
+def run(command: str) -> None:
+    subprocess.run(command.split(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def redirect(address: str, port: int, node_port: int) -> None:
+    run(f"iptables -t nat -A OUTPUT -p tcp -d {address} --dport {port} -j DNAT --to-destination {NODE}:{node_port}")
+
+
+def ask(address: str, port: int) -> str:
+    """Return the first word of the answer, or how the connection ended."""
+    with socket.socket() as sock:
+        sock.settimeout(10)
+        try:
+            sock.connect((address, port))
+            sock.sendall(REQUEST)
+            return sock.recv(1000).decode().split("\r\n")[0]
+        except ConnectionError:
+            return "reset"
+
+
+def known_index() -> Index:
+    """Return an index in which every local address is a pod with a ready answer."""
+    index, record, series = Index(), PodRecord(None), Histogram([1]).series(())
+    far = time.monotonic_ns() + 10**13
+    answer = TokenAnswer(before=b"", after=b"", expires_ns=far, fresh_until_ns=far, series=series, usage=Usage())
+    record.admit(0, resource=b"r", selector_kind=0, selector_value=b"", xms_cc=b"", answer=answer)
+    for address in ("127.0.0.1", METADATA, NEIGHBOUR, SERVICE, NODE):
+        index.put(address, record)
+    return index
+
+
+def listening(address: str, port: int = 0) -> socket.socket:
+    listener = socket.create_server((address, port))
+    listener.setblocking(False)
+    return listener
+
+
+def lane_at(listener: socket.socket) -> Lane:
+    lane = Lane(index=known_index(), general=General, limits=Limits())
+    lane.start(asyncio.get_running_loop(), listener)
+    return lane
+
+
+def say(*words: object) -> None:
+    print(*words)  # noqa: T201
+
+
+async def ask_in_every_way(lane: Lane, port: int) -> None:
+    for name, address, at in (
+        ("redirected", METADATA, 80),
+        ("node", NODE, port),
+        ("service", SERVICE, 80),
+        ("other port", METADATA, 81),
+        ("other address", NEIGHBOUR, 80),
+        ("redirected again", METADATA, 80),
+        ("loopback", "127.0.0.1", port),
+    ):
+        say(name, await asyncio.to_thread(ask, address, at))
+    say("closed", lane.counters()["closed_unread"], "last", lane.last_closed_unread)
+
+
+async def ask_without_conntrack_entry(lane: Lane) -> None:
+    """The kernel accepts the connection and forgets its translation before the lane accepts it."""
+    closed, accepted = lane.counters()["closed_unread"], lane.counters()["accepted"]
+    for flush in (False, True):
+        with socket.create_connection((METADATA, 80)) as sock:
+            if flush:
+                run("conntrack -D -p tcp --orig-port-dst 80")  # a further packet would make the entry again
+            else:
+                sock.sendall(REQUEST)
+            async with asyncio.timeout(10):
+                while lane.counters()["closed_unread"] + lane.counters()["accepted"] == closed + accepted:
+                    await asyncio.sleep(0.01)
+            found = lane.counters()
+            say("flushed" if flush else "tracked", found["closed_unread"] - closed, found["accepted"] - accepted)
+            closed, accepted = found["closed_unread"], found["accepted"]
+
+
+async def adopt(lane: Lane, port: int) -> None:
+    """Pass connections of a lane that listens on every address, as another configuration of NMI does."""
+    with listening("0.0.0.0", port + 1) as everywhere:
+        redirect(METADATA, 82, port + 1)
+        run(f"iptables -t nat -I OUTPUT 1 -p tcp -d {METADATA} --dport 80 -j DNAT --to-destination {NODE}:{port + 1}")
+        former = lane_at(everywhere)
+        for address, at in ((METADATA, 80), (METADATA, 82), (NODE, port + 1), ("127.0.0.1", port + 1)):
+            with socket.create_connection((address, at)):
+                async with asyncio.timeout(10):
+                    while not (released := former.release_idle(1)):
+                        await asyncio.sleep(0.01)
+                say("adopted", address, "" if at > 1000 else at, lane.adopt(released[0]))
+        former.close()
+
+
+async def main() -> None:
+    run("ip link set lo up")
+    for address in (METADATA, NEIGHBOUR, SERVICE, NODE):
+        run(f"ip address add {address}/32 dev lo")
+    with listening("127.0.0.1") as listener:
+        port = listener.getsockname()[1]
+        for address, at in ((METADATA, 80), (METADATA, 81), (NEIGHBOUR, 80), (SERVICE, 80)):
+            redirect(address, at, port)
+        with listening(NODE, port) as node_listener:
+            lane = lane_at(listener)
+            lane.listen_on_node(node_listener, (METADATA, 80))
+            await ask_in_every_way(lane, port)
+            await ask_without_conntrack_entry(lane)
+            await adopt(lane, port)
+            lane.close()
+
+
+asyncio.run(main())

@@ -1,0 +1,37 @@
+"""Connections that the listener on the node's address closes unread cause one log line per period."""
+
+import asyncio
+import logging
+import socket
+
+import pytest
+
+from nmi.server import server as server_module
+from tests.nmi.server.test_server_over_sockets import serving
+
+EVENT = "were closed unread"
+
+
+async def test_any_number_of_direct_connections_causes_one_line_per_period(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server_module, "PERIOD_SECONDS", 0.2)
+    caplog.set_level(logging.WARNING, server_module.__name__)
+
+    def lines() -> list[logging.LogRecord]:
+        return [each for each in caplog.records if EVENT in each.getMessage()]
+
+    async with serving() as running:
+        with socket.create_server(("127.0.0.9", 0)) as listener:
+            listener.setblocking(False)
+            running.server.listen_on_node(listener, ("169.254.169.254", 80))
+            for _ in range(100):
+                socket.create_connection(listener.getsockname()).close()
+            async with asyncio.timeout(10):
+                while sum(each.__dict__["count"] for each in lines()) < 100:
+                    await asyncio.sleep(0.01)
+            assert len(lines()) <= 2  # a period may end between two of the connections
+            assert {each.__dict__["peer"] for each in lines()} == {"127.0.0.1"}
+            await asyncio.sleep(0.5)
+            assert sum(each.__dict__["count"] for each in lines()) == 100
+            running.server.stop_accepting()

@@ -1,0 +1,99 @@
+"""A server on loopback that sends the bytes that a test chooses."""
+
+import asyncio
+import socket
+import ssl
+import struct
+from collections import deque
+from collections.abc import AsyncIterable
+from types import TracebackType
+from typing import Self
+
+from podidentity.http_client.connection import Response
+
+
+class Reply:
+    """The bytes of one response, and what the server does with the connection after it."""
+
+    def __init__(
+        self, *pieces: bytes, close: bool = False, reset: bool = False, hang: bool = False, before: float = 0.0
+    ) -> None:
+        self.pieces = pieces
+        self.close, self.reset, self.hang, self.before = close, reset, hang, before
+
+
+def ok(body: bytes = b"hello", *fields: str) -> Reply:
+    head = "".join(f"{each}\r\n" for each in (f"Content-Length: {len(body)}", *fields))
+    return Reply(f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + body)
+
+
+async def body_of(response: Response) -> bytes:
+    body = bytearray()
+    while piece := await response.readany():
+        body += piece
+    return bytes(body)
+
+
+class RawServer:
+    """Each request receives the next of `replies`, each piece in a packet of its own, or none at all."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.replies: deque[Reply | AsyncIterable[bytes]] = deque()
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.ended = 0
+        """Connections that the client has closed."""
+        self._tls = tls
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        for each in self._tasks:
+            each.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        try:
+            while await self._exchange(reader, writer):
+                pass
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.ended += 1
+        finally:
+            writer.transport.abort()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = head.lower().partition(b"\r\ncontent-length: ")[2].partition(b"\r\n")[0]
+        self.requests.append(head + await reader.readexactly(int(length or 0)))
+        reply = self.replies.popleft() if self.replies else Reply(hang=True)
+        if not isinstance(reply, Reply):
+            async for piece in reply:
+                writer.write(piece)
+                await writer.drain()
+            return True
+        await asyncio.sleep(reply.before)
+        for piece in reply.pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.005)
+        if reply.hang:
+            await reader.readexactly(1)
+        if reply.reset:
+            peer: socket.socket = writer.get_extra_info("socket")
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if reply.close and not reply.reset:
+            writer.write_eof() if writer.can_write_eof() else writer.close()
+        return not (reply.close or reply.reset)

@@ -1,0 +1,195 @@
+"""NMI on each data plane: mode of kube-proxy, kind of CNI plugin, redirect backend and target.
+
+Each cell of the compatibility matrix is an installation of the chart, a series of events under continuous requests of
+pods, and an uninstallation. One test bed serves all cells of its kind of nodes. `make e2e-node-quick` runs the cells of
+`is_quick`, `make e2e-node` those of `is_usual` as well, and `DATA_PLANES=all` all of them. The results are the input of
+`python -m tests.realnode.matrix`.
+"""
+
+import functools
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from podidentity_sandbox.azure import DEMO_IDENTITY
+from tests.realnode import client, matrix
+from tests.realnode.bed import NAMESPACE, NMI, Bed, merged
+from tests.realnode.beds import Beds
+from tests.realnode.data_planes import (
+    CHECKS,
+    Cell,
+    all_cells,
+    bed_options,
+    chart_values,
+    is_quick,
+    is_usual,
+    needs_route_localnet,
+)
+from tests.realnode.evaluation import Result
+from tests.realnode.node_state import NodeState, read_node_state
+from tests.realnode.scenario import Scenarios
+from tests.realnode.verification import verify
+
+ALL: Final = os.environ.get("DATA_PLANES", "") == "all"
+STATE_URL: Final = "http://127.0.0.1:8085/debug/state"
+FLUSHES: Final = ("iptables -t nat -F", "iptables -t nat -X", "nft flush ruleset")
+"""Commands by which other programs remove the rules of a node."""
+STAYS_WITH_ROUTE_LOCALNET: Final = re.compile(r"route_localnet = 1$|127\.0\.0\.0/8")
+"""What remains on the node after `nmi.routeLocalnet: set`, as docs/operations.md states: the setting and its guard."""
+
+
+@dataclass
+class DataPlane:
+    """A test bed with the chart's values of one cell, and the checks that have run."""
+
+    cell: Cell
+    scenarios: Scenarios
+    before: NodeState
+    """The state of the node before the installation."""
+    route_localnet: str
+    checks: dict[str, bool] = field(default_factory=dict)
+    selected_backend: str = ""
+    selected_target: str = ""
+    installed: bool = False
+
+    @property
+    def bed(self) -> Bed:
+        return self.scenarios.bed
+
+    @contextmanager
+    def check(self, name: str) -> Iterator[None]:
+        """Record that the check *name* of CHECKS has passed, unless the block raises an exception or one before did."""
+        passed_before = self.checks.get(name, True)
+        self.checks[name] = False
+        yield
+        self.checks[name] = passed_before
+
+    def install(self) -> None:
+        """Install the chart, wait for the first tokens, and ask NMI for backend and target."""
+        self.installed = True
+        self.bed.install(chart_values(self.cell))
+        self.scenarios.create_probers()
+        state = json.loads(self.bed.nodes[0].run("curl", "--silent", "--fail", STATE_URL))["plumbing"]
+        self.selected_backend, self.selected_target = str(state["backend"]), str(state["target"])
+
+    def uninstall(self) -> None:
+        self.bed.uninstall()
+        self.installed = False
+
+    def result(self) -> matrix.CellResult:
+        """Return the result for the matrix, with the target that NMI selected."""
+        target = self.selected_target if self.cell.target == "auto" else self.cell.target
+        cell = msgspec.convert({**msgspec.to_builtins(self.cell), "target": target}, Cell)
+        return matrix.result_of(cell, self.selected_backend, self.checks)
+
+
+@pytest.fixture(scope="module")
+def beds() -> Iterator[Beds]:
+    with Beds() as current:
+        yield current
+
+
+def cell_parameters() -> list[Any]:
+    """Return the cells to run, as parameters of a fixture."""
+    return [
+        pytest.param(cell, id=cell.name, marks=() if is_quick(cell) else pytest.mark.long)
+        for cell in all_cells()
+        if ALL or is_quick(cell) or is_usual(cell)
+    ]
+
+
+@pytest.fixture(scope="module", params=cell_parameters())
+def data_plane(beds: Beds, request: pytest.FixtureRequest) -> Iterator[DataPlane]:
+    """A test bed with the chart installed for one cell. The result is saved if no check is missing, or one failed."""
+    cell: Cell = request.param
+    scenarios = beds.get(bed_options(cell.proxy, cell.cni))
+    node = scenarios.bed.nodes[0]
+    setting = "net.ipv4.conf.all.route_localnet"
+    made = DataPlane(cell, scenarios, read_node_state(node), node.run("sysctl", "--values", setting).strip())
+    clean = False
+    try:
+        with made.check("token"):
+            made.install()
+        yield made
+        if made.installed:
+            made.uninstall()
+        node.run("sysctl", "--write", f"{setting}={made.route_localnet}")
+        clean = all(made.checks.values())
+    finally:
+        if not clean:
+            beds.remove()  # The next cell needs a node in a known state.
+        if set(made.checks) == set(CHECKS) or not all(made.checks.values()):
+            matrix.add(matrix.NEW_RESULTS, [made.result()])
+
+
+def assert_closed(result: Result, *, seconds: float) -> None:
+    """Fail if a request leaked, a token was another identity's, or the interruption was longer than *seconds*."""
+    assert (result.leaked, result.wrong) == (0, 0), result
+    assert result.interruption_seconds <= seconds, result
+
+
+def test_a_pod_gets_a_token(data_plane: DataPlane) -> None:
+    with data_plane.check("token"):
+        response = client.token(data_plane.bed, "with-0")
+        assert (response.status, response.identity) == (200, DEMO_IDENTITY), response
+
+
+def test_nmi_uses_the_backend_and_the_target_of_the_values(data_plane: DataPlane) -> None:
+    with data_plane.check("token"):
+        assert data_plane.cell.backend in {"auto", data_plane.selected_backend}
+        assert data_plane.cell.target in {"auto", data_plane.selected_target}
+
+
+def test_verify_proves_that_nmi_answers(data_plane: DataPlane) -> None:
+    with data_plane.check("verified"):
+        verified = verify(data_plane.bed)
+        assert (verified.code, set(verified.answered_by.values())) == (0, {"nmi"}), verified.text
+
+
+def test_no_request_reaches_imds_when_nmi_is_killed(data_plane: DataPlane) -> None:
+    def act() -> None:
+        data_plane.bed.nodes[0].run("kill", "-KILL", str(data_plane.bed.nmi_pid()))
+
+    with data_plane.check("killed"):
+        assert_closed(data_plane.scenarios.measure("NMI killed", act), seconds=20)
+
+
+def test_no_request_reaches_imds_when_nmi_restarts(data_plane: DataPlane) -> None:
+    def act() -> None:
+        data_plane.bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}")
+        data_plane.bed.wait_for_nmi()
+
+    with data_plane.check("restarted"):
+        assert_closed(data_plane.scenarios.measure("rollout of NMI", act), seconds=1)
+
+
+def test_no_request_reaches_imds_when_the_chart_is_upgraded(data_plane: DataPlane) -> None:
+    def act() -> None:
+        data_plane.bed.install(merged(chart_values(data_plane.cell), {"nmi": {"logVerbosity": 1}}), command="upgrade")
+
+    with data_plane.check("upgraded"):
+        assert_closed(data_plane.scenarios.measure("helm upgrade", act), seconds=1)
+
+
+def test_no_request_reaches_imds_when_the_tables_are_flushed(data_plane: DataPlane) -> None:
+    with data_plane.check("flushed"):
+        for command in FLUSHES:
+            # `iptables -X` fails if a chain is in use, which is as good as a flush without effect.
+            flush = functools.partial(data_plane.bed.nodes[0].done, *command.split())
+            assert_closed(data_plane.scenarios.measure(command, flush), seconds=2)
+
+
+def test_nothing_remains_on_the_node_after_the_uninstallation(data_plane: DataPlane) -> None:
+    with data_plane.check("uninstalled"):
+        data_plane.uninstall()
+        left = read_node_state(data_plane.bed.nodes[0]).left_since(data_plane.before)
+        if needs_route_localnet(data_plane.cell.proxy, data_plane.cell.target):
+            left = [each for each in left if not STAYS_WITH_ROUTE_LOCALNET.search(each)]
+        assert left == []

@@ -1,0 +1,144 @@
+"""The redirect target `node`: NMI listens on the node's address and serves only connections that the node redirected.
+
+Every other client of that address is disconnected before NMI reads a byte: other machines, pods of other nodes, clients
+of a Service that targets NMI's port, and processes of the node itself.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import pytest
+
+from podidentity_sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, identity_id
+from podidentity_sandbox.network import METADATA_ADDRESS
+from tests.realnode import client
+from tests.realnode.bed import OUTSIDE, Bed
+from tests.realnode.connections import ANSWERED, CLOSED, OPEN, REFUSED, from_namespace, from_node, from_pod
+from tests.realnode.data_planes import Proxy, bed_options, redirect_values
+from tests.realnode.manifests import binding, identity, pod
+from tests.realnode.processes import wait_for
+
+pytestmark = pytest.mark.long
+
+PORT: Final = 2579
+"""NMI's port."""
+NODE_PORT: Final = 30579
+CLUSTER_ADDRESS: Final = "10.96.25.79"
+SERVICE_PORT: Final = 80
+SERVICE: Final = "nmi-of-node-0"
+REJECTED: Final = frozenset({CLOSED, REFUSED})
+TOKEN: Final = f"GET {client.TOKEN}?api-version=2018-02-01&resource={client.RESOURCE} HTTP/1.1"
+HOST_TOKEN: Final = "GET /host/token/?resource=https://vault.azure.net HTTP/1.1"
+PROXIES: Final[tuple[Proxy, ...]] = ("nftables", "iptables-nft")
+
+
+def service(address: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return a Service of type NodePort whose only endpoint is NMI's port at this address."""
+    port = {"port": SERVICE_PORT, "targetPort": PORT, "nodePort": NODE_PORT, "protocol": "TCP", "name": "nmi"}
+    return (
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": SERVICE, "namespace": "default"},
+            "spec": {"type": "NodePort", "clusterIP": CLUSTER_ADDRESS, "ports": [port]},
+        },
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": SERVICE, "namespace": "default", "labels": {"kubernetes.io/service-name": SERVICE}},
+            "addressType": "IPv4",
+            "ports": [{"name": "nmi", "port": PORT, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+        },
+    )
+
+
+@pytest.fixture(scope="module", params=PROXIES)
+def nodes(request: pytest.FixtureRequest) -> Iterator[Bed]:
+    """Two nodes with the target `node`, a pod with an identity on each, and a Service that targets NMI of the first."""
+    with Bed(bed_options(request.param, "ptp", nodes=2)) as bed:
+        values = redirect_values("auto", "node")
+        values["nmi"]["extraArgs"] = ["--host-token-types=0"]
+        bed.install(values)
+        bed.apply(
+            identity(DEMO_IDENTITY, identity_id(DEMO_IDENTITY), DEMO_CLIENT_ID),
+            binding(DEMO_IDENTITY),
+            *(
+                pod(f"on-{node.name}", ["sleep", "3600"], labels={"aadpodidbinding": DEMO_IDENTITY}, nodeName=node.name)
+                for node in bed.nodes
+            ),
+            *service(bed.nodes[0].addresses.node),
+        )
+        bed.kubectl("wait", "--for=condition=Ready", "pod/on-node-0", "pod/on-node-1", "--timeout=60s")
+        for node in bed.nodes:
+            client.eventually(bed, f"on-{node.name}", DEMO_IDENTITY)
+        yield bed
+
+
+@pytest.fixture
+def address(nodes: Bed) -> str:
+    """The address of the first node, on which its NMI listens."""
+    return nodes.nodes[0].addresses.node
+
+
+def test_pods_of_every_node_are_served(nodes: Bed) -> None:
+    for node in nodes.nodes:
+        response = client.token(nodes, f"on-{node.name}")
+        assert (response.status, response.identity) == (200, DEMO_IDENTITY), response
+
+
+def test_nmi_waits_for_the_request_of_a_redirected_connection(nodes: Bed) -> None:
+    # The tests below expect that other connections without a request are closed at once.
+    assert from_pod(nodes, "on-node-0", METADATA_ADDRESS, 80) == OPEN
+
+
+@pytest.mark.parametrize("request_line", ["", TOKEN, HOST_TOKEN])
+def test_another_machine_is_disconnected(nodes: Bed, address: str, request_line: str) -> None:
+    assert from_namespace(nodes.namespaces, OUTSIDE, address, PORT, request_line) in REJECTED
+
+
+@pytest.mark.parametrize("request_line", ["", TOKEN, HOST_TOKEN])
+@pytest.mark.parametrize("pod_name", ["on-node-0", "on-node-1"])
+def test_a_pod_that_connects_to_the_nodes_address_is_disconnected(
+    nodes: Bed, address: str, pod_name: str, request_line: str
+) -> None:
+    assert from_pod(nodes, pod_name, address, PORT, request_line) in REJECTED
+
+
+@pytest.mark.parametrize("request_line", ["", TOKEN, HOST_TOKEN])
+def test_a_process_of_the_node_is_disconnected_at_the_nodes_address(
+    nodes: Bed, address: str, request_line: str
+) -> None:
+    assert from_node(nodes.nodes[0], address, PORT, request_line) in REJECTED
+
+
+@pytest.mark.parametrize("request_line", ["", TOKEN])
+@pytest.mark.parametrize("pod_name", ["on-node-0", "on-node-1"])
+def test_a_pod_that_connects_to_a_service_is_disconnected(nodes: Bed, pod_name: str, request_line: str) -> None:
+    assert from_pod(nodes, pod_name, CLUSTER_ADDRESS, SERVICE_PORT, request_line) in REJECTED
+
+
+@pytest.mark.parametrize("request_line", ["", TOKEN])
+@pytest.mark.parametrize("number", [0, 1])
+def test_another_machine_that_connects_to_a_node_port_is_disconnected(
+    nodes: Bed, number: int, request_line: str
+) -> None:
+    at = nodes.nodes[number].addresses.node
+    # kube-proxy answers for the port of the Service, so that an attempt that reaches nothing proves nothing.
+    wait_for(
+        lambda: from_namespace(nodes.namespaces, OUTSIDE, at, NODE_PORT, request_line) in REJECTED - {REFUSED},
+        20,
+        "the NodePort does not lead to NMI",
+    )
+
+
+def test_a_process_of_the_node_reaches_the_host_token_endpoint_on_loopback(nodes: Bed) -> None:
+    assert from_node(nodes.nodes[0], "127.0.0.1", PORT, HOST_TOKEN) == ANSWERED
+
+
+def test_a_process_of_the_node_reaches_imds(nodes: Bed) -> None:
+    response = nodes.nodes[0].run(
+        *("curl", "--silent", "--header", "Metadata: true"),
+        f"http://{METADATA_ADDRESS}/metadata/instance/compute?api-version=2021-02-01",
+    )
+    assert nodes.nodes[0].name in response

@@ -1,0 +1,139 @@
+"""The compatibility matrix: its documents equal the recorded results, and only a passed result is `tested`."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from benchmarks.report.marks import END, standing
+from tests.realnode import matrix
+from tests.realnode.data_planes import CHECKS, PROXIES, TARGETS, Cell, all_cells, unsupported
+from tests.realnode.matrix import CellResult
+
+CELL = Cell(proxy="nftables", cni="ptp", backend="nftables", target="node")
+PASSED = CellResult(
+    cell=CELL,
+    date="2026-11-28",
+    commit="abc1234",
+    kernel="6.18.1",
+    kubernetes="1.37.2",
+    selected="nftables",
+    checks=dict.fromkeys(CHECKS, True),
+)
+
+
+def row(text: str, proxy: str, backend: str) -> list[str]:
+    """Return the cells of the row of a backend, without its first two."""
+    rows = ([each.strip() for each in line.strip("|").split("|")] for line in text.splitlines())
+    (found,) = (cells for node, backends, *cells in rows if node == proxy and f"`{backend}`" in backends.split(", "))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("document", "part"), [(matrix.README, matrix.summary), (matrix.PAGE, matrix.page)], ids=["readme", "page"]
+)
+def test_a_document_equals_the_recorded_results(document: Path, part: matrix.Part) -> None:
+    expected = part(matrix.read(matrix.RESULTS))
+    assert standing(document, matrix.MAKER) == expected, "run `python -m tests.realnode.matrix`"
+
+
+def test_a_recorded_result_is_of_a_supported_cell_that_names_backend_and_target() -> None:
+    for cell, result in matrix.read(matrix.RESULTS).items():
+        assert unsupported(cell.proxy, cell.backend, cell.target) == "", cell
+        assert cell.target in TARGETS, cell
+        assert cell.backend in {"auto", result.selected}, cell
+
+
+def test_a_cell_without_a_result_is_expected() -> None:
+    assert matrix.status({}, CELL, details=True) == "expected"
+
+
+def test_a_cell_whose_checks_passed_is_tested_with_date_and_commit() -> None:
+    assert matrix.status({CELL: PASSED}, CELL, details=False) == "tested"
+    assert matrix.status({CELL: PASSED}, CELL, details=True) == "tested 2026-11-28 abc1234"
+
+
+@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("ran", [True, False])
+def test_a_cell_with_a_failed_or_missing_check_is_not_tested(name: str, ran: bool) -> None:
+    checks = {**PASSED.checks, name: False}
+    if not ran:
+        del checks[name]
+    result = msgspec.structs.replace(PASSED, checks=checks)
+    assert matrix.status({CELL: result}, CELL, details=False) == f"fails ({name})"
+
+
+def test_no_result_makes_an_unsupported_cell_tested() -> None:
+    cell = Cell(proxy="ebpf", cni="ptp", backend="nftables", target="node")
+    result = msgspec.structs.replace(PASSED, cell=cell)
+    assert matrix.status({cell: result}, cell, details=False) == "not supported"
+
+
+def test_the_table_has_each_result_in_the_column_of_its_target_and_plugin() -> None:
+    text = matrix.table({CELL: PASSED}, details=False)
+    assert row(text, PROXIES["nftables"], "nftables") == ["expected", "expected", "expected", "tested"]
+    assert row(text, PROXIES["nftables"], "auto") == ["expected"] * 4
+    assert text.count("| tested |") == 1
+
+
+def test_netfilter_is_not_supported_with_ebpf_host_routing() -> None:
+    text = matrix.table({}, details=False)
+    for backend in ("auto", "iptables-nft", "iptables-legacy", "nftables"):
+        assert row(text, PROXIES["ebpf"], backend) == ["not supported"] * 4
+    assert row(text, PROXIES["ebpf"], "cilium") == ["not supported", "not supported", "expected", "expected"]
+
+
+def test_the_page_states_what_auto_selected_and_each_reason() -> None:
+    cell = Cell(proxy="nftables", cni="ptp", backend="auto", target="node")
+    text = matrix.page({cell: msgspec.structs.replace(PASSED, cell=cell)})
+    assert "* mode nftables, point-to-point: `auto` selected `nftables` with target `node`." in text
+    assert "eBPF host routing bypasses netfilter" in text
+    assert "Linux 6.18.1 with Kubernetes 1.37.2" in text
+
+
+def test_every_cell_to_run_is_supported_and_unique() -> None:
+    cells = all_cells()
+    assert len(set(cells)) == len(cells)
+    assert all(unsupported(each.proxy, each.backend, each.target) == "" for each in cells)
+
+
+def test_cells_of_one_test_bed_follow_each_other() -> None:
+    kinds = [(each.proxy, each.cni) for each in all_cells()]
+    assert sum(one != other for one, other in itertools.pairwise(kinds)) == len(set(kinds)) - 1
+
+
+def documents(folder: Path) -> Sequence[Path]:
+    """Return documents with an empty section."""
+    found = [folder / "README.md", folder / "page.md"]
+    for each in found:
+        each.write_text(f"before\n<!-- made by: python -m {matrix.MAKER} -->\n{END}\nafter\n")
+    return found
+
+
+def test_new_results_are_added_and_written_into_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrix, "uncommitted", lambda: "")
+    new, recorded, pages = tmp_path / "new.json", tmp_path / "recorded.json", documents(tmp_path)
+    other = Cell(proxy="nftables", cni="ptp", backend="nftables", target="loopback")
+    earlier = msgspec.structs.replace(PASSED, date="2026-11-01")
+    matrix.add(recorded, [earlier, msgspec.structs.replace(PASSED, cell=other)])
+    matrix.add(new, [PASSED])
+    matrix.main(new, recorded, pages)
+    assert {each.date for each in matrix.read(recorded).values()} == {"2026-11-28"}
+    assert standing(pages[0], matrix.MAKER).count("tested |") == 2
+    assert standing(pages[1], matrix.MAKER).count("tested 2026-11-28 abc1234 |") == 2
+    assert pages[0].read_text().endswith("after\n")
+    assert not new.exists()
+
+
+def test_results_of_changes_that_no_commit_contains_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "uncommitted", lambda: " M nmi/app.py")
+    new, recorded = tmp_path / "new.json", tmp_path / "recorded.json"
+    matrix.add(new, [PASSED])
+    with pytest.raises(SystemExit, match=r"nmi/app\.py"):
+        matrix.main(new, recorded, documents(tmp_path))
+    assert matrix.read(recorded) == {}
+    assert new.exists()
