@@ -12,6 +12,7 @@ import aiohttp
 from nmi.flag_table import RedirectTarget, RouteLocalnetMode
 from nmi.node import boot_guard, route_localnet
 from nmi.node.kubenet import names_kubenet
+from nmi.node.node_address import find as find_node_address
 from nmi.node.node_facts import NodeReading, driver_for, read_facts
 from nmi.node.redirect_choice import Backend, RedirectChoice, bypass, choose
 from nmi.node.rules import RedirectError, RedirectSpec, TopRule
@@ -60,7 +61,8 @@ async def read_node(settings: Settings, *, pods: int | None, ask_imds: bool) -> 
 
 async def _chosen(settings: Settings) -> _Redirect | ReadFailure:
     try:
-        reading = await read_facts()
+        address = find_node_address(settings.node_ip, settings.metadata_ip).address
+        reading = await read_facts(node_address=address)
         choice = choose(
             reading.facts,
             settings.redirect,
@@ -70,8 +72,9 @@ async def _chosen(settings: Settings) -> _Redirect | ReadFailure:
         )
     except (StartError, ProgramTimeoutError) as error:
         return ReadFailure(str(error))
-    address = reading.facts.node_address if choice.target is RedirectTarget.NODE else None
-    return _Redirect(reading, choice, redirect_spec(settings, address))
+    return _Redirect(
+        reading, choice, redirect_spec(settings, address if choice.target is RedirectTarget.NODE else None)
+    )
 
 
 async def _fail_closed_state(settings: Settings, redirect: _Redirect | ReadFailure) -> FailClosedState:

@@ -27,7 +27,7 @@ BACKENDS: Final[tuple[Backend, ...]] = ("auto", *NETFILTER, "cilium")
 TARGETS: Final[tuple[Target, ...]] = ("loopback", "node")
 """The targets of a redirect. `auto` selects one of them."""
 CNIS: Final[Mapping[Cni, str]] = {"bridge": "bridge", "ptp": "point-to-point"}
-CHECKS: Final = ("token", "killed", "restarted", "upgraded", "flushed", "uninstalled")
+CHECKS: Final = ("token", "verified", "killed", "restarted", "upgraded", "flushed", "uninstalled")
 """The checks of one cell, in the order of the tests. A cell is tested when one run has passed all of them."""
 
 

@@ -11,13 +11,11 @@ from tests.realnode.bed import NAMESPACE, Bed
 SOMETHING_TO_DO: Final = 3
 
 
-class _Verdict(msgspec.Struct):
+class _Verdict(msgspec.Struct, rename="camel"):
     """The used part of the document for one node."""
 
     node: str
     answered_by: str
-    level: str
-    next: str = ""
 
 
 class _Document(msgspec.Struct):
@@ -39,5 +37,9 @@ def verify(bed: Bed) -> Verified:
     words = ("verify", f"--namespace={NAMESPACE}", "--output=json")
     done = bed.commands.done(sys.executable, "-m", "podidctl", *words)
     assert done.stdout, done.stderr
-    nodes = msgspec.json.decode(done.stdout, type=_Document).nodes
-    return Verified(done.returncode, {each.node: each.answered_by for each in nodes}, done.stdout)
+    return Verified(done.returncode, answers(done.stdout), done.stdout)
+
+
+def answers(document: str) -> dict[str, str]:
+    """Return the sender of the answers for each node in the printed document."""
+    return {each.node: each.answered_by for each in msgspec.json.decode(document, type=_Document).nodes}

@@ -106,3 +106,30 @@ def test_the_tables_of_a_node_are_read(backend: str, tmp_path: Path) -> None:
         assert look() == [None, ["filter", "mangle"], True, True]
     finally:
         machine.close()
+
+
+CHOICE = """
+import asyncio
+from nmi.settings import parse
+from podidctl.doctor.node_reader import read_node
+settings = parse(["--node=n", "--redirect-target=node"], {"NODE_IP": "10.0.0.4"})
+seen = asyncio.run(read_node(settings, pods=0, ask_imds=False))
+print(seen.fault, seen.packets, seen.choice.split(":")[0], sep="; ")
+"""
+
+
+@pytest.mark.root
+def test_a_redirect_by_nftables_to_the_nodes_address_is_read() -> None:
+    machine = Machine()
+    try:
+        machine.run("ip", "addr", "add", "10.0.0.4/32", "dev", "lo")
+        assert machine.run(sys.executable, "-c", CHOICE) == "the chain is missing; None; nftables to node\n"
+        put = (
+            "import asyncio; from nmi.node.nftables_driver import NftablesDriver; "
+            "from nmi.node.rules import RedirectSpec; to = RedirectSpec('169.254.169.254', 80, '10.0.0.4', 2579); "
+            "asyncio.run(NftablesDriver('/usr/sbin/nft').put(to.redirect))"
+        )
+        machine.run(sys.executable, "-c", put)
+        assert machine.run(sys.executable, "-c", CHOICE) == "None; 0; nftables to node\n"
+    finally:
+        machine.close()

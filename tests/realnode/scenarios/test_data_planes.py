@@ -35,6 +35,7 @@ from tests.realnode.data_planes import (
 from tests.realnode.evaluation import Result
 from tests.realnode.node_state import NodeState, read_node_state
 from tests.realnode.scenario import Scenarios
+from tests.realnode.verification import verify
 
 ALL: Final = os.environ.get("DATA_PLANES", "") == "all"
 STATE_URL: Final = "http://127.0.0.1:8085/debug/state"
@@ -144,6 +145,12 @@ def test_nmi_uses_the_backend_and_the_target_of_the_values(data_plane: DataPlane
     with data_plane.check("token"):
         assert data_plane.cell.backend in {"auto", data_plane.selected_backend}
         assert data_plane.cell.target in {"auto", data_plane.selected_target}
+
+
+def test_verify_proves_that_nmi_answers(data_plane: DataPlane) -> None:
+    with data_plane.check("verified"):
+        verified = verify(data_plane.bed)
+        assert (verified.code, set(verified.answered_by.values())) == (0, {"nmi"}), verified.text
 
 
 def test_no_request_reaches_imds_when_nmi_is_killed(data_plane: DataPlane) -> None:
