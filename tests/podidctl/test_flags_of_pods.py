@@ -79,7 +79,7 @@ def test_a_pod_of_a_daemonset_takes_precedence_over_a_pod_with_only_the_label() 
     own = Daemon(
         metadata=meta, spec=DaemonSpec(node_name=NODE, host_network=True, containers=[DaemonContainer(name="nmi")])
     )
-    impostor = nmi("--operation-mode=managed", "--forceNamespaced", name="a", namespace="a")
+    impostor = nmi("--operation-mode=managed", "--forceNamespaced", name="a", namespace="a", host_network=False)
     rules = configuration_of(NmiPods((impostor, own)), pod())
     assert rules.source == "the flags of pod kube-system/nmi-2"
     assert not rules.settings.force_namespaced

@@ -21,6 +21,8 @@ from tests.podidentity.http_client.raw_server import RawServer, Reply, body_of, 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 MANY = 10_000
 
+pytestmark = pytest.mark.timeout(15)
+
 
 async def endless(begin: bytes, piece: bytes) -> AsyncIterator[bytes]:
     yield begin
