@@ -269,6 +269,11 @@ class Settings:
             "node's address; remove --redirect=none and --nmi-listen-address, or use --redirect-target=loopback",
         )
         _demand(
+            not self.require_redirected or self.redirect is not RedirectMode.CILIUM,
+            "--require-redirected would refuse every request with --redirect=cilium: Cilium's redirect leaves no "
+            "original destination in the kernel; remove one of the two flags",
+        )
+        _demand(
             self.systemd_directory.startswith("/"),
             f"--systemd-directory is {quoted(self.systemd_directory)}; give the whole path, as /etc/systemd/system",
         )

@@ -148,6 +148,7 @@ def test_the_redirect_targets_an_address_of_the_listener(address: str, target: s
         ([NODE, "--redirect-target=node", "--redirect=none"], "--redirect-target=node needs a redirect"),
         ([NODE, "--redirect-target=node", "--nmi-listen-address=0.0.0.0"], "and a listener on loopback"),
         ([NODE, "--redirect-target=node", "--nmi-listen-address=10.0.0.4"], "and a listener on loopback"),
+        ([NODE, "--require-redirected", "--redirect=cilium"], "--require-redirected would refuse every request"),
         ([NODE, "--fail-closed", "--redirect=none"], "--fail-closed needs a redirect by rules"),
         ([NODE, "--max-connections=10", "--max-connections-per-pod=11"], "one pod could use all connections"),
         ([NODE, "--allow-metadata-path=/metadata/identity/info"], "which holds the node's own tokens"),
