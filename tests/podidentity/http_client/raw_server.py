@@ -35,7 +35,10 @@ async def body_of(response: Response) -> bytes:
 
 
 class RawServer:
-    """Each request receives the next of `replies`, each piece in a packet of its own, or none at all."""
+    """Each request receives the next of `replies`, each piece in a packet of its own, or none at all.
+
+    The connection is closed after a reply that is not a `Reply`.
+    """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.replies: deque[Reply | AsyncIterable[bytes]] = deque()
@@ -83,7 +86,7 @@ class RawServer:
             async for piece in reply:
                 writer.write(piece)
                 await writer.drain()
-            return True
+            return False
         await asyncio.sleep(reply.before)
         for piece in reply.pieces:
             writer.write(piece)

@@ -24,9 +24,13 @@ MANY = 10_000
 pytestmark = pytest.mark.timeout(15)
 
 
-async def endless(begin: bytes, piece: bytes) -> AsyncIterator[bytes]:
+LONG = 2000
+"""Pieces of a head or a body that has no end for the client: far more than it may keep."""
+
+
+async def repeated(begin: bytes, piece: bytes, times: int) -> AsyncIterator[bytes]:
     yield begin
-    for each in repeat(piece):
+    for each in repeat(piece, times):
         yield each
         await asyncio.sleep(0)
 
@@ -45,7 +49,7 @@ async def endless(begin: bytes, piece: bytes) -> AsyncIterator[bytes]:
 async def test_a_head_without_end_is_an_error(
     server: RawServer, session: HttpSession, begin: bytes, piece: bytes
 ) -> None:
-    server.replies.append(endless(begin, piece))
+    server.replies.append(repeated(begin, piece, LONG))
     with pytest.raises(ClientResponseError, match=str(HEAD_MAX)):
         await session.request("GET", server.url, headers={})
 
@@ -58,7 +62,7 @@ async def test_a_head_without_end_is_an_error(
 async def test_text_around_a_body_without_end_is_an_error(
     server: RawServer, session: HttpSession, begin: bytes, piece: bytes
 ) -> None:
-    server.replies.append(endless(CHUNKED + b"2\r\nhe\r\n" + begin, piece))
+    server.replies.append(repeated(CHUNKED + b"2\r\nhe\r\n" + begin, piece, LONG))
     response = await session.request("GET", server.url, headers={})
     with pytest.raises(ClientPayloadError, match=str(HEAD_MAX)):
         await body_of(response)
@@ -75,7 +79,7 @@ async def test_a_body_that_is_not_read_is_not_received(server: RawServer, sessio
 
     async def counted() -> AsyncIterator[bytes]:
         nonlocal sent
-        async for piece in endless(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 100_000):
+        async for piece in repeated(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 100_000, LONG):
             sent += len(piece)
             yield piece
 

@@ -29,6 +29,7 @@ async def test_a_trusted_server(server: RawServer) -> None:
 
 
 async def test_a_server_of_another_authority_receives_no_request(server: RawServer) -> None:
+    server.replies.append(ok())
     async with HttpSession(connections=2, headers={}, tls=Authority("another").client_context()) as session:
         with pytest.raises(ClientConnectorError, match="CERTIFICATE_VERIFY_FAILED") as raised:
             await session.request("GET", server.url, headers={"Authorization": "Bearer x"})
@@ -41,6 +42,7 @@ async def test_a_certificate_of_another_host_is_rejected() -> None:
         RawServer(AUTHORITY.server_context(["other.test"])) as server,
         HttpSession(connections=2, headers={}, tls=AUTHORITY.client_context()) as session,
     ):
+        server.replies.append(ok())
         with pytest.raises(ClientConnectorError, match="IP address mismatch"):
             await session.request("GET", server.url, headers={})
         assert server.requests == []
