@@ -4,8 +4,8 @@ A listener on the node's own address is reachable from other machines and pods. 
 connections that a nat rule of this node redirected. It closes others with a reset before it reads a byte. Their number
 is not limited by the slots of a peer: the peer may be another machine, which has none, or a pod, whose slots are for
 requests. Instead, the listener pauses after UNREAD_MAX of them, so that WINDOW_NS pass from the first one to the next
-after the pause. A flood then costs a bounded part of the CPU. Connections of pods wait in the kernel's queue meanwhile,
-for less than WINDOW_NS, unless the flood fills it.
+after the pause. A flood then costs a bounded part of the CPU. During the pause connections of pods wait in the
+kernel's queue, for less than WINDOW_NS, unless the flood fills it.
 """
 
 cimport cython
@@ -77,7 +77,7 @@ cdef class Listener:
         return 0
 
     cdef int pause(self, double seconds) except -1:
-        """Accept nothing for *seconds*. The listener stays ready meanwhile, and the loop would spin."""
+        """Accept nothing for *seconds*. The listener stays ready in that time, and the loop would spin."""
         epoll_ctl(self.epoll, EPOLL_CTL_DEL, self.fd, NULL)
         self.timer = self.loop.call_later(seconds, self._resume)
         return 0

@@ -44,7 +44,7 @@ def import_aiohttp() -> None:
     """Import aiohttp without loading authorities. No effect after another import of aiohttp.
 
     aiohttp's own context for verified connections then loads them with its first connection. Contexts that other
-    threads create meanwhile have their authorities.
+    threads create during the import have their authorities.
     """
     if "aiohttp.connector" in sys.modules:
         return

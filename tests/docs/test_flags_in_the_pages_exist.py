@@ -22,6 +22,7 @@ OTHERS = {
     *("enable-oidc-issuer", "enable-imds-restriction"),  # az aks
     "network-plugin",  # the kubelet
     "api-audiences",  # kube-apiserver
+    "only",  # benchmarks.run and benchmarks.controller.run
     "flag",  # a placeholder
 }
 COMMANDS: tuple[list[str], ...] = (

@@ -159,7 +159,7 @@ async def test_a_refused_canary_is_unknown(nodes: Kubelets, namespace: str, tmp_
         (READS, "grant create pods, delete pods"),
         ([CANARIES], "not allowed to read the cluster: grant get and list on the named resources"),
     ],
-    ids=["vf-lister", "vf-nobody"],
+    ids=["vf-lister", "vf-no-rights"],
 )
 async def test_missing_permissions_are_named(
     nodes: Kubelets, namespace: str, tmp_path: Path, rules: list[Any], text: str

@@ -56,9 +56,7 @@ async def test_an_idle_connection_is_closed(server: RawServer) -> None:
         await until(lambda: server.ended == 1)
 
 
-async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(
-    server: RawServer, session: HttpSession
-) -> None:
+async def test_a_connection_that_the_server_has_closed_is_not_used(server: RawServer, session: HttpSession) -> None:
     server.replies += [Reply(*ok().pieces, close=True), ok()]
     assert await body(session, server) == b"hello"
     await asyncio.sleep(0.05)
