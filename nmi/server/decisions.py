@@ -52,6 +52,8 @@ class _LastOutcome:
     """Counts the repeats that the fast lane answers, and all repeats of a grant."""
     left_out: bool = False
     """Whether the line limit suppressed its line: the next repeat that is recorded is logged as new."""
+    uid: str = ""
+    """The pod's uid. A pod that was created again under its name, as in a StatefulSet, needs a line of its own."""
     report_at: float = float("-inf")
     """The time of the next report if the refusal continues, in the clock's seconds."""
 
@@ -234,7 +236,9 @@ class Decisions:
         subject_key = subject.key
         key = (subject_key, *topic)
         entry = self._remembered.get(key)
-        if entry is not None and (entry.outcome, entry.identity) == (outcome, identity) and not entry.left_out:
+        uid = subject.uid if subject.entry is None else subject.entry.uid
+        same = (outcome, identity, uid)
+        if entry is not None and (entry.outcome, entry.identity, entry.uid) == same and not entry.left_out:
             if usage is None:
                 entry.repeats += 1  # Usage counts repeated grants of both lanes
             elif entry.usage is not usage:
@@ -244,7 +248,7 @@ class Decisions:
             return entry, False
         if entry is not None and entry.left_out and entry.usage is not None:
             self._left_out += entry.usage.take()
-        entry = self._remembered[key] = _LastOutcome(outcome, identity, usage=usage)
+        entry = self._remembered[key] = _LastOutcome(outcome, identity, usage=usage, uid=uid)
         self._remembered.move_to_end(key)
         if len(self._remembered) > REMEMBERED_MAX:
             self._remembered.popitem(last=False)

@@ -48,8 +48,8 @@ def request_bytes(
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-def pod_entry(namespace: str = "shop", name: str = "cart") -> PodEntry:
-    return PodEntry(Pod(metadata=PodMeta(namespace=namespace, name=name, uid=f"uid-{name}")))
+def pod_entry(namespace: str = "shop", name: str = "cart", uid: str = "") -> PodEntry:
+    return PodEntry(Pod(metadata=PodMeta(namespace=namespace, name=name, uid=uid or f"uid-{name}")))
 
 
 def token(life_seconds: int = 3600, access_token: str = SECRET) -> Token:

@@ -74,6 +74,15 @@ def test_a_grant_is_logged_once_and_its_repeats_are_summed_up(lines: list[loggin
     assert len(lines) == 2, "nothing new, nothing told"
 
 
+def test_a_pod_that_is_created_again_under_its_name_has_a_line_of_its_own(lines: list[logging.LogRecord]) -> None:
+    reported: list[str] = []
+    decisions = Decisions(report=lambda entry, _: reported.append(entry.uid))
+    for uid in ("u1", "u1", "u2"):
+        decisions.refused(Subject(CALL, pod_entry(uid=uid)), "/token", 403, REFUSAL, ASKED)
+    assert [field(each, "uid") for each in lines] == ["u1", "u2"]
+    assert reported == ["u1", "u2"]
+
+
 def test_shared_tokens_are_logged_as_shared_and_requests_served_with_a_renewed_token_are_counted(
     lines: list[logging.LogRecord],
 ) -> None:

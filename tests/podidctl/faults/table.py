@@ -95,6 +95,8 @@ async def measure(place: Place, fault: Fault, until_seconds: float = UNTIL_SECON
         row = Row(fault, response, explain, await place.podidctl("doctor"))
         if row.is_right or time.monotonic() > deadline:
             return row
+        # On a busy machine MIC may need longer than the hold of the first request. A workload sends it again, too.
+        response = await place.respond(request)
 
 
 def assert_right(row: Row) -> None:
