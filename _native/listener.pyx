@@ -14,7 +14,6 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from _native.clock cimport NANOSECONDS, monotonic_ns
 from _native.limits cimport Limits
-from _native.redirects cimport Redirects
 from _native.sending cimport reset_at_close
 from _native.sockets cimport *
 
