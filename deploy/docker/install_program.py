@@ -29,6 +29,11 @@ PACKAGES = {
     "demo": {"podidentity_demo"},
 }
 COMMANDS = {"nmi": "nmi", "mic": "mic", "demo": "podidentity-demo"}
+# Modules of a shared package that need the extra of one program, which alone imports them.
+OF_ONE_PROGRAM = {
+    "podidentity/http_client/connection.py": "nmi",
+    "podidentity/http_client/session.py": "nmi",
+}
 # The demo imports nothing of this project, so it does not need the common dependencies either.
 OWN_EXTRA_ONLY = {"demo"}
 
@@ -61,7 +66,8 @@ def remove_other_programs(site: Path, program: str) -> None:
             if file.parent == TARGET / "bin":
                 unused = file.name != COMMANDS[program]
             else:
-                unused = record == own and top not in PACKAGES[program] and not top.endswith(".dist-info")
+                foreign = top not in PACKAGES[program] and not top.endswith(".dist-info")
+                unused = record == own and (foreign or OF_ONE_PROGRAM.get(row[0], program) != program)
             if unused:
                 file.unlink()
     update_records(site)

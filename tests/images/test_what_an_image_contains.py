@@ -14,7 +14,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.docker import install_program
-from deploy.docker.install_program import COMMANDS, PACKAGES, remove_other_programs, remove_unused, requirements
+from deploy.docker.install_program import (
+    COMMANDS,
+    OF_ONE_PROGRAM,
+    PACKAGES,
+    remove_other_programs,
+    remove_unused,
+    requirements,
+)
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -133,6 +140,10 @@ Requires-Dist: three; extra == 'demo'
     assert requirements("demo", core_metadata) == ["three"]
 
 
+def test_the_modules_of_one_program_exist() -> None:
+    assert all((ROOT / path).is_file() and program in PACKAGES for path, program in OF_ONE_PROGRAM.items())
+
+
 def test_other_programs_are_also_removed_from_the_list_of_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +155,7 @@ def test_other_programs_are_also_removed_from_the_list_of_files(
         "podidentity_demo/cli.py",
         "mic/azure/compute.py",
         "_native/a.so",
+        *OF_ONE_PROGRAM,
     ]
     info = ["aad_pod_identity-0.1.0.dist-info/METADATA", "aad_pod_identity-0.1.0.dist-info/RECORD"]
     commands = ["../../../bin/nmi", "../../../bin/mic", "../../../bin/podidentity-demo", "../../../bin/podidctl"]
@@ -156,10 +168,25 @@ def test_other_programs_are_also_removed_from_the_list_of_files(
     remove_other_programs(site, "nmi")
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     prefix = "lib/python3.11/site-packages"
-    kept = [files[0], files[1], files[4], *info]
+    kept = [files[0], files[1], *files[4:], *info]
     assert left == {f"{prefix}/{name}" for name in [*kept, "aiohttp/client.py"]} | {"bin/nmi"}
     assert [row[0] for row in csv.reader(record.read_text().splitlines())] == [*kept, "../../../bin/nmi"]
     assert not (site / "mic").exists()
+
+
+def test_the_modules_of_one_program_are_removed_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install_program, "TARGET", tmp_path)
+    files = ["podidentity/http_client/errors.py", *OF_ONE_PROGRAM, "aad_pod_identity-0.1.0.dist-info/RECORD"]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / files[-1]).write_text("".join(f"{name},sha256=x,1\n" for name in files))
+
+    remove_other_programs(tmp_path, "mic")
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {files[0], files[-1]}
 
 
 def test_unused_files_are_removed_and_the_lists_contain_the_present_hashes(tmp_path: Path) -> None:
