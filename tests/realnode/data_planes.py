@@ -102,11 +102,6 @@ def all_cells() -> list[Cell]:
     ]
 
 
-def is_quick(cell: Cell) -> bool:
-    """Return whether `make e2e-node-quick` runs a cell: the defaults on the kind of node that AKS moves to."""
-    return (cell.proxy, cell.cni, cell.backend) == ("nftables", "ptp", "auto")
-
-
 def is_usual(cell: Cell) -> bool:
     """Return whether `make e2e-node` runs a cell: all with a bridge, and those of `auto` with point-to-point links.
 

@@ -1,9 +1,8 @@
 """NMI on each data plane: mode of kube-proxy, kind of CNI plugin, redirect backend and target.
 
 Each cell of the compatibility matrix is an installation of the chart, a series of events under continuous requests of
-pods, and an uninstallation. One test bed serves all cells of its kind of nodes. `make e2e-node-quick` runs the cells of
-`is_quick`, `make e2e-node` those of `is_usual` as well, and `DATA_PLANES=all` all of them. The results are the input of
-`python -m tests.realnode.matrix`.
+pods, and an uninstallation. One test bed serves all cells of its kind of nodes. `make e2e-node` runs the cells of
+`is_usual`, and `DATA_PLANES=all` all of them. The results are the input of `python -m tests.realnode.matrix`.
 """
 
 import functools
@@ -28,7 +27,6 @@ from tests.realnode.data_planes import (
     all_cells,
     bed_options,
     chart_values,
-    is_quick,
     is_usual,
     needs_route_localnet,
 )
@@ -98,11 +96,7 @@ def beds() -> Iterator[Beds]:
 
 def cell_parameters() -> list[Any]:
     """Return the cells to run, as parameters of a fixture."""
-    return [
-        pytest.param(cell, id=cell.name, marks=() if is_quick(cell) else pytest.mark.long)
-        for cell in all_cells()
-        if ALL or is_quick(cell) or is_usual(cell)
-    ]
+    return [pytest.param(cell, id=cell.name, marks=pytest.mark.long) for cell in all_cells() if ALL or is_usual(cell)]
 
 
 @pytest.fixture(scope="module", params=cell_parameters())

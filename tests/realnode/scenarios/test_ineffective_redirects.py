@@ -14,6 +14,8 @@ from tests.realnode.processes import wait_for
 from tests.realnode.scenario import RECOVERY_SECONDS, Scenarios
 from tests.realnode.verification import SOMETHING_TO_DO, verify
 
+pytestmark = pytest.mark.long
+
 NMI_ANSWERS: Final = "nmi"
 IMDS_ANSWERS: Final = "imds"
 NOTHING_ANSWERS: Final = "nothing"
