@@ -158,7 +158,7 @@ def test_identities_and_bindings_count_pods_and_state_their_faults() -> None:
 
 
 def test_a_pod_that_only_has_nmis_or_mics_label_does_not_change_the_rules() -> None:
-    forged = doctor_inputs.nmi("--forceNamespaced", name="forged", node="node-9", namespace="shop")
+    forged = doctor_inputs.nmi("--forceNamespaced", name="forged", node="node-9", namespace="shop", host_network=False)
     controller = doctor_inputs.mic("--forceNamespaced", name="forged-mic", namespace="shop")
     real = doctor_inputs.mic(name="mic", namespace="kube-system")
     found = one_pod(
