@@ -108,6 +108,14 @@ class Node:
             "--v=2",
         )
 
+    def restart_kube_proxy(self) -> None:
+        """Restore kube-proxy's rules after a flush, which it would notice an hour later, or not at all with nftables.
+
+        Until then no pod reaches the API server.
+        """
+        self.kube_proxy.stop()
+        self.start_kube_proxy()
+
     def start(self, log: str, *command: str) -> Process:
         """Start a program of the node. Its output is appended to the file *log*.log."""
         started = Process(self.command(command), self.folder / f"{log}.log", forks=1)

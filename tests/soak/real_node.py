@@ -143,9 +143,7 @@ class Soak:
 
         def flush_nat_rules() -> None:
             node.run("iptables", "-t", "nat", "-F", "PREROUTING")
-            # kube-proxy restores its own jumps an hour later. Until then MIC would not reach the API server.
-            node.kube_proxy.stop()
-            node.start_kube_proxy()
+            node.restart_kube_proxy()
 
         def stop_api_server() -> None:
             self.bed.plane.stop()

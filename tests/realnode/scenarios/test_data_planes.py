@@ -177,7 +177,10 @@ def test_no_request_reaches_imds_when_the_tables_are_flushed(data_plane: DataPla
         for command in FLUSHES:
             # `iptables -X` fails if a chain is in use, which is as good as a flush without effect.
             flush = functools.partial(data_plane.bed.nodes[0].done, *command.split())
-            assert_closed(data_plane.scenarios.measure(command, flush), seconds=2)
+            try:
+                assert_closed(data_plane.scenarios.measure(command, flush), seconds=2)
+            finally:
+                data_plane.bed.nodes[0].restart_kube_proxy()
 
 
 def test_nothing_remains_on_the_node_after_the_uninstallation(data_plane: DataPlane) -> None:

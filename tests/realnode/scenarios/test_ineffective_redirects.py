@@ -51,13 +51,14 @@ def open_bed(bed: Bed) -> Iterator[Bed]:
 
 @contextmanager
 def stopped_nmi(bed: Bed) -> Iterator[None]:
-    """Stop NMI's process, which then repairs no rule."""
+    """Stop NMI's process, which then repairs no rule. Restore kube-proxy's rules afterwards."""
     pid = str(bed.nmi_pid())
     bed.nodes[0].run("kill", f"-{signal.SIGSTOP.value}", pid)
     try:
         yield
     finally:
         bed.nodes[0].done("kill", f"-{signal.SIGCONT.value}", pid)
+        bed.nodes[0].restart_kube_proxy()
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def test_verify_proves_that_nmi_answers(bed: Bed) -> None:
 
 def test_verify_reports_that_nothing_answers_when_the_rules_are_gone(bed: Bed, node: Node) -> None:
     with stopped_nmi(bed):
-        node.run("iptables", "--table", "nat", "--flush")
+        node.run("iptables", "--table", "nat", "--flush", "PREROUTING")
         # The reject remains.
         assert_verified(bed, NOTHING_ANSWERS)
 
@@ -115,7 +116,7 @@ def test_verify_reports_imds_when_another_rule_is_first_and_no_rule_rejects(open
 
 def test_verify_reports_imds_when_the_rules_are_gone_and_no_rule_rejects(open_bed: Bed, node: Node) -> None:
     with stopped_nmi(open_bed):
-        node.run("iptables", "--table", "nat", "--flush")
+        node.run("iptables", "--table", "nat", "--flush", "PREROUTING")
         assert_verified(open_bed, IMDS_ANSWERS)
 
 
