@@ -215,7 +215,12 @@ def test_the_pod_of_helm_test_reads_the_files_that_the_programs_read(
     values: dict[str, Any], volumes: set[str], helm: str, tmp_path: Path
 ) -> None:
     objects = rendered(tmp_path, {"test": TEST, **values}, helm)
-    (pod,) = (each["spec"] for each in objects if each["kind"] == "Pod")
+    # The other pod of `helm test` connects to IMDS's address only.
+    (pod,) = (
+        each["spec"]
+        for each in objects
+        if each["kind"] == "Pod" and not each["metadata"]["name"].endswith("-redirect-test")
+    )
     nmi = pods(objects)["nmi"]
     assert {each["name"] for each in pod.get("volumes", [])} == volumes
     (container,) = pod["containers"]
