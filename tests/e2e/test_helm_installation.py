@@ -15,13 +15,15 @@ from tests.integration.identity_requests import eventually
 pytestmark = [pytest.mark.root, pytest.mark.plane]
 BY_HAND: Final = re.compile(r"^   ```\n(   for node in .*?nmi --cleanup\n.*?)^   ```\n", re.MULTILINE | re.DOTALL)
 """What docs/operations.md has an operator type where no hook takes the rules off."""
+REDIRECT: Final = {"redirect": {"backend": "iptables-nft"}}
+"""The backend of a node whose kube-proxy uses iptables. The sandbox's node has no rules, so `auto` selects nftables."""
 
 
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
 async def test_install_token_upgrade_uninstall(new_plane: NewPlane, tmp_path: Path, helm: str) -> None:
     plane = await asyncio.to_thread(new_plane, scheduler=True)
     async with cluster(plane, tmp_path, helm) as here:
-        await here.install("install", VALUES)
+        await here.install("install", VALUES | {"nmi": REDIRECT})
         assert await here.names("daemonsets") == [f"{NAMESPACE}/{RELEASE}-nmi"]
         assert "aad-metadata" in await here.rules()
 
@@ -30,7 +32,7 @@ async def test_install_token_upgrade_uninstall(new_plane: NewPlane, tmp_path: Pa
         await the_plan_is_empty(here)
         await everything_is_watched(here)
 
-        await here.install("upgrade", VALUES | {"nmi": {"logVerbosity": 4}})
+        await here.install("upgrade", VALUES | {"nmi": {**REDIRECT, "logVerbosity": 4}})
         await gets_a_token(here)
 
         assert "Succeeded" in await here.helm("test", RELEASE, "--namespace", NAMESPACE, "--timeout=60s")
@@ -46,7 +48,7 @@ async def test_with_fail_closed_uninstall_and_cleanup_restore_access_to_imds(
 ) -> None:
     plane = await asyncio.to_thread(new_plane, scheduler=True)
     async with cluster(plane, tmp_path, "helm") as here:
-        await here.install("install", VALUES | {"nmi": {"failClosed": True}})
+        await here.install("install", VALUES | {"nmi": {**REDIRECT, "failClosed": True}})
         await run_the_demo(here)
         await gets_a_token(here)
         await here.kubectl("delete", "--filename", str(ROOT / "deploy" / "demo"), "--timeout=30s")
