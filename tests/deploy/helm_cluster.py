@@ -68,7 +68,7 @@ class Cluster(Commands):
     def without_our_kinds(self) -> None:
         """Delete the CustomResourceDefinitions if they exist."""
         kinds = [f"crd/{kind}.aadpodidentity.k8s.io" for kind in OUR_KINDS]
-        self.kubectl("delete", "--ignore-not-found", "--timeout=20s", *kinds)
+        self.kubectl("delete", "--ignore-not-found", "--timeout=90s", *kinds)
 
     def everything(self) -> set[str]:
         """Return each object of the cluster except those that the control plane manages itself."""

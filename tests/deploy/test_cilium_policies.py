@@ -25,9 +25,9 @@ def cluster(plane: up.Plane) -> Iterator[Cluster]:
     kinds = [f"crd/{plural}.cilium.io" for plural in definitions()]
     found.kubectl("create", "namespace", NAMESPACE)
     found.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(definitions().values()))
-    found.kubectl("wait", "--for=condition=Established", "--timeout=20s", *kinds)
+    found.kubectl("wait", "--for=condition=Established", "--timeout=90s", *kinds)
     yield found
-    found.kubectl("delete", "--timeout=20s", *kinds)
+    found.kubectl("delete", "--timeout=90s", *kinds)
     found.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
