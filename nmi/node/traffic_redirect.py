@@ -38,7 +38,6 @@ class TrafficRedirect:
         self._guard: FlushGuard | None = None
         self._effect: RedirectEffect | None = None
         self._leftover: str | None = None
-        self._labels: frozenset[tuple[str, str]] | None = None
         self.choice: RedirectChoice | None = None
         """The backend and the target, after prepare()."""
 
