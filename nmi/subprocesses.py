@@ -68,17 +68,14 @@ async def run(words: Sequence[str], *, given: str = "", seconds: float = 30.0) -
                 *words, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
             )
     except (FileNotFoundError, PermissionError) as error:
-        raise StartError(f"{words[0]} cannot be run ({error.strerror}): install it in NMI's image") from error
+        raise _not_started(words, error) from error
     try:
         async with asyncio.timeout(seconds):
             stdout, stderr = await process.communicate()
     except TimeoutError as error:
         raise ProgramTimeoutError(f"{words[0]} did not end within {seconds:g} s") from error
     finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        await _end(process)
     return Finished(process.returncode or 0, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 
@@ -96,7 +93,7 @@ async def first_bytes(words: Sequence[str], most: int, *, seconds: float = 30.0)
             limit=most,
         )
     except (FileNotFoundError, PermissionError) as error:
-        raise StartError(f"{words[0]} cannot be run ({error.strerror}): install it in NMI's image") from error
+        raise _not_started(words, error) from error
     assert process.stdout is not None  # noqa: S101  it is a pipe
     try:
         async with asyncio.timeout(seconds):
@@ -108,7 +105,16 @@ async def first_bytes(words: Sequence[str], most: int, *, seconds: float = 30.0)
     except TimeoutError as error:
         raise ProgramTimeoutError(f"{words[0]} did not end within {seconds:g} s") from error
     finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        await _end(process)
+
+
+def _not_started(words: Sequence[str], error: OSError) -> StartError:
+    return StartError(f"{words[0]} cannot be run ({error.strerror}): install it in NMI's image")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill *process* unless it has ended."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
