@@ -13,6 +13,7 @@ from pathlib import Path
 from nmi.flag_table import BootGuardAction
 from nmi.settings import Settings, parse
 from podidentity.exits import StartError, ended
+from podidentity.machine_sleep import MachineSleptError
 from podidentity.telemetry.late_exposition import import_prometheus
 from podidentity.version import VERSION
 
@@ -22,7 +23,7 @@ from podidentity.version import VERSION
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with *argv* (sys.argv[1:] by default) and return its exit code."""
-    return ended("nmi", lambda: _run(sys.argv[1:] if argv is None else argv))
+    return ended("nmi", lambda: _run(sys.argv[1:] if argv is None else argv), expected=(StartError, MachineSleptError))
 
 
 def _run(argv: Sequence[str]) -> None:

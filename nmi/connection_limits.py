@@ -1,7 +1,8 @@
 """The number of connections and the size of their buffers, from the memory limit of the container. Pure."""
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from nmi.settings import Settings
 
@@ -22,8 +23,7 @@ SEND_BYTES: Final = (8 << 10, 64 << 10)
 """Send buffer of a connection: an ordinary response, or a ready answer of the largest size."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
+class ConnectionLimits(msgspec.Struct, frozen=True):
     """The limits of the listener's connections."""
 
     places: int
@@ -38,7 +38,7 @@ class ConnectionLimits:
 
 
 def connection_limits(settings: Settings, memory_limit: int | None) -> ConnectionLimits:
-    """Return the limits for a container of *memory_limit* bytes (None: without one). Flags that are set win."""
+    """Return the limits for a container of *memory_limit* bytes (None: no limit). Flags take precedence."""
     fits = UNLIMITED_BYTES if memory_limit is None else max(LEAST_BYTES, memory_limit // PART)
     memory = settings.max_connection_bytes or fits
     most = max(1, memory // PLACE_BYTES)

@@ -1,21 +1,38 @@
 """Refusals for failed calls to Azure: the texts for the pod and for the operator's log. Pure."""
 
 from collections.abc import Callable, Collection
+from enum import StrEnum
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from nmi import azure_error_text
 from nmi.identity.request import TokenRequest
 from nmi.refusal import Limit, Reason, Refusal
+from nmi.server.loop_detection import CAME_BACK
 from nmi.tokens.assertions import NoAssertionError, NoAssertionYet
 from nmi.tokens.federated import UntrustedError
 from nmi.tokens.governor import CongestedError
+from nmi.tokens.proxy_refusals import SENTENCES, NotBoundError, next_action
 from nmi.tokens.secrets import CredentialError
+from nmi.tokens.token_proxy import ProxyFailed, ProxyThrottled, ProxyUnreachable
 from nmi.tokens.user_assigned import OtherIdentityError
-from podidentity.azure.errors import AzureError, Refused, Throttled
-from podidentity.resources import AzureIdentity
+from podidentity.azure.errors import AzureError, CameBack, Refused, Throttled
+from podidentity.resources import AzureIdentity, IdentityType
 from podidentity.telemetry.logs import redacted
 
 E = TypeVar("E", bound=AzureError)
+
+
+class Service(StrEnum):
+    """The service that NMI asks for a token, in words for the operator."""
+
+    IMDS = "IMDS"
+    ENTRA_ID = "Entra ID"
+    UNKNOWN = "IMDS, or Entra ID for a service principal,"
+
+
+def service_of(identity: AzureIdentity) -> Service:
+    """Return the service that has the tokens of *identity*."""
+    return Service.IMDS if identity.spec.type == IdentityType.USER_ASSIGNED else Service.ENTRA_ID
 
 
 class _ErrorTexts(NamedTuple, Generic[E]):
@@ -27,6 +44,8 @@ class _ErrorTexts(NamedTuple, Generic[E]):
     """The sentence for the pod, without the full stop: the error's code and correlation id follow."""
     hint: Callable[[E], str]
     """The next action, for the operator."""
+    check: Callable[[Service], str] | None = None
+    """What precedes *hint* and depends on the service."""
     with_answer: bool = False
     """Whether the pod also receives Azure's own sentence."""
 
@@ -35,11 +54,43 @@ _TEXTS: Final[tuple[_ErrorTexts[Any], ...]] = (
     _ErrorTexts[UntrustedError](
         UntrustedError,
         Reason.UPSTREAM_REFUSED,
-        lambda error: f"Azure knows no federated credential of this identity for {_trust(error)}",
+        lambda error: f"Azure has no federated credential of this identity for {_trust(error)}",
         lambda error: (
             f"give the identity with client id {redacted(error.client_id)} a federated credential of exactly these "
             f"(az identity federated-credential create), and allow some minutes until it is known: {_trust(error)}"
         ),
+    ),
+    _ErrorTexts[NotBoundError](
+        NotBoundError,
+        Reason.UPSTREAM_REFUSED,
+        lambda error: SENTENCES[error.step],
+        next_action,
+        with_answer=True,
+    ),
+    _ErrorTexts[ProxyUnreachable](
+        ProxyUnreachable,
+        Reason.UPSTREAM_UNAVAILABLE,
+        lambda _: "The cluster's token proxy did not respond; try again",
+        # A log has the first 256 characters: the cause precedes what is the same for all causes.
+        lambda error: (
+            f"{error.message}; check the proxy's URL, TLS server name and authority (AZURE_KUBERNETES_* of NMI) and "
+            f"the network; clusters with API server VNet integration have no token proxy"
+        ),
+    ),
+    _ErrorTexts[ProxyThrottled](
+        ProxyThrottled,
+        Reason.UPSTREAM_THROTTLED,
+        lambda _: "The cluster's token proxy limits token requests now; try again",
+        lambda error: (
+            f"the token proxy limits the requests of this cluster: find the pods that request many different tokens "
+            f"(podidctl top): {error.message}"
+        ),
+    ),
+    _ErrorTexts[ProxyFailed](
+        ProxyFailed,
+        Reason.UPSTREAM_UNAVAILABLE,
+        lambda _: "The cluster's token proxy did not return a token; try again",
+        lambda error: f"check the state of the AKS cluster, whose token proxy failed: {error.message}",
     ),
     _ErrorTexts[NoAssertionError](
         NoAssertionError,
@@ -76,15 +127,24 @@ _TEXTS: Final[tuple[_ErrorTexts[Any], ...]] = (
         Throttled,
         Reason.UPSTREAM_THROTTLED,
         lambda _: "Azure limits token requests of this node now; try again",
-        lambda error: (
-            f"other clients than NMI may use IMDS on this node, or the same service principal: {error.message}"
+        lambda error: error.message,
+        lambda service: (
+            f"find what else requests tokens from {service} here, and pods that request many different ones "
+            "(podidctl top)"
         ),
+    ),
+    _ErrorTexts[CameBack](
+        CameBack,
+        Reason.UPSTREAM_UNAVAILABLE,
+        lambda _: "NMI's request to the metadata service came back to NMI",
+        lambda _: CAME_BACK,
     ),
     _ErrorTexts[AzureError](
         AzureError,
         Reason.UPSTREAM_UNAVAILABLE,
         lambda _: "Azure's token endpoint did not return a token; try again",
-        lambda error: f"check that IMDS, or Azure AD for a service principal, responds to this node: {error.message}",
+        lambda error: error.message,
+        lambda service: f"check that {service} responds to this node",
     ),
 )
 """The first row whose class an error has applies."""
@@ -100,8 +160,8 @@ def refusal_of_congestion(error: CongestedError) -> Refusal:
     )
 
 
-def refusal_of(error: AzureError, own: Collection[str] = ()) -> Refusal:
-    """Return the refusal for an upstream failure, with the texts for the pod and for the operator.
+def refusal_of(error: AzureError, own: Collection[str] = (), service: Service = Service.UNKNOWN) -> Refusal:
+    """Return the refusal for an upstream failure of *service*, with the texts for the pod and for the operator.
 
     For a refused token the pod also receives Azure's own sentence, without the ids and names that are not among *own*
     (`azure_error_text`). The text never contains the word "unreachable", by which SDKs detect a missing endpoint.
@@ -115,11 +175,22 @@ def refusal_of(error: AzureError, own: Collection[str] = ()) -> Refusal:
     return Refusal(
         texts.reason,
         f"{texts.sentence(error)}{suffix}.{answer}",
-        texts.hint(error),
+        f"{texts.check(service)}: {texts.hint(error)}" if texts.check is not None else texts.hint(error),
         # A repeated request is refused again, so the pod receives no time for it.
         retry_after=None if texts.reason is Reason.UPSTREAM_REFUSED else error.retry_after,
         correlation=error.correlation_id,
+        cause=_cause(error, texts),
     )
+
+
+def _cause(error: AzureError, texts: _ErrorTexts[Any]) -> str:
+    """Return what distinguishes errors that an operator corrects in different ways.
+
+    Azure's own sentences differ between repeats, so its code is used. Errors that a retry may resolve are one cause.
+    """
+    if texts.reason is not Reason.UPSTREAM_REFUSED:
+        return str(texts.reason)
+    return f"{texts.sentence(error)} {error.code}" if texts.with_answer else texts.hint(error)
 
 
 def _answer_of(error: AzureError, own: Collection[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 
+from podidentity.azure.federation import Exchange
 from podidentity.flags import Flag, comma_list, go_bool, go_duration, go_int, one_of
 from podidentity.telemetry.logs import LogFormat
 
@@ -131,6 +132,13 @@ FLAGS: tuple[Flag, ...] = (
     Flag("allow-cross-namespace-secrets", "allow_cross_namespace_secrets", go_bool, "secrets of other namespaces"),
     Flag("federated-identities", "federated_identities", go_bool, "serve identities of type 3"),
     Flag("federated-audience", "federated_audience", str, "audience of the service account tokens for type 3"),
+    Flag("federated-exchange", "federated_exchange", one_of(Exchange), "direct or identityBindings, for type 3"),
+    Flag(
+        "federated-exchange-annotation",
+        "federated_exchange_annotation",
+        go_bool,
+        "let an AzureIdentity's annotation choose the other exchange",
+    ),
     Flag("ca-bundle", "ca_bundle", Path, "file with further certificate authorities to trust for Azure"),
     Flag("custom-user-agent", "custom_user_agent", str, "added to the User-Agent sent to Azure"),
     Flag("metadata-ip", "metadata_ip", str, "IPv4 address of IMDS"),

@@ -2,20 +2,21 @@
 
 One time limit covers finding the pod, holding the request for an assignment, and calling Azure. A decision from before
 an await is not trusted after it: the record's generation is stored with the decision and compared before the token is
-returned. If it differs, the issuer decides again. Knows no HTTP and no status codes.
+returned. If it differs, the issuer decides again. This module does not depend on HTTP or status codes.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final, Protocol
 
+import msgspec
 from msgspec.structs import replace
 
 from _native.answers import Usage
 from _native.index import PodRecord
-from nmi.error_refusals import own_ids, refusal_of, refusal_of_congestion
+from nmi.error_refusals import Service, own_ids, refusal_of, refusal_of_congestion, service_of
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.cluster_cache import ClusterCache, DecisionInput
 from nmi.identity.decide import NONE_ASSIGNED, Decision, DecisionPolicy, Exempt, Grant, Wait, decide
@@ -23,7 +24,7 @@ from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.ownership_reads import GONE
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import TokenRequest
-from nmi.refusal import Reason, Refusal
+from nmi.refusal import UNKNOWN_ADDRESS, Reason, Refusal
 from nmi.tokens.broker import LAG_RETRY_SECONDS, LAG_WINDOW_SECONDS, TokenBroker
 from nmi.tokens.cache import CachedToken
 from nmi.tokens.governor import CongestedError
@@ -32,11 +33,6 @@ from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError
 from podidentity.azure.imds import RawAnswer, is_identity_not_found
 
-_UNKNOWN_ADDRESS: Final = Refusal(
-    Reason.UNKNOWN_ADDRESS,
-    "No pod is known at this address.",
-    "find the owner of this address: a host-network or finished pod, a process of the node, or a pod not reported yet",
-)
 _UNKNOWN_NAME: Final = Refusal(
     Reason.UNKNOWN_ADDRESS,
     "No pod of that name is known on this node.",
@@ -75,8 +71,7 @@ _LAGGING: Final = Refusal(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
+class Issued(msgspec.Struct, frozen=True):
     """A token that the pod may have, as of the record's *generation*. Times are from time.monotonic_ns()."""
 
     token: Token
@@ -110,8 +105,7 @@ class NodeIdentities(Protocol):
         """
 
 
-@dataclass(slots=True)
-class _PendingRequest:
+class _PendingRequest(msgspec.Struct):
     """One request in progress."""
 
     peer: str
@@ -154,7 +148,7 @@ class Issuer:
         A RawAnswer is IMDS's own, for an exempt pod; forward it unchanged and do not cache it. A cancellation (the
         client disconnected) affects no other request. Raises only for bugs of NMI.
         """
-        return await self._within_budget(self._cluster_cache.entry_at(peer), peer, request, _UNKNOWN_ADDRESS)
+        return await self._within_budget(self._cluster_cache.entry_at(peer), peer, request, UNKNOWN_ADDRESS)
 
     async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Issued | RawAnswer | Refusal:
         """Return the response to a process of the node for a pod of this node that it names, also on the host's
@@ -204,7 +198,7 @@ class Issuer:
             if isinstance(decision_input, Refusal):
                 return decision_input
             if not self._is_there(entry, pending):
-                break  # a token fetched for a pod that is gone would never be removed from the cache
+                break  # a token fetched for a removed pod would never be removed from the cache
             decision: Decision = (
                 decision_input
                 if isinstance(decision_input, Wait)
@@ -259,6 +253,9 @@ class Issuer:
         if not pending.peer and assigned.identity.spec.type not in self._policy.host_token_types:
             return replace(_NO_HOST_TOKENS, identity=_name_of(assigned))
         fetched = await self._fetch(assigned, request, entry, self._left(pending))
+        if _is_rejected(fetched, request):
+            request = replace(request, force_refresh=True)
+            fetched = await self._fetch(assigned, request, entry, self._left(pending))
         if isinstance(fetched, Refusal):
             return replace(fetched, identity=_name_of(assigned)) if self._is_there(entry, pending) else None
         if await self._still_stands(entry, pending, generation, decision_input):
@@ -281,7 +278,7 @@ class Issuer:
         except CongestedError as error:
             return refusal_of_congestion(error)
         except AzureError as error:
-            return refusal_of(error)
+            return refusal_of(error, service=Service.IMDS)
         return answer if await self._still_stands(entry, pending, generation, decision_input) else None
 
     def _left(self, pending: _PendingRequest) -> float:
@@ -343,7 +340,7 @@ class Issuer:
             recent = self._clock() - assigned.usable_since < LAG_WINDOW_SECONDS + LAG_RETRY_SECONDS
             if recent and is_identity_not_found(error):
                 return replace(_LAGGING, correlation=error.correlation_id)
-            return refusal_of(error, own_ids(assigned.identity, request))
+            return refusal_of(error, own_ids(assigned.identity, request), service_of(assigned.identity))
 
     def _issued(
         self, fetched: CachedToken, assigned: AssignedIdentity, request: TokenRequest, entry: PodEntry, *, certain: bool
@@ -373,6 +370,14 @@ class Issuer:
             correlation=fetched.correlation,
             auxiliary=fetched.auxiliary,
         )
+
+
+def _is_rejected(fetched: CachedToken | Refusal, request: TokenRequest) -> bool:
+    """Return whether *fetched* is the token that the client reports as rejected by a service."""
+    if not request.rejected_sha256 or request.force_refresh or isinstance(fetched, Refusal):
+        return False
+    tokens = (fetched.token, *fetched.auxiliary)
+    return request.rejected_sha256 in {sha256(each.access_token.encode()).hexdigest() for each in tokens}
 
 
 def _name_of(assigned: AssignedIdentity) -> str:

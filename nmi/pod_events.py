@@ -47,7 +47,7 @@ class PodEvents:
         self._clock = clock
         self._recorded_at: OrderedDict[tuple[str, Reason], float] = OrderedDict()
 
-    def tell(self, entry: PodEntry, refusal: Refusal) -> None:
+    def record(self, entry: PodEntry, refusal: Refusal) -> None:
         """Record an Event for `Decisions`. Neither blocks nor raises."""
         reason = REASONS.get(refusal.reason)
         if reason is None or self._is_repeated(entry.uid, refusal.reason):

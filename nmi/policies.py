@@ -8,8 +8,11 @@ from nmi.server.policy import PIPELINE_SECONDS, ServerPolicy, Sizes
 from nmi.server.target import ProxiedPaths
 from nmi.settings import Settings
 from nmi.tokens.endpoints import SignInPolicy
+from nmi.tokens.exchanges import DIRECT_ONLY, Exchanges
+from nmi.tokens.token_proxy import ProxySettings, TokenProxy, TokenProxyError
 from podidentity.azure import clouds
 from podidentity.azure.ca_bundle import CaBundle, CaBundleError
+from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
 from podidentity.telemetry import logs
 
@@ -83,6 +86,24 @@ def sign_in_policy(settings: Settings) -> SignInPolicy:
         )
     except (clouds.CloudError, ValueError) as error:
         raise StartError(f"cannot determine the endpoint of Azure AD: {error}") from error
+
+
+def exchanges(settings: Settings) -> Exchanges:
+    """Return the exchanges of federated identities. An unusable token proxy does not end NMI, which also serves other
+    identities: those with identity bindings are refused, with the reason."""
+    default, by_annotation = settings.federated_exchange, settings.federated_exchange_annotation
+    if not settings.federated_identities or (default is Exchange.DIRECT and not by_annotation):
+        return DIRECT_ONLY
+    given = ProxySettings(
+        settings.token_proxy,
+        settings.token_proxy_server_name,
+        settings.token_proxy_ca_file,
+        settings.token_proxy_ca_data,
+    )
+    try:
+        return Exchanges(default, by_annotation, TokenProxy(given))
+    except TokenProxyError as error:
+        return Exchanges(default, by_annotation, proxy_problem=str(error))
 
 
 def sign_in_trust(settings: Settings) -> CaBundle | None:

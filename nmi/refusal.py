@@ -1,9 +1,11 @@
 """Reasons for refused requests: values, not exceptions. `nmi.server.responses` maps each reason to a status code."""
 
 from enum import StrEnum
+from typing import Final
 
-import msgspec
 from typing_extensions import override
+
+from podidentity.compared_struct import ComparedStruct
 
 
 class Reason(StrEnum):
@@ -20,6 +22,8 @@ class Reason(StrEnum):
     """A pod connected directly to the port, which --require-redirected forbids."""
     NOT_FROM_HOST = "not_from_host"
     """A request to the host token endpoint that is not from a process on the node's own loopback."""
+    LOOPED = "looped"
+    """NMI's own request to IMDS, which a redirect returned to NMI."""
     UNKNOWN_ADDRESS = "unknown_address"
     SUSPENDED = "suspended"
     """The address may no longer be the pod's: it is suspended, all containers terminated, or its sandbox is down."""
@@ -80,7 +84,7 @@ class Limit(StrEnum):
     """The size of a response of IMDS that is passed through."""
 
 
-class Refusal(msgspec.Struct, frozen=True, eq=False):
+class Refusal(ComparedStruct, frozen=True, eq=False):
     """One refused request."""
 
     reason: Reason
@@ -99,18 +103,21 @@ class Refusal(msgspec.Struct, frozen=True, eq=False):
     """Azure's id of the failed call, if known: for the log."""
     generation: int | None = None
     """The pod record's generation at the decision, if the same request gets this refusal until the next one."""
+    cause: str = ""
+    """A text that is equal for each repeat and differs between causes. Empty: the sentence is such a text."""
     unknown_seconds: float = 0.0
     """How long the same address gets this refusal unless a pod gets it, because a lookup has just failed."""
 
+    @property
     @override
-    def __eq__(self, other: object) -> bool:
-        """Return whether both refuse in the same way. How long they stay valid is not compared."""
-        return isinstance(other, Refusal) and self._compared() == other._compared()
-
-    @override
-    def __hash__(self) -> int:
-        return hash(self._compared())
-
-    def _compared(self) -> tuple[object, ...]:
+    def compared(self) -> tuple[object, ...]:
+        """The values of the way to refuse. How long it stays valid is not among them."""
         named = (self.identity, self.correlation)
         return (self.reason, self.sentence, self.detail, self.retry_after, self.limit, *named)
+
+
+UNKNOWN_ADDRESS: Final = Refusal(
+    Reason.UNKNOWN_ADDRESS,
+    "No pod is known at this address.",
+    "find the owner of this address: a host-network or finished pod, a process of the node, or a pod not reported yet",
+)

@@ -8,10 +8,12 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from nmi.flag_table import RedirectTarget
 from nmi.handover.messages import VERSIONS, Hello, SocketName, shared_sockets
+from nmi.handover.predecessor import Predecessor
+from nmi.handover.takeover import Takeover
 from nmi.node.redirect_choice import Backend, RedirectChoice
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.server.server import Server
@@ -219,6 +221,15 @@ class NodeService:
     def adopt(self, descriptor: int) -> None:
         if self.server is not None:
             self.server.adopt(descriptor)
+
+
+class Serving(NamedTuple):
+    """The service of this NMI, and its part in the handovers from the NMI before it and to the one after it."""
+
+    service: NodeService
+    takeover: Takeover
+    predecessor: Predecessor | None
+    """None without --handover-socket."""
 
 
 def bound(address: str, port: int) -> socket.socket:

@@ -1,19 +1,16 @@
 """All settings of NMI as one frozen value. `nmi.flag_table` maps flags to settings.
 
 `parse` reads a command line: a function of its arguments only. The package that uses a setting implements its effect.
-This module checks each setting and their combination.
+`nmi.setting_rules` checks each setting and their combination.
 """
 
-import dataclasses
-import ipaddress
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from nmi.flag_table import (
-    FLAG_OF,
     FLAGS,
     BootGuardAction,
     OperationMode,
@@ -22,19 +19,16 @@ from nmi.flag_table import (
     RouteLocalnetMode,
     StaleIdentity,
 )
-from podidentity.azure.clouds import parse_endpoint
-from podidentity.flags import UsageError, namespaced_by, quoted, read_flags, settings_text
+from nmi.setting_rules import check
+from podidentity.azure.federation import Exchange
+from podidentity.flags import namespaced_by, read_flags, settings_text
 from podidentity.telemetry.logs import LogFormat
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104  it is compared with, and only listened on when the operator asks for it
 LOOPBACK = "127.0.0.1"
-_NODE_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-"""A DNS subdomain, as the API server requires. A "$(NODE_NAME)" without such a variable does not match."""
-_PROXY: Final = re.compile(r"(?:https?://)?(?:[^\s/@]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings. Construction checks them: raises UsageError with one line that states the fix."""
 
     node_name: str
@@ -127,12 +121,25 @@ class Settings:
     """Serve AzureIdentities of type 3, for which NMI requests tokens of pods' service accounts from the API server."""
     federated_audience: str = "api://AzureADTokenExchange"
     """The audience of these tokens, as in the federated credentials in Azure; other clouds have their own."""
+    federated_exchange: Exchange = Exchange.DIRECT
+    """Where these tokens are exchanged: at Entra ID (`direct`), or at AKS's token proxy (`identityBindings`), for which
+    they have the audience api://AKSIdentityBinding."""
+    federated_exchange_annotation: bool = False
+    """Let the annotation aadpodidentity.k8s.io/federated-exchange of an AzureIdentity choose the other exchange."""
+    token_proxy: str = ""
+    """URL of the token proxy for identity bindings (environment AZURE_KUBERNETES_TOKEN_PROXY)."""
+    token_proxy_server_name: str = ""
+    """The TLS server name of that proxy; empty is the URL's host (environment AZURE_KUBERNETES_SNI_NAME)."""
+    token_proxy_ca_file: str = ""
+    """File with the authority of that proxy, read again when it changes (environment AZURE_KUBERNETES_CA_FILE)."""
+    token_proxy_ca_data: str = ""
+    """The same as PEM text; exactly one of the two is needed (environment AZURE_KUBERNETES_CA_DATA)."""
     ca_bundle: Path | None = None
     """File with PEM certificates of private authorities, which are trusted for Azure AD in addition to the image's; NMI
     reads it again when it changes."""
     azure_environment_file: Path | None = None
     """Description of a custom cloud (environment AZURE_ENVIRONMENT_FILEPATH)."""
-    https_proxy: str = dataclasses.field(default="", metadata={"secret": True})
+    https_proxy: str = ""
     """URL of the proxy for Azure AD (environment HTTPS_PROXY); not used for IMDS and the API server."""
     no_proxy: str = ""
     """Hosts that bypass the proxy, with their subdomains, separated by commas (environment NO_PROXY)."""
@@ -168,8 +175,9 @@ class Settings:
     """The file with the kubelet's flags, to detect kubenet; a missing file is not an error."""
 
     node_ip: str = ""
-    """The node's own IPv4 address (environment NODE_IP, from status.hostIP of NMI's pod); the kernel's route determines
-    it if it is empty or not an address of this node."""
+    """The IPv4 address to which the target `node` leads (environment NODE_IP): the node's own, from status.hostIP of
+    NMI's pod, or the pod's, from status.podIP, if it has a network of its own. The kernel's route determines it if it
+    is empty or not an address of this network."""
 
     # Operation.
     probe_port: int = 8080
@@ -208,136 +216,7 @@ class Settings:
     """Print the version, and exit."""
 
     def __post_init__(self) -> None:
-        if self.version:
-            return
-        for name in ("listen_address", "metadata_ip"):
-            self._check_address(name)
-        for name in ("listen_port", "metadata_port", "probe_port", "metrics_port"):
-            _demand(
-                1 <= getattr(self, name) <= 65535, f"--{FLAG_OF[name]} is {getattr(self, name)}; ports are 1 to 65535"
-            )
-        for name, (least, most) in _RANGES.items():
-            value = getattr(self, name)
-            _demand(least <= value <= most, f"--{FLAG_OF[name]} is {value:g}; it may be {least:g} to {most:g}")
-        self._check_together()
-        self._check_texts()
-
-    def _check_address(self, name: str) -> None:
-        text = getattr(self, name)
-        try:
-            ipaddress.IPv4Address(text)
-        except ValueError:
-            raise UsageError(
-                f"--{FLAG_OF[name]} is {quoted(text)}; it must be an IPv4 address (IMDS, and with it the redirect, "
-                f"is IPv4 only)"
-            ) from None
-
-    @property
-    def _without_node(self) -> bool:
-        return self.cleanup or self.boot_guard is not BootGuardAction.NONE
-
-    def _check_together(self) -> None:
-        _demand(
-            self._without_node or self.node_name != "",
-            "--node is missing: give the name of the node NMI runs on, in a pod --node=$(NODE_NAME) with NODE_NAME "
-            "from spec.nodeName",
-        )
-        _demand(
-            self.operation_mode is not OperationMode.MANAGED or self.force_namespaced,
-            "--operation-mode=managed needs --forceNamespaced: without MIC nothing else separates namespaces",
-        )
-        listening = {"listen_port": self.listen_port, "probe_port": self.probe_port, "metrics_port": self.metrics_port}
-        for name, port in listening.items():
-            other = next((o for o, p in listening.items() if p == port and o != name), None)
-            _demand(
-                other is None, f"--{FLAG_OF[name]} and --{FLAG_OF[other or name]} are both {port}; give each its own"
-            )
-        _demand(
-            not self.redirect.changes_rules or self.metadata_ip != self.listen_address,
-            f"--metadata-ip and --nmi-listen-address are both {self.metadata_ip}: the redirect would target "
-            f"itself; use --redirect=none where pods connect to NMI directly",
-        )
-        _demand(
-            not self.fail_closed or self.redirect.changes_rules,
-            f"--fail-closed needs a redirect by rules, such as --redirect=auto: it is a rule, and "
-            f"--redirect={self.redirect} changes no rule",
-        )
-        _demand(
-            self.redirect_target is not RedirectTarget.NODE
-            or (self.redirect is not RedirectMode.NONE and self.listen_address.startswith("127.")),
-            "--redirect-target=node needs a redirect and a listener on loopback, since NMI opens a second one on the "
-            "node's address; remove --redirect=none and --nmi-listen-address, or use --redirect-target=loopback",
-        )
-        _demand(
-            not self.require_redirected or self.redirect is not RedirectMode.CILIUM,
-            "--require-redirected would refuse every request with --redirect=cilium: Cilium's redirect leaves no "
-            "original destination in the kernel; remove one of the two flags",
-        )
-        _demand(
-            self.systemd_directory.startswith("/"),
-            f"--systemd-directory is {quoted(self.systemd_directory)}; give the whole path, as /etc/systemd/system",
-        )
-        _demand(
-            self.handover_socket == "" or (self.handover_socket.startswith("/") and len(self.handover_socket) <= 80),
-            f"--handover-socket is {quoted(self.handover_socket)}; give the whole path, of at most 80 characters",
-        )
-        _demand(
-            self.start_signal == "" or (self.start_signal.startswith("/") and len(self.start_signal) <= 80),
-            f"--start-signal is {quoted(self.start_signal)}; give the whole path, of at most 80 characters",
-        )
-        _demand(
-            self.max_connections_per_pod <= self.max_connections or self.max_connections == 0,
-            f"--max-connections-per-pod ({self.max_connections_per_pod}) is more than --max-connections "
-            f"({self.max_connections}): one pod could use all connections",
-        )
-
-    def _check_texts(self) -> None:
-        _demand(
-            self._without_node
-            or self.node_name == ""
-            or (len(self.node_name) <= 253 and _NODE_NAME.fullmatch(self.node_name) is not None),
-            f"--node is {quoted(self.node_name)}, not a valid node name; in a pod write --node=$(NODE_NAME) and set "
-            f"NODE_NAME in its env from spec.nodeName",
-        )
-        _demand(self.log_to_stderr, "--logtostderr=false is not supported: logs go to stderr only; remove the flag")
-        unknown = self.host_token_types - {0, 1, 2}
-        _demand(
-            not unknown,
-            f"--host-token-types has {', '.join(map(str, sorted(unknown)))}; it may hold 0, 1 and 2 only",
-        )
-        for path in self.allowed_metadata_paths:
-            plain = path.startswith("/") and not any(part in path for part in ("//", "\\", "%", ";", "?", "#", "/."))
-            _demand(
-                plain and path.isascii() and path.isprintable(),
-                f"--allow-metadata-path has {quoted(path)}; write a plain path such as /metadata/versions",
-            )
-            folded = path.lower().rstrip("/")
-            _demand(
-                not _overlaps(folded, "/metadata/identity") and not _overlaps(folded, "/host"),
-                f"--allow-metadata-path has {quoted(path)}; that would forward /metadata/identity, which holds the "
-                f"node's own tokens",
-            )
-        for endpoint in self.allowed_ad_endpoints:
-            _demand(
-                parse_endpoint(endpoint) is not None,
-                f"--allowed-ad-endpoints has {quoted(endpoint)}; write it as https://host/",
-            )
-        audience = self.federated_audience
-        _demand(
-            0 < len(audience) <= 253 and audience.isascii() and audience.isprintable() and " " not in audience,
-            f"--federated-audience is {quoted(audience)}; write it as the federated credentials in Azure have it, like "
-            f"api://AzureADTokenExchange",
-        )
-        _demand(
-            self.https_proxy == "" or _PROXY.fullmatch(self.https_proxy) is not None,
-            # Without its value, which may contain a password.
-            "HTTPS_PROXY in NMI's environment is not a proxy address; write it as http://host:port",
-        )
-        agent = self.custom_user_agent
-        _demand(
-            len(agent) <= 200 and agent.isascii() and (agent == "" or agent.isprintable()),
-            "--custom-user-agent must be printable ASCII of at most 200 characters, since it becomes an HTTP header",
-        )
+        check(self)
 
     @property
     def redirect_destination(self) -> tuple[str, int]:
@@ -354,10 +233,10 @@ class Settings:
     def describe(self) -> dict[str, str]:
         """Return every setting that differs from its default, for the log line at the start; secrets as ***."""
         shown = {}
-        for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
-            if value != one.default:
-                shown[one.name] = "***" if one.metadata.get("secret") else _words(value)
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if name not in DEFAULTS or value != DEFAULTS[name]:
+                shown[name] = "***" if name in _SECRETS else _words(value)
         return shown
 
     def text(self) -> str:
@@ -371,40 +250,6 @@ def _words(value: object) -> str:
     return str(value)
 
 
-def _demand(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise UsageError(sentence)
-
-
-def _overlaps(prefix: str, kept: str) -> bool:
-    """Return whether one of the two prefixes contains the other."""
-    return kept.startswith(prefix) or prefix.startswith(kept)
-
-
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "max_connections": (0, 1_000_000),
-    "max_connections_per_pod": (0, 1_000_000),
-    "max_connection_bytes": (0, 1 << 40),
-    # The minimum is the fast lane's limit (_native/scan.pxd): it must not accept what the general lane rejects.
-    "max_head_bytes": (4096, 1 << 20),
-    "max_header_fields": (32, 1024),
-    "max_target_bytes": (2048, 1 << 16),
-    "max_body_bytes": (0, 1 << 20),
-    "first_byte_seconds": (0.1, 3600),
-    "head_seconds": (0.1, 3600),
-    "idle_seconds": (0.1, 86_400),
-    "write_seconds": (0.1, 3600),
-    "drain_seconds": (0, 600),
-    "attempts_for_created": (0, 1000),
-    "attempts_for_assigned": (0, 1000),
-    "find_interval_seconds": (1, 600),
-    "max_hold_seconds": (1, 600),  # fetching is part of it, so 0 would prevent every token
-    "metadata_cache_seconds": (0, 300),
-    "redirect_interval_seconds": (1, 86_400),
-    "verbosity": (0, 2**31 - 1),  # klog takes any, and charts have been seen with 100
-}
-
-
 VARIABLES: Final[Mapping[str, str]] = {
     "https_proxy": "HTTPS_PROXY",
     "no_proxy": "NO_PROXY",
@@ -412,13 +257,25 @@ VARIABLES: Final[Mapping[str, str]] = {
     "service_host": "KUBERNETES_SERVICE_HOST",
     "service_port": "KUBERNETES_SERVICE_PORT",
     "node_ip": "NODE_IP",
+    "token_proxy": "AZURE_KUBERNETES_TOKEN_PROXY",
+    "token_proxy_server_name": "AZURE_KUBERNETES_SNI_NAME",
+    "token_proxy_ca_file": "AZURE_KUBERNETES_CA_FILE",
+    "token_proxy_ca_data": "AZURE_KUBERNETES_CA_DATA",
 }
 """The environment variable of each setting that has no flag."""
 
 
-DEFAULTS: Final = {
-    each.name: each.default for each in dataclasses.fields(Settings) if each.default is not dataclasses.MISSING
-}
+_SECRETS: Final = frozenset({"https_proxy", "token_proxy_ca_data"})
+"""The settings whose value no log line contains."""
+
+DEFAULTS: Final[Mapping[str, Any]] = dict(
+    zip(
+        Settings.__struct_fields__[-len(Settings.__struct_defaults__) :],
+        Settings.__struct_defaults__,
+        strict=True,
+    )
+)
+"""The defaults of the settings; a required setting has none."""
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
@@ -440,14 +297,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "https_proxy": environ.get("HTTPS_PROXY") or environ.get("https_proxy", ""),
-        "no_proxy": environ.get("NO_PROXY") or environ.get("no_proxy", ""),
-        "kubeconfig": environ.get("KUBECONFIG", ""),
-        "service_host": environ.get("KUBERNETES_SERVICE_HOST", ""),
-        "service_port": environ.get("KUBERNETES_SERVICE_PORT", ""),
-        "node_ip": environ.get("NODE_IP", ""),
-    }
-    if file := environ.get("AZURE_ENVIRONMENT_FILEPATH"):
+    found: dict[str, Any] = {name: environ.get(variable, "") for name, variable in VARIABLES.items()}
+    found |= {name: found[name] or environ.get(VARIABLES[name].lower(), "") for name in ("https_proxy", "no_proxy")}
+    file = found.pop("azure_environment_file")
+    if file:
         found["azure_environment_file"] = Path(file)
-    return found
+    return found | {"kubeconfig": environ.get("KUBECONFIG", "")}

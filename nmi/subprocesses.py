@@ -5,8 +5,9 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import BinaryIO
+
+import msgspec
 
 from podidentity.exits import StartError
 
@@ -17,8 +18,7 @@ SHOWN_MAX = 300
 """Characters of a program's error output that an error repeats."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True):
     """The result of a program."""
 
     code: int
@@ -48,7 +48,7 @@ async def find_program(name: str, *, path: str = SYSTEM_PATH) -> str | None:
 def _readable(given: str) -> BinaryIO:
     """Return *given* as a file in memory. A pipe would break if a program ends without reading it.
 
-    Blocks no longer than a copy takes, but a loop's watchdog cannot know that.
+    Blocks only for the time of a copy. A watchdog of the event loop would report that too.
     """
     file = os.fdopen(os.memfd_create("stdin"), "w+b")
     file.write(given.encode())

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
@@ -17,9 +18,10 @@ from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.issuer import Issuer
 from nmi.node.memory_limit import memory_limit
-from nmi.policies import decision_policy, limits, server_policy, sign_in_policy, sign_in_trust
+from nmi.policies import decision_policy, exchanges, limits, server_policy, sign_in_policy, sign_in_trust
 from nmi.refusal import Limit
 from nmi.server.decisions import Decisions
+from nmi.server.loop_detection import SENT_FIELDS
 from nmi.server.metadata_cache import MetadataCache
 from nmi.server.metrics import ServerMetrics
 from nmi.server.passthrough import MetadataProxy
@@ -39,6 +41,8 @@ from nmi.tokens.sign_in import proxy_by
 from nmi.tokens.sign_ins import SignIns
 from nmi.tokens.source import TokenSource
 from nmi.tokens.user_assigned import UserAssignedSource
+from podidentity.azure.errors import AzureError
+from podidentity.azure.federation import BINDING_AUDIENCE, Exchange
 from podidentity.azure.imds import ImdsSource
 from podidentity.http_client.session import HttpSession
 from podidentity.kube.client import Client
@@ -56,8 +60,7 @@ def user_agent(settings: Settings) -> str:
     return f"aad-pod-identity-nmi/{VERSION} {settings.custom_user_agent}".rstrip()
 
 
-@dataclass(frozen=True, slots=True)
-class TokenServer:
+class TokenServer(msgspec.Struct, frozen=True):
     """The server, and the parts of it that NMI also uses directly."""
 
     server: Server
@@ -84,20 +87,33 @@ class TokenServerAssembly:
         cluster_cache: ClusterCache,
         identities: IdentityMetrics,
         decisions: Decisions,
+        *,
+        note_imds: Callable[[AzureError | None], None] = lambda _error: None,
     ) -> TokenServer:
-        """Build the server for the pods in *cluster_cache*. Raises StartError for unusable settings."""
+        """Build the server for the pods in *cluster_cache*. Raises StartError for unusable settings.
+
+        *note_imds* is called at the end of each token request to IMDS.
+        """
         settings = self._settings
         imds_url = f"http://{settings.metadata_ip}:{settings.metadata_port}"
         session = await self._stack.enter_async_context(
-            HttpSession(connections=IMDS_CONNECTIONS, headers={"User-Agent": user_agent(settings)})
+            HttpSession(connections=IMDS_CONNECTIONS, headers={"User-Agent": user_agent(settings), **SENT_FIELDS})
         )
         measures = TokenMetrics(self._registry)
         governor = Governor()
         self._stack.callback(governor.close)
         failures = EndpointFailures()
-        imds = ImdsSource(session, imds_url, observe=failures.with_imds(imds_url, measures.observe_imds))
+
+        def observed(named: bool, seconds: float, error: AzureError | None) -> None:
+            measures.observe_imds(named, seconds, error)
+            note_imds(error)
+
+        imds = ImdsSource(session, imds_url, observe=failures.with_imds(imds_url, observed))
         sign_ins = await self._sign_ins(measures, failures)
-        assertions = Assertions(client, settings.federated_audience, count_failure=identities.token_not_made)
+        assertions = {
+            Exchange.DIRECT: Assertions(client, settings.federated_audience, count_failure=identities.token_not_made),
+            Exchange.IDENTITY_BINDINGS: Assertions(client, BINDING_AUDIENCE, count_failure=identities.token_not_made),
+        }
         secrets = Secrets(client, count_failure=identities.secret_not_read)
         broker = TokenBroker(
             await self._sources(imds, sign_ins, secrets, assertions),
@@ -110,7 +126,8 @@ class TokenServerAssembly:
 
         def forget(entry: PodEntry) -> None:
             broker.forget_pod(entry.uid)
-            assertions.forget(entry.uid)
+            for each in assertions.values():
+                each.forget(entry.uid)
 
         cluster_cache.when_gone(forget)
         if settings.federated_identities:
@@ -155,11 +172,17 @@ class TokenServerAssembly:
         )
 
     async def _sources(
-        self, imds: ImdsSource, sign_ins: SignIns, secrets: Secrets, assertions: Assertions
+        self, imds: ImdsSource, sign_ins: SignIns, secrets: Secrets, assertions: Mapping[Exchange, Assertions]
     ) -> dict[int, TokenSource]:
         settings = self._settings
         may_sign_in = await asyncio.to_thread(sign_in_policy, settings)
         principals = ServicePrincipalSource(may_sign_in, secrets, sign_ins)
+        choice = exchanges(settings)
+        if choice.proxy_problem:
+            log.error(
+                "no usable token proxy, identities with identity bindings are refused; correct NMI's environment",
+                extra={"error": choice.proxy_problem},
+            )
         return {
             IdentityType.USER_ASSIGNED: UserAssignedSource(
                 imds, by_resource_id=settings.operation_mode is OperationMode.MANAGED
@@ -167,7 +190,7 @@ class TokenServerAssembly:
             IdentityType.SECRET: principals,
             IdentityType.CERTIFICATE: principals,
             IdentityType.FEDERATED: FederatedSource(
-                may_sign_in, assertions, sign_ins, enabled=settings.federated_identities
+                may_sign_in, assertions, sign_ins, enabled=settings.federated_identities, exchanges=choice
             ),
         }
 

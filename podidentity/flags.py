@@ -9,9 +9,10 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NoReturn, TypeVar
+
+import msgspec
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -115,15 +116,14 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
 
     def read(text: str) -> Choice:
         for choice in choices:
-            if text.lower() == choice.value:
+            if text.lower() == choice.value.lower():
                 return choice
         raise argparse.ArgumentTypeError(f"{quoted(text)} is none of {', '.join(choices)}")
 
     return read
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(msgspec.Struct, frozen=True):
     """One flag of a program, and the Settings field that it sets."""
 
     name: str

@@ -13,6 +13,7 @@ import msgspec
 from podidentity.resources import (
     BEHAVIOR_ANNOTATION,
     BINDING_LABEL,
+    EXCHANGE_ANNOTATION,
     OBJECT_ID_ANNOTATION,
     AzureAssignedIdentity,
     AzureIdentity,
@@ -52,7 +53,7 @@ KEPT_LABELS_MAX: Final = 128
 KEPT_OWNERS_MAX: Final = 16
 """Owner references that are kept of one object: controllers and Nodes before all others."""
 
-READ_ANNOTATIONS: Final = (BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION)
+READ_ANNOTATIONS: Final = (BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION, EXCHANGE_ANNOTATION)
 """The annotations of identities, bindings and exceptions that the daemons read."""
 
 

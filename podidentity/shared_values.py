@@ -23,25 +23,31 @@ class SharedValues(Generic[K, V]):
         *length* returns the characters of a key. A value whose key is longer than *longest* is not shared, so that a
         tenant cannot fill the memory with long keys.
         """
+        self._values = _Generations(make, most, length, longest)
+        self.of: Callable[[K], V] = self._values.__getitem__
+        """Return the value for a key. Never change it."""
+
+    def __len__(self) -> int:
+        return len(self._values) + len(self._values.older)
+
+
+class _Generations(dict[K, V]):
+    """The newer generation. A lookup of a missing key adds it, so that the others need no function of Python's."""
+
+    def __init__(self, make: Callable[[K], V], most: int, length: Callable[[K], int], longest: int) -> None:
+        super().__init__()
+        self.older: dict[K, V] = {}
         self._make = make
         self._most = most
         self._length = length
         self._longest = longest
-        self._newer: dict[K, V] = {}
-        self._older: dict[K, V] = {}
 
-    def __len__(self) -> int:
-        return len(self._newer) + len(self._older)
-
-    def of(self, key: K) -> V:
-        """Return the value for *key*. Never change it."""
-        found = self._newer.get(key)
-        if found is not None:
-            return found
+    def __missing__(self, key: K) -> V:
         if self._length(key) > self._longest:
             return self._make(key)
-        if len(self._newer) >= self._most:
-            self._older, self._newer = self._newer, {}
-        found = self._older.get(key)
-        made = self._newer[key] = found if found is not None else self._make(key)
+        if len(self) >= self._most:
+            self.older = dict(self)
+            self.clear()
+        found = self.older.get(key)
+        made = self[key] = found if found is not None else self._make(key)
         return made

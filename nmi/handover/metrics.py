@@ -8,7 +8,7 @@ from nmi.handover.protocol import Role
 
 
 class HandoverOutcome(StrEnum):
-    """How one handover ended, for this NMI."""
+    """The result of one handover, for this NMI."""
 
     COMPLETED = "completed"
     FAILED = "failed"

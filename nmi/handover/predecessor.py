@@ -48,7 +48,7 @@ CONNECTIONS_MAX: Final = 8
 HELLO_SECONDS: Final = 5.0
 """From connecting to the first message."""
 TOKENS_SECONDS: Final = 5.0
-"""For all messages with tokens, which take some ten milliseconds. NMI serves during this time."""
+"""The time limit for all messages with tokens. They take some ten milliseconds, in which NMI still serves."""
 TAKE_SECONDS: Final = 5.0
 """From the last accepted connection to the successor's confirmation, which takes milliseconds. Until then
 connections wait in the kernel.
@@ -139,7 +139,7 @@ class Predecessor:
                 await self._settled.wait()
 
     async def refuse(self) -> None:
-        """Stop: register no successor any more, and serve never again."""
+        """Stop: accept no further successor, and do not serve again."""
         self._stopping = True
         await self._close_listener()
 

@@ -41,7 +41,7 @@ ANSWER_SECONDS: Final = 10.0
 
 
 class HandoverError(Exception):
-    """There is no handover now. The message is the cause."""
+    """A handover is not possible now. The message states the cause."""
 
 
 async def meet(path: Path, hello: Hello, metrics: HandoverMetrics) -> "Successor | None":

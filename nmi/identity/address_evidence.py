@@ -15,10 +15,11 @@ own entry, or when the table is full.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import AddressValueError, IPv4Address
 from typing import Final, TypeVar
+
+import msgspec
 
 from nmi.node.rtnetlink import ForwardingEntry, Link, Message, Neighbour, Route, Unresolved
 
@@ -47,8 +48,7 @@ class EvidenceKind(StrEnum):
         return self in {EvidenceKind.INTERFACE_REMOVED, EvidenceKind.ROUTE_REMOVED}
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True):
     """Evidence that *address* has changed its owner, or is about to."""
 
     address: str

@@ -5,12 +5,14 @@ identity), and `decide` reads the projections. Changes of other fields (MIC's st
 fields) wake no request and discard no ready answer.
 """
 
-from dataclasses import dataclass, field
+import sys
 from typing import Final
 
+from podidentity.compared_struct import ComparedStruct
 from podidentity.resources import (
     ASSIGNED,
     BEHAVIOR_ANNOTATION,
+    EXCHANGE_ANNOTATION,
     OBJECT_ID_ANNOTATION,
     POD_UID_ANNOTATION,
     AzureAssignedIdentity,
@@ -18,14 +20,18 @@ from podidentity.resources import (
     Meta,
 )
 
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
 _USABLE: Final = frozenset({"", ASSIGNED})
 """An empty status comes from a MIC version from before the status existed."""
 
-_READ_ANNOTATIONS: Final = (BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION)
+_READ_ANNOTATIONS: Final = (BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION, EXCHANGE_ANNOTATION)
 
 
-@dataclass(frozen=True, slots=True)
-class AssignedIdentity:
+class AssignedIdentity(ComparedStruct, frozen=True, eq=False):
     """One identity that MIC has assigned, is assigning or is revoking, for one pod; or that a binding gives it."""
 
     binding: str
@@ -40,8 +46,14 @@ class AssignedIdentity:
     """The namespace of binding, identity and assigned identity; empty if they differ."""
     identity: AzureIdentity
     """Name, namespace, the annotations that decide, and the spec; no other metadata."""
-    usable_since: float = field(default=float("-inf"), compare=False)
+    usable_since: float = float("-inf")
     """When it was first seen usable, by the clock of `cluster_cache`. Not part of equality."""
+
+    @property
+    @override
+    def compared(self) -> tuple[object, ...]:
+        whose = (self.selector, self.status, self.deleting, self.pod_uid)
+        return (self.binding, *whose, self.home, self.identity)
 
     @property
     def usable(self) -> bool:

@@ -11,8 +11,9 @@ import random as random_module
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from _native.index import Index, PodRecord
 from nmi.identity.address_evidence import AddressEvidence, Evidence
@@ -59,8 +60,7 @@ _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 """The valid names of namespaces and pods; no other text is put into the path of a read."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionInput:
+class DecisionInput(msgspec.Struct, frozen=True):
     """The input of a decision about one pod."""
 
     pod: PodFacts
@@ -173,9 +173,9 @@ class ClusterCache:
             self._suspensions.counts,
         )
 
-    def when_gone(self, tell: Callable[[PodEntry], None]) -> None:
-        """Set the callback for each pod that is gone, called after no request can find it any more."""
-        self._on_gone = tell
+    def when_gone(self, notify: Callable[[PodEntry], None]) -> None:
+        """Set the callback for each removed pod. It is called when no request can find the pod any more."""
+        self._on_gone = notify
 
     # Start and end.
 

@@ -5,8 +5,9 @@ No clock, no I/O, no waiting: the caller waits, asks Azure and decides again. Th
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.request import SelectorKind, TokenRequest
@@ -17,8 +18,7 @@ MANAGED_HOLD_SECONDS: Final = 1.5
 """A watch delivers a change within milliseconds; the response is due within 2 s of the request."""
 
 
-@dataclass(frozen=True, slots=True)
-class PodFacts:
+class PodFacts(msgspec.Struct, frozen=True):
     """The properties of a pod that a decision depends on."""
 
     namespace: str
@@ -32,8 +32,7 @@ class PodFacts:
     """Whether it is a mirror pod, whose namespace, name and labels the kubelet of its node chose."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionPolicy:
+class DecisionPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that choose identities and limit how long a request is held."""
 
     force_namespaced: bool = False
@@ -57,15 +56,13 @@ class DecisionPolicy:
         return min(attempts * self.interval_seconds, longest)
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """The pod may have a token of this identity."""
 
     assigned: AssignedIdentity
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     """No usable identity yet, but one may come until *seconds* after the request's arrival."""
 
     seconds: float
@@ -73,8 +70,7 @@ class Wait:
     """The refusal if nothing has changed by then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exempt:
+class Exempt(msgspec.Struct, frozen=True):
     """The pod's requests are forwarded to IMDS unchanged, for the node's own identities."""
 
     why: str

@@ -51,7 +51,7 @@ class BoundIdentities:
         self._naming: dict[Key, dict[str, AzureIdentityBinding]] = {}
         """Bindings by the identity that they name, then by their own name."""
         self._given: dict[Key, LimitedMap[tuple[str], AssignedIdentity]] = {}
-        """By namespace and selector, then by the binding's name."""
+        """The identities that bindings give, by namespace and selector, and then by the binding's name."""
         self._beyond = OverLimitCount(
             "a selector has more bindings in its namespace than the limit; delete some", clock
         )

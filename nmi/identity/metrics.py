@@ -22,7 +22,7 @@ class IdentityMetrics:
         self.unverified = 0
         """Grants while a watch was silent, or the pod was ending, and the API server did not respond."""
         self.retired_by_read = 0
-        """Pods that a read found gone before the watch reported it."""
+        """Removed pods that a read noticed before the watch reported it."""
         self.failed_secret_reads = 0
         """Failed reads of Secrets of service principals."""
         self.failed_token_requests = 0
@@ -101,7 +101,7 @@ class IdentityMetrics:
         )
         yield CounterMetricFamily(
             f"{PREFIX}pods_retired_by_read",
-            "Pods that a read found gone before the watch reported it.",
+            "Removed pods that a read noticed before the watch reported it.",
             value=self.retired_by_read,
         )
 

@@ -113,7 +113,7 @@ class PodRegistry:
         return entry
 
     def retire(self, entry: PodEntry) -> None:
-        """Remove the entry for good. Idempotent."""
+        """Remove the entry permanently. Idempotent."""
         if self._entries.get((entry.namespace, entry.name)) is entry:
             del self._entries[entry.namespace, entry.name]
             there = self._by_namespace[entry.namespace]

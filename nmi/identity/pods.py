@@ -178,7 +178,7 @@ class PodEntry:
         return changed
 
     def retire(self) -> None:
-        """Mark the pod as gone: no answer of its record is served again, and all waiters are woken."""
+        """Mark the pod as removed: no answer of its record is served again, and all waiting requests continue."""
         self._gone = True
         self.bump()
 

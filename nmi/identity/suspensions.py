@@ -5,7 +5,7 @@ last sandbox ended less than a minute ago, unless one of its containers started 
 after its sandbox ended, or an old state of a pod. During a suspension NMI grants nothing to requests from that address,
 regardless of the watch's state and of the API server's responses. It ends in one of these ways:
 
-* The pod is gone, or no longer has that address.
+* The pod is removed, or no longer has that address.
 * The watch shows a running container of the pod that started after the evidence, and so in a younger sandbox. No other
   property of an event ends it: an event about labels, conditions or restarts may have been written before the sandbox
   ended and arrive later. (The kubelet rounds these times down to seconds, and takes them from the node's clock, which
@@ -19,8 +19,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from nmi.identity.address_evidence import Evidence, EvidenceKind
 from nmi.identity.container_starts import started_after
@@ -43,8 +44,7 @@ LOG_GAP_SECONDS: Final = 5.0
 """A pod can cause any amount of evidence. Lines beyond this rate are counted instead."""
 
 
-@dataclass(frozen=True, slots=True)
-class _DatedEvidence:
+class _DatedEvidence(msgspec.Struct, frozen=True):
     """Evidence about an address."""
 
     evidence: Evidence
@@ -54,8 +54,7 @@ class _DatedEvidence:
     """The monotonic clock at that time."""
 
 
-@dataclass(slots=True, eq=False)
-class Suspension:
+class Suspension(msgspec.Struct, eq=False):
     """One pod at one address."""
 
     entry: PodEntry
@@ -66,8 +65,8 @@ class Suspension:
     due: float
     """When it is verified, by the monotonic clock."""
     tries: int = 0
-    counted: int = field(default=1)
-    """How many pieces of evidence there were."""
+    counted: int = 1
+    """The number of pieces of evidence."""
 
 
 class Suspensions:
@@ -92,7 +91,7 @@ class Suspensions:
         self._wall_clock = wall_clock
         self._suspensions: dict[PodEntry, dict[str, Suspension]] = {}
         self._remembered: dict[str, _DatedEvidence] = {}
-        """By address, the oldest first."""
+        """The evidence that is kept for later pods, by address, the oldest first."""
         self._begun = asyncio.Event()
         self._lines = LogLimit(burst=LOGGED_AT_ONCE, per_second=1 / LOG_GAP_SECONDS, clock=clock)
         self.counts = dict.fromkeys(EvidenceKind, 0)
@@ -136,7 +135,7 @@ class Suspensions:
                 self._end(suspension)
 
     def left(self, entry: PodEntry) -> None:
-        """End the suspensions of a pod that is gone."""
+        """End the suspensions of a removed pod."""
         for suspension in list(self._suspensions.get(entry, {}).values()):
             self._end(suspension)
 

@@ -179,6 +179,6 @@ class VerificationReads:
 
 
 def _seen(task: "asyncio.Task[V]") -> None:
-    """Mark the error as retrieved, since all waiters may be gone."""
+    """Mark the error as retrieved, since no request may wait for it any more."""
     if not task.cancelled():
         task.exception()

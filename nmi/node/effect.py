@@ -5,8 +5,9 @@ another program's rule can translate them first.
 import logging
 from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from nmi.node.redirect_choice import Backend, NodeFacts, bypass
 
@@ -82,8 +83,8 @@ class RedirectEffect:
     def _report(self, count: int) -> None:
         problem = (
             f"new connections of pods to the real IMDS: {count}, and none matched the redirect: pods' packets bypass "
-            f"netfilter, or a rule of another program is effective first; compare `nft list ruleset`, and use "
-            f"--redirect=cilium on a node with eBPF host routing"
+            f"netfilter, or a rule of another program is effective first; compare `nft list ruleset`, and see "
+            f"docs/data-planes.md for a node with eBPF host routing"
         )
         if self._observed is None:
             log.error("pods reach the real IMDS past the redirect; see the reason", extra={"reason": problem})

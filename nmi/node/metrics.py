@@ -50,8 +50,9 @@ class NodeMetrics:
         )
         yield GaugeMetricFamily(
             "aadpodidentity_nmi_redirect_in_force",
-            "1 while pods are redirected to NMI, or if NMI changes no rule (--redirect=none, --redirect=cilium).",
-            value=float(redirect.problem() is None),
+            "1 while pods are redirected to NMI as far as it knows: with --redirect=cilium while NMI's check of the "
+            "redirect succeeds, with --redirect=none always.",
+            value=float(redirect.redirects),
         )
         yield GaugeMetricFamily(
             "aadpodidentity_nmi_fail_closed",

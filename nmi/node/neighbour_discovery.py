@@ -11,8 +11,9 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from nmi.node.rtnetlink import Unresolved, request_result, resolve_request
 
@@ -26,8 +27,7 @@ REQUESTS_MAX: Final = 64
 _REPLY_MAX: Final = 1 << 12
 
 
-@dataclass(slots=True)
-class _Attempts:
+class _Attempts(msgspec.Struct):
     count: int
     due: float
 

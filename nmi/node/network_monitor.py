@@ -10,8 +10,9 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from nmi.node.rtnetlink import (
     IPV4_ROUTES,
@@ -46,8 +47,7 @@ _DUMP_SECONDS: Final = 5.0
 _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h; needs CAP_NET_ADMIN, and is not cut to net.core.rmem_max
 
 
-@dataclass(slots=True)
-class NetworkUpdate:
+class NetworkUpdate(msgspec.Struct):
     """The result of one read."""
 
     messages: list[Message]

@@ -7,7 +7,8 @@ without the rule. If another program changed the base of the transaction, it fai
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from nmi.node.rule_text import all_rules, chains_in, normalized, rules_of
 from nmi.node.rules import FoundRules, RedirectError, TopRule
@@ -25,8 +26,7 @@ NOT_PERMITTED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NftPrograms:
+class NftPrograms(msgspec.Struct, frozen=True):
     """Paths of the three programs, all of the nf_tables variant."""
 
     iptables: str

@@ -8,8 +8,9 @@ programs are neither read nor written.
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+import msgspec
 
 from nmi.node.nft_driver import NOT_PERMITTED
 from nmi.node.rules import TABLE, BaseChain, RedirectError, TopRule
@@ -34,8 +35,7 @@ Entry = tuple[str, Mapping[str, Any]]
 """An object of nft's JSON: its kind and its attributes."""
 
 
-@dataclass(frozen=True, slots=True)
-class ListedTable:
+class ListedTable(msgspec.Struct, frozen=True):
     """NMI's table as nft lists it. Empty if it does not exist."""
 
     entries: tuple[Entry, ...] = ()
@@ -69,8 +69,7 @@ class ListedTable:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class FoundChain:
+class FoundChain(msgspec.Struct, frozen=True):
     """`rules.Found` for one rule in NMI's table."""
 
     table: ListedTable

@@ -11,8 +11,9 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from nmi.node.rtnetlink import IPV4_ADDRESSES, ChosenRoute, MalformedError, chosen_route, route_request
 
@@ -27,8 +28,7 @@ GAP_SECONDS: Final = 0.5
 _REPLY_MAX: Final = 1 << 14
 
 
-@dataclass(frozen=True, slots=True)
-class NodeAddress:
+class NodeAddress(msgspec.Struct, frozen=True):
     """The address, and why it is this one or why there is none."""
 
     address: str | None
@@ -118,7 +118,7 @@ class NodeAddressMonitor:
                 f"{self._address}, to which pods are redirected, is no longer an address of this node; delete NMI's "
                 f"pod on this node, so that its next start uses the present address"
             )
-            log.error("the node's address is gone; see the reason", extra={"reason": self.problem})
+            log.error("the node's address is lost; see the reason", extra={"reason": self.problem})
 
 
 def _reports() -> socket.socket | None:

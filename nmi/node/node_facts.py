@@ -4,10 +4,11 @@ Opening a table of the legacy backend creates it, so that backend is only querie
 """
 
 import asyncio
-import json
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from nmi.node import route_localnet
 from nmi.node.legacy_driver import LegacyDriver
@@ -22,11 +23,12 @@ from podidentity.exits import StartError
 LEGACY_TABLES = Path("/proc/net/ip_tables_names")
 """The legacy tables that exist in this network namespace, one per line; absent without the kernel's module."""
 
+_JSON_SUPPORT = re.compile(r"^\s*json:\s*yes$", re.MULTILINE)
+"""The line of `nft -V` that reports support for JSON."""
 _KERNEL_CHAINS = frozenset(("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"))
 
 
-@dataclass(frozen=True, slots=True)
-class NetfilterPrograms:
+class NetfilterPrograms(msgspec.Struct, frozen=True):
     """The programs of this image. None for a missing one."""
 
     iptables_nft: NftPrograms | None = None
@@ -57,8 +59,7 @@ class NetfilterPrograms:
         return self.legacy_save if backend is Backend.IPTABLES_LEGACY else nft
 
 
-@dataclass(frozen=True, slots=True)
-class NodeReading:
+class NodeReading(msgspec.Struct, frozen=True):
     """The facts, and the programs that read them."""
 
     facts: NodeFacts
@@ -97,11 +98,12 @@ async def read_facts(
 async def nft_tables(programs: NetfilterPrograms) -> frozenset[tuple[str, str]] | None:
     """Return family and name of each table of nftables; None if nft is missing, fails, or has no support for JSON.
 
-    Raises StartError if permissions are missing.
+    The driver of nftables needs JSON. The list itself is read as text: nft 1.0.6 prints invalid JSON for a table with
+    the flag `owner`, and another NMI's flush guard is one. Raises StartError if permissions are missing.
     """
-    if programs.nft is None:
+    if programs.nft is None or not _JSON_SUPPORT.search((await run((programs.nft, "-V"))).stdout):
         return None
-    listed = _saved(await run((programs.nft, "-j", "list", "tables")))
+    listed = _saved(await run((programs.nft, "list", "tables")))
     return _names(listed) if listed is not None else None
 
 
@@ -166,13 +168,10 @@ def _saved(done: Finished) -> str | None:
     return done.stdout if done.code == 0 else None
 
 
-def _names(listed: str) -> frozenset[tuple[str, str]] | None:
-    """Return family and name of each table in the output of `nft -j list tables`; None without support for JSON."""
-    try:
-        tables = [each["table"] for each in json.loads(listed)["nftables"] if "table" in each]
-        return frozenset((str(table["family"]), str(table["name"])) for table in tables)
-    except (ValueError, TypeError, KeyError):
-        return None
+def _names(listed: str) -> frozenset[tuple[str, str]]:
+    """Return family and name of each table in the output of `nft list tables`."""
+    lines = (line.split() for line in listed.splitlines())
+    return frozenset((words[1], words[2]) for words in lines if len(words) == 3 and words[0] == "table")
 
 
 def _has_cilium(conf: Path) -> bool:

@@ -4,8 +4,9 @@ A rule of iptables and a rule of nftables have the same effect. The choice follo
 show NMI's rule and the order of the rules is defined.
 """
 
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 from nmi.flag_table import RedirectMode, RedirectTarget
 from podidentity.exits import StartError
@@ -14,8 +15,8 @@ EBPF_HOST_ROUTING = "kubernetes.azure.com/ebpf-host-routing"
 """The label of AKS on nodes where pods' packets bypass netfilter; its value there is "true"."""
 
 _CILIUM_NEXT = (
-    "use --redirect=cilium with a CiliumLocalRedirectPolicy (chart value nmi.redirect.backend=cilium), or set "
-    "bpf.hostLegacyRouting=true in Cilium"
+    "set bpf.hostLegacyRouting=true in Cilium, or use --redirect=cilium with a CiliumLocalRedirectPolicy (chart value "
+    "nmi.redirect.backend=cilium): see docs/data-planes.md"
 )
 
 
@@ -29,13 +30,12 @@ class Backend(StrEnum):
     NONE = "none"
 
     @property
-    def is_netfilter(self) -> bool:
+    def changes_rules(self) -> bool:
         """Return whether NMI writes rules in this backend."""
-        return self not in (Backend.CILIUM, Backend.NONE)
+        return RedirectMode(self.value).changes_rules
 
 
-@dataclass(frozen=True, slots=True)
-class TableFacts:
+class TableFacts(msgspec.Struct, frozen=True):
     """The contents of one backend of iptables."""
 
     rules: int = 0
@@ -62,15 +62,14 @@ class TableFacts:
         return any(chain.startswith("CILIUM_") for chain in self.chains)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeFacts:
+class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the choice depends on. None in place of a backend's content means that the backend is unusable."""
 
     iptables_legacy: TableFacts | None = None
     iptables_nft: TableFacts | None = None
     nft_tables: frozenset[tuple[str, str]] | None = None
     """Family and name of each table of nftables; None if the program nft is missing or fails."""
-    programs: frozenset[Backend] = field(default=frozenset())
+    programs: frozenset[Backend] = frozenset()
     """The backends whose programs are in this image, usable or not."""
     localnet_problem: str | None = None
     """Why the kernel drops packets that a rule sends to 127.0.0.1; None if it delivers them."""
@@ -96,8 +95,7 @@ class NodeFacts:
         return self.cilium_interface or any(each is not None and each.of_cilium for each in tables)
 
 
-@dataclass(frozen=True, slots=True)
-class RedirectChoice:
+class RedirectChoice(msgspec.Struct, frozen=True):
     """The backend and the target of the redirect, and why."""
 
     backend: Backend
@@ -132,7 +130,7 @@ def choose(
 def _backend(facts: NodeFacts, mode: RedirectMode) -> tuple[Backend, str]:
     if mode not in (RedirectMode.AUTO, RedirectMode.NAT):
         backend = Backend(mode.value)
-        if backend.is_netfilter:
+        if backend.changes_rules:
             _require(facts, backend)
         return backend, f"--redirect={mode} requires this backend"
     usable_natively = facts.nft_tables is not None
@@ -188,7 +186,7 @@ def _target(
     if target is not RedirectTarget.AUTO:
         return target, f"--redirect-target={target} requires this target"
     if backend is Backend.CILIUM:
-        return RedirectTarget.NODE, "Cilium redirects to the node's address"
+        return RedirectTarget.NODE, "Cilium redirects to the address of NMI's pod"
     if (why := _why_loopback(facts, backend, listen_address, sets_localnet=sets_localnet)) is not None:
         return RedirectTarget.LOOPBACK, why
     return RedirectTarget.NODE, "route_localnet is off"
@@ -214,7 +212,7 @@ def bypass(facts: NodeFacts, backend: Backend, *, redirected: bool) -> str | Non
 
     *redirected* states whether a packet has matched the rule.
     """
-    if not backend.is_netfilter:
+    if not backend.changes_rules:
         return None
     if facts.labels is not None and (EBPF_HOST_ROUTING, "true") in facts.labels:
         return (

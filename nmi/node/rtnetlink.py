@@ -15,8 +15,9 @@ Messages that NMI does not use (IPv6, other routing tables, local routes, proxie
 """
 
 import struct
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 LINKS: Final = 1 << 0
 """Multicast group RTNLGRP_LINK (1) as a bit of `nl_groups`."""
@@ -68,8 +69,7 @@ class DumpInterruptedError(Exception):
     """A dump that is inconsistent because the table changed during it (NLM_F_DUMP_INTR): repeat it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(msgspec.Struct, frozen=True):
     """An interface that exists, has changed, or (*gone*) has left this network namespace."""
 
     index: int
@@ -77,21 +77,19 @@ class Link:
     gone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(msgspec.Struct, frozen=True):
     """The link-layer address of an IPv4 address on one interface, or (*gone*) that the kernel removed the entry."""
 
     address: bytes
     interface: int
     link_layer: bytes
-    """Empty if the kernel does not know it: not resolved, or failed."""
+    """The link-layer address; empty if the kernel has not resolved it, or failed to."""
     confirmed: bool
     """Whether the kernel has confirmed it recently (reachable), or it is fixed (permanent)."""
     gone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardingEntry:
+class ForwardingEntry(msgspec.Struct, frozen=True):
     """The *port* of *bridge* behind which a link-layer address is, or (*gone*) that the bridge removed the entry."""
 
     link_layer: bytes
@@ -101,8 +99,7 @@ class ForwardingEntry:
     gone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """A unicast IPv4 route of the main table with one output interface."""
 
     prefix: bytes
@@ -112,8 +109,7 @@ class Route:
     gone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenRoute:
+class ChosenRoute(msgspec.Struct, frozen=True):
     """The route that the kernel chooses for a packet of this machine."""
 
     local: bool
@@ -122,8 +118,7 @@ class ChosenRoute:
     """The source address that the kernel gives the packet; empty if the reply contains none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unresolved:
+class Unresolved(msgspec.Struct, frozen=True):
     """A pod address without a known link-layer address, and the index of the interface that it is routed to."""
 
     address: bytes
@@ -133,8 +128,7 @@ class Unresolved:
 Message = Link | Neighbour | ForwardingEntry | Route
 
 
-@dataclass(frozen=True, slots=True)
-class DumpDatagram:
+class DumpDatagram(msgspec.Struct, frozen=True):
     """The content of one datagram of a dump."""
 
     messages: list[Message]

@@ -16,8 +16,8 @@ _RETRY_SECONDS = 5.0
 """After a failed verification: sooner than the next regular one, but rare enough for a lock that is held long."""
 
 _TRIES = 3
-"""Attempts to write a rule, since another program may insert its own rule first right after NMI. More attempts would be
-a fight."""
+"""Attempts to write a rule, since another program may insert its own rule first right after NMI. With more
+attempts, the two programs could alternate without end."""
 
 _LONGEST_WAIT_SECONDS = 2.0
 """Between two attempts while another program holds the lock. iptables programs hold it for milliseconds, seconds at
@@ -53,7 +53,7 @@ class RuleMaintenance:
         self.failures = 0
         """How many verifications failed."""
         self.forgotten = 0
-        """Connections that *forget* ended."""
+        """The number of connections that *forget* has ended."""
 
     def in_force(self, rule: TopRule) -> bool:
         """Return whether *rule* was in force at its last verification."""
@@ -78,7 +78,7 @@ class RuleMaintenance:
                 await self._end_connections()
         except RedirectError as error:
             self.failures += 1
-            log.error(  # noqa: TRY400  the sentence says it all
+            log.error(  # noqa: TRY400  the message is complete
                 "the rule is not in place yet; check this node's netfilter rules, NMI retries soon",
                 extra={"error": f"{rule.name}: {error}"},
             )
@@ -128,7 +128,7 @@ class RuleMaintenance:
                 await self.verify()
             except (RedirectError, StartError) as error:
                 self.failures += 1
-                log.error(  # noqa: TRY400  the sentence says it all
+                log.error(  # noqa: TRY400  the message is complete
                     "the rules could not be verified; check this node's netfilter rules, NMI retries soon",
                     extra={"error": self.problem() or str(error)},
                 )
@@ -190,7 +190,7 @@ class RuleMaintenance:
             count = await self._forget()
         except (RedirectError, StartError) as error:
             self._unforgotten = str(error)
-            log.error(  # noqa: TRY400  the sentence says it all
+            log.error(  # noqa: TRY400  the message is complete
                 "connections from before the rule may bypass NMI; see the error, NMI retries soon",
                 extra={"error": str(error)},
             )

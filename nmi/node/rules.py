@@ -8,8 +8,9 @@ the only rule of a chain in NMI's own table, at a priority before the chains of 
 """
 
 import json
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from nmi.node.rule_text import leads_to, normalized
 
@@ -36,8 +37,7 @@ class LockHeldError(RedirectError):
     """Another program is writing: it holds the xtables lock, or wrote at the same time without it."""
 
 
-@dataclass(frozen=True, slots=True)
-class BaseChain:
+class BaseChain(msgspec.Struct, frozen=True):
     """A chain of NMI's own table of nftables, which the kernel enters at a hook, with one rule."""
 
     name: str
@@ -49,8 +49,7 @@ class BaseChain:
     """The rule without its counter: each expression in the JSON of libnftables, with sorted keys."""
 
 
-@dataclass(frozen=True, slots=True)
-class TopRule:
+class TopRule(msgspec.Struct, frozen=True):
     """A rule that is first in a chain of the kernel, exactly once, with the chain of NMI that it jumps to.
 
     All rules have the syntax of iptables-save, normalised, without "-A" and the chain's name.
@@ -63,7 +62,7 @@ class TopRule:
     """The chain of the kernel in which it is first."""
     text: str
     base: BaseChain
-    """The same rule for nftables."""
+    """The base chain of the same rule in nftables."""
     chain: str = ""
     """The chain of NMI in the same table that it jumps to; "" for a rule without a chain."""
     rules: tuple[str, ...] = ()
@@ -83,8 +82,7 @@ class TopRule:
         return leads_to(rule, self.chain) if self.chain else normalized(rule) == self.text
 
 
-@dataclass(frozen=True, slots=True)
-class RedirectSpec:
+class RedirectSpec(msgspec.Struct, frozen=True):
     """Source and target address of the redirect. Addresses are dotted IPv4, the only family of IMDS."""
 
     metadata_ip: str
@@ -152,7 +150,7 @@ def _json(expression: object) -> str:
 
 
 class Found(Protocol):
-    """What a backend holds of one rule."""
+    """The state of one rule in a backend."""
 
     @property
     def nothing(self) -> bool:
@@ -162,8 +160,7 @@ class Found(Protocol):
         """Return why *rule* is not in force exactly once and before other rules; None if it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class FoundRules:
+class FoundRules(msgspec.Struct, frozen=True):
     """The rules of NMI that a table of iptables holds."""
 
     tops: tuple[tuple[int, str], ...]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from nmi.flag_table import RedirectTarget, RouteLocalnetMode
 from nmi.node import conntrack, kubenet, leftovers, route_localnet
+from nmi.node.cilium_redirect import CiliumRedirect
 from nmi.node.effect import RedirectEffect
 from nmi.node.flush_guard import FlushGuard
 from nmi.node.legacy_driver import LOCK
@@ -15,6 +16,7 @@ from nmi.node.rule_changes import ChangeSource, LockReleases, NftChanges, RuleCh
 from nmi.node.rule_maintenance import RuleMaintenance, retry_while_locked
 from nmi.node.rules import TABLE, RedirectError, RedirectSpec
 from nmi.settings import Settings
+from podidentity.azure.errors import AzureError
 from podidentity.exits import StartError
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ class TrafficRedirect:
         self._guard: FlushGuard | None = None
         self._effect: RedirectEffect | None = None
         self._leftover: str | None = None
+        self._cilium: CiliumRedirect | None = None
+        self._listens = asyncio.Event()
         self.choice: RedirectChoice | None = None
         """The backend and the target, after prepare()."""
 
@@ -87,6 +91,8 @@ class TrafficRedirect:
         )
         if self.choice.target is RedirectTarget.NODE:
             self._to = redirect_spec(settings, self._node_address)
+        if self.choice.backend is Backend.CILIUM:
+            self._cilium = CiliumRedirect((settings.metadata_ip, settings.listen_port))
         if self._node is None:
             return
         driver = await driver_for(self.choice.backend, self._node.programs)
@@ -109,11 +115,17 @@ class TrafficRedirect:
         if self._effect is not None:
             self._effect.note_labels(frozenset(labels))
 
+    def note_imds(self, error: AzureError | None) -> None:
+        """Note the end of a request of NMI to IMDS, which shows whether Cilium redirects it to NMI."""
+        if self._cilium is not None:
+            self._cilium.note_imds(error)
+
     async def install(self) -> None:
         """Redirect pods to NMI, and then remove NMI's rules from other backends. Call it when NMI listens.
 
         Raises StartError.
         """
+        self._listens.set()
         if self._maintenance is None:
             return
         await self._ensure_localnet()
@@ -124,7 +136,10 @@ class TrafficRedirect:
         await self._remove_leftovers()
 
     async def maintain(self) -> None:
-        """Keep the rules in place until cancelled. Failures are logged, reported by problem(), and retried."""
+        """Keep the redirect in place until cancelled. Failures are logged, reported by problem(), and retried."""
+        if self._cilium is not None:
+            await self._listens.wait()
+            await self._cilium.run()
         if self._maintenance is None:
             return
         seconds = float(self._settings.redirect_interval_seconds)
@@ -137,6 +152,8 @@ class TrafficRedirect:
 
     def problem(self) -> str | None:
         """Return why pods may not be redirected, for the readiness probe; None if they are, or without a redirect."""
+        if self._cilium is not None:
+            return self._cilium.problem()
         if self._maintenance is None:
             return None if not self._settings.redirect.changes_rules else "the node is not prepared yet"
         if problem := self._maintenance.problem():
@@ -146,25 +163,30 @@ class TrafficRedirect:
         return self._localnet or self._leftover or (self._effect.problem() if self._effect is not None else None)
 
     def note(self) -> str:
-        """Return backend, target and the reason of the choice in one line; "" before prepare()."""
-        return f"{self.choice.backend} to {self.choice.target}: {self.choice.reason}" if self.choice else ""
+        """Return backend, target and the reason of the choice in one line; "" before prepare().
+
+        With Cilium it also states that no check of the redirect has succeeded yet.
+        """
+        chosen = f"{self.choice.backend} to {self.choice.target}: {self.choice.reason}" if self.choice else ""
+        unseen = self._cilium.note_text() if self._cilium is not None else ""
+        return f"{chosen}; {unseen}" if unseen else chosen
 
     def state(self) -> dict[str, object]:
         """Return the state for the debug page."""
-        maintenance = self._maintenance
         return {
             "redirect": str(self._settings.redirect),
             "backend": str(self.choice.backend) if self.choice else "",
             "target": str(self.choice.target) if self.choice else "",
             "reason": self.choice.reason if self.choice else "",
             "packets": self._effect.packets if self._effect else 0,
-            "in_force": maintenance is not None and maintenance.in_force(self._to.redirect),
+            "in_force": self._in_force,
             "fail_closed": self._settings.fail_closed,
             "closed": self.closed,
             "flush_guard": self._guard.table if self._guard else "",
             "problem": self.problem(),
             "told_of_changes": self._change_notifier.listening,
             "repairs": self.repairs,
+            "cilium_repairs": self._cilium.repairs if self._cilium is not None else 0,
             "failed_verifications": self.failures,
             "forgotten_connections": self.forgotten,
         }
@@ -222,7 +244,7 @@ class TrafficRedirect:
                     "pods reach the real IMDS again while NMI is not running, because --fail-closed is no longer set"
                 )
         except RedirectError as error:
-            log.error(  # noqa: TRY400  the sentence says it all
+            log.error(  # noqa: TRY400  the message is complete
                 "the reject rule of an earlier NMI may still exist; run `nmi --cleanup` after NMI has stopped",
                 extra={"error": str(error)},
             )
@@ -275,10 +297,21 @@ class TrafficRedirect:
                 await self._ensure_localnet()
             except (StartError, OSError) as error:
                 self._localnet = str(error)
-                log.error(  # noqa: TRY400  the sentence says it all
+                log.error(  # noqa: TRY400  the message is complete
                     "route_localnet could not be verified; see the error, NMI retries at the next interval",
                     extra={"error": self._localnet},
                 )
+
+    @property
+    def _in_force(self) -> bool:
+        if self._cilium is not None:
+            return self._cilium.in_force
+        return self._maintenance is not None and self._maintenance.in_force(self._to.redirect)
+
+    @property
+    def redirects(self) -> bool:
+        """Whether pods are redirected to NMI as far as it knows; True without a redirect."""
+        return self._cilium.in_force if self._cilium is not None else self.problem() is None
 
     @property
     def _backend(self) -> Backend:
@@ -301,7 +334,7 @@ class TrafficRedirect:
             try:
                 await self._effect.check()
             except (StartError, RedirectError) as error:
-                log.error(  # noqa: TRY400  the sentence says it all
+                log.error(  # noqa: TRY400  the message is complete
                     "the redirect's effect could not be verified; see the error, NMI retries at the next interval",
                     extra={"error": str(error)},
                 )
@@ -315,7 +348,7 @@ class TrafficRedirect:
             removed = await leftovers.remove(self._node.programs, self._to, keep=self._backend)
         except (StartError, RedirectError) as error:
             self._leftover = f"a rule of another backend could not be removed: {error}"
-            log.error(  # noqa: TRY400  the sentence says it all
+            log.error(  # noqa: TRY400  the message is complete
                 "a redirect of another backend may lead pods elsewhere; see the error, NMI retries at the interval",
                 extra={"error": str(error)},
             )

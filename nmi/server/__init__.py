@@ -9,6 +9,7 @@ It receives, byte for byte, every request that the fast lane (`_native.lane`) di
     call            the caller, and the ids under which logs contain a request
     handlers        request -> outcome, by `token_path` (in the order of checks that SDKs rely on), `host_path` or
                     `proxied_path`; `token_endpoint` is the base of the first two, `issued_token` the issuer's interface
+    loop_detection  the mark of NMI's own requests to IMDS, and their refusal if a redirect returns them to NMI
     outcomes        counts and logs each answer or refusal exactly once
     passthrough     the proxy for IMDS, which builds requests from parsed parts
     responses       reasons -> status codes, and the wire format of answers; no other file defines a status code

@@ -11,7 +11,6 @@ import time
 import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -21,17 +20,18 @@ from nmi.identity.pods import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.call import Call
+from podidentity.telemetry.logs import has_own_limit
 
 log = logging.getLogger(__name__)
+log.addFilter(has_own_limit)
 
-PERIOD_SECONDS: Final = 61.0
-"""A minute: a little more than the time within which the log suppresses equal lines as repeats."""
+PERIOD_SECONDS: Final = 60.0
 REMEMBERED_MAX: Final = 4096
 """Decisions of 250 pods, sixteen each."""
 LINES_PER_SUBJECT: Final = 20
 LINES_PER_PERIOD: Final = 500
 REPORT_AGAIN_SECONDS: Final = 900.0
-"""Kubernetes forgets Events after an hour."""
+"""Kubernetes deletes Events after an hour."""
 GRANTED: Final = "granted"
 EXEMPT: Final = "exempt"
 REFUSED: Final = "refused"
@@ -43,8 +43,7 @@ _ORDINARY: Final = frozenset({Reason.METADATA_HEADER_MISSING, Reason.UNKNOWN_PAT
 """SDKs send such probes each time a program starts."""
 
 
-@dataclass(slots=True)
-class _LastOutcome:
+class _LastOutcome(msgspec.Struct):
     outcome: str
     identity: str = ""
     repeats: int = 0
@@ -54,6 +53,8 @@ class _LastOutcome:
     """Whether the line limit suppressed its line: the next repeat that is recorded is logged as new."""
     uid: str = ""
     """The pod's uid. A pod that was created again under its name, as in a StatefulSet, needs a line of its own."""
+    cause: str = ""
+    """The cause of a refused token request: one reason may have another cause after a correction."""
     report_at: float = float("-inf")
     """The time of the next report if the refusal continues, in the clock's seconds."""
 
@@ -143,8 +144,9 @@ class Decisions:
         Return the counter of the repeats that the fast lane answers.
         """
         reason = str(refusal.reason)
-        topic = (path, reason) if request is None else _topic(request)
-        remembered, is_news = self._record(subject, topic, reason)
+        # Without a request, the pod chooses the cause: two alternating defects would each be news.
+        topic, cause = ((path, reason), "") if request is None else (_topic(request), refusal.cause or refusal.sentence)
+        remembered, is_news = self._record(subject, topic, reason, cause=cause)
         if is_news:
             log.log(
                 logging.INFO if refusal.reason in _ORDINARY else logging.WARNING,
@@ -230,15 +232,22 @@ class Decisions:
         return self._record(subject, topic, outcome, identity, usage)[1]
 
     def _record(
-        self, subject: Subject, topic: tuple[str, ...], outcome: str, identity: str = "", usage: Usage | None = None
+        self,
+        subject: Subject,
+        topic: tuple[str, ...],
+        outcome: str,
+        identity: str = "",
+        usage: Usage | None = None,
+        *,
+        cause: str = "",
     ) -> tuple[_LastOutcome, bool]:
         """Count the decision. Return its entry, and whether to write a line now."""
         subject_key = subject.key
         key = (subject_key, *topic)
         entry = self._remembered.get(key)
         uid = subject.uid if subject.entry is None else subject.entry.uid
-        same = (outcome, identity, uid)
-        if entry is not None and (entry.outcome, entry.identity, entry.uid) == same and not entry.left_out:
+        same = (outcome, identity, uid, cause)
+        if entry is not None and not entry.left_out and (entry.outcome, entry.identity, entry.uid, entry.cause) == same:
             if usage is None:
                 entry.repeats += 1  # Usage counts repeated grants of both lanes
             elif entry.usage is not usage:
@@ -248,7 +257,7 @@ class Decisions:
             return entry, False
         if entry is not None and entry.left_out and entry.usage is not None:
             self._left_out += entry.usage.take()
-        entry = self._remembered[key] = _LastOutcome(outcome, identity, usage=usage, uid=uid)
+        entry = self._remembered[key] = _LastOutcome(outcome, identity, usage=usage, uid=uid, cause=cause)
         self._remembered.move_to_end(key)
         if len(self._remembered) > REMEMBERED_MAX:
             self._remembered.popitem(last=False)

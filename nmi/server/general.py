@@ -44,7 +44,7 @@ class ResponseForm(msgspec.Struct, frozen=True):
 
 
 _UNKNOWN_FORM: Final = ResponseForm(keep_alive=False, http_1_0=False, head_only=False)
-"""For an answer to an unreadable request."""
+"""The form of an answer to an unreadable request."""
 
 
 class LaneConnection(Protocol):

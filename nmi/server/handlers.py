@@ -13,6 +13,7 @@ from nmi.server.call import Call, Origin
 from nmi.server.decisions import Decisions
 from nmi.server.host_path import HostPath
 from nmi.server.issued_token import TokenIssuer
+from nmi.server.loop_detection import LOOPED, is_from_nmi
 from nmi.server.metrics import ServerMetrics
 from nmi.server.outcomes import Outcome, Outcomes, Pending
 from nmi.server.policy import ServerPolicy
@@ -48,20 +49,13 @@ class Handlers:
         try:
             destination = resolve(request.target, self._policy.proxied_paths)
             canonical_path = destination.canonical_path
-            if destination.action is Action.HOST_TOKEN:
+            if destination.action is Action.HOST_TOKEN and not is_from_nmi(request):
                 return self._host.answer(origin, call, request, destination)
-            if not origin.was_redirected():
-                return self._outcomes.refused(call, _NOT_REDIRECTED, canonical_path)
-            match destination.action:
-                case Action.TOKEN:
-                    return self._token.answer(call, request, destination)
-                case Action.PROXY:
-                    return self._proxied.answer(call, request, destination)
-                case Action.REFUSE_DISGUISE:
-                    refusal = _DISGUISED
-                case Action.REFUSE_UNKNOWN:
-                    refusal = _UNKNOWN
-            return self._outcomes.refused(call, refusal, canonical_path)
+            refusal = _refusal(origin, request, destination.action)
+            if refusal is not None:
+                return self._outcomes.refused(call, refusal, canonical_path)
+            handler = self._token if destination.action is Action.TOKEN else self._proxied
+            return handler.answer(call, request, destination)
         except Exception as error:  # noqa: BLE001 - the outermost handler: logged once, answered 500
             return self._outcomes.failed(call, error, canonical_path)
 
@@ -84,6 +78,15 @@ class Handlers:
         self._outcomes.limit_hit(limit)
 
 
+def _refusal(origin: Origin, request: Request, action: Action) -> Refusal | None:
+    """Return the refusal of a request that no handler may get; None if one may."""
+    if is_from_nmi(request):
+        return LOOPED
+    if not origin.was_redirected():
+        return _NOT_REDIRECTED
+    return _REFUSED.get(action)
+
+
 _DISGUISED: Final = Refusal(
     Reason.DISGUISED_PATH,
     "This is not a spelling of a path that is served here.",
@@ -94,6 +97,7 @@ _UNKNOWN: Final = Refusal(
     "There is nothing here.",
     "the path is not proxied; --allow-metadata-path allows further paths",
 )
+_REFUSED: Final = {Action.REFUSE_DISGUISE: _DISGUISED, Action.REFUSE_UNKNOWN: _UNKNOWN}
 _NOT_REDIRECTED: Final = Refusal(
     Reason.NOT_REDIRECTED,
     "Ask at the metadata service's own address.",

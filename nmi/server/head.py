@@ -120,8 +120,8 @@ def _fields(lines: bytes, *, plain: bool) -> tuple[tuple[str, str], ...] | Refus
     """RFC 9112 §5: field-name ":" OWS field-value OWS. *plain*: no value contains a control byte."""
     if not plain or _ALL_NAMED.fullmatch(lines) is None:
         return _wrong_field(lines.split(CRLF))
-    parts = [line.partition(":") for line in lines.decode("latin-1").split("\r\n")]
-    return tuple([(name.lower(), value.strip(" \t")) for name, _, value in parts])
+    each = lines.decode("latin-1").split("\r\n")
+    return tuple([(name.lower(), value.strip(" \t")) for line in each for name, _, value in [line.partition(":")]])
 
 
 def _wrong_field(lines: Sequence[bytes]) -> Refusal:

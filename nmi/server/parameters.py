@@ -5,7 +5,6 @@ escape, ";" as a separator, a repeated name. If two readers read a query differe
 """
 
 import re
-from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -40,7 +39,7 @@ def parse_query(query: str) -> dict[str, str] | Refusal:
     parameters = dict(decoded)
     if len(parameters) < len(decoded):
         return _refuse("A query parameter is given more than once.")
-    if _CONTROL.search("".join(parameters)) or _CONTROL.search("".join(parameters.values())):
+    if _CONTROL.search("".join([*parameters, *parameters.values()])):
         return _refuse("The query holds a control character.")
     return parameters
 
@@ -62,12 +61,9 @@ def token_request(query: str) -> TokenRequest | Refusal:
         selector=kind,
         selector_value=value,
         xms_cc=parameters.get("xms_cc", ""),
-        force_refresh=_wants_fresh(parameters),
+        force_refresh=parameters.get("bypass_cache", "").lower() == "true",
+        rejected_sha256=parameters.get("token_sha256_to_refresh", "").lower(),
     )
-
-
-def _wants_fresh(parameters: Mapping[str, str]) -> bool:
-    return parameters.get("bypass_cache", "").lower() == "true" or bool(parameters.get("token_sha256_to_refresh"))
 
 
 def _decoded_pair(text: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 from urllib.parse import quote, urlencode
 
 from nmi.refusal import Limit, Reason, Refusal
+from nmi.server.loop_detection import CAME_BACK, LOOP_STATUS
 from nmi.server.parameters import parse_query
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
@@ -154,6 +155,10 @@ class MetadataProxy:
         """Return the refusal if the head of *answer* shows that it cannot be forwarded."""
         if not 200 <= answer.status <= 599:
             return _unavailable(f"IMDS returned status {answer.status}; check what listens at {self._base_url}")
+        if answer.status == LOOP_STATUS:
+            return Refusal(
+                Reason.UPSTREAM_UNAVAILABLE, "NMI's request to the metadata service came back to NMI.", CAME_BACK
+            )
         if answer.headers.get("content-encoding", "identity").lower() != "identity":
             return _unavailable(f"IMDS used an unrequested content coding; check what listens at {self._base_url}")
         length = answer.content_length

@@ -1,15 +1,15 @@
 """The operator's settings for the listener, as one frozen value. `nmi.policies` creates it from the settings."""
 
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from nmi.server.target import ProxiedPaths
 
 PIPELINE_SECONDS: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     """The size limits of one request, in bytes or numbers. Each counts across reads."""
 
     head_bytes: int = 16 * 1024
@@ -27,8 +27,7 @@ class Sizes:
     """Bytes that may arrive after a request that is being answered. Beyond it, that answer ends the connection."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerPolicy:
+class ServerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The general lane's policy for requests. Times are seconds."""
 
     require_metadata_header: bool = True
@@ -39,7 +38,7 @@ class ServerPolicy:
     """Refuse /metadata/instance with 403."""
     set_retry_after: bool = False
     """Answer 503 with Retry-After, not 404, while an identity is being assigned."""
-    proxied_paths: ProxiedPaths = field(default_factory=ProxiedPaths)
+    proxied_paths: ProxiedPaths = msgspec.field(default_factory=ProxiedPaths)
     """The paths in addition to /metadata/instance that may be proxied to IMDS."""
     host_tokens: bool = True
     """Serve /host/token to processes on the node. The issuer's policy decides which identities it returns."""
@@ -48,7 +47,7 @@ class ServerPolicy:
     excluded, because the node's own processes are not redirected."""
     log_each_request: bool = False
     """Write a line for each request (`-v 4`). The fast lane writes no lines, so it is disabled then."""
-    sizes: Sizes = field(default_factory=Sizes)
+    sizes: Sizes = msgspec.field(default_factory=Sizes)
     pipeline_seconds: float = PIPELINE_SECONDS
     """The time for an answer while part of the next request has been read; after it, the connection ends with that
     answer. Less than the lane's head_seconds."""

@@ -71,9 +71,9 @@ class RefusedRequest(msgspec.Struct, frozen=True):
     request_id: str
     series: Series
     usage: Usage
-    """For the decision log."""
+    """The use of the refusal, which the decision log reports."""
     counter: Counter
-    """For the metric of refusals."""
+    """The counter of the refusal in the metrics."""
 
 
 class ReadyRefusals:

@@ -7,7 +7,6 @@ process. Check the table of client libraries before a change here.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from math import ceil
 from types import MappingProxyType
@@ -74,8 +73,7 @@ class PlainAnswer(msgspec.Struct, frozen=True):
         return _head(self.status, self.content_type, length, self.headers, close=close) + self.body
 
 
-@dataclass(frozen=True, slots=True)
-class StreamedAnswer:
+class StreamedAnswer(msgspec.Struct, frozen=True):
     """The head of an answer whose body follows in pieces, *length* bytes in total unless the connection ends."""
 
     status: int
@@ -110,8 +108,7 @@ def _head(
     return "\r\n".join(lines).encode("latin-1")
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
+class _Form(msgspec.Struct, frozen=True):
     """The form of the answer for one reason."""
 
     status: HTTPStatus
@@ -134,6 +131,7 @@ _FORMS: Final = MappingProxyType(
         Reason.BLOCKED_PATH: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
         Reason.NOT_REDIRECTED: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
         Reason.NOT_FROM_HOST: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
+        Reason.LOOPED: _Form(HTTPStatus.LOOP_DETECTED, "loop_detected"),
         Reason.UNKNOWN_ADDRESS: _Form(HTTPStatus.NOT_FOUND, "not_found"),
         Reason.SUSPENDED: _Form(HTTPStatus.NOT_FOUND, "not_found"),
         Reason.NOTHING_ASSIGNED: _Form(HTTPStatus.BAD_REQUEST, _INVALID),

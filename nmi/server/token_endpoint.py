@@ -40,4 +40,4 @@ class TokenEndpoint:
         return Pending(call, self.canonical_path, asked, partial(issue, asked))
 
 
-NOT_GET: Final = Refusal(Reason.METHOD_NOT_ALLOWED, "Tokens are to be asked for by GET.", "see which client sends it")
+NOT_GET: Final = Refusal(Reason.METHOD_NOT_ALLOWED, "Request tokens with GET.", "see which client sends it")

@@ -5,9 +5,10 @@ SDK's probe never waits. `nmi.issuer` decides whether the pod may have the token
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
+
+import msgspec
 
 from _native.answers import ReadyAnswer
 from _native.histogram import Series
@@ -76,8 +77,7 @@ class TokenPath(TokenEndpoint):
         return rendered(parts, issued.expires_ns, now_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
+class _Ready(msgspec.Struct, frozen=True):
     """A ready answer as an `Answer`: exactly the bytes that the fast lane would write."""
 
     ready: ReadyAnswer

@@ -11,7 +11,6 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -19,6 +18,7 @@ import msgspec
 from nmi.tokens.jwt import decode_claims
 from nmi.tokens.source import Workload
 from podidentity.azure.errors import AzureError, Refused, Unreachable
+from podidentity.hidden_fields import HidingStruct
 from podidentity.kube import errors as kube
 from podidentity.kube.client import Client
 from podidentity.kube.paths import object_path
@@ -49,11 +49,12 @@ class NoAssertionYet(Unreachable):
     """The API server failed or did not respond. The next attempt may succeed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Assertion:
+class Assertion(HidingStruct, frozen=True):
     """A token, and the values that Entra ID's federated credential must contain to trust it."""
 
-    token: str = field(repr=False)
+    hidden = frozenset({"token"})
+
+    token: str
     issuer: str
     subject: str
     audience: str

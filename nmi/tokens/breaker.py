@@ -15,7 +15,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
-from podidentity.azure.errors import AzureError, NotSent, Unreachable
+from podidentity.azure.errors import AzureError, CameBack, NotSent, Unreachable
 from podidentity.azure.imds import ATTEMPT_SECONDS, NO_RESPONSE_CODE
 
 log = logging.getLogger(__name__)
@@ -209,4 +209,4 @@ def is_failure(error: AzureError) -> bool:
     """Return whether *error* is a failure of the endpoint: no response to a complete attempt, or a 5xx."""
     if isinstance(error, Unreachable):
         return error.code == NO_RESPONSE_CODE
-    return error.status is not None and error.status >= 500
+    return error.status is not None and error.status >= 500 and not isinstance(error, CameBack)

@@ -1,34 +1,32 @@
 """The token broker: cached tokens, single flights and refreshes ahead of expiry.
 
 A request gets a cached token, joins a running fetch, or starts one. The broker refreshes tokens that pods still use
-before they expire, so that no request waits for a refresh. The broker knows nothing about pods except the key that it
-charges for their calls. The caller decides before a request, and again after it, whether the pod may have the token
-(`nmi.issuer`).
+before they expire, so that no request waits for a refresh. Of a pod, the broker uses only the key that it charges for
+calls. The caller decides before a request, and again after it, whether the pod may have the token (`nmi.issuer`).
 """
 
 import asyncio
-import dataclasses
-import logging
 import random as random_module
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
+import msgspec
+
 from _native.answers import Usage
 from nmi.identity.request import TokenRequest
+from nmi.tokens.application_credentials import ApplicationCredentials
 from nmi.tokens.cache import SOON_SECONDS, CachedToken, ObjectIds, Refusals, TokenCache
 from nmi.tokens.flight import Flight
 from nmi.tokens.flights import Flights
 from nmi.tokens.governor import CongestedError, Governor
 from nmi.tokens.metrics import TokenMetrics
-from nmi.tokens.refresh import KeyedRequest, RefreshTimers
+from nmi.tokens.refresh import KeyedRequest, RefreshTimers, log_failed_refresh
 from nmi.tokens.source import FetchedToken, FetchRequest, TokenKey, TokenSource, Workload, key_of
-from nmi.tokens.transfer import PassedToken, ReceivedTokens, is_valid, packets_of
+from nmi.tokens.transfer import ReceivedTokens, packets_of, passed_tokens
 from podidentity.azure.errors import AzureError, NotSent, Paused, Refused
 from podidentity.azure.imds import PATIENCE_SECONDS
-from podidentity.resources import AzureIdentity, IdentityType
-
-log = logging.getLogger(__name__)
+from podidentity.resources import AzureIdentity
 
 LAG_WINDOW_SECONDS: Final = 60.0
 """The time after an identity became usable within which IMDS may not know it yet."""
@@ -43,13 +41,6 @@ IN_USE_NS: Final = 30 * 60 * 1_000_000_000
 
 MARGIN_SECONDS: Final = 0.05
 """A waiter gets the broker's error this long before its own timeout, which could not name the cause."""
-
-
-UNRENEWED: Final = "token refresh failed, the cached token is still served; check that IMDS responds on this node"
-UNRENEWED_AT_SIGN_IN: Final = (
-    "token refresh failed, the cached token is still served; check what the error names, and that the sign-in endpoint "
-    "and the API server respond to this node"
-)
 
 
 class UnsupportedTypeError(Exception):
@@ -91,7 +82,9 @@ class TokenBroker:
         self._object_ids = ObjectIds()
         self._flights = Flights()
         self._timers = RefreshTimers(self._refresh)
+        self._application_credentials = ApplicationCredentials()
         metrics.watch(
+            application_credentials=self._application_credentials,
             tokens=lambda: len(self._tokens),
             soonest_expiry=lambda: self._tokens.soonest_expiry(self._clock(), usage_clock_ns() - IN_USE_NS),
             oldest_age=lambda: self._tokens.oldest_age(self._clock(), usage_clock_ns() - IN_USE_NS),
@@ -216,7 +209,7 @@ class TokenBroker:
             return cached
 
     def forget_pod(self, uid: str) -> None:
-        """Drop the tokens and flights of this pod only: the pod is gone."""
+        """Drop the tokens and flights of a removed pod that are for this pod only."""
         if not uid:
             return  # the value of keys that all pods share
         for key in self._tokens.of_pod(uid):
@@ -229,19 +222,7 @@ class TokenBroker:
 
     def tokens_to_pass(self) -> Iterator[bytes]:
         """Return packets with the tokens that a successor can use, the most recently used first."""
-        now = self._clock()
-        tokens = (
-            PassedToken(
-                key,
-                (cached.token, *cached.auxiliary),
-                cached.left(now),
-                cached.refresh_at - now,
-                self._object_ids.view.get(key.client_id, ""),
-                cached.correlation,
-            )
-            for key, cached in self._tokens.newest()
-        )
-        return packets_of(filter(is_valid, tokens))
+        return packets_of(passed_tokens(self._tokens, self._object_ids, self._clock()))
 
     def receive_tokens(self, packets: Iterable[bytes]) -> tuple[int, int]:
         """Store the tokens of another NMI's *packets* for requests with their keys, in place of earlier ones.
@@ -270,6 +251,7 @@ class TokenBroker:
         if key.credential:
             source.accept(request.fetch.identity, key.credential)
         self._object_ids.learn(key.client_id, fetched.object_id)
+        self._application_credentials.record(request.fetch.identity, request.fetch.resource)
         request = request._replace(key=key)
         self._keep(request, token)
         return request, token
@@ -291,6 +273,7 @@ class TokenBroker:
             "flights_in_all": len(self._flights),
             "flights": self._flights.state(now),
             "refusals": len(self._refusals),
+            "application_credentials": self._application_credentials.state(),
         }
 
     # Fetching.
@@ -323,7 +306,7 @@ class TokenBroker:
         begun = self._clock()
         try:
             fetched = await source.fetch(
-                dataclasses.replace(request.fetch, lag_seconds=lag, call_permit=flight.call_permit, observer=flight)
+                msgspec.structs.replace(request.fetch, lag_seconds=lag, call_permit=flight.call_permit, observer=flight)
             )
             # A changed Secret gives its tokens another key; keeping the new token drops those of the old version.
             request = request._replace(key=request.key._replace(credential=fetched.credential))
@@ -332,6 +315,7 @@ class TokenBroker:
             self._fetch_failed(request, error)
             raise
         self._object_ids.learn(request.fetch.identity.spec.client_id, fetched.object_id)
+        self._application_credentials.record(request.fetch.identity, request.fetch.resource)
         if not self._caching:
             return token
         present = self._tokens.find(request.key, self._clock())
@@ -373,15 +357,7 @@ class TokenBroker:
             self._schedule(request, cached)
             if isinstance(error, NotSent | Paused):
                 return  # the breaker or the governor has logged it, once for all tokens
-            metadata = request.fetch.identity.metadata
-            log.warning(
-                UNRENEWED if request.key.type == IdentityType.USER_ASSIGNED else UNRENEWED_AT_SIGN_IN,
-                extra={
-                    "identity": f"{metadata.namespace}/{metadata.name}",
-                    "error": str(error),
-                    "seconds": round(cached.left(now)),
-                },
-            )
+            log_failed_refresh(request, error, cached.left(now))
 
     # The cache and its refreshes.
 
@@ -389,7 +365,7 @@ class TokenBroker:
         self._refusals.forget(request.key.lasting)
         for key in self._tokens.keep(request.key, token):
             self._timers.cancel(key)
-        self._schedule(request._replace(fetch=dataclasses.replace(request.fetch, force_refresh=False)), token)
+        self._schedule(request._replace(fetch=msgspec.structs.replace(request.fetch, force_refresh=False)), token)
 
     def _schedule(self, request: KeyedRequest, cached: CachedToken) -> None:
         self._timers.schedule(request, cached.refresh_at - self._clock())

@@ -6,8 +6,10 @@ pod's assertion to an arbitrary server. Pure: it turns an AzureIdentity into the
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from nmi.tokens.source import PolicyError
 from podidentity.azure.clouds import Cloud, Endpoint, known_sign_in_hosts, parse_endpoint
@@ -29,8 +31,7 @@ _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 """The names that Kubernetes accepts for a Secret; looser than its rule for namespaces."""
 
 
-@dataclass(frozen=True, slots=True)
-class Application:
+class Application(msgspec.Struct, frozen=True):
     """The validated, normalized values of an AzureIdentity of type 1 or 2."""
 
     identity: str
@@ -50,8 +51,7 @@ class Application:
         return f"{self.secret_namespace}/{self.secret_name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Federation:
+class Federation(msgspec.Struct, frozen=True):
     """The validated, normalized values of an AzureIdentity of type 3."""
 
     identity: str

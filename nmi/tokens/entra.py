@@ -25,6 +25,7 @@ from azure.core.pipeline.transport import AioHttpTransport
 from azure.identity.aio import ClientAssertionCredential, ClientSecretCredential
 
 from nmi.tokens.connection_errors import cause_of
+from nmi.tokens.proxy_refusals import API_SERVER_CODE
 from nmi.tokens.sign_in import (
     ATTEMPT_SECONDS,
     CONNECT_SECONDS,
@@ -34,7 +35,9 @@ from nmi.tokens.sign_in import (
     SignInResult,
     no_proxy,
 )
+from nmi.tokens.token_proxy import ProxyFailed, ProxyTarget, ProxyThrottled, ProxyUnreachable
 from podidentity.azure.errors import (
+    MESSAGE_MAX,
     AzureError,
     Refused,
     Throttled,
@@ -70,17 +73,22 @@ class _TokenResponse(msgspec.Struct):
     error: str = ""
     error_description: str = ""
     correlation_id: str = ""
+    kind: str = ""
+    message: str = ""
+    """With the kind Status: the API server's own response, if it receives what is meant for a token proxy."""
 
 
 _answers: Final = msgspec.json.Decoder(_TokenResponse)
 
 
 class _Policy(SansIOHTTPPolicy[Any, Any]):
-    """Pipeline policy that sets the timeouts and the proxy, and keeps the response: exceptions contain too little."""
+    """Pipeline policy that sets the address, the timeouts and the proxy, and keeps the response: exceptions contain too
+    little."""
 
-    def __init__(self, url: str, proxy: str) -> None:
+    def __init__(self, url: str, proxy: str, via: ProxyTarget | None = None) -> None:
         self._url = url
         self._proxy = proxy
+        self._via = via
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = b""
@@ -91,7 +99,9 @@ class _Policy(SansIOHTTPPolicy[Any, Any]):
         options = request.context.options
         options.clear()  # options for the library's own policies, which this pipeline does not contain
         options["connection_timeout"], options["read_timeout"] = CONNECT_SECONDS, ATTEMPT_SECONDS
-        if self._proxy:
+        if self._via is not None:
+            options["ssl"], options["server_hostname"] = self._via.trust, self._via.server_name
+        elif self._proxy:
             options["proxy"] = self._proxy
 
     @override
@@ -119,7 +129,7 @@ class Entra:
 
     async def token(self, asked: SignIn) -> SignInResult:
         """Return a token. Raise AzureError; InvalidClient if the credential is not valid."""
-        policy = _Policy(asked.token_url, self._proxy_for(asked.authority))
+        policy = _Policy(asked.token_url, self._proxy_for(asked.authority), asked.via)
         failure: AzureError
         try:
             async with asyncio.timeout(self._attempt_seconds):
@@ -127,7 +137,7 @@ class Entra:
             return self._result(info, policy)
         except TimeoutError:
             seconds = f"{self._attempt_seconds:g} s"
-            failure = Unreachable(f"no response from {asked.authority.host} within {seconds}", code="timeout")
+            failure = _silence(asked)(f"no response from {asked.recipient.host} within {seconds}", code="timeout")
         except (CoreError, OSError) as error:
             failure = _failure(asked, policy, error)
         except _MISREADINGS as error:
@@ -178,26 +188,43 @@ def _read(body: bytes) -> _TokenResponse:
         return _TokenResponse()
 
 
+def _of_proxy(answer: _TokenResponse, body: bytes) -> _TokenResponse:
+    """Return the response of a token proxy, whose errors may be a text or the API server's Status."""
+    if answer.kind == "Status":
+        return _TokenResponse(error=API_SERVER_CODE, error_description=answer.message)
+    if answer.error or answer.error_description or body.lstrip()[:1] in {b"{", b"["}:
+        return answer
+    text = body[:MESSAGE_MAX].decode("ascii", errors="replace").replace("\ufffd", "?")
+    return _TokenResponse(error_description=" ".join(text.split()))
+
+
 def _number(value: str | int | None) -> int | None:
     text = "" if value is None else str(value)
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
 
 
+def _silence(asked: SignIn) -> type[Unreachable]:
+    return Unreachable if asked.via is None else ProxyUnreachable
+
+
 def _failure(asked: SignIn, policy: _Policy, error: Exception) -> AzureError:
     """Return the failure as an AzureError. Its text omits *error*, which may contain parts of the request."""
-    host = asked.authority.host
+    host = asked.recipient.host
     if policy.status == 0:
-        return Unreachable(f"no complete response from {host}: {cause_of(error)}", code="no_answer")
+        return _silence(asked)(f"no complete response from {host}: {cause_of(error)}", code="no_answer")
     answer = _read(policy.body)
+    if asked.via is not None:
+        answer = _of_proxy(answer, policy.body)
+    throttled, failed = (Throttled, AzureError) if asked.via is None else (ProxyThrottled, ProxyFailed)
     if policy.status == 200 and not answer.error:
-        return AzureError(f"{host} returned no token ({type(error).__name__})", status=200, code="bad_answer")
+        return failed(f"{host} returned no token ({type(error).__name__})", status=200, code="bad_answer")
     sentence, name = _safe(asked, answer.error_description), _safe(asked, answer.error)
     number = _AADSTS.search(sentence)
     kind: type[AzureError] = Refused
     if policy.status == 429:
-        kind = Throttled
+        kind = throttled
     elif policy.status >= 500 or policy.status == 408 or answer.error == "temporarily_unavailable":
-        kind = AzureError
+        kind = failed
     elif answer.error == "invalid_client":
         kind = InvalidClient
     return kind(

@@ -86,6 +86,11 @@ class Flight:
         """Implement FetchObserver.retrying."""
         self._last_error = error.again()
 
+    def awaiting(self, silence: AzureError) -> None:
+        """Implement FetchObserver.awaiting."""
+        if self._last_error is None:
+            self._last_error = silence.again()
+
     @contextmanager
     def sending(self) -> Iterator[None]:
         """Implement FetchObserver.sending. A failed call without waiters is not retried."""
@@ -113,7 +118,9 @@ class Flight:
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if self.task.cancelled() and current is not None and not current.cancelling():
-                raise Unreachable("the fetch was cancelled: NMI stops, or the pod is gone", code="closing") from None
+                raise Unreachable(
+                    "the fetch was cancelled: NMI stops, or the pod was removed", code="closing"
+                ) from None
             raise
         finally:
             del self._waiters[waiter]

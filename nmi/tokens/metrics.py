@@ -1,7 +1,7 @@
 """Metrics of nmi.tokens: plain integers that the code increments, read by a collector at each scrape.
 
-No label has a value that a pod can choose. The names `imds_operations_…` come from the Go implementation and are an
-interface.
+No label has a value that a pod can choose, and the number of AzureIdentities is bounded. The names
+`imds_operations_…` come from the Go implementation and are an interface.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from nmi.tokens.application_credentials import ApplicationCredentials
 from nmi.tokens.breaker import Breaker, State
 from nmi.tokens.governor import Governor
 from podidentity.azure.errors import AzureError, Throttled
@@ -55,6 +56,7 @@ class TokenMetrics:
         self._soonest_expiry: Callable[[], float] = lambda: math.inf
         self._oldest_age: Callable[[], float] = lambda: 0.0
         self._governor: Governor | None = None
+        self._application_credentials = ApplicationCredentials()
         durations = Histogram(
             f"{PREFIX}imds_operations_duration_seconds",
             "Seconds that one call to IMDS, or to Azure AD, took.",
@@ -78,6 +80,7 @@ class TokenMetrics:
         soonest_expiry: Callable[[], float] = lambda: math.inf,
         oldest_age: Callable[[], float] = lambda: 0.0,
         governor: Governor,
+        application_credentials: ApplicationCredentials | None = None,
     ) -> None:
         """Set the functions that a scrape reads the gauges from, and observe the waits of *governor*.
 
@@ -88,6 +91,7 @@ class TokenMetrics:
         self._soonest_expiry = soonest_expiry
         self._oldest_age = oldest_age
         self._governor = governor
+        self._application_credentials = application_credentials or self._application_credentials
         governor.observe_waits(self._waits.observe)
 
     def observe_imds(self, named: bool, seconds: float, error: AzureError | None) -> None:
@@ -146,8 +150,25 @@ class TokenMetrics:
             "Seconds since the fetch of the oldest token that was requested within half an hour; 0 without one.",
             value=self._oldest_age(),
         )
+        yield from _of_applications(self._application_credentials)
         if governor is not None:
             yield from _of_breaker(governor.breaker)
+
+
+def _of_applications(record: ApplicationCredentials) -> Iterator[Metric]:
+    tokens = CounterMetricFamily(
+        f"{PREFIX}nmi_application_credential_tokens",
+        "Fetched tokens of identities of type 0 for api://AzureADTokenExchange, which applications use as credentials.",
+        labels=["identity"],
+    )
+    for identity, count in record.tokens.items():
+        tokens.add_metric([identity], count)
+    yield tokens
+    yield CounterMetricFamily(
+        f"{PREFIX}nmi_application_credential_tokens_unrecorded",
+        "Such tokens of further identities than nmi_application_credential_tokens names.",
+        value=record.unrecorded,
+    )
 
 
 def _of_breaker(breaker: Breaker) -> Iterator[Metric]:

@@ -28,8 +28,8 @@ class NodeIdentitySource:
     async def token(self, request: TokenRequest, starter: str, within: float) -> RawAnswer:
         """Return IMDS's response to *request*, with any status, within *within* seconds. *starter* is charged for it.
 
-        The token is of the VM's own identity unless *request* names one. A forced refresh skips IMDS's cache too. Raise
-        AzureError and CongestedError.
+        The token is of the VM's own identity unless *request* names one. A forced refresh, and a report of a rejected
+        token, skip IMDS's cache too. Raise AzureError and CongestedError.
         """
         named = {_PARAMETERS[request.selector]: request.selector_value} if request.selector in _PARAMETERS else {}
         return await self._imds.raw(
@@ -38,7 +38,7 @@ class NodeIdentitySource:
             object_id=named.get("object_id", ""),
             resource_id=named.get("resource_id", ""),
             xms_cc=request.xms_cc,
-            bypass_cache=request.force_refresh,
+            bypass_cache=request.force_refresh or bool(request.rejected_sha256),
             within=within,
             permit=lambda: self._governor.token_permit(starter, within),
         )

@@ -1,10 +1,20 @@
-"""Refresh timers: one timer per cached token, which starts the next refresh."""
+"""Refreshes of cached tokens: one timer per token, which starts the next refresh, and the log line of a failed one."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from nmi.tokens.source import FetchRequest, TokenKey
+from podidentity.resources import IdentityType
+
+log = logging.getLogger(__name__)
+
+NOT_REFRESHED: Final = "token refresh failed, the cached token is still served; check that IMDS responds on this node"
+NOT_REFRESHED_BY_SIGN_IN: Final = (
+    "token refresh failed, the cached token is still served; check what the error names, and that the sign-in endpoint "
+    "and the API server respond to this node"
+)
 
 
 class KeyedRequest(NamedTuple):
@@ -18,7 +28,7 @@ class RefreshTimers:
     """Timers by token key. Ends with close()."""
 
     def __init__(self, on_due: Callable[[KeyedRequest], None]) -> None:
-        """*on_due* is called when the time of a token has come; its timer is gone then."""
+        """*on_due* is called when the time of a token has come; its timer is removed before."""
         self._on_due = on_due
         self._timers: dict[TokenKey, asyncio.TimerHandle] = {}
         self.closed = False
@@ -53,3 +63,16 @@ class RefreshTimers:
         self._timers.pop(request.key, None)
         if not self.closed:
             self._on_due(request)
+
+
+def log_failed_refresh(request: KeyedRequest, error: Exception, seconds: float) -> None:
+    """Log that the refresh of *request* failed; the cached token is valid for *seconds*."""
+    metadata = request.fetch.identity.metadata
+    log.warning(
+        NOT_REFRESHED if request.key.type == IdentityType.USER_ASSIGNED else NOT_REFRESHED_BY_SIGN_IN,
+        extra={
+            "identity": f"{metadata.namespace}/{metadata.name}",
+            "error": str(error),
+            "seconds": round(seconds),
+        },
+    )

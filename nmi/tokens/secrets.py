@@ -6,11 +6,11 @@
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 from nmi.tokens.endpoints import Application
 from podidentity.azure.errors import AzureError, Refused, Unreachable
+from podidentity.hidden_fields import HidingStruct
 from podidentity.kube import errors as kube
 from podidentity.kube.client import Client
 from podidentity.resources import Kind, Resource
@@ -52,22 +52,24 @@ class Secret(Resource, frozen=True):
 SECRETS: Final = Kind("Secret", "secrets", Secret)
 
 
-@dataclass(frozen=True, slots=True)
-class ClientSecret:
+class ClientSecret(HidingStruct, frozen=True):
     """The credential of an application of type 1."""
 
-    value: str = field(repr=False)
+    hidden = frozenset({"value"})
+
+    value: str
     version: str
     note: str = ""
     """A peculiarity of the value, shown to the operator if Azure refuses it."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyStore:
+class KeyStore(HidingStruct, frozen=True):
     """The credential of an application of type 2: an unchecked PKCS #12 file and its password."""
 
-    pfx: bytes = field(repr=False)
-    password: bytes = field(repr=False)
+    hidden = frozenset({"pfx", "password"})
+
+    pfx: bytes
+    password: bytes
     version: str
     note: str = ""
 

@@ -7,7 +7,8 @@ Secret again and makes one more attempt if its version has changed.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from nmi.tokens.certificate import Signer
 from nmi.tokens.endpoints import Application, SignInPolicy

@@ -5,12 +5,13 @@ This module imports neither azure-identity nor aiohttp. `nmi.tokens.entra` sends
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 from nmi.tokens.endpoints import ADFS
+from nmi.tokens.token_proxy import ProxyTarget
 from podidentity.azure.clouds import Endpoint
 from podidentity.azure.errors import Refused
+from podidentity.hidden_fields import HidingStruct
 
 CONNECTIONS: Final = 16
 ATTEMPT_SECONDS: Final = 10.0
@@ -22,9 +23,10 @@ class InvalidClient(Refused):
     """The application exists, but its credential is not, or no longer, valid (OAuth's invalid_client)."""
 
 
-@dataclass(frozen=True, slots=True)
-class SignIn:
+class SignIn(HidingStruct, frozen=True):
     """The input of one sign-in. Exactly one of *secret* and *assertion* is not empty."""
+
+    hidden = frozenset({"secret", "assertion"})
 
     authority: Endpoint
     tenant: str
@@ -33,21 +35,29 @@ class SignIn:
     """In the pod's spelling: a trailing slash is part of it, and `/.default` follows."""
     xms_cc: str = ""
     """Client capabilities, separated by commas."""
-    secret: str = field(default="", repr=False)
-    assertion: str = field(default="", repr=False)
+    secret: str = ""
+    assertion: str = ""
+    via: ProxyTarget | None = None
+    """The token proxy that receives the request in place of the authority."""
+
+    @property
+    def recipient(self) -> Endpoint:
+        """The server that the request is sent to."""
+        return self.via.endpoint if self.via is not None else self.authority
 
     @property
     def token_url(self) -> str:
         """The token endpoint, which is also the audience of an assertion. AD FS has no version 2."""
         version = "" if self.tenant.lower() == ADFS else "v2.0/"
-        return f"{self.authority.url}/{self.tenant}/oauth2/{version}token"
+        return f"{self.recipient.url}/{self.tenant}/oauth2/{version}token"
 
 
-@dataclass(frozen=True, slots=True)
-class SignInResult:
+class SignInResult(HidingStruct, frozen=True):
     """The response. *expires_on* is in Unix seconds, *expires_in* in seconds from the response's arrival."""
 
-    access_token: str = field(repr=False)
+    hidden = frozenset({"access_token"})
+
+    access_token: str
     expires_on: int
     expires_in: int
     ext_expires_in: str

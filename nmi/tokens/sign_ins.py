@@ -110,7 +110,7 @@ class SignIns:
                 raise
             except asyncio.CancelledError:
                 if self.clock() >= attempts.until - CANCEL_SECONDS:
-                    late = Unreachable(f"no response from {sign_in.authority.host} in the remaining time of the fetch")
+                    late = Unreachable(f"no response from {sign_in.recipient.host} in the remaining time of the fetch")
                     self._observed(sign_in, sent, late)
                 raise
             self._observed(sign_in, sent, None)
@@ -119,7 +119,7 @@ class SignIns:
     def _observed(self, sign_in: SignIn, sent: float, error: AzureError | None) -> None:
         seconds = self.clock() - sent
         self._observe(seconds, error)
-        self._failures.record(sign_in.authority.url, seconds, error)
+        self._failures.record(sign_in.recipient.url, seconds, error)
 
     async def retry(
         self,

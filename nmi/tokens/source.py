@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
+
+import msgspec
 
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError
-from podidentity.resources import AzureIdentity
+from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity, IdentityType
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -25,6 +26,9 @@ class FetchObserver(Protocol):
     def retrying(self, error: AzureError) -> None:
         """Record that the fetch failed with *error* and will try again: a waiter that times out reports this error."""
 
+    def awaiting(self, silence: AzureError) -> None:
+        """Record that the fetch waits for a response: a waiter that times out before it reports *silence*."""
+
     def sending(self) -> AbstractContextManager[None]:
         """Return a context manager for a call that must complete even if no request waits any more."""
 
@@ -37,6 +41,10 @@ class NullObserver(FetchObserver):
         """Ignore *error*."""
 
     @override
+    def awaiting(self, silence: AzureError) -> None:
+        """Ignore *silence*."""
+
+    @override
     def sending(self) -> AbstractContextManager[None]:
         """Return a context manager without effect."""
         return nullcontext()
@@ -45,8 +53,7 @@ class NullObserver(FetchObserver):
 NULL_OBSERVER: Final = NullObserver()
 
 
-@dataclass(frozen=True, slots=True)
-class Workload:
+class Workload(msgspec.Struct, frozen=True):
     """The pod that a token is for. Used by sources whose credential belongs to the pod."""
 
     namespace: str
@@ -81,6 +88,7 @@ class TokenKey(NamedTuple):
     tenant: str
     """The tenant and then the auxiliary tenants in their order: they are part of the response."""
     endpoint: str
+    """The sign-in endpoint, and the exchange of a federated identity if an annotation chooses it."""
     secret: str
     """The Secret's `namespace/name`: an identity that names a client but another Secret gets no token of this one."""
     pod: str
@@ -106,12 +114,16 @@ def key_of(identity: AzureIdentity, resource: str, xms_cc: str, credential: str 
     spec = identity.spec
     password = spec.client_password
     secret = f"{password.namespace or identity.metadata.namespace}/{password.name}" if password is not None else ""
+    endpoint = spec.ad_endpoint.lower()
+    if spec.type == IdentityType.FEDERATED and (exchange := identity.metadata.annotation(EXCHANGE_ANNOTATION)):
+        # A refresh uses the identity of its first request: after a change of the exchange it would use the former one.
+        endpoint = f"{endpoint} {exchange}"
     return TokenKey(
         spec.type,
         spec.client_id.lower(),
         spec.resource_id.lower(),
         " ".join((spec.tenant_id, *(spec.auxiliary_tenant_ids or ()))).lower(),
-        spec.ad_endpoint.lower(),
+        endpoint,
         secret,
         pod,
         resource,
@@ -120,8 +132,7 @@ def key_of(identity: AzureIdentity, resource: str, xms_cc: str, credential: str 
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchRequest:
+class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The input of one fetch: the token, and the limits within which it is fetched."""
 
     identity: AzureIdentity
@@ -139,8 +150,7 @@ class FetchRequest:
     observer: FetchObserver = NULL_OBSERVER
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedToken:
+class FetchedToken(msgspec.Struct, frozen=True):
     """The token that a source returned."""
 
     token: Token

@@ -1,17 +1,18 @@
 """A token, in a type whose repr hides it."""
 
-from dataclasses import dataclass, field
+from podidentity.hidden_fields import HidingStruct
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Token:
+class Token(HidingStruct, frozen=True, weakref=True):
     """A token that IMDS or Entra ID returned. Times are Unix seconds."""
 
-    access_token: str = field(repr=False)
+    hidden = frozenset({"access_token", "client_id", "refresh_token"})
+
+    access_token: str
     expires_on: int
     not_before: int
     resource: str
-    client_id: str = field(repr=False)
+    client_id: str
     token_type: str = "Bearer"  # noqa: S105
-    refresh_token: str = field(default="", repr=False)
+    refresh_token: str = ""
     ext_expires_in: str = ""

@@ -7,12 +7,11 @@ Packets and the store are bounded, and exist in memory only.
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from nmi.tokens.cache import SOON_SECONDS, TOKENS_MAX
+from nmi.tokens.cache import SOON_SECONDS, TOKENS_MAX, ObjectIds, TokenCache
 from nmi.tokens.jwt import decode_claims
 from nmi.tokens.source import FetchedToken, TokenKey
 from nmi.tokens.token import Token
@@ -53,6 +52,21 @@ class PassedToken(msgspec.Struct, frozen=True, array_like=True):
 
 _decoder: Final = msgspec.msgpack.Decoder(list[PassedToken])
 _encoder: Final = msgspec.msgpack.Encoder()
+
+
+def passed_tokens(cache: TokenCache, object_ids: ObjectIds, now: float) -> Iterator[PassedToken]:
+    """Yield the tokens of *cache* that a successor can use, the most recently used first."""
+    for key, cached in cache.newest():
+        passed = PassedToken(
+            key,
+            (cached.token, *cached.auxiliary),
+            cached.left(now),
+            cached.refresh_at - now,
+            object_ids.view.get(key.client_id, ""),
+            cached.correlation,
+        )
+        if is_valid(passed):
+            yield passed
 
 
 def packets_of(tokens: Iterable[PassedToken]) -> Iterator[bytes]:
@@ -118,8 +132,7 @@ def _are_short(*texts: str | int) -> bool:
     return all(isinstance(each, str) and len(each) <= TEXT_MAX and each.isprintable() for each in texts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Received:
+class _Received(msgspec.Struct, frozen=True):
     passed: PassedToken
     at: float
 

@@ -4,13 +4,15 @@ Four clouds are built in. A file describes an Azure Stack (go-autorest's `Enviro
 AZURE_ENVIRONMENT_FILEPATH as with the Go implementation). This module contains values only and sends no requests.
 """
 
+import ipaddress
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 
 class CloudError(Exception):
@@ -18,7 +20,8 @@ class CloudError(Exception):
 
 
 _ENDPOINT: Final = re.compile(
-    r"https://(?P<host>(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)"
+    r"https://(?:(?P<host>(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)"
+    r"|\[(?P<ipv6>[0-9a-f:]{2,39})\])"
     r"(?::(?P<port>[0-9]{1,5}))?(?P<path>(?:/[a-z0-9_-][a-z0-9._-]*)*)/?",
     re.IGNORECASE | re.ASCII,
 )
@@ -26,12 +29,11 @@ _ENDPOINT: Final = re.compile(
 _HOST_MAX: Final = 253
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """An https address that may receive secrets, in one normalized spelling."""
 
     host: str
-    """Lower-case; a name, or an IPv4 address as written."""
+    """Lower-case; a name, an IPv4 address as written, or the short form of an IPv6 address without brackets."""
     port: int = 443
     path: str = ""
     """Empty, or a path with a leading slash and no trailing one."""
@@ -40,20 +42,33 @@ class Endpoint:
     def url(self) -> str:
         """Return the URL without a trailing slash."""
         port = "" if self.port == 443 else f":{self.port}"
-        return f"https://{self.host}{port}{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"https://{host}{port}{self.path}"
 
 
-def parse_endpoint(text: str) -> Endpoint | None:
-    """Return the endpoint that *text* spells, or None if it is anything but scheme, host, optional port and path."""
+def parse_endpoint(text: str, *, ipv6: bool = False) -> Endpoint | None:
+    """Return the endpoint that *text* spells, or None if it is anything but scheme, host, optional port and path.
+
+    *ipv6*: the host may be an IPv6 address in brackets, without a zone and without an embedded IPv4 address.
+    """
     match = _ENDPOINT.fullmatch(text)
-    if match is None or len(match["host"]) > _HOST_MAX:
+    if match is None:
         return None
+    host = _ipv6_host(match["ipv6"]) if ipv6 and match["ipv6"] else (match["host"] or "").lower()
     port = int(match["port"] or 443)
-    return Endpoint(match["host"].lower(), port, match["path"]) if 0 < port < 65536 else None
+    return Endpoint(host, port, match["path"]) if 0 < len(host) <= _HOST_MAX and 0 < port < 65536 else None
 
 
-@dataclass(frozen=True, slots=True)
-class Cloud:
+def _ipv6_host(text: str) -> str:
+    """Return the short form of the address, or an empty string if *text* is none, or is one of IPv4."""
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        return ""
+    return "" if address.ipv4_mapped is not None else address.compressed
+
+
+class Cloud(msgspec.Struct, frozen=True):
     """One cloud. URLs are https without a trailing slash; the audience is used as spelled."""
 
     name: str

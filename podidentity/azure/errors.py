@@ -90,6 +90,12 @@ class Refused(AzureError):  # noqa: N818 - named for the event, because the base
     """A refused request (400, 401, 403 and similar). Repeating it has no effect."""
 
 
+class CameBack(AzureError):  # noqa: N818 - named for the event, because the base class states that it is an error
+    """The request came back to the program that sent it (508), instead of reaching the endpoint. Repeating it has no
+    effect, and it shows nothing about the endpoint.
+    """
+
+
 class NotYet(AzureError):  # noqa: N818 - named for the event, because the base class states that it is an error
     """The endpoint reports that it is temporarily unavailable (404, 410), by its documentation for at most 70
     seconds.

@@ -13,12 +13,12 @@ import random as random_module
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
-from podidentity.azure.errors import AzureError, NotSent, Paused, Refused, Unreachable
+from podidentity.azure.errors import AzureError, CameBack, NotSent, Paused, Refused, Unreachable
 from podidentity.azure.imds_answers import ImdsToken, Reply, failure_in, token_in
+from podidentity.hidden_fields import HidingStruct
 from podidentity.http_client.errors import HttpClientError
 
 if TYPE_CHECKING:  # podidctl imports this module without NMI's extra
@@ -67,12 +67,13 @@ ImdsObserver = Callable[[bool, float, AzureError | None], None]
 """Callback for each attempt: whether it named an identity, its duration in seconds, and its error."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawAnswer:
+class RawAnswer(HidingStruct, frozen=True):
     """IMDS's response for a pod that receives it unchanged: pods under an exception, and MIC's own pods."""
 
+    hidden = frozenset({"body"})
+
     status: int
-    body: bytes = field(repr=False)
+    body: bytes
     content_type: str
     headers: tuple[tuple[str, str], ...] = ()
     """Retry-After and request ids, if IMDS sent them; names and values are plain ASCII."""
@@ -150,7 +151,7 @@ class ImdsSource:
         for the permit.
 
         The permit receives a response without a token as an error. Raises Unreachable without a response, AzureError
-        for one over ANSWER_MAX, and errors of the permit.
+        for one over ANSWER_MAX, CameBack, and errors of the permit.
         """
         query = _query(resource, client_id, object_id, resource_id, xms_cc, bypass_cache=bypass_cache)
         reply: Reply | None = None
@@ -159,6 +160,8 @@ class ImdsSource:
                 reply = await self._exchange(query)
                 if reply.status != 200:
                     raise failure_in(query, reply)
+        except CameBack:
+            raise
         except AzureError:
             if reply is None:
                 raise
@@ -275,7 +278,7 @@ class RetryPolicy:
             pause = LAG_DELAYS[min(self._lags, len(LAG_DELAYS) - 1)]
             self._lags += 1
             return pause if now + pause <= min(self._lag_until, self._within) else None
-        if isinstance(error, Refused | NotSent | Paused) or not self._delays:
+        if isinstance(error, Refused | NotSent | Paused | CameBack) or not self._delays:
             return None
         if error.status == 410:
             return self._outlast(error, now)

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
 from podidentity.azure.errors import (
     AzureError,
+    CameBack,
     NotYet,
     Refused,
     Throttled,
@@ -17,6 +17,7 @@ from podidentity.azure.errors import (
     retry_after_seconds,
     sentence_in,
 )
+from podidentity.hidden_fields import HidingStruct
 from podidentity.telemetry.logs import redacted
 
 HEADER_MAX: Final = 256
@@ -28,33 +29,35 @@ of a sentence.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ImdsToken:
+class ImdsToken(HidingStruct, frozen=True):
     """IMDS's token. *expires_on* and *not_before* are Unix seconds, *expires_in* is in seconds from the response's
     arrival.
     """
 
-    access_token: str = field(repr=False)
+    hidden = frozenset({"access_token", "client_id", "object_id", "refresh_token"})
+
+    access_token: str
     expires_on: int
     expires_in: int
     not_before: int
     resource: str
-    client_id: str = field(repr=False)
-    object_id: str = field(repr=False)
+    client_id: str
+    object_id: str
     token_type: str
-    refresh_token: str = field(repr=False)
+    refresh_token: str
     ext_expires_in: str
     correlation_id: str = ""
     """IMDS's id of the call, if it sent one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(HidingStruct, frozen=True):
     """A complete HTTP response."""
 
+    hidden = frozenset({"body", "headers"})
+
     status: int
-    body: bytes = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
+    body: bytes
+    headers: Mapping[str, str]
     """By names in lower case."""
 
     def header(self, name: str) -> str:
@@ -147,23 +150,25 @@ def _without_ids(sentence: str, query: Mapping[str, str]) -> str:
 def failure_in(query: Mapping[str, str], reply: Reply) -> AzureError:
     """Return the error for a response other than 200; *query* is the request's."""
     try:
-        told = _errors.decode(reply.body)
+        document = _errors.decode(reply.body)
     except (ValueError, RecursionError):
-        told = _Error()
+        document = _Error()
     kind: type[AzureError] = AzureError
     if reply.status in {404, 410}:
         kind = NotYet
     elif reply.status == 429:
         kind = Throttled
+    elif reply.status == 508:
+        kind = CameBack
     elif 400 <= reply.status < 500 and reply.status != 408:
         kind = Refused
-    said = _without_ids(sentence_in(told.error_description), query)
+    said = _without_ids(sentence_in(document.error_description), query)
     return kind(
-        said or told.error or f"status {reply.status}",
+        said or document.error or f"status {reply.status}",
         status=reply.status,
-        code=told.error,
+        code=document.error,
         retry_after=retry_after_seconds(reply.header("Retry-After")),
-        correlation_id=correlation_in(told.error_description)
+        correlation_id=correlation_in(document.error_description)
         or reply.header("x-ms-request-id")
         or reply.header("x-ms-correlation-request-id"),
         said=said,

@@ -5,7 +5,7 @@ and indexing, and the original spelling `text` for requests and output.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -43,11 +43,11 @@ class ResourceId:
     subscription: str
     resource_group: str
     name: str
+    key: str = field(init=False, repr=False, compare=False)
+    """The same value for every spelling of one resource."""
 
-    @property
-    def key(self) -> str:
-        """The same value for every spelling of one resource."""
-        return self.text.lower()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.text.lower())
 
 
 @dataclass(frozen=True, slots=True)

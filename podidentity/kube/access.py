@@ -11,13 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from ssl import SSLContext
 from typing import Final
 
 import msgspec
 
+from podidentity.hidden_fields import HidingStruct
 from podidentity.kube.errors import AccessError
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,7 @@ async def _no_authorization() -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterAccess:
+class ClusterAccess(msgspec.Struct, frozen=True):
     """Access to one API server, as `Client` needs it."""
 
     server: str
@@ -57,7 +56,7 @@ class ClusterAccess:
     namespace: str = "default"
     """The namespace of the pod, or of the kubeconfig's context."""
     forget: Callable[[], None] = _nothing_to_forget
-    """Invalidates the credentials that `authorization` remembers; called after a 401."""
+    """Invalidates the credentials that `authorization` has cached; called after a 401."""
     server_hostname: str | None = None
     """Expected name in the server's certificate if it is not the host of `server`."""
     proxy: str | None = None
@@ -171,16 +170,17 @@ def in_cluster(
     return ClusterAccess(f"https://{bracketed}:{port}", context, authorization, namespace, authorization.forget)
 
 
-@dataclass(frozen=True, slots=True)
-class _KubeconfigContent:
+class _KubeconfigContent(HidingStruct, frozen=True):
     """Output of `podidentity.kube.kubeconfig`. Certificates and the key are PEM."""
+
+    hidden = frozenset({"authorization", "key"})
 
     server: str = ""
     namespace: str = ""
-    authorization: str | None = field(default=None, repr=False)
+    authorization: str | None = None
     ca: bytes | None = None
     certificate: bytes | None = None
-    key: bytes | None = field(default=None, repr=False)
+    key: bytes | None = None
     verify: bool = True
     server_hostname: str | None = None
     proxy: str | None = None

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from podidentity.kube.access import ClusterAccess
-from podidentity.kube.decoding import Malformed, RawPage, TooLong, decode_meta, decode_object
+from podidentity.kube.decoding import Malformed, RawPage, TooLong, decode_meta, decode_object, split_list
 from podidentity.kube.errors import malformed
 from podidentity.kube.lists import PAGE_SIZE, list_pages
 from podidentity.kube.paths import object_path
@@ -86,8 +86,9 @@ class Client(Transport):
         field_selector: str = "",
         label_selector: str = "",
         page_size: int = PAGE_SIZE,
+        read: Callable[[bytes], RawPage] = split_list,
     ) -> AsyncGenerator[RawPage, None]:
-        """Yield the undecoded pages of one list; see `list_pages`."""
+        """Yield the pages of one list, with undecoded objects unless *read* decodes them; see `list_pages`."""
         return list_pages(
             self,
             kind,
@@ -95,6 +96,7 @@ class Client(Transport):
             field_selector=field_selector,
             label_selector=label_selector,
             page_size=page_size,
+            read=read,
         )
 
     async def create(self, kind: Kind[R], namespace: str, document: Mapping[str, Any]) -> R:

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 
 from podidentity.kube.errors import ApiError, Status, from_status
-from podidentity.kube.plain_objects import decode_plain
+from podidentity.kube.plain_objects import PlainAssigned, assembled_list, decode_plain
 from podidentity.old_spellings import fold, spellings
 from podidentity.resources import (
     AzureAssignedIdentity,
@@ -80,6 +80,7 @@ class RawPage(msgspec.Struct, frozen=True):
     """
 
     items: list[msgspec.Raw]
+    """Empty if the objects are decoded."""
     resource_version: str
     continue_token: str
     first: bool = True
@@ -90,6 +91,8 @@ class RawPage(msgspec.Struct, frozen=True):
     """Objects of the page that are not in `items`."""
     size: int = 0
     """Size of the response in bytes; 0 if it came in several pages."""
+    objects: list[Any] = []
+    """All objects of the page, of the kind's Struct, if `decode_list` has decoded them."""
 
 
 class LongLine(msgspec.Struct, frozen=True):
@@ -129,6 +132,11 @@ class _ListMeta(msgspec.Struct, rename="camel"):
 class _List(msgspec.Struct):
     metadata: _ListMeta
     items: list[msgspec.Raw] | None = None
+
+
+class _ListOf(msgspec.Struct, Generic[T]):
+    metadata: _ListMeta
+    items: list[T] | None = None
 
 
 class _Envelope(msgspec.Struct):
@@ -216,6 +224,31 @@ def split_list(data: bytes) -> RawPage:
     return RawPage(page.items or [], meta.resource_version, meta.continue_token, cut=cut, size=len(data))
 
 
+@cache
+def _list_decoder(shape: type[T]) -> msgspec.json.Decoder[_ListOf[T]]:
+    return msgspec.json.Decoder(_ListOf[shape])  # type: ignore[valid-type]  # a type at run time
+
+
+def decode_list(kind: Kind[R], data: bytes) -> RawPage:
+    """Return the parts of a list response with decoded objects, which takes one pass over *data* instead of two.
+
+    If an object cannot be decoded together with the others, return all undecoded, as `split_list`. Raises as that.
+    """
+    objects: list[Any] | None = None
+    try:
+        if kind.shape is AzureAssignedIdentity:
+            plain = _list_decoder(PlainAssigned).decode(data)
+            meta, objects = plain.metadata, assembled_list(plain.items or (), _decode_part)
+        elif not kind.old_spellings:
+            page = _list_decoder(kind.shape).decode(data)
+            meta, objects = page.metadata, page.items or []
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Malformed):
+        objects = None
+    if objects is None:
+        return split_list(data)
+    return RawPage([], meta.resource_version, meta.continue_token, objects=objects, size=len(data))
+
+
 def decode_object(kind: Kind[R], data: bytes | msgspec.Raw) -> R:
     """Return one object. Raises Malformed if it is not JSON or its fields have other types than the kind's, TooDeep,
     and TooLong if a custom resource exceeds FIELDS_MAX or VALUE_MAX.
@@ -229,7 +262,7 @@ def decode_object(kind: Kind[R], data: bytes | msgspec.Raw) -> R:
             return _read(decoder, data)
         small = len(memoryview(data)) <= WHOLE_MAX
         if small and kind.shape is AzureAssignedIdentity:
-            plain: Any = decode_plain(data, _as_one, _decode_part)
+            plain: Any = decode_plain(data, _decode_part)
             if plain is not None:
                 return cast("R", plain)
         stored: dict[str, Any] = _read(_MAPPING, data) if small else _fields_of(data, kind.shape, "")

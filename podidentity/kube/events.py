@@ -11,9 +11,10 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, NoReturn, TypeVar
+
+import msgspec
 
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, NotFound
@@ -47,18 +48,16 @@ EventKey = tuple[str, str, str, str, EventType, str, str]
 """Kind, namespace, name and uid of the object; type, reason, message."""
 
 
-@dataclass(slots=True)
-class _Pending:
+class _Pending(msgspec.Struct):
     regarding: dict[str, str]
     first: datetime
     last: datetime
     count: int = 1
 
 
-@dataclass(slots=True)
-class _SentEvent:
+class _SentEvent(msgspec.Struct):
     name: str
-    count: int = field(default=0)
+    count: int = 0
 
 
 class EventRecorder:
@@ -144,18 +143,18 @@ class EventRecorder:
 
     async def _send(self, key: EventKey, pending: _Pending) -> None:
         namespace = key[1] or "default"  # namespace of Events about cluster-scoped objects
-        told = self._sent.get(key)
-        if told is not None:
+        sent = self._sent.get(key)
+        if sent is not None:
             self._sent.move_to_end(key)
-            count = told.count + pending.count
+            count = sent.count + pending.count
             try:
                 await self._client.patch_merge(
-                    EVENTS, namespace, told.name, {"count": count, "lastTimestamp": _stamp(pending.last)}
+                    EVENTS, namespace, sent.name, {"count": count, "lastTimestamp": _stamp(pending.last)}
                 )
             except NotFound:  # Events expire after an hour
                 del self._sent[key]
             else:
-                told.count = count
+                sent.count = count
                 return
         fresh = _SentEvent(f"{key[2][:200]}.{next(self._names)}", pending.count)
         await self._client.create(EVENTS, namespace, self._document(key, pending, namespace, fresh.name))

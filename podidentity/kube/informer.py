@@ -15,8 +15,9 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Final, Generic, NoReturn, TypeVar
 
 import msgspec
@@ -32,8 +33,10 @@ from podidentity.kube.decoding import (
     TooLarge,
     WatchEvent,
     decode_event,
+    decode_list,
     decode_meta,
     decode_object,
+    split_list,
 )
 from podidentity.kube.errors import (
     MALFORMED,
@@ -51,12 +54,12 @@ from podidentity.kube.object_store import Handler, ObjectStore
 from podidentity.kube.paths import object_path, selectors
 from podidentity.kube.watch_lines import identify
 from podidentity.object_limits import reduced
+from podidentity.paced import SLICE_SECONDS, paced
 from podidentity.resources import BareMeta, Kind, Resource
 from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
 
-P = TypeVar("P")
 T = TypeVar("T", bound=Resource)
 
 SILENCE_SECONDS: Final = 90.0
@@ -72,8 +75,6 @@ FIRST_LIST_SECONDS: Final = 4.0
 """Maximum pause before the first list is complete. A program that starts during an outage must be active within 5 s of
 its end. With pauses of 2 s on average, 1,000 nodes with three watches send at most 1,500 failing lists a second.
 """
-SLICE_SECONDS: Final = 0.002
-"""Time for a burst of objects before the event loop runs other tasks."""
 
 
 class Informer(Generic[T]):
@@ -90,13 +91,15 @@ class Informer(Generic[T]):
         namespace: str = "",
         page_size: int = PAGE_SIZE,
         keep: Callable[[T], T] = reduced,
+        hold: bool = False,
         on_doubt: Callable[[], None] = lambda: None,
         silence_seconds: float = SILENCE_SECONDS,
         log_limit: LogLimit | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random.random,
     ) -> None:
-        """*keep* returns the part of an object that is stored and passed to the handler.
+        """*keep* returns the part of an object that is stored and passed to the handler. *hold*: no object is passed to
+        the handler before `release`.
 
         *on_doubt* is called when the handler's state becomes unreliable (`staleness_seconds` is infinite from then on).
 
@@ -114,7 +117,9 @@ class Informer(Generic[T]):
         self._backoff = Backoff(random, most_seconds=FIRST_LIST_SECONDS)
         self._log_limit = log_limit or LogLimit(clock=clock)
         self._first: asyncio.Timeout | None = None
-        self.objects = ObjectStore(handler, keep=keep, skip=self._skip, on_doubt=on_doubt, clock=clock, random=random)
+        self.objects = ObjectStore(
+            handler, keep=keep, skip=self._skip, on_doubt=on_doubt, clock=clock, random=random, hold=hold
+        )
         self.store: Mapping[tuple[str, str], T] = self.objects.view
         """All objects by (namespace, name); a live view."""
         self._resource_version = ""
@@ -131,6 +136,10 @@ class Informer(Generic[T]):
     async def synced(self) -> None:
         """Wait until the first list is complete and its handler calls are made."""
         await self._synced.wait()
+
+    async def release(self) -> None:
+        """Pass all objects to the handler that `hold` kept from it, and from now on each change."""
+        await paced(self.objects.release(), self._clock)
 
     def list_again(self) -> None:
         """Start the first list again immediately unless it is complete; called when the API server has recovered."""
@@ -201,8 +210,8 @@ class Informer(Generic[T]):
         if not self._synced.is_set():
             self.problem = f"{what} ({error})"
         if self._synced.is_set() or self._log_limit.allows():
-            told = {"resource": self._kind.plural, "status": error.status, "error": error, "seconds": round(pause, 3)}
-            log.log(level, what, extra=told)
+            fields = {"resource": self._kind.plural, "status": error.status, "error": error, "seconds": round(pause, 3)}
+            log.log(level, what, extra=fields)
         return pause
 
     async def _relist(self) -> None:
@@ -218,6 +227,8 @@ class Informer(Generic[T]):
             field_selector=self._field_selector,
             label_selector=self._label_selector,
             page_size=self._page_size,
+            # Most objects of a repeated list are unchanged and need not be decoded.
+            read=split_list if self.store else partial(decode_list, self._kind),
         )
         async with aclosing(pages):
             async for page in pages:
@@ -230,10 +241,9 @@ class Informer(Generic[T]):
         if not version:
             raise ServerError(502, MALFORMED, f"the list of {self._kind.plural} has no resourceVersion")
         self.objects.begin_list()
-        async for old in self._paced([old for key, old in self.store.items() if key not in found]):
-            self.objects.remove(old.key)
-        async for new in self._paced(found.values()):
-            self.objects.put(new)
+        absent = [key for key in self.store if key not in found]
+        await paced(map(self.objects.remove, absent), self._clock)
+        await paced(self.objects.put_all(found), self._clock)
         self._resource_version = version
         self.objects.end_list()
         self.lists += 1
@@ -245,13 +255,25 @@ class Informer(Generic[T]):
     async def _read_page(self, page: RawPage, found: dict[tuple[str, str], T]) -> None:
         for each in page.skipped:
             self._skip(each.meta, each.error)
-        async for raw in self._paced(page.items):
+
+        def keep(item: T) -> None:
+            try:
+                kept = self.objects.within_limits(item)
+            except Exception as error:  # noqa: BLE001 - any exception concerns only this object
+                self._skip(item.metadata, error)
+            else:
+                found[kept.key] = kept
+
+        def read(raw: msgspec.Raw) -> None:
             try:
                 item = self._listed(raw)
-            except Exception as error:  # noqa: BLE001 - any exception concerns only this object
+            except Exception as error:  # noqa: BLE001 - as above
                 self._skip(decode_meta(raw), error)
             else:
                 found[item.key] = item
+
+        await paced(map(keep, page.objects), self._clock)
+        await paced(map(read, page.items), self._clock)
 
     def _listed(self, raw: msgspec.Raw) -> T:
         """Return an object of a list. An unchanged object is taken from the store, so that a repeated list needs no
@@ -368,12 +390,3 @@ class Informer(Generic[T]):
 
     def _skip(self, meta: BareMeta, error: Exception) -> None:
         self._client.skipped.report(self._kind, meta, error)
-
-    async def _paced(self, items: Iterable[P]) -> AsyncIterator[P]:
-        """Yield *items*, with a pause for the event loop after each slice of work."""
-        until = self._clock() + SLICE_SECONDS
-        for item in items:
-            if self._clock() >= until:
-                await asyncio.sleep(0)
-                until = self._clock() + SLICE_SECONDS
-            yield item

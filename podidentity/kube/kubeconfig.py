@@ -114,10 +114,19 @@ def _content(path: str | None) -> str | None:
     return base64.b64encode(Path(path).read_bytes()).decode() if path else None
 
 
+def _exists(path: Path) -> bool:
+    """Return whether *path* exists. Raise OSError if that is unknown, which `Path.exists` of Python 3.14 does not."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def main(path: str) -> None:
     """Print the content of the kubeconfig at *path*."""
     try:
-        there = any(Path(part).expanduser().exists() for part in path.split(":") if part)
+        there = any(_exists(Path(part).expanduser()) for part in path.split(":") if part)
     except OSError as error:  # a directory without permission
         answer = {"problem": f"cannot use the kubeconfig {path} ({error.strerror}): correct it, or pass another one"}
     else:

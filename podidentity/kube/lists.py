@@ -1,14 +1,14 @@
 """Lists of objects, read in pages: in smaller ones if the objects are large, and in parts if a page is indivisible."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Final, TypeVar
 
 import msgspec
 
 from podidentity.kube import response_limits
-from podidentity.kube.decoding import SHALLOW_MAX, Malformed, RawPage, Skipped, TooDeep, TooLarge, split_list
+from podidentity.kube.decoding import SHALLOW_MAX, Malformed, RawPage, Skipped, TooDeep, TooLarge
 from podidentity.kube.errors import Gone, NoResponse, malformed
 from podidentity.kube.paths import object_path, selectors
 from podidentity.kube.scanning import DEPTH_READABLE, Found, ScanError, Scanner
@@ -33,9 +33,16 @@ class _PageTooLarge(Exception):  # noqa: N818 - named for what happened
 
 
 async def list_pages(
-    transport: Transport, kind: Kind[R], namespace: str, *, field_selector: str, label_selector: str, page_size: int
+    transport: Transport,
+    kind: Kind[R],
+    namespace: str,
+    *,
+    field_selector: str,
+    label_selector: str,
+    page_size: int,
+    read: Callable[[bytes], RawPage],
 ) -> AsyncGenerator[RawPage, None]:
-    """Yield the undecoded pages of one list. A page with `first` set invalidates all earlier pages.
+    """Yield the pages of one list. A page with `first` set invalidates all earlier pages. *read* reads one response.
 
     With an expired continue token (Gone) the server offers a token of a later snapshot. It is not used: earlier
     objects would be of the older snapshot, and a watch from the later one would miss their changes in between.
@@ -49,7 +56,7 @@ async def list_pages(
             asked["continue"] = token
         following = ""
         try:
-            async with aclosing(_parts(transport, path, asked, divisible=limit > 1)) as parts:
+            async with aclosing(_parts(transport, path, asked, read, divisible=limit > 1)) as parts:
                 async for part in parts:
                     size, following = part.size, part.continue_token
                     yield msgspec.structs.replace(part, first=first)
@@ -73,7 +80,7 @@ async def list_pages(
 
 
 async def _parts(
-    transport: Transport, path: str, asked: Mapping[str, str], *, divisible: bool
+    transport: Transport, path: str, asked: Mapping[str, str], read: Callable[[bytes], RawPage], *, divisible: bool
 ) -> AsyncGenerator[RawPage, None]:
     """Yield one response of a list: as one page, or as several if it is long or deeply nested.
 
@@ -86,7 +93,7 @@ async def _parts(
         if whole:
             response.close()
             with suppress(TooDeep):
-                yield split_list(data)
+                yield read(data)
                 return
         elif divisible:
             raise _PageTooLarge(data.count(_UID, 0, response_limits.BODY_MAX))

@@ -130,8 +130,8 @@ def _renewed_fields(
     fields = record.fields or {}
     changed = {**fields, "holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": stamp}
     if acquire:
-        told = fields.get(transitions)
-        count = told if isinstance(told, int) and 0 <= told < COUNT_MAX else 0
+        value = fields.get(transitions)
+        count = value if isinstance(value, int) and 0 <= value < COUNT_MAX else 0
         changed["acquireTime"] = stamp
         changed[transitions] = count + (1 if fields else 0)
     return changed

@@ -5,7 +5,7 @@ its state is unreliable until a later list succeeds in removing it.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -48,10 +48,12 @@ class ObjectStore(Generic[T]):
         on_doubt: Callable[[], None],
         clock: Callable[[], float],
         random: Callable[[], float],
+        hold: bool = False,
     ) -> None:
         """*keep* returns the part of an object that is stored. *skip* reports an object that counts as absent.
 
-        *on_doubt* is called when the handler's state becomes unreliable.
+        *on_doubt* is called when the handler's state becomes unreliable. *hold*: no object is passed to the handler
+        before `release`.
         """
         self.handler = handler
         self._keep = keep
@@ -61,6 +63,9 @@ class ObjectStore(Generic[T]):
         self._items: dict[tuple[str, str], T] = {}
         self.view: Mapping[tuple[str, str], T] = MappingProxyType(self._items)
         """All objects; a live view."""
+        self._holding = hold
+        self._held: dict[tuple[str, str], T] = {}
+        """Objects that the handler does not have, while `release` passes them to it one by one."""
         self._undeleted: dict[tuple[str, str], T] = {}
         """Objects that the handler failed to remove."""
         self._doubt_backoff = Backoff(random, first_seconds=DOUBT_SECONDS, most_seconds=DOUBT_MAX_SECONDS)
@@ -93,9 +98,20 @@ class ObjectStore(Generic[T]):
             raise TooLong(why)
         return self._keep(item)
 
+    def put_all(self, found: Mapping[tuple[str, str], T]) -> Iterator[None]:
+        """Put the objects of a list, by key, one before each yield; all together if the handler gets none of them."""
+        if self._holding and not self._items:
+            self._items.update(found)
+            return
+        for key, new in found.items():
+            self._put(key, new)
+            yield
+
     def put(self, new: T) -> None:
         """Store *new* and pass it to the handler, unless this version of it is stored."""
-        key = new.key
+        self._put(new.key, new)
+
+    def _put(self, key: tuple[str, str], new: T) -> None:
         old = self._items.get(key)
         if old is not None:
             if old.metadata.uid != new.metadata.uid:
@@ -103,23 +119,46 @@ class ObjectStore(Generic[T]):
                 old = None
             elif old.metadata.resource_version == new.metadata.resource_version:
                 return
-        if (former := self._undeleted.get(key)) is not None:
+        if self._undeleted and (former := self._undeleted.get(key)) is not None:
             self._forget(former)
             if key in self._undeleted:
                 return
         self._items[key] = new
+        if self._held and key in self._held:
+            self._held[key] = new
+        elif not self._holding:
+            self._pass_on(key, old, new)
+
+    def remove(self, key: tuple[str, str]) -> None:
+        """Remove an object, if it is stored, and let the handler remove it."""
+        old = self._items.pop(key, None)
+        if old is None or self._holding:
+            return
+        if key in self._held:
+            del self._held[key]
+        else:
+            self._forget(old)
+
+    def release(self) -> Iterator[None]:
+        """Pass the held objects to the handler, one before each yield.
+
+        Changes in between are stored; those of objects that the handler has are also passed to it.
+        """
+        held = self._held = self._items.copy()
+        self._holding = False
+        while held:
+            key, new = held.popitem()
+            self._pass_on(key, None, new)
+            yield
+
+    def _pass_on(self, key: tuple[str, str], old: T | None, new: T) -> None:
+        """Pass *new*, which is stored, to the handler."""
         try:
             self.handler.upserted(old, new)
         except Exception as error:  # noqa: BLE001 - the handler's exception concerns only this object
             self._skip(new.metadata, error)
             del self._items[key]
             self._forget(new if old is None else old)
-
-    def remove(self, key: tuple[str, str]) -> None:
-        """Remove an object, if it is stored, and let the handler remove it."""
-        old = self._items.pop(key, None)
-        if old is not None:
-            self._forget(old)
 
     def _forget(self, old: T) -> None:
         """Let the handler remove *old*, which is no longer in the store; retry later if it fails."""

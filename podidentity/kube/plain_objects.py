@@ -4,7 +4,8 @@ An object that the fast way does not read is decoded in the general way, with th
 identities and bindings that an object embeds are decoded once for all objects that contain the same bytes.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -24,7 +25,7 @@ C = TypeVar("C", AzureIdentity, AzureIdentityBinding)
 _ABSENT: Final = msgspec.Raw(b"")
 
 
-class _Plain(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class _Plain(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, gc=False):
     """Base class of types that accept no other spelling, no unknown field and no null: these need the general way."""
 
 
@@ -44,7 +45,9 @@ class _PlainStatus(_Plain, frozen=True):
     available_replicas: int = 0
 
 
-class _PlainAssigned(_Plain, frozen=True):
+class PlainAssigned(_Plain, frozen=True):
+    """An AzureAssignedIdentity whose embedded copies are not decoded."""
+
     metadata: Meta = Meta()
     spec: _PlainSpec = _PlainSpec()
     status: _PlainStatus = _PlainStatus()
@@ -52,7 +55,10 @@ class _PlainAssigned(_Plain, frozen=True):
     kind: msgspec.Raw = _ABSENT
 
 
-_PLAIN: Final = msgspec.json.Decoder(_PlainAssigned)
+PART_MAX: Final = 4096
+"""Maximum size in bytes of an embedded copy, and characters of a text, in an object of `assembled_list`."""
+
+_PLAIN: Final = msgspec.json.Decoder(PlainAssigned)
 _IDENTITIES: Final[WeakValueDictionary[bytes, AzureIdentity]] = WeakValueDictionary()
 _BINDINGS: Final[WeakValueDictionary[bytes, AzureIdentityBinding]] = WeakValueDictionary()
 """Embedded copies that exist, by their bytes. An entry ends with the last object that contains the copy."""
@@ -61,21 +67,41 @@ _NO_IDENTITY: Final = AzureIdentity()
 _NO_BINDING: Final = AzureIdentityBinding()
 
 
-def decode_plain(
-    data: bytes | msgspec.Raw, share: Callable[[str], str], decode: Callable[[type[Any], bytes], Any]
-) -> AzureAssignedIdentity | None:
+def decode_plain(data: bytes | msgspec.Raw, decode: Callable[[type[Any], bytes], Any]) -> AzureAssignedIdentity | None:
     """Return the object, or None if it must be decoded in the general way.
 
-    *share* returns a shared copy of a text. *decode* decodes an embedded copy in the general way; its exceptions are
-    passed on.
+    *decode* decodes an embedded copy in the general way; its exceptions are passed on.
     """
     try:
         plain = _PLAIN.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    spec = plain.spec
-    identity = _embedded(_IDENTITIES, spec.azure_identity_ref, _NO_IDENTITY, decode)
-    binding = _embedded(_BINDINGS, spec.azure_binding_ref, _NO_BINDING, decode)
+    return _assembled(plain, decode)
+
+
+def assembled_list(
+    plain: Iterable[PlainAssigned], decode: Callable[[type[Any], bytes], Any]
+) -> list[AzureAssignedIdentity] | None:
+    """Return the objects, or None if one of them must be decoded in the general way, perhaps because of its size."""
+    objects = []
+    for each in plain:
+        spec = each.spec
+        if len(spec.pod) > PART_MAX or len(spec.pod_namespace) > PART_MAX or len(spec.nodename) > PART_MAX:
+            return None
+        made = _assembled(each, decode, PART_MAX)
+        if made is None:
+            return None
+        objects.append(made)
+    return objects
+
+
+def _assembled(
+    plain: PlainAssigned, decode: Callable[[type[Any], bytes], Any], most: float = math.inf
+) -> AzureAssignedIdentity | None:
+    """Return the object, or None if an embedded copy is not an object or has more than *most* bytes."""
+    spec, status = plain.spec, plain.status
+    identity = _embedded(_IDENTITIES, bytes(spec.azure_identity_ref), _NO_IDENTITY, decode, most)
+    binding = _embedded(_BINDINGS, bytes(spec.azure_binding_ref), _NO_BINDING, decode, most)
     if identity is None or binding is None:
         return None
     return AzureAssignedIdentity(
@@ -84,26 +110,27 @@ def decode_plain(
             azure_identity_ref=identity,
             azure_binding_ref=binding,
             pod=spec.pod,
-            pod_namespace=share(spec.pod_namespace),
-            nodename=share(spec.nodename),
+            pod_namespace=spec.pod_namespace,
+            nodename=spec.nodename,
         ),
-        status=AzureAssignedIdentityStatus(
-            status=share(plain.status.status), available_replicas=plain.status.available_replicas
-        ),
+        status=AzureAssignedIdentityStatus(status=status.status, available_replicas=status.available_replicas),
     )
 
 
 def _embedded(
-    known: WeakValueDictionary[bytes, C], raw: msgspec.Raw, absent: C, decode: Callable[[type[Any], bytes], Any]
+    known: WeakValueDictionary[bytes, C],
+    data: bytes,
+    absent: C,
+    decode: Callable[[type[Any], bytes], Any],
+    most: float,
 ) -> C | None:
-    """Return the embedded copy; None if its bytes are not an object."""
-    data = bytes(raw)
+    """Return the embedded copy; None if *data* is not an object or has more than *most* bytes."""
     found = known.get(data)
     if found is not None:
         return found
     if not data:
         return absent
-    if not data.startswith(b"{"):
+    if len(data) > most or not data.startswith(b"{"):
         return None
     decoded: C = decode(type(absent), data)
     known[data] = decoded

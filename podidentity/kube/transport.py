@@ -94,12 +94,12 @@ class Transport:
         async def answer() -> bytes:
             response = await self._send(method, path, params, headers, body)
             try:
-                whole, told = await read_body(response, response_limits.BODY_MAX)
+                whole, content = await read_body(response, response_limits.BODY_MAX)
             finally:
                 response.close()
             if not whole:
                 raise ServerError(502, MALFORMED, f"a response of more than {response_limits.BODY_MAX} bytes")
-            return told
+            return content
 
         return await self.in_time(answer(), timeout_seconds)
 
@@ -183,10 +183,10 @@ class Transport:
         if 200 <= response.status < 300:
             return response
         try:
-            _, told = await read_body(response, response_limits.ERROR_BODY_MAX)
+            _, content = await read_body(response, response_limits.ERROR_BODY_MAX)
         finally:
             response.close()
-        raise from_answer(response.status, told, response.headers.get("retry-after", ""))
+        raise from_answer(response.status, content, response.headers.get("retry-after", ""))
 
     def _opened_session(self) -> Session:
         if self._session is None:

@@ -145,12 +145,25 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+_OWN_LIMIT: Final = "has_own_limit"
+
+
+def has_own_limit(record: logging.LogRecord) -> bool:
+    """Exempt the lines of a logger, as its filter, from `BoundedRepeats`.
+
+    For a logger that limits its lines itself and logs each change once: equal lines report separate changes there.
+    """
+    setattr(record, _OWN_LIMIT, True)
+    return True
+
+
 class BoundedRepeats(logging.Filter):
     """Filter that passes the first of equal lines and demotes its repeats to DEBUG until a window has passed.
 
     Lines are equal if logger, message and the fields that identify the subject (`ABOUT`) are equal, so a caller that
     varies paths or errors gains nothing. The first line after the window has the field `count`, the number of lines it
     represents. The last `remember` distinct lines are known, so callers with arbitrary names cannot grow the memory.
+    Lines of loggers with the filter `has_own_limit` all pass.
     """
 
     ABOUT: Final = ("pod", "node", "identity", "binding", "status", "reason", "resource", "vm")
@@ -175,6 +188,8 @@ class BoundedRepeats(logging.Filter):
         if record.levelno < logging.INFO or record.levelno >= logging.CRITICAL or record.exc_info:
             return record.levelno >= self._level
         present: Mapping[str, object] = record.__dict__
+        if present.get(_OWN_LIMIT):
+            return True
         key = (record.name, record.levelno, record.msg, *(str(present.get(name))[:VALUE_MAX] for name in self.ABOUT))
         now = self._clock()
         seen = self._seen.get(key)

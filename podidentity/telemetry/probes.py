@@ -43,6 +43,12 @@ EXPOSED_SECONDS: Final = 1.0
 PROFILE_SECONDS_MAX: Final = 60
 """Maximum duration of one profile."""
 
+READINESS: Final = (b"/healthz", b"readiness")
+"""Path and query that return /readyz. A new NMI whose ports an NMI of the Go implementation still uses must be Ready by
+the responses of that one, because a rollout deletes it only then. It serves no page but /healthz, and ignores a query.
+reference: pkg/probes/probes.go.
+"""
+
 _PLAIN: Final = "text/plain; charset=utf-8"
 _SECONDS: Final = re.compile(rb"(?:[^&]*&)*seconds=([0-9]{1,4})(?:&.*)?")
 
@@ -215,7 +221,10 @@ class HttpEndpoints:
         if method not in {b"GET", b"HEAD"}:
             return _rendered(405, b"only GET and HEAD\n", with_body=True, extra="Allow: GET, HEAD\r\n")
         try:
-            status, body, content_type = self._page(target.partition(b"?")[0], local=local)
+            path, _, query = target.partition(b"?")
+            if (path, query) == READINESS:
+                path = b"/readyz"
+            status, body, content_type = self._page(path, local=local)
         except Exception:
             log.exception("a probe or metrics page failed; report this as a bug")
             status, body, content_type = 500, b"failed, see the log\n", "text/plain"

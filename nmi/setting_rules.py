@@ -1,0 +1,187 @@
+"""What each setting of NMI may be, and which settings cannot be combined."""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from nmi.flag_table import FLAG_OF, BootGuardAction, OperationMode, RedirectMode, RedirectTarget
+from podidentity.azure.clouds import parse_endpoint
+from podidentity.flags import UsageError, quoted
+
+if TYPE_CHECKING:
+    from nmi.settings import Settings
+
+_NODE_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+"""A DNS subdomain, as the API server requires. A "$(NODE_NAME)" without such a variable does not match."""
+_PROXY: Final = re.compile(r"(?:https?://)?(?:[^\s/@]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?/?")
+RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "max_connections": (0, 1_000_000),
+    "max_connections_per_pod": (0, 1_000_000),
+    "max_connection_bytes": (0, 1 << 40),
+    # The minimum is the fast lane's limit (_native/scan.pxd): it must not accept what the general lane rejects.
+    "max_head_bytes": (4096, 1 << 20),
+    "max_header_fields": (32, 1024),
+    "max_target_bytes": (2048, 1 << 16),
+    "max_body_bytes": (0, 1 << 20),
+    "first_byte_seconds": (0.1, 3600),
+    "head_seconds": (0.1, 3600),
+    "idle_seconds": (0.1, 86_400),
+    "write_seconds": (0.1, 3600),
+    "drain_seconds": (0, 600),
+    "attempts_for_created": (0, 1000),
+    "attempts_for_assigned": (0, 1000),
+    "find_interval_seconds": (1, 600),
+    "max_hold_seconds": (1, 600),  # fetching is part of it, so 0 would prevent every token
+    "metadata_cache_seconds": (0, 300),
+    "redirect_interval_seconds": (1, 86_400),
+    "verbosity": (0, 2**31 - 1),  # klog takes any, and charts have been seen with 100
+}
+
+
+def check(settings: "Settings") -> None:
+    """Raise UsageError with one line that states the fix, if the settings cannot be used."""
+    if settings.version:
+        return
+    for name in ("listen_address", "metadata_ip"):
+        _check_address(settings, name)
+    for name in ("listen_port", "metadata_port", "probe_port", "metrics_port"):
+        _demand(
+            1 <= getattr(settings, name) <= 65535,
+            f"--{FLAG_OF[name]} is {getattr(settings, name)}; ports are 1 to 65535",
+        )
+    for name, (least, most) in RANGES.items():
+        value = getattr(settings, name)
+        _demand(least <= value <= most, f"--{FLAG_OF[name]} is {value:g}; it may be {least:g} to {most:g}")
+    _check_together(settings)
+    _check_texts(settings)
+
+
+def _check_address(settings: "Settings", name: str) -> None:
+    text = getattr(settings, name)
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        raise UsageError(
+            f"--{FLAG_OF[name]} is {quoted(text)}; it must be an IPv4 address (IMDS, and with it the redirect, "
+            f"is IPv4 only)"
+        ) from None
+
+
+def _serves_no_node(settings: "Settings") -> bool:
+    return settings.cleanup or settings.boot_guard is not BootGuardAction.NONE
+
+
+def _check_together(settings: "Settings") -> None:
+    _demand(
+        _serves_no_node(settings) or settings.node_name != "",
+        "--node is missing: give the name of the node NMI runs on, in a pod --node=$(NODE_NAME) with NODE_NAME "
+        "from spec.nodeName",
+    )
+    _demand(
+        settings.operation_mode is not OperationMode.MANAGED or settings.force_namespaced,
+        "--operation-mode=managed needs --forceNamespaced: without MIC nothing else separates namespaces",
+    )
+    listening = {
+        "listen_port": settings.listen_port,
+        "probe_port": settings.probe_port,
+        "metrics_port": settings.metrics_port,
+    }
+    for name, port in listening.items():
+        other = next((o for o, p in listening.items() if p == port and o != name), None)
+        _demand(other is None, f"--{FLAG_OF[name]} and --{FLAG_OF[other or name]} are both {port}; give each its own")
+    _demand(
+        not settings.redirect.changes_rules or settings.metadata_ip != settings.listen_address,
+        f"--metadata-ip and --nmi-listen-address are both {settings.metadata_ip}: the redirect would target "
+        f"itself; use --redirect=none where pods connect to NMI directly",
+    )
+    _demand(
+        not settings.fail_closed or settings.redirect.changes_rules,
+        f"--fail-closed needs a redirect by rules, such as --redirect=auto: it is a rule, and "
+        f"--redirect={settings.redirect} changes no rule",
+    )
+    _demand(
+        settings.redirect_target is not RedirectTarget.NODE
+        or (settings.redirect is not RedirectMode.NONE and settings.listen_address.startswith("127.")),
+        "--redirect-target=node needs a redirect and a listener on loopback, since NMI opens a second one on the "
+        "node's address; remove --redirect=none and --nmi-listen-address, or use --redirect-target=loopback",
+    )
+    _demand(
+        not settings.require_redirected or settings.redirect is not RedirectMode.CILIUM,
+        "--require-redirected would refuse every request with --redirect=cilium: Cilium's redirect leaves no "
+        "original destination in the kernel; remove one of the two flags",
+    )
+    _demand(
+        settings.systemd_directory.startswith("/"),
+        f"--systemd-directory is {quoted(settings.systemd_directory)}; give the whole path, as /etc/systemd/system",
+    )
+    for name in ("handover_socket", "start_signal"):
+        path = getattr(settings, name)
+        _demand(
+            path == "" or (path.startswith("/") and len(path) <= 80),
+            f"--{FLAG_OF[name]} is {quoted(path)}; give the whole path, of at most 80 characters",
+        )
+    _demand(
+        settings.max_connections_per_pod <= settings.max_connections or settings.max_connections == 0,
+        f"--max-connections-per-pod ({settings.max_connections_per_pod}) is more than --max-connections "
+        f"({settings.max_connections}): one pod could use all connections",
+    )
+
+
+def _check_texts(settings: "Settings") -> None:
+    _demand(
+        _serves_no_node(settings)
+        or settings.node_name == ""
+        or (len(settings.node_name) <= 253 and _NODE_NAME.fullmatch(settings.node_name) is not None),
+        f"--node is {quoted(settings.node_name)}, not a valid node name; in a pod write --node=$(NODE_NAME) and set "
+        f"NODE_NAME in its env from spec.nodeName",
+    )
+    _demand(settings.log_to_stderr, "--logtostderr=false is not supported: logs go to stderr only; remove the flag")
+    unknown = settings.host_token_types - {0, 1, 2}
+    _demand(
+        not unknown,
+        f"--host-token-types has {', '.join(map(str, sorted(unknown)))}; it may hold 0, 1 and 2 only",
+    )
+    for path in settings.allowed_metadata_paths:
+        plain = path.startswith("/") and not any(part in path for part in ("//", "\\", "%", ";", "?", "#", "/."))
+        _demand(
+            plain and path.isascii() and path.isprintable(),
+            f"--allow-metadata-path has {quoted(path)}; write a plain path such as /metadata/versions",
+        )
+        folded = path.lower().rstrip("/")
+        _demand(
+            not _overlaps(folded, "/metadata/identity") and not _overlaps(folded, "/host"),
+            f"--allow-metadata-path has {quoted(path)}; that would forward /metadata/identity, which holds the "
+            f"node's own tokens",
+        )
+    for endpoint in settings.allowed_ad_endpoints:
+        _demand(
+            parse_endpoint(endpoint) is not None,
+            f"--allowed-ad-endpoints has {quoted(endpoint)}; write it as https://host/",
+        )
+    audience = settings.federated_audience
+    _demand(
+        0 < len(audience) <= 253 and audience.isascii() and audience.isprintable() and " " not in audience,
+        f"--federated-audience is {quoted(audience)}; write it as the federated credentials in Azure have it, like "
+        f"api://AzureADTokenExchange",
+    )
+    _demand(
+        settings.https_proxy == "" or _PROXY.fullmatch(settings.https_proxy) is not None,
+        # Without its value, which may contain a password.
+        "HTTPS_PROXY in NMI's environment is not a proxy address; write it as http://host:port",
+    )
+    agent = settings.custom_user_agent
+    _demand(
+        len(agent) <= 200 and agent.isascii() and (agent == "" or agent.isprintable()),
+        "--custom-user-agent must be printable ASCII of at most 200 characters, since it becomes an HTTP header",
+    )
+
+
+def _demand(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise UsageError(sentence)
+
+
+def _overlaps(prefix: str, kept: str) -> bool:
+    """Return whether one of the two prefixes contains the other."""
+    return kept.startswith(prefix) or prefix.startswith(kept)
