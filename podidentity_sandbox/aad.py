@@ -8,7 +8,6 @@ identity is a client without secret and certificate.
 import json
 import re
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,8 @@ from podidentity_sandbox import federation
 from podidentity_sandbox.directory import AppRegistration, Directory, ManagedIdentity, ServicePrincipal
 from podidentity_sandbox.federation import IssuerKeys
 from podidentity_sandbox.proofs import ASSERTION_TYPE, NotProvenError, is_by_another, prove
-from podidentity_sandbox.serving import FaultyService, json_response
+from podidentity_sandbox.serving import json_response
+from podidentity_sandbox.sign_in_service import RefusedError, SignInCall, SignInService
 from podidentity_sandbox.tokens import TokenMint
 
 PRINCIPAL_TOKEN_SECONDS = 3600  # a service principal's token lives about an hour
@@ -35,55 +35,45 @@ _INSTANCE = "/common/discovery/instance"
 
 
 @dataclass(slots=True)
-class AadCall:
-    """One request, without its secret, and its response."""
+class AadCall(SignInCall):
+    """One request and its response."""
 
-    method: str
-    path: str
-    client_id: str = ""
+    method: str = ""
     scope: str = ""
     tenant: str = ""
     proof: str = ""
     """The proof that the application sent: `secret`, `federated`, or the algorithm of its assertion."""
-    status: int = 0
-    error: int = 0
-    """The AADSTS number of a refusal."""
 
 
-class Aad(FaultyService):
+class Aad(SignInService[AadCall]):
     """The emulator. *clock* gives Unix seconds, for error bodies."""
 
     def __init__(self, directory: Directory, mint: TokenMint, *, clock: Callable[[], float] = time.time) -> None:
-        super().__init__()
-        self.calls: list[AadCall] = []
+        super().__init__(clock=clock)
         self.token_seconds: float = PRINCIPAL_TOKEN_SECONDS
         self.issuers = IssuerKeys()
         self._directory = directory
         self._mint = mint
-        self._clock = clock
 
     @override
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request as login.microsoftonline.com would."""
-        call = AadCall(request.method, request.path)
-        self.calls.append(call)
-        response = await self._answered(request, call)
-        call.status = response.status
-        return response
+    def new_call(self, request: web.BaseRequest) -> AadCall:
+        return AadCall(request.path, method=request.method)
 
-    async def _answered(self, request: web.BaseRequest, call: AadCall) -> web.Response:
+    @override
+    async def answer(self, request: web.BaseRequest, call: AadCall) -> web.Response:
+        """Answer one request as login.microsoftonline.com would."""
         token = _TOKEN.fullmatch(request.path)
         if token:
             if request.method != "POST":
-                return self._refusal(405, "invalid_request", 900561, "The endpoint only accepts POST requests.")
+                raise RefusedError("invalid_request", 900561, "The endpoint only accepts POST requests.", status=405)
             form = await request.post()
             fields = {name: str(value) for name, value in form.items()}
             return await self._token(request, token["adfs"] or token["tenant"], fields, call)
         if request.method != "GET":
-            return self._refusal(405, "invalid_request", 900561, "The endpoint only accepts GET requests.")
+            raise RefusedError("invalid_request", 900561, "The endpoint only accepts GET requests.", status=405)
         document = self._document(request)
         if document is None:
-            return self._refusal(404, "not_found", 90002, "There is nothing at this address.")
+            raise RefusedError("not_found", 90002, "There is nothing at this address.", status=404)
         return json_response(document)
 
     def _document(self, request: web.BaseRequest) -> dict[str, Any] | None:
@@ -110,16 +100,13 @@ class Aad(FaultyService):
         call.client_id = form.get("client_id", "")
         call.scope = form.get("scope", "") or form.get("resource", "")
         call.tenant = tenant
-        try:
-            principal = self._principal(tenant, form)
-            call.proof = await self._proof(request, principal, form)
-            resource, capabilities = _resource(form), _capabilities(form.get("claims", ""))
-        except _RefusedError as refused:
-            call.error = refused.number
-            return self._refusal(400, refused.error, refused.number, str(refused))
-        except NotProvenError as refused:
-            call.error = refused.number
-            return self._refusal(401, "invalid_client", refused.number, str(refused))
+        principal = self.principal(tenant, form)
+        call.proof = await self._proof(request, principal, form)
+        return self.token(principal, form)
+
+    def token(self, principal: ServicePrincipal | ManagedIdentity, form: Mapping[str, str]) -> web.Response:
+        """Return a token of a principal that has proved itself. Raise RefusedError."""
+        resource, capabilities = _resource(form), _capabilities(form.get("claims", ""))
         resource_id = principal.resource_id if isinstance(principal, ManagedIdentity) else ""
         long_lived = bool(resource_id) or any(capability.lower() == "cp1" for capability in capabilities)
         seconds = int(LONG_LIVED_SECONDS if long_lived else self.token_seconds)
@@ -139,7 +126,7 @@ class Aad(FaultyService):
     async def _proof(
         self, request: web.BaseRequest, principal: ServicePrincipal | ManagedIdentity, form: Mapping[str, str]
     ) -> str:
-        """Return the kind of proof that the client sent. Raise NotProvenError or _RefusedError."""
+        """Return the kind of proof that the client sent. Raise NotProvenError or RefusedError."""
         client_id, now, assertion = principal.client_id, self._clock(), form.get("client_assertion", "")
         application = self._directory.application(client_id) or AppRegistration(client_id)
         if not is_by_another(assertion, client_id):
@@ -152,21 +139,21 @@ class Aad(FaultyService):
         try:
             await self.issuers.check_signature(presented)
         except federation.IssuerUnreachableError as wrong:
-            raise _RefusedError("invalid_request", 50166, "Request to External OIDC endpoint failed.") from wrong
+            raise RefusedError("invalid_request", 50166, "Request to External OIDC endpoint failed.") from wrong
         federation.check_times(presented, now)
         return "federated"
 
-    def _principal(self, tenant: str, form: Mapping[str, str]) -> ServicePrincipal | ManagedIdentity:
-        """Return the client's principal. Raise _RefusedError."""
+    def principal(self, tenant: str, form: Mapping[str, str]) -> ServicePrincipal | ManagedIdentity:
+        """Return the client's principal. Raise RefusedError."""
         if not self._directory.tenant(tenant):
-            raise _RefusedError("invalid_request", 90002, f"Tenant {tenant[:64]!r} not found.")
+            raise RefusedError("invalid_request", 90002, f"Tenant {tenant[:64]!r} not found.")
         if form.get("grant_type") != "client_credentials":
-            raise _RefusedError("unsupported_grant_type", 70003, "Only client_credentials is served here.")
+            raise RefusedError("unsupported_grant_type", 70003, "Only client_credentials is served here.")
         client_id = form.get("client_id", "")
         principal = self._directory.principal(client_id, tenant) or self._directory.managed(client_id, tenant)
         if principal is None:
             sentence = f"Application with identifier {client_id[:64]!r} was not found in the directory {tenant[:64]!r}."
-            raise _RefusedError("unauthorized_client", 700016, sentence)
+            raise RefusedError("unauthorized_client", 700016, sentence)
         return principal
 
     def _openid(self, base: str, tenant: str) -> dict[str, Any]:
@@ -181,45 +168,20 @@ class Aad(FaultyService):
             "id_token_signing_alg_values_supported": ["RS256"],
         }
 
-    def _refusal(self, status: int, error: str, number: int, sentence: str) -> web.Response:
-        trace, correlation = str(uuid.uuid4()), str(uuid.uuid4())
-        moment = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(self._clock()))
-        return json_response(
-            {
-                "error": error,
-                "error_description": f"AADSTS{number}: {sentence} Trace ID: {trace} Correlation ID: {correlation} "
-                f"Timestamp: {moment}",
-                "error_codes": [number],
-                "timestamp": moment,
-                "trace_id": trace,
-                "correlation_id": correlation,
-            },
-            status=status,
-        )
-
-
-class _RefusedError(Exception):
-    """A request that is refused with 400."""
-
-    def __init__(self, error: str, number: int, sentence: str) -> None:
-        self.error = error
-        self.number = number
-        super().__init__(sentence)
-
 
 def _resource(form: Mapping[str, str]) -> str:
-    """Return the resource of the token. Raise _RefusedError."""
+    """Return the resource of the token. Raise RefusedError."""
     resource = form.get("resource", "") or form.get("scope", "").removesuffix("/.default")
     if not resource or ("scope" in form and not form["scope"].endswith("/.default")):
-        raise _RefusedError("invalid_scope", 1002012, "A scope here must end in /.default.")
+        raise RefusedError("invalid_scope", 1002012, "A scope here must end in /.default.")
     return resource
 
 
 def _capabilities(claims: str) -> list[str]:
-    """Return the client's capabilities in a claims request. Raise _RefusedError for an invalid one."""
+    """Return the client's capabilities in a claims request. Raise RefusedError for an invalid one."""
     if not claims:
         return []
     try:
         return [str(value) for value in json.loads(claims)["access_token"]["xms_cc"]["values"]]
     except (KeyError, TypeError, ValueError) as wrong:
-        raise _RefusedError("invalid_request", 50116, "The claims are not a claims request.") from wrong
+        raise RefusedError("invalid_request", 50116, "The claims are not a claims request.") from wrong

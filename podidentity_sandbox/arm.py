@@ -1,5 +1,7 @@
 """Azure Resource Manager of the sandbox, as far as compute goes: VMs and scale sets, read and patched, over TLS.
 
+It also describes its cloud, subscriptions, tenants and resource groups (`arm_catalogue`).
+
 Long-running operations with polling, etags, throttling, roles, and the two errors by which Azure names identities that
 cannot be assigned. It satisfies the real azure-mgmt-compute client. `machines` holds the rules of the identity section.
 """
@@ -7,13 +9,14 @@ cannot be assigned. It satisfies the real azure-mgmt-compute client. `machines` 
 import json
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 from typing_extensions import override
 
+from podidentity_sandbox import arm_catalogue
 from podidentity_sandbox.directory import Directory, ManagedIdentity
 from podidentity_sandbox.imds import HostIdentities
 from podidentity_sandbox.machines import SYSTEM, ArmRefusalError, Machine, Operation, merge, no_such_identity
@@ -25,6 +28,8 @@ KINDS = ("virtualMachines", "virtualMachineScaleSets")
 READERS = ("Reader", "Contributor", "Owner")
 WRITERS = ("Contributor", "Owner")
 BODY_MAX = 4 << 20  # ARM's own limit
+PUBLIC_HOSTS = ("management.azure.com", "management.core.windows.net")
+PUBLIC_LOGIN = "https://login.microsoftonline.com"
 
 _COLLECTION = re.compile(
     r"/subscriptions/(?P<subscription>[^/]+)(?:/resourceGroups/(?P<group>[^/]+))?"
@@ -49,12 +54,12 @@ class ArmCall:
     caller: str = ""
     """The object id in the caller's token."""
     code: str = ""
-    """The error's code, when it is one."""
+    """The code of the error; empty for other responses."""
 
 
 @dataclass(slots=True)
 class Marked:
-    """Identities that cannot be put on a machine: code of the refusal -> resource ids, lower-cased."""
+    """Identities that cannot be attached to a machine: code of the refusal -> resource ids, lower-cased."""
 
     unauthorized: set[str] = field(default_factory=set)
     """Answered with LinkedAuthorizationFailed."""
@@ -78,7 +83,9 @@ class Arm(HttpService):
         self.calls: list[ArmCall] = []
         self.marked = Marked()
         self.lag_seconds = 0.0
-        """How long IMDS does not yet know an identity that an operation has put on a machine."""
+        """The time for which IMDS does not know an identity after an operation has attached it."""
+        self.login_url = ""
+        """The URL of AAD that clients of this ARM use, except those that request it by its public name."""
         self.etags = True
         """Whether responses have an etag and If-Match is evaluated, which not every cloud supports."""
         self._mint = mint
@@ -100,7 +107,7 @@ class Arm(HttpService):
         del self._machines[resource_id.lower()]
 
     def vm(self, resource_id: str) -> Machine:
-        """Return the VM or scale set with this resource id, letter case aside. Raise KeyError."""
+        """Return the VM or scale set with this resource id, in any letter case. Raise KeyError."""
         return self._machines[resource_id.lower()]
 
     def find(self, resource_id: str) -> Machine | None:
@@ -153,6 +160,8 @@ class Arm(HttpService):
 
     def _answered(self, request: web.BaseRequest, call: ArmCall) -> web.Response:
         try:
+            if request.path.rstrip("/").lower() == arm_catalogue.METADATA_PATH and request.method == "GET":
+                return self._metadata(request)
             call.caller = self._authenticated(request)
             return self._route(request, call)
         except ArmRefusalError as refusal:
@@ -177,11 +186,55 @@ class Arm(HttpService):
             )
         return str(claims["oid"])
 
-    def _route(self, request: web.BaseRequest, call: ArmCall) -> web.Response:
-        if not request.rel_url.query.get("api-version"):
-            raise ArmRefusalError(
-                400, "MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required."
+    def _metadata(self, request: web.BaseRequest) -> web.Response:
+        """Return the description of this cloud, with the names by which the client reached it."""
+        by_public_name = request.host in PUBLIC_HOSTS
+        document = arm_catalogue.cloud_metadata(
+            _api_version(request),
+            login=PUBLIC_LOGIN if by_public_name else self.login_url,
+            resource_manager=f"{self.scheme}://{request.host}",
+            audiences=AUDIENCES,
+            tenant_id=self.directory.tenant_id,
+        )
+        return json_response(document)
+
+    def _catalogued(self, request: web.BaseRequest, call: ArmCall) -> web.Response | None:
+        """Return the response to a GET of subscriptions, tenants or resource groups; None for another request."""
+        if request.method != "GET":
+            return None
+        known = sorted({key.split("/")[2] for key in self._machines}) if self.directory.has_role(call.caller) else []
+        tenant_id = self.directory.tenant_id
+        if arm_catalogue.TENANTS_PATH.fullmatch(request.path):
+            return json_response({"value": [arm_catalogue.tenant(tenant_id)]})
+        if found := arm_catalogue.SUBSCRIPTION_PATH.fullmatch(request.path):
+            return _one_or_all(
+                {each: arm_catalogue.subscription(each, tenant_id) for each in known},
+                found["subscription"],
+                "SubscriptionNotFound",
             )
+        if found := arm_catalogue.GROUPS_PATH.fullmatch(request.path):
+            machines = {key: each for key, each in self._machines.items() if known}
+            prefix = f"/subscriptions/{found['subscription'].lower()}/"
+            groups = {
+                each.resource_id.split("/")[4]: each.location
+                for key, each in sorted(machines.items())
+                if key.startswith(prefix)
+            }
+            return _one_or_all(
+                {
+                    name.lower(): arm_catalogue.resource_group(found["subscription"], name, location)
+                    for name, location in groups.items()
+                },
+                found["group"],
+                "ResourceGroupNotFound",
+            )
+        return None
+
+    def _route(self, request: web.BaseRequest, call: ArmCall) -> web.Response:
+        _api_version(request)
+        catalogued = self._catalogued(request, call)
+        if catalogued is not None:
+            return catalogued
         operation = _OPERATION.fullmatch(request.path)
         if operation and request.method == "GET":
             return self._polled(operation["name"])
@@ -248,7 +301,7 @@ class Arm(HttpService):
             )
         asked = call.body.get("identity") if isinstance(call.body, dict) else None
         if not isinstance(asked, dict):
-            return self._shown(machine)  # a PATCH of nothing that we hold
+            return self._shown(machine)  # a PATCH of a resource that does not exist
         self._refuse_marked(machine, call, asked)
         operation = machine.update(merge(machine, asked, self.directory))
         self._operations[operation.name] = operation
@@ -294,3 +347,23 @@ class Arm(HttpService):
             machine.types |= {SYSTEM}
         self._machines[resource_id.lower()] = machine
         return machine
+
+
+def _api_version(request: web.BaseRequest) -> str:
+    """Return the request's api-version. Raise ArmRefusalError if it has none."""
+    version = str(request.rel_url.query.get("api-version", ""))
+    if not version:
+        raise ArmRefusalError(
+            400, "MissingApiVersionParameter", "The api-version query parameter (?api-version=) is required."
+        )
+    return version
+
+
+def _one_or_all(known: Mapping[str, Mapping[str, Any]], name: str | None, error: str) -> web.Response:
+    """Return the resource of this name, in any letter case, or the list of all if there is no name."""
+    if name is None:
+        return json_response({"value": list(known.values())})
+    found = known.get(name.lower())
+    if found is None:
+        raise ArmRefusalError(404, error, f"'{name[:90]}' could not be found.")
+    return json_response(found)

@@ -5,6 +5,7 @@ The ids are constant, so that the demo's manifests can contain them. They do not
 
 import asyncio
 import json
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,8 +14,20 @@ from podidentity_sandbox.aad import Aad
 from podidentity_sandbox.arm import AUDIENCES, Arm
 from podidentity_sandbox.certificates import LOOPBACK, Authority
 from podidentity_sandbox.directory import Directory, ManagedIdentity, ServicePrincipal
+from podidentity_sandbox.dns import NameServer
 from podidentity_sandbox.imds import Imds, ImdsVm
 from podidentity_sandbox.network import Network
+from podidentity_sandbox.public_names import (
+    AAD_NAMES,
+    ARM_NAMES,
+    DNS_PORT,
+    HTTPS_PORT,
+    STORAGE_NAMES,
+    PublicNames,
+)
+from podidentity_sandbox.storage import ROLES as STORAGE_ROLES
+from podidentity_sandbox.storage import Storage
+from podidentity_sandbox.token_proxy import TokenProxy
 from podidentity_sandbox.tokens import TokenMint
 
 SUBSCRIPTION: Final = "5a4db0c5-0000-4000-8000-000000000000"
@@ -22,6 +35,10 @@ RESOURCE_GROUP: Final = "MC_sandbox"
 LOCATION: Final = "westeurope"
 DEMO_IDENTITY: Final = "demo"
 DEMO_CLIENT_ID: Final = "d3a0c11e-0000-4000-8000-000000000001"
+CERTIFICATES: Final = "ca.pem"
+"""The file with the authority to trust, in the sandbox's folder."""
+USUAL_ROLES: Final = ("Reader", STORAGE_ROLES[0])
+"""The roles of the demo's identity and of identities that an operator adds."""
 COMPUTE: Final = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}/providers/Microsoft.Compute"
 
 
@@ -55,25 +72,40 @@ class AzureEmulator:
         self.aad = Aad(self.directory, mint)
         self.arm = Arm(self.directory, mint)
         self.imds = Imds(mint)
+        self.storage = Storage(self.directory, mint)
+        self.token_proxy = TokenProxy(self.directory, self.aad)
+        self.names = PublicNames({ARM_NAMES: self.arm, AAD_NAMES: self.aad, STORAGE_NAMES: self.storage})
+        self._name_server = NameServer(network.pod_facing_address, self.names.knows)
         self.controller: ServicePrincipal = self.directory.add_principal()
         self.directory.grant(self.controller.object_id, "Contributor")
         self.demo: ManagedIdentity = self.directory.add_identity(identity_id(DEMO_IDENTITY), client_id=DEMO_CLIENT_ID)
-        self.directory.grant(self.demo.object_id, "Reader")
+        self.directory.grant(self.demo.object_id, *USUAL_ROLES)
 
     async def start(self) -> None:
-        """Start AAD and ARM on this machine, ARM also where pods reach it. IMDS starts with the first VM."""
+        """Start AAD, ARM, Storage and the token proxy on this machine, and where pods reach them by name. IMDS starts
+        with the first VM."""
         hosts = (*LOOPBACK, self._network.pod_facing_address)
         context = await asyncio.to_thread(self._authority.server_context, dict.fromkeys(hosts))
         await self.aad.start(ssl_context=context)
         await self.arm.start(ssl_context=context)
+        self.arm.login_url = self.aad.url
+        await self.token_proxy.serve(self._authority)
         for listener in self._network.pod_sockets(self.arm.port):
             await self.arm.listen(listener)
+        await self.names.start(ssl_context=await asyncio.to_thread(self.names.context, self._authority))
+        for listener in self._network.pod_sockets(HTTPS_PORT):
+            await self.names.listen(listener)
+        for bound in self._network.name_server_sockets(DNS_PORT):
+            await self._name_server.start(bound)
         await self.imds.start()
 
-    async def add_vm(self, node: str, *, scale_set: str = "", operation_seconds: float = 0.2) -> str:
+    async def add_vm(
+        self, node: str, *, scale_set: str = "", operation_seconds: float = 0.2, system_assigned: bool = False
+    ) -> str:
         """Create the VM of a node that the network already has; IMDS serves it from now on. Return its resource id.
 
-        With *scale_set* it is the next instance of the set of this name, and identities are the set's.
+        With *scale_set* it is the next instance of the set of this name, and identities are the set's. With
+        *system_assigned* the VM or the set has a system-assigned identity.
         """
         if scale_set:
             set_id = f"{COMPUTE}/virtualMachineScaleSets/{scale_set}"
@@ -82,6 +114,11 @@ class AzureEmulator:
         else:
             resource_id = f"{COMPUTE}/virtualMachines/{node}"
             machine = self.arm.add_vm(resource_id, operation_seconds=operation_seconds)
+        if system_assigned and machine.system_assigned is None:
+            ids = (str(uuid.uuid4()), str(uuid.uuid4()))
+            identity = ManagedIdentity(machine.resource_id, *ids, self.directory.tenant_id)
+            self.directory.grant(identity.object_id, *USUAL_ROLES)
+            machine.enable_system(identity)
         listener = self._network.metadata_socket(node)
         port = 0
         if listener is not None:
@@ -106,6 +143,8 @@ class AzureEmulator:
         )
         for listener in self._network.node_sockets(node, self.aad.port):
             await self.aad.listen(listener)
+        for listener in self._network.node_sockets(node, self.token_proxy.port):
+            await self.token_proxy.listen(listener)
         return resource_id
 
     def metadata_port(self, node: str) -> int:
@@ -114,7 +153,7 @@ class AzureEmulator:
 
     def write_files(self, folder: Path) -> AzureFiles:
         """Write the files for the programs into *folder*. Only this user can read the file with the secret."""
-        files = AzureFiles(folder / "azure.json", folder / "cloud.json", folder / "ca.pem")
+        files = AzureFiles(folder / "azure.json", folder / "cloud.json", folder / CERTIFICATES)
         files.certificates.write_text(self._authority.pem)
         files.cloud_config.touch(mode=0o600)
         files.cloud_config.write_text(
@@ -150,5 +189,6 @@ class AzureEmulator:
 
     async def stop(self) -> None:
         """Close every listener. Does nothing the second time."""
-        for service in (self.imds, self.arm, self.aad):
+        self._name_server.stop()
+        for service in (self.names, self.imds, self.arm, self.token_proxy, self.aad):
             await service.stop()

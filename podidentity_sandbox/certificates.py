@@ -1,8 +1,8 @@
-"""A certificate authority of the sandbox's own, and the TLS contexts of its servers and clients.
+"""A certificate authority for one sandbox, and the TLS contexts of its servers and clients.
 
-What lives here: making keys and certificates in memory, valid for a few days, for names and loopback addresses only.
-What never does: anything a real cluster would trust, and keys kept beyond the process that made them (OpenSSL reads a
-key from a file only: it gets one that is in memory and has no name).
+It creates keys and certificates in memory, valid for a few days, for names and loopback addresses only. No real cluster
+trusts them, and no key outlives the process that created it. OpenSSL reads a key from a file only, so it gets an
+anonymous file in memory.
 """
 
 import datetime
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAYS_VALID: Final = 7
-"""Longer than any sandbox runs, short enough that a leaked key is worthless soon."""
+"""Longer than a sandbox runs, and short enough that a leaked key soon has no value."""
 
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
@@ -144,10 +144,10 @@ def _sign(
         .issuer_name(issuer.subject if issuer is not None else subject)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        # An hour back: clocks of machines that share a sandbox need not agree.
+        # An hour earlier: the clocks of machines that share a sandbox can differ.
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=DAYS_VALID))
-        # Both identifiers are what Python 3.13's strict verification asks for (RFC 5280, 4.2.1.1 and 4.2.1.2).
+        # Python 3.13's strict verification requires both identifiers (RFC 5280, 4.2.1.1 and 4.2.1.2).
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from podidentity_sandbox.azure import AzureEmulator, AzureFiles
 from podidentity_sandbox.network import Network
-from podidentity_sandbox.settings import INHERITED, NAMESPACE, USUAL_PATH
+from podidentity_sandbox.settings import INHERITED, NAMESPACE, TRUST_VARIABLES, USUAL_PATH
+from podidentity_sandbox.token_proxy import SERVER_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,15 @@ class CommandLines:
         """Return the variables that describe the sandbox's cloud to a program."""
         return {"AZURE_ENVIRONMENT_FILEPATH": str(self.files.environment)}
 
+    def nmi_environment(self) -> dict[str, str]:
+        """Return the variables of NMI: the cloud's, and those that AKS's webhook sets for the token proxy."""
+        return {
+            **self.cloud_environment(),
+            "AZURE_KUBERNETES_TOKEN_PROXY": self.azure.token_proxy.proxy_url,
+            "AZURE_KUBERNETES_SNI_NAME": SERVER_NAME,
+            "AZURE_KUBERNETES_CA_FILE": str(self.files.certificates),
+        }
+
     def mic_environment(self) -> dict[str, str]:
         return {**self.cloud_environment(), "MIC_POD_NAMESPACE": NAMESPACE}
 
@@ -73,12 +83,16 @@ class CommandLines:
         given = {name: value for name, value in self.environment.items() if name in INHERITED}
         return {"PATH": USUAL_PATH, **given, "PYTHONUNBUFFERED": "1"}
 
+    def trust_environment(self) -> dict[str, str]:
+        """Return the variables by which OpenSSL, Go, curl, requests and Node.js trust the sandbox's authority."""
+        return dict.fromkeys(TRUST_VARIABLES, str(self.files.certificates))
+
     def pod_environment(self, ports: ProgramPorts) -> dict[str, str]:
         """Return the environment of the pods on the node whose NMI has *ports*."""
         environment = {
             **self.inherited(),
             "AZURE_RESOURCE_MANAGER_ENDPOINT": f"https://{self.network.pod_facing_address}:{self.azure.arm.port}",
-            "SSL_CERT_FILE": str(self.files.certificates),
+            **self.trust_environment(),
         }
         if not self.network.redirects:
             environment["AZURE_POD_IDENTITY_AUTHORITY_HOST"] = f"http://127.0.0.1:{ports.requests}"

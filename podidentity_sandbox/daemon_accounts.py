@@ -1,6 +1,7 @@
-"""Service accounts of MIC and NMI with the permissions of an installation, and kubeconfigs with their tokens.
+"""Service accounts of the sandbox's MIC and NMI, and kubeconfigs with their tokens.
 
-MIC and NMI of a sandbox use them where they have pods, so that `podidctl doctor` checks the permissions that they have.
+The service accounts have the permissions of an installation. MIC and NMI use these kubeconfigs if the sandbox shows
+them as pods; `podidctl doctor` then checks the permissions that MIC and NMI really have.
 """
 
 import asyncio
@@ -27,28 +28,36 @@ TOKEN_SECONDS: Final = 30 * 86_400
 _KINDS: Final = frozenset({"ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"})
 _SERVICE_ACCOUNTS: Final = Kind("ServiceAccount", "serviceaccounts", Resource)
 _SECRETS: Final = "aad-pod-identity-secrets"
+_TOKENS: Final = "aad-pod-identity-tokens"
 
 
 class DaemonAccounts:
-    """The service accounts and roles in one cluster."""
+    """The service accounts, roles and role bindings in one cluster. `create` adds them, `remove` deletes them."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, *, tokens: bool = False) -> None:
+        """If *tokens*, NMI may request tokens of the service accounts in its namespace, for federated identities."""
         self._cluster = cluster
+        self._resources = {_SECRETS: ("secrets", "get")} | (
+            {_TOKENS: ("serviceaccounts/token", "create")} if tokens else {}
+        )
         self._created: list[tuple[Kind[Resource], str, str]] = []
 
     async def create(self) -> None:
         """Create the objects that do not exist. Raise ApiError."""
-        for document in await asyncio.to_thread(lambda: list(_documents())):
+        for document in await asyncio.to_thread(lambda: list(_documents(self._resources))):
             kind, metadata = kind_of(document), document["metadata"]
             namespace = metadata.get("namespace", "")
             try:
                 await self._cluster.client.create(kind, namespace, document)
             except AlreadyExists:
-                continue  # of an installation, which keeps it
+                continue  # it belongs to an installation in this cluster, so `remove` must not delete it
             self._created.append((kind, namespace, metadata["name"]))
 
     async def write_kubeconfigs(self, folder: Path) -> dict[str, Path]:
-        """Write a kubeconfig for each program, readable by this user alone. Return their paths. Raise ApiError."""
+        """Write a kubeconfig for each program into *folder*, and return their paths. Raise ApiError.
+
+        Only this user can read the files.
+        """
         paths = {}
         for program, account in ACCOUNTS.items():
             path = _SERVICE_ACCOUNTS.path(NAMESPACE, account, "token")
@@ -70,31 +79,39 @@ class DaemonAccounts:
                 continue
             except ApiError as error:
                 log.warning(
-                    "an object of the sandbox is left on the API server; delete it",
+                    "an object of the sandbox was not deleted from the API server; delete it",
                     extra={"object": f"{kind.name} {name}", "error": error},
                 )
 
 
-def _documents() -> Iterator[dict[str, Any]]:
-    """Yield the accounts and roles. NMI may get Secrets of its own namespace only, as with `rbac.secretNamespaces`."""
+def _documents(own: Mapping[str, tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """Yield the service accounts, roles and role bindings as documents.
+
+    NMI gets permissions for some resources only in its own namespace, as with the chart's `rbac.secretNamespaces`.
+    *own* has these permissions: a resource and a verb by the name of their role.
+    """
     for document in read_documents(INSTALLATION):
         if document["kind"] in _KINDS:
             if rules := document.get("rules"):
                 document["rules"] = [rule for rule in rules if rule["resources"] != ["secrets"]]
             yield document
     rbac = "rbac.authorization.k8s.io"
-    head = {"apiVersion": f"{rbac}/v1", "metadata": {"name": _SECRETS, "namespace": NAMESPACE}}
-    yield {**head, "kind": "Role", "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]}
-    yield {
-        **head,
-        "kind": "RoleBinding",
-        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNTS["nmi"], "namespace": NAMESPACE}],
-        "roleRef": {"apiGroup": rbac, "kind": "Role", "name": _SECRETS},
-    }
+    for name, (resource, verb) in own.items():
+        head = {"apiVersion": f"{rbac}/v1", "metadata": {"name": name, "namespace": NAMESPACE}}
+        yield {**head, "kind": "Role", "rules": [{"apiGroups": [""], "resources": [resource], "verbs": [verb]}]}
+        yield {
+            **head,
+            "kind": "RoleBinding",
+            "subjects": [{"kind": "ServiceAccount", "name": ACCOUNTS["nmi"], "namespace": NAMESPACE}],
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
+        }
 
 
 def _write_kubeconfig(path: Path, administrators: Path, token: str) -> None:
-    """Write a kubeconfig for the cluster of the *administrators* one, with *token*. JSON, which is YAML too."""
+    """Write a kubeconfig with *token* to *path*, for the same cluster as the kubeconfig *administrators*.
+
+    The file is JSON, which is also YAML.
+    """
     given = yaml.safe_load(administrators.read_text())
     context = _named(given["contexts"], given["current-context"])["context"]
     cluster = dict(_named(given["clusters"], context["cluster"])["cluster"])

@@ -26,7 +26,7 @@ class ManagedIdentity:
 
 @dataclass(frozen=True, slots=True)
 class ServicePrincipal:
-    """An application in one tenant, with the secret that it was made with."""
+    """An application in one tenant, with its first secret."""
 
     client_id: str
     object_id: str
@@ -62,7 +62,7 @@ class DirectoryError(Exception):
 
 
 class Directory:
-    """The identities of one tenant, and applications also of others. Look-ups leave case aside, as Azure does."""
+    """The identities of one tenant, and applications also of others. Look-ups ignore case, as on Azure."""
 
     def __init__(self, tenant_id: str = "") -> None:
         self.tenant_id = tenant_id or str(uuid.uuid4())
@@ -94,7 +94,7 @@ class Directory:
         return identity
 
     def remove_identity(self, resource_id: str) -> None:
-        """Forget the identity, and with it its roles. One that does not exist is no error."""
+        """Remove the identity and its roles. Do nothing if it does not exist."""
         gone = self._managed.pop(resource_id.lower(), None)
         if gone is not None:
             self._roles.pop(gone.object_id, None)
@@ -133,6 +133,10 @@ class Directory:
         """Return the user-assigned identity with this resource id."""
         return self._managed.get(resource_id.lower())
 
+    def managed_identities(self) -> list[ManagedIdentity]:
+        """Return all user-assigned identities."""
+        return list(self._managed.values())
+
     def managed(self, client_id: str, tenant: str = "") -> ManagedIdentity | None:
         """Return the user-assigned identity with this client id, if *tenant*, or the directory's own, is the one it is
         in.
@@ -158,7 +162,7 @@ class Directory:
         known.append(credential)
 
     def unfederate(self, client_id: str, issuer: str, subject: str) -> None:
-        """Remove the credential. A missing one is no error."""
+        """Remove the credential. Do nothing if it does not exist."""
         known = self._federated.get(client_id.lower(), [])
         known[:] = [each for each in known if (each.issuer, each.subject) != (issuer, subject)]
 
@@ -167,9 +171,13 @@ class Directory:
         return [each for each in self._federated.get(client_id.lower(), []) if each.known_from <= now]
 
     def grant(self, object_id: str, *roles: str) -> None:
-        """Grant roles (`Reader`, `Contributor`) on everything in ARM to this object id."""
+        """Grant roles (`Reader`, `Contributor`, `Storage Blob Data Contributor`) on everything to this object id."""
         self._roles.setdefault(object_id, set()).update(roles)
 
     def may(self, object_id: str, roles: Iterable[str]) -> bool:
         """Return whether this object id has one of *roles*."""
         return not self._roles.get(object_id, set()).isdisjoint(roles)
+
+    def has_role(self, object_id: str) -> bool:
+        """Return whether this object id has any role."""
+        return bool(self._roles.get(object_id))

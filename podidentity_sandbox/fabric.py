@@ -1,6 +1,6 @@
 """The sandbox's network like that of a real node: network namespaces for nodes and pods, veth pairs, and a fabric.
 
-                 fabric: 169.254.169.254 (IMDS), 198.18.0.1 (ARM as pods reach it)
+                 fabric: 169.254.169.254 (IMDS), 198.18.0.1 (ARM, AAD, Storage and DNS as pods reach them)
                  |  10.199.<node>.0/30           |
               node 0 (forwards, nat)          node 1
               |        10.200.<node>.0/24
@@ -110,6 +110,7 @@ class Fabric(Network):
         address, gateway = f"{subnet}.{number}", f"{subnet}.1"
         if not known:
             self._namespaces.create(name)
+            self._namespaces.set_name_server(name, self.pod_facing_address)
             self._namespaces.link(name, "eth0", node, f"pod{number}")
             self._namespaces.inside(
                 name,
@@ -124,7 +125,7 @@ class Fabric(Network):
 
     @override
     def remove_pod(self, node: str, uid: str) -> None:
-        """Remove the pod's namespace; the cable and its route go with it, and the address becomes free."""
+        """Remove the pod's namespace; the kernel removes its cable and route too, and the address becomes free."""
         with self._lock:
             number = self._pods.pop((node, uid), None)
         if number is not None:
@@ -142,7 +143,7 @@ class Fabric(Network):
 
     @override
     def metadata_sources(self, node: str) -> tuple[ipaddress.IPv4Network, ...]:
-        """Return the node's own address, and its pods': what no nat rule stops reaches IMDS as a request of the VM."""
+        """Return the addresses of the node and its pods. Requests that no nat rule redirects reach IMDS as the VM's."""
         number = self._nodes[node]
         return (
             ipaddress.IPv4Network(f"10.199.{number}.2/32"),
@@ -151,13 +152,18 @@ class Fabric(Network):
 
     @override
     def node_sockets(self, node: str, port: int) -> list[socket.socket]:
-        """Return a socket inside the node, so that one kubeconfig is good there and on the host."""
+        """Return a socket inside the node, so that one kubeconfig is valid there and on the host."""
         return [self._namespaces.listening(node, "127.0.0.1", port)]
 
     @override
     def pod_sockets(self, port: int) -> list[socket.socket]:
         """Return a socket in the fabric, which every pod reaches by way of its node."""
         return [self._namespaces.listening(FABRIC, self.pod_facing_address, port)]
+
+    @override
+    def name_server_sockets(self, port: int) -> list[socket.socket]:
+        """Return a socket in the fabric, which is the name server of every pod."""
+        return [self._namespaces.bound_datagrams(FABRIC, self.pod_facing_address, port)]
 
     @override
     def call_on_node(self, node: str, function: Callable[[], T]) -> T:

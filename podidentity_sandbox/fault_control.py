@@ -1,8 +1,9 @@
 """Faults that an operator switches on a running sandbox, by a Unix socket that only the sandbox's user can open.
 
-A fault is written `SERVICE=VALUE`. SERVICE is `imds`, `arm`, `aad` or `api`. VALUE is an HTTP status from 400 to 599,
-`hang` (requests wait until the fault is cleared) or a delay such as `2.5s`. A service has at most one fault. Faults of
-`api` do not concern the sandbox's own requests (kubelets, scheduler), and end the watches that are open.
+A fault is written `SERVICE=VALUE`. SERVICE is `imds`, `arm`, `aad`, `proxy` or `api`. VALUE is an HTTP status from 400
+to 599, `hang` (requests wait until the fault is cleared) or a delay such as `2.5s`; `proxy`, the token proxy of
+identity bindings, also has conditions such as `unbound`. A service has at most one fault. Faults of `api` do not
+concern the sandbox's own requests (kubelets, scheduler), and end the watches that are open.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import math
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +42,20 @@ class Service:
     """Return the body of an error response with this status."""
     on_change: Callable[[], None] = lambda: None
     """Called after each change of the service's faults."""
+    conditions: Mapping[str, Callable[[], Callable[[], None]]] = field(default_factory=dict)
+    """Further values. Each function makes the service behave so, and returns the function that ends it."""
+
+    def start(self, name: str, value: str) -> Callable[[], Callable[[], None]]:
+        """Return the function that sets the fault *value*; the result of that one removes it. Raise FaultError."""
+        if value in self.conditions:
+            return self.conditions[value]
+        fault = fault_of(name, value, self.document, self.conditions)
+
+        def set_fault() -> Callable[[], None]:
+            self.faults.add(fault)
+            return lambda: self.faults.remove(fault)
+
+        return set_fault
 
 
 def split(text: str) -> tuple[str, str]:
@@ -51,8 +66,10 @@ def split(text: str) -> tuple[str, str]:
     return service, value
 
 
-def fault_of(service: str, value: str, document: Callable[[int], Mapping[str, Any]]) -> ResponseFault:
-    """Return the fault that *value* describes. Raise FaultError."""
+def fault_of(
+    service: str, value: str, document: Callable[[int], Mapping[str, Any]], others: Iterable[str] = ()
+) -> ResponseFault:
+    """Return the fault that *value* describes. Raise FaultError, which also lists the *others*."""
     if _STATUS.fullmatch(value):
         status = int(value)
         headers = RETRY_AFTER if status in {429, 503} else {}
@@ -62,7 +79,8 @@ def fault_of(service: str, value: str, document: Callable[[int], Mapping[str, An
     delay = _DELAY.fullmatch(value)
     if delay is not None and float(delay[1]) <= DELAY_MAX_SECONDS:
         return ResponseFault(delay_seconds=float(delay[1]), times=math.inf)
-    raise FaultError(f"{service}={value[:40]!a}: use a status from 400 to 599, hang, or a delay of up to 3600s")
+    usual = ("a status from 400 to 599", *others, "hang")
+    raise FaultError(f"{service}={value[:40]!a}: use {', '.join(usual)}, or a delay of up to 3600s")
 
 
 class FaultControl:
@@ -72,7 +90,7 @@ class FaultControl:
         self._services = services
         self.used = False
         """Whether a fault was ever set."""
-        self._active: dict[str, tuple[str, ResponseFault]] = {}
+        self._active: dict[str, tuple[str, Callable[[], None]]] = {}
         self._runner: web.ServerRunner | None = None
 
     @property
@@ -82,21 +100,21 @@ class FaultControl:
 
     def set(self, wanted: Mapping[str, str]) -> None:
         """Set these faults, each in place of the service's former one. Change nothing on a FaultError."""
-        made = {name: fault_of(name, value, self._find(name).document) for name, value in wanted.items()}
-        self.used = self.used or bool(made)
-        for name, fault in made.items():
+        starts = {name: self._find(name).start(name, value) for name, value in wanted.items()}
+        self.used = self.used or bool(starts)
+        for name, start in starts.items():
             self.clear([name])
-            self._active[name] = (wanted[name], fault)
-            self._services[name].faults.add(fault)
+            self._active[name] = (wanted[name], start())
             self._services[name].on_change()
 
     def clear(self, services: Iterable[str] = ()) -> None:
         """Remove the faults of *services*, or all. Raise FaultError for an unknown service."""
         for service in tuple(services) or tuple(self._active):
-            faults = self._find(service).faults
+            on_change = self._find(service).on_change
             if service in self._active:
-                faults.remove(self._active.pop(service)[1])
-                self._services[service].on_change()
+                _, end = self._active.pop(service)
+                end()
+                on_change()
 
     async def start(self, path: Path) -> None:
         """Listen on a socket with mode 0600 at *path*. Raise OSError."""
@@ -186,6 +204,11 @@ def aad_error(status: int) -> dict[str, Any]:
     """Return the error body of AAD: its transient error."""
     text = f"AADSTS90033: A transient error has occurred (podidctl sandbox fault aad={status})."
     return {"error": "temporarily_unavailable", "error_description": text, "error_codes": [90033]}
+
+
+def proxy_error(status: int) -> dict[str, Any]:
+    """Return an error body of the token proxy, which AKS does not document."""
+    return {"error": "sandbox_fault", "error_description": f"podidctl sandbox fault proxy={status}"}
 
 
 def api_error(status: int) -> dict[str, Any]:

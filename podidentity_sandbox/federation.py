@@ -1,23 +1,23 @@
-"""Federated identity credentials in the sandbox's AAD: the check of an assertion by another issuer.
+"""Federated credentials in the sandbox's AAD: verification of an assertion by another issuer.
 
-An assertion by another issuer than the client itself is held against the client's federated credentials (issuer,
-subject and audience, each exactly, letter case included), then its signature against the keys that the issuer serves,
-then its times. No keys are requested from an issuer that no credential names: AAD reports a mismatch for issuers
-that the Internet does not reach (Azure/azure-workload-identity#616).
+AAD compares the assertion with the client's federated credentials (issuer, subject and audience, each exactly and with
+case), and then verifies its signature by the keys of the issuer, and its times. AAD requests no keys of an issuer that
+no credential names: it reports a mismatch for issuers that the Internet does not reach
+(Azure/azure-workload-identity#616).
 
-Numbers and texts are those that people report of AAD: AADSTS70025 where the client has no credential (that AAD knows
-of), 700211 to 700213 and 7002138 where none fits (Azure/azure-workload-identity#1200, Azure/login#515), 700024 out of
-its time (risingwavelabs/risingwave#17123), 7000272 where the issuer does not serve the key
-(Azure/azure-workload-identity#1232): all of them `invalid_client` with 401. If the issuer is not reachable it is
-50166, `invalid_request` with 400 (Azure/azure-workload-identity#1130). That a wrong signature by a known key is 50013
-is a guess by AAD's other assertions.
+Numbers and texts are those that users have reported of AAD: AADSTS70025 if the client has no credential (that AAD
+knows), 700211 to 700213 and 7002138 if none matches (Azure/azure-workload-identity#1200, Azure/login#515), 700024
+outside of its time (risingwavelabs/risingwave#17123), 7000272 if the issuer does not serve the key
+(Azure/azure-workload-identity#1232). All of them are `invalid_client` with 401. If the issuer is not reachable it is
+50166, `invalid_request` with 400 (Azure/azure-workload-identity#1130). The number 50013 for a wrong signature by a
+known key is assumed, from AAD's other assertions.
 
-Until 2023 AAD said AADSTS70021 for all three of 700211 to 700213, with 400 `invalid_request` at first
-(Azure/azure-workload-identity#340) and 401 `invalid_client` later (external-secrets/external-secrets#2783); a test that
-wants that orders a mishap.
+Until 2023 AAD returned AADSTS70021 instead of 700211 to 700213, at first with 400 `invalid_request`
+(Azure/azure-workload-identity#340) and later with 401 `invalid_client` (external-secrets/external-secrets#2783). A test
+of this behaviour adds a fault.
 
-AAD takes one assertion as often as it comes within its life and about five minutes more: workload identity's SDKs show
-one file with a token for an hour, and Azure/login#180 and #372 tell how long a job's token is taken. So does this one.
+AAD accepts one assertion any number of times within its lifetime and about five minutes more: workload identity's SDKs
+present one file with a token for an hour, and Azure/login#180 and #372 report how long a job's token is accepted.
 """
 
 import datetime
@@ -48,12 +48,12 @@ ADVICE_ON_CASE: Final = (
 _UNREADABLE: Final = "JWT token is invalid or malformed."
 
 Fetch = Callable[[str], Awaitable[bytes]]
-"""GETs a URL. Any exception means that the document is not available."""
+"""Return the content of a URL. Any exception means that the document is not available."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assertion:
-    """A JSON Web Token, taken to pieces, nothing of it believed."""
+    """The parts of a JSON Web Token, not verified."""
 
     issuer: str
     subject: str
@@ -109,7 +109,7 @@ def match(assertion: Assertion, client: str, known: Sequence[FederatedCredential
 
 
 def check_times(assertion: Assertion, now: float) -> None:
-    """Raise NotProvenError for an assertion that is over, or not valid yet."""
+    """Raise NotProvenError for an assertion that has expired, or is not valid yet."""
     if assertion.begins - SKEW_SECONDS <= now < assertion.ends + SKEW_SECONDS:
         return
     moments = [_spelled(moment) for moment in (now, assertion.begins, assertion.ends)]

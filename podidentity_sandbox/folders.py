@@ -16,6 +16,15 @@ def running_folders() -> list[Path]:
     ]
 
 
+def folder_of_namespace(namespace: str) -> Path | None:
+    """Return the folder of this user's sandbox to which the network namespace of this full name belongs."""
+    return next((folder for folder in _own_folders() if namespace.startswith(_owner_of(folder))), None)
+
+
+def _owner_of(folder: Path) -> str:
+    return folder.name.rpartition("-")[0] + "-"
+
+
 def _own_folders() -> list[Path]:
     found = sorted(Path(tempfile.gettempdir()).glob(f"{namespaces.PREFIX}-*"))
     return [folder for folder in found if folder.is_dir() and folder.stat().st_uid == os.geteuid()]

@@ -1,9 +1,8 @@
-"""The Instance Metadata Service of the sandbox's VMs: tokens for the identities on the asking VM, and instance data.
+"""The Instance Metadata Service of the sandbox: tokens for the identities of the requesting VM, and instance data.
 
-Follows Azure's documentation and captures of its answers (sources in the project's notes on clients): header rules,
-parameters, error bodies, the limit of 20 requests a second and 5 at once for tokens. It gives a token only for an
-identity that ARM has attached to the VM, after the lag between the two. The peer's
-address identifies the VM, as on Azure.
+It follows Azure's documentation and recorded responses: rules for headers, parameters, error bodies, and for token
+requests the limits of 20 a second and 5 concurrent ones. It returns a token only for an identity that ARM has attached
+to the VM, after a delay. The peer's address identifies the VM, as on Azure.
 """
 
 import ipaddress
@@ -21,6 +20,7 @@ from podidentity_sandbox.serving import FaultyService, json_response
 from podidentity_sandbox.tokens import TOKEN_SECONDS, TokenMint
 
 TOKEN_PATH = "/metadata/identity/oauth2/token"  # noqa: S105 - a path, no secret
+INSTANCE_PATH = "/metadata/instance"
 API_VERSIONS = (
     "2017-08-01",
     "2017-12-01",
@@ -139,7 +139,7 @@ class Imds(FaultyService):
         if request.path == TOKEN_PATH:
             return self._token(host, request)
         document = _documents(host).get(request.path)
-        return json_response({"error": "Not found"}, status=404) if document is None else json_response(document)
+        return json_response(document) if document is not None else _instance(host, request)
 
     def _token(self, host: ImdsVm, request: web.BaseRequest) -> web.Response:
         if request.method != "GET":
@@ -215,14 +215,38 @@ class Imds(FaultyService):
 
 def _documents(host: ImdsVm) -> dict[str, dict[str, Any]]:
     """Return the documents other than tokens, by path."""
-    compute = dict(host.compute)
     tenant = next((identity.tenant_id for identity in host.identities().user_assigned), "")
     return {
-        "/metadata/instance": {"compute": compute, "network": {"interface": []}},
-        "/metadata/instance/compute": compute,
         "/metadata/versions": {"apiVersions": list(API_VERSIONS)},
         "/metadata/identity/info": {"tenantId": tenant},
     }
+
+
+def _instance(host: ImdsVm, request: web.BaseRequest) -> web.Response:
+    """Return a part of the instance data: an object as JSON or, with format=text, as the list of its members; a value
+    as text only.
+    """
+    names = request.path.removeprefix(INSTANCE_PATH).strip("/")
+    found: Any = {"compute": dict(host.compute), "network": {"interface": []}}
+    if not f"{request.path}/".startswith(f"{INSTANCE_PATH}/"):
+        return json_response({"error": "Not found"}, status=404)
+    for name in names.split("/") if names else ():
+        known = found if isinstance(found, dict) else dict(enumerate(found)) if isinstance(found, list) else {}
+        found = known.get(int(name) if name.isdecimal() and isinstance(found, list) else name)
+        if found is None:
+            return json_response({"error": "Not found"}, status=404)
+    as_text = request.rel_url.query.get("format", "json").lower() == "text"
+    if isinstance(found, dict | list):
+        return web.Response(text=_listed(found)) if as_text else json_response(found)
+    if not as_text:
+        return json_response({"error": "Bad request. A leaf node is available only with format=text"}, status=400)
+    return web.Response(text=str(found))
+
+
+def _listed(node: Mapping[str, Any] | list[Any]) -> str:
+    """Return the names of the members, one a line, those of objects and lists with a slash."""
+    members = node.items() if isinstance(node, Mapping) else enumerate(node)
+    return "\n".join(f"{name}/" if isinstance(value, dict | list) else str(name) for name, value in members)
 
 
 def _refused_before_routing(request: web.BaseRequest) -> web.Response | None:

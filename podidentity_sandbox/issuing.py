@@ -33,7 +33,7 @@ async def fetch(access: ClusterAccess, url: str) -> bytes:
     """Return the issuer's document at *url*. Raise ValueError for another, and what aiohttp raises."""
     path = next((each for each in (CONFIGURATION, KEY_SET) if url.endswith(each)), "")
     if not path:
-        raise ValueError(f"{url} is no document of an issuer's")
+        raise ValueError(f"{url} is not a document of an issuer")
     authorization = await access.authorization()
     # Without Accept: the key set has its own media type, and the server refuses a client that accepts only JSON.
     headers = {"Authorization": authorization} if authorization else {}

@@ -268,7 +268,7 @@ class Kubelet:
                 task.cancel()
 
     async def _publish(self, managed: _ManagedPod, phase: str) -> None:
-        """Write the pod's status. Retry until it is written or the pod is gone."""
+        """Write the pod's status. Retry until it is written or the pod is deleted."""
         if managed.context is None:
             return
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._clock()))

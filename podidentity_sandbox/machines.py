@@ -150,6 +150,12 @@ class Machine:
             "etag": self.etag,
             "properties": {"provisioningState": state},
         }
+        if self.kind == "virtualMachines":
+            # Clients such as Prometheus expect both in each VM.
+            document["properties"] |= {
+                "storageProfile": {"osDisk": {"osType": "Linux"}},
+                "networkProfile": {"networkInterfaces": []},
+            }
         identity = self._identity_section()
         if identity:
             document["identity"] = identity

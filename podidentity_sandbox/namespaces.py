@@ -1,7 +1,7 @@
-"""Network namespaces of one sandbox: made, entered, and removed again, also those that a killed sandbox left behind.
+"""Network namespaces of one sandbox: created, entered and removed, also those of a killed sandbox.
 
-Linux and root only. Every name carries the process id and start time of its owner, so that two sandboxes never meet and
-leftovers are recognisable. This module changes no interface and no rule of the host's namespace.
+Linux and root only. Every name contains the process id and start time of its owner, so that two sandboxes use different
+names, and leftovers can be recognised. This module changes no interface and no rule of the host's namespace.
 """
 
 import contextlib
@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from podidentity_sandbox.serving import listening
+from podidentity_sandbox.serving import bound_datagrams, listening
 
 T = TypeVar("T")
 
 PREFIX: Final = "podid"
 NAMESPACES: Final = Path("/run/netns")
+CONFIGURATIONS: Final = Path("/etc/netns")
+"""`ip netns exec` mounts the files in the folder of a namespace over those of the same name in /etc."""
 COMMAND_SECONDS: Final = 20  # an `ip` call takes milliseconds; a busy machine takes longer
 _CLONE_NEWNET: Final = 0x40000000
 _NAME: Final = re.compile(rf"{PREFIX}-(?P<pid>\d+)-(?P<started>\d+)-.+")
@@ -73,9 +75,10 @@ class Namespaces:
         _ip("-n", full, "link", "set", "lo", "up")
 
     def delete(self, name: str) -> None:
-        """Remove the namespace and all links in it; processes inside continue. A missing one is no error."""
+        """Remove the namespace and all links in it; processes inside continue. Do nothing if it does not exist."""
         with contextlib.suppress(NamespaceError):
             _ip("netns", "delete", self.full_name(name))
+        shutil.rmtree(CONFIGURATIONS / self.full_name(name), ignore_errors=True)
         with contextlib.suppress(ValueError):
             self._made.remove(name)
 
@@ -83,6 +86,12 @@ class Namespaces:
         """Remove every namespace that this object made, youngest first."""
         for name in reversed(tuple(self._made)):
             self.delete(name)
+
+    def set_name_server(self, name: str, address: str) -> None:
+        """Let programs that `command` starts in the namespace resolve names by the server at *address*."""
+        folder = CONFIGURATIONS / self.full_name(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "resolv.conf").write_text(f"nameserver {address}\n")
 
     def configure(self, commands: Iterable[str]) -> None:
         """Run `ip` commands, one per line, with `{name}` replaced by the full name of a namespace. Raise
@@ -137,6 +146,10 @@ class Namespaces:
         """Return a listening socket inside the namespace, usable from anywhere in this process. Raise OSError."""
         return self.call(name, lambda: listening(host, port))
 
+    def bound_datagrams(self, name: str, host: str, port: int) -> socket.socket:
+        """Return a bound UDP socket inside the namespace, usable from anywhere in this process. Raise OSError."""
+        return self.call(name, lambda: bound_datagrams(host, port))
+
     def command(self, name: str, argv: Sequence[str]) -> list[str]:
         """Return the command line that runs *argv* inside the namespace, without a parent process."""
         return ["ip", "netns", "exec", self.full_name(name), *argv]
@@ -156,6 +169,9 @@ def sweep() -> list[str]:
         with contextlib.suppress(NamespaceError):
             _ip("netns", "delete", path.name)
             removed.append(path.name)
+    for folder in CONFIGURATIONS.glob(f"{PREFIX}-*"):
+        if orphaned(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
     return removed
 
 
@@ -165,7 +181,7 @@ def owner() -> str:
 
 
 def orphaned(name: str) -> bool:
-    """Return whether the owner in *name* is dead."""
+    """Return whether the process that owns the namespace *name* has ended."""
     found = _NAME.fullmatch(name)
     return found is not None and _start_time(int(found["pid"])) != found["started"]
 

@@ -52,7 +52,7 @@ class Network(Protocol):
         """Create the context of a pod of *node*."""
 
     def remove_pod(self, node: str, uid: str) -> None:
-        """Remove the context. A missing one is no error."""
+        """Remove the context. Do nothing if it does not exist."""
 
     def metadata_socket(self, node: str) -> socket.socket | None:
         """Return a listening socket for the node's IMDS; None if the socket of an earlier node serves it."""
@@ -65,6 +65,9 @@ class Network(Protocol):
 
     def pod_sockets(self, port: int) -> list[socket.socket]:
         """Return listening sockets at `pod_facing_address`:*port*, if that is not this machine's own."""
+
+    def name_server_sockets(self, port: int) -> list[socket.socket]:
+        """Return UDP sockets at `pod_facing_address`:*port*, at which pods request addresses of names."""
 
     def sockets_in_pod(self, uid: str, port: int) -> list[socket.socket]:
         """Return sockets at 127.0.0.1:*port* of the pod, if that is not this machine's own loopback."""
@@ -132,6 +135,10 @@ class Loopback(Network):
 
     @override
     def pod_sockets(self, port: int) -> list[socket.socket]:
+        return []
+
+    @override
+    def name_server_sockets(self, port: int) -> list[socket.socket]:
         return []
 
     @override

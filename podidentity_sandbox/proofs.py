@@ -1,6 +1,6 @@
-"""How the sandbox's AAD is convinced that an application is itself: by a secret, or by an assertion that it has signed.
+"""Verification of the proof with which an application signs in at the sandbox's AAD: a secret, or a signed assertion.
 
-They are verified (signature, certificate, audience, times) as in AAD, with AAD's error numbers.
+Signature, certificate, audience and times are verified as in AAD, with AAD's error numbers.
 """
 
 import base64
@@ -67,7 +67,7 @@ def _assertion(application: AppRegistration, assertion: str, audience: str, now:
         signature = base64url.decode(parts[2])
         algorithm = str(header["alg"])
         scheme = _ALGORITHMS[algorithm]
-        told = {key: str(claims[key]) for key in ("aud", "iss", "sub", "jti")}
+        texts = {key: str(claims[key]) for key in ("aud", "iss", "sub", "jti")}
         begins, ends = float(claims["nbf"]), float(claims["exp"])
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as wrong:
         raise NotProvenError(50027, "JWT token is invalid or malformed.") from wrong
@@ -81,9 +81,9 @@ def _assertion(application: AppRegistration, assertion: str, audience: str, now:
         raise NotProvenError(700027, "Client assertion contains an invalid signature.") from wrong
     if not certificate.not_valid_before_utc.timestamp() <= now < certificate.not_valid_after_utc.timestamp():
         raise NotProvenError(700027, "Client assertion contains an invalid signature. [Reason - The key has expired.]")
-    if told["aud"].lower() != audience.lower():
+    if texts["aud"].lower() != audience.lower():
         raise NotProvenError(700023, "Client assertion audience claim does not match Realm issuer.")
-    if not told["iss"].lower() == told["sub"].lower() == application.client_id.lower():
+    if not texts["iss"].lower() == texts["sub"].lower() == application.client_id.lower():
         raise NotProvenError(700021, "Client assertion application identifier doesn't match 'client_id' parameter.")
     if not (begins - SKEW_SECONDS <= now < ends + SKEW_SECONDS and 0 < ends - begins <= LIFETIME_MAX):
         raise NotProvenError(700024, "Client assertion is not within its valid time range.")

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -25,12 +26,15 @@ from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.fault_control import SOCKET_NAME, FaultControl, Service
 from podidentity_sandbox.folders import new_folder
+from podidentity_sandbox.identity_objects import CreatedIdentity, IdentityObjects
 from podidentity_sandbox.kubelet import PodObserver
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Loopback, Network
 from podidentity_sandbox.processes import Program, python
+from podidentity_sandbox.restarts import Restarts
 from podidentity_sandbox.serving import free_ports
 from podidentity_sandbox.settings import (
     AZURE_JSON,
+    BINDING_FLAGS,
     CLOUD_JSON,
     EXCHANGE_AUDIENCE,
     NMI_METRICS_PORT,
@@ -77,6 +81,8 @@ class Sandbox:
         self._on_pod_running = on_pod_running
         self._daemon_pods: DaemonPods | None = None
         self._accounts: DaemonAccounts | None = None
+        self._identities: IdentityObjects | None = None
+        self._restarts: dict[str, Restarts] = {}
         self._vms: dict[str, str] = {}
         self._mic_ports = ProgramPorts(0, 0)
         self._ports: dict[str, ProgramPorts] = {}
@@ -120,8 +126,8 @@ class Sandbox:
     async def start(self) -> None:
         """Start everything, and wait until MIC and every NMI are Active.
 
-        Raise SandboxError, NotActiveError, ClusterError, NamespaceError, ProgramError, ApiError or AccessError, each
-        with one line that names the next action.
+        Raise SandboxError, NotActiveError, ClusterError, NamespaceError, ProgramError, ApiError, AccessError or
+        GivenIdentityError, each with one line that names the next action.
         """
         self.folder = await asyncio.to_thread(new_folder)
         mint, authority, real = await asyncio.gather(
@@ -139,6 +145,7 @@ class Sandbox:
                 node,
                 scale_set=SCALE_SET if self.settings.scale_set else "",
                 operation_seconds=self.settings.operation_seconds,
+                system_assigned=self.settings.system_assigned,
             )
         self._mic_ports = ProgramPorts(*free_ports(2))
         self._ports = {node: self._nmi_ports() for node in self.node_names}
@@ -153,20 +160,25 @@ class Sandbox:
             run_pods=self.settings.run_pods,
             on_pod_running=self._on_pod_running,
             install_kinds=self.settings.kinds,
-            rbac=self.settings.daemon_pods,
+            rbac=self.settings.daemon_pods or self.settings.rbac,
             node_files={AZURE_JSON: self.files.cloud_config, CLOUD_JSON: self.files.environment},
             trusted=self.files.certificates,
-            relayed=(self.azure.arm.port, self.azure.aad.port),
+            relayed=(self.azure.arm.port, self.azure.aad.port, self.azure.token_proxy.port),
         )
         self.azure.aad.issuers.fetch = lambda url: issuing.fetch(self.cluster.client.access, url)
         await self.cluster.start(
             {node: (self.contexts[node], f"azure://{self._vms[node]}") for node in self.node_names},
             pod_environment={node: self.commands.pod_environment(self._ports[node]) for node in self.node_names},
         )
+        self.azure.token_proxy.client = self.cluster.client
+        if self.settings.identity_bindings:
+            self.azure.token_proxy.bind(DEMO_CLIENT_ID)
+        self._identities = IdentityObjects(self.azure, self.cluster, self.settings.identities)
+        await self._identities.create()
         self.commands.kubeconfigs = dict.fromkeys(ACCOUNTS, self.cluster.kubeconfig)
         if self.settings.programs:
             if self.settings.daemon_pods:
-                self._accounts = DaemonAccounts(self.cluster)
+                self._accounts = DaemonAccounts(self.cluster, tokens=self.settings.identity_bindings)
                 await self._accounts.create()
                 self.commands.kubeconfigs = await self._accounts.write_kubeconfigs(self.folder)
             await self.start_mic()
@@ -190,6 +202,8 @@ class Sandbox:
             await self.mic.stop()
         if self._accounts is not None:
             await self._accounts.remove()
+        if self._identities is not None:
+            await self._identities.remove()
         if hasattr(self, "cluster"):
             await self.cluster.stop()
         if hasattr(self, "azure"):
@@ -198,6 +212,11 @@ class Sandbox:
             await asyncio.to_thread(self.network.stop)
         if self.folder != Path():
             await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+
+    @property
+    def identities(self) -> list[CreatedIdentity]:
+        """The identities of the settings, with their ids."""
+        return self._identities.created if self._identities is not None else []
 
     def vm_id(self, node: str) -> str:
         """Return the resource id of the node's host: its VM, or its scale set."""
@@ -224,31 +243,38 @@ class Sandbox:
         return credential
 
     def failure(self) -> str:
-        """Return a line on the first program that has ended unexpectedly; empty if there is none."""
-        programs = [] if self.mic is None else [self.mic]
-        programs += [nmi.program for nmi in self.nmis.values()]
-        ended = next((program for program in programs if program.returncode is not None), None)
-        if ended is not None:
-            return str(ended.exit_error())
+        """Return a line on the first program or task that has ended unexpectedly; empty if there is none."""
+        ended = next((program for program in self._programs().values() if program.returncode is not None), None)
+        return str(ended.exit_error()) if ended is not None else self.cluster_failure()
+
+    def cluster_failure(self) -> str:
+        """Return a line on the kubelets or the scheduler if they have ended, which nothing restarts; else empty."""
         failure = self.cluster.failure()
         return f"the sandbox's kubelets ended: {failure!r}" if failure is not None else ""
 
     async def restart_ended(self) -> list[str]:
-        """Start the programs that ended because of a fault, as a kubelet does. Return a line on each.
+        """Start the programs that ended, after a back-off, as a kubelet does. Return a line on each end and start.
 
-        Do nothing if no fault was set: then an ended program is a failure of the sandbox.
+        Call it about once a second. Raise ProgramError or OSError if a program cannot be started.
         """
-        if not self.faults.used:
-            return []
         lines = []
-        if self.mic is not None and self.mic.returncode is not None:
-            lines.append(str(self.mic.exit_error()))
-            await self.start_mic()
-        for node, nmi in tuple(self.nmis.items()):
-            if nmi.program.returncode is not None:
-                lines.append(str(nmi.program.exit_error()))
-                await self.start_nmi(node)
+        for name, program in self._programs().items():
+            if program.returncode is None:
+                continue
+            restarts = self._restarts.setdefault(name, Restarts(time.monotonic))
+            delay = restarts.ended()
+            if delay is not None:
+                lines.append(f"{program.exit_error()}; it starts again in {delay:g} s")
+            elif restarts.is_due():
+                await (self.start_nmi(name) if name in self.nmis else self.start_mic())
+                restarts.started()
+                lines.append(f"{program.name} runs again")
         return lines
+
+    def _programs(self) -> dict[str, Program]:
+        """Return MIC under its name, and each NMI under the name of its node."""
+        mic = {"mic": self.mic} if self.mic is not None else {}
+        return {**mic, **{node: nmi.program for node, nmi in self.nmis.items()}}
 
     async def start_mic(self) -> None:
         """Start the real MIC on this machine, also after it ended; the ports stay the same."""
@@ -265,12 +291,17 @@ class Sandbox:
         ports = self._ports[node]
         program = await Program.start(
             f"nmi on {node}",
-            python("nmi", *self.commands.nmi_flags(node, self._ports[node], self.settings.nmi_flags)),
+            python("nmi", *self.commands.nmi_flags(node, self._ports[node], self._nmi_flags)),
             context=self.contexts[node],
             log=self.folder / f"nmi-{node}.log",
-            environment={**self.commands.inherited(), **self.commands.cloud_environment()},
+            environment={**self.commands.inherited(), **self.commands.nmi_environment()},
         )
         self.nmis[node] = NodeProgram(program, f"http://127.0.0.1:{ports.requests}", ports.probes, ports.metrics)
+
+    @property
+    def _nmi_flags(self) -> Sequence[str]:
+        bindings = BINDING_FLAGS if self.settings.identity_bindings else ()
+        return [*bindings, *self.settings.nmi_flags]
 
     def _describe_daemons(self) -> list[DaemonPod]:
         """Return the pods of MIC, which is on no node and is shown on the first one, and of each NMI."""
@@ -294,8 +325,8 @@ class Sandbox:
             program="nmi",
             node=node,
             address=self.contexts[node].address,
-            flags=self.commands.nmi_flags(node, self._ports[node], self.settings.nmi_flags),
-            environment=self.commands.cloud_environment(),
+            flags=self.commands.nmi_flags(node, self._ports[node], self._nmi_flags),
+            environment=self.commands.nmi_environment(),
             log=self.folder / f"nmi-{node}.log",
             is_ready=lambda: self.network.call_on_node(node, lambda: is_active(self._ports[node].probes)),
         )
@@ -306,6 +337,11 @@ class Sandbox:
             "imds": Service(self.azure.imds.faults, fault_control.imds_error),
             "arm": Service(self.azure.arm.faults, fault_control.azure_error),
             "aad": Service(self.azure.aad.faults, fault_control.aad_error),
+            "proxy": Service(
+                self.azure.token_proxy.faults,
+                fault_control.proxy_error,
+                conditions=self.azure.token_proxy.conditions,
+            ),
         }
         if self.cluster.api is not None:
             api = self.cluster.api

@@ -133,7 +133,9 @@ class _PortBlock:
         """Return the next *count* ports of the block on which no program listens."""
         found: list[int] = []
         for port in itertools.islice(self._next, PORT_BLOCKS.step - 1):
-            with contextlib.suppress(OSError), socket.create_server(("", port)):
+            with contextlib.suppress(OSError), socket.create_server(("", port)) as probe:
+                # A child that another thread forks has a copy until it executes a program: it must not listen.
+                probe.shutdown(socket.SHUT_RDWR)
                 found.append(port)
             if len(found) == count:
                 break
@@ -164,7 +166,7 @@ def listening(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
 
     Raise OSError if the address does not exist or the port is taken.
     """
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -174,6 +176,27 @@ def listening(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
         raise
     listener.setblocking(False)
     return listener
+
+
+def restartable_listener(host: str, port: int = 0) -> socket.socket:
+    """Return a listening TCP socket on *port* (0: one of `free_ports`). The caller closes it.
+
+    After that a server can listen on the same port again, because no outgoing connection takes it. Until then clients
+    are refused. Raise OSError if the address does not exist or the port is taken.
+    """
+    return listening(host, port or free_ports(1)[0])
+
+
+def bound_datagrams(host: str, port: int) -> socket.socket:
+    """Return a bound UDP socket in the calling thread's network namespace. The caller closes it. Raise OSError."""
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    bound.setblocking(False)
+    return bound
 
 
 class HttpService(abc.ABC):
@@ -191,7 +214,8 @@ class HttpService(abc.ABC):
     @property
     def url(self) -> str:
         """The URL of the first socket, without a slash at the end."""
-        return f"{self.scheme}://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
 
     async def start(
         self,
@@ -201,11 +225,11 @@ class HttpService(abc.ABC):
         sockets: Iterable[socket.socket] = (),
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        """Listen on *host*:*port* (0: a free one) and on *sockets* besides, which then belong to this service.
+        """Listen on *host*:*port* (0: one of `free_ports`) and on *sockets* besides, which then belong to this service.
 
         With *ssl_context* everything is spoken over TLS. Raise OSError when the port is taken.
         """
-        own = listening(host, port)
+        own = restartable_listener(host, port)
         self.host, self.port = own.getsockname()[:2]
         self.scheme = "https" if ssl_context else "http"
         server = web.Server(self.respond, access_log=None)
@@ -220,6 +244,13 @@ class HttpService(abc.ABC):
         if self._runner is None:
             raise RuntimeError("start the service before giving it another socket")
         await web.SockSite(self._runner, listener, ssl_context=self._ssl_context, backlog=512).start()
+
+    def drop_connections(self) -> None:
+        """Close the connections that are open, so that clients connect again."""
+        server = self._runner.server if self._runner is not None else None
+        for each in server.connections if server is not None else ():
+            if each.transport is not None:
+                each.transport.abort()
 
     async def stop(self) -> None:
         """Close all listeners and connections. Does nothing the second time."""

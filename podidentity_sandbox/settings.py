@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, RESOURCE_GROUP, SUBSCRIPTION
+from podidentity_sandbox.given_identities import GivenIdentity
 
 NAMESPACE: Final = "default"
 """The namespace of the pods of MIC and NMI."""
@@ -32,7 +33,13 @@ CHART_VALUES: Final[Mapping[str, Mapping[str, object]]] = {
 # The inherited variables: enough to find programs and Python's modules, no settings.
 INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
 
+TRUST_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+"""The variables that name the file of trusted authorities to OpenSSL and Go, requests, curl and Node.js."""
 USUAL_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+BINDING_FLAGS: Final = ("--federated-identities", "--federated-exchange=identityBindings")
+"""NMI's flags for AKS identity bindings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +61,21 @@ class Settings:
     """Whether the sandbox runs MIC and NMI; False if another program or a chart starts them."""
     daemon_pods: bool = False
     """Whether MIC and NMI have pod objects, and service accounts with the permissions of an installation."""
+    rbac: bool = False
+    """Whether the emulated API server authorizes by RBAC; with *daemon_pods* it always does."""
     kinds: bool = True
     """Whether the sandbox installs the custom resources; False if a chart does."""
     operation_seconds: float = 0.2
     """The duration of ARM's operations on a VM."""
     lag_seconds: float = 0.0
     """The delay until IMDS knows an identity that ARM has attached."""
+    identity_bindings: bool = False
+    """Whether NMI uses AKS identity bindings: its flags and permissions, and the identity binding of the demo's
+    identity."""
+    identities: Sequence[GivenIdentity] = ()
+    """Identities that the sandbox creates in Azure and in the cluster."""
+    system_assigned: bool = False
+    """Whether each VM or scale set has a system-assigned identity."""
     nmi_flags: Sequence[str] = ()
     mic_flags: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""Access tokens of the sandbox: real JSON Web Tokens, signed RS256 by a key that lives as long as the sandbox.
+"""Access tokens of the sandbox: real JSON Web Tokens, signed with RS256 by a key of the sandbox.
 
-They have the form of Azure's tokens: a client can read the claims, and the ARM emulator can identify the caller.
-Nothing outside the sandbox trusts the key.
+They have the form of Azure's tokens: a client can read the claims, and the ARM emulator can identify the caller. The
+key exists as long as the sandbox, and nothing outside the sandbox trusts it.
 """
 
 import json

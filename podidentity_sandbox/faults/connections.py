@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from podidentity_sandbox.serving import restartable_listener
+
 log = logging.getLogger(__name__)
 
 CHUNK: Final = 65536
@@ -28,7 +30,7 @@ class Mode(enum.Enum):
     REFUSE = "refuse"
     """The port is closed: connecting fails. Established connections continue."""
     RESET = "reset"
-    """Established connections are reset at once, mid-stream; new ones as soon as they have sent something."""
+    """Established connections are reset immediately, new ones as soon as they have sent data."""
     SILENT = "silent"
     """Half-open: established connections stay and deliver nothing in either direction; new ones hang."""
 
@@ -52,7 +54,7 @@ class Pace:
 
     @property
     def piece(self) -> int:
-        """Bytes to pass at once, so that a slow stream trickles: a twentieth of a second's worth."""
+        """The bytes that are passed in one step: those of a twentieth of a second, for a steady slow stream."""
         return max(1, int(self.bytes_per_second / 20)) if self.bytes_per_second else CHUNK
 
     async def wait(self, size: int) -> None:
@@ -114,7 +116,7 @@ class FaultProxy:
 
     @property
     def open_connections(self) -> int:
-        """Clients' connections at this moment, hung ones included."""
+        """The number of clients' connections, including those that are not served."""
         return len(self._links)
 
     async def start(
@@ -136,7 +138,7 @@ class FaultProxy:
             self._close_listener()
 
     async def stop(self) -> None:
-        """Close the listeners and every connection, and wait until they are gone."""
+        """Close the listeners and every connection, and wait until they are closed."""
         self._running = False
         self._close_listener()
         for server in self._others:
@@ -170,8 +172,7 @@ class FaultProxy:
         await self._end(links)
 
     async def _listen(self, port: int) -> None:
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        listener = socket.create_server((self._host, port), family=family)
+        listener = restartable_listener(self._host, port)
         self._port = listener.getsockname()[1]
         self._listener = await asyncio.start_server(self._accepted, sock=listener)
 

@@ -15,6 +15,8 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
+from podidentity_sandbox.serving import restartable_listener
+
 CHUNK: Final = 65536
 STOP_SECONDS: Final = 1.0
 _HOP_BY_HOP: Final = frozenset(
@@ -84,8 +86,11 @@ class StatusProxy:
     async def start(
         self, host: str = "127.0.0.1", port: int = 0, *, extra_sockets: Iterable[socket.socket] = ()
     ) -> None:
-        """Listen, without *port* on a free one. Raise OSError if it is taken. Extra sockets belong to the proxy."""
-        listener = socket.create_server((host, port or self._port))
+        """Listen: without *port* on the one of last time, or on a free one. Raise OSError if it is taken.
+
+        *extra_sockets* belong to the proxy.
+        """
+        listener = restartable_listener(host, port or self._port)
         self._host, self._port = host, listener.getsockname()[1]
         self._session = aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=None))
         server = web.Server(self._handle, handler_cancellation=True, access_log=None)

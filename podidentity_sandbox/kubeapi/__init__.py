@@ -1,13 +1,13 @@
-"""An API server in one process: the part of Kubernetes that the project's programs and kubectl use.
+"""The emulated API server in one process: the part of Kubernetes that the project's programs and kubectl use.
 
-What lives here, from the inside out: `history` keeps objects, revisions and a bounded log of changes; `kinds` and
-`definitions` say which kinds exist; `admission`, `schemas`, `patching` and `selectors` are plain functions over
-documents; `store` joins them into the verbs, and is what other emulators (kubelet, scheduler) call in process;
-`requests`, `handling`, `watching`, `tables`, `discovery` and `openapi` implement HTTP; `server` listens.
+Its modules, from the bottom layer up: `history` stores objects, revisions and a bounded log of changes. `kinds` and
+`definitions` describe the kinds. `admission`, `schemas`, `patching` and `selectors` are functions on documents. `verbs`
+combines them, and `store` is the interface for other emulators in this process (kubelet, scheduler). `requests`,
+`handling`, `watching`, `tables`, `discovery` and `openapi` implement HTTP, and `server` listens.
 
-What never does: controllers beyond the few that clients cannot do without (a namespace's content goes with it and
-its default service account comes with it), authorization, other kinds, another version of anything. Behaviour that
-was looked up was looked up by asking a real API server; contract tests run against both.
+Of the controllers it has only those that clients require: the content of a deleted namespace is deleted, and a new
+namespace gets its default service account. Its behaviour was determined by requests to a real API server. Contract
+tests run against both.
 """
 
 from podidentity_sandbox.kubeapi.server import KubeApi

@@ -1,8 +1,7 @@
-"""Service accounts: TokenRequests, and whether a token that was given out is still good.
+"""Service accounts: TokenRequests, and the validity of the tokens.
 
-A token may be bound to a pod, a node or a secret of its namespace; it is good as long as that object and the service
-account are there, each with the uid that it had. As the real server does it, but for one thing: that one remembers for
-ten seconds that a token was good, this one looks each time.
+A token may be bound to a pod, a node or a secret of its namespace. It is valid as long as that object and the service
+account exist with the same uid. The real server does the same, but caches for ten seconds that a token is valid.
 """
 
 import asyncio
@@ -24,7 +23,7 @@ SHORTEST_SECONDS: Final = 600
 LONGEST_SECONDS: Final = 1 << 32
 DEFAULT_SECONDS: Final = 3600
 LEEWAY_SECONDS: Final = 60
-"""How long a token outlives the moment at which its pod or service account should have been gone."""
+"""The time for which a token remains valid after its pod or service account should have been deleted."""
 GROUP: Final = "authentication.k8s.io"
 _BOUND: Final = {"Pod": "pods", "Node": "nodes", "Secret": "secrets"}
 

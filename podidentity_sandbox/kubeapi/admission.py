@@ -1,7 +1,6 @@
-"""The checks of a document before it is stored, and the fields that the server adds: names, labels, defaults by kind.
-Pure.
+"""Checks of a document before it is stored, and the fields that the server adds: names, labels, defaults. Pure.
 
-Only the checks that a client of ours could run into; messages as the real server words them.
+It has only the checks that can affect clients of this project, with the messages of the real server.
 """
 
 import base64

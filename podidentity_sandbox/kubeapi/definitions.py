@@ -1,4 +1,4 @@
-"""CustomResourceDefinitions: checked as they come in, given a status, and read as the kinds that they define. Pure."""
+"""CustomResourceDefinitions: their validation and status, and the kinds that they define. Pure."""
 
 from pathlib import Path
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""Discovery: version, groups, and the kinds in each, one by one or aggregated. Pure."""
+"""Discovery: the version, the groups, and the kinds of each group, separately or aggregated. Pure."""
 
 from collections.abc import Sequence
 from typing import Any, Final

@@ -1,7 +1,7 @@
 """The types of the fields that the server reads. A document with other types is rejected. Pure.
 
-The real server decodes the built-in kinds into typed values and refuses what does not fit. Here every document stays
-as it came, and only the parts that any code here relies on are held to their types. Null means absent.
+The real server decodes built-in kinds into typed values and rejects other values. Here a document stays as it was
+received, and only the fields that the emulator reads must have their types. Null means absent.
 """
 
 from typing import Any, Final

@@ -1,6 +1,4 @@
-"""Requests on kinds: from a request to its verb, and to the response, for everything at /api/v1 and /apis that names a
-kind.
-"""
+"""Handling of requests at /api/v1 and /apis that name a kind: from a request to its verb and its response."""
 
 import asyncio
 import datetime

@@ -1,7 +1,7 @@
-"""Objects, the one revision counter, and a bounded log of changes: the function of etcd and the watch cache.
+"""Objects, the revision counter, and a bounded log of changes: the functions of etcd and of the watch cache.
 
-This module does not interpret objects. A stored document is never changed; a caller that changes one
-makes another. All of it belongs to one thread, the event loop's.
+This module does not interpret objects. A stored document is never changed: a caller that changes an object stores a new
+document. Only the thread of the event loop may use it.
 """
 
 import bisect
@@ -78,7 +78,7 @@ class _Shelf:
 class History:
     """All objects by kind name and key.
 
-    *keep* is how many changes of each kind the log remembers; an older revision raises TooOldError.
+    *keep* is how many changes of each kind the log keeps; an older revision raises TooOldError.
     """
 
     def __init__(self, *, keep: int = 10_000) -> None:
@@ -143,7 +143,7 @@ class History:
         return item
 
     def compact(self, kinds: Iterable[str] = ()) -> None:
-        """Forget the log of *kinds*, or of all: resuming below the present revision is too old from now on."""
+        """Delete the log of *kinds*, or of all: a watch can no longer resume from an earlier revision."""
         for kind in list(kinds) or list(self._shelves):
             shelf = self._shelf(kind)
             shelf.log.clear()

@@ -1,6 +1,6 @@
 """The built-in kinds and their properties. Pure.
 
-A kind that comes from a CustomResourceDefinition is made by `definitions`, in the same shape.
+`definitions` creates the kinds of CustomResourceDefinitions, with the same type.
 """
 
 from collections.abc import Mapping, Sequence

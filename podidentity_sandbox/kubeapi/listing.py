@@ -1,4 +1,4 @@
-"""Lists: the selected objects in order, in pages, from a revision. Pure over a history."""
+"""Lists of the selected objects of a revision, in order and in pages. Pure, over a history."""
 
 import binascii
 from dataclasses import dataclass

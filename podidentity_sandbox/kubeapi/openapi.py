@@ -1,7 +1,7 @@
-"""OpenAPI v3, as much as kubectl reads: that PATCH takes fieldValidation, and the schemas of the custom kinds. Pure.
+"""The part of OpenAPI v3 that kubectl reads: PATCH with fieldValidation, and the schemas of the custom kinds. Pure.
 
-kubectl looks here whether the server checks fields itself before it sends an `apply`; without an answer it would
-check them against a schema of every kind on its own side.
+Before an `apply`, kubectl reads here whether the server validates fields. Without this document kubectl would validate
+them itself, and need a schema of every kind.
 """
 
 from collections.abc import Sequence

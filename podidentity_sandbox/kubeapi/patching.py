@@ -1,6 +1,7 @@
-"""The patch types: JSON patch (RFC 6902), merge patch (RFC 7386), and enough of the strategic merge patch. Pure.
+"""The patch types: JSON patch (RFC 6902), merge patch (RFC 7386), and a part of the strategic merge patch. Pure.
 
-Every function returns a new document and leaves its arguments alone. Refusals are StatusError, worded as the server's.
+Every function returns a new document and does not change its arguments. A refusal is a StatusError with the real
+server's message.
 """
 
 import copy

@@ -1,8 +1,8 @@
-"""Custom resources against the structural schema of their definition: unknown fields pruned, the rest checked. Pure.
+"""Validation of custom resources by the structural schema of their definition, without unknown fields. Pure.
 
-Of OpenAPI's vocabulary: type, nullable, properties, additionalProperties, items, required, enum, minimum, maximum,
-minLength, maxLength, pattern, default, and the Kubernetes extensions preserve-unknown-fields, embedded-resource and
-int-or-string. Others are taken as fulfilled.
+Supported keywords of OpenAPI: type, nullable, properties, additionalProperties, items, required, enum, minimum,
+maximum, minLength, maxLength, pattern, default, and the Kubernetes extensions preserve-unknown-fields,
+embedded-resource and int-or-string. Others are ignored.
 """
 
 import copy

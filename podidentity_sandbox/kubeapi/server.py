@@ -27,7 +27,7 @@ from podidentity_sandbox.kubeapi.kinds import DEFINITIONS, Registry
 from podidentity_sandbox.kubeapi.statuses import StatusError, unauthorized
 from podidentity_sandbox.kubeapi.store import Store
 from podidentity_sandbox.kubeapi.verbs import NAMESPACES, Verbs
-from podidentity_sandbox.serving import ResponseFaults
+from podidentity_sandbox.serving import ResponseFaults, restartable_listener
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ class KubeApi:
         keep: int = 10_000,
         bookmark_seconds: float = 60.0,
         rbac: bool = False,
+        issuer: str = "",
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -82,13 +83,14 @@ class KubeApi:
         self.faults = ResponseFaults()
         self._history = History(keep=keep)
         self._registry = Registry()
+        self._given_issuer = issuer
         self._now = now
         self._verbs = Verbs(self._history, self._registry, root_certificate=self.authority.pem, now=now)
         self.store = Store(self._verbs)
         self._authorizer = Authorizer(self._history, rbac=rbac)
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._tokens = ServiceAccountTokens(self._verbs, issuer=lambda: self.server, now=now)
+        self._tokens = ServiceAccountTokens(self._verbs, issuer=lambda: self.issuer, now=now)
         self._handler = ResourceHandler(
             self._verbs,
             tokens=self._tokens,
@@ -106,6 +108,11 @@ class KubeApi:
         for definition in definitions.from_directory(crd_directory) if crd_directory is not None else ():
             self.store.create(DEFINITIONS, definition)
         self._history.compact()
+
+    @property
+    def issuer(self) -> str:
+        """The issuer of service account tokens: that of the constructor, or this server's URL."""
+        return self._given_issuer or self.server
 
     @property
     def server(self) -> str:
@@ -132,9 +139,7 @@ class KubeApi:
         """
         if self._runner is not None:
             raise RuntimeError("already started")
-        listener = socket.create_server(
-            (host, port or self._port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
+        listener = restartable_listener(host, port or self._port)
         self._host, self._port = host, listener.getsockname()[1]
         self._extra = list(extra_sockets)
         context = await asyncio.to_thread(
@@ -197,7 +202,7 @@ class KubeApi:
         self._handler.read_page = read_page
 
     def compact(self) -> None:
-        """Forget history: resuming a watch or a paged list from before now is too old."""
+        """Delete the history: resuming a watch or a paged list from before now is too old."""
         self._history.compact()
 
     def drop_watches(self) -> None:
@@ -305,7 +310,7 @@ class KubeApi:
             response = responses.document(signer.key_set())
             response.headers["Content-Type"] = "application/jwk-set+json"
         else:
-            response = responses.document(signer.configuration(self.server))
+            response = responses.document(signer.configuration(self.issuer))
         response.headers["Cache-Control"] = "public, max-age=3600"
         return response
 

@@ -1,7 +1,7 @@
-"""Error responses: one exception that is a Status document, and functions that create the usual ones.
+"""Error responses: an exception that is a Status document, and functions that create the usual ones.
 
-Messages are worded as the real server words them where a client could be looking for words; the rest of a Status
-(reason, code, details, causes) is what clients are supposed to read.
+Messages equal those of the real server if a client could search for them. Clients are supposed to read the other fields
+of a Status: reason, code, details and causes.
 """
 
 import json

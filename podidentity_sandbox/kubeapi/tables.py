@@ -1,7 +1,7 @@
-"""Tables: the columns that `kubectl get` shows, made by the server. Pure; *now* is given for the ages.
+"""Tables: the columns that `kubectl get` prints, computed by the server. Pure; *now* is given for the ages.
 
-A custom kind's columns are its definition's JSONPaths, of which dotted names (a dot in one has a backslash before it),
-`['name']`, `[0]` and `[?(@.name=="value")]` are understood. The built-in kinds' cells are worked out here.
+The columns of a custom kind are JSONPaths of its definition. Supported are dotted names (a backslash escapes a dot in a
+name), `['name']`, `[0]` and `[?(@.name=="value")]`. This module computes the cells of the built-in kinds.
 """
 
 import datetime

@@ -1,4 +1,4 @@
-"""The key of service accounts' tokens: real RS256 JWTs, and the documents by which others check them."""
+"""The key of service accounts' tokens: RS256 JWTs, and the documents with which others verify them."""
 
 import datetime
 import hashlib

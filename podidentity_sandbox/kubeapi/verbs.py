@@ -1,9 +1,8 @@
 """Create, update and delete as the API server does them: preconditions, generations, finalizers, grace periods.
 
-Everything here is synchronous and belongs to the event loop's thread: a verb is done, or refused with StatusError
-and nothing written. The two controllers without which a client could not work are here too: a namespace comes with
-its default service account and root certificate, and goes after its content; a definition's kinds are served as long
-as it exists.
+Everything here is synchronous, and only the thread of the event loop may call it: a verb is completed, or refused with
+StatusError without a write. The two controllers that clients require are here too: a namespace gets its default service
+account and root certificate, and is removed after its content; the kinds of a definition are served while it exists.
 """
 
 import datetime
