@@ -53,6 +53,7 @@ from podidentity.kube.events import EventRecorder
 from podidentity.kube.first_contact import FirstContact
 from podidentity.kube.informer import Informer
 from podidentity.kube.lease import Elector
+from podidentity.paced import paced
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDING_LABEL,
@@ -181,9 +182,8 @@ class App:
             may_write=lambda: self._elector.remaining_seconds() > request_seconds,
             observe=self._metrics.called_cloud,
         )
-        self._known = False
-        """Whether the view is complete."""
         self._view = view = ClusterView(
+            loading=True,
             force_namespaced=settings.force_namespaced,
             on_dirty=self._dirty,
             on_identity=self._identity_changed,
@@ -233,6 +233,7 @@ class App:
             field_selector=SCHEDULED,
             label_selector=BINDING_LABEL,
             keep=kept.pod,
+            hold=True,
             log_limit=limit,
         )
         self._nodes = Informer(self._client, NODES, view.nodes, keep=kept.node, log_limit=limit)
@@ -328,14 +329,14 @@ class App:
                 tasks.create_task(self._bindings.run(), name="watch bindings")
                 tasks.create_task(self._assigned.run(), name="watch assigned identities")
                 await self._contact.first_lists(self._client, informers)
-            self._known = True
-            unfinished = [host_key.key for host_key in self._view.host_states() if host_key.has_work]
-            for host_key in unfinished:
-                self._dirty(host_key)
+                # After all others, so that the view compares each assignment once.
+                await self._pods.release()
+                await paced(self._view.loaded())
+            unfinished = sum(host_state.has_work for host_state in self._view.host_states())
             # Most of these objects stay alive. Each full collection would scan them again and block the loop.
             gc.collect()
             gc.freeze()
-            log.info("the cluster is known; assigning identities", extra={"count": len(unfinished)})
+            log.info("the cluster is known; assigning identities", extra={"count": unfinished})
             tasks.create_task(self._controller.run(), name="controller")
 
     def _protect(self, config: CloudConfig) -> None:
@@ -343,8 +344,7 @@ class App:
             self._host_reconciler.protect(config.user_assigned_identity)
 
     def _dirty(self, host_key: str) -> None:
-        if self._known:  # the five lists do not arrive together, so until then every object seems to be out of sync
-            self._controller.dirty(host_key)
+        self._controller.dirty(host_key)
 
     def _identity_changed(self, identity: AzureIdentity) -> None:
         why = misconfigured(identity)
@@ -354,9 +354,10 @@ class App:
 
 
 def candidate(name: str) -> str:
-    """What *name* calls itself in the lease: its own in every process, since who finds its own name there leads.
+    """Return the identity of this process in the lease: *name* with a random suffix.
 
-    Two replicas under one name (a shared host network, a flag copied from one to the other) would both write.
+    A process leads if the lease has its identity, so two replicas with one name (a shared host network, a copied flag)
+    would both write.
     """
     return f"{name}_{secrets.token_hex(4)}"
 

@@ -29,7 +29,7 @@ SILENT_SECONDS: Final = 30.0
 """Time without a response of the API server after which MIC is not ready; the lease alone sends a request every few
 seconds."""
 WATCH_GRACE_SECONDS: Final = 10.0
-"""For a watch that was found silent to be replaced."""
+"""The time for the replacement of a silent watch, before /readyz reports it."""
 
 
 class Leadership(Protocol):

@@ -175,7 +175,7 @@ class Compute:
         """Why the last call had no valid token, until Azure accepts one again."""
 
     async def get(self, host: Host) -> HostIdentities:
-        """Return the identities of *host*; `GONE` if Azure knows no such host."""
+        """Return the identities of *host*; `GONE` if Azure has no such host."""
         try:
             async with self._call(host, "get", self._request_seconds):
                 return await (await self._host_reads()).get(host)
@@ -183,7 +183,7 @@ class Compute:
             return GONE
 
     async def update(self, host: Host, change: Change) -> HostIdentities:
-        """Make *change*, wait for its end, and return the identities of the host; `GONE` if Azure knows no such host.
+        """Make *change*, wait for its end, and return the identities of the host; `GONE` if Azure has no such host.
 
         After a failure the state of the host is unknown: read it again, but not immediately after LooksThrottled. A 404
         may concern an identity in the update or the operation; only a read shows whether it concerns the host.

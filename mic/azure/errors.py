@@ -55,8 +55,8 @@ _MENTION: Final = "microsoft.managedidentity"
 """Occurs in the action or the scope of a refusal that concerns an identity, not a subnet or a disk."""
 
 
-class HostNotFound(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
-    """Azure knows no such VM or scale set."""
+class HostNotFound(AzureError):  # noqa: N818 - the name states the event; its base class is an error
+    """Azure has no such VM or scale set."""
 
 
 class Missing(Refused):
@@ -71,7 +71,7 @@ class LooksThrottled(Throttled):
     """Azure accepted an update and now throttles polls and reads of the host."""
 
 
-class UpdateConflict(AzureError):  # noqa: N818 - named for what happened, as its base says that it is an error
+class UpdateConflict(AzureError):  # noqa: N818 - the name states the event; its base class is an error
     """Another client changes the host (409), or has changed it since it was read (412): read it again."""
 
 

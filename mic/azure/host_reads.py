@@ -1,7 +1,7 @@
 """Reads of VMs and scale sets: one request each, through a short pipeline of azure-core.
 
-MIC reads each host once per interval, most of which are unchanged. azure-mgmt-compute would send such a request through
-14 policies and build the model of the whole resource. A read needs a token and the identity part.
+MIC reads each host once per interval, and most hosts have not changed. azure-mgmt-compute would send such a request
+through 14 policies and build the model of the whole resource. A read needs a token and the identity part.
 """
 
 from http import HTTPStatus
@@ -36,7 +36,7 @@ class HostReads:
         user_agent: str,
         api_version: str,
     ) -> None:
-        """*user_agent* is the first part of the User-Agent; the SDK's follows. Blocks for the start of a program
+        """*user_agent* is the first part of the User-Agent; the SDK's follows. Blocks while it runs a program
         (uname)."""
         self._pipeline: AsyncPipeline[HttpRequest, AsyncHttpResponse] = AsyncPipeline(
             transport, [AsyncARMChallengeAuthenticationPolicy(credential, scope)]
@@ -52,7 +52,7 @@ class HostReads:
 
     async def get(self, host: Host) -> HostIdentities:
         """Return the identities of *host*. Raises azure-core's exceptions, also for every status other than 200, and
-        ValueError for a response that is no resource."""
+        ValueError for a response that is not a resource."""
         request = HttpRequest(
             "GET",
             self._base + _path(host),

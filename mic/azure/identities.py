@@ -32,14 +32,14 @@ class HostIdentities:
     """Azure's response for one VM or scale set at one time."""
 
     type: str = NONE
-    """In Azure's spelling."""
+    """The type of the host's identities, in Azure's spelling."""
     attached: Mapping[str, Attached] = field(default_factory=dict)
-    """By the identity's key (lower-case id)."""
+    """The attached user-assigned identities, by their keys (lower-case ids)."""
     etag: str = ""
-    """Empty if the cloud returns none."""
+    """The etag of the response; empty if the cloud returns none."""
     provisioning_state: str = ""
     gone: bool = False
-    """Azure knows no such VM or scale set."""
+    """Azure has no such VM or scale set."""
     steady: frozenset[str] = frozenset()
     """During an operation: the identities (keys) that were attached before it."""
 

@@ -195,8 +195,8 @@ class HostMemory:
             del self._quarantined[each]
         before = self._quarantined.get(key)
         seconds = min(before.seconds * 2, QUARANTINE_MOST_SECONDS) if before else QUARANTINE_FIRST_SECONDS
-        told = f"{reason}; quarantined: {self.retry_text(seconds)}"
-        self._quarantined[key] = _Quarantine(now + seconds, seconds, told, adding)
+        text = f"{reason}; quarantined: {self.retry_text(seconds)}"
+        self._quarantined[key] = _Quarantine(now + seconds, seconds, text, adding)
 
     def retry_text(self, seconds: float) -> str:
         """Return when MIC tries again after a pause of *seconds* from now."""

@@ -38,6 +38,8 @@ class BindingGroup:
 
     def through(self, embedded: Collection[Key]) -> AzureIdentityBinding:
         """Return the binding that gives the identity to a pod: one of *embedded*, else the first by name."""
+        if len(self.names) == 1:
+            return self.first
         known = [name for namespace, name in embedded if namespace == self.identity[0] and name in self.members]
         return self.members[min(known)] if known else self.first
 

@@ -5,8 +5,9 @@ pod's label. A binding is in no part of that index while its identity does not e
 pod anything.
 """
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+import msgspec
 
 from mic.cluster.binding_groups import BindingGroup, group_key
 from mic.cluster.selectors import Concern, Ignored, Reach, SelectorIndex
@@ -20,7 +21,14 @@ from mic.decisions.assignments import (
 )
 from podidentity.azure.resource_ids import UserAssignedIdentity, parse_user_assigned
 from podidentity.object_limits import oversized
-from podidentity.resources import BEHAVIOR_ANNOTATION, AzureIdentity, AzureIdentityBinding, IdentityType, ScheduledPod
+from podidentity.resources import (
+    BEHAVIOR_ANNOTATION,
+    EXCHANGE_ANNOTATION,
+    AzureIdentity,
+    AzureIdentityBinding,
+    IdentityType,
+    ScheduledPod,
+)
 
 
 class _NamedIdentity:
@@ -30,7 +38,7 @@ class _NamedIdentity:
 
     def __init__(self) -> None:
         self.groups: dict[str, BindingGroup] = {}
-        """By selector."""
+        """The binding groups of the identity, by selector."""
         self.identity: AzureIdentity | None = None
         self.identity_id: UserAssignedIdentity | None = None
         self.reach = Reach.NONE
@@ -72,17 +80,19 @@ class BindingIndex:
 
     # Desired assignments
 
-    def offered(self, namespace: str, selector: str) -> Iterable[Key]:
-        """Return the identities that count for pods of *namespace* whose label has the value *selector*."""
-        return self._selectors.offered(namespace, selector)
+    def groups(self, namespace: str, selector: str) -> Mapping[Key, BindingGroup]:
+        """Return the groups that count for pods of *namespace* whose label has the value *selector*, by identity. A
+        live view."""
+        return self._selectors.groups(namespace, selector)
 
-    def desired(self, pod: ScheduledPod, identity: Key, embedded: Collection[Key]) -> DesiredAssignment | None:
-        """Return the desired assignment of *pod*, which has a label, for one identity. *embedded*: bindings that the
-        assignment's objects embed."""
-        group = self._selectors.group(pod.metadata.namespace, pod.binding_label, identity)
-        if group is None:
-            return None
-        named = self._named[identity]
+    def group(self, pod: ScheduledPod, identity: Key) -> BindingGroup | None:
+        """Return the group that gives the identity to *pod*, which has a label; None if there is none."""
+        return self._selectors.group(pod.metadata.namespace, pod.binding_label, identity)
+
+    def desired(self, pod: ScheduledPod, group: BindingGroup, embedded: Collection[Key]) -> DesiredAssignment | None:
+        """Return the desired assignment of *pod* for the identity of *group*, which counts for it. *embedded*: bindings
+        that the assignment's objects embed."""
+        named = self._named[group.identity]
         if named.identity is None:
             return None
         return DesiredAssignment(
@@ -93,8 +103,8 @@ class BindingIndex:
         """Return all desired assignments of *pod*: none unless it may have identities (`may_have_identities`)."""
         if not may_have_identities(pod):
             return {}
-        namespace, selector = pod.metadata.namespace, pod.binding_label
-        every = (self.desired(pod, identity, embedded) for identity in sorted(self.offered(namespace, selector)))
+        groups = self.groups(pod.metadata.namespace, pod.binding_label)
+        every = (self.desired(pod, groups[identity], embedded) for identity in sorted(groups))
         return {desired.assignment_key: desired for desired in every if desired is not None}
 
     def current(self, desired: DesiredAssignment) -> DesiredAssignment:
@@ -105,7 +115,7 @@ class BindingIndex:
         identity = (named.identity if named else None) or desired.identity
         if binding is desired.binding and identity is desired.identity:
             return desired
-        return replace(desired, binding=binding, identity=identity)
+        return msgspec.structs.replace(desired, binding=binding, identity=identity)
 
     # Changes
 
@@ -176,21 +186,27 @@ class BindingIndex:
         """Record that an active assigned identity embeds a binding (*by* 1), or no longer does (-1)."""
         spec = existing.object.spec
         identity, binding = spec.azure_identity_ref.key, spec.azure_binding_ref
-        key = (identity, binding.spec.selector)
-        names = self._embedding.setdefault(key, {})
+        selector, name = binding.spec.selector, binding.metadata.name
+        key = (identity, selector)
+        names = self._embedding.get(key)
+        if names is None:
+            names = self._embedding[key] = {}
         before = bool(names)
-        count = names.get(binding.metadata.name, 0) + by
+        count = names.get(name, 0) + by
         if count > 0:
-            names[binding.metadata.name] = count
+            names[name] = count
         else:
-            names.pop(binding.metadata.name, None)
-        if not names:
+            names.pop(name, None)
+        embedded = bool(names)
+        if not embedded:
             del self._embedding[key]
-        named = self._named.get(identity)
-        group = named.groups.get(binding.spec.selector) if named is not None else None
-        if named is None or group is None or before == bool(names) or not self._selectors.crowded:
+        if before == embedded or not self._selectors.crowded:
             return []
-        return self._selectors.embedding_changed(group, named.reach, embedded=bool(names))
+        named = self._named.get(identity)
+        group = named.groups.get(selector) if named is not None else None
+        if named is None or group is None:
+            return []
+        return self._selectors.embedding_changed(group, named.reach, embedded=embedded)
 
     # Parts
 
@@ -257,4 +273,5 @@ def _needs_host(identity: AzureIdentity) -> bool:
 
 def _compared_parts(identity: AzureIdentity) -> tuple[object, ...]:
     """Return the parts of an identity that affect assignments."""
-    return identity.metadata.uid, identity.spec, identity.metadata.annotation(BEHAVIOR_ANNOTATION)
+    annotation = identity.metadata.annotation
+    return identity.metadata.uid, identity.spec, annotation(BEHAVIOR_ANNOTATION), annotation(EXCHANGE_ANNOTATION)

@@ -49,8 +49,9 @@ class ExistingObjects:
 
     def put(self, existing: ExistingAssignment) -> None:
         """Add the object."""
-        self._by_key[existing.key] = existing
-        self._by_node[existing.node].add(existing.key)
+        key = existing.key
+        self._by_key[key] = existing
+        self._by_node[existing.node].add(key)
 
     def remove(self, existing: ExistingAssignment) -> None:
         """Remove the object."""
@@ -71,11 +72,11 @@ class ExistingObjects:
         """Record that the watch has reported the deletion."""
         self._released.pop(uid, None)
 
-    def is_outdated(self, new: AzureAssignedIdentity) -> bool:
-        """Return whether the watch event with *new* is older than what MIC knows from its own writes."""
-        if new.metadata.uid in self._released and new.metadata.uid:
+    def is_outdated(self, present: ExistingAssignment | None, new: AzureAssignedIdentity) -> bool:
+        """Return whether the watch event with *new* is older than what MIC knows from its own writes. *present*: the
+        object of that name."""
+        if self._released and new.metadata.uid in self._released and new.metadata.uid:
             return True
-        present = self._by_key.get(new.key)
         return present is not None and _is_older(present.object, new)
 
 

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from mic.decisions.assignments import AssignmentKey, DesiredAssignment, ExistingAssignment, Key, PendingDetach
 from mic.decisions.identity_usage import IdentityUsage
 from podidentity.azure.resource_ids import Host
 
 
-@dataclass(slots=True)
-class Assignment:
+class Assignment(msgspec.Struct, gc=False):
     """One pod's use of one identity: the desired assignment, if any, and the active objects."""
 
     desired: DesiredAssignment | None = None

@@ -83,43 +83,41 @@ class HostIndex:
         return [earlier for earlier, each in self._departed.items() if each.key == host.key]
 
     def forget_departed(self, node: str) -> None:
-        """Forget the host of a deleted node that has no objects left."""
+        """Remove the host of a deleted node if it has no objects."""
         self._departed.pop(node, None)
 
     # Assignments and objects
 
     def count_needed(self, node: str, identity_id: UserAssignedIdentity, by: int) -> None:
         """Add (*by* 1) or remove (-1) a pod on *node* that needs the identity."""
-        host_state = self._state_at(self.key_of(node))
+        host_state = self._touch(self.key_of(node))
         usage = _usage(host_state, identity_id)
         usage.needed += by
-        self._tidy(host_state, usage)
+        if not usage.needed:
+            _tidy(host_state, usage)
 
     def count_existing(self, existing: ExistingAssignment, by: int) -> None:
         """Add (*by* 1) or remove (-1) an object of a node of the host, with its pending detaches."""
-        host_key = self.key_of(existing.node)
+        host_state = self._touch(self.key_of(existing.node))
         if existing.identity_id is not None:
-            host_state = self._state_at(host_key)
             usage = _usage(host_state, existing.identity_id)
             usage.count(existing, by)
-            self._tidy(host_state, usage)
+            if not usage.active:
+                _tidy(host_state, usage)
         if existing.terminating:
-            terminating = self._state_at(host_key).terminating
             if by > 0:
-                terminating[existing.key] = existing
+                host_state.terminating[existing.key] = existing
             else:
-                terminating.pop(existing.key, None)
+                host_state.terminating.pop(existing.key, None)
         for pending_detach in existing.pending_detaches:
             self._count_pending_detach(existing, pending_detach, by)
-        self._touched.add(host_key)
 
     def set_out_of_sync(self, host_key: str, key: AssignmentKey, *, out_of_sync: bool) -> None:
         """Record whether the host has to act on the assignment."""
         if out_of_sync:
-            self._state_at(host_key).out_of_sync[key] = None
+            self._touch(host_key).out_of_sync[key] = None
         else:
-            self._state_at(host_key).out_of_sync.pop(key, None)
-        self._touched.add(host_key)
+            self._touch(host_key).out_of_sync.pop(key, None)
 
     def take_dirty(self) -> Iterator[str]:
         """Yield the keys of the marked hosts that have work to do, and delete empty states."""
@@ -137,22 +135,22 @@ class HostIndex:
         identity_id = parse_user_assigned(pending_detach.identity)
         if identity_id is None:
             return
-        host_state = self._state_at(pending_detach.host.lower())
+        host_state = self._touch(pending_detach.host.lower())
         host_state.pending_detaches += by
         usage = _usage(host_state, identity_id)
         usage.count_pending_detach(existing, pending_detach, by)
-        self._tidy(host_state, usage)
+        _tidy(host_state, usage)
+
+    def _touch(self, key: str) -> HostState:
+        """Mark the host, and return its state."""
+        self._touched.add(key)
+        return self._states.get(key) or self._state_at(key)
 
     def _state_at(self, key: str) -> HostState:
         host_state = self._states.get(key)
         if host_state is None:
             host_state = self._states[key] = HostState(key, self._cluster)
         return host_state
-
-    def _tidy(self, host_state: HostState, usage: IdentityUsage) -> None:
-        self._touched.add(host_state.key)
-        if usage.empty:
-            del host_state.usages[usage.identity_id.key]
 
 
 def _usage(host_state: HostState, identity_id: UserAssignedIdentity) -> IdentityUsage:
@@ -162,3 +160,8 @@ def _usage(host_state: HostState, identity_id: UserAssignedIdentity) -> Identity
     if usage is None:
         usage = host_state.usages[key] = IdentityUsage(identity_id)
     return usage
+
+
+def _tidy(host_state: HostState, usage: IdentityUsage) -> None:
+    if usage.empty:
+        del host_state.usages[usage.identity_id.key]

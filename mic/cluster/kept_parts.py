@@ -118,10 +118,12 @@ class KeptParts:
 
 def _embedded(known: WeakValueDictionary[tuple[str, ...], C], resource: C) -> C:
     """Return an equal copy that another object embeds, if there is one; else *resource* without unread metadata."""
-    resource = reduced(resource)
     meta = resource.metadata
     key = (meta.namespace, meta.name, meta.resource_version)
     found = known.get(key)
+    if found is resource:
+        return resource
+    resource = reduced(resource)
     if found is not None and found == resource:
         return found
     known[key] = resource

@@ -30,9 +30,9 @@ class LimitedGroups:
     def __init__(self) -> None:
         self._members: dict[Key, BindingGroup] = {}
         self._counted: dict[Key, BindingGroup] | None = None
-        """None while all of them count."""
+        """The groups that count; None while all groups count."""
         self._ranked: dict[str, list[tuple[bool, Key]]] = {}
-        """By namespace, in order: identities that assigned identities embed first. Empty while all of them count."""
+        """The order of the groups, by namespace: embedded identities first. Empty while all groups count."""
 
     def __bool__(self) -> bool:
         return bool(self._members)

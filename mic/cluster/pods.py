@@ -14,7 +14,7 @@ class PodIndex:
         self._pods: dict[Key, ScheduledPod] = {}
         self._by_node: defaultdict[str, set[Key]] = defaultdict(set)
         self._by_selector: defaultdict[str, dict[str, dict[Key, None]]] = defaultdict(dict)
-        """By label value, then by namespace."""
+        """The keys of the pods, by the value of their label and then by namespace."""
 
     def __len__(self) -> int:
         return len(self._pods)
@@ -36,21 +36,27 @@ class PodIndex:
 
     def replace(self, key: Key, new: ScheduledPod | None) -> tuple[ScheduledPod | None, ScheduledPod | None]:
         """Replace the pod with *new*, or remove it if None. Return its entries before and after."""
+        if new is None or not may_have_identities(new):
+            before = self._pods.pop(key, None)
+            if before is not None:
+                self._remove(key, before)
+            return before, None
         before = self._pods.get(key)
-        now = new if new is not None and may_have_identities(new) else None
-        if before is not None and now is not None and same_assignments(before, now):
-            self._pods[key] = now
-            return before, now
+        self._pods[key] = new
         if before is not None:
+            if same_assignments(before, new):
+                return before, new
             self._remove(key, before)
-        if now is not None:
-            self._pods[key] = now
-            self._by_node[now.spec.node_name].add(key)
-            self._by_selector[now.binding_label].setdefault(key[0], {})[key] = None
-        return before, now
+        self._by_node[new.spec.node_name].add(key)
+        by_namespace = self._by_selector[new.binding_label]
+        selected = by_namespace.get(key[0])
+        if selected is None:
+            selected = by_namespace[key[0]] = {}
+        selected[key] = None
+        return before, new
 
     def _remove(self, key: Key, pod: ScheduledPod) -> None:
-        del self._pods[key]
+        """Remove *pod* from the indexes by node and by label value."""
         on_node = self._by_node[pod.spec.node_name]
         on_node.discard(key)
         if not on_node:

@@ -6,7 +6,7 @@ give to one selector, which only pods of that namespace get, and the identities 
 selector.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
@@ -30,7 +30,7 @@ class Concern(NamedTuple):
 
     selector: str
     namespace: str
-    """Empty for pods of every namespace."""
+    """The namespace of these pods; empty for pods of every namespace."""
     identity: Key
 
 
@@ -47,11 +47,11 @@ class SelectorIndex:
         self._is_embedded = is_embedded
         self._on_ignored = on_ignored
         self._own: dict[tuple[str, str], LimitedGroups] = {}
-        """By namespace and selector."""
+        """The identities for pods of one namespace, by namespace and selector."""
         self._shared: dict[str, LimitedGroups] = {}
-        """By selector."""
+        """The identities for pods of every namespace, by selector."""
         self._crowded: dict[int, tuple[LimitedGroups, str]] = {}
-        """Those that leave out some of their groups, by `id`, with the namespace whose pods they serve."""
+        """The parts that omit some of their groups, by `id`, with the namespace whose pods they serve."""
 
     @property
     def crowded(self) -> bool:
@@ -70,12 +70,13 @@ class SelectorIndex:
                 for binding in group.members.values():
                     yield binding, beyond_limit(group.selector, namespace)
 
-    def offered(self, namespace: str, selector: str) -> Iterable[Key]:
-        """Return the identities that count for pods of *namespace* whose label has the value *selector*."""
+    def groups(self, namespace: str, selector: str) -> Mapping[Key, BindingGroup]:
+        """Return the groups that count for pods of *namespace* whose label has the value *selector*, by identity. A
+        live view."""
         own, shared = self._own.get((namespace, selector)), self._shared.get(selector)
-        if shared is None or own is None:
-            return tuple((own or shared or _NOTHING).counted)
-        return own.counted.keys() | shared.counted.keys()
+        if own is None:
+            return shared.counted if shared is not None else _NOTHING
+        return {**shared.counted, **own.counted} if shared is not None else own.counted
 
     def group(self, namespace: str, selector: str, identity: Key) -> BindingGroup | None:
         """Return the group that gives *identity* to these pods; None if it does not count for them."""
@@ -149,4 +150,4 @@ class SelectorIndex:
             yield self._shared[group.selector], ""
 
 
-_NOTHING: Final = LimitedGroups()
+_NOTHING: Final[Mapping[Key, BindingGroup]] = {}

@@ -8,10 +8,12 @@ requests and decides nothing; `mic.decisions` does.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
+import msgspec
+
+from mic.cluster.binding_groups import BindingGroup
 from mic.cluster.bindings import BindingIndex
 from mic.cluster.changes import ChangeHandler, Changes
 from mic.cluster.existing_objects import ExistingObjects, revoked_version
@@ -24,6 +26,7 @@ from mic.decisions.assignments import (
     DesiredAssignment,
     ExistingAssignment,
     Key,
+    assignment_key,
     in_sync,
     misconfigured,
 )
@@ -38,12 +41,16 @@ class ClusterView:
     def __init__(
         self,
         *,
+        loading: bool = False,
         force_namespaced: bool = False,
         on_dirty: Callable[[str], None] = lambda _key: None,
         on_identity: Callable[[AzureIdentity], None] = lambda _identity: None,
         on_ignored: Ignored = lambda _binding, _why: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """*loading*: the first lists are read, if possible the pods last. Until `loaded`, `on_dirty` is not called, and
+        objects without a desired assignment are not compared, because it may follow."""
+        self._loading = loading
         self._on_dirty = on_dirty
         self._on_identity = on_identity
         self._hosts = HostIndex(self)
@@ -104,6 +111,17 @@ class ClusterView:
             "waiting": len(self._waiting),
         }
 
+    # First lists
+
+    def loaded(self) -> Iterator[None]:
+        """End the loading. Each step is short; the caller runs all of them, with pauses for other work."""
+        self._loading = False
+        for key in [key for key, assignment in self._assignments.items() if assignment.desired is None]:
+            if (assignment := self._assignments.get(key)) is not None:
+                self._judge(key, assignment)
+            yield
+        self._report()
+
     # Own writes, ahead of the watch
 
     def wrote(self, written: AzureAssignedIdentity) -> None:
@@ -128,22 +146,22 @@ class ClusterView:
 
     # Events
 
-    def _pod(self, _old: ScheduledPod | None, new: ScheduledPod | None) -> None:
-        key = (new or _old or ScheduledPod()).key
+    def _pod(self, old: ScheduledPod | None, new: ScheduledPod | None) -> None:
+        key = (new or old or ScheduledPod()).key
         before, now = self._pods.replace(key, new)
         if before is not None and now is not None and same_assignments(before, now):
             self._renew(key, now)
         elif before is not None or now is not None:
-            self._update_all_desired(key)
+            self._update_all_desired(key, now)
         self._report()
 
     def _renew(self, key: Key, pod: ScheduledPod) -> None:
         """Replace the pod in its desired assignments, which do not depend on the difference, and release the older
         object."""
-        for assignment_key in self._desired.get(key, ()):
-            assignment = self._assignments[assignment_key]
+        for each in self._desired.get(key, ()):
+            assignment = self._assignments[each]
             if assignment.desired is not None:
-                assignment.desired = replace(assignment.desired, pod=pod)
+                assignment.desired = msgspec.structs.replace(assignment.desired, pod=pod)
 
     def _binding(self, old: AzureIdentityBinding | None, new: AzureIdentityBinding | None) -> None:
         if new is not None:
@@ -165,8 +183,8 @@ class ClusterView:
     def _look_into(self, concerns: Iterable[Concern]) -> None:
         """Recompute the desired assignments that may have changed."""
         for selector, namespace, identity in concerns:
-            for pod in self._pods.selected(selector, namespace):
-                self._update_desired(pod, AssignmentKey(*pod, *identity))
+            for key in self._pods.selected(selector, namespace):
+                self._update_desired(key, AssignmentKey(*key, *identity))
 
     def _node(self, old: Node | None, new: Node | None) -> None:
         name = (new or old or Node()).metadata.name
@@ -181,8 +199,9 @@ class ClusterView:
 
     def _assigned(self, old: AzureAssignedIdentity | None, new: AzureAssignedIdentity | None) -> None:
         if new is not None:
-            if not self._objects.is_outdated(new):
-                self._replace_existing(self._objects.get(new.key), ExistingAssignment(new))
+            present = self._objects.get(new.key)
+            if not self._objects.is_outdated(present, new):
+                self._replace_existing(present, ExistingAssignment(new))
         elif old is not None:
             self._objects.watch_deleted(old.metadata.uid)
             present = self._objects.same(old)
@@ -192,72 +211,92 @@ class ClusterView:
 
     # Indexes
 
-    def _update_all_desired(self, pod_key: Key) -> None:
+    def _update_all_desired(self, pod_key: Key, pod: ScheduledPod | None) -> None:
         """Recompute all desired assignments of one pod, and update the counts accordingly."""
-        pod = self._pods.get(pod_key)
-        keys = {AssignmentKey(*pod_key, *each) for each in self._offered(pod)} if pod is not None else set()
-        for key in keys.union(self._desired.get(pod_key, ())):
-            self._update_desired(pod_key, key)
-
-    def _offered(self, pod: ScheduledPod) -> Iterable[Key]:
-        if not self._hosts.exists(pod.spec.node_name):
-            return ()
-        return self._bindings.offered(pod.metadata.namespace, pod.binding_label)
+        before = self._desired.get(pod_key, ())
+        now: dict[AssignmentKey, BindingGroup] = {}
+        if pod is not None and self._hosts.exists(pod.spec.node_name):
+            groups = self._bindings.groups(pod.metadata.namespace, pod.binding_label)
+            now = {assignment_key(pod_key + identity): group for identity, group in groups.items()}
+        for key, group in now.items():
+            self._update(pod_key, key, pod, group)
+        for key in before:
+            if key not in now:
+                self._update(pod_key, key, pod, None)
 
     def _update_desired(self, pod_key: Key, key: AssignmentKey) -> None:
         """Recompute the desired assignment of one pod for one identity."""
+        pod = self._pods.get(pod_key)
+        self._update(pod_key, key, pod, self._bindings.group(pod, key[2:]) if pod is not None else None)
+
+    def _update(self, pod_key: Key, key: AssignmentKey, pod: ScheduledPod | None, group: BindingGroup | None) -> None:
+        """Recompute the desired assignment of *pod*, which has the identity through *group*, or does not have it."""
         assignment = self._assignments.get(key)
+        if assignment is not None and assignment.active:
+            key = assignment.active[0].assignment_key  # an equal key, which is stored once
         before = assignment.desired if assignment is not None else None
-        now = self._desired_now(pod_key, key, assignment)
+        now = self._desired_now(pod, group, assignment) if pod is not None and group is not None else None
         if before is None and now is None:
             return
         if before is None:
-            self._desired[pod_key] = (*self._desired.get(pod_key, ()), key)
+            keys = self._desired.get(pod_key)
+            self._desired[pod_key] = (*keys, key) if keys is not None else (key,)
         elif now is None:
             others = tuple(each for each in self._desired[pod_key] if each != key)
             if others:
                 self._desired[pod_key] = others
             else:
                 del self._desired[pod_key]
-        self._set_desired(key, before, now)
+        self._set_desired(key, self._assignments[key] if assignment is None else assignment, now)
 
-    def _desired_now(self, pod_key: Key, key: AssignmentKey, assignment: Assignment | None) -> DesiredAssignment | None:
-        pod = self._pods.get(pod_key)
-        if pod is None or not self._hosts.exists(pod.spec.node_name):
+    def _desired_now(
+        self, pod: ScheduledPod, group: BindingGroup, assignment: Assignment | None
+    ) -> DesiredAssignment | None:
+        node = pod.spec.node_name
+        if not self._hosts.exists(node):
             return None
-        embedded = {existing.object.spec.azure_binding_ref.key for existing in assignment.active} if assignment else ()
-        desired = self._bindings.desired(pod, (key.identity_namespace, key.identity), embedded)
+        embedded = [existing.object.spec.azure_binding_ref.key for existing in assignment.active] if assignment else ()
+        desired = self._bindings.desired(pod, group, embedded)
         needs_host = desired is not None and desired.identity_id is not None
-        return None if needs_host and self._hosts.host_of(pod.spec.node_name) is None else desired
+        return None if needs_host and self._hosts.host_of(node) is None else desired
 
-    def _set_desired(self, key: AssignmentKey, before: DesiredAssignment | None, now: DesiredAssignment | None) -> None:
+    def _set_desired(self, key: AssignmentKey, assignment: Assignment, now: DesiredAssignment | None) -> None:
+        before = assignment.desired
         if before is not None and before.identity_id is not None:
             self._hosts.count_needed(before.node, before.identity_id, -1)
         if now is not None and now.identity_id is not None:
             self._hosts.count_needed(now.node, now.identity_id, 1)
-        self._assignments[key].desired = now
-        self._judge(key)
+        assignment.desired = now
+        self._judge(key, assignment)
 
     def _replace_existing(self, before: ExistingAssignment | None, now: ExistingAssignment | None) -> None:
-        keys = set()
         concerns: list[Concern] = []
-        for existing, by in ((before, -1), (now, 1)):
-            if existing is None:
-                continue
-            keys.add(existing.assignment_key)
-            self._index_existing(existing, by)
-            if not existing.terminating:
-                concerns += self._bindings.embeds(existing, by)
+        if before is not None:
+            self._index_existing(before, -1)
+            if not before.terminating:
+                concerns += self._bindings.embeds(before, -1)
+        if now is not None:
+            self._index_existing(now, 1)
+            if not now.terminating:
+                concerns += self._bindings.embeds(now, 1)
         if before is not None and not self._objects.is_any_on(before.node):
             self._hosts.forget_departed(before.node)
-        for key in keys:
-            desired = self._assignments[key].desired
-            if desired is not None and now is not None and now.object.spec.azure_binding_ref.key != desired.binding.key:
-                # Two bindings may name this identity; the existing object decides which one counts.
-                self._update_desired(desired.pod.key, key)
-            else:
-                self._judge(key)
-        self._look_into(concerns)
+        if now is not None:
+            self._compare(now.assignment_key, now)
+        if before is not None and (now is None or before.assignment_key != now.assignment_key):
+            self._compare(before.assignment_key, now)
+        if concerns:
+            self._look_into(concerns)
+
+    def _compare(self, key: AssignmentKey, now: ExistingAssignment | None) -> None:
+        """Compare the assignment again, of which one object has become *now*."""
+        assignment = self._assignments[key]
+        desired = assignment.desired
+        if desired is not None and now is not None and now.object.spec.azure_binding_ref.key != desired.binding.key:
+            # Two bindings may name this identity; the existing object decides which one counts.
+            self._update_desired(desired.pod.key, key)
+        else:
+            self._judge(key, assignment)
 
     def _index_existing(self, existing: ExistingAssignment, by: int) -> None:
         """Add (*by* 1) or remove (-1) the object."""
@@ -269,26 +308,33 @@ class ClusterView:
         assignment = self._assignments[existing.assignment_key]
         if existing.terminating:
             return
-        others = tuple(each for each in assignment.active if each.key != existing.key)
-        assignment.active = (*others, existing) if by > 0 else others
+        if assignment.active:
+            others = tuple(each for each in assignment.active if each.key != existing.key)
+            assignment.active = (*others, existing) if by > 0 else others
+        elif by > 0:
+            assignment.active = (existing,)
 
-    def _judge(self, key: AssignmentKey) -> None:
-        assignment = self._assignments[key]
+    def _judge(self, key: AssignmentKey, assignment: Assignment) -> None:
+        desired, active = assignment.desired, assignment.active
+        if self._loading and desired is None:
+            return
         for host_key in assignment.out_of_sync_at:
             self._hosts.set_out_of_sync(host_key, key, out_of_sync=False)
-        assignment.out_of_sync_at = ()
-        if not in_sync(assignment.desired, assignment.active):
-            if assignment.desired is not None:
-                assignment.out_of_sync_at = (self._hosts.key_of(assignment.desired.node),)
-            else:
-                assignment.out_of_sync_at = tuple({self.host_key_of(existing) for existing in assignment.active})
+        if in_sync(desired, active):
+            assignment.out_of_sync_at = ()
+        else:
+            assignment.out_of_sync_at = (
+                (self._hosts.key_of(desired.node),)
+                if desired is not None
+                else tuple({self.host_key_of(existing) for existing in active})
+            )
             for host_key in assignment.out_of_sync_at:
                 self._hosts.set_out_of_sync(host_key, key, out_of_sync=True)
-        if assignment.desired is not None and assignment.out_of_sync_at:
+        if desired is not None and assignment.out_of_sync_at:
             self._waiting.setdefault(key, self._clock())
-        else:
-            self._waiting.pop(key, None)
-        if assignment.desired is None and not assignment.active:
+        elif key in self._waiting:
+            del self._waiting[key]
+        if desired is None and not active:
             del self._assignments[key]
 
     def _move_node(self, name: str, *, exists: bool, host: Host | None, keeps_objects: bool = False) -> None:
@@ -299,9 +345,9 @@ class ClusterView:
         """
         pods = tuple(self._pods.on_node(name))
         objects = self._objects.on_node(name)
-        for pod in pods:
-            for key in self._desired.pop(pod, ()):
-                self._set_desired(key, self._assignments[key].desired, None)
+        for pod_key in pods:
+            for key in self._desired.pop(pod_key, ()):
+                self._set_desired(key, self._assignments[key], None)
         for existing in objects:
             self._index_existing(existing, -1)
         for earlier in self._hosts.remove_node(name, keeps_objects=keeps_objects and bool(objects)):
@@ -311,11 +357,13 @@ class ClusterView:
         for existing in objects:
             self._index_existing(existing, 1)
         for existing in objects:
-            self._judge(existing.assignment_key)
-        for pod in pods:
-            self._update_all_desired(pod)
+            self._judge(existing.assignment_key, self._assignments[existing.assignment_key])
+        for pod_key in pods:
+            self._update_all_desired(pod_key, self._pods.get(pod_key))
 
     def _report(self) -> None:
+        if self._loading:
+            return
         for key in self._hosts.take_dirty():
             self._on_dirty(key)
 

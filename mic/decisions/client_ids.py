@@ -59,12 +59,12 @@ def is_news(host_view: HostView, azure: HostIdentities) -> bool:
     """Return whether *azure* shows a mismatch that no object reports yet. MIC then reads the host again, because the
     identity may have been deleted and created again under its name since."""
     return any(
-        desired is not None and (why := fault(desired, azure)) and not any(tells(existing, why) for existing in active)
+        desired is not None and (why := fault(desired, azure)) and not any(states(existing, why) for existing in active)
         for desired, active in host_view.out_of_sync_assignments()
     )
 
 
-def tells(existing: ExistingAssignment, why: str) -> bool:
+def states(existing: ExistingAssignment, why: str) -> bool:
     """Return whether the object is Created and its message is *why*."""
     return existing.object.status.status == CREATED and existing.object.metadata.annotation(MESSAGE_ANNOTATION) == why
 

@@ -23,8 +23,8 @@ def finish(
 ) -> list[FinishStep]:
     """Return the steps after Azure is changed, given the attached identities.
 
-    *failures*: why an identity (key) is not attached. *delays*: why MIC does not know yet. They explain Created objects
-    without a failure, and withdraw no Assigned one.
+    *failures* has the reason for each identity (key) that is not attached, *delays* the reason for each whose state MIC
+    does not know yet. A delay explains a Created object without a failure, and does not withdraw an Assigned one.
     """
     failures = failures or {}
     reasons = {**(delays or {}), **failures}
@@ -65,7 +65,7 @@ def _outcome(
         return None
     fault = client_ids.fault(desired, azure)
     why = fault or failures.get(desired.identity_id.key, "")[:MESSAGE_MAX]
-    if not why or client_ids.tells(existing, why):
+    if not why or client_ids.states(existing, why):
         return None
     return Explain(existing, why, identity_at_fault=bool(fault))
 

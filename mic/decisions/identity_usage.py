@@ -89,7 +89,7 @@ class HostView(Protocol):
 
     @property
     def usages(self) -> Mapping[str, IdentityUsage]:
-        """By the identity's key."""
+        """The usage of each identity on the host, by the identity's key."""
 
     @property
     def terminating(self) -> Mapping[Key, ExistingAssignment]:

@@ -74,7 +74,7 @@ class DryRun:
         self.azure: dict[str, HostIdentities] = {}
         """Identities of each host, by its key, after the finished passes."""
         self.actions: dict[str, HostActions] = {}
-        """By the host's key; hosts without actions have none."""
+        """The actions for each host, by its key. Hosts without actions are omitted."""
         self._take_in(self.view.nodes, snapshot.nodes)
         self._take_in(self.view.identities, snapshot.identities)
         self._take_in(self.view.bindings, snapshot.bindings)
@@ -102,17 +102,17 @@ class DryRun:
         for _ in range(PASSES_MOST):
             self._touched.clear()
             waiting = {
-                key for key in sorted(waiting, key=lambda key: (key in lost, key)) if self._round(key)
+                key for key in sorted(waiting, key=lambda key: (key in lost, key)) if self._reconcile(key)
             } | self._touched
             if not waiting:
                 return
-        raise DryRunError(f"the rounds for {', '.join(sorted(waiting)[:3])} do not end; report this as a bug")
+        raise DryRunError(f"the reconcile passes for {', '.join(sorted(waiting)[:3])} do not end; report this as a bug")
 
     def _take_in(self, changes: Any, objects: Iterable[Any]) -> None:
         for each in objects:
             changes.upserted(None, each)
 
-    def _round(self, key: str) -> bool:
+    def _reconcile(self, key: str) -> bool:
         """Run one pass as `HostReconciler` does. Return whether it did anything."""
         host_state, known = self.view.host_state(key), self.azure.get(key)
         host_actions = self.actions.get(key) or HostActions()
@@ -184,7 +184,7 @@ def key_of(step: Step) -> Key:
 def _reasons(host_state: HostState, known: HostIdentities | None) -> dict[str, str]:
     if known is None or not known.gone or host_state.host is None:
         return {}
-    return dict.fromkeys(host_state.usages, f"Azure knows no {host_state.host.text}")
+    return dict.fromkeys(host_state.usages, f"Azure has no {host_state.host.text}")
 
 
 def _patched(document: documents.Document, operation: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ class AzureReads:
     """Reads of the hosts from Azure, and their results."""
 
     answers: Mapping[str, HostIdentities | AzureError] | None
-    """By the host's key; None if Azure was not read."""
+    """Azure's response for each host, by its key; None if Azure was not read."""
     own_identity: str = ""
     """The cluster's own identity, by client id or resource id, which MIC never detaches."""
 
@@ -179,7 +179,7 @@ def _kept(host_actions: HostActions, before: _HostBefore, now: HostIdentities, r
         attached = now.attached.get(key)
         text = attached.text if attached else key
         if not ours:
-            why = "it was on the host before MIC; --adopt-existing would have MIC take it off"
+            why = "it was on the host before MIC; with --adopt-existing MIC would detach it"
         else:
             names = before.client_ids.get(key, set()) | ({attached.client_id.lower()} if attached else set())
             own = reads.own_identity.lower()
@@ -198,7 +198,7 @@ def _waiting(host_state: HostState, known: HostIdentities | None) -> Iterator[Wa
         elif fault := client_ids.fault(desired, known):
             why = cut(fault)
         elif known is not None and known.gone and host_state.host is not None:
-            why = f"Azure knows no {host_state.host.text}: check the node's providerID and MIC's rights there"
+            why = f"Azure has no {host_state.host.text}: check the node's providerID and MIC's rights there"
         else:
             why = "an object of its name is still there, held by a finalizer that is not MIC's"
         yield _wait(desired.pod.metadata, desired.identity.metadata, why)

@@ -178,12 +178,12 @@ def api_error_advice(error: ApiError) -> str:
     """Return in one line why the API server refused, and what to do."""
     match error:
         case Unauthorized():
-            return f"the API server refuses us ({error}): check the credentials in --kubeconfig"
+            return f"the API server rejects the credentials ({error}): check those in --kubeconfig or KUBECONFIG"
         case Forbidden():
             return f"not allowed to read the cluster: grant get and list on the named resources ({error.message})"
         case NotFound():
-            return f"the API server does not know one of our kinds: install deploy/crds ({error.message})"
+            return f"the API server lacks a kind of aad-pod-identity: install deploy/crds ({error.message})"
         case _ if not error.status:
             return f"{error.message}: check --kubeconfig, or that the API server runs"
         case _:
-            return f"the API server did not give its lists, try again: {error}"
+            return f"the API server failed: {error}; try again, or check it with kubectl get --raw /readyz?verbose"

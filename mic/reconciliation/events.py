@@ -150,4 +150,4 @@ def delay(host: Host) -> str:
 
 def lost(host: Host) -> str:
     """Return the message for pods on a host that Azure no longer knows."""
-    return f"Azure knows no {host.text}: see whether it still exists and MIC may read it, or delete its node"
+    return f"Azure has no {host.text}: see whether it still exists and MIC may read it, or delete its node"

@@ -13,7 +13,7 @@ from podidentity.telemetry.logs import LogFormat
 
 
 class PlanOutput(StrEnum):
-    """How `--plan` prints."""
+    """The output format of `--plan`."""
 
     TEXT = "text"
     JSON = "json"

@@ -141,7 +141,7 @@ class Settings:
             self.namespace != "" or self.plan,
             "MIC_POD_NAMESPACE is not set: set it to the namespace MIC runs in, in a pod from metadata.namespace",
         )
-        for name, (least, most) in _RANGES.items():
+        for name, (least, most) in RANGES.items():
             value = getattr(self, name)
             unit = "s" if name.endswith("_seconds") else ""
             problem = f"--{FLAG_OF[name]} is {value:g}{unit}; it may be {least:g}{unit} to {most:.12g}{unit}"
@@ -222,7 +222,7 @@ _NAME: Final = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 _QUALIFIED: Final = re.compile(rf"([a-z0-9]([a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_NAME}")
 _SELECTOR: Final = re.compile(rf"({_QUALIFIED.pattern})=({_NAME})?(,({_QUALIFIED.pattern})=({_NAME})?)*")
 
-_RANGES: Final[Mapping[str, tuple[float, float]]] = {
+RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "detach_grace_seconds": (0, 86_400),
     "look_seconds": (10, 86_400),
     "resync_seconds": (10, 604_800),

@@ -76,8 +76,10 @@ class StartupTaint:
         selector: str,
         on_fault: Callable[[], None] = lambda: None,
     ) -> None:
-        """*key* is the taint's. NMI's pods are those in *namespace* that match the label *selector*. *on_fault* is
-        called after the work on a node raised an exception."""
+        """*key* is the key of the taint. NMI's pods are those in *namespace* that match the label *selector*.
+
+        *on_fault* is called after the work on a node raised an exception.
+        """
         self._client = client
         self._key = key
         self._queue = WorkQueue(on_fault=on_fault)
