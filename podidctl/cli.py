@@ -11,12 +11,12 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Final, Protocol, cast
 
 import typer
 
-from podidctl.cluster_access import CliContext
+from mic.preview.text import printable
+from podidctl.cluster_access import CliContext, home_directory
 from podidctl.printing import print_error
 from podidentity.exits import StartError
 from podidentity.version import VERSION
@@ -27,7 +27,7 @@ USAGE_ERROR: Final = cast(
     "type[Exception]", next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 )
 
-CONTEXT: Final = CliContext(os.environ, Path.home)
+CONTEXT: Final = CliContext(os.environ, home_directory)
 COMMANDS: Final[Mapping[str, str]] = {
     "sandbox": "podidctl.sandbox_command",
     "migrate": "podidctl.migration.command",
@@ -85,6 +85,12 @@ def _program(
     del version
 
 
+def _usage_line(message: str) -> str:
+    """Return the line about a wrong command line. Some versions of Typer call a wrong choice a `Value error`."""
+    line = " ".join(message.replace("Value error, ", "", 1).split()).rstrip(".")
+    return f"podidctl: {printable(line)}. Try --help."
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code. A wrong command line prints one line on stderr."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -94,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = cast("typer.BadParameter", wrong).format_message()
         # A command group without a command raises its whole help text.
         helps = message.startswith("Usage:")
-        print(message if helps else f"podidctl: {' '.join(message.split())} Try --help.", file=sys.stderr)
+        print(message if helps else _usage_line(message), file=sys.stderr)
         return 2
     except StartError as error:
         return print_error(str(error))

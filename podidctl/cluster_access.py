@@ -44,6 +44,14 @@ class CliContext:
             raise typer.BadParameter(str(wrong)) from wrong
 
 
+def home_directory() -> Path:
+    """Return the user's home directory. A user without one, as in a container, has the root directory."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
+
+
 @asynccontextmanager
 async def connect(found: Settings) -> AsyncIterator[Client]:
     """Connect to the API server of *found*. An AccessError or ApiError raised in the context becomes a StartError."""

@@ -11,4 +11,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         from podidctl.cli import main as run  # noqa: PLC0415 - needs the packages of the extra
     except ModuleNotFoundError as error:
         return missing_package("podidctl", error)
+    except KeyboardInterrupt:  # the imports take a second on a busy machine
+        return 130
     return run(argv)

@@ -57,6 +57,32 @@ def _add_up(app: typer.Typer, context: CliContext) -> None:
         operation_seconds: Annotated[
             float, typer.Option(min=0, help="Seconds that Resource Manager needs to change a VM.")
         ] = 2.0,
+        identity_bindings: Annotated[
+            bool,
+            typer.Option(
+                "--identity-bindings",
+                help="NMI gets tokens of identities of type 3 from the sandbox's token proxy (AKS identity bindings).",
+            ),
+        ] = False,
+        identity: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="NAME[=SELECTOR]",
+                help="Create a user-assigned identity, and its AzureIdentity and AzureIdentityBinding in the namespace "
+                "default. Pods with the label aadpodidbinding=SELECTOR (by default NAME) get it. Repeatable.",
+            ),
+        ] = None,
+        service_principal: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="NAME[=SELECTOR]",
+                help="Create a service principal, and its AzureIdentity (type 1), Secret and AzureIdentityBinding. "
+                "Repeatable.",
+            ),
+        ] = None,
+        system_assigned: Annotated[
+            bool, typer.Option("--system-assigned", help="Each VM or scale set has a system-assigned identity.")
+        ] = False,
         chart_values: Annotated[
             Path | None,
             typer.Option(
@@ -71,6 +97,14 @@ def _add_up(app: typer.Typer, context: CliContext) -> None:
 
         if chart_values is not None and (kubeconfig is None or loopback):
             raise typer.BadParameter("--chart-values requires --kubeconfig and excludes --loopback")
+        if chart_values is not None and identity_bindings:
+            raise typer.BadParameter(
+                "--chart-values excludes --identity-bindings: set federated.exchange in the values"
+            )
+        if chart_values is not None and (identity or service_principal):
+            raise typer.BadParameter(
+                "--chart-values excludes --identity and --service-principal, because the chart installs their kinds"
+            )
         code = sandbox_runner.up(
             context.environ,
             nodes=nodes,
@@ -78,7 +112,11 @@ def _add_up(app: typer.Typer, context: CliContext) -> None:
             loopback=loopback,
             scale_set=scale_set,
             operation_seconds=operation_seconds,
+            identity_bindings=identity_bindings,
             chart_values=chart_values,
+            identities=identity or (),
+            principals=service_principal or (),
+            system_assigned=system_assigned,
         )
         raise typer.Exit(code)
 
@@ -92,12 +130,22 @@ def _add_demo(app: typer.Typer, context: CliContext) -> None:
         federated: Annotated[
             bool, typer.Option("--federated", help="Use a federated identity (type 3), which is never on a VM.")
         ] = False,
+        identity_bindings: Annotated[
+            bool, typer.Option("--identity-bindings", help="With --federated: use AKS identity bindings.")
+        ] = False,
     ) -> None:
         """Run the demo from start to clean-up. The exit code is 0 if every step succeeds."""
         from podidctl import sandbox_runner  # noqa: PLC0415  needs the extra
 
+        if identity_bindings and not federated:
+            raise typer.BadParameter("--identity-bindings needs --federated")
         code = sandbox_runner.demo(
-            context.environ, kubeconfig=kubeconfig, loopback=loopback, federated=federated, as_json=as_json
+            context.environ,
+            kubeconfig=kubeconfig,
+            loopback=loopback,
+            federated=federated,
+            identity_bindings=identity_bindings,
+            as_json=as_json,
         )
         raise typer.Exit(code)
 
@@ -113,11 +161,15 @@ def _add_exec(app: typer.Typer, context: CliContext) -> None:
         namespace: Annotated[str, typer.Option("-n", "--namespace", autocompletion=names.namespaces)] = "",
         kubeconfig: Annotated[str, typer.Option(help=KUBECONFIG_HELP)] = "",
     ) -> None:
-        """Run a command of this machine in the network namespace of a sandbox pod. Needs root."""
+        """Run a command of this machine in the network namespace of a sandbox pod. Needs root.
+
+        The command resolves the public names of Azure's services, and trusts the sandbox's certificate authority.
+        """
         from podidctl import sandbox_runner  # noqa: PLC0415  needs the extra
 
         key = parse_pod_name(pod, namespace, "default")
-        raise typer.Exit(sandbox_runner.run_in_pod(context.settings(kubeconfig=kubeconfig), key, command))
+        settings = context.settings(kubeconfig=kubeconfig)
+        raise typer.Exit(sandbox_runner.run_in_pod(settings, context.environ, key, command))
 
 
 def _add_fault(app: typer.Typer, context: CliContext) -> None:
@@ -126,8 +178,9 @@ def _add_fault(app: typer.Typer, context: CliContext) -> None:
         faults: Annotated[
             list[str] | None,
             typer.Argument(
-                help="SERVICE=VALUE, such as imds=500, arm=429, api=hang or aad=2s. SERVICE is imds, arm, aad or api; "
-                "VALUE is an HTTP status from 400 to 599, hang, or a delay. With --clear: SERVICE.",
+                help="SERVICE=VALUE, such as imds=500, arm=429, api=hang, aad=2s or proxy=unbound. SERVICE is imds, "
+                "arm, aad, proxy or api; VALUE is an HTTP status from 400 to 599, hang, or a delay, and for proxy also "
+                "unbound, audience, server-name, certificate or certificate-name. With --clear: SERVICE.",
             ),
         ] = None,
         *,

@@ -22,22 +22,25 @@ from podidctl.printing import print_error
 from podidentity.exits import StartError
 from podidentity.kube.errors import AccessError, ApiError, NotFound
 from podidentity.resources import PODS
-from podidentity_sandbox import fault_control
+from podidentity_sandbox import binding_demo, fault_control
 from podidentity_sandbox.activity import NotActiveError
+from podidentity_sandbox.azure import CERTIFICATES, DEMO_CLIENT_ID
+from podidentity_sandbox.binding_demo import BindingDemo
 from podidentity_sandbox.cluster import DEMO, ClusterError
 from podidentity_sandbox.demo import Demo
 from podidentity_sandbox.demo_run import DemoError, DemoRun
 from podidentity_sandbox.directory import DirectoryError
 from podidentity_sandbox.federated_demo import NMI_FLAGS as FEDERATED_NMI_FLAGS
 from podidentity_sandbox.federated_demo import FederatedDemo
-from podidentity_sandbox.folders import running_folders
+from podidentity_sandbox.folders import folder_of_namespace, running_folders
+from podidentity_sandbox.given_identities import GivenIdentityError, parse
 from podidentity_sandbox.issuing import IssuerError
 from podidentity_sandbox.namespaces import NamespaceError, of_any_sandbox
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.pod_projection import NodePod
 from podidentity_sandbox.processes import ProgramError
 from podidentity_sandbox.sandbox import Sandbox, SandboxError
-from podidentity_sandbox.settings import CHART_VALUES, Settings
+from podidentity_sandbox.settings import CHART_VALUES, TRUST_VARIABLES, Settings
 
 TOKEN_QUERY = "api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"  # noqa: S105 - no secret
 FAILURES = (
@@ -51,6 +54,7 @@ FAILURES = (
     DemoError,
     DirectoryError,
     IssuerError,
+    GivenIdentityError,
     OSError,
 )
 
@@ -63,9 +67,20 @@ def up(
     loopback: bool,
     scale_set: bool,
     operation_seconds: float,
+    identity_bindings: bool,
     chart_values: Path | None,
+    identities: Sequence[str],
+    principals: Sequence[str],
+    system_assigned: bool,
 ) -> int:
-    """Run a sandbox until SIGINT or SIGTERM. Return the exit code."""
+    """Run a sandbox until SIGINT or SIGTERM. Return the exit code.
+
+    *identities* and *principals* are `NAME` or `NAME=SELECTOR`. Raise typer.BadParameter for an unusable one.
+    """
+    try:
+        given = parse(identities, principals)
+    except GivenIdentityError as error:
+        raise typer.BadParameter(str(error)) from error
     settings = Settings(
         nodes=nodes,
         scale_set=scale_set,
@@ -73,6 +88,9 @@ def up(
         namespaces=False if loopback else None,
         operation_seconds=operation_seconds,
         daemon_pods=True,
+        identity_bindings=identity_bindings,
+        identities=given,
+        system_assigned=system_assigned,
         environment=environment,
     )
     if chart_values is not None:
@@ -82,27 +100,46 @@ def up(
 
 
 def demo(
-    environment: Mapping[str, str], *, kubeconfig: Path | None, loopback: bool, federated: bool, as_json: bool
+    environment: Mapping[str, str],
+    *,
+    kubeconfig: Path | None,
+    loopback: bool,
+    federated: bool,
+    identity_bindings: bool,
+    as_json: bool,
 ) -> int:
-    """Run a demo, print its steps, and return the exit code."""
+    """Run a demo, print its steps, and return the exit code. *identity_bindings* has an effect with *federated*
+    only."""
+    kind: type[DemoRun] = Demo
+    flags: Sequence[str] = ()
+    if federated:
+        kind, flags = (
+            (BindingDemo, binding_demo.NMI_FLAGS) if identity_bindings else (FederatedDemo, FEDERATED_NMI_FLAGS)
+        )
     settings = Settings(
         kubeconfig=kubeconfig,
         namespaces=False if loopback else None,
         environment=environment,
-        nmi_flags=FEDERATED_NMI_FLAGS if federated else (),
+        rbac=kind is BindingDemo,
+        nmi_flags=flags,
     )
-    run = FederatedDemo(Sandbox(settings)) if federated else Demo(Sandbox(settings))
+    run = kind(Sandbox(settings))
     return asyncio.run(_demo(run, as_json=as_json))
 
 
-def run_in_pod(settings: ClusterSettings, pod: tuple[str, str], command: Sequence[str]) -> int:
+def run_in_pod(
+    settings: ClusterSettings, environment: Mapping[str, str], pod: tuple[str, str], command: Sequence[str]
+) -> int:
     """Run a command in the network namespace of the pod (namespace, name). Return its exit code.
 
-    Raise StartError if the pod has no network namespace on this machine.
+    Its environment is *environment* and the variables by which it trusts the sandbox's authority. Raise
+    StartError if the pod has no network namespace on this machine.
     """
     namespace = asyncio.run(_namespace_of_pod(settings, *pod))
     line = ["ip", "netns", "exec", namespace, *command]
-    return subprocess.run(line, check=False).returncode
+    folder = folder_of_namespace(namespace)
+    trust = dict.fromkeys(TRUST_VARIABLES, str(folder / CERTIFICATES)) if folder is not None else {}
+    return subprocess.run(line, check=False, env={**environment, **trust}).returncode
 
 
 def fault(folder: Path | None, faults: Sequence[str], *, clear: bool) -> int:
@@ -190,8 +227,8 @@ async def _up(settings: Settings, console: Console, chart_values: Path | None) -
         _introduce(sandbox, console, chart_values)
         while not stop.is_set():
             for line in await sandbox.restart_ended():
-                console.print(f"{escape(line)}; started again", soft_wrap=True)
-            failure = sandbox.failure()
+                console.print(escape(line), soft_wrap=True)
+            failure = sandbox.cluster_failure()
             if failure:
                 return print_error(failure)
             await asyncio.wait({stopping}, timeout=1.0)
@@ -219,8 +256,16 @@ def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) ->
         ]
     else:
         lines.append(f"# {sandbox.loopback_reason}: no nat rule; pods ask NMI at {sandbox.metadata_url(node)}")
+    for created in sandbox.identities:
+        kind = "service principal" if created.given.principal else "identity"
+        label = f"aadpodidbinding={created.given.selector}"
+        lines.append(f"# {kind} {created.given.name}, client id {created.client_id}: for pods with the label {label}")
+    if sandbox.settings.system_assigned:
+        lines.append("# each VM or scale set has a system-assigned identity, which an AzurePodIdentityException uses")
     if chart_values is not None:
         lines.append(f"# MIC and NMI do not run yet; the chart values: {chart_values}")
+    if sandbox.settings.identity_bindings:
+        lines.append(f"# identity binding of client id {DEMO_CLIENT_ID}; token proxy {azure.token_proxy.proxy_url}")
     lines.append("# try: podidctl plan; podidctl doctor; podidctl sandbox fault imds=500")
     lines.append(f"# try: kubectl apply -f {DEMO.resolve()} && kubectl logs -f demo")
     console.print("The sandbox is up. Ctrl-C ends it. In another terminal:")

@@ -8,13 +8,13 @@ from mic.azure.identities import HostIdentities
 from podidctl.access.projections import ReviewedPod, Role, RoleBinding
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.node_placement import PlacedNode
 from podidentity.azure.errors import AzureError
 from podidentity.resources import (
     AzureAssignedIdentity,
     AzureIdentity,
     AzureIdentityBinding,
     AzurePodIdentityException,
-    Node,
 )
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class ClusterObjects:
     exceptions: tuple[AzurePodIdentityException, ...] | ReadFailure = ()
     assigned: tuple[AzureAssignedIdentity, ...] | ReadFailure = ()
     pods: tuple[ReviewedPod, ...] | ReadFailure = ()
-    nodes: tuple[Node, ...] | ReadFailure = ()
+    nodes: tuple[PlacedNode, ...] | ReadFailure = ()
     nmi: tuple[Daemon, ...] | ReadFailure = ()
     mic: tuple[Daemon, ...] | ReadFailure = ()
     rbac: Rbac | ReadFailure = field(default_factory=Rbac)

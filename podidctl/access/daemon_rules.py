@@ -11,6 +11,7 @@ from podidctl.access.schema import Rules
 from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi
 from podidctl.diagnosis.gather import NO_NODE
 from podidctl.diagnosis.input import NmiConfiguration
+from podidctl.diagnosis.node_placement import MissingNmi, missing_nmi
 from podidctl.doctor.exemptions import exemption_reasons
 from podidctl.doctor.programs import is_managed, is_namespaced, readable_configurations
 from podidentity.resources import Pod
@@ -48,6 +49,18 @@ def nmi_daemons(objects: ClusterObjects) -> tuple[Daemon, ...]:
     return tuple(genuine_nmi(readable(objects.nmi)))
 
 
+def nodes_without_nmi(objects: ClusterObjects) -> dict[str, MissingNmi]:
+    """Return the cause for each node without NMI: where it cannot run, and where it runs on other nodes only."""
+    nmi = nmi_daemons(objects)
+    there = {each.spec.node_name for each in nmi}
+    ready = {each.spec.node_name for each in nmi if each.ready}
+    return {
+        node.metadata.name: missing_nmi(node, nmi)
+        for node in readable(objects.nodes)
+        if (node.metadata.name not in (there if node.can_run_nmi else ready)) and (nmi or not node.can_run_nmi)
+    }
+
+
 def mic_daemons(objects: ClusterObjects) -> tuple[Daemon, ...]:
     """Return the pods of MIC."""
     return tuple(genuine_mic(readable(objects.mic), nmi_daemons(objects)))
@@ -61,7 +74,9 @@ def daemon_rules(objects: ClusterObjects) -> DaemonRules:
         for found in readable_configurations(daemons[:1]):
             by_node |= {
                 each.spec.node_name: replace(
-                    found, settings=replace(found.settings, node_name=each.spec.node_name), source=_source(each)
+                    found,
+                    settings=msgspec.structs.replace(found.settings, node_name=each.spec.node_name),
+                    source=_source(each),
                 )
                 for each in daemons
             }

@@ -21,8 +21,9 @@ from podidctl.access.projections import (
 from podidctl.diagnosis.daemons import Daemon, list_daemons
 from podidctl.diagnosis.gather import or_failure
 from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.node_placement import PLACED_NODES
 from podidentity.kube.client import Client
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, Kind, Resource
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, Kind, Resource
 
 R = TypeVar("R", bound=Resource)
 
@@ -35,7 +36,7 @@ async def gather(client: Client) -> ClusterObjects:
     identities = await _all(client, IDENTITIES)
     bindings = await _all(client, BINDINGS)
     exceptions = await _all(client, EXCEPTIONS)
-    nodes = await _all(client, NODES)
+    nodes = await _all(client, PLACED_NODES)
     pods = await _all(client, REVIEWED_PODS)
     rbac = await or_failure(_rbac(client))
     skipped: Counter[str] = Counter()

@@ -16,7 +16,7 @@ from nmi.identity.decide import decide
 from nmi.identity.pods import facts
 from nmi.policies import decision_policy
 from podidctl.access.cluster_objects import ClusterObjects, readable
-from podidctl.access.daemon_rules import DaemonRules
+from podidctl.access.daemon_rules import DaemonRules, nodes_without_nmi
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import Grant, GrantState
 from podidctl.diagnosis.decision import ANY_IDENTITY, assignments_of
@@ -58,8 +58,9 @@ def desired_assignments(
         if not any_node and node not in hosts:
             continue
         for key, desired in index.all_desired(pod).items():
-            if bindings := embedded.get(key):
-                desired = index.desired(pod, desired.identity.key, bindings) or desired  # noqa: PLW2901
+            bindings, group = embedded.get(key), index.group(pod, desired.identity.key)
+            if bindings and group is not None:
+                desired = index.desired(pod, group, bindings) or desired  # noqa: PLW2901
             if any_node or desired.identity_id is None or hosts[node] is not None:
                 yield desired
 
@@ -71,32 +72,46 @@ def find_grants(objects: ClusterObjects, rules: DaemonRules, index: BindingIndex
         desired[each.pod.key].append(each)
     served = _Served(objects, rules)
     explained = not any(isinstance(each, ReadFailure) for each in (objects.identities, objects.bindings))
+    without = nodes_without_nmi(objects)
     found = [
         grant
         for pod in live_pods(objects)
-        for grant in _of_pod(pod, desired.get(pod.key, ()), served, rules, explained=explained or rules.managed)
+        for grant in _of_pod(
+            pod,
+            desired.get(pod.key, ()),
+            served,
+            rules,
+            explained=explained or rules.managed,
+            has_nmi=pod.spec.node_name not in without,
+        )
     ]
     found += _by_service_account(found, objects)
     return sorted(found, key=lambda each: (each.pod, each.identity))
 
 
 def _of_pod(
-    pod: ReviewedPod, desired: Iterable[DesiredAssignment], served: "_Served", rules: DaemonRules, *, explained: bool
+    pod: ReviewedPod,
+    desired: Iterable[DesiredAssignment],
+    served: "_Served",
+    rules: DaemonRules,
+    *,
+    explained: bool,
+    has_nmi: bool,
 ) -> Iterator[Grant]:
     now = served.of(pod)
     existing = served.objects_of(pod)
-    bypasses = pod.spec.host_network or bool(rules.exempt(pod) and not pod.mirror)
+    bypasses = not has_nmi or pod.spec.host_network or bool(rules.exempt(pod) and not pod.mirror)
     wanted = {each.identity.key: each for each in desired}
     for key in wanted.keys() | now.keys():
-        want, have = wanted.get(key), now.get(key)
-        if want is not None:
-            identity, binding = want.identity, "/".join(want.binding.key)
-            state = GrantState.USABLE if have is not None else GrantState.PENDING
-        elif have is not None:
-            identity = have.identity
+        assignment, present = wanted.get(key), now.get(key)
+        if assignment is not None:
+            identity, binding = assignment.identity, "/".join(assignment.binding.key)
+            state = GrantState.USABLE if present is not None else GrantState.PENDING
+        elif present is not None:
+            identity = present.identity
             by_binding = explained if rules.managed else not explained
             state = GrantState.USABLE if by_binding else GrantState.LEFTOVER
-            binding = f"{identity.metadata.namespace}/{have.binding}" if by_binding else ""
+            binding = f"{identity.metadata.namespace}/{present.binding}" if by_binding else ""
         else:
             continue
         federated = identity.spec.type == IdentityType.FEDERATED

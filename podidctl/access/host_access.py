@@ -66,14 +66,14 @@ WRITE_PATHS: Final = (
 _PROCESS_ROOT: Final = re.compile(r"\A(?:/proc/[^/]+/(?:root|cwd)(?=/|\Z))+")
 
 
-def host_access(pod: ReviewedPod, exempt: str, *, nmi_missing: bool) -> list[HostAccess]:
-    """Return the ways, in the order of `Way`. *exempt*: why NMI exempts the pod; *nmi_missing*: its node has no
-    NMI, and other nodes have one.
+def host_access(pod: ReviewedPod, exempt: str, *, nmi_missing: str = "") -> list[HostAccess]:
+    """Return the ways, in the order of `Way`. *exempt*: why NMI exempts the pod; *nmi_missing*: why its
+    node has no NMI, so that IMDS responds to the pod.
     """
     return list(_ways(pod, "" if pod.mirror else exempt, nmi_missing=nmi_missing))
 
 
-def _ways(pod: ReviewedPod, exempt: str, *, nmi_missing: bool) -> Iterator[HostAccess]:
+def _ways(pod: ReviewedPod, exempt: str, *, nmi_missing: str) -> Iterator[HostAccess]:
     spec = pod.spec
     securities = [each.security_context for each in spec.all_containers if each.security_context is not None]
     added = {
@@ -99,7 +99,7 @@ def _ways(pod: ReviewedPod, exempt: str, *, nmi_missing: bool) -> Iterator[HostA
             else HostAccess(way=Way.EXCEPTION, detail=exempt.removeprefix("exception "))
         )
     if nmi_missing:
-        yield HostAccess(way=Way.NO_NMI)
+        yield HostAccess(way=Way.NO_NMI, detail=nmi_missing)
 
 
 def _dangerous_paths(pod: ReviewedPod) -> Iterator[str]:

@@ -36,6 +36,8 @@ class BoundRule(NamedTuple):
     """The binding and the role, in words."""
     names: frozenset[str]
     """`resourceNames`. All bindings of a role share one set."""
+    binding: str
+    """Name of the RoleBinding or ClusterRoleBinding."""
 
 
 class Request(NamedTuple):
@@ -88,7 +90,7 @@ class Permissions:
             rules = self._rules_of(reference.name)
         where = f"{namespace}/" if namespace else ""
         via = f"{kind} {where}{binding.metadata.name} → {reference.kind} {reference.name}"
-        return (BoundRule(each, namespace, via, self._names_of(each)) for each in rules)
+        return (BoundRule(each, namespace, via, self._names_of(each), binding.metadata.name) for each in rules)
 
     def _names_of(self, rule: PolicyRule) -> frozenset[str]:
         known = self._names.get(id(rule))

@@ -12,7 +12,7 @@ from mic.cluster.mirror_pods import WHY as MIRROR_POD
 from mic.decisions.assignments import Key, misconfigured
 from podidctl.access.blast_radius import BlastRadiusIndex
 from podidctl.access.cluster_objects import ClusterObjects, readable
-from podidctl.access.daemon_rules import DaemonRules, daemon_rules, mic_daemons, nmi_daemons
+from podidctl.access.daemon_rules import DaemonRules, daemon_rules, mic_daemons, nmi_daemons, nodes_without_nmi
 from podidctl.access.grants import binding_index, find_grants, live_pods
 from podidctl.access.host_access import host_access
 from podidctl.access.hosts import HostMap, find_hosts
@@ -46,8 +46,8 @@ from podidctl.access.targets import ByName, Targets
 from podidctl.access.unknown_parts import unknown_parts
 from podidctl.diagnosis.access_reviews import service_account_of
 from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.node_placement import MissingNmi
 from podidctl.diagnosis.service_accounts import account_name
-from podidctl.doctor.programs import VIRTUAL
 from podidentity.object_limits import oversized
 
 WHOLE_CLUSTER = Scope()
@@ -120,6 +120,11 @@ class _Review:
         return states
 
     @cached_property
+    def missing_nmi(self) -> dict[str, MissingNmi]:
+        """Cause for each node without NMI."""
+        return nodes_without_nmi(self.objects)
+
+    @cached_property
     def daemon_of(self) -> dict[Key, str]:
         """Program by pod."""
         programs = (("nmi", nmi_daemons(self.objects)), ("mic", mic_daemons(self.objects)))
@@ -138,14 +143,12 @@ class _Review:
     @cached_property
     def ways(self) -> dict[str, list[HostAccess]]:
         """Ways of each pod to the identities of its node, by pod."""
-        virtual = {
-            each.metadata.name for each in readable(self.objects.nodes) if each.metadata.label(VIRTUAL[0]) == VIRTUAL[1]
-        }
         found = {}
         for pod in self.live:
-            node = pod.spec.node_name
-            missing = self.nmi_states.get(node) == "none" and node not in virtual
-            found["/".join(pod.key)] = host_access(pod, self.rules.exempt(pod), nmi_missing=missing) if node else []
+            missing = self.missing_nmi.get(pod.spec.node_name)
+            why = missing.why if missing is not None and missing.reaches_imds else ""
+            ways = host_access(pod, self.rules.exempt(pod), nmi_missing=why) if pod.spec.node_name else []
+            found["/".join(pod.key)] = ways
         return found
 
     @cached_property
@@ -221,14 +224,19 @@ class _Review:
                     mirror=pod.mirror,
                     host_access=ways,
                     rights=actions.get(account_name(pod), []),
-                    note="" if name in granted else self._note(pod),
+                    note=self._note(pod, is_granted=name in granted),
                 )
             )
         return sorted(found, key=lambda each: each.key)
 
-    def _note(self, pod: ReviewedPod) -> str:
+    def _note(self, pod: ReviewedPod, *, is_granted: bool) -> str:
         """Return why a labelled pod has no identity."""
         if not pod.binding_label:
+            return ""
+        missing = self.missing_nmi.get(pod.spec.node_name)
+        if missing is not None and not missing.reaches_imds:
+            return f"{missing.why}, so {missing.effect}"
+        if is_granted:
             return ""
         if pod.mirror:
             return MIRROR_POD

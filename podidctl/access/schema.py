@@ -25,7 +25,8 @@ class GrantState(StrEnum):
     LEFTOVER = "leftover"
     """NMI returns tokens now, and MIC will revoke the assignment because no binding explains it."""
     BYPASSED = "bypassed"
-    """The pod's requests do not reach NMI or NMI forwards them, so the pod uses its node's identities instead."""
+    """The pod's requests do not reach NMI or NMI forwards them, so the pod uses its node's identities instead, if it
+    has any."""
     DISABLED = "disabled"
     """NMI runs without `--federated-identities`, so the identity of type 3 is not served."""
     POSSIBLE = "possible"
@@ -157,7 +158,7 @@ class HostAccess(ReportModel, frozen=True, kw_only=True):
 
     way: Way
     detail: str = ""
-    """The exception, the capability or the path."""
+    """The exception, the capability, the path, or why there is no NMI."""
 
 
 class PodAccess(NamespacedPart, frozen=True, kw_only=True):

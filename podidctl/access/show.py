@@ -136,7 +136,7 @@ def _pods(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[s
     for pod in review.pods:
         own = grants[pod.full_name]
         cells = (
-            _names((_grant(each) for each in own), most) or pod.note,
+            "; ".join(filter(None, (_names((_grant(each) for each in own), most), pod.note))),
             _names({_path(each) for each in own}, most),
             "; ".join(map(_way, pod.host_access)),
             ", ".join(each.value for each in pod.rights),

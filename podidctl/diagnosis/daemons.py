@@ -41,9 +41,49 @@ class DaemonContainer(Wire, frozen=True):
     env: list[EnvironmentVariable] = msgspec.field(default_factory=list)
 
 
+class HostPath(Wire, frozen=True):
+    path: str = ""
+
+
+class DaemonVolume(Wire, frozen=True):
+    host_path: HostPath | None = None
+
+
+class Toleration(Wire, frozen=True):
+    key: str = ""
+    operator: str = ""
+    value: str = ""
+    effect: str = ""
+
+
+class FieldRequirement(Wire, frozen=True):
+    key: str = ""
+    values: list[str] | None = None
+
+
+class NodeSelectorTerm(Wire, frozen=True):
+    match_fields: list[FieldRequirement] | None = None
+
+
+class NodeSelector(Wire, frozen=True):
+    node_selector_terms: list[NodeSelectorTerm] | None = None
+
+
+class NodeAffinity(Wire, frozen=True):
+    required: NodeSelector | None = msgspec.field(name="requiredDuringSchedulingIgnoredDuringExecution", default=None)
+
+
+class Affinity(Wire, frozen=True):
+    node_affinity: NodeAffinity | None = None
+
+
 class DaemonSpec(Wire, frozen=True):
     node_name: str = ""
+    node_selector: dict[str, str] | None = None
+    tolerations: list[Toleration] | None = None
+    affinity: Affinity | None = None
     host_network: bool = False
+    volumes: list[DaemonVolume] = msgspec.field(default_factory=list)
     service_account_name: str = ""
     containers: list[DaemonContainer] = msgspec.field(default_factory=list)
 
@@ -93,12 +133,39 @@ class Daemon(Resource, frozen=True):
         )
 
     @property
+    def is_part_of_node(self) -> bool:
+        """Whether the pod is in the node's network, or has files of the node, as NMI has with the backend `cilium`.
+
+        The Pod Security levels `baseline` and `restricted` permit neither to tenants.
+        """
+        return self.spec.host_network or any(each.host_path is not None for each in self.spec.volumes)
+
+    @property
     def looks_like_nmi(self) -> bool:
         """Whether more than the label identifies this pod as NMI: anyone with permission to create a pod can set the
         label.
         """
+        return self.is_part_of_node and bool(self.daemon_set)
+
+    @property
+    def daemon_set(self) -> str:
+        """Name of the DaemonSet that runs the pod; empty if none does."""
         owners = self.metadata.owner_references or ()
-        return self.spec.host_network and any(each.kind == "DaemonSet" and each.controller for each in owners)
+        return next((each.name for each in owners if each.kind == "DaemonSet" and each.controller), "")
+
+    @property
+    def intended_node(self) -> str:
+        """Name of the node for which the DaemonSet created the pod, also before the pod is scheduled."""
+        affinity = self.spec.affinity.node_affinity if self.spec.affinity is not None else None
+        terms = affinity.required.node_selector_terms if affinity is not None and affinity.required is not None else ()
+        fields = (field for term in terms or () for field in term.match_fields or ())
+        return next((each.values[0] for each in fields if each.key == "metadata.name" and each.values), "")
+
+    @property
+    def unscheduled_reason(self) -> str:
+        """Return why the pod has no node, as the scheduler reports it."""
+        found = (each.message for each in self.status.conditions if each.type == "PodScheduled" and each.message)
+        return next(found, None) or "the scheduler has not reported a reason"
 
     @property
     def not_ready_reason(self) -> str:
@@ -130,11 +197,11 @@ async def list_daemons(client: Client, component: str, *, node: str = "") -> lis
 
 
 def genuine_nmi(found: Sequence[Daemon]) -> Sequence[Daemon]:
-    """Return the pods of NMI among those with its label: the ones that a DaemonSet runs in the node's network, else the
-    ones in the node's network, else all. A tenant can label a pod like NMI.
+    """Return the pods of NMI among those with its label: the ones that a DaemonSet runs in the node's network or with
+    files of the node, else all of that kind, else all. A tenant can label a pod like NMI.
     """
-    in_network = [each for each in found if each.spec.host_network]
-    return [each for each in in_network if each.looks_like_nmi] or in_network or found
+    of_node = [each for each in found if each.is_part_of_node]
+    return [each for each in of_node if each.looks_like_nmi] or of_node or found
 
 
 def genuine_mic(found: Sequence[Daemon], nmi: Sequence[Daemon]) -> Sequence[Daemon]:

@@ -13,21 +13,23 @@ from mic.azure.identities import HostIdentities
 from nmi.identity.pods import own_addresses
 from nmi.settings import Settings, parse
 from nmi.tokens.assertions import SERVICE_ACCOUNTS
-from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
+from podidctl.diagnosis.access_reviews import may_request_tokens, read_identity_permissions, service_account_of
 from podidctl.diagnosis.bindings import bound_identities
 from podidctl.diagnosis.daemons import Daemon, environment_of, genuine_nmi, list_daemons, nmi_settings, reject_help
+from podidctl.diagnosis.identity_permissions import IDENTITIES_MAX, proxied_identities
 from podidctl.diagnosis.input import DiagnosisInput, Event, NmiConfiguration, NmiPods, ReadFailure, ServiceAccountAccess
 from podidctl.diagnosis.nmi_availability import likely_nmi
 from podidctl.diagnosis.nmi_log import LINES_READ, LoggedDecision, parse_decisions
+from podidctl.diagnosis.node_placement import PLACED_NODES, PlacedNode
 from podidctl.diagnosis.secrets import read_secret_checks
 from podidctl.diagnosis.server_time import server_now
-from podidctl.diagnosis.service_accounts import federated_identities
+from podidctl.diagnosis.service_accounts import account_name, federated_identities
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, PODS, Kind, Node, Pod
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Kind, Pod
 
 T = TypeVar("T")
 
@@ -81,9 +83,15 @@ async def gather(
         return data
     secrets = await read_secret_checks(client, data.configuration.settings, bound_identities(data, pod))
     data = replace(data, secrets=secrets)
-    if not federated_identities(data, pod):
+    federated = federated_identities(data, pod)
+    if not federated:
         return data
-    return replace(data, account=await _service_account_access(client, pod, nmi))
+    data = replace(data, account=await _service_account_access(client, pod, nmi))
+    proxied = proxied_identities(data.configuration.settings, federated)
+    if not proxied or not pod.spec.service_account_name:
+        return data
+    reads = read_identity_permissions(client, account_name(pod), list(proxied), IDENTITIES_MAX)
+    return replace(data, permissions=await or_failure(reads))
 
 
 def given_configuration(flags: list[str], environ_less: str = "the command line") -> NmiConfiguration:
@@ -108,9 +116,9 @@ async def _pods_with_same_address(client: Client, pod: Pod) -> tuple[Pod, ...]:
     return tuple(found.values())
 
 
-async def _node(client: Client, name: str) -> Node | None:
+async def _node(client: Client, name: str) -> PlacedNode | None:
     try:
-        return await client.get(NODES, "", name)
+        return await client.get(PLACED_NODES, "", name)
     except NotFound:
         return None
 
@@ -121,8 +129,9 @@ async def _nmi(client: Client, node: str) -> NmiPods:
         return NmiPods(here)
     everywhere = genuine_nmi(await list_daemons(client, "nmi"))
     if any(each.looks_like_nmi for each in everywhere):
-        return NmiPods(elsewhere=True)  # the pods here are only labelled like NMI
-    return NmiPods(here, elsewhere=not here and bool(everywhere))
+        # The pods here are only labelled like NMI.
+        return NmiPods(others=tuple(everywhere))
+    return NmiPods(here) if here else NmiPods(others=tuple(everywhere))
 
 
 async def _events(client: Client, pod: Pod) -> tuple[Event, ...]:
@@ -151,6 +160,10 @@ async def read_log(client: Client, daemon: Daemon) -> str:
 def configuration_of(nmi: NmiPods | ReadFailure, pod: Pod | None) -> NmiConfiguration:
     """Return the NMI configuration for *pod*: the flags of the likely NMI pod on its node, or the defaults."""
     usual = Settings(node_name=(pod.spec.node_name if pod is not None else "") or NO_NODE)
+    if pod is None or not pod.spec.node_name:
+        return NmiConfiguration(
+            usual, "NMI's defaults, because the pod is on no node; pass NMI's flags with --nmi-flags"
+        )
     if isinstance(nmi, ReadFailure) or not nmi.here:
         return NmiConfiguration(
             usual, "NMI's defaults, because no NMI pod was found on the node; pass its flags with --nmi-flags"
@@ -182,8 +195,8 @@ async def _exists(client: Client, namespace: str, name: str) -> bool:
     return True
 
 
-async def _on_azure(azure: HostReader, node: Node | ReadFailure | None) -> HostIdentities | AzureError | None:
-    host = parse_provider_id(node.spec.provider_id) if isinstance(node, Node) else None
+async def _on_azure(azure: HostReader, node: PlacedNode | ReadFailure | None) -> HostIdentities | AzureError | None:
+    host = parse_provider_id(node.spec.provider_id) if isinstance(node, PlacedNode) else None
     if host is None:
         return None
     try:
@@ -203,4 +216,4 @@ async def or_failure(read: Awaitable[T]) -> T | ReadFailure:
     except Forbidden as error:
         return ReadFailure(f"not allowed: {error.message}")
     except ApiError as error:
-        return ReadFailure(str(error))
+        return ReadFailure(str(error), is_forbidden=False)

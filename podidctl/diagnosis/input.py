@@ -12,13 +12,13 @@ from nmi.settings import Settings
 from nmi.tokens.secrets import CredentialError
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.nmi_log import LoggedDecision
+from podidctl.diagnosis.node_placement import PlacedNode
 from podidentity.azure.errors import AzureError
 from podidentity.resources import (
     AzureAssignedIdentity,
     AzureIdentity,
     AzureIdentityBinding,
     AzurePodIdentityException,
-    Node,
     Pod,
     Resource,
     Wire,
@@ -30,7 +30,15 @@ class ReadFailure:
     """A failed read."""
 
     why: str
-    """The reason and the next action."""
+    """The reason."""
+    is_forbidden: bool = True
+    """Whether more permissions would help; False if the API server failed."""
+
+    def next_action(self, right: str) -> str:
+        """Return the next action; *right* is the permission that the read needs."""
+        if self.is_forbidden:
+            return f"run this command with more permissions ({right})"
+        return "try again; if it fails again, check the API server: kubectl get --raw /readyz?verbose"
 
 
 SecretCheck = CredentialError | ReadFailure | None
@@ -55,11 +63,11 @@ class NmiConfiguration:
 
 @dataclass(frozen=True, slots=True)
 class NmiPods:
-    """NMI pods on the pod's node."""
+    """NMI pods, from the point of view of the pod's node."""
 
     here: tuple[Daemon, ...] = ()
-    elsewhere: bool = False
-    """Whether other nodes have an NMI pod. Read only if this node has none."""
+    others: tuple[Daemon, ...] = ()
+    """NMI pods of other nodes, and those that are not scheduled yet. Read only if this node has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,14 @@ class ServiceAccountAccess:
     """Whether NMI may request its tokens; None if NMI's own service account is not known."""
     nmi: str = ""
     """NMI's service account, as `namespace/name`."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityPermissions:
+    """Permission of the pod's service account to use identities at the cluster's token proxy."""
+
+    allowed: Mapping[str, bool]
+    """By client id, in lower case. Identities beyond the limit of one command are missing."""
 
 
 class EventSource(Wire, frozen=True):
@@ -137,7 +153,7 @@ class DiagnosisInput:
     identities: tuple[AzureIdentity, ...] = ()
     assigned: tuple[AzureAssignedIdentity, ...] = ()
     """AzureAssignedIdentities that name the pod."""
-    node: Node | ReadFailure | None = None
+    node: PlacedNode | ReadFailure | None = None
     nmi: NmiPods | ReadFailure = field(default_factory=NmiPods)
     events: tuple[Event, ...] | ReadFailure = ()
     """Events of NMI and MIC about the pod, latest first."""
@@ -147,6 +163,8 @@ class DiagnosisInput:
     """Identities on the node's VM or scale set; None if Azure was not asked."""
     account: ServiceAccountAccess | None = None
     """None if not read: only federated identities depend on it."""
+    permissions: IdentityPermissions | ReadFailure | None = None
+    """None if not read: only identities with identity bindings depend on it."""
     secrets: Mapping[IdentityKey, SecretCheck] = field(default_factory=dict)
     """Checks of the Secrets of the pod's service principals (types 1 and 2)."""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))

@@ -16,6 +16,8 @@ from nmi.server.decisions import EXEMPT, GRANTED, REPORT_AGAIN_SECONDS
 from podidctl.diagnosis.input import DiagnosisInput, Event, ReadFailure
 from podidctl.diagnosis.nmi_log import LoggedDecision
 
+NO_CAUSE: Final = "see the log of NMI on the pod's node for the cause: kubectl logs"
+"""Text of a refusal whose own line is not among the read ones."""
 RECENT_SECONDS: Final = REPORT_AGAIN_SECONDS + 60.0
 """While a refusal continues, NMI records it again within this time."""
 
@@ -100,7 +102,8 @@ def _unresolved(
     decisions: Iterable[LoggedDecision], now: datetime, identity: str, resource: str
 ) -> Iterator[RecentRefusal]:
     grants: list[LoggedDecision] = []
-    for each in decisions:  # latest first
+    latest_first = list(decisions)
+    for number, each in enumerate(latest_first):
         if _is_grant(each):
             grants.append(each)
             continue
@@ -111,8 +114,13 @@ def _unresolved(
             continue
         if any(_resolves(grant, each, now) for grant in grants):
             continue
-        text = each.error or "see NMI's log for the cause"
+        text = each.error or _earlier_error(each, latest_first[number + 1 :]) or NO_CAUSE
         yield RecentRefusal(at, text, each.outcome, each.status, each.identity, each.resource)
+
+
+def _earlier_error(summary: LoggedDecision, earlier: Iterable[LoggedDecision]) -> str:
+    """Return the cause of the refusals that *summary* counts: NMI logs it with the first one only."""
+    return next((each.error for each in earlier if each.outcome == summary.outcome and each.error), "")
 
 
 def _is_grant(each: LoggedDecision) -> bool:

@@ -7,6 +7,7 @@ from nmi.refusal import Refusal
 from nmi.tokens.assertions import NoAssertionError
 from nmi.tokens.secrets import CredentialError
 from podidctl.diagnosis.bindings import bound_identities
+from podidctl.diagnosis.identity_permissions import permission_refusal
 from podidctl.diagnosis.input import DiagnosisInput, ServiceAccountAccess
 from podidctl.diagnosis.token_source import describe_token_source
 from podidentity.resources import AzureIdentity, IdentityType, Pod
@@ -70,7 +71,8 @@ def pod_token_source(data: DiagnosisInput, identity: AzureIdentity, resource: st
         secret = data.secrets.get(identity.key)
         return refusal_of(secret) if isinstance(source, str) and isinstance(secret, CredentialError) else source
     whom = describe_token_source(data.configuration.settings, identity, resource, account=account_name(pod))
-    why = assertion_fault(pod, data.account)
-    if isinstance(whom, Refusal) or why is None:
+    if isinstance(whom, Refusal):
         return whom
-    return refusal_of(NoAssertionError(f"{why.says}: {why.then}", code=why.code))
+    if (why := assertion_fault(pod, data.account)) is not None:
+        return refusal_of(NoAssertionError(f"{why.says}: {why.then}", code=why.code))
+    return permission_refusal(data, identity, account_name(pod)) or whom

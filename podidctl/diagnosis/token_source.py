@@ -11,8 +11,10 @@ from nmi.refusal import Reason, Refusal
 from nmi.settings import Settings
 from nmi.tokens import federated, user_assigned
 from nmi.tokens.source import PolicyError
+from podidctl.diagnosis.exchanges import audience_of, exchange_of, exchanges_of
 from podidctl.diagnosis.input import NmiConfiguration
 from podidentity.azure.errors import AzureError
+from podidentity.azure.federation import Exchange
 from podidentity.resources import AzureIdentity, IdentityType
 
 TYPE_NAMES: Final[Mapping[int, str]] = {
@@ -24,6 +26,8 @@ TYPE_NAMES: Final[Mapping[int, str]] = {
 SERVICE_PRINCIPAL_TYPES: Final = frozenset({IdentityType.SECRET, IdentityType.CERTIFICATE})
 SIGN_IN_TYPES: Final = SERVICE_PRINCIPAL_TYPES | {IdentityType.FEDERATED}
 """Identity types whose tokens come from a sign-in endpoint."""
+
+PROXY_NAME: Final = "the cluster's token proxy (AKS identity bindings)"
 
 
 def describe_token_source(
@@ -66,10 +70,14 @@ def _source(settings: Settings, identity: AzureIdentity, resource: str, account:
             )
         case IdentityType.FEDERATED:
             enabled = settings.federated_identities
-            trusting = federated.check(sign_in_policy(settings), identity, enabled=enabled)
+            trusting = federated.check(
+                sign_in_policy(settings), identity, enabled=enabled, exchanges=exchanges_of(settings)
+            )
+            exchange = exchange_of(settings, identity)
+            direct = exchange is Exchange.DIRECT
             return (
-                f"{trusting.authority.url}, tenant {trusting.tenant}, scope {resource}/.default, with a token of "
-                f"service account {account} for {settings.federated_audience}"
+                f"{trusting.authority.url if direct else PROXY_NAME}, tenant {trusting.tenant}, scope "
+                f"{resource}/.default, with a token of service account {account} for {audience_of(settings, exchange)}"
             )
         case _:
             return ""

@@ -23,7 +23,12 @@ def check_version(server: ServerState) -> Iterator[Finding]:
         yield make_finding("API server", Level.OK, f"Kubernetes {server.version}")
     else:
         says = "the API server did not report its version at /version"
-        yield make_finding("API server", Level.UNKNOWN, says, "run this command with permission to get /version")
+        yield make_finding(
+            "API server",
+            Level.UNKNOWN,
+            says,
+            "see its response, or run this command with permission to get /version: kubectl get --raw /version",
+        )
 
 
 def check_clocks(server: ServerState) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mic.preview.schema import SOMETHING_TO_DO
+from mic.preview.text import counted
 from mic.startup.settings import Settings as Reaching
 from nmi.settings import Settings
 from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, CliContext, connect
@@ -24,12 +25,14 @@ from podidctl.doctor.objects import live_pods
 from podidctl.doctor.report import report
 from podidctl.doctor.schema import COLORS, Finding, Level, Report
 from podidctl.doctor.state import ClusterState, Objects
-from podidctl.printing import Output, console, listed, plain, print_document, print_table
+from podidctl.printing import Output, console, listed, plain, print_document, print_table, print_text
 from podidentity.flags import UsageError
 from podidentity.telemetry.logs import LogFormat, configure
 
 FINDINGS_MAX: Final = 20
 """Findings of one check in the table."""
+MANIFEST_LINES_MAX: Final = 300
+"""Lines of all manifests below the table: those of about 20 service accounts."""
 ORDER: Final = (Level.PROBLEM, Level.WARNING, Level.UNKNOWN, Level.OK)
 
 
@@ -114,6 +117,21 @@ def show(report: Report, to: Console) -> None:
             to.print(f"[bold]{each.check}[/]: {escape(each.next)}", soft_wrap=True)
     for check, count in omitted.items():
         to.print(f"[bold]{check}[/]: {count} more; -o json has all of them", soft_wrap=True)
+    _show_manifests([each.manifest for each in findings if each.manifest], to)
+
+
+def _show_manifests(manifests: Sequence[str], to: Console) -> None:
+    """Print whole manifests, up to MANIFEST_LINES_MAX lines, and how to get the others."""
+    lines = omitted = 0
+    for each in manifests:
+        if lines + each.count("\n") > MANIFEST_LINES_MAX:
+            omitted += 1
+            continue
+        lines += each.count("\n")
+        print_text(each, to)
+    if omitted:
+        more = f"{counted(omitted, 'more manifest')}: podidctl doctor -o json | jq -r '.findings[].manifest'"
+        to.print(escape(more), soft_wrap=True)
 
 
 def shortened(findings: Sequence[Finding]) -> tuple[list[Finding], dict[str, int]]:

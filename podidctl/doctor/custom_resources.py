@@ -10,6 +10,9 @@ from podidctl.doctor.state import ClusterState, Definition
 from podidctl.printing import listed
 
 APPLY = "kubectl apply -f deploy/crds"
+PRUNE = (
+    'kubectl patch crd {kind}.aadpodidentity.k8s.io --type=merge -p \'{{"spec":{{"preserveUnknownFields":false}}}}\''
+)
 
 
 def definitions(state: ClusterState) -> Iterator[Finding]:
@@ -45,7 +48,13 @@ def _faults(plural: str, version: str, there: Definition | ReadFailure | None) -
             f"{plural}: objects may still be stored as {', '.join(others)}",
             "write each object once (kubectl get … -o yaml | kubectl replace -f -), then patch status.storedVersions",
         )
-    if not ours.keeps_unknown:
+    if there.spec.preserve_unknown_fields:
+        yield (
+            Level.WARNING,
+            f"{plural}: its CustomResourceDefinition is from version v1beta1 and preserves every unknown field",
+            f"{APPLY}, then {PRUNE.format(kind=plural)}",
+        )
+    elif not ours.keeps_unknown:
         yield (
             Level.WARNING,
             f"{plural}: its schema drops unknown fields, which includes field spellings from before v1.6.0",

@@ -6,20 +6,32 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from mic.preview.text import counted
+from nmi.settings import Settings
+from nmi.tokens.source import PolicyError
 from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.exchanges import exchange_of
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.service_accounts import GRANT, account_name
 from podidctl.doctor import programs
+from podidctl.doctor.binding_permissions import check_binding_permissions
 from podidctl.doctor.objects import live_pods
 from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import FederatedAccess, Objects, ServerState
 from podidctl.printing import listed
+from podidentity.azure.federation import Exchange
 from podidentity.resources import AzureIdentity, IdentityType, Pod
 from podidentity.telemetry.logs import redacted
 
 CHECK: Final = "federated"
 CREDENTIALS_MAX: Final = 20
 """Azure's limit of federated credentials for one managed identity or application."""
+CREDENTIALS_MANY: Final = 15
+"""The number above which an identity is reported before it reaches the limit."""
+FEWER_CREDENTIALS: Final = (
+    "on AKS use identity bindings, which need no credential for each service account (podidctl migrate plan -o az "
+    "--exchange identityBindings --cluster RESOURCE-ID, and federated.exchange in the chart's values); elsewhere let "
+    "pods of one application share a service account, or distribute them over more identities"
+)
 ACCOUNTS_MAX: Final = 200
 """Service accounts that one command checks."""
 OLDEST_MINOR: Final = 30
@@ -63,7 +75,8 @@ def check_federated_identities(
         *_wrong_namespaces(identities, objects),
         *_accounts(federation, pairs),
         *_forbidden(federation),
-        *_too_many_credentials(pairs),
+        *check_binding_permissions(federation, pairs),
+        *_too_many_credentials(pairs, nmi),
     ]
     yield from faults
     if not faults:
@@ -126,11 +139,11 @@ def _wrong_namespaces(identities: Sequence[AzureIdentity], objects: Objects) -> 
 
 def _accounts(federation: FederatedAccess, pairs: ServedPairs) -> Iterator[Finding]:
     missing: defaultdict[str, set[str]] = defaultdict(set)
-    unread: dict[str, str] = {}
+    unread: dict[str, ReadFailure] = {}
     for pod, _ in pairs:
         there = federation.accounts.get(pod.metadata.namespace)
         if isinstance(there, ReadFailure):
-            unread[pod.metadata.namespace] = there.why
+            unread[pod.metadata.namespace] = there
         elif there is not None and pod.spec.service_account_name not in there:
             missing[account_name(pod)].add("/".join(pod.key))
     for account, pods in sorted(missing.items()):
@@ -140,9 +153,9 @@ def _accounts(federation: FederatedAccess, pairs: ServedPairs) -> Iterator[Findi
             CHECK, Level.PROBLEM, says, f"create it: kubectl create serviceaccount -n {namespace} {name}"
         )
     if unread:
-        says = f"service accounts of {listed(unread)} could not be read: {next(iter(unread.values()))}"
+        says = f"service accounts of {listed(unread)} could not be read: {next(iter(unread.values())).why}"
         yield make_finding(
-            CHECK, Level.UNKNOWN, says, ("run this command with more permissions (list on serviceaccounts)")
+            CHECK, Level.UNKNOWN, says, next(iter(unread.values())).next_action("list on serviceaccounts")
         )
 
 
@@ -150,7 +163,7 @@ def _forbidden(federation: FederatedAccess) -> Iterator[Finding]:
     if isinstance(federation.forbidden, ReadFailure):
         says = f"NMI's permission to request tokens could not be read: {federation.forbidden.why}"
         yield make_finding(
-            CHECK, Level.UNKNOWN, says, ("run this command with more permissions (create on subjectaccessreviews)")
+            CHECK, Level.UNKNOWN, says, federation.forbidden.next_action("create on subjectaccessreviews")
         )
         return
     if federation.unchecked:
@@ -163,16 +176,28 @@ def _forbidden(federation: FederatedAccess) -> Iterator[Finding]:
             yield make_finding(CHECK, Level.PROBLEM, says, GRANT)
 
 
-def _too_many_credentials(pairs: ServedPairs) -> Iterator[Finding]:
+def _too_many_credentials(pairs: ServedPairs, nmi: Sequence[Daemon]) -> Iterator[Finding]:
+    """Report identities near or above Azure's limit. A cluster has one issuer: each subject needs a credential."""
+    settings = [each.settings for each in programs.readable_configurations(nmi)]
     subjects: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for pod, identity in pairs:
-        spec = identity.spec
-        subjects[spec.tenant_id.strip().lower(), spec.client_id.strip().lower()].add(account_name(pod))
+        if _needs_credentials(settings, identity):
+            spec = identity.spec
+            subjects[spec.tenant_id.strip().lower(), spec.client_id.strip().lower()].add(account_name(pod))
     for (_, client), accounts in subjects.items():
-        if len(accounts) > CREDENTIALS_MAX:
+        if len(accounts) > CREDENTIALS_MANY:
+            too_many = len(accounts) > CREDENTIALS_MAX
             says = (
                 f"pods of {len(accounts)} service accounts share client id {redacted(client)}, and Azure accepts at "
-                f"most {CREDENTIALS_MAX} federated credentials for one identity: {listed(accounts)}"
+                f"most {CREDENTIALS_MAX} federated credentials for one identity, including those of other clusters: "
+                f"{listed(accounts)}"
             )
-            then = "let pods of one application share a service account, or distribute them over more identities"
-            yield make_finding(CHECK, Level.PROBLEM, says, then)
+            yield make_finding(CHECK, Level.PROBLEM if too_many else Level.WARNING, says, FEWER_CREDENTIALS)
+
+
+def _needs_credentials(settings: Sequence[Settings], identity: AzureIdentity) -> bool:
+    """Return whether an NMI exchanges tokens for *identity* at Entra ID, which needs a credential for each subject."""
+    try:
+        return not settings or any(exchange_of(each, identity) is Exchange.DIRECT for each in settings)
+    except PolicyError:  # NMI refuses the identity, which another check reports
+        return False

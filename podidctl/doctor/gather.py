@@ -20,9 +20,11 @@ from podidctl.diagnosis.batches import in_batches
 from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi, list_daemons
 from podidctl.diagnosis.gather import NO_NODE, or_failure
 from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
+from podidctl.diagnosis.node_placement import PLACED_NODES
 from podidctl.diagnosis.secrets import read_secret_checks
 from podidctl.diagnosis.server_time import clock_difference
 from podidctl.doctor.creation_times import DATED_PODS, creation_time, pod_times
+from podidctl.doctor.daemon_use_reader import read_daemon_uses
 from podidctl.doctor.federated_access import read_federated_access
 from podidctl.doctor.programs import is_managed, mic_settings, readable_configurations
 from podidctl.doctor.rights import mic_rights, nmi_rights
@@ -44,7 +46,7 @@ from podidctl.fair_order import by_turns
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import Malformed, decode_meta, decode_object, shallow
-from podidentity.kube.errors import ApiError, NoResponse, NotFound, Unauthorized
+from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, Unauthorized
 from podidentity.kube.lock_records import ENDPOINTS, LEASES, AnnotationFormat, LeaseFormat, LockFormat, LockRecord
 from podidentity.kube.paths import object_path
 from podidentity.resources import (
@@ -53,7 +55,6 @@ from podidentity.resources import (
     BINDINGS,
     EXCEPTIONS,
     IDENTITIES,
-    NODES,
     Kind,
     Resource,
 )
@@ -93,6 +94,7 @@ async def gather(client: Client) -> ClusterState:
         credentials=await or_failure(_credentials(client, objects, nmi)),
         refused=await or_failure(refused_pods(client, nmi, _now_of(server))),
         federation=await read_federated_access(client, objects, nmi),
+        daemon_uses=await read_daemon_uses(client, objects, nmi, mic),
     )
 
 
@@ -141,7 +143,9 @@ async def _server(client: Client) -> ServerState:
                 seconds = loop.time() - began
                 date = answer.headers.get("Date", "")
                 body = await _read_body(answer.content)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    except TimeoutError as error:
+        raise NoResponse(f"no response from {access.server} within {VERSION_SECONDS:g} s") from error
+    except (aiohttp.ClientError, OSError) as error:
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         raise NoResponse(f"cannot reach {access.server}: {str(cause) or type(cause).__name__}") from error
     try:
@@ -191,7 +195,7 @@ async def _objects(client: Client) -> tuple[Objects | ReadFailure, dict[str, Sto
     bindings = await _read_kind(client, BINDINGS, stored, made)
     exceptions = await _read_kind(client, EXCEPTIONS, stored, made)
     pods = await or_failure(client.list(DATED_PODS, label_selector=BINDING_LABEL))
-    nodes = await or_failure(client.list(NODES))
+    nodes = await or_failure(client.list(PLACED_NODES))
     for each in (assigned, identities, bindings, exceptions, pods, nodes):
         if isinstance(each, ReadFailure):
             return each, stored
@@ -230,7 +234,7 @@ async def _read_kind(
     except (NoResponse, Unauthorized):
         raise
     except ApiError as error:
-        return ReadFailure(f"{kind.plural}: {error.message}")
+        return ReadFailure(f"{kind.plural}: {error.message}", is_forbidden=isinstance(error, Forbidden))
     stored[kind.plural] = StoredObjects(tuple(old), tuple(unreadable))
     return items
 

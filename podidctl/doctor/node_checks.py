@@ -69,8 +69,8 @@ def check_redirect(state: NodeState) -> Iterator[Finding]:
         )
         then = (
             "request a token from a pod on this node and run this command again; if the count stays 0, pods' traffic "
-            "bypasses netfilter: with Cilium use --redirect=cilium or set bpf.hostLegacyRouting=true (eBPF host "
-            "routing bypasses the nat table)"
+            "bypasses netfilter: set bpf.hostLegacyRouting=true in Cilium (eBPF host routing bypasses the nat table), "
+            "or use --redirect=cilium (docs/data-planes.md)"
         )
         yield make_finding("redirects", Level.WARNING, says, then)
     else:

@@ -9,7 +9,7 @@ from typing import Final
 
 import aiohttp
 
-from nmi.flag_table import RedirectTarget, RouteLocalnetMode
+from nmi.flag_table import RedirectMode, RedirectTarget, RouteLocalnetMode
 from nmi.node import boot_guard, route_localnet
 from nmi.node.kubenet import names_kubenet
 from nmi.node.node_address import find as find_node_address
@@ -22,6 +22,7 @@ from nmi.subprocesses import ProgramTimeoutError, run
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import RESTRICTED_TABLES, FailClosedState, has_restriction
 from podidctl.doctor.node_checks import NodeState
+from podidctl.verify import canary
 from podidentity.exits import StartError
 
 IMDS_SECONDS: Final = 5.0
@@ -146,6 +147,11 @@ def _kubenet(config: Path) -> bool:
         return False
 
 
+async def _is_nmis(answer: aiohttp.ClientResponse) -> bool:
+    document = canary.decoded(await answer.content.read(canary.BODY_BYTES))
+    return canary.sender(answer.status, answer.headers.get("Server", ""), document) == canary.NMI
+
+
 async def _imds(settings: Settings) -> str | ReadFailure:
     url = f"http://{settings.metadata_ip}:{settings.metadata_port}{VERSIONS}"
     limit = aiohttp.ClientTimeout(total=IMDS_SECONDS)
@@ -156,6 +162,8 @@ async def _imds(settings: Settings) -> str | ReadFailure:
         ):
             if answer.status == 200:
                 return f"{url} responds"
+            if settings.redirect is RedirectMode.CILIUM and await _is_nmis(answer):
+                return f"{url} leads to NMI: Cilium redirects the programs of this node too"
             return ReadFailure(f"{url} responds with status {answer.status}, which IMDS does not send")
     except TimeoutError:
         return ReadFailure(f"{url} did not respond within {IMDS_SECONDS:g} s")

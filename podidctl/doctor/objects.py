@@ -2,7 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from mic.preview.dry_run import Snapshot
 from mic.preview.left_out import left_out
@@ -12,6 +13,7 @@ from nmi.settings import Settings
 from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE
 from podidctl.diagnosis.gather import NO_NODE
 from podidctl.diagnosis.input import NmiConfiguration
+from podidctl.diagnosis.node_placement import MissingNmi, missing_nmi
 from podidctl.diagnosis.token_source import SIGN_IN_TYPES, describe_token_source, unknown_cloud_note
 from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.doctor.state import Objects
@@ -166,7 +168,10 @@ def duplicates(objects: Objects) -> Iterator[Finding]:
 
 
 def not_served_by_nmi(objects: Objects, exempt: Callable[[Pod], str]) -> Iterator[Finding]:
-    """Report labelled pods that get the node's own identities: on the host's network, or under an exception."""
+    """Report labelled pods that NMI does not serve: on a node where it cannot run, on the host's network, or under an
+    exception.
+    """
+    yield from _on_unsupported_nodes(objects)
     host = [each for each in live_pods(objects) if each.spec.host_network]
     if host:
         says = f"{counted(len(host), 'pod')} with a label on the host's network: " + listed(
@@ -185,3 +190,15 @@ def not_served_by_nmi(objects: Objects, exempt: Callable[[Pod], str]) -> Iterato
     elif objects.exceptions:
         count = counted(len(objects.exceptions), "exception")
         yield make_finding("exceptions", Level.OK, f"{count}; no labelled pod is under one")
+
+
+def _on_unsupported_nodes(objects: Objects) -> Iterator[Finding]:
+    nodes = {each.metadata.name: each for each in objects.nodes if not each.can_run_nmi}
+    by_cause: defaultdict[MissingNmi, list[str]] = defaultdict(list)
+    for pod in live_pods(objects):
+        if (node := nodes.get(pod.spec.node_name)) is not None:
+            by_cause[missing_nmi(node, ())].append("/".join(pod.key))
+    for missing, pods in by_cause.items():
+        labelled = f"{counted(len(pods), 'pod')} with a label, which NMI does not serve"
+        says = f"{labelled}: {missing.why}, so {missing.effect}: {listed(pods)}"
+        yield make_finding("NMI", Level.PROBLEM, says, missing.then)

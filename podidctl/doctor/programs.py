@@ -1,5 +1,6 @@
 """Checks of the pods of NMI and MIC: on every node, ready, of one version, and with consistent flags. Pure."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -10,17 +11,14 @@ from nmi.flag_table import OperationMode
 from nmi.settings import Settings as NmiSettings
 from podidctl.diagnosis.daemons import Daemon, environment_of, mic_namespaces, nmi_settings, parseable_flags
 from podidctl.diagnosis.input import NmiConfiguration
+from podidctl.diagnosis.node_placement import PlacedNode, missing_nmi
 from podidctl.doctor.exemptions import exemption_reasons
 from podidctl.doctor.schema import Finding, Level, make_finding
 from podidctl.printing import listed
 from podidentity.flags import UsageError
-from podidentity.resources import AzurePodIdentityException, Node, Pod, PodSpec
+from podidentity.resources import AzurePodIdentityException, Pod, PodSpec
 
 T = TypeVar("T")
-
-OS_LABEL = "kubernetes.io/os"
-VIRTUAL = ("type", "virtual-kubelet")
-"""Label of a node that is not a machine, where DaemonSet pods cannot run."""
 
 
 def mic_settings(daemon: Daemon) -> MicSettings:
@@ -33,7 +31,7 @@ def mic_settings(daemon: Daemon) -> MicSettings:
     return parse_mic(parseable_flags(daemon, "mic"), kept)
 
 
-def coverage(nmi: Sequence[Daemon], nodes: Sequence[Node] | None) -> Iterator[Finding]:
+def coverage(nmi: Sequence[Daemon], nodes: Sequence[PlacedNode] | None) -> Iterator[Finding]:
     """Check that every suitable node has a ready NMI. *nodes*: None if they could not be read."""
     if not nmi:
         then = "install NMI; if it runs outside of a pod with its label, read its /readyz on each node"
@@ -41,27 +39,18 @@ def coverage(nmi: Sequence[Daemon], nodes: Sequence[Node] | None) -> Iterator[Fi
             "NMI", Level.UNKNOWN, "no pod has NMI's label (app.kubernetes.io/component=nmi, component=nmi)", then
         )
         return
-    outside = [each.name for each in nmi if not each.spec.host_network]
+    outside = [each.name for each in nmi if not each.is_part_of_node]
     if outside:
-        says = f"{counted(len(outside), 'pod')} with NMI's label, none of them in the node's network: {listed(outside)}"
-        then = (
-            "install NMI: it runs as a DaemonSet in the node's network, and anyone with permission to create a pod can "
-            "set its label"
+        says = (
+            f"{counted(len(outside), 'pod')} with NMI's label, none of them in the node's network or with files of the "
+            f"node: {listed(outside)}"
         )
+        then = "install NMI as a DaemonSet by its chart: anyone with permission to create a pod can set its label"
         yield make_finding("NMI", Level.PROBLEM, says, then)
         return
     there = {each.spec.node_name for each in nmi}
-    without = [
-        each.metadata.name
-        for each in nodes or ()
-        if each.metadata.name not in there
-        and each.metadata.label(OS_LABEL) in {"", "linux"}
-        and each.metadata.label(VIRTUAL[0]) != VIRTUAL[1]
-    ]
-    if without:
-        says = f"{counted(len(without), 'node')} without NMI, where IMDS responds to pods: {listed(without)}"
-        then = "see the DaemonSet's nodeSelector and tolerations, and kubectl describe daemonset"
-        yield make_finding("NMI", Level.PROBLEM, says, then)
+    without = [each for each in nodes or () if each.metadata.name not in there and each.can_run_nmi]
+    yield from _without_nmi(without, nmi)
     unready = [each for each in nmi if not each.ready]
     if unready:
         says = f"{counted(len(unready), 'NMI is', 'NMIs are')} not ready: " + listed(
@@ -73,6 +62,19 @@ def coverage(nmi: Sequence[Daemon], nodes: Sequence[Node] | None) -> Iterator[Fi
         yield make_finding("NMI", Level.UNKNOWN, says, "run this command with more permissions: list on nodes")
     elif not without and not unready:
         yield make_finding("NMI", Level.OK, f"ready on {counted(len(there), 'node')}")
+
+
+def _without_nmi(nodes: Sequence[PlacedNode], nmi: Sequence[Daemon]) -> Iterator[Finding]:
+    """Report *nodes*, which have no NMI, one finding for each cause."""
+    by_cause: defaultdict[str, list[str]] = defaultdict(list)
+    actions: dict[str, str] = {}
+    for each in nodes:
+        missing = missing_nmi(each, nmi)
+        by_cause[missing.why].append(each.metadata.name)
+        actions.setdefault(missing.why, missing.then)
+    for why, names in by_cause.items():
+        says = f"{counted(len(names), 'node')} without NMI, where IMDS responds to pods: {listed(names)}: {why}"
+        yield make_finding("NMI", Level.PROBLEM, says, actions[why])
 
 
 def controllers(mic: Sequence[Daemon], nmi: Sequence[Daemon], *, managed: bool) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor import api_server, custom_resources, leaders, node_checks, objects, programs, rights
 from podidctl.doctor.assignments import check_assignments
 from podidctl.doctor.client_ids import check_client_ids
+from podidctl.doctor.daemon_uses import check_daemon_uses
 from podidctl.doctor.exemptions import exemption_reasons
 from podidctl.doctor.fail_closed import check_fail_closed
 from podidctl.doctor.federated_identities import check_federated_identities
@@ -42,6 +43,7 @@ def _cluster(state: ClusterState) -> Iterator[Finding]:
     now = state.server_time
     yield from _with("leader", state.locks, lambda locks: leaders.check_leaders(locks, now, needed=not managed))
     yield from _with("rights", state.rights, rights.check_rights)
+    yield from check_daemon_uses(state.daemon_uses)
     yield from _with("secrets", state.secrets, lambda each: check_secrets(each, there.identities))
     yield from _with("credentials", state.credentials, lambda each: check_credentials(each, there))
     yield from _with("tokens", state.refused, check_tokens)
@@ -73,7 +75,7 @@ def _with(check: str, value: T | ReadFailure, *checks: Callable[[T], Iterable[Fi
             check,
             Level.UNKNOWN,
             value.why,
-            ("run this command with more permissions (get and list on the named resource)"),
+            value.next_action("get and list on the named resource"),
         )
         return
     for each in checks:

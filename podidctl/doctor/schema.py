@@ -30,6 +30,8 @@ class Finding(Statement, frozen=True):
     check: str
     """Name of the check, from a closed set."""
     level: Level
+    manifest: str = ""
+    """YAML for `kubectl apply -f -` that corrects it; empty if no object does."""
 
 
 class Report(ReportModel, frozen=True):
@@ -48,6 +50,6 @@ class Report(ReportModel, frozen=True):
         return any(each.level is Level.UNKNOWN for each in self.findings)
 
 
-def make_finding(check: str, level: Level, says: str, then: str = "") -> Finding:
-    """Return a finding. The texts are untrusted."""
-    return Finding(check=check, level=level, says=plain(says), next=plain(then))
+def make_finding(check: str, level: Level, says: str, then: str = "", *, manifest: str = "") -> Finding:
+    """Return a finding. The texts are untrusted, except for *manifest*."""
+    return Finding(check=check, level=level, says=plain(says), next=plain(then), manifest=manifest)

@@ -10,6 +10,7 @@ import msgspec
 from mic.azure.identities import HostIdentities
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
+from podidctl.diagnosis.node_placement import PlacedNode
 from podidctl.diagnosis.recent_refusals import RecentRefusal
 from podidentity.azure.errors import AzureError
 from podidentity.kube.lock_records import LockRecord
@@ -18,7 +19,6 @@ from podidentity.resources import (
     AzureIdentity,
     AzureIdentityBinding,
     AzurePodIdentityException,
-    Node,
     Pod,
     Resource,
     Wire,
@@ -58,6 +58,8 @@ class Version(Wire, frozen=True):
 
 class DefinitionSpec(Wire, frozen=True):
     versions: list[Version] = msgspec.field(default_factory=list)
+    preserve_unknown_fields: bool = False
+    """Whether unknown fields are kept independent of the schema: the definition was created in version v1beta1."""
 
 
 class DefinitionStatus(Wire, frozen=True):
@@ -98,7 +100,7 @@ class Objects:
     assigned: tuple[AzureAssignedIdentity, ...] = ()
     pods: tuple[Pod, ...] = ()
     """Labelled pods."""
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[PlacedNode, ...] = ()
     created_at: Mapping[ObjectReference, datetime] = field(default_factory=dict)
     """Creation times; for pods, the time of scheduling. An object that is missing here counts as old."""
 
@@ -176,6 +178,44 @@ class FederatedAccess:
     """By NMI's service account (`namespace/name`), the service accounts whose tokens it may not request."""
     unchecked: int = 0
     """Number of service accounts beyond the limit of one command."""
+    unpermitted: Mapping[str, tuple[str, ...]] | ReadFailure = field(default_factory=dict)
+    """By client id (lower case) of identities with identity bindings, the service accounts that may not use them."""
+    unchecked_uses: int = 0
+    """Number of pairs of service account and such an identity beyond the limit of one command."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaemonUse:
+    """Permission of a daemon's service account to use identities at the token proxy of AKS identity bindings."""
+
+    program: str
+    account: str
+    """`namespace/name`."""
+    client_ids: tuple[str, ...] = ()
+    """In lower case; empty for all identities."""
+    binding: str = ""
+    """The ClusterRoleBinding; empty if another authorizer, or an object that was not read, gives the permission."""
+    role: str = ""
+    group: str = ""
+    """The group of the service account that is the binding's subject; empty if it is the service account itself."""
+    other_subjects: int = 0
+    """Number of the binding's other subjects."""
+    is_general: bool = False
+    """Whether the role's rule covers all API groups."""
+    reason: str = ""
+    """The API server's reason, if there is no *binding*."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonUses:
+    """Permissions of the daemons' service accounts to use identities by AKS identity bindings."""
+
+    by_bindings: tuple[DaemonUse, ...] | ReadFailure = ()
+    """By the cluster's ClusterRoles and ClusterRoleBindings."""
+    by_reviews: tuple[DaemonUse, ...] | ReadFailure = ()
+    """By the API server's access reviews; without those that *by_bindings* has."""
+    unchecked: int = 0
+    """Number of access reviews beyond the limit of one command."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +240,7 @@ class ClusterState:
     azure: Mapping[str, HostIdentities | AzureError] | None = None
     """Azure's response for the hosts of labelled pods, by key; None if Azure was not asked."""
     federation: FederatedAccess = field(default_factory=FederatedAccess)
+    daemon_uses: DaemonUses = field(default_factory=DaemonUses)
 
     @property
     def server_time(self) -> datetime:

@@ -13,7 +13,7 @@ from nmi.refusal import Refusal
 from nmi.server.responses import refused
 from podidctl.diagnosis.decision import ANY_IDENTITY, UNTIL_A_CHANGE, Outcome, PredictedDecision
 from podidctl.diagnosis.input import DiagnosisInput
-from podidctl.diagnosis.nmi_availability import unavailable_reason
+from podidctl.diagnosis.nmi_availability import unavailable_reason, unsupported_node
 from podidctl.diagnosis.recent_refusals import recent_refusal
 from podidctl.diagnosis.service_accounts import pod_token_source
 from podidctl.explain.hosts import missing_on_azure
@@ -23,6 +23,9 @@ from podidctl.printing import plain
 
 def make_answer(data: DiagnosisInput, decision: PredictedDecision, links: Sequence[Link]) -> Answer:
     """Return the summary of *decision*, including faults in *links* that prevent it."""
+    if (missing := unsupported_node(data)) is not None:
+        says = f"NMI serves no pod on this node: {missing.why}, so {missing.effect}"
+        return Answer(outcome=Outcome.UNANSWERED, says=plain(says))
     if decision.outcome is Outcome.UNSEEN:
         return Answer(outcome=decision.outcome, says=plain(f"NMI does not know the pod: {decision.why}"))
     if why := unavailable_reason(data, decision.outcome):
@@ -30,10 +33,10 @@ def make_answer(data: DiagnosisInput, decision: PredictedDecision, links: Sequen
     if decision.assigned is not None and (why := missing_on_azure(data, decision.assigned.identity)):
         return _without_azure(decision.assigned, why)
     answer = _answer(data, decision)
-    beside = [each for each in links if each.state is LinkState.BROKEN]
-    if answer.outcome not in {Outcome.GRANTED, Outcome.EXEMPT} or not beside:
+    others = [each for each in links if each.state is LinkState.BROKEN]
+    if answer.outcome not in {Outcome.GRANTED, Outcome.EXEMPT} or not others:
         return answer
-    names = ", ".join(f"{each.link} {each.about}" for each in beside)
+    names = ", ".join(f"{each.link} {each.about}" for each in others)
     return replace(answer, says=plain(f"{answer.says}; but something is broken: {names}"))
 
 

@@ -76,6 +76,7 @@ async def read_input(
     settings: Settings, name: str, namespace: str, given: NmiConfiguration | None, *, ask_azure: bool = False
 ) -> DiagnosisInput:
     """Return the diagnosis input for the pod on the command line. Raises StartError and typer.BadParameter."""
+    parse_pod_name(name, namespace, "default")  # a wrong name is reported before a missing kubeconfig
     async with connect(settings) as client:
         place, bare = parse_pod_name(name, namespace, client.access.namespace or "default")
         if not ask_azure:

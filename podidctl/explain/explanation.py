@@ -19,12 +19,16 @@ from podidctl.diagnosis.decision import (
     predict_decision,
     recognized_addresses,
 )
+from podidctl.diagnosis.identity_permissions import manifest_for
 from podidctl.diagnosis.input import DiagnosisInput, ReadFailure
+from podidctl.diagnosis.nmi_availability import unsupported_node
 from podidctl.diagnosis.nmi_log import LoggedDecision
+from podidctl.diagnosis.service_accounts import federated_identities
 from podidctl.diagnosis.similar_texts import similar_texts
 from podidctl.explain.answer import make_answer
 from podidctl.explain.bindings import binding_links
 from podidctl.explain.hosts import azure_links, nmi_links
+from podidctl.explain.identity_permission import permission_links
 from podidctl.explain.schema import EventReport, Explanation, Link, LinkState, make_link
 from podidctl.explain.service_account import service_account_links
 from podidctl.explain.token import secret_links, token_links
@@ -59,6 +63,7 @@ def explain(data: DiagnosisInput) -> Explanation:
         decided=[_plain_decision(each) for each in decisions[:DECISIONS_SHOWN]],
         decided_unread=plain(data.decisions.why) if isinstance(data.decisions, ReadFailure) else "",
         rules=plain(data.configuration.source),
+        manifest=manifest_for(data, federated_identities(data, data.pod)) if data.pod is not None else "",
     )
 
 
@@ -77,6 +82,9 @@ def _links(data: DiagnosisInput) -> Iterator[Link]:
     yield _pod(data, pod)
     if pod is None or pod.finished or not pod.spec.node_name:
         return
+    if unsupported_node(data) is not None:
+        yield from nmi_links(data, pod)  # the other links are NMI's, and change nothing
+        return
     yield _address(data, pod)
     if pod.mirror:
         yield make_link("mirror pod", "/".join(pod.key), LinkState.BROKEN, "NMI and MIC ignore it", MIRROR_POD.detail)
@@ -89,6 +97,7 @@ def _links(data: DiagnosisInput) -> Iterator[Link]:
         yield from binding_links(data, pod)
         yield from secret_links(data, pod)
         yield from service_account_links(data, pod)
+        yield from permission_links(data, pod)
         yield from azure_links(data, pod)
     yield from nmi_links(data, pod)
     yield from token_links(data)

@@ -8,12 +8,13 @@ from nmi.identity.assigned_identity import project
 from podidctl.diagnosis.bindings import named_identity, namespace_restriction, selecting_bindings
 from podidctl.diagnosis.decision import is_managed, is_watched
 from podidctl.diagnosis.input import DiagnosisInput, ReadFailure
-from podidctl.diagnosis.nmi_availability import NMI_ON_OTHER_NODES, NO_NMI_FOUND
+from podidctl.diagnosis.nmi_availability import NO_NMI_FOUND, absent_nmi
+from podidctl.diagnosis.node_placement import PlacedNode
 from podidctl.explain.assignments import is_served
 from podidctl.explain.schema import Link, LinkState, make_link
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_provider_id, parse_user_assigned
-from podidentity.resources import AzureIdentity, IdentityType, Node, Pod
+from podidentity.resources import AzureIdentity, IdentityType, Pod
 
 
 def azure_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
@@ -69,7 +70,7 @@ def _required_identity_ids(data: DiagnosisInput, pod: Pod) -> dict[str, UserAssi
 def missing_on_azure(data: DiagnosisInput, identity: AzureIdentity) -> str:
     """Return why IMDS has no token of *identity* on the pod's node; empty if it has one or this is unknown."""
     node, attached = data.node, parse_user_assigned(identity.spec.resource_id)
-    host = parse_provider_id(node.spec.provider_id) if isinstance(node, Node) else None
+    host = parse_provider_id(node.spec.provider_id) if isinstance(node, PlacedNode) else None
     if identity.spec.type != IdentityType.USER_ASSIGNED or attached is None or host is None:
         return ""
     link = _attached(data, host, attached)
@@ -86,7 +87,7 @@ def _host(data: DiagnosisInput, pod: Pod) -> tuple[Host | None, Link]:
     return _host_of(node)
 
 
-def _host_of(node: Node) -> tuple[Host | None, Link]:
+def _host_of(node: PlacedNode) -> tuple[Host | None, Link]:
     name, spelled = node.metadata.name, node.spec.provider_id
     host = parse_provider_id(spelled)
     if host is not None:
@@ -105,7 +106,7 @@ def _attached(data: DiagnosisInput, host: Host, identity: UserAssignedIdentity) 
             )
         case HostIdentities(gone=True):
             then = "check the node's providerID, and that these credentials may read that VM or scale set"
-            return make_link(link, about, LinkState.BROKEN, f"Azure knows no {host.text}", then)
+            return make_link(link, about, LinkState.BROKEN, f"Azure has no {host.text}", then)
         case HostIdentities() as there if there.certain(identity.key):
             return make_link(link, about, LinkState.OK, f"it is on {host.name}")
         case HostIdentities(updating=True) as there if identity.key in there.attached:
@@ -132,11 +133,11 @@ def _attached(data: DiagnosisInput, host: Host, identity: UserAssignedIdentity) 
 def nmi_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
     """Yield the links of NMI on the pod's node."""
     node, nmi = pod.spec.node_name, data.nmi
-    if isinstance(nmi, ReadFailure):
+    if (missing := absent_nmi(data)) is not None:
+        says = f"this node has no NMI, so {missing.effect}: {missing.why}"
+        yield make_link("NMI", node, LinkState.BROKEN, says, missing.then)
+    elif isinstance(nmi, ReadFailure):
         yield make_link("NMI", node, LinkState.UNKNOWN, f"pods could not be listed: {nmi.why}")
-    elif not nmi.here and nmi.elsewhere:
-        then = "see the DaemonSet's nodeSelector, tolerations and events: without NMI, IMDS responds to this pod"
-        yield make_link("NMI", node, LinkState.BROKEN, NMI_ON_OTHER_NODES, then)
     elif not nmi.here:
         then = (
             "install NMI: without it IMDS responds to this pod; if NMI runs outside of a pod with its label, read its "

@@ -74,6 +74,8 @@ class Explanation(ReportModel, frozen=True):
     """Decisions about the pod in NMI's log, latest first."""
     decided_unread: str = ""
     """Why NMI's log could not be read."""
+    manifest: str = ""
+    """YAML for `kubectl apply -f -` with the permissions that are missing, or that could not be checked."""
 
     @property
     def broken(self) -> bool:

@@ -5,7 +5,7 @@ from rich.markup import escape
 
 from podidctl.diagnosis.decision import Outcome
 from podidctl.explain.schema import Explanation, LinkState
-from podidctl.printing import print_table
+from podidctl.printing import print_table, print_text
 
 COLORS = {LinkState.OK: "green", LinkState.BROKEN: "red", LinkState.UNKNOWN: "yellow"}
 OUTCOMES = {Outcome.GRANTED: "green", Outcome.EXEMPT: "cyan"}
@@ -54,4 +54,6 @@ def show(explanation: Explanation, console: Console) -> None:
     for each in explanation.links:
         if each.state is LinkState.UNKNOWN and each.next:
             console.print(f"[yellow]unknown:[/] {escape(f'{each.link} {each.about}: {each.next}')}", soft_wrap=True)
+    if explanation.manifest:
+        print_text(explanation.manifest, console)
     console.print(f"[dim]decided by {escape(explanation.rules)}[/]", soft_wrap=True)

@@ -12,7 +12,7 @@ import yaml
 from msgspec.structs import replace
 
 from mic.preview.schema import SOMETHING_TO_DO
-from podidctl.cluster_access import CliContext
+from podidctl.cluster_access import CliContext, home_directory
 from podidctl.migration import cluster_reader, differences, documents, installed_programs, manifests, show
 from podidctl.migration.differences import Difference, DifferenceLevel
 from podidctl.migration.federation import command as federating
@@ -168,7 +168,7 @@ async def _plan(
     kubeconfig: str, environ: Mapping[str, str], issuer: str, namespace: str, *, force_namespaced: bool
 ) -> tuple[WorkloadIdentityPlan, str]:
     """Return the plan, and the issuer if it is known."""
-    async with cluster_reader.connect(kubeconfig, environ, Path.home()) as client:
+    async with cluster_reader.connect(kubeconfig, environ, home_directory()) as client:
         situation = await cluster_reader.read_workload_state(client, force_namespaced=force_namespaced)
         known = issuer or await cluster_reader.read_issuer(client)
     if not known.isprintable():
@@ -233,7 +233,7 @@ def _of_values(values: Path | None) -> list[Difference]:
 
 
 async def _of_cluster(kubeconfig: str, environ: Mapping[str, str]) -> list[Difference]:
-    async with cluster_reader.connect(kubeconfig, environ, Path.home()) as client:
+    async with cluster_reader.connect(kubeconfig, environ, home_directory()) as client:
         found, programs = await cluster_reader.read_installation(client)
     every = [*differences.find_differences(found), *installed_programs.check_programs(programs)]
     return sorted(every, key=lambda each: list(DifferenceLevel).index(each.level))

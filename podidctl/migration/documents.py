@@ -44,7 +44,7 @@ def changes(made: WorkloadIdentityPlan) -> str:
     """
     lines = ["#!/bin/sh", "# First create the new objects: kubectl apply -f the output of -o yaml.", "set -eu"]
     lines += [line.rstrip("\n") for line in _remarks(made.by_hand)]
-    lines += map(_shell, patching(made))
+    lines += map(shell, patching(made))
     return "\n".join(lines) + "\n"
 
 
@@ -84,7 +84,7 @@ def command(credential: PlannedCredential, issuer: str, audience: str) -> str:
     else:
         words = ["az", "ad", "app", "federated-credential", "create", "--id", credential.client_id, "--parameters"]
         words.append(_line(parameters(credential, issuer, audience)))
-    return _shell(words)
+    return shell(words)
 
 
 def parameters(credential: PlannedCredential, issuer: str, audience: str) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _line(document: dict[str, Any]) -> str:
     return printable_json(json.dumps(document))
 
 
-def _shell(words: list[str]) -> str:
+def shell(words: list[str]) -> str:
     """Return the command, or a comment if a word has terminal control characters. Names and ids on Azure never do."""
     command = shlex.join(words)
     return command if command.isprintable() else f"# omitted because of non-printable characters: {printable(command)}"

@@ -36,6 +36,8 @@ AUDIENCE: Final = "api://AzureADTokenExchange"
 """Audience of the public cloud; the other clouds have different ones."""
 CREDENTIALS_MAX: Final = 20
 """Azure's limit of federated credentials per identity."""
+SUFFIX_MAX: Final = 40
+"""Maximum length of a suffix of such a name."""
 _NAME_MAX: Final = 120
 """Maximum length of a federated credential's name."""
 _INVALID_CHARACTER: Final = re.compile(r"[^A-Za-z0-9_-]")
@@ -173,8 +175,8 @@ class _Planner:
         )
 
     def _one(self, workload: Workload) -> None:
-        wants = self._wants(workload)
-        if not wants:
+        desired = self._desired(workload)
+        if not desired:
             label = workload.labels[BINDING_LABEL]
             self._say(
                 workload.description,
@@ -183,11 +185,11 @@ class _Planner:
             )
             return
         usable = self._usable(workload)
-        for want in wants:
-            if fault := unusable_field(want.identity):
+        for assignment in desired:
+            if fault := unusable_field(assignment.identity):
                 self._say(
                     workload.description,
-                    f"AzureIdentity {_name(want.identity)} has no usable {fault}",
+                    f"AzureIdentity {_name(assignment.identity)} has no usable {fault}",
                     f"set it ({_FIELD_COMMANDS[fault]}), then run this command again",
                 )
         if not usable:
@@ -226,11 +228,11 @@ class _Planner:
                 )
             )
 
-    def _wants(self, workload: Workload) -> list[DesiredAssignment]:
+    def _desired(self, workload: Workload) -> list[DesiredAssignment]:
         return self._bound.desired(workload)
 
     def _usable(self, workload: Workload) -> list[AzureIdentity]:
-        return [each.identity for each in self._wants(workload) if not unusable_field(each.identity)]
+        return [each.identity for each in self._desired(workload) if not unusable_field(each.identity)]
 
     def _account(self, workload: Workload, identity: AzureIdentity) -> PlannedAccount | None:
         """Return the service account for *workload*; None if the operator must decide first."""
@@ -319,13 +321,15 @@ class _Planner:
             self._by_hand.append(step)
 
 
-def credential_of(identity: AzureIdentity, namespace: str, account: str) -> PlannedCredential:
-    """Return the federated credential by which *identity* trusts this service account."""
+def credential_of(identity: AzureIdentity, namespace: str, account: str, suffix: str = "") -> PlannedCredential:
+    """Return the federated credential by which *identity* trusts this service account. *suffix*: see
+    `credential_name`.
+    """
     managed = identity.spec.type in {IdentityType.USER_ASSIGNED, IdentityType.FEDERATED}
     azures = parse_user_assigned(identity.spec.resource_id) if managed else None
     return PlannedCredential(
         identity=_name(identity),
-        name=credential_name(namespace, account),
+        name=credential_name(namespace, account, suffix),
         subject=f"system:serviceaccount:{namespace}:{account}",
         client_id=identity.spec.client_id.strip(),
         subscription=azures.subscription if azures else "",
@@ -334,13 +338,18 @@ def credential_of(identity: AzureIdentity, namespace: str, account: str) -> Plan
     )
 
 
-def credential_name(namespace: str, account: str) -> str:
-    """Return a valid name on Azure that is unique per service account."""
+def credential_name(namespace: str, account: str, suffix: str = "") -> str:
+    """Return a valid name on Azure that is unique per service account of one cluster.
+
+    *suffix* distinguishes clusters that use one identity: Azure replaces a credential of the same name. It has only
+    characters of such names and at most SUFFIX_MAX of them.
+    """
+    end = f"-{suffix}" if suffix else ""
     plain = f"{namespace}-{account}"
-    if not _INVALID_CHARACTER.search(plain) and len(plain) <= _NAME_MAX and "-" not in namespace:
-        return plain
-    digest = sha256(f"{namespace}/{account}".encode()).hexdigest()[:8]
-    return f"{_INVALID_CHARACTER.sub('-', plain)[: _NAME_MAX - 9]}-{digest}"
+    if not _INVALID_CHARACTER.search(plain) and len(plain) + len(end) <= _NAME_MAX and "-" not in namespace:
+        return plain + end
+    end = f"-{sha256(f'{namespace}/{account}'.encode()).hexdigest()[:8]}{end}"
+    return f"{_INVALID_CHARACTER.sub('-', plain)[: _NAME_MAX - len(end)]}{end}"
 
 
 def unusable_field(identity: AzureIdentity) -> str:

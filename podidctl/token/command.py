@@ -14,7 +14,7 @@ from podidctl.completion import ClusterNames
 from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, UNTIL_A_CHANGE, Outcome
 from podidctl.explain.command import NMI_FLAGS_HELP, nmi_configuration_from, read_input
 from podidctl.explain.show import OUTCOMES
-from podidctl.printing import Output, console, print_document
+from podidctl.printing import Output, console, print_document, print_text
 from podidctl.token.prediction import TokenPrediction, predict
 from podidentity.telemetry.logs import LogFormat, configure
 
@@ -61,6 +61,8 @@ def show(report: TokenPrediction, to: Console) -> None:
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         to.print(f"  {name:<{width}}  {escape(text)}", soft_wrap=True)
+    if report.manifest:
+        print_text(report.manifest, to)
     to.print(
         f"[dim]decided by {escape(report.rules)}; no request was sent to Azure, which may still refuse[/]",
         soft_wrap=True,
@@ -75,6 +77,7 @@ def _lines(report: TokenPrediction) -> Iterator[tuple[str, str]]:
     yield "audience", report.audience
     yield "asked", report.asked
     yield "subject", report.subject
+    yield "exchange", report.exchange
     yield "held", f"{report.held_seconds:g} s, then:" if report.held_seconds else ""
     body = f"{report.error}: {report.description}" if report.error else "(in NMI's log)"
     yield "answer", f"{report.status} {body}" if report.status is not None else ""

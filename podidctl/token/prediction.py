@@ -10,10 +10,13 @@ import msgspec
 
 from mic.preview.schema import ReportModel
 from nmi.identity.request import TokenRequest
-from nmi.refusal import Refusal
+from nmi.refusal import Reason, Refusal
 from nmi.server.parameters import token_request
 from nmi.server.responses import refused
+from nmi.tokens.source import PolicyError
 from podidctl.diagnosis.decision import Outcome, PredictedDecision, predict_decision
+from podidctl.diagnosis.exchanges import exchange_of
+from podidctl.diagnosis.identity_permissions import manifest_for, permissions_of
 from podidctl.diagnosis.input import DiagnosisInput
 from podidctl.diagnosis.nmi_availability import unavailable_reason
 from podidctl.diagnosis.recent_refusals import recent_refusal
@@ -41,6 +44,8 @@ class TokenPrediction(ReportModel, frozen=True):
     """The endpoint that NMI would ask for the token."""
     subject: str = ""
     """Subject of the pod's service account token, if the identity is federated."""
+    exchange: str = ""
+    """`direct` or `identityBindings`, if the identity is federated and NMI accepts its annotation."""
     held_seconds: float = 0.0
     """How long NMI holds the request before it refuses it."""
     immediate_repeats: bool = False
@@ -54,6 +59,8 @@ class TokenPrediction(ReportModel, frozen=True):
     """The reason in NMI's log, for the operator."""
     note: str = ""
     """A fault that prevents the response, or a setting that is unknown here and may change it."""
+    manifest: str = ""
+    """YAML for `kubectl apply -f -` with the permission that is missing, or that could not be checked."""
 
 
 class _Body(msgspec.Struct):
@@ -91,13 +98,17 @@ def _predict(data: DiagnosisInput, resource: str, *, client_id: str, resource_id
 def _granted(data: DiagnosisInput, request: TokenRequest, identity: AzureIdentity) -> TokenPrediction:
     shown = _identity_fields(identity)
     if data.pod is not None and identity.spec.type == IdentityType.FEDERATED:
-        shown |= {"subject": plain(subject(data.pod))}
+        shown |= {"subject": plain(subject(data.pod))} | _exchange_field(data, identity)
     whom = pod_token_source(data, identity, request.resource)
+    manifest = manifest_for(data, [identity])
     if isinstance(whom, Refusal):
         prediction = _refused(data, request.resource, whom)
-        note = plain(unknown_cloud_note(data.configuration, identity))
-        return msgspec.structs.replace(prediction, note=note, **shown)
-    granted = _prediction(data, request.resource, Outcome.GRANTED, asked=whom, **shown)
+        by_policy = whom.reason is Reason.POLICY
+        note = plain(unknown_cloud_note(data.configuration, identity)) if by_policy else ""
+        return msgspec.structs.replace(prediction, note=note, manifest=manifest, **shown)
+    note = _permission_note(data, identity)
+    granted = _prediction(data, request.resource, Outcome.GRANTED, asked=whom, note=note, **shown)
+    granted = msgspec.structs.replace(granted, manifest=manifest)
     recent = recent_refusal(data, identity="/".join(identity.key), resource=request.resource)
     if recent is None:
         return granted
@@ -106,8 +117,21 @@ def _granted(data: DiagnosisInput, request: TokenRequest, identity: AzureIdentit
         outcome=Outcome.REFUSED,
         status=recent.status,
         why=plain(recent.text),
-        note=plain(f"{recent.description}; NMI has granted none since"),
+        note=plain("; ".join(filter(None, (f"{recent.description}; NMI has granted none since", note)))),
     )
+
+
+def _permission_note(data: DiagnosisInput, identity: AzureIdentity) -> str:
+    """Return a note if it is unknown whether the pod's service account may use *identity* at the token proxy."""
+    unknown = [each.unread.why for each in permissions_of(data, [identity]) if each.unread is not None]
+    return f"it is not known whether its service account may use the identity: {unknown[0]}" if unknown else ""
+
+
+def _exchange_field(data: DiagnosisInput, identity: AzureIdentity) -> dict[str, str]:
+    try:
+        return {"exchange": exchange_of(data.configuration.settings, identity)}
+    except PolicyError:
+        return {}
 
 
 def _identity_fields(identity: AzureIdentity) -> dict[str, str]:

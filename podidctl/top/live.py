@@ -24,7 +24,7 @@ from podidentity.kube.errors import ApiError
 TYPED_MAX: Final = 64
 """Bytes of one read from the terminal."""
 HANGUP: Final = b"q"
-"""What a closed terminal types."""
+"""The key that a read of a closed terminal returns."""
 OTHER_LINES: Final = 7
 """Lines of the screen around the rows of the table."""
 

@@ -114,7 +114,8 @@ def _no_redirect(node: ClusterNode, nmis: Sequence[str]) -> str:
         return "no NMI runs on this node: see the DaemonSet's nodeSelector, affinity and tolerations"
     if node.has_ebpf_host_routing:
         return (
-            f"this node has eBPF host routing, which bypasses netfilter: set nmi.redirect.backend to cilium, see {PAGE}"
+            f"this node has eBPF host routing, which bypasses netfilter: set bpf.hostLegacyRouting=true in Cilium, or "
+            f"nmi.redirect.backend to cilium with its limits, see {PAGE}"
         )
     return f"see /readyz of NMI {nmis[0]}, podidctl doctor --node={node.name} on the node, and {PAGE}"
 

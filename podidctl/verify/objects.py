@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from podidctl.diagnosis.daemons import LABELS, DaemonCondition, WaitingState
-from podidctl.doctor.programs import OS_LABEL, VIRTUAL
+from podidctl.diagnosis.node_placement import PlacedNode
 from podidentity.resources import BareMeta, Kind, Resource, Wire
 
 EBPF_LABEL: Final = ("kubernetes.azure.com/ebpf-host-routing", "true")
@@ -26,7 +26,7 @@ class NodeStatus(Wire, frozen=True):
     conditions: list[NodeCondition] = msgspec.field(default_factory=list)
 
 
-class ClusterNode(Resource, frozen=True):
+class ClusterNode(PlacedNode, frozen=True):
     """A node as `verify` needs it."""
 
     status: NodeStatus = NodeStatus()
@@ -34,11 +34,6 @@ class ClusterNode(Resource, frozen=True):
     @property
     def name(self) -> str:
         return self.metadata.name
-
-    @property
-    def runs_pods(self) -> bool:
-        """Whether this is a Linux machine."""
-        return self.metadata.label(OS_LABEL) in {"", "linux"} and self.metadata.label(VIRTUAL[0]) != VIRTUAL[1]
 
     @property
     def not_ready_reason(self) -> str:

@@ -97,7 +97,7 @@ class _Verifier:
     async def verify_node(self, node: ClusterNode) -> NodeVerdict:
         here = [each for each in self._nmis if each.spec.node_name == node.name]
         names = [each.name for each in here]
-        if not node.runs_pods:
+        if not node.can_run_nmi:
             return judge(node, NotRun("not a Linux machine, so NMI does not serve it"), Evidence(), names)
         if reason := node.not_ready_reason:
             outcome = NotRun(
@@ -129,12 +129,13 @@ def _nmis(found: Sequence[Daemon]) -> list[Daemon]:
     """Return the pods of NMI among those with its label. Raises StartError if there are none.
 
     A tenant can label a pod like NMI, and its image would run as the canary and its log would count as a proof. So a
-    pod outside of the node's network never counts, not even if no DaemonSet runs NMI.
+    pod without the node's network or files never counts, not even if no DaemonSet runs NMI.
     """
-    nmis = [each for each in genuine_nmi(found) if each.spec.host_network]
+    nmis = [each for each in genuine_nmi(found) if each.is_part_of_node]
     if not nmis:
         raise StartError(
-            "no pod in a node's network has NMI's label (app.kubernetes.io/component=nmi, component=nmi); install NMI"
+            "no pod in a node's network, or with files of its node, has NMI's label (app.kubernetes.io/component=nmi, "
+            "component=nmi); install NMI"
         )
     return nmis
 
@@ -142,7 +143,9 @@ def _nmis(found: Sequence[Daemon]) -> list[Daemon]:
 async def _nodes(client: Client, names: Sequence[str]) -> list[ClusterNode]:
     """Return the nodes with these *names*, or all Linux nodes, by name. Raises StartError for an unknown name."""
     if not names:
-        return sorted((each for each in await client.list(CLUSTER_NODES) if each.runs_pods), key=lambda each: each.name)
+        return sorted(
+            (each for each in await client.list(CLUSTER_NODES) if each.can_run_nmi), key=lambda each: each.name
+        )
     found: list[ClusterNode] = []
     for name in dict.fromkeys(names):
         try:

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, Final
 
-from podidctl.migration.federation.planning import FederationState
+from podidctl.migration.federation.exchange_choice import ExchangeChoice
+from podidctl.migration.federation.planning_input import FederationState
 from podidctl.migration.federation.schema import Application, ApplicationState, Remark
 from podidctl.migration.projections import CRON_JOBS, DAEMON_SETS, DEPLOYMENTS, STATEFUL_SETS
 from podidctl.migration.workload_identity import (
@@ -21,9 +22,18 @@ from podidctl.migration.workload_identity import (
     unusable_field,
 )
 from podidctl.migration.workloads import Workload
+from podidentity.azure.federation import Exchange
 from podidentity.resources import AzureIdentity, IdentityType, Kind
 
 CHANGEABLE_KINDS: Final[tuple[Kind[Any], ...]] = (DEPLOYMENTS, STATEFUL_SETS, DAEMON_SETS, CRON_JOBS)
+NO_CREDENTIAL: Final = (
+    "NMI uses AKS identity bindings for its identity, so Entra ID may have no federated credential of its service "
+    "account, which its SDK needs"
+)
+CREATE_CREDENTIAL: Final = (
+    "create it (podidctl migrate plan -o az --exchange direct {}), then run this command with --exchange direct; or "
+    "change the application's code and its manifest for AKS identity bindings"
+)
 _KINDS: Final = {kind.name for kind in CHANGEABLE_KINDS}
 _TEMPLATE: Final = ("spec", "template", "metadata", "labels")
 
@@ -38,9 +48,9 @@ def account_annotations(application: Application) -> dict[str, str]:
     return {CLIENT_ID: application.client_id, TENANT_ID: application.tenant_id}
 
 
-def plan_applications(cluster: FederationState) -> list[Application]:
+def plan_applications(cluster: FederationState, exchanges: ExchangeChoice) -> list[Application]:
     """Return the workloads whose identity is federated or may become so."""
-    return list(_plan(cluster, plan_workload_identity(cluster.situation)))
+    return list(_plan(cluster, exchanges, plan_workload_identity(cluster.situation)))
 
 
 def cluster_remarks(cluster: FederationState) -> list[Remark]:
@@ -63,7 +73,7 @@ def cluster_remarks(cluster: FederationState) -> list[Remark]:
     return []
 
 
-def _plan(cluster: FederationState, made: WorkloadIdentityPlan) -> Iterator[Application]:
+def _plan(cluster: FederationState, exchanges: ExchangeChoice, made: WorkloadIdentityPlan) -> Iterator[Application]:
     bound = cluster.situation.bound()
     steps: defaultdict[str, list[ManualStep]] = defaultdict(list)
     for each in made.by_hand:
@@ -77,12 +87,23 @@ def _plan(cluster: FederationState, made: WorkloadIdentityPlan) -> Iterator[Appl
         account = existing.get(workload.account_key)
         mine = account is not None and account.client_id.lower() == identity.spec.client_id.strip().lower()
         yield _application(
-            workload, identity, steps[workload.description], done=workload.description in made.done, mine=mine
+            workload,
+            identity,
+            exchanges.of(identity).exchange,
+            steps[workload.description],
+            done=workload.description in made.done,
+            mine=mine,
         )
 
 
 def _application(
-    workload: Workload, identity: AzureIdentity, steps: list[ManualStep], *, done: bool, mine: bool
+    workload: Workload,
+    identity: AzureIdentity,
+    exchange: Exchange,
+    steps: list[ManualStep],
+    *,
+    done: bool,
+    mine: bool,
 ) -> Application:
     found = [Remark(why=each.why, do=each.do, blocks=False) for each in steps]
     state = ApplicationState.TO_DO
@@ -103,6 +124,9 @@ def _application(
         ]
     elif identity.spec.type != IdentityType.FEDERATED:
         state = ApplicationState.WAITS_FOR_IDENTITY
+    elif exchange is Exchange.IDENTITY_BINDINGS:
+        state = ApplicationState.MANUAL
+        found = [Remark(why=NO_CREDENTIAL, do=CREATE_CREDENTIAL.format("/".join(identity.key)))]
     return Application(
         api_version=workload.api_version,
         kind=workload.kind,

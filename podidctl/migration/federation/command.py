@@ -13,18 +13,27 @@ from mic.preview.schema import SOMETHING_TO_DO
 from mic.preview.text import printable
 from podidctl.cluster_access import KUBECONFIG_HELP
 from podidctl.migration.federation import documents, show
+from podidctl.migration.federation.azure_resources import (
+    AzureOptions,
+    azure_plan,
+    is_principal,
+    parse_cluster,
+)
+from podidctl.migration.federation.bicep import SeveralGroupsError, bicep
 from podidctl.migration.federation.runs import MigrationRun, PlanReader, make_plan, plan_options
 from podidctl.migration.federation.schema import (
     Application,
     ApplicationState,
     ChangeOutcome,
     FederationPlan,
-    IdentityState,
     IdentityStep,
 )
 from podidctl.migration.federation.selection import select
+from podidctl.migration.federation.service_operator import service_operator_objects
+from podidctl.migration.federation.terraform import terraform
 from podidctl.migration.federation.token_test import RESOURCE
-from podidctl.printing import Output, console, print_document
+from podidctl.printing import Output, console, listed, print_document
+from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
 
 FOLLOW_SECONDS = 120.0
@@ -35,6 +44,9 @@ class PlanOutput(StrEnum):
 
     TABLE = "table"
     AZ = "az"
+    TERRAFORM = "terraform"
+    BICEP = "bicep"
+    ASO = "aso"
     MANIFESTS = "manifests"
     JSON = "json"
     YAML = "yaml"
@@ -57,12 +69,42 @@ ForceNamespaced = Annotated[
     bool,
     typer.Option("--force-namespaced", help=("Same as MIC's --forceNamespaced. Default: the installed MIC's setting.")),
 ]
+ExchangeOption = Annotated[
+    Exchange | None,
+    typer.Option(
+        help="Exchange of all identities: federated credentials (direct) or AKS identity bindings (identityBindings). "
+        "Default: the exchange by which NMI serves each of them."
+    ),
+]
+Cluster = Annotated[
+    str, typer.Option(help="The cluster's resource id on Azure, for identity bindings: az aks show --query id.")
+]
+NameSuffix = Annotated[
+    str,
+    typer.Option(
+        help="Suffix of the credentials' names, such as the cluster's name, if several clusters use one identity."
+    ),
+]
+GrantTo = Annotated[
+    str,
+    typer.Option(
+        help="Object id of the service principal or managed identity that creates the resources: also plan its role "
+        "assignments."
+    ),
+]
 Applications = Annotated[
     bool, typer.Option("--workload-identity", help="Change applications for workload identity, instead of identities.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Make the changes. Without it, only show them.")]
 Timeout = Annotated[
     float, typer.Option(min=1, max=3600, help="Time limit in seconds for MIC's update or an application's rollout.")
+]
+IgnoreUses = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-application-credentials",
+        help="Also switch identities whose tokens an application has used as its credential (api://AzureADTokenExchange).",
+    ),
 ]
 Printed = Annotated[Output, typer.Option("-o", "--output", help="Output format.")]
 
@@ -83,22 +125,32 @@ def _add_plan(app: typer.Typer, environ: Mapping[str, str]) -> None:
         tenant: Tenant = "",
         issuer: Issuer = "",
         audience: Audience = "",
+        exchange: ExchangeOption = None,
+        cluster: Cluster = "",
+        grant_to: GrantTo = "",
+        name_suffix: NameSuffix = "",
         workload_identity: Annotated[
             bool, typer.Option("--workload-identity", help="Also show the remaining steps to workload identity.")
         ] = False,
         force_namespaced: ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",
         output: Annotated[
-            PlanOutput, typer.Option("-o", "--output", help="az is a script, manifests are for kubectl apply.")
+            PlanOutput,
+            typer.Option("-o", "--output", help="az is a script; aso and manifests are for kubectl apply."),
         ] = PlanOutput.TABLE,
     ) -> None:
         """Show the steps that make identities of type 0 federated (type 3), and the obstacles. Makes no changes.
 
-        -o az has the commands that create the federated credentials, -o manifests has the objects that other namespaces
-        need. The exit code is 0 if no step remains, 3 if one does, and 1 if the state could not be read.
+        -o az, terraform, bicep and aso have the resources to create on Azure: federated credentials or identity
+        bindings, and role assignments. -o manifests has the objects that other namespaces need. The exit code is 0 if
+        no step remains, 3 if one does, and 1 if the state could not be read.
         """
+        azure = _azure_options(cluster, grant_to)
         reader = PlanReader(
-            environ, kubeconfig, plan_options(environ, tenant, issuer, audience), force_namespaced=force_namespaced
+            environ,
+            kubeconfig,
+            plan_options(environ, tenant, issuer, audience, exchange, name_suffix=name_suffix),
+            force_namespaced=force_namespaced,
         )
         made = asyncio.run(make_plan(reader))
         every: list[tuple[str, IdentityStep | Application]] = [(each.full_name, each) for each in made.steps]
@@ -106,28 +158,64 @@ def _add_plan(app: typer.Typer, environ: Mapping[str, str]) -> None:
         unchanged = [each.identity for each in made.leftovers]
         meant = select(names or (), namespace, every, unchanged=unchanged)
         steps = [each for each in meant if isinstance(each, IdentityStep)]
-        listed = [each for each in meant if isinstance(each, Application)]
+        workloads = [each for each in meant if isinstance(each, Application)]
         whole = not names and not namespace
-        made = replace(made, steps=steps, applications=listed, leftovers=made.leftovers if whole else [])
-        _print_plan(made, output, applications=workload_identity)
-        left = any(each.state is not IdentityState.SWITCHED for each in steps)
-        left = left or any(each.state is not ApplicationState.DONE for each in listed)
+        made = replace(made, steps=steps, applications=workloads, leftovers=made.leftovers if whole else [])
+        _print_plan(made, output, azure, applications=workload_identity)
+        left = any(not each.is_federated for each in steps)
+        left = left or any(each.state is not ApplicationState.DONE for each in workloads)
         raise typer.Exit(SOMETHING_TO_DO if left else 0)
 
 
-def _print_plan(made: FederationPlan, output: PlanOutput, *, applications: bool) -> None:
-    """Print the plan. Raises StartError if the az script needs an issuer that is not known."""
+def _azure_options(cluster: str, principal: str) -> AzureOptions:
+    """Return the options for Azure. Raises StartError."""
+    parsed = parse_cluster(cluster.strip()) if cluster else None
+    if cluster and parsed is None:
+        raise StartError(f"--cluster {cluster!a} is not the resource id of an AKS cluster: az aks show --query id")
+    if principal and not is_principal(principal.lower()):
+        raise StartError(f"--grant-to {principal!a} is not an object id: az ad sp show --query id")
+    return AzureOptions(parsed, principal.lower())
+
+
+def _print_plan(made: FederationPlan, output: PlanOutput, options: AzureOptions, *, applications: bool) -> None:
+    """Print the plan. Raises StartError if the resources for Azure need a value that is not known."""
     match output:
         case PlanOutput.TABLE:
             show.plan(made, console(), applications=applications)
-        case PlanOutput.AZ:
-            if not made.issuer:
-                raise StartError("the cluster does not publish the issuer of its service account tokens: pass --issuer")
-            _write(documents.az_script(made, made.steps))
         case PlanOutput.MANIFESTS:
             _write(documents.manifests(made.steps))
         case PlanOutput.JSON | PlanOutput.YAML:
             print_document(made, Output(output.value), console())
+        case _:
+            _write(_azure_document(made, output, options))
+
+
+def _azure_document(made: FederationPlan, output: PlanOutput, options: AzureOptions) -> str:
+    if any(each.credentials for each in made.steps) and not made.issuer:
+        raise StartError("the cluster does not publish the issuer of its service account tokens: pass --issuer")
+    bound = [each.full_name for each in made.steps if each.exchange is Exchange.IDENTITY_BINDINGS]
+    if bound and options.cluster is None:
+        raise StartError(
+            f"identity bindings (of {listed(bound, 3)}) need the resource id of the cluster: pass --cluster (az aks "
+            "show --query id)"
+        )
+    azure = azure_plan(made, made.steps, options)
+    remarks = documents.remarks_of(made, made.steps)
+    match output:
+        case PlanOutput.TERRAFORM:
+            return terraform(azure, remarks)
+        case PlanOutput.ASO:
+            return service_operator_objects(azure, remarks)
+        case PlanOutput.BICEP:
+            try:
+                return bicep(azure, remarks)
+            except SeveralGroupsError as error:
+                raise StartError(
+                    f"a Bicep file deploys to one resource group, and these are in several ({error}): name the "
+                    f"identities of one resource group, or use -o terraform"
+                ) from error
+        case _:
+            return documents.az_script(made, made.steps, azure)
 
 
 def _add_apply(app: typer.Typer, environ: Mapping[str, str]) -> None:
@@ -140,8 +228,13 @@ def _add_apply(app: typer.Typer, environ: Mapping[str, str]) -> None:
         namespace: Namespace = "",
         tenant: Tenant = "",
         audience: Audience = "",
+        exchange: ExchangeOption = None,
         resource: Annotated[str, typer.Option(help="Audience of the token that is requested as a test.")] = RESOURCE,
         timeout: Timeout = FOLLOW_SECONDS,
+        ignore_application_credentials: IgnoreUses = False,
+        untested: Annotated[
+            bool, typer.Option("--untested", help="Also switch identities whose exchange only a pod can test.")
+        ] = False,
         force_namespaced: ForceNamespaced = False,
         kubeconfig: Kubeconfig = "",
         output: Printed = Output.TABLE,
@@ -153,9 +246,14 @@ def _add_apply(app: typer.Typer, environ: Mapping[str, str]) -> None:
         could not be read.
         """
         reader = PlanReader(
-            environ, kubeconfig, plan_options(environ, tenant, "", audience), force_namespaced=force_namespaced
+            environ,
+            kubeconfig,
+            plan_options(environ, tenant, "", audience, exchange, ignore_uses=ignore_application_credentials),
+            force_namespaced=force_namespaced,
         )
-        run = MigrationRun(reader, names or (), namespace, timeout, yes=yes, report=_progress_printer(output))
+        run = MigrationRun(
+            reader, names or (), namespace, timeout, yes=yes, report=_progress_printer(output), untested=untested
+        )
         work = run.applications() if workload_identity else run.identities(resource)
         _end(asyncio.run(work), output, dry=not yes)
 

@@ -21,7 +21,7 @@ from podidentity.resources import (
 
 
 class OtherNamespaces:
-    """Remembers the names of its copies, so that they stay unique."""
+    """Stores the names of the copies, so that they stay unique."""
 
     def __init__(self, state: WorkloadState, bound: BindingIndex) -> None:
         self._state = state
@@ -75,10 +75,10 @@ def _labels(state: WorkloadState) -> Mapping[str, Collection[str]]:
     return found
 
 
-def _lacks_own_identity(identity: AzureIdentity, namespace: str, wants: list[DesiredAssignment]) -> bool:
-    """Return whether *identity* is among *wants*, and no identity in *namespace* has the same client id."""
+def _lacks_own_identity(identity: AzureIdentity, namespace: str, desired: list[DesiredAssignment]) -> bool:
+    """Return whether *identity* is among *desired*, and no identity in *namespace* has the same client id."""
     client_id = identity.spec.client_id.strip().lower()
-    same = [each.identity for each in wants if each.identity.spec.client_id.strip().lower() == client_id]
+    same = [each.identity for each in desired if each.identity.spec.client_id.strip().lower() == client_id]
     keys = {each.key for each in same}
     return identity.key in keys and namespace not in {each.metadata.namespace for each in same}
 

@@ -1,4 +1,4 @@
-"""Schema of federation plans and outcomes, for tables and for programs."""
+"""Types of federation plans and of the outcomes of changes, which commands print as tables or as JSON."""
 
 from enum import StrEnum
 from typing import Any
@@ -8,24 +8,27 @@ import msgspec
 from mic.preview.schema import ReportModel
 from podidctl.migration.workload_identity import PlannedCredential
 from podidctl.report_parts import Advice, NamespacedPart
+from podidentity.azure.federation import Exchange
 
 
 class IdentityState(StrEnum):
-    """State of an AzureIdentity."""
+    """State of an AzureIdentity in the migration."""
 
     TO_DO = "to do"
     """It is of type 0."""
     UNFINISHED = "not followed yet"
-    """This tool has set it to type 3, and MIC has not updated all AzureAssignedIdentities."""
+    """podidctl has set it to type 3, and MIC has not updated all its AzureAssignedIdentities yet."""
     SWITCHED = "switched"
-    """This tool has set it to type 3, and a rollback is possible."""
+    """podidctl has set it to type 3, and can roll this back."""
+    FEDERATED = "federated"
+    """It is of type 3, and was not switched by podidctl."""
 
 
 class Remark(Advice, frozen=True, kw_only=True):
-    """Information or required action for the operator."""
+    """A fact that the operator must know (*why*), and the action that follows from it (*do*)."""
 
     blocks: bool = True
-    """Whether the action is required before any change."""
+    """Whether podidctl makes no change before the operator has done the action."""
 
 
 class AccountUsage(NamespacedPart, frozen=True):
@@ -33,29 +36,39 @@ class AccountUsage(NamespacedPart, frozen=True):
 
     workloads: list[str]
     pod: str = ""
-    """A pod with it, for a token test; empty if there is none."""
+    """A pod with this service account, for the token test; empty if there is none."""
     pod_uid: str = ""
 
 
 class IdentityStep(NamespacedPart, frozen=True):
-    """Step for one AzureIdentity."""
+    """The part of the plan for one AzureIdentity."""
 
     state: IdentityState
     tenant: str
     """The identity's tenant after the switch; empty if unknown."""
+    exchange: Exchange
+    """The exchange by which it will get tokens."""
+    resource_id: str
+    """The resource id of the identity on Azure; empty if the AzureIdentity does not have a valid one."""
     accounts: list[AccountUsage]
     credentials: list[PlannedCredential]
+    """The federated credentials to create: one for each service account with the exchange `direct`, else none."""
     remarks: list[Remark]
     copies: list[dict[str, Any]]
-    """Manifests for other namespaces whose pods have the identity now."""
+    """Manifests that create the identity in the other namespaces whose pods have it now."""
 
     @property
     def blocked(self) -> bool:
         return any(each.blocks for each in self.remarks)
 
+    @property
+    def is_federated(self) -> bool:
+        """Whether it is of type 3, and podidctl has nothing more to change."""
+        return self.state in {IdentityState.SWITCHED, IdentityState.FEDERATED}
+
 
 class ApplicationState(StrEnum):
-    """State of an application on the way to workload identity."""
+    """State of an application in its migration to workload identity."""
 
     TO_DO = "to do"
     WAITS_FOR_IDENTITY = "after its identity"
@@ -65,7 +78,7 @@ class ApplicationState(StrEnum):
 
 
 class Application(ReportModel, frozen=True):
-    """A workload, and the changes that workload identity needs."""
+    """A workload that can move to workload identity."""
 
     api_version: str
     kind: str
@@ -85,17 +98,19 @@ class Application(ReportModel, frozen=True):
 
 
 class UnchangedIdentity(Advice, frozen=True):
-    """An AzureIdentity that this tool does not change."""
+    """An AzureIdentity that podidctl does not change."""
 
     identity: str
 
 
 class FederationPlan(ReportModel, frozen=True):
-    """Plan for the whole cluster."""
+    """The plan for all identities and applications of a cluster."""
 
     issuer: str
-    """Empty if unknown."""
+    """The issuer of the cluster's service account tokens; empty if unknown."""
     audience: str
+    exchange: Exchange
+    """The exchange of identities without an annotation that chooses one."""
     remarks: list[Remark]
     """Remarks about the whole cluster."""
     steps: list[IdentityStep]
@@ -104,21 +119,29 @@ class FederationPlan(ReportModel, frozen=True):
 
 
 class TokenTest(ReportModel, frozen=True):
-    """Result of one token request, sent as NMI would send it. The token is discarded."""
+    """Result of a token test for one service account.
+
+    The test sends the same requests as NMI and discards the token. If that is not possible, the test checks something
+    else, which *note* names.
+    """
 
     account: str
     bound_to: str
-    """The pod that the token was bound to; empty if none."""
+    """The pod to which the service account token was bound; empty if none."""
     client_id: str = ""
     object_id: str = ""
     expires: str = ""
     problem: str = ""
-    """Reason of the failure; empty on success."""
+    """The reason of the failure; empty on success."""
     do: str = ""
+    note: str = ""
+    """What was checked instead; empty if a token was obtained."""
+    manifest: str = ""
+    """YAML for `kubectl apply -f -` that grants a missing permission."""
 
 
 class ChangeResult(StrEnum):
-    """Result for one object."""
+    """The result of a change, for one object."""
 
     WOULD_CHANGE = "would be changed"
     CHANGED = "changed"
@@ -129,7 +152,7 @@ class ChangeResult(StrEnum):
 
 
 class ChangeOutcome(ReportModel, frozen=True):
-    """Outcome, actual or planned, for one AzureIdentity or application."""
+    """The outcome of a change of one AzureIdentity or application; with a dry run, the expected outcome."""
 
     about: str
     ending: ChangeResult

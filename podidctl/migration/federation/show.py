@@ -13,8 +13,10 @@ from podidctl.migration.federation.schema import (
     FederationPlan,
     IdentityState,
     Remark,
+    TokenTest,
 )
-from podidctl.printing import escaped, print_table
+from podidctl.printing import escaped, print_table, print_text
+from podidentity.azure.federation import BINDING_VERB, Exchange
 
 COLORS: Final = {
     ChangeResult.CHANGED: "green",
@@ -36,12 +38,13 @@ def plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
             printable("blocked" if step.blocked and step.state is IdentityState.TO_DO else step.state),
             printable(", ".join(each.full_name for each in step.accounts) or "-"),
             printable(step.tenant or "-"),
+            step.exchange,
         )
         for step in made.steps
     ]
     if rows:
         where.print("identities:")
-        print_table(("AzureIdentity", "stands", "service accounts", "tenant"), rows, where)
+        print_table(("AzureIdentity", "stands", "service accounts", "tenant", "exchange"), rows, where)
     _remarks("remarks:", [(step.full_name, each) for step in made.steps for each in step.remarks], where)
     credentials = [each for step in made.steps for each in step.credentials]
     if credentials:
@@ -55,6 +58,14 @@ def plan(made: FederationPlan, where: Console, *, applications: bool) -> None:
             for each in credentials
         ]
         print_table(("AzureIdentity", "in Azure", "subject"), [(a, b, printable(c)) for a, b, c in cells], where)
+    if bindings := [step for step in made.steps if step.exchange is Exchange.IDENTITY_BINDINGS and step.accounts]:
+        where.print(
+            "AKS identity bindings (-o az --cluster RESOURCE-ID has the commands; their service accounts also need the "
+            f"permission {BINDING_VERB}, see federated.identityBindings.permissions in the chart's values):",
+            soft_wrap=True,
+        )
+        named = [(escaped(each.full_name), printable(each.resource_id or "no usable resourceID")) for each in bindings]
+        print_table(("AzureIdentity", "in Azure"), named, where)
     if any(step.copies for step in made.steps):
         where.print("Objects that other namespaces need: -o manifests.")
     if applications:
@@ -120,18 +131,22 @@ def outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> Non
     """Print the outcomes, actual or planned."""
     tried = [(each.about, one) for each in done for one in each.tried]
     if tried:
-        where.print("token tests (tokens are discarded):")
+        where.print("tests (tokens are discarded):")
         rows = [
             (
                 f"[{'red' if one.problem else 'green'}]{escaped(one.account)}[/]",
                 printable(about),
                 printable(one.bound_to or "(bound to no pod)"),
-                printable(one.problem or f"client {one.client_id}, object {one.object_id}, until {one.expires}"),
+                printable(
+                    one.problem or one.note or f"client {one.client_id}, object {one.object_id}, until {one.expires}"
+                ),
                 printable(one.do),
             )
             for about, one in tried
         ]
         print_table(("ServiceAccount", "for", "pod", "result", "what to do"), rows, where)
+        for text in dict.fromkeys(one.manifest for _, one in tried if one.manifest):
+            print_text(text, where)
     if done:
         listed = [
             (f"[{COLORS[each.ending]}]{each.ending}[/]", printable(each.about), printable(each.why), printable(each.do))
@@ -145,3 +160,7 @@ def outcomes(done: Sequence[ChangeOutcome], where: Console, *, dry: bool) -> Non
         where.print(f"No changes were made{'; --yes makes them' if would else ''}.")
     elif any(each.ending is ChangeResult.CHANGED for each in done):
         where.print("Make the same changes in your manifests, or the next apply of them reverts these.")
+
+
+def _token(one: TokenTest) -> str:
+    return f"client {one.client_id}, object {one.object_id}, until {one.expires}"

@@ -10,7 +10,9 @@ from nmi.settings import Settings
 from podidctl.diagnosis.access_reviews import may_request_tokens, service_account_of
 from podidctl.diagnosis.daemons import Daemon, genuine_nmi, list_daemons, nmi_settings
 from podidctl.migration import cluster_reader
-from podidctl.migration.federation.planning import FederationState, account_usages
+from podidctl.migration.federation.account_usages import account_usages
+from podidctl.migration.federation.credential_uses import NO_USES, CredentialUses
+from podidctl.migration.federation.planning_input import FederationState
 from podidctl.migration.workloads import Key
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
@@ -22,8 +24,12 @@ WEBHOOK: Final = "azure-workload-identity"
 """Part of the name of the webhook that provides the settings of the SDKs to pods."""
 
 
-async def read_federation_state(client: Client, *, force_namespaced: bool) -> FederationState:
-    """Return the state. Raises ApiError if data that every plan needs cannot be read."""
+async def read_federation_state(
+    client: Client, *, force_namespaced: bool, uses: CredentialUses = NO_USES
+) -> FederationState:
+    """Return the state. *uses* is read separately, because that takes longer. Raises ApiError if data that every plan
+    needs cannot be read.
+    """
     situation = await cluster_reader.read_workload_state(client, force_namespaced=force_namespaced)
     pods = genuine_nmi(await list_daemons(client, "nmi"))
     nmis, unknown = _settings(pods)
@@ -41,6 +47,7 @@ async def read_federation_state(client: Client, *, force_namespaced: bool) -> Fe
         nmi_unknown=unknown,
         forbidden=forbidden,
         rights_unknown=rights_unknown,
+        uses=uses,
         webhook=await _webhook(client),
     )
 

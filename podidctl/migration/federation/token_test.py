@@ -25,6 +25,7 @@ from nmi.tokens.sign_ins import SignIns
 from nmi.tokens.source import FetchRequest, PolicyError, Workload
 from podidctl.migration.federation.schema import AccountUsage, TokenTest
 from podidentity.azure.errors import AzureError
+from podidentity.azure.federation import Exchange
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError
 from podidentity.resources import AzureIdentity
@@ -42,7 +43,7 @@ _NAME_MOST: Final = 128
 
 
 class _CallerAssertions(Assertions):
-    """Assertions with the operator's permissions, and without a pod if none runs. Remembers each assertion."""
+    """Assertions with the operator's permissions, and without a pod if none runs. Stores each assertion."""
 
     def __init__(self, client: Client, audience: str) -> None:
         super().__init__(client, audience)
@@ -106,7 +107,7 @@ class TokenTester:
 
     async def _one(self, identity: AzureIdentity, account: AccountUsage) -> TokenTest:
         proofs = _CallerAssertions(self._client, self._audience)
-        source = FederatedSource(self._policy, proofs, self._sign_ins, enabled=True)
+        source = FederatedSource(self._policy, {Exchange.DIRECT: proofs}, self._sign_ins, enabled=True)
         try:
             granted = await source.fetch(
                 FetchRequest(
