@@ -1,6 +1,6 @@
 """Install one program with its dependencies into /opt/podidentity. The Dockerfile runs this offline.
 
-usage: install_program.py nmi|mic|demo
+usage: install_program.py nmi|mic|podidctl|demo
 
 The dependencies are those of the program's extra in the wheel; /wheels contains exactly one version of each, that of
 requirements.lock. The wheel contains all programs: this script removes the packages and commands of the others, also
@@ -26,9 +26,10 @@ WHEELS, DIST = Path("/wheels"), Path("/dist")
 PACKAGES = {
     "nmi": {"_native", "podidentity", "nmi"},
     "mic": {"podidentity", "mic"},
+    "podidctl": {"_native", "podidentity", "nmi", "mic", "podidctl"},
     "demo": {"podidentity_demo"},
 }
-COMMANDS = {"nmi": "nmi", "mic": "mic", "demo": "podidentity-demo"}
+COMMANDS = {"nmi": "nmi", "mic": "mic", "podidctl": "podidctl", "demo": "podidentity-demo"}
 # Modules of a shared package that need the extra of one program, which alone imports them.
 OF_ONE_PROGRAM = {
     "podidentity/http_client/connection.py": "nmi",
@@ -36,6 +37,8 @@ OF_ONE_PROGRAM = {
 }
 # The demo imports nothing of this project, so it does not need the common dependencies either.
 OWN_EXTRA_ONLY = {"demo"}
+# In a pod the programs read the service account's files. The package for kubeconfigs would double an image.
+OMITTED_EXTRAS = {"kubeconfig"}
 
 UNUSED = (
     # Tests, and modules that only tests import.
@@ -46,14 +49,29 @@ UNUSED = (
 
 
 def requirements(program: str, metadata: bytes) -> list[str]:
-    """Return the program's requirements in the wheel's METADATA, without the marker of the extra."""
-    needed = []
-    for line in message_from_bytes(metadata).get_all("Requires-Dist", []):
-        of_extra = re.search(r"""extra == ['"]([\w-]+)['"]""", line)
+    """Return the program's requirements in the wheel's METADATA, without the marker of the extra.
+
+    An extra that consists of other extras of this project has their requirements, except those of OMITTED_EXTRAS.
+    """
+    lines = message_from_bytes(metadata).get_all("Requires-Dist", [])
+    needed, extras = [], {program}
+    for line in [*lines, *lines]:  # twice, because the lines of an extra can precede those that include it
+        if (others := re.match(r"aad-pod-identity\[([\w,-]+)\]", line)) and extra_of(line) in extras:
+            extras |= set(others[1].split(",")) - OMITTED_EXTRAS
+    for line in lines:
+        extra = extra_of(line)
         plain = re.sub(r"""(?:\s+and\s+)?\(?extra == ['"][\w-]+['"]\)?""", "", line).rstrip(" ;")
-        if (of_extra is None and program not in OWN_EXTRA_ONLY) or (of_extra and of_extra[1] == program):
+        if line.startswith("aad-pod-identity["):
+            continue
+        if (extra is None and program not in OWN_EXTRA_ONLY) or extra in extras:
             needed.append(plain)
     return needed
+
+
+def extra_of(line: str) -> str | None:
+    """Return the extra to which a requirement belongs, or None for a requirement of every program."""
+    found = re.search(r"""extra == ['"]([\w-]+)['"]""", line)
+    return found[1] if found else None
 
 
 def remove_other_programs(site: Path, program: str) -> None:

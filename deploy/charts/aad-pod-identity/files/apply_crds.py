@@ -14,6 +14,10 @@ import urllib.request
 ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SERVER = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT']}"
 PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+# A definition that was created in version v1beta1 preserves every unknown field until this is set. The files do not set
+# it: the API server does not store false, so that a GitOps tool would show a difference forever.
+SPEC = b"\nspec:\n"
+PRUNING_SPEC = SPEC + b"  preserveUnknownFields: false\n"
 HOW = urllib.parse.urlencode({"fieldManager": "aad-pod-identity-chart", "force": "true"})
 
 
@@ -45,7 +49,8 @@ def main(folder: pathlib.Path) -> None:
     for file in sorted(folder.glob("*.yaml")):
         # The chart's definitions contain one line that starts with two spaces and the name.
         lines = file.read_text().splitlines()
-        apply(file.read_bytes(), next(line for line in lines if line.startswith("  name: ")).split()[1])
+        name = next(line for line in lines if line.startswith("  name: ")).split()[1]
+        apply(file.read_bytes().replace(SPEC, PRUNING_SPEC, 1), name)
 
 
 main(pathlib.Path(sys.argv[1]))

@@ -4,6 +4,48 @@
 {{- include "aad-pod-identity.fullname" . | trunc 53 | trimSuffix "-" }}-federated
 {{- end -}}
 
+{{- /* "true" if NMI uses the token proxy of AKS identity bindings. */ -}}
+{{- define "aad-pod-identity.federated.binds" -}}
+{{- if and .Values.federated.enabled (or (eq .Values.federated.exchange "identityBindings") .Values.federated.exchangeAnnotation) -}}true{{- end -}}
+{{- end -}}
+
+{{- /* "true" if NMI's pods need the variables of AKS's webhook. */ -}}
+{{- define "aad-pod-identity.federated.webhook" -}}
+{{- if and (include "aad-pod-identity.federated.binds" .) (not .Values.federated.identityBindings.tokenProxy) -}}true{{- end -}}
+{{- end -}}
+
+{{- /* The audiences of the tokens that NMI may request, each alone, as a YAML list. */ -}}
+{{- define "aad-pod-identity.federated.audiences" -}}
+{{- $audiences := list -}}
+{{- if or (eq .Values.federated.exchange "direct") .Values.federated.exchangeAnnotation -}}
+{{- $audiences = append $audiences .Values.federated.audience -}}
+{{- end -}}
+{{- if include "aad-pod-identity.federated.binds" . -}}
+{{- $audiences = append $audiences "api://AKSIdentityBinding" -}}
+{{- end -}}
+{{ toYaml (uniq $audiences) }}
+{{- end -}}
+
+{{- define "aad-pod-identity.federated.variables" -}}
+{{- $proxy := .Values.federated.identityBindings -}}
+{{- if and (include "aad-pod-identity.federated.binds" .) $proxy.tokenProxy -}}
+- name: AZURE_KUBERNETES_TOKEN_PROXY
+  value: {{ $proxy.tokenProxy | quote }}
+{{- with $proxy.serverName }}
+- name: AZURE_KUBERNETES_SNI_NAME
+  value: {{ . | quote }}
+{{- end }}
+{{- with $proxy.caFile }}
+- name: AZURE_KUBERNETES_CA_FILE
+  value: {{ . | quote }}
+{{- end }}
+{{- with $proxy.caData }}
+- name: AZURE_KUBERNETES_CA_DATA
+  value: {{ . | quote }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
 {{- define "aad-pod-identity.federated.checked" -}}
 {{- $said := "federated.enabled is true, but" -}}
 {{- if not .Values.rbac.enabled -}}
@@ -18,6 +60,23 @@
 {{- end -}}
 {{- if not .Values.federated.namespaces -}}
 {{- fail (printf "%s federated.namespaces is empty: list the namespaces whose pods use federated identities, each as `name: …`" $said) -}}
+{{- end -}}
+{{- if include "aad-pod-identity.federated.binds" . -}}
+{{- $proxy := .Values.federated.identityBindings -}}
+{{- if and (not $proxy.tokenProxy) (or $proxy.serverName $proxy.caFile $proxy.caData) -}}
+{{- fail "federated.identityBindings has serverName, caFile or caData, but no tokenProxy: set tokenProxy, or remove them to use the variables of AKS's webhook" -}}
+{{- end -}}
+{{- if and $proxy.tokenProxy (or (and $proxy.caFile $proxy.caData) (not (or $proxy.caFile $proxy.caData))) -}}
+{{- fail "federated.identityBindings.tokenProxy needs exactly one of caFile and caData: set the authority that NMI trusts for the proxy" -}}
+{{- end -}}
+{{- $own := include "aad-pod-identity.nmi.fullname" . -}}
+{{- range $permission := $proxy.permissions -}}
+{{- range .subjects -}}
+{{- if and (eq .namespace $.Release.Namespace) (eq (default $own .serviceAccount) $own) -}}
+{{- fail (printf "federated.identityBindings.permissions lets NMI's own service account %s/%s use %s, so that a stolen token of NMI could use it: name the service accounts of the pods in this namespace one by one, without NMI's" .namespace $own $permission.clientID) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- $names := list -}}
 {{- range .Values.federated.namespaces -}}

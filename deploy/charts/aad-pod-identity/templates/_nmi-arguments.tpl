@@ -39,12 +39,15 @@
   (list "handover-socket" (ternary "/run/aad-pod-identity/nmi.sock" "" .Values.nmi.handover.enabled))
   (list "start-signal" (ternary (include "aad-pod-identity.nmi.startSignal" .) "" .Values.nmi.handover.enabled))
   (list "route-localnet" (ternary "set" "" (eq .Values.nmi.routeLocalnet "set")))
+  (list "address-evidence" (ternary "false" "" (eq (include "aad-pod-identity.nmi.ownNetwork" .) "true")))
   (list "allowed-ad-endpoints" (join "," .Values.nmi.allowedADEndpoints))
   (list "allow-cross-namespace-secrets" .Values.nmi.allowCrossNamespaceSecrets)
   (list "allow-metadata-path" (join "," .Values.nmi.allowedMetadataPaths))
   (list "exception-namespaces" (join "," .Values.nmi.exceptionNamespaces))
   (list "federated-identities" (ternary "true" "" (eq .Values.federated.enabled true)))
   (list "federated-audience" (ternary .Values.federated.audience "" (eq .Values.federated.enabled true)))
+  (list "federated-exchange" (ternary "identityBindings" "" (and .Values.federated.enabled (eq .Values.federated.exchange "identityBindings"))))
+  (list "federated-exchange-annotation" (ternary "true" "" (and .Values.federated.enabled .Values.federated.exchangeAnnotation)))
 }}
 {{- include "aad-pod-identity.flags" $flags }}
 {{- range .Values.nmi.extraArgs }}

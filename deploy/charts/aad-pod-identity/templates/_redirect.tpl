@@ -7,6 +7,12 @@
 {{ $port }}
 {{- end -}}
 
+{{- /* "true" if NMI's pods are in a network of their own. Cilium exempts only such a pod from its own redirect, which NMI
+       needs to reach IMDS. Rules of netfilter can only be changed in the node's network. */ -}}
+{{- define "aad-pod-identity.nmi.ownNetwork" -}}
+{{- if eq .Values.nmi.redirect.backend "cilium" -}}true{{- end -}}
+{{- end -}}
+
 {{- /* Refuses values of nmi.redirect that cannot work. */ -}}
 {{- define "aad-pod-identity.redirect.check" -}}
 {{- $nmi := .Values.nmi -}}
@@ -29,10 +35,18 @@
 {{- end -}}
 {{- if eq $backend "cilium" -}}
 {{- if eq $target "loopback" -}}
-{{- fail "nmi.redirect.target is loopback, but a CiliumLocalRedirectPolicy redirects to the address of NMI's pod, which is the node's: set nmi.redirect.target to auto or node" -}}
+{{- fail "nmi.redirect.target is loopback, but a CiliumLocalRedirectPolicy redirects to the address of NMI's pod: set nmi.redirect.target to auto or node" -}}
 {{- end -}}
 {{- if $nmi.handover.enabled -}}
-{{- fail "nmi.handover.enabled is true, but Cilium redirects only to a port that the pod declares, which is a port of the node, so that no node can run two NMIs, and an upgrade would never end: set nmi.handover.enabled to false" -}}
+{{- fail "nmi.handover.enabled is true, but with nmi.redirect.backend cilium each NMI has a network of its own, and no port to pass on: set nmi.handover.enabled to false" -}}
+{{- end -}}
+{{- if eq (include "aad-pod-identity.nmi.port" .) "80" -}}
+{{- fail "nmi.extraArgs has --nmi-port=80, but NMI checks Cilium's redirect at its own port of the metadata address, where 80 is IMDS: choose another port" -}}
+{{- end -}}
+{{- range $nmi.extraArgs -}}
+{{- if regexMatch "^--?host-token-types=.*[0-9]" . -}}
+{{- fail (printf "nmi.extraArgs has %s, but NMI serves host tokens only on the loopback of its own network, and with nmi.redirect.backend cilium this is not the node's: remove the flag from nmi.extraArgs" .) -}}
+{{- end -}}
 {{- end -}}
 {{- if $nmi.failClosed -}}
 {{- include "aad-pod-identity.redirect.checkCilium" . -}}

@@ -59,6 +59,13 @@ rbac:
 federated:
   enabled: false
   audience: api://AzureADTokenExchange
+  exchange: direct
+  exchangeAnnotation: false
+  identityBindings:
+    tokenProxy: ""
+    serverName: ""
+    caFile: ""
+    caData: ""
 podMonitor:
   interval: 5m
   scrapeTimeout: 30s
