@@ -1,20 +1,20 @@
 """Tables of all flags: names from a program's flag table, defaults and descriptions from its settings."""
 
 import ast
-import dataclasses
 import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 import mic.startup.settings
 import nmi.settings
 from mic.startup.flag_table import FLAGS as MIC_FLAGS
-from mic.startup.settings import _RANGES as MIC_RANGES
+from mic.startup.settings import RANGES as MIC_RANGES
 from nmi.flag_table import FLAGS as NMI_FLAGS
-from nmi.settings import _RANGES as NMI_RANGES
+from nmi.setting_rules import RANGES as NMI_RANGES
 from podidentity.flags import Flag, duration_text, go_duration
 from tools.handbook import known
 from tools.handbook.tables import table
@@ -22,7 +22,7 @@ from tools.handbook.tables import table
 REQUIRED: Final = "required"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Program:
     """Sources of one program's table."""
 
@@ -61,13 +61,13 @@ def meanings(settings: ModuleType) -> dict[str, str]:
 
 def _table(program: Program) -> str:
     said = meanings(program.settings)
-    fields = {each.name: each for each in dataclasses.fields(program.settings.Settings)}
+    defaults: Mapping[str, object] = program.settings.DEFAULTS
     names = {flag.field: flag.name for flag in program.flags}
     rows = [
         [
             f"`--{flag.name}`" + "".join(f", `{alias}`" for alias in flag.aliases),
-            _default(flag, fields[flag.field]),
-            " ".join(filter(None, (_with_flags(said[flag.field], names), _limits(flag, program, fields[flag.field])))),
+            _default(flag, defaults),
+            " ".join(filter(None, (_with_flags(said[flag.field], names), _limits(flag, program, defaults)))),
             _reference(flag, program),
         ]
         for flag in program.flags
@@ -75,16 +75,17 @@ def _table(program: Program) -> str:
     return table(["flag", "default", "effect", "Go implementation"], rows)
 
 
-def _default(flag: Flag, field: "dataclasses.Field[Any]") -> str:
-    if field.default is dataclasses.MISSING:
+def _default(flag: Flag, defaults: Mapping[str, object]) -> str:
+    if flag.field not in defaults:
         return REQUIRED
-    text = flag.spelled(field.default)
+    text = flag.spelled(defaults[flag.field])
     return f"`{text}`" if text else ""
 
 
-def _limits(flag: Flag, program: Program, field: "dataclasses.Field[Any]") -> str:
-    if isinstance(field.default, StrEnum):
-        return f"One of {', '.join(f'`{choice}`' for choice in type(field.default))}."
+def _limits(flag: Flag, program: Program, defaults: Mapping[str, object]) -> str:
+    default = defaults.get(flag.field)
+    if isinstance(default, StrEnum):
+        return f"One of {', '.join(f'`{choice}`' for choice in type(default))}."
     if flag.field not in program.ranges:
         return ""
     least, most = program.ranges[flag.field]

@@ -25,8 +25,15 @@ from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.server.metrics import _HOSTS, _LANE_COUNTERS, OTHER, ServerMetrics
 from nmi.server.target import CanonicalPath
 from nmi.settings import Settings as NmiSettings
+from nmi.tokens.application_credentials import (
+    AUDIENCE_START,
+    IDENTITIES_MAX,
+    PER_NAMESPACE_MAX,
+    ApplicationCredentials,
+)
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
+from podidentity.resources import AzureIdentity, Meta
 from podidentity.telemetry.loop_lag import LoopLag
 from podidentity.telemetry.metrics import expose, new_registry
 from podidentity.telemetry.skipped import SkippedMetrics
@@ -41,6 +48,8 @@ OPEN: Final[Mapping[str, str]] = {
     "status_code": "the answer's status code",
     "namespace": f"of a pod that NMI knows, empty where none is known, `{OTHER}` past 2,048 series",
     "resource": f"one of {len(_HOSTS)} known audiences, else `{OTHER}`; empty where none was asked for",
+    "identity": f"namespace and name of an AzureIdentity, at most {PER_NAMESPACE_MAX} of a namespace and "
+    f"{IDENTITIES_MAX} in all",
     "version": "the program's",
     "python": "the interpreter's version",
 }
@@ -73,7 +82,9 @@ def nmi_registry() -> CollectorRegistry:
     SkippedMetrics(registry, NMI_PREFIX, nmi_app.READ_KINDS)
     LoopLag(registry, NMI_PREFIX)
     IdentityMetrics(registry).watch({name: _Watch() for name in NMI_WATCHES}, {})
-    TokenMetrics(registry).watch(tokens=int, governor=Governor())
+    applications = ApplicationCredentials()
+    applications.record(AzureIdentity(metadata=Meta(namespace="n", name="n")), AUDIENCE_START)
+    TokenMetrics(registry).watch(tokens=int, governor=Governor(), application_credentials=applications)
     measures = ServerMetrics(registry)
     measures.watch(lane=lambda: dict.fromkeys(("open", *_LANE_COUNTERS), 0), pending=int)
     for canonical_path in CanonicalPath:

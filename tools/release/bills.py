@@ -1,0 +1,58 @@
+"""Bills of materials of the Python distributions and of the chart, as CycloneDX 1.6 in JSON."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+NAME: Final = "aad-pod-identity"
+
+
+def of_distributions(python: Path, version: str) -> dict[str, Any]:
+    """Return the bill of the source distribution and of the wheels.
+
+    Its components are the packages in the environment of *python*, which are those of the project's extras, each with
+    the locked version. *version* is the project's version in the form of PEP 440.
+    """
+    command = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible", "--spec-version=1.6"]
+    command += ["--output-format=JSON", "--output-file=-", str(python)]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True)
+    document: dict[str, Any] = json.loads(listed.stdout)
+    # The tool describes the project as a package that was installed from a file of this machine.
+    (own,) = (each for each in document["components"] if each["name"] == NAME)
+    purl = f"pkg:pypi/{NAME}@{version}"
+    document["components"] = [each for each in document["components"] if each is not own]
+    for each in document["dependencies"]:
+        each["ref"] = purl if each["ref"] == own["bom-ref"] else each["ref"]
+    document["metadata"]["component"] = {
+        "type": "application",
+        "bom-ref": purl,
+        "name": NAME,
+        "version": version,
+        "purl": purl,
+        "licenses": own["licenses"],
+    }
+    return document
+
+
+def of_chart(images: Iterable[str], version: str) -> dict[str, Any]:
+    """Return the bill of the chart of *version*: the images that it starts with its default values."""
+    root = {"type": "application", "bom-ref": "chart", "name": f"{NAME} (chart)", "version": version}
+    components = [
+        {"type": "container", "bom-ref": each, "name": each.rpartition(":")[0], "version": each.rpartition(":")[2]}
+        for each in sorted(set(images))
+    ]
+    return {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": root},
+        "components": components,
+        "dependencies": [
+            {"ref": "chart", "dependsOn": [each["bom-ref"] for each in components]},
+            *({"ref": each["bom-ref"]} for each in components),
+        ],
+    }

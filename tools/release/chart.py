@@ -1,0 +1,72 @@
+"""The chart as an archive, and the images that it starts."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tests.testplane import up
+
+CHART: Final = Path("deploy") / "charts" / "aad-pod-identity"
+
+
+class ChartError(Exception):
+    """Refusal of the chart by helm, with its message."""
+
+
+def package(tree: Path, out: Path, epoch: int) -> Path:
+    """Write the archive of the chart in *tree* to *out* and return its path. Raise ChartError.
+
+    helm 4 gives its files the time *epoch*; helm 3 ignores SOURCE_DATE_EPOCH.
+    """
+    helm("lint", "--strict", str(tree / CHART))
+    before = set(out.glob("*.tgz"))
+    helm("package", f"--destination={out}", str(tree / CHART), SOURCE_DATE_EPOCH=str(epoch))
+    (made,) = set(out.glob("*.tgz")) - before
+    return made
+
+
+def push(archive: Path, registry: str, epoch: int, *options: str) -> tuple[str, str]:
+    """Push the chart to the OCI *registry* and return its name there and its digest. Raise ChartError.
+
+    The manifest contains the archive's time, so this is set to *epoch*: the same chart has the same digest.
+    """
+    os.utime(archive, (epoch, epoch))
+    output = helm("push", str(archive), f"oci://{registry}", *options)
+    found = re.search(r"^Digest: (sha256:[0-9a-f]{64})$", output, re.MULTILINE)
+    if found is None:
+        raise ChartError(f"helm push reported no digest: {output}")
+    return f"{registry}/{CHART.name}", found[1]
+
+
+def images(archive: Path) -> set[str]:
+    """Return the images of the pods in the packaged chart with its default values. Raise ChartError."""
+    rendered = helm("template", "release", str(archive))
+    return {
+        container["image"]
+        for document in yaml.safe_load_all(rendered)
+        if document
+        for pod in _pod_specs(document)
+        for container in (*pod["containers"], *pod.get("initContainers", []))
+    }
+
+
+def helm(*arguments: str, **environment: str) -> str:
+    """Return the output of helm. Raise ChartError if it fails."""
+    command = [str(up.tool("helm")), *arguments]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ChartError(f"helm {' '.join(arguments)} failed: {done.stdout}{done.stderr}")
+    return done.stdout + done.stderr if arguments[0] == "push" else done.stdout
+
+
+def _pod_specs(document: Any) -> Iterator[Any]:
+    if isinstance(document, dict):
+        if isinstance(document.get("containers"), list):
+            yield document
+        for value in document.values():
+            yield from _pod_specs(value)

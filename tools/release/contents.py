@@ -1,0 +1,73 @@
+"""Rules for the files in a source distribution and in a wheel."""
+
+import configparser
+import os
+from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from email.parser import Parser
+from pathlib import Path
+from typing import Final
+
+PACKAGES: Final = ("_native", "mic", "nmi", "podidctl", "podidentity", "podidentity_demo", "podidentity_sandbox")
+LOCKS: Final = ("build.lock", "requirements.lock")
+AT_THE_ROOT: Final = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "setup.py", *LOCKS)
+"""Files of the repository's root in a source distribution."""
+GENERATED: Final = ("PKG-INFO", "setup.cfg", "MANIFEST.in")
+SOURCES: Final = (".py", ".pyi", ".pyx", ".pxd")
+
+
+def files_below(tree: Path, *names: str) -> Iterator[str]:
+    """Yield the paths of the files in the directories *names* of *tree*. A link to a directory is followed."""
+    for name in names:
+        for folder, folders, files in os.walk(tree / name, followlinks=True):
+            folders[:] = [each for each in folders if each != "__pycache__"]
+            yield from (str((Path(folder) / each).relative_to(tree)) for each in files)
+
+
+def sdist_sources(tree: Path) -> set[str]:
+    """Return the files of *tree*, which has none that git ignores, that its source distribution must have."""
+    return {*AT_THE_ROOT, *files_below(tree, *PACKAGES)}
+
+
+def sdist_problems(names: Collection[str], wanted: AbstractSet[str]) -> Iterator[str]:
+    """Yield a message for each file that a source distribution lacks or must not have.
+
+    *names* are the files in the archive, relative to its top directory; *wanted* are those of `sdist_sources`.
+    """
+    generated = {each for each in names if each in GENERATED or each.split("/")[0].endswith(".egg-info")}
+    yield from (f"the source distribution lacks {each}: see MANIFEST.in" for each in sorted(wanted - set(names)))
+    for each in sorted(set(names) - wanted - generated):
+        yield f"the source distribution contains {each}, which is not a source: see MANIFEST.in"
+
+
+def wheel_problems(files: Mapping[str, bytes], tree: Path, scripts: Mapping[str, str]) -> Iterator[str]:
+    """Yield a message for each file that the wheel of *tree* lacks or must not have.
+
+    *files* are the contents by path; *scripts* are the entry points in pyproject.toml.
+    """
+    sources = set(files_below(tree, *PACKAGES))
+    wanted = {each for each in sources if each.endswith(SOURCES) or Path(each).name == "py.typed"}
+    yield from (f"the wheel lacks {each}" for each in sorted(wanted - set(files)))
+    for source in sorted(each for each in sources if each.endswith(".pyx")):
+        compiled = [
+            each for each in files if each.startswith(f"{source.removesuffix('.pyx')}.") and each.endswith(".so")
+        ]
+        if len(compiled) != 1:
+            yield f"the wheel has {len(compiled)} compiled modules of {source}, not 1"
+    metadata = {each.partition("/")[2]: each for each in files if each.split("/")[0].endswith(".dist-info")}
+    for each in sorted(set(files) - sources - set(metadata.values())):
+        if not (each.startswith("_native/") and each.endswith(".so")):
+            yield f"the wheel contains {each}, which is not a file of a package"
+    yield from _metadata_problems({name: files[path] for name, path in metadata.items()}, tree, scripts)
+
+
+def _metadata_problems(files: Mapping[str, bytes], tree: Path, scripts: Mapping[str, str]) -> Iterator[str]:
+    if files.get("licenses/LICENSE") != (tree / "LICENSE").read_bytes():
+        yield "the wheel lacks the licence: license-files in pyproject.toml"
+    entries = configparser.ConfigParser(delimiters=["="])
+    entries.read_string(files.get("entry_points.txt", b"").decode())
+    found = dict(entries["console_scripts"]) if "console_scripts" in entries else {}
+    if found != dict(scripts):
+        yield f"the wheel's entry points are {sorted(found)}, but pyproject.toml has {sorted(scripts)}"
+    if Parser().parsestr(files.get("WHEEL", b"").decode()).get("Root-Is-Purelib") != "false":
+        yield "the wheel states that it has no compiled module"

@@ -1,0 +1,68 @@
+"""The source distribution and the wheel, built by the package `build` with what release.lock pins.
+
+The same sources give the same bytes in each directory, at each time and with each umask. The wheel is built from the
+source distribution, so that a file that this lacks fails the build.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from tools.release.archives import pack, unpack
+
+PARALLEL: Final = Path(__file__).with_name("parallel.cfg")
+"""Additional settings of setuptools: compile two modules at a time."""
+
+
+class BuildError(Exception):
+    """Failed build; the message has the end of its output."""
+
+
+def build_sdist(source: Path, out: Path, epoch: int) -> Path:
+    """Build the source distribution of *source* into the new directory *out* and return its path. Raise BuildError.
+
+    setuptools ignores SOURCE_DATE_EPOCH for it, so the archive is packed again by GNU tar and gzip.
+    """
+    made = _build("--sdist", source, out, environment_of(source, epoch))
+    unpacked, packed = out / "unpacked", out / "packed.tar"
+    unpack(made, unpacked)
+    pack(unpacked, packed, epoch)
+    compressed = subprocess.run(["gzip", "-9", "-n", "-c", packed], check=True, capture_output=True)  # noqa: S607
+    made.write_bytes(compressed.stdout)
+    packed.unlink()
+    shutil.rmtree(unpacked)
+    return made
+
+
+def build_wheel(sdist: Path, work: Path, out: Path, epoch: int) -> Path:
+    """Build the wheel of *sdist* in the new directory *work* into *out* and return its path. Raise BuildError."""
+    unpack(sdist, work)
+    (source,) = work.iterdir()
+    return _build("--wheel", source, out, environment_of(source, epoch))
+
+
+def environment_of(source: Path, epoch: int) -> Mapping[str, str]:
+    """Return the environment of a build: that of cibuildwheel in pyproject.toml, and the time of the commit."""
+    project = tomllib.loads((source / "pyproject.toml").read_text())
+    return {
+        **os.environ,
+        **project["tool"]["cibuildwheel"]["environment"],
+        "SOURCE_DATE_EPOCH": str(epoch),
+        "DIST_EXTRA_CONFIG": str(PARALLEL),
+    }
+
+
+def _build(kind: str, source: Path, out: Path, environment: Mapping[str, str]) -> Path:
+    command = [sys.executable, "-m", "build", "--no-isolation", kind, f"--outdir={out}", str(source)]
+    done = subprocess.run(
+        command, env=environment, umask=0o022, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        raise BuildError(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}")
+    (made,) = out.glob("*.tar.gz" if kind == "--sdist" else "*.whl")
+    return made

@@ -1,0 +1,94 @@
+"""The wheel in a new virtual environment, with the locked versions of its dependencies."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Any, Final
+
+from tools.release.summary import artifact
+
+EXTRAS: Final = "demo,mic,nmi,podidctl"
+SOURCES: Final = ("python-iptables",)
+"""Dependencies that have no wheel."""
+PIP: Final = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
+COMMANDS: Final[tuple[tuple[str, ...], ...]] = (
+    ("nmi", "--version"),
+    ("nmi", "--help"),
+    ("mic", "--version"),
+    ("mic", "--help"),
+    ("podidctl", "--version"),
+    ("podidctl", "--help"),
+    ("kubectl-podidentity", "--version"),
+)
+
+
+class InstallationError(Exception):
+    """Failed installation, or a program of it that failed; the message has the output."""
+
+
+def install(wheel: Path, locks: Path, home: Path) -> Path:
+    """Install *wheel* with its extras into a new environment at *home*, and return that environment's Python.
+
+    The versions of its dependencies are those of *locks*, and each archive has one of the hashes there. pip's own check
+    needs a list of exactly these packages, so its report is checked. No code of a package runs before. Raise
+    InstallationError.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
+    lock, python, report = locks.read_text(), home / "bin" / "python", home / "report.json"
+    compiled = _compile(lock, home)
+    (home / "versions.txt").write_text(without_hashes(lock))
+    pip = [*PIP[:3], f"--python={python}", *PIP[3:], "install", "--no-compile", "--only-binary=:all:"]
+    pip += [f"--find-links={compiled}", f"--constraint={home / 'versions.txt'}", f"--report={report}"]
+    run([*pip, f"aad-pod-identity[{EXTRAS}] @ {wheel.resolve().as_uri()}"], os.environ)
+    own = {artifact(each).sha256 for each in (wheel, *compiled.iterdir())}
+    if foreign := unlocked(json.loads(report.read_text()), lock, own):
+        raise InstallationError(f"these archives have no hash in {locks.name}: {', '.join(foreign)}; run make lock")
+    return python
+
+
+def _compile(lock: str, home: Path) -> Path:
+    """Build the packages of SOURCES from their locked archives, and return the folder of the wheels."""
+    entries = re.findall(rf"^(?:{'|'.join(SOURCES)})==(?:.*\\\n)+.*\n", lock, re.MULTILINE)
+    (home / "sources.txt").write_text("".join(entries))
+    wheels = home / "wheels"
+    command = ["wheel", "--no-deps", "--no-build-isolation", "--require-hashes", f"--wheel-dir={wheels}"]
+    run([*PIP, *command, f"--requirement={home / 'sources.txt'}"], os.environ)
+    return wheels
+
+
+def without_hashes(lock: str) -> str:
+    """Return the lines of a lock without their hashes, as constraints for pip."""
+    return re.sub(r" *\\\n +--hash=\S+", "", lock)
+
+
+def unlocked(report: Mapping[str, Any], lock: str, own: AbstractSet[str]) -> list[str]:
+    """Return the archives in pip's installation *report* whose SHA-256 is neither in *lock* nor in *own*."""
+    known = {*own, *re.findall(r"--hash=sha256:([0-9a-f]{64})", lock)}
+    archives = [each["download_info"] for each in report["install"]]
+    return [each["url"] for each in archives if each["archive_info"]["hashes"]["sha256"] not in known]
+
+
+def try_programs(python: Path, version: str) -> None:
+    """Run the programs of the environment of *python*; those with --version must print *version*.
+
+    Raise InstallationError. The programs do not see this tree.
+    """
+    for program, option in COMMANDS:
+        output = run([str(python.parent / program), option], {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"})
+        if option == "--version" and version not in output.split():
+            raise InstallationError(f"{program} --version prints {output.strip()!r} without {version}")
+
+
+def run(command: list[str], environment: Mapping[str, str]) -> str:
+    """Return the output of *command*. Raise InstallationError if it fails."""
+    done = subprocess.run(
+        command, env=environment, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if done.returncode:
+        raise InstallationError(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}")
+    return done.stdout

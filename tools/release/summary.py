@@ -1,0 +1,45 @@
+"""Checksums and sizes of artifacts."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+SUMS: Final = "SHA256SUMS"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file of the release."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+def artifact(path: Path) -> Artifact:
+    """Return name, size in bytes and checksum of the file at *path*."""
+    with path.open("rb") as file:
+        return Artifact(path.name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def sums(artifacts: Iterable[Artifact]) -> str:
+    """Return the checksums in the form that `sha256sum --check` reads, sorted by name."""
+    return "".join(f"{each.sha256}  {each.name}\n" for each in sorted(artifacts, key=lambda each: each.name))
+
+
+def differences(first: Sequence[Path], second: Sequence[Path]) -> Iterator[str]:
+    """Yield a message for each file of the *first* build that differs from the one of the *second*, in their order."""
+    for one, other in zip(first, second, strict=True):
+        if one.name != other.name or one.read_bytes() != other.read_bytes():
+            yield f"two builds differ: compare {one} with {other}, for example by diffoscope"
+
+
+def table(artifacts: Sequence[Artifact]) -> Iterator[str]:
+    """Yield the lines of a table with artifact, size in bytes and SHA-256."""
+    name = max(len("artifact"), *(len(each.name) for each in artifacts))
+    size = max(len("bytes"), *(len(f"{each.size:,}") for each in artifacts))
+    yield f"{'artifact':<{name}}  {'bytes':>{size}}  sha256"
+    for each in artifacts:
+        yield f"{each.name:<{name}}  {each.size:>{size},}  {each.sha256}"

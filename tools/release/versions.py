@@ -1,0 +1,70 @@
+"""The version in podidentity/version.py and the places that repeat it (docs/releasing.md)."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from tools.release.changelog import Section, sections
+
+VERSION_FILE: Final = "podidentity/version.py"
+CHART_FILE: Final = "deploy/charts/aad-pod-identity/Chart.yaml"
+DEMO_FILE: Final = "deploy/demo/pod.yaml"
+CHANGELOG: Final = "CHANGELOG.md"
+_SEMVER: Final = re.compile(r"\d+\.\d+\.\d+(-rc\.\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The versions that one tree states."""
+
+    program: str
+    app: str
+    chart: str
+    demo: str
+    newest: Section | None
+    """The newest section of the changelog."""
+
+
+def read(tree: Path) -> Versions:
+    """Return the versions in the files of *tree*. Raise ValueError if podidentity/version.py contains none."""
+    found = re.search(r'^VERSION = "(.+)"$', (tree / VERSION_FILE).read_text(), re.MULTILINE)
+    if found is None:
+        raise ValueError(f'{VERSION_FILE} has no line VERSION = "…"')
+    chart = yaml.safe_load((tree / CHART_FILE).read_text())
+    demo = yaml.safe_load((tree / DEMO_FILE).read_text())
+    (image,) = {each["image"] for each in demo["spec"]["containers"]}
+    listed = sections((tree / CHANGELOG).read_text())
+    return Versions(
+        program=found[1],
+        app=str(chart["appVersion"]),
+        chart=str(chart["version"]),
+        demo=image.rpartition(":")[2],
+        newest=listed[0] if listed else None,
+    )
+
+
+def problems(versions: Versions, tag: str = "") -> Iterator[str]:
+    """Yield a message for each place that contradicts podidentity/version.py.
+
+    With the *tag* of a release, the tag must be that of the version, and the changelog's newest section must have a
+    date.
+    """
+    wanted = versions.program
+    if not _SEMVER.fullmatch(wanted):
+        yield f"{VERSION_FILE} has {wanted}; the form is 1.2.3 or 1.2.3-rc.4"
+    if versions.app != wanted:
+        yield f"{CHART_FILE} has appVersion {versions.app}; set it to {wanted}"
+    if versions.chart.partition("-")[2] != wanted.partition("-")[2]:
+        yield f"{CHART_FILE} has version {versions.chart}; end it like {wanted}"
+    if versions.demo != wanted:
+        yield f"{DEMO_FILE} uses the image {versions.demo}; set it to {wanted}"
+    if versions.newest is None or versions.newest.version != wanted:
+        yield f"the newest section of {CHANGELOG} is not that of {wanted}; its title is ## {wanted} (YYYY-MM-DD)"
+    if tag and tag != f"v{wanted}":
+        yield f"the tag is {tag}, but {VERSION_FILE} has {wanted}; the tag of this version is v{wanted}"
+    if tag and versions.newest is not None and versions.newest.date is None:
+        yield f"{CHANGELOG} has {versions.newest.version} as unreleased; replace the word by the date"
