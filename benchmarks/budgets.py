@@ -1,15 +1,22 @@
 """The budgets of the data plane and of MIC, compared with the results of a run. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from benchmarks.paired import judged
-from benchmarks.results import OURS, Background, Budget, Case, Controller, Memory, Ratios, Start
+from benchmarks.results import OURS, Background, Budget, Case, Controller, Memory, Ratios, Served, Start
 
 FULL_NODE: Final = 250
 MANY: Final = 10_000
 HUGE: Final = 100_000
 """Pods of MIC's largest measurement, which a quick run omits: its budgets are then omitted too."""
+
+REFUSALS: Final[Mapping[str, str]] = MappingProxyType(
+    {"no-header-32": "no header", "no-resource-32": "no resource", "no-path-32": "unknown path"}
+)
+"""Names of refusals by the key of their case."""
+INSTANCE: Final = "instance-32"
 
 
 def budgets(
@@ -18,11 +25,13 @@ def budgets(
     memory: Sequence[Memory],
     controller: Sequence[Controller],
     starts: Sequence[Start],
+    *,
+    held_bytes: float | None = None,
 ) -> tuple[Budget, ...]:
     """Return the budgets of the project's design.
 
     A budget without a measurement is not met. *starts* are measured with FULL_NODE pods; one with a limit of CPU time
-    is optional, because it needs root.
+    is optional, because it needs root. A quick run omits the cases of `REFUSALS` and INSTANCE, and their budgets.
     """
     full, one = _ratios(cases, "keep-alive-32"), _ratios(cases, "keep-alive-1")
     closing = _ratios(cases, "close-32")
@@ -30,7 +39,9 @@ def budgets(
     flat = many.rps.median / few.rps.median if few and many else None
     stall = next((each.p999_us / 1000 for each in background if each.key == "relist"), None)
     weight = {each.pods: each.load_mib for each in memory}
-    start = next((each for each in starts if each.cores is None), None)
+    start = next((each for each in starts if each.cores is None and not each.kubeconfig), None)
+    with_kubeconfig = next((each for each in starts if each.kubeconfig), None)
+    token, instance = _ours(cases, "keep-alive-32"), _ours(cases, INSTANCE)
     limited = [each for each in starts if each.cores is not None]
     mic = next((each for each in controller if each.pods == MANY), None)
     huge = [each for each in controller if each.pods == HUGE]
@@ -48,8 +59,33 @@ def budgets(
             if each.pods == FULL_NODE and each.idle_percent is not None
         ),
         judged("memory under load, 10,000 pods", weight.get(MANY), "at most", 120, unit="MiB"),
-        judged("start to Active, 250 pods", start.seconds if start else None, "at most", 0.8, unit="s"),
-        judged("start to Active, 250 pods: CPU", start.cpu_seconds if start else None, "at most", 0.5, unit="CPU s"),
+        judged("held request", held_bytes / 1000 if held_bytes is not None else None, "at most", 8, unit="kB"),
+        *_refusals(cases, token),
+        *(
+            (
+                judged("instance metadata c=32: CPU", instance.cpu_us.median, "at most", 8, unit="µs"),
+                judged("instance metadata c=32", instance.rps.median, "at least", 50_000, unit="requests/s"),
+            )
+            if instance
+            else ()
+        ),
+        judged("start to Active, 250 pods", start.seconds if start else None, "at most", 0.8, aim=0.25, unit="s"),
+        judged(
+            "start to Active, 250 pods: CPU",
+            start.cpu_seconds if start else None,
+            "at most",
+            0.5,
+            aim=0.15,
+            unit="CPU s",
+        ),
+        judged(
+            "start to Active, kubeconfig",
+            with_kubeconfig.seconds if with_kubeconfig else None,
+            "at most",
+            0.9,
+            aim=0.5,
+            unit="s",
+        ),
         *(
             judged(f"start to Active, limit of {each.cores:g} CPU", each.seconds, "at most", 1.5, unit="s")
             for each in limited
@@ -60,6 +96,21 @@ def budgets(
         *(judged("MIC reads 100,000 pods", each.cold_cpu_s, "at most", 8.0, unit="CPU s") for each in huge),
         *(judged("MIC's memory with 100,000 pods", each.memory_mib, "at most", 500, unit="MiB") for each in huge),
     )
+
+
+def _refusals(cases: Sequence[Case], token: Served | None) -> Iterator[Budget]:
+    """Yield the budgets of each measured case of `REFUSALS`, also in relation to a cached *token*."""
+    for key, name in REFUSALS.items():
+        if refusal := _ours(cases, key):
+            yield judged(f"{name}: CPU", refusal.cpu_us.median, "at most", 8, unit="µs")
+            if token:
+                ratio = refusal.cpu_us.median / token.cpu_us.median
+                yield judged(f"{name}: CPU, of a cached token", ratio, "at most", 2)
+
+
+def _ours(cases: Sequence[Case], key: str) -> Served | None:
+    """Return NMI's figures in that case."""
+    return next((each.servers[OURS] for each in cases if each.key == key), None)
 
 
 def _ratios(cases: Sequence[Case], key: str) -> Ratios | None:

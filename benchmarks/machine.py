@@ -96,7 +96,7 @@ def facts(nginx: Path | None = None, proc: Path = PROC, system: Path = SYS) -> M
         kernel=platform.release().partition("-")[0],
         memory_gib=round(os.sysconf("SC_PHYS_PAGES") * resource.getpagesize() / 2**30),
         virtual="hypervisor" in cpu.get("flags", "").split(),
-        governor=_told(system / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        governor=_line_of(system / "devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         turbo=_turbo(system / "devices/system/cpu"),
         load=round(float((proc / "loadavg").read_text().split()[0]), 2),
         versions=versions(nginx),
@@ -108,7 +108,7 @@ def _fields(file: Path) -> list[tuple[str, str]]:
     return [(name.strip(), value.strip()) for name, _, value in pairs]
 
 
-def _told(file: Path) -> str | None:
+def _line_of(file: Path) -> str | None:
     try:
         return file.read_text().strip()
     except OSError:
@@ -117,9 +117,9 @@ def _told(file: Path) -> str | None:
 
 def _turbo(cpu: Path) -> bool | None:
     """Intel's driver reports that turbo is off, the others report that it is on."""
-    if (off := _told(cpu / "intel_pstate/no_turbo")) is not None:
+    if (off := _line_of(cpu / "intel_pstate/no_turbo")) is not None:
         return off == "0"
-    boost = _told(cpu / "cpufreq/boost")
+    boost = _line_of(cpu / "cpufreq/boost")
     return None if boost is None else boost == "1"
 
 
@@ -128,13 +128,13 @@ def versions(nginx: Path | None = None) -> dict[str, str]:
     packages = {name: version(name) for name in ("uvloop", "httptools", "Cython", "aiohttp")}
     compiler = shutil.which("gcc")
     programs = {"nginx": nginx and _says(nginx, "-v"), "gcc": compiler and _says(compiler, "-dumpfullversion")}
-    installed = {name: told.rpartition("/")[2] for name, told in programs.items() if told}
+    installed = {name: version.rpartition("/")[2] for name, version in programs.items() if version}
     return {"Python": platform.python_version()} | packages | installed
 
 
 def _says(program: Path | str, flag: str) -> str:
-    told = subprocess.run([program, flag], check=True, capture_output=True, text=True, timeout=10)
-    return (told.stdout or told.stderr).strip()
+    output = subprocess.run([program, flag], check=True, capture_output=True, text=True, timeout=10)
+    return (output.stdout or output.stderr).strip()
 
 
 def commit(root: Path = ROOT) -> tuple[str, bool]:

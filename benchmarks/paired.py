@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from benchmarks.results import BASE, Budget, Control, Quartiles, Ratios, Results, Served
+from benchmarks.results import BASE, REFERENCE, Budget, Control, Quartiles, Ratios, Results, Served
 
 AGREEMENT: Final = 0.02
 """The permitted distance of the median of a control's ratios from one."""
@@ -67,6 +67,16 @@ def ratios(ours: Sequence[Round], theirs: Sequence[Round]) -> Ratios:
     )
 
 
+def _against(name: str, found: Sequence[Round], base: Sequence[Round]) -> Ratios | None:
+    """Return the comparison with *base*; None if it is impossible for REFERENCE, which does not end the run."""
+    try:
+        return ratios(found, base)
+    except ValueError:
+        if name == REFERENCE:
+            return None
+        raise
+
+
 def _ratio(ours: Sequence[Round], theirs: Sequence[Round], figure: Callable[[Round], float]) -> Quartiles:
     pairs = [(figure(mine), figure(other)) for mine, other in zip(ours, theirs, strict=True)]
     if any(min(pair) <= 0 for pair in pairs):
@@ -78,7 +88,7 @@ def served(rounds: Mapping[str, Sequence[Round]]) -> dict[str, Served]:
     """Return each server's figures, and its ratios to nginx if nginx was measured."""
     base = rounds.get(BASE)
     return {
-        name: _served(found, None if base is None or name == BASE else ratios(found, base))
+        name: _served(found, None if base is None or name == BASE else _against(name, found, base))
         for name, found in rounds.items()
     }
 
@@ -155,7 +165,11 @@ def objections(found: Results) -> tuple[str, ...]:
             why.append(f"{case.title}: {case.rounds} rounds instead of {LEAST_ROUNDS}")
         if case.dirty:
             why.append(f"{case.title}: {case.dirty} of {case.rounds * len(case.servers)} measurements disturbed")
-        why += [f"{case.title}: errors of {name}" for name, each in case.servers.items() if each.errors]
+        why += [
+            f"{case.title}: errors of {name}"
+            for name, each in case.servers.items()
+            if each.errors and name != REFERENCE
+        ]
     for row in found.open_loop:
         why += [f"{row.rate:,} requests/s: errors of {name}" for name, each in row.servers.items() if each.errors]
     why += [f"{row.title}: {row.errors} errors" for row in found.background if row.errors]

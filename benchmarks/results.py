@@ -16,6 +16,8 @@ FOLDER: Final = Path(__file__).parent / "results"
 BASE: Final = "nginx"
 """The server that the others are compared with."""
 OURS: Final = "nmi"
+REFERENCE: Final = "go"
+"""The Go implementation, if REFERENCE_NMI names it. Its errors are shown, and do not make a run invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,18 @@ class Start:
     """The limit of CPU time; None without a limit."""
     seconds: float
     cpu_seconds: float
+    kubeconfig: bool = False
+    """Whether NMI read a kubeconfig, in another process, instead of its service account."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceFootprint:
+    """The start of the Go implementation with a kubeconfig on a full node, until it is Active."""
+
+    seconds: float
+    cpu_seconds: float
+    rss_mib: float
+    """After two responses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +243,10 @@ class Results:
     budgets: tuple[Budget, ...]
     left_out: tuple[str, ...]
     """Sentences on the limits of the figures."""
+    reference: ReferenceFootprint | None = None
+    """None without REFERENCE_NMI."""
+    held_bytes: float | None = None
+    """NMI's anonymous memory for one held request; None in results before 2026-11-28."""
     schema: int = SCHEMA
 
 

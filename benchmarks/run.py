@@ -22,8 +22,10 @@ from benchmarks.load.benchmark_node import BenchmarkNode, behind_the_rule, on_lo
 from benchmarks.load.cases import Load
 from benchmarks.load.closed_loop import Pace
 from benchmarks.load.footprint import started, weighed
+from benchmarks.load.held import held_bytes
 from benchmarks.load.mounted import possible
 from benchmarks.load.nginx import UNPACKED
+from benchmarks.load.reference import binary, footprint
 from benchmarks.load.servers import found
 from benchmarks.machine import Cores
 from benchmarks.micro.measure import rows
@@ -38,11 +40,13 @@ from benchmarks.results import (
     Memory,
     Micro,
     OpenLoop,
+    ReferenceFootprint,
     Results,
     Start,
     write,
 )
 from nmi.flag_table import RedirectTarget
+from podidentity_sandbox.processes import ProgramError
 
 FULL_SECONDS: Final = 800.0
 """The limit for waits and repetitions, so that the run ends within 15 minutes."""
@@ -71,6 +75,8 @@ class Found:
     open_loop: tuple[OpenLoop, ...] = ()
     background: list[Background] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
+    held_bytes: float | None = None
+    reference: ReferenceFootprint | None = None
     starts: list[Start] = field(default_factory=list)
     micro: tuple[Micro, ...] = ()
     controller: tuple[Controller, ...] = ()
@@ -84,6 +90,10 @@ class Bench:
     deadline: float
     cores: Cores
     found: Found
+    go: Path | None = None
+    """The Go implementation's binary."""
+    keys: frozenset[str] = frozenset()
+    """The closed loops to measure; empty for all of the run."""
 
     @property
     def pace(self) -> Pace:
@@ -95,17 +105,22 @@ class Bench:
         return Pace(7 if self.quick else 21, 0.5 if self.quick else 1.0, self.deadline, self.quick)
 
     def full_node(self) -> None:
-        with on_loopback(cases.PODS, cases.PAIR if self.quick else cases.ALL) as benchmark_node:
-            log_progress("control")
-            self.found.control = closed_loop.control(benchmark_node, self.cores, self.control_pace)
+        with on_loopback(cases.PODS, cases.PAIR if self.quick else cases.ALL, go=self.go) as benchmark_node:
+            if not self.keys:
+                log_progress("control")
+                self.found.control = closed_loop.control(benchmark_node, self.cores, self.control_pace)
             self._closed(cases.ON_A_FULL_NODE, benchmark_node)
-            self._disturbances(benchmark_node)
+            if not self.keys:
+                self._disturbances(benchmark_node)
 
     def _closed(self, loads: tuple[Load, ...], benchmark_node: BenchmarkNode) -> None:
         for load in loads:
-            if load.quick or not self.quick:
+            if self._selected(load):
                 log_progress(load.title)
                 self.found.cases.append(closed_loop.measured(load, benchmark_node, self.cores, self.pace))
+
+    def _selected(self, load: Load) -> bool:
+        return load.key in self.keys if self.keys else load.quick or not self.quick
 
     def _disturbances(self, benchmark_node: BenchmarkNode) -> None:
         log_progress("open loop")
@@ -129,19 +144,28 @@ class Bench:
             self._closed((cases.MANY_PODS_CLOSE,), many)
 
     def through_the_rule(self) -> None:
-        if self.quick or os.geteuid() != 0:
+        if os.geteuid() != 0:
             return
-        with behind_the_rule(cases.PODS) as benchmark_node:
-            self._closed(cases.BEHIND_THE_RULE, benchmark_node)
-        with behind_the_rule(cases.PODS, RedirectTarget.NODE) as benchmark_node:
-            self._closed(cases.TO_THE_NODE, benchmark_node)
+        for target, loads in (
+            (RedirectTarget.LOOPBACK, cases.BEHIND_THE_RULE),
+            (RedirectTarget.NODE, cases.TO_THE_NODE),
+        ):
+            if any(map(self._selected, loads)):
+                with behind_the_rule(cases.PODS, target, go=self.go) as benchmark_node:
+                    self._closed(loads, benchmark_node)
 
     def weight(self) -> None:
         for pods in (cases.PODS,) if self.quick else (cases.FEW, cases.PODS, cases.MANY):
             log_progress(f"memory, {pods} pods")
             self.found.memory.append(weighed(pods))
+        if self.go is not None:
+            log_progress("the Go implementation's start and memory")
+            self.found.reference = footprint(self.go, cases.PODS)
+        log_progress("held requests")
+        self.found.held_bytes = held_bytes()
         log_progress("start")
         self.found.starts.append(started(cases.PODS))
+        self.found.starts.append(started(cases.PODS, kubeconfig=True))
         if cpu_limit.possible():
             self.found.starts.append(started(cases.PODS, cores=CHART_CORES))
 
@@ -160,6 +184,10 @@ PARTS: Final[dict[str, Callable[[Bench], None]]] = {
     "micro": Bench.functions,
     "controller": Bench.controller,
 }
+
+
+KEYS: Final = [load.key for load in (*cases.ON_A_FULL_NODE, *cases.BEHIND_THE_RULE, *cases.TO_THE_NODE)]
+"""The values of --cases."""
 
 
 def log_progress(what: str) -> None:
@@ -186,12 +214,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description="Measures NMI and MIC.")
     parser.add_argument("--quick", action="store_true", help="three minutes, for an overview")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART")
+    parser.add_argument(
+        "--cases", nargs="+", choices=KEYS, default=[], metavar="KEY", help="only these closed loops of the parts"
+    )
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder for the results")
     asked = parser.parse_args()
+    try:
+        go = binary(os.environ)
+    except ProgramError as error:
+        parser.error(str(error))
     date, began = datetime.now(UTC), time.monotonic()
     (commit, changed), facts, cores = machine.commit(), machine.facts(found("nginx", UNPACKED)), Cores()
     stolen = sum(cores.stolen(core) for core in (0, 1))
-    bench = Bench(asked.quick, began + (QUICK_SECONDS if asked.quick else FULL_SECONDS), cores, Found())
+    bench = Bench(
+        asked.quick,
+        began + (QUICK_SECONDS if asked.quick else FULL_SECONDS),
+        cores,
+        Found(),
+        go,
+        frozenset(asked.cases),
+    )
     for part in asked.only:
         log_progress(part)
         PARTS[part](bench)
@@ -200,7 +242,7 @@ def main() -> None:
         date=date,
         commit=commit,
         changed=changed,
-        full=not asked.quick and len(asked.only) == len(PARTS),
+        full=not asked.quick and not asked.cases and len(asked.only) == len(PARTS),
         seconds=time.monotonic() - began,
         stolen_seconds=sum(cores.stolen(core) for core in (0, 1)) - stolen,
         machine=facts,
@@ -211,8 +253,17 @@ def main() -> None:
         memory=tuple(result.memory),
         micro=result.micro,
         controller=result.controller,
-        budgets=budgets(result.cases, result.background, result.memory, result.controller, result.starts),
+        budgets=budgets(
+            result.cases,
+            result.background,
+            result.memory,
+            result.controller,
+            result.starts,
+            held_bytes=result.held_bytes,
+        ),
         left_out=left_out(bench, asked.only),
+        held_bytes=result.held_bytes,
+        reference=result.reference,
     )
     file = write(results, asked.results)
     draw(file, results)

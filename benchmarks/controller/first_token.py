@@ -136,7 +136,7 @@ async def _first_token(sandbox: Sandbox, running: Running, kind: IdentityType, n
         aiohttp.ClientSession(connector=connector) as session,
         session.get(url, params={"resource": "https://vault.azure.net"}, headers={"Metadata": "true"}) as answer,
     ):
-        told = await answer.json()
+        document = await answer.json()
         took = time.monotonic() - begun
-    assert (answer.status, told["client_id"]) == (200, client_id), told
+    assert (answer.status, document["client_id"]) == (200, client_id), document
     return took

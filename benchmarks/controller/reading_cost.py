@@ -13,12 +13,13 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import uvloop
 from typing_extensions import override
 
@@ -33,6 +34,7 @@ from podidentity.kube.client import Client
 from podidentity.kube.decoding import RawPage, split_list
 from podidentity.kube.informer import Informer
 from podidentity.kube.lists import PAGE_SIZE
+from podidentity.paced import paced
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS, SCHEDULED_PODS, Kind
 
 EVENTS: Final = 2000
@@ -81,6 +83,7 @@ class Recorded(Client):
         field_selector: str = "",
         label_selector: str = "",
         page_size: int = PAGE_SIZE,
+        read: Callable[[bytes], RawPage] = split_list,
     ) -> AsyncGenerator[RawPage, None]:
         bodies, first = stream.pages(kind, self._size, page_size), True
         while True:
@@ -89,8 +92,7 @@ class Recorded(Client):
             self.making_seconds += time.process_time() - began
             if body is None:
                 return
-            page = split_list(body)
-            yield RawPage(page.items, page.resource_version, page.continue_token, first)
+            yield msgspec.structs.replace(read(body), first=first)
             first = False
 
     @override
@@ -116,10 +118,11 @@ class Mirror:
         self.size = size
         self.client = Recorded(size)
         self.dirty: list[str] = []
-        self.view = ClusterView(on_dirty=self.dirty.append)
+        self.view = ClusterView(loading=True, on_dirty=self.dirty.append)
         kept = KeptParts()
+        self.pods = Informer(self.client, SCHEDULED_PODS, self.view.pods, keep=kept.pod, hold=True)
         self.informers: list[Informer[Any]] = [
-            Informer(self.client, SCHEDULED_PODS, self.view.pods, keep=kept.pod),
+            self.pods,
             Informer(self.client, NODES, self.view.nodes, keep=kept.node),
             Informer(self.client, IDENTITIES, self.view.identities),
             Informer(self.client, BINDINGS, self.view.bindings),
@@ -137,6 +140,8 @@ class Mirror:
         began = time.process_time()
         for each in self.informers:
             await each.synced()
+        await self.pods.release()
+        await paced(self.view.loaded())
         while len(self.client.watches) < len(self.informers):
             await asyncio.sleep(0)
         return time.process_time() - began - self.client.making_seconds

@@ -186,12 +186,12 @@ def _aim(operation: float) -> float:
 
 def _made_on(found: Found) -> list[str]:
     machine, load = found["machine"], found["load"].values()
-    told = (
+    note = (
         f"Measured {found['date']} at commit {found['commit']} on {machine['cores']} cores ({machine['cpu']}), "
         f"kernel {machine['kernel']}, Python {machine['python']}; API server, emulators and the creator of the pods "
         f"share them. Load before the parts: {min(load):g} to {max(load):g}."
     )
-    return [told]
+    return [note]
 
 
 def _row(found: Found, case: str, operation: float | None = None) -> RowFound | None:

@@ -27,10 +27,10 @@ def main() -> int:
         baseline.write([*others, baseline.Baseline(environment, found)])
         return 0
     base = baseline.nearest(every, environment)
-    told = baseline.complaints(base, environment, found)
-    if told:
-        sys.stderr.write(baseline.message(told, base, environment) + "\n")
-    return 1 if told else 0
+    deviations = baseline.deviations(base, environment, found)
+    if deviations:
+        sys.stderr.write(baseline.message(deviations, base, environment) + "\n")
+    return 1 if deviations else 0
 
 
 if __name__ == "__main__":

@@ -99,15 +99,15 @@ def nearest(baselines: list[Baseline], environment: Environment) -> Baseline:
     return max(baselines, key=lambda each: (each.environment == environment, each.environment.likeness(environment)))
 
 
-def complaints(base: Baseline, environment: Environment, found: Mapping[str, Counts]) -> list[str]:
+def deviations(base: Baseline, environment: Environment, found: Mapping[str, Counts]) -> list[str]:
     """Return the counts that are out of bounds, each as lines with the amount and the functions."""
     same = base.environment == environment
     same_native = base.environment.same_native(environment)
     whole, native = WITHIN if same else ELSEWHERE, WITHIN if same_native else ELSEWHERE
-    told: list[str] = []
+    lines: list[str] = []
     for batch in sorted(base.batches.keys() | found.keys()):
         if batch not in base.batches or batch not in found:
-            told.append(f"{batch}: only {'counted' if batch in found else 'in the baseline'}.")
+            lines.append(f"{batch}: only {'counted' if batch in found else 'in the baseline'}.")
             continue
         was, now = base.batches[batch], found[batch]
         for what, before, after, bound in (
@@ -116,28 +116,28 @@ def complaints(base: Baseline, environment: Environment, found: Mapping[str, Cou
         ):
             if abs(after - before) > bound * before:
                 where = differences(was.functions, now.functions)
-                told.append(f"{batch}: {change(before, after)} {what}; at most {bound:.0%} are allowed.\n{where}")
-        told += memory_and_kernel(batch, was, now, exact=same)
-    return told
+                lines.append(f"{batch}: {change(before, after)} {what}; at most {bound:.0%} are allowed.\n{where}")
+        lines += memory_and_kernel(batch, was, now, exact=same)
+    return lines
 
 
 def memory_and_kernel(batch: str, was: Counts, now: Counts, *, exact: bool) -> list[str]:
     """Return changed numbers of allocations and system calls. In another environment only an increase is reported."""
-    told = []
+    lines = []
     allowed = was.allocations * (WITHIN if exact else ELSEWHERE)
     if now.allocations > was.allocations + allowed or (exact and now.allocations < was.allocations - allowed):
-        told.append(f"{batch}: {change(was.allocations, now.allocations)} allocations a request.")
+        lines.append(f"{batch}: {change(was.allocations, now.allocations)} allocations a request.")
     for name in sorted(was.system_calls.keys() | now.system_calls.keys()):
         before, after = was.system_calls.get(name, 0.0), now.system_calls.get(name, 0.0)
         if abs(after - before) > 0.001 and (exact or after > before):
-            told.append(f"{batch}: {change(before, after)} calls of {name} a request.")
-    return told
+            lines.append(f"{batch}: {change(before, after)} calls of {name} a request.")
+    return lines
 
 
-def message(told: list[str], base: Baseline, environment: Environment) -> str:
+def message(deviations: list[str], base: Baseline, environment: Environment) -> str:
     """Return the report for a developer."""
     place = "" if base.environment == environment else f"The nearest baseline is of {base.environment}.\n\n"
-    return place + "\n\n".join([*told, RENEW])
+    return place + "\n\n".join([*deviations, RENEW])
 
 
 def change(before: float, after: float) -> str:

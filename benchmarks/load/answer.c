@@ -1,4 +1,4 @@
-/* The head of an answer: framed by a Content-Length and nothing else, as every answer here has to be. */
+/* Parser of the head of a response. The only accepted framing is one Content-Length. */
 #include <string.h>
 #include <strings.h>
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from benchmarks.load.addresses import FIRST_POD
@@ -12,9 +13,11 @@ from benchmarks.load.nginx import nginx
 from benchmarks.load.node import Node, node
 from benchmarks.load.node_servers import NodeServers, node_servers
 from benchmarks.load.peers.starting import on_aiohttp, plain
+from benchmarks.load.reference import reference
 from benchmarks.load.servers import Server, check
 from benchmarks.load.wire import FIRST_POD as FIRST_BEHIND_A_WIRE
 from benchmarks.load.wire import led_to, wire
+from benchmarks.results import REFERENCE
 from nmi.flag_table import RedirectTarget
 
 SDK_PATH: Final = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com"
@@ -34,6 +37,8 @@ class BenchmarkNode:
     servers: dict[str, Server]
     pods: int
     first_pod: str
+    emulators: tuple[int, ...] = ()
+    """The processes of other servers' emulators."""
 
     @property
     def askers(self) -> int:
@@ -48,12 +53,15 @@ class BenchmarkNode:
     @property
     def known(self) -> tuple[int, ...]:
         """Other processes of the measurement, apart from server and generator."""
-        return (self.node_servers.pid,)
+        return (self.node_servers.pid, *self.emulators)
 
 
 @contextmanager
-def on_loopback(pods: int, names: Sequence[str]) -> Iterator[BenchmarkNode]:
-    """Start the servers *names*, and compare their responses with NMI's. Raises ProgramError."""
+def on_loopback(pods: int, names: Sequence[str], *, go: Path | None = None) -> Iterator[BenchmarkNode]:
+    """Start the servers *names*, and compare their responses with NMI's. Raises ProgramError.
+
+    *go* is the Go implementation's binary, which is started too.
+    """
     with ExitStack() as stack:
         around = stack.enter_context(node_servers())
         addresses = around.add_pods(pods)
@@ -68,17 +76,20 @@ def on_loopback(pods: int, names: Sequence[str]) -> Iterator[BenchmarkNode]:
             servers["aiohttp"] = stack.enter_context(on_aiohttp(answer, pods=pods))
         for server in servers.values():
             check(server, answer)
-        made = BenchmarkNode(around, ours, servers, pods, FIRST_POD)
+        others = _with_reference(stack, servers, go, pods, behind=False)
+        made = BenchmarkNode(around, ours, servers, pods, FIRST_POD, others)
         ours.warm(addresses[: made.askers])
         ours.warm(addresses[: made.askers], SDK_PATH)
         yield made
 
 
 @contextmanager
-def behind_the_rule(pods: int, target: RedirectTarget = RedirectTarget.LOOPBACK) -> Iterator[BenchmarkNode]:
+def behind_the_rule(
+    pods: int, target: RedirectTarget = RedirectTarget.LOOPBACK, *, go: Path | None = None
+) -> Iterator[BenchmarkNode]:
     """Start NMI and nginx, each in separate namespaces behind a nat rule. Raises ProgramError.
 
-    NMI's rule leads to *target*, nginx's to loopback.
+    NMI's rule leads to *target*, those of nginx and of the Go implementation's binary *go* to loopback.
     """
     with ExitStack() as stack:
         ours_on, theirs_on = stack.enter_context(wire(pods)), stack.enter_context(wire(pods))
@@ -90,6 +101,18 @@ def behind_the_rule(pods: int, target: RedirectTarget = RedirectTarget.LOOPBACK)
         servers: dict[str, Server] = {"nmi": ours, "nginx": theirs}
         for server in servers.values():
             check(server, answer, source=FIRST_BEHIND_A_WIRE)
-        made = BenchmarkNode(around, ours, servers, pods, FIRST_BEHIND_A_WIRE)
+        others = _with_reference(stack, servers, go, pods, behind=True)
+        made = BenchmarkNode(around, ours, servers, pods, FIRST_BEHIND_A_WIRE, others)
         ours.warm(addresses[: made.askers])
         yield made
+
+
+def _with_reference(
+    stack: ExitStack, servers: dict[str, Server], go: Path | None, pods: int, *, behind: bool
+) -> tuple[int, ...]:
+    """Start the Go implementation, if there is one, and add it to *servers*. Return its emulators' process."""
+    if go is None:
+        return ()
+    other = stack.enter_context(reference(go, pods, behind=behind))
+    servers[REFERENCE] = other.node
+    return (other.emulators,)

@@ -88,6 +88,14 @@ ON_A_FULL_NODE: Final = (
         status=400,
     ),
     Load(
+        "no-resource-32",
+        "no resource, 400, c=32",
+        "token requests that name no resource",
+        32,
+        requests=(requests.without_resource(),),
+        status=400,
+    ),
+    Load(
         "no-path-32",
         "unknown path, 404, c=32",
         "a path that NMI does not serve",

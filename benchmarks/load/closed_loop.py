@@ -12,7 +12,7 @@ from benchmarks.load.cases import CONTROL, Load
 from benchmarks.load.generator import Group, Measured
 from benchmarks.load.servers import Server
 from benchmarks.paired import Round, Sample
-from benchmarks.results import BASE, OURS, Case, Control
+from benchmarks.results import BASE, OURS, REFERENCE, Case, Control
 from benchmarks.rounds import MeasuredServer, Outcome, Readings, Rounds
 
 WARM_SECONDS: Final = 0.1
@@ -35,7 +35,7 @@ class Pace:
 
 def measured(load: Load, benchmark_node: BenchmarkNode, cores: Readings, pace: Pace) -> Case:
     """Measure *load* on its servers that run on the stage."""
-    there = [name for name in load.servers if name in benchmark_node.servers]
+    there = [name for name in (*load.servers, REFERENCE) if name in benchmark_node.servers]
     found = _alternate(
         [_measured_server(name, load, benchmark_node, benchmark_node.servers[name], pace) for name in there],
         cores,
@@ -109,6 +109,7 @@ def _sample(
         run = running.wait()
     found = run.groups[load.key]
     p50, p99, p999 = percentiles(found)
+    expected = load.status if server is benchmark_node.node else OK
     return Sample(
         requests=found.requests,
         rps=found.rps(),
@@ -116,7 +117,7 @@ def _sample(
         p99_us=p99,
         p999_us=p999,
         statuses=found.statuses,
-        errors=errors(found, load.status if server is benchmark_node.node else OK),
+        errors=found.errors if server.name == REFERENCE else errors(found, expected),
         generator_seconds=run.cpu_seconds,
     )
 

@@ -1,60 +1,65 @@
-"""The protocol between a run and its emulators: one line of JSON per order and per response. Both sides use these
-types."""
+"""Messages between a benchmark run and its emulators. The run sends commands and the emulators send `Counts`.
+
+Each message is one line of JSON.
+"""
 
 import msgspec
 
 
 class AddPods(msgspec.Struct, frozen=True, tag="add pods"):
-    """Create pods on the node, each Running at the address after the previous one's, with an Assigned identity."""
+    """Create pods in phase Running on the node, with consecutive addresses."""
 
     count: int
+    assigned: bool = True
+    """Whether each pod has an Assigned identity. Else it has only the label for one, and NMI holds its requests."""
 
 
 class SetImds(msgspec.Struct, frozen=True, tag="imds"):
-    """From now on."""
+    """Change the responses of IMDS."""
 
     delay_ms: float
-    """The delay of each response."""
+    """The delay of each response, in milliseconds."""
     token_seconds: float
-    """Lifetime of its tokens. A token is returned again until half of it has passed."""
+    """The lifetime of its tokens, in seconds. IMDS returns the same token for the first half of its lifetime."""
 
 
 class Churn(msgspec.Struct, frozen=True, tag="churn"):
-    """Make writes that change nothing for NMI, concurrently with other orders. A churn in progress ends first."""
+    """Write objects without a change that is relevant to NMI, while other commands run. End an earlier churn first."""
 
     pod_events_per_second: float
-    """Heartbeats in pods' statuses."""
+    """Writes of pods' statuses."""
     assigned_events_per_second: float
-    """Annotations of AzureAssignedIdentities."""
+    """Writes of annotations of AzureAssignedIdentities."""
     seconds: float
 
 
 class Relist(msgspec.Struct, frozen=True, tag="relist"):
-    """End each watch and delete the history: the API server refuses to resume with 410, and clients list again."""
+    """End all watches and delete the history: the API server refuses to resume a watch (410); clients list again."""
 
 
 class GetCounts(msgspec.Struct, frozen=True, tag="tell"):
-    """Request the counts only."""
+    """Request the counts, and change nothing."""
 
 
 Command = AddPods | SetImds | Churn | Relist | GetCounts
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """The response to an order, sent when it is complete; for a churn, when it has started."""
+    """The response to a command, sent when the command is complete. For `Churn`, it is sent when the writes start."""
 
     imds_port: int
     pods: int
     imds_calls: int
-    """Token requests so far, with any response."""
+    """Token requests that IMDS has received, with any response."""
     lists: int
-    """Complete lists of pods that were started so far."""
+    """Lists of all pods that clients have started."""
     watches: int
-    """In progress."""
+    """Watches that are open now."""
     events: int
-    """Writes of churns so far."""
+    """Writes that churns have made."""
     churning: bool
 
 
 def line(message: Command | Counts) -> bytes:
+    """Return the message as one line of JSON."""
     return msgspec.json.encode(message) + b"\n"

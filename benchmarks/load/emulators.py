@@ -61,7 +61,7 @@ class Emulators:
         self._size = stream.Size(pods=0, nodes=1, bindings=identities)
         self._first_pod = first_pod
         self._names: list[tuple[str, str, str]] = []
-        """Namespace, name and name of the AzureAssignedIdentity of each pod."""
+        """Namespace, name and name of the AzureAssignedIdentity of each pod; the latter is empty without one."""
         self._turn = 0
         self._events = 0
         self._lists = 0
@@ -88,7 +88,7 @@ class Emulators:
         """Execute *order*; a churn is started."""
         match order:
             case AddPods():
-                await self._add_pods(order.count)
+                await self._add_pods(order.count, assigned=order.assigned)
             case SetImds():
                 self._set_imds(order)
             case Churn():
@@ -108,18 +108,17 @@ class Emulators:
             churning=self._churn is not None and not self._churn.done(),
         )
 
-    async def _add_pods(self, count: int) -> None:
+    async def _add_pods(self, count: int, *, assigned: bool) -> None:
         store, begin = self._api.store, len(self._names)
         for number, address in enumerate(addresses(begin + count, self._first_pod)[begin:], start=begin):
-            pod, assigned = (unborn(make(number, self._size)) for make in (stream.pod, stream.assigned))
+            pod = unborn(stream.pod(number, self._size))
             namespace = pod["metadata"]["namespace"]
             if store.find("namespaces", namespace) is None:
                 store.create("namespaces", {"metadata": {"name": namespace}})
             status = pod.pop("status") | {"podIP": address, "podIPs": [{"ip": address}]}
             uid = store.create(PODS.plural, pod)["metadata"]["uid"]
             store.patch(PODS.plural, pod["metadata"]["name"], {"status": status}, namespace, subresource="status")
-            assigned["metadata"]["annotations"][POD_UID_ANNOTATION] = uid
-            name = store.create(ASSIGNED, assigned)["metadata"]["name"]
+            name = self._assign(number, uid) if assigned else ""
             self._names.append((namespace, pod["metadata"]["name"], name))
             if number % PAGE == 0:
                 await asyncio.sleep(0)
@@ -151,6 +150,13 @@ class Emulators:
                     touch()
                     written[number] += 1
 
+    def _assign(self, number: int, uid: str) -> str:
+        """Create the AzureAssignedIdentity of a pod and return its name."""
+        assigned = unborn(stream.assigned(number, self._size))
+        assigned["metadata"]["annotations"][POD_UID_ANNOTATION] = uid
+        name: str = self._api.store.create(ASSIGNED, assigned)["metadata"]["name"]
+        return name
+
     async def _end_churn(self) -> None:
         if self._churn is not None:
             self._churn.cancel()
@@ -164,7 +170,8 @@ class Emulators:
 
     def _touch_assigned(self) -> None:
         _, _, name = self._next()
-        self._api.store.patch(ASSIGNED, name, {"metadata": {"annotations": {"turn": str(self._turn)}}}, "default")
+        if name:
+            self._api.store.patch(ASSIGNED, name, {"metadata": {"annotations": {"turn": str(self._turn)}}}, "default")
 
     def _next(self) -> tuple[str, str, str]:
         self._turn += 1

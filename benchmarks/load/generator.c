@@ -1,32 +1,34 @@
-/* A load generator: HTTP/1.1 requests to one IPv4 address from one thread, and what came of them.
+/* Load generator: one thread sends HTTP/1.1 requests to one IPv4 address and counts the responses.
  *
- * Clients come in groups. A client has one connection at a time and one request under way on it. It either keeps its
- * connection, or makes one per request ("close"). A group is driven in one of two ways:
- *   closed loop   a client sends its next request when it has the answer to the last: as fast as the server is;
- *   open loop     request k is due at start + k / rate, an idle connection sends it. If there is none, it waits, and its
- *                 latency counts from when it was due: a server that stalls delays all requests that were due.
+ * Clients belong to groups. A client has at most one connection and one request in progress. It either keeps its
+ * connection, or opens one for each request ("close"). A group works in one of two ways:
+ *   closed loop   A client sends its next request as soon as it has the response to the last one. The rate depends on
+ *                 the server.
+ *   open loop     Request k is due at start + k / rate, and an idle connection sends it. If no connection is idle, the
+ *                 request waits, and its latency counts from the time at which it was due. So a server that stalls
+ *                 delays all requests that were due.
  *
- * In: a specification on stdin, each field in its place, one space between two:
+ * Input: a specification on stdin. The order of the fields is fixed, with one space between two fields:
  *   server ADDRESS PORT
- *   core NUMBER                                  -1: wherever the kernel likes
- *   microseconds WARM COUNTED                    60 s at most in all; what was due or sent while warm does not count
+ *   core NUMBER                                  -1: any core
+ *   microseconds WARM COUNTED                    60 s at most in total; requests of the warm-up are not counted
  *   groups NUMBER
- *   group CONNECTIONS FIRST_SOURCE SOURCES keep|close closed|MILLIHERTZ REQUESTS    the loop, and an open one's rate
+ *   group CONNECTIONS FIRST_SOURCE SOURCES keep|close closed|MILLIHERTZ REQUESTS    MILLIHERTZ: rate of an open loop
  *   request LENGTH IDS OFFSET...                 followed by LENGTH bytes and a line feed, REQUESTS times
  *   end
- * Out: two lines of JSON, the first (`{"counting": true}`) when counting begins, the second with the counts. Times are
- * nanoseconds; a latency is given as [bucket, count] pairs, see times.h.
- * Exit: 0; 1 if this machine does not let it work; 2 if the specification is not as above. A sentence is on stderr.
+ * Output: two lines of JSON, the first (`{"counting": true}`) when counting begins, the second with the counts. Times
+ * are nanoseconds. A latency is a list of [bucket, count] pairs (times.h).
+ * Exit code: 0; 1 if the machine lacks something; 2 if the specification is invalid. Errors are one line on stderr.
  *
- * Who closes: an answer to "close" is followed by the server's FIN, and only then does the client close. TIME_WAIT is
- * then the server's, where a new SYN from the same port ends it, and the client's ports are free at once. After a
- * failure the client resets. Only at the very end are the connections kept alive closed by the client.
+ * End of a connection: after the response to a "close" request, the client waits for the server's FIN before it closes.
+ * TIME_WAIT is then on the server's side, where a new SYN from the same port ends it, and the client can use its ports
+ * again immediately. After a failure the client resets the connection. At the end of a run it closes kept connections.
  *
- * When time is read: once when an answer is complete, after recv(); in a closed loop the next request begins at that
- * same moment (what lies between is under 0.1 us). So nothing that a client would have waited for is hidden, not even
- * this program's own queue of answers, and in a closed loop the mean latency is connections / rate. An open loop also
- * tells how late this program itself was ("behind"), so that its own slowness is not taken for the server's. What came
- * while it slept and the machine did not let it wake up it cannot know: the program that runs it measures the core, too.
+ * Reads of the clock: once when a response is complete, after recv(). In a closed loop the next request starts at that
+ * time (the work in between takes less than 0.1 us). So the latency includes every wait of a client, also in this
+ * program's own queue of responses, and in a closed loop the mean latency is connections / rate. An open loop also
+ * reports the program's own delays ("behind"), so that they do not count as delays of the server. The program does not
+ * detect that the machine woke it up late. Its caller therefore also measures the core.
  */
 #define _GNU_SOURCE
 #include "generator.h"
@@ -46,39 +48,39 @@
 #include <unistd.h>
 
 enum {
-    READ_MAX = 1 << 16,    /* one recv() */
-    EVENTS_MAX = 256,      /* one epoll_pwait2() */
-    TRIES_MAX = 300,       /* failures in a row until a client gives up: with RETRY_NS, after 3 s */
-    CONNECTS_AT_ONCE = 32, /* and then a pause of PAUSE_NS: a SYN that finds a full queue is sent again after 1 s */
+    READ_MAX = 1 << 16,    /* bytes of one recv() */
+    EVENTS_MAX = 256,      /* events of one epoll_pwait2() */
+    TRIES_MAX = 300,       /* consecutive failures after which a client gives up: with RETRY_NS, after 3 s */
+    CONNECTS_AT_ONCE = 32, /* then a pause of PAUSE_NS: the kernel repeats a SYN to a full queue after 1 s only */
 };
 #define RETRY_NS (10 * MS)
 #define PAUSE_NS (1 * MS)
-#define SPIN_NS (50 * US) /* so long before a request is due sleep ends: a core may take that long to wake up */
-#define DRAIN_NS (1 * SECOND) /* how long answers are awaited after the end */
+#define SPIN_NS (50 * US) /* a sleep ends this long before a request is due: a core may take as long to wake up */
+#define DRAIN_NS (1 * SECOND) /* maximum wait for responses after the end */
 
-/* READY: could take a request, but there is none to take (the end has come); IDLE: in its group's list until one is due. */
+/* READY: could send a request, but none follows before the end; IDLE: in its group's list until one is due. */
 enum state { READY, IDLE, CONNECTING, AWAITING_HEAD, AWAITING_BODY, AWAITING_CLOSE, RESTING, LOST };
 
 struct client {
     struct group *group;
-    struct client *next; /* in its group's idle ones, or in resting */
-    int64_t started_ns;  /* of the request under way: when it was due or, in a closed loop, sent. 0: none is under way */
-    int64_t since_ns;    /* READY, IDLE: free since; RESTING: until; AWAITING_CLOSE: since */
-    size_t remaining;    /* bytes of the body to come */
+    struct client *next; /* in the group's list of idle clients, or in resting */
+    int64_t started_ns;  /* when the present request was due or, in a closed loop, sent; 0: no request */
+    int64_t since_ns;    /* READY, IDLE, AWAITING_CLOSE: start of the state; RESTING: its end */
+    size_t remaining;    /* bytes of the body that were not received yet */
     int fd;              /* -1: not connected */
-    uint16_t status, kept; /* kept: bytes of a head in heads[], where it did not come at once */
+    uint16_t status, kept; /* kept: bytes in heads[] of a head that arrived in parts */
     uint16_t tries;
     uint8_t state;
 };
 
 static struct plan plan;
-static struct client *clients;   /* client_count of them, those of the first group first */
-static char (*heads)[HEAD_MAX];  /* one a client; touched for heads that come in pieces only, else it costs no memory */
+static struct client *clients;   /* client_count of them, in the order of the groups */
+static char (*heads)[HEAD_MAX];  /* one per client; without heads that arrive in parts, it takes no memory */
 static int client_count, alive, under_way, epoll_fd;
 static struct client *resting, *resting_last; /* FIFO */
 static int64_t begin_ns, end_ns;
-static int64_t told_ns;    /* when epoll_pwait2() returned last */
-static uint64_t ids_given; /* the next id, before it is scrambled */
+static int64_t woken_ns;   /* when epoll_pwait2() last returned */
+static uint64_t ids_given; /* the next id, before its conversion */
 static char buffer[HEAD_MAX + READ_MAX];
 
 static void take_request(struct client *c, int64_t started, int64_t now);
@@ -98,7 +100,7 @@ static int64_t clock_ns(void) {
     return now.tv_sec * SECOND + now.tv_nsec;
 }
 
-/* When the request with this number, from 0, is due in an open loop. */
+/* Returns when the request with this number, from 0, is due in an open loop. */
 static int64_t due_at(const struct group *g, uint64_t number) {
     return begin_ns - plan.warm_ns + (int64_t)((double)number * g->interval_ns);
 }
@@ -118,7 +120,7 @@ static void rest(struct client *c, int64_t until) {
     append(&resting, &resting_last, c);
 }
 
-/* An idle one that has to leave before its turn. */
+/* Removes an idle client that is not the first of its list. */
 static void leave_idle(struct client *c) {
     struct group *g = c->group;
     struct client *before = NULL;
@@ -132,7 +134,7 @@ static void leave_idle(struct client *c) {
         g->idle_last = before;
 }
 
-/* Ends the request under way, if there is one: its connection has failed, and is opened again after a pause. */
+/* Ends the present request, if any: its connection has failed, and is opened again after a pause. */
 static void fail(struct client *c, enum failure failure) {
     int64_t now = clock_ns();
     if (now >= begin_ns && (now < end_ns || c->started_ns))
@@ -156,7 +158,7 @@ static void fail(struct client *c, enum failure failure) {
     alive--;
 }
 
-/* Each connection that was idle at since gets the next request: now, or when it is due. */
+/* Gives the next request to a client that is free since `since`: now, or when the request is due. */
 static void become_free(struct client *c, int64_t since, int64_t now) {
     struct group *g = c->group;
     c->state = READY;
@@ -179,7 +181,7 @@ static void watch(struct client *c, uint32_t events) {
         leave(1, "epoll_ctl: %s", strerror(errno));
 }
 
-/* Begins to connect; false if that has failed at once. */
+/* Starts to connect. Returns false if that failed immediately. */
 static bool begin_connecting(struct client *c) {
     struct group *g = c->group;
     struct sockaddr_in source = {.sin_family = AF_INET};
@@ -188,7 +190,7 @@ static bool begin_connecting(struct client *c) {
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (c->fd < 0)
         leave(1, "socket: %s", strerror(errno));
-    /* Without this bind() would choose the port, one that no other connection from the address has, to anywhere. */
+    /* Otherwise bind() would choose a port that no other connection of the address uses, to any destination. */
     setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on);
     if (bind(c->fd, (struct sockaddr *)&source, sizeof source))
         leave(1, "%s is no address to send from: %s", inet_ntoa(source.sin_addr), strerror(errno));
@@ -200,13 +202,13 @@ static bool begin_connecting(struct client *c) {
     return true;
 }
 
-/* Sends the request; false if the connection is not there yet or has failed, and then the state says which. */
+/* Sends the request. Returns false if the connection is not established yet or has failed, as its state shows. */
 static bool transmit(struct client *c) {
     static const char HEX[] = "0123456789abcdef";
     struct group *g = c->group;
     struct request *request = &g->request[g->sent++ % (uint64_t)g->requests];
     for (int id = 0; id < request->ids; id++) {
-        uint64_t bits = ids_given++ * 0x9E3779B97F4A7C15u; /* odd: 2^64 calls give 2^64 numbers, unlike each other */
+        uint64_t bits = ids_given++ * 0x9E3779B97F4A7C15u; /* an odd factor: 2^64 calls give 2^64 different numbers */
         for (int digit = 0; digit < ID_DIGITS; digit++, bits >>= 4)
             request->text[request->digits[id][digit]] = HEX[bits & 15];
     }
@@ -238,7 +240,7 @@ static void take_request(struct client *c, int64_t started, int64_t now) {
     if (!g->close)
         transmit(c);
     else if (begin_connecting(c)) {
-        /* On loopback the handshake is usually over when connect() returns, though it says EINPROGRESS. */
+        /* On loopback the handshake is usually complete when connect() returns EINPROGRESS. */
         if (transmit(c))
             watch(c, 0);
         else if (c->state == CONNECTING)
@@ -249,10 +251,10 @@ static void take_request(struct client *c, int64_t started, int64_t now) {
 static void finish_close(struct client *c) {
     close(c->fd);
     c->fd = -1;
-    become_free(c, told_ns, clock_ns());
+    become_free(c, woken_ns, clock_ns());
 }
 
-/* The answer is complete; gone: and so is the server. */
+/* Counts a complete response. gone: the server has also closed the connection. */
 static void take_answer(struct client *c, bool gone) {
     struct group *g = c->group;
     int64_t now = clock_ns();
@@ -268,7 +270,7 @@ static void take_answer(struct client *c, bool gone) {
     if (!g->close && gone) {
         fail(c, CLOSED);
     } else if (!g->close) {
-        become_free(c, told_ns, now);
+        become_free(c, woken_ns, now);
     } else if (gone) {
         finish_close(c);
     } else {
@@ -277,8 +279,8 @@ static void take_answer(struct client *c, bool gone) {
     }
 }
 
-/* Reads all there is. The events come once for each change: a read that fills the buffer, or leaves the server's FIN
- * unread, has to be followed by another. */
+/* Reads all available bytes. epoll reports each change once, so another read must follow if the buffer was full or the
+ * server's FIN was not read. */
 static void read_answer(struct client *c, bool ending) {
     ssize_t got;
     do {
@@ -325,13 +327,13 @@ static void handle(struct client *c, uint32_t events) {
         else if (c->group->close)
             transmit(c);
         else
-            become_free(c, told_ns, clock_ns());
+            become_free(c, woken_ns, clock_ns());
     } else if (ending || events & EPOLLIN) {
         read_answer(c, ending);
     }
 }
 
-/* What the clock alone brings about: rests end, requests are due. Returns when there is something of that next. */
+/* Ends rests and starts requests that are due. Returns the time of the next of these. */
 static int64_t keep_time(int64_t now) {
     int64_t next = now < begin_ns ? begin_ns : now < end_ns ? end_ns : end_ns + DRAIN_NS;
     while (resting && resting->since_ns <= now) {
@@ -372,7 +374,7 @@ static double cpu_seconds(void) {
            (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
-/* What is left when time is up: unanswered, and never closed. */
+/* Counts the requests without a response and the connections that the server did not close, at the end. */
 static void count_left(int64_t now) {
     for (struct client *c = clients; c < clients + client_count; c++) {
         c->group->failures[UNANSWERED] += c->started_ns >= begin_ns;
@@ -407,12 +409,12 @@ static void run(void) {
         int count = epoll_pwait2(epoll_fd, events, EVENTS_MAX, &timeout, NULL);
         if (count < 0 && errno != EINTR)
             leave(1, "epoll_pwait2 (Linux 5.11 has it): %s", strerror(errno));
-        told_ns = clock_ns();
+        woken_ns = clock_ns();
         for (int i = 0; i < count; i++)
             handle(events[i].data.ptr, events[i].events);
         now = clock_ns();
     }
-    if (!counting) { /* everybody gave up while it was warm */
+    if (!counting) { /* all clients gave up in the warm-up */
         cpu = cpu_seconds();
         print_counting();
     }
@@ -445,10 +447,10 @@ int main(void) {
               client_count, (unsigned long long)files.rlim_max);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
-    prctl(PR_SET_TIMERSLACK, 1UL); /* ns; by default each sleep may last 50 us too long */
+    prctl(PR_SET_TIMERSLACK, 1UL); /* in ns; by default a sleep may be 50 us too long */
     struct timespec epoch;
     clock_gettime(CLOCK_REALTIME, &epoch);
-    ids_given = (uint64_t)(epoch.tv_sec * SECOND + epoch.tv_nsec); /* under one a ns: no two runs share an id */
+    ids_given = (uint64_t)(epoch.tv_sec * SECOND + epoch.tv_nsec); /* under one id per ns, so runs differ */
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (epoll_fd < 0)
         leave(1, "epoll_create1: %s", strerror(errno));

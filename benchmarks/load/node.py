@@ -51,6 +51,16 @@ class Node:
         """Return the maximum of the resident memory since the start (VmHWM)."""
         return self._status_mib("VmHWM")
 
+    def anonymous_bytes(self) -> int:
+        """Return the part of the resident memory that no other process shares (RssAnon)."""
+        return round(self._status_mib("RssAnon") * (1 << 20))
+
+    def held(self) -> int:
+        """Return the number of requests that wait for an assignment."""
+        state = self.side.call(lambda: ask("127.0.0.1", self.probe_port, "/debug/state")).body
+        held: int = json.loads(state)["feed"]["held"]
+        return held
+
     def cpu_seconds(self) -> float:
         """Return the CPU time since the start, with that of ended child processes. Its resolution is 10 ms."""
         fields = Path(f"/proc/{self.pids[0]}/stat").read_text().rpartition(")")[2].split()
@@ -148,13 +158,14 @@ def node(
             address, its_port = behind.imds if behind else ("127.0.0.1", port)
             pods = behind.pods if behind else HERE
             made = Node(name, address, its_port, (process.pid,), probe_port, metrics_port, node_servers.side, pods)
-            wait_until(lambda: node_servers.side.call(lambda: _is_active(probe_port)), process, name, log)
+            wait_until(lambda: node_servers.side.call(lambda: is_active(probe_port)), process, name, log)
             if behind:
                 forget_closed(behind)
             yield made
 
 
-def _is_active(probe_port: int) -> bool:
+def is_active(probe_port: int) -> bool:
+    """Return whether the probe on this port of loopback has the text of an NMI that serves."""
     try:
         return ask("127.0.0.1", probe_port, "/healthz", headers={}).body.strip() == b"Active"
     except OSError:

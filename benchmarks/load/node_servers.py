@@ -46,9 +46,12 @@ class NodeServers:
         """Return the addresses of all pods on the node in the order of their creation."""
         return addresses(self.counts().pods, self._first_pod)
 
-    def add_pods(self, count: int) -> list[str]:
-        """Create this number of pods on the node. Return all addresses. 10,000 take about ten seconds."""
-        self._order(AddPods(count))
+    def add_pods(self, count: int, *, assigned: bool = True) -> list[str]:
+        """Create this number of pods on the node. Return all addresses. 10,000 take about ten seconds.
+
+        *assigned*: each has an Assigned identity, else only the label for one.
+        """
+        self._order(AddPods(count, assigned))
         return self.pods
 
     def set_imds(self, *, delay_ms: float = 0.0, token_seconds: float = TOKEN_SECONDS) -> None:

@@ -160,6 +160,11 @@ def without_header() -> Request:
     return Request(plain().text.replace(f"{METADATA}\r\n".encode(), b""), ())
 
 
+def without_resource() -> Request:
+    """The plain request without a resource, as a probe sends it."""
+    return Request(plain().text.replace(f"{RESOURCE}%2F".encode(), b""), ())
+
+
 def unknown_path() -> Request:
     """The plain request for a path of another cloud."""
     return Request(plain().text.replace(TARGET.encode(), b"/latest/meta-data/iam/?a=b"), ())

@@ -4,17 +4,17 @@
 #include "generator.h"
 
 static const char *const FAILURE_NAMES[FAILURES] = {
-    "connect",    /* refused, or timed out */
+    "connect",    /* connection refused, or timed out */
     "no_port",    /* no local port was free on the source address */
-    "send",       /* the socket took a part of the request only */
+    "send",       /* the socket accepted only a part of the request */
     "reset",      /* by the server, on an established connection */
-    "closed",     /* by the server, before the first byte of an answer or between two */
-    "short",      /* the server closed amid an answer */
+    "closed",     /* by the server, before the first byte of a response or between two responses */
+    "short",      /* the server closed inside a response */
     "framing",    /* no HTTP/1.1 head of 4,096 bytes at most with exactly one Content-Length and no Transfer-Encoding */
-    "excess",     /* more bytes than Content-Length says, or an answer to nothing */
-    "unclosed",   /* the server did not close for 1 s after an answer to "close"; seen at the end only */
-    "unanswered", /* sent or due before the end, no answer 1 s after it */
-    "given_up",   /* clients that stopped trying; counted while warm, too */
+    "excess",     /* more bytes than Content-Length, or a response without a request */
+    "unclosed",   /* the server did not close within 1 s after the response to "close"; counted at the end only */
+    "unanswered", /* sent or due before the end, and no response 1 s after the end */
+    "given_up",   /* clients that gave up, also in the warm-up */
 };
 
 static void print_group(const struct group *g, int64_t begin_ns, int64_t end_ns) {
@@ -47,7 +47,7 @@ void print_counting(void) {
 }
 
 void print_result(const struct plan *plan, int64_t begin_ns, int64_t end_ns, int64_t stopped_ns, double cpu_seconds) {
-    if (stopped_ns < begin_ns) /* everybody gave up while it was warm */
+    if (stopped_ns < begin_ns) /* all clients gave up in the warm-up */
         stopped_ns = begin_ns;
     if (stopped_ns < end_ns)
         end_ns = stopped_ns;

@@ -1,4 +1,4 @@
-/* Reads the specification from a buffer, strictly: each field in its place, nothing between and nothing after. */
+/* Parser of the specification. It accepts only the exact form in generator.c. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <sched.h>
@@ -10,7 +10,7 @@
 
 enum { SPEC_MAX = 4 << 20 };
 
-static char *spec, *spec_end; /* what is left to read */
+static char *spec, *spec_end; /* the part that was not read yet */
 static int spec_line = 1;
 
 __attribute__((noreturn)) static void refuse(const char *what, const char *why) {
@@ -44,7 +44,7 @@ static int64_t spec_number(const char *what, int64_t least, int64_t most) {
     return number;
 }
 
-/* An IPv4 address, in host order. */
+/* Returns an IPv4 address in host order. */
 static in_addr_t spec_address(const char *what) {
     char text[INET_ADDRSTRLEN] = "";
     struct in_addr address;
@@ -84,7 +84,7 @@ static void read_request(struct request *request) {
     spec_text("\n");
 }
 
-/* Returns its connections, of which there may be no more than free. */
+/* Reads a group and returns its number of connections, at most free. */
 static int read_group(struct group *g, int free) {
     spec_text("group ");
     g->connections = (int)spec_number("CONNECTIONS", 1, free);
@@ -111,7 +111,7 @@ static int read_group(struct group *g, int free) {
 }
 
 void read_plan(struct plan *plan) {
-    spec = malloc(SPEC_MAX + 1); /* never freed: requests lie in it */
+    spec = malloc(SPEC_MAX + 1); /* never freed: it contains the requests */
     if (!spec)
         leave(1, "no memory for the specification");
     size_t size = fread(spec, 1, SPEC_MAX + 1, stdin);

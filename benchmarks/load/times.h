@@ -1,4 +1,4 @@
-/* Durations, counted and printed. */
+/* Histogram of durations. */
 #ifndef TIMES_H
 #define TIMES_H
 
@@ -10,10 +10,10 @@ enum {
     BUCKETS = (36 - MANTISSA + 1) << MANTISSA,
 };
 
-/* Counts in buckets of 1 ns below 256 ns; above, a duration's bucket is its 8 highest bits (128 to 255) and how far they
- * are shifted: (shift << 7) + bits. So it is no wider than 1/128 of what it holds. 30 KiB. */
+/* Counts by bucket. Below 256 ns a bucket is 1 ns wide. Above, the bucket follows from the 8 highest bits of the
+ * duration (128 to 255) and their shift: (shift << 7) + bits. It is at most 1/128 as wide as its durations. 30 KiB. */
 struct times {
-    uint64_t counts[BUCKETS]; /* the last takes in what is longer than 68 s */
+    uint64_t counts[BUCKETS]; /* the last one is for all durations over 68 s */
     int64_t max;              /* ns */
 };
 
@@ -27,7 +27,7 @@ static inline void count_time(struct times *times, int64_t ns) {
         times->max = ns;
 }
 
-/* As JSON: the longest, and [bucket, count] where there are any. */
+/* Prints JSON: the maximum, and [bucket, count] of each bucket that is not empty. */
 static inline void print_times(const struct times *times) {
     printf("{\"max\": %lld, \"buckets\": [", (long long)times->max);
     const char *comma = "";

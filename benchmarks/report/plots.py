@@ -270,8 +270,8 @@ def _controller(found: Results, title: str) -> Figure:
         ("memory, MiB", [row.memory_mib for row in rows]),
         ("GETs to Azure an interval", [row.arm_calls for row in rows]),
     ]
-    told = [panel for panel in panels if any(value is not None for value in panel[1])]
-    for axes, (cost, values) in zip(canvas.subplots(1, len(told), squeeze=False)[0], told, strict=True):
+    measured = [panel for panel in panels if any(value is not None for value in panel[1])]
+    for axes, (cost, values) in zip(canvas.subplots(1, len(measured), squeeze=False)[0], measured, strict=True):
         points = [(size, value) for size, value in zip(sizes, values, strict=True) if value is not None]
         _growth(axes, cost, points)
         axes.set_xlim(min(sizes) / 8, max(sizes) * 2)
@@ -301,11 +301,11 @@ def _growth(axes: Axes, title: str, points: Sequence[tuple[int, float]]) -> None
         axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _factors(axes: Axes, steps: Sequence[float], told: Callable[[float], str]) -> None:
+def _factors(axes: Axes, steps: Sequence[float], text: Callable[[float], str]) -> None:
     """Set a logarithmic horizontal scale with labels at *steps* of each decade."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=steps))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: told(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axes.xaxis.set_minor_locator(NullLocator())
 
 

@@ -277,7 +277,16 @@ def _background(found: Results) -> str:
 
 def _memory(found: Results) -> str:
     rows = [[f"{row.pods:,}", figure(row.idle_mib), figure(row.load_mib)] for row in found.memory]
-    return grid(["pods", "idle MiB", "at most MiB"], rows, texts=0)
+    body = grid(["pods", "idle MiB", "at most MiB"], rows, texts=0)
+    held = "" if found.held_bytes is None else f"A held request: {figure(found.held_bytes / 1000)} kB."
+    other = found.reference
+    reference = (
+        f"The Go implementation: {figure(other.rss_mib)} MiB after its start in {figure(other.seconds)} s with "
+        f"{figure(other.cpu_seconds)} CPU s."
+        if other
+        else ""
+    )
+    return "\n\n".join(part for part in (body, held, reference) if part)
 
 
 def micro(rows: Sequence[Micro]) -> str:
