@@ -14,19 +14,29 @@ from typing import Any, Final, TypeVar
 from aiohttp import web
 from typing_extensions import override
 
+from nmi.server.loop_detection import FIELD
 from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
 from podidentity_sandbox import issuing
 from podidentity_sandbox.azure import AzureEmulator, AzureFiles
 from podidentity_sandbox.certificates import LOOPBACK, Authority
 from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.imds import Imds
-from podidentity_sandbox.machines import Machine
+from podidentity_sandbox.machines import IdentityChange, Machine, Operation
 from podidentity_sandbox.namespaces import Namespaces
 from podidentity_sandbox.network import METADATA_ADDRESS, Loopback
 from podidentity_sandbox.serving import listening
 from podidentity_sandbox.settings import EXCHANGE_AUDIENCE
 from podidentity_sandbox.tokens import TokenMint
-from tests.realnode.options import AAD_PORT, API_PORT, ARM_PORT, OUTSIDE_ADDRESS, NodeAddresses, is_pod
+from tests.realnode.options import (
+    AAD_PORT,
+    API_PORT,
+    ARM_PORT,
+    OUTSIDE_ADDRESS,
+    PROXY_PORT,
+    NodeAddresses,
+    is_pod,
+)
 from tests.realnode.processes import BedError
 
 T = TypeVar("T")
@@ -41,11 +51,13 @@ class ImdsRequest:
     peer: str
     path: str
     status: int
+    from_nmi: bool = False
+    """Whether it has the mark of NMI's own requests, which NMI sends from a pod's address with Cilium's redirect."""
 
     @property
     def leaked(self) -> bool:
         """Whether a pod sent it, past NMI."""
-        return is_pod(self.peer)
+        return is_pod(self.peer) and not self.from_nmi
 
 
 class _LoggedImds(Imds):
@@ -57,7 +69,8 @@ class _LoggedImds(Imds):
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
         at = time.time()
         response = await super().respond(request)
-        self.requests.append(ImdsRequest(at, request.remote or "", request.path, response.status))
+        marked = FIELD in request.headers
+        self.requests.append(ImdsRequest(at, request.remote or "", request.path, response.status, marked))
         return response
 
 
@@ -87,6 +100,8 @@ class _OutsideAzure(AzureEmulator):
         await self.aad.start(OUTSIDE_ADDRESS, AAD_PORT, ssl_context=context)
         await self.arm.start(OUTSIDE_ADDRESS, ARM_PORT, ssl_context=context)
         await self.imds.start()
+        await self.token_proxy.serve(self._authority)
+        await self.token_proxy.listen(listening(OUTSIDE_ADDRESS, PROXY_PORT))
 
 
 def _access(plane: Path) -> ClusterAccess:
@@ -112,6 +127,7 @@ class Azure:
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
         self._failure: Exception | None = None
+        self._client: Client | None = None
         self._imds = _LoggedImds(mint := TokenMint())
         self.authority = Authority("tests/realnode")
         self.emulator = _OutsideAzure(mint, self.authority, self._network)
@@ -163,14 +179,31 @@ class Azure:
             raise BedError(f"no VM {vm}")
         return found
 
+    def record_changes(self, machine: Machine) -> list[frozenset[str]]:
+        """Return a list that gets the identities of each later change of the VM, which the emulator still executes."""
+        changes: list[frozenset[str]] = []
+        update = machine.update
+
+        def recorded(change: IdentityChange) -> Operation:
+            changes.append(frozenset(change.user_assigned))
+            return update(change)
+
+        self.call(lambda _: setattr(machine, "update", recorded))
+        return changes
+
     def write_files(self, folder: Path) -> AzureFiles:
         """Write the files that describe this Azure. Only this user can read the one with the secret."""
         return self.emulator.write_files(folder)
 
     def trust_cluster(self, plane: Path) -> None:
-        """Let AAD verify service account tokens with the keys of the API server whose directory is *plane*."""
+        """Let AAD and the token proxy verify service account tokens at the API server whose directory is *plane*."""
         access = _access(plane)
-        self.call(lambda emulator: setattr(emulator.aad.issuers, "fetch", lambda url: issuing.fetch(access, url)))
+
+        def trust(emulator: AzureEmulator) -> None:
+            emulator.aad.issuers.fetch = lambda url: issuing.fetch(access, url)
+            self._client = emulator.token_proxy.client = Client(access, user_agent="tests/realnode")
+
+        self.call(trust)
 
     def federate(self, client_id: str, namespace: str, service_account: str, plane: Path) -> None:
         """Let an identity trust the pods of a service account of the cluster whose directory is *plane*."""
@@ -198,3 +231,5 @@ class Azure:
         self._started.set()
         await self._stop.wait()
         await self.emulator.stop()
+        if self._client is not None:
+            await self._client.aclose()

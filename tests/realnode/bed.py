@@ -91,17 +91,39 @@ class Bed:
         self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(documents))
 
     def install(
-        self, values: Mapping[str, Any] | None = None, *, command: str = "install", flags: Sequence[str] = ()
+        self,
+        values: Mapping[str, Any] | None = None,
+        *,
+        command: str = "install",
+        flags: Sequence[str] = (),
+        chart: Path = CHART,
     ) -> None:
         """Install the chart, or upgrade to it, with *values* over the test bed's, and wait until all pods are Ready.
 
-        Raise CommandError.
+        *chart* may be that of another version. Raise CommandError.
         """
         file = self.folder / "values.yaml"
         file.write_text(yaml.safe_dump(merged(self.values(), values or {})))
         where = (f"--namespace={NAMESPACE}", "--create-namespace", f"--values={file}")
-        self.commands.helm(command, RELEASE, str(CHART), *where, "--wait", f"--timeout={INSTALL_SECONDS}s", *flags)
+        self.commands.helm(command, RELEASE, str(chart), *where, "--wait", f"--timeout={INSTALL_SECONDS}s", *flags)
         self.wait_for_nmi()
+
+    def roll_back(self, revision: int) -> None:
+        """Roll the release back, and wait until all pods are Ready. Raise CommandError."""
+        where = (f"--namespace={NAMESPACE}", "--wait", f"--timeout={INSTALL_SECONDS}s")
+        self.commands.helm("rollback", RELEASE, str(revision), *where)
+        self.wait_for_nmi()
+
+    def import_images(self, images: Path, tag: str) -> None:
+        """Import NMI and MIC of another version on all nodes: *images* is a folder of `tools/local-images`.
+
+        Their names on the nodes have this *tag*. Raise BedError.
+        """
+        for name in ("nmi", "mic"):
+            archive = self.folder / "images" / f"{name}-{tag}.tar"
+            oci.add_layer(images / f"{name}.tar", archive, f"{REPOSITORY}/{name}:{tag}", {}, {})
+            for node in self.nodes:
+                node.import_image(archive)
 
     def values(self) -> dict[str, Any]:
         """Return the chart's values for this test bed."""
@@ -166,7 +188,9 @@ class Bed:
         BUILD.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=f"bed-{self.namespaces.full_name('')}", dir=BUILD))
         self._cleanup.callback(shutil.rmtree, self.folder, ignore_errors=True)
-        programs = find_programs(self.folder / "bin", legacy_iptables=self.options.legacy_iptables)
+        programs = find_programs(
+            self.folder / "bin", legacy_iptables=self.options.legacy_iptables, with_cilium=bool(self.options.cilium)
+        )
         self._cleanup.callback(self.namespaces.delete_all)
         self._make_outside()
         self.azure.start()
@@ -193,8 +217,13 @@ class Bed:
             for archive in archives:
                 node.import_image(archive)
             node.start_kubelet()
-            node.start_kube_proxy()
+            if self.options.cilium:
+                self._start_cilium(node)
+            else:
+                node.start_kube_proxy()
         self.wait_for_nodes()
+        for node in self.nodes if not self.options.cilium else ():
+            node.wait_for_kube_proxy()
 
     def _make_outside(self) -> None:
         self.namespaces.create(OUTSIDE)
@@ -213,11 +242,24 @@ class Bed:
             "kubernetes/kubelet.kubeconfig": authority.kubeconfig(f"system:node:{node.name}", "system:nodes"),
             "kubernetes/kube-proxy.kubeconfig": authority.kubeconfig("system:kube-proxy"),
         }
+        if self.options.cilium:
+            node.etc["kubernetes/cilium.kubeconfig"] = authority.kubeconfig("cilium", "system:masters")
         node.folder.mkdir()
         self.nodes.append(node)
         self._cleanup.callback(node.remove)
         node.connect(OUTSIDE)
         node.boot()
+
+    def _start_cilium(self, node: Node) -> None:
+        """Start Cilium's agent. It needs definitions and the node's range, which no controller creates here."""
+        assert node.programs.cilium is not None
+        for file in node.programs.cilium.definitions:
+            self.kubectl("apply", "--server-side", f"--filename={file}")
+        wait_for(lambda: self.objects("nodes"), READY_SECONDS, f"no node object; see the logs in {self.folder}")
+        pods = node.addresses.pods
+        self.kubectl("patch", "node", node.name, "--patch", json.dumps({"spec": {"podCIDR": pods, "podCIDRs": [pods]}}))
+        self._say(f"starting Cilium {node.programs.cilium.version} on {node.name}")
+        node.start_cilium()
 
     def _name_images(self, images: Path, programs: Programs) -> list[Path]:
         """Return archives of the images under the names that the nodes' pods use.

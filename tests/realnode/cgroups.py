@@ -9,6 +9,8 @@ from typing import Final
 
 ROOT: Final = Path("/sys/fs/cgroup")
 V1_CONTROLLERS: Final = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd")
+UNIFIED: Final = "unified"
+"""An additional hierarchy of cgroup v2 without controllers, to which programs of the kernel can be attached."""
 REMOVAL_SECONDS: Final = 10
 """How long the kernel may need to release the group of a killed process."""
 
@@ -35,7 +37,10 @@ class Cgroup:
 
     @property
     def folders(self) -> list[Path]:
-        return [self.root / each / self.name for each in self.controllers] or [self.root / self.name]
+        groups = [self.root / each / self.name for each in self.controllers]
+        if groups and (self.root / UNIFIED / "cgroup.procs").exists():
+            groups.append(self.root / UNIFIED / self.name)
+        return groups or [self.root / self.name]
 
     @property
     def entrances(self) -> list[Path]:
@@ -65,7 +70,7 @@ class Cgroup:
                 _remove(child)
 
     def remove(self) -> None:
-        """Remove the group with all groups in it. A missing one is no error."""
+        """Remove the group with all groups in it. Do nothing if it does not exist."""
         self.remove_children()
         for folder in self.folders:
             _remove(folder)

@@ -15,6 +15,8 @@ PAUSE_IMAGE: Final = "localhost/realnode/pause:1"
 REPOSITORY: Final = "localhost/realnode"
 """The repository of the images on the nodes."""
 CONTAINERD_SOCKET: Final = "/run/containerd/containerd.sock"
+REGISTRIES: Final = "/etc/containerd/certs.d"
+"""The folder of a node with a file for each registry that is not at its default address; without it there is none."""
 KUBERNETES: Final = PurePosixPath("/etc/kubernetes")
 SHARED_SYSCTLS: Final[Mapping[str, str]] = {
     "vm/overcommit_memory": "1",
@@ -23,10 +25,12 @@ SHARED_SYSCTLS: Final[Mapping[str, str]] = {
     "kernel/panic_on_oops": "1",
     "kernel/keys/root_maxkeys": "1000000",
     "kernel/keys/root_maxbytes": "25000000",
+    "kernel/unprivileged_bpf_disabled": "1",
+    "kernel/timer_migration": "0",
 }
-"""The kernel settings that the kubelet writes for the whole machine, with its values.
+"""The kernel settings that the kubelet and Cilium's agent write for the whole machine, with their values.
 
-The node has files in their place, so that the kubelet finds its values and the machine keeps its own.
+The node has files in their place, so that these programs find their values and the machine keeps its own.
 """
 
 
@@ -45,6 +49,8 @@ state = "/run/containerd"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{cni_plugins}"
     conf_dir = "/etc/cni/net.d"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{REGISTRIES}"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
@@ -56,6 +62,8 @@ state = "/run/containerd"
 
 def cni(options: Options, pods: str) -> str:
     """Return the CNI configuration of a node whose pods have addresses in *pods*."""
+    if options.cilium:
+        return json.dumps({"cniVersion": "0.3.1", "name": "realnode", "plugins": [{"type": "cilium-cni"}]}, indent=2)
     network = ipaddress.ip_network(pods)
     # The first address is the bridge's.
     addresses = {"subnet": pods, "rangeStart": str(network[2]), "rangeEnd": str(network[1 + options.pod_addresses])}

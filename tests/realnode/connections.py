@@ -22,6 +22,8 @@ import socket, sys
 host, port, seconds, request = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4].encode()
 try:
     connection = socket.create_connection((host, port), seconds)
+except ConnectionResetError:
+    sys.exit(print("closed"))  # reset before the program has seen that the connection exists
 except ConnectionRefusedError:
     sys.exit(print("refused"))
 except OSError:

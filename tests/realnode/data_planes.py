@@ -1,29 +1,28 @@
 """The data planes on which NMI redirects pods: the cells of the compatibility matrix, and the test bed of each cell.
 
-A cell is a mode of kube-proxy, a redirect backend of NMI, a target of the redirect and a kind of CNI plugin. This
-module reads and writes no files.
+A cell is a mode of kube-proxy, a redirect backend of NMI, a target of the redirect and a kind of CNI plugin. Nodes with
+Cilium are in `cilium_results`. This module reads and writes no files.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import msgspec
 
 from tests.realnode.options import Cni, Options
 
-Proxy = Literal["iptables-nft", "iptables-legacy", "nftables", "ebpf"]
-Backend = Literal["auto", "iptables-nft", "iptables-legacy", "nftables", "cilium"]
+Proxy = Literal["iptables-nft", "iptables-legacy", "nftables"]
+Backend = Literal["auto", "iptables-nft", "iptables-legacy", "nftables"]
 Target = Literal["auto", "loopback", "node"]
 
 PROXIES: Final[Mapping[Proxy, str]] = {
     "iptables-nft": "mode iptables, nft backend",
     "iptables-legacy": "mode iptables, legacy backend",
     "nftables": "mode nftables",
-    "ebpf": "any or none: Cilium with eBPF host routing",
 }
-"""The kinds of nodes by what implements Services there, with their names in the tables."""
+"""The kinds of nodes by the mode of kube-proxy, with their names in the tables."""
 NETFILTER: Final[tuple[Backend, ...]] = ("iptables-nft", "iptables-legacy", "nftables")
-BACKENDS: Final[tuple[Backend, ...]] = ("auto", *NETFILTER, "cilium")
+BACKENDS: Final[tuple[Backend, ...]] = ("auto", *NETFILTER)
 TARGETS: Final[tuple[Target, ...]] = ("loopback", "node")
 """The targets of a redirect. `auto` selects one of them."""
 CNIS: Final[Mapping[Cni, str]] = {"bridge": "bridge", "ptp": "point-to-point"}
@@ -45,9 +44,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, order=True):
 
 
 def bed_options(proxy: Proxy, cni: Cni, *, nodes: int = 1) -> Options:
-    """Return the options of a test bed with nodes of this kind. Raise ValueError for a kind that has no test bed."""
-    if proxy == "ebpf":
-        raise ValueError("no test bed has nodes with eBPF host routing")
+    """Return the options of a test bed with nodes of this kind."""
     mode: Literal["iptables", "nftables"] = "nftables" if proxy == "nftables" else "iptables"
     return Options(nodes=nodes, cni=cni, proxy=mode, legacy_iptables=proxy == "iptables-legacy")
 
@@ -71,32 +68,13 @@ def needs_route_localnet(proxy: Proxy, target: Target) -> bool:
     return target == "loopback" and proxy == "nftables"
 
 
-def unsupported(proxy: Proxy, backend: Backend, target: Target) -> str:
-    """Return why a combination is not supported, as a sentence; empty if it is supported."""
-    if proxy == "ebpf" and backend != "cilium":
-        return "eBPF host routing bypasses netfilter, so that rules have no effect; NMI is then not Ready."
-    if proxy == "ebpf" and target == "loopback":
-        return "The local redirect policy of Cilium leads to the address of NMI's pod, which is the node's."
-    if proxy != "ebpf" and backend == "cilium":
-        return "The backend `cilium` needs a Cilium agent with local redirect policies."
-    return ""
-
-
-def supported_backends(proxy: Proxy) -> Iterator[Backend]:
-    """Yield the backends for which a kind of node has a row in the tables."""
-    for backend in BACKENDS:
-        if proxy == "ebpf" or not all(unsupported(proxy, backend, target) for target in TARGETS):
-            yield backend
-
-
 def all_cells() -> list[Cell]:
     """Return every cell that a test bed can run, sorted so that those of one bed follow each other."""
     return [
         Cell(proxy=proxy, cni=cni, backend=backend, target=target)
         for proxy in PROXIES
-        if proxy != "ebpf"
         for cni in CNIS
-        for backend in supported_backends(proxy)
+        for backend in BACKENDS
         # Target `node` first, because `routeLocalnet: set` leaves route_localnet on.
         for target in (("auto",) if backend == "auto" else tuple(reversed(TARGETS)))
     ]

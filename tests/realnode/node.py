@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from podidentity_sandbox.namespaces import NamespaceError, Namespaces
-from tests.realnode import configuration
+from tests.realnode import cilium_programs, configuration
 from tests.realnode.cgroups import Cgroup
 from tests.realnode.options import NodeAddresses, Options
 from tests.realnode.processes import BedError, Process, wait_for
@@ -41,6 +41,7 @@ class Node:
     containerd: Process = field(init=False)
     kubelet: Process = field(init=False)
     kube_proxy: Process = field(init=False)
+    cilium: Process = field(init=False)
     _first: Process | None = field(default=None, init=False)
     _started: list[Process] = field(default_factory=list, init=False)
 
@@ -107,6 +108,31 @@ class Node:
             "--config=/etc/kubernetes/kube-proxy.yaml",
             "--v=2",
         )
+
+    def wait_for_kube_proxy(self) -> None:
+        """Wait until kube-proxy has written its tables and chains for both families. Raise BedError."""
+        wait_for(
+            self._has_kube_proxys_rules, START_SECONDS, f"no rules of kube-proxy; see {self.folder}/kube-proxy.log"
+        )
+
+    def start_cilium(self) -> None:
+        """Start Cilium's agent and wait until it is healthy. The node object needs its podCIDR. Raise BedError."""
+        files = self.programs.cilium
+        if files is None or not self.options.cilium:
+            raise BedError(f"{self.name} has no Cilium")
+        self.run("sh", "-c", cilium_programs.PREPARATION, "prepare", str(files.kernel_programs))
+        self.restart_cilium()
+
+    def restart_cilium(self) -> None:
+        """Start Cilium's agent again after its end, and wait until it is healthy. Raise BedError."""
+        files = self.programs.cilium
+        if files is None or not self.options.cilium:
+            raise BedError(f"{self.name} has no Cilium")
+        flags = cilium_programs.flags(self.options.cilium)
+        self.cilium = self.start("cilium", "env", f"K8S_NODE_NAME={self.name}", str(files.agent), *flags)
+        healthy = ("curl", "--silent", "--fail", "--header", "brief: true", cilium_programs.HEALTH)
+        failure = f"Cilium is not healthy; see {self.cilium.log}"
+        wait_for(lambda: self.done(*healthy).returncode == 0, cilium_programs.START_SECONDS, failure)
 
     def restart_kube_proxy(self) -> None:
         """Restore kube-proxy's rules after a flush, which it would notice an hour later, or not at all with nftables.
@@ -187,6 +213,18 @@ class Node:
             *("nsenter", "--target", str(self._first.pid), "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup"),
             *("env", f"PATH={self.programs.path}", *command),
         ]
+
+    def _has_kube_proxys_rules(self) -> bool:
+        if self.options.proxy == "nftables":
+            tables = self.run("nft", "list", "tables")
+            return all(f"table {family} kube-proxy" in tables for family in ("ip", "ip6"))
+        # The canary is the only chain in mangle, and another task of kube-proxy writes it.
+        chains = {"nat": "KUBE-SERVICES", "mangle": "KUBE-PROXY-CANARY"}
+        return all(
+            f":{chain} " in self.done(f"{family}-save", "--table", table).stdout
+            for family in ("iptables", "ip6tables")
+            for table, chain in chains.items()
+        )
 
     def _delete_interfaces(self) -> None:
         """Delete the interfaces of pods. The kernel deletes those of ended pods at the same time."""

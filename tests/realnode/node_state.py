@@ -12,7 +12,7 @@ _TABLE: Final = re.compile(r"table (\w+ \S+) \{")
 _CHAIN: Final = re.compile(r"(?:chain|set|map) (\S+) \{")
 _OF_KUBE_PROXY: Final = re.compile(r"\bKUBE-|^table ip6? kube-proxy\b")
 _OF_IPTABLES: Final = re.compile(
-    r"^table ip (?:nat|filter)(?:: chain (?:PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING))?$"
+    r"^table ip6? (?:nat|filter|mangle)(?:: chain (?:PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING))?$"
 )
 
 
@@ -27,7 +27,7 @@ class NodeState:
         """Return the lines that this state has in addition to *before*, sorted.
 
         The tables and base chains of iptables do not count: iptables creates them when a program first uses them, and
-        never removes them. Their rules count.
+        never removes them, and the kubelet creates them again up to a minute after a flush. Their rules count.
         """
         rules = {each for each in self.rules - before.rules if not _is_base(each)}
         return sorted(rules | (self.settings - before.settings))

@@ -15,11 +15,14 @@ POD_RANGE: Final = "10.244.0.0/16"
 API_PORT: Final = 6443
 AAD_PORT: Final = 8443
 ARM_PORT: Final = 8444
+PROXY_PORT: Final = 8445
+REGISTRY_PORT: Final = 5000
 NODES_MAX: Final = 9
 POD_ADDRESSES_MAX: Final = 250
 
 Cni = Literal["bridge", "ptp"]
 ProxyMode = Literal["iptables", "nftables"]
+Cilium = Literal["", "ebpf", "legacy"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,8 @@ class Options:
     cni: Cni = "bridge"
     """`bridge`: pods of a node share a bridge. `ptp`: each pod has a separate link to the node."""
     proxy: ProxyMode = "iptables"
+    cilium: Cilium = ""
+    """The host routing of Cilium's agent, which then replaces the CNI plugin and kube-proxy; empty: without Cilium."""
     legacy_iptables: bool = False
     """Whether the node's own `iptables` is the legacy one, which kube-proxy then uses."""
     pod_addresses: int = POD_ADDRESSES_MAX

@@ -70,7 +70,7 @@ class Process:
         return pid
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the program. One that ended is no error."""
+        """Send a signal to the program. Do nothing if it has ended."""
         with contextlib.suppress(ProcessLookupError, BedError):
             os.kill(self.pid, number)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.realnode.cilium_programs import CiliumFiles, find
 from tests.realnode.processes import BedError
 from tests.testplane import up
 
@@ -18,6 +19,8 @@ PACKAGES: Final = BUILD / "packages"
 IMAGES: Final = ROOT / "build" / "images"
 SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FLAGS: Final = ("-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-pthread", "-D_GNU_SOURCE")
+CLANG: Final = Path("/usr/bin/clang-19")
+"""Cilium's agent compiles its programs for the kernel with it."""
 LEGACY: Final = Path("/usr/sbin/xtables-legacy-multi")
 LEGACY_NAMES: Final = tuple(
     f"{family}{action}" for family in ("iptables", "ip6tables") for action in ("", "-save", "-restore")
@@ -35,10 +38,11 @@ class Programs:
     pause: Path
     load_client: Path
     path: str
+    cilium: CiliumFiles | None = None
 
 
-def find_programs(folder: Path, *, legacy_iptables: bool) -> Programs:
-    """Return the programs. Links for the legacy iptables are created in *folder*.
+def find_programs(folder: Path, *, legacy_iptables: bool, with_cilium: bool = False) -> Programs:
+    """Return the programs. Links for the legacy iptables, or for Cilium's plugin, are created in *folder*.
 
     Build the C programs and tests/testplane if these sources have not been built yet, which takes minutes. Raise
     BedError if a package is missing.
@@ -53,14 +57,23 @@ def find_programs(folder: Path, *, legacy_iptables: bool) -> Programs:
         for name in LEGACY_NAMES:
             (folder / name).symlink_to(LEGACY)
         path = f"{folder}:{path}"
+    plugins = PACKAGES / "usr" / "lib" / "cni"
+    agent = find() if with_cilium else None
+    if agent is not None:
+        folder.mkdir(exist_ok=True)
+        for program in (*plugins.iterdir(), agent.plugin):
+            (folder / program.name).symlink_to(program)
+        (folder / "clang").symlink_to(CLANG)
+        plugins, path = folder, f"{folder}:{path}"
     return Programs(
         testplane,
         containerd,
         containerd.with_name("ctr"),
-        PACKAGES / "usr" / "lib" / "cni",
+        plugins,
         compiled("pause"),
         compiled("load_client"),
         path,
+        agent,
     )
 
 

@@ -42,6 +42,11 @@ class Scenarios:
 
     def create_probers(self) -> None:
         """Create the demo's identity, its binding and the prober pods. Wait for their first tokens. Raise BedError."""
+        self.apply_probers()
+        self.wait_for_recovery(time.time(), RECOVERY_SECONDS)
+
+    def apply_probers(self) -> None:
+        """Create the objects of `create_probers`, which need not get tokens yet."""
         node = {"nodeName": self.bed.nodes[0].name}
         self.bed.apply(
             identity(DEMO_IDENTITY, identity_id(DEMO_IDENTITY), DEMO_CLIENT_ID),
@@ -51,7 +56,6 @@ class Scenarios:
                 for name, expected in self.expected.items()
             ),
         )
-        self.wait_for_recovery(time.time(), RECOVERY_SECONDS)
 
     def measure(
         self,

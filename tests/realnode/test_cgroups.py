@@ -1,3 +1,5 @@
+"""The cgroups of a node, with cgroup v1 and v2."""
+
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,14 @@ def test_a_group_that_exists_is_reported(tmp_path: Path) -> None:
     Cgroup("a", tmp_path).create()
     with pytest.raises(CgroupError, match="cannot create the cgroup"):
         Cgroup("a", tmp_path).create()
+
+
+def test_a_group_of_v1_is_also_in_the_additional_hierarchy_of_v2(v1: Path) -> None:
+    (v1 / "unified").mkdir()
+    (v1 / "unified" / "cgroup.procs").touch()
+    group = Cgroup("a", v1)
+    group.create()
+    assert v1 / "unified" / "a" / "cgroup.procs" in group.entrances
+    assert "unified" not in group.controllers, "it is no controller that the node mounts"
+    group.remove()
+    assert not (v1 / "unified" / "a").exists()

@@ -1,3 +1,5 @@
+"""The configuration files of a node's programs."""
+
 import json
 
 import pytest
@@ -61,3 +63,8 @@ def test_addresses_of_nodes_do_not_overlap() -> None:
 def test_options_that_cannot_be_combined_are_rejected(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"nodes|iptables"):
         Options(**wrong)  # type: ignore[arg-type]
+
+
+def test_with_cilium_its_plugin_gives_pods_their_addresses() -> None:
+    (plugin,) = json.loads(configuration.cni(Options(cilium="ebpf"), "10.244.0.0/24"))["plugins"]
+    assert plugin == {"type": "cilium-cni"}

@@ -1,6 +1,8 @@
+"""The evaluation of a scenario from logs that the test writes."""
+
 import pytest
 
-from tests.realnode.evaluation import Probe, Prober, evaluate, interruption, parse_log
+from tests.realnode.evaluation import Probe, Prober, evaluate, interruption, parse_log, parse_pull
 
 GOOD = "token demo"
 
@@ -67,3 +69,15 @@ def test_the_log_of_a_killed_container_is_read_up_to_its_last_line() -> None:
         '2026-01-01T00:00:00.3Z stdout P {"at": 1.6, "sec'
     )
     assert parse_log(text) == [Probe(1.5, 0.01, "token demo")]
+
+
+@pytest.mark.parametrize(
+    ("message", "pull"),
+    [
+        ('Successfully pulled image "a" in 980ms (981ms including waiting). Image size: 5 bytes.', (0.98, 5)),
+        ('Successfully pulled image "a" in 1m2.5s (1m3s including waiting). Image size: 5 bytes.', (62.5, 5)),
+        ('Container image "a" already present on machine', None),
+    ],
+)
+def test_the_time_of_a_pull_is_that_of_the_kubelets_event(message: str, pull: tuple[float, int] | None) -> None:
+    assert parse_pull(message) == pull

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from benchmarks.report.marks import END, standing
-from tests.realnode import matrix
-from tests.realnode.data_planes import CHECKS, PROXIES, TARGETS, Cell, all_cells, unsupported
-from tests.realnode.matrix import CellResult
+from tests.realnode import cilium_results, matrix
+from tests.realnode.data_planes import CHECKS, PROXIES, TARGETS, Cell, all_cells
+from tests.realnode.matrix import CellResult, Records
 
 CELL = Cell(proxy="nftables", cni="ptp", backend="nftables", target="node")
 PASSED = CellResult(
@@ -35,13 +35,12 @@ def row(text: str, proxy: str, backend: str) -> list[str]:
     ("document", "part"), [(matrix.README, matrix.summary), (matrix.PAGE, matrix.page)], ids=["readme", "page"]
 )
 def test_a_document_equals_the_recorded_results(document: Path, part: matrix.Part) -> None:
-    expected = part(matrix.read(matrix.RESULTS))
+    expected = part(matrix.read(matrix.RESULTS), cilium_results.read(cilium_results.RESULTS))
     assert standing(document, matrix.MAKER) == expected, "run `python -m tests.realnode.matrix`"
 
 
-def test_a_recorded_result_is_of_a_supported_cell_that_names_backend_and_target() -> None:
+def test_a_recorded_result_names_backend_and_target() -> None:
     for cell, result in matrix.read(matrix.RESULTS).items():
-        assert unsupported(cell.proxy, cell.backend, cell.target) == "", cell
         assert cell.target in TARGETS, cell
         assert cell.backend in {"auto", result.selected}, cell
 
@@ -65,10 +64,13 @@ def test_a_cell_with_a_failed_or_missing_check_is_not_tested(name: str, ran: boo
     assert matrix.status({CELL: result}, CELL, details=False) == f"fails ({name})"
 
 
-def test_no_result_makes_an_unsupported_cell_tested() -> None:
-    cell = Cell(proxy="ebpf", cni="ptp", backend="nftables", target="node")
-    result = msgspec.structs.replace(PASSED, cell=cell)
-    assert matrix.status({cell: result}, cell, details=False) == "not supported"
+def test_a_cell_of_auto_is_not_selected_if_a_run_selected_the_other_target() -> None:
+    selected = msgspec.structs.replace(CELL, backend="auto")
+    other = msgspec.structs.replace(selected, target="loopback")
+    results = {selected: msgspec.structs.replace(PASSED, cell=selected)}
+    assert matrix.status(results, other, details=True) == "not selected"
+    assert matrix.status(results, selected, details=False) == "tested"
+    assert matrix.status({CELL: PASSED}, msgspec.structs.replace(CELL, target="loopback"), details=True) == "expected"
 
 
 def test_the_table_has_each_result_in_the_column_of_its_target_and_plugin() -> None:
@@ -78,25 +80,17 @@ def test_the_table_has_each_result_in_the_column_of_its_target_and_plugin() -> N
     assert text.count("| tested |") == 1
 
 
-def test_netfilter_is_not_supported_with_ebpf_host_routing() -> None:
-    text = matrix.table({}, details=False)
-    for backend in ("auto", "iptables-nft", "iptables-legacy", "nftables"):
-        assert row(text, PROXIES["ebpf"], backend) == ["not supported"] * 4
-    assert row(text, PROXIES["ebpf"], "cilium") == ["not supported", "not supported", "expected", "expected"]
-
-
-def test_the_page_states_what_auto_selected_and_each_reason() -> None:
+def test_the_page_states_what_auto_selected_and_the_test_beds() -> None:
     cell = Cell(proxy="nftables", cni="ptp", backend="auto", target="node")
-    text = matrix.page({cell: msgspec.structs.replace(PASSED, cell=cell)})
+    text = matrix.page({cell: msgspec.structs.replace(PASSED, cell=cell)}, {})
     assert "* mode nftables, point-to-point: `auto` selected `nftables` with target `node`." in text
     assert "eBPF host routing bypasses netfilter" in text
     assert "Linux 6.18.1 with Kubernetes 1.37.2" in text
 
 
-def test_every_cell_to_run_is_supported_and_unique() -> None:
+def test_every_cell_to_run_is_unique() -> None:
     cells = all_cells()
     assert len(set(cells)) == len(cells)
-    assert all(unsupported(each.proxy, each.backend, each.target) == "" for each in cells)
 
 
 def test_cells_of_one_test_bed_follow_each_other() -> None:
@@ -112,28 +106,34 @@ def documents(folder: Path) -> Sequence[Path]:
     return found
 
 
+def records(folder: Path) -> tuple[Records, Records]:
+    """Return the names of files of new and of recorded results in a folder."""
+    new, recorded = (Records(folder / f"{name}.json", folder / f"{name}-cilium.json") for name in ("new", "recorded"))
+    return new, recorded
+
+
 def test_new_results_are_added_and_written_into_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matrix, "uncommitted", lambda: "")
-    new, recorded, pages = tmp_path / "new.json", tmp_path / "recorded.json", documents(tmp_path)
+    (new, recorded), pages = records(tmp_path), documents(tmp_path)
     other = Cell(proxy="nftables", cni="ptp", backend="nftables", target="loopback")
     earlier = msgspec.structs.replace(PASSED, date="2026-11-01")
-    matrix.add(recorded, [earlier, msgspec.structs.replace(PASSED, cell=other)])
-    matrix.add(new, [PASSED])
+    matrix.add(recorded.data_planes, [earlier, msgspec.structs.replace(PASSED, cell=other)])
+    matrix.add(new.data_planes, [PASSED])
     matrix.main(new, recorded, pages)
-    assert {each.date for each in matrix.read(recorded).values()} == {"2026-11-28"}
+    assert {each.date for each in matrix.read(recorded.data_planes).values()} == {"2026-11-28"}
     assert standing(pages[0], matrix.MAKER).count("tested |") == 2
     assert standing(pages[1], matrix.MAKER).count("tested 2026-11-28 abc1234 |") == 2
     assert pages[0].read_text().endswith("after\n")
-    assert not new.exists()
+    assert not new.data_planes.exists()
 
 
 def test_results_of_changes_that_no_commit_contains_are_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matrix, "uncommitted", lambda: " M nmi/app.py")
-    new, recorded = tmp_path / "new.json", tmp_path / "recorded.json"
-    matrix.add(new, [PASSED])
+    new, recorded = records(tmp_path)
+    matrix.add(new.data_planes, [PASSED])
     with pytest.raises(SystemExit, match=r"nmi/app\.py"):
         matrix.main(new, recorded, documents(tmp_path))
-    assert matrix.read(recorded) == {}
-    assert new.exists()
+    assert matrix.read(recorded.data_planes) == {}
+    assert new.data_planes.exists()

@@ -11,6 +11,16 @@ table ip nat {
 	}
 }
 """
+OF_THE_KUBELET = """\
+table ip mangle {
+	chain KUBE-KUBELET-CANARY {
+	}
+}
+table ip6 nat {
+	chain KUBE-KUBELET-CANARY {
+	}
+}
+"""
 OURS = """\
 table ip nat {
 	chain PREROUTING {
@@ -31,12 +41,21 @@ table ip aad-pod-identity {
 """
 
 
+def without_kubernetes(listing: str) -> NodeState:
+    """Return the state without lines of kube-proxy and the kubelet, as read_node_state does."""
+    return NodeState(frozenset(line for line in nft_lines(listing) if "KUBE-" not in line), frozenset())
+
+
 def state(listing: str = "", *settings: str, legacy: str = "") -> NodeState:
     return NodeState(frozenset({*nft_lines(listing), *legacy_lines("nat", legacy)}), frozenset(settings))
 
 
 def test_empty_base_chains_of_iptables_do_not_count() -> None:
     assert state(BASE).left_since(EMPTY) == []
+
+
+def test_tables_that_the_kubelet_creates_again_after_a_flush_do_not_count() -> None:
+    assert without_kubernetes(OF_THE_KUBELET).left_since(EMPTY) == []
 
 
 def test_a_rule_and_a_chain_in_a_table_of_iptables_count() -> None:

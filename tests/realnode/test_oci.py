@@ -1,3 +1,5 @@
+"""Images as OCI archives: with an added layer, and reproducible."""
+
 import json
 import tarfile
 from pathlib import Path

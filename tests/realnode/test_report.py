@@ -1,3 +1,5 @@
+"""The table of results in docs/reliability.md."""
+
 from pathlib import Path
 
 import msgspec

@@ -14,8 +14,9 @@ TIMEOUT_SECONDS = 400
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Give the tests of this folder more time than the others."""
-    item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
+    """Give the tests of this folder more time than the others, unless their own or their module's limit is set."""
+    if item.get_closest_marker("timeout") is None:
+        item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ import pytest
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.namespaces import NAMESPACES
 from podidentity_sandbox.tokens import read_claims
-from tests.e2e.test_readme import Terminal, a_fault_is_explained_and_everything_removed, blocks
+from tests.e2e.operators_shell import Terminal
+from tests.e2e.test_readme import a_fault_is_explained_and_everything_removed, blocks
 from tests.realnode.programs import ROOT
 
 pytestmark = pytest.mark.long

@@ -74,8 +74,16 @@ class DataPlane:
         self.installed = True
         self.bed.install(chart_values(self.cell))
         self.scenarios.create_probers()
+        self.selected_backend, self.selected_target = self.selection()
+
+    def selection(self) -> tuple[str, str]:
+        """Return backend and target that NMI reports. Raise BedError."""
         state = json.loads(self.bed.nodes[0].run("curl", "--silent", "--fail", STATE_URL))["plumbing"]
-        self.selected_backend, self.selected_target = str(state["backend"]), str(state["target"])
+        return str(state["backend"]), str(state["target"])
+
+    def assert_equal_selection(self) -> None:
+        """Fail if the present NMI reports another backend or target than the first."""
+        assert self.selection() == (self.selected_backend, self.selected_target)
 
     def uninstall(self) -> None:
         self.bed.uninstall()
@@ -162,6 +170,7 @@ def test_no_request_reaches_imds_when_nmi_restarts(data_plane: DataPlane) -> Non
 
     with data_plane.check("restarted"):
         assert_closed(data_plane.scenarios.measure("rollout of NMI", act), seconds=1)
+        data_plane.assert_equal_selection()
 
 
 def test_no_request_reaches_imds_when_the_chart_is_upgraded(data_plane: DataPlane) -> None:
@@ -170,6 +179,7 @@ def test_no_request_reaches_imds_when_the_chart_is_upgraded(data_plane: DataPlan
 
     with data_plane.check("upgraded"):
         assert_closed(data_plane.scenarios.measure("helm upgrade", act), seconds=1)
+        data_plane.assert_equal_selection()
 
 
 def test_no_request_reaches_imds_when_the_tables_are_flushed(data_plane: DataPlane) -> None:

@@ -62,7 +62,11 @@ def fault_bed(bed: Bed) -> Iterator[Bed]:
 
 @pytest.mark.parametrize(
     "fault",
-    [pytest.param(each, id=each.id, marks=[] if each.inject in QUICK else [pytest.mark.long]) for each in FAULTS],
+    [
+        pytest.param(each, id=each.id, marks=[] if each.inject in QUICK else [pytest.mark.long])
+        for each in FAULTS
+        if each.on_node
+    ],
 )
 async def test_the_row_is_the_same_and_the_node_recovers(fault_bed: Bed, fault: Fault) -> None:
     place = NodePlace(fault_bed)

@@ -22,11 +22,12 @@ NOTHING_ANSWERS: Final = "nothing"
 OPEN: Final[dict[str, Any]] = {"nmi": {"failClosed": False}}
 SETTING: Final = "net.ipv4.conf.{}.route_localnet"
 FORMER_TABLE: Final = "realnode-former"
-# A mapping of a connection to its own destination is final: the later chains of nat are skipped.
+# A mapping of a connection to its own destination is final: the later chains of nat are skipped. The kernel refuses
+# chains of nat before conntrack (-200).
 FORMER_RULES: Final = f"""
 table ip {FORMER_TABLE} {{
     chain prerouting {{
-        type nat hook prerouting priority -200; policy accept;
+        type nat hook prerouting priority -150; policy accept;
         ip daddr {METADATA_ADDRESS} tcp dport 80 dnat to {METADATA_ADDRESS}
     }}
 }}

@@ -1,9 +1,11 @@
 """The redirect target `node`: NMI listens on the node's address and serves only connections that the node redirected.
 
 Every other client of that address is disconnected before NMI reads a byte: other machines, pods of other nodes, clients
-of a Service that targets NMI's port, and processes of the node itself.
+of a Service that targets NMI's port, and processes of the node itself. The node redirects packets that another machine
+sends to IMDS through it like those of a pod; that machine gets no token.
 """
 
+import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -29,6 +31,11 @@ SERVICE: Final = "nmi-of-node-0"
 REJECTED: Final = frozenset({CLOSED, REFUSED})
 TOKEN: Final = f"GET {client.TOKEN}?api-version=2018-02-01&resource={client.RESOURCE} HTTP/1.1"
 HOST_TOKEN: Final = "GET /host/token/?resource=https://vault.azure.net HTTP/1.1"
+NEIGHBOUR: Final = "neighbour"
+"""The namespace of a machine with a cable to the first node."""
+NEIGHBOUR_ADDRESS, NODE_SIDE = "10.95.0.1", "10.95.0.2"
+TOKEN_URL: Final = f"http://{METADATA_ADDRESS}{client.TOKEN}?api-version=2018-02-01&resource={client.RESOURCE}"
+NO_ANSWER: Final = "000"
 PROXIES: Final[tuple[Proxy, ...]] = ("nftables", "iptables-nft")
 
 
@@ -142,3 +149,46 @@ def test_a_process_of_the_node_reaches_imds(nodes: Bed) -> None:
         f"http://{METADATA_ADDRESS}/metadata/instance/compute?api-version=2021-02-01",
     )
     assert nodes.nodes[0].name in response
+
+
+@pytest.fixture(scope="module")
+def neighbour(nodes: Bed) -> Bed:
+    """The test bed with a machine that routes packets for IMDS through the first node, also with its pod's address."""
+    name = nodes.nodes[0].name
+    nodes.namespaces.create(NEIGHBOUR)
+    nodes.namespaces.link(NEIGHBOUR, "eth0", name, "side0")
+    nodes.namespaces.inside(name, [f"address add {NODE_SIDE}/30 dev side0"])
+    nodes.namespaces.inside(
+        NEIGHBOUR,
+        [
+            f"address add {NEIGHBOUR_ADDRESS}/30 dev eth0",
+            f"address add {pod_address(nodes)}/32 dev lo",
+            f"route add {METADATA_ADDRESS} via {NODE_SIDE}",
+        ],
+    )
+    return nodes
+
+
+def pod_address(bed: Bed) -> str:
+    return bed.kubectl("get", "pod", "on-node-0", "--output=jsonpath={.status.podIP}")
+
+
+def routed_request(bed: Bed, source: str) -> str:
+    """Return the status of the response to a token request that the first node routes; NO_ANSWER after 10 seconds."""
+    words = ("curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--max-time", "10")
+    command = [*words, "--interface", source, "--header", "Metadata: true", TOKEN_URL]
+    done = subprocess.run(
+        bed.namespaces.command(NEIGHBOUR, command), capture_output=True, text=True, check=False, timeout=20
+    )
+    return done.stdout
+
+
+def test_a_machine_whose_packets_the_node_routes_gets_no_token(neighbour: Bed) -> None:
+    before = len(neighbour.azure.requests())
+    assert routed_request(neighbour, NEIGHBOUR_ADDRESS) == "404"
+    assert not any(each.leaked for each in neighbour.azure.requests()[before:])
+
+
+def test_a_machine_that_forges_a_pods_address_receives_no_answer(neighbour: Bed) -> None:
+    # The node sends its answers to the pod.
+    assert routed_request(neighbour, pod_address(neighbour)) == NO_ANSWER

@@ -1,0 +1,88 @@
+"""The program that attempts to connect, against servers on loopback."""
+
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.realnode import connections
+from tests.realnode.connections import ANSWERED, CLOSED, OPEN, REFUSED
+
+LOCAL = "127.0.0.1"
+REQUEST = "GET / HTTP/1.1"
+RESET_WHILE_CONNECTING = """
+import socket
+def reset(*arguments):
+    raise ConnectionResetError
+socket.create_connection = reset
+"""
+
+Behaviour = Callable[[socket.socket], object]
+
+
+def attempt(port: int, request: str = "", *, before: str = "") -> str:
+    command = connections.program(LOCAL, port, request, sys.executable)
+    command[2] = before + command[2]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server((LOCAL, 0)) as made:
+        yield made
+
+
+def serve(listener: socket.socket, behaviour: Behaviour) -> int:
+    """Accept one connection in a thread, and give it to *behaviour*. Return the port."""
+
+    def accept() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            behaviour(connection)
+
+    threading.Thread(target=accept, daemon=True).start()
+    return int(listener.getsockname()[1])
+
+
+def reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def answer(connection: socket.socket) -> None:
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+
+
+def wait_for_the_end(connection: socket.socket) -> None:
+    connection.recv(4096)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "request_line", "result"),
+    [
+        (lambda _: None, "", CLOSED),
+        (reset, "", CLOSED),
+        (reset, REQUEST, CLOSED),
+        (answer, REQUEST, ANSWERED),
+        (wait_for_the_end, "", OPEN),
+    ],
+    ids=["closed", "reset", "reset with a request", "answered", "open"],
+)
+def test_the_servers_behaviour_is_the_result(
+    listener: socket.socket, behaviour: Behaviour, request_line: str, result: str
+) -> None:
+    assert attempt(serve(listener, behaviour), request_line) == result
+
+
+def test_a_reset_while_the_program_still_connects_is_a_closed_connection() -> None:
+    assert attempt(9, before=RESET_WHILE_CONNECTING) == CLOSED
+
+
+def test_a_port_without_a_listener_refuses(listener: socket.socket) -> None:
+    port = int(listener.getsockname()[1])
+    listener.close()
+    assert attempt(port) == REFUSED
