@@ -47,8 +47,8 @@ DOWNLOADS.listen(setattr)
 PROGRAMS = selection.Programs()
 PROGRAMS.listen(setattr)
 
-SETTLE_SECONDS = 2.0
-"""Seconds that a thread or task may take to end after its test."""
+SETTLE_SECONDS = 15.0
+"""Seconds that a thread or task may take to end after its test; on a busy machine more than a fraction of one."""
 
 # A parent such as `nohup make test &` ignores SIGINT, and child processes inherit that: tests of Ctrl-C would time out.
 # A signal with a handler has its default action in a child. The handler ignores the signal here, as the parent asked.
@@ -107,7 +107,7 @@ def pytest_runtest_makereport(
             report.longrepr = f"a secret was written during this test: {leak}"
         elif forbidden := list(CALLS.refused()):
             report.outcome = "failed"
-            report.longrepr = f"called what no role of the chart allows: {forbidden}"
+            report.longrepr = f"sent requests that no role of the chart allows: {forbidden}"
     return report
 
 

@@ -9,6 +9,7 @@ The needs of a test determine its target, so that each test has exactly one:
   (`make test-plane`), and those that measure.
 * `make e2e-node` runs tests on the real nodes of tests/realnode. `make test-node` runs those without the marker `long`,
   where the machine permits nodes. It is a part of `make test-all`.
+* `make e2e-cilium` runs the tests that need a built Cilium agent in addition.
 """
 
 import asyncio
@@ -39,11 +40,13 @@ MARKERS: Final = {
     "model": "needs the model checker spin",
     "sdks": "needs the applications of tests/sdks",
     "node": "needs a real node of tests/realnode and the images of `make local-images`",
+    "cilium": "needs a Cilium agent that tests/realnode/cilium_agent/build.sh built",
     "long": "takes minutes on a real node, and is not a part of `make e2e-node-quick`",
     "run_check": "runs in `make check`; set here on every test",
     "run_test": "runs in `make test`; set here on every test",
     "run_test_all": "runs in `make test-all`; set here on every test",
     "run_node": "runs in `make e2e-node`; set here on every test",
+    "run_cilium": "runs in `make e2e-cilium`; set here on every test",
 }
 
 PLANE_FIXTURES: Final = frozenset({"plane", "new_plane", "kwok_plane", "short_memory_server", "kubectl"})
@@ -56,6 +59,7 @@ DIRECTORIES: Final = {
     "model": "model",
     "observability": "tools",
     "packaging": "tools",
+    "realnode/on_cilium": "cilium",
     "realnode/scenarios": "node",
     "sdks": "sdks",
     "soak": "programs",
@@ -66,7 +70,9 @@ LONG: Final = (
     "mic/history/test_any_history.py",
     "mic/test_failing_servers.py",
     "integration/test_handover.py",
+    "integration/test_handover_peers_that_die.py",
     "sandbox/cloud/test_sandbox_up.py",
+    "sandbox/cloud/test_sandbox_up_survives.py",
     "mic/history/test_killed_at_every_call.py",
     "native/test_lanes_agree.py",
     "podidctl/faults/test_fault_table.py",
@@ -102,6 +108,8 @@ def needs_of(path: PurePath, fixtures: frozenset[str]) -> Iterator[str]:
 
 def run_of(markers: frozenset[str]) -> str:
     """Return the marker of the target that runs a test with these *markers*."""
+    if "cilium" in markers:
+        return "run_cilium"
     if "node" in markers:
         return "run_node"
     if markers & IN_TEST_ALL:
@@ -157,7 +165,9 @@ class Downloads:
             return build()
 
         def checked_tool(name: str) -> Path:
-            self._require(*({"plane", "node"} if name in {"actionlint", "kubectl"} else {"plane", "tools", "node"}))
+            self._require(
+                *({"plane", "node"} if name in {"actionlint", "d2", "kubectl"} else {"plane", "tools", "node"})
+            )
             return tool(name)
 
         patch(up, "build", checked_build)

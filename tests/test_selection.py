@@ -23,8 +23,8 @@ UNNAMED = frozenset({"images", "sdks"})
 
 def commands() -> list[tuple[str, list[str], str]]:
     """Return the marker expression, the paths and the Hypothesis profile (empty: none) of each pytest command of
-    `make test-all` and `make e2e-node`."""
-    command = ["make", "-n", "test-all", "e2e-node"]
+    `make test-all`, `make e2e-node` and `make e2e-cilium`."""
+    command = ["make", "-n", "test-all", "e2e-node", "e2e-cilium", "CILIUM=/built"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
 
     found = []

@@ -1,16 +1,18 @@
-"""Every part of the suite once, short, on real servers: each yields its rows, and no request fails."""
+"""A short run of every part of the suite on real servers: each has results, and no request fails."""
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.load import cases, closed_loop, cpu_limit, disturbances, open_loop
+from benchmarks.load import cases, closed_loop, cpu_limit, disturbances, open_loop, requests
 from benchmarks.load.benchmark_node import BenchmarkNode, on_loopback
 from benchmarks.load.closed_loop import Pace
 from benchmarks.load.footprint import started, weighed
+from benchmarks.load.held import held_bytes
 from benchmarks.load.mounted import possible
 from benchmarks.load.node import node
 from benchmarks.load.node_servers import node_servers
@@ -69,7 +71,7 @@ def test_the_fast_lane_answers_during_every_disturbance(benchmark_node: Benchmar
     expected = 7 if what is cases.PASSED_ON else 15
     assert all(row.errors == 0 and row.requests == pytest.approx(expected, abs=3) for row in own)
     if what in {cases.MISSES, cases.RENEWALS}:
-        assert own[0].p50_us > 1_000 * disturbances.IMDS_DELAY_MS, "an answer that IMDS was not asked for"
+        assert own[0].p50_us > 1_000 * disturbances.IMDS_DELAY_MS, "an answer without a call to IMDS"
 
 
 def test_the_memory_of_a_node_is_measured() -> None:
@@ -79,10 +81,27 @@ def test_the_memory_of_a_node_is_measured() -> None:
     assert 0 < found.idle_percent < 5
 
 
-def test_the_start_time_is_measured() -> None:
-    found = started(3, times=2)
+def test_the_memory_of_held_requests_is_measured() -> None:
+    assert 1_000 < held_bytes(pods=100, warm=20) < 50_000
+
+
+@pytest.mark.parametrize("kubeconfig", [False, True])
+def test_the_start_time_is_measured(kubeconfig: bool) -> None:
+    found = started(3, times=2, kubeconfig=kubeconfig)
+    assert found.kubeconfig == kubeconfig
     assert 0.1 < found.seconds < 30
     assert 0.1 < found.cpu_seconds < 10
+
+
+def test_the_clients_of_held_requests_are_not_answered() -> None:
+    with node_servers() as around, node(around) as ours:
+        (pod,) = around.add_pods(1, assigned=False)
+        with socket.create_connection((ours.address, ours.port), source_address=(pod, 0)) as client:
+            client.sendall(requests.plain().text)
+            client.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            assert ours.held() == 1
 
 
 @pytest.mark.root

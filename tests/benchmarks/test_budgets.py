@@ -1,4 +1,4 @@
-"""Budgets are those of the design, and each is met or missed by its own figure alone."""
+"""The budgets are those of the design. Whether one is met depends only on its own figure."""
 
 from dataclasses import replace
 
@@ -9,7 +9,8 @@ from benchmarks.results import Background, Case, Controller, Memory, Quartiles, 
 from tests.benchmarks.sample_results import case
 
 BACKGROUND = (Background("relist", "re-list", "", 1, 1, 1, 4_900, 1, 0, 0),)
-STARTS = (Start(None, 0.79, 0.49), Start(1.0, 1.4, 0.49))
+STARTS = (Start(None, 0.79, 0.49), Start(1.0, 1.4, 0.49), Start(None, 0.89, 0.6, kubeconfig=True))
+HELD_BYTES = 7_900
 MEMORY = (Memory(250, 40, 47), Memory(10_000, 80, 119))
 MIC = (Controller(1_000, 9, 9_000, 999, None), Controller(10_000, 2.9, 900, 299, None))
 
@@ -22,6 +23,12 @@ def measured(key: str, *, rps: float = 1.0, cpu: float = 1.0, p50: float = 1.0, 
     made = case(key)
     ours = replace(made.servers["nmi"], against=Ratios(at(rps), at(cpu), at(p50), at(p99)))
     return replace(made, key=key, servers={**made.servers, "nmi": ours})
+
+
+def costing(key: str, cpu_us: float, rps: float = 100_000) -> Case:
+    """A case in which a request of NMI costs *cpu_us*, within the limits of `keep-alive-32`."""
+    made = measured(key, rps=1.21, p99=1.19)
+    return replace(made, servers={**made.servers, "nmi": replace(made.servers["nmi"], cpu_us=at(cpu_us), rps=at(rps))})
 
 
 CASES = (
@@ -39,8 +46,10 @@ def missed(
     memory: tuple[Memory, ...] = MEMORY,
     controller: tuple[Controller, ...] = MIC,
     starts: tuple[Start, ...] = STARTS,
+    *,
+    held_bytes: float | None = HELD_BYTES,
 ) -> list[str]:
-    found = budgets(cases, background, memory, controller, starts)
+    found = budgets(cases, background, memory, controller, starts, held_bytes=held_bytes)
     return [each.what for each in found if not each.met]
 
 
@@ -68,11 +77,33 @@ def test_a_stall_too_much_memory_and_a_slow_start_are_named() -> None:
     assert missed(memory=(replace(MEMORY[0], idle_percent=0.2), MEMORY[1])) == []
     assert missed(memory=(replace(MEMORY[0], idle_percent=0.21), MEMORY[1])) == ["CPU without requests, 250 pods"]
     assert missed(memory=(MEMORY[0], replace(MEMORY[1], load_mib=120.1))) == ["memory under load, 10,000 pods"]
-    assert missed(starts=(replace(STARTS[0], seconds=0.81),)) == ["start to Active, 250 pods"]
-    assert missed(starts=(replace(STARTS[0], cpu_seconds=0.51),)) == ["start to Active, 250 pods: CPU"]
-    limited = replace(STARTS[1], seconds=1.6)
-    assert missed(starts=(STARTS[0], limited)) == ["start to Active, limit of 1 CPU"]
-    assert missed(starts=()) == ["start to Active, 250 pods", "start to Active, 250 pods: CPU"]
+    first, limited, kubeconfig = STARTS
+    assert missed(starts=(replace(first, seconds=0.81), kubeconfig)) == ["start to Active, 250 pods"]
+    assert missed(starts=(replace(first, cpu_seconds=0.51), kubeconfig)) == ["start to Active, 250 pods: CPU"]
+    slow = replace(limited, seconds=1.6)
+    assert missed(starts=(first, slow, kubeconfig)) == ["start to Active, limit of 1 CPU"]
+    slow = replace(kubeconfig, seconds=0.91)
+    assert missed(starts=(first, limited, slow)) == ["start to Active, kubeconfig"]
+    assert missed(starts=()) == [
+        "start to Active, 250 pods",
+        "start to Active, 250 pods: CPU",
+        "start to Active, kubeconfig",
+    ]
+
+
+def test_a_held_request_over_8_kb_is_named() -> None:
+    assert missed(held_bytes=8_001) == ["held request"]
+
+
+def test_refusals_and_instance_metadata_have_budgets_if_they_were_measured() -> None:
+    def with_token(cpu_us: float, *more: Case) -> tuple[Case, ...]:
+        return (CASES[0], costing("keep-alive-32", cpu_us), *CASES[2:], *more)
+
+    assert missed(with_token(5.0, costing("no-resource-32", 7.9), costing("instance-32", 7.9))) == []
+    assert missed(with_token(5.0, costing("no-header-32", 8.1))) == ["no header: CPU"]
+    assert missed(with_token(3.0, costing("no-path-32", 6.1))) == ["unknown path: CPU, of a cached token"]
+    assert missed(with_token(5.0, costing("instance-32", 8.1))) == ["instance metadata c=32: CPU"]
+    assert missed(with_token(5.0, costing("instance-32", 7.9, rps=49_999))) == ["instance metadata c=32"]
 
 
 def test_a_controller_with_higher_costs_is_named() -> None:
@@ -93,4 +124,4 @@ def test_the_largest_cluster_has_budgets_if_it_was_measured() -> None:
 
 
 def test_an_unmeasured_budget_is_not_met() -> None:
-    assert len(missed((), (), (), (), ())) == len(budgets((), (), (), (), ())) == 13
+    assert len(missed((), (), (), (), (), held_bytes=None)) == len(budgets((), (), (), (), ())) == 15

@@ -1,4 +1,4 @@
-"""The documentation's table of what MIC costs is made from a results file, never typed."""
+"""The table of MIC's costs in the documentation is generated from a results file."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_a_figure_is_next_to_its_target_and_the_go_implementations_figure() -> N
     }
     made = table({**HEADER, "rows": [row]})
     assert "| 1 pod | 5.38 s | 5.5 s | 1 PATCH, 2 GET | 10.0 s | not measured |" in made
-    assert "40 pods" not in made, "what was not measured has no line"
+    assert "40 pods" not in made, "a part that was not measured has no line"
     assert "Load before the parts: 0.1 to 1.5." in made
 
 

@@ -12,7 +12,7 @@ from benchmarks.guard.baseline import (
     Baseline,
     Counts,
     Environment,
-    complaints,
+    deviations,
     message,
     nearest,
     read,
@@ -33,8 +33,8 @@ COUNTS = Counts(
 BASE = Baseline(HERE, {"keep-alive": COUNTS})
 
 
-def complaints_about(now: Counts, environment: Environment = HERE) -> list[str]:
-    return complaints(BASE, environment, {"keep-alive": now})
+def deviations_of(now: Counts, environment: Environment = HERE) -> list[str]:
+    return deviations(BASE, environment, {"keep-alive": now})
 
 
 def grown(count: float, share: float) -> float:
@@ -42,18 +42,18 @@ def grown(count: float, share: float) -> float:
 
 
 def test_equal_counts_are_accepted() -> None:
-    assert complaints_about(COUNTS) == []
+    assert deviations_of(COUNTS) == []
 
 
 @pytest.mark.parametrize("share", [0.029, -0.029])
 def test_a_change_within_the_limit_is_accepted(share: float) -> None:
-    assert complaints_about(replace(COUNTS, instructions=grown(5600, share), native=grown(4800, share))) == []
+    assert deviations_of(replace(COUNTS, instructions=grown(5600, share), native=grown(4800, share))) == []
 
 
 @pytest.mark.parametrize("share", [0.031, -0.031])
 def test_a_change_beyond_the_limit_is_reported_in_both_directions(share: float) -> None:
-    (whole,) = complaints_about(replace(COUNTS, instructions=grown(5600, share)))
-    (native,) = complaints_about(replace(COUNTS, native=grown(4800, share)))
+    (whole,) = deviations_of(replace(COUNTS, instructions=grown(5600, share)))
+    (native,) = deviations_of(replace(COUNTS, native=grown(4800, share)))
 
     assert "in _native" not in whole
     assert "in _native" in native
@@ -65,9 +65,9 @@ def test_a_change_beyond_the_limit_is_reported_in_both_directions(share: float) 
 def test_the_functions_that_changed_most_are_named_first() -> None:
     functions = {"scan:scan_head": 3010.0, "query:read_query": 1200.0, "libpython3:PyObject_Str": 700.0}
 
-    (complaint,) = complaints_about(replace(COUNTS, instructions=6500.0, functions=functions))
+    (line,) = deviations_of(replace(COUNTS, instructions=6500.0, functions=functions))
 
-    lines = complaint.partition("Where:\n")[2].splitlines()
+    lines = line.partition("Where:\n")[2].splitlines()
     assert [line.split() for line in lines[:3]] == [
         ["+700.0", "libpython3:PyObject_Str"],
         ["-200.0", "libc:memcmp"],
@@ -84,39 +84,39 @@ def test_the_functions_that_changed_most_are_named_first() -> None:
     ],
 )
 def test_an_added_or_removed_system_call_is_reported(changed: Mapping[str, float], expected: str) -> None:
-    (complaint,) = complaints_about(replace(COUNTS, system_calls=changed))
-    assert expected in complaint
+    (line,) = deviations_of(replace(COUNTS, system_calls=changed))
+    assert expected in line
 
 
 @pytest.mark.parametrize("allocations", [0.53, 0.47])
 def test_an_added_or_removed_allocation_is_reported(allocations: float) -> None:
-    (complaint,) = complaints_about(replace(COUNTS, allocations=allocations))
-    assert "allocations a request" in complaint
+    (line,) = deviations_of(replace(COUNTS, allocations=allocations))
+    assert "allocations a request" in line
 
 
 def test_a_batch_that_only_one_side_has_is_reported() -> None:
     found = {"keep-alive": COUNTS, "new": COUNTS}
-    assert complaints(BASE, HERE, found) == ["new: only counted."]
-    assert complaints(Baseline(HERE, found), HERE, {"keep-alive": COUNTS}) == ["new: only in the baseline."]
+    assert deviations(BASE, HERE, found) == ["new: only counted."]
+    assert deviations(Baseline(HERE, found), HERE, {"keep-alive": COUNTS}) == ["new: only in the baseline."]
 
 
 def test_with_another_python_build_our_code_still_has_the_narrow_limit() -> None:
-    assert complaints_about(replace(COUNTS, instructions=grown(5600, 0.2)), OTHER_BUILD) == []
-    (complaint,) = complaints_about(replace(COUNTS, native=grown(4800, 0.031)), OTHER_BUILD)
-    assert "at most 3%" in complaint
+    assert deviations_of(replace(COUNTS, instructions=grown(5600, 0.2)), OTHER_BUILD) == []
+    (line,) = deviations_of(replace(COUNTS, native=grown(4800, 0.031)), OTHER_BUILD)
+    assert "at most 3%" in line
 
 
 def test_in_another_environment_the_limit_is_wider() -> None:
-    assert complaints_about(replace(COUNTS, native=grown(4800, 0.2)), OTHER_PYTHON) == []
-    (complaint,) = complaints_about(replace(COUNTS, native=grown(4800, 0.26)), OTHER_PYTHON)
-    assert "at most 25%" in complaint
+    assert deviations_of(replace(COUNTS, native=grown(4800, 0.2)), OTHER_PYTHON) == []
+    (line,) = deviations_of(replace(COUNTS, native=grown(4800, 0.26)), OTHER_PYTHON)
+    assert "at most 25%" in line
 
 
 def test_in_another_environment_fewer_allocations_and_calls_are_accepted_and_more_are_not() -> None:
     fewer = replace(COUNTS, allocations=0.1, system_calls={"recvfrom": 1.0, "sendto": 1.0})
     more = replace(COUNTS, allocations=0.7, system_calls={**COUNTS.system_calls, "epoll_ctl": 1.0})
-    assert complaints_about(fewer, OTHER_PYTHON) == []
-    assert len(complaints_about(more, OTHER_PYTHON)) == 2
+    assert deviations_of(fewer, OTHER_PYTHON) == []
+    assert len(deviations_of(more, OTHER_PYTHON)) == 2
 
 
 def test_the_baseline_of_the_same_environment_or_else_of_the_same_machine_and_python_is_used() -> None:

@@ -1,4 +1,4 @@
-"""The table of functions is per request, the dearest first."""
+"""The table of functions contains instructions per request, in descending order."""
 
 from benchmarks.guard.callgrind import Dump, Function
 from benchmarks.guard.functions import table

@@ -15,8 +15,8 @@ def test_a_request_costs_what_the_baseline_states() -> None:
 
     found = counted()
 
-    complaints = baseline.complaints(base, environment, found)
-    assert not complaints, baseline.message(complaints, base, environment)
+    lines = baseline.deviations(base, environment, found)
+    assert not lines, baseline.message(lines, base, environment)
 
 
 def test_a_missing_tool_is_named_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

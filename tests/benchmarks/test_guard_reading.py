@@ -1,4 +1,4 @@
-"""What callgrind and strace write, read."""
+"""The output of callgrind and strace is parsed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The suite's cases: they have different names, and send the requests that they describe."""
+"""The suite's cases have different names and send the requests that they describe."""
 
 from itertools import chain
 
@@ -27,7 +27,12 @@ def asked(request: Request) -> tuple[bytes, int, bytes, bytes] | None:
     return query.examine(text)
 
 
-OTHER_KINDS = {"no-header-32": "NO_HEADER", "no-path-32": "UNKNOWN_OTHER", "instance-32": "INSTANCE"}
+OTHER_KINDS = {
+    "no-header-32": "NO_HEADER",
+    "no-resource-32": "NO_RESOURCE",
+    "no-path-32": "UNKNOWN_OTHER",
+    "instance-32": "INSTANCE",
+}
 """Closed loops of requests that are not for a token, and their kind for the fast lane."""
 
 

@@ -1,4 +1,4 @@
-"""The requests of the load are what they say: for the fast lane each token request, and none that passes through."""
+"""The requests of the load generator: for the fast lane, for instance metadata, and as SDKs send them."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The load generator's specification is read strictly: each that has to be refused has a neighbour that passes."""
+"""The load generator reads its specification strictly: each invalid one has a valid neighbour."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""Counted in buckets, times come out as they went in, within the error that is promised; and the sources compile."""
+"""The load generator's histogram of times, and the build of its C sources."""
 
 import json
 import os

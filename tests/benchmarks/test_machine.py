@@ -1,4 +1,4 @@
-"""Readings of cores and processes: from files that the test gives, and of this machine and process."""
+"""Facts about cores and processes, from files of the test, and from this machine and process."""
 
 import gzip
 import os
@@ -87,7 +87,7 @@ def test_user_and_system_time_are_parsed_for_any_process_name(proc: Path) -> Non
 
 
 def test_the_time_of_this_process_is_measured() -> None:
-    """A thread burns a quarter of a second, by its own clock; however long that takes on a busy machine."""
+    """Use a quarter of a second of CPU time in a thread, which can take longer on a busy machine."""
     cores, pid, core = Cores(), os.getpid(), min(os.sched_getaffinity(0))
 
     def burn() -> None:
@@ -110,7 +110,7 @@ def test_the_time_of_this_process_is_measured() -> None:
 def test_the_facts_are_read_from_the_machine(proc: Path, tmp_path: Path) -> None:
     found = facts(None, proc, tmp_path / "sys")
     assert (found.cpu, found.virtual, found.load) == ("A Processor 9000", True, 0.52)
-    assert (found.governor, found.turbo) == (None, None), "what the kernel does not tell is not guessed"
+    assert (found.governor, found.turbo) == (None, None), "a value that the kernel does not report is None"
     (proc / "cpuinfo").write_text("model name : Another\nflags : fpu sse\n")
     assert not facts(None, proc, tmp_path / "sys").virtual
 

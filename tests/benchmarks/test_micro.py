@@ -1,4 +1,4 @@
-"""The micro benchmarks time what they say: asserted first, in turns, each loop long enough."""
+"""The functions of the micro benchmarks return their expected results, and times are per call."""
 
 from collections.abc import Callable
 

@@ -132,6 +132,15 @@ def test_a_server_is_compared_with_nginx_and_nginx_with_nothing() -> None:
     assert served({"nmi": [round_of(1)]})["nmi"].against is None
 
 
+def test_a_round_without_a_value_ends_the_run_unless_it_is_the_references() -> None:
+    rounds = {"nginx": [round_of(100)], "nmi": [round_of(130)], "go": [round_of(1, cpu=-0.5)]}
+    found = served(rounds)
+    assert found["go"].against is None
+    assert found["nmi"].against is not None
+    with pytest.raises(ValueError, match="cannot be compared"):
+        served({**rounds, "nmi": [round_of(130, cpu=-0.5)]})
+
+
 def test_answers_and_errors_of_all_rounds_are_summed() -> None:
     odd = round_of(100)
     odd = replace(odd, sample=replace(odd.sample, statuses={200: 990, 503: 10}, errors={"reset": 2, "short": 0}))
@@ -197,6 +206,14 @@ def first_case(**changes: Any) -> Change:
 )
 def test_the_reasons_against_a_run_are_reported(spoil: Change, why: str) -> None:
     assert objections(spoil(FULL)) == (why,)
+
+
+@pytest.mark.parametrize(("name", "accepted"), [("nmi", False), ("nginx", False), ("go", True)])
+def test_errors_make_a_run_invalid_unless_they_are_the_references(name: str, accepted: bool) -> None:
+    first, *others = FULL.cases
+    failing = replace(first.servers["nmi"], errors={"reset": 1})
+    run = replace(FULL, cases=(replace(first, servers={**first.servers, name: failing}), *others))
+    assert (objections(run) == ()) == accepted
 
 
 def test_a_quick_run_may_have_fewer_rounds() -> None:

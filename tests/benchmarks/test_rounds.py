@@ -1,4 +1,4 @@
-"""Rounds on a machine that the test gives: its clock, its cores, and what else runs on them."""
+"""Measuring rounds on a fake machine: its clock, its cores, and the other programs on them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ NEVER = 1e9
 
 @dataclass
 class Machine:
-    """Two cores. *others* says how much of a core strangers use from the given moment on."""
+    """Two cores. *others* is the share of a core that other programs use from a given time on."""
 
     others: Callable[[float], float] = lambda _: 0.0
     now: float = 0.0

@@ -1,4 +1,4 @@
-"""The wait until MIC is idle ends, whatever MIC does."""
+"""The wait for an idle MIC ends, also if MIC never becomes idle."""
 
 from collections.abc import Callable
 

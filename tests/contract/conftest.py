@@ -1,4 +1,4 @@
-"""Each test here runs twice: against the sandbox's API server, and against the real one."""
+"""Fixtures that run each test twice: with the sandbox's API server, and with the real one."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -21,7 +21,7 @@ SHORT_MEMORY: dict[str, Any] = {"controllers": "none", "apiserver_flags": ["--wa
 
 @pytest.fixture(scope="session")
 def short_memory_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    """A real server that may be killed, and that forgets what etcd forgets: with a watch cache it would not."""
+    """A real server that may be killed. It has no watch cache, so it has no revision that etcd has compacted."""
     directory = tmp_path_factory.mktemp("plane")
     server = RealServer(up.Plane(directory=directory, **SHORT_MEMORY), **SHORT_MEMORY)
     apply_definitions(server.plane)

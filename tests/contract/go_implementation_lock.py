@@ -1,7 +1,7 @@
-"""The Go implementation's leader election (v1.8.17): client-go's rules for an annotation on Endpoints.
+"""The leader election of the Go implementation (v1.8.17), reimplemented for tests.
 
-A stand-in for tests. It writes what client-go writes: whole seconds, leaderTransitions, an empty holder for a released
-lock.
+It follows client-go's rules for an annotation on Endpoints, and writes the same values: whole seconds,
+leaderTransitions, and an empty holder for a released lock.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The two API servers that our client, informer and elector must find the same: the real one and the sandbox's."""
+"""The two API servers with which the tests run: the real one and the sandbox's."""
 
 import asyncio
 import itertools
@@ -23,10 +23,10 @@ class Server(Protocol):
     def url(self) -> str: ...
     async def access(self) -> ClusterAccess: ...
     async def compact(self) -> None:
-        """Forget every earlier revision."""
+        """Delete every earlier revision."""
 
     async def kill(self) -> None:
-        """Be gone at once, as in a crash; the data stay."""
+        """End immediately, as in a crash. The data remain."""
 
     async def start_again(self) -> None:
         """Come back on the same address with the same data."""

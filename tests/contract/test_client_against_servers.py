@@ -1,13 +1,13 @@
-"""The client's verbs, and the error that each mistake becomes."""
+"""The client's requests, and the error class of each kind of failure."""
 
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from podidentity.kube import errors
 from podidentity.kube.access import ClusterAccess, in_cluster

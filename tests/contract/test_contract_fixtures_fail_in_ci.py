@@ -1,4 +1,4 @@
-"""The fixtures that every test runs under (tests/conftest.py) find what they are there to find."""
+"""The fixtures that check every test (tests/conftest.py) detect the faults for which they exist."""
 
 import os
 import subprocess
@@ -11,6 +11,9 @@ SAMPLES = """
 import asyncio, threading, time
 import pytest
 from podidentity.kube.access import in_cluster
+from tests import conftest
+
+conftest.SETTLE_SECONDS = 2.0
 
 async def test_blocks(tmp_path):
     (tmp_path / "token").write_text("t")
@@ -25,7 +28,7 @@ async def test_awaits_its_task():
     await asyncio.create_task(asyncio.sleep(0))
 
 def test_leaves_a_thread():
-    threading.Thread(target=time.sleep, args=(4,), name="loiterer", daemon=True).start()
+    threading.Thread(target=time.sleep, args=(60,), name="loiterer", daemon=True).start()
 
 def test_ends_its_thread():
     threading.Thread(target=time.sleep, args=(0.01,)).start()

@@ -1,4 +1,4 @@
-"""Events as the API servers take and show them."""
+"""Events as both API servers accept and return them."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Large objects as both servers list and watch them: pods name themselves first, custom resources last."""
+"""Large objects in lists and watches of both API servers, and the limit on their size."""
 
 import asyncio
 from collections.abc import Awaitable, Iterator

@@ -12,7 +12,7 @@ from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEASES
 
 Candidate = Callable[[str], tuple[Elector, "asyncio.Task[None]"]]
-DURATION_SECONDS = 1.0
+DURATION_SECONDS = 4.0
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def test_the_first_candidate_leads_and_records_its_identity(
     await leads(elector)
     assert 0 < elector.remaining_seconds() <= DURATION_SECONDS
     spec = (await client.get(LEASES, namespace, "mic")).spec
-    assert (spec.holder_identity, spec.lease_duration_seconds, spec.lease_transitions) == ("one", 1, 0)
+    assert (spec.holder_identity, spec.lease_duration_seconds, spec.lease_transitions) == ("one", 4, 0)
 
 
 async def test_the_leader_renews_while_it_runs_and_no_other_candidate_leads(
@@ -54,7 +54,7 @@ async def test_the_leader_renews_while_it_runs_and_no_other_candidate_leads(
     renewed = (await client.get(LEASES, namespace, "mic")).spec.renew_time
     second, _ = candidate("two")
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(second.acquired(), 2 * DURATION_SECONDS)
+        await asyncio.wait_for(second.acquired(), 1.5 * DURATION_SECONDS)
     assert first.remaining_seconds() > 0
     assert (await client.get(LEASES, namespace, "mic")).spec.renew_time != renewed
 
@@ -113,7 +113,7 @@ async def test_of_several_candidates_one_leads(candidate: Candidate) -> None:
     electors = [candidate(f"number-{number}")[0] for number in range(4)]
     waiting = [asyncio.create_task(elector.acquired()) for elector in electors]
     await asyncio.wait(waiting, timeout=15, return_when=asyncio.FIRST_COMPLETED)
-    _, pending = await asyncio.wait(waiting, timeout=2 * DURATION_SECONDS)
+    _, pending = await asyncio.wait(waiting, timeout=1.5 * DURATION_SECONDS)
     assert len(pending) == len(electors) - 1
     for task in pending:
         task.cancel()

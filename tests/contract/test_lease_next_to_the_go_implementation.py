@@ -15,7 +15,7 @@ from podidentity.kube.lock_records import LEASES
 from tests.contract.go_implementation_lock import ReferenceElector, make_endpoints, path, record_of, stored
 from tests.contract.servers import Server
 
-SECONDS = 2.0
+SECONDS = 4.0
 LONG_SECONDS = 40.0
 """Of a lock that no test waits to expire."""
 

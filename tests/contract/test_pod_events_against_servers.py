@@ -1,4 +1,4 @@
-"""Events about pods as the API servers take and show them."""
+"""Events about pods as both API servers accept and return them."""
 
 import asyncio
 from typing import Any
@@ -27,9 +27,9 @@ async def test_a_repeated_refusal_is_recorded_once_on_its_pod(client: Client, na
     recorder = EventRecorder(client, "nmi", "node-1")
     sending = asyncio.create_task(recorder.run())
     now = 0.0
-    told_of = PodEvents(recorder, clock=lambda: now)
+    pod_events = PodEvents(recorder, clock=lambda: now)
     for now, refusal in ((0.0, REFUSAL), (1.0, REFUSAL), (61.0, REFUSAL), (90.0, Refusal(Reason.OVERLOADED, "No."))):  # noqa: B007 - read by the clock
-        told_of.tell(entry, refusal)
+        pod_events.record(entry, refusal)
         await asyncio.wait_for(recorder.flushed(), 15)
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
@@ -55,7 +55,7 @@ async def test_a_server_that_rejects_an_event_causes_a_warning_and_the_next_even
     recorder.record(
         await client.get(PODS, namespace, "cart"), PODS, "Warning", "No Word" * 100, "refused by the server"
     )
-    PodEvents(recorder).tell(entry, REFUSAL)
+    PodEvents(recorder).record(entry, REFUSAL)
     await asyncio.wait_for(recorder.flushed(), 15)
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)

@@ -20,7 +20,7 @@ ACCOUNTS: Kind[Resource] = Kind("ServiceAccount", "serviceaccounts", Resource)
 AUDIENCE = "api://AzureADTokenExchange"
 CONTAINERS = [{"name": "main", "image": "none"}]
 FORGETTING_SECONDS = 20.0
-"""The real server remembers for ten that a token was good."""
+"""The real server caches for ten seconds that a token was valid."""
 
 Ask = Callable[..., Awaitable[Answer]]
 
@@ -50,7 +50,7 @@ def ask(call: Caller, namespace: str, account: str) -> Ask:
 
 
 async def made_pod(client: Client, namespace: str, name: str = "p", **spec: Any) -> str:
-    """A pod of the service account, unless *spec* says otherwise; its uid."""
+    """Create a pod of the service account, unless *spec* names another, and return its uid."""
     document = {"metadata": {"name": name}, "spec": {"serviceAccountName": "app", "containers": CONTAINERS, **spec}}
     return (await client.create(PODS, namespace, document)).metadata.uid
 
@@ -293,5 +293,5 @@ async def test_the_sandboxs_azure_finds_the_issuer_and_checks_its_tokens(
     head, claims, _ = token.split(".")
     with pytest.raises(NotProvenError, match="signature"):
         await keys.check_signature(read_assertion(f"{head}.{claims}.AAAA"))
-    with pytest.raises(ValueError, match="no document"):
+    with pytest.raises(ValueError, match="is not a document of an issuer"):
         await fetch(access, f"{server.url}/api")

@@ -1,4 +1,4 @@
-"""The demo's steps against the emulators of IMDS and Azure Resource Manager, which it reaches as it would in a pod."""
+"""The demo's steps with the emulators of IMDS and Azure Resource Manager, at the addresses that a pod would use."""
 
 import asyncio
 import os

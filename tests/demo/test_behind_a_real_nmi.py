@@ -1,4 +1,4 @@
-"""The demo in a pod, its requests caught by the real NMI, its identity assigned by the real MIC while it waits."""
+"""The demo in a pod, with the real NMI, and the real MIC, which assigns the identity while the demo waits."""
 
 import asyncio
 import os

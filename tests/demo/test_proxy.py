@@ -1,4 +1,4 @@
-"""Where the environment names a proxy, Azure Resource Manager is asked through it, and nothing else is."""
+"""With a proxy in the environment, the demo sends only requests to Azure Resource Manager through it."""
 
 import asyncio
 import dataclasses

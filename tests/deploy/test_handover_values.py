@@ -39,6 +39,13 @@ def test_the_startup_probe_waits_for_the_signal_that_nmi_gives() -> None:
     assert int(seconds) < container["startupProbe"]["timeoutSeconds"]
 
 
+def test_the_readiness_probe_requests_the_only_page_of_an_nmi_of_the_go_implementation() -> None:
+    (container,) = daemon_set()["template"]["spec"]["containers"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/healthz?readiness"
+    (container,) = daemon_set(OFF)["template"]["spec"]["containers"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz", "the old NMI ends first"
+
+
 def test_a_time_before_the_old_pod_is_deleted_can_be_set() -> None:
     assert daemon_set("--set=nmi.minReadySeconds=30")["minReadySeconds"] == 30
 

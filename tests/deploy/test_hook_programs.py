@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.conftest import NewPlane
 from tests.deploy.helm_cluster import Cluster
 from tests.old_authority import old_server
 from tests.testplane import up
+from tests.v1beta1_definitions import leave_v1beta1_definitions, served_definitions
 from tools.chart.rendering import CHART, Object, render
 
 FILES = CHART / "files"
@@ -53,6 +55,28 @@ def run(cluster: Cluster, account: str, command: list[str], folder: Path) -> sub
         timeout=60,
         check=False,
     )
+
+
+def run_definitions_hook(cluster: Cluster, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the hook that applies the chart's definitions, with the permissions of its service account."""
+    objects = render(namespace="default")
+    cluster.kubectl("apply", "-f", "-", stdin=accounts(objects, "aad-pod-identity-crds"))
+    cluster.until_rights_hold(
+        account="aad-pod-identity-crds", namespace="default", verb="create", resource="customresourcedefinitions"
+    )
+    definitions = folder / "definitions"
+    definitions.mkdir()
+    (carried,) = (
+        each for each in objects if each["kind"] == "ConfigMap" and each["metadata"]["name"] == "aad-pod-identity-crds"
+    )
+    for name, text in carried["data"].items():
+        (definitions / name).write_text(text)
+    hooked = hook(objects, "aad-pod-identity-crds")["command"]
+    command = [word.replace("/definitions", str(definitions)) for word in hooked]
+    try:
+        return run(cluster, "aad-pod-identity-crds", command, folder)
+    finally:
+        cluster.kubectl("delete", "-f", "-", stdin=accounts(objects, "aad-pod-identity-crds"))
 
 
 def definition(plane: up.Plane, kind: str) -> dict[str, Any]:
@@ -106,24 +130,7 @@ def test_definitions_of_the_go_implementation_are_replaced(kwok_plane: up.Plane,
             cluster.kubectl("wait", "--for=condition=Established", "--timeout=20s", f"crd/{KINDS[1]}.{GROUP}")
             cluster.kubectl("create", "-f", "-", stdin=yaml.safe_dump(OLD))
     until_old_is(cluster, {})
-    objects = render(namespace="default")
-    cluster.kubectl("apply", "-f", "-", stdin=accounts(objects, "aad-pod-identity-crds"))
-    cluster.until_rights_hold(
-        account="aad-pod-identity-crds", namespace="default", verb="create", resource="customresourcedefinitions"
-    )
-    folder = tmp_path / "definitions"
-    folder.mkdir()
-    (carried,) = (
-        each for each in objects if each["kind"] == "ConfigMap" and each["metadata"]["name"] == "aad-pod-identity-crds"
-    )
-    for name, text in carried["data"].items():
-        (folder / name).write_text(text)
-    command = [word.replace("/definitions", str(folder)) for word in hook(objects, "aad-pod-identity-crds")["command"]]
-
-    try:
-        done = run(cluster, "aad-pod-identity-crds", command, tmp_path)
-    finally:
-        cluster.kubectl("delete", "-f", "-", stdin=accounts(objects, "aad-pod-identity-crds"))
+    done = run_definitions_hook(cluster, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("applied ") == 4
     for file in (CHART / "crds").iterdir():
@@ -136,6 +143,28 @@ def test_definitions_of_the_go_implementation_are_replaced(kwok_plane: up.Plane,
         assert version["schema"] == wanted["schema"]
     until_old_is(cluster, OLD_SPEC)
     cluster.kubectl("delete", "azureidentity", "from-before-v1-6", "-n=default")
+
+
+@pytest.mark.plane
+@pytest.mark.parametrize("applied_by_kubectl", [False, True])
+def test_definitions_that_were_created_in_v1beta1_no_longer_preserve_every_field(
+    new_plane: NewPlane, tmp_path: Path, *, applied_by_kubectl: bool
+) -> None:
+    plane = new_plane()
+    cluster = Cluster(plane)
+    leave_v1beta1_definitions(plane)
+    old = {**OLD, "spec": {**OLD_SPEC, "unknown": {"a": [1]}}}
+    cluster.kubectl("create", "-f", "-", stdin=yaml.safe_dump(old))
+    if applied_by_kubectl:
+        cluster.kubectl("apply", "-f", str(CHART / "crds"))
+    assert [each["spec"]["preserveUnknownFields"] for each in served_definitions(plane)] == [True] * 4
+
+    done = run_definitions_hook(cluster, tmp_path)
+    assert done.returncode == 0, done.stderr
+    for each in served_definitions(plane):
+        assert "preserveUnknownFields" not in each["spec"]
+        assert each["metadata"]["creationTimestamp"] == "2019-06-01T00:00:00Z", "the definition is not created again"
+    until_old_is(cluster, old["spec"])
 
 
 @pytest.mark.plane

@@ -16,8 +16,9 @@ def flags(*options: str) -> set[str]:
 
 
 def of_cilium(*options: str, helm: str = "helm") -> dict[str, Object]:
+    """Return Cilium's policies, by the part of the name after the DaemonSet's."""
     found = [each for each in render(options=options, helm=helm) if each["apiVersion"].startswith("cilium.io/")]
-    return {each["kind"]: each for each in found}
+    return {each["metadata"]["name"].removeprefix("aad-pod-identity-nmi").strip("-"): each for each in found}
 
 
 def daemon_set(*options: str) -> dict[str, Any]:
@@ -50,10 +51,11 @@ def test_nmi_knows_the_address_of_its_node() -> None:
 @pytest.mark.parametrize("helm", HELMS)
 def test_cilium_redirects_the_metadata_address_to_the_pods_of_nmi(helm: str) -> None:
     policies = of_cilium(CILIUM, helm=helm)
-    redirect = policies["CiliumLocalRedirectPolicy"]
-    assert redirect["metadata"]["namespace"] == "podid"
+    redirect = policies[""]
+    assert (redirect["kind"], redirect["metadata"]["namespace"]) == ("CiliumLocalRedirectPolicy", "podid")
     frontend = redirect["spec"]["redirectFrontend"]["addressMatcher"]
     assert frontend == {"ip": "169.254.169.254", "toPorts": [{"port": "80", "protocol": "TCP"}]}
+    assert redirect["spec"]["skipRedirectFromBackend"] is True, "NMI's own requests reach IMDS"
     backend = redirect["spec"]["redirectBackend"]
     assert backend["toPorts"] == [{"port": "2579", "protocol": "TCP"}]
     labels = backend["localEndpointSelector"]["matchLabels"]
@@ -81,23 +83,103 @@ def test_cilium_finds_the_port_in_the_pod() -> None:
         {"name": "metrics", "containerPort": 9099, "protocol": "TCP"},
         {"containerPort": 4000, "protocol": "TCP"},
     ]
-    policy = of_cilium(CILIUM, "--set=nmi.extraArgs={--nmi-port=4000}")["CiliumLocalRedirectPolicy"]
-    assert policy["spec"]["redirectBackend"]["toPorts"][0]["port"] == "4000"
+    policies = of_cilium(CILIUM, "--set=nmi.extraArgs={--nmi-port=4000}")
+    assert policies[""]["spec"]["redirectBackend"]["toPorts"][0]["port"] == "4000"
+    assert policies["check"]["spec"]["redirectFrontend"]["addressMatcher"]["toPorts"][0]["port"] == "4000"
+
+
+def test_nmi_can_check_the_redirect_at_its_own_port_of_the_metadata_address() -> None:
+    policies = of_cilium(CILIUM)
+    check = policies["check"]
+    assert (check["kind"], check["metadata"]["namespace"]) == ("CiliumLocalRedirectPolicy", "podid")
+    frontend = check["spec"]["redirectFrontend"]["addressMatcher"]
+    assert frontend == {"ip": "169.254.169.254", "toPorts": [{"port": "2579", "protocol": "TCP"}]}
+    assert check["spec"]["redirectBackend"] == policies[""]["spec"]["redirectBackend"]
+    assert "skipRedirectFromBackend" not in check["spec"], "NMI reaches itself"
+
+
+def test_with_cilium_nmi_has_a_network_of_its_own_and_changes_no_node() -> None:
+    spec = daemon_set(CILIUM)
+    (container,) = spec["containers"]
+    assert (spec.get("hostNetwork", False), spec["dnsPolicy"]) == (False, "ClusterFirst")
+    assert {"name": "NODE_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}} in container["env"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert [each["name"] for each in spec["volumes"] if "hostPath" in each] == ["kubelet-config"]
+    assert {each["name"] for each in container["volumeMounts"]} == {"kubelet-config", "tmp"}
+    assert "--address-evidence=false" in container["args"], "its interfaces show nothing about other pods"
+    added = daemon_set(CILIUM, "--set=nmi.extraCapabilities={DAC_READ_SEARCH}")["containers"][0]
+    assert added["securityContext"]["capabilities"]["add"] == ["DAC_READ_SEARCH"]
+
+
+def test_without_cilium_nmi_stays_in_the_nodes_network() -> None:
+    spec = daemon_set()
+    (container,) = spec["containers"]
+    assert (spec["hostNetwork"], spec["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
+    assert "--address-evidence=false" not in container["args"]
+    assert container["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", "NET_RAW"]
+
+
+def test_with_cilium_a_new_nmi_is_ready_before_the_old_one_stops() -> None:
+    (found,) = (
+        each
+        for each in render(options=[CILIUM, "--set=nmi.minReadySeconds=7"])
+        if each["kind"] == "DaemonSet" and each["metadata"]["name"].endswith("-nmi")
+    )
+    assert found["spec"]["updateStrategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert found["spec"]["minReadySeconds"] == 7
+
+
+def test_mics_policy_permits_nmi_in_place_of_imds() -> None:
+    egress = "--set=networkPolicy.enabled=true,networkPolicy.egress[0].ports[0].port=443"
+
+    def ports(*options: str) -> list[int]:
+        (policy,) = (each for each in render(options=[egress, *options]) if each["kind"] == "NetworkPolicy")
+        return [each["ports"][0]["port"] for each in policy["spec"]["egress"]]
+
+    assert ports() == [443]
+    assert ports(CILIUM) == [443, 2579]
 
 
 def test_with_cilium_a_policy_fails_closed_instead_of_a_rule() -> None:
     assert flags(CILIUM) == {"--redirect=cilium"}
-    spec = of_cilium(CILIUM)["CiliumClusterwideNetworkPolicy"]["spec"]
-    assert spec["endpointSelector"] == {}
-    assert spec["enableDefaultDeny"] == {"egress": False, "ingress": False}
-    (denied,) = spec["egressDeny"]
-    assert denied["toCIDR"] == ["169.254.169.254/32"]
-    assert denied["toPorts"] == [{"ports": [{"port": "80", "protocol": "TCP"}]}]
-    assert spec.keys() == {"description", "endpointSelector", "enableDefaultDeny", "egressDeny"}
+    policy = of_cilium(CILIUM)["fail-closed"]
+    assert policy["kind"] == "CiliumClusterwideNetworkPolicy"
+    for spec in policy["specs"]:
+        assert spec["enableDefaultDeny"] == {"egress": False, "ingress": False}
+        (denied,) = spec["egressDeny"]
+        assert denied["toCIDR"] == ["169.254.169.254/32"]
+        assert denied["toPorts"] == [{"ports": [{"port": "80", "protocol": "TCP"}]}]
+        assert spec.keys() == {"description", "endpointSelector", "enableDefaultDeny", "egressDeny"}
+
+
+@pytest.mark.parametrize(
+    ("namespace", "labels", "denied"),
+    [
+        ("podid", {"app.kubernetes.io/component": "nmi"}, False),
+        ("podid", {"app.kubernetes.io/component": "mic"}, True),
+        ("podid", {}, True),
+        ("tenant", {}, True),
+        ("tenant", {"app.kubernetes.io/component": "nmi"}, True),
+    ],
+)
+def test_the_policy_exempts_nmi_and_no_pod_that_a_tenant_labels_like_it(
+    namespace: str, labels: dict[str, str], denied: bool
+) -> None:
+    own = {"k8s:io.kubernetes.pod.namespace": namespace} | {f"k8s:{name}": text for name, text in labels.items()}
+
+    def selects(selector: dict[str, Any]) -> bool:
+        assert selector.keys() == {"matchExpressions"}
+        return all(
+            (own.get(each["key"]) in each["values"]) is (each["operator"] == "In")
+            for each in selector["matchExpressions"]
+        )
+
+    specs = of_cilium(CILIUM)["fail-closed"]["specs"]
+    assert any(selects(each["endpointSelector"]) for each in specs) is denied
 
 
 def test_without_fail_closed_there_is_no_such_policy() -> None:
-    assert of_cilium(CILIUM, "--set=nmi.failClosed=false").keys() == {"CiliumLocalRedirectPolicy"}
+    assert of_cilium(CILIUM, "--set=nmi.failClosed=false").keys() == {"", "check"}
 
 
 REFUSED = {
@@ -105,6 +187,8 @@ REFUSED = {
     "nmi.redirect.backend=cilium,nmi.handover.enabled=false,nmi.redirect.target=loopback": "set nmi.redirect.target to",
     "nmi.redirect.backend=cilium,nmi.handover.enabled=false,nmi.bootGuard=true": "set nmi.bootGuard to false",
     "nmi.redirect.backend=cilium,nmi.handover.enabled=false,nmi.routeLocalnet=set": "set nmi.routeLocalnet to check",
+    "nmi.redirect.backend=cilium,nmi.handover.enabled=false,nmi.extraArgs={--nmi-port=80}": "choose another port",
+    "nmi.redirect.backend=cilium,nmi.handover.enabled=false,nmi.extraArgs={--host-token-types=0}": "remove the flag",
     "nmi.redirect.backend=none": "set nmi.failClosed to false",
     "nmi.redirect.backend=none,nmi.failClosed=false,nmi.redirect.target=node": "set nmi.redirect.target to auto",
     "nmi.redirect.backend=none,nmi.failClosed=false,nmi.bootGuard=true": "set nmi.bootGuard to false",

@@ -10,7 +10,20 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.token_clients import AUDIENCE, NAMED, NMI, NODE, OPEN, OTHER, OWN, WIDE, Bound, Caller, Minting
+from tests.deploy.token_clients import (
+    AUDIENCE,
+    BINDING,
+    NAMED,
+    NMI,
+    NODE,
+    OPEN,
+    OTHER,
+    OWN,
+    WIDE,
+    Bound,
+    Caller,
+    Minting,
+)
 from tests.testplane import up
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(240)]
@@ -116,6 +129,27 @@ def test_no_other_clause_refuses_it(minting: Minting, callers: dict[str, Caller]
     with minting.changed(less):
         minting.until_given(caller, wrong.namespace, spec, wrong.account)
     minting.until_refused(caller, wrong.namespace, spec, wrong.account)
+
+
+@pytest.mark.parametrize(
+    ("values", "given", "refused"),
+    [
+        ({"exchange": "identityBindings"}, [[BINDING]], [[AUDIENCE], [AUDIENCE, BINDING]]),
+        ({"exchangeAnnotation": True}, [[AUDIENCE], [BINDING]], [[AUDIENCE, BINDING], ["api://other"]]),
+    ],
+    ids=["identity bindings", "by annotation"],
+)
+def test_the_audience_follows_the_exchange(
+    minting: Minting, values: Spec, given: list[list[str]], refused: list[list[str]]
+) -> None:
+    """The installation's own policy refuses tokens for identity bindings, as `WRONG` shows for any other audience."""
+    with minting.changed(minting.policy_of(**values)):
+        for audiences in given:
+            minting.until_given(minting.nmi, OPEN, {**minting.right(), "audiences": audiences})
+        for audiences in refused:
+            minting.until_refused(minting.nmi, OPEN, {**minting.right(), "audiences": audiences})
+    minting.until_given(minting.nmi, OPEN, minting.right())
+    minting.until_refused(minting.nmi, OPEN, {**minting.right(), "audiences": [BINDING]})
 
 
 def test_every_clause_has_a_case(minting: Minting) -> None:

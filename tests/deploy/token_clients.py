@@ -15,6 +15,7 @@ from tests.testplane import up
 from tools.chart.rendering import Object, render
 
 AUDIENCE: Final = "api://AzureADTokenExchange"
+BINDING: Final = "api://AKSIdentityBinding"
 NMI: Final = "aad-pod-identity-nmi"
 OWN: Final = "minting-podid"
 """The release's namespace."""
@@ -68,9 +69,8 @@ class Minting:
     def __init__(self, plane: up.Plane, folder: Path) -> None:
         self.plane = plane
         self.cluster = Cluster(plane)
-        values = folder / "values.yaml"
-        values.write_text(json.dumps({"federated": {"enabled": True, "namespaces": LISTED}}))
-        self._rendered = render(values, namespace=OWN)
+        self._values = folder / "values.yaml"
+        self._rendered = self._render()
         self._apis: list[up.Api] = []
         for namespace in (OWN, *NAMESPACES):
             self.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
@@ -126,6 +126,15 @@ class Minting:
         """Return a copy of the chart's policy."""
         (found,) = self._of_kind("ValidatingAdmissionPolicy")
         return copy.deepcopy(found)
+
+    def policy_of(self, **values: Any) -> Object:
+        """Return the chart's policy for further values of `federated`."""
+        (found,) = (each for each in self._render(**values) if each["kind"] == "ValidatingAdmissionPolicy")
+        return found
+
+    def _render(self, **values: Any) -> list[Object]:
+        self._values.write_text(json.dumps({"federated": {"enabled": True, "namespaces": LISTED, **values}}))
+        return render(self._values, namespace=OWN)
 
     def apply_roles(self) -> None:
         name = self.policy["metadata"]["name"]

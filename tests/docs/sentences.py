@@ -122,6 +122,14 @@ def texts(expression: ast.expr, function: Function | None, modules: list[ast.Mod
             assert assigned, f"{function.name}: nothing is known of {name}"
             for each in assigned:
                 yield from texts(each, None, modules)
+        case ast.Subscript(value=ast.Name(id=name)):
+            # A row of a table of texts in a module.
+            for module in modules:
+                for row in module.body:
+                    if isinstance(row, ast.AnnAssign) and ast.unparse(row.target) == name:
+                        assert isinstance(row.value, ast.Dict), name
+                        for value in row.value.values:
+                            yield from texts(value, None, modules)
         case _:
             raise AssertionError(f"not a text that can be read here: {ast.unparse(expression)}")
 

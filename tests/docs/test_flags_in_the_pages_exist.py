@@ -10,20 +10,34 @@ import pytest
 from mic.startup.flag_table import FLAGS as MIC_FLAGS
 from nmi.flag_table import FLAGS as NMI_FLAGS
 from podidctl.launcher import main as podidctl
+from tests.docs import az_commands
 from tests.docs.sentences import ROOT
 
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 OTHERS = {
     *("replicas", "server-side", "force-conflicts", "previous", "all", "for", "timeout", "patch", "type"),  # kubectl
-    *("as", "field-manager", "raw"),  # kubectl
+    *("as", "field-manager", "raw", "all-namespaces", "selector", "output", "ignore-not-found"),  # kubectl
     *("image", "profile"),  # kubectl debug
+    *("format", "build-arg"),  # docker
+    "disable-pod-identity",  # az aks, with the extension aks-preview
     *("create-namespace", "set", "wait", "show-only", "take-ownership"),  # helm
     *("query", "identity-name", "resource-group", "issuer", "subject", "audiences", "name"),  # az
-    *("enable-oidc-issuer", "enable-imds-restriction"),  # az aks
+    "endpoint-resource-manager",  # az cloud register
+    *("enable-oidc-issuer", "enable-imds-restriction", "cluster-name", "managed-identity-resource-id"),  # az aks
+    *("service-account-issuer", "service-account-jwks-uri"),  # kube-apiserver
+    *("service-account-key-file", "service-account-signing-key-file"),
+    *("bundle", "certificate-identity", "certificate-oidc-issuer"),  # cosign
+    *("repo", "dir", "source-ref"),  # gh
+    *("check", "strict", "ignore-missing"),  # sha256sum, helm lint, twine
     "network-plugin",  # the kubelet
     "api-audiences",  # kube-apiserver
     "only",  # benchmarks.run and benchmarks.controller.run
     "flag",  # a placeholder
+}
+OTHERS |= {
+    flag
+    for command in [*az_commands.record()["accepted"], *az_commands.record()["extension aks-preview"]]
+    for flag in re.findall(r"--([a-z][a-z-]+)", command)
 }
 COMMANDS: tuple[list[str], ...] = (
     [],

@@ -1,4 +1,4 @@
-"""What an installation is made of: a cluster on which nothing of ours runs, helm, kubectl, and what to look at."""
+"""A cluster without programs of this project, helm and kubectl for an installation, and reads of its state."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ CHART: Final = ROOT / "deploy" / "charts" / "aad-pod-identity"
 NAMESPACE: Final = "identity"
 RELEASE: Final = "aad-pod-identity"
 SECONDS: Final = 45
-"""For what takes two or three on a machine that does nothing else."""
+"""For steps that take two or three seconds on an idle machine."""
 VALUES: Final = {
     **CHART_VALUES,
     "mic": {
@@ -54,7 +54,7 @@ class Cluster:
         return await self._succeeds(self.commands.run, "bash", "-ec", script)
 
     async def install(self, command: str, values: dict[str, Any], *flags: str) -> None:
-        """helm install, or upgrade, of the chart with these values, until everything says that it is ready."""
+        """Run helm install or upgrade of the chart with these values, until all workloads are ready."""
         file = self.folder / "values.yaml"
         await asyncio.to_thread(file.write_text, yaml.safe_dump(values))
         where = ("--namespace", NAMESPACE, "--create-namespace", "--values", str(file))

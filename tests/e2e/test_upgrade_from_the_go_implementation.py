@@ -6,6 +6,7 @@ definitions, assigned identities, the record of its type upgrade, and the leader
 
 import asyncio
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.deploy.go_implementation_chart import write_chart
 from tests.e2e.e2e_cluster import NAMESPACE, RELEASE, ROOT, VALUES, Cluster, cluster, gets_a_token
 from tests.integration.identity_requests import NODE
 from tests.testplane.up import Plane
+from tests.v1beta1_definitions import leave_v1beta1_definitions, served_definitions
 
 pytestmark = [pytest.mark.root, pytest.mark.plane]
 DEFINITIONS = ROOT / "tests" / "mic" / "reference" / "crds.yaml"
@@ -31,11 +33,17 @@ FORMER_LEADER = "aad-pod-identity-mic-7d9f-x2x4z"
 VM = f"{COMPUTE}/virtualMachines/{NODE}"
 
 
+def leave_v1_definitions(plane: Plane) -> None:
+    """Apply the definitions of the Go implementation's last charts."""
+    apply_definitions(plane, DEFINITIONS)
+
+
+@pytest.mark.parametrize("leave_definitions", [leave_v1_definitions, leave_v1beta1_definitions])
 async def test_the_upgrade_adopts_all_assignments_and_pods_get_tokens_immediately(
-    new_plane: NewPlane, tmp_path: Path
+    new_plane: NewPlane, tmp_path: Path, leave_definitions: Callable[[Plane], None]
 ) -> None:
     plane = await asyncio.to_thread(new_plane, scheduler=True)
-    await asyncio.to_thread(apply_definitions, plane, DEFINITIONS)
+    await asyncio.to_thread(leave_definitions, plane)
     async with cluster(plane, tmp_path, "helm3") as here:
         kubelets = attached_by_others(here)
         await here.helm("install", RELEASE, str(write_chart(tmp_path, release=RELEASE)), *WHERE, "--create-namespace")
@@ -49,6 +57,8 @@ async def test_the_upgrade_adopts_all_assignments_and_pods_get_tokens_immediatel
         await here.install("upgrade", VALUES)
         await gets_a_token(here)
         await leads(plane)
+        definitions = await asyncio.to_thread(served_definitions, plane)
+        assert not any(each["spec"].get("preserveUnknownFields") for each in definitions)
         after = await get(plane, ASSIGNED)
         assert after["metadata"]["uid"] == before["metadata"]["uid"]
         assert (after["spec"], after["status"]) == (before["spec"], before["status"])
@@ -60,7 +70,7 @@ async def test_the_upgrade_adopts_all_assignments_and_pods_get_tokens_immediatel
         await ended(plane)
         last = await get(plane, ASSIGNED)
         assert (last["spec"], last["status"]) == (before["spec"], before["status"]), (
-            "the Go implementation finds its own"
+            "the Go implementation finds its objects"
         )
         assert (await lock(plane))["holderIdentity"] == "", "its MIC need not wait"
         assert here.sandbox.azure.arm.writes() == []
@@ -72,7 +82,7 @@ async def test_the_upgrade_adopts_all_assignments_and_pods_get_tokens_immediatel
             while await here.names("azureassignedidentities"):
                 await asyncio.sleep(0.1)
         assert {each.lower() for each in machine.identities} == {kubelets.resource_id.lower()}, (
-            "MIC detaches what the Go implementation attached"
+            "MIC detaches the identities that the Go implementation attached"
         )
         assert machine.system_assigned == system
 

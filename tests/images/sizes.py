@@ -14,7 +14,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 RECORD: Final = Path(__file__).with_name("sizes.json")
-PROGRAMS: Final = ("nmi", "mic", "demo")
+PROGRAMS: Final = ("nmi", "mic", "podidctl", "demo")
 GROWTH_PERCENT: Final = 5
 TOTAL: Final = "total"
 OTHER: Final = "other files"

@@ -8,10 +8,11 @@ import tomllib
 
 import pytest
 
+from deploy.docker.install_program import COMMANDS
 from tests.images.dockerfile import DOCKERFILE, ROOT, Stage, read
 
 BEFORE, STAGES = read(DOCKERFILE.read_text())
-IMAGES = ("nmi", "mic", "demo")
+IMAGES = ("nmi", "mic", "podidctl", "demo")
 DIGEST = "sha256:" + "0" * 64
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -53,12 +54,12 @@ def test_make_rejects_it_too(target: str) -> None:
     assert subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("image", "user"), [("nmi", "0:0"), ("mic", "65532:65532"), ("demo", "65532:65532")])
-def test_only_nmi_runs_as_root(image: str, user: str) -> None:
-    assert STAGES[image].of("USER") == [user]
+@pytest.mark.parametrize("image", IMAGES)
+def test_only_nmi_runs_as_root(image: str) -> None:
+    assert STAGES[image].of("USER") == ["0:0" if image == "nmi" else "65532:65532"]
 
 
-@pytest.mark.parametrize(("image", "command"), [("nmi", "nmi"), ("mic", "mic"), ("demo", "podidentity-demo")])
+@pytest.mark.parametrize(("image", "command"), COMMANDS.items())
 def test_an_image_starts_its_program_by_an_absolute_path(image: str, command: str) -> None:
     assert STAGES[image].of("ENTRYPOINT") == [f'["/opt/podidentity/bin/{command}"]']
     assert command in PROJECT["project"]["scripts"]

@@ -89,22 +89,26 @@ def test_the_kubeconfig_reader_is_an_extra_that_no_image_installs() -> None:
     extras = PROJECT["optional-dependencies"]
     assert [Requirement(each).name for each in extras["kubeconfig"]] == ["kubernetes"]
     assert {extra for each in extras["podidctl"] for extra in Requirement(each).extras} >= {"kubeconfig", "mic"}
-    assert "kubernetes" not in names("nmi") | names("mic") | names("demo")
+    assert "kubernetes" not in {name for program in PACKAGES for name in names(program)}
 
 
-def test_no_image_gets_packages_that_only_developers_need() -> None:
-    everywhere = names("nmi") | names("mic") | names("demo")
-    assert not everywhere & {
-        "pytest",
-        "mypy",
-        "ruff",
-        "hypothesis",
-        "typer",
-        "rich",
-        "matplotlib",
-        "cython",
-        "setuptools",
+def test_podidctls_image_gets_the_packages_of_its_extra_and_of_mics() -> None:
+    assert {"typer", "rich", "pyyaml", "aiohttp"} <= names("podidctl")
+    assert {name for name in names("podidctl") if name.startswith("azure-mgmt")} == {
+        "azure-mgmt-compute",
+        "azure-mgmt-core",
     }
+    assert not names("podidctl") & {"python-iptables", "httptools", "jinja2", "xstatic-d3"}
+
+
+def test_only_podidctls_image_gets_packages_for_people() -> None:
+    daemons = names("nmi") | names("mic") | names("demo")
+    assert not daemons & {"typer", "rich", "pyyaml"}
+
+
+@pytest.mark.parametrize("program", PACKAGES)
+def test_no_image_gets_packages_that_only_developers_need(program: str) -> None:
+    assert not names(program) & {"pytest", "mypy", "ruff", "hypothesis", "matplotlib", "cython", "setuptools"}
 
 
 def imported(package: str) -> set[str]:
@@ -138,6 +142,21 @@ Requires-Dist: three; extra == 'demo'
         'two>=1; sys_platform == "linux"',
     ]
     assert requirements("demo", core_metadata) == ["three"]
+
+
+def test_an_extra_of_extras_has_their_requirements_except_those_of_the_kubeconfig_reader() -> None:
+    core_metadata = b"""Metadata-Version: 2.4
+Requires-Dist: base
+Requires-Dist: client; extra == "mic"
+Requires-Dist: reader; extra == "kubeconfig"
+Requires-Dist: aad-pod-identity[kubeconfig,mic]; extra == "podidctl"
+Requires-Dist: table; extra == "podidctl"
+Requires-Dist: aad-pod-identity[demo,podidctl]; extra == "sandbox"
+Requires-Dist: pages; extra == "demo"
+
+"""
+    assert requirements("podidctl", core_metadata) == ["base", "client", "table"]
+    assert requirements("mic", core_metadata) == ["base", "client"]
 
 
 def test_the_modules_of_one_program_exist() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import http.client
 import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -54,6 +55,26 @@ async def eventually(seen: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(SECONDS):
         while not await seen():
             await asyncio.sleep(0.02)
+
+
+def metrics(port: int) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/metrics")
+    try:
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+async def request_held(sandbox: Sandbox) -> None:
+    """Wait until NMI holds a request."""
+    port = sandbox.nmis[NODE].metrics_port
+
+    async def held() -> bool:
+        text = await asyncio.to_thread(sandbox.network.call_on_node, NODE, lambda: metrics(port))
+        return "aadpodidentity_nmi_held_requests 1" in text
+
+    await eventually(held)
 
 
 async def run_pod(

@@ -14,9 +14,9 @@ import pytest
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.integration.continuous_client import asking
+from tests.integration.handovers import end, logged
 from tests.integration.identity_requests import NODE, eventually
 from tests.integration.node_tables import JUMP, on_node, saved
-from tests.integration.test_handover import end, logged
 
 pytestmark = pytest.mark.root
 
@@ -39,8 +39,14 @@ def redirects(sandbox: Sandbox) -> list[str]:
     return [*found, *([NATIVE] if "table ip aad-pod-identity\n" in on_node(sandbox, "nft", "list", "tables") else [])]
 
 
-async def test_no_request_reaches_imds_or_fails_and_only_the_last_backend_keeps_rules(directory: Path) -> None:
-    flags = [f"--handover-socket={directory / 'nmi.sock'}", "--require-redirected", f"--redirect={CHANGES[0]}"]
+@pytest.mark.parametrize("fail_closed", [False, True])
+async def test_no_request_reaches_imds_or_fails_and_only_the_last_backend_keeps_rules(
+    directory: Path, fail_closed: bool
+) -> None:
+    flags = [
+        *(f"--handover-socket={directory / 'nmi.sock'}", "--require-redirected"),
+        *(f"--fail-closed={str(fail_closed).lower()}", f"--redirect={CHANGES[0]}"),
+    ]
     async with (
         Sandbox(Settings(namespaces=True, environment=os.environ, nmi_flags=flags)) as sandbox,
         asking(sandbox) as asker,
@@ -71,4 +77,4 @@ async def test_no_request_reaches_imds_or_fails_and_only_the_last_backend_keeps_
         assert asker.reached_imds == 0
         assert {answer.outcome for answer in asker.answers} == {"200"}
         assert await end(former) == 0
-        assert redirects(sandbox) == []
+        assert redirects(sandbox) == ([CHANGES[-1]] if fail_closed else [])

@@ -9,9 +9,9 @@ import pytest
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import NMI_PORT, Settings
 from tests.integration.continuous_client import asking
+from tests.integration.handovers import end, logged
 from tests.integration.identity_requests import NODE
 from tests.integration.node_tables import JUMP, saved
-from tests.integration.test_handover import end, logged
 
 pytestmark = pytest.mark.root
 

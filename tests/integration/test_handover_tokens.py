@@ -8,9 +8,9 @@ from pathlib import Path
 
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
-from tests.integration.identity_requests import NODE, binding, identity, run_bound_pod, run_pod, secret
-from tests.integration.test_handover import connector, end, logged, sandboxed
-from tests.integration.test_nmi_drains import PATH, metrics
+from tests.integration.handovers import connector, end, logged, sandboxed
+from tests.integration.identity_requests import NODE, binding, identity, metrics, run_bound_pod, run_pod, secret
+from tests.integration.test_nmi_drains import PATH
 
 MANAGED = 5
 PRINCIPALS = 2

@@ -12,7 +12,7 @@ from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import ask, attach, binding, eventually, identity, run_pod
+from tests.integration.identity_requests import ask, attach, binding, eventually, identity, request_held, run_pod
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -74,7 +74,7 @@ async def test_a_binding_created_while_a_request_is_held_answers_it(shared_sandb
     own = await known(shared_sandbox, "late", "team-b")
     context = await run_pod(shared_sandbox, "late", {"aadpodidbinding": "late"}, namespace="team-b")
     asked = asyncio.create_task(ask(shared_sandbox, context))
-    await asyncio.sleep(0.5)
+    await request_held(shared_sandbox)
     assert not asked.done()
     await shared_sandbox.cluster.apply(binding("late", "late", "team-b"))
     granted = await asked

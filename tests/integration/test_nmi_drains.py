@@ -14,7 +14,7 @@ import pytest
 from podidentity.resources import PODS
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import NODE, ask, eventually, run_pod
+from tests.integration.identity_requests import NODE, ask, request_held, run_pod
 
 PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
 POD: dict[str, Any] = {
@@ -25,18 +25,9 @@ POD: dict[str, Any] = {
 }
 
 
-def metrics(port: int) -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    connection.request("GET", "/metrics")
-    try:
-        return connection.getresponse().read().decode()
-    finally:
-        connection.close()
-
-
 async def test_new_requests_are_served_until_the_held_one_is_answered() -> None:
     async with Sandbox(
-        Settings(namespaces=False, environment=os.environ, nmi_flags=["--max-hold=30s", "--drain-timeout=2s"])
+        Settings(namespaces=False, environment=os.environ, nmi_flags=["--max-hold=30s", "--drain-timeout=5s"])
     ) as sandbox:
         await sandbox.cluster.apply(POD)
         async with asyncio.timeout(15):
@@ -60,9 +51,7 @@ async def test_new_requests_are_served_until_the_held_one_is_answered() -> None:
 
         connection = await asyncio.to_thread(connect)
         connection.request("GET", PATH, headers={"Metadata": "true"})
-        async with asyncio.timeout(10):
-            while "aadpodidentity_nmi_held_requests 1" not in await asyncio.to_thread(metrics, nmi.metrics_port):
-                await asyncio.sleep(0.02)
+        await request_held(sandbox)
         ended = asyncio.get_running_loop().time()
         nmi.program.signal(signal.SIGTERM)
         while asyncio.get_running_loop().time() < ended + 1.5:
@@ -87,13 +76,7 @@ async def test_a_held_redirected_request_is_answered_although_the_jump_is_remove
         context = await run_pod(sandbox, "waiting", {"aadpodidbinding": "nothing-yet"})
         nmi = sandbox.nmis[NODE]
         request = asyncio.create_task(ask(sandbox, context))
-
-        async def is_held() -> bool:
-            seen = sandbox.network.call_on_node
-            text = await asyncio.to_thread(seen, NODE, lambda: metrics(nmi.metrics_port))
-            return "aadpodidentity_nmi_held_requests 1" in text
-
-        await eventually(is_held)
+        await request_held(sandbox)
         nmi.program.signal(signal.SIGTERM)
         async with asyncio.timeout(20):
             answer = await request

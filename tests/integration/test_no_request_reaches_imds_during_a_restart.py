@@ -15,9 +15,8 @@ import pytest
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.integration.continuous_client import asking
-from tests.integration.identity_requests import NODE, ask, eventually, run_pod
+from tests.integration.identity_requests import NODE, ask, request_held, run_pod
 from tests.integration.node_tables import JUMP, REDIRECT, REJECT, end, on_node, saved, start_again
-from tests.integration.test_nmi_drains import metrics
 
 pytestmark = pytest.mark.root
 
@@ -108,18 +107,11 @@ async def test_without_fail_closed_a_clean_end_lets_pods_reach_imds(start: Start
 
 
 async def test_without_fail_closed_the_redirect_stays_until_open_requests_are_answered(start: Start) -> None:
-    sandbox = await start("--drain-timeout=3s")
+    sandbox = await start("--drain-timeout=6s")
     async with asking(sandbox) as asker:
         context = await run_pod(sandbox, "waiting", {"aadpodidbinding": "nothing-yet"})
         request = asyncio.create_task(ask(sandbox, context))
-
-        async def is_held() -> bool:
-            text = await asyncio.to_thread(
-                sandbox.network.call_on_node, NODE, lambda: metrics(sandbox.nmis[NODE].metrics_port)
-            )
-            return "aadpodidentity_nmi_held_requests 1" in text
-
-        await eventually(is_held)
+        await request_held(sandbox)
         first = len(asker.answers)
         sandbox.nmis[NODE].program.signal(signal.SIGTERM)
         await asyncio.sleep(2)

@@ -131,7 +131,7 @@ class Cluster:
         self.changes: list[Change] = []
         self.writes = 0
         self.reports_new_clients = True
-        """Whether Azure says at once which client id an identity has that was just put on a host."""
+        """Whether Azure returns the client id of an identity immediately after it was attached."""
         self._versions = itertools.count(1)
         self._known: dict[tuple[str, Key], Any] = {}
 
@@ -156,7 +156,7 @@ class Cluster:
         )
 
     def on(self, host_id: str) -> set[str]:
-        """The names of the identities on the host."""
+        """The names of the identities that are attached to the host."""
         return {attached.text.rpartition("/")[2] for attached in self.azure[host_id.lower()].attached.values()}
 
     def known(self, kind: str, key: Key) -> Thing:

@@ -27,7 +27,7 @@ IDENTITIES = f"azureidentities.{GROUP}"
 BINDINGS = f"azureidentitybindings.{GROUP}"
 ASSIGNED = f"azureassignedidentities.{GROUP}"
 WAIT_SECONDS = 20.0
-"""Most that anything here may take on a busy machine; nearly everything takes under one."""
+"""The time limit of a wait on a busy machine; nearly all waits take less than a second."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Mic:
         return await asyncio.to_thread(fetch)
 
     async def stop(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM, and return the exit code."""
         self.process.terminate()
         async with asyncio.timeout(WAIT_SECONDS):
             return await self.process.wait()
@@ -64,7 +64,7 @@ class Mic:
 
 @dataclass
 class EmulatedCloud:
-    """Everything around MIC. Objects are made in the store as kubectl would make them."""
+    """The servers around MIC. Objects are created in the store as kubectl would create them."""
 
     folder: Path
     api: KubeApi
@@ -119,7 +119,7 @@ class EmulatedCloud:
                 await asyncio.sleep(0.02)
 
     async def until(self, holds: Callable[[], object], what: str = "", *, seconds: float = WAIT_SECONDS) -> None:
-        """Wait until *holds*; the emulators are in this process, so looking costs nothing."""
+        """Wait until *holds* returns True. The emulators are in this process, so frequent checks are cheap."""
         deadline = time.monotonic() + seconds
         while not holds():
             for mic in self.running:

@@ -1,4 +1,4 @@
-"""The real kube-apiserver in the place of a little cloud's emulator, and what people and kubelets do there."""
+"""The real kube-apiserver in place of the sandbox's, with the writes of users and kubelets."""
 
 import asyncio
 import contextlib
@@ -21,13 +21,16 @@ async def in_place_of_the_emulator(
     prepare: Callable[[Plane], None],
     *definitions: Path,
     identities: Collection[str] = ("demo",),
+    define: Callable[..., None] = apply_definitions,
 ) -> Plane:
-    """A real server for the MICs of *cloud*, after *prepare*; Azure has the *identities*. Without *definitions* the
-    kinds are those of `deploy/crds`."""
+    """A real server for the MICs of *cloud*, after *prepare*. The *identities* exist on Azure.
+
+    *define* creates the custom resources, from *definitions* if there are any.
+    """
 
     def start() -> Plane:
         plane = new_plane()
-        apply_definitions(plane, *definitions)
+        define(plane, *definitions)
         prepare(plane)
         (cloud.folder / "kubeconfig").write_text(Path(plane.kubeconfig).read_text())
         return plane

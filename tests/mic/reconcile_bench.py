@@ -116,7 +116,7 @@ class ReconcileBench:
 
 @asynccontextmanager
 async def reconcile_bench(*, grace_seconds: float = 0.0) -> AsyncIterator[ReconcileBench]:
-    """A node on one VM, and nothing else yet."""
+    """A cluster with one node on a VM."""
     authority = await asyncio.to_thread(Authority)
     api = await asyncio.to_thread(KubeApi, ROOT / "deploy" / "crds", authority=authority)
     await api.start()

@@ -1,4 +1,4 @@
-"""`python -m mic` stopped amid its work (SIGSTOP) for longer than its lease: it wakes up and writes nothing."""
+"""`python -m mic` stopped during its work (SIGSTOP) for longer than its lease: after SIGCONT it writes nothing."""
 
 import asyncio
 import signal
@@ -20,7 +20,7 @@ def api_writes(cloud: EmulatedCloud) -> list[str]:
 
 
 async def woken(cloud: EmulatedCloud, first: Mic) -> None:
-    """Wake the first, see it end, and that nothing was written since: the other one has nothing left to do."""
+    """Continue the first leader, and test that it ends and that nothing is written: the other one has no work left."""
     await quiet(cloud)
     kubernetes, azure = api_writes(cloud), len(cloud.arm.writes())
     first.process.send_signal(signal.SIGCONT)
@@ -45,7 +45,7 @@ async def test_a_leader_suspended_in_the_middle_of_its_writes_makes_none_after_t
 ) -> None:
     cloud.node("n0")
     cloud.identity()
-    # A burst of one: the default would let all thirty be begun at once, and the stop come after the last of them.
+    # A burst of one: with the default, all thirty would begin before the stop.
     first = await cloud.mic(LEASE, "--clientQps=2", "--client-burst=1")
     for number in range(30):
         cloud.pod(f"web{number}", "n0")
@@ -66,8 +66,8 @@ async def test_a_leader_suspended_between_reading_azure_and_the_change_does_not_
 ) -> None:
     cloud.node("n0")
     cloud.identity()
-    # The look that precedes a change is answered late, and so in its sleep: what follows at once is the change.
-    slow = cloud.arm.faults.add(ResponseFault(delay_seconds=1.0, times=1, method="GET"))
+    # The read before a change is answered late, while the process is stopped. The change would follow immediately.
+    slow = cloud.arm.faults.add(ResponseFault(delay_seconds=3.0, times=1, method="GET"))
     first = await cloud.mic(LEASE)
     cloud.pod("web", "n0")
     await cloud.until(lambda: slow.times == 0)

@@ -14,7 +14,7 @@ import pytest
 
 from mic.decisions.assignments import misconfigured
 from podidentity.kube.decoding import decode_object
-from podidentity.resources import BINDINGS, GROUP, IDENTITIES, Kind
+from podidentity.resources import BINDINGS, EXCHANGE_ANNOTATION, GROUP, IDENTITIES, Kind
 from tests.conftest import ROOT
 from tests.mic.cluster import identity_id
 from tests.testplane import up
@@ -31,7 +31,7 @@ class Kubectl:
     def __init__(self, plane: up.Plane) -> None:
         self._command = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", "--namespace=default"]
         self.newest = ""
-        """The object made last."""
+        """The object that was created last."""
 
     def __call__(self, *arguments: str, document: Any = None) -> str:
         """Return the output other than the result; the command must succeed."""
@@ -39,10 +39,11 @@ class Kubectl:
         command = [*self._command, *arguments]
         return subprocess.run(command, input=given, check=True, capture_output=True, text=True, timeout=30).stderr
 
-    def warned(self, kind: Kind[Any], spec: Any) -> list[str]:
+    def warned(self, kind: Kind[Any], spec: Any, annotations: dict[str, str] | None = None) -> list[str]:
         """Return the warnings for an object with this spec, which is then created."""
         name = self.newest = next(NAMES)
-        document = {"apiVersion": f"{GROUP}/v1", "kind": kind.name, "metadata": {"name": name}, "spec": spec}
+        metadata = {"name": name, "annotations": annotations or {}}
+        document = {"apiVersion": f"{GROUP}/v1", "kind": kind.name, "metadata": metadata, "spec": spec}
         output = self("create", "-f", "-", document=document)
         self("get", kind.plural, name)
         return [line.partition("': ")[2] for line in output.splitlines() if "Warning:" in line]
@@ -50,7 +51,7 @@ class Kubectl:
 
 @pytest.fixture(scope="module")
 def kubectl(plane: up.Plane) -> Iterator[Kubectl]:
-    """kubectl, once both policies are in force; they are taken away again."""
+    """kubectl, after both policies are in effect; they are deleted at the end."""
     run = Kubectl(plane)
     policies = str(ROOT / "deploy" / "admission")
     run("apply", "-f", policies)
@@ -167,3 +168,11 @@ def test_a_mistake_in_an_update_causes_a_warning_too(kubectl: Kubectl) -> None:
 
     output = kubectl("patch", BINDINGS.plural, kubectl.newest, "--type=merge", "-p", '{"spec":{"selector":""}}')
     assert "spec.selector is empty" in output
+
+
+@pytest.mark.parametrize("right", ["direct", "identityBindings"])
+def test_an_unknown_exchange_is_reported(kubectl: Kubectl, right: str) -> None:
+    (said,) = kubectl.warned(IDENTITIES, FEDERATED, {EXCHANGE_ANNOTATION: right.upper()})
+    assert "neither direct nor identityBindings" in said
+    assert kubectl.warned(IDENTITIES, FEDERATED, {EXCHANGE_ANNOTATION: right}) == []
+    assert kubectl.warned(IDENTITIES, FEDERATED, {"other": "x"}) == []

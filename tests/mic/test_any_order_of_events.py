@@ -35,7 +35,7 @@ class PodStates(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        """One identity is on the first VM before MIC comes; no test may find it gone."""
+        """One identity is attached to the first VM before MIC starts. It must stay attached in every test."""
         for host in HOSTS:
             self.cluster.host(host, *([FOREIGN] if host == HOSTS[0] else []))
         self.cluster.add(node("n0"), set_node("s0", 0), set_node("s1", 1))
@@ -46,7 +46,7 @@ class PodStates(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(PODS), where=st.sampled_from(sorted(NODES)), label=st.sampled_from(NAMES))
     def run_pod(self, name: str, where: str, label: str) -> None:
-        """A new pod, also where one of that name was: moved, relabelled or just restarted."""
+        """Create a pod, also if one of that name existed: on another node, with another label, or unchanged."""
         self.uids += 1
         self.pods[name] = (where, label)
         self.cluster.add(pod(name, node=where, label=label, uid=f"uid{self.uids}"))
@@ -86,7 +86,7 @@ class PodStates(RuleBasedStateMachine):
 
     @rule(host=st.sampled_from(HOSTS), refused=st.sampled_from(["", *NAMES]), look=st.booleans())
     def work_in_vain(self, host: str, refused: str, look: bool) -> None:
-        """One round without an answer from Azure, or with one identity refused."""
+        """Run one pass in which Azure does not respond or refuses one identity."""
         self.checked_round(host, {identity_id(refused).lower(): "no"} if refused else {}, look=look)
 
     @rule(host=st.sampled_from(HOSTS))
@@ -100,7 +100,7 @@ class PodStates(RuleBasedStateMachine):
 
     @rule()
     def lose_the_process(self) -> None:
-        """Restart the process, which then knows only the objects of the API server."""
+        """Restart the process, which then has only the objects of the API server."""
         old = self.cluster.view
         self.cluster.view = ClusterView(on_dirty=self.cluster.dirty.append)
         del old
@@ -117,7 +117,7 @@ class PodStates(RuleBasedStateMachine):
         before = self.cluster.on(host)
         self.cluster.reconcile(host, refused=refused, look=look)
         lost = before - self.cluster.on(host)
-        assert not lost & self.needed(host), "an identity in use was taken off"
+        assert not lost & self.needed(host), "an identity in use was detached"
 
     def needed(self, host: str) -> set[str]:
         return {

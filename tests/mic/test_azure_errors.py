@@ -1,4 +1,7 @@
-"""Which identities Azure blames, read from the messages that it really sends, and which failure asks for what."""
+"""The identities that Azure's error messages name as the cause, and MIC's reaction to each kind of failure.
+
+The messages are recorded from Azure.
+"""
 
 from typing import Any
 
@@ -22,7 +25,7 @@ from tests.mic.cluster import identity_id
 
 
 class Answer:
-    """As much of an HTTP response as an SDK error holds on to."""
+    """The part of an HTTP response that an SDK error keeps."""
 
     reason = "because"
 

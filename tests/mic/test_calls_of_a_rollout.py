@@ -1,4 +1,4 @@
-"""How many calls a rollout costs, of Azure and of the API server. Counted at the emulators: no clock is involved."""
+"""The number of calls to Azure and to the API server that a rollout causes, counted by the emulators."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -96,7 +96,7 @@ async def test_a_queued_revocation_is_sent_once(cloud: EmulatedCloud, writes: Co
     for number in range(20):
         cloud.remove_pod(f"web-{number}")
     await cloud.until(lambda: not cloud.assigned())
-    assert writes["DELETE"] == 20, "rounds come while revocations wait, and want the same"
+    assert writes["DELETE"] == 20, "later passes, while revocations wait, plan the same deletions"
 
 
 async def test_a_start_with_all_identities_assigned_sends_no_azure_call(

@@ -1,6 +1,7 @@
-"""An AzureIdentity that names another identity's client id than the one that Azure reports for its resource id.
+"""An AzureIdentity whose client id differs from the one that Azure reports for its resource id.
 
-It is not assigned, both ids are named where people look, and it costs neither calls nor writes while it stays so.
+MIC does not assign it. Its Event and its log line name both ids, and it causes no further calls or writes while it does
+not change.
 """
 
 import logging

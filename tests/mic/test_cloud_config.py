@@ -1,4 +1,4 @@
-"""Who MIC is to Azure: azure.json or the environment, and that a changed file is followed."""
+"""MIC's credentials for Azure from azure.json or the environment, and the reload of a changed file."""
 
 import asyncio
 import json

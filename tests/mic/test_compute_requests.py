@@ -1,4 +1,4 @@
-"""What azure-mgmt-compute really sends and how its answers are read, against the sandbox's Resource Manager."""
+"""The requests of azure-mgmt-compute, and how MIC reads their responses, with the sandbox's Resource Manager."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -245,10 +245,15 @@ async def test_a_caller_whose_token_is_rejected_reports_a_problem_until_it_is_ac
 
 async def test_an_interrupted_call_is_no_success(arm_under_test: ArmUnderTest) -> None:
     arm_under_test.compute.sign_in_problem = "still"
-    arm_under_test.arm.faults.add(ResponseFault(delay_seconds=1.0))
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.3):
-            await arm_under_test.compute.get(host(vm_id()))
+    arm_under_test.arm.faults.add(ResponseFault(hold=True))
+    calling = asyncio.create_task(arm_under_test.compute.get(host(vm_id())))
+    async with asyncio.timeout(10):
+        while not arm_under_test.arm.calls:
+            await asyncio.sleep(0.01)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    arm_under_test.arm.faults.clear()
     assert arm_under_test.observed == [("vm_get", "unreachable")]
     assert arm_under_test.compute.sign_in_problem == "still", "no call has succeeded since"
 

@@ -1,4 +1,4 @@
-"""What gets a round, and when: events soon, refused identities when they change, everything once in an interval."""
+"""The hosts that get a reconcile pass, and when: soon after an event, and all hosts once in an interval."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,6 +1,7 @@
-"""One event costs what it touches, not the size of the cluster: counted in calls, as a clock would blame the machine.
+"""The cost of an event depends on the objects that it changes, not on the size of the cluster.
 
-Excluded: bytes and time; `benchmarks/controller` measures those up to 100,000 pods.
+Function calls are counted, because times depend on the machine's load. Excluded: bytes and time;
+`benchmarks/controller` measures those up to 100,000 pods.
 """
 
 import sys

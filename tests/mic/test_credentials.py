@@ -1,4 +1,4 @@
-"""`python -m mic` and who it is to Azure: each way of saying so, with azure-identity's own requests answered."""
+"""The credentials with which `python -m mic` signs in, for each way to configure them."""
 
 import json
 from collections.abc import AsyncIterator, Mapping

@@ -1,4 +1,4 @@
-"""`deploy/crds` on the real API server and the sandbox's: what kubectl shows of our kinds, and what storage keeps."""
+"""`deploy/crds` on the real API server and the sandbox's: the columns of kubectl, and the stored fields."""
 
 import asyncio
 import itertools

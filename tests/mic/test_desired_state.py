@@ -1,4 +1,7 @@
-"""Which pod wants which identity, and how the object that says so looks. Excluded: what Azure is made to do."""
+"""Desired assignments: which pod needs which identity, and the content of the AzureAssignedIdentity.
+
+Excluded: the changes on Azure.
+"""
 
 import msgspec
 import pytest

@@ -50,7 +50,7 @@ async def test_a_pod_created_within_the_grace_period_is_assigned_without_an_azur
     stage.view.pods.upserted(None, pod("next", label="demo"))
     assert await stage.reconcile() == PassResult()
     assert stage.hosts.calls == calls
-    assert stage.statuses() == {"next-default-demo": "Assigned"}, "and the old object is gone"
+    assert stage.statuses() == {"next-default-demo": "Assigned"}, "the old object is deleted"
     record = stage.api.store.get(ASSIGNED, "next-default-demo", "default")["metadata"]["annotations"]
     assert record["aadpodidentity.k8s.io/attached-by"] == "mic"
 

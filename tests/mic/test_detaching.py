@@ -1,4 +1,4 @@
-"""When an identity leaves a VM or scale set, and above all when it does not."""
+"""The conditions under which MIC detaches an identity from a VM or scale set, and those under which it does not."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""`python -m mic` while the API server, or Resource Manager, answers errors, hangs, resets or is away for some seconds.
+"""`python -m mic` while the API server or Resource Manager returns errors, does not respond, or closes connections.
 
-For less than a lease lasts: losing the lease ends the process, on purpose. What it must not do is to ask without end,
-fill the log, or stay behind when the trouble is over.
+The failures are shorter than a lease, because the process ends when it loses its lease. MIC must not send requests
+without pauses or flood the log, and must continue its work after the failure.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ def _names(*pods: str) -> list[str]:
 
 
 async def _endures(stage: ReconcileBench, ends: Callable[[], object]) -> None:
-    """Pods come and go in the middle of trouble that has begun, which *ends* after a while; all is well then."""
+    """Create and delete pods during a failure that *ends* later. Afterwards the state is correct."""
     before, lines = _requests(stage), len(stage.mic.read_log().splitlines())
     stage.cloud.pod("comes", "n1")
     stage.cloud.remove_pod("goes")

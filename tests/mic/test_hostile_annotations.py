@@ -47,7 +47,7 @@ def pending_detaches(text: str) -> tuple[PendingDetach, ...]:
 def test_an_invalid_list_of_pending_detaches_is_ignored_at_little_cost(text: str) -> None:
     began = time.process_time()
     assert pending_detaches(text) == ()
-    assert time.process_time() - began < 0.1
+    assert time.process_time() - began < 0.5  # the garbage collector may run in between
 
 
 @pytest.mark.parametrize(

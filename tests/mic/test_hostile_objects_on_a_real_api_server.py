@@ -1,7 +1,7 @@
-"""A tenant fills a real API server with objects as large as it takes: MIC and NMI become Active, stay small and go on.
+"""A tenant fills a real API server with objects of the maximum size.
 
-`make test-measures` runs it with a tenth of the objects, `make hostile-objects` with all. The figures are printed
-(`-s`).
+MIC and NMI become Active, continue to work, and need little memory. `make test-measures` runs the test with a tenth of
+the objects, `make hostile-objects` with all. The figures are printed (`-s`).
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What one VM or scale set suffers concerns it alone: the real program, with throttled, broken and lost hosts.
+"""Faults of one VM or scale set do not affect others: the real program, with throttled, broken and lost hosts.
 
 A slow host is in `test_the_real_program`.
 """

@@ -1,4 +1,4 @@
-"""The body of a change as it goes over the wire, and when it is tied to the version that was read."""
+"""Changes of a host's identities as requests to Azure: their content, and the version on which a change depends."""
 
 import json
 

@@ -1,7 +1,7 @@
-"""`python -m mic` killed by SIGKILL at the very moment of a call, and another process that goes on.
+"""`python -m mic` is killed during a call (SIGKILL), and another process continues its work.
 
-All calls in turn are `history/test_killed_at_every_call`, in one process; here are a few, with a real process. The
-lease that the dead one holds is taken away, which `test_the_real_program` waits for.
+`history/test_killed_at_every_call` tests every call, in one process. This module tests some of them with real
+processes. The tests delete the lease of the killed process; `test_the_real_program` waits until it expires.
 """
 
 import signal
@@ -58,14 +58,14 @@ def _kill_at_api_call(cloud: EmulatedCloud, mic: Mic, matches: Matches, *, done:
         if left and matches(request.method, request.path):
             left.clear()
             mic.process.send_signal(signal.SIGKILL)
-            return None if done else StatusError(500, "InternalError", "the process is gone")
+            return None if done else StatusError(500, "InternalError", "the process has ended")
         return None
 
     cloud.api.intercept = intercept
 
 
 async def _followed(cloud: EmulatedCloud, killed: Mic) -> None:
-    """The process is dead, and another one leads."""
+    """The process was killed, and another one leads."""
     assert await killed.ended() == -signal.SIGKILL
     cloud.running.remove(killed)
     cloud.api.store.delete("leases.coordination.k8s.io", "aad-pod-identity-mic", "default")

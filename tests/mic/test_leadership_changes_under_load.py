@@ -1,4 +1,4 @@
-"""Several real `python -m mic` with changing pods, and leaders that stop, die or are suspended: only one writes."""
+"""Several real `python -m mic` while pods change and leaders stop, are killed or are suspended: only one writes."""
 
 import asyncio
 import contextlib
@@ -36,13 +36,13 @@ class Watched:
 
     cloud: EmulatedCloud
     active: list[tuple[float, str]] = field(default_factory=list)
-    """Moment (monotonic) and holder of each change of the lease's."""
+    """The time (monotonic) and the new holder of each change of the lease."""
     foreign_writes: list[str] = field(default_factory=list)
     """Writes while another process held the lease."""
     principals: dict[str, str] = field(default_factory=dict)
     """Object id to the replica's name."""
     pods: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Living pods: name to node and identity."""
+    """The node and the identity of each existing pod, by its name."""
 
     @property
     def holder(self) -> str:
@@ -95,7 +95,7 @@ def watched(cloud: EmulatedCloud) -> Watched:
 
 
 async def replica(watched: Watched) -> Mic:
-    """Start another one, known by its own address and principal."""
+    """Start another replica with a separate address and principal."""
     cloud, number = watched.cloud, len(watched.principals)
     address = f"127.0.0.{number + 10}"
     await cloud.api.add_socket(socket.create_server((address, cloud.api.port)))
@@ -126,7 +126,7 @@ def create(watched: Watched, name: str, node: str, identity: str) -> None:
 
 
 async def load(watched: Watched) -> None:
-    """Pods come all the time and nearly all of them go again, so that hosts need other identities every second."""
+    """Create and delete pods continuously, so that the identities that hosts need change every second."""
     for number in range(PODS_MOST):
         create(watched, f"p{number}", NODES[number % 4], IDENTITIES[number // 16 % len(IDENTITIES)])
         gone = f"p{number - 20}"
@@ -157,7 +157,7 @@ def judge(watched: Watched) -> None:
     on: dict[str, set[str]] = {host.lower(): set() for host in HOSTS}
     for host, replica_name, at, status, asked in updates(watched):
         assert watched.holder_at(at) in {"", replica_name}, "Azure was changed by who does not lead"
-        assert status == 200, "a new leader waits for what an earlier one began"
+        assert status == 200, "a new leader waits for the operation that an earlier one started"
         adds = {name for name, value in asked.items() if value is not None}
         removes = asked.keys() - adds
         assert adds | removes
@@ -199,12 +199,12 @@ async def test_exactly_one_leader_writes_and_nothing_is_lost_however_a_leadershi
     judge(watched)
     assert identity_id("keep").lower() in cloud.arm.vm(set_id()).identities
     assert len({holder for _, holder in watched.active if holder}) == 5
-    # Who looks every second has it in the second after; a busy machine may take longer once, and not each time.
+    # A replica that checks every second leads a second later; on a busy machine this can take longer once.
     assert min(watched.handovers()) < 2.0
 
 
 async def ended(watched: Watched, name: str, leader: Mic, how: str) -> None:
-    """End the leader, or let it sleep past its lease, and wait until another one leads."""
+    """End the leader, or suspend it for longer than its lease, and wait until another one leads."""
     try:
         match how:
             case "stop":

@@ -1,4 +1,4 @@
-"""A VM or scale set that Azure no longer knows while its node exists. A temporary 404 revokes nothing."""
+"""A VM or scale set that does not exist on Azure any more although its node exists. A temporary 404 revokes nothing."""
 
 import pytest
 
@@ -103,7 +103,7 @@ async def test_a_new_pod_on_a_lost_host_states_why_it_waits(stage: ReconcileBenc
     stage.bind()
     await stage.reconcile()
     assert stage.statuses() == {"demo-default-demo": "Created"}
-    assert "Azure knows no /subscriptions/sub" in stage.message("demo-default-demo")
+    assert "Azure has no /subscriptions/sub" in stage.message("demo-default-demo")
 
 
 async def test_a_host_that_returns_gets_its_identities_again(stage: ReconcileBench) -> None:

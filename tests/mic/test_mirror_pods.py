@@ -1,4 +1,4 @@
-"""Mirror pods: MIC assigns nothing to them, takes back what they have, and says why."""
+"""Mirror pods: MIC assigns nothing to them, revokes their assignments, and reports the reason."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""VMs, uniform scale sets and Flexible ones in one cluster; pods and nodes that come, go, and come again."""
+"""Clusters with VMs, uniform and flexible scale sets, whose pods and nodes are deleted and created again."""
 
 import itertools
 

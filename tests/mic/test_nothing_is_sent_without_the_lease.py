@@ -1,4 +1,4 @@
-"""The last look at the lease: after every wait, and before the first byte of what would change something."""
+"""MIC checks its lease after every wait, immediately before it sends a request that changes something."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -101,7 +101,7 @@ async def test_a_write_waits_only_while_the_lease_is_valid(
 
 
 class SlowToken(Token):
-    """A credential during whose work the lease may run out."""
+    """A credential whose token request can take longer than the lease."""
 
     def __init__(self, token: str, lease: Lease) -> None:
         super().__init__(token)
@@ -144,7 +144,7 @@ async def test_azure_is_changed_only_if_the_lease_outlasts_the_request_after_the
     assert host is not None
     assert wanted is not None
     try:
-        await compute.get(host)  # so that a connection stands ready
+        await compute.get(host)  # so that an open connection is available
         credential.left[""] = left
         outcome = (await asyncio.gather(compute.update(host, wanted), return_exceptions=True))[0]
         assert len(arm.writes()) == writes

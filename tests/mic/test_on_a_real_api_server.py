@@ -1,4 +1,4 @@
-"""MIC against the real kube-apiserver: patches, finalizers, preconditions and the Lease as that really treats them."""
+"""MIC against the real kube-apiserver: patches, finalizers, preconditions and the Lease."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""What an AzureAssignedIdentity owes to hosts it has left: all that is paid is struck off at once, and nothing else."""
+"""Pending detaches of an AzureAssignedIdentity: MIC removes exactly the completed ones from its annotation."""
 
 import json
 

@@ -1,5 +1,7 @@
-"""Refused identities among accepted ones: found in few updates, reported, retried with growing pauses, and never again
-in an update that other identities need."""
+"""Quarantined identities: which ones Azure refuses, found in few updates, and the retries.
+
+MIC reports them, retries them with increasing pauses, and never in the same update as identities that are needed.
+"""
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -26,7 +28,7 @@ def named_all(bad: frozenset[str]) -> AzureError:
 
 
 def named_first(bad: frozenset[str]) -> AzureError:
-    """As after the operation has begun: Azure gives up at the first, and the poll's status is 200."""
+    """The error of an operation: Azure stops at the first refused identity, and the poll has the status 200."""
     error = BadIdentities("identity operation", status=200, code="FailedIdentityOperation")
     error.ids = frozenset([min(bad)])
     return error
@@ -54,7 +56,7 @@ def refuse(stage: ReconcileBench, bad: Collection[str], refusal: Refusal) -> Non
 
 
 async def come_to_rest(stage: ReconcileBench) -> float:
-    """Rounds as the queue gives them, until there is a pause of seconds; how long it is."""
+    """Run passes as the queue does until one returns a pause of seconds, and return this pause."""
     for _ in range(40):
         done = await stage.reconcile()
         if done.again_after is None or done.again_after > 1.0:

@@ -1,4 +1,4 @@
-"""An object that waits for Azure states throttling and quarantine by name, and when MIC tries again."""
+"""The messages of objects that wait for Azure name throttling or quarantine, and the time of the next attempt."""
 
 from datetime import UTC, datetime
 

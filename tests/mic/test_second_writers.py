@@ -1,4 +1,4 @@
-"""Another writer changes the host between MIC's GET and PATCH, with and without etags."""
+"""Another client changes the host between MIC's GET and PATCH, with and without etags."""
 
 from collections.abc import Callable, Iterable
 
@@ -16,7 +16,7 @@ from tests.mic.reconcile_bench import ReconcileBench
 
 
 def another_writer_acts(stage: ReconcileBench, change: Callable[[HostIdentities], HostIdentities]) -> None:
-    """Right after the next GET, a second writer makes of the host what *change* says."""
+    """Let a second writer apply *change* to the host immediately after the next GET."""
     get = type(stage.hosts).get
     done: list[HostIdentities] = []
 
@@ -74,7 +74,7 @@ async def test_an_update_that_keeps_the_type_requires_no_second_read(stage: Reco
 
 
 async def test_our_identity_detached_by_a_second_writer_is_attached_again_immediately(stage: ReconcileBench) -> None:
-    """It had read the host before us, and its own type without user-assigned identities clears ours."""
+    """The second writer read the host before MIC. Its type without user-assigned identities removes MIC's."""
     stage.hosts.state = host("None")
     update = type(stage.hosts).update
 
@@ -108,7 +108,7 @@ async def test_the_real_program_keeps_a_concurrently_added_system_assigned_ident
 
     def before_patch(request: Recorded) -> None:
         if request.method == "POST" and "azureassignedidentities" in request.path and not machine.types:
-            machine.enable_system(own)  # MIC has looked, and now writes its record
+            machine.enable_system(own)  # MIC has read the host, and writes its object next
 
     cloud.api.intercept = before_patch
     await cloud.mic()

@@ -1,4 +1,4 @@
-"""What keeps MIC from starting is one line that says what to do, and an exit code; never a traceback."""
+"""Errors at MIC's start: one line with the next action and an exit code, without a traceback."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The start-up taint goes when the node's NMI is Ready, and not before; nothing else of the node changes."""
+"""MIC removes the start-up taint of a node when its NMI is Ready, not before, and changes nothing else of the node."""
 
 from collections.abc import Mapping
 from typing import Any

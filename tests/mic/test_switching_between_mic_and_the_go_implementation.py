@@ -1,6 +1,7 @@
-"""A rolling migration from the reference to `python -m mic`, back, and there again, on the real API server.
+"""A rolling update from the Go implementation to `python -m mic`, back, and again, on the real API server.
 
-A replacement of the Go implementation elects itself as client-go does, and leaves objects and Azure in its state.
+A fake replaces the Go implementation. It elects a leader with client-go's rules, and leaves the objects and the state
+of Azure that the Go implementation leaves.
 """
 
 import asyncio
@@ -52,7 +53,7 @@ class Reference:
         await asyncio.gather(self.process, return_exceptions=True)
 
     async def assign(self, cloud: EmulatedCloud, pod: str, name: str) -> None:
-        """Put the identity on the VM and write the object, in the end Assigned by its own patch."""
+        """Attach the identity to the VM and write the object, then set it to Assigned by a separate patch."""
         identity = cloud.directory.identity(identity_id(name))
         assert identity is not None
         if name not in cloud.on(vm_id("n0")):

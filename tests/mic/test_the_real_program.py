@@ -1,4 +1,4 @@
-"""`python -m mic` from end to end: the cluster and Azure of the sandbox, nothing in between replaced."""
+"""`python -m mic` with the API server and Azure of the sandbox, without fakes between them."""
 
 import json
 import time
@@ -63,7 +63,7 @@ async def test_a_restart_with_all_assigned_writes_nothing(cloud: EmulatedCloud) 
     before = len(cloud.arm.writes())
     version = cloud.api.store.get(ASSIGNED, "web-default-demo", "default")["metadata"]["resourceVersion"]
     await cloud.mic()
-    # Something that is done only after everything before it: another pod's assignment.
+    # MIC assigns another pod only after all earlier work.
     cloud.identity("other")
     cloud.node("n1")
     cloud.pod("later", "n1", label="other")
@@ -163,10 +163,10 @@ async def test_only_the_leader_acts_and_a_second_process_takes_over(cloud: Emula
 
 
 async def test_two_processes_of_the_same_name_never_lead_together(cloud: EmulatedCloud) -> None:
-    flags = ("--leader-election-instance=same", "--leader-election-duration=2s")
+    flags = ("--leader-election-instance=same", "--leader-election-duration=6s")
     first = await cloud.mic(*flags)
     second = await cloud.mic(*flags, active=False)
-    # A wrong takeover would happen at the first read; this one has read the lease, and waits.
+    # A wrong takeover would follow the first read. This replica has read the lease, and waits.
     lease = "leases.coordination.k8s.io"
     looks = 0
 

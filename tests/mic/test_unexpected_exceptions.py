@@ -17,7 +17,7 @@ from tests.mic.reconcile_bench import ReconcileBench, reconcile_bench
 
 
 class OddError(Exception):
-    """What no code of ours raises."""
+    """An exception that no code of this project raises."""
 
 
 def faults(stage: ReconcileBench) -> dict[str, float]:

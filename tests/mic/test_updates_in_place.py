@@ -1,4 +1,4 @@
-"""Objects that go on standing for a claim while pod, node, binding or identity change."""
+"""Objects that MIC updates and does not replace when the pod, node, binding or identity of an assignment changes."""
 
 from typing import Any
 
@@ -142,7 +142,7 @@ def test_an_object_of_the_go_implementation_is_adopted_without_a_write() -> None
         "spec": msgspec.to_builtins(written.spec),
         "status": written.status,
     }
-    # What Go writes for fields that are not there.
+    # The values that Go writes for missing fields.
     document["spec"]["azureIdentityRef"]["spec"] |= {"clientPassword": {}, "auxiliaryTenantIDs": None, "tenantID": ""}
     fresh.write(document)
     assert fresh.reconcile(vm_id("n0")) == []

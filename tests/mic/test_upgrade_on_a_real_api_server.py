@@ -2,6 +2,7 @@
 the definitions that the Go implementation's chart leaves on a cluster."""
 
 import asyncio
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from tests.conftest import NewPlane, apply_definitions
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, assigned, create, in_place_of_the_emulator, run_pod
+from tests.testplane import up
 from tests.testplane.up import Plane
+from tests.v1beta1_definitions import leave_v1beta1_definitions, served_definitions
 
 pytestmark = pytest.mark.plane
 
@@ -24,18 +27,22 @@ NAME = "web-default-demo"
 API_VERSION = f"{GROUP}/v1"
 
 
-async def started(cloud: EmulatedCloud, new_plane: NewPlane, *definitions: Path) -> Plane:
+async def started(
+    cloud: EmulatedCloud, new_plane: NewPlane, *definitions: Path, define: Callable[..., None] = apply_definitions
+) -> Plane:
     """A real server in place of the emulator, with the nodes of two VMs and nothing else."""
 
     def prepare(plane: Plane) -> None:
         for name in ("n0", "n1"):
             add_node(plane, name, vm_id(name))
 
-    return await in_place_of_the_emulator(cloud, new_plane, prepare, *definitions, identities=("demo", "later"))
+    return await in_place_of_the_emulator(
+        cloud, new_plane, prepare, *definitions, identities=("demo", "later"), define=define
+    )
 
 
 def put_on(cloud: EmulatedCloud, identity: str, vm: str) -> None:
-    """Let the VM have had the identity for long."""
+    """Attach the identity to the VM before MIC starts."""
     machine = cloud.arm.vm(vm_id(vm))
     found = cloud.directory.identity(identity_id(identity))
     assert found is not None
@@ -45,7 +52,7 @@ def put_on(cloud: EmulatedCloud, identity: str, vm: str) -> None:
 
 
 async def until(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """What *holds*, a blocking question to the server, says as soon as that is something."""
+    """Wait until *holds*, a blocking read of the server, returns a value, and return it."""
     async with asyncio.timeout(seconds):
         while True:
             try:
@@ -99,7 +106,7 @@ async def test_a_cluster_with_old_spellings_is_upgraded_once(cloud: EmulatedClou
     mic = await cloud.mic()
     record = await asyncio.to_thread(real.api, "GET", RECORD)
     assert record["data"] == {"type-upgrade-status": VERSION}
-    # Another pod's assignment, which happens after all work of the start.
+    # MIC assigns another pod after all work of its start.
     spec = {"type": 0, "resourceID": identity_id("later"), "clientID": "client-later"}
     await asyncio.to_thread(create, real, IDENTITIES, "later", spec)
     await asyncio.to_thread(create, real, BINDINGS, "later", {"azureIdentity": "later", "selector": "demo"})
@@ -117,7 +124,7 @@ async def test_a_cluster_with_old_spellings_is_upgraded_once(cloud: EmulatedClou
     assert now["spec"] == {"azureIdentityRef": identity, "azureBindingRef": binding, **rest}
     kept = ("annotations", "labels", "finalizers", "uid", "creationTimestamp")
     assert {key: now["metadata"][key] for key in kept} == {key: old["metadata"][key] for key in kept}
-    # Written once, before the record, and never since.
+    # Written once, before the record, and not again.
     assert now["metadata"]["generation"] == old["metadata"]["generation"] + 1
     assert int(now["metadata"]["resourceVersion"]) < int(record["metadata"]["resourceVersion"])
     first = await asyncio.to_thread(stored, real, IDENTITIES, "demo")
@@ -176,9 +183,62 @@ async def test_mic_works_with_the_go_implementations_definitions(cloud: Emulated
 
 
 def in_old_spellings_dropped(plane: Plane) -> None:
-    """Such definitions keep nothing of an old spelling, nor warn of it."""
+    """These definitions drop fields in old spellings without a warning."""
     create(plane, EXCEPTIONS, "old", {"PodLabels": {"app": "x"}})
     assert stored(plane, EXCEPTIONS, "old")["spec"] == {}
+
+
+async def test_mic_works_with_definitions_from_v1beta1_before_and_after_they_are_replaced(
+    cloud: EmulatedCloud, new_plane: NewPlane
+) -> None:
+    real = await started(cloud, new_plane, define=leave_v1beta1_definitions)
+    put_on(cloud, "demo", "n0")
+    await asyncio.to_thread(in_old_spellings, real)
+    unknown: dict[str, Any] = {"spec": {"unknown": {"a": [1]}}, "unknown": 1}
+    path = IDENTITIES.path("default", "demo")
+    await asyncio.to_thread(real.api, "PATCH", path, unknown, "application/merge-patch+json")
+    old = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
+    mic = await cloud.mic()
+    await until(lambda: real.api("GET", RECORD)["data"] == {"type-upgrade-status": VERSION})
+    rewritten = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
+    assert rewritten["metadata"]["uid"] == old["metadata"]["uid"]
+    identity, binding = rewritten["spec"]["azureIdentityRef"], rewritten["spec"]["azureBindingRef"]
+    assert identity["spec"] == {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo"}
+    assert binding["spec"] == {"azureIdentity": "demo", "selector": "demo", "weight": 0}
+    assert (await asyncio.to_thread(stored, real, IDENTITIES, "demo")).items() >= {"unknown": 1}.items()
+    assert await mic.stop() == 0
+
+    # docs/migration.md, for an installation without helm.
+    await asyncio.to_thread(apply_definitions, real)
+    await asyncio.to_thread(prune, real)
+    assert not any(
+        each["spec"].get("preserveUnknownFields") for each in await asyncio.to_thread(served_definitions, real)
+    )
+    await until(lambda: "unknown" not in stored(real, IDENTITIES, "demo"))
+    again = await cloud.mic()
+    spec = {"type": 0, "resourceID": identity_id("later"), "clientID": "client-later"}
+    await asyncio.to_thread(create, real, IDENTITIES, "later", spec)
+    await asyncio.to_thread(create, real, BINDINGS, "later", {"azureIdentity": "later", "selector": "later"})
+    await asyncio.to_thread(run_pod, real, "other", "n1", "later")
+    await assigned(real, web="Assigned", other="Assigned")
+    found = await asyncio.to_thread(stored, real, IDENTITIES, "demo")
+    assert found["spec"] == {**identity["spec"], **unknown["spec"]}
+    kept = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
+    assert (kept["metadata"]["uid"], kept["spec"]) == (old["metadata"]["uid"], rewritten["spec"])
+    assert cloud.arm.writes(vm_id("n0")) == [], "no identity is attached again or detached"
+    assert await again.stop() == 0
+    for program in (mic, again):
+        assert "drop fields" not in program.read_log()
+        assert "\nE" not in program.read_log(), program.read_log()
+        assert "\nW" not in program.read_log(), program.read_log()
+
+
+def prune(plane: Plane) -> None:
+    """Run the commands by which `podidctl doctor` and docs/migration.md end the preservation of unknown fields."""
+    for each in served_definitions(plane):
+        patch = ("--type=merge", "-p", '{"spec":{"preserveUnknownFields":false}}')
+        kubectl = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}"]
+        subprocess.run([*kubectl, "patch", "crd", each["metadata"]["name"], *patch], check=True, capture_output=True)
 
 
 async def test_spellings_restored_by_a_change_of_definitions_are_upgraded_on_demand(
@@ -191,7 +251,7 @@ async def test_spellings_restored_by_a_change_of_definitions_are_upgraded_on_dem
     first = await cloud.mic()
     await until(lambda: real.api("GET", RECORD))
     assert await first.stop() == 0
-    # As the line in the log says: our definitions, no record, another start.
+    # The steps of the log line: install the new definitions, delete the record, start again.
     await asyncio.to_thread(apply_definitions, real)
     await until(lambda: stored(real, EXCEPTIONS, "old")["spec"] == {"PodLabels": {"app": "x"}})
     await asyncio.to_thread(real.api, "DELETE", RECORD)

@@ -1,4 +1,4 @@
-"""The type upgrade with the rights that it says it needs and no others, on the real API server's RBAC."""
+"""The type upgrade with exactly the documented permissions, on the real API server's RBAC."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The index of bindings against a slow reader that begins again after each change, with a limit of two.
+"""The index of bindings equals a slow computation from all objects, after each change, with a limit of two.
 
 Each change must also report every assignment that it changes, because MIC examines no others.
 """
@@ -112,7 +112,7 @@ def test_any_changes_keep_the_incremental_result_equal_to_the_rule(data: st.Data
             for each, old in zip(PODS, before, strict=True):
                 new = index.all_desired(each)
                 assert seen(new) == rule.of(each)
-                assert set(index.offered(*by_label(each))) >= {key[2:] for key in new}
+                assert set(index.groups(*by_label(each))) >= {key[2:] for key in new}
                 for key in old.keys() | new.keys():
                     if seen(old).get(key) != seen(new).get(key) or spec(old.get(key)) != spec(new.get(key)):
                         assert covered(key, each, concerns), key

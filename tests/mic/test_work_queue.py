@@ -10,7 +10,7 @@ WAIT_SECONDS = 5.0
 
 
 class Passes:
-    """A turn that can be held up, and remembers."""
+    """A pass that a test can delay, with a record of its calls."""
 
     def __init__(self) -> None:
         self.given: list[str] = []
@@ -21,7 +21,7 @@ class Passes:
         self._news = asyncio.Condition()
 
     async def __call__(self, key: str) -> PassResult:
-        assert key not in self.running, "two turns of one key at once"
+        assert key not in self.running, "two concurrent passes of one key"
         self.given.append(key)
         self.running.append(key)
         async with self._news:

@@ -1,4 +1,4 @@
-"""Whose turn it is to write to the API server: the rate, the burst, and fairness between hosts and urgencies."""
+"""The write limiter: the rate, the burst, and the order of writes by host and urgency."""
 
 import asyncio
 
@@ -118,7 +118,7 @@ async def test_a_waiter_cancelled_when_it_is_granted_passes_the_grant_on() -> No
     async with limiter.permit(Urgency.ASSIGN, "holder"):
         waiting = writes.ask("cancelled")
         await asyncio.sleep(0)
-    waiting.cancel()  # its turn has come, and it has not run since
+    waiting.cancel()  # it has its permit, and has not continued yet
     async with asyncio.timeout(5.0), limiter.permit(Urgency.ASSIGN, "next"):
         writes.order.append("next")
     assert writes.order == ["next"]

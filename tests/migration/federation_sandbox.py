@@ -1,4 +1,4 @@
-"""Clusters whose identities become federated: as values for planning, and as a little cloud for the real program."""
+"""Clusters whose identities become federated: as values for plans, and as emulators for the real program."""
 
 import asyncio
 import os
@@ -13,12 +13,14 @@ import aiohttp
 import msgspec
 
 from nmi.settings import Settings
-from podidctl.migration.federation.planning import FederationState, PlanOptions, plan_federation
+from podidctl.migration.federation.planning import plan_federation
+from podidctl.migration.federation.planning_input import FederationState, PlanOptions
 from podidctl.migration.federation.schema import FederationPlan, IdentityStep
 from podidctl.migration.projections import CronJob, RunningPod, ServiceAccount, WorkloadObject
 from podidctl.migration.workload_identity import AUDIENCE, WorkloadState
 from podidctl.migration.workloads import WorkloadInventory
 from podidentity.azure.clouds import PUBLIC
+from podidentity.azure.federation import Exchange
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, AzureAssignedIdentity
 from podidentity_sandbox.directory import FederatedCredential
@@ -65,9 +67,16 @@ def cluster(
 
 
 def planned(
-    *workloads: WorkloadObject | CronJob, tenant: str = TENANT, audience: str = "", **more: Any
+    *workloads: WorkloadObject | CronJob,
+    tenant: str = TENANT,
+    audience: str = "",
+    exchange: Exchange | None = None,
+    name_suffix: str = "",
+    ignore_uses: bool = False,
+    **more: Any,
 ) -> FederationPlan:
-    return plan_federation(cluster(*workloads, **more), PlanOptions(PUBLIC, tenant, "", audience))
+    options = PlanOptions(PUBLIC, tenant, "", audience, exchange, name_suffix, ignore_uses)
+    return plan_federation(cluster(*workloads, **more), options)
 
 
 def only(made: FederationPlan) -> IdentityStep:
@@ -196,3 +205,15 @@ async def federation(folder: Path) -> AsyncIterator[Federation]:
 
             cloud.aad.issuers.fetch = fetch
             yield Federation(cloud)
+
+
+@asynccontextmanager
+async def unchanged_pod(folder: Path, *flags: str) -> AsyncIterator[Federation]:
+    """A pod `web-1` with an identity of type 0, and an NMI with --federated-identities and *flags*. No MIC runs."""
+    async with federation(folder) as made:
+        made.cloud.node("n0")
+        made.cloud.identity()
+        made.account("web")
+        made.pod("web-1")
+        made.nmi("--federated-identities", *flags)
+        yield made

@@ -1,16 +1,20 @@
-"""An application gets what workload identity wants only where that is its own, and keeps it only if it comes up."""
+"""Changes of an application for workload identity, undone if the application does not become available."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from podidctl.migration.federation.applications import cluster_remarks, is_rolled_out, plan_applications
-from podidctl.migration.federation.schema import ApplicationState
+from podidctl.migration.federation.exchange_choice import ExchangeChoice
+from podidctl.migration.federation.planning_input import FederationState
+from podidctl.migration.federation.schema import Application, ApplicationState
 from podidctl.migration.federation.selection import select
+from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
-from tests.migration.federation_sandbox import TENANT, Federation, cluster, federation
+from tests.migration.federation_sandbox import FEDERATING, TENANT, Federation, cluster, federation
 from tests.migration.objects import binding, identity
 from tests.migration.workloads import account, cron_job, pod, workload
 
@@ -18,17 +22,21 @@ FEDERATED = [identity(type=3, tenantID=TENANT), binding()]
 USE = {"azure.workload.identity/use": "true"}
 
 
+def applications(made: FederationState, override: Exchange | None = None) -> list[Application]:
+    return plan_applications(made, ExchangeChoice(made.nmis, override))
+
+
 def states(*workloads: Any, objects: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, ApplicationState]:
     objects = FEDERATED if objects is None else objects
     accounts = [account("web"), account("default"), account("done", "client-demo")]
     return {
         each.description: each.state
-        for each in plan_applications(cluster(*workloads, objects=objects, accounts=accounts, **more))
+        for each in applications(cluster(*workloads, objects=objects, accounts=accounts, **more))
     }
 
 
 def test_an_application_with_its_own_service_account_is_migrated() -> None:
-    (made,) = plan_applications(cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")]))
+    (made,) = applications(cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")]))
     assert (made.state, made.account, made.client_id, made.tenant_id) == (
         ApplicationState.TO_DO,
         "web",
@@ -61,9 +69,20 @@ def test_a_pod_without_an_owner_requires_manual_work() -> None:
 def test_manual_work_is_reported_with_the_reason_and_the_next_action() -> None:
     strange = workload(account="web", owner="example.org/v1 Operator web")
     made = cluster(strange, cron_job(account="default"), pods=[pod(account="web")], objects=FEDERATED)
-    for each in plan_applications(made):
+    for each in applications(made):
         assert [one.blocks for one in each.remarks] == [True]
         assert all(one.why and one.do for one in each.remarks)
+
+
+def test_an_identity_with_identity_bindings_may_have_no_credential_for_the_sdk() -> None:
+    bound = msgspec.structs.replace(FEDERATING, federated_exchange=Exchange.IDENTITY_BINDINGS)
+    made = cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")], nmis=(bound,))
+    (found,) = applications(made)
+    assert found.state is ApplicationState.MANUAL
+    (remark,) = found.remarks
+    assert "podidctl migrate plan -o az --exchange direct shop/demo" in remark.do
+    (found,) = applications(made, Exchange.DIRECT)
+    assert (found.state, found.remarks) == (ApplicationState.TO_DO, [])
 
 
 def test_an_application_waits_for_its_identity() -> None:

@@ -1,4 +1,4 @@
-"""Type 0 to 3 and back on the real kube-apiserver: its tokens, its JSON patches, its pods, and MIC's real program."""
+"""Type 0 to 3 and back on the real kube-apiserver: its tokens, JSON patches and pods, with the real MIC."""
 
 import asyncio
 import json
@@ -96,7 +96,7 @@ class Watching:
                 if each["status"]["status"] == "Assigned" and "deletionTimestamp" not in each["metadata"]
             ]
             now = time.monotonic()
-            if not usable:  # a look that took long itself says nothing
+            if not usable:  # a read that took long proves nothing
                 self.longest = max(self.longest, now - last)
                 continue
             last = now
@@ -191,7 +191,7 @@ async def test_a_federated_application_migrates_to_workload_identity_and_back(
 
 
 def add_webhook(plane: Plane) -> None:
-    """By name alone: it is asked about nothing."""
+    """Select it by its name; the command asks no question."""
     hook = {
         "name": "mutation.azure-workload-identity.io",
         "clientConfig": {"url": "https://127.0.0.1:1/"},

@@ -1,4 +1,4 @@
-"""`podidctl migrate from-reference` as people call it: files, standard input, values, and a live cluster."""
+"""`podidctl migrate from-reference` as users run it: files, standard input, values, and a live cluster."""
 
 import io
 import json
@@ -101,7 +101,7 @@ def test_a_rewrite_that_drops_data_must_be_reviewed(tmp_path: Path, capsys: pyte
 
 @pytest.fixture
 def messy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The current folder, with files that are no manifests."""
+    """The current folder, with files that are not manifests."""
     monkeypatch.chdir(tmp_path)
     Path("template.yaml").write_text("{{ if x }}\nkind: y\n")
     Path("empty").mkdir()
@@ -155,7 +155,7 @@ async def test_a_cluster_without_the_go_implementations_programs_is_recognised_b
     answer = await run(cloud.folder, "podidctl", *COMMAND, "-o", "json", cloudconfig=False)
     assert answer.err == ""
     about = {each["about"]: each["level"] for each in answer.document["findings"]}
-    # The little cloud's API server has no kinds of the group apps.
+    # The sandbox's API server has no kinds of the group apps.
     assert about == {"daemonsets": "look", "deployments": "look"}
     assert answer.code == 3
 

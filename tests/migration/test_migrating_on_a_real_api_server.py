@@ -1,4 +1,4 @@
-"""Both migrations against the real kube-apiserver, what they print applied by the real kubectl."""
+"""Both migrations on the real kube-apiserver, with the printed manifests applied by the real kubectl."""
 
 import asyncio
 import json

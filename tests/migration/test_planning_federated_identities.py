@@ -163,7 +163,7 @@ def test_identities_without_a_vm_are_left_alone() -> None:
     ]
     made = planned(objects=others)
     assert made.steps == []
-    assert [each.identity for each in made.leftovers] == ["shop/secret", "shop/unbound", "shop/wrong"]
+    assert [each.identity for each in made.leftovers] == ["shop/federated", "shop/secret", "shop/unbound", "shop/wrong"]
 
 
 def test_a_switched_identity_is_reported_as_switched_after_its_pods_have_followed() -> None:

@@ -1,4 +1,4 @@
-"""What each workload needs for workload identity, and for which ones it cannot be done without a person."""
+"""The changes that each workload needs for workload identity, and the workloads that need a manual change."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The real program, against the sandbox's API server and AAD, with the real MIC where one has to follow."""
+"""The real program with the sandbox's API server and AAD, and with the real MIC where the switch waits for it."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.mic.emulated_cloud import ASSIGNED
-from tests.migration.federation_sandbox import Federation, federation
+from tests.migration.federation_sandbox import Federation, federation, unchanged_pod
 
 NAMESPACE = "/namespaces/default"
 NOTE = "aadpodidentity.k8s.io/migrated-from"
@@ -19,13 +19,7 @@ FOLLOWED = {"web-1": (3, "Assigned")}
 
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
-    """A pod with an identity of type 0, which an NMI would serve as federated, too; MIC does not run yet."""
-    async with federation(tmp_path) as made:
-        made.cloud.node("n0")
-        made.cloud.identity()
-        made.account("web")
-        made.pod("web-1")
-        made.nmi("--federated-identities")
+    async with unchanged_pod(tmp_path) as made:
         yield made
 
 

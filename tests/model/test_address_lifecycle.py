@@ -65,7 +65,7 @@ BROKEN: Final = {
     "a request overtakes the netlink message": (*SMALL, "NETLINK_UNORDERED"),
     "the kubelet writes later than the deciding read": (*SMALL, "KUBELET_LATE"),
     "NMI starts after the address was given away": (*SMALL, "STARTED_LATE"),
-    "NMI never saw what was behind the address": (*OVERRUN, "NEVER_SEEN"),
+    "NMI had no report about the address": (*OVERRUN, "NEVER_SEEN"),
     "the CNI shows nothing, and nothing else is assumed": (*SMALL, "SHOWS_NOTHING"),
     "a read is used after the former owner's end was written": (
         *SMALL,

@@ -1,4 +1,4 @@
-"""Requests that are nearly right: files of the corpus with hostile changes, and requests put together from parts."""
+"""Requests that are almost valid: files of the corpus with hostile changes, and requests composed of parts."""
 
 from urllib.parse import quote
 
@@ -68,7 +68,7 @@ def _plausible(draw: DrawFn) -> bytes:
 
 
 def plausible() -> SearchStrategy[bytes]:
-    """Requests put together from parts, most of them sound; about one in twelve is fast-lane material."""
+    """Requests composed of parts, most of which are valid; about one in twelve can use the fast lane."""
     return _plausible()
 
 
@@ -93,5 +93,5 @@ def _refusable(draw: DrawFn) -> bytes:
 
 
 def refusable() -> SearchStrategy[bytes]:
-    """Requests put together from parts; about half of them get a refusal that may be ready."""
+    """Requests composed of parts; about half of them get a refusal that can be ready."""
     return _refusable()

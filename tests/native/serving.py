@@ -1,4 +1,4 @@
-"""A Lane on loopback, peers that talk to it, and general lanes that write down what happens to them."""
+"""A lane on loopback, peers of it, and general lanes that record their calls."""
 
 import asyncio
 import socket
@@ -27,7 +27,7 @@ NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno"
 
 
 class Recorder:
-    """A general lane that answers each whole head with a 404 at once, and ends the connection where that is asked."""
+    """A general lane that answers each complete head with a 404 immediately, and closes the connection on request."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -143,7 +143,7 @@ class Peer:
 
 @dataclass
 class Serving:
-    """A started lane and everything around it."""
+    """A started lane with its index, listener and general lanes."""
 
     lane: Lane
     index: Index
@@ -168,23 +168,26 @@ class Serving:
         return peer
 
     def connected(self) -> socket.socket:
-        """A connection that the lane has not accepted yet: nothing here lets the loop run."""
+        """Connect without running the loop, so that the lane has not accepted the connection yet."""
         sock = socket.create_connection(("127.0.0.1", self.port))
         sock.setblocking(False)
         return sock
 
     def iterate(self) -> None:
-        """One turn of the lane, as the loop would call it."""
+        """Run the lane once, as the loop would."""
         self.lane._turn()  # type: ignore[attr-defined]  # private, and so not in the stub
 
     def count(self, name: str) -> int:
         return self.lane.counters()[name]
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Let the loop run until *holds* does."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not holds():
-                await asyncio.sleep(0.001)
+        """Run the loop until *holds* returns True. Raise AssertionError with the counters if it takes too long."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not holds():
+                    await asyncio.sleep(0.001)
+        except TimeoutError:
+            raise AssertionError(f"not within {PATIENCE_SECONDS} s: {self.lane.counters()}") from None
 
 
 def ready(

@@ -1,4 +1,4 @@
-"""Bucket arrays: which bucket counts what."""
+"""Histograms: the bucket of each value."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Addresses, records, and the ready answers a record keeps."""
+"""The address index, the pod records, and the ready answers of a record."""
 
 import ipaddress
 import time

@@ -82,7 +82,7 @@ async def test_more_pipelined_requests_than_one_loop_iteration_serves_are_all_an
         peer = await lane.connect()
         peer.send(REQUEST * 500 + LAST_REQUEST)
         answers = await peer.ending()
-        # A request that a read cut in two goes the general way, and what came with its second half.
+        # The general lane gets a request that two reads divide, and all bytes of the second read.
         assert answers.count(b"HTTP/1.1 200 OK") == lane.count("fast_answers") >= 64
         assert answers.count(b"HTTP/1.1 ") == 501
 

@@ -1,4 +1,4 @@
-"""A peer that does not read its answers is not read from, and gets them all in the end."""
+"""The lane does not read from a peer that does not read its answers, and sends it all answers later."""
 
 import re
 
@@ -11,10 +11,10 @@ async def test_requests_wait_while_answers_cannot_be_written() -> None:
     async with serving(token=b"t" * 60_000) as lane:
         peer = await lane.connect(receive_buffer=4096)
         peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # every socket transport has it
-        count = 1000  # their answers are more than any socket takes
+        count = 1000  # their answers exceed any socket buffer
         peer.send(REQUEST * count + LAST_REQUEST)
         other = await lane.connect()
-        for _ in range(100):  # as many turns for others as would serve all of it
+        for _ in range(100):  # enough iterations to serve all of it
             await other.ask(OTHER_REQUEST)
         answered = lane.count("fast_answers")
         assert 0 < answered < count / 2
@@ -25,7 +25,7 @@ async def test_requests_wait_while_answers_cannot_be_written() -> None:
 
 
 class Generous(Recorder):
-    """Answers with more than a socket takes at once, in several pieces, and goes on at once."""
+    """A general lane that answers with more bytes than a socket accepts, in several pieces, and resumes immediately."""
 
     @override
     def data_received(self, data: bytes) -> None:

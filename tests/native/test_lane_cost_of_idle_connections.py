@@ -1,6 +1,6 @@
-"""An iteration of the event loop costs what it serves, not what is open: idle connections are not visited.
+"""The cost of an iteration of the event loop does not depend on the number of idle connections.
 
-The least time of many iterations is compared, which is independent of the machine's load.
+The test compares the shortest of many iterations, which does not depend on the machine's load.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Stopping: no new connections, idle ones closed, the others when they are answered, then everything."""
+"""The stop of a lane: it accepts no connections, closes idle ones, and the others when they are answered."""
 
 import asyncio
 import socket

@@ -38,7 +38,7 @@ async def test_the_order_is_computed_for_each_eviction() -> None:
         for peer in peers:
             await peer.ask()
         await (await lane.connect(B)).ask()
-        await peers[1].ask()  # which would have been the next
+        await peers[1].ask()  # the next candidate for eviction
         await (await lane.connect(C)).ask()
         assert [await is_open(each) for each in peers] == [False, True, False, True, True]
 
@@ -91,7 +91,7 @@ async def test_an_arrived_request_that_was_not_read_yet_is_pending() -> None:
         asking, idle = await lane.connect(A), await lane.connect(A)
         await asking.ask()
         await idle.ask()
-        # In one turn the newcomer comes before the request: the listener has been ready for longer.
+        # In one iteration the new connection precedes the request, because the listener was ready before.
         with socket.socket() as newcomer:
             newcomer.bind((B, 0))
             newcomer.connect(("127.0.0.1", lane.port))

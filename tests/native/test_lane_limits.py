@@ -1,7 +1,7 @@
-"""How many connections and how much work one peer, or all together, can make the lane bear.
+"""Limits on the connections and the work that one peer, or all peers together, can cause in the lane.
 
-Excluded: deadlines (test_lane_deadlines.py), peers that do not read (test_lane_back_pressure.py), who gives up a place
-when all are taken (test_lane_eviction.py).
+Excluded: deadlines (test_lane_deadlines.py), peers that do not read (test_lane_back_pressure.py), and the connection
+that is closed if all slots are in use (test_lane_eviction.py).
 """
 
 import os
@@ -131,7 +131,7 @@ async def test_frequent_connects_delay_the_first_request_of_others_by_few_reques
 
 @contextmanager
 def no_more_descriptors() -> Iterator[None]:
-    """Until the end, the process may open no descriptor."""
+    """In this context, the process may open no descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
     os.close(free)
@@ -175,7 +175,7 @@ async def test_a_paused_listener_can_be_closed() -> None:
 
 
 class Leaving(Holding):
-    """Gives up when its peer does."""
+    """A general lane that ends the request when its peer disconnects."""
 
     @override
     def peer_gone(self) -> None:

@@ -1,4 +1,4 @@
-"""The listener never makes the loop spin and is never given up: turns are taken by hand, on a loop of our own."""
+"""The listener causes no busy loop and is never given up, whatever fails."""
 
 import asyncio
 import os
@@ -46,7 +46,7 @@ class HandLoop:
         raise AssertionError("nothing here has to be put off")
 
     def is_ready(self) -> bool:
-        """Whether a loop would call the turn again at once."""
+        """Whether a loop would call the lane again immediately."""
         return bool(select.select([self.epoll], [], [], 0)[0])
 
 
@@ -123,6 +123,6 @@ def test_watching_a_listener_is_retried_after_a_failure() -> None:
 def test_connections_use_reno_whatever_the_machines_default_is() -> None:
     with listening() as (loop, listener, _), socket.create_connection(listener.getsockname()):
         assert loop.is_ready()
-        accepted, _ = listener.accept()  # in the lane's place, to look at it
+        accepted, _ = listener.accept()  # instead of the lane, to inspect it
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"

@@ -17,7 +17,7 @@ def turns(lane: Serving, count: int = 20) -> None:
 
 
 def everything(peer: socket.socket) -> bytes:
-    """What is there to be read, and what comes until the end if that has come."""
+    """The bytes that can be read, up to the end of the stream if it has arrived."""
     received = bytearray()
     try:
         while chunk := peer.recv(65536):

@@ -11,7 +11,7 @@ from tests.native.serving import OTHER_REQUEST, REQUEST, Holding, Recorder, Serv
 
 
 class Broken(Holding):
-    """Raises from the method named."""
+    """A general lane that raises an exception in the named method."""
 
     method = ""
     error: BaseException = RuntimeError("broken on purpose")

@@ -1,8 +1,9 @@
-"""The fast lane gives the answer that the general lane gives, to the byte, however the bytes arrive.
+"""Both lanes give the same answers, byte for byte, for any division of the bytes into packets.
 
-Each stream of requests is sent twice to a real server whose issuer grants everything: first with no answer ready, so
-that the general lane alone answers, then again, when the fast lane may. What each says has to be the same, and what the
-oracle says. Every stream ends in a request to close the connection, so that its end can be waited for.
+Each stream of requests is sent twice to a real server whose issuer grants everything: first without ready answers, so
+that only the general lane answers, and then again, when the fast lane may answer. Both answers must be equal, and must
+be what the oracle predicts. Every stream ends with a request to close the connection, so that the test can wait for its
+end.
 """
 
 import asyncio
@@ -64,7 +65,7 @@ REFUSED_OF_EACH_KIND = [
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Looks like an Issued."""
+    """A fake of Issued."""
 
     token: Token
     record: PodRecord
@@ -90,7 +91,15 @@ class Generous:
         text = f"{request.resource}|{request.selector.value}|{request.selector_value.lower()}|{request.xms_cc}"
         token = Token(text, FOR_EVER, 0, request.resource, "client")
         until = self.now_ns + FOR_EVER
-        return Grant(token, self.record, self.record.generation, until, until, Usage(), not request.force_refresh)
+        return Grant(
+            token,
+            self.record,
+            self.record.generation,
+            until,
+            until,
+            Usage(),
+            not (request.force_refresh or request.rejected_sha256),
+        )
 
     async def issue_for(self, namespace: str, name: str, request: TokenRequest) -> Grant | Refusal:
         return await self.issue("", request)
@@ -104,7 +113,7 @@ class NoProxy:
 
 
 class LoopbackServer:
-    """A server on loopback, and its loop, which runs only while something is asked."""
+    """A server on loopback, and its loop, which runs only during a request."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
@@ -131,7 +140,7 @@ class LoopbackServer:
         return self.server.counters()["fast_answers"]
 
     def ask(self, pieces: Iterable[bytes], *, ready: bool) -> bytes:
-        """The answers to *pieces*, sent one after the other; before, forget every ready answer unless *ready*."""
+        """The answers to *pieces*, sent one after the other. Without *ready*, drop every ready answer before."""
         if not ready:
             self.record.invalidate()
         return self.runner.run(self._ask(pieces))
@@ -160,7 +169,7 @@ class LoopbackServer:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for piece in pieces:
                 sock.send(piece)
-                await asyncio.sleep(0)  # a turn of the loop: the lane reads this piece by itself
+                await asyncio.sleep(0)  # one iteration of the loop, so that the lane reads this piece separately
                 await asyncio.sleep(0)
             return comparable(await self._rest(sock))
 
@@ -189,7 +198,7 @@ def loopback_server() -> Iterator[LoopbackServer]:
 
 
 def hold_to_the_oracle(data: bytes, answers: bytes) -> None:
-    """The first answer is a token exactly if the oracle says so, and that one; it is the refusal that it names."""
+    """The first answer is the token or the refusal that the oracle predicts."""
     refusal, meaning = read_refusal(data), read(data)
     if refusal is not None:
         status, description = ANSWERS[refusal.kind]
@@ -243,7 +252,7 @@ def test_answers_do_not_depend_on_how_the_bytes_are_split(loopback_server: Loopb
 
 
 def hold_both_lanes_to_the_oracle(loopback_server: LoopbackServer, data: bytes) -> bytes:
-    """The answers to *data*, which are the same with an answer ready for it as without, and as the oracle has them."""
+    """Return the answers to *data*, which must equal those without a ready answer, and the oracle's."""
     slowly = loopback_server.ask([data + LAST], ready=False)
     loopback_server.make_ready(data)
     assert loopback_server.ask([data + LAST], ready=True) == slowly

@@ -1,4 +1,4 @@
-"""Nothing is left of a connection, however it ended: counted in a clean interpreter."""
+"""No object of a connection remains after any kind of end, counted in a separate interpreter."""
 
 import os
 import subprocess

@@ -19,7 +19,7 @@ from tests.native.test_lane_listener import HandLoop, no_lane
 
 METADATA = ("169.254.169.254", 80)
 NODE = "127.0.0.9"
-"""An address without a rule, as the node's is for a direct connection."""
+"""An address that no rule redirects, like the node's address for a direct connection."""
 UNREAD_MAX = 256
 
 

@@ -1,4 +1,4 @@
-"""A connection knows whether a nat rule sent it here: host tokens hang on that, and with an option all fast answers."""
+"""A connection reports whether a nat rule redirected it: host tokens and, by an option, all fast answers need it."""
 
 import os
 import subprocess

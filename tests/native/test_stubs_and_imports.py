@@ -1,4 +1,4 @@
-"""The .pyi describe what was compiled, and the compiled modules import nothing of ours: no linter reads a .pyx."""
+"""The .pyi files describe the compiled modules, which import no Python module of this project."""
 
 import re
 import subprocess

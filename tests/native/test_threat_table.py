@@ -1,4 +1,4 @@
-"""The promises on `_native`'s door-plate name tests that exist."""
+"""The docstring of `_native` names tests that exist."""
 
 import ast
 import re

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from podidentity.azure.imds import RETRY_DELAYS, ImdsObserver, ImdsSource
 from podidentity.http_client.session import HttpSession
+from podidentity_sandbox.serving import restartable_listener
 
 TOKEN_PATH = "/metadata/identity/oauth2/token"
 SECRET = "eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0"
@@ -90,8 +91,7 @@ async def running_imds() -> AsyncIterator[FakeImds]:
     runner = web.AppRunner(app, shutdown_timeout=0.05)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
+        await web.SockSite(runner, restartable_listener("127.0.0.1")).start()
         host, port = runner.addresses[0][:2]
         imds.url = f"http://{host}:{port}"
         yield imds
@@ -102,7 +102,7 @@ async def running_imds() -> AsyncIterator[FakeImds]:
 
 
 class Pauses:
-    """In place of asyncio.sleep: remembers how long each pause would have been, and moves the clock by it."""
+    """A replacement of asyncio.sleep that records the duration of each pause and advances the clock by it."""
 
     def __init__(self) -> None:
         self.taken: list[float] = []

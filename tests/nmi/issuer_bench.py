@@ -1,4 +1,4 @@
-"""A whole issuer for tests: the cluster cache of a real watch, the real broker, and IMDS on loopback."""
+"""An issuer for tests: the cluster cache with a real watch, the real broker, and IMDS on loopback."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""What connections may use, by the container's memory limit and by flags, which win."""
+"""The limits of connections, from the container's memory limit and from flags, which take precedence."""
 
 import pytest
 

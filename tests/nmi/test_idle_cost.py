@@ -34,7 +34,7 @@ def wake_ups(pid: int) -> int:
 @pytest.mark.timeout(120)
 async def test_an_idle_nmi_uses_at_most_a_five_hundredth_of_a_core() -> None:
     async with busy_node() as node:
-        await asyncio.sleep(3)  # the work that the requests have left behind
+        await asyncio.sleep(3)  # work that follows the requests
         # Other programs on the machine only increase the CPU time, so the lowest value is the best. Next to four
         # processes of tests the lowest was 0.00203, because they displace NMI from the processor's caches.
         measured = [await idle_cost(node.nmi.pid) for _ in range(TIMES)]

@@ -115,7 +115,7 @@ async def test_an_imds_that_does_not_respond_is_a_refusal_within_the_budget() ->
 
 
 class Failing:
-    """A source of the node's identities that raises; keeps who was charged, and how much time there was."""
+    """A source of the node's identities that raises. It records the charged pod and the remaining time."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -164,7 +164,7 @@ async def test_without_a_source_for_node_identities_the_request_is_refused() -> 
 async def while_asking(
     bench: IssuerBench, entry: PodEntry, change: Callable[[], object]
 ) -> Issued | RawAnswer | Refusal:
-    """The outcome of a request that is at IMDS while *change* happens and the cluster cache sees it."""
+    """Return the outcome of a request if *change* occurs, and is in the cluster cache, while IMDS processes it."""
     bench.imds.gate.clear()
     bench.imds.arrived.clear()
     request = asyncio.create_task(bench.issue())

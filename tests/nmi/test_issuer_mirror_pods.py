@@ -26,7 +26,7 @@ async def refused_at_once(bench: IssuerBench) -> None:
         assert isinstance(answer, Refusal)
         assert (answer.reason, answer.sentence) == (Reason.NOTHING_ASSIGNED, "Identity not found")
         assert "mirror pod" in answer.detail
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 10.0, "a held request takes 45 s"
     assert bench.imds.calls == []
 
 

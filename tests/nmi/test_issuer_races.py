@@ -1,4 +1,4 @@
-"""What changes while a token is being fetched: nothing that was decided before is trusted after. Excluded: the rest."""
+"""Changes during a token fetch: a decision from before the fetch is verified after it."""
 
 import asyncio
 from collections.abc import Callable
@@ -145,7 +145,7 @@ async def test_a_force_refreshed_token_replaces_the_ready_answers_with_the_old_o
         assert len(bench.imds.calls) == 3
 
 
-# Grants that reads vouch for. No event comes here.
+# Grants that depend on reads. No event arrives.
 
 ENDS_DURING_FETCH: dict[str, dict[str, Any]] = {
     "terminated": {"terminated": True},

@@ -23,15 +23,15 @@ REFUSAL = Refusal(Reason.NO_MATCHING_IDENTITY, "No.", "compare the label with th
 
 
 class RecordedEvents(list[tuple[str, str]]):
-    """Replaces PodEvents.tell."""
+    """Replaces PodEvents.record."""
 
-    def tell(self, entry: object, refusal: Refusal) -> None:
+    def record(self, entry: object, refusal: Refusal) -> None:
         assert entry is not None
         self.append((refusal.reason.value, refusal.sentence))
 
 
 def recording_events(recorded: RecordedEvents, **options: Any) -> ServerUnderTest:
-    return ServerUnderTest(decisions=Decisions(report=recorded.tell, **options))
+    return ServerUnderTest(decisions=Decisions(report=recorded.record, **options))
 
 
 async def test_a_refusal_of_a_known_pod_is_recorded_once_and_its_repeats_are_not() -> None:
@@ -69,7 +69,7 @@ async def test_grants_sdk_probes_and_unknown_addresses_have_no_event() -> None:
 
 async def test_a_node_process_that_invents_pods_causes_no_events() -> None:
     recorded = RecordedEvents()
-    server_under_test = ServerUnderTest(peer="127.0.0.1", decisions=Decisions(report=recorded.tell))
+    server_under_test = ServerUnderTest(peer="127.0.0.1", decisions=Decisions(report=recorded.record))
     server_under_test.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
     await server_under_test.ask(request_bytes("/host/token/?resource=r", headers=("podns: shop", "podname: made-up")))
 
@@ -104,8 +104,8 @@ async def test_an_event_names_the_pod_by_uid_and_what_to_check() -> None:
     async with cluster() as (api, client), asyncio.TaskGroup() as tasks:
         recorder = EventRecorder(client, "nmi", "node-1")
         sending = tasks.create_task(recorder.run())
-        PodEvents(recorder).tell(pod_entry("default"), REFUSAL)
-        PodEvents(recorder).tell(pod_entry("default"), Refusal(Reason.POLICY, "No.", "a\nb Bearer abcdefghijkl\x00"))
+        PodEvents(recorder).record(pod_entry("default"), REFUSAL)
+        PodEvents(recorder).record(pod_entry("default"), Refusal(Reason.POLICY, "No.", "a\nb Bearer abcdefghijkl\x00"))
         await asyncio.wait_for(recorder.flushed(), 10)
         sending.cancel()
         events = {event["reason"]: event for event in api.store.list("events", "default")}
@@ -129,7 +129,7 @@ async def test_an_api_server_that_rejects_events_affects_no_answer() -> None:
         await api.stop()
         recorder = EventRecorder(client, "nmi", "node-1")
         sending = tasks.create_task(recorder.run())
-        server_under_test = ServerUnderTest(decisions=Decisions(report=PodEvents(recorder).tell))
+        server_under_test = ServerUnderTest(decisions=Decisions(report=PodEvents(recorder).record))
         server_under_test.issuer.answer = refusing(Reason.NO_MATCHING_IDENTITY)
         for n in range(50):
             reply = await server_under_test.ask(request_bytes(TARGET.replace("management", f"m{n}")))

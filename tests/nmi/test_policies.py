@@ -1,4 +1,4 @@
-"""The conversion of the settings where it matters which value goes where. Excluded: the rest."""
+"""The conversion of settings into policies: the limit of reading, the settings about grants, and the mode."""
 
 import pytest
 

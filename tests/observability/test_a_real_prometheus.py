@@ -13,7 +13,7 @@ from tests.observability.scraped import GONE, Seen, look
 pytestmark = pytest.mark.timeout(120)
 
 MAY_BE_EMPTY = {
-    "Limits": "no limit bites here: only those that bite are shown",
+    "Limits": "no limit is reached here, and only reached limits are shown",
 }
 """Panels without data if there is no fault, with the reason. All others must have data."""
 

@@ -15,7 +15,7 @@ PLAIN = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 ANSWERS = {
     "NO_HEADER": (400, "Required metadata header not specified"),
     "NO_RESOURCE": (400, "The parameter resource is required."),
-    "NOT_GET": (405, "Tokens are to be asked for by GET."),
+    "NOT_GET": (405, "Request tokens with GET."),
     "UNKNOWN_IDENTITY": (404, "There is nothing here."),
     "UNKNOWN_METADATA": (404, "There is nothing here."),
     "UNKNOWN_OTHER": (404, "There is nothing here."),

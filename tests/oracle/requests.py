@@ -2,7 +2,7 @@
 
 The code follows the RFCs and NMI's documented behaviour, never the code of a lane, and uses another method: it splits
 and compares where the scanner reads byte by byte. It ignores limits and reads no body. If the outcome of a request
-depends on one of these, it returns `Verdict.UNSURE`, and the corpus defines the outcome.
+depends on one of these, or on the lane that reads it, it returns `Verdict.UNSURE`, and the corpus defines the outcome.
 """
 
 import re
@@ -12,6 +12,8 @@ from urllib.parse import unquote_to_bytes
 
 SELECTORS = {"client_id": 1, "object_id": 2, "msi_res_id": 3, "mi_res_id": 3, "msi-res-id": 3}
 TCHAR = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")  # RFC 9110 §5.6.2
+OWN_FIELD = "x-aad-pod-identity-hop"
+"""The mark of NMI's own requests: the general lane refuses it, and the fast lane does not search for it."""
 PATHS = {slash + "/metadata/identity/oauth2/token" + end for slash in ("", "/") for end in ("", "/")}
 
 
@@ -20,7 +22,7 @@ class Verdict(Enum):
 
     INCOMPLETE = "no head is complete yet"
     REFUSED = "it is refused, or leads elsewhere: never a token"
-    UNSURE = "it depends on limits or on a body"
+    UNSURE = "it depends on limits, on a body or on the lane"
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def judge_fields(fields: list[tuple[str, str]], version: str) -> bool:
     for name, value in fields:
         values.setdefault(name, []).append(value)
     judge_framing(values, version)
-    require(not {"upgrade", "proxy-connection"} & set(values), Verdict.UNSURE)
+    require(not {"upgrade", "proxy-connection", OWN_FIELD} & set(values), Verdict.UNSURE)
     hosts = values.get("host", [])
     require(len(hosts) == 1 or (version == "HTTP/1.0" and not hosts))
     require(all(re.fullmatch(r"[!-~]*", host) for host in hosts))

@@ -1,4 +1,4 @@
-"""The little cloud on which the real program is run: the sandbox's API server, Resource Manager and sign-in."""
+"""The emulators with which the real program runs: the sandbox's API server, Resource Manager and sign-in."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

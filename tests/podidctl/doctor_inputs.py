@@ -14,6 +14,7 @@ from podidctl.diagnosis.daemons import (
     FieldRef,
     ValueFrom,
 )
+from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
 from podidctl.doctor.report import report
 from podidctl.doctor.schema import Finding, Level, Report
 from podidctl.doctor.state import (
@@ -27,7 +28,7 @@ from podidctl.doctor.state import (
     Version,
 )
 from podidentity.kube.lock_records import LockRecord
-from podidentity.resources import BareMeta, Node, NodeSpec, OwnerReference, PodMeta
+from podidentity.resources import BareMeta, OwnerReference, PodMeta
 from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, pod
 from tests.podidctl.prediction_inputs import VM
 
@@ -35,10 +36,11 @@ NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 KEEPS = {"openAPIV3Schema": {"properties": {"spec": {"x-kubernetes-preserve-unknown-fields": True}}}}
 
 
-def definition(**changes: Any) -> Definition:
+def definition(*, preserve_unknown_fields: bool = False, **changes: Any) -> Definition:
     usual: dict[str, Any] = {"name": "v1", "served": True, "storage": True, "schema": KEEPS}
     version = Version(**(usual | changes))
-    return Definition(spec=DefinitionSpec(versions=[version]), status=DefinitionStatus(stored_versions=["v1"]))
+    spec = DefinitionSpec(versions=[version], preserve_unknown_fields=preserve_unknown_fields)
+    return Definition(spec=spec, status=DefinitionStatus(stored_versions=["v1"]))
 
 
 def daemon(program: str, name: str, *args: str, node: str = NODE, ready: bool = True, **more: Any) -> Daemon:
@@ -74,9 +76,9 @@ def mic(*args: str, name: str = "mic-1", **more: Any) -> Daemon:
     return daemon("mic", name, *args, **more)
 
 
-def node(name: str = NODE, **labels: str) -> Node:
+def node(name: str = NODE, **labels: str) -> PlacedNode:
     meta = BareMeta(name=name, labels={key.replace("__", "."): value for key, value in labels.items()})
-    return Node(metadata=meta, spec=NodeSpec(provider_id=f"azure://{VM}"))
+    return PlacedNode(metadata=meta, spec=PlacedNodeSpec(provider_id=f"azure://{VM}"))
 
 
 def lock_record(holder: str = "mic-1", renewed: str = "2026-01-01T11:59:55.000000Z") -> LockRecord:

@@ -8,14 +8,13 @@ from nmi.flag_table import OperationMode
 from nmi.settings import Settings
 from podidctl.diagnosis.daemons import Daemon, DaemonCondition, DaemonSpec, DaemonStatus
 from podidctl.diagnosis.input import DiagnosisInput, NmiConfiguration, NmiPods
+from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
 from podidctl.explain.explanation import explain
 from podidctl.explain.schema import Explanation, Link, LinkState
 from podidentity.resources import (
     NODENAME_LABEL,
     AzureAssignedIdentity,
     BareMeta,
-    Node,
-    NodeSpec,
     PodMeta,
     nodename_label,
 )
@@ -33,7 +32,7 @@ def rules(*, managed: bool = False, force_namespaced: bool = False, **more: Any)
 
 
 def labelled(assigned: AzureAssignedIdentity, node: str = NODE) -> AzureAssignedIdentity:
-    """With the label by which MIC says whose node it is."""
+    """With the label in which MIC records the node."""
     meta = msgspec.structs.replace(assigned.metadata, labels={NODENAME_LABEL: nodename_label(node)})
     return msgspec.structs.replace(assigned, metadata=meta)
 
@@ -56,7 +55,7 @@ def facts(**changes: Any) -> DiagnosisInput:
         "bindings": (binding(),),
         "identities": (identity(),),
         "assigned": (labelled(assigned_identity()),),
-        "node": Node(metadata=BareMeta(name=NODE), spec=NodeSpec(provider_id=f"azure://{VM}")),
+        "node": PlacedNode(metadata=BareMeta(name=NODE), spec=PlacedNodeSpec(provider_id=f"azure://{VM}")),
         "nmi": NmiPods((nmi_pod(),)),
     }
     return DiagnosisInput(**(usual | changes))

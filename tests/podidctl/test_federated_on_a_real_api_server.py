@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from podidentity.resources import BINDINGS, IDENTITIES, PODS
+from podidentity.resources import BINDINGS, IDENTITIES
 from tests.conftest import ROOT, NewPlane
 from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, create, in_place_of_the_emulator
 from tests.mic.real_server import assigned as assigned_in_default
+from tests.podidctl.pods_on_a_real_api_server import run_pod
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
@@ -22,17 +23,6 @@ pytestmark = pytest.mark.plane
 REFERENCE: Path = ROOT / "tests" / "mic" / "reference" / "crds.yaml"
 CORE = "/api/v1/namespaces/default"
 RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/default"
-
-
-def run_pod(plane: Plane, name: str, account: str, labels: dict[str, str], *flags: str) -> None:
-    container = {"name": name.partition("-")[0], "image": "i", "args": list(flags)}
-    spec = {
-        "nodeName": "n0",
-        "serviceAccountName": account,
-        "automountServiceAccountToken": False,
-        "containers": [container],
-    }
-    plane.api("POST", PODS.path("default"), {"metadata": {"name": name, "labels": labels}, "spec": spec})
 
 
 def prepare(plane: Plane) -> None:
@@ -60,7 +50,7 @@ async def ask(cloud: EmulatedCloud, *words: str) -> Answer:
 
 
 async def federated(cloud: EmulatedCloud) -> list[tuple[str, str]]:
-    """What doctor says about it."""
+    """The findings of doctor about it."""
     findings = (await ask(cloud, "doctor")).document["findings"]
     return [(each["level"], each["says"]) for each in findings if each["check"] == "federated"]
 

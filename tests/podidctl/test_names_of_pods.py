@@ -1,4 +1,4 @@
-"""How a pod is named on the command line, and what no pod can be called."""
+"""Names of pods on the command line, and invalid ones."""
 
 import pytest
 import typer

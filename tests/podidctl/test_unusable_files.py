@@ -1,4 +1,4 @@
-"""A path on the command line that leads nowhere is one line, which says what to name instead."""
+"""An unusable path on the command line gives one line that states what to pass instead."""
 
 from pathlib import Path
 

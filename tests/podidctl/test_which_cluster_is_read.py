@@ -49,7 +49,12 @@ async def doctor(cloud: EmulatedCloud, kubeconfig: str) -> Answer:
 
 @pytest.mark.parametrize(
     ("current", "says"),
-    [("here", ""), ("stranger", "401"), ("elsewhere", "127.0.0.1:1"), ("missing", "missing")],
+    [
+        ("here", ""),
+        ("stranger", "the API server rejects the credentials (401"),
+        ("elsewhere", "127.0.0.1:1"),
+        ("missing", "missing"),
+    ],
 )
 async def test_the_current_context_selects_cluster_and_user(cloud: EmulatedCloud, current: str, says: str) -> None:
     file = cloud.folder / "several"

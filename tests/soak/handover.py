@@ -28,7 +28,7 @@ KINDS: Final = ("bridge", "point-to-point")
 DELAYS: Final = (0.0, 0.01, 0.1, 1.0)
 """Seconds from the hand-over to the report of it."""
 AFTER_SECONDS: Final = 0.5
-"""How long requests go on after the report."""
+"""How long requests continue after the report."""
 SENDERS: Final = 3
 """Of each sort: on connections that are kept, and on new ones."""
 CONNECT_SECONDS: Final = 0.01
@@ -126,7 +126,7 @@ class HandOvers:
         await asyncio.to_thread(self._node.net.prepare, successor, ADDRESS)
         stop = threading.Event()
         senders = [self._send(successor, stop, kept=kept) for kept in (True, False) for _ in range(SENDERS)]
-        await asyncio.sleep(0.05)  # they are at it, in vain
+        await asyncio.sleep(0.05)  # the requests are running, and are refused
         moment = time.monotonic()
         await asyncio.to_thread(self._node.net.hand_over, former, successor, ADDRESS)
         wall_second = math.floor(time.time())
@@ -178,7 +178,7 @@ class HandOvers:
 
 
 def ended() -> dict[str, object]:
-    """Return the status that the kubelet reports for a pod whose sandbox is gone."""
+    """Return the status that the kubelet reports for a pod whose sandbox was removed."""
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60))
     state = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": started}}
     return {
@@ -191,7 +191,7 @@ def ended() -> dict[str, object]:
 
 
 async def measured(kind: str, *, evidence: bool, delays: tuple[float, ...], enough: Callable[[Row], bool]) -> list[Row]:
-    """Hand-overs on one node, for each delay until *enough* says so of its row."""
+    """Run handovers on one node, for each delay until *enough* returns True for its row."""
     rows = [Row(kind, evidence, delay) for delay in delays]
     async with nodes(kind, f"--address-evidence={'true' if evidence else 'false'}") as node:
         hand_overs = HandOvers(node)

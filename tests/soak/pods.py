@@ -110,7 +110,7 @@ class Pods:
         await self._only(slot)
 
     async def _overlapping(self, slot: Slot) -> None:
-        """The old pod's sandbox is gone and its address given away; its object stays for a grace period."""
+        """The old pod's sandbox is removed and its address reused. Its object exists for a grace period."""
         old = self._taken(slot)
         await self._client.request("DELETE", PODS.path(NAMESPACE, old.name), body=b'{"gracePeriodSeconds":30}')
         await self._announce(slot, self._chosen(slot))
@@ -160,7 +160,7 @@ class Pods:
         await self._create(slot)
         await self._only(slot)
 
-    # What they are made of.
+    # Objects of the pods.
 
     def _chosen(self, slot: Slot) -> list[ManagedIdentity]:
         """Identities of which the slot's present pod has none."""
@@ -212,7 +212,7 @@ class Pods:
         await self._client.request("PATCH", path, body=msgspec.json.encode(change), content_type=MERGE_PATCH)
 
     async def _delete(self, old: Slot, *, assigned: bool = True) -> None:
-        """For good, as the kubelet does it, and then as MIC follows."""
+        """Delete the pod as the kubelet does, and then its assigned identity as MIC does."""
         await self._client.request("DELETE", PODS.path(NAMESPACE, old.name), body=b'{"gracePeriodSeconds":0}')
         for name in old.assigned if assigned else ():
             await self._client.delete(ASSIGNED_IDENTITIES, NAMESPACE, name)

@@ -240,7 +240,7 @@ class Faults:
     async def _says_500(self) -> None:
         def refuse(asked: Recorded) -> StatusError | None:
             theirs = asked.user_agent == USER_AGENT
-            return None if theirs else StatusError(500, "InternalError", "a soak wants to know what happens")
+            return None if theirs else StatusError(500, "InternalError", "a soak reports every event")
 
         self._soak_node.api.intercept = refuse
         self._soak_node.api.drop_watches()

@@ -1,4 +1,4 @@
-"""The soak itself, for seconds instead of minutes, and what its judge says. Excluded: how fast NMI is."""
+"""A soak of seconds instead of minutes, and its verdict. Excluded: NMI's speed."""
 
 import base64
 import json

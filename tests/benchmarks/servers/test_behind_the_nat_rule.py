@@ -1,4 +1,4 @@
-"""The rows whose requests go the way that they go on a real node."""
+"""Benchmark cases whose requests pass the nat rule, as on a real node."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The emulators around NMI, as NMI feels them."""
+"""The emulators around NMI execute the commands of a run, with an effect on NMI."""
 
 import json
 import time
@@ -64,7 +64,7 @@ def test_imds_responds_after_the_configured_delay(around: NodeServers, nmi: Node
     assert around.counts().imds_calls == calls + 1
     around.set_imds()
     nmi.answer(pod)
-    assert around.counts().imds_calls == calls + 1, "what is cached does not come from IMDS"
+    assert around.counts().imds_calls == calls + 1, "a cached token causes no call to IMDS"
 
 
 def test_tokens_have_the_configured_lifetime(around: NodeServers, nmi: Node) -> None:

@@ -1,4 +1,4 @@
-"""nginx.conf, as text."""
+"""The text of nginx.conf."""
 
 from pathlib import Path
 

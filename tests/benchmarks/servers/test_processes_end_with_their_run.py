@@ -1,4 +1,4 @@
-"""After a run, and after a run that was killed, no process of its servers is left."""
+"""No process of the servers remains after a run, also if the run was killed."""
 
 import json
 import os

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 BUILT = ROOT / "build" / "images"
 HERE = Path(__file__).parent
-PROGRAMS = ("nmi", "mic", "demo")
+PROGRAMS = ("nmi", "mic", "podidctl", "demo")
 
 # A minimal container: a mount namespace with the image's files as its read-only root, and with the machine's /proc,
 # /dev and /tmp, which contains the sandbox's files. The folder in the variable SERVICE_ACCOUNT is mounted where

@@ -1,5 +1,6 @@
 """Programs of the built images with a read-only root, as the image's user, on the image's Python."""
 
+import asyncio
 import os
 import subprocess
 from pathlib import Path
@@ -22,8 +23,8 @@ def run(image: Image, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=image.environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("name", ["nmi", "mic"])
-def test_a_daemon_prints_its_version(name: str) -> None:
+@pytest.mark.parametrize("name", ["nmi", "mic", "podidctl"])
+def test_a_program_prints_its_version(name: str) -> None:
     done = run(Image(name), "--version")
     assert (done.returncode, done.stdout) == (0, f"{name} {VERSION}\n"), done.stderr
 
@@ -61,7 +62,7 @@ def test_a_kubeconfig_is_rejected_with_the_next_action(arguments: list[str]) -> 
     assert "pip install 'aad-pod-identity[kubeconfig]'" in done.stderr
 
 
-@pytest.mark.parametrize(("name", "user"), [("nmi", "0"), ("mic", "65532"), ("demo", "65532")])
+@pytest.mark.parametrize(("name", "user"), [("nmi", "0"), ("mic", "65532"), ("podidctl", "65532"), ("demo", "65532")])
 def test_a_program_runs_as_the_images_user_and_cannot_write(name: str, user: str) -> None:
     image = Image(name)
     code = "import os; print(os.getuid()); open('/opt/podidentity/x', 'w')"
@@ -90,6 +91,36 @@ def in_cluster(api: KubeApi | None, folder: Path, command: list[str]) -> list[st
     }
     words = [word for word in command if not word.startswith("--kubeconfig=")]
     return ["env", *(f"{name}={value}" for name, value in environment.items()), *words]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("doctor",),
+        ("explain", "pod", "default/none"),
+        ("access",),
+        ("plan", "--no-azure"),
+        ("migrate", "from-reference"),
+        ("top", "--once"),
+    ],
+    ids=" ".join,
+)
+async def test_podidctl_reads_the_cluster_with_the_service_account_of_its_pod(arguments: tuple[str, ...]) -> None:
+    async with Sandbox(Settings(namespaces=True, programs=False, environment=os.environ)) as sandbox:
+        sandbox.folder.chmod(0o711)
+        image = Image("podidctl")
+        account = sandbox.folder / "serviceaccount"
+        command = in_cluster(sandbox.cluster.api, account, image.command(*arguments))
+        for path in [account, *account.iterdir()]:
+            path.chmod(0o755)  # the program is not root
+        done = await asyncio.to_thread(
+            subprocess.run, command, env=image.environment, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode in {0, 1, 3}, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "cannot reach" not in done.stderr, done.stderr
+    assert done.stdout + done.stderr
 
 
 @pytest.mark.timeout(120)

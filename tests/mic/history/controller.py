@@ -1,4 +1,4 @@
-"""One process of MIC, put together as `mic.app` does it, with the loop's time and without lease, flags or probes."""
+"""One process of MIC, assembled as in `mic.app`, with the loop's clock and without lease, flags or probes."""
 
 import asyncio
 from pathlib import Path
@@ -23,7 +23,7 @@ LEASE_SECONDS = 15.0
 
 
 class MicProcess:
-    """Make and start it inside the loop."""
+    """Create and start the process inside the loop."""
 
     def __init__(
         self, name: str, folder: Path, *, api_token: str, arm_token: str, policy: Policy, grace_seconds: float
@@ -73,13 +73,13 @@ class MicProcess:
         self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name)
 
     def stop(self) -> asyncio.Task[None]:
-        """Drop it where it is."""
+        """End the process at the present point of its work."""
         assert self._task is not None
         self._task.cancel()
         return self._task
 
     def failed(self) -> BaseException | None:
-        """What ended it by itself, if anything."""
+        """Return the exception that ended the process, if any."""
         if self._task is None or not self._task.done() or self._task.cancelled():
             return None
         return self._task.exception()

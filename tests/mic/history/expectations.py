@@ -41,7 +41,7 @@ def violations(store: Store, find: FindMachine, hosts: Iterable[str], truth: Wat
 
 def _unmet(need: Need, assigned: Document | None, machine: Machine | None, refused: Collection[str]) -> str:
     if need.resource and machine is None:
-        return ""  # there is nothing to assign it to, and nothing that could be right or wrong
+        return ""  # without a host nothing is assigned, so any state is correct
     if assigned is None:
         return "has no AzureAssignedIdentity"
     if wrong := wrong_object(need, assigned):
@@ -55,10 +55,10 @@ def _unmet(need: Need, assigned: Document | None, machine: Machine | None, refus
         "is not on its host": not there and need.resource not in refused,
         f"is {assigned['status']['status']}, on the host: {there}, names another client id: {other}": fit
         != (assigned["status"]["status"] == ASSIGNED_STATUS),
-        "nothing says why it is still Created": not fit and not message,
+        "it is still Created without a reason": not fit and not message,
         f"names another client id, and the message does not name both: {message}": other
         and not (need.client in message.lower() and reported in message),
-        f"is there, and still says: {message}": fit and bool(message),
+        f"is attached, and still has the message: {message}": fit and bool(message),
     }
     return next((problem for problem, holds in problems.items() if holds), "")
 

@@ -17,7 +17,7 @@ WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class Moment(StrEnum):
-    """When the process that asked is killed."""
+    """The point of a request at which its process is killed."""
 
     BEFORE = "before the request arrives"
     AFTER = "after the request took effect and before its answer arrives"
@@ -30,9 +30,9 @@ class Call:
     server: Server
     method: str
     path: str
-    """With the query."""
+    """The path with the query."""
     mic: str
-    """The name of the process that asks."""
+    """The name of the process that sends the request."""
 
     @property
     def writes(self) -> bool:
@@ -44,18 +44,18 @@ class Call:
 
     @property
     def counts(self) -> bool:
-        """Whether it is one of the calls that matter to what is stored: every call to Azure, and every write of
+        """Whether the request can affect stored state: every call to Azure, and every write of
         anything but Events to the API server."""
         return self.server == "arm" or (self.writes and "/events" not in self.path)
 
 
 @dataclass(slots=True)
 class Fault:
-    """What happens to the next *times* requests that it concerns."""
+    """A fault of the next *times* requests to which it applies."""
 
     server: Server
     status: int = 0
-    """The answer in place of the server's own; 0: no answer of ours."""
+    """The status of the response that replaces the server's; 0 for the server's response."""
     code: str = "Trouble"
     writes: bool | None = None
     """Only writes, only reads, or (None) both."""
@@ -65,7 +65,7 @@ class Fault:
     """The connection breaks then."""
     times: int = 1
     host: str = ""
-    """Only requests whose path contains this, letter case aside."""
+    """Only requests whose path contains this text, in any letter case."""
 
     def concerns(self, call: Call) -> bool:
         return (
@@ -94,24 +94,24 @@ class Gate:
     write_line: Callable[[str], None]
     faults: list[Fault] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
-    """Those that count, in the order in which they came."""
+    """The counted calls, in the order of their arrival."""
     kill_at: int = -1
-    """The index in `calls` of the one at which the process is killed; negative: it is not."""
+    """The index in `calls` of the call at which the process is killed; negative for none."""
     kill_moment: Moment = Moment.BEFORE
     before: Callable[[Call], None] = lambda _call: None
     """Called before a counted call is made: another client's concurrent action."""
     throttled: dict[tuple[str, str, bool], float] = field(default_factory=dict)
-    """Until when the host is not to be asked: process, host, whether writes."""
+    """The time until which the host must not be called, by process, host, and whether it is a write."""
     impatient: list[str] = field(default_factory=list)
-    """Requests that came although a Retry-After had not passed."""
+    """Requests that arrived before their Retry-After had passed."""
 
     def clear(self) -> None:
-        """Let everything pass from now on."""
+        """Let all requests pass from now on."""
         self.faults.clear()
         self.kill_at, self.before = -1, lambda _call: None
 
     async def meet(self, server: Server, request: web.BaseRequest, proper: Proper) -> web.StreamResponse:
-        """Answer *request* as *server* does, unless something is to happen to it."""
+        """Return the response of *server* to *request*, unless a fault applies."""
         call = Call(server, request.method, request.path_qs, request.headers.get("User-Agent", "").split("/")[0])
         if not self.alive(call.mic):
             return _broken(request)

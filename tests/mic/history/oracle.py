@@ -32,10 +32,10 @@ class Need:
     host: str
     """Lower-case id of the VM or scale set."""
     namespace: str
-    """Where its AzureAssignedIdentity belongs."""
+    """The namespace of its AzureAssignedIdentity."""
     identity: Document
     bindings: tuple[Document, ...]
-    """Those that lead to the identity: any one of them may be named."""
+    """The bindings that give the identity; the object may name any of them."""
     resource: str
     """Lower-case id of the identity that the host needs; empty if none."""
 
@@ -46,7 +46,7 @@ class Need:
 
 
 def needs(store: Store) -> dict[ClaimName, Need]:
-    """Every live, scheduled pod's needs."""
+    """Return the needs of each scheduled pod that has not ended."""
     hosts = {node["metadata"]["name"]: host_of(node) for node in store.list("nodes")}
     found: dict[ClaimName, Need] = {}
     for pod in store.list("pods"):
@@ -84,7 +84,7 @@ def resource_of(identity: Document) -> str:
 
 
 def assignment_key_of(assigned: Document) -> ClaimName:
-    """Whose AzureAssignedIdentity it is."""
+    """Return the pod and the identity of an AzureAssignedIdentity."""
     spec = assigned["spec"]
     identity = spec["azureIdentityRef"]["metadata"]
     return spec["podNamespace"], spec["pod"], identity["namespace"], identity["name"]
@@ -99,7 +99,7 @@ def annotation(document: Document, name: str) -> str:
 
 
 def wrong_object(need: Need, assigned: Document) -> str:
-    """What *assigned* says otherwise than *need*, its status aside; empty where it is right."""
+    """Return the fields of *assigned*, without its status, that differ from *need*; empty if there are none."""
     meta, spec = assigned["metadata"], assigned["spec"]
     name = f"{need.claim[1]}-{need.claim[0]}-{need.claim[3]}"
     right = {

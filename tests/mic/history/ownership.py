@@ -26,7 +26,7 @@ class Watcher:
 
     write_line: Callable[[str], None]
     host_of_node: Callable[[str], str]
-    """Lower-case id of the host that a node is or was on; empty where it never was on any."""
+    """Lower-case id of the host that a node is or was on; empty if it never was on any."""
     machine: Callable[[str], Machine | None]
     immutable: frozenset[str] = frozenset()
     """Lower-case ids of the identities that must stay where they are."""
@@ -37,18 +37,18 @@ class Watcher:
     either: set[On] = field(default_factory=set)
     taken_by_others: set[On] = field(default_factory=set)
     recent: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """By host, what pods have needed there since the last quiet moment."""
+    """By host, the identities that pods have needed there since the last time without operations."""
     store: Store | None = None
 
     def follow(self, store: Store) -> None:
         self.store = store
         store.subscribe(ASSIGNED, self._written)
 
-    def complain(self, what: str) -> None:
+    def report(self, what: str) -> None:
         self.wrong.append(what)
         self.write_line(f"WRONG: {what}")
 
-    # What others do
+    # Actions of other clients
 
     def attached_by_others(self, on: On) -> None:
         """Record that another client attached the identity where it was not attached."""
@@ -76,7 +76,7 @@ class Watcher:
                 self.recent[need.host].add(need.resource)
                 if self.adopting and (need.host, need.resource) in self.foreign:
                     self.foreign.discard((need.host, need.resource))
-                    self.either.add((need.host, need.resource))  # MIC may not have come to it before the pod goes
+                    self.either.add((need.host, need.resource))  # MIC may not reach it before the pod is deleted
 
     def settle(self) -> None:
         """Decide the owner of each doubtful identity, when no operation is running."""
@@ -129,7 +129,7 @@ class Watcher:
         for key, value in (body["identity"].get("userAssignedIdentities") or {}).items():
             on = (host.lower(), key.lower())
             if value is not None and on not in recorded:
-                self.complain(f"puts on what no AzureAssignedIdentity records as MIC's: {on}")
+                self.report(f"attached an identity that no AzureAssignedIdentity records as MIC's: {on}")
 
     def updated(self, machine: Machine, before: Mapping[str, ManagedIdentity], types: frozenset[str]) -> None:
         """Check an accepted update, given the machine's earlier identities."""
@@ -139,16 +139,16 @@ class Watcher:
         for key in before.keys() - machine.user_assigned.keys():
             on = (host, key)
             if on in self.foreign:
-                self.complain(f"detached another client's identity: {on}")
+                self.report(f"detached another client's identity: {on}")
             if key in self.immutable:
-                self.complain(f"detached an immutable identity: {on}")
+                self.report(f"detached an immutable identity: {on}")
             for each in living:
                 if self._represents(each) == on:
-                    self.complain(f"detached the identity of {each['metadata']['name']} before revoking it: {on}")
+                    self.report(f"detached the identity of {each['metadata']['name']} before revoking it: {on}")
         for key in machine.user_assigned.keys() - before.keys():
             self.taken_by_others.discard((host, key))
         if (SYSTEM in types) != (SYSTEM in machine.types):
-            self.complain(f"changed the system-assigned identity of {host}")
+            self.report(f"changed the system-assigned identity of {host}")
 
     def _written(self, change: Change) -> None:
         after = change.item.document
@@ -166,12 +166,12 @@ class Watcher:
             before = change.before.document if change.before is not None else {}
             known = before.get("status", {}).get("status") == "Assigned" and _client(before) == named
             if named != there.client_id.lower() and not known:
-                self.complain(f"{after['metadata']['name']} says Assigned with client id {named}, {on} has another")
+                self.report(f"{after['metadata']['name']} is Assigned with client id {named}, {on} has another")
         if on[1] not in machine.user_assigned or on[1] not in machine.attached_at:
             before = change.before.document if change.before is not None else {}
             if before.get("status", {}).get("status") == "Assigned" and self._represents(before) == on:
                 return  # it was so before, and another part of the object was written
-            self.complain(f"{after['metadata']['name']} says Assigned, and {on} is not there (yet)")
+            self.report(f"{after['metadata']['name']} is Assigned, and {on} is not attached (yet)")
 
 
 def _client(assigned: Document) -> str:

@@ -1,7 +1,6 @@
-"""A cluster, Azure, and MIC between them, all in one loop of virtual time; what people do there, and what must then be.
+"""A cluster, Azure and MIC in one event loop with virtual time, actions of users, and checks of the result.
 
-MIC is put together as `mic.app` does it, of the same parts, with the loop's time for a clock. It is killed by ceasing
-to hear it: from that moment no request of its arrives anywhere.
+MIC has the same parts as in `mic.app`, with the loop's clock. To kill MIC, a test discards all of its further requests.
 """
 
 import asyncio
@@ -46,9 +45,9 @@ KEPT: Final = "kept"
 NAMESPACES: Final = ("team", "b-c", "c")
 OPERATION_SECONDS: Final = 2.0
 PATIENCE_SECONDS: Final = 45 * 60.0
-"""Virtual: longer than the longest pause of anything, which is half an hour."""
+"""In virtual time: longer than the longest pause of any component, half an hour."""
 BELIEF_SECONDS: Final = 400.0
-"""Virtual: longer than MIC takes to believe that Azure has lost a host, and to act on it."""
+"""In virtual time: longer than MIC waits until it accepts the 404 of a host, and reacts to it."""
 STEP_SECONDS: Final = 5.0
 STORY_MAX: Final = 400
 
@@ -160,7 +159,7 @@ class SimulatedCluster:
         self.mic = self.run(start())
 
     def kill(self) -> None:
-        """The process is gone, wherever it was. May be called from inside the loop."""
+        """End the process at any point of its work. May be called from inside the loop."""
         mic, self.mic = self.mic, None
         if mic is not None:
             self.say(f"{mic.name} is killed")
@@ -187,7 +186,7 @@ class SimulatedCluster:
         return next((host.lower() for host in HOSTS if (each + "/").startswith(host + "/")), "")
 
     def put_pod(self, namespace: str, name: str, node: str, label: str) -> None:
-        """A new pod, also where one of that name was: another incarnation, perhaps elsewhere."""
+        """Create a pod, also if one of that name existed: a new pod with another uid, perhaps on another node."""
         self.remove_pod(namespace, name)
         self.store.create(
             "pods",
@@ -235,7 +234,7 @@ class SimulatedCluster:
         self.watcher.note_needs()
 
     def remove(self, kind: str, namespace: str, name: str) -> None:
-        """Delete an identity or a binding, if it is there."""
+        """Delete an identity or a binding, if it exists."""
         if self.store.find(kind, name, namespace) is not None:
             self.store.delete(kind, name, namespace)
 
@@ -246,7 +245,7 @@ class SimulatedCluster:
         return add(host, operation_seconds=self._operation_seconds)
 
     def remove_host(self, host: str) -> None:
-        """Azure loses the VM or scale set, and with it all that is on it."""
+        """Delete the VM or scale set on Azure, with its attached identities."""
         machine = self.arm.vm(host)
         self.watcher.forgotten(host.lower())
         for key in list(machine.user_assigned):
@@ -311,7 +310,7 @@ class SimulatedCluster:
     # What must be
 
     def converge(self) -> None:
-        """Let time pass until everything is as it must be; fails with the story where that does not come."""
+        """Let time pass until the state is the expected one. Fail with the history if it does not become so."""
         until = self.loop.time() + PATIENCE_SECONDS
         self.check_now()
         while (violations := self.violations()) and self.loop.time() < until:
@@ -324,7 +323,7 @@ class SimulatedCluster:
         self.watcher.settle()
 
     def check_quiet(self) -> None:
-        """Where all is as it must be nothing is written, but for the trials of what Azure refuses."""
+        """In the expected state, MIC writes nothing, except retries of identities that Azure refuses."""
         before = len(self.gate.calls)
         self.pass_time(60.0)
         self.check_now()

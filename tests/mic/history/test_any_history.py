@@ -23,7 +23,7 @@ EXAMPLES: Final = int(os.environ.get("HISTORY_EXAMPLES", examples(60)))
 STEPS: Final = int(os.environ.get("HISTORY_STEPS", "30"))
 
 PODS: Final = (("c", "a-b"), ("b-c", "a"), ("default", "web"), ("team", "web"))
-"""The first two would give their objects one name."""
+"""The first two would give their objects the same name."""
 LABELS: Final = ("x", "y")
 NAMES: Final = (("default", "one"), ("default", "two"), ("team", "one"), ("team", "three"))
 BOUND: Final = (("default", "b0"), ("default", "b1"), ("team", "b0"), ("team", "b1"))
@@ -59,7 +59,7 @@ arm_faults = st.sampled_from(
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Each rule does one thing and then lets a little time pass, or none, so that the next comes in its middle."""
+    """Each rule makes one change. Then a short time passes, or none, so that the next rule interrupts its effects."""
 
     adopt_existing = False
     grace_seconds = 0.0
@@ -86,7 +86,7 @@ class AnyHistory(RuleBasedStateMachine):
             self.simulated.put_pod(*pod, node, label)
         self.simulated.start_mic()
 
-    # People
+    # Users
 
     @rule(pod=pods, node=nodes, label=labels, then=seconds)
     def run_pod(self, pod: tuple[str, str], node: str, label: str, then: float) -> None:
@@ -250,13 +250,13 @@ class AnyHistory(RuleBasedStateMachine):
             self.grant_all()
 
     def grant_all(self) -> None:
-        """What Azure has refused it takes from now on, and MIC finds out by itself."""
+        """Azure accepts the refused identities from now on. MIC must find out by retries."""
         for resource in RESOURCES:
             self.simulated.mark_bad(resource, "")
         self.simulated.converge()
 
     def go_on(self, then: float) -> None:
-        """Time passes, and where MIC was lost another one begins."""
+        """Let time pass. If MIC was killed, another one starts."""
         self.simulated.watcher.note_needs()
         self.simulated.pass_time(then)
         if self.simulated.mic is None:

@@ -1,4 +1,4 @@
-"""The tests of this folder can fail: each way to break MIC that is named here is found by the random histories."""
+"""The tests of this folder can fail: the random histories find each defect that is injected here into MIC."""
 
 import os
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from tests.mic.history.test_any_history import AnyHistory
 Break = Callable[[pytest.MonkeyPatch], None]
 
 EXAMPLES: Final = 400
-"""Of which each break needs far fewer."""
+"""The maximum number of examples; each defect is found with far fewer."""
 
 
 def detaches_before_it_revokes(monkeypatch: pytest.MonkeyPatch) -> None:

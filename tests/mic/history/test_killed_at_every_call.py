@@ -1,8 +1,8 @@
-"""MIC is killed at each of its calls in turn, before the call arrives and after it took effect; another one goes on.
+"""MIC is killed before and after each of its calls in turn, and another MIC continues.
 
-One scenario has all that leaves something half done: pods that come, move and go, an identity that changes, one that
-Azure refuses, one that another program attached, and a scale set whose nodes share. It is run once undisturbed, and the
-end of that is the end of every other run.
+The scenario contains every kind of interrupted work: new, moved and deleted pods, a changed identity, an identity that
+Azure refuses, one that another program attached, and a scale set with several nodes. One run is not interrupted, and
+every other run must have the same result.
 """
 
 import functools

@@ -1,7 +1,7 @@
-"""MIC's real clients and the sandbox's real servers, joined by Unix sockets of one event loop in virtual time.
+"""Connections between MIC's real clients and the sandbox's real servers in virtual time, by Unix sockets.
 
-Not TCP, since only what is written to a Unix socket can be read at once, and not TLS; everything above that is what
-the programs use.
+All run in one event loop. TCP is not possible, because only data that is written to a Unix socket can be read
+immediately. TLS is omitted. All other parts are those of the programs.
 """
 
 import asyncio
@@ -133,7 +133,7 @@ class WiredCompute(Compute):
 
 
 class _Token:
-    """A credential that has its token already."""
+    """A credential that returns a fixed token."""
 
     def __init__(self, token: str) -> None:
         self._token = token

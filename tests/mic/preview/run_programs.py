@@ -42,7 +42,7 @@ async def run(
     stdout: int = asyncio.subprocess.PIPE,
     **environ: str,
 ) -> Answer:
-    """`python -m` *command* with the files of the little cloud in *folder*, without MIC_POD_NAMESPACE."""
+    """`python -m` *command* with the files of the emulators in *folder*, without MIC_POD_NAMESPACE."""
     files = [f"--kubeconfig={folder / 'kubeconfig'}"] if kubeconfig else []
     files += [f"--cloudconfig={folder / 'azure.json'}"] if cloudconfig else []
     process = await asyncio.create_subprocess_exec(

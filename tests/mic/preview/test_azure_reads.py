@@ -1,4 +1,4 @@
-"""How Azure is asked for all hosts at once, and when asking more of it is given up."""
+"""The concurrent reads of all hosts from Azure, and when the remaining reads are omitted."""
 
 import asyncio
 

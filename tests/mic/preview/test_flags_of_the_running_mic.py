@@ -74,7 +74,7 @@ async def test_in_mics_container_the_plan_uses_its_flags(tmp_path: Path) -> None
         ]
         flags = [*files, "--forceNamespaced", f"--http-probe-port={ports[0]}", f"--prometheus-port={ports[1]}"]
         mic = [sys.executable, "-m", "mic"]
-        # Killed with its parent, which is the one that we can end.
+        # It is killed with its parent, which this test can end.
         alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
         container = await asyncio.create_subprocess_exec(
             *alone, *mic, *flags, cwd=ROOT, env=environment, stderr=asyncio.subprocess.DEVNULL

@@ -84,7 +84,7 @@ async def test_mic_then_makes_the_planned_changes(cloud: EmulatedCloud, seed: in
 
 
 async def planned_and_executed(cloud: EmulatedCloud, hosts: Iterable[str]) -> Any:
-    """Ask for the plan, let MIC work, and hold every write to the plan; the plan."""
+    """Get the plan, run MIC, compare every write with the plan, and return the plan."""
     document = (await plan(cloud, "--plan-output=json")).document
     requests: list[tuple[str, str]] = []
 
@@ -137,7 +137,7 @@ async def half_changed(cloud: EmulatedCloud, draw: random.Random) -> None:
     assert await mic.stop() == 0
     for number in draw.sample(range(12), 6):
         cloud.remove_pod(f"p{number}")
-        if draw.random() < 0.5:  # under the same name, perhaps elsewhere
+        if draw.random() < 0.5:  # under the same name, perhaps on another node
             cloud.pod(f"p{number}", draw.choice((*NODES, "bare")), label=draw.choice(NAMES))
     for number in range(12, 16):
         cloud.pod(f"p{number}", draw.choice(NODES), label=draw.choice(NAMES))
@@ -172,7 +172,7 @@ async def test_pods_on_an_unknown_vm_stay_waiting(cloud: EmulatedCloud) -> None:
     cloud.pod("web", "lost")
     answer = await plan(cloud)
     assert answer.code == 0, "nothing can be done for it"
-    assert "waits: pod default/web, identity default/demo: Azure knows no" in answer.out
+    assert "waits: pod default/web, identity default/demo: Azure has no" in answer.out
 
 
 async def test_the_output_repeats_the_relevant_flags(cloud: EmulatedCloud) -> None:

@@ -45,7 +45,7 @@ async def versions(plane: Plane) -> dict[str, str]:
             for item in plane.api("GET", path)["items"]:
                 meta: Any = item["metadata"]
                 about = str(item.get("involvedObject", {}).get("kind", meta["name"]))
-                # Other controllers have Events, ConfigMaps and Endpoints of their own.
+                # Other controllers also write Events, ConfigMaps and Endpoints.
                 if path in {kind.path() for kind in KINDS} or about.startswith(("Azure", "aad-pod-identity")):
                     found[f"{path} {meta.get('namespace', '')}/{meta['name']}"] = meta["resourceVersion"]
         return found

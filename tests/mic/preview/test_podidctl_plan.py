@@ -1,4 +1,4 @@
-"""`python -m podidctl plan` as a process on the sandbox's servers: tables, documents, and how it ends."""
+"""`python -m podidctl plan` as a process on the sandbox's servers: tables, documents, and exit codes."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

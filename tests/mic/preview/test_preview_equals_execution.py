@@ -1,8 +1,8 @@
-"""The plan against the reconcile passes that follow it, on random clusters in any state that a crash or an operator can
-cause.
+"""The preview equals the reconcile passes that follow it, on random clusters.
 
-The test compares the planned steps for objects and Azure with the steps that the fake of the other tests takes. The
-fake does not use the preview. Excluded: the programs on the wire (`test_plan_of_the_real_program`).
+The clusters are in any state that a crash or an operator can cause. The test compares the planned steps for objects and
+Azure with the steps of the fake that other tests use. The fake does not use the preview. Excluded: the programs on the
+wire (`test_plan_of_the_real_program`).
 """
 
 from collections import Counter
@@ -41,7 +41,7 @@ PODS = ("a", "b", "c")
 
 
 class Recording(Cluster):
-    """The stand-in, which notes each step and each change."""
+    """A fake that records each step and each change."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -84,7 +84,7 @@ class Recording(Cluster):
         host = self.view.host_state(host_key).host
         gone = look and known is not None and known.gone and host is not None
         why = (
-            dict.fromkeys(self.view.host_state(host_key).usages, f"Azure knows no {host.text if host else ''}")
+            dict.fromkeys(self.view.host_state(host_key).usages, f"Azure has no {host.text if host else ''}")
             if gone
             else {}
         )
@@ -170,7 +170,7 @@ class Previewed(RuleBasedStateMachine):
 
     @rule(host=st.sampled_from(HOSTS))
     def azure_forgets(self, host: str) -> None:
-        """The VM is deleted; or made again, bare."""
+        """Delete the VM, or create it again without identities."""
         key = host.lower()
         self.cluster.azure[key] = HostIdentities() if self.cluster.azure[key].gone else GONE
 
@@ -199,7 +199,7 @@ class Previewed(RuleBasedStateMachine):
 
     @rule(data=st.data(), silent=st.just(()) | st.sets(st.sampled_from([host.lower() for host in HOSTS])))
     def preview_and_then_work(self, data: st.DataObject, silent: Collection[str]) -> None:
-        """The places in any order."""
+        """The hosts in any order."""
         self.compare(
             data.draw(st.permutations(sorted(host_key.key for host_key in self.cluster.view.host_states()))), silent
         )
@@ -288,7 +288,7 @@ def test_more_identities_than_one_update_takes(number: int) -> None:
 
 @pytest.mark.parametrize(("first", "then"), [("n0", "n1"), ("n1", "n0")])
 def test_an_assignment_revoked_while_a_detach_is_pending(first: str, then: str) -> None:
-    """A pod that came back elsewhere, and ended before its first VM was clean."""
+    """A pod that was created again on another node, and ended before the identity was detached from its first VM."""
     cluster = Recording()
     for host in HOSTS[:2]:
         cluster.host(host)

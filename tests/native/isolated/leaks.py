@@ -1,6 +1,6 @@
 """Serve thousands of connections that end in every way, then count the remaining objects.
 
-Run by test_leaks.py in an interpreter of its own; exits 1 with a sentence if anything is.
+test_leaks.py runs it in a separate interpreter. The exit code is 1, after a line of output, if objects remain.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ OTHER = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 ENDINGS = (REQUEST, LAST, REQUEST * 40 + LAST, OTHER, OTHER[:9], b"", REQUEST + OTHER, b"HOLD", b"FAIL", b"FINISH")
 ROUNDS = 15
 EACH = 20
-"""How often each ending occurs in a round, which lasts as long as the lane takes to notice a lost paused connection."""
+"""The number of connections with each kind of end per round. A round takes until the lane notices a lost paused one."""
 
 
 class General:

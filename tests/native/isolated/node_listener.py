@@ -1,6 +1,6 @@
-"""Connect to a lane's listener on the node's own address in every way; print whether each connection was served.
+"""Connections to a lane's listener on the node's own address; prints whether each connection was served.
 
-Run by test_node_listener_behind_nat.py in a network namespace of its own, whose nat rules it makes itself.
+test_node_listener_behind_nat.py runs it in a separate network namespace. It creates the nat rules there.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ def known_index() -> Index:
     return index
 
 
-def listening(address: str, port: int = 0) -> socket.socket:
+def listening(address: str, port: int) -> socket.socket:
     listener = socket.create_server((address, port))
     listener.setblocking(False)
     return listener
@@ -93,12 +93,12 @@ async def ask_in_every_way(lane: Lane, port: int) -> None:
 
 
 async def ask_without_conntrack_entry(lane: Lane) -> None:
-    """The kernel accepts the connection and forgets its translation before the lane accepts it."""
+    """Delete the translation of the connection after the kernel and before the lane has accepted it."""
     closed, accepted = lane.counters()["closed_unread"], lane.counters()["accepted"]
     for flush in (False, True):
         with socket.create_connection((METADATA, 80)) as sock:
             if flush:
-                run("conntrack -D -p tcp --orig-port-dst 80")  # a further packet would make the entry again
+                run("conntrack -D -p tcp --orig-port-dst 80")  # another packet would create the entry again
             else:
                 sock.sendall(REQUEST)
             async with asyncio.timeout(10):
@@ -128,8 +128,8 @@ async def main() -> None:
     run("ip link set lo up")
     for address in (METADATA, NEIGHBOUR, SERVICE, NODE):
         run(f"ip address add {address}/32 dev lo")
-    with listening("127.0.0.1") as listener:
-        port = listener.getsockname()[1]
+    port = 2579  # of this network namespace, below the ephemeral range: connections of the test do not take it
+    with listening("127.0.0.1", port) as listener:
         for address, at in ((METADATA, 80), (METADATA, 81), (NEIGHBOUR, 80), (SERVICE, 80)):
             redirect(address, at, port)
         with listening(NODE, port) as node_listener:

@@ -1,6 +1,6 @@
-"""Accept redirected and direct connections; print where each was meant to go, or how its requests were answered.
+"""Redirected and direct connections; prints the original destination of each, or the answers to its requests.
 
-Run by test_redirected_connections.py in a network namespace of its own, whose nat rule it makes itself.
+test_redirected_connections.py runs it in a separate network namespace. It creates the nat rule there.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ async def main() -> None:
                 requests = [b"anything\r\n\r\n"] if general is General else [REQUEST]
                 print(*await asyncio.to_thread(ask, address, *requests))  # noqa: T201
             if general is Resuming:
-                # For its whole life, whatever came between.
+                # The result is the same until the connection ends.
                 print(*await asyncio.to_thread(ask, ("127.0.0.1", port), REQUEST, REQUEST))  # noqa: T201
                 print(*await asyncio.to_thread(ask, (METADATA, 80), OTHER, OTHER))  # noqa: T201
             lane.close()

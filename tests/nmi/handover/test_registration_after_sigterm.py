@@ -8,7 +8,7 @@ from tests.nmi.handover.ends import SECONDS, listening
 
 
 async def waits(predecessor: Predecessor) -> bool:
-    """Return whether *predecessor* still waits for a registration after a moment."""
+    """Return whether *predecessor* still waits for a registration after a short time."""
     waiting = asyncio.create_task(predecessor.wait_for_registration(60))
     done, _ = await asyncio.wait([waiting], timeout=0.05)
     waiting.cancel()

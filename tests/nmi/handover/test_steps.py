@@ -35,7 +35,7 @@ async def test_a_successor_that_ends_before_it_takes_changes_nothing(path: Path)
 
 
 async def test_a_successor_that_does_not_confirm_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predecessor_module, "TAKE_SECONDS", 0.05)
+    monkeypatch.setattr(predecessor_module, "TAKE_SECONDS", 1.0)
     async with listening(path) as ends:
         successor = await ends.meet()
         for _, each in await successor.take():

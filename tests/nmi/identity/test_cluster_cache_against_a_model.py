@@ -50,7 +50,7 @@ MANAGED = ("pods", "bindings", "identities", "exceptions")
 T = TypeVar("T")
 Key = tuple[str, str]
 View = tuple[object, ...]
-"""Which pod an address answers for, and what that one gets for each request."""
+"""The pod of an address, and its answer to each request."""
 
 
 class ApiObjects:
@@ -149,7 +149,7 @@ class Reader:
 
 @dataclass
 class Kept:
-    """What an address answered at one moment; a ready answer made then would be of this generation."""
+    """The answers of an address at one time, and the generation of a ready answer created then."""
 
     view: View
     record: PodRecord | None
@@ -286,7 +286,7 @@ class RandomSteps:
         }
 
     def one_of(self, usual: T, *others: T) -> T:
-        """Mostly the usual."""
+        """Draw mostly usual values."""
         return usual if not others or self.random.random() < 0.7 else self.random.choice(others)
 
     def rarely(self) -> bool:

@@ -37,7 +37,7 @@ MERGE = "application/merge-patch+json"
 
 
 class RealCluster:
-    """A namespace and a node of this test's own, and a cluster cache of that node."""
+    """A namespace and a node for this test, and a cluster cache of that node."""
 
     def __init__(self, plane: up.Plane, client: Client, *, managed: bool = False) -> None:
         self.plane = plane

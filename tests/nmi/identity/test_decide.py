@@ -1,8 +1,8 @@
-"""Which identity a pod gets, if any, and how long it is worth waiting. Excluded: the waiting itself."""
+"""Decisions: which identity a pod gets, and how long a request may wait for it. Excluded: the wait itself."""
 
-import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,7 +67,7 @@ def test_an_exempt_pod_is_recognised_before_any_other_check(
     identities: tuple[AssignedIdentity, ...], request_: TokenRequest
 ) -> None:
     for pod in (POD, UNLABELLED):
-        exempt = dataclasses.replace(pod, exempt="exception ns/ex")
+        exempt = msgspec.structs.replace(pod, exempt="exception ns/ex")
         assert outcome(*identities, pod=exempt, request=request_) == Exempt("exception ns/ex")
         assert not isinstance(outcome(*identities, pod=pod, request=request_), Exempt)
 
@@ -244,7 +244,7 @@ def test_without_that_rule_an_identity_of_another_namespace_is_granted() -> None
 
 
 NAMES = st.sampled_from(["a", "b", "c"])
-# Half of them without a flaw: of the others few are ever granted, and then not much is shown.
+# Half of them have no fault: of the others few are granted, which would test little.
 IDENTITIES = st.builds(assigned, NAMES, client_id=st.sampled_from([CLIENT_ID, OTHER_ID])) | st.builds(
     assigned,
     NAMES,
@@ -353,7 +353,7 @@ def test_managed_mode_waits_only_for_the_watch() -> None:
 
 @pytest.mark.parametrize("exempt", ["", "exception ns/ex", "MIC"])
 def test_a_mirror_pod_gets_no_identity_whatever_is_assigned_to_it_or_exempts_it(exempt: str) -> None:
-    mirror = dataclasses.replace(POD, mirror=True, exempt=exempt)
+    mirror = msgspec.structs.replace(POD, mirror=True, exempt=exempt)
     decision = outcome(assigned(), pod=mirror)
     assert decision is MIRROR_POD
-    assert not isinstance(outcome(assigned(), pod=dataclasses.replace(mirror, mirror=False)), Refusal)
+    assert not isinstance(outcome(assigned(), pod=msgspec.structs.replace(mirror, mirror=False)), Refusal)

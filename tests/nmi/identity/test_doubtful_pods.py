@@ -1,4 +1,4 @@
-"""Where the index may be behind, a word from the API server stands before each grant. Excluded: unknown addresses."""
+"""NMI reads from the API server before a grant if the index may be outdated. Excluded: unknown addresses."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""An exception while NMI takes in one object ends neither NMI nor the service of other pods, and grants nothing old."""
+"""An exception in the handling of one object ends neither NMI nor the service of other pods, and grants nothing old."""
 
 from typing import Any
 

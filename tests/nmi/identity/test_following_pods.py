@@ -1,4 +1,4 @@
-"""Watch events update the index: addresses, generations, assigned identities. Excluded: doubt."""
+"""Watch events update the index: addresses, generations, assigned identities. Excluded: doubtful pods."""
 
 import asyncio
 from typing import Any
@@ -98,7 +98,7 @@ async def test_a_successor_of_the_same_name_is_another_pod(deletion: str) -> Non
         if deletion == "seen":
             cluster.delete_pod()
             cluster.put_pod(pod(addresses=("10.0.0.2",)))
-        else:  # the watch was away, and its list holds the successor only
+        else:  # the watch was interrupted, and its list has the successor only
             cluster.deliver(pod(uid="uid-of-the-successor", addresses=("10.0.0.2",)))
         await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
         successor = cluster.at("10.0.0.2")

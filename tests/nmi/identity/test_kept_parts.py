@@ -19,6 +19,7 @@ from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BEHAVIOR_ANNOTATION,
     BINDING_LABEL,
+    EXCHANGE_ANNOTATION,
     OBJECT_ID_ANNOTATION,
     POD_UID_ANNOTATION,
     PODS,
@@ -162,7 +163,12 @@ def any_assigned() -> AzureAssignedIdentity:
                     namespace=DRAW.choice(["default", "other"]),
                     resource_version=DRAW.choice(["7", "8"]),
                     annotations=DRAW.choice(
-                        [None, {BEHAVIOR_ANNOTATION: "namespaced"}, {OBJECT_ID_ANNOTATION: "o", "n": ""}]
+                        [
+                            None,
+                            {BEHAVIOR_ANNOTATION: "namespaced"},
+                            {OBJECT_ID_ANNOTATION: "o", "n": ""},
+                            {EXCHANGE_ANNOTATION: "direct"},
+                        ]
                     ),
                 ),
                 spec=AzureIdentitySpec(

@@ -1,4 +1,4 @@
-"""Pods that a process of the node names, be they on the host's network: known by name, never by address."""
+"""Pods that a process of the node names, also on the host's network: found by name, never by address."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ async def test_a_host_network_pod_is_found_by_name_and_never_by_address() -> Non
         assert entry is not None
         await cluster.seen(lambda: len(entry.assigned) == 1)
         assert (entry.addresses, cluster.at(ADDRESS), len(cluster.index)) == ((), None, 0)
-        # A change of its status is no reason to give it one.
+        # A change of its status does not add it to the index.
         cluster.put_pod(pod(host_network=True, addresses=(ADDRESS, "10.0.0.2"), labels={"a": "b"}))
         await cluster.seen(lambda: entry.labels.get("a") == "b")
         assert (entry.addresses, len(cluster.index)) == ((), 0)
@@ -113,7 +113,7 @@ def on_another_node(cluster: Cluster) -> None:
 )
 async def test_an_invalid_pod_name_is_not_looked_up(namespace: str, name: str) -> None:
     async with running_cluster(watching=False) as cluster:
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(3.0):  # less than a pod is waited for
             assert await cluster.cluster_cache.entry_named(namespace, name) is None
         assert cluster.reads() == []
         assert "error" not in str(cluster.cluster_cache.state())

@@ -1,4 +1,4 @@
-"""What each kind of silent watch means: named, and confirmed by a read before anything is granted. Excluded: pods'."""
+"""Each kind of silent watch: NMI reports it, and reads before it grants. Excluded: silent watches of pods."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Requests from an address that no pod answers for: parked, looked up once, and refused. Contested addresses too."""
+"""Requests from an address without a known pod: they wait for one lookup and are refused. Contested addresses, too."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -19,14 +19,14 @@ ADDRESS = "10.0.0.1"
 
 
 class LookupBench:
-    """A Parking over a dictionary, and the reads it makes."""
+    """A lookup wait on a dictionary, and its reads."""
 
     def __init__(self) -> None:
         self.entries: dict[str, PodEntry] = {}
         self.found_by_read: dict[str, PodEntry] = {}
         self.reads: list[tuple[float, str]] = []
         self.crossed = 0
-        """How many of the next reads are answered too late to be used."""
+        """The number of next reads whose responses arrive too late."""
         self.waits = LookupWait(
             lambda address: self.entries[address].record if address in self.entries else None, self.read, clock=now
         )
@@ -164,7 +164,7 @@ async def test_a_read_finds_a_pod_that_the_watch_has_not_reported() -> None:
         [path] = cluster.reads()
         assert "status.podIP%3D10.0.0.1" in path
         assert "spec.nodeName%3Dnode-1" in path
-        # The watch catches up: the same pod, from now on without doubt.
+        # The watch delivers its events: the same pod, which is no longer doubtful.
         cluster.deliver(pod(uid=uid))
         assert cluster.at(ADDRESS) is entry
         assert not entry.doubtful
@@ -202,7 +202,7 @@ async def test_an_api_server_that_does_not_answer_leaves_the_address_unknown() -
 
 
 def put_two_pods_at_one_address(cluster: Cluster) -> PodEntry:
-    """The address is claimed by a real pod, and by one that is gone though the watch has not said so."""
+    """The address belongs to an existing pod, and to a deleted one whose deletion the watch has not reported yet."""
     uid = cluster.put_pod(pod())
     cluster.deliver(pod("former", uid="uid-former"))
     former = cluster.at(ADDRESS)

@@ -1,4 +1,4 @@
-"""A node with other people's rules on it, once for each backend, and a worker in it."""
+"""A node with rules of other programs, once for each backend, and a worker on it."""
 
 from collections.abc import Iterator
 

@@ -31,31 +31,31 @@ class Machine:
 
     @property
     def pid(self) -> int:
-        """The keeper's, by which others name this namespace."""
+        """The process id that identifies this namespace."""
         return self._keeper.pid
 
     def inside(self, *words: str) -> list[str]:
-        """The command that runs *words* in this machine."""
+        """Return the command that runs *words* in this machine."""
         return ["nsenter", f"--target={self.pid}", "--net", "--mount", f"--wdns={ROOT}", "--", *words]
 
     def run(self, *words: str, given: str = "", check: bool = True) -> str:
-        """Standard output of *words*, which must end well unless *check* is off."""
+        """Run *words* and return standard output. It must succeed unless *check* is False."""
         done = self.finish(*words, given=given)
         assert not check or done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
 
     def finish(self, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
-        """How *words* ended."""
+        """Run *words* and return the result."""
         return subprocess.run(
             self.inside(*words), input=given, capture_output=True, text=True, timeout=SECONDS, check=False
         )
 
     def start(self, *words: str) -> "subprocess.Popen[str]":
-        """*words* running; the caller ends it."""
+        """Start *words*. The caller ends the process."""
         return subprocess.Popen(self.inside(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def saved(self, backend: str) -> list[str]:
-        """What iptables-save says, without comments and packet counters."""
+        """The output of iptables-save, without comments and packet counters."""
         lines = self.run(f"iptables-{backend}-save").splitlines()
         return [line.split(" [")[0] for line in lines if not line.startswith("#")]
 
@@ -81,7 +81,7 @@ class Worker:
         stdin.flush()
 
     def answer(self) -> Any:
-        """Its next line: {"done": result}, {"failed": text} or {"log": message}."""
+        """Return its next line: {"done": result}, {"failed": text} or {"log": message}."""
         return json.loads(_stream(self._process.stdout).readline())
 
     def do(self, action: str, *details: object) -> Any:
@@ -93,7 +93,7 @@ class Worker:
         return answer["done"]
 
     def kill(self) -> None:
-        """SIGKILL, as a node's out-of-memory killer does it."""
+        """Send SIGKILL, as a node's out-of-memory killer does."""
         self._process.kill()
         _end(self._process)
 
@@ -132,7 +132,7 @@ def _stream(stream: IO[str] | None) -> IO[str]:
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    """Close its input, by which it ends; kill it if it does not."""
+    """Close its input, which ends it. Kill it if it does not end."""
     with suppress(BrokenPipeError):
         _stream(process.stdin).close()
     with closing(_stream(process.stdout)):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tests.nmi.node.machines import Machine, connect, machines
 
 IMDS = "169.254.169.254"
-# Answers with its own name and whom it saw, and keeps the connection until the peer closes it.
+# Answers with its name and the address of its peer, and keeps the connection until the peer closes it.
 SERVE = """
 import socket, sys, threading
 listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
@@ -42,7 +42,7 @@ class Site:
 
 @contextmanager
 def sites(backend: str) -> Iterator[Site]:
-    """One site, with NMI's and IMDS's servers running on it, and no rule of ours."""
+    """The three machines with servers in place of NMI and IMDS, and without rules of NMI."""
     with machines(3) as (pod, node, imds):
         connect(pod, "10.244.0.7/24", node, "10.244.0.1/24")
         connect(node, "169.254.0.1/16", imds, f"{IMDS}/16")
@@ -77,7 +77,7 @@ def asked(machine: Machine, address: str = IMDS, port: int = 80, seconds: float 
 
 
 def open_connection(machine: Machine) -> tuple["subprocess.Popen[str]", Callable[[], str]]:
-    """A kept-alive connection to IMDS's address, and what sends on it and gives the answer."""
+    """A kept-alive connection to the address of IMDS, and the process that sends on it and prints the answer."""
     process = machine.start(sys.executable, "-c", ASK, IMDS, "80", "1.5")
     stdin, stdout = process.stdin, process.stdout
     assert stdin is not None

@@ -23,7 +23,7 @@ class RedirectProcess:
         return self._process.pid
 
     def next(self) -> State:
-        """The state that it says next; {} when it has ended."""
+        """The next state that it prints; {} when it has ended."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         self.states.append(json.loads(line) if line else {})
@@ -36,14 +36,14 @@ class RedirectProcess:
         return self.states[-1]
 
     def now(self) -> State:
-        """The state at this moment."""
+        """Return the present state."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         return self.next()
 
     def until(self, holds: Callable[[State], bool]) -> State:
-        """The first state that satisfies *holds*."""
+        """Return the first state for which *holds* returns True."""
         end = time.monotonic() + SECONDS
         while not holds(state := self.now()):
             assert time.monotonic() < end, state
@@ -55,7 +55,7 @@ class RedirectProcess:
         self._process.communicate()
 
     def end(self) -> State:
-        """Stop it in order; its last state."""
+        """Stop the process with SIGTERM, and return its last state."""
         output, _ = self._process.communicate(timeout=SECONDS)
         assert self._process.returncode == 0
         state: State = json.loads(output.splitlines()[-1])

@@ -10,6 +10,6 @@ OUT = os.fdopen(os.dup(1), "w")
 
 
 def say(line: str) -> None:
-    """Write *line* and its end at once."""
+    """Write *line* with its line feed in one call."""
     OUT.write(line + "\n")
     OUT.flush()

@@ -41,7 +41,7 @@ def test_with_nmi_pods_reach_nmi_and_the_node_reaches_imds(
     site.node.run(f"iptables-{backend}", "-t", "nat", "-F")
     refused = "ConnectionRefusedError" if flags and table == "filter" else "TimeoutError"
     assert asked(site.pod, seconds=SECONDS) == refused
-    assert aks.COMMENT in site.node.run(f"iptables-{backend}", "-t", table, "-S"), "what is AKS's stays"
+    assert aks.COMMENT in site.node.run(f"iptables-{backend}", "-t", table, "-S"), "AKS's rules remain"
 
 
 def until_reject_is_first(site: Site, backend: str) -> None:

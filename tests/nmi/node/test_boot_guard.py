@@ -75,7 +75,7 @@ def test_a_missing_directory_is_reported_in_one_line(tmp_path: Path) -> None:
 
 
 def test_the_unit_is_ordered_before_the_kubelet_and_required_by_it(tmp_path: Path) -> None:
-    """And after what loads whole rule sets, which would take the rule off again."""
+    """The unit starts after units that load whole rule sets, because these would remove the rule."""
     boot_guard.install(tmp_path, TO)
     assert lines_of(tmp_path, "Before") == ["kubelet.service"]
     assert {"firewalld.service", "netfilter-persistent.service"} <= set(lines_of(tmp_path, "After")[0].split())
@@ -85,7 +85,7 @@ def test_the_unit_is_ordered_before_the_kubelet_and_required_by_it(tmp_path: Pat
 
 @pytest.mark.parametrize("order", ["Before", "After"])
 def test_systemd_starts_the_unit_before_the_kubelet(tmp_path: Path, order: str) -> None:
-    """Where the kubelet is said to come first, systemd finds a cycle: so the link pulls the guard in, and ordered."""
+    """If a unit required the kubelet first, systemd would find a cycle. So the link starts the guard, in this order."""
     boot_guard.install(tmp_path, TO)
     kubelet = f"[Unit]\nDefaultDependencies=no\n{order}={boot_guard.NAME}\n[Service]\nExecStart=/bin/true\n"
     (tmp_path / "kubelet.service").write_text(kubelet)
@@ -136,7 +136,7 @@ def test_pods_are_rejected_before_nmi_runs_and_nmi_takes_over_the_rule(
     assert site.node.rules(backend, "FORWARD") == [REJECT], "once, however often the unit runs"
     with RedirectProcess(site.node, "--fail-closed") as started:
         assert started.installed()["repairs"] == 0
-        assert site.node.rules(backend, "FORWARD") == [REJECT], "NMI found it as its own"
+        assert site.node.rules(backend, "FORWARD") == [REJECT], "NMI recognises the rule as its own"
         assert asked(site.pod) == "nmi saw 10.244.0.7"
     done = site.node.finish(sys.executable, "-m", "nmi", "--cleanup", f"--systemd-directory={tmp_path}")
     assert f"removed the boot guard ({tmp_path / boot_guard.NAME})" in done.stdout, done.stderr
@@ -147,7 +147,7 @@ def test_pods_are_rejected_before_nmi_runs_and_nmi_takes_over_the_rule(
 
 @pytest.mark.root
 def test_the_guard_comes_before_foreign_rules_that_accept(site: Site, backend: str, tmp_path: Path) -> None:
-    """It is inserted first, so that no rule that accepts comes before it."""
+    """The rule is inserted first, so that no accepting rule precedes it."""
     site.node.run(f"iptables-{backend}", "-A", "FORWARD", "-j", "ACCEPT")
     boot_guard.install(tmp_path, TO)
     boot(site.node, backend, tmp_path)

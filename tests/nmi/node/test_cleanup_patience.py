@@ -16,7 +16,7 @@ SETTINGS = parse(["--cleanup"], {})
 
 
 class Table:
-    """A table in which our rule is, and from which nothing can be removed."""
+    """A table that contains NMI's rule, and that cannot be changed."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error

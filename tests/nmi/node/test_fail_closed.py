@@ -1,4 +1,4 @@
-"""What --fail-closed does to a node from start to end, and starting without it. Excluded: packets (test_packets)."""
+"""The rules of a node with and without --fail-closed, from NMI's start to its end. Excluded: packets (test_packets)."""
 
 from collections.abc import Iterator
 

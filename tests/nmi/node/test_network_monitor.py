@@ -1,6 +1,6 @@
-"""How the kernel's reports are listened to: listed first and after losses, read in portions, given up with a warning.
+"""The network monitor: it lists at its start and after lost reports, reads in portions, and gives up with a warning.
 
-Excluded: the sockets themselves (test_network_of_a_node).
+Excluded: the sockets (test_network_of_a_node).
 """
 
 import asyncio
@@ -157,7 +157,7 @@ async def test_an_interrupted_list_is_requested_again(failure: Exception) -> Non
 
 @pytest.mark.parametrize("more", [True, False])
 async def test_a_flood_is_read_in_parts_with_pauses(more: bool) -> None:
-    """Also a flood in which each read gets everything: reads cost more than their messages."""
+    """Also for a flood in which each read returns all reports: a read costs more than its messages."""
     kernel = Kernel()
     async with listening(kernel) as (_, heard, _task):
         await until(lambda: len(heard.all) == 1)

@@ -192,7 +192,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def met(network: NodeNetwork) -> None:
-    """The node knows the link-layer address of every pod, and behind which port it is. ARP to all at once is lost."""
+    """Let the node learn the link-layer address and port of every pod. Concurrent ARP requests would be lost."""
     bridged = "cni0" in network.evidence._links.values()
     async with asyncio.timeout(DEADLINE):
         while left := [
@@ -289,7 +289,7 @@ async def test_arp_for_another_pods_address_is_no_evidence_if_each_pod_has_its_r
 
 @pytest.mark.parametrize("network", ["bridge"], indirect=True)
 async def test_arp_for_another_pods_address_suspends_that_pod_behind_a_bridge(network: NodeNetwork) -> None:
-    """The forger would be served as that pod otherwise: docs/security.md says what to do about it."""
+    """Otherwise NMI would serve the forging pod as the other one. docs/security.md states the countermeasure."""
     await asyncio.to_thread(network.connect_and_talk, [42])
     await until(lambda: network.attachment(42).settled)
     await asyncio.to_thread(forge, network, 5, 42, 40)
@@ -298,7 +298,7 @@ async def test_arp_for_another_pods_address_suspends_that_pod_behind_a_bridge(ne
 
 
 def forge(network: NodeNetwork, sender: int, victim: int, times: int) -> None:
-    """ARP requests of one pod that carry another's address; the kernel believes one a second."""
+    """ARP requests of one pod that carry another's address; the kernel accepts one a second."""
 
     def send() -> None:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as raw:

@@ -86,7 +86,7 @@ def test_the_loss_and_the_return_of_the_address_are_logged_once_each(caplog: pyt
     monitor.check()
     assert problem_of(monitor) == ""
     assert [each.getMessage() for each in caplog.records] == [
-        "the node's address is gone; see the reason",
+        "the node's address is lost; see the reason",
         "this node has its address again",
     ]
 

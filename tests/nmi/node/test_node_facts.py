@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nmi.node.node_facts import find_programs, table_facts
+from nmi.node.node_facts import NetfilterPrograms, find_programs, nft_tables, table_facts
 from nmi.node.redirect_choice import TableFacts
 from tests.nmi.node.machines import Machine, Worker
+from tests.nmi.node.redirect_process import RedirectProcess
 
 SAVED = """*nat
 :PREROUTING ACCEPT [0:0]
@@ -55,6 +56,43 @@ def test_kube_proxys_table_of_nftables_is_found_next_to_the_kubelets_chains(mach
     assert detected(machine) == f"iptables-{backend}"
     machine.run("nft", "add", "table", "ip", "kube-proxy")
     assert detected(machine) == "nftables"
+
+
+VERSION = "nftables v1.0.6 (Lester Gooch #5)\n  cli:\t\teditline\n  json:\t\t{}"
+TABLES = "table ip nat\ntable ip aad-pod-identity-4035\ntable inet x\n"
+INVALID = '{"nftables": [{"table": {"family": "ip", "name": "aad-pod-identity-4035", "handle": 3, "flags": '
+"""What nft 1.0.6 prints as JSON for a table with the flag `owner`, a flush guard; its text comes from unset memory."""
+
+
+async def tables_of(folder: Path, version: str) -> frozenset[tuple[str, str]] | None:
+    """Return the tables that NMI finds with an nft of this version next to another NMI's flush guard."""
+    (folder / "version").write_text(version)
+    (folder / "-j").write_text(INVALID)
+    (folder / "list").write_text(TABLES)
+    program = folder / "nft"
+    program.write_text(f"#!/bin/sh\ncd {folder}\ncase $1 in -V) cat version ;; *) cat ./$1 ;; esac\n")
+    program.chmod(0o755)
+    return await nft_tables(NetfilterPrograms(nft=str(program)))
+
+
+async def test_the_flush_guard_of_another_nmi_hides_no_table(tmp_path: Path) -> None:
+    found = await tables_of(tmp_path, VERSION.format("yes"))
+    assert found == frozenset({("ip", "nat"), ("ip", "aad-pod-identity-4035"), ("inet", "x")})
+
+
+@pytest.mark.parametrize("version", [VERSION.format("no"), "nftables v0.8 (Joe Btfsplk)", ""])
+async def test_nft_without_json_is_not_usable(tmp_path: Path, version: str) -> None:
+    assert await tables_of(tmp_path, version) is None
+
+
+@pytest.mark.root
+def test_kube_proxys_table_is_found_next_to_two_flush_guards(machine: Machine) -> None:
+    machine.run("iptables-nft", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+    machine.run("nft", "add", "table", "ip", "kube-proxy")
+    flags = ("--fail-closed", "--ipt-update-interval-sec=86400")
+    with RedirectProcess(machine, *flags) as former, RedirectProcess(machine, *flags) as latter:
+        assert former.installed()["flush_guard"] != latter.installed()["flush_guard"]
+        assert detected(machine) == "nftables"
 
 
 @pytest.mark.root

@@ -39,7 +39,7 @@ def test_other_ports_and_addresses_are_not_redirected(site: Site, backend: str) 
 
 
 def test_without_route_localnet_packets_are_dropped_and_the_check_names_the_cause(site: Site, backend: str) -> None:
-    # A change of conf.all does not reach what exists: each interface has its own switch, and one of the two is enough.
+    # A change of conf.all does not change existing interfaces. Each has a switch, and one of both is enough.
     site.node.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=0")
     code = "from nmi.node import route_localnet; print(route_localnet.fault())"
     with Worker(site.node, backend) as worker:
@@ -82,7 +82,7 @@ def test_conntrack_entries_from_before_the_rule_are_deleted_and_those_to_nmi_are
         worker.do("install")
         new, new_talk = open_connection(site.pod)
         assert new_talk() == "nmi saw 10.244.0.7"
-        assert old_talk() == "imds saw 10.244.0.7", "the kernel keeps what it tracks: this is why it must be forgotten"
+        assert old_talk() == "imds saw 10.244.0.7", "the kernel keeps tracked connections, so they must be deleted"
         assert worker.do("forget") == 1
         assert old_talk() in ("ConnectionResetError", "TimeoutError", "closed")
         assert new_talk() == "nmi saw 10.244.0.7"

@@ -1,4 +1,7 @@
-"""What others do to the rule, and that it is put back without harm to theirs. Excluded: the first putting in."""
+"""Changes of the rule by other programs, and its repair without changes of their rules.
+
+Excluded: the first installation.
+"""
 
 import threading
 
@@ -17,7 +20,7 @@ DAMAGES = {
     ),
     "a rule is put before the jump": (["-I PREROUTING 1 -p udp -j OTHER"], "other rules come before the jump"),
     "the jump is doubled": (["-A PREROUTING -j aad-metadata"], "the jump is there more than once"),
-    "a condition is put on the jump": (
+    "the jump gets a condition": (
         ["-D PREROUTING -j aad-metadata", "-I PREROUTING 1 -i eth9 -j aad-metadata"],
         "the jump has conditions",
     ),

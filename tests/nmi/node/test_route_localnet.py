@@ -1,4 +1,4 @@
-"""route_localnet: found off, switched on, guarded. Excluded: that packets then flow (test_packets)."""
+"""route_localnet: detected as off, switched on, and guarded. Excluded: the effect on packets (test_packets)."""
 
 from collections.abc import Iterator
 from pathlib import Path

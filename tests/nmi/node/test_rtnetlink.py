@@ -96,7 +96,7 @@ def test_a_truncated_message_with_a_matching_length_is_malformed_or_contains_les
     "attributes",
     [
         struct.pack("=HH", 3, 1),  # shorter than its own header
-        struct.pack("=HH", 0, 1) * 8,  # of no length: a reader that adds it up never ends
+        struct.pack("=HH", 0, 1) * 8,  # without a length: a reader that adds the lengths would not end
         struct.pack("=HH4s", 9, 1, b"\x0a\x01\x00\x05"),  # longer than the message
         struct.pack("=HH2s2x", 6, 1, b"\x0a\x01"),  # half an address
         struct.pack("=HH16s", 20, 1, bytes(16)),  # an IPv6 address in an IPv4 message

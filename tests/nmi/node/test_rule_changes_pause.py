@@ -1,4 +1,7 @@
-"""How long the wait between two looks is when tables change. Excluded: how changes are known (test_alarm_sources)."""
+"""The pause between two reads of the tables while they change.
+
+Excluded: the notification of a change (test_rule_changes_sources).
+"""
 
 import asyncio
 

@@ -11,7 +11,7 @@ import pytest
 from nmi.node.rule_changes import ChangeSource, LockReleases, RuleChangeNotifier
 from tests.nmi.node.machines import Machine
 
-# Reads a command, runs it, and says whether the source that listens for changes of PREROUTING and ours has news.
+# Reads a command, runs it, and prints whether the source for changes of PREROUTING and NMI's chain has a change.
 LISTEN = """
 import os, select, subprocess, sys
 from nmi.node.rule_changes import NftChanges
@@ -145,7 +145,7 @@ async def test_an_unavailable_source_is_logged_once_and_the_interval_continues(
 
 
 class Ending:
-    """A source that is over as soon as it is read."""
+    """A source that ends with the first read."""
 
     def __init__(self) -> None:
         self._end, self._other = os.pipe()

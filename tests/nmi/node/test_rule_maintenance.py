@@ -3,9 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from nmi.node.rule_maintenance import RuleMaintenance
 from nmi.node.rules import FoundRules, LockHeldError, RedirectError, RedirectSpec, TopRule
@@ -77,7 +77,7 @@ class Connections:
 
 
 class Clock:
-    """Sleeps that end at once and are remembered; after each, what happens in the meantime."""
+    """Sleeps that end immediately and are recorded. After each one, an action of the test runs."""
 
     def __init__(self) -> None:
         self.slept: list[float] = []
@@ -238,7 +238,7 @@ async def test_checks_and_removal_never_overlap(tables: Tables) -> None:
         tasks.create_task(maintenance.install(RULE))
         await inside.wait()
         removal = tasks.create_task(maintenance.remove(RULE))
-        await asyncio.sleep(0)  # it runs, and must wait for its turn
+        await asyncio.sleep(0)  # it runs, and must wait for the lock
         assert not removal.done()
         go_on.set()
     assert not tables.found

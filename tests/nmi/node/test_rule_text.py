@@ -1,4 +1,4 @@
-"""The rules and the scripts that put them in and out, as text. Excluded: real tables (test_redirect_in_force)."""
+"""The rules, and the scripts that add and remove them, as text. Excluded: real tables (test_redirect_in_force)."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`nmi` started on machines where something is in the way: one line says what to do. Excluded: a start that works."""
+"""`nmi` on machines on which it cannot start: one line states the next action. Excluded: a start that succeeds."""
 
 import os
 import subprocess

@@ -41,7 +41,7 @@ async def test_nmi_waits_logs_the_cause_and_becomes_active(away: Away, mode: Mod
     warnings = [each["message"] for each in nmi.lines() if each["level"] != "info"]
     assert warnings == ["no contact with the API server yet; correct the cause in the reason, a restart is not needed"]
     assert (await nmi.page("/readyz"))[0] == 200
-    assert await nmi.stop() < 5.0
+    assert await nmi.stop() < 20.0
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ async def test_sigterm_during_the_wait_ends_nmi_cleanly(away: Away) -> None:
     await away.proxy.set_mode(Mode.HANG)
     nmi = await away.nmi()
     await nmi.until("/readyz", lambda _status, text: "no contact" in text)
-    assert await nmi.stop() < 5.0
+    assert await nmi.stop() < 20.0
     assert nmi.lines()[-1]["message"] == "nmi stopped"
 
 

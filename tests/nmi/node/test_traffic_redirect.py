@@ -67,7 +67,7 @@ def test_the_guard_waits_for_a_held_lock(machine: Machine) -> None:
         with RedirectProcess(machine, "--route-localnet=set") as node:
             node.next()
             node.next()
-            time.sleep(3.0)  # longer than iptables itself waits, twice: it looks first, and then writes
+            time.sleep(3.0)  # longer than two waits of iptables: one for the read and one for the write
             holder.communicate()
             assert node.installed()["problem"] is None
     assert [line for line in machine.saved("legacy") if line.startswith("-A INPUT ! -s 127.0.0.0/8")]

@@ -30,7 +30,7 @@ class Nmi:
     log: Path
 
     async def page(self, path: str) -> tuple[int, str]:
-        """Status and text; status 0 where nothing listens."""
+        """Return status and text; status 0 if no program listens."""
 
         def fetch() -> tuple[int, str]:
             try:
@@ -44,7 +44,7 @@ class Nmi:
         return await asyncio.to_thread(fetch)
 
     async def until(self, path: str, holds: Callable[[int, str], bool], seconds: float = WAIT_SECONDS) -> float:
-        """Wait for a page and return the seconds that took."""
+        """Wait for a page and return the seconds of the wait."""
         began = time.monotonic()
         seen = (0, "")
         try:
@@ -67,7 +67,7 @@ class Nmi:
         return [json.loads(line) for line in self.read_log().splitlines()]
 
     async def stop(self) -> float:
-        """SIGTERM; returns the seconds until the end, which is one in order."""
+        """Send SIGTERM, and return the seconds until the end, which must be orderly."""
         began = time.monotonic()
         self.process.terminate()
         async with asyncio.timeout(WAIT_SECONDS):

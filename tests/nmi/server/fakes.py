@@ -64,7 +64,7 @@ def token(life_seconds: int = 3600, access_token: str = SECRET) -> Token:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Looks like an Issued."""
+    """A fake of Issued."""
 
     token: Token
     record: PodRecord
@@ -139,14 +139,14 @@ class Pieces:
 
 
 class FakeConnection:
-    """Keeps `_native.connection.Connection`'s contract, and complains where its caller does not."""
+    """A fake of `_native.connection.Connection` with its contract. It fails if its caller violates the contract."""
 
     def __init__(self, peer: str = PEER, meant: tuple[str, int] | None = None, *, redirected: bool = True) -> None:
         self._peer = peer
         self.meant = meant
         self._redirected = redirected
         self.looked = 0
-        """How often the kernel was asked where the peer meant to connect."""
+        """The number of reads of the original destination from the kernel."""
         self.written = bytearray()
         self.state = "handed over"
         self.resumed = 0
@@ -199,7 +199,7 @@ class Reply:
 
 
 def replies(written: bytes | bytearray, *, heads_only: bool = False) -> list[Reply]:
-    """Every answer in *written*, which must be nothing but whole answers."""
+    """Return the answers in *written*, which must contain complete answers only."""
     found = []
     while written:
         head, end, rest = bytes(written).partition(b"\r\n\r\n")

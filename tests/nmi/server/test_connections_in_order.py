@@ -101,7 +101,7 @@ async def test_answers_do_not_depend_on_how_pipelined_requests_are_split(cut: in
     server_under_test.lane.data_received(SENT[:cut])
     if server_under_test.connection.state != "held":
         server_under_test.lane.data_received(SENT[cut:])
-    else:  # the lane reads on only when the connection is given back
+    else:  # the lane continues to read only when the connection is given back
         await server_under_test.settle()
         server_under_test.lane.data_received(SENT[cut:])
     await server_under_test.settle()
@@ -164,7 +164,7 @@ async def test_unread_answers_are_bounded() -> None:
     for _ in range(9):
         server_under_test.lane.data_received(ask("a"))
         await server_under_test.settle()
-    assert len(server_under_test.issuer.asked) == len(found) + 9, "one by one there is no such end"
+    assert len(server_under_test.issuer.asked) == len(found) + 9, "bytes one by one do not end like this"
 
 
 async def test_a_peer_that_disconnects_ends_its_wait() -> None:

@@ -7,6 +7,7 @@ import pytest
 from typing_extensions import override
 
 from _native.answers import Usage
+from nmi.error_refusals import refusal_of
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from nmi.server.call import Call
@@ -18,12 +19,17 @@ from nmi.server.decisions import (
     Decisions,
     Subject,
 )
+from nmi.tokens.proxy_refusals import MissingStep, NotBoundError
+from nmi.tokens.secrets import CredentialError
+from podidentity.azure.errors import Refused, Unreachable
+from podidentity.telemetry.logs import BoundedRepeats
 from tests.nmi.server.fakes import pod_entry
 
 CALL = Call("10.0.0.7", "our-id", "their-id")
 ENTRY = pod_entry()
 POD = Subject(CALL, ENTRY)
 ASKED = TokenRequest("https://vault.azure.net")
+OTHER = TokenRequest("https://storage.azure.com")
 REFUSAL = Refusal(Reason.STILL_ASSIGNING, "Not yet.", "see MIC's log")
 
 
@@ -42,6 +48,7 @@ class Lines(logging.Handler):
 @pytest.fixture
 def lines() -> Iterator[list[logging.LogRecord]]:
     handler, log = Lines(), logging.getLogger("nmi.server.decisions")
+    handler.addFilter(BoundedRepeats())  # as in NMI: it must not suppress lines about changes
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -83,6 +90,42 @@ def test_a_pod_that_is_created_again_under_its_name_has_a_line_of_its_own(lines:
     assert reported == ["u1", "u2"]
 
 
+def test_another_cause_with_the_same_reason_has_a_line_and_a_report_of_its_own(lines: list[logging.LogRecord]) -> None:
+    reported: list[str] = []
+    decisions = Decisions(report=lambda _, refusal: reported.append(refusal.sentence))
+    missing = CredentialError("Secret shop/web is missing", code="secret_missing")
+    unfit = CredentialError("Secret shop/web has no key clientsecret", code="secret_unfit")
+    for error in (missing, missing, unfit, unfit, missing):
+        decisions.refused(POD, "/token", 403, refusal_of(error), ASKED)
+    assert [str(field(each, "error")).split()[2] for each in lines] == ["is", "has", "is"]
+    assert len(reported) == 3
+
+
+def test_each_step_that_the_token_proxy_misses_is_a_cause_of_its_own(lines: list[logging.LogRecord]) -> None:
+    decisions, refused = Decisions(), Refused("no", status=403)
+    for step in (MissingStep.IDENTITY_BINDING, MissingStep.PERMISSION, MissingStep.PERMISSION):
+        error = NotBoundError(refused, step, "client", "shop/web")
+        decisions.refused(POD, "/token", 403, refusal_of(error), ASKED)
+    assert len(lines) == 2
+
+
+def test_what_differs_between_repeats_of_one_cause_is_not_another_cause(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for n in range(3):
+        error = Refused(f"invalid secret, trace {n}", code="AADSTS7000215", correlation_id=f"id-{n}", said=f"no {n}")
+        decisions.refused(POD, "/token", 403, refusal_of(error), ASKED)
+        decisions.refused(POD, "/other", 403, refusal_of(Unreachable(f"timeout {n}", code=f"code{n}")), OTHER)
+    assert len(lines) == 2
+
+
+def test_a_pod_cannot_make_news_by_alternating_defects(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for n in range(6):
+        defect = Refusal(Reason.BAD_PARAMETERS, f"Parameter {n % 2} is twice in the query.")
+        decisions.refused(POD, "/token", 400, defect, None)
+    assert len(lines) == 1
+
+
 def test_shared_tokens_are_logged_as_shared_and_requests_served_with_a_renewed_token_are_counted(
     lines: list[logging.LogRecord],
 ) -> None:
@@ -110,6 +153,14 @@ def test_a_changed_decision_is_logged(lines: list[logging.LogRecord]) -> None:
     assert len(lines) == 4
     assert field(lines[0], "error") == "see MIC's log"
     assert field(lines[0], "reason") == "still_assigning"
+
+
+def test_a_decision_that_returns_within_a_minute_is_logged_again(lines: list[logging.LogRecord]) -> None:
+    decisions = Decisions()
+    for _ in range(2):
+        decisions.granted(POD, ASKED, "shop/id", Usage())
+        decisions.refused(POD, "/token", 404, REFUSAL, ASKED)
+    assert [field(each, "outcome") for each in lines] == ["granted", "refused"] * 2
 
 
 def test_one_pod_has_a_limited_number_of_lines_in_a_period_and_the_others_are_counted(

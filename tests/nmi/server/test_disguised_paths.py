@@ -15,7 +15,7 @@ WORDS = ["metadata", "identity", "oauth2", "token", "instance", "info", "host", 
 
 
 def escaped(text: str, times: int) -> str:
-    """*text* with every character escaped, so many times over."""
+    """Return *text* with every character escaped, repeatedly."""
     for _ in range(times):
         text = "".join(f"%{ord(each):02x}" for each in text)
     return text

@@ -1,4 +1,4 @@
-"""What IMDS says to an exempt pod comes through untouched. Excluded: who is exempt, and how IMDS is asked."""
+"""An exempt pod receives IMDS's response unchanged. Excluded: which pods are exempt, and the request to IMDS."""
 
 import time
 

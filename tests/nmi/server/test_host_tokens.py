@@ -67,7 +67,7 @@ async def test_another_address_never_gets_a_token_whatever_it_sends(peer: str) -
         server_under_test = ServerUnderTest(peer=peer)
         refused(server_under_test, await server_under_test.ask(data), 403, "processes on the node")
         assert server_under_test.measures.refusals(Reason.NOT_FROM_HOST) == 1
-        assert server_under_test.connection.looked == 0, "the address says it all"
+        assert server_under_test.connection.looked == 0, "the address is sufficient"
 
 
 async def test_a_redirected_connection_never_gets_a_token_even_from_loopback() -> None:

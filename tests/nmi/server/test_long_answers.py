@@ -25,7 +25,7 @@ async def saying(data: bytes, writer: asyncio.StreamWriter) -> None:
 
 
 async def asked(front: Front, data: bytes = LAST) -> bytes:
-    """Everything that one client is sent for *data* until the connection ends."""
+    """Return all bytes that one client receives for *data* until the connection ends."""
     async with front.client() as (reader, writer):
         writer.write(data)
         async with asyncio.timeout(10):
@@ -133,7 +133,7 @@ async def test_an_upstream_that_is_silent_in_the_middle_of_an_answer_ends_it() -
         await writer.drain()
         await asyncio.sleep(5)
 
-    async with fronting(script, ServerPolicy(proxy_silence_seconds=0.05)) as (front, upstream):
+    async with fronting(script, ServerPolicy(proxy_silence_seconds=1.0)) as (front, upstream):
         received = await asked(front)
         assert len(received.partition(b"\r\n\r\n")[2]) == 70_000
         upstream.script = silence

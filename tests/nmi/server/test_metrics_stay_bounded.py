@@ -34,7 +34,7 @@ WARM_UP = [
 
 
 async def asked(listener: socket.socket, targets: list[str]) -> None:
-    """Ask for all of *targets*, one after the other."""
+    """Send requests for all *targets*, one after the other."""
     for target in targets:
         reader, writer = await asyncio.open_connection(*listener.getsockname())
         writer.write(request_bytes(target, headers=("Metadata: true", "Connection: close")))

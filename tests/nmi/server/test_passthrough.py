@@ -93,6 +93,7 @@ async def test_only_the_fields_that_imds_reads_are_forwarded() -> None:
         ("upgrade", "h2c"),
         ("authorization", "Bearer x"),
         ("accept-encoding", "gzip"),
+        ("x-aad-pod-identity-hop", "pod"),
         ("x-custom", "y"),
     )
     async with proxy(imds) as metadata:

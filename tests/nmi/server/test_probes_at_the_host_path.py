@@ -1,4 +1,4 @@
-"""The kubelet is a process of the node that asks what pods' authors write into probes: not for host tokens."""
+"""HTTP probes of pods at the host path get no token, although the kubelet, a process of the node, sends them."""
 
 import pytest
 

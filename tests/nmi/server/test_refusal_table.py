@@ -59,7 +59,7 @@ async def test_without_the_metadata_header_the_body_is_exactly_what_probes_expec
     server_under_test = ServerUnderTest()
     server_under_test.lane.data_received(request_bytes(headers=headers))
 
-    assert server_under_test.connection.written, "answered at once, without a task"
+    assert server_under_test.connection.written, "answered immediately, without a task"
     assert server_under_test.connection.written.endswith(
         b'{"error":"invalid_request","error_description":"Required metadata header not specified"}'
     )
@@ -180,7 +180,7 @@ async def test_what_the_issuer_refuses_gets_its_status(reason: Reason, status: i
     check(reply, status, error)
     assert reply.json["error_description"] == "No."
     assert ("retry-after" in reply.headers) is (status in {429, 503})
-    assert "connection" not in reply.headers, "the connection goes on"
+    assert "connection" not in reply.headers, "the connection continues"
     assert server_under_test.measures.refusals(reason) == 1
 
 

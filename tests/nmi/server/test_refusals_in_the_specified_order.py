@@ -1,7 +1,7 @@
 """The refusal table, row by row in its order: the request, its refusal, and an accepted neighbour.
 
-What the issuer decides is put into its mouth here. Excluded: variants of each row (test_refusal_table), bytes that are
-no request (tests/corpus/refused, by both lanes and the oracle).
+The test sets the issuer's decision. Excluded: variants of each row (test_refusal_table), and bytes that are no request
+(tests/corpus/refused, by both lanes and the oracle).
 """
 
 import re
@@ -27,13 +27,13 @@ VALID = ask(TARGET, "Metadata: true")
 
 @dataclass(frozen=True)
 class Row:
-    """One situation."""
+    """One row of the table: a request and its refusal."""
 
     name: str
     status: int
     error: str
     text: str
-    """What occurs in error_description."""
+    """A text that error_description contains."""
     data: bytes = VALID
     decided: Reason | None = None
     """The issuer's answer."""
@@ -41,9 +41,9 @@ class Row:
     headers: tuple[tuple[str, str], ...] = ()
     """The required header fields in addition to Content-Type, Content-Length and the id."""
     passes: bytes | None = VALID
-    """A neighbour that is answered, with nothing decided against it."""
+    """A similar request that is accepted."""
     passing_policy: ServerPolicy | None = None
-    """Under which it is, if under another."""
+    """The policy that it needs, if not the default."""
     waits: bool = False
     """Whether it may take a task."""
 

@@ -1,4 +1,4 @@
-"""By which ids and fields a request is found again: in its answer, in the audit line, in that of -v 4, as JSON."""
+"""The ids and fields by which a request is found in its answer, the audit line, the line of -v 4, and JSON."""
 
 import io
 import json

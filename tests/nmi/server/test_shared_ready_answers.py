@@ -4,6 +4,8 @@ import gc
 from dataclasses import replace
 from weakref import ref
 
+import msgspec
+
 from _native.answers import ReadyAnswer, Usage
 from _native.histogram import Histogram, Series
 from nmi.identity.request import SelectorKind, TokenRequest
@@ -24,7 +26,7 @@ def made(answers: ReadyAnswers, granted: Grant, series: Series = SERIES) -> Read
 
 def for_another_pod(granted: Grant) -> Grant:
     """The same token, for one more pod: as equal, not as the same objects."""
-    return replace(granted, token=replace(granted.token), record=pod_entry(name="till").record)
+    return replace(granted, token=msgspec.structs.replace(granted.token), record=pod_entry(name="till").record)
 
 
 def test_pods_with_the_same_token_share_one_ready_answer() -> None:

@@ -46,7 +46,7 @@ class Upstream:
             self._tasks.discard(task)
 
     async def end(self) -> None:
-        """End what still answers."""
+        """End all answers that are not complete."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -1,7 +1,8 @@
 """Every default of NMI: a default is part of the interface. Excluded: what a setting does."""
 
-import dataclasses
 from pathlib import Path
+
+import msgspec
 
 from nmi.flag_table import FLAG_OF, FLAGS
 from nmi.settings import Settings, parse
@@ -46,6 +47,12 @@ DEFAULTS: dict[str, object] = {
     "allow_cross_namespace_secrets": False,
     "federated_identities": False,
     "federated_audience": "api://AzureADTokenExchange",
+    "federated_exchange": "direct",
+    "federated_exchange_annotation": False,
+    "token_proxy": "",
+    "token_proxy_server_name": "",
+    "token_proxy_ca_file": "",
+    "token_proxy_ca_data": "",
     "ca_bundle": None,
     "azure_environment_file": None,
     "https_proxy": "",
@@ -91,7 +98,7 @@ REFERENCE_FLAGS = (
 
 
 def test_every_default_is_as_documented() -> None:
-    assert dataclasses.asdict(parse(["--node=n1"], {})) == DEFAULTS
+    assert msgspec.structs.asdict(parse(["--node=n1"], {})) == DEFAULTS
 
 
 def test_every_flag_of_the_go_implementation_exists_in_its_spelling() -> None:
@@ -99,7 +106,7 @@ def test_every_flag_of_the_go_implementation_exists_in_its_spelling() -> None:
 
 
 def test_every_flag_fills_a_field_and_every_field_has_one_source() -> None:
-    fields = {one.name for one in dataclasses.fields(Settings)}
+    fields = set(Settings.__struct_fields__)
     from_environment_only = {
         "azure_environment_file",
         "https_proxy",
@@ -107,6 +114,10 @@ def test_every_flag_fills_a_field_and_every_field_has_one_source() -> None:
         "node_ip",
         "service_host",
         "service_port",
+        "token_proxy",
+        "token_proxy_server_name",
+        "token_proxy_ca_file",
+        "token_proxy_ca_data",
     }
     assert {flag.field for flag in FLAGS} == fields - from_environment_only
     assert len(FLAG_OF) == len(FLAGS)

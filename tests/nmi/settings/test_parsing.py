@@ -1,4 +1,4 @@
-"""From a command line and an environment to settings. Excluded: spellings of flags (tests/podidentity/flags)."""
+"""Settings from a command line and an environment. Excluded: spellings of flags (tests/podidentity/flags)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A bench for sign-ins, running, and an ear for all that is logged."""
+"""A running bench for sign-ins, and a fixture that captures all log lines."""
 
 import io
 import logging
@@ -17,7 +17,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 @pytest.fixture
 def everything_logged() -> Iterator[io.StringIO]:
-    """All lines of all libraries, however verbose, with tracebacks."""
+    """All log lines of all libraries at every level, with tracebacks."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     root = logging.getLogger()

@@ -16,7 +16,7 @@ from nmi.tokens.source import CallPermits, FetchedToken, FetchObserver, FetchReq
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
-from tests.virtual_time import now
+from tests.virtual_time import now, settle
 
 RESOURCE = "https://vault.azure.net"
 REQUEST = TokenRequest(RESOURCE)
@@ -39,31 +39,31 @@ def wall() -> float:
 
 @dataclass
 class FakeSource:
-    """One token a fetch, numbered; holds each call while *gate* is clear, and raises what *failures* holds first."""
+    """A source that returns a numbered token per fetch. Calls wait for *gate*, and first raise *failures*."""
 
     lifetime: float = 86400.0
     sent: int = 0
-    """Calls that got their permit."""
+    """The number of calls that have received a permit."""
     requests: list[FetchRequest] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     same: bool = False
-    """Whether the token stays the same one, growing old."""
+    """Whether each fetch returns the same token with its decreasing lifetime."""
     first_expiry: float | None = None
     auxiliary: tuple[Token, ...] = ()
     forbidden: PolicyError | None = None
     version: str = ""
-    """Of the Secret, as last read."""
+    """The version of the Secret that was read last."""
     stored_version: str = ""
-    """Of the Secret, as the next fetch reads it."""
+    """The version of the Secret that the next fetch reads."""
     retry: Callable[[], bool] = lambda: False
-    """Whether a further call follows at once."""
+    """Whether another call follows immediately."""
 
     per_pod: bool = False
     planned_failures: list[AzureError] = field(default_factory=list)
     """Errors that each fetch reports to its observer first."""
     signs_in: bool = False
-    """Whether it asks no IMDS but a sign-in endpoint, for which there are no slots."""
+    """Whether it calls a sign-in endpoint instead of IMDS, so that it needs no permit."""
 
     @property
     def workloads(self) -> list[Workload | None]:
@@ -136,7 +136,7 @@ class Bench:
         self.unasked_seconds = 0.0
         """Seconds added to the age of a token's last use: `Usage` uses the machine's own clock."""
         self.broker = TokenBroker(
-            {0: self.source},
+            {0: self.source, 3: self.source},
             self.governor,
             self.measures,
             caching=caching,
@@ -145,6 +145,13 @@ class Bench:
             usage_clock_ns=lambda: time.monotonic_ns() + round(self.unasked_seconds * 1e9),
             random=lambda: 0.5,
         )
+
+    async def hold(self, request: TokenRequest = REQUEST, pod: str = "ns/a") -> asyncio.Task[str]:
+        """Return a request whose fetch waits for the gate, which is closed from now on."""
+        self.source.gate.clear()
+        asking = asyncio.create_task(self.token(request, pod))
+        await settle()
+        return asking
 
     async def token(self, request: TokenRequest = REQUEST, pod: str = "ns/a") -> str:
         cached = await self.broker.token(identity(), request, pod)

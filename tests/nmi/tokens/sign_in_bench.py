@@ -1,4 +1,4 @@
-"""What tests of service principals share: the emulated AAD and API server, both over TLS, and the source between."""
+"""The bench of service principals: the emulated AAD and API server, both over TLS, and the token source."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ from nmi.tokens.service_principal import ServicePrincipalSource
 from nmi.tokens.sign_in import ProxyFor, no_proxy
 from nmi.tokens.sign_in_session import new_session
 from nmi.tokens.sign_ins import RETRY_DELAYS, SignIns
-from nmi.tokens.source import FetchedToken, FetchRequest
+from nmi.tokens.source import FetchedToken, FetchRequest, Workload
 from podidentity.azure.clouds import PUBLIC, Cloud
 from podidentity.azure.errors import AzureError
 from podidentity.kube.access import ClusterAccess
@@ -50,7 +50,7 @@ AUTHORITY = Authority()
 
 @cache
 def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
-    """A key, the same one for the same arguments: making one takes a while."""
+    """Return a key; the same one for equal arguments, because its creation takes time."""
     return rsa.generate_private_key(65537, bits)
 
 
@@ -81,7 +81,7 @@ def pfx_of(
 
 
 class RedirectingConnector(AbstractResolver):
-    """Leads every name to AAD's emulator: what asks for login.microsoftonline.com asks for that, over its TLS."""
+    """A resolver that returns the address of AAD's emulator for every name, such as login.microsoftonline.com."""
 
     def __init__(self, aad: Aad) -> None:
         self._aad = aad
@@ -105,13 +105,16 @@ class RedirectingConnector(AbstractResolver):
 
 @dataclass
 class Bench:
-    """One AAD, one API server, one source. Times of retries are cut to nothing."""
+    """An AAD, an API server and a token source. Pauses between retries are 0."""
 
     directory: Directory = field(default_factory=Directory)
     allow_cross_namespace: bool = False
     cloud: Cloud = PUBLIC
     proxy_for: ProxyFor = no_proxy
     attempt_seconds: float = 5.0
+    rbac: bool = False
+    issuer: str = ""
+    """The issuer of the API server's tokens; empty for the server's URL."""
 
     def __post_init__(self) -> None:
         self.aad = Aad(self.directory, MINT)
@@ -120,7 +123,7 @@ class Bench:
         self.pauses: list[float] = []
 
     async def start(self) -> None:
-        self.kube = await asyncio.to_thread(KubeApi)
+        self.kube = await asyncio.to_thread(KubeApi, rbac=self.rbac, issuer=self.issuer)
         context = await asyncio.to_thread(AUTHORITY.server_context, (*LOOPBACK, *SIGN_IN_HOSTS))
         await self.aad.start(ssl_context=context)
         await self.kube.start()
@@ -135,7 +138,7 @@ class Bench:
         self.source = self.new_source()
 
     def new_session(self, trust: ssl.SSLContext | bool) -> aiohttp.ClientSession:
-        """A session that trusts what *trust* does, and finds every name at the emulator."""
+        """Return a session that trusts *trust*, and resolves every name to the emulator."""
         return new_session("test", aiohttp.TCPConnector(ssl=trust, resolver=self.resolver))
 
     def new_source(
@@ -180,6 +183,14 @@ class Bench:
             self.kube.store.delete("secrets", name, namespace)
         stored = self.kube.store.create("secrets", made, namespace)
         return f"{stored['metadata']['uid']}/{stored['metadata']['resourceVersion']}"
+
+    def pod(self, name: str, account: str) -> Workload:
+        """Create a pod and its service account."""
+        store = self.kube.store
+        store.create("serviceaccounts", {"metadata": {"name": account, "namespace": NAMESPACE}})
+        spec = {"serviceAccountName": account, "nodeName": "n0", "containers": [{"name": "c", "image": "i"}]}
+        made = store.create("pods", {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
+        return Workload(NAMESPACE, name, made["metadata"]["uid"], account)
 
     def identity(self, principal: ServicePrincipal, **changed: Any) -> AzureIdentity:
         """An AzureIdentity for *principal*, of type 1 by default, with its Secret in the same namespace."""

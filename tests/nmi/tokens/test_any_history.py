@@ -1,7 +1,7 @@
 """Invariants of cache, flights, governor and breaker together, for any requests of pods and any behaviour of IMDS.
 
-The model is small: what each token says of itself (whose it is, for what, until when) and what IMDS has seen. It knows
-nothing of how the broker works.
+The model is small: the content of each token (its identity, audience and lifetime) and the requests that IMDS has
+received. It does not depend on the broker's implementation.
 """
 
 import asyncio
@@ -152,7 +152,7 @@ async def run(episodes: list[tuple[str, list[Action], float]]) -> None:
     history.node.imds.behave = FAULTS["well"]
     results = await asyncio.gather(*history.asked, return_exceptions=True)
     assert [each for each in results if each is not None and not isinstance(each, asyncio.CancelledError)] == []
-    # Whatever happened: a minute and a half after IMDS is well again everybody gets tokens, and nothing is left over.
+    # After any history: 90 s after IMDS works again, all pods get tokens, and no flight or permit remains.
     await asyncio.sleep(90.0)
     assert not history.node.broker._flights
     assert (history.node.governor.in_flight, history.node.governor.waiting) == (0, 0)

@@ -1,11 +1,11 @@
 """Assertions of pods: NMI's request to the API server, and its reaction to each response."""
 
 import asyncio
-import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from typing_extensions import override
 
@@ -67,7 +67,7 @@ async def test_a_pod_whose_service_account_is_deleted_gets_none_either(bench: Be
 @pytest.mark.parametrize("name", ["", "../pods/web", "a/b"])
 async def test_an_invalid_service_account_name_sends_no_request(bench: Bench, workload: Workload, name: str) -> None:
     before = len(bench.kube.requests)
-    await asked_of(bench, dataclasses.replace(workload, service_account=name))
+    await asked_of(bench, msgspec.structs.replace(workload, service_account=name))
     assert len(bench.kube.requests) == before
 
 

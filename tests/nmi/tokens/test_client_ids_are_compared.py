@@ -95,7 +95,7 @@ async def test_managed_mode_returns_no_token_for_the_kubelets_client_id_with_ano
         assert "c11e…000a" in refusal.detail
         assert "c11e…000b" in refusal.detail
         assert OWN not in refusal.detail + refusal.sentence
-        # The honest object for the same resource id is not touched by it, nor has it what the other one was refused.
+        # The correct AzureIdentity with the same resource id is not affected, and does not share the refusal.
         assert (await broker.token(identity(), REQUEST, "ns/b")).token.client_id == OWN
         assert broker.object_ids.get(KUBELETS) is None
 

@@ -20,6 +20,7 @@ from podidentity.azure.imds import ImdsSource
 from podidentity.http_client.session import HttpSession
 from podidentity.telemetry.logs import FIELDS
 from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.serving import free_ports
 
 MESSAGE = (
     "token endpoint fails; check that this node reaches it: DNS, firewall, proxy (HTTPS_PROXY), certificate authority "
@@ -57,7 +58,7 @@ async def server(serve: Serve) -> AsyncIterator[int]:
 
 
 async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    """Accept, and neither answer nor close: a TLS handshake, a proxy or IMDS that hangs."""
+    """Accept, and neither answer nor close, like a TLS handshake, a proxy or IMDS that does not respond."""
     await asyncio.Event().wait()
 
 
@@ -66,7 +67,7 @@ async def closing(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -
 
 
 async def refusing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Refuse as a proxy does that wants a password."""
+    """Refuse like a proxy that requires a password."""
     await reader.readuntil(b"\r\n\r\n")
     writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
     await writer.drain()
@@ -98,18 +99,18 @@ def errors(metrics: TokenMetrics) -> float:
 
 
 @pytest.mark.parametrize(
-    ("serve", "cause"),
+    ("serve", "attempt", "cause"),
     [
-        (silent, "no response from 127.0.0.1 within 0.3 s"),
-        (closing, "no complete response from 127.0.0.1: "),
+        (silent, 0.3, "no response from 127.0.0.1 within 0.3 s"),
+        (closing, 4.0, "no complete response from 127.0.0.1: "),
     ],
     ids=["handshake-hangs", "closed"],
 )
 async def test_a_sign_in_without_a_response_has_a_line(
-    serve: Serve, cause: str, caplog: pytest.LogCaptureFixture
+    serve: Serve, attempt: float, cause: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with server(serve) as port:
-        metrics = await sign_in(Endpoint("127.0.0.1", port))
+        metrics = await sign_in(Endpoint("127.0.0.1", port), attempt=attempt)
     (line,) = lines(caplog)
     assert line["levelno"] == logging.WARNING
     assert line["url"] == f"https://127.0.0.1:{port}"
@@ -126,14 +127,12 @@ async def test_a_fetch_that_ends_before_the_attempt_has_a_line_too(caplog: pytes
         metrics = await sign_in(Endpoint("127.0.0.1", port), within=0.3, attempt=10.0)
     (line,) = lines(caplog)
     assert "no response from 127.0.0.1 in the remaining time of the fetch" in line["error"]
-    assert line["seconds"] == pytest.approx(0.3, abs=0.2)
+    assert 0.25 < line["seconds"] < 5.0
     assert errors(metrics) == 1.0
 
 
 async def test_a_refused_connection_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    async with server(silent) as port:
-        pass
-    await sign_in(Endpoint("127.0.0.1", port))
+    await sign_in(Endpoint("127.0.0.1", free_ports(1)[0]), attempt=5.0)
     assert "cannot connect (Connect" in lines(caplog)[0]["error"]
 
 
@@ -159,7 +158,7 @@ async def test_a_proxy_that_hangs_refuses_or_does_not_run_is_named(caplog: pytes
         await sign_in(target, proxy=f"http://user:password@127.0.0.1:{port}")
     async with server(refusing) as port:
         await sign_in(target, proxy=f"http://user:password@127.0.0.1:{port}", attempt=5.0)
-    await sign_in(target, proxy=f"http://user:password@127.0.0.1:{port}", attempt=5.0)
+    await sign_in(target, proxy=f"http://user:password@127.0.0.1:{free_ports(1)[0]}", attempt=5.0)
     assert [line["error"].partition("login.invalid")[2] for line in lines(caplog)] == [
         " within 0.3 s",
         ": the proxy answered 407",
@@ -184,7 +183,7 @@ async def test_imds_that_hangs_has_a_line(within: float, attempt: float, caplog:
             await imds.token("https://vault.azure.net", client_id="a", within=within)
     (line,) = lines(caplog)
     assert line["url"] == "the address of IMDS"
-    assert line["seconds"] == pytest.approx(min(within, attempt), abs=0.2)
+    assert min(within, attempt) * 0.9 < line["seconds"] < 4.0
     assert [type(each) for each in seen] == [Unreachable]
 
 

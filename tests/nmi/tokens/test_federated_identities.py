@@ -1,6 +1,6 @@
-"""Type 3: a pod's own service account is proved to an AAD that checks it, with assertions of an API server's making.
+"""Tokens of type 3: NMI proves a pod's service account to an AAD that verifies it, with assertions of an API server.
 
-Excluded: what is asked of the API server (`test_assertions.py`), and what becomes of a pod's tokens with the pod
+Excluded: the requests to the API server (`test_assertions.py`), and the tokens of a deleted pod
 (`test_tokens_of_one_pod.py`).
 """
 
@@ -18,6 +18,7 @@ from nmi.tokens.assertions import Assertions, NoAssertionError
 from nmi.tokens.federated import FederatedSource, UntrustedError
 from nmi.tokens.source import FetchedToken, FetchRequest, PolicyError, Workload
 from podidentity.azure.errors import AzureError, Refused, Unreachable
+from podidentity.azure.federation import Exchange
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
 from podidentity_sandbox import issuing
 from podidentity_sandbox.directory import FederatedCredential, ManagedIdentity
@@ -36,25 +37,22 @@ class Trust:
         self.managed: ManagedIdentity = bench.directory.add_identity("/subscriptions/s/trusting")
         self.source = self.new_source()
         bench.aad.issuers.fetch = lambda url: issuing.fetch(bench.client.access, url)
-        self.workload = self.pod("web", "builder")
+        self.workload = bench.pod("web", "builder")
         self.failures: list[AzureError] = []
 
     def retrying(self, error: AzureError) -> None:
         self.failures.append(error)
+
+    def awaiting(self, silence: AzureError) -> None:
+        raise AssertionError(silence)
 
     def sending(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def new_source(self, *, enabled: bool = True) -> FederatedSource:
         bench = self.bench
-        return FederatedSource(bench.policy, Assertions(bench.client, AUDIENCE), bench.sign_ins, enabled=enabled)
-
-    def pod(self, name: str, account: str) -> Workload:
-        store = self.bench.kube.store
-        store.create("serviceaccounts", {"metadata": {"name": account, "namespace": NAMESPACE}})
-        spec = {"serviceAccountName": account, "nodeName": "n0", "containers": [{"name": "c", "image": "i"}]}
-        made = store.create("pods", {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec})
-        return Workload(NAMESPACE, name, made["metadata"]["uid"], account)
+        assertions = {Exchange.DIRECT: Assertions(bench.client, AUDIENCE)}
+        return FederatedSource(bench.policy, assertions, bench.sign_ins, enabled=enabled)
 
     def trust_at_azure(self, account: str = "builder", **changed: Any) -> None:
         subject = f"system:serviceaccount:{NAMESPACE}:{account}"
@@ -92,7 +90,8 @@ def _no_permit() -> Any:
 
 
 @pytest.fixture
-def trust(bench: Bench) -> Trust:
+async def trust(bench: Bench) -> Trust:
+    await bench.sign_ins.load()  # the import takes longer than some requests here have
     return Trust(bench)
 
 
@@ -126,7 +125,7 @@ async def test_fetches_of_one_pod_share_an_assertion_and_those_of_another_pod_do
         await trust.fetch()
     assert trust.asked() == (1, 2)
     trust.trust_at_azure("other")
-    await trust.fetch(trust.pod("second", "other"))
+    await trust.fetch(trust.bench.pod("second", "other"))
     assert trust.asked() == (2, 3)
 
 
@@ -181,7 +180,7 @@ async def test_a_subject_that_differs_in_case_is_named_immediately(trust: Trust)
 
 async def test_a_cached_refusal_can_be_raised_again(trust: Trust) -> None:
     with pytest.raises(UntrustedError) as refused:
-        await trust.fetch(within=0.5)
+        await trust.fetch()
     again = refused.value.again()
     assert refusal_of(again) == refusal_of(refused.value)
     assert (again.__context__, again.__traceback__) == (None, None)
@@ -189,9 +188,9 @@ async def test_a_cached_refusal_can_be_raised_again(trust: Trust) -> None:
 
 async def test_another_pods_service_account_is_not_trusted_for_the_identity(trust: Trust) -> None:
     trust.trust_at_azure()
-    stranger = trust.pod("stranger", "stranger")
+    stranger = trust.bench.pod("stranger", "stranger")
     with pytest.raises(UntrustedError):
-        await trust.fetch(stranger, within=0.5)
+        await trust.fetch(stranger)
     assert (await trust.fetch()).token.access_token
 
 
@@ -276,7 +275,7 @@ async def test_a_pods_successor_does_not_use_its_assertion(trust: Trust) -> None
 
 async def test_no_assertion_is_logged_or_shown(trust: Trust, everything_logged: io.StringIO) -> None:
     seen: list[str] = []
-    of = trust.source._assertions.of
+    of = trust.source._assertions[Exchange.DIRECT].of
 
     async def noted(workload: Workload) -> Any:
         assertion = await of(workload)
@@ -284,10 +283,10 @@ async def test_no_assertion_is_logged_or_shown(trust: Trust, everything_logged: 
         assert assertion.token not in repr(assertion) + str(assertion)
         return assertion
 
-    trust.source._assertions.of = noted  # type: ignore[method-assign]
+    trust.source._assertions[Exchange.DIRECT].of = noted  # type: ignore[method-assign]
     await trust.source._sign_ins.load()  # the first sign-in of a process takes longer than the request has
     with pytest.raises(UntrustedError) as refused:
-        await trust.fetch(within=0.5)
+        await trust.fetch()
     trust.trust_at_azure()
     await trust.fetch()
     output = (
@@ -296,3 +295,12 @@ async def test_no_assertion_is_logged_or_shown(trust: Trust, everything_logged: 
     assert len(seen) == 2
     assert all(read_claims(each)["sub"] for each in seen)
     assert not [each for each in seen if each in output or each.split(".")[2] in output]
+
+
+async def test_a_token_of_nmis_own_service_account_is_not_trusted(trust: Trust) -> None:
+    """AKS's webhook mounts such a token into NMI's pods. No federated credential names that service account."""
+    trust.trust_at_azure()
+    with pytest.raises(UntrustedError) as refused:
+        await trust.fetch(trust.bench.pod("nmi", "aad-pod-identity-nmi"))
+    assert "AADSTS700213" in refusal_of(refused.value).sentence
+    assert (await trust.fetch()).token.access_token

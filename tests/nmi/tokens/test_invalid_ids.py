@@ -1,4 +1,4 @@
-"""An AzureIdentity of type 0 whose ids can be none never reaches IMDS."""
+"""An AzureIdentity of type 0 with invalid ids causes no request to IMDS."""
 
 import pytest
 

@@ -23,7 +23,7 @@ PASSWORD = b"the-passw0rd-of-the-file"
 
 
 def shown(error: BaseException) -> str:
-    """All that a careless `log.exception` could write, arguments and chained errors included."""
+    """Return all text that a `log.exception` could write, with arguments and chained errors."""
     lines = traceback.format_exception(error)
     met: BaseException | None = error
     while met is not None:

@@ -1,6 +1,6 @@
-"""Tokens by secret and by certificate, from an AAD that verifies them, with Secrets out of an API server.
+"""Tokens by secret and by certificate, from an AAD that verifies them, with Secrets of an API server.
 
-Excluded: what is refused before anything is read (`test_sign_in_policy.py`), and failures (`test_sign_in_failures.py`).
+Excluded: refusals before any read (`test_sign_in_policy.py`), and failures (`test_sign_in_failures.py`).
 """
 
 import asyncio

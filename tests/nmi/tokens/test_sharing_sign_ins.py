@@ -1,4 +1,4 @@
-"""Many pods, one service principal: how often Secret and AAD are asked, and that no namespace takes all there is."""
+"""Many pods with one service principal: few reads and sign-ins, and a limit for each namespace."""
 
 import asyncio
 

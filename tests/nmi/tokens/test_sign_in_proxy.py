@@ -1,4 +1,4 @@
-"""The way to AAD through a proxy: only where the operator set one, as a tunnel, and never out of NMI's environment."""
+"""The proxy for AAD: only the one of the settings, as a tunnel, and never one of the environment."""
 
 import asyncio
 import base64

@@ -17,9 +17,7 @@ def bench_that_signs_in() -> Bench:
 
 async def given_up(bench: Bench) -> None:
     """A request that ends while its sign-in is in flight."""
-    bench.source.gate.clear()
-    asking = asyncio.create_task(bench.token())
-    await settle()
+    asking = await bench.hold()
     assert bench.source.sent == 1
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -66,9 +64,7 @@ async def test_a_failed_sign_in_without_waiters_is_not_retried() -> None:
 @in_virtual_time
 async def test_shutdown_ends_the_sign_in_too() -> None:
     bench = bench_that_signs_in()
-    bench.source.gate.clear()
-    asking = asyncio.create_task(bench.token())
-    await settle()
+    asking = await bench.hold()
     await bench.broker.aclose()
     with pytest.raises(Unreachable):
         await asking

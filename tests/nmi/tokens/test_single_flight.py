@@ -59,9 +59,7 @@ async def test_a_waiter_that_gives_up_does_not_affect_the_others() -> None:
 @in_virtual_time
 async def test_a_sent_call_is_completed_without_waiters() -> None:
     bench = Bench()
-    bench.source.gate.clear()
-    only = asyncio.create_task(bench.token())
-    await settle()
+    only = await bench.hold()
     only.cancel()
     await settle()
     bench.source.gate.set()
@@ -104,9 +102,7 @@ async def test_a_request_at_the_moment_of_the_drop_gets_a_new_flight() -> None:
 async def test_a_flight_without_waiters_makes_no_second_attempt() -> None:
     bench = Bench()
     bench.source.retry = lambda: True
-    bench.source.gate.clear()
-    only = asyncio.create_task(bench.token())
-    await settle()
+    only = await bench.hold()
     only.cancel()
     await settle()
     bench.source.gate.set()
@@ -123,7 +119,7 @@ async def test_a_queued_flight_is_charged_to_the_next_waiter_when_its_starter_le
         await settle()
         follower = asyncio.create_task(bench.token(pod="ns/follower"))
         await settle()
-        # 64 places a pod: were the flight still on its starter's account, the starter could not fill them.
+        # The limit is 64 per pod. If the flight still counted for the pod that started it, this pod could not reach 64.
         starter.cancel()
         await settle()
         fillers = [asyncio.create_task(bench.governor.permit("ns/greedy").__aenter__()) for _ in range(64)]
@@ -150,9 +146,7 @@ async def test_a_failure_reaches_every_waiter() -> None:
 @in_virtual_time
 async def test_force_refresh_never_joins_an_earlier_fetch() -> None:
     bench = Bench()
-    bench.source.gate.clear()
-    ordinary = asyncio.create_task(bench.token())
-    await settle()
+    ordinary = await bench.hold()
     refreshed = asyncio.create_task(bench.token(FORCE_REFRESH))
     await settle()
     bench.source.gate.set()
@@ -164,9 +158,7 @@ async def test_force_refresh_never_joins_an_earlier_fetch() -> None:
 @in_virtual_time
 async def test_closing_cancels_the_flights_and_notifies_the_waiters() -> None:
     bench = Bench()
-    bench.source.gate.clear()
-    waiter = asyncio.create_task(bench.token())
-    await settle()
+    waiter = await bench.hold()
     await bench.broker.aclose()
     with pytest.raises(Unreachable):
         await waiter

@@ -1,4 +1,4 @@
-"""Which requests may share a cached token: those alone that agree in everything that decides about it."""
+"""The requests that may share a cached token: those that are equal in everything that determines the token."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -33,7 +33,7 @@ REQUESTS: Final = st.fixed_dictionaries(dict(PARTS))
 
 
 def key(parts: Mapping[str, object]) -> TokenKey:
-    """The key of a token request in which everything is as *parts* says."""
+    """The key of a token request with *parts*."""
     given: dict[str, object] = dict(parts)
     secret = SecretReference(name=str(given["secret_name"]), namespace=str(given["secret_namespace"]))
     auxiliary = given["auxiliary_tenants"]

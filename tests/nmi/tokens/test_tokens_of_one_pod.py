@@ -1,14 +1,16 @@
-"""Tokens that are one pod's alone: kept apart, fetched apart, renewed for it, and gone with it."""
+"""Tokens of one pod only: stored, fetched and refreshed separately, and dropped with the pod."""
 
 import asyncio
 import logging
 
+import msgspec
 import pytest
 
 from nmi.identity.request import TokenRequest
 from nmi.tokens.cache import TOKENS_PER_IDENTITY
 from nmi.tokens.source import Workload
 from podidentity.azure.errors import Refused, Unreachable
+from podidentity.resources import EXCHANGE_ANNOTATION
 from tests.nmi.tokens.fakes import REQUEST, Bench, identity
 from tests.virtual_time import in_virtual_time, settle
 
@@ -118,9 +120,7 @@ async def test_forgetting_an_unknown_pod_drops_nothing() -> None:
 @in_virtual_time
 async def test_forgetting_an_unknown_pod_ends_no_shared_fetch() -> None:
     bench = Bench()
-    bench.source.gate.clear()
-    asking = asyncio.create_task(bench.token())
-    await settle()
+    asking = await bench.hold()
     bench.broker.forget_pod("")
     bench.source.gate.set()
     assert await asking == "token-1"
@@ -156,7 +156,7 @@ async def renewed_in_vain(type_: int) -> None:
 def test_the_log_line_of_a_failed_renewal_names_the_endpoint(
     caplog: pytest.LogCaptureFixture, type_: int, whom: str
 ) -> None:
-    with caplog.at_level(logging.WARNING, "nmi.tokens.broker"):
+    with caplog.at_level(logging.WARNING, "nmi.tokens.refresh"):
         renewed_in_vain(type_)
     (line,) = (record.getMessage() for record in caplog.records if "token refresh failed" in record.getMessage())
     assert [each for each in ("IMDS", "sign-in endpoint") if each in line] == [whom]
@@ -170,4 +170,27 @@ async def test_a_pod_that_requests_ever_new_audiences_evicts_only_its_own_tokens
         await bench.broker.token(identity(), TokenRequest(f"https://{number}"), "ns/a", workload=A)
     assert len(bench.broker._tokens) == 16 + 1
     assert await token(bench, B) == first
+    await bench.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_changed_exchange_needs_a_new_token_which_is_renewed_by_the_new_exchange() -> None:
+    bench = bench_per_pod()
+
+    async def by(exchange: str) -> str:
+        made = identity(type_=3)
+        meta = msgspec.structs.replace(made.metadata, annotations={EXCHANGE_ANNOTATION: exchange} if exchange else None)
+        chosen = msgspec.structs.replace(made, metadata=meta)
+        return (await bench.broker.token(chosen, REQUEST, "ns/a", workload=A)).token.access_token
+
+    assert [await by(each) for each in ("", "identityBindings", "identityBindings")] == [
+        "token-1",
+        "token-2",
+        "token-2",
+    ]
+    await asyncio.sleep(12 * 3600 + 2)
+    await settle()
+    (*_, last) = bench.source.requests
+    assert last.identity.metadata.annotation(EXCHANGE_ANNOTATION) == "identityBindings"
+    assert len(bench.source.requests) == 3, "the former token is not renewed"
     await bench.broker.aclose()

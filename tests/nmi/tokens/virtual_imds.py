@@ -1,7 +1,7 @@
-"""IMDS in virtual time: the real source, governor, breaker and broker over a session that has no sockets.
+"""IMDS in virtual time: the real source, governor, breaker and broker with a session that has no sockets.
 
-The one fake here that speaks no HTTP, because the clock of sockets cannot jump. What goes over the wire is tested where
-time is real (`tests/podidentity/azure_imds`).
+This fake does not use HTTP, because the clock of sockets cannot be virtual. `tests/podidentity/azure_imds` tests the
+requests on the wire in real time.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ class _Response:
 
 
 class VirtualImds:
-    """In place of the session. *behave* says how a call ends; by default each gets a token."""
+    """A replacement of the session. *behave* determines the result of a call; by default it is a token."""
 
     def __init__(self) -> None:
         self.behave: Callable[[Call], Reply] = lambda _call: Reply()

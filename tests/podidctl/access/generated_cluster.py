@@ -20,6 +20,7 @@ from podidctl.access.projections import (
     Subject,
 )
 from podidctl.diagnosis.daemons import Daemon, DaemonCondition, DaemonContainer, DaemonSpec, DaemonStatus
+from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import (
     ASSIGNED,
@@ -37,8 +38,6 @@ from podidentity.resources import (
     AzurePodIdentityExceptionSpec,
     BareMeta,
     Meta,
-    Node,
-    NodeSpec,
     OwnerReference,
     PodMeta,
     PodStatus,
@@ -87,12 +86,12 @@ def _team(number: int) -> str:
     return f"team-{number % NAMESPACES}"
 
 
-def _node(number: int) -> Node:
+def _node(number: int) -> PlacedNode:
     name = f"node-{number:04}"
     compute = f"azure://{SUBSCRIPTION}/nodes/providers/Microsoft.Compute"
     pool = f"pool-{number // SCALE_SET_NODES}"
     host = f"virtualMachines/{name}" if number % 10 == 0 else f"virtualMachineScaleSets/{pool}/virtualMachines/{number}"
-    return Node(metadata=BareMeta(name=name), spec=NodeSpec(provider_id=f"{compute}/{host}"))
+    return PlacedNode(metadata=BareMeta(name=name), spec=PlacedNodeSpec(provider_id=f"{compute}/{host}"))
 
 
 def _identity(number: int) -> AzureIdentity:
@@ -236,7 +235,7 @@ def _bound(
     )
 
 
-def _azure(nodes: list[Node], assigned: list[AzureAssignedIdentity]) -> dict[str, HostIdentities]:
+def _azure(nodes: list[PlacedNode], assigned: list[AzureAssignedIdentity]) -> dict[str, HostIdentities]:
     hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in nodes}
     attached: dict[str, dict[str, Attached]] = {}
     for number, host in enumerate(hosts.values()):

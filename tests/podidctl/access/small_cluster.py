@@ -30,6 +30,7 @@ from podidctl.access.projections import (
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Grant, PodAccess
 from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import (
     BEHAVIOR_ANNOTATION,
@@ -43,8 +44,6 @@ from podidentity.resources import (
     AzurePodIdentityExceptionSpec,
     BareMeta,
     Meta,
-    Node,
-    NodeSpec,
     OwnerReference,
     PodMarks,
     PodMeta,
@@ -59,8 +58,8 @@ SCALE_SET = f"{SUBSCRIPTION}/nodes/providers/Microsoft.Compute/virtualMachineSca
 KUBELET, STRANGE = identity_id("kubelet"), identity_id("backup")
 
 
-def node(name: str, host: str) -> Node:
-    return Node(metadata=BareMeta(name=name), spec=NodeSpec(provider_id=f"azure://{host}" if host else ""))
+def node(name: str, host: str) -> PlacedNode:
+    return PlacedNode(metadata=BareMeta(name=name), spec=PlacedNodeSpec(provider_id=f"azure://{host}" if host else ""))
 
 
 def identity(

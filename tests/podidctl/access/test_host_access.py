@@ -9,7 +9,7 @@ from podidctl.access.schema import Way
 from tests.podidctl.access.small_cluster import SCALE_SET, exception, nmi, node, pod, pod_of, reviewed
 
 
-def ways(exempt: str = "", *, nmi_missing: bool = False, **spec: Any) -> list[Way]:
+def ways(exempt: str = "", *, nmi_missing: str = "", **spec: Any) -> list[Way]:
     return [each.way for each in host_access(pod("web", **spec), exempt, nmi_missing=nmi_missing)]
 
 
@@ -79,13 +79,13 @@ def test_paths_that_only_look_alike_are_not_found() -> None:
 
 def test_exemptions_name_their_cause_and_do_not_apply_to_mirror_pods() -> None:
     assert ways("MIC") == [Way.MIC]
-    (by_exception,) = host_access(pod("web"), "exception shop/legacy", nmi_missing=False)
+    (by_exception,) = host_access(pod("web"), "exception shop/legacy", nmi_missing="")
     assert (by_exception.way, by_exception.detail) == (Way.EXCEPTION, "shop/legacy")
     assert ways("exception shop/legacy", mirror=True) == []
 
 
 def test_a_missing_nmi_opens_its_node() -> None:
-    assert ways(nmi_missing=True) == [Way.NO_NMI]
+    assert ways(nmi_missing="why") == [Way.NO_NMI]
 
 
 def test_the_review_finds_exceptions_and_nodes_without_nmi() -> None:

@@ -1,13 +1,19 @@
 """Requirements of federated identities: each missing one is reported with the next action, and its neighbour is not."""
 
+import dataclasses
+from io import StringIO
 from typing import Any
 
 import msgspec
 import pytest
+import yaml
+from rich.console import Console
 
 from podidctl.diagnosis.input import ReadFailure
-from podidctl.doctor.schema import Finding, Level, Report
+from podidctl.doctor.command import MANIFEST_LINES_MAX, show
+from podidctl.doctor.schema import Finding, Level, Report, make_finding
 from podidctl.doctor.state import FederatedAccess, ServerState
+from podidentity.azure.identity_permissions import permission_binding, permission_role
 from podidentity.resources import AzureIdentity
 from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, exception, pod
 from tests.podidctl.doctor_inputs import bad, examined, nmi, node, objects, one
@@ -107,8 +113,8 @@ def test_an_unreadable_state_is_unknown() -> None:
     assert [each.level for each in bad(report)] == [Level.UNKNOWN, Level.UNKNOWN]
 
 
-@pytest.mark.parametrize(("number", "well"), [(20, True), (21, False)])
-def test_more_subjects_than_azure_accepts_for_one_identity_are_counted(number: int, *, well: bool) -> None:
+def shared_by(number: int, *flags: str) -> Report:
+    """Two AzureIdentities for one client id, used by *number* service accounts."""
     # Azure ignores case in client ids, and two pods of one account are one subject.
     twin = federated("twin", client_id=CLIENT_ID.upper(), tenant_id="CONTOSO.com")
     pods = [
@@ -116,16 +122,29 @@ def test_more_subjects_than_azure_accepts_for_one_identity_are_counted(number: i
     ]
     pods.append(pod("again", uid="again", service_account="sa-0", label="a"))
     names = frozenset(each.spec.service_account_name for each in pods)
-    report = diagnose(
+    return diagnose(
         federated(),
         twin,
+        nmi=(nmi("--federated-identities", *flags),),
         pods=tuple(pods),
         bindings=(binding("a", selector="a"), binding("b", "twin", selector="b")),
         federation=FederatedAccess({"ns": names}, {NMI_ACCOUNT: ()}),
     )
-    lines = federated_only(report)
-    assert [each.level for each in lines] == ([] if well else [Level.PROBLEM])
-    assert well or "pods of 21 service accounts share client id c11e…000a" in lines[0].says
+
+
+@pytest.mark.parametrize(
+    ("number", "level"), [(15, None), (16, Level.WARNING), (20, Level.WARNING), (21, Level.PROBLEM)]
+)
+def test_subjects_of_one_identity_are_compared_with_azures_limit(number: int, level: Level | None) -> None:
+    lines = federated_only(shared_by(number))
+    assert [each.level for each in lines] == ([] if level is None else [level])
+    for each in lines:
+        assert f"pods of {number} service accounts share client id c11e…000a" in each.says
+        assert "identity bindings" in each.next
+
+
+def test_with_identity_bindings_service_accounts_are_not_counted() -> None:
+    assert federated_only(shared_by(200, "--federated-exchange=identityBindings")) == []
 
 
 def test_an_identity_without_a_token_source_in_nmi_is_unusable_whatever_the_flag() -> None:
@@ -136,3 +155,59 @@ def test_an_identity_without_a_token_source_in_nmi_is_unusable_whatever_the_flag
         (line,) = lines
         assert line.says.startswith("AzureIdentity ns/id (1 pod)")
         assert "tenant" in line.next
+
+
+def permissions_of(*unpermitted: tuple[str, tuple[str, ...]], **changes: Any) -> Report:
+    bindings = nmi("--federated-identities", "--federated-exchange=identityBindings")
+    access = dataclasses.replace(THERE, unpermitted=dict(unpermitted))
+    return diagnose(**({"nmi": (bindings,), "federation": access} | changes))
+
+
+def test_a_missing_permission_of_identity_bindings_is_reported_with_its_objects() -> None:
+    line = one(permissions_of((CLIENT_ID, ("ns/shop",))))
+    assert (line.check, line.level) == ("federated", Level.PROBLEM)
+    assert line.says.startswith(
+        "RBAC does not let service accounts ns/shop use the identity with client id c11e…000a (use-managed-identity)"
+    )
+    assert "kubectl apply" in line.next
+    assert list(yaml.safe_load_all(line.manifest)) == [
+        permission_role(CLIENT_ID),
+        permission_binding(CLIENT_ID, "ns", "shop"),
+    ]
+
+
+def test_permissions_that_all_exist_are_no_finding() -> None:
+    assert bad(permissions_of()) == []
+
+
+def test_the_account_of_an_exempt_pod_needs_no_permission() -> None:
+    pods = (pod(service_account="shop", labels={"app": "x"}),)
+    report = permissions_of((CLIENT_ID, ("ns/shop",)), pods=pods, exceptions=(exception(labels={"app": "x"}),))
+    assert federated_only(report) == []
+
+
+def test_a_client_id_that_is_no_guid_gets_no_objects() -> None:
+    line = one(permissions_of(("*", ("ns/shop",))))
+    assert (line.manifest, "GUID" in line.next) == ("", True)
+
+
+def test_unreadable_permissions_are_unknown_with_the_operators_permission() -> None:
+    line = one(permissions_of(federation=dataclasses.replace(THERE, unpermitted=ReadFailure("not allowed: reviews"))))
+    assert line.level is Level.UNKNOWN
+    assert "not allowed: reviews" in line.says
+    assert "create on subjectaccessreviews" in line.next
+
+
+def test_permissions_beyond_the_limit_are_counted() -> None:
+    line = one(permissions_of(federation=dataclasses.replace(THERE, unchecked_uses=3)))
+    assert line.level is Level.UNKNOWN
+    assert line.says == "the permission of 3 more service accounts was not checked"
+
+
+def test_the_table_prints_whole_manifests_up_to_a_limit() -> None:
+    manifest = "---\n" + "a: b\n" * (MANIFEST_LINES_MAX // 2 - 1)
+    finding = make_finding("federated", Level.PROBLEM, "says", "then", manifest=manifest)
+    text = StringIO()
+    show(Report(findings=[finding] * 3), Console(file=text, width=200, highlight=False))
+    assert text.getvalue().count(manifest) == 2
+    assert "1 more manifest: podidctl doctor -o json" in text.getvalue()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.node_placement import PLACED_NODES
 from podidctl.doctor.command import FINDINGS_MAX, shortened, show
 from podidctl.doctor.federated_identities import served_pairs
 from podidctl.doctor.objects import selectors
@@ -23,7 +24,6 @@ from podidentity.resources import (
     BINDINGS,
     EXCEPTIONS,
     IDENTITIES,
-    NODES,
     PODS,
     AzureIdentityBinding,
     Kind,
@@ -45,7 +45,7 @@ def text_of(report: Report) -> str:
 def test_a_pod_that_is_only_labelled_like_nmi_is_not_reported_as_nmi() -> None:
     (line,) = [each for each in examined(nmi=(nmi(host_network=False),)).findings if each.check == "NMI"]
     assert line.level is Level.PROBLEM
-    assert "none of them in the node's network: kube-system/nmi-1" in line.says
+    assert "none of them in the node's network or with files of the node: kube-system/nmi-1" in line.says
 
 
 def test_a_pod_that_is_only_labelled_like_mic_is_not_reported_as_mic() -> None:
@@ -106,7 +106,7 @@ FIELDS = {
     EXCEPTIONS: ("podLabels",),
     ASSIGNED_IDENTITIES: ("pod", "podNamespace", "nodeName", "azureIdentityRef", "azureBindingRef"),
     PODS: ("nodeName", "hostNetwork", "serviceAccountName"),
-    NODES: ("providerID",),
+    PLACED_NODES: ("providerID",),
 }
 
 
@@ -138,7 +138,7 @@ def any_objects(draw: st.DrawFn) -> Objects:
         exceptions=several(EXCEPTIONS),
         assigned=several(ASSIGNED_IDENTITIES),
         pods=several(PODS),
-        nodes=several(NODES),
+        nodes=several(PLACED_NODES),
     )
 
 

@@ -128,6 +128,8 @@ async def test_the_version_may_arrive_in_parts(parts: tuple[bytes, ...], version
         (definition(name="v1beta1"), Level.PROBLEM, "v1 is not served"),
         (definition(storage=False), Level.WARNING, "another version is stored"),
         (definition(schema={"openAPIV3Schema": {}}), Level.WARNING, "drops unknown fields"),
+        (definition(preserve_unknown_fields=True), Level.WARNING, "is from version v1beta1"),
+        (definition(preserve_unknown_fields=True, schema=None), Level.WARNING, "is from version v1beta1"),
         (ReadFailure("not allowed"), Level.UNKNOWN, "not allowed"),
     ],
 )

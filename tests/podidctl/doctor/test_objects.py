@@ -8,14 +8,15 @@ import msgspec
 import pytest
 
 from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.node_placement import PlacedNode
 from podidctl.doctor.schema import Level
-from podidentity.resources import AzureIdentitySpec, Node, SecretReference
+from podidentity.resources import AzureIdentitySpec, SecretReference
 from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod
 from tests.podidctl.doctor_inputs import bad, examined, mic, nmi, objects, one
 
 MALFORMED = msgspec.structs.replace(identity(), spec=AzureIdentitySpec(type=0, resource_id="/typo"))
 SAID = {"aadpodidentity.k8s.io/message": "grant MIC the role"}
-BARE = Node(metadata=objects().nodes[0].metadata)
+BARE = PlacedNode(metadata=objects().nodes[0].metadata)
 
 
 def test_a_healthy_installation_has_no_finding() -> None:

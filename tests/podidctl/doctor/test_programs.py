@@ -1,9 +1,11 @@
-"""NMI and MIC as pods: where one lacks, is not ready, or has flags that do not fit the other's."""
+"""NMI and MIC as pods: missing, not ready, or with flags that contradict each other's."""
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from podidctl.diagnosis.daemons import DaemonVolume, HostPath
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.schema import Level
 from tests.nmi.identity.shapes import exception
@@ -56,6 +58,12 @@ def test_mic_in_another_namespace_is_ok_if_an_exception_covers_it() -> None:
     covers = exception(labels={"component": "mic"}, namespace="kube-system")
     report = examined(nmi=(nmi("--MICNamespace=default"),), objects=objects(exceptions=(covers,)))
     assert bad(report) == []
+
+
+def test_nmi_with_a_network_of_its_own_and_a_file_of_the_node_is_nmi() -> None:
+    own = nmi("--redirect=cilium", host_network=False)
+    of_node = msgspec.structs.replace(own.spec, volumes=[DaemonVolume(host_path=HostPath("/etc/default/kubelet"))])
+    assert bad(examined(nmi=(msgspec.structs.replace(own, spec=of_node),))) == []
 
 
 def test_mic_on_the_host_network_requires_nothing_of_nmi() -> None:

@@ -35,7 +35,7 @@ async def test_doctor_reads_and_never_writes(cloud: EmulatedCloud) -> None:
     requests: list[Recorded] = []
     cloud.api.intercept = requests.append
     answer = await ask(cloud, "-o", "json")
-    assert (answer.code, answer.err) == (1, ""), "NMI and MIC are no pods here, so what they are is unknown"
+    assert (answer.code, answer.err) == (1, ""), "NMI and MIC are not pods here, so their state is unknown"
     assert {name for name, level in checks(answer).items() if level != "ok"} == {"NMI", "MIC"}
     assert {"API server", "clocks", "definitions", "spellings", "leader", "selectors"} <= set(checks(answer))
     ours = [each for each in requests if "podidctl" in each.user_agent]

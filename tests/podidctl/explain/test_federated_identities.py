@@ -7,10 +7,12 @@ import pytest
 
 from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome
 from podidctl.diagnosis.input import ReadFailure, ServiceAccountAccess
+from podidctl.diagnosis.node_placement import PlacedNode
 from podidctl.explain.explanation import explain
 from podidctl.explain.schema import Explanation, Link, LinkState
 from podidctl.token.prediction import TokenPrediction, predict
-from podidentity.resources import Node
+from podidentity.azure.federation import Exchange
+from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity
 from tests.nmi.identity.shapes import CLIENT_ID, binding, pod
 from tests.podidctl.federated import NMI_ACCOUNT, federated, trusted
 from tests.podidctl.prediction_inputs import broken, only, rules, states
@@ -30,7 +32,7 @@ def account_link(explanation: Explanation) -> Link:
 
 
 def test_each_link_is_printed_and_none_concerns_the_vm() -> None:
-    explanation = explain_federated(node=Node())
+    explanation = explain_federated(node=PlacedNode())
     assert states(explanation) == [
         ("pod", "ok"),
         ("address", "ok"),
@@ -43,6 +45,48 @@ def test_each_link_is_printed_and_none_concerns_the_vm() -> None:
         ("NMI", "ok"),
     ]
     assert explanation.answer.outcome is Outcome.GRANTED
+
+
+BINDINGS = rules(federated_identities=True, federated_exchange=Exchange.IDENTITY_BINDINGS)
+
+
+def annotated(exchange: str) -> AzureIdentity:
+    made = federated()
+    meta = msgspec.structs.replace(made.metadata, annotations={EXCHANGE_ANNOTATION: exchange})
+    return msgspec.structs.replace(made, metadata=meta)
+
+
+def test_with_identity_bindings_the_token_proxy_and_the_permission_are_printed() -> None:
+    explanation = explain_federated(configuration=BINDINGS)
+    assert explanation.answer.outcome is Outcome.GRANTED
+    (assigned,) = [each for each in explanation.links if each.link == "assigned identity"]
+    assert "NMI asks the cluster's token proxy (AKS identity bindings), tenant contoso.com" in assigned.says
+    assert assigned.says.endswith("service account ns/shop for api://AKSIdentityBinding")
+    says = account_link(explanation).says
+    assert "audience api://AKSIdentityBinding (exchange identityBindings)" in says
+    assert "the service account the permission use-managed-identity" in says
+    assert "federated credential" not in says
+
+
+def test_the_prediction_names_the_exchange() -> None:
+    assert predicted().exchange == "direct"
+    assert predicted(configuration=BINDINGS).exchange == "identityBindings"
+
+
+def test_an_allowed_annotation_chooses_the_exchange() -> None:
+    allowed = rules(federated_identities=True, federated_exchange_annotation=True)
+    assert predicted(configuration=allowed, identity=annotated("identityBindings")).exchange == "identityBindings"
+    assert predicted(configuration=allowed, identity=annotated("direct")).exchange == "direct"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "why"), [("identityBindings", "does not allow"), ("Direct", "annotation of this identity's")]
+)
+def test_an_annotation_that_nmi_refuses_is_predicted(chosen: str, why: str) -> None:
+    prediction = predicted(identity=annotated(chosen))
+    assert (prediction.outcome, prediction.exchange) == (Outcome.REFUSED, "")
+    assert why in prediction.description
+    assert account_link(explain_federated(identity=annotated(chosen))).says
 
 
 def test_the_sign_in_endpoint_and_the_required_credential_are_printed() -> None:
@@ -131,6 +175,30 @@ def test_an_unreadable_state_is_unknown_and_refuses_nothing(account: ServiceAcco
     assert link.next
     assert "system:serviceaccount:ns:shop" in link.says
     assert explanation.answer.outcome is Outcome.GRANTED
+
+
+@pytest.mark.parametrize(
+    ("account", "named", "unnamed"),
+    [
+        (ServiceAccountAccess(ReadFailure("no"), nmi_may_request=True, nmi=NMI_ACCOUNT), "get", "create"),
+        (ServiceAccountAccess(exists=True, nmi_may_request=ReadFailure("no"), nmi=NMI_ACCOUNT), "create", "get"),
+    ],
+    ids=["account", "review"],
+)
+def test_exactly_the_operators_missing_permission_is_named(
+    account: ServiceAccountAccess, named: str, unnamed: str
+) -> None:
+    link = account_link(explain_federated(account=account))
+    assert f"{named} on " in link.next
+    assert f"{unnamed} on " not in link.next
+
+
+def test_a_read_that_the_api_server_failed_needs_no_permission() -> None:
+    failed = ReadFailure("500 InternalError", is_forbidden=False)
+    link = account_link(explain_federated(account=ServiceAccountAccess(failed, ReadFailure("no"), nmi=NMI_ACCOUNT)))
+    permissions, server = link.next.split("; ", 1)
+    assert permissions.endswith("(create on subjectaccessreviews of authorization.k8s.io)")
+    assert server.startswith("try again; if it fails again, check the API server")
 
 
 def test_an_identity_of_another_namespace_is_reported_as_another_namespaces() -> None:

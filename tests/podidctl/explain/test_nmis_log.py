@@ -1,4 +1,4 @@
-"""The last token and the last refusals, read out of lines that NMI's own code has written, in both forms of its log."""
+"""The last token and the last refusals, read from lines that NMI's code has written, in both log formats."""
 
 import io
 import logging

@@ -64,6 +64,14 @@ def test_an_event_counts_if_the_log_cannot_be_read() -> None:
     assert explanation.answer.outcome is Outcome.REFUSED
 
 
+def test_a_summary_of_repeats_has_the_cause_of_their_first_one() -> None:
+    summary = refusal(10, identity="", resource="", error="", decided_at="", repeats=3)
+    other = refusal(20, outcome=Reason.UPSTREAM_THROTTLED.value, error="another cause")
+    assert only(explain_pod(now=NOW, decisions=(summary, other, refusal()))).next == CAUSE
+    alone = only(explain_pod(now=NOW, decisions=(summary, other)))
+    assert "see the log of NMI on the pod's node" in alone.next
+
+
 @pytest.mark.parametrize(
     "changes",
     [

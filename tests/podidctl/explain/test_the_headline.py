@@ -1,4 +1,4 @@
-"""The first line says nothing that a link below it contradicts."""
+"""The first line of the output contradicts none of the links below it."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from tests.podidctl.prediction_inputs import broken, explain_pod, labelled, nmi_
 
 NO_WORKING_NMI = {
     "nowhere": NmiPods(),
-    "elsewhere": NmiPods(elsewhere=True),
+    "elsewhere": NmiPods(others=(nmi_pod("node-2"),)),
     "not-ready": NmiPods((nmi_pod(ready=False),)),
 }
 ATTACHED = HostIdentities(attached={resource_id("id").lower(): Attached(resource_id("id"))})
@@ -36,7 +36,7 @@ def test_a_refusal_that_a_missing_nmi_would_return_has_no_status() -> None:
 
 
 def test_an_exempt_pod_uses_imds_also_without_nmi_but_not_with_a_hanging_one() -> None:
-    assert explain_pod(**UNDER, nmi=NmiPods(elsewhere=True)).answer.outcome is Outcome.EXEMPT
+    assert explain_pod(**UNDER, nmi=NmiPods(others=(nmi_pod("node-2"),))).answer.outcome is Outcome.EXEMPT
     hanging = explain_pod(**UNDER, nmi=NO_WORKING_NMI["not-ready"]).answer
     assert hanging.outcome is Outcome.UNANSWERED
     assert "would forward the request to IMDS" in hanging.says

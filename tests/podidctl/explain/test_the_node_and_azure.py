@@ -4,9 +4,10 @@ import pytest
 
 from mic.azure.identities import GONE, Attached, HostIdentities
 from podidctl.diagnosis.input import NmiPods, ReadFailure
+from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
 from podidctl.explain.schema import Link, LinkState
 from podidentity.azure.errors import Refused
-from podidentity.resources import BareMeta, Node, NodeSpec
+from podidentity.resources import BareMeta
 from tests.nmi.identity.shapes import CLIENT_ID, NODE, assigned_identity, binding, identity, resource_id
 from tests.podidctl.prediction_inputs import explain_pod, labelled, nmi_pod, only, rules
 
@@ -25,7 +26,7 @@ def link_of(name: str, **changes: object) -> Link:
         (HostIdentities(attached=ATTACHED), LinkState.OK, "it is on vm-1"),
         (HostIdentities(), LinkState.BROKEN, "is not attached to vm-1"),
         (HostIdentities(attached=ATTACHED, provisioning_state="Updating"), LinkState.UNKNOWN, "is in progress"),
-        (GONE, LinkState.BROKEN, "Azure knows no /subscriptions/s/"),
+        (GONE, LinkState.BROKEN, "Azure has no /subscriptions/s/"),
         (Refused("no right", status=403, code="AuthorizationFailed"), LinkState.UNKNOWN, "403 AuthorizationFailed"),
         (None, LinkState.UNKNOWN, "Azure was not asked"),
     ],
@@ -49,8 +50,12 @@ def test_a_service_principal_requires_no_vm() -> None:
     ("node", "state", "says"),
     [
         (None, LinkState.BROKEN, "no such node"),
-        (Node(metadata=BareMeta(name=NODE)), LinkState.BROKEN, "it has no providerID"),
-        (Node(metadata=BareMeta(name=NODE), spec=NodeSpec(provider_id="kind://x")), LinkState.BROKEN, "'kind://x'"),
+        (PlacedNode(metadata=BareMeta(name=NODE)), LinkState.BROKEN, "it has no providerID"),
+        (
+            PlacedNode(metadata=BareMeta(name=NODE), spec=PlacedNodeSpec(provider_id="kind://x")),
+            LinkState.BROKEN,
+            "'kind://x'",
+        ),
         (ReadFailure("not allowed: nodes"), LinkState.UNKNOWN, "not allowed: nodes"),
     ],
     ids=["gone", "bare", "elsewhere", "unread"],
@@ -62,7 +67,7 @@ def test_a_node_without_a_vm_is_reported(node: object, state: LinkState, says: s
 
 
 def test_a_node_without_nmi_is_reported_if_other_nodes_have_one() -> None:
-    assert only(explain_pod(nmi=NmiPods(elsewhere=True))).link == "NMI"
+    assert only(explain_pod(nmi=NmiPods(others=(nmi_pod("node-2"),)))).link == "NMI"
 
 
 def test_an_nmi_that_is_not_ready_is_reported_with_its_pod() -> None:

@@ -7,13 +7,35 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from podidentity.azure.federation import Exchange
+from podidentity.azure.identity_permissions import permission_binding, permission_role
+from podidentity.resources import EXCHANGE_ANNOTATION
 from podidentity_sandbox.azure import identity_id
+from podidentity_sandbox.daemon_accounts import ACCOUNTS
 from podidentity_sandbox.directory import ManagedIdentity, ServicePrincipal
 from tests.integration.identity_requests import binding, exception, identity, secret
 from tests.podidctl.faults.places import POD, Place, PodRequest
 
 LABEL: Final = {"aadpodidbinding": POD}
 WRONG_CLIENT: Final = "00000000-0000-4000-8000-0000000000ff"
+
+_RBAC: Final = "rbac.authorization.k8s.io"
+TOKEN_REQUESTS: Final[tuple[Mapping[str, Any], ...]] = (
+    {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": "Role",
+        "metadata": {"name": "request-tokens", "namespace": "default"},
+        "rules": [{"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]}],
+    },
+    {
+        "apiVersion": f"{_RBAC}/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "request-tokens", "namespace": "default"},
+        "roleRef": {"apiGroup": _RBAC, "kind": "Role", "name": "request-tokens"},
+        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNTS["nmi"], "namespace": "default"}],
+    },
+)
+"""What lets NMI request tokens of service accounts, as the chart's `federated.namespaces` does."""
 
 Inject = Callable[[Place], Awaitable[PodRequest]]
 
@@ -30,6 +52,8 @@ class Fault:
     """The checks of `doctor` with a warning or a problem."""
     response_on_node: str = ""
     """The pod's response on a real node, if it is another one there."""
+    on_node: bool = True
+    """Whether it is also tested on a real node."""
 
     @property
     def id(self) -> str:
@@ -39,17 +63,19 @@ class Fault:
     def tested(self) -> str:
         """The places of the tests, as the table states them."""
         other = f" (there: {self.response_on_node})" if self.response_on_node else ""
-        return f"sandbox, API server, node{other}"
+        return f"sandbox, API server{f', node{other}' if self.on_node else ''}"
 
 
 FAULTS: Final[list[Fault]] = []
 
 
-def fault(text: str, link: str, *checks: str, response_on_node: str = "") -> Callable[[Inject], Inject]:
+def fault(
+    text: str, link: str, *checks: str, response_on_node: str = "", on_node: bool = True
+) -> Callable[[Inject], Inject]:
     """Add the decorated function to FAULTS."""
 
     def add(inject: Inject) -> Inject:
-        FAULTS.append(Fault(text, inject, link, checks, response_on_node))
+        FAULTS.append(Fault(text, inject, link, checks, response_on_node, on_node))
         return inject
 
     return add
@@ -90,6 +116,19 @@ async def _principal(place: Place, data: Mapping[str, bytes] | None = None, **sp
     await place.apply(identity(POD, **(usual | spec)))
     await place.apply(binding(POD, POD))
     return known
+
+
+async def _bound_by_cluster(place: Place, *, permitted: bool = True, bound: bool = True) -> PodRequest:
+    """Create an identity of type 3 that uses AKS identity bindings, its objects, the permissions, and the pod."""
+    known = await _identity_on_azure(place)
+    if bound:
+        await place.on_azure(lambda azure: azure.token_proxy.bind(known.client_id))
+    made = identity(POD, type=3, clientID=known.client_id, tenantID=known.tenant_id)
+    made["metadata"]["annotations"] = {EXCHANGE_ANNOTATION: Exchange.IDENTITY_BINDINGS}
+    permission = [permission_role(known.client_id), permission_binding(known.client_id, "default", "default")]
+    for document in (*TOKEN_REQUESTS, *(permission if permitted else ()), made, binding(POD, POD)):
+        await place.apply(document)
+    return await _pod(place)
 
 
 async def _pod(place: Place, labels: Mapping[str, str] = LABEL) -> PodRequest:
@@ -267,6 +306,64 @@ async def forbidden_service_account(place: Place) -> PodRequest:
     await place.apply(identity(POD, **spec))
     await place.apply(binding(POD, POD))
     return await _pod(place)
+
+
+@fault("The cluster has no identity binding for the identity", "token", "tokens", on_node=False)
+async def no_identity_binding(place: Place) -> PodRequest:
+    return await _bound_by_cluster(place, bound=False)
+
+
+@fault(
+    "The service account may not use the identity (identity bindings)",
+    "permission",
+    "federated",
+    "tokens",
+    on_node=False,
+)
+async def no_binding_permission(place: Place) -> PodRequest:
+    return await _bound_by_cluster(place, permitted=False)
+
+
+@fault("The token proxy accepts another audience", "token", "tokens", on_node=False)
+async def wrong_proxy_audience(place: Place) -> PodRequest:
+    await place.set_fault("proxy", "audience")
+    return await _bound_by_cluster(place)
+
+
+@fault("The TLS server name of the token proxy is wrong", "token", "tokens", on_node=False)
+async def wrong_proxy_server_name(place: Place) -> PodRequest:
+    await place.set_fault("proxy", "server-name")
+    return await _bound_by_cluster(place)
+
+
+@fault("The authority of the token proxy is wrong", "token", "tokens", on_node=False)
+async def wrong_proxy_authority(place: Place) -> PodRequest:
+    await place.set_fault("proxy", "certificate")
+    return await _bound_by_cluster(place)
+
+
+@fault("The token proxy's certificate has another name", "token", "tokens", on_node=False)
+async def wrong_proxy_certificate_name(place: Place) -> PodRequest:
+    await place.set_fault("proxy", "certificate-name")
+    return await _bound_by_cluster(place)
+
+
+@fault("The token proxy does not respond", "token", "tokens", on_node=False)
+async def silent_proxy(place: Place) -> PodRequest:
+    await place.set_fault("proxy", "hang")
+    return await _bound_by_cluster(place)
+
+
+@fault("The token proxy fails", "token", "tokens", on_node=False)
+async def failing_proxy(place: Place) -> PodRequest:
+    await place.set_fault("proxy", "500")
+    return await _bound_by_cluster(place)
+
+
+@fault("The token proxy throttles the node", "token", "tokens", on_node=False)
+async def throttling_proxy(place: Place) -> PodRequest:
+    await place.set_fault("proxy", "429")
+    return await _bound_by_cluster(place)
 
 
 @fault("A proxy adds `X-Forwarded-For`", "token", "tokens")

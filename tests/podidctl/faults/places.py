@@ -88,12 +88,15 @@ class SandboxPlace:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._context: ExecutionContext | None = None
+        self.applied: list[Mapping[str, Any]] = []
+        """The objects that the place has created."""
 
     async def on_azure(self, act: Callable[[AzureEmulator], T]) -> T:
         return act(self._sandbox.azure)
 
     async def apply(self, document: Mapping[str, Any]) -> None:
         await self._sandbox.cluster.apply(dict(document))
+        self.applied.append(document)
 
     async def run_pod(self, labels: Mapping[str, str]) -> None:
         self._context = await run_pod(self._sandbox, POD, labels)

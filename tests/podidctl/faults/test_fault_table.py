@@ -16,7 +16,7 @@ from tests.podidctl.faults.catalogue import FAULTS, Fault, Inject
 from tests.podidctl.faults.places import SandboxPlace
 from tests.podidctl.faults.table import RIGHT_WITHIN_SECONDS, WRITE, assert_right, measure, rows, write
 
-HOLD = ("--max-hold=2s", "--federated-identities")
+HOLD = ("--max-hold=2s", "--federated-identities", "--federated-exchange-annotation")
 """Pods wait two seconds, not 45."""
 
 

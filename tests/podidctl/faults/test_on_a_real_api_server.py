@@ -9,6 +9,7 @@ import pytest
 
 from podidentity.kube.errors import NotFound
 from podidentity.resources import PODS
+from podidentity_sandbox.cluster import kind_of
 from podidentity_sandbox.sandbox import Sandbox
 from tests.conftest import apply_definitions, clear
 from tests.podidctl.faults.catalogue import FAULTS, Fault
@@ -29,11 +30,16 @@ def own_plane() -> Iterator[up.Plane]:
 
 
 @pytest.fixture
-async def real(own_plane: up.Plane) -> AsyncIterator[Sandbox]:
+async def real(own_plane: up.Plane) -> AsyncIterator[SandboxPlace]:
     """Yield a sandbox whose API server is the real one."""
     async with Sandbox(settings(Path(own_plane.kubeconfig))) as running:
-        yield running
+        place = SandboxPlace(running)
+        yield place
         client = running.cluster.client
+        for document in place.applied:
+            if document["kind"] in {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}:
+                metadata = document["metadata"]
+                await client.delete(kind_of(document), metadata.get("namespace", ""), metadata["name"])
         with suppress(NotFound):
             await client.request("DELETE", f"{PODS.path('default', POD)}?gracePeriodSeconds=0")
         with suppress(NotFound):
@@ -42,7 +48,7 @@ async def real(own_plane: up.Plane) -> AsyncIterator[Sandbox]:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)
-async def test_the_row_is_the_same(real: Sandbox, fault: Fault) -> None:
-    row = await measure(SandboxPlace(real), fault)
+async def test_the_row_is_the_same(real: SandboxPlace, fault: Fault) -> None:
+    row = await measure(real, fault)
     assert_right(row)
     assert rows()[fault.text] == row.text

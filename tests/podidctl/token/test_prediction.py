@@ -12,7 +12,7 @@ from podidctl.diagnosis.input import NmiConfiguration, NmiPods
 from podidctl.token.prediction import TokenPrediction, predict
 from podidentity.resources import AzureIdentitySpec, SecretReference
 from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, exception, pod, resource_id
-from tests.podidctl.prediction_inputs import facts, labelled, rules
+from tests.podidctl.prediction_inputs import facts, labelled, nmi_pod, rules
 
 PRINCIPAL = AzureIdentitySpec(
     type=1, client_id=CLIENT_ID, tenant_id="contoso.com", client_password=SecretReference(name="s", namespace="ns")
@@ -83,11 +83,11 @@ def test_a_pod_without_a_binding_gets_the_answer_that_lets_credential_chains_con
 
 
 def test_without_nmi_on_the_node_the_expected_answer_is_printed_as_unanswered() -> None:
-    prediction = ask(nmi=NmiPods(elsewhere=True))
+    prediction = ask(nmi=NmiPods(others=(nmi_pod("node-2"),)))
     assert (prediction.outcome, prediction.identity) == (Outcome.UNANSWERED, "ns/id")
     assert prediction.note == (
-        "no working NMI was found on its node: this node has no NMI pod, but other nodes have one; "
-        "podidctl explain pod ns/web states the next action"
+        "no working NMI was found on its node: no DaemonSet of NMI was found, so IMDS responds to its pods, with every "
+        "identity that is attached to its VM or scale set; podidctl explain pod ns/web states the next action"
     )
 
 

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console, RenderableType
 
+from podidctl.diagnosis.metrics_pages import Unread
 from podidctl.top.counters import Counters
 from podidctl.top.live import LiveView, Sampler, keyboard
 from podidctl.top.rates import Reading
-from podidctl.top.reader import NodeReading, Unread
+from podidctl.top.reader import NodeReading
 from podidctl.top.view import COLUMNS
 from podidentity.kube.errors import NoResponse
 from tests.virtual_time import in_virtual_time

@@ -4,7 +4,6 @@ import asyncio
 import io
 import json
 import logging
-import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from nmi.server.server import Server
 from podidctl.verify import canary
 from podidctl.verify.pod import program
 from podidentity.telemetry.logs import BoundedRepeats, TextFormatter
+from podidentity_sandbox.serving import restartable_listener
 from tests.nmi.server.fakes import FakeIssuer, FakeProxy
 
 LOCAL = "127.0.0.1"
@@ -37,8 +37,7 @@ class Nmi:
         self.proxy = FakeProxy()
         self.issuer = FakeIssuer(lambda _: NOTHING_ASSIGNED)
         self.output = io.StringIO()
-        self.listener = socket.create_server((LOCAL, 0))
-        self.listener.setblocking(False)
+        self.listener = restartable_listener(LOCAL)
         self.port = int(self.listener.getsockname()[1])
         self.server = Server(
             limits=Limits(),
@@ -75,7 +74,7 @@ async def running_nmi(policy: ServerPolicy | None = None, entry: PodEntry | None
 
 
 def in_place_of(
-    result: Path, pauses: str = "(0.0, 0.0, 0.0, 0.0, 0.0)", request_seconds: float = 0.3, *, text: str = ""
+    result: Path, pauses: str = "(0.0, 0.0, 0.0, 0.0, 0.0)", request_seconds: float = 5.0, *, text: str = ""
 ) -> str:
     """Return the canary's program (or *text*, equal to it) with its result in *result*, and with shorter times."""
     text = text or program()

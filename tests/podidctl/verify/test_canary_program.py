@@ -67,9 +67,12 @@ async def test_a_request_that_nmi_attributes_to_the_new_pod_is_logged_after_one_
     """NMI learns the pod's address after its first request, and another pod may have had the address before."""
     async with running_nmi() as nmi:
         await run_canary(tmp_path, nmi.port, "verify-earlier")
-        later = in_place_of(tmp_path / "result", "(0.0, 0.0, 1.0, 0.0)")
+        before = nmi.server.counters()["accepted"]
+        later = in_place_of(tmp_path / "result", "(0.0, 0.0, 3.0, 0.0)")
         running = asyncio.create_task(run_canary(tmp_path, nmi.port, "verify-now", text=later))
-        await asyncio.sleep(0.8)
+        async with asyncio.timeout(30):
+            while nmi.server.counters()["accepted"] < before + 2:  # the requests before the pause
+                await asyncio.sleep(0.01)
         nmi.index.put(LOCAL, pod_entry("default", "podidctl-verify-2").record)
         code, output, _ = await running
     assert code == 0, output
@@ -88,6 +91,7 @@ async def test_imds_answers_and_returns_no_token(tmp_path: Path) -> None:
     assert {each["who"] for each in answers} == {"imds"}
     assert {call.path for call in imds.calls} == {canary.PATH}
     assert {call.status for call in imds.calls} == {400}
+    assert {each["text"] for each in answers} == {"Required metadata header not specified"}
 
 
 async def test_a_refused_connection_is_no_answer(tmp_path: Path) -> None:
@@ -115,8 +119,9 @@ async def dripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 @pytest.mark.parametrize("handler", [silent, dripping])
 async def test_an_incomplete_answer_ends_in_time(tmp_path: Path, handler: Handler) -> None:
-    async with asyncio.timeout(4), listening(handler) as port:
-        code, _, answers = await run_canary(tmp_path, port)
+    async with asyncio.timeout(30), listening(handler) as port:
+        text = in_place_of(tmp_path / "result", request_seconds=0.3)
+        code, _, answers = await run_canary(tmp_path, port, text=text)
     assert code == 3
     assert {each["who"] for each in answers} == {"nothing"}
     assert "no complete response within 0.3 s" in answers[0]["text"] or "timed out" in answers[0]["text"]

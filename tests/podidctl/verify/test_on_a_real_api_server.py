@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -190,22 +191,11 @@ async def test_without_the_permission_for_logs_nothing_is_proven(
     assert "pods/log" in answer.document["nodes"][0]["next"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_an_interrupted_command_deletes_its_pods(
-    nodes: Kubelets, namespace: str, tmp_path: Path, number: signal.Signals
-) -> None:
-    await nodes.add_node("vf-one")
-    await nodes.add_nmi("vf-one")
+async def command_with_a_pod(nodes: Kubelets, namespace: str) -> Process:
+    """Start `podidctl verify`, and return its process when its first pod has started."""
     process = await asyncio.create_subprocess_exec(
-        *(
-            sys.executable,
-            "-m",
-            "podidctl",
-            "verify",
-            f"--namespace={namespace}",
-            "--kubeconfig",
-            nodes.plane.kubeconfig,
-        ),
+        *(sys.executable, "-m", "podidctl", "verify", f"--namespace={namespace}"),
+        *("--kubeconfig", nodes.plane.kubeconfig),
         cwd=ROOT,
         env={"PATH": os.environ["PATH"]},
         stderr=asyncio.subprocess.PIPE,
@@ -213,6 +203,17 @@ async def test_an_interrupted_command_deletes_its_pods(
     async with asyncio.timeout(60):
         while not nodes.canaries:
             await asyncio.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_command_deletes_its_pods(
+    nodes: Kubelets, namespace: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    await nodes.add_node("vf-one")
+    await nodes.add_nmi("vf-one")
+    process = await command_with_a_pod(nodes, namespace)
+    async with asyncio.timeout(60):
         process.send_signal(number)
         _, errors = await process.communicate()
     assert process.returncode == 130, errors
@@ -225,23 +226,8 @@ async def test_a_pod_of_a_killed_command_is_deleted_by_the_next_one(
 ) -> None:
     await nodes.add_node("vf-one")
     await nodes.add_nmi("vf-one")
-    process = await asyncio.create_subprocess_exec(
-        *(
-            sys.executable,
-            "-m",
-            "podidctl",
-            "verify",
-            f"--namespace={namespace}",
-            "--kubeconfig",
-            nodes.plane.kubeconfig,
-        ),
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"]},
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await command_with_a_pod(nodes, namespace)
     async with asyncio.timeout(60):
-        while not nodes.canaries:
-            await asyncio.sleep(0.05)
         process.kill()
         await process.wait()
     (left,) = await canaries(nodes)

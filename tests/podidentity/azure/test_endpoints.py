@@ -94,6 +94,64 @@ def test_an_invalid_endpoint_is_rejected(text: str) -> None:
     assert parse_endpoint(text) is None
 
 
+IPV6 = [
+    ("https://[fd00::1]:443/prefix", Endpoint("fd00::1", 443, "/prefix")),
+    ("https://[FD00:0:0::1]", Endpoint("fd00::1")),
+    ("https://[::1]:6443/", Endpoint("::1", 6443)),
+]
+
+
+@pytest.mark.parametrize(("text", "endpoint"), IPV6)
+def test_an_ipv6_address_is_accepted_only_where_it_is_allowed(text: str, endpoint: Endpoint) -> None:
+    assert parse_endpoint(text, ipv6=True) == endpoint
+    assert parse_endpoint(endpoint.url, ipv6=True) == endpoint
+    assert parse_endpoint(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://fd00::1",
+        "https://[fd00::1",
+        "https://fd00::1]",
+        "https://[fd00::1%eth0]",
+        "https://[fd00::1%25eth0]",
+        "https://[fe80::1%251]:443",
+        "https://[::ffff:10.0.0.1]",
+        "https://[::ffff:a00:1]",
+        "https://[10.0.0.1]",
+        "https://[v1.a]",
+        "https://[]",
+        "https://[:]",
+        "https://[fd00:::1]",
+        "https://[fd00::1::2]",
+        "https://[12345::1]",
+        "https://[1:2:3:4:5:6:7:8:9]",
+        "https://user@[fd00::1]",
+        "https://user:password@[fd00::1]:443",
+        "https://[fd00::1]@evil.example",
+        "https://[fd00::1].evil.example",
+        "https://[fd00::1]evil",
+        "https://[fd00::1]?x=y",
+        "https://[fd00::1]/#x",
+        "https://[fd00::1]/../x",
+        "https://[fd00::1]:70000",
+        "https://[fd00::1]:0",
+        "http://[fd00::1]",
+    ],
+)
+def test_an_invalid_ipv6_address_is_rejected(text: str) -> None:
+    assert parse_endpoint(text, ipv6=True) is None
+
+
+@given(st.text(st.sampled_from("https:/.@\\%#?[]-_ aA0\n\t\x00é"), max_size=40).map(lambda tail: f"https://[{tail}"))
+def test_other_parsers_read_the_same_ipv6_host_from_an_accepted_endpoint(text: str) -> None:
+    endpoint = parse_endpoint(text, ipv6=True)
+    if endpoint is not None:
+        url = URL(text)
+        assert (url.host, url.port, url.user, url.query_string) == (endpoint.host, endpoint.port, None, "")
+
+
 @given(st.text(st.sampled_from("https:/.@\\%#?[]-_ aA0\n\t\x00é"), max_size=40).map(lambda tail: f"https://{tail}"))
 def test_other_parsers_read_the_same_host_from_an_accepted_endpoint(text: str) -> None:
     endpoint = parse_endpoint(text)

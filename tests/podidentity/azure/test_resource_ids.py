@@ -1,4 +1,4 @@
-"""Which text names which Azure resource, and that spelling never makes two of one."""
+"""Parsing of Azure resource ids: spellings of one resource give equal ids, and other resources do not."""
 
 import pytest
 

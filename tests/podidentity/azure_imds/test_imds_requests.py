@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from podidentity.azure.errors import AzureError, NotYet, Refused, Throttled, Unreachable
+from podidentity.azure.errors import AzureError, CameBack, NotYet, Refused, Throttled, Unreachable
 from podidentity.azure.imds import ANSWER_MAX
 from tests.nmi.fake_imds import SECRET, Answer, FakeImds, Pauses, error_body, running_imds, source_of
 
@@ -134,6 +134,7 @@ async def test_an_endless_response_is_cut_off() -> None:
         (429, Throttled),
         (500, AzureError),
         (503, AzureError),
+        (508, CameBack),
         (302, AzureError),
     ],
 )
@@ -190,7 +191,7 @@ async def test_an_attempt_ends_at_the_callers_time_limit() -> None:
 async def test_an_attempt_has_its_own_time_limit() -> None:
     async with running_imds() as imds:
         imds.script = [Answer(hang=True)]
-        async with source_of(imds, Pauses(), attempt_seconds=0.05) as source:
+        async with source_of(imds, Pauses(), attempt_seconds=1.0) as source:
             assert (await source.token("r", within=30.0)).resource == "r"
         assert len(imds.calls) == 2
 

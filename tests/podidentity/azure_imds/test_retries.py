@@ -1,11 +1,11 @@
-"""When a call to IMDS is tried again, after how long, and how often. Excluded: what each answer means."""
+"""Retries of a call to IMDS: when, after which pause, and how many. Excluded: the meaning of each answer."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
-from podidentity.azure.errors import AzureError, NotSent, NotYet, Paused, Refused, Throttled
+from podidentity.azure.errors import AzureError, CameBack, NotSent, NotYet, Paused, Refused, Throttled
 from tests.nmi.fake_imds import Answer, Pauses, error_body, running_imds, source_of
 
 NOT_FOUND = error_body("invalid_request", "Identity not found")
@@ -27,6 +27,16 @@ async def test_a_refusal_is_not_retried(status: int) -> None:
         with pytest.raises(Refused):
             await source.token("r")
         assert len(imds.calls) == 1
+
+
+async def test_a_request_that_came_back_is_not_retried() -> None:
+    async with running_imds() as imds, source_of(imds, Pauses()) as source:
+        imds.script = [Answer(508, error_body("loop_detected", "no"))] * 2
+        with pytest.raises(CameBack):
+            await source.token("r")
+        with pytest.raises(CameBack):
+            await source.raw("r", within=5.0)
+        assert len(imds.calls) == 2
 
 
 async def test_five_attempts_at_0_2_6_14_and_30_seconds() -> None:

@@ -1,4 +1,4 @@
-"""How a flag may be written. Excluded: durations (test_go_durations), what each program's flags are (its settings)."""
+"""Spellings of flags. Excluded: durations (test_go_durations), and the flags of each program (its settings)."""
 
 import argparse
 

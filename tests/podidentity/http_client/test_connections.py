@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,6 +13,7 @@ from podidentity.http_client.errors import (
     ServerDisconnectedError,
 )
 from podidentity.http_client.session import HttpSession
+from podidentity_sandbox.serving import free_ports
 from tests.podidentity.http_client.raw_server import RawServer, Reply, ok
 
 
@@ -59,7 +61,7 @@ async def test_an_idle_connection_is_closed(server: RawServer) -> None:
 async def test_a_connection_that_the_server_has_closed_is_not_used(server: RawServer, session: HttpSession) -> None:
     server.replies += [Reply(*ok().pieces, close=True), ok()]
     assert await body(session, server) == b"hello"
-    await asyncio.sleep(0.05)
+    await until(lambda: not session._connections)
     assert await body(session, server, "POST") == b"hello"
 
 
@@ -98,7 +100,7 @@ async def test_a_reset_has_its_cause(server: RawServer, session: HttpSession) ->
 async def test_bytes_that_no_request_asked_for_close_the_connection(server: RawServer, session: HttpSession) -> None:
     server.replies += [Reply(ok().pieces[0] + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"), ok()]
     assert await body(session, server) == b"hello"
-    await asyncio.sleep(0.02)
+    await until(lambda: server.ended == 1)
     assert await body(session, server) == b"hello"
     assert server.connections == 2
 
@@ -106,7 +108,7 @@ async def test_bytes_that_no_request_asked_for_close_the_connection(server: RawS
 async def test_bytes_on_an_idle_connection_close_it(server: RawServer, session: HttpSession) -> None:
     server.replies += [Reply(*ok().pieces, b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"), ok()]
     assert await body(session, server) == b"hello"
-    await asyncio.sleep(0.05)
+    await until(lambda: server.ended == 1)
     assert await body(session, server) == b"hello"
     assert server.connections == 2
 
@@ -124,21 +126,31 @@ async def test_a_response_that_is_closed_early_closes_its_connection(server: Raw
 
 async def test_a_cancelled_request_closes_its_connection_and_frees_its_place(server: RawServer) -> None:
     async with HttpSession(connections=1, headers={}) as session:
-        for _ in range(3):
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await body(session, server)
+        for number in range(3):
+            request = asyncio.create_task(body(session, server))
+            await until(lambda received=number + 1: len(server.requests) == received)
+            request.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await request
         await until(lambda: (server.connections, server.ended) == (3, 3))
         server.replies.append(ok())
         assert await body(session, server) == b"hello"
 
 
 async def test_a_cancelled_read_leaves_the_response_readable(server: RawServer, session: HttpSession) -> None:
-    server.replies.append(Reply(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"hello", before=0.1))
+    cancelled = asyncio.Event()
+
+    async def answer() -> AsyncIterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+        await cancelled.wait()
+        yield b"hello"
+
+    server.replies.append(answer())
     response = await session.request("GET", server.url, headers={})
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.0):
             await response.readany()
+    cancelled.set()
     assert await response.readany() == b"hello"
 
 
@@ -160,8 +172,7 @@ async def test_failures_free_their_place(server: RawServer) -> None:
 
 
 async def test_a_refused_connection_has_its_cause(session: HttpSession) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    (port,) = free_ports(1)
     with pytest.raises(ClientConnectorError) as raised:
         await session.request("GET", f"http://127.0.0.1:{port}", headers={})
     assert isinstance(raised.value.os_error, ConnectionRefusedError)

@@ -115,7 +115,7 @@ async def test_silence_before_the_head_ends_the_request(server: RawServer, sessi
 
 async def test_silence_in_the_body_ends_the_response(server: RawServer, session: HttpSession) -> None:
     server.replies.append(Reply(CHUNKED, b"2\r\nhe\r\n", hang=True))
-    response = await session.request("GET", server.url, headers={}, silence_seconds=0.2)
+    response = await session.request("GET", server.url, headers={}, silence_seconds=1.0)
     assert await response.readany() == b"he"
     with pytest.raises(SocketTimeoutError):
         await response.readany()
@@ -123,9 +123,9 @@ async def test_silence_in_the_body_ends_the_response(server: RawServer, session:
 
 
 async def test_a_slow_body_is_no_silence(server: RawServer, session: HttpSession) -> None:
-    server.replies.append(Reply(CHUNKED, *[b"1\r\nx\r\n"] * 100, b"0\r\n\r\n"))
-    response = await session.request("GET", server.url, headers={}, silence_seconds=0.3)
-    assert await body_of(response) == b"x" * 100
+    server.replies.append(Reply(CHUNKED, *[b"1\r\nx\r\n"] * 300, b"0\r\n\r\n"))
+    response = await session.request("GET", server.url, headers={}, silence_seconds=1.0)
+    assert await body_of(response) == b"x" * 300
 
 
 async def test_a_connection_is_limited_in_time(session: HttpSession) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from podidentity_sandbox.serving import restartable_listener
+
 DEADLINE_SECONDS = 5.0
 
 
@@ -84,7 +86,7 @@ class ScriptedServer:
         self.url = ""
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, sock=restartable_listener("127.0.0.1"))
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def stop(self) -> None:

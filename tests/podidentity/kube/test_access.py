@@ -1,4 +1,4 @@
-"""Finding the API server. Each dead end is one line that states the next action."""
+"""Finding the API server. Each failure is one line that states the next action."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""Certificates without key identifiers, which Python 3.13's defaults refuse, are as good as with every other client."""
+"""Certificates without key identifiers, which Python 3.13 refuses by default, are accepted, as by other clients."""
 
 import base64
 import json

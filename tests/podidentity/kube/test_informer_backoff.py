@@ -1,4 +1,4 @@
-"""How often an informer comes back: at once after a regular end, ever later while nothing works, never in step."""
+"""The pauses of an informer after failures: increasing, random, and not shorter than the server's Retry-After."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""A watch that says nothing for longer than bookmarks allow is replaced; staleness says how long it has been."""
+"""A watch without data for longer than the interval of bookmarks is replaced; staleness is the time since its data."""
 
 import math
 
@@ -12,7 +12,7 @@ async def test_a_half_open_watch_is_replaced_at_its_resource_version(
     server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
 ) -> None:
     server.lists.append(page(version="7"))
-    running = informer(silence_seconds=0.1)
+    running = informer(silence_seconds=1.0)
     (await server.watch()).bookmark("8")
     again = await server.watch()
     assert again.request.params["resourceVersion"] == "8"

@@ -1,4 +1,4 @@
-"""What an informer does about lines that are too long or too deep, and about a handler that raises: skip and go on."""
+"""An informer skips lines that are too long or nested too deeply, and objects whose handler raises, and continues."""
 
 import asyncio
 import json
@@ -15,6 +15,7 @@ from podidentity.kube.client import Client
 from podidentity.kube.decoding import SHALLOW_MAX
 from podidentity.kube.informer import Informer
 from podidentity.resources import IDENTITIES, PODS, Pod
+from tests.depths import brackets
 from tests.examples import examples
 from tests.podidentity.kube.conftest import NewInformer
 from tests.podidentity.kube.recording import Recorder
@@ -26,8 +27,8 @@ def line(kind: str, document: object) -> bytes:
 
 
 def deep(name: str, version: str) -> bytes:
-    brackets = (b"[" * 3000 + b"]" * 3000 + b",") * (1 + SHALLOW_MAX // 6000)
-    return line("MODIFIED", pod(name, version, spec={"x": 0})).replace(b'"x": 0', b'"x": [' + brackets + b"0]")
+    large = brackets(2 * SHALLOW_MAX)
+    return line("MODIFIED", pod(name, version, spec={"x": 0})).replace(b'"x": 0', b'"x": [' + large + b"]")
 
 
 async def test_an_overlong_line_removes_its_object_and_the_watch_continues(
@@ -291,8 +292,7 @@ async def test_a_deep_object_in_a_list_is_skipped_and_the_others_are_not(
 ) -> None:
     large = json.loads(line("ADDED", pod("deep", "1", spec={"x": 0})))["object"]
     body = json.dumps(page(pod("a", "1"), large, pod("b", "2"), version="7").body).encode()
-    brackets = (b"[" * 3000 + b"]" * 3000 + b",") * (1 + SHALLOW_MAX // 6000)
-    server.lists.append(Reply(body.replace(b'"x": 0', b'"x": [' + brackets + b"0]")))
+    server.lists.append(Reply(body.replace(b'"x": 0', b'"x": [' + brackets(2 * SHALLOW_MAX) + b"]")))
     await informer().synced()
     assert recorder.lines == ["+a 1", "+b 2"]
     assert client.skipped.counts == {("pods", "depth"): 1}

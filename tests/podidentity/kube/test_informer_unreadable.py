@@ -1,4 +1,4 @@
-"""Objects and lines that cannot be read never stop an informer, and never leave an old grant standing."""
+"""Objects and lines that cannot be read never stop an informer, and never keep an outdated grant valid."""
 
 import json
 from typing import Any

@@ -17,6 +17,7 @@ from podidentity.kube.decoding import SHALLOW_MAX, decode_meta
 from podidentity.kube.errors import ApiError
 from podidentity.kube.sessions import OpenSession
 from podidentity.resources import PODS
+from tests.depths import TOO_DEEP, brackets
 from tests.examples import examples
 from tests.podidentity.kube.scripted import pod
 from tests.podidentity.kube.sized import SizedServer, written
@@ -46,11 +47,10 @@ def padded(number: int, size: int) -> dict[str, Any]:
     return pod(f"p{number:03}", str(number), spec={"padding": "x" * size})
 
 
-def nested(name: str, size: int, depth: int = 3000) -> bytes:
+def nested(name: str, size: int, depth: int = TOO_DEEP) -> bytes:
     """A pod with brackets of that *depth*, again and again, up to *size*."""
-    one = b"[" * depth + b"]" * depth
-    brackets = b",".join([one] * max(1, size // (2 * depth)))
-    return json.dumps(pod(name, "1", spec={"x": 0})).encode().replace(b'"x": 0', b'"x": [' + brackets + b"]")
+    content = brackets(size, depth)
+    return json.dumps(pod(name, "1", spec={"x": 0})).encode().replace(b'"x": 0', b'"x": [' + content + b"]")
 
 
 async def names(client: Client, **options: Any) -> list[str]:
@@ -119,7 +119,7 @@ async def test_a_list_in_one_piece_is_parsed_in_parts(sized: SizedServer, client
 async def test_a_small_deep_object_is_truncated_and_a_large_one_is_skipped(
     sized: SizedServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small, large = nested("small", 10_000), nested("large", 2 * SHALLOW_MAX)
+    small, large = nested("small", 10_000, 3000), nested("large", 2 * SHALLOW_MAX)
     sized.objects = [padded(0, 10), small, padded(1, 10), large, padded(2, 10)]
     for name in ("BODY_MAX", "OBJECT_MAX"):
         monkeypatch.setattr(response_limits, name, 1 << 20)
@@ -135,7 +135,9 @@ async def test_the_loop_is_not_blocked_while_deep_and_large_objects_are_read(
     """
     for name, value in (("BODY_MAX", 8 << 20), ("OBJECT_MAX", 8 << 20), ("PIECE", 16 * 1024)):
         monkeypatch.setattr(response_limits, name, value)
-    sized.objects = [nested(f"n{number}", 1 << 20, depth=1500) for number in range(7)]
+    sized.objects = [
+        nested(f"n{number}", 1 << 20, depth=TOO_DEEP // 2 if TOO_DEEP == 3000 else TOO_DEEP) for number in range(7)
+    ]
     longest, ticking = 0.0, True
 
     async def tick() -> None:

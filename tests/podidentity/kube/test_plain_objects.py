@@ -124,13 +124,14 @@ def test_both_ways_give_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_mic_and_the_go_implementation_write_is_decoded_fast(change: Any) -> None:
     made = document()
     change(made)
-    assert plain_objects.decode_plain(json.dumps(made).encode(), str, lambda shape, _data: shape()) is not None
+    assert plain_objects.decode_plain(json.dumps(made).encode(), lambda shape, _data: shape()) is not None
 
 
 def test_equal_embedded_copies_are_one_object_while_an_object_contains_them() -> None:
     first, second = (decode_object(ASSIGNED_IDENTITIES, json.dumps(document(number)).encode()) for number in range(2))
     assert first.spec.azure_identity_ref is second.spec.azure_identity_ref
     assert first.spec.azure_binding_ref is second.spec.azure_binding_ref
+    gc.collect()  # other tests' objects do not count
     known = len(plain_objects._IDENTITIES)
     del first, second
     gc.collect()

@@ -1,4 +1,4 @@
-"""Where kinds live, what projections keep, and how old spellings become present ones."""
+"""Paths of kinds, the fields that projections keep, and the conversion of old spellings."""
 
 from typing import Any
 

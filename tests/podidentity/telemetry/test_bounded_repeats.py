@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from podidentity.telemetry.logs import BoundedRepeats
+from podidentity.telemetry.logs import BoundedRepeats, has_own_limit
 
 
 def record(message: str = "refused", level: int = logging.WARNING, **fields: object) -> logging.LogRecord:
@@ -68,3 +68,11 @@ def test_exceptions_and_debug_lines_are_not_counted(repeats: BoundedRepeats) -> 
         failed.exc_info = (ValueError, ValueError("x"), None)
         assert repeats.filter(failed)
         assert not repeats.filter(record(level=logging.DEBUG))
+
+
+def test_a_logger_with_a_limit_of_its_own_is_exempt_and_its_neighbour_is_not(repeats: BoundedRepeats) -> None:
+    for _ in range(2):
+        limited = record()
+        assert has_own_limit(limited)
+        assert repeats.filter(limited)
+    assert [repeats.filter(record()) for _ in range(2)] == [True, False]

@@ -1,4 +1,4 @@
-"""One event, one line, and nothing secret or hostile in it."""
+"""Log lines: one per event, without secrets and without control characters."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The probe and metrics servers, asked politely and otherwise."""
+"""The probe and metrics servers, with valid and invalid requests."""
 
 import asyncio
 import contextlib
@@ -48,6 +48,17 @@ async def get(port: int, path: str) -> tuple[int, str]:
 async def test_healthz_is_200_whatever_it_reports(endpoints: Open, word: str) -> None:
     opened = await endpoints(healthz=lambda: word)
     assert await get(opened.port, "/healthz") == (200, word)
+
+
+async def test_a_readiness_probe_may_ask_the_path_that_the_go_implementation_serves(endpoints: Open) -> None:
+    ready = await endpoints(healthz=lambda: "Active", readyz=lambda: {"rule": None})
+    assert (
+        await get(ready.port, "/healthz?readiness") == await get(ready.port, "/readyz") == (200, "[+]rule ok\nready\n")
+    )
+    unready = await endpoints(healthz=lambda: "Active", readyz=lambda: {"rule": "missing"})
+    assert (await get(unready.port, "/healthz?readiness"))[0] == 503
+    for liveness in ("/healthz", "/healthz?", "/healthz?readiness=1", "/healthz?other"):
+        assert await get(unready.port, liveness) == (200, "Active")
 
 
 @pytest.mark.parametrize(
@@ -116,14 +127,14 @@ async def test_head_has_no_body(endpoints: Open) -> None:
 
 async def test_an_endless_head_is_cut_off_and_a_long_one_is_not(endpoints: Open) -> None:
     opened = await endpoints(healthz=lambda: "Active")
-    with contextlib.suppress(ConnectionError):  # with bytes still unread the kernel says it with a reset
+    with contextlib.suppress(ConnectionError):  # if bytes are unread, the kernel sends a reset
         assert await ask(opened.port, b"GET /healthz HTTP/1.1\r\nX: " + b"a" * 3 * HEAD_MAX) == b""
     answer = await ask(opened.port, b"GET /healthz HTTP/1.1\r\nX: " + b"a" * (HEAD_MAX - 100) + b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200")
 
 
 async def test_a_silent_client_is_disconnected_and_others_are_served(endpoints: Open) -> None:
-    opened = await endpoints(healthz=lambda: "Active", request_seconds=0.1)
+    opened = await endpoints(healthz=lambda: "Active", request_seconds=1.0)
     silent = asyncio.create_task(ask(opened.port, b"GET /hea"))
     assert (await get(opened.port, "/healthz"))[0] == 200
     with contextlib.suppress(ConnectionError):

@@ -39,14 +39,20 @@ async def test_an_operation_runs_for_its_time_and_imds_sees_only_its_outcome(azu
     azure.vm.operation_seconds = 5
     status, document, response = await azure.call_arm("PATCH", VM, ADD)
     poll = response.headers["Azure-AsyncOperation"].removeprefix(azure.arm.url)
-    assert (status, document["properties"]) == (200, {"provisioningState": "Updating"})
+    assert (status, document["properties"]["provisioningState"]) == (200, "Updating")
     assert (await azure.call_arm("GET", poll, query=""))[1]["status"] == "InProgress"
     assert (await azure.call_arm("PATCH", VM, ADD))[0] == 409
     assert (await azure.ask_imds())[0] == 400
     azure.clock.now += 5
     assert (await azure.call_arm("GET", poll, query=""))[1]["status"] == "Succeeded"
-    assert (await azure.call_arm("GET", VM))[1]["properties"] == {"provisioningState": "Succeeded"}
+    assert (await azure.call_arm("GET", VM))[1]["properties"]["provisioningState"] == "Succeeded"
     assert (await azure.ask_imds())[0] == 200
+
+
+async def test_a_vm_has_the_disks_and_the_network_that_clients_read(azure: Azure) -> None:
+    properties = (await azure.call_arm("GET", VM))[1]["properties"]
+    assert properties["storageProfile"] == {"osDisk": {"osType": "Linux"}}
+    assert properties["networkProfile"] == {"networkInterfaces": []}
 
 
 async def test_a_failed_operation_restores_the_machine(azure: Azure) -> None:

@@ -17,7 +17,7 @@ async def test_more_than_twenty_requests_in_a_second_are_throttled(azure: Azure)
 
 async def test_more_than_five_concurrent_requests_are_throttled(azure: Azure) -> None:
     azure.vm.attach(azure.one)
-    azure.imds.faults.add(ResponseFault(delay_seconds=0.3, times=math.inf))
+    azure.imds.faults.add(ResponseFault(delay_seconds=1.0, times=math.inf))
     answers = await asyncio.gather(*(azure.ask_imds() for _ in range(7)))
     assert sorted(status for status, _, _ in answers) == [200] * 5 + [429] * 2
     azure.imds.faults.clear()

@@ -1,4 +1,4 @@
-"""A sandbox without MIC and NMI, its pods on loopback addresses: the stage without the actors."""
+"""A sandbox without MIC and NMI, with its pods on loopback addresses."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ import pytest
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 
-SECONDS = 15.0  # for what takes a fraction of a second on a machine that does nothing else
+SECONDS = 15.0  # for steps that take a fraction of a second on an idle machine
 TAIL_LINES = 60
 
 

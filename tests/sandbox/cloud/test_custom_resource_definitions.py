@@ -1,4 +1,4 @@
-"""deploy/crds on the real API server: what must survive storage does, and status is written as it always was."""
+"""deploy/crds on the real API server: fields that storage must keep, and a status without a subresource."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What NMI leaves in its node's tables when it is asked to end, and when it is killed, as a whole program."""
+"""The rules that the real NMI leaves on its node after SIGTERM and after SIGKILL."""
 
 import asyncio
 import os

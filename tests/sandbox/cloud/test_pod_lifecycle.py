@@ -1,4 +1,4 @@
-"""What scheduler and kubelets do with pods, by way of the API server. Excluded: network namespaces, the demo."""
+"""The effects of scheduler and kubelets on pods, through the API server. Excluded: network namespaces, the demo."""
 
 import asyncio
 

@@ -132,7 +132,7 @@ def test_mic_is_started_again_after_an_outage_of_the_api_server_ended_it(demo: d
 
 def test_an_unusable_fault_is_one_line_and_exit_code_1(environment: dict[str, str]) -> None:
     code, output = podidctl(environment, "sandbox", "fault", "disk=500")
-    assert (code, output) == (1, "podidctl: unknown service 'disk': use imds, arm, aad, api\n")
+    assert (code, output) == (1, "podidctl: unknown service 'disk': use imds, arm, aad, proxy, api\n")
 
 
 def test_without_a_sandbox_the_command_reports_how_to_start_one(tmp_path: Path) -> None:

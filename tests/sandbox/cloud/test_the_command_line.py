@@ -1,4 +1,4 @@
-"""What podidctl says to a wrong command line, and to a sandbox that cannot be started: one line, and an exit code."""
+"""Errors of podidctl for a wrong command line and a sandbox that cannot start: one line and an exit code."""
 
 import signal
 import subprocess
@@ -18,11 +18,29 @@ from podidentity.version import VERSION
         (["sandbox", "up", "--nodes", "many"], "--nodes"),
         (["sandbox", "up", "--nodes", "0"], "--nodes"),
         (["sandbox", "up", "--chart-values", "values.yaml"], "--kubeconfig"),
+        (["sandbox", "up", "--identity", "Blue"], "NAME=SELECTOR"),
+        (["sandbox", "up", "--identity", "blue", "--identity", "blue"], "named twice"),
+        (["sandbox", "up", "--service-principal", "robot="], "NAME=SELECTOR"),
+        (["sandbox", "up", "--system-assigned=no"], "--system-assigned"),
+        (["sandbox", "up", "--chart-values", "v.yaml", "--kubeconfig", __file__, "--identity", "blue"], "--identity"),
         (["sandbox", "exec", "a/b/c", "--", "true"], "NAMESPACE/NAME"),
         (["sandbox", "demo", "--nope"], "--nope"),
         (["sandbox", "demo", "--kubeconfig", "/nowhere/at/all"], "--kubeconfig"),
     ],
-    ids=["command", "not-a-number", "too-few", "no-server", "no-name", "flag", "no-such-file"],
+    ids=[
+        "command",
+        "not-a-number",
+        "too-few",
+        "no-server",
+        "no-identity",
+        "twice",
+        "no-principal",
+        "no-value",
+        "no-kinds",
+        "no-name",
+        "flag",
+        "no-such-file",
+    ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(
     argv: list[str], says: str, capsys: pytest.CaptureFixture[str]

@@ -27,6 +27,8 @@ from tests.sandbox.cloud.conftest import eventually, pod
 pytestmark = [pytest.mark.programs, pytest.mark.asyncio(loop_scope="module")]
 
 # Common to the programs inside the pods: a connection from the pod's address to the metadata address.
+IMMEDIATE_SECONDS = 10.0
+"""A request that waits for an identity is held for 45 s."""
 PRELUDE = """
 import http.client, json, os, sys, threading, time
 HOST = os.environ["ASK"]
@@ -123,7 +125,7 @@ async def test_a_request_without_the_header_is_refused_immediately(shared_sandbo
     code = "began = time.monotonic(); say([*ask(connect(), {}), time.monotonic() - began])"
     status, kind, body, seconds = await run_in_pod(shared_sandbox, context, code)
     assert (status, kind, body["error"]) == (400, "application/json", "invalid_request")
-    assert seconds < 1
+    assert seconds < IMMEDIATE_SECONDS
 
 
 async def test_a_pod_without_the_label_is_refused_immediately(shared_sandbox: Sandbox) -> None:
@@ -131,7 +133,7 @@ async def test_a_pod_without_the_label_is_refused_immediately(shared_sandbox: Sa
     code = "began = time.monotonic(); say([*ask(connect()), time.monotonic() - began])"
     status, _, body, seconds = await run_in_pod(shared_sandbox, context, code)
     assert (status, body["error_description"]) == (400, "Identity not found")
-    assert seconds < 2  # the address is new to NMI, which may look it up once
+    assert seconds < IMMEDIATE_SECONDS
 
 
 async def test_an_early_request_is_held_until_the_identity_is_assigned(shared_sandbox: Sandbox) -> None:
@@ -188,12 +190,12 @@ async def test_a_deleted_binding_ends_tokens_on_an_open_connection_before_azure_
         seconds = await _seconds_of_grants_after(shared_sandbox, context, BINDINGS, "unbound")
     finally:
         machine.operation_seconds = 0.2
-    assert seconds < 1.0
+    assert seconds < 5.0
 
 
 async def test_a_deleted_pod_gets_no_tokens_on_an_open_connection(shared_sandbox: Sandbox) -> None:
     _, context = await assign(shared_sandbox, "removed")
-    assert await _seconds_of_grants_after(shared_sandbox, context, PODS, "removed") < 1.0
+    assert await _seconds_of_grants_after(shared_sandbox, context, PODS, "removed") < IMMEDIATE_SECONDS
 
 
 async def _seconds_of_grants_after(

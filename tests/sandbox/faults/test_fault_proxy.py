@@ -9,6 +9,7 @@ import pytest
 from typing_extensions import override
 
 from podidentity_sandbox.faults import FaultProxy, Mode, Pace
+from podidentity_sandbox.serving import free_ports
 
 DEADLINE = 5.0
 QUIET = 0.05
@@ -173,10 +174,7 @@ async def test_a_slow_proxy_limits_the_rate(proxy: FaultProxy) -> None:
 
 
 async def test_if_the_server_is_down_the_clients_connection_ends() -> None:
-    probe = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)
-    port = probe.sockets[0].getsockname()[1]
-    probe.close()
-    proxy = FaultProxy("127.0.0.1", port)
+    proxy = FaultProxy("127.0.0.1", free_ports(1)[0])
     await proxy.start()
     client = await connect(proxy)
     async with asyncio.timeout(DEADLINE):

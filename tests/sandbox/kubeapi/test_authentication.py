@@ -1,4 +1,4 @@
-"""Credentials: the administrator's token, a client certificate, a service account's token, and everybody else."""
+"""Credentials: the administrator's token, a client certificate, a service account's token, and invalid ones."""
 
 import asyncio
 import base64

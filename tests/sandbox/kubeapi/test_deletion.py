@@ -1,4 +1,4 @@
-"""How namespaces and definitions end, and everything in them. Objects: test_equals_the_real_server."""
+"""The deletion of namespaces and definitions with all their objects. Objects: test_equals_the_real_server."""
 
 from typing import Any
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import datetime
-import socket
 
 import pytest
 
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubeapi.statuses import StatusError
+from podidentity_sandbox.serving import restartable_listener
 from tests.sandbox.kubeapi.client import CONFIGMAPS, PODS, Caller, pod
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -66,7 +66,7 @@ async def test_requests_are_recorded_in_order(api: KubeApi, call: Caller) -> Non
 
 
 async def test_a_given_socket_is_served_and_closed_with_the_server(api: KubeApi, call: Caller) -> None:
-    elsewhere = socket.create_server(("127.0.0.1", 0))
+    elsewhere = restartable_listener("127.0.0.1")
     port = elsewhere.getsockname()[1]
     await api.add_socket(elsewhere)
     other = Caller(f"https://127.0.0.1:{port}", api.token, api.authority.client_context())

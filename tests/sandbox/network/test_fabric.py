@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from podidentity_sandbox.fabric import Fabric
-from podidentity_sandbox.namespaces import NAMESPACES
+from podidentity_sandbox.namespaces import NAMESPACES, owner
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
 
 pytestmark = pytest.mark.root
@@ -21,7 +21,7 @@ def fabric() -> Iterator[Fabric]:
     made.add_node("node-1")
     yield made
     made.stop()
-    assert not list(NAMESPACES.glob("*-f1-*"))
+    assert not list(NAMESPACES.glob(f"{owner()}-f1-*"))
 
 
 def connect(context: ExecutionContext, host: str, port: int) -> str:

@@ -1,0 +1,59 @@
+"""The chart's permissions for AKS identity bindings on a real API server, which decides for the token proxy."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from podidentity.azure.federation import BINDING_GROUP, BINDING_VERB
+from tests.deploy.test_identity_binding_values import BINDS, OWN_ACCOUNT
+from tests.testplane import up
+from tools.chart.rendering import NAMESPACE, render
+
+pytestmark = pytest.mark.plane
+
+RBAC = "rbac.authorization.k8s.io"
+REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+CLIENT = str(uuid.uuid4())
+SUBJECTS = [{"namespace": "shop", "serviceAccount": "web"}, {"namespace": "reports"}]
+
+
+@pytest.fixture(scope="module")
+def installed(plane: up.Plane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[up.Plane]:
+    """An API server with all ClusterRoles and ClusterRoleBindings of the chart, in which SUBJECTS may use CLIENT."""
+    values: Path = tmp_path_factory.mktemp("values") / "values.yaml"
+    permissions = [{"clientID": CLIENT, "subjects": SUBJECTS}]
+    values.write_text(json.dumps({"federated": {**BINDS, "identityBindings": {"permissions": permissions}}}))
+    paths = []
+    for each in render(values):
+        if each["kind"] in {"ClusterRole", "ClusterRoleBinding"} and each["apiVersion"].startswith(RBAC):
+            path = f"/apis/{RBAC}/v1/{each['kind'].lower()}s"
+            plane.api("POST", path, each)
+            paths.append(f"{path}/{each['metadata']['name']}")
+    yield plane
+    for path in paths:
+        plane.api("DELETE", path)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "account", "allowed"),
+    [
+        ("shop", "web", True),
+        ("shop", "other", False),
+        ("reports", "any", True),
+        (NAMESPACE, OWN_ACCOUNT, False),
+        (NAMESPACE, "aad-pod-identity-mic", False),
+    ],
+)
+def test_only_the_listed_subjects_may_use_the_identity(
+    installed: up.Plane, namespace: str, account: str, *, allowed: bool
+) -> None:
+    spec = {
+        "user": f"system:serviceaccount:{namespace}:{account}",
+        "groups": ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"],
+        "resourceAttributes": {"verb": BINDING_VERB, "group": BINDING_GROUP, "resource": CLIENT},
+    }
+    review = installed.api("POST", REVIEWS, {"spec": spec})
+    assert review["status"].get("allowed", False) is allowed, review["status"]

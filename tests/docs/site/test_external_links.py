@@ -1,0 +1,44 @@
+"""Links to other sites are complete addresses. No test requests them."""
+
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.docs.sentences import ROOT
+from tools.site import links
+
+PAGES: Final = sorted(
+    path
+    for path in links.reachable(ROOT, [str(each.relative_to(ROOT)) for each in (ROOT / "docs").rglob("*.md")])
+    if path.endswith(".md")
+)
+
+
+def is_complete(address: str) -> bool:
+    """Return whether *address* is an https address with a host name, or an address of mail."""
+    parts = urlsplit(address)
+    if parts.scheme == "mailto":
+        return "@" in parts.path
+    return parts.scheme == "https" and "." in parts.netloc and not set(address) & set(" <>\"'`")
+
+
+def test_external_links_are_found() -> None:
+    found = {each for page in PAGES for each in links.external(Path(ROOT, page).read_text())}
+    assert "https://semver.org" in found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_external_link_is_a_complete_address(page: str) -> None:
+    assert [each for each in links.external(Path(ROOT, page).read_text()) if not is_complete(each)] == []
+
+
+@pytest.mark.parametrize("address", ["http://semver.org", "https://", "https://host", "https://a.b/<c>", "ftp://a.b"])
+def test_an_incomplete_address_is_found(address: str) -> None:
+    assert not is_complete(address)
+
+
+@pytest.mark.parametrize("address", ["https://semver.org", "https://a.b/c?d=e#f", "mailto:a@b.c"])
+def test_a_complete_address_passes(address: str) -> None:
+    assert is_complete(address)

@@ -1,0 +1,77 @@
+"""`podidctl migrate plan -o az|terraform|bicep|aso` in the sandbox."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.mic.cluster import identity_id
+from tests.migration.azure_plans import CLUSTER_ID, PRINCIPAL
+from tests.migration.federation_sandbox import Federation, unchanged_pod
+
+BINDINGS = ("--exchange", "identityBindings")
+
+
+@pytest.fixture
+async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
+    async with unchanged_pod(tmp_path) as made:
+        yield made
+
+
+@pytest.mark.parametrize("form", ["az", "terraform", "bicep", "aso"])
+async def test_each_form_has_the_credential_and_the_role_assignment(cloud: Federation, form: str) -> None:
+    answer = await cloud.migrate("plan", "-o", form, "--tenant", "t", "--grant-to", PRINCIPAL.upper())
+    assert answer.code == 3
+    for text in ("system:serviceaccount:default:web", cloud.cloud.api.server, PRINCIPAL, "default-web"):
+        assert text in answer.out
+    assert cloud.cloud.aad.calls == []
+
+
+@pytest.mark.parametrize("form", ["az", "terraform", "bicep"])
+async def test_identity_bindings_name_the_identity_and_no_service_account(cloud: Federation, form: str) -> None:
+    answer = await cloud.migrate("plan", "-o", form, "--tenant", "t", *BINDINGS, "--cluster", CLUSTER_ID)
+    assert answer.code == 3
+    assert identity_id("demo").lower() in answer.out.lower()
+    assert "system:serviceaccount" not in answer.out
+    assert "issuer" not in answer.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (BINDINGS, "identity bindings (of default/demo) need the resource id of the cluster: pass --cluster"),
+        ((*BINDINGS, "--cluster", "c\x1b"), "--cluster 'c\\x1b' is not the resource id of an AKS cluster"),
+        (("--grant-to", "me"), "--grant-to 'me' is not an object id"),
+    ],
+)
+async def test_an_unusable_value_is_named(cloud: Federation, arguments: tuple[str, ...], text: str) -> None:
+    answer = await cloud.migrate("plan", "-o", "az", *arguments)
+    assert (answer.code, answer.out) == (1, "")
+    assert text in " ".join(answer.err.split())
+
+
+async def test_identities_of_several_resource_groups_need_several_bicep_files(cloud: Federation) -> None:
+    group = identity_id("demo").split("/")[4]
+    cloud.store.create(
+        "azureidentities.aadpodidentity.k8s.io",
+        {
+            "metadata": {"name": "other", "namespace": "default"},
+            "spec": {
+                "type": 0,
+                "resourceID": identity_id("other").replace(f"/{group}/", "/elsewhere/"),
+                "clientID": "client-other",
+            },
+        },
+    )
+    cloud.store.create(
+        "azureidentitybindings.aadpodidentity.k8s.io",
+        {
+            "metadata": {"name": "other", "namespace": "default"},
+            "spec": {"azureIdentity": "other", "selector": "demo"},
+        },
+    )
+    refused = await cloud.migrate("plan", "-o", "bicep", "--tenant", "t")
+    assert refused.code == 1
+    assert "elsewhere: default/other" in refused.err
+    one = await cloud.migrate("plan", "-o", "bicep", "--tenant", "t", "default/other")
+    assert (one.code, "--resource-group elsewhere" in one.out) == (3, True)

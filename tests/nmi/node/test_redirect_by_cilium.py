@@ -1,0 +1,79 @@
+"""`TrafficRedirect` with Cilium: it checks the redirect once NMI listens, and changes nothing on the node.
+
+A listener on loopback is where the redirect leads.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from nmi.flag_table import RedirectMode, RedirectTarget
+from nmi.node import cilium_redirect
+from nmi.node.traffic_redirect import TrafficRedirect
+from nmi.settings import Settings
+from podidentity_sandbox.serving import restartable_listener
+
+OWN = "10.244.0.9"
+
+
+def settings(port: int, folder: Path, redirect: RedirectMode = RedirectMode.CILIUM) -> Settings:
+    return Settings(
+        node_name="n", metadata_ip="127.0.0.1", listen_port=port, redirect=redirect, kubelet_config=folder / "none"
+    )
+
+
+@asynccontextmanager
+async def maintained(redirect: TrafficRedirect) -> AsyncIterator[None]:
+    await redirect.prepare()
+    task = asyncio.create_task(redirect.maintain())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_it_is_in_force_when_the_first_check_after_the_start_succeeds(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        redirect = TrafficRedirect(settings(listener.getsockname()[1], tmp_path), OWN)
+        async with maintained(redirect):
+            await asyncio.sleep(0)
+            assert (redirect.redirects, redirect.problem()) == (False, None), "NMI does not listen yet"
+            await redirect.install()
+            async with asyncio.timeout(5):
+                while not redirect.redirects:
+                    await asyncio.sleep(0.001)
+            assert redirect.state()["in_force"] is True
+            assert redirect.choice is not None
+            assert redirect.choice.target is RedirectTarget.NODE
+            assert "the address of NMI's pod" in redirect.note()
+
+
+async def test_a_loss_is_the_reason_why_nmi_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cilium_redirect, "CHECK_SECONDS", 0.0)
+    with restartable_listener("127.0.0.1") as listener:
+        redirect = TrafficRedirect(settings(listener.getsockname()[1], tmp_path), OWN)
+        async with maintained(redirect), asyncio.timeout(5):
+            await redirect.install()
+            while not redirect.redirects:
+                await asyncio.sleep(0.001)
+            listener.close()
+            while redirect.problem() is None:
+                await asyncio.sleep(0.001)
+            assert "Cilium has lost the redirect" in str(redirect.problem())
+            assert redirect.state()["cilium_repairs"] == 1
+
+
+async def test_without_a_redirect_nothing_is_checked(tmp_path: Path) -> None:
+    redirect = TrafficRedirect(settings(1, tmp_path, RedirectMode.NONE), OWN)
+    await redirect.prepare()
+    await redirect.install()
+    async with asyncio.timeout(5):
+        await redirect.maintain()
+    assert (redirect.redirects, redirect.problem()) == (True, None)

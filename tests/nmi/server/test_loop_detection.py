@@ -1,0 +1,86 @@
+"""NMI's own requests that a redirect returns to NMI: refused at the first hop, and harmless if a pod imitates them."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+
+from nmi.refusal import Reason, Refusal
+from nmi.server.loop_detection import CAME_BACK, FIELD, LOOP_STATUS, SENT_FIELDS
+from nmi.server.passthrough import MetadataProxy, Stream
+from nmi.server.policy import ServerPolicy
+from nmi.server.request import Request
+from nmi.server.responses import PlainAnswer, StreamedAnswer
+from nmi.server.target import Destination
+from podidentity.http_client.session import HttpSession
+from tests.nmi.server.fakes import TARGET, ServerUnderTest, request_bytes
+from tests.nmi.server.test_server_over_sockets import Running, serving
+
+INSTANCE = "/metadata/instance?api-version=2021-02-01"
+MARKED = ("Metadata: true", f"{FIELD}: nmi")
+
+
+class Returning:
+    """A proxy to IMDS whose requests a redirect returns to the server of *running*."""
+
+    def __init__(self, session: HttpSession) -> None:
+        self._session = session
+        self.url = ""
+        self.forwarded = 0
+
+    async def forward(
+        self, charged: str, request: Request, destination: Destination, stream: Stream
+    ) -> PlainAnswer | StreamedAnswer | Refusal:
+        self.forwarded += 1
+        proxy = MetadataProxy(self._session, self.url, ServerPolicy())
+        try:
+            return await proxy.forward(charged, request, destination, stream)
+        finally:
+            proxy.close()
+
+
+@asynccontextmanager
+async def looped(headers: Mapping[str, str]) -> AsyncIterator[tuple[Running, Returning]]:
+    async with HttpSession(connections=64, headers=headers) as session:
+        returning = Returning(session)
+        async with serving(proxy=returning) as running:
+            host, port = running.address
+            returning.url = f"http://{host}:{port}"
+            yield running, returning
+
+
+@pytest.mark.parametrize("target", [TARGET, INSTANCE, "/metadata/versions", "/host/token/?resource=r", "/x"])
+@pytest.mark.parametrize("value", ["nmi", "", "other"])
+async def test_a_request_with_the_mark_is_refused_on_every_path(target: str, value: str) -> None:
+    server_under_test = ServerUnderTest()
+    reply = await server_under_test.ask(request_bytes(target, headers=("Metadata: true", f"{FIELD}: {value}")))
+    assert (reply.status, reply.json["error"]) == (508, "loop_detected")
+    assert (server_under_test.issuer.asked, server_under_test.proxy.forwarded) == ([], [])
+    assert server_under_test.measures.refusals(Reason.LOOPED) == 1
+
+
+@pytest.mark.parametrize("target", [TARGET, INSTANCE])
+async def test_a_request_without_it_is_served(target: str) -> None:
+    headers = ("Metadata: true", "x-aad-pod-identity: nmi", f"user-agent: {FIELD}")
+    assert (await ServerUnderTest().ask(request_bytes(target, headers=headers))).status == 200
+
+
+async def test_a_pod_that_imitates_the_mark_changes_no_later_answer() -> None:
+    async with serving() as running, running.client() as client:
+        for target in (TARGET, INSTANCE):
+            assert [(await client.ask(request_bytes(target, headers=MARKED))).status for _ in range(3)] == [508] * 3
+            assert (await client.ask(request_bytes(target))).status == 200
+        assert running.server.counters()["fast_answers"] == 0
+
+
+async def test_a_request_that_comes_back_makes_one_hop_and_names_the_cause() -> None:
+    async with looped(SENT_FIELDS) as (running, returning), running.client() as client:
+        reply = await client.ask(request_bytes(INSTANCE))
+    assert (reply.status, reply.json["error"]) == (503, "temporarily_unavailable")
+    assert "came back to NMI" in reply.json["error_description"]
+    assert returning.forwarded == 1
+
+
+def test_the_operator_reads_the_next_action() -> None:
+    assert "skipRedirectFromBackend: true" in CAME_BACK
+    assert int(LOOP_STATUS) == 508

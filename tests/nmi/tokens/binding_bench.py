@@ -1,0 +1,120 @@
+"""The bench of identity bindings: an API server with RBAC, Entra ID, the sandbox's token proxy, and a pod."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from nmi.tokens.assertions import Assertions
+from nmi.tokens.exchanges import Exchanges
+from nmi.tokens.federated import FederatedSource
+from nmi.tokens.source import NULL_OBSERVER, FetchedToken, FetchObserver, FetchRequest, Workload
+from nmi.tokens.token_proxy import ProxySettings
+from nmi.tokens.token_proxy import TokenProxy as ProxyAddress
+from podidentity.azure.federation import BINDING_AUDIENCE, BINDING_GROUP, BINDING_VERB, DIRECT_AUDIENCE, Exchange
+from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.token_proxy import SERVER_NAME, TokenProxy
+from tests.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, WITHIN, Bench, running
+
+RBAC = "rbac.authorization.k8s.io"
+
+
+class BindingBench:
+    """A node whose identities use identity bindings. The identity is bound, and `builder` may use it."""
+
+    def __init__(self, bench: Bench, directory: Path) -> None:
+        self.bench = bench
+        self.authority = Authority("cluster")
+        self.ca_file = directory / "ca.crt"
+        self.ca_file.write_text(self.authority.pem)
+        self.managed: ManagedIdentity = bench.directory.add_identity("/subscriptions/s/bound")
+        self.proxy = TokenProxy(bench.directory, bench.aad)
+        self.proxy.client = bench.client
+        self.workload = bench.pod("web", "builder")
+
+    async def start(self, host: str = "127.0.0.1") -> None:
+        await self.proxy.serve(self.authority, host)
+        self.proxy.bind(self.managed.client_id)
+        self.permit("builder")
+        self.source = self.new_source()
+        await self.bench.sign_ins.load()  # the import takes longer than a request has
+
+    @property
+    def settings(self) -> ProxySettings:
+        return ProxySettings(self.proxy.proxy_url, SERVER_NAME, ca_file=str(self.ca_file))
+
+    def new_source(
+        self, settings: ProxySettings | None = None, *, audience: str = BINDING_AUDIENCE, **choice: Any
+    ) -> FederatedSource:
+        given = {"default": Exchange.IDENTITY_BINDINGS, "proxy": ProxyAddress(settings or self.settings), **choice}
+        client = self.bench.client
+        assertions = {
+            Exchange.DIRECT: Assertions(client, DIRECT_AUDIENCE),
+            Exchange.IDENTITY_BINDINGS: Assertions(client, audience),
+        }
+        policy, sign_ins = self.bench.policy, self.bench.sign_ins
+        return FederatedSource(policy, assertions, sign_ins, enabled=True, exchanges=Exchanges(**given))
+
+    def permit(self, account: str = "", *, group: str = "") -> None:
+        """Let a service account, or the members of a group, use the identity."""
+        store, client_id = self.bench.kube.store, self.managed.client_id
+        name = f"use-{account or 'group'}"
+        rule = {"verbs": [BINDING_VERB], "apiGroups": [BINDING_GROUP], "resources": [client_id]}
+        subject: dict[str, str] = {"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}
+        if group:
+            subject = {"kind": "Group", "name": group, "apiGroup": RBAC}
+        store.create(f"clusterroles.{RBAC}", {"metadata": {"name": name}, "rules": [rule]})
+        store.create(
+            f"clusterrolebindings.{RBAC}",
+            {
+                "metadata": {"name": name},
+                "subjects": [subject],
+                "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": name},
+            },
+        )
+
+    def forbid(self, account: str) -> None:
+        self.bench.kube.store.delete(f"clusterrolebindings.{RBAC}", f"use-{account}")
+
+    def identity(self, annotations: dict[str, str] | None = None, **changed: Any) -> AzureIdentity:
+        given = {
+            "type": 3,
+            "client_id": self.managed.client_id,
+            "tenant_id": self.bench.directory.tenant_id,
+            "ad_endpoint": f"{self.bench.aad.url}/",
+            **changed,
+        }
+        meta = Meta(name="id", namespace=NAMESPACE, annotations=annotations)
+        return AzureIdentity(metadata=meta, spec=AzureIdentitySpec(**given))
+
+    async def fetch(
+        self,
+        workload: Workload | None = None,
+        identity: AzureIdentity | None = None,
+        within: float = WITHIN,
+        observer: FetchObserver = NULL_OBSERVER,
+    ) -> FetchedToken:
+        return await self.source.fetch(
+            FetchRequest(
+                identity=identity or self.identity(),
+                resource=RESOURCE,
+                timeout_seconds=within,
+                observer=observer,
+                workload=workload or self.workload,
+            )
+        )
+
+
+@asynccontextmanager
+async def binding_bench(directory: Path, host: str = "127.0.0.1") -> AsyncIterator[BindingBench]:
+    """Yield a running bench, whose proxy listens on *host*."""
+    async with running(Bench(rbac=True)) as bench:
+        made = BindingBench(bench, directory)
+        await made.start(host)
+        try:
+            yield made
+        finally:
+            await bench.session.close()  # first: the proxy would wait for the clients of open connections
+            await made.proxy.stop()

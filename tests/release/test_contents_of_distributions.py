@@ -1,0 +1,103 @@
+"""Files that a source distribution or a wheel lacks, or must not have, are named."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tools.release.contents import AT_THE_ROOT, sdist_problems, sdist_sources, wheel_problems
+
+SCRIPTS: Final = {"nmi": "nmi.cli:main"}
+FILES: Final = {
+    **dict.fromkeys(AT_THE_ROOT, "text"),
+    "_native/lane.pyx": "source",
+    "_native/lane.pyi": "stub",
+    "nmi/cli.py": "source",
+    "nmi/py.typed": "",
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree with one compiled and one Python module."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.fixture
+def wheel(tree: Path) -> dict[str, bytes]:
+    """The complete wheel of that tree."""
+    of_packages = {name: text.encode() for name, text in FILES.items() if name not in AT_THE_ROOT}
+    information = {
+        "METADATA": b"Name: aad-pod-identity\n",
+        "WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: false\n",
+        "entry_points.txt": b"[console_scripts]\nnmi = nmi.cli:main\n",
+        "licenses/LICENSE": (tree / "LICENSE").read_bytes(),
+    }
+    return {
+        **of_packages,
+        "_native/lane.cpython-311-x86_64-linux-gnu.so": b"\x7fELF",
+        **{f"aad_pod_identity-1.0.0.dist-info/{name}": data for name, data in information.items()},
+    }
+
+
+GENERATED: Final = ("PKG-INFO", "setup.cfg", "MANIFEST.in", "aad_pod_identity.egg-info/SOURCES.txt")
+
+
+def test_a_complete_source_distribution_is_accepted(tree: Path) -> None:
+    assert list(sdist_problems([*FILES, *GENERATED], sdist_sources(tree))) == []
+
+
+@pytest.mark.parametrize("name", ["_native/lane.pyx", "nmi/py.typed", "LICENSE", "build.lock"])
+def test_a_missing_source_is_named(tree: Path, name: str) -> None:
+    (found,) = sdist_problems([each for each in FILES if each != name], sdist_sources(tree))
+    assert f"lacks {name}" in found
+
+
+@pytest.mark.parametrize("name", ["tests/test_time_limit.py", "_native/lane.c", "_native/lane.so", ".git/config"])
+def test_a_file_that_is_no_source_is_named(tree: Path, name: str) -> None:
+    (found,) = sdist_problems([*FILES, name], sdist_sources(tree))
+    assert f"contains {name}" in found
+
+
+def test_files_behind_a_link_belong_to_the_package(tree: Path) -> None:
+    (tree / "deploy").mkdir()
+    (tree / "deploy" / "pod.yaml").write_text("kind: Pod")
+    (tree / "nmi" / "manifests").symlink_to("../deploy")
+    assert "nmi/manifests/pod.yaml" in sdist_sources(tree)
+
+
+def test_a_complete_wheel_is_accepted(tree: Path, wheel: dict[str, bytes]) -> None:
+    assert list(wheel_problems(wheel, tree, SCRIPTS)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("_native/lane.cpython-311-x86_64-linux-gnu.so", "0 compiled modules of _native/lane.pyx"),
+        ("_native/lane.pyi", "lacks _native/lane.pyi"),
+        ("nmi/py.typed", "lacks nmi/py.typed"),
+        ("aad_pod_identity-1.0.0.dist-info/licenses/LICENSE", "lacks the licence"),
+        ("aad_pod_identity-1.0.0.dist-info/entry_points.txt", "entry points are [], but pyproject.toml has ['nmi']"),
+        ("aad_pod_identity-1.0.0.dist-info/WHEEL", "no compiled module"),
+    ],
+)
+def test_what_a_wheel_lacks_is_named(tree: Path, wheel: dict[str, bytes], name: str, message: str) -> None:
+    del wheel[name]
+    (found,) = wheel_problems(wheel, tree, SCRIPTS)
+    assert message in found
+
+
+@pytest.mark.parametrize("name", ["tests/test_language.py", "_native/lane.c", "setup.py", "nmi/cli.so"])
+def test_a_file_that_belongs_to_no_package_is_named(tree: Path, wheel: dict[str, bytes], name: str) -> None:
+    wheel[name] = b""
+    (found,) = wheel_problems(wheel, tree, SCRIPTS)
+    assert f"contains {name}" in found
+
+
+def test_a_changed_licence_is_named(tree: Path, wheel: dict[str, bytes]) -> None:
+    wheel["aad_pod_identity-1.0.0.dist-info/licenses/LICENSE"] = b"another"
+    (found,) = wheel_problems(wheel, tree, SCRIPTS)
+    assert "lacks the licence" in found

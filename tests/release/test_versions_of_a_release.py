@@ -1,0 +1,67 @@
+"""A release is refused if a place contradicts podidentity/version.py."""
+
+import dataclasses
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tools.release.changelog import Section
+from tools.release.versions import Versions, problems, read
+
+ROOT: Final = Path(__file__).parents[2]
+RELEASED: Final = Section("1.2.3", "2026-12-01", "* New.\n")
+GOOD: Final = Versions(program="1.2.3", app="1.2.3", chart="5.2.0", demo="1.2.3", newest=RELEASED)
+
+
+def test_equal_versions_are_accepted() -> None:
+    assert list(problems(GOOD, "v1.2.3")) == []
+
+
+def test_a_release_candidate_is_accepted() -> None:
+    candidate = dataclasses.replace(
+        GOOD,
+        program="1.2.3-rc.1",
+        app="1.2.3-rc.1",
+        chart="5.2.0-rc.1",
+        demo="1.2.3-rc.1",
+        newest=dataclasses.replace(RELEASED, version="1.2.3-rc.1"),
+    )
+    assert list(problems(candidate, "v1.2.3-rc.1")) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"app": "1.2.2"}, "appVersion 1.2.2; set it to 1.2.3"),
+        ({"chart": "5.2.0-rc.1"}, "version 5.2.0-rc.1; end it like 1.2.3"),
+        ({"demo": "1.2.4"}, "uses the image 1.2.4"),
+        ({"newest": dataclasses.replace(RELEASED, version="1.2.2")}, "is not that of 1.2.3"),
+        ({"newest": None}, "is not that of 1.2.3"),
+        ({"newest": dataclasses.replace(RELEASED, date=None)}, "replace the word by the date"),
+    ],
+)
+def test_a_place_that_differs_is_named(change: dict[str, object], message: str) -> None:
+    (found,) = problems(dataclasses.replace(GOOD, **change), "v1.2.3")  # type: ignore[arg-type]
+    assert message in found
+
+
+@pytest.mark.parametrize("tag", ["1.2.3", "v1.2.4", "v1.2.3-rc.1", "v1.2.3; id"])
+def test_another_tag_is_refused(tag: str) -> None:
+    (found,) = problems(GOOD, tag)
+    assert "the tag of this version is v1.2.3" in found
+
+
+def test_a_version_that_is_not_semver_is_refused() -> None:
+    version = "1.2"
+    short = dataclasses.replace(GOOD, program=version, app=version, demo=version, newest=Section(version, None, ""))
+    (found,) = problems(short)
+    assert "the form is 1.2.3" in found
+
+
+def test_without_a_tag_the_changelog_needs_no_date() -> None:
+    assert list(problems(dataclasses.replace(GOOD, newest=dataclasses.replace(RELEASED, date=None)))) == []
+
+
+def test_this_tree_is_consistent() -> None:
+    assert list(problems(read(ROOT))) == []

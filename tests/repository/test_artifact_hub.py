@@ -1,0 +1,96 @@
+"""The metadata for Artifact Hub: annotations of the chart that it knows, and facts that the chart states elsewhere.
+
+Source of the rules: artifacthub/hub, docs/helm_annotations.md and docs/metadata/artifacthub-repo.yml.
+"""
+
+import re
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tools.chart.rendering import CHART, ROOT
+
+PREFIX: Final = "artifacthub.io/"
+TEXTS: Final = {"category", "license", "alternativeName"}
+BOOLEANS: Final = {"prerelease", "containsSecurityUpdates", "operator"}
+LISTS: Final = {"changes", "crds", "crdsExamples", "images", "links", "maintainers", "recommendations", "screenshots"}
+CATEGORIES: Final = {
+    *("ai-machine-learning", "database", "integration-delivery", "monitoring-logging", "networking", "security"),
+    *("storage", "streaming-messaging", "skip-prediction"),
+}
+
+
+def chart() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    return found
+
+
+def faults(annotations: dict[str, Any]) -> list[str]:
+    """Return what Artifact Hub would not understand."""
+    found = []
+    for key, value in annotations.items():
+        name = key.removeprefix(PREFIX)
+        if not isinstance(value, str) or not key.startswith(PREFIX) or name not in TEXTS | BOOLEANS | LISTS:
+            found.append(f"{key}: not known, or no text")
+        elif name in BOOLEANS and value not in {"true", "false"}:
+            found.append(f"{key}: no boolean")
+        elif name in LISTS and not isinstance(yaml.safe_load(value), list):
+            found.append(f"{key}: no list")
+        elif name == "category" and value not in CATEGORIES:
+            found.append(f"{key}: not a category")
+    return found
+
+
+def test_artifact_hub_knows_the_annotations() -> None:
+    assert faults(chart()["annotations"]) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"artifacthub.io/licence": "MIT"},
+        {"artifacthub.io/prerelease": True},
+        {"artifacthub.io/prerelease": "yes"},
+        {"artifacthub.io/crds": "kind: A"},
+        {"artifacthub.io/category": "identity"},
+    ],
+)
+def test_wrong_annotations_are_found(wrong: dict[str, Any]) -> None:
+    assert faults(wrong)
+
+
+def test_a_release_candidate_is_a_prerelease() -> None:
+    found = chart()
+    assert found["annotations"][f"{PREFIX}prerelease"] == str("-" in found["version"]).lower()
+
+
+def test_the_license_is_that_of_the_repository() -> None:
+    assert (ROOT / "LICENSE").read_text().startswith(f"{chart()['annotations'][f'{PREFIX}license']} License")
+
+
+def test_the_listed_definitions_are_those_of_the_chart() -> None:
+    listed = yaml.safe_load(chart()["annotations"][f"{PREFIX}crds"])
+    assert all({"kind", "version", "name", "displayName", "description"} == set(each) for each in listed)
+    defined = [yaml.safe_load(file.read_text()) for file in sorted((CHART / "crds").iterdir())]
+    assert sorted((each["name"], each["kind"], each["version"]) for each in listed) == sorted(
+        (each["metadata"]["name"], each["spec"]["names"]["kind"], version["name"])
+        for each in defined
+        for version in each["spec"]["versions"]
+    )
+
+
+def test_the_examples_are_objects_of_these_kinds_with_their_fields() -> None:
+    for example in yaml.safe_load(chart()["annotations"][f"{PREFIX}crdsExamples"]):
+        definition = yaml.safe_load((CHART / "crds" / f"{example['kind'].lower()}.yaml").read_text())
+        (version,) = definition["spec"]["versions"]
+        assert example["apiVersion"] == f"{definition['spec']['group']}/{version['name']}"
+        properties = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+        assert set(example["spec"]) <= set(properties)
+
+
+def test_the_repositorys_metadata_has_the_known_fields() -> None:
+    found = yaml.safe_load((ROOT / "artifacthub-repo.yml").read_text())
+    assert set(found) <= {"repositoryID", "owners", "ignore"}
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", found["repositoryID"])
+    assert all(set(each) == {"name", "email"} for each in found["owners"])

@@ -1,0 +1,93 @@
+"""Identities of the command line, served to pods by the real programs, and removed with the sandbox."""
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from podidentity.resources import BINDINGS, IDENTITIES
+from podidentity_sandbox.given_identities import GivenIdentityError, parse
+from podidentity_sandbox.sandbox import Sandbox
+from podidentity_sandbox.settings import Settings
+from tests.integration.identity_requests import ask, exception, identity, run_pod
+
+pytestmark = [pytest.mark.programs, pytest.mark.asyncio(loop_scope="module")]
+GIVEN = parse(["blue=app", "green=app", "alone"], ["robot"])
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def given() -> AsyncIterator[Sandbox]:
+    settings = Settings(identities=GIVEN, system_assigned=True, namespaces=False, environment=os.environ)
+    async with Sandbox(settings) as sandbox:
+        yield sandbox
+
+
+def client_id(sandbox: Sandbox, name: str) -> str:
+    return next(each.client_id for each in sandbox.identities if each.given.name == name)
+
+
+async def test_a_pod_with_the_selector_gets_each_of_its_identities(given: Sandbox) -> None:
+    context = await run_pod(given, "app", {"aadpodidbinding": "app"})
+    for name in ("green", "blue"):
+        wanted = client_id(given, name)
+        answer = await ask(given, context, client_id=wanted)
+        assert (answer.status, answer.claims["appid"]) == (200, wanted), answer.text
+
+
+async def test_a_service_principal_signs_in_with_its_secret(given: Sandbox) -> None:
+    context = await run_pod(given, "robot", {"aadpodidbinding": "robot"})
+    answer = await ask(given, context)
+    assert (answer.status, answer.claims["appid"]) == (200, client_id(given, "robot")), answer.text
+    assert given.azure.aad.calls[-1].proof == "secret"
+
+
+async def test_the_system_assigned_identity_is_for_pods_of_an_exception(given: Sandbox) -> None:
+    await given.cluster.apply(exception("not-nmi", {"app": "agent"}))
+    context = await run_pod(given, "agent", {"app": "agent"})
+    answer = await ask(given, context)
+    machine = given.azure.arm.vm(given.vm_id("node-0"))
+    assert machine.system_assigned is not None
+    assert (answer.status, answer.claims["oid"]) == (200, machine.system_assigned.object_id), answer.text
+    assert "SystemAssigned" in machine.document()["identity"]["type"]
+
+
+async def test_each_identity_has_a_role_in_azure(given: Sandbox) -> None:
+    for created in given.identities:
+        directory = given.azure.directory
+        found = directory.managed(created.client_id) or directory.principal(created.client_id)
+        assert found is not None
+        assert directory.may(found.object_id, ["Reader"])
+        assert directory.may(found.object_id, ["Storage Blob Data Contributor"])
+
+
+async def test_instances_of_a_scale_set_share_its_system_assigned_identity() -> None:
+    settings = Settings(nodes=2, scale_set=True, system_assigned=True, programs=False, namespaces=False)
+    async with Sandbox(settings) as sandbox:
+        seen = [host.identities().system_assigned for host in sandbox.azure.imds.hosts]
+        assert seen[0] == seen[1] is not None
+
+
+async def test_without_the_setting_no_vm_has_a_system_assigned_identity() -> None:
+    async with Sandbox(Settings(programs=False, namespaces=False)) as sandbox:
+        assert sandbox.azure.imds.hosts[0].identities().system_assigned is None
+
+
+async def test_objects_that_exist_keep_the_sandbox_from_starting_and_stay(given: Sandbox) -> None:
+    """The second sandbox uses the API server of the first one."""
+    await given.cluster.apply(identity("theirs", type=0, resourceID="/r", clientID="c"))
+    second = Settings(
+        kubeconfig=given.cluster.kubeconfig,
+        identities=parse(["mine", "theirs"], ()),
+        programs=False,
+        namespaces=False,
+        kinds=False,
+        schedule=False,
+        run_pods=False,
+    )
+    with pytest.raises(GivenIdentityError, match="AzureIdentity default/theirs exists; use another name or delete it"):
+        async with Sandbox(second):
+            pass
+    names = {each.metadata.name for each in await given.cluster.client.list(IDENTITIES)}
+    assert ("theirs" in names, "mine" in names) == (True, False)
+    assert "mine" not in {each.metadata.name for each in await given.cluster.client.list(BINDINGS)}

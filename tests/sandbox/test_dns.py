@@ -1,0 +1,94 @@
+"""Answers of the sandbox's name server to queries as resolvers send them, and to hostile ones."""
+
+import asyncio
+import ipaddress
+import socket
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podidentity_sandbox.dns import NameServer, answer
+from podidentity_sandbox.serving import bound_datagrams
+
+ADDRESS = ipaddress.IPv4Address("198.18.0.1")
+NAME = "management.azure.com"
+A, AAAA, TXT = 1, 28, 16
+NO_ERROR, FORMAT_ERROR, NO_SUCH_NAME, NOT_IMPLEMENTED = 0, 1, 3, 4
+
+
+def knows(name: str) -> bool:
+    return name == NAME
+
+
+def query(name: str = NAME, kind: int = A, *, flags: int = 0x0100, questions: int = 1, extra: bytes = b"") -> bytes:
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    return struct.pack("!6H", 0x1234, flags, questions, 0, 0, 0) + labels + b"\0" + struct.pack("!2H", kind, 1) + extra
+
+
+def code_of(reply: bytes) -> int:
+    return int(reply[3] & 0x0F)
+
+
+def addresses_in(reply: bytes) -> list[str]:
+    (count,) = struct.unpack_from("!H", reply, 6)
+    return [str(ipaddress.IPv4Address(reply[-4:]))] if count else []
+
+
+@pytest.mark.parametrize("name", [NAME, "Management.AZURE.com"])
+def test_a_known_name_has_the_address(name: str) -> None:
+    reply = answer(query(name), ADDRESS, knows)
+    assert (reply[:2], code_of(reply), addresses_in(reply)) == (b"\x12\x34", NO_ERROR, ["198.18.0.1"])
+    assert reply[12 : 12 + len(name) + 2] == query(name)[12 : 12 + len(name) + 2]
+
+
+@pytest.mark.parametrize("kind", [AAAA, TXT])
+def test_a_known_name_has_no_other_records(kind: int) -> None:
+    reply = answer(query(kind=kind), ADDRESS, knows)
+    assert (code_of(reply), addresses_in(reply)) == (NO_ERROR, [])
+
+
+def test_another_name_does_not_exist() -> None:
+    assert code_of(answer(query("example.com"), ADDRESS, knows)) == NO_SUCH_NAME
+
+
+def test_a_query_with_edns_is_answered() -> None:
+    option = b"\0" + struct.pack("!2HIH", 41, 1232, 0, 0)
+    assert addresses_in(answer(query(extra=option), ADDRESS, knows)) == ["198.18.0.1"]
+
+
+@pytest.mark.parametrize("invalid", [query(questions=2), query()[:-4], query()[:20], query().replace(b"\x0a", b"\xc0")])
+def test_an_invalid_query_is_a_format_error(invalid: bytes) -> None:
+    assert code_of(answer(invalid, ADDRESS, knows)) == FORMAT_ERROR
+
+
+def test_an_update_is_not_implemented() -> None:
+    assert code_of(answer(query(flags=5 << 11), ADDRESS, knows)) == NOT_IMPLEMENTED
+
+
+@pytest.mark.parametrize("invalid", [b"", b"\0" * 11, query() + b"\0" * 512, query(flags=0x8000)])
+def test_what_is_no_query_gets_no_answer(invalid: bytes) -> None:
+    assert answer(invalid, ADDRESS, knows) == b""
+
+
+@given(st.binary(max_size=600))
+def test_no_answer_is_longer_than_its_query_and_one_record(data: bytes) -> None:
+    assert len(answer(data, ADDRESS, lambda _: True)) <= len(data) + 16
+
+
+async def test_the_server_answers_on_its_socket_until_it_is_stopped() -> None:
+    server, bound = NameServer("198.18.0.1", knows), bound_datagrams("127.0.0.1", 0)
+    port = bound.getsockname()[1]
+    await server.start(bound)
+
+    def ask() -> bytes:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(5)
+            client.sendto(b"nonsense", ("127.0.0.1", port))
+            client.sendto(query(), ("127.0.0.1", port))
+            return client.recv(512)
+
+    assert addresses_in(await asyncio.to_thread(ask)) == ["198.18.0.1"]
+    server.stop()
+    server.stop()

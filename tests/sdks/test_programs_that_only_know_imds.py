@@ -1,0 +1,160 @@
+"""Programs and libraries that get tokens only from IMDS, in pods behind the real nat rule, with the real NMI and MIC.
+
+Each program makes a call to ARM or Storage. The emulator verifies the token, so its record of the caller shows whose
+token the program has sent. IMDS_PROGRAMS=all adds the programs that take minutes to install.
+"""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import pytest
+import pytest_asyncio
+
+from podidentity_sandbox.azure import USUAL_ROLES
+from podidentity_sandbox.directory import ManagedIdentity
+from tests.sdks import imds_table
+from tests.sdks.imds_programs import ACCOUNT, CONTAINER, Program, chosen, install, version_of
+from tests.sdks.imds_table import Result
+from tests.sdks.sdk_sandbox import SYSTEM_PATH, Pod, SdkSandbox
+
+pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+STEP_SECONDS: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a program, and the object ids of the callers that ARM or Storage has seen."""
+
+    code: int
+    output: str
+    callers: frozenset[str]
+
+
+def id_of(program: Program) -> str:
+    return program.name.split(",")[0].replace(" ", "-")
+
+
+@pytest.fixture(scope="session", params=chosen(), ids=id_of)
+def program(request: pytest.FixtureRequest) -> Program:
+    found: Program = request.param
+    # Installed already (see conftest): an installation here would block the sandbox, which runs in this process.
+    reason = install(found)
+    if reason:
+        pytest.skip(reason)
+    return found
+
+
+@pytest.fixture(scope="session")
+def results() -> Iterator[dict[str, Result]]:
+    """Collect the results of this run, and write them for the table."""
+    found: dict[str, Result] = {}
+    yield found
+    imds_table.add(imds_table.NEW_RESULTS, found.values())
+
+
+@pytest.fixture
+def check(request: pytest.FixtureRequest, program: Program, results: dict[str, Result]) -> Iterator[None]:
+    """Record whether the test of this name passes."""
+    name = request.node.originalname.removeprefix("test_pod_with_").partition("_")[0]
+    former = results.get(program.name)
+    today = datetime.now(UTC).date().isoformat()
+    checks = dict(former.checks) if former is not None else {}
+    failures = request.session.testsfailed
+    yield
+    passed = request.session.testsfailed == failures and getattr(request.node, "succeeded", False)
+    results[program.name] = Result(
+        name=program.name, version=version_of(program), date=today, checks={**checks, NAMES[name]: passed}
+    )
+
+
+NAMES: Final = {"one": "only", "two": "named", "no": "refused"}
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stage(sdk_sandbox: SdkSandbox) -> AsyncIterator[SdkSandbox]:
+    """Yield the sandbox with a container, and the programs' own errors when a test fails."""
+    sdk_sandbox.sandbox.azure.storage.add_container(ACCOUNT, CONTAINER)
+    yield sdk_sandbox
+
+
+async def identity(stage: SdkSandbox, name: str) -> ManagedIdentity:
+    """Return an identity that may read ARM and write to Storage."""
+    found = await stage.identity(name)
+    stage.sandbox.azure.directory.grant(found.object_id, *USUAL_ROLES)
+    return found
+
+
+async def run(stage: SdkSandbox, program: Program, pod: Pod, folder: Path, client_id: str = "") -> Outcome:
+    """Run the steps of the program in the pod, up to the first that fails."""
+    azure = stage.sandbox.azure
+    calls = azure.arm.calls if program.service == "ARM" else azure.storage.calls
+    before, outputs, code = len(calls), [], 0
+    shared = {"PATH": SYSTEM_PATH, "HOME": str(folder), "LANG": "C.UTF-8"}
+    shared |= stage.sandbox.commands.trust_environment()
+    for step in await asyncio.to_thread(program.steps, folder, client_id):
+        process = await asyncio.create_subprocess_exec(
+            *pod.context.command(step.argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env={**shared, **step.environment},
+        )
+        try:
+            async with asyncio.timeout(STEP_SECONDS):
+                output, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        outputs.append(output.decode(errors="replace"))
+        code = process.returncode or 0
+        if code != 0:
+            break
+    callers = {call.caller for call in calls[before:] if call.caller in known_callers(stage)}
+    return Outcome(code, "\n".join(outputs)[-3000:], frozenset(callers))
+
+
+def known_callers(stage: SdkSandbox) -> set[str]:
+    """Return the object ids of the identities of these tests: MIC calls ARM too."""
+    directory = stage.sandbox.azure.directory
+    return {each.object_id for each in directory.managed_identities()}
+
+
+async def test_pod_with_one_identity(
+    program: Program, stage: SdkSandbox, tmp_path: Path, request: pytest.FixtureRequest, check: None
+) -> None:
+    only = await identity(stage, "imds-only")
+    outcome = await run(stage, program, await stage.pod("imds-only"), tmp_path)
+    assert outcome.callers == {only.object_id}, outcome.output
+    assert (outcome.code == 0) is program.succeeds, outcome.output
+    request.node.succeeded = True
+
+
+@pytest.mark.parametrize("program", [each for each in chosen() if each.named], ids=id_of, indirect=True)
+async def test_pod_with_two_identities(
+    program: Program, stage: SdkSandbox, tmp_path: Path, request: pytest.FixtureRequest, check: None
+) -> None:
+    await identity(stage, "imds-first")
+    second = await identity(stage, "imds-second")
+    outcome = await run(stage, program, await stage.pod("imds-first", "imds-second"), tmp_path, second.client_id)
+    assert outcome.callers == {second.object_id}, outcome.output
+    assert (outcome.code == 0) is program.succeeds, outcome.output
+    request.node.succeeded = True
+
+
+async def test_pod_with_no_identity(
+    program: Program, stage: SdkSandbox, tmp_path: Path, request: pytest.FixtureRequest, check: None
+) -> None:
+    """The program ends with an error of its own, not after a timeout, and without a call."""
+    pod = await stage.pod(labelled=False)
+    outcome = await run(stage, program, pod, tmp_path)
+    assert outcome.callers == set()
+    assert (await stage.answers(pod))[400] >= 1
+    assert program.error in outcome.output if program.error else outcome.code != 0, outcome.output
+    request.node.succeeded = True
