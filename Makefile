@@ -17,15 +17,17 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .PHONY: help setup demo cluster check test test-all test-examples test-tools test-plane test-measures test-node \
-	test-sdks test-images audit lint format docs e2e e2e-node e2e-node-quick .node node fuzz handover model mutants \
-	soak soak-node hostile-objects bench bench-quick bench-controller image sbom local-images lock clean
+	test-sdks test-images test-arm64 test-arm64-machine audit lint format docs e2e e2e-node e2e-node-quick e2e-cilium .cilium-folder .node .node-programs node fuzz handover model mutants \
+	soak soak-node hostile-objects bench bench-quick bench-controller image sbom local-images release release-check \
+	release-dry-run release-images release-publish release-push-chart release-push-image release-seal release-sign \
+	release-sources release-wheels lock site clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do \
 		printf '  %-18s %s\n' "$$name" "$$text"; done
 
 setup: ## Install all system packages that the build and the tests need
-	$(PACKAGES) build test node nginx prometheus spin browser
+	$(PACKAGES) build test node nginx prometheus registry spin browser
 
 demo: .venv/.built ## Run MIC and NMI in a sandbox and follow one token
 	@$(BIN)/podidctl sandbox demo
@@ -70,8 +72,8 @@ test-examples: .venv/.built ## Run the property tests of check and test with all
 	$(PYTEST) $(PARALLEL)=$(JOBS) -m "examples and (run_check or run_test)"
 	$(TOOK)
 
-test-tools: .venv/.built ## Run the tests with programs of others: helm, Prometheus, nginx, valgrind, a browser and others
-	$(PACKAGES) test nginx prometheus browser
+test-tools: .venv/.built .venv/.site/.installed ## Run the tests with programs of others: helm, Prometheus, nginx, valgrind, a browser and others
+	$(PACKAGES) build test nginx prometheus registry browser
 	@$(BIN)/python -c 'from tests.testplane import up; up.tool("helm"), up.tool("helm3")'
 	$(PYTEST) $(PARALLEL)=$(TEST_JOBS) -m "tools and run_test_all and not (plane or measures)"
 	$(TOOK)
@@ -100,6 +102,30 @@ test-sdks: .venv/.built ## Run Azure's own SDKs in five languages
 	@$(BIN)/python tests/sdks/applications.py
 	$(PYTEST) tests/sdks
 
+# The programs that `make test-sdks` omits take minutes to install; the machine may provide terraform.
+.PHONY: test-imds-programs
+test-imds-programs: .venv/.built ## Run all programs of docs/imds-applications.md and write its table (as root)
+	IMDS_PROGRAMS=all $(PYTEST) tests/sdks/test_programs_that_only_know_imds.py
+	$(BIN)/python -m tests.sdks.imds_table
+
+# Programs for other architectures than arm64 run natively, so that the tests use this machine's iptables and ip.
+# tests/arm64/emulated.py lists the tests that qemu-user cannot run, each with the reason.
+ARM64_TESTS ?= tests/native tests/nmi/server/test_server_over_sockets.py
+test-arm64: .venv/.built ## Compile _native for arm64 and run its tests under qemu-user (as root, on Debian)
+	$(PACKAGES) test arm64
+	$(BIN)/python tests/arm64/prepare.py
+	cd build/arm64/source && $(CURDIR)/tests/arm64/emulate $(CURDIR)/build/arm64/root \
+		$(CURDIR)/build/arm64/root/usr/bin/python3 -m pytest -q -p no:cacheprovider -p tests.arm64.patience \
+		-p tests.arm64.emulated --timeout=600 --durations=20 $(QUICK) $(PARALLEL)=$(JOBS) -m "run_check or run_test" $(PYTEST_FLAGS) $(ARM64_TESTS)
+	$(TOOK)
+
+# ARM64_MACHINE_TESTS="-m root tests/nmi/node" replaces the tests that tests/arm64/machine.py names.
+test-arm64-machine: .venv/.built ## Run tests of sockets and NAT rules on a kernel for arm64, in an emulated machine (as root, on Debian)
+	$(PACKAGES) test arm64
+	$(BIN)/python tests/arm64/prepare.py
+	$(BIN)/python -m tests.arm64.machine $(ARM64_MACHINE_TESTS)
+	$(TOOK)
+
 audit: ## Test that the chart's roles grant only rights that the tests used (after test, test-tools, test-plane and test-measures)
 	@$(BIN)/python -m tests.rights build/calls
 
@@ -124,6 +150,15 @@ format: .venv/.built ## Format the code
 docs: .venv/.built ## Generate the tables of flags, metrics and mutants in docs/
 	$(BIN)/python -m tools.handbook
 	$(BIN)/python -m tests.mutants.count
+
+# PROJECT_URL=ADDRESS adds links to the repository.
+site: .venv/.site/.installed ## Build the documentation site into build/site; it works from disk
+	@NO_MKDOCS_2_WARNING=1 .venv/.site/bin/python -m mkdocs build --strict $(SITE_FLAGS)
+
+.venv/.site/.installed: .venv/.installed site.lock
+	@$(PYTHON) -m venv .venv/.site
+	@.venv/.site/bin/pip install -q --disable-pip-version-check --require-hashes -r site.lock
+	@touch $@
 
 # Coverage-guided fuzzing: the parsers under sanitizers, the lanes against each other and against the oracle.
 FUZZ_SECONDS ?= 3600
@@ -177,6 +212,7 @@ HANDOVER_SECONDS ?= 180
 handover: .venv/.built ## Measure the responses to the next owner of an address, behind two kinds of CNI (as root)
 	$(BIN)/python -m tests.soak.handover $(HANDOVER_SECONDS) build/handover.json
 
+# REFERENCE_NMI=path adds the binary of the Go implementation's NMI (benchmarks/README.md).
 bench: .venv/.built ## Run all benchmarks (15 minutes)
 	$(PACKAGES) nginx
 	@$(BIN)/python -m benchmarks.run
@@ -205,7 +241,8 @@ node: .venv/.built ## Start real nodes with a control plane and an emulated Azur
 	@$(BIN)/python -m tests.realnode.interactive $(NODE)
 
 # Both targets write build/node/results.json for `python -m tests.realnode.report`, and build/node/data_planes.json for
-# `python -m tests.realnode.matrix`. DATA_PLANES=all adds the cells of the matrix that both leave out.
+# `python -m tests.realnode.matrix`. DATA_PLANES=all adds the cells of the matrix that both leave out. FORMER names the tag
+# or commit from which e2e-node upgrades; without it, the newest tag does.
 e2e-node: ROLLOUTS ?= 20
 e2e-node: RATE ?= 2000
 e2e-node: RUN_NODE = run_node
@@ -218,13 +255,23 @@ e2e-node-quick: RUN_NODE = run_node and not long
 e2e-node-quick: .node ## Run the tests on real nodes that take at most 15 minutes (as root)
 	$(TOOK)
 
-.node: .venv/.built
+e2e-cilium: .cilium-folder .node-programs ## Run the tests on a node with a built Cilium agent: CILIUM=FOLDER (15 minutes, as root)
+	CILIUM=$(CILIUM) $(PYTEST) -m run_cilium tests/realnode/on_cilium
+	$(TOOK)
+
+.cilium-folder:
+	@test -x "$(CILIUM)/cilium-agent" || { \
+		echo "set CILIUM to the folder that tests/realnode/cilium_agent/build.sh has filled" >&2; exit 2; }
+
+.node: .node-programs
+	ROLLOUTS=$(ROLLOUTS) RATE=$(RATE) DATA_PLANES=$(DATA_PLANES) FORMER=$(FORMER) $(PYTEST) -m "$(RUN_NODE)" tests/realnode
+
+.node-programs: .venv/.built
 	@$(BIN)/python -m tests.realnode.machine
 	$(PACKAGES) test node
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
 	@tools/local-images once
-	ROLLOUTS=$(ROLLOUTS) RATE=$(RATE) DATA_PLANES=$(DATA_PLANES) $(PYTEST) -m "$(RUN_NODE)" tests/realnode
 
 # deploy/docker/README.md describes the images. DOCKER may be podman or buildah.
 DOCKER ?= docker
@@ -242,6 +289,7 @@ image: ## Build the container images on BASE
 	$(WITH_DIGEST)
 	$(IMAGE_BUILD) --target nmi -t $(IMAGES)/nmi:$(VERSION) .
 	$(IMAGE_BUILD) --target mic -t $(IMAGES)/mic:$(VERSION) .
+	$(IMAGE_BUILD) --target podidctl -t $(IMAGES)/podidctl:$(VERSION) .
 	$(IMAGE_BUILD) --target demo -t $(IMAGES)/demo:$(VERSION) .
 
 sbom: ## Write the bills of materials of the images
@@ -252,9 +300,76 @@ local-images: .venv/.built ## Build the images twice on a base of Debian package
 	tools/local-images
 	$(PYTEST) tests/images/built
 
+# docs/releasing.md describes a release. PROJECT_URL is the repository's address; the artifacts link to it. The recipes
+# read TAG, BUILDER and SUBJECT from their environment, because a tag may contain what a shell would run.
+RELEASE = build/release/tools/bin/python -m tools.release
+BUILDER ?= urn:aad-pod-identity:local-build
+export TAG BUILDER SUBJECT
+DIST = build/release/dist
+release-check: build/release/tools/.installed ## Compare the version in all places; with TAG also the tag and the changelog's date
+	@$(RELEASE) check --tag="$$TAG"
+
+release-sources: build/release/tools/.installed ## Build sdist, chart, its bill and the release notes into build/release/dist
+	@$(RELEASE) sources
+
+release-wheels: build/release/tools/.installed ## Build and test the wheels of that sdist for manylinux (docker)
+	@$(RELEASE) wheels
+
+# The packages are those of the day before the commit, so that the images can be built again at any later time.
+release-images: DEBIAN_SNAPSHOT ?= http://snapshot.debian.org/archive
+release-images: build/release/tools/.installed ## Build and test the images of this machine's architecture for a release (root on Debian)
+	@$(MAKE) local-images DEBIAN_SNAPSHOT=$(DEBIAN_SNAPSHOT)
+	@$(RELEASE) images --images=build/images
+
+release-seal: build/release/tools/.installed ## Write provenance and checksums of all files in build/release/dist
+	@$(RELEASE) seal --builder="$$BUILDER"
+
+# WITHOUT=images omits the images, which need root on Debian and ten minutes.
+release-dry-run: build/release/tools/.installed ## Do all of a release that needs no signature and no image registry, twice, and compare
+	@$(RELEASE) check
+	@$(if $(filter images,$(WITHOUT)),,tools/local-images)
+	@$(RELEASE) dry-run $(if $(filter images,$(WITHOUT)),,--images=build/images)
+	$(TOOK)
+
+# The pushed tag starts .github/workflows/release.yml, which publishes.
+release: TAG = v$(VERSION)
+release: ## Do the dry run, create the tag of this version and print the command that publishes it
+	@test -z "$$(git status --porcelain)" || { echo "commit or remove these files first:" >&2; git status --short >&2; exit 1; }
+	@$(MAKE) release-check
+	@$(MAKE) release-dry-run
+	@git tag -a "$$TAG" -m 'aad-pod-identity $(VERSION)'
+	@echo "created the tag $$TAG; publish it: git push origin $$TAG"
+
+# Only the workflow runs the following, with REGISTRY=ghcr.io/OWNER/REPOSITORY. A name in a registry has no capitals.
+LOWER_REGISTRY = $(shell echo '$(REGISTRY)' | tr A-Z a-z)
+release-push-image: ## Push the image of PROGRAM for all architectures to REGISTRY, and print its name and digests
+	@echo "name=$(LOWER_REGISTRY)/$(PROGRAM)"
+	@tools/push-image $(LOWER_REGISTRY)/$(PROGRAM):$(VERSION) $(DIST)/$(PROGRAM)-*.oci.tar
+
+release-push-chart: build/release/tools/.installed ## Push the chart to REGISTRY/charts, and print its name and digest
+	@$(RELEASE) push-chart --registry=$(LOWER_REGISTRY)/charts
+
+release-sign: ## Sign SUBJECT=NAME@DIGEST in its registry, and the images that it lists, with the identity of the workflow
+	@cosign sign --yes --recursive "$$SUBJECT"
+
+release-publish: ## Sign the checksums, and create the release of TAG from build/release/dist
+	@cosign sign-blob --yes --bundle=$(DIST)/SHA256SUMS.sigstore.json $(DIST)/SHA256SUMS
+	@gh release create "$$TAG" --verify-tag --title="aad-pod-identity $(VERSION)" --notes-file=$(DIST)/notes.md \
+		$(if $(findstring -rc.,$(VERSION)),--prerelease) \
+		$$(find $(DIST) -type f ! -name notes.md | LC_ALL=C sort)
+
+build/release/tools/.installed: release.lock
+	$(PACKAGES) build
+	@echo "installing the tools of a release into build/release/tools"
+	@rm -rf build/release/tools
+	@$(PYTHON) -m venv build/release/tools
+	@build/release/tools/bin/pip install -q --disable-pip-version-check --no-compile --require-hashes \
+		--only-binary=:all: -r release.lock
+	@touch $@
+
 # The environment has only the packages of the lock, verified by hash. The project is then compiled in place.
 .venv/.installed: build.lock requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is required; run make PYTHON=python3.11 …")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 14) else "Python 3.11 to 3.14 is required; run make PYTHON=python3.11 …")'
 	$(PACKAGES) build
 	@echo "installing into .venv (a minute, once)"
 	@$(PYTHON) -m venv .venv
@@ -275,6 +390,8 @@ lock: ## Renew the locks from the ranges in pyproject.toml
 	@$(PYTHON) -m venv .venv/.lock && .venv/.lock/bin/pip install -q uv
 	@$(COMPILE) --group build --group test --group lint --group bench --extra report --extra sandbox -o requirements.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group build -o build.lock
+	@$(subst pyproject.toml,,$(COMPILE)) --group site -o site.lock
+	@$(subst pyproject.toml,,$(COMPILE)) --group release -o release.lock
 
 clean: ## Delete .venv, build/ and compiled files
 	rm -rf .venv build *.egg-info _native/*.so _native/*.c

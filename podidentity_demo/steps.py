@@ -17,7 +17,7 @@ _METADATA: Final = {"Metadata": "true"}
 
 
 class StepError(Exception):
-    """A step did not work; the text says what came instead and what to do."""
+    """A step failed. The text states the result and the next action."""
 
 
 Step = tuple[str, Callable[[], str]]
