@@ -65,7 +65,11 @@ class Cluster:
         self.registry = registry
 
     def put_pod(self, pod: Pod) -> str:
-        """Create the pod, or bring its labels and status up to date; returns its uid."""
+        """Create the pod, or bring its labels and status up to date; returns its uid.
+
+        Like with the real API server, a watch delivers a new pod without its status first, and later with its status:
+        wait for what the test needs of the pod, such as its address, and not for the pod alone.
+        """
         document = _document(pod)
         found = self.api.store.find("pods", pod.metadata.name, pod.metadata.namespace)
         if found is None:

@@ -37,7 +37,7 @@ async def test_another_pod_at_the_nodes_address_does_not_contest_it() -> None:
 async def test_a_pod_with_an_address_is_found_by_name_too() -> None:
     async with running_cluster() as cluster:
         cluster.put_pod(pod())
-        assert await cluster.cluster_cache.entry_named("ns", "web") is not None
+        await cluster.seen(lambda: cluster.at(ADDRESS) is not None)
         assert await cluster.cluster_cache.entry_named("ns", "web") is cluster.at(ADDRESS)
 
 
