@@ -95,6 +95,7 @@ test-images: local-images ## Build the images and run the programs in them
 
 # Some machines do not permit nodes, for example containers without access to cgroups.
 test-node: .venv/.built ## Run e2e-node-quick, or print why this machine cannot run real nodes
+	$(PACKAGES) test
 	@if $(BIN)/python -m tests.realnode.machine; then $(MAKE) e2e-node-quick; \
 		else echo "make $@: NOT RUN, because this machine cannot run real nodes (see above)"; fi
 
@@ -196,8 +197,9 @@ SOAK_ANSWERS ?= 100000
 SOAK_RATE ?= 2000
 CNI ?= bridge
 soak-node: .venv/.built ## Load a real node until pods got SOAK_ANSWERS answers, with rollouts and faults (as root)
+	$(PACKAGES) test
 	@$(BIN)/python -m tests.realnode.machine
-	$(PACKAGES) test node
+	$(PACKAGES) node
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
 	@tools/local-images once
@@ -234,8 +236,9 @@ e2e: .venv/.built ## Run the end-to-end tests only
 
 # NODE has options, for example NODE="--nodes=2 --cni=ptp --proxy=nftables".
 node: .venv/.built ## Start real nodes with a control plane and an emulated Azure, until Ctrl-C (as root)
+	$(PACKAGES) test
 	@$(BIN)/python -m tests.realnode.machine
-	$(PACKAGES) test node
+	$(PACKAGES) node
 	$(TESTPLANE) build >/dev/null
 	@tools/local-images once
 	@$(BIN)/python -m tests.realnode.interactive $(NODE)
@@ -267,8 +270,9 @@ e2e-cilium: .cilium-folder .node-programs ## Run the tests on a node with a buil
 	ROLLOUTS=$(ROLLOUTS) RATE=$(RATE) DATA_PLANES=$(DATA_PLANES) FORMER=$(FORMER) $(PYTEST) -m "$(RUN_NODE)" tests/realnode
 
 .node-programs: .venv/.built
+	$(PACKAGES) test
 	@$(BIN)/python -m tests.realnode.machine
-	$(PACKAGES) test node
+	$(PACKAGES) node
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
 	@tools/local-images once

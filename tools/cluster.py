@@ -65,7 +65,7 @@ def run_sandbox() -> int:
 
 def run_real_node(options: Options) -> int:
     """Run the control plane and real nodes until Ctrl-C. Return the exit code."""
-    subprocess.run([str(ROOT / "tools" / "system-packages"), "test", "node"], cwd=ROOT, check=True)
+    install_packages("node")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -77,6 +77,11 @@ def run_real_node(options: Options) -> int:
     except KeyboardInterrupt:
         return 0
     return 0
+
+
+def install_packages(group: str) -> None:
+    """Install a group of system packages. Raise CalledProcessError."""
+    subprocess.run([str(ROOT / "tools" / "system-packages"), group], cwd=ROOT, check=True)
 
 
 def write_real_node_files(bed: Bed) -> None:
@@ -124,6 +129,7 @@ def main(arguments: list[str]) -> int:
         kind = "real"
     if os.geteuid() != 0:
         sys.exit("make cluster: the node is a network namespace, which needs root")
+    install_packages("test")  # the check of the machine uses nft and iptables
     reasons = machine.reasons() if kind != "sandbox" else []
     if reasons and kind == "real":
         sys.exit("\n".join(["make cluster: this machine cannot run a real node:", *reasons]))

@@ -20,6 +20,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(cluster, "FOLDER", tmp_path / "cluster")
+    monkeypatch.setattr(cluster, "install_packages", lambda _: None)
     monkeypatch.setattr(cluster, "run_sandbox", lambda: start("sandbox"))
     monkeypatch.setattr(cluster, "run_real_node", lambda options: start(f"real {options.proxy} {options.cni}"))
     return kinds
@@ -29,6 +30,21 @@ def test_the_node_is_real_where_the_machine_permits_it(started: list[str], monke
     monkeypatch.setattr(machine, "reasons", list)
     assert cluster.main([]) == 0
     assert started == ["real iptables bridge"]
+
+
+def test_nft_and_iptables_are_installed_before_the_machine_is_checked(
+    started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def reasons() -> list[str]:
+        steps.append("checked")
+        return []
+
+    monkeypatch.setattr(cluster, "install_packages", steps.append)
+    monkeypatch.setattr(machine, "reasons", reasons)
+    assert cluster.main([]) == 0
+    assert (steps, started) == (["test", "checked"], ["real iptables bridge"])
 
 
 def test_the_sandbox_is_used_otherwise_and_the_reason_printed(
