@@ -259,6 +259,7 @@ e2e-node-quick: .node ## Run the tests on real nodes that take at most 15 minute
 	$(TOOK)
 
 e2e-cilium: .cilium-folder .node-programs ## Run the tests on a node with a built Cilium agent: CILIUM=FOLDER (15 minutes, as root)
+	$(PACKAGES) cilium
 	CILIUM=$(CILIUM) $(PYTEST) -m run_cilium tests/realnode/on_cilium
 	$(TOOK)
 

@@ -45,7 +45,7 @@ def find_programs(folder: Path, *, legacy_iptables: bool, with_cilium: bool = Fa
     """Return the programs. Links for the legacy iptables, or for Cilium's plugin, are created in *folder*.
 
     Build the C programs and tests/testplane if these sources have not been built yet, which takes minutes. Raise
-    BedError if a package is missing.
+    BedError if a package is missing, or with Cilium clang or the built programs.
     """
     containerd = PACKAGES / "usr" / "bin" / "containerd"
     if not containerd.exists():
@@ -63,6 +63,8 @@ def find_programs(folder: Path, *, legacy_iptables: bool, with_cilium: bool = Fa
         folder.mkdir(exist_ok=True)
         for program in (*plugins.iterdir(), agent.plugin):
             (folder / program.name).symlink_to(program)
+        if not CLANG.exists():
+            raise BedError(f"{CLANG} is missing; run tools/system-packages cilium")
         (folder / "clang").symlink_to(CLANG)
         plugins, path = folder, f"{folder}:{path}"
     return Programs(
