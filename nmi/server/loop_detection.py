@@ -5,6 +5,9 @@ with status 508, which IMDS never sends, so the NMI that sent the request knows 
 request neither waits nor reaches IMDS repeatedly. The field has no secret, because only the sender acts on it, on the
 answer to its own request. A pod that sends the field gets its own request refused. NMI never forwards a pod's field.
 
+A connection gets its destination when it is opened, so the answer closes it: Cilium creates the redirect for a new NMI
+a moment before NMI's exemption from it, and a kept connection from that moment would return all later requests.
+
 The fast lane does not search for the field. It answers only requests for which an answer is ready, and so sends none to
 IMDS.
 """

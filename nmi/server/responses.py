@@ -43,7 +43,7 @@ class Answer(Protocol):
 
     @property
     def ends_connection(self) -> bool:
-        """Whether the connection must end with it because the start of the next request is unknown."""
+        """Whether the connection must end with it: the start of the next request is unknown, or NMI is the peer."""
 
     def render(self, now_ns: int, close: bool = False) -> bytes:
         """Return the whole answer at *now_ns* (time.monotonic_ns()); *close* adds `Connection: close`."""
@@ -131,7 +131,8 @@ _FORMS: Final = MappingProxyType(
         Reason.BLOCKED_PATH: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
         Reason.NOT_REDIRECTED: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
         Reason.NOT_FROM_HOST: _Form(HTTPStatus.FORBIDDEN, "access_denied"),
-        Reason.LOOPED: _Form(HTTPStatus.LOOP_DETECTED, "loop_detected"),
+        # NMI would send its next requests to IMDS through the same redirected connection.
+        Reason.LOOPED: _Form(HTTPStatus.LOOP_DETECTED, "loop_detected", ends_connection=True),
         Reason.UNKNOWN_ADDRESS: _Form(HTTPStatus.NOT_FOUND, "not_found"),
         Reason.SUSPENDED: _Form(HTTPStatus.NOT_FOUND, "not_found"),
         Reason.NOTHING_ASSIGNED: _Form(HTTPStatus.BAD_REQUEST, _INVALID),

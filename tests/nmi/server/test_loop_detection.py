@@ -1,5 +1,6 @@
 """NMI's own requests that a redirect returns to NMI: refused at the first hop, and harmless if a pod imitates them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -68,7 +69,9 @@ async def test_a_request_without_it_is_served(target: str) -> None:
 async def test_a_pod_that_imitates_the_mark_changes_no_later_answer() -> None:
     async with serving() as running, running.client() as client:
         for target in (TARGET, INSTANCE):
-            assert [(await client.ask(request_bytes(target, headers=MARKED))).status for _ in range(3)] == [508] * 3
+            for _ in range(3):
+                async with running.client() as imitator:
+                    assert (await imitator.ask(request_bytes(target, headers=MARKED))).status == 508
             assert (await client.ask(request_bytes(target))).status == 200
         assert running.server.counters()["fast_answers"] == 0
 
@@ -84,3 +87,45 @@ async def test_a_request_that_comes_back_makes_one_hop_and_names_the_cause() -> 
 def test_the_operator_reads_the_next_action() -> None:
     assert "skipRedirectFromBackend: true" in CAME_BACK
     assert int(LOOP_STATUS) == 508
+
+
+class Redirect:
+    """A redirect whose destination a connection gets when it is opened: NMI, or IMDS."""
+
+    def __init__(self, nmi: tuple[str, int]) -> None:
+        self.nmi: tuple[str, int] | None = nmi
+        """NMI's address; None without a redirect."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        if self.nmi is None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nServer: IMDS\r\nContent-Length: 2\r\n\r\n{}")
+            await writer.drain()
+        else:
+            nmi_reader, nmi_writer = await asyncio.open_connection(*self.nmi)
+            await asyncio.gather(copied(reader, nmi_writer), copied(nmi_reader, writer))
+        writer.close()
+
+
+async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy bytes until the end, and pass the end on."""
+    while data := await reader.read(65536):
+        writer.write(data)
+    writer.close()
+
+
+async def test_requests_reach_imds_when_the_redirect_has_ended() -> None:
+    async with looped(SENT_FIELDS) as (running, returning), running.client() as client:
+        redirect = Redirect(running.address)
+        async with await asyncio.start_server(redirect.serve, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            returning.url = f"http://{host}:{port}"
+            assert (await client.ask(request_bytes(INSTANCE))).status == 503
+            redirect.nmi = None
+            assert (await client.ask(request_bytes(INSTANCE))).status == 200
+
+
+async def test_the_answer_to_a_request_with_the_mark_ends_the_connection() -> None:
+    reply = await ServerUnderTest().ask(request_bytes(INSTANCE, headers=MARKED))
+    assert (reply.status, reply.headers["connection"]) == (508, "close")
