@@ -64,6 +64,8 @@ def test_after_a_failed_cleanup_the_daemonset_remains_for_the_node_that_is_down(
     try:
         with pytest.raises(AssertionError, match="uninstall"):
             cluster.helm("uninstall", "pi", f"--namespace={namespace}", "--timeout=3s")
+        scheduled = "--for=jsonpath={.status.desiredNumberScheduled}=1"
+        cluster.kubectl("wait", "ds/aad-pod-identity-cleanup", f"-n={namespace}", scheduled, "--timeout=20s")
         # While the DaemonSet exists, the control plane creates its pods, which need the service account.
         named = "-o=jsonpath={.spec.template.spec.serviceAccountName}{.status.desiredNumberScheduled}"
         assert cluster.kubectl("get", "ds", "aad-pod-identity-cleanup", f"-n={namespace}", named) == "1"
