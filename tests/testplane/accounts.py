@@ -29,7 +29,9 @@ def until_permitted(plane: Plane, user: str, rule: Mapping[str, Any], namespace:
         "name": next(iter(rule.get("resourceNames", ())), ""),
     }
     deadline = time.monotonic() + IN_FORCE_SECONDS
-    while not plane.api("POST", REVIEWS, {"spec": {"user": user, "resourceAttributes": attributes}})["status"]["allowed"]:
+    while not plane.api("POST", REVIEWS, {"spec": {"user": user, "resourceAttributes": attributes}})["status"][
+        "allowed"
+    ]:
         assert time.monotonic() < deadline, f"{user} may not {attributes}"
         time.sleep(0.01)
 
@@ -47,7 +49,7 @@ def create_account(plane: Plane, name: str, rules: Sequence[dict[str, Any]]) -> 
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
     }
     plane.api("POST", f"{RBAC}/clusterrolebindings", binding)
-    for rule in [each for each in rules if each["resources"]][:1]:
+    for rule in [each for each in rules if each.get("resources")][:1]:
         until_permitted(plane, f"system:serviceaccount:default:{name}", rule)
     token = plane.api("POST", f"{ACCOUNTS}/{name}/token", {"spec": {}})["status"]["token"]
     cluster = {"server": plane.server, "certificate-authority": str(Path(plane.directory, "ca.crt"))}
