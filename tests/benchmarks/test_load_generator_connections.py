@@ -71,6 +71,7 @@ async def test_a_server_that_returns_gets_requests_again() -> None:
             generator.start, "127.0.0.1", early.getsockname()[1], [group()], 1.5, warm_seconds=0
         )
         with load:
+            await asyncio.to_thread(load.counting)
             await asyncio.sleep(0.2)
             server = Server(always(OK))
             async with server.listening(early):
@@ -90,14 +91,14 @@ async def test_a_thousand_concurrent_connections() -> None:
 async def test_idle_connections_closed_by_the_server_are_opened_again() -> None:
     async def answer(_server: Server, number: int, writer: asyncio.StreamWriter) -> None:
         writer.write(OK)
-        if number % 3 == 0:
+        if number % 3 == 0 and number <= 75:
             await asyncio.sleep(0.01)
             writer.close()
 
     async with serving(answer) as server:
-        measured = await measure(server, group(20, rate=50), seconds=2.0)
-    # On a busy machine one may be closed when its next turn has come, 400 ms later.
-    assert measured.statuses[200] >= 95
-    assert measured.errors.keys() <= {"closed", "reset"}
-    assert 30 <= measured.errors["closed"] <= 33
-    assert 50 <= len(server.peers) <= 53
+        measured = await measure(server, group(100, rate=50), seconds=3.0)
+    # The next turn of a connection comes after two seconds; the last third of the requests causes no end, so that each
+    # end is before that of the run.
+    assert measured.statuses == {200: 150}
+    assert measured.errors == {"closed": 25}
+    assert len(server.peers) == 100 + 25

@@ -78,6 +78,7 @@ async def test_a_slow_connection_sends_its_request_in_order() -> None:
             generator.start, "127.0.0.1", slow.getsockname()[1], [group(2, *kinds, close=True)], 2.5, warm_seconds=0
         )
         with await starting as load:
+            await asyncio.to_thread(load.counting)
             await asyncio.sleep(0.4)
             server = Server(always(OK))
             async with server.listening(slow):

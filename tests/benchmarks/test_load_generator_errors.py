@@ -56,12 +56,13 @@ async def test_a_wrong_answer_is_counted_by_its_kind(wrong: str) -> None:
 async def test_a_second_answer_is_counted_as_excess() -> None:
     async def answer(_server: Server, _number: int, writer: asyncio.StreamWriter) -> None:
         writer.write(OK)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)  # the generator has read the first one
         writer.write(OK)
 
     async with serving(answer) as server:
-        measured = await measure(server, group(1, rate=10), seconds=1.0)
-    assert measured.statuses == {200: 10}
+        measured = await measure(server, group(15, rate=10), seconds=1.5)
+    # Each connection has one request: else a late answer would be taken for that of the next request.
+    assert measured.statuses == {200: 15}
     assert measured.errors.keys() == {"excess"}
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from podidentity.kube.client import Client
-from podidentity.kube.errors import ApiError, NotFound
+from podidentity.kube.errors import ApiError, Conflict, NotFound
 
 ANNOTATION = "control-plane.alpha.kubernetes.io/leader"
 
@@ -73,8 +73,15 @@ class ReferenceElector:
             await asyncio.sleep(self._retry)
 
     async def release(self) -> None:
-        document = await stored(self._client, self._namespace, self._name)
-        await self._put(document, self._record(record_of(document)) | {"holderIdentity": "", "leaseDurationSeconds": 1})
+        """Release the lock. The server may still execute the last renewal of a killed process, after this reads it."""
+        while True:
+            document = await stored(self._client, self._namespace, self._name)
+            record = self._record(record_of(document)) | {"holderIdentity": "", "leaseDurationSeconds": 1}
+            try:
+                await self._put(document, record)
+            except Conflict:
+                continue
+            return
 
     async def _try_acquire_or_renew(self) -> bool:
         try:

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import msgspec
+import pytest
 
 from nmi.identity.pods import PodEntry
 from nmi.pod_events import PodEvents
@@ -11,10 +12,19 @@ from nmi.refusal import Reason, Refusal
 from podidentity.kube.client import Client
 from podidentity.kube.events import EVENTS, EventRecorder
 from podidentity.kube.paths import object_path
-from podidentity.resources import PODS
+from podidentity.resources import PODS, Kind, Resource
 
 MANIFEST = {"metadata": {"name": "cart"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
 REFUSAL = Refusal(Reason.NO_MATCHING_IDENTITY, "No.", "compare the label with the selector")
+
+
+@pytest.fixture(autouse=True)
+async def account(client: Client, namespace: str) -> None:
+    """Pods need their namespace's service account, which a controller makes."""
+    accounts: Kind[Resource] = Kind("ServiceAccount", "serviceaccounts", Resource)
+    async with asyncio.timeout(15):
+        while not await client.list(accounts, namespace):
+            await asyncio.sleep(0.01)
 
 
 async def events(client: Client, namespace: str) -> list[dict[str, Any]]:

@@ -81,7 +81,7 @@ class Cluster(Commands):
         """Wait until the server's authorizer knows a role."""
         who = f"--as=system:serviceaccount:{namespace}:{account}"
         deadline = time.monotonic() + 20
-        while "no" in self.kubectl_unchecked("auth", "can-i", verb, resource, "-A", who):
+        while "yes" not in self.kubectl_unchecked("auth", "can-i", verb, resource, "-A", who):
             assert time.monotonic() < deadline, f"{account} may not {verb} {resource}"
             time.sleep(0.05)
 

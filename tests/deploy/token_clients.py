@@ -12,6 +12,7 @@ from typing import Any, Final
 from podidentity.resources import PODS
 from tests.deploy.helm_cluster import Cluster
 from tests.testplane import up
+from tests.testplane.accounts import until_permitted
 from tools.chart.rendering import Object, render
 
 AUDIENCE: Final = "api://AzureADTokenExchange"
@@ -120,6 +121,8 @@ class Minting:
         self.create(f"{api}/roles", {"metadata": {"name": name}, "rules": [rule]})
         document = {"metadata": {"name": name}, "roleRef": role, "subjects": [{"kind": kind, "name": name, **more}]}
         self.create(f"{api}/rolebindings", document)
+        user = name if kind == "User" else f"system:serviceaccount:{more['namespace']}:{name}"
+        until_permitted(self.plane, user, rule, within)
 
     @property
     def policy(self) -> Object:

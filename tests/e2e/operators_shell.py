@@ -1,6 +1,7 @@
 """The shell of an operator, and the cluster of `make cluster` with a node of the sandbox."""
 
 import contextlib
+import fcntl
 import os
 import re
 import signal
@@ -16,6 +17,9 @@ from tests.e2e.e2e_cluster import ROOT
 
 UP_SECONDS: Final = 60.0
 COMMAND_SECONDS: Final = 90
+LOCK: Final = ROOT / "build" / "cluster.lock"
+TEST_SECONDS: Final = 600
+"""Time limit of a test, which may wait for the cluster of another one."""
 _BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
 
@@ -66,9 +70,17 @@ class Terminal:
 def sandbox_cluster(folder: Path) -> Iterator[None]:
     """Run the processes of `make cluster` with a node of the sandbox. Ctrl-C must remove all of them and their files.
 
-    The log is in *folder*.
+    The log is in *folder*. A checkout has one cluster, in build/cluster: wait until other test processes need none.
     """
-    log = folder / "cluster.log"
+    LOCK.parent.mkdir(exist_ok=True)
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _sandbox_cluster(folder / "cluster.log"):
+            yield
+
+
+@contextlib.contextmanager
+def _sandbox_cluster(log: Path) -> Iterator[None]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "tools.cluster", "--node=sandbox"], cwd=ROOT, stdout=output, stderr=output

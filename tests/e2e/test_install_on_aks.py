@@ -19,9 +19,9 @@ from podidentity_sandbox.settings import CHART_VALUES
 from tests.e2e import azure_cli
 from tests.e2e.azure_cli import DEMO_PRINCIPAL, KUBELET_IDENTITY, LOGIN_SERVER
 from tests.e2e.e2e_cluster import ROOT
-from tests.e2e.operators_shell import Terminal, blocks_of, commands_of, sandbox_cluster
+from tests.e2e.operators_shell import TEST_SECONDS, Terminal, blocks_of, commands_of, sandbox_cluster
 
-pytestmark = [pytest.mark.root, pytest.mark.plane, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.root, pytest.mark.plane, pytest.mark.timeout(TEST_SECONDS)]
 
 PAGE: Final = (ROOT / "docs" / "install-on-aks.md").read_text()
 ALTERNATIVES: Final = {"Other principals", "A smaller role for the nodes", "Without a connection to the internet"}

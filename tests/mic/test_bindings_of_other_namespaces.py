@@ -136,9 +136,8 @@ def test_bindings_of_another_namespace_cause_no_quadratic_time(
     number: int, force_namespaced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second half of them costs no more than the first. Each pod is compared once for each identity that counts."""
-    made = victims(force_namespaced=force_namespaced)
-    made.add(*(hostile_identity(f"i{each:04}") for each in range(number)))
-    calls, desired = itertools.count(), BindingIndex.desired
+    desired = BindingIndex.desired
+    calls = itertools.count()
 
     def counted(*arguments: Any) -> DesiredAssignment | None:
         if next(calls) > 2 * PODS * COUNTED_MAX:
@@ -146,12 +145,16 @@ def test_bindings_of_another_namespace_cause_no_quadratic_time(
         return desired(*arguments)
 
     monkeypatch.setattr(BindingIndex, "desired", counted)
-    halves = []
-    for half in range(2):
-        began = time.process_time()
-        made.add(*(hostile(each, "i{:04}") for each in range(half * number // 2, (half + 1) * number // 2)))
-        halves.append(time.process_time() - began)
-    assert halves[1] < 1.5 * halves[0] + 0.01
+    least = [float("inf"), float("inf")]
+    for _ in range(3):  # load, and a pause of a virtual machine, only increase the time
+        calls = itertools.count()
+        made = victims(force_namespaced=force_namespaced)
+        made.add(*(hostile_identity(f"i{each:04}") for each in range(number)))
+        for half in range(2):
+            began = time.process_time()
+            made.add(*(hostile(each, "i{:04}") for each in range(half * number // 2, (half + 1) * number // 2)))
+            least[half] = min(least[half], time.process_time() - began)
+    assert least[1] < 1.5 * least[0] + 0.01
 
 
 def wanted(view: ClusterView, name: str = "web", namespace: str = "default") -> list[str]:

@@ -23,6 +23,7 @@ import pytest
 from podidentity.resources import BINDING_LABEL, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Kind
 from podidentity_sandbox.serving import free_ports
 from tests.conftest import ROOT, NewPlane
+from tests.machine_pauses import recorded_pauses
 from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
@@ -35,6 +36,8 @@ TENANT = "hostile"
 NMI_SECONDS, NMI_MIB = 30.0, 200
 MIC_SECONDS, MIC_MIB = 60.0, 300
 STALL_SECONDS = 0.2
+LEAST_SECONDS = 0.05
+"""Shorter pauses of the machine do not matter for the limit above."""
 
 pytestmark = [pytest.mark.plane, pytest.mark.measures, pytest.mark.timeout(900 if EVERYTHING else 240)]
 
@@ -168,19 +171,24 @@ async def test_hostile_objects_of_a_tenant_stop_neither_program(cloud: EmulatedC
     await asyncio.to_thread(fill, real)
     filled = time.monotonic() - began
 
-    mic = await cloud.mic(active=False)
-    mic_seconds = await active(mic.probe_port, MIC_SECONDS, mic.read_log)
     log = cloud.folder / "nmi.log"
-    async with running_nmi(cloud.folder / "kubeconfig", log) as (nmi, probe_port, metrics_port):
-        nmi_seconds = await active(probe_port, NMI_SECONDS, log.read_text)
-        others = [await seconds_to_assign(real, "c", ("a", "b")), await seconds_to_assign(real, "d", ("a", "b", "c"))]
-        scraped = {
-            "mic": await mic.page("/metrics"),
-            "nmi": await asyncio.to_thread(page, metrics_port, "/metrics"),
-        }
-        peaks = {"mic": peak_mib(mic.process.pid), "nmi": peak_mib(nmi.pid)}
-        await asyncio.to_thread(until, lambda: bool(skip_events(real)))
-        assert nmi.returncode is None
+    with recorded_pauses(LEAST_SECONDS) as recorder:
+        mic = await cloud.mic(active=False)
+        mic_seconds = await active(mic.probe_port, MIC_SECONDS, mic.read_log)
+        async with running_nmi(cloud.folder / "kubeconfig", log) as (nmi, probe_port, metrics_port):
+            nmi_seconds = await active(probe_port, NMI_SECONDS, log.read_text)
+            others = [
+                await seconds_to_assign(real, "c", ("a", "b")),
+                await seconds_to_assign(real, "d", ("a", "b", "c")),
+            ]
+            scraped = {
+                "mic": await mic.page("/metrics"),
+                "nmi": await asyncio.to_thread(page, metrics_port, "/metrics"),
+            }
+            peaks = {"mic": peak_mib(mic.process.pid), "nmi": peak_mib(nmi.pid)}
+            await asyncio.to_thread(until, lambda: "AzureIdentity" in skipped_kinds(real))
+            assert nmi.returncode is None
+        paused = max((each.seconds for each in recorder.pauses()), default=0.0)
     lags = {
         name: value(text, f"aadpodidentity_{name}_event_loop_lag_longest_seconds") for name, text in scraped.items()
     }
@@ -188,7 +196,8 @@ async def test_hostile_objects_of_a_tenant_stop_neither_program(cloud: EmulatedC
         f"\n{EXCEPTION_COUNT} exceptions, {POD_COUNT} pods, made in {filled:.0f} s; "
         f"active: MIC {mic_seconds:.1f} s, NMI {nmi_seconds:.1f} s; "
         f"peak: MIC {peaks['mic']:.0f} MiB, NMI {peaks['nmi']:.0f} MiB; "
-        f"longest lag: MIC {lags['mic'] * 1000:.0f} ms, NMI {lags['nmi'] * 1000:.0f} ms; "
+        f"longest lag: MIC {lags['mic'] * 1000:.0f} ms, NMI {lags['nmi'] * 1000:.0f} ms, "
+        f"the machine paused for {paused * 1000:.0f} ms; "
         f"assigned in {usual[0]:.2f}, {usual[1]:.2f} s before, {others[0]:.2f}, {others[1]:.2f} s after; "
         f"load {os.getloadavg()[0]:.1f}"
     )
@@ -197,13 +206,17 @@ async def test_hostile_objects_of_a_tenant_stop_neither_program(cloud: EmulatedC
     assert min(others) < min(usual) + 1.0
     # Other load on this machine slows down both programs.
     crowded = max(0.0, os.getloadavg()[0] / (os.cpu_count() or 1) - 1)
-    assert max(lags.values()) < STALL_SECONDS + 0.05 * crowded
+    assert max(lags.values()) < STALL_SECONDS + 0.05 * crowded + paused
     assert value(scraped["nmi"], "aadpodidentity_nmi_objects_skipped_total") >= EXCEPTION_COUNT
     assert value(scraped["mic"], "aadpodidentity_mic_objects_skipped_total") >= 3
-    assert {each["involvedObject"]["kind"] for each in skip_events(real)} >= {"AzureIdentity"}
     assert await mic.stop() == 0
 
 
-def skip_events(plane: Plane) -> list[dict[str, Any]]:
+def skipped_kinds(plane: Plane) -> set[str]:
+    """Return the kinds of the objects with an Event about their omission."""
     found = plane.api("GET", f"/api/v1/namespaces/{TENANT}/events")["items"]
-    return [each for each in found if each["reason"] == "ObjectSkipped" and each["type"] == "Warning"]
+    return {
+        each["involvedObject"]["kind"]
+        for each in found
+        if each["reason"] == "ObjectSkipped" and each["type"] == "Warning"
+    }

@@ -14,6 +14,7 @@ from podidentity.kube.events import EventRecorder
 from podidentity.resources import BINDINGS, EXCEPTIONS, GROUP, IDENTITIES
 from podidentity.version import VERSION
 from tests.conftest import NewPlane, apply_definitions
+from tests.testplane.accounts import until_permitted
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
@@ -23,7 +24,7 @@ KINDS = ["azureidentities", "azureidentitybindings", "azurepodidentityexceptions
 
 
 def allow(plane: Plane, scope: str, group: str, resources: list[str], verbs: list[str]) -> None:
-    """Give the service account default/mic a role, in *scope*: nothing, or namespaces/NAME/."""
+    """Give the service account default/mic a role, in *scope*: nothing, or namespaces/NAME/. It is then in force."""
     kind = "Role" if scope else "ClusterRole"
     name = f"mic-{'-'.join(verbs)}"
     rules = [{"apiGroups": [group], "resources": resources, "verbs": verbs}]
@@ -34,6 +35,8 @@ def allow(plane: Plane, scope: str, group: str, resources: list[str], verbs: lis
         "subjects": [{"kind": "ServiceAccount", "name": "mic", "namespace": "default"}],
     }
     plane.api("POST", f"{RBAC}/{scope}{kind.lower()}bindings", binding)
+    namespace = scope.removeprefix("namespaces/").rstrip("/")
+    until_permitted(plane, "system:serviceaccount:default:mic", rules[0], namespace)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import LOCATION, add_node, bind, in_place_of_the_emulator
+from tests.testplane.accounts import until_permitted
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
@@ -124,6 +125,7 @@ async def test_a_pod_keeps_its_identity_through_the_whole_migration(cloud: Emula
     watching.longest = 0.0
     there = await migrate(cloud, "apply", "--yes", "--tenant", cloud.directory.tenant_id)
     assert there.code == 0, there.out + there.err
+    await watching.until(3)
     assert (watching.types, watching.longest) == ([0, 3], 0.0)
     switched = await asyncio.to_thread(real.api, "GET", DEMO)
     assert json.loads(switched["metadata"]["annotations"][NOTE])["spec"] == before["spec"]
@@ -224,6 +226,7 @@ async def test_a_service_account_without_a_role_for_nmi_is_an_obstacle(cloud: Em
         subject = {"kind": "ServiceAccount", "namespace": "kube-system", "name": "nmi"}
         role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "nmi"}
         real.api("POST", f"{rbac}/rolebindings", {"metadata": {"name": "nmi"}, "roleRef": role, "subjects": [subject]})
+        until_permitted(real, "system:serviceaccount:kube-system:nmi", rule, "default")
 
     async def blocking() -> list[str]:
         answer = await migrate(cloud, "plan", "--tenant", cloud.directory.tenant_id, "-o", "json")

@@ -11,7 +11,7 @@ import pytest
 from tests.nmi.test_memory_use import busy_node
 
 SECONDS = 4
-TIMES = 3
+TIMES_MAX = 10
 CPU_SHARE_MAX = 0.002
 """Of one core; 0.0014 on a busy machine."""
 WAKE_UPS_MAX = 7.0
@@ -37,10 +37,16 @@ async def test_an_idle_nmi_uses_at_most_a_five_hundredth_of_a_core() -> None:
         await asyncio.sleep(3)  # work that follows the requests
         # Other programs on the machine only increase the CPU time, so the lowest value is the best. Next to four
         # processes of tests the lowest was 0.00203, because they displace NMI from the processor's caches.
-        measured = [await idle_cost(node.nmi.pid) for _ in range(TIMES)]
+        measured: list[tuple[float, float]] = []
+        while not within_limits(measured) and len(measured) < TIMES_MAX:
+            measured.append(await idle_cost(node.nmi.pid))
 
-    assert min(share for share, _ in measured) <= CPU_SHARE_MAX, measured
-    assert min(woken for _, woken in measured) <= WAKE_UPS_MAX, measured
+    assert within_limits(measured), measured
+
+
+def within_limits(measured: list[tuple[float, float]]) -> bool:
+    shares, wake_ups_per_second = [share for share, _ in measured], [woken for _, woken in measured]
+    return bool(measured) and min(shares) <= CPU_SHARE_MAX and min(wake_ups_per_second) <= WAKE_UPS_MAX
 
 
 async def idle_cost(pid: int) -> tuple[float, float]:

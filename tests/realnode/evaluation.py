@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from tests.machine_pauses import Pause, paused_seconds
+
 _PULLED: Final = re.compile(r"Successfully pulled image \S+ in (\d+m)?([\d.]+)(ms|s) .*Image size: (\d+) bytes")
 
 
@@ -102,11 +104,12 @@ def parse_pull(message: str) -> tuple[float, int] | None:
     return 60 * int((minutes or "0m")[:-1]) + seconds, int(size)
 
 
-def interruption(probes: Sequence[Probe], expected: str) -> float:
+def interruption(probes: Sequence[Probe], expected: str, pauses: Sequence[Pause] = ()) -> float:
     """Return the sum of the times from the end of the last good request to the end of the next, in seconds.
 
     An interruption that lasts until the end of the log counts until the end of the last probe. A pause between two good
-    requests counts if it is longer than a second: the prober itself was stopped then.
+    requests counts if it is longer than a second: the prober itself was stopped then. *pauses* of the whole machine do
+    not count.
     """
     total = 0.0
     last_good: float | None = None
@@ -117,24 +120,33 @@ def interruption(probes: Sequence[Probe], expected: str) -> float:
             last_good = begin
             failing = True
             continue
-        if failing or (last_good is not None and probe.end - last_good > 1.0):
-            total += probe.end - begin
+        seconds = _running_seconds(begin, probe.end, pauses)
+        if failing or (last_good is not None and seconds > 1.0):
+            total += seconds
         failing = False
         last_good = probe.end
     if failing and probes and last_good is not None:
-        total += probes[-1].end - last_good
+        total += _running_seconds(last_good, probes[-1].end, pauses)
     return total
 
 
-def evaluate(scenario: str, probers: Iterable[Prober], leaked: int) -> Result:
-    """Return the result of a scenario from the logs of its *probers* and the number of *leaked* requests."""
+def _running_seconds(begin: float, end: float, pauses: Sequence[Pause]) -> float:
+    """Return the time from *begin* to *end* without *pauses* of the machine, in seconds."""
+    return end - begin - paused_seconds(pauses, begin, end)
+
+
+def evaluate(scenario: str, probers: Iterable[Prober], leaked: int, pauses: Sequence[Pause] = ()) -> Result:
+    """Return the result of a scenario from the logs of its *probers* and the number of *leaked* requests.
+
+    The interruption does not include *pauses* of the whole machine.
+    """
     longest, wrong = 0.0, 0
     outcomes: Counter[str] = Counter()
     for prober in probers:
         outcomes.update(probe.outcome for probe in prober.probes)
         wrong += sum(each.outcome.startswith("token ") and each.outcome != prober.expected for each in prober.probes)
         if prober.expected:
-            longest = max(longest, interruption(prober.probes, prober.expected))
+            longest = max(longest, interruption(prober.probes, prober.expected, pauses))
     refused = outcomes["refused"]
     failed = sum(count for outcome, count in outcomes.items() if outcome.startswith(("timeout", "error")))
     failed += sum(count for outcome, count in outcomes.items() if outcome.startswith("http 5"))

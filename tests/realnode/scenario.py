@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, identity_id
+from tests.machine_pauses import Recorder, recorded_pauses
 from tests.realnode.bed import Bed
 from tests.realnode.evaluation import Probe, Prober, Result, evaluate, parse_log
 from tests.realnode.load import Load
@@ -23,6 +24,8 @@ BEFORE_SECONDS: Final = 1.0
 GOOD_PROBES: Final = 20
 """A prober has recovered after this number of good requests in a row: two seconds."""
 RECOVERY_SECONDS: Final = 60.0
+PAUSE_SECONDS: Final = 0.25
+"""A shorter time in which the machine did not run is not excluded from an interruption."""
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Scenarios:
         }
     )
     """The pods' names and the outcomes of their requests; empty for the pod without an identity."""
+    _recorder: Recorder | None = field(default=None, init=False, repr=False)
 
     def create_probers(self) -> None:
         """Create the demo's identity, its binding and the prober pods. Wait for their first tokens. Raise BedError."""
@@ -71,11 +75,16 @@ class Scenarios:
         *recovery_seconds* after the action.
         """
         self.wait_for_recovery(time.time(), RECOVERY_SECONDS)
-        begin = time.time()
-        time.sleep(BEFORE_SECONDS)
-        action()
-        self.wait_for_recovery(time.time(), recovery_seconds)
-        result = self.evaluate(name, begin)
+        with recorded_pauses(PAUSE_SECONDS) as recorder:
+            self._recorder = recorder
+            try:
+                begin = time.time()
+                time.sleep(BEFORE_SECONDS)
+                action()
+                self.wait_for_recovery(time.time(), recovery_seconds)
+                result = self.evaluate(name, begin)
+            finally:
+                self._recorder = None
         if load is not None:
             result = load.counts(begin).added_to(result)
         self.results.append(result)
@@ -93,7 +102,8 @@ class Scenarios:
             for pod, expected in self.expected.items()
         ]
         leaked = sum(each.leaked and each.at < until for each in self.bed.azure.requests(since))
-        return evaluate(name, probers, leaked)
+        pauses = self._recorder.pauses() if self._recorder is not None else ()
+        return evaluate(name, probers, leaked, pauses)
 
     def wait_for_recovery(self, since: float, seconds: float) -> None:
         """Wait until the last requests from *since* on have the expected outcome. Raise BedError after *seconds*."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.machine_pauses import Pause
 from tests.realnode.evaluation import Probe, Prober, evaluate, interruption, parse_log, parse_pull
 
 GOOD = "token demo"
@@ -31,6 +32,18 @@ def test_an_interruption_ends_with_the_next_good_request(outcomes: list[str], ex
 def test_a_prober_that_did_not_run_counts_as_interrupted() -> None:
     paused = [Probe(0.0, 0.01, GOOD), Probe(5.0, 0.01, GOOD)]
     assert interruption(paused, GOOD) == pytest.approx(5.0)
+
+
+def test_a_pause_of_the_machine_is_no_interruption() -> None:
+    paused = [Probe(0.0, 0.01, GOOD), Probe(5.0, 0.01, GOOD)]
+    assert interruption(paused, GOOD, [Pause(0.05, 4.95)]) == 0.0
+    assert interruption(paused, GOOD, [Pause(0.05, 2.0)]) == pytest.approx(5.0 - 1.95), "the rest is longer than 1 s"
+
+
+def test_an_interruption_does_not_include_a_pause_of_the_machine() -> None:
+    failing = [Probe(0.0, 0.01, GOOD), Probe(0.1, 2.0, "timeout"), Probe(2.2, 0.01, GOOD)]
+    assert interruption(failing, GOOD, [Pause(0.5, 1.5)]) == pytest.approx(1.2)
+    assert interruption(failing[:2], GOOD, [Pause(0.5, 1.5)]) == pytest.approx(1.09)
 
 
 def test_a_slow_good_request_is_an_interruption() -> None:

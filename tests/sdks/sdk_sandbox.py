@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import math
 import re
 import socket
 import subprocess
@@ -33,8 +34,11 @@ POLL_SECONDS: Final = 0.03
 ASSIGNED_SECONDS: Final = 30.0
 PATIENCE_SECONDS: Final = 240.0
 """Time limit for an application. Java's SDK retries for 140 s if each attempt ends with a 404 after a second."""
-EXCHANGE_SECONDS: Final = 1.0
+PROBE_SECONDS: Final = 1.0
 """Timeout of a probe in .NET's chain."""
+PROBES_MAX: Final = 3
+"""Other load, and a pause of a virtual machine, only increase the time to an answer, so the shortest counts."""
+EXCHANGE_SECONDS: Final = 30.0
 SYSTEM_PATH: Final = "/usr/bin:/bin"
 _COUNT: Final = re.compile(r"^aadpodidentity_nmi_operations_duration_seconds_count\{(.*)\} (\S+)$", re.MULTILINE)
 
@@ -197,6 +201,16 @@ class SdkSandbox:
 
         assert isinstance(self.sandbox.network, Fabric)
         return await asyncio.to_thread(self.sandbox.network.namespaces.call, f"pod-{pod.uid}", ask)
+
+    async def probe(self, pod: Pod, request: bytes) -> tuple[int, bytes]:
+        """Do the same as `exchange`. Fail unless an answer comes within PROBE_SECONDS."""
+        durations: list[float] = []
+        while min(durations, default=math.inf) >= PROBE_SECONDS and len(durations) < PROBES_MAX:
+            began = time.monotonic()
+            answer = await self.exchange(pod, request)
+            durations.append(time.monotonic() - began)
+        assert min(durations) < PROBE_SECONDS, durations
+        return answer
 
     def _metrics(self) -> str:
         connection = http.client.HTTPConnection("127.0.0.1", self.sandbox.nmis[NODE].metrics_port, timeout=10)

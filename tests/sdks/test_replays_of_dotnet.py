@@ -44,7 +44,7 @@ async def test_replay_of_azure_identitys_probe(selector: str, bound: str, sdk_sa
     ids = {"client_id": one.client_id, "msi-res-id": one.resource_id, "object_id": one.object_id}
     named = f"&{selector}={quote(ids[selector], safe='')}" if selector else ""
     target = f"{TOKEN}&resource={quote(RESOURCE, safe='')}{named}"
-    status, body = await sdk_sandbox.exchange(
+    status, body = await sdk_sandbox.probe(
         pod, request(target, REQUEST_ID, "x-ms-return-client-request-id: true", AGENT)
     )
     assert status == 400
@@ -58,11 +58,9 @@ async def test_replay_of_msals_probes_for_both_versions(selector: str, bound: st
     pod = await sdk_sandbox.pod(*(["one"] if bound == "bound" else []), labelled=bound != "no-label")
     ids = {"client_id": one.client_id, "mi_res_id": one.resource_id, "object_id": one.object_id}
     named = f"&{selector}={ids[selector]}" if selector else ""
-    status, _ = await sdk_sandbox.exchange(
-        pod, request(f"/metadata/identity/getplatformmetadata{V2}{named}", REQUEST_ID)
-    )
+    status, _ = await sdk_sandbox.probe(pod, request(f"/metadata/identity/getplatformmetadata{V2}{named}", REQUEST_ID))
     assert status == 404
-    status, _ = await sdk_sandbox.exchange(pod, request(f"{TOKEN}{named}", REQUEST_ID))
+    status, _ = await sdk_sandbox.probe(pod, request(f"{TOKEN}{named}", REQUEST_ID))
     assert status == 400
 
 

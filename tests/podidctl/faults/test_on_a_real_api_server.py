@@ -14,7 +14,7 @@ from podidentity_sandbox.sandbox import Sandbox
 from tests.conftest import apply_definitions, clear
 from tests.podidctl.faults.catalogue import FAULTS, Fault
 from tests.podidctl.faults.places import POD, SandboxPlace
-from tests.podidctl.faults.table import assert_right, measure, rows
+from tests.podidctl.faults.table import assert_right, equals_the_page, measure, rows
 from tests.podidctl.faults.test_fault_table import settings
 from tests.testplane import up
 
@@ -49,6 +49,6 @@ async def real(own_plane: up.Plane) -> AsyncIterator[SandboxPlace]:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)
 async def test_the_row_is_the_same(real: SandboxPlace, fault: Fault) -> None:
-    row = await measure(real, fault)
+    row = await measure(real, fault, is_final=equals_the_page)
     assert_right(row)
     assert rows()[fault.text] == row.text
