@@ -124,6 +124,7 @@ async def test_a_pod_keeps_its_identity_through_the_whole_migration(cloud: Emula
     watching.longest = 0.0
     there = await migrate(cloud, "apply", "--yes", "--tenant", cloud.directory.tenant_id)
     assert there.code == 0, there.out + there.err
+    await watching.until(3)
     assert (watching.types, watching.longest) == ([0, 3], 0.0)
     switched = await asyncio.to_thread(real.api, "GET", DEMO)
     assert json.loads(switched["metadata"]["annotations"][NOTE])["spec"] == before["spec"]

@@ -49,6 +49,7 @@ async def real(own_plane: up.Plane) -> AsyncIterator[SandboxPlace]:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)
 async def test_the_row_is_the_same(real: SandboxPlace, fault: Fault) -> None:
-    row = await measure(real, fault)
+    expected = rows()[fault.text]
+    row = await measure(real, fault, expected=expected)
     assert_right(row)
-    assert rows()[fault.text] == row.text
+    assert row.text == expected
