@@ -91,7 +91,7 @@ async def test_the_older_algorithm_and_thumbprint_are_accepted_too(signing: Sign
 async def test_a_wrong_claim_is_rejected(signing: Signing, claims: dict[str, Any], number: int) -> None:
     """The times are in seconds from now: an hour may pass between the collection and this test."""
     now = int(time.time())
-    given = {name: now + value if isinstance(value, int) else value for name, value in claims.items()}
+    given: dict[str, Any] = {name: now + value if isinstance(value, int) else value for name, value in claims.items()}
     status, body = await signing.ask(signing.assertion(**given))
     assert (status, body["error"], body["error_codes"]) == (401, "invalid_client", [number])
 
