@@ -28,7 +28,7 @@ def control_of(bound: BindingBench) -> FaultControl:
 async def failure(bound: BindingBench) -> AzureError:
     """Return the error of an exchange."""
     with pytest.raises(AzureError) as error:
-        await bound.fetch(within=1.5)
+        await bound.fetch()
     return error.value
 
 

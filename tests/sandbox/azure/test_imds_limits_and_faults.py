@@ -1,6 +1,7 @@
 """Temporary errors of IMDS: Azure's limits, its lag behind ARM, and faults that a test adds."""
 
 import asyncio
+import itertools
 import math
 
 from podidentity_sandbox.serving import ResponseFault
@@ -17,10 +18,13 @@ async def test_more_than_twenty_requests_in_a_second_are_throttled(azure: Azure)
 
 async def test_more_than_five_concurrent_requests_are_throttled(azure: Azure) -> None:
     azure.vm.attach(azure.one)
-    azure.imds.faults.add(ResponseFault(delay_seconds=1.0, times=math.inf))
-    answers = await asyncio.gather(*(azure.ask_imds() for _ in range(7)))
+    azure.imds.faults.add(ResponseFault(hold=True, times=math.inf))
+    asked = [asyncio.create_task(azure.ask_imds()) for _ in range(7)]
+    first = [(await each)[0] for each in itertools.islice(asyncio.as_completed(asked), 2)]
+    azure.imds.faults.clear()  # the other five wait until now
+    answers = await asyncio.gather(*asked)
+    assert first == [429] * 2
     assert sorted(status for status, _, _ in answers) == [200] * 5 + [429] * 2
-    azure.imds.faults.clear()
     assert (await azure.ask_imds())[0] == 200
 
 

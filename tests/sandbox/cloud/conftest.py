@@ -10,7 +10,7 @@ import pytest
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 
-SECONDS = 15.0  # for steps that take a fraction of a second on an idle machine
+SECONDS = 60.0  # for steps that take some seconds at most on an idle machine: some start programs
 TAIL_LINES = 60
 
 

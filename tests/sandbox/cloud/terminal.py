@@ -36,7 +36,7 @@ def sandbox_up(log: Path, *flags: str) -> Iterator[dict[str, str]]:
         yield {**base, **dict(each.split("=", 1) for each in exports)}
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(SECONDS)
 
 
 def eventually(holds: Callable[[], bool]) -> None:

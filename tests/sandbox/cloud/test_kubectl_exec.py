@@ -1,7 +1,9 @@
 """`kubectl exec` in a pod of a sandbox node, through a real API server."""
 
 import asyncio
+import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -40,7 +42,12 @@ async def sandbox(plane: up.Plane) -> AsyncIterator[Sandbox]:
         kubelet = running.cluster.kubelets["node-0"]
 
         async def runs() -> bool:
-            return kubelet.program("default", "runner", "main") is not None
+            program = kubelet.program("default", "runner", "main")
+            if program is None:
+                return False
+            # Before, its process executes the programs that enter the pod's network.
+            words = await asyncio.to_thread(Path(f"/proc/{program.pid}/cmdline").read_bytes)
+            return words.startswith(os.fsencode(sys.executable))
 
         await eventually(runs)
         yield running

@@ -23,8 +23,8 @@ def test_explain_and_doctor_are_right_on_a_real_api_server(
         code, output = run(shell, "kubectl", "apply", "-f", "deploy/demo/")
         assert code == 0, output
         eventually(lambda: "successfully acquired a token" in run(shell, "kubectl", "logs", "demo")[1])
-        code, output = run(shell, "kubectl", "get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity")
-        assert output.count(" 1/1 ") == 2, output
+        pods = ("kubectl", "get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity")
+        eventually(lambda: run(shell, *pods)[1].count(" 1/1 ") == 2)  # a probe may have been too slow
         assert "nmi starting version=" in run(shell, "kubectl", "logs", "nmi-node-0")[1]
 
         code, output = podidctl(shell, "explain", "pod", "default/demo")

@@ -31,10 +31,12 @@ def demo(environment: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.timeout(180)
 def test_the_pods_of_mic_and_nmi_are_ready_and_have_logs(environment: dict[str, str]) -> None:
-    code, output = run(environment, "kubectl", "get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity")
-    assert code == 0
-    assert re.search(r"^mic +1/1 +Running", output, re.MULTILINE)
-    assert re.search(r"^nmi-node-0 +1/1 +Running", output, re.MULTILINE)
+    def is_ready(pod: str) -> bool:
+        code, output = run(environment, "kubectl", "get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity")
+        assert code == 0, output
+        return re.search(rf"^{pod} +1/1 +Running", output, re.MULTILINE) is not None
+
+    eventually(lambda: is_ready("mic") and is_ready("nmi-node-0"))  # a probe may have been too slow
     assert "nmi starting version=" in run(environment, "kubectl", "logs", "nmi-node-0")[1]
     assert run(environment, "kubectl", "logs", "mic")[1]
 

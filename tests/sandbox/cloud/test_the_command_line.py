@@ -97,5 +97,5 @@ def test_a_running_sandbox_prints_how_to_use_it_and_ends_by_ctrl_c() -> None:
         assert kubeconfig.exists()
         assert not kubeconfig.stat().st_mode & 0o077
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0, lines
+        assert process.wait(60) == 0, lines
     assert not kubeconfig.exists()

@@ -16,7 +16,8 @@ MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
-DEADLINE = 5.0
+DEADLINE = 30.0
+"""For responses and events that take milliseconds on an idle machine."""
 
 IDENTITIES = "/apis/aadpodidentity.k8s.io/v1/namespaces/default/azureidentities"
 PODS = "/api/v1/namespaces/default/pods"
@@ -49,7 +50,7 @@ class Watching:
         self._response = response
 
     async def next(self) -> dict[str, Any]:
-        """The next event; fails after five seconds without one, and raises EOFError at the end of the stream."""
+        """The next event; fails after the deadline, and raises EOFError at the end of the stream."""
         async with asyncio.timeout(DEADLINE):
             line = await self._response.content.readline()
         if not line:
@@ -63,7 +64,7 @@ class Watching:
         return [(event["type"], event["object"]["metadata"].get("name", "")) for event in events]
 
     async def rest(self) -> list[dict[str, Any]]:
-        """Every event until the end of the stream, which must come within five seconds of the last one."""
+        """Every event until the end of the stream, which must come within the deadline of the last one."""
         events = []
         while True:
             try:

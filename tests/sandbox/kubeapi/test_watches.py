@@ -97,10 +97,18 @@ async def test_a_quiet_watch_gets_a_bookmark_per_interval() -> None:
     await api.stop()
 
 
-async def test_a_watch_ends_after_its_timeout_with_a_final_bookmark(api: KubeApi, call: Caller) -> None:
+async def test_a_watch_ends_after_its_timeout_with_a_final_bookmark() -> None:
+    now = 1000.0
+    api = await asyncio.to_thread(KubeApi, None, clock=lambda: now)
+    await api.start()
+    call = Caller(api.server, api.token, api.authority.client_context())
     revision = api.store.revision
     async with call.watch(PODS, resourceVersion=revision, timeoutSeconds=1, allowWatchBookmarks="true") as watch:
-        assert [event["type"] for event in await watch.rest()] == ["BOOKMARK"]
+        assert (await watch.next())["type"] == "BOOKMARK"
+        now += 1.0
+        assert await watch.ends()
+    await call.close()
+    await api.stop()
 
 
 async def test_the_initial_events_end_with_a_marked_bookmark(api: KubeApi, call: Caller) -> None:

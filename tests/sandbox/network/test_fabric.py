@@ -9,6 +9,7 @@ import pytest
 from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.namespaces import NAMESPACES, owner
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
+from podidentity_sandbox.serving import free_ports
 
 pytestmark = pytest.mark.root
 
@@ -25,8 +26,8 @@ def fabric() -> Iterator[Fabric]:
 
 
 def connect(context: ExecutionContext, host: str, port: int) -> str:
-    """The source address with which a program at *place* reaches *host*; empty when it does not."""
-    asking = f"import socket; print(socket.create_connection(({host!r}, {port}), 1).getsockname()[0])"
+    """The source address with which a program in *context* reaches *host*; empty when it does not."""
+    asking = f"import socket; print(socket.create_connection(({host!r}, {port}), 10).getsockname()[0])"
     done = subprocess.run(context.command([sys.executable, "-c", asking]), capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
@@ -65,9 +66,10 @@ def test_a_removed_pods_address_can_be_reused(fabric: Fabric) -> None:
 
 
 def test_a_nodes_loopback_socket_is_reachable_only_on_the_node(fabric: Fabric) -> None:
-    (listener,) = fabric.node_sockets("node-0", 6443)
+    (port,) = free_ports(1)  # on which no program of this machine listens
+    (listener,) = fabric.node_sockets("node-0", port)
     with listener:
         node = ExecutionContext("", tuple(fabric.namespaces.command("node-0", ())))
-        assert connect(node, "127.0.0.1", 6443) == "127.0.0.1"
-        assert connect(ExecutionContext(""), "127.0.0.1", 6443) == ""
-        assert fabric.call_on_node("node-0", lambda: listener.getsockname()[1]) == 6443
+        assert connect(node, "127.0.0.1", port) == "127.0.0.1"
+        assert connect(ExecutionContext(""), "127.0.0.1", port) == ""
+        assert fabric.call_on_node("node-0", lambda: listener.getsockname()[1]) == port
