@@ -136,8 +136,6 @@ def test_bindings_of_another_namespace_cause_no_quadratic_time(
     number: int, force_namespaced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second half of them costs no more than the first. Each pod is compared once for each identity that counts."""
-    made = victims(force_namespaced=force_namespaced)
-    made.add(*(hostile_identity(f"i{each:04}") for each in range(number)))
     calls, desired = itertools.count(), BindingIndex.desired
 
     def counted(*arguments: Any) -> DesiredAssignment | None:
@@ -146,11 +144,15 @@ def test_bindings_of_another_namespace_cause_no_quadratic_time(
         return desired(*arguments)
 
     monkeypatch.setattr(BindingIndex, "desired", counted)
-    halves = []
-    for half in range(2):
-        began = time.process_time()
-        made.add(*(hostile(each, "i{:04}") for each in range(half * number // 2, (half + 1) * number // 2)))
-        halves.append(time.process_time() - began)
+    halves = [float("inf")] * 2
+    for _ in range(3):  # the minimum, because load only increases it
+        made = victims(force_namespaced=force_namespaced)
+        made.add(*(hostile_identity(f"i{each:04}") for each in range(number)))
+        calls = itertools.count()
+        for half in range(2):
+            began = time.process_time()
+            made.add(*(hostile(each, "i{:04}") for each in range(half * number // 2, (half + 1) * number // 2)))
+            halves[half] = min(halves[half], time.process_time() - began)
     assert halves[1] < 1.5 * halves[0] + 0.01
 
 
