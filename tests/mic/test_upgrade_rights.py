@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -34,6 +35,14 @@ def allow(plane: Plane, scope: str, group: str, resources: list[str], verbs: lis
         "subjects": [{"kind": "ServiceAccount", "name": "mic", "namespace": "default"}],
     }
     plane.api("POST", f"{RBAC}/{scope}{kind.lower()}bindings", binding)
+    namespace = scope.split("/")[1] if scope else ""
+    attributes = {"verb": verbs[0], "group": group, "resource": resources[0], "namespace": namespace}
+    review = {"spec": {"user": "system:serviceaccount:default:mic", "resourceAttributes": attributes}}
+    end = time.monotonic() + 20
+    # The authorizer follows by a watch.
+    while not plane.api("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)["status"]["allowed"]:
+        assert time.monotonic() < end, f"{name} has no effect"
+        time.sleep(0.02)
 
 
 @pytest.fixture
