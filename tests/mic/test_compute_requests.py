@@ -1,6 +1,7 @@
 """The requests of azure-mgmt-compute, and how MIC reads their responses, with the sandbox's Resource Manager."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -9,7 +10,7 @@ import pytest
 from azure.core.credentials import AccessToken
 
 from mic.azure import compute
-from mic.azure.compute import Compute
+from mic.azure.compute import Compute, poll_pause
 from mic.azure.errors import (
     AzureError,
     BadIdentities,
@@ -26,7 +27,7 @@ from podidentity.azure.resource_ids import Host, parse_provider_id
 from podidentity_sandbox.arm import Arm
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory
-from podidentity_sandbox.machines import no_such_identity
+from podidentity_sandbox.machines import Machine, no_such_identity
 from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.tokens import TokenMint
 from tests.mic.cluster import identity_id, set_id, vm_id
@@ -156,12 +157,30 @@ async def test_a_type_change_of_a_stale_version_is_a_conflict(arm_under_test: Ar
     assert arm_under_test.arm.vm(vm_id()).identities == {identity_id("one").lower()}
 
 
-async def test_an_operation_is_polled_until_it_ends(arm_under_test: ArmUnderTest) -> None:
-    arm_under_test.arm.vm(vm_id()).operation_seconds = 0.5
+def end_operation(machine: Machine) -> None:
+    """End the operation that runs on *machine*."""
+    assert machine.operation is not None
+    machine.operation.ends = time.monotonic()
+
+
+async def test_an_operation_is_polled_until_it_ends(
+    arm_under_test: ArmUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = arm_under_test.arm.vm(vm_id())
+    machine.operation_seconds = 600.0
+    pauses: list[float] = []
+
+    def pause(waited: float, running: int) -> float:
+        pauses.append(poll_pause(waited, running))
+        if len(pauses) == 3:
+            end_operation(machine)
+        return pauses[-1]
+
+    monkeypatch.setattr(compute, "poll_pause", pause)
     after = await put(arm_under_test, host(vm_id()), "one")
     assert after.provisioning_state == "Succeeded"
     polls = [call for call in arm_under_test.arm.calls if "/operations/" in call.path]
-    assert 2 <= len(polls) <= 4, "0.2 s, then growing"
+    assert len(polls) == len(pauses) == 3
     assert polls[0].at - arm_under_test.arm.writes()[0].at >= 0.15
 
 
@@ -169,15 +188,23 @@ async def test_every_running_operation_counts_for_the_pause_between_polls(
     arm_under_test: ArmUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
+    machines = [arm_under_test.arm.vm(each) for each in (vm_id(), set_id())]
 
     def pause(_waited: float, running: int) -> float:
         seen.append(running)
+        if running == len(machines):
+            for each in machines:
+                end_operation(each)
         return 0.05
 
     monkeypatch.setattr(compute, "poll_pause", pause)
-    arm_under_test.arm.vm(vm_id()).operation_seconds = arm_under_test.arm.vm(set_id()).operation_seconds = 0.5
-    await asyncio.gather(put(arm_under_test, host(vm_id()), "one"), put(arm_under_test, host(set_id()), "one"))
+    for each in machines:
+        each.operation_seconds = 600.0
+    async with asyncio.timeout(30):
+        await asyncio.gather(put(arm_under_test, host(vm_id()), "one"), put(arm_under_test, host(set_id()), "one"))
     assert max(seen) == 2
+    for each in machines:
+        each.operation_seconds = 0.5
     arm_under_test.arm.faults.add(ResponseFault(status=404, path="operations"))
     with pytest.raises(AzureError):
         await put(arm_under_test, host(vm_id()), "two")

@@ -4,6 +4,7 @@ Function calls are counted, because times depend on the machine's load. Excluded
 `benchmarks/controller` measures those up to 100,000 pods.
 """
 
+import gc
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -58,11 +59,14 @@ def calls(work: Callable[[], object]) -> int:
         nonlocal count
         count += event in {"call", "c_call"}
 
+    gc.collect()
+    gc.disable()  # a collection calls finalizers of other tests' objects, and Hypothesis' callback
     sys.setprofile(note)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return count
 
 

@@ -29,7 +29,7 @@ def collections() -> Iterator[list[int]]:
     finally:
         gc.callbacks.remove(note)
         gc.set_threshold(*before)
-        gc.unfreeze()
+        # No gc.unfreeze: tests/conftest.py froze the objects of all tests, which would make later collections long.
 
 
 def test_objects_that_stay_cause_full_collections_otherwise(collections: list[int]) -> None:

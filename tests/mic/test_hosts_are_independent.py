@@ -121,8 +121,8 @@ async def test_an_identity_stays_attached_for_the_next_pod(cloud: EmulatedCloud)
     await cloud.until(lambda: "job2-default-demo" in statuses(cloud, "Assigned"))
     if time.monotonic() - began < 3.0:
         assert len(cloud.arm.writes()) == 1
-    cloud.remove_pod("job2")
     gone = time.monotonic()
+    cloud.remove_pod("job2")
     await cloud.until(lambda: not cloud.api.store.list(ASSIGNED))
     assert time.monotonic() - gone >= 2.9
     assert cloud.on(vm_id("n0")) == set()

@@ -19,12 +19,12 @@ from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
 
 LEASES = "leases.coordination.k8s.io"
-LEASE_SECONDS = 4.0
+LEASE_SECONDS = 8.0
 HOSTS = (vm_id("n0"), vm_id("n1"), set_id())
 NODES = ("n0", "n1", "s0", "s1")
 HOST_OF = dict(zip(NODES, (*HOSTS, set_id()), strict=True))
 IDENTITIES = tuple(f"i{number}" for number in range(6))
-PODS_MOST = 900
+PODS_MOST = 1500
 
 
 @dataclass

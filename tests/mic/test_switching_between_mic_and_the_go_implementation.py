@@ -24,7 +24,7 @@ pytestmark = pytest.mark.plane
 NAME = "aad-pod-identity-mic"
 ENDPOINTS = f"/api/v1/namespaces/default/endpoints/{NAME}"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
-SECONDS = 4.0
+SECONDS = 6.0
 
 
 @pytest.fixture

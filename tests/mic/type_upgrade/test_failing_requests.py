@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from typing_extensions import override
 
 from mic.app import COMPONENT
 from mic.startup.type_upgrade import TRIES, TypeUpgrade, UpgradeRecord
@@ -12,7 +13,7 @@ from podidentity.kube.events import EventRecorder
 from podidentity.resources import GROUP
 from podidentity.version import VERSION
 from tests.mic.type_upgrade.upgraded_cluster import IDENTITIES, KEY, NAME, Cluster, an_hour, at_once, old_ones, refusing
-from tests.podidentity.kube.scripted import Reply, ScriptedServer, status
+from tests.podidentity.kube.scripted import Reply, Request, ScriptedServer, status
 
 
 @pytest.mark.parametrize(
@@ -56,15 +57,25 @@ async def test_a_server_that_never_responds_delays_the_start_by_the_limit_only(
     assert any("takes too long" in each.message for each in caplog.records)
 
 
+class Unwritable(ScriptedServer):
+    """Answers each read, also one that is sent again after its time limit, and no write."""
+
+    @override
+    def _reply(self, request: Request) -> Reply | None:
+        if request.method != "GET":
+            return None
+        if not request.path.startswith(f"/apis/{GROUP}/"):
+            return status(404, "NotFound")
+        named = range(3) if request.path.endswith("/azureidentities") else ()
+        items = [{"metadata": {"name": f"o{each}", "namespace": "ns"}, "spec": {"ClientID": "c"}} for each in named]
+        return Reply({"metadata": {}, "items": items})
+
+
 async def test_a_server_that_becomes_unreachable_is_not_called_for_each_object(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    items = b",".join(b'{"metadata":{"name":"o%d","namespace":"ns"},"spec":{"ClientID":"c"}}' % n for n in range(3))
-    server = ScriptedServer()
+    server = Unwritable()
     await server.start()
-    server.lists += [status(404, "NotFound"), status(404, "NotFound")]
-    server.lists += [Reply(b'{"metadata":{},"items":[%s]}' % items)] * TRIES + [Reply(b'{"metadata":{}}')] * 3
-    server.others += [None] * TRIES
     async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test", timeout_seconds=0.5) as client:
         record = UpgradeRecord(client, "ns", NAME, KEY)
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1, pauses=at_once).run()

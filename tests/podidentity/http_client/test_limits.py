@@ -90,9 +90,8 @@ async def test_a_body_that_is_not_read_is_not_received(server: RawServer, sessio
         before = sent
         await asyncio.sleep(0.2)
     assert len(await response.readany()) <= 2 * READ_AHEAD + 300_000  # one read of the loop in addition
-    for _ in range(10):
+    while sent == before:  # how much the kernel has buffered differs
         assert await response.readany()
-    assert sent > before
     response.close()
 
 
@@ -123,9 +122,10 @@ async def test_silence_in_the_body_ends_the_response(server: RawServer, session:
 
 
 async def test_a_slow_body_is_no_silence(server: RawServer, session: HttpSession) -> None:
-    server.replies.append(Reply(CHUNKED, *[b"1\r\nx\r\n"] * 300, b"0\r\n\r\n"))
-    response = await session.request("GET", server.url, headers={}, silence_seconds=1.0)
-    assert await body_of(response) == b"x" * 300
+    """The server sends 200 pieces a second, for longer than the limit. A pause of this machine is shorter."""
+    server.replies.append(Reply(CHUNKED, *[b"1\r\nx\r\n"] * 450, b"0\r\n\r\n"))
+    response = await session.request("GET", server.url, headers={}, silence_seconds=2.0)
+    assert await body_of(response) == b"x" * 450
 
 
 async def test_a_connection_is_limited_in_time(session: HttpSession) -> None:
