@@ -37,8 +37,9 @@ class IssuerBench:
         imds: FakeImds,
         broker: TokenBroker,
         issuer: Issuer,
-        patient_issuer: Issuer,
         measures: IdentityMetrics,
+        *,
+        patient_issuer: Issuer,
     ) -> None:
         self.cluster = cluster
         self.imds = imds
@@ -61,7 +62,7 @@ class IssuerBench:
         return await self.issuer.issue_for(namespace, name, request)
 
     async def issued(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued:
-        """Return the token. A short time limit of the test's policy does not apply, because a pause could exceed it."""
+        """Return the token. The time limit of the test's policy does not apply, because a pause could exceed it."""
         answer = await self._patient_issuer.issue(peer, request)
         assert isinstance(answer, Issued), answer
         return answer
@@ -129,6 +130,6 @@ async def running_issuer(
             for each in (policy, patient)
         )
         try:
-            yield IssuerBench(cluster, imds, broker, issuer, patient_issuer, measures)
+            yield IssuerBench(cluster, imds, broker, issuer, measures, patient_issuer=patient_issuer)
         finally:
             await broker.aclose()

@@ -14,13 +14,13 @@ from tests.nmi.identity.shapes import RESOURCE
 from tests.nmi.issuer_bench import running_issuer
 
 
-
 def other(number: int) -> TokenRequest:
     return TokenRequest(f"{RESOURCE}/{number}")
 
 
 async def test_during_an_imds_update_a_pod_gets_retry_after_and_its_next_request_joins_the_fetch() -> None:
-    policy = DecisionPolicy(max_hold_seconds=2.0)  # more than one attempt on a busy machine, and less than five of them
+    # On a busy machine, too, the first attempt ends before the time limit, and the fifth begins after it.
+    policy = DecisionPolicy(max_hold_seconds=2.0)
     async with running_issuer(policy=policy, retry_delays=(1.0,)) as bench:
         await bench.with_pod()
         bench.imds.script = [Answer(410, b"{}")] * 4
