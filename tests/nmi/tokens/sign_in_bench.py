@@ -111,7 +111,7 @@ class Bench:
     allow_cross_namespace: bool = False
     cloud: Cloud = PUBLIC
     proxy_for: ProxyFor = no_proxy
-    attempt_seconds: float = WITHIN
+    attempt_seconds: float = 5.0
     rbac: bool = False
     issuer: str = ""
     """The issuer of the API server's tokens; empty for the server's URL."""
