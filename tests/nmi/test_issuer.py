@@ -65,6 +65,7 @@ async def test_first_requests_of_a_hundred_pods_make_one_call() -> None:
 async def test_an_unknown_address_is_refused() -> None:
     async with running_issuer(park_seconds=0.1) as bench:
         await bench.with_pod()
+        bench.cluster.clock.stop()
         refusal = await bench.refused(peer="10.9.9.9")
         assert refusal.reason is Reason.UNKNOWN_ADDRESS
         assert 0.0 < refusal.unknown_seconds <= 1.0, "the lookup has just failed"
@@ -235,7 +236,7 @@ async def test_imds_lag_after_the_assignment_is_waited_out() -> None:
 
 
 async def test_imds_lag_beyond_the_budget_is_a_retryable_refusal() -> None:
-    async with running_issuer(policy=DecisionPolicy(max_hold_seconds=1.0)) as bench:
+    async with running_issuer() as bench:
         await bench.with_pod()
         bench.cluster.clock.ahead += 61.0
         bench.imds.script = [Answer(400, error_body("invalid_request", "Identity not found"))] * 50
@@ -280,6 +281,7 @@ async def test_a_terminating_pod_gets_tokens_but_no_ready_answers() -> None:
         assert (await bench.issued()).cacheable
         bench.cluster.api.store.delete("pods", "web", "ns")
         await until(lambda: entry.ending)
+        bench.cluster.clock.stop()
         assert not (await bench.issued()).cacheable
         assert bench.cluster.reads() == ["/api/v1/namespaces/ns/pods/web"]
 

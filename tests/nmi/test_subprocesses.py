@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,21 +27,31 @@ async def test_unread_input_is_accepted() -> None:
     assert (await run(("true",), given="x" * 1_000_000)).code == 0
 
 
-async def test_a_program_that_does_not_end_is_killed_and_reported(tmp_path: Path) -> None:
-    with pytest.raises(ProgramTimeoutError, match=r"did not end within 2 s"):
-        await run(stays(tmp_path), seconds=2.0)
-    assert gone(tmp_path)
+async def test_a_program_that_does_not_end_is_killed_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[asyncio.subprocess.Process] = []
+    create = asyncio.create_subprocess_exec
+
+    async def recorded(*words: str, **options: Any) -> asyncio.subprocess.Process:
+        started.append(await create(*words, **options))
+        return started[-1]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", recorded)
+    with pytest.raises(ProgramTimeoutError, match=r"did not end within 0\.2 s"):
+        await run(("sleep", "60"), seconds=0.2)
+    (process,) = started
+    assert process.returncode == -signal.SIGKILL
+    assert gone(process.pid)
 
 
 async def test_a_cancelled_caller_ends_the_program(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "started")
     running = asyncio.create_task(run(stays(tmp_path)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asyncio.to_thread((tmp_path / "started").read_text)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert gone(tmp_path)
+    assert gone(int((tmp_path / "pid").read_text()))
 
 
 async def test_a_missing_program_is_reported_with_the_next_action() -> None:
@@ -72,9 +84,9 @@ def stays(directory: Path) -> tuple[str, ...]:
     return ("sh", "-c", f"echo $$ > {directory}/pid; echo > {directory}/started; exec sleep 60")
 
 
-def gone(directory: Path) -> bool:
+def gone(pid: int) -> bool:
     try:
-        os.kill(int((directory / "pid").read_text()), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     return False

@@ -4,16 +4,18 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
 from nmi.app import COMPONENT
+from nmi.identity import verification_reads
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
@@ -43,13 +45,18 @@ DEADLINE = 15.0
 
 
 class Clock:
-    """The real monotonic clock, which a test may set ahead."""
+    """The real monotonic clock, which a test may set ahead and stop."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
+        self._stopped_at: float | None = None
 
     def __call__(self) -> float:
-        return time.monotonic() + self.ahead
+        return (time.monotonic() if self._stopped_at is None else self._stopped_at) + self.ahead
+
+    def stop(self) -> None:
+        """Stop the clock, so that only `ahead` moves it: a pause of the machine takes none of the product's time."""
+        self._stopped_at = time.monotonic()
 
 
 class Cluster:
@@ -151,6 +158,19 @@ class Cluster:
         """Wait until the cluster cache has fulfilled *condition*."""
         await until(condition)
 
+    async def finds_nothing(self, lookup: Coroutine[Any, Any, PodEntry | None]) -> None:
+        """Check that *lookup* still waits after its read, and end it.
+
+        Its time limit must be long: a limit that is short for the test can end the lookup before the read.
+        """
+        task = asyncio.create_task(lookup)
+        waits = (self.cluster_cache._address_waits, self.cluster_cache._by_name)
+        await self.seen(lambda: any(each.waiting for each in waits))
+        await self.seen(lambda: not any(each._readers for each in waits))
+        assert not task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
     def reads(self) -> list[str]:
         """Return the requests other than lists and watches: single objects, and lists by address."""
         return [
@@ -166,6 +186,13 @@ def _document(resource: Resource) -> dict[str, Any]:
     for field in ("uid", "resourceVersion", "deletionTimestamp"):
         document["metadata"].pop(field, None)
     return document
+
+
+@contextmanager
+def patient_reads() -> Iterator[None]:
+    """Let verification reads take DEADLINE instead of two seconds, which a paused machine can take, too."""
+    with patch.object(verification_reads, "READ_SECONDS", DEADLINE):
+        yield
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -203,7 +230,8 @@ async def running_cluster(
             async with asyncio.timeout(DEADLINE):
                 await cluster_cache.synced()
         api.requests.clear()
-        yield cluster
+        with patient_reads():
+            yield cluster
     finally:
         if task is not None:
             task.cancel()

@@ -27,7 +27,7 @@ from podidentity.resources import (
     Kind,
     nodename_label,
 )
-from tests.nmi.identity.cluster import until
+from tests.nmi.identity.cluster import DEADLINE, patient_reads, until
 from tests.testplane import up
 
 pytestmark = pytest.mark.plane
@@ -51,6 +51,7 @@ class RealCluster:
             IdentityMetrics(self.registry),
             node=self.node,
             managed=managed,
+            park_seconds=DEADLINE,
             mic_namespace=self.namespace,
             exception_namespaces=(self.namespace,),
         )
@@ -112,7 +113,8 @@ async def real_cluster(plane: up.Plane, **settings: Any) -> AsyncIterator[RealCl
         async with asyncio.timeout(20):
             while not await exists(made, account):
                 await asyncio.sleep(0.05)
-        yield made
+        with patient_reads():
+            yield made
         await made.cluster_cache.aclose()
 
 
@@ -126,7 +128,7 @@ async def cluster(plane: up.Plane) -> AsyncIterator[RealCluster]:
 async def following(cluster: RealCluster) -> AsyncIterator[None]:
     task = asyncio.create_task(cluster.cluster_cache.run())
     try:
-        await asyncio.wait_for(cluster.cluster_cache.synced(), 10)
+        await asyncio.wait_for(cluster.cluster_cache.synced(), DEADLINE)
         yield
     finally:
         task.cancel()
@@ -145,7 +147,7 @@ async def test_pods_and_assignments_of_the_node_arrive_change_and_go(cluster: Re
     await cluster.create_pod("before", "10.99.0.1")
     task = asyncio.create_task(cluster.cluster_cache.run())
     try:
-        await asyncio.wait_for(cluster.cluster_cache.synced(), 10)
+        await asyncio.wait_for(cluster.cluster_cache.synced(), DEADLINE)
         before = cluster.at("10.99.0.1")
         assert before is not None
         assert before.name == "before"
@@ -162,7 +164,7 @@ async def test_pods_and_assignments_of_the_node_arrive_change_and_go(cluster: Re
         generation = after.record.generation
         revoked = asyncio.create_task(after.changed(generation))
         await cluster.api("DELETE", path)
-        await asyncio.wait_for(revoked, 5)
+        await asyncio.wait_for(revoked, DEADLINE)
         assert after.assigned == ()
         # Deletion with grace: ending first, verified by a read, then gone.
         pods = f"/api/v1/namespaces/{cluster.namespace}/pods"
@@ -220,8 +222,9 @@ async def test_a_host_network_pod_is_found_by_its_name_only(cluster: RealCluster
     async with following(cluster):
         finding = asyncio.create_task(cluster.cluster_cache.entry_named(cluster.namespace, "host"))
         await cluster.create_pod("host", "10.99.4.1", spec={"hostNetwork": True})
-        entry = await asyncio.wait_for(finding, 10)
+        entry = await asyncio.wait_for(finding, DEADLINE)
         assert entry is not None
+        await until(lambda: entry.pod.addresses == ("10.99.4.1",))
         assert entry.addresses == ()
         assert cluster.at("10.99.4.1") is None
 
@@ -243,7 +246,7 @@ async def test_managed_mode_follows_bindings_and_identities(plane: up.Plane) -> 
             await until(lambda: [each.binding for each in entry.assigned] == ["first"])
             revoked = asyncio.create_task(entry.changed(entry.record.generation))
             await cluster.api("DELETE", path)
-            await asyncio.wait_for(revoked, 5)
+            await asyncio.wait_for(revoked, DEADLINE)
             assert entry.assigned == ()
 
 

@@ -9,7 +9,7 @@ from nmi.identity.ownership_reads import GONE
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.nmi.identity.cluster import Cluster, running_cluster
+from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
 from tests.nmi.identity.shapes import assigned_identity, pod
 
 ADDRESS = "10.0.0.1"
@@ -33,6 +33,16 @@ async def ending(cluster: Cluster) -> PodEntry:
     return entry
 
 
+async def confirm_all_watches(cluster: Cluster) -> None:
+    """Stop the clock, and receive a message of every watch at that time."""
+    async with asyncio.timeout(DEADLINE):
+        await cluster.api.until_watched(count=3)
+    cluster.clock.stop()
+    cluster.api.send_bookmarks()
+    watches = cluster.cluster_cache.watches.by_name.values()
+    await cluster.seen(lambda: all(each.staleness_seconds() == 0.0 for each in watches))
+
+
 def unavailable(_request: object) -> StatusError:
     return StatusError(503, "ServiceUnavailable", "down")
 
@@ -48,6 +58,7 @@ async def test_a_pod_without_doubts_is_not_read() -> None:
 async def test_a_pod_being_deleted_is_read_once_a_second_and_never_cached() -> None:
     async with running_cluster() as cluster:
         entry = await ending(cluster)
+        cluster.clock.stop()
         assert entry.record.suspended
         standings = await asyncio.gather(*(cluster.cluster_cache.decision_input(entry, ADDRESS) for _ in range(20)))
         assert {type(each) for each in standings} == {DecisionInput}
@@ -128,6 +139,7 @@ async def test_a_watch_event_after_a_read_counts_within_the_second_that_the_read
 async def test_a_silent_watch_suspends_ready_answers_until_its_next_event() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)
+        await confirm_all_watches(cluster)
         cluster.clock.ahead += 94.0
         cluster.cluster_cache.check()
         states = [cluster.suspended]
@@ -162,6 +174,7 @@ async def test_an_identity_revoked_during_a_silent_watch_is_not_granted() -> Non
 async def test_without_a_response_to_the_read_serving_continues_and_a_metric_counts_it() -> None:
     async with running_cluster() as cluster:
         entry = await ending(cluster)
+        cluster.clock.stop()
         cluster.api.intercept = unavailable
         decision_input = await cluster.cluster_cache.decision_input(entry, ADDRESS)
         assert decision_input == DecisionInput(entry.facts, entry.assigned, certain=False)
@@ -193,6 +206,7 @@ async def test_without_a_response_to_the_read_strict_mode_refuses() -> None:
 async def test_a_waiter_that_gives_up_does_not_cancel_the_shared_read() -> None:
     async with running_cluster() as cluster:
         entry = await ending(cluster)
+        cluster.clock.stop()
         cluster.api.pause()
         first = asyncio.create_task(cluster.cluster_cache.decision_input(entry, ADDRESS))
         second = asyncio.create_task(cluster.cluster_cache.decision_input(entry, ADDRESS))

@@ -17,11 +17,12 @@ async def test_a_host_network_pod_is_found_by_name_and_never_by_address() -> Non
         cluster.put_assigned(assigned_identity())
         entry = await cluster.cluster_cache.entry_named("ns", "web")
         assert entry is not None
-        await cluster.seen(lambda: len(entry.assigned) == 1)
+        await cluster.seen(lambda: len(entry.assigned) == 1 and entry.pod.addresses == (ADDRESS,))
         assert (entry.addresses, cluster.at(ADDRESS), len(cluster.index)) == ((), None, 0)
         # A change of its status does not add it to the index.
         cluster.put_pod(pod(host_network=True, addresses=(ADDRESS, "10.0.0.2"), labels={"a": "b"}))
-        await cluster.seen(lambda: entry.labels.get("a") == "b")
+        await cluster.seen(lambda: entry.pod.addresses == (ADDRESS, "10.0.0.2"))
+        assert entry.labels.get("a") == "b"
         assert (entry.addresses, len(cluster.index)) == ((), 0)
 
 
@@ -50,6 +51,7 @@ async def test_a_pod_without_an_address_is_found_by_name() -> None:
 async def test_a_finished_pod_is_not_found() -> None:
     async with running_cluster(park_seconds=0.5) as cluster:
         cluster.put_pod(pod(host_network=True))
+        await cluster.seen(lambda: cluster.cluster_cache.pods.get("ns", "web") is not None)
         entry = await cluster.cluster_cache.entry_named("ns", "web")
         assert entry is not None
         cluster.put_pod(pod(host_network=True, phase="Succeeded"))
@@ -78,13 +80,13 @@ async def test_a_read_finds_a_pod_that_the_watch_has_not_reported() -> None:
 
 @pytest.mark.parametrize("elsewhere", ["another-node", "unanswered", "absent"])
 async def test_no_other_pod_is_found(elsewhere: str) -> None:
-    async with running_cluster(watching=False, park_seconds=0.6) as cluster:
+    async with running_cluster(watching=False, park_seconds=DEADLINE) as cluster:
         if elsewhere == "another-node":
             on_another_node(cluster)
         elif elsewhere == "unanswered":
             cluster.put_pod(pod(host_network=True))
             cluster.api.intercept = lambda _: StatusError(503, "ServiceUnavailable", "down")
-        assert await cluster.cluster_cache.entry_named("ns", "web") is None
+        await cluster.finds_nothing(cluster.cluster_cache.entry_named("ns", "web"))
         assert len(cluster.reads()) == 1
 
 

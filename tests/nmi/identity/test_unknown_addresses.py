@@ -11,7 +11,7 @@ from nmi.identity.lookup_wait import LookupWait
 from nmi.identity.pods import PodEntry
 from nmi.node.rtnetlink import Link, Route
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Terminated
-from tests.nmi.identity.cluster import Cluster, running_cluster
+from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
 from tests.nmi.identity.shapes import pod, started_at
 from tests.virtual_time import in_virtual_time, now, settle
 
@@ -186,10 +186,10 @@ async def test_a_pod_known_from_a_read_only_does_not_keep_its_address() -> None:
 
 
 async def test_a_read_never_finds_a_pod_whose_address_is_not_its_own() -> None:
-    async with running_cluster(watching=False, park_seconds=0.6) as cluster:
+    async with running_cluster(watching=False, park_seconds=DEADLINE) as cluster:
         cluster.put_pod(pod(host_network=True))
         cluster.put_pod(pod("finished", phase="Succeeded"))
-        assert await cluster.cluster_cache.entry_at(ADDRESS) is None
+        await cluster.finds_nothing(cluster.cluster_cache.entry_at(ADDRESS))
         assert len(cluster.reads()) == 1
 
 
@@ -212,12 +212,13 @@ def put_two_pods_at_one_address(cluster: Cluster) -> PodEntry:
 
 
 async def test_an_address_with_two_live_pods_finds_neither() -> None:
-    async with running_cluster(watching=False, park_seconds=0.6) as cluster:
+    async with running_cluster(watching=False, park_seconds=DEADLINE) as cluster:
         former = put_two_pods_at_one_address(cluster)
         assert cluster.at(ADDRESS) is None
         assert not former.gone
         cluster.put_pod(pod("former"))
-        assert await cluster.cluster_cache.entry_at(ADDRESS) is None
+        await cluster.finds_nothing(cluster.cluster_cache.entry_at(ADDRESS))
+        assert cluster.at(ADDRESS) is None
 
 
 async def test_a_read_determines_the_owner_of_the_address() -> None:

@@ -81,8 +81,8 @@ async def test_a_file_that_takes_minutes_to_read_does_not_block_the_loop(
     with pytest.raises(CredentialError, match="too long"):
         await bench.fetch(bench.identity(principal, type=2))
     going = False
-    await asyncio.wait_for(watching, 5)
-    assert longest < 5.0  # on a busy machine; in this process a read would block the loop for minutes
+    await watching
+    assert longest < 20.0  # on a busy machine; in this process a read would block the loop for minutes
 
 
 async def test_the_reader_process_limits_itself() -> None:

@@ -31,7 +31,7 @@ from tests.direct_access import direct_access
 from tests.nmi.tokens.sign_in_bench import RESOURCE, Bench, claims, running
 from tests.testplane import up
 
-pytestmark = [pytest.mark.plane, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.plane, pytest.mark.measures, pytest.mark.timeout(240)]
 
 NAMESPACES = tuple(f"binding-{number}" for number in range(50))
 ACCOUNTS = ("web", "api", "worker", "job")

@@ -21,7 +21,7 @@ from podidentity.resources import AzureIdentity
 from podidentity_sandbox.directory import ServicePrincipal
 from podidentity_sandbox.kubeapi.statuses import StatusError, forbidden
 from podidentity_sandbox.serving import ResponseFault
-from tests.nmi.tokens.sign_in_bench import Bench, Hanging, running
+from tests.nmi.tokens.sign_in_bench import WITHIN, Bench, Hanging, running
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ async def test_a_cancelled_fetch_leaves_no_connection_open_and_the_next_one_succ
 ) -> None:
     async with Hanging(bench, times=1) as hanging:
         fetching = asyncio.create_task(bench.fetch(identity))
-        await asyncio.wait_for(hanging.arrived.wait(), 5)
+        await asyncio.wait_for(hanging.arrived.wait(), WITHIN)
         fetching.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetching
