@@ -44,7 +44,9 @@ async def test_kubectl_applies_the_demo_and_shows_the_result(sandbox: Sandbox, k
         "successfully made GET on instance metadata",
     ]
     async with asyncio.timeout(15):  # MIC sends its Events after its other writes
-        while "binding applied" not in await asyncio.to_thread(kubectl, "describe", "azureidentitybinding/demo-binding"):
+        while "binding applied" not in await asyncio.to_thread(
+            kubectl, "describe", "azureidentitybinding/demo-binding"
+        ):
             await asyncio.sleep(0.05)
 
     await asyncio.to_thread(kubectl, "delete", "-f", str(ROOT / "deploy" / "demo"), "--timeout=15s")
