@@ -1,5 +1,6 @@
 """Fixtures that run each test twice: with the sandbox's API server, and with the real one."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from podidentity_sandbox.faults.connections import FaultProxy
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.conftest import ROOT, apply_definitions
 from tests.contract.servers import EmulatedServer, RealServer, Server, address, fresh_namespace
+from tests.contract.steady_clock import SteadyClock
 from tests.testplane import up
 
 NAMESPACES: Kind[Resource] = Kind("Namespace", "namespaces", Resource, namespaced=False)
@@ -66,6 +68,15 @@ async def client(server: Server) -> AsyncIterator[Client]:
 @pytest.fixture
 async def namespace(client: Client) -> str:
     return await new_namespace(client)
+
+
+@pytest.fixture
+async def clock() -> AsyncIterator[SteadyClock]:
+    made = SteadyClock()
+    running = asyncio.create_task(made.run())
+    yield made
+    running.cancel()
+    await asyncio.wait({running})
 
 
 async def new_namespace(client: Client) -> str:

@@ -7,6 +7,7 @@ leaderTransitions, and an empty holder for a released lock.
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -43,31 +44,40 @@ class ReferenceElector:
     Each record has a time in another second than the one before, as with the Go implementation's durations.
     """
 
-    def __init__(self, client: Client, namespace: str, name: str, *, seconds: float) -> None:
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        name: str,
+        *,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
         self._namespace = namespace
         self._name = name
         self._identity = "reference"
         self._seconds = seconds
+        self._clock = clock
         self._retry = min(seconds / 4, 0.25)
         self._observed: dict[str, Any] = {}
         self._observed_at = 0.0
         self._stamp = datetime.now(UTC)
         self.renewed_at = 0.0
-        """Monotonic, from before the request."""
+        """By the clock, from before the request."""
         self.leading = asyncio.Event()
 
     def remaining_seconds(self) -> float:
-        return max(0.0, self.renewed_at + self._seconds - time.monotonic()) if self.leading.is_set() else 0.0
+        return max(0.0, self.renewed_at + self._seconds - self._clock()) if self.leading.is_set() else 0.0
 
     async def run(self) -> None:
         """Lead when it can; returns when the lock is lost."""
         while True:
-            began = time.monotonic()
+            began = self._clock()
             if await self._try_acquire_or_renew():
                 self.renewed_at = began
                 self.leading.set()
-            elif self.leading.is_set() and time.monotonic() - self.renewed_at > self._seconds / 2:
+            elif self.leading.is_set() and self._clock() - self.renewed_at > self._seconds / 2:
                 self.leading.clear()
                 return
             await asyncio.sleep(self._retry)
@@ -93,9 +103,9 @@ class ReferenceElector:
                 return True
             old = record_of(document)
             if old != self._observed:
-                self._observed, self._observed_at = old, time.monotonic()
+                self._observed, self._observed_at = old, self._clock()
             ours = old.get("holderIdentity") == self._identity
-            if old.get("holderIdentity") and not ours and time.monotonic() < self._observed_at + self._seconds:
+            if old.get("holderIdentity") and not ours and self._clock() < self._observed_at + self._seconds:
                 return False
             await self._put(document, self._record(old))
         except ApiError:

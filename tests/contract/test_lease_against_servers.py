@@ -10,18 +10,26 @@ from podidentity.kube.client import Client
 from podidentity.kube.errors import LeadershipLost
 from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEASES
+from tests.contract.steady_clock import SteadyClock
 
 Candidate = Callable[[str], tuple[Elector, "asyncio.Task[None]"]]
 DURATION_SECONDS = 4.0
 
 
 @pytest.fixture
-async def candidate(client: Client, namespace: str) -> AsyncIterator[Candidate]:
+async def candidate(client: Client, namespace: str, clock: SteadyClock) -> AsyncIterator[Candidate]:
     """Starts an elector under the given identity."""
     running: list[asyncio.Task[None]] = []
 
     def start(identity: str) -> tuple[Elector, asyncio.Task[None]]:
-        elector = Elector(client, namespace=namespace, name="mic", identity=identity, duration_seconds=DURATION_SECONDS)
+        elector = Elector(
+            client,
+            namespace=namespace,
+            name="mic",
+            identity=identity,
+            duration_seconds=DURATION_SECONDS,
+            clock=clock,
+        )
         running.append(asyncio.create_task(elector.run()))
         return elector, running[-1]
 
@@ -60,7 +68,7 @@ async def test_the_leader_renews_while_it_runs_and_no_other_candidate_leads(
 
 
 async def test_a_release_lets_another_candidate_lead_before_the_duration_ends(
-    client: Client, namespace: str, candidate: Candidate
+    client: Client, namespace: str, candidate: Candidate, clock: SteadyClock
 ) -> None:
     first, task = candidate("one")
     await leads(first)
@@ -68,8 +76,10 @@ async def test_a_release_lets_another_candidate_lead_before_the_duration_ends(
     await asyncio.gather(task, return_exceptions=True)
     await first.release()
     assert (await client.get(LEASES, namespace, "mic")).spec.holder_identity == ""
+    begun = clock()
     second, _ = candidate("two")
-    await asyncio.wait_for(second.acquired(), DURATION_SECONDS)
+    await leads(second)
+    assert clock() - begun < DURATION_SECONDS
     spec = (await client.get(LEASES, namespace, "mic")).spec
     assert (spec.holder_identity, spec.lease_transitions) == ("two", 1)
 

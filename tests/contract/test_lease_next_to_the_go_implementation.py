@@ -14,6 +14,7 @@ from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEASES
 from tests.contract.go_implementation_lock import ReferenceElector, make_endpoints, path, record_of, stored
 from tests.contract.servers import Server
+from tests.contract.steady_clock import SteadyClock
 
 SECONDS = 4.0
 LONG_SECONDS = 40.0
@@ -23,11 +24,12 @@ LONG_SECONDS = 40.0
 class Pair:
     """Candidates of both kinds for one lock, and their tasks."""
 
-    def __init__(self, client: Client, mics: Client, namespace: str) -> None:
+    def __init__(self, client: Client, mics: Client, namespace: str, clock: SteadyClock) -> None:
         self.client = client
         self.mics = mics
         """MIC's own, by its name."""
         self.namespace = namespace
+        self.clock = clock
         self.tasks: list[asyncio.Task[None]] = []
 
     def ours(self, identity: str = "ours", seconds: float = SECONDS) -> tuple[Elector, asyncio.Task[None]]:
@@ -38,11 +40,12 @@ class Pair:
             identity=identity,
             duration_seconds=seconds,
             with_go_implementation=True,
+            clock=self.clock,
         )
         return elector, self._run(elector.run())
 
     def reference(self, seconds: float = SECONDS) -> tuple[ReferenceElector, asyncio.Task[None]]:
-        elector = ReferenceElector(self.client, self.namespace, "mic", seconds=seconds)
+        elector = ReferenceElector(self.client, self.namespace, "mic", seconds=seconds, clock=self.clock)
         return elector, self._run(elector.run())
 
     async def record(self) -> dict[str, Any]:
@@ -54,9 +57,9 @@ class Pair:
 
 
 @pytest.fixture
-async def pair(server: Server, client: Client, namespace: str) -> AsyncIterator[Pair]:
+async def pair(server: Server, client: Client, namespace: str, clock: SteadyClock) -> AsyncIterator[Pair]:
     async with Client(await server.access(), user_agent=f"{COMPONENT}/contract") as mics:
-        made = Pair(client, mics, namespace)
+        made = Pair(client, mics, namespace, clock)
         yield made
         for task in made.tasks:
             await ended(task)
@@ -125,10 +128,10 @@ async def test_the_go_implementation_replaces_a_dead_mic_only_after_mics_lease_h
     await within(15, ours.acquired())
     theirs, _ = pair.reference()
     await never(theirs.leading.wait(), SECONDS)
-    expires = time.monotonic() + ours.remaining_seconds()
+    expires = pair.clock() + ours.remaining_seconds()
     await ended(process)
     await within(15, theirs.leading.wait())
-    assert time.monotonic() >= expires
+    assert pair.clock() >= expires
 
 
 async def test_without_the_go_implementations_lock_object_none_is_created(pair: Pair) -> None:

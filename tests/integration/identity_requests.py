@@ -58,8 +58,13 @@ async def eventually(seen: Callable[[], Awaitable[bool]]) -> None:
 
 
 def metrics(port: int) -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    connection.request("GET", "/metrics")
+    """Return NMI's metrics. NMI reuses the page for a second."""
+    return _page(port, "/metrics")
+
+
+def _page(port: int, path: str) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path)
     try:
         return connection.getresponse().read().decode()
     finally:
@@ -67,12 +72,12 @@ def metrics(port: int) -> str:
 
 
 async def request_held(sandbox: Sandbox) -> None:
-    """Wait until NMI holds a request."""
-    port = sandbox.nmis[NODE].metrics_port
+    """Wait until NMI holds a request. The metric would be up to a second old, and NMI may hold it for 1.5 s only."""
+    port = sandbox.nmis[NODE].probe_port
 
     async def held() -> bool:
-        text = await asyncio.to_thread(sandbox.network.call_on_node, NODE, lambda: metrics(port))
-        return "aadpodidentity_nmi_held_requests 1" in text
+        text = await asyncio.to_thread(sandbox.network.call_on_node, NODE, lambda: _page(port, "/debug/state"))
+        return bool(json.loads(text)["feed"]["held"] == 1)
 
     await eventually(held)
 

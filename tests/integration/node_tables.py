@@ -20,7 +20,7 @@ def on_node(sandbox: Sandbox, *command: str) -> str:
     """Run *command* on the node and return its output."""
     assert isinstance(sandbox.network, Fabric)
     entered = ["ip", "netns", "exec", sandbox.network.node_namespace("node-0"), *command]
-    return subprocess.run(entered, check=True, capture_output=True, text=True, timeout=10).stdout
+    return subprocess.run(entered, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def saved(sandbox: Sandbox, backend: str = "nft") -> list[str]:

@@ -23,7 +23,7 @@ REFUSED_BY_IMDS: Final = {
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    flags = ["--max-hold=1s", "--block-instance-metadata"]
+    flags = ["--max-hold=5s", "--block-instance-metadata"]
     async with Sandbox(Settings(namespaces=False, environment=os.environ, nmi_flags=flags)) as running:
         yield running
 

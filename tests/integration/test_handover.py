@@ -63,7 +63,8 @@ async def test_sigterm_while_a_successor_synchronises_waits_for_it(directory: Pa
 
 
 async def test_silent_and_kept_connections_survive_a_handover_and_its_return(directory: Path) -> None:
-    async with sandboxed(directory) as sandbox:
+    # By default NMI closes these connections after ten seconds, and the start of its successor may take as long.
+    async with sandboxed(directory, "--first-byte-timeout=60s", "--head-timeout=60s") as sandbox:
         nmi = sandbox.nmis[NODE].program
 
         def connections() -> dict[str, http.client.HTTPConnection]:

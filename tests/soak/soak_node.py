@@ -36,6 +36,7 @@ ACTIVE_SECONDS: Final = 30.0
 TOKEN_SECONDS: Final = 900.0
 """So short that tokens are renewed during a run; a real one lives a day."""
 USER_AGENT: Final = "soak"
+WATCHES_READ_SECONDS: Final = 0.05
 IDENTITY_ID: Final = (
     "/subscriptions/00000000-0000-4000-8000-000000000000/resourceGroups/soak"
     "/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
@@ -159,14 +160,17 @@ class Faults:
     async def settled(self, seconds: float) -> bool:
         """Return once every watch of NMI's has been whole for *seconds* on end, counted from now.
 
-        Whether they were so all the time.
+        Whether they were so all the time. A pause of the machine does not count: NMI did not run either.
         """
-        began = whole_since = time.monotonic()
-        while (now := time.monotonic()) - whole_since < seconds:
+        undisturbed, whole_for, read_at = True, 0.0, time.monotonic()
+        while whole_for < seconds:
             if self._troubled or self._soak_node.api.watch_count() < self._soak_node.watches:
-                whole_since = now
-            await asyncio.sleep(0.05)
-        return whole_since == began
+                undisturbed, whole_for = False, 0.0
+            await asyncio.sleep(WATCHES_READ_SECONDS)
+            now = time.monotonic()
+            whole_for += min(now - read_at, 2 * WATCHES_READ_SECONDS)
+            read_at = now
+        return undisturbed
 
     async def of_imds(self) -> None:
         """Run until cancelled."""
