@@ -4,6 +4,7 @@ Excluded: the hand-over (test_lane_handover.py), limits and deadlines.
 """
 
 import re
+import socket
 
 import pytest
 
@@ -141,6 +142,9 @@ async def test_a_stale_answer_is_not_served() -> None:
 
 async def test_accepting_may_be_deferred_until_data_arrives() -> None:
     async with serving(limits=Limits(defer_accept=True)) as lane:
+        assert lane.listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) > 0
+        # The lane's second may end in a pause of the machine.
+        lane.listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 60)
         silent, peer = await lane.connect(), await lane.connect()
         assert b" 200 " in await peer.ask()
         assert lane.count("accepted") == 1

@@ -20,7 +20,7 @@ def test_only_redirected_connections_to_the_nodes_address_are_served() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stderr

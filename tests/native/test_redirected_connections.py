@@ -24,7 +24,7 @@ def test_a_redirected_connection_reports_its_original_destination_and_gets_fast_
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stderr

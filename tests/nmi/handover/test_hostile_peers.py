@@ -72,6 +72,7 @@ async def test_silent_and_many_connections_end(path: Path, monkeypatch: pytest.M
                 async with asyncio.timeout(SECONDS):
                     await channel.receive()
             channel.close()
+        monkeypatch.undo()  # a busy machine may take longer for the message of this successor
         (await ends.meet()).close()
 
 

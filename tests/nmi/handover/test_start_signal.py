@@ -64,8 +64,10 @@ def test_without_a_path_nothing_is_given() -> None:
 
 
 def test_a_signal_that_comes_later_ends_the_wait(path: Path, signal: StartSignal) -> None:
-    threading.Timer(0.1, signal.give).start()
+    later = threading.Timer(0.1, signal.give)
+    later.start()
     assert wait(str(path), 30)
+    later.join()  # the signal must not be closed while it is given
 
 
 def test_the_command_of_the_probe(path: Path, signal: StartSignal) -> None:

@@ -20,5 +20,5 @@ def rule(address: str) -> list[str]:
 
 def restrict(node: Machine, backend: str, table: str, address: str = "169.254.0.1") -> None:
     """Insert the rule like the script does when the kubelet starts."""
-    if COMMENT not in node.run(f"iptables-{backend}", "-t", table, "-S"):
-        node.run(f"iptables-{backend}", "-t", table, "-I", "FORWARD", "1", *rule(address))
+    if COMMENT not in node.run(f"iptables-{backend}", "-w", "-t", table, "-S"):
+        node.run(f"iptables-{backend}", "-w", "-t", table, "-I", "FORWARD", "1", *rule(address))

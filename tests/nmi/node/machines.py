@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 ROOT = Path(__file__).parents[3]
-SECONDS = 20.0
+SECONDS = 60.0
+"""The time limit of a command, and of a wait for a state. On a busy machine the start of Python alone takes seconds."""
 _PREPARE = "mount -t tmpfs tmpfs /run && ip link set lo up && echo ready && exec cat"
 
 

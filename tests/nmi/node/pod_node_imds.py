@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tests.nmi.node.machines import Machine, connect, machines
+from tests.nmi.node.machines import SECONDS, Machine, connect, machines
 
 IMDS = "169.254.169.254"
 # Answers with its name and the address of its peer, and keeps the connection until the peer closes it.
@@ -71,14 +71,14 @@ class serving:  # noqa: N801  reads as a verb where it is used
         self._process.communicate()
 
 
-def asked(machine: Machine, address: str = IMDS, port: int = 80, seconds: float = 3) -> str:
+def asked(machine: Machine, address: str = IMDS, port: int = 80, seconds: float = SECONDS / 2) -> str:
     done = machine.finish(sys.executable, "-c", ASK, address, str(port), str(seconds), given="x\n")
     return done.stdout.strip() or done.stderr.strip().splitlines()[-1].split(":")[0]
 
 
 def open_connection(machine: Machine) -> tuple["subprocess.Popen[str]", Callable[[], str]]:
     """A kept-alive connection to the address of IMDS, and the process that sends on it and prints the answer."""
-    process = machine.start(sys.executable, "-c", ASK, IMDS, "80", "1.5")
+    process = machine.start(sys.executable, "-c", ASK, IMDS, "80", str(SECONDS / 2))
     stdin, stdout = process.stdin, process.stdout
     assert stdin is not None
     assert stdout is not None

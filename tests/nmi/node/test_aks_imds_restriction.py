@@ -58,6 +58,7 @@ def test_nmi_and_the_kubelet_start_script_do_not_undo_each_others_rules(site: Si
         for _ in range(3):
             aks.restrict(site.node, backend, "filter")
             time.sleep(1.5)
+        until_reject_is_first(site, backend)
         assert nmi.now()["repairs"] <= 1, "the script inserts its rule once, before ours; ours is put back once"
         order = site.node.rules(backend, "FORWARD")
     assert len(order) == 2

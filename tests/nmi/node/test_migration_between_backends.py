@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.nmi.node.machines import Machine
+from tests.nmi.node.machines import SECONDS, Machine
 from tests.nmi.node.pod_node_imds import IMDS, Site, asked, sites
 from tests.nmi.node.redirect_process import RedirectProcess
 
@@ -27,7 +27,7 @@ import json, select, socket, sys
 seen = {}
 while not select.select([sys.stdin], [], [], 0)[0]:
     try:
-        with socket.create_connection((sys.argv[1], 80), timeout=3) as peer:
+        with socket.create_connection((sys.argv[1], 80), timeout=30) as peer:
             peer.sendall(b"x")
             who = peer.recv(100).decode().split()[0]
     except OSError as error:
@@ -54,7 +54,7 @@ def requests(site: Site, seen: dict[str, int]) -> Iterator[None]:
     try:
         yield
     finally:
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=SECONDS)
         seen.update(json.loads(output))
 
 

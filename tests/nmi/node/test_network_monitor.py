@@ -138,11 +138,12 @@ async def test_endless_losses_cause_lists_at_a_limited_rate() -> None:
         begun = asyncio.get_running_loop().time()
         for _ in range(50):
             kernel.report(NetworkUpdate([], lost=True))
-        while asyncio.get_running_loop().time() < begun + 0.5:
+        while asyncio.get_running_loop().time() < begun + 0.5 or network_monitor.dumps < 2:
+            assert asyncio.get_running_loop().time() < begun + DEADLINE
             if not kernel.pending:
                 kernel.report(NetworkUpdate([], lost=True))
             await asyncio.sleep(0.001)
-        assert 2 <= network_monitor.dumps <= 2 + (asyncio.get_running_loop().time() - begun) / GAP
+        assert network_monitor.dumps <= 2 + (asyncio.get_running_loop().time() - begun) / GAP
 
 
 @pytest.mark.parametrize("failure", [DumpInterruptedError("changed"), MalformedError("cut")])
