@@ -32,6 +32,9 @@ WAIT_SECONDS_MAX: Final = 960.0
 """How long NMI then waits for the redirect before it reports not Ready again; doubled with each attempt."""
 STABLE_SECONDS: Final = 300.0
 """A redirect that stays for this long counts as repaired: the next loss begins with WAIT_SECONDS."""
+CAME_BACK_SECONDS: Final = 5.0
+"""How long NMI's requests to IMDS come back, without another answer, before that is a loss of the exemption. Cilium
+creates the exemption a moment after the redirect."""
 UNSEEN_SECONDS: Final = 60.0
 """How long after the start NMI waits for the first successful check before it logs a warning."""
 LOST: Final = "Cilium has lost the redirect to NMI"
@@ -70,6 +73,7 @@ class CiliumRedirect:
         self._sleep = sleep
         self._failed = 0
         self._imds_answers = False
+        self._came_back_since = float("inf")
         self._cause = ""
         self._warn_at: float | None = None
         self._warned = False
@@ -116,14 +120,16 @@ class CiliumRedirect:
     def note_imds(self, error: AzureError | None) -> None:
         """Note the end of a request of NMI to IMDS.
 
-        Requests that came back start a repair only if IMDS has answered before: else no exemption has ever existed,
+        Requests that come back start a repair only if IMDS has answered before: else no exemption has ever existed,
         and NMI can serve what needs no IMDS.
         """
         if isinstance(error, CameBack):
-            if self._imds_answers:
-                self._repair(self._clock(), f"{LOST_EXEMPTION}: NMI's own requests to IMDS are redirected to NMI")
+            now = self._clock()
+            self._came_back_since = min(self._came_back_since, now)
+            if self._imds_answers and now - self._came_back_since >= CAME_BACK_SECONDS:
+                self._repair(now, f"{LOST_EXEMPTION}: NMI's own requests to IMDS are redirected to NMI")
         elif error is None or error.status is not None:
-            self._imds_answers = True
+            self._imds_answers, self._came_back_since = True, float("inf")
 
     def problem(self) -> str | None:
         """Return why NMI is not Ready, with the next action; None while it is Ready."""
@@ -145,7 +151,7 @@ class CiliumRedirect:
             self._wait_seconds = WAIT_SECONDS
         self.repairs += 1
         self._cause = cause
-        self._answered_since = float("inf")
+        self._answered_since = self._came_back_since = float("inf")
         self._not_ready_until = now + NOT_READY_SECONDS
         self._repair_at = self._not_ready_until + self._wait_seconds
         self._wait_seconds = min(2 * self._wait_seconds, WAIT_SECONDS_MAX)

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from nmi.node.cilium_redirect import (
+    CAME_BACK_SECONDS,
     CHECK_SECONDS,
     FAILURES,
     NOT_READY_SECONDS,
@@ -35,6 +36,12 @@ class Bench:
         self._until = self.now + seconds
         with pytest.raises(asyncio.CancelledError):
             await self.checked.run()
+
+    async def requests_come_back(self) -> None:
+        """Let requests of NMI to IMDS come back for as long as a loss of the exemption takes."""
+        self.checked.note_imds(CameBack("", status=508))
+        await self.run(CAME_BACK_SECONDS)
+        self.checked.note_imds(CameBack("", status=508))
 
     async def run_until_not_ready(self) -> float:
         """Return the seconds until NMI is not Ready."""
@@ -133,7 +140,7 @@ async def test_a_lost_exemption_makes_nmi_not_ready_for_the_whole_time_and_not_a
     bench = Bench()
     await bench.run(CHECK_SECONDS)
     bench.checked.note_imds(None)
-    bench.checked.note_imds(CameBack("", status=508))
+    await bench.requests_come_back()
     assert "lost NMI's exemption" in str(bench.checked.problem())
     await bench.run(NOT_READY_SECONDS - CHECK_SECONDS)
     assert bench.checked.problem() is not None, "Cilium has not noticed yet"
@@ -148,10 +155,10 @@ async def test_a_lost_exemption_long_after_another_begins_with_the_shortest_time
     bench.checked.note_imds(None)
     for _ in range(2):
         await bench.run(STABLE_SECONDS + 2 * CHECK_SECONDS)
-        bench.checked.note_imds(CameBack("", status=508))
+        await bench.requests_come_back()
         await bench.run(NOT_READY_SECONDS)
     await bench.run(WAIT_SECONDS)
-    bench.checked.note_imds(CameBack("", status=508))
+    await bench.requests_come_back()
     assert bench.checked.repairs == 3
 
 
@@ -160,11 +167,35 @@ async def test_requests_that_always_came_back_do_not_keep_nmi_from_what_needs_no
     bench = Bench()
     await bench.run(CHECK_SECONDS)
     bench.checked.note_imds(error)
-    bench.checked.note_imds(CameBack("", status=508))
+    await bench.requests_come_back()
     assert (bench.checked.problem(), bench.checked.repairs) == (None, 0)
     bench.checked.note_imds(Refused("", status=400))
+    await bench.requests_come_back()
+    assert bench.checked.repairs == 1
+
+
+async def test_requests_that_come_back_for_a_moment_are_no_loss_of_the_exemption() -> None:
+    bench = Bench()
+    bench.checked.note_imds(None)
+    for _ in range(3):
+        bench.checked.note_imds(CameBack("", status=508))
+        bench.now += CAME_BACK_SECONDS - 0.1
+        bench.checked.note_imds(CameBack("", status=508))
+        bench.checked.note_imds(None)
+        bench.now += CAME_BACK_SECONDS
+    assert (bench.checked.problem(), bench.checked.repairs) == (None, 0)
+
+
+async def test_a_repair_of_the_exemption_is_repeated_only_if_requests_still_come_back() -> None:
+    bench = Bench()
+    bench.checked.note_imds(None)
+    await bench.requests_come_back()
+    bench.now += NOT_READY_SECONDS + WAIT_SECONDS
     bench.checked.note_imds(CameBack("", status=508))
     assert bench.checked.repairs == 1
+    bench.now += CAME_BACK_SECONDS
+    bench.checked.note_imds(CameBack("", status=508))
+    assert bench.checked.repairs == 2
 
 
 async def test_without_a_first_success_nmi_stays_ready_and_states_the_next_action(

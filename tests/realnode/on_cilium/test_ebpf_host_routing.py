@@ -38,6 +38,9 @@ SECONDS: Final = 60
 REQUEST_SECONDS: Final = 3.0
 RESTARTS: Final = 6
 """Some restarts of Cilium's agent lose the redirect, or NMI's exemption from it."""
+STARTS: Final = 8
+"""In the first 25 starts four requests came in the moment before NMI's exemption."""
+START_SECONDS: Final = 20
 OUTAGE_SECONDS: Final = 8
 REPAIR_SECONDS: Final = 120
 COMPONENT: Final = {"app.kubernetes.io/component": "nmi"}
@@ -296,6 +299,16 @@ def test_no_request_reaches_imds_while_no_nmi_runs(without_nmi: Bed) -> None:
     wait_for(lambda: status(without_nmi) == 0, SECONDS, "a pod still gets an answer")
     assert [status(without_nmi) for _ in range(3)] == [0, 0, 0]
     assert leaked(without_nmi, begin) == []
+
+
+def test_each_new_nmi_serves_although_cilium_creates_its_exemption_after_the_redirect(bed: Bed) -> None:
+    for _ in range(STARTS):
+        _select_nodes(bed, WITHOUT_NMI)
+        wait_for(lambda: not bed.nmi_pids() and status(bed) == 0, SECONDS, "NMI still serves")
+        _select_nodes(bed, {"nodeSelector": None})
+        wait_for(bed.nmi_pids, SECONDS, "no NMI")
+        # Requests without a pause find the moment between the two.
+        wait_for(lambda: status(bed) == 200, START_SECONDS, "NMI does not serve")
 
 
 def test_without_fail_closed_requests_reach_imds_while_no_nmi_runs(bed: Bed) -> None:
