@@ -39,7 +39,7 @@ REQUEST_SECONDS: Final = 3.0
 RESTARTS: Final = 6
 """Some restarts of Cilium's agent lose the redirect, or NMI's exemption from it."""
 STARTS: Final = 8
-"""In the first 25 starts four requests came in the moment before NMI's exemption."""
+"""In 4 of 17 starts a request came in the moment before NMI's exemption."""
 START_SECONDS: Final = 20
 OUTAGE_SECONDS: Final = 8
 REPAIR_SECONDS: Final = 120
