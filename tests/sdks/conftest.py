@@ -38,6 +38,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if any(path.resolve().is_relative_to(HERE) for path in asked) else True
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests outside of the session's event loop last.
+
+    The sandboxes are part of that loop. While it does not run, their API servers do not respond, so that MIC loses its
+    leadership and ends.
+    """
+    items.sort(key=lambda item: not _is_in_the_sessions_loop(item))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build the applications here: without a cache this takes minutes, too long for the time limit of a test."""
     if session.config.option.collectonly:
@@ -132,6 +142,11 @@ def _programs(items: Sequence[pytest.Function]) -> list[imds_programs.Program]:
     """Return the programs with which the tests *items* run."""
     found = [item.callspec.params.get("program") for item in items if hasattr(item, "callspec")]
     return [each for each in dict.fromkeys(found) if isinstance(each, imds_programs.Program)]
+
+
+def _is_in_the_sessions_loop(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("asyncio")
+    return marker is not None and marker.kwargs.get("loop_scope") == "session"
 
 
 def _functions(session: pytest.Session) -> list[pytest.Function]:
