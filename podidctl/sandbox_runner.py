@@ -193,7 +193,7 @@ async def _namespace_of_pod(settings: ClusterSettings, namespace: str, name: str
     if not network_namespace:
         raise StartError(
             f"pod {namespace}/{name} has no network namespace on this machine; "
-            "run podidctl sandbox up as root, and without --loopback"
+            "run podidctl sandbox up as root with the package nftables, and without --loopback"
         )
     return network_namespace
 
@@ -252,10 +252,14 @@ def _introduce(sandbox: Sandbox, console: Console, chart_values: Path | None) ->
     ]
     if sandbox.redirects:
         lines += [
-            f"# {name}: {' '.join(context.prefix)} iptables-save -t nat" for name, context in sandbox.contexts.items()
+            f"# {name}: {shlex.join(context.command(sandbox.network_choice.listing))}"
+            for name, context in sandbox.contexts.items()
         ]
     else:
-        lines.append(f"# {sandbox.loopback_reason}: no nat rule; pods ask NMI at {sandbox.metadata_url(node)}")
+        reason = sandbox.network_choice.reason
+        lines.append(
+            f"# {reason}: no nat rule; pods are loopback addresses and ask NMI at {sandbox.metadata_url(node)}"
+        )
     for created in sandbox.identities:
         kind = "service principal" if created.given.principal else "identity"
         label = f"aadpodidbinding={created.given.selector}"

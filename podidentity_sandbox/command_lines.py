@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nmi.node.redirect_choice import Backend
 from podidentity_sandbox.azure import AzureEmulator, AzureFiles
 from podidentity_sandbox.network import Network
 from podidentity_sandbox.settings import INHERITED, NAMESPACE, TRUST_VARIABLES, USUAL_PATH
@@ -26,6 +27,8 @@ class CommandLines:
     environment: Mapping[str, str]
     """This process's environment. The programs inherit the variables in INHERITED."""
     network: Network
+    backend: Backend
+    """The backend of the nodes' nat rules; NONE without them."""
     azure: AzureEmulator
     files: AzureFiles
     kubeconfigs: Mapping[str, Path] = field(default_factory=dict)
@@ -45,11 +48,7 @@ class CommandLines:
 
     def nmi_flags(self, node: str, ports: ProgramPorts, others: Sequence[str]) -> list[str]:
         """Return the flags, with *others* at the end."""
-        redirected = (
-            ["--redirect=iptables-nft"]
-            if self.network.redirects
-            else ["--redirect=none", "--metadata-ip=127.0.0.1", f"--metadata-port={self.azure.metadata_port(node)}"]
-        )
+        imds = ["--metadata-ip=127.0.0.1", f"--metadata-port={self.azure.metadata_port(node)}"]
         return [
             f"--node={node}",
             f"--kubeconfig={self.kubeconfigs['nmi']}",
@@ -58,7 +57,8 @@ class CommandLines:
             f"--nmi-port={ports.requests}",
             f"--http-probe-port={ports.probes}",
             f"--prometheus-port={ports.metrics}",
-            *redirected,
+            f"--redirect={self.backend}",
+            *([] if self.network.redirects else imds),
             *others,
         ]
 

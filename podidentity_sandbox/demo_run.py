@@ -19,7 +19,6 @@ Document = Mapping[str, Any]
 
 STEP_SECONDS: Final = 30.0  # each takes about a second; NMI holds a request whose identity is being assigned for 45
 POLL_SECONDS: Final = 0.05
-CHAIN: Final = "aad-metadata"
 
 
 class DemoError(Exception):
@@ -66,18 +65,17 @@ class DemoRun(abc.ABC):
         if self._sandbox.redirects:
             return "nodes and pods are network namespaces; a nat rule redirects requests to 169.254.169.254 to NMI"
         url = self._sandbox.metadata_url(self._sandbox.node_names[0])
-        return (
-            f"{self._sandbox.loopback_reason}: pods are loopback addresses, there is no nat rule, they ask NMI at {url}"
-        )
+        reason = self._sandbox.network_choice.reason
+        return f"{reason}: pods are loopback addresses, there is no nat rule, they ask NMI at {url}"
 
     async def _rule_present(self) -> str:
         if not self._sandbox.redirects:
-            return "none: needs root"
+            return f"none: {self._sandbox.network_choice.reason}"
         rules = await self._rules()
-        found = next((rule for rule in rules if "DNAT" in rule), "")
-        if not found:
-            raise DemoError(f"the chain {CHAIN} has no DNAT rule: {rules}")
-        return found
+        translation = next((rule for rule in rules if "dnat" in rule.lower()), "")
+        if not translation:
+            raise DemoError(f"the node has no rule that translates the address: {rules}")
+        return translation
 
     async def _apply(self, documents: Sequence[Document]) -> str:
         for document in documents:
@@ -111,12 +109,13 @@ class DemoRun(abc.ABC):
         rules = await self._rules()
         if rules:
             raise DemoError(f"NMI has left rules on the node: {rules}")
-        return f"NMI ended with code 0; no {CHAIN} rule is left"
+        return f"NMI ended with code 0; no {self._sandbox.network_choice.owner} rule is left"
 
     async def _rules(self) -> list[str]:
-        """Return the lines of the node's nat table that contain NMI's chain."""
-        saved = await _output(self._sandbox.contexts[self._sandbox.node_names[0]], "iptables-save", "-t", "nat")
-        return [line for line in saved.splitlines() if CHAIN in line]
+        """Return the lines of the node's nat rules that are NMI's."""
+        context = self._sandbox.contexts[self._sandbox.node_names[0]]
+        choice = self._sandbox.network_choice
+        return choice.rules_in(await _output(context, *choice.listing))
 
     def _last_words(self) -> str:
         """Return the last line of each program, as a hint for the diagnosis."""

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -38,13 +38,25 @@ def available() -> bool:
     """Return whether this process may make network namespaces here: tries it."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
-    trial = f"{owner()}-trial{threading.get_ident()}"
     try:
-        _ip("netns", "add", trial)
-        _ip("netns", "delete", trial)
+        with trial():
+            return True
     except NamespaceError:
         return False
-    return True
+
+
+@contextlib.contextmanager
+def trial() -> Iterator[list[str]]:
+    """Make a namespace for a trial and remove it at the end. Yield the command prefix that enters it.
+
+    Raise NamespaceError.
+    """
+    name = f"{owner()}-trial{threading.get_ident()}"
+    _ip("netns", "add", name)
+    try:
+        yield _entering(name)
+    finally:
+        _ip("netns", "delete", name)
 
 
 def of_any_sandbox(name: str) -> str:
@@ -152,7 +164,7 @@ class Namespaces:
 
     def command(self, name: str, argv: Sequence[str]) -> list[str]:
         """Return the command line that runs *argv* inside the namespace, without a parent process."""
-        return ["ip", "netns", "exec", self.full_name(name), *argv]
+        return [*_entering(self.full_name(name)), *argv]
 
 
 def sweep() -> list[str]:
@@ -184,6 +196,11 @@ def orphaned(name: str) -> bool:
     """Return whether the process that owns the namespace *name* has ended."""
     found = _NAME.fullmatch(name)
     return found is not None and _start_time(int(found["pid"])) != found["started"]
+
+
+def _entering(full: str) -> list[str]:
+    """Return the command prefix that runs a program in the namespace."""
+    return ["ip", "netns", "exec", full]
 
 
 def _start_time(pid: int) -> str:

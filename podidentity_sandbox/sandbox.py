@@ -1,11 +1,10 @@
 """The sandbox as a whole: Azure, cluster, nodes, and the real MIC and NMI, started and stopped in order.
 
-`mic` and `nmi` run as separate processes. NMI runs inside its node's network namespace with the real nat rule if this
-process may create namespaces, otherwise on loopback addresses without a rule.
+`mic` and `nmi` run as separate processes. NMI runs inside its node's network namespace with the real nat rule where
+this machine permits both (`network_choice`), otherwise on loopback addresses without a rule.
 """
 
 import asyncio
-import os
 import shutil
 import time
 import uuid
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from podidentity_sandbox import fault_control, issuing, namespaces
+from podidentity_sandbox import fault_control, issuing
 from podidentity_sandbox.activity import is_active, until_active
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, AzureEmulator, AzureFiles
 from podidentity_sandbox.certificates import Authority
@@ -29,6 +28,7 @@ from podidentity_sandbox.folders import new_folder
 from podidentity_sandbox.identity_objects import CreatedIdentity, IdentityObjects
 from podidentity_sandbox.kubelet import PodObserver
 from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext, Loopback, Network
+from podidentity_sandbox.network_choice import NetworkChoice, choose_network
 from podidentity_sandbox.processes import Program, python
 from podidentity_sandbox.restarts import Restarts
 from podidentity_sandbox.serving import free_ports
@@ -71,6 +71,7 @@ class Sandbox:
         self.folder = Path()
         self.node_names = [f"node-{number}" for number in range(self.settings.nodes)]
         self.network: Network
+        self.network_choice: NetworkChoice
         self.azure: AzureEmulator
         self.cluster: Cluster
         self.files: AzureFiles
@@ -101,17 +102,6 @@ class Sandbox:
     def mic_metrics_port(self) -> int:
         return self._mic_ports.metrics
 
-    @property
-    def loopback_reason(self) -> str:
-        """The reason why there are no network namespaces, if there are none."""
-        if self.settings.namespaces is False:
-            return "--loopback"
-        if os.geteuid() != 0:
-            return "not root"
-        if shutil.which("ip") is None:
-            return "the program ip is missing (package iproute2)"
-        return "this system does not permit network namespaces"
-
     async def __aenter__(self) -> Self:
         try:
             await self.start()
@@ -130,10 +120,10 @@ class Sandbox:
         GivenIdentityError, each with one line that names the next action.
         """
         self.folder = await asyncio.to_thread(new_folder)
-        mint, authority, real = await asyncio.gather(
-            asyncio.to_thread(TokenMint), asyncio.to_thread(Authority), asyncio.to_thread(self._may_make_namespaces)
+        mint, authority, self.network_choice = await asyncio.gather(
+            asyncio.to_thread(TokenMint), asyncio.to_thread(Authority), self._choose_network()
         )
-        self.network = Fabric(self.instance) if real else Loopback()
+        self.network = Fabric(self.instance) if self.network_choice.redirects else Loopback()
         await asyncio.to_thread(self.network.start)
         self.azure = AzureEmulator(mint, authority, self.network)
         self.azure.arm.lag_seconds = self.settings.lag_seconds
@@ -150,7 +140,11 @@ class Sandbox:
         self._mic_ports = ProgramPorts(*free_ports(2))
         self._ports = {node: self._nmi_ports() for node in self.node_names}
         self.commands = CommandLines(
-            environment=self.settings.environment, network=self.network, azure=self.azure, files=self.files
+            environment=self.settings.environment,
+            network=self.network,
+            backend=self.network_choice.backend,
+            azure=self.azure,
+            files=self.files,
         )
         self.cluster = Cluster(
             self.network,
@@ -382,9 +376,14 @@ class Sandbox:
             return ProgramPorts(NMI_PROBE_PORT, NMI_METRICS_PORT, NMI_PORT)
         return ProgramPorts(*free_ports(3))
 
-    def _may_make_namespaces(self) -> bool:
-        if self.settings.namespaces is None:
-            return namespaces.available()
-        if self.settings.namespaces and not namespaces.available():
-            raise SandboxError("network namespaces need root and the program ip; use sudo, or omit the option")
-        return self.settings.namespaces
+    async def _choose_network(self) -> NetworkChoice:
+        """Raise SandboxError if the settings require namespaces that are not possible."""
+        if self.settings.namespaces is False:
+            return NetworkChoice(reason="--loopback")
+        choice = await choose_network()
+        if self.settings.namespaces and not choice.redirects:
+            raise SandboxError(
+                f"nodes as network namespaces with a nat rule are not possible: {choice.reason}; run as root with the "
+                "packages iproute2 and nftables, or omit the option"
+            )
+        return choice
