@@ -15,13 +15,14 @@ from pathlib import Path
 from podidentity_sandbox.network import ExecutionContext
 
 TAIL_BYTES = 64 << 10  # how much of a program's output is read back
+LINE_MAX = 600  # characters of its last line in a message
 STOP_SECONDS = 10.0  # time limit of an orderly end before a kill
 # Found once: setpriv (util-linux) has the kernel kill the program when its parent dies.
 _SETPRIV = shutil.which("setpriv")
 
 
 class ProgramError(Exception):
-    """A program did not start or ended too early. The message contains its last lines."""
+    """A program did not start or ended too early. The message contains its last line."""
 
 
 class Program:
@@ -74,9 +75,9 @@ class Program:
             return output.read().decode(errors="replace")
 
     def exit_error(self) -> ProgramError:
-        """Return the error with its exit code and last lines."""
-        last = " | ".join(self.output().strip().splitlines()[-3:])
-        return ProgramError(f"{self.name} ended with code {self.returncode}: {last[-600:] or 'no output'}")
+        """Return the error with its exit code and last line, in which MIC and NMI state cause and next action."""
+        last = (self.output().strip().splitlines() or ["no output"])[-1]
+        return ProgramError(f"{self.name} ended with code {self.returncode}: {last[-LINE_MAX:]}")
 
     async def wait(self) -> int:
         """Wait for its end and return its exit code."""

@@ -33,6 +33,12 @@ async def test_a_program_gets_only_its_environment_and_its_output_is_readable(tm
     assert str(program.exit_error()) == "it ended with code 0: b here None"
 
 
+async def test_the_error_of_a_program_that_ends_has_no_log_lines(tmp_path: Path) -> None:
+    program = await start(tmp_path, "import sys; print('I0101 a log line'); sys.exit('nmi: no such flag; omit it')")
+    assert await program.wait() == 1
+    assert str(program.exit_error()) == "it ended with code 1: nmi: no such flag; omit it"
+
+
 async def test_a_program_that_ends_cleanly_keeps_its_exit_code(tmp_path: Path) -> None:
     code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); print('up'); signal.pause()"
     program = await start(tmp_path, code)
