@@ -1,10 +1,13 @@
-# Everything is installed into .venv, pinned by requirements.lock. `make help` lists the targets.
+# Everything is installed into .venv, pinned by sandbox.lock (the programs) and requirements.lock (all). `make help` lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
 # tools/system-packages unpacks the headers here for a user who cannot install packages.
 HEADERS = $(CURDIR)/.venv/headers/usr/include
-PIP = CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)" \
-	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --use-pep517
+WITH_HEADERS = CPATH="$(HEADERS):$$(echo $(HEADERS)/python3.*)"
+INSTALL = $(BIN)/pip install --disable-pip-version-check --no-build-isolation --use-pep517
+PIP = $(WITH_HEADERS) $(INSTALL) -q
+WITH_PROGRESS = @$(WITH_HEADERS) $(PYTHON) tools/with_progress.py
+PACKAGE = '^(?:Collecting|Requirement already satisfied:|(?=Installing collected)) ?([^ =]+)'
 PACKAGES = @PYTHON=$(PYTHON) tools/system-packages
 TESTPLANE = @$(BIN)/python tests/testplane/up.py
 NATIVE := $(wildcard _native/*.pyx _native/*.pxd)
@@ -29,7 +32,7 @@ help: ## List the targets
 setup: ## Install all system packages that the build and the tests need
 	$(PACKAGES) build test node nginx prometheus registry spin browser
 
-demo: .venv/.built ## Run MIC and NMI in a sandbox and follow one token
+demo: .venv/.compiled ## Run MIC and NMI in a sandbox and follow one token
 	@$(BIN)/podidctl sandbox demo
 
 # NODE=--node=sandbox starts a node of the sandbox also where a real one is possible. NODE=--help lists the flags of real
@@ -372,19 +375,23 @@ build/release/tools/.installed: release.lock
 		--only-binary=:all: -r release.lock
 	@touch $@
 
-# The environment has only the packages of the lock, verified by hash. The project is then compiled in place.
-.venv/.installed: build.lock requirements.lock
+# The environment has only the packages of the locks, verified by hash. The project is compiled in place. The demo needs a
+# third of the packages.
+.venv/.installed: build.lock sandbox.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 14) else "Python 3.11 to 3.14 is required; run make PYTHON=python3.11 …")'
 	$(PACKAGES) build
-	@echo "installing into .venv (a minute, once)"
 	@$(PYTHON) -m venv .venv
 	@$(PIP) --require-hashes -r build.lock
-	@$(PIP) --require-hashes -r requirements.lock
+	$(WITH_PROGRESS) "packages of the programs" $$(grep -c == sandbox.lock) $(PACKAGE) $(INSTALL) --require-hashes -r sandbox.lock
 	@touch $@
 
-.venv/.built: .venv/.installed pyproject.toml setup.py $(NATIVE)
-	@echo "compiling the data plane"
-	@$(PIP) --no-deps -e .
+.venv/.compiled: .venv/.installed pyproject.toml setup.py $(NATIVE)
+	$(WITH_PROGRESS) "compilation of _native" $$((2 * $(words $(filter %.pyx,$(NATIVE))))) \
+		"(?:Cythonizing _native/|building '_native\.)(\w+)" $(INSTALL) -v --no-deps -e .
+	@touch $@
+
+.venv/.built: .venv/.compiled requirements.lock
+	$(WITH_PROGRESS) "packages of the tests" $$(grep -c == requirements.lock) $(PACKAGE) $(INSTALL) --require-hashes -r requirements.lock
 	@touch $@
 
 # UPGRADE= keeps the locked versions and only adds and removes packages.
@@ -394,6 +401,7 @@ COMPILE = .venv/.lock/bin/uv pip compile -q pyproject.toml --universal --python-
 lock: ## Renew the locks from the ranges in pyproject.toml
 	@$(PYTHON) -m venv .venv/.lock && .venv/.lock/bin/pip install -q uv
 	@$(COMPILE) --group build --group test --group lint --group bench --extra report --extra sandbox -o requirements.lock
+	@$(COMPILE) --extra sandbox --constraint requirements.lock -o sandbox.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group build -o build.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group site -o site.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group release -o release.lock

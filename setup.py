@@ -27,6 +27,7 @@ URL = os.environ.get("PROJECT_URL", "").rstrip("/")
 Options.warning_errors = True
 
 setup(
+    options={"build_ext": {"parallel": str(os.cpu_count() or 1)}},  # the C compiler takes nine tenths of the time
     project_urls={"Repository": URL, "Changelog": f"{URL}/blob/main/CHANGELOG.md"} if URL else {},
     ext_modules=cythonize(  # type: ignore[no-untyped-call]  # Cython ships no types for its build part
         [
