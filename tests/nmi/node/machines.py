@@ -55,6 +55,11 @@ class Machine:
         """Start *words*. The caller ends the process."""
         return subprocess.Popen(self.inside(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
+    def set_sysctl(self, values: dict[str, str]) -> None:
+        """Write kernel settings, named as under /proc/sys, e.g. `net/ipv4/ip_forward`."""
+        for setting, value in values.items():
+            self.run("tee", f"/proc/sys/{setting}", given=value)
+
     def saved(self, backend: str) -> list[str]:
         """The output of iptables-save, without comments and packet counters."""
         lines = self.run(f"iptables-{backend}-save").splitlines()

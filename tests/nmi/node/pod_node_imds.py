@@ -48,7 +48,7 @@ def sites(backend: str) -> Iterator[Site]:
         connect(node, "169.254.0.1/16", imds, f"{IMDS}/16")
         pod.run("ip", "route", "add", "default", "via", "10.244.0.1")
         imds.run("ip", "route", "add", "default", "via", "169.254.0.1")
-        node.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.route_localnet=1")
+        node.set_sysctl({"net/ipv4/ip_forward": "1", "net/ipv4/conf/all/route_localnet": "1"})
         # As on every real node: the kernel tracks connections only where some rule needs it.
         node.run(f"iptables-{backend}", "-t", "nat", "-A", "POSTROUTING", "-o", "eth9", "-j", "MASQUERADE")
         with serving(imds, IMDS, 80, "imds"), serving(node, "127.0.0.1", 2579, "nmi"):

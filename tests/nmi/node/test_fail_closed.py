@@ -18,7 +18,7 @@ def machine(backend: str) -> Iterator[Machine]:
     machine = Machine()
     machine.run(f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
     machine.run(f"iptables-{backend}", "-A", "INPUT", "-p", "tcp", "-j", "ACCEPT")
-    machine.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+    machine.set_sysctl({"net/ipv4/conf/all/route_localnet": "1"})
     yield machine
     machine.close()
 

@@ -118,7 +118,7 @@ def test_route_localnet_and_cilium_interfaces_are_read(machine: Machine) -> None
         "print(facts.localnet_problem is None, facts.cilium)"
     )
     assert machine.run(".venv/bin/python", "-c", code) == "False False\n"
-    machine.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+    machine.set_sysctl({"net/ipv4/conf/all/route_localnet": "1"})
     machine.run("ip", "link", "add", "cilium_host", "type", "veth", "peer", "name", "cilium_net")
     assert machine.run(".venv/bin/python", "-c", code) == "True True\n"
 

@@ -40,13 +40,13 @@ def test_other_ports_and_addresses_are_not_redirected(site: Site, backend: str) 
 
 def test_without_route_localnet_packets_are_dropped_and_the_check_names_the_cause(site: Site, backend: str) -> None:
     # A change of conf.all does not change existing interfaces. Each has a switch, and one of both is enough.
-    site.node.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=0")
+    site.node.set_sysctl({"net/ipv4/conf/all/route_localnet": "0"})
     code = "from nmi.node import route_localnet; print(route_localnet.fault())"
     with Worker(site.node, backend) as worker:
         worker.do("install")
         assert asked(site.pod, seconds=0.5) == "TimeoutError"
         assert "sysctl -w net.ipv4.conf.all.route_localnet=1" in site.node.run(sys.executable, "-c", code)
-        site.node.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+        site.node.set_sysctl({"net/ipv4/conf/all/route_localnet": "1"})
         assert site.node.run(sys.executable, "-c", code) == "None\n"
         assert asked(site.pod) == "nmi saw 10.244.0.7"
 
@@ -54,7 +54,7 @@ def test_without_route_localnet_packets_are_dropped_and_the_check_names_the_caus
 def test_the_guard_drops_packets_of_neighbours_and_accepts_redirected_ones(site: Site, backend: str) -> None:
     # The neighbour of CVE-2020-8558 sends packets for 127.0.0.1 to the node. Its own kernel takes no answers from that
     # address, so it asks for another one, which becomes 127.0.0.1 on the way out.
-    site.pod.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+    site.pod.set_sysctl({"net/ipv4/conf/all/route_localnet": "1"})
     site.pod.run("ip", "addr", "del", "127.0.0.1/8", "dev", "lo")
     site.pod.run("ip", "route", "add", "127.0.0.1/32", "via", "10.244.0.1", "src", "10.244.0.7")
     site.pod.run("iptables-nft", "-t", "nat", "-A", "OUTPUT", "-d", PRETENDED, "-j", "DNAT", "--to", "127.0.0.1")

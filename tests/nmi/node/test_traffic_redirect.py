@@ -38,7 +38,7 @@ def test_without_route_localnet_nmi_is_not_ready_and_names_the_command_to_run(ma
 
 
 def test_with_route_localnet_nmi_is_ready_and_leaves_nothing_behind(machine: Machine) -> None:
-    machine.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+    machine.set_sysctl({"net/ipv4/conf/all/route_localnet": "1"})
     before = machine.saved("nft")
     during: list[str] = []
     assert problems_of(machine, during=during)[1] is None
@@ -74,19 +74,19 @@ def test_the_guard_waits_for_a_held_lock(machine: Machine) -> None:
 
 
 def test_later_changes_of_route_localnet_and_the_guard_are_noticed(machine: Machine) -> None:
-    switch = "net.ipv4.conf.all.route_localnet"
+    switch = "net/ipv4/conf/all/route_localnet"
     with RedirectProcess(machine, "--route-localnet=set", "--ipt-update-interval-sec=1") as node:
         node.installed()
         machine.run("iptables-nft", "-D", "INPUT", "1")
-        machine.run("sysctl", "-qw", f"{switch}=0")
-        while machine.run("sysctl", "-n", switch) == "0\n":
+        machine.set_sysctl({switch: "0"})
+        while machine.run("cat", f"/proc/sys/{switch}") == "0\n":
             time.sleep(0.05)
         assert machine.rules("nft", "INPUT")[0].startswith("-A INPUT ! -s 127.0.0.0/8")
     with RedirectProcess(machine, "--ipt-update-interval-sec=1") as node:
         assert node.installed()["problem"] is None
-        machine.run("sysctl", "-qw", f"{switch}=0")
+        machine.set_sysctl({switch: "0"})
         assert "sysctl -w" in str(node.until(lambda state: state["problem"] is not None)["problem"])
-        machine.run("sysctl", "-qw", f"{switch}=1")
+        machine.set_sysctl({switch: "1"})
         node.until(lambda state: state["problem"] is None)
 
 
