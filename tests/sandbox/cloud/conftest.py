@@ -9,6 +9,8 @@ import pytest
 
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
+from tests.sandbox.cloud.terminal import Kubectl, run
+from tests.testplane import up
 
 SECONDS = 60.0  # for steps that take some seconds at most on an idle machine: some start programs
 TAIL_LINES = 60
@@ -46,3 +48,10 @@ def pod(name: str, *, image: str = "pause", **spec: Any) -> dict[str, Any]:
 async def stage() -> AsyncIterator[Sandbox]:
     async with Sandbox(Settings(nodes=2, programs=False, namespaces=False, environment=os.environ)) as sandbox:
         yield sandbox
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> Kubectl:
+    """Return a function that runs kubectl in an environment. Tests with this fixture have the marker `plane`."""
+    program = str(up.tool("kubectl"))
+    return lambda environment, *arguments: run(environment, program, *arguments)

@@ -13,6 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 PODIDCTL = [sys.executable, "-m", "podidctl"]
 SECONDS = 60.0
+Kubectl = Callable[..., tuple[int, str]]
+"""A function of an environment and the arguments of kubectl: returns the exit code and the output."""
 
 
 @contextmanager

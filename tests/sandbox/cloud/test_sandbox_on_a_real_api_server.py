@@ -1,13 +1,11 @@
 """`podidctl sandbox up --kubeconfig` on the real API server: MIC and NMI have pods there, and leave nothing behind."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import NewPlane
-from tests.sandbox.cloud.terminal import eventually, podidctl, run, sandbox_up
-from tests.testplane import up
+from tests.sandbox.cloud.terminal import Kubectl, eventually, podidctl, sandbox_up
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(300)]
 
@@ -15,17 +13,16 @@ OURS = ("pods", "nodes", "serviceaccounts", "roles", "rolebindings", "clusterrol
 
 
 def test_explain_and_doctor_are_right_on_a_real_api_server(
-    new_plane: NewPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new_plane: NewPlane, tmp_path: Path, kubectl: Kubectl
 ) -> None:
-    monkeypatch.setenv("PATH", f"{up.tool('kubectl').parent}{os.pathsep}{os.environ['PATH']}")
     plane = new_plane()
     with sandbox_up(tmp_path / "log", f"--kubeconfig={plane.kubeconfig}") as shell:
-        code, output = run(shell, "kubectl", "apply", "-f", "deploy/demo/")
+        code, output = kubectl(shell, "apply", "-f", "deploy/demo/")
         assert code == 0, output
-        eventually(lambda: "successfully acquired a token" in run(shell, "kubectl", "logs", "demo")[1])
-        pods = ("kubectl", "get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity")
-        eventually(lambda: run(shell, *pods)[1].count(" 1/1 ") == 2)  # a probe may have been too slow
-        assert "nmi starting version=" in run(shell, "kubectl", "logs", "nmi-node-0")[1]
+        eventually(lambda: "successfully acquired a token" in kubectl(shell, "logs", "demo")[1])
+        pods = ("get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity")
+        eventually(lambda: kubectl(shell, *pods)[1].count(" 1/1 ") == 2)  # a probe may have been too slow
+        assert "nmi starting version=" in kubectl(shell, "logs", "nmi-node-0")[1]
 
         code, output = podidctl(shell, "explain", "pod", "default/demo")
         assert code == 0, output
@@ -36,10 +33,10 @@ def test_explain_and_doctor_are_right_on_a_real_api_server(
         assert code == 0, output
         for program in ("NMI", "MIC"):
             assert f"{program}'s service account default/aad-pod-identity-{program.lower()} has all" in output
-        assert run(shell, "kubectl", "delete", "-f", "deploy/demo/")[0] == 0
+        assert kubectl(shell, "delete", "-f", "deploy/demo/")[0] == 0
     admin = {**shell, "KUBECONFIG": plane.kubeconfig}
     for kind in OURS:
-        code, output = run(admin, "kubectl", "get", kind, "-A", "-o", "name")
+        code, output = kubectl(admin, "get", kind, "-A", "-o", "name")
         assert code == 0, output
         left = [line for line in output.splitlines() if "aad-pod-identity" in line or kind in {"pods", "nodes"}]
         assert left == []

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.sandbox.cloud.terminal import eventually, podidctl, run, sandbox_up
+from tests.sandbox.cloud.terminal import Kubectl, eventually, podidctl, sandbox_up
+from tests.testplane import up
 
 pytestmark = pytest.mark.programs
 
@@ -21,35 +22,35 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 @pytest.fixture(scope="module")
-def demo(environment: dict[str, str]) -> dict[str, str]:
+def demo(environment: dict[str, str], kubectl: Kubectl) -> dict[str, str]:
     """The same, with the demo applied and its pod served."""
-    code, output = run(environment, "kubectl", "apply", "-f", "deploy/demo/")
+    code, output = kubectl(environment, "apply", "-f", "deploy/demo/")
     assert code == 0, output
-    eventually(lambda: "successfully acquired a token" in run(environment, "kubectl", "logs", "demo")[1])
+    eventually(lambda: "successfully acquired a token" in kubectl(environment, "logs", "demo")[1])
     return environment
 
 
 @pytest.mark.timeout(180)
-def test_the_pods_of_mic_and_nmi_are_ready_and_have_logs(environment: dict[str, str]) -> None:
+def test_the_pods_of_mic_and_nmi_are_ready_and_have_logs(environment: dict[str, str], kubectl: Kubectl) -> None:
     def is_ready(pod: str) -> bool:
-        code, output = run(environment, "kubectl", "get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity")
+        code, output = kubectl(environment, "get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity")
         assert code == 0, output
         return re.search(rf"^{pod} +1/1 +Running", output, re.MULTILINE) is not None
 
     eventually(lambda: is_ready("mic") and is_ready("nmi-node-0"))  # a probe may have been too slow
-    assert "nmi starting version=" in run(environment, "kubectl", "logs", "nmi-node-0")[1]
-    assert run(environment, "kubectl", "logs", "mic")[1]
+    assert "nmi starting version=" in kubectl(environment, "logs", "nmi-node-0")[1]
+    assert kubectl(environment, "logs", "mic")[1]
 
 
 @pytest.mark.timeout(180)
-def test_a_deleted_pod_of_nmi_is_registered_again(environment: dict[str, str]) -> None:
+def test_a_deleted_pod_of_nmi_is_registered_again(environment: dict[str, str], kubectl: Kubectl) -> None:
     def uid() -> str:
-        return run(environment, "kubectl", "get", "pod", "nmi-node-0", "-o", "jsonpath={.metadata.uid}")[1]
+        return kubectl(environment, "get", "pod", "nmi-node-0", "-o", "jsonpath={.metadata.uid}")[1]
 
     first = uid()
-    assert run(environment, "kubectl", "delete", "pod", "nmi-node-0", "--wait=false")[0] == 0
+    assert kubectl(environment, "delete", "pod", "nmi-node-0", "--wait=false")[0] == 0
     eventually(lambda: bool(re.fullmatch(r"[0-9a-f-]{36}", uid())) and uid() != first)
-    assert "nmi starting version=" in run(environment, "kubectl", "logs", "nmi-node-0")[1]
+    assert "nmi starting version=" in kubectl(environment, "logs", "nmi-node-0")[1]
 
 
 @pytest.mark.timeout(180)
@@ -70,31 +71,31 @@ def test_doctor_finds_no_fault(demo: dict[str, str]) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_mic_and_nmi_have_the_permissions_of_the_manifests(environment: dict[str, str]) -> None:
+def test_mic_and_nmi_have_the_permissions_of_the_manifests(environment: dict[str, str], kubectl: Kubectl) -> None:
     code, output = podidctl(environment, "doctor")
     assert code == 0, output
     for program in ("NMI", "MIC"):
         account = f"default/aad-pod-identity-{program.lower()}"
         assert f"{program}'s service account {account} has all permissions that it needs" in output
     own = f"--kubeconfig={environment['PODIDENTITY_SANDBOX']}/nmi.kubeconfig"
-    assert run(environment, "kubectl", own, "auth", "can-i", "list", "pods", "--all-namespaces") == (0, "yes\n")
-    assert run(environment, "kubectl", own, "auth", "can-i", "list", "secrets") == (1, "no\n")
-    code, output = run(environment, "kubectl", own, "delete", "pod", "nmi-node-0")
+    assert kubectl(environment, own, "auth", "can-i", "list", "pods", "--all-namespaces") == (0, "yes\n")
+    assert kubectl(environment, own, "auth", "can-i", "list", "secrets") == (1, "no\n")
+    code, output = kubectl(environment, own, "delete", "pod", "nmi-node-0")
     assert (code, "is forbidden" in output) == (1, True)
 
 
 @pytest.mark.timeout(180)
-def test_doctor_names_a_permission_that_nmi_lacks(environment: dict[str, str]) -> None:
+def test_doctor_names_a_permission_that_nmi_lacks(environment: dict[str, str], kubectl: Kubectl) -> None:
     role = "clusterrole/aad-pod-identity-nmi"
-    code, rules = run(environment, "kubectl", "get", role, "-o", "jsonpath={.rules}")
+    code, rules = kubectl(environment, "get", role, "-o", "jsonpath={.rules}")
     assert code == 0
-    assert run(environment, "kubectl", "patch", role, "--type=merge", "-p", '{"rules":[]}')[0] == 0
+    assert kubectl(environment, "patch", role, "--type=merge", "-p", '{"rules":[]}')[0] == 0
     try:
         code, output = podidctl(environment, "doctor")
         assert code == 3
         assert "NMI's service account default/aad-pod-identity-nmi may not: " in output
     finally:
-        assert run(environment, "kubectl", "patch", role, "--type=merge", "-p", f'{{"rules":{rules}}}')[0] == 0
+        assert kubectl(environment, "patch", role, "--type=merge", "-p", f'{{"rules":{rules}}}')[0] == 0
     eventually(lambda: podidctl(environment, "doctor")[0] == 0)
 
 
@@ -125,7 +126,7 @@ def test_mic_is_started_again_after_an_outage_of_the_api_server_ended_it(demo: d
     assert podidctl(demo, "sandbox", "fault", "api=hang")[0] == 0
     try:
         with pytest.raises(subprocess.TimeoutExpired):
-            subprocess.run(["kubectl", "get", "pods"], env=demo, timeout=2, check=False, capture_output=True)
+            subprocess.run([up.tool("kubectl"), "get", "pods"], env=demo, timeout=2, check=False, capture_output=True)
         eventually(lambda: "lost" in log.read_text())
     finally:
         assert podidctl(demo, "sandbox", "fault", "--clear", "api") == (0, "no fault is active\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sandbox.cloud.terminal import eventually, podidctl, run, sandbox_up
+from tests.sandbox.cloud.terminal import Kubectl, eventually, podidctl, sandbox_up
 
 pytestmark = [pytest.mark.programs, pytest.mark.timeout(240)]
 FLAGS = ("--identity=blue=app", "--service-principal=robot", "--system-assigned")
@@ -62,13 +62,13 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def up(tmp_path_factory: pytest.TempPathFactory, kubectl: Kubectl) -> Iterator[Running]:
     log = tmp_path_factory.mktemp("up") / "log"
     with sandbox_up(log, *FLAGS) as environment:
         running = Running(environment, log)
         manifest = log.with_name("pods.yaml")
         manifest.write_text("---\n".join(POD.format(name=name) for name in ("app", "robot")))
-        code, output = run(environment, "kubectl", "apply", "-f", str(manifest))
+        code, output = kubectl(environment, "apply", "-f", str(manifest))
         assert code == 0, output
         eventually(running.has_token)
         yield running

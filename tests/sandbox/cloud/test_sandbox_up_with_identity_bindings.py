@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.sandbox.cloud.terminal import ROOT, eventually, podidctl, run, sandbox_up
+from tests.sandbox.cloud.terminal import ROOT, Kubectl, eventually, podidctl, run, sandbox_up
 
 pytestmark = [pytest.mark.programs, pytest.mark.timeout(180)]
 
@@ -46,11 +46,11 @@ def broken_links(shell: dict[str, str]) -> list[str]:
 
 
 def test_the_documented_steps_end_with_a_token_and_a_fault_is_named(
-    shell: dict[str, str], log: Path, tmp_path: Path
+    shell: dict[str, str], log: Path, tmp_path: Path, kubectl: Kubectl
 ) -> None:
     objects = tmp_path / "objects.yaml"
     objects.write_text(documented_objects().replace("$TENANT_ID", shell["TENANT_ID"]))
-    assert run(shell, "kubectl", "apply", "-f", str(objects))[0] == 0
+    assert kubectl(shell, "apply", "-f", str(objects))[0] == 0
     eventually(lambda: broken_links(shell) == ["permission"])
     manifest = tmp_path / "permission.yaml"
     manifest.write_text(explained(shell)["manifest"])
@@ -58,7 +58,7 @@ def test_the_documented_steps_end_with_a_token_and_a_fault_is_named(
     code, output = podidctl(shell, "doctor")
     assert (code, manifest.read_text() in output) == (3, True), output
 
-    assert run(shell, "kubectl", "apply", "-f", str(manifest))[0] == 0
+    assert kubectl(shell, "apply", "-f", str(manifest))[0] == 0
     eventually(lambda: broken_links(shell) == [])
     assert podidctl(shell, "doctor")[0] == 0
     (request,) = CURL.findall(log.read_text())
