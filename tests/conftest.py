@@ -22,7 +22,7 @@ import pytest
 from blockbuster import BlockBuster
 from hypothesis import settings
 
-from tests import selection, time_limit
+from tests import listed_programs, selection, time_limit
 from tests.examples import QUICK
 from tests.leaks import Ledger
 from tests.rights import Calls
@@ -56,7 +56,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, lambda *_: None)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--listed-programs", action="store_true", help="tests find only programs of listed packages")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.listed_programs and not hasattr(config, "workerinput"):  # test processes inherit the PATH
+        listed_programs.restrict_path()
     gc.disable()  # until all tests are collected: their objects stay
     config.pluginmanager.register(time_limit)
     for name, text in selection.MARKERS.items():
@@ -98,6 +104,8 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if item.config.option.listed_programs and report.failed and report.longreprtext:
+        report.sections.extend(listed_programs.advice(report.longreprtext))
     if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
@@ -114,6 +122,11 @@ def pytest_runtest_makereport(
 
 def pytest_sessionfinish() -> None:
     CALLS.end(os.environ.get("CALLS_SEEN", ""))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if terminalreporter.config.option.listed_programs and not listed_programs.is_restricted():
+        terminalreporter.write_line(listed_programs.UNRESTRICTED)
 
 
 @pytest.fixture(scope="session", autouse=True)

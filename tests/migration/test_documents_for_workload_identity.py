@@ -1,6 +1,7 @@
 """Printed documents can be applied and run unchanged, whatever text the objects contain."""
 
 import json
+import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_text_in_an_object_cannot_run_a_command(tmp_path: Path) -> None:
     script.write_text(commands(made, ISSUER, AUDIENCE))
     (tmp_path / "az").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>called\n')
     (tmp_path / "az").chmod(0o755)
-    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=20)
     script.write_text(changes(made))
     subprocess.run(["sh", str(script)], cwd=tmp_path, env=path, check=True, timeout=20)

@@ -1,5 +1,6 @@
 """The boot guard: the unit as systemd reads it, and with packets what its command does before any NMI runs."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def test_systemd_starts_the_unit_before_the_kubelet(tmp_path: Path, order: str) 
     (tmp_path / "kubelet.service").write_text(kubelet)
     done = subprocess.run(
         ["systemd-analyze", "verify", str(tmp_path / "kubelet.service")],
-        env={"PATH": "/usr/bin:/bin", "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+        env={"PATH": os.environ["PATH"], "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
         capture_output=True,
         text=True,
         timeout=30,
