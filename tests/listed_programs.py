@@ -78,7 +78,7 @@ def link(programs: dict[str, Path], folder: Path) -> None:
     """Make the content of *folder* a link to each of the *programs*. Another process may do the same."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
-        if path.name not in programs:
+        if path.name not in programs and not path.name.startswith("."):  # a link that another process makes now
             path.unlink(missing_ok=True)
     for name, target in programs.items():
         path = folder / name
