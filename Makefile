@@ -378,7 +378,7 @@ build/release/tools/.installed: release.lock
 # The environment has only the packages of the locks, verified by hash. The project is compiled in place. The demo needs a
 # third of the packages.
 .venv/.installed: build.lock sandbox.lock
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 14) else "Python 3.11 to 3.14 is required; run make PYTHON=python3.11 …")'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11, 2) <= sys.version_info[:3] < (3, 15) else "Python 3.11.2 to 3.14 is required; run make PYTHON=python3.11 …")'
 	$(PACKAGES) build
 	@$(PYTHON) -m venv .venv
 	@$(PIP) --require-hashes -r build.lock
@@ -396,7 +396,7 @@ build/release/tools/.installed: release.lock
 
 # UPGRADE= keeps the locked versions and only adds and removes packages.
 UPGRADE ?= --upgrade
-COMPILE = .venv/.lock/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
+COMPILE = .venv/.lock/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11.2 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(UPGRADE)
 lock: ## Renew the locks from the ranges in pyproject.toml
 	@$(PYTHON) -m venv .venv/.lock && .venv/.lock/bin/pip install -q uv
