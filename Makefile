@@ -55,14 +55,14 @@ QUICK = --hypothesis-profile=quick
 
 check: lint ## Lint, and run all tests that need only .venv
 	@rm -rf build/calls
-	$(PYTEST) $(QUICK) $(PARALLEL)=$(TEST_JOBS) -m run_check --listed-programs
+	$(PYTEST) $(QUICK) $(PARALLEL)=$(TEST_JOBS) -m run_check --listed-programs=build
 	$(TOOK)
 
 # One run of pytest with the tests of check, so that tests which compute run while others wait.
 test: lint ## Run the tests of check, and those that need root or run the programs on the emulators
 	@rm -rf build/calls
 	$(PACKAGES) test
-	$(PYTEST) $(QUICK) $(PARALLEL)=$(TEST_JOBS) -m "run_check or run_test" --listed-programs
+	$(PYTEST) $(QUICK) $(PARALLEL)=$(TEST_JOBS) -m "run_check or run_test" --listed-programs=build,test
 	$(TOOK)
 
 # Run everything else. Fuzzing and the model are short here.

@@ -57,12 +57,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--listed-programs", action="store_true", help="tests find only programs of listed packages")
+    parser.addoption(
+        "--listed-programs", metavar="GROUPS", default="", help="tests find only programs of these packages"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.listed_programs and not hasattr(config, "workerinput"):  # test processes inherit the PATH
-        listed_programs.restrict_path()
+        listed_programs.restrict_path(config.option.listed_programs.split(","))
     gc.disable()  # until all tests are collected: their objects stay
     config.pluginmanager.register(time_limit)
     for name, text in selection.MARKERS.items():
@@ -76,7 +78,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         collected.append((item.nodeid, selection.mark(item)))
         if item.get_closest_marker("root") and os.geteuid() != 0:
-            item.add_marker(pytest.mark.skip(reason="needs root, for network namespaces and NAT rules"))
+            item.add_marker(pytest.mark.skip(reason=selection.MARKERS["root"]))
         if item.get_closest_marker("plane") and not item.get_closest_marker("timeout"):
             # On a busy machine the control plane alone starts in ten seconds, and a test of a minute takes two.
             item.add_marker(pytest.mark.timeout(300))

@@ -1,25 +1,24 @@
 """A PATH that has only the programs of a fresh Debian on which `make check` or `make test` was run.
 
-The option --listed-programs of pytest sets it. A test that starts another program then fails on every machine. The
-folder `build/programs` has a link to each program of the packages that README.md requires, of those that
-tools/system-packages installs, and of those that they depend on. A machine without dpkg keeps its PATH.
+The option --listed-programs=GROUPS of pytest sets it. A test that starts another program then fails on every machine. A
+folder in `build/programs` has a link to each program of the packages that README.md requires, of those that
+tools/system-packages installs for GROUPS, and of those that they depend on. A machine without dpkg keeps its PATH.
 """
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
+SCRIPT: Final = ROOT / "tools" / "system-packages"
 FOLDER: Final = ROOT / "build" / "programs"
 REQUIRED: Final = frozenset({"git", "make", "python3", "python3-venv", "gcc", "libc6-dev"})
 """The packages that README.md requires."""
 PRESENT: Final = frozenset({"ca-certificates", "iproute2"})
 """Packages of every Debian server."""
-GROUPS: Final = ("build", "test")
-"""The groups of tools/system-packages that `make check` and `make test` install."""
 INDISPENSABLE: Final = frozenset({"cc", "git", "make", "python3", "sh"})
 UNRESTRICTED: Final = (
     "programs of tests: not compared with tools/system-packages, because this machine's git, make, python3 or C "
@@ -47,11 +46,11 @@ class Package:
     provides: tuple[str, ...]
 
 
-def listed_packages(script: Path = ROOT / "tools" / "system-packages", *, root_user: bool) -> frozenset[str]:
-    """Return the names of the packages that README.md requires and that *script* installs for this user."""
+def listed_packages(groups: Iterable[str], *, root_user: bool, script: Path = SCRIPT) -> frozenset[str]:
+    """Return the names of the packages of README.md, and of those that *script* installs for *groups* and the user."""
     names = REQUIRED | PRESENT
     for group, body in _FUNCTION.findall(script.read_text()):
-        if group in GROUPS and (root_user or not body.startswith(_ROOT_ONLY)):
+        if group in groups and (root_user or not body.startswith(_ROOT_ONLY)):
             names |= {name for found in _NEEDS.findall(body) for name in "".join(found).split()}
     return names
 
@@ -69,9 +68,9 @@ def allowed_programs(names: Iterable[str], machine: Path = Path("/")) -> dict[st
     return programs
 
 
-def listed_programs() -> dict[str, Path]:
-    """Return the paths of the programs that a test of this user may start on this machine."""
-    return allowed_programs(listed_packages(root_user=os.geteuid() == 0))
+def listed_programs(groups: Iterable[str]) -> dict[str, Path]:
+    """Return the paths of the programs that a test of this user may start if its target installs *groups*."""
+    return allowed_programs(listed_packages(groups, root_user=os.geteuid() == 0))
 
 
 def link(programs: dict[str, Path], folder: Path) -> None:
@@ -88,26 +87,27 @@ def link(programs: dict[str, Path], folder: Path) -> None:
             new.replace(path)
 
 
-def restrict_path() -> None:
+def restrict_path(groups: Sequence[str]) -> None:
     """Set PATH to the listed programs, if those that all tests share are among them."""
-    programs = listed_programs()
+    programs = listed_programs(groups)
     if programs.keys() >= INDISPENSABLE:
-        link(programs, FOLDER)
-        os.environ["PATH"] = str(FOLDER)
+        folder = FOLDER / "-".join(groups)
+        link(programs, folder)
+        os.environ["PATH"] = str(folder)
 
 
 def is_restricted() -> bool:
     """Return whether PATH has only the listed programs."""
-    return os.environ.get("PATH") == str(FOLDER)
+    return Path(os.environ["PATH"]).parent == FOLDER
 
 
 def advice(failure: str) -> Iterator[tuple[str, str]]:
     """Yield titles and texts that explain which programs the text of a *failure* reports as missing."""
     names = {name for found in _MISSING.findall(failure) for name in found if name}
     for name in sorted(names):
-        if is_restricted() and not (FOLDER / name).exists():
-            remedy = "add its package to tools/system-packages, or give the test the marker tools or plane"
-            yield "program", f"`make check` and `make test` do not install {name}; {remedy}"
+        if is_restricted() and not Path(os.environ["PATH"], name).exists():
+            remedy = "add its package to tools/system-packages, or give the test another marker (CONTRIBUTING.md)"
+            yield "program", f"the make target of this test does not install {name}; {remedy}"
 
 
 def _installed(machine: Path) -> Iterator[Package]:

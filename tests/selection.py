@@ -30,7 +30,7 @@ COLLECTED: Final = pytest.StashKey[list[tuple[str, frozenset[str]]]]()
 """The id and the markers of each collected test, also of those that -m deselects."""
 TESTS: Final = Path(__file__).parent
 MARKERS: Final = {
-    "root": "needs root, for network namespaces and NAT rules",
+    "root": "needs root, for network namespaces, NAT rules or a program that only root installs",
     "plane": "needs the real control plane of tests/testplane, or kubectl, which is built with it",
     "tools": "needs a program of others: helm, Prometheus, nginx, a browser, valgrind, pip or a C compiler",
     "programs": "runs MIC, NMI or podidctl as processes on the emulators",

@@ -1,6 +1,5 @@
 """The programs that tests of `make check` and `make test` can start: those of a machine that is described here."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -129,12 +128,17 @@ for_node() {
 }
 """)
     required = listed_programs.REQUIRED | listed_programs.PRESENT
-    assert listed_programs.listed_packages(script, root_user=False) == required
-    assert listed_programs.listed_packages(script, root_user=True) == required | {"nftables"}
+    for groups, root_user, more in (
+        (["build", "test"], True, {"nftables"}),
+        (["build", "test"], False, set()),
+        (["build"], True, set()),
+    ):
+        listed = listed_programs.listed_packages(groups, root_user=root_user, script=script)
+        assert listed == required | more
 
 
 def test_root_gets_the_packages_of_the_real_script() -> None:
-    assert {"nftables", "conntrack"} <= listed_programs.listed_packages(root_user=True)
+    assert {"nftables", "conntrack"} <= listed_programs.listed_packages(["test"], root_user=True)
 
 
 @pytest.mark.parametrize(
@@ -147,23 +151,22 @@ def test_root_gets_the_packages_of_the_real_script() -> None:
     ],
 )
 def test_a_failure_names_the_missing_program(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(listed_programs.FOLDER))
+    monkeypatch.setenv("PATH", str(listed_programs.FOLDER / "build"))
     ((_, text),) = listed_programs.advice(failure)
-    assert text.startswith("`make check` and `make test` do not install kubectl; add its package")
+    assert text.startswith("the make target of this test does not install kubectl; add its package")
 
 
 def test_make_check_and_make_test_restrict_the_programs() -> None:
     command = ["make", "--dry-run", "check", "test"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
-    runs = [line.split() for line in made.stdout.splitlines() if "bin/pytest" in line]
-    assert ["--listed-programs" in words for words in runs] == [True, True]
+    runs = [line.split()[-1] for line in made.stdout.splitlines() if "bin/pytest" in line]
+    assert runs == ["--listed-programs=build", "--listed-programs=build,test"]
 
 
 def test_child_processes_find_listed_programs_only(request: pytest.FixtureRequest) -> None:
-    if request.config.option.listed_programs:
-        possible = listed_programs.listed_programs().keys() >= listed_programs.INDISPENSABLE
+    if groups := request.config.option.listed_programs:
+        possible = listed_programs.listed_programs(groups.split(",")).keys() >= listed_programs.INDISPENSABLE
         assert listed_programs.is_restricted() == possible
     if listed_programs.is_restricted():
         found = subprocess.run(["sh", "-c", "git --version && kubectl"], capture_output=True, timeout=30, check=False)
         assert (found.returncode, shutil.which("go"), found.stdout[:4]) == (127, None, b"git ")
-        assert os.environ["PATH"] == str(listed_programs.FOLDER)

@@ -84,6 +84,7 @@ def test_the_unit_is_ordered_before_the_kubelet_and_required_by_it(tmp_path: Pat
     assert lines_of(tmp_path, "Type") == ["oneshot"], "the kubelet waits for its end, not for its start"
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("order", ["Before", "After"])
 def test_systemd_starts_the_unit_before_the_kubelet(tmp_path: Path, order: str) -> None:
     """If a unit required the kubelet first, systemd would find a cycle. So the link starts the guard, in this order."""
@@ -101,6 +102,7 @@ def test_systemd_starts_the_unit_before_the_kubelet(tmp_path: Path, order: str) 
     assert ("ordering cycle" in done.stderr) is (order == "Before"), done.stderr
 
 
+@pytest.mark.root
 def test_systemd_analyze_finds_no_fault(tmp_path: Path) -> None:
     boot_guard.install(tmp_path, TO)
     done = subprocess.run(
