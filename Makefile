@@ -19,8 +19,8 @@ TOOK = @echo "make $@: passed $$(($$(date +%s) - $(STARTED))) seconds after the 
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
-.PHONY: help setup demo cluster check test test-all test-examples test-tools test-plane test-measures test-node \
-	test-sdks test-images test-arm64 test-arm64-machine audit lint format docs e2e e2e-node e2e-node-quick e2e-cilium .cilium-folder .node .node-programs node fuzz handover model mutants \
+.PHONY: help setup demo cluster check test test-all test-examples test-tools test-plane test-measures test-node fresh \
+	fresh-test test-sdks test-images test-arm64 test-arm64-machine audit lint format docs e2e e2e-node e2e-node-quick e2e-cilium .cilium-folder .node .node-programs node fuzz handover model mutants \
 	soak soak-node hostile-objects bench bench-quick bench-controller image sbom local-images release release-check \
 	release-dry-run release-images release-publish release-push-chart release-push-image release-seal release-sign \
 	release-sources release-wheels lock site clean
@@ -69,7 +69,7 @@ test: lint ## Run the tests of check, and those that need root or run the progra
 test-all: FUZZ_SECONDS = 60
 test-all: FUZZ_FLAGS = --repeatable
 test-all: MODEL = quick
-test-all: test test-examples test-tools test-plane test-measures audit model fuzz test-images test-node test-sdks ## Run all tests (as root)
+test-all: test test-examples test-tools test-plane fresh test-measures audit model fuzz test-images test-node test-sdks ## Run all tests (as root)
 
 test-examples: .venv/.built ## Run the property tests of check and test with all their examples
 	$(PYTEST) $(PARALLEL)=$(JOBS) -m "examples and (run_check or run_test)"
@@ -86,6 +86,18 @@ test-plane: .venv/.built ## Run the tests on a real control plane; the first run
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
 	$(PYTEST) $(PARALLEL)=$(PLANE_JOBS) -m "plane and not measures"
+	$(TOOK)
+
+# COMMIT is what the machines clone; the scenarios are those of this checkout.
+COMMIT ?= HEAD
+fresh: .venv/.built ## Run make demo and the commands of the first pages on a Debian with nothing installed (as root, 4 minutes)
+	$(TESTPLANE) build >/dev/null
+	@$(BIN)/python -m tests.fresh.run demos --commit=$(COMMIT)
+	$(TOOK)
+
+# FRESH="12 root" or FRESH=13 selects of the releases 12 and 13 and the users root and user.
+fresh-test: ## Run make test on Debian 12 and 13 with nothing installed, as root and as an ordinary user (as root, an hour)
+	@JOBS=$(JOBS) $(PYTHON) -m tests.fresh.run tests --commit=$(COMMIT) "$(FRESH)"
 	$(TOOK)
 
 test-measures: .venv/.built ## Run the tests that measure delays, memory or CPU time, alone

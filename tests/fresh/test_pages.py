@@ -1,0 +1,150 @@
+"""Which commands are read from the pages, and which results are accepted."""
+
+import subprocess
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.fresh import pages
+from tests.fresh.machine import ROOT
+from tests.fresh.pages import RESULTS, UP, Expected, Terminal, commands_of, follow, require
+
+PAGE = """
+Run `make demo`, which runs `mic`, or `podidctl
+doctor` instead:
+
+1. Type
+
+   ```
+   kubectl patch demo \\
+     --patch '{}'
+   export A=1
+
+   kubectl logs demo
+   ```
+
+   until `successfully made GET on instance metadata`.
+
+```sh
+last --command
+```
+"""
+
+
+def test_commands_of_blocks_and_sentences_are_read_in_their_order() -> None:
+    assert list(commands_of(PAGE)) == [
+        "make demo",
+        "podidctl doctor",
+        "kubectl patch demo --patch '{}'",
+        "export A=1",
+        "kubectl logs demo",
+        "last --command",
+    ]
+
+
+def test_each_line_of_each_block_of_the_pages_is_read() -> None:
+    for name, heading in pages.PAGES:
+        text = pages.section((ROOT / name).read_text(), heading)
+        blocks = text.split("```")[1::2]
+        assert blocks
+        lines = [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+        assert set(lines) <= set(commands_of(text))
+
+
+def test_the_section_ends_at_the_next_heading() -> None:
+    text = "## Try it\n\n`make demo`\n\n### More\n\n`make more`\n\n## Try the installation\n\n`make cluster`\n"
+    assert list(commands_of(pages.section(text, "Try it"))) == ["make demo", "make more"]
+    with pytest.raises(ValueError, match="'Use it' is missing"):
+        pages.section(text, "Use it")
+
+
+def test_each_command_with_a_stated_result_is_on_a_page() -> None:
+    read = pages.read(ROOT)
+    assert UP in read["README.md"]
+    assert "make cluster" in read["docs/quick-start.md"]
+
+
+def test_a_changed_command_with_a_stated_result_is_noticed() -> None:
+    read = pages.read(ROOT)
+    read["docs/quick-start.md"].remove("podidctl explain pod default/demo")
+    with pytest.raises(ValueError, match="no page has: podidctl explain pod default/demo"):
+        pages.check(read)
+
+
+class FakeTerminal:
+    """A terminal with prepared results, of which the last one stays."""
+
+    def __init__(self, *results: tuple[int, str]) -> None:
+        self.results, self.typed = list(results), list[str]()
+
+    def type(self, command: str) -> tuple[int, str]:
+        self.typed.append(command)
+        return self.results.pop(0) if len(self.results) > 1 else self.results[0]
+
+    def close(self) -> None:
+        self.typed.append("closed")
+
+
+class LocalMachine:
+    """A machine whose commands run in this one."""
+
+    def start(self, command: str, *, stdin: int, stdout: int) -> subprocess.Popen[str]:
+        return subprocess.Popen(["sh", "-c", command], stdin=stdin, stdout=stdout, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_terminal_returns_code_and_output_and_keeps_exports(tmp_path: Path) -> None:
+    shell = Terminal(cast("Any", LocalMachine()), tmp_path / "log")
+    assert shell.type("false")[0] == 1
+    assert shell.type("printf unterminated") == (0, "unterminated\n")
+    assert shell.type("export A='2 3'; cat")[0] == 0
+    assert shell.type('echo "$A"; echo error >&2; (exit 3)') == (3, "2 3\nerror\n\n")
+    with pytest.raises(RuntimeError, match="the shell ended during 'exit 0'"):
+        shell.type("exit 0")
+    shell.close()
+    assert "$ false\n" in (tmp_path / "log").read_text()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> FakeTerminal:
+    """What `follow` opens: a shell without any program."""
+    fake = FakeTerminal((127, "not found"))
+    monkeypatch.setattr(pages, "Terminal", lambda *_: fake)
+    return fake
+
+
+def test_a_command_that_is_new_on_a_page_is_run_and_must_succeed(terminal: FakeTerminal) -> None:
+    with pytest.raises(RuntimeError, match=r"page: 'new --command': the exit code is 127 instead of 0"):
+        follow(cast("Any", None), "page", ["make cluster", "new --command"], Path("unused.log"))
+    assert terminal.typed == ["new --command", "closed"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "code", "output", "fault"),
+    [
+        (Expected("went well"), 0, "it went well\n", ""),
+        (Expected("went well"), 1, "it went well\n", "the exit code is 1 instead of 0"),
+        (Expected("went well"), 0, "", "the output does not contain 'went well'"),
+        (RESULTS["podidctl explain pod default/demo"], 0, "granted", "the exit code is 0 instead of 3"),
+    ],
+)
+def test_a_result_is_compared_with_the_expected_one(expected: Expected, code: int, output: str, fault: str) -> None:
+    assert expected.fault(code, output) == fault
+
+
+def test_only_a_result_that_is_expected_later_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    require(cast("Any", FakeTerminal((1, ""), (0, ""), (0, "made"))), "page", "logs", Expected("made", later=True))
+    with pytest.raises(RuntimeError, match="the exit code is 1"):
+        require(cast("Any", FakeTerminal((1, ""), (0, "made"))), "page", "logs", Expected("made"))
+    monkeypatch.setattr(pages, "SECONDS", 0.0)
+    with pytest.raises(RuntimeError, match="does not contain 'made'"):
+        require(cast("Any", FakeTerminal((0, ""))), "page", "logs", Expected("made", later=True))
+
+
+def test_the_export_lines_of_a_sandbox_are_read_only_if_all_are_printed() -> None:
+    printed = "17\nThe sandbox is up. Ctrl-C ends it. In another terminal:\n  export A=1\n  export B='2 3'\n"
+    assert pages.EXPORTS.search(printed + "  exp") is None
+    match = pages.EXPORTS.search(printed + "  # SSL_CERT_FILE is\n")
+    assert match is not None
+    assert match[1].split("\n") == ["  export A=1", "  export B='2 3'", ""]
