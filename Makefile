@@ -30,7 +30,7 @@ help: ## List the targets
 		printf '  %-18s %s\n' "$$name" "$$text"; done
 
 setup: ## Install all system packages that the build and the tests need
-	$(PACKAGES) build test node nginx prometheus registry spin browser
+	$(PACKAGES) build test node nginx prometheus registry spin browser fresh
 
 demo: .venv/.compiled ## Run MIC and NMI in a sandbox and follow one token
 	@$(BIN)/podidctl sandbox demo

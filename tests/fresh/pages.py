@@ -21,7 +21,7 @@ OUTPUTS: Final = frozenset({"successfully made GET on instance metadata"})
 """Code in sentences that is not a command."""
 SECONDS: Final = 60.0
 """Time limit of a state that the sandbox reaches by itself."""
-CODE: Final = re.compile(r"^( *)```\w*\n(?P<block>.*?)^\1```$|`(?P<word>[^`]+)`", re.MULTILINE | re.DOTALL)
+CODE: Final = re.compile(r"^( *)```[^\n`]*\n(?P<block>.*?)^\1```$|`(?P<word>[^`]+)`", re.MULTILINE | re.DOTALL)
 EXPORTS: Final = re.compile(r"^The sandbox is up.*\n((?: *export .+\n)+)(?= *#)", re.MULTILINE)
 
 

@@ -107,6 +107,9 @@ def run_demos(commit: str) -> bool:
     results.append(passed(f"the commands of {names}", FOLDER / "pages.log", partial(run_pages, clones["root"])))
     for command, reason in pages.EXCLUDED.items():
         report(f"not run: {command}, because {reason}")
+    if all(results):
+        for clone in clones.values():
+            shutil.rmtree(clone)
     return all(results)
 
 
