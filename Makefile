@@ -97,7 +97,7 @@ fresh: .venv/.built ## Run make demo and the commands of the first pages on a De
 
 # FRESH="12 root" or FRESH=13 selects of the releases 12 and 13 and the users root and user.
 fresh-test: ## Run make test on Debian 12 and 13 with nothing installed, as root and as an ordinary user (as root, an hour)
-	@JOBS=$(JOBS) $(PYTHON) -m tests.fresh.run tests --commit=$(COMMIT) "$(FRESH)"
+	@JOBS=$(JOBS) $(PYTHON) -m tests.fresh.run tests "$(FRESH)" --commit=$(COMMIT)
 	$(TOOK)
 
 test-measures: .venv/.built ## Run the tests that measure delays, memory or CPU time, alone

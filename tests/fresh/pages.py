@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/quick-start.md, read from the pages and run as a user would."""
+"""The commands of README.md, docs/index.md and docs/quick-start.md, read from the pages and run as a user would."""
 
 import contextlib
 import re
@@ -12,7 +12,7 @@ from typing import Final
 
 from tests.fresh.machine import Machine
 
-PAGES: Final = (("README.md", "Try it"), ("docs/quick-start.md", ""))
+PAGES: Final = (("README.md", "Try it"), ("docs/index.md", "First commands"), ("docs/quick-start.md", ""))
 """Each page, and the heading of the section that is read; without it, the whole page is."""
 UP: Final = ".venv/bin/podidctl sandbox up"
 """Runs in the first terminal until Ctrl-C. The commands after it belong to a second terminal."""

@@ -1,5 +1,6 @@
 """Results of `make demo`, reasons why no machine can run, and the selection of runs."""
 
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,19 @@ def test_words_select_releases_and_users() -> None:
     assert run.selected("user") == [("12", "user"), ("13", "user")]
     with pytest.raises(ValueError, match="unknown: 11; use 12, 13, root, user"):
         run.selected("11 root")
+
+
+def test_the_makefile_passes_the_selection_and_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def note(*arguments: object) -> bool:
+        seen.append(arguments)
+        return True
+
+    monkeypatch.setattr(run, "obstacle", lambda: "")
+    monkeypatch.setattr(run, "run_tests", note)
+    command = ["make", "--dry-run", "fresh-test", "FRESH=13 root", "COMMIT=HEAD~1"]
+    printed = subprocess.run(command, cwd=machine.ROOT, capture_output=True, text=True, check=True).stdout
+    words = next(shlex.split(line) for line in printed.splitlines() if "tests.fresh.run" in line)
+    assert run.main(words[words.index("tests.fresh.run") + 1 :]) == 0
+    assert seen == [("HEAD~1", [("13", "root")])]
