@@ -46,16 +46,32 @@ def command(argv: Sequence[str], mounts: Sequence[Mount], context: SecurityConte
     for mount in mounts:
         lines += _bind(mount, root, _real(mount.target))
     if context.read_only_root_filesystem:
-        lines.append(f"mount -o remount,ro {quote(str(root))}")
+        # Not the overlay itself: mount of util-linux 2.41 passes its layers again, which the kernel refuses.
+        lines.append(f"mount -o remount,bind,ro {quote(str(root))}")
     inside = ["chroot", str(root), "env", f"--chdir={Path.cwd()}", *_rights(context), *argv]
     lines.append(f"exec {join(inside)}")
     return ["unshare", "--mount", "--propagation=private", "sh", "-ec", "\n".join(lines)]
 
 
 def _mounted() -> list[str]:
-    """Return the mount points directly below the root, which an overlay does not contain."""
-    targets = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
-    return sorted(target for target in targets if target.count("/") == 1 and target != "/")
+    return mount_points(Path("/proc/self/mounts").read_text(), _interpreter())
+
+
+def mount_points(mounts: str, needed: Sequence[Path]) -> list[str]:
+    """Return the mount points of *mounts* (/proc/self/mounts) that a program needs and an overlay of the root lacks.
+
+    These are those directly below the root, and any others with a file of *needed*. A mount point comes after those
+    that contain it.
+    """
+    targets = {line.split()[1] for line in mounts.splitlines()} - {"/"}
+    return sorted(
+        target for target in targets if target.count("/") == 1 or any(path.is_relative_to(target) for path in needed)
+    )
+
+
+def _interpreter() -> tuple[Path, ...]:
+    """Return the folders of the program's modules and of the interpreter."""
+    return Path.cwd(), Path(sys.prefix), Path(sys.base_prefix)
 
 
 def _bind(mount: Mount, root: Path, where: PurePosixPath) -> list[str]:
@@ -63,7 +79,7 @@ def _bind(mount: Mount, root: Path, where: PurePosixPath) -> list[str]:
     source, target = quote(str(mount.source)), quote(f"{root}{where}")
     file = f"mkdir -p $(dirname {target}); [ -e {target} ] || : > {target}"
     made = f"mkdir -p {target}" if mount.source.is_dir() else file
-    hidden = [each for each in (Path.cwd(), Path(sys.prefix), Path(sys.base_prefix)) if each.is_relative_to(where)]
+    hidden = [each for each in _interpreter() if each.is_relative_to(where)]
     kept = [
         line
         for each in hidden

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from podidentity_sandbox.containers import Mount, command
+from podidentity_sandbox.containers import Mount, command, mount_points
 from podidentity_sandbox.pod_projection import Capabilities, SecurityContext
 
 pytestmark = pytest.mark.root
@@ -33,6 +33,15 @@ def test_only_the_program_has_its_mounts(tmp_path: Path) -> None:
     files = ("/etc/kubernetes/azure.json", "/definitions/inner", "/var/run/secrets/it")
     assert run(tmp_path, "cat", *files, mounts=mounts) == "somethingmoresomething"
     assert not any(Path(file).exists() for file in files)
+
+
+def test_mounts_below_the_root_and_those_with_the_interpreter_are_mounted_again() -> None:
+    mounts = "".join(
+        f"device {target} ext4 rw 0 0\n"
+        for target in ("/", "/proc", "/proc/bus", "/mnt/disk/code", "/mnt/disk", "/usr")
+    )
+    assert mount_points(mounts, [Path("/mnt/disk/code/main")]) == ["/mnt/disk", "/mnt/disk/code", "/proc", "/usr"]
+    assert mount_points(mounts, [Path("/opt/python")]) == ["/proc", "/usr"]
 
 
 def test_a_directory_mounted_over_tmp_hides_its_content_and_receives_writes(tmp_path: Path) -> None:
