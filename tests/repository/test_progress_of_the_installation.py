@@ -35,5 +35,5 @@ def test_without_a_terminal_lines_come_in_intervals() -> None:
 
 
 def test_a_failure_prints_the_whole_output_and_keeps_the_exit_code() -> None:
-    done = run("import sys; print('Collecting one'); sys.exit('no such package')", pause="1000")
+    done = run("import sys; print('Collecting one', flush=True); sys.exit('no such package')", pause="1000")
     assert (done.returncode, done.stderr) == (1, "Collecting one\nno such package\n")
