@@ -61,9 +61,10 @@ def mount_points(mounts: str, needed: Sequence[Path]) -> list[str]:
     """Return the mount points of *mounts* (/proc/self/mounts) that a program needs and an overlay of the root lacks.
 
     These are those directly below the root, and any others with a file of *needed*. A mount point comes after those
-    that contain it.
+    that contain it. /run is not one: a container has its own, and volumes below /var/run/secrets would otherwise create
+    their mount points in the machine's.
     """
-    targets = {line.split()[1] for line in mounts.splitlines()} - {"/"}
+    targets = {line.split()[1] for line in mounts.splitlines()} - {"/", "/run"}
     return sorted(
         target for target in targets if target.count("/") == 1 or any(path.is_relative_to(target) for path in needed)
     )

@@ -38,7 +38,7 @@ def test_only_the_program_has_its_mounts(tmp_path: Path) -> None:
 def test_mounts_below_the_root_and_those_with_the_interpreter_are_mounted_again() -> None:
     mounts = "".join(
         f"device {target} ext4 rw 0 0\n"
-        for target in ("/", "/proc", "/proc/bus", "/mnt/disk/code", "/mnt/disk", "/usr")
+        for target in ("/", "/proc", "/proc/bus", "/mnt/disk/code", "/mnt/disk", "/usr", "/run")
     )
     assert mount_points(mounts, [Path("/mnt/disk/code/main")]) == ["/mnt/disk", "/mnt/disk/code", "/proc", "/usr"]
     assert mount_points(mounts, [Path("/opt/python")]) == ["/proc", "/usr"]
