@@ -387,8 +387,8 @@ build/release/tools/.installed: release.lock
 		--only-binary=:all: -r release.lock
 	@touch $@
 
-# The environment has only the packages of the locks, verified by hash. The project is compiled in place. The demo needs a
-# third of the packages.
+# The environment has only the packages of the locks, verified by hash. The project is compiled in place. The demo needs
+# less than half of the packages.
 .venv/.installed: build.lock sandbox.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11, 2) <= sys.version_info[:3] < (3, 15) else "Python 3.11.2 to 3.14 is required; run make PYTHON=python3.11 …")'
 	$(PACKAGES) build
