@@ -82,7 +82,7 @@ test-tools: .venv/.built .venv/.site/.installed ## Run the tests with programs o
 	$(TOOK)
 
 test-plane: .venv/.built ## Run the tests on a real control plane; the first run compiles it (7 minutes)
-	$(PACKAGES) test
+	$(PACKAGES) test prometheus
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
 	$(PYTEST) $(PARALLEL)=$(PLANE_JOBS) -m "plane and not measures"
