@@ -275,14 +275,21 @@ def apply_definitions(running: up.Plane, path: Path = ROOT / "deploy" / "crds") 
     subprocess.run([*kubectl, "apply", "-f", definitions], check=True, capture_output=True, timeout=60)
     wait = [*kubectl, "wait", "--for=condition=Established", "--timeout=30s", "-f", definitions]
     subprocess.run(wait, check=True, capture_output=True, timeout=60)
-    # After Established, the server may still return 404 for a list, then 429 while the storage starts.
-    deadline = time.monotonic() + 20
     for plural in OUR_KINDS:
-        while True:
-            try:
-                running.api("GET", f"/apis/aadpodidentity.k8s.io/v1/{plural}")
-                break
-            except RuntimeError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+        until_listed(running, f"/apis/aadpodidentity.k8s.io/v1/{plural}")
+
+
+def until_listed(running: up.Plane, path: str) -> None:
+    """Wait until the server lists the objects at *path*.
+
+    After a definition was established or changed, it may still return 404, then 429 while the storage starts.
+    """
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            running.api("GET", path)
+            break
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import yaml
 
-from tests.conftest import OUR_KINDS
+from tests.conftest import until_listed
 from tests.kubectl_and_helm import Commands
 from tests.testplane import up
 from tools.chart.rendering import CHART
@@ -67,8 +67,24 @@ class Cluster(Commands):
 
     def without_our_kinds(self) -> None:
         """Delete the CustomResourceDefinitions if they exist."""
-        kinds = [f"crd/{kind}.aadpodidentity.k8s.io" for kind in OUR_KINDS]
-        self.kubectl("delete", "--ignore-not-found", "--timeout=90s", *kinds)
+        self.delete_definitions("aadpodidentity.k8s.io")
+
+    def delete_definitions(self, group: str) -> None:
+        """Delete the CustomResourceDefinitions of *group*.
+
+        The API server lists the objects of a definition before it deletes it. If no other request has done that since
+        the definition changed, kube-apiserver 1.37 returned "storage is (re)initializing" to itself for minutes in one
+        of twelve attempts, and in none of 88 after a list.
+        """
+        definitions = json.loads(self.kubectl("get", "crd", "-o", "json"))["items"]
+        names = []
+        for spec in (each["spec"] for each in definitions if each["spec"]["group"] == group):
+            plural = spec["names"]["plural"]
+            version = next(each["name"] for each in spec["versions"] if each["served"])
+            until_listed(self.plane, f"/apis/{group}/{version}/{plural}")
+            names.append(f"crd/{plural}.{group}")
+        if names:
+            self.kubectl("delete", "--timeout=60s", *names)
 
     def everything(self) -> set[str]:
         """Return each object of the cluster except those that the control plane manages itself."""

@@ -30,7 +30,7 @@ def cluster(plane: up.Plane) -> Iterator[Cluster]:
     found.kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(definitions().values()))
     found.kubectl("wait", "--for=condition=Established", "--timeout=90s", *kinds)
     yield found
-    found.kubectl("delete", "--timeout=90s", *kinds)
+    found.delete_definitions("cilium.io")
     found.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
