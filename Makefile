@@ -90,13 +90,13 @@ test-plane: .venv/.built ## Run the tests on a real control plane; the first run
 
 # COMMIT is what the machines clone; the scenarios are those of this checkout.
 COMMIT ?= HEAD
-fresh: .venv/.built ## Run make demo and the commands of the first pages on a Debian with nothing installed (as root, 4 minutes)
+fresh: .venv/.built ## Run make demo and the commands of the first pages on a Debian with nothing installed (as root, 3 minutes)
 	$(TESTPLANE) build >/dev/null
 	@$(BIN)/python -m tests.fresh.run demos --commit=$(COMMIT)
 	$(TOOK)
 
 # FRESH="12 root" or FRESH=13 selects of the releases 12 and 13 and the users root and user.
-fresh-test: ## Run make test on Debian 12 and 13 with nothing installed, as root and as an ordinary user (as root, an hour)
+fresh-test: ## Run make test on Debian 12 and 13 with nothing installed, as root and as an ordinary user (as root, 45 minutes)
 	@JOBS=$(JOBS) $(PYTHON) -m tests.fresh.run tests "$(FRESH)" --commit=$(COMMIT)
 	$(TOOK)
 
