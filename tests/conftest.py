@@ -137,19 +137,24 @@ def nothing_blocks_the_loop() -> Iterator[BlockBuster]:
 
     Its activation takes as long as a small test, so it is active for the whole session.
     """
-    # shutil looks a function up in these sets by identity, and the active functions are not the original ones.
-    names = {name: each for name in dir(os) if callable(each := getattr(os, name))}
     # Modules match by the start of their path, so `podidentity` would include the sandbox.
     blockbuster = BlockBuster(OURS, excluded_modules=[SANDBOX])
     for function in blockbuster.functions.values():
         function.can_block_in("<frozen importlib._bootstrap>", "_find_and_load")  # the first import in a process
         function.can_block_in("podidentity/kube/access.py", "read_in_a_loop_of_its_own")  # in a thread
         function.can_block_predicate = outside_the_daemons(function.can_block_predicate)
+    detect_blocking(blockbuster)
+    yield blockbuster
+    blockbuster.deactivate()
+
+
+def detect_blocking(blockbuster: BlockBuster) -> None:
+    """Activate *blockbuster*, also after a test has deactivated it."""
+    # shutil looks a function up in these sets by identity, and the active functions are not the original ones.
+    names = {name: each for name in dir(os) if callable(each := getattr(os, name))}
     blockbuster.activate()
     for supported in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
         supported.update(getattr(os, name) for name, original in names.items() if original in supported)
-    yield blockbuster
-    blockbuster.deactivate()
 
 
 def outside_the_daemons(allowed: Callable[..., bool]) -> Callable[..., bool]:

@@ -1,13 +1,14 @@
 """A blocking call in the daemons' code is an error while an event loop runs. Tests and emulators may block."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from blockbuster import BlockingError
+from blockbuster import BlockBuster, BlockingError
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, detect_blocking
 
 
 def code_of(path: str) -> Callable[[], None]:
@@ -31,3 +32,10 @@ async def test_other_code_may_block(path: str) -> None:
 
 def test_a_daemon_may_block_without_a_loop() -> None:
     code_of("nmi/app.py")()
+
+
+def test_shutil_finds_the_functions_of_os_also_after_a_test_that_blocked(nothing_blocks_the_loop: BlockBuster) -> None:
+    assert os.stat in os.supports_follow_symlinks
+    nothing_blocks_the_loop.deactivate()
+    detect_blocking(nothing_blocks_the_loop)
+    assert os.stat in os.supports_follow_symlinks

@@ -12,6 +12,7 @@ from podidctl.doctor import gather as cluster_gather
 from podidctl.migration.federation import state_reader
 from podidentity.kube import access
 from podidentity.kube.client import Client
+from tests.conftest import detect_blocking
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import run
 
@@ -69,7 +70,7 @@ async def test_migration_ignores_it(cloud: EmulatedCloud, nothing_blocks_the_loo
             assert await state_reader.is_managed(client)
             assert (await state_reader.read_federation_state(client, force_namespaced=False)).nmi_unknown == ""
     finally:
-        nothing_blocks_the_loop.activate()
+        detect_blocking(nothing_blocks_the_loop)
 
 
 async def test_a_pod_in_the_nodes_network_is_nmi_before_one_that_is_not(cloud: EmulatedCloud) -> None:
