@@ -48,7 +48,9 @@ class CommandLines:
 
     def nmi_flags(self, node: str, ports: ProgramPorts, others: Sequence[str]) -> list[str]:
         """Return the flags, with *others* at the end."""
-        imds = ["--metadata-ip=127.0.0.1", f"--metadata-port={self.azure.metadata_port(node)}"]
+        imds = []
+        if not self.network.redirects:
+            imds = ["--metadata-ip=127.0.0.1", f"--metadata-port={self.azure.metadata_port(node)}"]
         return [
             f"--node={node}",
             f"--kubeconfig={self.kubeconfigs['nmi']}",
@@ -58,7 +60,7 @@ class CommandLines:
             f"--http-probe-port={ports.probes}",
             f"--prometheus-port={ports.metrics}",
             f"--redirect={self.backend}",
-            *([] if self.network.redirects else imds),
+            *imds,
             *others,
         ]
 
