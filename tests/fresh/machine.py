@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
+from tests.listed_programs import PRESENT, REQUIRED
+
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "build" / "fresh"
 ENTER: Final = Path(__file__).with_name("enter")
-PACKAGES: Final = "git,make,python3,python3-venv,gcc,libc6-dev,ca-certificates,iproute2"
-"""What README.md requires, and iproute2, which each installed Debian has."""
+PACKAGES: Final = ",".join(sorted(REQUIRED | PRESENT))
 CHECKOUTS: Final = {"root": "/root/aad-pod-identity", "user": "/home/user/aad-pod-identity"}
 PATHS: Final = {
     "root": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
