@@ -1,7 +1,7 @@
-"""Writes only by the leader: the last check of the lease, immediately before a request is sent.
+"""Writes only by the leader: the last checks of the lease, immediately before a request is sent.
 
 Between the decision to write and the first byte the process may wait for a connection or a token, or be suspended. Only
-a check after all of these is safe.
+a check in the step of the event loop that sends the bytes is safe. The loop's transport sends at once what it is given.
 """
 
 import time
@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.client_reqrep import ClientRequest, ClientResponse
 from aiohttp.connector import Connection
 from typing_extensions import override
 
 from podidentity.kube.access import ClusterAccess
-from podidentity.kube.aiohttp_session import AiohttpSession
+from podidentity.kube.aiohttp_session import AiohttpSession, connector
 from podidentity.kube.client import Client
 from podidentity.kube.errors import NoResponse
 
@@ -27,23 +29,33 @@ class LeaseRunOut(aiohttp.ClientConnectionError):
         super().__init__("the leader lease has run out, so nothing is written")
 
 
-class LeaderConnector(aiohttp.TCPConnector):
-    """Connector that provides a connection for a write only while *may_write* returns True."""
+def leader_request(may_write: Callable[[], bool]) -> type[ClientRequest]:
+    """Return aiohttp's class of requests for a session whose writes are sent only while *may_write* returns True. A
+    request for which it does not ends with LeaseRunOut, and its connection is closed."""
 
-    def __init__(self, may_write: Callable[[], bool], **options: Any) -> None:
-        super().__init__(**options)
-        self._may_write = may_write
+    class LeaderRequest(ClientRequest):
+        @override
+        async def send(self, conn: Connection) -> ClientResponse:
+            """Send a request without a body, and prepare one with a body."""
+            if self._late():
+                raise LeaseRunOut
+            return await super().send(conn)
 
-    @override
-    async def connect(
-        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
-    ) -> Connection:
-        """Return a connection on which *req* is sent without another wait. Raise LeaseRunOut."""
-        connection = await super().connect(req, traces, timeout)
-        if req.method not in READS and not self._may_write():
-            connection.release()
-            raise LeaseRunOut
-        return connection
+        @override
+        async def write_bytes(
+            self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None
+        ) -> None:
+            """Send the head and the body. Until Python 3.12 this is a later step than `send`."""
+            if self._late():
+                if conn.protocol is not None:
+                    conn.protocol.set_exception(LeaseRunOut())  # for the reader of the response
+                return
+            await super().write_bytes(writer, conn, content_length)
+
+        def _late(self) -> bool:
+            return self.method not in READS and not may_write()
+
+    return LeaderRequest
 
 
 class LeaderClient(Client):
@@ -81,8 +93,8 @@ class LeaderClient(Client):
     def _leader_session(
         self, access: ClusterAccess, *, connections: int, headers: Mapping[str, str], reuse: bool
     ) -> AiohttpSession:
-        connector = LeaderConnector(lambda: self._remaining_seconds() > 0, limit=connections, force_close=not reuse)
-        return AiohttpSession(access, connector, headers)
+        request_class = leader_request(lambda: self._remaining_seconds() > 0)
+        return AiohttpSession(access, connector(connections, reuse=reuse), headers, request_class=request_class)
 
     @override
     def _unreachable(self, error: Exception) -> NoResponse:

@@ -36,7 +36,7 @@ from mic.azure.errors import (
 from mic.azure.host_reads import HostReads
 from mic.azure.identities import GONE, Change, HostIdentities, decode_identities
 from mic.azure.transport import ArmTransport
-from mic.leader_client import LeaderConnector
+from mic.leader_client import leader_request
 from podidentity.azure.clouds import STACK_NAME, Cloud
 from podidentity.azure.resource_ids import Host, ScaleSet
 
@@ -259,7 +259,8 @@ class Compute:
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=LeaderConnector(self._may_write, limit=CONNECTIONS_MAX, ssl=self._ssl or True),
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, ssl=self._ssl or True),
+                request_class=leader_request(self._may_write),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,  # ArmTransport finds the proxy

@@ -35,7 +35,14 @@ class AiohttpResponse:
 class AiohttpSession:
     """A session that uses *connector*, which it owns, and the access's proxy."""
 
-    def __init__(self, access: ClusterAccess, connector: aiohttp.BaseConnector, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        access: ClusterAccess,
+        connector: aiohttp.BaseConnector,
+        headers: Mapping[str, str],
+        *,
+        request_class: type[aiohttp.ClientRequest] = aiohttp.ClientRequest,
+    ) -> None:
         self._access = access
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -45,6 +52,7 @@ class AiohttpSession:
             read_bufsize=CHUNK,
             auto_decompress=False,
             trust_env=False,
+            request_class=request_class,
         )
 
     async def request(

@@ -58,6 +58,13 @@ class Mic:
         async with asyncio.timeout(WAIT_SECONDS):
             return await self.process.wait()
 
+    async def suspended(self) -> None:
+        """Wait until the process is stopped by SIGSTOP."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            stat = Path(f"/proc/{self.process.pid}/stat")
+            while (await asyncio.to_thread(stat.read_bytes)).rpartition(b")")[2].split()[0] != b"T":
+                await asyncio.sleep(0.001)
+
     def read_log(self) -> str:
         return self.log.read_text()
 
@@ -74,15 +81,22 @@ class EmulatedCloud:
     mint: TokenMint
     running: list[Mic] = field(default_factory=list)
 
-    async def mic(self, *flags: str, active: bool = True, environ: Mapping[str, str] | None = None) -> Mic:
-        """Start another MIC; with *active*, wait until it leads. A later flag wins; *environ* is added to its own."""
+    async def mic(
+        self,
+        *flags: str,
+        active: bool = True,
+        environ: Mapping[str, str] | None = None,
+        module: str = "mic",
+    ) -> Mic:
+        """Start another MIC; with *active*, wait until it leads. A later flag wins; *environ* is added to its own.
+        *module* is mic or one that starts it."""
         ports = free_ports(2)
         log = self.folder / f"mic-{len(self.running)}.log"
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "mic",
+                module,
                 f"--kubeconfig={self.folder / 'kubeconfig'}",
                 f"--cloudconfig={self.folder / 'azure.json'}",
                 f"--ca-bundle={self.folder / 'ca.pem'}",

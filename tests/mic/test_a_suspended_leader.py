@@ -5,10 +5,13 @@ import json
 import signal
 import socket
 
+import pytest
+
 from podidentity_sandbox.serving import ResponseFault
 from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, Mic
 
+SUSPENDING = "tests.mic.suspending"
 LEASE = "--leader-election-duration=6s"
 SECOND_ADDRESS = "127.0.0.2"
 
@@ -54,11 +57,12 @@ async def test_a_leader_suspended_in_the_middle_of_its_writes_makes_none_after_t
     cloud.node("n0")
     cloud.identity()
     # A burst of one: with the default, all thirty would begin before the stop.
-    first = await cloud.mic(LEASE, "--clientQps=2", "--client-burst=1")
+    first = await cloud.mic(LEASE, "--clientQps=2", "--client-burst=1", module=SUSPENDING)
     for number in range(30):
         cloud.pod(f"web{number}", "n0")
     await cloud.until(lambda: len(cloud.assigned()) > 3)
-    first.process.send_signal(signal.SIGSTOP)
+    first.process.send_signal(signal.SIGUSR1)
+    await first.suspended()
     assert len(cloud.assigned()) < 25, "the leader was suspended during its writes"
     cloud.running.remove(first)
     try:
@@ -82,6 +86,26 @@ async def test_a_leader_suspended_between_reading_azure_and_the_change_does_not_
     first.process.send_signal(signal.SIGSTOP)
     cloud.running.remove(first)
     try:
+        await second_leader(cloud)
+        await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+        await woken(cloud, first)
+        assert cloud.on(vm_id("n0")) == {"demo"}
+        assert len(cloud.arm.writes()) == 1
+    finally:
+        cloud.running.append(first)
+
+
+@pytest.mark.parametrize("place", ["send", "write_bytes"])
+async def test_a_leader_suspended_while_it_sends_a_change_has_sent_it_before_or_never_does(
+    cloud: EmulatedCloud, place: str
+) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    first = await cloud.mic(LEASE, environ={"SUSPEND_AFTER": place}, module=SUSPENDING)
+    cloud.pod("web", "n0")
+    cloud.running.remove(first)
+    try:
+        await first.suspended()
         await second_leader(cloud)
         await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
         await woken(cloud, first)

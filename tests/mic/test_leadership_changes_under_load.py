@@ -117,6 +117,7 @@ async def replica(watched: Watched) -> Mic:
         f"--leader-election-instance=mic-{number}",
         f"--leader-election-duration={LEASE_SECONDS}s",
         active=False,
+        module="tests.mic.suspending",
     )
 
 
@@ -213,7 +214,8 @@ async def ended(watched: Watched, name: str, leader: Mic, how: str) -> None:
                 leader.process.kill()
                 await leader.ended()
             case "suspend":
-                leader.process.send_signal(signal.SIGSTOP)
+                leader.process.send_signal(signal.SIGUSR1)
+                await leader.suspended()
         await watched.cloud.until(lambda: watched.holder not in {"", name}, f"another leader after {how}")
         if how == "suspend":
             leader.process.send_signal(signal.SIGCONT)

@@ -1,8 +1,9 @@
 """MIC checks its lease after every wait, immediately before it sends a request that changes something."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from azure.core.credentials import AccessToken
@@ -10,10 +11,10 @@ from typing_extensions import override
 
 from mic.azure.compute import Compute
 from mic.azure.errors import Unreachable
-from mic.azure.identities import HostIdentities, change
+from mic.azure.identities import Change, HostIdentities, change
 from mic.leader_client import LeaderClient
 from podidentity.azure.clouds import Cloud
-from podidentity.azure.resource_ids import parse_provider_id
+from podidentity.azure.resource_ids import Host, parse_provider_id
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.errors import NoResponse
 from podidentity.kube.transport import CONNECTIONS_MAX
@@ -29,13 +30,24 @@ WRITES = ("POST", "PUT", "PATCH", "DELETE")
 OK = Reply({"kind": "Status"})
 
 
+SENT_IN_ONE_STEP = sys.version_info >= (3, 12)
+"""Whether aiohttp sends the body in the same step of the event loop in which it has the connection."""
+
+
 class Lease:
     """The remaining seconds, as set by the test."""
 
     seconds = 60.0
+    brief = False
+    """Whether the lease runs out after the step of the event loop in which it is asked for."""
 
     def remaining(self) -> float:
+        if self.brief:
+            asyncio.get_running_loop().call_soon(self.run_out)
         return self.seconds
+
+    def run_out(self) -> None:
+        self.seconds = 0.0
 
 
 @pytest.fixture
@@ -91,6 +103,21 @@ async def test_a_write_that_waited_for_a_connection_is_sent_only_if_the_lease_is
     assert sum(each.method == "PUT" for each in server.requests) == sent
 
 
+@pytest.mark.parametrize(("body", "sent"), [(b"{}", SENT_IN_ONE_STEP), (None, True)])
+async def test_a_write_is_sent_in_the_step_that_checks_the_lease(
+    server: ScriptedServer, client: LeaderClient, lease: Lease, body: bytes | None, sent: bool
+) -> None:
+    server.others += [OK, OK, OK]
+    await client.request("GET", "/a")  # so that an open connection is available
+    lease.brief = True
+    outcome = (await asyncio.gather(client.request("DELETE", "/b", body=body), return_exceptions=True))[0]
+    assert isinstance(outcome, bytes if sent else NoResponse)
+    if not sent:
+        assert "the leader lease has run out" in str(outcome)
+    await client.request("GET", "/c")
+    assert [each.path for each in server.requests] == ["/a", *["/b"] * sent, "/c"]
+
+
 async def test_a_write_waits_only_while_the_lease_is_valid(
     server: ScriptedServer, client: LeaderClient, lease: Lease
 ) -> None:
@@ -114,10 +141,25 @@ class SlowToken(Token):
         return AccessToken(self.token, 0)  # requested again for each request
 
 
-@pytest.mark.parametrize(("left", "writes"), [(10.0, 0), (10.1, 1)])
-async def test_azure_is_changed_only_if_the_lease_outlasts_the_request_after_the_token_fetch(
-    lease: Lease, left: float, writes: int
-) -> None:
+class Azure:
+    """Azure with one VM, and MIC's client of it."""
+
+    def __init__(self, arm: Arm, compute: Compute, credential: SlowToken) -> None:
+        self.arm = arm
+        self.compute = compute
+        self.credential = credential
+        self.host = cast("Host", parse_provider_id(f"azure://{vm_id()}"))
+
+    async def read(self) -> None:
+        await self.compute.get(self.host)
+
+    async def update(self) -> HostIdentities | BaseException:
+        wanted = cast("Change", change(HostIdentities(), [identity_id("one")], []))
+        return (await asyncio.gather(self.compute.update(self.host, wanted), return_exceptions=True))[0]
+
+
+@pytest.fixture
+async def azure(lease: Lease) -> AsyncIterator[Azure]:
     directory, mint, authority = Directory(), await asyncio.to_thread(TokenMint), await asyncio.to_thread(Authority)
     arm = Arm(directory, mint)
     await arm.start(ssl_context=await asyncio.to_thread(authority.server_context))
@@ -139,19 +181,31 @@ async def test_azure_is_changed_only_if_the_lease_outlasts_the_request_after_the
         ssl_context=authority.client_context(),
         may_write=lambda: lease.remaining() > 10.0,
     )
-    host = parse_provider_id(f"azure://{vm_id()}")
-    wanted = change(HostIdentities(), [identity_id("one")], [])
-    assert host is not None
-    assert wanted is not None
-    try:
-        await compute.get(host)  # so that an open connection is available
-        credential.left[""] = left
-        outcome = (await asyncio.gather(compute.update(host, wanted), return_exceptions=True))[0]
-        assert len(arm.writes()) == writes
-        assert isinstance(outcome, HostIdentities if writes else Unreachable)
-        if not writes:
-            assert "the leader lease has run out" in str(outcome)
-            await compute.get(host)
-    finally:
-        await compute.aclose()
-        await arm.stop()
+    made = Azure(arm, compute, credential)
+    await made.read()  # so that an open connection is available
+    yield made
+    await compute.aclose()
+    await arm.stop()
+
+
+@pytest.mark.parametrize(("left", "writes"), [(10.0, 0), (10.1, 1)])
+async def test_azure_is_changed_only_if_the_lease_outlasts_the_request_after_the_token_fetch(
+    azure: Azure, left: float, writes: int
+) -> None:
+    azure.credential.left[""] = left
+    outcome = await azure.update()
+    assert len(azure.arm.writes()) == writes
+    assert isinstance(outcome, HostIdentities if writes else Unreachable)
+    if not writes:
+        assert "the leader lease has run out" in str(outcome)
+        await azure.read()
+
+
+async def test_a_change_of_azure_is_sent_in_the_step_that_checks_the_lease(azure: Azure, lease: Lease) -> None:
+    lease.brief = True
+    outcome = await azure.update()
+    assert len(azure.arm.writes()) == SENT_IN_ONE_STEP
+    if not SENT_IN_ONE_STEP:
+        assert isinstance(outcome, Unreachable)
+        assert "the leader lease has run out" in str(outcome)
+    await azure.read()
