@@ -38,13 +38,20 @@ async def second_leader(cloud: EmulatedCloud) -> None:
     assert any(each.host == SECOND_ADDRESS for each in cloud.api.requests)
 
 
-async def woken(cloud: EmulatedCloud, first: Mic) -> None:
-    """Continue the first leader, and test that it ends and writes nothing: not to Azure, where the other one has no
-    work left either."""
-    kubernetes, azure = api_writes(cloud), len(cloud.arm.writes())
-    assert kubernetes
-    first.process.send_signal(signal.SIGCONT)
-    assert await first.ended() == 1
+async def woken_after_its_successor_has_led(cloud: EmulatedCloud, first: Mic, *pods: str) -> None:
+    """Wait until another replica has assigned the identity to all *pods*, continue the suspended leader, and test that
+    it ends and writes nothing: not to Azure, where the other one has no work left either."""
+    cloud.running.remove(first)  # it may end with an error
+    try:
+        await second_leader(cloud)
+        wanted = {f"{pod}-default-demo": "Assigned" for pod in pods}
+        await cloud.until(lambda: cloud.assigned() == wanted)
+        kubernetes, azure = api_writes(cloud), len(cloud.arm.writes())
+        assert kubernetes
+        first.process.send_signal(signal.SIGCONT)
+        assert await first.ended() == 1
+    finally:
+        cloud.running.append(first)
     assert "is lost" in first.read_log()
     assert "Traceback" not in first.read_log()
     assert api_writes(cloud) == kubernetes
@@ -58,19 +65,14 @@ async def test_a_leader_suspended_in_the_middle_of_its_writes_makes_none_after_t
     cloud.identity()
     # A burst of one: with the default, all thirty would begin before the stop.
     first = await cloud.mic(LEASE, "--clientQps=2", "--client-burst=1", module=SUSPENDING)
-    for number in range(30):
-        cloud.pod(f"web{number}", "n0")
+    pods = [f"web{number}" for number in range(30)]
+    for name in pods:
+        cloud.pod(name, "n0")
     await cloud.until(lambda: len(cloud.assigned()) > 3)
     first.process.send_signal(signal.SIGUSR1)
     await first.suspended()
     assert len(cloud.assigned()) < 25, "the leader was suspended during its writes"
-    cloud.running.remove(first)
-    try:
-        await second_leader(cloud)
-        await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * 30)
-        await woken(cloud, first)
-    finally:
-        cloud.running.append(first)
+    await woken_after_its_successor_has_led(cloud, first, *pods)
 
 
 async def test_a_leader_suspended_between_reading_azure_and_the_change_does_not_make_the_change(
@@ -84,15 +86,9 @@ async def test_a_leader_suspended_between_reading_azure_and_the_change_does_not_
     cloud.pod("web", "n0")
     await cloud.until(lambda: slow.times == 0)
     first.process.send_signal(signal.SIGSTOP)
-    cloud.running.remove(first)
-    try:
-        await second_leader(cloud)
-        await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
-        await woken(cloud, first)
-        assert cloud.on(vm_id("n0")) == {"demo"}
-        assert len(cloud.arm.writes()) == 1
-    finally:
-        cloud.running.append(first)
+    await woken_after_its_successor_has_led(cloud, first, "web")
+    assert cloud.on(vm_id("n0")) == {"demo"}
+    assert len(cloud.arm.writes()) == 1
 
 
 @pytest.mark.parametrize("place", ["send", "write_bytes"])
@@ -103,13 +99,7 @@ async def test_a_leader_suspended_while_it_sends_a_change_has_sent_it_before_or_
     cloud.identity()
     first = await cloud.mic(LEASE, environ={"SUSPEND_AFTER": place}, module=SUSPENDING)
     cloud.pod("web", "n0")
-    cloud.running.remove(first)
-    try:
-        await first.suspended()
-        await second_leader(cloud)
-        await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
-        await woken(cloud, first)
-        assert cloud.on(vm_id("n0")) == {"demo"}
-        assert len(cloud.arm.writes()) == 1
-    finally:
-        cloud.running.append(first)
+    await first.suspended()
+    await woken_after_its_successor_has_led(cloud, first, "web")
+    assert cloud.on(vm_id("n0")) == {"demo"}
+    assert len(cloud.arm.writes()) == 1
