@@ -158,7 +158,8 @@ static void fail(struct client *c, enum failure failure) {
     alive--;
 }
 
-/* Gives the next request to a client that is free since `since`: now, or when the request is due. */
+/* Gives the next request to a client that is free since `since`: now, or when the request is due. A request that is due
+ * while others are idle belongs to the first of these: it waited for this program only. */
 static void become_free(struct client *c, int64_t since, int64_t now) {
     struct group *g = c->group;
     c->state = READY;
@@ -166,11 +167,12 @@ static void become_free(struct client *c, int64_t since, int64_t now) {
     if (g->interval_ns == 0.0) {
         if (now < end_ns)
             take_request(c, now, now);
-    } else if (g->due_ns <= now) {
+    } else if (g->due_ns <= now && !g->idle) {
         take_request(c, g->due_ns, now);
     } else {
         c->state = IDLE;
-        g->held_ns = 0;
+        if (g->due_ns > now)
+            g->held_ns = 0;
         append(&g->idle, &g->idle_last, c);
     }
 }

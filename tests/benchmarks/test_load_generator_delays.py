@@ -1,6 +1,7 @@
 """The load generator attributes delays correctly: to the server, to itself, or to the wait for a connection."""
 
 import asyncio
+import os
 import signal
 import socket
 import time
@@ -34,14 +35,19 @@ async def test_a_stall_counts_for_all_requests_that_were_due() -> None:
 
 
 async def test_a_delayed_generator_reports_it() -> None:
-    async with serving(always(OK)) as server:
+    async def answer(_server: Server, _number: int, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.05)  # so that responses arrive while the generator is stopped
+        writer.write(OK)
+
+    async with serving(answer) as server:
         load = await asyncio.to_thread(
-            generator.start, "127.0.0.1", server.port, [group(8, rate=100)], 3.0, warm_seconds=0
+            generator.start, "127.0.0.1", server.port, [group(64, rate=100)], 3.0, warm_seconds=0
         )
         with load:
             await asyncio.to_thread(load.counting)
             await asyncio.sleep(0.3)
             load._process.send_signal(signal.SIGSTOP)
+            await asyncio.to_thread(os.waitid, os.P_PID, load._process.pid, os.WSTOPPED | os.WNOWAIT)
             await asyncio.sleep(0.5)
             load._process.send_signal(signal.SIGCONT)
             await asyncio.sleep(0.5)
