@@ -2,9 +2,10 @@
 
 The peer with most connections loses one: of those on which nothing is pending, the one that was idle longest. So no
 peer loses a connection while another peer has more, and the peer with fewest connections is always served. If the
-peer with most connections has no idle one, it loses one on which it is slow or sends without waiting for answers. In
-this case the newcomer must have at least two fewer connections, or two busy peers would evict each other
-alternately. A connection whose request is being answered is never evicted.
+peer with most connections has no idle one, it loses one on which it is slow or sends without waiting for answers, and
+if requests have just arrived on TRIES idle ones, it loses the one of these that was idle longest. In both cases the
+newcomer must have at least two fewer connections, or two busy peers would evict each other alternately. A connection
+whose request is being answered is never evicted.
 
 Cost: the connections of the peer with most are sorted for an eviction, and evicted in that order until every entry is
 outdated. Each entry is sorted once, and only an action of its peer makes it outdated. An eviction therefore costs the
@@ -65,18 +66,24 @@ cdef class Eviction:
     cdef bint evict_for(self, Peer newcomer) except -1:
         """Close a connection in favour of *newcomer*. Return whether there was one."""
         cdef Connection connection
+        cdef Connection longest_idle = None  # a request has arrived on it
         for _ in range(<int>TRIES):
             connection = self.next_victim(newcomer)
             if connection is None:
-                return False
+                break
             if not is_idle(connection):
-                connection.reset()
-                self.slow += 1
-                return True
+                return self.evict_busy(connection)
             if close_if_idle(connection):
                 self.idle += 1
                 return True
-        return False
+            if longest_idle is None and connection.holder.open >= newcomer.open + 2:
+                longest_idle = connection
+        return longest_idle is not None and self.evict_busy(longest_idle)
+
+    cdef bint evict_busy(self, Connection connection) except -1:
+        connection.reset()
+        self.slow += 1
+        return True
 
     cdef Connection next_victim(self, Peer newcomer):
         """Return the connection to evict in favour of *newcomer*, or None. Each call returns another one."""

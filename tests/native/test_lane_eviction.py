@@ -4,12 +4,14 @@ import asyncio
 import os
 import socket
 
+import pytest
 from typing_extensions import override
 
 from _native.lane import Limits
 from tests.native.serving import LAST_REQUEST, OTHER_REQUEST, REQUEST, Holding, Peer, Recorder, Serving, serving
 
 A, B, C = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+NEWCOMER = "127.0.2.1"
 
 
 async def is_open(peer: Peer) -> bool:
@@ -99,6 +101,31 @@ async def test_an_arrived_request_that_was_not_read_yet_is_pending() -> None:
             lane.iterate()
         assert b" 200 " in await asking.answer()
         assert await idle.ending() == b""
+
+
+@pytest.mark.parametrize(("slots", "evicted"), [((10,), 1), ((5, 5), 1), ((1,) * 10, 0)])
+async def test_requests_that_arrive_on_all_idle_connections_exclude_no_peer_with_fewer(
+    slots: tuple[int, ...], evicted: int
+) -> None:
+    addresses = tuple(f"127.0.0.{number}" for number in range(1, len(slots) + 1))
+    async with serving(limits=Limits(connections=10), addresses=(*addresses, NEWCOMER)) as lane:
+        counts = zip(addresses, slots, strict=True)
+        asking = [await lane.connect(address) for address, count in counts for _ in range(count)]
+        for each in asking:
+            await each.ask()
+        with socket.socket() as newcomer:
+            newcomer.bind((NEWCOMER, 0))
+            newcomer.connect(("127.0.0.1", lane.port))
+            newcomer.setblocking(False)
+            newcomer.send(REQUEST)
+            for each in asking:  # after the newcomer, so that one iteration of the loop sees it first
+                os.write(each.writer.get_extra_info("socket").fileno(), REQUEST)
+            lane.iterate()
+            assert (lane.count("evicted_slow"), lane.count("refused_total")) == (evicted, 1 - evicted)
+            served = await asyncio.gather(*(each.answer() for each in asking), return_exceptions=True)
+            closed = [number for number, each in enumerate(served) if not isinstance(each, bytes)]
+            assert len(closed) == evicted
+            assert {0, slots[0]}.issuperset(closed), "of its peer's, the one that was idle longest"
 
 
 async def test_without_idle_connections_a_slow_peer_loses_a_slot_to_a_peer_with_fewer() -> None:
