@@ -58,6 +58,11 @@ cdef tuple eviction_rank(Connection each):
     return 0, each.deadline_ns - (each.lane.first_byte_ns if each.state == FRESH else each.lane.idle_ns)
 
 
+cdef inline bint may_lose_busy(Peer peer, Peer newcomer) noexcept:
+    """Return whether *peer* may lose a connection that is not idle to *newcomer*."""
+    return peer.open >= newcomer.open + 2
+
+
 @cython.final
 cdef class Eviction:
     def __init__(self, ConnectionSlots slots not None):
@@ -76,7 +81,7 @@ cdef class Eviction:
             if close_if_idle(connection):
                 self.idle += 1
                 return True
-            if longest_idle is None and connection.holder.open >= newcomer.open + 2:
+            if longest_idle is None and may_lose_busy(connection.holder, newcomer):
                 longest_idle = connection
         return longest_idle is not None and self.evict_busy(longest_idle)
 
@@ -99,7 +104,7 @@ cdef class Eviction:
                 then, _, each = peer.order[-1]
                 connection = <Connection>each
                 now = eviction_rank(connection)
-                if now == then and now[0] and peer.open < newcomer.open + 2:
+                if now == then and now[0] and not may_lose_busy(peer, newcomer):
                     return None
                 peer.order.pop()
                 if now == then:
