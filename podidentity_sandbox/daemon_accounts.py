@@ -92,8 +92,6 @@ def _documents(own: Mapping[str, tuple[str, str]]) -> Iterator[dict[str, Any]]:
     """
     for document in read_documents(INSTALLATION):
         if document["kind"] in _KINDS:
-            if rules := document.get("rules"):
-                document["rules"] = [rule for rule in rules if rule["resources"] != ["secrets"]]
             yield document
     rbac = "rbac.authorization.k8s.io"
     for name, (resource, verb) in own.items():

@@ -158,8 +158,8 @@ def _failure(application: Application, error: kube.ApiError) -> AzureError:
     if isinstance(error, kube.Forbidden | kube.Unauthorized):
         return CredentialError(
             f"NMI may not read Secret {secret}: allow its service account the verb get on it, by adding namespace "
-            f"{application.secret_namespace} to the chart's rbac.secretNamespaces (empty means all namespaces), with "
-            f"rbac.allowAccessToSecrets=true",
+            f"{application.secret_namespace} to the chart's rbac.secretNamespaces, or by nmi.servicePrincipals=true "
+            f"for all namespaces, with rbac.allowAccessToSecrets=true",
             code="secret_forbidden",
         )
     return Unreachable(

@@ -21,8 +21,8 @@ CREDENTIALS: Final = "credentials"
 NAMESPACES_MAX: Final = 200
 """Namespaces of Secrets that one command checks."""
 GRANT: Final = (
-    "add them to the chart's rbac.secretNamespaces, or leave that list empty for all namespaces; "
-    "rbac.allowAccessToSecrets must be true"
+    "add them to the chart's rbac.secretNamespaces, or set nmi.servicePrincipals=true for all namespaces (auto: if "
+    "such an identity exists when helm installs or upgrades); rbac.allowAccessToSecrets must be true"
 )
 
 
@@ -53,7 +53,7 @@ def check_secrets(access: Sequence[SecretAccess], identities: Iterable[AzureIden
             yield make_finding(CHECK, Level.PROBLEM, says, GRANT)
         elif each.everywhere and not needed:
             says = f"{who} may get every Secret of the cluster, but no AzureIdentity is of type 1 or 2"
-            then = "remove the permission: rbac.allowAccessToSecrets=false in the chart's values"
+            then = "remove the permission: helm upgrade with nmi.servicePrincipals=auto or false"
             yield make_finding(CHECK, Level.WARNING, says, then)
         elif each.everywhere:
             says = f"{who} may get every Secret of the cluster; rbac.secretNamespaces can limit it to "

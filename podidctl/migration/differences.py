@@ -12,6 +12,7 @@ from mic.decisions.assignments import misconfigured
 from mic.startup.spellings import respelled
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.source import PolicyError
+from podidctl.diagnosis.token_source import SERVICE_PRINCIPAL_TYPES
 from podidctl.migration.field_spellings import object_name
 from podidctl.printing import listed
 from podidentity.azure.clouds import of_environment
@@ -179,13 +180,21 @@ def _spellings(found: Installation) -> Iterator[Difference]:
 
 def _identities(read: _ReadableObjects) -> Iterator[Difference]:
     policy = SignInPolicy(of_environment(None))
+    if any(each.spec.type in SERVICE_PRINCIPAL_TYPES for each in read.identities.values()):
+        yield Difference(
+            DifferenceLevel.REVIEW,
+            "Secrets of AzureIdentities of type 1 and 2",
+            "NMI may read them if helm finds such an identity when it installs or upgrades; helm template finds none",
+            "without helm install or upgrade, set nmi.servicePrincipals=true or rbac.secretNamespaces, or apply "
+            "deploy/manifests/service-principals.yaml",
+        )
     for key, identity in sorted(read.identities.items()):
         about = f"AzureIdentity {'/'.join(filter(None, key))}"
         if why := misconfigured(identity):
             yield Difference(
                 DifferenceLevel.FIX, about, why, ("correct it; the Go implementation does not assign it either")
             )
-        elif identity.spec.type in {IdentityType.SECRET, IdentityType.CERTIFICATE}:
+        elif identity.spec.type in SERVICE_PRINCIPAL_TYPES:
             try:
                 policy.application(identity)
             except PolicyError as error:

@@ -8,6 +8,7 @@ sufficient.
 """
 
 import itertools
+import json
 import time
 
 import pytest
@@ -73,22 +74,16 @@ def test_permissions_in_standard_mode(plane: up.Plane, helm: str, namespace: str
         assert cluster.rights(MIC, of=namespace, within="kube-system") == EVERYWHERE
         assert cluster.rights(MIC, of=namespace, within=namespace) == EVERYWHERE | ITS_OWN
         assert cluster.rights(MIC, of=namespace, within="default") == EVERYWHERE | lock()
-        assert cluster.rights(NMI, of=namespace, within="kube-system") == STANDARD | SECRETS
-        assert cluster.rights(NMI, of=namespace, within=namespace) == STANDARD | SECRETS
+        assert cluster.rights(NMI, of=namespace, within="kube-system") == STANDARD
+        assert cluster.rights(NMI, of=namespace, within=namespace) == STANDARD
         assert cluster.rights("default", of=namespace, within=namespace) == set()
 
 
 def test_managed_mode_has_no_mic_and_nmi_reads_bindings(plane: up.Plane, namespace: str) -> None:
     cluster = Cluster(plane)
     with cluster.installed(namespace, "--set=operationMode=managed"):
-        assert cluster.rights(NMI, of=namespace, within="default") == MANAGED | SECRETS
+        assert cluster.rights(NMI, of=namespace, within="default") == MANAGED
         assert cluster.rights(MIC, of=namespace, within="default") == set()
-
-
-def test_nmi_may_read_secrets_only_if_the_values_allow_it(plane: up.Plane, namespace: str) -> None:
-    cluster = Cluster(plane)
-    with cluster.installed(namespace, "--set=rbac.allowAccessToSecrets=false"):
-        assert cluster.rights(NMI, of=namespace, within=namespace) == STANDARD
 
 
 def until(cluster: Cluster, namespace: str, within: str, rights: set[Right]) -> None:
@@ -97,6 +92,40 @@ def until(cluster: Cluster, namespace: str, within: str, rights: set[Right]) -> 
     while (found := cluster.rights(NMI, of=namespace, within=within)) != rights:
         assert time.monotonic() < deadline, found
         time.sleep(0.1)
+
+
+def test_nmi_may_read_secrets_only_if_an_identity_needs_it_or_the_values_say_so(
+    plane: up.Plane, namespace: str
+) -> None:
+    cluster = Cluster(plane)
+    upgrade = ("upgrade", "pi", str(CHART), f"--namespace={namespace}", LIMIT, "--set=crds.upgrade=false")
+    with cluster.installed(namespace):
+        create_identity(cluster, namespace, type_=3)
+        cluster.helm(*upgrade)
+        assert cluster.rights(NMI, of=namespace, within="default") == STANDARD
+        cluster.helm(*upgrade, "--set=nmi.servicePrincipals=true")
+        until(cluster, namespace, "default", STANDARD | SECRETS)
+        cluster.helm(*upgrade)
+        until(cluster, namespace, "default", STANDARD)
+        create_identity(cluster, namespace, type_=2)
+        cluster.helm(*upgrade)
+        until(cluster, namespace, "default", STANDARD | SECRETS)
+        for refusal in ("nmi.servicePrincipals", "rbac.allowAccessToSecrets"):
+            cluster.helm(*upgrade, f"--set={refusal}=false")
+            until(cluster, namespace, "default", STANDARD)
+            cluster.helm(*upgrade)
+            until(cluster, namespace, "default", STANDARD | SECRETS)
+        cluster.kubectl("delete", "azureidentity", "--all", f"--namespace={namespace}")
+
+
+def create_identity(cluster: Cluster, namespace: str, *, type_: int) -> None:
+    document = {
+        "apiVersion": f"{GROUP}/v1",
+        "kind": "AzureIdentity",
+        "metadata": {"name": f"of-type-{type_}", "namespace": namespace},
+        "spec": {"type": type_, "clientID": "c", "tenantID": "t"},
+    }
+    cluster.kubectl("apply", "--filename=-", stdin=json.dumps(document))
 
 
 def test_nmi_may_read_secrets_in_the_listed_namespaces_only(plane: up.Plane, namespace: str) -> None:
@@ -110,7 +139,7 @@ def test_nmi_may_read_secrets_in_the_listed_namespaces_only(plane: up.Plane, nam
         until(cluster, namespace, listed, STANDARD | SECRETS)
         for within in (other, namespace, "kube-system"):
             assert cluster.rights(NMI, of=namespace, within=within) == STANDARD
-        cluster.helm(*upgrade, "--set=crds.upgrade=false")
+        cluster.helm(*upgrade, "--set=crds.upgrade=false,nmi.servicePrincipals=true")
         until(cluster, namespace, other, STANDARD | SECRETS)
         cluster.helm(*upgrade, names)
         until(cluster, namespace, other, STANDARD)

@@ -362,6 +362,7 @@ async def test_a_forbidden_secret_is_named_with_the_permission_to_grant(bench: B
     assert (type(error), error.code) == (CredentialError, "secret_forbidden")
     assert "verb get" in error.message
     assert "adding namespace team-a to the chart's rbac.secretNamespaces" in error.message
+    assert "nmi.servicePrincipals=true" in error.message
 
 
 async def test_a_transient_failure_of_the_api_server_is_retried(bench: Bench, identity: AzureIdentity) -> None:

@@ -30,7 +30,7 @@ def test_an_unneeded_permission_for_all_secrets_is_reported_with_the_value_that_
     (line,) = diagnose_secrets(SecretAccess(NMI, everywhere=True))
     assert line.level is Level.WARNING
     assert "NMI's service account kube-system/nmi may get every Secret of the cluster" in line.says
-    assert "rbac.allowAccessToSecrets=false" in line.next
+    assert "nmi.servicePrincipals=auto or false" in line.next
     assert diagnose_secrets(SecretAccess(NMI)) == []
 
 
@@ -51,6 +51,7 @@ def test_a_namespace_without_the_permission_is_a_problem_that_names_namespace_an
     assert line.level is Level.PROBLEM
     assert line.says.endswith("in shop")
     assert "rbac.secretNamespaces" in line.next
+    assert "nmi.servicePrincipals=true" in line.next
 
 
 def test_a_failed_permission_check_is_unknown() -> None:

@@ -21,7 +21,9 @@ from tests.realnode.verification import verify
 
 pytestmark = pytest.mark.node
 
-VALUES: Final[dict[str, Any]] = {"nmi": {"redirect": {"backend": "cilium"}, "handover": {"enabled": False}}}
+VALUES: Final[dict[str, Any]] = {
+    "nmi": {"redirect": {"backend": "cilium"}, "handover": {"enabled": False}, "servicePrincipals": True}
+}
 OPEN: Final[dict[str, Any]] = {"nmi": {**VALUES["nmi"], "failClosed": False}}
 WITHOUT_NMI: Final[dict[str, Any]] = {"nodeSelector": {"no-node": "has-this"}}
 INSTANCE: Final = "/metadata/instance?api-version=2021-02-01"

@@ -51,6 +51,7 @@ def test_a_pod_gets_the_token_of_a_service_principal(bed: Bed, namespace: str) -
         manifests.binding("principal", namespace=namespace),
         manifests.pod("app", SLEEP, labels={"aadpodidbinding": "principal"}, namespace=namespace),
     )
+    bed.install(command="upgrade")  # so that helm finds the identity, and permits NMI to read its Secret
     bed.kubectl("wait", "--for=condition=Ready", "pod/app", f"--namespace={namespace}", "--timeout=60s")
     client.eventually(bed, "app", principal.client_id, namespace=namespace)
 

@@ -52,6 +52,7 @@ nmi:
     backend: auto
     target: auto
   routeLocalnet: check
+  servicePrincipals: auto
   seccompProfile: RuntimeDefault
 rbac:
   enabled: true
