@@ -225,8 +225,8 @@ class TypeUpgrade:
         for number, (meta, reason) in enumerate(work.failed.values()):
             if number < NAMED_MAX:
                 log.warning(
-                    "an object in an old spelling cannot be rewritten; correct it, or see what our role and admission "
-                    "rules allow",
+                    "an object in an old spelling cannot be rewritten; correct it, or see what MIC's role (helm "
+                    "upgrade adds update to it) and admission rules allow",
                     extra={"resource": f"{kind.name} {meta.namespace}/{meta.name}", "reason": reason},
                 )
             message = f"The fields of this object are spelled as before v1.6.0 and cannot be rewritten: {reason}"

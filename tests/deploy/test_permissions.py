@@ -28,10 +28,20 @@ EVERYWHERE: set[Right] = {
     ("pods", "", "list watch"),
     ("nodes", "", "list watch"),
     ("events", "", "create patch"),
+    (f"azureidentities.{GROUP}", "", "list watch"),
+    (f"azureidentitybindings.{GROUP}", "", "list watch"),
+    (f"azurepodidentityexceptions.{GROUP}", "", "list"),
+    (f"azureassignedidentities.{GROUP}", "", "create delete get list patch update watch"),
+}
+UPGRADING: set[Right] = {
+    *EVERYWHERE,
     (f"azureidentities.{GROUP}", "", "list update watch"),
     (f"azureidentitybindings.{GROUP}", "", "list update watch"),
     (f"azurepodidentityexceptions.{GROUP}", "", "list update"),
-    (f"azureassignedidentities.{GROUP}", "", "create delete get list patch update watch"),
+} - {
+    (f"azureidentities.{GROUP}", "", "list watch"),
+    (f"azureidentitybindings.{GROUP}", "", "list watch"),
+    (f"azurepodidentityexceptions.{GROUP}", "", "list"),
 }
 ITS_OWN: set[Right] = {("configmaps", "", "create"), ("configmaps", "aad-pod-identity-config", "get update")}
 
@@ -70,7 +80,9 @@ def namespace() -> str:
 @pytest.mark.parametrize("helm", HELMS)
 def test_permissions_in_standard_mode(plane: up.Plane, helm: str, namespace: str) -> None:
     cluster = Cluster(plane, helm)
-    with cluster.installed(namespace):
+    cluster.kubectl("create", "namespace", namespace)
+    record_upgrade(cluster, namespace)
+    with cluster.installed(namespace, "--set=nmi.servicePrincipals=false"):
         assert cluster.rights(MIC, of=namespace, within="kube-system") == EVERYWHERE
         assert cluster.rights(MIC, of=namespace, within=namespace) == EVERYWHERE | ITS_OWN
         assert cluster.rights(MIC, of=namespace, within="default") == EVERYWHERE | lock()
@@ -86,10 +98,10 @@ def test_managed_mode_has_no_mic_and_nmi_reads_bindings(plane: up.Plane, namespa
         assert cluster.rights(MIC, of=namespace, within="default") == set()
 
 
-def until(cluster: Cluster, namespace: str, within: str, rights: set[Right]) -> None:
-    """Wait until NMI has these *rights*: the authorizer receives changed roles by a watch."""
+def until(cluster: Cluster, namespace: str, within: str, rights: set[Right], *, account: str = NMI) -> None:
+    """Wait until *account* has these *rights*: the authorizer receives changed roles by a watch."""
     deadline = time.monotonic() + 20
-    while (found := cluster.rights(NMI, of=namespace, within=within)) != rights:
+    while (found := cluster.rights(account, of=namespace, within=within)) != rights:
         assert time.monotonic() < deadline, found
         time.sleep(0.1)
 
@@ -100,6 +112,7 @@ def test_nmi_may_read_secrets_only_if_an_identity_needs_it_or_the_values_say_so(
     cluster = Cluster(plane)
     upgrade = ("upgrade", "pi", str(CHART), f"--namespace={namespace}", LIMIT, "--set=crds.upgrade=false")
     with cluster.installed(namespace):
+        cluster.kubectl("delete", "azureidentity", "--all", "--all-namespaces")
         create_identity(cluster, namespace, type_=3)
         cluster.helm(*upgrade)
         assert cluster.rights(NMI, of=namespace, within="default") == STANDARD
@@ -128,6 +141,11 @@ def create_identity(cluster: Cluster, namespace: str, *, type_: int) -> None:
     cluster.kubectl("apply", "--filename=-", stdin=json.dumps(document))
 
 
+def record_upgrade(cluster: Cluster, namespace: str) -> None:
+    record = ("aad-pod-identity-config", "--from-literal=type-upgrade-status=1")
+    cluster.kubectl("create", "configmap", *record, f"--namespace={namespace}")
+
+
 def test_nmi_may_read_secrets_in_the_listed_namespaces_only(plane: up.Plane, namespace: str) -> None:
     cluster = Cluster(plane)
     listed, other = f"{namespace}-shop", f"{namespace}-other"
@@ -147,6 +165,19 @@ def test_nmi_may_read_secrets_in_the_listed_namespaces_only(plane: up.Plane, nam
         until(cluster, namespace, listed, STANDARD)
     until(cluster, namespace, listed, set())
     cluster.kubectl("delete", "namespace", listed, other, "--wait=false")
+
+
+def test_mic_may_rewrite_objects_only_until_their_type_upgrade_is_recorded(plane: up.Plane, namespace: str) -> None:
+    cluster = Cluster(plane)
+    upgrade = ("upgrade", "pi", str(CHART), f"--namespace={namespace}", LIMIT, "--set=crds.upgrade=false")
+    with cluster.installed(namespace):
+        create_identity(cluster, namespace, type_=3)
+        cluster.helm(*upgrade)
+        until(cluster, namespace, "default", UPGRADING | lock(), account=MIC)
+        record_upgrade(cluster, namespace)
+        cluster.helm(*upgrade)
+        until(cluster, namespace, "default", EVERYWHERE | lock(), account=MIC)
+        cluster.kubectl("delete", "azureidentity", "--all", f"--namespace={namespace}")
 
 
 def test_mic_may_change_nodes_only_with_a_startup_taint(plane: up.Plane, namespace: str) -> None:

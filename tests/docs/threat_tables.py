@@ -32,11 +32,15 @@ class Row:
 def rows() -> list[Row]:
     """Return the rows of all threat tables in the order of the page."""
     lines = (ROOT / "docs" / "security.md").read_text().splitlines()
-    return [
-        Row(number, tuple(cell.strip() for cell in line.strip("|").split("|")))
-        for number, line in enumerate(lines, 1)
-        if line.startswith("| ") and not line.startswith(("| ---", "| threat "))
-    ]
+    found, inside = list[Row](), False
+    for number, line in enumerate(lines, 1):
+        if line.startswith("| threat "):
+            inside = True
+        elif not line.startswith("| "):
+            inside = False
+        elif inside and not line.startswith("| ---"):
+            found.append(Row(number, tuple(cell.strip() for cell in line.strip("|").split("|"))))
+    return found
 
 
 @cache
