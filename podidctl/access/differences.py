@@ -117,6 +117,9 @@ def _facts_about_pods(review: AccessReview) -> Iterator[tuple[str, str]]:
         for way in pod.host_access:
             detail = f" {way.detail}" if way.detail else ""
             yield f"workload {workloads[pod.full_name]}", f"reaches its node's identities by {way.way}{detail}"
+        for way in pod.undecided_access:
+            detail = f" {way.detail}" if way.detail else ""
+            yield f"workload {workloads[pod.full_name]}", f"may reach its node's identities by {way.way}{detail}"
         for action in pod.rights:
             yield f"workload {workloads[pod.full_name]}", f"may {action}, by service account {pod.service_account}"
     for grant in review.grants:

@@ -6,7 +6,7 @@ Names come from objects that tenants write, so each one is a quoted string witho
 from collections.abc import Iterator
 
 from mic.preview.text import printable
-from podidctl.access.schema import AccessReview, Explained, GrantState
+from podidctl.access.schema import AccessReview, Explained, GrantState, PodAccess
 
 STYLES = {
     GrantState.USABLE: "solid",
@@ -50,10 +50,18 @@ def _lines(review: AccessReview) -> Iterator[str]:
             yield _edge("pod", grant.pod, "identity", grant.identity, label=grant.state.value, style=style)
     hosts = {each.name: each.host for each in review.nodes}
     for pod in review.pods:
-        if pod.host_access and pod.node in hosts:
-            ways = ", ".join(each.way.value for each in pod.host_access)
-            yield _edge("pod", pod.full_name, "host", hosts[pod.node], label=ways, style="solid", color="red")
+        if pod.node in hosts:
+            yield from _host_edge(pod, hosts[pod.node])
     yield "}"
+
+
+def _host_edge(pod: PodAccess, host: str) -> Iterator[str]:
+    if pod.host_access:
+        ways = ", ".join(dict.fromkeys(access.way.value for access in pod.host_access))
+        yield _edge("pod", pod.full_name, "host", host, label=ways, style="solid", color="red")
+    elif pod.undecided_access:
+        ways = ", ".join(dict.fromkeys(access.way.value for access in pod.undecided_access))
+        yield _edge("pod", pod.full_name, "host", host, label=f"undecided: {ways}", style="dashed", color="orange")
 
 
 def _node(kind: str, name: str, shape: str, *, color: str = "") -> str:

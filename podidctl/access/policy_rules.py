@@ -1,6 +1,7 @@
 """Evaluation of the rules of a policy on a review. Pure.
 
-A rule that depends on an unread part is *undecided*: its violations are reported, and more are possible.
+A rule that depends on an unread part, or on an undecided setting of a pod, is *undecided*: its violations are reported,
+and more are possible.
 """
 
 from collections import defaultdict
@@ -25,10 +26,14 @@ from podidctl.access.policy import (
 )
 from podidctl.access.schema import (
     AccessReview,
+    BlastRadius,
     Explained,
     Grant,
     Host,
+    HostAccess,
+    NodeAccess,
     PodAccess,
+    Reach,
     SubjectAccess,
     SubjectRight,
 )
@@ -64,14 +69,14 @@ def evaluate(review: AccessReview, rules: Iterable[RuleLine], file: str) -> Poli
                 severity=each.rule.severity,
                 line=each.line,
                 violations=list(_violations(data, each.rule)),
-                undecided=_undecided(review, each.rule),
+                undecided=[*_unread(review, each.rule), *_undecided_pods(data, each.rule)],
             )
             for each in rules
         ],
     )
 
 
-def _undecided(review: AccessReview, rule: Rule) -> list[str]:
+def _unread(review: AccessReview, rule: Rule) -> list[str]:
     needed = set(PARTS[type(rule)])
     if isinstance(rule, NoHostAccess) and rule.identities:
         needed |= {AZURE, *GRANTS}
@@ -105,6 +110,14 @@ class _Data:
         hosts = {each.id: each for each in self.review.hosts}
         return {each.name: hosts[each.host] for each in self.review.nodes if each.host in hosts}
 
+    @cached_property
+    def nodes(self) -> dict[str, NodeAccess]:
+        return {each.name: each for each in self.review.nodes}
+
+    @cached_property
+    def radius_index(self) -> BlastRadiusIndex:
+        return BlastRadiusIndex(self.review.pods, self.review.grants, self.review.hosts)
+
 
 def _violations(data: _Data, rule: Rule) -> Iterator[Violation]:
     match rule:
@@ -113,9 +126,7 @@ def _violations(data: _Data, rule: Rule) -> Iterator[Violation]:
         case SingleNamespace():
             yield from _single_namespace(data, rule)
         case IdentityTypes():
-            for each in data.review.identities:
-                if is_matched(each.full_name, rule.identities) and each.type not in rule.types:
-                    yield Violation(object=f"AzureIdentity {each.full_name}", says=f"has type {each.type}")
+            yield from _identity_types(data, rule)
         case NoHostAccess():
             yield from _no_host_access(data, rule)
         case NoUnexplainedIdentities():
@@ -123,13 +134,7 @@ def _violations(data: _Data, rule: Rule) -> Iterator[Violation]:
         case OnlySubjects():
             yield from _only_subjects(data, rule)
         case NoWildcardSubjects():
-            for subject, right in _rights(data, built_in=rule.built_in):
-                if (
-                    right.wildcard
-                    and right.action in rule.actions
-                    and not is_listed(subject.full_name, rule.except_subjects)
-                ):
-                    yield _by_right(subject, right, "by a wildcard")
+            yield from _no_wildcard_subjects(data, rule)
         case BlastRadiusLimit():
             yield from _blast_radius(data, rule)
 
@@ -162,23 +167,58 @@ def _single_namespace(data: _Data, rule: SingleNamespace) -> Iterator[Violation]
             )
 
 
+def _identity_types(data: _Data, rule: IdentityTypes) -> Iterator[Violation]:
+    for each in data.review.identities:
+        if is_matched(each.full_name, rule.identities) and each.type not in rule.types:
+            yield Violation(object=f"AzureIdentity {each.full_name}", says=f"has type {each.type}")
+
+
 def _no_host_access(data: _Data, rule: NoHostAccess) -> Iterator[Violation]:
     for pod in data.review.pods:
-        ways = [each.way.value for each in pod.host_access if each.way in rule.ways]
-        if (
-            not ways
-            or not is_listed(pod.node, rule.nodes)
-            or is_listed(pod.namespace, rule.except_namespaces)
-            or is_matched(pod.full_name, rule.except_pods)
-        ):
-            continue
-        host = data.host_of_node.get(pod.node)
-        reached = sorted(_matching(host, rule.identities)) if host is not None and rule.identities else []
-        if reached or not rule.identities:
-            what = f"identity {', '.join(reached)}" if reached else "the identities"
+        if (ways := _ways(pod.host_access, rule)) and (identities := _reached(data, rule, pod)) is not None:
             yield Violation(
-                object=f"Pod {pod.full_name}", says=f"reaches {what} of node {pod.node} by {', '.join(ways)}"
+                object=f"Pod {pod.full_name}", says=f"reaches {identities} of node {pod.node} by {', '.join(ways)}"
             )
+
+
+def _ways(access: Iterable[HostAccess], rule: NoHostAccess) -> list[str]:
+    return list(dict.fromkeys(each.way.value for each in access if each.way in rule.ways))
+
+
+def _reached(data: _Data, rule: NoHostAccess, pod: PodAccess) -> str | None:
+    """Return the identities of the rule that are on the pod's node; None if none is, or the rule excepts the pod."""
+    if (
+        not is_listed(pod.node, rule.nodes)
+        or is_listed(pod.namespace, rule.except_namespaces)
+        or is_matched(pod.full_name, rule.except_pods)
+    ):
+        return None
+    if not rule.identities:
+        return "the identities"
+    host = data.host_of_node.get(pod.node)
+    names = sorted(_matching(host, rule.identities)) if host is not None else []
+    return f"identity {', '.join(names)}" if names else None
+
+
+def _undecided_pods(data: _Data, rule: Rule) -> Iterator[str]:
+    """Yield the pods whose undecided settings could violate the rule."""
+    if isinstance(rule, NoHostAccess):
+        for pod in data.review.pods:
+            undecided = [each for each in pod.undecided_access if each.way in rule.ways]
+            if undecided and not _ways(pod.host_access, rule) and _reached(data, rule, pod) is not None:
+                yield f"Pod {pod.full_name} on node {pod.node}: {_shown(undecided)}"
+    elif isinstance(rule, BlastRadiusLimit) and rule.of == "pod":
+        for pod in data.review.pods:
+            node = data.nodes.get(pod.node)
+            if node is None or not pod.undecided_access or is_listed(pod.namespace, rule.except_namespaces):
+                continue
+            own = _count(_reach(rule, data.radius_index.of_pod(pod, node)))
+            if own <= rule.max_identities < (most := _count(_reach(rule, node.blast_radius))):
+                yield f"Pod {pod.full_name} may reach {most} identities: {_shown(pod.undecided_access)}"
+
+
+def _shown(undecided: Iterable[HostAccess]) -> str:
+    return "; ".join(f"{' '.join(filter(None, (each.way.value, each.detail)))}: {each.why}" for each in undecided)
 
 
 def _matching(host: Host, patterns: list[str]) -> Iterator[str]:
@@ -210,6 +250,13 @@ def _only_subjects(data: _Data, rule: OnlySubjects) -> Iterator[Violation]:
             yield _by_right(subject, right, f"in {', '.join(where) or 'all namespaces'}")
 
 
+def _no_wildcard_subjects(data: _Data, rule: NoWildcardSubjects) -> Iterator[Violation]:
+    for subject, right in _rights(data, built_in=rule.built_in):
+        excepted = is_listed(subject.full_name, rule.except_subjects)
+        if right.wildcard and right.action in rule.actions and not excepted:
+            yield _by_right(subject, right, "by a wildcard")
+
+
 def _by_right(subject: SubjectAccess, right: SubjectRight, rest: str) -> Violation:
     return Violation(object=subject.full_name, says=f"may {right.action} {rest}: {'; '.join(right.via)}")
 
@@ -219,15 +266,20 @@ def _blast_radius(data: _Data, rule: BlastRadiusLimit) -> Iterator[Violation]:
     if rule.of == "node":
         reached = ((f"Node {each.name}", each.blast_radius) for each in review.nodes)
     else:
-        index = BlastRadiusIndex(review.pods, review.grants, review.hosts)
-        nodes = {each.name: each for each in review.nodes}
         reached = (
-            (f"Pod {each.full_name}", index.of_pod(each, nodes.get(each.node)))
+            (f"Pod {each.full_name}", data.radius_index.of_pod(each, data.nodes.get(each.node)))
             for each in review.pods
             if not is_listed(each.namespace, rule.except_namespaces)
         )
     for name, radius in reached:
-        reach = radius.federated if rule.federated else radius.today
-        count = len(reach.identities) + len(reach.others)
+        count = _count(_reach(rule, radius))
         if count > rule.max_identities:
             yield Violation(object=name, says=f"reaches {count} identities, more than {rule.max_identities}")
+
+
+def _reach(rule: BlastRadiusLimit, radius: BlastRadius) -> Reach:
+    return radius.federated if rule.federated else radius.today
+
+
+def _count(reach: Reach) -> int:
+    return len(reach.identities) + len(reach.others)

@@ -11,11 +11,37 @@ RBAC_GROUP: Final = "rbac.authorization.k8s.io"
 
 class Capabilities(Wire, frozen=True):
     add: list[str] | None = None
+    drop: list[str] | None = None
+
+
+class WindowsOptions(Wire, frozen=True):
+    host_process: bool | None = None
 
 
 class ContainerSecurity(Wire, frozen=True):
+    """The security context of a container, or the Windows options in that of a pod."""
+
     privileged: bool | None = None
     capabilities: Capabilities | None = None
+    proc_mount: str | None = None
+    windows_options: WindowsOptions | None = None
+
+    @property
+    def added(self) -> frozenset[str]:
+        """Added capabilities, in the spelling of `podidctl.access.capabilities`."""
+        return _capability_names(self.capabilities.add) if self.capabilities is not None else frozenset()
+
+    @property
+    def dropped(self) -> frozenset[str]:
+        return _capability_names(self.capabilities.drop) if self.capabilities is not None else frozenset()
+
+    @property
+    def is_host_process(self) -> bool:
+        return self.windows_options is not None and bool(self.windows_options.host_process)
+
+
+def _capability_names(names: list[str] | None) -> frozenset[str]:
+    return frozenset(name.upper().removeprefix("CAP_") for name in names or ())
 
 
 class VolumeMount(Wire, frozen=True):
@@ -39,6 +65,10 @@ class Volume(Wire, frozen=True):
 
 class ReviewedPodSpec(PodSpec, frozen=True):
     host_pid: bool = msgspec.field(name="hostPID", default=False)
+    host_ipc: bool = msgspec.field(name="hostIPC", default=False)
+    host_users: bool | None = None
+    """False in a user namespace of its own."""
+    security_context: ContainerSecurity | None = None
     containers: list[ReviewedContainer] | None = None
     init_containers: list[ReviewedContainer] | None = None
     ephemeral_containers: list[ReviewedContainer] | None = None

@@ -1,7 +1,7 @@
 """The access review as a function of the objects. Pure."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,7 +14,7 @@ from podidctl.access.blast_radius import BlastRadiusIndex
 from podidctl.access.cluster_objects import ClusterObjects, readable
 from podidctl.access.daemon_rules import DaemonRules, daemon_rules, mic_daemons, nmi_daemons, nodes_without_nmi
 from podidctl.access.grants import binding_index, find_grants, live_pods
-from podidctl.access.host_access import host_access
+from podidctl.access.host_access import host_access, undecided_access
 from podidctl.access.hosts import HostMap, find_hosts
 from podidctl.access.offered_identities import OfferedIdentities, identity_of, secret_of
 from podidctl.access.pod_reach import reach_of_pods
@@ -25,9 +25,7 @@ from podidctl.access.schema import (
     AccessReview,
     Action,
     Binding,
-    Explained,
     Grant,
-    GrantState,
     Host,
     HostAccess,
     Identity,
@@ -37,11 +35,11 @@ from podidctl.access.schema import (
     ProgramAccess,
     Scope,
     SubjectAccess,
-    Summary,
     Way,
 )
 from podidctl.access.scope import restrict
 from podidctl.access.subjects import actions_of_accounts, find_subjects, with_accounts
+from podidctl.access.summary import summarize
 from podidctl.access.targets import ByName, Targets
 from podidctl.access.unknown_parts import unknown_parts
 from podidctl.diagnosis.access_reviews import service_account_of
@@ -51,7 +49,6 @@ from podidctl.diagnosis.service_accounts import account_name
 from podidentity.object_limits import oversized
 
 WHOLE_CLUSTER = Scope()
-GIVEN = frozenset({GrantState.USABLE, GrantState.PENDING})
 
 
 def review(objects: ClusterObjects, scope: Scope = WHOLE_CLUSTER) -> AccessReview:
@@ -209,8 +206,8 @@ class _Review:
         found = []
         for pod in self.live:
             name = "/".join(pod.key)
-            ways = self.ways[name]
-            if not (ways or pod.binding_label or name in granted or pod.key in self.daemon_of):
+            ways, undecided = self.ways[name], undecided_access(pod) if pod.spec.node_name else []
+            if not (ways or undecided or pod.binding_label or name in granted or pod.key in self.daemon_of):
                 continue
             found.append(
                 PodAccess(
@@ -223,6 +220,7 @@ class _Review:
                     program=self.daemon_of.get(pod.key, ""),
                     mirror=pod.mirror,
                     host_access=ways,
+                    undecided_access=undecided,
                     rights=actions.get(account_name(pod), []),
                     note=self._note(pod, is_granted=name in granted),
                 )
@@ -353,7 +351,15 @@ class _Review:
             rules=self.rules.shown(),
             azure="not read" if not asked else "read" if read == len(azure_hosts) else "partly read",
             unknown=unknown_parts(self.objects, self.rules, self.hosts),
-            summary=self._summary(azure_complete=asked and read == len(azure_hosts)),
+            summary=summarize(
+                self.objects,
+                live_pods=len(self.live),
+                pods=self.pods,
+                grants=self.grants,
+                hosts=self.hosts,
+                subjects=self.subjects if self.permissions is not None else None,
+                azure_complete=asked and read == len(azure_hosts),
+            ),
             identities=self.identities,
             bindings=self.bindings,
             exceptions=self.exceptions,
@@ -363,32 +369,6 @@ class _Review:
             hosts=self.hosts,
             programs=self.programs,
             subjects=self.subjects,
-        )
-
-    def _summary(self, *, azure_complete: bool) -> Summary:
-        objects = self.objects
-        pods_read = not isinstance(objects.pods, ReadFailure)
-        unexplained = {
-            (host.id, each.resource_id)
-            for host in self.hosts
-            for each in host.attached
-            if each.explained is Explained.NOTHING
-        }
-        grants_known = pods_read and not any(
-            isinstance(each, ReadFailure) for each in (objects.identities, objects.bindings, objects.assigned)
-        )
-        return Summary(
-            identities=_count(objects.identities),
-            bindings=_count(objects.bindings),
-            pods=len(self.live) if pods_read else None,
-            pods_with_identities=len({each.pod for each in self.grants if each.state in GIVEN})
-            if grants_known
-            else None,
-            host_pods=sum(bool(each.host_access) for each in self.pods) if pods_read else None,
-            nodes=_count(objects.nodes),
-            hosts=None if isinstance(objects.nodes, ReadFailure) else len(self.hosts),
-            unexplained=len(unexplained) if azure_complete else None,
-            subjects=None if self.permissions is None else sum(not each.built_in for each in self.subjects),
         )
 
 
@@ -401,7 +381,3 @@ def workload_of(pod: ReviewedPod) -> str:
     if owner.kind == "ReplicaSet" and len(suffix) > 1 and owner.name.endswith(suffix):
         return f"Deployment {owner.name.removesuffix(suffix)}"
     return f"{owner.kind} {owner.name}"
-
-
-def _count(several: Sequence[object] | ReadFailure) -> int | None:
-    return None if isinstance(several, ReadFailure) else len(several)

@@ -39,16 +39,23 @@ class Way(StrEnum):
 
     HOST_NETWORK = "hostNetwork"
     PRIVILEGED = "privileged"
+    HOST_PROCESS = "hostProcess"
+    """A Windows container in the node's namespaces."""
     CAPABILITY = "capability"
     HOST_PID = "hostPID"
+    HOST_IPC = "hostIPC"
+    """Always undecided."""
+    PROC_MOUNT = "procMount"
     HOST_PATH = "hostPath"
     EXCEPTION = "exception"
     MIC = "mic"
     NO_NMI = "noNMI"
 
 
-TAKES_OVER: Final = frozenset({Way.PRIVILEGED, Way.CAPABILITY, Way.HOST_PID, Way.HOST_PATH})
-"""Ways with which a pod can take over its node, with the credentials of the kubelet and of NMI."""
+TAKES_OVER: Final = frozenset(
+    {Way.PRIVILEGED, Way.HOST_PROCESS, Way.CAPABILITY, Way.HOST_PID, Way.PROC_MOUNT, Way.HOST_PATH}
+)
+"""Ways with which a pod can take over its node or the pods there, with the credentials of the kubelet and of NMI."""
 
 
 class Action(StrEnum):
@@ -154,11 +161,13 @@ class PodException(NamespacedPart, frozen=True, kw_only=True):
 
 
 class HostAccess(ReportModel, frozen=True, kw_only=True):
-    """One way in which a pod reaches its node's identities."""
+    """One way in which a pod reaches its node's identities, or may do so."""
 
     way: Way
     detail: str = ""
     """The exception, the capability, the path, or why there is no NMI."""
+    why: str = ""
+    """What the pod gets by it, or why that is undecided."""
 
 
 class PodAccess(NamespacedPart, frozen=True, kw_only=True):
@@ -174,6 +183,9 @@ class PodAccess(NamespacedPart, frozen=True, kw_only=True):
     """`nmi` or `mic`."""
     mirror: bool = False
     host_access: list[HostAccess] = msgspec.field(default_factory=list)
+    undecided_access: list[HostAccess] = msgspec.field(default_factory=list)
+    """Settings with which it may take over its node, depending on facts that the API server does not show. They do not
+    count for the blast radius."""
     rights: list[Action] = msgspec.field(default_factory=list)
     """What its service account may do."""
     note: str = ""
@@ -320,6 +332,8 @@ class Summary(ReportModel, frozen=True, kw_only=True):
     """Pods with a usable or pending grant."""
     host_pods: int | None
     """Pods that reach their node's identities without NMI's decision."""
+    undecided_pods: int | None = None
+    """Pods of which this is undecided."""
     nodes: int | None
     hosts: int | None
     unexplained: int | None

@@ -32,7 +32,9 @@ def _identity(review: AccessReview, scope: Scope) -> AccessReview:
         review,
         scope,
         identities={scope.name},
-        keep_pod=lambda pod: pod.full_name in granted or (pod.node in on_hosts and bool(pod.host_access)),
+        keep_pod=lambda pod: (
+            pod.full_name in granted or (pod.node in on_hosts and bool(pod.host_access or pod.undecided_access))
+        ),
         hosts=hosts,
         only_grants_of_identities=True,
     )

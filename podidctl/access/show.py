@@ -92,7 +92,8 @@ def _headline(review: AccessReview) -> Iterator[str]:
     cluster = ", ".join(UNKNOWN + " " + many if n is None else counted(n, one, many) for n, one, many in numbers)
     with_ = UNKNOWN if summary.pods_with_identities is None else str(summary.pods_with_identities)
     by_host = UNKNOWN if summary.host_pods is None else str(summary.host_pods)
-    yield f"the cluster has {cluster}; pods with an identity: {with_}; pods that reach their host: {by_host}"
+    undecided = f", undecided: {summary.undecided_pods}" if summary.undecided_pods else ""
+    yield f"the cluster has {cluster}; pods with an identity: {with_}; pods that reach their host: {by_host}{undecided}"
     limits = ", identities serve their own namespace only" if rules.force_namespaced else ""
     yield f"{rules.mode} mode{limits}, by {rules.source}; Azure: {review.azure}"
 
@@ -138,7 +139,7 @@ def _pods(review: AccessReview, most: int, *, wide: bool) -> Iterator[Sequence[s
         cells = (
             "; ".join(filter(None, (_names((_grant(each) for each in own), most), pod.note))),
             _names({_path(each) for each in own}, most),
-            "; ".join(map(_way, pod.host_access)),
+            "; ".join(_ways(pod, wide=wide)),
             ", ".join(each.value for each in pod.rights),
         )
         rows[(pod.full_name if wide else f"{pod.namespace}/{pod.workload}", *cells)].append(pod)
@@ -203,8 +204,14 @@ def _path(grant: Grant) -> str:
     return account or f"assigned identity {grant.assigned_identity}"
 
 
-def _way(way: HostAccess) -> str:
-    return f"{way.way.value} {way.detail}" if way.detail else way.way.value
+def _ways(pod: PodAccess, *, wide: bool) -> Iterator[str]:
+    yield from (_way(each, wide=wide) for each in pod.host_access)
+    yield from (f"undecided: {_way(each, wide=wide)}" for each in pod.undecided_access)
+
+
+def _way(way: HostAccess, *, wide: bool) -> str:
+    why = f"({way.why})" if wide and way.why else ""
+    return " ".join(filter(None, (way.way.value, way.detail, why)))
 
 
 def _reach(reach: Reach, most: int) -> str:

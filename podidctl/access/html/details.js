@@ -65,6 +65,8 @@ function makeDetails(graph, onSelect) {
       warn(pod.note);
       if (pod.takesOver) warn("It can take over its node, with the credentials of the kubelet and of NMI.");
       texts("Uses its node's identities by", pod.host.map(([way, detail]) => (detail ? way + ": " + detail : way)));
+      texts("May use them, undecided", pod.undecided.map(([way, detail, why]) =>
+        (detail ? way + ": " + detail : way) + " (" + why + ")"));
       texts("Its service account may", pod.rights);
       const grants = grantsOf(0, at);
       objects("Identities", pick("identity", grants.map((each) => each[1])));

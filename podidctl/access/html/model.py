@@ -120,6 +120,7 @@ def _pod(pod: PodAccess, nodes: Mapping[str, int]) -> Document:
         "workload": pod.workload,
         "program": pod.program,
         "host": [[each.way.value, each.detail] for each in pod.host_access],
+        "undecided": [[each.way.value, each.detail, each.why] for each in pod.undecided_access],
         "takesOver": pod.takes_over_node,
         "rights": [each.value for each in pod.rights],
         "note": pod.note,

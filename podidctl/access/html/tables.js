@@ -7,6 +7,7 @@ function makeTables(onSelect, graph) {
   const hostOf = (node) => (node >= 0 ? name("host", data.nodes[node].host) : "");
   const names = (reach) => [...reach.identities.map((at) => name("identity", at)),
     ...reach.others.map((at) => name("other", at)), ...(reach.system ? ["system-assigned"] : [])].join(", ");
+  const ways = (found) => found.map(([way, detail]) => (detail ? way + ": " + detail : way)).join(", ");
   const TABLES = {
     grants: {
       title: "Pods and their identities",
@@ -19,12 +20,13 @@ function makeTables(onSelect, graph) {
     },
     host: {
       title: "Pods with their node's identities",
-      columns: ["pod", "node", "by", "host", "identities"],
-      rows: () => data.pods.map((pod, at) => [pod, at]).filter(([pod]) => pod.host.length).map(([pod, at]) => ({
-        object: graph.objects.pod[at],
-        cells: [pod.name, nodeName(pod.node), pod.host.map(([way, detail]) => (detail ? way + ": " + detail : way))
-          .join(", "), hostOf(pod.node), pod.node >= 0 ? names(data.nodes[pod.node].today) : ""],
-      })),
+      columns: ["pod", "node", "by", "undecided", "host", "identities"],
+      rows: () => data.pods.map((pod, at) => [pod, at])
+        .filter(([pod]) => pod.host.length || pod.undecided.length).map(([pod, at]) => ({
+          object: graph.objects.pod[at],
+          cells: [pod.name, nodeName(pod.node), ways(pod.host), ways(pod.undecided), hostOf(pod.node),
+            pod.host.length && pod.node >= 0 ? names(data.nodes[pod.node].today) : ""],
+        })),
     },
     identities: {
       title: "Identities",

@@ -103,8 +103,16 @@ def pod(
     capabilities: list[str] | None = None,
     host_path: str = "",
     read_only: bool = False,
+    dropped: list[str] | None = None,
+    proc_mount: str | None = None,
+    **spec: Any,
 ) -> ReviewedPod:
-    security = ContainerSecurity(privileged=privileged or None, capabilities=Capabilities(add=capabilities))
+    """*spec*: further fields of the pod's spec."""
+    security = ContainerSecurity(
+        privileged=privileged or None,
+        capabilities=Capabilities(add=capabilities, drop=dropped),
+        proc_mount=proc_mount,
+    )
     mounts = [VolumeMount(name="host", read_only=read_only)] if host_path else None
     return ReviewedPod(
         metadata=PodMeta(
@@ -121,7 +129,7 @@ def pod(
             host_network=host_network,
             host_pid=host_pid,
             containers=[ReviewedContainer(security_context=security, volume_mounts=mounts)],
-            volumes=[Volume(name="host", host_path=HostPath(path=host_path))] if host_path else None,
+            **{"volumes": [Volume(name="host", host_path=HostPath(path=host_path))] if host_path else None} | spec,
         ),
         status=PodStatus(phase=phase),
     )

@@ -4,17 +4,33 @@ from typing import Any
 
 import pytest
 
-from podidctl.access.host_access import host_access
-from podidctl.access.schema import Way
+from podidctl.access.host_access import host_access, undecided_access
+from podidctl.access.projections import (
+    ContainerSecurity,
+    HostPath,
+    ReviewedContainer,
+    Volume,
+    VolumeMount,
+    WindowsOptions,
+)
+from podidctl.access.schema import TAKES_OVER, Way
 from tests.podidctl.access.small_cluster import SCALE_SET, exception, nmi, node, pod, pod_of, reviewed
+
+HOST_PROCESS = ContainerSecurity(windows_options=WindowsOptions(host_process=True))
+PRIVILEGED = ContainerSecurity(privileged=True)
 
 
 def ways(exempt: str = "", *, nmi_missing: str = "", **spec: Any) -> list[Way]:
     return [each.way for each in host_access(pod("web", **spec), exempt, nmi_missing=nmi_missing)]
 
 
+def undecided(**spec: Any) -> list[tuple[Way, str]]:
+    return [(each.way, each.detail) for each in undecided_access(pod("web", **spec))]
+
+
 def test_an_ordinary_pod_has_none() -> None:
     assert ways() == []
+    assert undecided() == []
 
 
 @pytest.mark.parametrize(
@@ -25,7 +41,12 @@ def test_an_ordinary_pod_has_none() -> None:
         ({"capabilities": ["SYS_ADMIN"]}, Way.CAPABILITY),
         ({"capabilities": ["CAP_SYS_MODULE"]}, Way.CAPABILITY),
         ({"capabilities": ["all"]}, Way.CAPABILITY),
+        ({"host_pid": True}, Way.HOST_PID),
         ({"host_pid": True, "capabilities": ["SYS_PTRACE"]}, Way.HOST_PID),
+        ({"proc_mount": "Unmasked"}, Way.PROC_MOUNT),
+        ({"security_context": HOST_PROCESS}, Way.HOST_PROCESS),
+        ({"init_containers": [ReviewedContainer(security_context=HOST_PROCESS)]}, Way.HOST_PROCESS),
+        ({"ephemeral_containers": [ReviewedContainer(security_context=PRIVILEGED)]}, Way.PRIVILEGED),
     ],
 )
 def test_each_setting_of_the_pod_is_found(spec: Any, way: Way) -> None:
@@ -35,15 +56,16 @@ def test_each_setting_of_the_pod_is_found(spec: Any, way: Way) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        {"host_pid": True},
         {"capabilities": ["NET_ADMIN", "NET_RAW"]},
         {"capabilities": ["SYS_PTRACE"]},
-        {"host_path": "/var/log", "read_only": False},
+        {"capabilities": ["CHOWN", "IPC_LOCK"]},
+        {"proc_mount": "Default"},
         {"host_path": "/usr/share/zoneinfo", "read_only": True},
     ],
 )
 def test_settings_that_do_not_suffice_are_not_reported(spec: Any) -> None:
     assert ways(**spec) == []
+    assert undecided(**spec) == []
 
 
 @pytest.mark.parametrize(
@@ -71,10 +93,63 @@ def test_host_paths_with_credentials_or_code_are_found(path: str, *, read_only: 
 
 
 def test_paths_that_only_look_alike_are_not_found() -> None:
-    assert ways(host_path="/procedures") == []
+    assert ways(host_path="/procedures", read_only=True) == []
     assert ways(host_path="/proc/1/rooted", read_only=True) == []
     assert ways(host_path="/sys", read_only=True) == []
     assert ways(host_path="/var/lib/kubelet-logs", read_only=True) == []
+
+
+@pytest.mark.parametrize("capability", ["NET_ADMIN", "NET_RAW"])
+def test_a_network_capability_in_the_nodes_network_reaches_the_requests_of_other_pods(capability: str) -> None:
+    assert ways(host_network=True, capabilities=[capability], dropped=["ALL"]) == [Way.HOST_NETWORK, Way.CAPABILITY]
+
+
+def test_a_default_capability_in_the_nodes_network_is_undecided_unless_it_is_dropped() -> None:
+    assert undecided(host_network=True) == [(Way.CAPABILITY, "NET_RAW")]
+    assert undecided(host_network=True, dropped=["NET_RAW"]) == []
+    assert undecided(host_network=True, dropped=["all"]) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "way", "detail"),
+    [
+        ({"host_ipc": True}, Way.HOST_IPC, ""),
+        ({"capabilities": ["PERFMON"]}, Way.CAPABILITY, "PERFMON"),
+        ({"capabilities": ["CAP_OF_A_LATER_KERNEL"]}, Way.CAPABILITY, "OF_A_LATER_KERNEL"),
+        ({"proc_mount": "Unmasked", "host_users": False}, Way.PROC_MOUNT, "Unmasked"),
+        ({"host_path": "/data", "read_only": True}, Way.HOST_PATH, "/data"),
+    ],
+)
+def test_a_setting_whose_effect_depends_on_the_node_is_undecided(spec: Any, way: Way, detail: str) -> None:
+    assert undecided(**spec) == [(way, detail)]
+    assert ways(**spec) == []
+
+
+def test_every_reported_setting_has_its_reason() -> None:
+    every = pod(
+        "web",
+        privileged=True,
+        capabilities=["SYS_ADMIN", "PERFMON", "SYSLOG"],
+        proc_mount="Unmasked",
+        host_pid=True,
+        host_ipc=True,
+        host_path="/etc",
+        security_context=HOST_PROCESS,
+    )
+    found = [*host_access(every, ""), *undecided_access(every)]
+    assert {each.way for each in found} == {*TAKES_OVER, Way.HOST_IPC}
+    assert [each for each in found if not each.why] == []
+
+
+def test_a_path_that_one_container_may_write_counts_as_written() -> None:
+    mounts = [[VolumeMount(name="host", read_only=read_only)] for read_only in (True, False, True)]
+    several = pod("web", host_path="/data", init_containers=[ReviewedContainer(volume_mounts=each) for each in mounts])
+    assert [each.way for each in host_access(several, "")] == [Way.HOST_PATH]
+    assert undecided_access(several) == []
+
+
+def test_a_volume_that_no_container_mounts_gives_nothing() -> None:
+    assert ways(volumes=[Volume(name="host", host_path=HostPath(path="/"))]) == []
 
 
 def test_exemptions_name_their_cause_and_do_not_apply_to_mirror_pods() -> None:
