@@ -95,6 +95,8 @@ def _facts(review: AccessReview) -> Iterator[tuple[str, str]]:
             yield f"identity {identity.full_name}", f"cannot be used: {identity.problem}"
     for binding in review.bindings:
         yield f"binding {binding.full_name}", f"gives {binding.identity} to the selector {binding.selector!r}"
+        if binding.critical:
+            yield f"binding {binding.full_name}", binding.critical
     for exception in review.exceptions:
         labels = ", ".join(f"{key}={value}" for key, value in exception.labels.items())
         yield f"exception {exception.full_name}", f"exempts pods with one of the labels {labels or '(none)'}"

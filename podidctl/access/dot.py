@@ -29,7 +29,7 @@ def _lines(review: AccessReview) -> Iterator[str]:
     for identity in review.identities:
         yield _node("identity", identity.full_name, "box", color="red" if identity.problem else "")
     for binding in review.bindings:
-        yield _node("binding", binding.full_name, "cds")
+        yield _node("binding", binding.full_name, "cds", color="red" if binding.critical else "")
         yield _edge("binding", binding.full_name, "identity", binding.identity)
     for pod in review.pods:
         yield _node("pod", pod.full_name, "ellipse", color="red" if pod.host_access else "")

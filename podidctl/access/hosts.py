@@ -77,7 +77,7 @@ def find_hosts(
         place.nodes.add(node)
     for grant in grants:
         identity, place = identities.get(grant.identity), by_id.get(places.id_of(node_of.get(grant.pod, "")))
-        known = _identity_id(identity) if identity is not None else None
+        known = user_assigned_id(identity) if identity is not None else None
         if place is None or known is None or grant.state not in NEED_HOST:
             continue
         place.pods[known.lower()].add(grant.pod)
@@ -92,7 +92,7 @@ def find_hosts(
     names: defaultdict[str, list[str]] = defaultdict(list)
     client_ids: dict[str, str] = {}
     for name, identity in sorted(identities.items()):
-        if (known := _identity_id(identity)) is not None:
+        if (known := user_assigned_id(identity)) is not None:
             names[known.lower()].append(name)
             client_ids.setdefault(known.lower(), identity.spec.client_id)
     return [_shown(by_id[key], objects.azure, names, client_ids) for key in sorted(by_id)]
@@ -134,14 +134,14 @@ def _shown(
 
 
 def _explanation(place: _Place, key: str, is_own: bool) -> Explained:
+    if is_own:  # MIC never detaches it, also after the last of its pods
+        return Explained.CLUSTER
     if place.pods.get(key):
         return Explained.PODS
-    if is_own:
-        return Explained.CLUSTER
     return Explained.ASSIGNMENT if key in place.assigned else Explained.NOTHING
 
 
-def _identity_id(identity: AzureIdentity) -> str | None:
+def user_assigned_id(identity: AzureIdentity) -> str | None:
     """Return the resource id of an identity that is attached to hosts."""
     if identity.spec.type != IdentityType.USER_ASSIGNED:
         return None

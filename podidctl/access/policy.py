@@ -71,6 +71,12 @@ class NoHostAccess(_Rule, frozen=True, kw_only=True, tag="no-host-access"):
     except_pods: list[str] = msgspec.field(default_factory=list)
 
 
+class NoClusterIdentity(_Rule, frozen=True, kw_only=True, tag="no-cluster-identity"):
+    """No binding is for the cluster's own identity."""
+
+    except_bindings: list[str] = msgspec.field(default_factory=list)
+
+
 class NoUnexplainedIdentities(_Rule, frozen=True, kw_only=True, tag="no-unexplained-identities"):
     """No host has an identity on Azure that nothing in the cluster explains."""
 
@@ -114,6 +120,7 @@ Rule: TypeAlias = (
     | SingleNamespace
     | IdentityTypes
     | NoHostAccess
+    | NoClusterIdentity
     | NoUnexplainedIdentities
     | OnlySubjects
     | NoWildcardSubjects

@@ -14,6 +14,7 @@ from podidctl.access.policy import (
     BlastRadiusLimit,
     IdentityOnlyFrom,
     IdentityTypes,
+    NoClusterIdentity,
     NoHostAccess,
     NoUnexplainedIdentities,
     NoWildcardSubjects,
@@ -48,6 +49,7 @@ PARTS: Final[dict[type[Rule], tuple[str, ...]]] = {
     SingleNamespace: GRANTS,
     IdentityTypes: (RESOURCES["identities"],),
     NoHostAccess: HOSTS,
+    NoClusterIdentity: (AZURE, RESOURCES["identities"], RESOURCES["bindings"]),
     NoUnexplainedIdentities: (AZURE, RESOURCES["nodes"], *GRANTS),
     OnlySubjects: (RBAC_PART,),
     NoWildcardSubjects: (RBAC_PART,),
@@ -83,6 +85,8 @@ def _unread(review: AccessReview, rule: Rule) -> list[str]:
     unread = [f"{each.part}: {each.why}" for each in review.unknown if each.part in needed]
     if AZURE in needed and review.azure == "not read":
         unread.append("azure: it was not read; pass --cloudconfig")
+    elif isinstance(rule, NoClusterIdentity) and not review.cluster_identity:
+        unread.append("azure: the cloud config names no identity; pass the azure.json of a node as --cloudconfig")
     return unread
 
 
@@ -129,6 +133,8 @@ def _violations(data: _Data, rule: Rule) -> Iterator[Violation]:
             yield from _identity_types(data, rule)
         case NoHostAccess():
             yield from _no_host_access(data, rule)
+        case NoClusterIdentity():
+            yield from _no_cluster_identity(data, rule)
         case NoUnexplainedIdentities():
             yield from _no_unexplained(data, rule)
         case OnlySubjects():
@@ -225,6 +231,12 @@ def _matching(host: Host, patterns: list[str]) -> Iterator[str]:
     for each in host.attached:
         names = each.identities or [each.resource_id.rpartition("/")[2]]
         yield from (name for name in names if is_matched(name, patterns))
+
+
+def _no_cluster_identity(data: _Data, rule: NoClusterIdentity) -> Iterator[Violation]:
+    for binding in data.review.bindings:
+        if binding.critical and not is_matched(binding.full_name, rule.except_bindings):
+            yield Violation(object=f"AzureIdentityBinding {binding.full_name}", says=binding.critical)
 
 
 def _no_unexplained(data: _Data, rule: NoUnexplainedIdentities) -> Iterator[Violation]:

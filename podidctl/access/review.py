@@ -11,6 +11,7 @@ from mic.cluster.bindings import BindingIndex
 from mic.cluster.mirror_pods import WHY as MIRROR_POD
 from mic.decisions.assignments import Key, misconfigured
 from podidctl.access.blast_radius import BlastRadiusIndex
+from podidctl.access.cluster_identity import CRITICAL, is_cluster_identity, names_of_cluster_identity
 from podidctl.access.cluster_objects import ClusterObjects, readable
 from podidctl.access.daemon_rules import DaemonRules, daemon_rules, mic_daemons, nmi_daemons, nodes_without_nmi
 from podidctl.access.grants import binding_index, find_grants, live_pods
@@ -308,6 +309,8 @@ class _Review:
     def bindings(self) -> list[Binding]:
         pods = Counter(each.binding for each in self.grants)
         known = {each.key for each in readable(self.objects.identities)}
+        own = names_of_cluster_identity(self.objects.azure)
+        critical = {each.key for each in readable(self.objects.identities) if is_cluster_identity(each, own)}
         beyond = {binding.key: why for binding, why in self.index.beyond()}
         found = []
         for each in readable(self.objects.bindings):
@@ -324,6 +327,7 @@ class _Review:
                     selector=each.spec.selector,
                     pods=pods["/".join(each.key)],
                     problem=problem,
+                    critical=CRITICAL if tuple(identity_of(each).split("/", 1)) in critical else "",
                 )
             )
         return sorted(found, key=lambda each: each.key)
@@ -349,6 +353,7 @@ class _Review:
         return AccessReview(
             read_at=self.objects.read_at,
             rules=self.rules.shown(),
+            cluster_identity=self.objects.azure.own_identity if self.objects.azure is not None else "",
             azure="not read" if not asked else "read" if read == len(azure_hosts) else "partly read",
             unknown=unknown_parts(self.objects, self.rules, self.hosts),
             summary=summarize(

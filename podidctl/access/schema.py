@@ -149,6 +149,8 @@ class Binding(NamespacedPart, frozen=True, kw_only=True):
     pods: int
     """Pods with a grant through this binding."""
     problem: str = ""
+    critical: str = ""
+    """Fault and next action as a sentence without its subject, if the identity is the cluster's own."""
 
 
 class PodException(NamespacedPart, frozen=True, kw_only=True):
@@ -352,6 +354,9 @@ class AccessReview(ReportModel, frozen=True, kw_only=True):
     rules: Rules
     azure: str
     """`read`, `partly read`, or `not read`."""
+    cluster_identity: str = ""
+    """The cluster's own identity, by client id or resource id. Empty if no cloud config names it: bindings of it are
+    then not recognized."""
     unknown: list[Unknown]
     summary: Summary
     identities: list[Identity]

@@ -33,6 +33,10 @@ def show(review: AccessReview, to: Console, *, wide: bool = False) -> None:
     most = 1 << 30 if wide else NAMES_MAX
     for line in _headline(review):
         to.print(escape(plain(line)), soft_wrap=True)
+    for binding in review.bindings:
+        if binding.critical:
+            line = f"critical: binding {binding.full_name} (selector {binding.selector!r}) {binding.critical}"
+            to.print(f"[red]{escaped(line)}[/]", soft_wrap=True)
     if review.blast_radius is not None:
         _show_blast_radius(review, review.blast_radius, to)
     _table(to, "identities", _identities(review, most, wide=wide), wide=wide)
@@ -55,6 +59,11 @@ def show(review: AccessReview, to: Console, *, wide: bool = False) -> None:
     if review.azure == "not read":
         to.print(
             "Azure was not read, so identities that no object in the cluster shows are not listed; pass --cloudconfig"
+        )
+    if not review.cluster_identity:
+        to.print(
+            "no cloud config names the cluster's own identity, so bindings of it are not recognized; pass the "
+            "azure.json of a node as --cloudconfig"
         )
 
 

@@ -59,7 +59,7 @@ def _document(review: AccessReview) -> Document:
                 "identity": identities.get(each.identity, ABSENT),
                 "target": each.identity,
                 "selector": each.selector,
-                "problem": each.problem,
+                "problem": f"critical: it {each.critical}" if each.critical else each.problem,
             }
             for each in review.bindings
         ],

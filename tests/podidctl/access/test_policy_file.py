@@ -17,12 +17,13 @@ rules:
   - {rule: only-subjects, name: f, actions: [write bindings], subjects: ["Group platform"]}
   - {rule: no-wildcard-subjects, name: g, builtIn: true}
   - {rule: blast-radius, name: h, of: node, maxIdentities: 5}
+  - {rule: no-cluster-identity, name: i, exceptBindings: [shop/*]}
 """
 
 
 def test_every_kind_of_rule_can_be_read_with_its_line() -> None:
     rules = parse_policy(EVERY_KIND.encode())
-    assert [each.line for each in rules] == list(range(4, 12))
+    assert [each.line for each in rules] == list(range(4, 13))
     assert {type(each.rule) for each in rules} == set(PARTS)
     assert rules[2].rule.severity == "warning"
 
