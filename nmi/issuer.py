@@ -162,17 +162,23 @@ class Issuer:
         return await self._within_budget(self._cluster_cache.entry_named(namespace, name), "", request, _UNKNOWN_NAME)
 
     async def _within_budget(
-        self, finding: Coroutine[Any, Any, PodEntry | None], peer: str, request: TokenRequest, unknown: Refusal
+        self,
+        finding: Coroutine[Any, Any, PodEntry | Refusal | None],
+        peer: str,
+        request: TokenRequest,
+        unknown: Refusal,
     ) -> Issued | RawAnswer | Refusal:
         """Run *finding* and all further steps within the time limit. An empty *peer*: the pod was named."""
         arrived = asyncio.get_running_loop().time()
         pending = _PendingRequest(peer, request, arrived, unknown)
         limit = asyncio.timeout_at(arrived + self._policy.max_hold_seconds)
-        entry: PodEntry | None = None
+        entry: PodEntry | Refusal | None = None
         outcome: Issued | RawAnswer | Refusal
         try:
             async with limit:
                 entry = await finding
+                if isinstance(entry, Refusal):
+                    return entry
                 if entry is None:
                     seconds = self._cluster_cache.unknown_for(peer) if peer else 0.0
                     return replace(unknown, unknown_seconds=seconds)
@@ -182,7 +188,7 @@ class Issuer:
             if not limit.expired():
                 raise
             outcome = pending.refusal
-        if outcome is NONE_ASSIGNED and entry is not None and pending.held_in is not None:
+        if outcome is NONE_ASSIGNED and isinstance(entry, PodEntry) and pending.held_in is not None:
             entry.note_unmatched(pending.held_in)
         return outcome
 

@@ -121,3 +121,12 @@ UNKNOWN_ADDRESS: Final = Refusal(
     "No pod is known at this address.",
     "find the owner of this address: a host-network or finished pod, a process of the node, or a pod not reported yet",
 )
+
+NO_ROOM_TO_WAIT: Final = Refusal(
+    Reason.OVERLOADED,
+    "Too many requests wait for pods that are not known yet; try again.",
+    "requests from addresses without a known pod use all memory that they may use (aadpodidentity_nmi_parked): find "
+    "the processes that send them, or why NMI receives new pods late",
+    retry_after=1.0,
+    limit=Limit.PARKED,
+)

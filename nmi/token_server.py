@@ -19,7 +19,6 @@ from nmi.identity.pods import PodEntry
 from nmi.issuer import Issuer
 from nmi.node.memory_limit import memory_limit
 from nmi.policies import decision_policy, exchanges, limits, server_policy, sign_in_policy, sign_in_trust
-from nmi.refusal import Limit
 from nmi.server.decisions import Decisions
 from nmi.server.loop_detection import SENT_FIELDS
 from nmi.server.metadata_cache import MetadataCache
@@ -136,8 +135,6 @@ class TokenServerAssembly:
         proxy = MetadataProxy(session, imds_url, policy)
         self._stack.callback(proxy.close)
         metadata_cache = MetadataCache(proxy, settings.metadata_cache_seconds, now_ns=time.monotonic_ns)
-        counted = ServerMetrics(self._registry)
-        counted.also_count(Limit.PARKED, lambda: cluster_cache.turned_away)
         server = Server(
             limits=limits(settings, await self._connection_limits()),
             policy=policy,
@@ -150,7 +147,7 @@ class TokenServerAssembly:
                 node_identities=NodeIdentitySource(imds, governor),
             ),
             proxy=metadata_cache,
-            measures=counted,
+            measures=ServerMetrics(self._registry),
             decisions=decisions,
         )
         self._stack.push_async_callback(server.aclose)

@@ -243,11 +243,6 @@ class ClusterCache:
             "parked": self._address_waits.waiting + self._by_name.waiting,
         }
 
-    @property
-    def turned_away(self) -> int:
-        """Number of requests for unknown addresses or names that were refused because too many waited."""
-        return self._address_waits.turned_away + self._by_name.turned_away
-
     # Reports about the node's network.
 
     def network_changed(self, messages: Iterable[Message]) -> None:
@@ -281,24 +276,25 @@ class ClusterCache:
         """Return whether *address* belongs to *entry* now."""
         return not entry.gone and self._index.get(address) is entry.record
 
-    async def entry_at(self, address: str) -> PodEntry | None:
-        """Return the pod at *address*. If there is none yet, wait for it (`lookup_wait`, 5 s at most)."""
-        record = await self._address_waits.find(address)
-        return _owner(record) if record is not None else None
+    async def entry_at(self, address: str) -> PodEntry | Refusal | None:
+        """Return the pod at *address*. If there is none yet, wait for it (`lookup_wait`, 5 s at most).
+
+        A Refusal: too many requests wait.
+        """
+        return _owner(await self._address_waits.find(address))
 
     def unknown_for(self, address: str) -> float:
         """Return for how many seconds `entry_at` returns None for *address* without a lookup."""
         return self._address_waits.unknown_for(address)
 
-    async def entry_named(self, namespace: str, name: str) -> PodEntry | None:
+    async def entry_named(self, namespace: str, name: str) -> PodEntry | Refusal | None:
         """Return the pod of this node with that name, on any network; wait for it like for an address.
 
         The kubelet may act for a pod (mount a volume) at the same moment at which the watch delivers the pod.
         """
         if not (_NAME.fullmatch(namespace) and _NAME.fullmatch(name)):
             return None
-        record = await self._by_name.find(f"{namespace}/{name}")
-        return _owner(record) if record is not None else None
+        return _owner(await self._by_name.find(f"{namespace}/{name}"))
 
     async def decision_input(self, entry: PodEntry, address: str = "") -> DecisionInput | Wait | Refusal:
         """Return the input of a decision about *entry*, the owner of *address*; empty if a request named the pod.
@@ -357,5 +353,7 @@ class ClusterCache:
         return entry.record if entry is not None else None
 
 
-def _owner(record: PodRecord) -> PodEntry | None:
-    return record.owner if isinstance(record.owner, PodEntry) else None
+def _owner(found: PodRecord | Refusal | None) -> PodEntry | Refusal | None:
+    if not isinstance(found, PodRecord):
+        return found
+    return found.owner if isinstance(found.owner, PodEntry) else None

@@ -1,40 +1,60 @@
 """Requests from an address without a pod record: they wait until the watch, or one read, delivers the pod.
 
 The kubelet reports a pod's address after its containers have started, so a pod may send a request before the watch
-delivers its address. All of this is bounded: the waiting requests (64), their time (5 s), and the reads (2 per second).
+delivers its address. All of this is bounded: the memory of the waiting requests (8 MiB), their time (5 s from the first
+request of the address), and the reads (2 per second). When the memory is used, the address with the most requests loses
+one, so that no address can take the place of another.
 """
 
 import asyncio
-import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from enum import Enum, auto
+from typing import Any, Final
 
 from _native.index import PodRecord
-
-log = logging.getLogger(__name__)
+from nmi.refusal import NO_ROOM_TO_WAIT, Refusal
 
 PARK_SECONDS: Final = 5.0
-WAITERS_MAX: Final = 64
+WAITING_BYTES: Final = 8 << 20
+REQUEST_BYTES: Final = 8 << 10
+"""Memory of one waiting request at most, without its connection (tests/nmi/test_held_request_memory.py)."""
+WAITERS_MAX: Final = WAITING_BYTES // REQUEST_BYTES
+"""More than the connections of one address, and four for each of the 250 pods of a full node."""
 READ_AFTER_SECONDS: Final = 0.3
 """Most watch events are faster. The Go implementation waits this long between its attempts, too."""
 READ_INTERVAL_SECONDS: Final = 0.5
 NEGATIVE_SECONDS: Final = 1.0
-NEGATIVES_MAX: Final = 256
+REMEMBERED_MAX: Final = 256
 
 
-class _PendingLookup:
-    """One address (or name) for which requests wait."""
+class _End(Enum):
+    """Why a wait ended."""
 
-    def __init__(self, reader: asyncio.Task[None]) -> None:
-        self.arrived = asyncio.Event()
-        self.waiters = 0
-        self.reader = reader
+    ARRIVED = auto()
+    LATE = auto()
+    DISPLACED = auto()
+
+
+class _Lookup:
+    """One address (or name) without a pod record, from its first request until NEGATIVE_SECONDS after *until*."""
+
+    __slots__ = ("is_read", "reader", "since", "timer", "until", "waiters")
+
+    def __init__(self, since: float, until: float) -> None:
+        self.since = since
+        self.until = until
+        self.waiters: dict[asyncio.Future[_End], None] = {}
+        """The requests that wait, in their order."""
+        self.timer: asyncio.TimerHandle | None = None
+        self.reader: asyncio.Task[None] | None = None
+        """Its read, if that is on its way."""
+        self.is_read = False
 
 
 class LookupWait:
-    """Pending lookups by address. The reads of a lookup are a task that ends with the last waiter."""
+    """Lookups by address. Each read is a task, which ends with the last waiter of its lookup."""
 
     def __init__(
         self,
@@ -56,83 +76,175 @@ class LookupWait:
         self._park_seconds = park_seconds
         self._read_after_seconds = read_after_seconds
         self._clock = clock
-        self._places: dict[str, _PendingLookup] = {}
-        self._readers: set[asyncio.Task[None]] = set()
+        self._waited: dict[str, _Lookup] = {}
+        """The lookups for which requests wait."""
+        self._remembered: OrderedDict[str, _Lookup] = OrderedDict()
+        """The others: their time counts on, or has just ended."""
         self._waiting = 0
+        self._unread: dict[str, _Lookup] = {}
+        """The lookups for which requests wait and whose read is not sent, in the order in which it will be."""
+        self._sending = False
         self._next_read = float("-inf")
-        self._negatives: OrderedDict[str, float] = OrderedDict()
-        self.turned_away = 0
-        """Requests that were refused because WAITERS_MAX were waiting."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        """The reads on their way, and the task that sends the others."""
 
     @property
     def waiting(self) -> int:
         return self._waiting
 
-    async def find(self, address: str) -> PodRecord | None:
-        """Return the pod record of *address* as soon as there is one; None after the time limit, or at WAITERS_MAX."""
-        record = self._lookup(address)
-        if record is not None:
-            return record
-        place = self._places.get(address)
-        if place is None and self._clock() < self._negatives.get(address, float("-inf")):
-            return None
-        if self._waiting >= WAITERS_MAX:
-            self.turned_away += 1
-            return None
-        if place is None:
-            reader = asyncio.create_task(self._read_once(address), name="look up an unknown address")
-            self._readers.add(reader)
-            reader.add_done_callback(self._readers.discard)
-            place = self._places[address] = _PendingLookup(reader)
-        self._waiting += 1
-        place.waiters += 1
-        try:
-            async with asyncio.timeout(self._park_seconds):
-                while (record := self._lookup(address)) is None:
-                    place.arrived.clear()
-                    await place.arrived.wait()
-                return record
-        except TimeoutError:
-            self._remember(address)
-            return None
-        finally:
-            self._waiting -= 1
-            place.waiters -= 1
-            if place.waiters == 0:
-                del self._places[address]
-                place.reader.cancel()
+    async def find(self, address: str) -> PodRecord | Refusal | None:
+        """Return the pod record of *address* as soon as there is one; None at the end of the time.
+
+        A Refusal means that the request must not wait, or no longer, because too many do.
+        """
+        while (record := self._lookup(address)) is None:
+            match await self._wait(address):
+                case _End.LATE:
+                    return None
+                case _End.DISPLACED:
+                    return NO_ROOM_TO_WAIT
+        return record
 
     def unknown_for(self, address: str) -> float:
         """Return for how many seconds *address* is refused without a lookup, because one has just failed."""
-        return max(0.0, self._negatives.get(address, float("-inf")) - self._clock())
+        lookup, now = self._remembered.get(address), self._clock()
+        return max(0.0, lookup.until + NEGATIVE_SECONDS - now) if lookup is not None and lookup.until <= now else 0.0
 
     def arrived(self, address: str) -> None:
         """Wake the requests that wait for *address*, which the index now maps to a pod."""
-        self._negatives.pop(address, None)
-        place = self._places.get(address)
-        if place is not None:
-            place.arrived.set()
+        self._remembered.pop(address, None)
+        lookup = self._waited.pop(address, None)
+        if lookup is not None:
+            self._end(address, lookup, _End.ARRIVED)
 
     async def aclose(self) -> None:
-        """Cancel the reads. The owners of waiting requests cancel those."""
-        readers = list(self._readers)
-        for reader in readers:
-            reader.cancel()
-        await asyncio.gather(*readers, return_exceptions=True)
+        """Cancel the reads and timers. The owners of waiting requests cancel those."""
+        for address, lookup in self._waited.items():
+            self._stop(address, lookup)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _read_once(self, address: str) -> None:
-        """Read, after the watch's time has passed and as the node's rate allows."""
-        await asyncio.sleep(self._read_after_seconds)
-        outdated = True
-        while outdated:
+    async def _wait(self, address: str) -> _End:
+        lookup = self._current(address)
+        if lookup.until <= self._clock():
+            return _End.LATE
+        if self._waiting >= WAITERS_MAX and not self._makes_room(lookup):
+            return _End.DISPLACED
+        waiter: asyncio.Future[_End] = asyncio.get_running_loop().create_future()
+        self._begin(address, lookup, waiter)
+        try:
+            return await waiter
+        finally:
+            if waiter in lookup.waiters:  # the client has disconnected
+                self._resolve(lookup, waiter, _End.DISPLACED)
+                if not lookup.waiters:
+                    self._rest(address, lookup)
+
+    def _current(self, address: str) -> _Lookup:
+        """Return the lookup of *address*: a new one if there is none, or none of the last moments."""
+        now = self._clock()
+        lookup = self._waited.get(address) or self._remembered.get(address)
+        if lookup is None or lookup.until + NEGATIVE_SECONDS <= now:
+            return _Lookup(now, now + self._park_seconds)
+        return lookup
+
+    def _begin(self, address: str, lookup: _Lookup, waiter: "asyncio.Future[_End]") -> None:
+        lookup.waiters[waiter] = None
+        self._waiting += 1
+        if len(lookup.waiters) > 1:
+            return
+        self._remembered.pop(address, None)
+        self._waited[address] = lookup
+        timer = asyncio.get_running_loop().call_later
+        lookup.timer = timer(lookup.until - self._clock(), self._late, address, lookup)
+        if not lookup.is_read:
+            self._send_later(address, lookup)
+
+    def _makes_room(self, lookup: _Lookup) -> bool:
+        """Displace a request of another address if *lookup* has less than its share. Return whether one was displaced.
+
+        The address with most requests has more than one, and loses the newest: the others are closer to their answer.
+        """
+        addresses = len(self._waited) + (not lookup.waiters)
+        if len(lookup.waiters) >= WAITERS_MAX // addresses:
+            return False
+        most = max(self._waited.values(), key=lambda each: len(each.waiters))
+        waiter = next(reversed(most.waiters))
+        self._resolve(most, waiter, _End.DISPLACED)
+        return True
+
+    def _late(self, address: str, lookup: _Lookup) -> None:
+        lookup.until = min(lookup.until, self._clock())
+        self._end(address, lookup, _End.LATE)
+        self._rest(address, lookup)
+
+    def _end(self, address: str, lookup: _Lookup, end: _End) -> None:
+        self._stop(address, lookup)
+        for waiter in list(lookup.waiters):
+            self._resolve(lookup, waiter, end)
+
+    def _resolve(self, lookup: _Lookup, waiter: "asyncio.Future[_End]", end: _End) -> None:
+        del lookup.waiters[waiter]
+        self._waiting -= 1
+        if not waiter.done():
+            waiter.set_result(end)
+
+    def _rest(self, address: str, lookup: _Lookup) -> None:
+        """Remember *lookup*, for which no request waits now, for a limited time."""
+        self._stop(address, lookup)
+        del self._waited[address]
+        self._remembered[address] = lookup
+        oldest = next(iter(self._remembered.values()))
+        if len(self._remembered) > REMEMBERED_MAX or oldest.until + NEGATIVE_SECONDS <= self._clock():
+            self._remembered.popitem(last=False)
+
+    def _stop(self, address: str, lookup: _Lookup) -> None:
+        self._unread.pop(address, None)
+        if lookup.timer is not None:
+            lookup.timer.cancel()
+        if lookup.reader is not None:
+            lookup.reader.cancel()
+        lookup.timer = lookup.reader = None
+
+    # Reads.
+
+    def _send_later(self, address: str, lookup: _Lookup) -> None:
+        self._unread[address] = lookup
+        if not self._sending:
+            self._sending = True
+            self._run(self._send_reads(), "send reads about unknown addresses")
+
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _send_reads(self) -> None:
+        """Send each read, after the watch's time has passed and as the node's rate allows, until none is left.
+
+        A lookup that ends before its read is sent takes no part of the rate.
+        """
+        while self._unread:
+            address, lookup = next(iter(self._unread.items()))
             now = self._clock()
-            at = max(now, self._next_read)
-            self._next_read = at + READ_INTERVAL_SECONDS
-            await asyncio.sleep(at - now)
-            outdated = await self._read(address)
+            at = max(self._next_read, lookup.since + self._read_after_seconds)
+            if at > now:
+                await asyncio.sleep(at - now)
+                continue
+            self._next_read = now + READ_INTERVAL_SECONDS
+            del self._unread[address]
+            lookup.reader = self._run(self._read_once(address, lookup), "look up an unknown address")
+        self._sending = False
 
-    def _remember(self, address: str) -> None:
-        self._negatives[address] = self._clock() + NEGATIVE_SECONDS
-        self._negatives.move_to_end(address)
-        while len(self._negatives) > NEGATIVES_MAX:
-            self._negatives.popitem(last=False)
+    async def _read_once(self, address: str, lookup: _Lookup) -> None:
+        outdated = await self._read(address)
+        lookup.reader = None
+        if not lookup.waiters:
+            return  # the read has delivered the pod
+        if outdated:
+            self._send_later(address, lookup)
+        else:
+            lookup.is_read = True

@@ -78,7 +78,6 @@ class ServerMetrics:
         self._made: dict[tuple[str, str, str, str], Series] = {}
         self._refusals = {reason: Counter() for reason in Reason}
         self._limits = dict.fromkeys(Limit, 0)
-        self._elsewhere: dict[Limit, Callable[[], int]] = {}
         self._lane: Callable[[], Mapping[str, int]] = dict
         self._pending: Callable[[], int] = int
         if registry is not None:
@@ -87,10 +86,6 @@ class ServerMetrics:
     def watch(self, *, lane: Callable[[], Mapping[str, int]], pending: Callable[[], int]) -> None:
         """Expose the lane's counters and the number of waiting requests."""
         self._lane, self._pending = lane, pending
-
-    def also_count(self, limit: Limit, count: Callable[[], int]) -> None:
-        """Add the result of *count* to the count of *limit*, in addition to calls of `limit_hit`."""
-        self._elsewhere[limit] = count
 
     def series(self, operation: str, status: int, namespace: str, resource: str) -> Series:
         """Return the series of an answer. *namespace* is a known pod's or empty, *resource* an `audience` or empty."""
@@ -119,10 +114,7 @@ class ServerMetrics:
     def limits_hit(self) -> dict[Limit, int]:
         """Return how often each limit took effect, including the lane's limits."""
         lane = self._lane()
-        return {
-            limit: count + lane.get(_LANE_LIMITS.get(limit, ""), 0) + self._elsewhere.get(limit, int)()
-            for limit, count in self._limits.items()
-        }
+        return {limit: count + lane.get(_LANE_LIMITS.get(limit, ""), 0) for limit, count in self._limits.items()}
 
     def state(self) -> dict[str, object]:
         """Return the counts of refusals and limits, and the number of series."""

@@ -1,4 +1,5 @@
-"""The memory of requests that are held because their pods have no assignment yet, in the real server and issuer.
+"""The memory of requests that are held because their pods have no assignment yet, or are not known yet, in the real
+server and issuer.
 
 Excluded: the kernel's memory of their connections, and the number of connections (tests/native/test_lane_limits.py).
 """
@@ -13,6 +14,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from _native.lane import Limits
+from nmi.identity.lookup_wait import REQUEST_BYTES
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
@@ -33,12 +35,20 @@ def address(number: int) -> str:
 
 
 @asynccontextmanager
-async def serving(policy: ServerPolicy) -> AsyncIterator[tuple[IssuerBench, Server, tuple[str, int]]]:
-    """Run a server for PODS pods that have a label and no identity."""
-    async with running_issuer() as bench:
-        for number in range(PODS):
+async def serving(
+    monkeypatch: pytest.MonkeyPatch, policy: ServerPolicy, *, known: bool
+) -> AsyncIterator[tuple[IssuerBench, Server, tuple[str, int]]]:
+    """Run a server for PODS pods that have a label and no identity, or that are not *known*."""
+
+    async def find_nothing(_address: str) -> bool:
+        return False
+
+    async with running_issuer(park_seconds=60.0) as bench:
+        # The API server of the test runs in this process: a read would use memory there.
+        monkeypatch.setattr(bench.cluster.cluster_cache.ownership_reads, "find_owner", find_nothing)
+        for number in range(PODS if known else 0):
             bench.cluster.put_pod(pod(f"web-{number}", uid=f"uid-{number}", addresses=(address(number),)))
-        await bench.cluster.seen(lambda: all(bench.cluster.at(address(number)) for number in range(PODS)))
+        await bench.cluster.seen(lambda: all(bench.cluster.at(address(n)) for n in range(PODS if known else 0)))
         server = Server(
             limits=Limits(),
             policy=policy,
@@ -57,25 +67,38 @@ async def serving(policy: ServerPolicy) -> AsyncIterator[tuple[IssuerBench, Serv
 
 
 async def until(bench: IssuerBench, held: int) -> None:
+    """Wait until *held* requests wait, for a change of their pods or for their pods."""
     async with asyncio.timeout(20):
-        while bench.held_requests != held:
+        while bench.held_requests + bench.cluster.cluster_cache._address_waits.waiting != held:
             await asyncio.sleep(0.01)
 
 
+ORDINARY = request_bytes()
+LONG_HEAD = request_bytes(headers=("Metadata: true", *(f"X-{number}: {'a' * 200}" for number in range(50))))
+PIPELINED = request_bytes(headers=("Metadata: true", "Content-Length: 1"), body=b"x") + b"GET /a HTTP/1.1\r\nA: " + LONG
+REQUESTS = {"ordinary": ORDINARY, "with a long head": LONG_HEAD, "and a part of another one": PIPELINED}
+
+
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(
-    "data",
-    [
-        request_bytes(),
-        request_bytes(headers=("Metadata: true", *(f"X-{number}: {'a' * 200}" for number in range(50)))),
-        request_bytes(headers=("Metadata: true", "Content-Length: 1"), body=b"x") + b"GET /a HTTP/1.1\r\nA: " + LONG,
-    ],
-    ids=["ordinary", "with a long head", "and a part of another one"],
-)
-async def test_a_held_request_uses_at_most_8_kb(data: bytes) -> None:
+@pytest.mark.parametrize("data", REQUESTS.values(), ids=REQUESTS)
+async def test_a_held_request_uses_at_most_8_kb(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 1_000 <= await memory_of_each(data, monkeypatch, known=True) <= BYTES_MAX
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("data", REQUESTS.values(), ids=REQUESTS)
+async def test_a_request_of_an_unknown_address_uses_no_more_memory_than_it_counts_for(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each has its own address, and so its own lookup: the most memory.
+    assert 1_000 <= await memory_of_each(data, monkeypatch, known=False) <= REQUEST_BYTES
+
+
+async def memory_of_each(data: bytes, monkeypatch: pytest.MonkeyPatch, *, known: bool) -> float:
+    """Return the bytes that NMI uses for each waiting request."""
     policy = ServerPolicy(pipeline_seconds=0.05)
     clients = [socket.socket() for _ in range(PODS)]
-    async with serving(policy) as (bench, server, at):
+    async with serving(monkeypatch, policy, known=known) as (bench, server, at):
         for number, client in enumerate(clients):
             client.bind((address(number), 0))
             client.connect(at)
@@ -98,4 +121,4 @@ async def test_a_held_request_uses_at_most_8_kb(data: bytes) -> None:
             client.close()
         await until(bench, 0)
         assert len(server.waiting) == 0
-    assert 1_000 <= used <= BYTES_MAX
+    return used

@@ -19,6 +19,7 @@ from nmi.identity import verification_reads
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
+from nmi.refusal import Refusal
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import (
@@ -158,7 +159,7 @@ class Cluster:
         """Wait until the cluster cache has fulfilled *condition*."""
         await until(condition)
 
-    async def finds_nothing(self, lookup: Coroutine[Any, Any, PodEntry | None]) -> None:
+    async def finds_nothing(self, lookup: Coroutine[Any, Any, PodEntry | Refusal | None]) -> None:
         """Check that *lookup* still waits after its read, and end it.
 
         Its time limit must be long: a limit that is short for the test can end the lookup before the read.
@@ -166,7 +167,7 @@ class Cluster:
         task = asyncio.create_task(lookup)
         waits = (self.cluster_cache._address_waits, self.cluster_cache._by_name)
         await self.seen(lambda: any(each.waiting for each in waits))
-        await self.seen(lambda: not any(each._readers for each in waits))
+        await self.seen(lambda: not any(each._tasks for each in waits))
         assert not task.done()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -223,7 +223,7 @@ async def test_a_host_network_pod_is_found_by_its_name_only(cluster: RealCluster
         finding = asyncio.create_task(cluster.cluster_cache.entry_named(cluster.namespace, "host"))
         await cluster.create_pod("host", "10.99.4.1", spec={"hostNetwork": True})
         entry = await asyncio.wait_for(finding, DEADLINE)
-        assert entry is not None
+        assert isinstance(entry, PodEntry)
         await until(lambda: entry.pod.addresses == ("10.99.4.1",))
         assert entry.addresses == ()
         assert cluster.at("10.99.4.1") is None
@@ -258,7 +258,7 @@ async def test_reads_during_silent_watches_return_what_the_watches_would(plane: 
         path = await cluster.create(EXCEPTIONS, "ex", {"podLabels": {"app": "web"}})
         # Nothing has been watched: the pod is found by a read, and so is all that decides about it.
         entry = await cluster.cluster_cache.entry_at("10.99.6.1")
-        assert entry is not None
+        assert isinstance(entry, PodEntry)
         assert (entry.facts.exempt, entry.assigned) == ("", ())
         now = await cluster.cluster_cache.decision_input(entry, "10.99.6.1")
         assert isinstance(now, DecisionInput)
@@ -274,5 +274,5 @@ async def test_reads_during_silent_watches_return_what_the_watches_would(plane: 
 async def test_one_read_finds_a_pod_by_its_address(cluster: RealCluster) -> None:
     uid = await cluster.create_pod("quick", "10.99.1.1")
     entry = await cluster.cluster_cache.entry_at("10.99.1.1")
-    assert entry is not None
+    assert isinstance(entry, PodEntry)
     assert (entry.uid, entry.doubtful) == (uid, True)

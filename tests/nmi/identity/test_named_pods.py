@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from nmi.identity.pods import PodEntry
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
 from tests.nmi.identity.shapes import assigned_identity, pod
@@ -16,7 +17,7 @@ async def test_a_host_network_pod_is_found_by_name_and_never_by_address() -> Non
         cluster.put_pod(pod(host_network=True))
         cluster.put_assigned(assigned_identity())
         entry = await cluster.cluster_cache.entry_named("ns", "web")
-        assert entry is not None
+        assert isinstance(entry, PodEntry)
         await cluster.seen(lambda: len(entry.assigned) == 1 and entry.pod.addresses == (ADDRESS,))
         assert (entry.addresses, cluster.at(ADDRESS), len(cluster.index)) == ((), None, 0)
         # A change of its status does not add it to the index.
@@ -53,7 +54,7 @@ async def test_a_finished_pod_is_not_found() -> None:
         cluster.put_pod(pod(host_network=True))
         await cluster.seen(lambda: cluster.cluster_cache.pods.get("ns", "web") is not None)
         entry = await cluster.cluster_cache.entry_named("ns", "web")
-        assert entry is not None
+        assert isinstance(entry, PodEntry)
         cluster.put_pod(pod(host_network=True, phase="Succeeded"))
         await cluster.seen(lambda: entry.gone)
         assert await cluster.cluster_cache.entry_named("ns", "web") is None
@@ -65,7 +66,7 @@ async def test_the_watchs_event_ends_the_wait_for_a_name() -> None:
         await cluster.seen(lambda: cluster.cluster_cache.state()["parked"] == 1)
         cluster.put_pod(pod(host_network=True))
         entry = await asyncio.wait_for(finding, DEADLINE)
-        assert entry is not None
+        assert isinstance(entry, PodEntry)
         assert entry.confirmed
 
 
@@ -73,7 +74,7 @@ async def test_a_read_finds_a_pod_that_the_watch_has_not_reported() -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.put_pod(pod(host_network=True))
         entry = await cluster.cluster_cache.entry_named("ns", "web")
-        assert entry is not None
+        assert isinstance(entry, PodEntry)
         assert entry.doubtful
         assert cluster.reads() == ["/api/v1/namespaces/ns/pods/web"]
 

@@ -7,47 +7,13 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from nmi.identity.lookup_wait import LookupWait
 from nmi.identity.pods import PodEntry
 from nmi.node.rtnetlink import Link, Route
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Terminated
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
+from tests.nmi.identity.lookup_bench import ADDRESS, LookupBench
 from tests.nmi.identity.shapes import pod, started_at
 from tests.virtual_time import in_virtual_time, now, settle
-
-ADDRESS = "10.0.0.1"
-
-
-class LookupBench:
-    """A lookup wait on a dictionary, and its reads."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, PodEntry] = {}
-        self.found_by_read: dict[str, PodEntry] = {}
-        self.reads: list[tuple[float, str]] = []
-        self.crossed = 0
-        """The number of next reads whose responses arrive too late."""
-        self.waits = LookupWait(
-            lambda address: self.entries[address].record if address in self.entries else None, self.read, clock=now
-        )
-
-    async def read(self, address: str) -> bool:
-        self.reads.append((now(), address))
-        if address in self.found_by_read:
-            self.arrive(address, self.found_by_read[address])
-        self.crossed -= 1
-        return self.crossed >= 0
-
-    def arrive(self, address: str, entry: PodEntry) -> None:
-        self.entries[address] = entry
-        self.waits.arrived(address)
-
-    async def find(self, address: str = ADDRESS) -> PodEntry | None:
-        record = await self.waits.find(address)
-        if record is None:
-            return None
-        assert isinstance(record.owner, PodEntry)
-        return record.owner
 
 
 @in_virtual_time
@@ -126,24 +92,6 @@ async def test_a_read_that_is_older_than_an_event_is_repeated_at_the_same_rate()
 
 
 @in_virtual_time
-async def test_64_lookups_can_wait() -> None:
-    lookup_bench = LookupBench()
-    waiters = [asyncio.create_task(lookup_bench.find(f"10.0.1.{n % 8}")) for n in range(64)]
-    await settle()
-    before = now()
-    assert await lookup_bench.find("10.0.2.1") is None
-    assert now() == before
-    waiters[0].cancel()
-    await settle()
-    late = asyncio.create_task(lookup_bench.find("10.0.2.1"))
-    await settle()
-    assert not late.done()
-    assert lookup_bench.waits.waiting == 64
-    await asyncio.gather(late, *waiters, return_exceptions=True)
-    assert lookup_bench.waits.waiting == 0
-
-
-@in_virtual_time
 async def test_a_read_is_cancelled_with_its_last_waiter() -> None:
     lookup_bench = LookupBench()
     waiter = asyncio.create_task(lookup_bench.find())
@@ -158,7 +106,7 @@ async def test_a_read_finds_a_pod_that_the_watch_has_not_reported() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod())
         entry = await cluster.cluster_cache.entry_at(ADDRESS)
-        assert entry is not None
+        assert isinstance(entry, PodEntry)
         assert entry.uid == uid
         assert entry.record.suspended
         [path] = cluster.reads()
@@ -174,13 +122,13 @@ async def test_a_pod_known_from_a_read_only_does_not_keep_its_address() -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.put_pod(pod())
         former = await cluster.cluster_cache.entry_at(ADDRESS)
-        assert former is not None
+        assert isinstance(former, PodEntry)
         # The pod ends, and another pod gets the address, before the watch delivers either event.
         cluster.delete_pod()
         uid = cluster.put_pod(pod("successor"))
         cluster.deliver(pod("successor", uid=uid))
         entry = await cluster.cluster_cache.entry_at(ADDRESS)
-        assert entry is not None
+        assert isinstance(entry, PodEntry)
         assert entry.name == "successor"
         assert former.gone
 
@@ -225,7 +173,7 @@ async def test_a_read_determines_the_owner_of_the_address() -> None:
     async with running_cluster(watching=False) as cluster:
         former = put_two_pods_at_one_address(cluster)
         entry = await cluster.cluster_cache.entry_at(ADDRESS)
-        assert entry is not None
+        assert isinstance(entry, PodEntry)
         assert entry.key == "ns/web"
         # A third pod with the address causes another read.
         cluster.deliver(pod("third", uid="uid-third"))

@@ -107,14 +107,6 @@ async def test_a_limit_that_the_issuer_names_is_counted() -> None:
     assert bitten(server_under_test) == {Limit.GOVERNOR_QUEUE: 1}
 
 
-def test_a_limit_that_is_counted_elsewhere_is_read_from_there() -> None:
-    measures, turned_away = ServerMetrics(), 3
-    measures.also_count(Limit.PARKED, lambda: turned_away)
-    assert measures.limits_hit()[Limit.PARKED] == 3
-    turned_away = 4
-    assert measures.limits_hit()[Limit.PARKED] == 4
-
-
 def test_the_lanes_limits_are_included_and_each_limit_has_a_series_from_the_start() -> None:
     registry = CollectorRegistry()
     measures = ServerMetrics(registry)
