@@ -19,7 +19,7 @@ from _native.index import PodRecord
 from nmi.error_refusals import Service, own_ids, refusal_of, refusal_of_congestion, service_of
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.cluster_cache import ClusterCache, DecisionInput
-from nmi.identity.decide import NONE_ASSIGNED, Decision, DecisionPolicy, Exempt, Grant, Wait, decide
+from nmi.identity.decide import Decision, DecisionPolicy, Exempt, Grant, Wait, decide
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.ownership_reads import GONE
 from nmi.identity.pods import PodEntry
@@ -115,8 +115,8 @@ class _PendingRequest(msgspec.Struct):
     """The loop's time of arrival."""
     refusal: Refusal
     """The refusal if its time limit ends now."""
-    held_in: int | None = None
-    """The record's generation in which it is held; None if it is not, or if that generation began during the hold."""
+    held: Wait | None = None
+    """The decision by which it was held last."""
 
 
 class Issuer:
@@ -188,8 +188,9 @@ class Issuer:
             if not limit.expired():
                 raise
             outcome = pending.refusal
-        if outcome is NONE_ASSIGNED and isinstance(entry, PodEntry) and pending.held_in is not None:
-            entry.note_unmatched(pending.held_in)
+        held = pending.held
+        if held is not None and held.in_progress and outcome is held.refusal and isinstance(entry, PodEntry):
+            entry.forget_first_request(held.missing)
         return outcome
 
     async def _issue(self, entry: PodEntry, pending: _PendingRequest) -> Issued | RawAnswer | Refusal:
@@ -197,7 +198,7 @@ class Issuer:
 
         The loop ends: each iteration but the last has seen a change, and the caller sets the time limit.
         """
-        first = entry.record.generation
+        loop = asyncio.get_running_loop()
         while self._is_there(entry, pending):
             generation = entry.record.generation
             decision_input = await self._cluster_cache.decision_input(entry, pending.peer)
@@ -217,14 +218,17 @@ class Issuer:
                 case Refusal():
                     outcome = replace(decision, generation=self._lasting(decision, pending, generation, decision_input))
                 case Wait():
-                    pending.refusal = decision.refusal
-                    if decision.refusal is NONE_ASSIGNED and entry.unmatched:
-                        # Another request was held, and nothing has changed for the pod since.
+                    pending.refusal, pending.held = decision.refusal, decision
+                    began = entry.first_request(decision.missing, loop.time())
+                    if loop.time() < began + decision.seconds:
+                        until = min(began, pending.arrived) + decision.seconds
+                        changed = await self._hold(entry, generation, until)
+                        outcome = None if changed else decision.refusal
+                    elif decision.in_progress:
+                        outcome = decision.refusal
+                    else:
                         lasting = self._lasting(decision.refusal, pending, generation, decision_input)
-                        return replace(decision.refusal, generation=lasting)
-                    pending.held_in = generation if generation == first else None
-                    waited = await self._hold(entry, generation, pending.arrived + decision.seconds)
-                    outcome = None if waited else decision.refusal
+                        outcome = replace(decision.refusal, generation=lasting)
                 case Exempt():
                     pending.refusal = _LATE
                     outcome = await self._ask_as_node(entry, pending, generation, decision_input)
@@ -320,8 +324,8 @@ class Issuer:
         return self._is_unchanged(entry, pending, generation)
 
     async def _hold(self, entry: PodEntry, generation: int, until: float) -> bool:
-        """Wait until the record's generation is no longer *generation*. Return False if it is not by *until* (the
-        loop's time).
+        """Wait until something has changed for the pod since *generation* of its record. Return False if nothing has by
+        *until* (the loop's time).
         """
         self._measures.held += 1
         try:
@@ -357,7 +361,7 @@ class Issuer:
             # The ready answers of every pod that shares the identity contain the replaced token.
             for other in self._cluster_cache.entries():
                 if other.serves(key):
-                    other.bump()
+                    other.discard_answers()
         cacheable = certain and self._broker.caching and not fetched.auxiliary
         if cacheable:
             entry.serve(key)

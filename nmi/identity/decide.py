@@ -50,7 +50,7 @@ class DecisionPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Types of identity whose tokens a process of the node may request for a pod that it names; empty: none."""
 
     def hold_seconds(self, *, created: bool) -> float:
-        """Return how long after its arrival a request may be held; longer if an identity is in state Created."""
+        """Return how long after the pod's first request it may be held; longer if an identity is in state Created."""
         attempts = self.created_attempts + (self.assigned_attempts if created else 0)
         longest = min(self.max_hold_seconds, MANAGED_HOLD_SECONDS) if self.managed else self.max_hold_seconds
         return min(attempts * self.interval_seconds, longest)
@@ -63,11 +63,16 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """No usable identity yet, but one may come until *seconds* after the request's arrival."""
+    """No usable identity yet, but one may come until *seconds* after the pod's first request for it."""
 
     seconds: float
     refusal: Refusal
     """The refusal if nothing has changed by then."""
+    missing: tuple[str, str] = ("", "")
+    """What the request waits for: requests with the same value share the time. Empty: any identity."""
+    in_progress: bool = False
+    """Whether a change is on its way, so that a request after that time is held again. Else it is refused immediately
+    until something changes for the pod."""
 
 
 class Exempt(msgspec.Struct, frozen=True):
@@ -170,7 +175,8 @@ def _hold(
         refusal = NONE_MATCHES
     else:
         refusal = NONE_ASSIGNED
-    return Wait(policy.hold_seconds(created=created), refusal)
+    missing = ("", "") if refusal is NONE_ASSIGNED else (request.selector.name, request.selector_value.lower())
+    return Wait(policy.hold_seconds(created=created), refusal, missing, in_progress=created)
 
 
 def _may_serve(each: AssignedIdentity, pod: PodFacts, policy: DecisionPolicy) -> bool:

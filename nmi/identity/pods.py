@@ -16,6 +16,8 @@ from podidentity.resources import Pod
 
 SERVED_MAX: Final = 64
 """Tokens noted per pod. The notes are cleared when a pod requests more different tokens than this."""
+MISSING_MAX: Final = 16
+"""Different missing identities of a pod whose first request is noted. One more replaces the oldest note."""
 
 
 class PodEntry:
@@ -25,12 +27,12 @@ class PodEntry:
         "_assigned",
         "_confirmed",
         "_ending",
+        "_first_requests",
         "_gone",
         "_sandbox_down",
         "_served",
         "_suspended",
         "_terminated",
-        "_unmatched_in",
         "_waiters",
         "addresses",
         "facts",
@@ -55,8 +57,8 @@ class PodEntry:
         self._confirmed = confirmed
         self._suspended = False
         self._gone = False
-        self._unmatched_in: int | None = None
-        # Most pods never send a request, so the sets are created with the first one.
+        # Most pods never send a request, so these are created with the first one.
+        self._first_requests: dict[int, float] | None = None
         self._waiters: set[asyncio.Future[bool]] | None = None
         self._served: set[Hashable] | None = None
         self.record.suspended = self.doubtful
@@ -183,19 +185,24 @@ class PodEntry:
         self.bump()
 
     def bump(self) -> None:
-        """Begin a new generation and wake the waiters."""
+        """Begin a new generation, forget the first requests, and wake the waiters."""
         self.record.suspended = self.doubtful or self._gone
-        self.record.invalidate()
-        waiters, self._waiters, self._served = self._waiters, None, None
+        self.discard_answers()
+        waiters, self._waiters, self._first_requests = self._waiters, None, None
         for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(True)
+
+    def discard_answers(self) -> None:
+        """Begin a new generation of the record, although no decision depends on a change: its tokens are outdated."""
+        self.record.invalidate()
+        self._served = None
 
     def serve(self, key: Hashable) -> None:
         """Note that a ready answer may contain the token cached under *key*."""
         if self._served is not None and len(self._served) >= SERVED_MAX:
             # The notes must stay complete, so the ready answers are discarded with them.
-            self.bump()
+            self.discard_answers()
         if self._served is None:
             self._served = set()
         self._served.add(key)
@@ -204,18 +211,28 @@ class PodEntry:
         """Return whether a ready answer may contain the token cached under *key*."""
         return self._served is not None and key in self._served
 
-    @property
-    def unmatched(self) -> bool:
-        """Whether a request of this generation was held for its whole time without any identity for the pod."""
-        return self._unmatched_in == self.record.generation
+    def first_request(self, missing: Hashable, now: float) -> float:
+        """Return when the pod first asked for what is *missing*, since the last change: *now* if it does so now.
 
-    def note_unmatched(self, generation: int) -> None:
-        """Note that a request of *generation* was held for its whole time without any identity for the pod."""
-        self._unmatched_in = generation
+        Only hashes are kept, so that the texts of a pod use no memory. A collision ends a hold of this pod early.
+        """
+        if self._first_requests is None:
+            self._first_requests = {}
+        key, noted = hash(missing), self._first_requests
+        if key not in noted:
+            if len(noted) >= MISSING_MAX:
+                del noted[next(iter(noted))]
+            noted[key] = now
+        return noted[key]
+
+    def forget_first_request(self, missing: Hashable) -> None:
+        """Let the next request for what is *missing* count as the first one."""
+        if self._first_requests is not None:
+            self._first_requests.pop(hash(missing), None)
 
     async def changed(self, generation: int, until: float = math.inf) -> bool:
-        """Wait until the record's generation is no longer *generation*. Return False if it is not by *until* (the
-        loop's time).
+        """Wait until something has changed for the pod since *generation* of its record. Return False if nothing has by
+        *until* (the loop's time).
         """
         if self.record.generation != generation:
             return True

@@ -34,6 +34,10 @@ SUSPENDED: Final = Refusal(
 )
 
 
+_ADDRESS: Final = ("address", "")
+"""What such a request waits for: a report about the owner of the address."""
+
+
 class PodState(Protocol):
     """The state of a pod according to the watch (`PodEntry`) or to a read (`Pod`)."""
 
@@ -58,14 +62,18 @@ def wait_if_stopped(pod: PodState, *, named: bool) -> Wait | None:
     sandbox exists, so the state of the sandbox does not matter then either.
     """
     if pod.terminated:
-        return Wait(HOLD_SECONDS, TERMINATED)
+        return _wait(TERMINATED)
     if pod.sandbox_down and not named:
-        return Wait(HOLD_SECONDS, SANDBOX_DOWN)
+        return _wait(SANDBOX_DOWN)
     return None
 
 
 def wait_if_suspended(entry: EntryState, *, named: bool) -> Wait | None:
     """Return the same for a pod according to the watch and to local evidence."""
     if entry.suspended and not named:
-        return Wait(HOLD_SECONDS, SUSPENDED)
+        return _wait(SUSPENDED)
     return wait_if_stopped(entry, named=named)
+
+
+def _wait(refusal: Refusal) -> Wait:
+    return Wait(HOLD_SECONDS, refusal, _ADDRESS, in_progress=True)

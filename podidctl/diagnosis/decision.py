@@ -11,7 +11,7 @@ from typing import Final
 from nmi.flag_table import OperationMode
 from nmi.identity.assigned_identity import AssignedIdentity, project
 from nmi.identity.assignments import ASSIGNED_MAX, assigned_order
-from nmi.identity.decide import NONE_ASSIGNED, Exempt, Grant, PodFacts, Wait, decide
+from nmi.identity.decide import Exempt, Grant, PodFacts, Wait, decide
 from nmi.identity.exemptions import Exemptions
 from nmi.identity.managed_mode import join
 from nmi.identity.pods import facts as pod_facts_of
@@ -44,7 +44,7 @@ class Outcome(StrEnum):
 
 
 UNTIL_A_CHANGE: Final = "the same response immediately, until the pod's label, identities or address change"
-"""Response to repeats of a request that NMI has held for its whole time without any identity for the pod."""
+"""Response to a request for an identity that the pod has not got in the whole time for which NMI holds requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,16 @@ class PredictedDecision:
     refusal: Refusal | None = None
     """For REFUSED, and for WAITS after the wait."""
     seconds: float = 0.0
-    """For WAITS: how long NMI holds the request."""
+    """For WAITS: how long after the pod's first request NMI holds requests."""
+    in_progress: bool = False
+    """For WAITS: whether NMI holds requests again after that time, because a change is on its way."""
     why: str = ""
     """For EXEMPT and UNSEEN."""
 
     @property
     def repeats_immediately(self) -> bool:
-        """Whether NMI holds only the first request, and returns the same response to repeats immediately until
-        something changes for the pod.
-        """
-        return self.outcome is Outcome.WAITS and self.refusal is NONE_ASSIGNED
+        """Whether NMI returns the same response immediately after that time, until something changes for the pod."""
+        return self.outcome is Outcome.WAITS and not self.in_progress
 
 
 def predict_decision(data: DiagnosisInput, request: TokenRequest = ANY_IDENTITY) -> PredictedDecision:
@@ -83,8 +83,10 @@ def predict_decision(data: DiagnosisInput, request: TokenRequest = ANY_IDENTITY)
             return PredictedDecision(Outcome.GRANTED, assigned)
         case Exempt(why):
             return PredictedDecision(Outcome.EXEMPT, why=why)
-        case Wait(seconds, refusal):
-            return PredictedDecision(Outcome.WAITS, refusal=refusal, seconds=seconds)
+        case Wait() as wait:
+            return PredictedDecision(
+                Outcome.WAITS, refusal=wait.refusal, seconds=wait.seconds, in_progress=wait.in_progress
+            )
         case Refusal() as refusal:
             return PredictedDecision(Outcome.REFUSED, refusal=refusal)
 

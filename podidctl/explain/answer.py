@@ -57,7 +57,7 @@ def _answer(data: DiagnosisInput, decision: PredictedDecision) -> Answer:
         answer = _refusal(data, decision.refusal, decision.outcome, seconds=decision.seconds)
         if not decision.repeats_immediately:
             return answer
-        return replace(answer, says=f"the first request is {answer.says.rstrip('.')}; repeats get {UNTIL_A_CHANGE}")
+        return replace(answer, says=f"{answer.says.rstrip('.')}; later requests get {UNTIL_A_CHANGE}")
     return Answer(
         outcome=decision.outcome, says=plain(f"IMDS responds with the node's own identities ({decision.why})")
     )
@@ -67,8 +67,8 @@ def _refusal(
     data: DiagnosisInput, refusal: Refusal, outcome: Outcome, identity: str = "", *, seconds: float = 0.0
 ) -> Answer:
     response = refused(refusal, set_retry_after=data.configuration.settings.set_retry_after_header)
-    first = f"held for {seconds:g} s, then " if outcome is Outcome.WAITS else ""
-    says = plain(f"{first}{response.status}: {refusal.sentence}")
+    held = f"held until {seconds:g} s after the first request, then " if outcome is Outcome.WAITS else ""
+    says = plain(f"{held}{response.status}: {refusal.sentence}")
     return Answer(outcome=outcome, says=says, identity=identity, status=response.status)
 
 

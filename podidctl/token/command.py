@@ -78,7 +78,7 @@ def _lines(report: TokenPrediction) -> Iterator[tuple[str, str]]:
     yield "asked", report.asked
     yield "subject", report.subject
     yield "exchange", report.exchange
-    yield "held", f"{report.held_seconds:g} s, then:" if report.held_seconds else ""
+    yield "held", f"until {report.held_seconds:g} s after the first request, then:" if report.held_seconds else ""
     body = f"{report.error}: {report.description}" if report.error else "(in NMI's log)"
     yield "answer", f"{report.status} {body}" if report.status is not None else ""
     yield "repeats", UNTIL_A_CHANGE if report.immediate_repeats else ""

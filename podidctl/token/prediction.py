@@ -47,9 +47,9 @@ class TokenPrediction(ReportModel, frozen=True):
     exchange: str = ""
     """`direct` or `identityBindings`, if the identity is federated and NMI accepts its annotation."""
     held_seconds: float = 0.0
-    """How long NMI holds the request before it refuses it."""
+    """How long after the pod's first request NMI holds requests before it refuses them."""
     immediate_repeats: bool = False
-    """Whether NMI holds only the first request, and refuses repeats immediately until something changes for the pod."""
+    """Whether NMI refuses requests immediately after that time, until something changes for the pod."""
     status: int | None = None
     """HTTP status of a refusal; `error` and `description` are its body. Of a refusal in NMI's log only the status is
     known."""

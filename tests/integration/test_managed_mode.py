@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,9 +13,33 @@ from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import ask, attach, binding, eventually, identity, request_held, run_pod
+from tests.integration.identity_requests import (
+    AUDIENCE,
+    TOKEN,
+    ask,
+    attach,
+    binding,
+    eventually,
+    identity,
+    request_held,
+    run_pod,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+_ATTEMPTS = """
+import http.client, sys
+host, source, path = sys.argv[1:]
+for _ in range(20):
+    connection = http.client.HTTPConnection(host, timeout=0.5, source_address=(source, 0) if source else None)
+    try:
+        connection.request("GET", path, headers={"Metadata": "true"})
+        print(connection.getresponse().status)
+        break
+    except TimeoutError:
+        connection.close()
+"""
+"""Attempts that are each shorter than the hold of 1.5 s, until one is answered."""
 
 
 @pytest_asyncio.fixture(
@@ -86,3 +111,17 @@ async def test_a_pod_without_the_label_is_refused_immediately(shared_sandbox: Sa
     context = await run_pod(shared_sandbox, "plain", {}, namespace="team-a")
     refused = await ask(shared_sandbox, context)
     assert (refused.status, refused.body["error_description"]) == (400, "Identity not found")
+
+
+async def test_a_client_whose_attempts_are_shorter_than_the_hold_gets_an_answer(shared_sandbox: Sandbox) -> None:
+    context = await run_pod(shared_sandbox, "unbound", {"aadpodidbinding": "unbound"}, namespace="team-a")
+    host, source = shared_sandbox.metadata_url("node-0"), context.environment.get("SANDBOX_SOURCE_ADDRESS", "")
+    process = await asyncio.create_subprocess_exec(
+        *context.command(
+            [sys.executable, "-c", _ATTEMPTS, host.removeprefix("http://"), source, f"{TOKEN}?resource={AUDIENCE}"]
+        ),
+        stdout=asyncio.subprocess.PIPE,
+        env=shared_sandbox.commands.inherited(),
+    )
+    output, _ = await process.communicate()
+    assert output.split() == [b"404"]

@@ -1,123 +1,207 @@
-"""A labelled pod without any identity: its first request is held, and repeats are refused immediately until something
-changes for the pod.
+"""A pod without the identity that it requests: its requests are held for a time after the first one, and then refused
+immediately until something changes for the pod.
 """
 
 import asyncio
-import time
+import sys
+from typing import Final
 
 import pytest
+from msgspec.structs import replace
 
-from nmi.identity.decide import NONE_ASSIGNED, DecisionPolicy
-from nmi.identity.pods import PodEntry
+from nmi.identity.decide import MANAGED_HOLD_SECONDS, NONE_ASSIGNED, NONE_MATCHES, DecisionPolicy
+from nmi.identity.pods import MISSING_MAX, SERVED_MAX, PodEntry
+from nmi.identity.request import SelectorKind, TokenRequest
+from nmi.issuer import Issued
+from nmi.refusal import Reason
 from podidentity.resources import CREATED
-from tests.nmi.identity.cluster import DEADLINE, until
-from tests.nmi.identity.shapes import assigned_identity, pod
-from tests.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, binding, by, identity, pod
+from tests.nmi.virtual_issuer import VirtualIssuer, virtual_issuer
+from tests.virtual_time import in_virtual_time, settle
 
-HOLD_SECONDS = 0.4
-BRIEF = DecisionPolicy(max_hold_seconds=HOLD_SECONDS)
-ATTEMPTS = DecisionPolicy(created_attempts=1, interval_seconds=HOLD_SECONDS)
+HOLD: Final = 45.0
+ATTEMPTS: Final = DecisionPolicy(created_attempts=2, interval_seconds=5.0)
 """The hold ends before the time limit of the whole request."""
+UNASSIGNED: Final = by(SelectorKind.CLIENT_ID, "c11e0000-0000-0000-0000-00000000000b")
+MISSING: Final = {"any identity": (False, REQUEST), "a named identity": (True, UNASSIGNED)}
+"""Whether the pod has an identity, and a request that it does not serve."""
 
 
-async def refused_after(bench: IssuerBench) -> float:
-    """Return the duration of a request that is refused because there is no identity."""
-    began = time.monotonic()
-    assert await bench.refused() == NONE_ASSIGNED
-    return time.monotonic() - began
+def deliver(issuer: VirtualIssuer, *, assigned: bool = False) -> PodEntry:
+    issuer.deliver(pod())
+    if assigned:
+        issuer.deliver(assigned_identity(), "assigned_identities")
+    return issuer.at()
 
 
-@pytest.mark.parametrize("policy", [BRIEF, ATTEMPTS], ids=["time-limit", "attempts"])
-async def test_repeats_get_the_same_response_immediately(
-    policy: DecisionPolicy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running_issuer(policy=policy) as bench:
-        await bench.with_pod(assigned=False)
-        hold, held = bench.issuer._hold, 0
-
-        async def counted(entry: PodEntry, generation: int, until: float) -> bool:
-            nonlocal held
-            held += 1
-            return await hold(entry, generation, until)
-
-        monkeypatch.setattr(bench.issuer, "_hold", counted)
-        assert await refused_after(bench) >= HOLD_SECONDS * 0.9
-        assert held == 1
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize(("policy", "hold"), [(DecisionPolicy(), HOLD), (ATTEMPTS, 10.0)], ids=["max-hold", "attempts"])
+@in_virtual_time
+async def test_repeats_get_the_same_response_immediately(policy: DecisionPolicy, hold: float, missing: str) -> None:
+    assigned, request = MISSING[missing]
+    async with virtual_issuer(policy) as issuer:
+        deliver(issuer, assigned=assigned)
+        first, seconds = await issuer.refused(request)
+        assert (first.reason, seconds) == (Reason.NO_MATCHING_IDENTITY, hold)
+        await asyncio.sleep(600.0)
         for _ in range(3):
-            await refused_after(bench)
-        assert held == 1, "no repeat waits"
-        assert bench.issuer._measures.held == 0
+            assert await issuer.refused(request) == (first, 0.0)
+        assert issuer.measures.held == 0
 
 
-async def test_a_repeat_may_be_refused_by_the_fast_lane_in_this_generation() -> None:
-    async with running_issuer(policy=BRIEF) as bench:
-        entry = await bench.with_pod(assigned=False)
-        assert (await bench.refused()).generation is None, "it was held"
-        assert (await bench.refused()).generation == entry.record.generation
+@in_virtual_time
+async def test_in_managed_mode_repeats_get_the_same_response_immediately() -> None:
+    async with virtual_issuer(managed=True) as issuer:
+        deliver(issuer)
+        assert await issuer.refused() == (NONE_ASSIGNED, MANAGED_HOLD_SECONDS)
+        assert await issuer.refused() == (NONE_ASSIGNED, 0.0)
+        issuer.deliver(identity(), "identities")
+        issuer.deliver(binding(), "bindings")
+        assert isinstance(await issuer.ask(), Issued)
 
 
+@in_virtual_time
+async def test_a_request_that_arrives_during_the_hold_is_refused_at_its_end() -> None:
+    async with virtual_issuer() as issuer:
+        deliver(issuer)
+        first = asyncio.create_task(issuer.refused())
+        await asyncio.sleep(30.0)
+        assert await issuer.refused() == (NONE_ASSIGNED, 15.0)
+        assert await first == (NONE_ASSIGNED, 45.0)
+
+
+@pytest.mark.parametrize("missing", MISSING)
+@in_virtual_time
+async def test_a_repeat_may_be_refused_by_the_fast_lane_in_this_generation(missing: str) -> None:
+    assigned, request = MISSING[missing]
+    async with virtual_issuer() as issuer:
+        entry = deliver(issuer, assigned=assigned)
+        assert (await issuer.refused(request))[0].generation is None, "it was held"
+        assert (await issuer.refused(request))[0].generation == entry.record.generation
+
+
+@in_virtual_time
 async def test_an_assignment_ends_the_immediate_responses() -> None:
-    async with running_issuer(policy=BRIEF) as bench:
-        await bench.with_pod(assigned=False)
-        await refused_after(bench)
-        bench.cluster.put_assigned(assigned_identity())
-        await until(lambda: bool((entry := bench.cluster.at("10.0.0.1")) and entry.assigned))
-        assert (await bench.issued()).identity == "ns/id"
+    async with virtual_issuer() as issuer:
+        deliver(issuer, assigned=True)
+        await issuer.refused(UNASSIGNED)
+        assert await issuer.refused(UNASSIGNED) == (NONE_MATCHES, 0.0)
+        issuer.deliver(assigned_identity("other", client_id=UNASSIGNED.selector_value), "assigned_identities")
+        answer = await issuer.ask(UNASSIGNED)
+        assert isinstance(answer, Issued)
+        assert answer.identity == "ns/other"
 
 
+@in_virtual_time
 async def test_a_change_of_the_label_or_the_assignment_begins_a_new_hold() -> None:
-    async with running_issuer(policy=BRIEF) as bench:
-        entry = await bench.with_pod(assigned=False)
-        await refused_after(bench)
-        before = entry.record.generation
-        bench.cluster.put_pod(pod(label="other"))
-        await until(lambda: entry.record.generation != before)
-        assert await refused_after(bench) >= HOLD_SECONDS * 0.9
-        before = entry.record.generation
-        bench.cluster.put_assigned(assigned_identity(status=CREATED, selector="unrelated"))
-        await until(lambda: entry.record.generation != before)
-        assert await refused_after(bench) >= HOLD_SECONDS * 0.9
+    async with virtual_issuer() as issuer:
+        deliver(issuer)
+        await issuer.refused()
+        issuer.deliver(pod(label="other"))
+        assert await issuer.refused() == (NONE_ASSIGNED, HOLD)
+        issuer.deliver(assigned_identity(status=CREATED, selector="unrelated"), "assigned_identities")
+        assert await issuer.refused() == (NONE_ASSIGNED, HOLD)
+        issuer.deliver(pod(label="other"))
+        assert await issuer.refused() == (NONE_ASSIGNED, 0.0), "nothing has changed"
 
 
-async def test_an_identity_that_is_being_assigned_is_waited_for_each_time() -> None:
-    async with running_issuer(policy=BRIEF) as bench:
-        entry = await bench.with_pod(assigned=False)
-        bench.cluster.put_assigned(assigned_identity(status=CREATED))
-        await until(lambda: bool(entry.assigned))
-        for _ in range(2):
-            began = time.monotonic()
-            await bench.refused()
-            assert time.monotonic() - began >= HOLD_SECONDS * 0.9
+@in_virtual_time
+async def test_an_identity_that_is_being_assigned_is_waited_for_again_after_each_response() -> None:
+    async with virtual_issuer() as issuer:
+        deliver(issuer)
+        issuer.deliver(assigned_identity(status=CREATED), "assigned_identities")
+        for _ in range(3):
+            refusal, seconds = await issuer.refused()
+            assert (refusal.reason, refusal.generation, seconds) == (Reason.STILL_ASSIGNING, None, HOLD)
 
 
-async def test_a_hold_in_which_something_changed_is_not_a_full_one() -> None:
-    async with running_issuer() as bench:
-        entry = await bench.with_pod(assigned=False)
-        pending = asyncio.create_task(bench.refused())
-        await until(lambda: bench.issuer._measures.held == 1)
-        bench.issuer._policy = BRIEF  # from the next decision on: the first hold must not end before the change
-        bench.cluster.put_pod(pod(label="other"))
-        assert await asyncio.wait_for(pending, DEADLINE) is NONE_ASSIGNED
-        assert not entry.unmatched
-        assert await refused_after(bench) >= HOLD_SECONDS * 0.9
+@in_virtual_time
+async def test_a_hold_in_which_something_changed_begins_again() -> None:
+    async with virtual_issuer() as issuer:
+        deliver(issuer)
+        pending = asyncio.create_task(issuer.refused())
+        await asyncio.sleep(30.0)
+        issuer.deliver(pod(label="other"))
+        assert await pending == (NONE_ASSIGNED, HOLD), "a request waits no longer than that"
+        assert await issuer.refused() == (NONE_ASSIGNED, 30.0), "and the hold ends 45 s after the change"
+        assert await issuer.refused() == (NONE_ASSIGNED, 0.0)
 
 
-async def test_a_client_that_disconnects_leaves_no_note() -> None:
-    async with running_issuer() as bench:
-        entry = await bench.with_pod(assigned=False)
-        pending = asyncio.create_task(bench.refused())
-        await until(lambda: bench.issuer._measures.held == 1)
-        pending.cancel()
-        await asyncio.gather(pending, return_exceptions=True)
-        assert not entry.unmatched
+@in_virtual_time
+async def test_each_missing_identity_has_its_own_hold() -> None:
+    async with virtual_issuer() as issuer:
+        deliver(issuer, assigned=True)
+        assert await issuer.refused_within(1.0, UNASSIGNED) is None
+        await asyncio.sleep(29.0)
+        other = by(SelectorKind.RESOURCE_ID, "/of/another")
+        pending = asyncio.create_task(issuer.refused(other))
+        assert await issuer.refused(replace(UNASSIGNED, resource="https://another.audience")) == (NONE_MATCHES, 15.0)
+        same = replace(UNASSIGNED, selector_value=UNASSIGNED.selector_value.upper())
+        assert await issuer.refused(same) == (NONE_MATCHES, 0.0)
+        assert await pending == (NONE_MATCHES, HOLD)
 
 
+@in_virtual_time
+async def test_a_pod_that_has_its_identity_is_served_in_spite_of_a_missing_one() -> None:
+    async with virtual_issuer() as issuer:
+        deliver(issuer, assigned=True)
+        await issuer.refused(UNASSIGNED)
+        assert isinstance(await issuer.ask(by(SelectorKind.CLIENT_ID, CLIENT_ID)), Issued)
+
+
+@in_virtual_time
+async def test_fresh_tokens_of_pods_that_share_an_identity_begin_no_new_hold() -> None:
+    async with virtual_issuer() as issuer:
+        deliver(issuer, assigned=True)
+        issuer.deliver(pod("second", uid="uid-2", addresses=("10.0.0.2",)))
+        issuer.deliver(assigned_identity(pod_name="second"), "assigned_identities")
+        await issuer.ask()  # from now on the pod has a ready answer with the shared token
+        pending = asyncio.create_task(issuer.refused(UNASSIGNED))
+        before = issuer.at().record.generation
+        for _ in range(4):
+            await asyncio.sleep(10.0)
+            await issuer.ask()
+            await issuer.ask(TokenRequest(REQUEST.resource, force_refresh=True), peer="10.0.0.2")
+        assert issuer.at().record.generation > before, "the replaced token is no longer sent"
+        assert await pending == (NONE_MATCHES, HOLD)
+        assert await issuer.refused(UNASSIGNED) == (NONE_MATCHES, 0.0)
+
+
+def test_tokens_beyond_the_number_that_is_noted_begin_no_new_hold() -> None:
+    entry = PodEntry(pod())
+    assert entry.first_request("missing", 1.0) == 1.0
+    before = entry.record.generation
+    for number in range(SERVED_MAX + 1):
+        entry.serve(number)
+    assert entry.record.generation > before
+    assert entry.first_request("missing", 9.0) == 1.0
+
+
+@in_virtual_time
 async def test_a_pod_of_the_same_name_is_held_again() -> None:
-    async with running_issuer(policy=BRIEF) as bench:
-        entry = await bench.with_pod(assigned=False)
-        await refused_after(bench)
-        bench.cluster.delete_pod()
-        await until(lambda: entry.gone)
-        again = await bench.with_pod(assigned=False)
-        assert again is not entry
-        assert await refused_after(bench) >= HOLD_SECONDS * 0.9
+    async with virtual_issuer() as issuer:
+        deliver(issuer)
+        await issuer.refused()
+        issuer.deliver_deletion(pod())
+        issuer.deliver(pod(uid="uid-2"))
+        assert await issuer.refused() == (NONE_ASSIGNED, HOLD)
+
+
+@in_virtual_time
+async def test_a_pod_that_requests_ever_new_identities_uses_no_more_memory() -> None:
+    async with virtual_issuer() as issuer:
+        entry = deliver(issuer, assigned=True)
+        for number in range(200):
+            long = by(SelectorKind.CLIENT_ID, f"{number}-{'x' * 2000}")
+            assert await issuer.refused_within(0.01, long) is None
+        noted = entry._first_requests
+        assert noted is not None
+        assert len(noted) == MISSING_MAX
+        used = sys.getsizeof(noted) + sum(sys.getsizeof(each) for pair in noted.items() for each in pair)
+        assert used < 2_500
+        await settle()
+        refusal, seconds = await issuer.refused(long)
+        assert refusal == NONE_MATCHES
+        assert seconds == pytest.approx(HOLD, abs=0.1)
+        issuer.deliver(pod(label=None))
+        assert entry._first_requests is None, "a change ends the notes"

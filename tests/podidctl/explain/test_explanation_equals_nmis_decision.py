@@ -190,8 +190,9 @@ def agrees(decision: PredictedDecision, nmi: Decision | None) -> bool:
             return decision.outcome is Outcome.GRANTED and decision.assigned == assigned
         case Exempt(why):
             return (decision.outcome, decision.why) == (Outcome.EXEMPT, why)
-        case Wait(seconds, refusal):
-            return (decision.outcome, decision.seconds, decision.refusal) == (Outcome.WAITS, seconds, refusal)
+        case Wait() as wait:
+            predicted = (decision.seconds, decision.refusal, decision.in_progress)
+            return decision.outcome is Outcome.WAITS and predicted == (wait.seconds, wait.refusal, wait.in_progress)
         case refusal:
             return (decision.outcome, decision.refusal) == (Outcome.REFUSED, refusal)
 

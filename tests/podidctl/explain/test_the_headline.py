@@ -32,7 +32,7 @@ def test_without_a_working_nmi_on_the_node_nothing_is_granted_and_the_expected_r
 def test_a_refusal_that_a_missing_nmi_would_return_has_no_status() -> None:
     explanation = explain_pod(nmi=NmiPods(), assigned=(), bindings=())
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.UNANSWERED, None)
-    assert "NMI would respond: the first request is held for 45 s, then 404" in explanation.answer.says
+    assert "NMI would respond: held until 45 s after the first request, then 404" in explanation.answer.says
 
 
 def test_an_exempt_pod_uses_imds_also_without_nmi_but_not_with_a_hanging_one() -> None:
@@ -72,15 +72,15 @@ def test_without_faults_the_headline_has_no_restriction() -> None:
     assert "none" not in principal.answer.says
 
 
-def test_only_the_first_request_of_a_pod_without_any_identity_is_held() -> None:
+def test_requests_of_a_pod_without_any_identity_are_held_for_a_time_after_the_first_one() -> None:
     says = explain_pod(assigned=(), bindings=()).answer.says
     assert says == (
-        "the first request is held for 45 s, then 404: No identity is assigned to this pod; repeats get the same "
-        "response immediately, until the pod's label, identities or address change"
+        "held until 45 s after the first request, then 404: No identity is assigned to this pod; later requests get "
+        "the same response immediately, until the pod's label, identities or address change"
     )
 
 
 def test_every_request_is_held_while_an_identity_is_still_being_assigned() -> None:
     says = explain_pod(assigned=(labelled(assigned_identity(status="Created")),)).answer.says
-    assert says.startswith("held for ")
-    assert "repeats" not in says
+    assert says.startswith("held until ")
+    assert "immediately" not in says

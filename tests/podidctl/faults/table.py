@@ -29,7 +29,7 @@ _VARIABLE: Final = (
     (re.compile(r"\b[0-9a-f]{4}(…|\.\.\.)[0-9a-f]{4}\b"), "…"),
     (re.compile(r"logs -n \S+ \S+"), "logs -n … …"),
     (re.compile(r'User "system:serviceaccount:\S+ .*'), 'User "…" …'),
-    (re.compile(r"held for [\d.]+ s"), "held"),
+    (re.compile(r"held until [\d.]+ s after the first request"), "held"),
     (re.compile(r"for (\d+|less than \d+) s\b"), "for … s"),
     (re.compile(r"at \d{4}-\d\d-\d\dT[\d:]+Z"), "at …"),
     (re.compile(r"issuer \S+,"), "issuer …,"),

@@ -182,7 +182,8 @@ def test_managed_mode_requests_by_resource_id() -> None:
     assert (prediction.outcome, prediction.asked) == (Outcome.GRANTED, "IMDS of the node, by resource id")
 
 
-def test_only_repeats_of_a_pod_without_any_identity_are_answered_immediately() -> None:
+def test_repeats_are_answered_immediately_unless_an_identity_is_being_assigned() -> None:
     prediction = ask(assigned=(), bindings=())
     assert (prediction.held_seconds, prediction.immediate_repeats) == (45.0, True)
-    assert not ask(client_id="another").immediate_repeats
+    assert ask(client_id="another").immediate_repeats
+    assert not ask(assigned=(labelled(assigned_identity(status="Created")),)).immediate_repeats
