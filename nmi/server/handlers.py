@@ -17,7 +17,7 @@ from nmi.server.loop_detection import LOOPED, is_from_nmi
 from nmi.server.metrics import ServerMetrics
 from nmi.server.outcomes import Outcome, Outcomes, Pending
 from nmi.server.policy import ServerPolicy
-from nmi.server.proxied_path import Forwarder, ProxiedPath
+from nmi.server.proxied_path import NEVER, OTHER_METHOD, READING, Forwarder, ProxiedPath
 from nmi.server.request import Request
 from nmi.server.target import Action, CanonicalPath, resolve
 from nmi.server.token_path import TokenPath
@@ -52,6 +52,8 @@ class Handlers:
             if destination.action is Action.HOST_TOKEN and not is_from_nmi(request):
                 return self._host.answer(origin, call, request, destination)
             refusal = _refusal(origin, request, destination.action)
+            if refusal is OTHER_METHOD:
+                return self._outcomes.refused(call, refusal, allow=READING)
             if refusal is not None:
                 return self._outcomes.refused(call, refusal, canonical_path)
             handler = self._token if destination.action is Action.TOKEN else self._proxied
@@ -84,6 +86,8 @@ def _refusal(origin: Origin, request: Request, action: Action) -> Refusal | None
         return LOOPED
     if not origin.was_redirected():
         return _NOT_REDIRECTED
+    if request.method in NEVER and action is not Action.TOKEN:
+        return OTHER_METHOD
     return _REFUSED.get(action)
 
 

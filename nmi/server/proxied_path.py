@@ -17,7 +17,7 @@ from nmi.server.target import CanonicalPath, Destination
 READING: Final = ("GET", "HEAD")
 PROXIED: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 NEVER: Final = frozenset({"CONNECT", "TRACE"})
-"""CONNECT opens a tunnel, TRACE returns header fields (RFC 9110 §9.3.6 and §9.3.8)."""
+"""CONNECT opens a tunnel, TRACE returns header fields (RFC 9110 §9.3.6 and §9.3.8): refused for every target."""
 
 
 class Forwarder(Protocol):
@@ -41,9 +41,8 @@ class ProxiedPath:
         if canonical_path is CanonicalPath.INSTANCE and self._policy.block_instance_metadata:
             return self._outcomes.refused(call, _BLOCKED, canonical_path)
         methods = READING if canonical_path is CanonicalPath.INSTANCE else PROXIED
-        anything = self._policy.proxied_paths.everything and request.method not in NEVER
-        if request.method not in methods and not anything:
-            return self._outcomes.refused(call, _OTHER_METHOD, canonical_path, allow=methods)
+        if request.method not in methods and not self._policy.proxied_paths.everything:
+            return self._outcomes.refused(call, OTHER_METHOD, canonical_path, allow=methods)
         refusal = header_refusal(request, self._policy)
         if refusal is not None:
             return self._outcomes.refused(call, refusal, canonical_path)
@@ -62,7 +61,7 @@ class ProxiedPath:
         return outcome
 
 
-_OTHER_METHOD: Final = Refusal(
+OTHER_METHOD: Final = Refusal(
     Reason.METHOD_NOT_ALLOWED,
     "This method is not allowed here.",
     "the method is not proxied; see which client sends it",

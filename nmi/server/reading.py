@@ -5,6 +5,8 @@ llhttp parses all its input in one call and has no limits. Therefore this module
 request is refused: request smuggling depends on such differences.
 """
 
+from typing import Final
+
 import httptools
 
 from nmi.refusal import Refusal
@@ -12,6 +14,9 @@ from nmi.server.body import Body, Chunked, Sized, body_too_large
 from nmi.server.head import CRLF, HEAD_END, Head, bad, parse_head, refuse_early
 from nmi.server.policy import Sizes
 from nmi.server.request import Request
+
+_LLHTTP_METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+"""Methods that llhttp knows in HTTP/1.1 (RFC 9110 §9.3, RFC 5789). It refuses unknown ones, whose answer is a 405."""
 
 
 class RequestReader:
@@ -131,8 +136,13 @@ class _Seen:
 
 
 def _llhttp_agrees(message: bytes, head: Head) -> bool:
-    """Return whether llhttp in its strictest mode reads *message* as one request with the same head."""
-    seen = _Seen()
+    """Return whether llhttp in its strictest mode reads *message* as one request with the same head.
+
+    It reads a method outside of _LLHTTP_METHODS as POST: the method has no effect on the framing (RFC 9112 §6.3).
+    """
+    seen, method = _Seen(), head.method.encode()
+    if head.method not in _LLHTTP_METHODS:
+        method, message = b"POST", b"POST" + message[len(method) :]
     parser = httptools.HttpRequestParser(seen)
     try:
         parser.feed_data(message)
@@ -143,6 +153,6 @@ def _llhttp_agrees(message: bytes, head: Head) -> bool:
     return (
         (seen.heads, seen.messages, seen.fields) == (1, 1, len(head.fields))
         and seen.target == head.target.encode()
-        and parser.get_method() == head.method.encode()
+        and parser.get_method() == method
         and parser.get_http_version() == ("1.0" if head.http_1_0 else "1.1")
     )

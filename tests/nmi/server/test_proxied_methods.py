@@ -5,7 +5,7 @@ import pytest
 from nmi.server.policy import ServerPolicy
 from nmi.server.proxied_path import PROXIED, READING
 from nmi.server.target import ProxiedPaths
-from tests.nmi.server.fakes import ServerUnderTest, request_bytes
+from tests.nmi.server.fakes import TOKEN_PATH, ServerUnderTest, replies, request_bytes
 
 ALLOWED = ServerPolicy(proxied_paths=ProxiedPaths(("/metadata/scheduledevents",)))
 EVERYTHING = ServerPolicy(proxied_paths=ProxiedPaths(everything=True))
@@ -29,10 +29,31 @@ async def test_instance_metadata_is_read_only_an_allowed_path_accepts_writes_and
         assert await status(EVERYTHING, method, path) == 200
 
 
-@pytest.mark.parametrize("method", ["CONNECT", "TRACE"])
-async def test_connect_and_trace_are_never_forwarded(method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("CONNECT", path) for path in ("/metadata/instance", TOKEN_PATH, "/elsewhere", "169.254.169.254:80", "*")),
+        *(("TRACE", path) for path in ("/metadata/instance", TOKEN_PATH, "/metadata/identity/info", "/elsewhere", "*")),
+    ],
+)
+async def test_connect_and_trace_are_refused_for_every_target(method: str, path: str) -> None:
     for policy in (ServerPolicy(), ALLOWED, EVERYTHING):
-        assert await status(policy, method, "/metadata/instance") == 405
+        assert await status(policy, method, path) == 405
+
+
+@pytest.mark.parametrize("method", ["BREW", "MKCOL", "M-SEARCH", "PRI", "DESCRIBE", "UPDATEREDIRECT"])
+@pytest.mark.parametrize("path", ["/metadata/instance", TOKEN_PATH])
+async def test_an_unknown_method_is_refused_and_the_connection_continues(method: str, path: str) -> None:
+    server_under_test = ServerUnderTest()
+    body = request_bytes(path, method=method, headers=("Content-Length: 3", "Metadata: true"), body=b"abc")
+    for request in (request_bytes(path, method=method), body, request_bytes()):
+        server_under_test.lane.data_received(request)
+        await server_under_test.settle()
+
+    found = replies(server_under_test.connection.written)
+    assert [each.status for each in found] == [405, 405, 200]
+    assert "GET" in found[0].headers["allow"]
+    assert server_under_test.proxy.forwarded == []
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
