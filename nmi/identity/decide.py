@@ -151,7 +151,8 @@ def decide(
     allowed = sorted((each for each in bound if _may_serve(each, pod, policy)), key=lambda each: each.order)
     if bound and not allowed:
         return _OTHER_NAMESPACE
-    matching = [each for each in allowed if _is_named_by(request, each, object_ids)]
+    wanted = request.selector_value.lower()  # once: a pod may have 256 identities, and send 4 kB
+    matching = [each for each in allowed if _is_named_by(request.selector, wanted, each, object_ids)]
     for each in matching:
         if each.usable:
             return Grant(each)
@@ -187,10 +188,10 @@ def _may_serve(each: AssignedIdentity, pod: PodFacts, policy: DecisionPolicy) ->
     return everywhere or each.identity.metadata.namespace == pod.namespace
 
 
-def _is_named_by(request: TokenRequest, each: AssignedIdentity, object_ids: Mapping[str, str]) -> bool:
-    """Return whether the request names no identity, or this one. An empty id never matches."""
-    spec, wanted = each.identity.spec, request.selector_value.lower()
-    match request.selector:
+def _is_named_by(selector: SelectorKind, wanted: str, each: AssignedIdentity, object_ids: Mapping[str, str]) -> bool:
+    """Return whether a request for *wanted* (lower case) names no identity, or this one. An empty id never matches."""
+    spec = each.identity.spec
+    match selector:
         case SelectorKind.NONE:
             return True
         case SelectorKind.CLIENT_ID:

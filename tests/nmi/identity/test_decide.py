@@ -357,3 +357,23 @@ def test_a_mirror_pod_gets_no_identity_whatever_is_assigned_to_it_or_exempts_it(
     decision = outcome(assigned(), pod=mirror)
     assert decision is MIRROR_POD
     assert not isinstance(outcome(assigned(), pod=msgspec.structs.replace(mirror, mirror=False)), Refusal)
+
+
+class CountedText(str):
+    """A text that counts its conversions to lower case."""
+
+    __slots__ = ()
+    conversions = 0
+
+    def lower(self) -> str:
+        CountedText.conversions += 1
+        return super().lower()
+
+
+@pytest.mark.parametrize("selector", [each for each in SelectorKind if each is not SelectorKind.NONE])
+def test_the_id_of_a_request_is_converted_once_for_all_identities_of_the_pod(
+    selector: SelectorKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CountedText, "conversions", 0)
+    outcome(*(assigned(f"id-{number}") for number in range(256)), request=by(selector, CountedText("A" * 3900)))
+    assert CountedText.conversions == 1
