@@ -1,12 +1,14 @@
-"""`python -m benchmarks.guard check | write | functions`.
+"""`python -m benchmarks.guard check | write | functions | costs`.
 
-Compare the counts with the baseline, write them as the baseline, or list the functions that spend the instructions.
+Compare the counts with the baseline, write them as the baseline, list the functions that spend the instructions, or
+list the costs of the requests that cost most.
 """
 
 import argparse
 import sys
 
 from benchmarks.guard import baseline
+from benchmarks.guard.costs import costs, table
 from benchmarks.guard.counting import counted
 from benchmarks.guard.environment import current_environment
 from benchmarks.guard.functions import tables
@@ -15,10 +17,13 @@ from benchmarks.guard.functions import tables
 def main() -> int:
     """Run the command line. Return 0 if the counts equal the baseline."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__)
-    parser.add_argument("what", choices=["check", "write", "functions"])
+    parser.add_argument("what", choices=["check", "write", "functions", "costs"])
     what = parser.parse_args().what
     if what == "functions":
         sys.stdout.write("\n\n".join(tables()) + "\n")
+        return 0
+    if what == "costs":
+        sys.stdout.write(table(costs()) + "\n")
         return 0
     environment, found = current_environment(), counted()
     every = baseline.read() if baseline.BASELINE.exists() else []

@@ -11,7 +11,7 @@ import gc
 import json
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,7 @@ import uvloop
 from benchmarks.compiled import loaded
 from benchmarks.guard.token_server import Served, pod_address
 from tests.corpus.corpus import ACCEPTED
+from tests.corpus.costly import COSTLY
 
 marks: Final = loaded(Path(__file__).with_name("marks.pyx"))
 
@@ -50,6 +51,8 @@ class Batch:
     status: bytes = b"200"
     pipelined: int = 1
     """The number of copies of the text in one write."""
+    warm_up: int = WARM_UP_ROUNDS
+    """Rounds that are not counted, before the others."""
 
     @property
     def requests(self) -> int:
@@ -95,6 +98,14 @@ def batches() -> tuple[Batch, ...]:
         Batch("refused: no resource", [no_resource], 300, status=b"400"),
         Batch("refused: another method", [post], 300, status=b"405"),
         Batch("refused: unknown path", [elsewhere], 300, status=b"404"),
+    )
+
+
+def costly_batches() -> tuple[Batch, ...]:
+    """Return a batch for each of the requests that cost most, on new connections, since refusals end some of them."""
+    return tuple(
+        Batch(name, [data], 3, close=True, status=str(status).encode(), warm_up=2)
+        for name, (status, data) in COSTLY.items()
     )
 
 
@@ -190,8 +201,8 @@ class Asking:
         return count
 
 
-async def count_all(only: Callable[[Batch], bool], times: int) -> dict[str, list[dict[str, int]]]:
-    """Run each batch *times* times after a warm-up, and mark the end of each run."""
+async def count_all(chosen: Sequence[Batch], times: int) -> dict[str, list[dict[str, int]]]:
+    """Run each *chosen* batch *times* times after a warm-up, and mark the end of each run."""
     served = Served()
     counted: dict[str, list[dict[str, int]]] = {}
     with socket.create_server((NODE, 0), backlog=128) as listener:
@@ -201,9 +212,9 @@ async def count_all(only: Callable[[Batch], bool], times: int) -> dict[str, list
         gc.freeze()
         gc.disable()
         marks.instrument()
-        for batch in filter(only, batches()):
+        for batch in chosen:
             asking = Asking(listener.getsockname(), batch)
-            await asking.ask(WARM_UP_ROUNDS)
+            await asking.ask(batch.warm_up)
             marks.done(b"warm-up")
             for _ in range(times):
                 turns = await asking.ask(batch.rounds)
@@ -218,11 +229,13 @@ async def count_all(only: Callable[[Batch], bool], times: int) -> dict[str, list
 
 
 def main() -> None:
-    """`batches.py TIMES traced|untraced OUTPUT [NAME …]`."""
+    """`batches.py TIMES traced|untraced OUTPUT [NAME …]`: the batches of the baseline, or the named ones."""
     times, traced, output, *names = sys.argv[1:]
     if traced == "traced":
         marks.trace()
-    counted = uvloop.run(count_all(lambda batch: not names or batch.name in names, int(times)))
+    every = (*batches(), *costly_batches())
+    chosen = [batch for batch in every if batch.name in names] if names else batches()
+    counted = uvloop.run(count_all(chosen, int(times)))
     Path(output).write_text(json.dumps(counted))
 
 

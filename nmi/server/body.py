@@ -13,8 +13,8 @@ from nmi.server.head import CRLF, bad
 
 _SIZE_LINE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
 _SIZE_LINE_BYTES: Final = 10
-_OVERHEAD: Final = 4
-"""The factor by which chunk lines may enlarge a body. Chunks of one byte would enlarge it six times."""
+CHUNKS_MAX: Final = 64
+"""Chunks of one body without the last one: each takes time, however short it is. Clients send 16 kB in a few."""
 
 
 class Body(Protocol):
@@ -60,18 +60,18 @@ class Chunked:
         while True:
             end = received.find(CRLF, self._at, self._at + _SIZE_LINE_BYTES)
             if end < 0:
-                enough = len(received) - self._at >= _SIZE_LINE_BYTES
-                return bad("a malformed chunk") if enough else self._unless_too_large(received)
+                return bad("a malformed chunk") if len(received) - self._at >= _SIZE_LINE_BYTES else None
             line = received[self._at : end]
             if _SIZE_LINE.fullmatch(line) is None:
                 return bad("a malformed chunk")
             size, start = int(line, 16), end + len(CRLF)
+            if size and len(self._chunks) == CHUNKS_MAX:
+                return bad("too many chunks")
             if self._size + size > self._most:
                 return body_too_large()
             stop = start + size
             if received[stop : stop + len(CRLF)] != CRLF:
-                enough = len(received) >= stop + len(CRLF)
-                return bad("a malformed chunk") if enough else self._unless_too_large(received)
+                return bad("a malformed chunk") if len(received) >= stop + len(CRLF) else None
             self._at = stop + len(CRLF)
             if size == 0:
                 raw = bytes(received[: self._at])
@@ -79,9 +79,6 @@ class Chunked:
                 return raw
             self._chunks.append(bytes(received[start:stop]))
             self._size += size
-
-    def _unless_too_large(self, received: bytearray) -> Refusal | None:
-        return body_too_large() if len(received) > _OVERHEAD * self._most else None
 
 
 def body_too_large() -> Refusal:

@@ -19,6 +19,8 @@ HEAD_END: Final = b"\r\n\r\n"
 METHOD_BYTES: Final = 16
 """The longest method in use is UNSUBSCRIBE, except UPDATEREDIRECTREF."""
 VERSION_BYTES: Final = 8
+CONNECTION_OPTIONS_MAX: Final = 32
+"""Options of all fields Connection together, also empty ones. Clients send at most three."""
 LENGTH_DIGITS: Final = 15
 """A longer Content-Length exceeds every limit, and int() does not need to read it."""
 
@@ -38,6 +40,8 @@ _CONTROLS: Final = bytes({*range(0x20), 0x7F} - {0x09})
 """All bytes that `_BAD_VALUE` finds, with CR and LF."""
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]{0,5})?")
 """RFC 9110 §7.2: uri-host [":" port]; no user, no path."""
+_DIGITS: Final = re.compile(r"[0-9]+")
+_LEADING_ZEROS: Final = re.compile(r"0+")
 _SINGLE: Final = ("host", "content-length", "transfer-encoding", "content-type")
 """If one of these occurs twice, two readers may use different ones."""
 
@@ -152,24 +156,31 @@ def _framed(method: str, target: str, fields: tuple[tuple[str, str], ...], *, ht
         return bad(wrong)
     if "expect" in last:
         return bad("Expect, which is not supported here")
+    connection = _connection(fields) if "connection" in last else ""
+    if connection.count(",") >= CONNECTION_OPTIONS_MAX:
+        return bad("too many options in Connection")
     # Upgrade is ignored, as RFC 9110 §7.8 allows: the HTTP client of Java's library asks for "h2c" at first.
     return Head(
         method=method,
         target=target,
         fields=fields,
         http_1_0=http_1_0,
-        keep_alive=_keeps_alive(fields, http_1_0=http_1_0) if http_1_0 or "connection" in last else True,
+        keep_alive=_keeps_alive(connection, http_1_0=http_1_0),
         length=0 if length is None else _bounded(length),
         chunked=coding is not None,
     )
 
 
-def _keeps_alive(fields: tuple[tuple[str, str], ...], *, http_1_0: bool) -> bool:
-    """Return whether the connection persists by the options of its fields Connection (RFC 9112 §9.3)."""
-    values = ",".join([value for name, value in fields if name == "connection"]).lower()
-    if not http_1_0 and "close" not in values:
+def _connection(fields: tuple[tuple[str, str], ...]) -> str:
+    """Return the options of all fields Connection, in lower case and separated by commas."""
+    return ",".join([value for name, value in fields if name == "connection"]).lower()
+
+
+def _keeps_alive(connection: str, *, http_1_0: bool) -> bool:
+    """Return whether the connection persists by the options in *connection* (RFC 9112 §9.3)."""
+    if not http_1_0 and "close" not in connection:
         return True
-    options = [each.strip(" \t") for each in values.split(",")]
+    options = [each.strip(" \t") for each in connection.split(",")]
     return "close" not in options and (not http_1_0 or "keep-alive" in options)
 
 
@@ -187,12 +198,12 @@ def _wrong_framing(length: str | None, coding: str | None, *, http_1_0: bool) ->
         # so does another coding.
         known = length is None and not http_1_0 and coding.lower() == "chunked"
         return "" if known else "a body framed in more than one way, or in an unknown one"
-    well_formed = length is None or (length.isascii() and length.isdigit())
-    return "" if well_formed else "a malformed Content-Length"
+    return "" if length is None or _DIGITS.fullmatch(length) else "a malformed Content-Length"
 
 
 def _bounded(digits: str) -> int:
-    significant = digits.lstrip("0")
+    zeros = _LEADING_ZEROS.match(digits)
+    significant = digits[zeros.end() :] if zeros else digits
     return int(significant or "0") if len(significant) <= LENGTH_DIGITS else 10**LENGTH_DIGITS
 
 

@@ -42,6 +42,8 @@ ANSWER_FIELDS: Final = (
     "x-ms-client-request-id",
 )
 """In addition to Content-Type and Content-Length. Location is omitted: a pod must not follow it."""
+QUERY_BYTES_MAX: Final = 1536
+"""IMDS's own queries have under 100 bytes. A longer one costs time, and memory as the key of a cached answer."""
 CALLS_AT_ONCE: Final = 5
 CALLS_PER_WINDOW: Final = 5
 _BODILESS: Final = frozenset({"GET", "HEAD"})
@@ -56,7 +58,9 @@ class CallLimiter(Protocol):
 
 
 def forwarded_target(destination: Destination) -> str | Refusal:
-    """Return the normal form of path and query, which is forwarded; a Refusal of an ambiguous query."""
+    """Return the normal form of path and query, which is forwarded; a Refusal of an ambiguous or too long query."""
+    if len(destination.query) > QUERY_BYTES_MAX:
+        return _LONG_QUERY
     parameters = parse_query(destination.query)
     if isinstance(parameters, Refusal):
         return parameters
@@ -200,6 +204,14 @@ def _returned(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 def _plain(value: str) -> str:
     """Return a field's value if it is printable ASCII, which all readers understand in the same way; else nothing."""
     return value if value.isascii() and value.isprintable() else ""
+
+
+_LONG_QUERY: Final = Refusal(
+    Reason.BAD_PARAMETERS,
+    "The query is too long.",
+    f"the query has more than {QUERY_BYTES_MAX} bytes; see which client sends it",
+    limit=Limit.TARGET_BYTES,
+)
 
 
 def _congested(retry_after: float | None) -> Refusal:

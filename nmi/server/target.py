@@ -5,7 +5,8 @@ identities, because the response would be a token of the node. Four steps implem
 
 1. `normal` removes every known disguise (escapes, also nested ones, backslashes, doubled slashes, dot segments, path
    parameters). It returns None (a 400) if the rest contains anything but letters, digits, "_", "-" and single inner
-   dots. So no later step can read the path in a different way.
+   dots, or if there are so many escapes or segments that its cost would delay other pods. So no later step can read the
+   path in a different way.
 2. The token path is served under a few raw spellings only. Any other target that leads there, or that contains its
    four words in order, is refused as a disguise.
 3. A path that contains `identity` anywhere, in any letter case, is never forwarded.
@@ -15,9 +16,14 @@ identities, because the response would be a token of the node. Four steps implem
 import re
 from enum import Enum, StrEnum
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+ESCAPES_MAX: Final = 128
+"""Escapes of a path. IMDS's own paths need none."""
+SEGMENTS_MAX: Final = 256
+"""Segments of a path, also empty ones. IMDS's own paths have under 16; the fast lane's paths have at most 256 bytes."""
 DECODINGS_MAX: Final = 4
 """No legitimate client escapes twice. A target with more levels is refused unread."""
 
@@ -25,7 +31,7 @@ _TOKEN_SPELLINGS: Final = re.compile(r"//?[mM][eE][tT][aA][dD][aA][tT][aA]/ident
 """What SDKs send: MSAL4J builds `host//metadata/…`, others end in a slash or begin with `/Metadata`."""
 _TOKEN_WORDS: Final = ("metadata", "identity", "oauth2", "token")
 _ABSOLUTE_FORM: Final = re.compile(r"https?://[^/?]*", re.IGNORECASE)
-_ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})?")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 """RFC 3986 §2.3 unreserved, without the characters that a Windows file system could read as another name: it drops
 trailing dots, and `identi~1` would be a short name of `identity`. IMDS's own paths have neither."""
@@ -104,20 +110,21 @@ def resolve(target: str, proxied_paths: ProxiedPaths) -> Destination:
         raw = raw[absolute.end() :] or "/"
     if absolute is None and _TOKEN_SPELLINGS.fullmatch(raw):
         return Destination(Action.TOKEN, CanonicalPath.TOKEN, query=query)
-    path = normal(raw)
-    if path is None:
+    decoded = _decoded(raw)
+    path = None if decoded is None else _normalized(decoded)
+    if decoded is None or path is None:
         return Destination(Action.REFUSE_DISGUISE, CanonicalPath.OTHER)
-    return _elsewhere(raw, path, query, proxied_paths)
+    return _elsewhere(decoded, path, query, proxied_paths)
 
 
-def _elsewhere(raw: str, path: str, query: str, proxied_paths: ProxiedPaths) -> Destination:
-    """Return the destination of *raw*, which is not a spelling of the token path."""
+def _elsewhere(decoded: str, path: str, query: str, proxied_paths: ProxiedPaths) -> Destination:
+    """Return the destination of a path that is not a spelling of the token path. *path*: its normal form."""
     segments = tuple(path.lower().strip("/").split("/"))
-    if _spells_token_path(path) or _spells_token_path(_decoded(raw) or ""):
+    if _spells_token_path(path) or _spells_token_path(decoded):
         return Destination(Action.REFUSE_DISGUISE, CanonicalPath.TOKEN)
     if segments == ("host", "token"):
         return Destination(Action.HOST_TOKEN, CanonicalPath.HOST_TOKEN, path, query)
-    if _about_identity(path) or _about_identity(_decoded(raw) or ""):
+    if _about_identity(path) or _about_identity(decoded):
         return Destination(Action.REFUSE_UNKNOWN, CanonicalPath.IDENTITY)
     if segments[:2] == ("metadata", "instance"):
         return Destination(Action.PROXY, CanonicalPath.INSTANCE, path, query)
@@ -132,11 +139,16 @@ def normal(raw: str) -> str | None:
     The normal form has no escape, backslash, empty segment, dot segment or path parameter, `metadata` in lower case,
     and plain ASCII only. One trailing slash remains: it may have a meaning for the server.
     """
-    text = _decoded(raw)
-    if text is None or not text.startswith(("/", "\\")):
+    decoded = _decoded(raw)
+    return None if decoded is None else _normalized(decoded)
+
+
+def _normalized(decoded: str) -> str | None:
+    """Return the normal form of a path without escapes, or None if it has none."""
+    pieces = decoded.replace("\\", "/").split("/", SEGMENTS_MAX + 1)
+    if pieces[0] or not 2 <= len(pieces) <= SEGMENTS_MAX + 1:
         return None
     kept: list[str] = []
-    pieces = text.replace("\\", "/").split("/")
     for piece in pieces:
         segment = piece.partition(";")[0]  # path parameters: "..;x" is a dot segment too
         if segment == "..":
@@ -158,14 +170,17 @@ def _decoded(text: str) -> str | None:
 
     Over-long UTF-8 needs bytes from 0x80 up, like every non-ASCII character, so it is refused here too.
     """
+    if text.count("%") > ESCAPES_MAX:
+        return None
     for _ in range(DECODINGS_MAX):
         if "%" not in text:
             return text
-        if any(match[1] is None for match in _ESCAPE.finditer(text)):
+        if _BAD_ESCAPE.search(text):
             return None
-        text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
-        if not text.isascii():
+        decoded = unquote_to_bytes(text)
+        if not decoded.isascii():
             return None
+        text = decoded.decode()
     return None if "%" in text else text
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
+PAGE: Final = ROOT / "docs" / "security.md"
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,11 @@ class Row:
 
 def rows() -> list[Row]:
     """Return the rows of all threat tables in the order of the page."""
-    lines = (ROOT / "docs" / "security.md").read_text().splitlines()
-    found, inside = list[Row](), False
-    for number, line in enumerate(lines, 1):
-        if line.startswith("| threat "):
-            inside = True
-        elif not line.startswith("| "):
-            inside = False
-        elif inside and not line.startswith("| ---"):
+    found: list[Row] = []
+    inside = False
+    for number, line in enumerate(PAGE.read_text().splitlines(), 1):
+        inside = line.startswith("| ") and (inside or line.startswith("| threat "))
+        if inside and not line.startswith(("| ---", "| threat ")):
             found.append(Row(number, tuple(cell.strip() for cell in line.strip("|").split("|"))))
     return found
 

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from nmi.refusal import Reason, Refusal
-from nmi.server.passthrough import MetadataProxy
+from nmi.server.passthrough import QUERY_BYTES_MAX, MetadataProxy
 from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer
@@ -273,6 +273,49 @@ async def test_an_ambiguous_query_is_not_forwarded() -> None:
     assert isinstance(answer, Refusal)
     assert answer.reason is Reason.BAD_PARAMETERS
     assert imds.asked == []
+
+
+async def test_a_query_that_is_longer_than_any_of_imds_is_not_forwarded_and_one_at_the_limit_is() -> None:
+    imds = Imds()
+    target = f"/metadata/instance?a={'b' * (QUERY_BYTES_MAX - 2)}"
+    async with proxy(imds) as metadata:
+        refused = await metadata.forward("pod", request(), destination(f"{target}b"), Pieces())
+        answer = await metadata.forward("pod", request(), destination(target), Pieces())
+
+    assert isinstance(refused, Refusal)
+    assert refused.reason is Reason.BAD_PARAMETERS
+    assert isinstance(answer, PlainAnswer)
+    assert [path for _, path, _, _ in imds.asked] == [target]
+
+
+PLATFORM_FIELDS = ("authorization", "claims", "date", "key-guid", "signature", "new")
+"""The ends of names of header fields that a proxy of the platform trusts. It may add further ones."""
+
+
+@pytest.mark.parametrize("name", [f"x-ms-azure-host-{end}" for end in PLATFORM_FIELDS])
+async def test_a_field_that_the_platforms_proxy_trusts_is_neither_forwarded_nor_returned(name: str) -> None:
+    imds = Imds()
+
+    async def trusted(_: web.Request) -> web.StreamResponse:
+        return web.json_response({}, headers={name: "secret", "x-ms-request-id": "r"})
+
+    imds.answer = trusted
+    named = request(("metadata", "true"), (name, "a pod's"), ("connection", name))
+    written = request(("metadata", "true"), (name, "a pod's"), method="POST", body=b"{}")
+    async with proxy(imds) as metadata:
+        answers = [
+            await metadata.forward("pod", each, destination(f"/metadata/instance?{name}=x"), Pieces())
+            for each in (named, written)
+        ]
+
+    assert [[field for field in headers if field.startswith("x-ms-azure")] for _, _, headers, _ in imds.asked] == [
+        [],
+        [],
+    ]
+    for answer in answers:
+        assert isinstance(answer, PlainAnswer)
+        assert dict(answer.headers)["X-Ms-Request-Id"] == "r"
+        assert b"secret" not in answer.render(0)
 
 
 async def test_each_call_takes_a_permit_charged_to_its_pod() -> None:

@@ -80,5 +80,10 @@ def test_the_maximum_number_of_parameters_is_accepted() -> None:
     assert token_request("resource=r&" + "&".join(f"p{n}=1" for n in range(31))) == TokenRequest("r")
 
 
+def test_more_escapes_than_the_fast_lane_can_read_are_refused_and_as_many_are_not() -> None:
+    assert token_request("resource=" + "%41" * 512) == TokenRequest("A" * 512)
+    assert isinstance(token_request("resource=" + "%41" * 513), Refusal)
+
+
 def test_parameters_keep_their_order() -> None:
     assert parse_query("b=1&a=2&c") == {"b": "1", "a": "2", "c": ""}

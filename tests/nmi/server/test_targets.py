@@ -79,6 +79,15 @@ def test_a_disguised_token_path_is_refused(path: str) -> None:
     assert resolve(f"{path}?resource=x", EVERYTHING).action is Action.REFUSE_DISGUISE
 
 
+@pytest.mark.parametrize("start", ["/", "/metadata/instance/"])
+def test_a_path_with_too_many_escapes_or_segments_is_refused_and_one_at_the_limit_is_not(start: str) -> None:
+    segments = start.count("/") - 1
+    for most, unit, used in ((128, "%61", 0), (128, "%2525252f", 0), (256, "a/", segments + 1)):
+        at_the_limit = start + unit * (most - used)
+        assert resolve(at_the_limit, EVERYTHING).action is Action.PROXY
+        assert resolve(at_the_limit + unit, EVERYTHING).action is Action.REFUSE_DISGUISE
+
+
 @pytest.mark.parametrize(
     "path",
     [

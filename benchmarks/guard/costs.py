@@ -1,0 +1,45 @@
+"""The instructions of the requests that cost NMI most (`tests.corpus.costly`), and their bound."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.guard.counting import dumped, per_request, tool
+from benchmarks.report.table import grid
+from tests.corpus.costly import COSTLY
+
+INSTRUCTIONS_MAX: Final = 2_500_000
+"""Instructions of one request: 0.5 ms on a processor that executes 5 per ns. Current ones execute more of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of one request on a new connection."""
+
+    name: str
+    sent: int
+    """Bytes that the pod sends."""
+    instructions: float
+    """Instructions of the whole process in user space."""
+
+    @property
+    def per_byte(self) -> float:
+        return self.instructions / self.sent
+
+
+def costs() -> list[Cost]:
+    """Return the costs, the highest first. Raises ToolMissingError and RuntimeError."""
+    with tempfile.TemporaryDirectory(prefix="guard-") as room:
+        found = dumped(tool("valgrind"), Path(room), list(COSTLY))
+    every = [
+        Cost(name, len(COSTLY[name][1]), sum(per_request(dump, requests).values()))
+        for name, (dump, requests) in found.items()
+    ]
+    return sorted(every, key=lambda each: -each.instructions)
+
+
+def table(every: list[Cost]) -> str:
+    """Return a Markdown table of *every*."""
+    rows = [[each.name, f"{each.sent:,}", f"{each.instructions:,.0f}", f"{each.per_byte:,.0f}"] for each in every]
+    return grid(["request", "bytes", "instructions", "instructions a byte"], rows)

@@ -1,0 +1,68 @@
+"""No request costs NMI's event loop more than a bounded amount of work.
+
+The tests count the bytecodes of Python, which are the same on each machine, and not time. `benchmarks.guard` counts
+the instructions of the whole process for the same requests. Excluded: calls of IMDS, which have a rate limit.
+"""
+
+import sys
+from types import FrameType
+from typing import Any, Final, Self
+
+import pytest
+
+from nmi.server.general import GeneralLane
+from tests.corpus.costly import COSTLY
+from tests.nmi.server.fakes import FakeConnection, ServerUnderTest, replies, request_bytes
+
+WORK_MAX: Final = 25_000
+"""Bytecodes for one request: about 0.25 ms. The request of an SDK takes 4,000."""
+
+
+class Work:
+    """Counter of the bytecodes that are executed in its context."""
+
+    def __init__(self) -> None:
+        self.bytecodes = 0
+        self._former: Any = None
+
+    def __enter__(self) -> Self:
+        self._former = sys.gettrace()
+        sys.settrace(self._called)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._former)
+
+    def _called(self, frame: FrameType, _event: str, _argument: object) -> Any:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return self._executed
+
+    def _executed(self, _frame: FrameType, event: str, _argument: object) -> Any:
+        self.bytecodes += event == "opcode"
+        return self._executed
+
+
+async def answer_and_work(data: bytes) -> tuple[int, int]:
+    """Return the status of the answer to *data* and the bytecodes that it takes."""
+    server_under_test = ServerUnderTest()
+    await server_under_test.ask(request_bytes())  # fills caches of the standard library
+    connection = FakeConnection()
+    lane = GeneralLane(connection, server_under_test)
+    with Work() as work:
+        lane.data_received(data)
+        await server_under_test.settle()
+    (reply,) = replies(connection.written)
+    return reply.status, work.bytecodes
+
+
+@pytest.mark.parametrize(("status", "data"), COSTLY.values(), ids=COSTLY)
+async def test_no_request_takes_more_than_a_bounded_amount_of_work(status: int, data: bytes) -> None:
+    found, bytecodes = await answer_and_work(data)
+    assert found == status
+    assert bytecodes <= WORK_MAX
+
+
+async def test_the_request_of_an_sdk_takes_a_small_part_of_it() -> None:
+    status, bytecodes = await answer_and_work(request_bytes())
+    assert status == 200
+    assert 500 < bytecodes < WORK_MAX / 4
