@@ -5,6 +5,8 @@ and detection of later ones.
 import asyncio
 import re
 import socket
+from contextlib import suppress
+from ipaddress import AddressValueError, IPv4Address
 
 from nmi.node.rules import RedirectError, RedirectSpec
 from nmi.subprocesses import SYSTEM_PATH, ProgramTimeoutError, find_program, first_bytes, run
@@ -13,7 +15,8 @@ from podidentity.exits import StartError
 LISTED_MAX = 1 << 16
 """Bytes of conntrack's output that are read, for about 400 connections: pods determine their number."""
 
-_BYPASSING = re.compile(rb"^tcp[^=\n]* src=([0-9.]+) dst=[0-9.]+ sport=([0-9]+) ", re.MULTILINE)
+_PORT_MAX = 65535
+_BYPASSING = re.compile(rb"^tcp[^=\n]* src=([0-9.]{7,15}) dst=[0-9.]{7,15} sport=([0-9]{1,5}) ", re.MULTILINE)
 
 _DELETED = re.compile(r"(\d+) flow entries have been deleted")
 
@@ -60,10 +63,21 @@ async def bypassing(to: RedirectSpec, conntrack: str) -> frozenset[tuple[str, in
         return None
     if len(listed) >= LISTED_MAX:
         return None
-    found = {(source.decode(), int(number)) for source, number in _BYPASSING.findall(listed)}
+    found = bypassing_in(listed)
     addresses = {source for source, _ in found}
     own = await asyncio.to_thread(lambda: {each for each in addresses if _is_own(each)})
     return frozenset(each for each in found if each[0] not in own)
+
+
+def bypassing_in(listed: bytes) -> frozenset[tuple[str, int]]:
+    """Return source address and port of each connection in conntrack's list. Skip lines in another form."""
+    found: set[tuple[str, int]] = set()
+    for source, number in _BYPASSING.findall(listed):
+        with suppress(AddressValueError):  # a socket would take it for a name, and ask a resolver
+            address = str(IPv4Address(source.decode()))
+            if int(number) <= _PORT_MAX:
+                found.add((address, int(number)))
+    return frozenset(found)
 
 
 def _is_own(address: str) -> bool:

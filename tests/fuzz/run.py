@@ -27,6 +27,9 @@ SHARES = {
     "nmi-objects": 2,
     "locks": 1,
     "handover": 1,
+    "kernel-messages": 1,
+    "conntrack": 1,
+    "http-responses": 1,
 }
 """Share of the time for each target."""
 INPUTS_PER_SECOND = {
@@ -39,6 +42,9 @@ INPUTS_PER_SECOND = {
     "nmi-objects": 350,
     "locks": 12_000,
     "handover": 5_000,
+    "kernel-messages": 2_500,
+    "conntrack": 2_500,
+    "http-responses": 400,
 }
 """With --repeatable: two CPU cores without other work reach these numbers."""
 COMPILED = {"scan", "query", "lanes"}

@@ -25,6 +25,8 @@ from nmi.server.reading import RequestReader
 from nmi.server.request import Request
 from nmi.server.target import Action, ProxiedPaths, normal, resolve
 from tests.fuzz.handover import HandoverMessages
+from tests.fuzz.http_responses import HttpResponses
+from tests.fuzz.node import ConntrackList, KernelMessages
 from tests.fuzz.objects import LockRecords, MicObjects, NmiObjects
 from tests.native import test_lanes_agree as lanes_agree
 from tests.native.fast_refusals import TOKEN_PATH, fast_refusal
@@ -323,5 +325,8 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "nmi-objects": NmiObjects,
     "locks": LockRecords,
     "handover": HandoverMessages,
+    "kernel-messages": KernelMessages,
+    "conntrack": ConntrackList,
+    "http-responses": HttpResponses,
 }
 """Factories of the targets. A target that owns resources has a `close` method."""

@@ -1,0 +1,107 @@
+"""Fuzz targets of the readers of the node's state: the kernel's messages about the network, and conntrack's list."""
+
+import itertools
+from ipaddress import IPv4Address
+from typing import Final
+
+from nmi.identity.address_evidence import AddressEvidence
+from nmi.node.conntrack import bypassing_in
+from nmi.node.rtnetlink import (
+    DumpInterruptedError,
+    ForwardingEntry,
+    Link,
+    MalformedError,
+    Message,
+    Neighbour,
+    Route,
+    chosen_route,
+    decode,
+    decode_reply,
+    request_result,
+)
+
+HEADER_BYTES: Final = 16
+LINK_LAYER_MAX: Final = 32
+POD: Final = "10.1.0.5"
+
+
+class KernelMessages:
+    """A datagram: its messages are of bounded size, or it is malformed; no message raises in the tables behind them."""
+
+    def __call__(self, data: bytes) -> None:
+        sequence = int.from_bytes(data[8:12], "little")
+        messages = self._messages(data)
+        self._answers(data, sequence)
+        if messages is not None and len(data) % 4 == 0:
+            assert decode(data + data) == messages * 2, "a message depends on those before it"
+        self._apply(messages or [])
+
+    def _messages(self, data: bytes) -> list[Message] | None:
+        try:
+            messages = decode(data)
+        except MalformedError:
+            return None
+        assert len(messages) <= len(data) // HEADER_BYTES
+        for each in messages:
+            self._check(each, data)
+        return messages
+
+    def _check(self, message: Message, data: bytes) -> None:
+        match message:
+            case Neighbour():
+                assert len(message.address) == 4
+                assert len(message.link_layer) <= LINK_LAYER_MAX
+                assert message.link_layer or not message.confirmed
+            case ForwardingEntry():
+                assert 0 < len(message.link_layer) <= LINK_LAYER_MAX
+            case Route():
+                assert len(message.prefix) == 4
+                assert message.length <= 32
+            case Link():
+                assert len(message.name) <= len(data)
+                assert "\0" not in message.name
+
+    def _answers(self, data: bytes, sequence: int) -> None:
+        try:
+            route = chosen_route(data)
+            assert route is None or len(route.source) in {0, 4}
+        except MalformedError:
+            pass
+        try:
+            request_result(data)
+        except MalformedError:
+            pass
+        for asked in (sequence, sequence + 1):
+            try:
+                reply = decode_reply(data, asked)
+            except (MalformedError, DumpInterruptedError, OSError):
+                continue
+            assert len(reply.messages) <= len(data) // HEADER_BYTES
+            assert asked == sequence or len(data) > HEADER_BYTES or not (reply.done or reply.messages)
+
+    def _apply(self, messages: list[Message]) -> None:
+        evidence = AddressEvidence()
+        evidence.track(POD)
+        found = [
+            *evidence.apply([Link(2, "cni0"), Link(3, "veth1")]),
+            *itertools.chain.from_iterable(evidence.apply([each]) for each in messages),
+            *evidence.replace(messages),
+        ]
+        evidence.unresolved()
+        evidence.untrack(POD)
+        for each in found:
+            IPv4Address(each.address)
+        assert all(size <= 2 * len(messages) + 2 for size in evidence.sizes().values())
+
+
+class ConntrackList:
+    """A list of connections: each that is found is one of an IPv4 address and a port, and lines have no effect on others."""
+
+    def __call__(self, data: bytes) -> None:
+        found = bypassing_in(data)
+        assert len(found) <= data.count(b"sport=")
+        for address, port in found:
+            assert str(IPv4Address(address)) == address
+            assert 0 <= port <= 65535
+        lines = data.split(b"\n")
+        assert found == {each for line in lines for each in bypassing_in(line)}
