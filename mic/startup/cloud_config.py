@@ -5,7 +5,6 @@ secret.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from azure.identity.aio import ClientSecretCredential, ManagedIdentityCredential
 from typing_extensions import override
 
 from podidentity.azure.ca_bundle import CaBundle, CaBundleError
-from podidentity.azure.clouds import Cloud, CloudError, by_name
+from podidentity.azure.clouds import Cloud, CloudError, by_name, unambiguous
 from podidentity.azure.resource_ids import parse_user_assigned
 
 log = logging.getLogger(__name__)
@@ -103,12 +102,13 @@ def read(path: str, environ: Mapping[str, str]) -> CloudConfig:
 
 def _in_file(path: Path) -> dict[str, Any]:
     try:
-        # Some tools write a byte-order mark.
-        found: Any = json.loads(path.read_text("utf-8-sig"))
+        found = unambiguous(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read --cloudconfig {str(path)!r}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"--cloudconfig {str(path)!r} is not JSON; write the node's azure.json there") from error
+        raise ConfigError(
+            f"--cloudconfig {str(path)!r} is not JSON: {error}; write the node's azure.json there"
+        ) from error
     if not isinstance(found, dict):
         raise ConfigError(f"--cloudconfig {str(path)!r} must hold one JSON object")
     return {name.lower(): value for name, value in found.items()}

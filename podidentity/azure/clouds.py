@@ -152,9 +152,26 @@ def of_environment(environment_file: Path | None) -> Cloud:
     return PUBLIC if environment_file is None else _described_in(environment_file)
 
 
+def unambiguous(content: bytes) -> Any:
+    """Return the JSON document in *content*, with or without a byte-order mark.
+
+    Raise ValueError if it is none, or if an object has a field twice, in any letter case, with different values: of
+    those, programs use different ones. Field names in another letter case are common, because Go ignores it.
+    """
+    return json.loads(content, object_pairs_hook=_without_contradiction)
+
+
+def _without_contradiction(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    known: dict[str, Any] = {}
+    for name, value in pairs:
+        if known.setdefault(name.lower(), value) != value:
+            raise ValueError(f"the field {name[:64]!a} is there twice, with different values")
+    return dict(pairs)
+
+
 def _described_in(path: Path) -> Cloud:
     try:
-        described: Any = json.loads(path.read_bytes())
+        described = unambiguous(path.read_bytes())
     except OSError as error:
         raise CloudError(f"cannot read AZURE_ENVIRONMENT_FILEPATH {str(path)!r}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -32,6 +32,25 @@ def test_a_service_principal_is_read_from_the_file(tmp_path: Path) -> None:
     assert "hush" not in repr(config)
 
 
+@pytest.mark.parametrize("second", ["tenantId", "TENANTID"])
+def test_a_field_with_two_values_is_rejected_and_one_with_the_same_value_is_not(tmp_path: Path, second: str) -> None:
+    path = tmp_path / "azure.json"
+    text = json.dumps(FILE)
+    path.write_text(text.replace("{", f'{{"{second}": "another", ', 1))
+    with pytest.raises(ConfigError, match="is there twice") as rejected:
+        read(str(path), {})
+    assert "another" not in str(rejected.value)
+
+    path.write_text(text.replace("{", f'{{"{second}": "t", ', 1))
+    assert read(str(path), {}).tenant_id == "t"
+
+
+def test_a_byte_order_mark_has_no_meaning(tmp_path: Path) -> None:
+    path = tmp_path / "azure.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(FILE).encode())
+    assert read(str(path), {}).tenant_id == "t"
+
+
 def test_the_environment_is_used_without_a_file() -> None:
     config = read("", {"CLOUD": "AzureChinaCloud", "TENANT_ID": "t", "CLIENT_ID": "c", "CLIENT_SECRET": "s"})
     assert config == CloudConfig("AzureChinaCloud", "t", "c", "s")

@@ -68,7 +68,19 @@ def test_an_ipv6_address_does_not_match_the_equivalent_ipv4_address() -> None:
     assert index.get("10.0.0.1") is None
 
 
-NO_ADDRESSES = ["", "10.0.0", "10.0.0.256", "010.0.0.1", "10.0.0.1 ", "localhost", "fd00::1%eth0", "é"]
+NO_ADDRESSES = [
+    "",
+    "10.0.0",
+    "10.1",
+    "0x0a.0.0.1",
+    "167772161",
+    "10.0.0.256",
+    "010.0.0.1",
+    "10.0.0.1 ",
+    "localhost",
+    "fd00::1%eth0",
+    "é",
+]
 
 
 @pytest.mark.parametrize("text", NO_ADDRESSES)

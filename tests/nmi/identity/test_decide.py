@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.decide import (
@@ -365,6 +366,7 @@ class CountedText(str):
     __slots__ = ()
     conversions = 0
 
+    @override
     def lower(self) -> str:
         CountedText.conversions += 1
         return super().lower()

@@ -61,6 +61,15 @@ def test_a_spelling_that_sdks_use_is_the_token_path(path: str) -> None:
         "/metadata/identity/oauth2/%c1%b4oken",  # over-long UTF-8 of "t"
         "/metadata/identity%c0%afoauth2/token",  # over-long UTF-8 of "/"
         "/metadata/identity/oauth2/%ef%bd%94oken",  # full-width t
+        "/metadata/identity/oauth2/to%e2%84%aaen",  # Kelvin sign
+        "/metadata/%c4%b1dentity/oauth2/token",  # i without a dot
+        "/metadata/%d1%96dentity/oauth2/token",  # Cyrillic i
+        "/m%d0%b5tadata/identity/oauth2/token",  # Cyrillic e
+        "/metadata/identity/oauth2/to%e2%80%8bken",  # zero-width space
+        "/metadata%e2%88%95identity/oauth2/token",  # division slash
+        "/metadata%ef%bc%8fidentity/oauth2/token",  # full-width solidus
+        "/metadata/identity/oauth2/token%e2%80%a5/",  # two dot leader
+        "/%6d%65%74%61%64%61%74%61/%69%64%65%6e%74%69%74%79/oauth2/token",
         "/metadata/identity/oauth2/token/extra",
         "/x/metadata/identity/oauth2/token",
         "/metadata-identity-oauth2-token",

@@ -64,12 +64,18 @@ def test_every_kind_of_rule_can_be_read_with_its_line() -> None:
         ("[" * 5000, "cannot be read|line "),
         ("version: 1\n--- \nversion: 1", "expected a single document|line "),
         ("version: 1\nrules:\n  - {rule: single-namespace, ? [a] : b}", "line 3: "),
+        ("version: 1\nrules:\n  - {rule: single-namespace, name: a, n\u0430me: b}", "line 3: .*unknown field"),
+        ("version: 1\nrules:\n  - {rule: single-n\u0430mespace, name: a}", "line 3: "),
     ],
 )
 def test_a_faulty_file_is_rejected_with_the_cause(text: str, says: str) -> None:
     with pytest.raises(PolicyError, match=says) as raised:
         parse_policy(text.encode())
     assert "\n" not in str(raised.value)
+
+
+def test_a_byte_order_mark_has_no_meaning() -> None:
+    assert parse_policy(b"\xef\xbb\xbf" + EVERY_KIND.lstrip().encode())[0].rule.name == "a"
 
 
 def test_sizes_are_limited() -> None:

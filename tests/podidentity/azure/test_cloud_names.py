@@ -81,6 +81,20 @@ def test_an_unusable_stack_file_is_rejected_in_one_line(tmp_path: Path, content:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("second", ["resourceManagerEndpoint", "ResourceManagerEndpoint"])
+def test_a_stack_file_with_a_field_of_two_values_is_rejected_and_a_byte_order_mark_is_not(
+    tmp_path: Path, second: str
+) -> None:
+    file = tmp_path / "stack.json"
+    text = json.dumps(STACK)
+    file.write_text(text.replace("{", f'{{"{second}": "https://elsewhere.test", ', 1))
+    with pytest.raises(CloudError, match="is there twice"):
+        by_name("AzureStackCloud", file)
+
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert by_name("AzureStackCloud", file).resource_manager == "https://management.contoso.test"
+
+
 def test_a_missing_stack_file_is_rejected_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(CloudError, match="nowhere"):
         by_name("AzureStackCloud", tmp_path / "nowhere.json")
