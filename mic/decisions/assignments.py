@@ -93,6 +93,12 @@ class DesiredAssignment(msgspec.Struct, frozen=True, gc=False):
         return AssignmentKey(pod.namespace, pod.name, identity.namespace, identity.name)
 
     @property
+    def crosses_namespaces(self) -> bool:
+        """Whether the identity is in another namespace than the pod. Such an assignment is written after those of the
+        pod's own namespace: NMI prefers them, but knows only those that are written."""
+        return self.identity.metadata.namespace != self.pod.metadata.namespace
+
+    @property
     def node(self) -> str:
         return self.pod.spec.node_name
 

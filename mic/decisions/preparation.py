@@ -44,16 +44,32 @@ def prepare(
 
 def independent(host_view: HostView, policy: Policy, on_fault: OnFault = raised) -> list[PrepareStep]:
     """Return the steps for pods whose identities need no host: service principals and federated ones. `prepare`
-    includes these steps, but they never wait for Azure."""
+    includes these steps, but they never wait for Azure. Identities of another namespace are excepted for a pod that
+    waits for one of its own namespace that needs the host."""
     steps: list[PrepareStep] = []
     names: set[Key] = set()
+    waiting = _pods_that_wait_for_their_own(host_view)
     for desired, active in host_view.out_of_sync_assignments():
         if desired is not None and desired.identity_id is None:
+            if desired.crosses_namespaces and desired.pod.key in waiting:
+                continue
             try:
                 steps.extend(_objects_for(host_view, desired, active, None, policy, names=names))
             except Exception as error:  # noqa: BLE001 - one object must not keep others from their identities
                 on_fault(desired.pod.key, error)
     return steps
+
+
+def _pods_that_wait_for_their_own(host_view: HostView) -> set[Key]:
+    """Return the pods without an object for an identity of their own namespace that needs the host."""
+    return {
+        desired.pod.key
+        for desired, active in host_view.out_of_sync_assignments()
+        if desired is not None
+        and desired.identity_id is not None
+        and not desired.crosses_namespaces
+        and not any(unchanged(desired, existing) for existing in active)
+    }
 
 
 def revocations(host_view: HostView) -> list[Revoke]:

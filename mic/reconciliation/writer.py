@@ -7,13 +7,14 @@ that had changed again, and the next pass plans from the new state.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from mic.cluster.view import ClusterView
 from mic.decisions import documents, steps
-from mic.decisions.assignments import ExistingAssignment
+from mic.decisions.assignments import ExistingAssignment, Key
 from mic.metrics import MicMetrics
 from mic.reconciliation.events import APPLIED, APPLY_ERROR, REMOVED
 from mic.reconciliation.write_limiter import Urgency, WriteLimiter
@@ -77,9 +78,24 @@ class Writer:
         self._clock = clock
 
     async def carry_out(self, planned: Iterable[steps.Step]) -> Written:
-        """Run all *planned* steps, in no particular order except by urgency. Failures are in the result."""
+        """Run all *planned* steps, in no particular order except by urgency. Failures are in the result.
+
+        A pod's assignment of another namespace's identity follows those of its own namespace, and is left out if one of
+        them fails.
+        """
+        running: list[asyncio.Task[Written]] = []
+        own: defaultdict[Key, list[asyncio.Task[Written]]] = defaultdict(list)
+        later: list[steps.Create | steps.Update] = []
         async with asyncio.TaskGroup() as tasks:
-            running = [self._begun(tasks, step) for step in planned]
+            for step in planned:
+                if not isinstance(step, steps.Create | steps.Update):
+                    running.append(self._begun(tasks, step))
+                elif step.desired.crosses_namespaces:
+                    later.append(step)
+                else:
+                    running.append(self._begun(tasks, step))
+                    own[step.desired.pod.key].append(running[-1])
+            running.extend(self._begun(tasks, step, own.get(step.desired.pod.key, ())) for step in later)
         if running:
             await asyncio.wait(running)  # for those that another pass has started
         # A task is cancelled only if the other pass failed. The write is planned again and sent.
@@ -90,16 +106,26 @@ class Writer:
             refused=any(outcome.refused for outcome in outcomes),
         )
 
-    def _begun(self, tasks: asyncio.TaskGroup, step: steps.Step) -> asyncio.Task[Written]:
+    def _begun(
+        self, tasks: asyncio.TaskGroup, step: steps.Step, after: Sequence[asyncio.Task[Written]] = ()
+    ) -> asyncio.Task[Written]:
         """Return the step's task. A pass and a parallel worker may plan the same write, which is sent once."""
         shared = _shared(step)
         if shared in self._under_way:
             return self._under_way[shared]
-        task = tasks.create_task(self._one(step), name=f"write {type(step).__name__}")
+        task = tasks.create_task(self._after(after, step), name=f"write {type(step).__name__}")
         if shared:
             self._under_way[shared] = task
             task.add_done_callback(lambda _task: self._under_way.pop(shared))
         return task
+
+    async def _after(self, others: Sequence[asyncio.Task[Written]], step: steps.Step) -> Written:
+        """Run *step* if all *others* succeed. Their failures are results of their own."""
+        if others:
+            await asyncio.wait(others)
+            if any(each.cancelled() or each.result() != Written() for each in others):
+                return Written()
+        return await self._one(step)
 
     async def _one(self, step: steps.Step) -> Written:
         async with self._limiter.permit(_URGENCIES.get(type(step), Urgency.ASSIGN), self._host_key_of(step)):

@@ -62,7 +62,7 @@ class AssignedIdentity(ComparedStruct, frozen=True, eq=False):
 
     @property
     def order(self) -> tuple[str, str, str]:
-        """Sort key: binding name, then identity name. A request that names no identity gets the first one."""
+        """Sort key among the identities of one namespace: binding name, then identity name."""
         return self.binding, self.identity.metadata.name, self.identity.metadata.namespace
 
 

@@ -136,10 +136,13 @@ class MicAssignments:
         self._changed(*names)
 
 
-def assigned_order(assigned: AzureAssignedIdentity) -> tuple[bool, str, str]:
+def assigned_order(assigned: AzureAssignedIdentity) -> tuple[bool, bool, str, str]:
     """Return the sort key of *assigned* among those of its pod.
 
-    Those in MIC's own namespaces (the pod's namespace, or `default`) come first.
+    Those in MIC's own namespaces (the pod's namespace, or `default`) come first, and of these the ones whose identity
+    is in the pod's namespace.
     """
     namespace, name = assigned.key
-    return namespace not in {assigned.spec.pod_namespace, MIC_NAMESPACE}, namespace, name
+    spec = assigned.spec
+    foreign = spec.azure_identity_ref.metadata.namespace != spec.pod_namespace
+    return namespace not in {spec.pod_namespace, MIC_NAMESPACE}, foreign, namespace, name

@@ -139,6 +139,10 @@ def decide(
     object ids, as learned from IMDS's responses. An identity is the pod's only if it was made for this pod's uid (or
     names no uid) and its binding selects the label that the pod has now. So neither a later pod of the same name nor a
     relabelled pod inherits an identity.
+
+    The identities of the pod's own namespace come first. One of another namespace is granted only if the request
+    selects none of the pod's own namespace that is usable or in state Created: anyone with permission to write bindings
+    in any namespace can give the pod further identities, and must not replace its own.
     """
     if pod.mirror:
         return MIRROR_POD
@@ -148,15 +152,22 @@ def decide(
     if not pod.label and not own:
         return NOTHING_ASSIGNED
     bound = [each for each in own if pod.label and each.selector == pod.label]
-    allowed = sorted((each for each in bound if _may_serve(each, pod, policy)), key=lambda each: each.order)
+    allowed = sorted((each for each in bound if _may_serve(each, pod, policy)), key=lambda each: _order(each, pod))
     if bound and not allowed:
         return _OTHER_NAMESPACE
     wanted = request.selector_value.lower()  # once: a pod may have 256 identities, and send 4 kB
     matching = [each for each in allowed if _is_named_by(request.selector, wanted, each, object_ids)]
+    own_is_coming = any(each.status == CREATED and _is_of_namespace(each, pod) for each in matching)
     for each in matching:
-        if each.usable:
+        if each.usable and (not own_is_coming or _is_of_namespace(each, pod)):
             return Grant(each)
     return _hold(request, policy, allowed, matching)
+
+
+def _order(assigned: AssignedIdentity, pod: PodFacts) -> tuple[bool, str, str, str]:
+    """Return the sort key of *assigned* among the pod's identities. A request that names none gets the first usable
+    one."""
+    return not _is_of_namespace(assigned, pod), *assigned.order
 
 
 def _hold(
@@ -185,7 +196,12 @@ def _may_serve(each: AssignedIdentity, pod: PodFacts, policy: DecisionPolicy) ->
         # Every object that names the pod must be in its namespace: no other tenant may choose where its assertion goes.
         return each.home == pod.namespace
     everywhere = not policy.force_namespaced and not each.identity.namespaced
-    return everywhere or each.identity.metadata.namespace == pod.namespace
+    return everywhere or _is_of_namespace(each, pod)
+
+
+def _is_of_namespace(each: AssignedIdentity, pod: PodFacts) -> bool:
+    """Return whether the identity is in the pod's namespace."""
+    return each.identity.metadata.namespace == pod.namespace
 
 
 def _is_named_by(selector: SelectorKind, wanted: str, each: AssignedIdentity, object_ids: Mapping[str, str]) -> bool:

@@ -35,6 +35,9 @@ class BindingIndex:
             spec=PodSpec(node_name="any"),
         )
         desired = self._index.all_desired(pod)
-        # The same order as in nmi.identity.assigned_identity.
-        ordered = sorted(desired.values(), key=lambda each: (each.binding.metadata.name, each.identity.key[::-1]))
+        # The same order as in nmi.identity.decide.
+        ordered = sorted(
+            desired.values(),
+            key=lambda each: (each.crosses_namespaces, each.binding.metadata.name, each.identity.key[::-1]),
+        )
         return self._cache.setdefault((namespace, label), ordered)

@@ -242,10 +242,11 @@ def _ambiguous_identities(read: _ReadableObjects) -> Iterator[Difference]:
     for selector, keys in sorted(by_selector.items()):
         if len(keys) > 1:
             _, name, namespace = min(order[selector])
+            own = "one of the pod's namespace, else " if len({each for each, _ in keys}) > 1 else ""
             yield Difference(
                 DifferenceLevel.REVIEW,
                 f"label aadpodidbinding={selector}",
-                f"{len(keys)} identities; a request that names none gets {namespace}/{name} (the first by binding "
+                f"{len(keys)} identities; a request that names none gets {own}{namespace}/{name} (the first by binding "
                 "name), with the Go implementation an arbitrary one",
                 "let applications name a client id (AZURE_CLIENT_ID)",
             )

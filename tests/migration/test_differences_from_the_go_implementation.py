@@ -109,6 +109,12 @@ def test_of_several_identities_the_one_for_an_unspecified_request_is_reported() 
     assert "gets shop/b (the first by binding name)" in one.what
 
 
+def test_of_identities_of_several_namespaces_the_one_for_an_unspecified_request_depends_on_the_pods() -> None:
+    every = found(*FINE, identity("b", namespace="ids"), binding("a", "ids", azureIdentity="b", selector="demo"))
+    (one,) = (each for each in every if each.about == "label aadpodidbinding=demo")
+    assert "gets one of the pod's namespace, else ids/b (the first by binding name)" in one.what
+
+
 def test_identities_of_one_name_for_one_label_are_reported() -> None:
     every = found(*FINE, identity(namespace="b", resourceID=ID + "x", clientID="x"), binding(namespace="b"))
     assert [each.level for each in every] == [DifferenceLevel.REVIEW, DifferenceLevel.NO_ACTION]

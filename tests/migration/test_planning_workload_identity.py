@@ -94,6 +94,13 @@ def test_of_several_identities_the_first_by_binding_gets_the_service_account_and
     assert "shop/demo (client-demo)" in why
 
 
+def test_an_identity_of_the_workloads_namespace_comes_before_those_of_others() -> None:
+    objects = [identity(), binding("z", azureIdentity="demo", selector="demo")]
+    objects += [identity("b", namespace="ids"), binding("a", namespace="ids", azureIdentity="b", selector="demo")]
+    made = planned(workload(account="web"), objects=objects)
+    assert [each.client_id for each in made.accounts] == ["client-demo"]
+
+
 @pytest.mark.parametrize("client_id", ["", " ", "a\nb", "a b", "x" * 200])
 def test_an_identity_without_a_client_id_requires_manual_work(client_id: str) -> None:
     made = planned(workload(account="web"), objects=[identity(clientID=client_id), binding()])

@@ -157,6 +157,28 @@ def test_a_request_without_an_id_gets_the_first_identity_by_binding_then_identit
     assert granted(outcome(*reversed(identities))) == "b"
 
 
+def test_an_identity_of_the_pods_namespace_comes_before_those_of_others_whatever_their_bindings_are_called() -> None:
+    own = assigned("z", binding="z")
+    foreign = assigned("a", binding="a", namespace="elsewhere", type_=1)
+    assert granted(outcome(foreign, own)) == "z"
+    assert granted(outcome(own, foreign)) == "z"
+    assert granted(outcome(foreign, assigned("z", binding="z", deleting=True))) == "a", "it is still served alone"
+
+
+def test_of_two_identities_with_one_client_id_that_of_the_pods_namespace_is_granted() -> None:
+    own = assigned("z", binding="z")
+    foreign = assigned("a", binding="a", namespace="elsewhere", type_=1)
+    assert granted(outcome(foreign, own, request=by(SelectorKind.CLIENT_ID, CLIENT_ID))) == "z"
+
+
+def test_while_an_identity_of_the_pods_namespace_is_being_assigned_none_of_another_is_granted_in_its_place() -> None:
+    own = assigned("own", client_id=OTHER_ID, status=CREATED)
+    foreign = assigned("foreign", namespace="elsewhere", type_=1)
+    assert waits(outcome(foreign, own)) == (100.0, Reason.STILL_ASSIGNING)
+    assert granted(outcome(foreign, own, request=by(SelectorKind.CLIENT_ID, CLIENT_ID))) == "foreign", "it is named"
+    assert granted(outcome(foreign, assigned("own", status=UNASSIGNED))) == "foreign", "no identity is coming"
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -245,11 +267,33 @@ def test_without_that_rule_an_identity_of_another_namespace_is_granted() -> None
 
 
 NAMES = st.sampled_from(["a", "b", "c"])
-# Half of them have no fault: of the others few are granted, which would test little.
-IDENTITIES = st.builds(assigned, NAMES, client_id=st.sampled_from([CLIENT_ID, OTHER_ID])) | st.builds(
+BINDINGS = st.sampled_from(["x", "y"])
+CLIENTS = st.sampled_from([CLIENT_ID, OTHER_ID])
+FLAWS: list[dict[str, Any]] = [
+    {"pod_uid": "uid-0"},
+    {"selector": "Web"},
+    {"selector": "other"},
+    {"selector": ""},
+    {"status": CREATED},
+    {"status": UNASSIGNED},
+    {"deleting": True},
+    {"namespace": "elsewhere"},
+    {"namespace": "elsewhere", "annotations": {BEHAVIOR_ANNOTATION: "namespaced"}},
+    {"namespace": "elsewhere", "type_": 3},
+]
+
+
+def with_one_flaw(name: str, client_id: str, binding: str, flaw: dict[str, Any]) -> AssignedIdentity:
+    return assigned(name, client_id=client_id, binding=binding, **flaw)
+
+
+# Of arbitrary identities few are granted, which would test little.
+FLAWLESS = st.builds(assigned, NAMES, client_id=CLIENTS, binding=BINDINGS, pod_uid=st.sampled_from([None, "uid-1"]))
+WITH_ONE_FLAW = st.builds(with_one_flaw, NAMES, CLIENTS, BINDINGS, st.sampled_from(FLAWS))
+ARBITRARY = st.builds(
     assigned,
     NAMES,
-    binding=st.sampled_from(["x", "y"]),
+    binding=BINDINGS,
     selector=st.sampled_from(["web", "Web", "other", ""]),
     status=st.sampled_from([ASSIGNED, "", CREATED, UNASSIGNED, "Nonsense"]),
     client_id=st.sampled_from([CLIENT_ID, CLIENT_ID.upper(), OTHER_ID, ""]),
@@ -258,6 +302,7 @@ IDENTITIES = st.builds(assigned, NAMES, client_id=st.sampled_from([CLIENT_ID, OT
     namespace=st.sampled_from(["ns", "elsewhere"]),
     annotations=st.sampled_from([None, {BEHAVIOR_ANNOTATION: "namespaced"}, {OBJECT_ID_ANNOTATION: OBJECT_ID}]),
 )
+IDENTITIES = FLAWLESS | WITH_ONE_FLAW | ARBITRARY
 REQUESTS = st.one_of(
     st.just(REQUEST),
     st.builds(
@@ -267,12 +312,16 @@ REQUESTS = st.one_of(
         st.sampled_from([CLIENT_ID, OTHER_ID, OBJECT_ID, resource_id("a"), "nothing"]),
     ),
 )
-PODS = st.builds(PodFacts, st.just("ns"), st.just("web"), st.just("uid-1"), st.sampled_from(["web", "other", ""]))
+LABELS = st.sampled_from(["web"] * 4 + ["other", ""])
+PODS = st.builds(PodFacts, st.just("ns"), st.just("web"), st.just("uid-1"), LABELS)
 POLICIES = st.builds(DecisionPolicy, force_namespaced=st.booleans(), max_hold_seconds=st.sampled_from([0.0, 45.0]))
 OBJECT_IDS = st.sampled_from([{}, {CLIENT_ID: OBJECT_ID}, {OTHER_ID: OBJECT_ID}])
 
 
-@given(PODS, st.lists(IDENTITIES, max_size=5), REQUESTS, POLICIES, OBJECT_IDS)
+AT_LEAST_ONE_FLAW = st.builds(lambda flawed, others: [flawed, *others], WITH_ONE_FLAW, st.lists(IDENTITIES, max_size=4))
+
+
+@given(PODS, AT_LEAST_ONE_FLAW, REQUESTS, POLICIES, OBJECT_IDS)
 def test_only_the_pods_own_identities_are_granted(
     pod: PodFacts,
     identities: list[AssignedIdentity],
@@ -330,6 +379,25 @@ def test_the_arrival_order_of_identities_does_not_matter(
         assert one.assigned.order == other.assigned.order
     else:
         assert one == other
+
+
+OWN = st.builds(assigned, NAMES, client_id=CLIENTS, binding=BINDINGS, status=st.sampled_from([ASSIGNED, CREATED]))
+FOREIGN = st.builds(
+    assigned, NAMES, client_id=CLIENTS, binding=BINDINGS, namespace=st.just("elsewhere"), type_=st.sampled_from([0, 1])
+)
+
+
+@given(PODS, st.lists(OWN, min_size=1, max_size=3), st.lists(FOREIGN, min_size=1, max_size=3), REQUESTS, OBJECT_IDS)
+def test_identities_of_another_namespace_replace_none_of_the_pods_own(
+    pod: PodFacts,
+    own: list[AssignedIdentity],
+    foreign: list[AssignedIdentity],
+    request: TokenRequest,
+    object_ids: dict[str, str],
+) -> None:
+    alone = decide(pod, own, request, POLICY, object_ids)
+    if isinstance(alone, Grant) or (isinstance(alone, Wait) and alone.refusal.reason is Reason.STILL_ASSIGNING):
+        assert decide(pod, [*foreign, *own], request, POLICY, object_ids) == alone
 
 
 @given(PODS, st.lists(IDENTITIES, max_size=5), REQUESTS, POLICIES, IDENTITIES)

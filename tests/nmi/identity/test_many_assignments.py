@@ -55,6 +55,18 @@ async def test_the_assigned_identities_of_a_pod_are_limited_and_mics_come_first(
         assert beyond(cluster) == 0
 
 
+async def test_identities_of_other_namespaces_do_not_push_out_those_of_the_pods_own() -> None:
+    async with running_cluster(watching=False) as cluster:
+        cluster.deliver(pod())
+        for number in range(ASSIGNED_MAX):
+            cluster.deliver(assigned_identity(f"a{number:04}", namespace="evil", type_=1), "assigned_identities")
+        cluster.deliver(assigned_identity("z"), "assigned_identities")
+        entry = cluster.at("10.0.0.1")
+        assert entry is not None
+        assert entry.assigned[0].identity.key == ("ns", "z")
+        assert beyond(cluster) == 1
+
+
 @pytest.mark.measures
 async def test_one_event_of_thousands_for_one_pod_costs_under_a_millisecond() -> None:
     async with running_cluster(watching=False) as cluster:
