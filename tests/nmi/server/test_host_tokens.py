@@ -61,7 +61,7 @@ async def test_one_of_several_identities_may_be_selected(name: str, kind: Select
     assert (asked.resource, asked.selector, asked.selector_value) == ("r", kind, "x")
 
 
-@pytest.mark.parametrize("peer", [PEER, "127.0.0.2", "0.0.0.0", "10.0.0.1"])
+@pytest.mark.parametrize("peer", [PEER, "127.0.0.2", "127.0.0.53", "0.0.0.0", "10.0.0.1"])
 async def test_another_address_never_gets_a_token_whatever_it_sends(peer: str) -> None:
     for data in (ask(), ask("/host/token"), ask(method="POST"), ask("/host/token/?resource=r", "Metadata: true")):
         server_under_test = ServerUnderTest(peer=peer)
