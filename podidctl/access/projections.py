@@ -4,7 +4,8 @@ from typing import Final
 
 import msgspec
 
-from podidentity.resources import BareMeta, Kind, Pod, PodSpec, Resource, Wire
+from podidctl.diagnosis.several_identities import VariableContainer, VariablePod, VariablePodSpec
+from podidentity.resources import BareMeta, Kind, Resource, Wire
 
 RBAC_GROUP: Final = "rbac.authorization.k8s.io"
 
@@ -49,7 +50,7 @@ class VolumeMount(Wire, frozen=True):
     read_only: bool | None = None
 
 
-class ReviewedContainer(Wire, frozen=True):
+class ReviewedContainer(VariableContainer, frozen=True):
     security_context: ContainerSecurity | None = None
     volume_mounts: list[VolumeMount] | None = None
 
@@ -63,7 +64,7 @@ class Volume(Wire, frozen=True):
     host_path: HostPath | None = None
 
 
-class ReviewedPodSpec(PodSpec, frozen=True):
+class ReviewedPodSpec(VariablePodSpec, frozen=True):
     host_pid: bool = msgspec.field(name="hostPID", default=False)
     host_ipc: bool = msgspec.field(name="hostIPC", default=False)
     host_users: bool | None = None
@@ -79,7 +80,7 @@ class ReviewedPodSpec(PodSpec, frozen=True):
         return [*(self.containers or ()), *(self.init_containers or ()), *(self.ephemeral_containers or ())]
 
 
-class ReviewedPod(Pod, frozen=True):
+class ReviewedPod(VariablePod, frozen=True):
     """A pod with the fields that can give it access to its host."""
 
     spec: ReviewedPodSpec = ReviewedPodSpec()

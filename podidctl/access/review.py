@@ -8,7 +8,6 @@ from functools import cached_property
 import msgspec
 
 from mic.cluster.bindings import BindingIndex
-from mic.cluster.mirror_pods import WHY as MIRROR_POD
 from mic.decisions.assignments import Key, misconfigured
 from podidctl.access.blast_radius import BlastRadiusIndex
 from podidctl.access.cluster_identity import CRITICAL, is_cluster_identity, names_of_cluster_identity
@@ -18,6 +17,7 @@ from podidctl.access.grants import binding_index, find_grants, live_pods
 from podidctl.access.host_access import host_access, undecided_access
 from podidctl.access.hosts import HostMap, find_hosts
 from podidctl.access.offered_identities import OfferedIdentities, identity_of, secret_of
+from podidctl.access.pod_notes import pod_note
 from podidctl.access.pod_reach import reach_of_pods
 from podidctl.access.programs import find_programs
 from podidctl.access.projections import ReviewedPod
@@ -199,11 +199,14 @@ class _Review:
 
     @cached_property
     def pods(self) -> list[PodAccess]:
-        granted = {each.pod for each in self.grants}
+        granted: defaultdict[str, list[Grant]] = defaultdict(list)
+        for grant in self.grants:
+            granted[grant.pod].append(grant)
         actions: Mapping[str, list[Action]] = {}
         if self.permissions is not None:
             accounts = {account_name(each) for each in self.live}
             actions = actions_of_accounts(self.permissions, self.targets, sorted(accounts))
+        explained = not any(isinstance(each, ReadFailure) for each in (self.objects.bindings, self.objects.identities))
         found = []
         for pod in self.live:
             name = "/".join(pod.key)
@@ -223,26 +226,12 @@ class _Review:
                     host_access=ways,
                     undecided_access=undecided,
                     rights=actions.get(account_name(pod), []),
-                    note=self._note(pod, is_granted=name in granted),
+                    note=pod_note(
+                        pod, granted.get(name, ()), self.missing_nmi.get(pod.spec.node_name), explained=explained
+                    ),
                 )
             )
         return sorted(found, key=lambda each: each.key)
-
-    def _note(self, pod: ReviewedPod, *, is_granted: bool) -> str:
-        """Return why a labelled pod has no identity."""
-        if not pod.binding_label:
-            return ""
-        missing = self.missing_nmi.get(pod.spec.node_name)
-        if missing is not None and not missing.reaches_imds:
-            return f"{missing.why}, so {missing.effect}"
-        if is_granted:
-            return ""
-        if pod.mirror:
-            return MIRROR_POD
-        if not pod.spec.node_name:
-            return "it is not scheduled to a node yet"
-        unread = [each for each in (self.objects.bindings, self.objects.identities) if isinstance(each, ReadFailure)]
-        return "" if unread else "no binding gives it an identity"
 
     @cached_property
     def nodes(self) -> list[NodeAccess]:

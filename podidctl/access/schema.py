@@ -191,7 +191,8 @@ class PodAccess(NamespacedPart, frozen=True, kw_only=True):
     rights: list[Action] = msgspec.field(default_factory=list)
     """What its service account may do."""
     note: str = ""
-    """Why it has no identity in spite of its label."""
+    """Why it has no identity in spite of its label, or what to check about those that it has: identities of other
+    namespaces, and several of which its requests may name none."""
 
     @property
     def takes_over_node(self) -> bool:

@@ -24,6 +24,7 @@ from podidctl.diagnosis.node_placement import PLACED_NODES, PlacedNode
 from podidctl.diagnosis.secrets import read_secret_checks
 from podidctl.diagnosis.server_time import server_now
 from podidctl.diagnosis.service_accounts import account_name, federated_identities
+from podidctl.diagnosis.several_identities import VARIABLE_PODS
 from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.flags import UsageError
@@ -101,7 +102,7 @@ def given_configuration(flags: list[str], environ_less: str = "the command line"
 
 async def _pod(client: Client, namespace: str, name: str) -> Pod | None:
     try:
-        return await client.get(PODS, namespace, name)
+        return await client.get(VARIABLE_PODS, namespace, name)
     except NotFound:
         return None
 

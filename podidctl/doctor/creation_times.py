@@ -9,8 +9,9 @@ from typing import Final
 
 import msgspec
 
+from podidctl.diagnosis.several_identities import VariablePod
 from podidctl.doctor.state import ObjectReference
-from podidentity.resources import Kind, Pod, PodCondition, PodMeta, PodStatus
+from podidentity.resources import Kind, PodCondition, PodMeta, PodStatus
 
 SCHEDULED: Final = "PodScheduled"
 
@@ -27,8 +28,8 @@ class DatedStatus(PodStatus, frozen=True):
     conditions: Sequence[DatedCondition] = msgspec.field(default_factory=list)
 
 
-class DatedPod(Pod, frozen=True):
-    """A pod with the times that show since when it is on its node."""
+class DatedPod(VariablePod, frozen=True):
+    """A pod with the times that show since when it is on its node, and the names of its environment variables."""
 
     metadata: DatedMeta = DatedMeta()
     status: DatedStatus = DatedStatus()

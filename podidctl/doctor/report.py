@@ -11,6 +11,7 @@ from podidctl.doctor.daemon_uses import check_daemon_uses
 from podidctl.doctor.exemptions import exemption_reasons
 from podidctl.doctor.fail_closed import check_fail_closed
 from podidctl.doctor.federated_identities import check_federated_identities
+from podidctl.doctor.identity_choice import check_identity_choice
 from podidctl.doctor.node_checks import NodeState
 from podidctl.doctor.schema import Finding, Level, Report, make_finding
 from podidctl.doctor.secrets import check_credentials, check_secrets
@@ -56,6 +57,7 @@ def _cluster(state: ClusterState) -> Iterator[Finding]:
         objects.duplicates,
         lambda each: () if managed else check_assignments(each, now, exempt, force_namespaced=namespaced),
         lambda each: () if state.azure is None else check_client_ids(each, state.azure),
+        lambda each: check_identity_choice(each, exempt, force_namespaced=managed or namespaced),
         lambda each: objects.not_served_by_nmi(each, exempt),
     )
 

@@ -5,13 +5,20 @@ from typing import Final
 
 from mic.decisions.assignments import misconfigured
 from nmi.identity.managed_mode import join
-from podidctl.diagnosis.bindings import eligible_bindings, named_identity, namespace_restriction, selecting_bindings
-from podidctl.diagnosis.decision import Outcome, is_managed, predict_decision
+from podidctl.diagnosis.bindings import (
+    eligible_bindings,
+    named_identity,
+    namespace_restriction,
+    selecting_bindings,
+)
+from podidctl.diagnosis.decision import Outcome, assignments_of, is_managed, predict_decision
 from podidctl.diagnosis.input import DiagnosisInput
+from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, NAME_ONE, sets_client_id
 from podidctl.diagnosis.similar_texts import similar_texts
 from podidctl.diagnosis.token_source import TYPE_NAMES
-from podidctl.explain.assignments import assignment_link, served_link, unbound_assignment_link
+from podidctl.explain.assignments import assignment_link, is_served, served_link, unbound_assignment_link
 from podidctl.explain.schema import Link, LinkState, make_link
+from podidctl.printing import listed
 from podidentity.resources import AzureIdentity, AzureIdentityBinding, Meta, Pod
 from podidentity.telemetry.logs import redacted
 
@@ -49,6 +56,27 @@ def binding_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
             yield unbound_assignment_link(data, pod, each)
 
 
+def choice_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
+    """Yield the link of the choice between several identities, for a request that names none."""
+    bindings = [each for each in selecting_bindings(data, pod) if not namespace_restriction(data, pod, each)]
+    found = {identity.key for each in bindings if (identity := named_identity(data, each)) is not None}
+    found |= {each.identity.key for each in assignments_of(data, pod) if is_served(data, pod, each)}
+    if len(found) < 2:
+        return
+    several = listed("/".join(each) for each in found)
+    decision = predict_decision(data)
+    gets = "waits until one is assigned"
+    if decision.assigned is not None:
+        gets = f"gets {'/'.join(decision.assigned.identity.key)}"
+    elif decision.outcome is not Outcome.WAITS:
+        return
+    says = f"a request that names none {gets}"
+    if sets_client_id(pod):
+        yield make_link("choice", several, LinkState.OK, f"a container sets {CLIENT_ID_VARIABLE}; {says}")
+    else:
+        yield make_link("choice", several, LinkState.UNKNOWN, says, NAME_ONE)
+
+
 def _no_binding(data: DiagnosisInput, there: list[AzureIdentityBinding], label: str) -> Link:
     similar = similar_texts(label, {each.spec.selector for each in there})[:SIMILAR_MAX]
     selectors = {each.spec.selector: each for each in there}
@@ -65,6 +93,8 @@ def _no_binding(data: DiagnosisInput, there: list[AzureIdentityBinding], label: 
 def _binding(data: DiagnosisInput, binding: AzureIdentityBinding) -> Link:
     about = "/".join(binding.key)
     says = f"its selector matches the pod's label; it names {binding.spec.azure_identity}"
+    if binding.metadata.namespace != data.namespace:
+        says += "; it is of another namespace, whose authors give the pod this identity"
     if binding.metadata.deletion_timestamp is None:
         return make_link("binding", about, LinkState.OK, says)
     if is_managed(data):

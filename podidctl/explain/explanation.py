@@ -26,7 +26,7 @@ from podidctl.diagnosis.nmi_log import LoggedDecision
 from podidctl.diagnosis.service_accounts import federated_identities
 from podidctl.diagnosis.similar_texts import similar_texts
 from podidctl.explain.answer import make_answer
-from podidctl.explain.bindings import binding_links
+from podidctl.explain.bindings import binding_links, choice_links
 from podidctl.explain.hosts import azure_links, nmi_links
 from podidctl.explain.identity_permission import permission_links
 from podidctl.explain.schema import EventReport, Explanation, Link, LinkState, make_link
@@ -95,6 +95,7 @@ def _links(data: DiagnosisInput) -> Iterator[Link]:
     if not exempt:
         yield _label(pod)
         yield from binding_links(data, pod)
+        yield from choice_links(data, pod)
         yield from secret_links(data, pod)
         yield from service_account_links(data, pod)
         yield from permission_links(data, pod)

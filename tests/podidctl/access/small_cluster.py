@@ -31,6 +31,7 @@ from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Grant, PodAccess
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
+from podidctl.diagnosis.several_identities import Variable
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import (
     BEHAVIOR_ANNOTATION,
@@ -105,6 +106,7 @@ def pod(
     read_only: bool = False,
     dropped: list[str] | None = None,
     proc_mount: str | None = None,
+    variable: str = "",
     **spec: Any,
 ) -> ReviewedPod:
     """*spec*: further fields of the pod's spec."""
@@ -128,7 +130,13 @@ def pod(
             service_account_name=account,
             host_network=host_network,
             host_pid=host_pid,
-            containers=[ReviewedContainer(security_context=security, volume_mounts=mounts)],
+            containers=[
+                ReviewedContainer(
+                    security_context=security,
+                    volume_mounts=mounts,
+                    env=[Variable(variable)] if variable else None,
+                )
+            ],
             **{"volumes": [Volume(name="host", host_path=HostPath(path=host_path))] if host_path else None} | spec,
         ),
         status=PodStatus(phase=phase),

@@ -86,6 +86,28 @@ def test_a_binding_of_another_namespace_counts_unless_a_rule_forbids_it() -> Non
     assert not grant(kind=3)
 
 
+def two_identities(namespace: str, *, variable: str = "", flags: tuple[str, ...] = ()) -> str:
+    """The note on shop/web, which also gets the identity a/any through a binding whose name is the first."""
+    more, web = identity("any", namespace), pod("web", label="app", account="web", variable=variable)
+    bindings = (binding("app"), binding("a", namespace, identity="any", selector="app"))
+    found = one_pod(flags=flags, pod=web, identities=(identity("app"), more), bindings=bindings)
+    return pod_of(found, "shop/web").note
+
+
+def test_a_pod_with_an_identity_of_another_namespace_has_a_note_that_names_it_and_the_one_that_it_gets() -> None:
+    assert two_identities("evil") == (
+        "another namespace gives it evil/any; 2 identities, and no container sets AZURE_CLIENT_ID: a request that "
+        "names none gets shop/app"
+    )
+    assert two_identities("evil", variable="AZURE_CLIENT_ID") == "another namespace gives it evil/any"
+    assert two_identities("evil", flags=("--forceNamespaced",)) == ""
+
+
+def test_a_pod_with_several_identities_of_its_namespace_and_no_client_id_has_a_note() -> None:
+    assert two_identities("shop").endswith("a request that names none gets shop/any")
+    assert two_identities("shop", variable="AZURE_CLIENT_ID") == ""
+
+
 def test_managed_mode_needs_no_assignment() -> None:
     found = one_pod(assigned="", flags=("--operation-mode=managed", "--forceNamespaced"))
     assert state(found) is GrantState.USABLE

@@ -64,9 +64,13 @@ def test_a_fault_is_reported_with_its_objects(changes: dict[str, Any], level: Le
     "changes",
     [
         {
-            "bindings": (binding(), binding("other", "id", selector="web", namespace="far")),
+            "pods": (pod(), pod("other", uid="uid-2", namespace="far", label="far")),
+            "bindings": (binding(), binding(selector="far", namespace="far")),
             "identities": (identity(), identity(namespace="far")),
-            "assigned": (assigned_identity(), assigned_identity(namespace="far")),
+            "assigned": (
+                assigned_identity(),
+                assigned_identity(namespace="far", selector="far", pod_name="other", pod_namespace="far"),
+            ),
         },
         {"pods": (pod(), pod("done", label="none", phase="Succeeded"))},
         {"assigned": (assigned_identity(), assigned_identity("two", status="Created", deleting=True))},

@@ -1,0 +1,49 @@
+"""Notes on pods: why one has no identity in spite of its label, or what to check about those that it has. Pure."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from mic.cluster.mirror_pods import WHY as MIRROR_POD
+from mic.preview.text import counted
+from podidctl.access.projections import ReviewedPod
+from podidctl.access.schema import Grant, GrantState
+from podidctl.diagnosis.node_placement import MissingNmi
+from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, sets_client_id
+from podidctl.fair_order import namespace_of
+from podidctl.printing import listed
+
+SERVED: Final = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.LEFTOVER})
+"""States in which NMI serves the identity, or will."""
+
+
+def pod_note(pod: ReviewedPod, grants: Sequence[Grant], missing: MissingNmi | None, *, explained: bool) -> str:
+    """Return the note on *pod*, or an empty string. *missing*: why its node has no NMI; *explained*: whether bindings
+    and identities could be read."""
+    if not pod.binding_label:
+        return ""
+    if missing is not None and not missing.reaches_imds:
+        return f"{missing.why}, so {missing.effect}"
+    if grants:
+        return "; ".join(_notes(pod, [each for each in grants if each.state in SERVED]))
+    if pod.mirror:
+        return MIRROR_POD
+    if not pod.spec.node_name:
+        return "it is not scheduled to a node yet"
+    return "no binding gives it an identity" if explained else ""
+
+
+def _notes(pod: ReviewedPod, served: Sequence[Grant]) -> Iterator[str]:
+    namespace = pod.metadata.namespace
+    foreign = [each.identity for each in served if namespace_of(each.identity) != namespace]
+    if foreign:
+        yield f"another namespace gives it {listed(foreign)}"
+    if len(served) > 1 and not sets_client_id(pod):
+        first = min(served, key=lambda each: _order(each, namespace)).identity
+        several = counted(len(served), "identity", "identities")
+        yield f"{several}, and no container sets {CLIENT_ID_VARIABLE}: a request that names none gets {first}"
+
+
+def _order(grant: Grant, namespace: str) -> tuple[bool, str, str]:
+    """Return the sort key of `nmi.identity.decide`."""
+    home, _, name = grant.identity.partition("/")
+    return home != namespace, grant.binding.rpartition("/")[2], f"{name}/{home}"

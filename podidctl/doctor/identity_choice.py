@@ -1,0 +1,67 @@
+"""Checks of pods that get identities of other namespaces, and of pods with several identities. Pure."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from mic.cluster.bindings import indexed
+from mic.decisions.assignments import DesiredAssignment
+from mic.preview.text import counted
+from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, sets_client_id
+from podidctl.doctor.objects import live_pods
+from podidctl.doctor.schema import Finding, Level, make_finding
+from podidctl.doctor.state import Objects
+from podidctl.printing import listed
+from podidentity.resources import Pod
+
+IDENTITIES_MAX: Final = 2
+"""Identities that are named for each pod."""
+
+
+def check_identity_choice(
+    objects: Objects, exempt: Callable[[Pod], str] = lambda _: "", *, force_namespaced: bool = False
+) -> Iterator[Finding]:
+    """Report pods to which bindings of other namespaces give identities, and pods with several identities whose
+    containers do not set AZURE_CLIENT_ID. *force_namespaced*: bindings serve their own namespace.
+    """
+    index = indexed(objects.identities, objects.bindings, force_namespaced=force_namespaced)
+    given: dict[tuple[str, str], list[DesiredAssignment]] = {}
+    added: list[str] = []
+    only_foreign: list[str] = []
+    several: list[str] = []
+    for pod in live_pods(objects):
+        if pod.spec.host_network or exempt(pod):
+            continue
+        key = (pod.metadata.namespace, pod.binding_label)
+        if key not in given:
+            given[key] = sorted(index.all_desired(pod).values(), key=_order)
+        identities = given[key]
+        name = "/".join(pod.key)
+        if foreign := [each for each in identities if each.crosses_namespaces]:
+            pods = only_foreign if len(foreign) == len(identities) else added
+            pods.append(f"{name} ({_names(foreign)})")
+        if len(identities) > 1 and not sets_client_id(pod):
+            several.append(f"{name} ({'/'.join(identities[0].identity.key)})")
+    if added:
+        says = f"bindings of other namespaces give further identities to {counted(len(added), 'pod')}: {listed(added)}"
+        yield make_finding("other namespaces", Level.WARNING, says, FOREIGN_ADVICE)
+    if only_foreign:
+        says = f"{counted(len(only_foreign), 'pod gets', 'pods get')} identities of other namespaces only: "
+        yield make_finding("other namespaces", Level.OK, says + listed(only_foreign))
+    if several:
+        says = (
+            f"{counted(len(several), 'pod has', 'pods have')} several identities, and no container sets "
+            f"{CLIENT_ID_VARIABLE}; a request that names none gets the one in parentheses: {listed(several)}"
+        )
+        yield make_finding("several identities", Level.WARNING, says, NAME_ONE)
+    if not added and not only_foreign and not several:
+        yield make_finding("several identities", Level.OK, "every pod has one identity or names one, of its namespace")
+
+
+def _order(desired: DesiredAssignment) -> tuple[bool, str, str, str]:
+    """Return the sort key of `nmi.identity.decide`."""
+    namespace, name = desired.identity.key
+    return desired.crosses_namespaces, desired.binding.metadata.name, name, namespace
+
+
+def _names(identities: Sequence[DesiredAssignment]) -> str:
+    return listed(("/".join(each.identity.key) for each in identities), IDENTITIES_MAX)

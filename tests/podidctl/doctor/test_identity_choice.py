@@ -1,0 +1,91 @@
+"""Pods that bindings of another namespace select, and pods with several identities and no client id, are named."""
+
+from typing import Any
+
+import msgspec
+
+from podidctl.diagnosis.several_identities import Variable, VariableContainer, VariablePod, VariablePodSpec
+from podidctl.doctor.schema import Finding, Level
+from podidentity.resources import Pod
+from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod
+from tests.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
+
+CHECKS = {"other namespaces", "several identities"}
+FAR = {
+    "bindings": (binding(), binding("a", "far", namespace="far")),
+    "identities": (identity(), identity("far", namespace="far", client_id="another")),
+    "assigned": (assigned_identity(), assigned_identity("far", namespace="far")),
+}
+NEAR = {
+    "bindings": (binding(), binding("a", "near")),
+    "identities": (identity(), identity("near", client_id="another")),
+    "assigned": (assigned_identity(), assigned_identity("near")),
+}
+
+
+def with_variable(name: str, of: Pod) -> VariablePod:
+    spec = VariablePodSpec(
+        node_name=of.spec.node_name, containers=[VariableContainer(), VariableContainer(env=[Variable(name)])]
+    )
+    return VariablePod(metadata=of.metadata, spec=spec, status=of.status)
+
+
+def found(*flags: str, **changes: Any) -> list[Finding]:
+    report = examined(objects=objects(**changes), nmi=(nmi(*flags),), mic=(mic(*flags),))
+    return [each for each in report.findings if each.check in CHECKS]
+
+
+def test_a_pod_that_gets_a_further_identity_from_another_namespace_is_named() -> None:
+    further, several = found(**FAR)
+    assert (further.check, further.level) == ("other namespaces", Level.WARNING)
+    assert "further identities to 1 pod: ns/web (far/far)" in further.says
+    assert (several.check, several.level) == ("several identities", Level.WARNING)
+    assert several.says.endswith("ns/web (ns/id)"), "its own namespace's is the one that it gets"
+
+
+def test_a_pod_with_identities_of_another_namespace_only_is_named_and_is_no_fault() -> None:
+    pods = (pod(), pod("other", uid="uid-2", namespace="shop", label="shop"))
+    bindings = (binding(), binding("a", "far", selector="shop", namespace="far"))
+    only = found(bindings=bindings, identities=FAR["identities"], pods=pods)
+    assert [(each.level, each.check) for each in only] == [(Level.OK, "other namespaces")]
+    assert "1 pod gets identities of other namespaces only: shop/other (far/far)" in only[0].says
+
+
+def test_a_pod_with_several_identities_and_no_client_id_is_named_with_the_one_that_it_gets() -> None:
+    (several,) = found(**NEAR)
+    assert several.level is Level.WARNING
+    assert several.says.startswith("1 pod has several identities")
+    assert several.says.endswith("ns/web (ns/near)")
+    assert "AZURE_CLIENT_ID" in several.next
+
+
+def test_a_pod_that_sets_its_client_id_has_no_finding_and_one_with_another_variable_has() -> None:
+    assert [each.level for each in found(pods=(with_variable("AZURE_CLIENT_ID", pod()),), **NEAR)] == [Level.OK]
+    assert [each.level for each in found(pods=(with_variable("CLIENT", pod()),), **NEAR)] == [Level.WARNING]
+
+
+def test_bindings_that_do_not_reach_the_pod_are_no_finding() -> None:
+    assert [each.level for each in found("--forceNamespaced", **FAR)] == [Level.OK]
+    fenced = {**FAR, "identities": (identity(), identity("far", namespace="far", type_=3))}
+    assert [each.level for each in found(**fenced)] == [Level.OK]
+
+
+def test_pods_that_nmi_does_not_serve_are_not_named() -> None:
+    exempt = {"pods": (pod(labels={"app": "x"}),), "exceptions": (exception(labels={"app": "x"}),)}
+    assert [each.level for each in found(**FAR, **exempt)] == [Level.OK]
+    assert [each.level for each in found(**FAR, pods=(pod(host_network=True),))] == [Level.OK]
+
+
+def test_the_finding_on_many_pods_is_short_and_each_namespace_is_in_it() -> None:
+    many = tuple(pod(f"p{number}", uid=f"u{number}", namespace="busy", label="web") for number in range(2000))
+    report = examined(objects=objects(**{**FAR, "pods": (*many, pod())}))
+    several = next(each for each in bad(report) if each.check == "several identities")
+    assert several.says.startswith("2001 pods have several identities")
+    assert "ns/web (ns/id)" in several.says
+    assert len(several.says) < 500
+
+
+def test_a_pod_as_the_api_server_sends_it_shows_its_variables() -> None:
+    raw = {"spec": {"containers": [{"name": "app", "env": [{"name": "AZURE_CLIENT_ID", "value": "x"}]}]}}
+    read = msgspec.convert(raw, VariablePod)
+    assert read.spec.containers == [VariableContainer(env=[Variable("AZURE_CLIENT_ID")])]
