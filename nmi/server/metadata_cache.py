@@ -2,8 +2,8 @@
 
 IMDS allows five requests a second for a whole VM, and pods poll it. The documents describe the machine, so every pod
 gets the same answer. The key is the normal form of path and query, which is also all that the request to IMDS consists
-of, apart from `Metadata: true`. Concurrent requests for one key share one call (*flight*), which is charged to the pod
-that started it and ends with its last waiter.
+of, apart from `Metadata: true`. Concurrent requests for one key share one call (*flight*), which is charged to the
+waiting pod whose turn comes first, and which ends with its last waiter.
 
 If IMDS fails, an answer is served for STALE_SECONDS more, and IMDS is asked again after RETRY_SECONDS. Requests that
 IMDS could answer in another way (another method, a body, no `Metadata: true`) are forwarded, and so is every other
@@ -16,17 +16,17 @@ them, and memory is bounded by ENTRIES_MAX and BYTES_MAX.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec.structs import replace
 
 from _native.answers import SharedText
 from nmi.refusal import Refusal
 from nmi.server.passthrough import Stream, forwarded_target
-from nmi.server.proxied_path import Forwarder
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer, StreamedAnswer, head_of
 from nmi.server.target import CanonicalPath, Destination
+from nmi.tokens.waiters import Charged, Waiters
 
 ENTRIES_MAX: Final = 64
 BYTES_MAX: Final = 1024 * 1024
@@ -37,6 +37,14 @@ STALE_SECONDS: Final = 60.0
 RETRY_SECONDS: Final = 1.0
 _KEPT_FIELDS: Final = ("Server", "Etag", "Last-Modified")
 """The others belong to one request."""
+
+
+class Upstream(Protocol):
+    """The interface of `nmi.server.passthrough.MetadataProxy` that the cache uses."""
+
+    async def forward(
+        self, charged: Charged, request: Request, destination: Destination, stream: Stream
+    ) -> PlainAnswer | StreamedAnswer | Refusal: ...
 
 
 class _Entry:
@@ -55,9 +63,9 @@ class _Flight:
 
     __slots__ = ("task", "waiters")
 
-    def __init__(self, task: "asyncio.Task[PlainAnswer | Refusal]") -> None:
+    def __init__(self, waiters: Waiters, task: "asyncio.Task[PlainAnswer | Refusal]") -> None:
+        self.waiters = waiters
         self.task = task
-        self.waiters = 0
 
 
 class _Collected:
@@ -74,9 +82,9 @@ class _Collected:
 
 
 class MetadataCache:
-    """Implements `Forwarder` in front of *proxy*. The caller owns *proxy*."""
+    """Implements `nmi.server.proxied_path.Forwarder` in front of *proxy*. The caller owns *proxy*."""
 
-    def __init__(self, proxy: Forwarder, seconds: float, *, now_ns: Callable[[], int]) -> None:
+    def __init__(self, proxy: Upstream, seconds: float, *, now_ns: Callable[[], int]) -> None:
         """Keep answers for *seconds*; 0 switches the cache off."""
         self._proxy = proxy
         self._ns = int(seconds * 1e9)
@@ -102,21 +110,22 @@ class MetadataCache:
         """Wait for the flight of *key*; start it if there is none, and cancel it if this was its last waiter."""
         flight = self._flights.get(key)
         if flight is None:
-            task = asyncio.get_running_loop().create_task(self._fetch(key, charged, destination), name="instance data")
-            flight = self._flights[key] = _Flight(task)
-        flight.waiters += 1
+            waiters = Waiters()
+            task = asyncio.get_running_loop().create_task(self._fetch(key, waiters, destination), name="instance data")
+            flight = self._flights[key] = _Flight(waiters, task)
+        flight.waiters.join(charged)
         try:
             return await asyncio.shield(flight.task)
         finally:
-            flight.waiters -= 1
-            if flight.waiters == 0:
+            flight.waiters.leave(charged)
+            if not flight.waiters:
                 if self._flights.get(key) is flight:
                     del self._flights[key]
                 flight.task.cancel()
 
-    async def _fetch(self, key: str, charged: str, destination: Destination) -> PlainAnswer | Refusal:
+    async def _fetch(self, key: str, waiters: Waiters, destination: Destination) -> PlainAnswer | Refusal:
         stream = _Collected()
-        answer = await self._proxy.forward(charged, _REQUEST, destination, stream)
+        answer = await self._proxy.forward(waiters, _REQUEST, destination, stream)
         if isinstance(answer, StreamedAnswer):
             answer = PlainAnswer(answer.status, bytes(stream.body), answer.content_type, answer.headers)
         now_ns = self._now_ns()

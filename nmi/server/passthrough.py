@@ -14,7 +14,8 @@ forwarded and pauses no other call. `metadata_cache` avoids most of these calls.
 """
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 from urllib.parse import quote, urlencode
@@ -27,6 +28,7 @@ from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination
 from nmi.tokens.governor import CongestedError, Governor
+from nmi.tokens.waiters import Charged
 from podidentity.http_client.connection import Response
 from podidentity.http_client.errors import HttpClientError
 from podidentity.http_client.session import HttpSession
@@ -46,6 +48,10 @@ QUERY_BYTES_MAX: Final = 1536
 """IMDS's own queries have under 100 bytes. A longer one costs time, and memory as the key of a cached answer."""
 CALLS_AT_ONCE: Final = 5
 CALLS_PER_WINDOW: Final = 5
+BURST: Final = 2
+"""Calls that may start together after an idle time. With more of them, the next pod's call could wait for the end of
+the window, which is almost a second.
+"""
 _BODILESS: Final = frozenset({"GET", "HEAD"})
 """RFC 9110 §9.3.1: a body means nothing with these."""
 
@@ -53,7 +59,7 @@ _BODILESS: Final = frozenset({"GET", "HEAD"})
 class CallLimiter(Protocol):
     """The limiter of calls to IMDS: `nmi.tokens.governor.Governor`."""
 
-    def permit(self, pod_key: str) -> AbstractAsyncContextManager[object]:
+    def permit(self, charged: Charged) -> AbstractAsyncContextManager[object]:
         """Return a permit for one call. Entering it raises CongestedError if the queue is full."""
 
 
@@ -85,11 +91,14 @@ class MetadataProxy:
         policy: ServerPolicy,
         *,
         limiter: CallLimiter | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*base_url*: scheme, host and port of IMDS, without a path. Without *limiter* it has a governor of its own."""
+        """*base_url*: scheme, host and port of IMDS, without a path. Without *limiter* it has a governor of its own,
+        with *clock*.
+        """
         self._session = session
         self._base_url = base_url.rstrip("/")
-        self._governor = Governor(at_once=CALLS_AT_ONCE, per_window=CALLS_PER_WINDOW)
+        self._governor = Governor(at_once=CALLS_AT_ONCE, per_window=CALLS_PER_WINDOW, burst=BURST, clock=clock)
         self._limiter = self._governor if limiter is None else limiter
         self._policy = policy
 
@@ -98,7 +107,7 @@ class MetadataProxy:
         self._governor.close()
 
     async def forward(
-        self, charged: str, request: Request, destination: Destination, stream: Stream
+        self, charged: Charged, request: Request, destination: Destination, stream: Stream
     ) -> PlainAnswer | StreamedAnswer | Refusal:
         """Return IMDS's response to *request*; the governor charges *charged*.
 

@@ -11,7 +11,7 @@ whose probe has failed leaves the next probe to other pods.
 import logging
 import random as random_module
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -108,6 +108,11 @@ class Breaker:
         if wait <= 0.0 and self._probe is None:
             return None
         return NotSent("IMDS fails; no calls for a short time", code="circuit_open", retry_after=max(wait, 1.0))
+
+    def refusal_of_all(self, accounts: Sequence[str]) -> NotSent | None:
+        """Return the refusal of the first of *accounts* if the breaker would refuse all of them; else None."""
+        refusals = [self.refusal(account) for account in accounts]
+        return refusals[0] if all(refusals) else None
 
     def state_now(self) -> dict[str, object]:
         """Return the state for /debug/state: JSON-able."""

@@ -1,10 +1,10 @@
 """Single flight: one fetch that several requests share.
 
 The broker owns the flight, not the request that started it: a waiter that gives up does not affect the others. The
-governor charges the call to the first waiter that still waits. Without waiters, the flight is cancelled while it is
-queued or pauses between attempts, but a call that was sent is completed because its token will be used. Only a flight
-that received 410 from IMDS (which updates itself for up to 70 seconds) continues without waiters: the next request
-joins it.
+governor charges the call to the waiting pod whose turn comes first. Without waiters, the flight is cancelled while it
+is queued or pauses between attempts, but a call that was sent is completed because its token will be used. Only a
+flight that received 410 from IMDS (which updates itself for up to 70 seconds) continues without waiters: the next
+request joins it.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager, contextmanager
 
 from nmi.tokens.breaker import is_failure
 from nmi.tokens.cache import CachedToken
-from nmi.tokens.governor import CallPermit, CongestedError, Governor
+from nmi.tokens.governor import CongestedError, Governor
+from nmi.tokens.waiters import Waiters
 from podidentity.azure.errors import AzureError, Paused, Unreachable
 from podidentity.azure.imds import PATIENCE_SECONDS
 
@@ -50,8 +51,7 @@ class Flight:
         self._governor = governor
         self._may_drift = may_drift
         self._patience = patience
-        self._waiters: dict[object, str] = {}
-        self._queued: CallPermit | None = None
+        self._waiters = Waiters(otherwise=REFRESH_ACCOUNT)
         self._sent = False
         self._sending = 0
         self._dropped: Callable[[Flight], None] = lambda _flight: None
@@ -73,7 +73,7 @@ class Flight:
 
     def timeout_error(self) -> AzureError | CongestedError:
         """Return the error for a waiter whose time is over: the cause of the delay and the time of the next attempt."""
-        if self._queued is not None:
+        if self._waiters.queued is not None:
             pause = self._governor.pause_left
             if pause > 0.0:
                 return Paused("IMDS requested a pause", status=429, code="throttled", retry_after=pause)
@@ -110,8 +110,7 @@ class Flight:
         The flight calls *dropped* if it is cancelled because its last waiter left. Raise the flight's error, or
         Unreachable if the owner cancelled the flight.
         """
-        waiter = object()
-        self._waiters[waiter] = pod_key
+        self._waiters.join(pod_key)
         self._dropped = dropped
         try:
             return await asyncio.shield(self.task)
@@ -123,14 +122,12 @@ class Flight:
                 ) from None
             raise
         finally:
-            del self._waiters[waiter]
+            self._waiters.leave(pod_key)
             self._on_waiter_left()
 
     def _on_waiter_left(self) -> None:
         if self.task.done():
             return
-        if self._waiters and self._queued is not None:
-            self._queued.recharge(self._account())
         if not self._sent and not self._sending and not self._continues():
             self._cancel()
 
@@ -147,30 +144,27 @@ class Flight:
             self.background = self.drifting = True
         return self.background
 
-    def _account(self) -> str:
-        return next(iter(self._waiters.values()), REFRESH_ACCOUNT)
-
     @asynccontextmanager
     async def call_permit(self) -> AsyncIterator[None]:
         """Hold the governor's permit for one call of this flight."""
         if not self._continues():
             raise AbandonedError
-        self._queued = self._governor.token_permit(self._account(), self._patience)
         try:
-            async with self._queued:
-                self._queued, self._sent = None, True
+            async with self._governor.token_permit(self._waiters, self._patience):
+                self._sent = True
                 yield
         except AzureError as error:
             self._last_error = error.again()
             if error.status == 410 and error.retry_after is None:
                 self._last_error.retry_after = GONE_RETRY_SECONDS
-            refusal = self._governor.breaker.refusal(self._account()) if is_failure(error) else None
+            breaker = self._governor.breaker
+            refusal = breaker.refusal_of_all(self._waiters.pod_keys) if is_failure(error) else None
             if refusal is not None:
                 # The breaker would refuse the next attempt: a pause before it would only delay the waiters' error.
                 raise refusal from error
             raise
         finally:
-            self._queued, self._sent = None, False
+            self._sent = False
 
     async def _run(self, fetch: Callable[["Flight"], Awaitable[CachedToken]]) -> CachedToken:
         return await fetch(self)

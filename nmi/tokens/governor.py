@@ -1,21 +1,24 @@
 """The governor: the rate and concurrency limits of the node's calls to IMDS, with a fair order between pods.
 
 IMDS allows a VM 20 identity calls per second and 5 concurrently; beyond that, every pod of the node receives 429. Each
-call that NMI makes to IMDS (tokens, pass-through, exceptions) needs a permit from the governor. Permits go to pods
-round-robin, evenly over the second, and no pod can hold all of them: a pod with a hundred requests delays itself and
-not its neighbours. The governor does not know the content of a call.
+call that NMI makes to IMDS (tokens, pass-through, exceptions) needs a permit from the governor. Permits go to the pod
+that was served least recently, evenly over the second, and while it has fewer calls in flight than permits are free: a
+pod with a hundred requests delays itself and not its neighbours. A call that several pods wait for is in the queue of
+each, so that the pod with the shortest queue is charged, whichever pod started it. The governor does not know the
+content of a call.
 """
 
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Final, Self
 
 from nmi.tokens.breaker import Breaker, Pass
-from podidentity.azure.errors import Paused, Throttled
+from nmi.tokens.waiters import Charged, Waiters
+from podidentity.azure.errors import NotSent, Paused, Throttled
 from podidentity.azure.imds import PATIENCE_SECONDS
 
 CALLS_AT_ONCE: Final = 5
@@ -28,6 +31,8 @@ BURST: Final = 4
 WAITERS_MAX: Final = 1024
 """In total. At 20 per second, the last of them would wait longer than any request may."""
 WAITERS_PER_POD: Final = 64
+SERVED_MAX: Final = 1024
+"""Pods whose last call is remembered for the order. A node runs 250 at most."""
 PAUSE_SECONDS: Final = 1.0
 """The pause after a 429 without Retry-After."""
 PAUSE_MAX_SECONDS: Final = 30.0
@@ -54,24 +59,29 @@ class Governor:
         at_once: int = CALLS_AT_ONCE,
         per_window: int = CALLS_PER_WINDOW,
         window_seconds: float = WINDOW_SECONDS,
+        burst: int = BURST,
         waiters_max: int = WAITERS_MAX,
         waiters_per_pod: int = WAITERS_PER_POD,
         breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """One pod has at most *at_once* - 1 permits. Without *breaker*, it creates one with the same clock."""
+        """Without *breaker*, it creates one with the same clock."""
         self._at_once = at_once
-        self._at_once_per_pod = max(1, at_once - 1)
         self._window_seconds = window_seconds
         self._interval = window_seconds / per_window
+        self._lead = (burst - 1) * self._interval
         self._starts: deque[float] = deque(maxlen=per_window)
         self._due = float("-inf")
         """The start of the next call if all calls started evenly (GCRA's theoretical arrival time)."""
         self._waiters_max = waiters_max
         self._waiters_per_pod = waiters_per_pod
         self._clock = clock
-        self._queues: OrderedDict[str, deque[CallPermit]] = OrderedDict()
+        self._queues: dict[str, dict[CallPermit, None]] = {}
+        """By pod, in order. A permit may be in the queues of several pods."""
         self._waiting = 0
+        self._served: OrderedDict[str, int] = OrderedDict()
+        """The number of the last call of each pod, in this order."""
+        self._calls = 0
         self._in_flight: dict[str, int] = {}
         self._paused_until = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
@@ -98,22 +108,22 @@ class Governor:
         """Call *observe* with the seconds that each call waited for its permit."""
         self._observe_wait = observe
 
-    def permit(self, pod_key: str) -> "CallPermit":
-        """Return a permit for one call on behalf of *pod_key* that is not for a token: enter it for the call.
+    def permit(self, charged: Charged) -> "CallPermit":
+        """Return a permit for one call on behalf of *charged* that is not for a token: enter it for the call.
 
         Entering raises CongestedError if the queue is full or if the pause that IMDS requested is too long.
         """
-        return CallPermit(self, pod_key)
+        return CallPermit(self, charged)
 
-    def token_permit(self, pod_key: str, patience: float = PATIENCE_SECONDS) -> "CallPermit":
-        """Return a permit for one token call on behalf of *pod_key*, which waits at most *patience* seconds of a pause.
+    def token_permit(self, charged: Charged, patience: float = PATIENCE_SECONDS) -> "CallPermit":
+        """Return a permit for one token call on behalf of *charged*, which waits at most *patience* seconds of a pause.
 
         As `permit`, but the breaker decides first and records the outcome (the exception that leaves the permit). A
         Throttled that leaves the permit pauses all calls for its *retry_after*. Entering raises CongestedError if the
         queue is full, Paused for a pause over *patience* or PATIENCE_SECONDS, and NotSent. These errors also end a
         wait that has begun.
         """
-        return CallPermit(self, pod_key, self.breaker, max(0.0, min(patience, PATIENCE_SECONDS)))
+        return CallPermit(self, charged, self.breaker, max(0.0, min(patience, PATIENCE_SECONDS)))
 
     def pause(self, seconds: float) -> None:
         """Start no call for *seconds* (at most PAUSE_MAX_SECONDS) from now. Calls in flight continue.
@@ -149,7 +159,7 @@ class Governor:
             self._timer = None
 
     def _queued_permits(self) -> "list[CallPermit]":
-        return [permit for queue in self._queues.values() for permit in queue]
+        return list(dict.fromkeys(permit for queue in self._queues.values() for permit in queue))
 
     def _busy(self, permit: "CallPermit") -> Paused | CongestedError:
         if permit.breaker is None:
@@ -158,35 +168,59 @@ class Governor:
 
     def _fail_refused(self) -> None:
         for permit in self._queued_permits():
-            refusal = permit.breaker.refusal(permit.pod_key) if permit.breaker is not None else None
-            if refusal is not None:
-                permit.fail(refusal)
+            permit.leave_refused()
 
     # Called by permits.
 
-    def enqueue(self, permit: "CallPermit") -> None:
-        """Raise CongestedError if the queue or the pod's queue is full, and the errors of token_permit for a pause."""
+    def enqueue(self, permit: "CallPermit", pod_keys: Sequence[str]) -> None:
+        """Queue *permit* for each of *pod_keys*, at least one, whose queue is not full.
+
+        Raise CongestedError if all are full, and the errors of token_permit for a pause. If the limit in total is
+        reached, the longest queue loses its last permit to a pod with a shorter one.
+        """
         if self.pause_left > permit.patience:
             raise self._busy(permit)
-        if self._waiting >= self._waiters_max or len(self._queues.get(permit.pod_key, ())) >= self._waiters_per_pod:
-            self.refused += 1
-            raise CongestedError(retry_after=max(1.0, self._delay()))
-        self.requeue(permit)
+        for pod_key in pod_keys:
+            self.join(permit, pod_key)
+        if permit.queues:
+            self._waiting += 1
+            if self._waiting <= self._waiters_max or self._displace(permit):
+                return
+            self.dequeue(permit)
+        raise self._congested()
 
-    def requeue(self, permit: "CallPermit") -> None:
-        """Queue a permit that was queued before: never refused."""
-        self._queues.setdefault(permit.pod_key, deque()).append(permit)
-        self._waiting += 1
+    def join(self, permit: "CallPermit", pod_key: str) -> None:
+        """Add *permit* to the queue of *pod_key* unless it is full."""
+        queue = self._queues.setdefault(pod_key, {})
+        if len(queue) < self._waiters_per_pod:
+            queue[permit] = permit.queues[pod_key] = None
+
+    def leave(self, permit: "CallPermit", pod_key: str) -> None:
+        """Remove *permit* from the queue of *pod_key*, in which it is."""
+        queue = self._queues[pod_key]
+        del queue[permit], permit.queues[pod_key]
+        if not queue:
+            del self._queues[pod_key]
 
     def dequeue(self, permit: "CallPermit") -> None:
-        """Remove *permit* from its pod's queue if it is queued."""
-        queue = self._queues.get(permit.pod_key)
-        if queue is None or permit not in queue:
-            return
-        queue.remove(permit)
-        self._waiting -= 1
-        if not queue:
-            del self._queues[permit.pod_key]
+        """Remove *permit* from all queues, if it is queued."""
+        self._waiting -= bool(permit.queues)
+        for pod_key in [*permit.queues]:
+            self.leave(permit, pod_key)
+
+    def _displace(self, permit: "CallPermit") -> bool:
+        """Fail the last permit of the longest queue in favour of *permit*; return whether its own are shorter."""
+        longest = max(self._queues.values(), key=len)
+        last = next(reversed(longest))
+        if len(longest) <= min(len(self._queues[pod_key]) for pod_key in permit.queues) or len(last.queues) > 1:
+            return False
+        self.dequeue(last)
+        last.fail(self._congested())
+        return True
+
+    def _congested(self) -> CongestedError:
+        self.refused += 1
+        return CongestedError(retry_after=max(1.0, self._delay()))
 
     def finish(self, pod_key: str) -> None:
         """Record the end of a call of *pod_key*."""
@@ -198,64 +232,77 @@ class Governor:
     def advance(self) -> None:
         """Grant permits in order while the limits allow; set the timer if only the rate limit forbids the next one."""
         self._stop_timer()
-        while self.in_flight < self._at_once:
-            pod_key = self._next()
-            if pod_key is None:
-                return
+        while (pod_key := self._next()) is not None:
             delay = self._delay()
             if delay > 0.0:
                 self._timer = asyncio.get_running_loop().call_later(delay, self.advance)
                 return
-            permit = self._queues[pod_key][0]
+            permit = next(iter(self._queues[pod_key]))
             self.dequeue(permit)
-            if pod_key in self._queues:
-                self._queues.move_to_end(pod_key)
-            if permit.grant():
-                now = self._clock()
-                self._in_flight[pod_key] = self._in_flight.get(pod_key, 0) + 1
-                self._starts.append(now)
-                self._due = max(self._due, now) + self._interval
-                self._observe_wait(now - permit.queued_at)
+            if permit.grant(pod_key):
+                self._record_start(pod_key, permit)
+
+    def _record_start(self, pod_key: str, permit: "CallPermit") -> None:
+        now = self._clock()
+        self._in_flight[pod_key] = self._in_flight.get(pod_key, 0) + 1
+        self._calls += 1
+        self._served[pod_key] = self._calls
+        self._served.move_to_end(pod_key)
+        if len(self._served) > SERVED_MAX:
+            self._served.popitem(last=False)
+        self._starts.append(now)
+        self._due = max(self._due, now) + self._interval
+        self._observe_wait(now - permit.queued_at)
 
     def _next(self) -> str | None:
-        """Return the pod that waits longest, of those below the limit of concurrent calls per pod."""
-        for pod_key in self._queues:
-            if self._in_flight.get(pod_key, 0) < self._at_once_per_pod:
-                return pod_key
-        return None
+        """Return the pod that was served least recently, of those that may have a permit; None without one.
+
+        A pod's calls are never more than the free permits: two pods whose calls hang must not hold every permit.
+        """
+        free = self._at_once - self.in_flight
+        pods = (each for each in self._queues if self._in_flight.get(each, 0) < free)
+        return min(pods, key=lambda each: self._served.get(each, 0), default=None)
 
     def _delay(self) -> float:
         """Return the seconds until the next call may start; zero or less if it may start now."""
         now = self._clock()
-        until = max(self._paused_until, self._due - (BURST - 1) * self._interval)
+        until = max(self._paused_until, self._due - self._lead)
         if self._starts.maxlen is not None and len(self._starts) == self._starts.maxlen:
             until = max(until, self._starts[0] + self._window_seconds)
         return until - now
 
 
 class CallPermit:
-    """The permission for one call to IMDS: first queued, then granted. Created by Governor, entered once."""
+    """The permission for one call to IMDS: first queued, then granted. Created by Governor, entered once.
+
+    Implements `nmi.tokens.waiters.QueuedCall` while it is queued.
+    """
 
     def __init__(
         self,
         governor: Governor,
-        pod_key: str,
+        charged: Charged,
         breaker: Breaker | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
         self._governor = governor
+        self._waiters = Waiters(charged) if isinstance(charged, str) else charged
         self._granted: asyncio.Future[None] | None = None
         self._pass: Pass | None = None
         self.breaker = breaker
         self.patience = patience
         """The seconds of a pause that the caller can wait."""
-        self.pod_key = pod_key
+        self.queues: dict[str, None] = {}
+        """The pods in whose queues it waits. Set by the governor."""
+        self.pod_key = ""
+        """The pod that is charged; empty until the call is granted."""
         self.queued_at = 0.0
 
-    def grant(self) -> bool:
-        """Wake the waiter. Return False if it was cancelled and has not run since."""
+    def grant(self, pod_key: str) -> bool:
+        """Wake the waiter and charge *pod_key*. Return False if it was cancelled and has not run since."""
         if self._granted is None or self._granted.done():
             return False
+        self.pod_key = pod_key
         self._granted.set_result(None)
         return True
 
@@ -265,20 +312,37 @@ class CallPermit:
             self._governor.dequeue(self)
             self._granted.set_exception(error)
 
-    def recharge(self, pod_key: str) -> None:
-        """Move to the end of *pod_key*'s queue and charge that pod. Without effect once granted."""
-        if self._granted is None:
-            self.pod_key = pod_key
-        elif pod_key != self.pod_key and not self._granted.done():
-            self._governor.dequeue(self)
-            self.pod_key = pod_key
-            self._governor.requeue(self)
+    def join(self, pod_key: str) -> None:
+        """Implement QueuedCall.join, without effect if *pod_key* has no room, or if the breaker refuses its calls."""
+        if self.queues and pod_key not in self.queues and self._refusal([pod_key]) is None:
+            self._governor.join(self, pod_key)
+            self._governor.advance()
+
+    def leave(self, pod_key: str) -> None:
+        """Implement QueuedCall.leave."""
+        if pod_key in self.queues and len(self.queues) > 1:
+            self._governor.leave(self, pod_key)
+
+    def leave_refused(self) -> None:
+        """Leave the queues of pods whose calls the breaker refuses; fail if it refuses all."""
+        refusal = self._refusal([*self.queues])
+        if refusal is not None:
+            self.fail(refusal)
+            return
+        for pod_key in [*self.queues]:
+            if self._refusal([pod_key]) is not None:
+                self._governor.leave(self, pod_key)
+
+    def _refusal(self, pod_keys: Sequence[str]) -> NotSent | None:
+        return self.breaker.refusal_of_all(pod_keys) if self.breaker is not None else None
 
     async def __aenter__(self) -> Self:
+        pod_keys: Sequence[str] = self._waiters.pod_keys
         if self.breaker is not None:
-            self._pass = self.breaker.admit(self.pod_key)
+            pod_keys = [each for each in pod_keys if self.breaker.refusal(each) is None] or pod_keys[:1]
+            self._pass = self.breaker.admit(pod_keys[0])
         try:
-            await self._wait()
+            await self._wait(pod_keys)
         except BaseException:
             if self._pass is not None:
                 self._pass.unused()
@@ -287,10 +351,11 @@ class CallPermit:
             self._pass.account = self.pod_key
         return self
 
-    async def _wait(self) -> None:
+    async def _wait(self, pod_keys: Sequence[str]) -> None:
         self._granted = asyncio.get_running_loop().create_future()
         self.queued_at = self._governor.now()
-        self._governor.enqueue(self)
+        self._governor.enqueue(self, pod_keys)
+        self._waiters.queued = self
         self._governor.advance()
         try:
             await self._granted
@@ -301,6 +366,8 @@ class CallPermit:
             elif self._granted.exception() is None:
                 self._governor.finish(self.pod_key)
             raise
+        finally:
+            self._waiters.queued = None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -26,6 +26,7 @@ from nmi.server.policy import ServerPolicy
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination, ProxiedPaths, resolve
+from nmi.tokens.waiters import Charged
 from tests.nmi.server.fakes import Pieces, pod_entry, request_bytes
 from tests.nmi.server.test_server_over_sockets import Running
 
@@ -44,7 +45,7 @@ class Imds:
     """A proxy that returns the configured answer and records its requests."""
 
     answer: PlainAnswer | Refusal = field(default_factory=answer)
-    asked: list[tuple[str, Request, Destination]] = field(default_factory=list)
+    asked: list[tuple[tuple[str, ...], Request, Destination]] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: int = 0
     stream_length: int = 0
@@ -53,9 +54,10 @@ class Imds:
         self.released.set()
 
     async def forward(
-        self, charged: str, request: Request, destination: Destination, stream: Stream
+        self, charged: Charged, request: Request, destination: Destination, stream: Stream
     ) -> PlainAnswer | StreamedAnswer | Refusal:
-        self.asked.append((charged, request, destination))
+        pods = (charged,) if isinstance(charged, str) else charged.pod_keys
+        self.asked.append((pods, request, destination))
         try:
             await self.released.wait()
         except asyncio.CancelledError:
@@ -113,7 +115,11 @@ async def test_imds_receives_only_the_normal_form_and_the_metadata_header() -> N
     await cache.get("//METADATA/./instance;x?b=1&a=%41", fields=(("metadata", "true"), ("x-ms-client-request-id", "i")))
     await cache.get("/metadata/instance?b=1&a=A")
     ((charged, request, destination),) = cache.imds.asked
-    assert (charged, request.fields, destination.path) == ("shop/cart", (("metadata", "true"),), "/metadata/instance")
+    assert (charged, request.fields, destination.path) == (
+        ("shop/cart",),
+        (("metadata", "true"),),
+        "/metadata/instance",
+    )
 
 
 async def test_an_answer_contains_no_field_of_the_request_that_fetched_it() -> None:
@@ -185,7 +191,8 @@ async def test_concurrent_requests_share_one_call() -> None:
     await asyncio.sleep(0)
     cache.imds.released.set()
     assert len({id(each) for each in await asyncio.gather(*waiting)}) == 1
-    assert [charged for charged, *_ in cache.imds.asked] == ["shop/0"]
+    ((charged, *_),) = cache.imds.asked
+    assert charged == tuple(f"shop/{number}" for number in range(50))
     assert cache.cache.state()["flights"] == 0
 
 

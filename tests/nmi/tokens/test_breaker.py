@@ -7,6 +7,7 @@ import pytest
 
 from nmi.tokens.breaker import Breaker
 from nmi.tokens.governor import Governor
+from nmi.tokens.waiters import Waiters
 from podidentity.azure.errors import AzureError, NotSent, NotYet, Refused, Throttled, Unreachable
 from tests.virtual_time import in_virtual_time, now, settle
 
@@ -244,18 +245,43 @@ async def test_the_failures_of_one_pod_block_only_that_pod() -> None:
 
 
 @in_virtual_time
-async def test_a_failure_is_charged_to_the_last_payer_and_not_to_a_waiter_that_left() -> None:
+async def test_a_failure_is_charged_to_the_pod_whose_turn_it_was_and_not_to_a_waiter_that_left() -> None:
     bench = Bench(at_once=1)
     holder = bench.governor.permit("ns/holder")
     await holder.__aenter__()
-    permit = bench.governor.token_permit("ns/left")
+    waiters = Waiters("ns/left")
+    permit = bench.governor.token_permit(waiters)
     entered = asyncio.create_task(permit.__aenter__())
     await settle()
-    permit.recharge("ns/stayed")
+    waiters.join("ns/stayed")
+    waiters.leave("ns/left")
     await holder.__aexit__(None, None, None)
     await entered
     await permit.__aexit__(Unreachable, hang(), None)
     assert bench.breaker._blamed == {"ns/stayed": 1}
+
+
+@in_virtual_time
+async def test_a_shared_call_fails_only_if_the_breaker_refuses_every_pod_that_waits_for_it() -> None:
+    bench = Bench(at_once=1)
+    await bench.fail(*["ns/hostile"] * 4)
+    await asyncio.sleep(1.0)
+    holder = asyncio.create_task(bench.call("ns/hostile", hang(), seconds=1.0))
+    await settle()
+    shared = [Waiters("ns/hostile", "ns/neighbour"), Waiters("ns/hostile"), Waiters("ns/neighbour")]
+    permits = [bench.governor.token_permit(each) for each in shared]
+    entered = [asyncio.create_task(each.__aenter__()) for each in permits]
+    await settle()
+    assert bench.governor.waiting == 3
+    await asyncio.gather(holder, return_exceptions=True)
+    await settle()
+    shared[2].join("ns/hostile")
+    assert isinstance(entered[1].exception(), NotSent)
+    for permit, entry in ((permits[0], entered[0]), (permits[2], entered[2])):
+        await entry
+        assert permit.pod_key == "ns/neighbour"
+        await permit.__aexit__(None, None, None)
+    assert (bench.governor.waiting, bench.governor.in_flight) == (0, 0)
 
 
 @in_virtual_time

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from nmi.tokens.governor import CongestedError, Governor
+from nmi.tokens.waiters import Waiters
 from podidentity.azure.errors import Paused, Throttled
 from tests.virtual_time import in_virtual_time, now, settle
 
@@ -56,7 +57,7 @@ async def test_at_most_twenty_calls_start_per_second() -> None:
 @in_virtual_time
 async def test_at_most_five_calls_are_in_progress() -> None:
     calls = Calls(Governor(clock=now))
-    tasks = [asyncio.create_task(calls.hold(pod)) for pod in ("ns/a", "ns/b") for _ in range(6)]
+    tasks = [asyncio.create_task(calls.hold(f"ns/{n}")) for n in range(6) for _ in range(2)]
     await asyncio.sleep(1.0)
     assert calls.in_flight == 5
     assert calls.governor.waiting == 7
@@ -70,6 +71,21 @@ async def test_at_most_five_calls_are_in_progress() -> None:
 async def test_one_pod_never_has_every_permit() -> None:
     calls = Calls(Governor(clock=now))
     greedy = [asyncio.create_task(calls.hold("ns/greedy")) for _ in range(20)]
+    await asyncio.sleep(1.0)
+    assert calls.in_flight == 3
+    neighbour = asyncio.create_task(calls.hold("ns/neighbour"))
+    await asyncio.sleep(0.1)
+    assert [pod for _, pod in calls.begun][-1] == "ns/neighbour"
+    calls.release.set()
+    await asyncio.gather(neighbour, *greedy)
+
+
+@in_virtual_time
+async def test_two_pods_never_have_every_permit() -> None:
+    calls = Calls(Governor(clock=now))
+    greedy = [asyncio.create_task(calls.hold("ns/a")) for _ in range(20)]
+    await asyncio.sleep(1.0)
+    greedy += [asyncio.create_task(calls.hold("ns/b")) for _ in range(20)]
     await asyncio.sleep(1.0)
     assert calls.in_flight == 4
     neighbour = asyncio.create_task(calls.hold("ns/neighbour"))
@@ -139,6 +155,17 @@ async def test_a_flooding_pod_waits_behind_its_own_calls() -> None:
     order = [pod for _, pod in calls.begun]
     assert order.index("ns/a") <= 3
     assert order.index("ns/b") <= 5
+
+
+@in_virtual_time
+async def test_the_pod_that_was_served_least_recently_is_next() -> None:
+    calls = Calls(Governor(at_once=1, clock=now))
+    await calls.brief("ns/earlier")
+    await asyncio.gather(*(calls.brief("ns/flooding") for _ in range(3)))
+    pods = ("ns/flooding", "ns/flooding", "ns/earlier", "ns/new", "ns/newer")
+    await asyncio.gather(calls.brief("ns/holder"), *(calls.brief(pod) for pod in pods))
+    order = [pod for _, pod in calls.begun][5:]
+    assert order == ["ns/new", "ns/newer", "ns/earlier", "ns/flooding", "ns/flooding"]
 
 
 @in_virtual_time
@@ -310,23 +337,112 @@ async def test_a_full_queue_refuses_immediately(fill: Fill, most: int, refused: 
 
 
 @in_virtual_time
-async def test_a_recharged_permit_waits_in_the_other_pods_queue() -> None:
+async def test_a_full_queue_in_total_refuses_the_last_of_the_longest_queue_in_favour_of_a_shorter_one() -> None:
+    governor = Governor(waiters_max=8, clock=now)
+    calls = Calls(governor)
+    holders = [asyncio.create_task(calls.hold(f"ns/holder-{n}")) for n in range(5)]
+    await asyncio.sleep(1.0)
+    greedy = [asyncio.create_task(calls.hold(f"ns/greedy-{n % 2}")) for n in range(8)]
+    await settle()
+    neighbour = asyncio.create_task(calls.hold("ns/neighbour"))
+    await settle()
+    assert (governor.waiting, governor.refused) == (8, 1)
+    (refused,) = (each for each in greedy if each.done())
+    assert isinstance(refused.exception(), CongestedError)
+    with pytest.raises(CongestedError):
+        await calls.brief("ns/greedy-1")
+    calls.release.set()
+    greedy.remove(refused)
+    await asyncio.gather(neighbour, *greedy, *holders)
+    assert (governor.in_flight, governor.waiting) == (0, 0)
+
+
+@in_virtual_time
+async def test_a_shared_call_is_charged_to_the_pod_whose_turn_comes_first() -> None:
     governor = Governor(at_once=1, clock=now)
     calls = Calls(governor)
     holder = asyncio.create_task(calls.hold("ns/holder"))
     await settle()
-    permit = governor.permit("ns/a")
+    queued = [asyncio.create_task(calls.brief(pod)) for pod in ("ns/a", "ns/a", "ns/b")]
+    waiters = Waiters("ns/a")
+    permit = governor.permit(waiters)
     entered = asyncio.create_task(permit.__aenter__())
     await settle()
-    permit.recharge("ns/b")
-    assert (permit.pod_key, governor.waiting) == ("ns/b", 1)
+    waiters.join("ns/b")
+    waiters.join("ns/c")
+    assert governor.waiting == 4
     calls.release.set()
     await holder
     await entered
-    permit.recharge("ns/c")
+    assert permit.pod_key == "ns/c"
+    waiters.join("ns/d")
+    await permit.__aexit__(None, None, None)
+    await asyncio.gather(*queued)
+    assert [pod for _, pod in calls.begun] == ["ns/holder", "ns/a", "ns/b", "ns/a"]
+    assert (governor.in_flight, governor.waiting, governor.state()["waiting"]) == (0, 0, {})
+
+
+@in_virtual_time
+async def test_a_pod_that_leaves_a_shared_call_does_not_change_the_others_turn() -> None:
+    governor = Governor(at_once=1, clock=now)
+    calls = Calls(governor)
+    holder = asyncio.create_task(calls.hold("ns/holder"))
+    await settle()
+    waiters = Waiters("ns/a")
+    permit = governor.permit(waiters)
+    entered = asyncio.create_task(permit.__aenter__())
+    await settle()
+    later = asyncio.create_task(calls.brief("ns/a"))
+    await settle()
+    waiters.join("ns/b")
+    waiters.leave("ns/b")
+    assert governor.waiting == 2
+    calls.release.set()
+    await holder
+    await entered
+    assert (permit.pod_key, governor.waiting) == ("ns/a", 1)
+    await permit.__aexit__(None, None, None)
+    await later
+    assert (governor.in_flight, governor.waiting) == (0, 0)
+
+
+@in_virtual_time
+async def test_a_shared_call_is_charged_to_no_pod_that_has_left_unless_all_have() -> None:
+    governor = Governor(at_once=1, clock=now)
+    calls = Calls(governor)
+    holder = asyncio.create_task(calls.hold("ns/holder"))
+    await settle()
+    waiters = Waiters("ns/a")
+    permit = governor.permit(waiters)
+    entered = asyncio.create_task(permit.__aenter__())
+    await settle()
+    waiters.join("ns/b")
+    waiters.leave("ns/a")
+    waiters.leave("ns/b")
+    assert governor.waiting == 1
+    calls.release.set()
+    await holder
+    await entered
     assert permit.pod_key == "ns/b"
     await permit.__aexit__(None, None, None)
-    assert governor.in_flight == 0
+    assert (governor.in_flight, governor.waiting) == (0, 0)
+
+
+@in_virtual_time
+async def test_a_full_queue_of_one_waiting_pod_does_not_refuse_a_shared_call() -> None:
+    governor = Governor(at_once=1, clock=now)
+    calls = Calls(governor)
+    holder = asyncio.create_task(calls.hold("ns/holder"))
+    await settle()
+    full = [asyncio.create_task(calls.brief("ns/full")) for _ in range(64)]
+    await settle()
+    entered = asyncio.create_task(governor.permit(Waiters("ns/full", "ns/other")).__aenter__())
+    await settle()
+    assert governor.waiting == 65
+    for task in (holder, entered, *full):
+        task.cancel()
+    await asyncio.gather(holder, entered, *full, return_exceptions=True)
+    assert (governor.in_flight, governor.waiting) == (0, 0)
 
 
 @in_virtual_time

@@ -152,7 +152,7 @@ async def test_a_request_that_joins_a_paused_flight_gets_the_pause_at_its_time_l
 async def test_a_request_that_waits_for_a_permit_gets_that_reason_at_its_time_limit() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(seconds=8.0)
-    busy = [asyncio.create_task(node.token(other(n), pod=f"ns/{n % 2}")) for n in range(5)]
+    busy = [asyncio.create_task(node.token(other(n), pod=f"ns/{n}")) for n in range(5)]
     await asyncio.sleep(0.5)
     with pytest.raises(CongestedError):
         await node.token(pod="ns/late", within=3.0)
