@@ -10,27 +10,30 @@ IMDS could answer in another way (another method, a body, no `Metadata: true`) a
 path: scheduled events and attested data are never cached.
 
 `SharedText` contains a cached answer for the fast lane. All pods share it, so a new version takes effect for all of
-them, and memory is bounded by ENTRIES_MAX and BYTES_MAX.
+them, and memory is bounded by ENTRIES_MAX and BYTES_MAX. Beyond them, the namespace whose pods use most of it loses the
+entry that it used least recently.
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from msgspec.structs import replace
 
-from _native.answers import SharedText
+from _native.answers import SharedText, Usage
 from nmi.refusal import Refusal
 from nmi.server.passthrough import Stream, forwarded_target
 from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer, StreamedAnswer, head_of
 from nmi.server.target import CanonicalPath, Destination
+from nmi.tokens.namespace_table import NamespaceTable
 from nmi.tokens.waiters import Charged, Waiters
 
 ENTRIES_MAX: Final = 64
 BYTES_MAX: Final = 1024 * 1024
 """The bodies of all entries. The whole document has about 20 kB; programs read a few parts of it."""
+ENTRY_BYTES_MIN: Final = BYTES_MAX // ENTRIES_MAX
+"""A smaller entry counts as this many bytes, so that one limit bounds the bytes and the number."""
 ENTRY_BYTES_MAX: Final = 60 * 1024
 """A larger body is not kept: a ready answer has at most 64 KiB."""
 STALE_SECONDS: Final = 60.0
@@ -50,12 +53,18 @@ class Upstream(Protocol):
 class _Entry:
     """One cached answer. Times are nanoseconds of time.monotonic_ns()."""
 
-    __slots__ = ("answer", "fetched_ns", "text")
+    __slots__ = ("answer", "fetched_ns", "text", "usage", "used_ns")
 
-    def __init__(self, answer: PlainAnswer, text: SharedText, fetched_ns: int) -> None:
+    def __init__(self, answer: PlainAnswer, text: SharedText, usage: Usage, fetched_ns: int) -> None:
         self.answer = answer
         self.text = text
-        self.fetched_ns = fetched_ns
+        self.usage = usage
+        """Counts the fast lane's answers, for all pods."""
+        self.fetched_ns = self.used_ns = fetched_ns
+
+    @property
+    def last_used_ns(self) -> int:
+        return max(self.used_ns, self.usage.last_ns)
 
 
 class _Flight:
@@ -89,8 +98,9 @@ class MetadataCache:
         self._proxy = proxy
         self._ns = int(seconds * 1e9)
         self._now_ns = now_ns
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._bytes = 0
+        self._entries: NamespaceTable[str, _Entry] = NamespaceTable(
+            BYTES_MAX, last_used=lambda entry: entry.last_used_ns
+        )
         self._flights: dict[str, _Flight] = {}
 
     async def forward(
@@ -100,9 +110,10 @@ class MetadataCache:
         key = forwarded_target(destination) if self._ns and is_cacheable(request, destination) else None
         if key is None or isinstance(key, Refusal):
             return await self._proxy.forward(charged, request, destination, stream)
-        entry = self._entries.get(key)
-        if entry is not None and self._now_ns() < entry.text.fresh_until_ns:
-            self._entries.move_to_end(key)
+        entry, now_ns = self._entries.view.get(key), self._now_ns()
+        if entry is not None and now_ns < entry.text.fresh_until_ns:
+            entry.used_ns = now_ns
+            self._entries.use(key, _namespace(charged))
             return entry.answer
         return await self._shared(key, charged, destination)
 
@@ -134,24 +145,26 @@ class MetadataCache:
         if answer.status != 200 or len(answer.body) > ENTRY_BYTES_MAX:
             self._drop(key)
             return answer
-        return self._keep(key, answer, now_ns)
+        return self._keep(key, answer, now_ns, [_namespace(each) for each in waiters.pod_keys])
 
-    def _keep(self, key: str, answer: PlainAnswer, now_ns: int) -> PlainAnswer:
-        former = self._entries.pop(key, None)
-        if former is not None:
-            self._bytes -= len(former.answer.body)
-        text = SharedText() if former is None else former.text  # the pod records that have it get the new version
+    def _keep(self, key: str, answer: PlainAnswer, now_ns: int, namespaces: Sequence[str]) -> PlainAnswer:
+        """Store *answer* for *namespaces*, at least one, which wait for it."""
+        former = self._entries.pop(key)
+        # The pod records that have the text get the new version.
+        text, usage = (SharedText(), Usage()) if former is None else (former.text, former.usage)
         headers = tuple((name, value) for name, value in answer.headers if name in _KEPT_FIELDS)
-        entry = self._entries[key] = _Entry(replace(answer, headers=headers, text=text), text, now_ns)
+        entry = _Entry(replace(answer, headers=headers, text=text, usage=usage), text, usage, now_ns)
+        self._entries.put(key, entry, namespaces[0], max(len(answer.body), ENTRY_BYTES_MIN))
+        for namespace in namespaces[1:]:
+            self._entries.use(key, namespace)
         text.set(head_of(entry.answer), answer.body, now_ns + self._ns)
-        self._bytes += len(answer.body)
-        while len(self._entries) > ENTRIES_MAX or self._bytes > BYTES_MAX:
-            self._drop(next(iter(self._entries)))
+        while (surplus := self._entries.surplus()) is not None:
+            self._drop(surplus)
         return entry.answer
 
     def _stale(self, key: str, now_ns: int) -> PlainAnswer | None:
         """Return the last answer after a failure of IMDS, and serve it for RETRY_SECONDS without another call."""
-        entry = self._entries.get(key)
+        entry = self._entries.view.get(key)
         if entry is None or now_ns >= entry.fetched_ns + self._ns + int(STALE_SECONDS * 1e9):
             self._drop(key)
             return None
@@ -159,14 +172,19 @@ class MetadataCache:
         return entry.answer
 
     def _drop(self, key: str) -> None:
-        entry = self._entries.pop(key, None)
+        entry = self._entries.pop(key)
         if entry is not None:
-            self._bytes -= len(entry.answer.body)
             entry.text.clear()
 
     def state(self) -> dict[str, int]:
         """Return the sizes for /debug/state."""
-        return {"entries": len(self._entries), "bytes": self._bytes, "flights": len(self._flights)}
+        size = sum(len(entry.answer.body) for entry in self._entries.view.values())
+        return {"entries": len(self._entries), "bytes": size, "flights": len(self._flights)}
+
+
+def _namespace(pod_key: str) -> str:
+    """Return the namespace of a pod, or the address of a client that is no known pod."""
+    return pod_key.partition("/")[0]
 
 
 def is_cacheable(request: Request, destination: Destination) -> bool:

@@ -116,12 +116,12 @@ class Outcomes:
         elif record is not None and refusal.generation is not None:
             self._ready.admit_request(record, refusal.generation, asked, refused)
 
-    def make_metadata_ready(self, call: Call, request: Request, text: SharedText) -> None:
+    def make_metadata_ready(self, call: Call, request: Request, text: SharedText, usage: Usage) -> None:
         """Let the fast lane send *text* to further GETs of the same target, counted for the pod at the peer address."""
         record, target = self._index.get(call.peer), request.target.encode()
         if record is not None and len(target) <= TARGET_BYTES_MAX:
             series = self.series(HTTPStatus.OK, CanonicalPath.INSTANCE, subject_of(call, record), None)
-            record.admit_metadata(record.generation, target, SharedAnswer(text=text, series=series, usage=_UNUSED))
+            record.admit_metadata(record.generation, target, SharedAnswer(text=text, series=series, usage=usage))
 
     def failed(
         self, call: Call, error: BaseException, canonical_path: CanonicalPath, asked: TokenRequest | None = None
@@ -161,8 +161,6 @@ def header_refusal(request: Request, policy: ServerPolicy) -> Refusal | None:
     return _TWICE if len(request.values("metadata")) > 1 else None
 
 
-_UNUSED: Final = Usage()
-"""The decision log contains no lines about instance metadata."""
 _FORWARDED: Final = Refusal(
     Reason.FORWARDED,
     "A request with X-Forwarded-For is not served.",

@@ -56,8 +56,8 @@ class ProxiedPath:
         if isinstance(answer, PlainAnswer):
             answer = replace(answer, headers=with_request_id(answer.status, answer.headers, call.request))
         outcome = self._outcomes.answered(subject, answer, destination.canonical_path)
-        if isinstance(answer, PlainAnswer) and answer.text is not None:
-            self._outcomes.make_metadata_ready(call, request, answer.text)
+        if isinstance(answer, PlainAnswer) and answer.text is not None and answer.usage is not None:
+            self._outcomes.make_metadata_ready(call, request, answer.text, answer.usage)
         return outcome
 
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import msgspec
 from typing_extensions import override
 
-from _native.answers import SharedText
+from _native.answers import SharedText, Usage
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.token import Token
 from podidentity.azure.imds import RawAnswer
@@ -62,6 +62,8 @@ class PlainAnswer(msgspec.Struct, frozen=True):
     """The value of Content-Length for an answer without its body: the answer to HEAD."""
     text: SharedText | None = None
     """The same answer for the fast lane, if it is cached for all pods."""
+    usage: Usage | None = None
+    """Counts the uses of *text*, which has one."""
 
     @override
     def __repr__(self) -> str:

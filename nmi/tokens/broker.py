@@ -22,7 +22,7 @@ from nmi.tokens.flights import Flights
 from nmi.tokens.governor import CongestedError, Governor
 from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.refresh import KeyedRequest, RefreshTimers, log_failed_refresh
-from nmi.tokens.source import FetchedToken, FetchRequest, TokenKey, TokenSource, Workload, key_of
+from nmi.tokens.source import FetchedToken, FetchRequest, TokenKey, TokenSource, Workload
 from nmi.tokens.transfer import ReceivedTokens, packets_of, passed_tokens
 from podidentity.azure.errors import AzureError, NotSent, Paused, Refused
 from podidentity.azure.imds import PATIENCE_SECONDS
@@ -75,6 +75,7 @@ class TokenBroker:
         self._fetch_seconds = fetch_seconds
         self._clock = clock
         self._wall_clock = wall_clock
+        self._usage_clock_ns = usage_clock_ns
         self._random = random
         self._tokens = TokenCache()
         self._received = ReceivedTokens()
@@ -104,11 +105,13 @@ class TokenBroker:
         return identity.spec.type in self._sources
 
     def key_of(self, identity: AzureIdentity, resource: str, xms_cc: str, workload: Workload | None = None) -> TokenKey:
-        """Return the present cache key of a token of *identity* for *workload*."""
-        source = self._sources.get(identity.spec.type)
-        credential = source.credential(identity) if source is not None else ""
-        pod = workload.uid if source is not None and source.per_pod and workload is not None else ""
-        return self._tokens.known(key_of(identity, resource, xms_cc, credential, pod))
+        """Return the present cache key of a token of *identity* for *workload*.
+
+        Raise PolicyError and UnsupportedTypeError.
+        """
+        source = self._source(identity)
+        pod = workload.uid if source.per_pod and workload is not None else ""
+        return self._tokens.known(TokenKey.of(source.key(identity), resource, xms_cc, pod))
 
     async def token(
         self,
@@ -130,9 +133,7 @@ class TokenBroker:
         may be cancelled: the fetch continues for the others. Raise AzureError, CongestedError, PolicyError and
         UnsupportedTypeError.
         """
-        source = self._sources.get(identity.spec.type)
-        if source is None:
-            raise UnsupportedTypeError
+        source = self._source(identity)
         source.check(identity)
         key = self.key_of(identity, request.resource, request.xms_cc, workload)
         keyed = KeyedRequest(key, self._fetch_request(identity, request, workload if key.pod else None))
@@ -166,6 +167,13 @@ class TokenBroker:
             self._metrics.stale_served += 1
             return before
 
+    def _source(self, identity: AzureIdentity) -> TokenSource:
+        """Return the source of the identity's type. Raise UnsupportedTypeError."""
+        source = self._sources.get(identity.spec.type)
+        if source is None:
+            raise UnsupportedTypeError
+        return source
+
     def _fetch_request(self, identity: AzureIdentity, request: TokenRequest, workload: Workload | None) -> FetchRequest:
         return FetchRequest(
             identity=identity,
@@ -180,7 +188,7 @@ class TokenBroker:
         self._metrics.hits += 1
         if cached.left(now) <= SOON_SECONDS:
             self._metrics.stale_served += 1
-        cached.usage.touch()
+        self._tokens.use(request.key, request.namespace)
         if now >= cached.refresh_at and self._flights.find(request) is None:
             self._metrics.refreshes += 1
             self._launch(request, float("-inf"), background=True)
@@ -250,7 +258,7 @@ class TokenBroker:
         token.refresh_in(refresh_in, now)
         if key.credential:
             source.accept(request.fetch.identity, key.credential)
-        self._object_ids.learn(key.client_id, fetched.object_id)
+        self._object_ids.learn(key.client_id, fetched.object_id, request.namespace)
         self._application_credentials.record(request.fetch.identity, request.fetch.resource)
         request = request._replace(key=key)
         self._keep(request, token)
@@ -281,9 +289,7 @@ class TokenBroker:
     def _launch(
         self, request: KeyedRequest, usable_since: float, *, background: bool, patience: float = PATIENCE_SECONDS
     ) -> Flight:
-        source = self._sources.get(request.fetch.identity.spec.type)
-        if source is None:
-            raise UnsupportedTypeError
+        source = self._source(request.fetch.identity)
         lag = LAG_RETRY_SECONDS if self._clock() - usable_since < LAG_WINDOW_SECONDS else 0.0
 
         async def fetch(flight: Flight) -> CachedToken:
@@ -293,9 +299,10 @@ class TokenBroker:
             self._governor,
             fetch,
             name=f"token of {request.fetch.identity.metadata.name}",
+            namespace=request.namespace,
             background=background,
             begun=self._clock(),
-            may_drift=self._flights.may_drift,
+            may_drift=lambda: self._flights.let_drift(request.namespace),
             patience=patience,
         )
         self._flights.add(request, flight)
@@ -314,7 +321,7 @@ class TokenBroker:
         except (AzureError, CongestedError) as error:
             self._fetch_failed(request, error)
             raise
-        self._object_ids.learn(request.fetch.identity.spec.client_id, fetched.object_id)
+        self._object_ids.learn(request.fetch.identity.spec.client_id, fetched.object_id, request.namespace)
         self._application_credentials.record(request.fetch.identity, request.fetch.resource)
         if not self._caching:
             return token
@@ -334,6 +341,7 @@ class TokenBroker:
             wall_now=self._wall_clock(),
             jitter=self._jitter(),
             usage=before.usage if before is not None else Usage(),
+            now_ns=self._usage_clock_ns(),
         )
         if token.expires_at <= token.fetched_at:
             raise AzureError(
@@ -350,7 +358,7 @@ class TokenBroker:
             return
         now = self._clock()
         if isinstance(error, Refused):
-            self._refusals.keep(request.key.lasting, now, error)
+            self._refusals.keep(request.key.lasting, now, error, request.namespace)
         cached = self._tokens.find(request.key, now)
         if cached is not None and not request.fetch.force_refresh:
             cached.postpone(now, self._jitter())
@@ -363,7 +371,7 @@ class TokenBroker:
 
     def _keep(self, request: KeyedRequest, token: CachedToken) -> None:
         self._refusals.forget(request.key.lasting)
-        for key in self._tokens.keep(request.key, token):
+        for key in self._tokens.keep(request.key, token, request.namespace):
             self._timers.cancel(key)
         self._schedule(request._replace(fetch=msgspec.structs.replace(request.fetch, force_refresh=False)), token)
 

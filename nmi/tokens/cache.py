@@ -3,14 +3,13 @@
 This module neither fetches nor reads a clock.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from math import inf
-from types import MappingProxyType
 from typing import Final
 
 from _native.answers import Usage
+from nmi.tokens.namespace_table import NamespaceTable
 from nmi.tokens.source import FetchedToken, TokenKey
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError
@@ -46,14 +45,17 @@ class CachedToken:
         "correlation",
         "expires_at",
         "fetched_at",
+        "fetched_ns",
         "key",
         "refresh_at",
         "token",
         "usage",
     )
 
-    def __init__(self, fetched: FetchedToken, now: float, wall_now: float, jitter: float, usage: Usage) -> None:
-        """*jitter* is a factor around 1 for the pause before the refresh.
+    def __init__(
+        self, fetched: FetchedToken, now: float, wall_now: float, jitter: float, usage: Usage, *, now_ns: int = 0
+    ) -> None:
+        """*jitter* is a factor around 1 for the pause before the refresh. *now_ns* is *now* by the clock of *usage*.
 
         The earliest expiry in a response counts. So neither a wrong wall clock nor a response from IMDS's own cache
         makes a token look younger than it is, and no auxiliary token expires before the cached one.
@@ -64,6 +66,7 @@ class CachedToken:
         self.key: TokenKey | None = None
         """The key in the cache; None until the token is in the cache."""
         self.fetched_at = now
+        self.fetched_ns = now_ns
         expires_on = min(token.expires_on for token in (fetched.token, *fetched.auxiliary))
         self.expires_at = now + min(fetched.expires_in, expires_on - wall_now)
         self.refresh_at = now + _refresh_pause(self.expires_at - now, jitter)
@@ -78,6 +81,11 @@ class CachedToken:
         Derived from the time of the last use, not from the count, which the decision log resets.
         """
         return self.usage.last_ns != self._usage_before
+
+    @property
+    def last_used_ns(self) -> int:
+        """The time of the last request or fetch, by the clock of `usage`. The fast lane's requests count."""
+        return max(self.usage.last_ns, self.fetched_ns)
 
     def left(self, now: float) -> float:
         """Return the remaining lifetime in seconds."""
@@ -112,33 +120,38 @@ def shown_identity(key: TokenKey) -> str:
 
 
 class TokenCache:
-    """Tokens by key, an LRU cache with a limit in total and per identity.
+    """Tokens by key, with a limit in total and per identity. The least recently used token of one or the other goes.
 
     Because of the limit per identity, a pod that requests many audiences or capabilities evicts only tokens of its own
-    identities.
+    identities; because the namespace with the most loses a token at the limit in total, the author of many identities
+    evicts only tokens of its own namespace.
     """
 
     def __init__(self, most: int = TOKENS_MAX, most_per_identity: int = TOKENS_PER_IDENTITY) -> None:
         """*most_per_identity*: the limit for an identity that all its pods share."""
-        self._most = most
         self._most_per_identity = most_per_identity
-        self._tokens: OrderedDict[TokenKey, CachedToken] = OrderedDict()
-        self._keys: dict[tuple[object, ...], OrderedDict[TokenKey, None]] = {}
+        self._table: NamespaceTable[TokenKey, CachedToken] = NamespaceTable(most, last_used=_last_used_ns)
+        self._tokens = self._table.view
+        self._keys: dict[tuple[object, ...], dict[TokenKey, None]] = {}
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def find(self, key: TokenKey, now: float) -> CachedToken | None:
-        """Return the token; drop an expired one and return None."""
+        """Return the token; drop an expired one and return None. Not a use."""
         cached = self._tokens.get(key)
         if cached is None:
             return None
         if cached.left(now) <= 0.0:
             self.forget(key)
             return None
-        self._tokens.move_to_end(key)
-        self._keys[key.identity].move_to_end(key)
         return cached
+
+    def use(self, key: TokenKey, namespace: str) -> None:
+        """Note a use of the token of *key* by a pod with an AzureIdentity of *namespace*."""
+        cached = self._table.use(key, namespace)
+        if cached is not None:
+            cached.usage.touch()
 
     def predecessor(self, key: TokenKey, now: float) -> CachedToken | None:
         """Return a valid token of another version of the same Secret; None for identities without one."""
@@ -180,7 +193,7 @@ class TokenCache:
                 "refresh_in_seconds": round(cached.refresh_at - now),
                 "used": cached.used,
             }
-            for key, cached in islice(reversed(self._tokens.items()), STATE_MAX)
+            for key, cached in islice(self.newest(), STATE_MAX)
         ]
 
     def peek(self, key: TokenKey) -> CachedToken | None:
@@ -189,35 +202,35 @@ class TokenCache:
 
     def newest(self) -> list[tuple[TokenKey, CachedToken]]:
         """Return all tokens, the most recently used first."""
-        return [*reversed(self._tokens.items())]
+        return sorted(self._tokens.items(), key=lambda item: item[1].last_used_ns, reverse=True)
 
     def known(self, key: TokenKey) -> TokenKey:
         """Return the cache's own object equal to *key* if a token has this key, so that callers share its memory."""
         cached = self._tokens.get(key)
         return key if cached is None or cached.key is None else cached.key
 
-    def keep(self, key: TokenKey, cached: CachedToken) -> list[TokenKey]:
-        """Store *cached*; it replaces tokens of older versions of its Secret. Return the dropped keys."""
+    def keep(self, key: TokenKey, cached: CachedToken, namespace: str) -> list[TokenKey]:
+        """Store *cached*, fetched for an AzureIdentity of *namespace*; it replaces tokens of older versions of its
+        Secret. Return the dropped keys.
+        """
         self.forget(key)
-        self._tokens[key] = cached
+        self._table.put(key, cached, namespace)
         cached.key = key
-        siblings = self._keys.setdefault(key.identity, OrderedDict())
+        siblings = self._keys.setdefault(key.identity, {})
         siblings[key] = None
         gone = [each for each in siblings if each != key and each.lasting == key.lasting] if key.credential else []
         for each in gone:
             self.forget(each)
-        crowded: TokenKey | None = None
+        crowded = self._table.surplus()
         if len(siblings) > (TOKENS_PER_POD if key.pod else self._most_per_identity):
-            crowded = next(iter(siblings))
-        elif len(self._tokens) > self._most:
-            crowded = next(iter(self._tokens))
+            crowded = min(siblings, key=lambda each: self._tokens[each].last_used_ns)
         if crowded is not None:
             self.forget(crowded)
             gone.append(crowded)
         return gone
 
     def forget(self, key: TokenKey) -> None:
-        if self._tokens.pop(key, None) is None:
+        if self._table.pop(key) is None:
             return
         siblings = self._keys[key.identity]
         del siblings[key]
@@ -225,45 +238,47 @@ class TokenCache:
             del self._keys[key.identity]
 
 
+def _last_used_ns(cached: CachedToken) -> int:
+    return cached.last_used_ns
+
+
 class Refusals:
     """Recent refusals: a pod that repeats a refused request in a loop causes no further calls."""
 
     def __init__(self, most: int = REFUSALS_MAX, seconds: float = REFUSAL_SECONDS) -> None:
-        self._most = most
         self._seconds = seconds
-        self._refusals: OrderedDict[TokenKey, tuple[float, AzureError]] = OrderedDict()
+        self._refusals: NamespaceTable[TokenKey, tuple[float, AzureError]] = NamespaceTable(most)
 
     def __len__(self) -> int:
         return len(self._refusals)
 
     def find(self, key: TokenKey, now: float, not_before: float) -> AzureError | None:
         """Return the refusal unless it is too old, or older than *not_before* (when the identity became usable)."""
-        when, error = self._refusals.get(key, (0.0, None))
+        when, error = self._refusals.view.get(key, (0.0, None))
         if error is None or now - when >= self._seconds or when < not_before:
             return None
         return error.again()
 
-    def keep(self, key: TokenKey, now: float, error: AzureError) -> None:
-        self._refusals[key] = (now, error.again())
-        self._refusals.move_to_end(key)
-        while len(self._refusals) > self._most:
-            self._refusals.popitem(last=False)
+    def keep(self, key: TokenKey, now: float, error: AzureError, namespace: str) -> None:
+        """Store *error*, the refusal of a fetch for an AzureIdentity of *namespace*."""
+        self._refusals.put(key, (now, error.again()), namespace)
+        self._refusals.trim()
 
     def forget(self, key: TokenKey) -> None:
-        self._refusals.pop(key, None)
+        self._refusals.pop(key)
 
 
 class ObjectIds:
     """Object ids by lower-case client id, learnt from tokens."""
 
     def __init__(self, most: int = OBJECT_IDS_MAX) -> None:
-        self._most = most
-        self._ids: OrderedDict[str, str] = OrderedDict()
-        self.view: Mapping[str, str] = MappingProxyType(self._ids)
+        self._ids: NamespaceTable[str, str] = NamespaceTable(most)
+        self.view: Mapping[str, str] = self._ids.view
 
-    def learn(self, client_id: str, object_id: str) -> None:
+    def learn(self, client_id: str, object_id: str, namespace: str) -> None:
+        """Store *object_id*, learnt from a token of an AzureIdentity of *namespace*."""
         if client_id and object_id:
-            self._ids[client_id.lower()] = object_id
-            self._ids.move_to_end(client_id.lower())
-            while len(self._ids) > self._most:
-                self._ids.popitem(last=False)
+            key = client_id.lower()
+            if self._ids.use(key, namespace) != object_id:
+                self._ids.put(key, object_id, namespace)
+                self._ids.trim()

@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from nmi.tokens.source import PolicyError
+from nmi.tokens.source import IdentityKey, PolicyError
 from podidentity.azure.clouds import Cloud, Endpoint, known_sign_in_hosts, parse_endpoint
 from podidentity.flags import quoted
-from podidentity.resources import AzureIdentity
+from podidentity.resources import AzureIdentity, IdentityType
 
 AUXILIARY_MAX: Final = 8
 """Resource Manager, the only service with auxiliary tenants, accepts tokens of three."""
@@ -50,6 +50,11 @@ class Application(msgspec.Struct, frozen=True):
         """The Secret as `namespace/name`."""
         return f"{self.secret_namespace}/{self.secret_name}"
 
+    def key(self, credential: str) -> IdentityKey:
+        """Return the part of a token's key that depends on the application; *credential* as in IdentityKey."""
+        tenants, endpoint = " ".join(self.tenants).lower(), self.authority.url
+        return IdentityKey(self.type, self.client_id.lower(), "", tenants, endpoint, self.secret, credential)
+
 
 class Federation(msgspec.Struct, frozen=True):
     """The validated, normalized values of an AzureIdentity of type 3."""
@@ -59,6 +64,13 @@ class Federation(msgspec.Struct, frozen=True):
     client_id: str
     tenant: str
     authority: Endpoint
+
+    def key(self, exchange: str) -> IdentityKey:
+        """Return the part of a token's key that depends on the identity. The exchange is part of it, because a refresh
+        uses the identity of its first request: after a change of the exchange it would use the former one.
+        """
+        endpoint = f"{self.authority.url} {exchange}"
+        return IdentityKey(IdentityType.FEDERATED, self.client_id.lower(), "", self.tenant.lower(), endpoint)
 
 
 class SignInPolicy:

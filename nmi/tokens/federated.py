@@ -18,7 +18,7 @@ from nmi.tokens.jwt import decode_claims
 from nmi.tokens.proxy_refusals import NOT_BOUND, NotBoundError, missing_step
 from nmi.tokens.sign_in import SignIn, SignInResult
 from nmi.tokens.sign_ins import Attempts, SignIns, token_of, within_time
-from nmi.tokens.source import FetchedToken, FetchRequest, PolicyError, Workload
+from nmi.tokens.source import FetchedToken, FetchRequest, IdentityKey, PolicyError, Workload
 from nmi.tokens.token_proxy import ProxyUnreachable, TokenProxy
 from podidentity.azure.errors import AzureError, Refused
 from podidentity.azure.federation import Exchange
@@ -100,9 +100,9 @@ class FederatedSource:
         check(self._policy, identity, enabled=self._enabled, exchanges=self._exchanges)
         self._exchanges.of(identity)
 
-    def credential(self, _identity: AzureIdentity, /) -> str:
-        """Implement TokenSource.credential: the credential is a new assertion, not a Secret."""
-        return ""
+    def key(self, identity: AzureIdentity, /) -> IdentityKey:
+        """Implement TokenSource.key: the credential is a new assertion, not a Secret."""
+        return self._policy.federation(identity).key(self._exchanges.choose(identity))
 
     def accept(self, _identity: AzureIdentity, _credential: str, /) -> None:
         """Implement TokenSource.accept: there is no Secret."""

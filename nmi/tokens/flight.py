@@ -38,12 +38,14 @@ class Flight:
         fetch: Callable[["Flight"], Awaitable[CachedToken]],
         *,
         name: str,
+        namespace: str = "",
         background: bool = False,
         begun: float = 0.0,
         may_drift: Callable[[], bool] = lambda: False,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        """*background*: continue without waiters. *begun*: the present time by the owner's clock.
+        """*namespace*: that of the AzureIdentity. *background*: continue without waiters. *begun*: the present time by
+        the owner's clock.
 
         *may_drift* decides whether the flight continues after a 410 without waiters. *patience*: the seconds of an
         IMDS pause that the flight waits.
@@ -57,6 +59,7 @@ class Flight:
         self._dropped: Callable[[Flight], None] = lambda _flight: None
         self._last_error: AzureError | None = None
         self.begun = begun
+        self.namespace = namespace
         self.background = background
         self.drifting = False
         """Whether the flight continues only because of a 410."""

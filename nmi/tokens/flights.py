@@ -1,6 +1,7 @@
 """The flights of the broker, by the token that they fetch."""
 
 import asyncio
+from collections import Counter
 from itertools import islice
 from typing import Final
 
@@ -56,9 +57,22 @@ class Flights:
                 flight.task.cancel()
                 del self._flights[place]
 
-    def may_drift(self) -> bool:
-        """Return whether one more flight may continue without waiters."""
-        return sum(each.drifting for each in self._flights.values()) < DRIFTING_MAX
+    def let_drift(self, namespace: str) -> bool:
+        """Return whether one more flight of *namespace* may continue without waiters.
+
+        At the limit, end a flight of the namespace with the most of them in favour of one that has fewer.
+        """
+        drifting = Counter(each.namespace for each in self._flights.values() if each.drifting)
+        if drifting.total() < DRIFTING_MAX:
+            return True
+        ((largest, most),) = drifting.most_common(1)
+        unwanted = (each for each in self._flights.values() if each.drifting and each.namespace == largest)
+        flight = next((each for each in unwanted if not each.waiters), None)
+        if flight is None or drifting[namespace] + 1 >= most:
+            return False
+        flight.task.cancel()
+        self.drop(flight)
+        return True
 
     async def aclose(self) -> None:
         """Cancel every flight and wait until all have ended."""

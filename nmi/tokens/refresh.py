@@ -23,6 +23,11 @@ class KeyedRequest(NamedTuple):
     key: TokenKey
     fetch: FetchRequest
 
+    @property
+    def namespace(self) -> str:
+        """The namespace of the AzureIdentity, which the entries of bounded tables belong to."""
+        return self.fetch.identity.metadata.namespace
+
 
 class RefreshTimers:
     """Timers by token key. Ends with close()."""

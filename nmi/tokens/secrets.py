@@ -4,11 +4,11 @@
 """
 
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
 from nmi.tokens.endpoints import Application
+from nmi.tokens.namespace_table import NamespaceTable
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.hidden_fields import HidingStruct
 from podidentity.kube import errors as kube
@@ -81,7 +81,7 @@ class Secrets:
         """*count_failure* is called for each read that does not return the Secret."""
         self._client = client
         self._count_failure = count_failure
-        self._versions: OrderedDict[str, str] = OrderedDict()
+        self._versions: NamespaceTable[str, str] = NamespaceTable(VERSIONS_MAX)
 
     def accepted_version(self, application: Application) -> str:
         """Return the version of the Secret that last brought a token (`uid/resourceVersion`); empty if unknown.
@@ -89,14 +89,12 @@ class Secrets:
         This is not the version read last: while Azure does not accept a new one yet, the tokens of the old one remain
         in use.
         """
-        return self._versions.get(application.secret, "")
+        return self._versions.use(application.secret, application.namespace) or ""
 
     def accept(self, application: Application, version: str) -> None:
         """Store *version* as the one that last brought a token."""
-        self._versions[application.secret] = version
-        self._versions.move_to_end(application.secret)
-        while len(self._versions) > VERSIONS_MAX:
-            self._versions.popitem(last=False)
+        self._versions.put(application.secret, version, application.namespace)
+        self._versions.trim()
 
     async def client_secret(self, application: Application) -> ClientSecret:
         """Return the value of the first key in alphabetical order. Raise AzureError."""

@@ -16,7 +16,7 @@ from nmi.tokens.jwt import decode_claims
 from nmi.tokens.secrets import ClientSecret, KeyStore, Secrets
 from nmi.tokens.sign_in import InvalidClient, SignIn, SignInResult
 from nmi.tokens.sign_ins import Attempts, SignIns, token_of, within_time
-from nmi.tokens.source import FetchedToken, FetchRequest, PolicyError
+from nmi.tokens.source import FetchedToken, FetchRequest, IdentityKey
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity, IdentityType
 
@@ -36,12 +36,10 @@ class ServicePrincipalSource:
         """Implement TokenSource.check. Reads and sends nothing."""
         self._policy.application(identity)
 
-    def credential(self, identity: AzureIdentity, /) -> str:
-        """Return the version that last brought a token; empty if `check` raises."""
-        try:
-            return self._secrets.accepted_version(self._policy.application(identity))
-        except PolicyError:
-            return ""
+    def key(self, identity: AzureIdentity, /) -> IdentityKey:
+        """Implement TokenSource.key."""
+        application = self._policy.application(identity)
+        return application.key(self._secrets.accepted_version(application))
 
     def accept(self, identity: AzureIdentity, credential: str, /) -> None:
         """Implement TokenSource.accept. Raise PolicyError as `check` does."""

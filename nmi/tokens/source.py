@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, Self
 
 import msgspec
 
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError
-from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity, IdentityType
+from podidentity.resources import AzureIdentity
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -74,29 +74,46 @@ class PolicyError(Exception):
         super().__init__(sentence)
 
 
-class TokenKey(NamedTuple):
-    """Everything that distinguishes one token from another. It has no resource version: an edited annotation must not
-    empty the cache.
+class IdentityKey(NamedTuple):
+    """What a token source uses of an AzureIdentity, in one normal form. Identities with equal values share tokens.
 
-    The key contains both ids of an identity, whichever of them the source sends: the other one is compared with the
-    response.
+    A field that the source ignores is empty, so that it gives an identity no second token. It has no resource version:
+    an edited annotation must not empty the cache. Azure compares ids without regard to case.
     """
+
+    type: int
+    client_id: str = ""
+    """The client id also of a request that names the resource id: it is compared with the response."""
+    resource_id: str = ""
+    tenant: str = ""
+    """The tenant and then the auxiliary tenants in their order: they are part of the response."""
+    endpoint: str = ""
+    """The sign-in endpoint, and the exchange of a federated identity."""
+    secret: str = ""
+    """The Secret's `namespace/name`: an identity that names a client but another Secret gets no token of this one."""
+    credential: str = ""
+    """The version of the Secret that last brought a token. Empty for types without a Secret."""
+
+
+class TokenKey(NamedTuple):
+    """Everything that distinguishes one token from another: an IdentityKey, the pod, and the request."""
 
     type: int
     client_id: str
     resource_id: str
     tenant: str
-    """The tenant and then the auxiliary tenants in their order: they are part of the response."""
     endpoint: str
-    """The sign-in endpoint, and the exchange of a federated identity if an annotation chooses it."""
     secret: str
-    """The Secret's `namespace/name`: an identity that names a client but another Secret gets no token of this one."""
     pod: str
     """The uid of the only pod that may have the token; empty if all pods with the identity share it."""
     resource: str
+    """Azure compares audiences exactly."""
     xms_cc: str
     credential: str = ""
-    """The result of TokenSource.credential: the version of the Secret. Empty for types without a Secret."""
+
+    @classmethod
+    def of(cls, identity: IdentityKey, resource: str, xms_cc: str, pod: str = "") -> Self:
+        return cls(*identity[:-1], pod, resource, xms_cc, identity.credential)
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -107,29 +124,6 @@ class TokenKey(NamedTuple):
     def lasting(self) -> "TokenKey":
         """The key without the part that a rotation of the Secret changes."""
         return self._replace(credential="") if self.credential else self
-
-
-def key_of(identity: AzureIdentity, resource: str, xms_cc: str, credential: str = "", pod: str = "") -> TokenKey:
-    """Return the cache key of a token of *identity*. Azure compares ids case-insensitively and audiences exactly."""
-    spec = identity.spec
-    password = spec.client_password
-    secret = f"{password.namespace or identity.metadata.namespace}/{password.name}" if password is not None else ""
-    endpoint = spec.ad_endpoint.lower()
-    if spec.type == IdentityType.FEDERATED and (exchange := identity.metadata.annotation(EXCHANGE_ANNOTATION)):
-        # A refresh uses the identity of its first request: after a change of the exchange it would use the former one.
-        endpoint = f"{endpoint} {exchange}"
-    return TokenKey(
-        spec.type,
-        spec.client_id.lower(),
-        spec.resource_id.lower(),
-        " ".join((spec.tenant_id, *(spec.auxiliary_tenant_ids or ()))).lower(),
-        endpoint,
-        secret,
-        pod,
-        resource,
-        xms_cc,
-        credential,
-    )
 
 
 class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +155,7 @@ class FetchedToken(msgspec.Struct, frozen=True):
     auxiliary: tuple[Token, ...] = ()
     """Tokens of the identity's auxiliary tenants, in their order. None of them may outlive *expires_in*."""
     credential: str = ""
-    """The credential that brought it, in the form of TokenSource.credential: part of the token's key."""
+    """The credential that brought it, in the form of IdentityKey.credential: part of the token's key."""
     correlation: str = ""
     """The id under which the endpoint's logs list this call, if it returned one; short, plain ASCII."""
 
@@ -175,14 +169,14 @@ class TokenSource(Protocol):
     def check(self, identity: AzureIdentity) -> None:
         """Raise PolicyError if this node may not fetch tokens of *identity*. Pure and cheap: called per request."""
 
-    def credential(self, identity: AzureIdentity, /) -> str:
-        """Return the Secret of *identity* and its version that last brought a token; empty for types without one.
+    def key(self, identity: AzureIdentity, /) -> IdentityKey:
+        """Return what `fetch` uses of *identity*. Raise PolicyError as `check` does.
 
-        Reads nothing: a changed version shows with the next fetch.
+        Reads nothing: a changed version of a Secret shows with the next fetch.
         """
 
     def accept(self, identity: AzureIdentity, credential: str, /) -> None:
-        """Note that *credential* has brought the token of *identity* that is used now: `credential` returns it."""
+        """Note that *credential* has brought the token of *identity* that is used now: `key` contains it."""
 
     async def fetch(self, request: FetchRequest, /) -> FetchedToken:
         """Return a token, retried as the endpoint's guidance requires.

@@ -8,7 +8,7 @@ and the source compares the response with the client id.
 from typing import Final, NamedTuple
 
 from nmi.tokens.jwt import decode_claims
-from nmi.tokens.source import FetchedToken, FetchRequest, PolicyError
+from nmi.tokens.source import FetchedToken, FetchRequest, IdentityKey, PolicyError
 from nmi.tokens.token import Token
 from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
@@ -72,9 +72,12 @@ class UserAssignedSource:
         """Implement TokenSource.check."""
         check(identity)
 
-    def credential(self, _identity: AzureIdentity, /) -> str:
-        """Implement TokenSource.credential: this type has no Secret."""
-        return ""
+    def key(self, identity: AzureIdentity, /) -> IdentityKey:
+        """Implement TokenSource.key: the id that IMDS gets, and the client id, which the response is compared with."""
+        client_id, resource_id = identity.spec.client_id.strip(), identity.spec.resource_id.strip()
+        if client_id and not self._by_resource_id:
+            resource_id = ""
+        return IdentityKey(identity.spec.type, client_id.lower(), resource_id.lower())
 
     def accept(self, _identity: AzureIdentity, _credential: str, /) -> None:
         """Implement TokenSource.accept: there is no Secret."""

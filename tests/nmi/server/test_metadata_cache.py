@@ -255,6 +255,63 @@ async def test_the_number_of_entries_and_their_bytes_are_bounded() -> None:
     assert sum(each.text is not None and each.text.fresh_until_ns > 0 for each in kept) == BYTES_MAX // ENTRY_BYTES_MAX
 
 
+async def fill(cache: Cache, count: int = 2 * ENTRIES_MAX) -> None:
+    """Let a pod of another namespace read ever new documents."""
+    for number in range(count):
+        await cache.get(f"/metadata/instance?fill={number}", pod="evil/a")
+
+
+async def test_a_namespace_that_reads_ever_new_documents_removes_only_its_own_from_the_cache() -> None:
+    cache = Cache()
+    await cache.get(pod="shop/cart")
+    await fill(cache)
+    calls = cache.calls
+    await cache.get(pod="shop/cart")
+    assert cache.calls == calls
+    await cache.get("/metadata/instance?fill=0", pod="evil/a")
+    assert cache.calls == calls + 1, "its own first document is gone"
+
+
+async def test_a_namespace_with_large_documents_removes_only_its_own_from_the_cache() -> None:
+    cache = Cache()
+    await cache.get(pod="shop/cart")
+    cache.imds.answer = answer(b"x" * ENTRY_BYTES_MAX)
+    await fill(cache)
+    calls = cache.calls
+    await cache.get(pod="shop/cart")
+    assert cache.calls == calls
+    assert cache.cache.state()["bytes"] <= BYTES_MAX
+
+
+@pytest.mark.parametrize("joins", [True, False], ids=["while-it-is-read", "later"])
+async def test_a_document_that_a_greedy_namespace_read_first_belongs_to_the_other_that_uses_it(joins: bool) -> None:
+    cache = Cache()
+    await fill(cache, 2)
+    if joins:
+        await asyncio.gather(*(cache.get(pod=pod) for pod in ("evil/a", "shop/cart")))
+    else:
+        for pod in ("evil/a", "shop/cart"):
+            await cache.get(pod=pod)
+    await fill(cache)
+    calls = cache.calls
+    await cache.get(pod="shop/cart")
+    assert cache.calls == calls
+
+
+async def test_documents_that_the_fast_lane_serves_stay_in_the_cache() -> None:
+    cache = Cache()
+    cache.now = 0.0  # the fast lane's uses have the time of the machine
+    first = await cache.get()
+    assert isinstance(first, PlainAnswer)
+    assert first.usage is not None
+    first.usage.touch()
+    for number in range(2 * ENTRIES_MAX):
+        await cache.get(f"/metadata/instance?a={number}")
+    calls = cache.calls
+    await cache.get()
+    assert cache.calls == calls
+
+
 async def test_an_answer_beyond_the_limit_is_returned_and_not_kept() -> None:
     cache = Cache()
     cache.imds.answer = answer(b"x" * (ENTRY_BYTES_MAX + 1))
@@ -287,6 +344,10 @@ async def test_the_fast_lane_sends_a_cached_answer_and_counts_it_for_the_pod() -
         replies = [await client.ask(request_bytes(INSTANCE)) for _ in range(4)]
         assert len({(reply.status, reply.body, tuple(reply.headers.items())) for reply in replies}) == 1
         assert (replies[0].status, replies[0].body, len(imds.asked), fast(running)) == (200, b'{"compute":{}}', 1, 3)
+        cache = running.server.handlers._proxied._proxy
+        assert isinstance(cache, MetadataCache)
+        (entry,) = cache._entries.view.values()
+        assert entry.usage.take() == 3
         (series,) = running.measures.histogram.all_series()
         assert (series.labels, sum(series.counts())) == (("/metadata/instance", "200", "shop", ""), 4)
 
@@ -296,7 +357,7 @@ async def test_a_new_version_reaches_the_fast_lane_of_every_pod() -> None:
         await client.ask(request_bytes(INSTANCE))
         cache = running.server.handlers._proxied._proxy
         assert isinstance(cache, MetadataCache)
-        (entry,) = cache._entries.values()
+        (entry,) = cache._entries.view.values()
         entry.text.set(b"", b"", 1)  # ten seconds later
         imds.answer = answer(b"new")
         assert [(await client.ask(request_bytes(INSTANCE))).body for _ in range(2)] == [b"new", b"new"]

@@ -12,10 +12,19 @@ from nmi.identity.request import TokenRequest
 from nmi.tokens.broker import TokenBroker
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import TokenMetrics
-from nmi.tokens.source import CallPermits, FetchedToken, FetchObserver, FetchRequest, PolicyError, Workload
+from nmi.tokens.source import (
+    CallPermits,
+    FetchedToken,
+    FetchObserver,
+    FetchRequest,
+    IdentityKey,
+    PolicyError,
+    TokenKey,
+    Workload,
+)
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError
-from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
+from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity, AzureIdentitySpec, Meta
 from tests.virtual_time import now, settle
 
 RESOURCE = "https://vault.azure.net"
@@ -24,12 +33,17 @@ FORCE_REFRESH = TokenRequest(RESOURCE, force_refresh=True)
 
 
 def identity(
-    client_id: str = "c11e0000-0000-0000-0000-00000000000a", type_: int = 0, name: str = "id"
+    client_id: str = "c11e0000-0000-0000-0000-00000000000a", type_: int = 0, name: str = "id", namespace: str = "ns"
 ) -> AzureIdentity:
     return AzureIdentity(
-        metadata=Meta(name=name, namespace="ns"),
+        metadata=Meta(name=name, namespace=namespace),
         spec=AzureIdentitySpec(type=type_, client_id=client_id, resource_id=f"/subscriptions/s/{name}"),
     )
+
+
+def key_of(client_id: str = "c11e0000-0000-0000-0000-00000000000a", xms_cc: str = "") -> TokenKey:
+    """The key of a token of RESOURCE."""
+    return TokenKey.of(IdentityKey(0, client_id), RESOURCE, xms_cc)
 
 
 def wall() -> float:
@@ -76,8 +90,10 @@ class FakeSource:
         if self.forbidden is not None:
             raise self.forbidden
 
-    def credential(self, identity: AzureIdentity) -> str:
-        return self.version
+    def key(self, identity: AzureIdentity) -> IdentityKey:
+        spec, exchange = identity.spec, identity.metadata.annotation(EXCHANGE_ANNOTATION)
+        ids = spec.client_id.lower(), spec.resource_id.lower()
+        return IdentityKey(spec.type, *ids, endpoint=exchange, credential=self.version)
 
     def accept(self, identity: AzureIdentity, credential: str) -> None:
         self.version = credential

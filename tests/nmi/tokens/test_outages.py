@@ -4,10 +4,12 @@ Excluded: the breaker and the governor by themselves.
 """
 
 import asyncio
+from collections import Counter
 
 import pytest
 
 from nmi.identity.request import TokenRequest
+from nmi.tokens.flights import DRIFTING_MAX
 from nmi.tokens.governor import CongestedError
 from podidentity.azure.errors import AzureError, NotSent, NotYet, Throttled, Unreachable
 from tests.nmi.tokens.fakes import REQUEST, RESOURCE
@@ -84,6 +86,23 @@ async def test_a_limited_number_of_flights_continue_without_waiters() -> None:
     await asyncio.sleep(100.0)
     assert not node.broker._flights
     assert node.governor.in_flight == 0
+    await node.broker.aclose()
+
+
+@in_virtual_time
+async def test_a_namespace_whose_fetches_continue_without_waiters_ends_only_its_own() -> None:
+    node = Node()
+    node.imds.behave = lambda _call: Reply(410, body=b"{}")
+    asked = [node.token(other(n), pod=f"evil/{n}", within=20.0, namespace="evil") for n in range(60)]
+    await asyncio.gather(*asked, return_exceptions=True)
+    await settle()
+    drifting = Counter(each.namespace for each in node.broker._flights._flights.values() if each.drifting)
+    assert drifting == {"evil": DRIFTING_MAX}
+    assert not node.broker._flights.let_drift("evil")
+    assert node.broker._flights.let_drift("shop")
+    await settle()
+    drifting = Counter(each.namespace for each in node.broker._flights._flights.values() if each.drifting)
+    assert drifting == {"evil": DRIFTING_MAX - 1}
     await node.broker.aclose()
 
 

@@ -5,8 +5,10 @@ import asyncio
 import pytest
 
 from nmi.identity.request import TokenRequest
-from nmi.tokens.source import PolicyError, key_of
+from nmi.tokens.endpoints import SignInPolicy
+from nmi.tokens.source import PolicyError
 from nmi.tokens.token import Token
+from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.errors import Refused, Unreachable
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta, SecretReference
 from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, RESOURCE, Bench, identity, wall
@@ -42,8 +44,10 @@ def principal(
     ids=["secret", "secret's-namespace", "own-namespace", "auxiliary-tenant"],
 )
 def test_the_same_client_with_another_secret_or_tenant_shares_no_token(other: AzureIdentity) -> None:
-    assert key_of(other, RESOURCE, "") != key_of(principal(), RESOURCE, "")
-    assert key_of(principal(namespace="ns"), RESOURCE, "") == key_of(principal(), RESOURCE, "")
+    policy = SignInPolicy(PUBLIC, allow_cross_namespace=True)
+    key, another = policy.application(principal()).key(""), policy.application(other).key("")
+    assert another != key
+    assert policy.application(principal(namespace="ns")).key("") == key
 
 
 @in_virtual_time

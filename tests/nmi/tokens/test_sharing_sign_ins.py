@@ -4,16 +4,20 @@ import asyncio
 
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from nmi.identity.request import TokenRequest
 from nmi.tokens.broker import TokenBroker
+from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.governor import Governor
 from nmi.tokens.group_limiter import GroupLimiter
 from nmi.tokens.metrics import TokenMetrics
+from nmi.tokens.secrets import VERSIONS_MAX, Secrets
 from nmi.tokens.sign_in import InvalidClient
 from nmi.tokens.sign_ins import PER_NAMESPACE
 from nmi.tokens.source import PolicyError
+from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.errors import AzureError
 from podidentity.resources import SecretReference
 from podidentity_sandbox.tokens import read_claims
@@ -53,6 +57,36 @@ async def test_a_foreign_client_id_without_its_secret_gets_nothing(bench: Bench)
     with pytest.raises(PolicyError):
         await broker.token(bench.identity(principal, client_password=None), REQUEST, "team-a/lazy")
     await broker.aclose()
+
+
+async def test_identities_that_differ_only_in_what_the_type_ignores_share_one_sign_in(bench: Bench) -> None:
+    principal = bench.directory.add_principal(secret="x")
+    bench.put_secret(k=b"x")
+    broker = broker_of(bench)
+    own = bench.identity(principal)
+    changed: tuple[dict[str, str], ...] = (
+        *({"resource_id": f"/subscriptions/s/{number}"} for number in range(3)),
+        {"client_id": f" {own.spec.client_id.upper()} "},
+        {"tenant_id": f"{own.spec.tenant_id}\n"},
+        {"ad_endpoint": bench.aad.url},
+    )
+    for each in changed:
+        await broker.token(bench.identity(principal, **each), REQUEST, "team-a/one")
+    assert len(bench.aad.calls) == 1
+    await broker.aclose()
+
+
+async def test_a_namespace_with_many_secrets_forgets_only_its_own_versions(bench: Bench) -> None:
+    principal = bench.directory.add_principal(secret="x")
+    application = SignInPolicy(PUBLIC).application(bench.identity(principal, ad_endpoint=""))
+    secrets = Secrets(bench.client)
+    secrets.accept(application, "uid/1")
+    for number in range(VERSIONS_MAX + 10):
+        evil = replace(application, namespace="evil", secret_namespace="evil", secret_name=f"sp-{number}")
+        secrets.accept(evil, "uid/2")
+    assert secrets.accepted_version(application) == "uid/1"
+    assert secrets.accepted_version(evil) == "uid/2"
+    assert len(secrets._versions) == VERSIONS_MAX
 
 
 async def test_concurrently_requested_principals_each_get_their_own_token(bench: Bench) -> None:

@@ -183,7 +183,7 @@ async def test_a_secret_replaced_during_the_sign_in_is_read_again(bench: Bench, 
     bench.aad.handle = rotated_during_sign_in  # type: ignore[method-assign]
     granted = await bench.fetch(bench.identity(principal))
     assert [granted.credential] == versions
-    assert bench.source.credential(bench.identity(principal)) == versions[0]
+    assert bench.source.key(bench.identity(principal)).credential == versions[0]
     assert (bench.secret_reads, [call.status for call in bench.aad.calls]) == (2, [401, 200])
 
 
@@ -196,9 +196,9 @@ async def test_a_new_secret_unknown_to_azure_keeps_the_last_accepted_version(
     application.secrets["new"] = time.time() + 3600
     version = bench.put_secret(k=b"new")
     assert isinstance(await failure(bench, identity), InvalidClient)
-    assert bench.source.credential(identity) == proven
+    assert bench.source.key(identity).credential == proven
     application.secrets["new"] = time.time()
-    assert (await bench.fetch(identity)).credential == version == bench.source.credential(identity)
+    assert (await bench.fetch(identity)).credential == version == bench.source.key(identity).credential
 
 
 async def test_a_retry_after_that_exceeds_the_request_is_not_waited_for(bench: Bench, identity: AzureIdentity) -> None:

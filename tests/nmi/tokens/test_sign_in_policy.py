@@ -207,7 +207,8 @@ async def test_a_refused_identity_causes_no_read_and_no_call(changed: dict[str, 
             bench.source.check(asked)
         with pytest.raises(PolicyError):
             await bench.fetch(asked)
-        assert bench.source.credential(asked) == ""
+        with pytest.raises(PolicyError):
+            bench.source.key(asked)
         assert len(bench.kube.requests) == before
         assert (bench.aad.calls, bench.resolver.asked) == ([], [])
         bench.source.check(bench.identity(principal))

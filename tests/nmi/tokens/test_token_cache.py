@@ -8,10 +8,10 @@ import pytest
 from _native.answers import Usage
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.tokens.cache import CachedToken, ObjectIds, Refusals, TokenCache
-from nmi.tokens.source import FetchedToken, key_of
+from nmi.tokens.source import FetchedToken
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError, Refused, Unreachable
-from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, RESOURCE, Bench, identity
+from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, RESOURCE, Bench, identity, key_of
 from tests.virtual_time import in_virtual_time, now, settle
 
 HOUR = 3600.0
@@ -303,15 +303,20 @@ def test_the_earlier_of_two_expiries_counts() -> None:
     assert CachedToken(FetchedToken(token, 50), 1_000.0, 2_000.0, 1.0, Usage()).left(1_000.0) == 50.0
 
 
+def kept(now_ns: int = 0, usage: Usage | None = None) -> CachedToken:
+    """A token with a lifetime of 900 seconds from 1,000 on."""
+    return CachedToken(granted(900.0), 1_000.0, 2_000.0, 1.0, usage or Usage(), now_ns=now_ns)
+
+
 def test_every_cache_is_bounded() -> None:
     cache, refusals, ids = TokenCache(most=3), Refusals(most=3), ObjectIds(most=3)
-    keys = [key_of(identity(client_id=str(n)), RESOURCE, "") for n in range(5)]
+    keys = [key_of(str(n)) for n in range(5)]
     gone = []
     for number, key in enumerate(keys):
-        gone += cache.keep(key, CachedToken(granted(900.0), 1_000.0, 2_000.0, 1.0, Usage()))
-        refusals.keep(key, 1_000.0, Refused("no"))
-        ids.learn(str(number), "oid")
-        cache.find(keys[0], 1_000.0)
+        gone += cache.keep(key, kept(), "ns")
+        refusals.keep(key, 1_000.0, Refused("no"), "ns")
+        ids.learn(str(number), "oid", "ns")
+        cache.use(keys[0], "ns")
     assert (len(cache), len(refusals), len(ids.view)) == (3, 3, 3)
     assert gone == [keys[1], keys[2]]
     assert cache.find(keys[0], 1_000.0) is not None
@@ -319,9 +324,9 @@ def test_every_cache_is_bounded() -> None:
 
 def test_noting_the_key_of_a_cached_token_shares_one_object() -> None:
     cache = TokenCache()
-    first, again = (key_of(identity(), RESOURCE, "") for _ in range(2))
+    first, again = (key_of() for _ in range(2))
     assert cache.known(again) is again
-    cache.keep(first, CachedToken(granted(900.0), 1_000.0, 2_000.0, 1.0, Usage()))
+    cache.keep(first, kept(), "ns")
     assert cache.known(again) is first
     cache.forget(first)
     assert cache.known(again) is again
@@ -329,16 +334,81 @@ def test_noting_the_key_of_a_cached_token_shares_one_object() -> None:
 
 def test_a_pod_that_requests_ever_new_audiences_evicts_only_its_own_identitys_tokens() -> None:
     cache = TokenCache(most=100, most_per_identity=4)
-    neighbour = key_of(identity(client_id="neighbour"), RESOURCE, "")
-    cache.keep(neighbour, CachedToken(granted(900.0), 1_000.0, 2_000.0, 1.0, Usage()))
+    neighbour = key_of("neighbour")
+    cache.keep(neighbour, kept(), "ns")
     for number in range(50):
-        key = key_of(identity(client_id="greedy"), RESOURCE, f"cp{number}")
-        cache.keep(key, CachedToken(granted(900.0), 1_000.0, 2_000.0, 1.0, Usage()))
+        key = key_of("greedy", f"cp{number}")
+        cache.keep(key, kept(), "ns")
     assert len(cache) == 5
     assert cache.find(neighbour, 1_000.0) is not None
     assert cache.find(key, 1_000.0) is not None
     assert cache.find(key, 1_900.0) is None
     assert len(cache) == 4
+
+
+@pytest.mark.parametrize("most", [4, 100], ids=["in-total", "per-identity"])
+def test_requests_that_the_fast_lane_answers_count_as_use(most: int) -> None:
+    cache, usage = TokenCache(most, most_per_identity=4), Usage()
+    keys = [key_of("shared", f"cp{number}") for number in range(9)]
+    cache.keep(keys[0], kept(usage=usage), "ns")
+    for key in keys[1:]:
+        usage.touch()  # a ready answer: the cache itself is not asked
+        cache.keep(key, kept(now_ns=1), "ns")
+    assert [number for number, key in enumerate(keys) if cache.find(key, 1_000.0)] == [0, 6, 7, 8]
+    assert cache.newest()[0][0] == keys[0]
+
+
+def test_the_author_of_many_identities_evicts_only_tokens_of_its_namespace() -> None:
+    cache = TokenCache(most=20, most_per_identity=4)
+    others = [key_of(f"shop-{number}") for number in range(5)]
+    for key in others:
+        cache.keep(key, kept(), "shop")
+    for number in range(33):
+        for capability in range(4):
+            cache.keep(key_of(f"evil-{number}", f"cp{capability}"), kept(now_ns=1), "evil")
+    assert len(cache) == 20
+    assert all(cache.find(key, 1_000.0) for key in others)
+    for number in range(15):
+        cache.keep(key_of(f"new-{number}"), kept(now_ns=2), "shop")
+    assert sum(cache.find(key_of(f"new-{number}"), 1_000.0) is not None for number in range(15)) >= 5
+
+
+def test_a_token_that_two_namespaces_use_does_not_go_with_those_of_the_namespace_that_has_more() -> None:
+    cache = TokenCache(most=10, most_per_identity=4)
+    shared = key_of("shared")
+    cache.keep(shared, kept(), "evil")
+    cache.keep(key_of("other"), kept(), "evil")
+    cache.use(shared, "shop")
+    for number in range(30):
+        cache.keep(key_of(f"evil-{number}"), kept(now_ns=2**62), "evil")
+    assert cache.find(shared, 1_000.0) is not None
+
+
+def test_a_namespace_that_fills_the_refusals_or_the_object_ids_removes_only_its_own() -> None:
+    refusals, ids = Refusals(most=10), ObjectIds(most=10)
+    refusals.keep(key_of("shop"), 1_000.0, Refused("no"), "shop")
+    ids.learn("shop", "oid", "shop")
+    for number in range(50):
+        refusals.keep(key_of(str(number)), 1_000.0, Refused("no"), "evil")
+        ids.learn(str(number), "other", "evil")
+    assert refusals.find(key_of("shop"), 1_000.0, 0.0) is not None
+    assert refusals.find(key_of("49"), 1_000.0, 0.0) is not None
+    assert ids.view["shop"] == "oid"
+    assert (len(refusals), len(ids.view)) == (10, 10)
+
+
+@in_virtual_time
+async def test_a_namespace_with_many_identities_costs_no_other_one_a_fetch() -> None:
+    bench = Bench()
+    bench.broker._tokens = TokenCache(most=20)
+    await bench.token()
+    for number in range(33):
+        whose = identity(client_id=f"evil-{number}", namespace="evil")
+        await bench.broker.token(whose, REQUEST, "evil/a")
+    assert bench.source.sent == 34
+    await bench.token()
+    assert bench.source.sent == 34
+    await bench.broker.aclose()
 
 
 @in_virtual_time
@@ -354,6 +424,9 @@ async def test_the_metrics_count_each_outcome() -> None:
     await bench.broker.aclose()
 
 
-def test_requests_by_selector_share_the_token() -> None:
+@in_virtual_time
+async def test_requests_by_selector_share_the_token() -> None:
+    bench = Bench()
     by_id = TokenRequest(RESOURCE, SelectorKind.CLIENT_ID, identity().spec.client_id)
-    assert key_of(identity(), by_id.resource, by_id.xms_cc) == key_of(identity(), REQUEST.resource, REQUEST.xms_cc)
+    assert await bench.token(by_id) == await bench.token()
+    await bench.broker.aclose()

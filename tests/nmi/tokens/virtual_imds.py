@@ -133,7 +133,12 @@ class Node:
         )
 
     async def token(
-        self, request: TokenRequest = REQUEST, pod: str = "ns/a", within: float = 45.0, client_id: str = ""
+        self,
+        request: TokenRequest = REQUEST,
+        pod: str = "ns/a",
+        within: float = 45.0,
+        client_id: str = "",
+        namespace: str = "ns",
     ) -> CachedToken:
-        whose = identity(client_id) if client_id else identity()
+        whose = identity(client_id, namespace=namespace) if client_id else identity(namespace=namespace)
         return await self.broker.token(whose, request, pod, within=within)
