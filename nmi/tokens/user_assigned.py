@@ -21,13 +21,15 @@ RESOURCE_ID_MAX: Final = 2048
 
 
 def check(identity: AzureIdentity) -> None:
-    """Raise PolicyError for a value that cannot be an id: it is not sent to IMDS. IMDS decides on all others."""
+    """Raise PolicyError for a value that cannot be an id: it is not sent to IMDS. IMDS decides on all others. Only a
+    resource id may contain other letters than ASCII ones, in the name of its resource group."""
     for field, text, most in (
         ("clientID", identity.spec.client_id, CLIENT_ID_MAX),
         ("resourceID", identity.spec.resource_id, RESOURCE_ID_MAX),
     ):
         stripped = text.strip()
-        if len(stripped) > most or not (stripped.isascii() and stripped.isprintable()):
+        letters = field == "resourceID" and all(each.isascii() or each.isalnum() for each in stripped[:most])
+        if len(stripped) > most or not (stripped.isprintable() and (stripped.isascii() or letters)):
             raise PolicyError(
                 "No token can be fetched for this identity's AzureIdentity; its owner must correct it.",
                 f"AzureIdentity {'/'.join(identity.key)} has an invalid {field}; set it to the identity's own",

@@ -30,6 +30,7 @@ from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound
+from podidentity.kube.paths import object_path
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Kind, Pod
 
 T = TypeVar("T")
@@ -154,7 +155,7 @@ async def read_log(client: Client, daemon: Daemon) -> str:
     """Return the last LINES_READ lines of NMI's log. Raises ApiError."""
     container = daemon.container("nmi")
     asked = {"container": container.name if container is not None else "", "tailLines": str(LINES_READ)}
-    log = await client.request("GET", f"{PODS.path(*daemon.key)}/log", params=asked)
+    log = await client.request("GET", object_path(PODS, *daemon.key, "log"), params=asked)
     return log.decode(errors="replace")
 
 

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, TypeAlias
+from unicodedata import category
 
 PROVIDER_PREFIX: Final = "azure://"
 TEXT_MAX: Final = 2048
@@ -16,22 +17,31 @@ RECENT_MAX: Final = 8192
 """Identities that are parsed once, with an id of at most RECENT_CHARS characters: thousands of pods have the same one.
 An attacker can fill 12 MiB, or 40 MiB with wide characters."""
 RECENT_CHARS: Final = 512
-_KELVIN: Final = "\N{KELVIN SIGN}"
-"""Its lower case is the letter k, but Azure distinguishes the two."""
+_LETTERS: Final = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Nd"})
+"""Unicode categories of the non-ASCII characters that Azure permits in names of resource groups."""
+_CONFUSED: Final = frozenset("\u03f4\u1e9e\u2126\u212a\u212b")
+"""Letters whose lower case is that of another letter, which Azure distinguishes: the Kelvin sign is not k. With them,
+the keys of two resources would be equal."""
 
-# Names on Azure never contain the characters that end an id in Azure's messages. An id with one could pass for another
-# identity.
-_PART: Final = r"[^/\s'\",\\]+"
-_LAST_PART: Final = r"[^/\s'\",\\;)\]}]+"
-_GROUP: Final = rf"/subscriptions/(?P<subscription>{_PART})/resourcegroups/(?P<group>{_PART})/providers"
-_USER_ASSIGNED: Final = re.compile(
-    _GROUP + rf"/microsoft\.managedidentity/userassignedidentities/(?P<name>{_LAST_PART})", re.IGNORECASE
+# The grammar of Azure's naming rules (learn.microsoft.com, "Naming rules and restrictions for Azure resources"), apart
+# from minimum lengths. VMs and scale sets may have underscores, which the page refuses: Azure gives them to VMs of Flex
+# scale sets. No part can be `.` or `..`, which HTTP clients remove from a URL together with the part before.
+# Non-ASCII characters are checked by `_is_of_letters`. With re.ASCII, IGNORECASE folds no non-ASCII letter to a-z.
+_OTHER: Final = r"\u0080-\U0010ffff"
+_GROUP: Final = (
+    r"/subscriptions/(?P<subscription>[0-9a-z][0-9a-z-]{0,35})"
+    rf"/resourcegroups/(?P<group>[0-9a-z_.()\-{_OTHER}]{{0,89}}[0-9a-z_()\-{_OTHER}])/providers"
 )
-_VIRTUAL_MACHINE: Final = re.compile(_GROUP + r"/microsoft\.compute/virtualmachines/(?P<name>[^/\s]+)", re.IGNORECASE)
+_HOST_NAME: Final = rf"(?P<name>[0-9a-z{_OTHER}](?:[0-9a-z_.\-{_OTHER}]{{0,78}}[0-9a-z_{_OTHER}])?)"
+_FLAGS: Final = re.ASCII | re.IGNORECASE
+_USER_ASSIGNED: Final = re.compile(
+    _GROUP + r"/microsoft\.managedidentity/userassignedidentities/(?P<name>[0-9a-z][0-9a-z_-]{0,127})", _FLAGS
+)
+_VIRTUAL_MACHINE: Final = re.compile(rf"{_GROUP}/microsoft\.compute/virtualmachines/{_HOST_NAME}", _FLAGS)
 _SCALE_SET: Final = re.compile(
-    _GROUP
-    + r"/microsoft\.compute/virtualmachinescalesets/(?P<name>[^/\s]+)(?:/virtualmachines/(?P<instance>[^/\s]+))?",
-    re.IGNORECASE,
+    rf"{_GROUP}/microsoft\.compute/virtualmachinescalesets/{_HOST_NAME}"
+    r"(?:/virtualmachines/(?P<instance>[0-9a-z_-]{1,64}))?",
+    _FLAGS,
 )
 
 
@@ -79,7 +89,7 @@ def parse_user_assigned(text: str) -> UserAssignedIdentity | None:
 
 
 def _parse_user_assigned(text: str) -> UserAssignedIdentity | None:
-    match = _USER_ASSIGNED.fullmatch(text) if len(text) <= TEXT_MAX and _KELVIN not in text else None
+    match = _USER_ASSIGNED.fullmatch(text) if len(text) <= TEXT_MAX and _is_of_letters(text) else None
     return UserAssignedIdentity(text, match["subscription"], match["group"], match["name"]) if match else None
 
 
@@ -91,7 +101,7 @@ def parse_provider_id(text: str) -> Host | None:
 
     Accepts the id with or without `azure://`, so that `text` can be parsed again.
     """
-    if len(text) > TEXT_MAX:
+    if len(text) > TEXT_MAX or not _is_of_letters(text):
         return None
     bare = text[len(PROVIDER_PREFIX) :] if text[: len(PROVIDER_PREFIX)].lower() == PROVIDER_PREFIX else text
     if match := _VIRTUAL_MACHINE.fullmatch(bare):
@@ -101,3 +111,10 @@ def parse_provider_id(text: str) -> Host | None:
             bare[: match.end("name")], match["subscription"], match["group"], match["name"], match["instance"] or ""
         )
     return None
+
+
+def _is_of_letters(text: str) -> bool:
+    """Return whether each non-ASCII character is a letter or a digit of a name on Azure, and no other letter's twin."""
+    return text.isascii() or all(
+        each.isascii() or (category(each) in _LETTERS and each not in _CONFUSED) for each in text
+    )

@@ -125,6 +125,19 @@ async def test_adding_sends_only_the_identity_part_and_reads_the_result(
     assert arm_under_test.observed == [(f"{kind}_get", "ok"), *polls, (f"{kind}_update", "ok")]
 
 
+@pytest.mark.parametrize("group", ["K\N{LATIN SMALL LETTER O WITH DIAERESIS}k_(a).1", "..a", "-"])
+async def test_every_permitted_group_name_reaches_resource_manager_unchanged(
+    arm_under_test: ArmUnderTest, group: str
+) -> None:
+    on = host(vm_id().replace("/rg/", f"/{group}/"))
+    arm_under_test.arm.add_vm(on.text, operation_seconds=0.0)
+    after = await put(arm_under_test, on, "one")
+    assert identity_id("one").lower() in after.attached
+    requests = [call for call in arm_under_test.arm.calls if "/virtualMachines/" in call.path]
+    assert {call.method for call in requests} == {"GET", "PATCH"}
+    assert {call.path for call in requests} == {on.text}
+
+
 async def test_removal_is_sent_as_null(arm_under_test: ArmUnderTest) -> None:
     on = host(vm_id())
     before = await put(arm_under_test, on, "one", "two")

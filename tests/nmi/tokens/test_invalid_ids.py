@@ -8,6 +8,11 @@ from podidentity.azure.imds import ImdsSource
 from podidentity.http_client.session import HttpSession
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
 
+IDENTITY = (
+    "/subscriptions/s/resourcegroups/\N{LATIN SMALL LETTER O WITH DIAERESIS}st/providers/"
+    "Microsoft.ManagedIdentity/userAssignedIdentities/demo"
+)
+
 
 def named(client_id: str = "c", resource_id: str = "/r") -> AzureIdentity:
     spec = AzureIdentitySpec(client_id=client_id, resource_id=resource_id)
@@ -22,6 +27,7 @@ async def test_an_overlong_or_malformed_id_is_refused_before_a_call_to_imds() ->
             named(client_id=" c\n"),
             named(client_id="c" * CLIENT_ID_MAX),
             named(resource_id="/" * RESOURCE_ID_MAX),
+            named(resource_id=f" {IDENTITY}"),
         ):
             source.check(fine)
         for odd in (
@@ -29,6 +35,8 @@ async def test_an_overlong_or_malformed_id_is_refused_before_a_call_to_imds() ->
             named(client_id="c\u0131"),
             named(client_id="c" * (CLIENT_ID_MAX + 1)),
             named(resource_id="/r\0"),
+            named(resource_id=f"{IDENTITY}\u2044"),
+            named(resource_id=IDENTITY.replace("st/", "st\u2028/")),
             named(resource_id="/" * (RESOURCE_ID_MAX + 1)),
         ):
             with pytest.raises(PolicyError) as raised:

@@ -1,5 +1,7 @@
 """Parsing of Azure resource ids: spellings of one resource give equal ids, and other resources do not."""
 
+import sys
+
 import pytest
 
 from podidentity.azure.resource_ids import (
@@ -40,10 +42,13 @@ def test_an_identity_keeps_its_spelling_and_compares_case_insensitively() -> Non
         IDENTITY + ";more",
         IDENTITY.replace("/Rg/", "/Rg',/"),
         IDENTITY.replace("Demo", "\N{KELVIN SIGN}ey"),
+        IDENTITY.replace("Demo", ".."),
+        IDENTITY.replace("Demo", "Dem\N{LATIN SMALL LETTER O WITH DIAERESIS}"),
     ],
     ids=[
         *("empty", "name-only", "slash-end", "longer", "newline", "no-slash", "empty-group", "dot", "too-long"),
         *("quoted-as-another", "listed-as-another", "quote-in-group", "another-letter"),
+        *("parent-directory", "non-ascii"),
     ],
 )
 def test_any_other_text_than_an_identity_id_is_rejected(text: str) -> None:
@@ -84,3 +89,77 @@ def test_the_text_of_a_host_can_be_parsed() -> None:
 )
 def test_other_provider_ids_are_no_host(text: str) -> None:
     assert parse_provider_id(text) is None
+
+
+@pytest.mark.parametrize("part", ["S1", "Rg", "Node-0", "Pool"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".",
+        "..",
+        "...",
+        "%2e%2e",
+        "a%2fb",
+        "a?b",
+        "a#b",
+        "a;b",
+        "a\\b",
+        "a b",
+        "a@b",
+        "a:b",
+        "a.",
+        "x" * 91,
+        "a\N{SUPERSCRIPT TWO}",
+        "a\N{COMBINING DIAERESIS}",
+        "\N{FULLWIDTH FULL STOP}\N{FULLWIDTH FULL STOP}",
+        "a\N{FRACTION SLASH}b",
+        "a\N{ZERO WIDTH SPACE}",
+    ],
+)
+def test_a_name_that_azure_does_not_permit_names_no_host(part: str, name: str) -> None:
+    text = SET if part == "Pool" else VM
+    assert parse_provider_id(f"azure://{text}") is not None
+    assert parse_provider_id(f"azure://{text.replace(f'/{part}', f'/{name}')}") is None
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        ("MC_group.1_(a)-b_westeurope", "aks-pool-12345678-vmss"),
+        ("\N{LATIN CAPITAL LETTER O WITH DIAERESIS}st-\N{CJK UNIFIED IDEOGRAPH-4E2D}", "n"),
+        ("-", "flex_1a2b3c4d"),
+        ("..a", "node.example"),
+        ("x" * 90, "x" * 80),
+    ],
+)
+def test_every_name_that_azure_permits_names_a_host(group: str, name: str) -> None:
+    for text, kind in ((VM.replace("Node-0", name), VirtualMachine), (SET.replace("Pool", name), ScaleSet)):
+        host = parse_provider_id("azure://" + text.replace("Rg", group))
+        assert isinstance(host, kind)
+        assert (host.resource_group, host.name) == (group, name)
+
+
+@pytest.mark.parametrize("word", ["subscriptions", "resourceGroups", "providers", "Microsoft", "virtualMachines"])
+def test_a_similar_letter_in_a_fixed_part_names_no_host(word: str) -> None:
+    for similar in (
+        word.replace("s", "\N{LATIN SMALL LETTER LONG S}"),
+        word.replace("i", "\N{LATIN SMALL LETTER DOTLESS I}"),
+    ):
+        assert similar == word or parse_provider_id(f"azure://{VM.replace(word, similar)}") is None
+
+
+def test_no_two_permitted_letters_that_azure_distinguishes_have_one_key() -> None:
+    """Azure compares by single upper-case letters; the four letters with a title case have one of their own."""
+    keys: dict[str, str] = {}
+    for number in range(0x80, sys.maxunicode + 1):
+        letter = chr(number)
+        if letter.lower() == letter.upper():
+            continue
+        host = parse_provider_id("azure://" + VM.replace("Rg", letter))
+        if host is not None and host.resource_group == letter:
+            assert keys.setdefault(host.key, letter.upper()) == letter.upper()
+    assert len(keys) > 1000
+    for ascii_letter in "kK":
+        host = parse_provider_id("azure://" + VM.replace("Rg", ascii_letter))
+        assert host is not None
+        assert host.key not in keys
