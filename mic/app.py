@@ -22,7 +22,6 @@ from mic.cluster.kept_parts import KeptParts
 from mic.cluster.mirror_pods import MirrorPods
 from mic.cluster.view import ClusterView
 from mic.decisions.assignments import misconfigured
-from mic.decisions.policy import Policy
 from mic.endpoints import Endpoints
 from mic.leader_client import LeaderClient
 from mic.metrics import MicMetrics
@@ -40,6 +39,7 @@ from mic.startup.cloud_config import (
     read,
 )
 from mic.startup.first_read import few_full_collections
+from mic.startup.policy import policy_of
 from mic.startup.settings import Settings
 from mic.startup.startup_taint import StartupTaint
 from mic.startup.type_upgrade import TypeUpgrade, UpgradeRecord
@@ -198,11 +198,10 @@ class App:
             per_second=settings.writes_per_second,
             burst=settings.writes_at_once,
         )
-        immutable = {*settings.immutable_client_ids, config.user_assigned_identity.lower()} - {""}
         updater = HostUpdater(
             view,
             self._compute,
-            policy=Policy(frozenset(immutable), settings.adopt_existing),
+            policy=policy_of(settings, config.user_assigned_identity),
             max_retries=settings.update_retries,
             retry_seconds=settings.update_retry_seconds,
             grace_seconds=settings.detach_grace_seconds,

@@ -38,6 +38,10 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             bool, typer.Option("--adopt-existing", help="Same as MIC's --adopt-existing.")
         ] = False,
         immutable_user_msis: Annotated[str, typer.Option(help="Same as MIC's --immutable-user-msis.")] = "",
+        assign_cluster_identity: Annotated[
+            bool, typer.Option("--assign-cluster-identity", help="Same as MIC's --assign-cluster-identity.")
+        ] = False,
+        allowed_resource_groups: Annotated[str, typer.Option(help="Same as MIC's --allowed-resource-groups.")] = "",
         arm_api_version: Annotated[str, typer.Option(help="Same as MIC's --arm-api-version.")] = "",
         output: Annotated[Output, typer.Option("-o", "--output", help="Output format.")] = Output.TABLE,
         everything: Annotated[bool, typer.Option("--all", help="Print unchanged hosts and every object, too.")] = False,
@@ -53,6 +57,8 @@ def add_to(app: typer.Typer, context: CliContext) -> None:
             "forceNamespaced": force_namespaced,
             "adopt-existing": adopt_existing,
             "immutable-user-msis": immutable_user_msis,
+            "assign-cluster-identity": assign_cluster_identity,
+            "allowed-resource-groups": allowed_resource_groups,
             "arm-api-version": arm_api_version,
         }
         configure(LogFormat.TEXT, 0)

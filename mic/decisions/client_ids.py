@@ -1,7 +1,8 @@
-"""Whether AzureIdentities name the client id that Azure reports for their resource id. Pure.
+"""AzureIdentities of type 0 that MIC assigns to no pod: with a wrong client id, or of the cluster's own identity. Pure.
 
 In standard mode NMI asks IMDS by client id. An AzureIdentity with its author's own resource id and the client id of
-another identity on the VM (the kubelet's, say) would get that identity's tokens, so it is not assigned to any pod.
+another identity on the VM (the kubelet's, say) would get that identity's tokens. One that honestly names the kubelet's
+would, too: it is attached to every VM, and no right on Azure is needed to name it.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from mic.azure.identities import Attached, HostIdentities
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from mic.decisions.documents import MESSAGE_MAX
 from mic.decisions.identity_usage import HostView
+from mic.decisions.policy import Policy
 from podidentity.resources import ASSIGNED, CREATED, MESSAGE_ANNOTATION, AzureIdentity
 
 SHOWN_MAX: Final = 64
@@ -33,33 +35,54 @@ def mismatch(identity: AzureIdentity, attached: Attached | None) -> str:
     )[:MESSAGE_MAX]
 
 
-def fault(desired: DesiredAssignment, azure: HostIdentities | None) -> str:
-    """Return the mismatch of the desired identity according to *azure*; empty if *azure* is unknown."""
-    if desired.identity_id is None or azure is None:
+def of_cluster(identity: AzureIdentity, key: str, policy: Policy) -> str:
+    """Return why *identity*, whose resource id has *key*, is not assigned: it is the cluster's own. Empty if it is
+    another, or may be assigned."""
+    if not policy.refuses(key, _plain(identity.spec.client_id)):
         return ""
-    return mismatch(desired.identity, azure.attached.get(desired.identity_id.key))
+    return (
+        f"AzureIdentity {'/'.join(identity.key)} names the cluster's own identity, the kubelet's or MIC's, which MIC "
+        "assigns to no pod: create an identity for these pods, or start MIC with --assign-cluster-identity"
+    )[:MESSAGE_MAX]
 
 
-def faulty(host_view: HostView, azure: HostIdentities) -> Iterator[tuple[ExistingAssignment, str]]:
-    """Yield the Assigned objects of identities with a mismatch, and the mismatch.
+def fault(desired: DesiredAssignment, azure: HostIdentities | None, policy: Policy) -> str:
+    """Return why the desired identity is not assigned; a mismatch only if *azure* is known. Empty if it may be."""
+    if desired.identity_id is None:
+        return ""
+    key = desired.identity_id.key
+    return of_cluster(desired.identity, key, policy) or (
+        mismatch(desired.identity, azure.attached.get(key)) if azure is not None else ""
+    )
 
-    Each identity of the host costs one comparison. Its objects are read only if one of them names another client id.
+
+def faulty(
+    host_view: HostView, azure: HostIdentities | None, policy: Policy
+) -> Iterator[tuple[ExistingAssignment, str]]:
+    """Yield the Assigned objects of identities that are not assigned, and the reason.
+
+    Each identity of the host costs one comparison. Its objects are read only if one of them names another client id
+    than Azure, or the cluster's own identity.
     """
     for key, usage in host_view.usages.items():
-        attached = azure.attached.get(key)
-        if attached is None or not attached.client_id or usage.client_ids.keys() <= {_plain(attached.client_id)}:
+        attached = azure.attached.get(key) if azure is not None else None
+        one = attached is None or not attached.client_id or usage.client_ids.keys() <= {_plain(attached.client_id)}
+        if one and not policy.refuses(key, *usage.client_ids):
             continue
         for existing in usage.active.values():
-            why = mismatch(existing.object.spec.azure_identity_ref, attached)
+            identity = existing.object.spec.azure_identity_ref
+            why = of_cluster(identity, key, policy) or mismatch(identity, attached)
             if why and existing.object.status.status == ASSIGNED:
                 yield existing, why
 
 
-def is_news(host_view: HostView, azure: HostIdentities) -> bool:
+def is_news(host_view: HostView, azure: HostIdentities, policy: Policy) -> bool:
     """Return whether *azure* shows a mismatch that no object reports yet. MIC then reads the host again, because the
     identity may have been deleted and created again under its name since."""
     return any(
-        desired is not None and (why := fault(desired, azure)) and not any(states(existing, why) for existing in active)
+        desired is not None
+        and (why := fault(desired, azure, policy))
+        and not any(states(existing, why) for existing in active)
         for desired, active in host_view.out_of_sync_assignments()
     )
 

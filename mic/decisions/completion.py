@@ -27,25 +27,26 @@ def finish(
     does not know yet. A delay explains a Created object without a failure, and does not withdraw an Assigned one.
     """
     failures = failures or {}
-    reasons = {**(delays or {}), **failures}
-    if host_view.host is None:
+    refusal = policy.refusal(host_view.host)
+    reasons = dict.fromkeys(host_view.usages, refusal) if refusal else {**(delays or {}), **failures}
+    if host_view.host is None or refusal:
+        # MIC cannot detach there, so objects must not wait for it.
         azure = GONE
     steps: list[FinishStep] = []
     for desired, active in host_view.out_of_sync_assignments():
         if desired is None or len(active) != 1:
             continue
         try:
-            step = _outcome(desired, active[0], azure, reasons) if unchanged(desired, active[0]) else None
+            step = _outcome(desired, active[0], azure, policy, reasons) if unchanged(desired, active[0]) else None
         except Exception as error:  # noqa: BLE001 - as in `preparation.independent`
             on_fault(desired.pod.key, error)
             continue
         if step is not None:
             steps.append(step)
     steps.extend(_withdrawals(host_view, azure, failures))
-    if azure is not None:
-        steps.extend(
-            Explain(existing, why, identity_at_fault=True) for existing, why in client_ids.faulty(host_view, azure)
-        )
+    steps.extend(
+        Explain(existing, why, identity_at_fault=True) for existing, why in client_ids.faulty(host_view, azure, policy)
+    )
     for existing in host_view.terminating.values():
         try:
             if _releasable(existing, host_view, azure, policy):
@@ -57,13 +58,17 @@ def finish(
 
 
 def _outcome(
-    desired: DesiredAssignment, existing: ExistingAssignment, azure: HostIdentities | None, failures: Mapping[str, str]
+    desired: DesiredAssignment,
+    existing: ExistingAssignment,
+    azure: HostIdentities | None,
+    policy: Policy,
+    failures: Mapping[str, str],
 ) -> Confirm | Explain | None:
-    if existing.object.status.status != ASSIGNED and ownership.is_ready(desired, existing.attached_by, azure):
+    if existing.object.status.status != ASSIGNED and ownership.is_ready(desired, existing.attached_by, azure, policy):
         return Confirm(existing)
     if desired.identity_id is None or existing.object.status.status == ASSIGNED:
         return None
-    fault = client_ids.fault(desired, azure)
+    fault = client_ids.fault(desired, azure, policy)
     why = fault or failures.get(desired.identity_id.key, "")[:MESSAGE_MAX]
     if not why or client_ids.states(existing, why):
         return None

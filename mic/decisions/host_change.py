@@ -14,20 +14,20 @@ def asks_azure(
     The owner of an identity that no object records is always read again: while no object of the cluster was on the
     host, the last response may have become outdated.
     """
-    if host_view.host is None:
+    if host_view.host is None or not policy.allows(host_view.host):
         return False
     if known is None:
         return bool(host_view.usages)
-    if known.updating and _waits(host_view, known):
+    if known.updating and _waits(host_view, known, policy):
         return True
     return any(_needs_read(key, usage, known, policy, restraint) for key, usage in host_view.usages.items())
 
 
-def _waits(host_view: HostView, known: HostIdentities) -> bool:
+def _waits(host_view: HostView, known: HostIdentities, policy: Policy) -> bool:
     """Return whether any step has to wait for the end of an operation."""
     owed = any(usage.pending_detaches for usage in host_view.usages.values())
     waiting = (
-        desired is None or (desired.identity_id is not None and not client_ids.fault(desired, known))
+        desired is None or (desired.identity_id is not None and not client_ids.fault(desired, known, policy))
         for desired, _ in host_view.out_of_sync_assignments()
     )
     return owed or bool(host_view.terminating) or any(waiting)
@@ -39,7 +39,7 @@ def _needs_read(key: str, usage: IdentityUsage, known: HostIdentities, policy: P
     there = key in known.attached
     if usage.needed > 0:
         decided = usage.attached_by_mic or usage.foreign > 0
-        return not (there and decided)
+        return not (there and decided) and not ownership.is_refused(key, usage, policy)
     return there and key not in restraint.warm and (ownership.is_owned(usage, policy) or usage.undecided > 0)
 
 
@@ -52,7 +52,7 @@ def azure_change(
     host_view: HostView, azure: HostIdentities, policy: Policy, restraint: Restraint = UNRESTRAINED
 ) -> Change | None:
     """Return the merged change that the host needs now, as far as *restraint* allows it."""
-    if host_view.host is None or azure.gone:
+    if host_view.host is None or azure.gone or not policy.allows(host_view.host):
         return None
     adds: list[str] = []
     removes: list[str] = []
@@ -60,7 +60,7 @@ def azure_change(
         if key in restraint.quarantined:
             continue
         if usage.needed > 0:
-            if key not in azure.attached and usage.owned > 0:
+            if key not in azure.attached and usage.owned > 0 and not ownership.is_refused(key, usage, policy):
                 adds.append(usage.identity_id.text)
         elif key in azure.attached and key not in restraint.warm and ownership.is_removable(key, usage, azure, policy):
             removes.append(key)

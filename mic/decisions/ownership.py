@@ -23,11 +23,11 @@ def attached_by(usage: IdentityUsage | None, azure: HostIdentities | None, polic
     return "foreign" if usage.identity_id.key in azure.attached else "mic"
 
 
-def is_ready(desired: DesiredAssignment, attached_by: AttachedBy, azure: HostIdentities | None) -> bool:
+def is_ready(desired: DesiredAssignment, attached_by: AttachedBy, azure: HostIdentities | None, policy: Policy) -> bool:
     """Return whether the desired identity needs no host, or is known to be attached with a known owner."""
     if desired.identity_id is None:
         return True
-    if azure is None or client_ids.fault(desired, azure):
+    if azure is None or client_ids.fault(desired, azure, policy):
         return False
     return bool(attached_by) and azure.certain(desired.identity_id.key)
 
@@ -60,3 +60,12 @@ def is_record_deletable(key: str, usage: IdentityUsage, azure: HostIdentities | 
     if usage.needed == 0 and _immutable(key, usage, azure, policy):
         return True
     return azure.gone or (key not in azure.attached and not azure.updating)
+
+
+def is_refused(key: str, usage: IdentityUsage, policy: Policy) -> bool:
+    """Return whether the identity is the cluster's own, or all its objects on the host name that one's client id. One
+    object that names it refuses no other pod the identity."""
+    if policy.refuses(key):
+        return True
+    refused = sum(count for client_id, count in usage.client_ids.items() if policy.refuses(client_id))
+    return 0 < refused == len(usage.active) + usage.terminating

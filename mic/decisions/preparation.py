@@ -115,7 +115,10 @@ def _objects_for(
     usage = host_view.usages.get(desired.identity_id.key) if desired.identity_id else None
     attached_by = ownership.attached_by(usage, azure, policy)
     keeper = _keeper(desired, active)
-    if keeper is None and (creation := _creation(host_view, desired, attached_by, azure, names)) is not None:
+    if (
+        keeper is None
+        and (creation := _creation(host_view, desired, attached_by, azure, policy, names=names)) is not None
+    ):
         yield creation
         return
     yield from (Revoke(existing) for existing in active if existing is not keeper)
@@ -139,13 +142,16 @@ def _creation(
     desired: DesiredAssignment,
     attached_by: AttachedBy,
     azure: HostIdentities | None,
+    policy: Policy,
+    *,
     names: set[Key],
 ) -> Create | None:
     if azure is not None and azure.gone and desired.identity_id is not None:
         return None
     name = free_name(desired, lambda key: key in names or host_view.taken(key, desired))
     names.add((desired.namespace, name))
-    return Create(desired, name, ASSIGNED if ownership.is_ready(desired, attached_by, azure) else CREATED, attached_by)
+    ready = ownership.is_ready(desired, attached_by, azure, policy)
+    return Create(desired, name, ASSIGNED if ready else CREATED, attached_by)
 
 
 def _update(
@@ -182,7 +188,7 @@ def _update(
     # A new client id is accepted only after Azure has reported it.
     same_client = client_ids.same(existing.object.spec.azure_identity_ref, desired.identity)
     was_true = stays and same_client and existing.object.status.status == ASSIGNED and azure is None
-    status = ASSIGNED if was_true or ownership.is_ready(desired, attached_by, azure) else CREATED
+    status = ASSIGNED if was_true or ownership.is_ready(desired, attached_by, azure, policy) else CREATED
     return Update(existing, desired, status, attached_by, tuple(pending_detaches))
 
 

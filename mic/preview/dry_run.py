@@ -67,7 +67,8 @@ class DryRun:
 
     def __init__(self, snapshot: Snapshot, policy: Policy, *, force_namespaced: bool = False) -> None:
         self.force_namespaced = force_namespaced
-        self._policy = policy
+        self.policy = policy
+        """The operator's settings."""
         self._touched: set[str] = set()
         self._writes = itertools.count(1)
         self.view = ClusterView(force_namespaced=force_namespaced, on_dirty=self._touched.add)
@@ -86,7 +87,7 @@ class DryRun:
         found = [
             host_state.host
             for host_state in self.view.host_states()
-            if host_state.host is not None and host_state.usages
+            if host_state.host is not None and host_state.usages and self.policy.allows(host_state.host)
         ]
         return sorted(found, key=lambda host: host.key)
 
@@ -97,6 +98,8 @@ class DryRun:
         does not know come last, because MIC waits before it accepts that.
         """
         self.azure = dict(azure)
+        for known in azure.values():
+            self.policy = self.policy.informed(known)
         lost = {key for key, known in azure.items() if known.gone}
         waiting = {host_state.key for host_state in self.view.host_states()}
         for _ in range(PASSES_MOST):
@@ -116,17 +119,17 @@ class DryRun:
         """Run one pass as `HostReconciler` does. Return whether it did anything."""
         host_state, known = self.view.host_state(key), self.azure.get(key)
         host_actions = self.actions.get(key) or HostActions()
-        before = preparation.prepare(host_state, known, self._policy)
+        before = preparation.prepare(host_state, known, self.policy)
         for step in before:
             self._do(step)
-        change = host_change.azure_change(self.view.host_state(key), known, self._policy) if known is not None else None
+        change = host_change.azure_change(self.view.host_state(key), known, self.policy) if known is not None else None
         if change is not None and known is not None:
             self.azure[key] = known = applied(known, change)
             host_actions.changes.append(change)
         host_state = self.view.host_state(key)
         if known is not None and not known.gone and host_state.host is not None:
-            host_actions.left_on |= host_change.left_on(host_state, known, self._policy)
-        after = completion.finish(host_state, known, self._policy, _reasons(host_state, known))
+            host_actions.left_on |= host_change.left_on(host_state, known, self.policy)
+        after = completion.finish(host_state, known, self.policy, _reasons(host_state, known))
         for late in after:
             self._do(late)
         host_actions.steps += [*before, *after]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from mic.cluster.bindings import BindingIndex, indexed
 from mic.cluster.mirror_pods import WHY
 from mic.decisions.assignments import ExistingAssignment, Key, misconfigured
+from mic.decisions.policy import Policy
 from mic.preview.dry_run import Snapshot
 from mic.preview.schema import MESSAGE_MAX, LeftOut, cut
 from podidentity.azure.resource_ids import parse_provider_id
@@ -13,11 +14,11 @@ from podidentity.object_limits import oversized
 from podidentity.resources import Pod
 
 
-def left_out(snapshot: Snapshot, *, force_namespaced: bool) -> list[LeftOut]:
+def left_out(snapshot: Snapshot, policy: Policy, *, force_namespaced: bool) -> list[LeftOut]:
     """Return all of them, ordered by kind and name."""
     found = [
         *_bindings_and_identities(snapshot, force_namespaced=force_namespaced),
-        *_nodes(snapshot, force_namespaced=force_namespaced),
+        *_nodes(snapshot, policy, force_namespaced=force_namespaced),
         *(_left("Pod", pod.key, WHY, 1) for pod in bound(snapshot) if pod.mirror),
     ]
     return sorted(found, key=lambda each: (each.kind, each.name))
@@ -47,14 +48,15 @@ def _bindings_and_identities(snapshot: Snapshot, *, force_namespaced: bool) -> I
             yield _left("AzureIdentity", key, cut(why), sum(labels[selector] for selector in selectors[key]))
 
 
-def _nodes(snapshot: Snapshot, *, force_namespaced: bool) -> Iterator[LeftOut]:
-    """Yield nodes without a host whose pods need one."""
+def _nodes(snapshot: Snapshot, policy: Policy, *, force_namespaced: bool) -> Iterator[LeftOut]:
+    """Yield nodes without a host, or with one that MIC may not change, whose pods need one."""
     nodes = {each.metadata.name: each.spec.provider_id for each in snapshot.nodes}
     index = _index(snapshot, force_namespaced=force_namespaced)
     pods: Counter[str] = Counter()
     for pod in bound(snapshot):
         spelled = nodes.get(pod.spec.node_name)
-        if spelled is not None and parse_provider_id(spelled) is not None:
+        host = parse_provider_id(spelled) if spelled is not None else None
+        if host is not None and policy.allows(host):
             continue
         all_desired = index.all_desired(pod)
         pods[pod.spec.node_name] += any(
@@ -63,6 +65,8 @@ def _nodes(snapshot: Snapshot, *, force_namespaced: bool) -> Iterator[LeftOut]:
     for name, count in pods.items():
         if name not in nodes:
             why = "the cluster has no such node, so nothing is assigned to its pods"
+        elif refusal := policy.refusal(parse_provider_id(nodes[name])):
+            why = cut(refusal)
         elif spelled := nodes[name]:
             why = f"its providerID {spelled[:MESSAGE_MAX]!r} names no VM or scale set of Azure"
         else:

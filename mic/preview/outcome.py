@@ -10,6 +10,7 @@ from mic.cluster.host_state import HostState
 from mic.cluster.hosts import NODE_PREFIX
 from mic.decisions import client_ids, steps
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment, Key, in_sync
+from mic.decisions.policy import Policy
 from mic.preview.dry_run import DryRun, HostActions, Snapshot, key_of
 from mic.preview.left_out import bound, left_out
 from mic.preview.schema import VERBS, HostPreview, Kept, ObjectChange, Preview, Summary, Waiting, cut, verb_of
@@ -87,7 +88,9 @@ def preview(snapshot: Snapshot, dry_run: DryRun, reads: AzureReads, settings: Ma
                 updates=len(host_actions.changes),
                 objects=_objects(host_actions.steps, dry_run, stored),
                 kept=sorted(_kept(host_actions, before, now, reads), key=lambda each: each.identity),
-                waiting=sorted(_waiting(view.host_state(key), after), key=lambda each: (each.pod, each.identity)),
+                waiting=sorted(
+                    _waiting(view.host_state(key), after, dry_run.policy), key=lambda each: (each.pod, each.identity)
+                ),
                 as_it_should_be=fine_at[key],
             )
         )
@@ -100,7 +103,7 @@ def preview(snapshot: Snapshot, dry_run: DryRun, reads: AzureReads, settings: Ma
             {(stored[key].assignment_key.pod_namespace, stored[key].assignment_key.pod) for key in fine},
         ),
         hosts=[host for host in hosts if host.notable or host.as_it_should_be],
-        left_out=left_out(snapshot, force_namespaced=dry_run.force_namespaced),
+        left_out=left_out(snapshot, dry_run.policy, force_namespaced=dry_run.force_namespaced),
     )
 
 
@@ -187,15 +190,18 @@ def _kept(host_actions: HostActions, before: _HostBefore, now: HostIdentities, r
         yield Kept(identity=text, why=why)
 
 
-def _waiting(host_state: HostState, known: HostIdentities | None) -> Iterator[Waiting]:
+def _waiting(host_state: HostState, known: HostIdentities | None, policy: Policy) -> Iterator[Waiting]:
     """Yield the assignments that are out of sync after the last pass, and why."""
     unknown = "the identities of the host are unknown"
+    refusal = policy.refusal(host_state.host)
     for desired, _ in host_state.out_of_sync_assignments():
         if desired is None:
             continue
-        if known is None and desired.identity_id is not None:
+        if refusal and desired.identity_id is not None:
+            why = cut(refusal)
+        elif known is None and desired.identity_id is not None:
             why = unknown
-        elif fault := client_ids.fault(desired, known):
+        elif fault := client_ids.fault(desired, known, policy):
             why = cut(fault)
         elif known is not None and known.gone and host_state.host is not None:
             why = f"Azure has no {host_state.host.text}: check the node's providerID and MIC's rights there"

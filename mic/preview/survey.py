@@ -12,12 +12,12 @@ from typing import Final, Protocol
 
 from mic.azure.host_client import HostReader
 from mic.azure.identities import HostIdentities
-from mic.decisions.policy import Policy
 from mic.preview.dry_run import DryRun, DryRunError, Snapshot
 from mic.preview.outcome import AzureReads, preview
 from mic.preview.schema import Preview
 from mic.preview.text import counted
 from mic.startup.flag_table import FLAG_OF
+from mic.startup.policy import policy_of
 from mic.startup.settings import Settings
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from podidentity.azure.resource_ids import Host
@@ -77,7 +77,7 @@ async def read_cluster(client: Client) -> Snapshot:
 
 async def _with_azure(settings: Settings, snapshot: Snapshot) -> Preview:
     async with reached(settings) as (own, compute):
-        dry_run = DryRun(snapshot, _policy(settings, own), force_namespaced=settings.force_namespaced)
+        dry_run = DryRun(snapshot, policy_of(settings, own), force_namespaced=settings.force_namespaced)
         answers = await ask(compute, dry_run.hosts())
     return preview(snapshot, dry_run, AzureReads(answers=answers, own_identity=own), _shown(settings))
 
@@ -120,7 +120,7 @@ class Closing(Protocol):
 
 
 def _told(settings: Settings, snapshot: Snapshot) -> Preview:
-    dry_run = DryRun(snapshot, _policy(settings), force_namespaced=settings.force_namespaced)
+    dry_run = DryRun(snapshot, policy_of(settings, ""), force_namespaced=settings.force_namespaced)
     return preview(snapshot, dry_run, AzureReads(answers=None), _shown(settings))
 
 
@@ -157,11 +157,6 @@ async def ask(
     return answers
 
 
-def _policy(settings: Settings, own: str = "") -> Policy:
-    """Return MIC's policy; the cluster's own identity, if any, is never detached."""
-    return Policy(frozenset({*settings.immutable_client_ids, own.lower()} - {""}), settings.adopt_existing)
-
-
 def _shown(settings: Settings) -> dict[str, str]:
     """Return the flags that affect the plan and differ from their defaults; of client ids only the number."""
     immutable = len(settings.immutable_client_ids)
@@ -169,6 +164,8 @@ def _shown(settings: Settings) -> dict[str, str]:
         "force_namespaced": "true" if settings.force_namespaced else "",
         "adopt_existing": "true" if settings.adopt_existing else "",
         "immutable_client_ids": f"({counted(immutable, 'client id')})" if immutable else "",
+        "assign_cluster_identity": "true" if settings.assign_cluster_identity else "",
+        "allowed_resource_groups": ",".join(settings.allowed_resource_groups),
         "detach_grace_seconds": f"{settings.detach_grace_seconds:g}s" if settings.detach_grace_seconds else "",
     }
     return {FLAG_OF[name]: value for name, value in values.items() if value}

@@ -29,7 +29,7 @@ from podidentity.resources import (
 
 log = logging.getLogger(__name__)
 
-FAULTY: Final = "an AzureIdentity names another identity's client id and is not assigned; correct its clientID"
+FAULTY: Final = "an AzureIdentity is not assigned; correct it, or delete it"
 APPLIED: Final = "binding applied"
 REMOVED: Final = "binding removed"
 APPLY_ERROR: Final = "binding apply error"

@@ -6,6 +6,7 @@ the next pass of a host is due. A pass that ends early, by an error or with the 
 pass cannot repair.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -16,6 +17,7 @@ from mic.cluster.view import ClusterView
 from mic.decisions import client_ids, completion, host_change, preparation
 from mic.decisions.assignments import DesiredAssignment
 from mic.decisions.identity_usage import HostView
+from mic.decisions.policy import Policy
 from mic.metrics import MicMetrics
 from mic.reconciliation.events import AssignmentEvents, delay, lost
 from mic.reconciliation.host_updater import HostUpdater
@@ -23,6 +25,8 @@ from mic.reconciliation.left_out import FAULT_SECONDS, LeftOutObjects
 from mic.reconciliation.work_queue import PassResult
 from mic.reconciliation.writer import Writer
 from podidentity.kube.events import EventRecorder
+
+log = logging.getLogger(__name__)
 
 BLOCKED_SCAN_MAX: Final = 5000
 """Blocked assignments that one scrape skips: some milliseconds, because it blocks the event loop."""
@@ -65,7 +69,7 @@ class HostReconciler:
         self._looks.add(key)
 
     def protect(self, identity: str) -> None:
-        """Never detach the identity with this client id or resource id from now on."""
+        """Neither detach nor assign the cluster's own identity with this client id or resource id from now on."""
         self._updater.protect(identity)
 
     def retry_identity(self, identity_key: str) -> list[str]:
@@ -77,8 +81,8 @@ class HostReconciler:
         return sum(len(memory.quarantined()) for memory in self._memories.values())
 
     def oldest_pending_seconds(self) -> float:
-        """Return the age of the oldest pending assignment that is not blocked by a quarantined identity or a faulty
-        AzureIdentity.
+        """Return the age of the oldest pending assignment that is not blocked by a quarantined identity, a faulty
+        AzureIdentity or a host that MIC may not change.
 
         If more than BLOCKED_SCAN_MAX are blocked, the next one counts as not blocked.
         """
@@ -93,7 +97,9 @@ class HostReconciler:
             memories = [
                 self._memories[host_key] for host_key in assignment.out_of_sync_at if host_key in self._memories
             ]
-            if not any(_is_blocked(desired, each) for each in memories):
+            hosts = (self._view.host_state(host_key).host for host_key in assignment.out_of_sync_at)
+            allowed = all(host is None or self._updater.policy.allows(host) for host in hosts)
+            if allowed and not any(_is_blocked(desired, each, self._updater.policy) for each in memories):
                 return max(0.0, now - since)
         return 0.0
 
@@ -132,6 +138,8 @@ class HostReconciler:
         return PassResult(failed=written.error is not None, again_after=again)
 
     async def _reconcile(self, key: str, host_view: HostView) -> PassResult:
+        if key not in self._memories and (refusal := self._updater.policy.refusal(host_view.host)):
+            log.warning("MIC does not change the host of a node", extra={"vm": key, "reason": refusal})
         memory = self._memories.setdefault(key, HostMemory(self._clock))
         asked = await self._look(key, host_view, memory)
         if asked and memory.known is not None and memory.known.gone:
@@ -173,7 +181,7 @@ class HostReconciler:
         """Read the host if there is a reason and the time has come. Return whether `memory.known` is fresh."""
         host = host_view.host
         due = key in self._looks or self._asks(host_view, memory) or self._doubts(host_view, memory)
-        if host is None or not due or memory.reads.until > self._clock():
+        if host is None or not due or memory.reads.until > self._clock() or not self._updater.policy.allows(host):
             return False
         if memory.known is not None and memory.writes.until > self._clock() and key not in self._looks:
             return False  # MIC could not act on the response yet
@@ -219,7 +227,7 @@ class HostReconciler:
         """Return whether to read the host again before MIC reports a faulty AzureIdentity. Not soon after the last
         response: a client that changes AzureIdentities without end must not cause calls without end."""
         old = memory.known is not None and self._clock() - memory.learned_at >= DOUBT_SECONDS
-        return old and memory.known is not None and client_ids.is_news(host_view, memory.known)
+        return old and memory.known is not None and client_ids.is_news(host_view, memory.known, self._updater.policy)
 
     def _asks(self, host_view: HostView, memory: HostMemory) -> bool:
         return host_change.asks_azure(
@@ -227,7 +235,7 @@ class HostReconciler:
         )
 
 
-def _is_blocked(desired: DesiredAssignment, memory: HostMemory) -> bool:
+def _is_blocked(desired: DesiredAssignment, memory: HostMemory, policy: Policy) -> bool:
     """Return whether *desired* is blocked on this host until its identity is corrected."""
     key = desired.identity_id.key if desired.identity_id is not None else ""
-    return memory.was_refused(key) or bool(client_ids.fault(desired, memory.known))
+    return memory.was_refused(key) or bool(client_ids.fault(desired, memory.known, policy))

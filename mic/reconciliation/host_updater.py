@@ -76,8 +76,9 @@ class HostUpdater:
         self._sleep = sleep
 
     def protect(self, identity: str) -> None:
-        """Never detach the identity with this client id or resource id from now on."""
-        self.policy = replace(self.policy, immutable=self.policy.immutable | {identity.lower()})
+        """Neither detach nor assign the cluster's own identity with this client id or resource id from now on."""
+        names = {identity.lower()}
+        self.policy = replace(self.policy, immutable=self.policy.immutable | names, own=self.policy.own | names)
 
     async def read(self, host: Host, memory: HostMemory) -> bool:
         """Read the host. Return whether the response is reliable."""
@@ -87,6 +88,7 @@ class HostUpdater:
             memory.unanswered(error, refusal(host, error), _throttling(host, error, memory))
             self._warn("cannot read the host's identities from Azure; trying again", host, error)
             return False
+        self.policy = self.policy.informed(found)
         memory.learn(found, self._gone_seconds)
         if found.gone:
             log.warning(
@@ -117,6 +119,7 @@ class HostUpdater:
                     case _:
                         break
                 continue
+            self.policy = self.policy.informed(after)
             memory.learn(after, self._gone_seconds)
             if after.gone:
                 break

@@ -46,8 +46,8 @@ class CloudConfig:
     client_secret: str = field(default="", repr=False)
     use_managed_identity: bool = False
     user_assigned_identity: str = ""
-    """MIC's managed identity by client id or resource id. On most clusters it is the cluster's own, so MIC never
-    detaches it. Empty means the system-assigned identity."""
+    """MIC's managed identity by client id or resource id. On most clusters it is the cluster's own, so MIC neither
+    detaches nor assigns it. Empty means the system-assigned identity."""
 
     @property
     def managed(self) -> bool:

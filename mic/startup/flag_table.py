@@ -26,8 +26,15 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number") from None
 
 
-def _client_ids(text: str) -> tuple[str, ...]:
+def _lower_case_list(text: str) -> tuple[str, ...]:
     return comma_list(text.lower())
+
+
+def _resource_groups(text: str) -> tuple[str, ...]:
+    groups = _lower_case_list(text)
+    if text and not groups:  # no groups would mean all
+        raise argparse.ArgumentTypeError(f"{quoted(text)} names no resource group")
+    return groups
 
 
 FLAGS: Final[tuple[Flag, ...]] = (
@@ -42,10 +49,22 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag(
         "immutable-user-msis",
         "immutable_client_ids",
-        _client_ids,
+        _lower_case_list,
         "client ids that are never detached, comma-separated",
     ),
+    Flag(
+        "allowed-resource-groups",
+        "allowed_resource_groups",
+        _resource_groups,
+        "group or subscription/group of the VMs and scale sets that MIC may change, comma-separated; all if empty",
+    ),
     Flag("adopt-existing", "adopt_existing", go_bool, "also detach identities that were attached before MIC"),
+    Flag(
+        "assign-cluster-identity",
+        "assign_cluster_identity",
+        go_bool,
+        "also assign the cluster's own identity, the kubelet's or MIC's, to pods",
+    ),
     Flag("detach-grace", "detach_grace_seconds", go_duration, "how long an unused identity stays attached"),
     Flag(
         "identity-assignment-reconcile-interval", "look_seconds", go_duration, "how often hosts are compared with Azure"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mic.startup.flag_table import FLAG_OF, FLAGS, PlanOutput
+from podidentity.azure.resource_ids import is_group_reference
 from podidentity.flags import UsageError, namespaced_by, quoted, read_flags, settings_text
 from podidentity.telemetry.logs import LogFormat, redacted
 
@@ -50,6 +51,11 @@ class Settings:
     """Client ids, lower-case, of identities that MIC never detaches."""
     adopt_existing: bool = False
     """Treat identities that were attached before MIC as MIC's: detach them when no pod needs them."""
+    assign_cluster_identity: bool = False
+    """Assign also the cluster's own identity, which the cloud config names: the kubelet's, or MIC's."""
+    allowed_resource_groups: tuple[str, ...] = ()
+    """Resource groups, as group or subscription/group, whose VMs and scale sets MIC reads and changes. Without any: all
+    that a node names."""
     detach_grace_seconds: float = 0.0
     """How long an identity that no pod needs stays attached, although no pod is served it; a new leader starts it
     again."""
@@ -156,6 +162,11 @@ class Settings:
                 _DNS.fullmatch(text) is not None,
                 f"--{FLAG_OF[name]} is {quoted(text)}; it must be a Kubernetes name (a-z, 0-9, - and .)",
             )
+        for text in self.allowed_resource_groups:
+            yield (
+                is_group_reference(text),
+                f"--allowed-resource-groups names {quoted(text)}; write group or subscription/group, by comma",
+            )
         yield (
             self.arm_api_version == ""
             or re.fullmatch(r"\d{4}-\d{2}-\d{2}(-preview)?", self.arm_api_version) is not None,
@@ -204,7 +215,7 @@ class Settings:
             value = getattr(self, one.name)
             default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
             if value != default:
-                shown[one.name] = "***" if one.metadata.get("secret") else _words(value)
+                shown[one.name] = "***" if one.metadata.get("secret") else _words(one.name, value)
         return shown
 
     def text(self) -> str:
@@ -212,8 +223,10 @@ class Settings:
         return settings_text(FLAGS, self.describe(), VARIABLES)
 
 
-def _words(value: object) -> str:
-    return ",".join(map(redacted, value)) if isinstance(value, tuple) else str(value)  # only client ids are tuples
+def _words(name: str, value: object) -> str:
+    if not isinstance(value, tuple):
+        return str(value)
+    return ",".join(map(redacted, value) if name == "immutable_client_ids" else value)
 
 
 _DNS: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")

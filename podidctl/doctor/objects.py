@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
+from mic.decisions.policy import Policy
 from mic.preview.dry_run import Snapshot
 from mic.preview.left_out import left_out
 from mic.preview.text import counted
@@ -28,9 +29,10 @@ def live_pods(objects: Objects) -> list[Pod]:
 
 
 def unusable_objects(
-    objects: Objects, rules: Iterable[NmiConfiguration] = (), *, force_namespaced: bool
+    objects: Objects, rules: Iterable[NmiConfiguration] = (), *, policy: Policy, force_namespaced: bool
 ) -> Iterator[Finding]:
-    """Report bindings without an identity, invalid identities and nodes without a host, by MIC's own rules.
+    """Report bindings without an identity, invalid identities and nodes without a host that MIC may change, by MIC's
+    own rules and *policy*.
 
     Also report service principals and federated identities that an NMI with these *rules* refuses to sign in.
     """
@@ -41,7 +43,7 @@ def unusable_objects(
         bindings=objects.bindings,
         assigned=objects.assigned,
     )
-    faults = left_out(snapshot, force_namespaced=force_namespaced)
+    faults = left_out(snapshot, policy, force_namespaced=force_namespaced)
     for each in by_turns(faults, lambda fault: (fault.kind, namespace_of(fault.name))):
         level = Level.PROBLEM if each.pods else Level.WARNING
         says = f"{each.kind} {each.name} ({counted(each.pods, 'pod')}): {each.why}"
@@ -85,7 +87,10 @@ def _correction(kind: str, name: str) -> str:
             namespace, _, bare = name.partition("/")
             return f"kubectl edit azureidentity -n {namespace} {bare}"
         case _:
-            return f"check that node {name} exists and that its cloud provider sets spec.providerID"
+            return (
+                f"check that node {name} exists, that its cloud provider sets spec.providerID, and that MIC's "
+                "--allowed-resource-groups, if any, names the group of its VM"
+            )
 
 
 def selectors(objects: Objects, *, namespaced: bool = False) -> Iterator[Finding]:

@@ -4,7 +4,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from mic.decisions.policy import Policy
 from mic.preview.text import counted
+from mic.startup.policy import policy_of
 from mic.startup.settings import Settings as MicSettings
 from mic.startup.settings import parse as parse_mic
 from nmi.flag_table import OperationMode
@@ -227,3 +229,9 @@ def is_namespaced(nmi: Sequence[Daemon], mic: Sequence[Daemon]) -> bool:
     nmis, _ = _read_settings(nmi, nmi_settings)
     mics, _ = _read_settings(mic, mic_settings)
     return any(each.force_namespaced for each in nmis) or any(each.force_namespaced for each in mics)
+
+
+def mic_policy(mic: Sequence[Daemon]) -> Policy:
+    """Return the policy of the first MIC whose flags can be read, without the cluster's own identity."""
+    settings, _ = _read_settings(mic, mic_settings)
+    return policy_of(settings[0], "") if settings else Policy()

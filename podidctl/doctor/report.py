@@ -52,7 +52,9 @@ def _cluster(state: ClusterState) -> Iterator[Finding]:
     yield from _with(
         "objects",
         state.objects,
-        lambda each: objects.unusable_objects(each, rules, force_namespaced=namespaced),
+        lambda each: objects.unusable_objects(
+            each, rules, policy=programs.mic_policy(mic), force_namespaced=namespaced
+        ),
         lambda each: objects.selectors(each, namespaced=managed or namespaced),
         objects.duplicates,
         lambda each: () if managed else check_assignments(each, now, exempt, force_namespaced=namespaced),

@@ -28,12 +28,12 @@ the keys of two resources would be equal."""
 # scale sets. No part can be `.` or `..`, which HTTP clients remove from a URL together with the part before.
 # Non-ASCII characters are checked by `_is_of_letters`. With re.ASCII, IGNORECASE folds no non-ASCII letter to a-z.
 _OTHER: Final = r"\u0080-\U0010ffff"
-_GROUP: Final = (
-    r"/subscriptions/(?P<subscription>[0-9a-z][0-9a-z-]{0,35})"
-    rf"/resourcegroups/(?P<group>[0-9a-z_.()\-{_OTHER}]{{0,89}}[0-9a-z_()\-{_OTHER}])/providers"
-)
+_SUBSCRIPTION: Final = r"(?P<subscription>[0-9a-z][0-9a-z-]{0,35})"
+_GROUP_NAME: Final = rf"(?P<group>[0-9a-z_.()\-{_OTHER}]{{0,89}}[0-9a-z_()\-{_OTHER}])"
+_GROUP: Final = rf"/subscriptions/{_SUBSCRIPTION}/resourcegroups/{_GROUP_NAME}/providers"
 _HOST_NAME: Final = rf"(?P<name>[0-9a-z{_OTHER}](?:[0-9a-z_.\-{_OTHER}]{{0,78}}[0-9a-z_{_OTHER}])?)"
 _FLAGS: Final = re.ASCII | re.IGNORECASE
+_GROUP_REFERENCE: Final = re.compile(rf"(?:{_SUBSCRIPTION}/)?{_GROUP_NAME}", _FLAGS)
 _USER_ASSIGNED: Final = re.compile(
     _GROUP + r"/microsoft\.managedidentity/userassignedidentities/(?P<name>[0-9a-z][0-9a-z_-]{0,127})", _FLAGS
 )
@@ -111,6 +111,11 @@ def parse_provider_id(text: str) -> Host | None:
             bare[: match.end("name")], match["subscription"], match["group"], match["name"], match["instance"] or ""
         )
     return None
+
+
+def is_group_reference(text: str) -> bool:
+    """Return whether *text* is the name of a resource group, or `subscription/group`."""
+    return _GROUP_REFERENCE.fullmatch(text) is not None and _is_of_letters(text)
 
 
 def _is_of_letters(text: str) -> bool:

@@ -122,6 +122,8 @@ MIC: Mapping[str, Any] = {
     "metrics_port": 8889,
     "resync_seconds": 600.0,
     "immutable_client_ids": ("00000000-0000-0000-0000-000000000000", "11111111-1111-1111-1111-111111111111"),
+    "allowed_resource_groups": ("00000000-0000-0000-0000-000000000000/mc_group_(1).a", "nodes"),
+    "assign_cluster_identity": True,
     "write_batch": 40,
     "writes_per_second": 2.5,
     "cloud_config": "/etc/azure/cloud.json",

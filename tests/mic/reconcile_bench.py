@@ -115,7 +115,7 @@ class ReconcileBench:
 
 
 @asynccontextmanager
-async def reconcile_bench(*, grace_seconds: float = 0.0) -> AsyncIterator[ReconcileBench]:
+async def reconcile_bench(*, grace_seconds: float = 0.0, policy: Policy | None = None) -> AsyncIterator[ReconcileBench]:
     """A cluster with one node on a VM."""
     authority = await asyncio.to_thread(Authority)
     api = await asyncio.to_thread(KubeApi, ROOT / "deploy" / "crds", authority=authority)
@@ -135,7 +135,7 @@ async def reconcile_bench(*, grace_seconds: float = 0.0) -> AsyncIterator[Reconc
     updater = HostUpdater(
         view,
         hosts,
-        policy=Policy(),
+        policy=policy or Policy(),
         max_retries=2,
         retry_seconds=1.0,
         grace_seconds=grace_seconds,

@@ -145,9 +145,21 @@ async def test_the_clusters_own_identity_and_immutable_ones_stay_attached(cloud:
     for name in names:
         cloud.identity(name)
         cloud.pod(name, "n0", label=name)
-    await cloud.mic("--immutable-user-msis=other,Client-BACKUP")
+    await cloud.mic("--immutable-user-msis=other,Client-BACKUP", "--assign-cluster-identity")
     await cloud.until(lambda: len(statuses(cloud, "Assigned")) == 3)
     for name in names:
         cloud.remove_pod(name)
     await cloud.until(lambda: not cloud.api.store.list(ASSIGNED))
     assert cloud.on(vm_id("n0")) == {"kubelet", "backup"}
+
+
+async def test_the_clusters_own_identity_is_neither_attached_nor_assigned(cloud: EmulatedCloud) -> None:
+    config = json.loads((cloud.folder / "azure.json").read_text())
+    (cloud.folder / "azure.json").write_text(json.dumps(config | {"userAssignedIdentityID": "CLIENT-Kubelet"}))
+    for name in ("kubelet", "plain"):
+        cloud.identity(name)
+        cloud.pod(name, "n0", label=name)
+    await cloud.mic()
+    await cloud.until(lambda: statuses(cloud, "Assigned") == {"plain-default-plain"})
+    await cloud.until(lambda: statuses(cloud, "Created") == {"kubelet-default-kubelet"})
+    assert cloud.on(vm_id("n0")) == {"plain"}

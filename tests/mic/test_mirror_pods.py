@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from mic.cluster.mirror_pods import IGNORED, OMISSION, REPORTS, MirrorPods
+from mic.decisions.policy import Policy
 from mic.preview.dry_run import Snapshot
 from mic.preview.left_out import left_out
 from podidentity.kube.object_reports import GROUP_SHARE
@@ -90,6 +91,6 @@ def test_a_plan_lists_it_among_the_ignored_objects() -> None:
         bindings=(binding(),),
         assigned=(),
     )
-    (ignored,) = left_out(snapshot, force_namespaced=False)
+    (ignored,) = left_out(snapshot, Policy(), force_namespaced=False)
     assert (ignored.kind, ignored.name, ignored.pods) == ("Pod", "default/mirror", 1)
     assert "mirror pod" in ignored.why

@@ -45,6 +45,16 @@ async def test_json_yaml_and_mics_own_json_are_equal(cloud: EmulatedCloud) -> No
     assert as_json.document["hosts"][0]["host"] == vm_id("n0")
 
 
+async def test_a_host_that_mic_may_not_change_is_named_and_not_read(cloud: EmulatedCloud) -> None:
+    answer = await plan(cloud, "--allowed-resource-groups=other,sub/else", "--all")
+    assert (answer.code, answer.err) == (3, "")
+    assert "with --allowed-resource-groups=other,sub/else" in answer.out
+    assert "--allowed-resource-groups does not name the resource group of" in " ".join(answer.out.split())
+    assert "+ identity" not in answer.out
+    assert cloud.arm.calls == []
+    assert "+ identity" in (await plan(cloud, "--allowed-resource-groups=sub/rg")).out
+
+
 async def test_without_azure_no_credentials_are_required_and_the_unknown_parts_are_named(cloud: EmulatedCloud) -> None:
     answer = await plan(cloud, "--no-azure", cloudconfig=False)
     assert (answer.code, answer.err) == (3, "")

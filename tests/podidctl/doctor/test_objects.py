@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from mic.decisions.client_ids import of_cluster
+from mic.decisions.policy import Policy
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.node_placement import PlacedNode
 from podidctl.doctor.schema import Level
@@ -161,3 +163,21 @@ def test_text_of_an_objects_author_cannot_control_the_terminal() -> None:
     document = msgspec.json.encode(examined(objects=objects(bindings=(binding(), evil)))).decode()
     assert "\\u001b" not in document
     assert "eyJhbGci" not in document
+
+
+@pytest.mark.parametrize(("groups", "count"), [("other", 1), ("s/g", 0), ("", 0)])
+def test_a_node_whose_group_mic_may_not_change_is_reported(groups: str, count: int) -> None:
+    findings = bad(examined(mic=(mic(f"--allowed-resource-groups={groups}"),)))
+    assert [(each.check, each.level) for each in findings] == [("unusable", Level.PROBLEM)] * count
+    for each in findings:
+        assert "Node node-1 (1 pod): --allowed-resource-groups does not name the resource group" in each.says
+        assert "--allowed-resource-groups" in each.next
+
+
+def test_the_reason_why_the_clusters_own_identity_is_not_assigned_is_reported() -> None:
+    desired_identity = assigned_identity().spec.azure_identity_ref
+    why = of_cluster(desired_identity, "key", Policy(own=frozenset({"key"})))
+    said = {"aadpodidentity.k8s.io/message": why}
+    line = one(examined(objects=objects(assigned=(assigned_identity(status="Created", own_annotations=said),))))
+    assert line.level is Level.PROBLEM
+    assert why in line.says

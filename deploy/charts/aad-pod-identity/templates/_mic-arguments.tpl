@@ -15,6 +15,8 @@
   (list "createDeleteBatch" .Values.mic.createDeleteBatch)
   (list "clientQps" .Values.mic.clientQps)
   (list "immutable-user-msis" (join "," .Values.mic.immutableUserMSIs))
+  (list "allowed-resource-groups" (join "," .Values.mic.allowedResourceGroups))
+  (list "assign-cluster-identity" .Values.mic.assignClusterIdentity)
   (list "prometheus-port" .Values.mic.prometheusPort)
   (list "syncRetryDuration" .Values.mic.syncRetryDuration)
   (list "update-user-msi-max-retry" .Values.mic.updateUserMSIMaxRetry)

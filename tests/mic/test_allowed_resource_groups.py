@@ -1,0 +1,155 @@
+"""Nodes whose VM or scale set is in a resource group that --allowed-resource-groups does not name.
+
+The author of a Node chooses its providerID. MIC neither reads nor changes such a host; the objects of its pods stay
+Created and state why.
+"""
+
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from mic.decisions.policy import Policy
+from mic.preview.dry_run import DryRun, Snapshot
+from mic.preview.outcome import AzureReads, preview
+from mic.reconciliation.work_queue import PassResult
+from mic.startup.policy import policy_of
+from mic.startup.settings import parse
+from podidentity.azure.resource_ids import parse_provider_id
+from podidentity.flags import UsageError
+from podidentity.resources import IdentityType
+from tests.mic.cluster import Cluster, binding, identity, node, pod, set_id, vm_id
+from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
+
+REASON = "--allowed-resource-groups does not name the resource group of"
+ENVIRON = {"MIC_POD_NAMESPACE": "default"}
+
+
+def policy(groups: str) -> Policy:
+    return policy_of(parse([f"--allowed-resource-groups={groups}"], ENVIRON), "")
+
+
+OTHERS = policy("other,another/rg")
+
+
+@pytest.fixture
+async def outside() -> AsyncIterator[ReconcileBench]:
+    """The node's VM is in group `rg` of subscription `sub`, and MIC may change those of another group."""
+    async with reconcile_bench(policy=OTHERS) as made:
+        yield made
+
+
+@pytest.mark.parametrize("groups", ["", "rg", "RG", "sub/rg", "SUB/Rg", "other, sub/rg"])
+@pytest.mark.parametrize("host_id", [vm_id(), set_id()], ids=["vm", "scale-set"])
+def test_a_host_of_a_named_group_is_allowed_in_any_case(groups: str, host_id: str) -> None:
+    host = parse_provider_id(host_id)
+    assert host is not None
+    assert policy(groups).allows(host)
+
+
+@pytest.mark.parametrize("groups", ["r", "rgg", "other/rg", "sub", "sub/r", "rg.x"])
+@pytest.mark.parametrize("host_id", [vm_id(), set_id()], ids=["vm", "scale-set"])
+def test_a_host_of_another_group_is_not(groups: str, host_id: str) -> None:
+    host = parse_provider_id(host_id)
+    assert host is not None
+    assert not policy(groups).allows(host)
+
+
+@pytest.mark.parametrize("groups", [",", " ", "a/b/c", "/rg", "sub/", "..", "r*", "rg,a b"])
+def test_a_value_that_names_no_group_is_an_error_and_does_not_mean_all(groups: str) -> None:
+    with pytest.raises(UsageError, match=r"--allowed-resource-groups"):
+        parse([f"--allowed-resource-groups={groups}"], ENVIRON)
+
+
+async def test_azure_is_not_called_and_objects_events_and_the_log_state_why(
+    outside: ReconcileBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    outside.bind()
+    with caplog.at_level(logging.WARNING):
+        assert await outside.reconcile() == PassResult()
+        outside.host_reconciler.look_again(VM)
+        assert await outside.reconcile() == PassResult()
+    assert outside.hosts.calls == []
+    assert outside.statuses() == {"demo-default-demo": "Created"}
+    assert REASON in outside.message("demo-default-demo")
+    assert "add sub/rg, or delete the node" in outside.message("demo-default-demo")
+    assert await outside.warned() == [
+        "AzureAssignedIdentity demo-default-demo",
+        "AzureIdentityBinding demo",
+        "Pod demo",
+    ]
+    (line,) = [record for record in caplog.records if record.message == "MIC does not change the host of a node"]
+    assert REASON in line.__dict__["reason"]
+
+
+async def test_a_pod_there_does_not_raise_the_age_of_pending_assignments(outside: ReconcileBench) -> None:
+    outside.bind()
+    await outside.reconcile()
+    outside.time.now += 600.0
+    assert outside.host_reconciler.oldest_pending_seconds() == 0.0
+
+
+async def test_its_objects_are_removed_without_a_call_to_azure(outside: ReconcileBench) -> None:
+    outside.bind()
+    await outside.reconcile()
+    outside.unbind()
+    await outside.reconcile()
+    await outside.reconcile()
+    assert outside.statuses() == {}
+    assert outside.hosts.calls == []
+
+
+def test_existing_assignments_there_stay_and_new_ones_are_not_made() -> None:
+    """As after an upgrade with a list that lacks a group of the cluster."""
+    cluster = Cluster()
+    cluster.host(vm_id("n0"))
+    cluster.add(node("n0"), identity("demo"), binding(identity="demo"), pod("old"))
+    cluster.reconcile(vm_id("n0"))
+    assert cluster.statuses() == {"old-default-demo": "Assigned"}
+    before = len(cluster.changes)
+    cluster.policy = policy("other")
+    cluster.add(pod("new"))
+    for _ in range(2):
+        cluster.reconcile(vm_id("n0"), look=False)
+    assert cluster.statuses() == {"old-default-demo": "Assigned", "new-default-demo": "Created"}
+    cluster.remove(pod("old"), pod("new"))
+    for _ in range(2):
+        cluster.reconcile(vm_id("n0"), look=False)
+    assert cluster.statuses() == {}
+    assert len(cluster.changes) == before, "the identity stays on the VM"
+
+
+def test_no_change_is_planned_there_even_if_the_host_is_known() -> None:
+    cluster = Cluster(policy=policy("other"))
+    cluster.host(vm_id("n0"))
+    cluster.add(node("n0"), identity("demo"), binding(identity="demo"), pod())
+    for _ in range(2):
+        cluster.reconcile(vm_id("n0"))
+    assert cluster.changes == []
+    assert set(cluster.statuses().values()) == {"Created"}
+
+
+async def test_identities_that_need_no_host_are_assigned_there(outside: ReconcileBench) -> None:
+    outside.view.identities.upserted(None, identity("demo", type_=IdentityType.SECRET))
+    outside.view.bindings.upserted(None, binding(identity="demo"))
+    outside.view.pods.upserted(None, pod())
+    await outside.host_reconciler.assign(VM)
+    assert outside.statuses() == {"web-default-demo": "Assigned"}
+
+
+def test_the_plan_names_the_node_and_does_not_read_its_host() -> None:
+    snapshot = Snapshot(
+        pods=(pod(),), nodes=(node("n0"),), identities=(identity("demo"),), bindings=(binding(identity="demo"),)
+    )
+    dry_run = DryRun(snapshot, policy("other"))
+    assert dry_run.hosts() == []
+    report = preview(snapshot, dry_run, AzureReads(answers={}), {})
+    (left_out,) = report.left_out
+    assert (left_out.kind, left_out.name, left_out.pods) == ("Node", "n0", 1)
+    assert REASON in left_out.why
+    (host,) = report.hosts
+    assert [(each.becomes, REASON in each.detail) for each in host.objects] == [("Created", True)]
+    assert [REASON in each.why for each in host.waiting] == [True]
+    allowed = DryRun(snapshot, policy("rg"))
+    assert [each.key for each in allowed.hosts()] == [VM]
+    assert preview(snapshot, allowed, AzureReads(answers={}), {}).left_out == []
