@@ -3,12 +3,12 @@
 import pytest
 
 from mic.azure.errors import BadIdentities, Refused
-from mic.azure.identities import Change, HostIdentities
+from mic.azure.identities import Attached, Change, HostIdentities
 from mic.decisions.documents import MESSAGE_MAX
 from mic.reconciliation.work_queue import PassResult
 from podidentity.azure.resource_ids import Host
 from podidentity_sandbox.kubeapi.server import Recorded
-from tests.mic.cluster import identity, identity_id, pod
+from tests.mic.cluster import identity_id, pod
 from tests.mic.reconcile_bench import VM, ReconcileBench
 
 
@@ -102,8 +102,11 @@ async def test_an_identity_that_a_refusal_names_unreadably_blocks_no_other(stage
 
 async def test_a_reason_longer_than_a_message_is_written_once(stage: ReconcileBench) -> None:
     stage.bind()
-    stage.view.identities.upserted(None, identity(resource_id=identity_id("x" * 1000)))
-    stage.hosts.failures.append(Refused("no", status=400))
+    there = [identity_id(f"{number}{'x' * 120}").lower() for number in range(9)]
+    stage.hosts.state = HostIdentities(type="UserAssigned", attached={each: Attached(each) for each in there})
+    refused = BadIdentities("no", status=400)
+    refused.ids = frozenset(there)
+    stage.hosts.failures.append(refused)
     await stage.reconcile()
     assert len(stage.message("demo-default-demo")) == MESSAGE_MAX
     written: list[str] = []
