@@ -3,7 +3,8 @@
 The start goes from probes to watches until their first lists are complete, to the listener, to the rule that redirects
 pods, and only then to "Active". NMI waits for an unavailable API server without a time limit
 (`podidentity.kube.first_contact`). `shutdown` describes the stop. With --fail-closed the rule that blocks pods from the
-real IMDS is installed right after the probes, and both rules remain at the end.
+real IMDS is installed right after the probes, as soon as the node's labels permit rules, and both rules remain at the
+end.
 """
 
 import asyncio
@@ -31,23 +32,24 @@ from nmi.node.node_address import NodeAddress, NodeAddressMonitor
 from nmi.node.node_address import find as find_node_address
 from nmi.node.rules import RedirectError
 from nmi.node.traffic_redirect import TrafficRedirect
+from nmi.node_labels import NodeLabels
 from nmi.pod_events import PodEvents
 from nmi.server.decisions import Decisions
 from nmi.service import NodeService, Serving, is_in_use
 from nmi.settings import Settings
 from nmi.shutdown import Shutdown, Stopped
 from nmi.status import Status
-from nmi.token_server import TokenServerAssembly, user_agent
+from nmi.token_server import TokenServerAssembly
 from nmi.tokens.broker import TokenBroker
 from podidentity.exits import StartError
-from podidentity.kube.access import find
+from podidentity.kube.access import ClusterAccess, find
 from podidentity.kube.client import Client
-from podidentity.kube.errors import AccessError, ApiError
+from podidentity.kube.errors import AccessError
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.first_contact import FirstContact
 from podidentity.kube.sessions import small_session
 from podidentity.machine_sleep import MachineSleep, end_after_sleep
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, PODS
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS
 from podidentity.telemetry import logs
 from podidentity.telemetry.log_limit import LogLimit
 from podidentity.telemetry.loop_lag import LoopLag
@@ -129,15 +131,15 @@ class App:
         service, takeover, predecessor = await self._start_service(tasks)
         await self._redirect.prepare()
         self._monitor_node_address(tasks)
-        service.maintain()
-        access = await find(settings.kubeconfig, settings.environ)
+        access = await self._find_access()
         client = await self._stack.enter_async_context(
-            Client(access, user_agent=user_agent(settings), open_session=small_session)
+            Client(access, user_agent=settings.user_agent, open_session=small_session)
         )
         contact = self._status.contact = FirstContact(
-            access, user_agent=user_agent(settings), log_limit=self._log_limit, open_session=small_session
+            access, user_agent=settings.user_agent, log_limit=self._log_limit, open_session=small_session
         )
-        await contact.made()
+        node_labels = NodeLabels(client, settings.node_name, log_limit=self._log_limit)
+        has_labels = await self._first_contact(contact, node_labels, service)
         index = Index()
         identities = IdentityMetrics(self._registry)
         cluster_cache = ClusterCache(
@@ -171,8 +173,8 @@ class App:
         self._status.cluster_cache = cluster_cache
         await contact.first_lists(client, cluster_cache.watches.by_name.values())
         await cluster_cache.synced()
-        if settings.redirect.changes_rules:
-            tasks.create_task(self._note_node_labels(client), name="read the node's labels")
+        if not has_labels:
+            await self._note_labels(node_labels, service)
         # Current objects stay, so a full collection need not scan them repeatedly, for 20 ms each.
         gc.collect()
         gc.freeze()
@@ -242,18 +244,32 @@ class App:
         monitor = self._status.address_monitor = NodeAddressMonitor(self._node_address)
         tasks.create_task(monitor.run(), name="monitor the node's address")
 
-    async def _note_node_labels(self, client: Client) -> None:
-        """Read the labels of this node, which show that no rule is effective there."""
+    async def _find_access(self) -> ClusterAccess:
         try:
-            node = await client.get(NODES, "", self._settings.node_name)
-        except (ApiError, AccessError) as error:
-            log.warning(
-                "the labels of this node could not be read, so NMI does not detect eBPF host routing by them; grant "
-                "NMI the verb get on nodes",
-                extra={"error": str(error)},
-            )
-            return
-        self._redirect.note_labels((node.metadata.labels or {}).items())
+            return await find(self._settings.kubeconfig, self._settings.environ)
+        except AccessError:
+            await self._redirect.note_labels(None)  # the reject of --fail-closed outlives this start
+            raise
+
+    async def _first_contact(self, contact: FirstContact, node_labels: NodeLabels, service: NodeService) -> bool:
+        """Return after the API server's first response, and whether the redirect has the node's labels.
+
+        If it does not respond soon, the labels in the kubelet's flags decide whether the first rule may be written.
+        """
+        labels = await node_labels.first(contact) if self._redirect.needs_labels else None
+        await self._redirect.note_labels(labels)
+        service.maintain()
+        if labels is None:
+            await contact.made()
+        return labels is not None
+
+    async def _note_labels(self, node_labels: NodeLabels, service: NodeService) -> None:
+        """Read the node's labels, which may show that rules that exist must go."""
+        if self._redirect.needs_labels:
+            labels = await node_labels.read()
+            await service.stop_maintaining()
+            await self._redirect.note_labels(labels)
+            service.maintain()
 
     def _retired(self) -> None:
         """Note that a successor serves: the NMI that served before this one must not serve again."""

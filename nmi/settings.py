@@ -23,6 +23,7 @@ from nmi.setting_rules import check
 from podidentity.azure.federation import Exchange
 from podidentity.flags import namespaced_by, read_flags, settings_text
 from podidentity.telemetry.logs import LogFormat
+from podidentity.version import VERSION
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104  it is compared with, and only listened on when the operator asks for it
 LOOPBACK = "127.0.0.1"
@@ -229,6 +230,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The environment variables by which a pod finds its API server."""
         found = {"KUBERNETES_SERVICE_HOST": self.service_host, "KUBERNETES_SERVICE_PORT": self.service_port}
         return {name: value for name, value in found.items() if value}
+
+    @property
+    def user_agent(self) -> str:
+        """The User-Agent of all requests that NMI sends."""
+        return f"aad-pod-identity-nmi/{VERSION} {self.custom_user_agent}".rstrip()
 
     def describe(self) -> dict[str, str]:
         """Return every setting that differs from its default, for the log line at the start; secrets as ***."""

@@ -46,17 +46,11 @@ from podidentity.azure.imds import ImdsSource
 from podidentity.http_client.session import HttpSession
 from podidentity.kube.client import Client
 from podidentity.resources import IdentityType
-from podidentity.version import VERSION
 
 log = logging.getLogger(__name__)
 
 IMDS_CONNECTIONS: Final = 16
 """The governor sends at most 5 concurrent requests to IMDS. Instance metadata and a reserve are added."""
-
-
-def user_agent(settings: Settings) -> str:
-    """Return the User-Agent of all requests that NMI sends."""
-    return f"aad-pod-identity-nmi/{VERSION} {settings.custom_user_agent}".rstrip()
 
 
 class TokenServer(msgspec.Struct, frozen=True):
@@ -96,7 +90,7 @@ class TokenServerAssembly:
         settings = self._settings
         imds_url = f"http://{settings.metadata_ip}:{settings.metadata_port}"
         session = await self._stack.enter_async_context(
-            HttpSession(connections=IMDS_CONNECTIONS, headers={"User-Agent": user_agent(settings), **SENT_FIELDS})
+            HttpSession(connections=IMDS_CONNECTIONS, headers={"User-Agent": settings.user_agent, **SENT_FIELDS})
         )
         measures = TokenMetrics(self._registry)
         governor = Governor()
@@ -159,7 +153,7 @@ class TokenServerAssembly:
         if bundle is not None:
             self._tasks.create_task(bundle.follow(), name="read the CA bundle")
         trust = bundle.context if bundle is not None else None
-        session = SignInSession(user_agent(settings), trust=trust)
+        session = SignInSession(settings.user_agent, trust=trust)
         self._stack.push_async_callback(session.aclose)
         return SignIns(
             session.open,

@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from msgspec.structs import replace
-
 from nmi.node.redirect_choice import Backend, NodeFacts, bypass
 
 log = logging.getLogger(__name__)
@@ -47,10 +45,6 @@ class RedirectEffect:
         """Whether a packet has matched the rule."""
         self.packets = 0
         """Matches of the rule since it was written, at the last check."""
-
-    def note_labels(self, labels: AbstractSet[tuple[str, str]]) -> None:
-        """Note the labels of the node object."""
-        self._facts = replace(self._facts, labels=frozenset(labels))
 
     def problem(self) -> str | None:
         """Return why pods' requests are not redirected although the rule exists; None if nothing shows that."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nmi.node.nft_driver import NOT_PERMITTED
+from nmi.node.refused_rules import NOT_PERMITTED, REFUSED
 from nmi.node.rules import FoundRules, LockHeldError, RedirectError, TopRule
 from podidentity.exits import StartError
 
@@ -88,13 +88,13 @@ class LegacyDriver:
             made = (tuple(text for _, text in self._ours(table, rule)), self._chain(table, rule))
             if made != ((rule.text,), rule.rules):
                 raise RedirectError(f"python-iptables made {made} of {rule.name}; nothing was written")
-            table.commit()
+            self._commit(table)
 
     def _detach(self, rule: TopRule) -> None:
         with self._one, self._locked(), self._open(rule.table) as table:
             if table.is_chain(rule.chain):
                 self._delete_jumps(table, rule)
-                table.commit()
+                self._commit(table)
 
     def _delete_jumps(self, table: Any, rule: TopRule) -> None:
         for chain in table.chains:
@@ -113,7 +113,7 @@ class LegacyDriver:
                 table.delete_chain(rule.chain)
             else:
                 return
-            table.commit()
+            self._commit(table)
 
     def _ours(self, table: Any, rule: TopRule) -> list[tuple[int, str]]:
         """Return the rules of the hook that are NMI's, with their positions from 0."""
@@ -169,6 +169,15 @@ class LegacyDriver:
             return f"unreadable: {error}"  # it uses an extension that this image lacks, so it is not NMI's rule
         return text_of(read)
 
+    def _commit(self, table: Any) -> None:
+        """Write the changes. The table was read before, so a missing capability is not the cause of a refusal."""
+        try:
+            table.commit()
+        except self._iptc.IPTCError as error:
+            if _is_refusal(error):
+                raise StartError(f"{REFUSED} ({error})") from error
+            raise
+
     @contextmanager
     def _open(self, name: str) -> Iterator[Any]:
         """Open a table in its current state. Uncommitted changes are discarded at the end."""
@@ -182,7 +191,7 @@ class LegacyDriver:
             finally:
                 table.close()
         except (self._iptc.IPTCError, self._iptc.XTablesError) as error:
-            if any(word in str(error) for word in ("Permission denied", "Operation not permitted")):
+            if _is_refusal(error):
                 raise StartError(f"{NOT_PERMITTED} ({error})") from error
             if "temporarily unavailable" in str(error):
                 raise LockHeldError(f"another program wrote to {name} at the same time, without the lock") from error
@@ -207,6 +216,10 @@ class LegacyDriver:
             raise LockHeldError(f"{self._lock} is locked by another program") from error
         finally:
             os.close(lock)  # also releases the lock
+
+
+def _is_refusal(error: Exception) -> bool:
+    return any(word in str(error) for word in ("Permission denied", "Operation not permitted"))
 
 
 def text_of(read: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from nmi.node.refused_rules import NOT_PERMITTED, REFUSED
 from nmi.node.rule_text import all_rules, chains_in, normalized, rules_of
 from nmi.node.rules import FoundRules, RedirectError, TopRule
 from nmi.subprocesses import Finished, ProgramTimeoutError, run
@@ -19,11 +20,6 @@ _COUNTER = re.compile(r" -c (\d+) \d+(?= |$)")
 
 _TRIES = 4
 """Attempts for one change, each with a new read. A busy writer like kube-proxy interferes for a few milliseconds."""
-
-NOT_PERMITTED = (
-    "the rules of netfilter may not be changed here: give NMI the capability NET_ADMIN and run it as root on the "
-    "host's network, or start it with --redirect=none if pods reach it in another way"
-)
 
 
 class NftPrograms(msgspec.Struct, frozen=True):
@@ -95,7 +91,7 @@ class NftDriver:
             script = await make()
             if not script:
                 return
-            done = await self._run(self._programs.restore, "--noflush", "-w", given=script)
+            done = await self._run(self._programs.restore, "--noflush", "-w", given=script, not_permitted=REFUSED)
             if done.code == 0:
                 return
             failed = done.complaint
@@ -107,13 +103,13 @@ class NftDriver:
             raise RedirectError(f"a table could not be read: {done.complaint}; try {' '.join(words)} on this node")
         return done.stdout
 
-    async def _run(self, *words: str, given: str = "") -> Finished:
+    async def _run(self, *words: str, given: str = "", not_permitted: str = NOT_PERMITTED) -> Finished:
         try:
             done = await run(words, given=given, seconds=self._seconds)
         except ProgramTimeoutError as error:
             raise RedirectError(f"{error}; find out why it does not end") from error
         if done.not_permitted:
-            raise StartError(f"{NOT_PERMITTED} ({done.complaint})")
+            raise StartError(f"{not_permitted} ({done.complaint})")
         return done
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from nmi.node.nft_driver import NOT_PERMITTED
+from nmi.node.refused_rules import NOT_PERMITTED, REFUSED
 from nmi.node.rules import TABLE, BaseChain, RedirectError, TopRule
 from nmi.subprocesses import Finished, ProgramTimeoutError, run
 from podidentity.exits import StartError
@@ -134,7 +134,8 @@ class NftablesDriver:
             commands = make(await self._listed())
             if not commands:
                 return
-            done = await self._run("-j", "-f", "-", given=json.dumps({"nftables": commands}))
+            given = json.dumps({"nftables": commands})
+            done = await self._run("-j", "-f", "-", given=given, not_permitted=REFUSED)
             if done.code == 0:
                 return
             failed = done.complaint
@@ -154,13 +155,13 @@ class NftablesDriver:
             f"this node"
         )
 
-    async def _run(self, *words: str, given: str = "") -> Finished:
+    async def _run(self, *words: str, given: str = "", not_permitted: str = NOT_PERMITTED) -> Finished:
         try:
             done = await run((self._nft, *words), given=given, seconds=self._seconds)
         except ProgramTimeoutError as error:
             raise RedirectError(f"{error}; find out why it does not end") from error
         if done.not_permitted:
-            raise StartError(f"{NOT_PERMITTED} ({done.complaint})")
+            raise StartError(f"{not_permitted} ({done.complaint})")
         return done
 
 

@@ -12,9 +12,10 @@ import msgspec
 
 from nmi.node import route_localnet
 from nmi.node.legacy_driver import LegacyDriver
-from nmi.node.nft_driver import NOT_PERMITTED, NftDriver, NftPrograms
+from nmi.node.nft_driver import NftDriver, NftPrograms
 from nmi.node.nftables_driver import NftablesDriver
 from nmi.node.redirect_choice import Backend, NodeFacts, TableFacts
+from nmi.node.refused_rules import NOT_PERMITTED
 from nmi.node.rule_text import all_rules, chains_in
 from nmi.node.rules import RuleDriver
 from nmi.subprocesses import SYSTEM_PATH, Finished, find_program, run

@@ -11,9 +11,6 @@ import msgspec
 from nmi.flag_table import RedirectMode, RedirectTarget
 from podidentity.exits import StartError
 
-EBPF_HOST_ROUTING = "kubernetes.azure.com/ebpf-host-routing"
-"""The label of AKS on nodes where pods' packets bypass netfilter; its value there is "true"."""
-
 _CILIUM_NEXT = (
     "set bpf.hostLegacyRouting=true in Cilium, or use --redirect=cilium with a CiliumLocalRedirectPolicy (chart value "
     "nmi.redirect.backend=cilium): see docs/data-planes.md"
@@ -77,8 +74,6 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Whether this node has an interface of Cilium."""
     node_address: str | None = None
     """The node's own IPv4 address, if NMI knows it."""
-    labels: frozenset[tuple[str, str]] | None = None
-    """The labels of the node object; None while they are unknown."""
 
     @property
     def kube_proxy_uses_nftables(self) -> bool:
@@ -214,11 +209,6 @@ def bypass(facts: NodeFacts, backend: Backend, *, redirected: bool) -> str | Non
     """
     if not backend.changes_rules:
         return None
-    if facts.labels is not None and (EBPF_HOST_ROUTING, "true") in facts.labels:
-        return (
-            f"the node has the label {EBPF_HOST_ROUTING}=true: pods' packets bypass netfilter, and with it the "
-            f"redirect; {_CILIUM_NEXT}"
-        )
     kube_proxy = facts.kube_proxy_uses_iptables or facts.kube_proxy_uses_nftables
     if facts.cilium and not kube_proxy and not redirected:
         return (

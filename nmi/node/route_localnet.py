@@ -10,8 +10,8 @@ import ipaddress
 from collections.abc import Iterable
 from pathlib import Path
 
-from nmi.node.nft_driver import NOT_PERMITTED
-from nmi.node.rule_text import all_rules, words
+from nmi.node.refused_rules import NOT_PERMITTED, REFUSED
+from nmi.node.rule_text import all_rules, rules_of, words
 from nmi.node.rules import LockHeldError
 from nmi.subprocesses import Finished, ProgramTimeoutError, run
 from podidentity.exits import StartError
@@ -25,6 +25,7 @@ privileged. The kernel lets a process with NET_ADMIN write it."""
 
 COMMAND = "sysctl -w net.ipv4.conf.all.route_localnet=1"
 """The command for operators; /etc/sysctl.d makes it permanent."""
+COMMAND_OFF = "sysctl -w net.ipv4.conf.all.route_localnet=0"
 
 GUARD = (
     *("!", "-s", "127.0.0.0/8", "-d", "127.0.0.0/8"),
@@ -70,6 +71,11 @@ def switch_on(conf: Path = CONF, mounted: Path = MOUNTED) -> None:
         ) from error
 
 
+def is_on_anywhere(conf: Path = CONF) -> bool:
+    """Return whether an interface accepts packets of its network to 127.0.0.1."""
+    return any(_is_on(one) for one in conf.iterdir() if one.name != "lo")
+
+
 def _is_on(interface: Path) -> bool:
     try:
         return (interface / "route_localnet").read_text().strip() != "0"  # any other number switches it on
@@ -101,13 +107,29 @@ async def ensure_guard(iptables: str) -> bool:
         return False
     done = await _filter(iptables, "-I", "INPUT", "1", *GUARD)
     if done.not_permitted:
-        raise StartError(f"{NOT_PERMITTED} ({done.complaint})")
+        raise StartError(f"{NOT_PERMITTED if listed.not_permitted else REFUSED} ({done.complaint})")
     if done.code != 0:
         raise StartError(
             f"the guard of 127.0.0.1 cannot be inserted into filter/INPUT ({done.complaint}): insert it manually, set "
             f"route_localnet, and start NMI with --route-localnet=check"
         )
     return True
+
+
+async def has_guard(iptables: str) -> bool:
+    """Return whether INPUT itself has the guard. Raises LockHeldError."""
+    listed = await _filter(iptables, "-S", "INPUT")
+    return any(_normalized_guard(words(rule)) == _normalized_guard(GUARD) for rule in rules_of(listed.stdout, "INPUT"))
+
+
+async def remove_guard(iptables: str) -> None:
+    """Delete the guard from INPUT. Raises LockHeldError while another program writes, StartError if it remains."""
+    while await has_guard(iptables):
+        done = await _filter(iptables, "-D", "INPUT", *GUARD)
+        if done.code != 0:
+            raise StartError(
+                f"the guard of 127.0.0.1 cannot be removed from filter/INPUT ({done.complaint}): remove it manually"
+            )
 
 
 async def _filter(iptables: str, *words: str) -> Finished:

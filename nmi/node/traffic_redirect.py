@@ -1,19 +1,24 @@
 """The redirect of pods' requests to NMI, for `nmi.app`: prepared, installed, maintained and removed."""
 
 import asyncio
+import errno
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from nmi.flag_table import RedirectTarget, RouteLocalnetMode
-from nmi.node import conntrack, kubenet, leftovers, route_localnet
+from nmi.node import conntrack, kubenet, leftovers
 from nmi.node.cilium_redirect import CiliumRedirect
 from nmi.node.effect import RedirectEffect
 from nmi.node.flush_guard import FlushGuard
+from nmi.node.host_routing import HostRouting, by_kubelet, by_labels
 from nmi.node.legacy_driver import LOCK
+from nmi.node.localnet_maintenance import LocalnetMaintenance
 from nmi.node.node_facts import NodeReading, driver_for, read_facts
 from nmi.node.redirect_choice import Backend, NodeFacts, RedirectChoice, choose
+from nmi.node.refused_rules import REFUSED
 from nmi.node.rule_changes import ChangeSource, LockReleases, NftChanges, RuleChangeNotifier
-from nmi.node.rule_maintenance import RuleMaintenance, retry_while_locked
+from nmi.node.rule_maintenance import RuleMaintenance
+from nmi.node.rule_removal import RuleRemoval
 from nmi.node.rules import TABLE, RedirectError, RedirectSpec
 from nmi.settings import Settings
 from podidentity.azure.errors import AzureError
@@ -23,9 +28,11 @@ log = logging.getLogger(__name__)
 
 
 class TrafficRedirect:
-    """The node's side of one NMI: prepare(), then maintain() as a task of the owner, install(), and finally remove().
+    """The node's side of one NMI: prepare(), note_labels(), then maintain() as a task of the owner, install(), and
+    finally remove().
 
-    The owner ends maintain() before remove(), because maintain() would restore the rules.
+    The owner ends maintain() before note_labels() and remove(): maintain() would restore the rules. No rule is written
+    before the labels of the node, or those of the kubelet's flags, show that it may have rules.
     """
 
     def __init__(self, settings: Settings, node_address: str | None = None) -> None:
@@ -34,9 +41,12 @@ class TrafficRedirect:
         self._node_address = node_address
         self._to = redirect_spec(settings)
         self._node: NodeReading | None = None
+        self._by_kubelet = HostRouting.UNKNOWN
+        self._may_write = False
+        self._removal: RuleRemoval | None = None
         self._maintenance: RuleMaintenance | None = None
         self._change_notifier = RuleChangeNotifier()
-        self._localnet: str | None = None
+        self._localnet: LocalnetMaintenance | None = None
         self._guard: FlushGuard | None = None
         self._effect: RedirectEffect | None = None
         self._leftover: str | None = None
@@ -70,7 +80,8 @@ class TrafficRedirect:
     async def prepare(self) -> None:
         """Choose backend and target, and check that this node meets the requirements of the settings.
 
-        Only --fail-closed already changes the node. Raises StartError, or RedirectError if nat cannot be read.
+        It writes no rule, and removes NMI's if the kubelet's flags show eBPF host routing. Raises StartError, or
+        RedirectError if nat cannot be read.
         """
         settings = self._settings
         await asyncio.to_thread(kubenet.check, settings.kubelet_config, allowed=settings.allow_kubenet)
@@ -95,12 +106,13 @@ class TrafficRedirect:
             self._cilium = CiliumRedirect((settings.metadata_ip, settings.listen_port))
         if self._node is None:
             return
+        self._by_kubelet = await asyncio.to_thread(by_kubelet, settings.kubelet_config)
+        if self._by_kubelet is HostRouting.EBPF:
+            await self._remove_rules(self._node)
+            return
         driver = await driver_for(self.choice.backend, self._node.programs)
         maintenance = RuleMaintenance(driver, forget=self._forget_bypassing if settings.delete_conntrack else None)
         await maintenance.find(self._to.redirect)
-        if settings.fail_closed:
-            await maintenance.install(self._to.reject)
-            await self._guard_from_flushes()
         self._effect = RedirectEffect(
             self._node.facts,
             self.choice.backend,
@@ -108,12 +120,40 @@ class TrafficRedirect:
             self._bypassing,
             lambda: maintenance.repairs,
         )
+        self._localnet = LocalnetMaintenance(
+            self._to.target_ip,
+            sets=settings.route_localnet is RouteLocalnetMode.SET,
+            iptables=self._node.programs.iptables(self.choice.backend),
+        )
         self._maintenance = maintenance
 
-    def note_labels(self, labels: Iterable[tuple[str, str]]) -> None:
-        """Note the labels of the node object, which show nodes where no rule is effective. Call it after prepare()."""
-        if self._effect is not None:
-            self._effect.note_labels(frozenset(labels))
+    @property
+    def needs_labels(self) -> bool:
+        """Whether note_labels() decides about rules. Call it after prepare()."""
+        return self._maintenance is not None
+
+    async def note_labels(self, labels: Mapping[str, str] | None) -> None:
+        """Note the labels of the node object, or None while the API server does not respond, before install().
+
+        It writes the first rule of --fail-closed, or removes NMI's rules from a node with eBPF host routing. Without
+        any labels it does neither. Raises StartError.
+        """
+        if self._node is None or self._maintenance is None:
+            return
+        routing = by_labels(labels) if labels is not None else self._by_kubelet
+        if routing is HostRouting.EBPF:
+            await self._remove_rules(self._node)
+        elif routing is HostRouting.NETFILTER and not self._may_write:
+            self._may_write = True
+            if self._settings.fail_closed:
+                await self._maintenance.install(self._to.reject)
+                await self._guard_from_flushes()
+        elif not self._may_write:
+            log.warning(
+                "no rule is written until the API server responds, because the labels of this node are not known; "
+                "rules of an earlier NMI remain",
+                extra={"path": str(self._settings.kubelet_config)},
+            )
 
     def note_imds(self, error: AzureError | None) -> None:
         """Note the end of a request of NMI to IMDS, which shows whether Cilium redirects it to NMI."""
@@ -126,9 +166,11 @@ class TrafficRedirect:
         Raises StartError.
         """
         self._listens.set()
-        if self._maintenance is None:
+        if self._removal is not None:
+            await self._removal.run()  # a former NMI may have restored its rules
+        if self._maintenance is None or self._localnet is None or not self._may_write:
             return
-        await self._ensure_localnet()
+        await self._localnet.ensure()
         await self._maintenance.install(self._to.redirect)
         self._change_notifier.notify()  # other failures than the rule's own need not wait for the interval
         if not self._settings.fail_closed:
@@ -140,27 +182,37 @@ class TrafficRedirect:
         if self._cilium is not None:
             await self._listens.wait()
             await self._cilium.run()
-        if self._maintenance is None:
-            return
         seconds = float(self._settings.redirect_interval_seconds)
+        if self._removal is not None:
+            await self._removal.maintain(seconds)
+        if self._maintenance is None or self._localnet is None:
+            return
         async with self._change_notifier.listening_to(self._changes), asyncio.TaskGroup() as tasks:
             tasks.create_task(
                 self._maintenance.maintain(seconds, self._change_notifier.pause), name="maintain the rules"
             )
-            tasks.create_task(self._watch_localnet(seconds), name="watch route_localnet")
+            tasks.create_task(self._localnet.maintain(seconds), name="watch route_localnet")
             tasks.create_task(self._watch_effect(seconds), name="watch the redirect's effect")
 
     def problem(self) -> str | None:
         """Return why pods may not be redirected, for the readiness probe; None if they are, or without a redirect."""
         if self._cilium is not None:
             return self._cilium.problem()
+        if self._removal is not None:
+            return self._removal.problem()
+        return self._rules_problem()
+
+    def _rules_problem(self) -> str | None:
         if self._maintenance is None:
             return None if not self._settings.redirect.changes_rules else "the node is not prepared yet"
+        if not self._may_write:
+            return "the labels of this node are not known yet, so NMI writes no rule; see the check of the API server"
         if problem := self._maintenance.problem():
             return problem
         if not self._maintenance.in_force(self._to.redirect):
             return f"{self._to.redirect.name}: it has not been installed yet"
-        return self._localnet or self._leftover or (self._effect.problem() if self._effect is not None else None)
+        localnet = self._localnet.problem if self._localnet is not None else None
+        return localnet or self._leftover or (self._effect.problem() if self._effect is not None else None)
 
     def note(self) -> str:
         """Return backend, target and the reason of the choice in one line; "" before prepare().
@@ -214,6 +266,17 @@ class TrafficRedirect:
             await self._maintenance.remove(self._to.redirect)
             await self._lift_reject(self._maintenance)
 
+    async def _remove_rules(self, node: NodeReading) -> None:
+        """Remove every rule of NMI, and write none from now on."""
+        self._maintenance = self._effect = None
+        self.close()
+        self._removal = RuleRemoval(node, self._to)
+        log.error(
+            "this node has eBPF host routing, so NMI writes no rule and redirects no pod; see the reason",
+            extra={"reason": self._removal.problem()},
+        )
+        await self._removal.run()
+
     async def _guard_from_flushes(self) -> None:
         """Create the flush guard. It exists until this process ends, as the reject exists longer."""
         if self._backend is Backend.IPTABLES_LEGACY:
@@ -224,7 +287,7 @@ class TrafficRedirect:
             log.warning(
                 "no flush guard; requests may reach the real IMDS for a moment after `nft flush ruleset` (a kernel "
                 "before 5.12 has no owned tables)",
-                extra={"error": str(error)},
+                extra={"error": REFUSED if error.errno == errno.EPERM else str(error)},
             )
 
     def close(self) -> None:
@@ -264,43 +327,6 @@ class TrafficRedirect:
 
     async def _forget_bypassing(self) -> int:
         return await conntrack.forget_bypassing(self._to, await conntrack.find_conntrack())
-
-    async def _ensure_localnet(self) -> None:
-        if not route_localnet.needed(self._to.target_ip):
-            return
-        setting = self._settings.route_localnet is RouteLocalnetMode.SET
-        problem = await asyncio.to_thread(route_localnet.fault)
-        if setting:
-            iptables = self._node.programs.iptables(self._backend) if self._node is not None else None
-            if iptables is None:
-                raise StartError(
-                    "--route-localnet=set needs the iptables program of this node's backend in NMI's image"
-                )
-            # The guard first, so that route_localnet is never on without it.
-            if await retry_while_locked(lambda: route_localnet.ensure_guard(iptables)):
-                log.info("guard of this node's 127.0.0.1 added to filter/INPUT; it stays there when NMI stops")
-            if problem:
-                await asyncio.to_thread(route_localnet.switch_on)
-                problem = await asyncio.to_thread(route_localnet.fault)
-                log.info("route_localnet switched on; it stays on when NMI stops")
-        if problem and problem != self._localnet:
-            log.error(
-                "pods are not redirected to NMI until route_localnet is on; run the command in the reason",
-                extra={"reason": problem},
-            )
-        self._localnet = problem
-
-    async def _watch_localnet(self, seconds: float) -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                await self._ensure_localnet()
-            except (StartError, OSError) as error:
-                self._localnet = str(error)
-                log.error(  # noqa: TRY400  the message is complete
-                    "route_localnet could not be verified; see the error, NMI retries at the next interval",
-                    extra={"error": self._localnet},
-                )
 
     @property
     def _in_force(self) -> bool:

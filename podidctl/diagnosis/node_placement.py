@@ -10,6 +10,7 @@ from typing import Final
 
 from typing_extensions import override
 
+from nmi.node.host_routing import HostRouting, by_labels
 from podidctl.diagnosis.daemons import Daemon, Toleration
 from podidentity.resources import Kind, Node, NodeSpec, Wire
 
@@ -52,6 +53,11 @@ class PlacedNode(Node, frozen=True):
         """Whether this is no machine, as with Azure Container Instances."""
         name, value = VIRTUAL_LABEL
         return self.metadata.label(name) == value or any(each.key == VIRTUAL_TAINT for each in self.spec.taints or ())
+
+    @property
+    def has_ebpf_host_routing(self) -> bool:
+        """Whether pods' packets bypass netfilter, by AKS's label."""
+        return by_labels(self.metadata.labels or {}) is HostRouting.EBPF
 
     @property
     def can_run_nmi(self) -> bool:

@@ -8,8 +8,6 @@ from podidctl.diagnosis.daemons import LABELS, DaemonCondition, WaitingState
 from podidctl.diagnosis.node_placement import PlacedNode
 from podidentity.resources import BareMeta, Kind, Resource, Wire
 
-EBPF_LABEL: Final = ("kubernetes.azure.com/ebpf-host-routing", "true")
-"""AKS sets it on nodes with eBPF host routing, which bypasses netfilter."""
 COMPONENT: Final = "verify"
 CANARY_LABELS: Final = {"app.kubernetes.io/managed-by": "podidctl", LABELS[0]: COMPONENT}
 CANARY_SELECTOR: Final = ",".join(f"{name}={value}" for name, value in CANARY_LABELS.items())
@@ -42,10 +40,6 @@ class ClusterNode(PlacedNode, frozen=True):
             if each.type == "Ready":
                 return "" if each.status == "True" else f"{each.reason}: {each.message}".strip(": ") or "no reason"
         return "its kubelet has not reported its state"
-
-    @property
-    def has_ebpf_host_routing(self) -> bool:
-        return self.metadata.label(EBPF_LABEL[0]) == EBPF_LABEL[1]
 
 
 class Owner(Wire, frozen=True):

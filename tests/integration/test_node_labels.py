@@ -1,7 +1,8 @@
-"""The label of AKS for eBPF host routing makes the real NMI not Ready, although its rule exists."""
+"""The label of AKS for eBPF host routing makes the real NMI remove its rules, and not Ready."""
 
 import asyncio
 import json
+import signal
 
 import pytest
 
@@ -9,7 +10,7 @@ from podidentity.kube.client import MERGE_PATCH
 from podidentity.resources import NODES
 from podidentity_sandbox.sandbox import Sandbox
 from tests.integration.identity_requests import Answer, ask_at
-from tests.integration.node_tables import REDIRECT, saved, start_again
+from tests.integration.node_tables import JUMP, REDIRECT, end, saved, start_again
 
 pytestmark = pytest.mark.root
 NODE = "node-0"
@@ -21,11 +22,14 @@ async def ready(sandbox: Sandbox) -> Answer:
 
 
 @pytest.mark.parametrize(("value", "status"), [("true", 503), ("false", 200)])
-async def test_the_label_of_ebpf_host_routing_makes_nmi_not_ready(node: Sandbox, value: str, status: int) -> None:
+async def test_with_the_label_of_ebpf_host_routing_nmi_writes_no_rule_and_is_not_ready(
+    node: Sandbox, value: str, status: int
+) -> None:
     assert (await ready(node)).status == 200
     body = json.dumps({"metadata": {"labels": {"kubernetes.azure.com/ebpf-host-routing": value}}}).encode()
     await node.cluster.client.request("PATCH", NODES.path("", NODE), body=body, content_type=MERGE_PATCH)
-    await node.nmis[NODE].program.stop()
+    await end(node, signal.SIGKILL)
+    assert REDIRECT in saved(node), "a rule of the former NMI"
     await start_again(node)
     async with asyncio.timeout(10):
         while (answer := await ready(node)).status != status:  # NMI reads the labels while it starts
@@ -33,4 +37,5 @@ async def test_the_label_of_ebpf_host_routing_makes_nmi_not_ready(node: Sandbox,
     assert "could not be read" not in node.nmis[NODE].program.output()
     assert ("kubernetes.azure.com/ebpf-host-routing=true" in answer.text) is (status == 503)
     assert ("use --redirect=cilium" in answer.text) is (status == 503)
-    assert REDIRECT in saved(node)
+    assert (REDIRECT in saved(node)) is (status == 200)
+    assert (JUMP in saved(node)) is (status == 200)

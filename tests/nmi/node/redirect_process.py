@@ -9,14 +9,17 @@ from typing import Any, Self
 from tests.nmi.node.machines import SECONDS, Machine
 
 State = dict[str, Any]
+NO_LABELS: dict[str, str] = {}
 
 
 class RedirectProcess:
     """The process; its states are in `states`. Stopped in order at the end of its `with`."""
 
-    def __init__(self, machine: Machine, *flags: str) -> None:
+    def __init__(self, machine: Machine, *flags: str, labels: dict[str, str] | None = NO_LABELS) -> None:
+        """*labels*: those of the node object; None while the API server does not respond."""
         self.states: list[State] = []
-        self._process = machine.start(sys.executable, "-m", "tests.nmi.node.redirect_program", *flags)
+        words = (f"LABELS={json.dumps(labels)}", sys.executable, "-m", "tests.nmi.node.redirect_program", *flags)
+        self._process = machine.start("env", *words)
 
     @property
     def pid(self) -> int:

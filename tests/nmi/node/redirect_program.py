@@ -1,5 +1,7 @@
 """The traffic redirect of a node, as `nmi.app` uses it: python -m tests.nmi.node.redirect_program FLAGS.
 
+The variable LABELS has the labels of the node object, `null` while the API server does not respond.
+
 Prints a JSON line of TrafficRedirect.state() before preparation, after it, after the installation, and then one for
 each line of standard input. At the end of standard input it stops in order.
 """
@@ -7,6 +9,7 @@ each line of standard input. At the end of standard input it stops in order.
 import asyncio
 import json
 import logging
+import os
 import sys
 
 from nmi.node.traffic_redirect import TrafficRedirect
@@ -22,6 +25,7 @@ async def main() -> None:
     redirect = TrafficRedirect(parse(["--node=n1", *sys.argv[1:]], {}))
     tell(redirect)
     await redirect.prepare()
+    await redirect.note_labels(json.loads(os.environ.get("LABELS", "{}")))
     tell(redirect)
     maintaining = asyncio.create_task(redirect.maintain())
     await redirect.install()

@@ -9,7 +9,7 @@ import pytest
 
 from nmi.node.conntrack import LISTED_MAX
 from nmi.node.effect import LIST_EVERY, RedirectEffect
-from nmi.node.redirect_choice import EBPF_HOST_ROUTING, Backend, NodeFacts
+from nmi.node.redirect_choice import Backend, NodeFacts
 from tests.nmi.node.machines import Worker
 from tests.nmi.node.pod_node_imds import IMDS, Site, asked, open_connection, sites
 from tests.nmi.node.redirect_process import RedirectProcess
@@ -100,16 +100,6 @@ async def test_unreadable_counters_and_connections_prove_nothing() -> None:
     assert await node.problem_after(20) is None
     node.packets = None
     assert await node.problem_after(20) is None
-
-
-async def test_the_label_of_ebpf_host_routing_is_a_problem_although_packets_match() -> None:
-    node = Node()
-    node.packets = 5
-    assert await node.problem_after(1) is None
-    node.effect.note_labels({("kubernetes.io/os", "linux")})
-    assert node.effect.problem() is None
-    node.effect.note_labels({(EBPF_HOST_ROUTING, "true")})
-    assert EBPF_HOST_ROUTING in (node.effect.problem() or "")
 
 
 @pytest.fixture

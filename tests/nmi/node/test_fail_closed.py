@@ -26,7 +26,8 @@ def machine(backend: str) -> Iterator[Machine]:
 def test_the_reject_rule_exists_before_nmi_listens_and_the_redirect_after(machine: Machine, backend: str) -> None:
     code = (
         "import asyncio; from nmi.node.traffic_redirect import TrafficRedirect; from nmi.settings import parse; "
-        "asyncio.run(TrafficRedirect(parse(['--node=n', '--fail-closed'], {})).prepare())"
+        "redirect = TrafficRedirect(parse(['--node=n', '--fail-closed'], {})); runner = asyncio.Runner(); "
+        "runner.run(redirect.prepare()); runner.run(redirect.note_labels({}))"
     )
     machine.run(".venv/bin/python", "-c", code)
     lines = machine.saved(backend)

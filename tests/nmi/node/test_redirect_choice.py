@@ -3,7 +3,7 @@
 import pytest
 
 from nmi.flag_table import RedirectMode, RedirectTarget
-from nmi.node.redirect_choice import EBPF_HOST_ROUTING, Backend, NodeFacts, TableFacts, bypass, choose
+from nmi.node.redirect_choice import Backend, NodeFacts, TableFacts, bypass, choose
 from podidentity.exits import StartError
 
 KUBELET = TableFacts(0, frozenset({"KUBE-KUBELET-CANARY"}))
@@ -139,20 +139,6 @@ def test_the_reason_names_the_evidence_for_both() -> None:
 
 CILIUM = TableFacts(3, frozenset({"CILIUM_PRE_nat", "KUBE-KUBELET-CANARY"}))
 NETFILTER = (Backend.IPTABLES_LEGACY, Backend.IPTABLES_NFT, Backend.NFTABLES)
-
-
-@pytest.mark.parametrize("backend", Backend)
-def test_the_label_of_ebpf_host_routing_makes_every_rule_ineffective(backend: Backend) -> None:
-    facts = NodeFacts(labels=frozenset({(EBPF_HOST_ROUTING, "true")}))
-    for redirected in (False, True):
-        why = bypass(facts, backend, redirected=redirected)
-        assert (why is not None) is (backend in NETFILTER)
-        assert why is None or "use --redirect=cilium" in why
-
-
-@pytest.mark.parametrize("labels", [None, frozenset(), frozenset({(EBPF_HOST_ROUTING, "false")})])
-def test_without_that_label_a_rule_counts_as_effective(labels: frozenset[tuple[str, str]] | None) -> None:
-    assert bypass(NodeFacts(labels=labels), Backend.NFTABLES, redirected=False) is None
 
 
 @pytest.mark.parametrize(

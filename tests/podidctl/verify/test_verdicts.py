@@ -2,9 +2,9 @@
 
 import pytest
 
+from nmi.node.host_routing import LABEL
 from podidctl.doctor.schema import Level
 from podidctl.verify.judgement import Evidence, judge
-from podidctl.verify.objects import EBPF_LABEL
 from podidctl.verify.outcome import Answers, NotRun
 from podidctl.verify.schema import Answered, NodeVerdict
 from tests.podidctl.verify.inputs import NMI, NODE, POD, answer, node, seen
@@ -64,8 +64,8 @@ def test_one_answer_of_imds_is_a_fault_although_nmi_sent_the_others() -> None:
     ("labels", "nmis", "action"),
     [
         ({}, (), "no NMI runs on this node"),
-        (dict([EBPF_LABEL]), (NMI,), "nmi.redirect.backend to cilium"),
-        ({EBPF_LABEL[0]: "false"}, (NMI,), "podidctl doctor --node=node-a"),
+        ({LABEL: "true"}, (NMI,), "nmi.redirect.backend to cilium"),
+        ({LABEL: "false"}, (NMI,), "podidctl doctor --node=node-a"),
     ],
 )
 def test_the_action_for_imds_depends_on_the_node(labels: dict[str, str], nmis: tuple[str, ...], action: str) -> None:
