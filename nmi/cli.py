@@ -8,7 +8,6 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
 
 from nmi.flag_table import BootGuardAction
 from nmi.settings import Settings, parse
@@ -31,7 +30,7 @@ def _run(argv: Sequence[str]) -> None:
     if settings.version:
         sys.stdout.write(f"nmi {VERSION}\n")
     elif settings.boot_guard is not BootGuardAction.NONE:
-        _boot_guard(settings)
+        asyncio.run(_boot_guard(settings))
     elif settings.cleanup:
         asyncio.run(_cleanup(settings))
     else:
@@ -61,17 +60,10 @@ def _app() -> Callable[[Settings], Coroutine[object, object, None]]:
     return run
 
 
-def _boot_guard(settings: Settings) -> None:
-    from nmi.node import boot_guard  # noqa: PLC0415  see above
-    from nmi.node.traffic_redirect import redirect_spec  # noqa: PLC0415  see above
+async def _boot_guard(settings: Settings) -> None:
+    from nmi.boot_guard_command import run  # noqa: PLC0415  see above
 
-    directory = Path(settings.systemd_directory)
-    if settings.boot_guard is BootGuardAction.INSTALL:
-        changed = boot_guard.install(directory, redirect_spec(settings))
-        said = "installed the boot guard" if changed else "the boot guard is installed already"
-    else:
-        said = "removed the boot guard" if boot_guard.remove(directory) else "there was no boot guard"
-    sys.stdout.write(f"{said} ({directory / boot_guard.NAME})\n")
+    sys.stdout.write(f"{await run(settings)}\n")
 
 
 async def _cleanup(settings: Settings) -> None:

@@ -3,15 +3,18 @@
 netfilter is empty after a reboot, and the kubelet starts other pods concurrently with NMI. The guard closes that window
 with the host's own iptables. The rule has the text of `nmi.node.rules`, so NMI recognises it as its own. The unit is
 written to the host's directory of units and enabled by a link. systemd reads both at the next boot, so no daemon-reload
-is needed.
+is needed. Where the kubelet's flags have the label of eBPF host routing (`nmi.node.host_routing`), the unit deletes the
+rule instead: there it could keep the node from getting its network.
 """
 
 import os
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from nmi.node.host_routing import LABELLED
 from nmi.node.rules import RedirectSpec
 from podidentity.exits import StartError
 
@@ -21,6 +24,10 @@ WANTED_BY: Final = "kubelet.service.wants"
 
 _INSERT: Final = "iptables -w 30 -t {table} -C {hook} {rule} 2>/dev/null || iptables -w 30 -t {table} -I {hook} {rule}"
 """Idempotent: RemainAfterExit alone would not stop an operator from starting the unit again."""
+_DELETE: Final = "while iptables -w 30 -t {table} -D {hook} {rule} 2>/dev/null; do :; done"
+_COMMAND: Final = 'if grep -Eqsw "{label}" {kubelet}; then {delete}; else {insert}; fi'
+_PLAIN: Final = re.compile(r"[\w./-]+", re.ASCII)
+"""A path that means itself to systemd and to the shell."""
 
 _UNIT: Final = """\
 # Written by aad-pod-identity (nmi --boot-guard=install); `nmi --boot-guard=remove` and `nmi --cleanup` delete it.
@@ -34,26 +41,35 @@ Before=kubelet.service
 Type=oneshot
 RemainAfterExit=yes
 TimeoutStartSec=60
-ExecStart=/bin/sh -c '{insert}'
+ExecStart=/bin/sh -c '{command}'
 
 [Install]
 WantedBy=kubelet.service
 """
 
 
-def unit(to: RedirectSpec) -> str:
-    """Return the text of the unit that inserts the reject rule for *to*."""
+def unit(to: RedirectSpec, kubelet_config: Path) -> str:
+    """Return the text of the unit that inserts the reject rule for *to*. Raises StartError for an unusual path."""
+    if not _PLAIN.fullmatch(str(kubelet_config)):
+        raise StartError(
+            f"--kubelet-config={kubelet_config} cannot be a part of the boot guard's unit: use a path of letters, "
+            f"digits, '.', '_', '-' and '/'"
+        )
     rule = to.reject
-    return _UNIT.format(insert=_INSERT.format(table=rule.table, hook=rule.hook, rule=rule.text))
+    named = {"table": rule.table, "hook": rule.hook, "rule": rule.text}
+    insert, delete = _INSERT.format_map(named), _DELETE.format_map(named)
+    command = _COMMAND.format(label=LABELLED, kubelet=kubelet_config, insert=insert, delete=delete)
+    return _UNIT.format(command=command)
 
 
-def install(directory: Path, to: RedirectSpec) -> bool:
+def install(directory: Path, to: RedirectSpec, kubelet_config: Path) -> bool:
     """Write and enable the unit in *directory*, the host's /etc/systemd/system; return whether anything changed.
 
+    *kubelet_config* is the path of the kubelet's flags on the host.
     Blocks. The unit is replaced as a whole, never written in place. Raises StartError.
     """
     try:
-        changed = _write(directory / NAME, unit(to))
+        changed = _write(directory / NAME, unit(to, kubelet_config))
         link = directory / WANTED_BY / NAME
         target = f"../{NAME}"
         if not (link.is_symlink() and str(link.readlink()) == target):

@@ -42,7 +42,15 @@ def test_one_container_installs_the_unit_and_one_removes_it(helm: str) -> None:
         "aad-pod-identity-cleanup": ["cleanup"],
     }
     (guard,) = (each for each in containers(pods["aad-pod-identity-nmi"]) if each["name"] == "boot-guard")
-    assert guard["args"] == ["--boot-guard=install", f"--systemd-directory=/host{DIRECTORY}"]
+    assert guard["args"] == [
+        "--boot-guard=install",
+        f"--systemd-directory=/host{DIRECTORY}",
+        "--node=$(NODE_NAME)",
+        "--kubelet-config=/etc/default/kubelet",
+    ]
+    assert [each["name"] for each in guard["env"]] == ["NODE_NAME"]
+    mounts = {each["mountPath"]: each.get("readOnly", False) for each in guard["volumeMounts"]}
+    assert mounts == {f"/host{DIRECTORY}": False, "/etc/default/kubelet": True}
     assert guard["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     (cleanup,) = (each for each in containers(pods["aad-pod-identity-cleanup"]) if each["name"] == "cleanup")
     assert f"--systemd-directory=/host{DIRECTORY}" in cleanup["args"]

@@ -99,7 +99,7 @@ def test_the_tables_of_a_node_are_read(backend: str, tmp_path: Path) -> None:
         assert look() == ["the rule is missing", ["mangle"], False, False]
         aks.restrict(machine, backend, "filter")
         machine.set_sysctl({"net/ipv4/conf/all/route_localnet": "1"})
-        boot_guard.install(tmp_path, TO)
+        boot_guard.install(tmp_path, TO, Path("/etc/default/kubelet"))
         assert look() == ["the rule is missing", ["filter", "mangle"], True, True]
         with Worker(machine, backend) as worker:
             worker.do("install", "reject")
