@@ -25,6 +25,7 @@ from podidctl.diagnosis.secrets import read_secret_checks
 from podidctl.diagnosis.server_time import clock_difference
 from podidctl.doctor.creation_times import DATED_PODS, creation_time, pod_times
 from podidctl.doctor.daemon_use_reader import read_daemon_uses
+from podidctl.doctor.ebpf_host_routing_reader import read_rule_monitor
 from podidctl.doctor.federated_access import read_federated_access
 from podidctl.doctor.programs import is_managed, mic_settings, readable_configurations
 from podidctl.doctor.rights import mic_rights, nmi_rights
@@ -95,6 +96,7 @@ async def gather(client: Client) -> ClusterState:
         refused=await or_failure(refused_pods(client, nmi, _now_of(server))),
         federation=await read_federated_access(client, objects, nmi),
         daemon_uses=await read_daemon_uses(client, objects, nmi, mic),
+        rule_monitor=await read_rule_monitor(client),
     )
 
 

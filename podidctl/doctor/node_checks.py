@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mic.preview.text import counted
+from nmi.node.host_routing import ADVICE, LABEL
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.fail_closed import FailClosedState
 from podidctl.doctor.schema import Finding, Level, make_finding
@@ -22,6 +23,8 @@ class NodeState:
     """Backend and target of the redirect, and the reason; "" if nothing is redirected by a rule."""
     bypass: str | None = None
     """Why the rule is not effective on this node; None if nothing shows that."""
+    ebpf: bool = False
+    """Whether the kubelet's flags have the label of eBPF host routing, so that NMI writes no rule."""
     packets: int | None = None
     """First packets of connections that have matched the rule since it was written; None if not counted."""
     pods: int | None = 0
@@ -42,6 +45,9 @@ def check_redirect(state: NodeState) -> Iterator[Finding]:
         return
     if state.choice:
         yield make_finding("backend", Level.OK, f"{about}: {state.choice}")
+    if state.ebpf:
+        yield _no_rule(about, state.fault)
+        return
     if isinstance(state.fault, ReadFailure):
         yield make_finding(
             "nat rule", Level.UNKNOWN, f"{about}: {state.fault.why}", "run it as root, in the host's network"
@@ -75,6 +81,14 @@ def check_redirect(state: NodeState) -> Iterator[Finding]:
         yield make_finding("redirects", Level.WARNING, says, then)
     else:
         yield make_finding("redirects", Level.OK, f"{about}: {counted(state.packets, 'connection')} redirected to NMI")
+
+
+def _no_rule(about: str, fault: str | ReadFailure | None) -> Finding:
+    label = f"{about}: the kubelet's flags have the label {LABEL}=true"
+    if fault is None:
+        then = "see NMI's log on this node, and run `nmi --cleanup` there: Cilium's agent may not start with the rule"
+        return make_finding("nat rule", Level.PROBLEM, f"{label}, and the rule is there", then)
+    return make_finding("nat rule", Level.PROBLEM, f"{label}, so NMI writes no rule", ADVICE)
 
 
 def check_kubenet(state: NodeState) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import aiohttp
 
 from nmi.flag_table import RedirectMode, RedirectTarget, RouteLocalnetMode
 from nmi.node import boot_guard, route_localnet
+from nmi.node.host_routing import HostRouting, by_kubelet
 from nmi.node.kubenet import names_kubenet
 from nmi.node.node_address import find as find_node_address
 from nmi.node.node_facts import NodeReading, driver_for, read_facts
@@ -52,6 +53,7 @@ async def read_node(settings: Settings, *, pods: int | None, ask_imds: bool) -> 
         wanted=wanted,
         choice=f"{found.choice.backend} to {found.choice.target}: {found.choice.reason}" if found is not None else "",
         bypass=bypass(found.reading.facts, found.choice.backend, redirected=bool(packets)) if found else None,
+        ebpf=await asyncio.to_thread(by_kubelet, settings.kubelet_config) is HostRouting.EBPF,
         packets=packets,
         pods=pods,
         kubenet=await asyncio.to_thread(_kubenet, settings.kubelet_config),

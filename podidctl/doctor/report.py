@@ -8,6 +8,7 @@ from podidctl.doctor import api_server, custom_resources, leaders, node_checks, 
 from podidctl.doctor.assignments import check_assignments
 from podidctl.doctor.client_ids import check_client_ids
 from podidctl.doctor.daemon_uses import check_daemon_uses
+from podidctl.doctor.ebpf_host_routing import check_ebpf_host_routing
 from podidctl.doctor.exemptions import exemption_reasons
 from podidctl.doctor.fail_closed import check_fail_closed
 from podidctl.doctor.federated_identities import check_federated_identities
@@ -39,6 +40,7 @@ def _cluster(state: ClusterState) -> Iterator[Finding]:
     exempt = exemption_reasons([each.settings for each in rules], there.exceptions)
     yield from _with("NMI", state.nmi, lambda pods: programs.coverage(pods, known.nodes if known else None))
     yield from _with("MIC", state.mic, lambda pods: programs.controllers(pods, nmi, managed=managed))
+    yield from check_ebpf_host_routing(state.rule_monitor, there.nodes, [each.settings for each in rules])
     yield from programs.versions(nmi, mic)
     yield from programs.flags(nmi, mic, known.exceptions if known else None)
     now = state.server_time

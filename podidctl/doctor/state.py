@@ -12,6 +12,7 @@ from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
 from podidctl.diagnosis.node_placement import PlacedNode
 from podidctl.diagnosis.recent_refusals import RecentRefusal
+from podidctl.doctor.ebpf_host_routing import RuleMonitor
 from podidentity.azure.errors import AzureError
 from podidentity.kube.lock_records import LockRecord
 from podidentity.resources import (
@@ -241,6 +242,7 @@ class ClusterState:
     """Azure's response for the hosts of labelled pods, by key; None if Azure was not asked."""
     federation: FederatedAccess = field(default_factory=FederatedAccess)
     daemon_uses: DaemonUses = field(default_factory=DaemonUses)
+    rule_monitor: RuleMonitor = field(default_factory=RuleMonitor)
 
     @property
     def server_time(self) -> datetime:

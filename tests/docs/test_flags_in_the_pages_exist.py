@@ -29,7 +29,7 @@ OTHERS = {
     *("bundle", "certificate-identity", "certificate-oidc-issuer"),  # cosign
     *("repo", "dir", "source-ref"),  # gh
     *("check", "strict", "ignore-missing"),  # sha256sum, helm lint, twine
-    "network-plugin",  # the kubelet
+    *("network-plugin", "node-labels"),  # the kubelet
     "api-audiences",  # kube-apiserver
     "only",  # benchmarks.run and benchmarks.controller.run
     "flag",  # a placeholder

@@ -1,0 +1,92 @@
+"""Checks of nodes with eBPF host routing: NMI's redirect there, and what AKS's monitor of iptables reports. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from mic.preview.text import counted
+from nmi.node.host_routing import LABEL
+from nmi.settings import Settings
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.node_placement import PlacedNode
+from podidctl.doctor.schema import Finding, Level, make_finding
+from podidctl.printing import listed
+
+CHECK: Final = "eBPF host routing"
+PAGE: Final = "docs/operations.md#aks-nodes-with-ebpf-host-routing"
+RULES_LABEL: Final = "kubernetes.azure.com/user-iptables-rules"
+"""AKS's monitor sets it on the CiliumNode: `true` if a rule of iptables on the node is not one that AKS expects."""
+UNEXPECTED: Final = "UnexpectedIPTablesRules"
+BLOCKED: Final = "BlockedIPTablesRule"
+REASONS: Final = (UNEXPECTED, BLOCKED)
+"""Reasons of the Events of AKS's monitor, about nodes."""
+
+_REMOVE: Final = (
+    "compare iptables-save on these nodes with the rules of AKS: `nmi --cleanup` removes NMI's and those of the Go "
+    "implementation, and the program that wrote the others must stop"
+)
+_ACTIONS: Final = {
+    UNEXPECTED: _REMOVE,
+    BLOCKED: (
+        "AKS's kernel program azure-block-iptables refused a rule: find the program that writes it (NMI's log names "
+        "its own), and do not bypass the kernel program"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RuleMonitor:
+    """What AKS's monitor of iptables reports. Anyone with permission to create Events there can forge the Events."""
+
+    with_rules: frozenset[str] | ReadFailure = frozenset()
+    """CiliumNodes whose label reports rules that AKS does not expect."""
+    events: Mapping[str, frozenset[str]] | ReadFailure = field(default_factory=dict)
+    """Names of the nodes in its Events, by the reason."""
+
+
+def check_ebpf_host_routing(
+    monitor: RuleMonitor, nodes: Sequence[PlacedNode], nmi: Iterable[Settings]
+) -> Iterator[Finding]:
+    """Report the nodes with the label, and each with unexpected or refused rules. *nmi*: the settings of each NMI."""
+    labelled = {each.metadata.name for each in nodes if each.has_ebpf_host_routing}
+    if labelled:
+        yield _redirect(labelled, {each.node_name for each in nmi if each.redirect.changes_rules})
+    for value in (monitor.with_rules, monitor.events):
+        if isinstance(value, ReadFailure) and labelled:
+            right = "list on ciliumnodes.cilium.io, and on events in namespace default"
+            yield make_finding(CHECK, Level.UNKNOWN, value.why, value.next_action(right))
+    if not isinstance(monitor.with_rules, ReadFailure):
+        yield from _rules(monitor.with_rules, labelled)
+    if not isinstance(monitor.events, ReadFailure):
+        there = {each.metadata.name for each in nodes}
+        for reason in REASONS:
+            if names := monitor.events.get(reason, frozenset()) & there:
+                says = f"Events {reason} of AKS exist about {counted(len(names), 'node')}: {listed(sorted(names))}"
+                yield make_finding(CHECK, Level.WARNING, says, f"{_ACTIONS[reason]}, see {PAGE}")
+
+
+def _redirect(labelled: set[str], with_rules: set[str]) -> Finding:
+    ruled = labelled & with_rules
+    says = f"{counted(len(labelled), 'node has', 'nodes have')} the label {LABEL}=true"
+    if not ruled:
+        return make_finding(CHECK, Level.OK, f"{says}, and no NMI there has a redirect by rules")
+    says += f", where NMI writes no rule, so that pods reach IMDS directly: {listed(sorted(ruled))}"
+    then = (
+        f"set nmi.redirect.backend to cilium, or disable eBPF host routing in AKS (acceleration mode None), see {PAGE}"
+    )
+    return make_finding(CHECK, Level.PROBLEM, says, then)
+
+
+def _rules(names: frozenset[str], labelled: set[str]) -> Iterator[Finding]:
+    if harmed := names & labelled:
+        says = (
+            f"{counted(len(harmed), 'CiliumNode has', 'CiliumNodes have')} the label {RULES_LABEL}=true: rules of "
+            f"iptables keep Cilium's agent from starting on {listed(sorted(harmed))}"
+        )
+        yield make_finding(CHECK, Level.PROBLEM, says, f"{_REMOVE}, see {PAGE}")
+    if others := names - labelled:
+        says = (
+            f"{counted(len(others), 'CiliumNode has', 'CiliumNodes have')} the label {RULES_LABEL}=true, so AKS "
+            f"refuses to enable eBPF host routing: {listed(sorted(others))}"
+        )
+        yield make_finding(CHECK, Level.OK, says)

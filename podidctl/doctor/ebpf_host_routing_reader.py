@@ -1,0 +1,50 @@
+"""Reader of what AKS's monitor of iptables reports: the labels of CiliumNodes, and its Events."""
+
+from typing import Final
+
+from podidctl.diagnosis.gather import EVENTS, or_failure
+from podidctl.doctor.ebpf_host_routing import REASONS, RULES_LABEL, RuleMonitor
+from podidentity.kube.client import Client
+from podidentity.kube.decoding import Malformed, decode_object
+from podidentity.kube.errors import NotFound
+from podidentity.resources import Kind, Resource
+
+CILIUM_NODES: Final = Kind("CiliumNode", "ciliumnodes", Resource, "cilium.io", "v2", namespaced=False)
+NAMESPACE: Final = "default"
+"""The namespace of Events about nodes."""
+EVENTS_MAX: Final = 1000
+"""Events of one reason that are read; others than AKS may create them."""
+
+
+async def read_rule_monitor(client: Client) -> RuleMonitor:
+    """Return the reports. Raises NoResponse."""
+    return RuleMonitor(await or_failure(_with_rules(client)), await or_failure(_events(client)))
+
+
+async def _with_rules(client: Client) -> frozenset[str]:
+    try:
+        found = await client.list(CILIUM_NODES, label_selector=f"{RULES_LABEL}=true")
+    except NotFound:
+        return frozenset()  # without Cilium
+    return frozenset(each.metadata.name for each in found)
+
+
+async def _events(client: Client) -> dict[str, frozenset[str]]:
+    return {reason: await _nodes_of(client, reason) for reason in REASONS}
+
+
+async def _nodes_of(client: Client, reason: str) -> frozenset[str]:
+    names: set[str] = set()
+    read = 0
+    async for page in client.pages(EVENTS, NAMESPACE, field_selector=f"reason={reason},involvedObject.kind=Node"):
+        if page.first:
+            names, read = set(), 0
+        for raw in page.items:
+            read += 1
+            try:
+                names.add(decode_object(EVENTS, raw).involved_object.name)
+            except Malformed:
+                continue
+        if read >= EVENTS_MAX:
+            break
+    return frozenset(names)
