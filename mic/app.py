@@ -147,6 +147,7 @@ class App:
     ) -> None:
         """*client* is used by the elector only, so that no renewal waits behind other requests. *bundle* replaces the
         authorities that the machine trusts for Azure."""
+        self._settings = settings
         self._credential = credential
         self._bundle = bundle
         host = socket.gethostname()
@@ -167,6 +168,7 @@ class App:
         )
         self._recorder = EventRecorder(self._client, COMPONENT, host)
         self._client.skipped.record_with(self._recorder.record)
+        self._client.ignored_fields.record_with(self._recorder.record)
         SkippedMetrics(registry, PREFIX, READ_KINDS).watch(self._client.skipped.counts)
         self._lag = LoopLag(registry, PREFIX)
         self._ignored = IgnoredObjects(self._recorder, self._metrics.ignored)
@@ -218,11 +220,7 @@ class App:
             on_fault=lambda: self._metrics.faulted("pass"),
         )
         record = UpgradeRecord(self._client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
-        self._upgrade = (
-            TypeUpgrade(self._client, self._recorder, record, in_flight=settings.write_batch)
-            if settings.type_upgrade
-            else None
-        )
+        self._upgrade = TypeUpgrade(self._client, self._recorder, record, in_flight=settings.write_batch)
         # A pod without a node needs nothing. The watch reports it once it is scheduled.
         kept = KeptParts()
         self._pods = Informer(
@@ -315,8 +313,7 @@ class App:
         informers = (self._pods, self._nodes, self._identities, self._bindings, self._assigned)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._recorder.run(), name="events")
-            if self._upgrade is not None:
-                await self._upgrade.run()
+            await self._upgrade_objects()
             if self._taint is not None:
                 tasks.create_task(self._taint.nodes.run(), name="watch nodes' taints")
                 tasks.create_task(self._taint.pods.run(), name="watch NMI's pods")
@@ -337,6 +334,12 @@ class App:
             gc.freeze()
             log.info("the cluster is known; assigning identities", extra={"count": unfinished})
             tasks.create_task(self._controller.run(), name="controller")
+
+    async def _upgrade_objects(self) -> None:
+        """Run the type upgrade, and read old spellings only if it is not done."""
+        upgrade, settings = self._upgrade, self._settings
+        is_done = await upgrade.run() if settings.type_upgrade else await upgrade.is_recorded()
+        self._client.old_spellings = settings.read_old_spellings or not is_done
 
     def _protect(self, config: CloudConfig) -> None:
         if config.user_assigned_identity:

@@ -133,7 +133,12 @@ class App:
         self._monitor_node_address(tasks)
         access = await self._find_access()
         client = await self._stack.enter_async_context(
-            Client(access, user_agent=settings.user_agent, open_session=small_session)
+            Client(
+                access,
+                user_agent=settings.user_agent,
+                open_session=small_session,
+                old_spellings=settings.read_old_spellings,
+            )
         )
         contact = self._status.contact = FirstContact(
             access, user_agent=settings.user_agent, log_limit=self._log_limit, open_session=small_session
@@ -157,6 +162,7 @@ class App:
         self._stack.push_async_callback(cluster_cache.aclose)
         events = EventRecorder(client, COMPONENT, settings.node_name)
         client.skipped.record_with(events.record)
+        client.ignored_fields.record_with(events.record)
         self._skipped.watch(client.skipped.counts)
         tasks.create_task(events.run(), name="write events")
         assembly = TokenServerAssembly(settings, self._stack, self._registry, tasks)

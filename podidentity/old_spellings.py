@@ -1,6 +1,10 @@
-"""Fields of custom resources in the spellings from before v1.6.0: `ClientID`, `clientid`, … for clientID. Pure."""
+"""Fields of custom resources in the spellings from before v1.6.0: `ClientID`, `clientid`, … for clientID. Pure.
 
-from collections.abc import Mapping
+The programs read the current spellings only, as do admission policies and the Go implementation. MIC also reads the old
+ones until its type upgrade is recorded, and both programs do with --read-old-spellings.
+"""
+
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple, get_args
 
@@ -57,3 +61,18 @@ def fold(document: Mapping[str, Any], shape: type[Wire]) -> dict[str, Any]:
             continue
         folded[present] = fold(value, inner) if inner is not None and isinstance(value, dict) else value
     return folded
+
+
+def old_fields(document: Mapping[str, Any], shape: type[Wire], path: str = "") -> Iterator[str]:
+    """Yield the path of each field in an old spelling in *document*, of type *shape*, as spelled; not those with null,
+    and none below such a field.
+    """
+    fields = _folded(shape)
+    for name, value in document.items():
+        if value is None:
+            continue
+        if (field := fields.get(name)) is None or field.present != name:
+            if name.lower() in fields:
+                yield f"{path}{name}"
+        elif field.shape is not None and isinstance(value, dict):
+            yield from old_fields(value, field.shape, f"{path}{name}.")

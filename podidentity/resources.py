@@ -1,7 +1,7 @@
 """Custom resources and projections of Pod and Node: the fields that the daemons read, and their encoding. Pure.
 
 Each kind is a msgspec Struct with only the used fields; decoding skips all others. Fields have Python names here and
-the API's names in JSON (`rename`). `old_spellings` reads objects from before v1.6.0, whose fields have other names.
+the API's names in JSON (`rename`). `old_spellings` describes objects from before v1.6.0, whose fields have other names.
 """
 
 from collections.abc import Sequence
@@ -345,8 +345,6 @@ class Kind(msgspec.Struct, Generic[R_co], frozen=True):
     group: str = ""
     version: str = "v1"
     namespaced: bool = True
-    old_spellings: bool = False
-    """Objects may have field spellings from before v1.6.0: decode through `fold`."""
 
     @property
     def api_version(self) -> str:
@@ -365,14 +363,10 @@ PODS: Final = Kind("Pod", "pods", Pod)
 SCHEDULED_PODS: Final = Kind("Pod", "pods", ScheduledPod)
 """The same objects as `PODS`, with the fields that MIC reads."""
 NODES: Final = Kind("Node", "nodes", Node, namespaced=False)
-IDENTITIES: Final = Kind("AzureIdentity", "azureidentities", AzureIdentity, GROUP, old_spellings=True)
-BINDINGS: Final = Kind("AzureIdentityBinding", "azureidentitybindings", AzureIdentityBinding, GROUP, old_spellings=True)
-ASSIGNED_IDENTITIES: Final = Kind(
-    "AzureAssignedIdentity", "azureassignedidentities", AzureAssignedIdentity, GROUP, old_spellings=True
-)
-EXCEPTIONS: Final = Kind(
-    "AzurePodIdentityException", "azurepodidentityexceptions", AzurePodIdentityException, GROUP, old_spellings=True
-)
+IDENTITIES: Final = Kind("AzureIdentity", "azureidentities", AzureIdentity, GROUP)
+BINDINGS: Final = Kind("AzureIdentityBinding", "azureidentitybindings", AzureIdentityBinding, GROUP)
+ASSIGNED_IDENTITIES: Final = Kind("AzureAssignedIdentity", "azureassignedidentities", AzureAssignedIdentity, GROUP)
+EXCEPTIONS: Final = Kind("AzurePodIdentityException", "azurepodidentityexceptions", AzurePodIdentityException, GROUP)
 
 
 def nodename_label(node: str) -> str:

@@ -19,6 +19,7 @@ from mic.preview.text import counted
 from mic.startup.flag_table import FLAG_OF
 from mic.startup.policy import policy_of
 from mic.startup.settings import Settings
+from mic.startup.type_upgrade import CONFIG_MAPS, UpgradeRecord
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from podidentity.azure.resource_ids import Host
 from podidentity.exits import StartError
@@ -44,6 +45,7 @@ async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
     try:
         cluster = await access.find(settings.kubeconfig, settings.cluster_environment)
         async with Client(cluster, user_agent=f"{USER_AGENT}/{VERSION}") as client:
+            client.old_spellings = settings.read_old_spellings or not await is_upgraded(client, settings)
             snapshot = await read_cluster(client)
     except AccessError as error:
         raise StartError(str(error)) from error
@@ -53,6 +55,25 @@ async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
         return await _with_azure(settings, snapshot) if ask_azure else _told(settings, snapshot)
     except DryRunError as error:
         raise StartError(str(error)) from error
+
+
+async def is_upgraded(client: Client, settings: Settings) -> bool:
+    """Return whether the type upgrade is recorded as done; in any namespace if MIC's is not known.
+
+    Return False if the record cannot be read, as MIC would. Raise ApiError.
+    """
+    name = settings.upgrade_config_map
+    try:
+        namespaces = [settings.namespace] if settings.namespace else await _namespaces_of(client, name)
+        records = [UpgradeRecord(client, each, name, settings.upgrade_key) for each in namespaces]
+        return any([await each.read() is not None for each in records])
+    except (Forbidden, NotFound):
+        return False
+
+
+async def _namespaces_of(client: Client, config_map: str) -> list[str]:
+    found = await client.list(CONFIG_MAPS, field_selector=f"metadata.name={config_map}")
+    return [each.metadata.namespace for each in found]
 
 
 async def read_cluster(client: Client) -> Snapshot:

@@ -90,6 +90,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("enable-type-upgrade", "type_upgrade", go_bool, "rewrite objects in the old field spellings"),
     Flag("config-map-name", "upgrade_config_map", str, "ConfigMap that records the type upgrade"),
     Flag("type-upgrade-status-key", "upgrade_key", str, "key in that ConfigMap"),
+    Flag("read-old-spellings", "read_old_spellings", go_bool, "read old field spellings after the upgrade, too"),
     Flag("enableScaleFeatures", "scale_features", go_bool, "deprecated, always on"),
     Flag("startup-taint", "startup_taint", str, "key of the taint that is removed from a node when its NMI is Ready"),
     Flag("startup-taint-nmi-selector", "nmi_selector", str, "label selector of NMI's pods in MIC's namespace"),

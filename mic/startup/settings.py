@@ -93,6 +93,8 @@ class Settings:
     """ConfigMap, in MIC's namespace, that records the upgrade."""
     upgrade_key: str = "type-upgrade-status"
     """Key in it."""
+    read_old_spellings: bool = False
+    """Fields spelled as before 1.6.0 count also after the upgrade."""
 
     # Start-up taint.
     startup_taint: str = ""

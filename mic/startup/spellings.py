@@ -24,8 +24,8 @@ _PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
 def respelled(kind: Kind[Any], document: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return *document*, an object of *kind*, with its fields in the current spelling; None if nothing changes.
 
-    `kube.decoding` reads the same values before and after, so that no watcher sees a change. Only the spelling changes,
-    with one exception: an embedded copy under its old name needed no apiVersion and kind, but under its current name
+    `kube.decoding` with old spellings reads the same values before and after. Only the spelling changes, with one
+    exception: an embedded copy under its old name needed no apiVersion and kind, but under its current name
     the API server requires them.
     """
     present = fold(document, kind.shape)

@@ -1,10 +1,11 @@
 """Type upgrade: rewrites objects with the field spellings from before v1.6.0 in the current ones, once.
 
-MIC and NMI read every spelling, so no pod depends on the upgrade. It serves operators, kubectl's columns and programs
-that know only the current spelling, such as the Go implementation after a rollback.
+NMI, admission policies and the Go implementation know only the current spelling. MIC also reads the old spellings until
+the upgrade is recorded, so that it revokes nothing because of an object that could not be rewritten yet.
 
 A ConfigMap records that the upgrade is done. Any value of its key counts, including one of the Go implementation, which
-wrote its own version after the same work. MIC then lists no objects. To repeat the upgrade, delete the key.
+wrote its own version after the same work. MIC then lists no objects, and ignores old spellings. To repeat the upgrade,
+delete the key and restart MIC.
 
 The upgrade never prevents MIC from assigning identities. MIC retries a request that fails temporarily. It reports an
 object that cannot be rewritten by name, in the log and as an Event, and continues with the others. In that case it
@@ -137,11 +138,14 @@ class TypeUpgrade:
         self._limit_seconds = limit_seconds
         self._pauses = pauses
 
-    async def run(self) -> None:
-        """Rewrite the remaining objects, unless the upgrade is recorded as done. Failures are logged, never raised."""
+    async def run(self) -> bool:
+        """Rewrite the remaining objects, unless the upgrade is recorded as done. Return whether it is done.
+
+        Failures are logged, never raised.
+        """
         try:
             async with asyncio.timeout(self._limit_seconds):
-                await self._run()
+                return await self._run()
         except TimeoutError:
             log.warning(
                 "the type upgrade takes too long and is deferred to the next start; check the API server",
@@ -151,20 +155,27 @@ class TypeUpgrade:
             log.exception(
                 "the type upgrade failed unexpectedly and is deferred to the next start; report this as a bug"
             )
+        return False
 
-    async def _run(self) -> None:
+    async def is_recorded(self) -> bool | None:
+        """Return whether the upgrade is recorded as done; None, with a log line, if this cannot be read."""
         try:
             recorded = await self._again_and_again(self._record.read)
         except ApiError as error:
             log.warning(
-                "whether the type upgrade is done cannot be read, so it is left for the next start; grant MIC's role "
-                "get, create and update on ConfigMaps in its namespace, or set --enable-type-upgrade=false",
+                "whether the type upgrade is done cannot be read, so MIC upgrades nothing and reads old spellings; "
+                "grant MIC's role get, create and update on ConfigMaps in its namespace",
                 extra={"resource": self._record.location, "error": error},
             )
-            return
+            return None
         if recorded is not None:
             log.debug("the type upgrade is done", extra={"resource": self._record.location, "version": recorded})
-            return
+        return recorded is not None
+
+    async def _run(self) -> bool:
+        recorded = await self.is_recorded()
+        if recorded is not False:
+            return recorded is True
         dropped = await self._dropped()
         if dropped:
             log.info(
@@ -179,11 +190,11 @@ class TypeUpgrade:
                 complete = await self._upgrade(kind) and complete
         if not complete:
             log.warning(
-                "the type upgrade is incomplete, and the next start continues it; until then these objects "
-                "are read as they are",
+                "the type upgrade is incomplete, and the next start continues it; until then MIC reads old spellings, "
+                "and NMI does so only with --read-old-spellings",
                 extra={"resource": self._record.location},
             )
-            return
+            return False
         try:
             await self._again_and_again(lambda: self._record.write(VERSION))
         except ApiError as error:
@@ -196,6 +207,7 @@ class TypeUpgrade:
             log.info(
                 "the type upgrade is done and recorded", extra={"resource": self._record.location, "version": VERSION}
             )
+        return True
 
     async def _dropped(self) -> list[Kind[Any]]:
         """Return the kinds whose old spellings the API server drops. Every client may read a group's description."""

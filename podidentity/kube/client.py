@@ -8,8 +8,17 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from podidentity.kube.access import ClusterAccess
-from podidentity.kube.decoding import Malformed, RawPage, TooLong, decode_meta, decode_object, split_list
+from podidentity.kube.decoding import (
+    Malformed,
+    NoteIgnored,
+    RawPage,
+    TooLong,
+    decode_meta,
+    decode_object,
+    split_list,
+)
 from podidentity.kube.errors import malformed
+from podidentity.kube.ignored_fields import IgnoredFields
 from podidentity.kube.lists import PAGE_SIZE, list_pages
 from podidentity.kube.paths import object_path
 from podidentity.kube.sessions import OpenSession, aiohttp_session
@@ -36,6 +45,7 @@ class Client(Transport):
         connections: int = CONNECTIONS_MAX,
         reuse_connections: bool = True,
         open_session: OpenSession = aiohttp_session,
+        old_spellings: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
@@ -49,17 +59,28 @@ class Client(Transport):
         )
         self.skipped = SkippedObjects(clock)
         """Objects that lists and informers of this client skip."""
+        self.ignored_fields = IgnoredFields(clock)
+        """Fields that informers of this client ignore because of their spelling."""
+        self.old_spellings = old_spellings
+        """Whether fields in the spellings from before v1.6.0 count in the objects that this client reads."""
 
     async def get(self, kind: Kind[R], namespace: str, name: str) -> R:
         """Return the object as stored now."""
-        return _decode(kind, await self.request("GET", object_path(kind, namespace, name)))
+        return self._decode(kind, await self.request("GET", object_path(kind, namespace, name)))
 
     async def list(
-        self, kind: Kind[R], namespace: str = "", *, field_selector: str = "", label_selector: str = ""
+        self,
+        kind: Kind[R],
+        namespace: str = "",
+        *,
+        field_selector: str = "",
+        label_selector: str = "",
+        note: NoteIgnored | None = None,
     ) -> builtins.list[R]:
         """Return all objects (of one namespace, if given) of one snapshot, read in pages.
 
-        An object that cannot be read or is over a limit is skipped and reported to `skipped`.
+        An object that cannot be read or is over a limit is skipped and reported to `skipped`. *note* as of
+        `decode_object`; it may be called again for an object if the list begins again.
         """
         items: builtins.list[R] = []
         async for page in self.pages(kind, namespace, field_selector=field_selector, label_selector=label_selector):
@@ -69,7 +90,7 @@ class Client(Transport):
                 self.skipped.report(kind, each.meta, each.error)
             for raw in page.items:
                 try:
-                    item = decode_object(kind, raw)
+                    item = decode_object(kind, raw, old_spellings=self.old_spellings, note=note)
                     if why := oversized(item):
                         raise TooLong(why)  # noqa: TRY301 - the same error as of the decoding
                     items.append(item)
@@ -101,13 +122,15 @@ class Client(Transport):
 
     async def create(self, kind: Kind[R], namespace: str, document: Mapping[str, Any]) -> R:
         """Create an object and return it as stored. *document* may omit kind and apiVersion."""
-        return _decode(kind, await self.request("POST", object_path(kind, namespace), body=_encode(kind, document)))
+        return self._decode(
+            kind, await self.request("POST", object_path(kind, namespace), body=_encode(kind, document))
+        )
 
     async def replace(self, kind: Kind[R], namespace: str, name: str, document: Mapping[str, Any]) -> R:
         """Replace an object (PUT). With metadata.resourceVersion in *document* it raises Conflict if the stored one
         differs.
         """
-        return _decode(
+        return self._decode(
             kind, await self.request("PUT", object_path(kind, namespace, name), body=_encode(kind, document))
         )
 
@@ -117,12 +140,12 @@ class Client(Transport):
         """Apply an RFC 6902 patch. Raises Invalid if a `test` operation fails or a removed path is missing."""
         path = object_path(kind, namespace, name, subresource)
         body = msgspec.json.encode(operations)
-        return _decode(kind, await self.request("PATCH", path, body=body, content_type=JSON_PATCH))
+        return self._decode(kind, await self.request("PATCH", path, body=body, content_type=JSON_PATCH))
 
     async def patch_merge(self, kind: Kind[R], namespace: str, name: str, document: Mapping[str, Any]) -> R:
         """Apply an RFC 7386 patch: null removes, maps merge, lists are replaced."""
         body = msgspec.json.encode(document)
-        return _decode(
+        return self._decode(
             kind,
             await self.request("PATCH", object_path(kind, namespace, name), body=body, content_type=MERGE_PATCH),
         )
@@ -135,13 +158,12 @@ class Client(Transport):
         body = msgspec.json.encode({"kind": "DeleteOptions", "apiVersion": "v1", **options})
         await self.request("DELETE", object_path(kind, namespace, name), body=body)
 
+    def _decode(self, kind: Kind[R], data: bytes) -> R:
+        try:
+            return decode_object(kind, data, old_spellings=self.old_spellings)
+        except Malformed as error:
+            raise malformed(kind.plural, error) from error
+
 
 def _encode(kind: Kind[R], document: Mapping[str, Any]) -> bytes:
     return msgspec.json.encode({"apiVersion": kind.api_version, "kind": kind.name, **document})
-
-
-def _decode(kind: Kind[R], data: bytes) -> R:
-    try:
-        return decode_object(kind, data)
-    except Malformed as error:
-        raise malformed(kind.plural, error) from error

@@ -5,18 +5,21 @@ boundaries, `decode_object` decodes one object.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import cache
-from typing import Any, Final, Generic, TypeVar, cast
+from itertools import islice
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
 
+from podidentity.kube.compact_values import without_nulls
 from podidentity.kube.errors import ApiError, Status, from_status
 from podidentity.kube.plain_objects import PlainAssigned, assembled_list, decode_plain
-from podidentity.old_spellings import fold, spellings
+from podidentity.old_spellings import fold, old_fields, spellings
 from podidentity.resources import (
     AzureAssignedIdentity,
     BareMeta,
+    Custom,
     Kind,
     Resource,
     Wire,
@@ -38,16 +41,15 @@ VALUE_MAX: Final = 64 * 1024
 METADATA_VALUE_MAX: Final = 1024 * 1024
 """Maximum size in bytes of one metadata field of a custom resource: annotations have up to 256 KiB, more with escapes.
 """
+OLD_FIELDS_MAX: Final = 8
+"""Maximum number of fields in old spellings of one object that are named."""
 DEPTH_MAX: Final = 64
 """Deeper levels count as null after a response is too deep to be decoded. Custom resources have at most ten levels."""
-SEEN_MAX: Final = 4096
-"""Number of texts that are stored once and shared."""
-SEEN_CHARS: Final = 512
-"""Maximum length of such a text; the id of an identity has about 200 characters. An attacker can fill 2 MiB, or 8 MiB
-with wide characters.
-"""
-_SEEN: Final[dict[str, str]] = {}
 _TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]|[\]}]', re.DOTALL)
+
+
+NoteIgnored: TypeAlias = Callable[[BareMeta, tuple[str, ...]], None]
+"""Receiver of an object's metadata and of the paths of its fields that are ignored because of their old spelling."""
 
 
 class Malformed(Exception):  # noqa: N818 - named for what happened
@@ -229,17 +231,17 @@ def _list_decoder(shape: type[T]) -> msgspec.json.Decoder[_ListOf[T]]:
     return msgspec.json.Decoder(_ListOf[shape])  # type: ignore[valid-type]  # a type at run time
 
 
-def decode_list(kind: Kind[R], data: bytes) -> RawPage:
+def decode_list(kind: Kind[R], data: bytes, *, old_spellings: bool = False) -> RawPage:
     """Return the parts of a list response with decoded objects, which takes one pass over *data* instead of two.
 
     If an object cannot be decoded together with the others, return all undecoded, as `split_list`. Raises as that.
     """
     objects: list[Any] | None = None
     try:
-        if kind.shape is AzureAssignedIdentity:
+        if kind.shape is AzureAssignedIdentity and not old_spellings:
             plain = _list_decoder(PlainAssigned).decode(data)
             meta, objects = plain.metadata, assembled_list(plain.items or (), _decode_part)
-        elif not kind.old_spellings:
+        elif not issubclass(kind.shape, Custom):
             page = _list_decoder(kind.shape).decode(data)
             meta, objects = page.metadata, page.items or []
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Malformed):
@@ -249,39 +251,48 @@ def decode_list(kind: Kind[R], data: bytes) -> RawPage:
     return RawPage([], meta.resource_version, meta.continue_token, objects=objects, size=len(data))
 
 
-def decode_object(kind: Kind[R], data: bytes | msgspec.Raw) -> R:
+def decode_object(
+    kind: Kind[R], data: bytes | msgspec.Raw, *, old_spellings: bool = False, note: NoteIgnored | None = None
+) -> R:
     """Return one object. Raises Malformed if it is not JSON or its fields have other types than the kind's, TooDeep,
     and TooLong if a custom resource exceeds FIELDS_MAX or VALUE_MAX.
 
-    Kinds with old spellings are decoded through `fold`, and null in them counts as absent, as in Go:
-    CustomResourceDefinitions from before v1.6.0 had no schema that rejected nulls.
+    In custom resources null counts as absent, as in Go: CustomResourceDefinitions from before v1.6.0 had no schema that
+    rejected nulls. With *old_spellings* they are decoded through `fold`. Without it only fields in the current spelling
+    count, so that an object means to this program what it means to an admission policy; *note* receives the others,
+    except those in the embedded copies of an AzureAssignedIdentity, which MIC writes.
     """
     try:
-        if not kind.old_spellings:
+        if not issubclass(kind.shape, Custom):
             decoder: msgspec.json.Decoder[R] = _decoder(kind.shape)
             return _read(decoder, data)
         small = len(memoryview(data)) <= WHOLE_MAX
-        if small and kind.shape is AzureAssignedIdentity:
+        # The copies that `decode_plain` shares are decoded without old spellings.
+        if small and kind.shape is AzureAssignedIdentity and not old_spellings:
             plain: Any = decode_plain(data, _decode_part)
             if plain is not None:
                 return cast("R", plain)
         stored: dict[str, Any] = _read(_MAPPING, data) if small else _fields_of(data, kind.shape, "")
-        document = fold(stored, kind.shape)
+        document = fold(stored, kind.shape) if old_spellings else dict(stored)
         for part in ("spec", "status"):
             if isinstance(value := document.get(part), dict):
-                document[part] = _without_nulls(value)
+                document[part] = without_nulls(value)
             else:
                 document.pop(part, None)
         converted: R = msgspec.convert(document, kind.shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"not a readable {kind.name}: {error}") from error
+    if note is not None and not old_spellings:
+        ignored = tuple(islice(old_fields(stored, kind.shape), OLD_FIELDS_MAX))
+        if ignored:
+            note(converted.metadata, ignored)
     return converted
 
 
 def _decode_part(shape: type[R], data: bytes) -> R:
     """Return an object that another one embeds."""
     stored: dict[str, Any] = _read(_MAPPING, data)
-    converted: R = msgspec.convert(_without_nulls(fold(stored, shape)), shape)
+    converted: R = msgspec.convert(without_nulls(stored), shape)
     return converted
 
 
@@ -336,8 +347,12 @@ def _outline(data: bytes | msgspec.Raw, shape: type[Wire]) -> dict[str, Any]:
     return found
 
 
-def decode_event(kind: Kind[R], line: bytes) -> WatchEvent[R]:
-    """Return one line of a watch. Raises Malformed if the object's metadata cannot be decoded either."""
+def decode_event(
+    kind: Kind[R], line: bytes, *, old_spellings: bool = False, note: NoteIgnored | None = None
+) -> WatchEvent[R]:
+    """Return one line of a watch, its object as `decode_object`. Raises Malformed if the object's metadata cannot be
+    decoded either.
+    """
     try:
         envelope = _read(_ENVELOPE, line)
         if envelope.type == "ERROR":
@@ -352,7 +367,7 @@ def decode_event(kind: Kind[R], line: bytes) -> WatchEvent[R]:
         raise Malformed(f"not a watch event: type {envelope.type[:32]!r}")
     content, problem = None, None
     try:
-        content = decode_object(kind, envelope.object)
+        content = decode_object(kind, envelope.object, old_spellings=old_spellings, note=note)
     except Malformed as error:
         problem = error
     return WatchEvent(envelope.type, content, version, None, _meta(names), problem)
@@ -368,29 +383,3 @@ def decode_meta(data: bytes | msgspec.Raw) -> BareMeta:
 
 def _meta(names: _Names) -> BareMeta:
     return BareMeta(name=names.name, namespace=names.namespace, uid=names.uid, resource_version=names.resource_version)
-
-
-def _without_nulls(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _tidied(value) for name, value in document.items() if value is not None}
-
-
-def _tidied(value: Any) -> Any:
-    match value:
-        case dict():
-            return _without_nulls(value)
-        case str():
-            return _as_one(value)
-        case _:
-            return value
-
-
-def _as_one(text: str) -> str:
-    """Return *text* as a shared object if it was seen recently: thousands of objects name few identities.
-
-    `sys.intern` is not used, because some versions of Python never free its strings.
-    """
-    if len(text) > SEEN_CHARS:
-        return text
-    if len(_SEEN) >= SEEN_MAX:
-        _SEEN.clear()
-    return _SEEN.setdefault(text, text)

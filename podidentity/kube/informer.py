@@ -220,7 +220,7 @@ class Informer(Generic[T]):
         In this order an address that moved from one pod to another never belongs to both.
         """
         found: dict[tuple[str, str], T] = {}
-        version = ""
+        version, old = "", self._client.old_spellings
         pages = self._client.pages(
             self._kind,
             self._namespace,
@@ -228,7 +228,7 @@ class Informer(Generic[T]):
             label_selector=self._label_selector,
             page_size=self._page_size,
             # Most objects of a repeated list are unchanged and need not be decoded.
-            read=split_list if self.store else partial(decode_list, self._kind),
+            read=split_list if self.store else partial(decode_list, self._kind, old_spellings=old),
         )
         async with aclosing(pages):
             async for page in pages:
@@ -289,7 +289,9 @@ class Informer(Generic[T]):
                 and (known.metadata.uid, known.metadata.resource_version) == same
             ):
                 return known
-        return self.objects.within_limits(decode_object(self._kind, raw))
+        return self.objects.within_limits(
+            decode_object(self._kind, raw, old_spellings=self._client.old_spellings, note=self._note_ignored)
+        )
 
     async def _watch(self) -> None:
         """Follow the changes until the server ends the stream. Raises ApiError for every other end."""
@@ -333,7 +335,8 @@ class Informer(Generic[T]):
             if not line.strip():
                 return
             try:
-                self._take_event(decode_event(self._kind, line))
+                old = self._client.old_spellings
+                self._take_event(decode_event(self._kind, line, old_spellings=old, note=self._note_ignored))
             except TooDeep as error:
                 self._take_unread(await identify(line), error)
             except Malformed as error:
@@ -390,3 +393,6 @@ class Informer(Generic[T]):
 
     def _skip(self, meta: BareMeta, error: Exception) -> None:
         self._client.skipped.report(self._kind, meta, error)
+
+    def _note_ignored(self, meta: BareMeta, fields: tuple[str, ...]) -> None:
+        self._client.ignored_fields.report(self._kind, meta, fields)

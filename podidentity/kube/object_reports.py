@@ -5,10 +5,11 @@ example), so that one tenant cannot hide the reports about objects of other tena
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from podidentity.resources import Kind, Resource
+from podidentity.resources import BareMeta, Kind, Resource
 from podidentity.telemetry.log_limit import LogLimit
 from podidentity.telemetry.token_bucket import SharedTokenBucket
 
@@ -24,6 +25,31 @@ class Rate(NamedTuple):
 
     burst: float
     per_second: float
+
+
+LINES: Final = Rate(burst=100.0, per_second=100 / 3600)
+EVENTS: Final = Rate(burst=20.0, per_second=20 / 3600)
+"""NMIs on 1,000 nodes may see the same objects: together they write 6 Events a second in the long run."""
+REMEMBERED_MAX: Final = 4096
+"""Versions of objects whose reports are remembered."""
+
+
+class ReportedVersions:
+    """Versions of objects that a program has reported, up to a limit: the least recent ones are forgotten."""
+
+    def __init__(self) -> None:
+        self._versions: OrderedDict[tuple[str, str, str, str, str], None] = OrderedDict()
+
+    def add(self, kind: Kind[Any], meta: BareMeta) -> bool:
+        """Return whether this version of an object of *kind* is new, and remember it."""
+        version = (kind.plural, meta.namespace, meta.name, meta.uid, meta.resource_version)
+        if version in self._versions:
+            self._versions.move_to_end(version)
+            return False
+        self._versions[version] = None
+        while len(self._versions) > REMEMBERED_MAX:
+            self._versions.popitem(last=False)
+        return True
 
 
 class ObjectReports:

@@ -6,13 +6,13 @@ object once, with a limit per hour, and counts the rest in a metric.
 
 import logging
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
 from podidentity.kube.decoding import Malformed, TooDeep, TooLarge, TooLong
-from podidentity.kube.object_reports import ObjectReports, Rate, Record
+from podidentity.kube.object_reports import EVENTS, LINES, ObjectReports, Record, ReportedVersions
 from podidentity.resources import BareMeta, Kind, Resource
 
 log = logging.getLogger(__name__)
@@ -23,11 +23,6 @@ field over its limit; `handler`: an exception of the program's handler.
 """
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 
-REMEMBERED_MAX: Final = 4096
-"""Versions of objects whose reports are remembered."""
-LINES: Final = Rate(burst=100.0, per_second=100 / 3600)
-EVENTS: Final = Rate(burst=20.0, per_second=20 / 3600)
-"""NMIs on 1,000 nodes may see the same objects: together they write 6 Events a second in the long run."""
 OMISSION: Final = "more skipped objects than are logged individually; see the metric objects_skipped_total"
 TRACEBACKS_MAX: Final = 32
 EVENT_REASON: Final = "ObjectSkipped"
@@ -41,7 +36,7 @@ class SkippedObjects:
         self.counts: Mapping[tuple[str, Reason], int] = MappingProxyType(self._counts)
         """By the kind's plural name and reason; a live view."""
         self._reports = ObjectReports(lines=LINES, events=EVENTS, omission=OMISSION, clock=clock)
-        self._reported: OrderedDict[tuple[str, str, str, str, str], None] = OrderedDict()
+        self._reported = ReportedVersions()
         self._traced: set[tuple[str, str]] = set()
 
     def record_with(self, record: Record) -> None:
@@ -52,13 +47,8 @@ class SkippedObjects:
         """Report that an object of *kind* is skipped because of *error*."""
         reason = reason_of(error)
         self._counts[kind.plural, reason] += 1
-        version = (kind.plural, meta.namespace, meta.name, meta.uid, meta.resource_version)
-        if version in self._reported:
-            self._reported.move_to_end(version)
+        if not self._reported.add(kind, meta):
             return
-        self._reported[version] = None
-        while len(self._reported) > REMEMBERED_MAX:
-            self._reported.popitem(last=False)
         if self._reports.may_log(meta.namespace):
             self._log(kind, meta, reason, error)
         self._reports.warn(meta.namespace, Resource(metadata=meta), kind, EVENT_REASON, _message(kind, reason, error))

@@ -30,11 +30,84 @@ def spec_of_identity(cloud: EmulatedCloud) -> Any:
     return cloud.api.store.get(IDENTITIES, "demo", "default")["spec"]
 
 
-async def test_a_disabled_upgrade_reads_and_writes_nothing_and_pods_are_served(cloud: EmulatedCloud) -> None:
+async def test_a_disabled_upgrade_reads_the_record_only_and_pods_are_served(cloud: EmulatedCloud) -> None:
     mic = await cloud.mic("--enable-type-upgrade=false")
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     assert "ResourceID" in spec_of_identity(cloud)
-    assert not [each.path for each in cloud.api.requests if "configmaps" in each.path]
+    assert {each.method for each in cloud.api.requests if "configmaps" in each.path} == {"GET"}
+    assert await mic.stop() == 0
+
+
+def record_upgrade(cloud: EmulatedCloud) -> None:
+    """Leave the record of the Go implementation."""
+    metadata = {"name": "aad-pod-identity-config", "namespace": "default"}
+    data = {"type-upgrade-status": "v1.8.17"}
+    cloud.api.store.create("configmaps", {"metadata": metadata, "data": data})
+
+
+def put_a_current_pair(cloud: EmulatedCloud) -> None:
+    """Create an identity and a binding in the current spelling for the same pod."""
+    meta = {"name": "current", "namespace": "default"}
+    cloud.directory.add_identity(identity_id("current"), client_id="client-current")
+    spec = {"type": 0, "resourceID": identity_id("current"), "clientID": "client-current"}
+    cloud.api.store.create(IDENTITIES, {"metadata": meta, "spec": spec})
+    cloud.api.store.create(BINDINGS, {"metadata": meta, "spec": {"azureIdentity": "current", "selector": "demo"}})
+
+
+@pytest.mark.parametrize("flags", [(), ("--enable-type-upgrade=false",)], ids=["by-default", "without-the-upgrade"])
+async def test_after_the_record_old_spellings_assign_nothing(cloud: EmulatedCloud, flags: tuple[str, ...]) -> None:
+    """An admission policy on `spec.resourceID` does not see them."""
+    record_upgrade(cloud)
+    put_a_current_pair(cloud)
+    # A binding in the current spelling to the identity in the old one.
+    meta = {"name": "to-old", "namespace": "default"}
+    cloud.api.store.create(BINDINGS, {"metadata": meta, "spec": {"azureIdentity": "demo", "selector": "demo"}})
+    mic = await cloud.mic(*flags)
+    await cloud.until(lambda: cloud.assigned() == {"web-default-current": "Assigned"})
+    cloud.pod("later", "n0")
+    await cloud.until(lambda: "later-default-current" in cloud.assigned())
+    assert set(cloud.assigned()) == {"web-default-current", "later-default-current"}
+    assert "ResourceID" in spec_of_identity(cloud)
+    (line,) = [each for each in mic.read_log().splitlines() if "azureidentities default/demo" in each]
+    assert "spelling from before v1.6.0" in line
+    assert "spec.ResourceID, spec.ClientID" in line
+    await cloud.until(lambda: {("demo", "FieldsIgnored"), ("demo", "invalid identity")} <= cloud.events())
+    assert await mic.stop() == 0
+
+
+async def test_after_the_record_a_flag_makes_old_spellings_count(cloud: EmulatedCloud) -> None:
+    record_upgrade(cloud)
+    mic = await cloud.mic("--read-old-spellings")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    assert "spelling from before" not in mic.read_log()
+    assert await mic.stop() == 0
+
+
+async def test_objects_that_the_upgrade_has_rewritten_count_immediately_and_later_old_ones_do_not(
+    cloud: EmulatedCloud,
+) -> None:
+    mic = await cloud.mic()
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    cloud.directory.add_identity(identity_id("late"), client_id="client-late")
+    meta = {"name": "late", "namespace": "default"}
+    spec = {"type": 0, "ResourceID": identity_id("late"), "ClientID": "client-late"}
+    cloud.api.store.create(IDENTITIES, {"metadata": meta, "spec": spec})
+    cloud.api.store.create(BINDINGS, {"metadata": meta, "spec": {"azureIdentity": "late", "selector": "demo"}})
+    put_a_current_pair(cloud)
+    await cloud.until(lambda: "web-default-current" in cloud.assigned())
+    assert set(cloud.assigned()) == {"web-default-demo", "web-default-current"}
+    assert await mic.stop() == 0
+
+
+async def test_an_incomplete_upgrade_revokes_nothing(cloud: EmulatedCloud) -> None:
+    """MIC reads old spellings until the upgrade is recorded."""
+    cloud.api.intercept = lambda request: (
+        StatusError(403, "Forbidden", "a webhook refuses this") if request.method == "PUT" else None
+    )
+    mic = await cloud.mic()
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    assert cloud.api.store.find("configmaps", "aad-pod-identity-config", "default") is None
+    assert "until then MIC reads old spellings" in mic.read_log()
     assert await mic.stop() == 0
 
 

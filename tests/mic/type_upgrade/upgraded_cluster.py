@@ -53,9 +53,12 @@ class Cluster:
     def asked(self, method: str, what: str) -> int:
         return sum(each.method == method and what in each.path for each in self.api.requests)
 
-    async def start(self, **options: Any) -> None:
+    async def start(self, **options: Any) -> bool:
+        """Return whether the upgrade is done."""
         record = UpgradeRecord(self.client, "default", NAME, KEY)
-        await TypeUpgrade(self.client, self.recorder, record, **{"in_flight": 4, "pauses": at_once, **options}).run()
+        return await TypeUpgrade(
+            self.client, self.recorder, record, **{"in_flight": 4, "pauses": at_once, **options}
+        ).run()
 
 
 @asynccontextmanager

@@ -205,7 +205,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def running_cluster(
-    prepare: Callable[[Cluster], None] | None = None, *, watching: bool = True, **settings: Any
+    prepare: Callable[[Cluster], None] | None = None,
+    *,
+    watching: bool = True,
+    old_spellings: bool = False,
+    **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """Run a cluster with a synced cache. *prepare* changes the cluster before the first list.
 
@@ -218,7 +222,8 @@ async def running_cluster(
     async def authorization() -> str:
         return f"Bearer {api.token}"
 
-    client = Client(ClusterAccess(api.server, context, authorization), user_agent=f"{COMPONENT}/test")
+    access = ClusterAccess(api.server, context, authorization)
+    client = Client(access, user_agent=f"{COMPONENT}/test", old_spellings=old_spellings)
     clock, index, registry = Clock(), Index(), CollectorRegistry()
     cluster_cache = ClusterCache(client, index, IdentityMetrics(registry), node=NODE, clock=clock, **settings)
     cluster = Cluster(api, cluster_cache, index, clock, registry)

@@ -171,14 +171,37 @@ async def test_the_metrics_show_the_counted_and_the_seen_exceptions() -> None:
         assert value("aadpodidentity_nmi_exceptions_seen_total") == 2.0
 
 
-async def test_the_spelling_from_before_v1_6_counts_too() -> None:
+def labels_in_an_old_spelling(name: str, **more: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "aadpodidentity.k8s.io/v1",
+        "kind": "AzurePodIdentityException",
+        "metadata": {"name": name, "namespace": "ns"},
+        "spec": {"PodLabels": APP, **more},
+    }
+
+
+async def test_labels_in_the_spelling_from_before_v1_6_exempt_no_pod_and_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An admission policy on `spec.podLabels` does not see them."""
     async with running_cluster() as cluster:
         entry = await with_pod(cluster, labels=APP)
-        document = {
-            "apiVersion": "aadpodidentity.k8s.io/v1",
-            "kind": "AzurePodIdentityException",
-            "metadata": {"name": "old", "namespace": "ns"},
-            "spec": {"PodLabels": APP},
-        }
-        cluster.api.store.create("azurepodidentityexceptions.aadpodidentity.k8s.io", document, "ns")
+        create = cluster.api.store.create
+        create("azurepodidentityexceptions.aadpodidentity.k8s.io", labels_in_an_old_spelling("old"), "ns")
+        both = labels_in_an_old_spelling("both", podLabels={"app": "other"})
+        create("azurepodidentityexceptions.aadpodidentity.k8s.io", both, "ns")
+        await cluster.seen(lambda: cluster.registry.get_sample_value("aadpodidentity_nmi_exceptions") == 1.0)
+        assert entry.facts.exempt == ""
+        cluster.put_exception(exception("current", APP))
+        await cluster.seen(lambda: entry.facts.exempt == "exception ns/current")
+    (first, second) = [vars(each) for each in caplog.records if "spelling" in each.message]
+    assert (first["resource"], first["reason"]) == ("azurepodidentityexceptions ns/old", "spec.PodLabels")
+    assert second["resource"] == "azurepodidentityexceptions ns/both"
+
+
+async def test_a_flag_makes_the_old_spelling_count() -> None:
+    async with running_cluster(old_spellings=True) as cluster:
+        entry = await with_pod(cluster, labels=APP)
+        create = cluster.api.store.create
+        create("azurepodidentityexceptions.aadpodidentity.k8s.io", labels_in_an_old_spelling("old"), "ns")
         await cluster.seen(lambda: entry.facts.exempt == "exception ns/old")

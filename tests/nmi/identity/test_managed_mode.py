@@ -238,19 +238,42 @@ async def test_an_exception_takes_precedence_here_too() -> None:
         assert outcome(entry) == "exempt"
 
 
-async def test_spellings_from_before_v1_6_are_read_too() -> None:
+def put_in_old_spellings(cluster: Cluster) -> None:
+    old = {"apiVersion": "aadpodidentity.k8s.io/v1", "metadata": {"name": "old", "namespace": "ns"}}
+    store = cluster.api.store
+    store.create(
+        "azureidentities.aadpodidentity.k8s.io",
+        {**old, "kind": "AzureIdentity", "spec": {"type": 0, "ClientID": OTHER_ID, "ResourceID": "r"}},
+        "ns",
+    )
+    store.create(
+        "azureidentitybindings.aadpodidentity.k8s.io",
+        {**old, "kind": "AzureIdentityBinding", "spec": {"AzureIdentity": "old", "Selector": "web"}},
+        "ns",
+    )
+
+
+async def test_fields_in_spellings_from_before_v1_6_are_ignored_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with running_cluster(managed=True) as cluster:
         entry = await with_pod(cluster)
-        old = {"apiVersion": "aadpodidentity.k8s.io/v1", "metadata": {"name": "old", "namespace": "ns"}}
-        store = cluster.api.store
-        store.create(
-            "azureidentities.aadpodidentity.k8s.io",
-            {**old, "kind": "AzureIdentity", "spec": {"type": 0, "ClientID": OTHER_ID, "ResourceID": "r"}},
-            "ns",
-        )
-        store.create(
-            "azureidentitybindings.aadpodidentity.k8s.io",
-            {**old, "kind": "AzureIdentityBinding", "spec": {"AzureIdentity": "old", "Selector": "web"}},
-            "ns",
-        )
+        put_in_old_spellings(cluster)
+        # A binding in the current spelling to the identity in the old one, and one to another identity.
+        cluster.put_binding(binding("to-old", "old"))
+        cluster.put_binding(binding())
+        cluster.put_identity(identity())
+        await cluster.seen(lambda: outcome(entry) == "id")
+        await cluster.seen(lambda: len(entry.assigned) == 2)
+        assert outcome(entry, by(SelectorKind.CLIENT_ID, OTHER_ID)) != "old"
+        assert outcome(entry, by(SelectorKind.RESOURCE_ID, "r")) != "old"
+    reasons = {vars(each)["resource"]: vars(each)["reason"] for each in caplog.records if "spelling" in each.message}
+    assert reasons == {
+        "azureidentities ns/old": "spec.ClientID, spec.ResourceID",
+        "azureidentitybindings ns/old": "spec.AzureIdentity, spec.Selector",
+    }
+
+
+async def test_a_flag_makes_the_old_spellings_count() -> None:
+    async with running_cluster(managed=True, old_spellings=True) as cluster:
+        entry = await with_pod(cluster)
+        put_in_old_spellings(cluster)
         await cluster.seen(lambda: outcome(entry, by(SelectorKind.CLIENT_ID, OTHER_ID)) == "old")

@@ -1,5 +1,7 @@
 """410 in each of its three forms: everything is listed again, and the handler receives only the differences."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -51,8 +53,8 @@ async def test_an_unchanged_object_of_a_repeated_list_is_not_decoded(
 ) -> None:
     read: list[str] = []
 
-    def reading(kind: Kind[Pod], raw: msgspec.Raw) -> Pod:
-        made = decode_object(kind, raw)
+    def reading(kind: Kind[Pod], raw: msgspec.Raw, **options: Any) -> Pod:
+        made = decode_object(kind, raw, **options)
         read.append(f"{made.metadata.name} {made.metadata.resource_version}")
         return made
 

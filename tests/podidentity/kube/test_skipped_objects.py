@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from podidentity.kube.decoding import Malformed, TooDeep, TooLarge, TooLong
-from podidentity.kube.object_reports import GROUP_SHARE
-from podidentity.kube.skipped import EVENTS, LINES, REMEMBERED_MAX, SkippedObjects, reason_of
+from podidentity.kube.object_reports import EVENTS, GROUP_SHARE, LINES, REMEMBERED_MAX
+from podidentity.kube.skipped import SkippedObjects, reason_of
 from podidentity.resources import EXCEPTIONS, BareMeta, Resource
 
 Recorded = tuple[str, str, str, str]
@@ -75,7 +75,7 @@ def test_many_objects_are_reported_up_to_an_hourly_limit(
     assert len(events.recorded) == 2 * EVENTS.burst
     assert len(caplog.records) <= 2 * (LINES.burst + 1)
     assert skipped.counts == {("azurepodidentityexceptions", "unreadable"): 2 * number}
-    assert len(skipped._reported) == REMEMBERED_MAX
+    assert len(skipped._reported._versions) == REMEMBERED_MAX
 
 
 def test_a_namespace_with_many_skipped_objects_hides_no_other_namespaces(

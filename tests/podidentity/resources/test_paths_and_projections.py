@@ -164,16 +164,6 @@ def test_old_spellings_are_converted_and_values_of_the_user_are_not(
     assert fold({"spec": present}, kind.shape) == {"spec": present}
 
 
-def test_only_our_kinds_have_old_spellings() -> None:
-    assert [kind.old_spellings for kind in (PODS, NODES, IDENTITIES, BINDINGS, ASSIGNED_IDENTITIES)] == [
-        False,
-        False,
-        True,
-        True,
-        True,
-    ]
-
-
 @given(st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?", fullmatch=True))
 def test_a_node_label_has_a_valid_length_and_starts_like_the_name(node: str) -> None:
     label = nodename_label(node)
