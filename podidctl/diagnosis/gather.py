@@ -6,7 +6,7 @@ log, Events) is a `ReadFailure` in the result.
 
 from collections.abc import Awaitable
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from mic.azure.host_client import HostReader
 from mic.azure.identities import HostIdentities
@@ -29,9 +29,10 @@ from podidentity.azure.errors import AzureError
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
+from podidentity.kube.decoding import NoteIgnored
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound
 from podidentity.kube.paths import object_path
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, Kind, Pod
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, PODS, BareMeta, Kind, Pod
 
 T = TypeVar("T")
 
@@ -57,9 +58,10 @@ async def gather(
         for each in await client.list(ASSIGNED_IDENTITIES)
         if (each.spec.pod_namespace, each.spec.pod) == (namespace, name)
     ]
-    identities = await client.list(IDENTITIES)
-    bindings = await client.list(BINDINGS)
-    exceptions = await client.list(EXCEPTIONS, namespace)
+    ignored: dict[tuple[str, str, str], tuple[str, ...]] = {}
+    identities = await client.list(IDENTITIES, note=_noting(IDENTITIES, ignored))
+    bindings = await client.list(BINDINGS, note=_noting(BINDINGS, ignored))
+    exceptions = await client.list(EXCEPTIONS, namespace, note=_noting(EXCEPTIONS, ignored))
     pod = await _pod(client, namespace, name)
     on_node = pod is not None and bool(pod.spec.node_name)
     node = await or_failure(_node(client, pod.spec.node_name)) if pod is not None and on_node else None
@@ -74,6 +76,7 @@ async def gather(
         bindings=tuple(bindings),
         identities=tuple(identities),
         assigned=tuple(assigned),
+        ignored_fields=ignored,
         node=node,
         nmi=nmi,
         events=await or_failure(_events(client, pod)) if pod is not None else (),
@@ -94,6 +97,15 @@ async def gather(
         return data
     reads = read_identity_permissions(client, account_name(pod), list(proxied), IDENTITIES_MAX)
     return replace(data, permissions=await or_failure(reads))
+
+
+def _noting(kind: Kind[Any], ignored: dict[tuple[str, str, str], tuple[str, ...]]) -> NoteIgnored:
+    """Return a function that adds an object of *kind* and its ignored fields to *ignored*."""
+
+    def note(meta: BareMeta, fields: tuple[str, ...]) -> None:
+        ignored[kind.plural, meta.namespace, meta.name] = fields
+
+    return note
 
 
 def given_configuration(flags: list[str], environ_less: str = "the command line") -> NmiConfiguration:

@@ -153,6 +153,9 @@ class DiagnosisInput:
     identities: tuple[AzureIdentity, ...] = ()
     assigned: tuple[AzureAssignedIdentity, ...] = ()
     """AzureAssignedIdentities that name the pod."""
+    ignored_fields: Mapping[tuple[str, str, str], tuple[str, ...]] = field(default_factory=dict)
+    """Fields of exceptions, bindings and identities that NMI and MIC ignore because they are spelled as before v1.6.0,
+    by the kind's plural, namespace and name."""
     node: PlacedNode | ReadFailure | None = None
     nmi: NmiPods | ReadFailure = field(default_factory=NmiPods)
     events: tuple[Event, ...] | ReadFailure = ()

@@ -72,8 +72,9 @@ def spellings(state: ClusterState) -> Iterator[Finding]:
     if old:
         says = f"{counted(len(old), 'object has', 'objects have')} field spellings from before v1.6.0: {listed(old)}"
         then = (
-            "both daemons read them; MIC rewrites them when it starts, unless its ConfigMap aad-pod-identity-config "
-            "records that this is done: delete its key type-upgrade-status and restart MIC"
+            "NMI ignores these fields, and MIC too when its ConfigMap aad-pod-identity-config records the upgrade: "
+            "apply corrected manifests (podidctl migrate from-reference -f … -o yaml), or delete the key "
+            "type-upgrade-status and restart MIC, which then rewrites the objects"
         )
         yield make_finding("spellings", Level.WARNING, says, then)
     elif state.stored:

@@ -17,9 +17,10 @@ from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, NAME_ONE, 
 from podidctl.diagnosis.similar_texts import similar_texts
 from podidctl.diagnosis.token_source import TYPE_NAMES
 from podidctl.explain.assignments import assignment_link, is_served, served_link, unbound_assignment_link
+from podidctl.explain.ignored_fields import correct, ignored_fields, ignored_in_namespace, why_ignored
 from podidctl.explain.schema import Link, LinkState, make_link
 from podidctl.printing import listed
-from podidentity.resources import AzureIdentity, AzureIdentityBinding, Meta, Pod
+from podidentity.resources import BINDINGS, IDENTITIES, AzureIdentity, AzureIdentityBinding, Meta, Pod
 from podidentity.telemetry.logs import redacted
 
 SIMILAR_MAX: Final = 3
@@ -83,6 +84,9 @@ def _no_binding(data: DiagnosisInput, there: list[AzureIdentityBinding], label: 
     near = [f"{'/'.join(selectors[text].key)} selects {text!r}" for text in similar]
     where = f"of namespace {data.namespace} (managed mode) " if is_managed(data) else ""
     says = f"no AzureIdentityBinding {where}has selector {label!r}"
+    if ignored := ignored_in_namespace(data, BINDINGS):
+        then = correct("the binding that selects this pod")
+        return make_link("binding", "none", LinkState.BROKEN, f"{says}; {why_ignored(ignored)}", then)
     if near:
         then = f"set spec.selector of the binding or the pod's label to the same value: {'; '.join(near)}"
         return make_link("binding", "none", LinkState.BROKEN, f"{says}; {'; '.join(near)}", then)
@@ -133,12 +137,15 @@ def _identity(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding, ide
         return make_link(
             "identity", about, LinkState.BROKEN, "it is being deleted", "wait until it is deleted and create it again"
         )
+    ignored = ignored_fields(data, IDENTITIES, identity.key)
+    note = f"; {why_ignored(ignored)}" if ignored else ""
     if not is_managed(data) and (why := misconfigured(identity)):
-        return make_link("identity", about, LinkState.BROKEN, why, f"correct AzureIdentity {about} with kubectl edit")
+        then = correct(f"AzureIdentity {about}") if ignored else f"correct AzureIdentity {about} with kubectl edit"
+        return make_link("identity", about, LinkState.BROKEN, f"{why}{note}", then)
     if why := namespace_restriction(data, pod, binding):
         return make_link("identity", about, LinkState.BROKEN, why, "move the AzureIdentity and its binding, or the pod")
     spec = identity.spec
     kind = TYPE_NAMES.get(spec.type, "unknown type")
     client = f", client id {redacted(spec.client_id)}" if spec.client_id else ""
     still = f"; {_deletion_note(identity.metadata)}" if deleting else ""
-    return make_link("identity", about, LinkState.OK, f"{kind} (type {spec.type}){client}{still}")
+    return make_link("identity", about, LinkState.OK, f"{kind} (type {spec.type}){client}{still}{note}")

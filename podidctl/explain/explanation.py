@@ -29,11 +29,12 @@ from podidctl.explain.answer import make_answer
 from podidctl.explain.bindings import binding_links, choice_links
 from podidctl.explain.hosts import azure_links, nmi_links
 from podidctl.explain.identity_permission import permission_links
+from podidctl.explain.ignored_fields import correct, ignored_in_namespace, why_ignored
 from podidctl.explain.schema import EventReport, Explanation, Link, LinkState, make_link
 from podidctl.explain.service_account import service_account_links
 from podidctl.explain.token import secret_links, token_links
 from podidctl.printing import plain
-from podidentity.resources import BINDING_LABEL, Pod
+from podidentity.resources import BINDING_LABEL, EXCEPTIONS, Pod
 
 DECISIONS_SHOWN: Final = 3
 
@@ -163,6 +164,11 @@ def _exception(data: DiagnosisInput, pod: Pod, exempt: str) -> Link:
         return make_link("exception", about, LinkState.BROKEN, f"{says}; bindings have no effect", then)
     count = len(data.exceptions)
     says = f"none of {count} in its namespace matches" if count else "its namespace has none"
+    if ignored := ignored_in_namespace(data, EXCEPTIONS):
+        state, then = LinkState.OK, ""
+        if not pod.binding_label:  # it may need such an exception
+            state, then = LinkState.UNKNOWN, correct("the exception that is to match this pod")
+        return make_link("exception", "none", state, f"{says}; {why_ignored(ignored)}", then)
     return make_link("exception", "none", LinkState.OK, says)
 
 

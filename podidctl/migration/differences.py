@@ -137,7 +137,8 @@ def _decoded(kind: Kind[Any], found: Installation, unreadable: list[Difference])
     objects = []
     for document in found.documents.get(kind.name, ()):
         try:
-            objects.append(decode_object(kind, msgspec.json.encode(document)))
+            # `_spellings` reports old spellings; the other differences are those after they are rewritten.
+            objects.append(decode_object(kind, msgspec.json.encode(document), old_spellings=True))
         except (Malformed, TypeError, ValueError, RecursionError) as error:
             unreadable.append(
                 Difference(
@@ -165,8 +166,8 @@ def _spellings(found: Installation) -> Iterator[Difference]:
                 DifferenceLevel.REVIEW,
                 _object_list(kind, old),
                 f"in field spellings from before v1.6.0, although {found.record_at} records that version "
-                f"{found.record} has rewritten all; they are read as they are",
-                "delete that key to repeat the rewrite, or apply rewritten manifests",
+                f"{found.record} has rewritten all; NMI and MIC ignore these fields",
+                "apply rewritten manifests, or delete that key and restart MIC to repeat the rewrite",
             )
         if kind.name in found.dropped:
             yield Difference(

@@ -47,6 +47,7 @@ def test_old_spellings_recorded_as_rewritten_must_be_reviewed() -> None:
     one = only(old, binding(), record="v1.8.17", record_at="key k of ConfigMap ns/c")
     assert one.level is DifferenceLevel.REVIEW
     assert "key k of ConfigMap ns/c records that version v1.8.17" in one.what
+    assert "NMI and MIC ignore these fields" in one.what
 
 
 def test_definitions_that_drop_old_spellings_are_reported() -> None:

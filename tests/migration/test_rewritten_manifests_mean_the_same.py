@@ -65,7 +65,8 @@ def test_a_rewritten_manifest_is_read_equally_and_has_no_old_spelling(
     after = after[0]["items"] if listed else after
     assert [without_nulls(each) for each in done.objects] == [without_nulls(each) for each in after]
     for (kind, before), now in zip(objects, after, strict=True):
-        assert decode_object(kind, msgspec.json.encode(now)) == decode_object(kind, msgspec.json.encode(before))
+        meant = decode_object(kind, msgspec.json.encode(before), old_spellings=True)
+        assert decode_object(kind, msgspec.json.encode(now)) == meant
         assert without_nulls(respelled(kind, now) or now) == without_nulls(now)
         assert (now["metadata"], now["spec"]["unknown"]) == (before["metadata"], before["spec"]["unknown"])
     assert rewrite(done.text).text == done.text

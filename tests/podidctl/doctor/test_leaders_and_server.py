@@ -147,6 +147,7 @@ def test_old_spellings_and_unreadable_objects_are_named() -> None:
         ("objects", Level.PROBLEM),
         ("spellings", Level.WARNING),
     ]
+    assert "NMI ignores these fields" in bad(report)[1].next
     assert bad(examined(stored={"azureidentities": StoredObjects()})) == []
 
 

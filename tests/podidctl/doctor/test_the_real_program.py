@@ -4,6 +4,7 @@ import asyncio
 
 import yaml
 
+from podidentity.kube.decoding import VALUE_MAX
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.emulated_cloud import ASSIGNED, BINDINGS, IDENTITIES, EmulatedCloud
@@ -62,10 +63,13 @@ async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: Emulate
     cloud.pod("web", "n0", label="lost")
     cloud.api.store.delete(IDENTITIES, "demo", "default")
     meta = {"name": "old", "namespace": "default"}
+    cloud.api.store.create(BINDINGS, {"metadata": meta, "spec": {"azureIdentity": "demo", "selector": "lost"}})
+    meta = {"name": "spelled", "namespace": "default"}
     cloud.api.store.create(BINDINGS, {"metadata": meta, "spec": {"AzureIdentity": "demo", "Selector": "lost"}})
     answer = await ask(cloud)
     assert (answer.code, answer.err) == (3, "")
-    assert "azureidentitybindings default/old" in answer.out
+    assert "field spellings from before v1.6.0: azureidentitybindings default/spelled" in answer.out
+    assert "spellings: NMI ignores these fields" in answer.out
     assert "AzureIdentityBinding default/old (1 pod): there is no AzureIdentity default/demo" in answer.out
     assert "no MIC leads" in answer.out
     assert "leader: check that MIC runs" in answer.out
@@ -76,7 +80,7 @@ async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: Emulate
 async def test_an_unreadable_object_is_named_and_hides_no_other(cloud: EmulatedCloud) -> None:
     cloud.identity()
     meta = {"name": "odd", "namespace": "default"}
-    cloud.api.store.create(IDENTITIES, {"metadata": meta, "spec": {"Type": {"no": "number"}}})
+    cloud.api.store.create(IDENTITIES, {"metadata": meta, "spec": {"clientID": "x" * (VALUE_MAX + 1)}})
     answer = await ask(cloud)
     assert answer.code == 3
     assert "1 object that NMI and MIC cannot read: azureidentities default/odd" in answer.out
