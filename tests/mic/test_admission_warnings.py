@@ -1,4 +1,5 @@
-"""`deploy/admission` on the real API server: kubectl prints a warning for each mistake, and nothing is rejected.
+"""`deploy/admission/warnings.yaml` on the real API server: kubectl prints a warning for each mistake, and no
+object is rejected.
 
 Each mistake has a correct counterpart. The policy's warning about a resource id equals MIC's.
 """
@@ -37,7 +38,9 @@ class Kubectl:
         """Return the output other than the result; the command must succeed."""
         given = json.dumps(document) if document is not None else None
         command = [*self._command, *arguments]
-        return subprocess.run(command, input=given, check=True, capture_output=True, text=True, timeout=30).stderr
+        done = subprocess.run(command, input=given, check=False, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
 
     def warned(self, kind: Kind[Any], spec: Any, annotations: dict[str, str] | None = None) -> list[str]:
         """Return the warnings for an object with this spec, which is then created."""
@@ -53,7 +56,7 @@ class Kubectl:
 def kubectl(plane: up.Plane) -> Iterator[Kubectl]:
     """kubectl, after both policies are in effect; they are deleted at the end."""
     run = Kubectl(plane)
-    policies = str(ROOT / "deploy" / "admission")
+    policies = str(ROOT / "deploy" / "admission" / "warnings.yaml")
     run("apply", "-f", policies)
     deadline = time.monotonic() + 60
     while not (run.warned(IDENTITIES, {}) and run.warned(BINDINGS, {})):
@@ -67,12 +70,11 @@ def kubectl(plane: up.Plane) -> Iterator[Kubectl]:
     ("kind", "wrong", "right", "expected"),
     [
         (IDENTITIES, {"type": 0, "resourceID": "/x"}, {"type": 0, "resourceID": ID}, "spec.resourceID is not of"),
-        (IDENTITIES, {"ResourceID": "/x"}, {"ResourceID": ID}, "spec.resourceID is not of"),
-        (IDENTITIES, {"resourceid": ""}, {"resourceid": ID.upper()}, "spec.resourceID is not of"),
+        (IDENTITIES, {"ResourceID": ID}, {"resourceID": ID.upper()}, "spec.resourceID is not of"),
         (IDENTITIES, {"resourceID": "/x", "ResourceID": ID}, {"resourceID": ID, "ResourceID": "/x"}, "spec.resourceID"),
         (IDENTITIES, {"type": 4}, {**PRINCIPAL, "type": 2}, "spec.type is not 0"),
         (IDENTITIES, {**FEDERATED, "type": 5}, FEDERATED, "spec.type is not 0"),
-        (IDENTITIES, {**FEDERATED, "clientID": " "}, {"Type": 3, "ClientID": "c", "tenantid": "t"}, "spec.clientID is"),
+        (IDENTITIES, {**FEDERATED, "clientID": " "}, FEDERATED, "spec.clientID is"),
         (IDENTITIES, {"type": 3, "clientID": "c"}, FEDERATED, "spec.tenantID is empty"),
         (IDENTITIES, {**FEDERATED, "resourceID": ID}, {**FEDERATED, "resourceID": ""}, "spec.resourceID means nothing"),
         (
@@ -83,7 +85,7 @@ def kubectl(plane: up.Plane) -> Iterator[Kubectl]:
         ),
         (
             IDENTITIES,
-            {**FEDERATED, "AuxiliaryTenantIDs": ["t"]},
+            {**FEDERATED, "auxiliaryTenantIDs": ["t"]},
             {**FEDERATED, "auxiliaryTenantIDs": []},
             "spec.auxiliaryTenantIDs is set on type 3",
         ),
@@ -96,14 +98,8 @@ def kubectl(plane: up.Plane) -> Iterator[Kubectl]:
             {**PRINCIPAL, "clientPassword": {"name": "n"}},
             "spec.clientPassword names a Secret of another namespace",
         ),
-        (
-            IDENTITIES,
-            {"type": 1, "ClientID": "c", "tenantid": "t", "ClientPassword": {"Name": "n", "Namespace": "other"}},
-            {"type": 1, "ClientID": "c", "tenantid": "t", "clientpassword": {"Name": "n", "Namespace": "default"}},
-            "spec.clientPassword names a Secret of another namespace",
-        ),
         (BINDINGS, {"selector": "s"}, {"azureIdentity": "i", "selector": "s"}, "spec.azureIdentity is empty"),
-        (BINDINGS, {"AzureIdentity": "i", "Selector": ""}, {"azureidentity": "i", "Selector": "s"}, "spec.selector"),
+        (BINDINGS, {"azureIdentity": "i", "Selector": "s"}, {"azureIdentity": "i", "selector": "s"}, "spec.selector"),
     ],
 )
 def test_a_mistake_causes_a_warning_and_a_similar_correct_object_does_not(
@@ -156,10 +152,9 @@ def test_the_policy_and_mic_validate_resource_ids_equally(kubectl: Kubectl, reso
         (IDENTITIES, {"ResourceID": 5}),
         (IDENTITIES, {"Type": "0", "ResourceID": ID}),
         (IDENTITIES, {"type": 3, "resourceID": "", "AuxiliaryTenantIDs": 5, "ClientPassword": []}),
-        (IDENTITIES, {"type": 1, "ClientID": ["c"], "TenantID": {}, "ClientPassword": "secret"}),
+        (IDENTITIES, {**PRINCIPAL, "clientPassword": {"name": "n", "other": 5}}),
         (IDENTITIES, {f"field{number}": "x" for number in range(2000)}),
         (BINDINGS, {"AzureIdentity": {}, "Selector": 5}),
-        (BINDINGS, {"Selector": None}),
     ],
 )
 def test_an_object_of_an_unexpected_shape_is_accepted(kubectl: Kubectl, kind: Kind[Any], spec: dict[str, Any]) -> None:
