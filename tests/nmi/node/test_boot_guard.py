@@ -5,6 +5,8 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -182,6 +184,19 @@ async def test_the_label_of_the_node_object_decides_where_the_kubelets_flags_lac
             assert await asyncio.to_thread(boot_guard.installed, directory) is installed
 
 
+@asynccontextmanager
+async def waiting_command(*flags: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`nmi` that may wait without a time limit; killed at the end if it still runs."""
+    command = (sys.executable, "-m", "nmi", *flags)
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=asyncio.subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
 @pytest.mark.programs
 async def test_without_an_api_server_the_labels_in_the_kubelets_flags_decide(directory: Path, tmp_path: Path) -> None:
     kubelet = kubelet_with("agentpool=a", tmp_path / "kubelet")
@@ -189,21 +204,19 @@ async def test_without_an_api_server_the_labels_in_the_kubelets_flags_decide(dir
         await away.proxy.set_mode(Mode.REFUSE)
         command = ["--boot-guard=install", "--node=n0", f"--kubeconfig={away.folder / 'kubeconfig'}"]
         flags = [*command, f"--systemd-directory={directory}"]
-        waiting = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "nmi", *flags, "--kubelet-config=/nowhere", cwd=ROOT, stderr=asyncio.subprocess.PIPE
-        )
-        assert waiting.stderr is not None
-        async with asyncio.timeout(30.0):
-            while b"no contact with the API server" not in await waiting.stderr.readline():
-                pass
-        assert await asyncio.to_thread(files, directory) == [], "it waits, and neither installs nor gives up"
-        done = await asyncio.to_thread(nmi, *flags, kubelet)
-        assert "installed the boot guard" in done.stdout, done.stderr
-        assert await asyncio.to_thread(boot_guard.remove, directory)
-        away.api.store.create("nodes", {"metadata": {"name": "n0", "labels": {LABEL: "true"}}})
-        await away.proxy.set_mode(Mode.PASS)
-        async with asyncio.timeout(30.0):
-            await waiting.communicate()
+        async with waiting_command(*flags, "--kubelet-config=/nowhere") as waiting:
+            assert waiting.stderr is not None
+            async with asyncio.timeout(30.0):
+                while b"no contact with the API server" not in await waiting.stderr.readline():
+                    pass
+            assert await asyncio.to_thread(files, directory) == [], "it waits, and neither installs nor gives up"
+            done = await asyncio.to_thread(nmi, *flags, kubelet)
+            assert "installed the boot guard" in done.stdout, done.stderr
+            assert await asyncio.to_thread(boot_guard.remove, directory)
+            away.api.store.create("nodes", {"metadata": {"name": "n0", "labels": {LABEL: "true"}}})
+            await away.proxy.set_mode(Mode.PASS)
+            async with asyncio.timeout(30.0):
+                await waiting.communicate()
         assert waiting.returncode == 0
         assert await asyncio.to_thread(files, directory) == []
 
