@@ -119,8 +119,8 @@ def test_an_object_without_a_spec_is_accepted(guarded: Plane, kind: Kind[Any]) -
 
 def test_a_number_of_fields_that_cannot_be_evaluated_is_refused(guarded: Plane) -> None:
     """Such an object must not be a way around the policy."""
-    many = {f"field{number}": "" for number in range(100_000)}
-    assert put(guarded, IDENTITIES, {**many, "ResourceID": "r"}) != ""
+    many = {f"field{number}": "" for number in range(10_000)}
+    assert "cost limit exceeded" in put(guarded, IDENTITIES, {**many, "ResourceID": "r"})
     assert put(guarded, IDENTITIES, {name: "" for name, _ in zip(many, range(100), strict=False)}) == ""
 
 
