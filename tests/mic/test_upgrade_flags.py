@@ -10,6 +10,7 @@ from podidentity.version import VERSION
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.cluster import identity_id
 from tests.mic.emulated_cloud import BINDINGS, IDENTITIES, EmulatedCloud, emulated_cloud
+from tests.mic.preview.run_programs import run
 
 
 @pytest.fixture
@@ -81,6 +82,21 @@ async def test_after_the_record_a_flag_makes_old_spellings_count(cloud: Emulated
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     assert "spelling from before" not in mic.read_log()
     assert await mic.stop() == 0
+
+
+@pytest.mark.parametrize("program", [("mic", "--plan", "--plan-output=json"), ("podidctl", "plan", "-o", "json")])
+async def test_the_plan_reads_old_spellings_until_the_upgrade_is_recorded(
+    cloud: EmulatedCloud, program: tuple[str, ...]
+) -> None:
+    before = await run(cloud.folder, *program)
+    assert "web-default-demo" in before.out, before.err
+    record_upgrade(cloud)
+    after = await run(cloud.folder, *program)
+    assert after.code == 0, after.err
+    assert "web-default-demo" not in after.out
+    if program[0] == "mic":
+        kept = await run(cloud.folder, *program, "--read-old-spellings")
+        assert "web-default-demo" in kept.out, kept.err
 
 
 async def test_objects_that_the_upgrade_has_rewritten_count_immediately_and_later_old_ones_do_not(
