@@ -53,8 +53,8 @@ def records_every_attachment_as_its_own(monkeypatch: pytest.MonkeyPatch) -> None
 def adds_without_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
     before = preparation._creation
 
-    def unrecorded(*arguments: Any) -> Any:
-        step = before(*arguments)
+    def unrecorded(*arguments: Any, names: set[Any]) -> Any:
+        step = before(*arguments, names=names)
         return step and steps.Create(step.desired, step.name, step.status, "")
 
     monkeypatch.setattr(preparation, "_creation", unrecorded)

@@ -25,6 +25,7 @@ from nmi.server.responses import PlainAnswer, StreamedAnswer
 from nmi.server.target import Destination
 from nmi.server.waiting_requests import WaitingRequests
 from nmi.tokens.token import Token
+from nmi.tokens.waiters import Charged
 from podidentity.azure.imds import RawAnswer
 from podidentity.resources import Pod, PodMeta
 
@@ -114,11 +115,11 @@ class FakeIssuer:
 
 @dataclass(slots=True)
 class FakeProxy:
-    forwarded: list[tuple[str, Request, Destination]] = field(default_factory=list)
+    forwarded: list[tuple[Charged, Request, Destination]] = field(default_factory=list)
     answer: PlainAnswer | Refusal = field(default_factory=lambda: PlainAnswer(200, b'{"compute":{}}'))
 
     async def forward(
-        self, charged: str, request: Request, destination: Destination, stream: Stream
+        self, charged: Charged, request: Request, destination: Destination, stream: Stream
     ) -> PlainAnswer | StreamedAnswer | Refusal:
         self.forwarded.append((charged, request, destination))
         return self.answer

@@ -14,6 +14,7 @@ from nmi.server.policy import ServerPolicy, Sizes
 from nmi.server.request import Request
 from nmi.server.responses import StreamedAnswer
 from nmi.server.target import Destination
+from nmi.tokens.waiters import Charged
 from tests.nmi.server.fakes import (
     TOKEN_PATH,
     FakeConnection,
@@ -296,7 +297,7 @@ async def test_a_connection_ends_after_a_stream_if_reading_has_stopped_in_the_me
     class Proxy(FakeProxy):
         @override
         async def forward(
-            self, charged: str, request: Request, destination: Destination, stream: Stream
+            self, charged: Charged, request: Request, destination: Destination, stream: Stream
         ) -> StreamedAnswer:
             answer = StreamedAnswer(200, 4, "text/plain", ())
             stream.begin(answer)

@@ -17,6 +17,7 @@ from nmi.server.request import Request
 from nmi.server.responses import PlainAnswer
 from nmi.server.target import Action, CanonicalPath, Destination, ProxiedPaths, resolve
 from nmi.tokens.governor import CongestedError
+from nmi.tokens.waiters import Charged
 from podidentity.http_client.session import HttpSession
 from tests.nmi.server.fakes import Pieces
 
@@ -319,16 +320,16 @@ async def test_a_field_that_the_platforms_proxy_trusts_is_neither_forwarded_nor_
 
 
 async def test_each_call_takes_a_permit_charged_to_its_pod() -> None:
-    charged: list[str] = []
+    pods: list[str] = []
 
     class Full:
-        def permit(self, pod_key: str) -> AbstractAsyncContextManager[None]:
-            charged.append(pod_key)
+        def permit(self, charged: Charged) -> AbstractAsyncContextManager[None]:
+            pods.append(str(charged))
             return self.full()
 
         @asynccontextmanager
         async def full(self) -> AsyncIterator[None]:
-            if charged:
+            if pods:
                 raise CongestedError(3.0)
             yield
 
@@ -338,7 +339,7 @@ async def test_each_call_takes_a_permit_charged_to_its_pod() -> None:
 
     assert isinstance(answer, Refusal)
     assert (answer.reason, answer.retry_after) == (Reason.OVERLOADED, 3.0)
-    assert charged == ["shop/cart"]
+    assert pods == ["shop/cart"]
 
 
 def test_the_instance_route_has_its_own_label() -> None:
