@@ -59,7 +59,7 @@ _BODILESS: Final = frozenset({"GET", "HEAD"})
 class CallLimiter(Protocol):
     """The limiter of calls to IMDS: `nmi.tokens.governor.Governor`."""
 
-    def permit(self, charged: Charged) -> AbstractAsyncContextManager[object]:
+    def permit(self, charged: Charged, /) -> AbstractAsyncContextManager[object]:
         """Return a permit for one call. Entering it raises CongestedError if the queue is full."""
 
 

@@ -178,6 +178,15 @@ def test_the_least_used_answer_is_removed_when_there_are_too_many() -> None:
     assert all(record.find(*plain(name), NOW) for name in [*names[1:], b"one more"])
 
 
+def test_a_pod_with_too_many_answers_removes_none_of_another_pod() -> None:
+    record, other = PodRecord("owner"), PodRecord("other")
+    admit(other, answer(), plain(b"r"))
+    for at in range(2 * READY_ANSWERS_MAX):
+        admit(record, answer(), plain(b"%d" % at))
+    assert other.find(*plain(b"r"), NOW) is not None
+    assert record.find(*plain(b"0"), NOW) is None
+
+
 def test_a_key_that_no_fast_request_can_have_is_not_kept() -> None:
     record = PodRecord(None)
     assert not admit(record, answer(), plain(b"r" * 1537))
