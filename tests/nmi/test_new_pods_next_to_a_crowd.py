@@ -42,7 +42,7 @@ async def test_six_new_pods_get_their_tokens_next_to_an_unknown_address(requests
 
 
 @in_virtual_time
-async def test_a_request_that_must_not_wait_is_told_when_to_try_again() -> None:
+async def test_a_request_that_must_not_wait_learns_when_to_try_again() -> None:
     async with virtual_issuer() as issuer:
         crowd = [asyncio.create_task(issuer.ask(peer=CROWD)) for _ in range(WAITERS_MAX)]
         await settle()
