@@ -161,7 +161,7 @@ def decide(
     for each in matching:
         if each.usable and (not own_is_coming or _is_of_namespace(each, pod)):
             return Grant(each)
-    return _hold(request, policy, allowed, matching)
+    return _hold(request, wanted, policy, allowed, matching)
 
 
 def _order(assigned: AssignedIdentity, pod: PodFacts) -> tuple[bool, str, str, str]:
@@ -171,7 +171,11 @@ def _order(assigned: AssignedIdentity, pod: PodFacts) -> tuple[bool, str, str, s
 
 
 def _hold(
-    request: TokenRequest, policy: DecisionPolicy, allowed: list[AssignedIdentity], matching: list[AssignedIdentity]
+    request: TokenRequest,
+    wanted: str,
+    policy: DecisionPolicy,
+    allowed: list[AssignedIdentity],
+    matching: list[AssignedIdentity],
 ) -> Wait | Refusal:
     """Return how long to wait for a usable identity, with the refusal after that time."""
     created = any(each.status == CREATED for each in matching)
@@ -187,7 +191,7 @@ def _hold(
         refusal = NONE_MATCHES
     else:
         refusal = NONE_ASSIGNED
-    missing = ("", "") if refusal is NONE_ASSIGNED else (request.selector.name, request.selector_value.lower())
+    missing = ("", "") if refusal is NONE_ASSIGNED else (request.selector.name, wanted)
     return Wait(policy.hold_seconds(created=created), refusal, missing, in_progress=created)
 
 

@@ -45,7 +45,6 @@ _ID: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,127}")
 _FIELD_COMMANDS: Final = {
     "clientID": "az identity show --query clientId",
     "tenantID": "az account show --query tenantId",
-    "resourceID": "az identity show --query id",
 }
 
 
@@ -357,9 +356,7 @@ def unusable_field(identity: AzureIdentity) -> str:
     spec = identity.spec
     if not _ID.fullmatch(spec.client_id.strip()):
         return "clientID"
-    if spec.tenant_id.strip() and not _ID.fullmatch(spec.tenant_id.strip()):
-        return "tenantID"
-    return "" if spec.resource_id.isprintable() else "resourceID"
+    return "tenantID" if spec.tenant_id.strip() and not _ID.fullmatch(spec.tenant_id.strip()) else ""
 
 
 def _client_of_account(account: ServiceAccount | None) -> str:

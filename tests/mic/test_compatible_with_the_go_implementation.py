@@ -25,7 +25,8 @@ Documents = Mapping[str, dict[str, Any]]
 
 
 def read(kind: Kind[Any], document: Mapping[str, Any]) -> Any:
-    return decode_object(kind, msgspec.json.encode(document))
+    """Decode *document* as MIC does until its type upgrade is recorded."""
+    return decode_object(kind, msgspec.json.encode(document), old_spellings=True)
 
 
 def taken_over(case: Documents) -> tuple[Cluster, list[str]]:

@@ -58,7 +58,7 @@ def test_a_plan_for_workload_identity(console: Console) -> None:
 
 def test_scripts_and_documents_contain_only_printable_characters(console: Console) -> None:
     evil = "\x1b]0;owned\x07\u202e\x7f\U000e0041"
-    objects = [identity(resourceID=f"{ID}demo".replace("/g/", f"/g{evil}/")), binding()]
+    objects = [identity(resourceID=f"{ID}demo".replace("/g/", "/g(é)/")), binding()]
     for made in (planned(workload(evil, account=evil)), planned(workload(account="web"), objects=objects)):
         document = everything(made, f"https://oidc.example.org/{evil}", AUDIENCE)
         print_document(document, Output.JSON, console)
@@ -70,12 +70,16 @@ def test_scripts_and_documents_contain_only_printable_characters(console: Consol
 
 
 def test_an_identity_with_invalid_ids_requires_manual_work() -> None:
-    objects = [identity(resourceID=f"{ID}demo".replace("/g/", "/g\x1b/")), binding()]
+    managed = identity(resourceID=f"{ID}demo".replace("/g/", "/g\x1b/"))
     principal = identity(type=1, tenantID="\x1b", clientPassword={"name": "n"})
-    for wrong, field in ((objects, "resourceID"), ([principal, binding()], "tenantID")):
-        made = planned(workload(account="web"), objects=wrong)
+    reasons = {
+        "no usable AzureIdentity is bound to its label 'demo'": managed,
+        "AzureIdentity shop/demo has no usable tenantID": principal,
+    }
+    for why, wrong in reasons.items():
+        made = planned(workload(account="web"), objects=[wrong, binding()])
         assert made.credentials == []
-        assert [each.why for each in made.by_hand] == [f"AzureIdentity shop/demo has no usable {field}"]
+        assert [each.why for each in made.by_hand] == [why]
 
 
 def evil_application() -> Application:
@@ -95,7 +99,7 @@ def evil_application() -> Application:
 
 def test_a_plan_for_federated_identities(console: Console) -> None:
     objects = [
-        identity(namespace="ids", resourceID=f"{ID}demo".replace("/g/", "/g\x1b/")),
+        identity(namespace="ids"),
         binding(namespace="ids", selector=EVIL),
     ]
     made = federation_sandbox.planned(

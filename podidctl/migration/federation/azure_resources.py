@@ -146,7 +146,7 @@ def binding_name(identity: ResourceId) -> str:
 def _of_step(
     made: FederationPlan, step: IdentityStep, options: AzureOptions, omitted: list[str]
 ) -> Iterator[AzureResource]:
-    identity = parse_user_assigned(step.resource_id) if step.resource_id.isprintable() else None
+    identity = parse_user_assigned(step.resource_id)
     if not step.accounts:
         return
     if identity is None:
