@@ -335,7 +335,7 @@ release-sources: build/release/tools/.installed ## Build sdist, chart, its bill 
 release-wheels: build/release/tools/.installed ## Build and test the wheels of that sdist for manylinux (docker)
 	@$(RELEASE) wheels
 
-# The packages are those of the day before the commit, so that the images can be built again at any later time.
+# Debian keeps the packages of the locked snapshot, so that the images can be built again at any later time.
 release-images: DEBIAN_SNAPSHOT ?= http://snapshot.debian.org/archive
 release-images: build/release/tools/.installed ## Build and test the images of this machine's architecture for a release (root on Debian)
 	@$(MAKE) local-images DEBIAN_SNAPSHOT=$(DEBIAN_SNAPSHOT)
@@ -417,6 +417,11 @@ lock: ## Renew the locks from the ranges in pyproject.toml
 	@$(subst pyproject.toml,,$(COMPILE)) --group build -o build.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group site -o site.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group release -o release.lock
+
+# ARCHIVE=http://snapshot.debian.org/archive takes the packages of yesterday's snapshot instead of today's mirror.
+.PHONY: lock-packages
+lock-packages: .venv/.built ## Renew the lock of the Debian packages in the images (on Debian, a few minutes)
+	@$(BIN)/python -m tools.lock_packages $(ARCHIVE)
 
 clean: ## Delete .venv, build/ and compiled files
 	rm -rf .venv build *.egg-info _native/*.so _native/*.c

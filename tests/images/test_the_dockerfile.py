@@ -90,7 +90,16 @@ def test_only_nmi_installs_debian_packages() -> None:
     assert "apt" not in base
     assert STAGES["nmi-system"].base == "system"
     (run,) = STAGES["nmi-system"].of("RUN")
-    assert "--no-install-recommends iptables nftables conntrack " in run
+    assert "/install_packages.py nmi " in run
+
+
+def test_debian_packages_are_installed_by_the_program_that_compares_them_with_the_lock() -> None:
+    commands = [run for stage in STAGES.values() for run in stage.of("RUN") if re.search("apt|dpkg|install_pack", run)]
+    assert len(commands) == 2
+    assert not re.search("apt-get|apt |dpkg", "".join(commands))
+    for stage in ("build", "nmi-system"):
+        copies = [each for each in STAGES[stage].of("COPY") if "install_packages.py" in each]
+        assert copies == ["deploy/docker/install_packages.py deploy/docker/packages.lock /"]
 
 
 def test_shared_libraries_of_all_programs_are_found() -> None:
@@ -119,7 +128,9 @@ def test_exactly_the_packages_of_the_project_are_built() -> None:
     packages.add("podidentity_demo")  # found by podidentity's pattern
     locks = {"build.lock", "requirements.lock"}
     assert copied == packages | locks | {"pyproject.toml", "setup.py", "README.md", "LICENSE"} | {
-        "deploy/docker/install_program.py"
+        "deploy/docker/install_program.py",
+        "deploy/docker/install_packages.py",
+        "deploy/docker/packages.lock",
     }
 
 

@@ -15,7 +15,10 @@ BUILD_TYPE: Final = "urn:aad-pod-identity:make-release:1"
 """docs/rebuild.md describes this build type: its parameters, and how to run it again."""
 LOCAL: Final = "urn:aad-pod-identity:local-build"
 """The builder that signs nothing: a person's machine."""
-INPUTS: Final = ("build.lock", "release.lock", "requirements.lock", "deploy/docker/tools.lock")
+INPUTS: Final = (
+    *("build.lock", "release.lock", "requirements.lock"),
+    *("deploy/docker/packages.lock", "deploy/docker/tools.lock"),
+)
 
 
 @dataclass(frozen=True, slots=True)

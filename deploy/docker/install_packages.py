@@ -1,0 +1,104 @@
+"""Install Debian packages of exactly the versions in packages.lock. The Dockerfile runs this in a stage of its build.
+
+usage: install_packages.py GROUP
+
+GROUP is a key of GROUPS. The file packages.lock is next to this one. Where apt-get would install or upgrade a package
+that the lock does not have, or in another version, nothing is installed, and the message names the next action.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+LOCK = Path(__file__).with_name("packages.lock")
+GROUPS = {
+    "build": ("gcc", "libc6-dev"),
+    # Debian's Python has its headers and venv in separate packages.
+    "build-for-debians-python": ("gcc", "libc6-dev", "python3-dev", "python3-venv"),
+    # The programs that change a node's rules and connections.
+    "nmi": ("iptables", "nftables", "conntrack"),
+}
+INSTALL = ("install", "-y", "-q", "--no-install-recommends", "--no-remove")
+# Above the priority of a version in the apt sources (500), but too low for the replacement of an installed newer one.
+PRIORITY = 990
+
+
+def locked_versions(lock: str, release: str, architecture: str) -> dict[str, str]:
+    """Return the version of each package for a Debian *release* and an *architecture*, none if they are not locked."""
+    return dict(tomllib.loads(lock).get(release, {}).get(architecture, {}))
+
+
+def preferences(locked: Mapping[str, str]) -> str:
+    """Return apt preferences that select the *locked* versions where the apt sources have them."""
+    return "\n".join(
+        f"Package: {name}\nPin: version {version}\nPin-Priority: {PRIORITY}\n" for name, version in locked.items()
+    )
+
+
+def planned_versions(simulation: str) -> dict[str, str]:
+    """Return the version of each package that `apt-get --simulate`, whose output this is, would install."""
+    return dict(re.findall(r"^Inst (\S+) (?:\[\S+\] )?\((\S+) ", simulation, re.MULTILINE))
+
+
+def differences(planned: Mapping[str, str], locked: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each *planned* package that is not *locked* in that version."""
+    for name, version in sorted(planned.items()):
+        if name not in locked:
+            yield f"{name} {version} is not locked"
+        elif version != locked[name]:
+            yield f"{name} {version}, but {locked[name]} is locked"
+
+
+def advice(lock: str) -> str:
+    """Return the next action after a difference from the *lock*."""
+    return (
+        "Debian's mirrors delete superseded versions. Build with the apt sources of the locked snapshot, "
+        f"{tomllib.loads(lock)['snapshot']} (deploy/docker/README.md), or renew the lock: make lock-packages"
+    )
+
+
+def apt_get(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run apt-get and return its exit code, output and messages."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    command = ["apt-get", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def install(group: str, lock: str, release: str, architecture: str, preferences_file: Path) -> str:
+    """Install the packages of *group*, and return an empty string, or the reason why not all are installed."""
+    locked = locked_versions(lock, release, architecture)
+    place = f"deploy/docker/packages.lock ({release}, {architecture})"
+    if not locked:
+        return f"{place} has no packages; use a base that it has, or add it to tools/lock_packages.py"
+    preferences_file.write_text(preferences(locked))
+    for arguments in (("update", "-q"), (*INSTALL, "--simulate", *GROUPS[group]), (*INSTALL, *GROUPS[group])):
+        done = apt_get(*arguments)
+        if done.returncode:
+            failure = f"apt-get {' '.join(arguments)} failed with the versions of {place}:"
+            return f"{failure}\n{done.stdout}{done.stderr}{advice(lock)}"
+        if "--simulate" in arguments and (different := [*differences(planned_versions(done.stdout), locked)]):
+            return "\n  ".join([f"apt-get finds other packages than {place}:", *different]) + f"\n{advice(lock)}"
+    return ""
+
+
+def main() -> None:
+    """Install the group of sys.argv in this stage. Exit with the reason if that fails."""
+    (group,) = sys.argv[1:]
+    if group == "build" and not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        group = "build-for-debians-python"
+    fields = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', Path("/etc/os-release").read_text(), re.MULTILINE))
+    command = ["dpkg", "--print-architecture"]
+    architecture = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    release = fields.get("VERSION_CODENAME", "")
+    reason = install(group, LOCK.read_text(), release, architecture, Path("/etc/apt/preferences.d/locked"))
+    if reason:
+        sys.exit(f"install_packages.py: {reason}")
+
+
+if __name__ == "__main__":
+    main()
