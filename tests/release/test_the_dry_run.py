@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from podidentity.version import VERSION
 from tests.release.conftest import URL, DryRun
@@ -129,6 +130,57 @@ def test_a_tag_of_another_version_is_refused(dry_run: DryRun) -> None:
     done = dry_run.make("release-check", "TAG=v0.0.1")
     assert done.returncode == 2
     assert f"no release: the tag is v0.0.1, but podidentity/version.py has {VERSION}" in done.stdout
+
+
+def test_a_statement_about_a_vulnerability_without_a_justification_is_refused(dry_run: DryRun) -> None:
+    source = dry_run.clone / "vulnerabilities.yaml"
+    complete = source.read_text()
+    source.write_text(complete.replace("    justification: vulnerable_code_not_present\n", "", 1))
+    done = dry_run.make("release-check")
+    source.write_text(complete)
+    assert done.returncode == 2
+    assert "no release: vulnerabilities.yaml: CVE-2023-45853 about pkg:deb/debian/zlib1g@" in done.stdout
+    assert "is not_affected without justification" in done.stdout
+    assert dry_run.make("release-check").returncode == 0
+
+
+SEAL = """
+import sys
+from pathlib import Path
+from tools.release.dry_run import Release, ReleaseError
+out = Path(sys.argv[1])
+try:
+    print(*(each.name for each in Release(Path.cwd(), out).seal(sorted(out.iterdir()))))
+except ReleaseError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "result"),
+    [
+        ("", "aad-pod-identity.openvex.json nmi-amd64.cdx.json nmi-amd64.oci.tar provenance.json SHA256SUMS"),
+        ("-1.1", "refused: vulnerabilities.yaml: CVE-2023-45853 is about pkg:deb/debian/zlib1g@"),
+    ],
+    ids=["equal", "updated"],
+)
+def test_a_release_with_images_has_openvex_about_exactly_the_packages_of_their_bills(
+    dry_run: DryRun, tmp_path: Path, change: str, result: str
+) -> None:
+    statements = yaml.safe_load((dry_run.clone / "vulnerabilities.yaml").read_text())["statements"]
+    purls = sorted({f"{each['package']}{change}?arch=amd64" for each in statements})
+    bill = {
+        "metadata": {"component": {"name": "aad-pod-identity/nmi"}},
+        "components": [{"purl": each} for each in purls],
+    }
+    (tmp_path / "nmi-amd64.cdx.json").write_text(json.dumps(bill))
+    (tmp_path / "index.json").write_text(json.dumps({"manifests": [{"digest": f"sha256:{'a' * 64}"}]}))
+    with tarfile.open(tmp_path / "nmi-amd64.oci.tar", "w") as archive:
+        archive.add(tmp_path / "index.json", "index.json")
+    (tmp_path / "index.json").unlink()
+    python = dry_run.clone / "build" / "release" / "tools" / "bin" / "python"
+    done = subprocess.run([python, "-c", SEAL, tmp_path], cwd=dry_run.clone, check=True, capture_output=True, text=True)
+    assert done.stdout.strip().startswith(result)
 
 
 def test_a_tag_is_not_run_by_the_shell(dry_run: DryRun) -> None:

@@ -1,10 +1,11 @@
 """Build the artifacts of a release. The targets `release…` of the Makefile run these commands:
 
-check     compare the versions of this tree, with --tag also with the tag and the changelog's date
+check     compare the versions of this tree, with --tag also with the tag and the changelog's date, and verify the
+          statements about vulnerabilities
 sources   build the source distribution, the chart, its bill of materials, and the release notes
 wheels    build the wheels of that source distribution by cibuildwheel, and the bill of their dependencies
 images    link the images that tools/local-images has built, and their bills, into the output folder
-seal      write provenance and checksums of all artifacts in the output folder
+seal      write OpenVEX, provenance and checksums of all artifacts in the output folder
 dry-run   do what needs no docker and no registry of images, twice, and compare
 push-chart  push the chart to an OCI registry, and print its name and digest for GITHUB_OUTPUT
 """
@@ -21,7 +22,7 @@ from typing import Final
 from tools.release import chart, provenance, summary
 from tools.release.chart import ChartError
 from tools.release.distributions import BuildError
-from tools.release.dry_run import NOTES_FILE, SDIST, STATEMENT_FILE, Release, ReleaseError, dry_run
+from tools.release.dry_run import NOTES_FILE, SDIST, STATEMENT_FILE, VEX_FILE, Release, ReleaseError, dry_run
 from tools.release.images import ImagesError, collect
 from tools.release.installation import InstallationError
 from tools.release.validation import InvalidError
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
             release.out.mkdir(parents=True, exist_ok=True)
             collect(options.images, release.out, release.epoch)
         case "seal":
-            unsealed = {NOTES_FILE, STATEMENT_FILE, summary.SUMS}
+            unsealed = {NOTES_FILE, STATEMENT_FILE, VEX_FILE, summary.SUMS}
             show(release.seal([each for each in release.out.iterdir() if each.name not in unsealed], options.builder))
         case "dry-run":
             for each in ("dist", "again"):

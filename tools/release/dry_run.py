@@ -16,14 +16,26 @@ from typing import Final
 from packaging.version import Version
 
 from tools import krew
-from tools.release import bills, chart, contents, distributions, installation, provenance, sources, validation
+from tools.release import (
+    bills,
+    chart,
+    contents,
+    distributions,
+    installation,
+    provenance,
+    sources,
+    validation,
+    vulnerabilities,
+)
 from tools.release.changelog import notes
 from tools.release.images import collect
+from tools.release.products import products_of
 from tools.release.summary import SUMS, Artifact, artifact, differences, sums
 from tools.release.versions import Versions, problems, read
 
 STATEMENT_FILE: Final = "provenance.json"
 NOTES_FILE: Final = "notes.md"
+VEX_FILE: Final = "aad-pod-identity.openvex.json"
 SDIST: Final = "aad_pod_identity-*.tar.gz"
 """Pattern of the source distribution's name in the folder of the artifacts."""
 
@@ -46,9 +58,12 @@ class Release:
         return sources.commit_time(self.tree)
 
     def check(self, tag: str = "") -> Versions:
-        """Return the versions of the tree. Raise ReleaseError where they contradict each other or the *tag*."""
+        """Return the versions of the tree. Raise ReleaseError where they contradict each other or the *tag*.
+
+        Also if a statement about a vulnerability is incomplete.
+        """
         versions = read(self.tree)
-        refuse(problems(versions, tag))
+        refuse([*problems(versions, tag), *vulnerabilities.problems(self._statements())])
         return versions
 
     def build_sources(self) -> list[Path]:
@@ -113,7 +128,11 @@ class Release:
         return self._write(f"python-linux_{platform.machine()}.cdx.json", bill, validation.check_bill)
 
     def seal(self, artifacts: Sequence[Path], builder: str = provenance.LOCAL, base: str = "") -> list[Artifact]:
-        """Write the provenance and the checksums of *artifacts*, and return all of them with these two files."""
+        """Write OpenVEX, provenance and checksums of *artifacts*, and return all of them with these files.
+
+        Raise ReleaseError if a statement about a vulnerability is not about these artifacts.
+        """
+        artifacts = [*artifacts, *self._write_vex(artifacts)]
         build = provenance.Build(
             commit=sources.commit(self.tree),
             epoch=self.epoch,
@@ -129,12 +148,23 @@ class Release:
         (self.out / SUMS).write_text(sums(made))
         return [*made, artifact(self.out / SUMS)]
 
+    def _statements(self) -> list[dict[str, object]]:
+        return vulnerabilities.read((self.tree / vulnerabilities.FILE).read_text())
+
+    def _write_vex(self, artifacts: Sequence[Path]) -> list[Path]:
+        """Write the OpenVEX document, if a statement is about *artifacts*, and return its path."""
+        statements, products = self._statements(), products_of(artifacts)
+        refuse(vulnerabilities.differences(statements, products))
+        document = vulnerabilities.document(statements, products, read(self.tree).program, self.epoch)
+        return [] if document is None else [self._write(VEX_FILE, document)]
+
     def _copy(self, name: str) -> Path:
         return sources.copy(self.tree, self.out / name)
 
-    def _write(self, name: str, document: dict[str, object], check: Callable[[str], None]) -> Path:
+    def _write(self, name: str, document: dict[str, object], check: Callable[[str], None] | None = None) -> Path:
         text = provenance.text_of(document)
-        check(text)
+        if check is not None:
+            check(text)
         path = self.out / name
         path.write_text(text)
         return path
