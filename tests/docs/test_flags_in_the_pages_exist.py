@@ -27,7 +27,8 @@ OTHERS = {
     *("service-account-issuer", "service-account-jwks-uri"),  # kube-apiserver
     *("service-account-key-file", "service-account-signing-key-file"),
     *("bundle", "certificate-identity", "certificate-oidc-issuer"),  # cosign
-    *("repo", "dir", "source-ref"),  # gh
+    *("repo", "dir", "source-ref", "signer-workflow"),  # gh
+    "vex",  # trivy, grype
     *("check", "strict", "ignore-missing"),  # sha256sum, helm lint, twine
     *("network-plugin", "node-labels"),  # the kubelet
     "api-audiences",  # kube-apiserver
