@@ -3,7 +3,8 @@
 usage: install_packages.py GROUP
 
 GROUP is a key of GROUPS. The file packages.lock is next to this one. Where apt-get would install or upgrade a package
-that the lock does not have, or in another version, nothing is installed, and the message names the next action.
+that the lock does not have, or in another version, nothing is installed, and the message names the next action. With
+PACKAGES=newest in the environment the differences are printed, and the packages are installed.
 """
 
 import os
@@ -69,8 +70,12 @@ def apt_get(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def install(group: str, lock: str, release: str, architecture: str, preferences_file: Path) -> str:
-    """Install the packages of *group*, and return an empty string, or the reason why not all are installed."""
+def install(
+    group: str, lock: str, release: str, architecture: str, preferences_file: Path, *, newest: bool = False
+) -> str:
+    """Install the packages of *group*, and return an empty string, or the reason why not all are installed. *newest*:
+    print differences from the *lock* and install the packages.
+    """
     locked = locked_versions(lock, release, architecture)
     place = f"deploy/docker/packages.lock ({release}, {architecture})"
     if not locked:
@@ -82,7 +87,10 @@ def install(group: str, lock: str, release: str, architecture: str, preferences_
             failure = f"apt-get {' '.join(arguments)} failed with the versions of {place}:"
             return f"{failure}\n{done.stdout}{done.stderr}{advice(lock)}"
         if "--simulate" in arguments and (different := [*differences(planned_versions(done.stdout), locked)]):
-            return "\n  ".join([f"apt-get finds other packages than {place}:", *different]) + f"\n{advice(lock)}"
+            found = "\n  ".join([f"apt-get finds other packages than {place}:", *different])
+            if not newest:
+                return f"{found}\n{advice(lock)}"
+            sys.stderr.write(f"{found}\n")
     return ""
 
 
@@ -95,7 +103,9 @@ def main() -> None:
     command = ["dpkg", "--print-architecture"]
     architecture = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     release = fields.get("VERSION_CODENAME", "")
-    reason = install(group, LOCK.read_text(), release, architecture, Path("/etc/apt/preferences.d/locked"))
+    newest = os.environ.get("PACKAGES") == "newest"
+    preferences_file = Path("/etc/apt/preferences.d/locked")
+    reason = install(group, LOCK.read_text(), release, architecture, preferences_file, newest=newest)
     if reason:
         sys.exit(f"install_packages.py: {reason}")
 

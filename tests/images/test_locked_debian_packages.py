@@ -47,8 +47,8 @@ class Stage:
             monkeypatch.setenv(name, str(value))
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
-    def install(self, release: str = "bookworm", architecture: str = "amd64") -> str:
-        return install("nmi", SMALL, release, architecture, self.folder / "preferences")
+    def install(self, release: str = "bookworm", architecture: str = "amd64", *, newest: bool = False) -> str:
+        return install("nmi", SMALL, release, architecture, self.folder / "preferences", newest=newest)
 
     @property
     def installations(self) -> list[str]:
@@ -72,6 +72,21 @@ def test_nothing_is_installed_where_a_dependency_has_another_version(
     assert "20261129T000000Z" in reason
     assert reason.endswith("renew the lock: make lock-packages")
     assert stage.installations == []
+
+
+def test_a_build_for_tests_installs_what_the_mirror_has_and_prints_the_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = Stage(tmp_path, monkeypatch, SAME.replace("(1.0.4-3 ", "(1.0.5-1 "))
+    assert stage.install(newest=True) == ""
+    assert "libmnl0 1.0.5-1, but 1.0.4-3 is locked" in capsys.readouterr().err
+    assert len(stage.installations) == 1
+
+
+def test_only_a_build_on_a_mirror_installs_packages_that_are_not_locked() -> None:
+    script = (LOCK.parents[2] / "tools" / "local-images").read_text()
+    assert '[ -n "${DEBIAN_SNAPSHOT:-}" ] || flags="$flags --build-arg PACKAGES=newest"' in script
+    assert script.count("PACKAGES=newest") == 1
 
 
 def test_nothing_is_installed_with_a_dependency_that_is_not_locked(
