@@ -312,9 +312,8 @@ class TokenBroker:
     async def _fetch(self, source: TokenSource, request: KeyedRequest, lag: float, flight: Flight) -> CachedToken:
         begun = self._clock()
         try:
-            fetched = await source.fetch(
-                msgspec.structs.replace(request.fetch, lag_seconds=lag, call_permit=flight.call_permit, observer=flight)
-            )
+            of_flight = {"call_permit": flight.call_permit, "charged": flight.charged, "observer": flight}
+            fetched = await source.fetch(msgspec.structs.replace(request.fetch, lag_seconds=lag, **of_flight))
             # A changed Secret gives its tokens another key; keeping the new token drops those of the old version.
             request = request._replace(key=request.key._replace(credential=fetched.credential))
             token = self._timed(fetched, request.key)

@@ -13,6 +13,7 @@ from nmi.subprocesses import ProgramTimeoutError, run
 from nmi.tokens.endpoints import ADFS, Application
 from nmi.tokens.group_limiter import GroupLimiter
 from nmi.tokens.secrets import CredentialError, KeyStore
+from nmi.tokens.waiters import Charged
 from podidentity.azure.errors import AzureError
 
 PROGRAM: Final = Path(__file__).with_name("assertion.py")
@@ -35,8 +36,10 @@ class Signer:
     def __init__(self) -> None:
         self._limiter = GroupLimiter(CONCURRENT, PER_NAMESPACE)
 
-    async def assertions(self, application: Application, store: KeyStore, audiences: Sequence[str]) -> list[str]:
-        """Return an assertion for each of *audiences*, which are token endpoints.
+    async def assertions(
+        self, application: Application, store: KeyStore, audiences: Sequence[str], charged: Charged
+    ) -> list[str]:
+        """Return an assertion for each of *audiences*, which are token endpoints, on behalf of *charged*.
 
         Raise CredentialError if the file is not usable, AzureError if the program fails. Cancellation kills the
         program.
@@ -48,7 +51,7 @@ class Signer:
             "audiences": list(audiences),
             "adfs": application.tenants[0].lower() == ADFS,
         }
-        async with self._limiter.acquire(application.namespace):
+        async with self._limiter.acquire(application.namespace, charged):
             try:
                 finished = await run([sys.executable, "-I", str(PROGRAM)], given=json.dumps(request), seconds=SECONDS)
             except ProgramTimeoutError:

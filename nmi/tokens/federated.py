@@ -113,7 +113,7 @@ class FederatedSource:
         chosen = self._exchanges.of(request.identity)
         if request.workload is None:
             raise ValueError("a federated identity needs the pod's workload")
-        attempts = Attempts(self._sign_ins.clock() + request.timeout_seconds, request.observer)
+        attempts = Attempts(self._sign_ins.clock() + request.timeout_seconds, request.observer, request.charged)
         exchange = self._exchange(chosen, federation, request.workload, request, attempts)
         answer = await within_time(exchange, request.timeout_seconds)
         token = token_of(answer, federation.client_id, request.resource)
@@ -128,7 +128,7 @@ class FederatedSource:
         attempts: Attempts,
     ) -> SignInResult:
         async def request_assertion() -> Assertion:
-            async with self._sign_ins.permit(workload.namespace):
+            async with self._sign_ins.permit(workload.namespace, attempts.charged):
                 return await self._assertions[chosen].of(workload)
 
         assertion = await self._sign_ins.retry(request_assertion, attempts)

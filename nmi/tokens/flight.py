@@ -1,7 +1,7 @@
 """Single flight: one fetch that several requests share.
 
-The broker owns the flight, not the request that started it: a waiter that gives up does not affect the others. The
-governor charges the call to the waiting pod whose turn comes first. Without waiters, the flight is cancelled while it
+The broker owns the flight, not the request that started it: a waiter that gives up does not affect the others. Each
+call is charged to the waiting pod whose turn comes first. Without waiters, the flight is cancelled while it
 is queued or pauses between attempts, but a call that was sent is completed because its token will be used. Only a
 flight that received 410 from IMDS (which updates itself for up to 70 seconds) continues without waiters: the next
 request joins it.
@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager, contextmanager
 
 from nmi.tokens.breaker import is_failure
 from nmi.tokens.cache import CachedToken
-from nmi.tokens.governor import CongestedError, Governor
-from nmi.tokens.waiters import Waiters
+from nmi.tokens.governor import CallPermit, CongestedError, Governor
+from nmi.tokens.waiters import Charged, Waiters
 from podidentity.azure.errors import AzureError, Paused, Unreachable
 from podidentity.azure.imds import PATIENCE_SECONDS
 
@@ -22,7 +22,7 @@ GONE_RETRY_SECONDS = 10.0
 """The Retry-After of a 410: by then the flight has made at least one more attempt."""
 
 REFRESH_ACCOUNT = "(refresh)"
-"""The account that the governor charges for a refresh ahead of expiry. No pod has this key."""
+"""The account that is charged for a refresh ahead of expiry. No pod has this key."""
 
 
 class AbandonedError(Exception):
@@ -54,6 +54,8 @@ class Flight:
         self._may_drift = may_drift
         self._patience = patience
         self._waiters = Waiters(otherwise=REFRESH_ACCOUNT)
+        self._permit: CallPermit | None = None
+        """The last one of the governor."""
         self._sent = False
         self._sending = 0
         self._dropped: Callable[[Flight], None] = lambda _flight: None
@@ -74,9 +76,14 @@ class Flight:
     def waiters(self) -> int:
         return len(self._waiters)
 
+    @property
+    def charged(self) -> Charged:
+        """The pods of which one is charged for each call."""
+        return self._waiters
+
     def timeout_error(self) -> AzureError | CongestedError:
         """Return the error for a waiter whose time is over: the cause of the delay and the time of the next attempt."""
-        if self._waiters.queued is not None:
+        if self._permit is not None and self._permit.queues:
             pause = self._governor.pause_left
             if pause > 0.0:
                 return Paused("IMDS requested a pause", status=429, code="throttled", retry_after=pause)
@@ -153,7 +160,8 @@ class Flight:
         if not self._continues():
             raise AbandonedError
         try:
-            async with self._governor.token_permit(self._waiters, self._patience):
+            self._permit = self._governor.token_permit(self._waiters, self._patience)
+            async with self._permit:
                 self._sent = True
                 yield
         except AzureError as error:

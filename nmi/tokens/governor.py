@@ -1,25 +1,29 @@
 """The governor: the rate and concurrency limits of the node's calls to IMDS, with a fair order between pods.
 
 IMDS allows a VM 20 identity calls per second and 5 concurrently; beyond that, every pod of the node receives 429. Each
-call that NMI makes to IMDS (tokens, pass-through, exceptions) needs a permit from the governor. Permits go to the pod
-that was served least recently, evenly over the second, and while it has fewer calls in flight than permits are free: a
-pod with a hundred requests delays itself and not its neighbours. A call that several pods wait for is in the queue of
-each, so that the pod with the shortest queue is charged, whichever pod started it. The governor does not know the
-content of a call.
+call that NMI makes to IMDS (tokens, pass-through, exceptions) needs a permit from the governor. Permits go to pods in
+the order of `nmi.tokens.fair_queue`, evenly over the second. The governor does not know the content of a call.
 """
 
 import asyncio
+import sys
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Final, Self
 
 from nmi.tokens.breaker import Breaker, Pass
-from nmi.tokens.waiters import Charged, Waiters
+from nmi.tokens.fair_queue import FairQueue, Permit
+from nmi.tokens.waiters import Charged
 from podidentity.azure.errors import NotSent, Paused, Throttled
 from podidentity.azure.imds import PATIENCE_SECONDS
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
 
 CALLS_AT_ONCE: Final = 5
 CALLS_PER_WINDOW: Final = 20
@@ -31,8 +35,6 @@ BURST: Final = 4
 WAITERS_MAX: Final = 1024
 """In total. At 20 per second, the last of them would wait longer than any request may."""
 WAITERS_PER_POD: Final = 64
-SERVED_MAX: Final = 1024
-"""Pods whose last call is remembered for the order. A node runs 250 at most."""
 PAUSE_SECONDS: Final = 1.0
 """The pause after a 429 without Retry-After."""
 PAUSE_MAX_SECONDS: Final = 30.0
@@ -50,8 +52,8 @@ class CongestedError(Exception):
         super().__init__("too many calls to IMDS are waiting")
 
 
-class Governor:
-    """Queue of CallPermits. It has no task: entering or leaving a permit, or a timer, advances the queue."""
+class Governor(FairQueue["CallPermit"]):
+    """Queue of CallPermits. A timer advances it too."""
 
     def __init__(
         self,
@@ -66,7 +68,7 @@ class Governor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Without *breaker*, it creates one with the same clock."""
-        self._at_once = at_once
+        super().__init__(at_once)
         self._window_seconds = window_seconds
         self._interval = window_seconds / per_window
         self._lead = (burst - 1) * self._interval
@@ -76,13 +78,6 @@ class Governor:
         self._waiters_max = waiters_max
         self._waiters_per_pod = waiters_per_pod
         self._clock = clock
-        self._queues: dict[str, dict[CallPermit, None]] = {}
-        """By pod, in order. A permit may be in the queues of several pods."""
-        self._waiting = 0
-        self._served: OrderedDict[str, int] = OrderedDict()
-        """The number of the last call of each pod, in this order."""
-        self._calls = 0
-        self._in_flight: dict[str, int] = {}
         self._paused_until = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
         self._observe_wait: Callable[[float], None] = lambda _seconds: None
@@ -90,14 +85,6 @@ class Governor:
         self.breaker.when_open(self._fail_refused)
         self.refused = 0
         """Calls rejected because their queue was full."""
-
-    @property
-    def waiting(self) -> int:
-        return self._waiting
-
-    @property
-    def in_flight(self) -> int:
-        return sum(self._in_flight.values())
 
     @property
     def pause_left(self) -> float:
@@ -136,9 +123,6 @@ class Governor:
             if self.pause_left > permit.patience:
                 permit.fail(self._busy(permit))
 
-    def now(self) -> float:
-        return self._clock()
-
     def close(self) -> None:
         """Cancel the timer. The owners of the remaining waiters cancel them."""
         self._stop_timer()
@@ -172,6 +156,7 @@ class Governor:
 
     # Called by permits.
 
+    @override
     def enqueue(self, permit: "CallPermit", pod_keys: Sequence[str]) -> None:
         """Queue *permit* for each of *pod_keys*, at least one, whose queue is not full.
 
@@ -180,33 +165,18 @@ class Governor:
         """
         if self.pause_left > permit.patience:
             raise self._busy(permit)
-        for pod_key in pod_keys:
-            self.join(permit, pod_key)
-        if permit.queues:
-            self._waiting += 1
-            if self._waiting <= self._waiters_max or self._displace(permit):
-                return
-            self.dequeue(permit)
+        permit.queued_at = self._clock()
+        super().enqueue(permit, pod_keys)
+        if permit.queues and (self._waiting <= self._waiters_max or self._displace(permit)):
+            return
+        self.dequeue(permit)
         raise self._congested()
 
+    @override
     def join(self, permit: "CallPermit", pod_key: str) -> None:
         """Add *permit* to the queue of *pod_key* unless it is full."""
-        queue = self._queues.setdefault(pod_key, {})
-        if len(queue) < self._waiters_per_pod:
-            queue[permit] = permit.queues[pod_key] = None
-
-    def leave(self, permit: "CallPermit", pod_key: str) -> None:
-        """Remove *permit* from the queue of *pod_key*, in which it is."""
-        queue = self._queues[pod_key]
-        del queue[permit], permit.queues[pod_key]
-        if not queue:
-            del self._queues[pod_key]
-
-    def dequeue(self, permit: "CallPermit") -> None:
-        """Remove *permit* from all queues, if it is queued."""
-        self._waiting -= bool(permit.queues)
-        for pod_key in [*permit.queues]:
-            self.leave(permit, pod_key)
+        if len(self._queues.get(pod_key, ())) < self._waiters_per_pod:
+            super().join(permit, pod_key)
 
     def _displace(self, permit: "CallPermit") -> bool:
         """Fail the last permit of the longest queue in favour of *permit*; return whether its own are shorter."""
@@ -222,46 +192,26 @@ class Governor:
         self.refused += 1
         return CongestedError(retry_after=max(1.0, self._delay()))
 
-    def finish(self, pod_key: str) -> None:
-        """Record the end of a call of *pod_key*."""
-        self._in_flight[pod_key] -= 1
-        if not self._in_flight[pod_key]:
-            del self._in_flight[pod_key]
-        self.advance()
-
+    @override
     def advance(self) -> None:
         """Grant permits in order while the limits allow; set the timer if only the rate limit forbids the next one."""
         self._stop_timer()
-        while (pod_key := self._next()) is not None:
-            delay = self._delay()
-            if delay > 0.0:
-                self._timer = asyncio.get_running_loop().call_later(delay, self.advance)
-                return
-            permit = next(iter(self._queues[pod_key]))
-            self.dequeue(permit)
-            if permit.grant(pod_key):
-                self._record_start(pod_key, permit)
+        super().advance()
 
+    @override
+    def _may_start(self) -> bool:
+        delay = self._delay()
+        if delay > 0.0:
+            self._timer = asyncio.get_running_loop().call_later(delay, self.advance)
+        return delay <= 0.0
+
+    @override
     def _record_start(self, pod_key: str, permit: "CallPermit") -> None:
+        super()._record_start(pod_key, permit)
         now = self._clock()
-        self._in_flight[pod_key] = self._in_flight.get(pod_key, 0) + 1
-        self._calls += 1
-        self._served[pod_key] = self._calls
-        self._served.move_to_end(pod_key)
-        if len(self._served) > SERVED_MAX:
-            self._served.popitem(last=False)
         self._starts.append(now)
         self._due = max(self._due, now) + self._interval
         self._observe_wait(now - permit.queued_at)
-
-    def _next(self) -> str | None:
-        """Return the pod that was served least recently, of those that may have a permit; None without one.
-
-        A pod's calls are never more than the free permits: two pods whose calls hang must not hold every permit.
-        """
-        free = self._at_once - self.in_flight
-        pods = (each for each in self._queues if self._in_flight.get(each, 0) < free)
-        return min(pods, key=lambda each: self._served.get(each, 0), default=None)
 
     def _delay(self) -> float:
         """Return the seconds until the next call may start; zero or less if it may start now."""
@@ -272,11 +222,8 @@ class Governor:
         return until - now
 
 
-class CallPermit:
-    """The permission for one call to IMDS: first queued, then granted. Created by Governor, entered once.
-
-    Implements `nmi.tokens.waiters.QueuedCall` while it is queued.
-    """
+class CallPermit(Permit):
+    """The permission for one call to IMDS. Created by Governor."""
 
     def __init__(
         self,
@@ -285,43 +232,20 @@ class CallPermit:
         breaker: Breaker | None = None,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
+        super().__init__(governor, charged)
         self._governor = governor
-        self._waiters = Waiters(charged) if isinstance(charged, str) else charged
-        self._granted: asyncio.Future[None] | None = None
         self._pass: Pass | None = None
         self.breaker = breaker
         self.patience = patience
         """The seconds of a pause that the caller can wait."""
-        self.queues: dict[str, None] = {}
-        """The pods in whose queues it waits. Set by the governor."""
-        self.pod_key = ""
-        """The pod that is charged; empty until the call is granted."""
         self.queued_at = 0.0
+        """Set by the governor."""
 
-    def grant(self, pod_key: str) -> bool:
-        """Wake the waiter and charge *pod_key*. Return False if it was cancelled and has not run since."""
-        if self._granted is None or self._granted.done():
-            return False
-        self.pod_key = pod_key
-        self._granted.set_result(None)
-        return True
-
-    def fail(self, error: Exception) -> None:
-        """End the wait with *error*. Without effect once granted."""
-        if self._granted is not None and not self._granted.done():
-            self._governor.dequeue(self)
-            self._granted.set_exception(error)
-
+    @override
     def join(self, pod_key: str) -> None:
         """Implement QueuedCall.join, without effect if *pod_key* has no room, or if the breaker refuses its calls."""
-        if self.queues and pod_key not in self.queues and self._refusal([pod_key]) is None:
-            self._governor.join(self, pod_key)
-            self._governor.advance()
-
-    def leave(self, pod_key: str) -> None:
-        """Implement QueuedCall.leave."""
-        if pod_key in self.queues and len(self.queues) > 1:
-            self._governor.leave(self, pod_key)
+        if self._refusal([pod_key]) is None:
+            super().join(pod_key)
 
     def leave_refused(self) -> None:
         """Leave the queues of pods whose calls the breaker refuses; fail if it refuses all."""
@@ -336,6 +260,7 @@ class CallPermit:
     def _refusal(self, pod_keys: Sequence[str]) -> NotSent | None:
         return self.breaker.refusal_of_all(pod_keys) if self.breaker is not None else None
 
+    @override
     async def __aenter__(self) -> Self:
         pod_keys: Sequence[str] = self._waiters.pod_keys
         if self.breaker is not None:
@@ -351,24 +276,7 @@ class CallPermit:
             self._pass.account = self.pod_key
         return self
 
-    async def _wait(self, pod_keys: Sequence[str]) -> None:
-        self._granted = asyncio.get_running_loop().create_future()
-        self.queued_at = self._governor.now()
-        self._governor.enqueue(self, pod_keys)
-        self._waiters.queued = self
-        self._governor.advance()
-        try:
-            await self._granted
-        except asyncio.CancelledError:
-            # The permit may have been granted, or the wait ended, between the cancellation and this line.
-            if self._granted.cancelled():
-                self._governor.dequeue(self)
-            elif self._granted.exception() is None:
-                self._governor.finish(self.pod_key)
-            raise
-        finally:
-            self._waiters.queued = None
-
+    @override
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -376,4 +284,4 @@ class CallPermit:
             self._pass.ended(error)
         if isinstance(error, Throttled):
             self._governor.pause(PAUSE_SECONDS if error.retry_after is None else error.retry_after)
-        self._governor.finish(self.pod_key)
+        await super().__aexit__(kind, error, traceback)

@@ -52,7 +52,7 @@ class ServicePrincipalSource:
         for a wrong one.
         """
         application = self._policy.application(request.identity)
-        attempts = Attempts(self._sign_ins.clock() + request.timeout_seconds, request.observer)
+        attempts = Attempts(self._sign_ins.clock() + request.timeout_seconds, request.observer, request.charged)
         answers, version = await within_time(
             self._fetch(application, request.resource, request.xms_cc, attempts), request.timeout_seconds
         )
@@ -70,12 +70,12 @@ class ServicePrincipalSource:
         self, application: Application, resource: str, xms_cc: str, attempts: Attempts
     ) -> tuple[list[SignInResult], str]:
         """Return the responses of all tenants, and the version of the Secret that brought them."""
-        credential = await self._sign_ins.retry(lambda: self._read(application), attempts)
+        credential = await self._sign_ins.retry(lambda: self._read(application, attempts), attempts)
         try:
             return await self._sign_in(application, credential, resource, xms_cc, attempts), credential.version
         except InvalidClient as error:
             refused = error.again()
-        fresh = await self._sign_ins.retry(lambda: self._read(application), attempts)
+        fresh = await self._sign_ins.retry(lambda: self._read(application, attempts), attempts)
         if fresh.version == credential.version:
             raise _rejected(application, credential, refused)
         try:
@@ -84,9 +84,9 @@ class ServicePrincipalSource:
             refused = error.again()
         raise _rejected(application, fresh, refused)
 
-    async def _read(self, application: Application) -> ClientSecret | KeyStore:
+    async def _read(self, application: Application, attempts: Attempts) -> ClientSecret | KeyStore:
         """Return the present content of the Secret."""
-        async with self._sign_ins.permit(application.namespace):
+        async with self._sign_ins.permit(application.namespace, attempts.charged):
             if application.type == IdentityType.CERTIFICATE:
                 return await self._secrets.key_store(application)
             return await self._secrets.client_secret(application)
@@ -107,7 +107,8 @@ class ServicePrincipalSource:
         if isinstance(credential, ClientSecret):
             sign_ins = [replace(each, secret=credential.value) for each in sign_ins]
         else:
-            assertions = await self._signer.assertions(application, credential, [each.token_url for each in sign_ins])
+            urls = [each.token_url for each in sign_ins]
+            assertions = await self._signer.assertions(application, credential, urls, attempts.charged)
             sign_ins = [replace(each, assertion=one) for each, one in zip(sign_ins, assertions, strict=True)]
 
         async def send(each: SignIn) -> SignInResult:

@@ -13,7 +13,7 @@ from podidentity.azure.clouds import Endpoint
 from podidentity.azure.errors import Refused
 from podidentity.hidden_fields import HidingStruct
 
-CONNECTIONS: Final = 16
+CONNECTIONS: Final = 32
 ATTEMPT_SECONDS: Final = 10.0
 """The timeout of one attempt, including the connection."""
 CONNECT_SECONDS: Final = 5.0

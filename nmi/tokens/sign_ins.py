@@ -17,6 +17,7 @@ from nmi.tokens.jwt import decode_claims
 from nmi.tokens.sign_in import ATTEMPT_SECONDS, CONNECTIONS, ProxyFor, SignIn, SignInResult, no_proxy
 from nmi.tokens.source import NULL_OBSERVER, FetchObserver
 from nmi.tokens.token import Token
+from nmi.tokens.waiters import Charged
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PER_NAMESPACE: Final = 4
+PER_NAMESPACE: Final = 8
 """Concurrent reads and sign-ins for the identities of one namespace, of CONNECTIONS in total: a slow endpoint delays
-its own namespace only."""
+its own namespace only. One pod has at most half of them, and two pods leave two to a third (`FairQueue`)."""
 
 RETRY_DELAYS: Final = (1.0, 2.0, 4.0, 8.0)
 """Seconds before the second and each later attempt; a longer Retry-After takes precedence."""
@@ -39,11 +40,12 @@ Observe = Callable[[float, AzureError | None], None]
 
 
 class Attempts(NamedTuple):
-    """The time limit of a fetch's attempts, and their observer."""
+    """The time limit of a fetch's attempts, their observer, and the pods of which one is charged for each."""
 
     until: float
     """By the clock of `SignIns`."""
     observer: FetchObserver = NULL_OBSERVER
+    charged: Charged = ""
 
 
 class SignIns:
@@ -84,9 +86,9 @@ class SignIns:
         """Import azure-identity now, so that the first sign-in does not wait for it."""
         await self._loader.load()
 
-    def permit(self, namespace: str) -> AbstractAsyncContextManager[None]:
-        """Limit the calls to Entra ID and to the API server: one namespace must not use up either."""
-        return self._limiter.acquire(namespace)
+    def permit(self, namespace: str, charged: Charged) -> AbstractAsyncContextManager[None]:
+        """Limit the calls to Entra ID and to the API server: no namespace, and no pod of it, must use up either."""
+        return self._limiter.acquire(namespace, charged)
 
     async def token(self, sign_in: SignIn, namespace: str, attempts: Attempts) -> SignInResult:
         """Return Entra ID's response, retried as `retry` does. Raise AzureError."""
@@ -100,7 +102,7 @@ class SignIns:
             attempt_seconds=self._attempt_seconds,
             wall_clock=self._wall_clock,
         )
-        async with self.permit(namespace):
+        async with self.permit(namespace, attempts.charged):
             sent = self.clock()
             try:
                 with attempts.observer.sending():

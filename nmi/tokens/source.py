@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Protocol, Self
 import msgspec
 
 from nmi.tokens.token import Token
+from nmi.tokens.waiters import Charged
 from podidentity.azure.errors import AzureError
 from podidentity.resources import AzureIdentity
 
@@ -141,6 +142,8 @@ class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
     lag_seconds: float = 0.0
     """While this time lasts, the source retries "no such identity": the endpoint may not know the identity yet."""
     call_permit: CallPermits = nullcontext
+    charged: Charged = ""
+    """The pods of which one is charged for each call that needs no *call_permit*."""
     observer: FetchObserver = NULL_OBSERVER
 
 

@@ -1,11 +1,11 @@
-"""The pods that wait for one call to IMDS. The governor charges the one whose turn comes first."""
+"""The pods that wait for one fetch. Each of its calls is charged to the one whose turn comes first."""
 
 from collections import Counter
 from typing import Protocol
 
 
 class QueuedCall(Protocol):
-    """The interface of a queued `nmi.tokens.governor.CallPermit` that its waiters use."""
+    """The interface of a queued `nmi.tokens.fair_queue.Permit` that its waiters use."""
 
     def join(self, pod_key: str) -> None:
         """Wait in the queue of *pod_key* too."""
@@ -15,14 +15,14 @@ class QueuedCall(Protocol):
 
 
 class Waiters:
-    """A multiset of pod keys. A pod that joins or leaves changes the queues of the present call, if it is queued."""
+    """A multiset of pod keys. A pod that joins or leaves changes the queues of the calls that are queued."""
 
     def __init__(self, *pod_keys: str, otherwise: str = "") -> None:
         """*otherwise* is charged without waiters."""
         self._counts = Counter(pod_keys)
         self._otherwise = otherwise
-        self.queued: QueuedCall | None = None
-        """The call that waits for its permit. Set by the permit."""
+        self.queued: dict[QueuedCall, None] = {}
+        """The calls that wait for their permits: several if a fetch signs in to several tenants. Set by the permits."""
 
     def __len__(self) -> int:
         """Return the number of waiting requests."""
@@ -36,8 +36,9 @@ class Waiters:
     def join(self, pod_key: str) -> None:
         """Add one request of *pod_key*."""
         self._counts[pod_key] += 1
-        if self.queued is not None and self._counts[pod_key] == 1:
-            self.queued.join(pod_key)
+        if self._counts[pod_key] == 1:
+            for call in self.queued:
+                call.join(pod_key)
 
     def leave(self, pod_key: str) -> None:
         """Remove one request of *pod_key*."""
@@ -45,8 +46,8 @@ class Waiters:
         if self._counts[pod_key]:
             return
         del self._counts[pod_key]
-        if self.queued is not None:
-            self.queued.leave(pod_key)
+        for call in self.queued:
+            call.leave(pod_key)
 
 
 Charged = str | Waiters

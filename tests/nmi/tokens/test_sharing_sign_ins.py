@@ -11,7 +11,6 @@ from nmi.identity.request import TokenRequest
 from nmi.tokens.broker import TokenBroker
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.governor import Governor
-from nmi.tokens.group_limiter import GroupLimiter
 from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.secrets import VERSIONS_MAX, Secrets
 from nmi.tokens.sign_in import InvalidClient
@@ -174,7 +173,10 @@ async def test_one_namespace_holds_at_most_its_share_of_the_limit(bench: Bench) 
 
     bench.aad.handle = hanging_for_some  # type: ignore[method-assign]
     identity = bench.identity(principal)
-    slow = [asyncio.create_task(bench.fetch(identity, f"https://slow/{number}")) for number in range(3 * 4)]
+    slow = [
+        asyncio.create_task(bench.fetch(identity, f"https://slow/{number}", charged=f"team-a/{number}"))
+        for number in range(3 * 4)
+    ]
     while waiting < PER_NAMESPACE:
         await asyncio.sleep(0.01)
     bench.put_secret("sp", "team-b", k=b"x")
@@ -184,26 +186,3 @@ async def test_one_namespace_holds_at_most_its_share_of_the_limit(bench: Bench) 
     assert waiting == PER_NAMESPACE
     go_on.set()
     assert len({(await each).token.access_token for each in slow}) == 12
-
-
-async def test_the_limiter_counts_per_group_and_drops_empty_groups() -> None:
-    limiter, inside, most = GroupLimiter(3, 2), {"a": 0, "b": 0}, {"a": 0, "b": 0, "both": 0}
-
-    async def stay(group: str) -> None:
-        async with limiter.acquire(group):
-            inside[group] += 1
-            most[group] = max(most[group], inside[group])
-            most["both"] = max(most["both"], sum(inside.values()))
-            try:
-                await asyncio.sleep(0.001)
-            finally:
-                inside[group] -= 1
-
-    everybody = [asyncio.create_task(stay(group)) for group in "aaaaabbbbb"]
-    await asyncio.sleep(0)
-    assert len(limiter) == 10
-    for cancelled in everybody[::4]:
-        cancelled.cancel()
-    await asyncio.gather(*everybody, return_exceptions=True)
-    assert most == {"a": 2, "b": 2, "both": 3}
-    assert (len(limiter), limiter._groups) == (0, {})

@@ -1,0 +1,115 @@
+"""The limit in total and per group, and the order of pods in it. Excluded: the content of the calls."""
+
+import asyncio
+from collections import Counter
+
+from nmi.tokens.group_limiter import GroupLimiter
+from nmi.tokens.waiters import Charged, Waiters
+from tests.virtual_time import in_virtual_time, settle
+
+
+class Calls:
+    """Calls through one limiter that hang until *release* is set, by pod."""
+
+    def __init__(self, in_total: int, per_group: int) -> None:
+        self.limiter = GroupLimiter(in_total, per_group)
+        self.release = asyncio.Event()
+        self.in_flight: Counter[str] = Counter()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, group: str, pod: str, charged: Charged = "") -> asyncio.Task[None]:
+        self._tasks.append(asyncio.create_task(self._hang(group, pod, charged or pod)))
+        return self._tasks[-1]
+
+    async def end(self) -> None:
+        self.release.set()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        assert (len(self.limiter), self.limiter._groups) == (0, {})
+        assert (self.limiter._total.in_flight, self.limiter._total.waiting) == (0, 0)
+
+    async def _hang(self, group: str, pod: str, charged: Charged) -> None:
+        async with self.limiter.acquire(group, charged):
+            self.in_flight[pod] += 1
+            await self.release.wait()
+
+
+async def test_the_limiter_counts_per_group_and_drops_empty_groups() -> None:
+    limiter, inside, most = GroupLimiter(3, 2), {"a": 0, "b": 0}, {"a": 0, "b": 0, "both": 0}
+
+    async def stay(group: str, number: int) -> None:
+        async with limiter.acquire(group, f"{group}/{number}"):
+            inside[group] += 1
+            most[group] = max(most[group], inside[group])
+            most["both"] = max(most["both"], sum(inside.values()))
+            try:
+                await asyncio.sleep(0.001)
+            finally:
+                inside[group] -= 1
+
+    everybody = [asyncio.create_task(stay(group, number)) for number, group in enumerate("aaaaabbbbb")]
+    await asyncio.sleep(0)
+    assert len(limiter) == 10
+    for cancelled in everybody[::4]:
+        cancelled.cancel()
+    await asyncio.gather(*everybody, return_exceptions=True)
+    assert most == {"a": 2, "b": 2, "both": 3}
+    assert (len(limiter), limiter._groups) == (0, {})
+
+
+@in_virtual_time
+async def test_two_pods_whose_calls_hang_leave_a_slot_of_the_group_to_a_third() -> None:
+    calls = Calls(32, 8)
+    for pod in ("ns/a", "ns/b"):
+        for _ in range(20):
+            calls.start("ns", pod)
+        await settle()
+    assert calls.in_flight == {"ns/a": 4, "ns/b": 2}
+    calls.start("ns", "ns/c")
+    await settle()
+    assert calls.in_flight["ns/c"] == 1
+    await calls.end()
+
+
+@in_virtual_time
+async def test_two_pods_whose_calls_hang_in_many_groups_leave_a_slot_of_the_total_to_a_third() -> None:
+    calls = Calls(32, 8)
+    for pod in ("evil/a", "evil/b"):
+        for group in range(20):
+            for _ in range(8):
+                calls.start(f"evil-{group}", pod)
+        await settle()
+    calls.start("ns", "ns/c")
+    await settle()
+    assert calls.in_flight["ns/c"] == 1
+    assert calls.in_flight.total() < 32
+    await calls.end()
+
+
+@in_virtual_time
+async def test_a_pod_that_joins_waits_in_the_queues_of_all_calls_of_the_fetch() -> None:
+    calls, waiters = Calls(32, 1), Waiters("ns/busy")
+    for _ in range(10):
+        calls.start("ns", "ns/busy")
+    await settle()
+    for _ in range(2):
+        calls.start("ns", "of the fetch", waiters)
+    await settle()
+    waiters.join("ns/joined")
+    waiters.leave("ns/busy")
+    queues = calls.limiter._groups["ns"]._queues
+    assert (len(queues["ns/busy"]), len(queues["ns/joined"])) == (9, 2)
+    await calls.end()
+    assert calls.in_flight["of the fetch"] == 2
+
+
+@in_virtual_time
+async def test_a_call_that_is_cancelled_while_it_waits_or_hangs_keeps_no_slot() -> None:
+    calls = Calls(4, 2)
+    tasks = [calls.start("ns", f"ns/{number}") for number in range(4)]
+    await settle()
+    for task in (tasks[0], tasks[3]):
+        task.cancel()
+    await settle()
+    assert calls.in_flight == {"ns/0": 1, "ns/1": 1, "ns/2": 1}
+    await calls.end()
+    assert calls.in_flight["ns/3"] == 0
