@@ -60,11 +60,6 @@ class AssignedIdentity(ComparedStruct, frozen=True, eq=False):
         """Whether its state allows a token; `decide` checks whether it is this pod's."""
         return self.status in _USABLE and not self.deleting
 
-    @property
-    def order(self) -> tuple[str, str, str]:
-        """Sort key among the identities of one namespace: binding name, then identity name."""
-        return self.binding, self.identity.metadata.name, self.identity.metadata.namespace
-
 
 def project(assigned: AzureAssignedIdentity, usable_since: float = float("-inf")) -> AssignedIdentity:
     """Return the part of *assigned* that a decision depends on."""

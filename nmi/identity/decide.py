@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from nmi.identity.assigned_identity import AssignedIdentity
+from nmi.identity.candidate_order import candidate_order
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import CREATED, OBJECT_ID_ANNOTATION, IdentityType
@@ -152,7 +153,10 @@ def decide(
     if not pod.label and not own:
         return NOTHING_ASSIGNED
     bound = [each for each in own if pod.label and each.selector == pod.label]
-    allowed = sorted((each for each in bound if _may_serve(each, pod, policy)), key=lambda each: _order(each, pod))
+    allowed = sorted(
+        (each for each in bound if _may_serve(each, pod, policy)),
+        key=lambda each: candidate_order(pod.namespace, each.binding, each.identity.key),
+    )
     if bound and not allowed:
         return _OTHER_NAMESPACE
     wanted = request.selector_value.lower()  # once: a pod may have 256 identities, and send 4 kB
@@ -162,12 +166,6 @@ def decide(
         if each.usable and (not own_is_coming or _is_of_namespace(each, pod)):
             return Grant(each)
     return _hold(request, wanted, policy, allowed, matching)
-
-
-def _order(assigned: AssignedIdentity, pod: PodFacts) -> tuple[bool, str, str, str]:
-    """Return the sort key of *assigned* among the pod's identities. A request that names none gets the first usable
-    one."""
-    return not _is_of_namespace(assigned, pod), *assigned.order
 
 
 def _hold(

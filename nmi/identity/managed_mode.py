@@ -78,7 +78,8 @@ class BoundIdentities:
                 known, since = self._identities.get(identity.key, (None, ALWAYS))
                 same = known is not None and known.spec == identity.spec
                 joined = join(binding, identity, since if same else self._clock())
-                found.put((binding.metadata.name,), joined, joined.order)
+                key = (binding.metadata.name,)
+                found.put(key, joined, key)
         return found.counted
 
     # Watch events.
@@ -129,7 +130,7 @@ class BoundIdentities:
         made = join(binding, identity, since)
         if there.get(key) != made:
             # Otherwise keep the same object, which is fast to compare.
-            there.put(key, made, made.order)
+            there.put(key, made, key)
             self._beyond.note(place, there.beyond)
 
     def _take(self, binding: AzureIdentityBinding) -> None:

@@ -5,6 +5,7 @@ from typing import Final
 
 from mic.cluster.mirror_pods import WHY as MIRROR_POD
 from mic.preview.text import counted
+from nmi.identity.candidate_order import candidate_order
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.schema import Grant, GrantState
 from podidctl.diagnosis.node_placement import MissingNmi
@@ -43,7 +44,6 @@ def _notes(pod: ReviewedPod, served: Sequence[Grant]) -> Iterator[str]:
         yield f"{several}, and no container sets {CLIENT_ID_VARIABLE}: a request that names none gets {first}"
 
 
-def _order(grant: Grant, namespace: str) -> tuple[bool, str, str]:
-    """Return the sort key of `nmi.identity.decide`."""
+def _order(grant: Grant, namespace: str) -> tuple[bool, str, str, str]:
     home, _, name = grant.identity.partition("/")
-    return home != namespace, grant.binding.rpartition("/")[2], f"{name}/{home}"
+    return candidate_order(namespace, grant.binding.rpartition("/")[2], (home, name))

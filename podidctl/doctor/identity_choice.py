@@ -6,6 +6,7 @@ from typing import Final
 from mic.cluster.bindings import indexed
 from mic.decisions.assignments import DesiredAssignment
 from mic.preview.text import counted
+from nmi.identity.candidate_order import candidate_order
 from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, sets_client_id
 from podidctl.doctor.objects import live_pods
 from podidctl.doctor.schema import Finding, Level, make_finding
@@ -33,7 +34,12 @@ def check_identity_choice(
             continue
         key = (pod.metadata.namespace, pod.binding_label)
         if key not in given:
-            given[key] = sorted(index.all_desired(pod).values(), key=_order)
+            given[key] = sorted(
+                index.all_desired(pod).values(),
+                key=lambda each: candidate_order(
+                    each.pod.metadata.namespace, each.binding.metadata.name, each.identity.key
+                ),
+            )
         identities = given[key]
         name = "/".join(pod.key)
         if foreign := [each for each in identities if each.crosses_namespaces]:
@@ -55,12 +61,6 @@ def check_identity_choice(
         yield make_finding("several identities", Level.WARNING, says, NAME_ONE)
     if not added and not only_foreign and not several:
         yield make_finding("several identities", Level.OK, "every pod has one identity or names one, of its namespace")
-
-
-def _order(desired: DesiredAssignment) -> tuple[bool, str, str, str]:
-    """Return the sort key of `nmi.identity.decide`."""
-    namespace, name = desired.identity.key
-    return desired.crosses_namespaces, desired.binding.metadata.name, name, namespace
 
 
 def _names(identities: Sequence[DesiredAssignment]) -> str:

@@ -103,6 +103,15 @@ def test_a_pod_with_an_identity_of_another_namespace_has_a_note_that_names_it_an
     assert two_identities("evil", flags=("--forceNamespaced",)) == ""
 
 
+def test_the_note_names_the_first_identity_by_its_name_if_the_bindings_of_two_namespaces_have_one_name() -> None:
+    identities = (identity("app", "two"), identity("app-b", "one"))
+    bindings = tuple(
+        binding("b", each.metadata.namespace, identity=each.metadata.name, selector="app") for each in identities
+    )
+    found = one_pod(assigned="", pod=pod("web", label="app"), identities=identities, bindings=bindings)
+    assert pod_of(found, "shop/web").note.endswith("a request that names none gets two/app")
+
+
 def test_a_pod_with_several_identities_of_its_namespace_and_no_client_id_has_a_note() -> None:
     assert two_identities("shop").endswith("a request that names none gets shop/any")
     assert two_identities("shop", variable="AZURE_CLIENT_ID") == ""
