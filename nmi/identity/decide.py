@@ -165,11 +165,11 @@ def decide(
     for each in matching:
         if each.usable and (not own_is_coming or _is_of_namespace(each, pod)):
             return Grant(each)
-    return _hold(request, wanted, policy, allowed, matching)
+    return _hold(request.selector, wanted, policy, allowed, matching)
 
 
 def _hold(
-    request: TokenRequest,
+    selector: SelectorKind,
     wanted: str,
     policy: DecisionPolicy,
     allowed: list[AssignedIdentity],
@@ -177,7 +177,7 @@ def _hold(
 ) -> Wait | Refusal:
     """Return how long to wait for a usable identity, with the refusal after that time."""
     created = any(each.status == CREATED for each in matching)
-    if request.selector is SelectorKind.OBJECT_ID and not matching:
+    if selector is SelectorKind.OBJECT_ID and not matching:
         # An identity in state Created may turn out to have this object id. The object id of a usable one is fixed.
         created = any(each.status == CREATED for each in allowed)
         if allowed and not created:
@@ -185,11 +185,11 @@ def _hold(
         refusal = UNKNOWN_OBJECT_ID
     elif created:
         refusal = _STILL_ASSIGNING
-    elif request.selector is not SelectorKind.NONE and allowed:
+    elif selector is not SelectorKind.NONE and allowed:
         refusal = NONE_MATCHES
     else:
         refusal = NONE_ASSIGNED
-    missing = ("", "") if refusal is NONE_ASSIGNED else (request.selector.name, wanted)
+    missing = ("", "") if refusal is NONE_ASSIGNED else (selector.name, wanted)
     return Wait(policy.hold_seconds(created=created), refusal, missing, in_progress=created)
 
 
