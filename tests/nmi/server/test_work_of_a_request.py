@@ -4,6 +4,7 @@ The tests count the bytecodes of Python, which are the same on each machine, and
 the instructions of the whole process for the same requests. Excluded: calls of IMDS, which have a rate limit.
 """
 
+import gc
 import sys
 from types import FrameType
 from typing import Any, Final, Self
@@ -19,19 +20,24 @@ WORK_MAX: Final = 25_000
 
 
 class Work:
-    """Counter of the bytecodes that are executed in its context."""
+    """Counter of the bytecodes that are executed in its context.
+
+    Without garbage collection, which would execute finalizers of objects of other tests.
+    """
 
     def __init__(self) -> None:
         self.bytecodes = 0
         self._former: Any = None
 
     def __enter__(self) -> Self:
+        gc.disable()
         self._former = sys.gettrace()
         sys.settrace(self._called)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(self._former)
+        gc.enable()
 
     def _called(self, frame: FrameType, _event: str, _argument: object) -> Any:
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
