@@ -67,6 +67,18 @@ def test_nmi_is_killed(bed: Bed, scenarios: Scenarios) -> None:
 
 
 @pytest.mark.long
+def test_nmi_is_killed_twice(bed: Bed, scenarios: Scenarios) -> None:
+    def act() -> None:
+        first = bed.nmi_pid()
+        bed.nodes[0].run("kill", "-KILL", str(first))
+        wait_for(lambda: [each for each in bed.nmi_pids() if each != first], 60, "NMI did not start again")
+        bed.nodes[0].run("kill", "-KILL", str(bed.nmi_pid()))
+
+    # The kubelet waits for 10 s before it starts a container again that ended twice.
+    check(scenarios.measure("NMI killed, and killed again when it has started", act), seconds=40)
+
+
+@pytest.mark.long
 def test_nmi_is_killed_for_its_memory(bed: Bed, scenarios: Scenarios) -> None:
     def act() -> None:
         node, pid = bed.nodes[0], bed.nmi_pid()
