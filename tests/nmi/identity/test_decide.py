@@ -168,7 +168,10 @@ def test_an_identity_of_the_pods_namespace_comes_before_those_of_others_whatever
 def test_of_two_identities_with_one_client_id_that_of_the_pods_namespace_is_granted() -> None:
     own = assigned("z", binding="z")
     foreign = assigned("a", binding="a", namespace="elsewhere", type_=1)
-    assert granted(outcome(foreign, own, request=by(SelectorKind.CLIENT_ID, CLIENT_ID))) == "z"
+    request = by(SelectorKind.CLIENT_ID, CLIENT_ID)
+    assert granted(outcome(foreign, own, request=request)) == "z"
+    coming = assigned("z", binding="z", status=CREATED)
+    assert waits(outcome(foreign, coming, request=request))[1] is Reason.STILL_ASSIGNING
 
 
 def test_while_an_identity_of_the_pods_namespace_is_being_assigned_none_of_another_is_granted_in_its_place() -> None:
@@ -433,7 +436,7 @@ def test_a_mirror_pod_gets_no_identity_whatever_is_assigned_to_it_or_exempts_it(
 
 
 class CountedText(str):
-    """A text that counts its conversions to lower case."""
+    """A text that counts its conversions."""
 
     __slots__ = ()
     conversions = 0
@@ -442,6 +445,16 @@ class CountedText(str):
     def lower(self) -> str:
         CountedText.conversions += 1
         return super().lower()
+
+    @override
+    def casefold(self) -> str:
+        CountedText.conversions += 1
+        return super().casefold()
+
+    @override
+    def upper(self) -> str:
+        CountedText.conversions += 1
+        return super().upper()
 
 
 @pytest.mark.parametrize("selector", [each for each in SelectorKind if each is not SelectorKind.NONE])

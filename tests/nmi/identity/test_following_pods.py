@@ -83,6 +83,17 @@ async def test_a_deleted_pod_is_not_found(end: str) -> None:
         assert entry.record.suspended
 
 
+@pytest.mark.parametrize("label", ["other", None], ids=["changed", "removed"])
+async def test_a_pod_whose_label_changes_keeps_nothing_of_the_former_one(label: str | None) -> None:
+    async with running_cluster(watching=False) as cluster:
+        cluster.deliver(pod())
+        entry = cluster.at(ADDRESS)
+        assert entry is not None
+        cluster.deliver(pod(label=label))
+        assert cluster.at(ADDRESS) is entry
+        assert entry.facts.label == (label or "")
+
+
 async def test_an_address_can_move_to_another_pod() -> None:
     async with running_cluster() as cluster:
         entry = await with_pod(cluster)

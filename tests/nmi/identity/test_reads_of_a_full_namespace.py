@@ -35,19 +35,22 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
     return Reader()
 
 
-async def test_reads_of_other_namespaces_continue(reader: Reader) -> None:
+@pytest.mark.parametrize(
+    ("first", "second"), [("bindings", "identities"), ("identities", "exceptions"), ("exceptions", "bindings")]
+)
+async def test_reads_of_other_namespaces_continue(reader: Reader, first: str, second: str) -> None:
     now = [0.0]
     reads = VerificationReads(reader, lambda: now[0])
     with pytest.raises(UnansweredError):
-        await reads.exceptions("full")
+        await getattr(reads, first)("full")
     assert await reads.exceptions("other") == []
     assert await reads.bindings("other") == []
     assert await reads.assigned("nodename=n") == []
     with pytest.raises(UnansweredError, match="previous read"):
-        await reads.identities("full")
+        await getattr(reads, second)("full")
     now[0] += module.UNANSWERED_SECONDS
     with pytest.raises(UnansweredError):
-        await reads.identities("full")
+        await getattr(reads, second)("full")
     assert reader.asked == ["full", "other", "other", "", "full"]
     await reads.aclose()
 
