@@ -57,6 +57,20 @@ async def test_the_limiter_counts_per_group_and_drops_empty_groups() -> None:
 
 
 @in_virtual_time
+async def test_calls_that_begin_after_the_end_of_others_share_the_limit_of_their_group() -> None:
+    calls = Calls(32, 2)
+    tasks = [calls.start("ns", f"ns/{number}") for number in range(2)]
+    await settle()
+    tasks[0].cancel()
+    await settle()
+    for number in range(2, 6):
+        calls.start("ns", f"ns/{number}")
+    await settle()
+    assert calls.in_flight == {"ns/0": 1, "ns/1": 1, "ns/2": 1}
+    await calls.end()
+
+
+@in_virtual_time
 async def test_two_pods_whose_calls_hang_leave_a_slot_of_the_group_to_a_third() -> None:
     calls = Calls(32, 8)
     for pod in ("ns/a", "ns/b"):

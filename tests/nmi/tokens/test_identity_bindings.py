@@ -174,7 +174,12 @@ async def test_a_certificate_for_another_name_is_not_accepted(bound: BindingBenc
     assert bound.proxy.calls == []
 
 
-async def test_the_machines_authorities_and_entra_ids_are_not_trusted_for_the_proxy(bound: BindingBench) -> None:
+async def test_the_machines_authorities_and_entra_ids_are_not_trusted_for_the_proxy(
+    bound: BindingBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines = tmp_path / "machine.pem"
+    machines.write_text(bound.ca_file.read_text())
+    monkeypatch.setenv("SSL_CERT_FILE", str(machines))  # of OpenSSL's defaults: the machine trusts the proxy
     bound.ca_file.write_text(Authority("another").pem)
     bound.source = bound.new_source()
     with pytest.raises(ProxyUnreachable, match="certificate is not trusted"):
@@ -282,9 +287,23 @@ async def test_the_log_of_an_untrusted_certificate_has_the_cause(bound: BindingB
     assert "AZURE_KUBERNETES_*" in shown
 
 
-async def test_a_failing_proxy_never_causes_a_direct_exchange(bound: BindingBench) -> None:
+async def test_a_proxy_that_cannot_be_reached_never_causes_a_direct_exchange(bound: BindingBench) -> None:
     await bound.proxy.stop()
     with pytest.raises(ProxyUnreachable, match="cannot connect"):
+        await bound.fetch()
+    assert bound.bench.aad.calls == []
+
+
+@pytest.mark.parametrize("status", [200, 403, 429, 503])
+async def test_a_proxy_that_responds_without_a_token_never_causes_a_direct_exchange(
+    bound: BindingBench, status: int
+) -> None:
+    async def respond(request: web.BaseRequest) -> web.StreamResponse:
+        del request
+        return web.Response(status=status)
+
+    bound.proxy.handle = respond  # type: ignore[method-assign]
+    with pytest.raises(AzureError):
         await bound.fetch()
     assert bound.bench.aad.calls == []
 

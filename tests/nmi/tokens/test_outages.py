@@ -78,7 +78,7 @@ async def test_an_update_during_a_refresh_affects_no_pod() -> None:
 async def test_a_limited_number_of_flights_continue_without_waiters() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(410, body=b"{}")
-    asked = [node.token(other(n), pod=f"ns/{n}", within=30.0) for n in range(100)]
+    asked = [node.token(other(n), pod=f"ns-{n % 5}/{n}", within=30.0, namespace=f"ns-{n % 5}") for n in range(100)]
     results = await asyncio.gather(*asked, return_exceptions=True)
     assert all(isinstance(each, NotYet | CongestedError) for each in results)
     await settle()
