@@ -5,12 +5,12 @@ import asyncio
 import pytest
 
 from nmi.identity.decide import DecisionPolicy
-from nmi.identity.request import SelectorKind
+from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import CREATED
 from tests.nmi.identity.cluster import DEADLINE, until
-from tests.nmi.identity.shapes import CLIENT_ID, RESOURCE, assigned_identity, by, exception, pod
+from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, exception, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
 
@@ -24,8 +24,8 @@ async def issued(bench: IssuerBench, name: str = "web") -> Issued:
     return answer
 
 
-async def refused(bench: IssuerBench, name: str = "web") -> Refusal:
-    answer = await bench.issue_for(name)
+async def refused(bench: IssuerBench, name: str = "web", request: TokenRequest = REQUEST) -> Refusal:
+    answer = await bench.issue_for(name, request)
     assert isinstance(answer, Refusal), answer
     return answer
 
@@ -114,7 +114,9 @@ async def test_an_empty_list_of_types_disables_the_path_before_any_lookup() -> N
         assert bench.cluster.reads() == []
 
 
-async def test_the_nodes_own_identities_are_never_returned_here() -> None:
+@pytest.mark.parametrize("selector", SelectorKind)
+async def test_the_nodes_own_identities_are_never_returned_here(selector: SelectorKind) -> None:
+    request = REQUEST if selector is SelectorKind.NONE else by(selector, CLIENT_ID)
     async with running_issuer() as bench:
         bench.cluster.put_exception(exception(labels={"app": "web"}))
         bench.cluster.put_pod(pod(host_network=True, labels={"app": "web"}))
@@ -124,7 +126,7 @@ async def test_the_nodes_own_identities_are_never_returned_here() -> None:
                 list(bench.cluster.cluster_cache.entries())[0:1] and bench.cluster.cluster_cache.state()["exceptions"]
             )
         )
-        assert (await refused(bench)).reason is Reason.NO_MATCHING_IDENTITY
+        assert (await refused(bench, request=request)).reason is Reason.NO_MATCHING_IDENTITY
         assert bench.imds.calls == []
 
 

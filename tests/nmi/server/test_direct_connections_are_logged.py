@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from nmi.server import server as server_module
+from nmi.server.decisions import PERIOD_SECONDS
 from tests.nmi.server.test_server_over_sockets import serving
 
 EVENT = "were closed unread"
@@ -15,6 +16,7 @@ EVENT = "were closed unread"
 async def test_any_number_of_direct_connections_causes_one_line_per_period(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    assert PERIOD_SECONDS == 60.0, "docs/security.md promises one line a minute"
     monkeypatch.setattr(server_module, "PERIOD_SECONDS", 0.2)
     caplog.set_level(logging.WARNING, server_module.__name__)
 

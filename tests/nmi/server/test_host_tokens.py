@@ -70,8 +70,9 @@ async def test_another_address_never_gets_a_token_whatever_it_sends(peer: str) -
         assert server_under_test.connection.looked == 0, "the address is sufficient"
 
 
-async def test_a_redirected_connection_never_gets_a_token_even_from_loopback() -> None:
-    server_under_test = ServerUnderTest(peer=HOST, meant=("169.254.169.254", 80))
+@pytest.mark.parametrize("meant", [("169.254.169.254", 80), ("192.0.2.1", 8080)], ids=["usual", "other-settings"])
+async def test_a_redirected_connection_never_gets_a_token_even_from_loopback(meant: tuple[str, int]) -> None:
+    server_under_test = ServerUnderTest(peer=HOST, meant=meant)
     refused(server_under_test, await server_under_test.ask(ask()), 403, "processes on the node")
 
 

@@ -66,12 +66,14 @@ async def test_a_request_without_it_is_served(target: str) -> None:
     assert (await ServerUnderTest().ask(request_bytes(target, headers=headers))).status == 200
 
 
-async def test_a_pod_that_imitates_the_mark_changes_no_later_answer() -> None:
+@pytest.mark.parametrize("value", ["nmi", "pod", ""], ids=["as-nmi", "another", "empty"])
+async def test_a_pod_that_imitates_the_mark_changes_no_later_answer(value: str) -> None:
+    marked = ("Metadata: true", f"{FIELD}: {value}")
     async with serving() as running, running.client() as client:
         for target in (TARGET, INSTANCE):
             for _ in range(3):
                 async with running.client() as imitator:
-                    assert (await imitator.ask(request_bytes(target, headers=MARKED))).status == 508
+                    assert (await imitator.ask(request_bytes(target, headers=marked))).status == 508
             assert (await client.ask(request_bytes(target))).status == 200
         assert running.server.counters()["fast_answers"] == 0
 

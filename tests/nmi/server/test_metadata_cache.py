@@ -298,6 +298,17 @@ async def test_a_document_that_a_greedy_namespace_read_first_belongs_to_the_othe
     assert cache.calls == calls
 
 
+async def test_a_greedy_namespace_that_uses_another_ones_document_does_not_remove_it() -> None:
+    cache = Cache()
+    await cache.get(pod="shop/cart")
+    await fill(cache, 2)
+    await cache.get(pod="evil/a")
+    await fill(cache)
+    calls = cache.calls
+    await cache.get(pod="shop/cart")
+    assert cache.calls == calls
+
+
 async def test_documents_that_the_fast_lane_serves_stay_in_the_cache() -> None:
     cache = Cache()
     cache.now = 0.0  # the fast lane's uses have the time of the machine

@@ -5,6 +5,7 @@ Excluded: bytes that are no request (test_malformed_requests), the spellings of 
 
 import asyncio
 import json
+import logging
 
 import pytest
 
@@ -248,6 +249,24 @@ async def test_an_internal_error_is_a_500_and_the_next_request_succeeds() -> Non
     check(reply, 500, "server_error")
     assert b"secret" not in reply.body
     server_under_test.issuer.answer = good
+    assert (await server_under_test.ask(request_bytes())).status == 200
+
+
+async def test_a_fault_while_an_answer_is_written_ends_its_connection_and_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server_under_test = ServerUnderTest()
+    connection = server_under_test.connection
+
+    def broken(_: object) -> None:
+        raise KeyError("defect")
+
+    monkeypatch.setattr(connection, "write", broken)
+    server_under_test.lane.data_received(request_bytes())
+    await server_under_test.settle()
+    assert not connection.open
+    (line,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
+    assert "defect" in line.getMessage()
     assert (await server_under_test.ask(request_bytes())).status == 200
 
 
