@@ -56,6 +56,20 @@ async def test_a_second_successor_is_refused_until_the_first_has_ended(path: Pat
         (await ends.meet()).close()
 
 
+async def test_a_successor_that_connected_earlier_is_refused_while_another_one_serves(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predecessor_module, "HELLO_SECONDS", SECONDS)
+    async with listening(path) as ends:
+        early = await ends.connect()
+        serving = await ends.retired()
+        await early.send(hello())
+        answer, _ = await early.receive()
+        assert answer == Rejection("another successor is registered")
+        early.close()
+        serving.close()
+
+
 async def test_without_a_common_version_there_is_no_handover(path: Path) -> None:
     async with listening(path) as ends:
         with pytest.raises(HandoverError, match="no version"):

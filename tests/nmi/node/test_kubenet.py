@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from nmi.flag_table import RedirectMode
 from nmi.node import kubenet
+from nmi.node.traffic_redirect import TrafficRedirect
+from nmi.settings import Settings
 from podidentity.exits import StartError
 
 KUBENET = "KUBELET_CONFIG=\nKUBELET_FLAGS=--cgroup-driver=systemd --network-plugin=kubenet --v=2\n"
@@ -35,6 +38,15 @@ def test_a_node_with_kubenet_is_rejected_and_the_error_names_the_flag_to_accept_
     config.write_text(KUBENET)
     with pytest.raises(StartError, match="--allow-network-plugin-kubenet"):
         kubenet.check(config, allowed=False)
+
+
+@pytest.mark.parametrize("redirect", RedirectMode)
+async def test_nmi_does_not_start_there_whatever_redirects_to_it(redirect: RedirectMode, tmp_path: Path) -> None:
+    config = tmp_path / "kubelet"
+    config.write_text(KUBENET)
+    settings = Settings(node_name="n", redirect=redirect, kubelet_config=config)
+    with pytest.raises(StartError, match="--allow-network-plugin-kubenet"):
+        await TrafficRedirect(settings, "10.244.0.9").prepare()
 
 
 def test_a_flag_accepts_kubenet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
