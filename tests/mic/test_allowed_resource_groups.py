@@ -129,6 +129,20 @@ def test_no_change_is_planned_there_even_if_the_host_is_known() -> None:
     assert set(cluster.statuses().values()) == {"Created"}
 
 
+def test_no_identity_is_detached_there_even_if_the_host_is_known() -> None:
+    cluster = Cluster()
+    cluster.host(vm_id("n0"))
+    cluster.add(node("n0"), identity("demo"), binding(identity="demo"), pod())
+    cluster.reconcile(vm_id("n0"))
+    attached = list(cluster.changes)
+    cluster.policy = policy("other")
+    cluster.remove(pod())
+    for _ in range(2):
+        cluster.reconcile(vm_id("n0"))
+    assert len(attached) == 1
+    assert cluster.changes == attached
+
+
 async def test_identities_that_need_no_host_are_assigned_there(outside: ReconcileBench) -> None:
     outside.view.identities.upserted(None, identity("demo", type_=IdentityType.SECRET))
     outside.view.bindings.upserted(None, binding(identity="demo"))

@@ -78,6 +78,9 @@ def test_the_number_of_entries_and_the_length_are_limited() -> None:
     many = [PendingDetach(vm_id(f"n{number}"), identity_id("one")) for number in range(PENDING_DETACHES_MAX + 10)]
     assert pending_detaches(encode_pending_detaches(many)) == tuple(many[:PENDING_DETACHES_MAX])
     assert pending_detaches(encode_pending_detaches([ONE]) + " " * PENDING_DETACHES_TEXT_MAX) == ()
+    one = encode_pending_detaches([ONE])[1:]
+    assert pending_detaches("[" + "0," * (PENDING_DETACHES_MAX - 1) + one) == (ONE,)
+    assert pending_detaches("[" + "0," * PENDING_DETACHES_MAX + one) == ()
 
 
 @given(st.text() | st.recursive(st.none() | st.text() | st.integers(), st.lists, max_leaves=30).map(json.dumps))
