@@ -263,12 +263,14 @@ node: .venv/.built ## Start real nodes with a control plane and an emulated Azur
 # or commit from which e2e-node upgrades; without it, the newest tag does.
 e2e-node: ROLLOUTS ?= 20
 e2e-node: RATE ?= 2000
+e2e-node: REBOOTS ?= 5
 e2e-node: RUN_NODE = run_node
 e2e-node: .node ## Run all tests on real nodes (more than half an hour, as root)
 	$(TOOK)
 
 e2e-node-quick: ROLLOUTS ?= 3
 e2e-node-quick: RATE ?= 500
+e2e-node-quick: REBOOTS ?= 1
 e2e-node-quick: RUN_NODE = run_node and not long
 e2e-node-quick: .node ## Run the tests on real nodes that take at most 15 minutes (as root)
 	$(TOOK)
@@ -283,7 +285,7 @@ e2e-cilium: .cilium-folder .node-programs ## Run the tests on a node with a buil
 		echo "set CILIUM to the folder that tests/realnode/cilium_agent/build.sh has filled" >&2; exit 2; }
 
 .node: .node-programs
-	ROLLOUTS=$(ROLLOUTS) RATE=$(RATE) DATA_PLANES=$(DATA_PLANES) FORMER=$(FORMER) $(PYTEST) -m "$(RUN_NODE)" tests/realnode
+	ROLLOUTS=$(ROLLOUTS) RATE=$(RATE) REBOOTS=$(REBOOTS) DATA_PLANES=$(DATA_PLANES) FORMER=$(FORMER) $(PYTEST) -m "$(RUN_NODE)" tests/realnode
 
 .node-programs: .venv/.built
 	$(PACKAGES) test

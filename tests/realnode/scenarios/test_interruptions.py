@@ -1,11 +1,14 @@
 """Events on a real node: how long pods get no token, and which of their requests reach IMDS.
 
 Each test adds a row to docs/reliability.md. No event may give a pod a token of another identity, and only those that
-remove the rules themselves may let a request through to IMDS.
+remove the rules themselves may let a request through to IMDS. REBOOTS of `make e2e-node` sets the number of reboots.
 """
 
+import os
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,6 +20,9 @@ from tests.realnode.processes import wait_for
 from tests.realnode.scenario import Scenarios
 
 WITHOUT_API_SECONDS = 60.0
+REBOOTS = int(os.environ.get("REBOOTS", "5"))
+REBOOT_SECONDS = 120
+BUSY_PROCESSES = 6
 SUCCESSOR_SECONDS = 5.0
 """A pod that is Ready by mistake is Ready within a second, and the DaemonSet then deletes the former one."""
 
@@ -179,7 +185,25 @@ def test_the_rules_are_flushed(bed: Bed, scenarios: Scenarios, command: str) -> 
     check(result, seconds=2)
 
 
-def test_the_node_reboots(bed: Bed, scenarios: Scenarios) -> None:
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Run *count* processes that use all the CPU time that they get.
+
+    Each has a session of its own, because the kernel divides the time between sessions.
+    """
+    command = ["sh", "-c", "while :; do :; done"]
+    processes = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for each in processes:
+            each.kill()
+            each.wait()
+
+
+@pytest.mark.timeout(REBOOTS * REBOOT_SECONDS + 400)
+@pytest.mark.parametrize("busy", [0, pytest.param(BUSY_PROCESSES, marks=pytest.mark.long)])
+def test_the_node_reboots(bed: Bed, scenarios: Scenarios, busy: int) -> None:
     def act() -> None:
         node = bed.nodes[0]
         node.reboot()
@@ -187,10 +211,17 @@ def test_the_node_reboots(bed: Bed, scenarios: Scenarios) -> None:
         node.start_kube_proxy()
         bed.wait_for_nmi()
 
-    result = scenarios.measure("node rebooted", act, recovery_seconds=120)
+    name = f"node rebooted next to {busy} busy processes" if busy else "node rebooted"
+    with busy_processes(busy):
+        results = [scenarios.measure(name, act, recovery_seconds=REBOOT_SECONDS) for _ in range(REBOOTS)]
+    scenarios.results[-REBOOTS:] = [max(results, key=lambda each: each.leaked)]
+    scenarios.add_remark(f"the worst of {REBOOTS}, in which {', '.join(str(each.leaked) for each in results)} leaked.")
     # Without the boot guard, requests of a pod that starts before NMI reach IMDS and get tokens of the node.
-    assert result.wrong <= result.leaked, result
-    assert {"token demo", f"token {bed.nodes[0].name}"} >= {each for each in result.outcomes if "token" in each}
+    for each in results:
+        assert each.wrong <= each.leaked, each
+        assert {"token demo", f"token {bed.nodes[0].name}"} >= {
+            outcome for outcome in each.outcomes if "token" in outcome
+        }
 
 
 @pytest.fixture
