@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import uvloop
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from _native.answers import Usage
@@ -39,8 +39,10 @@ from tests.native.mutations import mutated, plausible, refusable
 from tests.oracle.refusals import ANSWERS, read_refusal
 from tests.oracle.requests import Asked, Verdict, read
 
-LAST = b"GET /last HTTP/1.0\r\n\r\n"
-"""Always answered by the general lane."""
+LAST = b"GET /metadata/identity/oauth2/token HTTP/1.0\r\n\r\n"
+"""Always answered by the general lane, and differently if a byte of it was read as a part of another request."""
+USUAL = b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n"
+FORWARDED = USUAL + b"X-Forwarded-For: 1\r\n\r\n"
 FOR_EVER = 10**15
 SECONDS_LEFT = re.compile(rb'(?<=expires_in":")\d+')
 REQUEST_ID = re.compile(rb"(?<=x-ms-request-id: )[0-9a-f-]{36}")
@@ -284,6 +286,7 @@ def test_a_field_that_changes_the_meaning_is_recognised_by_both_lanes(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=examples(150))
 @given(data=mutated() | plausible() | refusable(), cuts=st.lists(st.integers(0, 700), max_size=3))
+@example(data=FORWARDED, cuts=[])
 def test_mutated_requests_are_answered_equally_by_both_lanes_and_the_oracle(
     loopback_server: LoopbackServer, data: bytes, cuts: list[int]
 ) -> None:
