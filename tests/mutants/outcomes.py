@@ -6,6 +6,7 @@
 that cannot be collected is a line with `when` "collect".
 """
 
+import gc
 import json
 import os
 from collections.abc import Generator, Iterator
@@ -39,7 +40,12 @@ def pytest_collection() -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
+    # pytest parses the sources of the traceback. Python 3.11 fails if a finalizer that logs parses one meanwhile.
+    gc.disable()
+    try:
+        report = yield
+    finally:
+        gc.enable()
     errors = sorted(set(_types(call.excinfo.value))) if call.excinfo else []
     _write(test=item.nodeid.partition("[")[0], when=report.when, outcome=report.outcome, errors=errors)
     return report
