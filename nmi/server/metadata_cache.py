@@ -183,7 +183,7 @@ class MetadataCache:
 
 
 def _namespace(pod_key: str) -> str:
-    """Return the namespace of a pod, or the address of a client that is no known pod."""
+    """Return the namespace of a pod, or the account of clients that are no known pods."""
     return pod_key.partition("/")[0]
 
 

@@ -16,6 +16,8 @@ from nmi.server.target import CanonicalPath, Destination
 
 READING: Final = ("GET", "HEAD")
 PROXIED: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+WITHOUT_POD: Final = "addresses without a pod"
+"""The account of all such addresses, which are charged together: a client may have any number of them."""
 NEVER: Final = frozenset({"CONNECT", "TRACE"})
 """CONNECT opens a tunnel, TRACE returns header fields (RFC 9110 §9.3.6 and §9.3.8): refused for every target."""
 
@@ -50,7 +52,8 @@ class ProxiedPath:
 
     async def _proxied(self, call: Call, request: Request, destination: Destination, stream: Stream) -> Outcome:
         subject = self._outcomes.subject(call)
-        answer = await self._proxy.forward(subject.key, request, destination, stream)
+        charged = WITHOUT_POD if subject.entry is None else subject.entry.key
+        answer = await self._proxy.forward(charged, request, destination, stream)
         if isinstance(answer, Refusal):
             return self._outcomes.refused(call, answer, destination.canonical_path)
         if isinstance(answer, PlainAnswer):

@@ -179,10 +179,17 @@ class Governor(FairQueue["CallPermit"]):
             super().join(permit, pod_key)
 
     def _displace(self, permit: "CallPermit") -> bool:
-        """Fail the last permit of the longest queue in favour of *permit*; return whether its own are shorter."""
-        longest = max(self._queues.values(), key=len)
-        last = next(reversed(longest))
-        if len(longest) <= min(len(self._queues[pod_key]) for pod_key in permit.queues) or len(last.queues) > 1:
+        """Fail a permit in favour of *permit*: the last of the longest queue whose queues are all longer than its own.
+
+        Return whether there was one.
+        """
+
+        def shortest(each: "CallPermit") -> int:
+            return min(len(self._queues[pod_key]) for pod_key in each.queues)
+
+        longest, own = max(self._queues.values(), key=len), shortest(permit)
+        last = next((each for each in reversed(longest) if shortest(each) > own), None)
+        if last is None:
             return False
         self.dequeue(last)
         last.fail(self._congested())

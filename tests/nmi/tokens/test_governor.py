@@ -358,6 +358,31 @@ async def test_a_full_queue_in_total_refuses_the_last_of_the_longest_queue_in_fa
     assert (governor.in_flight, governor.waiting) == (0, 0)
 
 
+@pytest.mark.parametrize("joined", ["ns/greedy-1", "ns/modest"])
+@in_virtual_time
+async def test_a_shared_call_at_the_end_of_the_longest_queue_protects_it_only_if_a_pod_with_a_short_one_waits(
+    joined: str,
+) -> None:
+    governor = Governor(waiters_max=8, clock=now)
+    calls = Calls(governor)
+    holders = [asyncio.create_task(calls.hold(f"ns/holder-{n}")) for n in range(5)]
+    await asyncio.sleep(1.0)
+    greedy = [asyncio.create_task(calls.hold(f"ns/greedy-{n % 2}")) for n in range(7)]
+    await settle()
+    waiters = Waiters("ns/greedy-0")
+    shared = asyncio.create_task(governor.permit(waiters).__aenter__())
+    await settle()
+    waiters.join(joined)
+    neighbour = asyncio.create_task(calls.hold("ns/neighbour"))
+    await settle()
+    assert (governor.waiting, governor.refused, neighbour.done()) == (8, 1, False)
+    assert shared.done() == (joined == "ns/greedy-1")
+    assert sum(each.done() for each in greedy) == (joined == "ns/modest")
+    for task in [*holders, *greedy, shared, neighbour]:
+        task.cancel()
+    await asyncio.gather(*holders, *greedy, shared, neighbour, return_exceptions=True)
+
+
 @in_virtual_time
 async def test_a_shared_call_is_charged_to_the_pod_whose_turn_comes_first() -> None:
     governor = Governor(at_once=1, clock=now)
