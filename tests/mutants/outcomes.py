@@ -40,7 +40,7 @@ def pytest_collection() -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    # pytest parses the sources of the traceback. Python 3.11 fails if a finalizer that logs parses one meanwhile.
+    # pytest parses sources of the traceback. Python 3.11 fails if a finalizer that logs parses one at the same time.
     gc.disable()
     try:
         report = yield
