@@ -10,12 +10,15 @@ from tests.mutants.entries import Mutant, MutantError, tracked
 from tests.mutants.run import Verdict, Worker, judged, selected, sound
 from tests.mutants.trees import Outcome, Run, Tree
 
-BOUNDED = "tests/nmi/tokens/test_token_cache.py::test_every_cache_is_bounded"
-CACHE = "nmi/tokens/cache.py"
+# Only the copy has this module and its test, so that no change of the product changes them.
+SAMPLE = "podidentity/sample.py"
+SAMPLE_TEXT = "LIMIT = 3\nUNTESTED = 300.0\n"
+LIMITED = "tests/test_of_the_sample.py::test_the_limit"
+LIMITED_TEXT = "from podidentity.sample import LIMIT\n\n\ndef test_the_limit():\n    assert LIMIT == 3\n"
 
 
 def mutant(file: str, find: str, replace: str, *tests: str, slow: bool = False) -> Mutant:
-    return Mutant("topic", 1, "It holds.", tests or (BOUNDED,), file, find, replace, slow)
+    return Mutant("topic", 1, "It holds.", tests or (LIMITED,), file, find, replace, slow)
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +26,8 @@ def tree() -> Iterator[Tree]:
     """One copy for this module. Not below /tmp, which may be another file system: then it could not be links."""
     made = Tree(ROOT / "build" / "mutants" / "test")
     made.make()
+    (made.root / SAMPLE).write_text(SAMPLE_TEXT)
+    (made.root / LIMITED.partition("::")[0]).write_text(LIMITED_TEXT)
     yield made
     subprocess.run(["rm", "-r", str(made.root)], check=True)
 
@@ -60,11 +65,11 @@ def test_programs_started_by_a_test_run_the_mutant(tree: Tree) -> None:
 @pytest.mark.timeout(180)
 def test_a_test_sees_the_mutant_and_the_file_is_restored(tree: Tree) -> None:
     worker = Worker(tree, set())
-    killed = worker.result(mutant(CACHE, "len(self._refusals) > self._most", "False"))
+    killed = worker.result(mutant(SAMPLE, "LIMIT = 3", "LIMIT = 4"))
     assert (killed.verdict, killed.reason) == (Verdict.KILLED, "")
-    survived = worker.result(mutant(CACHE, "SOON_SECONDS: Final = 300.0", "SOON_SECONDS: Final = 301.0"))
-    assert (survived.verdict, survived.reason) == (Verdict.SURVIVED, f"still passes: {BOUNDED}")
-    assert (tree.root / CACHE).read_bytes() == (ROOT / CACHE).read_bytes()
+    survived = worker.result(mutant(SAMPLE, "UNTESTED = 300.0", "UNTESTED = 301.0"))
+    assert (survived.verdict, survived.reason) == (Verdict.SURVIVED, f"still passes: {LIMITED}")
+    assert (tree.root / SAMPLE).read_text() == SAMPLE_TEXT
 
 
 @pytest.mark.tools
@@ -72,17 +77,17 @@ def test_a_test_sees_the_mutant_and_the_file_is_restored(tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("replace", "complaint"),
     [
-        ("SOON_SECONDS: Final = = 1", "broken"),
-        ("SOON_SECONDS: Final = sooon", "broken"),
-        ("SOON_SECONDS: Final = 1 / 0", "broken"),
+        ("UNTESTED = = 1", "broken"),
+        ("UNTESTED = sooon", "broken"),
+        ("UNTESTED = 1 / 0", "broken"),
     ],
     ids=["syntax", "undefined-name", "fails-on-import"],
 )
 def test_a_change_that_breaks_the_module_is_not_judged(tree: Tree, replace: str, complaint: str) -> None:
-    result = Worker(tree, {BOUNDED}).result(mutant(CACHE, "SOON_SECONDS: Final = 300.0", replace))
+    result = Worker(tree, {LIMITED}).result(mutant(SAMPLE, "UNTESTED = 300.0", replace))
     assert result.verdict is Verdict.UNJUDGED
     assert complaint in result.reason
-    assert (tree.root / CACHE).read_bytes() == (ROOT / CACHE).read_bytes()
+    assert (tree.root / SAMPLE).read_text() == SAMPLE_TEXT
 
 
 @pytest.mark.tools
@@ -106,10 +111,10 @@ def test_a_compiled_module_is_compiled_with_its_mutant_and_restored(tree: Tree) 
 @pytest.mark.tools
 @pytest.mark.timeout(180)
 def test_tests_that_take_too_long_are_ended_and_prove_nothing(tree: Tree) -> None:
-    run = tree.run([BOUNDED], 0.01)
+    run = tree.run([LIMITED], 0.01)
     assert not run.in_time
-    assert judged(mutant(CACHE, "a", "b"), run)[0] is Verdict.UNJUDGED
-    assert sound([BOUNDED], run) == "took too long without the change"
+    assert judged(mutant(SAMPLE, "a", "b"), run)[0] is Verdict.UNJUDGED
+    assert sound([LIMITED], run) == "took too long without the change"
 
 
 def run_of(*outcomes: Outcome) -> Run:
@@ -136,12 +141,12 @@ FAILED = Outcome("one", "call", "failed", ("AssertionError",))
     ],
 )
 def test_only_a_failure_of_its_test_kills_a_mutant(outcomes: list[Outcome], verdict: Verdict) -> None:
-    assert judged(mutant(CACHE, "a", "b", "one"), run_of(*outcomes))[0] is verdict
+    assert judged(mutant(SAMPLE, "a", "b", "one"), run_of(*outcomes))[0] is verdict
 
 
 def test_each_of_its_tests_must_fail() -> None:
     other = Outcome("two", "call", "passed", ())
-    assert judged(mutant(CACHE, "a", "b", "one", "two"), run_of(FAILED, other)) == (
+    assert judged(mutant(SAMPLE, "a", "b", "one", "two"), run_of(FAILED, other)) == (
         Verdict.SURVIVED,
         "still passes: two",
     )
@@ -160,11 +165,11 @@ def test_a_test_that_does_not_pass_without_the_change_proves_nothing(outcomes: l
         ([], True, 1),
         (["topic"], False, 2),
         (["topic/1"], False, 2),
-        (["cache.py"], False, 1),
-        (["test_token_cache"], True, 1),
+        (["sample.py"], False, 1),
+        (["test_of_the_sample"], True, 1),
         (["other"], False, 0),
     ],
 )
 def test_words_select_by_topic_file_or_test(words: list[str], fast: bool, chosen: int) -> None:
-    everything = [mutant(CACHE, "a", "b"), mutant("nmi/cli.py", "a", "b", "tests/x.py::test_y", slow=True)]
+    everything = [mutant(SAMPLE, "a", "b"), mutant("nmi/cli.py", "a", "b", "tests/x.py::test_y", slow=True)]
     assert len(selected(everything, words, fast=fast)) == chosen
