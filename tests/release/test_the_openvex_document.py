@@ -6,6 +6,7 @@ import tarfile
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import parse_qsl, unquote
 
 import pytest
 
@@ -16,7 +17,7 @@ from tools.release.vulnerabilities import DISTRIBUTIONS, PRODUCTS, Product, diff
 ROOT: Final = Path(__file__).parents[2]
 OWN: Final = read((ROOT / vulnerabilities.FILE).read_text())
 ZLIB: Final = "pkg:deb/debian/zlib1g@1%3A1.2.13.dfsg-1?arch=amd64&distro=debian-12"
-NMI: Final = Product("nmi", "pkg:oci/nmi@sha256%3Aabc?arch=amd64", {ZLIB, "pkg:pypi/aiohttp@3.14.5"})
+NMI: Final = Product("nmi", "pkg:oci/nmi@sha256%3Aabc", {ZLIB, "pkg:pypi/aiohttp@3.14.5"})
 STATEMENT: Final[dict[str, Any]] = {
     "vulnerability": "CVE-2023-45853",
     "package": "pkg:deb/debian/zlib1g@1:1.2.13.dfsg-1",
@@ -48,13 +49,48 @@ def test_a_complete_statement_becomes_a_statement_of_openvex() -> None:
     assert made["statements"] == [
         {
             "vulnerability": {"name": "CVE-2023-45853"},
-            "products": [{"@id": NMI.url, "subcomponents": [{"@id": ZLIB}]}],
+            "products": [
+                {
+                    "@id": NMI.url,
+                    "subcomponents": [
+                        {"@id": "pkg:deb/debian/zlib1g@1%3A1.2.13.dfsg-1"},
+                        {"@id": "pkg:deb/debian/zlib1g@1.2.13.dfsg-1?epoch=1"},
+                    ],
+                }
+            ],
             "status": "not_affected",
             "timestamp": "2026-11-30T00:00:00+00:00",
             "justification": "vulnerable_code_not_present",
             "status_notes": "MiniZip is not built. Sources: https://security-tracker.debian.org/tracker/CVE-2023-45853",
         }
     ]
+
+
+def matches(general: str, specific: str) -> bool:
+    """The rule of PurlMatches in go-vex, which Trivy and Grype use: *specific* has all qualifiers of *general*."""
+    (name, _, qualifiers), (scanned, _, present) = general.partition("?"), specific.partition("?")
+    return unquote(name) == unquote(scanned) and {*parse_qsl(qualifiers)} <= {*parse_qsl(present)}
+
+
+@pytest.mark.parametrize(
+    ("package", "scanned"),
+    [
+        ("zlib1g@1:1.2.13.dfsg-1", "zlib1g@1.2.13.dfsg-1?arch=amd64&distro=debian-12.15&epoch=1"),
+        ("zlib1g@1:1.2.13.dfsg-1", "zlib1g@1%3A1.2.13.dfsg-1?arch=amd64&distro=debian-12&upstream=zlib"),
+        ("libuuid1@2.38.1-5+deb12u3", "libuuid1@2.38.1-5%2Bdeb12u3?arch=amd64&distro=debian-12.15"),
+        ("libuuid1@2.38.1-5+deb12u3", "libuuid1@2.38.1-5%2Bdeb12u3?arch=amd64&distro=debian-12&upstream=util-linux"),
+    ],
+    ids=["trivy-with-epoch", "syft-with-epoch", "trivy", "syft"],
+)
+def test_the_package_that_a_scanner_finds_is_one_of_the_document(package: str, scanned: str) -> None:
+    package, scanned = f"pkg:deb/debian/{package}", f"pkg:deb/debian/{scanned}"
+    component = package.replace(":1.2", "%3A1.2").replace("+", "%2B") + "?arch=amd64&distro=debian-12"
+    made = document([{**STATEMENT, "package": package}], [Product("nmi", NMI.url, {component})], "1.0.0", 0)
+    assert made is not None
+    ((product,),) = (each["products"] for each in made["statements"])
+    named = [each["@id"] for each in product["subcomponents"]]
+    assert any(matches(each, scanned) for each in named)
+    assert not any(matches(each, scanned.replace("?", ".1?")) for each in named)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +155,7 @@ def test_a_package_that_is_not_in_the_bill_of_the_product_is_refused(package: st
 
 
 def test_a_package_in_the_bill_of_another_product_only_is_refused() -> None:
-    other = Product("mic", "pkg:oci/mic@sha256%3Adef?arch=amd64", {"pkg:pypi/aiohttp@3.14.5"})
+    other = Product("mic", "pkg:oci/mic@sha256%3Adef", {"pkg:pypi/aiohttp@3.14.5"})
     (found,) = differences([{**STATEMENT, "products": ["nmi", "mic"]}], [NMI, other])
     assert "but mic contains no version of it" in found
 
@@ -151,8 +187,15 @@ def release(folder: Path) -> list[Path]:
 
 def test_the_products_are_the_images_by_digest_and_the_distributions(tmp_path: Path) -> None:
     image, distributions = sorted(products_of(release(tmp_path)), key=lambda each: each.name, reverse=True)
-    assert image == Product("nmi", "pkg:oci/nmi@sha256%3Aabc?arch=amd64", {ZLIB})
+    assert image == Product("nmi", "pkg:oci/nmi@sha256%3Aabc", {ZLIB})
     assert distributions == Product(
         DISTRIBUTIONS, "pkg:pypi/aad-pod-identity@1.0.0", {"pkg:pypi/aiohttp@3.14.5", "pkg:pypi/uvloop@0.23.0"}
     )
     assert {image.name, distributions.name} <= set(PRODUCTS)
+
+
+@pytest.mark.parametrize("scanned", ["repository_url=ghcr.io/owner/nmi", "arch=amd64&repository_url=ghcr.io/owner/nmi"])
+def test_the_image_of_a_scanner_is_the_product_with_its_digest(tmp_path: Path, scanned: str) -> None:
+    (image,) = (each for each in products_of(release(tmp_path)) if each.name == "nmi")
+    assert matches(image.url, f"pkg:oci/nmi@sha256:abc?{scanned}")
+    assert not matches(image.url, f"pkg:oci/nmi@sha256:def?{scanned}")

@@ -29,8 +29,7 @@ def products_of(artifacts: Iterable[Path]) -> list[Product]:
         components = frozenset(each["purl"] for each in bill["components"] if "purl" in each)
         archive = path.with_name(path.name.removesuffix(BILL) + ARCHIVE)
         if archive.exists():
-            architecture = path.name.removesuffix(BILL).rpartition("-")[2]
-            url = f"pkg:oci/{name}@{quote(digest_of(archive), '')}?arch={architecture}"
+            url = f"pkg:oci/{name}@{quote(digest_of(archive), '')}"
             found[url] = Product(name, url, components)
         elif name == DISTRIBUTIONS:
             url = bill["metadata"]["component"]["purl"]

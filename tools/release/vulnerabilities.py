@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import yaml
 
@@ -33,7 +33,7 @@ class Product:
     name: str
     """One of PRODUCTS."""
     url: str
-    """Package URL of exactly this artifact."""
+    """Package URL of exactly this artifact, without qualifiers, because scanners must have each of them."""
     components: Collection[str]
     """Package URLs of its bill."""
 
@@ -91,7 +91,7 @@ def differences(statements: Iterable[Mapping[str, Any]], products: Sequence[Prod
     for statement in statements:
         for name in statement["products"]:
             bills = [each for each in products if each.name == name]
-            if bills and not any(_components(each, statement["package"]) for each in bills):
+            if bills and not any(_contains(each, statement["package"]) for each in bills):
                 package = statement["package"].rpartition("@")[0] + "@"
                 contained = {_bare(each) for bill in bills for each in bill.components}
                 others = " and ".join(sorted(each for each in contained if each.startswith(package)))
@@ -111,9 +111,9 @@ def document(
     written = []
     for statement in statements:
         about = [
-            {"@id": product.url, "subcomponents": [{"@id": each} for each in found]}
+            {"@id": product.url, "subcomponents": [{"@id": each} for each in _subcomponents(statement["package"])]}
             for product in products
-            if product.name in statement["products"] and (found := _components(product, statement["package"]))
+            if product.name in statement["products"] and _contains(product, statement["package"])
         ]
         if about:
             written.append(_statement(statement, about))
@@ -149,9 +149,20 @@ def _listed(statement: Mapping[str, Any], name: str) -> list[str]:
     return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
 
 
-def _components(product: Product, package: str) -> list[str]:
-    """Return the package URLs of *package* in the bill of *product*, as the bill has them."""
-    return sorted(each for each in product.components if _bare(each) == package)
+def _contains(product: Product, package: str) -> bool:
+    """Return whether the bill of *product* has *package*."""
+    return any(_bare(each) == package for each in product.components)
+
+
+def _subcomponents(package: str) -> list[str]:
+    """Return the package URLs that match those of scanners, which must have each qualifier of the document.
+
+    Scanners add qualifiers that differ from the bill's: `distro=debian-12.15`. Trivy has the epoch of a version only
+    as a qualifier.
+    """
+    name, _, version = package.rpartition("@")
+    epoch, colon, rest = version.partition(":")
+    return [f"{name}@{quote(version, '')}", *([f"{name}@{quote(rest, '')}?epoch={epoch}"] if colon else [])]
 
 
 def _bare(url: str) -> str:
