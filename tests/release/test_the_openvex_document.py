@@ -9,13 +9,16 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 import pytest
+import yaml
 
+from deploy.docker.install_packages import LOCK, locked_versions
+from tools.lock_packages import ARCHITECTURES
 from tools.release import vulnerabilities
 from tools.release.products import products_of
 from tools.release.vulnerabilities import DISTRIBUTIONS, PRODUCTS, Product, differences, document, problems, read
 
 ROOT: Final = Path(__file__).parents[2]
-OWN: Final = read((ROOT / vulnerabilities.FILE).read_text())
+OWN: Final = (ROOT / vulnerabilities.FILE).read_text()
 ZLIB: Final = "pkg:deb/debian/zlib1g@1%3A1.2.13.dfsg-1?arch=amd64&distro=debian-12"
 NMI: Final = Product("nmi", "pkg:oci/nmi@sha256%3Aabc", {ZLIB, "pkg:pypi/aiohttp@3.14.5"})
 STATEMENT: Final[dict[str, Any]] = {
@@ -31,7 +34,18 @@ STATEMENT: Final[dict[str, Any]] = {
 
 
 def test_the_statements_of_the_repository_have_no_fault() -> None:
-    assert [*problems(OWN)] == []
+    assert read(OWN)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_statements_of_the_repository_are_about_the_locked_versions(architecture: str) -> None:
+    # The images of a release are Debian 12's. The lock does not have all packages of the base.
+    locked = locked_versions(LOCK.read_text(), "bookworm", architecture)
+    components = {f"pkg:deb/debian/{name}@{version}" for name, version in locked.items()}
+    names = {each.rpartition("@")[0] for each in components}
+    statements = [each for each in read(OWN) if each["package"].rpartition("@")[0] in names]
+    assert statements
+    assert [*differences(statements, [Product(name, "", components) for name in PRODUCTS])] == []
 
 
 def test_a_complete_statement_becomes_a_statement_of_openvex() -> None:
@@ -140,6 +154,13 @@ def test_two_statements_about_the_same_are_refused() -> None:
 def test_a_file_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^vulnerabilities\.yaml (has no list of statements|is not YAML)"):
         read(text)
+
+
+def test_a_file_with_a_fault_in_a_statement_is_refused() -> None:
+    assert read(yaml.safe_dump({"statements": [STATEMENT]})) == [STATEMENT]
+    incomplete = {name: value for name, value in STATEMENT.items() if name != "products"}
+    with pytest.raises(ValueError, match=r"^vulnerabilities\.yaml: CVE-2023-45853 about .* lacks products$"):
+        read(yaml.safe_dump({"statements": [incomplete]}))
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,12 @@ class Release:
         return sources.commit_time(self.tree)
 
     def check(self, tag: str = "") -> Versions:
-        """Return the versions of the tree. Raise ReleaseError where they contradict each other or the *tag*.
-
-        Also if a statement about a vulnerability is incomplete.
+        """Return the versions of the tree. Raise ReleaseError where they contradict each other or the *tag*, and
+        ValueError if a statement about a vulnerability has a fault.
         """
         versions = read(self.tree)
-        refuse([*problems(versions, tag), *vulnerabilities.problems(self._statements())])
+        refuse(problems(versions, tag))
+        self._statements()
         return versions
 
     def build_sources(self) -> list[Path]:
@@ -130,7 +130,8 @@ class Release:
     def seal(self, artifacts: Sequence[Path], builder: str = provenance.LOCAL, base: str = "") -> list[Artifact]:
         """Write OpenVEX, provenance and checksums of *artifacts*, and return all of them with these files.
 
-        Raise ReleaseError if a statement about a vulnerability is not about these artifacts.
+        Raise ReleaseError if a statement about a vulnerability is not about these artifacts, and ValueError if one has
+        a fault.
         """
         artifacts = [*artifacts, *self._write_vex(artifacts)]
         build = provenance.Build(

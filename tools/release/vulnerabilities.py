@@ -39,7 +39,7 @@ class Product:
 
 
 def read(text: str) -> list[dict[str, Any]]:
-    """Return the statements in the text of FILE. Raise ValueError if it has another form."""
+    """Return the statements in the text of FILE. Raise ValueError if it has another form or `problems`."""
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -47,6 +47,8 @@ def read(text: str) -> list[dict[str, Any]]:
     statements = document.get("statements") if isinstance(document, dict) else None
     if not isinstance(statements, list) or not all(isinstance(each, dict) for each in statements):
         raise ValueError(f"{FILE} has no list of statements")
+    if found := [*problems(statements)]:
+        raise ValueError("\n".join(found))
     return statements
 
 

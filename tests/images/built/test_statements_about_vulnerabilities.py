@@ -2,13 +2,16 @@
 
 import pytest
 
-from tests.images.built.conftest import ROOT, Image
+from tests.images.built.conftest import BUILT, ROOT, Image
 from tools.release.vulnerabilities import FILE, Product, differences, read
 
 
 def test_the_packages_of_the_statements_are_those_of_the_image(image: Image) -> None:
     components = {each["purl"] for each in image.bill["components"] if "purl" in each}
     statements = read((ROOT / FILE).read_text())
+    if (BUILT / "base.snapshot").read_text().startswith("mirror "):  # its versions change without a change here
+        components = {each.partition("@")[0] for each in components}
+        statements = [{**each, "package": each["package"].partition("@")[0]} for each in statements]
     assert [*differences(statements, [Product(image.name, "", components)])] == []
 
 
