@@ -420,9 +420,9 @@ lock: ## Renew the locks from the ranges in pyproject.toml
 	@$(subst pyproject.toml,,$(COMPILE)) --group site -o site.lock
 	@$(subst pyproject.toml,,$(COMPILE)) --group release -o release.lock
 
-# ARCHIVE=http://snapshot.debian.org/archive takes the packages of yesterday's snapshot instead of today's mirror.
+# ARCHIVE names a mirror of snapshot.debian.org.
 .PHONY: lock-packages
-lock-packages: .venv/.built ## Renew the lock of the Debian packages in the images (on Debian, a few minutes)
+lock-packages: .venv/.built ## Lock the Debian packages in the images to yesterday's snapshot (on Debian, a few minutes)
 	@$(BIN)/python -m tools.lock_packages $(ARCHIVE)
 
 clean: ## Delete .venv, build/ and compiled files

@@ -5,23 +5,22 @@ no installed package, so that the lock also has the packages of a base: a build 
 
 usage: python -m tools.lock_packages [ARCHIVE]
 
-Without ARCHIVE, the versions are those of MIRROR today. With ARCHIVE, for example http://snapshot.debian.org/archive,
-they are those of its snapshot of yesterday. The lock names the snapshot that has the versions.
+The versions are read from the snapshot of yesterday in ARCHIVE, which is by default Debian's, and the lock names this
+snapshot: so it has them, whatever Debian publishes later.
 """
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from deploy.docker.install_packages import GROUPS, INSTALL, LOCK, planned_versions
 
-MIRROR: Final = "http://deb.debian.org"
+ARCHIVE: Final = "http://snapshot.debian.org/archive"
 RELEASES: Final = ("bookworm", "trixie")
 """The releases that deploy/docker/README.md permits as a base, by codename."""
 ARCHITECTURES: Final = ("amd64", "arm64")
@@ -31,18 +30,15 @@ HEADER: Final = """\
 """
 
 
-def sources(release: str, archive: str = "", snapshot: str = "") -> str:
-    """Return the apt sources of a *release*, in a *snapshot* of *archive* or on MIRROR."""
-    day = f"/{snapshot}" if archive else ""
-    base = archive or MIRROR
+def sources(release: str, archive: str, snapshot: str) -> str:
+    """Return the apt sources of a *release* in a *snapshot* of *archive*."""
     suites = (("debian", release), ("debian", f"{release}-updates"), ("debian-security", f"{release}-security"))
-    return "".join(f"deb [signed-by={KEYS}] {base}/{name}{day} {suite} main\n" for name, suite in suites)
+    return "".join(f"deb [signed-by={KEYS}] {archive}/{name}/{snapshot} {suite} main\n" for name, suite in suites)
 
 
-def midnight_after(dates: Iterable[str]) -> str:
-    """Return the name of the first daily snapshot after the newest of *dates*, which are those of Release files."""
-    newest = max(parsedate_to_datetime(each.replace("UTC", "+0000")) for each in dates)
-    return f"{newest + timedelta(days=1):%Y%m%d}T000000Z"
+def snapshot_before(now: datetime) -> str:
+    """Return the name of the first snapshot of the day before *now*: no later import changes it."""
+    return f"{now - timedelta(days=1):%Y%m%d}T000000Z"
 
 
 def text_of(snapshot: str, versions: Mapping[str, Mapping[str, Mapping[str, str]]]) -> str:
@@ -63,7 +59,6 @@ class Apt:
             (folder / each).mkdir(parents=True)
         (folder / "status").touch()
         (folder / "sources.list").write_text(apt_sources)
-        self.lists = folder / "lists"
         settings = {
             "APT::Architecture": architecture,
             "APT::Architectures": architecture,
@@ -76,7 +71,7 @@ class Apt:
             "Dir::Etc::SourceList": folder / "sources.list",
             "Dir::Etc::SourceParts": folder / "parts",
             "Dir::State": folder,
-            "Dir::State::Lists": self.lists,
+            "Dir::State::Lists": folder / "lists",
             "Dir::State::Status": folder / "status",
         }
         self._command = ["apt-get", "-q", *(f"--option={name}={value}" for name, value in settings.items())]
@@ -87,20 +82,12 @@ class Apt:
         environment = {**os.environ, "LC_ALL": "C"}
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
 
-    def dates(self) -> list[str]:
-        """Return the dates of the Release files that `update` has read."""
-        texts = [each.read_text() for each in self.lists.glob("*_InRelease")]
-        return [
-            line.removeprefix("Date: ") for text in texts for line in text.splitlines() if line.startswith("Date: ")
-        ]
-
 
 def main() -> None:
     """Write the lock."""
-    archive = sys.argv[1].rstrip("/") if len(sys.argv) > 1 else ""
-    snapshot = f"{datetime.now(UTC) - timedelta(days=1):%Y%m%d}T000000Z" if archive else ""
+    archive = sys.argv[1].rstrip("/") if len(sys.argv) > 1 else ARCHIVE
+    snapshot = snapshot_before(datetime.now(UTC))
     roots = sorted({name for group in GROUPS.values() for name in group})
-    dates: list[str] = []
     versions: dict[str, dict[str, dict[str, str]]] = {}
     for release in RELEASES:
         for architecture in ARCHITECTURES:
@@ -108,10 +95,9 @@ def main() -> None:
             with TemporaryDirectory() as folder:
                 apt = Apt(Path(folder), architecture, sources(release, archive, snapshot))
                 apt.run("update")
-                dates += apt.dates()
                 planned = planned_versions(apt.run(*INSTALL, "--simulate", *roots))
             versions.setdefault(release, {})[architecture] = planned
-    LOCK.write_text(text_of(snapshot or midnight_after(dates), versions))
+    LOCK.write_text(text_of(snapshot, versions))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,8 @@ def advice(lock: str) -> str:
     """Return the next action after a difference from the *lock*."""
     return (
         "Debian's mirrors delete superseded versions. Build with the apt sources of the locked snapshot, "
-        f"{tomllib.loads(lock)['snapshot']} (deploy/docker/README.md), or renew the lock: make lock-packages"
+        f"{tomllib.loads(lock)['snapshot']} (deploy/docker/README.md), renew the lock (make lock-packages), or accept "
+        'the differences in images that are not released: IMAGE_FLAGS="--build-arg PACKAGES=newest"'
     )
 
 

@@ -1,7 +1,10 @@
 """The Debian packages of a build are those of packages.lock; otherwise nothing is installed. apt-get is a fake here."""
 
 import os
+import re
+import sys
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +30,10 @@ Inst iptables (1.8.9-2 Debian:12.15/oldstable [amd64])
 Inst nftables [1.0.6-2] (1.0.6-2+deb12u2 Debian-Security:12/oldstable-security [amd64]) []
 Conf libmnl0 (1.0.4-3 Debian:12.15/oldstable [amd64])
 """
+NEXT: Final = (
+    "renew the lock (make lock-packages), or accept the differences in images that are not released: "
+    'IMAGE_FLAGS="--build-arg PACKAGES=newest"'
+)
 APT_GET: Final = """\
 #!/bin/sh
 echo "$*" >>"$CALLS"
@@ -70,7 +77,7 @@ def test_nothing_is_installed_where_a_dependency_has_another_version(
     reason = stage.install()
     assert "\n  libmnl0 1.0.5-1, but 1.0.4-3 is locked\n" in reason
     assert "20261129T000000Z" in reason
-    assert reason.endswith("renew the lock: make lock-packages")
+    assert reason.endswith(NEXT)
     assert stage.installations == []
 
 
@@ -95,7 +102,7 @@ def test_nothing_is_installed_with_a_dependency_that_is_not_locked(
     stage = Stage(tmp_path, monkeypatch, SAME + "Inst libnew1 (1-1 Debian:12.15/oldstable [amd64])\n")
     reason = stage.install()
     assert "\n  libnew1 1-1 is not locked\n" in reason
-    assert reason.endswith("renew the lock: make lock-packages")
+    assert reason.endswith(NEXT)
     assert stage.installations == []
 
 
@@ -105,7 +112,7 @@ def test_the_message_of_a_failed_apt_get_is_reported_with_the_next_action(
     stage = Stage(tmp_path, monkeypatch, "", failing="*--simulate*")
     reason = stage.install()
     assert "E: no such version" in reason
-    assert reason.endswith("renew the lock: make lock-packages")
+    assert reason.endswith(NEXT)
     assert stage.installations == []
 
 
@@ -152,9 +159,38 @@ def test_the_apt_sources_of_a_snapshot_name_its_day() -> None:
     ]
 
 
-def test_the_snapshot_of_a_mirror_is_the_one_after_its_newest_release_file() -> None:
-    dates = ["Sat, 11 Jul 2026 10:16:37 UTC", "Sat, 28 Nov 2026 02:53:00 UTC"]
-    assert lock_packages.midnight_after(dates) == "20261129T000000Z"
+def test_the_apt_sources_in_the_documentation_are_those_of_the_lock() -> None:
+    lines = re.findall(r"deb \[check-valid-until=no\] (.+)", LOCK.with_name("README.md").read_text())
+    made = lock_packages.sources("bookworm", lock_packages.ARCHIVE, "SNAPSHOT").splitlines()
+    assert lines == [each.partition("] ")[2] for each in made]
+
+
+def test_the_versions_of_a_new_lock_are_read_from_the_snapshot_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_from = []
+
+    class Apt:
+        def __init__(self, _folder: Path, _architecture: str, apt_sources: str) -> None:
+            read_from.append(apt_sources)
+
+        def run(self, *arguments: str) -> str:
+            return SAME if "--simulate" in arguments else ""
+
+    monkeypatch.setattr(lock_packages, "Apt", Apt)
+    monkeypatch.setattr(lock_packages, "LOCK", tmp_path / "packages.lock")
+    monkeypatch.setattr(sys, "argv", ["lock_packages"])
+    lock_packages.main()
+    made = tomllib.loads((tmp_path / "packages.lock").read_text())
+    lines = "".join(read_from).splitlines()
+    assert len(lines) == 3 * len(lock_packages.RELEASES) * len(lock_packages.ARCHITECTURES)
+    assert [each for each in lines if f"/{made['snapshot']} " not in each] == []
+    assert made["bookworm"]["amd64"] == planned_versions(SAME)
+
+
+def test_the_snapshot_of_a_new_lock_is_complete() -> None:
+    assert lock_packages.snapshot_before(datetime(2026, 11, 30, 8, 12, tzinfo=UTC)) == "20261129T000000Z"
+    assert lock_packages.snapshot_before(datetime(2026, 12, 1, 0, 0, tzinfo=UTC)) == "20261130T000000Z"
 
 
 def test_the_local_build_takes_the_snapshot_from_the_lock() -> None:
