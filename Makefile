@@ -338,18 +338,18 @@ release-wheels: build/release/tools/.installed ## Build and test the wheels of t
 	@$(RELEASE) wheels
 
 # Debian keeps the packages of the locked snapshot, so that the images can be built again at any later time.
-release-images: DEBIAN_SNAPSHOT ?= http://snapshot.debian.org/archive
-release-images: build/release/tools/.installed ## Build and test the images of this machine's architecture for a release (root on Debian)
+release-images release-dry-run: DEBIAN_SNAPSHOT ?= http://snapshot.debian.org/archive
+release-images: build/release/tools/.installed ## Build and test the images of this machine's architecture for a release (root on Debian 12)
 	@$(MAKE) local-images DEBIAN_SNAPSHOT=$(DEBIAN_SNAPSHOT)
 	@$(RELEASE) images --images=build/images
 
 release-seal: build/release/tools/.installed ## Write provenance and checksums of all files in build/release/dist
 	@$(RELEASE) seal --builder="$$BUILDER"
 
-# WITHOUT=images omits the images, which need root on Debian and ten minutes.
+# WITHOUT=images omits the images, which need root on Debian 12 and ten minutes.
 release-dry-run: build/release/tools/.installed ## Do all of a release that needs no signature and no image registry, twice, and compare
 	@$(RELEASE) check
-	@$(if $(filter images,$(WITHOUT)),,tools/local-images)
+	@$(if $(filter images,$(WITHOUT)),,DEBIAN_SNAPSHOT=$(DEBIAN_SNAPSHOT) tools/local-images)
 	@$(RELEASE) dry-run $(if $(filter images,$(WITHOUT)),,--images=build/images)
 	$(TOOK)
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from deploy.docker.install_packages import GROUPS, LOCK, install, planned_versions, preferences
+from tests.release.conftest import make
 from tools import lock_packages
 
 TEXT: Final = LOCK.read_text()
@@ -88,6 +89,13 @@ def test_a_build_for_tests_installs_what_the_mirror_has_and_prints_the_differenc
     assert stage.install(newest=True) == ""
     assert "libmnl0 1.0.5-1, but 1.0.4-3 is locked" in capsys.readouterr().err
     assert len(stage.installations) == 1
+
+
+@pytest.mark.parametrize("target", ["release-images", "release-dry-run"])
+def test_the_images_of_a_release_are_built_from_the_snapshot(target: str) -> None:
+    commands = [each for each in make(LOCK.parents[2], "-n", target).stdout.splitlines() if "local-images" in each]
+    assert commands
+    assert f"DEBIAN_SNAPSHOT={lock_packages.ARCHIVE}" in commands[0]
 
 
 def test_only_a_build_on_a_mirror_installs_packages_that_are_not_locked() -> None:
