@@ -12,6 +12,7 @@ from nmi.tokens.source import FetchedToken, FetchRequest, IdentityKey, PolicyErr
 from nmi.tokens.token import Token
 from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
+from podidentity.azure.resource_ids import is_of_letters
 from podidentity.resources import AzureIdentity
 from podidentity.telemetry.logs import redacted
 
@@ -22,14 +23,16 @@ RESOURCE_ID_MAX: Final = 2048
 
 def check(identity: AzureIdentity) -> None:
     """Raise PolicyError for a value that cannot be an id: it is not sent to IMDS. IMDS decides on all others. Only a
-    resource id may contain other letters than ASCII ones, in the name of its resource group."""
+    resource id may contain other letters than ASCII ones, in the name of its resource group, and none that the key
+    would confuse with another letter.
+    """
     for field, text, most in (
         ("clientID", identity.spec.client_id, CLIENT_ID_MAX),
         ("resourceID", identity.spec.resource_id, RESOURCE_ID_MAX),
     ):
         stripped = text.strip()
-        letters = field == "resourceID" and all(each.isascii() or each.isalnum() for each in stripped[:most])
-        if len(stripped) > most or not (stripped.isprintable() and (stripped.isascii() or letters)):
+        permitted = is_of_letters if field == "resourceID" else str.isascii
+        if len(stripped) > most or not (stripped.isprintable() and permitted(stripped)):
             raise PolicyError(
                 "No token can be fetched for this identity's AzureIdentity; its owner must correct it.",
                 f"AzureIdentity {'/'.join(identity.key)} has an invalid {field}; set it to the identity's own",
