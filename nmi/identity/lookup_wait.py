@@ -26,6 +26,9 @@ READ_AFTER_SECONDS: Final = 0.3
 """Most watch events are faster. The Go implementation waits this long between its attempts, too."""
 READ_INTERVAL_SECONDS: Final = 0.5
 NEGATIVE_SECONDS: Final = 1.0
+UNANSWERED_SECONDS: Final = 60.0
+"""For so long the end of the time is remembered for a client that disconnected before: its next request is refused.
+If another pod has the address by then, and is unknown too, one request of that pod is refused instead."""
 REMEMBERED_MAX: Final = 256
 
 
@@ -38,9 +41,9 @@ class _End(Enum):
 
 
 class _Lookup:
-    """One address (or name) without a pod record, from its first request until NEGATIVE_SECONDS after *until*."""
+    """One address (or name) without a pod record, from its first request until `end`."""
 
-    __slots__ = ("is_read", "reader", "since", "timer", "until", "waiters")
+    __slots__ = ("answered", "is_read", "reader", "since", "timer", "until", "waiters")
 
     def __init__(self, since: float, until: float) -> None:
         self.since = since
@@ -51,6 +54,13 @@ class _Lookup:
         self.reader: asyncio.Task[None] | None = None
         """Its read, if that is on its way."""
         self.is_read = False
+        self.answered = False
+        """Whether a request got the refusal at the end of the time."""
+
+    @property
+    def end(self) -> float:
+        """The time from which a request begins a new lookup."""
+        return self.until + (NEGATIVE_SECONDS if self.answered else UNANSWERED_SECONDS)
 
 
 class LookupWait:
@@ -129,6 +139,7 @@ class LookupWait:
     async def _wait(self, address: str) -> _End:
         lookup = self._current(address)
         if lookup.until <= self._clock():
+            lookup.answered = True
             return _End.LATE
         if self._waiting >= WAITERS_MAX and not self._makes_room(lookup):
             return _End.DISPLACED
@@ -143,10 +154,10 @@ class LookupWait:
                     self._rest(address, lookup)
 
     def _current(self, address: str) -> _Lookup:
-        """Return the lookup of *address*: a new one if there is none, or none of the last moments."""
+        """Return the lookup of *address*: a new one if there is none, or if it has ended."""
         now = self._clock()
         lookup = self._waited.get(address) or self._remembered.get(address)
-        if lookup is None or lookup.until + NEGATIVE_SECONDS <= now:
+        if lookup is None or lookup.end <= now:
             return _Lookup(now, now + self._park_seconds)
         return lookup
 
@@ -177,6 +188,7 @@ class LookupWait:
 
     def _late(self, address: str, lookup: _Lookup) -> None:
         lookup.until = min(lookup.until, self._clock())
+        lookup.answered = True
         self._end(address, lookup, _End.LATE)
         self._rest(address, lookup)
 
@@ -197,7 +209,7 @@ class LookupWait:
         del self._waited[address]
         self._remembered[address] = lookup
         oldest = next(iter(self._remembered.values()))
-        if len(self._remembered) > REMEMBERED_MAX or oldest.until + NEGATIVE_SECONDS <= self._clock():
+        if len(self._remembered) > REMEMBERED_MAX or oldest.end <= self._clock():
             self._remembered.popitem(last=False)
 
     def _stop(self, address: str, lookup: _Lookup) -> None:

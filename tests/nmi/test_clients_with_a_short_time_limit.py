@@ -74,9 +74,12 @@ async def test_attempts_that_are_shorter_than_the_hold_get_an_answer_at_its_end(
     assert times[0] == pytest.approx(case.hold)
 
 
+@pytest.mark.parametrize(("interval", "attempts"), [(0.36, 4), (0.6, 3), (4.0, 2)])
 @pytest.mark.parametrize("name", CASES)
 @in_virtual_time
-async def test_a_client_that_waits_between_its_attempts_gets_the_answer_with_the_next_one(name: str) -> None:
+async def test_a_client_that_waits_between_its_attempts_gets_the_answer_with_the_next_one(
+    name: str, interval: float, attempts: int
+) -> None:
     case = CASES[name]
-    times = await answered(case, interval=case.hold * 0.36, time_limit=case.hold * 0.1, attempts=4)
-    assert times == [pytest.approx(case.hold * 1.08)], "with the attempt after the end of the hold"
+    times = await answered(case, interval=case.hold * interval, time_limit=case.hold * 0.1, attempts=attempts)
+    assert times == [pytest.approx(case.hold * interval * (attempts - 1))], "with the attempt after the end of the hold"

@@ -40,10 +40,22 @@ async def test_an_attempt_after_the_five_seconds_gets_the_answer_that_no_client_
 
 
 @in_virtual_time
-async def test_a_second_later_a_request_of_the_address_waits_again() -> None:
+async def test_a_request_after_that_answer_waits_again() -> None:
     bench = LookupBench()
     assert await abandoned(bench, ADDRESS, 2.0)
-    await asyncio.sleep(4.0)
+    await asyncio.sleep(40.0)
+    began = now()
+    assert await bench.find() is None
+    assert now() == began
+    assert await bench.find() is None
+    assert now() - began == 5.0
+
+
+@in_virtual_time
+async def test_a_new_pod_at_an_address_without_requests_for_a_minute_waits_five_seconds() -> None:
+    bench = LookupBench()
+    assert await abandoned(bench, ADDRESS, 2.0)
+    await asyncio.sleep(63.0)
     began = now()
     assert await bench.find() is None
     assert now() - began == 5.0
