@@ -149,9 +149,10 @@ class TokenCache:
 
     def use(self, key: TokenKey, namespace: str) -> None:
         """Note a use of the token of *key* by a pod with an AzureIdentity of *namespace*."""
-        cached = self._table.use(key, namespace)
+        cached = self._tokens.get(key)
         if cached is not None:
             cached.usage.touch()
+            self._table.use(key, namespace)
 
     def predecessor(self, key: TokenKey, now: float) -> CachedToken | None:
         """Return a valid token of another version of the same Secret; None for identities without one."""

@@ -26,7 +26,8 @@ class NamespaceTable(Generic[K, V]):
         self._values: dict[K, V] = {}
         self._entries: dict[K, tuple[str, int]] = {}
         """The namespace and the weight of each value."""
-        self._keys: dict[str, OrderedDict[K, None]] = {}
+        self._keys: dict[str, OrderedDict[K, float]] = {}
+        """By namespace, in the order of their last uses as far as the table knows them: these are the times."""
         self._weights: Counter[str] = Counter()
         self.view: Final[Mapping[K, V]] = MappingProxyType(self._values)
         """A live, read-only view. Reading it is no use."""
@@ -44,6 +45,7 @@ class NamespaceTable(Generic[K, V]):
             self.put(key, self._values[key], namespace, weight)
         else:
             self._keys[owner].move_to_end(key)
+            self._keys[owner][key] = self._last_used(self._values[key])
         return self._values[key]
 
     def put(self, key: K, value: V, namespace: str, weight: int = 1) -> None:
@@ -51,7 +53,7 @@ class NamespaceTable(Generic[K, V]):
         self.pop(key)
         self._values[key] = value
         self._entries[key] = namespace, weight
-        self._keys.setdefault(namespace, OrderedDict())[key] = None
+        self._keys.setdefault(namespace, OrderedDict())[key] = self._last_used(value)
         self._weights[namespace] += weight
 
     def pop(self, key: K) -> V | None:
@@ -67,11 +69,19 @@ class NamespaceTable(Generic[K, V]):
         return self._values.pop(key)
 
     def surplus(self) -> K | None:
-        """Return the key of the value to be removed; None within the limit."""
+        """Return the key of the value to be removed; None within the limit.
+
+        A value that was used without the table's knowledge moves to the end, so that each use costs one step at most.
+        """
         if self._weights.total() <= self._most:
             return None
         keys = self._keys[max(self._weights, key=lambda namespace: self._weights[namespace])]
-        return min(keys, key=lambda key: self._last_used(self._values[key]))
+        while True:
+            key, known = next(iter(keys.items()))
+            keys[key] = self._last_used(self._values[key])
+            if keys[key] <= known:
+                return key
+            keys.move_to_end(key)
 
     def trim(self) -> None:
         """Remove what is beyond the limit."""
