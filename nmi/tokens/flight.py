@@ -21,9 +21,6 @@ from podidentity.azure.imds import PATIENCE_SECONDS
 GONE_RETRY_SECONDS = 10.0
 """The Retry-After of a 410: by then the flight has made at least one more attempt."""
 
-REFRESH_ACCOUNT = "(refresh)"
-"""The account that is charged for a refresh ahead of expiry. No pod has this key."""
-
 
 class AbandonedError(Exception):
     """The flight has no waiters. Never raised to a caller."""
@@ -38,7 +35,7 @@ class Flight:
         fetch: Callable[["Flight"], Awaitable[CachedToken]],
         *,
         name: str,
-        namespace: str = "",
+        namespace: str,
         background: bool = False,
         begun: float = 0.0,
         may_drift: Callable[[], bool] = lambda: False,
@@ -53,7 +50,8 @@ class Flight:
         self._governor = governor
         self._may_drift = may_drift
         self._patience = patience
-        self._waiters = Waiters(otherwise=REFRESH_ACCOUNT)
+        # A refresh ahead of expiry has no waiters. No pod has this key.
+        self._waiters = Waiters(otherwise=f"(refresh) {namespace}")
         self._permit: CallPermit | None = None
         """The last one of the governor."""
         self._sent = False

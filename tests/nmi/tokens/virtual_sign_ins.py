@@ -106,15 +106,17 @@ class Node:
         return await self.broker.token(identity, request, pod, within=within, workload=workload)
 
 
-def identity_of_type(type_: int, name: str = "id", auxiliary: tuple[str, ...] = ()) -> AzureIdentity:
-    """Return the identity *name* of NAMESPACE, which has a Secret of the same name."""
+def identity_of_type(
+    type_: int, name: str = "id", auxiliary: tuple[str, ...] = (), namespace: str = NAMESPACE
+) -> AzureIdentity:
+    """Return the identity *name*, which has a Secret of the same name in its namespace."""
     return AzureIdentity(
-        metadata=Meta(name=name, namespace=NAMESPACE),
+        metadata=Meta(name=name, namespace=namespace),
         spec=AzureIdentitySpec(
             type=type_,
             client_id=f"client-of-{name}",
             tenant_id="tenant",
             auxiliary_tenant_ids=list(auxiliary) or None,
-            client_password=SecretReference(name=name, namespace=NAMESPACE) if type_ != 3 else None,
+            client_password=SecretReference(name=name, namespace=namespace) if type_ != 3 else None,
         ),
     )
