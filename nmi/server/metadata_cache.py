@@ -149,7 +149,7 @@ class MetadataCache:
 
     def _keep(self, key: str, answer: PlainAnswer, now_ns: int, namespaces: Sequence[str]) -> PlainAnswer:
         """Store *answer* for *namespaces*, at least one, which wait for it."""
-        former = self._entries.pop(key)
+        former = self._entries.view.get(key)
         # The pod records that have the text get the new version.
         text, usage = (SharedText(), Usage()) if former is None else (former.text, former.usage)
         headers = tuple((name, value) for name, value in answer.headers if name in _KEPT_FIELDS)

@@ -214,7 +214,7 @@ class TokenCache:
         """Store *cached*, fetched for an AzureIdentity of *namespace*; it replaces tokens of older versions of its
         Secret. Return the dropped keys.
         """
-        self.forget(key)
+        key = self.known(key)
         self._table.put(key, cached, namespace)
         cached.key = key
         siblings = self._keys.setdefault(key.identity, {})

@@ -11,10 +11,22 @@ V = TypeVar("V")
 _SAME: Final = 0.0
 
 
+class _Entry:
+    """The owner, the weight and the other users of a value."""
+
+    __slots__ = ("others", "owner", "weight")
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.others: frozenset[str] = frozenset()
+        """The other namespaces that have used the value: no more than have pods on this node."""
+        self.weight = 0
+
+
 class NamespaceTable(Generic[K, V]):
     """Values by key with a limit in total. Beyond it, the namespace with the most loses its least recently used one.
 
-    A value that several namespaces use belongs to the one with the fewest, so that it does not go with the others'.
+    Before it loses a value that other namespaces have used, the one of them with the fewest becomes the owner.
     """
 
     def __init__(self, most: int, *, last_used: Callable[[V], float] = lambda _value: _SAME) -> None:
@@ -24,11 +36,11 @@ class NamespaceTable(Generic[K, V]):
         self._most = most
         self._last_used = last_used
         self._values: dict[K, V] = {}
-        self._entries: dict[K, tuple[str, int]] = {}
-        """The namespace and the weight of each value."""
+        self._entries: dict[K, _Entry] = {}
         self._keys: dict[str, OrderedDict[K, float]] = {}
-        """By namespace, in the order of their last uses as far as the table knows them: these are the times."""
+        """By owner, in the order of their last uses as far as the table knows them: these are the times."""
         self._weights: Counter[str] = Counter()
+        """By owner."""
         self.view: Final[Mapping[K, V]] = MappingProxyType(self._values)
         """A live, read-only view. Reading it is no use."""
 
@@ -40,32 +52,27 @@ class NamespaceTable(Generic[K, V]):
         entry = self._entries.get(key)
         if entry is None:
             return None
-        owner, weight = entry
-        if namespace != owner and self._weights[namespace] + weight < self._weights[owner]:
-            self.put(key, self._values[key], namespace, weight)
-        else:
-            self._keys[owner].move_to_end(key)
-            self._keys[owner][key] = self._last_used(self._values[key])
+        if namespace != entry.owner and namespace not in entry.others:
+            entry.others |= {namespace}
+        self._append(key, entry)
         return self._values[key]
 
     def put(self, key: K, value: V, namespace: str, weight: int = 1) -> None:
-        """Add or replace. The caller then removes `surplus` until it is None."""
-        self.pop(key)
+        """Add for *namespace*, or replace: a new version of a value keeps its owner. The caller then removes `surplus`
+        until it is None.
+        """
+        entry = self._entries.setdefault(key, _Entry(namespace))
         self._values[key] = value
-        self._entries[key] = namespace, weight
-        self._keys.setdefault(namespace, OrderedDict())[key] = self._last_used(value)
-        self._weights[namespace] += weight
+        self._weights[entry.owner] += weight - entry.weight
+        entry.weight = weight
+        self.use(key, namespace)
 
     def pop(self, key: K) -> V | None:
         """Remove and return the value; None if there is none."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return None
-        namespace, weight = entry
-        del self._keys[namespace][key]
-        self._weights[namespace] -= weight
-        if not self._keys[namespace]:
-            del self._keys[namespace], self._weights[namespace]
+        self._leave(key, entry)
         return self._values.pop(key)
 
     def surplus(self) -> K | None:
@@ -73,17 +80,34 @@ class NamespaceTable(Generic[K, V]):
 
         A value that was used without the table's knowledge moves to the end, so that each use costs one step at most.
         """
-        if self._weights.total() <= self._most:
-            return None
-        keys = self._keys[max(self._weights, key=lambda namespace: self._weights[namespace])]
-        while True:
-            key, known = next(iter(keys.items()))
-            keys[key] = self._last_used(self._values[key])
-            if keys[key] <= known:
+        while self._weights.total() > self._most:
+            owner = max(self._weights, key=lambda namespace: self._weights[namespace])
+            key, known = next(iter(self._keys[owner].items()))
+            entry = self._entries[key]
+            fewest = min(entry.others, key=lambda namespace: self._weights[namespace], default=owner)
+            if self._last_used(self._values[key]) > known:
+                self._append(key, entry)
+            elif self._weights[fewest] + entry.weight < self._weights[owner]:
+                self._leave(key, entry)
+                entry.owner, entry.others = fewest, entry.others - {fewest} | {owner}
+                self._weights[fewest] += entry.weight
+                self._append(key, entry)
+            else:
                 return key
-            keys.move_to_end(key)
+        return None
 
     def trim(self) -> None:
         """Remove what is beyond the limit."""
         while (key := self.surplus()) is not None:
             self.pop(key)
+
+    def _append(self, key: K, entry: _Entry) -> None:
+        keys = self._keys.setdefault(entry.owner, OrderedDict())
+        keys[key] = self._last_used(self._values[key])
+        keys.move_to_end(key)
+
+    def _leave(self, key: K, entry: _Entry) -> None:
+        del self._keys[entry.owner][key]
+        self._weights[entry.owner] -= entry.weight
+        if not self._keys[entry.owner]:
+            del self._keys[entry.owner], self._weights[entry.owner]

@@ -298,10 +298,14 @@ async def test_a_document_that_a_greedy_namespace_read_first_belongs_to_the_othe
     assert cache.calls == calls
 
 
-async def test_a_greedy_namespace_that_uses_another_ones_document_does_not_remove_it() -> None:
+@pytest.mark.parametrize("pause", [0.0, SECONDS], ids=["cached", "read-again"])
+@pytest.mark.parametrize("before", [0, 2])
+async def test_a_greedy_namespace_that_uses_another_ones_document_does_not_remove_it(before: int, pause: float) -> None:
     cache = Cache()
-    await cache.get(pod="shop/cart")
-    await fill(cache, 2)
+    for target in ("/metadata/instance?shop=1", INSTANCE):
+        await cache.get(target, pod="shop/cart")
+    await fill(cache, before)
+    cache.now += pause
     await cache.get(pod="evil/a")
     await fill(cache)
     calls = cache.calls
