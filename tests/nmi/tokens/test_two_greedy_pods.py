@@ -1,5 +1,7 @@
 """Two pods that keep their queues full and start the fetches that another pod needs: they delay it by half a second.
 
+Further requests of that time, of the same pod or of others, wait for the end of calls as well.
+
 Excluded: instance metadata (`tests/nmi/server/test_two_greedy_pods_and_metadata.py`).
 """
 
@@ -80,6 +82,29 @@ async def test_a_request_that_starts_its_own_fetch_is_hardly_delayed(call_second
         begun = now()
         await node.token(REQUEST, "shop/cart")
         assert now() - begun <= call_seconds + ADDED_SECONDS
+    await node.broker.aclose()
+
+
+@pytest.mark.parametrize("pods", [1, 4], ids=["one-pod", "four-pods"])
+@pytest.mark.parametrize("call_seconds", [0.02, 0.3, 2.0])
+@pytest.mark.parametrize("arrival", [0.3, 1.7, 3.0])
+@in_virtual_time
+async def test_each_further_request_waits_at_most_for_one_call_more(
+    arrival: float, call_seconds: float, pods: int
+) -> None:
+    node = Node()
+    node.imds.behave = lambda _call: Reply(seconds=call_seconds)
+    fill = audiences(node)
+
+    async def added_seconds(number: int) -> float:
+        begun = now()
+        await node.token(TokenRequest(f"https://shop-{number}"), f"shop/{number % pods}")
+        return now() - begun - call_seconds
+
+    with flooding(*[fill] * FILLERS):
+        await asyncio.sleep(arrival)
+        for number, added in enumerate(await asyncio.gather(*(added_seconds(number) for number in range(4)))):
+            assert added <= number * call_seconds + ADDED_SECONDS
     await node.broker.aclose()
 
 
