@@ -1,9 +1,9 @@
 """Requests from an address without a pod record: they wait until the watch, or one read, delivers the pod.
 
 The kubelet reports a pod's address after its containers have started, so a pod may send a request before the watch
-delivers its address. All of this is bounded: the memory of the waiting requests (8 MiB), their time (5 s from the first
-request of the address), and the reads (2 per second). When the memory is used, the address with the most requests loses
-one, so that no address can take the place of another.
+delivers its address. All of this is bounded, and for pods that a process of the node names once more: the memory of the
+waiting requests (8 MiB), their time (5 s from the first request of the address), and the reads (2 per second). When the
+memory is used, the address with the most requests loses one, so that no address can take the place of another.
 """
 
 import asyncio
@@ -72,7 +72,6 @@ class LookupWait:
         read: Callable[[str], Awaitable[bool]],
         *,
         park_seconds: float = PARK_SECONDS,
-        read_after_seconds: float = READ_AFTER_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Store the callbacks.
@@ -84,7 +83,6 @@ class LookupWait:
         self._lookup = lookup
         self._read = read
         self._park_seconds = park_seconds
-        self._read_after_seconds = read_after_seconds
         self._clock = clock
         self._waited: dict[str, _Lookup] = {}
         """The lookups for which requests wait."""
@@ -242,7 +240,7 @@ class LookupWait:
         while self._unread:
             address, lookup = next(iter(self._unread.items()))
             now = self._clock()
-            at = max(self._next_read, lookup.since + self._read_after_seconds)
+            at = max(self._next_read, lookup.since + READ_AFTER_SECONDS)
             if at > now:
                 await asyncio.sleep(at - now)
                 continue
