@@ -1,7 +1,7 @@
 """Requests from an address without a pod record: they wait until the watch, or one read, delivers the pod.
 
 The kubelet reports a pod's address after its containers have started, so a pod may send a request before the watch
-delivers its address. All of this is bounded, and for pods that a process of the node names once more: the memory of the
+delivers its address. All of this is bounded, separately for pods that a process of the node names: the memory of the
 waiting requests (8 MiB), their time (5 s from the first request of the address), and the reads (2 per second). When the
 memory is used, the address with the most requests loses one, so that no address can take the place of another.
 """
