@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.helm_cluster import LIMIT, Cluster
-from tests.deploy.test_permissions import NMI, SECRETS, STANDARD
+from tests.deploy.test_permissions import NMI, STANDARD
 from tests.testplane import up
 from tools.chart.rendering import CHART, HELMS, render
 
@@ -45,6 +45,7 @@ def cluster(plane: up.Plane, request: pytest.FixtureRequest) -> Iterator[Cluster
     made.kubectl("delete", "--wait=true", *(f"namespace/{name}" for name in namespaces))
 
 
+NO_SECRETS = "--set=nmi.servicePrincipals=false"
 ON = "--set=federated.enabled=true"
 NAMED = "federated.namespaces[0].name=rights-named,federated.namespaces[0].serviceAccounts={web,worker}"
 BOTH = f"--set={NAMED},federated.namespaces[1].name=rights-open"
@@ -69,12 +70,11 @@ def until(holds: Callable[[], bool], what: str) -> None:
 
 
 def test_nmi_may_create_tokens_only_in_the_listed_namespaces(cluster: Cluster, namespace: str) -> None:
-    with cluster.installed(namespace, ON, BOTH):
-        usual = STANDARD | SECRETS
-        assert cluster.rights(NMI, of=namespace, within="rights-open") == usual | {ALL}
-        assert cluster.rights(NMI, of=namespace, within="rights-named") == usual | SOME
+    with cluster.installed(namespace, NO_SECRETS, ON, BOTH):
+        assert cluster.rights(NMI, of=namespace, within="rights-open") == STANDARD | {ALL}
+        assert cluster.rights(NMI, of=namespace, within="rights-named") == STANDARD | SOME
         for within in ("rights-other", "default", namespace):
-            assert cluster.rights(NMI, of=namespace, within=within) == usual
+            assert cluster.rights(NMI, of=namespace, within=within) == STANDARD
 
 
 def test_the_request_in_the_chart_notes_is_refused_by_the_policy(cluster: Cluster, namespace: str) -> None:
@@ -87,15 +87,25 @@ def test_the_request_in_the_chart_notes_is_refused_by_the_policy(cluster: Cluste
 
 
 def test_an_upgrade_removes_roles_of_namespaces_that_are_no_longer_listed(cluster: Cluster, namespace: str) -> None:
-    upgrade = ("upgrade", "pi", str(CHART), f"--namespace={namespace}", "--reset-values", "--no-hooks", LIMIT)
-    usual = STANDARD | SECRETS
-    with cluster.installed(namespace, ON, BOTH):
+    upgrade = (
+        "upgrade",
+        "pi",
+        str(CHART),
+        f"--namespace={namespace}",
+        "--reset-values",
+        NO_SECRETS,
+        "--no-hooks",
+        LIMIT,
+    )
+    with cluster.installed(namespace, NO_SECRETS, ON, BOTH):
         assert policies(cluster).count("pi-aad-pod-identity-federated") == 2
         cluster.helm(*upgrade, ON, f"--set={NAMED}")
-        until(lambda: cluster.rights(NMI, of=namespace, within="rights-open") == usual, "no right where unlisted")
-        assert cluster.rights(NMI, of=namespace, within="rights-named") == usual | SOME
+        until(lambda: cluster.rights(NMI, of=namespace, within="rights-open") == STANDARD, "no right where unlisted")
+        assert cluster.rights(NMI, of=namespace, within="rights-named") == STANDARD | SOME
         cluster.helm(*upgrade)
-        until(lambda: cluster.rights(NMI, of=namespace, within="rights-named") == usual, "no right when switched off")
+        until(
+            lambda: cluster.rights(NMI, of=namespace, within="rights-named") == STANDARD, "no right when switched off"
+        )
         assert policies(cluster) == ""
 
 
