@@ -26,16 +26,17 @@ class RedirectProcess:
         return self._process.pid
 
     def next(self) -> State:
-        """The next state that it prints; {} when it has ended."""
+        """The next state that it prints."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        self.states.append(json.loads(line) if line else {})
+        assert line, f"it has ended with {self._process.wait(SECONDS)}"
+        self.states.append(json.loads(line))
         return self.states[-1]
 
     def installed(self) -> State:
         """The state after the installation."""
-        while len(self.states) < 3 and self.next():
-            pass
+        while len(self.states) < 3:
+            self.next()
         return self.states[-1]
 
     def now(self) -> State:

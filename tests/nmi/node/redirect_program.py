@@ -12,9 +12,13 @@ import logging
 import os
 import sys
 
+from nmi.flag_table import RedirectMode
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.settings import parse
 from tests.nmi.node.standard_output import say
+
+OWN = "10.244.0.9"
+"""The node's address for --redirect=cilium, which has no other target."""
 
 
 def tell(redirect: TrafficRedirect) -> None:
@@ -22,7 +26,8 @@ def tell(redirect: TrafficRedirect) -> None:
 
 
 async def main() -> None:
-    redirect = TrafficRedirect(parse(["--node=n1", *sys.argv[1:]], {}))
+    settings = parse(["--node=n1", *sys.argv[1:]], {})
+    redirect = TrafficRedirect(settings, OWN if settings.redirect is RedirectMode.CILIUM else None)
     tell(redirect)
     await redirect.prepare()
     await redirect.note_labels(json.loads(os.environ.get("LABELS", "{}")))

@@ -161,7 +161,6 @@ def test_without_a_redirect_by_rules_the_node_is_not_touched_at_all(
 ) -> None:
     before = machine.saved("nft")
     with RedirectProcess(machine, f"--redirect={mode}", kubelet(f"{LABEL}=true"), labels=LABELS) as node:
-        node.next()
-        node.next()
+        node.installed()
         assert (seen(machine), machine.saved("nft")) == ([], before)
         node.kill()
