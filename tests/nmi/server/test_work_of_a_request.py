@@ -5,6 +5,7 @@ the instructions of the whole process for the same requests. Excluded: calls of 
 """
 
 import gc
+import logging
 import sys
 from types import FrameType
 from typing import Any, Final, Self
@@ -22,7 +23,8 @@ WORK_MAX: Final = 25_000
 class Work:
     """Counter of the bytecodes that are executed in its context.
 
-    Without garbage collection, which would execute finalizers of objects of other tests.
+    Without garbage collection, which would execute finalizers of objects of other tests, and without logging, whose
+    work depends on the handlers and levels of pytest.
     """
 
     def __init__(self) -> None:
@@ -31,12 +33,14 @@ class Work:
 
     def __enter__(self) -> Self:
         gc.disable()
+        logging.disable()
         self._former = sys.gettrace()
         sys.settrace(self._called)
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(self._former)
+        logging.disable(logging.NOTSET)
         gc.enable()
 
     def _called(self, frame: FrameType, _event: str, _argument: object) -> Any:
