@@ -207,8 +207,8 @@ async def test_without_an_api_server_the_labels_in_the_kubelets_flags_decide(dir
         async with waiting_command(*flags, "--kubelet-config=/nowhere") as waiting:
             assert waiting.stderr is not None
             async with asyncio.timeout(30.0):
-                while b"no contact with the API server" not in await waiting.stderr.readline():
-                    pass
+                while b"no contact with the API server" not in (line := await waiting.stderr.readline()):
+                    assert line, "nmi has ended"
             assert await asyncio.to_thread(files, directory) == [], "it waits, and neither installs nor gives up"
             done = await asyncio.to_thread(nmi, *flags, kubelet)
             assert "installed the boot guard" in done.stdout, done.stderr
