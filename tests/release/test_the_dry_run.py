@@ -136,8 +136,10 @@ def test_a_statement_about_a_vulnerability_without_a_justification_is_refused(dr
     source = dry_run.clone / "vulnerabilities.yaml"
     complete = source.read_text()
     source.write_text(complete.replace("    justification: vulnerable_code_not_present\n", "", 1))
-    done = dry_run.make("release-check")
-    source.write_text(complete)
+    try:
+        done = dry_run.make("release-check")
+    finally:
+        source.write_text(complete)
     assert done.returncode == 2
     assert "no release: vulnerabilities.yaml: CVE-2023-45853 about pkg:deb/debian/zlib1g@" in done.stdout
     assert "is not_affected without justification" in done.stdout
@@ -192,8 +194,10 @@ def test_a_tag_is_not_run_by_the_shell(dry_run: DryRun) -> None:
 def test_a_release_needs_all_files_in_a_commit(dry_run: DryRun) -> None:
     extra = dry_run.clone / "extra.txt"
     extra.touch()
-    done = dry_run.make("release")
-    extra.unlink()
+    try:
+        done = dry_run.make("release")
+    finally:
+        extra.unlink()
     assert done.returncode == 2
     assert "commit or remove these files first:\n?? extra.txt" in done.stdout
 

@@ -177,8 +177,9 @@ async def test_one_namespace_holds_at_most_its_share_of_the_limit(bench: Bench) 
         asyncio.create_task(bench.fetch(identity, f"https://slow/{number}", charged=f"team-a/{number}"))
         for number in range(3 * 4)
     ]
-    while waiting < PER_NAMESPACE:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while waiting < PER_NAMESPACE:
+            await asyncio.sleep(0.01)
     bench.put_secret("sp", "team-b", k=b"x")
     other = bench.identity(principal, client_password=SecretReference(name="sp"))
     of_another_team = type(other)(metadata=type(other.metadata)(name="id", namespace="team-b"), spec=other.spec)
