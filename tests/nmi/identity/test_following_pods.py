@@ -84,7 +84,7 @@ async def test_a_deleted_pod_is_not_found(end: str) -> None:
 
 
 @pytest.mark.parametrize("label", ["other", None], ids=["changed", "removed"])
-async def test_a_pod_whose_label_changes_keeps_nothing_of_the_former_one(label: str | None) -> None:
+async def test_a_pod_whose_label_changes_has_only_the_new_one(label: str | None) -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.deliver(pod())
         entry = cluster.at(ADDRESS)
