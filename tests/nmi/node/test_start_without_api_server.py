@@ -128,7 +128,6 @@ async def test_the_reject_rule_exists_before_the_api_server_responds(
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("backend", ["nft", "legacy"])
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
@@ -138,16 +137,16 @@ async def test_the_reject_rule_exists_before_the_api_server_responds(
     ids=["with the label", "without any labels"],
 )
 async def test_no_rule_exists_before_the_api_server_responds(
-    away: Away, machine: Machine, backend: str, labels: str, expected: str
+    away: Away, machine: Machine, labels: str, expected: str
 ) -> None:
     """With the label Cilium's agent would not start; without any labels that could be so."""
     (away.folder / "kubelet").write_text(labels)
-    await asyncio.to_thread(machine.run, f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
+    await asyncio.to_thread(machine.run, "iptables-nft", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
     nmi = await without_contact(away, machine, away.folder / "kubelet")
     async with asyncio.timeout(60.0):
         while expected not in nmi.read_log():
             await asyncio.sleep(0.1)
-    rules = await asyncio.to_thread(machine.saved, backend)
+    rules = await asyncio.to_thread(machine.saved, "nft")
     assert [each for each in rules if each.startswith("-A")] == []
     assert "aad-pod-identity" not in await asyncio.to_thread(machine.run, "nft", "list", "tables")
     await nmi.stop()

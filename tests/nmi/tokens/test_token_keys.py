@@ -151,13 +151,6 @@ def test_a_field_that_the_source_ignores_gives_an_identity_no_second_token(
     assert key(source, {**request, part: data.draw(PARTS[part])}) == key(source, request)
 
 
-@pytest.mark.parametrize("source", USED)
-@settings(max_examples=examples(20))
-@given(request=REQUESTS)
-def test_requests_that_are_equal_in_every_part_share_a_token(source: KeyOf, request: Parts) -> None:
-    assert key(source, dict(request)) == key(source, request)
-
-
 def test_the_types_share_no_token() -> None:
     same = dict.fromkeys(PARTS, "x") | {"auxiliary_tenant_ids": None, "ad_endpoint": "", "exchange": "direct"}
     assert len({key(source, same) for source in USED if source is not user_assigned_by_resource_id}) == 4
