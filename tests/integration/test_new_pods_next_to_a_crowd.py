@@ -20,7 +20,7 @@ CROWD = "127.250.0.9"
 REQUESTS = 80
 PODS = [f"web-{number}" for number in range(6)]
 REPORT_SECONDS = 0.8
-"""How long after its first request a pod's address is reported."""
+"""How long after its request is sent a pod's address is reported."""
 PAUSE_SECONDS = 0.2
 """Between a refusal and the next request of the crowd."""
 
@@ -56,6 +56,7 @@ async def crowd(sandbox: Sandbox) -> AsyncIterator[None]:
     try:
         await eventually(waiting)
         yield
+        assert not any(task.done() for task in tasks), "the crowd is still there"
     finally:
         for task in tasks:
             task.cancel()
@@ -70,7 +71,8 @@ async def test_six_new_pods_get_their_tokens_next_to_80_requests_of_an_unknown_a
         await sandbox.cluster.apply(binding("web", "web"))
 
         async def publish_late(kubelet: Kubelet, managed: Any, phase: str) -> None:
-            answers.append(asyncio.create_task(asyncio.to_thread(ask, sandbox, managed.context.address)))
+            connection = await asyncio.to_thread(ask, sandbox, managed.context.address)
+            answers.append(asyncio.create_task(asyncio.to_thread(status_of_answer, connection)))
             await asyncio.sleep(REPORT_SECONDS)
             await publish(kubelet, managed, phase)
 
@@ -86,12 +88,16 @@ async def test_six_new_pods_get_their_tokens_next_to_80_requests_of_an_unknown_a
                 assert await asyncio.gather(*answers) == [200] * len(PODS)
 
 
-def ask(sandbox: Sandbox, address: str) -> int:
-    """Return the status of the answer to a token request from *address*."""
+def ask(sandbox: Sandbox, address: str) -> http.client.HTTPConnection:
+    """Send a token request from *address*."""
     host = sandbox.metadata_url(NODE).removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=60, source_address=(address, 0))
+    connection.request("GET", f"{TOKEN}?resource={AUDIENCE}", headers={"Metadata": "true"})
+    return connection
+
+
+def status_of_answer(connection: http.client.HTTPConnection) -> int:
     try:
-        connection.request("GET", f"{TOKEN}?resource={AUDIENCE}", headers={"Metadata": "true"})
         return connection.getresponse().status
     finally:
         connection.close()
