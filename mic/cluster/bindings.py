@@ -6,6 +6,7 @@ pod anything.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Final
 
 import msgspec
 
@@ -29,6 +30,8 @@ from podidentity.resources import (
     IdentityType,
     ScheduledPod,
 )
+
+_NONE_EMBEDDED: Final[Mapping[AssignmentKey, Collection[Key]]] = {}
 
 
 class _NamedIdentity:
@@ -99,12 +102,16 @@ class BindingIndex:
             pod, group.through(embedded), named.identity, named.identity_id, named.reach is Reach.NAMESPACE
         )
 
-    def all_desired(self, pod: ScheduledPod, embedded: Collection[Key] = ()) -> dict[AssignmentKey, DesiredAssignment]:
-        """Return all desired assignments of *pod*: none unless it may have identities (`may_have_identities`)."""
+    def all_desired(
+        self, pod: ScheduledPod, embedded: Mapping[AssignmentKey, Collection[Key]] = _NONE_EMBEDDED
+    ) -> dict[AssignmentKey, DesiredAssignment]:
+        """Return all desired assignments of *pod*: none unless it may have identities (`may_have_identities`).
+        *embedded*: bindings that the objects of each assignment embed."""
         if not may_have_identities(pod):
             return {}
         groups = self.groups(pod.metadata.namespace, pod.binding_label)
-        every = (self.desired(pod, groups[identity], embedded) for identity in sorted(groups))
+        keys = {identity: AssignmentKey(*pod.key, *identity) for identity in sorted(groups)}
+        every = (self.desired(pod, groups[identity], embedded.get(key, ())) for identity, key in keys.items())
         return {desired.assignment_key: desired for desired in every if desired is not None}
 
     def current(self, desired: DesiredAssignment) -> DesiredAssignment:

@@ -1,10 +1,11 @@
 """Checks of pods that get identities of other namespaces, and of pods with several identities. Pure."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from mic.cluster.bindings import indexed
-from mic.decisions.assignments import DesiredAssignment
+from mic.decisions.assignments import AssignmentKey, DesiredAssignment, ExistingAssignment, Key
 from mic.preview.text import counted
 from nmi.identity.candidate_order import candidate_order
 from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, sets_client_id
@@ -24,23 +25,24 @@ def check_identity_choice(
     """Report pods to which bindings of other namespaces give identities, and pods with several identities whose
     containers do not set AZURE_CLIENT_ID. *force_namespaced*: bindings serve their own namespace.
     """
-    index = indexed(objects.identities, objects.bindings, force_namespaced=force_namespaced)
-    given: dict[tuple[str, str], list[DesiredAssignment]] = {}
+    active = [each for each in map(ExistingAssignment, objects.assigned) if not each.terminating]
+    index = indexed(objects.identities, objects.bindings, active, force_namespaced=force_namespaced)
+    embedded: defaultdict[AssignmentKey, list[Key]] = defaultdict(list)
+    for each in active:
+        embedded[each.assignment_key].append(each.object.spec.azure_binding_ref.key)
     added: list[str] = []
     only_foreign: list[str] = []
     several: list[str] = []
     for pod in live_pods(objects):
         if pod.spec.host_network or exempt(pod):
             continue
-        key = (pod.metadata.namespace, pod.binding_label)
-        if key not in given:
-            given[key] = sorted(
-                index.all_desired(pod).values(),
-                key=lambda each: candidate_order(
-                    each.pod.metadata.namespace, each.binding.metadata.name, each.identity.key
-                ),
-            )
-        identities = given[key]
+        # NMI orders by the binding that each object embeds, which can differ between the pods of one label.
+        identities = sorted(
+            index.all_desired(pod, embedded).values(),
+            key=lambda each: candidate_order(
+                each.pod.metadata.namespace, each.binding.metadata.name, each.identity.key
+            ),
+        )
         name = "/".join(pod.key)
         if foreign := [each for each in identities if each.crosses_namespaces]:
             pods = only_foreign if len(foreign) == len(identities) else added

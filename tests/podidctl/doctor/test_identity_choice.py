@@ -21,6 +21,12 @@ NEAR = {
     "identities": (identity(), identity("near", client_id="another")),
     "assigned": (assigned_identity(), assigned_identity("near")),
 }
+CHANGED = {
+    "bindings": (binding("a0"), binding("a1", "near"), binding("a2")),
+    "identities": NEAR["identities"],
+    "assigned": (assigned_identity(binding="a2"), assigned_identity("near", binding="a1")),
+}
+"""The pod got its identities through a1 and a2 before a0 existed."""
 
 
 def with_variable(name: str, of: Pod) -> VariablePod:
@@ -57,6 +63,22 @@ def test_a_pod_with_several_identities_and_no_client_id_is_named_with_the_one_th
     assert several.says.startswith("1 pod has several identities")
     assert several.says.endswith("ns/web (ns/near)")
     assert "AZURE_CLIENT_ID" in several.next
+
+
+def test_the_identity_is_named_that_nmi_grants_which_reads_the_binding_from_the_assigned_identity() -> None:
+    (several,) = found(**CHANGED)
+    assert several.says.endswith("ns/web (ns/near)")
+
+
+def test_the_identity_is_named_for_each_pod_of_one_label() -> None:
+    (several,) = found(**CHANGED, pods=(pod(), pod("new", uid="uid-2")))
+    assert several.says.endswith("ns/new (ns/id), ns/web (ns/near)")
+
+
+def test_a_revoked_object_does_not_decide_which_identity_is_named() -> None:
+    revoked = (assigned_identity(binding="a2", deleting=True), assigned_identity("near", binding="a1"))
+    (several,) = found(**CHANGED | {"assigned": revoked})
+    assert several.says.endswith("ns/web (ns/id)")
 
 
 def test_a_pod_that_sets_its_client_id_has_no_finding_and_one_with_another_variable_has() -> None:
