@@ -366,6 +366,8 @@ def decode_event(
     if envelope.type not in {"ADDED", "MODIFIED", "DELETED"}:
         raise Malformed(f"not a watch event: type {envelope.type[:32]!r}")
     content, problem = None, None
+    if envelope.type == "DELETED":
+        note = None  # an object that no longer exists cannot be corrected
     try:
         content = decode_object(kind, envelope.object, old_spellings=old_spellings, note=note)
     except Malformed as error:

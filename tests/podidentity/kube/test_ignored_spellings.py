@@ -123,6 +123,14 @@ def test_an_event_is_read_like_an_object() -> None:
     assert with_old.object.spec.selector == "s"
 
 
+def test_a_deleted_object_has_no_ignored_fields_to_correct() -> None:
+    line = b'{"type":"DELETED","object":%s}' % stored({"Selector": "s"})
+    noted: list[tuple[str, ...]] = []
+    event = decode_event(BINDINGS, line, note=lambda _meta, fields: noted.append(fields))
+    assert event.object is not None
+    assert noted == []
+
+
 def test_few_of_many_ignored_fields_are_named() -> None:
     name = "resourceid"
     spec = {f"{name[:number].upper()}{name[number:]}": "x" for number in range(len(name) + 1)}
