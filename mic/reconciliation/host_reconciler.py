@@ -25,6 +25,8 @@ from mic.reconciliation.left_out import FAULT_SECONDS, LeftOutObjects
 from mic.reconciliation.work_queue import PassResult
 from mic.reconciliation.writer import Writer
 from podidentity.kube.events import EventRecorder
+from podidentity.kube.object_reports import LINES
+from podidentity.telemetry.log_limit import LogLimit
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ REFUSED_SECONDS: Final = 15.0
 """Pause before MIC writes an object again that the API server refused; events of the host trigger it too."""
 IDLE_SECONDS: Final = 30.0
 """Pause of a host that waits for an event, in case the event is lost."""
+OMISSION: Final = "more hosts that MIC does not change than are logged individually; podidctl plan lists their nodes"
 
 
 class HostReconciler:
@@ -63,6 +66,7 @@ class HostReconciler:
         self._clock = clock
         self._memories: dict[str, HostMemory] = {}
         self._looks: set[str] = set()
+        self._lines = LogLimit(burst=LINES.burst, per_second=LINES.per_second, omission=OMISSION, clock=clock)
 
     def look_again(self, key: str) -> None:
         """Make the next pass read the host from Azure even without a reason in the cluster."""
@@ -138,7 +142,9 @@ class HostReconciler:
         return PassResult(failed=written.error is not None, again_after=again)
 
     async def _reconcile(self, key: str, host_view: HostView) -> PassResult:
-        if key not in self._memories and (refusal := self._updater.policy.refusal(host_view.host)):
+        refusal = self._updater.policy.refusal(host_view.host) if key not in self._memories else ""
+        # Anyone with permission to write Nodes can name new hosts without end.
+        if refusal and self._lines.allows():
             log.warning("MIC does not change the host of a node", extra={"vm": key, "reason": refusal})
         memory = self._memories.setdefault(key, HostMemory(self._clock))
         asked = await self._look(key, host_view, memory)

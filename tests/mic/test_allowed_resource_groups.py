@@ -12,15 +12,18 @@ import pytest
 from mic.decisions.policy import Policy
 from mic.preview.dry_run import DryRun, Snapshot
 from mic.preview.outcome import AzureReads, preview
+from mic.reconciliation.host_reconciler import OMISSION
 from mic.reconciliation.work_queue import PassResult
 from mic.startup.policy import policy_of
 from mic.startup.settings import parse
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.flags import UsageError
+from podidentity.kube.object_reports import LINES
 from podidentity.resources import IdentityType
 from tests.mic.cluster import Cluster, binding, identity, node, pod, set_id, vm_id
 from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
 
+LOGGED = "MIC does not change the host of a node"
 REASON = "--allowed-resource-groups does not name the resource group of"
 ENVIRON = {"MIC_POD_NAMESPACE": "default"}
 
@@ -78,8 +81,30 @@ async def test_azure_is_not_called_and_objects_events_and_the_log_state_why(
         "AzureIdentityBinding demo",
         "Pod demo",
     ]
-    (line,) = [record for record in caplog.records if record.message == "MIC does not change the host of a node"]
+    (line,) = [record for record in caplog.records if record.message == LOGGED]
     assert REASON in line.__dict__["reason"]
+
+
+async def test_hosts_without_end_are_logged_up_to_an_hourly_limit(
+    outside: ReconcileBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lines() -> list[str]:
+        return [record.message for record in caplog.records if "host" in record.message]
+
+    outside.view.identities.upserted(None, identity("demo"))
+    outside.view.bindings.upserted(None, binding(identity="demo"))
+    with caplog.at_level(logging.WARNING):
+        for number in range(int(LINES.burst) + 20):
+            outside.view.nodes.upserted(None, node(f"x{number}", vm_id(f"x{number}")))
+            outside.view.pods.upserted(None, pod(f"web{number}", node=f"x{number}"))
+            await outside.host_reconciler.reconcile(vm_id(f"x{number}").lower())
+        assert lines()[-2:] == [LOGGED, OMISSION]
+        assert len(lines()) == LINES.burst + 1
+        outside.time.now += 1 / LINES.per_second
+        outside.bind()
+        await outside.reconcile()
+        assert lines()[-1] == LOGGED
+    assert len(lines()) == LINES.burst + 2
 
 
 async def test_a_pod_there_does_not_raise_the_age_of_pending_assignments(outside: ReconcileBench) -> None:
