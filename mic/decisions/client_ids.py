@@ -78,9 +78,11 @@ def faulty(
 
 def is_news(host_view: HostView, azure: HostIdentities, policy: Policy) -> bool:
     """Return whether *azure* shows a mismatch that no object reports yet. MIC then reads the host again, because the
-    identity may have been deleted and created again under its name since."""
+    identity may have been deleted and created again under its name since. The cluster's own identity is refused without
+    a response of Azure."""
     return any(
         desired is not None
+        and not fault(desired, None, policy)
         and (why := fault(desired, azure, policy))
         and not any(states(existing, why) for existing in active)
         for desired, active in host_view.out_of_sync_assignments()

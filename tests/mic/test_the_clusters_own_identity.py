@@ -13,6 +13,7 @@ from mic.decisions.policy import Policy
 from mic.preview.dry_run import DryRun, Snapshot
 from mic.preview.outcome import AzureReads, preview
 from mic.reconciliation.events import FAULTY
+from mic.reconciliation.host_reconciler import DOUBT_SECONDS
 from mic.reconciliation.work_queue import PassResult
 from mic.startup.policy import policy_of
 from mic.startup.settings import parse
@@ -99,6 +100,18 @@ async def test_another_identity_is_assigned(stage: ReconcileBench) -> None:
     await stage.reconcile()
     assert stage.statuses() == {"web-default-demo": "Assigned"}
     assert await warnings(stage) == set()
+
+
+async def test_it_costs_no_read_of_the_host(stage: ReconcileBench) -> None:
+    bind(stage, identity("demo", client_id=DEMOS))
+    await stage.reconcile()
+    stage.time.now += DOUBT_SECONDS + 1
+    calls = list(stage.hosts.calls)
+    stage.view.identities.upserted(None, identity("kubelet", client_id=DEMOS))
+    stage.view.bindings.upserted(None, binding("kubelet", identity="kubelet"))
+    assert await stage.reconcile() == PassResult()
+    assert stage.statuses() == {"web-default-demo": "Assigned", "web-default-kubelet": "Created"}
+    assert stage.hosts.calls == calls
 
 
 @pytest.mark.parametrize("permitting", PERMITTING, ids=["by-client-id", "by-resource-id"])
