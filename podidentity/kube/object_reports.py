@@ -29,7 +29,8 @@ class Rate(NamedTuple):
 
 LINES: Final = Rate(burst=100.0, per_second=100 / 3600)
 EVENTS: Final = Rate(burst=20.0, per_second=20 / 3600)
-"""NMIs on 1,000 nodes may see the same objects: together they write 6 Events a second in the long run."""
+"""For each sort of reports. NMIs on 1,000 nodes may see the same objects: together they write 6 Events a second of each
+sort in the long run, 12 for skipped objects and ignored fields."""
 REMEMBERED_MAX: Final = 4096
 """Versions of objects whose reports are remembered."""
 
