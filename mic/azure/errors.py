@@ -14,6 +14,7 @@ from azure.core.exceptions import AzureError as SdkError
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
+from podidentity.azure.resource_ids import id_key
 from podidentity.telemetry.logs import redacted
 
 __all__ = [
@@ -125,7 +126,7 @@ def translated(error: BaseException) -> AzureError:
         "retry_after": seconds(headers.get("Retry-After", "")),
         "correlation_id": headers.get("x-ms-correlation-request-id", ""),
     }
-    ids = frozenset(found.lower() for found in _ID.findall(message[:READ_MAX]))
+    ids = frozenset(id_key(found) for found in _ID.findall(message[:READ_MAX]))
     about_identities = ids or _MENTION in message.lower()
     if code.lower() == IDENTITY_CODE or (code.lower() == ROLE_CODE and about_identities):
         bad = BadIdentities(message, **about)

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
+from podidentity.azure.resource_ids import id_key
+
 SYSTEM: Final = "SystemAssigned"
 USER: Final = "UserAssigned"
 BOTH: Final = "SystemAssigned, UserAssigned"
@@ -58,8 +60,8 @@ class HostIdentities:
 
     def shows(self, change: "Change") -> bool:
         """Return whether *change* is visible: its additions are attached, its removals are not."""
-        there = all(text.lower() in self.attached for text in change.adds)
-        return there and not any(text.lower() in self.attached for text in change.removes)
+        there = all(id_key(text) in self.attached for text in change.adds)
+        return there and not any(id_key(text) in self.attached for text in change.removes)
 
 
 GONE: Final = HostIdentities(gone=True)
@@ -99,8 +101,8 @@ def change(
     The system-assigned identity stays unchanged. The change has at most *most* entries, additions first; the next
     change contains the rest.
     """
-    adding = tuple(text for text in adds if text.lower() not in now.attached)[:most]
-    going = [now.attached[text.lower()].text for text in removes if text.lower() in now.attached]
+    adding = tuple(text for text in adds if id_key(text) not in now.attached)[:most]
+    going = [now.attached[id_key(text)].text for text in removes if id_key(text) in now.attached]
     going = going[: most - len(adding)]
     if not adding and not going:
         return None
@@ -113,9 +115,9 @@ def change(
 
 def applied(now: HostIdentities, change: Change) -> HostIdentities:
     """Return the identities of the host after *change*, as far as *now* shows; new ones have no client id."""
-    going = {text.lower() for text in change.removes}
+    going = {id_key(text) for text in change.removes}
     stay = {key: each for key, each in now.attached.items() if key not in going} if USER in change.type else {}
-    return replace(now, type=change.type, attached=stay | {text.lower(): Attached(text) for text in change.adds})
+    return replace(now, type=change.type, attached=stay | {id_key(text): Attached(text) for text in change.adds})
 
 
 def _flat(type_: str) -> str:
@@ -130,7 +132,7 @@ def decode_identities(body: Mapping[str, Any], etag_header: str = "") -> HostIde
     return HostIdentities(
         type=str(identity.get("type") or NONE),
         attached={
-            text.lower(): Attached(text, str((about or {}).get("clientId") or "")) for text, about in attached.items()
+            id_key(text): Attached(text, str((about or {}).get("clientId") or "")) for text, about in attached.items()
         },
         etag=str(body.get("etag") or etag_header or ""),
         provisioning_state=str(properties.get("provisioningState") or ""),

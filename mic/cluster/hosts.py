@@ -6,7 +6,7 @@ from typing import Final
 from mic.cluster.host_state import ClusterLookup, HostState
 from mic.decisions.assignments import AssignmentKey, ExistingAssignment, PendingDetach
 from mic.decisions.identity_usage import IdentityUsage
-from podidentity.azure.resource_ids import Host, UserAssignedIdentity, parse_user_assigned
+from podidentity.azure.resource_ids import Host, UserAssignedIdentity, id_key, parse_user_assigned
 
 NODE_PREFIX: Final = "node:"
 """Prefix of the key of a node that no longer exists or belongs to no Azure host; an Azure id begins with a slash."""
@@ -135,7 +135,7 @@ class HostIndex:
         identity_id = parse_user_assigned(pending_detach.identity)
         if identity_id is None:
             return
-        host_state = self._touch(pending_detach.host.lower())
+        host_state = self._touch(id_key(pending_detach.host))
         host_state.pending_detaches += by
         usage = _usage(host_state, identity_id)
         usage.count_pending_detach(existing, pending_detach, by)

@@ -4,6 +4,7 @@ from mic.azure.identities import Change, HostIdentities, change
 from mic.decisions import client_ids, ownership
 from mic.decisions.identity_usage import HostView, IdentityUsage
 from mic.decisions.policy import UNRESTRAINED, Policy, Restraint
+from podidentity.azure.resource_ids import id_key
 
 
 def asks_azure(
@@ -64,7 +65,7 @@ def azure_change(
                 adds.append(usage.identity_id.text)
         elif key in azure.attached and key not in restraint.warm and ownership.is_removable(key, usage, azure, policy):
             removes.append(key)
-    untried = [[text for text in each if text.lower() not in restraint.retry_due] for each in (adds, removes)]
+    untried = [[text for text in each if id_key(text) not in restraint.retry_due] for each in (adds, removes)]
     adds, removes = untried if any(untried) else (adds, removes)
     return change(azure, adds, removes, most=restraint.most)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mic.azure.identities import MOST_IN_ONE_UPDATE, HostIdentities
-from podidentity.azure.resource_ids import Host
+from podidentity.azure.resource_ids import Host, id_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Policy:
 
     def allows(self, host: Host) -> bool:
         """Return whether MIC may read and change *host*."""
-        group = host.resource_group.lower()
+        group = id_key(host.resource_group)
         return not self.allowed_groups or not self.allowed_groups.isdisjoint(
             (group, f"{host.subscription.lower()}/{group}")
         )

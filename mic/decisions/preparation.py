@@ -9,6 +9,7 @@ from mic.decisions.documents import distinct_name, free_name, plain_name
 from mic.decisions.identity_usage import HostView
 from mic.decisions.policy import Policy
 from mic.decisions.steps import Create, OnFault, PrepareStep, Revoke, SetAttachedBy, Update, raised
+from podidentity.azure.resource_ids import id_key
 from podidentity.resources import ASSIGNED, CREATED
 
 
@@ -183,7 +184,7 @@ def _update(
         pending_detaches = [
             pending_detach
             for pending_detach in pending_detaches
-            if (pending_detach.host.lower(), pending_detach.identity.lower()) != here
+            if (id_key(pending_detach.host), id_key(pending_detach.identity)) != here
         ]
     # A new client id is accepted only after Azure has reported it.
     same_client = client_ids.same(existing.object.spec.azure_identity_ref, desired.identity)

@@ -15,6 +15,7 @@ from mic.preview.dry_run import DryRun, HostActions, Snapshot, key_of
 from mic.preview.left_out import bound, left_out
 from mic.preview.schema import VERBS, HostPreview, Kept, ObjectChange, Preview, Summary, Waiting, cut, verb_of
 from podidentity.azure.errors import AzureError, Refused, Throttled
+from podidentity.azure.resource_ids import id_key
 from podidentity.resources import FINALIZER, MESSAGE_ANNOTATION, POD_UID_ANNOTATION, BareMeta
 
 STEP_NAMES: Final[Mapping[type, str]] = {
@@ -185,7 +186,7 @@ def _kept(host_actions: HostActions, before: _HostBefore, now: HostIdentities, r
             why = "it was on the host before MIC; with --adopt-existing MIC would detach it"
         else:
             names = before.client_ids.get(key, set()) | ({attached.client_id.lower()} if attached else set())
-            own = reads.own_identity.lower()
+            own = id_key(reads.own_identity)
             why = "it is the cluster's own identity" if own in names | {key} else "--immutable-user-msis names it"
         yield Kept(identity=text, why=why)
 

@@ -8,6 +8,7 @@ from typing import Final, NoReturn, Protocol
 
 from mic.cluster.view import ClusterView
 from mic.reconciliation.work_queue import PassResult, WorkQueue
+from podidentity.azure.resource_ids import id_key
 from podidentity.resources import AzureIdentity
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Controller:
 
     def identity_changed(self, identity: AzureIdentity) -> None:
         """Retry the identity where Azure had refused it, because the change may have corrected it."""
-        for key in self._host_reconciler.retry_identity(identity.spec.resource_id.lower()):
+        for key in self._host_reconciler.retry_identity(id_key(identity.spec.resource_id)):
             self._passes.add(key)
 
     async def run(self) -> NoReturn:

@@ -29,7 +29,7 @@ from mic.decisions import host_change
 from mic.decisions.identity_usage import HostView
 from mic.decisions.policy import Policy, Restraint
 from mic.reconciliation.events import advice, refusal, throttled
-from podidentity.azure.resource_ids import Host
+from podidentity.azure.resource_ids import Host, id_key
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class HostUpdater:
 
     def protect(self, identity: str) -> None:
         """Neither detach nor assign the cluster's own identity with this client id or resource id from now on."""
-        names = {identity.lower()}
+        names = {id_key(identity)}
         self.policy = replace(self.policy, immutable=self.policy.immutable | names, own=self.policy.own | names)
 
     async def read(self, host: Host, memory: HostMemory) -> bool:
@@ -128,7 +128,7 @@ class HostUpdater:
                 memory.had_no_effect(idle)
                 self._warn("an update had no effect; trying again", host, idle)
                 break
-            memory.accepted([text.lower() for text in (*change.adds, *change.removes)])
+            memory.accepted([id_key(text) for text in (*change.adds, *change.removes)])
             log.info(
                 "identities on the host changed",
                 extra={"vm": host.text, "status": f"{len(change.adds)} added, {len(change.removes)} removed"},
@@ -190,8 +190,8 @@ class HostUpdater:
     ) -> bool:
         """Process a failed update: record the refused identities in *failed*, and read the host again. Return whether
         to retry now."""
-        texts = {text.lower(): text for text in (*change.adds, *change.removes)}
-        adds = {text.lower() for text in change.adds}
+        texts = {id_key(text): text for text in (*change.adds, *change.removes)}
+        adds = {id_key(text) for text in change.adds}
         on_host = memory.known.attached.keys() if memory.known is not None else set()
         again, about, why = True, [*texts], ""
         memory.over = False

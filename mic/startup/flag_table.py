@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
+from podidentity.azure.resource_ids import id_key
 from podidentity.flags import Flag, comma_list, go_bool, go_duration, go_int, one_of, quoted
 from podidentity.telemetry.logs import LogFormat
 
@@ -27,7 +28,7 @@ def _number(text: str) -> float:
 
 
 def _lower_case_list(text: str) -> tuple[str, ...]:
-    return comma_list(text.lower())
+    return comma_list(id_key(text))
 
 
 def _resource_groups(text: str) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from mic.decisions.policy import Policy
 from mic.startup.settings import Settings
+from podidentity.azure.resource_ids import id_key
 
 
 def policy_of(settings: Settings, own_identity: str) -> Policy:
     """Return the policy. *own_identity*: the cluster's own identity by client id or resource id; empty if none is
     known."""
-    own = frozenset({own_identity.lower()} - {""})
+    own = frozenset({id_key(own_identity)} - {""})
     return Policy(
         own.union(settings.immutable_client_ids),
         settings.adopt_existing,

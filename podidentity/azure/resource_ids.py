@@ -45,6 +45,12 @@ _SCALE_SET: Final = re.compile(
 )
 
 
+def id_key(text: str) -> str:
+    """Return *text*, an id or a part of one, in the spelling of keys. Python's lower case of a capital sigma depends on
+    the letters around it, and Azure compares letter by letter."""
+    return text.lower().replace("\u03c2", "\u03c3")
+
+
 @dataclass(frozen=True, slots=True)
 class ResourceId:
     """Base class of ids. Compare by `key`: two values of one resource may differ in spelling."""
@@ -57,7 +63,7 @@ class ResourceId:
     """The same value for every spelling of one resource."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", self.text.lower())
+        object.__setattr__(self, "key", id_key(self.text))
 
 
 @dataclass(frozen=True, slots=True)

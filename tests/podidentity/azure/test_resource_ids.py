@@ -8,6 +8,7 @@ from podidentity.azure.resource_ids import (
     TEXT_MAX,
     ScaleSet,
     VirtualMachine,
+    id_key,
     parse_provider_id,
     parse_user_assigned,
 )
@@ -146,6 +147,28 @@ def test_a_similar_letter_in_a_fixed_part_names_no_host(word: str) -> None:
         word.replace("i", "\N{LATIN SMALL LETTER DOTLESS I}"),
     ):
         assert similar == word or parse_provider_id(f"azure://{VM.replace(word, similar)}") is None
+
+
+def test_capital_and_small_letters_have_one_key_whatever_is_next_to_them() -> None:
+    checked = 0
+    for number in range(sys.maxunicode + 1):
+        capital = chr(number)
+        small = capital.lower()
+        if small == capital or len(small) > 1 or parse_provider_id("azure://" + VM.replace("Rg", capital)) is None:
+            continue
+        checked += 1
+        for group in ("{0}", "{0}{0}", "a{0}", "{0}a", "{0}-", "a{0}-1"):
+            first, second = (parse_provider_id(VM.replace("Rg", group.format(each))) for each in (capital, small))
+            assert first is not None
+            assert second is not None
+            assert first.key == second.key == id_key(first.text)
+    assert checked > 1000
+
+
+def test_both_small_letters_of_sigma_have_one_key() -> None:
+    """They have one capital letter, by which Azure compares."""
+    ids = [parse_provider_id(VM.replace("Rg", group)) for group in ("ΟΔΟΣ", "οδος", "οδοσ")]
+    assert len({each.key for each in ids if each is not None}) == 1
 
 
 def test_no_two_permitted_letters_that_azure_distinguishes_have_one_key() -> None:
