@@ -123,6 +123,9 @@ class Preview(ReportModel, frozen=True):
     summary: Summary
     hosts: list[HostPreview]
     left_out: list[LeftOut]
+    upgrade_unknown: bool = False
+    """The record of the type upgrade could not be read. Fields in old spellings count, which MIC ignores if the upgrade
+    is recorded."""
 
     @property
     def changes(self) -> bool:

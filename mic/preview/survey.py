@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
+from msgspec.structs import replace
+
 from mic.azure.host_client import HostReader
 from mic.azure.identities import HostIdentities
 from mic.preview.dry_run import DryRun, DryRunError, Snapshot
@@ -45,30 +47,32 @@ async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
     try:
         cluster = await access.find(settings.kubeconfig, settings.cluster_environment)
         async with Client(cluster, user_agent=f"{USER_AGENT}/{VERSION}") as client:
-            client.old_spellings = settings.read_old_spellings or not await is_upgraded(client, settings)
+            upgraded = False if settings.read_old_spellings else await is_upgraded(client, settings)
+            client.old_spellings = not upgraded
             snapshot = await read_cluster(client)
     except AccessError as error:
         raise StartError(str(error)) from error
     except ApiError as error:
         raise StartError(api_error_advice(error)) from error
     try:
-        return await _with_azure(settings, snapshot) if ask_azure else _told(settings, snapshot)
+        plan = await _with_azure(settings, snapshot) if ask_azure else _told(settings, snapshot)
     except DryRunError as error:
         raise StartError(str(error)) from error
+    return replace(plan, upgrade_unknown=upgraded is None)
 
 
-async def is_upgraded(client: Client, settings: Settings) -> bool:
+async def is_upgraded(client: Client, settings: Settings) -> bool | None:
     """Return whether the type upgrade is recorded as done; in any namespace if MIC's is not known.
 
-    Return False if the record cannot be read, as MIC would. Raise ApiError.
+    Return None if the record may not be read. Raise ApiError.
     """
     name = settings.upgrade_config_map
     try:
         namespaces = [settings.namespace] if settings.namespace else await _namespaces_of(client, name)
         records = [UpgradeRecord(client, each, name, settings.upgrade_key) for each in namespaces]
         return any([await each.read() is not None for each in records])
-    except (Forbidden, NotFound):
-        return False
+    except Forbidden:
+        return None
 
 
 async def _namespaces_of(client: Client, config_map: str) -> list[str]:

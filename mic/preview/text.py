@@ -66,6 +66,11 @@ def summary(preview: Preview) -> Iterator[str]:
     yield (f"  pods that a binding selects: {numbers.pods_as_they_should_be} of {numbers.pods} need no change")
     if not preview.asked_azure:
         yield "  Azure was not read, so attached and detached identities of VMs and scale sets are unknown."
+    if preview.upgrade_unknown:
+        yield (
+            "  the record of the type upgrade cannot be read, so fields in old spellings count, which MIC may ignore: "
+            "grant list on ConfigMaps, or set MIC_POD_NAMESPACE and grant get there"
+        )
     yield from unanswered(preview)
 
 
