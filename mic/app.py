@@ -340,6 +340,11 @@ class App:
         upgrade, settings = self._upgrade, self._settings
         is_done = await upgrade.run() if settings.type_upgrade else await upgrade.is_recorded()
         self._client.old_spellings = settings.read_old_spellings or not is_done
+        if is_done is False and not (settings.type_upgrade or settings.read_old_spellings):
+            log.warning(
+                "the type upgrade is neither recorded nor enabled, so MIC reads old spellings, which admission "
+                "policies do not see; enable it (--enable-type-upgrade), or apply deploy/admission"
+            )
 
     def _protect(self, config: CloudConfig) -> None:
         if config.user_assigned_identity:

@@ -12,6 +12,8 @@ from tests.mic.cluster import identity_id
 from tests.mic.emulated_cloud import BINDINGS, IDENTITIES, EmulatedCloud, emulated_cloud
 from tests.mic.preview.run_programs import run
 
+NEITHER = "the type upgrade is neither recorded nor enabled"
+
 
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
@@ -36,6 +38,7 @@ async def test_a_disabled_upgrade_reads_the_record_only_and_pods_are_served(clou
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     assert "ResourceID" in spec_of_identity(cloud)
     assert {each.method for each in cloud.api.requests if "configmaps" in each.path} == {"GET"}
+    assert mic.read_log().count(NEITHER) == 1
     assert await mic.stop() == 0
 
 
@@ -72,6 +75,7 @@ async def test_after_the_record_old_spellings_assign_nothing(cloud: EmulatedClou
     (line,) = [each for each in mic.read_log().splitlines() if "azureidentities default/demo" in each]
     assert "spelling from before v1.6.0" in line
     assert "spec.ResourceID, spec.ClientID" in line
+    assert NEITHER not in mic.read_log()
     await cloud.until(lambda: {("demo", "FieldsIgnored"), ("demo", "invalid identity")} <= cloud.events())
     assert await mic.stop() == 0
 
