@@ -199,8 +199,8 @@ class TypeUpgrade:
             await self._again_and_again(lambda: self._record.write(VERSION))
         except ApiError as error:
             log.warning(
-                "the type upgrade is done but cannot be recorded, so each start looks at every object; grant MIC's "
-                "role create and update on ConfigMaps in its namespace",
+                "the type upgrade is done but cannot be recorded, so each start looks at every object, and reads old "
+                "spellings if one cannot be rewritten; grant MIC's role create and update on ConfigMaps there",
                 extra={"resource": self._record.location, "error": error},
             )
         else:
