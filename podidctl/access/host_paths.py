@@ -74,7 +74,6 @@ HARMLESS_WRITABLE: Final = {
     "/dev/zero": _DEVICE,
     "/etc/localtime": _TIME_ZONE,
     "/etc/timezone": _TIME_ZONE,
-    "/run/xtables.lock": "a lock without content",
 }
 _PUBLIC: Final = "published files of the distribution"
 _CERTIFICATES: Final = "certificates of public authorities, without keys"
@@ -97,6 +96,10 @@ HARMLESS_READ_ONLY: Final = HARMLESS_WRITABLE | {
     "/usr/share": _PUBLIC,
     "/usr/src": _PUBLIC,
 }
+UNDECIDED_READ_ONLY: Final = {
+    "/run/xtables.lock": "a pod that holds this lock keeps NMI and kube-proxy from writing rules on a legacy node",
+}
+"""Undecided paths with their own reason."""
 _PROCESS_ROOT: Final = re.compile(r"\A(?:/proc/[^/]+(?:/task/[^/]+)?/(?:root|cwd)(?=/|\Z))+")
 _OLD_RUN: Final = re.compile(r"\A/var/(run|lock)(?=/|\Z)")
 _RUN: Final = {"run": "/run", "lock": "/run/lock"}
@@ -108,6 +111,8 @@ def path_effect(path: str, *, read_only: bool) -> PathEffect:
     for harmless, why in (HARMLESS_READ_ONLY if read_only else HARMLESS_WRITABLE).items():
         if _contains(harmless, real):
             return PathEffect(Effect.HARMLESS, why)
+    if read_only and real in UNDECIDED_READ_ONLY:
+        return PathEffect(Effect.UNDECIDED, UNDECIDED_READ_ONLY[real])
     for secret, why in SECRETS.items():
         if _contains(secret, real) or _contains(real, secret):
             return PathEffect(Effect.TAKES_OVER, why)

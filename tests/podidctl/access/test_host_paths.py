@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from podidctl.access.host_paths import HARMLESS_READ_ONLY, HARMLESS_WRITABLE, PROCESSES, SECRETS, Effect, path_effect
+from podidctl.access.host_paths import (
+    HARMLESS_READ_ONLY,
+    HARMLESS_WRITABLE,
+    PROCESSES,
+    SECRETS,
+    UNDECIDED_READ_ONLY,
+    Effect,
+    path_effect,
+)
 
 
 def effect(path: str, *, read_only: bool) -> Effect:
@@ -30,6 +38,7 @@ def effect(path: str, *, read_only: bool) -> Effect:
         "/data",
         "/tmp",
         "/etc/passwd",
+        "/run/xtables.lock",
         "/usr/share",
         r"C:\k",
         "relative",
@@ -72,6 +81,18 @@ def test_an_unknown_read_only_path_is_undecided(path: str) -> None:
     assert effect(path, read_only=True) is Effect.UNDECIDED
 
 
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/run/xtables.lock", "NMI and kube-proxy"),
+        ("/var/run/xtables.lock", "NMI and kube-proxy"),
+    ],
+)
+def test_a_read_only_mount_does_not_protect_a_lock(path: str, why: str) -> None:
+    found = path_effect(path, read_only=True)
+    assert (found.effect, why in found.why) == (Effect.UNDECIDED, True)
+
+
 @pytest.mark.parametrize("path", HARMLESS_WRITABLE)
 def test_a_writable_path_of_the_list_is_harmless_and_its_directory_is_not(path: str) -> None:
     assert effect(path, read_only=False) is Effect.HARMLESS
@@ -104,4 +125,6 @@ def test_every_path_has_its_reason() -> None:
 
 def test_the_documentation_has_every_path_of_the_lists() -> None:
     text = (Path(__file__).parents[3] / "docs" / "access.md").read_text()
-    assert [path for path in (*SECRETS, PROCESSES, *HARMLESS_READ_ONLY) if f"`{path}`" not in text] == []
+    assert [
+        path for path in (*SECRETS, PROCESSES, *HARMLESS_READ_ONLY, *UNDECIDED_READ_ONLY) if f"`{path}`" not in text
+    ] == []
