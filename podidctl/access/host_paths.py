@@ -89,7 +89,8 @@ HARMLESS_READ_ONLY: Final = HARMLESS_WRITABLE | {
     "/etc/resolv.conf": _NAMES,
     "/etc/ssl/certs": _CERTIFICATES,
     "/lib/modules": _PUBLIC,
-    "/run/systemd/resolve": _NAMES,
+    "/run/systemd/resolve/resolv.conf": _NAMES,
+    "/run/systemd/resolve/stub-resolv.conf": _NAMES,
     "/usr/lib/modules": _PUBLIC,
     "/usr/lib/os-release": _PUBLIC,
     "/usr/local/share/ca-certificates": _CERTIFICATES,
@@ -97,6 +98,7 @@ HARMLESS_READ_ONLY: Final = HARMLESS_WRITABLE | {
     "/usr/src": _PUBLIC,
 }
 UNDECIDED_READ_ONLY: Final = {
+    "/run/systemd/resolve": "sockets of systemd-resolved are there",
     "/run/xtables.lock": "a pod that holds this lock keeps NMI and kube-proxy from writing rules on a legacy node",
 }
 """Undecided paths with their own reason."""
@@ -111,8 +113,9 @@ def path_effect(path: str, *, read_only: bool) -> PathEffect:
     for harmless, why in (HARMLESS_READ_ONLY if read_only else HARMLESS_WRITABLE).items():
         if _contains(harmless, real):
             return PathEffect(Effect.HARMLESS, why)
-    if read_only and real in UNDECIDED_READ_ONLY:
-        return PathEffect(Effect.UNDECIDED, UNDECIDED_READ_ONLY[real])
+    for undecided, why in UNDECIDED_READ_ONLY.items() if read_only else ():
+        if _contains(undecided, real):
+            return PathEffect(Effect.UNDECIDED, why)
     for secret, why in SECRETS.items():
         if _contains(secret, real) or _contains(real, secret):
             return PathEffect(Effect.TAKES_OVER, why)

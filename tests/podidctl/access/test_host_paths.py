@@ -86,9 +86,11 @@ def test_an_unknown_read_only_path_is_undecided(path: str) -> None:
     [
         ("/run/xtables.lock", "NMI and kube-proxy"),
         ("/var/run/xtables.lock", "NMI and kube-proxy"),
+        ("/run/systemd/resolve", "sockets of systemd-resolved"),
+        ("/run/systemd/resolve/io.systemd.Resolve", "sockets of systemd-resolved"),
     ],
 )
-def test_a_read_only_mount_does_not_protect_a_lock(path: str, why: str) -> None:
+def test_a_read_only_mount_does_not_protect_a_lock_or_an_unknown_socket(path: str, why: str) -> None:
     found = path_effect(path, read_only=True)
     assert (found.effect, why in found.why) == (Effect.UNDECIDED, True)
 
