@@ -33,6 +33,11 @@ _SYSTEMD: Final = "systemd starts programs for it, as root"
 _HANDOVER: Final = "NMI's ports and cached tokens"
 
 SECRETS: Final = {
+    "/run/containerd": _RUNTIME_SOCKET,
+    "/run/cri-dockerd.sock": _RUNTIME_SOCKET,
+    "/run/crio": _RUNTIME_SOCKET,
+    "/run/docker.sock": _RUNTIME_SOCKET,
+    "/run/podman": _RUNTIME_SOCKET,
     "/etc/kubernetes": "credentials of the kubelet and of Azure",
     "/etc/shadow": "password hashes of the node's users",
     "/etc/ssh": "the node's SSH keys",
@@ -40,12 +45,7 @@ SECRETS: Final = {
     "/home": "SSH keys and credentials of the node's users",
     "/root": "SSH keys and credentials of root",
     "/run/aad-pod-identity": _HANDOVER,
-    "/run/containerd": _RUNTIME_SOCKET,
-    "/run/cri-dockerd.sock": _RUNTIME_SOCKET,
-    "/run/crio": _RUNTIME_SOCKET,
     "/run/dbus": _SYSTEMD,
-    "/run/docker.sock": _RUNTIME_SOCKET,
-    "/run/podman": _RUNTIME_SOCKET,
     "/run/systemd": _SYSTEMD,
     "/var/lib/cloud": "the data that the node was created with, such as its bootstrap token",
     "/var/lib/containerd": _CONTAINERS,
@@ -55,7 +55,11 @@ SECRETS: Final = {
     "/var/lib/kubelet": "credentials of the kubelet, Secrets and tokens of all pods",
     "/var/lib/waagent": "credentials of Azure's agent",
 }
-"""Paths with credentials, and sockets. A read-only mount does not protect them."""
+"""Paths with credentials, and sockets. A read-only mount does not protect them. The first one that a directory contains
+is its reason.
+"""
+WRITABLE_SECRETS: Final = {"/etc/shadow": "a user of the node can be given a known password"}
+"""Reasons of writable ones, if they differ."""
 PROCESSES: Final = "/proc"
 """With it a pod reads the environment and the files of processes of the same user, as with `hostPID`. Paths below it
 are undecided.
@@ -118,7 +122,7 @@ def path_effect(path: str, *, read_only: bool) -> PathEffect:
             return PathEffect(Effect.UNDECIDED, why)
     for secret, why in SECRETS.items():
         if _contains(secret, real) or _contains(real, secret):
-            return PathEffect(Effect.TAKES_OVER, why)
+            return PathEffect(Effect.TAKES_OVER, why if read_only else WRITABLE_SECRETS.get(secret, why))
     if real == PROCESSES:
         return PathEffect(Effect.TAKES_OVER, PROCESSES_WHY)
     return PathEffect(Effect.UNDECIDED, READ_ONLY_WHY) if read_only else PathEffect(Effect.TAKES_OVER, WRITABLE_WHY)

@@ -119,6 +119,21 @@ def test_no_harmless_path_contains_credentials() -> None:
         assert not [secret for secret in SECRETS if f"{secret}/".startswith(f"{harmless}/")], harmless
 
 
+@pytest.mark.parametrize(
+    ("path", "read_only", "why"),
+    [
+        ("/run", True, "privileged containers"),
+        ("/var/run", False, "privileged containers"),
+        ("/", True, "privileged containers"),
+        ("/run/aad-pod-identity", True, "cached tokens"),
+        ("/etc/shadow", True, "password hashes"),
+        ("/etc/shadow", False, "a known password"),
+    ],
+)
+def test_the_reason_is_the_shortest_way_to_the_node(path: str, *, read_only: bool, why: str) -> None:
+    assert why in path_effect(path, read_only=read_only).why
+
+
 def test_every_path_has_its_reason() -> None:
     for path in ("/data", "/proc", *SECRETS, *HARMLESS_READ_ONLY):
         for read_only in (True, False):
