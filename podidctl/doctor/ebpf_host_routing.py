@@ -1,6 +1,6 @@
 """Checks of nodes with eBPF host routing: NMI's redirect there, and what AKS's monitor of iptables reports. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -45,12 +45,14 @@ class RuleMonitor:
 
 
 def check_ebpf_host_routing(
-    monitor: RuleMonitor, nodes: Sequence[PlacedNode], nmi: Iterable[Settings]
+    monitor: RuleMonitor, nodes: Sequence[PlacedNode], nmi: Sequence[Settings]
 ) -> Iterator[Finding]:
-    """Report the nodes with the label, and each with unexpected or refused rules. *nmi*: the settings of each NMI."""
+    """Report the nodes with the label, and each with unexpected or refused rules. *nmi*: the settings of each NMI whose
+    flags can be read.
+    """
     labelled = {each.metadata.name for each in nodes if each.has_ebpf_host_routing}
     if labelled:
-        yield _redirect(labelled, {each.node_name for each in nmi if each.redirect.changes_rules})
+        yield from _redirects(labelled, nmi)
     for value in (monitor.with_rules, monitor.events):
         if isinstance(value, ReadFailure) and labelled:
             right = "list on ciliumnodes.cilium.io, and on events in namespace default"
@@ -65,16 +67,23 @@ def check_ebpf_host_routing(
                 yield make_finding(CHECK, Level.WARNING, says, f"{_ACTIONS[reason]}, see {PAGE}")
 
 
-def _redirect(labelled: set[str], with_rules: set[str]) -> Finding:
+def _redirects(labelled: set[str], nmi: Sequence[Settings]) -> Iterator[Finding]:
+    with_rules = {each.node_name for each in nmi if each.redirect.changes_rules}
     ruled = labelled & with_rules
+    unread = labelled - {each.node_name for each in nmi}
     says = f"{counted(len(labelled), 'node has', 'nodes have')} the label {LABEL}=true"
-    if not ruled:
-        return make_finding(CHECK, Level.OK, f"{says}, and no NMI there has a redirect by rules")
-    says += f", where NMI writes no rule, so that pods reach IMDS directly: {listed(sorted(ruled))}"
-    then = (
-        f"set nmi.redirect.backend to cilium, or disable eBPF host routing in AKS (acceleration mode None), see {PAGE}"
-    )
-    return make_finding(CHECK, Level.PROBLEM, says, then)
+    if ruled:
+        then = (
+            f"set nmi.redirect.backend to cilium, or disable eBPF host routing in AKS (acceleration mode None), see "
+            f"{PAGE}"
+        )
+        problem = f"{says}, where NMI writes no rule, so that pods reach IMDS directly: {listed(sorted(ruled))}"
+        yield make_finding(CHECK, Level.PROBLEM, problem, then)
+    if unread:
+        unknown = f"{says}; on {counted(len(unread), 'node')} NMI's flags are not known: {listed(sorted(unread))}"
+        yield make_finding(CHECK, Level.UNKNOWN, unknown, "see the findings of NMI and of its flags")
+    if not ruled and not unread:
+        yield make_finding(CHECK, Level.OK, f"{says}, and no NMI there has a redirect by rules")
 
 
 def _rules(names: frozenset[str], labelled: set[str]) -> Iterator[Finding]:

@@ -43,6 +43,22 @@ def test_a_redirect_by_rules_on_such_a_node_is_a_problem_and_one_by_cilium_is_no
     assert found.level is Level.OK
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nmi": ReadFailure("not allowed: pods")},
+        {"nmi": (nmi("--redirect"),)},
+        {"nmi": (nmi("--redirect=cilium", node="node-2"),)},
+    ],
+    ids=["unread", "unreadable flags", "none there"],
+)
+def test_the_redirect_of_an_nmi_whose_flags_are_not_known_is_unknown(changes: dict[str, Any]) -> None:
+    report = examined(objects=objects(nodes=(routed(),)), **changes)
+    (found,) = (each for each in report.findings if each.check == CHECK)
+    assert found.level is Level.UNKNOWN
+    assert "NMI's flags are not known: node-1" in found.says
+
+
 def test_the_label_of_a_cilium_node_is_a_problem_only_with_ebpf_host_routing() -> None:
     monitor = RuleMonitor(frozenset({"node-1"}))
     (found,) = findings(monitor, node())
