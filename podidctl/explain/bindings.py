@@ -17,7 +17,7 @@ from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, NAME_ONE, 
 from podidctl.diagnosis.similar_texts import similar_texts
 from podidctl.diagnosis.token_source import TYPE_NAMES
 from podidctl.explain.assignments import assignment_link, is_served, served_link, unbound_assignment_link
-from podidctl.explain.ignored_fields import correct, ignored_fields, ignored_in_namespace, why_ignored
+from podidctl.explain.ignored_fields import correct, ignored_fields, ignored_selectors, why_ignored
 from podidctl.explain.schema import Link, LinkState, make_link
 from podidctl.printing import listed
 from podidentity.resources import BINDINGS, IDENTITIES, AzureIdentity, AzureIdentityBinding, Meta, Pod
@@ -30,7 +30,7 @@ def binding_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
     """Yield the links of the bindings, of the identity of each, and of their assignments."""
     bindings = selecting_bindings(data, pod)
     if pod.binding_label and not bindings:
-        yield _no_binding(data, eligible_bindings(data), pod.binding_label)
+        yield _no_binding(data, pod)
     # A binding of another team is not a fault unless the pod has no other.
     others = {each.key: why for each in bindings if (why := namespace_restriction(data, pod, each))}
     others_are_well = len(others) < len(bindings) or predict_decision(data).outcome is Outcome.GRANTED
@@ -78,27 +78,34 @@ def choice_links(data: DiagnosisInput, pod: Pod) -> Iterator[Link]:
         yield make_link("choice", several, LinkState.UNKNOWN, says, NAME_ONE)
 
 
-def _no_binding(data: DiagnosisInput, there: list[AzureIdentityBinding], label: str) -> Link:
+def _no_binding(data: DiagnosisInput, pod: Pod) -> Link:
+    there, label = eligible_bindings(data), pod.binding_label
     similar = similar_texts(label, {each.spec.selector for each in there})[:SIMILAR_MAX]
     selectors = {each.spec.selector: each for each in there}
     near = [f"{'/'.join(selectors[text].key)} selects {text!r}" for text in similar]
     where = f"of namespace {data.namespace} (managed mode) " if is_managed(data) else ""
     says = f"no AzureIdentityBinding {where}has selector {label!r}"
-    if ignored := ignored_in_namespace(data, BINDINGS):
-        then = correct("the binding that selects this pod")
-        return make_link("binding", "none", LinkState.BROKEN, f"{says}; {why_ignored(ignored)}", then)
+    then: list[str] = []
     if near:
-        then = f"set spec.selector of the binding or the pod's label to the same value: {'; '.join(near)}"
-        return make_link("binding", "none", LinkState.BROKEN, f"{says}; {'; '.join(near)}", then)
-    then = f"create an AzureIdentityBinding with spec.selector {label!r} in the namespace of the AzureIdentity"
-    return make_link("binding", "none", LinkState.BROKEN, says, then)
+        says += f"; {'; '.join(near)}"
+        then.append(f"set spec.selector of the binding or the pod's label to the same value: {'; '.join(near)}")
+    if ignored := ignored_selectors(data, pod):
+        says += f"; {why_ignored(ignored)}"
+        then.append(correct("the binding that is to select this pod"))
+    if not then:
+        then.append(
+            f"create an AzureIdentityBinding with spec.selector {label!r} in the namespace of the AzureIdentity"
+        )
+    return make_link("binding", "none", LinkState.BROKEN, says, "; or ".join(then))
 
 
 def _binding(data: DiagnosisInput, binding: AzureIdentityBinding) -> Link:
     about = "/".join(binding.key)
-    says = f"its selector matches the pod's label; it names {binding.spec.azure_identity}"
+    says = f"its selector matches the pod's label; it names {binding.spec.azure_identity or 'no AzureIdentity'}"
     if binding.metadata.namespace != data.namespace:
         says += "; it is of another namespace, whose authors give the pod this identity"
+    if ignored := ignored_fields(data, BINDINGS, binding.key):
+        says += f"; {why_ignored(ignored)}"
     if binding.metadata.deletion_timestamp is None:
         return make_link("binding", about, LinkState.OK, says)
     if is_managed(data):
@@ -124,6 +131,12 @@ def _deletion_note(meta: Meta) -> str:
 def _identity(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding, identity: AzureIdentity | None) -> Link:
     namespace, name = binding.metadata.namespace, binding.spec.azure_identity
     about = f"{namespace}/{name}"
+    if not name:
+        key = "/".join(binding.key)
+        then = f"set spec.azureIdentity of binding {key}"
+        if ignored_fields(data, BINDINGS, binding.key):
+            then = correct(f"AzureIdentityBinding {key}")
+        return make_link("identity", "none", LinkState.BROKEN, f"binding {key} names no AzureIdentity", then)
     if identity is None:
         namesakes = sorted(each.metadata.namespace for each in data.identities if each.metadata.name == name)
         found = f"; one of that name exists in {', '.join(namesakes[:SIMILAR_MAX])}" if namesakes else ""

@@ -1,11 +1,16 @@
 """Fields that NMI and MIC ignore because of their spelling, as part of a link's text. Pure."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
+from podidctl.diagnosis.bindings import eligible_bindings, namespace_restriction
 from podidctl.diagnosis.input import DiagnosisInput
 from podidctl.printing import listed
 from podidentity.kube.ignored_fields import REMEDY
-from podidentity.resources import Kind
+from podidentity.resources import BINDINGS, Kind, Pod
+
+SELECTORS: Final = frozenset({"spec", "spec.selector"})
+"""Ignored fields, in lower case, with which a binding has no selector."""
 
 
 def ignored_fields(data: DiagnosisInput, kind: Kind[Any], key: tuple[str, str]) -> str:
@@ -15,12 +20,30 @@ def ignored_fields(data: DiagnosisInput, kind: Kind[Any], key: tuple[str, str]) 
 
 def ignored_in_namespace(data: DiagnosisInput, kind: Kind[Any]) -> str:
     """Return the objects of *kind* in the pod's namespace with ignored fields; empty if there are none."""
-    found = [
-        f"{namespace}/{name} ({', '.join(fields)})"
+    return listed(
+        _with_fields(namespace, name, fields)
         for (plural, namespace, name), fields in data.ignored_fields.items()
         if (plural, namespace) == (kind.plural, data.namespace)
-    ]
-    return listed(found) if found else ""
+    )
+
+
+def ignored_selectors(data: DiagnosisInput, pod: Pod) -> str:
+    """Return the bindings that could select *pod* but have no selector, because it is ignored, those of the pod's
+    namespace first; empty if there are none.
+    """
+    own: list[str] = []
+    others: list[str] = []
+    for each in eligible_bindings(data):
+        fields = data.ignored_fields.get((BINDINGS.plural, *each.key), ())
+        if each.spec.selector or namespace_restriction(data, pod, each):
+            continue
+        if not SELECTORS.isdisjoint(field.lower() for field in fields):
+            (own if each.metadata.namespace == data.namespace else others).append(_with_fields(*each.key, fields))
+    return ", ".join(filter(None, (listed(own), listed(others))))
+
+
+def _with_fields(namespace: str, name: str, fields: Sequence[str]) -> str:
+    return f"{namespace}/{name} ({', '.join(fields)})"
 
 
 def why_ignored(named: str) -> str:

@@ -3,12 +3,14 @@
 from typing import Any
 
 import msgspec
+import pytest
 
+from podidctl.explain.ignored_fields import correct
 from podidctl.explain.schema import LinkState
 from podidentity.kube.ignored_fields import REMEDY
 from podidentity.resources import AzureIdentitySpec
 from tests.nmi.identity.shapes import binding, exception, identity, pod
-from tests.podidctl.prediction_inputs import broken, explain_pod, only
+from tests.podidctl.prediction_inputs import broken, explain_pod, only, rules
 
 
 def ignored(plural: str, name: str, *fields: str, namespace: str = "ns") -> dict[str, Any]:
@@ -25,9 +27,48 @@ def test_a_binding_whose_selector_is_ignored_is_named_with_the_remedy() -> None:
     assert link.next.endswith(REMEDY)
 
 
-def test_a_binding_of_another_namespace_is_not_named() -> None:
-    far = ignored("azureidentitybindings", "b", "spec.Selector", namespace="far")
-    link = only(explain_pod(bindings=(binding(selector="", namespace="far"),), assigned=(), **far))
+def test_a_binding_whose_identity_is_ignored_is_named_with_the_remedy() -> None:
+    there = {"bindings": (binding(identity_name=""),), **ignored("azureidentitybindings", "b", "spec.AzureIdentity")}
+    explanation = explain_pod(assigned=(), **there)
+    (says,) = [each.says for each in explanation.links if each.link == "binding"]
+    assert says.endswith("it names no AzureIdentity; fields spelled as before v1.6.0 are ignored: spec.AzureIdentity")
+    link = only(explanation)
+    assert (link.link, link.about, link.says) == ("identity", "none", "binding ns/b names no AzureIdentity")
+    assert link.next == correct("AzureIdentityBinding ns/b")
+
+
+def test_a_binding_that_names_no_identity_is_to_be_completed() -> None:
+    link = only(explain_pod(assigned=(), bindings=(binding(identity_name=""),)))
+    assert link.next == "set spec.azureIdentity of binding ns/b"
+
+
+def test_a_binding_with_a_similar_selector_is_named_too() -> None:
+    bindings = (binding(selector="wbe"), binding("old", selector=""))
+    link = only(explain_pod(bindings=bindings, assigned=(), **ignored("azureidentitybindings", "old", "spec.Selector")))
+    assert "ns/b selects 'wbe'; " in link.says
+    assert "are ignored: ns/old (spec.Selector)" in link.says
+    assert link.next.startswith("set spec.selector of the binding or the pod's label to the same value: ns/b")
+    assert link.next.endswith(correct("the binding that is to select this pod"))
+
+
+def test_a_binding_of_another_namespace_is_named_after_those_of_the_pods_unless_it_cannot_select_it() -> None:
+    bindings = (binding(selector="", namespace="default"), binding(selector=""))
+    fields = {("azureidentitybindings", each.metadata.namespace, "b"): ("spec.Selector",) for each in bindings}
+    there = {"bindings": bindings, "assigned": (), "ignored_fields": fields}
+    assert "are ignored: ns/b (spec.Selector), default/b (spec.Selector)" in only(explain_pod(**there)).says
+    for configuration in (rules(managed=True), rules(force_namespaced=True)):
+        link = only(explain_pod(configuration=configuration, **there))
+        assert link.says.endswith("are ignored: ns/b (spec.Selector)")
+
+
+@pytest.mark.parametrize(
+    ("selector", "fields"), [("", ("spec.AzureIdentity",)), ("other", ("spec.Selector",))], ids=["another field", "set"]
+)
+def test_a_binding_that_the_field_does_not_keep_from_selecting_is_not_named(
+    selector: str, fields: tuple[str, ...]
+) -> None:
+    there = ignored("azureidentitybindings", "b", *fields)
+    link = only(explain_pod(bindings=(binding(selector=selector),), assigned=(), **there))
     assert "ignored" not in link.says
 
 
