@@ -38,10 +38,11 @@ def _notes(pod: ReviewedPod, served: Sequence[Grant]) -> Iterator[str]:
     foreign = [each.identity for each in served if namespace_of(each.identity) != namespace]
     if foreign:
         yield f"another namespace gives it {listed(foreign)}"
-    if len(served) > 1 and not sets_client_id(pod):
+    if len(served) > 1 and (sets := sets_client_id(pod)) is not True:
         first = min(served, key=lambda each: _order(each, namespace)).identity
         several = counted(len(served), "identity", "identities")
-        yield f"{several}, and no container sets {CLIENT_ID_VARIABLE}: a request that names none gets {first}"
+        who = "no container sets" if sets is False else "a ConfigMap or a Secret (envFrom) may set"
+        yield f"{several}, and {who} {CLIENT_ID_VARIABLE}: a request that names none gets {first}"
 
 
 def _order(grant: Grant, namespace: str) -> tuple[bool, str, str, str]:

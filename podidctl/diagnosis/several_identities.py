@@ -23,14 +23,22 @@ class Variable(Wire, frozen=True):
     name: str = ""
 
 
+class VariableSource(Wire, frozen=True):
+    """A ConfigMap or a Secret whose keys are variables."""
+
+    prefix: str = ""
+
+
 class VariableContainer(Wire, frozen=True):
     """A container with the names of its environment variables."""
 
     env: list[Variable] | None = None
+    env_from: list[VariableSource] | None = None
 
 
 class VariablePodSpec(PodSpec, frozen=True):
     containers: Sequence[VariableContainer] | None = None
+    init_containers: Sequence[VariableContainer] | None = None
 
 
 class VariablePod(Pod, frozen=True):
@@ -42,7 +50,14 @@ class VariablePod(Pod, frozen=True):
 VARIABLE_PODS: Final = Kind("Pod", "pods", VariablePod)
 
 
-def sets_client_id(pod: Pod) -> bool:
-    """Return whether a container of *pod* sets AZURE_CLIENT_ID; False if its variables were not read."""
-    containers = pod.spec.containers or () if isinstance(pod, VariablePod) else ()
-    return any(variable.name == CLIENT_ID_VARIABLE for each in containers for variable in each.env or ())
+def sets_client_id(pod: Pod) -> bool | None:
+    """Return whether a container of *pod* sets AZURE_CLIENT_ID.
+
+    None if a ConfigMap or a Secret may set it; False if the variables were not read.
+    """
+    spec = pod.spec if isinstance(pod, VariablePod) else VariablePodSpec()
+    containers = [*(spec.containers or ()), *(spec.init_containers or ())]
+    if any(variable.name == CLIENT_ID_VARIABLE for each in containers for variable in each.env or ()):
+        return True
+    sources = (source for each in containers for source in each.env_from or ())
+    return None if any(CLIENT_ID_VARIABLE.startswith(source.prefix) for source in sources) else False

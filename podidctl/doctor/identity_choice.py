@@ -23,7 +23,7 @@ def check_identity_choice(
     objects: Objects, exempt: Callable[[Pod], str] = lambda _: "", *, force_namespaced: bool = False
 ) -> Iterator[Finding]:
     """Report pods to which bindings of other namespaces give identities, and pods with several identities whose
-    containers do not set AZURE_CLIENT_ID. *force_namespaced*: bindings serve their own namespace.
+    containers do not set AZURE_CLIENT_ID, or perhaps do not. *force_namespaced*: bindings serve their own namespace.
     """
     active = [each for each in map(ExistingAssignment, objects.assigned) if not each.terminating]
     index = indexed(objects.identities, objects.bindings, active, force_namespaced=force_namespaced)
@@ -33,6 +33,7 @@ def check_identity_choice(
     added: list[str] = []
     only_foreign: list[str] = []
     several: list[str] = []
+    unknown: list[str] = []
     for pod in live_pods(objects):
         if pod.spec.host_network or exempt(pod):
             continue
@@ -47,8 +48,8 @@ def check_identity_choice(
         if foreign := [each for each in identities if each.crosses_namespaces]:
             pods = only_foreign if len(foreign) == len(identities) else added
             pods.append(f"{name} ({_names(foreign)})")
-        if len(identities) > 1 and not sets_client_id(pod):
-            several.append(f"{name} ({'/'.join(identities[0].identity.key)})")
+        if len(identities) > 1 and (sets := sets_client_id(pod)) is not True:
+            (unknown if sets is None else several).append(f"{name} ({'/'.join(identities[0].identity.key)})")
     if added:
         says = f"bindings of other namespaces give further identities to {counted(len(added), 'pod')}: {listed(added)}"
         yield make_finding("other namespaces", Level.WARNING, says, FOREIGN_ADVICE)
@@ -61,7 +62,14 @@ def check_identity_choice(
             f"{CLIENT_ID_VARIABLE}; a request that names none gets the one in parentheses: {listed(several)}"
         )
         yield make_finding("several identities", Level.WARNING, says, NAME_ONE)
-    if not added and not only_foreign and not several:
+    if unknown:
+        says = (
+            f"{counted(len(unknown), 'pod has', 'pods have')} several identities, and a ConfigMap or a Secret "
+            f"(envFrom) may set {CLIENT_ID_VARIABLE}; a request that names none gets the one in parentheses: "
+            f"{listed(unknown)}"
+        )
+        yield make_finding("several identities", Level.UNKNOWN, says, NAME_ONE)
+    if not added and not only_foreign and not several and not unknown:
         yield make_finding("several identities", Level.OK, "every pod has one identity or names one, of its namespace")
 
 

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from podidctl.access.projections import ReviewedContainer
 from podidctl.access.schema import AccessReview, GrantState
 from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.several_identities import VariableSource
 from podidentity.resources import ASSIGNED, CREATED, OwnerReference
 from tests.podidctl import doctor_inputs
 from tests.podidctl.access.generated_cluster import assigned_identity
@@ -115,6 +117,19 @@ def test_the_note_names_the_first_identity_by_its_name_if_the_bindings_of_two_na
 def test_a_pod_with_several_identities_of_its_namespace_and_no_client_id_has_a_note() -> None:
     assert two_identities("shop").endswith("a request that names none gets shop/any")
     assert two_identities("shop", variable="AZURE_CLIENT_ID") == ""
+
+
+def test_a_note_says_that_variables_of_a_config_map_are_not_known() -> None:
+    sidecar = ReviewedContainer(env_from=[VariableSource()])
+    found = one_pod(
+        pod=pod("web", label="app", account="web", init_containers=[sidecar]),
+        identities=(identity("app"), identity("any")),
+        bindings=(binding("app"), binding("a", identity="any", selector="app")),
+    )
+    assert pod_of(found, "shop/web").note == (
+        "2 identities, and a ConfigMap or a Secret (envFrom) may set AZURE_CLIENT_ID: a request that names none gets "
+        "shop/any"
+    )
 
 
 def test_managed_mode_needs_no_assignment() -> None:

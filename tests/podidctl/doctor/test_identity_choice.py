@@ -3,8 +3,15 @@
 from typing import Any
 
 import msgspec
+import pytest
 
-from podidctl.diagnosis.several_identities import Variable, VariableContainer, VariablePod, VariablePodSpec
+from podidctl.diagnosis.several_identities import (
+    Variable,
+    VariableContainer,
+    VariablePod,
+    VariablePodSpec,
+    VariableSource,
+)
 from podidctl.doctor.schema import Finding, Level
 from podidentity.resources import Pod
 from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod
@@ -86,6 +93,27 @@ def test_a_pod_that_sets_its_client_id_has_no_finding_and_one_with_another_varia
     assert [each.level for each in found(pods=(with_variable("CLIENT", pod()),), **NEAR)] == [Level.WARNING]
 
 
+def containing(container: VariableContainer, **more: Any) -> VariablePod:
+    of = pod()
+    spec = VariablePodSpec(node_name=of.spec.node_name, containers=[container], **more)
+    return VariablePod(metadata=of.metadata, spec=spec, status=of.status)
+
+
+def test_a_sidecar_that_sets_its_client_id_suffices() -> None:
+    sidecar = containing(VariableContainer(), init_containers=[VariableContainer(env=[Variable("AZURE_CLIENT_ID")])])
+    assert [each.level for each in found(pods=(sidecar,), **NEAR)] == [Level.OK]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "level"), [("", Level.UNKNOWN), ("AZURE_", Level.UNKNOWN), ("DATABASE_", Level.WARNING)]
+)
+def test_variables_from_a_config_map_are_unknown_unless_their_prefix_is_another_one(prefix: str, level: Level) -> None:
+    (several,) = found(pods=(containing(VariableContainer(env_from=[VariableSource(prefix)])),), **NEAR)
+    assert several.level is level
+    assert several.says.endswith("ns/web (ns/near)")
+    assert ("ConfigMap or a Secret" in several.says) is (level is Level.UNKNOWN)
+
+
 def test_bindings_that_do_not_reach_the_pod_are_no_finding() -> None:
     assert [each.level for each in found("--forceNamespaced", **FAR)] == [Level.OK]
     fenced = {**FAR, "identities": (identity(), identity("far", namespace="far", type_=3))}
@@ -108,6 +136,10 @@ def test_the_finding_on_many_pods_is_short_and_each_namespace_is_in_it() -> None
 
 
 def test_a_pod_as_the_api_server_sends_it_shows_its_variables() -> None:
-    raw = {"spec": {"containers": [{"name": "app", "env": [{"name": "AZURE_CLIENT_ID", "value": "x"}]}]}}
+    raw: dict[str, Any] = {
+        "spec": {"containers": [{"name": "app", "env": [{"name": "AZURE_CLIENT_ID", "value": "x"}]}]}
+    }
+    raw["spec"]["initContainers"] = [{"name": "init", "envFrom": [{"secretRef": {"name": "x"}}]}]
     read = msgspec.convert(raw, VariablePod)
     assert read.spec.containers == [VariableContainer(env=[Variable("AZURE_CLIENT_ID")])]
+    assert read.spec.init_containers == [VariableContainer(env_from=[VariableSource()])]
