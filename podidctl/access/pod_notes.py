@@ -39,10 +39,19 @@ def _notes(pod: ReviewedPod, served: Sequence[Grant]) -> Iterator[str]:
     if foreign:
         yield f"another namespace gives it {listed(foreign)}"
     if len(served) > 1 and (sets := sets_client_id(pod)) is not True:
-        first = min(served, key=lambda each: _order(each, namespace)).identity
         several = counted(len(served), "identity", "identities")
         who = "no container sets" if sets is False else "a ConfigMap or a Secret (envFrom) may set"
-        yield f"{several}, and {who} {CLIENT_ID_VARIABLE}: a request that names none gets {first}"
+        yield f"{several}, and {who} {CLIENT_ID_VARIABLE}{_choice(served, namespace)}"
+
+
+def _choice(served: Sequence[Grant], namespace: str) -> str:
+    """Return which identity a request gets that names none; "" with a leftover, whose binding the review does not
+    name.
+    """
+    if any(each.state is GrantState.LEFTOVER for each in served):
+        return ""
+    first = min(served, key=lambda each: _order(each, namespace)).identity
+    return f": a request that names none gets {first}"
 
 
 def _order(grant: Grant, namespace: str) -> tuple[bool, str, str, str]:

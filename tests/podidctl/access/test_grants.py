@@ -132,6 +132,14 @@ def test_a_note_says_that_variables_of_a_config_map_are_not_known() -> None:
     )
 
 
+def test_a_note_does_not_name_the_identity_of_a_request_while_there_is_a_leftover() -> None:
+    # NMI orders the leftover shop/app by its binding, app, which no longer exists.
+    bindings = (binding("a", identity="new", selector="app"),)
+    found = one_pod(identities=(identity("app"), identity("new")), bindings=bindings)
+    assert {each.state for each in found.grants} == {GrantState.LEFTOVER, GrantState.PENDING}
+    assert pod_of(found, "shop/web").note == "2 identities, and no container sets AZURE_CLIENT_ID"
+
+
 def test_managed_mode_needs_no_assignment() -> None:
     found = one_pod(assigned="", flags=("--operation-mode=managed", "--forceNamespaced"))
     assert state(found) is GrantState.USABLE
