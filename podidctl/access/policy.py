@@ -112,7 +112,8 @@ class BlastRadiusLimit(_Rule, frozen=True, kw_only=True, tag="blast-radius"):
     federated: bool = False
     """Whether the number counts as if all identities were of type 3."""
     except_namespaces: list[str] = msgspec.field(default_factory=list)
-    """For pods."""
+    """For pods, like the next one."""
+    except_pods: list[str] = msgspec.field(default_factory=list)
 
 
 Rule: TypeAlias = (

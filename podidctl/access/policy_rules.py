@@ -193,17 +193,17 @@ def _ways(access: Iterable[HostAccess], rule: NoHostAccess) -> list[str]:
 
 def _reached(data: _Data, rule: NoHostAccess, pod: PodAccess) -> str | None:
     """Return the identities of the rule that are on the pod's node; None if none is, or the rule excepts the pod."""
-    if (
-        not is_listed(pod.node, rule.nodes)
-        or is_listed(pod.namespace, rule.except_namespaces)
-        or is_matched(pod.full_name, rule.except_pods)
-    ):
+    if not is_listed(pod.node, rule.nodes) or _is_excepted(rule, pod):
         return None
     if not rule.identities:
         return "the identities"
     host = data.host_of_node.get(pod.node)
     names = sorted(_matching(host, rule.identities)) if host is not None else []
     return f"identity {', '.join(names)}" if names else None
+
+
+def _is_excepted(rule: NoHostAccess | BlastRadiusLimit, pod: PodAccess) -> bool:
+    return is_listed(pod.namespace, rule.except_namespaces) or is_matched(pod.full_name, rule.except_pods)
 
 
 def _undecided_pods(data: _Data, rule: Rule) -> Iterator[str]:
@@ -216,7 +216,7 @@ def _undecided_pods(data: _Data, rule: Rule) -> Iterator[str]:
     elif isinstance(rule, BlastRadiusLimit) and rule.of == "pod":
         for pod in data.review.pods:
             node = data.nodes.get(pod.node)
-            if node is None or not pod.undecided_access or is_listed(pod.namespace, rule.except_namespaces):
+            if node is None or not pod.undecided_access or _is_excepted(rule, pod):
                 continue
             own = _count(_reach(rule, data.radius_index.of_pod(pod, node)))
             if own <= rule.max_identities < (most := _count(_reach(rule, node.blast_radius))):
@@ -281,7 +281,7 @@ def _blast_radius(data: _Data, rule: BlastRadiusLimit) -> Iterator[Violation]:
         reached = (
             (f"Pod {each.full_name}", data.radius_index.of_pod(each, data.nodes.get(each.node)))
             for each in review.pods
-            if not is_listed(each.namespace, rule.except_namespaces)
+            if not _is_excepted(rule, each)
         )
     for name, radius in reached:
         count = _count(_reach(rule, radius))

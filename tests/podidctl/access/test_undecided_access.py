@@ -103,7 +103,15 @@ def test_a_limit_of_the_blast_radius_is_not_decided_only_where_the_node_would_ex
     assert undecided.startswith(f"Pod {NAME} may reach 3 identities: {SETTING}: ")
     assert result(found, "rule: blast-radius, of: pod, maxIdentities: 3").undecided == []
     assert result(found, "rule: blast-radius, of: node, maxIdentities: 2").undecided == []
-    assert result(found, "rule: blast-radius, of: pod, maxIdentities: 0, exceptNamespaces: [shop]").undecided == []
+    for but in ("exceptNamespaces: [shop]", "exceptPods: [shop/reader]"):
+        assert result(found, f"rule: blast-radius, of: pod, maxIdentities: 0, {but}").undecided == []
+
+
+def test_a_limit_of_the_blast_radius_does_not_count_for_pods_that_it_excepts() -> None:
+    rule = "rule: blast-radius, of: pod, maxIdentities: 0"
+    found = with_path(read_only=False)
+    assert [each.object for each in result(found, rule).violations] == [f"Pod {NAME}"]
+    assert result(found, f"{rule}, exceptPods: [read*]").violations == []
 
 
 def test_a_change_from_undecided_to_certain_is_a_difference() -> None:
