@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from mic.cluster.bindings import indexed
 from mic.decisions.assignments import DesiredAssignment
+from nmi.identity.candidate_order import candidate_order
 from podidctl.migration.workloads import Workload
 from podidentity.resources import BINDING_LABEL, AzureIdentity, AzureIdentityBinding, Pod, PodMeta, PodSpec
 
@@ -35,9 +36,8 @@ class BindingIndex:
             spec=PodSpec(node_name="any"),
         )
         desired = self._index.all_desired(pod)
-        # The same order as in nmi.identity.decide.
         ordered = sorted(
             desired.values(),
-            key=lambda each: (each.crosses_namespaces, each.binding.metadata.name, each.identity.key[::-1]),
+            key=lambda each: candidate_order(namespace, each.binding.metadata.name, each.identity.key),
         )
         return self._cache.setdefault((namespace, label), ordered)
