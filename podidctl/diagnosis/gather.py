@@ -59,9 +59,9 @@ async def gather(
         if (each.spec.pod_namespace, each.spec.pod) == (namespace, name)
     ]
     ignored: dict[tuple[str, str, str], tuple[str, ...]] = {}
-    identities = await client.list(IDENTITIES, note=_noting(IDENTITIES, ignored))
-    bindings = await client.list(BINDINGS, note=_noting(BINDINGS, ignored))
-    exceptions = await client.list(EXCEPTIONS, namespace, note=_noting(EXCEPTIONS, ignored))
+    identities = await client.list(IDENTITIES, note=noting(IDENTITIES, ignored))
+    bindings = await client.list(BINDINGS, note=noting(BINDINGS, ignored))
+    exceptions = await client.list(EXCEPTIONS, namespace, note=noting(EXCEPTIONS, ignored))
     pod = await _pod(client, namespace, name)
     on_node = pod is not None and bool(pod.spec.node_name)
     node = await or_failure(_node(client, pod.spec.node_name)) if pod is not None and on_node else None
@@ -99,7 +99,7 @@ async def gather(
     return replace(data, permissions=await or_failure(reads))
 
 
-def _noting(kind: Kind[Any], ignored: dict[tuple[str, str, str], tuple[str, ...]]) -> NoteIgnored:
+def noting(kind: Kind[Any], ignored: dict[tuple[str, str, str], tuple[str, ...]]) -> NoteIgnored:
     """Return a function that adds an object of *kind* and its ignored fields to *ignored*."""
 
     def note(meta: BareMeta, fields: tuple[str, ...]) -> None:

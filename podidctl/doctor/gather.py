@@ -18,7 +18,7 @@ from nmi.settings import Settings as NmiSettings
 from podidctl.diagnosis.access_reviews import is_allowed, service_account_of
 from podidctl.diagnosis.batches import in_batches
 from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi, list_daemons
-from podidctl.diagnosis.gather import NO_NODE, or_failure
+from podidctl.diagnosis.gather import NO_NODE, noting, or_failure
 from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
 from podidctl.diagnosis.node_placement import PLACED_NODES
 from podidctl.diagnosis.secrets import read_secret_checks
@@ -216,6 +216,8 @@ async def _read_kind(
     items: list[R] = []
     old: list[str] = []
     unreadable: list[str] = []
+    ignored: dict[tuple[str, str, str], tuple[str, ...]] = {}
+    note = noting(kind, ignored)
     try:
         async for page in client.pages(kind):
             if page.first:
@@ -223,14 +225,15 @@ async def _read_kind(
             unreadable += [f"{each.meta.namespace}/{each.meta.name}" for each in page.skipped]
             for raw in page.items:
                 try:
-                    items.append(decode_object(kind, raw))
+                    items.append(decode_object(kind, raw, note=note))
                 except Malformed:
                     unreadable.append("/".join(_key(raw)))
                     continue
                 if (since := creation_time(raw)) is not None:
                     made[ObjectReference(kind.plural, *items[-1].key)] = since
                 if respelled(kind, _document(raw)) is not None:
-                    old.append("/".join(items[-1].key))
+                    fields = ", ".join(ignored.get((kind.plural, *items[-1].key), ()))
+                    old.append("/".join(items[-1].key) + (f" ({fields})" if fields else ""))
     except NotFound:
         return []
     except (NoResponse, Unauthorized):

@@ -79,7 +79,7 @@ class StoredObjects:
     """Stored form of the objects of one kind."""
 
     old: tuple[str, ...] = ()
-    """Objects in field spellings from before v1.6.0, as `namespace/name`."""
+    """Objects in field spellings from before v1.6.0, as `namespace/name (fields)`."""
     unreadable: tuple[str, ...] = ()
 
 

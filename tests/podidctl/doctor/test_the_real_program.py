@@ -68,7 +68,8 @@ async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: Emulate
     cloud.api.store.create(BINDINGS, {"metadata": meta, "spec": {"AzureIdentity": "demo", "Selector": "lost"}})
     answer = await ask(cloud)
     assert (answer.code, answer.err) == (3, "")
-    assert "field spellings from before v1.6.0: azureidentitybindings default/spelled" in answer.out
+    spelled = "azureidentitybindings default/spelled (spec.AzureIdentity, spec.Selector)"
+    assert f"field spellings from before v1.6.0: {spelled}" in answer.out
     assert "spellings: NMI ignores these fields" in answer.out
     assert "AzureIdentityBinding default/old (1 pod): there is no AzureIdentity default/demo" in answer.out
     assert "no MIC leads" in answer.out
