@@ -20,6 +20,8 @@ UNEXPECTED: Final = "UnexpectedIPTablesRules"
 BLOCKED: Final = "BlockedIPTablesRule"
 REASONS: Final = (UNEXPECTED, BLOCKED)
 """Reasons of the Events of AKS's monitor, about nodes."""
+EVENTS_MAX: Final = 1000
+"""Events of one reason that are read; others than AKS may create them."""
 
 _REMOVE: Final = (
     "compare iptables-save on these nodes with the rules of AKS: `nmi --cleanup` removes NMI's and those of the Go "
@@ -42,6 +44,8 @@ class RuleMonitor:
     """CiliumNodes whose label reports rules that AKS does not expect."""
     events: Mapping[str, frozenset[str]] | ReadFailure = field(default_factory=dict)
     """Names of the nodes in its Events, by the reason."""
+    with_more_events: frozenset[str] = frozenset()
+    """Reasons of which only EVENTS_MAX Events were read."""
 
 
 def check_ebpf_host_routing(
@@ -65,6 +69,10 @@ def check_ebpf_host_routing(
             if names := monitor.events.get(reason, frozenset()) & there:
                 says = f"Events {reason} of AKS exist about {counted(len(names), 'node')}: {listed(sorted(names))}"
                 yield make_finding(CHECK, Level.WARNING, says, f"{_ACTIONS[reason]}, see {PAGE}")
+    for reason in sorted(monitor.with_more_events):
+        says = f"only the first {EVENTS_MAX} Events {reason} were read, of which any may be forged"
+        then = f"read the others: kubectl get events -n default --field-selector reason={reason}"
+        yield make_finding(CHECK, Level.UNKNOWN, says, then)
 
 
 def _redirects(labelled: set[str], nmi: Sequence[Settings]) -> Iterator[Finding]:

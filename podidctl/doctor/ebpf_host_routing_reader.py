@@ -3,7 +3,8 @@
 from typing import Final
 
 from podidctl.diagnosis.gather import EVENTS, or_failure
-from podidctl.doctor.ebpf_host_routing import REASONS, RULES_LABEL, RuleMonitor
+from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.ebpf_host_routing import EVENTS_MAX, REASONS, RULES_LABEL, RuleMonitor
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import Malformed, decode_object
 from podidentity.kube.errors import NotFound
@@ -12,13 +13,16 @@ from podidentity.resources import Kind, Resource
 CILIUM_NODES: Final = Kind("CiliumNode", "ciliumnodes", Resource, "cilium.io", "v2", namespaced=False)
 NAMESPACE: Final = "default"
 """The namespace of Events about nodes."""
-EVENTS_MAX: Final = 1000
-"""Events of one reason that are read; others than AKS may create them."""
 
 
 async def read_rule_monitor(client: Client) -> RuleMonitor:
     """Return the reports. Raises NoResponse."""
-    return RuleMonitor(await or_failure(_with_rules(client)), await or_failure(_events(client)))
+    with_rules = await or_failure(_with_rules(client))
+    found = await or_failure(_events(client))
+    if isinstance(found, ReadFailure):
+        return RuleMonitor(with_rules, found)
+    more = frozenset(reason for reason, (_, complete) in found.items() if not complete)
+    return RuleMonitor(with_rules, {reason: names for reason, (names, _) in found.items()}, more)
 
 
 async def _with_rules(client: Client) -> frozenset[str]:
@@ -29,11 +33,12 @@ async def _with_rules(client: Client) -> frozenset[str]:
     return frozenset(each.metadata.name for each in found)
 
 
-async def _events(client: Client) -> dict[str, frozenset[str]]:
+async def _events(client: Client) -> dict[str, tuple[frozenset[str], bool]]:
     return {reason: await _nodes_of(client, reason) for reason in REASONS}
 
 
-async def _nodes_of(client: Client, reason: str) -> frozenset[str]:
+async def _nodes_of(client: Client, reason: str) -> tuple[frozenset[str], bool]:
+    """Return the nodes in the Events of *reason*, and whether all of these were read."""
     names: set[str] = set()
     read = 0
     async for page in client.pages(EVENTS, NAMESPACE, field_selector=f"reason={reason},involvedObject.kind=Node"):
@@ -46,5 +51,5 @@ async def _nodes_of(client: Client, reason: str) -> frozenset[str]:
             except Malformed:
                 continue
         if read >= EVENTS_MAX:
-            break
-    return frozenset(names)
+            return frozenset(names), False
+    return frozenset(names), True

@@ -7,8 +7,8 @@ import pytest
 from nmi.node.host_routing import LABEL
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.node_placement import PlacedNode
-from podidctl.doctor.ebpf_host_routing import BLOCKED, CHECK, RULES_LABEL, UNEXPECTED, RuleMonitor
-from podidctl.doctor.ebpf_host_routing_reader import EVENTS_MAX, read_rule_monitor
+from podidctl.doctor.ebpf_host_routing import BLOCKED, CHECK, EVENTS_MAX, RULES_LABEL, UNEXPECTED, RuleMonitor
+from podidctl.doctor.ebpf_host_routing_reader import read_rule_monitor
 from podidctl.doctor.node_checks import NodeState, check_redirect
 from podidctl.doctor.schema import Finding, Level
 from podidentity.kube import access
@@ -79,6 +79,14 @@ def test_events_about_existing_nodes_are_reported_with_the_next_action(reason: s
     assert "do not bypass" in found.next or reason == UNEXPECTED
 
 
+def test_events_beyond_the_limit_are_unknown() -> None:
+    monitor = RuleMonitor(events={BLOCKED: frozenset({"node-1"})}, with_more_events=frozenset({BLOCKED}))
+    known, more = findings(monitor, node())
+    assert (known.level, more.level) == (Level.WARNING, Level.UNKNOWN)
+    assert f"only the first {EVENTS_MAX} Events {BLOCKED} were read" in more.says
+    assert f"reason={BLOCKED}" in more.next
+
+
 def test_what_cannot_be_read_is_unknown_with_the_permission() -> None:
     unread = ReadFailure("not allowed: ciliumnodes")
     _, found = findings(RuleMonitor(with_rules=unread), routed())
@@ -121,9 +129,11 @@ async def test_the_events_about_nodes_are_read_up_to_a_limit(cloud: EmulatedClou
     assert monitor.events == {UNEXPECTED: frozenset({"n0", "n1"}), BLOCKED: frozenset({"n1"})}
     for number in range(2 * EVENTS_MAX):
         event(cloud, f"forged-{number:04}", BLOCKED, f"f{number}")
+    assert monitor.with_more_events == frozenset()
     monitor = await read(cloud)
     assert isinstance(monitor.events, dict)
     assert len(monitor.events[BLOCKED]) < 2 * EVENTS_MAX
+    assert monitor.with_more_events == frozenset({BLOCKED})
 
 
 async def test_cilium_nodes_are_read_by_their_label(cloud: EmulatedCloud) -> None:
