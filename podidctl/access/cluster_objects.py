@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from mic.azure.identities import HostIdentities
 from podidctl.access.projections import ReviewedPod, Role, RoleBinding
@@ -40,6 +40,14 @@ class AzureState:
     """The cluster's own identity, by client id or resource id."""
 
 
+class Doubt(NamedTuple):
+    """Objects with fields in the spellings from before v1.6.0, of which it is not known whether MIC counts them."""
+
+    names: tuple[str, ...]
+    """`namespace/name`."""
+    why: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterObjects:
     """The objects. The reads do not form a transaction."""
@@ -59,6 +67,8 @@ class ClusterObjects:
     """None if Azure was not asked."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """By plural: objects that cannot be read, and that NMI and MIC ignore too."""
+    doubtful: Mapping[str, Doubt] = field(default_factory=dict)
+    """By plural. These fields were not read."""
 
 
 def readable(several: tuple[T, ...] | ReadFailure) -> tuple[T, ...]:

@@ -68,7 +68,7 @@ def mic_daemons(objects: ClusterObjects) -> tuple[Daemon, ...]:
 
 def daemon_rules(objects: ClusterObjects) -> DaemonRules:
     """Return the rules of the daemons in *objects*."""
-    nmi, mic = _distinct(nmi_daemons(objects)), _distinct(mic_daemons(objects))
+    nmi, mic = _distinct(nmi_daemons(objects)), different(mic_daemons(objects))
     by_node: dict[str, NmiConfiguration] = {}
     for daemons in nmi:
         for found in readable_configurations(daemons[:1]):
@@ -81,18 +81,23 @@ def daemon_rules(objects: ClusterObjects) -> DaemonRules:
                 for each in daemons
             }
     defaults = NmiConfiguration(Settings(node_name=NO_NODE), "the defaults: no NMI pod has readable flags")
-    first_nmi, first_mic = [daemons[0] for daemons in nmi], [daemons[0] for daemons in mic]
+    first_nmi = [daemons[0] for daemons in nmi]
     return DaemonRules(
         by_node=by_node,
         usual=next(iter(by_node.values()), defaults),
         managed=is_managed(first_nmi),
-        force_namespaced=is_namespaced(first_nmi, first_mic),
+        force_namespaced=is_namespaced(first_nmi, mic),
         exempt=exemption_reasons([each.settings for each in by_node.values()], readable(objects.exceptions)),
     )
 
 
 def _source(daemon: Daemon) -> str:
     return f"the flags of pod {daemon.name}"
+
+
+def different(daemons: Sequence[Daemon]) -> list[Daemon]:
+    """Return one of the scheduled daemons for each command line."""
+    return [several[0] for several in _distinct(daemons)]
 
 
 def _distinct(daemons: Sequence[Daemon]) -> list[list[Daemon]]:

@@ -4,12 +4,14 @@ A kind that may not be read becomes a `ReadFailure`, so that the rest of the rev
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from mic.azure.host_client import HostReader
 from mic.preview.survey import ask
-from podidctl.access.cluster_objects import AzureState, ClusterObjects, Rbac
+from podidctl.access.cluster_objects import AzureState, ClusterObjects, Doubt, Rbac, readable
+from podidctl.access.daemon_rules import different
 from podidctl.access.hosts import HostMap
 from podidctl.access.projections import (
     CLUSTER_ROLE_BINDINGS,
@@ -18,11 +20,13 @@ from podidctl.access.projections import (
     ROLE_BINDINGS,
     ROLES,
 )
-from podidctl.diagnosis.daemons import Daemon, list_daemons
-from podidctl.diagnosis.gather import or_failure
+from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi, list_daemons
+from podidctl.diagnosis.gather import noting, or_failure
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.node_placement import PLACED_NODES
+from podidctl.doctor.old_spellings import counts_old_spellings
 from podidentity.kube.client import Client
+from podidentity.kube.decoding import NoteIgnored
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, Kind, Resource
 
 R = TypeVar("R", bound=Resource)
@@ -31,19 +35,20 @@ R = TypeVar("R", bound=Resource)
 async def gather(client: Client) -> ClusterObjects:
     """Return the cluster's objects. Raises ApiError if the API server does not respond or rejects the credentials."""
     read_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    nmi = await or_failure(_daemons(client, "nmi"))
+    mic = await or_failure(_daemons(client, "mic"))
+    custom = await _custom_resources(client, nmi, mic)
     # The assigned identities come first. A new assignment then never seems to be without a binding.
-    assigned = await _all(client, ASSIGNED_IDENTITIES)
-    identities = await _all(client, IDENTITIES)
-    bindings = await _all(client, BINDINGS)
-    exceptions = await _all(client, EXCEPTIONS)
+    assigned = await custom.all(ASSIGNED_IDENTITIES)
+    identities = await custom.all(IDENTITIES)
+    bindings = await custom.all(BINDINGS)
+    exceptions = await custom.all(EXCEPTIONS)
     nodes = await _all(client, PLACED_NODES)
     pods = await _all(client, REVIEWED_PODS)
     rbac = await or_failure(_rbac(client))
     skipped: Counter[str] = Counter()
     for (plural, _), count in client.skipped.counts.items():
         skipped[plural] += count
-    nmi = await or_failure(_daemons(client, "nmi"))
-    mic = await or_failure(_daemons(client, "mic"))
     return ClusterObjects(
         read_at=read_at,
         identities=identities,
@@ -56,6 +61,7 @@ async def gather(client: Client) -> ClusterObjects:
         mic=mic,
         rbac=rbac,
         skipped=skipped,
+        doubtful=custom.doubtful,
     )
 
 
@@ -64,12 +70,41 @@ async def read_azure(objects: ClusterObjects, azure: HostReader, own_identity: s
     return AzureState(await ask(azure, HostMap(objects).azure_hosts()), own_identity)
 
 
+class _CustomResources:
+    """Reader of custom resources with the fields that the program counts which decides by them."""
+
+    def __init__(self, client: Client, counts: Mapping[str, bool | ReadFailure]) -> None:
+        self._client = client
+        self._counts = counts
+        self.doubtful: dict[str, Doubt] = {}
+
+    async def all(self, kind: Kind[R]) -> tuple[R, ...] | ReadFailure:
+        """Return the objects. Raises NoResponse."""
+        counts = self._counts[kind.plural]
+        ignored: dict[tuple[str, str, str], tuple[str, ...]] = {}
+        self._client.old_spellings = counts is True
+        found = await or_failure(_list(self._client, kind, noting(kind, ignored)))
+        if ignored and isinstance(counts, ReadFailure):
+            names = tuple(f"{namespace}/{name}" for _, namespace, name in ignored)
+            self.doubtful[kind.plural] = Doubt(names, counts.why)
+        return found
+
+
+async def _custom_resources(
+    client: Client, nmi: tuple[Daemon, ...] | ReadFailure, mic: tuple[Daemon, ...] | ReadFailure
+) -> _CustomResources:
+    ours = genuine_nmi(readable(nmi))
+    return _CustomResources(
+        client, await counts_old_spellings(client, different(ours), genuine_mic(readable(mic), ours))
+    )
+
+
 async def _all(client: Client, kind: Kind[R]) -> tuple[R, ...] | ReadFailure:
     return await or_failure(_list(client, kind))
 
 
-async def _list(client: Client, kind: Kind[R]) -> tuple[R, ...]:
-    return tuple(await client.list(kind))
+async def _list(client: Client, kind: Kind[R], note: NoteIgnored | None = None) -> tuple[R, ...]:
+    return tuple(await client.list(kind, note=note))
 
 
 async def _daemons(client: Client, component: str) -> tuple[Daemon, ...]:

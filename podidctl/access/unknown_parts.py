@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from mic.preview.text import counted
 from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import DaemonRules, nmi_daemons
 from podidctl.access.schema import Host, Unknown
 from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor.old_spellings import RIGHT
 from podidctl.printing import listed, plain
 from podidentity.resources import GROUP
 
@@ -43,6 +45,12 @@ def _parts(objects: ClusterObjects, rules: DaemonRules, hosts: Sequence[Host]) -
     for plural, count in sorted(objects.skipped.items()):
         part = next((each for each in RESOURCES.values() if each.partition(".")[0] == plural), RBAC_PART)
         yield _unknown(part, f"{count} {plural} cannot be read; NMI and MIC ignore them too", "none: correct them")
+    for plural, doubt in sorted(objects.doubtful.items()):
+        why = (
+            f"{counted(len(doubt.names), 'object has', 'objects have')} fields in spellings from before v1.6.0, and it "
+            f"is not known whether MIC counts them ({doubt.why}): {listed(doubt.names)}"
+        )
+        yield _unknown(f"{plural}.{GROUP}", why, RIGHT)
     failed = [each for each in hosts if each.problem]
     if failed:
         why = f"{len(failed)} of {len(hosts)} hosts: {listed({each.problem for each in failed})}"
