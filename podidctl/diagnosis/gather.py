@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from mic.azure.host_client import HostReader
 from mic.azure.identities import HostIdentities
+from nmi.flag_table import OperationMode
 from nmi.identity.pods import own_addresses
 from nmi.settings import Settings, parse
 from nmi.tokens.assertions import SERVICE_ACCOUNTS
@@ -51,25 +52,28 @@ async def gather(
 
     Raises ApiError.
     """
-    # The assigned identities come first. An object written during the reads may then seem to be missing, but a new
-    # assignment never seems to be without a binding.
+    pod = await _pod(client, namespace, name)
+    on_node = pod is not None and bool(pod.spec.node_name)
+    nmi = await or_failure(_nmi(client, pod.spec.node_name)) if pod is not None and on_node else NmiPods()
+    configuration = given or configuration_of(nmi, pod)
+    # The assigned identities come before the bindings. An object written during the reads may then seem to be missing,
+    # but a new assignment never seems to be without a binding.
+    client.old_spellings = configuration.settings.read_old_spellings
     assigned = [
         each
         for each in await client.list(ASSIGNED_IDENTITIES)
         if (each.spec.pod_namespace, each.spec.pod) == (namespace, name)
     ]
     ignored: dict[tuple[str, str, str], tuple[str, ...]] = {}
+    exceptions = await client.list(EXCEPTIONS, namespace, note=noting(EXCEPTIONS, ignored))
+    client.old_spellings &= configuration.settings.operation_mode is OperationMode.MANAGED  # else MIC reads the others
     identities = await client.list(IDENTITIES, note=noting(IDENTITIES, ignored))
     bindings = await client.list(BINDINGS, note=noting(BINDINGS, ignored))
-    exceptions = await client.list(EXCEPTIONS, namespace, note=noting(EXCEPTIONS, ignored))
-    pod = await _pod(client, namespace, name)
-    on_node = pod is not None and bool(pod.spec.node_name)
     node = await or_failure(_node(client, pod.spec.node_name)) if pod is not None and on_node else None
-    nmi = await or_failure(_nmi(client, pod.spec.node_name)) if pod is not None and on_node else NmiPods()
     data = DiagnosisInput(
         namespace=namespace,
         name=name,
-        configuration=given or configuration_of(nmi, pod),
+        configuration=configuration,
         pod=pod,
         same_address_pods=await _pods_with_same_address(client, pod) if pod is not None else (),
         exceptions=tuple(exceptions),

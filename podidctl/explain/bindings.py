@@ -90,7 +90,7 @@ def _no_binding(data: DiagnosisInput, pod: Pod) -> Link:
         says += f"; {'; '.join(near)}"
         then.append(f"set spec.selector of the binding or the pod's label to the same value: {'; '.join(near)}")
     if ignored := ignored_selectors(data, pod):
-        says += f"; {why_ignored(ignored)}"
+        says += f"; {why_ignored(ignored, by_mic=not is_managed(data))}"
         then.append(correct("the binding that is to select this pod"))
     if not then:
         then.append(
@@ -105,7 +105,7 @@ def _binding(data: DiagnosisInput, binding: AzureIdentityBinding) -> Link:
     if binding.metadata.namespace != data.namespace:
         says += "; it is of another namespace, whose authors give the pod this identity"
     if ignored := ignored_fields(data, BINDINGS, binding.key):
-        says += f"; {why_ignored(ignored)}"
+        says += f"; {why_ignored(ignored, by_mic=not is_managed(data))}"
     if binding.metadata.deletion_timestamp is None:
         return make_link("binding", about, LinkState.OK, says)
     if is_managed(data):
@@ -151,7 +151,7 @@ def _identity(data: DiagnosisInput, pod: Pod, binding: AzureIdentityBinding, ide
             "identity", about, LinkState.BROKEN, "it is being deleted", "wait until it is deleted and create it again"
         )
     ignored = ignored_fields(data, IDENTITIES, identity.key)
-    note = f"; {why_ignored(ignored)}" if ignored else ""
+    note = f"; {why_ignored(ignored, by_mic=not is_managed(data))}" if ignored else ""
     if not is_managed(data) and (why := misconfigured(identity)):
         then = correct(f"AzureIdentity {about}") if ignored else f"correct AzureIdentity {about} with kubectl edit"
         return make_link("identity", about, LinkState.BROKEN, f"{why}{note}", then)

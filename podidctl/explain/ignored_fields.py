@@ -12,6 +12,8 @@ from podidentity.resources import BINDINGS, Kind, Pod
 SELECTORS: Final = frozenset({"spec", "spec.selector"})
 """Ignored fields, in lower case, with which a binding has no selector."""
 
+BY_MIC: Final = " (by MIC once its type upgrade is recorded, unless it runs with --read-old-spellings)"
+
 
 def ignored_fields(data: DiagnosisInput, kind: Kind[Any], key: tuple[str, str]) -> str:
     """Return the ignored fields of one object; empty if there are none."""
@@ -46,9 +48,11 @@ def _with_fields(namespace: str, name: str, fields: Sequence[str]) -> str:
     return f"{namespace}/{name} ({', '.join(fields)})"
 
 
-def why_ignored(named: str) -> str:
-    """Return the statement about the ignored fields *named*."""
-    return f"fields spelled as before v1.6.0 are ignored: {named}"
+def why_ignored(named: str, *, by_mic: bool = False) -> str:
+    """Return the statement about the ignored fields *named*. *by_mic*: whether MIC decides by them, whose flags and
+    record the command does not read.
+    """
+    return f"fields spelled as before v1.6.0 are ignored{BY_MIC if by_mic else ''}: {named}"
 
 
 def correct(about: str) -> str:

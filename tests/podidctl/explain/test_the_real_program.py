@@ -11,6 +11,7 @@ from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import ASSIGNED, BINDINGS, EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 
+EXCEPTIONS = "azurepodidentityexceptions.aadpodidentity.k8s.io"
 NMI_IMAGE = "mcr.microsoft.com/oss/azure/aad-pod-identity/nmi:v1.8.17"
 
 
@@ -40,6 +41,20 @@ def nmi(cloud: EmulatedCloud, node: str, *args: str, ready: bool = True, label: 
     stored = cloud.api.store.get("pods", f"nmi-{node}", "kube-system")
     stored["status"] = {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}]}
     cloud.api.store.replace("pods", stored, subresource="status")
+
+
+async def test_fields_in_old_spellings_count_for_nmi_by_its_flag(cloud: EmulatedCloud) -> None:
+    cloud.node("n0")
+    cloud.node("n1")
+    nmi(cloud, "n0", "--read-old-spellings")
+    nmi(cloud, "n1")
+    running(cloud)
+    cloud.pod("other", "n1")
+    spec = {"PodLabels": {"aadpodidbinding": "demo"}}
+    cloud.api.store.create(EXCEPTIONS, {"metadata": {"name": "old", "namespace": "default"}, "spec": spec})
+    answers = [await ask(cloud, each, "-o", "json") for each in ("web", "other")]
+    exceptions = [link for answer in answers for link in answer.document["links"] if link["link"] == "exception"]
+    assert [each["about"] for each in exceptions] == ["default/old", "none"]
 
 
 async def test_a_pod_with_an_assigned_identity_is_ok_on_azure_too(cloud: EmulatedCloud) -> None:
