@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -18,7 +19,7 @@ from nmi.settings import Settings as NmiSettings
 from podidctl.diagnosis.access_reviews import is_allowed, service_account_of
 from podidctl.diagnosis.batches import in_batches
 from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi, list_daemons
-from podidctl.diagnosis.gather import NO_NODE, noting, or_failure
+from podidctl.diagnosis.gather import NO_NODE, or_failure
 from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
 from podidctl.diagnosis.node_placement import PLACED_NODES
 from podidctl.diagnosis.secrets import read_secret_checks
@@ -27,6 +28,7 @@ from podidctl.doctor.creation_times import DATED_PODS, creation_time, pod_times
 from podidctl.doctor.daemon_use_reader import read_daemon_uses
 from podidctl.doctor.ebpf_host_routing_reader import read_rule_monitor
 from podidctl.doctor.federated_access import read_federated_access
+from podidctl.doctor.old_spellings import counts_old_spellings
 from podidctl.doctor.programs import is_managed, mic_settings, readable_configurations
 from podidctl.doctor.rights import mic_rights, nmi_rights
 from podidctl.doctor.secret_access import secret_access
@@ -46,10 +48,11 @@ from podidctl.doctor.token_reader import refused_pods
 from podidctl.fair_order import by_turns
 from podidentity.flags import UsageError
 from podidentity.kube.client import Client
-from podidentity.kube.decoding import Malformed, decode_meta, decode_object, shallow
+from podidentity.kube.decoding import OLD_FIELDS_MAX, Malformed, decode_meta, decode_object, shallow
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, Unauthorized
 from podidentity.kube.lock_records import ENDPOINTS, LEASES, AnnotationFormat, LeaseFormat, LockFormat, LockRecord
 from podidentity.kube.paths import object_path
+from podidentity.old_spellings import old_fields
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDING_LABEL,
@@ -79,7 +82,12 @@ async def gather(client: Client) -> ClusterState:
     server = await or_failure(_server(client))
     nmi = await or_failure(_nmi(client))
     mic = await or_failure(_mic(client, () if isinstance(nmi, ReadFailure) else nmi))
-    objects, stored = await _objects(client)
+    objects, stored = await _objects(
+        client,
+        await counts_old_spellings(
+            client, () if isinstance(nmi, ReadFailure) else nmi, () if isinstance(mic, ReadFailure) else mic
+        ),
+    )
     now = datetime.now(UTC)
     return ClusterState(
         now=now,
@@ -186,16 +194,18 @@ async def _definition(client: Client, kind: Kind[Any]) -> Definition | None:
         return None
 
 
-async def _objects(client: Client) -> tuple[Objects | ReadFailure, dict[str, StoredObjects]]:
+async def _objects(
+    client: Client, counts: Mapping[str, bool | ReadFailure]
+) -> tuple[Objects | ReadFailure, dict[str, StoredObjects]]:
     """Return the custom resources and their stored form. A kind that is not installed has no objects; another check
     reports it.
     """
     stored: dict[str, StoredObjects] = {}
     made: dict[ObjectReference, datetime] = {}
-    assigned = await _read_kind(client, ASSIGNED_IDENTITIES, stored, made)
-    identities = await _read_kind(client, IDENTITIES, stored, made)
-    bindings = await _read_kind(client, BINDINGS, stored, made)
-    exceptions = await _read_kind(client, EXCEPTIONS, stored, made)
+    assigned = await _read_kind(client, ASSIGNED_IDENTITIES, counts, stored, made)
+    identities = await _read_kind(client, IDENTITIES, counts, stored, made)
+    bindings = await _read_kind(client, BINDINGS, counts, stored, made)
+    exceptions = await _read_kind(client, EXCEPTIONS, counts, stored, made)
     pods = await or_failure(client.list(DATED_PODS, label_selector=BINDING_LABEL))
     nodes = await or_failure(client.list(PLACED_NODES))
     for each in (assigned, identities, bindings, exceptions, pods, nodes):
@@ -211,13 +221,16 @@ def _tuple(several: Any) -> Any:
 
 
 async def _read_kind(
-    client: Client, kind: Kind[R], stored: dict[str, StoredObjects], made: dict[ObjectReference, datetime]
+    client: Client,
+    kind: Kind[R],
+    counts: Mapping[str, bool | ReadFailure],
+    stored: dict[str, StoredObjects],
+    made: dict[ObjectReference, datetime],
 ) -> list[R] | ReadFailure:
     items: list[R] = []
     old: list[str] = []
     unreadable: list[str] = []
-    ignored: dict[tuple[str, str, str], tuple[str, ...]] = {}
-    note = noting(kind, ignored)
+    client.old_spellings = counts[kind.plural] is True
     try:
         async for page in client.pages(kind):
             if page.first:
@@ -225,14 +238,14 @@ async def _read_kind(
             unreadable += [f"{each.meta.namespace}/{each.meta.name}" for each in page.skipped]
             for raw in page.items:
                 try:
-                    items.append(decode_object(kind, raw, note=note))
+                    items.append(decode_object(kind, raw, old_spellings=client.old_spellings))
                 except Malformed:
                     unreadable.append("/".join(_key(raw)))
                     continue
                 if (since := creation_time(raw)) is not None:
                     made[ObjectReference(kind.plural, *items[-1].key)] = since
-                if respelled(kind, _document(raw)) is not None:
-                    fields = ", ".join(ignored.get((kind.plural, *items[-1].key), ()))
+                if respelled(kind, document := _document(raw)) is not None:
+                    fields = ", ".join(islice(old_fields(document, kind.shape), OLD_FIELDS_MAX))
                     old.append("/".join(items[-1].key) + (f" ({fields})" if fields else ""))
     except NotFound:
         return []

@@ -1,4 +1,4 @@
-"""Fields in the spellings from before v1.6.0 count in the review if NMI or MIC counts them."""
+"""Fields in the spellings from before v1.6.0 count in the review, and for doctor, if NMI or MIC counts them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +9,8 @@ from blockbuster import BlockBuster
 from podidctl.access.gather import gather
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Way
+from podidctl.doctor import gather as doctor
+from podidctl.doctor.state import Objects
 from podidentity.kube import access
 from podidentity.kube.client import Client
 from podidentity_sandbox.kubeapi.statuses import StatusError
@@ -51,6 +53,14 @@ def spelled(
     labelled(cloud, "mic", "n0", component="mic", namespace="kube-system", args=mic)
 
 
+async def checked(cloud: EmulatedCloud) -> Objects:
+    """The objects that doctor checks."""
+    async with Client(await access.find(str(cloud.folder / "kubeconfig"), {}), user_agent="test") as client:
+        found = (await doctor.gather(client)).objects
+    assert isinstance(found, Objects)
+    return found
+
+
 def is_exempt(found: AccessReview) -> bool:
     return Way.EXCEPTION in [each.way for each in pod_of(found, "default/web").host_access]
 
@@ -61,11 +71,13 @@ async def test_they_do_not_count_by_default(cloud: EmulatedCloud) -> None:
     assert grants_of(found, "default/web") == {}
     assert not is_exempt(found)
     assert found.unknown == []
+    assert [each.spec.selector for each in (await checked(cloud)).bindings] == [""]
 
 
 async def test_an_exception_counts_if_nmi_reads_them(cloud: EmulatedCloud) -> None:
     spelled(cloud, nmi=("--read-old-spellings",))
     assert is_exempt(await read(cloud))
+    assert [each.spec.pod_labels for each in (await checked(cloud)).exceptions] == [{"aadpodidbinding": "demo"}]
 
 
 @pytest.mark.parametrize("changes", [{"recorded": False}, {"mic": ("--read-old-spellings",)}])
@@ -74,6 +86,9 @@ async def test_a_binding_counts_if_mic_reads_them(cloud: EmulatedCloud, changes:
     found = await read(cloud)
     assert list(grants_of(found, "default/web")) == ["default/demo"]
     assert not is_exempt(found), "NMI does not"
+    objects = await checked(cloud)
+    assert [each.spec.selector for each in objects.bindings] == ["demo"]
+    assert [each.spec.pod_labels for each in objects.exceptions] == [None]
 
 
 async def test_the_bindings_are_unknown_if_mics_record_cannot_be_read(cloud: EmulatedCloud) -> None:
