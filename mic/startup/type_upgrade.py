@@ -4,8 +4,8 @@ NMI, admission policies and the Go implementation know only the current spelling
 the upgrade is recorded, so that it revokes nothing because of an object that could not be rewritten yet.
 
 A ConfigMap records that the upgrade is done. Any value of its key counts, including one of the Go implementation, which
-wrote its own version after the same work. MIC then lists no objects, and ignores old spellings. To repeat the upgrade,
-delete the key and restart MIC.
+wrote its own version after the same work. MIC then lists no objects, and ignores old spellings. docs/migration.md
+describes how to repeat the upgrade.
 
 The upgrade never prevents MIC from assigning identities. MIC retries a request that fails temporarily. It reports an
 object that cannot be rewritten by name, in the log and as an Event, and continues with the others. In that case it
@@ -164,7 +164,7 @@ class TypeUpgrade:
         except ApiError as error:
             log.warning(
                 "whether the type upgrade is done cannot be read, so MIC upgrades nothing and reads old spellings; "
-                "grant MIC's role get, create and update on ConfigMaps in its namespace",
+                "grant MIC's role get, create and update on ConfigMaps in its namespace, and restart MIC",
                 extra={"resource": self._record.location, "error": error},
             )
             return None
@@ -180,8 +180,8 @@ class TypeUpgrade:
         if dropped:
             log.info(
                 "the installed CustomResourceDefinitions drop fields in the spellings from before v1.6.0, so there is "
-                "nothing of these kinds to upgrade; should storage still hold such fields, apply ours (deploy/crds), "
-                "delete the record and restart MIC",
+                "nothing of these kinds to upgrade; should storage still hold such fields, apply ours (deploy/crds) "
+                "and repeat the upgrade (docs/migration.md#repeat-the-type-upgrade)",
                 extra={"resource": ", ".join(kind.plural for kind in dropped), "path": self._record.location},
             )
         complete = True
@@ -190,8 +190,8 @@ class TypeUpgrade:
                 complete = await self._upgrade(kind) and complete
         if not complete:
             log.warning(
-                "the type upgrade is incomplete, and the next start continues it; until then MIC reads old spellings, "
-                "and NMI does so only with --read-old-spellings",
+                "the type upgrade is incomplete; remove the causes above and restart MIC, which then continues it; "
+                "until then MIC reads old spellings, and NMI does so only with --read-old-spellings",
                 extra={"resource": self._record.location},
             )
             return False
@@ -237,8 +237,8 @@ class TypeUpgrade:
         for number, (meta, reason) in enumerate(work.failed.values()):
             if number < NAMED_MAX:
                 log.warning(
-                    "an object in an old spelling cannot be rewritten; correct it, or see what MIC's role (helm "
-                    "upgrade adds update to it) and admission rules allow",
+                    "an object in an old spelling cannot be rewritten; correct it, or see what MIC's role and "
+                    "admission rules allow (helm upgrade, or deploy/manifests/type-upgrade.yaml, grants update)",
                     extra={"resource": f"{kind.name} {meta.namespace}/{meta.name}", "reason": reason},
                 )
             message = f"The fields of this object are spelled as before v1.6.0 and cannot be rewritten: {reason}"

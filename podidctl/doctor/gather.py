@@ -15,6 +15,7 @@ import msgspec
 
 from mic.startup.settings import Settings as MicSettings
 from mic.startup.spellings import KINDS, respelled
+from mic.startup.type_upgrade import UpgradeRecord
 from nmi.settings import Settings as NmiSettings
 from podidctl.diagnosis.access_reviews import is_allowed, service_account_of
 from podidctl.diagnosis.batches import in_batches
@@ -30,7 +31,7 @@ from podidctl.doctor.ebpf_host_routing_reader import read_rule_monitor
 from podidctl.doctor.federated_access import read_federated_access
 from podidctl.doctor.old_spellings import counts_old_spellings
 from podidctl.doctor.programs import is_managed, mic_settings, readable_configurations
-from podidctl.doctor.rights import mic_rights, nmi_rights
+from podidctl.doctor.rights import mic_rights, nmi_rights, upgrade_rights
 from podidctl.doctor.secret_access import secret_access
 from podidctl.doctor.secrets import needed_identities
 from podidctl.doctor.state import (
@@ -301,22 +302,39 @@ async def _lock_record(client: Client, by: LockFormat, kind: Kind[Any], namespac
 async def _rights(
     client: Client, nmi: Sequence[Daemon] | ReadFailure, mic: Sequence[Daemon] | ReadFailure
 ) -> tuple[Rights, ...]:
-    asked: dict[tuple[str, str], tuple[Right, ...]] = {}
-    for each in () if isinstance(nmi, ReadFailure) else nmi:
-        asked["NMI", service_account_of(each)] = nmi_rights(managed=is_managed([each]))
-    for each in () if isinstance(mic, ReadFailure) else mic:
-        settings = next(iter(_settings([each])), MicSettings(namespace=each.metadata.namespace))
-        asked["MIC", service_account_of(each)] = mic_rights(
-            namespace=each.metadata.namespace,
-            lease_namespace=settings.lease_namespace,
-            lease=settings.lease_name,
-            config_map=settings.upgrade_config_map,
-            taint=bool(settings.startup_taint),
-        )
-    return tuple([await _missing_rights(client, program, account, want) for (program, account), want in asked.items()])
+    nmi_of = {} if isinstance(nmi, ReadFailure) else {service_account_of(each): each for each in nmi}
+    mic_of = {} if isinstance(mic, ReadFailure) else {service_account_of(each): each for each in mic}
+    return (
+        *[
+            Rights("NMI", account, await _missing_rights(client, account, nmi_rights(managed=is_managed([each]))))
+            for account, each in nmi_of.items()
+        ],
+        *[await _rights_of_mic(client, account, each) for account, each in mic_of.items()],
+    )
 
 
-async def _missing_rights(client: Client, program: str, account: str, wanted: Sequence[Right]) -> Rights:
+async def _rights_of_mic(client: Client, account: str, mic: Daemon) -> Rights:
+    namespace = mic.metadata.namespace
+    settings = next(iter(_settings([mic])), MicSettings(namespace=namespace))
+    wanted = mic_rights(
+        namespace=namespace,
+        lease_namespace=settings.lease_namespace,
+        lease=settings.lease_name,
+        config_map=settings.upgrade_config_map,
+        taint=bool(settings.startup_taint),
+    )
+    lacking = await _missing_rights(client, account, wanted)
+    record = UpgradeRecord(client, namespace, settings.upgrade_config_map, settings.upgrade_key)
+    recorded = await or_failure(record.read()) if settings.type_upgrade else ""
+    if isinstance(recorded, ReadFailure):
+        return Rights("MIC", account, lacking, unread_record=recorded)
+    missing = await _missing_rights(client, account, upgrade_rights())
+    if recorded is None:
+        return Rights("MIC", account, (*lacking, *missing))
+    return Rights("MIC", account, lacking, tuple(each for each in upgrade_rights() if each not in missing))
+
+
+async def _missing_rights(client: Client, account: str, wanted: Sequence[Right]) -> tuple[Right, ...]:
     allowed = await in_batches(
         partial(
             is_allowed,
@@ -330,4 +348,4 @@ async def _missing_rights(client: Client, program: str, account: str, wanted: Se
         )
         for right in wanted
     )
-    return Rights(program, account, tuple(right for right, may in zip(wanted, allowed, strict=True) if not may))
+    return tuple(right for right, may in zip(wanted, allowed, strict=True) if not may)

@@ -13,6 +13,11 @@ from podidctl.printing import listed
 from podidentity.resources import GROUP
 
 READ: Final = ("get", "list", "watch")
+UPGRADE: Final = "the rewrite of old field spellings"
+REMOVE: Final = (
+    "helm upgrade removes it; with helm template (as in Argo CD) set mic.extraArgs=[--enable-type-upgrade=false], with "
+    "manifests run kubectl delete -f deploy/manifests/type-upgrade.yaml"
+)
 
 
 def _rights(verbs: Sequence[str], group: str, *resources: str) -> tuple[Right, ...]:
@@ -40,7 +45,6 @@ def mic_rights(
     """Return the permissions of a MIC in *namespace* with Lease *lease_namespace*/*lease*, which records in
     *config_map* that old field spellings are rewritten; *taint*: it removes a start-up taint from nodes.
     """
-    upgrade = "the rewrite of old field spellings"
     leading = "coordination.k8s.io"
     return (
         *_rights(("list", "watch"), "", "pods", "nodes"),
@@ -54,24 +58,26 @@ def mic_rights(
         Right("update", "", "endpoints", lease_namespace, lease, needed=False, purpose="the Go implementation's lock"),
         Right("create", "", "events", needed=False, purpose="Events"),
         Right("patch", "", "events", needed=False, purpose="Events"),
-        Right("list", GROUP, "azurepodidentityexceptions", needed=False, purpose=upgrade),
-        *(
-            Right("update", GROUP, each, needed=False, purpose=upgrade)
-            for each in (
-                "azureidentities",
-                "azureidentitybindings",
-                "azureassignedidentities",
-                "azurepodidentityexceptions",
-            )
-        ),
-        Right("create", "", "configmaps", namespace, needed=False, purpose=upgrade),
-        Right("get", "", "configmaps", namespace, config_map, needed=False, purpose=upgrade),
-        Right("update", "", "configmaps", namespace, config_map, needed=False, purpose=upgrade),
+        Right("list", GROUP, "azurepodidentityexceptions", needed=False, purpose=UPGRADE),
+        Right("update", GROUP, "azureassignedidentities", needed=False, purpose=UPGRADE),
+        Right("create", "", "configmaps", namespace, needed=False, purpose=UPGRADE),
+        Right("get", "", "configmaps", namespace, config_map, needed=False, purpose=UPGRADE),
+        Right("update", "", "configmaps", namespace, config_map, needed=False, purpose=UPGRADE),
+    )
+
+
+def upgrade_rights() -> tuple[Right, ...]:
+    """Return MIC's permissions on the objects of tenants that it needs until the type upgrade is recorded."""
+    return tuple(
+        Right("update", GROUP, each, needed=False, purpose=UPGRADE)
+        for each in ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
     )
 
 
 def check_rights(checked: Sequence[Rights]) -> Iterator[Finding]:
-    """Check that each service account has the permissions that its program needs."""
+    """Check that each service account has the permissions that its program needs, and that MIC has no others on the
+    objects of tenants.
+    """
     for each in checked:
         needed = [right for right in each.lacking if right.needed]
         others = [right for right in each.lacking if not right.needed]
@@ -85,5 +91,13 @@ def check_rights(checked: Sequence[Rights]) -> Iterator[Finding]:
             what = ", ".join(dict.fromkeys(right.purpose for right in others))
             says = f"{who} may not: {listed(right.description for right in others)}; without: {what}"
             yield make_finding("rights", Level.WARNING, says, "grant it, or accept the limitation")
-        if not each.lacking:
+        if each.spare:
+            rights = listed(right.description for right in each.spare)
+            says = f"{who} may still: {rights}; the type upgrade is done or off"
+            yield make_finding("rights", Level.WARNING, says, REMOVE)
+        if each.unread_record:
+            says = f"{who}: whether it still needs permission for {UPGRADE} is unknown: {each.unread_record.why}"
+            then = each.unread_record.next_action("get on the ConfigMap with the record of the type upgrade")
+            yield make_finding("rights", Level.UNKNOWN, says, then)
+        elif not each.lacking and not each.spare:
             yield make_finding("rights", Level.OK, f"{who} has all permissions that it needs")

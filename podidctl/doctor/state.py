@@ -137,12 +137,16 @@ class Right:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """Missing permissions of one service account."""
+    """Missing and superfluous permissions of one service account."""
 
     program: str
     account: str
     """`namespace/name`."""
     lacking: tuple[Right, ...] = ()
+    spare: tuple[Right, ...] = ()
+    """Permissions for MIC's type upgrade, which is done or disabled."""
+    unread_record: ReadFailure | None = None
+    """Failed read of the record of the type upgrade: *lacking* and *spare* are without its permissions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ def _spellings(found: Installation) -> Iterator[Difference]:
                 _object_list(kind, old),
                 f"in field spellings from before v1.6.0, although {found.record_at} records that version "
                 f"{found.record} has rewritten all; NMI and MIC ignore these fields",
-                "apply rewritten manifests, or delete that key and restart MIC to repeat the rewrite",
+                "apply rewritten manifests, or repeat the upgrade (docs/migration.md#repeat-the-type-upgrade)",
             )
         if kind.name in found.dropped:
             yield Difference(

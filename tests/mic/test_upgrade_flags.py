@@ -127,7 +127,7 @@ async def test_an_incomplete_upgrade_revokes_nothing(cloud: EmulatedCloud) -> No
     mic = await cloud.mic()
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     assert cloud.api.store.find("configmaps", "aad-pod-identity-config", "default") is None
-    assert "until then MIC reads old spellings" in mic.read_log()
+    assert "restart MIC, which then continues it; until then MIC reads old spellings" in mic.read_log()
     assert await mic.stop() == 0
 
 

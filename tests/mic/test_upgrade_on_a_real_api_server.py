@@ -251,7 +251,7 @@ async def test_spellings_restored_by_a_change_of_definitions_are_upgraded_on_dem
     first = await cloud.mic()
     await until(lambda: real.api("GET", RECORD))
     assert await first.stop() == 0
-    # The steps of the log line: install the new definitions, delete the record, start again.
+    # The steps of the log line: install the new definitions, repeat the upgrade. The administrator's MIC needs no role.
     await asyncio.to_thread(apply_definitions, real)
     await until(lambda: stored(real, EXCEPTIONS, "old")["spec"] == {"PodLabels": {"app": "x"}})
     await asyncio.to_thread(real.api, "DELETE", RECORD)

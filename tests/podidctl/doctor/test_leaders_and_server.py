@@ -158,3 +158,17 @@ def test_a_missing_required_permission_is_named_and_a_missing_optional_one_is_a_
     assert "NMI's service account kube-system/nmi may not: list pods" in bad(report)[0].says
     assert "without: Events" in bad(report)[1].says
     assert bad(examined(rights=(Rights("NMI", "kube-system/nmi"),))) == []
+
+
+def test_permissions_of_a_finished_type_upgrade_are_to_be_removed() -> None:
+    line = one(examined(rights=(Rights("MIC", "podid/mic", spare=(Right("update", "", "pods"),)),)))
+    assert line.level is Level.WARNING
+    assert line.says == "MIC's service account podid/mic may still: update pods; the type upgrade is done or off"
+    for way in ("helm upgrade", "--enable-type-upgrade=false", "kubectl delete -f deploy/manifests/type-upgrade.yaml"):
+        assert way in line.next
+
+
+def test_an_unread_record_of_the_type_upgrade_is_unknown_and_no_missing_permission() -> None:
+    line = one(examined(rights=(Rights("MIC", "podid/mic", unread_record=ReadFailure("not allowed: c")),)))
+    assert line.level is Level.UNKNOWN
+    assert line.says.endswith("is unknown: not allowed: c")
