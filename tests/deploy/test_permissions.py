@@ -114,8 +114,10 @@ def test_nmi_may_read_secrets_only_if_an_identity_needs_it_or_the_values_say_so(
     with cluster.installed(namespace):
         cluster.kubectl("delete", "azureidentity", "--all", "--all-namespaces")
         create_identity(cluster, namespace, type_=3)
+        create_identity(cluster, namespace, type_=0, Type=2)  # as NMI reads it: type 0
         cluster.helm(*upgrade)
         assert cluster.rights(NMI, of=namespace, within="default") == STANDARD
+        assert "run `helm upgrade` again" in cluster.helm("get", "notes", "pi", f"--namespace={namespace}")
         cluster.helm(*upgrade, "--set=nmi.servicePrincipals=true")
         until(cluster, namespace, "default", STANDARD | SECRETS)
         cluster.helm(*upgrade)
@@ -131,12 +133,12 @@ def test_nmi_may_read_secrets_only_if_an_identity_needs_it_or_the_values_say_so(
         cluster.kubectl("delete", "azureidentity", "--all", f"--namespace={namespace}")
 
 
-def create_identity(cluster: Cluster, namespace: str, *, type_: int) -> None:
+def create_identity(cluster: Cluster, namespace: str, *, type_: int, **spec: object) -> None:
     document = {
         "apiVersion": f"{GROUP}/v1",
         "kind": "AzureIdentity",
         "metadata": {"name": f"of-type-{type_}", "namespace": namespace},
-        "spec": {"type": type_, "clientID": "c", "tenantID": "t"},
+        "spec": {"type": type_, "clientID": "c", "tenantID": "t", **spec},
     }
     cluster.kubectl("apply", "--filename=-", stdin=json.dumps(document))
 
