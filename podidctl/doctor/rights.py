@@ -93,8 +93,8 @@ def check_rights(checked: Sequence[Rights]) -> Iterator[Finding]:
             yield make_finding("rights", Level.WARNING, says, "grant it, or accept the limitation")
         if each.spare:
             rights = listed(right.description for right in each.spare)
-            says = f"{who} may still: {rights}; the type upgrade is done or off"
-            yield make_finding("rights", Level.WARNING, says, REMOVE)
+            says = f"{who} may still: {rights}, although the type upgrade is done or off; {REMOVE}"
+            yield make_finding("rights", Level.OK, says)
         if each.unread_record:
             says = f"{who}: whether it still needs permission for {UPGRADE} is unknown: {each.unread_record.why}"
             then = each.unread_record.next_action("get on the ConfigMap with the record of the type upgrade")

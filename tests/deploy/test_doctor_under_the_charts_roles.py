@@ -43,7 +43,7 @@ async def test_mic_needs_update_on_tenants_objects_until_the_upgrade_is_recorded
 
     await until_found(tmp_path, "ok", "has all permissions")
     await asyncio.to_thread(cluster.kubectl, "create", *RECORD, "--from-literal=type-upgrade-status=1")
-    await until_found(tmp_path, "warning", "helm upgrade removes it")
+    await until_found(tmp_path, "ok", "helm upgrade removes it")
     await asyncio.to_thread(cluster.helm, *UPGRADE)
     await until_found(tmp_path, "ok", "has all permissions")
     await asyncio.to_thread(cluster.kubectl, "delete", *RECORD)
