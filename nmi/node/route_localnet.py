@@ -117,13 +117,17 @@ async def ensure_guard(iptables: str) -> bool:
 
 
 async def has_guard(iptables: str) -> bool:
-    """Return whether INPUT itself has the guard. Raises LockHeldError."""
+    """Return whether INPUT itself has the guard. Raises LockHeldError, StartError if INPUT cannot be read."""
     listed = await _filter(iptables, "-S", "INPUT")
+    if listed.code != 0:
+        raise StartError(
+            f"{iptables} cannot read filter/INPUT ({listed.complaint}): look there for the guard of 127.0.0.1"
+        )
     return any(_normalized_guard(words(rule)) == _normalized_guard(GUARD) for rule in rules_of(listed.stdout, "INPUT"))
 
 
 async def remove_guard(iptables: str) -> None:
-    """Delete the guard from INPUT. Raises LockHeldError while another program writes, StartError if it remains."""
+    """Delete the guard from INPUT. Raises LockHeldError while another program writes, StartError if it may remain."""
     while await has_guard(iptables):
         done = await _filter(iptables, "-D", "INPUT", *GUARD)
         if done.code != 0:

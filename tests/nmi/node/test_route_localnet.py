@@ -128,6 +128,15 @@ def machine() -> Iterator[Machine]:
     machine.close()
 
 
+@pytest.mark.programs
+async def test_a_failed_read_does_not_count_as_a_missing_guard(tmp_path: Path) -> None:
+    program = tmp_path / "iptables"
+    program.write_text('#!/bin/sh\necho "iptables: Bad rule" >&2\nexit 1\n')
+    program.chmod(0o755)
+    with pytest.raises(StartError, match=r"cannot read filter/INPUT .*Bad rule.*: look there for the guard"):
+        await route_localnet.has_guard(str(program))
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("backend", ["nft", "legacy"])
 def test_the_guard_is_first_and_installed_once(machine: Machine, backend: str) -> None:
