@@ -5,6 +5,8 @@ installed there, and an installed one is removed.
 """
 
 import asyncio
+import signal
+from collections.abc import Coroutine
 from pathlib import Path
 
 from nmi.flag_table import BootGuardAction
@@ -35,12 +37,26 @@ async def run(settings: Settings) -> str:
         removed = await asyncio.to_thread(boot_guard.remove, directory)
         return f"removed the boot guard ({file})" if removed else f"there was no boot guard ({file})"
     logs.configure(settings.log_format, settings.verbosity)
-    if await _host_routing(settings) is HostRouting.EBPF:
+    if await _unless_ended(_host_routing(settings)) is HostRouting.EBPF:
         removed = await asyncio.to_thread(boot_guard.remove, directory)
         done = "the boot guard was removed" if removed else "no boot guard is installed"
         return f"the node has the label {LABEL}=true, where its rule could keep Cilium from starting: {done} ({file})"
     changed = await asyncio.to_thread(boot_guard.install, directory, redirect_spec(settings), settings.kubelet_config)
     return f"installed the boot guard ({file})" if changed else f"the boot guard is installed already ({file})"
+
+
+async def _unless_ended(routing: Coroutine[None, None, HostRouting]) -> HostRouting:
+    """Return the result of *routing*. Raises StartError at SIGTERM: the default action of SIGTERM does not apply to the
+    first process of a container, and its pod would take the whole grace period to end.
+    """
+    reading = asyncio.ensure_future(routing)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, reading.cancel)
+    try:
+        return await reading
+    except asyncio.CancelledError:
+        raise StartError(
+            "the boot guard was not changed, because a signal ended the wait for the node's labels: run this again"
+        ) from None
 
 
 async def _host_routing(settings: Settings) -> HostRouting:

@@ -221,6 +221,26 @@ async def test_without_an_api_server_the_labels_in_the_kubelets_flags_decide(dir
         assert await asyncio.to_thread(files, directory) == []
 
 
+@pytest.mark.programs
+async def test_sigterm_ends_the_wait_for_the_api_server(directory: Path, tmp_path: Path) -> None:
+    """The default action of SIGTERM does not apply to the first process of a container, so NMI has a handler."""
+    async with start_without_api_server(tmp_path) as away:
+        await away.proxy.set_mode(Mode.REFUSE)
+        flags = [f"--kubeconfig={away.folder / 'kubeconfig'}", f"--systemd-directory={directory}"]
+        async with waiting_command("--boot-guard=install", "--node=n0", "--kubelet-config=/nowhere", *flags) as waiting:
+            assert waiting.stderr is not None
+            async with asyncio.timeout(30.0):
+                while b"no contact with the API server" not in await waiting.stderr.readline():
+                    pass
+                waiting.terminate()
+                _, errors = await waiting.communicate()
+        assert waiting.returncode == 1
+        assert errors.decode().splitlines() == [
+            "nmi: the boot guard was not changed, because a signal ended the wait for the node's labels: run this again"
+        ]
+        assert await asyncio.to_thread(files, directory) == []
+
+
 def test_a_path_that_systemd_or_the_shell_would_change_is_refused() -> None:
     for path in ("/etc/$(id)", "/etc/a b", "/etc/%i", "/etc/a'b", "/etc/ä"):
         with pytest.raises(StartError, match="use a path of letters"):
