@@ -144,7 +144,7 @@ class App:
             access, user_agent=settings.user_agent, log_limit=self._log_limit, open_session=small_session
         )
         node_labels = NodeLabels(client, settings.node_name, log_limit=self._log_limit)
-        has_labels = await self._first_contact(contact, node_labels, service)
+        await self._first_contact(contact, node_labels, service, tasks)
         index = Index()
         identities = IdentityMetrics(self._registry)
         cluster_cache = ClusterCache(
@@ -179,8 +179,7 @@ class App:
         self._status.cluster_cache = cluster_cache
         await contact.first_lists(client, cluster_cache.watches.by_name.values())
         await cluster_cache.synced()
-        if not has_labels:
-            await self._note_labels(node_labels, service)
+        await self._redirect.decided()
         # Current objects stay, so a full collection need not scan them repeatedly, for 20 ms each.
         gc.collect()
         gc.freeze()
@@ -257,25 +256,25 @@ class App:
             await self._redirect.note_labels(None)  # the reject of --fail-closed outlives this start
             raise
 
-    async def _first_contact(self, contact: FirstContact, node_labels: NodeLabels, service: NodeService) -> bool:
-        """Return after the API server's first response, and whether the redirect has the node's labels.
+    async def _first_contact(
+        self, contact: FirstContact, node_labels: NodeLabels, service: NodeService, tasks: asyncio.TaskGroup
+    ) -> None:
+        """Return after the API server's first response.
 
         If it does not respond soon, the labels in the kubelet's flags decide whether the first rule may be written.
         """
-        labels = await node_labels.first(contact) if self._redirect.needs_labels else None
+        if not self._redirect.needs_labels:
+            service.maintain()
+            await contact.made()
+            return
+        labels = await node_labels.first(contact)
         await self._redirect.note_labels(labels)
         service.maintain()
         if labels is None:
             await contact.made()
-        return labels is not None
-
-    async def _note_labels(self, node_labels: NodeLabels, service: NodeService) -> None:
-        """Read the node's labels, which may show that rules that exist must go."""
-        if self._redirect.needs_labels:
-            labels = await node_labels.read()
-            await service.stop_maintaining()
-            await self._redirect.note_labels(labels)
-            service.maintain()
+        tasks.create_task(
+            node_labels.follow(self._redirect.note_labels, known=labels is not None), name="read the node's labels"
+        )
 
     def _retired(self) -> None:
         """Note that a successor serves: the NMI that served before this one must not serve again."""

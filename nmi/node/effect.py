@@ -2,12 +2,15 @@
 another program's rule can translate them first.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from collections.abc import Set as AbstractSet
-from typing import Final
+from typing import Final, Never
 
 from nmi.node.redirect_choice import Backend, NodeFacts, bypass
+from nmi.node.rules import RedirectError
+from podidentity.exits import StartError
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +21,7 @@ Connections = AbstractSet[tuple[str, int]]
 
 
 class RedirectEffect:
-    """The evidence of one node. The owner calls check() at every interval."""
+    """The evidence of one node. The owner runs maintain() as a task."""
 
     def __init__(
         self,
@@ -73,6 +76,18 @@ class RedirectEffect:
         self._known = connections
         if new:
             self._report(new)
+
+    async def maintain(self, seconds: float) -> Never:
+        """Check at every interval. Failures are logged, and retried at the next one."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await self.check()
+            except (StartError, RedirectError) as error:
+                log.error(  # noqa: TRY400  the message is complete
+                    "the redirect's effect could not be verified; see the error, NMI retries at the next interval",
+                    extra={"error": str(error)},
+                )
 
     def _report(self, count: int) -> None:
         problem = (

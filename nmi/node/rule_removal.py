@@ -11,7 +11,7 @@ from typing import Never
 
 from nmi.node import leftovers, route_localnet
 from nmi.node.host_routing import ADVICE, LABEL
-from nmi.node.node_facts import NodeReading
+from nmi.node.node_facts import NodeReading, existing_legacy_tables
 from nmi.node.redirect_choice import Backend
 from nmi.node.rule_maintenance import retry_while_locked
 from nmi.node.rules import RedirectError, RedirectSpec
@@ -27,6 +27,7 @@ class RuleRemoval:
     def __init__(self, node: NodeReading, to: RedirectSpec) -> None:
         self._node = node
         self._to = to
+        self._lock = asyncio.Lock()
         self._remaining: str | None = None
 
     def problem(self) -> str:
@@ -36,6 +37,10 @@ class RuleRemoval:
 
     async def run(self) -> None:
         """Remove what exists. A failure is logged, and a part of problem(). Waits for a held lock."""
+        async with self._lock:
+            await self._run()
+
+    async def _run(self) -> None:
         former = self._remaining
         try:
             removed = await leftovers.remove(self._node.programs, self._to, keep=Backend.NONE)
@@ -53,17 +58,19 @@ class RuleRemoval:
             )
 
     async def maintain(self, seconds: float) -> Never:
-        """Retry at the interval while a rule remains."""
+        """Remove what exists now and at every interval: other programs may write rules of NMI later."""
         while True:
+            await self.run()
             await asyncio.sleep(seconds)
-            if self._remaining is not None:
-                await self.run()
 
     async def _remove_guard(self) -> str | None:
         """Remove the guard. Return why it remains; None if there is none."""
-        programs = self._node.programs
-        backends = [Backend.IPTABLES_NFT, *([Backend.IPTABLES_LEGACY] if "filter" in self._node.legacy_tables else [])]
-        for iptables in filter(None, map(programs.iptables, backends)):
+        backends: list[Backend] = []
+        if self._node.facts.iptables_nft is not None:
+            backends.append(Backend.IPTABLES_NFT)
+        if "filter" in await asyncio.to_thread(existing_legacy_tables):
+            backends.append(Backend.IPTABLES_LEGACY)
+        for iptables in filter(None, map(self._node.programs.iptables, backends)):
             if not await route_localnet.has_guard(iptables):
                 continue
             if await asyncio.to_thread(route_localnet.is_on_anywhere):

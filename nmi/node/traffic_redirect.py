@@ -4,13 +4,14 @@ import asyncio
 import errno
 import logging
 from collections.abc import Mapping
+from typing import Never
 
 from nmi.flag_table import RedirectTarget, RouteLocalnetMode
 from nmi.node import conntrack, kubenet, leftovers
 from nmi.node.cilium_redirect import CiliumRedirect
 from nmi.node.effect import RedirectEffect
 from nmi.node.flush_guard import FlushGuard
-from nmi.node.host_routing import HostRouting, by_kubelet, by_labels
+from nmi.node.host_routing import HostRouting, by_kubelet
 from nmi.node.legacy_driver import LOCK
 from nmi.node.localnet_maintenance import LocalnetMaintenance
 from nmi.node.node_facts import NodeReading, driver_for, read_facts
@@ -18,6 +19,7 @@ from nmi.node.redirect_choice import Backend, NodeFacts, RedirectChoice, choose
 from nmi.node.refused_rules import REFUSED
 from nmi.node.rule_changes import ChangeSource, LockReleases, NftChanges, RuleChangeNotifier
 from nmi.node.rule_maintenance import RuleMaintenance
+from nmi.node.rule_permission import RulePermission, RulesForbiddenError
 from nmi.node.rule_removal import RuleRemoval
 from nmi.node.rules import TABLE, RedirectError, RedirectSpec
 from nmi.settings import Settings
@@ -31,8 +33,9 @@ class TrafficRedirect:
     """The node's side of one NMI: prepare(), note_labels(), then maintain() as a task of the owner, install(), and
     finally remove().
 
-    The owner ends maintain() before note_labels() and remove(): maintain() would restore the rules. No rule is written
-    before the labels of the node, or those of the kubelet's flags, show that it may have rules.
+    The owner ends maintain() before remove(): maintain() would restore the rules. note_labels() may be called at any
+    time, also while maintain() and install() run. Nothing is written on the node, neither a rule nor route_localnet,
+    before note_labels() has permitted it by the labels of the node, or by those of the kubelet's flags.
     """
 
     def __init__(self, settings: Settings, node_address: str | None = None) -> None:
@@ -41,8 +44,7 @@ class TrafficRedirect:
         self._node_address = node_address
         self._to = redirect_spec(settings)
         self._node: NodeReading | None = None
-        self._by_kubelet = HostRouting.UNKNOWN
-        self._may_write = False
+        self._permission = RulePermission()
         self._removal: RuleRemoval | None = None
         self._maintenance: RuleMaintenance | None = None
         self._change_notifier = RuleChangeNotifier()
@@ -96,19 +98,16 @@ class TrafficRedirect:
             listen_address=settings.redirect_destination[0],
             sets_localnet=settings.route_localnet is RouteLocalnetMode.SET,
         )
-        log.info(
-            "redirect chosen",
-            extra={"reason": self.note()},
-        )
+        log.info("redirect chosen", extra={"reason": self.note()})
         if self.choice.target is RedirectTarget.NODE:
             self._to = redirect_spec(settings, self._node_address)
         if self.choice.backend is Backend.CILIUM:
             self._cilium = CiliumRedirect((settings.metadata_ip, settings.listen_port))
         if self._node is None:
             return
-        self._by_kubelet = await asyncio.to_thread(by_kubelet, settings.kubelet_config)
-        if self._by_kubelet is HostRouting.EBPF:
-            await self._remove_rules(self._node)
+        self._permission.by_kubelet = await asyncio.to_thread(by_kubelet, settings.kubelet_config)
+        if self._permission.by_kubelet is HostRouting.EBPF:
+            await self._forbid_rules(self._node)
             return
         driver = await driver_for(self.choice.backend, self._node.programs)
         maintenance = RuleMaintenance(driver, forget=self._forget_bypassing if settings.delete_conntrack else None)
@@ -132,23 +131,28 @@ class TrafficRedirect:
         """Whether note_labels() decides about rules. Call it after prepare()."""
         return self._maintenance is not None
 
-    async def note_labels(self, labels: Mapping[str, str] | None) -> None:
-        """Note the labels of the node object, or None while the API server does not respond, before install().
+    async def decided(self) -> None:
+        """Return when note_labels() has permitted rules or forbidden them, or if it does not decide about any."""
+        if self.needs_labels:
+            await self._permission.decided()
 
-        It writes the first rule of --fail-closed, or removes NMI's rules from a node with eBPF host routing. Without
-        any labels it does neither. Raises StartError.
+    async def note_labels(self, labels: Mapping[str, str] | None) -> None:
+        """Note the labels of the node object, or None while the API server does not respond. One call at a time.
+
+        The first labels without eBPF host routing permit rules, and the first rule of --fail-closed is written. Labels
+        with it forbid them for ever, and NMI's rules are removed. Without any labels neither. Raises StartError.
         """
         if self._node is None or self._maintenance is None:
             return
-        routing = by_labels(labels) if labels is not None else self._by_kubelet
+        routing = self._permission.host_routing(labels)
         if routing is HostRouting.EBPF:
-            await self._remove_rules(self._node)
-        elif routing is HostRouting.NETFILTER and not self._may_write:
-            self._may_write = True
+            await self._forbid_rules(self._node)
+        elif routing is HostRouting.NETFILTER and not self._permission.granted:
             if self._settings.fail_closed:
                 await self._maintenance.install(self._to.reject)
                 await self._guard_from_flushes()
-        elif not self._may_write:
+            self._permission.grant()
+        elif not self._permission.granted:
             log.warning(
                 "no rule is written until the API server responds, because the labels of this node are not known; "
                 "rules of an earlier NMI remain",
@@ -166,33 +170,40 @@ class TrafficRedirect:
         Raises StartError.
         """
         self._listens.set()
+        maintenance, localnet = self._maintenance, self._localnet
+        if maintenance is not None and localnet is not None and self._permission.granted:
+            await localnet.ensure()
+            await maintenance.install(self._to.redirect)
+            self._change_notifier.notify()  # other failures than the rule's own need not wait for the interval
+            if not self._settings.fail_closed:
+                await self._lift_reject(maintenance)
+            await self._remove_leftovers()
         if self._removal is not None:
-            await self._removal.run()  # a former NMI may have restored its rules
-        if self._maintenance is None or self._localnet is None or not self._may_write:
-            return
-        await self._localnet.ensure()
-        await self._maintenance.install(self._to.redirect)
-        self._change_notifier.notify()  # other failures than the rule's own need not wait for the interval
-        if not self._settings.fail_closed:
-            await self._lift_reject(self._maintenance)
-        await self._remove_leftovers()
+            await self._removal.run()  # for labels that came in this time, and rules that a former NMI has restored
 
     async def maintain(self) -> None:
         """Keep the redirect in place until cancelled. Failures are logged, reported by problem(), and retried."""
         if self._cilium is not None:
             await self._listens.wait()
             await self._cilium.run()
+        if self._node is None:
+            return
         seconds = float(self._settings.redirect_interval_seconds)
+        await self._permission.decided()
+        if self._maintenance is not None and self._localnet is not None and self._effect is not None:
+            try:
+                async with self._change_notifier.listening_to(self._changes), asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._permission.until_forbidden(), name="wait for labels that forbid rules")
+                    tasks.create_task(
+                        self._maintenance.maintain(seconds, self._change_notifier.pause), name="maintain the rules"
+                    )
+                    tasks.create_task(self._localnet.maintain(seconds), name="watch route_localnet")
+                    tasks.create_task(self._retry_leftovers(seconds), name="remove rules of other backends")
+                    tasks.create_task(self._effect.maintain(seconds), name="watch the redirect's effect")
+            except* RulesForbiddenError:
+                pass  # a write that was in progress has ended; what it wrote is removed now
         if self._removal is not None:
             await self._removal.maintain(seconds)
-        if self._maintenance is None or self._localnet is None:
-            return
-        async with self._change_notifier.listening_to(self._changes), asyncio.TaskGroup() as tasks:
-            tasks.create_task(
-                self._maintenance.maintain(seconds, self._change_notifier.pause), name="maintain the rules"
-            )
-            tasks.create_task(self._localnet.maintain(seconds), name="watch route_localnet")
-            tasks.create_task(self._watch_effect(seconds), name="watch the redirect's effect")
 
     def problem(self) -> str | None:
         """Return why pods may not be redirected, for the readiness probe; None if they are, or without a redirect."""
@@ -205,8 +216,8 @@ class TrafficRedirect:
     def _rules_problem(self) -> str | None:
         if self._maintenance is None:
             return None if not self._settings.redirect.changes_rules else "the node is not prepared yet"
-        if not self._may_write:
-            return "the labels of this node are not known yet, so NMI writes no rule; see the check of the API server"
+        if not self._permission.granted:
+            return "the labels of this node are not known yet, so NMI writes no rule; see the reason in NMI's log"
         if problem := self._maintenance.problem():
             return problem
         if not self._maintenance.in_force(self._to.redirect):
@@ -266,9 +277,10 @@ class TrafficRedirect:
             await self._maintenance.remove(self._to.redirect)
             await self._lift_reject(self._maintenance)
 
-    async def _remove_rules(self, node: NodeReading) -> None:
+    async def _forbid_rules(self, node: NodeReading) -> None:
         """Remove every rule of NMI, and write none from now on."""
         self._maintenance = self._effect = None
+        self._permission.forbid()
         self.close()
         self._removal = RuleRemoval(node, self._to)
         log.error(
@@ -350,20 +362,11 @@ class TrafficRedirect:
             return None  # only --enable-conntrack-deletion requires the program
         return await conntrack.bypassing(self._to, program)
 
-    async def _watch_effect(self, seconds: float) -> None:
+    async def _retry_leftovers(self, seconds: float) -> Never:
         while True:
             await asyncio.sleep(seconds)
             if self._leftover is not None:
                 await self._remove_leftovers()
-            if self._effect is None:
-                continue
-            try:
-                await self._effect.check()
-            except (StartError, RedirectError) as error:
-                log.error(  # noqa: TRY400  the message is complete
-                    "the redirect's effect could not be verified; see the error, NMI retries at the next interval",
-                    extra={"error": str(error)},
-                )
 
     async def _remove_leftovers(self) -> None:
         """Remove NMI's rules from other backends, once the redirect is in force in this one."""

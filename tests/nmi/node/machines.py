@@ -4,6 +4,7 @@ Nothing outside of them changes: not the host's tables, and not its xtables lock
 """
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,19 @@ class Machine:
     def start(self, *words: str) -> "subprocess.Popen[str]":
         """Start *words*. The caller ends the process."""
         return subprocess.Popen(self.inside(*words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def listening(self, port: int) -> socket.socket:
+        """Return a listening socket of 127.0.0.1 in this machine, which this process serves."""
+        ours, theirs = socket.socketpair()
+        code = (
+            f"import socket; listener = socket.create_server(('127.0.0.1', {port})); "
+            f"socket.send_fds(socket.socket(fileno={theirs.fileno()}), [b'.'], [listener.fileno()])"
+        )
+        with ours, theirs:
+            words = self.inside(sys.executable, "-c", code)
+            subprocess.run(words, pass_fds=(theirs.fileno(),), timeout=SECONDS, check=True)
+            _, (descriptor,), *_ = socket.recv_fds(ours, 1, 1)
+        return socket.socket(fileno=descriptor)
 
     def set_sysctl(self, values: dict[str, str]) -> None:
         """Write kernel settings, named as under /proc/sys, e.g. `net/ipv4/ip_forward`."""

@@ -1,5 +1,6 @@
 """A node of AKS with eBPF host routing: what NMI writes there, with each backend. Excluded: the API server's side."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -133,10 +134,14 @@ def test_the_guard_of_loopback_remains_while_route_localnet_is_on_and_then_goes(
 
 
 def test_without_any_labels_nothing_is_written_and_what_exists_stays(machine: Machine) -> None:
-    flags = ("--redirect=iptables-nft", "--fail-closed", "--kubelet-config=/nowhere")
-    rules, state = during_and_after(machine, *flags, labels=None)
-    assert rules == []
-    assert "the labels of this node are not known yet" in state["problem"]
+    flags = ("--redirect=iptables-nft", *ALL, "--kubelet-config=/nowhere", "--ipt-update-interval-sec=1")
+    with RedirectProcess(machine, *flags, labels=None) as node:
+        assert "the labels of this node are not known yet" in node.installed()["problem"]
+        time.sleep(2.5)  # two intervals of the maintenance
+        assert seen(machine) == []
+        assert machine.run("cat", "/proc/sys/net/ipv4/conf/all/route_localnet") == "0\n"
+        node.end()
+    assert seen(machine) == []
     with RedirectProcess(machine, *flags) as node:
         node.installed()
         node.end()

@@ -78,3 +78,16 @@ def test_a_node_with_kubenet_ends_the_start(machine: Machine, kubeconfig: str, t
     kubelet.write_text("KUBELET_FLAGS=--network-plugin=kubenet")
     line = refused(machine.finish(*NMI, kubeconfig, f"--kubelet-config={kubelet}"))
     assert "--allow-network-plugin-kubenet" in line
+
+
+def test_the_reject_exists_after_a_start_without_access_to_the_cluster(machine: Machine, tmp_path: Path) -> None:
+    kubelet = tmp_path / "kubelet"
+    flags = ("--redirect=iptables-nft", "--fail-closed", "--kubeconfig=/missing", f"--kubelet-config={kubelet}")
+    kubelet.write_text("KUBELET_NODE_LABELS=agentpool=a\n")
+    assert "kubeconfig" in refused(machine.finish(*NMI, *flags))
+    (rule,) = machine.rules("nft", "FORWARD")
+    assert "REJECT" in rule
+    machine.run("iptables-nft", "-F", "FORWARD")
+    kubelet.write_text("")
+    assert "kubeconfig" in refused(machine.finish(*NMI, *flags))
+    assert machine.rules("nft", "FORWARD") == []
