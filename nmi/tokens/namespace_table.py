@@ -9,6 +9,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _SAME: Final = 0.0
+_LOOKS_MAX: Final = 64
+"""Values that `surplus` spares at most because of uses that the table does not know. It bounds the time of a call."""
 
 
 class _Entry:
@@ -80,12 +82,14 @@ class NamespaceTable(Generic[K, V]):
 
         A value that was used without the table's knowledge moves to the end, so that each use costs one step at most.
         """
+        looks = _LOOKS_MAX
         while self._weights.total() > self._most:
             owner = max(self._weights, key=lambda namespace: self._weights[namespace])
             key, known = next(iter(self._keys[owner].items()))
             entry = self._entries[key]
             fewest = min(entry.others, key=lambda namespace: self._weights[namespace], default=owner)
-            if self._last_used(self._values[key]) > known:
+            if looks and self._last_used(self._values[key]) > known:
+                looks -= 1
                 self._append(key, entry)
             elif self._weights[fewest] + entry.weight < self._weights[owner]:
                 self._leave(key, entry)

@@ -33,6 +33,17 @@ def test_the_cost_of_a_new_value_at_the_limit_does_not_grow_with_the_limit() -> 
     assert uses.reads <= 4 * 10 * LIMIT
 
 
+def test_one_call_looks_at_few_values_although_all_were_used_without_the_table() -> None:
+    uses = Uses()
+    table: NamespaceTable[int, int] = NamespaceTable(LIMIT, last_used=uses.last_used)
+    for number in range(LIMIT + 1):
+        table.put(number, number, "evil")
+        uses.times[number] = 1.0
+    before = uses.reads
+    assert table.surplus() is not None
+    assert uses.reads - before <= LIMIT // 3
+
+
 def test_a_value_that_is_used_without_the_table_stays() -> None:
     uses = Uses()
     table: NamespaceTable[int, int] = NamespaceTable(4, last_used=uses.last_used)
