@@ -153,14 +153,14 @@ def decide(
     if not pod.label and not own:
         return NOTHING_ASSIGNED
     bound = [each for each in own if pod.label and each.selector == pod.label]
-    allowed = sorted(
-        (each for each in bound if _may_serve(each, pod, policy)),
-        key=lambda each: candidate_order(pod.namespace, each.binding, each.identity.key),
-    )
+    allowed = [each for each in bound if _may_serve(each, pod, policy)]
     if bound and not allowed:
         return _OTHER_NAMESPACE
-    wanted = request.selector_value.lower()  # once: a pod may have 256 identities, and send 4 kB
-    matching = [each for each in allowed if _is_named_by(request.selector, wanted, each, object_ids)]
+    wanted = request.selector_value.lower()  # once: a pod may have 256 identities, and send 2 kB
+    matching = sorted(
+        _named_by(request.selector, wanted, allowed, object_ids),
+        key=lambda each: candidate_order(pod.namespace, each.binding, each.identity.key),
+    )
     own_is_coming = any(each.status == CREATED and _is_of_namespace(each, pod) for each in matching)
     for each in matching:
         if each.usable and (not own_is_coming or _is_of_namespace(each, pod)):
@@ -206,17 +206,21 @@ def _is_of_namespace(each: AssignedIdentity, pod: PodFacts) -> bool:
     return each.identity.metadata.namespace == pod.namespace
 
 
-def _is_named_by(selector: SelectorKind, wanted: str, each: AssignedIdentity, object_ids: Mapping[str, str]) -> bool:
-    """Return whether a request for *wanted* (lower case) names no identity, or this one. An empty id never matches."""
-    spec = each.identity.spec
-    match selector:
-        case SelectorKind.NONE:
-            return True
-        case SelectorKind.CLIENT_ID:
-            known = {spec.client_id.lower()}
-        case SelectorKind.RESOURCE_ID:
-            known = {spec.resource_id.lower()}
-        case SelectorKind.OBJECT_ID:
-            annotated = each.identity.metadata.annotation(OBJECT_ID_ANNOTATION).lower()
-            known = {annotated, object_ids.get(spec.client_id.lower(), "").lower()}
-    return bool(wanted) and wanted in known
+def _named_by(
+    selector: SelectorKind, wanted: str, allowed: list[AssignedIdentity], object_ids: Mapping[str, str]
+) -> list[AssignedIdentity]:
+    """Return those of *allowed* that a request for *wanted* (lower case) names. An empty id names none."""
+    if selector is SelectorKind.NONE:
+        return allowed
+    if not wanted:
+        return []
+    if selector is SelectorKind.CLIENT_ID:
+        return [each for each in allowed if each.identity.spec.client_id.lower() == wanted]
+    if selector is SelectorKind.RESOURCE_ID:
+        return [each for each in allowed if each.identity.spec.resource_id.lower() == wanted]
+    return [
+        each
+        for each in allowed
+        if object_ids.get(each.identity.spec.client_id.lower(), "").lower() == wanted
+        or each.identity.metadata.annotation(OBJECT_ID_ANNOTATION).lower() == wanted
+    ]
