@@ -49,11 +49,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_connection_bytes: int = 0
     """Memory of all connections together, including the kernel's buffers; above it the peer that uses most loses
     connections. 0: a quarter of the container's memory limit, and 536870912 without a limit."""
-    max_head_bytes: int = 16 * 1024
+    max_head_bytes: int = 8 * 1024
     """Request line and header fields. SDKs send under 1.5 kB; tracing and cookies of a service mesh need under 8."""
     max_header_fields: int = 64
     """Header fields of one request; SDKs send about ten."""
-    max_target_bytes: int = 4096
+    max_target_bytes: int = 2048
     """Path and query. A token request with every slash of a full ARM id escaped is under 900."""
     max_body_bytes: int = 16 * 1024
     """Only proxied requests use a body, of a few hundred bytes."""

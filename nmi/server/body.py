@@ -13,7 +13,7 @@ from nmi.server.head import CRLF, bad
 
 _SIZE_LINE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
 _SIZE_LINE_BYTES: Final = 10
-CHUNKS_MAX: Final = 64
+CHUNKS_MAX: Final = 8
 """Chunks of one body without the last one: each takes time, however short it is. Clients send 16 kB in a few."""
 
 

@@ -21,8 +21,8 @@ METHOD_BYTES: Final = 16
 VERSION_BYTES: Final = 8
 CONNECTION_OPTIONS_MAX: Final = 32
 """Options of all fields Connection together, also empty ones. Clients send at most three."""
-LENGTH_DIGITS: Final = 15
-"""A longer Content-Length exceeds every limit, and int() does not need to read it."""
+LENGTH_DIGITS: Final = 18
+"""Digits of a Content-Length, also leading zeros. A longer one is treated as beyond every limit, without llhttp."""
 
 _STRAY: Final = re.compile(rb"[\x00\r\n](?:(?<=\x00)|(?<=(?<!\r)\n)|(?<=\r)(?=[^\n]))")
 """A bare CR or LF, or a NUL. The set at its start makes the search of other bytes cheap."""
@@ -41,7 +41,6 @@ _CONTROLS: Final = bytes({*range(0x20), 0x7F} - {0x09})
 _HOST: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=]*)(?::[0-9]{0,5})?")
 """RFC 9110 §7.2: uri-host [":" port]; no user, no path."""
 _DIGITS: Final = re.compile(r"[0-9]+")
-_LEADING_ZEROS: Final = re.compile(r"0+")
 _SINGLE: Final = ("host", "content-length", "transfer-encoding", "content-type")
 """If one of these occurs twice, two readers may use different ones."""
 
@@ -202,9 +201,7 @@ def _wrong_framing(length: str | None, coding: str | None, *, http_1_0: bool) ->
 
 
 def _bounded(digits: str) -> int:
-    zeros = _LEADING_ZEROS.match(digits)
-    significant = digits[zeros.end() :] if zeros else digits
-    return int(significant or "0") if len(significant) <= LENGTH_DIGITS else 10**LENGTH_DIGITS
+    return int(digits) if len(digits) <= LENGTH_DIGITS else 10**LENGTH_DIGITS
 
 
 def bad(what: str) -> Refusal:

@@ -6,13 +6,12 @@ escape, ";" as a separator, a repeated name. If two readers read a query differe
 
 import re
 from typing import Final
-from urllib.parse import unquote_to_bytes
 
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Limit, Reason, Refusal
 
-PARAMETERS_MAX: Final = 32
-"""The token path uses ten."""
+PARAMETERS_MAX: Final = 16
+"""Parameters of a query, also empty ones. The token path uses ten."""
 
 ESCAPES_MAX: Final = 512
 """A token request with every slash of a full ARM id escaped has under 20. The fast lane's queries have 512 at most."""
@@ -25,7 +24,8 @@ _SELECTORS: Final = {
     "msi-res-id": SelectorKind.RESOURCE_ID,  # the probe of Azure.Identity for .NET
 }
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL: Final = re.compile(r"%(?:[01]|7[fF])")
+"""The escapes of control characters. They have no other way into a target (`nmi.server.head`)."""
 
 
 def parse_query(query: str) -> dict[str, str] | Refusal:
@@ -40,7 +40,7 @@ def parse_query(query: str) -> dict[str, str] | Refusal:
     parameters = dict(decoded)
     if len(parameters) < len(decoded):
         return _refuse("A query parameter is given more than once.")
-    if _CONTROL.search("".join([*parameters, *parameters.values()])):
+    if _CONTROL.search(query):
         return _refuse("The query holds a control character.")
     return parameters
 
@@ -51,8 +51,9 @@ def _pairs(query: str) -> list[str] | Refusal:
         return _refuse('The query holds a bad percent escape, or a ";", which has to be sent as %3B.')
     if query.count("%") > ESCAPES_MAX:
         return _refuse("The query holds too many percent escapes.", Limit.PARAMETERS)
-    pairs = [*filter(None, query.split("&"))]
-    return pairs if len(pairs) <= PARAMETERS_MAX else _refuse("The query has too many parameters.", Limit.PARAMETERS)
+    if query.count("&") >= PARAMETERS_MAX:
+        return _refuse("The query has too many parameters.", Limit.PARAMETERS)
+    return [*filter(None, query.split("&"))]
 
 
 def token_request(query: str) -> TokenRequest | Refusal:
@@ -83,9 +84,11 @@ def _decoded_pair(text: str) -> tuple[str, str]:
 
 
 def _decoded(text: str) -> str:
+    """Return *text*, whose escapes are valid, decoded as a form. `urllib.parse` takes ten times as long."""
     if "%" not in text and "+" not in text:
         return text
-    return unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "strict")
+    escaped = text.replace("+", " ").replace("\\", r"\x5c").replace("%", r"\x")
+    return escaped.encode().decode("unicode_escape").encode("latin-1").decode("utf-8")
 
 
 def _refuse(sentence: str, limit: Limit | None = None) -> Refusal:

@@ -44,7 +44,7 @@ ANSWER_FIELDS: Final = (
     "x-ms-client-request-id",
 )
 """In addition to Content-Type and Content-Length. Location is omitted: a pod must not follow it."""
-QUERY_BYTES_MAX: Final = 1536
+QUERY_BYTES_MAX: Final = 256
 """IMDS's own queries have under 100 bytes. A longer one costs time, and memory as the key of a cached answer."""
 CALLS_AT_ONCE: Final = 5
 CALLS_PER_WINDOW: Final = 5

@@ -12,10 +12,10 @@ PIPELINE_SECONDS: Final = 5.0
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     """The size limits of one request, in bytes or numbers. Each counts across reads."""
 
-    head_bytes: int = 16 * 1024
+    head_bytes: int = 8 * 1024
     """Request line and fields. SDKs send under 1.5 kB; a service mesh's tracing and cookies stay under 8."""
     fields: int = 64
-    target_bytes: int = 4096
+    target_bytes: int = 2048
     """A token request with every slash of a full ARM id escaped is under 900."""
     body_bytes: int = 16 * 1024
     """No token request has a body. Proxied scheduledevents approvals have a few hundred bytes. The body is therefore

@@ -3,10 +3,10 @@
 Guarantee: for any bytes that a pod sends, NMI never forwards to IMDS a path that IMDS could read as a path about
 identities, because the response would be a token of the node. Four steps implement it; each can only refuse more:
 
-1. `normal` removes every known disguise (escapes, also nested ones, backslashes, doubled slashes, dot segments, path
-   parameters). It returns None (a 400) if the rest contains anything but letters, digits, "_", "-" and single inner
-   dots, or if there are so many escapes or segments that its cost would delay other pods. So no later step can read the
-   path in a different way.
+1. `normal` removes every known disguise (escapes, backslashes, doubled slashes, dot segments, path parameters). It
+   returns None (a 400) if the rest contains anything but letters, digits, "_", "-" and single inner dots, thus also
+   for escapes of escapes, or if the path is so long, or has so many escapes, that its cost would delay other pods. So
+   no later step can read the path in a different way.
 2. The token path is served under a few raw spellings only. Any other target that leads there, or that contains its
    four words in order, is refused as a disguise.
 3. A path that contains `identity` anywhere, in any letter case, is never forwarded.
@@ -20,12 +20,10 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-ESCAPES_MAX: Final = 128
+ESCAPES_MAX: Final = 16
 """Escapes of a path. IMDS's own paths need none."""
-SEGMENTS_MAX: Final = 256
-"""Segments of a path, also empty ones. IMDS's own paths have under 16; the fast lane's paths have at most 256 bytes."""
-DECODINGS_MAX: Final = 4
-"""No legitimate client escapes twice. A target with more levels is refused unread."""
+PATH_BYTES_MAX: Final = 257
+"""IMDS's own paths have under 100 bytes; the fast lane's have at most 256 after the first slash."""
 
 _TOKEN_SPELLINGS: Final = re.compile(r"//?[mM][eE][tT][aA][dD][aA][tT][aA]/identity/oauth2/token/?")
 """What SDKs send: MSAL4J builds `host//metadata/…`, others end in a slash or begin with `/Metadata`."""
@@ -145,8 +143,8 @@ def normal(raw: str) -> str | None:
 
 def _normalized(decoded: str) -> str | None:
     """Return the normal form of a path without escapes, or None if it has none."""
-    pieces = decoded.replace("\\", "/").split("/", SEGMENTS_MAX + 1)
-    if pieces[0] or not 2 <= len(pieces) <= SEGMENTS_MAX + 1:
+    pieces = decoded.replace("\\", "/").split("/")
+    if pieces[0] or len(pieces) < 2:
         return None
     kept: list[str] = []
     for piece in pieces:
@@ -166,22 +164,14 @@ def _normalized(decoded: str) -> str | None:
 
 
 def _decoded(text: str) -> str | None:
-    """Return *text* with all escapes decoded, also nested ones; None for a bad or too deep escape, or non-ASCII.
+    """Return *text* with all escapes decoded; None if it is too long or has a bad escape, one of "%", or non-ASCII.
 
     Over-long UTF-8 needs bytes from 0x80 up, like every non-ASCII character, so it is refused here too.
     """
-    if text.count("%") > ESCAPES_MAX:
+    if len(text) > PATH_BYTES_MAX or text.count("%") > ESCAPES_MAX or _BAD_ESCAPE.search(text):
         return None
-    for _ in range(DECODINGS_MAX):
-        if "%" not in text:
-            return text
-        if _BAD_ESCAPE.search(text):
-            return None
-        decoded = unquote_to_bytes(text)
-        if not decoded.isascii():
-            return None
-        text = decoded.decode()
-    return None if "%" in text else text
+    decoded = unquote_to_bytes(text)
+    return None if b"%" in decoded or not decoded.isascii() else decoded.decode()
 
 
 def _spells_token_path(path: str) -> bool:

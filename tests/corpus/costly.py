@@ -1,4 +1,5 @@
-"""The requests that cost NMI the most: for each input that a pod controls, the text at its limit that takes longest.
+"""The requests that cost NMI the most: for each input that a pod controls, the text at its limit that takes longest,
+and all of them together.
 
 `docs/security.md` has a table of their costs (`python -m benchmarks.guard costs`), and a test bounds the work for each.
 A request that costs more than the others of its input replaces them here.
@@ -6,11 +7,14 @@ A request that costs more than the others of its input replaces them here.
 
 from typing import Final
 
+HOST: Final = "/host/token"
 TOKEN: Final = "/metadata/identity/oauth2/token"
 INSTANCE: Final = "/metadata/instance"
-TARGET_BYTES: Final = 4096
-HEAD_BYTES: Final = 16 * 1024
+TARGET_BYTES: Final = 2048
+HEAD_BYTES: Final = 8 * 1024
+FIELDS: Final = 64
 BODY_BYTES: Final = 16 * 1024
+CHUNKS: Final = (b"800\r\n" + b"a" * 2048 + b"\r\n") * 8 + b"0\r\n\r\n"
 METADATA: Final = "Metadata: true"
 
 
@@ -36,28 +40,51 @@ def many(count: int, text: str, separator: str = "&") -> str:
     return separator.join(text.format(number) for number in range(count))
 
 
+def filled(start: str, unit: str) -> str:
+    """Return a target as long as possible: *start* and *unit*, repeated."""
+    return start + unit * (TARGET_BYTES - len(start))
+
+
+def all_at_once(target: str, *fields: str) -> bytes:
+    """Return a request with *target*, *fields*, and as many fields, bytes and chunks beside them as possible."""
+    fields = (METADATA, "Transfer-Encoding: chunked", OTHER, CONNECTION, *fields)
+    count = FIELDS - 1 - len(fields)
+    size = (HEAD_BYTES - len(request(target, *fields))) // count - len("10: b\r\n")
+    more = [f"{'A' * size}{number}: b" for number in range(10, 10 + count)]
+    return request(target, *fields, *more, body=CHUNKS)
+
+
+OTHER: Final = "X: \xff"
+"""The fast lane does not read a request with this field."""
+CONNECTION: Final = "Connection: close" + "," * 31
+PARAMETERS: Final = "resource=%C3%A9&" + many(15, "p{}=" + "%C3%A9" * 17)
+"""512 escapes."""
+DISGUISED: Final = "/" + "%61;/../" * 16 + "a;/../" * 18 + "metadata/instance"
+"""254 bytes."""
+QUOTED: Final = many(16, "p{}=" + "'" * 11)
+"""246 bytes, which are escaped again for IMDS."""
+
+
 COSTLY: Final[dict[str, tuple[int, bytes]]] = {
     # The path.
     "path: escaped slashes": (400, long_target("/", "%2f")),
     "path: slashes escaped twice": (400, long_target("/", "%252f")),
     "path: every second character escaped": (400, long_target("/metadata/instance/", "a%61")),
-    "path: 128 slashes escaped four times": (404, request("/" + "%2525252f" * 128)),
-    "path: segments": (400, long_target("/metadata/instance/", "a/")),
-    "path: 255 segments with a parameter": (404, request("/" + "a;b/" * 255)),
-    "path: dot segments": (400, long_target("/", "a/../")),
-    "path: dots in a segment": (404, long_target("/", "a.", "a")),
-    "path: words of identity paths": (404, long_target("/", "metadataidentityoauth2")),
+    "path: 16 escapes": (404, request("/" + "%2f" * 16 + "a/" * 104)),
+    "path: segments": (404, request("/" + "a/" * 128, OTHER)),
+    "path: segments with a parameter": (404, request("/" + "a;b/" * 64)),
+    "path: dot segments": (404, request("/" + "a/../" * 51)),
+    "path: empty segments": (404, request("/" * 257)),
+    "path: dots in a segment": (404, request("/" + "a." * 127 + "a", OTHER)),
+    "path: words of identity paths": (404, request("/" + "metadataidentityoauth2" * 11, OTHER)),
     # The query.
     "query: escapes": (400, long_target(f"{TOKEN}?resource=", "%41")),
     "query: 512 escapes": (200, request(f"{TOKEN}?resource=" + "%41%2f" * 256, METADATA)),
     "query: 512 escapes of UTF-8": (200, request(f"{TOKEN}?resource=" + "%C3%A9" * 256, METADATA)),
     "query: plus signs": (200, long_target(f"{TOKEN}?resource=", "a+")),
-    "query: ampersands": (400, long_target(f"{TOKEN}?resource=r", "&", "x=%00")),
+    "query: ampersands": (400, long_target(f"{TOKEN}?resource=r", "&")),
     "query: parameters": (400, long_target(f"{TOKEN}?resource=r&", "a&")),
-    "query: 32 parameters with 16 escapes": (
-        200,
-        request(f"{TOKEN}?resource=r&" + many(31, "p{}=" + "%41" * 16), METADATA),
-    ),
+    "query: 16 parameters with 34 escapes": (200, request(f"{TOKEN}?{PARAMETERS}", METADATA)),
     "query: a long resource": (200, long_target(f"{TOKEN}?resource=", "A")),
     "query: a long client_id": (200, long_target(f"{TOKEN}?resource=r&client_id=", "A")),
     "query: a client_id with 512 escapes": (200, request(f"{TOKEN}?resource=r&client_id=" + "%41" * 512, METADATA)),
@@ -65,8 +92,8 @@ COSTLY: Final[dict[str, tuple[int, bytes]]] = {
     "query: a resource id of slashes": (200, long_target(f"{TOKEN}?resource=r&msi_res_id=", "/a")),
     "query: a long xms_cc": (200, long_target(f"{TOKEN}?resource=r&xms_cc=", "A")),
     "query: a long token_sha256_to_refresh": (200, long_target(f"{TOKEN}?resource=r&token_sha256_to_refresh=", "A")),
-    "query: of instance metadata, quoted again": (200, request(f"{INSTANCE}?a=+" + "'" * 1533, METADATA)),
-    "query: of instance metadata, escapes": (200, request(f"{INSTANCE}?a=+" + "%27" * 511, METADATA)),
+    "query: of instance metadata, quoted again": (200, request(f"{INSTANCE}?a=+" + "'" * 253, METADATA)),
+    "query: of instance metadata, escapes": (200, request(f"{INSTANCE}?a=+" + "%27" * 84, METADATA)),
     # The header fields.
     "field: Connection, empty options": (400, long_field("Connection", ",")),
     "field: Connection, options": (400, long_field("Connection", "a,")),
@@ -79,17 +106,21 @@ COSTLY: Final[dict[str, tuple[int, bytes]]] = {
     "field: x-ms-client-request-id": (200, long_field("x-ms-client-request-id", "\xff")),
     "field: another one": (200, long_field("X-Other", " ")),
     "field: podname at /host/token": (403, long_field("x-podname", "a.", "/host/token?resource=r")),
-    "field: Host": (400, request(INSTANCE, METADATA).replace(b"Host: a", b"Host: [" + b"0:" * 8000)),
+    "field: Host": (400, request(INSTANCE, METADATA).replace(b"Host: a", b"Host: [" + b"0:" * 4000)),
     "field: Content-Length of zeros": (
-        405,
-        request(INSTANCE, METADATA, f"Content-Length: {'0' * 15_000}", method="POST"),
+        413,
+        request(INSTANCE, METADATA, f"Content-Length: {'0' * 8_000}", method="POST"),
     ),
-    "field: a long name": (200, request(INSTANCE, METADATA, f"{'a' * 15_000}: b")),
-    "field: a long name without a colon": (400, request(INSTANCE, METADATA, "a" * 15_000)),
-    "fields: 64": (200, request(INSTANCE, METADATA, *[f"A{number}: {'b' * 200}" for number in range(62)])),
-    "fields: 4,000": (431, request(INSTANCE, *["a:"] * 4_000)),
-    "fields: two bare CR": (400, request(INSTANCE, "A: " + "\r" * 15_000)),
-    "fields: control characters": (400, request(INSTANCE, "A: " + "\x01" * 15_000)),
+    "field: a long name": (200, request(INSTANCE, METADATA, f"{'a' * 8_000}: b")),
+    "field: a long name without a colon": (400, request(INSTANCE, METADATA, "a" * 8_000)),
+    "fields: 64": (200, request(INSTANCE, METADATA, *[f"A{number}: {'b' * 120}" for number in range(62)])),
+    "fields: 64 with long names": (
+        200,
+        request(INSTANCE, METADATA, *[f"{'A' * 120}{number}: b" for number in range(62)]),
+    ),
+    "fields: 2,000": (431, request(INSTANCE, *["a:"] * 2_000)),
+    "fields: bare CR": (400, request(INSTANCE, "A: " + "\r" * 8_000)),
+    "fields: control characters": (400, request(INSTANCE, "A: " + "\x01" * 8_000)),
     # The method and the body.
     "method: unknown": (405, request(INSTANCE, METADATA, method="M-" * 8)),
     "method: CONNECT": (405, request("a:80", METADATA, method="CONNECT")),
@@ -103,16 +134,13 @@ COSTLY: Final[dict[str, tuple[int, bytes]]] = {
             INSTANCE, METADATA, "Transfer-Encoding: chunked", method="POST", body=b"1\r\na\r\n" * 10_000 + b"0\r\n\r\n"
         ),
     ),
-    "body: 64 chunks": (
-        405,
-        request(
-            INSTANCE,
-            METADATA,
-            "Transfer-Encoding: chunked",
-            method="POST",
-            body=(b"100\r\n" + b"a" * 256 + b"\r\n") * 64 + b"0\r\n\r\n",
-        ),
-    ),
+    "body: 8 chunks": (405, request(INSTANCE, METADATA, "Transfer-Encoding: chunked", method="POST", body=CHUNKS)),
+    # All at once.
+    "all: a token": (200, all_at_once(filled(f"{TOKEN}?{PARAMETERS}", "a"))),
+    "all: a token by client_id": (200, all_at_once(filled(f"{TOKEN}?{PARAMETERS.replace('p14', 'client_id')}", "+"))),
+    "all: instance metadata": (200, all_at_once(f"{DISGUISED}?{QUOTED}")),
+    "all: instance metadata with dot segments": (200, all_at_once(f"/{'a/../' * 47}metadata/instance?{QUOTED}")),
+    "all: /host/token": (403, all_at_once(filled(f"{HOST}?{PARAMETERS}", "a"), "podns: a", "podname: a")),
     # The shortest.
     "shortest request": (404, b"GET / HTTP/1.1\r\nHost:\r\n\r\n"),
     "shortest refusal": (400, b"a\r\n\r\n"),

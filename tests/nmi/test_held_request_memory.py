@@ -26,7 +26,7 @@ PODS = 250
 BYTES_MAX = 8_000
 WARM = 10
 """Requests before the measurement, so that it contains no memory that all requests share."""
-LONG = b"a" * 15_000
+LONG = b"a" * 8_000
 """Without the end of its request, so that the general lane has read it and waits."""
 
 
@@ -74,7 +74,7 @@ async def until(bench: IssuerBench, held: int) -> None:
 
 
 ORDINARY = request_bytes()
-LONG_HEAD = request_bytes(headers=("Metadata: true", *(f"X-{number}: {'a' * 200}" for number in range(50))))
+LONG_HEAD = request_bytes(headers=("Metadata: true", *(f"X-{number}: {'a' * 120}" for number in range(60))))
 PIPELINED = request_bytes(headers=("Metadata: true", "Content-Length: 1"), body=b"x") + b"GET /a HTTP/1.1\r\nA: " + LONG
 REQUESTS = {"ordinary": ORDINARY, "with a long head": LONG_HEAD, "and a part of another one": PIPELINED}
 

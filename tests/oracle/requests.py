@@ -127,7 +127,7 @@ def judge_target(target: str) -> tuple[str, int, str, str, bool]:
     require("/".join("metadata" if word.lower() == "metadata" else word for word in path.split("/")) in PATHS)
     found: dict[str, str] = {}
     pairs = [pair for pair in query.split("&") if pair]
-    require(len(pairs) <= 32, Verdict.UNSURE)
+    require(query.count("&") < 16, Verdict.UNSURE)
     for pair in pairs:
         require(not re.search(r"%(?![0-9A-Fa-f]{2})|;", pair))
         name, _, value = pair.partition("=")

@@ -89,12 +89,16 @@ def test_a_disguised_token_path_is_refused(path: str) -> None:
 
 
 @pytest.mark.parametrize("start", ["/", "/metadata/instance/"])
-def test_a_path_with_too_many_escapes_or_segments_is_refused_and_one_at_the_limit_is_not(start: str) -> None:
-    segments = start.count("/") - 1
-    for most, unit, used in ((128, "%61", 0), (128, "%2525252f", 0), (256, "a/", segments + 1)):
-        at_the_limit = start + unit * (most - used)
+def test_a_path_with_too_many_escapes_or_bytes_is_refused_and_one_at_the_limit_is_not(start: str) -> None:
+    for at_the_limit, more in ((start + "%61" * 16, "%61"), (start.ljust(257, "a"), "a")):
         assert resolve(at_the_limit, EVERYTHING).action is Action.PROXY
-        assert resolve(at_the_limit + unit, EVERYTHING).action is Action.REFUSE_DISGUISE
+        assert resolve(at_the_limit + more, EVERYTHING).action is Action.REFUSE_DISGUISE
+
+
+@pytest.mark.parametrize("path", ["/metadata/instance/%2561", "/%2525252f", "/a%25", "/%%32%66"])
+def test_a_path_that_is_escaped_twice_is_refused_and_one_that_is_escaped_once_is_not(path: str) -> None:
+    assert resolve(path, EVERYTHING).action is Action.REFUSE_DISGUISE
+    assert resolve("/metadata/instance/%61", EVERYTHING).path == "/metadata/instance/a"
 
 
 @pytest.mark.parametrize(
