@@ -336,13 +336,13 @@ class App:
             tasks.create_task(self._controller.run(), name="controller")
 
     async def _upgrade_objects(self) -> None:
-        """Run the type upgrade, and read old spellings only if it is not done."""
+        """Run the type upgrade, and read old field names only if it is not done."""
         upgrade, settings = self._upgrade, self._settings
         is_done = await upgrade.run() if settings.type_upgrade else await upgrade.is_recorded()
-        self._client.old_spellings = settings.read_old_spellings or not is_done
-        if is_done is False and not (settings.type_upgrade or settings.read_old_spellings):
+        self._client.old_field_names = settings.read_old_field_names or not is_done
+        if is_done is False and not (settings.type_upgrade or settings.read_old_field_names):
             log.warning(
-                "the type upgrade is neither recorded nor enabled, so MIC reads old spellings, which admission "
+                "the type upgrade is neither recorded nor enabled, so MIC reads old field names, which admission "
                 "policies do not see; enable it (--enable-type-upgrade), or apply deploy/admission"
             )
 

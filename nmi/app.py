@@ -137,7 +137,7 @@ class App:
                 access,
                 user_agent=settings.user_agent,
                 open_session=small_session,
-                old_spellings=settings.read_old_spellings,
+                old_field_names=settings.read_old_field_names,
             )
         )
         contact = self._status.contact = FirstContact(

@@ -107,7 +107,7 @@ FLAGS: tuple[Flag, ...] = (
         comma_list,
         "namespaces in which exceptions are effective, by comma; all if empty",
     ),
-    Flag("read-old-spellings", "read_old_spellings", go_bool, "read custom resources in old field spellings, too"),
+    Flag("read-old-field-names", "read_old_field_names", go_bool, "read custom resources with old field names, too"),
     Flag(
         "retry-attempts-for-created", "attempts_for_created", go_int, "intervals to wait for an identity to be Created"
     ),

@@ -92,7 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The namespace of MIC, whose pods get tokens of the node's own identities."""
     exception_namespaces: tuple[str, ...] = ()
     """Namespaces in which AzurePodIdentityException is effective; empty means all."""
-    read_old_spellings: bool = False
+    read_old_field_names: bool = False
     """Fields of custom resources that are spelled as before 1.6.0 count, too."""
     attempts_for_created: int = 16
     """With find_interval_seconds: how long a request waits for an identity that is not yet Created."""

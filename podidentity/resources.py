@@ -1,7 +1,7 @@
 """Custom resources and projections of Pod and Node: the fields that the daemons read, and their encoding. Pure.
 
 Each kind is a msgspec Struct with only the used fields; decoding skips all others. Fields have Python names here and
-the API's names in JSON (`rename`). `old_spellings` describes objects from before v1.6.0, whose fields have other names.
+the API's names in JSON (`rename`). `old_field_names` describes objects from before v1.6.0 with other names.
 """
 
 from collections.abc import Sequence

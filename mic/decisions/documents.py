@@ -158,7 +158,7 @@ def update_operations(
             "value": others | annotations_for(desired, attached_by, pending_detaches),
         },
         {"op": "add", "path": "/metadata/finalizers", "value": finalizers},
-        # The whole spec, so that no part of the older one (a secret's name, an old spelling) remains.
+        # The whole spec, so that no part of the older one (a secret's name, an old field name) remains.
         {"op": "add", "path": "/spec", "value": spec_for(desired)},
         {"op": "add", "path": "/status", "value": _status(status)},
     ]

@@ -124,7 +124,7 @@ class Preview(ReportModel, frozen=True):
     hosts: list[HostPreview]
     left_out: list[LeftOut]
     upgrade_unknown: bool = False
-    """The record of the type upgrade could not be read. Fields in old spellings count, which MIC ignores if the upgrade
+    """The record of the type upgrade could not be read. Fields with old names count, which MIC ignores if the upgrade
     is recorded."""
 
     @property

@@ -47,8 +47,8 @@ async def survey(settings: Settings, *, ask_azure: bool = True) -> Preview:
     try:
         cluster = await access.find(settings.kubeconfig, settings.cluster_environment)
         async with Client(cluster, user_agent=f"{USER_AGENT}/{VERSION}") as client:
-            upgraded = False if settings.read_old_spellings else await is_upgraded(client, settings)
-            client.old_spellings = not upgraded
+            upgraded = False if settings.read_old_field_names else await is_upgraded(client, settings)
+            client.old_field_names = not upgraded
             snapshot = await read_cluster(client)
     except AccessError as error:
         raise StartError(str(error)) from error

@@ -68,7 +68,7 @@ def summary(preview: Preview) -> Iterator[str]:
         yield "  Azure was not read, so attached and detached identities of VMs and scale sets are unknown."
     if preview.upgrade_unknown:
         yield (
-            "  the record of the type upgrade cannot be read, so fields in old spellings count, which MIC may ignore: "
+            "  the record of the type upgrade cannot be read, so fields with old names count, which MIC may ignore: "
             "grant list on ConfigMaps, or set MIC_POD_NAMESPACE and grant get there"
         )
     yield from unanswered(preview)

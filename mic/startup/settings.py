@@ -93,7 +93,7 @@ class Settings:
     """ConfigMap, in MIC's namespace, that records the upgrade."""
     upgrade_key: str = "type-upgrade-status"
     """Key in it."""
-    read_old_spellings: bool = False
+    read_old_field_names: bool = False
     """Fields spelled as before 1.6.0 count also after the upgrade."""
 
     # Start-up taint.

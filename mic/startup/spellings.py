@@ -1,11 +1,11 @@
-"""Type upgrade of one object, and kinds whose old spellings the API server drops. Pure."""
+"""Type upgrade of one object, and kinds whose old field names the API server drops. Pure."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
-from podidentity.old_spellings import fold
+from podidentity.old_field_names import fold
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,
@@ -15,7 +15,7 @@ from podidentity.resources import (
 )
 
 KINDS: Final[tuple[Kind[Any], ...]] = (IDENTITIES, BINDINGS, EXCEPTIONS, ASSIGNED_IDENTITIES)
-"""Kinds whose objects may have old spellings, in the order of the upgrade."""
+"""Kinds whose objects may have old field names, in the order of the upgrade."""
 
 _EMBEDDED: Final[Mapping[str, Kind[Any]]] = {"azureIdentityRef": IDENTITIES, "azureBindingRef": BINDINGS}
 _PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
@@ -24,7 +24,7 @@ _PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
 def respelled(kind: Kind[Any], document: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return *document*, an object of *kind*, with its fields in the current spelling; None if nothing changes.
 
-    `kube.decoding` with old spellings reads the same values before and after. Only the spelling changes, with one
+    `kube.decoding` with old field names reads the same values before and after. Only the spelling changes, with one
     exception: an embedded copy under its old name needed no apiVersion and kind, but under its current name
     the API server requires them.
     """
@@ -60,7 +60,7 @@ _DESCRIPTION: Final = msgspec.json.Decoder(_Description)
 
 
 def dropping(described: bytes) -> list[Kind[Any]]:
-    """Return the kinds whose old spellings the API server drops, given its OpenAPI v3 description of the group.
+    """Return the kinds whose old field names the API server drops, given its OpenAPI v3 description of the group.
 
     It drops fields that a schema does not name, on reads and on writes, unless the schema says otherwise. Fields
     without a readable description count as kept.

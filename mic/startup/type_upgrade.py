@@ -1,10 +1,10 @@
 """Type upgrade: rewrites objects with the field spellings from before v1.6.0 in the current ones, once.
 
-NMI, admission policies and the Go implementation know only the current spelling. MIC also reads the old spellings until
-the upgrade is recorded, so that it revokes nothing because of an object that could not be rewritten yet.
+NMI, admission policies and the Go implementation know only the current names. MIC also reads the old field names
+until the upgrade is recorded, so that it revokes nothing because of an object that could not be rewritten yet.
 
 A ConfigMap records that the upgrade is done. Any value of its key counts, including one of the Go implementation, which
-wrote its own version after the same work. MIC then lists no objects, and ignores old spellings. docs/migration.md
+wrote its own version after the same work. MIC then lists no objects, and ignores old field names. docs/migration.md
 describes how to repeat the upgrade.
 
 The upgrade never prevents MIC from assigning identities. MIC retries a request that fails temporarily. It reports an
@@ -32,7 +32,7 @@ from podidentity.kube.decoding import WHOLE_MAX, decode_meta, outline
 from podidentity.kube.errors import ApiError, Conflict, Forbidden, NoResponse, NotFound, ServerError, TooManyRequests
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.paths import object_path
-from podidentity.old_spellings import fold
+from podidentity.old_field_names import fold
 from podidentity.resources import (
     GROUP,
     BareMeta,
@@ -163,7 +163,7 @@ class TypeUpgrade:
             recorded = await self._again_and_again(self._record.read)
         except ApiError as error:
             log.warning(
-                "whether the type upgrade is done cannot be read, so MIC upgrades nothing and reads old spellings; "
+                "whether the type upgrade is done cannot be read, so MIC upgrades nothing and reads old field names; "
                 "grant MIC's role get, create and update on ConfigMaps in its namespace, and restart MIC",
                 extra={"resource": self._record.location, "error": error},
             )
@@ -191,7 +191,7 @@ class TypeUpgrade:
         if not complete:
             log.warning(
                 "the type upgrade is incomplete; remove the causes above and restart MIC, which then continues it; "
-                "until then MIC reads old spellings, and NMI does so only with --read-old-spellings",
+                "until then MIC reads old field names, and NMI does so only with --read-old-field-names",
                 extra={"resource": self._record.location},
             )
             return False
@@ -210,7 +210,7 @@ class TypeUpgrade:
         return True
 
     async def _dropped(self) -> list[Kind[Any]]:
-        """Return the kinds whose old spellings the API server drops. Every client may read a group's description."""
+        """Return the kinds whose old field names the API server drops. Every client may read a group's description."""
         try:
             return dropping(await self._client.request("GET", f"/openapi/v3/apis/{GROUP}/v1"))
         except ApiError as error:
@@ -218,7 +218,7 @@ class TypeUpgrade:
             return []
 
     async def _upgrade(self, kind: Kind[Any]) -> bool:
-        """Rewrite the objects of *kind*. Return whether none has an old spelling any more."""
+        """Rewrite the objects of *kind*. Return whether none has an old field name any more."""
         work = _Work(self._client, kind, self._slots)
         try:
             await self._again_and_again(work.once)
@@ -226,18 +226,18 @@ class TypeUpgrade:
             return True  # the kind is not served, so there are no objects of it
         except Forbidden as error:
             log.warning(
-                "objects in old spellings cannot be looked for; grant MIC's role list and update on them",
+                "objects with old field names cannot be looked for; grant MIC's role list and update on them",
                 extra={"resource": kind.plural, "error": error},
             )
         except ApiError as error:
             log.warning(
-                "the API server keeps failing, so objects remain in old spellings; check the API server",
+                "the API server keeps failing, so objects remain with old field names; check the API server",
                 extra={"resource": kind.plural, "error": error},
             )
         for number, (meta, reason) in enumerate(work.failed.values()):
             if number < NAMED_MAX:
                 log.warning(
-                    "an object in an old spelling cannot be rewritten; correct it, or see what MIC's role and "
+                    "an object with an old field name cannot be rewritten; correct it, or see what MIC's role and "
                     "admission rules allow (helm upgrade, or deploy/manifests/type-upgrade.yaml, grants update)",
                     extra={"resource": f"{kind.name} {meta.namespace}/{meta.name}", "reason": reason},
                 )
@@ -245,7 +245,7 @@ class TypeUpgrade:
             self._recorder.record(Resource(metadata=meta), kind, "Warning", REASON, message)
         if work.rewritten or work.failed:
             log.info(
-                "objects in old spellings",
+                "objects with old field names",
                 extra={
                     "resource": kind.plural,
                     "outcome": f"{work.rewritten} rewritten, {len(work.failed)} left",

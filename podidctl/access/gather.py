@@ -24,7 +24,7 @@ from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi, list_da
 from podidctl.diagnosis.gather import noting, or_failure
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.node_placement import PLACED_NODES
-from podidctl.doctor.old_spellings import counts_old_spellings
+from podidctl.doctor.old_field_names import counts_old_field_names
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import NoteIgnored
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, Kind, Resource
@@ -82,7 +82,7 @@ class _CustomResources:
         """Return the objects. Raises NoResponse."""
         counts = self._counts[kind.plural]
         ignored: dict[tuple[str, str, str], tuple[str, ...]] = {}
-        self._client.old_spellings = counts is True
+        self._client.old_field_names = counts is True
         found = await or_failure(_list(self._client, kind, noting(kind, ignored)))
         if ignored and isinstance(counts, ReadFailure):
             names = tuple(f"{namespace}/{name}" for _, namespace, name in ignored)
@@ -95,7 +95,7 @@ async def _custom_resources(
 ) -> _CustomResources:
     ours = genuine_nmi(readable(nmi))
     return _CustomResources(
-        client, await counts_old_spellings(client, different(ours), genuine_mic(readable(mic), ours))
+        client, await counts_old_field_names(client, different(ours), genuine_mic(readable(mic), ours))
     )
 
 

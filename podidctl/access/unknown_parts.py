@@ -8,7 +8,7 @@ from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import DaemonRules, nmi_daemons
 from podidctl.access.schema import Host, Unknown
 from podidctl.diagnosis.input import ReadFailure
-from podidctl.doctor.old_spellings import RIGHT
+from podidctl.doctor.old_field_names import RIGHT
 from podidctl.printing import listed, plain
 from podidentity.resources import GROUP
 

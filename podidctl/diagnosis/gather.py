@@ -58,7 +58,7 @@ async def gather(
     configuration = given or configuration_of(nmi, pod)
     # The assigned identities come before the bindings. An object written during the reads may then seem to be missing,
     # but a new assignment never seems to be without a binding.
-    client.old_spellings = configuration.settings.read_old_spellings
+    client.old_field_names = configuration.settings.read_old_field_names
     assigned = [
         each
         for each in await client.list(ASSIGNED_IDENTITIES)
@@ -66,7 +66,9 @@ async def gather(
     ]
     ignored: dict[tuple[str, str, str], tuple[str, ...]] = {}
     exceptions = await client.list(EXCEPTIONS, namespace, note=noting(EXCEPTIONS, ignored))
-    client.old_spellings &= configuration.settings.operation_mode is OperationMode.MANAGED  # else MIC reads the others
+    client.old_field_names &= (
+        configuration.settings.operation_mode is OperationMode.MANAGED
+    )  # else MIC reads the others
     identities = await client.list(IDENTITIES, note=noting(IDENTITIES, ignored))
     bindings = await client.list(BINDINGS, note=noting(BINDINGS, ignored))
     node = await or_failure(_node(client, pod.spec.node_name)) if pod is not None and on_node else None

@@ -16,7 +16,7 @@ PRUNE = (
 
 
 def definitions(state: ClusterState) -> Iterator[Finding]:
-    """Check that each kind is installed, in the version that the daemons use, and preserves old field spellings."""
+    """Check that each kind is installed, in the version that the daemons use, and preserves old field names."""
     check = "definitions"
     bad = False
     for kind in KINDS:

@@ -29,7 +29,7 @@ from podidctl.doctor.creation_times import DATED_PODS, creation_time, pod_times
 from podidctl.doctor.daemon_use_reader import read_daemon_uses
 from podidctl.doctor.ebpf_host_routing_reader import read_rule_monitor
 from podidctl.doctor.federated_access import read_federated_access
-from podidctl.doctor.old_spellings import counts_old_spellings
+from podidctl.doctor.old_field_names import counts_old_field_names
 from podidctl.doctor.programs import is_managed, mic_settings, readable_configurations
 from podidctl.doctor.rights import mic_rights, nmi_rights, upgrade_rights
 from podidctl.doctor.secret_access import secret_access
@@ -53,7 +53,7 @@ from podidentity.kube.decoding import OLD_FIELDS_MAX, Malformed, decode_meta, de
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse, NotFound, Unauthorized
 from podidentity.kube.lock_records import ENDPOINTS, LEASES, AnnotationFormat, LeaseFormat, LockFormat, LockRecord
 from podidentity.kube.paths import object_path
-from podidentity.old_spellings import old_fields
+from podidentity.old_field_names import old_fields
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDING_LABEL,
@@ -85,7 +85,7 @@ async def gather(client: Client) -> ClusterState:
     mic = await or_failure(_mic(client, () if isinstance(nmi, ReadFailure) else nmi))
     objects, stored = await _objects(
         client,
-        await counts_old_spellings(
+        await counts_old_field_names(
             client, () if isinstance(nmi, ReadFailure) else nmi, () if isinstance(mic, ReadFailure) else mic
         ),
     )
@@ -231,7 +231,7 @@ async def _read_kind(
     items: list[R] = []
     old: list[str] = []
     unreadable: list[str] = []
-    client.old_spellings = counts[kind.plural] is True
+    client.old_field_names = counts[kind.plural] is True
     try:
         async for page in client.pages(kind):
             if page.first:
@@ -239,7 +239,7 @@ async def _read_kind(
             unreadable += [f"{each.meta.namespace}/{each.meta.name}" for each in page.skipped]
             for raw in page.items:
                 try:
-                    items.append(decode_object(kind, raw, old_spellings=client.old_spellings))
+                    items.append(decode_object(kind, raw, old_field_names=client.old_field_names))
                 except Malformed:
                     unreadable.append("/".join(_key(raw)))
                     continue

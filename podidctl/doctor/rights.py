@@ -13,7 +13,7 @@ from podidctl.printing import listed
 from podidentity.resources import GROUP
 
 READ: Final = ("get", "list", "watch")
-UPGRADE: Final = "the rewrite of old field spellings"
+UPGRADE: Final = "the rewrite of old field names"
 REMOVE: Final = (
     "helm upgrade removes it; with helm template (as in Argo CD) set mic.extraArgs=[--enable-type-upgrade=false], with "
     "manifests run kubectl delete -f deploy/manifests/type-upgrade.yaml"
@@ -43,7 +43,7 @@ def mic_rights(
     *, namespace: str, lease_namespace: str, lease: str, config_map: str, taint: bool = False
 ) -> tuple[Right, ...]:
     """Return the permissions of a MIC in *namespace* with Lease *lease_namespace*/*lease*, which records in
-    *config_map* that old field spellings are rewritten; *taint*: it removes a start-up taint from nodes.
+    *config_map* that old field names are rewritten; *taint*: it removes a start-up taint from nodes.
     """
     leading = "coordination.k8s.io"
     return (

@@ -46,7 +46,7 @@ class Version(Wire, frozen=True):
 
     @property
     def keeps_unknown(self) -> bool:
-        """Whether spec preserves fields that the schema does not name, as old field spellings need."""
+        """Whether spec preserves fields that the schema does not name, as old field names need."""
         spec: Any = self.schema or {}
         for name in ("openAPIV3Schema", "properties", "spec"):
             spec = spec.get(name) if isinstance(spec, dict) else None

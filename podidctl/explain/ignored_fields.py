@@ -12,7 +12,7 @@ from podidentity.resources import BINDINGS, Kind, Pod
 SELECTORS: Final = frozenset({"spec", "spec.selector"})
 """Ignored fields, in lower case, with which a binding has no selector."""
 
-BY_MIC: Final = " (by MIC once its type upgrade is recorded, unless it runs with --read-old-spellings)"
+BY_MIC: Final = " (by MIC once its type upgrade is recorded, unless it runs with --read-old-field-names)"
 
 
 def ignored_fields(data: DiagnosisInput, kind: Kind[Any], key: tuple[str, str]) -> str:

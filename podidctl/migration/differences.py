@@ -72,7 +72,7 @@ class Installation:
     pods: Sequence[Pod] = ()
     """Labelled pods."""
     dropped: Sequence[str] = ()
-    """Kinds whose installed CustomResourceDefinitions drop old field spellings."""
+    """Kinds whose installed CustomResourceDefinitions drop old field names."""
     record: str | None = None
     """The version in the record of the completed type upgrade."""
     record_at: str = ""
@@ -137,8 +137,8 @@ def _decoded(kind: Kind[Any], found: Installation, unreadable: list[Difference])
     objects = []
     for document in found.documents.get(kind.name, ()):
         try:
-            # `_spellings` reports old spellings; the other differences are those after they are rewritten.
-            objects.append(decode_object(kind, msgspec.json.encode(document), old_spellings=True))
+            # `_spellings` reports old field names; the other differences are those after they are rewritten.
+            objects.append(decode_object(kind, msgspec.json.encode(document), old_field_names=True))
         except (Malformed, TypeError, ValueError, RecursionError) as error:
             unreadable.append(
                 Difference(
@@ -173,7 +173,7 @@ def _spellings(found: Installation) -> Iterator[Difference]:
             yield Difference(
                 DifferenceLevel.REVIEW,
                 kind.plural,
-                "the installed CustomResourceDefinition drops old field spellings, so it is unknown whether storage "
+                "the installed CustomResourceDefinition drops old field names, so it is unknown whether storage "
                 "contains any",
                 "apply deploy/crds, then run this command again",
             )

@@ -13,15 +13,15 @@ from typing import Any, Final
 import yaml
 
 from mic.startup.spellings import KINDS, respelled
-from podidentity.old_spellings import fold
+from podidentity.old_field_names import fold
 from podidentity.resources import (
     GROUP,
     Kind,
 )
 
 DEPTH_MAX: Final = 12
-"""Depth of fields that can have old spellings; the deepest, the secret in an AzureAssignedIdentity's embedded identity,
-is at five.
+"""Depth of fields that can have old field names; the deepest, the secret in the identity that an AzureAssignedIdentity
+embeds, is at five.
 """
 _COMMENT: Final = re.compile(r"(?:^|\s)#", re.MULTILINE)
 _KINDS: Final = {kind.name: kind for kind in KINDS}
@@ -191,7 +191,7 @@ def _current_name(kind: Kind[Any], path: Sequence[str]) -> str:
 
 
 def _renaming_suffices(text: str, objects: Sequence[_ManifestObject]) -> bool:
-    """Return whether the document of *objects* is correct after renaming, except for nulls in old spellings."""
+    """Return whether the document of *objects* is correct after renaming, except for nulls with old field names."""
     if any(each.clash for each in objects):
         return False
     start, end = objects[0].root.start_mark.index, objects[0].root.end_mark.index

@@ -45,7 +45,7 @@ class Client(Transport):
         connections: int = CONNECTIONS_MAX,
         reuse_connections: bool = True,
         open_session: OpenSession = aiohttp_session,
-        old_spellings: bool = False,
+        old_field_names: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
@@ -61,7 +61,7 @@ class Client(Transport):
         """Objects that lists and informers of this client skip."""
         self.ignored_fields = IgnoredFields(clock)
         """Fields that informers of this client ignore because of their spelling."""
-        self.old_spellings = old_spellings
+        self.old_field_names = old_field_names
         """Whether fields in the spellings from before v1.6.0 count in the objects that this client reads."""
 
     async def get(self, kind: Kind[R], namespace: str, name: str) -> R:
@@ -90,7 +90,7 @@ class Client(Transport):
                 self.skipped.report(kind, each.meta, each.error)
             for raw in page.items:
                 try:
-                    item = decode_object(kind, raw, old_spellings=self.old_spellings, note=note)
+                    item = decode_object(kind, raw, old_field_names=self.old_field_names, note=note)
                     if why := oversized(item):
                         raise TooLong(why)  # noqa: TRY301 - the same error as of the decoding
                     items.append(item)
@@ -160,7 +160,7 @@ class Client(Transport):
 
     def _decode(self, kind: Kind[R], data: bytes) -> R:
         try:
-            return decode_object(kind, data, old_spellings=self.old_spellings)
+            return decode_object(kind, data, old_field_names=self.old_field_names)
         except Malformed as error:
             raise malformed(kind.plural, error) from error
 

@@ -15,7 +15,7 @@ import msgspec
 from podidentity.kube.compact_values import without_nulls
 from podidentity.kube.errors import ApiError, Status, from_status
 from podidentity.kube.plain_objects import PlainAssigned, assembled_list, decode_plain
-from podidentity.old_spellings import fold, old_fields, spellings
+from podidentity.old_field_names import fold, old_fields, spellings
 from podidentity.resources import (
     AzureAssignedIdentity,
     BareMeta,
@@ -42,14 +42,14 @@ METADATA_VALUE_MAX: Final = 1024 * 1024
 """Maximum size in bytes of one metadata field of a custom resource: annotations have up to 256 KiB, more with escapes.
 """
 OLD_FIELDS_MAX: Final = 8
-"""Maximum number of fields in old spellings of one object that are named."""
+"""Maximum number of fields with old names of one object that are named."""
 DEPTH_MAX: Final = 64
 """Deeper levels count as null after a response is too deep to be decoded. Custom resources have at most ten levels."""
 _TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{]|[\]}]', re.DOTALL)
 
 
 NoteIgnored: TypeAlias = Callable[[BareMeta, tuple[str, ...]], None]
-"""Receiver of an object's metadata and of the paths of its fields that are ignored because of their old spelling."""
+"""Receiver of an object's metadata and of the paths of its fields that are ignored because of their old field name."""
 
 
 class Malformed(Exception):  # noqa: N818 - named for what happened
@@ -231,14 +231,14 @@ def _list_decoder(shape: type[T]) -> msgspec.json.Decoder[_ListOf[T]]:
     return msgspec.json.Decoder(_ListOf[shape])  # type: ignore[valid-type]  # a type at run time
 
 
-def decode_list(kind: Kind[R], data: bytes, *, old_spellings: bool = False) -> RawPage:
+def decode_list(kind: Kind[R], data: bytes, *, old_field_names: bool = False) -> RawPage:
     """Return the parts of a list response with decoded objects, which takes one pass over *data* instead of two.
 
     If an object cannot be decoded together with the others, return all undecoded, as `split_list`. Raises as that.
     """
     objects: list[Any] | None = None
     try:
-        if kind.shape is AzureAssignedIdentity and not old_spellings:
+        if kind.shape is AzureAssignedIdentity and not old_field_names:
             plain = _list_decoder(PlainAssigned).decode(data)
             meta, objects = plain.metadata, assembled_list(plain.items or (), _decode_part)
         elif not issubclass(kind.shape, Custom):
@@ -252,13 +252,13 @@ def decode_list(kind: Kind[R], data: bytes, *, old_spellings: bool = False) -> R
 
 
 def decode_object(
-    kind: Kind[R], data: bytes | msgspec.Raw, *, old_spellings: bool = False, note: NoteIgnored | None = None
+    kind: Kind[R], data: bytes | msgspec.Raw, *, old_field_names: bool = False, note: NoteIgnored | None = None
 ) -> R:
     """Return one object. Raises Malformed if it is not JSON or its fields have other types than the kind's, TooDeep,
     and TooLong if a custom resource exceeds FIELDS_MAX or VALUE_MAX.
 
     In custom resources null counts as absent, as in Go: CustomResourceDefinitions from before v1.6.0 had no schema that
-    rejected nulls. With *old_spellings* they are decoded through `fold`. Without it only fields in the current spelling
+    rejected nulls. With *old_field_names* they are decoded through `fold`. Without it only fields with current names
     count, so that an object means to this program what it means to an admission policy; *note* receives the others,
     except those in the embedded copies of an AzureAssignedIdentity, which MIC writes.
     """
@@ -267,13 +267,13 @@ def decode_object(
             decoder: msgspec.json.Decoder[R] = _decoder(kind.shape)
             return _read(decoder, data)
         small = len(memoryview(data)) <= WHOLE_MAX
-        # The copies that `decode_plain` shares are decoded without old spellings.
-        if small and kind.shape is AzureAssignedIdentity and not old_spellings:
+        # The copies that `decode_plain` shares are decoded without old field names.
+        if small and kind.shape is AzureAssignedIdentity and not old_field_names:
             plain: Any = decode_plain(data, _decode_part)
             if plain is not None:
                 return cast("R", plain)
         stored: dict[str, Any] = _read(_MAPPING, data) if small else _fields_of(data, kind.shape, "")
-        document = fold(stored, kind.shape) if old_spellings else dict(stored)
+        document = fold(stored, kind.shape) if old_field_names else dict(stored)
         for part in ("spec", "status"):
             if isinstance(value := document.get(part), dict):
                 document[part] = without_nulls(value)
@@ -282,7 +282,7 @@ def decode_object(
         converted: R = msgspec.convert(document, kind.shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"not a readable {kind.name}: {error}") from error
-    if note is not None and not old_spellings:
+    if note is not None and not old_field_names:
         ignored = tuple(islice(old_fields(stored, kind.shape), OLD_FIELDS_MAX))
         if ignored:
             note(converted.metadata, ignored)
@@ -348,7 +348,7 @@ def _outline(data: bytes | msgspec.Raw, shape: type[Wire]) -> dict[str, Any]:
 
 
 def decode_event(
-    kind: Kind[R], line: bytes, *, old_spellings: bool = False, note: NoteIgnored | None = None
+    kind: Kind[R], line: bytes, *, old_field_names: bool = False, note: NoteIgnored | None = None
 ) -> WatchEvent[R]:
     """Return one line of a watch, its object as `decode_object`. Raises Malformed if the object's metadata cannot be
     decoded either.
@@ -369,7 +369,7 @@ def decode_event(
     if envelope.type == "DELETED":
         note = None  # an object that no longer exists cannot be corrected
     try:
-        content = decode_object(kind, envelope.object, old_spellings=old_spellings, note=note)
+        content = decode_object(kind, envelope.object, old_field_names=old_field_names, note=note)
     except Malformed as error:
         problem = error
     return WatchEvent(envelope.type, content, version, None, _meta(names), problem)

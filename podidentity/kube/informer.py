@@ -220,7 +220,7 @@ class Informer(Generic[T]):
         In this order an address that moved from one pod to another never belongs to both.
         """
         found: dict[tuple[str, str], T] = {}
-        version, old = "", self._client.old_spellings
+        version, old = "", self._client.old_field_names
         pages = self._client.pages(
             self._kind,
             self._namespace,
@@ -228,7 +228,7 @@ class Informer(Generic[T]):
             label_selector=self._label_selector,
             page_size=self._page_size,
             # Most objects of a repeated list are unchanged and need not be decoded.
-            read=split_list if self.store else partial(decode_list, self._kind, old_spellings=old),
+            read=split_list if self.store else partial(decode_list, self._kind, old_field_names=old),
         )
         async with aclosing(pages):
             async for page in pages:
@@ -290,7 +290,7 @@ class Informer(Generic[T]):
             ):
                 return known
         return self.objects.within_limits(
-            decode_object(self._kind, raw, old_spellings=self._client.old_spellings, note=self._note_ignored)
+            decode_object(self._kind, raw, old_field_names=self._client.old_field_names, note=self._note_ignored)
         )
 
     async def _watch(self) -> None:
@@ -335,8 +335,8 @@ class Informer(Generic[T]):
             if not line.strip():
                 return
             try:
-                old = self._client.old_spellings
-                self._take_event(decode_event(self._kind, line, old_spellings=old, note=self._note_ignored))
+                old = self._client.old_field_names
+                self._take_event(decode_event(self._kind, line, old_field_names=old, note=self._note_ignored))
             except TooDeep as error:
                 self._take_unread(await identify(line), error)
             except Malformed as error:

@@ -66,12 +66,12 @@ async def test_a_label_selector_and_pages_select_objects(client: Client, namespa
     assert sizes == [2, 2, 1]
 
 
-async def test_old_spellings_survive_storage_and_are_read_on_demand(client: Client, namespace: str) -> None:
+async def test_old_field_names_survive_storage_and_are_read_on_demand(client: Client, namespace: str) -> None:
     old = {"metadata": {"name": "old"}, "spec": {"type": 0, "ClientID": "c", "ResourceID": "r", "TenantID": "t"}}
     await client.create(IDENTITIES, namespace, old)
     spec = (await client.get(IDENTITIES, namespace, "old")).spec
     assert (spec.client_id, spec.resource_id, spec.tenant_id) == ("", "", "")
-    client.old_spellings = True
+    client.old_field_names = True
     spec = (await client.get(IDENTITIES, namespace, "old")).spec
     assert (spec.client_id, spec.resource_id, spec.tenant_id) == ("c", "r", "t")
 

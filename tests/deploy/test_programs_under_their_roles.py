@@ -33,7 +33,7 @@ async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
         yield made
 
 
-async def test_mic_assigns_and_revokes_and_rewrites_old_spellings(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
+async def test_mic_assigns_and_revokes_and_rewrites_old_field_names(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
     def prepare(plane: Plane) -> None:
         add_node(plane, "n0", vm_id("n0"))
         bind(plane, "demo")

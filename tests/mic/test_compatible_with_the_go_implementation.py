@@ -26,7 +26,7 @@ Documents = Mapping[str, dict[str, Any]]
 
 def read(kind: Kind[Any], document: Mapping[str, Any]) -> Any:
     """Decode *document* as MIC does until its type upgrade is recorded."""
-    return decode_object(kind, msgspec.json.encode(document), old_spellings=True)
+    return decode_object(kind, msgspec.json.encode(document), old_field_names=True)
 
 
 def taken_over(case: Documents) -> tuple[Cluster, list[str]]:

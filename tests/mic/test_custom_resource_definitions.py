@@ -113,7 +113,7 @@ OLD: dict[str, dict[str, Any]] = {
 }
 
 
-async def test_old_spellings_survive_storage_in_each_field(kubectl: Kubectl) -> None:
+async def test_old_field_names_survive_storage_in_each_field(kubectl: Kubectl) -> None:
     for kind, spec in OLD.items():
         await kubectl("create", "-f", "-", document=document(kind, "old", spec))
         assert json.loads(await kubectl("get", kind, "old", "-o", "json"))["spec"] == spec

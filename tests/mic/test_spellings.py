@@ -96,7 +96,7 @@ def test_every_field_gets_its_present_spelling_and_other_content_is_unchanged(
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("spec", [{}, None, "no map", {"unknown": 1}])
-def test_an_object_without_old_spellings_is_unchanged(kind: Kind[Any], spec: Any) -> None:
+def test_an_object_without_old_field_names_is_unchanged(kind: Kind[Any], spec: Any) -> None:
     assert respelled(kind, document(spec)) is None
 
 
@@ -127,11 +127,11 @@ def test_a_rewritten_object_means_what_it_meant(
     made = respelled(kind, stored)
     assert (made is None) == (set(spec) <= set(names))
     if made is not None:
-        meant = decode_object(kind, json.dumps(stored).encode(), old_spellings=True)
+        meant = decode_object(kind, json.dumps(stored).encode(), old_field_names=True)
         assert decode_object(kind, json.dumps(made).encode()) == meant
         assert respelled(kind, made) is None
         copy = {"azureIdentityRef" if kind is IDENTITIES else "azureBindingRef": {"spec": spec, "metadata": {}}}
-        before = decode_object(ASSIGNED_IDENTITIES, json.dumps(document(copy)).encode(), old_spellings=True)
+        before = decode_object(ASSIGNED_IDENTITIES, json.dumps(document(copy)).encode(), old_field_names=True)
         embedding = respelled(ASSIGNED_IDENTITIES, document(copy))
         assert decode_object(ASSIGNED_IDENTITIES, json.dumps(embedding).encode()) == before
 
@@ -142,7 +142,7 @@ def described(spec: dict[str, Any], kind: Kind[Any] = IDENTITIES) -> bytes:
     return msgspec.json.encode({"components": {"schemas": {"a": schema, "AzureIdentityList": {"type": "object"}}}})
 
 
-def test_a_schema_that_drops_unknown_fields_drops_old_spellings() -> None:
+def test_a_schema_that_drops_unknown_fields_drops_old_field_names() -> None:
     assert dropping(described({"type": "object", "properties": {"clientID": {"type": "string"}}})) == [IDENTITIES]
     assert dropping(described({"type": "object"}, BINDINGS)) == [BINDINGS]
     assert dropping(described({"type": "object", "x-kubernetes-preserve-unknown-fields": True})) == []

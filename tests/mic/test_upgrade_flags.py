@@ -17,7 +17,7 @@ NEITHER = "the type upgrade is neither recorded nor enabled"
 
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
-    """A cluster with a pod and its objects in old spellings."""
+    """A cluster with a pod and its objects with old field names."""
     async with emulated_cloud(tmp_path) as made:
         meta = {"name": "demo", "namespace": "default"}
         made.directory.add_identity(identity_id("demo"), client_id="client-demo")
@@ -59,7 +59,7 @@ def put_a_current_pair(cloud: EmulatedCloud) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("--enable-type-upgrade=false",)], ids=["by-default", "without-the-upgrade"])
-async def test_after_the_record_old_spellings_assign_nothing(cloud: EmulatedCloud, flags: tuple[str, ...]) -> None:
+async def test_after_the_record_old_field_names_assign_nothing(cloud: EmulatedCloud, flags: tuple[str, ...]) -> None:
     """An admission policy on `spec.resourceID` does not see them."""
     record_upgrade(cloud)
     put_a_current_pair(cloud)
@@ -80,16 +80,16 @@ async def test_after_the_record_old_spellings_assign_nothing(cloud: EmulatedClou
     assert await mic.stop() == 0
 
 
-async def test_after_the_record_a_flag_makes_old_spellings_count(cloud: EmulatedCloud) -> None:
+async def test_after_the_record_a_flag_makes_old_field_names_count(cloud: EmulatedCloud) -> None:
     record_upgrade(cloud)
-    mic = await cloud.mic("--read-old-spellings")
+    mic = await cloud.mic("--read-old-field-names")
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     assert "spelling from before" not in mic.read_log()
     assert await mic.stop() == 0
 
 
 @pytest.mark.parametrize("program", [("mic", "--plan", "--plan-output=json"), ("podidctl", "plan", "-o", "json")])
-async def test_the_plan_reads_old_spellings_until_the_upgrade_is_recorded(
+async def test_the_plan_reads_old_field_names_until_the_upgrade_is_recorded(
     cloud: EmulatedCloud, program: tuple[str, ...]
 ) -> None:
     before = await run(cloud.folder, *program)
@@ -99,7 +99,7 @@ async def test_the_plan_reads_old_spellings_until_the_upgrade_is_recorded(
     assert after.code == 0, after.err
     assert "web-default-demo" not in after.out
     if program[0] == "mic":
-        kept = await run(cloud.folder, *program, "--read-old-spellings")
+        kept = await run(cloud.folder, *program, "--read-old-field-names")
         assert "web-default-demo" in kept.out, kept.err
 
 
@@ -120,14 +120,14 @@ async def test_objects_that_the_upgrade_has_rewritten_count_immediately_and_late
 
 
 async def test_an_incomplete_upgrade_revokes_nothing(cloud: EmulatedCloud) -> None:
-    """MIC reads old spellings until the upgrade is recorded."""
+    """MIC reads old field names until the upgrade is recorded."""
     cloud.api.intercept = lambda request: (
         StatusError(403, "Forbidden", "a webhook refuses this") if request.method == "PUT" else None
     )
     mic = await cloud.mic()
     await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     assert cloud.api.store.find("configmaps", "aad-pod-identity-config", "default") is None
-    assert "restart MIC, which then continues it; until then MIC reads old spellings" in mic.read_log()
+    assert "restart MIC, which then continues it; until then MIC reads old field names" in mic.read_log()
     assert await mic.stop() == 0
 
 

@@ -67,7 +67,7 @@ def stored(plane: Plane, kind: Kind[Any], name: str) -> Any:
     return plane.api("GET", kind.path("default", name))
 
 
-def in_old_spellings(plane: Plane) -> None:
+def in_old_field_names(plane: Plane) -> None:
     """A pod whose identity has long been assigned, by a program from before v1.6.0."""
     create(plane, IDENTITIES, "demo", {"type": 0, "ResourceID": identity_id("demo"), "ClientID": "client-demo"})
     create(plane, BINDINGS, "demo", {"AzureIdentity": "demo", "Selector": "demo", "Weight": 0})
@@ -97,10 +97,10 @@ def in_old_spellings(plane: Plane) -> None:
     plane.api("POST", ASSIGNED_IDENTITIES.path("default"), document)
 
 
-async def test_a_cluster_with_old_spellings_is_upgraded_once(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
+async def test_a_cluster_with_old_field_names_is_upgraded_once(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
     real = await started(cloud, new_plane)
     put_on(cloud, "demo", "n0")
-    await asyncio.to_thread(in_old_spellings, real)
+    await asyncio.to_thread(in_old_field_names, real)
     old = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
     assert old["spec"]["azureidentityref"]["spec"]["ResourceID"] == identity_id("demo")  # kept by our definitions
     mic = await cloud.mic()
@@ -141,7 +141,7 @@ async def test_a_cluster_with_old_spellings_is_upgraded_once(cloud: EmulatedClou
 
 async def test_mic_works_with_the_go_implementations_definitions(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
     real = await started(cloud, new_plane, REFERENCE)
-    await asyncio.to_thread(in_old_spellings_dropped, real)
+    await asyncio.to_thread(in_old_field_names_dropped, real)
     mic = await cloud.mic()
     lines = [line for line in mic.read_log().splitlines() if "drop fields" in line]
     assert len(lines) == 1
@@ -182,8 +182,8 @@ async def test_mic_works_with_the_go_implementations_definitions(cloud: Emulated
         assert "\nE" not in program.read_log(), program.read_log()
 
 
-def in_old_spellings_dropped(plane: Plane) -> None:
-    """These definitions drop fields in old spellings without a warning."""
+def in_old_field_names_dropped(plane: Plane) -> None:
+    """These definitions drop fields with old names without a warning."""
     create(plane, EXCEPTIONS, "old", {"PodLabels": {"app": "x"}})
     assert stored(plane, EXCEPTIONS, "old")["spec"] == {}
 
@@ -193,7 +193,7 @@ async def test_mic_works_with_definitions_from_v1beta1_before_and_after_they_are
 ) -> None:
     real = await started(cloud, new_plane, define=leave_v1beta1_definitions)
     put_on(cloud, "demo", "n0")
-    await asyncio.to_thread(in_old_spellings, real)
+    await asyncio.to_thread(in_old_field_names, real)
     unknown: dict[str, Any] = {"spec": {"unknown": {"a": [1]}}, "unknown": 1}
     path = IDENTITIES.path("default", "demo")
     await asyncio.to_thread(real.api, "PATCH", path, unknown, "application/merge-patch+json")

@@ -41,7 +41,7 @@ def allow(plane: Plane, scope: str, group: str, resources: list[str], verbs: lis
 
 @pytest.fixture
 def real(new_plane: NewPlane) -> Plane:
-    """A server with our definitions, an object in an old spelling, and the service account default/mic."""
+    """A server with our definitions, an object with an old field name, and the service account default/mic."""
     plane = new_plane()
     apply_definitions(plane)
     plane.api("POST", "/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": "mic"}})

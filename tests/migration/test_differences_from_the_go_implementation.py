@@ -33,7 +33,7 @@ def test_equal_behaviour_is_not_reported() -> None:
     assert found(*FINE, pods=[pod()]) == []
 
 
-def test_old_spellings_are_rewritten_by_mic_once() -> None:
+def test_old_field_names_are_rewritten_by_mic_once() -> None:
     old = identity()
     old["spec"]["ClientID"] = old["spec"].pop("clientID")
     one = only(old, binding())
@@ -41,7 +41,7 @@ def test_old_spellings_are_rewritten_by_mic_once() -> None:
     assert "1 object in field spellings from before v1.6.0" in one.what
 
 
-def test_old_spellings_recorded_as_rewritten_must_be_reviewed() -> None:
+def test_old_field_names_recorded_as_rewritten_must_be_reviewed() -> None:
     old = identity()
     old["spec"]["ClientID"] = old["spec"].pop("clientID")
     one = only(old, binding(), record="v1.8.17", record_at="key k of ConfigMap ns/c")
@@ -50,7 +50,7 @@ def test_old_spellings_recorded_as_rewritten_must_be_reviewed() -> None:
     assert "NMI and MIC ignore these fields" in one.what
 
 
-def test_definitions_that_drop_old_spellings_are_reported() -> None:
+def test_definitions_that_drop_old_field_names_are_reported() -> None:
     one = only(*FINE, dropped=["AzureIdentity"])
     assert (one.level, one.about) == (DifferenceLevel.REVIEW, "azureidentities")
     assert "deploy/crds" in one.do

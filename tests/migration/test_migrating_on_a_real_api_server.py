@@ -109,7 +109,7 @@ async def test_the_differences_of_a_go_implementation_cluster_are_reported(clust
     assert "--clientQps=5" in findings["look", "Deployment kube-system/mic"]
     assert "is held by mic-5d9" in findings["by itself", "Endpoints default/aad-pod-identity-mic"]
     kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
-    # The Go implementation's definitions drop old spellings.
+    # The Go implementation's definitions drop old field names.
     assert {("look", kind) for kind in kinds} < findings.keys()
     assert len(findings) == 6
 

@@ -1,4 +1,4 @@
-"""Manifests in old field spellings are rewritten in their text: names change, and nothing else does."""
+"""Manifests with old field names are rewritten in their text: names change, and nothing else does."""
 
 import json
 

@@ -53,7 +53,7 @@ def documents(draw: st.DrawFn) -> tuple[Kind[Any], dict[str, Any]]:
 
 @settings(deadline=None)
 @given(st.lists(documents(), min_size=1, max_size=3), st.sampled_from([None, True, False]), st.booleans())
-def test_a_rewritten_manifest_is_read_equally_and_has_no_old_spelling(
+def test_a_rewritten_manifest_is_read_equally_and_has_no_old_field_name(
     objects: list[tuple[Kind[Any], dict[str, Any]]], flow: bool | None, listed: bool
 ) -> None:
     every: list[Any] = [document for _, document in objects]
@@ -65,7 +65,7 @@ def test_a_rewritten_manifest_is_read_equally_and_has_no_old_spelling(
     after = after[0]["items"] if listed else after
     assert [without_nulls(each) for each in done.objects] == [without_nulls(each) for each in after]
     for (kind, before), now in zip(objects, after, strict=True):
-        meant = decode_object(kind, msgspec.json.encode(before), old_spellings=True)
+        meant = decode_object(kind, msgspec.json.encode(before), old_field_names=True)
         assert decode_object(kind, msgspec.json.encode(now)) == meant
         assert without_nulls(respelled(kind, now) or now) == without_nulls(now)
         assert (now["metadata"], now["spec"]["unknown"]) == (before["metadata"], before["spec"]["unknown"])

@@ -1,4 +1,4 @@
-"""The plan reads fields in old spellings unless the type upgrade is recorded, as MIC, and states if it cannot know."""
+"""The plan reads fields with old names unless the type upgrade is recorded, as MIC, and states if it cannot know."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ UNREAD = "the record of the type upgrade cannot be read"
 
 @pytest.fixture
 async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
-    """A cluster with a pod and its objects in old spellings."""
+    """A cluster with a pod and its objects with old field names."""
     async with emulated_cloud(tmp_path) as made:
         meta = {"name": "demo", "namespace": "default"}
         made.api.store.create(IDENTITIES, {"metadata": meta, "spec": {"type": 0, "ResourceID": identity_id("demo")}})
@@ -50,13 +50,13 @@ async def test_a_record_that_may_not_be_read_is_named(cloud: EmulatedCloud, name
     record_upgrade(cloud, "default")
     cloud.api.intercept = refuse_config_maps
     preview = await plan(cloud, namespace)
-    assert preview.summary.objects["create"] == 1, "old spellings count, as for a MIC that cannot read the record"
+    assert preview.summary.objects["create"] == 1, "old field names count, as for a MIC that cannot read the record"
     assert preview.upgrade_unknown
     assert any(UNREAD in line for line in lines(preview))
 
 
 @pytest.mark.parametrize("namespace", ["", "default"])
-async def test_a_missing_record_means_that_old_spellings_count(cloud: EmulatedCloud, namespace: str) -> None:
+async def test_a_missing_record_means_that_old_field_names_count(cloud: EmulatedCloud, namespace: str) -> None:
     preview = await plan(cloud, namespace)
     assert preview.summary.objects["create"] == 1
     assert not preview.upgrade_unknown
@@ -64,7 +64,7 @@ async def test_a_missing_record_means_that_old_spellings_count(cloud: EmulatedCl
 
 
 @pytest.mark.parametrize("namespace", ["", "default"])
-async def test_old_spellings_do_not_count_after_the_record(cloud: EmulatedCloud, namespace: str) -> None:
+async def test_old_field_names_do_not_count_after_the_record(cloud: EmulatedCloud, namespace: str) -> None:
     record_upgrade(cloud, "default")
     preview = await plan(cloud, namespace)
     assert preview.summary.objects["create"] == 0

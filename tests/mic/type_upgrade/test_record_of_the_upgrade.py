@@ -45,7 +45,7 @@ async def test_the_go_implementations_record_counts(cluster: Cluster, version: s
     assert cluster.recorded() == {KEY: version}
 
 
-async def test_kinds_whose_definitions_drop_old_spellings_are_logged_once_and_not_listed(
+async def test_kinds_whose_definitions_drop_old_field_names_are_logged_once_and_not_listed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with serving(Path(__file__).parents[1] / "reference") as cluster:

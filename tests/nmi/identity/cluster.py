@@ -208,7 +208,7 @@ async def running_cluster(
     prepare: Callable[[Cluster], None] | None = None,
     *,
     watching: bool = True,
-    old_spellings: bool = False,
+    old_field_names: bool = False,
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """Run a cluster with a synced cache. *prepare* changes the cluster before the first list.
@@ -223,7 +223,7 @@ async def running_cluster(
         return f"Bearer {api.token}"
 
     access = ClusterAccess(api.server, context, authorization)
-    client = Client(access, user_agent=f"{COMPONENT}/test", old_spellings=old_spellings)
+    client = Client(access, user_agent=f"{COMPONENT}/test", old_field_names=old_field_names)
     clock, index, registry = Clock(), Index(), CollectorRegistry()
     cluster_cache = ClusterCache(client, index, IdentityMetrics(registry), node=NODE, clock=clock, **settings)
     cluster = Cluster(api, cluster_cache, index, clock, registry)

@@ -171,7 +171,7 @@ async def test_the_metrics_show_the_counted_and_the_seen_exceptions() -> None:
         assert value("aadpodidentity_nmi_exceptions_seen_total") == 2.0
 
 
-def labels_in_an_old_spelling(name: str, **more: Any) -> dict[str, Any]:
+def labels_in_an_old_field_name(name: str, **more: Any) -> dict[str, Any]:
     return {
         "apiVersion": "aadpodidentity.k8s.io/v1",
         "kind": "AzurePodIdentityException",
@@ -187,8 +187,8 @@ async def test_labels_in_the_spelling_from_before_v1_6_exempt_no_pod_and_are_log
     async with running_cluster() as cluster:
         entry = await with_pod(cluster, labels=APP)
         create = cluster.api.store.create
-        create("azurepodidentityexceptions.aadpodidentity.k8s.io", labels_in_an_old_spelling("old"), "ns")
-        both = labels_in_an_old_spelling("both", podLabels={"app": "other"})
+        create("azurepodidentityexceptions.aadpodidentity.k8s.io", labels_in_an_old_field_name("old"), "ns")
+        both = labels_in_an_old_field_name("both", podLabels={"app": "other"})
         create("azurepodidentityexceptions.aadpodidentity.k8s.io", both, "ns")
         await cluster.seen(lambda: cluster.registry.get_sample_value("aadpodidentity_nmi_exceptions") == 1.0)
         assert entry.facts.exempt == ""
@@ -199,9 +199,9 @@ async def test_labels_in_the_spelling_from_before_v1_6_exempt_no_pod_and_are_log
     assert second["resource"] == "azurepodidentityexceptions ns/both"
 
 
-async def test_a_flag_makes_the_old_spelling_count() -> None:
-    async with running_cluster(old_spellings=True) as cluster:
+async def test_a_flag_makes_the_old_field_name_count() -> None:
+    async with running_cluster(old_field_names=True) as cluster:
         entry = await with_pod(cluster, labels=APP)
         create = cluster.api.store.create
-        create("azurepodidentityexceptions.aadpodidentity.k8s.io", labels_in_an_old_spelling("old"), "ns")
+        create("azurepodidentityexceptions.aadpodidentity.k8s.io", labels_in_an_old_field_name("old"), "ns")
         await cluster.seen(lambda: entry.facts.exempt == "exception ns/old")

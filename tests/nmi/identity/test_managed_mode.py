@@ -238,7 +238,7 @@ async def test_an_exception_takes_precedence_here_too() -> None:
         assert outcome(entry) == "exempt"
 
 
-def put_in_old_spellings(cluster: Cluster) -> None:
+def put_in_old_field_names(cluster: Cluster) -> None:
     old = {"apiVersion": "aadpodidentity.k8s.io/v1", "metadata": {"name": "old", "namespace": "ns"}}
     store = cluster.api.store
     store.create(
@@ -256,7 +256,7 @@ def put_in_old_spellings(cluster: Cluster) -> None:
 async def test_fields_in_spellings_from_before_v1_6_are_ignored_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with running_cluster(managed=True) as cluster:
         entry = await with_pod(cluster)
-        put_in_old_spellings(cluster)
+        put_in_old_field_names(cluster)
         # A binding in the current spelling to the identity in the old one, and one to another identity.
         cluster.put_binding(binding("to-old", "old"))
         cluster.put_binding(binding())
@@ -272,8 +272,8 @@ async def test_fields_in_spellings_from_before_v1_6_are_ignored_and_logged(caplo
     }
 
 
-async def test_a_flag_makes_the_old_spellings_count() -> None:
-    async with running_cluster(managed=True, old_spellings=True) as cluster:
+async def test_a_flag_makes_the_old_field_names_count() -> None:
+    async with running_cluster(managed=True, old_field_names=True) as cluster:
         entry = await with_pod(cluster)
-        put_in_old_spellings(cluster)
+        put_in_old_field_names(cluster)
         await cluster.seen(lambda: outcome(entry, by(SelectorKind.CLIENT_ID, OTHER_ID)) == "old")

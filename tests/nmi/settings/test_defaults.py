@@ -49,7 +49,7 @@ DEFAULTS: dict[str, object] = {
     "federated_audience": "api://AzureADTokenExchange",
     "federated_exchange": "direct",
     "federated_exchange_annotation": False,
-    "read_old_spellings": False,
+    "read_old_field_names": False,
     "token_proxy": "",
     "token_proxy_server_name": "",
     "token_proxy_ca_file": "",

@@ -38,7 +38,7 @@ async def read(cloud: EmulatedCloud) -> AccessReview:
 def spelled(
     cloud: EmulatedCloud, *, recorded: bool = True, nmi: tuple[str, ...] = (), mic: tuple[str, ...] = ()
 ) -> None:
-    """The pod default/web, with a binding and an exception in old spellings; *nmi*, *mic*: their flags."""
+    """The pod default/web, with a binding and an exception with old field names; *nmi*, *mic*: their flags."""
     cloud.node("n0")
     cloud.identity()
     cloud.api.store.delete(BINDINGS, "demo", "default")
@@ -75,12 +75,12 @@ async def test_they_do_not_count_by_default(cloud: EmulatedCloud) -> None:
 
 
 async def test_an_exception_counts_if_nmi_reads_them(cloud: EmulatedCloud) -> None:
-    spelled(cloud, nmi=("--read-old-spellings",))
+    spelled(cloud, nmi=("--read-old-field-names",))
     assert is_exempt(await read(cloud))
     assert [each.spec.pod_labels for each in (await checked(cloud)).exceptions] == [{"aadpodidbinding": "demo"}]
 
 
-@pytest.mark.parametrize("changes", [{"recorded": False}, {"mic": ("--read-old-spellings",)}])
+@pytest.mark.parametrize("changes", [{"recorded": False}, {"mic": ("--read-old-field-names",)}])
 async def test_a_binding_counts_if_mic_reads_them(cloud: EmulatedCloud, changes: dict[str, Any]) -> None:
     spelled(cloud, **changes)
     found = await read(cloud)

@@ -141,7 +141,7 @@ def test_an_unsuitable_definition_is_reported(there: Any, level: Level, says: st
     assert says in line.says
 
 
-def test_old_spellings_and_unreadable_objects_are_named() -> None:
+def test_old_field_names_and_unreadable_objects_are_named() -> None:
     report = examined(stored={"azureidentities": StoredObjects(("ns/old",), ("ns/broken",))})
     assert [(each.check, each.level) for each in bad(report)] == [
         ("objects", Level.PROBLEM),

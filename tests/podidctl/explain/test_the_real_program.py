@@ -43,10 +43,10 @@ def nmi(cloud: EmulatedCloud, node: str, *args: str, ready: bool = True, label: 
     cloud.api.store.replace("pods", stored, subresource="status")
 
 
-async def test_fields_in_old_spellings_count_for_nmi_by_its_flag(cloud: EmulatedCloud) -> None:
+async def test_fields_in_old_field_names_count_for_nmi_by_its_flag(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.node("n1")
-    nmi(cloud, "n0", "--read-old-spellings")
+    nmi(cloud, "n0", "--read-old-field-names")
     nmi(cloud, "n1")
     running(cloud)
     cloud.pod("other", "n1")

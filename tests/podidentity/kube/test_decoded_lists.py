@@ -54,7 +54,7 @@ def test_the_assigned_identities_of_a_list_are_decoded_together() -> None:
     assert page.objects == one_by_one(ASSIGNED_IDENTITIES, data)
 
 
-def test_bindings_may_have_nulls_and_old_spellings_and_stay_undecoded() -> None:
+def test_bindings_may_have_nulls_and_old_field_names_and_stay_undecoded() -> None:
     page = decode_list(BINDINGS, listed(b'{"metadata":{"name":"b"},"spec":{"Selector":"s"}}'))
     assert (len(page.items), page.objects) == (1, [])
 

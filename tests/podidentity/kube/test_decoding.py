@@ -69,10 +69,10 @@ def test_an_event_with_an_unreadable_object_still_names_it() -> None:
     assert (event.object, event.key) == (None, ("ns", "a"))
 
 
-def test_old_spellings_are_read_on_demand_in_embedded_objects_too() -> None:
+def test_old_field_names_are_read_on_demand_in_embedded_objects_too() -> None:
     identity = {"metadata": {"name": "i"}, "spec": {"ClientID": "c", "resourceid": "r", "type": 0}}
     document = {"metadata": {"name": "a"}, "spec": {"AzureIdentityRef": identity, "Pod": "p", "NodeName": "n"}}
-    spec = decode_object(ASSIGNED_IDENTITIES, json.dumps(document).encode(), old_spellings=True).spec
+    spec = decode_object(ASSIGNED_IDENTITIES, json.dumps(document).encode(), old_field_names=True).spec
     assert (spec.pod, spec.nodename) == ("p", "n")
     assert (spec.azure_identity_ref.spec.client_id, spec.azure_identity_ref.spec.resource_id) == ("c", "r")
     assert spec.azure_identity_ref.metadata.name == "i"

@@ -1,4 +1,4 @@
-"""Only the current spelling of a field counts, as for an admission policy, unless old spellings are read on demand."""
+"""Only the current name of a field counts, as for an admission policy, unless old field names are read on demand."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podidentity.kube.decoding import OLD_FIELDS_MAX, WHOLE_MAX, decode_event, decode_list, decode_object
-from podidentity.old_spellings import fold, old_fields, spellings
+from podidentity.old_field_names import fold, old_fields, spellings
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,
@@ -29,18 +29,18 @@ def stored(spec: dict[str, Any], *, padding: int = 0) -> bytes:
     return json.dumps({"metadata": {"name": "a", "namespace": "ns"}, "spec": spec, "unread": "x" * padding}).encode()
 
 
-def read(kind: Kind[Any], data: bytes, *, old_spellings: bool = False) -> tuple[Any, Noted]:
+def read(kind: Kind[Any], data: bytes, *, old_field_names: bool = False) -> tuple[Any, Noted]:
     noted: Noted = []
 
     def note(meta: BareMeta, fields: tuple[str, ...]) -> None:
         noted.append((f"{meta.namespace}/{meta.name}", fields))
 
-    return decode_object(kind, data, old_spellings=old_spellings, note=note).spec, noted
+    return decode_object(kind, data, old_field_names=old_field_names, note=note).spec, noted
 
 
 @pytest.mark.parametrize("padding", [0, WHOLE_MAX], ids=["small", "large"])
 @pytest.mark.parametrize("name", ["ResourceID", "resourceid", "RESOURCEID", "resourceId"])
-def test_an_old_spelling_alone_is_ignored_and_noted(name: str, padding: int) -> None:
+def test_an_old_field_name_alone_is_ignored_and_noted(name: str, padding: int) -> None:
     spec, noted = read(IDENTITIES, stored({name: "r", "clientID": "c"}, padding=padding))
     assert (spec.resource_id, spec.client_id) == ("", "c")
     assert noted == [("ns/a", (f"spec.{name}",))]
@@ -52,11 +52,11 @@ def test_an_object_with_both_spellings_means_its_current_one(names: tuple[str, s
     values = {"resourceID": "current", "ResourceID": "old"}
     data = stored({each: values[each] for each in names}, padding=padding)
     assert read(IDENTITIES, data) == (AzureIdentitySpec(resource_id="current"), [("ns/a", ("spec.ResourceID",))])
-    assert read(IDENTITIES, data, old_spellings=True) == (AzureIdentitySpec(resource_id="current"), [])
+    assert read(IDENTITIES, data, old_field_names=True) == (AzureIdentitySpec(resource_id="current"), [])
 
 
 @pytest.mark.parametrize("current", [None, ""])
-def test_an_empty_current_field_is_not_filled_from_an_old_spelling(current: str | None) -> None:
+def test_an_empty_current_field_is_not_filled_from_an_old_field_name(current: str | None) -> None:
     spec, _ = read(IDENTITIES, stored({"resourceID": current, "ResourceID": "r"}))
     assert spec.resource_id == ""
 
@@ -76,7 +76,7 @@ def test_each_kind_names_the_fields_that_it_ignores(
     kind: Kind[Any], spec: dict[str, Any], fields: tuple[str, ...]
 ) -> None:
     assert read(kind, stored(spec))[1] == [("ns/a", fields)]
-    assert read(kind, stored(spec), old_spellings=True)[1] == []
+    assert read(kind, stored(spec), old_field_names=True)[1] == []
 
 
 @pytest.mark.parametrize(
@@ -99,17 +99,17 @@ def test_embedded_copies_count_in_their_current_spelling_only() -> None:
     for _ in range(2):
         spec = decode_object(ASSIGNED_IDENTITIES, data).spec.azure_identity_ref.spec
         assert (spec.resource_id, spec.client_id) == ("", "c")
-        with_old = decode_object(ASSIGNED_IDENTITIES, data, old_spellings=True).spec.azure_identity_ref.spec
+        with_old = decode_object(ASSIGNED_IDENTITIES, data, old_field_names=True).spec.azure_identity_ref.spec
         assert with_old.resource_id == "r"
 
 
-def test_a_list_of_assigned_identities_is_not_decoded_together_if_old_spellings_are_read() -> None:
+def test_a_list_of_assigned_identities_is_not_decoded_together_if_old_field_names_are_read() -> None:
     data = (
         b'{"metadata":{"resourceVersion":"1"},"items":[%s]}'
         % json.dumps({"metadata": {"name": "a"}, "spec": {"pod": "p"}}).encode()
     )
     assert len(decode_list(ASSIGNED_IDENTITIES, data).objects) == 1
-    assert len(decode_list(ASSIGNED_IDENTITIES, data, old_spellings=True).items) == 1
+    assert len(decode_list(ASSIGNED_IDENTITIES, data, old_field_names=True).items) == 1
 
 
 def test_an_event_is_read_like_an_object() -> None:
@@ -118,7 +118,7 @@ def test_an_event_is_read_like_an_object() -> None:
     event = decode_event(BINDINGS, line, note=lambda _meta, fields: noted.append(fields))
     assert event.object is not None
     assert (event.object.spec.selector, noted) == ("", [("spec.Selector",)])
-    with_old = decode_event(BINDINGS, line, old_spellings=True)
+    with_old = decode_event(BINDINGS, line, old_field_names=True)
     assert with_old.object is not None
     assert with_old.object.spec.selector == "s"
 

@@ -1,4 +1,4 @@
-"""Paths of kinds, the fields that projections keep, and the conversion of old spellings."""
+"""Paths of kinds, the fields that projections keep, and the conversion of old field names."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podidentity.old_spellings import fold
+from podidentity.old_field_names import fold
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,
@@ -157,7 +157,7 @@ def test_an_identity_is_namespaced_by_its_annotation(value: str, namespaced: boo
         ),
     ],
 )
-def test_old_spellings_are_converted_and_values_of_the_user_are_not(
+def test_old_field_names_are_converted_and_values_of_the_user_are_not(
     kind: Kind[Any], old: dict[str, Any], present: dict[str, Any]
 ) -> None:
     assert fold({"spec": old}, kind.shape) == {"spec": present}

@@ -97,7 +97,7 @@ def leads(bed: Bed) -> None:
 
 
 def record(bed: Bed) -> Mapping[str, str]:
-    """Return MIC's record of the rewrite of old field spellings."""
+    """Return MIC's record of the rewrite of old field names."""
     name = RECORD.partition("/")[2]
     (found,) = bed.objects("configmaps", f"--namespace={NAMESPACE}", f"--field-selector=metadata.name={name}")
     return dict(found["data"])

@@ -152,7 +152,7 @@ def check_kept(bed: Bed, before: dict[str, Any], programs: GoPrograms | None) ->
 
 
 def record_of(bed: Bed) -> dict[str, str]:
-    """Return the record of the rewrite of old field spellings."""
+    """Return the record of the rewrite of old field names."""
     found = bed.kubectl("get", "configmap", RECORD, f"--namespace={NAMESPACE}", "--output=json")
     return dict(json.loads(found)["data"])
 

@@ -26,7 +26,7 @@ def test_fields_in_the_spelling_before_1_6_survive_storage(plane: up.Plane) -> N
     assert stored["spec"] == spec
 
 
-def test_embedded_objects_keep_old_spellings_and_status_is_patched_on_the_object_itself(plane: up.Plane) -> None:
+def test_embedded_objects_keep_old_field_names_and_status_is_patched_on_the_object_itself(plane: up.Plane) -> None:
     def embedded(kind: str, **spec: str) -> dict[str, Any]:
         metadata = {"name": "x", "namespace": "default", "annotations": {"a": "b"}}
         return {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": kind, "metadata": metadata, "spec": spec}

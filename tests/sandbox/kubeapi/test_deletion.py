@@ -85,7 +85,7 @@ async def test_with_a_status_subresource_each_path_changes_its_own_part(call: Ca
     assert main.body["metadata"]["generation"] == 2
 
 
-async def test_old_spellings_survive_and_foreign_fields_at_the_top_do_not(call: Caller) -> None:
+async def test_old_field_names_survive_and_foreign_fields_at_the_top_do_not(call: Caller) -> None:
     document = identity("old", ClientID="c", type=1) | {"extra": 1}
     made = await call("POST", IDENTITIES, document)
     assert made.body["spec"]["ClientID"] == "c"

@@ -15,11 +15,11 @@ from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDE
 RIGHT: Final = "get on MIC's configmap aad-pod-identity-config"
 
 
-async def counts_old_spellings(
+async def counts_old_field_names(
     client: Client, nmi: Sequence[Daemon], mic: Sequence[Daemon]
 ) -> Mapping[str, bool | ReadFailure]:
     """Return by plural whether the program that decides by the kind counts such fields. Raises NoResponse."""
-    by_nmi = any(each.settings.read_old_spellings for each in readable_configurations(nmi))
+    by_nmi = any(each.settings.read_old_field_names for each in readable_configurations(nmi))
     by_mic = by_nmi if is_managed(nmi) else await _by_mic(client, mic)
     return {
         ASSIGNED_IDENTITIES.plural: by_nmi,
@@ -35,7 +35,7 @@ async def _by_mic(client: Client, mic: Sequence[Daemon]) -> bool | ReadFailure:
             settings = mic_settings(each)
         except UsageError:
             continue
-        if settings.read_old_spellings:
+        if settings.read_old_field_names:
             return True
         record = UpgradeRecord(client, settings.namespace, settings.upgrade_config_map, settings.upgrade_key)
         version = await or_failure(record.read())

@@ -1,6 +1,6 @@
-"""`deploy/admission/old-spellings.yaml` on the real API server, and an operator's own policy on `spec.resourceID`.
+"""`deploy/admission/old-field-names.yaml` on the real API server, and an operator's own policy on `spec.resourceID`.
 
-The own policy does not see a field in an old spelling, so no program may read it.
+The own policy does not see a field with an old name, so no program may read it.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from mic.startup.spellings import respelled
-from podidentity.old_spellings import spellings
+from podidentity.old_field_names import spellings
 from podidentity.resources import BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, Kind
 from tests.conftest import ROOT, NewPlane
 from tests.mic.cluster import identity_id, vm_id
@@ -26,7 +26,7 @@ from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
 
-POLICY = ROOT / "deploy" / "admission" / "old-spellings.yaml"
+POLICY = ROOT / "deploy" / "admission" / "old-field-names.yaml"
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 NAMES = (f"spelled-{number}" for number in itertools.count())
 MERGE = "application/merge-patch+json"
@@ -102,7 +102,7 @@ PRINCIPAL = {"type": 1, "clientID": "c", "tenantID": "t"}
         (EXCEPTIONS, {"PodLabels": {"a": "b"}}, {"podLabels": {"PodLabels": "x", "Replicas": "1"}}, "spec.PodLabels"),
     ],
 )
-def test_an_old_spelling_is_refused_by_name_and_a_similar_correct_object_is_not(
+def test_an_old_field_name_is_refused_by_name_and_a_similar_correct_object_is_not(
     guarded: Plane, kind: Kind[Any], wrong: dict[str, Any], right: dict[str, Any], named: str
 ) -> None:
     said = put(guarded, kind, wrong)
@@ -124,7 +124,7 @@ def test_a_number_of_fields_that_cannot_be_evaluated_is_refused(guarded: Plane) 
     assert put(guarded, IDENTITIES, {name: "" for name, _ in zip(many, range(100), strict=False)}) == ""
 
 
-def test_an_update_may_not_add_an_old_spelling(guarded: Plane) -> None:
+def test_an_update_may_not_add_an_old_field_name(guarded: Plane) -> None:
     name = next(NAMES)
     assert put(guarded, IDENTITIES, {"type": 0, "resourceID": "r"}, name=name) == ""
     path = IDENTITIES.path("default", name)

@@ -1,7 +1,7 @@
 """Fields of custom resources in the spellings from before v1.6.0: `ClientID`, `clientid`, … for clientID. Pure.
 
 The programs read the current spellings only, as do admission policies and the Go implementation. MIC also reads the old
-ones until its type upgrade is recorded, and both programs do with --read-old-spellings.
+ones until its type upgrade is recorded, and both programs do with --read-old-field-names.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ class CustomResourceField(NamedTuple):
     read: type[Wire] | None
     """Struct of its value, if that has fields."""
     shape: type[Wire] | None
-    """Struct of its value, if those fields have old spellings, too. Metadata has none."""
+    """Struct of its value, if those fields have old field names, too. Metadata has none."""
 
 
 @cache
@@ -64,7 +64,7 @@ def fold(document: Mapping[str, Any], shape: type[Wire]) -> dict[str, Any]:
 
 
 def old_fields(document: Mapping[str, Any], shape: type[Wire], path: str = "") -> Iterator[str]:
-    """Yield the path of each field in an old spelling in *document*, of type *shape*, as spelled; not those with null,
+    """Yield the path of each field with an old name in *document*, of type *shape*, as spelled; not those with null,
     and none below such a field.
     """
     fields = _folded(shape)
