@@ -14,7 +14,7 @@ from mic.preview.outcome import AzureReads
 from podidctl.access.cluster_objects import AzureState, ClusterObjects, readable
 from podidctl.access.schema import AttachedIdentity, Explained, Grant, GrantState, Host
 from podidentity.azure.resource_ids import Host as AzureHost
-from podidentity.azure.resource_ids import ScaleSet, parse_provider_id, parse_user_assigned
+from podidentity.azure.resource_ids import ScaleSet, id_key, parse_provider_id, parse_user_assigned
 from podidentity.resources import AzureIdentity, IdentityType
 
 NEED_HOST = frozenset({GrantState.USABLE, GrantState.PENDING, GrantState.BYPASSED})
@@ -80,9 +80,9 @@ def find_hosts(
         known = user_assigned_id(identity) if identity is not None else None
         if place is None or known is None or grant.state not in NEED_HOST:
             continue
-        place.pods[known.lower()].add(grant.pod)
+        place.pods[id_key(known)].add(grant.pod)
         if grant.state is GrantState.USABLE:
-            place.expected.setdefault(known.lower(), known)
+            place.expected.setdefault(id_key(known), known)
     for existing in map(ExistingAssignment, readable(objects.assigned)):
         place = by_id.get(places.id_of(existing.node))
         if place is not None and existing.identity_id is not None:
@@ -93,8 +93,8 @@ def find_hosts(
     client_ids: dict[str, str] = {}
     for name, identity in sorted(identities.items()):
         if (known := user_assigned_id(identity)) is not None:
-            names[known.lower()].append(name)
-            client_ids.setdefault(known.lower(), identity.spec.client_id)
+            names[id_key(known)].append(name)
+            client_ids.setdefault(id_key(known), identity.spec.client_id)
     return [_shown(by_id[key], objects.azure, names, client_ids) for key in sorted(by_id)]
 
 
@@ -103,7 +103,7 @@ def _shown(
 ) -> Host:
     answer = azure.answers.get(place.host.key) if azure is not None and place.host is not None else None
     known = answer if isinstance(answer, HostIdentities) and not answer.gone else None
-    own = azure.own_identity.lower() if azure is not None else ""
+    own = id_key(azure.own_identity) if azure is not None else ""
     attached = (
         {key: (each.text, each.client_id) for key, each in known.attached.items()}
         if known is not None

@@ -72,9 +72,9 @@ def spellings(state: ClusterState) -> Iterator[Finding]:
     if old:
         says = f"{counted(len(old), 'object has', 'objects have')} field spellings from before v1.6.0: {listed(old)}"
         then = (
-            "NMI ignores these fields, and MIC too when its ConfigMap aad-pod-identity-config records the upgrade: "
-            "apply corrected manifests (podidctl migrate from-reference -f … -o yaml), or repeat the upgrade "
-            "(docs/migration.md#repeat-the-type-upgrade)"
+            "NMI ignores these fields, and MIC too when its ConfigMap aad-pod-identity-config records the upgrade, "
+            "unless they run with --read-old-field-names: apply corrected manifests (podidctl migrate from-reference "
+            "-f … -o yaml), or repeat the upgrade (docs/migration.md#repeat-the-type-upgrade)"
         )
         yield make_finding("spellings", Level.WARNING, says, then)
     elif state.stored:
