@@ -258,7 +258,9 @@ async def no_nmi(place: Place) -> PodRequest:
 async def exempt_pod(place: Place) -> PodRequest:
     await _managed(place)
     await place.apply(exception("all", {"app": "web"}))
-    return await _pod(place, {**LABEL, "app": "web"})
+    request = await _pod(place, {**LABEL, "app": "web"})
+    await place.until_assigned()  # IMDS serves the only identity of a VM to a request that names none
+    return request
 
 
 @fault("The identity serves only its own namespace", "identity", "selectors")
