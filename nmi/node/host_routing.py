@@ -1,4 +1,4 @@
-"""eBPF host routing of AKS: which node has it, and where NMI reads that.
+"""eBPF host routing of AKS: which node has it, where NMI reads that, and whether NMI may write rules on the node.
 
 There pods' packets bypass netfilter, and Cilium's agent starts only when every rule of iptables in the host's network
 is one that AKS expects. NMI's rules are not: with them the node may not get its network for pods. AKS forbids to work
@@ -6,11 +6,12 @@ around that, so NMI writes no rule there. AKS labels these nodes. The sources ar
 which the kubelet registers the node, in the file of its flags, which NMI reads for kubenet anyway.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, Never
 
 LABEL: Final = "kubernetes.azure.com/ebpf-host-routing"
 READ_MAX: Final = 1 << 20
@@ -63,3 +64,45 @@ def by_kubelet(config: Path) -> HostRouting:
             return by_kubelet_flags(file.read(READ_MAX))
     except OSError:
         return HostRouting.UNKNOWN
+
+
+class RulesForbiddenError(Exception):
+    """The labels of the node forbid rules: ends their maintenance."""
+
+
+class RulePermission:
+    """The permission of one node. NMI writes nothing on the node while it is not `granted`.
+
+    The owner sets `by_kubelet`, and calls grant() and forbid() as `host_routing` returns.
+    """
+
+    def __init__(self) -> None:
+        self.by_kubelet = HostRouting.UNKNOWN
+        """What the labels in the kubelet's flags show."""
+        self._decided = asyncio.Event()
+        self._forbidden = asyncio.Event()
+
+    @property
+    def granted(self) -> bool:
+        return self._decided.is_set() and not self._forbidden.is_set()
+
+    def host_routing(self, labels: Mapping[str, str] | None) -> HostRouting:
+        """Return what the *labels* of the node object show; with None, what those in the kubelet's flags show."""
+        return by_labels(labels) if labels is not None else self.by_kubelet
+
+    def grant(self) -> None:
+        self._decided.set()
+
+    def forbid(self) -> None:
+        """Forbid rules for ever, also if they were permitted."""
+        self._forbidden.set()
+        self._decided.set()
+
+    async def decided(self) -> None:
+        """Return when rules are permitted or forbidden."""
+        await self._decided.wait()
+
+    async def until_forbidden(self) -> Never:
+        """Raise RulesForbiddenError when rules are forbidden."""
+        await self._forbidden.wait()
+        raise RulesForbiddenError

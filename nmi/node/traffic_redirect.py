@@ -11,7 +11,7 @@ from nmi.node import conntrack, kubenet, leftovers
 from nmi.node.cilium_redirect import CiliumRedirect
 from nmi.node.effect import RedirectEffect
 from nmi.node.flush_guard import FlushGuard
-from nmi.node.host_routing import HostRouting, by_kubelet
+from nmi.node.host_routing import HostRouting, RulePermission, RulesForbiddenError, by_kubelet
 from nmi.node.legacy_driver import LOCK
 from nmi.node.localnet_maintenance import LocalnetMaintenance
 from nmi.node.node_facts import NodeReading, driver_for, read_facts
@@ -19,7 +19,6 @@ from nmi.node.redirect_choice import Backend, NodeFacts, RedirectChoice, choose
 from nmi.node.refused_rules import REFUSED
 from nmi.node.rule_changes import ChangeSource, LockReleases, NftChanges, RuleChangeNotifier
 from nmi.node.rule_maintenance import RuleMaintenance
-from nmi.node.rule_permission import RulePermission, RulesForbiddenError
 from nmi.node.rule_removal import RuleRemoval
 from nmi.node.rules import TABLE, RedirectError, RedirectSpec
 from nmi.settings import Settings

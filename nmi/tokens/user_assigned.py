@@ -12,7 +12,6 @@ from nmi.tokens.source import FetchedToken, FetchRequest, IdentityKey, PolicyErr
 from nmi.tokens.token import Token
 from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
-from podidentity.azure.resource_ids import is_of_letters
 from podidentity.resources import AzureIdentity
 from podidentity.telemetry.logs import redacted
 
@@ -23,16 +22,14 @@ RESOURCE_ID_MAX: Final = 2048
 
 def check(identity: AzureIdentity) -> None:
     """Raise PolicyError for a value that cannot be an id: it is not sent to IMDS. IMDS decides on all others. Only a
-    resource id may contain other letters than ASCII ones, in the name of its resource group, and none that the key
-    would confuse with another letter.
-    """
+    resource id may contain other letters than ASCII ones, in the name of its resource group."""
     for field, text, most in (
         ("clientID", identity.spec.client_id, CLIENT_ID_MAX),
         ("resourceID", identity.spec.resource_id, RESOURCE_ID_MAX),
     ):
         stripped = text.strip()
-        permitted = is_of_letters if field == "resourceID" else str.isascii
-        if len(stripped) > most or not (stripped.isprintable() and permitted(stripped)):
+        letters = field == "resourceID" and all(each.isascii() or each.isalnum() for each in stripped[:most])
+        if len(stripped) > most or not (stripped.isprintable() and (stripped.isascii() or letters)):
             raise PolicyError(
                 "No token can be fetched for this identity's AzureIdentity; its owner must correct it.",
                 f"AzureIdentity {'/'.join(identity.key)} has an invalid {field}; set it to the identity's own",
@@ -82,7 +79,9 @@ class UserAssignedSource:
         client_id, resource_id = identity.spec.client_id.strip(), identity.spec.resource_id.strip()
         if client_id and not self._by_resource_id:
             resource_id = ""
-        return IdentityKey(identity.spec.type, client_id.lower(), resource_id.lower())
+        if resource_id.isascii():  # the lower case of the Kelvin sign is k, which is another letter for Azure
+            resource_id = resource_id.lower()
+        return IdentityKey(identity.spec.type, client_id.lower(), resource_id)
 
     def accept(self, _identity: AzureIdentity, _credential: str, /) -> None:
         """Implement TokenSource.accept: there is no Secret."""

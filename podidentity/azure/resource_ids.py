@@ -26,7 +26,7 @@ the keys of two resources would be equal."""
 # The grammar of Azure's naming rules (learn.microsoft.com, "Naming rules and restrictions for Azure resources"), apart
 # from minimum lengths. VMs and scale sets may have underscores, which the page refuses: Azure gives them to VMs of Flex
 # scale sets. No part can be `.` or `..`, which HTTP clients remove from a URL together with the part before.
-# Non-ASCII characters are checked by `is_of_letters`. With re.ASCII, IGNORECASE folds no non-ASCII letter to a-z.
+# Non-ASCII characters are checked by `_is_of_letters`. With re.ASCII, IGNORECASE folds no non-ASCII letter to a-z.
 _OTHER: Final = r"\u0080-\U0010ffff"
 _SUBSCRIPTION: Final = r"(?P<subscription>[0-9a-z][0-9a-z-]{0,35})"
 _GROUP_NAME: Final = rf"(?P<group>[0-9a-z_.()\-{_OTHER}]{{0,89}}[0-9a-z_()\-{_OTHER}])"
@@ -95,7 +95,7 @@ def parse_user_assigned(text: str) -> UserAssignedIdentity | None:
 
 
 def _parse_user_assigned(text: str) -> UserAssignedIdentity | None:
-    match = _USER_ASSIGNED.fullmatch(text) if len(text) <= TEXT_MAX and is_of_letters(text) else None
+    match = _USER_ASSIGNED.fullmatch(text) if len(text) <= TEXT_MAX and _is_of_letters(text) else None
     return UserAssignedIdentity(text, match["subscription"], match["group"], match["name"]) if match else None
 
 
@@ -107,7 +107,7 @@ def parse_provider_id(text: str) -> Host | None:
 
     Accepts the id with or without `azure://`, so that `text` can be parsed again.
     """
-    if len(text) > TEXT_MAX or not is_of_letters(text):
+    if len(text) > TEXT_MAX or not _is_of_letters(text):
         return None
     bare = text[len(PROVIDER_PREFIX) :] if text[: len(PROVIDER_PREFIX)].lower() == PROVIDER_PREFIX else text
     if match := _VIRTUAL_MACHINE.fullmatch(bare):
@@ -121,10 +121,10 @@ def parse_provider_id(text: str) -> Host | None:
 
 def is_group_reference(text: str) -> bool:
     """Return whether *text* is the name of a resource group, or `subscription/group`."""
-    return _GROUP_REFERENCE.fullmatch(text) is not None and is_of_letters(text)
+    return _GROUP_REFERENCE.fullmatch(text) is not None and _is_of_letters(text)
 
 
-def is_of_letters(text: str) -> bool:
+def _is_of_letters(text: str) -> bool:
     """Return whether each non-ASCII character is a letter or a digit of a name on Azure, and no other letter's twin."""
     return text.isascii() or all(
         each.isascii() or (category(each) in _LETTERS and each not in _CONFUSED) for each in text
