@@ -207,6 +207,11 @@ async def test_mic_works_with_definitions_from_v1beta1_before_and_after_they_are
     assert binding["spec"] == {"azureIdentity": "demo", "selector": "demo", "weight": 0}
     assert (await asyncio.to_thread(stored, real, IDENTITIES, "demo")).items() >= {"unknown": 1}.items()
     assert await mic.stop() == 0
+    every = ((IDENTITIES, "demo"), (BINDINGS, "demo"), (EXCEPTIONS, "demo"), (ASSIGNED_IDENTITIES, NAME))
+    for kind, name in every:
+        patch = (kind.path("default", name), {"unknown": 1}, "application/merge-patch+json")
+        await asyncio.to_thread(real.api, "PATCH", *patch)
+        assert "unknown" in await asyncio.to_thread(stored, real, kind, name)
 
     # docs/migration.md, for an installation without helm.
     await asyncio.to_thread(apply_definitions, real)
@@ -214,7 +219,8 @@ async def test_mic_works_with_definitions_from_v1beta1_before_and_after_they_are
     assert not any(
         each["spec"].get("preserveUnknownFields") for each in await asyncio.to_thread(served_definitions, real)
     )
-    await until(lambda: "unknown" not in stored(real, IDENTITIES, "demo"))
+    # The server starts the storage of each kind again, one after the other, and returns 429 in that time.
+    await until(lambda: not any("unknown" in stored(real, kind, name) for kind, name in every))
     again = await cloud.mic()
     spec = {"type": 0, "resourceID": identity_id("later"), "clientID": "client-later"}
     await asyncio.to_thread(create, real, IDENTITIES, "later", spec)
