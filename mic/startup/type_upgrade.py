@@ -200,7 +200,7 @@ class TypeUpgrade:
         except ApiError as error:
             log.warning(
                 "the type upgrade is done but cannot be recorded, so each start looks at every object, and reads old "
-                "spellings if one cannot be rewritten; grant MIC's role create and update on ConfigMaps there",
+                "field names if one cannot be rewritten; grant MIC's role create and update on ConfigMaps there",
                 extra={"resource": self._record.location, "error": error},
             )
         else:
