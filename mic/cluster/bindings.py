@@ -5,6 +5,7 @@ pod's label. A binding is in no part of that index while its identity does not e
 pod anything.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
@@ -272,6 +273,14 @@ def indexed(
     for binding in bindings:
         index.put_binding(binding)
     return index
+
+
+def embedded_bindings(assigned: Iterable[ExistingAssignment]) -> Mapping[AssignmentKey, list[Key]]:
+    """Return the bindings that the objects of each assignment embed; *assigned*: the active assigned identities."""
+    found: defaultdict[AssignmentKey, list[Key]] = defaultdict(list)
+    for existing in assigned:
+        found[existing.assignment_key].append(existing.object.spec.azure_binding_ref.key)
+    return found
 
 
 def _needs_host(identity: AzureIdentity) -> bool:

@@ -5,11 +5,11 @@ serves an existing one. In managed mode NMI's rules alone count.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-from mic.cluster.bindings import BindingIndex, indexed
-from mic.decisions.assignments import AssignmentKey, DesiredAssignment, ExistingAssignment, Key
+from mic.cluster.bindings import BindingIndex, embedded_bindings, indexed
+from mic.decisions.assignments import DesiredAssignment, ExistingAssignment, Key
 from nmi.identity.assigned_identity import AssignedIdentity
 from nmi.identity.decide import Grant as NmiGrant
 from nmi.identity.decide import decide
@@ -35,11 +35,10 @@ def live_pods(objects: ClusterObjects) -> list[ReviewedPod]:
 
 def binding_index(objects: ClusterObjects, rules: DaemonRules) -> BindingIndex:
     """Return MIC's index of the bindings."""
-    existing = (ExistingAssignment(each) for each in readable(objects.assigned))
     return indexed(
         readable(objects.identities),
         readable(objects.bindings),
-        (each for each in existing if not each.terminating),
+        _active(objects),
         force_namespaced=rules.force_namespaced,
     )
 
@@ -50,17 +49,14 @@ def desired_assignments(
     """Yield MIC's desired assignments: none in managed mode."""
     if rules.managed:
         return
-    embedded = _embedded(objects)
+    embedded = embedded_bindings(_active(objects))
     hosts = {each.metadata.name: parse_provider_id(each.spec.provider_id) for each in readable(objects.nodes)}
     any_node = isinstance(objects.nodes, ReadFailure)
     for pod in readable(objects.pods):
         node = pod.spec.node_name
         if not any_node and node not in hosts:
             continue
-        for key, desired in index.all_desired(pod).items():
-            bindings, group = embedded.get(key), index.group(pod, desired.identity.key)
-            if bindings and group is not None:
-                desired = index.desired(pod, group, bindings) or desired  # noqa: PLW2901
+        for desired in index.all_desired(pod, embedded).values():
             if any_node or desired.identity_id is None or hosts[node] is not None:
                 yield desired
 
@@ -203,10 +199,5 @@ def _by_service_account(found: list[Grant], objects: ClusterObjects) -> Iterator
                 yield Grant(pod=name, identity=identity, state=GrantState.POSSIBLE, service_account=account_name(pod))
 
 
-def _embedded(objects: ClusterObjects) -> Mapping[AssignmentKey, list[Key]]:
-    """Return the bindings that active AzureAssignedIdentities embed, by assignment."""
-    found: defaultdict[AssignmentKey, list[Key]] = defaultdict(list)
-    for each in map(ExistingAssignment, readable(objects.assigned)):
-        if not each.terminating:
-            found[each.assignment_key].append(each.object.spec.azure_binding_ref.key)
-    return found
+def _active(objects: ClusterObjects) -> list[ExistingAssignment]:
+    return [each for each in map(ExistingAssignment, readable(objects.assigned)) if not each.terminating]

@@ -1,11 +1,10 @@
 """Checks of pods that get identities of other namespaces, and of pods with several identities. Pure."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from mic.cluster.bindings import indexed
-from mic.decisions.assignments import AssignmentKey, DesiredAssignment, ExistingAssignment, Key
+from mic.cluster.bindings import embedded_bindings, indexed
+from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from mic.preview.text import counted
 from nmi.identity.candidate_order import candidate_order
 from podidctl.diagnosis.several_identities import CLIENT_ID_VARIABLE, FOREIGN_ADVICE, NAME_ONE, sets_client_id
@@ -27,9 +26,7 @@ def check_identity_choice(
     """
     active = [each for each in map(ExistingAssignment, objects.assigned) if not each.terminating]
     index = indexed(objects.identities, objects.bindings, active, force_namespaced=force_namespaced)
-    embedded: defaultdict[AssignmentKey, list[Key]] = defaultdict(list)
-    for each in active:
-        embedded[each.assignment_key].append(each.object.spec.azure_binding_ref.key)
+    embedded = embedded_bindings(active)
     added: list[str] = []
     only_foreign: list[str] = []
     several: list[str] = []
