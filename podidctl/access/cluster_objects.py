@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from mic.azure.identities import HostIdentities
 from podidctl.access.projections import ReviewedPod, Role, RoleBinding
@@ -16,8 +16,6 @@ from podidentity.resources import (
     AzureIdentityBinding,
     AzurePodIdentityException,
 )
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +67,3 @@ class ClusterObjects:
     """By plural: objects that cannot be read, and that NMI and MIC ignore too."""
     doubtful: Mapping[str, Doubt] = field(default_factory=dict)
     """By plural. These fields were not read."""
-
-
-def readable(several: tuple[T, ...] | ReadFailure) -> tuple[T, ...]:
-    """Return the objects, or none if they could not be read."""
-    return () if isinstance(several, ReadFailure) else several

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from mic.azure.host_client import HostReader
 from mic.preview.survey import ask
-from podidctl.access.cluster_objects import AzureState, ClusterObjects, Doubt, Rbac, readable
+from podidctl.access.cluster_objects import AzureState, ClusterObjects, Doubt, Rbac
 from podidctl.access.daemon_rules import different
 from podidctl.access.hosts import HostMap
 from podidctl.access.projections import (
@@ -22,7 +22,7 @@ from podidctl.access.projections import (
 )
 from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi, list_daemons
 from podidctl.diagnosis.gather import noting, or_failure
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.input import ReadFailure, readable
 from podidctl.diagnosis.node_placement import PLACED_NODES
 from podidctl.doctor.old_field_names import counts_old_field_names
 from podidentity.kube.client import Client

@@ -3,8 +3,9 @@
 from collections import defaultdict
 
 from mic.decisions.assignments import misconfigured
-from podidctl.access.cluster_objects import ClusterObjects, readable
+from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import DaemonRules
+from podidctl.diagnosis.input import readable
 from podidentity.resources import AzureIdentity, AzureIdentityBinding, IdentityType
 
 SECRET_TYPES = frozenset({IdentityType.SECRET, IdentityType.CERTIFICATE})

@@ -11,7 +11,7 @@ from mic.cluster.bindings import BindingIndex
 from mic.decisions.assignments import Key, misconfigured
 from podidctl.access.blast_radius import BlastRadiusIndex
 from podidctl.access.cluster_identity import CRITICAL, is_cluster_identity, names_of_cluster_identity
-from podidctl.access.cluster_objects import ClusterObjects, readable
+from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import DaemonRules, daemon_rules, mic_daemons, nmi_daemons, nodes_without_nmi
 from podidctl.access.grants import binding_index, find_grants, live_pods
 from podidctl.access.host_access import host_access, undecided_access
@@ -44,7 +44,7 @@ from podidctl.access.summary import summarize
 from podidctl.access.targets import ByName, Targets
 from podidctl.access.unknown_parts import unknown_parts
 from podidctl.diagnosis.access_reviews import service_account_of
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.input import ReadFailure, readable
 from podidctl.diagnosis.node_placement import MissingNmi
 from podidctl.diagnosis.service_accounts import account_name
 from podidentity.object_limits import oversized

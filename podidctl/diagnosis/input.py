@@ -6,6 +6,7 @@ A value that could not be read is a `ReadFailure` with the reason, so that it is
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from mic.azure.identities import HostIdentities
 from nmi.settings import Settings
@@ -24,6 +25,8 @@ from podidentity.resources import (
     Wire,
 )
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class ReadFailure:
@@ -39,6 +42,11 @@ class ReadFailure:
         if self.is_forbidden:
             return f"run this command with more permissions ({right})"
         return "try again; if it fails again, check the API server: kubectl get --raw /readyz?verbose"
+
+
+def readable(several: tuple[T, ...] | ReadFailure) -> tuple[T, ...]:
+    """Return the objects, or none if they could not be read."""
+    return () if isinstance(several, ReadFailure) else several
 
 
 SecretCheck = CredentialError | ReadFailure | None

@@ -13,7 +13,7 @@ from nmi.identity.decide import NONE_MATCHES
 from nmi.pod_events import TOKEN_REFUSED
 from nmi.refusal import Reason
 from nmi.server.decisions import EXEMPT, GRANTED, REPORT_AGAIN_SECONDS
-from podidctl.diagnosis.input import DiagnosisInput, Event, ReadFailure
+from podidctl.diagnosis.input import DiagnosisInput, Event, readable
 from podidctl.diagnosis.nmi_log import LoggedDecision
 
 NO_CAUSE: Final = "see the log of NMI on the pod's node for the cause: kubectl logs"
@@ -70,8 +70,8 @@ def recent_refusal(data: DiagnosisInput, *, identity: str, resource: str = "") -
     """Return the latest refusal of a token of *identity* (`namespace/name`), or None. *resource*: only for this
     audience.
     """
-    decisions = () if isinstance(data.decisions, ReadFailure) else data.decisions
-    events = () if isinstance(data.events, ReadFailure) else data.events
+    decisions = readable(data.decisions)
+    events = readable(data.events)
     logged = next(_unresolved(decisions, data.now, identity, resource), None)
     if logged is not None:
         return logged

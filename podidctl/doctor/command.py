@@ -16,7 +16,7 @@ from mic.startup.settings import Settings as Reaching
 from nmi.settings import Settings
 from podidctl.cluster_access import CLOUDCONFIG_HELP, KUBECONFIG_HELP, CliContext, connect
 from podidctl.diagnosis.daemons import nmi_settings
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.input import readable
 from podidctl.doctor.client_ids import read_hosts
 from podidctl.doctor.gather import gather
 from podidctl.doctor.node_checks import NodeState
@@ -83,7 +83,7 @@ async def _read_node(state: ClusterState, node: str, *, imds: bool) -> NodeState
     except UsageError as wrong:
         raise typer.BadParameter(str(wrong)) from wrong
     here = _labelled_pods(state.objects, node) if isinstance(state.objects, Objects) else None
-    for each in () if isinstance(state.nmi, ReadFailure) else state.nmi:
+    for each in readable(state.nmi):
         if each.spec.node_name == node:
             try:
                 settings = nmi_settings(each)

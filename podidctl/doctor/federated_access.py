@@ -11,7 +11,7 @@ from podidctl.diagnosis.access_reviews import may_request_tokens, may_use_identi
 from podidctl.diagnosis.batches import in_batches
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.gather import or_failure
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.input import ReadFailure, readable
 from podidctl.diagnosis.service_accounts import account_name
 from podidctl.doctor.binding_permissions import USES_MAX, BindingUse, binding_uses
 from podidctl.doctor.federated_identities import ACCOUNTS_MAX, served_pairs
@@ -22,7 +22,7 @@ from podidentity.kube.client import Client
 
 
 async def read_federated_access(
-    client: Client, objects: Objects | ReadFailure, nmi: Sequence[Daemon] | ReadFailure
+    client: Client, objects: Objects | ReadFailure, nmi: tuple[Daemon, ...] | ReadFailure
 ) -> FederatedAccess:
     """Return this state. Reads nothing if no pod has a federated identity. Raises NoResponse."""
     pairs = served_pairs(objects) if isinstance(objects, Objects) else []
@@ -30,7 +30,7 @@ async def read_federated_access(
     namespaces = sorted({each.metadata.namespace for each in pods})
     accounts = {each: await or_failure(_accounts(client, each)) for each in namespaces}
     names = sorted({account_name(each) for each in pods if each.spec.service_account_name})
-    ours = () if isinstance(nmi, ReadFailure) else nmi
+    ours = readable(nmi)
     its = sorted(
         {
             service_account_of(each)

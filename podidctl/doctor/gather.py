@@ -21,7 +21,7 @@ from podidctl.diagnosis.access_reviews import is_allowed, service_account_of
 from podidctl.diagnosis.batches import in_batches
 from podidctl.diagnosis.daemons import Daemon, genuine_mic, genuine_nmi, list_daemons
 from podidctl.diagnosis.gather import NO_NODE, or_failure
-from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck
+from podidctl.diagnosis.input import IdentityKey, ReadFailure, SecretCheck, readable
 from podidctl.diagnosis.node_placement import PLACED_NODES
 from podidctl.diagnosis.secrets import read_secret_checks
 from podidctl.diagnosis.server_time import clock_difference
@@ -82,12 +82,10 @@ async def gather(client: Client) -> ClusterState:
     """Return the cluster's state. Raises ApiError if the API server does not respond or rejects the credentials."""
     server = await or_failure(_server(client))
     nmi = await or_failure(_nmi(client))
-    mic = await or_failure(_mic(client, () if isinstance(nmi, ReadFailure) else nmi))
+    mic = await or_failure(_mic(client, readable(nmi)))
     objects, stored = await _objects(
         client,
-        await counts_old_field_names(
-            client, () if isinstance(nmi, ReadFailure) else nmi, () if isinstance(mic, ReadFailure) else mic
-        ),
+        await counts_old_field_names(client, readable(nmi), readable(mic)),
     )
     now = datetime.now(UTC)
     return ClusterState(
@@ -98,7 +96,7 @@ async def gather(client: Client) -> ClusterState:
         objects=objects,
         nmi=nmi,
         mic=mic,
-        locks=await or_failure(_locks(client, () if isinstance(mic, ReadFailure) else mic)),
+        locks=await or_failure(_locks(client, readable(mic))),
         rights=await or_failure(_rights(client, nmi, mic)),
         secrets=await or_failure(secret_access(client, objects, nmi)),
         credentials=await or_failure(_credentials(client, objects, nmi)),
@@ -110,12 +108,12 @@ async def gather(client: Client) -> ClusterState:
 
 
 async def _credentials(
-    client: Client, objects: Objects | ReadFailure, nmi: Sequence[Daemon] | ReadFailure
+    client: Client, objects: Objects | ReadFailure, nmi: tuple[Daemon, ...] | ReadFailure
 ) -> Mapping[IdentityKey, SecretCheck]:
     """Return the checks of the Secrets, by the settings of the first NMI whose flags can be read."""
     if isinstance(objects, ReadFailure):
         return {}
-    rules = readable_configurations(() if isinstance(nmi, ReadFailure) else nmi)
+    rules = readable_configurations(readable(nmi))
     settings = rules[0].settings if rules else NmiSettings(node_name=NO_NODE)
     needed = needed_identities(objects)
     in_turn = by_turns(objects.identities, lambda each: (each.key not in needed, each.metadata.namespace))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.input import ReadFailure, readable
 from podidctl.doctor import api_server, custom_resources, leaders, node_checks, objects, programs, rights
 from podidctl.doctor.assignments import check_assignments
 from podidctl.doctor.client_ids import check_client_ids
@@ -28,8 +28,8 @@ def report(state: ClusterState, node: NodeState | None = None) -> Report:
 
 
 def _cluster(state: ClusterState) -> Iterator[Finding]:
-    nmi = () if isinstance(state.nmi, ReadFailure) else state.nmi
-    mic = () if isinstance(state.mic, ReadFailure) else state.mic
+    nmi = readable(state.nmi)
+    mic = readable(state.mic)
     managed, namespaced = programs.is_managed(nmi), programs.is_namespaced(nmi, mic)
     rules = programs.readable_configurations(nmi)
     yield from _with("API server", state.server, api_server.check_version, api_server.check_clocks)

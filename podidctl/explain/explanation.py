@@ -20,7 +20,7 @@ from podidctl.diagnosis.decision import (
     recognized_addresses,
 )
 from podidctl.diagnosis.identity_permissions import manifest_for
-from podidctl.diagnosis.input import DiagnosisInput, ReadFailure
+from podidctl.diagnosis.input import DiagnosisInput, ReadFailure, readable
 from podidctl.diagnosis.nmi_availability import unsupported_node
 from podidctl.diagnosis.nmi_log import LoggedDecision
 from podidctl.diagnosis.service_accounts import federated_identities
@@ -43,7 +43,7 @@ def explain(data: DiagnosisInput) -> Explanation:
     """Return every link, in order, and NMI's predicted response."""
     links = list(_links(data))
     events = data.events
-    decisions = () if isinstance(data.decisions, ReadFailure) else data.decisions
+    decisions = readable(data.decisions)
     return Explanation(
         pod=f"{data.namespace}/{data.name}",
         answer=make_answer(data, predict_decision(data), links),
@@ -58,7 +58,7 @@ def explain(data: DiagnosisInput) -> Explanation:
                 message=plain(each.message),
                 count=each.times,
             )
-            for each in (() if isinstance(events, ReadFailure) else events)
+            for each in readable(events)
         ],
         events_unread=plain(events.why) if isinstance(events, ReadFailure) else "",
         decided=[_plain_decision(each) for each in decisions[:DECISIONS_SHOWN]],

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from mic.cluster.view import ClusterView
 from mic.decisions.assignments import AssignmentKey
-from podidctl.access.cluster_objects import ClusterObjects, readable
+from podidctl.access.cluster_objects import ClusterObjects
 from podidctl.access.daemon_rules import daemon_rules
 from podidctl.access.projections import ReviewedPod
 from podidctl.access.review import review
 from podidctl.access.schema import Grant, GrantState
 from podidctl.diagnosis.decision import Outcome, predict_decision
-from podidctl.diagnosis.input import DiagnosisInput
+from podidctl.diagnosis.input import DiagnosisInput, readable
 from podidentity.resources import ASSIGNED, CREATED, AzureAssignedIdentity, PodStatus
 from tests.examples import examples
 from tests.podidctl.access.generated_cluster import READ_AT, assigned_identity

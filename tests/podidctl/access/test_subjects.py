@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from podidctl.access.cluster_objects import readable
 from podidctl.access.projections import PolicyRule
 from podidctl.access.schema import AccessReview, Action, SubjectRight
-from podidctl.diagnosis.input import ReadFailure
+from podidctl.diagnosis.input import ReadFailure, readable
 from podidentity.resources import GROUP, SecretReference
 from tests.podidctl.access.small_cluster import bound, identity, pod, pod_of, rbac, reviewed, role, rule, small_cluster
 
