@@ -11,6 +11,7 @@ import gc
 import inspect
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -27,6 +28,7 @@ from tests.examples import QUICK
 from tests.leaks import Ledger
 from tests.rights import Calls
 from tests.testplane import up
+from tests.virtual_time import VirtualTimeLoop
 
 ROOT = Path(__file__).parent.parent
 OURS = ["podidentity", "nmi", "mic"]
@@ -92,6 +94,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run the async tests of the files in VIRTUAL in virtual time."""
+    del config
+    virtual = selection.is_virtual(item)
+    return {"virtual": VirtualTimeLoop} if virtual else {"real": asyncio.SelectorEventLoop}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -211,6 +222,30 @@ async def _tasks_end() -> AsyncIterator[None]:
     while left := [task for task in asyncio.all_tasks() if task is not mine]:
         assert time.monotonic() < deadline, f"tasks have not ended: {left}"
         await asyncio.sleep(0.001)
+
+
+@pytest.fixture(autouse=True)
+def virtual_time_is_not_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse what takes real time to tests in virtual time: sockets, threads, processes and pauses."""
+    if selection.is_virtual(request.node):
+        for owner, name in (
+            (socket.socket, "bind"),
+            (socket.socket, "connect"),
+            (socket.socket, "connect_ex"),
+            (threading.Thread, "start"),
+            (subprocess.Popen, "__init__"),
+            (time, "sleep"),
+        ):
+            monkeypatch.setattr(owner, name, refusal_of(name))
+
+
+def refusal_of(name: str) -> Callable[..., None]:
+    """Return a function that fails the test which calls it, instead of the function *name*."""
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail(f"{name} in a test in virtual time")
+
+    return refuse
 
 
 @pytest.fixture

@@ -87,6 +87,41 @@ LONG: Final = (
     "contract/test_lease_next_to_the_go_implementation.py",
 )
 """Files that take long. They start first, so that no process idles while another one ends with such a file."""
+VIRTUAL: Final = frozenset(
+    {
+        "nmi/identity/test_cluster_cache_state.py",
+        "nmi/identity/test_doubtful_pods.py",
+        "nmi/identity/test_exceptions.py",
+        "nmi/identity/test_failing_handlers.py",
+        "nmi/identity/test_following_pods.py",
+        "nmi/identity/test_managed_mode.py",
+        "nmi/identity/test_many_assignments.py",
+        "nmi/identity/test_mics_own_pods.py",
+        "nmi/identity/test_named_pods.py",
+        "nmi/identity/test_silent_watches.py",
+        "nmi/identity/test_unknown_addresses.py",
+        "nmi/test_held_request_memory.py",
+        "nmi/test_issuer.py",
+        "nmi/test_issuer_exempt_pods.py",
+        "nmi/test_issuer_federated.py",
+        "nmi/test_issuer_for_the_host.py",
+        "nmi/test_issuer_in_managed_mode.py",
+        "nmi/test_issuer_mirror_pods.py",
+        "nmi/test_issuer_outages.py",
+        "nmi/test_issuer_races.py",
+        "nmi/test_issuer_stopped_pods.py",
+        "nmi/test_issuer_suspended_pods.py",
+        "nmi/test_rejected_tokens.py",
+        "nmi/tokens/test_client_ids_are_compared.py",
+        "nmi/tokens/test_node_identities.py",
+        "nmi/tokens/test_single_flight.py",
+        "podidentity/azure_imds/test_imds_requests.py",
+        "podidentity/azure_imds/test_retries.py",
+        "support/test_memory_network.py",
+        "support/test_virtual_time_is_kept.py",
+    }
+)
+"""Files whose tests run in virtual time, without sockets, threads and processes."""
 IN_TEST_ALL: Final = frozenset({"tools", "plane", "measures", "images", "model", "sdks"})
 IN_TEST: Final = frozenset({"root", "programs"})
 
@@ -115,6 +150,11 @@ def run_of(markers: frozenset[str]) -> str:
     if markers & IN_TEST_ALL:
         return "run_test_all"
     return "run_test" if markers & IN_TEST else "run_check"
+
+
+def is_virtual(item: pytest.Item) -> bool:
+    """Return whether *item* runs in virtual time."""
+    return str(_relative(item.path)) in VIRTUAL
 
 
 def start_of(item: pytest.Item) -> int:

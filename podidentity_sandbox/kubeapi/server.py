@@ -145,12 +145,15 @@ class KubeApi:
         context = await asyncio.to_thread(
             self.authority.server_context, dict.fromkeys((host, "localhost", "127.0.0.1", "::1")), ask_clients=True
         )
-        server = web.Server(self._answer, handler_cancellation=True, access_log=None)
-        self._runner = web.ServerRunner(server, shutdown_timeout=STOP_SECONDS)
+        self._runner = web.ServerRunner(self.http(), shutdown_timeout=STOP_SECONDS)
         await self._runner.setup()
         self._context = context
         for sock in (listener, *self._extra):
             await web.SockSite(self._runner, sock, ssl_context=context).start()
+
+    def http(self) -> web.Server:
+        """Return a factory of protocols that answer the requests of one connection each, as `start` uses it."""
+        return web.Server(self._answer, handler_cancellation=True, access_log=None)
 
     async def add_socket(self, sock: socket.socket) -> None:
         """Listen on one more listening socket, made anywhere; it belongs to the server from now on."""

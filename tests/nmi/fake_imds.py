@@ -1,4 +1,4 @@
-"""IMDS on loopback for tests: real HTTP, answers as scripted, every call kept."""
+"""IMDS for tests, in memory or on loopback: real HTTP, answers as scripted, every call kept."""
 
 import asyncio
 import base64
@@ -12,7 +12,9 @@ from aiohttp import web
 from podidentity.azure.imds import RETRY_DELAYS, ImdsObserver, ImdsSource
 from podidentity.http_client.session import HttpSession
 from podidentity_sandbox.serving import restartable_listener
+from tests.support.memory_network import MemoryNetwork
 
+URL = "http://imds"
 TOKEN_PATH = "/metadata/identity/oauth2/token"
 SECRET = "eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0"
 
@@ -34,9 +36,10 @@ class Call:
 
 
 class FakeImds:
-    """IMDS on loopback: returns the scripted responses in order, then tokens for every request."""
+    """Returns the scripted responses in order, then tokens for every request."""
 
     def __init__(self) -> None:
+        self.network = MemoryNetwork()
         self.calls: list[Call] = []
         self.script: list[Answer] = []
         self.gate = asyncio.Event()
@@ -49,7 +52,11 @@ class FakeImds:
         self.client_ids: dict[str, str] = {}
         """Resource id in lower case to the client id of its token."""
         self.wall: Callable[[], float] = lambda: 1_700_000_000.0
-        self.url = ""
+        self.url = URL
+
+    def session(self) -> HttpSession:
+        """Return a session that finds this IMDS in memory. The caller closes it."""
+        return self.network.http_session(connections=16, headers={})
 
     def token_body(self, query: dict[str, str]) -> bytes:
         claims = base64.urlsafe_b64encode(
@@ -84,20 +91,25 @@ class FakeImds:
 
 
 @asynccontextmanager
-async def running_imds() -> AsyncIterator[FakeImds]:
+async def running_imds(*, loopback: bool = False) -> AsyncIterator[FakeImds]:
+    """Run IMDS in memory, where `FakeImds.session` finds it; or with *loopback* on a socket, at its url."""
     imds = FakeImds()
     app = web.Application()
     app.router.add_get(TOKEN_PATH, imds.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.05)
     await runner.setup()
     try:
-        await web.SockSite(runner, restartable_listener("127.0.0.1")).start()
-        host, port = runner.addresses[0][:2]
-        imds.url = f"http://{host}:{port}"
+        if loopback:
+            await web.SockSite(runner, restartable_listener("127.0.0.1")).start()
+            host, port = runner.addresses[0][:2]
+            imds.url = f"http://{host}:{port}"
+        elif runner.server is not None:
+            imds.network.serve(URL, runner.server)
         yield imds
     finally:
         imds.gate.set()
         imds.closing.set()
+        imds.network.cut(URL)
         await runner.cleanup()
 
 
@@ -127,7 +139,7 @@ async def source_of(
     observe: ImdsObserver = lambda _named, _seconds, _error: None,
 ) -> AsyncIterator[ImdsSource]:
     """Return an ImdsSource with its own session, whose pauses take no time."""
-    async with HttpSession(connections=16, headers={}) as session:
+    async with imds.session() as session:
         yield ImdsSource(
             session,
             imds.url,

@@ -1,10 +1,9 @@
-"""An issuer for tests: the cluster cache with a real watch, the real broker, and IMDS on loopback."""
+"""An issuer for tests in virtual time: the cluster cache with a watch, the broker, and IMDS, in memory."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from nmi.identity.decide import DecisionPolicy
@@ -20,7 +19,6 @@ from nmi.tokens.node_identity import NodeIdentitySource
 from nmi.tokens.source import TokenSource
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.imds import ImdsSource, RawAnswer
-from podidentity.http_client.session import HttpSession
 from tests.nmi.fake_imds import FakeImds, running_imds
 from tests.nmi.identity.cluster import Cluster, running_cluster
 from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, pod, resource_id
@@ -38,14 +36,11 @@ class IssuerBench:
         broker: TokenBroker,
         issuer: Issuer,
         measures: IdentityMetrics,
-        *,
-        patient_issuer: Issuer,
     ) -> None:
         self.cluster = cluster
         self.imds = imds
         self.broker = broker
         self.issuer = issuer
-        self._patient_issuer = patient_issuer
         self._measures = measures
 
     @property
@@ -62,8 +57,7 @@ class IssuerBench:
         return await self.issuer.issue_for(namespace, name, request)
 
     async def issued(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued:
-        """Return the token. The time limit of the test's policy does not apply, because a pause could exceed it."""
-        answer = await self._patient_issuer.issue(peer, request)
+        answer = await self.issue(request, peer)
         assert isinstance(answer, Issued), answer
         return answer
 
@@ -100,7 +94,7 @@ async def running_issuer(
     async with (
         running_cluster(**cluster_cache) as cluster,
         running_imds() as imds,
-        HttpSession(connections=16, headers={}) as session,
+        imds.session() as session,
     ):
         imds.client_ids[resource_id("id").lower()] = CLIENT_ID
         registry = CollectorRegistry()
@@ -116,20 +110,15 @@ async def running_issuer(
         )
         cluster.cluster_cache.when_gone(lambda entry: broker.forget_pod(entry.uid))
         measures = IdentityMetrics(CollectorRegistry())
-        policy = policy or DecisionPolicy()
-        patient = replace(policy, max_hold_seconds=DecisionPolicy().max_hold_seconds)
-        issuer, patient_issuer = (
-            Issuer(
-                cluster.cluster_cache,
-                broker,
-                each,
-                measures,
-                node_identities=NodeIdentitySource(source, governor) if for_exempt else None,
-                clock=cluster.clock,
-            )
-            for each in (policy, patient)
+        issuer = Issuer(
+            cluster.cluster_cache,
+            broker,
+            policy or DecisionPolicy(),
+            measures,
+            node_identities=NodeIdentitySource(source, governor) if for_exempt else None,
+            clock=cluster.clock,
         )
         try:
-            yield IssuerBench(cluster, imds, broker, issuer, measures, patient_issuer=patient_issuer)
+            yield IssuerBench(cluster, imds, broker, issuer, measures)
         finally:
             await broker.aclose()

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from nmi.identity import stopped_pods
 from nmi.identity.container_starts import started_after
 from nmi.identity.decide import DecisionPolicy
 from nmi.identity.pods import PodEntry
@@ -26,12 +25,6 @@ BRIEF = DecisionPolicy(max_hold_seconds=0.2)
 VETH = Link(7, "veth7")
 ROUTE = Route(bytes((10, 0, 0, 1)), 32, 7, 0)
 OTHER_CLIENT = "c11e0000-0000-0000-0000-00000000000b"
-
-
-@pytest.fixture
-def long_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For requests that succeed: hold them as long as the test, because a pause could exceed five seconds."""
-    monkeypatch.setattr(stopped_pods, "HOLD_SECONDS", DEADLINE)
 
 
 def evidence(bench: IssuerBench) -> None:
@@ -72,8 +65,7 @@ async def test_evidence_ends_ready_answers_immediately_and_requests_are_held_and
         assert len(bench.imds.calls) == calls
 
 
-async def test_a_token_being_fetched_at_that_moment_is_not_granted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopped_pods, "HOLD_SECONDS", 0.2)
+async def test_a_token_being_fetched_at_that_moment_is_not_granted() -> None:
     async with running_issuer() as bench:
         bench.cluster.cluster_cache.network_listed([VETH, ROUTE])
         await bench.with_pod()
@@ -92,7 +84,7 @@ async def test_without_the_api_server_a_suspended_pod_is_not_served_and_a_pod_wi
         bench.cluster.deliver(pod("alive", uid="uid-2", addresses=("10.0.0.2",)))
         for name in ("web", "alive"):
             bench.cluster.deliver(assigned_identity(pod_name=name), "assigned_identities")
-        await bench.cluster.api.stop()
+        bench.cluster.end_api_server()
         await bench.issued()
         evidence(bench)
         assert await bench.refused() == SUSPENDED
@@ -132,7 +124,6 @@ async def test_an_event_that_may_predate_the_evidence_does_not_lift_the_suspensi
         assert await bench.refused() == SUSPENDED
 
 
-@pytest.mark.usefixtures("long_holds")
 async def test_a_container_started_since_lifts_it_and_answers_held_requests() -> None:
     async with running_issuer() as bench:
         entry = await suspended(bench)
@@ -253,7 +244,6 @@ async def test_there_is_no_read_before_the_verification_time_and_then_one_for_al
         assert bench.cluster.reads() == []
 
 
-@pytest.mark.usefixtures("long_holds")
 async def test_a_read_that_shows_the_pod_alone_at_its_address_lifts_the_suspension() -> None:
     async with running_issuer() as bench:
         entry = await suspended(bench)

@@ -31,7 +31,7 @@ async def test_a_token_request_that_comes_back_starts_the_repair_of_ciliums_redi
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cilium_redirect, "CAME_BACK_SECONDS", 0.0)
-    async with running_imds() as imds, AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+    async with running_imds(loopback=True) as imds, AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         imds.wall = time.time
         address = urlsplit(imds.url)
         settings = Settings(

@@ -1,12 +1,10 @@
-"""A cluster cache that watches the sandbox's API server, and changes of that cluster for tests."""
+"""A cluster cache that watches the sandbox's API server in virtual time, and changes of that cluster for tests."""
 
 import asyncio
 import json
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -39,33 +37,39 @@ from podidentity.resources import (
 )
 from podidentity_sandbox.kubeapi.server import KubeApi
 from tests.nmi.identity.shapes import NODE
+from tests.support.kube_api import kube_api
+from tests.support.memory_network import MemoryNetwork
+from tests.virtual_time import now
 
-CRDS = Path(__file__).parents[3] / "deploy" / "crds"
+API_SERVER = "http://kubernetes.default"
 ASSIGNED_KIND = "azureassignedidentities.aadpodidentity.k8s.io"
 DEADLINE = 15.0
 
 
 class Clock:
-    """The real monotonic clock, which a test may set ahead and stop."""
+    """The running loop's clock, which a test may set ahead of the loop's timers."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
-        self._stopped_at: float | None = None
 
     def __call__(self) -> float:
-        return (time.monotonic() if self._stopped_at is None else self._stopped_at) + self.ahead
-
-    def stop(self) -> None:
-        """Stop the clock, so that only `ahead` moves it: a pause of the machine takes none of the product's time."""
-        self._stopped_at = time.monotonic()
+        return now() + self.ahead
 
 
 class Cluster:
     """The API server's state as tests change it, and the cluster cache that watches it."""
 
     def __init__(
-        self, api: KubeApi, cluster_cache: ClusterCache, index: Index, clock: Clock, registry: CollectorRegistry
+        self,
+        api: KubeApi,
+        cluster_cache: ClusterCache,
+        index: Index,
+        *,
+        network: MemoryNetwork,
+        clock: Clock,
+        registry: CollectorRegistry,
     ) -> None:
+        self.network = network
         self.api = api
         self.cluster_cache = cluster_cache
         self.index = index
@@ -130,6 +134,10 @@ class Cluster:
 
     def _delete(self, kind: Kind[Any], resource: Resource) -> None:
         self.api.store.delete(f"{kind.plural}.{kind.group}", resource.metadata.name, resource.metadata.namespace)
+
+    def end_api_server(self) -> None:
+        """Reset all connections to the API server, and refuse further ones."""
+        self.network.cut(API_SERVER)
 
     # Watch events without a watch.
 
@@ -197,8 +205,12 @@ def patient_reads() -> Iterator[None]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Run the loop until *condition* holds; fails after DEADLINE seconds, long for a busy machine."""
+    """Run the loop until *condition* holds: first what is ready, then what needs time. Fails after DEADLINE seconds."""
     async with asyncio.timeout(DEADLINE):
+        for _ in range(100):
+            if condition():
+                return
+            await asyncio.sleep(0)
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -215,18 +227,25 @@ async def running_cluster(
 
     Without *watching* the cache receives no events, like from a very slow watch.
     """
-    api = await asyncio.to_thread(KubeApi, CRDS, keep=1000)
-    await api.start()
-    context = ssl.create_default_context(cadata=api.ca_pem)
+    network = MemoryNetwork()
+    api = kube_api(clock=now)
+    server = api.http()
+    network.serve(API_SERVER, server)
 
     async def authorization() -> str:
         return f"Bearer {api.token}"
 
-    access = ClusterAccess(api.server, context, authorization)
-    client = Client(access, user_agent=f"{COMPONENT}/test", old_field_names=old_field_names)
+    access = ClusterAccess(API_SERVER, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), authorization)
     clock, index, registry = Clock(), Index(), CollectorRegistry()
+    client = Client(
+        access,
+        user_agent=f"{COMPONENT}/test",
+        old_field_names=old_field_names,
+        open_session=network.open_session,
+        clock=clock,
+    )
     cluster_cache = ClusterCache(client, index, IdentityMetrics(registry), node=NODE, clock=clock, **settings)
-    cluster = Cluster(api, cluster_cache, index, clock, registry)
+    cluster = Cluster(api, cluster_cache, index, network=network, clock=clock, registry=registry)
     api.store.create("namespaces", {"metadata": {"name": "ns"}})
     if prepare is not None:
         prepare(cluster)
@@ -236,12 +255,11 @@ async def running_cluster(
             async with asyncio.timeout(DEADLINE):
                 await cluster_cache.synced()
         api.requests.clear()
-        with patient_reads():
-            yield cluster
+        yield cluster
     finally:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         await cluster_cache.aclose()
         await client.aclose()
-        await api.stop()
+        await server.shutdown()

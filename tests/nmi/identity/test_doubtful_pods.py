@@ -34,10 +34,9 @@ async def ending(cluster: Cluster) -> PodEntry:
 
 
 async def confirm_all_watches(cluster: Cluster) -> None:
-    """Stop the clock, and receive a message of every watch at that time."""
+    """Receive a message of every watch now."""
     async with asyncio.timeout(DEADLINE):
         await cluster.api.until_watched(count=3)
-    cluster.clock.stop()
     cluster.api.send_bookmarks()
     watches = cluster.cluster_cache.watches.by_name.values()
     await cluster.seen(lambda: all(each.staleness_seconds() == 0.0 for each in watches))
@@ -58,7 +57,6 @@ async def test_a_pod_without_doubts_is_not_read() -> None:
 async def test_a_pod_being_deleted_is_read_once_a_second_and_never_cached() -> None:
     async with running_cluster() as cluster:
         entry = await ending(cluster)
-        cluster.clock.stop()
         assert entry.record.suspended
         standings = await asyncio.gather(*(cluster.cluster_cache.decision_input(entry, ADDRESS) for _ in range(20)))
         assert {type(each) for each in standings} == {DecisionInput}
@@ -174,7 +172,6 @@ async def test_an_identity_revoked_during_a_silent_watch_is_not_granted() -> Non
 async def test_without_a_response_to_the_read_serving_continues_and_a_metric_counts_it() -> None:
     async with running_cluster() as cluster:
         entry = await ending(cluster)
-        cluster.clock.stop()
         cluster.api.intercept = unavailable
         decision_input = await cluster.cluster_cache.decision_input(entry, ADDRESS)
         assert decision_input == DecisionInput(entry.facts, entry.assigned, certain=False)
@@ -206,7 +203,6 @@ async def test_without_a_response_to_the_read_strict_mode_refuses() -> None:
 async def test_a_waiter_that_gives_up_does_not_cancel_the_shared_read() -> None:
     async with running_cluster() as cluster:
         entry = await ending(cluster)
-        cluster.clock.stop()
         cluster.api.pause()
         first = asyncio.create_task(cluster.cluster_cache.decision_input(entry, ADDRESS))
         second = asyncio.create_task(cluster.cluster_cache.decision_input(entry, ADDRESS))

@@ -149,7 +149,6 @@ async def test_pods_of_one_namespace_share_the_reads_within_a_second() -> None:
             entry = cluster.at(address)
             assert entry is not None
             entries.append((entry, address))
-        cluster.clock.stop()
         all_but(cluster, "bindings", "exceptions")
         for entry, address in entries:
             assert isinstance(await cluster.cluster_cache.decision_input(entry, address), DecisionInput)

@@ -13,10 +13,9 @@ from podidentity.resources import ContainerState, ContainerStatus, Pod, Terminat
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
 from tests.nmi.identity.lookup_bench import ADDRESS, LookupBench
 from tests.nmi.identity.shapes import pod, started_at
-from tests.virtual_time import in_virtual_time, now, settle
+from tests.virtual_time import now, settle
 
 
-@in_virtual_time
 async def test_a_known_address_is_found_without_a_wait() -> None:
     lookup_bench, entry = LookupBench(), PodEntry(pod())
     lookup_bench.arrive(ADDRESS, entry)
@@ -25,7 +24,6 @@ async def test_a_known_address_is_found_without_a_wait() -> None:
     assert now() == before
 
 
-@in_virtual_time
 async def test_the_watchs_event_ends_all_waits_for_its_address_without_a_read() -> None:
     lookup_bench, entry = LookupBench(), PodEntry(pod())
     waiters = [asyncio.create_task(lookup_bench.find()) for _ in range(10)]
@@ -38,7 +36,6 @@ async def test_the_watchs_event_ends_all_waits_for_its_address_without_a_read() 
     assert lookup_bench.waits.waiting == 0
 
 
-@in_virtual_time
 async def test_after_300_ms_the_address_is_read_once() -> None:
     lookup_bench, entry = LookupBench(), PodEntry(pod())
     lookup_bench.found_by_read[ADDRESS] = entry
@@ -47,7 +44,6 @@ async def test_after_300_ms_the_address_is_read_once() -> None:
     assert [(round(when - before, 3), address) for when, address in lookup_bench.reads] == [(0.3, ADDRESS)]
 
 
-@in_virtual_time
 async def test_a_wait_for_an_unknown_address_ends_after_five_seconds() -> None:
     lookup_bench = LookupBench()
     before = now()
@@ -56,7 +52,6 @@ async def test_a_wait_for_an_unknown_address_ends_after_five_seconds() -> None:
     assert len(lookup_bench.reads) == 1
 
 
-@in_virtual_time
 async def test_an_unknown_address_is_remembered_for_a_second() -> None:
     lookup_bench, entry = LookupBench(), PodEntry(pod())
     assert await lookup_bench.find() is None
@@ -71,7 +66,6 @@ async def test_an_unknown_address_is_remembered_for_a_second() -> None:
     assert now() - before == 6.0
 
 
-@in_virtual_time
 async def test_at_most_two_reads_are_sent_per_second() -> None:
     lookup_bench = LookupBench()
     before = now()
@@ -82,7 +76,6 @@ async def test_at_most_two_reads_are_sent_per_second() -> None:
         assert sum(start <= when < start + 1.0 for when in times) <= 2
 
 
-@in_virtual_time
 async def test_a_read_that_is_older_than_an_event_is_repeated_at_the_same_rate() -> None:
     lookup_bench = LookupBench()
     lookup_bench.crossed = 3
@@ -91,7 +84,6 @@ async def test_a_read_that_is_older_than_an_event_is_repeated_at_the_same_rate()
     assert [round(when - before, 1) for when, _ in lookup_bench.reads] == [0.3, 0.8, 1.3, 1.8]
 
 
-@in_virtual_time
 async def test_a_read_is_cancelled_with_its_last_waiter() -> None:
     lookup_bench = LookupBench()
     waiter = asyncio.create_task(lookup_bench.find())

@@ -19,7 +19,6 @@ from nmi.tokens.metrics import TokenMetrics
 from nmi.tokens.user_assigned import ImdsSelector, OtherIdentityError, UserAssignedSource, imds_selector
 from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
-from podidentity.http_client.session import HttpSession
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
 from tests.nmi.fake_imds import SECRET, Answer, FakeImds, running_imds
 from tests.nmi.tokens.fakes import REQUEST
@@ -35,7 +34,7 @@ def identity(client_id: str = OWN, resource_id: str = RESOURCE_ID) -> AzureIdent
 
 @asynccontextmanager
 async def running(*, managed: bool) -> AsyncIterator[tuple[FakeImds, TokenBroker]]:
-    async with running_imds() as imds, HttpSession(connections=16, headers={}) as session:
+    async with running_imds() as imds, imds.session() as session:
         imds.client_ids[RESOURCE_ID.lower()] = OWN
         broker = TokenBroker(
             {0: UserAssignedSource(ImdsSource(session, imds.url, retry_delays=()), by_resource_id=managed)},

@@ -10,17 +10,16 @@ from nmi.tokens.governor import Governor
 from nmi.tokens.node_identity import NodeIdentitySource
 from podidentity.azure.errors import AzureError, NotSent, Paused, Unreachable
 from podidentity.azure.imds import ANSWER_MAX, ImdsSource, RawAnswer
-from podidentity.http_client.session import HttpSession
 from tests.nmi.fake_imds import Answer, FakeImds, error_body, running_imds
 from tests.nmi.identity.shapes import CLIENT_ID, RESOURCE
 from tests.nmi.tokens.virtual_imds import Node, Reply
-from tests.virtual_time import in_virtual_time, now
+from tests.virtual_time import now
 
 REQUEST = TokenRequest(RESOURCE)
 
 
 async def ask(imds: FakeImds, request: TokenRequest = REQUEST, within: float = 5.0) -> RawAnswer:
-    async with HttpSession(connections=16, headers={}) as session:
+    async with imds.session() as session:
         return await NodeIdentitySource(ImdsSource(session, imds.url), Governor()).token(request, "ns/mic", within)
 
 
@@ -90,7 +89,6 @@ async def test_a_missing_response_is_an_error() -> None:
     assert raised.value.code == "no_answer"
 
 
-@in_virtual_time
 async def test_a_429_for_an_exempt_pod_pauses_all_calls() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(429, {"Retry-After": "20"}, b"{}")
@@ -104,7 +102,6 @@ async def test_a_429_for_an_exempt_pod_pauses_all_calls() -> None:
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_exempt_pods_obey_and_change_the_breaker() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(503, body=b"{}")
@@ -118,7 +115,6 @@ async def test_exempt_pods_obey_and_change_the_breaker() -> None:
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_exempt_pods_have_their_own_queue() -> None:
     node = Node()
     flood = [
@@ -134,7 +130,6 @@ async def test_exempt_pods_have_their_own_queue() -> None:
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_no_response_is_cached() -> None:
     node = Node()
     bodies = {(await node.node_identities.token(REQUEST, "ns/exempt", within=45.0)).body for _ in range(3)}

@@ -14,14 +14,13 @@ from nmi.tokens.metrics import USER_ASSIGNED, TokenMetrics
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from podidentity.azure.imds import ImdsSource
-from podidentity.http_client.session import HttpSession
 from tests.nmi.fake_imds import Answer, error_body, running_imds
 from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, identity
-from tests.virtual_time import in_virtual_time, settle
+from tests.virtual_time import settle
 
 
 async def test_a_hundred_first_requests_make_one_call_to_imds() -> None:
-    async with running_imds() as imds, HttpSession(connections=16, headers={}) as session:
+    async with running_imds() as imds, imds.session() as session:
         registry = CollectorRegistry()
         measures = TokenMetrics(registry)
         source = UserAssignedSource(ImdsSource(session, imds.url, observe=measures.observe_imds), by_resource_id=False)
@@ -40,7 +39,6 @@ async def test_a_hundred_first_requests_make_one_call_to_imds() -> None:
     assert registry.get_sample_value(count, {"operation_type": USER_ASSIGNED}) == 1.0
 
 
-@in_virtual_time
 async def test_a_waiter_that_gives_up_does_not_affect_the_others() -> None:
     bench = Bench()
     bench.source.gate.clear()
@@ -56,7 +54,6 @@ async def test_a_waiter_that_gives_up_does_not_affect_the_others() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_sent_call_is_completed_without_waiters() -> None:
     bench = Bench()
     only = await bench.hold()
@@ -69,7 +66,6 @@ async def test_a_sent_call_is_completed_without_waiters() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_queued_flight_is_dropped_with_its_last_waiter() -> None:
     bench = Bench(at_once=1)
     async with bench.governor.permit("ns/busy"):
@@ -84,7 +80,6 @@ async def test_a_queued_flight_is_dropped_with_its_last_waiter() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_request_at_the_moment_of_the_drop_gets_a_new_flight() -> None:
     bench = Bench(at_once=1)
     async with bench.governor.permit("ns/busy"):
@@ -98,7 +93,6 @@ async def test_a_request_at_the_moment_of_the_drop_gets_a_new_flight() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_flight_without_waiters_makes_no_second_attempt() -> None:
     bench = Bench()
     bench.source.retry = lambda: True
@@ -111,7 +105,6 @@ async def test_a_flight_without_waiters_makes_no_second_attempt() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_queued_flight_is_charged_to_the_next_waiter_when_its_starter_leaves() -> None:
     bench = Bench(at_once=1)
     async with bench.governor.permit("ns/busy"):
@@ -132,7 +125,6 @@ async def test_a_queued_flight_is_charged_to_the_next_waiter_when_its_starter_le
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_failure_reaches_every_waiter() -> None:
     bench = Bench()
     bench.source.failures = [AzureError("down", status=503)]
@@ -143,7 +135,6 @@ async def test_a_failure_reaches_every_waiter() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_force_refresh_never_joins_an_earlier_fetch() -> None:
     bench = Bench()
     ordinary = await bench.hold()
@@ -155,7 +146,6 @@ async def test_force_refresh_never_joins_an_earlier_fetch() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_closing_cancels_the_flights_and_notifies_the_waiters() -> None:
     bench = Bench()
     waiter = await bench.hold()
@@ -166,7 +156,6 @@ async def test_closing_cancels_the_flights_and_notifies_the_waiters() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_type_without_a_source_has_its_own_error() -> None:
     bench = Bench()
     assert bench.broker.supports(identity())
@@ -176,7 +165,7 @@ async def test_a_type_without_a_source_has_its_own_error() -> None:
 
 
 async def test_imds_is_never_queried_without_an_identity() -> None:
-    async with running_imds() as imds, HttpSession(connections=16, headers={}) as session:
+    async with running_imds() as imds, imds.session() as session:
         broker = TokenBroker(
             {0: UserAssignedSource(ImdsSource(session, imds.url), by_resource_id=False)},
             Governor(),
@@ -192,7 +181,7 @@ async def test_imds_is_never_queried_without_an_identity() -> None:
 
 
 async def test_a_token_of_another_identity_is_not_passed_on() -> None:
-    async with running_imds() as imds, HttpSession(connections=16, headers={}) as session:
+    async with running_imds() as imds, imds.session() as session:
         broker = TokenBroker(
             {0: UserAssignedSource(ImdsSource(session, imds.url), by_resource_id=False)},
             Governor(),

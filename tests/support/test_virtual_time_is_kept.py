@@ -1,0 +1,47 @@
+"""Tests in virtual time cannot use sockets, threads, processes and pauses."""
+
+import asyncio
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.virtual_time import now
+
+
+def listen() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+
+
+def connect() -> None:
+    with socket.socket() as client:
+        client.connect(("127.0.0.1", 1))
+
+
+def thread() -> None:
+    threading.Thread(target=print).start()
+
+
+def process() -> None:
+    subprocess.run(["true"], check=False)
+
+
+def pause() -> None:
+    time.sleep(0.0)
+
+
+@pytest.mark.parametrize("use", [listen, connect, thread, process, pause])
+def test_what_takes_real_time_fails_the_test(use: Callable[[], None]) -> None:
+    with pytest.raises(pytest.fail.Exception, match="in a test in virtual time"):
+        use()
+
+
+async def test_an_hour_passes_immediately() -> None:
+    began, real = now(), time.monotonic()
+    await asyncio.sleep(3600)
+    assert now() - began == 3600
+    assert time.monotonic() - real < 3600
