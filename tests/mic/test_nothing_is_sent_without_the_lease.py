@@ -58,7 +58,7 @@ def lease() -> Lease:
 @pytest.fixture
 async def server() -> AsyncIterator[ScriptedServer]:
     scripted = ScriptedServer()
-    await scripted.start()
+    await scripted.start(loopback=True)
     yield scripted
     await scripted.stop()
 

@@ -9,12 +9,17 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import aiohttp
 from aiohappyeyeballs import AddrInfoType
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.tracing import Trace
 from typing_extensions import override
 
 from podidentity.http_client.connection import Connection
 from podidentity.http_client.session import HttpSession
 from podidentity.kube.access import ClusterAccess
+from podidentity.kube.aiohttp_session import AiohttpSession
+from podidentity.kube.sessions import Session
 
 HIGH_WATER: Final = 64 * 1024
 """A writer is paused while more bytes than this wait for their reader, as with asyncio's transports."""
@@ -50,6 +55,16 @@ class MemoryNetwork:
         del access
         return _MemorySession(self, connections=connections, headers=headers, reuse=reuse)
 
+    def open_aiohttp_session(
+        self, access: ClusterAccess, *, connections: int, headers: Mapping[str, str], reuse: bool
+    ) -> Session:
+        """Return a session of aiohttp for a client of the API server."""
+        return AiohttpSession(access, self.connector(limit=connections, force_close=not reuse), headers)
+
+    def connector(self, **arguments: Any) -> aiohttp.BaseConnector:
+        """Return a connector of aiohttp with the *arguments* of BaseConnector. Its session owns it."""
+        return _MemoryConnector(self, **arguments)
+
     def connect(self, origin: str, client: asyncio.BaseProtocol) -> None:
         """Connect *client*. Raise ConnectionRefusedError if nothing is served at *origin*."""
         factory = self._servers.get(origin)
@@ -82,6 +97,25 @@ class _MemorySession(HttpSession):
         connection = Connection(self._lost)
         self._network.connect(f"{origin.scheme}://{origin.authority}", connection)
         return connection
+
+
+class _MemoryConnector(aiohttp.BaseConnector):
+    """A connector of aiohttp whose connections lead to the servers of a MemoryNetwork."""
+
+    def __init__(self, network: MemoryNetwork, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._network = network
+
+    @override
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        protocol = self._factory()
+        try:
+            self._network.connect(str(req.url.origin()), protocol)
+        except OSError as error:
+            raise aiohttp.ClientConnectorError(req.connection_key, error) from error
+        return protocol
 
 
 class _End(asyncio.Transport):

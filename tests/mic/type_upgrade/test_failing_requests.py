@@ -75,7 +75,7 @@ async def test_a_server_that_becomes_unreachable_is_not_called_for_each_object(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = Unwritable()
-    await server.start()
+    await server.start(loopback=True)
     async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test", timeout_seconds=0.5) as client:
         record = UpgradeRecord(client, "ns", NAME, KEY)
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1, pauses=at_once).run()

@@ -78,7 +78,7 @@ async def test_an_object_nested_too_deeply_is_logged(caplog: pytest.LogCaptureFi
     )
     good = b'{"metadata":{"name":"good","namespace":"ns"},"spec":{"ClientID":"c"}}'
     server = ScriptedServer()
-    await server.start()
+    await server.start(loopback=True)
     server.lists += [status(404, "NotFound"), status(404, "NotFound")]
     server.lists += [Reply(b'{"metadata":{},"items":[%s]}' % each) for each in (deep + b"," + good, deep, good)]
     server.lists += [Reply(b'{"metadata":{}}')] * 3
@@ -100,7 +100,7 @@ async def test_an_object_with_unexpected_metadata_is_logged_and_the_others_conti
     odd = b'{"metadata":{"name":["odd"],"namespace":"ns"},"spec":{"ClientID":"c"}}'
     good = b'{"metadata":{"name":"good","namespace":"ns"},"spec":{"ClientID":"c"}}'
     server = ScriptedServer()
-    await server.start()
+    await server.start(loopback=True)
     server.lists += [status(404, "NotFound"), status(404, "NotFound")]
     server.lists += [Reply(b'{"metadata":{},"items":[%s]}' % (odd + b"," + good))] + [Reply(b'{"metadata":{}}')] * 3
     server.others.append(Reply(good))

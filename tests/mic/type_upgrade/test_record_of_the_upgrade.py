@@ -89,7 +89,7 @@ async def test_a_config_map_created_concurrently_is_completed(cluster: Cluster) 
 
 async def test_an_unreadable_record_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     server = ScriptedServer()
-    await server.start()
+    await server.start(loopback=True)
     server.lists += [Reply(b'{"data":%s%s}' % (b"[" * 100_000, b"]" * 100_000)), *[Reply(b"<html>")] * (TRIES - 1)]
     async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test") as client:
         record = UpgradeRecord(client, "ns", NAME, KEY)

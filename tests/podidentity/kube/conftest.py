@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import cast
 
 import pytest
 
@@ -12,30 +11,34 @@ from podidentity.kube.client import Client
 from podidentity.kube.informer import Informer
 from podidentity.kube.sessions import OpenSession, aiohttp_session, small_session
 from podidentity.resources import PODS, Pod
+from tests import selection
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import ScriptedServer
+from tests.virtual_time import now
 
 NewInformer = Callable[..., Informer[Pod]]
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[ScriptedServer]:
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[ScriptedServer]:
     scripted = ScriptedServer()
-    await scripted.start()
+    await scripted.start(loopback=not selection.is_virtual(request.node))
     yield scripted
     await scripted.stop()
 
 
-@pytest.fixture(params=[aiohttp_session, small_session], ids=["aiohttp", "small"])
-def open_session(request: pytest.FixtureRequest) -> OpenSession:
+@pytest.fixture(params=["aiohttp", "small"])
+def open_session(request: pytest.FixtureRequest, server: ScriptedServer) -> OpenSession:
     """Return each of the HTTP clients: MIC and podidctl use the first, NMI the second."""
-    return cast("OpenSession", request.param)
+    if selection.is_virtual(request.node):
+        return server.network.open_aiohttp_session if request.param == "aiohttp" else server.network.open_session
+    return aiohttp_session if request.param == "aiohttp" else small_session
 
 
 @pytest.fixture
 async def client(server: ScriptedServer, open_session: OpenSession) -> AsyncIterator[Client]:
     access = ClusterAccess(server.url)
-    async with Client(access, user_agent="test/1", timeout_seconds=5, open_session=open_session) as opened:
+    async with Client(access, user_agent="test/1", timeout_seconds=5, open_session=open_session, clock=now) as opened:
         yield opened
 
 
@@ -50,7 +53,7 @@ async def informer(client: Client, recorder: Recorder[Pod]) -> AsyncIterator[New
     running: list[asyncio.Task[None]] = []
 
     def start(**options: object) -> Informer[Pod]:
-        made = Informer(client, PODS, recorder, **{"random": lambda: 0.0, **options})  # type: ignore[arg-type]  # by name
+        made = Informer(client, PODS, recorder, **{"random": lambda: 0.0, "clock": now, **options})  # type: ignore[arg-type]  # by name
         running.append(asyncio.create_task(made.run()))
         return made
 

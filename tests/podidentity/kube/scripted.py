@@ -11,7 +11,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from podidentity_sandbox.serving import restartable_listener
+from tests.support.memory_network import MemoryNetwork
 
+URL = "http://kubernetes"
 DEADLINE_SECONDS = 5.0
 
 
@@ -83,19 +85,26 @@ class ScriptedServer:
         self._watches: asyncio.Queue[Watch] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self.url = ""
+        self.network = MemoryNetwork()
+        self.url = URL
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._accept, sock=restartable_listener("127.0.0.1"))
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+    async def start(self, *, loopback: bool = False) -> None:
+        """Serve in memory, where the sessions of `network` find it; or with *loopback* on a socket."""
+        if loopback:
+            self._server = await asyncio.start_server(self._accept, sock=restartable_listener("127.0.0.1"))
+            self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        else:
+            self.network.serve(self.url, lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(), self._accept))
 
     async def stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
+        self.network.cut(self.url)
+        if self._server is not None:
+            self._server.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
+        if self._server is not None:
+            await self._server.wait_closed()
 
     async def watch(self) -> Watch:
         """The next watch that a client opens, or has opened."""

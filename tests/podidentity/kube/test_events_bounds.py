@@ -10,6 +10,7 @@ from podidentity.kube.events import BURST, MESSAGE_MAX, OBJECT_BURST, PENDING_MA
 from podidentity.resources import PODS, Pod, PodMeta
 from podidentity.telemetry.token_bucket import TokenBucket
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, status
+from tests.virtual_time import now
 
 
 def about(name: str) -> Pod:
@@ -18,7 +19,7 @@ def about(name: str) -> Pod:
 
 @pytest.fixture
 async def recorder(client: Client) -> AsyncIterator[EventRecorder]:
-    made = EventRecorder(client, "mic", "host")
+    made = EventRecorder(client, "mic", "host", clock=now)
     task = asyncio.create_task(made.run())
     yield made
     task.cancel()
@@ -30,7 +31,7 @@ async def flushed(recorder: EventRecorder) -> None:
 
 
 def test_an_event_beyond_the_limit_is_dropped_and_counted(client: Client) -> None:
-    recorder = EventRecorder(client, "mic", "host")
+    recorder = EventRecorder(client, "mic", "host", clock=lambda: 0.0)
     for number in range(PENDING_MAX + 5):
         recorder.record(about(f"p{number}"), PODS, "Normal", "Reason", "message")
     assert recorder.dropped == 5
@@ -59,7 +60,7 @@ def test_normal_events_never_displace_warnings(client: Client) -> None:
 
 
 async def test_warnings_are_sent_first(server: ScriptedServer, client: Client) -> None:
-    recorder = EventRecorder(client, "mic", "host")
+    recorder = EventRecorder(client, "mic", "host", clock=now)
     for number in range(3):
         recorder.record(about(f"p{number}"), PODS, "Normal", "Reason", "message")
     recorder.record(about("late"), PODS, "Warning", "Reason", "message")

@@ -11,6 +11,7 @@ from podidentity.kube.informer import Informer
 from podidentity.resources import PODS, Pod
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, status
+from tests.virtual_time import now
 
 
 def test_pauses_double_up_to_the_maximum_and_are_reset() -> None:
@@ -40,7 +41,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def run_until_watching(server: ScriptedServer, client: Client, recorder: Recorder[Pod]) -> None:
-    task = asyncio.create_task(Informer(client, PODS, recorder, random=lambda: 1.0).run())
+    task = asyncio.create_task(Informer(client, PODS, recorder, random=lambda: 1.0, clock=now).run())
     await server.watch()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

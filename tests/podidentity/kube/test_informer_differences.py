@@ -10,6 +10,7 @@ from podidentity.resources import PODS, Pod
 from tests.podidentity.kube.conftest import NewInformer
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import ScriptedServer, page, pod, status
+from tests.virtual_time import now
 
 
 async def test_a_recreated_namesake_is_reported_as_deleted_and_then_added(
@@ -45,7 +46,7 @@ async def test_the_store_has_changed_before_the_handler_is_called(server: Script
             seen.append(old.key not in running.store)
             done.set()
 
-    running = Informer(client, PODS, Looking(), random=lambda: 0.0)
+    running = Informer(client, PODS, Looking(), random=lambda: 0.0, clock=now)
     server.lists.append(page(pod("a", "1"), version="7"))
     task = asyncio.create_task(running.run())
     (await server.watch()).send("DELETED", pod("a", "8"))
@@ -59,7 +60,7 @@ async def test_a_cancelled_informer_releases_its_connection(
     server: ScriptedServer, client: Client, recorder: Recorder[Pod]
 ) -> None:
     server.lists += [page(version="7"), page(pod("a", "1"), version="8")]
-    first = asyncio.create_task(Informer(client, PODS, recorder).run())
+    first = asyncio.create_task(Informer(client, PODS, recorder, clock=now).run())
     await server.watch()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -20,6 +20,7 @@ from tests.examples import examples
 from tests.podidentity.kube.conftest import NewInformer
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod
+from tests.virtual_time import now
 
 
 def line(kind: str, document: object) -> bytes:
@@ -95,7 +96,7 @@ async def test_an_object_with_a_field_over_its_limit_counts_as_absent(server: Sc
 
     recorder: Recorder[object] = Recorder()  # type: ignore[type-var]  # of identities
     server.lists.append(page(identity("a", "1", "c"), identity("b", "2", "c" * 1000), version="7"))
-    task = asyncio.create_task(Informer(client, IDENTITIES, recorder, random=lambda: 0.0).run())
+    task = asyncio.create_task(Informer(client, IDENTITIES, recorder, random=lambda: 0.0, clock=now).run())
     watch = await server.watch()
     watch.send("MODIFIED", identity("a", "8", "c" * 1000))
     watch.send("MODIFIED", identity("b", "9", "c"))
@@ -134,7 +135,7 @@ async def test_an_object_that_the_handler_cannot_process_is_removed(
 ) -> None:
     handler = Faulty()
     server.lists.append(page(pod("a", "1"), pod("b", "2"), version="7"))
-    running = Informer(client, PODS, handler, random=lambda: 0.0)
+    running = Informer(client, PODS, handler, random=lambda: 0.0, clock=now)
     task = asyncio.create_task(running.run())
     watch = await server.watch()
     handler.upserts = {"a"}
@@ -168,7 +169,7 @@ async def test_a_handler_that_cannot_remove_an_object_makes_the_watch_silent_unt
     handler = Faulty()
     lists = [page(pod("a", "1"), pod("b", "2"), version="7"), *[page(pod("b", "9"), version="9") for _ in range(3)]]
     server.lists += lists
-    running = Informer(client, PODS, handler, random=lambda: 0.0, on_doubt=doubt)
+    running = Informer(client, PODS, handler, random=lambda: 0.0, on_doubt=doubt, clock=now)
     task = asyncio.create_task(running.run())
     watch = await server.watch()
     handler.deletes = {"a"}
@@ -194,7 +195,7 @@ async def test_a_namesake_is_not_added_before_the_former_object_is_removed(
 ) -> None:
     handler = Faulty()
     server.lists.append(page(pod("a", "1", uid="one"), version="7"))
-    running = Informer(client, PODS, handler, random=lambda: 0.0)
+    running = Informer(client, PODS, handler, random=lambda: 0.0, clock=now)
     task = asyncio.create_task(running.run())
     watch = await server.watch()
     handler.deletes = {"a"}
@@ -248,9 +249,11 @@ async def test_no_outdated_object_is_served_unless_the_watch_counts_as_silent(
 ) -> None:
     handler = Unreliable(faults)
     state: dict[str, str] = {}
-    async with Client(ClusterAccess(server.url), user_agent="test/1") as client:
+    async with Client(
+        ClusterAccess(server.url), user_agent="test/1", open_session=server.network.open_session, clock=now
+    ) as client:
         server.lists.append(page(version="1"))
-        running = Informer(client, PODS, handler, random=lambda: 0.0)
+        running = Informer(client, PODS, handler, random=lambda: 0.0, clock=now)
         task = asyncio.create_task(running.run())
         watch = await server.watch()
         for version, (kind, name, uid) in enumerate(events, 2):
@@ -279,7 +282,7 @@ async def test_a_list_with_an_object_that_the_handler_rejects_is_complete(
     handler = Faulty()
     handler.upserts = {"a"}
     server.lists.append(page(pod("a", "1"), pod("b", "2"), version="7"))
-    running = Informer(client, PODS, handler, random=lambda: 0.0)
+    running = Informer(client, PODS, handler, random=lambda: 0.0, clock=now)
     task = asyncio.create_task(running.run())
     await asyncio.wait_for(running.synced(), 5)
     assert handler.lines == ["+a", "-a", "+b"]

@@ -1,7 +1,6 @@
 """Leadership and time: calls that do not return, and clocks of other machines. Excluded: real servers."""
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ from podidentity.kube.errors import LeadershipLost
 from podidentity.kube.lease import Elector
 from podidentity.kube.locks import LOOK_SECONDS
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, status
+from tests.virtual_time import now
 
 
 def lease(holder: str, renewed: str, version: str = "1", seconds: int = 1) -> Reply:
@@ -19,7 +19,9 @@ def lease(holder: str, renewed: str, version: str = "1", seconds: int = 1) -> Re
 
 
 def elector(client: Client, duration: float, **options: Any) -> Elector:
-    return Elector(client, namespace="ns", name="mic", identity="me", duration_seconds=duration, **options)
+    return Elector(
+        client, namespace="ns", name="mic", identity="me", duration_seconds=duration, **{"clock": now, **options}
+    )
 
 
 async def lost(task: "asyncio.Task[Any]", how: str) -> None:
@@ -35,9 +37,9 @@ async def test_a_hanging_renewal_ends_the_leadership_before_the_lease_expires(
     task = asyncio.create_task(running.run())
     await asyncio.wait_for(running.acquired(), 15)
     remaining = running.remaining_seconds()
-    began = time.monotonic()
+    began = now()
     await lost(task, "no renewal succeeded in time")
-    assert time.monotonic() - began < remaining
+    assert now() - began < remaining
     assert running.remaining_seconds() == 0
 
 
@@ -45,7 +47,6 @@ async def test_a_renewal_on_a_hanging_connection_is_followed_by_another_in_time(
     server: ScriptedServer, client: Client
 ) -> None:
     server.others += [status(404, "NotFound"), lease("me", "t"), None, lease("me", "u", "2")]
-    # After the renewal that hangs, the time until the half of the duration exceeds a pause of this machine.
     running = elector(client, 16.0)
     task = asyncio.create_task(running.run())
     await asyncio.wait_for(running.acquired(), 15)

@@ -15,7 +15,6 @@ from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.decoding import SHALLOW_MAX, decode_meta
 from podidentity.kube.errors import ApiError
-from podidentity.kube.sessions import OpenSession
 from podidentity.resources import PODS
 from tests.depths import TOO_DEEP, brackets
 from tests.examples import examples
@@ -37,9 +36,9 @@ async def sized(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SizedServer]:
 
 
 @pytest.fixture
-async def client(sized: SizedServer, open_session: OpenSession) -> AsyncIterator[Client]:
+async def client(sized: SizedServer) -> AsyncIterator[Client]:
     access = ClusterAccess(sized.url)
-    async with Client(access, user_agent="test/1", timeout_seconds=5, open_session=open_session) as opened:
+    async with Client(access, user_agent="test/1", open_session=sized.network.open_session) as opened:
         yield opened
 
 
@@ -171,7 +170,7 @@ async def test_every_object_within_the_limit_is_read_once(
 ) -> None:
     sized.objects = [padded(number, size) for number, size in enumerate(sizes)]
     sized.metadata_first, sized.gone = metadata_first, gone
-    async with Client(ClusterAccess(sized.url), user_agent="test/1", timeout_seconds=5) as client:
+    async with Client(ClusterAccess(sized.url), user_agent="test/1", open_session=sized.network.open_session) as client:
         expected = [
             f"p{number:03}"
             for number in range(len(sizes))
