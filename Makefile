@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .PHONY: help setup demo cluster check test test-all test-examples test-tools test-plane test-measures test-node fresh \
-	fresh-test test-sdks test-images test-arm64 test-arm64-machine audit lint format docs e2e e2e-node e2e-node-quick e2e-cilium .cilium-folder .node .node-programs node fuzz handover model mutants \
+	nightly test-nightly fresh-test test-sdks test-sdks-nightly test-images test-arm64 test-arm64-machine audit lint format docs e2e e2e-node e2e-node-quick e2e-cilium .cilium-folder .node .node-programs node fuzz handover model mutants \
 	soak soak-node hostile-objects bench bench-quick bench-controller image sbom local-images release release-check \
 	release-dry-run release-images release-publish release-push-chart release-push-image release-seal release-sign \
 	release-sources release-wheels lock site clean
@@ -65,11 +65,18 @@ test: lint ## Run the tests of check, and those that need root or run the progra
 	$(PYTEST) $(QUICK) $(PARALLEL)=$(TEST_JOBS) -m "run_check or run_test" --listed-programs=build,test
 	$(TOOK)
 
-# Run everything else. Fuzzing and the model are short here.
-test-all: FUZZ_SECONDS = 60
-test-all: FUZZ_FLAGS = --repeatable
-test-all: MODEL = quick
-test-all: test test-examples test-tools test-plane fresh test-measures audit model fuzz test-images test-node test-sdks ## Run all tests (as root)
+test-all: test test-tools test-plane fresh test-measures audit test-images test-node test-sdks ## Run all tests of a change (as root)
+
+# What guards a release and not each change. CONTRIBUTING.md lists the times.
+nightly: test-examples test-nightly test-sdks-nightly model fuzz mutants soak local-images e2e-node test-arm64 ## Run what guards a release in addition to test-all (as root, 6 hours)
+	$(TOOK)
+
+test-nightly: .venv/.built ## Run the tests with the marker nightly
+	$(PACKAGES) build test nginx prometheus registry browser
+	$(TESTPLANE) build >/dev/null
+	$(TESTPLANE) tools >/dev/null
+	$(PYTEST) $(PARALLEL)=$(PLANE_JOBS) -m run_nightly
+	$(TOOK)
 
 test-examples: .venv/.built ## Run the property tests of check and test with all their examples
 	$(PYTEST) $(PARALLEL)=$(JOBS) -m "examples and (run_check or run_test)"
@@ -85,7 +92,7 @@ test-plane: .venv/.built ## Run the tests on a real control plane; the first run
 	$(PACKAGES) test prometheus
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
-	$(PYTEST) $(PARALLEL)=$(PLANE_JOBS) -m "plane and not measures"
+	$(PYTEST) $(PARALLEL)=$(PLANE_JOBS) -m "plane and run_test_all and not measures"
 	$(TOOK)
 
 # COMMIT is what the machines clone; the scenarios are those of this checkout.
@@ -103,10 +110,12 @@ fresh-test: ## Run make test on Debian 12 and 13 with nothing installed, as root
 test-measures: .venv/.built ## Run the tests that measure delays, memory or CPU time, alone
 	$(PACKAGES) test nginx browser
 	$(TESTPLANE) build >/dev/null
-	$(PYTEST) -m "measures"
+	$(PYTEST) -m "measures and run_test_all"
 	$(TOOK)
 
-test-images: local-images ## Build the images and run the programs in them
+test-images: .venv/.built ## Build the images once and run the programs in them
+	tools/local-images once
+	$(PYTEST) tests/images/built
 
 # Some machines do not permit nodes, for example containers without access to cgroups.
 test-node: .venv/.built ## Run e2e-node-quick, or print why this machine cannot run real nodes
@@ -114,9 +123,12 @@ test-node: .venv/.built ## Run e2e-node-quick, or print why this machine cannot 
 	@if $(BIN)/python -m tests.realnode.machine; then $(MAKE) e2e-node-quick; \
 		else echo "make $@: NOT RUN, because this machine cannot run real nodes (see above)"; fi
 
-test-sdks: .venv/.built ## Run Azure's own SDKs in five languages
+test-sdks: .venv/.built ## Run Azure's own SDKs for Python and JavaScript
+	$(PYTEST) -m "not nightly" tests/sdks
+
+test-sdks-nightly: .venv/.built ## Run Azure's own SDKs in the other languages
 	@$(BIN)/python tests/sdks/applications.py
-	$(PYTEST) tests/sdks
+	$(PYTEST) -m nightly tests/sdks
 
 # The programs that `make test-sdks` omits take minutes to install; the machine may provide terraform.
 .PHONY: test-imds-programs
@@ -318,9 +330,8 @@ sbom: ## Write the bills of materials of the images
 	$(WITH_DIGEST)
 	$(IMAGE_BUILD) --target sbom --output type=local,dest=build/sbom .
 
-local-images: .venv/.built ## Build the images twice on a base of Debian packages and test them (10 minutes, root on Debian)
+local-images: ## Build the images twice on a base of Debian packages and compare them (10 minutes, root on Debian)
 	tools/local-images
-	$(PYTEST) tests/images/built
 
 # docs/releasing.md describes a release. PROJECT_URL is the repository's address; the artifacts link to it. The recipes
 # read TAG, BUILDER and SUBJECT from their environment, because a tag may contain what a shell would run.
@@ -340,7 +351,7 @@ release-wheels: build/release/tools/.installed ## Build and test the wheels of t
 # Debian keeps the packages of the locked snapshot, so that the images can be built again at any later time.
 release-images release-dry-run: DEBIAN_SNAPSHOT ?= http://snapshot.debian.org/archive
 release-images: build/release/tools/.installed ## Build and test the images of this machine's architecture for a release (root on Debian 12)
-	@$(MAKE) local-images DEBIAN_SNAPSHOT=$(DEBIAN_SNAPSHOT)
+	@$(MAKE) local-images test-images DEBIAN_SNAPSHOT=$(DEBIAN_SNAPSHOT)
 	@$(RELEASE) images --images=build/images
 
 release-seal: build/release/tools/.installed ## Write provenance and checksums of all files in build/release/dist

@@ -10,6 +10,7 @@ The needs of a test determine its target, so that each test has exactly one:
 * `make e2e-node` runs tests on the real nodes of tests/realnode. `make test-node` runs those without the marker `long`,
   where the machine permits nodes. It is a part of `make test-all`.
 * `make e2e-cilium` runs the tests that need a built Cilium agent in addition.
+* `make test-nightly` runs tests that guard a release and not each change, by the marker `nightly`.
 """
 
 import asyncio
@@ -34,17 +35,19 @@ MARKERS: Final = {
     "plane": "needs the real control plane of tests/testplane, or kubectl, which is built with it",
     "tools": "needs a program of others: helm, Prometheus, nginx, a browser, valgrind, pip or a C compiler",
     "programs": "runs MIC, NMI or podidctl as processes on the emulators",
-    "examples": "runs all its examples in `make test-all`, and a quarter in `make check` or `make test`",
+    "examples": "runs all its examples in `make nightly`, and a quarter in `make check` or `make test`",
     "measures": "measures delays, memory or CPU time, and runs alone",
     "images": "needs the images of `make local-images`",
     "model": "needs the model checker spin",
     "sdks": "needs the applications of tests/sdks",
     "node": "needs a real node of tests/realnode and the images of `make local-images`",
     "cilium": "needs a Cilium agent that tests/realnode/cilium_agent/build.sh built",
+    "nightly": "guards a release and not each change: runs in `make nightly` only",
     "long": "takes minutes on a real node, and is not a part of `make e2e-node-quick`",
     "run_check": "runs in `make check`; set here on every test",
     "run_test": "runs in `make test`; set here on every test",
     "run_test_all": "runs in `make test-all`; set here on every test",
+    "run_nightly": "runs in `make nightly`; set here on every test",
     "run_node": "runs in `make e2e-node`; set here on every test",
     "run_cilium": "runs in `make e2e-cilium`; set here on every test",
 }
@@ -161,6 +164,8 @@ def run_of(markers: frozenset[str]) -> str:
         return "run_cilium"
     if "node" in markers:
         return "run_node"
+    if "nightly" in markers:
+        return "run_nightly"
     if markers & IN_TEST_ALL:
         return "run_test_all"
     return "run_test" if markers & IN_TEST else "run_check"

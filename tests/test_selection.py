@@ -23,8 +23,8 @@ UNNAMED = frozenset({"images", "sdks"})
 
 def commands() -> list[tuple[str, list[str], str]]:
     """Return the marker expression, the paths and the Hypothesis profile (empty: none) of each pytest command of
-    `make test-all`, `make e2e-node` and `make e2e-cilium`."""
-    command = ["make", "-n", "test-all", "e2e-node", "e2e-cilium", "CILIUM=/built"]
+    `make test-all`, `make nightly` and `make e2e-cilium`."""
+    command = ["make", "-n", "test-all", "nightly", "e2e-cilium", "CILIUM=/built"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
 
     found = []
@@ -88,7 +88,7 @@ def test_each_directory_with_its_own_command_is_run() -> None:
 
 def test_each_combination_of_needs_has_one_target() -> None:
     made = once()
-    needs = sorted((selection.IN_TEST | selection.IN_TEST_ALL) - {"images", "model", "sdks"})
+    needs = sorted((selection.IN_TEST | selection.IN_TEST_ALL | {"nightly"}) - {"images", "model", "sdks"})
     for count in range(len(needs) + 1):
         for chosen in map(frozenset, combinations(needs, count)):
             markers = chosen | {selection.run_of(chosen)}

@@ -21,7 +21,7 @@ REDIRECT: Final = {"redirect": {"backend": "iptables-nft"}}
 """The backend of a node whose kube-proxy uses iptables. The sandbox's node has no rules, so `auto` selects nftables."""
 
 
-@pytest.mark.parametrize("helm", ["helm", "helm3"])
+@pytest.mark.parametrize("helm", ["helm", pytest.param("helm3", marks=pytest.mark.nightly)])
 async def test_install_token_upgrade_uninstall(new_plane: NewPlane, tmp_path: Path, helm: str) -> None:
     plane = await asyncio.to_thread(new_plane, scheduler=True)
     async with cluster(plane, tmp_path, helm) as here:

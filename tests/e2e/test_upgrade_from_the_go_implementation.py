@@ -38,7 +38,9 @@ def leave_v1_definitions(plane: Plane) -> None:
     apply_definitions(plane, DEFINITIONS)
 
 
-@pytest.mark.parametrize("leave_definitions", [leave_v1_definitions, leave_v1beta1_definitions])
+@pytest.mark.parametrize(
+    "leave_definitions", [pytest.param(leave_v1_definitions, marks=pytest.mark.nightly), leave_v1beta1_definitions]
+)
 async def test_the_upgrade_adopts_all_assignments_and_pods_get_tokens_immediately(
     new_plane: NewPlane, tmp_path: Path, leave_definitions: Callable[[Plane], None]
 ) -> None:

@@ -19,7 +19,7 @@ from tests.mic.emulated_cloud import EmulatedCloud, Mic
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
 from tests.testplane.up import Plane
 
-pytestmark = pytest.mark.plane
+pytestmark = [pytest.mark.plane, pytest.mark.nightly]
 
 NAME = "aad-pod-identity-mic"
 ENDPOINTS = f"/api/v1/namespaces/default/endpoints/{NAME}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.nightly
 EXTRAS = {
     "nmi": "nmi",
     "mic": "mic",

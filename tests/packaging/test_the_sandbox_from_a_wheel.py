@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.nightly
 Install = Callable[..., Path]
 
 

@@ -17,7 +17,7 @@ import yaml
 from podidentity.version import VERSION
 from tests.release.conftest import URL, DryRun
 
-pytestmark = [pytest.mark.tools, pytest.mark.timeout(1800)]  # usually two minutes
+pytestmark = [pytest.mark.nightly, pytest.mark.tools, pytest.mark.timeout(1800)]  # usually two minutes
 
 
 def document(path: Path) -> dict[str, Any]:

@@ -51,6 +51,8 @@ class Application:
     """Whether the SDK has a chain of credentials that includes a managed identity."""
     full_chain: bool = True
     """Whether that chain has `az` as a later link, and uses the identity that AZURE_CLIENT_ID names."""
+    each_change: bool = False
+    """Whether its tests run for each change, and not only nightly."""
     honours_authority_host: bool = True
     """Whether AZURE_POD_IDENTITY_AUTHORITY_HOST replaces the endpoint 169.254.169.254."""
 
@@ -210,14 +212,21 @@ OLDEST: Final = Application(
     selectors=("client-id",),
     full_chain=False,
     honours_authority_host=False,
+    each_change=True,
 )
 NEWEST: Final = Application(
-    name="python-azure-identity", make=lambda: python("azure-identity-newest.txt", "azure_identity_token.py")
+    name="python-azure-identity",
+    make=lambda: python("azure-identity-newest.txt", "azure_identity_token.py"),
+    each_change=True,
 )
 MSAL: Final = Application(
-    name="python-msal", make=lambda: python("msal.txt", "msal_token.py"), chain=False, full_chain=False
+    name="python-msal",
+    make=lambda: python("msal.txt", "msal_token.py"),
+    chain=False,
+    full_chain=False,
+    each_change=True,
 )
-JAVASCRIPT: Final = Application(name="javascript-azure-identity", make=_javascript)
+JAVASCRIPT: Final = Application(name="javascript-azure-identity", make=_javascript, each_change=True)
 GO: Final = Application(name="go-azidentity", make=_go, honours_authority_host=False)
 JAVA_IDENTITY: Final = Application(name="java-azure-identity", make=_java)
 RUST: Final = Application(

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,7 @@ import pytest_asyncio
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.sdks import imds_programs
-from tests.sdks.applications import APPLICATIONS, Application, ToolchainError, make_all
+from tests.sdks.applications import APPLICATIONS, Application, ToolchainError
 from tests.sdks.sdk_sandbox import SYSTEM_PATH, Output, SdkSandbox
 
 HERE: Final = Path(__file__).parent
@@ -54,9 +54,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     items = [item for item in _functions(session) if HERE in item.path.parents]
     try:
-        if any("application" in item.fixturenames for item in items):
-            for _ in make_all():
-                pass
+        for application in _applications(items):
+            application.make()
         if os.geteuid() == 0:
             for program in _programs(items):
                 imds_programs.install(program)
@@ -74,11 +73,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("needs")
     chosen = [one for one in APPLICATIONS if all(getattr(one, name) for name in (marker.args if marker else ()))]
     if "selector" in metafunc.fixturenames:
-        pairs = [(one, selector) for one in chosen for selector in one.selectors]
-        ids = [f"{one.name}-{selector}" for one, selector in pairs]
-        metafunc.parametrize(("application", "selector"), pairs, ids=ids)
+        pairs = [
+            pytest.param(one, selector, id=f"{one.name}-{selector}", marks=nightly(one))
+            for one in chosen
+            for selector in one.selectors
+        ]
+        metafunc.parametrize(("application", "selector"), pairs)
     else:
-        metafunc.parametrize("application", chosen, ids=lambda one: one.name)
+        metafunc.parametrize("application", [pytest.param(one, id=one.name, marks=nightly(one)) for one in chosen])
+
+
+def nightly(application: Application) -> Sequence[pytest.MarkDecorator]:
+    """Return the marks of a test with *application*: most SDKs run nightly."""
+    return () if application.each_change else (pytest.mark.nightly,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +108,8 @@ async def sdk_sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
         yield SdkSandbox(sandbox, tmp_path_factory.mktemp("home"))
 
 
-async def _unbind_all(sdk_sandbox: SdkSandbox) -> dict[str, Outcome]:
-    """Run each application in a pod that loses its binding. Return the outcomes by application name."""
+async def _unbind_all(sdk_sandbox: SdkSandbox, applications: Sequence[Application]) -> dict[str, Outcome]:
+    """Run each of *applications* in a pod that loses its binding. Return the outcomes by application name."""
     await sdk_sandbox.identity("taken-away")
 
     async def unbind(application: Application) -> Outcome:
@@ -113,8 +120,8 @@ async def _unbind_all(sdk_sandbox: SdkSandbox) -> dict[str, Outcome]:
         unbound = await sdk_sandbox.run(application, pod)
         return Outcome(bound, bound_answers, unbound, await sdk_sandbox.answers(pod) - bound_answers)
 
-    outcomes = await asyncio.gather(*(unbind(application) for application in APPLICATIONS))
-    return {application.name: outcome for application, outcome in zip(APPLICATIONS, outcomes, strict=True)}
+    outcomes = await asyncio.gather(*(unbind(application) for application in applications))
+    return {application.name: outcome for application, outcome in zip(applications, outcomes, strict=True)}
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session", autouse=True)
@@ -132,7 +139,8 @@ async def unbinding(
     settings = Settings(namespaces=True, environment=os.environ, nmi_flags=["--max-hold=1s"])
     async with Sandbox(settings) as sandbox:
         sdk_sandbox = SdkSandbox(sandbox, tmp_path_factory.mktemp("home"))
-        task = asyncio.create_task(_unbind_all(sdk_sandbox), name="unbinding")
+        applications = _applications(_functions(request.session))
+        task = asyncio.create_task(_unbind_all(sdk_sandbox, applications), name="unbinding")
         yield task
         task.cancel()
         await asyncio.wait([task])
@@ -140,8 +148,17 @@ async def unbinding(
 
 def _programs(items: Sequence[pytest.Function]) -> list[imds_programs.Program]:
     """Return the programs with which the tests *items* run."""
-    found = [item.callspec.params.get("program") for item in items if hasattr(item, "callspec")]
-    return [each for each in dict.fromkeys(found) if isinstance(each, imds_programs.Program)]
+    return [each for each in _parameters(items, "program") if isinstance(each, imds_programs.Program)]
+
+
+def _applications(items: Sequence[pytest.Function]) -> list[Application]:
+    """Return the applications with which the tests *items* run."""
+    return [each for each in _parameters(items, "application") if isinstance(each, Application)]
+
+
+def _parameters(items: Sequence[pytest.Function], name: str) -> Iterator[object]:
+    """Yield each value of the parameter *name* once."""
+    yield from dict.fromkeys(item.callspec.params.get(name) for item in items if hasattr(item, "callspec"))
 
 
 def _is_in_the_sessions_loop(item: pytest.Item) -> bool:

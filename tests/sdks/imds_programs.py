@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+import pytest
+from _pytest.mark.structures import ParameterSet
+
 from podidentity_sandbox.azure import SUBSCRIPTION
 from tests.sdks import azure_cli
 from tests.sdks.applications import HERE, go_program, made, node, node_modules, python_with, run_tool
@@ -374,6 +377,14 @@ PROGRAMS: Final = (
 def chosen() -> list[Program]:
     """Return the programs that install within a minute, or with IMDS_PROGRAMS=all every program."""
     return [each for each in PROGRAMS if not each.long or os.environ.get("IMDS_PROGRAMS") == "all"]
+
+
+def parameters(programs: Sequence[Program]) -> list[ParameterSet]:
+    """Return the parameters of tests with *programs*; those that are neither from PyPI nor from npm run nightly."""
+    return [
+        pytest.param(each, marks=() if each.origin.startswith(("PyPI", "npm")) else pytest.mark.nightly)
+        for each in programs
+    ]
 
 
 def version_of(program: Program) -> str:

@@ -18,7 +18,7 @@ import pytest_asyncio
 from podidentity_sandbox.azure import USUAL_ROLES
 from podidentity_sandbox.directory import ManagedIdentity
 from tests.sdks import imds_table
-from tests.sdks.imds_programs import ACCOUNT, CONTAINER, Program, chosen, install, version_of
+from tests.sdks.imds_programs import ACCOUNT, CONTAINER, Program, chosen, install, parameters, version_of
 from tests.sdks.imds_table import Result
 from tests.sdks.sdk_sandbox import SYSTEM_PATH, Pod, SdkSandbox
 
@@ -39,7 +39,7 @@ def id_of(program: Program) -> str:
     return program.name.split(",")[0].replace(" ", "-")
 
 
-@pytest.fixture(scope="session", params=chosen(), ids=id_of)
+@pytest.fixture(scope="session", params=parameters(chosen()), ids=id_of)
 def program(request: pytest.FixtureRequest) -> Program:
     found: Program = request.param
     # Installed already (see conftest): an installation here would block the sandbox, which runs in this process.
@@ -136,7 +136,7 @@ async def test_pod_with_one_identity(
     request.node.succeeded = True
 
 
-@pytest.mark.parametrize("program", [each for each in chosen() if each.named], ids=id_of, indirect=True)
+@pytest.mark.parametrize("program", parameters([each for each in chosen() if each.named]), ids=id_of, indirect=True)
 async def test_pod_with_two_identities(
     program: Program, stage: SdkSandbox, tmp_path: Path, request: pytest.FixtureRequest, check: None
 ) -> None:
