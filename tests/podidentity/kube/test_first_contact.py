@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.faults import FaultProxy, Mode
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, status
+from tests.support.waiting import until
 
 WAIT_SECONDS = 20.0
 VERSION = Reply({"gitVersion": "v1.30.0"})
@@ -49,12 +50,6 @@ async def proxy(server: ScriptedServer) -> AsyncIterator[FaultProxy]:
 
 def contact_with(access: ClusterAccess, **options: Any) -> FirstContact:
     return FirstContact(access, user_agent="test/1", **{"log_limit": LogLimit(), **options})
-
-
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 async def made(contact: FirstContact) -> None:
