@@ -21,6 +21,7 @@ from nmi.handover.predecessor import Predecessor
 from nmi.handover.protocol import Role
 from nmi.handover.socket_path import connect_to
 from nmi.handover.successor import Successor, meet
+from tests.support.waiting import until
 
 SECONDS = 10.0
 
@@ -133,9 +134,7 @@ class Ends:
 async def listening(path: Path) -> AsyncIterator[Ends]:
     ends = Ends(path)
     running = asyncio.create_task(ends.predecessor.run())
-    async with asyncio.timeout(SECONDS):
-        while not await asyncio.to_thread(path.exists):
-            await asyncio.sleep(0.005)
+    await until(lambda: asyncio.to_thread(path.exists))
     try:
         yield ends
     finally:

@@ -39,6 +39,7 @@ from podidentity.resources import (
 )
 from podidentity_sandbox.kubeapi.server import KubeApi
 from tests.nmi.identity.shapes import NODE
+from tests.support.waiting import until
 
 CRDS = Path(__file__).parents[3] / "deploy" / "crds"
 ASSIGNED_KIND = "azureassignedidentities.aadpodidentity.k8s.io"
@@ -194,13 +195,6 @@ def patient_reads() -> Iterator[None]:
     """Let verification reads take DEADLINE instead of two seconds, which a paused machine can take, too."""
     with patch.object(verification_reads, "READ_SECONDS", DEADLINE):
         yield
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Run the loop until *condition* holds; fails after DEADLINE seconds, long for a busy machine."""
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 @asynccontextmanager

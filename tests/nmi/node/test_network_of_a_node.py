@@ -28,6 +28,7 @@ from nmi.node.network_monitor import (
 )
 from nmi.node.rtnetlink import Message
 from podidentity_sandbox.namespaces import Namespaces
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -183,12 +184,6 @@ async def listening(network: NodeNetwork) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def met(network: NodeNetwork) -> None:

@@ -15,6 +15,7 @@ from podidentity_sandbox.faults import Mode
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.node.machines import Machine
 from tests.nmi.node.unavailable_api_server import Away, Nmi, start_without_api_server
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.programs
 
@@ -101,10 +102,8 @@ async def without_contact(away: Away, machine: Machine, kubelet: Path) -> Nmi:
     """Start NMI on *machine*, and wait until it has tried to reach the API server for the first rule."""
     flags = ("--redirect=nat", "--fail-closed", "--http-probe-port=8085", f"--kubelet-config={kubelet}")
     nmi = await away.nmi(*flags, inside=machine.inside())
-    async with asyncio.timeout(60.0):
-        while not nmi.read_log().count("no contact with the API server"):
-            await asyncio.sleep(0.1)
-        await asyncio.sleep(FIRST_SECONDS)
+    await until(lambda: "no contact with the API server" in nmi.read_log(), nmi.read_log)
+    await asyncio.sleep(FIRST_SECONDS)
     return nmi
 
 
@@ -143,9 +142,7 @@ async def test_no_rule_exists_before_the_api_server_responds(
     (away.folder / "kubelet").write_text(labels)
     await asyncio.to_thread(machine.run, "iptables-nft", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
     nmi = await without_contact(away, machine, away.folder / "kubelet")
-    async with asyncio.timeout(60.0):
-        while expected not in nmi.read_log():
-            await asyncio.sleep(0.1)
+    await until(lambda: expected in nmi.read_log())
     rules = await asyncio.to_thread(machine.saved, "nft")
     assert [each for each in rules if each.startswith("-A")] == []
     assert "aad-pod-identity" not in await asyncio.to_thread(machine.run, "nft", "list", "tables")
