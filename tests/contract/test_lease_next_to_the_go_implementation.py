@@ -15,6 +15,7 @@ from podidentity.kube.lock_records import LEASES
 from tests.contract.go_implementation_lock import ReferenceElector, make_endpoints, path, record_of, stored
 from tests.contract.servers import Server
 from tests.contract.steady_clock import SteadyClock
+from tests.support.waiting import until
 
 SECONDS = 4.0
 LONG_SECONDS = 40.0
@@ -165,9 +166,7 @@ async def test_an_empty_lock_object_created_by_hand_is_acquired_so_that_a_later_
     ours, process = pair.ours()
     await within(15, ours.acquired())
     await make_endpoints(pair.client, pair.namespace, "mic")
-    async with asyncio.timeout(15):
-        while not await pair.record():
-            await asyncio.sleep(0.01)
+    await until(pair.record, "a record")
     theirs, _ = pair.reference()
     await never(theirs.leading.wait())
     assert not process.done()

@@ -114,10 +114,10 @@ async def test_five_hundred_names_make_no_metric_series(cloud: EmulatedCloud) ->
     cloud.arm.faults.add(ResponseFault(status=429, method="PATCH", headers={"Retry-After": "1"}))
     for name in sorted(names)[WITH_IDENTITIES:]:
         cloud.pod(name, "n0")
-    await cloud.until(lambda: list(cloud.assigned().values()).count("Assigned") == len(names), seconds=45)
+    await cloud.until(lambda: list(cloud.assigned().values()).count("Assigned") == len(names))
     for name in names:
         cloud.remove_pod(name)
-    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"}, seconds=45)
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     assert cloud.on(vm_id("n0")) == {"demo"}
     after = await mic.page("/metrics")
     assert series(after) == before

@@ -17,6 +17,7 @@ from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import LOCATION, add_node, bind, in_place_of_the_emulator
+from tests.support.waiting import until
 from tests.testplane.accounts import until_permitted
 from tests.testplane.up import Plane
 
@@ -106,9 +107,7 @@ class Watching:
             await asyncio.sleep(0.01)
 
     async def until(self, type_: int) -> None:
-        async with asyncio.timeout(20.0):
-            while self.types[-1:] != [type_]:
-                await asyncio.sleep(0.01)
+        await until(lambda: self.types[-1:] == [type_])
 
 
 async def test_a_pod_keeps_its_identity_through_the_whole_migration(cloud: EmulatedCloud, real: Plane) -> None:

@@ -24,6 +24,7 @@ from tests.mic.cluster import vm_id
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, create
 from tests.podidctl.pods_on_a_real_api_server import run_pod
+from tests.support.waiting import until
 from tests.testplane import up
 from tests.testplane.accounts import create_account
 
@@ -92,9 +93,7 @@ class Cluster:
 
     async def until_allowed(self, account: str) -> None:
         """The API server applies a change of its RBAC after some milliseconds."""
-        async with asyncio.timeout(30):
-            while not await self.may(account):
-                await asyncio.sleep(0.02)
+        await until(lambda: self.may(account))
 
     def as_reader(self) -> Path:
         """Return the folder of a user who may read all, and create no access reviews."""
