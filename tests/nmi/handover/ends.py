@@ -123,11 +123,9 @@ class Ends:
 
     async def until(self, *calls: str) -> None:
         """Wait for the calls of the service; after the last one, until the predecessor listens again."""
-        async with asyncio.timeout(SECONDS):
-            while self.service.calls != list(calls):
-                await asyncio.sleep(0.005)
-            while calls[-1] == "resume" and not await asyncio.to_thread(self.path.exists):
-                await asyncio.sleep(0.005)
+        await until(lambda: self.service.calls, "calls of the service", holds=list(calls).__eq__)
+        if calls[-1] == "resume":
+            await until(lambda: asyncio.to_thread(self.path.exists), "the predecessor listens")
 
 
 @asynccontextmanager
