@@ -14,6 +14,7 @@ import pytest
 from podidentity_sandbox.faults import FaultProxy, Mode
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
+from tests.support.waiting import until
 
 ACTIVE_SECONDS = 20.0
 
@@ -40,22 +41,16 @@ async def proxy(cloud: EmulatedCloud) -> AsyncIterator[FaultProxy]:
 
 
 async def not_ready(mic: Mic, expected: str) -> str:
-    """Return the text of /readyz as soon as it contains *told*."""
-    text = ""
-    try:
-        async with asyncio.timeout(60.0):
-            while expected not in text:
-                assert mic.process.returncode is None, mic.read_log()
-                try:
-                    text = await mic.page("/readyz")
-                except urllib.error.HTTPError as error:
-                    text = error.read().decode()
-                except OSError:
-                    text = ""
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"/readyz is {text}\n{mic.read_log()}") from None
-    return text
+    """Return the text of /readyz as soon as it contains *expected*."""
+
+    async def page() -> str:
+        assert mic.process.returncode is None, mic.read_log()
+        try:
+            return await mic.page("/readyz")
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+
+    return await until(page, mic.read_log, holds=lambda text: expected in text, ignoring=OSError)
 
 
 def complaints(mic: Mic) -> list[str]:

@@ -118,9 +118,7 @@ async def test_the_reject_rule_exists_before_the_api_server_responds(
     (tmp_path / "kubelet").write_text("KUBELET_NODE_LABELS=agentpool=a,kubernetes.azure.com/role=agent\n")
     await asyncio.to_thread(machine.run, f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
     nmi = await without_contact(away, machine, tmp_path / "kubelet")
-    async with asyncio.timeout(60.0):
-        while await asyncio.to_thread(machine.rules, backend, "FORWARD") != REJECT:
-            await asyncio.sleep(0.1)
+    await until(lambda: asyncio.to_thread(machine.rules, backend, "FORWARD"), "the rules", holds=REJECT.__eq__)
     assert await asyncio.to_thread(machine.rules, backend, "PREROUTING") == []
     await nmi.stop()
     assert await asyncio.to_thread(machine.rules, backend, "FORWARD") == REJECT, "and it stays"
