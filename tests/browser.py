@@ -18,7 +18,6 @@ import aiohttp
 
 from tests.support.waiting import until
 
-START_SECONDS: Final = 60.0
 CALL_SECONDS: Final = 30.0
 FLAGS: Final = (
     "--headless=new",

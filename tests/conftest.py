@@ -26,6 +26,7 @@ from tests import listed_programs, selection, time_limit
 from tests.examples import QUICK
 from tests.leaks import Ledger
 from tests.rights import Calls
+from tests.support.waiting import until_sync
 from tests.testplane import up
 
 ROOT = Path(__file__).parent.parent
@@ -289,12 +290,4 @@ def until_listed(running: up.Plane, path: str) -> None:
 
     After a definition was established or changed, it may still return 404, then 429 while the storage starts.
     """
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            running.api("GET", path)
-            break
-        except RuntimeError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+    until_sync(lambda: running.api("GET", path), f"{path} is served", ignoring=RuntimeError)

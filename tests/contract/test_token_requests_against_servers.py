@@ -19,8 +19,6 @@ from tests.support.waiting import until
 ACCOUNTS: Kind[Resource] = Kind("ServiceAccount", "serviceaccounts", Resource)
 AUDIENCE = "api://AzureADTokenExchange"
 CONTAINERS = [{"name": "main", "image": "none"}]
-FORGETTING_SECONDS = 20.0
-"""The real server caches for ten seconds that a token was valid."""
 
 Ask = Callable[..., Awaitable[Answer]]
 
@@ -68,7 +66,11 @@ async def status(server: Server, token: str, path: str = "/api") -> int:
 
 
 async def forgotten(server: Server, token: str) -> None:
-    await until(lambda: status(server, token), "the token is refused", holds=lambda code: code == 401)
+    await until(
+        lambda: status(server, token),
+        "the real server caches for 10 s that it is valid",
+        holds=lambda code: code == 401,
+    )
 
 
 def token_of(answer: Answer) -> str:

@@ -110,9 +110,9 @@ async def asking(sandbox: Sandbox) -> AsyncIterator[Asker]:
             "spec": {"containers": [{"name": "main", "image": "pause"}]},
         }
     )
-    async with asyncio.timeout(SECONDS):
-        while not (pod := await sandbox.cluster.client.get(PODS, "default", "asking")).status.pod_ip:
-            await asyncio.sleep(0.02)
+    pod = await until(
+        lambda: sandbox.cluster.client.get(PODS, "default", "asking"), holds=lambda found: found.status.pod_ip
+    )
     asker = Asker(sandbox, pod.metadata.uid)
     running = asyncio.create_task(asyncio.to_thread(asker.run))
     try:

@@ -50,13 +50,8 @@ class Running:
         return 0
 
     def wait_until_healthy(self) -> None:
-        """Wait until doctor finds nothing, and pause between two attempts, because each takes seconds of CPU time."""
-        for _ in range(30):
-            code, output = podidctl(self.environment, "doctor")
-            if code == 0:
-                return
-            time.sleep(2)
-        raise AssertionError(output)
+        """Wait until doctor finds nothing."""
+        until_sync(lambda: podidctl(self.environment, "doctor"), "doctor", holds=lambda result: result[0] == 0)
 
     def has_token(self) -> bool:
         return "granted" in podidctl(self.environment, "token", "default/app")[1]
