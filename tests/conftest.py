@@ -9,6 +9,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import operator
 import os
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from tests import listed_programs, selection, time_limit
 from tests.examples import QUICK
 from tests.leaks import Ledger
 from tests.rights import Calls
-from tests.support.waiting import until_sync
+from tests.support.waiting import until, until_sync
 from tests.testplane import up
 
 ROOT = Path(__file__).parent.parent
@@ -208,10 +209,9 @@ def no_task_is_left_behind(request: pytest.FixtureRequest) -> None:
 async def _tasks_end() -> AsyncIterator[None]:
     yield
     mine = asyncio.current_task()
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while left := [task for task in asyncio.all_tasks() if task is not mine]:
-        assert time.monotonic() < deadline, f"tasks have not ended: {left}"
-        await asyncio.sleep(0.001)
+    await until(
+        lambda: [task for task in asyncio.all_tasks() if task is not mine], "the tasks end", holds=operator.not_
+    )
 
 
 @pytest.fixture

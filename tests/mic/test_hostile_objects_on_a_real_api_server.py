@@ -27,7 +27,7 @@ from tests.machine_pauses import recorded_pauses
 from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
-from tests.support.waiting import until_sync
+from tests.support.waiting import until, until_sync
 from tests.testplane.up import Plane
 
 EVERYTHING = os.environ.get("HOSTILE_OBJECTS") == "all"
@@ -115,15 +115,12 @@ async def active(port: int, seconds: float, read_log: Callable[[], str]) -> floa
     """Seconds until the program on this probe port is Active."""
     began = time.monotonic()
 
-    def is_active() -> bool:
-        try:
-            return page(port, "/healthz") == "Active"
-        except OSError:
-            return False
-
-    while not await asyncio.to_thread(is_active):
-        assert time.monotonic() - began < seconds, read_log()[-3000:]
-        await asyncio.sleep(0.05)
+    await until(
+        lambda: asyncio.to_thread(page, port, "/healthz"),
+        lambda: read_log()[-3000:],
+        holds="Active".__eq__,
+        ignoring=OSError,
+    )
     return time.monotonic() - began
 
 

@@ -5,6 +5,7 @@ slower.
 """
 
 import asyncio
+import operator
 import socket
 import subprocess
 import sys
@@ -189,15 +190,19 @@ async def listening(network: NodeNetwork) -> AsyncIterator[None]:
 async def met(network: NodeNetwork) -> None:
     """Let the node learn the link-layer address and port of every pod. Concurrent ARP requests would be lost."""
     bridged = "cni0" in network.evidence._links.values()
-    async with asyncio.timeout(DEADLINE):
-        while left := [
+
+    async def unknown() -> list[int]:
+        left = [
             number
             for number in range(PODS)
             if not (it := network.attachment(number)).link_layer or (bridged and not it.port)
-        ]:
-            for start in range(0, len(left), 25):
-                await asyncio.to_thread(network.connect_and_talk, left[start : start + 25])
-                await asyncio.sleep(0.05)
+        ]
+        for start in range(0, len(left), 25):
+            await asyncio.to_thread(network.connect_and_talk, left[start : start + 25])
+            await asyncio.sleep(0.05)
+        return left
+
+    await until(unknown, "the node learns every address", holds=operator.not_)
 
 
 async def noticed(network: NodeNetwork) -> None:

@@ -239,12 +239,14 @@ async def test_at_most_two_requests_are_in_progress(open_session: OpenSession) -
     api = Crashing()
     contact = contact_with(ClusterAccess(await api.start()), open_session=open_session)
     waiting = asyncio.create_task(contact.made())
-    most = 0
-    async with asyncio.timeout(WAIT_SECONDS):
-        while len(api.asked) < 10:
-            most = max(most, api.open)
-            await asyncio.sleep(0.005)
-    assert most <= 3, "two, and one that has been cut and whose end the server is about to see"
+    opened: list[int] = []
+
+    def asked() -> int:
+        opened.append(api.open)
+        return len(api.asked)
+
+    await until(asked, "ten requests", holds=(10).__le__)
+    assert max(opened) <= 3, "two, and one that has been cut and whose end the server is about to see"
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     await until(lambda: api.open == 0)
