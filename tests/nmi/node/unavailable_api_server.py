@@ -44,19 +44,17 @@ class Nmi:
 
         return await asyncio.to_thread(fetch)
 
-    async def until(self, path: str, holds: Callable[[int, str], bool], seconds: float = WAIT_SECONDS) -> float:
-        """Wait for a page and return the seconds of the wait."""
-        began = time.monotonic()
+    async def until(self, path: str, holds: Callable[[int, str], bool]) -> None:
+        """Wait for a page."""
 
         async def page() -> tuple[int, str]:
             assert self.process.returncode is None, self.read_log()
             return await self.page(path)
 
         await until(page, lambda: f"{path}\n{self.read_log()}", holds=lambda seen: holds(*seen))
-        return time.monotonic() - began
 
-    async def active(self, seconds: float = WAIT_SECONDS) -> float:
-        return await self.until("/healthz", lambda _status, text: text == "Active", seconds)
+    async def active(self) -> None:
+        await self.until("/healthz", lambda _status, text: text == "Active")
 
     def read_log(self) -> str:
         return self.log.read_text()
