@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import aiohttp
 
-START_SECONDS: Final = 60.0
+from tests.support.waiting import until
+
 CALL_SECONDS: Final = 30.0
 FLAGS: Final = (
     "--headless=new",
@@ -85,10 +86,8 @@ class Page:
         return result["result"].get("value")
 
     async def until(self, expression: str) -> None:
-        """Wait until *expression* is true. Raises TimeoutError."""
-        async with asyncio.timeout(CALL_SECONDS):
-            while not await self.evaluate(expression):
-                await asyncio.sleep(0.02)
+        """Wait until *expression* is true."""
+        await until(lambda: self.evaluate(expression), expression)
 
     async def open(self, path: Path) -> None:
         """Open a file, by its absolute path. Does not wait for it."""
@@ -177,8 +176,8 @@ def _end(process: asyncio.subprocess.Process) -> None:
 
 async def _port(path: Path) -> int:
     """Return the port from the file that Chromium writes when it listens."""
-    async with asyncio.timeout(START_SECONDS):
-        while True:
-            with contextlib.suppress(FileNotFoundError, IndexError, ValueError):
-                return int((await asyncio.to_thread(path.read_text)).split()[0])
-            await asyncio.sleep(0.02)
+    return await until(
+        lambda: int(path.read_text().split()[0]),
+        "Chromium listens",
+        ignoring=(FileNotFoundError, IndexError, ValueError),
+    )

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import operator
 import os
 import signal
 import socket
@@ -27,6 +28,7 @@ from tests import listed_programs, selection, time_limit
 from tests.examples import QUICK
 from tests.leaks import Ledger
 from tests.rights import Calls
+from tests.support.waiting import until, until_sync
 from tests.testplane import up
 from tests.virtual_time import VirtualTimeLoop
 
@@ -218,10 +220,9 @@ def no_task_is_left_behind(request: pytest.FixtureRequest) -> None:
 async def _tasks_end() -> AsyncIterator[None]:
     yield
     mine = asyncio.current_task()
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while left := [task for task in asyncio.all_tasks() if task is not mine]:
-        assert time.monotonic() < deadline, f"tasks have not ended: {left}"
-        await asyncio.sleep(0.001)
+    await until(
+        lambda: [task for task in asyncio.all_tasks() if task is not mine], "the tasks end", holds=operator.not_
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -324,12 +325,4 @@ def until_listed(running: up.Plane, path: str) -> None:
 
     After a definition was established or changed, it may still return 404, then 429 while the storage starts.
     """
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            running.api("GET", path)
-            break
-        except RuntimeError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+    until_sync(lambda: running.api("GET", path), f"{path} is served", ignoring=RuntimeError)

@@ -7,12 +7,13 @@ property of the measured program.
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from tests.support.waiting import until_sync
 
 SLEEP_SECONDS: Final = 0.02
 START_SECONDS: Final = 60.0
@@ -78,11 +79,8 @@ def recorded_pauses(least_seconds: float) -> Iterator[Recorder]:
             )
         recorder = Recorder(process.pid, log)
         try:
-            deadline = time.monotonic() + START_SECONDS
-            while not recorder.is_recording:
-                assert process.poll() is None, "the program that records pauses has ended"
-                assert time.monotonic() < deadline, "the program that records pauses does not start"
-                time.sleep(SLEEP_SECONDS)
+            until_sync(lambda: recorder.is_recording or process.poll() is not None, "the recording begins")
+            assert process.poll() is None, "the program that records pauses has ended"
             yield recorder
         finally:
             process.communicate(timeout=START_SECONDS)

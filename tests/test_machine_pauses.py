@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.machine_pauses import Pause, paused_seconds, recorded_pauses
+from tests.support.waiting import until_sync
 
 STOPPED_SECONDS = 0.5
 
@@ -25,9 +26,6 @@ def test_the_time_in_which_the_program_did_not_run_is_recorded() -> None:
         time.sleep(STOPPED_SECONDS)
         end = time.time()
         os.kill(recorder.pid, signal.SIGCONT)
-        deadline = time.monotonic() + 30
-        while not recorder.pauses():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until_sync(recorder.pauses, "a pause is recorded")
         assert paused_seconds(recorder.pauses(), begin, end) == pytest.approx(end - begin, abs=0.1)
         assert all(each.seconds >= STOPPED_SECONDS / 2 for each in recorder.pauses())

@@ -4,7 +4,6 @@ No API server serves v1beta1 since Kubernetes 1.22, but each converts what its s
 `spec.preserveUnknownFields` to true, which a new definition may not have.
 """
 
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ from typing import Any
 import yaml
 
 from tests.conftest import OUR_KINDS
+from tests.support.waiting import until_sync
 from tests.testplane import up
 
 GROUP = "aadpodidentity.k8s.io"
 PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 STORAGE = "/registry/apiextensions.k8s.io/customresourcedefinitions"
 DEFINITIONS = Path(__file__).parent.parent / "deploy" / "crds"
-SECONDS = 20.0
 
 
 def leave_v1beta1_definitions(plane: up.Plane) -> None:
@@ -58,13 +57,4 @@ def _v1beta1(file: Path) -> dict[str, Any]:
 
 
 def _until_served(plane: up.Plane, path: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while True:
-        try:
-            plane.api("GET", path)
-        except RuntimeError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
+    until_sync(lambda: plane.api("GET", path), f"{path} is served", ignoring=RuntimeError)

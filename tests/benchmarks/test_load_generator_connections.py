@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.load import generator
 from tests.benchmarks.load_server import OK, Server, always, group, measure, run_load, serving
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.measures
 
@@ -46,8 +47,7 @@ async def test_a_finished_connection_leaves_no_descriptor_open() -> None:
     async with serving(always(OK)) as server:
         load = await asyncio.to_thread(generator.start, "127.0.0.1", server.port, [group(close=True)], 50)
         with load:
-            while len(server.heads) < 200:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(server.heads) >= 200)
             assert descriptors(load._process.pid) <= 4 + 4, "connections, epoll and three pipes"
 
 

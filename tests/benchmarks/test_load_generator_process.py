@@ -9,6 +9,7 @@ import pytest
 from benchmarks.load import generator
 from benchmarks.load.generator import GeneratorError
 from tests.benchmarks.load_server import OK, always, group, serving
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.measures
 
@@ -30,8 +31,7 @@ async def test_the_generator_reports_when_counting_starts() -> None:
 async def test_leaving_the_context_ends_the_generator() -> None:
     async with serving(always(OK)) as server:
         with await asyncio.to_thread(generator.start, "127.0.0.1", server.port, [group()], 50) as load:
-            while not server.heads:
-                await asyncio.sleep(0.01)
+            await until(lambda: server.heads)
         assert load._process.returncode is not None
 
 

@@ -71,9 +71,9 @@ async def namespace(client: Client) -> str:
 
 
 @pytest.fixture
-async def clock() -> AsyncIterator[SteadyClock]:
+async def clock(client: Client, namespace: str) -> AsyncIterator[SteadyClock]:
     made = SteadyClock()
-    running = asyncio.create_task(made.run())
+    running = asyncio.create_task(made.run(lambda: client.get(NAMESPACES, "", namespace)))
     yield made
     running.cancel()
     await asyncio.wait({running})

@@ -14,6 +14,7 @@ from podidentity.kube.access import ClusterAccess, in_cluster
 from podidentity.kube.client import Client
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES
 from tests.contract.servers import Server, address
+from tests.support.waiting import until
 
 Act = Callable[[Client, str], Awaitable[Any]]
 
@@ -197,13 +198,11 @@ async def test_a_rotated_token_is_read_again_after_a_401(pod_root: Path, pod_env
 @pytest.fixture
 async def without_rights(server: Server, client: Client, namespace: str) -> AsyncIterator[Client]:
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
-    async with asyncio.timeout(15):
-        while True:
-            try:
-                body = await client.request("POST", f"{path}/token", body=b'{"spec": {"audiences": []}}')
-                break
-            except errors.NotFound:  # a controller is about to make it
-                await asyncio.sleep(0.01)
+    body = await until(
+        lambda: client.request("POST", f"{path}/token", body=b'{"spec": {"audiences": []}}'),
+        "a controller makes the service account",
+        ignoring=errors.NotFound,
+    )
     token = body.split(b'"token":"')[1].split(b'"')[0].decode()
 
     async def authorization() -> str:

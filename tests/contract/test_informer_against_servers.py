@@ -16,6 +16,7 @@ from podidentity_sandbox.faults.connections import FaultProxy, Mode
 from tests.contract.conftest import new_namespace, through
 from tests.contract.servers import Server, address
 from tests.podidentity.kube.recording import Recorder
+from tests.support.waiting import until
 
 SERVICE_ACCOUNTS: Kind[Resource] = Kind("ServiceAccount", "serviceaccounts", Resource)
 
@@ -110,9 +111,7 @@ async def test_a_half_open_watch_is_detected_and_replaced(mirror: Mirror) -> Non
     await mirror.received("+a", "+b", "+c", "+d")  # so the watch is open
     await mirror.proxy.set_mode(Mode.SILENT)
     await mirror.create("e")
-    async with asyncio.timeout(15):
-        while not mirror.informer.restarts:
-            await asyncio.sleep(0.01)
+    await until(lambda: mirror.informer.restarts)
     await mirror.proxy.set_mode(Mode.PASS)
     await mirror.received("+a", "+b", "+c", "+d", "+e")
     assert mirror.informer.lists == 1
@@ -123,9 +122,7 @@ async def test_after_a_server_restart_the_watch_resumes_at_its_resource_version(
 ) -> None:
     await frail_server.kill()
     try:
-        async with asyncio.timeout(15):
-            while not frail.informer.restarts:
-                await asyncio.sleep(0.01)
+        await until(lambda: frail.informer.restarts)
     finally:
         await frail_server.start_again()
     await frail.create("d")
@@ -215,9 +212,7 @@ async def test_a_bookmark_precedes_the_end_and_can_be_resumed_from(client: Clien
 
 
 async def test_pods_are_selected_by_their_node(client: Client, namespace: str) -> None:
-    async with asyncio.timeout(15):  # pods need their namespace's service account, which a controller makes
-        while not await client.list(SERVICE_ACCOUNTS, namespace):
-            await asyncio.sleep(0.01)
+    await until(lambda: client.list(SERVICE_ACCOUNTS, namespace), "the account of pods, which a controller makes")
     recorder: Recorder[Pod] = Recorder(versions=False)
     for name, node in (("here", f"n-{namespace}"), ("there", "elsewhere")):
         await client.create(PODS, namespace, pod_on(name, node))

@@ -14,6 +14,7 @@ from podidentity.kube.events import EVENTS, EventRecorder
 from podidentity.kube.informer import Informer
 from podidentity.resources import BINDINGS, PODS, Kind, Pod, Resource
 from tests.podidentity.kube.recording import Recorder
+from tests.support.waiting import until
 
 SMALL, LARGE = 100, 30_000
 KINDS = [pytest.param(PODS, id="pods"), pytest.param(BINDINGS, id="custom-resources")]
@@ -38,9 +39,7 @@ async def write(answer: Awaitable[Any]) -> None:
 async def account(client: Client, namespace: str) -> None:
     """Pods need their namespace's service account, which a controller makes."""
     accounts: Kind[Resource] = Kind("ServiceAccount", "serviceaccounts", Resource)
-    async with asyncio.timeout(15):
-        while not await client.list(accounts, namespace):
-            await asyncio.sleep(0.01)
+    await until(lambda: client.list(accounts, namespace))
 
 
 def document(kind: Kind[Any], name: str, size: int) -> dict[str, Any]:
@@ -115,9 +114,7 @@ async def test_a_pod_appears_in_a_watch_of_scheduled_pods_when_it_is_scheduled(c
     path = f"{PODS.path(namespace, 'goes')}/binding"
     body = b'{"apiVersion":"v1","kind":"Binding","metadata":{"name":"goes"},"target":{"kind":"Node","name":"n"}}'
     await client.request("POST", path, body=body)
-    async with asyncio.timeout(15):
-        while not recorder.lines:
-            await asyncio.sleep(0.01)
+    await until(lambda: recorder.lines)
     assert [line.split()[0] for line in recorder.lines] == ["+goes"]
     (pod,) = informer.store.values()
     assert pod.spec.node_name == "n"

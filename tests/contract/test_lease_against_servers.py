@@ -11,6 +11,7 @@ from podidentity.kube.errors import LeadershipLost
 from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEASES
 from tests.contract.steady_clock import SteadyClock
+from tests.support.waiting import until
 
 Candidate = Callable[[str], tuple[Elector, "asyncio.Task[None]"]]
 DURATION_SECONDS = 4.0
@@ -112,9 +113,9 @@ async def test_a_lease_touched_by_another_writer_is_renewed(
     first, task = candidate("one")
     await leads(first)
     touched = await client.patch_merge(LEASES, namespace, "mic", {"metadata": {"labels": {"a": "b"}}})
-    async with asyncio.timeout(15):
-        while (seen := await client.get(LEASES, namespace, "mic")).spec == touched.spec:
-            await asyncio.sleep(0.01)
+    seen = await until(
+        lambda: client.get(LEASES, namespace, "mic"), "a renewal", holds=lambda lease: lease.spec != touched.spec
+    )
     assert seen.metadata.labels == {"a": "b"}
     assert not task.done()
 

@@ -13,6 +13,7 @@ from podidentity.kube.client import Client
 from podidentity.kube.events import EVENTS, EventRecorder
 from podidentity.kube.paths import object_path
 from podidentity.resources import PODS, Kind, Resource
+from tests.support.waiting import until
 
 MANIFEST = {"metadata": {"name": "cart"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
 REFUSAL = Refusal(Reason.NO_MATCHING_IDENTITY, "No.", "compare the label with the selector")
@@ -22,9 +23,7 @@ REFUSAL = Refusal(Reason.NO_MATCHING_IDENTITY, "No.", "compare the label with th
 async def account(client: Client, namespace: str) -> None:
     """Pods need their namespace's service account, which a controller makes."""
     accounts: Kind[Resource] = Kind("ServiceAccount", "serviceaccounts", Resource)
-    async with asyncio.timeout(15):
-        while not await client.list(accounts, namespace):
-            await asyncio.sleep(0.01)
+    await until(lambda: client.list(accounts, namespace))
 
 
 async def events(client: Client, namespace: str) -> list[dict[str, Any]]:

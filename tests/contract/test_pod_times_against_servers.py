@@ -1,6 +1,5 @@
 """Container times in a pod's status as API servers send them: an unset time is null, not absent."""
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -8,6 +7,7 @@ import pytest
 
 from podidentity.kube.client import MERGE_PATCH, Client
 from podidentity.resources import PODS, Kind, Resource
+from tests.support.waiting import until
 
 ACCOUNTS: Kind[Resource] = Kind("ServiceAccount", "serviceaccounts", Resource)
 POD: dict[str, Any] = {
@@ -20,9 +20,7 @@ STATE = {"terminated": {"exitCode": 128, "reason": "ContainerCannotRun"}}
 @pytest.fixture
 async def account(client: Client, namespace: str) -> None:
     """The namespace's service account exists, which the API server requires for pods."""
-    async with asyncio.timeout(15):
-        while not await client.list(ACCOUNTS, namespace):
-            await asyncio.sleep(0.01)
+    await until(lambda: client.list(ACCOUNTS, namespace))
 
 
 @pytest.mark.usefixtures("account")

@@ -1,6 +1,5 @@
 """Tokens of service accounts: the result of a TokenRequest, the bound object, and the lifetime."""
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -15,12 +14,11 @@ from podidentity_sandbox.proofs import NotProvenError
 from podidentity_sandbox.tokens import read_claims
 from tests.contract.servers import Server
 from tests.sandbox.kubeapi.client import Answer, Caller
+from tests.support.waiting import until
 
 ACCOUNTS: Kind[Resource] = Kind("ServiceAccount", "serviceaccounts", Resource)
 AUDIENCE = "api://AzureADTokenExchange"
 CONTAINERS = [{"name": "main", "image": "none"}]
-FORGETTING_SECONDS = 20.0
-"""The real server caches for ten seconds that a token was valid."""
 
 Ask = Callable[..., Awaitable[Answer]]
 
@@ -68,9 +66,11 @@ async def status(server: Server, token: str, path: str = "/api") -> int:
 
 
 async def forgotten(server: Server, token: str) -> None:
-    async with asyncio.timeout(FORGETTING_SECONDS):
-        while await status(server, token) != 401:
-            await asyncio.sleep(0.5)
+    await until(
+        lambda: status(server, token),
+        "the real server caches for 10 s that it is valid",
+        holds=lambda code: code == 401,
+    )
 
 
 def token_of(answer: Answer) -> str:
@@ -133,9 +133,11 @@ async def test_without_audience_and_lifetime_the_token_is_for_the_server_and_an_
 async def test_a_pod_without_a_service_account_has_the_default_one(
     client: Client, namespace: str, account: str, ask: Ask
 ) -> None:
-    async with asyncio.timeout(15):  # the real server's controllers create it after a short delay
-        while "default" not in [each.metadata.name for each in await client.list(ACCOUNTS, namespace)]:
-            await asyncio.sleep(0.05)
+    await until(
+        lambda: client.list(ACCOUNTS, namespace),
+        "the service account, which the real server's controllers create",
+        holds=lambda accounts: "default" in [each.metadata.name for each in accounts],
+    )
     for name, spec in (("none", {"serviceAccountName": None}), ("empty", {"serviceAccountName": ""})):
         await made_pod(client, namespace, name, **spec)
         assert (await client.get(PODS, namespace, name)).spec.service_account_name == "default"

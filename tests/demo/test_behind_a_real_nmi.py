@@ -14,7 +14,8 @@ from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import NODE, binding, eventually, identity, run_pod
+from tests.integration.identity_requests import NODE, binding, identity, run_pod
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.programs
 
@@ -85,7 +86,7 @@ async def test_the_demo_names_the_identity_of_a_request_without_a_client_id(sand
         found = await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
         return [each.status.status for each in found] == [ASSIGNED] * 2
 
-    await eventually(both_are_assigned)  # until then a request without a name gets the one that came first
+    await until(both_are_assigned)  # until then a request without a name gets the one that came first
     lines = {known.client_id: (await demo(sandbox, context, known.client_id))[1] for known in (first, second)}
     noticed = {client_id for client_id, printed in lines.items() if any("bind only one" in line for line in printed)}
     assert len(noticed) == 1

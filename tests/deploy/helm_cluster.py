@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +11,7 @@ import yaml
 
 from tests.conftest import until_listed
 from tests.kubectl_and_helm import Commands
+from tests.support.waiting import until_sync
 from tests.testplane import up
 from tools.chart.rendering import CHART
 
@@ -96,10 +96,10 @@ class Cluster(Commands):
     def until_rights_hold(self, *, account: str, namespace: str, verb: str, resource: str) -> None:
         """Wait until the server's authorizer knows a role."""
         who = f"--as=system:serviceaccount:{namespace}:{account}"
-        deadline = time.monotonic() + 20
-        while "yes" not in self.kubectl_unchecked("auth", "can-i", verb, resource, "-A", who):
-            assert time.monotonic() < deadline, f"{account} may not {verb} {resource}"
-            time.sleep(0.05)
+        until_sync(
+            lambda: "yes" in self.kubectl_unchecked("auth", "can-i", verb, resource, "-A", who),
+            f"{account} may {verb} {resource}",
+        )
 
 
 UNTOLD: Final = {

@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import NewPlane, apply_definitions
 from tests.deploy.helm_cluster import LIMIT, Cluster
 from tests.mic.preview.run_programs import run
+from tests.support.waiting import until
 from tools.chart.rendering import CHART
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
@@ -19,15 +20,16 @@ RECORD = ("configmap", "aad-pod-identity-config", "--namespace=podid")
 
 async def until_found(folder: Path, level: str, says: str) -> None:
     """Wait for one finding about MIC's rights: the authorizer receives changed roles by a watch."""
-    found: list[tuple[str, str]] = []
-    try:
-        async with asyncio.timeout(30):
-            while [each for each, _ in found] != [level] or says not in found[0][1]:
-                answer = await run(folder, "podidctl", "doctor", "-o", "json", cloudconfig=False)
-                findings = [each for each in answer.document["findings"] if each["check"] == "rights"]
-                found = [(each["level"], f"{each['says']}: {each.get('next', '')}") for each in findings]
-    except TimeoutError:
-        raise AssertionError(found) from None
+
+    async def read() -> list[tuple[str, str]]:
+        answer = await run(folder, "podidctl", "doctor", "-o", "json", cloudconfig=False)
+        findings = [each for each in answer.document["findings"] if each["check"] == "rights"]
+        return [(each["level"], f"{each['says']}: {each.get('next', '')}") for each in findings]
+
+    def is_that(found: list[tuple[str, str]]) -> bool:
+        return [each for each, _ in found] == [level] and says in found[0][1]
+
+    await until(read, f"{level}: {says}", holds=is_that)
 
 
 async def test_mic_needs_update_on_tenants_objects_until_the_upgrade_is_recorded(

@@ -7,20 +7,19 @@ import json
 import re
 import shlex
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.deploy.helm_cluster import LIMIT, Cluster
 from tests.deploy.test_permissions import NMI, STANDARD
+from tests.support.waiting import until_sync
 from tests.testplane import up
 from tools.chart.rendering import CHART, HELMS, render
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(240)]
 
-IN_FORCE_SECONDS = 60.0
 ALL = ("serviceaccounts/token", "", "create")
 SOME = {("serviceaccounts/token", name, "create") for name in ("web", "worker")}
 
@@ -62,13 +61,6 @@ def refused(cluster: Cluster, command: str) -> str:
     return done.stderr
 
 
-def until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + IN_FORCE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, f"not after {IN_FORCE_SECONDS:.0f} s: {what}"
-        time.sleep(0.1)
-
-
 def test_nmi_may_create_tokens_only_in_the_listed_namespaces(cluster: Cluster, namespace: str) -> None:
     with cluster.installed(namespace, NO_SECRETS, ON, BOTH):
         assert cluster.rights(NMI, of=namespace, within="rights-open") == STANDARD | {ALL}
@@ -83,7 +75,7 @@ def test_the_request_in_the_chart_notes_is_refused_by_the_policy(cluster: Cluste
         assert re.search(r"^  rights-named: web, worker\n  rights-open: all$", notes, re.MULTILINE)
         (tried,) = re.findall(r"^  (kubectl create token .+)$", notes, re.MULTILINE)
         policy = "ValidatingAdmissionPolicy 'pi-aad-pod-identity-federated'"
-        until(lambda: policy in refused(cluster, tried), tried)
+        until_sync(lambda: policy in refused(cluster, tried), tried)
 
 
 def test_an_upgrade_removes_roles_of_namespaces_that_are_no_longer_listed(cluster: Cluster, namespace: str) -> None:
@@ -100,10 +92,12 @@ def test_an_upgrade_removes_roles_of_namespaces_that_are_no_longer_listed(cluste
     with cluster.installed(namespace, NO_SECRETS, ON, BOTH):
         assert policies(cluster).count("pi-aad-pod-identity-federated") == 2
         cluster.helm(*upgrade, ON, f"--set={NAMED}")
-        until(lambda: cluster.rights(NMI, of=namespace, within="rights-open") == STANDARD, "no right where unlisted")
+        until_sync(
+            lambda: cluster.rights(NMI, of=namespace, within="rights-open") == STANDARD, "no right where unlisted"
+        )
         assert cluster.rights(NMI, of=namespace, within="rights-named") == STANDARD | SOME
         cluster.helm(*upgrade)
-        until(
+        until_sync(
             lambda: cluster.rights(NMI, of=namespace, within="rights-named") == STANDARD, "no right when switched off"
         )
         assert policies(cluster) == ""

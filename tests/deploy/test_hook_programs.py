@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import yaml
 from tests.conftest import NewPlane
 from tests.deploy.helm_cluster import Cluster
 from tests.old_authority import old_server
+from tests.support.waiting import until_sync
 from tests.testplane import up
 from tests.v1beta1_definitions import leave_v1beta1_definitions, served_definitions
 from tools.chart.rendering import CHART, Object, render
@@ -112,10 +112,7 @@ def spec_of_old(cluster: Cluster) -> Any:
 
 def until_old_is(cluster: Cluster, spec: dict[str, Any]) -> None:
     """Wait until the API server serves OLD with the new definition."""
-    deadline = time.monotonic() + 20
-    while (found := spec_of_old(cluster)) != spec:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.2)
+    until_sync(lambda: spec_of_old(cluster), "the former object", holds=spec.__eq__)
 
 
 @pytest.mark.plane

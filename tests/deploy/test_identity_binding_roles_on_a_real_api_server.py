@@ -1,7 +1,6 @@
 """The chart's permissions for AKS identity bindings on a real API server, which decides for the token proxy."""
 
 import json
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from podidentity.azure.federation import BINDING_GROUP, BINDING_VERB
 from tests.deploy.test_identity_binding_values import BINDS, OWN_ACCOUNT
+from tests.support.waiting import until_sync
 from tests.testplane import up
 from tools.chart.rendering import NAMESPACE, render
 
@@ -20,7 +20,6 @@ RBAC = "rbac.authorization.k8s.io"
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 CLIENT = str(uuid.uuid4())
 SUBJECTS = [{"namespace": "shop", "serviceAccount": "web"}, {"namespace": "reports"}]
-IN_FORCE_SECONDS = 20.0
 
 
 def review(plane: up.Plane, namespace: str, account: str) -> dict[str, Any]:
@@ -45,10 +44,12 @@ def installed(plane: up.Plane, tmp_path_factory: pytest.TempPathFactory) -> Iter
             path = f"/apis/{RBAC}/v1/{each['kind'].lower()}s"
             plane.api("POST", path, each)
             paths.append(f"{path}/{each['metadata']['name']}")
-    deadline = time.monotonic() + IN_FORCE_SECONDS
-    while not all(review(plane, each["namespace"], each.get("serviceAccount", "any"))["allowed"] for each in SUBJECTS):
-        assert time.monotonic() < deadline, "the authorizer, which follows by a watch, permits no use"
-        time.sleep(0.01)
+    until_sync(
+        lambda: all(
+            review(plane, each["namespace"], each.get("serviceAccount", "any"))["allowed"] for each in SUBJECTS
+        ),
+        "the authorizer, which follows by a watch, permits the use",
+    )
     yield plane
     for path in paths:
         plane.api("DELETE", path)

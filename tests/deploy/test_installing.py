@@ -1,13 +1,13 @@
 """Real versions of helm install, upgrade and uninstall the chart in a cluster with a scheduler and kwok's kubelets."""
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
 
 from tests.deploy.helm_cluster import LIMIT, Cluster
+from tests.support.waiting import until_sync
 from tests.testplane import up
 from tools.chart.rendering import CHART, HELMS, golden_sets
 
@@ -50,11 +50,12 @@ def test_install_upgrade_uninstall(kwok_plane: up.Plane, helm: str) -> None:
     # The Job's program does this after all nodes are clean. kwok runs no program.
     cluster.kubectl("delete", "daemonset", "aad-pod-identity-cleanup", f"--namespace={namespace}")
     cluster.kubectl("wait", "--for=delete", "pods", "--all", "--timeout=20s", f"-n={namespace}")
-    deadline = time.monotonic() + 20
-    while others := {each for each in cluster.everything() - before if not each.startswith(DEFINITIONS)}:
-        assert time.monotonic() < deadline, others  # the garbage collector deletes the dependents of the workloads
-        time.sleep(0.2)
-    assert len(cluster.everything() - before) == 4
+    left = until_sync(
+        lambda: cluster.everything() - before,
+        "the garbage collector deletes the dependents of the workloads",
+        holds=lambda found: all(each.startswith(DEFINITIONS) for each in found),
+    )
+    assert len(left) == 4
     events = cluster.kubectl("get", "events", f"-n={namespace}", "-o", "jsonpath={.items[*].involvedObject.name}")
     assert "aad-pod-identity-cleanup" in events
 

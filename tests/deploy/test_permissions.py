@@ -9,11 +9,11 @@ sufficient.
 
 import itertools
 import json
-import time
 
 import pytest
 
 from tests.deploy.helm_cluster import LIMIT, Cluster, Right
+from tests.support.waiting import until_sync
 from tests.testplane import up
 from tools.chart.rendering import CHART, HELMS
 
@@ -98,12 +98,11 @@ def test_managed_mode_has_no_mic_and_nmi_reads_bindings(plane: up.Plane, namespa
         assert cluster.rights(MIC, of=namespace, within="default") == set()
 
 
-def until(cluster: Cluster, namespace: str, within: str, rights: set[Right], *, account: str = NMI) -> None:
+def until_rights_are(cluster: Cluster, namespace: str, within: str, rights: set[Right], *, account: str = NMI) -> None:
     """Wait until *account* has these *rights*: the authorizer receives changed roles by a watch."""
-    deadline = time.monotonic() + 20
-    while (found := cluster.rights(account, of=namespace, within=within)) != rights:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.1)
+    until_sync(
+        lambda: cluster.rights(account, of=namespace, within=within), f"rights of {account}", holds=rights.__eq__
+    )
 
 
 def test_nmi_may_read_secrets_only_if_an_identity_needs_it_or_the_values_say_so(
@@ -119,17 +118,17 @@ def test_nmi_may_read_secrets_only_if_an_identity_needs_it_or_the_values_say_so(
         assert cluster.rights(NMI, of=namespace, within="default") == STANDARD
         assert "run `helm upgrade` again" in cluster.helm("get", "notes", "pi", f"--namespace={namespace}")
         cluster.helm(*upgrade, "--set=nmi.servicePrincipals=true")
-        until(cluster, namespace, "default", STANDARD | SECRETS)
+        until_rights_are(cluster, namespace, "default", STANDARD | SECRETS)
         cluster.helm(*upgrade)
-        until(cluster, namespace, "default", STANDARD)
+        until_rights_are(cluster, namespace, "default", STANDARD)
         create_identity(cluster, namespace, type_=2)
         cluster.helm(*upgrade)
-        until(cluster, namespace, "default", STANDARD | SECRETS)
+        until_rights_are(cluster, namespace, "default", STANDARD | SECRETS)
         for refusal in ("nmi.servicePrincipals", "rbac.allowAccessToSecrets"):
             cluster.helm(*upgrade, f"--set={refusal}=false")
-            until(cluster, namespace, "default", STANDARD)
+            until_rights_are(cluster, namespace, "default", STANDARD)
             cluster.helm(*upgrade)
-            until(cluster, namespace, "default", STANDARD | SECRETS)
+            until_rights_are(cluster, namespace, "default", STANDARD | SECRETS)
         cluster.kubectl("delete", "azureidentity", "--all", f"--namespace={namespace}")
 
 
@@ -156,16 +155,16 @@ def test_nmi_may_read_secrets_in_the_listed_namespaces_only(plane: up.Plane, nam
     names = f"--set=crds.upgrade=false,rbac.secretNamespaces={{{listed}}}"
     upgrade = ("upgrade", "pi", str(CHART), f"--namespace={namespace}", LIMIT)
     with cluster.installed(namespace, names):
-        until(cluster, namespace, listed, STANDARD | SECRETS)
+        until_rights_are(cluster, namespace, listed, STANDARD | SECRETS)
         for within in (other, namespace, "kube-system"):
             assert cluster.rights(NMI, of=namespace, within=within) == STANDARD
         cluster.helm(*upgrade, "--set=crds.upgrade=false,nmi.servicePrincipals=true")
-        until(cluster, namespace, other, STANDARD | SECRETS)
+        until_rights_are(cluster, namespace, other, STANDARD | SECRETS)
         cluster.helm(*upgrade, names)
-        until(cluster, namespace, other, STANDARD)
+        until_rights_are(cluster, namespace, other, STANDARD)
         cluster.helm(*upgrade, names, "--set=rbac.allowAccessToSecrets=false")
-        until(cluster, namespace, listed, STANDARD)
-    until(cluster, namespace, listed, set())
+        until_rights_are(cluster, namespace, listed, STANDARD)
+    until_rights_are(cluster, namespace, listed, set())
     cluster.kubectl("delete", "namespace", listed, other, "--wait=false")
 
 
@@ -173,18 +172,18 @@ def test_mic_may_rewrite_objects_only_until_their_type_upgrade_is_recorded(plane
     cluster = Cluster(plane)
     upgrade = ("upgrade", "pi", str(CHART), f"--namespace={namespace}", LIMIT, "--set=crds.upgrade=false")
     with cluster.installed(namespace):  # without any object
-        until(cluster, namespace, "default", UPGRADING | lock(), account=MIC)
+        until_rights_are(cluster, namespace, "default", UPGRADING | lock(), account=MIC)
         assert "type-upgrade-status" in cluster.helm("get", "notes", "pi", f"--namespace={namespace}")
         record_upgrade(cluster, namespace)
         cluster.helm(*upgrade)
-        until(cluster, namespace, "default", EVERYWHERE | lock(), account=MIC)
+        until_rights_are(cluster, namespace, "default", EVERYWHERE | lock(), account=MIC)
         assert "type-upgrade-status" not in cluster.helm("get", "notes", "pi", f"--namespace={namespace}")
         # As docs/migration.md describes for a repeated upgrade.
         remove = '[{"op": "remove", "path": "/data/type-upgrade-status"}]'
         record = ("configmap", "aad-pod-identity-config", f"--namespace={namespace}")
         cluster.kubectl("patch", *record, "--type=json", f"--patch={remove}")
         cluster.helm(*upgrade)
-        until(cluster, namespace, "default", UPGRADING | lock(), account=MIC)
+        until_rights_are(cluster, namespace, "default", UPGRADING | lock(), account=MIC)
 
 
 def test_mic_may_change_nodes_only_with_a_startup_taint(plane: up.Plane, namespace: str) -> None:

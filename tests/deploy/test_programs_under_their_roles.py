@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import re
 import sys
-import time
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,11 +17,11 @@ from tests.deploy.helm_cluster import Cluster, arguments_of
 from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.waiting import until, until_sync
 from tests.testplane.up import Plane
 from tools.chart.rendering import render
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
-PATIENCE_SECONDS = 20.0
 FORBIDDEN = re.compile(r"\b403\b")
 """The status in a log line; the microseconds of a time may contain these digits."""
 
@@ -71,18 +70,17 @@ async def test_mic_assigns_and_revokes_and_rewrites_old_field_names(cloud: Emula
 
 def nmi_pods(plane: Plane, count: int) -> dict[str, str]:
     """Return the pods of the chart's DaemonSet by node, after this number of them exists."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while True:
+
+    def pods() -> dict[str, str]:
         found = {}
         for each in plane.api("GET", f"{PODS.path('podid')}?labelSelector=app.kubernetes.io%2Fcomponent%3Dnmi")[
             "items"
         ]:
             wanted = each["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
             found[wanted["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]] = each["metadata"]["name"]
-        if len(found) == count:
-            return found
-        assert time.monotonic() < end, f"the DaemonSet made pods for {sorted(found)} only"
-        time.sleep(0.05)
+        return found
+
+    return until_sync(pods, "the pods of the DaemonSet", holds=lambda found: len(found) == count)
 
 
 async def test_mic_removes_the_startup_taint_after_the_charts_nmi_is_ready(
@@ -117,12 +115,7 @@ async def test_mic_removes_the_startup_taint_after_the_charts_nmi_is_ready(
         node = await asyncio.to_thread(real.api, "GET", f"/api/v1/nodes/{name}")
         return [each["key"] for each in node["spec"]["taints"]]
 
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while taint["key"] in await taints("ready"):
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise AssertionError(f"the taint is still there: {mic.read_log()}") from None
+    await until(lambda: taints("ready"), mic.read_log, holds=lambda keys: taint["key"] not in keys)
     assert await taints("ready") == [stays["key"]]
     assert taint["key"] in await taints("waits")
     assert await mic.stop() == 0
@@ -171,16 +164,8 @@ async def ready(url: str, process: asyncio.subprocess.Process, log: Path) -> Non
         return log.read_text()
 
     def ask() -> bool:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  a loopback address of ours
-                return bool(answer.status == 200)
-        except OSError:
-            return False
+        assert process.returncode is None, read_log()
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  a loopback address of ours
+            return bool(answer.status == 200)
 
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while not await asyncio.to_thread(ask):
-                assert process.returncode is None, read_log()
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise AssertionError(f"NMI is not ready: {read_log()}") from None
+    await until(lambda: asyncio.to_thread(ask), read_log, ignoring=OSError)

@@ -3,14 +3,14 @@
 import contextlib
 import copy
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from podidentity.resources import PODS
 from tests.deploy.helm_cluster import Cluster
+from tests.support.waiting import until_sync
 from tests.testplane import up
 from tests.testplane.accounts import until_permitted
 from tools.chart.rendering import Object, render
@@ -31,8 +31,6 @@ OTHER: Final = "minting-other"
 NODE: Final = "minting-node"
 NAMESPACES: Final = (OPEN, NAMED, WIDE, OTHER)
 LISTED: Final = [{"name": OPEN}, *({"name": name, "serviceAccounts": ["web"]} for name in (NAMED, WIDE))]
-IN_FORCE_SECONDS: Final = 60.0
-"""Time limit for a busy API server to apply a new role or policy."""
 RBAC: Final = "rbac.authorization.k8s.io"
 
 
@@ -166,13 +164,13 @@ class Minting:
             self.apply([self.policy])
 
     def until_given(self, caller: Caller, namespace: str, spec: object, account: str = "web") -> None:
-        _until(lambda: not caller.refusal(namespace, spec, account=account), f"given in {namespace}: {spec}")
+        until_sync(lambda: not caller.refusal(namespace, spec, account=account), f"given in {namespace}: {spec}")
 
     def until_refused(self, caller: Caller, namespace: str, spec: object, account: str = "web") -> None:
         def refused() -> bool:
             return "denied request" in caller.refusal(namespace, spec, account=account)
 
-        _until(refused, f"refused in {namespace}: {spec}")
+        until_sync(refused, f"refused in {namespace}: {spec}")
 
     def apply(self, objects: Sequence[Object]) -> None:
         assert objects
@@ -196,10 +194,3 @@ class Minting:
 
 def _bound(kind: str, made: dict[str, Any]) -> Bound:
     return Bound(kind, made["metadata"]["name"], made["metadata"]["uid"])
-
-
-def _until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + IN_FORCE_SECONDS
-    while not holds():
-        assert time.monotonic() < deadline, f"not after {IN_FORCE_SECONDS:.0f} s: {what}"
-        time.sleep(0.1)

@@ -11,8 +11,9 @@ import yaml
 
 from podidentity_sandbox.processes import Program
 from tests.e2e.e2e_cluster import NAMESPACE, Cluster
-from tests.integration.identity_requests import NODE, eventually
+from tests.integration.identity_requests import NODE
 from tests.observability.pack import FILES, program
+from tests.support.waiting import until
 
 PORT: Final = 9999
 """The port on the node, which no other program uses."""
@@ -76,7 +77,7 @@ async def prometheus(here: Cluster) -> AsyncIterator[Prometheus]:
         )
 
     try:
-        await eventually(knows_all)
+        await until(knows_all)
         yield made
     finally:
         await process.stop()

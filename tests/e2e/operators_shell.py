@@ -7,13 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from podidentity_sandbox.namespaces import NAMESPACES
 from tests.e2e.e2e_cluster import ROOT
+from tests.support.waiting import until_sync
 
 UP_SECONDS: Final = 60.0
 COMMAND_SECONDS: Final = 90
@@ -85,11 +85,12 @@ def _sandbox_cluster(log: Path) -> Iterator[None]:
         process = subprocess.Popen(
             [sys.executable, "-m", "tools.cluster", "--node=sandbox"], cwd=ROOT, stdout=output, stderr=output
         )
-    deadline = time.monotonic() + UP_SECONDS
-    while "The sandbox is up" not in log.read_text():
+
+    def is_up() -> bool:
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
+        return "The sandbox is up" in log.read_text()
+
+    until_sync(is_up, log.read_text)
     assert list(NAMESPACES.glob(f"podid-{process.pid}-*"))
     try:
         yield

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import NewPlane
 from tests.e2e.e2e_cluster import NAMESPACE, RELEASE, ROOT, VALUES, Cluster, cluster, gets_a_token
 from tests.e2e.monitoring import prometheus
-from tests.integration.identity_requests import eventually
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.root, pytest.mark.plane]
 BY_HAND: Final = re.compile(r"^   ```\n(   for node in .*?nmi --cleanup\n.*?)^   ```\n", re.MULTILINE | re.DOTALL)
@@ -40,7 +40,7 @@ async def test_install_token_upgrade_uninstall(new_plane: NewPlane, tmp_path: Pa
         assert "Succeeded" in await here.helm("test", RELEASE, "--namespace", NAMESPACE, "--timeout=60s")
 
         await here.kubectl("delete", "--filename", str(ROOT / "deploy" / "demo"), "--timeout=30s")
-        await eventually(lambda: nothing_is_assigned(here))
+        await until(lambda: nothing_is_assigned(here))
         logs = here.read_logs()
         assert not ERROR_LINE.search(logs), f"perhaps a right that the chart does not grant: {logs}"
         await uninstalled(here)
@@ -55,7 +55,7 @@ async def test_with_fail_closed_uninstall_and_cleanup_restore_access_to_imds(
         await run_the_demo(here)
         await gets_a_token(here)
         await here.kubectl("delete", "--filename", str(ROOT / "deploy" / "demo"), "--timeout=30s")
-        await eventually(lambda: nothing_is_assigned(here))
+        await until(lambda: nothing_is_assigned(here))
         before = await here.tables()
         nmi = ("daemonset", "--namespace", NAMESPACE, f"{RELEASE}-nmi")
         await here.kubectl("delete", *nmi, "--cascade=foreground", "--timeout=60s")  # until its pod has ended
@@ -74,7 +74,7 @@ async def cleans_by_hand(here: Cluster) -> None:
     output = await here.shell(block.replace("REGISTRY/PATH/nmi:TAG", "registry.invalid/aad-pod-identity/nmi:1"))
     assert "aad-" not in await here.tables(), output
     assert re.findall(r"removed (\S+)", output), output
-    await eventually(lambda: no_pods(here))
+    await until(lambda: no_pods(here))
 
 
 async def run_the_demo(here: Cluster) -> None:
@@ -98,13 +98,13 @@ async def everything_is_watched(here: Cluster) -> None:
         async def no_alert() -> bool:  # the first evaluation may have come before the first scrape
             return [rule["name"] for rule in await server.rules() if rule["state"] != "inactive"] == []
 
-        await eventually(no_alert)
+        await until(no_alert)
 
 
 async def uninstalled(here: Cluster) -> None:
     """Run helm uninstall, after which only the objects that the chart's README lists remain on node and cluster."""
     await here.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout=60s")
-    await eventually(lambda: no_pods(here))
+    await until(lambda: no_pods(here))
     assert "aad-" not in await here.tables()
     await nothing_is_left(here)
 

@@ -5,7 +5,6 @@ chart are real, Azure is the sandbox's.
 """
 
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ from tests.e2e import azure_cli
 from tests.e2e.azure_cli import DEMO_PRINCIPAL, KUBELET_IDENTITY, LOGIN_SERVER
 from tests.e2e.e2e_cluster import ROOT
 from tests.e2e.operators_shell import TEST_SECONDS, Terminal, blocks_of, commands_of, sandbox_cluster
+from tests.support.waiting import until_sync
 
 pytestmark = [pytest.mark.root, pytest.mark.plane, pytest.mark.timeout(TEST_SECONDS)]
 
@@ -27,7 +27,6 @@ PAGE: Final = (ROOT / "docs" / "install-on-aks.md").read_text()
 ALTERNATIVES: Final = {"Other principals", "A smaller role for the nodes", "Without a connection to the internet"}
 FAULTS_FOUND: Final = 3
 """The exit code of podidctl with findings: a cluster of one sandbox node has some."""
-PATIENCE_SECONDS: Final = 60.0
 DIAGNOSES: Final = ("podidctl doctor", "podidctl explain")
 NOT_HERE: Final = ("kubectl exec --namespace podid podidctl",)
 """The sandbox's kubelet has no image of podidctl; tests/images/built runs it."""
@@ -83,10 +82,9 @@ def type_section(terminal: Terminal, given: list[str]) -> dict[str, str]:
 def the_demo_uses_its_identity_in_four_ways(terminal: Terminal, given: list[str]) -> None:
     """Repeat the page's command for the demo's log until it has the four lines."""
     (logs,) = (command for command in given if command.startswith("kubectl logs"))
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (log := terminal.type(logs).stdout).count("\n") < 4:
-        assert time.monotonic() < deadline, log
-        time.sleep(0.2)
+    log = until_sync(
+        lambda: terminal.type(logs).stdout, "four lines in the demo's log", holds=lambda text: text.count("\n") >= 4
+    )
     assert log.count("successfully") >= 4, log
 
 

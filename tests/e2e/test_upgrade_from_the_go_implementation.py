@@ -6,6 +6,7 @@ definitions, assigned identities, the record of its type upgrade, and the leader
 
 import asyncio
 import json
+import operator
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.contract.go_implementation_lock import ANNOTATION
 from tests.deploy.go_implementation_chart import write_chart
 from tests.e2e.e2e_cluster import NAMESPACE, RELEASE, ROOT, VALUES, Cluster, cluster, gets_a_token
 from tests.integration.identity_requests import NODE
+from tests.support.waiting import until
 from tests.testplane.up import Plane
 from tests.v1beta1_definitions import leave_v1beta1_definitions, served_definitions
 
@@ -80,9 +82,7 @@ async def test_the_upgrade_adopts_all_assignments_and_pods_get_tokens_immediatel
         await here.install("upgrade", VALUES)
         await gets_a_token(here)
         await here.kubectl("delete", "pod", "demo", "--timeout=30s")
-        async with asyncio.timeout(30):
-            while await here.names("azureassignedidentities"):
-                await asyncio.sleep(0.1)
+        await until(lambda: here.names("azureassignedidentities"), "no assignment", holds=operator.not_)
         assert {each.lower() for each in machine.identities} == {kubelets.resource_id.lower()}, (
             "MIC detaches the identities that the Go implementation attached"
         )
@@ -149,9 +149,7 @@ async def get(plane: Plane, path: str) -> Any:
 
 async def leads(plane: Plane) -> None:
     """Wait until the new MIC has taken the lock of the former one."""
-    async with asyncio.timeout(30):
-        while (await lock(plane))["holderIdentity"] == FORMER_LEADER:
-            await asyncio.sleep(0.1)
+    await until(lambda: lock(plane), "a leader", holds=lambda record: record["holderIdentity"] != FORMER_LEADER)
 
 
 async def lock(plane: Plane) -> Any:
@@ -161,10 +159,9 @@ async def lock(plane: Plane) -> Any:
 
 async def ended(plane: Plane) -> None:
     """Wait until no MIC and no NMI of this chart runs."""
-    async with asyncio.timeout(45):
-        while True:
-            pods = (await get(plane, PODS.path(NAMESPACE)))["items"]
-            images = {container["image"] for pod in pods for container in pod["spec"]["containers"]}
-            if images <= {"theirs"}:
-                return
-            await asyncio.sleep(0.2)
+
+    async def images() -> set[str]:
+        pods = (await get(plane, PODS.path(NAMESPACE)))["items"]
+        return {container["image"] for pod in pods for container in pod["spec"]["containers"]}
+
+    await until(images, "the programs end", holds={"theirs"}.issuperset)

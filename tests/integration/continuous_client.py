@@ -16,6 +16,7 @@ from podidentity_sandbox.imds import HostIdentities, ImdsVm
 from podidentity_sandbox.network import METADATA_ADDRESS
 from podidentity_sandbox.sandbox import Sandbox
 from tests.integration.conftest import ROOT
+from tests.support.waiting import until
 
 PATH = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"
 PODS_OF_NODE_0 = ipaddress.IPv4Network("10.200.0.0/24")
@@ -52,9 +53,7 @@ class Asker:
     async def until(self, holds: Callable[[list[Answer]], bool]) -> list[Answer]:
         """Wait until the answers received from now on satisfy *holds*, and return them."""
         first = len(self.answers)
-        async with asyncio.timeout(SECONDS):
-            while not holds(self.answers[first:]):
-                await asyncio.sleep(0.01)
+        await until(lambda: holds(self.answers[first:]))
         return self.answers[first:]
 
     async def tokens_flow(self) -> None:
@@ -111,9 +110,9 @@ async def asking(sandbox: Sandbox) -> AsyncIterator[Asker]:
             "spec": {"containers": [{"name": "main", "image": "pause"}]},
         }
     )
-    async with asyncio.timeout(SECONDS):
-        while not (pod := await sandbox.cluster.client.get(PODS, "default", "asking")).status.pod_ip:
-            await asyncio.sleep(0.02)
+    pod = await until(
+        lambda: sandbox.cluster.client.get(PODS, "default", "asking"), holds=lambda found: found.status.pod_ip
+    )
     asker = Asker(sandbox, pod.metadata.uid)
     running = asyncio.create_task(asyncio.to_thread(asker.run))
     try:

@@ -15,8 +15,9 @@ from nmi.handover.start_signal import is_given
 from podidentity_sandbox.processes import Program
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import NODE, eventually
+from tests.integration.identity_requests import NODE
 from tests.integration.test_nmi_drains import PATH
+from tests.support.waiting import until
 
 CLIENTS = 4
 """Of `sending`."""
@@ -98,7 +99,7 @@ async def logged(sandbox: Sandbox, text: str, times: int) -> None:
     async def seen() -> bool:
         return (await asyncio.to_thread((sandbox.folder / f"nmi-{NODE}.log").read_text)).count(text) >= times
 
-    await eventually(seen)
+    await until(seen)
 
 
 async def signal_given(path: str) -> None:
@@ -107,15 +108,13 @@ async def signal_given(path: str) -> None:
     async def given() -> bool:
         return is_given(path)
 
-    await eventually(given)
+    await until(given)
 
 
 async def served(clients: Clients, more: int = 1) -> None:
     """Wait until *clients* have received *more* further responses."""
     before = clients.count
-    async with asyncio.timeout(20):
-        while clients.count < before + more:
-            await asyncio.sleep(0.02)
+    await until(lambda: clients.count >= before + more)
 
 
 async def end(program: Program, number: signal.Signals = signal.SIGTERM) -> int:

@@ -5,7 +5,7 @@ import base64
 import http.client
 import json
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -17,6 +17,7 @@ from podidentity_sandbox.machines import USER
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.tokens import read_claims
+from tests.support.waiting import until
 
 AUDIENCE = "https://management.azure.com/"
 TOKEN = "/metadata/identity/oauth2/token"
@@ -50,13 +51,6 @@ class Answer:
         return read_claims(self.body["access_token"])
 
 
-async def eventually(seen: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until *seen* is true. Raises TimeoutError."""
-    async with asyncio.timeout(SECONDS):
-        while not await seen():
-            await asyncio.sleep(0.02)
-
-
 def metrics(port: int) -> str:
     """Return NMI's metrics. NMI reuses the page for a second."""
     return _page(port, "/metrics")
@@ -79,7 +73,7 @@ async def request_held(sandbox: Sandbox) -> None:
         text = await asyncio.to_thread(sandbox.network.call_on_node, NODE, lambda: _page(port, "/debug/state"))
         return bool(json.loads(text)["feed"]["held"] == 1)
 
-    await eventually(held)
+    await until(held)
 
 
 async def run_pod(
@@ -98,7 +92,7 @@ async def run_pod(
     async def running() -> bool:
         return (await sandbox.cluster.client.get(PODS, namespace, name)).status.phase == "Running"
 
-    await eventually(running)
+    await until(running)
     context = sandbox.cluster.kubelets[NODE].context(namespace, name)
     assert context is not None
     return context
@@ -121,7 +115,7 @@ async def _assigned(sandbox: Sandbox, pod: str) -> None:
         found = await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
         return any(each.spec.pod == pod and each.status.status == ASSIGNED for each in found)
 
-    await eventually(seen)
+    await until(seen)
 
 
 def attach(sandbox: Sandbox, own: ManagedIdentity) -> None:

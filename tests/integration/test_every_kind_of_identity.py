@@ -25,7 +25,6 @@ from tests.integration.identity_requests import (
     ask_at,
     attach,
     binding,
-    eventually,
     exception,
     identity,
     run_bound_pod,
@@ -33,6 +32,7 @@ from tests.integration.identity_requests import (
     secret,
 )
 from tests.nmi.tokens.sign_in_bench import certificate_of, pfx_of, rsa_key
+from tests.support.waiting import until
 
 FLAGS = ("--host-token-types=0,1,2",)
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -139,14 +139,14 @@ async def test_an_exception_gives_the_nodes_own_identities_until_it_is_deleted(s
         answers.append(await ask(shared_sandbox, context, client_id=own.client_id))
         return answers[-1].status == 200
 
-    await eventually(granted)
+    await until(granted)
     assert answers[-1].claims["appid"] == own.client_id
     await shared_sandbox.cluster.client.delete(EXCEPTIONS, "default", "platform")
 
     async def refused() -> bool:
         return (await ask(shared_sandbox, context, client_id=own.client_id)).status == 400
 
-    await eventually(refused)
+    await until(refused)
 
 
 async def test_a_node_process_requests_a_pods_token_and_a_pod_cannot(shared_sandbox: Sandbox) -> None:
@@ -173,4 +173,4 @@ async def test_a_refusal_is_reported_by_an_event_on_its_pod(shared_sandbox: Sand
         found = await shared_sandbox.cluster.client.request("GET", "/api/v1/namespaces/default/events")
         return b'"unbound"' in found and b"label it aadpodidbinding" in found
 
-    await eventually(event_exists)
+    await until(event_exists)

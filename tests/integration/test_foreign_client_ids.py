@@ -19,7 +19,8 @@ from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import NODE, ask, attach, binding, eventually, identity, run_bound_pod, run_pod
+from tests.integration.identity_requests import NODE, ask, attach, binding, identity, run_bound_pod, run_pod
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -77,7 +78,7 @@ async def test_standard_mode_assigns_nothing_until_the_object_is_corrected(stand
         return any(own.client_id in message and kubelet.client_id in message for message in messages)
 
     assert await never_the_kubelets(standard, context, kubelet) == [404, 404]
-    await eventually(message_exists)
+    await until(message_exists)
     assert await never_the_kubelets(standard, context, kubelet) == [404, 404]
 
     await standard.cluster.apply(identity("own", type=0, resourceID=own.resource_id, clientID=own.client_id))
@@ -85,7 +86,7 @@ async def test_standard_mode_assigns_nothing_until_the_object_is_corrected(stand
     async def granted() -> bool:
         return (await ask(standard, context)).status == 200
 
-    await eventually(granted)
+    await until(granted)
     assert (await ask(standard, context)).claims["appid"] == own.client_id
 
 
@@ -100,7 +101,7 @@ async def test_standard_mode_revokes_an_object_whose_client_id_becomes_wrong(sta
     async def turned() -> bool:
         return await never_the_kubelets(standard, context, kubelet) == [404, 404]
 
-    await eventually(turned)
+    await until(turned)
 
 
 async def test_managed_mode_refuses_and_serves_the_corrected_object(managed: Sandbox) -> None:
@@ -118,7 +119,7 @@ async def test_managed_mode_refuses_and_serves_the_corrected_object(managed: San
     async def granted() -> bool:
         return (await ask(managed, context)).status == 200
 
-    await eventually(granted)
+    await until(granted)
     assert (await ask(managed, context)).claims["appid"] == own.client_id
 
 
@@ -133,7 +134,7 @@ async def test_a_mirror_pod_gets_nothing_in_standard_mode(standard: Sandbox) -> 
     async def granted() -> bool:
         return (await ask(standard, usual)).status == 200
 
-    await eventually(granted)
+    await until(granted)
     refused = await ask(standard, mirror)
     assert (refused.status, refused.body["error_description"]) == (400, "Identity not found")
     found = await standard.cluster.client.list(ASSIGNED_IDENTITIES)

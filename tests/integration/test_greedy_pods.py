@@ -25,6 +25,7 @@ import pytest_asyncio
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.integration.identity_requests import run_bound_pod
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.measures, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
 
@@ -105,9 +106,7 @@ class GreedySandbox:
 
     async def filled(self) -> None:
         """Wait until every connection slot is in use."""
-        async with asyncio.timeout(40):
-            while await self.metric("aadpodidentity_nmi_connections_open") < SLOTS:
-                await asyncio.sleep(0.1)
+        await until(lambda: self.metric("aadpodidentity_nmi_connections_open"), holds=SLOTS.__le__)
 
     async def hold_to_the_bound(self) -> None:
         runs = []

@@ -16,9 +16,10 @@ from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.integration.continuous_client import asking
 from tests.integration.handovers import PROBE_STATUS, connector, end, logged, sandboxed, sending, served, signal_given
-from tests.integration.identity_requests import NODE, binding, eventually, identity, request_held
+from tests.integration.identity_requests import NODE, binding, identity, request_held
 from tests.integration.node_tables import JUMP, saved
 from tests.integration.test_nmi_drains import PATH, POD
+from tests.support.waiting import until
 
 
 async def test_no_request_fails_during_ten_handovers(directory: Path) -> None:
@@ -113,7 +114,7 @@ async def test_a_held_request_is_answered_by_the_former_nmi(directory: Path) -> 
             address = (await sandbox.cluster.client.get(PODS, "default", "waiting")).status.pod_ip
             return bool(address)
 
-        await eventually(has_address)
+        await until(has_address)
         former = sandbox.nmis[NODE].program
         connection = connector(sandbox, address)()
         connection.request("GET", PATH, headers={"Metadata": "true"})

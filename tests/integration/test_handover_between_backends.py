@@ -15,8 +15,9 @@ from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.integration.continuous_client import asking
 from tests.integration.handovers import end, logged
-from tests.integration.identity_requests import NODE, eventually
+from tests.integration.identity_requests import NODE
 from tests.integration.node_tables import JUMP, on_node, saved
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -73,7 +74,7 @@ async def test_no_request_reaches_imds_or_fails_and_only_the_last_backend_keeps_
         async def restored() -> bool:
             return await asyncio.to_thread(redirects, sandbox) == [CHANGES[-1]]
 
-        await eventually(restored)
+        await until(restored)
         assert asker.reached_imds == 0
         assert {answer.outcome for answer in asker.answers} == {"200"}
         assert await end(former) == 0

@@ -19,11 +19,11 @@ from tests.integration.identity_requests import (
     ask,
     attach,
     binding,
-    eventually,
     identity,
     request_held,
     run_pod,
 )
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -92,7 +92,7 @@ async def test_a_deleted_binding_ends_the_grant(shared_sandbox: Sandbox) -> None
     async def refused() -> bool:
         return (await ask(shared_sandbox, context)).status == 404
 
-    await eventually(refused)
+    await until(refused)
 
 
 async def test_a_binding_created_while_a_request_is_held_answers_it(shared_sandbox: Sandbox) -> None:

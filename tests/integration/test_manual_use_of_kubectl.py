@@ -9,6 +9,7 @@ import asyncio
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
 from podidentity_sandbox.sandbox import Sandbox
 from tests.integration.conftest import ROOT, Kubectl
+from tests.support.waiting import until
 
 ASSIGNED = "jsonpath={.status.status}=Assigned"
 
@@ -33,9 +34,9 @@ async def test_kubectl_applies_the_demo_and_shows_the_result(sandbox: Sandbox, k
     assert ["default", "azureidentity.aadpodidentity.k8s.io/demo", "0", DEMO_CLIENT_ID] in [row[:4] for row in rows]
     assert ["Assigned", "demo", "default", "node-0"] in [row[2:6] for row in rows]
 
-    async with asyncio.timeout(15):
-        while "instance metadata" not in (log := await asyncio.to_thread(kubectl, "logs", "demo")):
-            await asyncio.sleep(0.05)
+    log = await until(
+        lambda: asyncio.to_thread(kubectl, "logs", "demo"), "the demo", holds=lambda text: "instance metadata" in text
+    )
     assert log.startswith("starting demo pod default/demo ")
     assert [line.split(",")[0] for line in log.splitlines()[1:5]] == [
         "successfully doARMOperations vm count 1",
@@ -44,9 +45,11 @@ async def test_kubectl_applies_the_demo_and_shows_the_result(sandbox: Sandbox, k
         "successfully made GET on instance metadata",
     ]
     described = ("describe", "azureidentitybinding", "demo-binding")
-    async with asyncio.timeout(15):
-        while "binding applied" not in await asyncio.to_thread(kubectl, *described):  # MIC sends Events later
-            await asyncio.sleep(0.05)
+    await until(
+        lambda: asyncio.to_thread(kubectl, *described),
+        "the Event, which MIC sends later",
+        holds=lambda text: "binding applied" in text,
+    )
 
     await asyncio.to_thread(kubectl, "delete", "-f", str(ROOT / "deploy" / "demo"), "--timeout=15s")
     gone = ("wait", "azureassignedidentity/demo-default-demo", "--for=delete", "--timeout=15s")

@@ -14,7 +14,8 @@ from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.kubelet import Kubelet
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import AUDIENCE, NODE, TOKEN, binding, eventually, identity, metrics
+from tests.integration.identity_requests import AUDIENCE, NODE, TOKEN, binding, identity, metrics
+from tests.support.waiting import until
 
 CROWD = "127.250.0.9"
 REQUESTS = 80
@@ -54,7 +55,7 @@ async def crowd(sandbox: Sandbox) -> AsyncIterator[None]:
         )
 
     try:
-        await eventually(waiting)
+        await until(waiting)
         yield
         assert not any(task.done() for task in tasks), "the crowd is still there"
     finally:
@@ -84,7 +85,7 @@ async def test_six_new_pods_get_their_tokens_next_to_80_requests_of_an_unknown_a
                 async def asked() -> bool:
                     return len(answers) == len(PODS)
 
-                await eventually(asked)
+                await until(asked)
                 assert await asyncio.gather(*answers) == [200] * len(PODS)
 
 

@@ -15,6 +15,7 @@ from podidentity.resources import PODS
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.integration.identity_requests import NODE, ask, request_held, run_pod
+from tests.support.waiting import until
 
 PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
 POD: dict[str, Any] = {
@@ -30,9 +31,10 @@ async def test_new_requests_are_served_until_the_held_one_is_answered() -> None:
         Settings(namespaces=False, environment=os.environ, nmi_flags=["--max-hold=30s", "--drain-timeout=5s"])
     ) as sandbox:
         await sandbox.cluster.apply(POD)
-        async with asyncio.timeout(15):
-            while not (address := (await sandbox.cluster.client.get(PODS, "default", "waiting")).status.pod_ip):
-                await asyncio.sleep(0.02)
+        pod = await until(
+            lambda: sandbox.cluster.client.get(PODS, "default", "waiting"), holds=lambda found: found.status.pod_ip
+        )
+        address = pod.status.pod_ip
         nmi = sandbox.nmis["node-0"]
         host, _, port = nmi.url.removeprefix("http://").partition(":")
 

@@ -11,6 +11,7 @@ import pytest
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.integration.node_tables import JUMP, REDIRECT, REJECT, end, on_node, saved
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -39,9 +40,7 @@ async def test_a_sigterm_in_the_middle_of_the_start_leaves_nothing(node: Sandbox
     log = node.nmis["node-0"].program.log
     log.write_text("")
     await node.start_nmi("node-0")
-    async with asyncio.timeout(15):
-        while moment not in log.read_text():
-            await asyncio.sleep(0.001)
+    await until(lambda: moment in log.read_text())
     assert await end(node, signal.SIGTERM) == 0
     assert saved(node) == before
 
@@ -87,8 +86,6 @@ async def test_with_fail_closed_a_sigterm_in_the_middle_of_the_start_leaves_the_
     assert await end(closed, signal.SIGTERM) == 0
     closed.nmis["node-0"].program.log.write_text("")
     await closed.start_nmi("node-0")
-    async with asyncio.timeout(15):
-        while moment not in closed.nmis["node-0"].program.output():
-            await asyncio.sleep(0.001)
+    await until(lambda: moment in closed.nmis["node-0"].program.output())
     assert await end(closed, signal.SIGTERM) == 0
     assert saved(closed) == during

@@ -25,6 +25,7 @@ from podidentity_sandbox.serving import FaultyService, json_response
 from podidentity_sandbox.settings import Settings
 from tests.leaks import Ledger
 from tests.nmi.tokens.sign_in_bench import certificate_of, pfx_of, rsa_key
+from tests.support.waiting import until
 
 PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
 PASSWORD = "the-passw0rd-of-the-file"
@@ -69,22 +70,21 @@ class Walk:
             containers = {"containers": [{"name": "main", "image": "pause"}]}
             labels = {} if name == "unbound" else {"aadpodidbinding": name}
             await self.apply("v1", "Pod", name, labels=labels, spec=containers)
-        async with asyncio.timeout(SECONDS):
-            while True:
-                assigned = await self.sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
-                if [each.status.status for each in assigned] == [ASSIGNED] * len(specs):
-                    return
-                await asyncio.sleep(0.05)
+        await until(
+            lambda: self.sandbox.cluster.client.list(ASSIGNED_IDENTITIES),
+            "all identities are assigned",
+            holds=lambda assigned: [each.status.status for each in assigned] == [ASSIGNED] * len(specs),
+        )
 
     async def apply(self, version: str, kind: str, name: str, **rest: Any) -> None:
         metadata = {"name": name, "namespace": "default", "labels": rest.pop("labels", {})}
         await self.sandbox.cluster.apply({"apiVersion": version, "kind": kind, "metadata": metadata, **rest})
 
     async def address(self, pod: str) -> str:
-        async with asyncio.timeout(SECONDS):
-            while not (found := (await self.sandbox.cluster.client.get(PODS, "default", pod)).status.pod_ip):
-                await asyncio.sleep(0.05)
-        return found
+        found = await until(
+            lambda: self.sandbox.cluster.client.get(PODS, "default", pod), holds=lambda it: it.status.pod_ip
+        )
+        return found.status.pod_ip
 
     async def ask(self, pod: str, path: str = PATH, **headers: str) -> int:
         """Send a request and return the status. Record a token in `tokens` and any other answer in `refusals`."""

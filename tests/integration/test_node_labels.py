@@ -1,6 +1,5 @@
 """The label of AKS for eBPF host routing makes the real NMI remove its rules, and not Ready."""
 
-import asyncio
 import json
 import signal
 
@@ -11,6 +10,7 @@ from podidentity.resources import NODES
 from podidentity_sandbox.sandbox import Sandbox
 from tests.integration.identity_requests import Answer, ask_at
 from tests.integration.node_tables import JUMP, REDIRECT, end, saved, start_again
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.root
 NODE = "node-0"
@@ -31,9 +31,9 @@ async def test_with_the_label_of_ebpf_host_routing_nmi_writes_no_rule_and_is_not
     await end(node, signal.SIGKILL)
     assert REDIRECT in saved(node), "a rule of the former NMI"
     await start_again(node)
-    async with asyncio.timeout(10):
-        while (answer := await ready(node)).status != status:  # NMI reads the labels while it starts
-            await asyncio.sleep(0.05)
+    answer = await until(
+        lambda: ready(node), "NMI, which reads the labels while it starts", holds=lambda seen: seen.status == status
+    )
     assert "could not be read" not in node.nmis[NODE].program.output()
     assert ("kubernetes.azure.com/ebpf-host-routing=true" in answer.text) is (status == 503)
     assert ("use --redirect=cilium" in answer.text) is (status == 503)

@@ -22,8 +22,9 @@ from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import NMI_METRICS_PORT, NMI_PORT, NMI_PROBE_PORT, Settings
 from tests.integration.conftest import ROOT
 from tests.integration.connection_attempts import RESET, TOKEN_TARGET, attempt_from
-from tests.integration.identity_requests import NODE, Answer, ask, ask_at, eventually, run_bound_pod
+from tests.integration.identity_requests import NODE, Answer, ask, ask_at, run_bound_pod
 from tests.integration.node_tables import on_node, saved
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 
@@ -88,7 +89,7 @@ async def pod_of_other_node(sandbox: Sandbox) -> str:
         namespace = f"pod-{pod.metadata.uid}"
         return bool(pod.status.pod_ip) and await attempt_from(sandbox, namespace, METADATA_ADDRESS, 80) == "200"
 
-    await eventually(has_token)
+    await until(has_token)
     return namespace
 
 
@@ -111,7 +112,7 @@ async def test_a_direct_connection_to_the_nodes_address_is_closed_and_the_redire
     async def is_counted() -> bool:  # the page is up to a second old
         return await site.metric("aadpodidentity_nmi_lane_closed_unread_total") == before + 6
 
-    await eventually(is_counted)
+    await until(is_counted)
     for namespace in (site.namespace, site.other):
         assert await site.attempt(namespace, METADATA_ADDRESS, 80) == "200", namespace
 
@@ -200,11 +201,11 @@ async def test_nmi_is_not_ready_while_the_node_does_not_have_its_address(site: S
         return text in (await site.page(NMI_PROBE_PORT, "/readyz")).text
 
     await asyncio.to_thread(on_node, site.sandbox, "ip", "address", "delete", f"{ADDRESS}/30", "dev", "uplink")
-    await eventually(lambda: reports(f"{ADDRESS}, to which pods are redirected, is no longer an address of this node"))
+    await until(lambda: reports(f"{ADDRESS}, to which pods are redirected, is no longer an address of this node"))
     for words in (
         ("address", "add", f"{ADDRESS}/30", "dev", "uplink"),
         ("route", "add", "default", "via", "10.199.0.1"),
     ):
         await asyncio.to_thread(on_node, site.sandbox, "ip", *words)
-    await eventually(lambda: reports("[+]redirect ok"))
+    await until(lambda: reports("[+]redirect ok"))
     assert await site.attempt(site.namespace, METADATA_ADDRESS, 80) == "200"

@@ -9,7 +9,8 @@ from podidentity.kube.events import EVENTS
 from podidentity.kube.paths import object_path
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import ask, eventually, run_pod
+from tests.integration.identity_requests import ask, run_pod
+from tests.support.waiting import until
 
 
 async def test_a_refused_pod_has_an_event_with_the_next_action() -> None:
@@ -26,7 +27,7 @@ async def test_a_refused_pod_has_an_event_with_the_next_action() -> None:
         for _ in range(3):
             refused = await ask(sandbox, context)
             assert (refused.status, refused.body["error_description"]) == (400, "Identity not found")
-        await eventually(pod_has_event)
+        await until(pod_has_event)
         (event,) = [each for each in await read_events() if each["source"]["component"] == "aad-pod-identity-nmi"]
 
     assert (event["involvedObject"]["name"], event["reason"], event["type"], event["count"]) == (

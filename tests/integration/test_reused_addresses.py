@@ -10,7 +10,7 @@ import pytest
 
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.integration.handover_node import SUBNET, Node, ask_on, nodes
-from tests.integration.identity_requests import eventually
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -34,7 +34,7 @@ async def served(node: Node, name: str, address: str) -> str:
     async def granted() -> bool:
         return (await node.ask(name)).client_id == own.client_id
 
-    await eventually(granted)
+    await until(granted)
     return own.client_id
 
 
@@ -58,7 +58,7 @@ async def test_the_successor_never_gets_its_predecessors_token_and_gets_its_own_
         assert answer.client_id != former
         return answer.client_id == own.client_id
 
-    await eventually(granted)
+    await until(granted)
     await node.delete("former")
     assert (await node.ask("successor")).client_id == own.client_id
 
@@ -72,7 +72,7 @@ async def test_the_end_of_a_pod_that_has_never_sent_a_packet_is_noticed(node: No
     async def attached() -> bool:
         return bool((await node.state())["feed"]["network"]["attached"])
 
-    await eventually(attached)
+    await until(attached)
     await hand_over(node, "former", "successor")
     answers = await asyncio.to_thread(node.net.ask_often, "successor", 3.0)
     assert former.client_id not in {each.client_id for each in answers}
@@ -91,7 +91,7 @@ async def test_a_recreated_sandbox_keeps_its_identity_and_loses_its_former_addre
     async def granted() -> bool:
         return (await node.ask("moved")).client_id == own
 
-    await eventually(granted)
+    await until(granted)
     assert (await node.ask("stranger")).status == 404
 
 
@@ -121,7 +121,7 @@ async def test_a_pod_whose_address_did_not_change_is_served_again_after_a_read(n
     async def granted() -> bool:
         return (await node.ask("alive")).client_id == own
 
-    await eventually(granted)
+    await until(granted)
     assert await node.metric("aadpodidentity_nmi_suspended_pods") == 0
     assert await node.metric("aadpodidentity_nmi_suspensions_total") == 1
 

@@ -7,6 +7,7 @@ runs no container. The test sends the pod's requests, from the pod's address, on
 import asyncio
 import http.client
 import json
+import operator
 import os
 import subprocess
 from pathlib import Path
@@ -22,6 +23,7 @@ from podidentity_sandbox.settings import NMI_PORT, Settings
 from podidentity_sandbox.tokens import read_claims
 from tests.conftest import NewPlane
 from tests.integration.conftest import ROOT
+from tests.support.waiting import until
 from tests.testplane import up
 
 PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
@@ -78,9 +80,8 @@ async def test_a_pod_of_the_real_scheduler_gets_its_token_until_it_ends(
         assert await status_of(sandbox) == [ASSIGNED]
 
         await asyncio.to_thread(kubectl, "delete", "pod", "demo", "--timeout=30s")
-        async with asyncio.timeout(20):
-            while (await asyncio.to_thread(pod.ask))[0] != 404:  # NMI follows by a watch
-                await asyncio.sleep(0.05)
-            while await status_of(sandbox):
-                await asyncio.sleep(0.05)
+        await until(
+            lambda: asyncio.to_thread(pod.ask), "NMI, which follows by a watch", holds=lambda answer: answer[0] == 404
+        )
+        await until(lambda: status_of(sandbox), "the assignment ends", holds=operator.not_)
         assert sandbox.azure.arm.vm(sandbox.vm_id("node-0")).identities == frozenset()

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import sys
-import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.serving import free_ports
 from podidentity_sandbox.tokens import TokenMint
 from tests.mic.cluster import identity_id, set_id, vm_id
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 GROUP = "aadpodidentity.k8s.io"
@@ -60,10 +60,8 @@ class Mic:
 
     async def suspended(self) -> None:
         """Wait until the process is stopped by SIGSTOP."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            stat = Path(f"/proc/{self.process.pid}/stat")
-            while (await asyncio.to_thread(stat.read_bytes)).rpartition(b")")[2].split()[0] != b"T":
-                await asyncio.sleep(0.001)
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        await until(lambda: stat.read_bytes().rpartition(b")")[2].split()[0] == b"T", "the process is stopped")
 
     def read_log(self) -> str:
         return self.log.read_text()
@@ -128,19 +126,20 @@ class EmulatedCloud:
             except OSError:
                 return False
 
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not await is_active():
-                await asyncio.sleep(0.02)
+        await until(is_active, "MIC is active")
 
-    async def until(self, holds: Callable[[], object], what: str = "", *, seconds: float = WAIT_SECONDS) -> None:
+    async def until(self, holds: Callable[[], object], what: str = "") -> None:
         """Wait until *holds* returns True. The emulators are in this process, so frequent checks are cheap."""
-        deadline = time.monotonic() + seconds
-        while not holds():
+
+        def holds_while_all_run() -> object:
             for mic in self.running:
                 assert mic.process.returncode in {None, 0}, mic.read_log()
-            logs = "\n".join(mic.read_log()[-3000:] for mic in self.running)
-            assert time.monotonic() < deadline, f"{what or 'it'} did not become true\n{logs}"
-            await asyncio.sleep(0.01)
+            return holds()
+
+        def logs() -> str:
+            return "\n".join([what, *(mic.read_log()[-3000:] for mic in self.running)])
+
+        await until(holds_while_all_run, logs)
 
     def node(self, name: str, provider_id: str = "") -> None:
         self.api.store.create(

@@ -10,6 +10,7 @@ from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NOD
 from tests.conftest import NewPlane, apply_definitions
 from tests.mic.cluster import identity_id
 from tests.mic.emulated_cloud import EmulatedCloud
+from tests.support.waiting import until
 from tests.testplane.up import Plane
 
 LOCATION = ASSIGNED_IDENTITIES.path("default")
@@ -71,14 +72,9 @@ def run_pod(plane: Plane, name: str, node: str, label: str = "demo") -> None:
 
 async def assigned(plane: Plane, **expected: str) -> None:
     """Wait until the objects (pod -> status) are exactly these."""
-    seen: dict[str, str] = {}
-    try:
-        async with asyncio.timeout(20.0):
-            while True:
-                found = await asyncio.to_thread(plane.api, "GET", LOCATION)
-                seen = {each["spec"]["pod"]: each["status"]["status"] for each in found["items"]}
-                if seen == expected:
-                    return
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise AssertionError(f"the objects are {seen}") from None
+
+    async def statuses() -> dict[str, str]:
+        found = await asyncio.to_thread(plane.api, "GET", LOCATION)
+        return {each["spec"]["pod"]: each["status"]["status"] for each in found["items"]}
+
+    await until(statuses, "the objects", holds=expected.__eq__)

@@ -7,7 +7,6 @@ Each mistake has a correct counterpart. The policy's warning about a resource id
 import itertools
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from podidentity.kube.decoding import decode_object
 from podidentity.resources import BINDINGS, EXCHANGE_ANNOTATION, GROUP, IDENTITIES, Kind
 from tests.conftest import ROOT
 from tests.mic.cluster import identity_id
+from tests.support.waiting import until_sync
 from tests.testplane import up
 
 pytestmark = pytest.mark.plane
@@ -58,10 +58,7 @@ def kubectl(plane: up.Plane) -> Iterator[Kubectl]:
     run = Kubectl(plane)
     policies = str(ROOT / "deploy" / "admission" / "warnings.yaml")
     run("apply", "-f", policies)
-    deadline = time.monotonic() + 60
-    while not (run.warned(IDENTITIES, {}) and run.warned(BINDINGS, {})):
-        assert time.monotonic() < deadline, "the policies are not in force"
-        time.sleep(0.2)
+    until_sync(lambda: run.warned(IDENTITIES, {}) and run.warned(BINDINGS, {}), "the policies are in force")
     yield run
     run("delete", "-f", policies)
 

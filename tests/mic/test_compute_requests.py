@@ -31,6 +31,7 @@ from podidentity_sandbox.machines import Machine, no_such_identity
 from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.tokens import TokenMint
 from tests.mic.cluster import identity_id, set_id, vm_id
+from tests.support.waiting import until
 
 
 class Token:
@@ -287,9 +288,7 @@ async def test_an_interrupted_call_is_no_success(arm_under_test: ArmUnderTest) -
     arm_under_test.compute.sign_in_problem = "still"
     arm_under_test.arm.faults.add(ResponseFault(hold=True))
     calling = asyncio.create_task(arm_under_test.compute.get(host(vm_id())))
-    async with asyncio.timeout(10):
-        while not arm_under_test.arm.calls:
-            await asyncio.sleep(0.01)
+    await until(lambda: arm_under_test.arm.calls)
     calling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await calling

@@ -96,7 +96,6 @@ async def _endures(stage: ReconcileBench, ends: Callable[[], object]) -> None:
             and stage.cloud.on(vm_id("n1")) == {"demo"}
         ),
         "what must be after the trouble",
-        seconds=40.0,
     )
     assert "Traceback" not in stage.mic.read_log()
 

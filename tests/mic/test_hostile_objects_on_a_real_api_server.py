@@ -27,6 +27,7 @@ from tests.machine_pauses import recorded_pauses
 from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.waiting import until, until_sync
 from tests.testplane.up import Plane
 
 EVERYTHING = os.environ.get("HOSTILE_OBJECTS") == "all"
@@ -73,7 +74,7 @@ def write_nested(plane: Plane, name: str) -> None:
 def fill(plane: Plane) -> None:
     """All of a tenant's objects, several of each kind of trouble."""
     plane.api("POST", "/api/v1/namespaces", {"metadata": {"name": TENANT}})
-    until(lambda: bool(plane.api("GET", f"/api/v1/namespaces/{TENANT}/serviceaccounts")["items"]))
+    until_sync(lambda: bool(plane.api("GET", f"/api/v1/namespaces/{TENANT}/serviceaccounts")["items"]))
 
     def exception(number: int) -> None:
         # Most are one long text, which the API server takes fast; some are as many short ones as it takes.
@@ -92,13 +93,6 @@ def fill(plane: Plane) -> None:
     write(plane, IDENTITIES, "long", {"type": 0, "clientID": "x" * MIB, "resourceID": "x" * 1000})
     write_nested(plane, "deep")
     write(plane, BINDINGS, "long", {"azureIdentity": "x" * MIB, "selector": "demo"})
-
-
-def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def peak_mib(pid: int) -> float:
@@ -121,15 +115,12 @@ async def active(port: int, seconds: float, read_log: Callable[[], str]) -> floa
     """Seconds until the program on this probe port is Active."""
     began = time.monotonic()
 
-    def is_active() -> bool:
-        try:
-            return page(port, "/healthz") == "Active"
-        except OSError:
-            return False
-
-    while not await asyncio.to_thread(is_active):
-        assert time.monotonic() - began < seconds, read_log()[-3000:]
-        await asyncio.sleep(0.05)
+    await until(
+        lambda: asyncio.to_thread(page, port, "/healthz"),
+        lambda: read_log()[-3000:],
+        holds="Active".__eq__,
+        ignoring=OSError,
+    )
     return time.monotonic() - began
 
 
@@ -186,7 +177,7 @@ async def test_hostile_objects_of_a_tenant_stop_neither_program(cloud: EmulatedC
                 "nmi": await asyncio.to_thread(page, metrics_port, "/metrics"),
             }
             peaks = {"mic": peak_mib(mic.process.pid), "nmi": peak_mib(nmi.pid)}
-            await asyncio.to_thread(until, lambda: "AzureIdentity" in skipped_kinds(real))
+            await asyncio.to_thread(until_sync, lambda: "AzureIdentity" in skipped_kinds(real))
             assert nmi.returncode is None
         paused = max((each.seconds for each in recorder.pauses()), default=0.0)
     lags = {

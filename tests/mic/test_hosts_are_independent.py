@@ -87,7 +87,7 @@ async def test_two_hundred_identities_are_attached_in_two_updates(cloud: Emulate
     for number in range(200):
         cloud.identity(f"many{number}")
         cloud.pod(f"p{number}", "n0", label=f"many{number}")
-    await cloud.until(lambda: len(cloud.on(vm_id("n0"))) == 200, seconds=45)
+    await cloud.until(lambda: len(cloud.on(vm_id("n0"))) == 200)
     sizes = [len(call.body["identity"]["userAssignedIdentities"]) for call in cloud.arm.writes()]
     assert max(sizes) <= 150
     assert sum(sizes) == 200

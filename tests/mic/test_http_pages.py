@@ -1,6 +1,5 @@
 """HTTP endpoints of a real MIC: readiness, the pages on loopback, and no metric series from names in the cluster."""
 
-import asyncio
 import json
 import random
 import string
@@ -11,6 +10,7 @@ import pytest
 from podidentity_sandbox.serving import ResponseFault
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, Mic
+from tests.support.waiting import until
 
 INVENTED = 500
 WITH_IDENTITIES = 10
@@ -30,14 +30,8 @@ async def ready(mic: Mic) -> dict[str, bool]:
 async def another(cloud: EmulatedCloud) -> Mic:
     """A second process, which waits for the lease, once it listens."""
     mic = await cloud.mic(active=False)
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                await mic.page("/healthz")
-            except OSError:
-                await asyncio.sleep(0.02)
-            else:
-                return mic
+    await until(lambda: mic.page("/healthz"), "MIC listens", ignoring=OSError)
+    return mic
 
 
 def series(page: str) -> set[str]:
@@ -48,9 +42,7 @@ def series(page: str) -> set[str]:
 async def test_the_leader_and_a_candidate_waiting_for_the_lease_are_ready(cloud: EmulatedCloud) -> None:
     leader = await cloud.mic()
     waiting = await another(cloud)
-    async with asyncio.timeout(20):
-        while not all((await ready(waiting)).values()):
-            await asyncio.sleep(0.02)
+    await until(lambda: ready(waiting), "the candidate is ready", holds=lambda checks: all(checks.values()))
     for mic in (leader, waiting):
         assert await ready(mic) == {"api server": True, "watches": True, "azure": True}
     pages = [await mic.page("/metrics") for mic in (leader, waiting)]
@@ -68,9 +60,7 @@ async def test_unusable_credentials_make_the_leader_not_ready(cloud: EmulatedClo
     mic = await cloud.mic()
     assert await ready(mic) == {"api server": True, "watches": True, "azure": True}
     cloud.pod("web", "n0")
-    async with asyncio.timeout(20):
-        while (await ready(mic))["azure"]:
-            await asyncio.sleep(0.02)
+    await until(lambda: ready(mic), "MIC is not ready", holds=lambda checks: not checks["azure"])
     await cloud.until(lambda: "no token for Resource Manager" in mic.read_log())
     assert "azure.identity" not in mic.read_log(), "the library's lines are another one at each try"
 
@@ -114,10 +104,10 @@ async def test_five_hundred_names_make_no_metric_series(cloud: EmulatedCloud) ->
     cloud.arm.faults.add(ResponseFault(status=429, method="PATCH", headers={"Retry-After": "1"}))
     for name in sorted(names)[WITH_IDENTITIES:]:
         cloud.pod(name, "n0")
-    await cloud.until(lambda: list(cloud.assigned().values()).count("Assigned") == len(names), seconds=45)
+    await cloud.until(lambda: list(cloud.assigned().values()).count("Assigned") == len(names))
     for name in names:
         cloud.remove_pod(name)
-    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"}, seconds=45)
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
     assert cloud.on(vm_id("n0")) == {"demo"}
     after = await mic.page("/metrics")
     assert series(after) == before

@@ -25,6 +25,7 @@ from podidentity_sandbox.tokens import TokenMint
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.test_compute_requests import Token
 from tests.podidentity.kube.scripted import Reply, ScriptedServer
+from tests.support.waiting import until
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 OK = Reply({"kind": "Status"})
@@ -88,9 +89,7 @@ async def test_a_write_that_waited_for_a_connection_is_sent_only_if_the_lease_is
 ) -> None:
     server.others += [None] * CONNECTIONS_MAX + [OK]
     hanging = [asyncio.create_task(client.request("GET", "/hangs")) for _ in range(CONNECTIONS_MAX)]
-    async with asyncio.timeout(15):
-        while len(server.requests) < CONNECTIONS_MAX:
-            await asyncio.sleep(0.001)
+    await until(lambda: len(server.requests) >= CONNECTIONS_MAX)
     write = asyncio.create_task(client.request("PUT", "/write", body=b"{}"))
     await asyncio.sleep(0.05)
     assert not write.done()

@@ -1,6 +1,8 @@
 """MIC against the real kube-apiserver: patches, finalizers, preconditions and the Lease."""
 
 import asyncio
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from tests.conftest import NewPlane
 from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import LOCATION, add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.waiting import until
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
@@ -49,15 +52,21 @@ async def test_a_changed_binding_is_copied_into_the_existing_object(cloud: Emula
     first = await asyncio.to_thread(real.api, "GET", LOCATION)
     await asyncio.to_thread(real.api, "PUT", BINDINGS.path("default", "demo"), await touched(real))
     await assigned(real, web="Assigned")
-    async with asyncio.timeout(20.0):
-        while True:
-            (now,) = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
-            if now["spec"]["azureBindingRef"]["spec"].get("weight") == 7:
-                break
-            await asyncio.sleep(0.05)
+    (now,) = await items(
+        real, lambda found: [each["spec"]["azureBindingRef"]["spec"].get("weight") for each in found] == [7]
+    )
     assert now["metadata"]["uid"] == first["items"][0]["metadata"]["uid"]
     assert now["status"]["status"] == "Assigned"
     assert len(cloud.arm.writes()) == 1
+
+
+async def items(plane: Plane, holds: Callable[[list[Any]], bool]) -> list[Any]:
+    """Return the AzureAssignedIdentities as soon as *holds* returns true for them."""
+
+    async def read() -> list[Any]:
+        return list((await asyncio.to_thread(plane.api, "GET", LOCATION))["items"])
+
+    return await until(read, "AzureAssignedIdentities", holds=holds)
 
 
 async def touched(plane: Plane) -> Any:
@@ -77,21 +86,17 @@ async def test_an_object_changed_by_another_writer_is_repaired(cloud: EmulatedCl
     existing["metadata"]["finalizers"] = []
     path = f"{LOCATION}/{existing['metadata']['name']}"
     await asyncio.to_thread(real.api, "PUT", path, existing)
-    async with asyncio.timeout(20.0):
-        while True:
-            now = await asyncio.to_thread(real.api, "GET", path)
-            if now["spec"]["nodename"] == "s1" and now["metadata"].get("finalizers"):
-                break
-            await asyncio.sleep(0.05)
+    now = await until(
+        lambda: asyncio.to_thread(real.api, "GET", path),
+        "the repair",
+        holds=lambda it: it["spec"]["nodename"] == "s1" and it["metadata"].get("finalizers"),
+    )
     assert now["metadata"]["labels"] == {"nodename": "s1"}
     await asyncio.to_thread(real.api, "DELETE", path)
     # Deleted although it is needed: MIC creates another one before it goes, and detaches nothing.
-    async with asyncio.timeout(20.0):
-        while True:
-            items = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
-            if [each["metadata"]["uid"] != existing["metadata"]["uid"] for each in items] == [True]:
-                break
-            await asyncio.sleep(0.05)
+    await items(
+        real, lambda found: [each["metadata"]["uid"] != existing["metadata"]["uid"] for each in found] == [True]
+    )
     await assigned(real, web="Assigned")
     assert cloud.on(set_id()) == {"demo"}
     assert len(cloud.arm.writes()) == 1
@@ -110,17 +115,17 @@ async def test_a_refused_identity_is_reported_on_its_binding_its_pod_and_its_obj
     for document in (binding, pod, existing):
         # By uid, as `kubectl describe` asks.
         path = f"/api/v1/namespaces/default/events?fieldSelector=involvedObject.uid={document['metadata']['uid']}"
-        async with asyncio.timeout(20.0):
-            while not (events := (await asyncio.to_thread(real.api, "GET", path))["items"]):
-                await asyncio.sleep(0.05)
+        read = functools.partial(asyncio.to_thread, real.api, "GET", path)
+        events = (await until(read, "Events", holds=lambda found: found["items"]))["items"]
         assert {each["reason"] for each in events} == {"binding apply error"}
         assert "Managed Identity Operator" in events[0]["message"]
-    async with asyncio.timeout(20.0):
-        while True:
-            now = await asyncio.to_thread(real.api, "GET", f"{LOCATION}/{existing['metadata']['name']}")
-            if "Managed Identity Operator" in now["metadata"]["annotations"].get("aadpodidentity.k8s.io/message", ""):
-                break
-            await asyncio.sleep(0.05)
+    await until(
+        lambda: asyncio.to_thread(real.api, "GET", f"{LOCATION}/{existing['metadata']['name']}"),
+        "the object's message",
+        holds=lambda it: (
+            "Managed Identity Operator" in it["metadata"]["annotations"].get("aadpodidentity.k8s.io/message", "")
+        ),
+    )
 
 
 async def test_a_pod_that_returns_within_the_grace_period_costs_no_azure_update(
@@ -131,16 +136,8 @@ async def test_a_pod_that_returns_within_the_grace_period_costs_no_azure_update(
     await assigned(real, web="Assigned")
     (first,) = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
     await asyncio.to_thread(real.api, "DELETE", PODS.path("default", "web"))
-    path = f"{LOCATION}/{first['metadata']['name']}"
-    async with asyncio.timeout(20.0):
-        while not (await asyncio.to_thread(real.api, "GET", path))["metadata"].get("deletionTimestamp"):
-            await asyncio.sleep(0.05)
+    await items(real, lambda found: all(each["metadata"].get("deletionTimestamp") for each in found))
     await asyncio.to_thread(run_pod, real, "web", "n0")
-    async with asyncio.timeout(20.0):
-        while True:
-            items = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
-            if [each["metadata"]["uid"] != first["metadata"]["uid"] for each in items] == [True]:
-                break
-            await asyncio.sleep(0.05)
+    await items(real, lambda found: [each["metadata"]["uid"] != first["metadata"]["uid"] for each in found] == [True])
     await assigned(real, web="Assigned")
     assert len(cloud.arm.writes()) == 1

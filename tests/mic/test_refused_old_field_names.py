@@ -7,7 +7,6 @@ import asyncio
 import itertools
 import json
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from tests.conftest import ROOT, NewPlane
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, assigned, create, in_place_of_the_emulator, run_pod
+from tests.support.waiting import until_sync
 from tests.testplane import up
 from tests.testplane.up import Plane
 
@@ -48,13 +48,6 @@ def put(plane: Plane, kind: Kind[Any], spec: Any, **metadata: Any) -> str:
     return refusal(lambda: plane.api("POST", kind.path("default"), document))
 
 
-def until(holds: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-
-
 def kubectl(plane: Plane, *arguments: str) -> None:
     command = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", *arguments, "-f", str(POLICY)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
@@ -62,12 +55,12 @@ def kubectl(plane: Plane, *arguments: str) -> None:
 
 def begin(plane: Plane) -> None:
     kubectl(plane, "apply")
-    until(lambda: put(plane, IDENTITIES, {"ResourceID": "r"}), "the policy is not in force")
+    until_sync(lambda: put(plane, IDENTITIES, {"ResourceID": "r"}), "the policy is not in force")
 
 
 def end(plane: Plane) -> None:
     kubectl(plane, "delete")
-    until(lambda: not put(plane, IDENTITIES, {"ResourceID": "r"}), "the policy is still in force")
+    until_sync(lambda: not put(plane, IDENTITIES, {"ResourceID": "r"}), "the policy is still in force")
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +187,7 @@ def own_policy(plane: Plane) -> None:
     plane.api("POST", f"{ADMISSION}/validatingadmissionpolicies", {"metadata": {"name": name}, "spec": spec})
     binding = {"metadata": {"name": name}, "spec": {"policyName": name, "validationActions": ["Deny"]}}
     plane.api("POST", f"{ADMISSION}/validatingadmissionpolicybindings", binding)
-    until(
+    until_sync(
         lambda: put(plane, IDENTITIES, {"type": 0, "resourceID": identity_id("victim")}),
         "the operator's policy is not in force",
     )

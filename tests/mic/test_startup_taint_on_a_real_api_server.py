@@ -12,6 +12,7 @@ from tests.conftest import NewPlane
 from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, in_place_of_the_emulator
+from tests.support.waiting import until
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
@@ -57,9 +58,11 @@ def taints(plane: Plane, name: str) -> list[dict[str, Any]]:
 
 
 async def untainted(plane: Plane, name: str) -> None:
-    async with asyncio.timeout(20.0):
-        while KEY in [each["key"] for each in await asyncio.to_thread(taints, plane, name)]:
-            await asyncio.sleep(0.05)
+    await until(
+        lambda: asyncio.to_thread(taints, plane, name),
+        f"no taint on {name}",
+        holds=lambda found: KEY not in [each["key"] for each in found],
+    )
 
 
 async def test_the_taint_is_removed_and_the_other_one_remains(cloud: EmulatedCloud, real: Plane) -> None:

@@ -17,6 +17,7 @@ from tests.contract.go_implementation_lock import ReferenceElector, record_of
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, Mic
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.waiting import until
 from tests.testplane.up import Plane
 
 pytestmark = [pytest.mark.plane, pytest.mark.nightly]
@@ -131,9 +132,7 @@ async def there(cloud: EmulatedCloud, real: Plane, theirs: Reference) -> None:
     before = await get(real, ASSIGNED_IDENTITIES.path("default", "web-default-demo"))
     ours = await start(cloud)
     await asyncio.to_thread(run_pod, real, "new", "n0", "other")
-    async with asyncio.timeout(30):
-        while 'waiting reason="held by reference"' not in ours.read_log():
-            await asyncio.sleep(0.05)
+    await until(lambda: 'waiting reason="held by reference"' in ours.read_log())
     await asyncio.sleep(SECONDS)
     assert await ours.page("/healthz") == "Not Active"
     assert 'waiting reason="held by reference" resource="Endpoints default/aad-pod-identity-mic"' in ours.read_log()

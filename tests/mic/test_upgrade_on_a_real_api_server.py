@@ -15,6 +15,7 @@ from tests.conftest import NewPlane, apply_definitions
 from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, assigned, create, in_place_of_the_emulator, run_pod
+from tests.support.waiting import until
 from tests.testplane import up
 from tests.testplane.up import Plane
 from tests.v1beta1_definitions import leave_v1beta1_definitions, served_definitions
@@ -51,16 +52,9 @@ def put_on(cloud: EmulatedCloud, identity: str, vm: str) -> None:
     machine.attached_at[identity_id(identity).lower()] = 0.0
 
 
-async def until(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
+async def until_read(holds: Callable[[], Any]) -> Any:
     """Wait until *holds*, a blocking read of the server, returns a value, and return it."""
-    async with asyncio.timeout(seconds):
-        while True:
-            try:
-                if found := await asyncio.to_thread(holds):
-                    return found
-            except RuntimeError:
-                pass  # not there yet
-            await asyncio.sleep(0.05)
+    return await until(lambda: asyncio.to_thread(holds), ignoring=RuntimeError)
 
 
 def stored(plane: Plane, kind: Kind[Any], name: str) -> Any:
@@ -111,8 +105,8 @@ async def test_a_cluster_with_old_field_names_is_upgraded_once(cloud: EmulatedCl
     await asyncio.to_thread(create, real, IDENTITIES, "later", spec)
     await asyncio.to_thread(create, real, BINDINGS, "later", {"azureIdentity": "later", "selector": "demo"})
     await asyncio.to_thread(run_pod, real, "other", "n1")
-    await until(lambda: stored(real, ASSIGNED_IDENTITIES, "other-default-later")["status"]["status"] == "Assigned")
-    await until(lambda: stored(real, ASSIGNED_IDENTITIES, "web-default-later")["status"]["status"] == "Assigned")
+    await until_read(lambda: stored(real, ASSIGNED_IDENTITIES, "other-default-later")["status"]["status"] == "Assigned")
+    await until_read(lambda: stored(real, ASSIGNED_IDENTITIES, "web-default-later")["status"]["status"] == "Assigned")
 
     now = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
     identity, binding = now["spec"]["azureIdentityRef"], now["spec"]["azureBindingRef"]
@@ -165,7 +159,7 @@ async def test_mic_works_with_the_go_implementations_definitions(cloud: Emulated
     binding["spec"]["weight"] = 7
     await asyncio.to_thread(real.api, "PUT", BINDINGS.path("default", "demo"), binding)
     weight = lambda: stored(real, ASSIGNED_IDENTITIES, NAME)["spec"]["azureBindingRef"]["spec"].get("weight") == 7  # noqa: E731
-    await until(weight)
+    await until_read(weight)
     now = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
     assert now["metadata"]["uid"] == first["metadata"]["uid"]
     assert now["status"]["status"] == "Assigned"
@@ -199,7 +193,7 @@ async def test_mic_works_with_definitions_from_v1beta1_before_and_after_they_are
     await asyncio.to_thread(real.api, "PATCH", path, unknown, "application/merge-patch+json")
     old = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
     mic = await cloud.mic()
-    await until(lambda: real.api("GET", RECORD)["data"] == {"type-upgrade-status": VERSION})
+    await until_read(lambda: real.api("GET", RECORD)["data"] == {"type-upgrade-status": VERSION})
     rewritten = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
     assert rewritten["metadata"]["uid"] == old["metadata"]["uid"]
     identity, binding = rewritten["spec"]["azureIdentityRef"], rewritten["spec"]["azureBindingRef"]
@@ -220,7 +214,7 @@ async def test_mic_works_with_definitions_from_v1beta1_before_and_after_they_are
         each["spec"].get("preserveUnknownFields") for each in await asyncio.to_thread(served_definitions, real)
     )
     # The server starts the storage of each kind again, one after the other, and returns 429 in that time.
-    await until(lambda: not any("unknown" in stored(real, kind, name) for kind, name in every))
+    await until_read(lambda: not any("unknown" in stored(real, kind, name) for kind, name in every))
     again = await cloud.mic()
     spec = {"type": 0, "resourceID": identity_id("later"), "clientID": "client-later"}
     await asyncio.to_thread(create, real, IDENTITIES, "later", spec)
@@ -253,13 +247,13 @@ async def test_spellings_restored_by_a_change_of_definitions_are_upgraded_on_dem
     real = await started(cloud, new_plane)
     await asyncio.to_thread(create, real, EXCEPTIONS, "old", {"PodLabels": {"app": "x"}})
     await asyncio.to_thread(apply_definitions, real, REFERENCE)
-    await until(lambda: stored(real, EXCEPTIONS, "old")["spec"] == {})
+    await until_read(lambda: stored(real, EXCEPTIONS, "old")["spec"] == {})
     first = await cloud.mic()
-    await until(lambda: real.api("GET", RECORD))
+    await until_read(lambda: real.api("GET", RECORD))
     assert await first.stop() == 0
     # The steps of the log line: install the new definitions, repeat the upgrade. The administrator's MIC needs no role.
     await asyncio.to_thread(apply_definitions, real)
-    await until(lambda: stored(real, EXCEPTIONS, "old")["spec"] == {"PodLabels": {"app": "x"}})
+    await until_read(lambda: stored(real, EXCEPTIONS, "old")["spec"] == {"PodLabels": {"app": "x"}})
     await asyncio.to_thread(real.api, "DELETE", RECORD)
     await cloud.mic()
     assert (await asyncio.to_thread(stored, real, EXCEPTIONS, "old"))["spec"] == {"podLabels": {"app": "x"}}

@@ -5,6 +5,7 @@ import asyncio
 from mic.reconciliation.write_limiter import LEAST_SHARE, Urgency, WriteLimiter
 from mic.startup.settings import Settings
 from podidentity.telemetry.token_bucket import TokenBucket
+from tests.support.waiting import until
 
 BUSY = 40
 """Requests of one host that wait before those of others."""
@@ -94,9 +95,7 @@ async def test_a_burst_is_sent_immediately_and_the_others_at_the_rate() -> None:
         await asyncio.sleep(0)
     assert len(writes.order) == 30
     moments[0] += 0.11  # five and a half more
-    async with asyncio.timeout(5.0):
-        while len(writes.order) < 35:
-            await asyncio.sleep(0.001)
+    await until(lambda: len(writes.order) >= 35)
     await asyncio.sleep(0.03)
     assert len(writes.order) == 35
     moments[0] += 1.0

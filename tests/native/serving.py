@@ -14,6 +14,7 @@ from _native.connection import Connection
 from _native.histogram import Histogram, Series
 from _native.index import Index, PodRecord
 from _native.lane import Lane, Limits
+from tests.support.waiting import until
 
 PATIENCE_SECONDS = 10.0
 KERNEL_MILLISECONDS = 60_000
@@ -183,12 +184,7 @@ class Serving:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Run the loop until *holds* returns True. Raise AssertionError with the counters if it takes too long."""
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while not holds():
-                    await asyncio.sleep(0.001)
-        except TimeoutError:
-            raise AssertionError(f"not within {PATIENCE_SECONDS} s: {self.lane.counters()}") from None
+        await until(holds, lambda: f"the lane's counters: {self.lane.counters()}")
 
 
 def ready(

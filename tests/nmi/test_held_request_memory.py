@@ -21,6 +21,7 @@ from nmi.server.server import Server
 from tests.nmi.identity.shapes import pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.nmi.server.fakes import FakeProxy, request_bytes
+from tests.support.waiting import until
 
 PODS = 250
 BYTES_MAX = 8_000
@@ -66,11 +67,9 @@ async def serving(
                 await server.aclose()
 
 
-async def until(bench: IssuerBench, held: int) -> None:
+async def until_held(bench: IssuerBench, held: int) -> None:
     """Wait until *held* requests wait, for a change of their pods or for their pods."""
-    async with asyncio.timeout(20):
-        while bench.held_requests + bench.cluster.cluster_cache._address_waits.waiting != held:
-            await asyncio.sleep(0.01)
+    await until(lambda: bench.held_requests + bench.cluster.cluster_cache._address_waits.waiting == held)
 
 
 ORDINARY = request_bytes()
@@ -104,13 +103,13 @@ async def memory_of_each(data: bytes, monkeypatch: pytest.MonkeyPatch, *, known:
             client.connect(at)
         for client in clients[:WARM]:
             client.send(data)
-        await until(bench, WARM)
+        await until_held(bench, WARM)
         gc.collect()
         tracemalloc.start()
         try:
             for client in clients[WARM:]:
                 client.send(data)
-            await until(bench, PODS)
+            await until_held(bench, PODS)
             await asyncio.sleep(2 * policy.pipeline_seconds)
             gc.collect()
             used = tracemalloc.get_traced_memory()[0] / (PODS - WARM)
@@ -119,6 +118,6 @@ async def memory_of_each(data: bytes, monkeypatch: pytest.MonkeyPatch, *, known:
 
         for client in clients:
             client.close()
-        await until(bench, 0)
+        await until_held(bench, 0)
         assert len(server.waiting) == 0
     return used

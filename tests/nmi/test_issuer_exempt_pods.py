@@ -18,7 +18,7 @@ from podidentity.azure.errors import Throttled, Unreachable
 from podidentity.azure.imds import RawAnswer
 from podidentity.resources import OwnerReference
 from tests.nmi.fake_imds import Answer, error_body
-from tests.nmi.identity.cluster import DEADLINE, until
+from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import (
     CLIENT_ID,
     OBJECT_ID,
@@ -31,6 +31,7 @@ from tests.nmi.identity.shapes import (
     resource_id,
 )
 from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
+from tests.support.waiting import until
 
 APP = {"app": "web"}
 MIC = {

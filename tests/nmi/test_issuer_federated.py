@@ -9,10 +9,11 @@ from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from nmi.tokens.source import Workload
 from podidentity.resources import Pod
-from tests.nmi.identity.cluster import DEADLINE, until
+from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
 from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
+from tests.support.waiting import until
 
 
 def source_per_pod() -> FakeSource:

@@ -10,10 +10,11 @@ from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.azure.imds import RawAnswer
 from tests.nmi.fake_imds import Answer, error_body
-from tests.nmi.identity.cluster import DEADLINE, until
+from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import CLIENT_ID, RESOURCE, binding, identity, pod
 from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
+from tests.support.waiting import until
 from tests.virtual_time import now
 
 POLICY = DecisionPolicy(force_namespaced=True)

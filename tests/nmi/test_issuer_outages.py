@@ -9,9 +9,10 @@ from nmi.identity.request import TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason
 from tests.nmi.fake_imds import Answer
-from tests.nmi.identity.cluster import DEADLINE, until
+from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import RESOURCE
 from tests.nmi.issuer_bench import running_issuer
+from tests.support.waiting import until
 
 
 def other(number: int) -> TokenRequest:

@@ -11,9 +11,10 @@ from nmi.identity.request import TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.azure.imds import RawAnswer
-from tests.nmi.identity.cluster import DEADLINE, until
+from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import REQUEST, RESOURCE, assigned_identity, exception, pod
 from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
+from tests.support.waiting import until
 
 FORCE_REFRESH = TokenRequest(RESOURCE, force_refresh=True)
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"

@@ -10,9 +10,10 @@ from nmi.identity.pods import PodEntry
 from nmi.identity.stopped_pods import SANDBOX_DOWN, TERMINATED
 from nmi.issuer import Issued
 from nmi.refusal import Refusal
-from tests.nmi.identity.cluster import DEADLINE, until
+from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import exception, pod
 from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
+from tests.support.waiting import until
 from tests.virtual_time import now
 
 BRIEF = DecisionPolicy(max_hold_seconds=0.5)

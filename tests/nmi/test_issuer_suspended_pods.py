@@ -17,9 +17,10 @@ from nmi.node.rtnetlink import Link, Route
 from nmi.refusal import Refusal
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Running
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.nmi.identity.cluster import DEADLINE, until
+from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import assigned_identity, pod
 from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
+from tests.support.waiting import until
 
 BRIEF = DecisionPolicy(max_hold_seconds=0.2)
 VETH = Link(7, "veth7")

@@ -24,6 +24,7 @@ from podidentity_sandbox.settings import Settings
 from tests.integration.identity_requests import NODE, ask, run_bound_pod
 from tests.observability.faults import CONNECTIONS_OF_ONE_POD, noticed
 from tests.observability.pack import FILES, RUNBOOKS, alerts, expectations, program, queries, selectors
+from tests.support.waiting import until
 
 RATE_INTERVAL = "12s"
 """Value for Grafana's $__rate_interval: a few scrapes."""
@@ -227,14 +228,14 @@ def definitions() -> str:
 
 async def _ready(server: Prometheus) -> None:
     """Wait until Prometheus responds and has scraped both programs."""
-    deadline = time.monotonic() + SECONDS
-    while True:
+
+    async def is_scraped() -> bool:
         assert server.process.returncode is None, str(server.process.exit_error())
-        assert time.monotonic() < deadline, f"not scraped in time; Prometheus says: {server.process.output()}"
         with contextlib.suppress(AssertionError):
-            if await server.values("up") == [1.0, 1.0]:
-                return
-        await asyncio.sleep(0.1)
+            return await server.values("up") == [1.0, 1.0]
+        return False
+
+    await until(is_scraped, server.process.output)
 
 
 async def _quiet(server: Prometheus, seen: Seen) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from tests.conftest import NewPlane, apply_definitions
 from tests.mic.cluster import identity_id, set_id
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import create
+from tests.support.waiting import until_sync
 from tests.testplane.up import Plane
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(240)]
@@ -26,7 +26,6 @@ NODES = {
     "full": ({"kubernetes.io/os": "linux"}, []),
 }
 DAEMON_SETS = "/apis/apps/v1/namespaces/default/daemonsets"
-WITHIN_SECONDS = 60.0
 READY = [{"key": "node.kubernetes.io/not-ready", "operator": "Exists"}]
 """The API server adds the taint to a new node."""
 
@@ -59,13 +58,14 @@ def prepare(plane: Plane) -> None:
 
 def until_created(plane: Plane, node: str) -> str:
     """Return the name of the pod that the DaemonSet's controller created for *node*. There is no scheduler."""
-    deadline = time.monotonic() + WITHIN_SECONDS
-    while time.monotonic() < deadline:
+
+    def name() -> str:
         for each in plane.api("GET", f"{PODS.path('default')}?labelSelector=component%3Dnmi")["items"]:
             if f'"{node}"' in json.dumps(each["spec"]["affinity"]):
                 return str(each["metadata"]["name"])
-        time.sleep(0.05)
-    raise TimeoutError(f"the controller created no pod for {node}")
+        return ""
+
+    return until_sync(name, f"the controller creates a pod for {node}")
 
 
 def run_pod(plane: Plane, name: str, node: str, address: str) -> None:

@@ -5,6 +5,7 @@ own service account, until the command that it prints has removed it.
 """
 
 import asyncio
+import operator
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from tests.mic.cluster import vm_id
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, create
 from tests.podidctl.pods_on_a_real_api_server import run_pod
+from tests.support.waiting import until
 from tests.testplane import up
 from tests.testplane.accounts import create_account
 
@@ -92,9 +94,7 @@ class Cluster:
 
     async def until_allowed(self, account: str) -> None:
         """The API server applies a change of its RBAC after some milliseconds."""
-        async with asyncio.timeout(30):
-            while not await self.may(account):
-                await asyncio.sleep(0.02)
+        await until(lambda: self.may(account))
 
     def as_reader(self) -> Path:
         """Return the folder of a user who may read all, and create no access reviews."""
@@ -190,15 +190,19 @@ async def test_doctor_names_the_binding_that_includes_nmis_own_service_account(c
     await cluster.kubectl("create", "clusterrole", "reviewer", *REVIEWER, stdin="")
     bound = ("--clusterrole=reviewer", "--serviceaccount=default:reader")
     await cluster.kubectl("create", "clusterrolebinding", "reviewer", *bound, stdin="")
-    async with asyncio.timeout(30):  # the authorizer follows by a watch
-        while "problem" not in {each for each, _, _ in unread}:
-            unread = own_uses(await cluster.ask("doctor", folder=reader))
+
+    async def uses() -> list[tuple[str, str, str]]:
+        return own_uses(await cluster.ask("doctor", folder=reader))
+
+    unread = await until(
+        uses,
+        "the authorizer, which follows by a watch",
+        holds=lambda found: "problem" in {each for each, _, _ in found},
+    )
     (says,) = [each for level, each, _ in unread if level == "problem"]
     assert "whole-namespace" in says, "the API server's reason names the binding"
 
     assert "kubectl delete clusterrolebinding whole-namespace" in then
     await cluster.kubectl("delete", "clusterrolebinding", "whole-namespace", stdin="")
-    async with asyncio.timeout(30):
-        while await cluster.may("nmi"):
-            await asyncio.sleep(0.02)
+    await until(lambda: cluster.may("nmi"), "NMI's right ends", holds=operator.not_)
     assert own_uses(await cluster.ask("doctor")) == []

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 import pytest
 
 from podidentity_sandbox.serving import free_ports
+from tests.support.waiting import until_sync
 from tools.release import chart
 
 ROOT: Final = Path(__file__).parents[2]
@@ -41,15 +41,13 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         (folder / "log").open("w") as log,
         subprocess.Popen([program, "serve", settings], stdout=log, stderr=log) as run,
     ):
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                urllib.request.urlopen(f"http://{address}/v2/", timeout=5).close()
-                break
-            except OSError:
-                assert run.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline, "the registry does not listen"
-                time.sleep(0.05)
+
+        def listens() -> bool:
+            assert run.poll() is None, (folder / "log").read_text()
+            urllib.request.urlopen(f"http://{address}/v2/", timeout=5).close()
+            return True
+
+        until_sync(listens, "the registry listens", ignoring=OSError)
         yield address
         run.terminate()
 

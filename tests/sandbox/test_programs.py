@@ -1,14 +1,13 @@
 """Processes of the sandbox: start, output, stop, kill. None outlives the sandbox."""
 
-import asyncio
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.processes import Program
+from tests.support.waiting import until, until_sync
 
 HERE = ExecutionContext("127.0.0.1", environment={"PLACE": "here"})
 
@@ -19,11 +18,7 @@ async def start(tmp_path: Path, code: str) -> Program:
 
 
 async def heard(program: Program, word: str) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            if word in await asyncio.to_thread(program.output):
-                return
-            await asyncio.sleep(0.01)
+    await until(program.output, holds=lambda text: word in text)
 
 
 async def test_a_program_gets_only_its_environment_and_its_output_is_readable(tmp_path: Path) -> None:
@@ -71,7 +66,7 @@ def test_a_program_ends_with_its_killed_sandbox(tmp_path: Path) -> None:
         f"    log = Path({str(tmp_path / 'log')!r})\n"
         "    paths = {'PATH': '/bin:/usr/bin'}\n"
         "    here = ExecutionContext('')\n"
-        "    it = await Program.start('it', ['sleep', '60'], context=here, log=log, environment=paths)\n"
+        "    it = await Program.start('it', ['sleep', '600'], context=here, log=log, environment=paths)\n"
         "    print(it.pid, flush=True)\n"
         "    await it.wait()\n"
         "asyncio.run(run())\n"
@@ -79,10 +74,8 @@ def test_a_program_ends_with_its_killed_sandbox(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", owner], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         child = Path("/proc", process.stdout.readline().strip())
-        while not (child / "cmdline").read_bytes().startswith(b"sleep"):  # setpriv requests the signal before it
-            time.sleep(0.01)
+        # setpriv requests the signal before it becomes the program.
+        until_sync((child / "cmdline").read_bytes, holds=lambda command: command.startswith(b"sleep"))
         process.kill()
-    end = time.monotonic() + 20  # shorter than the process runs
-    while child.exists():  # the adopting process reaps the orphan with a delay
-        assert time.monotonic() < end, "the program survives its sandbox"
-        time.sleep(0.01)
+    # The adopting process reaps the orphan with a delay. The program would run for longer than the wait.
+    until_sync(lambda: not child.exists(), "the program ends with its sandbox")

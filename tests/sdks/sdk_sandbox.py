@@ -25,13 +25,12 @@ from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.tokens import read_claims
 from tests.sdks.applications import Application
 from tests.sdks.relay import Relay
+from tests.support.waiting import until
 
 NODE: Final = "node-0"
 RESOURCE: Final = "https://vault.azure.net"
 SCOPE: Final = f"{RESOURCE}/.default"
 NAMESPACES: Final = Kind("Namespace", "namespaces", Resource, namespaced=False)
-POLL_SECONDS: Final = 0.03
-ASSIGNED_SECONDS: Final = 30.0
 PATIENCE_SECONDS: Final = 240.0
 """Time limit for an application. Java's SDK retries for 140 s if each attempt ends with a 404 after a second."""
 PROBE_SECONDS: Final = 1.0
@@ -105,11 +104,11 @@ class SdkSandbox:
         await self.sandbox.cluster.apply(
             {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": containers}}
         )
-        async with asyncio.timeout(ASSIGNED_SECONDS):
-            while (found := await self.sandbox.cluster.client.get(PODS, name, name)).status.phase != "Running":
-                await asyncio.sleep(POLL_SECONDS)
-            while assigned and await self.assigned(name) != set(identities):
-                await asyncio.sleep(POLL_SECONDS)
+        found = await until(
+            lambda: self.sandbox.cluster.client.get(PODS, name, name), holds=lambda pod: pod.status.phase == "Running"
+        )
+        if assigned:
+            await until(lambda: self.assigned(name), f"identities of {name}", holds=set(identities).__eq__)
         context = self.sandbox.cluster.kubelets[NODE].context(name, name)
         assert context is not None
         return Pod(name, found.metadata.uid, context)
@@ -133,9 +132,7 @@ class SdkSandbox:
     async def unbind(self, pod: Pod, identity: str) -> None:
         """Delete the binding. Return when MIC has revoked the assignment."""
         await self.sandbox.cluster.client.delete(BINDINGS, "default", f"{pod.name}-{identity}")
-        async with asyncio.timeout(ASSIGNED_SECONDS):
-            while identity in await self.assigned(pod.name):
-                await asyncio.sleep(POLL_SECONDS)
+        await until(lambda: self.assigned(pod.name), "a revocation", holds=lambda names: identity not in names)
 
     async def run(
         self,

@@ -10,10 +10,10 @@ import pytest
 
 from tests.sdks.applications import Application
 from tests.sdks.sdk_sandbox import NODE, SdkSandbox
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session")]
 NEVER_SECONDS: Final = 3600.0
-HELD_SECONDS: Final = 20.0
 
 
 async def test_the_first_request_is_held_and_succeeds_without_a_retry(
@@ -26,9 +26,7 @@ async def test_the_first_request_is_held_and_succeeds_without_a_retry(
     try:
         pod = await sdk_sandbox.pod(name, assigned=False)
         running = asyncio.create_task(sdk_sandbox.run(application, pod))
-        async with asyncio.timeout(HELD_SECONDS):
-            while await sdk_sandbox.count_held_requests() != 1:
-                await asyncio.sleep(0.1)
+        await until(sdk_sandbox.count_held_requests, "NMI holds the request", holds=(1).__eq__)
         assert not running.done()
         assert await sdk_sandbox.assigned(pod.name) == set()
     finally:

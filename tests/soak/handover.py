@@ -23,6 +23,7 @@ from typing import Final
 from podidentity_sandbox.network import METADATA_ADDRESS
 from podidentity_sandbox.tokens import read_claims
 from tests.integration.handover_node import PATH, SUBNET, Node, nodes, running
+from tests.support.waiting import until
 
 KINDS: Final = ("bridge", "point-to-point")
 DELAYS: Final = (0.0, 0.01, 0.1, 1.0)
@@ -171,10 +172,10 @@ class HandOvers:
         return name, client_id
 
     async def _granted(self) -> None:
-        """Wait until the owner gets its own token. Raises TimeoutError."""
-        async with asyncio.timeout(GRANT_SECONDS):
-            while (await self._node.ask(self._owner)).client_id != self._client_id:
-                await asyncio.sleep(0.05)
+        """Wait until the owner gets its own token."""
+        await until(
+            lambda: self._node.ask(self._owner), "a token", holds=lambda answer: answer.client_id == self._client_id
+        )
 
 
 def ended() -> dict[str, object]:

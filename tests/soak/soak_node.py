@@ -30,6 +30,7 @@ from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.processes import Program, python
 from podidentity_sandbox.serving import ResponseFault, free_ports
 from podidentity_sandbox.tokens import TokenMint
+from tests.support.waiting import until
 
 NODE: Final = "node-0"
 ACTIVE_SECONDS: Final = 30.0
@@ -103,11 +104,13 @@ class SoakNode:
             log=self.folder / "nmi.log",
             environment={name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ},
         )
-        async with asyncio.timeout(ACTIVE_SECONDS):
-            while (await asyncio.to_thread(fetched, self.probe_port, "/healthz")).strip() != "Active":
-                if self.nmi.returncode is not None:
-                    raise self.nmi.exit_error()
-                await asyncio.sleep(0.05)
+
+        async def healthz() -> str:
+            if self.nmi.returncode is not None:
+                raise self.nmi.exit_error()
+            return (await asyncio.to_thread(fetched, self.probe_port, "/healthz")).strip()
+
+        await until(healthz, "NMI is active", holds="Active".__eq__)
         self.watches = self.api.watch_count()
 
     async def _direct_client(self) -> Client:

@@ -1,17 +1,16 @@
 """Service accounts with given permissions on the real API server."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.waiting import until_sync
 from tests.testplane.up import Plane
 
 RBAC: Final = "/apis/rbac.authorization.k8s.io/v1"
 ACCOUNTS: Final = "/api/v1/namespaces/default/serviceaccounts"
 REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-IN_FORCE_SECONDS: Final = 20.0
 
 
 def until_permitted(plane: Plane, user: str, rule: Mapping[str, Any], namespace: str = "") -> None:
@@ -28,12 +27,8 @@ def until_permitted(plane: Plane, user: str, rule: Mapping[str, Any], namespace:
         "namespace": namespace,
         "name": next(iter(rule.get("resourceNames", ())), ""),
     }
-    deadline = time.monotonic() + IN_FORCE_SECONDS
-    while not plane.api("POST", REVIEWS, {"spec": {"user": user, "resourceAttributes": attributes}})["status"][
-        "allowed"
-    ]:
-        assert time.monotonic() < deadline, f"{user} may not {attributes}"
-        time.sleep(0.01)
+    review = {"spec": {"user": user, "resourceAttributes": attributes}}
+    until_sync(lambda: plane.api("POST", REVIEWS, review)["status"]["allowed"], f"{user} may {attributes}")
 
 
 def create_account(plane: Plane, name: str, rules: Sequence[dict[str, Any]]) -> str:

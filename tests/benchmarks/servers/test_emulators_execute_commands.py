@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -11,15 +10,9 @@ from benchmarks.load.node_servers import NodeServers, node_servers
 from benchmarks.load.servers import TOKEN_PATH, ask
 from podidentity_sandbox.processes import ProgramError
 from tests.benchmarks.servers.conftest import PODS
+from tests.support.waiting import until_sync
 
 FORCE_REFRESH = TOKEN_PATH + "&bypass_cache=true"
-
-
-def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def silent_seconds(nmi: Node) -> dict[str, float]:
@@ -33,17 +26,18 @@ def test_a_relist_makes_nmi_list_all_pods_again_while_it_serves(around: NodeServ
         time.sleep(1.1)  # NMI paces itself after watches that lived less than a second
         before = around.counts().lists
         around.relist()
-        until(lambda before=before: around.counts().lists > before and around.counts().watches == 3)  # type: ignore[misc]
+        until_sync(lambda: around.counts().lists, holds=before.__lt__)
+        until_sync(lambda: around.counts().watches == 3)
     assert nmi.answer(around.pods[-1])
 
 
 def test_a_churn_reaches_nmi_as_events_of_both_kinds(around: NodeServers, nmi: Node) -> None:
-    until(lambda: around.counts().watches == 3)
-    until(lambda: min(silent_seconds(nmi)[kind] for kind in ("pods", "assigned_identities")) > 1.5)
+    until_sync(lambda: around.counts().watches == 3)
+    until_sync(lambda: min(silent_seconds(nmi)[kind] for kind in ("pods", "assigned_identities")) > 1.5)
     before = around.counts().events
     around.churn(100, seconds=2.0)
-    until(lambda: max(silent_seconds(nmi)[kind] for kind in ("pods", "assigned_identities")) < 1.0)
-    until(lambda: not around.counts().churning)
+    until_sync(lambda: max(silent_seconds(nmi)[kind] for kind in ("pods", "assigned_identities")) < 1.0)
+    until_sync(lambda: not around.counts().churning)
     assert around.counts().events - before == 200
     assert nmi.answer(around.pods[0]), "the change concerns no identity"
 
@@ -52,7 +46,7 @@ def test_a_new_churn_ends_the_former_one(around: NodeServers) -> None:
     around.churn(10, seconds=600)
     assert around.counts().churning
     around.churn(0, seconds=0)
-    until(lambda: not around.counts().churning)
+    until_sync(lambda: not around.counts().churning)
 
 
 def test_imds_responds_after_the_configured_delay(around: NodeServers, nmi: Node) -> None:

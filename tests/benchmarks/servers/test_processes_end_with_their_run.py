@@ -1,11 +1,11 @@
 """No process of the servers remains after a run, also if the run was killed."""
 
 import json
+import operator
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,6 +16,7 @@ from benchmarks.load.nginx import nginx
 from benchmarks.load.peers.starting import on_aiohttp, plain
 from benchmarks.load.servers import Listening, is_listening, running, wait_until
 from podidentity_sandbox.processes import ProgramError
+from tests.support.waiting import until_sync
 
 ANSWER = json.dumps({"access_token": "t", "client_id": "c", "resource": "r", "expires_on": "99999999999"}).encode()
 ROOT = Path(__file__).parents[3]
@@ -38,11 +39,8 @@ def runs(pid: int) -> bool:
         return False
 
 
-def ended(pids: list[int]) -> bool:
-    deadline = time.monotonic() + 20
-    while any(runs(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not any(runs(pid) for pid in pids)
+def until_ended(pids: list[int]) -> None:
+    until_sync(lambda: [pid for pid in pids if runs(pid)], "the processes end", holds=operator.not_)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +55,7 @@ def ended(pids: list[int]) -> bool:
 def test_a_server_ends_with_its_context(started: Callable[[], AbstractContextManager[Listening]]) -> None:
     with started() as server:
         assert all(runs(pid) for pid in server.pids)
-    assert ended(list(server.pids))
+    until_ended(list(server.pids))
     assert not is_listening(server.address, server.port)
 
 
@@ -72,7 +70,7 @@ def test_a_killed_run_leaves_no_process_behind(tmp_path: Path) -> None:
             assert all(runs(pid) for pid in pids)
         finally:
             run.kill()
-    assert ended(pids)
+    until_ended(pids)
 
 
 def test_a_program_is_pinned_to_its_core_from_the_start(tmp_path: Path) -> None:

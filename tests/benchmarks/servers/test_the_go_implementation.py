@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.load import cases, closed_loop
-from benchmarks.load.benchmark_node import on_loopback
+from benchmarks.load.benchmark_node import BenchmarkNode, on_loopback
+from benchmarks.load.cases import Load
 from benchmarks.load.closed_loop import Pace
 from benchmarks.load.reference import binary, footprint, reference
 from benchmarks.load.servers import ask
 from benchmarks.machine import Cores
+from benchmarks.results import Served
 from podidentity_sandbox.processes import ProgramError
 
 ITSELF = Path(__file__).with_name("go_nmi.py")
@@ -89,15 +91,23 @@ def test_a_program_without_tokens_is_reported(tmp_path: Path) -> None:
         pass
 
 
+def measured_until_all_respond(load: Load, stage: BenchmarkNode) -> dict[str, Served]:
+    """Return the results of each server. Repeat a measurement that was too short for this machine."""
+    for seconds in (0.4, 2.0, 20.0):
+        pace = Pace(rounds=1, seconds=seconds, deadline=time.monotonic(), quick=True)
+        servers = closed_loop.measured(load, stage, Cores(), pace).servers
+        if all(each.rps.median > 0 for each in servers.values()):
+            break
+    return servers
+
+
 @pytest.mark.root
 @pytest.mark.tools
 def test_each_closed_loop_has_a_row_of_it(program: Path) -> None:
-    pace = Pace(rounds=1, seconds=0.4, deadline=time.monotonic(), quick=True)
     loads = {load.key: load for load in cases.ON_A_FULL_NODE}
     with on_loopback(cases.BACKGROUND_PODS + 1, cases.PAIR, go=program) as made:
         rows = {
-            key: closed_loop.measured(loads[key], made, Cores(), pace).servers
-            for key in ("keep-alive-32", "no-header-32", "close-32")
+            key: measured_until_all_respond(loads[key], made) for key in ("keep-alive-32", "no-header-32", "close-32")
         }
     assert all(set(servers) == {"nginx", "nmi", "go"} for servers in rows.values())
     assert {key: set(servers["go"].statuses) for key, servers in rows.items()} == {

@@ -11,6 +11,7 @@ from tests.mic.cluster import set_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.waiting import until
 from tests.testplane.accounts import RBAC, create_account
 from tests.testplane.up import Plane
 
@@ -55,9 +56,7 @@ async def versions(plane: Plane) -> dict[str, str]:
 
 async def reported_by_event(plane: Plane) -> None:
     """Wait for the last that MIC writes about an assignment."""
-    async with asyncio.timeout(20):
-        while not any("/events " in each for each in await versions(plane)):
-            await asyncio.sleep(0.05)
+    await until(lambda: versions(plane), "an Event", holds=lambda paths: any("/events " in each for each in paths))
 
 
 async def leases(plane: Plane) -> list[str]:
@@ -114,9 +113,9 @@ async def test_the_plan_does_not_disturb_a_leader(cloud: EmulatedCloud, real: Pl
 async def test_a_user_without_list_permission_gets_the_permission_to_grant(cloud: EmulatedCloud, real: Plane) -> None:
     role = {"metadata": {"name": "reader"}, "rules": [rule for rule in READ if rule["resources"] != ["nodes"]]}
     await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/reader", role)
-    async with asyncio.timeout(20):
-        while (result := await plan(cloud, "mic", "--plan")).code == 0:
-            await asyncio.sleep(0.1)  # the authorizer follows by a watch
+    result = await until(
+        lambda: plan(cloud, "mic", "--plan"), "the authorizer, which follows by a watch", holds=lambda it: it.code != 0
+    )
     assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
     assert result.err.startswith("mic: not allowed to read the cluster: grant get and list on the named resources")
     assert 'resource "nodes"' in result.err

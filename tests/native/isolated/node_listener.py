@@ -13,6 +13,7 @@ from _native.connection import Connection
 from _native.histogram import Histogram
 from _native.index import Index, PodRecord
 from _native.lane import Lane, Limits
+from tests.support.waiting import until
 
 METADATA, NEIGHBOUR, SERVICE, NODE = "169.254.169.254", "169.254.169.253", "10.96.0.1", "10.0.0.1"
 REQUEST = b"GET /metadata/identity/oauth2/token?resource=r HTTP/1.1\r\nHost: a\r\nMetadata: true\r\n\r\n"
@@ -94,19 +95,19 @@ async def ask_in_every_way(lane: Lane, port: int) -> None:
 
 async def ask_without_conntrack_entry(lane: Lane) -> None:
     """Delete the translation of the connection after the kernel and before the lane has accepted it."""
-    closed, accepted = lane.counters()["closed_unread"], lane.counters()["accepted"]
+
+    def taken() -> tuple[int, int]:
+        return lane.counters()["closed_unread"], lane.counters()["accepted"]
+
     for flush in (False, True):
+        before = taken()
         with socket.create_connection((METADATA, 80)) as sock:
             if flush:
                 run("conntrack -D -p tcp --orig-port-dst 80")  # another packet would create the entry again
             else:
                 sock.sendall(REQUEST)
-            async with asyncio.timeout(10):
-                while lane.counters()["closed_unread"] + lane.counters()["accepted"] == closed + accepted:
-                    await asyncio.sleep(0.01)
-            found = lane.counters()
-            say("flushed" if flush else "tracked", found["closed_unread"] - closed, found["accepted"] - accepted)
-            closed, accepted = found["closed_unread"], found["accepted"]
+            closed, accepted = await until(taken, holds=before.__ne__)
+            say("flushed" if flush else "tracked", closed - before[0], accepted - before[1])
 
 
 async def adopt(lane: Lane, port: int) -> None:
@@ -117,9 +118,7 @@ async def adopt(lane: Lane, port: int) -> None:
         former = lane_at(everywhere)
         for address, at in ((METADATA, 80), (METADATA, 82), (NODE, port + 1), ("127.0.0.1", port + 1)):
             with socket.create_connection((address, at)):
-                async with asyncio.timeout(10):
-                    while not (released := former.release_idle(1)):
-                        await asyncio.sleep(0.01)
+                released = await until(lambda: former.release_idle(1))
                 say("adopted", address, "" if at > 1000 else at, lane.adopt(released[0]))
         former.close()
 

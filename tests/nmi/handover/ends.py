@@ -21,6 +21,7 @@ from nmi.handover.predecessor import Predecessor
 from nmi.handover.protocol import Role
 from nmi.handover.socket_path import connect_to
 from nmi.handover.successor import Successor, meet
+from tests.support.waiting import until
 
 SECONDS = 10.0
 
@@ -122,20 +123,16 @@ class Ends:
 
     async def until(self, *calls: str) -> None:
         """Wait for the calls of the service; after the last one, until the predecessor listens again."""
-        async with asyncio.timeout(SECONDS):
-            while self.service.calls != list(calls):
-                await asyncio.sleep(0.005)
-            while calls[-1] == "resume" and not await asyncio.to_thread(self.path.exists):
-                await asyncio.sleep(0.005)
+        await until(lambda: self.service.calls, "calls of the service", holds=list(calls).__eq__)
+        if calls[-1] == "resume":
+            await until(lambda: asyncio.to_thread(self.path.exists), "the predecessor listens")
 
 
 @asynccontextmanager
 async def listening(path: Path) -> AsyncIterator[Ends]:
     ends = Ends(path)
     running = asyncio.create_task(ends.predecessor.run())
-    async with asyncio.timeout(SECONDS):
-        while not await asyncio.to_thread(path.exists):
-            await asyncio.sleep(0.005)
+    await until(lambda: asyncio.to_thread(path.exists))
     try:
         yield ends
     finally:

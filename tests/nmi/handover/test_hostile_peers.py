@@ -20,6 +20,7 @@ from nmi.handover.predecessor import CONNECTIONS_MAX
 from nmi.handover.socket_path import UnsafePathError, connect_to, listen_at, remove_own
 from nmi.handover.successor import HandoverError, meet
 from tests.nmi.handover.ends import SECONDS, Ends, hello, listening
+from tests.support.waiting import until
 
 
 def open_descriptors() -> int:
@@ -54,9 +55,7 @@ async def test_unrequested_descriptors_are_closed(path: Path) -> None:
                 sock.settimeout(SECONDS)
                 socket.send_fds(sock, [b'{"type":"take"}'], [0] * 100)
                 assert await asyncio.to_thread(sock.recv, 1) == b""
-        async with asyncio.timeout(SECONDS):
-            while await asyncio.to_thread(open_descriptors) > before + 2:
-                await asyncio.sleep(0.005)
+        await until(lambda: asyncio.to_thread(open_descriptors), "open descriptors", holds=(before + 2).__ge__)
         (await ends.meet()).close()
 
 

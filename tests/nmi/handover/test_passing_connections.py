@@ -15,6 +15,7 @@ from nmi.handover.messages import (
     Taken,
 )
 from tests.nmi.handover.ends import SECONDS, Ends, FakeConnections, hello, listening
+from tests.support.waiting import until
 
 
 async def retired_for_a_channel(ends: Ends) -> Channel:
@@ -43,9 +44,7 @@ async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(path: 
         service = FakeConnections()
         adopted = service.adopted
         following = asyncio.create_task(successor.follow(service))
-        async with asyncio.timeout(SECONDS):
-            while len(adopted) < 100:
-                await asyncio.sleep(0.005)
+        await until(lambda: len(adopted) >= 100)
         for descriptor, (_, theirs) in zip(adopted, pairs, strict=True):
             os.write(descriptor, b"x")
             assert theirs.recv(1) == b"x"
@@ -88,9 +87,7 @@ async def test_connections_that_the_successor_does_not_acknowledge_stay_with_the
         with theirs:
             successor = await ends.retired()
             ends.service.idle = [ours.detach()]
-            async with asyncio.timeout(SECONDS):
-                while ends.service.idle:
-                    await asyncio.sleep(0.005)
+            await until(lambda: not ends.service.idle)
             assert await ends.predecessor.pass_connections(lambda: 0, 0.05) == 0, "the batch is not complete"
             successor.close()
             await ends.until("pause", "retire", "resume")
@@ -116,9 +113,7 @@ async def test_a_successor_of_the_first_version_acknowledges_and_returns_nothing
             ends.service.idle = [ours.detach()]
             following = asyncio.create_task(successor.follow(service))
             assert await ends.predecessor.pass_connections(lambda: len(ends.service.idle), SECONDS) > 0
-            async with asyncio.timeout(SECONDS):
-                while not service.adopted:
-                    await asyncio.sleep(0.005)
+            await until(lambda: service.adopted)
             assert await successor.give_back() is True
             assert await successor.return_connections(lambda: 1, SECONDS) == SECONDS
             successor.close()

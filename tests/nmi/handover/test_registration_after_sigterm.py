@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nmi.handover.predecessor import Predecessor
 from tests.nmi.handover.ends import SECONDS, listening
+from tests.support.waiting import until
 
 
 async def waits(predecessor: Predecessor) -> bool:
@@ -26,8 +27,7 @@ async def test_with_a_successor_there_is_no_wait(path: Path) -> None:
         assert ends.predecessor.state() == "retired"
         await successor.pass_on()
         successor.close()
-        while ends.predecessor.registered:
-            await asyncio.sleep(0.005)
+        await until(lambda: not ends.predecessor.registered)
         await ends.predecessor.wait_for_registration(60)
 
 

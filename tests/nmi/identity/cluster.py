@@ -39,6 +39,7 @@ from podidentity_sandbox.kubeapi.server import KubeApi
 from tests.nmi.identity.shapes import NODE
 from tests.support.kube_api import kube_api
 from tests.support.memory_network import MemoryNetwork
+from tests.support.waiting import until
 from tests.virtual_time import now
 
 API_SERVER = "http://kubernetes.default"
@@ -202,17 +203,6 @@ def patient_reads() -> Iterator[None]:
     """Let verification reads take DEADLINE instead of two seconds, which a paused machine can take, too."""
     with patch.object(verification_reads, "READ_SECONDS", DEADLINE):
         yield
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Run the loop until *condition* holds: first what is ready, then what needs time. Fails after DEADLINE seconds."""
-    async with asyncio.timeout(DEADLINE):
-        for _ in range(100):
-            if condition():
-                return
-            await asyncio.sleep(0)
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 @asynccontextmanager

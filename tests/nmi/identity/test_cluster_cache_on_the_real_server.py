@@ -27,7 +27,8 @@ from podidentity.resources import (
     Kind,
     nodename_label,
 )
-from tests.nmi.identity.cluster import DEADLINE, patient_reads, until
+from tests.nmi.identity.cluster import DEADLINE, patient_reads
+from tests.support.waiting import until
 from tests.testplane import up
 
 pytestmark = pytest.mark.plane
@@ -110,9 +111,7 @@ async def real_cluster(plane: up.Plane, **settings: Any) -> AsyncIterator[RealCl
         made = RealCluster(plane, client, **settings)
         await made.api("POST", "/api/v1/namespaces", {"metadata": {"name": made.namespace}})
         account = f"/api/v1/namespaces/{made.namespace}/serviceaccounts/default"
-        async with asyncio.timeout(20):
-            while not await exists(made, account):
-                await asyncio.sleep(0.05)
+        await until(lambda: exists(made, account))
         with patient_reads():
             yield made
         await made.cluster_cache.aclose()

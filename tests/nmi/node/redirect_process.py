@@ -2,11 +2,11 @@
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, Self
 
 from tests.nmi.node.machines import SECONDS, Machine
+from tests.support.waiting import until_sync
 
 State = dict[str, Any]
 NO_LABELS: dict[str, str] = {}
@@ -48,11 +48,7 @@ class RedirectProcess:
 
     def until(self, holds: Callable[[State], bool]) -> State:
         """Return the first state for which *holds* returns True."""
-        end = time.monotonic() + SECONDS
-        while not holds(state := self.now()):
-            assert time.monotonic() < end, state
-            time.sleep(0.02)
-        return state
+        return until_sync(self.now, "a state", holds=holds)
 
     def kill(self) -> None:
         self._process.kill()

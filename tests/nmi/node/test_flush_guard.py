@@ -1,8 +1,8 @@
 """The flush guard, tried with packets and with the programs that change tables. Excluded: the repair of the rules."""
 
+import operator
 import os
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from tests.nmi.node.machines import Machine
 from tests.nmi.node.pod_node_imds import Site, asked, sites
 from tests.nmi.node.redirect_process import RedirectProcess
+from tests.support.waiting import until_sync
 
 NEVER = "--ipt-update-interval-sec=86400"
 FLUSH = ("nft", "flush", "ruleset")
@@ -58,10 +59,7 @@ def test_the_guard_ends_with_its_process_and_the_reject_remains(nft_site: Site) 
     with RedirectProcess(nft_site.node, "--fail-closed", NEVER) as node:
         node.installed()
         node.kill()
-    end = time.monotonic() + 5
-    while guards(nft_site.node) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert guards(nft_site.node) == []
+    until_sync(lambda: guards(nft_site.node), "no guard", holds=operator.not_)
     assert any("169.254.169.254" in line for line in nft_site.node.rules("nft", "FORWARD"))
 
 

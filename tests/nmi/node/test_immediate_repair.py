@@ -1,12 +1,12 @@
 """A changed rule is restored long before the interval ends. Excluded: the definition of a change."""
 
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.nmi.node.machines import Machine
 from tests.nmi.node.redirect_process import RedirectProcess
+from tests.support.waiting import until_sync
 
 pytestmark = pytest.mark.root
 
@@ -55,8 +55,7 @@ def test_repeated_changes_are_repaired_each_time(machine: Machine, backend: str)
         for _ in range(3):
             before = node.now()["repairs"]
             machine.run(f"iptables-{backend}", "-w", "-t", "nat", "-D", *JUMP.split()[1:])
-            while node.now()["repairs"] == before:
-                time.sleep(0.02)
+            until_sync(lambda: node.now()["repairs"], "a repair", holds=before.__ne__)
             assert JUMP in machine.saved(backend)
 
 

@@ -4,17 +4,17 @@ Excluded: the redirect's decisions (test_rules_follow_the_labels), and the reads
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from nmi.node.host_routing import LABEL
-from nmi.node_labels import FIRST_SECONDS
 from podidentity_sandbox.faults import Mode
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.node.machines import Machine
 from tests.nmi.node.unavailable_api_server import Away, Nmi, start_without_api_server
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.root, pytest.mark.programs]
 
@@ -47,15 +47,6 @@ async def start(away: Away, machine: Machine, kubelet: str) -> Nmi:
     return await away.nmi(*FLAGS, f"--kubelet-config={file}", inside=machine.inside())
 
 
-async def until(holds: Callable[[], bool], nmi: Nmi) -> None:
-    try:
-        async with asyncio.timeout(60.0):
-            while not await asyncio.to_thread(holds):
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        raise AssertionError(nmi.read_log()) from None
-
-
 @pytest.mark.parametrize("kubelet", [KUBELET, ""], ids=["labels in the kubelet's flags", "no labels there"])
 @pytest.mark.parametrize("value", ["true", "false"])
 async def test_the_label_of_an_api_server_that_responds_late_decides(
@@ -64,17 +55,29 @@ async def test_the_label_of_an_api_server_that_responds_late_decides(
     away.api.store.create("nodes", {"metadata": {"name": "n0", "labels": {LABEL: value}}})
     await away.proxy.set_mode(Mode.RESET)
     nmi = await start(away, machine, kubelet)
-    await until(lambda: "no contact with the API server" in nmi.read_log(), nmi)
+    await until(lambda: "no contact with the API server" in nmi.read_log(), nmi.read_log)
     if kubelet:
-        await until(lambda: len(machine.rules("nft", "FORWARD")) == 1, nmi)
+        await until(
+            lambda: asyncio.to_thread(machine.rules, "nft", "FORWARD"),
+            nmi.read_log,
+            holds=lambda rules: len(rules) == 1,
+        )
     else:
-        await until(lambda: "no rule is written until the API server responds" in nmi.read_log(), nmi)
+        await until(lambda: "no rule is written until the API server responds" in nmi.read_log(), nmi.read_log)
         assert machine.rules("nft", "FORWARD") == []
     await away.proxy.set_mode(Mode.PASS)
-    await until(lambda: "nmi active" in nmi.read_log(), nmi)
+    await until(lambda: "nmi active" in nmi.read_log(), nmi.read_log)
     expected = 0 if value == "true" else 1
-    await until(lambda: len(machine.rules("nft", "FORWARD")) == expected, nmi)
-    await until(lambda: len(machine.rules("nft", "PREROUTING")) == expected, nmi)
+    await until(
+        lambda: asyncio.to_thread(machine.rules, "nft", "FORWARD"),
+        nmi.read_log,
+        holds=lambda rules: len(rules) == expected,
+    )
+    await until(
+        lambda: asyncio.to_thread(machine.rules, "nft", "PREROUTING"),
+        nmi.read_log,
+        holds=lambda rules: len(rules) == expected,
+    )
     assert ("so NMI writes no rule" in nmi.read_log()) is (value == "true")
     await nmi.stop()
 
@@ -94,18 +97,17 @@ async def test_a_node_object_that_cannot_be_read_delays_only_a_start_without_lab
 
     away.api.intercept = no_node
     nmi = await start(away, machine, KUBELET)
-    await until(lambda: "nmi active" in nmi.read_log(), nmi)
+    await until(lambda: "nmi active" in nmi.read_log(), nmi.read_log)
     assert machine.rules("nft", "PREROUTING") != []
     await nmi.stop()
     machine.run("iptables-nft", "-F", "FORWARD")
     reads = 0
     nmi = await start(away, machine, "")
-    await until(lambda: reads >= 4, nmi)
-    await asyncio.sleep(FIRST_SECONDS)
+    await until(lambda: reads >= 5, nmi.read_log)  # the pauses between five reads are longer than FIRST_SECONDS
     assert "nmi active" not in nmi.read_log()
     assert machine.rules("nft", "FORWARD") == []
     assert "the labels of this node could not be read" in nmi.read_log()
     away.api.intercept = None
-    await until(lambda: "nmi active" in nmi.read_log(), nmi)
+    await until(lambda: "nmi active" in nmi.read_log(), nmi.read_log)
     assert len(machine.rules("nft", "FORWARD")) == 1
     await nmi.stop()

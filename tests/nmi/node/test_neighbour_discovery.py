@@ -12,6 +12,7 @@ import pytest
 from nmi.node import neighbour_discovery
 from nmi.node.neighbour_discovery import REQUESTS_MAX, NeighbourDiscovery, resolve_neighbour
 from nmi.node.rtnetlink import MalformedError, Unresolved, request_result, resolve_request
+from tests.support.waiting import until
 
 POD = Unresolved(bytes((10, 1, 0, 5)), 3)
 
@@ -76,8 +77,7 @@ async def test_discovery_runs_until_it_is_cancelled(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(neighbour_discovery, "POLL_SECONDS", 0.001)
     node = Node()
     task = asyncio.create_task(node.discovery.run())
-    while not node.requested:
-        await asyncio.sleep(0.001)
+    await until(lambda: node.requested)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -24,6 +24,7 @@ from nmi.node.network_monitor import (
     NetworkUpdate,
 )
 from nmi.node.rtnetlink import DumpInterruptedError, Link, MalformedError, Message
+from tests.support.waiting import until
 
 DEADLINE = 10.0
 GAP = 0.05
@@ -100,12 +101,6 @@ async def listening(kernel: Kernel) -> AsyncIterator[tuple[NetworkMonitor, Recor
         await asyncio.gather(task, return_exceptions=True)
         assert kernel.closed
         assert not network_monitor.listening
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 async def test_the_full_list_is_read_first_and_then_each_change_is_forwarded() -> None:

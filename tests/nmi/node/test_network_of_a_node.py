@@ -5,6 +5,7 @@ slower.
 """
 
 import asyncio
+import operator
 import socket
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from nmi.node.network_monitor import (
 )
 from nmi.node.rtnetlink import Message
 from podidentity_sandbox.namespaces import Namespaces
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.root
 
@@ -185,24 +187,22 @@ async def listening(network: NodeNetwork) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 async def met(network: NodeNetwork) -> None:
     """Let the node learn the link-layer address and port of every pod. Concurrent ARP requests would be lost."""
     bridged = "cni0" in network.evidence._links.values()
-    async with asyncio.timeout(DEADLINE):
-        while left := [
+
+    async def unknown() -> list[int]:
+        left = [
             number
             for number in range(PODS)
             if not (it := network.attachment(number)).link_layer or (bridged and not it.port)
-        ]:
-            for start in range(0, len(left), 25):
-                await asyncio.to_thread(network.connect_and_talk, left[start : start + 25])
-                await asyncio.sleep(0.05)
+        ]
+        for start in range(0, len(left), 25):
+            await asyncio.to_thread(network.connect_and_talk, left[start : start + 25])
+            await asyncio.sleep(0.05)
+        return left
+
+    await until(unknown, "the node learns every address", holds=operator.not_)
 
 
 async def noticed(network: NodeNetwork) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nmi.node import node_address
 from nmi.node.node_address import ELSEWHERE, NodeAddress, NodeAddressMonitor, find, route_to
 from nmi.node.rtnetlink import ChosenRoute, MalformedError, chosen_route, route_request
+from tests.support.waiting import until
 
 METADATA, NODE, OTHER = "169.254.169.254", "10.224.0.4", "10.224.0.5"
 OWN = {NODE: ChosenRoute(local=True, source=ipaddress.IPv4Address(NODE).packed)}
@@ -101,9 +102,7 @@ async def test_the_monitor_checks_at_the_interval_even_without_reports(monkeypat
     await asyncio.sleep(0)
     assert problem_of(monitor) == ""
     routes.clear()
-    async with asyncio.timeout(10):
-        while not problem_of(monitor):
-            await asyncio.sleep(0.01)
+    await until(lambda: problem_of(monitor))
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running

@@ -17,6 +17,7 @@ from nmi.node import cilium_redirect
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.settings import Settings
 from podidentity_sandbox.serving import restartable_listener
+from tests.support.waiting import until
 
 OWN = "10.244.0.9"
 
@@ -46,9 +47,7 @@ async def test_it_is_in_force_when_the_first_check_after_the_start_succeeds(tmp_
             await asyncio.sleep(0)
             assert (redirect.redirects, redirect.problem()) == (False, None), "NMI does not listen yet"
             await redirect.install()
-            async with asyncio.timeout(5):
-                while not redirect.redirects:
-                    await asyncio.sleep(0.001)
+            await until(lambda: redirect.redirects)
             assert redirect.state()["in_force"] is True
             assert redirect.choice is not None
             assert redirect.choice.target is RedirectTarget.NODE
@@ -59,13 +58,11 @@ async def test_a_loss_is_the_reason_why_nmi_is_not_ready(tmp_path: Path, monkeyp
     monkeypatch.setattr(cilium_redirect, "CHECK_SECONDS", 0.0)
     with restartable_listener("127.0.0.1") as listener:
         redirect = TrafficRedirect(settings(listener.getsockname()[1], tmp_path), OWN)
-        async with maintained(redirect), asyncio.timeout(5):
+        async with maintained(redirect):
             await redirect.install()
-            while not redirect.redirects:
-                await asyncio.sleep(0.001)
+            await until(lambda: redirect.redirects)
             listener.close()
-            while redirect.problem() is None:
-                await asyncio.sleep(0.001)
+            await until(lambda: redirect.problem() is not None)
             assert "Cilium has lost the redirect" in str(redirect.problem())
             assert redirect.state()["cilium_repairs"] == 1
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.nmi.node.machines import Machine
 from tests.nmi.node.redirect_process import RedirectProcess
+from tests.support.waiting import until_sync
 
 pytestmark = pytest.mark.root
 
@@ -79,8 +80,7 @@ def test_later_changes_of_route_localnet_and_the_guard_are_noticed(machine: Mach
         node.installed()
         machine.run("iptables-nft", "-D", "INPUT", "1")
         machine.set_sysctl({switch: "0"})
-        while machine.run("cat", f"/proc/sys/{switch}") == "0\n":
-            time.sleep(0.05)
+        until_sync(lambda: machine.run("cat", f"/proc/sys/{switch}"), "the switch", holds="0\n".__ne__)
         assert machine.rules("nft", "INPUT")[0].startswith("-A INPUT ! -s 127.0.0.0/8")
     with RedirectProcess(machine, "--ipt-update-interval-sec=1") as node:
         assert node.installed()["problem"] is None

@@ -16,6 +16,7 @@ from typing import Any
 from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.serving import free_ports
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[3]
 WAIT_SECONDS = 60.0
@@ -43,21 +44,17 @@ class Nmi:
 
         return await asyncio.to_thread(fetch)
 
-    async def until(self, path: str, holds: Callable[[int, str], bool], seconds: float = WAIT_SECONDS) -> float:
-        """Wait for a page and return the seconds of the wait."""
-        began = time.monotonic()
-        seen = (0, "")
-        try:
-            async with asyncio.timeout(seconds):
-                while not holds(*(seen := await self.page(path))):
-                    assert self.process.returncode is None, self.read_log()
-                    await asyncio.sleep(0.02)
-        except TimeoutError:
-            raise AssertionError(f"{path} is {seen}\n{self.read_log()}") from None
-        return time.monotonic() - began
+    async def until(self, path: str, holds: Callable[[int, str], bool]) -> None:
+        """Wait for a page."""
 
-    async def active(self, seconds: float = WAIT_SECONDS) -> float:
-        return await self.until("/healthz", lambda _status, text: text == "Active", seconds)
+        async def page() -> tuple[int, str]:
+            assert self.process.returncode is None, self.read_log()
+            return await self.page(path)
+
+        await until(page, lambda: f"{path}\n{self.read_log()}", holds=lambda seen: holds(*seen))
+
+    async def active(self) -> None:
+        await self.until("/healthz", lambda _status, text: text == "Active")
 
     def read_log(self) -> str:
         return self.log.read_text()

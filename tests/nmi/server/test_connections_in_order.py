@@ -1,7 +1,6 @@
 """One connection's life in the general lane: order, pausing, cancelling, closing. Excluded: real sockets."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 from typing_extensions import override
@@ -25,6 +24,8 @@ from tests.nmi.server.fakes import (
     replies,
     request_bytes,
 )
+from tests.support.waiting import until
+from tests.virtual_time import in_virtual_time
 
 
 class Held:
@@ -50,12 +51,6 @@ class Held:
 
     def release(self, resource: str) -> None:
         self.waiting[resource].set_result(None)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 def ask(resource: str) -> bytes:
@@ -123,8 +118,9 @@ async def test_a_connection_with_part_of_a_request_is_not_returned_to_the_lane()
     assert server_under_test.connection.resumed == 1
 
 
+@in_virtual_time
 async def test_a_slow_answer_followed_by_part_of_a_request_ends_the_connection() -> None:
-    server_under_test = ServerUnderTest(ServerPolicy(pipeline_seconds=0.001))
+    server_under_test = ServerUnderTest(ServerPolicy(pipeline_seconds=1.0))
     requests = Held(server_under_test)
     server_under_test.lane.data_received(ask("a") + b"GET ")
     await requests.asked("a")

@@ -7,7 +7,8 @@ import pytest
 from nmi.refusal import Limit, Reason
 from nmi.server.policy import ServerPolicy
 from tests.nmi.server.fakes import replies, request_bytes
-from tests.nmi.server.upstream import Front, fronting, until
+from tests.nmi.server.upstream import Front, fronting
+from tests.support.waiting import until
 
 INSTANCE = request_bytes("/metadata/instance")
 LAST = request_bytes("/metadata/instance", headers=("Metadata: true", "Connection: close"))

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -34,6 +34,7 @@ from tests.nmi.server.fakes import (
     replies,
     request_bytes,
 )
+from tests.support.waiting import until
 
 LOCAL = "127.0.0.1"
 
@@ -72,11 +73,6 @@ class Running:
         finally:
             writer.close()
             await writer.wait_closed()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
-            while not condition():
-                await asyncio.sleep(0.001)
 
 
 class Client:
@@ -167,7 +163,7 @@ async def test_a_request_split_after_a_pending_one_is_answered_too() -> None:
 
         running.issuer.answer = hold
         client.send(request_bytes() + b"GET /noth")
-        await running.until(lambda: len(running.issuer.asked) == 1)
+        await until(lambda: len(running.issuer.asked) == 1)
         client.send(request_bytes("/nothing")[9:])
         release.set()
         found = [await client.reply(), await client.reply(), await client.ask(request_bytes())]
@@ -210,10 +206,10 @@ async def test_a_peer_that_disconnects_ends_its_request() -> None:
         running.issuer.answer = hold
         async with running.client() as client:
             client.send(request_bytes())
-            await running.until(lambda: len(running.issuer.asked) == 1)
+            await until(lambda: len(running.issuer.asked) == 1)
         async with asyncio.timeout(5):
             await ended.wait()
-        await running.until(lambda: running.server.counters()["open"] == 0)
+        await until(lambda: running.server.counters()["open"] == 0)
 
 
 async def test_draining_answers_pending_requests_closes_idle_connections_and_accepts_none() -> None:
@@ -227,7 +223,7 @@ async def test_draining_answers_pending_requests_closes_idle_connections_and_acc
         running.issuer.answer = hold
         assert (await idle.ask(request_bytes("/nothing"))).status == 404
         busy.send(request_bytes())
-        await running.until(lambda: len(running.issuer.asked) == 1)
+        await until(lambda: len(running.issuer.asked) == 1)
         draining = asyncio.create_task(running.server.drain(5))
         assert await idle.rest() == b""
         release.set()
@@ -243,7 +239,7 @@ async def test_a_request_that_arrives_shortly_after_its_connection_was_accepted_
 ) -> None:
     monkeypatch.setattr(server_module, "FIRST_BYTE_SECONDS", 2.0)
     async with serving() as running, running.client() as client, running.client() as silent:
-        await running.until(lambda: running.server.counters()["accepted"] == 2)
+        await until(lambda: running.server.counters()["accepted"] == 2)
         draining = asyncio.create_task(running.server.drain(5))
         await asyncio.sleep(0.1)
         reply = await client.ask(request_bytes("/nothing"))
@@ -264,12 +260,12 @@ async def test_open_requests_are_completed_while_new_ones_are_served() -> None:
         assert await running.server.complete_open_requests(60) > 50, "nothing to wait for"
         assert await running.server.complete_open_requests(0) == 0
         busy.send(request_bytes())
-        await running.until(lambda: len(running.issuer.asked) == 1)
+        await until(lambda: len(running.issuer.asked) == 1)
         assert await running.server.complete_open_requests(0.01) == 0, "the request takes longer"
         completing = asyncio.create_task(running.server.complete_open_requests(5))
         await asyncio.sleep(0)
         later.send(request_bytes())
-        await running.until(lambda: len(running.issuer.asked) == 2)
+        await until(lambda: len(running.issuer.asked) == 2)
         assert not completing.done()
         async with running.client() as new:
             assert (await new.ask(request_bytes("/nothing"))).status == 404
@@ -287,10 +283,10 @@ async def test_a_request_that_a_drain_cannot_wait_for_gets_503_and_leaves_no_tas
 
         running.issuer.answer = never
         client.send(request_bytes())
-        await running.until(lambda: len(running.issuer.asked) == 1)
+        await until(lambda: len(running.issuer.asked) == 1)
 
         half.send(b"GET ")
-        await running.until(lambda: running.server.counters()["handed_over"] == 2)
+        await until(lambda: running.server.counters()["handed_over"] == 2)
 
         assert await running.server.drain(0.01) == 1, "who has sent half a request"
         reply = await client.reply()

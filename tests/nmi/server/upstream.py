@@ -116,9 +116,3 @@ async def fronting(script: Script, policy: ServerPolicy | None = None) -> AsyncI
             front.proxy.close()
             listening.close()
             await upstream.end()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)

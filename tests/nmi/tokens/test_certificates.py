@@ -15,6 +15,7 @@ from nmi.tokens import assertion, certificate
 from nmi.tokens.secrets import CredentialError
 from podidentity.azure.errors import AzureError
 from tests.nmi.tokens.sign_in_bench import Bench, certificate_of, pfx_of, rsa_key
+from tests.support.waiting import until
 
 CURVE = ec.generate_private_key(ec.SECP256R1())
 
@@ -89,10 +90,10 @@ async def test_the_reader_process_limits_itself() -> None:
     )
     limits = {resource.RLIMIT_CPU: 3, resource.RLIMIT_AS: 768 * 1024 * 1024, resource.RLIMIT_CORE: 0}
     try:
-        async with asyncio.timeout(100):
-            for limit, most in limits.items():
-                while resource.prlimit(reading.pid, limit) != (most, most):
-                    await asyncio.sleep(0.01)
+        await until(
+            lambda: all(resource.prlimit(reading.pid, limit) == (most, most) for limit, most in limits.items()),
+            "the limits of the process",
+        )
     finally:
         reading.kill()
         await reading.wait()

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import ssl
-import time
 import uuid
 from typing import Any
 
@@ -14,6 +13,7 @@ from nmi.tokens.secrets import CredentialError, Secrets
 from podidentity.azure.clouds import Endpoint
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
+from tests.support.waiting import until
 from tests.testplane import up
 
 pytestmark = pytest.mark.plane
@@ -54,14 +54,13 @@ async def test_the_verb_get_suffices_and_each_change_has_another_version(plane: 
         await api(
             "POST", f"{group}/rolebindings", {"metadata": {"name": "nmi"}, "roleRef": role, "subjects": [subject]}
         )
-        deadline = time.monotonic() + 20
-        while True:  # until the server's authorizer knows the role
+
+        async def code() -> str:
             with pytest.raises(CredentialError) as refused:
                 await secrets.client_secret(application)
-            if refused.value.code == "secret_missing":
-                break
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+            return refused.value.code
+
+        await until(code, "the server's authorizer knows the role", holds="secret_missing".__eq__)
 
         path = f"/api/v1/namespaces/{namespace}/secrets"
         stored = await api("POST", path, {"metadata": {"name": "sp"}, "stringData": {"clientSecret": "first"}})

@@ -21,6 +21,7 @@ from podidentity.azure.errors import AzureError
 from podidentity.resources import SecretReference
 from podidentity_sandbox.tokens import read_claims
 from tests.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, Bench
+from tests.support.waiting import until
 
 REQUEST = TokenRequest(RESOURCE)
 
@@ -142,9 +143,8 @@ async def test_a_foreign_client_id_neither_joins_its_sign_in_nor_uses_its_token_
     bench.aad.handle = waiting  # type: ignore[method-assign]
     owner = asyncio.create_task(broker.token(bench.identity(principal), REQUEST, "team-a/owner"))
     guesser = asyncio.create_task(broker.token(guessing, REQUEST, "team-a/guesser"))
+    await until(lambda: asked >= 2)
     async with asyncio.timeout(10):
-        while asked < 2:
-            await asyncio.sleep(0.01)
         go_on.set()
         assert (await owner).token.access_token
         with pytest.raises(InvalidClient):
@@ -177,9 +177,7 @@ async def test_one_namespace_holds_at_most_its_share_of_the_limit(bench: Bench) 
         asyncio.create_task(bench.fetch(identity, f"https://slow/{number}", charged=f"team-a/{number}"))
         for number in range(3 * 4)
     ]
-    async with asyncio.timeout(20):
-        while waiting < PER_NAMESPACE:
-            await asyncio.sleep(0.01)
+    await until(lambda: waiting >= PER_NAMESPACE)
     bench.put_secret("sp", "team-b", k=b"x")
     other = bench.identity(principal, client_password=SecretReference(name="sp"))
     of_another_team = type(other)(metadata=type(other.metadata)(name="id", namespace="team-b"), spec=other.spec)

@@ -26,6 +26,7 @@ from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, create, in_place_of_the_emulator, run_pod
+from tests.support.waiting import until
 from tests.testplane.accounts import RBAC, create_account
 from tests.testplane.up import Plane
 
@@ -184,9 +185,11 @@ async def read(plane: Plane) -> AccessReview:
 async def test_resolved_permissions_equal_the_servers_decisions(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
     real = await in_place_of_the_emulator(cloud, new_plane, with_roles)
     cluster = await access.find(real.kubeconfig, {})
-    async with asyncio.timeout(20):  # the controller copies the rules of the aggregated role
-        while not (await asyncio.to_thread(real.api, "GET", f"{RBAC}/clusterroles/whole")).get("rules"):
-            await asyncio.sleep(0.1)
+    await until(
+        lambda: asyncio.to_thread(real.api, "GET", f"{RBAC}/clusterroles/whole"),
+        "the controller copies the rules of the aggregated role",
+        holds=lambda role: role.get("rules"),
+    )
     async with Client(cluster, user_agent="test") as client:
         objects = await gather(client)
     assert not isinstance(objects.rbac, ReadFailure)

@@ -21,6 +21,7 @@ from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.waiting import until
 from tests.testplane.accounts import RBAC, create_account
 from tests.testplane.up import Plane
 
@@ -93,14 +94,7 @@ async def ready(port: int) -> None:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
             return bytes(answer.read())
 
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                await asyncio.to_thread(page)
-            except OSError:
-                await asyncio.sleep(0.05)
-            else:
-                return
+    await until(lambda: asyncio.to_thread(page), "NMI is ready", ignoring=OSError)
 
 
 async def doctor(cloud: EmulatedCloud) -> Answer:
@@ -144,10 +138,15 @@ async def test_exactly_these_permissions_suffice_and_a_missing_one_is_named(
     for name, rights in less.items():
         document = {"metadata": {"name": name}, "rules": rules(rights)}
         await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/{name}", document)
-    findings = permission_findings(well)
-    async with asyncio.timeout(20):
-        while any(level == "ok" for level, _ in findings):  # the authorizer follows by a watch
-            findings = permission_findings(await doctor(cloud))
+
+    async def read() -> list[tuple[str, str]]:
+        return permission_findings(await doctor(cloud))
+
+    findings = await until(
+        read,
+        "the authorizer, which follows by a watch, refuses",
+        holds=lambda found: all(level != "ok" for level, _ in found),
+    )
     (first, second) = sorted(findings)
     assert first[0] == "problem"
     assert first[1].startswith("MIC's service account default/mic may not: create azureassignedidentities.")

@@ -10,6 +10,7 @@ from tests.conftest import NewPlane
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import in_place_of_the_emulator
 from tests.podidctl.doctor.test_rights_on_the_real_server import doctor, run_daemon
+from tests.support.waiting import until
 from tests.testplane.accounts import RBAC, create_account
 from tests.testplane.up import Plane
 
@@ -40,15 +41,12 @@ async def secret_findings(
     cloud: EmulatedCloud, wanted: Callable[[list[tuple[str, str]]], bool]
 ) -> list[tuple[str, str]]:
     """Level and text of the findings about Secrets, once they are as *wanted*: the authorizer follows by a watch."""
-    found: list[tuple[str, str]] = []
-    try:
-        async with asyncio.timeout(20):
-            while not found or not wanted(found):
-                findings = (await doctor(cloud)).document["findings"]
-                found = [(each["level"], each["says"]) for each in findings if each["check"] == "secrets"]
-    except TimeoutError:
-        raise AssertionError(found) from None
-    return found
+
+    async def read() -> list[tuple[str, str]]:
+        findings = (await doctor(cloud)).document["findings"]
+        return [(each["level"], each["says"]) for each in findings if each["check"] == "secrets"]
+
+    return await until(read, "findings about Secrets", holds=lambda found: found and wanted(found))
 
 
 async def test_missing_and_superfluous_permissions_are_reported(cloud: EmulatedCloud, new_plane: NewPlane) -> None:

@@ -18,7 +18,8 @@ from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES
 from podidentity_sandbox.azure import AzureEmulator
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
-from tests.integration.identity_requests import NODE, Answer, ask, eventually, run_pod
+from tests.integration.identity_requests import NODE, Answer, ask, run_pod
+from tests.support.waiting import until
 
 T = TypeVar("T")
 
@@ -106,7 +107,7 @@ class SandboxPlace:
             found = await self._sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
             return any(each.spec.pod == POD and each.status.status == ASSIGNED for each in found)
 
-        await eventually(assigned)
+        await until(assigned)
 
     async def set_fault(self, service: str, value: str) -> None:
         self._sandbox.faults.set({service: value})

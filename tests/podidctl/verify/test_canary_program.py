@@ -16,6 +16,7 @@ from podidentity_sandbox.imds import Imds
 from podidentity_sandbox.tokens import TokenMint
 from tests.nmi.server.fakes import pod_entry
 from tests.podidctl.verify.programs import LOCAL, in_place_of, run_canary, running_nmi
+from tests.support.waiting import until
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -74,9 +75,7 @@ async def test_a_request_that_nmi_attributes_to_the_new_pod_is_logged_after_one_
         assert text.count(pause) == 1
         later = text.replace(pause, until_known)
         running = asyncio.create_task(run_canary(tmp_path, nmi.port, "verify-now", text=later))
-        async with asyncio.timeout(30):
-            while nmi.server.counters()["accepted"] < before + 2:  # the requests before the pause
-                await asyncio.sleep(0.01)
+        await until(lambda: nmi.server.counters()["accepted"] >= before + 2)  # the requests before the pause
         nmi.index.put(LOCAL, pod_entry("default", "podidctl-verify-2").record)
         await asyncio.to_thread(known.touch)
         code, output, _ = await running

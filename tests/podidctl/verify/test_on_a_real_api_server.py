@@ -23,6 +23,7 @@ from tests.mic.emulated_cloud import ROOT
 from tests.mic.preview.run_programs import Answer, run
 from tests.podidctl.verify.kubelets import Kubelets, container_status, kubelets
 from tests.podidctl.verify.programs import running_nmi
+from tests.support.waiting import until
 from tests.testplane.accounts import create_account
 from tests.testplane.up import Plane
 
@@ -200,9 +201,7 @@ async def command_with_a_pod(nodes: Kubelets, namespace: str) -> Process:
         env={"PATH": os.environ["PATH"]},
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(60):
-        while not nodes.canaries:
-            await asyncio.sleep(0.05)
+    await until(lambda: nodes.canaries)
     return process
 
 

@@ -15,6 +15,7 @@ from podidentity.http_client.errors import (
 from podidentity.http_client.session import HttpSession
 from podidentity_sandbox.serving import free_ports
 from tests.podidentity.http_client.raw_server import RawServer, Reply, ok
+from tests.support.waiting import until
 
 
 async def body(session: HttpSession, server: RawServer, method: str = "GET") -> bytes:
@@ -23,13 +24,6 @@ async def body(session: HttpSession, server: RawServer, method: str = "GET") -> 
         return await response.readany()
     finally:
         response.close()
-
-
-async def until(condition: object) -> None:
-    assert callable(condition)
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_requests_one_after_the_other_share_a_connection(server: RawServer, session: HttpSession) -> None:
@@ -128,7 +122,7 @@ async def test_a_cancelled_request_closes_its_connection_and_frees_its_place(ser
     async with HttpSession(connections=1, headers={}) as session:
         for number in range(3):
             request = asyncio.create_task(body(session, server))
-            await until(lambda received=number + 1: len(server.requests) == received)
+            await until(lambda: len(server.requests), holds=(number + 1).__eq__)
             request.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await request

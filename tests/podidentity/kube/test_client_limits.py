@@ -20,6 +20,7 @@ from podidentity.kube.lease import Elector
 from podidentity.kube.sessions import OpenSession
 from podidentity.resources import PODS
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod, status
+from tests.support.waiting import until
 
 
 async def test_a_response_that_does_not_arrive_is_unreachable(server: ScriptedServer, client: Client) -> None:
@@ -43,9 +44,7 @@ async def test_a_refused_connection_is_unreachable(server: ScriptedServer, open_
 async def test_a_cancelled_request_leaves_the_client_usable(server: ScriptedServer, client: Client) -> None:
     server.others += [None, Reply(b"{}")]
     task = asyncio.create_task(client.request("GET", "/slow"))
-    async with asyncio.timeout(5):
-        while not server.requests:
-            await asyncio.sleep(0)
+    await until(lambda: server.requests)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -71,9 +70,7 @@ async def test_a_leader_lock_nested_too_deeply_ends_no_candidate(
     server.others += [Reply(b'{"metadata":' + b"[" * 60_000)] * 100
     elector = Elector(client, namespace="ns", name="mic", identity="ours", duration_seconds=2.0)
     candidate = asyncio.create_task(elector.run())
-    async with asyncio.timeout(10):
-        while not any("cannot be read" in record.message for record in caplog.records):
-            await asyncio.sleep(0.01)
+    await until(lambda: any("cannot be read" in record.message for record in caplog.records))
     assert not candidate.done()
     candidate.cancel()
     with pytest.raises(asyncio.CancelledError):

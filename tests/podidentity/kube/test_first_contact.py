@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.faults import FaultProxy, Mode
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, status
+from tests.support.waiting import until
 
 WAIT_SECONDS = 20.0
 VERSION = Reply({"gitVersion": "v1.30.0"})
@@ -49,12 +50,6 @@ async def proxy(server: ScriptedServer) -> AsyncIterator[FaultProxy]:
 
 def contact_with(access: ClusterAccess, **options: Any) -> FirstContact:
     return FirstContact(access, user_agent="test/1", **{"log_limit": LogLimit(), **options})
-
-
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 async def made(contact: FirstContact) -> None:
@@ -244,12 +239,14 @@ async def test_at_most_two_requests_are_in_progress(open_session: OpenSession) -
     api = Crashing()
     contact = contact_with(ClusterAccess(await api.start()), open_session=open_session)
     waiting = asyncio.create_task(contact.made())
-    most = 0
-    async with asyncio.timeout(WAIT_SECONDS):
-        while len(api.asked) < 10:
-            most = max(most, api.open)
-            await asyncio.sleep(0.005)
-    assert most <= 3, "two, and one that has been cut and whose end the server is about to see"
+    opened: list[int] = []
+
+    def asked() -> int:
+        opened.append(api.open)
+        return len(api.asked)
+
+    await until(asked, "ten requests", holds=(10).__le__)
+    assert max(opened) <= 3, "two, and one that has been cut and whose end the server is about to see"
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     await until(lambda: api.open == 0)

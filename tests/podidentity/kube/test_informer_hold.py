@@ -1,6 +1,5 @@
 """An informer that holds its objects passes none to its handler until they are released, and then each of them once."""
 
-import asyncio
 from collections.abc import Callable
 
 from typing_extensions import override
@@ -10,6 +9,7 @@ from podidentity.resources import BareMeta, Pod, PodMeta
 from tests.podidentity.kube.conftest import NewInformer
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import ScriptedServer, page, pod
+from tests.support.waiting import until
 
 
 def stored(name: str, version: str, uid: str = "") -> Pod:
@@ -37,8 +37,7 @@ async def test_the_handler_receives_the_list_and_later_events_after_the_release(
     watch = await server.watch()
     watch.send("MODIFIED", pod("a", "8"))
     watch.send("DELETED", pod("b", "9"))
-    while len(held.store) > 1:
-        await asyncio.sleep(0)
+    await until(lambda: len(held.store) <= 1)
     assert recorder.lines == []
     await held.release()
     assert recorder.lines == ["+a 8"]

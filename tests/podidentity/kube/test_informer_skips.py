@@ -20,6 +20,7 @@ from tests.examples import examples
 from tests.podidentity.kube.conftest import NewInformer
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, page, pod
+from tests.support.waiting import until
 from tests.virtual_time import now
 
 
@@ -265,9 +266,7 @@ async def test_no_outdated_object_is_served_unless_the_watch_counts_as_silent(
             if kind == "MODIFIED":
                 state[name] = str(version)
         watch.bookmark("100")
-        async with asyncio.timeout(5):
-            while running._resource_version != "100":
-                await asyncio.sleep(0)
+        await until(lambda: running._resource_version == "100")
         assert not task.done()
         if running.staleness_seconds() != float("inf"):
             assert handler.served.items() <= state.items()

@@ -10,6 +10,7 @@ from podidentity.kube.errors import LeadershipLost
 from podidentity.kube.lease import Elector
 from podidentity.kube.locks import LOOK_SECONDS
 from tests.podidentity.kube.scripted import Reply, ScriptedServer, status
+from tests.support.waiting import until
 from tests.virtual_time import now
 
 
@@ -50,9 +51,7 @@ async def test_a_renewal_on_a_hanging_connection_is_followed_by_another_in_time(
     running = elector(client, 16.0)
     task = asyncio.create_task(running.run())
     await asyncio.wait_for(running.acquired(), 15)
-    async with asyncio.timeout(30):
-        while len(server.requests) < 4:
-            await asyncio.sleep(0.01)
+    await until(lambda: len(server.requests) >= 4)
     await asyncio.sleep(0.1)
     assert not task.done()
     assert running.remaining_seconds() > 12.0
@@ -64,9 +63,7 @@ async def test_failing_renewals_are_retried_before_the_leadership_ends(server: S
     server.others += [status(404, "NotFound"), lease("me", "t"), status(500, "InternalError"), lease("me", "u", "2")]
     running = elector(client, 8.0)
     task = asyncio.create_task(running.run())
-    async with asyncio.timeout(15):
-        while len(server.requests) < 4:
-            await asyncio.sleep(0.005)
+    await until(lambda: len(server.requests) >= 4)
     assert running.remaining_seconds() > 0
     assert not task.done()
     task.cancel()
@@ -96,9 +93,7 @@ async def test_the_holders_clock_is_not_used(server: ScriptedServer, client: Cli
     server.others += [lease("other", stamp)] * 1000
     running = elector(client, 0.8, clock=lambda: clock[0])
     task = asyncio.create_task(running.run())
-    async with asyncio.timeout(15):
-        while len(server.requests) < 2 or running._locks[0].holder != "other":
-            await asyncio.sleep(0.001)
+    await until(lambda: len(server.requests) >= 2 and running._locks[0].holder == "other")
     assert {request.method for request in server.requests} == {"GET"}
     clock[0] += 1.0  # the duration that the holder wrote, by our own clock
     await asyncio.wait_for(running.acquired(), 15)
@@ -118,9 +113,7 @@ async def test_a_changing_lease_is_not_acquired(server: ScriptedServer, client: 
     server.others += [lease("other", str(version), str(version)) for version in range(8)]
     running = elector(client, 0.8, clock=later)
     task = asyncio.create_task(running.run())
-    async with asyncio.timeout(15):
-        while server.others:
-            await asyncio.sleep(0.001)
+    await until(lambda: not server.others)
     assert {request.method for request in server.requests[:8]} == {"GET"}
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -16,6 +16,7 @@ from podidentity.kube.lock_records import LEADER_ANNOTATION
 from podidentity_sandbox.kubeapi.server import KubeApi, Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError, forbidden
 from tests.direct_access import direct_access
+from tests.support.waiting import until
 
 Run = Callable[..., tuple[Elector, "asyncio.Task[None]"]]
 
@@ -72,12 +73,6 @@ def refuse(api: KubeApi, *methods: str) -> None:
 
 def requests(api: KubeApi, method: str, kind: str) -> int:
     return sum(each.method == method and f"/{kind}" in each.path for each in api.requests)
-
-
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(15):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 async def test_without_permission_to_read_the_lock_mic_leads_and_logs_the_consequence_once(

@@ -1,6 +1,5 @@
 """A sandbox without MIC and NMI, with its pods on loopback addresses."""
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.sandbox.cloud.terminal import Kubectl, run
+from tests.support.waiting import until
 from tests.testplane import up
 
 SECONDS = 60.0  # for steps that take some seconds at most on an idle machine: some start programs
@@ -19,19 +19,22 @@ TAIL_LINES = 60
 async def eventually(seen: Callable[[], Awaitable[bool]], sandbox: Sandbox) -> None:
     """Wait until *seen* is true.
 
-    Raise TimeoutError, with the last log lines of the programs and pods of *sandbox*, or AssertionError if one of its
-    programs has ended.
+    Raise AssertionError with the last log lines of the programs and pods of *sandbox*, also if one of its programs has
+    ended.
     """
-    try:
-        async with asyncio.timeout(SECONDS):
-            while not await seen():
-                assert not (failure := sandbox.failure()), failure
-                await asyncio.sleep(0.02)
-    except TimeoutError as late:
+
+    def seen_while_all_run() -> Awaitable[bool]:
+        assert not (failure := sandbox.failure()), failure
+        return seen()
+
+    def logs() -> str:
+        text = []
         for log in sorted(sandbox.folder.glob("*.log")):
             lines = log.read_text(errors="replace").splitlines()
-            late.add_note("\n".join([f"{log.name}, the last of {len(lines)} lines:", *lines[-TAIL_LINES:]]))
-        raise
+            text += [f"{log.name}, the last of {len(lines)} lines:", *lines[-TAIL_LINES:]]
+        return "\n".join(text)
+
+    await until(seen_while_all_run, logs)
 
 
 def pod(name: str, *, image: str = "pause", **spec: Any) -> dict[str, Any]:

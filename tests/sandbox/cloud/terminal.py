@@ -5,10 +5,11 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support.waiting import until_sync
 
 ROOT = Path(__file__).parents[3]
 PODIDCTL = [sys.executable, "-m", "podidctl"]
@@ -31,7 +32,7 @@ def sandbox_up(log: Path, *flags: str) -> Iterator[dict[str, str]]:
             process_group=0,
         )
     try:
-        eventually(lambda: "kubectl apply -f" in log.read_text() or process.poll() is not None)
+        until_sync(lambda: "kubectl apply -f" in log.read_text() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
         lines = [line.strip() for line in log.read_text().splitlines()]
         exports = [shlex.split(line)[1] for line in lines if line.startswith("export ")]
@@ -39,13 +40,6 @@ def sandbox_up(log: Path, *flags: str) -> Iterator[dict[str, str]]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(SECONDS)
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def run(environment: Mapping[str, str], *command: str) -> tuple[int, str]:

@@ -1,6 +1,5 @@
 """The sandbox after a suspension of its machine. The test changes the boot clock of its programs."""
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.programs
 SITECUSTOMIZE = """
@@ -40,10 +40,12 @@ async def test_nmi_ends_and_starts_again_with_a_line_and_mic_continues(tmp_path:
         (tmp_path / "later").write_text("86400")
         (tmp_path / "later").replace(slept)
         lines: list[str] = []
-        async with asyncio.timeout(60):
-            while not any("runs again" in line for line in lines):
-                await asyncio.sleep(0.1)
-                lines.extend(await sandbox.restart_ended())
+
+        async def reported() -> list[str]:
+            lines.extend(await sandbox.restart_ended())
+            return lines
+
+        await until(reported, "NMI runs again", holds=lambda found: any("runs again" in line for line in found))
         assert lines[0].startswith("nmi on node-0 ended with code 1: ")
         assert "this machine was suspended for 86400 s" in lines[0]
         assert lines[0].endswith("; it starts again in 1 s")

@@ -11,7 +11,7 @@ import pytest
 
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import eventually
+from tests.support.waiting import until
 from tests.testplane import up
 
 POD = {
@@ -49,7 +49,7 @@ async def sandbox(plane: up.Plane) -> AsyncIterator[Sandbox]:
             words = await asyncio.to_thread(Path(f"/proc/{program.pid}/cmdline").read_bytes)
             return words.startswith(os.fsencode(sys.executable))
 
-        await eventually(runs)
+        await until(runs)
         yield running
         await running.cluster.client.request("DELETE", "/api/v1/namespaces/default/pods/runner?gracePeriodSeconds=0")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NewPlane
-from tests.sandbox.cloud.terminal import Kubectl, eventually, podidctl, sandbox_up
+from tests.sandbox.cloud.terminal import Kubectl, podidctl, sandbox_up
+from tests.support.waiting import until_sync
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(300)]
 
@@ -19,9 +20,9 @@ def test_explain_and_doctor_are_right_on_a_real_api_server(
     with sandbox_up(tmp_path / "log", f"--kubeconfig={plane.kubeconfig}") as shell:
         code, output = kubectl(shell, "apply", "-f", "deploy/demo/")
         assert code == 0, output
-        eventually(lambda: "successfully acquired a token" in kubectl(shell, "logs", "demo")[1])
+        until_sync(lambda: "successfully acquired a token" in kubectl(shell, "logs", "demo")[1])
         pods = ("get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity")
-        eventually(lambda: kubectl(shell, *pods)[1].count(" 1/1 ") == 2)  # a probe may have been too slow
+        until_sync(lambda: kubectl(shell, *pods)[1].count(" 1/1 ") == 2)  # a probe may have been too slow
         assert "nmi starting version=" in kubectl(shell, "logs", "nmi-node-0")[1]
 
         code, output = podidctl(shell, "explain", "pod", "default/demo")

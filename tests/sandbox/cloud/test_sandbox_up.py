@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.sandbox.cloud.terminal import Kubectl, eventually, podidctl, sandbox_up
+from tests.sandbox.cloud.terminal import Kubectl, podidctl, sandbox_up
+from tests.support.waiting import until_sync
 from tests.testplane import up
 
 pytestmark = pytest.mark.programs
@@ -26,7 +27,7 @@ def demo(environment: dict[str, str], kubectl: Kubectl) -> dict[str, str]:
     """The same, with the demo applied and its pod served."""
     code, output = kubectl(environment, "apply", "-f", "deploy/demo/")
     assert code == 0, output
-    eventually(lambda: "successfully acquired a token" in kubectl(environment, "logs", "demo")[1])
+    until_sync(lambda: "successfully acquired a token" in kubectl(environment, "logs", "demo")[1])
     return environment
 
 
@@ -37,7 +38,7 @@ def test_the_pods_of_mic_and_nmi_are_ready_and_have_logs(environment: dict[str, 
         assert code == 0, output
         return re.search(rf"^{pod} +1/1 +Running", output, re.MULTILINE) is not None
 
-    eventually(lambda: is_ready("mic") and is_ready("nmi-node-0"))  # a probe may have been too slow
+    until_sync(lambda: is_ready("mic") and is_ready("nmi-node-0"))  # a probe may have been too slow
     assert "nmi starting version=" in kubectl(environment, "logs", "nmi-node-0")[1]
     assert kubectl(environment, "logs", "mic")[1]
 
@@ -49,7 +50,7 @@ def test_a_deleted_pod_of_nmi_is_registered_again(environment: dict[str, str], k
 
     first = uid()
     assert kubectl(environment, "delete", "pod", "nmi-node-0", "--wait=false")[0] == 0
-    eventually(lambda: bool(re.fullmatch(r"[0-9a-f-]{36}", uid())) and uid() != first)
+    until_sync(lambda: bool(re.fullmatch(r"[0-9a-f-]{36}", uid())) and uid() != first)
     assert "nmi starting version=" in kubectl(environment, "logs", "nmi-node-0")[1]
 
 
@@ -96,7 +97,7 @@ def test_doctor_names_a_permission_that_nmi_lacks(environment: dict[str, str], k
         assert "NMI's service account default/aad-pod-identity-nmi may not: " in output
     finally:
         assert kubectl(environment, "patch", role, "--type=merge", "-p", f'{{"rules":{rules}}}')[0] == 0
-    eventually(lambda: podidctl(environment, "doctor")[0] == 0)
+    until_sync(lambda: podidctl(environment, "doctor")[0] == 0)
 
 
 @pytest.mark.timeout(180)
@@ -127,10 +128,10 @@ def test_mic_is_started_again_after_an_outage_of_the_api_server_ended_it(demo: d
     try:
         with pytest.raises(subprocess.TimeoutExpired):
             subprocess.run([up.tool("kubectl"), "get", "pods"], env=demo, timeout=2, check=False, capture_output=True)
-        eventually(lambda: "lost" in log.read_text())
+        until_sync(lambda: "lost" in log.read_text())
     finally:
         assert podidctl(demo, "sandbox", "fault", "--clear", "api") == (0, "no fault is active\n")
-    eventually(lambda: podidctl(demo, "doctor")[1].count("1 of 1 replica ready") == 1)
+    until_sync(lambda: podidctl(demo, "doctor")[1].count("1 of 1 replica ready") == 1)
 
 
 def test_an_unusable_fault_is_one_line_and_exit_code_1(environment: dict[str, str]) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.sandbox.cloud.terminal import Kubectl, eventually, podidctl, sandbox_up
+from tests.sandbox.cloud.terminal import Kubectl, podidctl, sandbox_up
+from tests.support.waiting import until_sync
 
 pytestmark = [pytest.mark.programs, pytest.mark.timeout(240)]
 FLAGS = ("--identity=blue=app", "--service-principal=robot", "--system-assigned")
@@ -49,13 +50,8 @@ class Running:
         return 0
 
     def wait_until_healthy(self) -> None:
-        """Wait until doctor finds nothing, and pause between two attempts, because each takes seconds of CPU time."""
-        for _ in range(30):
-            code, output = podidctl(self.environment, "doctor")
-            if code == 0:
-                return
-            time.sleep(2)
-        raise AssertionError(output)
+        """Wait until doctor finds nothing."""
+        until_sync(lambda: podidctl(self.environment, "doctor"), "doctor", holds=lambda result: result[0] == 0)
 
     def has_token(self) -> bool:
         return "granted" in podidctl(self.environment, "token", "default/app")[1]
@@ -70,7 +66,7 @@ def up(tmp_path_factory: pytest.TempPathFactory, kubectl: Kubectl) -> Iterator[R
         manifest.write_text("---\n".join(POD.format(name=name) for name in ("app", "robot")))
         code, output = kubectl(environment, "apply", "-f", str(manifest))
         assert code == 0, output
-        eventually(running.has_token)
+        until_sync(running.has_token)
         yield running
 
 
@@ -92,10 +88,10 @@ def test_a_killed_program_starts_again_with_a_line_in_the_output(up: Running, pr
     first = up.pid_of(program)
     assert first
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: up.pid_of(program) not in {0, first})
+    until_sync(lambda: up.pid_of(program) not in {0, first})
     output = up.log.read_text()
     assert re.search(rf"^{program}.* ended with code -9: .*; it starts again in 1 s$", output, re.MULTILINE)
-    eventually(lambda: bool(re.search(rf"^{program}.* runs again$", up.log.read_text(), re.MULTILINE)))
+    until_sync(lambda: bool(re.search(rf"^{program}.* runs again$", up.log.read_text(), re.MULTILINE)))
     up.wait_until_healthy()
     assert up.has_token()
 
@@ -107,7 +103,7 @@ def test_the_sandbox_continues_after_it_was_stopped_for_longer_than_a_lease(up: 
     finally:
         os.kill(up.pid, signal.SIGCONT)
     up.wait_until_healthy()
-    eventually(up.has_token)
+    until_sync(up.has_token)
     code, output = podidctl(up.environment, "plan")
     assert (code, "Nothing to do." in output) == (0, True), output
 
@@ -123,4 +119,4 @@ def test_all_its_programs_continue_after_they_were_stopped_together(up: Running)
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
     up.wait_until_healthy()
-    eventually(up.has_token)
+    until_sync(up.has_token)

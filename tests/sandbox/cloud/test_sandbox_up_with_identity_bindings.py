@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.sandbox.cloud.terminal import ROOT, Kubectl, eventually, podidctl, run, sandbox_up
+from tests.sandbox.cloud.terminal import ROOT, Kubectl, podidctl, run, sandbox_up
+from tests.support.waiting import until_sync
 
 pytestmark = [pytest.mark.programs, pytest.mark.timeout(180)]
 
@@ -51,7 +52,7 @@ def test_the_documented_steps_end_with_a_token_and_a_fault_is_named(
     objects = tmp_path / "objects.yaml"
     objects.write_text(documented_objects().replace("$TENANT_ID", shell["TENANT_ID"]))
     assert kubectl(shell, "apply", "-f", str(objects))[0] == 0
-    eventually(lambda: broken_links(shell) == ["permission"])
+    until_sync(lambda: broken_links(shell) == ["permission"])
     manifest = tmp_path / "permission.yaml"
     manifest.write_text(explained(shell)["manifest"])
     assert "manifest" in podidctl(shell, "token", "default/bound", "-o", "json")[1]
@@ -59,7 +60,7 @@ def test_the_documented_steps_end_with_a_token_and_a_fault_is_named(
     assert (code, manifest.read_text() in output) == (3, True), output
 
     assert kubectl(shell, "apply", "-f", str(manifest))[0] == 0
-    eventually(lambda: broken_links(shell) == [])
+    until_sync(lambda: broken_links(shell) == [])
     assert podidctl(shell, "doctor")[0] == 0
     (request,) = CURL.findall(log.read_text())
     answer = run(shell, "sh", "-c", request)[1]
