@@ -28,6 +28,7 @@ from tests import listed_programs, selection, time_limit
 from tests.examples import QUICK
 from tests.leaks import Ledger
 from tests.rights import Calls
+from tests.support.default_clocks import replace_default_clocks
 from tests.support.waiting import until, until_sync
 from tests.testplane import up
 from tests.virtual_time import VirtualTimeLoop
@@ -92,6 +93,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # A cold build takes minutes, which the time limit of a single test does not cover.
     if not session.config.option.collectonly and any(item.get_closest_marker("plane") for item in session.items):
         up.build()
+    replace_default_clocks(OURS)
     # The garbage collector need not look again at all modules and tests. The marked objects stay until the end.
     gc.collect()
     gc.freeze()
