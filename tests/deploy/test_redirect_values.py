@@ -6,7 +6,7 @@ import pytest
 
 from podidentity.resources import BINDING_LABEL
 from tests.deploy.helm_cluster import arguments_of
-from tools.chart.rendering import HELMS, Object, RenderError, render
+from tools.chart.rendering import HELMS, Object, render
 
 CILIUM = "--set=nmi.redirect.backend=cilium,nmi.handover.enabled=false"
 
@@ -180,37 +180,6 @@ def test_the_policy_exempts_nmi_and_no_pod_that_a_tenant_labels_like_it(
 
 def test_without_fail_closed_there_is_no_such_policy() -> None:
     assert of_cilium(CILIUM, "--set=nmi.failClosed=false").keys() == {"", "check"}
-
-
-REFUSED = {
-    "nmi.redirect.backend=cilium": "set nmi.handover.enabled to false",
-    "nmi.redirect.backend=cilium,nmi.handover.enabled=false,nmi.redirect.target=loopback": "set nmi.redirect.target to",
-    "nmi.redirect.backend=cilium,nmi.handover.enabled=false,nmi.bootGuard=true": "set nmi.bootGuard to false",
-    "nmi.redirect.backend=cilium,nmi.handover.enabled=false,nmi.routeLocalnet=set": "set nmi.routeLocalnet to check",
-    "nmi.redirect.backend=cilium,nmi.handover.enabled=false,nmi.extraArgs={--nmi-port=80}": "choose another port",
-    "nmi.redirect.backend=cilium,nmi.handover.enabled=false,nmi.extraArgs={--host-token-types=0}": "remove the flag",
-    "nmi.redirect.backend=none": "set nmi.failClosed to false",
-    "nmi.redirect.backend=none,nmi.failClosed=false,nmi.redirect.target=node": "set nmi.redirect.target to auto",
-    "nmi.redirect.backend=none,nmi.failClosed=false,nmi.bootGuard=true": "set nmi.bootGuard to false",
-    "nmi.redirect.backend=none,nmi.failClosed=false,nmi.routeLocalnet=set": "set nmi.routeLocalnet to check",
-    "nmi.redirect.target=node,nmi.routeLocalnet=set": "set nmi.routeLocalnet to check",
-    "nmi.redirect.backend=nftables,nmi.extraArgs={--redirect=nat}": "remove the flag from nmi.extraArgs",
-    "nmi.redirect.target=node,nmi.extraArgs={-redirect-target=loopback}": "remove the flag from nmi.extraArgs",
-}
-
-
-@pytest.mark.parametrize("helm", HELMS)
-@pytest.mark.parametrize("values", REFUSED)
-def test_a_combination_that_cannot_work_is_refused_with_the_next_action(values: str, helm: str) -> None:
-    with pytest.raises(RenderError) as refused:
-        render(options=[f"--set={values}"], helm=helm)
-    assert REFUSED[values] in " ".join(str(refused.value).split())
-
-
-@pytest.mark.parametrize("values", ["nmi.redirect.backend=nat", "nmi.redirect.target=host", "nmi.redirect.mode=node"])
-def test_an_unknown_value_is_refused(values: str) -> None:
-    with pytest.raises(RenderError, match=r"redirect"):
-        render(options=[f"--set={values}"])
 
 
 def test_a_flag_in_the_extra_arguments_is_used_as_before() -> None:

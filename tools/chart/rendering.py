@@ -1,7 +1,8 @@
 """Output of `helm template` for the chart, sorted and without comments: equal for all versions of helm."""
 
+import json
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,16 +29,21 @@ class RenderError(Exception):
 
 def render(
     *values: Path,
+    given: str | Mapping[str, Any] = "",
     helm: str = "helm",
     chart: Path = CHART,
     release: str = RELEASE,
     namespace: str = NAMESPACE,
     options: Sequence[str] = (),
 ) -> list[Object]:
-    """Return the objects for these files of values, in helm's order. Raise RenderError if helm refuses the values."""
-    files = [f"--values={file}" for file in values]
+    """Return the objects for these files of values, in helm's order. Raise RenderError if helm refuses the values.
+
+    *given* contains values that override the files, as YAML or as a mapping.
+    """
+    files = [f"--values={file}" for file in (*values, "-")]
+    text = given if isinstance(given, str) else json.dumps(given)
     command = [str(up.tool(helm)), "template", release, str(chart), f"--namespace={namespace}", *files, *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         raise RenderError(done.stderr)
     return [each for each in yaml.safe_load_all(done.stdout) if each]
