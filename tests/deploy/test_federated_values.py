@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.helm_cluster import arguments_of
-from tools.chart.rendering import GOLDEN, HELMS, Object, RenderError, render
+from tools.chart.rendering import HELMS, Object, RenderError, render
 
 ON = {"enabled": True, "namespaces": [{"name": "shop"}]}
 PUBLIC = "api://AzureADTokenExchange"
@@ -51,15 +50,6 @@ def test_a_cluster_without_policies_is_refused(helm: str, option: str, message: 
 )
 def test_a_kubernetes_version_with_policies_is_accepted(helm: str, options: tuple[str, ...]) -> None:
     assert of_kind(made(ON, helm=helm, options=options), "ValidatingAdmissionPolicy")
-
-
-@pytest.mark.parametrize("audience", [PUBLIC, "api://AzureADTokenExchangeUSGov", "api://AzureADTokenExchangeChina"])
-def test_nmi_requests_the_audience_that_the_policy_allows(audience: str) -> None:
-    objects = made({**ON, "audience": audience})
-    given = arguments_of(objects, "nmi")
-    assert {"--federated-identities=true", f"--federated-audience={audience}"} <= set(given)
-    (policy,) = of_kind(objects, "ValidatingAdmissionPolicy")
-    assert f'object.spec.audiences == ["{audience}"]' in policy["spec"]["validations"][1]["expression"]
 
 
 @pytest.mark.parametrize("options", [(), ("--set=nameOverride=other",), ("--set=operationMode=managed",)])
@@ -116,11 +106,3 @@ def test_names_of_digits_remain_strings(helm: str) -> None:
     (policy,) = of_kind(objects, "ValidatingAdmissionPolicy")
     assert policy["spec"]["variables"][0]["expression"] == '{"456":["1e3","0777"]}'
     assert '"system:serviceaccount:789:aad-pod-identity-nmi"' in policy["spec"]["matchConditions"][0]["expression"]
-
-
-def test_only_the_listed_namespaces_have_a_role() -> None:
-    objects = render(GOLDEN / "federated.values.yaml")
-    rules = {each["metadata"]["namespace"]: each["rules"] for each in of_kind(objects, "Role")}
-    right = {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]}
-    assert rules == {"shop": [{**right, "resourceNames": ["web", "worker"]}], "reports": [right]}
-    assert {each["metadata"]["namespace"] for each in of_kind(objects, "RoleBinding")} == set(rules)

@@ -34,7 +34,7 @@ def review(plane: up.Plane, namespace: str, account: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def installed(plane: up.Plane) -> Iterator[up.Plane]:
     """An API server with all ClusterRoles and ClusterRoleBindings of the chart, in which SUBJECTS may use CLIENT."""
-    permissions = [{"clientID": CLIENT, "subjects": SUBJECTS}]
+    permissions = [{"clientID": CLIENT.upper(), "subjects": SUBJECTS}]
     paths = []
     for each in render(given={"federated": {**BINDS, "identityBindings": {"permissions": permissions}}}):
         if each["kind"] in {"ClusterRole", "ClusterRoleBinding"} and each["apiVersion"].startswith(RBAC):

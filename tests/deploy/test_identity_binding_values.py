@@ -7,9 +7,10 @@ import pytest
 
 from tests.deploy.helm_cluster import arguments_of
 from tests.deploy.test_federated_values import ON, PUBLIC, made
-from tools.chart.rendering import GOLDEN, HELMS, Object, render
+from tools.chart.rendering import HELMS, Object
 
 BINDING = "api://AKSIdentityBinding"
+US = "api://AzureADTokenExchangeUSGov"
 BINDS = {**ON, "exchange": "identityBindings"}
 LABEL, ANNOTATION = "azure.workload.identity/use", "azure.workload.identity/use-identity-binding"
 OWN_ACCOUNT = "aad-pod-identity-nmi"
@@ -74,6 +75,7 @@ def test_explicit_values_reach_nmis_environment() -> None:
     ("values", "allowed"),
     [
         ({}, f'object.spec.audiences == ["{PUBLIC}"]'),
+        ({"audience": US}, f'object.spec.audiences == ["{US}"]'),
         ({"exchange": "identityBindings"}, f'object.spec.audiences == ["{BINDING}"]'),
         (
             {"exchangeAnnotation": True},
@@ -84,25 +86,9 @@ def test_explicit_values_reach_nmis_environment() -> None:
 def test_the_policy_allows_exactly_the_audience_of_the_exchange(values: dict[str, Any], allowed: str) -> None:
     objects = made({**ON, **values})
     assert audiences_of(objects) == f"has(object.spec.audiences) && {allowed}"
-    given = "--federated-exchange-annotation=true" in arguments_of(objects, "nmi")
-    assert given is values.get("exchangeAnnotation", False)
-
-
-def test_permissions_are_roles_for_service_accounts_and_namespaces() -> None:
-    objects = [
-        each
-        for each in render(GOLDEN / "identity-bindings.values.yaml")
-        if each["metadata"]["name"].endswith(f"-use-{CLIENT}")
-    ]
-    role, binding = sorted(objects, key=lambda each: str(each["kind"]))
-    assert role["rules"] == [
-        {"apiGroups": ["cid.wi.aks.azure.com"], "resources": [CLIENT], "verbs": ["use-managed-identity"]}
-    ]
-    assert binding["roleRef"]["name"] == role["metadata"]["name"]
-    assert binding["subjects"] == [
-        {"kind": "ServiceAccount", "name": "web", "namespace": "shop"},
-        {"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "system:serviceaccounts:reports"},
-    ]
+    given = arguments_of(objects, "nmi")
+    assert {"--federated-identities=true", f"--federated-audience={values.get('audience', PUBLIC)}"} <= set(given)
+    assert ("--federated-exchange-annotation=true" in given) is values.get("exchangeAnnotation", False)
 
 
 @pytest.mark.parametrize("helm", HELMS)

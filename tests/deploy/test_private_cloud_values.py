@@ -124,22 +124,6 @@ def test_managed_mode_gives_both_to_nmi() -> None:
     assert str(nmi.azure_environment_file) == "/etc/aad-pod-identity/cloud/environment.json"
 
 
-def test_mic_is_root_only_where_it_reads_files_of_the_node() -> None:
-    admin = {
-        "cloud": "AzureStackCloud",
-        **dict.fromkeys(("subscriptionID", "resourceGroup", "tenantID", "clientID", "clientSecret"), "a"),
-        "vmType": "vmss",
-    }
-
-    def user(values: dict[str, Any]) -> int:
-        objects = render(given={"adminsecret": admin, **values})
-        return int(pods(objects)["mic"]["containers"][0]["securityContext"]["runAsUser"])
-
-    assert user({"caBundle": {"configMap": "corporate"}, "customCloud": {"configMap": "stack"}}) == 65532
-    assert user({"caBundle": {"hostPath": "/etc/ssl/all.pem"}}) == 0
-    assert user({"customCloud": {"hostPath": "/etc/stack.json"}}) == 0
-
-
 TEST = dict.fromkeys(("selector", "clientID", "subscriptionID", "resourceGroup"), "demo")
 
 
