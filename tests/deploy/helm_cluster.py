@@ -96,7 +96,7 @@ class Cluster(Commands):
     def until_rights_hold(self, *, account: str, namespace: str, verb: str, resource: str) -> None:
         """Wait until the server's authorizer knows a role."""
         who = f"--as=system:serviceaccount:{namespace}:{account}"
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while "yes" not in self.kubectl_unchecked("auth", "can-i", verb, resource, "-A", who):
             assert time.monotonic() < deadline, f"{account} may not {verb} {resource}"
             time.sleep(0.05)

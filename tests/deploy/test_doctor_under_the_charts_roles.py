@@ -21,7 +21,7 @@ async def until_found(folder: Path, level: str, says: str) -> None:
     """Wait for one finding about MIC's rights: the authorizer receives changed roles by a watch."""
     found: list[tuple[str, str]] = []
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while [each for each, _ in found] != [level] or says not in found[0][1]:
                 answer = await run(folder, "podidctl", "doctor", "-o", "json", cloudconfig=False)
                 findings = [each for each in answer.document["findings"] if each["check"] == "rights"]
@@ -38,7 +38,7 @@ async def test_mic_needs_update_on_tenants_objects_until_the_upgrade_is_recorded
     cluster = Cluster(plane)
     await asyncio.to_thread(cluster.install, "podid")
     shutil.copy(plane.kubeconfig, tmp_path / "kubeconfig")
-    wait = ("wait", "--for=create", "--timeout=20s", "pods", "-lapp.kubernetes.io/component=mic", "-n=podid")
+    wait = ("wait", "--for=create", "--timeout=60s", "pods", "-lapp.kubernetes.io/component=mic", "-n=podid")
     await asyncio.to_thread(cluster.kubectl, *wait)
 
     await until_found(tmp_path, "ok", "has all permissions")

@@ -18,7 +18,7 @@ RBAC = "rbac.authorization.k8s.io"
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 CLIENT = str(uuid.uuid4())
 SUBJECTS = [{"namespace": "shop", "serviceAccount": "web"}, {"namespace": "reports"}]
-IN_FORCE_SECONDS = 20.0
+IN_FORCE_SECONDS = 60.0
 
 
 def review(plane: up.Plane, namespace: str, account: str) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_managed_mode_has_no_mic_and_nmi_reads_bindings(plane: up.Plane, namespa
 
 def until(cluster: Cluster, namespace: str, within: str, rights: set[Right], *, account: str = NMI) -> None:
     """Wait until *account* has these *rights*: the authorizer receives changed roles by a watch."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while (found := cluster.rights(account, of=namespace, within=within)) != rights:
         assert time.monotonic() < deadline, found
         time.sleep(0.1)

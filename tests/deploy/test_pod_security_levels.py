@@ -30,7 +30,7 @@ def levels(plane: up.Plane) -> Iterator[Cluster]:
     for level in ("restricted", "baseline"):
         cluster.kubectl("create", "namespace", level)
         cluster.kubectl("label", "namespace", level, f"pod-security.kubernetes.io/enforce={level}")
-        cluster.kubectl("wait", "--for=create", "--timeout=20s", f"-n={level}", "serviceaccount/default")
+        cluster.kubectl("wait", "--for=create", "--timeout=60s", f"-n={level}", "serviceaccount/default")
     yield cluster
     cluster.kubectl("delete", "namespace", "restricted", "baseline", "--wait=false")
 

@@ -22,7 +22,7 @@ from tests.testplane.up import Plane
 from tools.chart.rendering import render
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 FORBIDDEN = re.compile(r"\b403\b")
 """The status in a log line; the microseconds of a time may contain these digits."""
 
