@@ -25,9 +25,8 @@ from typing_extensions import override
 
 from podidentity_sandbox.kubeapi.server import KubeApi, Recorded
 from tests.testplane import up
+from tools.chart.rendering import golden_sets, golden_text
 
-GOLDEN: Final = Path(__file__).parent / "deploy" / "golden"
-"""The rendered charts; each value that adds a rule is set in one of them."""
 PROGRAMS: Final = {"aad-pod-identity-mic": "mic", "aad-pod-identity-nmi": "nmi"}
 """User agents of the programs, and the component label of their roles in the chart."""
 UNNAMED: Final = frozenset({"create", "deletecollection", "list", "watch"})
@@ -54,12 +53,14 @@ class Right:
 
 
 def granted() -> frozenset[Right]:
-    """Return the rights that the chart grants MIC and NMI with any values."""
+    """Return the rights that the chart grants MIC and NMI with any values.
+
+    A golden set contains each value that adds a rule.
+    """
     return frozenset(
         right
-        for file in GOLDEN.glob("*.yaml")
-        if not file.name.endswith(".values.yaml")
-        for each in yaml.load_all(file.read_text(), yaml.CSafeLoader)
+        for values in golden_sets()
+        for each in yaml.load_all(golden_text(values), yaml.CSafeLoader)
         for right in _of_role(each or {})
     )
 

@@ -62,11 +62,6 @@ def test_the_rule_has_nmis_addresses() -> None:
     assert "--metadata-ip=169.254.1.1" in guard["args"]
 
 
-def test_the_unit_is_removed_after_the_release_also_without_fail_closed() -> None:
-    assert "aad-pod-identity-cleanup" in pods_of(render(options=[ON, "--set=nmi.failClosed=false"]))
-    assert "aad-pod-identity-cleanup" not in pods_of(render(options=["--set=nmi.failClosed=false"]))
-
-
 def test_an_annotation_of_the_daemonset_lets_an_upgrade_remove_it() -> None:
     for options, expected in (([ON], "install"), ([], None)):
         (nmi,) = (

@@ -40,7 +40,7 @@ async def test_mic_needs_update_on_tenants_objects_until_the_upgrade_is_recorded
     cluster = Cluster(plane)
     await asyncio.to_thread(cluster.install, "podid")
     shutil.copy(plane.kubeconfig, tmp_path / "kubeconfig")
-    wait = ("wait", "--for=create", "--timeout=20s", "pods", "-lapp.kubernetes.io/component=mic", "-n=podid")
+    wait = ("wait", "--for=create", "--timeout=60s", "pods", "-lapp.kubernetes.io/component=mic", "-n=podid")
     await asyncio.to_thread(cluster.kubectl, *wait)
 
     await until_found(tmp_path, "ok", "has all permissions")

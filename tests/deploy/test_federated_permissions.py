@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -117,12 +116,9 @@ def test_the_policy_can_exist_before_the_roles(cluster: Cluster, namespace: str)
 @pytest.mark.parametrize(
     "listed", ["{name: a}", "{name: a, serviceAccounts: [b]}", "{name: a}, {name: c, serviceAccounts: [b]}"]
 )
-def test_the_api_server_accepts_the_policy_for_any_listed_namespaces(
-    plane: up.Plane, tmp_path: Path, listed: str
-) -> None:
-    values = tmp_path / "values.yaml"
-    values.write_text(f"federated: {{enabled: true, namespaces: [{listed}]}}")
-    (policy,) = (each for each in render(values) if each["kind"] == "ValidatingAdmissionPolicy")
+def test_the_api_server_accepts_the_policy_for_any_listed_namespaces(plane: up.Plane, listed: str) -> None:
+    objects = render(given=f"federated: {{enabled: true, namespaces: [{listed}]}}")
+    (policy,) = (each for each in objects if each["kind"] == "ValidatingAdmissionPolicy")
     apply = ("apply", "--dry-run=server", "--validate=strict", "-f", "-")
     assert "created" in Cluster(plane).kubectl(*apply, stdin=json.dumps(policy))
 

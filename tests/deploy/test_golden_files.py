@@ -1,25 +1,61 @@
-"""The chart renders the files in tests/deploy/golden, with each version of helm.
+"""The chart renders the texts in tests/deploy/golden, with each version of helm.
 
-`python -m tools.chart` writes all of them: review the difference before you commit it.
+`defaults.yaml` is a whole text, and each other file the difference of a set of values from it. `python -m tools.chart`
+writes all of them: review the changes before you commit them.
 """
 
 import difflib
+import json
+import re
 from pathlib import Path
 
 import pytest
 
-from tools.chart.rendering import GOLDEN, HELMS, golden_file, golden_sets, render, text_of
+from tools.chart.rendering import (
+    GOLDEN,
+    HELMS,
+    RELEASE,
+    golden_content,
+    golden_file,
+    golden_sets,
+    golden_text,
+    render,
+    text_of,
+)
 
 SETS = golden_sets()
+of_each_set = pytest.mark.parametrize("values", SETS, ids=lambda values: values.name.removesuffix(".values.yaml"))
 
 
 @pytest.mark.parametrize("helm", HELMS)
-@pytest.mark.parametrize("values", SETS, ids=lambda values: values.name.removesuffix(".values.yaml"))
-def test_the_chart_renders_the_golden_file(values: Path, helm: str) -> None:
-    kept, now = golden_file(values).read_text(), text_of(render(values, helm=helm))
+@of_each_set
+def test_the_chart_renders_the_golden_text(values: Path, helm: str) -> None:
+    kept, now = golden_text(values), text_of(render(values, helm=helm))
     assert now == kept, "".join(difflib.unified_diff(kept.splitlines(True), now.splitlines(True), "kept", "now"))
+
+
+@of_each_set
+def test_the_golden_file_is_the_one_that_the_tool_writes(values: Path) -> None:
+    assert golden_file(values).read_text() == golden_content(values, golden_text(values))
 
 
 def test_each_golden_file_has_its_values() -> None:
     assert len(SETS) >= 12
     assert set(GOLDEN.iterdir()) == {*SETS, *map(golden_file, SETS)}
+
+
+@of_each_set
+def test_own_names_replace_the_charts_in_every_object(values: Path) -> None:
+    usual = [json.dumps(each, sort_keys=True) for each in render(values)]
+    options = ["--set=nameOverride=ids,fullnameOverride=platform-ids"]
+    own = [json.dumps(each, sort_keys=True) for each in render(values, options=options)]
+    assert re.findall(r'name(?:": "|=)[^"]*aad-pod-identity', "".join(own), re.IGNORECASE) == []
+
+    def as_usual(text: str) -> str:
+        return text.replace("platform-ids", f"{RELEASE}-aad-pod-identity").replace("ids", "aad-pod-identity")
+
+    assert sorted(map(without_checksum, map(as_usual, own))) == sorted(map(without_checksum, usual))
+
+
+def without_checksum(text: str) -> str:
+    return re.sub(r'"checksum/config": "\w+"', "", text)

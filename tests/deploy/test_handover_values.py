@@ -1,4 +1,4 @@
-"""Tests of nmi.handover: two NMIs of a node fit next to each other, and users' own update strategies stay valid."""
+"""nmi.handover: two NMIs of a node fit next to each other. test_rendered_values.py has the update strategies."""
 
 from typing import Any
 
@@ -18,16 +18,6 @@ def daemon_set(*options: str) -> Any:
     return found["spec"]
 
 
-def test_by_default_a_new_nmi_starts_next_to_the_old_one() -> None:
-    spec = daemon_set()
-    assert spec["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
-    assert "minReadySeconds" not in spec
-    pod = spec["template"]["spec"]
-    assert {"path": "/run/aad-pod-identity", "type": "DirectoryOrCreate"} in [
-        each.get("hostPath") for each in pod["volumes"]
-    ]
-
-
 def test_the_startup_probe_waits_for_the_signal_that_nmi_gives() -> None:
     (container,) = daemon_set()["template"]["spec"]["containers"]
     *_, path, seconds = container["startupProbe"]["exec"]["command"]
@@ -37,17 +27,6 @@ def test_the_startup_probe_waits_for_the_signal_that_nmi_gives() -> None:
     (volume,) = [each for each in daemon_set()["template"]["spec"]["volumes"] if each["name"] == mount["name"]]
     assert "emptyDir" in volume, "the NMIs of a node must not share the signal"
     assert int(seconds) < container["startupProbe"]["timeoutSeconds"]
-
-
-def test_the_readiness_probe_requests_the_only_page_of_an_nmi_of_the_go_implementation() -> None:
-    (container,) = daemon_set()["template"]["spec"]["containers"]
-    assert container["readinessProbe"]["httpGet"]["path"] == "/healthz?readiness"
-    (container,) = daemon_set(OFF)["template"]["spec"]["containers"]
-    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz", "the old NMI ends first"
-
-
-def test_a_time_before_the_old_pod_is_deleted_can_be_set() -> None:
-    assert daemon_set("--set=nmi.minReadySeconds=30")["minReadySeconds"] == 30
 
 
 def test_no_host_port_prevents_the_second_pod() -> None:
@@ -63,16 +42,8 @@ def test_no_host_port_prevents_the_second_pod() -> None:
 
 def test_without_a_handover_everything_is_as_in_the_go_implementation() -> None:
     spec = daemon_set(OFF, MONITORED)
-    assert spec["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
-    assert "minReadySeconds" not in spec
     (container,) = spec["template"]["spec"]["containers"]
     assert [each["name"] for each in container["ports"]] == ["metrics"]
     assert not any("handover" in each or "signal" in each for each in container["args"])
     assert "httpGet" in container["startupProbe"]
     assert "aad-pod-identity" not in str([each.get("hostPath") for each in spec["template"]["spec"]["volumes"]])
-
-
-def test_an_own_update_strategy_is_used_unchanged() -> None:
-    own = daemon_set("--set=nmi.updateStrategy.type=RollingUpdate,nmi.updateStrategy.rollingUpdate.maxUnavailable=2")
-    assert own["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}}
-    assert daemon_set("--set=nmi.updateStrategy.type=OnDelete")["updateStrategy"] == {"type": "OnDelete"}

@@ -124,7 +124,7 @@ def test_definitions_of_the_go_implementation_are_replaced(kwok_plane: up.Plane,
             theirs = of_the_go_implementation(file, keeps_all=keeps_all)
             cluster.kubectl(verb, "--field-manager=helm", "-f", "-", stdin=theirs)
         if keeps_all:
-            cluster.kubectl("wait", "--for=condition=Established", "--timeout=20s", f"crd/{KINDS[1]}.{GROUP}")
+            cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{KINDS[1]}.{GROUP}")
             cluster.kubectl("create", "-f", "-", stdin=yaml.safe_dump(OLD))
     until_old_is(cluster, {})
     done = run_definitions_hook(cluster, tmp_path)
@@ -197,18 +197,18 @@ def test_a_node_is_cleaned_after_its_nmi_has_ended_and_finally_nothing_remains(
         "spec": {"nodeName": "node-001", "containers": [{"name": "nmi", "image": "nmi"}]},
     }
     made = accounts(objects, name) + "---\n" + yaml.safe_dump(by_name[name])
-    cluster.kubectl("wait", "--for=create", "--timeout=20s", "-n=default", "serviceaccount/default")
+    cluster.kubectl("wait", "--for=create", "--timeout=60s", "-n=default", "serviceaccount/default")
     cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(lingering))
     cluster.kubectl("apply", "-f", "-", stdin=made)
     try:
-        cluster.kubectl("wait", f"ds/{name}", "-n=default", "--for=jsonpath={.status.numberReady}=2", "--timeout=20s")
+        cluster.kubectl("wait", f"ds/{name}", "-n=default", "--for=jsonpath={.status.numberReady}=2", "--timeout=60s")
         where = ("-n=default", "-l", "app.kubernetes.io/component=cleanup", "-o", "jsonpath={.items[*].spec.nodeName}")
         assert set(cluster.kubectl("get", "pods", *where).split()) == {"node-000", "node-002"}
         cluster.kubectl("delete", "pod", "lingering", "-n=default", "--grace-period=0", "--force")
         done = run(cluster, name, hook(objects, name)["command"], tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "3 of 3 nodes are clean"
-        cluster.kubectl("wait", f"ds/{name}", "-n=default", "--for=delete", "--timeout=20s")
+        cluster.kubectl("wait", f"ds/{name}", "-n=default", "--for=delete", "--timeout=60s")
     finally:
         cluster.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=made)
         cluster.kubectl("delete", "pod", "lingering", "-n=default", "--ignore-not-found")
@@ -226,7 +226,8 @@ def test_a_wait_that_takes_too_long_reports_the_remaining_nodes(plane: up.Plane,
     cluster.kubectl("apply", "-f", "-", stdin=made)
     try:
         wanted = "--for=jsonpath={.status.desiredNumberScheduled}=1"
-        cluster.kubectl("wait", f"ds/{name}", "-n=default", wanted, "--timeout=20s")
+        cluster.kubectl("wait", f"ds/{name}", "-n=default", wanted, "--timeout=60s")
+        cluster.until_rights_hold(account=name, namespace="default", verb="get", resource=f"daemonsets.apps/{name}")
         command = [
             word.replace("LIMIT_SECONDS = 240.0", "LIMIT_SECONDS = 0.5") for word in hook(objects, name)["command"]
         ]

@@ -1,9 +1,7 @@
 """The chart's permissions for AKS identity bindings on a real API server, which decides for the token proxy."""
 
-import json
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,13 +31,11 @@ def review(plane: up.Plane, namespace: str, account: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def installed(plane: up.Plane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[up.Plane]:
+def installed(plane: up.Plane) -> Iterator[up.Plane]:
     """An API server with all ClusterRoles and ClusterRoleBindings of the chart, in which SUBJECTS may use CLIENT."""
-    values: Path = tmp_path_factory.mktemp("values") / "values.yaml"
-    permissions = [{"clientID": CLIENT, "subjects": SUBJECTS}]
-    values.write_text(json.dumps({"federated": {**BINDS, "identityBindings": {"permissions": permissions}}}))
+    permissions = [{"clientID": CLIENT.upper(), "subjects": SUBJECTS}]
     paths = []
-    for each in render(values):
+    for each in render(given={"federated": {**BINDS, "identityBindings": {"permissions": permissions}}}):
         if each["kind"] in {"ClusterRole", "ClusterRoleBinding"} and each["apiVersion"].startswith(RBAC):
             path = f"/apis/{RBAC}/v1/{each['kind'].lower()}s"
             plane.api("POST", path, each)

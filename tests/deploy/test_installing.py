@@ -31,8 +31,8 @@ def test_install_upgrade_uninstall(kwok_plane: up.Plane, helm: str) -> None:
     cluster.without_our_kinds()
     namespace = f"pi-{helm}"
     cluster.kubectl("create", "namespace", namespace)
-    cluster.kubectl("wait", "--for=create", "--timeout=20s", f"-n={namespace}", "serviceaccount/default")
-    cluster.kubectl("wait", "--for=create", "--timeout=20s", f"-n={namespace}", "configmap/kube-root-ca.crt")
+    cluster.kubectl("wait", "--for=create", "--timeout=60s", f"-n={namespace}", "serviceaccount/default")
+    cluster.kubectl("wait", "--for=create", "--timeout=60s", f"-n={namespace}", "configmap/kube-root-ca.crt")
     before = cluster.everything()
 
     cluster.install(namespace, "--wait", *EVERYTHING)
@@ -49,7 +49,7 @@ def test_install_upgrade_uninstall(kwok_plane: up.Plane, helm: str) -> None:
     cluster.helm("uninstall", "pi", f"--namespace={namespace}", "--wait", LIMIT)
     # The Job's program does this after all nodes are clean. kwok runs no program.
     cluster.kubectl("delete", "daemonset", "aad-pod-identity-cleanup", f"--namespace={namespace}")
-    cluster.kubectl("wait", "--for=delete", "pods", "--all", "--timeout=20s", f"-n={namespace}")
+    cluster.kubectl("wait", "--for=delete", "pods", "--all", "--timeout=60s", f"-n={namespace}")
     left = until_sync(
         lambda: cluster.everything() - before,
         "the garbage collector deletes the dependents of the workloads",
@@ -70,7 +70,7 @@ def test_after_a_failed_cleanup_the_daemonset_remains_for_the_node_that_is_down(
         with pytest.raises(AssertionError, match="uninstall"):
             cluster.helm("uninstall", "pi", f"--namespace={namespace}", "--timeout=3s")
         scheduled = "--for=jsonpath={.status.desiredNumberScheduled}=1"
-        cluster.kubectl("wait", "ds/aad-pod-identity-cleanup", f"-n={namespace}", scheduled, "--timeout=20s")
+        cluster.kubectl("wait", "ds/aad-pod-identity-cleanup", f"-n={namespace}", scheduled, "--timeout=60s")
         # While the DaemonSet exists, the control plane creates its pods, which need the service account.
         named = "-o=jsonpath={.spec.template.spec.serviceAccountName}{.status.desiredNumberScheduled}"
         assert cluster.kubectl("get", "ds", "aad-pod-identity-cleanup", f"-n={namespace}", named) == "1"
@@ -88,12 +88,12 @@ def test_helm_test_leaves_a_pod_only_if_it_failed(plane: up.Plane, helm: str, ph
 
     def end_the_pod() -> None:
         """Set the status as a kubelet does, which this cluster does not have."""
-        cluster.kubectl("wait", "--for=create", "--timeout=20s", f"-n={namespace}", f"pod/{TEST_POD}")
+        cluster.kubectl("wait", "--for=create", "--timeout=60s", f"-n={namespace}", f"pod/{TEST_POD}")
         status = json.dumps({"status": {"phase": phase}})
         cluster.kubectl("patch", "pod", TEST_POD, f"-n={namespace}", "--subresource=status", "-p", status)
 
     with cluster.installed(namespace, *TEST), ThreadPoolExecutor() as threads:
-        cluster.kubectl("wait", "--for=create", "--timeout=20s", f"-n={namespace}", "serviceaccount/default")
+        cluster.kubectl("wait", "--for=create", "--timeout=60s", f"-n={namespace}", "serviceaccount/default")
         ended = threads.submit(end_the_pod)
         succeeded = True
         try:

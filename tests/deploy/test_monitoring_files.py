@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools.chart.rendering import CHART, HELMS, Object, RenderError, render
+from tools.chart.rendering import CHART, HELMS, Object, render
 
 DASHBOARD = {"title": 'It\'s {{ .Values }} | "quoted"', "panels": [{"id": 1}], "uid": "a" * 200}
 RULES = {"groups": [{"name": "nmi", "rules": [{"alert": "Silent", "expr": "up == 0", "for": "5m"}]}]}
@@ -108,25 +108,3 @@ def test_the_scrape_interval_is_short_enough_for_the_alerts(asked: str) -> None:
     found = [each for each in render(options=[f"--set={asked}"]) if each["kind"] in kinds]
     assert len(found) == 2
     assert {each["spec"][kinds[each["kind"]]][0].get("interval") for each in found} == {INTERVALS[asked]}
-
-
-# The values, and the resulting errors.
-USELESS = {
-    "prometheusRule.enabled=true,podMonitor.interval=61s": "podMonitor.interval is 61s, too long .* to 1m or less",
-    "prometheusRule.enabled=true,podMonitor.interval=1m1ms": "podMonitor.interval is 1m1ms, too long",
-    "prometheusRule.enabled=true,podMonitor.interval=2h": "podMonitor.interval is 2h, too long",
-    "prometheusRule.enabled=true,serviceMonitor.interval=5m": "serviceMonitor.interval is 5m, too long",
-    "podMonitor.interval=20s": "podMonitor.scrapeTimeout is 30s, longer than .* set it to 20s or less",
-    "serviceMonitor.scrapeTimeout=1m30s": "serviceMonitor.scrapeTimeout is 1m30s, longer than the interval of 1m",
-    "prometheusRule.enabled=true,podMonitor.scrapeTimeout=2m": "scrapeTimeout is 2m, longer than the interval of 1m",
-    "podMonitor.interval=1min": "/podMonitor/interval",
-    "serviceMonitor.scrapeTimeout=1.5m": "/serviceMonitor/scrapeTimeout",
-}
-
-
-@pytest.mark.parametrize("helm", HELMS)
-@pytest.mark.parametrize("asked", USELESS)
-def test_a_monitor_with_which_alerts_would_not_fire_is_rejected(asked: str, helm: str) -> None:
-    enabled = "podMonitor.enabled=true,serviceMonitor.enabled=true"
-    with pytest.raises(RenderError, match=USELESS[asked]):
-        render(helm=helm, options=[f"--set={enabled},{asked}"])

@@ -35,30 +35,24 @@ def bare(tmp_path: Path) -> Path:
     return copied
 
 
-def given(tmp_path: Path, text: str) -> Path:
-    file = tmp_path / "given.yaml"
-    file.write_text(text)
-    return file
+@pytest.mark.parametrize("helm", HELMS)
+def test_an_upgrade_with_the_values_of_the_go_implementation_equals_the_defaults(bare: Path, helm: str) -> None:
+    values = reference()
+    assert render(given=values, helm=helm, chart=bare) == render(given=values, helm=helm)
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_an_upgrade_with_the_values_of_the_go_implementation_equals_the_defaults(
-    bare: Path, helm: str, tmp_path: Path
-) -> None:
-    values = given(tmp_path, reference())
-    assert render(values, helm=helm, chart=bare) == render(values, helm=helm)
-
-
-@pytest.mark.parametrize("helm", HELMS)
-def test_everything_new_can_be_switched_on_there(bare: Path, helm: str, tmp_path: Path) -> None:
-    values = given(tmp_path, reference())
+def test_everything_new_can_be_switched_on_there(bare: Path, helm: str) -> None:
+    values = reference()
     options = [
         "--set=nmi.failClosed=true,serviceMonitor.enabled=true,prometheusRule.enabled=true,namespace.create=true",
         "--set=grafanaDashboard.enabled=true,networkPolicy.enabled=true,test.selector=a,test.clientID=b",
         "--set=test.subscriptionID=c,test.resourceGroup=d",
         "--set=federated.enabled=true,federated.namespaces[0].name=e",
     ]
-    assert render(values, helm=helm, chart=bare, options=options) == render(values, helm=helm, options=options)
+    assert render(given=values, helm=helm, chart=bare, options=options) == render(
+        given=values, helm=helm, options=options
+    )
 
 
 EMPTY = [
@@ -91,11 +85,11 @@ EMPTY = [
 
 @pytest.mark.parametrize("helm", HELMS)
 @pytest.mark.parametrize("name", EMPTY)
-def test_an_empty_key_is_its_default(name: str, helm: str, tmp_path: Path) -> None:
+def test_an_empty_key_is_its_default(name: str, helm: str) -> None:
     above, _, last = name.rpartition(".")
-    values = given(tmp_path, f"{above}: {{{last}: }}" if above else f"{last}:")
+    values = f"{above}: {{{last}: }}" if above else f"{last}:"
     options = [] if name == "nmi" else ["--set=nmi.failClosed=true"]
-    objects = render(values, helm=helm, options=options)
+    objects = render(given=values, helm=helm, options=options)
     assert "nil>" not in yaml.safe_dump_all(objects)
     if name in ("mic.startupTaint", "nmi.enableScaleFeatures", "nmi.metadataHeaderRequired", "mic.leaderElection"):
         plain = render(helm=helm, options=options)
@@ -128,9 +122,9 @@ def test_the_defaults_for_missing_values_are_those_of_values_yaml() -> None:
         ({"image.repository": DEFAULTS["image.repository"]}, "image.repository is mcr.microsoft.com"),
     ],
 )
-def test_the_go_implementations_images_are_rejected(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_the_go_implementations_images_are_rejected(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(RenderError, match=message) as refused:
-        render(given(tmp_path, reference(**changed)))
+        render(given=reference(**changed))
     assert "remove image.repository, mic.tag and nmi.tag from your values" in str(refused.value)
 
 
@@ -138,45 +132,31 @@ def nmi_and_cleanup(objects: list[Object]) -> list[Any]:
     return [each["spec"]["template"]["spec"]["tolerations"] for each in objects if each["kind"] == "DaemonSet"]
 
 
-def test_the_go_implementations_empty_tolerations_leave_no_node_without_nmi(tmp_path: Path) -> None:
-    objects = render(given(tmp_path, reference()), options=["--set=nmi.failClosed=true"])
+def test_the_go_implementations_empty_tolerations_leave_no_node_without_nmi() -> None:
+    objects = render(given=reference(), options=["--set=nmi.failClosed=true"])
     assert nmi_and_cleanup(objects) == [[{"operator": "Exists"}]] * 2
 
 
-def test_unused_keys_of_older_charts_and_text_for_numbers_and_switches_are_accepted(tmp_path: Path) -> None:
-    values = given(tmp_path, "{installCRDs: false, forceNameSpaced: 'false', podMonitor: {enabled: 'true'}}")
-    objects = render(values, options=["--set-string=mic.replicas=3,rbac.enabled=true"])
+def test_unused_keys_of_older_charts_and_text_for_numbers_and_switches_are_accepted() -> None:
+    values = "{installCRDs: false, forceNameSpaced: 'false', podMonitor: {enabled: 'true'}}"
+    objects = render(given=values, options=["--set-string=mic.replicas=3,rbac.enabled=true"])
     (mic,) = (each for each in objects if each["kind"] == "Deployment")
     assert mic["spec"]["replicas"] == 3
     assert {"ServiceAccount", "PodMonitor"} <= {each["kind"] for each in objects}
 
 
-@pytest.mark.parametrize("empty", ["", "userAssignedMSIClientID: , "])
-def test_the_systems_own_managed_identity_has_no_client_id(empty: str, tmp_path: Path) -> None:
-    secret = (GOLDEN / "admin-secret-msi.values.yaml").read_text()
-    values = yaml.safe_load(secret)
+@pytest.mark.parametrize("given", [{}, {"userAssignedMSIClientID": None}], ids=["missing", "empty"])
+def test_the_systems_own_managed_identity_has_no_client_id(given: dict[str, Any]) -> None:
+    values = yaml.safe_load((GOLDEN / "admin-secret-msi.values.yaml").read_text())
     del values["adminsecret"]["userAssignedMSIClientID"]
-    if empty:
-        values["adminsecret"]["userAssignedMSIClientID"] = None
-    (made,) = (each for each in render(given(tmp_path, yaml.safe_dump(values))) if each["kind"] == "Secret")
+    values["adminsecret"] |= given
+    (made,) = (each for each in render(given=values) if each["kind"] == "Secret")
     assert made["data"]["UserAssignedMSIClientID"] == ""
     assert made["data"]["UseMSI"] == "dHJ1ZQ=="
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_with_adminsecret_an_empty_path_of_azure_json_changes_nothing(helm: str, tmp_path: Path) -> None:
+def test_with_adminsecret_an_empty_path_of_azure_json_changes_nothing(helm: str) -> None:
     # reference: charts/aad-pod-identity/templates/mic-deployment.yaml reads cloudConfig without adminsecret only.
-    secret = (GOLDEN / "admin-secret.values.yaml").read_text()
-    usual = render(given(tmp_path, secret), helm=helm)
-    values = yaml.safe_load(secret)
-    values.setdefault("mic", {})["cloudConfig"] = ""
-    assert render(given(tmp_path, yaml.safe_dump(values)), helm=helm) == usual
-
-
-@pytest.mark.parametrize("helm", HELMS)
-def test_without_adminsecret_an_empty_path_is_rejected_except_in_managed_mode(helm: str, tmp_path: Path) -> None:
-    empty = {"mic": {"cloudConfig": ""}}
-    with pytest.raises(RenderError, match=r"set mic\.cloudConfig to the path of azure"):
-        render(given(tmp_path, yaml.safe_dump(empty)), helm=helm)
-    managed = {"operationMode": "managed", "forceNamespaced": "true"}
-    render(given(tmp_path, yaml.safe_dump(empty | managed)), helm=helm)
+    values = GOLDEN / "admin-secret.values.yaml"
+    assert render(values, given="mic: {cloudConfig: ''}", helm=helm) == render(values, helm=helm)

@@ -35,7 +35,7 @@ def cluster() -> Iterator[Cluster]:
         found.kubectl("apply", "--validate=strict", "-f", str(MANIFEST))
         add_node(plane, "n0", vm_id("n0"))
         bind(plane, "demo")
-        found.kubectl("wait", "--for=create", "--timeout=20s", "serviceaccount/default")
+        found.kubectl("wait", "--for=create", "--timeout=60s", "serviceaccount/default")
         run_pod(plane, "web", "n0")
         nmi = {
             "metadata": {"name": "nmi", "labels": {"app.kubernetes.io/component": "nmi"}},

@@ -1,7 +1,5 @@
 """The values caBundle and customCloud: what NMI and MIC get from each source, and rejected combinations."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,7 +8,7 @@ import pytest
 from podidentity.azure.clouds import of_environment
 from podidentity_sandbox.certificates import Authority
 from tests.deploy.test_flags import programs
-from tools.chart.rendering import HELMS, Object, RenderError, render
+from tools.chart.rendering import HELMS, Object, render
 
 AUTHORITY = Authority()
 ENVIRONMENT = {
@@ -18,12 +16,6 @@ ENVIRONMENT = {
     "activeDirectoryEndpoint": "https://login.cloud.example/",
     "resourceManagerEndpoint": "https://management.cloud.example/",
 }
-
-
-def rendered(tmp_path: Path, values: Mapping[str, Any], helm: str = "helm") -> list[Object]:
-    file = tmp_path / "values.yaml"
-    file.write_text(json.dumps(values))
-    return render(file, helm=helm)
 
 
 def volume_of(path: PurePosixPath, pod: Any) -> tuple[dict[str, Any], str]:
@@ -59,9 +51,9 @@ def config_map(objects: list[Object], name: str) -> dict[str, str]:
     ids=["ConfigMap", "key", "Secret", "host", "inline"],
 )
 def test_nmi_and_mic_read_the_bundle_from_its_source(
-    source: dict[str, str], volume: dict[str, Any], file: str, helm: str, tmp_path: Path
+    source: dict[str, str], volume: dict[str, Any], file: str, helm: str
 ) -> None:
-    objects = rendered(tmp_path, {"caBundle": source}, helm)
+    objects = render(given={"caBundle": source}, helm=helm)
     for name, settings in programs(objects).items():
         found, relative = volume_of(PurePosixPath(settings.ca_bundle), pods(objects)[name])
         assert found == {"name": "ca-bundle", **volume}
@@ -82,9 +74,9 @@ def test_nmi_and_mic_read_the_bundle_from_its_source(
     ids=["ConfigMap", "key", "host", "inline"],
 )
 def test_nmi_and_mic_read_the_description_of_the_cloud_from_its_source(
-    source: dict[str, Any], volume: dict[str, Any], file: str, helm: str, tmp_path: Path
+    source: dict[str, Any], volume: dict[str, Any], file: str, helm: str
 ) -> None:
-    objects = rendered(tmp_path, {"customCloud": source}, helm)
+    objects = render(given={"customCloud": source}, helm=helm)
     for name, settings in programs(objects).items():
         found, relative = volume_of(PurePosixPath(settings.azure_environment_file), pods(objects)[name])
         assert found == {"name": "custom-cloud", **volume}
@@ -92,7 +84,7 @@ def test_nmi_and_mic_read_the_description_of_the_cloud_from_its_source(
 
 
 def test_the_programs_can_read_an_inline_description(tmp_path: Path) -> None:
-    objects = rendered(tmp_path, {"customCloud": {"environment": ENVIRONMENT}})
+    objects = render(given={"customCloud": {"environment": ENVIRONMENT}})
     file = tmp_path / "environment.json"
     file.write_text(config_map(objects, "aad-pod-identity-cloud")["environment.json"])
     cloud = of_environment(file)
@@ -102,9 +94,9 @@ def test_the_programs_can_read_an_inline_description(tmp_path: Path) -> None:
     )
 
 
-def test_a_changed_inline_description_restarts_the_programs(tmp_path: Path) -> None:
+def test_a_changed_inline_description_restarts_the_programs() -> None:
     def annotations(environment: dict[str, str]) -> list[Any]:
-        objects = rendered(tmp_path, {"customCloud": {"environment": environment}})
+        objects = render(given={"customCloud": {"environment": environment}})
         templates = [each["spec"]["template"] for each in objects if each["kind"] in ("DaemonSet", "Deployment")]
         found = [
             each["metadata"]["annotations"]["checksum/cloud"]
@@ -120,81 +112,16 @@ def test_a_changed_inline_description_restarts_the_programs(tmp_path: Path) -> N
     assert not set(before) & set(after)
 
 
-def test_managed_mode_gives_both_to_nmi(tmp_path: Path) -> None:
+def test_managed_mode_gives_both_to_nmi() -> None:
     values = {
         "operationMode": "managed",
         "forceNamespaced": "true",
         "caBundle": {"secret": "corporate"},
         "customCloud": {"configMap": "stack"},
     }
-    nmi = programs(rendered(tmp_path, values))["nmi"]
+    nmi = programs(render(given=values))["nmi"]
     assert str(nmi.ca_bundle) == "/etc/aad-pod-identity/ca/ca.crt"
     assert str(nmi.azure_environment_file) == "/etc/aad-pod-identity/cloud/environment.json"
-
-
-def test_mic_is_root_only_where_it_reads_files_of_the_node(tmp_path: Path) -> None:
-    admin = {
-        "cloud": "AzureStackCloud",
-        **dict.fromkeys(("subscriptionID", "resourceGroup", "tenantID", "clientID", "clientSecret"), "a"),
-        "vmType": "vmss",
-    }
-
-    def user(values: dict[str, Any]) -> int:
-        objects = rendered(tmp_path, {"adminsecret": admin, **values})
-        return int(pods(objects)["mic"]["containers"][0]["securityContext"]["runAsUser"])
-
-    assert user({"caBundle": {"configMap": "corporate"}, "customCloud": {"configMap": "stack"}}) == 65532
-    assert user({"caBundle": {"hostPath": "/etc/ssl/all.pem"}}) == 0
-    assert user({"customCloud": {"hostPath": "/etc/stack.json"}}) == 0
-
-
-ADMIN = {
-    "cloud": "AzurePublicCloud",
-    **dict.fromkeys(("subscriptionID", "resourceGroup", "tenantID", "clientID", "clientSecret"), "a"),
-    "vmType": "vmss",
-}
-
-
-@pytest.mark.parametrize("helm", HELMS)
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (
-            {"caBundle": {"configMap": "a", "secret": "b"}},
-            "caBundle has configMap and secret, of which only one can be used: remove the others",
-        ),
-        ({"customCloud": {"hostPath": "/a", "environment": ENVIRONMENT}}, "customCloud has hostPath and environment"),
-        ({"caBundle": {"pem": "ca.crt"}}, "caBundle.pem contains no certificate: give the authorities' certificates"),
-        (
-            {"caBundle": {"pem": AUTHORITY.pem + AUTHORITY.server().key}},
-            "caBundle.pem contains a private key, which everyone",
-        ),
-        (
-            {"customCloud": {"configMap": "a"}, "mic": {"customCloud": {"enabled": True}}},
-            "customCloud.configMap and mic.customCloud.enabled both describe the cloud to MIC: remove mic.customCloud",
-        ),
-        (
-            {"customCloud": {"configMap": "a"}, "adminsecret": ADMIN},
-            "adminsecret.cloud is AzurePublicCloud, so MIC would not use it: set adminsecret.cloud to AzureStackCloud",
-        ),
-        (
-            {"customCloud": {"environment": ENVIRONMENT | {"activeDirectoryEndpoint": "http://login.cloud.example"}}},
-            "customCloud.environment.activeDirectoryEndpoint is not an https URL",
-        ),
-        (
-            {"customCloud": {"environment": {"activeDirectoryEndpoint": "https://login.cloud.example"}}},
-            "customCloud.environment.resourceManagerEndpoint is not an https URL",
-        ),
-        ({"caBundle": {"configMap": "a", "key": "../b"}}, "key"),
-        ({"caBundle": {"hostPath": "relative.pem"}}, "hostPath"),
-        ({"caBundle": {"configmap": "a"}}, "configmap"),
-    ],
-    ids=lambda value: "" if isinstance(value, dict) else value[:30],
-)
-def test_what_cannot_work_is_rejected(values: dict[str, Any], message: str, helm: str, tmp_path: Path) -> None:
-    with pytest.raises(RenderError) as rejected:
-        rendered(tmp_path, values, helm)
-    assert message in str(rejected.value)
 
 
 TEST = dict.fromkeys(("selector", "clientID", "subscriptionID", "resourceGroup"), "demo")
@@ -212,9 +139,9 @@ TEST = dict.fromkeys(("selector", "clientID", "subscriptionID", "resourceGroup")
     ids=["none", "bundle", "cloud", "both"],
 )
 def test_the_pod_of_helm_test_reads_the_files_that_the_programs_read(
-    values: dict[str, Any], volumes: set[str], helm: str, tmp_path: Path
+    values: dict[str, Any], volumes: set[str], helm: str
 ) -> None:
-    objects = rendered(tmp_path, {"test": TEST, **values}, helm)
+    objects = render(given={"test": TEST, **values}, helm=helm)
     # The other pod of `helm test` connects to IMDS's address only.
     (pod,) = (
         each["spec"]

@@ -33,9 +33,9 @@ Spec = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def minting(plane: up.Plane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minting]:
+def minting(plane: up.Plane) -> Iterator[Minting]:
     """The chart's roles and policy, and other roles that give NMI more permissions."""
-    made = Minting(plane, tmp_path_factory.mktemp("minting"))
+    made = Minting(plane)
     try:
         made.apply_roles()
         made.grant_more()

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ PATH = "/etc/odd #1/'a' \"b\""
 
 
 @pytest.mark.parametrize("helm", HELMS)
-def test_flags_and_fields_contain_the_value(helm: str, tmp_path: Path) -> None:
+def test_flags_and_fields_contain_the_value(helm: str) -> None:
     values: dict[str, Any] = {
         "customUserAgent": ODD,
         "mic": {
@@ -36,9 +35,7 @@ def test_flags_and_fields_contain_the_value(helm: str, tmp_path: Path) -> None:
         },
         "podIdentityExceptions": {"no": {"podLabels": {"a": "true", "b: c": ODD}}},
     }
-    file = tmp_path / "values.yaml"
-    file.write_text(json.dumps(values))  # PyYAML would not quote 1e3
-    objects = render(file, helm=helm)
+    objects = render(given=values, helm=helm)
     mic, nmi = arguments_of(objects, "mic"), arguments_of(objects, "nmi")
     for flag in (f"--cloudconfig={PATH}", f"--custom-user-agent={ODD}", f"--leader-election-instance={ODD}"):
         assert flag in mic

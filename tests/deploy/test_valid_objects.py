@@ -15,14 +15,10 @@ import yaml
 from kubernetes_validate import utils
 
 from tools.chart.manifests import MANIFESTS
-from tools.chart.rendering import CHART, golden_file, golden_sets
+from tools.chart.rendering import CHART, golden_sets, golden_text
 
 VERSIONS = [f"1.{minor}" for minor in range(27, 38)]
-FILES = [
-    *map(golden_file, golden_sets()),
-    *sorted(MANIFESTS.rglob("*.yaml")),
-    *sorted((CHART / "crds").iterdir()),
-]
+FILES = [*sorted(MANIFESTS.rglob("*.yaml")), *sorted((CHART / "crds").iterdir())]
 OF_OTHERS = {"monitoring.coreos.com/v1", "aadpodidentity.k8s.io/v1", "cilium.io/v2"}
 """Kinds that are not part of Kubernetes. Other tests apply those of this project to a real API server."""
 SINCE = {"admissionregistration.k8s.io/v1": 30}
@@ -31,8 +27,9 @@ SINCE = {"admissionregistration.k8s.io/v1": 30}
 
 @functools.cache
 def objects() -> Mapping[str, Any]:
-    """Return each distinct object of all files, by its text."""
-    found = [each for file in FILES for each in yaml.load_all(file.read_text(), yaml.CSafeLoader)]
+    """Return each distinct object of the golden sets and of all files, by its text."""
+    texts = [*map(golden_text, golden_sets()), *(file.read_text() for file in FILES)]
+    found = [each for text in texts for each in yaml.load_all(text, yaml.CSafeLoader)]
     return {json.dumps(each, sort_keys=True): each for each in found if each["apiVersion"] not in OF_OTHERS}
 
 

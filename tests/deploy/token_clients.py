@@ -5,7 +5,6 @@ import copy
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from podidentity.resources import PODS
@@ -65,10 +64,9 @@ class Caller:
 class Minting:
     """The chart's objects, pods and a node to which tokens can be bound, and the clients."""
 
-    def __init__(self, plane: up.Plane, folder: Path) -> None:
+    def __init__(self, plane: up.Plane) -> None:
         self.plane = plane
         self.cluster = Cluster(plane)
-        self._values = folder / "values.yaml"
         self._rendered = self._render()
         self._apis: list[up.Api] = []
         for namespace in (OWN, *NAMESPACES):
@@ -134,8 +132,7 @@ class Minting:
         return found
 
     def _render(self, **values: Any) -> list[Object]:
-        self._values.write_text(json.dumps({"federated": {"enabled": True, "namespaces": LISTED, **values}}))
-        return render(self._values, namespace=OWN)
+        return render(given={"federated": {"enabled": True, "namespaces": LISTED, **values}}, namespace=OWN)
 
     def apply_roles(self) -> None:
         name = self.policy["metadata"]["name"]

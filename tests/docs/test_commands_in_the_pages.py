@@ -8,14 +8,11 @@ import pytest
 import yaml
 
 from tests.docs.sentences import ROOT
+from tools.chart.rendering import DEFAULTS
 
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
 INSTALLED = sorted(
-    [
-        *(ROOT / "deploy" / "manifests").rglob("*.yaml"),
-        *(ROOT / "deploy" / "demo").rglob("*.yaml"),
-        *(ROOT / "tests" / "deploy" / "golden").glob("*.yaml"),
-    ]
+    [*(ROOT / "deploy" / "manifests").rglob("*.yaml"), *(ROOT / "deploy" / "demo").rglob("*.yaml"), DEFAULTS]
 )
 COMMAND = re.compile(r"`(kubectl [^`]+)`|^ *(?:[\w$()=]*\()?(kubectl .+)", re.MULTILINE)
 OBJECT = re.compile(r"(?<!-f )\b(deploy|deployment|ds|daemonset)/([a-z][\w-]*)")
@@ -35,7 +32,6 @@ def installed() -> set[tuple[str, str]]:
     return {
         (document["kind"], document["metadata"]["name"])
         for file in INSTALLED
-        if not file.name.endswith(".values.yaml")
         for document in yaml.safe_load_all(file.read_text())
         if document and document["kind"] in KINDS.values()
     }

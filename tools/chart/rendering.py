@@ -1,17 +1,21 @@
 """Output of `helm template` for the chart, sorted and without comments: equal for all versions of helm."""
 
+import json
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from tests.testplane import up
+from tools.chart.differences import difference, patched
 
 ROOT: Final = Path(__file__).parents[2]
 CHART: Final = ROOT / "deploy" / "charts" / "aad-pod-identity"
 GOLDEN: Final = ROOT / "tests" / "deploy" / "golden"
+DEFAULTS: Final = GOLDEN / "defaults.yaml"
+"""The golden file of the defaults."""
 HELMS: Final = ("helm", "helm3")
 RELEASE: Final = "pod-identity"
 NAMESPACE: Final = "podid"
@@ -25,16 +29,21 @@ class RenderError(Exception):
 
 def render(
     *values: Path,
+    given: str | Mapping[str, Any] = "",
     helm: str = "helm",
     chart: Path = CHART,
     release: str = RELEASE,
     namespace: str = NAMESPACE,
     options: Sequence[str] = (),
 ) -> list[Object]:
-    """Return the objects for these files of values, in helm's order. Raise RenderError if helm refuses the values."""
-    files = [f"--values={file}" for file in values]
+    """Return the objects for these files of values, in helm's order. Raise RenderError if helm refuses the values.
+
+    *given* contains values that override the files, as YAML or as a mapping.
+    """
+    files = [f"--values={file}" for file in (*values, "-")]
+    text = given if isinstance(given, str) else json.dumps(given)
     command = [str(up.tool(helm)), "template", release, str(chart), f"--namespace={namespace}", *files, *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         raise RenderError(done.stderr)
     return [each for each in yaml.safe_load_all(done.stdout) if each]
@@ -78,11 +87,23 @@ def golden_sets() -> list[Path]:
 
 
 def golden_file(values: Path) -> Path:
-    """Return the path of the golden file for *values*."""
-    return values.with_name(f"{values.name.removesuffix('.values.yaml')}.yaml")
+    """Return the path of the golden file for *values*: the whole text for the defaults, a difference from it else."""
+    name = values.name.removesuffix(".values.yaml")
+    return values.with_name("defaults.yaml" if name == "defaults" else f"{name}.diff")
+
+
+def golden_text(values: Path) -> str:
+    """Return the whole text that the golden files contain for *values*."""
+    base, file = DEFAULTS.read_text(), golden_file(values)
+    return base if file == DEFAULTS else patched(base, file.read_text())
+
+
+def golden_content(values: Path, text: str) -> str:
+    """Return the content of the golden file for *values* that renders as *text*."""
+    return text if golden_file(values) == DEFAULTS else difference(DEFAULTS.read_text(), text)
 
 
 def update_golden() -> None:
-    """Write the golden file of every set of values."""
-    for values in golden_sets():
-        golden_file(values).write_text(text_of(render(values)))
+    """Write the golden file of every set of values, that of the defaults first."""
+    for values in sorted(golden_sets(), key=lambda values: golden_file(values) != DEFAULTS):
+        golden_file(values).write_text(golden_content(values, text_of(render(values))))
