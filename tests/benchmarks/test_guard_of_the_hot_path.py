@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.guard import baseline
-from benchmarks.guard.counting import counted, tool
+from benchmarks.guard.counting import counted
 from benchmarks.guard.environment import current_environment
 
 
@@ -17,9 +17,3 @@ def test_a_request_costs_what_the_baseline_states() -> None:
 
     lines = baseline.deviations(base, environment, found)
     assert not lines, baseline.message(lines, base, environment)
-
-
-def test_a_missing_tool_is_named_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(RuntimeError, match="sudo apt-get install valgrind"):
-        tool("valgrind")

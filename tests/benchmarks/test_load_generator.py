@@ -123,10 +123,11 @@ def group_of(number: int, name: str, clients: Clients) -> Group:
 
 async def counted(groups: Mapping[str, Clients], *, warm: bool = False) -> dict[str, Measured]:
     """Run all *groups* until their clients have given up, in the warm-up or after it."""
-    times = {"warm_seconds": SECONDS, "seconds": 1.0} if warm else {"warm_seconds": 0.0, "seconds": SECONDS}
+    seconds, warm_seconds = (1.0, SECONDS) if warm else (SECONDS, 0.0)
     wanted = [group_of(number, *each) for number, each in enumerate(groups.items())]
     async with serving(groups) as port:
-        return (await asyncio.to_thread(generator.run, "127.0.0.1", port, wanted, **times)).groups
+        run = await asyncio.to_thread(generator.run, "127.0.0.1", port, wanted, seconds, warm_seconds=warm_seconds)
+        return run.groups
 
 
 WRONG: dict[str, tuple[str, Answer]] = {

@@ -1,40 +1,14 @@
-"""The requests of the load generator: for the fast lane, for instance metadata, and as SDKs send them."""
+"""The ids in the requests of the load generator, and their last request on a connection."""
 
 import re
-from collections.abc import Callable
 
 import pytest
 
-from _native import query, scan
 from benchmarks.load import requests
 from benchmarks.load.generator import Request
-from nmi.server.ready_refusals import Kind
 
 CLIENT_ID = "5f8d0c1e-2b7a-4c55-9a34-7f9e2d1c0b6a"
 TOKEN = {**requests.SDKS, "curl": requests.curl, "plain": requests.plain}
-
-
-@pytest.mark.parametrize("client_id", ["", CLIENT_ID])
-@pytest.mark.parametrize("name", TOKEN)
-def test_a_token_request_can_use_the_fast_lane(name: str, client_id: str) -> None:
-    for request in (TOKEN[name](client_id), TOKEN[name](client_id).closing()):
-        outcome, size, asked, metadata, close, _ = scan.examine(request.text)
-        assert (outcome, size, metadata) == ("done", len(request.text), True)
-        assert close == (b"Connection: close" in request.text)
-        found = query.examine(asked)
-        assert found is not None, "the general lane would have to read the query"
-        resource, _, selector, xms_cc = found
-        assert resource.rstrip(b"/") == b"https://management.azure.com"
-        assert (selector, xms_cc) == (client_id.encode(), b"")
-
-
-def test_instance_metadata_is_no_token_request() -> None:
-    outcome, *_, kind = scan.examine(requests.instance_metadata().text)
-    assert (outcome, kind) == ("done", Kind.INSTANCE), "no token request"
-
-
-def test_the_plain_request_has_the_length_of_earlier_results() -> None:
-    assert len(requests.plain().text) == 218
 
 
 @pytest.mark.parametrize("name", TOKEN)
@@ -76,9 +50,3 @@ def test_ids_keep_their_position_in_a_closing_request() -> None:
         of = [each.text[at : at + 17] for each in (request, closing) for at in each.ids]
         assert len(set(of)) <= 1, name
         assert len(request.ids) == len(closing.ids)
-
-
-def test_each_sdk_is_sent_once() -> None:
-    sent: list[Callable[[str], Request]] = list(requests.SDKS.values())
-    assert requests.sdks(CLIENT_ID) == tuple(each(CLIENT_ID) for each in sent)
-    assert len({request.text for request in requests.sdks()}) == len(sent) == 7

@@ -15,7 +15,6 @@ import pytest
 from benchmarks.load.nginx import nginx
 from benchmarks.load.peers.starting import on_aiohttp, plain
 from benchmarks.load.servers import Listening, is_listening, running, wait_until
-from podidentity_sandbox.processes import ProgramError
 
 ANSWER = json.dumps({"access_token": "t", "client_id": "c", "resource": "r", "expires_on": "99999999999"}).encode()
 ROOT = Path(__file__).parents[3]
@@ -83,21 +82,3 @@ def test_a_program_is_pinned_to_its_core_from_the_start(tmp_path: Path) -> None:
         wait_until(lambda: "}" in log.read_text(), process, "it", log)
         assert log.read_text().strip() == f"{{{core}}}"
     assert process.returncode == -signal.SIGTERM
-
-
-def test_the_output_of_a_program_that_ends_too_early_is_quoted(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with (
-        running("it", [sys.executable, "-c", "raise SystemExit('no such luck')"], log=log, core=None) as process,
-        pytest.raises(ProgramError, match="it ended with code 1: no such luck"),
-    ):
-        wait_until(lambda: False, process, "it", log)
-
-
-def test_a_program_that_never_becomes_ready_is_abandoned(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with (
-        running("it", ["sleep", "60"], log=log, core=None) as process,
-        pytest.raises(ProgramError, match=r"it is not ready after 0\.2 s: it said nothing"),
-    ):
-        wait_until(lambda: False, process, "it", log, seconds=0.2)

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.load import cases, closed_loop
 from benchmarks.load.benchmark_node import on_loopback
 from benchmarks.load.closed_loop import Pace
-from benchmarks.load.reference import binary, footprint, reference
+from benchmarks.load.reference import reference
 from benchmarks.load.servers import ask
 from benchmarks.machine import Cores
 from podidentity_sandbox.processes import ProgramError
@@ -28,54 +28,12 @@ def program(tmp_path: Path) -> Path:
     return executable(tmp_path / "nmi", f'#!/bin/sh\nexec {sys.executable} {ITSELF} "$@"\n')
 
 
-def test_without_the_variable_there_is_none() -> None:
-    assert binary({}) is None
-    assert binary({"REFERENCE_NMI": ""}) is None
-
-
-@pytest.mark.root
-def test_the_variable_names_an_executable_file(program: Path) -> None:
-    assert binary({"REFERENCE_NMI": str(program)}) == program
-
-
-@pytest.mark.parametrize("name", ["missing", "."])
-def test_anything_else_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ProgramError, match="not an executable file; set it to"):
-        binary({"REFERENCE_NMI": str(tmp_path / name)})
-
-
-@pytest.mark.root
-def test_it_serves_pods_in_a_namespace_of_its_own(program: Path) -> None:
-    with reference(program, 2, core=None) as started:
-        node = started.node
-        answer = node.pods.call(lambda: ask(node.address, node.port, source="127.1.0.2"))
-        assert answer.status == 200
-        assert started.start_seconds > 0
-        with pytest.raises(OSError, match="refused"):
-            ask(node.address, node.port)
-
-
 @pytest.mark.root
 def test_pods_reach_it_by_its_own_rule(program: Path) -> None:
     with reference(program, 2, behind=True, core=None) as started:
         node = started.node
         assert (node.address, node.port) == ("169.254.169.254", 80)
         assert node.pods.call(lambda: ask(node.address, node.port, source="10.200.0.2")).status == 200
-
-
-@pytest.mark.root
-def test_its_start_and_memory_are_measured(program: Path) -> None:
-    found = footprint(program, 2)
-    assert 0 < found.seconds < 30
-    assert 0 < found.cpu_seconds < 10
-    assert 5 < found.rss_mib < 100
-
-
-@pytest.mark.root
-def test_a_program_that_ends_is_reported_with_its_last_lines(tmp_path: Path) -> None:
-    broken = executable(tmp_path / "nmi", "#!/bin/sh\necho no such flag >&2\nexit 2\n")
-    with pytest.raises(ProgramError, match="ended with code 2: no such flag"), reference(broken, 1, core=None):
-        pass
 
 
 @pytest.mark.root
