@@ -34,12 +34,6 @@ def test_a_source_without_title_and_description_is_refused(source: str) -> None:
         finished(source, "<svg></svg>")
 
 
-def test_texts_of_a_source_are_escaped() -> None:
-    svg = finished("# title: a < b\n# description: c & d\na -> b\n", "<svg><g/></svg>")
-    assert svg.startswith('<svg role="img" aria-labelledby="title description"><title id="title">a &lt; b</title>')
-    assert '<desc id="description">c &amp; d</desc><g/>' in svg
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_diagram_loads_nothing(name: str) -> None:
     text = picture(name).read_text()
