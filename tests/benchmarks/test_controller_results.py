@@ -1,11 +1,17 @@
-"""The table of MIC's costs in the documentation is generated from a results file, and reports a MIC that stays busy."""
+"""The controller's benchmarks read a whole cluster, and their results are those of the documentation."""
 
 import json
 from pathlib import Path
 
+from benchmarks.controller.cases import Row
+from benchmarks.controller.reading_cost import EVENTS, feed
+from benchmarks.controller.run import costs
+from benchmarks.controller.stream import Size
 from benchmarks.controller.table import DOCUMENT, MAKER, TOKENS, table, tokens_table
 from benchmarks.report.marks import standing
+from benchmarks.results import Controller
 
+SMALL = Size(pods=120, nodes=60, bindings=6)
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 HEADER = {
     "commit": "0123456789",
@@ -13,6 +19,28 @@ HEADER = {
     "machine": {"cpu": "a processor", "cores": 2, "kernel": "6.1", "python": "3.11.7"},
     "load": {"before quick": 0.1, "after": 1.5},
 }
+
+
+async def test_a_small_cluster_is_read_and_requires_no_change() -> None:
+    fed = await feed(SMALL)  # which asserts what the view makes of it
+    assert (fed.pods, fed.nodes, fed.bindings) == (120, 60, 6)
+    assert SMALL.pods < EVENTS
+    assert fed.sync_cpu_seconds > 0
+    assert fed.arm_calls == 30 + 2, "a GET for each VM and each scale set"
+    assert min(fed.unrelated_event_us, fed.node_event_us, fed.new_pod_us, fed.own_write_us) > 0
+
+
+def stream(pods: int, calls: int) -> Row:
+    figures = {"pods": float(pods), "sync_cpu_seconds": 0.5, "unrelated_event_us": 40.0, "node_event_us": 16.0}
+    return Row(f"watch stream, {pods:,} pods", 0.0, figures | {"rss_mib": 90.0, "arm_calls": float(calls)})
+
+
+def test_each_size_has_its_costs_and_other_rows_have_none() -> None:
+    start = Row("start, all assigned", 0.0, {"gets": 2.0, "cpu_s": 1.5})
+    assert costs([Row("one pod", 5.0, {"median_s": 5.4}), stream(1_000, 52), stream(10_000, 520), start]) == (
+        Controller(1_000, 0.5, 40.0, 90.0, 52),
+        Controller(10_000, 0.5, 40.0, 90.0, 520),
+    )
 
 
 def test_the_document_contains_the_table_of_one_of_the_results_files() -> None:

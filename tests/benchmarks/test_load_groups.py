@@ -1,13 +1,15 @@
-"""The ids in the requests of the load generator, and their last request on a connection."""
+"""The groups of the load generator: their requests, the ids in these, and invalid groups."""
 
 import re
 
 import pytest
 
-from benchmarks.load import requests
-from benchmarks.load.generator import Request
+from benchmarks.load import generator, requests
+from benchmarks.load.generator import Group, Request
+from benchmarks.load.requests import curl
 
 CLIENT_ID = "5f8d0c1e-2b7a-4c55-9a34-7f9e2d1c0b6a"
+TEXT = b"GET / HTTP/1.1\r\nHost: h\r\nId: 0123456789abcdef\r\n\r\n"
 TOKEN = {**requests.SDKS, "curl": requests.curl, "plain": requests.plain}
 
 
@@ -50,3 +52,24 @@ def test_ids_keep_their_position_in_a_closing_request() -> None:
         of = [each.text[at : at + 17] for each in (request, closing) for at in each.ids]
         assert len(set(of)) <= 1, name
         assert len(request.ids) == len(closing.ids)
+
+
+@pytest.mark.parametrize(
+    ("refused", "why"),
+    [
+        (Group("one", 0, "127.0.0.1", 1, (curl(),)), "line 5: CONNECTIONS has to be a number from 1 to 20000"),
+        (Group("one", 1, "localhost", 1, (curl(),)), "line 5: FIRST_SOURCE is no IPv4 address"),
+        (Group("one", 1, "127.0.0.1", 1, ()), "line 5: REQUESTS"),
+        (Group("one", 1, "127.0.0.1", 1, (curl(),), rate=0), "line 5: MILLIHERTZ"),
+        (Group("one", 1, "127.0.0.1", 1, (Request(TEXT, (3,)),)), "OFFSET is not where 16 hexadecimal digits begin"),
+    ],
+)
+def test_a_rejection_raises_a_value_error_for_the_caller(refused: Group, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        generator.run("127.0.0.1", 9, [refused], 0.01)
+
+
+def test_two_groups_of_one_name_are_rejected() -> None:
+    one = Group("one", 1, "127.0.0.1", 1, (curl(),))
+    with pytest.raises(ValueError, match="a name of its own, not one, one"):
+        generator.run("127.0.0.1", 9, [one, one], 0.01)
