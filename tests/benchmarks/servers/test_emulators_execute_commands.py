@@ -11,7 +11,7 @@ from benchmarks.load.servers import TOKEN_PATH
 FORCE_REFRESH = TOKEN_PATH + "&bypass_cache=true"
 
 
-def until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline

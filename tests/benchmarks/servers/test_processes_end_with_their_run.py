@@ -38,7 +38,7 @@ def runs(pid: int) -> bool:
 
 
 def ended(pids: list[int]) -> bool:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any(runs(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not any(runs(pid) for pid in pids)
