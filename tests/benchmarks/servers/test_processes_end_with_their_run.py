@@ -1,22 +1,14 @@
-"""No process of the servers remains after a run, also if the run was killed."""
+"""No process of the servers remains after a run that was killed, and each runs on its core."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
-import pytest
+from benchmarks.load.servers import running, wait_until
 
-from benchmarks.load.nginx import nginx
-from benchmarks.load.peers.starting import on_aiohttp, plain
-from benchmarks.load.servers import Listening, is_listening, running, wait_until
-
-ANSWER = json.dumps({"access_token": "t", "client_id": "c", "resource": "r", "expires_on": "99999999999"}).encode()
 ROOT = Path(__file__).parents[3]
 RUN = """
 import sys
@@ -42,22 +34,6 @@ def ended(pids: list[int]) -> bool:
     while any(runs(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not any(runs(pid) for pid in pids)
-
-
-@pytest.mark.parametrize(
-    "started",
-    [
-        lambda: nginx(ANSWER, core=None),
-        lambda: plain(ANSWER, pods=1, core=None),
-        lambda: on_aiohttp(ANSWER, pods=1, core=None),
-    ],
-    ids=["nginx", "plain", "aiohttp"],
-)
-def test_a_server_ends_with_its_context(started: Callable[[], AbstractContextManager[Listening]]) -> None:
-    with started() as server:
-        assert all(runs(pid) for pid in server.pids)
-    assert ended(list(server.pids))
-    assert not is_listening(server.address, server.port)
 
 
 def test_a_killed_run_leaves_no_process_behind(tmp_path: Path) -> None:
