@@ -23,11 +23,6 @@ def test_a_package_that_is_not_locked_is_refused() -> None:
         locked(LOCK, {"c", "d"})
 
 
-def test_the_dependencies_of_an_extra_are_added() -> None:
-    assert {"aiohttp", "uvloop", "azure-identity", "msal"} <= closure(["aad-pod-identity[nmi]"])
-    assert "azure-identity" not in closure(["aad-pod-identity"])
-
-
 def test_all_packages_of_the_tests_are_locked() -> None:
     names = closure(NEEDED) - LEFT_OUT
     assert names >= WITHOUT_WHEELS

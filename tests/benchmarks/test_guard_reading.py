@@ -1,8 +1,6 @@
 """The output of callgrind and strace is parsed."""
 
-import pytest
-
-from benchmarks.guard.callgrind import Dump, Function, function_name, read
+from benchmarks.guard.callgrind import Dump, Function, read
 from benchmarks.guard.counting import between_marks, least, per_request
 
 DUMP = """# callgrind format
@@ -93,21 +91,3 @@ def test_only_system_calls_between_the_markers_count_for_each_batch() -> None:
         ("keep-alive", {"recvfrom": 1, "futex": 1, "sendto": 1, "write": 1}),
         ("connection per request", {"close": 1}),
     ]
-
-
-@pytest.mark.parametrize(
-    ("symbol", "name"),
-    [
-        ("__pyx_f_7_native_4scan_scan_head", "scan_head"),
-        ("__pyx_f_7_native_10connection_10Connection_answer_fast", "Connection.answer_fast"),
-        ("__pyx_pf_7_native_4lane_4Lane_16_turn", "Lane._turn"),
-        ("__pyx_pw_7_native_4lane_4Lane_17_turn", "Lane._turn (wrapper)"),
-        ("__pyx_tp_dealloc_7_native_10connection_Connection", "Connection.tp_dealloc"),
-        ("__pyx_f_6uvloop_4loop_6Handle__run'2", "Handle._run'2"),
-        ("__pyx_f_7_native_5index_5_Kept_answers", "_Kept.answers"),
-        ("__Pyx_PyObject_FastCallDict", "__Pyx_PyObject_FastCallDict"),
-        ("uv__io_poll", "uv__io_poll"),
-    ],
-)
-def test_a_function_has_its_name_in_the_source(symbol: str, name: str) -> None:
-    assert function_name(symbol) == name

@@ -1,126 +1,338 @@
-"""The load generator counts the responses of a small server, separately per group and status, and keeps its rate."""
+"""The load generator counts each whole response once, and everything else as an error of its kind.
+
+A client gives up after 300 consecutive failures, and the generator ends with its last client. The servers here answer a
+few requests and fail all others, so that no count depends on the speed of the machine.
+"""
 
 import asyncio
+import os
 import re
-import time
+import signal
+import socket
+import struct
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 
 import pytest
 
 from benchmarks.load import generator
-from benchmarks.load.generator import Request
+from benchmarks.load.generator import GeneratorError, Group, Load, Measured, Request
 from benchmarks.load.requests import azidentity_go, curl, plain
-from tests.benchmarks.load_server import OK, Server, always, group, measure, run_load, serving
 
-pytestmark = pytest.mark.measures
+pytestmark = pytest.mark.tools  # a C compiler
 
-
-@pytest.mark.parametrize("close", [False, True])
-async def test_every_answered_request_is_counted(close: bool) -> None:
-    async with serving(always(OK)) as server:
-        measured = await measure(server, group(close=close))
-    assert measured.requests == len(server.heads) == measured.statuses[200] == measured.latency.count > 4
-    assert measured.errors == {}
-    assert len(server.peers) == (measured.requests if close else 4)
-    assert 0.4 <= measured.seconds < 1.5
-    assert measured.rps() == measured.requests / measured.seconds
-
-
-async def test_a_closed_loop_accounts_for_all_of_its_time() -> None:
-    """By Little's law: each connection waits for an answer at any time, so that latencies add up to all of it."""
-    async with serving(always(OK)) as server:
-        measured = await measure(server, group(8), seconds=1.0, warm=0.3)
-    waited = sum(generator._middle_us(bucket) * count for bucket, count in measured.latency.buckets) / 1e6
-    assert 0.9 < waited / (8 * measured.seconds) < 1.01
+GOOD = 8
+"""Requests of a group that are answered before the server fails all others."""
+TRIES = 300
+"""Consecutive failures after which a client gives up: TRIES_MAX of generator.c."""
+SECONDS = 50.0
+"""Limit of a run that ends earlier."""
+HEAD = b"HTTP/1.1 200 OK\r\n"
+OK = HEAD + b"Content-Type: text/plain\r\nContent-Length: 1700\r\n\r\n" + b"x" * 1700
+LARGE = HEAD + b"Content-Length: 1000000\r\n\r\n" + bytes(1_000_000)
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
-async def test_the_warm_up_is_not_counted() -> None:
-    first = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
-    begin = time.monotonic()
+def writing(response: bytes) -> Answer:
+    """Return a handler that writes *response*."""
 
-    def answer(_server: Server, _number: int, writer: asyncio.StreamWriter) -> None:
-        writer.write(OK if time.monotonic() - begin > 0.5 else first)
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(response)
+        await writer.drain()
 
-    async with serving(answer) as server:
-        measured = await measure(server, group(), warm=1.5, seconds=0.3)
-    assert list(measured.statuses) == [200]
-    assert 0 < measured.requests < len(server.heads)
+    return answer
 
 
-async def test_statuses_are_counted_separately() -> None:
-    statuses = (200, 404, 200, 503)
+def closing(response: bytes) -> Answer:
+    """Return a handler that writes *response*, which may be incomplete, and closes the connection."""
 
-    def answer(_server: Server, number: int, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 %d Whatever\r\ncontent-length:2\r\n\r\n{}" % statuses[number % 4])
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(response)
+        writer.close()
 
-    async with serving(answer) as server:
-        measured = await measure(server, group())
-    assert measured.statuses == Counter(statuses[number % 4] for number in range(1, len(server.heads) + 1))
-    assert measured.errors == {}
+    return answer
 
 
-async def test_groups_run_concurrently_and_are_counted_separately() -> None:
-    def answer(_server: Server, _number: int, writer: asyncio.StreamWriter) -> None:
-        peer = writer.get_extra_info("peername")[0]
-        writer.write(OK if peer == "127.1.0.1" else b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")
-
-    async with serving(answer) as server:
-        noisy = group(8, name="noisy", source=("127.2.0.1", 1))
-        run = await run_load(server, group(name="quiet", rate=100), noisy, seconds=1.0)
-    assert run.groups["quiet"].statuses == {200: 100}
-    assert list(run.groups["noisy"].statuses) == [429]
-    assert run.groups["quiet"].requests + run.groups["noisy"].requests == len(server.heads)
-    assert 0 < run.cpu_seconds <= run.seconds
+async def in_parts(writer: asyncio.StreamWriter) -> None:
+    for at in range(0, len(OK), 7):
+        writer.write(OK[at : at + 7])
+        await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("close", [False, True])
-async def test_an_open_loop_keeps_its_rate(close: bool) -> None:
-    async with serving(always(OK)) as server:
-        measured = await measure(server, group(8, rate=250, close=close), seconds=2.0, warm=0.2)
-    assert abs(measured.requests - 500) <= 1
-    assert measured.errors == {}
-    assert measured.behind.count == measured.requests
+async def reset(writer: asyncio.StreamWriter) -> None:
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
-async def test_ids_are_unique_over_positions_groups_and_runs() -> None:
-    named = curl("0123456789abcdef")
-    both = Request(named.text, (named.text.index(b"0123456789abcdef"),))
-    async with serving(always(OK)) as server:
-        for _ in range(2):
-            await run_load(server, group(3, azidentity_go(), both), group(3, azidentity_go(), name="two", close=True))
-    ids = [re.search(rb"[0-9a-f]{4}-[0-9a-f]{12}\r|client_id=[0-9a-f]{16} ", head) for head in server.heads]
-    seen = Counter(re.sub(rb"[^0-9a-f]", b"", found[0].replace(b"client_id=", b"")) for found in ids if found)
-    assert len(seen) == len(server.heads) > 100
+WHOLE, NO_RESPONSE = writing(OK), closing(b"")
+
+
+@dataclass
+class Clients:
+    """The clients of a group and what the server does for them."""
+
+    good: Answer = WHOLE
+    wrong: Answer = NO_RESPONSE
+    requests: tuple[Request, ...] = (azidentity_go(),)
+    connections: int = 1
+    sources: int = 1
+    close: bool = False
+    peers: list[str] = field(default_factory=list)
+    """The address of each connection."""
+    heads: list[bytes] = field(default_factory=list)
+    """Each request."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.peers.append(writer.get_extra_info("peername")[0])
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.heads.append(head)
+                await (self.good if len(self.heads) <= GOOD else self.wrong)(writer)
+                if b"Connection: close\r\n" in head:
+                    break
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def serving(groups: Mapping[str, Clients]) -> AsyncIterator[int]:
+    """Serve the clients of *groups*, whose addresses are 127.1.N.0/24 for the group N, and yield the port."""
+    by_address = dict(zip((f"127.1.{number}" for number in range(len(groups))), groups.values(), strict=True))
+
+    writers = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await by_address[writer.get_extra_info("peername")[0].rpartition(".")[0]].serve(reader, writer)
+
+    async with await asyncio.start_server(connected, "127.0.0.1", backlog=1024) as server:
+        yield server.sockets[0].getsockname()[1]
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+
+
+def group_of(number: int, name: str, clients: Clients) -> Group:
+    return Group(name, clients.connections, f"127.1.{number}.1", clients.sources, clients.requests, close=clients.close)
+
+
+async def counted(groups: Mapping[str, Clients], *, warm: bool = False) -> dict[str, Measured]:
+    """Run all *groups* until their clients have given up, in the warm-up or after it."""
+    seconds, warm_seconds = (1.0, SECONDS) if warm else (SECONDS, 0.0)
+    wanted = [group_of(number, *each) for number, each in enumerate(groups.items())]
+    async with serving(groups) as port:
+        run = await asyncio.to_thread(generator.run, "127.0.0.1", port, wanted, seconds, warm_seconds=warm_seconds)
+        return run.groups
+
+
+WRONG: dict[str, tuple[str, Answer]] = {
+    "a byte more than its length": ("excess", writing(OK + b"x")),
+    "two answers": ("excess", writing(OK + OK)),
+    "cut within its body": ("short", closing(OK[:-1])),
+    "cut within its head": ("short", closing(OK[:20])),
+    "closed without a response": ("closed", NO_RESPONSE),
+    "reset": ("reset", reset),
+    "no length": ("framing", closing(HEAD + b"\r\n")),
+    "chunked": ("framing", writing(HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n")),
+    "two lengths": ("framing", writing(HEAD + b"Content-Length: 0\r\n" * 2 + b"\r\n")),
+    "a length that is no number": ("framing", writing(HEAD + b"Content-Length: 1x\r\n\r\n")),
+    "an empty length": ("framing", writing(HEAD + b"Content-Length: \r\n\r\n")),
+    "HTTP/1.0": ("framing", writing(OK.replace(b"1.1", b"1.0", 1))),
+    "a status of letters": ("framing", writing(OK.replace(b"200", b"2OO", 1))),
+    "bare line feeds": ("framing", writing(OK.replace(b"\r\n", b"\n"))),
+    "a head without end": ("framing", writing(HEAD + b"X: " + b"x" * 5000)),
+}
+
+
+def right() -> dict[str, Clients]:
+    """Return groups whose first responses are whole."""
+    name_and_id = curl("0123456789abcdef")
+    both = Request(name_and_id.text, (name_and_id.text.index(b"0123456789abcdef"),))
+    return {
+        "kept": Clients(),
+        "connection per request": Clients(close=True),
+        "in parts": Clients(good=in_parts),
+        "in parts, connection per request": Clients(good=in_parts, close=True),
+        "larger than one read": Clients(good=writing(LARGE)),
+        "another status": Clients(good=writing(b"HTTP/1.1 404 Not Found\r\ncontent-length:2\r\n\r\n{}")),
+        "in rotation": Clients(requests=(plain(), both, azidentity_go())),
+        "from five addresses": Clients(connections=2, sources=5),
+        "closed by the server": Clients(good=closing(OK)),
+    }
+
+
+@dataclass
+class Runs:
+    """Results of runs that have ended, and the clients as the server saw them."""
+
+    wrong: dict[str, Measured]
+    right: dict[str, Measured]
+    warm: dict[str, Measured]
+    refused: Measured
+    served: dict[str, Clients]
+
+
+async def refused() -> Measured:
+    with socket.socket() as closed_port:
+        closed_port.bind(("127.0.0.1", 0))  # and does not listen
+        group = Group("one", 2, "127.1.0.1", 1, (plain(),))
+        port = closed_port.getsockname()[1]
+        run = await asyncio.to_thread(generator.run, "127.0.0.1", port, [group], SECONDS, warm_seconds=0)
+        return run.groups["one"]
+
+
+@pytest.fixture(scope="module")
+def runs() -> Runs:
+    generator.built()
+
+    async def all_runs() -> Runs:
+        served, wrong = right(), {name: Clients(wrong=answer) for name, (_, answer) in WRONG.items()}
+        warm = {name: right()[name] for name in ("kept", "connection per request")}
+        measured_wrong = await counted(wrong)
+        measured = await asyncio.gather(counted(served), counted(warm, warm=True), refused())
+        return Runs(measured_wrong, *measured, served | wrong)
+
+    return asyncio.run(all_runs())
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_response_is_counted_by_its_kind_and_not_as_a_response(runs: Runs, wrong: str) -> None:
+    measured = runs.wrong[wrong]
+    assert measured.statuses == {200: GOOD}
+    assert measured.requests == measured.latency.count == GOOD
+    assert measured.errors == {WRONG[wrong][0]: TRIES, "given_up": 1}
+
+
+@pytest.mark.parametrize("name", [name for name in right() if name != "closed by the server"])
+def test_each_whole_response_is_counted_once_with_its_status(runs: Runs, name: str) -> None:
+    measured, connections = runs.right[name], runs.served[name].connections
+    assert measured.statuses == {404 if name == "another status" else 200: GOOD}
+    assert measured.errors == {"closed": TRIES * connections, "given_up": connections}
+    assert measured.rps() == GOOD / measured.seconds
+
+
+def test_a_server_without_keep_alive_is_detected(runs: Runs) -> None:
+    measured = runs.right["closed by the server"]
+    assert measured.statuses == {200: GOOD}
+    # Which of the two it is depends on whether the next request has been sent.
+    assert measured.errors.get("closed", 0) + measured.errors.get("reset", 0) == GOOD - 1 + TRIES
+
+
+def test_the_warm_up_is_not_counted(runs: Runs) -> None:
+    for measured in runs.warm.values():
+        assert measured.statuses == {}
+        assert measured.errors == {"given_up": 1}, "seen although nothing was counted"
+        assert measured.seconds == measured.rps() == 0
+
+
+def test_refused_connections_are_counted(runs: Runs) -> None:
+    assert runs.refused.errors == {"connect": 2 * TRIES, "given_up": 2}
+
+
+def test_a_connection_per_request_has_only_one_request(runs: Runs) -> None:
+    closed = runs.served["connection per request"]
+    assert len(closed.peers) == len(closed.heads) == GOOD + TRIES
+    kept = runs.served["kept"]
+    assert len(kept.peers) == len(kept.heads) - GOOD, "opened again after each failure only"
+
+
+def test_connections_use_all_source_addresses_in_turn(runs: Runs) -> None:
+    found = Counter(runs.served["from five addresses"].peers)
+    assert found == {f"127.1.7.{number}": 2 * TRIES // 5 for number in range(1, 6)}
+
+
+def test_requests_are_sent_in_rotation(runs: Runs) -> None:
+    rotating = runs.served["in rotation"]
+    lengths = [len(each.text) for each in rotating.requests]
+    assert [len(head) for head in rotating.heads] == [lengths[number % 3] for number in range(GOOD + TRIES)]
+
+
+def test_ids_are_unique_over_positions_groups_and_runs(runs: Runs) -> None:
+    heads = [head for clients in runs.served.values() for head in clients.heads if b"client-request-id" in head.lower()]
+    heads += [head for head in runs.served["in rotation"].heads if b"client_id" in head]
+    found = [re.search(rb"[0-9a-f]{4}-[0-9a-f]{12}\r|client_id=[0-9a-f]{16} ", head) for head in heads]
+    seen = {re.sub(rb"client_id=|[^0-9a-f]", b"", each[0]) for each in found if each}
+    assert len(seen) == len(heads) > 1000
     assert {len(text) for text in seen} == {16}
 
 
-async def test_requests_are_sent_in_rotation() -> None:
-    kinds = [plain(), curl(), azidentity_go()]
-    async with serving(always(OK)) as server:
-        await run_load(server, group(1, *kinds))
-    begins = [len(each.text) for each in kinds]
-    assert [len(head) for head in server.heads] == [begins[number % 3] for number in range(len(server.heads))]
+async def test_a_stall_counts_for_all_requests_that_were_due() -> None:
+    """An open loop: request k is due at k / rate, whatever the server does."""
+    stalled = Clients(good=stall_of_half_a_second(), wrong=WHOLE)
+    silent = Clients(good=lambda _: asyncio.sleep(0), wrong=lambda _: asyncio.sleep(0))
+    wanted = [Group("stalled", 1, "127.1.0.1", 1, (plain(),), rate=400)]
+    wanted += [Group("silent", 1, "127.1.1.1", 1, (plain(),), rate=100)]
+    async with serving({"stalled": stalled, "silent": silent}) as port:
+        run = await asyncio.to_thread(generator.run, "127.0.0.1", port, wanted, 1.0, warm_seconds=0)
+    measured, unanswered = run.groups["stalled"], run.groups["silent"]
+    assert measured.requests + measured.errors.get("unanswered", 0) == 400
+    # Due every 2.5 ms: the 80 of the first 200 ms waited for the other 300.
+    assert measured.latency.above(295_000) + measured.errors.get("unanswered", 0) >= 80
+    assert unanswered.errors == {"unanswered": 100}
+    assert (unanswered.requests, unanswered.rps()) == (0, 0)
+    with pytest.raises(ValueError, match="nothing was measured"):
+        unanswered.latency.quantile(0.5)
 
 
-@pytest.mark.parametrize("close", [False, True])
-async def test_an_answer_may_arrive_in_parts(close: bool) -> None:
-    async def answer(_server: Server, _number: int, writer: asyncio.StreamWriter) -> None:
-        for at in range(0, 90, 7):
-            writer.write(OK[at : at + 7])
-            await asyncio.sleep(0)
-            await asyncio.sleep(0.002)
-        writer.write(OK[91:])
+def stall_of_half_a_second() -> Answer:
+    """Return a handler that delays the first response, and with it all others of a connection."""
+    delays = iter([0.5])
 
-    async with serving(answer) as server:
-        measured = await measure(server, group(close=close))
-    assert measured.statuses == {200: len(server.heads)}
-    assert measured.errors == {}
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(next(delays, 0))
+        writer.write(OK)
+
+    return answer
 
 
-@pytest.mark.parametrize("close", [False, True])
-async def test_an_answer_may_be_larger_than_one_read(close: bool) -> None:
-    large = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000)
-    async with serving(always(large)) as server:
-        measured = await measure(server, group(close=close))
-    assert measured.statuses == {200: len(server.heads)}
-    assert measured.errors == {}
+async def until_requests(clients: Clients, number: int) -> None:
+    """Wait until the server has *number* requests."""
+    while len(clients.heads) < number:
+        await asyncio.sleep(0.01)
+
+
+async def test_a_delayed_generator_reports_it() -> None:
+    clients = Clients(wrong=WHOLE)
+    group = Group("one", 64, "127.1.0.1", 1, (plain(),), rate=200)
+    async with AsyncExitStack() as server:
+        port = await server.enter_async_context(serving({"one": clients}))
+        with await started(port, group) as load:
+            await until_requests(clients, 128)  # each connection has had a response, and is free
+            load._process.send_signal(signal.SIGSTOP)
+            await asyncio.to_thread(os.waitid, os.P_PID, load._process.pid, os.WSTOPPED | os.WNOWAIT)
+            await asyncio.sleep(0.5)
+            load._process.send_signal(signal.SIGCONT)
+            await until_requests(clients, len(clients.heads) + 100)
+            await server.aclose()  # so that the clients give up
+            measured = (await asyncio.to_thread(load.wait)).groups["one"]
+    # Due every 5 ms: the 40 of the first 200 ms waited for the other 300.
+    assert measured.behind.above(295_000) >= 36
+    assert measured.latency.max_us >= measured.behind.max_us
+
+
+async def started(port: int, group: Group, core: int | None = None) -> Load:
+    return await asyncio.to_thread(generator.start, "127.0.0.1", port, [group], SECONDS, core=core, warm_seconds=0)
+
+
+async def test_the_generator_runs_on_the_given_core_and_ends_with_its_context() -> None:
+    core, clients = max(os.sched_getaffinity(0)), Clients(wrong=WHOLE)
+    async with serving({"one": clients}) as port:
+        with await started(port, group_of(0, "one", clients), core) as load:
+            await until_requests(clients, 1)
+            assert os.sched_getaffinity(load._process.pid) == {core}
+        assert load._process.returncode is not None
+
+
+async def test_a_killed_generator_has_no_result() -> None:
+    clients = Clients(wrong=WHOLE)
+    async with serving({"one": clients}) as port:
+        with await started(port, group_of(0, "one", clients)) as load:
+            await asyncio.to_thread(load.counting)
+            load._process.kill()
+            with pytest.raises(GeneratorError, match="status -9"):
+                await asyncio.to_thread(load.wait)

@@ -1,16 +1,13 @@
-"""Facts about cores and processes, from files of the test, and from this machine and process."""
+"""Facts about cores and processes, from files of the test."""
 
 import gzip
-import os
 import platform
 import subprocess
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import TICKS, Cores, commit, facts
+from benchmarks.machine import TICKS, Cores, commit
 
 STAT = """\
 cpu  9 9 9 9 9 9 9 9 9 9
@@ -63,11 +60,6 @@ def test_interrupts_count_only_if_the_kernel_charges_them_to_a_process(
     assert Cores(proc, boot).busy(0) == ticks / TICKS
 
 
-def test_a_missing_core_is_an_error(proc: Path) -> None:
-    with pytest.raises(ValueError, match="core 2 does not exist: the suite needs two cores"):
-        Cores(proc, proc).busy(2)
-
-
 def test_the_time_of_processes_is_that_of_all_their_threads(proc: Path) -> None:
     assert Cores(proc, proc).used([7]) == 1.75
     assert Cores(proc, proc).used([7, 9]) == 1.750000001
@@ -84,64 +76,6 @@ def test_an_ended_thread_is_skipped_and_an_ended_process_is_not(proc: Path) -> N
 def test_user_and_system_time_are_parsed_for_any_process_name(proc: Path) -> None:
     assert Cores(proc, proc).split([7]) == (40 / TICKS, 60 / TICKS)
     assert Cores(proc, proc).split([7, 9]) == (80 / TICKS, 120 / TICKS)
-
-
-def test_the_time_of_this_process_is_measured() -> None:
-    """Use a quarter of a second of CPU time in a thread, which can take longer on a busy machine."""
-    cores, pid, core = Cores(), os.getpid(), min(os.sched_getaffinity(0))
-
-    def burn() -> None:
-        os.sched_setaffinity(0, {core})  # of this thread alone
-        while time.thread_time() < 0.25:
-            pass
-        readings.append((cores.busy(core), cores.used([pid]), sum(cores.split([pid]))))
-
-    readings = [(cores.busy(core), cores.used([pid]), sum(cores.split([pid])))]
-    thread = threading.Thread(target=burn)
-    thread.start()
-    thread.join()
-    before, after = readings
-    busy, used, split = (late - early for early, late in zip(before, after, strict=True))
-    assert used >= 0.24
-    assert split >= 0.2
-    assert busy >= 0.15
-
-
-def test_the_facts_are_read_from_the_machine(proc: Path, tmp_path: Path) -> None:
-    found = facts(None, proc, tmp_path / "sys")
-    assert (found.cpu, found.virtual, found.load) == ("A Processor 9000", True, 0.52)
-    assert (found.governor, found.turbo) == (None, None), "a value that the kernel does not report is None"
-    (proc / "cpuinfo").write_text("model name : Another\nflags : fpu sse\n")
-    assert not facts(None, proc, tmp_path / "sys").virtual
-
-
-@pytest.mark.parametrize(
-    ("file", "body", "turbo"),
-    [
-        ("intel_pstate/no_turbo", "0\n", True),
-        ("intel_pstate/no_turbo", "1\n", False),
-        ("cpufreq/boost", "1\n", True),
-        ("cpufreq/boost", "0\n", False),
-    ],
-)
-def test_governor_and_turbo_are_reported_if_the_kernel_exposes_them(
-    proc: Path, tmp_path: Path, file: str, body: str, turbo: bool
-) -> None:
-    cpu = tmp_path / "sys" / "devices" / "system" / "cpu"
-    for name, text in (("cpu0/cpufreq/scaling_governor", "performance\n"), (file, body)):
-        (cpu / name).parent.mkdir(parents=True)
-        (cpu / name).write_text(text)
-    found = facts(None, proc, tmp_path / "sys")
-    assert (found.governor, found.turbo) == ("performance", turbo)
-
-
-def test_this_machine_has_facts_and_none_names_it() -> None:
-    found = facts()
-    assert found.cores >= 1
-    assert found.memory_gib >= 1
-    assert {"Python", "uvloop", "httptools", "Cython"} <= set(found.versions)
-    assert all(version[0].isdigit() for version in found.versions.values())
-    assert "-" not in found.kernel
 
 
 def test_the_commit_is_reported_with_whether_files_differ(tmp_path: Path) -> None:

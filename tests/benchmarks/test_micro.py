@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.micro.measure import Case, cases, fitting, measured
+from benchmarks.micro.measure import Case, cases, measured
 from benchmarks.results import Micro, Quartiles
 
 
@@ -53,8 +53,3 @@ def test_a_comparison_without_a_result_is_not_timed() -> None:
     loops = {"native": taking(100, []), "oracle": taking(100, [], results=0)}
     with pytest.raises(AssertionError, match="oracle: 0 results"):
         measured(Case("f", "two texts", 2, 2, loops))
-
-
-@pytest.mark.parametrize(("each", "times"), [(1000, 5), (1_000_000, 1)])
-def test_a_loop_lasts_one_slice_and_is_never_empty(each: int, times: int) -> None:
-    assert fitting(taking(each // 2, []), 5000) == times

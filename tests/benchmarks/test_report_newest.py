@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report.marks import END, put, standing
-from benchmarks.report.newest import DOCUMENT, MAKER, NONE, made, newest, renew
-from benchmarks.report.table import table, verdict
+from benchmarks.report.newest import DOCUMENT, MAKER, NONE, made, newest
 from benchmarks.results import Results, write
 from tests.benchmarks.sample_results import FULL, control
 
@@ -65,23 +64,6 @@ def test_the_absence_of_an_accepted_run_is_reported(results: Path, readme: Path)
     assert made(readme, results) == NONE
     write(replace(FULL, full=False), results)
     assert made(readme, results) == NONE
-
-
-def test_the_program_writes_table_and_plots_between_the_markers(results: Path, readme: Path) -> None:
-    file = write(FULL, results)
-    renew(readme, results)
-    text = readme.read_text()
-    assert text.startswith("# A title\n\n<!-- made by")
-    assert text.endswith(f"{END}\n\nThe rest.\n")
-    assert "old" not in text
-    assert verdict(FULL) in text
-    assert "| keep-alive c=32: requests a second" in text
-    picture = "benchmarks/results/2026-01-02-0123456789/throughput.png"
-    assert f"![Requests a second against connections]({picture})" in text
-    assert (readme.parent / picture).exists()
-    assert f"[All figures](benchmarks/results/{file.stem}/table.md)" in text
-    assert (file.with_suffix("") / "table.md").read_text() == table(FULL) + "\n"
-    assert standing(readme, MAKER) == made(readme, results), "and making it again changes nothing"
 
 
 def test_a_manually_edited_value_is_detected(results: Path, readme: Path) -> None:

@@ -1,6 +1,5 @@
 """A results file is read as it was written, and other files are rejected."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +16,6 @@ def test_a_written_file_can_be_read(tmp_path: Path) -> None:
 def test_a_file_name_contains_day_and_commit(tmp_path: Path) -> None:
     assert write(FULL, tmp_path).name == "2026-01-02-0123456789.json"
     assert file_name(replace(FULL, changed=True)) == "2026-01-02-0123456789+.json"
-
-
-def test_a_file_is_readable_text(tmp_path: Path) -> None:
-    text = write(FULL, tmp_path).read_text()
-    assert text.endswith("}\n")
-    assert json.loads(text)["schema"] == SCHEMA
-    assert '\n "commit": "0123456789",\n' in text
 
 
 def test_a_file_of_another_schema_is_rejected(tmp_path: Path) -> None:

@@ -126,30 +126,12 @@ def test_known_emulators_are_no_disturbance() -> None:
     assert dirty(machine.run("a", rounds=1, quick=True)) == [False]
 
 
-def test_a_quick_run_ends_before_its_deadline_with_the_rounds_that_fit() -> None:
-    machine = Machine()
-    found = machine.run("a", "b", rounds=15, deadline=8.0, quick=True)
-    assert [len(rounds) for rounds in found.rounds.values()] == [3, 3], "a round takes 2.3 s"
-    assert machine.now <= 8.0
-
-
 def test_a_full_run_makes_fifteen_rounds_and_no_more_after_the_deadline() -> None:
     machine = Machine(others=lambda _: 0.5)
     found = machine.run("a", rounds=40, deadline=5.0)
     assert len(found.rounds["a"]) == LEAST_ROUNDS
     assert dirty(found) == [True] * LEAST_ROUNDS
     assert machine.now < 5.0 + LEAST_ROUNDS * (SECOND + 2 * LOOK_SECONDS), "nothing is waited for any more"
-
-
-def test_no_measurement_is_repeated_after_the_deadline() -> None:
-    machine = Machine(others=lambda _: 0.09)
-    found = machine.run("a", rounds=1, deadline=2.7, quick=True)
-    assert machine.measured == ["a"] * 3, "the third one ends after it"
-    assert dirty(found) == [True]
-
-
-def test_a_full_run_makes_more_rounds_until_the_deadline() -> None:
-    assert len(Machine().run("a", rounds=20).rounds["a"]) == 20
 
 
 def test_only_quick_runs_have_fewer_than_fifteen_rounds() -> None:

@@ -52,7 +52,3 @@ async def test_a_busy_program_ends_the_wait_at_the_limit_with_its_share() -> Non
 async def test_periodic_reads_of_hosts_are_no_work() -> None:
     assert (await Program(lambda _at: 0.075, reads=17).until_quiet(5.0)).reached
     assert not (await Program(lambda _at: 0.075).until_quiet(5.0)).reached
-
-
-async def test_a_read_excuses_no_other_work() -> None:
-    assert not (await Program(lambda _at: 0.2, reads=17).until_quiet(5.0)).reached

@@ -67,3 +67,9 @@ async def test_two_identities_of_one_pod_are_reported(azure: Azure, settings: Se
     failures = [line for line in await one_run(other) if line.startswith("failed")]
     # IMDS gives no token without a name where there are two; NMI would give one of the first.
     assert any("acquire a token using the MSI" in line for line in failures)
+
+
+async def test_a_token_without_a_client_id_of_another_identity_is_reported(azure: Azure, settings: Settings) -> None:
+    azure.vm.attach(azure.one)
+    *_, compared = await one_run(dataclasses.replace(settings, client_id=azure.two.client_id))
+    assert f"the token without a client id is of {azure.one.client_id}; bind only one AzureIdentity" in compared

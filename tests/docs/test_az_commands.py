@@ -19,13 +19,6 @@ def test_every_command_is_one_that_the_azure_cli_has_parsed() -> None:
     assert of_pages() == sorted([*found["accepted"], *found["extension aks-preview"]]), RECORD
 
 
-def test_only_the_stated_options_need_an_extension() -> None:
-    options = {
-        word for each in record()["extension aks-preview"] for word in shlex.split(each) if word.startswith("--enable")
-    }
-    assert options == {"--enable-imds-restriction"}
-
-
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -52,13 +52,6 @@ def test_each_line_of_each_block_of_the_pages_is_read() -> None:
         assert set(lines) <= set(commands_of(text))
 
 
-def test_the_section_ends_at_the_next_heading() -> None:
-    text = "## Try it\n\n`make demo`\n\n### More\n\n`make more`\n\n## Try the installation\n\n`make cluster`\n"
-    assert list(commands_of(pages.section(text, "Try it"))) == ["make demo", "make more"]
-    with pytest.raises(ValueError, match="'Use it' is missing"):
-        pages.section(text, "Use it")
-
-
 def test_each_command_with_a_stated_result_is_on_a_page() -> None:
     read = pages.read(ROOT)
     assert UP in read["README.md"]
@@ -140,11 +133,3 @@ def test_only_a_result_that_is_expected_later_is_awaited(monkeypatch: pytest.Mon
     monkeypatch.setattr(pages, "SECONDS", 0.0)
     with pytest.raises(RuntimeError, match="does not contain 'made'"):
         require(cast("Any", FakeTerminal((0, ""))), "page", "logs", Expected("made", later=True))
-
-
-def test_the_export_lines_of_a_sandbox_are_read_only_if_all_are_printed() -> None:
-    printed = "17\nThe sandbox is up. Ctrl-C ends it. In another terminal:\n  export A=1\n  export B='2 3'\n"
-    assert pages.EXPORTS.search(printed + "  exp") is None
-    match = pages.EXPORTS.search(printed + "  # SSL_CERT_FILE is\n")
-    assert match is not None
-    assert match[1].split("\n") == ["  export A=1", "  export B='2 3'", ""]

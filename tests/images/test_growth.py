@@ -2,9 +2,7 @@
 
 from pathlib import Path, PurePosixPath
 
-import pytest
-
-from tests.images.sizes import Files, condense, find_growth, group_of, list_files, measure
+from tests.images.sizes import Files, condense, find_growth, list_files, measure
 
 SITE = "/opt/podidentity/lib/python3.11/site-packages"
 FILES: Files = {
@@ -12,25 +10,6 @@ FILES: Files = {
     PurePosixPath(f"{SITE}/idna/core.py"): 1_000,
     PurePosixPath("/usr/lib/x86_64-linux-gnu/libc.so.6"): 2_000_000,
 }
-
-
-@pytest.mark.parametrize(
-    ("path", "group"),
-    [
-        (f"{SITE}/aiohttp/client.py", "package aiohttp"),
-        (f"{SITE}/typing_extensions.py", "package typing_extensions.py"),
-        ("/opt/podidentity/bin/nmi", "/opt/podidentity"),
-        ("/usr/lib/python3.11/asyncio/tasks.py", "standard library"),
-        ("/usr/local/lib/python3.13/ssl.py", "standard library"),
-        ("/usr/bin/python3.11", "/usr/bin"),
-        ("/usr/lib/aarch64-linux-gnu/libc.so.6", "shared libraries"),
-        ("/usr/lib/x86_64-linux-gnu/xtables/libxt_tcp.so", "extensions of iptables"),
-        ("/usr/share/doc/libc6/copyright", "/usr/share"),
-        ("/etc/passwd", "/etc"),
-    ],
-)
-def test_each_file_belongs_to_a_group(path: str, group: str) -> None:
-    assert group_of(PurePosixPath(path)) == group
 
 
 def test_small_groups_are_recorded_together() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.docs.threat_tables import ROOT
 from tests.mutants.entries import Mutant, MutantError, tracked
-from tests.mutants.run import Verdict, Worker, judged, selected, sound
+from tests.mutants.run import Verdict, Worker, judged, sound
 from tests.mutants.trees import Outcome, Run, Tree
 
 # Only the copy has this module and its test, so that no change of the product changes them.
@@ -156,20 +156,3 @@ def test_each_of_its_tests_must_fail() -> None:
 def test_a_test_that_does_not_pass_without_the_change_proves_nothing(outcomes: list[Outcome]) -> None:
     assert sound(["one"], run_of(*outcomes)) == "one does not pass without the change"
     assert sound(["one"], run_of(Outcome("one", "setup", "passed", ()), PASSED)) is None
-
-
-@pytest.mark.parametrize(
-    ("words", "fast", "chosen"),
-    [
-        ([], False, 2),
-        ([], True, 1),
-        (["topic"], False, 2),
-        (["topic/1"], False, 2),
-        (["sample.py"], False, 1),
-        (["test_of_the_sample"], True, 1),
-        (["other"], False, 0),
-    ],
-)
-def test_words_select_by_topic_file_or_test(words: list[str], fast: bool, chosen: int) -> None:
-    everything = [mutant(SAMPLE, "a", "b"), mutant("nmi/cli.py", "a", "b", "tests/x.py::test_y", slow=True)]
-    assert len(selected(everything, words, fast=fast)) == chosen

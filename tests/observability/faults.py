@@ -18,7 +18,7 @@ from tests.integration.identity_requests import NODE, ask, binding, identity, ru
 
 CONNECTIONS_OF_ONE_POD = 8
 """A low limit for NMI."""
-SECONDS = 20.0
+SECONDS = 60.0
 
 Bring = Callable[[Sandbox, Sequence[ExecutionContext]], Awaitable[None]]
 

@@ -33,7 +33,7 @@ TEXT = "Text"
 """Prefix of the names of alerts that always fire, to test their texts."""
 GONE = {"PodIdentityNMIDown", "PodIdentityNMIMissing", "PodIdentityMICLeaderMissing"}
 """Alerts that must fire after NMI and MIC were stopped."""
-SECONDS = 30.0
+SECONDS = 60.0
 """Time limit for operations that take a second or two on an idle machine."""
 
 

@@ -120,31 +120,6 @@ def test_root_updates_the_package_lists_only_if_the_installation_fails(machine: 
     assert machine.apt_calls == [install, "apt-get update -q", install]
 
 
-def test_root_installs_a_package_that_two_programs_need_once(machine: Machine) -> None:
-    machine.program("id", "echo 0")
-    machine.lists.touch()
-    done = machine.run("test")
-    assert done.returncode == 0, done.stderr
-    (call,) = machine.apt_calls
-    words = call.split()
-    assert {"curl", "valgrind", "strace"} <= set(words)
-    assert len(words) == len(set(words))
-
-
-def test_root_gets_what_starts_a_machine_with_nothing_installed(machine: Machine) -> None:
-    machine.program("id", "echo 0")
-    machine.lists.touch()
-    done = machine.run("fresh")
-    assert done.returncode == 0, done.stderr
-    packages = "mmdebstrap debian-archive-keyring slirp4netns"
-    assert machine.apt_calls == [f"apt-get install -y -q --no-install-recommends {packages}"]
-
-
-def test_another_user_starts_no_such_machine_and_gets_nothing(machine: Machine) -> None:
-    done = machine.run("fresh")
-    assert (done.returncode, done.stderr, machine.apt_calls) == (0, "", [])
-
-
 def test_another_user_gets_one_command_that_installs_everything(
     machine: Machine, without_headers: Callable[[], None]
 ) -> None:

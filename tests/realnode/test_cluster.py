@@ -26,12 +26,6 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return kinds
 
 
-def test_the_node_is_real_where_the_machine_permits_it(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "reasons", list)
-    assert cluster.main([]) == 0
-    assert started == ["real iptables bridge"]
-
-
 def test_nft_and_iptables_are_installed_before_the_machine_is_checked(
     started: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,12 +50,13 @@ def test_the_sandbox_is_used_otherwise_and_the_reason_printed(
     assert "because a real one is not possible:\nThe machine does not permit bridges: no." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flag", ["--node=real", "--cni=ptp"])
 def test_a_real_node_that_is_required_and_not_possible_is_an_error(
-    started: list[str], monkeypatch: pytest.MonkeyPatch
+    started: list[str], monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:
     monkeypatch.setattr(machine, "reasons", lambda: ["no cgroups"])
     with pytest.raises(SystemExit, match="cannot run a real node:\nno cgroups"):
-        cluster.main(["--node=real"])
+        cluster.main([flag])
     assert started == []
 
 
@@ -91,11 +86,4 @@ def test_flags_that_exclude_each_other_are_a_usage_error(
         cluster.main(flags)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
-    assert started == []
-
-
-def test_flags_of_a_real_node_require_one(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "reasons", lambda: ["no cgroups"])
-    with pytest.raises(SystemExit, match="cannot run a real node:\nno cgroups"):
-        cluster.main(["--cni=ptp"])
     assert started == []

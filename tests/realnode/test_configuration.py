@@ -1,12 +1,12 @@
-"""The configuration files of a node's programs."""
+"""The configuration of a node's programs, where a wrong one would hide a leak."""
 
 import json
 
 import pytest
 import yaml
 
-from tests.realnode import configuration
-from tests.realnode.options import NodeAddresses, Options, is_pod
+from tests.realnode import cilium_programs, configuration
+from tests.realnode.options import POD_RANGE, NodeAddresses, Options, is_pod
 
 
 @pytest.mark.parametrize(("kind", "bridge"), [("bridge", "cni0"), ("ptp", None)])
@@ -20,36 +20,10 @@ def test_the_cni_configuration_has_the_plugin_of_the_options(kind: str, bridge: 
     assert portmap["type"] == "portmap"
 
 
-def test_the_number_of_addresses_is_limited() -> None:
-    plugin, _ = json.loads(configuration.cni(Options(pod_addresses=4), "10.244.0.0/24"))["plugins"]
-    assert plugin["ipam"]["ranges"][0][0]["rangeEnd"] == "10.244.0.5"
-    with pytest.raises(ValueError, match="1 to 250 addresses"):
-        Options(pod_addresses=251)
-
-
-def test_the_kubelet_keeps_pods_whatever_the_state_of_the_disk() -> None:
-    document = yaml.safe_load(configuration.kubelet("10.244.0.0/24", "/subscriptions/s"))
-    assert document["providerID"] == "azure:///subscriptions/s"
-    assert document["evictionHard"]["nodefs.available"] == "0%"
-    assert document["failCgroupV1"] is False
-
-
 def test_kube_proxy_changes_no_setting_of_the_machine() -> None:
     document = yaml.safe_load(configuration.kube_proxy(Options(proxy="nftables"), "node-0"))
     assert document["mode"] == "nftables"
     assert (document["conntrack"]["maxPerCore"], document["conntrack"]["min"]) == (0, 0)
-
-
-def test_a_kubeconfig_names_the_api_server_outside_of_the_node() -> None:
-    document = yaml.safe_load(configuration.kubeconfig(b"ca", b"certificate", b"key"))
-    assert document["clusters"][0]["cluster"]["server"] == "https://10.98.0.1:6443"
-    assert set(document["users"][0]["user"]) == {"client-certificate-data", "client-key-data"}
-
-
-def test_containerd_runs_without_the_right_to_lower_oom_scores() -> None:
-    text = configuration.containerd("/plugins")
-    assert "restrict_oom_score_adj = true" in text
-    assert 'bin_dir = "/plugins"' in text
 
 
 def test_addresses_of_nodes_do_not_overlap() -> None:
@@ -59,12 +33,8 @@ def test_addresses_of_nodes_do_not_overlap() -> None:
     assert not is_pod(NodeAddresses(8).node)
 
 
-@pytest.mark.parametrize("wrong", [{"nodes": 0}, {"nodes": 10}, {"legacy_iptables": True, "proxy": "nftables"}])
-def test_options_that_cannot_be_combined_are_rejected(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"nodes|iptables"):
-        Options(**wrong)  # type: ignore[arg-type]
-
-
-def test_with_cilium_its_plugin_gives_pods_their_addresses() -> None:
-    (plugin,) = json.loads(configuration.cni(Options(cilium="ebpf"), "10.244.0.0/24"))["plugins"]
-    assert plugin == {"type": "cilium-cni"}
+@pytest.mark.parametrize(("routing", "legacy"), [("ebpf", "false"), ("legacy", "true")])
+def test_the_agent_of_cilium_translates_no_source_address(routing: cilium_programs.Routing, legacy: str) -> None:
+    flags = cilium_programs.flags(routing)
+    assert f"--enable-host-legacy-routing={legacy}" in flags
+    assert {"--enable-ipv4-masquerade=false", f"--ipv4-native-routing-cidr={POD_RANGE}"} <= set(flags)

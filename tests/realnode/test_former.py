@@ -65,11 +65,6 @@ def test_the_images_are_built_by_the_script_of_the_earlier_version(
         former({"FORMER": "HEAD"})
 
 
-def test_an_unknown_version_is_reported_with_the_next_action(repository: Path) -> None:
-    with pytest.raises(BedError, match=r"no v0\.9\.0.*git fetch --unshallow --tags.*FORMER"):
-        commit_of(repository, "v0.9.0")
-
-
 def test_images_of_two_versions_never_have_the_same_name() -> None:
     same = Former("f3f8368", "f3f836819282", Path(), VERSION)
     assert same.tag == f"{VERSION}-f3f8368"

@@ -64,19 +64,24 @@ def server(answer: bytes, *, whole: bool = True) -> Iterator[int]:
 
 
 def outcomes(port: int, *, new_percent: int = 50) -> Counter[str]:
-    """Return what the program counts in a second and until its end, as the test bed reads it from a container's log."""
+    """Return what the program counts for 20 requests or more, as the test bed reads it from a container's log."""
     variables = {"RATE": "400", "NEW_PERCENT": str(new_percent), "HOST": "127.0.0.1", "PORT": str(port)}
     process = subprocess.Popen(
         [compiled("load_client")], env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    printed = process.stdout.readline()  # after a second; then the program handles SIGTERM
+    printed: list[str] = []
+    while counted(printed).total() < 20:
+        printed.append(process.stdout.readline())  # one each second; then the program handles SIGTERM
     process.terminate()
-    printed += process.communicate(timeout=30)[0]
+    printed += process.communicate(timeout=30)[0].splitlines()
     assert process.returncode == 0
-    counted, _ = parse_load_log("\n".join(f"2026-01-01T00:00:00Z stdout F {line}" for line in printed.splitlines()))
-    assert counted.total() > 10
-    return counted
+    return counted(printed)
+
+
+def counted(printed: list[str]) -> Counter[str]:
+    found, _ = parse_load_log("\n".join(f"2026-01-01T00:00:00Z stdout F {line.strip()}" for line in printed))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -110,18 +115,6 @@ def test_a_refused_connection_is_no_response() -> None:
         assert set(outcomes(unused.getsockname()[1])) == {"new refused", "kept refused"}
 
 
-@pytest.mark.parametrize(("new_percent", "kinds"), [(0, {"kept"}), (100, {"new"})])
-def test_the_share_of_new_connections(new_percent: int, kinds: set[str]) -> None:
-    with server(MANAGED) as port:
-        assert {each.split(" ")[0] for each in outcomes(port, new_percent=new_percent)} == kinds
-
-
 def test_a_closing_server_costs_the_next_request_nothing() -> None:
     with server(response(404, fields="Connection: close\r\n")) as port:
         assert set(outcomes(port, new_percent=0)) == {"kept http 404"}
-
-
-def test_a_missing_variable_is_named() -> None:
-    done = subprocess.run([compiled("load_client")], env={"RATE": "1"}, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "NEW_PERCENT is missing" in done.stderr

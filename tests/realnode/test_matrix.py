@@ -1,6 +1,5 @@
 """The compatibility matrix: its documents equal the recorded results, and only a passed result is `tested`."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 from benchmarks.report.marks import END, standing
 from tests.realnode import cilium_results, matrix
-from tests.realnode.data_planes import CHECKS, PROXIES, TARGETS, Cell, all_cells
+from tests.realnode.data_planes import CHECKS, PROXIES, TARGETS, Cell
 from tests.realnode.matrix import CellResult, Records
 
 CELL = Cell(proxy="nftables", cni="ptp", backend="nftables", target="node")
@@ -45,10 +44,6 @@ def test_a_recorded_result_names_backend_and_target() -> None:
         assert cell.backend in {"auto", result.selected}, cell
 
 
-def test_a_cell_without_a_result_is_expected() -> None:
-    assert matrix.status({}, CELL, details=True) == "expected"
-
-
 def test_a_cell_whose_checks_passed_is_tested_with_date_and_commit() -> None:
     assert matrix.status({CELL: PASSED}, CELL, details=False) == "tested"
     assert matrix.status({CELL: PASSED}, CELL, details=True) == "tested 2026-11-28 abc1234"
@@ -78,24 +73,6 @@ def test_the_table_has_each_result_in_the_column_of_its_target_and_plugin() -> N
     assert row(text, PROXIES["nftables"], "nftables") == ["expected", "expected", "expected", "tested"]
     assert row(text, PROXIES["nftables"], "auto") == ["expected"] * 4
     assert text.count("| tested |") == 1
-
-
-def test_the_page_states_what_auto_selected_and_the_test_beds() -> None:
-    cell = Cell(proxy="nftables", cni="ptp", backend="auto", target="node")
-    text = matrix.page({cell: msgspec.structs.replace(PASSED, cell=cell)}, {})
-    assert "* mode nftables, point-to-point: `auto` selected `nftables` with target `node`." in text
-    assert "eBPF host routing bypasses netfilter" in text
-    assert "Linux 6.18.1 with Kubernetes 1.37.2" in text
-
-
-def test_every_cell_to_run_is_unique() -> None:
-    cells = all_cells()
-    assert len(set(cells)) == len(cells)
-
-
-def test_cells_of_one_test_bed_follow_each_other() -> None:
-    kinds = [(each.proxy, each.cni) for each in all_cells()]
-    assert sum(one != other for one, other in itertools.pairwise(kinds)) == len(set(kinds)) - 1
 
 
 def documents(folder: Path) -> Sequence[Path]:

@@ -1,4 +1,4 @@
-"""The read-only registry, with requests of the OCI distribution specification."""
+"""The read-only registry gives complete images, and counts their bytes."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -31,11 +31,6 @@ async def client(registry: Registry) -> AsyncIterator[aiohttp.ClientSession]:
     await registry.stop()
 
 
-async def test_states_that_it_supports_the_specification(client: aiohttp.ClientSession) -> None:
-    async with client.get("") as response:
-        assert response.status == 200
-
-
 async def test_an_image_is_complete_from_its_tag_on(
     client: aiohttp.ClientSession, registry: Registry, image: Image
 ) -> None:
@@ -52,35 +47,3 @@ async def test_an_image_is_complete_from_its_tag_on(
     assert {each.digest: each.size for each in registry.sent} == {
         digest: len(content) for digest, content in image.content.items()
     }
-
-
-async def test_head_has_the_size_without_the_content(
-    client: aiohttp.ClientSession, registry: Registry, image: Image
-) -> None:
-    (layer,) = image.layers
-    for path, size in (
-        (f"manifests/{image.digest}", len(image.content[image.digest])),
-        (f"blobs/{layer}", image.layers[layer]),
-    ):
-        async with client.head(f"team/a/{path}") as response:
-            assert (response.status, response.content_length, await response.read()) == (200, size, b"")
-    assert registry.sent == []
-
-
-@pytest.mark.parametrize(
-    ("path", "code"),
-    [
-        ("team/a/manifests/2", "MANIFEST_UNKNOWN"),
-        ("team/a/blobs/sha256:00", "BLOB_UNKNOWN"),
-        ("team/b/manifests/1", "NAME_UNKNOWN"),
-    ],
-)
-async def test_what_is_missing_has_a_code(client: aiohttp.ClientSession, path: str, code: str) -> None:
-    async with client.get(path) as response:
-        assert response.status == 404
-        assert [each["code"] for each in (await response.json())["errors"]] == [code]
-
-
-async def test_nothing_can_be_written(client: aiohttp.ClientSession) -> None:
-    async with client.put("team/a/manifests/2", data=b"{}") as response:
-        assert response.status == 405

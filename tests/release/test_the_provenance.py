@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from tools.release.provenance import INPUTS, Build, statement, text_of
-from tools.release.summary import Artifact, artifact, differences, sums, table
+from tools.release.summary import Artifact, artifact, differences, sums
 
 ROOT: Final = Path(__file__).parents[2]
 COMMIT: Final = "8f7d07c1a9d64f5c0505b2f1934a0f298093f2ae"
@@ -76,12 +76,6 @@ def test_a_file_that_differs_in_the_second_build_is_named(tmp_path: Path) -> Non
     assert list(differences(first, again)) == []
     (found,) = differences(first, other)
     assert f"compare {first[0]} with {other[0]}" in found
-
-
-def test_the_table_has_name_size_and_checksum() -> None:
-    header, row = table([WHEEL])
-    assert header.split() == ["artifact", "bytes", "sha256"]
-    assert row.split() == ["a.whl", "5", WHEEL.sha256]
 
 
 def without(document: dict[str, Any], *path: str) -> dict[str, Any]:

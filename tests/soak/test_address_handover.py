@@ -21,6 +21,6 @@ async def test_the_next_owner_never_gets_the_former_owners_token(kind: str) -> N
 
 
 async def test_without_evidence_the_measurement_finds_wrong_tokens() -> None:
-    (row,) = await measured("point-to-point", evidence=False, delays=(0.3,), enough=lambda row: row.hand_overs >= 1)
+    """The former owner's token is given for as long as the report is late."""
+    (row,) = await measured("point-to-point", evidence=False, delays=(0.3,), enough=lambda row: row.latest > 0.2)
     assert row.former > 0, row
-    assert row.latest > 0.2

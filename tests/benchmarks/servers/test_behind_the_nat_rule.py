@@ -32,8 +32,3 @@ def test_pods_reach_nmi_by_its_rule_and_nginx_by_an_equal_one() -> None:
             check(led, answer, source=pods[-1])
             assert (led.address, led.port, led.pids) == ("169.254.169.254", 80, server.pids)
             assert other.node.call(TIME_WAIT.read_text).strip() == "5"
-
-
-def test_a_network_has_at_most_the_supported_number_of_pods() -> None:
-    with pytest.raises(ValueError, match="up to 1000 pods"), wire(1001):
-        pass

@@ -47,14 +47,6 @@ async def test_the_search_finds_a_word_without_a_server(page: Page, site: Path) 
     assert page.problems == []
 
 
-async def test_a_word_that_no_page_has_is_not_found(page: Page, site: Path) -> None:
-    await show(page, site / "index.html")
-    await page.evaluate("document.querySelector('[data-md-component=search-query]').focus()")
-    await page.type("xylophone")
-    await page.until("document.querySelector('.md-search-result__meta').textContent.includes('No matching')")
-    assert await page.evaluate(RESULTS) == []
-
-
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
 async def test_pages_have_the_colours_of_the_system(page: Page, site: Path, scheme: str, dark: bool) -> None:
     await show(page, site / "index.html", scheme=scheme)

@@ -41,7 +41,9 @@ def test_a_wrong_flag_is_a_usage_error(image: Image) -> None:
     assert "--subscriptionid" in done.stderr if image.name == "demo" else "no-such-flag" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["nmi", "--node=n", "--redirect=none"], ["mic"]], ids=["nmi", "mic"])
+@pytest.mark.parametrize(
+    "arguments", [["nmi", "--node=n", "--redirect=none"], ["mic"], ["mic", "--plan"]], ids=["nmi", "mic", "mic --plan"]
+)
 def test_a_kubeconfig_is_rejected_with_the_next_action(arguments: list[str]) -> None:
     config = "/etc/os-release"  # any file that each image has
     name, *flags = arguments
@@ -60,6 +62,7 @@ def test_a_kubeconfig_is_rejected_with_the_next_action(arguments: list[str]) -> 
     assert done.returncode == 1
     assert f"{name}: cannot read the kubeconfig {config} without the package kubernetes" in done.stderr
     assert "pip install 'aad-pod-identity[kubeconfig]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("name", "user"), [("nmi", "0"), ("mic", "65532"), ("podidctl", "65532"), ("demo", "65532")])

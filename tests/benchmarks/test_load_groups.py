@@ -1,40 +1,16 @@
-"""The requests of the load generator: for the fast lane, for instance metadata, and as SDKs send them."""
+"""The groups of the load generator: their requests, the ids in these, and invalid groups."""
 
 import re
-from collections.abc import Callable
 
 import pytest
 
-from _native import query, scan
-from benchmarks.load import requests
-from benchmarks.load.generator import Request
-from nmi.server.ready_refusals import Kind
+from benchmarks.load import generator, requests
+from benchmarks.load.generator import Group, Request
+from benchmarks.load.requests import curl
 
 CLIENT_ID = "5f8d0c1e-2b7a-4c55-9a34-7f9e2d1c0b6a"
+TEXT = b"GET / HTTP/1.1\r\nHost: h\r\nId: 0123456789abcdef\r\n\r\n"
 TOKEN = {**requests.SDKS, "curl": requests.curl, "plain": requests.plain}
-
-
-@pytest.mark.parametrize("client_id", ["", CLIENT_ID])
-@pytest.mark.parametrize("name", TOKEN)
-def test_a_token_request_can_use_the_fast_lane(name: str, client_id: str) -> None:
-    for request in (TOKEN[name](client_id), TOKEN[name](client_id).closing()):
-        outcome, size, asked, metadata, close, _ = scan.examine(request.text)
-        assert (outcome, size, metadata) == ("done", len(request.text), True)
-        assert close == (b"Connection: close" in request.text)
-        found = query.examine(asked)
-        assert found is not None, "the general lane would have to read the query"
-        resource, _, selector, xms_cc = found
-        assert resource.rstrip(b"/") == b"https://management.azure.com"
-        assert (selector, xms_cc) == (client_id.encode(), b"")
-
-
-def test_instance_metadata_is_no_token_request() -> None:
-    outcome, *_, kind = scan.examine(requests.instance_metadata().text)
-    assert (outcome, kind) == ("done", Kind.INSTANCE), "no token request"
-
-
-def test_the_plain_request_has_the_length_of_earlier_results() -> None:
-    assert len(requests.plain().text) == 218
 
 
 @pytest.mark.parametrize("name", TOKEN)
@@ -78,7 +54,22 @@ def test_ids_keep_their_position_in_a_closing_request() -> None:
         assert len(request.ids) == len(closing.ids)
 
 
-def test_each_sdk_is_sent_once() -> None:
-    sent: list[Callable[[str], Request]] = list(requests.SDKS.values())
-    assert requests.sdks(CLIENT_ID) == tuple(each(CLIENT_ID) for each in sent)
-    assert len({request.text for request in requests.sdks()}) == len(sent) == 7
+@pytest.mark.parametrize(
+    ("refused", "why"),
+    [
+        (Group("one", 0, "127.0.0.1", 1, (curl(),)), "line 5: CONNECTIONS has to be a number from 1 to 20000"),
+        (Group("one", 1, "localhost", 1, (curl(),)), "line 5: FIRST_SOURCE is no IPv4 address"),
+        (Group("one", 1, "127.0.0.1", 1, ()), "line 5: REQUESTS"),
+        (Group("one", 1, "127.0.0.1", 1, (curl(),), rate=0), "line 5: MILLIHERTZ"),
+        (Group("one", 1, "127.0.0.1", 1, (Request(TEXT, (3,)),)), "OFFSET is not where 16 hexadecimal digits begin"),
+    ],
+)
+def test_a_rejection_raises_a_value_error_for_the_caller(refused: Group, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        generator.run("127.0.0.1", 9, [refused], 0.01)
+
+
+def test_two_groups_of_one_name_are_rejected() -> None:
+    one = Group("one", 1, "127.0.0.1", 1, (curl(),))
+    with pytest.raises(ValueError, match="a name of its own, not one, one"):
+        generator.run("127.0.0.1", 9, [one, one], 0.01)
