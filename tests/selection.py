@@ -80,7 +80,7 @@ LONG: Final = (
     "podidctl/access/test_the_real_program.py",
     "mic/test_the_real_program.py",
     "soak/test_short_soak.py",
-    "sandbox/cloud/test_the_federated_demo.py",
+    "sandbox/cloud/test_demos.py",
     "mic/history/test_broken_controllers_are_noticed.py",
     "podidentity/kube/test_access.py",
     "mic/preview/test_preview_equals_execution.py",
