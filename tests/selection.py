@@ -72,7 +72,6 @@ LONG: Final = (
     "integration/test_handover.py",
     "integration/test_handover_peers_that_die.py",
     "sandbox/cloud/test_sandbox_up.py",
-    "sandbox/cloud/test_sandbox_up_survives.py",
     "mic/history/test_killed_at_every_call.py",
     "native/test_lanes_agree.py",
     "podidctl/faults/test_fault_table.py",

@@ -1,6 +1,7 @@
 """The demos with the real programs, as a user starts them: steps, output, exit code, clean-up.
 
-Excluded: the demo of the README in network namespaces, whose whole output tests/docs/test_the_recorded_demo.py compares.
+Excluded: the demo of the README in network namespaces (`tests/docs/test_the_recorded_demo.py` compares its whole
+output).
 """
 
 import json
