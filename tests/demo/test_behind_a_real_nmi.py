@@ -7,14 +7,12 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES
 from podidentity_sandbox.azure import RESOURCE_GROUP, SUBSCRIPTION, identity_id
 from podidentity_sandbox.command_lines import ProgramPorts
-from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import NODE, binding, eventually, identity, run_pod
+from tests.integration.identity_requests import NODE, binding, identity, run_pod
 
 pytestmark = pytest.mark.programs
 
@@ -43,17 +41,11 @@ async def demo(sandbox: Sandbox, context: ExecutionContext, client_id: str) -> t
     return process.returncode, output.decode().splitlines()
 
 
-async def declare(sandbox: Sandbox, name: str) -> ManagedIdentity:
-    """An identity that may read the VMs, and its binding."""
-    known = sandbox.azure.directory.add_identity(identity_id(name))
-    sandbox.azure.directory.grant(known.object_id, "Reader")
-    await sandbox.cluster.apply(identity(name, type=0, resourceID=known.resource_id, clientID=known.client_id))
-    await sandbox.cluster.apply(binding(name, name))
-    return known
-
-
 async def test_the_demo_gets_its_tokens_while_the_identity_is_being_assigned(sandbox: Sandbox) -> None:
-    known = await declare(sandbox, "one")
+    known = sandbox.azure.directory.add_identity(identity_id("one"))
+    sandbox.azure.directory.grant(known.object_id, "Reader")
+    await sandbox.cluster.apply(identity("one", type=0, resourceID=known.resource_id, clientID=known.client_id))
+    await sandbox.cluster.apply(binding("one", "one"))
     context = await run_pod(sandbox, "app", {"aadpodidbinding": "one"})
     code, lines = await demo(sandbox, context, known.client_id)
     assert code == 0, lines
@@ -64,28 +56,3 @@ async def test_the_demo_gets_its_tokens_while_the_identity_is_being_assigned(san
         f"successfully acquired a token, userAssignedID MSI, msiEndpoint({endpoint}) clientID({known.client_id})",
         "successfully made GET on instance metadata",
     ]
-
-
-async def test_the_demo_names_a_missing_label(sandbox: Sandbox) -> None:
-    known = await declare(sandbox, "one")
-    context = await run_pod(sandbox, "app", {"app": "one"})
-    code, lines = await demo(sandbox, context, known.client_id)
-    assert code == 1
-    refused = [line for line in lines if line.startswith("failed to")]
-    assert len(refused) >= 3
-    assert all("aadpodidbinding" in line for line in refused)
-
-
-async def test_the_demo_names_the_identity_of_a_request_without_a_client_id(sandbox: Sandbox) -> None:
-    first, second = await declare(sandbox, "one"), await declare(sandbox, "two")
-    await sandbox.cluster.apply({**binding("two", "one"), "metadata": {"name": "both", "namespace": "default"}})
-    context = await run_pod(sandbox, "app", {"aadpodidbinding": "one"})
-
-    async def both_are_assigned() -> bool:
-        found = await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
-        return [each.status.status for each in found] == [ASSIGNED] * 2
-
-    await eventually(both_are_assigned)  # until then a request without a name gets the one that came first
-    lines = {known.client_id: (await demo(sandbox, context, known.client_id))[1] for known in (first, second)}
-    noticed = {client_id for client_id, printed in lines.items() if any("bind only one" in line for line in printed)}
-    assert len(noticed) == 1

@@ -3,6 +3,7 @@
 import dataclasses
 
 from podidentity_demo.settings import Settings
+from podidentity_sandbox.machines import SYSTEM
 from podidentity_sandbox.serving import ResponseFault
 from tests.demo.conftest import one_run
 from tests.sandbox.azure.conftest import Azure
@@ -67,3 +68,12 @@ async def test_two_identities_of_one_pod_are_reported(azure: Azure, settings: Se
     failures = [line for line in await one_run(other) if line.startswith("failed")]
     # IMDS gives no token without a name where there are two; NMI would give one of the first.
     assert any("acquire a token using the MSI" in line for line in failures)
+
+
+async def test_a_token_without_a_client_id_of_another_identity_is_reported(azure: Azure, settings: Settings) -> None:
+    azure.directory.grant(azure.one.object_id, "Reader")
+    azure.vm.attach(azure.one)
+    azure.vm.system_assigned, azure.vm.types = azure.two, azure.vm.types | {SYSTEM}
+    *lines, reported = await one_run(settings)
+    assert all(line.startswith("successfully") for line in lines)
+    assert f"the token without a client id is of {azure.two.client_id}; bind only one AzureIdentity" in reported

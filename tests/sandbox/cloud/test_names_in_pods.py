@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 import pytest_asyncio
@@ -13,7 +13,7 @@ from podidentity_sandbox.namespaces import CONFIGURATIONS
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import TRUST_VARIABLES, Settings
-from tests.sandbox.cloud.conftest import eventually, pod
+from tests.integration.identity_requests import run_pod
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="module")]
 GET = """
@@ -37,27 +37,19 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def context(sandbox: Sandbox) -> ExecutionContext:
-    await sandbox.cluster.apply(pod("names"))
-    kubelet = sandbox.cluster.kubelets["node-0"]
+    return await run_pod(sandbox, "names", {})
 
-    async def runs() -> bool:
-        return kubelet.context("default", "names") is not None
 
-    await eventually(runs, sandbox)
-    found = kubelet.context("default", "names")
-    assert found is not None
-    return found
+async def output_of(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    return output.decode()
 
 
 async def get(sandbox: Sandbox, context: ExecutionContext, url: str) -> tuple[int, str]:
     """Return status and body of a GET from the pod; 0 and the error if there is no response."""
-    process = await asyncio.create_subprocess_exec(
-        *context.command([sys.executable, "-c", GET, url]),
-        env=sandbox.commands.trust_environment(),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await process.communicate()
-    status, body = json.loads(output)
+    command = context.command([sys.executable, "-c", GET, url])
+    status, body = json.loads(await output_of(command, sandbox.commands.trust_environment()))
     return status, body
 
 
@@ -81,22 +73,12 @@ async def test_other_names_do_not_exist(sandbox: Sandbox, context: ExecutionCont
 async def test_only_a_client_that_has_the_authority_trusts_the_names(
     sandbox: Sandbox, context: ExecutionContext
 ) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *context.command([sys.executable, "-c", GET, "https://management.azure.com/"]),
-        env={},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await process.communicate()
-    assert "CERTIFICATE_VERIFY_FAILED" in output.decode()
+    command = context.command([sys.executable, "-c", GET, "https://management.azure.com/"])
+    assert "CERTIFICATE_VERIFY_FAILED" in await output_of(command, {})
     assert set(sandbox.commands.trust_environment()) == set(TRUST_VARIABLES)
 
 
 async def test_this_machines_own_name_servers_stay_as_they_are(sandbox: Sandbox, context: ExecutionContext) -> None:
-    def seen(command: list[str]) -> asyncio.Future[asyncio.subprocess.Process]:
-        return asyncio.ensure_future(
-            asyncio.create_subprocess_exec(*command, "/etc/resolv.conf", stdout=asyncio.subprocess.PIPE)
-        )
-
-    in_pod, _ = await (await seen(context.command(["cat"]))).communicate()
-    here, _ = await (await seen(["cat"])).communicate()
-    assert in_pod.decode() == f"nameserver {sandbox.network.pod_facing_address}\n" != here.decode()
+    command = ["cat", "/etc/resolv.conf"]
+    in_pod, here = await output_of(context.command(command)), await output_of(command)
+    assert in_pod == f"nameserver {sandbox.network.pod_facing_address}\n" != here

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NewPlane
-from tests.sandbox.cloud.terminal import Kubectl, eventually, podidctl, sandbox_up
+from tests.sandbox.cloud.terminal import Kubectl, eventually, sandbox_up
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(300)]
 
 OURS = ("pods", "nodes", "serviceaccounts", "roles", "rolebindings", "clusterroles", "clusterrolebindings")
 
 
-def test_explain_and_doctor_are_right_on_a_real_api_server(
+def test_mic_and_nmi_have_pods_that_are_removed_with_their_accounts(
     new_plane: NewPlane, tmp_path: Path, kubectl: Kubectl
 ) -> None:
     plane = new_plane()
@@ -23,16 +23,6 @@ def test_explain_and_doctor_are_right_on_a_real_api_server(
         pods = ("get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity")
         eventually(lambda: kubectl(shell, *pods)[1].count(" 1/1 ") == 2)  # a probe may have been too slow
         assert "nmi starting version=" in kubectl(shell, "logs", "nmi-node-0")[1]
-
-        code, output = podidctl(shell, "explain", "pod", "default/demo")
-        assert code == 0, output
-        assert "pod default/demo: granted" in output
-        assert "NMI's log, UTC" in output
-
-        code, output = podidctl(shell, "doctor")
-        assert code == 0, output
-        for program in ("NMI", "MIC"):
-            assert f"{program}'s service account default/aad-pod-identity-{program.lower()} has all" in output
         assert kubectl(shell, "delete", "-f", "deploy/demo/")[0] == 0
     admin = {**shell, "KUBECONFIG": plane.kubeconfig}
     for kind in OURS:

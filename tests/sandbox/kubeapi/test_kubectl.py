@@ -137,21 +137,6 @@ async def test_logs_are_read_from_the_kubelet(api: KubeApi, kubectl: Kubectl) ->
     assert await kubectl("logs", "p", "--tail=5") == "p main 5\n"
 
 
-async def test_protobuf_objects_of_kubectl_are_decoded(api: KubeApi, kubectl: Kubectl) -> None:
-    for arguments in (
-        ("namespace", "n"),
-        ("configmap", "c", "-n", "n", "--from-literal=a=b"),
-        ("secret", "generic", "s", "-n", "n", "--from-literal=a=b"),
-        ("serviceaccount", "a", "-n", "n"),
-    ):
-        assert "created" in await kubectl("create", *arguments)
-    assert api.store.get("configmaps", "c", "n")["data"] == {"a": "b"}
-    assert api.store.get("secrets", "s", "n")["data"] == {"a": base64.b64encode(b"b").decode()}
-    token = await kubectl("create", "token", "a", "-n", "n", "--audience", "x")
-    assert json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))["aud"] == ["x"]
-    assert "deleted" in await kubectl("delete", "namespace", "n")
-
-
 async def test_the_definitions_of_the_project_are_applied_to_an_empty_server(tmp_path: Path) -> None:
     api = KubeApi()
     await api.start()
@@ -184,13 +169,16 @@ async def test_kubectl_sends_every_kind_that_the_emulator_decodes_from_protobuf(
     api.store.create("pods", pod("p", node="n1"), "default")
     for command in (
         "create namespace n",
-        "create configmap c --from-literal=a=b",
-        "create secret generic s --from-literal=a=b",
-        "create serviceaccount a",
-        "create token a",
-        "auth can-i get pods",
-        "auth can-i --list",
-        "drain n1 --force --grace-period=0",
+        "create configmap c -n n --from-literal=a=b",
+        "create secret generic s -n n --from-literal=a=b",
+        "create serviceaccount a -n n",
     ):
+        assert "created" in await kubectl(*command.split())
+    assert api.store.get("configmaps", "c", "n")["data"] == {"a": "b"}
+    assert api.store.get("secrets", "s", "n")["data"] == {"a": base64.b64encode(b"b").decode()}
+    token = await kubectl("create", "token", "a", "-n", "n", "--audience", "x")
+    assert json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))["aud"] == ["x"]
+    for command in ("auth can-i get pods", "auth can-i --list", "drain n1 --force --grace-period=0"):
         await kubectl(*command.split())
+    assert "deleted" in await kubectl("delete", "namespace", "n")
     assert kinds == protobuf.KINDS
