@@ -16,7 +16,7 @@ from tests.testplane import up
 pytestmark = pytest.mark.plane
 
 Kubectl = Callable[..., Awaitable[str]]
-SECONDS = 30
+SECONDS = 60
 
 MANIFEST = """
 apiVersion: aadpodidentity.k8s.io/v1
@@ -112,7 +112,7 @@ async def test_objects_are_labelled_annotated_patched_described_and_explained(ku
 
 async def test_kubectl_wait_for_a_condition_and_for_deletion(api: KubeApi, kubectl: Kubectl) -> None:
     api.store.create("pods", pod("p", node="n1"), "default")
-    waiting = asyncio.ensure_future(kubectl("wait", "--for=condition=Ready", "--timeout=20s", "pod/p"))
+    waiting = asyncio.ensure_future(kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/p"))
     async with asyncio.timeout(SECONDS):
         await api.until_watched("pods")
     ready = {"phase": "Running", "podIP": "127.1.0.1", "conditions": [{"type": "Ready", "status": "True"}]}
