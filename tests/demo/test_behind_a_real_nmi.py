@@ -37,7 +37,7 @@ async def demo(sandbox: Sandbox, context: ExecutionContext, client_id: str) -> t
         stderr=asyncio.subprocess.STDOUT,
         env=dict(environment),
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 40)
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode, output.decode().splitlines()
 
 

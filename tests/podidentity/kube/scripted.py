@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from podidentity_sandbox.serving import restartable_listener
 
-DEADLINE_SECONDS = 5.0
+DEADLINE_SECONDS = 60.0
 
 
 @dataclass

@@ -23,7 +23,7 @@ def greeted(context: ssl.SSLContext | None, port: int) -> str | None:
     """The TLS version that a connection has, once both sides have agreed."""
     assert context is not None
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as wrapped,
     ):
         return wrapped.version()
