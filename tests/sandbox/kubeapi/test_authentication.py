@@ -13,6 +13,7 @@ import pytest
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.sandbox.kubeapi.client import PODS, Caller, pod
+from tests.sandbox.kubeapi.conftest import serving
 
 TOKEN = "/api/v1/namespaces/default/serviceaccounts/default/token"
 
@@ -43,17 +44,13 @@ async def test_a_client_certificate_of_another_authority_is_rejected(api: KubeAp
 
 async def test_a_service_account_token_is_valid_until_it_expires() -> None:
     moment = datetime.datetime.now(datetime.UTC)
-    api = KubeApi(now=lambda: moment)
-    await api.start()
-    administrator = Caller(api.server, api.token, api.authority.client_context())
-    token = (await administrator("POST", TOKEN, {"spec": {}})).body["status"]["token"]
-    caller = Caller(api.server, token, api.authority.client_context())
-    assert (await caller("GET", "/healthz")).status == 200
-    moment += datetime.timedelta(hours=2)
-    assert (await caller("GET", "/healthz")).status == 401
-    await caller.close()
-    await administrator.close()
-    await api.stop()
+    async with serving(now=lambda: moment) as (api, administrator):
+        token = (await administrator("POST", TOKEN, {"spec": {}})).body["status"]["token"]
+        caller = Caller(api.server, token, api.authority.client_context())
+        assert (await caller("GET", "/healthz")).status == 200
+        moment += datetime.timedelta(hours=2)
+        assert (await caller("GET", "/healthz")).status == 401
+        await caller.close()
 
 
 async def test_a_token_for_another_audience_is_rejected(api: KubeApi, call: Caller) -> None:
@@ -103,21 +100,17 @@ async def test_a_token_request_of_the_wrong_shape_is_refused(call: Caller, spec:
 
 async def test_the_token_of_an_overdue_pod_is_rejected() -> None:
     moment = datetime.datetime.now(datetime.UTC)
-    api = KubeApi(now=lambda: moment)
-    await api.start()
-    administrator = Caller(api.server, api.token, api.authority.client_context())
-    api.store.create("pods", pod("p", node="n1"), "default")
-    bound = {"kind": "Pod", "apiVersion": "v1", "name": "p"}
-    token = (await administrator("POST", TOKEN, {"spec": {"boundObjectRef": bound}})).body["status"]["token"]
-    caller = Caller(api.server, token, api.authority.client_context())
-    await administrator("DELETE", f"{PODS}/p")
-    moment += datetime.timedelta(seconds=80)
-    assert (await caller("GET", "/healthz")).status == 200
-    moment += datetime.timedelta(seconds=20)
-    assert (await caller("GET", "/healthz")).status == 401
-    await caller.close()
-    await administrator.close()
-    await api.stop()
+    async with serving(now=lambda: moment) as (api, administrator):
+        api.store.create("pods", pod("p", node="n1"), "default")
+        bound = {"kind": "Pod", "apiVersion": "v1", "name": "p"}
+        token = (await administrator("POST", TOKEN, {"spec": {"boundObjectRef": bound}})).body["status"]["token"]
+        caller = Caller(api.server, token, api.authority.client_context())
+        await administrator("DELETE", f"{PODS}/p")
+        moment += datetime.timedelta(seconds=80)
+        assert (await caller("GET", "/healthz")).status == 200
+        moment += datetime.timedelta(seconds=20)
+        assert (await caller("GET", "/healthz")).status == 401
+        await caller.close()
 
 
 async def test_only_the_owner_can_read_the_kubeconfig(api: KubeApi, tmp_path: Path) -> None:
