@@ -1,7 +1,9 @@
-"""Credentials: the administrator's token, a client certificate, a service account's token, and invalid ones."""
+"""Credentials: the administrator's token, a client certificate, a service account's token, and invalid ones.
+
+Excluded: valid and impossible token requests (`tests/contract/test_token_requests_against_servers.py`).
+"""
 
 import asyncio
-import base64
 import datetime
 import json
 from pathlib import Path
@@ -51,34 +53,6 @@ async def test_a_service_account_token_is_valid_until_it_expires() -> None:
         moment += datetime.timedelta(hours=2)
         assert (await caller("GET", "/healthz")).status == 401
         await caller.close()
-
-
-async def test_a_token_for_another_audience_is_rejected(api: KubeApi, call: Caller) -> None:
-    asked = {"spec": {"audiences": ["api://AzureADTokenExchange"]}}
-    token = (await call("POST", TOKEN, asked)).body["status"]["token"]
-    caller = Caller(api.server, token, api.authority.client_context())
-    assert (await caller("GET", "/healthz")).status == 401
-    await caller.close()
-
-
-async def test_a_token_bound_to_a_pod_names_it_and_its_node(api: KubeApi, call: Caller) -> None:
-    api.store.create("pods", pod("p", node="n1"), "default")
-    bound = {"kind": "Pod", "apiVersion": "v1", "name": "p"}
-    asked = {"spec": {"audiences": ["x"], "expirationSeconds": 600, "boundObjectRef": bound}}
-    answer = await call("POST", TOKEN, asked)
-    claims = json.loads(base64.urlsafe_b64decode(answer.body["status"]["token"].split(".")[1] + "=="))
-    assert answer.status == 201
-    assert (claims["aud"], claims["iss"], claims["exp"] - claims["iat"]) == (["x"], api.server, 600)
-    assert claims["sub"] == "system:serviceaccount:default:default"
-    assert claims["kubernetes.io"]["pod"]["name"] == "p"
-    assert claims["kubernetes.io"]["node"] == {"name": "n1"}
-    keys = (await call("GET", "/openid/v1/jwks")).body["keys"]
-    assert keys[0]["alg"] == "RS256"
-
-
-async def test_a_token_of_less_than_ten_minutes_is_refused(call: Caller) -> None:
-    assert (await call("POST", TOKEN, {"spec": {"expirationSeconds": 599}})).status == 422
-    assert (await call("POST", TOKEN, {"spec": {"expirationSeconds": 600}})).status == 201
 
 
 @pytest.mark.parametrize(

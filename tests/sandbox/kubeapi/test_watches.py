@@ -1,7 +1,7 @@
-"""Watches against the emulator's own switches: resuming, bookmarks, forgotten history, ends.
+"""Watches against the emulator's own switches: bookmarks, forgotten history, ends.
 
 The events of a watch, with and without selectors, are compared with the real server in
-test_equals_the_real_server.
+test_equals_the_real_server, and too old revisions in tests/contract/test_informer_against_servers.py.
 """
 
 import asyncio
@@ -20,16 +20,6 @@ def make(api: KubeApi, *names: str) -> None:
         api.store.create("configmaps", {"metadata": {"name": name, "labels": {"mine": ""}}}, "default")
 
 
-async def test_a_watch_resumes_after_the_revision_it_names(api: KubeApi, call: Caller) -> None:
-    make(api, "a")
-    revision = api.store.revision
-    make(api, "b", "c")
-    async with call.watch(CONFIGMAPS, resourceVersion=revision, **MINE) as watch:
-        assert await watch.receive(2) == [("ADDED", "b"), ("ADDED", "c")]
-        make(api, "d")
-        assert await watch.receive(1) == [("ADDED", "d")]
-
-
 async def test_without_a_revision_a_watch_starts_with_the_current_objects(api: KubeApi, call: Caller) -> None:
     make(api, "b", "a")
     async with call.watch(CONFIGMAPS, **MINE) as watch:
@@ -40,21 +30,6 @@ async def test_a_watch_of_a_future_revision_waits_for_it(api: KubeApi, call: Cal
     async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision + 1, **MINE) as watch:
         make(api, "a", "b")
         assert await watch.receive(1) == [("ADDED", "b")]
-
-
-async def test_a_compacted_revision_is_an_error_event_in_a_200_response(api: KubeApi, call: Caller) -> None:
-    make(api, "a")
-    revision = api.store.revision
-    make(api, "b")
-    api.compact()
-    async with call.watch(CONFIGMAPS, resourceVersion=revision) as watch:
-        assert watch.status == 200
-        event = await watch.next()
-        assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
-        assert await watch.ends()
-    async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision) as watch:
-        make(api, "c")
-        assert await watch.receive(1) == [("ADDED", "c")]
 
 
 async def test_a_full_event_log_drops_the_oldest() -> None:
