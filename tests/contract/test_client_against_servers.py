@@ -77,6 +77,13 @@ async def test_old_field_names_survive_storage_and_are_read_on_demand(client: Cl
     assert (spec.client_id, spec.resource_id, spec.tenant_id) == ("c", "r", "t")
 
 
+async def test_values_that_no_program_accepts_are_stored(client: Client, namespace: str) -> None:
+    odd = {"metadata": {"name": "odd"}, "spec": {"type": 7, "resourceID": "nonsense", "clientID": ""}}
+    await client.create(IDENTITIES, namespace, odd)
+    spec = (await client.get(IDENTITIES, namespace, "odd")).spec
+    assert (spec.type, spec.resource_id, spec.client_id) == (7, "nonsense", "")
+
+
 async def test_the_status_is_written_on_the_main_resource(client: Client, namespace: str) -> None:
     document = {
         "metadata": {"name": "a"},

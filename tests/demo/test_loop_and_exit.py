@@ -84,7 +84,7 @@ async def ended(*argv: str, environ: dict[str, str] | None = None) -> tuple[int 
         sys.executable, "-m", "podidentity_demo", *argv,
         env={**os.environ, **(environ or {})}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    output, errors = await asyncio.wait_for(process.communicate(), 30)
+    output, errors = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode, output.decode(), errors.decode()
 
 
@@ -121,6 +121,6 @@ async def test_a_signal_ends_the_program_immediately(
         sys.executable, "-m", "podidentity_demo", *names(azure), stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    await asyncio.wait_for(process.stdout.readline(), 30)
+    await asyncio.wait_for(process.stdout.readline(), 60)
     process.send_signal(number)
-    assert await asyncio.wait_for(process.wait(), 10) == code
+    assert await asyncio.wait_for(process.wait(), 60) == code

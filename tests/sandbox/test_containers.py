@@ -16,7 +16,7 @@ PLAIN = SecurityContext()
 
 def run(tmp_path: Path, *argv: str, mounts: tuple[Mount, ...] = (), context: SecurityContext = PLAIN) -> str:
     started = command(argv, mounts, context, tmp_path / "scratch")
-    done = subprocess.run(started, check=False, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(started, check=False, capture_output=True, text=True, timeout=60)
     return done.stdout if done.returncode == 0 else f"refused: {done.stderr}"
 
 

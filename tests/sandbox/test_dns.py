@@ -84,7 +84,7 @@ async def test_the_server_answers_on_its_socket_until_it_is_stopped() -> None:
 
     def ask() -> bytes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.settimeout(5)
+            client.settimeout(60)
             client.sendto(b"nonsense", ("127.0.0.1", port))
             client.sendto(query(), ("127.0.0.1", port))
             return client.recv(512)

@@ -21,9 +21,6 @@ from tests.podidentity.http_client.raw_server import RawServer, Reply, body_of, 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 MANY = 10_000
 
-pytestmark = pytest.mark.timeout(15)
-
-
 LONG = 2000
 """Pieces of a head or a body that has no end for the client: far more than it may keep."""
 

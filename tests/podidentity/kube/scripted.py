@@ -14,7 +14,7 @@ from podidentity_sandbox.serving import restartable_listener
 from tests.support.memory_network import MemoryNetwork
 
 URL = "http://kubernetes"
-DEADLINE_SECONDS = 5.0
+DEADLINE_SECONDS = 60.0
 
 
 @dataclass

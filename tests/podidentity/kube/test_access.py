@@ -7,7 +7,6 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +107,8 @@ async def test_an_exec_plugin_that_does_not_end_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PROGRAM_SECONDS", 2.0)
-    started = time.monotonic()
     with pytest.raises(AccessError, match="took longer than 2 s: check the program that it runs"):
-        await from_kubeconfig(plugin(tmp_path, "exec sleep 20"))
-    assert time.monotonic() - started < 15
+        await from_kubeconfig(plugin(tmp_path, "exec sleep 600"))  # longer than the limit of a test
 
 
 @pytest.mark.parametrize(

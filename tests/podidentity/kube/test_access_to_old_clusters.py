@@ -1,7 +1,6 @@
 """Certificates without key identifiers, which Python 3.13 refuses by default, are accepted, as by other clients."""
 
 import base64
-import json
 import socket
 import ssl
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from podidentity.kube.access import from_kubeconfig, in_cluster
 from tests.old_authority import as_from_python_3_13_on, old_server
+from tests.podidentity.kube.test_access import kubeconfig
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -23,7 +23,7 @@ def greeted(context: ssl.SSLContext | None, port: int) -> str | None:
     """The TLS version that a connection has, once both sides have agreed."""
     assert context is not None
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as wrapped,
     ):
         return wrapped.version()
@@ -41,35 +41,15 @@ def test_a_pod_trusts_its_clusters_authority(tmp_path: Path) -> None:
 
 async def test_a_kubeconfig_trusts_the_authority_that_it_names(tmp_path: Path) -> None:
     with old_server() as (authority, port):
-        cluster = {
-            "server": f"https://127.0.0.1:{port}",
-            "certificate-authority-data": base64.b64encode(authority.encode()).decode(),
-        }
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "here",
-            "clusters": [{"name": "c", "cluster": cluster}],
-            "users": [{"name": "u", "user": {}}],
-            "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
-        }
-        (tmp_path / "config").write_text(json.dumps(config))
-        context = (await from_kubeconfig(str(tmp_path / "config"))).ssl
+        encoded = base64.b64encode(authority.encode()).decode()
+        cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority-data": encoded}
+        context = (await from_kubeconfig(kubeconfig(tmp_path / "config", {}, **cluster))).ssl
         with old_server() as (_, stranger), pytest.raises(ssl.SSLCertVerificationError):
             greeted(context, stranger)
         assert greeted(context, port) == "TLSv1.3"
 
 
 async def test_the_systems_authorities_are_checked_as_strictly_as_python_does(tmp_path: Path) -> None:
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "here",
-        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1"}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
-    }
-    (tmp_path / "config").write_text(json.dumps(config))
-    context = (await from_kubeconfig(str(tmp_path / "config"))).ssl
+    context = (await from_kubeconfig(kubeconfig(tmp_path / "config", {}))).ssl
     assert context is not None
     assert context.verify_flags & ssl.VERIFY_X509_STRICT

@@ -27,7 +27,7 @@ async def recorder(client: Client) -> AsyncIterator[EventRecorder]:
 
 
 async def flushed(recorder: EventRecorder) -> None:
-    await asyncio.wait_for(recorder.flushed(), 5)
+    await asyncio.wait_for(recorder.flushed(), 60)
 
 
 def test_an_event_beyond_the_limit_is_dropped_and_counted(client: Client) -> None:

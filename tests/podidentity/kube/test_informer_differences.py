@@ -50,7 +50,7 @@ async def test_the_store_has_changed_before_the_handler_is_called(server: Script
     server.lists.append(page(pod("a", "1"), version="7"))
     task = asyncio.create_task(running.run())
     (await server.watch()).send("DELETED", pod("a", "8"))
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 60)
     assert seen == [True, True]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -283,7 +283,7 @@ async def test_a_list_with_an_object_that_the_handler_rejects_is_complete(
     server.lists.append(page(pod("a", "1"), pod("b", "2"), version="7"))
     running = Informer(client, PODS, handler, random=lambda: 0.0, clock=now)
     task = asyncio.create_task(running.run())
-    await asyncio.wait_for(running.synced(), 5)
+    await asyncio.wait_for(running.synced(), 60)
     assert handler.lines == ["+a", "-a", "+b"]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -80,6 +80,24 @@ class Azure:
         async with self.session.request(method, f"{self.imds.url}{path}?{query}", headers=given) as response:
             return response.status, await response.json(), response
 
+    async def ask_aad(
+        self, *, tenant: str = "", endpoint: str = "oauth2/v2.0/token", **form: str
+    ) -> tuple[int, dict[str, Any]]:
+        """Request a token as the controller with its secret, or with another *form*. Return status and body.
+
+        Fields without a value are not sent.
+        """
+        fields = {
+            "grant_type": "client_credentials",
+            "client_id": self.controller.client_id,
+            "scope": "https://vault.azure.net/.default",
+            **({} if "client_assertion" in form else {"client_secret": self.controller.secret}),
+            **form,
+        }
+        url = f"{self.aad.url}/{tenant or self.directory.tenant_id}/{endpoint}"
+        async with self.session.post(url, data={name: value for name, value in fields.items() if value}) as response:
+            return response.status, await response.json()
+
     async def call_arm(
         self,
         method: str,

@@ -47,16 +47,8 @@ class Signing:
         return f"{body}.{encoded(rsa_key().sign(body.encode(), scheme, hashes.SHA256()))}"
 
     async def ask(self, assertion: str, **form: str) -> tuple[int, dict[str, Any]]:
-        fields = {
-            "grant_type": "client_credentials",
-            "client_id": self.principal.client_id,
-            "client_assertion_type": ASSERTION_TYPE,
-            "client_assertion": assertion,
-            "scope": "https://vault.azure.net/.default",
-            **form,
-        }
-        async with self.azure.session.post(self.url, data=fields) as response:
-            return response.status, await response.json()
+        given = {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion, **form}
+        return await self.azure.ask_aad(client_id=self.principal.client_id, **given)
 
 
 @pytest.fixture
@@ -146,15 +138,7 @@ async def test_a_new_secret_is_accepted_after_a_delay(azure: Azure) -> None:
     assert application is not None
 
     async def status(secret: str) -> int:
-        fields = {
-            "grant_type": "client_credentials",
-            "client_id": application.client_id,
-            "client_secret": secret,
-            "scope": "https://vault.azure.net/.default",
-        }
-        url = f"{azure.aad.url}/{azure.directory.tenant_id}/oauth2/v2.0/token"
-        async with azure.session.post(url, data=fields) as response:
-            return response.status
+        return (await azure.ask_aad(client_secret=secret))[0]
 
     application.secrets["new"] = time.time() + 3600
     assert (await status("new"), await status(azure.controller.secret)) == (401, 200)
@@ -164,18 +148,11 @@ async def test_a_new_secret_is_accepted_after_a_delay(azure: Azure) -> None:
 
 async def test_an_application_has_a_principal_in_each_tenant(azure: Azure) -> None:
     other = azure.directory.add_tenant(domain="contoso.example")
-    fields = {
-        "grant_type": "client_credentials",
-        "client_id": azure.controller.client_id,
-        "client_secret": azure.controller.secret,
-        "scope": "https://vault.azure.net/.default",
-    }
-    url = f"{azure.aad.url}/contoso.example/oauth2/v2.0/token"
-    async with azure.session.post(url, data=fields) as response:
-        assert (response.status, (await response.json())["error_codes"]) == (400, [700016])
+    status, body = await azure.ask_aad(tenant="contoso.example")
+    assert (status, body["error_codes"]) == (400, [700016])
     there = azure.directory.consent(azure.controller.client_id, other)
-    async with azure.session.post(url, data=fields) as response:
-        claims = read_claims((await response.json())["access_token"])
+    _, body = await azure.ask_aad(tenant="contoso.example")
+    claims = read_claims(body["access_token"])
     assert (claims["tid"], claims["oid"]) == (other, there.object_id)
     assert there.object_id != azure.controller.object_id
 

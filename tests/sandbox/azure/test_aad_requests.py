@@ -1,28 +1,13 @@
 """Requests to AAD: the discovery documents, and each error next to a request that succeeds."""
 
-from typing import Any
-
 import pytest
 
 from podidentity_sandbox.tokens import read_claims
 from tests.sandbox.azure.conftest import Azure
 
 
-async def ask(azure: Azure, tenant: str = "", **form: str) -> tuple[int, dict[str, Any]]:
-    fields = {
-        "grant_type": "client_credentials",
-        "client_id": azure.controller.client_id,
-        "client_secret": azure.controller.secret,
-        "scope": "https://vault.azure.net/.default",
-        **form,
-    }
-    url = f"{azure.aad.url}/{tenant or azure.directory.tenant_id}/oauth2/v2.0/token"
-    async with azure.session.post(url, data=fields) as response:
-        return response.status, await response.json()
-
-
 async def test_a_valid_request_is_accepted(azure: Azure) -> None:
-    status, body = await ask(azure)
+    status, body = await azure.ask_aad()
     assert (status, body["token_type"], body["expires_in"]) == (200, "Bearer", 3600)
 
 
@@ -38,32 +23,26 @@ async def test_a_valid_request_is_accepted(azure: Azure) -> None:
     ids=["grant", "client", "secret", "scope-without-default", "empty-scope"],
 )
 async def test_one_wrong_field_is_rejected(azure: Azure, changed: dict[str, str], status: int, error: str) -> None:
-    given, body = await ask(azure, **changed)
+    given, body = await azure.ask_aad(**changed)
     assert (given, body["error"]) == (status, error)
     assert body["error_description"].startswith("AADSTS")
 
 
 async def test_another_tenant_is_rejected(azure: Azure) -> None:
-    status, body = await ask(azure, tenant="elsewhere")
+    status, body = await azure.ask_aad(tenant="elsewhere")
     assert (status, body["error"]) == (400, "invalid_request")
 
 
 async def test_adfs_has_no_version_two(azure: Azure) -> None:
     azure.directory.add_tenant("adfs")
     azure.directory.consent(azure.controller.client_id, "adfs")
-    fields = {
-        "grant_type": "client_credentials",
-        "client_id": azure.controller.client_id,
-        "client_secret": azure.controller.secret,
-        "resource": "https://vault.azure.net",
-    }
-    for path, status in (("/adfs/oauth2/token", 200), ("/adfs/oauth2/v2.0/token", 405)):
-        async with azure.session.post(f"{azure.aad.url}{path}", data=fields) as response:
-            assert response.status == status
+    resource = {"scope": "", "resource": "https://vault.azure.net"}
+    for endpoint, status in (("oauth2/token", 200), ("oauth2/v2.0/token", 405)):
+        assert (await azure.ask_aad(tenant="adfs", endpoint=endpoint, **resource))[0] == status
 
 
 async def test_a_double_slash_before_default_is_kept(azure: Azure) -> None:
-    _, body = await ask(azure, scope="https://management.azure.com//.default")
+    _, body = await azure.ask_aad(scope="https://management.azure.com//.default")
     assert read_claims(body["access_token"])["aud"] == "https://management.azure.com/"
 
 

@@ -20,7 +20,10 @@ Kubectl = Callable[..., tuple[int, str]]
 
 @contextmanager
 def sandbox_up(log: Path, *flags: str) -> Iterator[dict[str, str]]:
-    """Run a sandbox with its output in *log*. Yield the environment of a shell into which the output was copied."""
+    """Run a sandbox with its output in *log*. Yield the environment of a shell into which the output was copied.
+
+    At the end type Ctrl-C, and test that the sandbox ends with exit code 0.
+    """
     base = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TMPDIR"}}
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -39,7 +42,8 @@ def sandbox_up(log: Path, *flags: str) -> Iterator[dict[str, str]]:
         yield {**base, **dict(each.split("=", 1) for each in exports)}
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(SECONDS)
+        code = process.wait(SECONDS)
+    assert code == 0, log.read_text()
 
 
 def run(environment: Mapping[str, str], *command: str) -> tuple[int, str]:

@@ -5,10 +5,8 @@ from typing import Any
 
 import aiohttp
 import msgspec
-import pytest
 
 from podidentity_sandbox.azure import DEMO_CLIENT_ID
-from podidentity_sandbox.directory import DirectoryError
 from podidentity_sandbox.proofs import ASSERTION_TYPE
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import EXCHANGE_AUDIENCE
@@ -50,23 +48,11 @@ async def test_only_a_trusted_service_accounts_token_is_exchanged(stage: Sandbox
     assert "access_token" in await exchanged(stage, await assertion(stage, "other"))
 
 
-async def test_a_service_account_is_trusted_after_the_delay(stage: Sandbox) -> None:
+async def test_a_trust_has_the_delay_the_client_and_the_audience_of_its_parameters(stage: Sandbox) -> None:
     presented = await assertion(stage)
     await stage.trust("default", delay_seconds=3600)
     assert (await exchanged(stage, presented))["error_codes"] == [70025]
-    controller = stage.azure.controller.client_id
-    await stage.trust("default", client_id=controller)
-    assert "access_token" in await exchanged(stage, presented, controller)
-
-
-async def test_another_audience_is_trusted_if_configured(stage: Sandbox) -> None:
-    china = "api://AzureADTokenExchangeChina"
-    await stage.trust("default", audience=china)
-    assert (await exchanged(stage, await assertion(stage)))["error_codes"] == [700212]
-    assert "access_token" in await exchanged(stage, await assertion(stage, audience=china))
-
-
-async def test_a_service_account_cannot_be_trusted_twice(stage: Sandbox) -> None:
-    await stage.trust("default")
-    with pytest.raises(DirectoryError, match="already exists"):
-        await stage.trust("default")
+    controller, china = stage.azure.controller.client_id, "api://AzureADTokenExchangeChina"
+    await stage.trust("default", client_id=controller, audience=china)
+    assert (await exchanged(stage, presented, controller))["error_codes"] == [700212]
+    assert "access_token" in await exchanged(stage, await assertion(stage, audience=china), controller)

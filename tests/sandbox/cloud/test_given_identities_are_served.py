@@ -67,11 +67,17 @@ async def test_each_identity_has_a_role_in_azure(given: Sandbox) -> None:
         assert directory.may(found.object_id, ["Storage Blob Data Contributor"])
 
 
-async def test_instances_of_a_scale_set_share_its_system_assigned_identity() -> None:
+async def test_nodes_of_a_scale_set_share_its_identities() -> None:
     settings = Settings(nodes=2, scale_set=True, system_assigned=True, programs=False, namespaces=False)
     async with Sandbox(settings) as sandbox:
-        seen = [host.identities().system_assigned for host in sandbox.azure.imds.hosts]
-        assert seen[0] == seen[1] is not None
+        machine = sandbox.azure.arm.vm(sandbox.vm_id("node-1"))
+        assert machine.kind == "virtualMachineScaleSets"
+        assert machine is sandbox.azure.arm.vm(sandbox.vm_id("node-0"))
+        machine.attach(sandbox.azure.demo)
+        first, second = (host.identities() for host in sandbox.azure.imds.hosts)
+        assert first == second
+        assert first.system_assigned is not None
+        assert first.user_assigned == (sandbox.azure.demo,)
 
 
 async def test_without_the_setting_no_vm_has_a_system_assigned_identity() -> None:

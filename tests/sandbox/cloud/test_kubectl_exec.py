@@ -58,7 +58,7 @@ async def execute(
     plane: up.Plane, *command: str, text: str = "", flags: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
     line = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", "exec", *flags, "runner", "--", *command]
-    return await asyncio.to_thread(subprocess.run, line, input=text, capture_output=True, text=True, timeout=30)
+    return await asyncio.to_thread(subprocess.run, line, input=text, capture_output=True, text=True, timeout=60)
 
 
 async def test_output_errors_and_exit_code_are_the_commands(plane: up.Plane, sandbox: Sandbox) -> None:

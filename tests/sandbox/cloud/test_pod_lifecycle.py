@@ -102,7 +102,7 @@ async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_dele
     kubelet = stage.cluster.kubelets["node-0"]
 
     async def usage_is_logged(*, follow: bool) -> bool:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             return b"usage:" in b"".join([each async for each in kubelet.read_log("default", "ended", follow=follow)])
 
     async def over() -> bool:

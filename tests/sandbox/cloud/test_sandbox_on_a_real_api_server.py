@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NewPlane
-from tests.sandbox.cloud.terminal import Kubectl, podidctl, sandbox_up
+from tests.sandbox.cloud.terminal import Kubectl, sandbox_up
 from tests.support.waiting import until_sync
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(300)]
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.plane, pytest.mark.timeout(300)]
 OURS = ("pods", "nodes", "serviceaccounts", "roles", "rolebindings", "clusterroles", "clusterrolebindings")
 
 
-def test_explain_and_doctor_are_right_on_a_real_api_server(
+def test_mic_and_nmi_have_pods_that_are_removed_with_their_accounts(
     new_plane: NewPlane, tmp_path: Path, kubectl: Kubectl
 ) -> None:
     plane = new_plane()
@@ -24,16 +24,6 @@ def test_explain_and_doctor_are_right_on_a_real_api_server(
         pods = ("get", "pods", "-l", "app.kubernetes.io/name=aad-pod-identity")
         until_sync(lambda: kubectl(shell, *pods)[1].count(" 1/1 ") == 2)  # a probe may have been too slow
         assert "nmi starting version=" in kubectl(shell, "logs", "nmi-node-0")[1]
-
-        code, output = podidctl(shell, "explain", "pod", "default/demo")
-        assert code == 0, output
-        assert "pod default/demo: granted" in output
-        assert "NMI's log, UTC" in output
-
-        code, output = podidctl(shell, "doctor")
-        assert code == 0, output
-        for program in ("NMI", "MIC"):
-            assert f"{program}'s service account default/aad-pod-identity-{program.lower()} has all" in output
         assert kubectl(shell, "delete", "-f", "deploy/demo/")[0] == 0
     admin = {**shell, "KUBECONFIG": plane.kubeconfig}
     for kind in OURS:

@@ -11,7 +11,7 @@ from typing_extensions import override
 from podidentity_sandbox.faults import FaultProxy, Mode, Pace
 from podidentity_sandbox.serving import free_ports
 
-DEADLINE = 5.0
+DEADLINE = 60.0
 QUIET = 0.05
 
 

@@ -16,7 +16,7 @@ MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
-DEADLINE = 30.0
+DEADLINE = 60.0
 """For responses and events that take milliseconds on an idle machine."""
 
 IDENTITIES = "/apis/aadpodidentity.k8s.io/v1/namespaces/default/azureidentities"

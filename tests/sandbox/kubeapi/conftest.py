@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,16 +14,29 @@ from tests.sandbox.kubeapi.client import Caller
 CRDS = Path(__file__).parents[3] / "deploy" / "crds"
 
 
+@asynccontextmanager
+async def serving(crds: Path | None = None, **options: Any) -> AsyncIterator[tuple[KubeApi, Caller]]:
+    """Run a server with these options. Yield it, and a client of its administrator."""
+    api = await asyncio.to_thread(KubeApi, crds, **options)
+    await api.start()
+    call = administrator(api)
+    yield api, call
+    await call.close()
+    await api.stop()
+
+
+def administrator(api: KubeApi) -> Caller:
+    return Caller(api.server, api.token, api.authority.client_context())
+
+
 @pytest.fixture
 async def api() -> AsyncIterator[KubeApi]:
-    made = await asyncio.to_thread(KubeApi, CRDS)
-    await made.start()
-    yield made
-    await made.stop()
+    async with serving(CRDS) as (made, _):
+        yield made
 
 
 @pytest.fixture
 async def call(api: KubeApi) -> AsyncIterator[Caller]:
-    caller = Caller(api.server, api.token, api.authority.client_context())
+    caller = administrator(api)
     yield caller
     await caller.close()

@@ -1,7 +1,9 @@
-"""Credentials: the administrator's token, a client certificate, a service account's token, and invalid ones."""
+"""Credentials: the administrator's token, a client certificate, a service account's token, and invalid ones.
+
+Excluded: valid and impossible token requests (`tests/contract/test_token_requests_against_servers.py`).
+"""
 
 import asyncio
-import base64
 import datetime
 import json
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.sandbox.kubeapi.client import PODS, Caller, pod
+from tests.sandbox.kubeapi.conftest import serving
 
 TOKEN = "/api/v1/namespaces/default/serviceaccounts/default/token"
 
@@ -43,45 +46,13 @@ async def test_a_client_certificate_of_another_authority_is_rejected(api: KubeAp
 
 async def test_a_service_account_token_is_valid_until_it_expires() -> None:
     moment = datetime.datetime.now(datetime.UTC)
-    api = KubeApi(now=lambda: moment)
-    await api.start()
-    administrator = Caller(api.server, api.token, api.authority.client_context())
-    token = (await administrator("POST", TOKEN, {"spec": {}})).body["status"]["token"]
-    caller = Caller(api.server, token, api.authority.client_context())
-    assert (await caller("GET", "/healthz")).status == 200
-    moment += datetime.timedelta(hours=2)
-    assert (await caller("GET", "/healthz")).status == 401
-    await caller.close()
-    await administrator.close()
-    await api.stop()
-
-
-async def test_a_token_for_another_audience_is_rejected(api: KubeApi, call: Caller) -> None:
-    asked = {"spec": {"audiences": ["api://AzureADTokenExchange"]}}
-    token = (await call("POST", TOKEN, asked)).body["status"]["token"]
-    caller = Caller(api.server, token, api.authority.client_context())
-    assert (await caller("GET", "/healthz")).status == 401
-    await caller.close()
-
-
-async def test_a_token_bound_to_a_pod_names_it_and_its_node(api: KubeApi, call: Caller) -> None:
-    api.store.create("pods", pod("p", node="n1"), "default")
-    bound = {"kind": "Pod", "apiVersion": "v1", "name": "p"}
-    asked = {"spec": {"audiences": ["x"], "expirationSeconds": 600, "boundObjectRef": bound}}
-    answer = await call("POST", TOKEN, asked)
-    claims = json.loads(base64.urlsafe_b64decode(answer.body["status"]["token"].split(".")[1] + "=="))
-    assert answer.status == 201
-    assert (claims["aud"], claims["iss"], claims["exp"] - claims["iat"]) == (["x"], api.server, 600)
-    assert claims["sub"] == "system:serviceaccount:default:default"
-    assert claims["kubernetes.io"]["pod"]["name"] == "p"
-    assert claims["kubernetes.io"]["node"] == {"name": "n1"}
-    keys = (await call("GET", "/openid/v1/jwks")).body["keys"]
-    assert keys[0]["alg"] == "RS256"
-
-
-async def test_a_token_of_less_than_ten_minutes_is_refused(call: Caller) -> None:
-    assert (await call("POST", TOKEN, {"spec": {"expirationSeconds": 599}})).status == 422
-    assert (await call("POST", TOKEN, {"spec": {"expirationSeconds": 600}})).status == 201
+    async with serving(now=lambda: moment) as (api, administrator):
+        token = (await administrator("POST", TOKEN, {"spec": {}})).body["status"]["token"]
+        caller = Caller(api.server, token, api.authority.client_context())
+        assert (await caller("GET", "/healthz")).status == 200
+        moment += datetime.timedelta(hours=2)
+        assert (await caller("GET", "/healthz")).status == 401
+        await caller.close()
 
 
 @pytest.mark.parametrize(
@@ -103,21 +74,17 @@ async def test_a_token_request_of_the_wrong_shape_is_refused(call: Caller, spec:
 
 async def test_the_token_of_an_overdue_pod_is_rejected() -> None:
     moment = datetime.datetime.now(datetime.UTC)
-    api = KubeApi(now=lambda: moment)
-    await api.start()
-    administrator = Caller(api.server, api.token, api.authority.client_context())
-    api.store.create("pods", pod("p", node="n1"), "default")
-    bound = {"kind": "Pod", "apiVersion": "v1", "name": "p"}
-    token = (await administrator("POST", TOKEN, {"spec": {"boundObjectRef": bound}})).body["status"]["token"]
-    caller = Caller(api.server, token, api.authority.client_context())
-    await administrator("DELETE", f"{PODS}/p")
-    moment += datetime.timedelta(seconds=80)
-    assert (await caller("GET", "/healthz")).status == 200
-    moment += datetime.timedelta(seconds=20)
-    assert (await caller("GET", "/healthz")).status == 401
-    await caller.close()
-    await administrator.close()
-    await api.stop()
+    async with serving(now=lambda: moment) as (api, administrator):
+        api.store.create("pods", pod("p", node="n1"), "default")
+        bound = {"kind": "Pod", "apiVersion": "v1", "name": "p"}
+        token = (await administrator("POST", TOKEN, {"spec": {"boundObjectRef": bound}})).body["status"]["token"]
+        caller = Caller(api.server, token, api.authority.client_context())
+        await administrator("DELETE", f"{PODS}/p")
+        moment += datetime.timedelta(seconds=80)
+        assert (await caller("GET", "/healthz")).status == 200
+        moment += datetime.timedelta(seconds=20)
+        assert (await caller("GET", "/healthz")).status == 401
+        await caller.close()
 
 
 async def test_only_the_owner_can_read_the_kubeconfig(api: KubeApi, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from podidentity_sandbox.certificates import Authority, KeyPair
 
-DEADLINE = 5.0
+DEADLINE = 60.0
 
 
 async def response_of_a_server(context: ssl.SSLContext, trust: ssl.SSLContext, host: str = "127.0.0.1") -> bytes:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from podidentity_sandbox.kubeapi import KubeApi
-from tests.sandbox.kubeapi.client import CONFIGMAPS, IDENTITIES, MERGE, Caller, identity, pod
+from tests.sandbox.kubeapi.client import CONFIGMAPS, MERGE, Caller, pod
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 THINGS = "/apis/example.com/v1/namespaces/default/things"
@@ -83,13 +83,6 @@ async def test_with_a_status_subresource_each_path_changes_its_own_part(call: Ca
     main = await call("PATCH", f"{THINGS}/a", {"spec": {"size": 2}, "status": {"seen": False}}, MERGE)
     assert (main.body["spec"], main.body["status"]) == ({"size": 2}, {"seen": True})
     assert main.body["metadata"]["generation"] == 2
-
-
-async def test_old_field_names_survive_and_foreign_fields_at_the_top_do_not(call: Caller) -> None:
-    document = identity("old", ClientID="c", type=1) | {"extra": 1}
-    made = await call("POST", IDENTITIES, document)
-    assert made.body["spec"]["ClientID"] == "c"
-    assert "extra" not in made.body
 
 
 async def test_an_update_that_changes_nothing_is_not_written(api: KubeApi, call: Caller) -> None:

@@ -1,7 +1,7 @@
-"""Watches against the emulator's own switches: resuming, bookmarks, forgotten history, ends.
+"""Watches against the emulator's own switches: bookmarks, forgotten history, ends.
 
 The events of a watch, with and without selectors, are compared with the real server in
-test_equals_the_real_server.
+test_equals_the_real_server, and too old revisions in tests/contract/test_informer_against_servers.py.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import pytest
 
 from podidentity_sandbox.kubeapi import KubeApi
 from tests.sandbox.kubeapi.client import CONFIGMAPS, DEADLINE, PODS, Caller, pod
-from tests.sandbox.kubeapi.conftest import CRDS
+from tests.sandbox.kubeapi.conftest import CRDS, serving
 
 MINE = {"labelSelector": "mine"}
 
@@ -18,16 +18,6 @@ MINE = {"labelSelector": "mine"}
 def make(api: KubeApi, *names: str) -> None:
     for name in names:
         api.store.create("configmaps", {"metadata": {"name": name, "labels": {"mine": ""}}}, "default")
-
-
-async def test_a_watch_resumes_after_the_revision_it_names(api: KubeApi, call: Caller) -> None:
-    make(api, "a")
-    revision = api.store.revision
-    make(api, "b", "c")
-    async with call.watch(CONFIGMAPS, resourceVersion=revision, **MINE) as watch:
-        assert await watch.receive(2) == [("ADDED", "b"), ("ADDED", "c")]
-        make(api, "d")
-        assert await watch.receive(1) == [("ADDED", "d")]
 
 
 async def test_without_a_revision_a_watch_starts_with_the_current_objects(api: KubeApi, call: Caller) -> None:
@@ -42,33 +32,14 @@ async def test_a_watch_of_a_future_revision_waits_for_it(api: KubeApi, call: Cal
         assert await watch.receive(1) == [("ADDED", "b")]
 
 
-async def test_a_compacted_revision_is_an_error_event_in_a_200_response(api: KubeApi, call: Caller) -> None:
-    make(api, "a")
-    revision = api.store.revision
-    make(api, "b")
-    api.compact()
-    async with call.watch(CONFIGMAPS, resourceVersion=revision) as watch:
-        assert watch.status == 200
-        event = await watch.next()
-        assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
-        assert await watch.ends()
-    async with call.watch(CONFIGMAPS, resourceVersion=api.store.revision) as watch:
-        make(api, "c")
-        assert await watch.receive(1) == [("ADDED", "c")]
-
-
 async def test_a_full_event_log_drops_the_oldest() -> None:
-    api = await asyncio.to_thread(KubeApi, CRDS, keep=2)
-    await api.start()
-    call = Caller(api.server, api.token, api.authority.client_context())
-    revision = api.store.revision
-    make(api, "a", "b", "c")
-    async with call.watch(CONFIGMAPS, resourceVersion=revision, **MINE) as watch:
-        assert (await watch.next())["type"] == "ERROR"
-    async with call.watch(CONFIGMAPS, resourceVersion=revision + 1, **MINE) as watch:
-        assert await watch.receive(2) == [("ADDED", "b"), ("ADDED", "c")]
-    await call.close()
-    await api.stop()
+    async with serving(CRDS, keep=2) as (api, call):
+        revision = api.store.revision
+        make(api, "a", "b", "c")
+        async with call.watch(CONFIGMAPS, resourceVersion=revision, **MINE) as watch:
+            assert (await watch.next())["type"] == "ERROR"
+        async with call.watch(CONFIGMAPS, resourceVersion=revision + 1, **MINE) as watch:
+            assert await watch.receive(2) == [("ADDED", "b"), ("ADDED", "c")]
 
 
 async def test_requested_bookmarks_contain_the_current_revision(api: KubeApi, call: Caller) -> None:
@@ -88,27 +59,21 @@ async def test_requested_bookmarks_contain_the_current_revision(api: KubeApi, ca
 
 
 async def test_a_quiet_watch_gets_a_bookmark_per_interval() -> None:
-    api = await asyncio.to_thread(KubeApi, None, bookmark_seconds=0.01)
-    await api.start()
-    call = Caller(api.server, api.token, api.authority.client_context())
-    async with call.watch(PODS, resourceVersion=api.store.revision, allowWatchBookmarks="true") as watch:
+    async with (
+        serving(bookmark_seconds=0.01) as (api, call),
+        call.watch(PODS, resourceVersion=api.store.revision, allowWatchBookmarks="true") as watch,
+    ):
         assert [(await watch.next())["type"] for _ in range(3)] == ["BOOKMARK"] * 3
-    await call.close()
-    await api.stop()
 
 
 async def test_a_watch_ends_after_its_timeout_with_a_final_bookmark() -> None:
     now = 1000.0
-    api = await asyncio.to_thread(KubeApi, None, clock=lambda: now)
-    await api.start()
-    call = Caller(api.server, api.token, api.authority.client_context())
-    revision = api.store.revision
-    async with call.watch(PODS, resourceVersion=revision, timeoutSeconds=1, allowWatchBookmarks="true") as watch:
-        assert (await watch.next())["type"] == "BOOKMARK"
-        now += 1.0
-        assert await watch.ends()
-    await call.close()
-    await api.stop()
+    async with serving(clock=lambda: now) as (api, call):
+        revision = api.store.revision
+        async with call.watch(PODS, resourceVersion=revision, timeoutSeconds=1, allowWatchBookmarks="true") as watch:
+            assert (await watch.next())["type"] == "BOOKMARK"
+            now += 1.0
+            assert await watch.ends()
 
 
 async def test_the_initial_events_end_with_a_marked_bookmark(api: KubeApi, call: Caller) -> None:

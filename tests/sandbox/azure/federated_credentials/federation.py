@@ -32,7 +32,6 @@ class Federation:
         self.kube = kube
         self.identity = azure.one
         self.credential = FederatedCredential(kube.server, SUBJECT, AUDIENCE)
-        self.url = f"{azure.aad.url}/{azure.directory.tenant_id}/oauth2/v2.0/token"
         azure.aad.issuers.fetch = self.fetch
         self.fetched: list[str] = []
         trust = aiohttp.TCPConnector(ssl=kube.authority.client_context())
@@ -54,16 +53,12 @@ class Federation:
 
     async def ask(self, assertion: str, client_id: str = "", tenant: str = "", **form: str) -> tuple[int, Any]:
         fields = {
-            "grant_type": "client_credentials",
             "client_id": client_id or self.identity.client_id,
             "client_assertion_type": ASSERTION_TYPE,
             "client_assertion": assertion,
-            "scope": SCOPE,
             **form,
         }
-        url = self.url.replace(self.azure.directory.tenant_id, tenant or self.azure.directory.tenant_id)
-        async with self.azure.session.post(url, data=fields) as response:
-            return response.status, await response.json()
+        return await self.azure.ask_aad(tenant=tenant, **fields)
 
     async def refusal(self, assertion: str, **others: str) -> tuple[int, str, int, str]:
         """Status, error, AADSTS number and the sentence."""
