@@ -70,6 +70,7 @@ LONG: Final = (
     "mic/history/test_any_history.py",
     "mic/test_failing_servers.py",
     "integration/test_handover.py",
+    "integration/test_handover_of_rules.py",
     "integration/test_handover_peers_that_die.py",
     "sandbox/cloud/test_sandbox_up.py",
     "sandbox/cloud/test_sandbox_up_survives.py",
