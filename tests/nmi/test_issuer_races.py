@@ -111,21 +111,6 @@ async def test_a_change_that_keeps_the_grant_costs_no_second_fetch() -> None:
         assert len(bench.imds.calls) == 1
 
 
-async def test_cancelling_a_request_during_the_fetch_affects_no_other() -> None:
-    async with running_issuer() as bench:
-        await bench.with_pod()
-        bench.imds.gate.clear()
-        requests = [asyncio.create_task(bench.issue()) for _ in range(3)]
-        await asyncio.wait_for(bench.imds.arrived.wait(), DEADLINE)
-        requests[0].cancel()
-        await asyncio.gather(requests[0], return_exceptions=True)
-        bench.imds.gate.set()
-        answers = await asyncio.wait_for(asyncio.gather(*requests[1:]), DEADLINE)
-        assert all(isinstance(each, Issued) for each in answers)
-        assert len(bench.imds.calls) == 1
-        assert isinstance(await bench.issue(), Issued)
-
-
 async def test_a_force_refreshed_token_replaces_the_ready_answers_with_the_old_one() -> None:
     async with running_issuer() as bench:
         entry = await bench.with_pod()

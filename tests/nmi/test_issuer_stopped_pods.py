@@ -81,28 +81,6 @@ async def test_a_request_is_held_until_the_watch_reports_that_the_pod_runs(
         assert isinstance(await asyncio.wait_for(request, DEADLINE), Issued)
 
 
-async def test_a_request_is_held_for_five_seconds_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert stopped_pods.HOLD_SECONDS == 5.0
-    seconds = 0.3  # instead of five, to wait less; the policy would hold the request for 45
-    monkeypatch.setattr(stopped_pods, "HOLD_SECONDS", seconds)
-    async with running_issuer() as bench:
-        await stopped(bench, terminated=True)
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        assert await asyncio.wait_for(bench.refused(), DEADLINE) == TERMINATED
-        assert seconds <= loop.time() - begun < DEADLINE
-
-
-async def test_a_pod_being_deleted_whose_containers_run_is_still_served_after_a_read() -> None:
-    async with running_issuer() as bench:
-        entry = await bench.with_pod(sandbox=True)
-        bench.cluster.api.store.delete("pods", "web", "ns")
-        await bench.cluster.seen(lambda: entry.ending)
-        bench.cluster.clock.stop()
-        assert not (await bench.issued()).cacheable
-        assert len(bench.cluster.reads()) == 1
-
-
 async def test_an_exempt_stopped_pod_gets_none_of_the_nodes_own_identities_either() -> None:
     async with running_issuer(policy=BRIEF) as bench:
         bench.cluster.put_exception(exception(labels={"aadpodidbinding": "web"}))

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 from nmi.identity.cluster_cache import DecisionInput
-from nmi.identity.decide import Wait
 from nmi.identity.ownership_reads import GONE
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
@@ -69,18 +68,6 @@ async def test_a_pod_being_deleted_is_read_once_a_second_and_never_cached() -> N
         cluster.clock.ahead += 1.0
         await cluster.cluster_cache.decision_input(entry, ADDRESS)
         assert cluster.reads() == [POD_PATH] * 2
-
-
-async def test_a_pod_whose_containers_have_all_terminated_is_held_without_reads_until_one_runs_again() -> None:
-    async with running_cluster() as cluster:
-        entry = await with_pod(cluster)
-        cluster.put_pod(pod(terminated=True))
-        await cluster.seen(lambda: entry.doubtful)
-        assert isinstance(await cluster.cluster_cache.decision_input(entry, ADDRESS), Wait)
-        assert cluster.reads() == []
-        cluster.put_pod(pod())
-        await cluster.seen(lambda: not entry.doubtful)
-        assert not entry.record.suspended
 
 
 async def test_a_pod_that_a_read_does_not_find_gets_no_answer() -> None:
