@@ -23,9 +23,7 @@ from podidentity.azure.imds import ImdsSource, RawAnswer
 from podidentity.http_client.session import HttpSession
 from tests.nmi.fake_imds import FakeImds, running_imds
 from tests.nmi.identity.cluster import Cluster, running_cluster
-from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, pod, resource_id
-
-ADDRESS = "10.0.0.1"
+from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, REQUEST, resource_id
 
 
 class IssuerBench:
@@ -74,13 +72,7 @@ class IssuerBench:
 
     async def with_pod(self, *, assigned: bool = True, **changes: Any) -> PodEntry:
         """A pod at ADDRESS, with its identity unless not *assigned*, as the cluster cache has seen it."""
-        self.cluster.put_pod(pod(**changes))
-        if assigned:
-            self.cluster.put_assigned(assigned_identity())
-        await self.cluster.seen(lambda: bool((it := self.cluster.at(ADDRESS)) and (it.assigned or not assigned)))
-        entry = self.cluster.at(ADDRESS)
-        assert entry is not None
-        return entry
+        return await self.cluster.with_pod(assigned=assigned, **changes)
 
 
 @asynccontextmanager

@@ -14,8 +14,8 @@ from nmi.tokens.token import Token
 from podidentity.resources import CREATED
 from tests.nmi.fake_imds import Answer, error_body
 from tests.nmi.identity.cluster import DEADLINE, until
-from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, pod
-from tests.nmi.issuer_bench import ADDRESS, running_issuer
+from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, pod
+from tests.nmi.issuer_bench import running_issuer
 from tests.nmi.tokens.fakes import FakeSource
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"

@@ -20,6 +20,7 @@ from podidentity.resources import OwnerReference
 from tests.nmi.fake_imds import Answer, error_body
 from tests.nmi.identity.cluster import DEADLINE, until
 from tests.nmi.identity.shapes import (
+    ADDRESS,
     CLIENT_ID,
     OBJECT_ID,
     REQUEST,
@@ -30,7 +31,7 @@ from tests.nmi.identity.shapes import (
     pod,
     resource_id,
 )
-from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
+from tests.nmi.issuer_bench import IssuerBench, running_issuer
 
 APP = {"app": "web"}
 MIC = {

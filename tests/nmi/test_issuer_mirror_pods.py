@@ -10,8 +10,8 @@ from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import OwnerReference
 from tests.nmi.identity.cluster import until
-from tests.nmi.identity.shapes import binding, exception, identity, pod
-from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
+from tests.nmi.identity.shapes import ADDRESS, binding, exception, identity, pod
+from tests.nmi.issuer_bench import IssuerBench, running_issuer
 
 OWNED: dict[str, Any] = {"owner": OwnerReference(api_version="v1", kind="Node", name="node-1", controller=True)}
 ANNOTATED: dict[str, Any] = {"mirror": True}

@@ -13,8 +13,8 @@ from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.azure.imds import RawAnswer
 from tests.nmi.identity.cluster import DEADLINE, until
-from tests.nmi.identity.shapes import REQUEST, RESOURCE, assigned_identity, exception, pod
-from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
+from tests.nmi.identity.shapes import ADDRESS, REQUEST, RESOURCE, assigned_identity, exception, pod
+from tests.nmi.issuer_bench import IssuerBench, running_issuer
 
 FORCE_REFRESH = TokenRequest(RESOURCE, force_refresh=True)
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
@@ -24,8 +24,7 @@ async def while_fetching(
     bench: IssuerBench, change: Callable[[], None]
 ) -> "asyncio.Task[Issued | RawAnswer | Refusal]":
     """Send a request, and apply *change* during its fetch, after the cluster cache has seen it."""
-    entry = bench.cluster.at(ADDRESS)
-    assert entry is not None
+    entry = bench.cluster.owner(ADDRESS)
     bench.imds.gate.clear()
     bench.imds.arrived.clear()
     request = asyncio.create_task(bench.issue())

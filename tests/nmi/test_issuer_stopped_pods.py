@@ -12,8 +12,8 @@ from nmi.identity.stopped_pods import SANDBOX_DOWN, TERMINATED
 from nmi.issuer import Issued
 from nmi.refusal import Refusal
 from tests.nmi.identity.cluster import DEADLINE, until
-from tests.nmi.identity.shapes import exception, pod
-from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
+from tests.nmi.identity.shapes import ADDRESS, exception, pod
+from tests.nmi.issuer_bench import IssuerBench, running_issuer
 
 BRIEF = DecisionPolicy(max_hold_seconds=0.5)
 """Requests are not held for the whole HOLD_SECONDS, which the budget cuts."""
@@ -119,6 +119,5 @@ async def test_a_pod_that_started_later_wins_the_address_over_a_pod_whose_sandbo
         await until(lambda: len(bench.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
         answer = await bench.issue()
         assert isinstance(answer, Refusal)  # the rival has no assigned identity, and gets no token of the other pod
-        entry = bench.cluster.at(ADDRESS)
-        assert entry is not None
+        entry = bench.cluster.owner(ADDRESS)
         assert entry.name == "rival"

@@ -21,11 +21,9 @@ from podidentity.azure.imds import RawAnswer
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import Resource
-from tests.nmi.identity.shapes import NODE, REQUEST
+from tests.nmi.identity.shapes import ADDRESS, NODE, REQUEST
 from tests.nmi.tokens.fakes import Bench
 from tests.virtual_time import now
-
-ADDRESS = "10.0.0.1"
 
 
 class VirtualIssuer:
