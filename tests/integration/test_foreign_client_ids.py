@@ -12,7 +12,6 @@ import pytest_asyncio
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     MESSAGE_ANNOTATION,
-    MIRROR_ANNOTATION,
 )
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
@@ -121,34 +120,3 @@ async def test_managed_mode_refuses_and_serves_the_corrected_object(managed: San
 
     await until(granted)
     assert (await ask(managed, context)).claims["appid"] == own.client_id
-
-
-async def test_a_mirror_pod_gets_nothing_in_standard_mode(standard: Sandbox) -> None:
-    own = standard.azure.directory.add_identity(identity_id("victim"))
-    await standard.cluster.apply(identity("victim", type=0, resourceID=own.resource_id, clientID=own.client_id))
-    await standard.cluster.apply(binding("victim", "victim"))
-    labels = {"aadpodidbinding": "victim"}
-    mirror = await run_pod(standard, "mirror", labels, annotations={MIRROR_ANNOTATION: "hash"})
-    usual = await run_pod(standard, "usual", labels)
-
-    async def granted() -> bool:
-        return (await ask(standard, usual)).status == 200
-
-    await until(granted)
-    refused = await ask(standard, mirror)
-    assert (refused.status, refused.body["error_description"]) == (400, "Identity not found")
-    found = await standard.cluster.client.list(ASSIGNED_IDENTITIES)
-    assert [each.spec.pod for each in found if each.spec.azure_identity_ref.metadata.name == "victim"] == ["usual"]
-
-
-async def test_a_mirror_pod_gets_nothing_in_managed_mode(managed: Sandbox) -> None:
-    own = managed.azure.directory.add_identity(identity_id("victim"))
-    attach(managed, own)
-    await managed.cluster.apply(identity("victim", type=0, resourceID=own.resource_id, clientID=own.client_id))
-    await managed.cluster.apply(binding("victim", "victim"))
-    labels = {"aadpodidbinding": "victim"}
-    owner = {"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": "u", "controller": True}
-    mirror = await run_pod(managed, "mirror", labels, ownerReferences=[owner])
-    usual = await run_pod(managed, "usual", labels)
-    assert (await ask(managed, usual)).status == 200
-    assert (await ask(managed, mirror)).status == 400

@@ -2,22 +2,12 @@
 
 import asyncio
 import http.client
-import os
-import signal
-from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from nmi.handover.start_signal import is_given
 from podidentity.resources import PODS
 from podidentity_sandbox.azure import identity_id
-from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import Settings
-from tests.integration.continuous_client import asking
-from tests.integration.handovers import PROBE_STATUS, connector, end, logged, sandboxed, sending, served, signal_given
+from tests.integration.handovers import PROBE_STATUS, connector, end, logged, sandboxed, sending, served
 from tests.integration.identity_requests import NODE, binding, identity, request_held
-from tests.integration.node_tables import JUMP, saved
 from tests.integration.test_nmi_drains import PATH, POD
 from tests.support.waiting import until
 
@@ -33,23 +23,6 @@ async def test_no_request_fails_during_ten_handovers(directory: Path) -> None:
             await served(clients)
         assert clients.failures == []
         assert set(clients.statuses) == {str(PROBE_STATUS)}
-
-
-async def test_the_start_signal_follows_the_takeover(directory: Path) -> None:
-    async with sandboxed(directory) as sandbox:
-        signal_path = str(directory / "started")
-        former = sandbox.nmis[NODE].program
-        sandbox.settings = replace(
-            sandbox.settings, nmi_flags=[*sandbox.settings.nmi_flags, f"--start-signal={signal_path}"]
-        )
-        former.signal(signal.SIGSTOP)  # shorter than a step of the handover may take
-        await sandbox.start_nmi(NODE)
-        await asyncio.sleep(3)
-        assert not is_given(signal_path)
-        former.signal(signal.SIGCONT)
-        await logged(sandbox, "this NMI has taken over", 1)
-        await signal_given(signal_path)
-        assert await end(former) == 0
 
 
 async def test_sigterm_while_a_successor_synchronises_waits_for_it(directory: Path) -> None:
@@ -130,30 +103,3 @@ async def test_a_held_request_is_answered_by_the_former_nmi(directory: Path) -> 
         assert answer.status == 200, body
         connection.close()
         assert await ended == 0
-
-
-@pytest.mark.root
-async def test_no_request_reaches_imds_during_handovers_and_the_last_nmi_removes_the_rule(directory: Path) -> None:
-    flags = [f"--handover-socket={directory / 'nmi.sock'}", "--require-redirected"]
-    async with (
-        Sandbox(Settings(namespaces=True, environment=os.environ, nmi_flags=flags)) as sandbox,
-        asking(sandbox) as asker,
-    ):
-        for number in range(5):
-            former = sandbox.nmis[NODE].program
-            await sandbox.start_nmi(NODE)
-            await logged(sandbox, "this NMI has taken over", number + 1)
-            assert saved(sandbox).count(JUMP) == 1
-            assert await end(former) == 0
-            assert saved(sandbox).count(JUMP) == 1
-        # A rollout that is undone: the successor stops, and the former NMI serves again.
-        former = sandbox.nmis[NODE].program
-        await sandbox.start_nmi(NODE)
-        await logged(sandbox, "this NMI has taken over", 6)
-        assert await end(sandbox.nmis[NODE].program) == 0
-        await asker.tokens_flow()
-        assert saved(sandbox).count(JUMP) == 1
-        assert asker.reached_imds == 0
-        assert {answer.outcome for answer in asker.answers} == {"200"}
-        assert await end(former) == 0
-        assert JUMP not in saved(sandbox)

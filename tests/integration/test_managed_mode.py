@@ -2,20 +2,17 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS
+from podidentity.resources import ASSIGNED_IDENTITIES
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.integration.identity_requests import (
-    AUDIENCE,
-    TOKEN,
     ask,
     attach,
     binding,
@@ -23,7 +20,6 @@ from tests.integration.identity_requests import (
     request_held,
     run_pod,
 )
-from tests.support.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -82,19 +78,6 @@ async def test_the_bindings_of_the_pods_own_namespace_count(shared_sandbox: Sand
     assert await shared_sandbox.cluster.client.list(ASSIGNED_IDENTITIES) == []
 
 
-async def test_a_deleted_binding_ends_the_grant(shared_sandbox: Sandbox) -> None:
-    await known(shared_sandbox, "ends", "team-a")
-    await shared_sandbox.cluster.apply(binding("ends", "ends", "team-a"))
-    context = await run_pod(shared_sandbox, "ends", {"aadpodidbinding": "ends"}, namespace="team-a")
-    assert (await ask(shared_sandbox, context)).status == 200
-    await shared_sandbox.cluster.client.delete(BINDINGS, "team-a", "ends")
-
-    async def refused() -> bool:
-        return (await ask(shared_sandbox, context)).status == 404
-
-    await until(refused)
-
-
 async def test_a_binding_created_while_a_request_is_held_answers_it(shared_sandbox: Sandbox) -> None:
     own = await known(shared_sandbox, "late", "team-b")
     context = await run_pod(shared_sandbox, "late", {"aadpodidbinding": "late"}, namespace="team-b")
@@ -105,23 +88,3 @@ async def test_a_binding_created_while_a_request_is_held_answers_it(shared_sandb
     granted = await asked
     assert granted.status == 200, granted.text
     assert granted.claims["appid"] == own.client_id
-
-
-async def test_a_pod_without_the_label_is_refused_immediately(shared_sandbox: Sandbox) -> None:
-    context = await run_pod(shared_sandbox, "plain", {}, namespace="team-a")
-    refused = await ask(shared_sandbox, context)
-    assert (refused.status, refused.body["error_description"]) == (400, "Identity not found")
-
-
-async def test_a_client_whose_attempts_are_shorter_than_the_hold_gets_an_answer(shared_sandbox: Sandbox) -> None:
-    context = await run_pod(shared_sandbox, "unbound", {"aadpodidbinding": "unbound"}, namespace="team-a")
-    host, source = shared_sandbox.metadata_url("node-0"), context.environment.get("SANDBOX_SOURCE_ADDRESS", "")
-    process = await asyncio.create_subprocess_exec(
-        *context.command(
-            [sys.executable, "-c", _ATTEMPTS, host.removeprefix("http://"), source, f"{TOKEN}?resource={AUDIENCE}"]
-        ),
-        stdout=asyncio.subprocess.PIPE,
-        env=shared_sandbox.commands.inherited(),
-    )
-    output, _ = await process.communicate()
-    assert output.split() == [b"404"]

@@ -54,11 +54,9 @@ async def test_new_requests_are_served_until_the_held_one_is_answered() -> None:
         connection = await asyncio.to_thread(connect)
         connection.request("GET", PATH, headers={"Metadata": "true"})
         await request_held(sandbox)
-        ended = asyncio.get_running_loop().time()
         nmi.program.signal(signal.SIGTERM)
-        while asyncio.get_running_loop().time() < ended + 1.5:
+        for _ in range(20):
             assert await asyncio.to_thread(probe) == 400, "an SDK's probe, answered as usual"
-            await asyncio.sleep(0.01)
         answer = await asyncio.to_thread(connection.getresponse)
         assert answer.status == 503
         assert answer.headers["Retry-After"]

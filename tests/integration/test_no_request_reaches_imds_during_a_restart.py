@@ -70,19 +70,6 @@ async def test_with_fail_closed_no_request_reaches_imds_however_nmi_ends(
     assert saved(sandbox, backend).count(REJECT) == 1
 
 
-async def test_with_fail_closed_a_flush_of_nat_is_repaired_and_no_request_reaches_imds(
-    start: Start, backend: str
-) -> None:
-    sandbox = await start("--fail-closed", "--ipt-update-interval-sec=3600")
-    async with asking(sandbox) as asker:
-        for _ in range(3):
-            on_node(sandbox, f"iptables-{backend}", "-t", "nat", "-F")
-            await asker.tokens_flow()
-        on_node(sandbox, f"iptables-{backend}", "-F", "FORWARD")
-        await asker.tokens_flow()
-        assert asker.reached_imds == 0
-
-
 async def test_without_fail_closed_a_killed_nmi_leaves_the_redirect_and_no_request_reaches_imds(
     start: Start, backend: str
 ) -> None:
@@ -114,7 +101,7 @@ async def test_without_fail_closed_the_redirect_stays_until_open_requests_are_an
         await request_held(sandbox)
         first = len(asker.answers)
         sandbox.nmis[NODE].program.signal(signal.SIGTERM)
-        await asyncio.sleep(2)
+        await asker.until(lambda came: len(came) >= 50)
         assert not request.done()
         assert asker.reached_imds == 0
         assert {answer.outcome for answer in asker.answers[first:]} == {"200"}

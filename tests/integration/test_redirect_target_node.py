@@ -1,7 +1,7 @@
 """The redirect target `node`: pods get tokens without route_localnet, and nothing else reaches NMI there.
 
 Each refused connection has an accepted neighbour. Excluded: connections without a conntrack entry, and adopted ones
-(tests/native/test_node_listener_behind_nat.py), handovers (test_handover_between_targets.py).
+(tests/native/test_node_listener_behind_nat.py), handovers (test_handover_of_rules.py).
 """
 
 import asyncio

@@ -21,9 +21,7 @@ from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.imds import ImdsSource, RawAnswer
 from tests.nmi.fake_imds import FakeImds, running_imds
 from tests.nmi.identity.cluster import Cluster, running_cluster
-from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, pod, resource_id
-
-ADDRESS = "10.0.0.1"
+from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, REQUEST, resource_id
 
 
 class IssuerBench:
@@ -68,13 +66,7 @@ class IssuerBench:
 
     async def with_pod(self, *, assigned: bool = True, **changes: Any) -> PodEntry:
         """A pod at ADDRESS, with its identity unless not *assigned*, as the cluster cache has seen it."""
-        self.cluster.put_pod(pod(**changes))
-        if assigned:
-            self.cluster.put_assigned(assigned_identity())
-        await self.cluster.seen(lambda: bool((it := self.cluster.at(ADDRESS)) and (it.assigned or not assigned)))
-        entry = self.cluster.at(ADDRESS)
-        assert entry is not None
-        return entry
+        return await self.cluster.with_pod(assigned=assigned, **changes)
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from typing import Any
 
 import pytest
 
@@ -14,8 +13,8 @@ from nmi.tokens.token import Token
 from podidentity.resources import CREATED
 from tests.nmi.fake_imds import Answer, error_body
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, pod
-from tests.nmi.issuer_bench import ADDRESS, running_issuer
+from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, pod
+from tests.nmi.issuer_bench import running_issuer
 from tests.nmi.tokens.fakes import FakeSource
 from tests.support.waiting import until
 from tests.virtual_time import now
@@ -43,24 +42,6 @@ async def test_a_ready_answer_is_fresh_for_long_and_ends_before_its_token() -> N
         assert 10.5 * 3600 < (issued.fresh_until_ns - now) / 1e9 < 14 * 3600
         assert (issued.expires_ns - issued.fresh_until_ns) / 1e9 >= 300.0
         assert (issued.expires_ns - now) / 1e9 == pytest.approx(86400, abs=5)
-
-
-async def test_first_requests_of_a_hundred_pods_make_one_call() -> None:
-    async with running_issuer() as bench:
-        for number in range(100):
-            name = f"web-{number}"
-            bench.cluster.put_pod(pod(name, addresses=(f"10.0.1.{number}",)))
-            bench.cluster.put_assigned(assigned_identity(pod_name=name))
-        await until(
-            lambda: all((entry := bench.cluster.at(f"10.0.1.{n}")) is not None and entry.assigned for n in range(100))
-        )
-        bench.imds.gate.clear()
-        requests = [asyncio.create_task(bench.issued(peer=f"10.0.1.{n}")) for n in range(100)]
-        await asyncio.wait_for(bench.imds.arrived.wait(), DEADLINE)
-        bench.imds.gate.set()
-        issued = await asyncio.wait_for(asyncio.gather(*requests), DEADLINE)
-        assert len(bench.imds.calls) == 1
-        assert {each.pod for each in issued} == {f"ns/web-{n}" for n in range(100)}
 
 
 async def test_an_unknown_address_is_refused() -> None:
@@ -106,27 +87,6 @@ async def test_a_held_request_is_answered_at_the_assignments_event(first: str | 
         issued = await asyncio.wait_for(pending, DEADLINE)
         assert issued.identity == "ns/id"
         assert bench.issuer._measures.held == 0
-
-
-@pytest.mark.parametrize(
-    ("assigned", "request_", "reason"),
-    [
-        (None, REQUEST, Reason.NO_MATCHING_IDENTITY),
-        ({"status": CREATED}, REQUEST, Reason.STILL_ASSIGNING),
-        ({}, by(SelectorKind.CLIENT_ID, OTHER_ID), Reason.NO_MATCHING_IDENTITY),
-    ],
-    ids=["nothing", "created", "another-client-id"],
-)
-async def test_a_hold_ends_with_the_budget(
-    assigned: dict[str, Any] | None, request_: TokenRequest, reason: Reason
-) -> None:
-    async with running_issuer(policy=BRIEF) as bench:
-        entry = await bench.with_pod(assigned=False)
-        if assigned is not None:
-            bench.cluster.put_assigned(assigned_identity(**assigned))
-            await until(lambda: bool(entry.assigned))
-        assert (await bench.refused(request_)).reason is reason
-        assert bench.imds.calls == []
 
 
 async def test_a_held_pod_that_is_deleted_is_refused() -> None:

@@ -17,9 +17,9 @@ from nmi.tokens.governor import CongestedError
 from podidentity.azure.errors import Throttled, Unreachable
 from podidentity.azure.imds import RawAnswer
 from podidentity.resources import OwnerReference
-from tests.nmi.fake_imds import Answer, error_body
 from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import (
+    ADDRESS,
     CLIENT_ID,
     OBJECT_ID,
     REQUEST,
@@ -30,7 +30,7 @@ from tests.nmi.identity.shapes import (
     pod,
     resource_id,
 )
-from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
+from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.support.waiting import until
 
 APP = {"app": "web"}
@@ -90,15 +90,6 @@ async def test_the_requested_identity_is_sent_to_imds_whether_assigned_or_not(
         assert bench.imds.calls[0].query[parameter] == value
 
 
-async def test_imds_refusals_are_returned_unchanged() -> None:
-    async with running_issuer() as bench:
-        await exempt(bench)
-        body = error_body("invalid_request", "Identity not found")
-        bench.imds.script = [Answer(400, body)]
-        answer = await raw(bench)
-        assert (answer.status, answer.body) == (400, body)
-
-
 async def test_an_exempt_pods_answer_is_not_cached() -> None:
     async with running_issuer() as bench:
         entry = await exempt(bench)
@@ -106,13 +97,6 @@ async def test_an_exempt_pods_answer_is_not_cached() -> None:
         await raw(bench)
         assert len(bench.imds.calls) == 2
         assert entry.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
-
-
-async def test_an_imds_that_does_not_respond_is_a_refusal_within_the_budget() -> None:
-    async with running_issuer(policy=DecisionPolicy(max_hold_seconds=0.2)) as bench:
-        await exempt(bench)
-        bench.imds.script = [Answer(hang=True)]
-        assert (await bench.refused()).reason is Reason.UPSTREAM_UNAVAILABLE
 
 
 class Failing:

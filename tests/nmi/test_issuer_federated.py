@@ -10,8 +10,8 @@ from nmi.refusal import Reason, Refusal
 from nmi.tokens.source import Workload
 from podidentity.resources import Pod
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
-from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
+from tests.nmi.identity.shapes import ADDRESS, assigned_identity, binding, identity, pod
+from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
 from tests.support.waiting import until
 
@@ -34,8 +34,7 @@ async def test_the_pods_own_service_account_is_used() -> None:
         await bound(bench)
         issued = await bench.issued()
         assert issued.cacheable
-        entry = bench.cluster.at(ADDRESS)
-        assert entry is not None
+        entry = bench.cluster.owner(ADDRESS)
         assert source.workloads == [Workload("ns", "web", entry.uid, "builder")]
 
 
@@ -71,8 +70,7 @@ async def test_nothing_is_fetched_for_a_pod_that_disappears_while_a_read_verifie
     async with running_issuer(sources={3: source}) as bench:
         await bound(bench)
         bench.cluster.api.store.delete("pods", "web", "ns", grace_seconds=30)
-        entry = bench.cluster.at(ADDRESS)
-        assert entry is not None
+        entry = bench.cluster.owner(ADDRESS)
         await until(lambda: entry.ending)
         there, asked, gate = entry.pod, asyncio.Event(), asyncio.Event()
 

@@ -62,13 +62,6 @@ async def test_a_request_is_held_like_any_other() -> None:
         assert isinstance(await asyncio.wait_for(pending, DEADLINE), Issued)
 
 
-async def test_a_hold_ends_with_the_budget() -> None:
-    async with running_issuer(policy=BRIEF) as bench:
-        bench.cluster.put_pod(pod(host_network=True))
-        await until(lambda: bench.cluster.cluster_cache.pods.get("ns", "web") is not None)
-        assert (await refused(bench)).reason is Reason.NO_MATCHING_IDENTITY
-
-
 async def test_a_pod_deleted_during_the_request_is_refused() -> None:
     async with running_issuer() as bench:
         bench.cluster.put_pod(pod(host_network=True))

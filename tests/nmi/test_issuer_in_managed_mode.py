@@ -4,18 +4,17 @@ import asyncio
 
 import pytest
 
-from nmi.identity.decide import MANAGED_HOLD_SECONDS, DecisionPolicy
+from nmi.identity.decide import DecisionPolicy
 from nmi.identity.request import TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.azure.imds import RawAnswer
 from tests.nmi.fake_imds import Answer, error_body
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import CLIENT_ID, RESOURCE, binding, identity, pod
-from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
+from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, RESOURCE, binding, identity, pod
+from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
 from tests.support.waiting import until
-from tests.virtual_time import now
 
 POLICY = DecisionPolicy(force_namespaced=True)
 ANOTHER = TokenRequest("https://storage.azure.com/")
@@ -41,17 +40,6 @@ async def test_a_request_is_held_until_binding_and_identity_exist() -> None:
         issued = await asyncio.wait_for(pending, DEADLINE)
         assert isinstance(issued, Issued)
         assert (issued.identity, issued.token.client_id, issued.cacheable) == ("ns/id", CLIENT_ID, True)
-
-
-async def test_a_hold_ends_with_the_budget() -> None:
-    async with running_issuer(managed=True, policy=BRIEF) as bench:
-        await bench.with_pod(assigned=False)
-        assert (await bench.refused()).reason is Reason.NO_MATCHING_IDENTITY
-        bench.cluster.put_pod(pod(label=None))
-        entry = bench.cluster.at(ADDRESS)
-        assert entry is not None
-        await until(lambda: entry.facts.label == "")
-        assert (await bench.refused()).reason is Reason.NOTHING_ASSIGNED
 
 
 @pytest.mark.parametrize("what", ["binding", "identity"])
@@ -98,25 +86,3 @@ async def test_a_named_host_network_pod_has_the_identities_of_its_label() -> Non
         answer = await bench.issue_for()
         assert isinstance(answer, Issued)
         assert answer.identity == "ns/id"
-
-
-async def test_a_pod_without_a_binding_is_answered_within_two_seconds_on_both_paths() -> None:
-    async with running_issuer(managed=True, policy=DecisionPolicy(force_namespaced=True, managed=True)) as bench:
-        bench.cluster.put_pod(pod())
-        began = now()
-        answers = await asyncio.gather(bench.issue(), bench.issue_for())
-        assert now() - began == pytest.approx(MANAGED_HOLD_SECONDS)
-        assert MANAGED_HOLD_SECONDS < 2.0
-        for answer in answers:
-            assert isinstance(answer, Refusal)
-            assert answer.reason is Reason.NO_MATCHING_IDENTITY
-
-
-async def test_a_binding_created_within_that_time_counts() -> None:
-    async with running_issuer(managed=True, policy=DecisionPolicy(force_namespaced=True, managed=True)) as bench:
-        bench.cluster.put_pod(pod())
-        pending = asyncio.create_task(bench.issue())
-        await until(lambda: bench.issuer._measures.held == 1)
-        bench.cluster.put_binding(binding())
-        bench.cluster.put_identity(identity())
-        assert isinstance(await asyncio.wait_for(pending, DEADLINE), Issued)

@@ -11,8 +11,8 @@ from nmi.identity.stopped_pods import SANDBOX_DOWN, TERMINATED
 from nmi.issuer import Issued
 from nmi.refusal import Refusal
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import exception, pod
-from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
+from tests.nmi.identity.shapes import ADDRESS, exception, pod
+from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.support.waiting import until
 from tests.virtual_time import now
 
@@ -84,15 +84,6 @@ async def test_a_request_is_held_for_five_seconds_at_most() -> None:
         assert now() - began == pytest.approx(5.0)
 
 
-async def test_a_pod_being_deleted_whose_containers_run_is_still_served_after_a_read() -> None:
-    async with running_issuer() as bench:
-        entry = await bench.with_pod(sandbox=True)
-        bench.cluster.api.store.delete("pods", "web", "ns")
-        await bench.cluster.seen(lambda: entry.ending)
-        assert not (await bench.issued()).cacheable
-        assert len(bench.cluster.reads()) == 1
-
-
 async def test_an_exempt_stopped_pod_gets_none_of_the_nodes_own_identities_either() -> None:
     async with running_issuer(policy=BRIEF) as bench:
         bench.cluster.put_exception(exception(labels={"aadpodidbinding": "web"}))
@@ -128,6 +119,5 @@ async def test_a_pod_that_started_later_wins_the_address_over_a_pod_whose_sandbo
         await until(lambda: len(bench.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
         answer = await bench.issue()
         assert isinstance(answer, Refusal)  # the rival has no assigned identity, and gets no token of the other pod
-        entry = bench.cluster.at(ADDRESS)
-        assert entry is not None
+        entry = bench.cluster.owner(ADDRESS)
         assert entry.name == "rival"

@@ -18,8 +18,8 @@ from nmi.refusal import Refusal
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Running
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import assigned_identity, pod
-from tests.nmi.issuer_bench import ADDRESS, IssuerBench, running_issuer
+from tests.nmi.identity.shapes import ADDRESS, assigned_identity, pod
+from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.support.waiting import until
 
 BRIEF = DecisionPolicy(max_hold_seconds=0.2)
@@ -217,14 +217,12 @@ async def test_a_pod_whose_end_was_noticed_before_the_report_gets_nothing_and_it
             bench.cluster.deliver(started(before, addresses=("10.0.0.9",)))
         evidence(bench)
         bench.cluster.deliver(started(before))
-        entry = bench.cluster.at(ADDRESS)
-        assert entry is not None
+        entry = bench.cluster.owner(ADDRESS)
         assert entry.record.suspended
         assert await bench.refused() == SUSPENDED
         bench.cluster.deliver_deletion(pod())
         bench.cluster.deliver(started(after, name="successor", uid="uid-2"))
-        successor = bench.cluster.at(ADDRESS)
-        assert successor is not None
+        successor = bench.cluster.owner(ADDRESS)
         assert not successor.suspended
 
 
@@ -264,8 +262,7 @@ async def test_a_read_that_does_not_find_the_pod_removes_it(change: str) -> None
         bench.cluster.deliver(pod(uid="uid-former" if change == "namesake" else uid))
         if change == "gone":
             bench.cluster.delete_pod()
-        entry = bench.cluster.at(ADDRESS)
-        assert entry is not None
+        entry = bench.cluster.owner(ADDRESS)
         assert not await still_owns(entry, ADDRESS)
         assert entry.gone
 
@@ -284,8 +281,7 @@ async def test_a_read_that_does_not_show_it_running_there_lifts_nothing(case: st
         bench.cluster.cluster_cache.network_listed([VETH, ROUTE])
         uid = bench.cluster.put_pod(pod(**NOT_CONFIRMING[case]))
         bench.cluster.deliver(pod(uid=uid))
-        entry = bench.cluster.at(ADDRESS)
-        assert entry is not None
+        entry = bench.cluster.owner(ADDRESS)
         evidence(bench)
         assert not await still_owns(entry, ADDRESS)
         bench.cluster.put_pod(pod())
@@ -297,8 +293,7 @@ async def test_a_read_that_shows_another_live_pod_there_too_lifts_nothing() -> N
         still_owns = bench.cluster.cluster_cache.ownership_reads.still_owns
         uid = bench.cluster.put_pod(pod())
         bench.cluster.deliver(pod(uid=uid))
-        entry = bench.cluster.at(ADDRESS)
-        assert entry is not None
+        entry = bench.cluster.owner(ADDRESS)
         bench.cluster.put_pod(pod("rival"))
         assert not await still_owns(entry, ADDRESS)
         bench.cluster.put_pod(pod(started=60))

@@ -16,7 +16,7 @@ from nmi.issuer import Issued
 from nmi.refusal import Reason
 from podidentity.resources import CREATED
 from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, binding, by, identity, pod
-from tests.nmi.virtual_issuer import VirtualIssuer, virtual_issuer
+from tests.nmi.virtual_issuer import VirtualIssuer, refused_after, virtual_issuer
 from tests.virtual_time import in_virtual_time, settle
 
 HOLD: Final = 45.0
@@ -51,6 +51,7 @@ async def test_repeats_get_the_same_response_immediately(policy: DecisionPolicy,
 
 @in_virtual_time
 async def test_in_managed_mode_repeats_get_the_same_response_immediately() -> None:
+    assert MANAGED_HOLD_SECONDS < 2.0
     async with virtual_issuer(managed=True) as issuer:
         deliver(issuer)
         assert await issuer.refused() == (NONE_ASSIGNED, MANAGED_HOLD_SECONDS)
@@ -58,6 +59,14 @@ async def test_in_managed_mode_repeats_get_the_same_response_immediately() -> No
         issuer.deliver(identity(), "identities")
         issuer.deliver(binding(), "bindings")
         assert isinstance(await issuer.ask(), Issued)
+
+
+@pytest.mark.parametrize(("managed", "hold"), [(False, HOLD), (True, MANAGED_HOLD_SECONDS)])
+@in_virtual_time
+async def test_a_request_for_a_named_pod_is_held_as_long(managed: bool, hold: float) -> None:
+    async with virtual_issuer(managed=managed) as issuer:
+        issuer.deliver(pod(host_network=True))
+        assert await refused_after(issuer.ask_for()) == (NONE_ASSIGNED, hold)
 
 
 @in_virtual_time

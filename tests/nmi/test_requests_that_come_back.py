@@ -1,4 +1,5 @@
-"""The check of Cilium's redirect gets the end of each token request to IMDS, which shows a lost exemption.
+"""Requests of NMI to IMDS that come back to NMI: the refusal names the cause, and the check of Cilium's redirect gets
+the end of each request, which shows a lost exemption.
 
 Excluded: what the check does with it (`node/test_cilium_redirect.py`).
 """
@@ -16,15 +17,18 @@ from _native.index import Index
 from nmi.flag_table import RedirectMode
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import IdentityMetrics
+from nmi.identity.request import TokenRequest
 from nmi.node import cilium_redirect
 from nmi.node.traffic_redirect import TrafficRedirect
+from nmi.refusal import Reason
 from nmi.server.decisions import Decisions
 from nmi.settings import Settings
 from nmi.token_server import TokenServerAssembly
 from podidentity.azure.errors import CameBack
 from podidentity.kube.client import Client
 from tests.nmi.fake_imds import Answer, running_imds
-from tests.nmi.identity.shapes import REQUEST, identity
+from tests.nmi.identity.shapes import REQUEST, RESOURCE, identity
+from tests.nmi.issuer_bench import running_issuer
 
 
 async def test_a_token_request_that_comes_back_starts_the_repair_of_ciliums_redirect(
@@ -57,3 +61,24 @@ async def test_a_token_request_that_comes_back_starts_the_repair_of_ciliums_redi
         with pytest.raises(CameBack):
             await built.broker.token(identity(), REQUEST, "ns/web")
         assert "lost NMI's exemption" in str(redirect.problem())
+
+
+@pytest.mark.parametrize(("status", "came_back"), [(508, True), (507, False)])
+async def test_a_request_to_imds_that_came_back_to_nmi_is_named_in_the_log(status: int, came_back: bool) -> None:
+    async with running_issuer(retry_delays=(0.1,)) as bench:
+        await bench.with_pod()
+        bench.imds.script = [Answer(status, b"{}")] * 6
+        refusal = await bench.refused()
+        assert refusal.reason is Reason.UPSTREAM_UNAVAILABLE
+        assert ("was redirected to NMI" in refusal.detail) is came_back
+        assert ("check that IMDS" in refusal.detail) is not came_back
+        assert (len(bench.imds.calls) == 1) is came_back
+
+
+async def test_requests_that_came_back_do_not_stop_the_calls_to_imds() -> None:
+    async with running_issuer(retry_delays=()) as bench:
+        await bench.with_pod()
+        bench.imds.script = [Answer(508, b"{}")] * 8
+        refusals = [await bench.refused(TokenRequest(f"{RESOURCE}/{number}")) for number in range(8)]
+        assert all("was redirected to NMI" in each.detail for each in refusals)
+        assert (await bench.issued()).token.access_token

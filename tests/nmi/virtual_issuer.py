@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from unittest.mock import patch
 
@@ -21,11 +21,9 @@ from podidentity.azure.imds import RawAnswer
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import Resource
-from tests.nmi.identity.shapes import NODE, REQUEST
+from tests.nmi.identity.shapes import ADDRESS, NODE, REQUEST
 from tests.nmi.tokens.fakes import Bench
 from tests.virtual_time import now
-
-ADDRESS = "10.0.0.1"
 
 
 class VirtualIssuer:
@@ -54,12 +52,13 @@ class VirtualIssuer:
     async def ask(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> Issued | RawAnswer | Refusal:
         return await self._issuer.issue(peer, request)
 
+    async def ask_for(self, name: str = "web") -> Issued | RawAnswer | Refusal:
+        """Return the response to a process of the node that names the pod."""
+        return await self._issuer.issue_for("ns", name, REQUEST)
+
     async def refused(self, request: TokenRequest = REQUEST, peer: str = ADDRESS) -> tuple[Refusal, float]:
         """Return the refusal, and the seconds until it."""
-        began = now()
-        answer = await self.ask(request, peer)
-        assert isinstance(answer, Refusal), answer
-        return answer, round(now() - began, 3)
+        return await refused_after(self.ask(request, peer))
 
     async def refused_within(self, seconds: float, request: TokenRequest = REQUEST) -> Refusal | None:
         """Return the refusal that a client with this time limit receives; None if it disconnects before."""
@@ -68,6 +67,14 @@ class VirtualIssuer:
                 return (await self.refused(request))[0]
         except TimeoutError:
             return None
+
+
+async def refused_after(asking: Awaitable[Issued | RawAnswer | Refusal]) -> tuple[Refusal, float]:
+    """Return the refusal, and the seconds until it."""
+    began = now()
+    answer = await asking
+    assert isinstance(answer, Refusal), answer
+    return answer, round(now() - began, 3)
 
 
 @asynccontextmanager

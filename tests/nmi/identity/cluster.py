@@ -36,7 +36,7 @@ from podidentity.resources import (
     nodename_label,
 )
 from podidentity_sandbox.kubeapi.server import KubeApi
-from tests.nmi.identity.shapes import NODE
+from tests.nmi.identity.shapes import ADDRESS, NODE, assigned_identity, pod
 from tests.support.kube_api import kube_api
 from tests.support.memory_network import MemoryNetwork
 from tests.support.waiting import until
@@ -163,6 +163,20 @@ class Cluster:
         owner = record.owner if record is not None else None
         assert owner is None or isinstance(owner, PodEntry)
         return owner
+
+    def owner(self, address: str) -> PodEntry:
+        """Return the pod at the address, which must exist."""
+        owner = self.at(address)
+        assert owner is not None
+        return owner
+
+    async def with_pod(self, *, assigned: bool = False, **changes: Any) -> PodEntry:
+        """A running pod at ADDRESS, with its identity if *assigned*, once the cluster cache has seen it."""
+        self.put_pod(pod(**changes))
+        if assigned:
+            self.put_assigned(assigned_identity())
+        await self.seen(lambda: bool((it := self.at(ADDRESS)) and (it.assigned or not assigned)))
+        return self.owner(ADDRESS)
 
     async def seen(self, condition: Callable[[], bool]) -> None:
         """Wait until the cluster cache has fulfilled *condition*."""

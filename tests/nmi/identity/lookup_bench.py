@@ -5,9 +5,8 @@ import asyncio
 from nmi.identity.lookup_wait import LookupWait
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Refusal
+from tests.nmi.identity.shapes import ADDRESS
 from tests.virtual_time import now, settle
-
-ADDRESS = "10.0.0.1"
 
 
 class LookupBench:

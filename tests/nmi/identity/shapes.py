@@ -35,6 +35,8 @@ from podidentity.resources import (
 )
 
 NODE = "node-1"
+ADDRESS = "10.0.0.1"
+"""The address of `pod()`."""
 RESOURCE = "https://vault.azure.net"
 CLIENT_ID = "c11e0000-0000-0000-0000-00000000000a"
 OBJECT_ID = "0b000000-0000-0000-0000-000000000001"
@@ -68,7 +70,7 @@ def pod(
     *,
     uid: str = "uid-1",
     label: str | None = "web",
-    addresses: tuple[str, ...] = ("10.0.0.1",),
+    addresses: tuple[str, ...] = (ADDRESS,),
     namespace: str = "ns",
     phase: str = "Running",
     host_network: bool = False,

@@ -3,8 +3,8 @@
 import asyncio
 
 from nmi.identity.pods import PodEntry
-from tests.nmi.identity.lookup_bench import ADDRESS, LookupBench
-from tests.nmi.identity.shapes import pod
+from tests.nmi.identity.lookup_bench import LookupBench
+from tests.nmi.identity.shapes import ADDRESS, pod
 from tests.virtual_time import in_virtual_time, now
 
 

@@ -1,33 +1,21 @@
 """NMI reads from the API server before a grant if the index may be outdated. Excluded: unknown addresses."""
 
 import asyncio
-from typing import Any
 
 from nmi.identity.cluster_cache import DecisionInput
-from nmi.identity.decide import Wait
 from nmi.identity.ownership_reads import GONE
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
-from tests.nmi.identity.shapes import assigned_identity, pod
+from tests.nmi.identity.shapes import ADDRESS, assigned_identity, pod
 
-ADDRESS = "10.0.0.1"
 POD_PATH = "/api/v1/namespaces/ns/pods/web"
-
-
-async def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:
-    cluster.put_pod(pod(**changes))
-    cluster.put_assigned(assigned_identity())
-    await cluster.seen(lambda: bool((there := cluster.at(ADDRESS)) and there.assigned))
-    entry = cluster.at(ADDRESS)
-    assert entry is not None
-    return entry
 
 
 async def ending(cluster: Cluster) -> PodEntry:
     """A pod with deletionTimestamp, still running."""
-    entry = await with_pod(cluster)
+    entry = await cluster.with_pod(assigned=True)
     cluster.api.store.delete("pods", "web", "ns")
     await cluster.seen(lambda: entry.ending)
     return entry
@@ -48,7 +36,7 @@ def unavailable(_request: object) -> StatusError:
 
 async def test_a_pod_without_doubts_is_not_read() -> None:
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod(assigned=True)
         decision_input = await cluster.cluster_cache.decision_input(entry, ADDRESS)
         assert decision_input == DecisionInput(entry.facts, entry.assigned, certain=True)
         assert cluster.reads() == []
@@ -69,24 +57,11 @@ async def test_a_pod_being_deleted_is_read_once_a_second_and_never_cached() -> N
         assert cluster.reads() == [POD_PATH] * 2
 
 
-async def test_a_pod_whose_containers_have_all_terminated_is_held_without_reads_until_one_runs_again() -> None:
-    async with running_cluster() as cluster:
-        entry = await with_pod(cluster)
-        cluster.put_pod(pod(terminated=True))
-        await cluster.seen(lambda: entry.doubtful)
-        assert isinstance(await cluster.cluster_cache.decision_input(entry, ADDRESS), Wait)
-        assert cluster.reads() == []
-        cluster.put_pod(pod())
-        await cluster.seen(lambda: not entry.doubtful)
-        assert not entry.record.suspended
-
-
 async def test_a_pod_that_a_read_does_not_find_gets_no_answer() -> None:
     async with running_cluster() as cluster:
         ghost = pod("ghost", uid="uid-ghost", addresses=("10.0.0.2",), deleting=True)
         cluster.deliver(ghost)
-        entry = cluster.at("10.0.0.2")
-        assert entry is not None
+        entry = cluster.owner("10.0.0.2")
         assert await cluster.cluster_cache.decision_input(entry, "10.0.0.2") is GONE
         assert cluster.at("10.0.0.2") is None
         assert entry.gone
@@ -96,8 +71,7 @@ async def test_another_pod_of_the_same_name_found_by_the_read_is_not_used() -> N
     async with running_cluster(watching=False) as cluster:
         cluster.deliver(pod(uid="uid-former", deleting=True))
         cluster.put_pod(pod())
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         assert await cluster.cluster_cache.decision_input(entry, ADDRESS) is GONE
         assert entry.gone
 
@@ -106,8 +80,7 @@ async def test_a_pod_that_has_left_the_address_is_refused_at_it() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod(addresses=("10.0.0.7",)))
         cluster.deliver(pod(uid=uid))
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         assert await cluster.cluster_cache.decision_input(entry, ADDRESS) is GONE
 
 
@@ -115,8 +88,7 @@ async def test_the_label_from_the_read_counts_if_the_watch_is_behind() -> None:
     async with running_cluster(watching=False) as cluster:
         uid = cluster.put_pod(pod(label="relabelled"))
         cluster.deliver(pod(uid=uid))
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         decision_input = await cluster.cluster_cache.decision_input(entry, ADDRESS)
         assert isinstance(decision_input, DecisionInput)
         assert decision_input.pod.label == "relabelled"
@@ -136,7 +108,7 @@ async def test_a_watch_event_after_a_read_counts_within_the_second_that_the_read
 
 async def test_a_silent_watch_suspends_ready_answers_until_its_next_event() -> None:
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod(assigned=True)
         await confirm_all_watches(cluster)
         cluster.clock.ahead += 94.0
         cluster.cluster_cache.check()
@@ -162,8 +134,7 @@ async def test_an_identity_revoked_during_a_silent_watch_is_not_granted() -> Non
         cluster.deliver(assigned_identity("revoked"), "assigned_identities")
         cluster.put_assigned(assigned_identity("still-there"))
         cluster.put_assigned(assigned_identity("another-pods", pod_name="other"))
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         decision_input = await cluster.cluster_cache.decision_input(entry, ADDRESS)
         assert isinstance(decision_input, DecisionInput)
         assert [each.identity.metadata.name for each in decision_input.assigned] == ["still-there"]

@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 
 from nmi.identity.exemptions import LINES_PER_MINUTE, Exemptions
-from nmi.identity.pods import PodEntry
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
-from tests.nmi.identity.shapes import exception, pod
+from tests.nmi.identity.shapes import ADDRESS, exception, pod
 
-ADDRESS = "10.0.0.1"
 APP = {"app": "web"}
 
 
@@ -26,14 +24,6 @@ def why(labels: dict[str, str] | None, *, of: dict[str, str], namespace: str = "
     reason = known.why(pod(labels=of))
     assert known.why_given(pod(labels=of), [exception(labels=labels, namespace=namespace)]) == reason
     return reason
-
-
-async def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:
-    cluster.put_pod(pod(**changes))
-    await cluster.seen(lambda: cluster.at(ADDRESS) is not None)
-    entry = cluster.at(ADDRESS)
-    assert entry is not None
-    return entry
 
 
 @pytest.mark.parametrize(
@@ -121,14 +111,13 @@ async def test_an_exception_from_before_the_start_counts_from_the_start() -> Non
         cluster.put_exception(exception(labels=APP))
 
     async with running_cluster(prepare) as cluster:
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         assert entry.facts.exempt == "exception ns/ex"
 
 
 async def test_a_pod_becomes_exempt_and_stops_being_exempt_with_the_event() -> None:
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster, labels=APP)
+        entry = await cluster.with_pod(labels=APP)
         for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, ""), (APP, "exception ns/ex"), (None, "")):
             waiter = asyncio.create_task(entry.changed(entry.record.generation))
             if labels is not None:
@@ -142,7 +131,7 @@ async def test_a_pod_becomes_exempt_and_stops_being_exempt_with_the_event() -> N
 async def test_a_label_change_of_a_pod_starts_or_ends_its_exemption() -> None:
     async with running_cluster() as cluster:
         cluster.put_exception(exception(labels=APP))
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, "")):
             waiter = asyncio.create_task(entry.changed(entry.record.generation))
             cluster.put_pod(pod(labels=labels))
@@ -152,7 +141,7 @@ async def test_a_label_change_of_a_pod_starts_or_ends_its_exemption() -> None:
 
 async def test_an_unrelated_exception_changes_nothing_of_a_pod() -> None:
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster, labels=APP)
+        entry = await cluster.with_pod(labels=APP)
         before = entry.record.generation
         cluster.put_exception(exception("a", {"app": "other"}))
         cluster.put_exception(exception("b", {}))
@@ -185,7 +174,7 @@ async def test_labels_in_the_spelling_from_before_v1_6_exempt_no_pod_and_are_log
 ) -> None:
     """An admission policy on `spec.podLabels` does not see them."""
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster, labels=APP)
+        entry = await cluster.with_pod(labels=APP)
         create = cluster.api.store.create
         create("azurepodidentityexceptions.aadpodidentity.k8s.io", labels_in_an_old_field_name("old"), "ns")
         both = labels_in_an_old_field_name("both", podLabels={"app": "other"})
@@ -201,7 +190,7 @@ async def test_labels_in_the_spelling_from_before_v1_6_exempt_no_pod_and_are_log
 
 async def test_a_flag_makes_the_old_field_name_count() -> None:
     async with running_cluster(old_field_names=True) as cluster:
-        entry = await with_pod(cluster, labels=APP)
+        entry = await cluster.with_pod(labels=APP)
         create = cluster.api.store.create
         create("azurepodidentityexceptions.aadpodidentity.k8s.io", labels_in_an_old_field_name("old"), "ns")
         await cluster.seen(lambda: entry.facts.exempt == "exception ns/old")

@@ -7,22 +7,13 @@ import pytest
 
 from podidentity.resources import ATTACHED_BY_ANNOTATION, CREATED
 from tests.nmi.identity.cluster import ASSIGNED_KIND, DEADLINE, Cluster, running_cluster
-from tests.nmi.identity.shapes import assigned_identity, pod
-
-ADDRESS = "10.0.0.1"
-
-
-async def with_pod(cluster: Cluster, **changes: Any) -> Any:
-    """A running pod at ADDRESS, once the cluster cache has seen it."""
-    cluster.put_pod(pod(**changes))
-    await cluster.seen(lambda: cluster.at(ADDRESS) is not None)
-    return cluster.at(ADDRESS)
+from tests.nmi.identity.shapes import ADDRESS, assigned_identity, pod
 
 
 async def test_a_pods_address_finds_it_from_its_event_on() -> None:
     async with running_cluster() as cluster:
         assert cluster.at(ADDRESS) is None
-        entry = await with_pod(cluster, labels={"app": "web"})
+        entry = await cluster.with_pod(labels={"app": "web"})
         assert (entry.key, entry.facts.label, dict(entry.labels)["app"]) == ("ns/web", "web", "web")
         assert entry.record.owner is entry
         assert not entry.record.suspended
@@ -35,14 +26,13 @@ async def test_a_pod_from_before_the_start_is_known_after_it() -> None:
         cluster.put_assigned(assigned_identity())
 
     async with running_cluster(prepare) as cluster:
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         assert len(entry.assigned) == 1
 
 
 async def test_every_address_of_a_pod_finds_it() -> None:
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster, addresses=(ADDRESS, "fd00::1"))
+        entry = await cluster.with_pod(addresses=(ADDRESS, "fd00::1"))
         assert cluster.at("fd00::1") is entry
 
 
@@ -63,14 +53,14 @@ async def test_a_pod_whose_address_is_not_its_own_is_never_found(changes: dict[s
 async def test_an_invalid_address_in_a_status_affects_only_its_own_pod() -> None:
     async with running_cluster() as cluster:
         cluster.deliver(pod("odd", uid="uid-odd", addresses=("not-an-address",)))
-        await with_pod(cluster)
+        await cluster.with_pod()
         assert len(cluster.index) == 1
 
 
 @pytest.mark.parametrize("end", ["deleted", "finished"])
 async def test_a_deleted_pod_is_not_found(end: str) -> None:
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         generation = entry.record.generation
         waiter = asyncio.create_task(entry.changed(generation))
         if end == "deleted":
@@ -87,8 +77,7 @@ async def test_a_deleted_pod_is_not_found(end: str) -> None:
 async def test_a_pod_whose_label_changes_has_only_the_new_one(label: str | None) -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.deliver(pod())
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         cluster.deliver(pod(label=label))
         assert cluster.at(ADDRESS) is entry
         assert entry.facts.label == (label or "")
@@ -96,7 +85,7 @@ async def test_a_pod_whose_label_changes_has_only_the_new_one(label: str | None)
 
 async def test_an_address_can_move_to_another_pod() -> None:
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         cluster.put_pod(pod(addresses=("10.0.0.9",)))
         await cluster.seen(lambda: cluster.at("10.0.0.9") is entry)
         assert cluster.at(ADDRESS) is None
@@ -105,7 +94,7 @@ async def test_an_address_can_move_to_another_pod() -> None:
 @pytest.mark.parametrize("deletion", ["seen", "missed"])
 async def test_a_successor_of_the_same_name_is_another_pod(deletion: str) -> None:
     async with running_cluster() as cluster:
-        former = await with_pod(cluster)
+        former = await cluster.with_pod()
         if deletion == "seen":
             cluster.delete_pod()
             cluster.put_pod(pod(addresses=("10.0.0.2",)))
@@ -120,7 +109,7 @@ async def test_a_successor_of_the_same_name_is_another_pod(deletion: str) -> Non
 
 async def test_a_new_label_begins_a_new_generation_and_an_annotation_does_not() -> None:
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         before = entry.record.generation
         cluster.api.store.patch("pods", "web", {"metadata": {"annotations": {"a": "b"}}}, "ns")
         cluster.put_pod(pod("neighbour", addresses=("10.0.0.2",)))
@@ -133,11 +122,10 @@ async def test_a_new_label_begins_a_new_generation_and_an_annotation_does_not() 
 
 async def test_an_assignment_wakes_only_the_waiters_of_its_pod() -> None:
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         cluster.put_pod(pod("other", addresses=("10.0.0.2",)))
         await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
-        other = cluster.at("10.0.0.2")
-        assert other is not None
+        other = cluster.owner("10.0.0.2")
         others = other.record.generation
         waiter = asyncio.create_task(entry.changed(entry.record.generation))
         cluster.put_assigned(assigned_identity(status=CREATED))
@@ -148,7 +136,7 @@ async def test_an_assignment_wakes_only_the_waiters_of_its_pod() -> None:
 
 async def test_a_change_that_affects_no_decision_invalidates_nothing() -> None:
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         cluster.put_assigned(assigned_identity())
         await cluster.seen(lambda: len(entry.assigned) == 1)
         before, since = entry.record.generation, entry.assigned[0].usable_since
@@ -164,7 +152,7 @@ async def test_a_change_that_affects_no_decision_invalidates_nothing() -> None:
 
 async def test_a_revoked_identity_is_removed_with_its_event() -> None:
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         cluster.put_assigned(assigned_identity("a"))
         cluster.put_assigned(assigned_identity("b"))
         await cluster.seen(lambda: len(entry.assigned) == 2)
@@ -177,7 +165,7 @@ async def test_a_revoked_identity_is_removed_with_its_event() -> None:
 
 async def test_an_identity_is_usable_since_the_time_it_became_assigned() -> None:
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         cluster.put_assigned(assigned_identity(status=CREATED))
         await cluster.seen(lambda: len(entry.assigned) == 1)
         cluster.clock.ahead = 30.0
@@ -189,7 +177,7 @@ async def test_an_identity_is_usable_since_the_time_it_became_assigned() -> None
 
 async def test_an_assignment_for_another_node_does_not_apply() -> None:
     async with running_cluster() as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         cluster.put_assigned(assigned_identity("elsewhere", nodename="node-2"))
         cluster.put_assigned(assigned_identity("here"))
         await cluster.seen(lambda: len(entry.assigned) == 1)
@@ -198,7 +186,7 @@ async def test_an_assignment_for_another_node_does_not_apply() -> None:
 
 async def test_without_scale_features_unlabelled_identities_are_seen_too() -> None:
     async with running_cluster(scale_features=False) as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         cluster.put_assigned(assigned_identity(nodename=""))
         await cluster.seen(lambda: len(entry.assigned) == 1)
 
@@ -207,13 +195,13 @@ async def test_an_assignment_may_arrive_before_its_pod() -> None:
     async with running_cluster() as cluster:
         cluster.put_assigned(assigned_identity())
         await cluster.seen(lambda: bool(cluster.cluster_cache.watches.by_name["assigned_identities"].store))
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         assert len(entry.assigned) == 1
 
 
 async def test_the_metrics_show_the_watches_and_the_index() -> None:
     async with running_cluster() as cluster:
-        await with_pod(cluster)
+        await cluster.with_pod()
         value = cluster.registry.get_sample_value
         assert value("aadpodidentity_nmi_index_size") == 1.0
         assert value("aadpodidentity_nmi_stale") == 0.0

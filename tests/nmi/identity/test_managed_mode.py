@@ -1,7 +1,6 @@
 """Managed mode: the pod's label, a binding and an identity of its namespace, and no MIC. Excluded: silent watches."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -11,19 +10,20 @@ from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
-from tests.nmi.identity.shapes import OBJECT_ID, REQUEST, assigned_identity, binding, by, exception, identity, pod
+from tests.nmi.identity.shapes import (
+    ADDRESS,
+    OBJECT_ID,
+    REQUEST,
+    assigned_identity,
+    binding,
+    by,
+    exception,
+    identity,
+    pod,
+)
 
-ADDRESS = "10.0.0.1"
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
 POLICY = DecisionPolicy(force_namespaced=True)
-
-
-async def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:
-    cluster.put_pod(pod(**changes))
-    await cluster.seen(lambda: cluster.at(ADDRESS) is not None)
-    entry = cluster.at(ADDRESS)
-    assert entry is not None
-    return entry
 
 
 def outcome(entry: PodEntry, request: TokenRequest = REQUEST) -> str:
@@ -42,7 +42,7 @@ def outcome(entry: PodEntry, request: TokenRequest = REQUEST) -> str:
 async def test_label_binding_and_identity_result_in_a_grant_in_any_order() -> None:
     async with running_cluster(managed=True) as cluster:
         cluster.put_binding(binding())
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         assert outcome(entry) == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
         waiter = asyncio.create_task(entry.changed(entry.record.generation))
         cluster.put_identity(identity())
@@ -50,8 +50,7 @@ async def test_label_binding_and_identity_result_in_a_grant_in_any_order() -> No
         assert outcome(entry) == "id"
         cluster.put_pod(pod("later", addresses=("10.0.0.2",)))
         await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
-        later = cluster.at("10.0.0.2")
-        assert later is not None
+        later = cluster.owner("10.0.0.2")
         assert outcome(later) == "id"
 
 
@@ -62,8 +61,7 @@ async def test_objects_from_before_the_start_count_after_it() -> None:
         cluster.put_identity(identity())
 
     async with running_cluster(prepare, managed=True) as cluster:
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         assert outcome(entry) == "id"
 
 
@@ -75,7 +73,7 @@ async def test_each_revocation_takes_effect_with_its_event(change: str) -> None:
     async with running_cluster(managed=True) as cluster:
         cluster.put_binding(binding())
         cluster.put_identity(identity())
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         await cluster.seen(lambda: outcome(entry) == "id")
         waiter = asyncio.create_task(entry.changed(entry.record.generation))
         match change:
@@ -102,16 +100,14 @@ async def test_an_object_being_deleted_is_not_granted(deleting: str) -> None:
         cluster.deliver(pod())
         cluster.deliver(binding(deleting=deleting == "binding"), "bindings")
         cluster.deliver(identity(deleting=deleting == "identity"), "identities")
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         assert outcome(entry) == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
 
 
 async def test_objects_of_other_namespaces_are_never_combined() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         cluster.deliver(pod())
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         cluster.deliver(binding(namespace="other"), "bindings")
         cluster.deliver(identity(), "identities")
         assert entry.assigned == ()
@@ -125,8 +121,7 @@ async def test_objects_of_other_namespaces_are_never_combined() -> None:
 async def test_without_an_id_the_first_by_binding_is_granted_and_with_an_id_that_identity() -> None:
     async with running_cluster(managed=True, watching=False) as cluster:
         cluster.deliver(pod())
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         cluster.deliver(binding("z", "first"), "bindings")
         cluster.deliver(binding("a", "second"), "bindings")
         cluster.deliver(identity("first"), "identities")
@@ -142,8 +137,7 @@ async def test_an_object_id_is_read_from_the_identitys_annotation() -> None:
         cluster.deliver(pod())
         cluster.deliver(binding(), "bindings")
         cluster.deliver(identity(), "identities")
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         request = by(SelectorKind.OBJECT_ID, OBJECT_ID.upper())
         assert outcome(entry, request) == Reason.UNKNOWN_OBJECT_ID.value
         cluster.deliver(identity(annotations={OBJECT_ID_ANNOTATION: OBJECT_ID}), "identities")
@@ -156,8 +150,7 @@ async def test_a_pod_without_the_label_is_refused_immediately_even_with_an_empty
         cluster.deliver(identity(), "identities")
         for label in (None, ""):
             cluster.deliver(pod(label=label))
-            entry = cluster.at(ADDRESS)
-            assert entry is not None
+            entry = cluster.owner(ADDRESS)
             assert outcome(entry) == Reason.NOTHING_ASSIGNED.value
 
 
@@ -166,8 +159,7 @@ async def test_a_namespaced_identity_serves_its_own_namespace() -> None:
         cluster.deliver(pod())
         cluster.deliver(binding(), "bindings")
         cluster.deliver(identity(annotations={BEHAVIOR_ANNOTATION: "namespaced"}), "identities")
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         assert outcome(entry) == "id"
 
 
@@ -176,7 +168,7 @@ async def test_mics_assignments_are_not_watched_and_do_not_count() -> None:
         cluster.put_assigned(assigned_identity())
 
     async with running_cluster(prepare, managed=True) as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         assert entry.assigned == ()
         assert set(cluster.cluster_cache.watches.by_name) == {"pods", "bindings", "identities", "exceptions"}
         assert not [each for each in cluster.api.requests if "azureassignedidentities" in each.path]
@@ -187,8 +179,7 @@ async def test_a_change_that_affects_no_decision_invalidates_nothing() -> None:
         cluster.deliver(pod())
         cluster.deliver(binding(), "bindings")
         cluster.deliver(identity(), "identities")
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         before, since = entry.record.generation, entry.assigned[0].usable_since
         cluster.deliver(identity(annotations={"note": "x"}, resource_version="2"), "identities")
         cluster.deliver(binding(resource_version="2"), "bindings")
@@ -219,8 +210,7 @@ async def test_a_changed_spec_resets_the_time_since_when_an_identity_is_usable()
         cluster.deliver(pod())
         cluster.deliver(binding(), "bindings")
         cluster.deliver(identity(), "identities")
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         before = entry.assigned[0].usable_since
         cluster.clock.ahead += 30.0
         cluster.deliver(identity(client_id=OTHER_ID), "identities")
@@ -233,8 +223,7 @@ async def test_an_exception_takes_precedence_here_too() -> None:
         cluster.deliver(binding(), "bindings")
         cluster.deliver(identity(), "identities")
         cluster.deliver(exception(labels={"app": "web"}), "exceptions")
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         assert outcome(entry) == "exempt"
 
 
@@ -255,7 +244,7 @@ def put_in_old_field_names(cluster: Cluster) -> None:
 
 async def test_fields_in_spellings_from_before_v1_6_are_ignored_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with running_cluster(managed=True) as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         put_in_old_field_names(cluster)
         # A binding in the current spelling to the identity in the old one, and one to another identity.
         cluster.put_binding(binding("to-old", "old"))
@@ -274,6 +263,6 @@ async def test_fields_in_spellings_from_before_v1_6_are_ignored_and_logged(caplo
 
 async def test_a_flag_makes_the_old_field_names_count() -> None:
     async with running_cluster(managed=True, old_field_names=True) as cluster:
-        entry = await with_pod(cluster)
+        entry = await cluster.with_pod()
         put_in_old_field_names(cluster)
         await cluster.seen(lambda: outcome(entry, by(SelectorKind.CLIENT_ID, OTHER_ID)) == "old")

@@ -28,8 +28,7 @@ def named(name: str, namespace: str) -> AzureAssignedIdentity:
 
 
 def assigned(cluster: Cluster) -> int:
-    entry = cluster.at("10.0.0.1")
-    assert entry is not None
+    entry = cluster.owner("10.0.0.1")
     return len(entry.assigned)
 
 
@@ -45,8 +44,7 @@ async def test_the_assigned_identities_of_a_pod_are_limited_and_mics_come_first(
         assert assigned(cluster) == ASSIGNED_MAX
         assert beyond(cluster) == MANY - ASSIGNED_MAX
         cluster.deliver(named("z-of-mic", "default"), "assigned_identities")
-        entry = cluster.at("10.0.0.1")
-        assert entry is not None
+        entry = cluster.owner("10.0.0.1")
         assert entry.assigned[0].binding == "z-of-mic"
         assert len(entry.assigned) == ASSIGNED_MAX
         for number in range(MANY):
@@ -61,8 +59,7 @@ async def test_identities_of_other_namespaces_do_not_push_out_those_of_the_pods_
         for number in range(ASSIGNED_MAX):
             cluster.deliver(assigned_identity(f"a{number:04}", namespace="evil", type_=1), "assigned_identities")
         cluster.deliver(assigned_identity("z"), "assigned_identities")
-        entry = cluster.at("10.0.0.1")
-        assert entry is not None
+        entry = cluster.owner("10.0.0.1")
         assert entry.assigned[0].identity.key == ("ns", "z")
         assert beyond(cluster) == 1
 
@@ -88,8 +85,7 @@ async def test_bindings_of_one_selector_are_limited_in_managed_mode() -> None:
         cluster.deliver(identity(), "identities")
         for number in range(MANY):
             cluster.deliver(binding(f"b{number:04}"), "bindings")
-        entry = cluster.at("10.0.0.1")
-        assert entry is not None
+        entry = cluster.owner("10.0.0.1")
         assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(BINDINGS_MAX)]
         assert beyond(cluster) == MANY - BINDINGS_MAX
         cluster.deliver_deletion(binding("b0000"), "bindings")

@@ -74,8 +74,7 @@ async def test_the_owner_is_read_from_the_api_servers_response() -> None:
         cluster.put_pod(pod("mic-5d4f8c-x", label=None, labels=PLAIN, owner=REPLICA_SET))
 
     async with running_cluster(prepare, mic_namespace="ns") as cluster:
-        entry = cluster.at("10.0.0.1")
-        assert entry is not None
+        entry = cluster.owner("10.0.0.1")
         assert entry.facts.exempt == MIC
 
 

@@ -7,9 +7,7 @@ import pytest
 from nmi.identity.pods import PodEntry
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
-from tests.nmi.identity.shapes import assigned_identity, pod
-
-ADDRESS = "10.0.0.1"
+from tests.nmi.identity.shapes import ADDRESS, assigned_identity, pod
 
 
 async def test_a_host_network_pod_is_found_by_name_and_never_by_address() -> None:
@@ -31,8 +29,7 @@ async def test_another_pod_at_the_nodes_address_does_not_contest_it() -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.deliver(pod("host", uid="uid-h", host_network=True))
         cluster.deliver(pod())
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         assert entry.name == "web"
 
 

@@ -9,9 +9,8 @@ from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.identity.cluster import Cluster, running_cluster
-from tests.nmi.identity.shapes import binding, exception, identity, pod
+from tests.nmi.identity.shapes import ADDRESS, binding, exception, identity, pod
 
-ADDRESS = "10.0.0.1"
 APP = {"app": "web"}
 
 
@@ -28,9 +27,7 @@ def all_but(cluster: Cluster, *silent: str) -> None:
 def with_pod(cluster: Cluster, **changes: Any) -> PodEntry:
     uid = cluster.put_pod(pod(**changes))
     cluster.deliver(pod(uid=uid, **changes))
-    entry = cluster.at(ADDRESS)
-    assert entry is not None
-    return entry
+    return cluster.owner(ADDRESS)
 
 
 async def decision_input(cluster: Cluster, entry: PodEntry) -> DecisionInput:
@@ -86,8 +83,7 @@ async def test_a_label_removed_during_a_silent_watch_of_pods_ends_the_exemption(
         uid = cluster.put_pod(pod())
         cluster.deliver(pod(uid=uid, labels=APP))
         cluster.deliver(exception(labels=APP), "exceptions")
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         assert entry.facts.exempt
         all_but(cluster, "pods")
         assert (await decision_input(cluster, entry)).pod.exempt == ""
@@ -134,8 +130,7 @@ async def test_managed_mode_uses_the_label_from_a_read() -> None:
         cluster.deliver(binding("former"), "bindings")
         cluster.deliver(binding("later", selector="relabelled"), "bindings")
         cluster.deliver(identity(), "identities")
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         all_but(cluster, "pods")
         assert [each.binding for each in (await decision_input(cluster, entry)).assigned] == ["later"]
 
@@ -146,8 +141,7 @@ async def test_pods_of_one_namespace_share_the_reads_within_a_second() -> None:
         for number in range(5):
             name, address = f"web-{number}", f"10.0.0.{number + 1}"
             cluster.deliver(pod(name, uid=name, addresses=(address,)))
-            entry = cluster.at(address)
-            assert entry is not None
+            entry = cluster.owner(address)
             entries.append((entry, address))
         all_but(cluster, "bindings", "exceptions")
         for entry, address in entries:

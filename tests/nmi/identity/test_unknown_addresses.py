@@ -11,8 +11,8 @@ from nmi.identity.pods import PodEntry
 from nmi.node.rtnetlink import Link, Route
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Terminated
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
-from tests.nmi.identity.lookup_bench import ADDRESS, LookupBench
-from tests.nmi.identity.shapes import pod, started_at
+from tests.nmi.identity.lookup_bench import LookupBench
+from tests.nmi.identity.shapes import ADDRESS, pod, started_at
 from tests.virtual_time import now, settle
 
 
@@ -145,8 +145,7 @@ def put_two_pods_at_one_address(cluster: Cluster) -> PodEntry:
     """The address belongs to an existing pod, and to a deleted one whose deletion the watch has not reported yet."""
     uid = cluster.put_pod(pod())
     cluster.deliver(pod("former", uid="uid-former"))
-    former = cluster.at(ADDRESS)
-    assert former is not None
+    former = cluster.owner(ADDRESS)
     cluster.deliver(pod(uid=uid))
     return former
 
@@ -211,8 +210,7 @@ async def test_a_terminating_successor_never_returns_the_address_to_the_former_o
         assert entry is None or entry.key == "ns/web"
         cluster.put_pod(pod("former", started=120))
         await cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         assert entry.key == "ns/former", "it has been made again since"
 
 
@@ -281,8 +279,7 @@ async def test_a_read_that_is_older_than_an_event_adds_and_removes_no_pod() -> N
         assert cluster.at(ADDRESS) is None
         assert len(cluster.cluster_cache.pods) == 0
         assert not await overtaken(cluster, lambda: None)
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         cluster.delete_pod()
         assert await overtaken(cluster, lambda: cluster.deliver(pod("other", uid="uid-2")))
         assert not entry.gone
@@ -292,8 +289,7 @@ async def test_a_pod_whose_containers_restarted_contests_its_address_again() -> 
     async with running_cluster(watching=False) as cluster:
         former, _ = await contested(cluster)
         await cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         assert entry.key == "ns/web"
         cluster.deliver(pod("former", uid=former, started=60, labels={"another": "label"}))
         assert cluster.at(ADDRESS) is entry
@@ -305,8 +301,7 @@ async def test_an_event_of_the_watch_determines_the_owner_too() -> None:
     async with running_cluster(watching=False) as cluster:
         former = put_two_pods_at_one_address(cluster)
         cluster.deliver_deletion(pod("former", uid="uid-former"))
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         assert entry.key == "ns/web"
         assert former.gone
 
@@ -314,8 +309,7 @@ async def test_an_event_of_the_watch_determines_the_owner_too() -> None:
 async def test_a_contested_address_changes_the_records_generation_so_that_no_decision_outlives_it() -> None:
     async with running_cluster(watching=False) as cluster:
         cluster.deliver(pod())
-        entry = cluster.at(ADDRESS)
-        assert entry is not None
+        entry = cluster.owner(ADDRESS)
         before = entry.record.generation
         cluster.deliver(pod("other", uid="uid-2"))
         assert entry.record.generation != before

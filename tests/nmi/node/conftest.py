@@ -16,9 +16,28 @@ OTHERS = """*nat
 -A KUBE-SERVICES -d 10.0.0.1/32 -p tcp -m comment --comment "default/kubernetes:https" -m tcp --dport 443 -j OTHER
 -A OTHER -p tcp -m tcp -j DNAT --to-destination 10.1.1.1:6443
 COMMIT
+*filter
+:FORWARD DROP [0:0]
+:KUBE-FORWARD - [0:0]
+-A FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD
+-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with icmp-port-unreachable
+-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 8080 -j REJECT --reject-with tcp-reset
+-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
+COMMIT
 *mangle
 :KUBE-IPTABLES-HINT - [0:0]
 COMMIT
+"""
+OTHER_TABLES = """
+table ip kube-proxy {
+    chain nat-prerouting { type nat hook prerouting priority dstnat; }
+}
+table ip nat {
+    chain PREROUTING { type nat hook prerouting priority dstnat; tcp dport 81 dnat to 10.0.0.9; }
+}
+table inet aad-pod-identity {
+    chain prerouting { type filter hook prerouting priority 0; }
+}
 """
 
 
@@ -28,10 +47,20 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def node(backend: str) -> Iterator[Machine]:
+def machine() -> Iterator[Machine]:
+    """Yield a machine without rules."""
     with machines(1) as (machine,):
-        machine.run(f"iptables-{backend}-restore", given=OTHERS)
         yield machine
+
+
+@pytest.fixture
+def node(machine: Machine, backend: str) -> Machine:
+    """Return the machine with rules of other programs in that backend."""
+    if backend == "nftables":
+        machine.run("nft", "-f", "-", given=OTHER_TABLES)
+    else:
+        machine.run(f"iptables-{backend}-restore", given=OTHERS)
+    return machine
 
 
 @pytest.fixture

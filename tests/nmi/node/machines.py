@@ -75,7 +75,9 @@ class Machine:
             self.run("tee", f"/proc/sys/{setting}", given=value)
 
     def saved(self, backend: str) -> list[str]:
-        """The output of iptables-save, without comments and packet counters."""
+        """The output of iptables-save without comments and packet counters, or the ruleset of nftables."""
+        if backend == "nftables":
+            return self.run("nft", "list", "ruleset").splitlines()
         lines = self.run(f"iptables-{backend}-save").splitlines()
         return [line.split(" [")[0] for line in lines if not line.startswith("#")]
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,13 +17,6 @@ REFERENCE = """*nat
 -A aad-metadata -j RETURN
 COMMIT
 """
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    machine = Machine()
-    yield machine
-    machine.close()
 
 
 def cleanup(machine: Machine, *flags: str) -> "subprocess.CompletedProcess[str]":

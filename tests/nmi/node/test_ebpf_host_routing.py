@@ -1,7 +1,7 @@
 """A node of AKS with eBPF host routing: what NMI writes there, with each backend. Excluded: the API server's side."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,11 +28,9 @@ ALL = ("--fail-closed", "--route-localnet=set", "--redirect-target=loopback")
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
-    machine = Machine()
+def machine(machine: Machine) -> Machine:
     machine.run("iptables-nft-restore", given=AKS)
-    yield machine
-    machine.close()
+    return machine
 
 
 @pytest.fixture

@@ -110,16 +110,24 @@ def site() -> Iterator[Site]:
 
 @pytest.mark.root
 @pytest.mark.parametrize("backend", ["nft", "legacy", "nftables"])
-def test_the_counter_of_every_backend_counts_first_packets(site: Site, backend: str) -> None:
+def test_pods_reach_nmi_while_the_rule_is_installed_and_its_counter_counts_their_first_packets(
+    site: Site, backend: str
+) -> None:
+    assert asked(site.pod) == "imds saw 10.244.0.7"
     with Worker(site.node, backend) as worker:
         assert worker.do("packets") is None
         worker.do("install")
         assert worker.do("packets") == 0
         for count in (1, 2):
             assert asked(site.pod) == "nmi saw 10.244.0.7"
+            assert asked(site.node) == "imds saw 169.254.0.1"
             assert worker.do("packets") == count
         worker.do("install", "reject")
         assert worker.do("packets", "reject") == 0
+        worker.do("remove", "reject")
+        worker.do("remove")
+        assert worker.do("packets") is None
+        assert asked(site.pod) == "imds saw 10.244.0.7"
 
 
 @pytest.mark.root

@@ -1,10 +1,8 @@
 """The rules of a node with and without --fail-closed, from NMI's start to its end. Excluded: packets (test_packets)."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.nmi.node.machines import Machine
+from tests.nmi.node.machines import Machine, machines
 from tests.nmi.node.redirect_process import RedirectProcess
 
 pytestmark = pytest.mark.root
@@ -14,13 +12,11 @@ REJECT = "-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --
 
 
 @pytest.fixture
-def machine(backend: str) -> Iterator[Machine]:
-    machine = Machine()
+def machine(machine: Machine, backend: str) -> Machine:
     machine.run(f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
     machine.run(f"iptables-{backend}", "-A", "INPUT", "-p", "tcp", "-j", "ACCEPT")
     machine.set_sysctl({"net/ipv4/conf/all/route_localnet": "1"})
-    yield machine
-    machine.close()
+    return machine
 
 
 def test_the_reject_rule_exists_before_nmi_listens_and_the_redirect_after(machine: Machine, backend: str) -> None:
@@ -85,12 +81,9 @@ def test_a_remaining_redirect_does_not_count_as_fail_closed(machine: Machine, ba
 
 
 def test_without_the_flag_a_legacy_node_gets_no_filter_table() -> None:
-    machine = Machine()
-    try:
+    with machines(1) as (machine,):
         machine.run("iptables-legacy", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
         with RedirectProcess(machine) as node:
             node.installed()
             node.end()
         assert sorted(machine.run("cat", "/proc/net/ip_tables_names").split()) == ["mangle", "nat"]
-    finally:
-        machine.close()

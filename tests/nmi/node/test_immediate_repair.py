@@ -1,7 +1,5 @@
 """A changed rule is restored long before the interval ends. Excluded: the definition of a change."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.nmi.node.machines import Machine
@@ -16,13 +14,11 @@ NEVER = "--ipt-update-interval-sec=86400"
 
 
 @pytest.fixture
-def machine(backend: str) -> Iterator[Machine]:
-    machine = Machine()
+def machine(machine: Machine, backend: str) -> Machine:
     machine.run(f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
     machine.run(f"iptables-{backend}", "-A", "FORWARD", "-p", "tcp", "-j", "ACCEPT")
     machine.set_sysctl({"net/ipv4/conf/all/route_localnet": "1"})
-    yield machine
-    machine.close()
+    return machine
 
 
 @pytest.mark.parametrize(

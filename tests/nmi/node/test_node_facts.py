@@ -4,7 +4,6 @@ Excluded: the choice for every combination of facts (test_redirect_choice).
 """
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,6 @@ def test_rules_and_chains_of_users_are_read_from_a_saved_table() -> None:
     assert table_facts(SAVED) == TableFacts(2, frozenset({"KUBE-SERVICES"}))
     assert table_facts("").empty
     assert table_facts("*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n").empty
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    machine = Machine()
-    yield machine
-    machine.close()
 
 
 def detected(machine: Machine) -> str:

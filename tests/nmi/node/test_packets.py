@@ -1,4 +1,7 @@
-"""The effect of the redirect on packets. Excluded: the rule's text; bypasses (test_packets_past_nmi)."""
+"""The effect of the redirect on packets. Excluded: the rule's text; the common case (test_effect).
+
+Bypasses are in test_packets_past_nmi.
+"""
 
 import sys
 
@@ -10,21 +13,6 @@ from tests.nmi.node.pod_node_imds import IMDS, Site, asked, open_connection, ser
 pytestmark = pytest.mark.root
 
 PRETENDED = "10.99.0.1"
-
-
-def test_a_pods_request_to_imds_reaches_nmi_with_the_pods_address(site: Site, backend: str) -> None:
-    assert asked(site.pod) == "imds saw 10.244.0.7"
-    with Worker(site.node, backend) as worker:
-        worker.do("install")
-        assert asked(site.pod) == "nmi saw 10.244.0.7"
-        worker.do("remove")
-        assert asked(site.pod) == "imds saw 10.244.0.7"
-
-
-def test_programs_of_the_node_reach_the_real_imds(site: Site, backend: str) -> None:
-    with Worker(site.node, backend) as worker:
-        worker.do("install")
-        assert asked(site.node) == "imds saw 169.254.0.1"
 
 
 def test_other_ports_and_addresses_are_not_redirected(site: Site, backend: str) -> None:

@@ -1,4 +1,7 @@
-"""The redirect in real tables: inserted, removed, inserted over an old one. Excluded: test_redirect_repair."""
+"""The redirect and the reject in real tables: inserted, removed, inserted over old ones.
+
+Excluded: repair (test_redirect_repair), what is particular to nftables (test_nftables_in_force), and packets.
+"""
 
 import pytest
 
@@ -12,6 +15,9 @@ CHAIN = [
     "-A aad-metadata -j RETURN",
 ]
 JUMP = "-A PREROUTING -j aad-metadata"
+REJECT = "-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
+
+in_every_backend = pytest.mark.parametrize("backend", ["nft", "legacy", "nftables"], indirect=True)
 
 
 def test_the_rule_equals_the_go_implementations_and_is_first(node: Machine, worker: Worker, backend: str) -> None:
@@ -21,12 +27,27 @@ def test_the_rule_equals_the_go_implementations_and_is_first(node: Machine, work
     assert node.rules(backend, "PREROUTING") == [JUMP, *before]
 
 
-def test_removal_restores_the_previous_rules(node: Machine, worker: Worker, backend: str) -> None:
+def test_the_reject_rule_is_first_and_only_in_its_table(node: Machine, worker: Worker, backend: str) -> None:
+    before = node.rules(backend, "FORWARD")
+    nat = node.run(f"iptables-{backend}-save", "-c", "-t", "nat").splitlines()[1:-1]
+    assert worker.do("install", "reject") is True
+    assert node.rules(backend, "FORWARD") == [REJECT, *before]
+    assert node.run(f"iptables-{backend}-save", "-c", "-t", "nat").splitlines()[1:-1] == nat
+
+
+@in_every_backend
+@pytest.mark.parametrize("rule", ["redirect", "reject"])
+def test_removal_restores_the_previous_rules_and_may_be_repeated(
+    node: Machine, worker: Worker, backend: str, rule: str
+) -> None:
     before = node.saved(backend)
-    worker.do("install")
-    assert node.saved(backend) != before
-    assert worker.do("remove") is False
+    worker.do("remove", rule)
     assert node.saved(backend) == before
+    worker.do("install", rule)
+    assert node.saved(backend) != before
+    for _ in range(2):
+        assert worker.do("remove", rule) is False
+        assert node.saved(backend) == before
 
 
 def test_after_withdrawal_no_new_connection_is_redirected_and_the_chain_remains_for_open_ones(
@@ -42,29 +63,25 @@ def test_after_withdrawal_no_new_connection_is_redirected_and_the_chain_remains_
     assert node.saved(backend) == elsewhere
 
 
-def test_removal_may_be_repeated_or_without_an_installation(node: Machine, worker: Worker, backend: str) -> None:
-    before = node.saved(backend)
-    worker.do("remove")
-    worker.do("install")
-    worker.do("remove")
-    worker.do("remove")
-    assert node.saved(backend) == before
-
-
-def test_installing_again_after_a_kill_leaves_exactly_one_rule(node: Machine, worker: Worker, backend: str) -> None:
+@in_every_backend
+def test_installing_again_after_a_kill_or_for_another_port_leaves_exactly_one_rule(
+    node: Machine, worker: Worker, backend: str
+) -> None:
     worker.do("install")
     once = node.saved(backend)
     worker.kill()
     with Worker(node, backend) as next_one:
         next_one.do("install")
         assert node.saved(backend) == once
+        next_one.do("install", "redirect", 9999)
+        assert node.saved(backend) == [line.replace(":2579", ":9999") for line in once]
 
 
-def test_a_rule_to_another_port_is_replaced(node: Machine, worker: Worker, backend: str) -> None:
-    worker.do("install")
-    once = node.saved(backend)
-    worker.do("install", "redirect", 9999)
-    assert node.saved(backend) == [line.replace(":2579", ":9999") for line in once]
+def test_a_reject_rule_of_an_earlier_nmi_is_taken_over(node: Machine, worker: Worker, backend: str) -> None:
+    node.run(f"iptables-{backend}", "-A", *REJECT.split()[1:])
+    before = [line for line in node.rules(backend, "FORWARD") if line != REJECT]
+    worker.do("install", "reject")
+    assert node.rules(backend, "FORWARD") == [REJECT, *before]
 
 
 def test_removal_also_deletes_jumps_from_other_chains(node: Machine, worker: Worker, backend: str) -> None:
@@ -76,17 +93,13 @@ def test_removal_also_deletes_jumps_from_other_chains(node: Machine, worker: Wor
     assert node.saved(backend) == before
 
 
-def test_the_rule_is_installed_on_a_node_without_rules_too(backend: str) -> None:
-    machine = Machine()
-    try:
-        with Worker(machine, backend) as worker:
-            worker.do("install")
-            assert machine.rules(backend, "aad-metadata") == CHAIN
-            assert machine.rules(backend, "PREROUTING") == [JUMP]
-            worker.do("remove")
-        assert not [line for line in machine.saved(backend) if line.startswith("-A")]
-    finally:
-        machine.close()
+def test_the_rule_is_installed_on_a_node_without_rules_too(machine: Machine, backend: str) -> None:
+    with Worker(machine, backend) as worker:
+        worker.do("install")
+        assert machine.rules(backend, "aad-metadata") == CHAIN
+        assert machine.rules(backend, "PREROUTING") == [JUMP]
+        worker.do("remove")
+    assert not [line for line in machine.saved(backend) if line.startswith("-A")]
 
 
 def test_a_check_changes_nothing(node: Machine, worker: Worker, backend: str) -> None:
@@ -95,11 +108,8 @@ def test_a_check_changes_nothing(node: Machine, worker: Worker, backend: str) ->
     assert node.run(f"iptables-{backend}-save", "-c", "-t", "nat").splitlines()[1:-1] == before
 
 
-def test_the_legacy_backend_opens_only_the_nat_table() -> None:
-    machine = Machine()
-    try:
-        with Worker(machine, "legacy") as worker:
-            worker.do("install")
-            assert machine.run("cat", "/proc/net/ip_tables_names").split() == ["nat"]
-    finally:
-        machine.close()
+@pytest.mark.parametrize(("rule", "table"), [("redirect", "nat"), ("reject", "filter")])
+def test_the_legacy_backend_opens_only_the_table_of_the_rule(machine: Machine, rule: str, table: str) -> None:
+    with Worker(machine, "legacy") as worker:
+        worker.do("install", rule)
+        assert machine.run("cat", "/proc/net/ip_tables_names").split() == [table]

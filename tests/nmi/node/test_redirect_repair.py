@@ -1,6 +1,6 @@
-"""Changes of the rule by other programs, and its repair without changes of their rules.
+"""Changes of the rules by other programs, and their repair without changes of the other programs' rules.
 
-Excluded: the first installation.
+Excluded: the first installation; the table of nftables (test_nftables_in_force).
 """
 
 import threading
@@ -11,7 +11,7 @@ from tests.nmi.node.machines import Machine, Worker
 
 pytestmark = pytest.mark.root
 
-DAMAGES = {
+DAMAGES_OF_REDIRECT = {
     "the chain is emptied": (["-F aad-metadata"], "the chain holds other rules"),
     "the jump is deleted": (["-D PREROUTING -j aad-metadata"], "the jump is missing"),
     "jump and chain are deleted": (
@@ -44,18 +44,48 @@ DAMAGES = {
     ),
 }
 
+REJECT = "-d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
+DAMAGES_OF_REJECT = {
+    "it is deleted": (["-D FORWARD 1"], "the rule is missing"),
+    "the chain is flushed": (["-F FORWARD"], "the rule is missing"),
+    "a rule is put before it": (["-I FORWARD 1 -p udp -j ACCEPT"], "other rules come before the rule"),
+    "it is doubled": ([f"-A FORWARD {REJECT}"], "the rule is there more than once"),
+    "it gets a condition": ([f"-R FORWARD 1 -i eth9 {REJECT}"], "the rule is missing"),
+    "it answers otherwise": (
+        ["-R FORWARD 1 -d 169.254.169.254 -p tcp --dport 80 -j REJECT"],
+        "the rule is missing",
+    ),
+    "it becomes an accept": (["-R FORWARD 1 -d 169.254.169.254 -p tcp --dport 80 -j ACCEPT"], "the rule is missing"),
+}
+TABLES = {"redirect": ("nat", "OTHER", "aad-metadata"), "reject": ("filter", "KUBE-FORWARD", "FORWARD")}
+"""The table of each rule, a chain of another program in it, and the chain with the rule."""
 
-@pytest.mark.parametrize("damage", DAMAGES)
+
+@pytest.mark.parametrize("damage", DAMAGES_OF_REDIRECT)
 def test_a_damaged_rule_is_found_and_repaired(node: Machine, worker: Worker, backend: str, damage: str) -> None:
     worker.do("install")
     whole = node.saved(backend)
-    commands, fault = DAMAGES[damage]
+    commands, fault = DAMAGES_OF_REDIRECT[damage]
     for command in commands:
         node.run(f"iptables-{backend}", "-w", "-t", "nat", *command.split())
     assert worker.do("fault") == fault
     assert worker.do("verify") is True
     theirs = [line for line in node.saved(backend) if line != "-A PREROUTING -p udp -j OTHER"]
     assert theirs == whole
+    assert worker.do("verify") is False
+
+
+@pytest.mark.parametrize("damage", DAMAGES_OF_REJECT)
+def test_a_damaged_reject_is_found_and_repaired(node: Machine, worker: Worker, backend: str, damage: str) -> None:
+    worker.do("install", "reject")
+    commands, fault = DAMAGES_OF_REJECT[damage]
+    for command in commands:
+        node.run(f"iptables-{backend}", "-w", *command.split())
+    assert worker.do("fault", "reject") == fault
+    assert worker.do("verify") is True
+    lines = node.rules(backend, "FORWARD")
+    assert lines[0] == f"-A FORWARD {REJECT}"
+    assert lines.count(lines[0]) == 1
     assert worker.do("verify") is False
 
 
@@ -68,20 +98,19 @@ def test_a_flush_of_the_whole_table_is_repaired(node: Machine, worker: Worker, b
     assert worker.do("fault") is None
 
 
-def test_an_intact_rule_is_not_changed(node: Machine, worker: Worker, backend: str) -> None:
-    worker.do("install")
-    assert worker.do("verify") is False
-    assert worker.do("fault") is None
-
-
-def test_a_repair_keeps_the_counters_of_foreign_rules(node: Machine, worker: Worker, backend: str) -> None:
-    counted = "*nat\n[7:700] -A OTHER -s 10.9.9.9/32 -j RETURN\nCOMMIT\n"
-    node.run(f"iptables-{backend}-restore", "--noflush", "--counters", given=counted)
-    worker.do("install")
-    node.run(f"iptables-{backend}", "-t", "nat", "-F", "aad-metadata")
-    worker.do("verify")
-    saved = node.run(f"iptables-{backend}-save", "-c", "-t", "nat")
-    assert "[7:700] -A OTHER -s 10.9.9.9/32 -j RETURN" in saved
+@pytest.mark.parametrize("rule", TABLES)
+def test_foreign_rules_and_their_counters_survive_installation_repair_and_removal(
+    node: Machine, worker: Worker, backend: str, rule: str
+) -> None:
+    table, chain, own = TABLES[rule]
+    foreign = f"[7:700] -A {chain} -s 10.9.9.9/32 -j RETURN"
+    node.run(f"iptables-{backend}-restore", "--noflush", "--counters", given=f"*{table}\n{foreign}\nCOMMIT\n")
+    worker.do("install", rule)
+    node.run(f"iptables-{backend}", "-t", table, "-F", own)
+    assert worker.do("verify") is True
+    assert foreign in node.run(f"iptables-{backend}-save", "-c", "-t", table)
+    worker.do("remove", rule)
+    assert foreign in node.run(f"iptables-{backend}-save", "-c", "-t", table)
 
 
 def test_concurrent_foreign_writes_are_not_lost(node: Machine, worker: Worker, backend: str) -> None:
@@ -107,49 +136,41 @@ def test_concurrent_foreign_writes_are_not_lost(node: Machine, worker: Worker, b
     ]
 
 
-def test_a_writer_without_the_lock_does_not_make_the_repair_fail(backend: str) -> None:
-    machine = Machine()
-    try:
-        one = f"XTABLES_LOCKFILE=/run/other iptables-{backend} -t nat -A OUTPUT -s 10.7.0.1 -j RETURN"
-        with (
-            Worker(machine, backend) as worker,
-            machine.start("sh", "-c", f"echo writing; for i in $(seq 100); do {one}; done 2>/dev/null") as writer,
-        ):
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == "writing\n"
-            while writer.poll() is None:
-                worker.do("remove")
-                worker.do("install")
-            assert worker.do("verify") in (True, False)
-            assert worker.do("fault") is None
-    finally:
-        machine.close()
+def test_a_writer_without_the_lock_does_not_make_the_repair_fail(machine: Machine, backend: str) -> None:
+    one = f"XTABLES_LOCKFILE=/run/other iptables-{backend} -t nat -A OUTPUT -s 10.7.0.1 -j RETURN"
+    with (
+        Worker(machine, backend) as worker,
+        machine.start("sh", "-c", f"echo writing; for i in $(seq 100); do {one}; done 2>/dev/null") as writer,
+    ):
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "writing\n"
+        while writer.poll() is None:
+            worker.do("remove")
+            worker.do("install")
+        assert worker.do("verify") in (True, False)
+        assert worker.do("fault") is None
 
 
 @pytest.mark.parametrize("action", ["install", "verify", "remove"])
-def test_a_repair_waits_for_a_held_lock(action: str) -> None:
-    machine = Machine()
-    try:
-        with Worker(machine, "legacy") as worker:
-            if action != "install":
-                worker.do("install")
-            if action == "verify":
-                machine.run("iptables-legacy", "-t", "nat", "-F", "aad-metadata")
-            holder = machine.start("flock", "/run/xtables.lock", "sh", "-c", "echo held; exec cat")
-            assert holder.stdout is not None
-            assert holder.stdin is not None
-            assert holder.stdout.readline() == "held\n"
-            worker.ask(action)
-            assert "waiting for the xtables lock" in worker.answer()["log"]
-            with holder.stdout, holder.stdin:
-                pass
-            holder.wait(5)
-            while "log" in (answer := worker.answer()):
-                pass
-            assert "done" in answer
-            assert worker.do("fault") == ("the chain is missing" if action == "remove" else None)
-    finally:
-        machine.close()
+def test_a_repair_waits_for_a_held_lock(machine: Machine, action: str) -> None:
+    with Worker(machine, "legacy") as worker:
+        if action != "install":
+            worker.do("install")
+        if action == "verify":
+            machine.run("iptables-legacy", "-t", "nat", "-F", "aad-metadata")
+        holder = machine.start("flock", "/run/xtables.lock", "sh", "-c", "echo held; exec cat")
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == "held\n"
+        worker.ask(action)
+        assert "waiting for the xtables lock" in worker.answer()["log"]
+        with holder.stdout, holder.stdin:
+            pass
+        holder.wait(5)
+        while "log" in (answer := worker.answer()):
+            pass
+        assert "done" in answer
+        assert worker.do("fault") == ("the chain is missing" if action == "remove" else None)
 
 
 def test_the_lock_is_released(node: Machine, worker: Worker) -> None:

@@ -1,7 +1,7 @@
 """EPERM for a write after a read that succeeded: the message names AKS's kernel program, not a missing capability."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,13 +70,6 @@ async def test_a_refused_read_names_the_capability(program: Program) -> None:
     for driver in (iptables_nft(program, "exit 0", refusing("")), NftablesDriver(program("nft", refusing("")))):
         with pytest.raises(StartError, match="give NMI the capability NET_ADMIN"):
             await driver.put(TO.redirect)
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    machine = Machine()
-    yield machine
-    machine.close()
 
 
 LEGACY = """

@@ -1,6 +1,5 @@
 """route_localnet: detected as off, switched on, and guarded. Excluded: the effect on packets (test_packets)."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -119,13 +118,6 @@ def test_only_a_loopback_target_requires_it(target: str, needed: bool) -> None:
 )  # fmt: skip
 def test_an_equal_guard_is_recognised_and_a_weaker_one_is_not(rules: str, guarded: bool) -> None:
     assert route_localnet.guarded(all_rules(rules)) is guarded
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    machine = Machine()
-    yield machine
-    machine.close()
 
 
 @pytest.mark.programs

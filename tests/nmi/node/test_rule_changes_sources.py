@@ -45,14 +45,12 @@ class Listener:
 
 
 @pytest.fixture
-def listener() -> Iterator[Listener]:
-    machine = Machine()
+def listener(machine: Machine) -> Iterator[Listener]:
     machine.run("iptables-nft", "-t", "nat", "-N", "OTHER")
     machine.run("iptables-nft", "-t", "nat", "-A", "PREROUTING", "-j", "OTHER")
     listener = Listener(machine)
     yield listener
     listener.close()
-    machine.close()
 
 
 @pytest.mark.root

@@ -11,9 +11,7 @@ import pytest
 
 from podidentity_sandbox.faults import Mode
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.nmi.node.machines import Machine
-from tests.nmi.node.unavailable_api_server import Away, Nmi, start_without_api_server
-from tests.support.waiting import until
+from tests.nmi.node.unavailable_api_server import Away, start_without_api_server
 
 pytestmark = pytest.mark.programs
 
@@ -84,65 +82,6 @@ async def test_an_outage_between_the_first_response_and_the_lists_is_waited_out(
     assert lists - before < 40, "three watches, each with pauses of 2 s on average"
     away.api.intercept = None
     await nmi.active()
-
-
-@pytest.fixture
-async def machine() -> AsyncIterator[Machine]:
-    """A separate machine, which cannot reach this one's API server."""
-    machine = await asyncio.to_thread(Machine)
-    yield machine
-    await asyncio.to_thread(machine.close)
-
-
-async def without_contact(away: Away, machine: Machine, kubelet: Path) -> Nmi:
-    """Start NMI on *machine*, and wait until it has tried to reach the API server.
-
-    The following state of the node is that after FIRST_SECONDS, in which NMI waits for the API server.
-    """
-    flags = ("--redirect=nat", "--fail-closed", "--http-probe-port=8085", f"--kubelet-config={kubelet}")
-    nmi = await away.nmi(*flags, inside=machine.inside())
-    await until(lambda: "no contact with the API server" in nmi.read_log(), nmi.read_log)
-    return nmi
-
-
-REJECT = ["-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"]
-
-
-@pytest.mark.root
-@pytest.mark.parametrize("backend", ["nft", "legacy"])
-async def test_the_reject_rule_exists_before_the_api_server_responds(
-    away: Away, machine: Machine, backend: str, tmp_path: Path
-) -> None:
-    (tmp_path / "kubelet").write_text("KUBELET_NODE_LABELS=agentpool=a,kubernetes.azure.com/role=agent\n")
-    await asyncio.to_thread(machine.run, f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
-    nmi = await without_contact(away, machine, tmp_path / "kubelet")
-    await until(lambda: asyncio.to_thread(machine.rules, backend, "FORWARD"), "the rules", holds=REJECT.__eq__)
-    assert await asyncio.to_thread(machine.rules, backend, "PREROUTING") == []
-    await nmi.stop()
-    assert await asyncio.to_thread(machine.rules, backend, "FORWARD") == REJECT, "and it stays"
-
-
-@pytest.mark.root
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [
-        ("KUBELET_NODE_LABELS=agentpool=a,kubernetes.azure.com/ebpf-host-routing=true\n", "NMI writes no rule"),
-        ("", "no rule is written until the API server responds"),
-    ],
-    ids=["with the label", "without any labels"],
-)
-async def test_no_rule_exists_before_the_api_server_responds(
-    away: Away, machine: Machine, labels: str, expected: str
-) -> None:
-    """With the label Cilium's agent would not start; without any labels that could be so."""
-    (away.folder / "kubelet").write_text(labels)
-    await asyncio.to_thread(machine.run, "iptables-nft", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
-    nmi = await without_contact(away, machine, away.folder / "kubelet")
-    await until(lambda: expected in nmi.read_log())
-    rules = await asyncio.to_thread(machine.saved, "nft")
-    assert [each for each in rules if each.startswith("-A")] == []
-    assert "aad-pod-identity" not in await asyncio.to_thread(machine.run, "nft", "list", "tables")
-    await nmi.stop()
 
 
 async def test_sigterm_during_the_wait_ends_nmi_cleanly(away: Away) -> None:

@@ -68,6 +68,8 @@ TARGETS = st.tuples(STARTS, st.lists(PIECES, max_size=16).map("".join)).map("".j
 @example("/metadata/instance?/../identity")
 @example("/metadata/ident%00ity/info")
 @example("/metadata/IDENT\u0130TY")
+@example("/metadata/instance/..;/identity/x")
+@example("/metadata/identi~1/info")
 def test_no_forwarded_path_can_be_read_as_an_identity_path(target: str) -> None:
     found = resolve(target, EVERYTHING)
     if found.action is not Action.PROXY:

@@ -63,12 +63,23 @@ ROWS = [
     Row("X-Forwarded-For, allowed", 400, INVALID, "X-Forwarded-For", ask(TARGET, "X-Forwarded-For: a"),
         passes=ask(TARGET, "Metadata: true", "X-Forwarded-For: a"),
         passing_policy=ServerPolicy(allow_x_forwarded_for=True)),
+    Row("X-Forwarded-For, empty", 400, INVALID, "X-Forwarded-For", ask(TARGET, "Metadata: true", "x-forwarded-for:")),
+    Row("X-Forwarded-For, instance", 400, INVALID, "X-Forwarded-For", ask("/metadata/instance", "X-Forwarded-For: a"),
+        passes=ask("/metadata/instance", "X-Forwarded-For: a"),
+        passing_policy=ServerPolicy(allow_x_forwarded_for=True)),
     Row("no Metadata", 400, INVALID, "Required metadata header not specified", ask(TARGET),
         passes=ask(TARGET, "mEtAdAtA: TRUE")),
     Row("no Metadata, not needed", 400, INVALID, "Required metadata header not specified", ask(TARGET),
         passes=ask(TARGET), passing_policy=ServerPolicy(require_metadata_header=False)),
     Row("doubled Metadata", 400, INVALID, "more than once", ask(TARGET, "Metadata: true", "Metadata: true"),
         headers=CLOSE),
+    Row("doubled Metadata, not needed", 400, INVALID, "more than once",
+        ask(TARGET, "Metadata: true", "metadata: true"), headers=CLOSE,
+        policy=ServerPolicy(require_metadata_header=False)),
+    Row("doubled Metadata, instance", 400, INVALID, "more than once",
+        ask("/metadata/instance", "Metadata: true", "metadata: true"), headers=CLOSE,
+        passes=ask("/metadata/instance", "Metadata: true")),
+    Row("no query", 400, INVALID, "resource", ask(TOKEN_PATH, "Metadata: true")),
     Row("no resource", 400, INVALID, "resource", ask(f"{TOKEN_PATH}?api-version=2018-02-01", "Metadata: true")),
     Row("empty resource", 400, INVALID, "resource", ask(f"{TOKEN_PATH}?resource=", "Metadata: true")),
     Row("two selectors", 400, INVALID, "Only one of", ask(f"{TARGET}&client_id=a&mi_res_id=b", "Metadata: true"),
@@ -88,6 +99,7 @@ ROWS = [
     decided("Azure away", Reason.UPSTREAM_UNAVAILABLE, 503, AWAY, SOON),
     decided("Azure throttles", Reason.UPSTREAM_THROTTLED, 429, "too_many_requests", SOON),
     decided("policy", Reason.POLICY, 403, "access_denied"),
+    decided("out of time", Reason.TIMED_OUT, 503, AWAY, SOON),
     decided("our queue is full", Reason.OVERLOADED, 503, AWAY, SOON),
     Row("too large a head", 431, INVALID, "head", BAD + b"A: " + b"x" * 20_000, headers=CLOSE),
     Row("too many fields", 431, INVALID, "header fields", BAD + b"A: b\r\n" * 100 + b"\r\n", headers=CLOSE),
@@ -137,6 +149,9 @@ async def test_each_row_is_refused_as_specified_and_a_similar_valid_request_is_n
     others = set(reply.headers) - {"content-type", "content-length", "x-ms-request-id"}
     assert {name: reply.headers[name] for name in others} == dict(row.headers)
     await server_under_test.settle()
+    assert server_under_test.proxy.forwarded == []
+    if row.decided is not None:
+        assert server_under_test.measures.refusals(row.decided) == 2, "of each of the two requests"
 
     if row.passes is not None:
         server_under_test = ServerUnderTest(row.passing_policy or row.policy)

@@ -65,6 +65,17 @@ class Running:
         host, port = self.listener.getsockname()
         return host, port
 
+    def hold(self) -> asyncio.Event:
+        """Let the issuer answer only after the returned event."""
+        released = asyncio.Event()
+
+        async def answer(_: TokenRequest) -> Grant | Refusal:
+            await released.wait()
+            return grant(self.entry.record)
+
+        self.issuer.answer = answer
+        return released
+
     @asynccontextmanager
     async def client(self) -> AsyncIterator["Client"]:
         reader, writer = await asyncio.open_connection(*self.address)
@@ -155,13 +166,7 @@ async def test_pipelined_requests_of_both_lanes_are_answered_in_order() -> None:
 
 async def test_a_request_split_after_a_pending_one_is_answered_too() -> None:
     async with serving() as running, running.client() as client:
-        release = asyncio.Event()
-
-        async def hold(_: TokenRequest) -> Grant | Refusal:
-            await release.wait()
-            return grant(running.entry.record)
-
-        running.issuer.answer = hold
+        release = running.hold()
         client.send(request_bytes() + b"GET /noth")
         await until(lambda: len(running.issuer.asked) == 1)
         client.send(request_bytes("/nothing")[9:])
@@ -214,13 +219,7 @@ async def test_a_peer_that_disconnects_ends_its_request() -> None:
 
 async def test_draining_answers_pending_requests_closes_idle_connections_and_accepts_none() -> None:
     async with serving() as running, running.client() as busy, running.client() as idle:
-        release = asyncio.Event()
-
-        async def hold(_: TokenRequest) -> Grant | Refusal:
-            await release.wait()
-            return grant(running.entry.record)
-
-        running.issuer.answer = hold
+        release = running.hold()
         assert (await idle.ask(request_bytes("/nothing"))).status == 404
         busy.send(request_bytes())
         await until(lambda: len(running.issuer.asked) == 1)
@@ -250,13 +249,7 @@ async def test_a_request_that_arrives_shortly_after_its_connection_was_accepted_
 
 async def test_open_requests_are_completed_while_new_ones_are_served() -> None:
     async with serving() as running, running.client() as busy, running.client() as later:
-        release = asyncio.Event()
-
-        async def hold(_: TokenRequest) -> Grant | Refusal:
-            await release.wait()
-            return grant(running.entry.record)
-
-        running.issuer.answer = hold
+        release = running.hold()
         assert await running.server.complete_open_requests(60) > 50, "nothing to wait for"
         assert await running.server.complete_open_requests(0) == 0
         busy.send(request_bytes())
@@ -276,12 +269,7 @@ async def test_open_requests_are_completed_while_new_ones_are_served() -> None:
 
 async def test_a_request_that_a_drain_cannot_wait_for_gets_503_and_leaves_no_task() -> None:
     async with serving() as running, running.client() as client, running.client() as half:
-
-        async def never(_: TokenRequest) -> Grant | Refusal:
-            await asyncio.Event().wait()
-            raise AssertionError
-
-        running.issuer.answer = never
+        running.hold()
         client.send(request_bytes())
         await until(lambda: len(running.issuer.asked) == 1)
 

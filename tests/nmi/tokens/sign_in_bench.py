@@ -175,6 +175,11 @@ class Bench:
         await self.kube.stop()
         await self.aad.stop()
 
+    def principal(self, secret: str) -> ServicePrincipal:
+        """Create a service principal, and the Secret with its *secret*."""
+        self.put_secret(k=secret.encode())
+        return self.directory.add_principal(secret=secret)
+
     def put_secret(self, name: str = "sp", namespace: str = NAMESPACE, /, **values: bytes) -> str:
         """Store a Secret, or other values in the one there is; returns its version."""
         data = {key: base64.b64encode(value).decode() for key, value in values.items()}

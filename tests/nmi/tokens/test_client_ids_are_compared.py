@@ -124,6 +124,7 @@ async def test_a_token_without_any_client_id_is_passed_on() -> None:
 async def test_an_identity_without_ids_is_refused_in_both_modes() -> None:
     for managed in (False, True):
         async with running(managed=managed) as (imds, broker):
-            with pytest.raises(Refused, match="neither"):
+            with pytest.raises(Refused, match="neither") as raised:
                 await broker.token(identity(" ", " "), REQUEST, "ns/a")
+            assert raised.value.code == "identity_incomplete"
             assert imds.calls == []

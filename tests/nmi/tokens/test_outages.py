@@ -275,32 +275,6 @@ async def test_a_token_about_to_expire_is_served_immediately_while_the_breaker_i
 
 
 @in_virtual_time
-async def test_a_flood_of_audiences_by_one_pod_delays_another_by_less_than_a_third_of_a_second() -> None:
-    node = Node()
-
-    async def insist(number: int) -> None:
-        while True:
-            try:
-                await node.token(other(number), pod="ns/greedy")
-            except CongestedError as error:
-                await asyncio.sleep(error.retry_after)
-            else:
-                return
-
-    flood = [asyncio.create_task(insist(number)) for number in range(1000)]
-    for number in range(8):
-        await asyncio.sleep(0.37)
-        before = now()
-        await node.token(other(5000 + number), pod="ns/neighbour")
-        assert now() - before < 0.3
-    assert node.governor.waiting <= 64
-    for task in flood:
-        task.cancel()
-    await asyncio.gather(*flood, return_exceptions=True)
-    await node.broker.aclose()
-
-
-@in_virtual_time
 async def test_without_the_cache_a_flight_outlasts_an_update_too() -> None:
     node = Node(caching=False)
     start = now()

@@ -33,8 +33,7 @@ async def test_a_secret_yields_a_token_of_the_principal(bench: Bench) -> None:
 
 
 async def test_the_resource_is_never_trimmed(bench: Bench) -> None:
-    principal = bench.directory.add_principal(secret="x")
-    bench.put_secret(k=b"x")
+    principal = bench.principal("x")
     granted = await bench.fetch(bench.identity(principal), "https://management.azure.com/")
     assert bench.aad.calls[-1].scope == "https://management.azure.com//.default"
     assert claims(granted)["aud"] == "https://management.azure.com/"
@@ -111,16 +110,14 @@ async def test_each_auxiliary_tenant_yields_a_token_after_the_primary_one(bench:
 
 
 async def test_client_capabilities_are_sent_to_azure(bench: Bench) -> None:
-    principal = bench.directory.add_principal(secret="x")
-    bench.put_secret(k=b"x")
+    principal = bench.principal("x")
     granted = await bench.fetch(bench.identity(principal), xms_cc="cp1, protapi")
     assert (claims(granted)["xms_cc"], granted.expires_in) == (["cp1", "protapi"], 86_400)
     assert "xms_cc" not in claims(await bench.fetch(bench.identity(principal)))
 
 
 async def test_every_fetch_signs_in_again(bench: Bench) -> None:
-    principal = bench.directory.add_principal(secret="x")
-    bench.put_secret(k=b"x")
+    principal = bench.principal("x")
     first, second = [(await bench.fetch(bench.identity(principal))).token.access_token for _ in range(2)]
     assert first != second
     assert (len(bench.aad.calls), bench.secret_reads) == (2, 2)
@@ -136,8 +133,7 @@ async def test_every_fetch_signs_in_again(bench: Bench) -> None:
     ids=["the-clouds-own", "government", "china-in-odd-case"],
 )
 async def test_the_authority_is_the_clouds_or_the_named_one(bench: Bench, endpoint: str, host: str) -> None:
-    principal = bench.directory.add_principal(secret="x")
-    bench.put_secret(k=b"x")
+    principal = bench.principal("x")
     await bench.fetch(bench.identity(principal, ad_endpoint=endpoint))
     assert bench.resolver.asked == [host]
 
@@ -145,7 +141,6 @@ async def test_the_authority_is_the_clouds_or_the_named_one(bench: Bench, endpoi
 async def test_in_a_custom_cloud_its_authority_is_the_default() -> None:
     own = clouds.Cloud("Own", "https://login.microsoftonline.us", "", "", frozenset())
     async with running(Bench(cloud=own)) as bench:
-        principal = bench.directory.add_principal(secret="x")
-        bench.put_secret(k=b"x")
+        principal = bench.principal("x")
         await bench.fetch(bench.identity(principal, ad_endpoint=""))
         assert bench.resolver.asked == ["login.microsoftonline.us"]

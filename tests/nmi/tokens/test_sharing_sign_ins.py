@@ -35,8 +35,7 @@ def named(name: str) -> SecretReference:
 
 
 async def test_a_hundred_requests_read_the_secret_once_and_sign_in_once(bench: Bench) -> None:
-    principal = bench.directory.add_principal(secret="x")
-    bench.put_secret(k=b"x")
+    principal = bench.principal("x")
     broker, identity = broker_of(bench), bench.identity(principal)
     tokens = await asyncio.gather(*(broker.token(identity, REQUEST, f"team-a/{pod}") for pod in range(100)))
     assert len({cached.token.access_token for cached in tokens}) == 1
@@ -47,8 +46,7 @@ async def test_a_hundred_requests_read_the_secret_once_and_sign_in_once(bench: B
 
 
 async def test_a_foreign_client_id_without_its_secret_gets_nothing(bench: Bench) -> None:
-    principal = bench.directory.add_principal(secret="x")
-    bench.put_secret(k=b"x")
+    principal = bench.principal("x")
     bench.put_secret("guess", k=b"guessed")
     broker = broker_of(bench)
     await broker.token(bench.identity(principal), REQUEST, "team-a/owner")
@@ -60,8 +58,7 @@ async def test_a_foreign_client_id_without_its_secret_gets_nothing(bench: Bench)
 
 
 async def test_identities_that_differ_only_in_what_the_type_ignores_share_one_sign_in(bench: Bench) -> None:
-    principal = bench.directory.add_principal(secret="x")
-    bench.put_secret(k=b"x")
+    principal = bench.principal("x")
     broker = broker_of(bench)
     own = bench.identity(principal)
     changed: tuple[dict[str, str], ...] = (
@@ -106,8 +103,7 @@ async def test_concurrently_requested_principals_each_get_their_own_token(bench:
 
 
 async def test_a_rotation_is_seen_by_the_next_fetch_and_the_old_token_is_dropped(bench: Bench) -> None:
-    principal = bench.directory.add_principal(secret="x")
-    bench.put_secret(k=b"x")
+    principal = bench.principal("x")
     broker, identity = broker_of(bench), bench.identity(principal)
     first = await broker.token(identity, REQUEST, "team-a/one")
     key = broker.key_of(identity, RESOURCE, "")
@@ -123,8 +119,7 @@ async def test_a_rotation_is_seen_by_the_next_fetch_and_the_old_token_is_dropped
 async def test_a_foreign_client_id_neither_joins_its_sign_in_nor_uses_its_token_in_an_outage(
     bench: Bench,
 ) -> None:
-    principal = bench.directory.add_principal(secret="x")
-    bench.put_secret(k=b"x")
+    principal = bench.principal("x")
     bench.put_secret("guess", k=b"guessed")
     answer, go_on, asked = bench.aad.handle, asyncio.Event(), 0
 
@@ -160,8 +155,7 @@ async def test_a_foreign_client_id_neither_joins_its_sign_in_nor_uses_its_token_
 
 async def test_one_namespace_holds_at_most_its_share_of_the_limit(bench: Bench) -> None:
     """The endpoint hangs; an identity of another namespace is still served."""
-    principal = bench.directory.add_principal(secret="x")
-    bench.put_secret(k=b"x")
+    principal = bench.principal("x")
     answer, go_on, waiting = bench.aad.handle, asyncio.Event(), 0
 
     async def hanging_for_some(request: web.BaseRequest) -> web.StreamResponse:

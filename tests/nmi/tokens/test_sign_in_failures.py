@@ -215,8 +215,7 @@ async def test_a_fetch_ends_at_its_time_limit(bench: Bench, identity: AzureIdent
 
 async def test_one_attempt_has_its_own_time_limit() -> None:
     async with running(Bench(attempt_seconds=1.0)) as bench:
-        principal = bench.directory.add_principal(secret="x")
-        bench.put_secret(k=b"x")
+        principal = bench.principal("x")
         async with Hanging(bench, times=1):
             await bench.fetch(bench.identity(principal))
         assert type(bench.observed[0]) is Unreachable

@@ -199,8 +199,7 @@ def test_a_message_about_an_identity_is_one_short_line() -> None:
 )
 async def test_a_refused_identity_causes_no_read_and_no_call(changed: dict[str, Any]) -> None:
     async with running(Bench()) as bench:
-        principal = bench.directory.add_principal(secret="x")
-        bench.put_secret(k=b"x")
+        principal = bench.principal("x")
         asked = bench.identity(principal, **changed)
         before = len(bench.kube.requests)
         with pytest.raises(PolicyError):

@@ -59,8 +59,7 @@ async def test_the_secret_is_sent_through_a_tunnel_that_the_proxy_cannot_read(
     proxied: tuple[Bench, TunnelProxy, str],
 ) -> None:
     bench, proxy, _ = proxied
-    principal = bench.directory.add_principal(secret="the-secret-of-the-principal")
-    bench.put_secret(k=b"the-secret-of-the-principal")
+    principal = bench.principal("the-secret-of-the-principal")
     granted = await bench.fetch(bench.identity(principal, ad_endpoint=""))
     assert claims(granted)["appid"] == principal.client_id
     assert proxy.heads[0].startswith(b"CONNECT login.microsoftonline.com:443 ")
@@ -72,8 +71,7 @@ async def test_the_secret_is_sent_through_a_tunnel_that_the_proxy_cannot_read(
 async def test_a_refusal_of_the_proxy_is_reported_without_its_password(proxied: tuple[Bench, TunnelProxy, str]) -> None:
     bench, proxy, _ = proxied
     proxy.refuse = True
-    principal = bench.directory.add_principal(secret="x")
-    bench.put_secret(k=b"x")
+    principal = bench.principal("x")
     with pytest.raises(Unreachable) as caught:
         await bench.fetch(bench.identity(principal))
     assert "word" not in str(caught.value)
@@ -84,8 +82,7 @@ async def test_the_environment_does_not_configure_a_proxy(bench: Bench, monkeypa
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("AZURE_AUTHORITY_HOST", "https://127.0.0.1:9")
-    principal = bench.directory.add_principal(secret="x")
-    bench.put_secret(k=b"x")
+    principal = bench.principal("x")
     assert (await bench.fetch(bench.identity(principal))).token.access_token
 
 

@@ -12,9 +12,9 @@ from nmi.tokens.broker import TokenBroker, UnsupportedTypeError
 from nmi.tokens.governor import Governor
 from nmi.tokens.metrics import USER_ASSIGNED, TokenMetrics
 from nmi.tokens.user_assigned import UserAssignedSource
-from podidentity.azure.errors import AzureError, Refused, Unreachable
+from podidentity.azure.errors import AzureError, Unreachable
 from podidentity.azure.imds import ImdsSource
-from tests.nmi.fake_imds import Answer, error_body, running_imds
+from tests.nmi.fake_imds import running_imds
 from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, identity
 from tests.virtual_time import settle
 
@@ -162,38 +162,3 @@ async def test_a_type_without_a_source_has_its_own_error() -> None:
     assert not bench.broker.supports(identity(type_=1))
     with pytest.raises(UnsupportedTypeError):
         await bench.broker.token(identity(type_=1), REQUEST, "ns/a")
-
-
-async def test_imds_is_never_queried_without_an_identity() -> None:
-    async with running_imds() as imds, imds.session() as session:
-        broker = TokenBroker(
-            {0: UserAssignedSource(ImdsSource(session, imds.url), by_resource_id=False)},
-            Governor(),
-            TokenMetrics(CollectorRegistry()),
-        )
-        nameless = identity(client_id=" ")
-        nameless = type(nameless)(metadata=nameless.metadata, spec=type(nameless.spec)(client_id=" ", resource_id=""))
-        with pytest.raises(Refused) as raised:
-            await broker.token(nameless, REQUEST, "ns/a")
-        assert imds.calls == []
-        await broker.aclose()
-    assert raised.value.code == "identity_incomplete"
-
-
-async def test_a_token_of_another_identity_is_not_passed_on() -> None:
-    async with running_imds() as imds, imds.session() as session:
-        broker = TokenBroker(
-            {0: UserAssignedSource(ImdsSource(session, imds.url), by_resource_id=False)},
-            Governor(),
-            TokenMetrics(CollectorRegistry()),
-            wall_clock=imds.wall,
-        )
-        other = imds.token_body({"client_id": "c11e0000-0000-0000-0000-00000000000b", "resource": "r"})
-        imds.script = [Answer(body=other), Answer(400, error_body("x", "y"))]
-        with pytest.raises(Refused) as raised:
-            await broker.token(identity(), REQUEST, "ns/a")
-        assert raised.value.code == "other_identity"
-        imds.script = []
-        upper = identity(client_id="C11E0000-0000-0000-0000-00000000000C")
-        assert (await broker.token(upper, REQUEST, "ns/a")).token.client_id == upper.spec.client_id
-        await broker.aclose()

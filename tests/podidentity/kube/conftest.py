@@ -9,6 +9,7 @@ import podidentity.http_client.session  # noqa: F401 - else the first test that 
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.informer import Informer
+from podidentity.kube.object_store import Handler
 from podidentity.kube.sessions import OpenSession, aiohttp_session, small_session
 from podidentity.resources import PODS, Pod
 from tests import selection
@@ -49,11 +50,14 @@ def recorder() -> Recorder[Pod]:
 
 @pytest.fixture
 async def informer(client: Client, recorder: Recorder[Pod]) -> AsyncIterator[NewInformer]:
-    """Starts an informer of pods that never waits between attempts; it is cancelled at the end."""
+    """Starts an informer of pods that never waits between attempts, by default for *recorder*.
+
+    It is cancelled at the end.
+    """
     running: list[asyncio.Task[None]] = []
 
-    def start(**options: object) -> Informer[Pod]:
-        made = Informer(client, PODS, recorder, **{"random": lambda: 0.0, "clock": now, **options})  # type: ignore[arg-type]  # by name
+    def start(handler: Handler[Pod] = recorder, **options: object) -> Informer[Pod]:
+        made = Informer(client, PODS, handler, **{"random": lambda: 0.0, "clock": now, **options})  # type: ignore[arg-type]  # by name
         running.append(asyncio.create_task(made.run()))
         return made
 

@@ -132,12 +132,11 @@ class Faulty(Recorder[Pod]):
 
 
 async def test_an_object_that_the_handler_cannot_process_is_removed(
-    server: ScriptedServer, client: Client, caplog: pytest.LogCaptureFixture
+    server: ScriptedServer, informer: NewInformer, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     handler = Faulty()
     server.lists.append(page(pod("a", "1"), pod("b", "2"), version="7"))
-    running = Informer(client, PODS, handler, random=lambda: 0.0, clock=now)
-    task = asyncio.create_task(running.run())
+    running = informer(handler)
     watch = await server.watch()
     handler.upserts = {"a"}
     with caplog.at_level(logging.WARNING):
@@ -153,12 +152,10 @@ async def test_an_object_that_the_handler_cannot_process_is_removed(
     assert client.skipped.counts == {("pods", "handler"): 1}
     (record,) = caplog.records
     assert record.exc_info is not None
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_handler_that_cannot_remove_an_object_makes_the_watch_silent_until_it_can(
-    server: ScriptedServer, client: Client, monkeypatch: pytest.MonkeyPatch
+    server: ScriptedServer, informer: NewInformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(object_store, "DOUBT_SECONDS", 0.05)
     doubts = 0
@@ -170,8 +167,7 @@ async def test_a_handler_that_cannot_remove_an_object_makes_the_watch_silent_unt
     handler = Faulty()
     lists = [page(pod("a", "1"), pod("b", "2"), version="7"), *[page(pod("b", "9"), version="9") for _ in range(3)]]
     server.lists += lists
-    running = Informer(client, PODS, handler, random=lambda: 0.0, on_doubt=doubt, clock=now)
-    task = asyncio.create_task(running.run())
+    running = informer(handler, on_doubt=doubt)
     watch = await server.watch()
     handler.deletes = {"a"}
     watch.send("DELETED", pod("a", "8"))
@@ -187,17 +183,14 @@ async def test_a_handler_that_cannot_remove_an_object_makes_the_watch_silent_unt
     assert "a" not in handler.served
     assert doubts == 1
     assert running.restarts == 0
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_namesake_is_not_added_before_the_former_object_is_removed(
-    server: ScriptedServer, client: Client
+    server: ScriptedServer, informer: NewInformer
 ) -> None:
     handler = Faulty()
     server.lists.append(page(pod("a", "1", uid="one"), version="7"))
-    running = Informer(client, PODS, handler, random=lambda: 0.0, clock=now)
-    task = asyncio.create_task(running.run())
+    running = informer(handler)
     watch = await server.watch()
     handler.deletes = {"a"}
     watch.send("DELETED", pod("a", "8", uid="one"))
@@ -210,8 +203,6 @@ async def test_a_namesake_is_not_added_before_the_former_object_is_removed(
     await handler.received("+a", "-a", "-a", "-a", "+a")
     assert handler.served["a"].metadata.uid == "two"
     assert running.staleness_seconds() < 5
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 class Unreliable:
@@ -276,17 +267,14 @@ async def test_no_outdated_object_is_served_unless_the_watch_counts_as_silent(
 
 
 async def test_a_list_with_an_object_that_the_handler_rejects_is_complete(
-    server: ScriptedServer, client: Client
+    server: ScriptedServer, informer: NewInformer
 ) -> None:
     handler = Faulty()
     handler.upserts = {"a"}
     server.lists.append(page(pod("a", "1"), pod("b", "2"), version="7"))
-    running = Informer(client, PODS, handler, random=lambda: 0.0, clock=now)
-    task = asyncio.create_task(running.run())
-    await asyncio.wait_for(running.synced(), 60)
+    running = informer(handler)
+    await asyncio.wait_for(running.synced(), 5)
     assert handler.lines == ["+a", "-a", "+b"]
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_deep_object_in_a_list_is_skipped_and_the_others_are_not(
