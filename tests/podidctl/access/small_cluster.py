@@ -5,13 +5,18 @@ principal ops/legacy; `ops/agent` is privileged. On Azure the hosts also have th
 that nothing explains.
 """
 
+import io
 from dataclasses import replace
 from typing import Any
 
 import msgspec
+from rich.console import Console
 
 from mic.azure.identities import BOTH, USER, Attached, HostIdentities
 from podidctl.access.cluster_objects import AzureState, ClusterObjects, Rbac
+from podidctl.access.outputs import AccessOutput, render
+from podidctl.access.policy import parse_policy
+from podidctl.access.policy_rules import evaluate
 from podidctl.access.projections import (
     Capabilities,
     ContainerSecurity,
@@ -29,7 +34,9 @@ from podidctl.access.projections import (
 )
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Grant, PodAccess
+from podidctl.access.violations import PolicyResult, RuleResult
 from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.input import readable
 from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
 from podidctl.diagnosis.several_identities import Variable
 from podidentity.azure.resource_ids import parse_provider_id
@@ -247,6 +254,29 @@ def small_cluster(**changes: Any) -> ClusterObjects:
 
 def reviewed(**changes: Any) -> AccessReview:
     return review(small_cluster(**changes))
+
+
+def with_pods(*more: ReviewedPod) -> tuple[ReviewedPod, ...]:
+    """Return the pods of the small cluster, and *more*."""
+    return (*readable(small_cluster().pods), *more)
+
+
+def printed(found: AccessReview, output: AccessOutput = AccessOutput.TABLE) -> str:
+    """Return the output of a wide console."""
+    text = io.StringIO()
+    render(found, output, Console(file=text, width=400, highlight=False, emoji=False))
+    return text.getvalue()
+
+
+def policy_result(rule: str, found: AccessReview) -> PolicyResult:
+    """Return the result of a policy with one rule, whose name is `it`."""
+    text = f"version: 1\nrules:\n  - {{name: it, {rule}}}\n"
+    return evaluate(found, parse_policy(text.encode()), "policy.yaml")
+
+
+def rule_result(rule: str, found: AccessReview) -> RuleResult:
+    (one,) = policy_result(rule, found).rules
+    return one
 
 
 def grants_of(found: AccessReview, pod: str) -> dict[str, Grant]:

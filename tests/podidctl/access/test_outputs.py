@@ -1,15 +1,13 @@
 """Tables, documents and the graph; names that tenants choose cannot control a terminal or break the graph."""
 
-import io
 import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
-from podidctl.access.outputs import AccessOutput, render
+from podidctl.access.outputs import AccessOutput
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
 from podidctl.diagnosis.input import ReadFailure
@@ -21,6 +19,7 @@ from tests.podidctl.access.small_cluster import (
     exception,
     identity,
     pod,
+    printed,
     rbac,
     reviewed,
     role,
@@ -30,12 +29,6 @@ from tests.podidctl.access.small_cluster import (
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\u202e\u2028\x00[red]"
 QUOTES = 'a"];"b" -> "c\\'
-
-
-def printed(found: AccessReview, output: AccessOutput) -> str:
-    text = io.StringIO()
-    render(found, output, Console(file=text, width=200, highlight=False, emoji=False))
-    return text.getvalue()
 
 
 def hostile(text: str) -> AccessReview:

@@ -10,7 +10,7 @@ from podidctl.access.policy_output import PolicyOutput, render_policy
 from podidctl.access.violations import PolicyResult
 from tests.podidctl.access.policy_results import SHAPES, hostile, results
 
-JUNIT = {
+JUNIT: dict[str, set[str]] = {
     "testsuites": {"name", "tests", "failures", "errors"},
     "testsuite": {"name", "tests", "failures", "errors", "skipped"},
     "testcase": {"classname", "name", "time"},
@@ -18,9 +18,9 @@ JUNIT = {
     "error": {"type", "message"},
     "system-out": set(),
 }
-"""Elements and attributes of the report. The schema junit-10.xsd, by which Jenkins' xUnit plugin accepts a report, has
-each of them, and requires no other. Source: jenkinsci/xunit-plugin, src/main/resources/org/jenkinsci/plugins/xunit/types/
-model/xsd/junit-10.xsd.
+"""Elements and attributes of the report. Jenkins' schema has all of them, and requires no other.
+
+Source: jenkinsci/xunit-plugin, src/main/resources/org/jenkinsci/plugins/xunit/types/model/xsd/junit-10.xsd.
 """
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from podidctl.access.projections import PolicyRule
 from podidctl.access.schema import AccessReview, Action, SubjectRight
-from podidctl.diagnosis.input import ReadFailure, readable
+from podidctl.diagnosis.input import ReadFailure
 from podidentity.resources import GROUP, SecretReference
-from tests.podidctl.access.small_cluster import bound, identity, pod, pod_of, rbac, reviewed, role, rule, small_cluster
+from tests.podidctl.access.small_cluster import bound, identity, pod, pod_of, rbac, reviewed, role, rule, with_pods
 
 
 def cluster_wide(*rules: PolicyRule, subject: str = "User anna") -> AccessReview:
@@ -177,10 +177,10 @@ def test_exec_in_a_pod_with_access_to_its_host_leads_to_the_identities_of_the_ho
     exec_ = role("it", rule("create", "", "pods/exec"), namespace="ops")
     anna = bound("it", "User anna", kind="Role", namespace="ops")
     tenant = pod("proxy", "ops", host_network=True)
-    found = reviewed(rbac=rbac(exec_, bindings=(anna,)), pods=(*readable(small_cluster().pods), tenant))
+    found = reviewed(rbac=rbac(exec_, bindings=(anna,)), pods=with_pods(tenant))
     assert rights(found)[Action.EXEC].identities == 2, "ops/legacy of robot, and shop/payments of the VM"
     privileged = pod("proxy", "ops", privileged=True, node="node-1")
-    found = reviewed(rbac=rbac(exec_, bindings=(anna,)), pods=(*readable(small_cluster().pods), privileged))
+    found = reviewed(rbac=rbac(exec_, bindings=(anna,)), pods=with_pods(privileged))
     assert rights(found)[Action.EXEC].identities == 2, "ops/legacy, and shop/reports of a pod on the same node"
 
 
