@@ -3,13 +3,13 @@
 from podidctl.access.blast_radius import pod_blast_radius
 from podidctl.access.cluster_objects import Rbac
 from podidctl.access.schema import AccessReview, BlastRadius
-from tests.podidctl.access.generated_cluster import identity_id
 from tests.podidctl.access.small_cluster import (
     KUBELET,
     SCALE_SET,
     STRANGE,
     VM,
     attached,
+    identity_id,
     nmi_pod,
     node,
     on_azure,

@@ -11,7 +11,6 @@ from podidctl.access.review import review
 from podidctl.access.schema import Scope
 from podidctl.diagnosis.input import ReadFailure, readable
 from podidentity.resources import GROUP
-from tests.podidctl.access.generated_cluster import identity_id
 from tests.podidctl.access.small_cluster import (
     KUBELET,
     attached,
@@ -20,6 +19,7 @@ from tests.podidctl.access.small_cluster import (
     document,
     exception,
     identity,
+    identity_id,
     on_azure,
     pod,
     rbac,
