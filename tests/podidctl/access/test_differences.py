@@ -16,7 +16,6 @@ from tests.podidctl.access.small_cluster import (
     attached,
     binding,
     bound,
-    document,
     exception,
     identity,
     identity_id,
@@ -104,10 +103,6 @@ def test_reviews_of_different_scopes_cannot_be_compared() -> None:
     one = review(small_cluster(), Scope(kind="namespace", name="shop"))
     with pytest.raises(DocumentError, match="different scopes"):
         compare(one, reviewed())
-
-
-def test_a_stored_review_is_read_back_unchanged() -> None:
-    assert read_document(document(reviewed())) == reviewed()
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import msgspec
-
-from podidctl.access.schema import SCHEMA_VERSION, AccessReview
+from podidctl.access.differences import read_document
+from podidctl.access.schema import SCHEMA_VERSION
 from tests.podidctl.access.small_cluster import document, reviewed
 
 EXAMPLE = Path(__file__).with_name("review_example.json")
@@ -15,6 +14,6 @@ def test_the_stored_document_is_what_the_command_prints() -> None:
 
 
 def test_the_document_can_be_read_again() -> None:
-    read = msgspec.json.decode(EXAMPLE.read_bytes(), type=AccessReview)
+    read = read_document(EXAMPLE.read_bytes())
     assert read.schema_version == SCHEMA_VERSION
     assert read == reviewed()
