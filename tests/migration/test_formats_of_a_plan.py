@@ -14,7 +14,7 @@ from podidctl.migration.federation.documents import az_script
 from podidctl.migration.federation.service_operator import NO_BINDINGS, service_operator_objects
 from podidentity.azure.federation import Exchange
 from podidentity.azure.resource_ids import parse_user_assigned
-from tests.migration.arm_schemas import assert_valid
+from tests.migration.arm_schemas import NAMES, assert_valid
 from tests.migration.aso_schemas import SCHEMA
 from tests.migration.azure_plans import BINDINGS, GRANTS, HOSTILE_ACCOUNT, PRINCIPAL, azure, mixed
 from tests.migration.federation_sandbox import planned
@@ -193,3 +193,28 @@ def test_a_role_assignment_is_one_command_next_to_the_credentials() -> None:
         *("--assignee-object-id", PRINCIPAL, "--assignee-principal-type", "ServicePrincipal"),
         *("--scope", f"{ID}demo"),
     ]
+
+
+CREDENTIAL, BINDING, ROLE = NAMES
+GOOD: dict[str, tuple[str, dict[str, Any]]] = {
+    CREDENTIAL: ("abc", {"issuer": "i", "subject": "s", "audiences": ["a"]}),
+    BINDING: ("abc", {"managedIdentity": {"resourceId": "r"}}),
+    ROLE: (
+        "0b1f6471-1bf0-4dda-aec3-cb9272f09590",
+        {"roleDefinitionId": "r", "principalId": "p", "principalType": "ServicePrincipal"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+@pytest.mark.parametrize("fault", ["missing", "unknown", "name"])
+def test_the_schemas_of_resources_reject_a_fault(kind: str, fault: str) -> None:
+    name, properties = GOOD[kind]
+    assert_valid(kind, name, {"properties": properties})
+    properties = dict(properties)
+    if fault == "missing":
+        properties.pop(next(iter(properties)))
+    elif fault == "unknown":
+        properties["colour"] = "green"
+    with pytest.raises((AssertionError, KeyError)):
+        assert_valid(kind, "A/" if fault == "name" else name, {"properties": properties})
