@@ -69,7 +69,6 @@ DIRECTORIES: Final = {
 }
 """The marker of all tests in a directory."""
 LONG: Final = (
-    "podidctl/faults/test_on_a_real_api_server.py",
     "mic/history/test_any_history.py",
     "mic/test_failing_servers.py",
     "integration/test_handover.py",

@@ -17,12 +17,11 @@ from podidctl.migration.federation.planning import plan_federation
 from podidctl.migration.federation.planning_input import FederationState, PlanOptions
 from podidctl.migration.federation.schema import FederationPlan, IdentityStep
 from podidctl.migration.projections import CronJob, RunningPod, ServiceAccount, WorkloadObject
-from podidctl.migration.workload_identity import AUDIENCE, WorkloadState
-from podidctl.migration.workloads import WorkloadInventory
+from podidctl.migration.workload_identity import AUDIENCE
 from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.federation import Exchange
 from podidentity.kube.decoding import decode_object
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, AzureAssignedIdentity
+from podidentity.resources import ASSIGNED_IDENTITIES, EXCEPTIONS, AzureAssignedIdentity
 from podidentity_sandbox.directory import FederatedCredential
 from podidentity_sandbox.kubeapi.kinds import ResourceType
 from podidentity_sandbox.kubeapi.server import Recorded
@@ -30,15 +29,11 @@ from tests.mic.cluster import identity_id
 from tests.mic.emulated_cloud import ROOT, WAIT_SECONDS, EmulatedCloud, emulated_cloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.migration.objects import binding, identity
+from tests.migration.workloads import read, situation
 
 TENANT = "72f988bf-0000-0000-0000-2d7cd011db47"
 ISSUER = "https://oidc.example.org/cluster/"
 FEDERATING = Settings(node_name="n", federated_identities=True)
-BOUND = [identity(), binding()]
-
-
-def read(kind: Any, documents: list[dict[str, Any]]) -> Any:
-    return [decode_object(kind, msgspec.json.encode(each)) for each in documents if each["kind"] == kind.name]
 
 
 def cluster(
@@ -49,21 +44,10 @@ def cluster(
     force_namespaced: bool = False,
     **more: Any,
 ) -> FederationState:
-    """A cluster with these objects and without obstacles. Workloads are Deployments, except for CronJobs."""
-    documents = BOUND if objects is None else objects
-    by_kind: dict[str, list[WorkloadObject | CronJob]] = {}
-    for each in workloads:
-        by_kind.setdefault("CronJob" if isinstance(each, CronJob) else "Deployment", []).append(each)
-    situation = WorkloadState(
-        identities=read(IDENTITIES, documents),
-        bindings=read(BINDINGS, documents),
-        inventory=WorkloadInventory(by_kind, pods or []),
-        accounts=accounts or [],
-        force_namespaced=force_namespaced,
-    )
+    """A cluster with these objects and without obstacles."""
+    made = situation(*workloads, objects=objects, pods=pods, accounts=accounts, force_namespaced=force_namespaced)
     usual: dict[str, Any] = {"issuer": ISSUER, "version": "v1.30.1", "nmis": (FEDERATING,), "webhook": True}
-    exceptions = read(EXCEPTIONS, documents)
-    return FederationState(situation, exceptions=exceptions, **{**usual, **more})
+    return FederationState(made, exceptions=read(EXCEPTIONS, objects), **{**usual, **more})
 
 
 def planned(

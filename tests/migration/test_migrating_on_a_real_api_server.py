@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shlex
-import subprocess
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from podidentity.resources import BINDINGS, IDENTITIES
 from tests.conftest import apply_definitions
+from tests.kubectl_and_helm import Commands
 from tests.mic.preview.run_programs import Answer, run
 from tests.migration.objects import binding, identity
 from tests.testplane import up
@@ -46,23 +46,6 @@ def apps(namespace: str, name: str, spec: dict[str, Any], **labels: str) -> dict
 
 async def migrate(plane: up.Plane, *arguments: str) -> Answer:
     return await run(Path(plane.kubeconfig).parent, "podidctl", "migrate", *arguments, cloudconfig=False)
-
-
-def kubectl(plane: up.Plane, *arguments: str, given: str = "") -> str:
-    command = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", *arguments]
-    done = subprocess.run(command, input=given, text=True, capture_output=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def shell(plane: up.Plane, script: str) -> str:
-    """What *script* says, with kubectl for this plane in its path."""
-    folder = up.tool("kubectl").parent
-    kubeconfig = Path(plane.kubeconfig)
-    environ = {"PATH": f"{folder}:/usr/bin:/bin", "KUBECONFIG": str(kubeconfig), "HOME": str(kubeconfig.parent)}
-    done = subprocess.run(["sh"], input=script, text=True, capture_output=True, env=environ, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +105,23 @@ async def test_the_printed_workload_identity_objects_can_be_applied_and_the_plan
     assert (before.code, before.err) == (3, "")
     (remark,) = before.document["byHand"]
     assert "its service account is default" in remark["why"]
+    table = await migrate(cluster, *to_workload_identity)
+    subject = f"system:serviceaccount:{shop}:web"
+    for part in (f"{shop}/web", f"client-{shop}", f"CronJob {shop}/nightly", subject, "manual steps:"):
+        assert part in table.out
+
+    own = cluster.api("GET", "/.well-known/openid-configuration")["issuer"]
+    script = await migrate(cluster, *to_workload_identity[:-2], "-o", "az")
+    commands = [shlex.split(line) for line in script.out.splitlines() if line.startswith("az ")]
+    assert {words[words.index("--issuer") + 1] for words in commands} == {own}, "that of the cluster by default"
+    subjects = {words[words.index("--subject") + 1] for words in commands}
+    assert subjects == {subject, f"system:serviceaccount:{shop}:nightly"}
 
     printed = await migrate(cluster, *to_workload_identity, "-o", "yaml")
-    output = await asyncio.to_thread(kubectl, cluster, "apply", "-f", "-", given=printed.out)
+    output = await asyncio.to_thread(Commands(cluster.kubeconfig).kubectl, "apply", "-f", "-", stdin=printed.out)
     assert output.count(" created") == 2
     script = await migrate(cluster, *to_workload_identity, "-o", "kubectl")
-    assert (await asyncio.to_thread(shell, cluster, script.out)).count(" patched") == 2
+    assert (await asyncio.to_thread(Commands(cluster.kubeconfig).run, "sh", stdin=script.out)).count(" patched") == 2
 
     web = cluster.api("GET", f"/apis/apps/v1/namespaces/{shop}/deployments/web")["spec"]["template"]
     assert web["spec"]["serviceAccountName"] == "web"
@@ -145,32 +139,10 @@ async def test_the_printed_workload_identity_objects_can_be_applied_and_the_plan
     assert after.document["credentials"] == before.document["credentials"]
 
 
-async def test_the_issuer_is_the_clusters_own_unless_another_is_given(cluster: up.Plane, shop: str) -> None:
-    own = cluster.api("GET", "/.well-known/openid-configuration")["issuer"]
-    answer = await migrate(cluster, "to-workload-identity", "-n", shop, "-o", "az")
-    commands = [shlex.split(line) for line in answer.out.splitlines() if line.startswith("az ")]
-    assert {words[words.index("--issuer") + 1] for words in commands} == {own}
-    subjects = {words[words.index("--subject") + 1] for words in commands}
-    assert subjects == {f"system:serviceaccount:{shop}:web", f"system:serviceaccount:{shop}:nightly"}
-    assert f"#   issuer {own}: Azure must read its keys" in answer.out
-    given = await migrate(cluster, "to-workload-identity", "-n", shop, "-o", "az", "--issuer", ISSUER)
-    assert own not in given.out
-
-
-async def test_the_table_contains_all_steps(cluster: up.Plane, shop: str) -> None:
-    answer = await migrate(cluster, "to-workload-identity", "--issuer", ISSUER, "-n", shop)
-    assert answer.code == 3
-    subject = f"system:serviceaccount:{shop}:web"
-    for part in (f"{shop}/web", f"client-{shop}", f"CronJob {shop}/nightly", subject, "manual steps:"):
-        assert part in answer.out
-    assert (await migrate(cluster, "to-workload-identity", "--issuer", ISSUER, "-n", "elsewhere")).code == 0
-
-
-@pytest.mark.parametrize("server_side", [False, True], ids=["client-side", "server-side"])
-async def test_applying_the_objects_keeps_all_other_fields(cluster: up.Plane, shop: str, server_side: bool) -> None:
-    await asyncio.to_thread(kept_through_the_change, cluster, shop, "--server-side" if server_side else "--validate")
+async def test_applying_the_objects_keeps_all_other_fields(cluster: up.Plane, shop: str) -> None:
+    await asyncio.to_thread(kept_through_the_change, cluster, shop)
     script = (await migrate(cluster, "to-workload-identity", "-n", shop, "--issuer", ISSUER, "-o", "kubectl")).out
-    output = await asyncio.to_thread(shell, cluster, script)
+    output = await asyncio.to_thread(Commands(cluster.kubeconfig).run, "sh", stdin=script)
     assert "serviceaccount/api annotated" in output
     assert "deployment.apps/api patched" in output
 
@@ -190,7 +162,7 @@ async def test_applying_the_objects_keeps_all_other_fields(cluster: up.Plane, sh
     }
 
 
-def kept_through_the_change(plane: up.Plane, shop: str, how: str) -> None:
+def kept_through_the_change(plane: up.Plane, shop: str) -> None:
     """Apply a workload and its account in the way of an operator with manifests."""
     notes = {"owner": "team-a"}
     account = {
@@ -205,4 +177,4 @@ def kept_through_the_change(plane: up.Plane, shop: str, how: str) -> None:
     made["spec"]["replicas"] = 3
     deployment = {"apiVersion": "apps/v1", "kind": "Deployment", **made}
     for each in (account, deployment):
-        kubectl(plane, "apply", how, "-f", "-", given=json.dumps(each))
+        Commands(plane.kubeconfig).kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(each))

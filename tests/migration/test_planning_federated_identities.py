@@ -10,9 +10,9 @@ import yaml
 from nmi.settings import Settings
 from podidctl.migration.federation.documents import az_script, manifests
 from podidctl.migration.federation.schema import IdentityState
-from tests.migration.federation_sandbox import BOUND, FEDERATING, TENANT, assigned, blocking, notes, only, planned
+from tests.migration.federation_sandbox import FEDERATING, TENANT, assigned, blocking, notes, only, planned
 from tests.migration.objects import ID, binding, exception, identity
-from tests.migration.workloads import cron_job, pod, workload
+from tests.migration.workloads import BOUND, cron_job, pod, workload
 
 NOTED = {"aadpodidentity.k8s.io/migrated-from": "{}"}
 

@@ -18,22 +18,21 @@ async def cloud(tmp_path: Path) -> AsyncIterator[Federation]:
         yield made
 
 
-@pytest.mark.parametrize("form", ["az", "terraform", "bicep", "aso"])
-async def test_each_form_has_the_credential_and_the_role_assignment(cloud: Federation, form: str) -> None:
-    answer = await cloud.migrate("plan", "-o", form, "--tenant", "t", "--grant-to", PRINCIPAL.upper())
-    assert answer.code == 3
-    for text in ("system:serviceaccount:default:web", cloud.cloud.api.server, PRINCIPAL, "default-web"):
-        assert text in answer.out
+async def test_each_form_has_the_credential_and_the_role_assignment_or_the_binding(cloud: Federation) -> None:
+    direct = ("--grant-to", PRINCIPAL.upper())
+    bound = (*BINDINGS, "--cluster", CLUSTER_ID)
+    for form in ("az", "terraform", "bicep", "aso"):
+        answer = await cloud.migrate("plan", "-o", form, "--tenant", "t", *direct)
+        assert answer.code == 3
+        for text in ("system:serviceaccount:default:web", cloud.cloud.api.server, PRINCIPAL, "default-web"):
+            assert text in answer.out
+    for form in ("az", "terraform", "bicep"):
+        answer = await cloud.migrate("plan", "-o", form, "--tenant", "t", *bound)
+        assert answer.code == 3
+        assert identity_id("demo").lower() in answer.out.lower()
+        assert "system:serviceaccount" not in answer.out
+        assert "issuer" not in answer.out
     assert cloud.cloud.aad.calls == []
-
-
-@pytest.mark.parametrize("form", ["az", "terraform", "bicep"])
-async def test_identity_bindings_name_the_identity_and_no_service_account(cloud: Federation, form: str) -> None:
-    answer = await cloud.migrate("plan", "-o", form, "--tenant", "t", *BINDINGS, "--cluster", CLUSTER_ID)
-    assert answer.code == 3
-    assert identity_id("demo").lower() in answer.out.lower()
-    assert "system:serviceaccount" not in answer.out
-    assert "issuer" not in answer.out
 
 
 @pytest.mark.parametrize(
@@ -52,24 +51,8 @@ async def test_an_unusable_value_is_named(cloud: Federation, arguments: tuple[st
 
 async def test_identities_of_several_resource_groups_need_several_bicep_files(cloud: Federation) -> None:
     group = identity_id("demo").split("/")[4]
-    cloud.store.create(
-        "azureidentities.aadpodidentity.k8s.io",
-        {
-            "metadata": {"name": "other", "namespace": "default"},
-            "spec": {
-                "type": 0,
-                "resourceID": identity_id("other").replace(f"/{group}/", "/elsewhere/"),
-                "clientID": "client-other",
-            },
-        },
-    )
-    cloud.store.create(
-        "azureidentitybindings.aadpodidentity.k8s.io",
-        {
-            "metadata": {"name": "other", "namespace": "default"},
-            "spec": {"azureIdentity": "other", "selector": "demo"},
-        },
-    )
+    cloud.cloud.identity("other", resourceID=identity_id("other").replace(f"/{group}/", "/elsewhere/"))
+    cloud.pod("other-1", label="other")
     refused = await cloud.migrate("plan", "-o", "bicep", "--tenant", "t")
     assert refused.code == 1
     assert "elsewhere: default/other" in refused.err

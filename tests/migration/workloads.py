@@ -1,6 +1,6 @@
 """Workloads, pods and service accounts as the migration to workload identity reads them."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,10 +14,11 @@ from podidctl.migration.projections import (
 from podidctl.migration.workload_identity import WorkloadIdentityPlan, WorkloadState, plan_workload_identity
 from podidctl.migration.workloads import WorkloadInventory
 from podidentity.kube.decoding import decode_object
-from podidentity.resources import BINDINGS, IDENTITIES
+from podidentity.resources import BINDINGS, IDENTITIES, Kind, Resource
 from tests.migration.objects import binding, identity
 
-APPS = "apps/v1"
+R = TypeVar("R", bound=Resource)
+
 BOUND = [identity(), binding()]
 
 
@@ -60,31 +61,35 @@ def account(name: str, client_id: str = "", **more: Any) -> ServiceAccount:
     )
 
 
-def planned(
+def situation(
     *workloads: WorkloadObject | CronJob | tuple[str, WorkloadObject],
     objects: list[dict[str, Any]] | None = None,
     pods: list[RunningPod] | None = None,
     accounts: list[ServiceAccount] | None = None,
-    namespace: str = "",
     force_namespaced: bool = False,
-) -> WorkloadIdentityPlan:
-    """The plan for these; a workload is a Deployment unless its kind is given with it."""
+) -> WorkloadState:
+    """A cluster with these; a workload is a Deployment unless its kind is given with it."""
     by_kind: dict[str, list[WorkloadObject | CronJob]] = {}
     for each in workloads:
         kind, one = each if isinstance(each, tuple) else ("Deployment", each)
         by_kind.setdefault(CRON_JOBS.name if isinstance(one, CronJob) else kind, []).append(one)
-    documents = BOUND if objects is None else objects
-    return plan_workload_identity(
-        WorkloadState(
-            identities=[_read(IDENTITIES, each) for each in documents if each["kind"] == IDENTITIES.name],
-            bindings=[_read(BINDINGS, each) for each in documents if each["kind"] == BINDINGS.name],
-            inventory=WorkloadInventory(by_kind, pods or []),
-            accounts=accounts or [],
-            force_namespaced=force_namespaced,
-        ),
-        namespace=namespace,
+    return WorkloadState(
+        identities=read(IDENTITIES, objects),
+        bindings=read(BINDINGS, objects),
+        inventory=WorkloadInventory(by_kind, pods or []),
+        accounts=accounts or [],
+        force_namespaced=force_namespaced,
     )
 
 
-def _read(kind: Any, document: dict[str, Any]) -> Any:
-    return decode_object(kind, msgspec.json.encode(document))
+def read(kind: Kind[R], documents: list[dict[str, Any]] | None) -> list[R]:
+    """Return the objects of the kind among *documents*, by default among BOUND."""
+    every = BOUND if documents is None else documents
+    return [decode_object(kind, msgspec.json.encode(each)) for each in every if each["kind"] == kind.name]
+
+
+def planned(
+    *workloads: WorkloadObject | CronJob | tuple[str, WorkloadObject], namespace: str = "", **more: Any
+) -> WorkloadIdentityPlan:
+    """The plan for a situation."""
+    return plan_workload_identity(situation(*workloads, **more), namespace=namespace)

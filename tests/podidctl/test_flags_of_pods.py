@@ -3,6 +3,7 @@
 import pytest
 
 from mic.startup.settings import Settings as MicSettings
+from nmi.settings import Settings as NmiSettings
 from podidctl.diagnosis.daemons import Daemon, DaemonContainer, DaemonSpec, EnvironmentVariable, flags_of, nmi_settings
 from podidctl.diagnosis.gather import configuration_of, given_configuration
 from podidctl.diagnosis.input import NmiPods, ReadFailure
@@ -83,6 +84,12 @@ def test_a_pod_of_a_daemonset_takes_precedence_over_a_pod_with_only_the_label() 
     rules = configuration_of(NmiPods((impostor, own)), pod())
     assert rules.source == "the flags of pod kube-system/nmi-2"
     assert not rules.settings.force_namespaced
+
+
+def test_flags_that_cannot_be_read_are_reported_and_the_defaults_are_used() -> None:
+    rules = configuration_of(NmiPods((nmi("--flag-of-tomorrow"),)), pod())
+    assert rules.source.startswith("NMI's defaults, because the flags of pod kube-system/nmi-1 cannot be read (")
+    assert rules.settings == NmiSettings(node_name=NODE)
 
 
 def test_without_a_pod_of_nmi_the_defaults_are_used_and_reported() -> None:

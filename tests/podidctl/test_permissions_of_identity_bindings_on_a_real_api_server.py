@@ -7,7 +7,6 @@ own service account, until the command that it prints has removed it.
 import asyncio
 import operator
 import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from podidentity.kube.client import Client
 from podidentity.resources import BINDINGS, IDENTITIES, NODES, PODS
 from tests.conftest import NewPlane, apply_definitions
 from tests.direct_access import direct_access
+from tests.kubectl_and_helm import Commands
 from tests.mic.cluster import vm_id
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, create
@@ -81,13 +81,10 @@ class Cluster:
     async def manifest_of_pod(self, name: str) -> str:
         return str((await self.ask("explain", "pod", f"default/{name}")).document["manifest"])
 
-    async def kubectl(self, *words: str, stdin: str) -> None:
+    async def kubectl(self, *words: str, stdin: str = "") -> None:
         """Run kubectl, which must succeed."""
-        command = [str(await asyncio.to_thread(up.tool, "kubectl")), f"--kubeconfig={self._plane.kubeconfig}", *words]
-        done = await asyncio.to_thread(
-            subprocess.run, command, input=stdin, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        commands = await asyncio.to_thread(Commands, self._plane.kubeconfig)
+        await asyncio.to_thread(commands.kubectl, *words, stdin=stdin)
 
     async def may(self, account: str, client_id: str = CLIENT) -> bool:
         return await may_use_identity(self._client, f"default/{account}", client_id)
@@ -177,7 +174,7 @@ async def test_doctor_names_the_binding_that_includes_nmis_own_service_account(c
 
     role = next(each["metadata"]["name"] for each in yaml.safe_load_all(manifest) if each["kind"] == "ClusterRole")
     words = ("create", "clusterrolebinding", "whole-namespace", f"--clusterrole={role}")
-    await cluster.kubectl(*words, "--group=system:serviceaccounts:default", stdin="")
+    await cluster.kubectl(*words, "--group=system:serviceaccounts:default")
     await cluster.until_allowed("nmi")
     ((level, says, then),) = own_uses(await cluster.ask("doctor"))
     assert level == "problem"
@@ -187,9 +184,9 @@ async def test_doctor_names_the_binding_that_includes_nmis_own_service_account(c
     reader = await asyncio.to_thread(cluster.as_reader)
     unread = own_uses(await cluster.ask("doctor", folder=reader))
     assert [each for each, _, _ in unread] == ["unknown", "unknown"], unread
-    await cluster.kubectl("create", "clusterrole", "reviewer", *REVIEWER, stdin="")
+    await cluster.kubectl("create", "clusterrole", "reviewer", *REVIEWER)
     bound = ("--clusterrole=reviewer", "--serviceaccount=default:reader")
-    await cluster.kubectl("create", "clusterrolebinding", "reviewer", *bound, stdin="")
+    await cluster.kubectl("create", "clusterrolebinding", "reviewer", *bound)
 
     async def uses() -> list[tuple[str, str, str]]:
         return own_uses(await cluster.ask("doctor", folder=reader))
@@ -203,6 +200,6 @@ async def test_doctor_names_the_binding_that_includes_nmis_own_service_account(c
     assert "whole-namespace" in says, "the API server's reason names the binding"
 
     assert "kubectl delete clusterrolebinding whole-namespace" in then
-    await cluster.kubectl("delete", "clusterrolebinding", "whole-namespace", stdin="")
+    await cluster.kubectl("delete", "clusterrolebinding", "whole-namespace")
     await until(lambda: cluster.may("nmi"), "NMI's right ends", holds=operator.not_)
     assert own_uses(await cluster.ask("doctor")) == []

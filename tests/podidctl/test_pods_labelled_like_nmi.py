@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+import pytest
 from blockbuster import BlockBuster
 
 from podidctl.diagnosis import gather as pod_gather
-from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.daemons import Daemon, genuine_nmi
 from podidctl.diagnosis.input import NmiPods
 from podidctl.doctor import gather as cluster_gather
 from podidctl.migration.federation import state_reader
+from podidctl.verify import verification
+from podidentity.exits import StartError
 from podidentity.kube import access
 from podidentity.kube.client import Client
 from tests.conftest import detect_blocking
@@ -17,6 +21,36 @@ from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import run
 
 OWNER = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "nmi", "uid": "u", "controller": True}
+FILE = {"name": "kubelet-config", "hostPath": {"path": "/etc/default/kubelet"}}
+"""NMI with the backend `cilium` has a network of its own and this file of the node."""
+EMPTY = {"name": "tmp", "emptyDir": {}}
+
+
+def daemon(name: str, *owners: Any, host_network: bool = False, volumes: tuple[Any, ...] = ()) -> Daemon:
+    metadata = {"name": name, "namespace": "tenant", "ownerReferences": list(owners)}
+    spec = {"hostNetwork": host_network, "volumes": list(volumes)}
+    return msgspec.convert({"metadata": metadata, "spec": spec}, Daemon)
+
+
+@pytest.mark.parametrize(
+    "genuine",
+    [
+        daemon("nmi", OWNER, host_network=True),
+        daemon("nmi", host_network=True),
+        daemon("nmi", OWNER, volumes=(EMPTY, FILE)),
+    ],
+    ids=["host-network", "static-pod", "file-of-the-node"],
+)
+@pytest.mark.parametrize("other", [daemon("tenants"), daemon("tenants", OWNER, volumes=(EMPTY,))])
+def test_only_a_pod_in_the_nodes_network_or_with_its_files_counts(genuine: Daemon, other: Daemon) -> None:
+    assert genuine_nmi([other, genuine]) == [genuine]
+    assert verification._nmis([other, genuine]) == [genuine]
+
+
+def test_for_verify_it_does_not_count_without_another_pod_either() -> None:
+    """Its image would run as the canary, and its log would be a proof."""
+    with pytest.raises(StartError, match="install NMI"):
+        verification._nmis([daemon("tenants", OWNER)])
 
 
 def labelled(
@@ -71,13 +105,6 @@ async def test_migration_ignores_it(cloud: EmulatedCloud, nothing_blocks_the_loo
             assert (await state_reader.read_federation_state(client, force_namespaced=False)).nmi_unknown == ""
     finally:
         detect_blocking(nothing_blocks_the_loop)
-
-
-async def test_a_pod_in_the_nodes_network_is_nmi_before_one_that_is_not(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    labelled(cloud, "fake", "n0")
-    labelled(cloud, "static", "n0", hostNetwork=True, owned=False)
-    assert names((await nmi_of(cloud, "n0")).here) == ["default/static"]
 
 
 async def test_doctor_and_top_ignore_it(cloud: EmulatedCloud) -> None:

@@ -1,7 +1,6 @@
 """Misspelled labels and selectors are found, and separate names are not."""
 
 import random
-import time
 
 import pytest
 
@@ -25,7 +24,7 @@ def test_only_typing_errors_are_similar(wanted: str, texts: list[str], found: li
     assert similar_texts(wanted, texts) == found
 
 
-def test_thousands_of_texts_take_little_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_of_thousands_of_texts_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[str] = []
 
     def distance(one: str, other: str) -> int:
@@ -36,12 +35,10 @@ def test_thousands_of_texts_take_little_time(monkeypatch: pytest.MonkeyPatch) ->
     wanted = "payments-production-" + "x" * 43
     other = [f"{number:05}-" + "abcdefghij" * 5 for number in range(10_000)]
     anagrams = ["".join(random.Random(number).sample(wanted, len(wanted))) for number in range(2_000)]
-    begin = time.process_time()
     assert wanted[:-1] in similar_texts(wanted, [wanted[:-1], *other])
     assert compared == [wanted[:-1]]
     assert similar_texts(wanted, anagrams) == []
     assert len(compared) == 1 + COMPARED_MAX
-    assert time.process_time() - begin < 10.0, "these comparisons take about a second"
 
 
 def test_each_text_with_two_typing_errors_is_found() -> None:

@@ -4,11 +4,7 @@ The tests count the bytecodes of Python, which are the same on each machine, and
 the instructions of the whole process for the same requests. Excluded: calls of IMDS, which have a rate limit.
 """
 
-import gc
-import logging
-import sys
-from types import FrameType
-from typing import Any, Final, Self
+from typing import Final
 
 import pytest
 
@@ -19,6 +15,7 @@ from nmi.server.general import GeneralLane
 from tests.corpus.costly import COSTLY
 from tests.nmi.identity.shapes import CLIENT_ID, POD, assigned, by
 from tests.nmi.server.fakes import FakeConnection, ServerUnderTest, replies, request_bytes
+from tests.work import Work
 
 WORK_MAX: Final = 16_000
 """Bytecodes for one request: about 0.15 ms. The request of an SDK takes 4,000."""
@@ -26,38 +23,6 @@ DECISION_MAX: Final = 40_000
 """Bytecodes for the decision about a pod with 256 identities, which MIC and the authors of bindings gave it."""
 PIECE_MAX: Final = 250
 """Bytecodes for a piece that completes no request."""
-
-
-class Work:
-    """Counter of the bytecodes that are executed in its context.
-
-    Without garbage collection, which would execute finalizers of objects of other tests, and without logging, whose
-    work depends on the handlers and levels of pytest.
-    """
-
-    def __init__(self) -> None:
-        self.bytecodes = 0
-        self._former: Any = None
-
-    def __enter__(self) -> Self:
-        gc.disable()
-        logging.disable()
-        self._former = sys.gettrace()
-        sys.settrace(self._called)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self._former)
-        logging.disable(logging.NOTSET)
-        gc.enable()
-
-    def _called(self, frame: FrameType, _event: str, _argument: object) -> Any:
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        return self._executed
-
-    def _executed(self, _frame: FrameType, event: str, _argument: object) -> Any:
-        self.bytecodes += event == "opcode"
-        return self._executed
 
 
 async def answer_and_work(data: bytes) -> tuple[int, int]:

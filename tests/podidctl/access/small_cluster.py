@@ -1,17 +1,22 @@
-"""A small cluster for the access review, and the changes of a test: three namespaces, one VM and one scale set.
+"""Objects of the access review, and a small cluster with three namespaces, one VM and one scale set.
 
 `shop/web` uses identity shop/payments, `shop/report` the federated identity shop/reports, and `ops/robot` the service
 principal ops/legacy; `ops/agent` is privileged. On Azure the hosts also have the kubelet's identity, and the VM has one
 that nothing explains.
 """
 
+import io
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+from rich.console import Console
 
 from mic.azure.identities import BOTH, USER, Attached, HostIdentities
 from podidctl.access.cluster_objects import AzureState, ClusterObjects, Rbac
+from podidctl.access.outputs import AccessOutput, render
+from podidctl.access.policy import parse_policy
+from podidctl.access.policy_rules import evaluate
 from podidctl.access.projections import (
     Capabilities,
     ContainerSecurity,
@@ -29,14 +34,21 @@ from podidctl.access.projections import (
 )
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Grant, PodAccess
+from podidctl.access.violations import PolicyResult, RuleResult
 from podidctl.diagnosis.daemons import Daemon
+from podidctl.diagnosis.input import readable
 from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
 from podidctl.diagnosis.several_identities import Variable
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import (
+    ASSIGNED,
     BEHAVIOR_ANNOTATION,
     BINDING_LABEL,
     GROUP,
+    NODENAME_LABEL,
+    AzureAssignedIdentity,
+    AzureAssignedIdentitySpec,
+    AzureAssignedIdentityStatus,
     AzureIdentity,
     AzureIdentityBinding,
     AzureIdentityBindingSpec,
@@ -50,9 +62,17 @@ from podidentity.resources import (
     PodMeta,
     PodStatus,
     SecretReference,
+    nodename_label,
 )
 from tests.podidctl import doctor_inputs
-from tests.podidctl.access.generated_cluster import READ_AT, SUBSCRIPTION, assigned_identity, identity_id
+
+READ_AT: Final = "2026-11-27T12:00:00Z"
+SUBSCRIPTION: Final = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups"
+
+
+def identity_id(name: str) -> str:
+    return f"{SUBSCRIPTION}/identities/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{name}"
+
 
 VM = f"{SUBSCRIPTION}/nodes/providers/Microsoft.Compute/virtualMachines/vm-0"
 SCALE_SET = f"{SUBSCRIPTION}/nodes/providers/Microsoft.Compute/virtualMachineScaleSets/pool"
@@ -143,6 +163,28 @@ def pod(
     )
 
 
+def assigned_identity(
+    pod: ReviewedPod, identity: AzureIdentity, binding: AzureIdentityBinding, status: str = ASSIGNED
+) -> AzureAssignedIdentity:
+    """Return the object as MIC writes it."""
+    namespaced = identity.namespaced
+    return AzureAssignedIdentity(
+        metadata=Meta(
+            name=f"{pod.metadata.name}-{pod.metadata.namespace}-{identity.metadata.name}",
+            namespace=identity.metadata.namespace if namespaced else "default",
+            labels={NODENAME_LABEL: nodename_label(pod.spec.node_name)},
+        ),
+        spec=AzureAssignedIdentitySpec(
+            azure_identity_ref=identity,
+            azure_binding_ref=binding,
+            pod=pod.metadata.name,
+            pod_namespace=pod.metadata.namespace,
+            nodename=pod.spec.node_name,
+        ),
+        status=AzureAssignedIdentityStatus(status=status),
+    )
+
+
 def exception(namespace: str = "shop", name: str = "legacy", **labels: str) -> AzurePodIdentityException:
     return AzurePodIdentityException(
         metadata=Meta(name=name, namespace=namespace), spec=AzurePodIdentityExceptionSpec(pod_labels=labels)
@@ -153,8 +195,12 @@ def nmi(node: str, *flags: str) -> Daemon:
     return doctor_inputs.nmi("--federated-identities", *flags, name=f"nmi-{node}", node=node, host_network=True)
 
 
+def owned_by(kind: str, name: str) -> OwnerReference:
+    return OwnerReference(api_version="apps/v1", kind=kind, name=name, controller=True)
+
+
 def nmi_pod(node: str) -> ReviewedPod:
-    owner = OwnerReference(api_version="apps/v1", kind="DaemonSet", name="nmi", controller=True)
+    owner = owned_by("DaemonSet", "nmi")
     return pod(f"nmi-{node}", "kube-system", node=node, host_network=True, owner=owner)
 
 
@@ -204,7 +250,7 @@ def small_cluster(**changes: Any) -> ClusterObjects:
     payments, reports = identity("payments"), identity("reports", kind=3)
     legacy = identity("legacy", "ops", kind=1)
     bindings = [binding("payments"), binding("reports"), binding("legacy", "ops")]
-    replica = OwnerReference(api_version="apps/v1", kind="ReplicaSet", name="web-7d4b", controller=True)
+    replica = owned_by("ReplicaSet", "web-7d4b")
     web = pod("web-7d4b-x1", label="payments", owner=replica, labels={"pod-template-hash": "7d4b"}, account="web")
     report = pod("report", label="reports", node="node-1", account="report")
     robot = pod("robot", "ops", label="legacy", node="node-1", account="robot")
@@ -247,6 +293,29 @@ def small_cluster(**changes: Any) -> ClusterObjects:
 
 def reviewed(**changes: Any) -> AccessReview:
     return review(small_cluster(**changes))
+
+
+def with_pods(*more: ReviewedPod) -> tuple[ReviewedPod, ...]:
+    """Return the pods of the small cluster, and *more*."""
+    return (*readable(small_cluster().pods), *more)
+
+
+def printed(found: AccessReview, output: AccessOutput = AccessOutput.TABLE) -> str:
+    """Return the output of a wide console."""
+    text = io.StringIO()
+    render(found, output, Console(file=text, width=400, highlight=False, emoji=False))
+    return text.getvalue()
+
+
+def policy_result(rule: str, found: AccessReview) -> PolicyResult:
+    """Return the result of a policy with one rule, whose name is `it`."""
+    text = f"version: 1\nrules:\n  - {{name: it, {rule}}}\n"
+    return evaluate(found, parse_policy(text.encode()), "policy.yaml")
+
+
+def rule_result(rule: str, found: AccessReview) -> RuleResult:
+    (one,) = policy_result(rule, found).rules
+    return one
 
 
 def grants_of(found: AccessReview, pod: str) -> dict[str, Grant]:

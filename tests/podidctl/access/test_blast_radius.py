@@ -3,20 +3,20 @@
 from podidctl.access.blast_radius import pod_blast_radius
 from podidctl.access.cluster_objects import Rbac
 from podidctl.access.schema import AccessReview, BlastRadius
-from tests.podidctl.access.generated_cluster import identity_id
 from tests.podidctl.access.small_cluster import (
     KUBELET,
     SCALE_SET,
     STRANGE,
     VM,
     attached,
+    identity_id,
     nmi_pod,
     node,
     on_azure,
     pod,
     pod_of,
     reviewed,
-    small_cluster,
+    with_pods,
 )
 
 
@@ -29,12 +29,6 @@ def of_pod(found: AccessReview, name: str) -> BlastRadius:
     return pod_blast_radius(found, pod_of(found, name))
 
 
-def with_pods(*pods: object) -> AccessReview:
-    known = small_cluster().pods
-    assert isinstance(known, tuple)
-    return reviewed(pods=(*known, *pods))
-
-
 def test_a_pod_without_host_access_reaches_its_own_identities() -> None:
     radius = of_pod(reviewed(), "shop/web-7d4b-x1")
     assert (radius.today.identities, radius.today.others, radius.accounts) == (["shop/payments"], [], [])
@@ -43,7 +37,7 @@ def test_a_pod_without_host_access_reaches_its_own_identities() -> None:
 
 
 def test_a_host_network_pod_reaches_what_is_attached_to_its_host() -> None:
-    radius = of_pod(with_pods(pod("proxy", "ops", node="node-0", host_network=True)), "ops/proxy")
+    radius = of_pod(reviewed(pods=with_pods(pod("proxy", "ops", node="node-0", host_network=True))), "ops/proxy")
     assert radius.today.identities == ["shop/payments"]
     assert radius.today.others == [STRANGE, KUBELET]
     assert radius.today.system_assigned is True
@@ -53,7 +47,7 @@ def test_a_host_network_pod_reaches_what_is_attached_to_its_host() -> None:
 
 
 def test_a_privileged_pod_reaches_what_its_node_does() -> None:
-    found = with_pods(pod("agent-1", "ops", node="node-1", privileged=True))
+    found = reviewed(pods=with_pods(pod("agent-1", "ops", node="node-1", privileged=True)))
     assert of_pod(found, "ops/agent-1") == node_of(found, "node-1")
 
 

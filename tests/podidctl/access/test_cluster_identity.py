@@ -1,23 +1,28 @@
 """Bindings of the cluster's own identity, which the cloud config names by client id or resource id."""
 
-import io
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from mic.azure.identities import USER, Attached, HostIdentities
 from podidctl.access.cluster_objects import AzureState
 from podidctl.access.differences import compare
 from podidctl.access.html.model import model
-from podidctl.access.outputs import AccessOutput, render
-from podidctl.access.policy import parse_policy
-from podidctl.access.policy_rules import evaluate
 from podidctl.access.schema import AccessReview, Explained
 from podidctl.access.violations import RuleResult
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import AzureIdentity
-from tests.podidctl.access.small_cluster import KUBELET, SCALE_SET, binding, identity, pod, reviewed, small_cluster
+from tests.podidctl.access.small_cluster import (
+    KUBELET,
+    SCALE_SET,
+    binding,
+    identity,
+    pod,
+    printed,
+    reviewed,
+    rule_result,
+    small_cluster,
+)
 
 CLIENT_ID = "6f2c0000-0000-0000-0000-000000000001"
 POOL = parse_provider_id(SCALE_SET)
@@ -40,16 +45,8 @@ def is_critical(found: AccessReview) -> bool:
     return bool(one.critical)
 
 
-def printed(found: AccessReview) -> str:
-    text = io.StringIO()
-    render(found, AccessOutput.TABLE, Console(file=text, width=300, highlight=False, emoji=False))
-    return text.getvalue()
-
-
 def result(found: AccessReview, more: str = "") -> RuleResult:
-    text = f"version: 1\nrules:\n  - {{name: it, rule: no-cluster-identity{more}}}\n"
-    (one,) = evaluate(found, parse_policy(text.encode()), "policy.yaml").rules
-    return one
+    return rule_result(f"rule: no-cluster-identity{more}", found)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.several_identities import VariableSource
 from podidentity.resources import ASSIGNED, CREATED, OwnerReference
 from tests.podidctl import doctor_inputs
-from tests.podidctl.access.generated_cluster import assigned_identity
 from tests.podidctl.access.small_cluster import (
     VM,
+    assigned_identity,
     binding,
     exception,
     grants_of,

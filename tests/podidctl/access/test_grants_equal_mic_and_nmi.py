@@ -18,8 +18,17 @@ from podidctl.diagnosis.decision import Outcome, predict_decision
 from podidctl.diagnosis.input import DiagnosisInput, readable
 from podidentity.resources import ASSIGNED, CREATED, AzureAssignedIdentity, PodStatus
 from tests.examples import examples
-from tests.podidctl.access.generated_cluster import READ_AT, assigned_identity
-from tests.podidctl.access.small_cluster import VM, binding, exception, identity, nmi, node, pod
+from tests.podidctl.access.small_cluster import (
+    READ_AT,
+    VM,
+    assigned_identity,
+    binding,
+    exception,
+    identity,
+    nmi,
+    node,
+    pod,
+)
 
 NAMESPACES, NAMES, NODES = ("shop", "ops"), ("a", "b"), ("node-0", "node-1", "node-2")
 

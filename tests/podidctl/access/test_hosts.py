@@ -4,8 +4,17 @@ from podidctl.access.cluster_objects import AzureState
 from podidctl.access.schema import AccessReview, Explained, Host
 from podidentity.azure.errors import Refused
 from podidentity.azure.resource_ids import parse_provider_id
-from tests.podidctl.access.generated_cluster import identity_id
-from tests.podidctl.access.small_cluster import KUBELET, SCALE_SET, STRANGE, VM, attached, node, on_azure, reviewed
+from tests.podidctl.access.small_cluster import (
+    KUBELET,
+    SCALE_SET,
+    STRANGE,
+    VM,
+    attached,
+    identity_id,
+    node,
+    on_azure,
+    reviewed,
+)
 
 PAYMENTS = identity_id("payments")
 

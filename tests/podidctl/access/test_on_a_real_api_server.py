@@ -14,18 +14,18 @@ import yaml
 from podidctl.access.gather import gather
 from podidctl.access.rbac import Permissions, Request, SubjectKey, service_account
 from podidctl.access.review import review
-from podidctl.access.schema import AccessReview, Action, GrantState
+from podidctl.access.schema import AccessReview, Action
 from podidctl.diagnosis.access_reviews import REVIEWS
 from podidctl.diagnosis.input import ReadFailure
 from podidentity.kube import access
 from podidentity.kube.client import JSON_PATCH, MERGE_PATCH, Client
 from podidentity.kube.paths import object_path
-from podidentity.resources import BINDINGS, IDENTITIES, PODS
+from podidentity.resources import PODS
 from tests.conftest import ROOT, NewPlane
-from tests.mic.cluster import identity_id, vm_id
+from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
-from tests.mic.real_server import add_node, assigned, bind, create, in_place_of_the_emulator, run_pod
+from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
 from tests.support.waiting import until
 from tests.testplane.accounts import RBAC, create_account
 from tests.testplane.up import Plane
@@ -217,60 +217,34 @@ async def test_resolved_permissions_equal_the_servers_decisions(cloud: EmulatedC
     assert {Action.BINDINGS, Action.IDENTITIES} <= {each.action for each in anna.rights}
 
 
-def hostile_objects(plane: Plane) -> None:
-    prepare(plane)
-    text = "\x1b[2J\u202e"
-    create(plane, IDENTITIES, "odd", {"type": 0, "resourceID": identity_id("x") + text, "clientID": text})
-    create(plane, BINDINGS, "odd", {"azureIdentity": text, "selector": f'{text}"];'})
-    role = {"metadata": {"name": "all"}, "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]}
-    plane.api("POST", f"{RBAC}/clusterroles", role)
-    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "all"}
-    subjects = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": f"eve{text}"}]
-    body = {"metadata": {"name": "eve"}, "subjects": subjects, "roleRef": reference}
-    plane.api("POST", f"{RBAC}/clusterrolebindings", body)
-    run_pod(plane, "web", "n0")
+CHANGES: list[tuple[str, Any]] = [
+    ("pods", {"metadata": {"labels": {"aadpodidbinding": "another"}}}),
+    ("pods/status", {"metadata": {"labels": {"aadpodidbinding": "third"}}}),
+    ("pods/status", {"status": {"podIP": "10.9.9.9", "podIPs": [{"ip": "10.9.9.9"}]}}),
+    ("pods", [{"op": "replace", "path": "/spec/containers/0/image", "value": "registry.invalid/other"}]),
+]
+"""Changes of a pod by a resource, each of which is reason for the action LABELS."""
 
 
-async def test_names_that_the_server_accepts_cannot_control_the_terminal(
-    cloud: EmulatedCloud, new_plane: NewPlane
-) -> None:
-    real = await in_place_of_the_emulator(cloud, new_plane, hostile_objects)
-    kubeconfig = (cloud.folder / "kubeconfig").read_text()
-    for output in ("table", "wide", "json", "dot"):
-        answer = await ask(cloud.folder / output, kubeconfig, "-o", output)
-        assert answer.code == 0, answer.err
-        assert "eve" in answer.out or output == "dot"
-        assert all(each.isprintable() or each == "\n" for each in answer.out)
-    found = await read(real)
-    assert [(each.pod, each.state) for each in found.grants] == [("default/web", GrantState.PENDING)]
-    assert PODS.plural not in {each.part for each in found.unknown}
-
-
-@pytest.mark.parametrize(
-    ("resource", "change"),
-    [
-        ("pods", {"metadata": {"labels": {"aadpodidbinding": "another"}}}),
-        ("pods/status", {"metadata": {"labels": {"aadpodidbinding": "another"}}}),
-        ("pods/status", {"status": {"podIP": "10.9.9.9", "podIPs": [{"ip": "10.9.9.9"}]}}),
-        ("pods", [{"op": "replace", "path": "/spec/containers/0/image", "value": "registry.invalid/other"}]),
-    ],
-    ids=["label", "label-by-status", "address", "image"],
-)
 async def test_the_permission_to_label_pods_suffices_for_what_the_review_says(
-    cloud: EmulatedCloud, new_plane: NewPlane, resource: str, change: Any
+    cloud: EmulatedCloud, new_plane: NewPlane
 ) -> None:
     real = await in_place_of_the_emulator(cloud, new_plane, prepare)
     await asyncio.to_thread(run_pod, real, "web", "n0")
-    rules = [{"apiGroups": [""], "resources": [resource], "verbs": ["patch"]}]
-    kubeconfig = await asyncio.to_thread(create_account, real, "labeller", rules)
-    folder = await asyncio.to_thread(with_kubeconfig, cloud.folder / "labeller", kubeconfig)
-    path = object_path(PODS, "default", "web", resource.partition("/")[2])
-    form = JSON_PATCH if isinstance(change, list) else MERGE_PATCH
-    async with Client(await access.find(str(folder / "kubeconfig"), {}), user_agent="test") as client:
-        answer = json.loads(await client.request("PATCH", path, body=json.dumps(change).encode(), content_type=form))
-    changed = json.dumps(
-        [answer["metadata"].get("labels"), answer["status"].get("podIP"), answer["spec"]["containers"]]
-    )
-    assert any(each in changed for each in ('"aadpodidbinding": "another"', "10.9.9.9", "registry.invalid/other"))
-    found = {each.name: [right.action for right in each.rights] for each in (await read(real)).subjects}
-    assert found["labeller"] == [Action.LABELS]
+    for resource in ("pods", "pods/status"):
+        subresource = resource.partition("/")[2]
+        name = f"labeller-{subresource or 'pods'}"
+        rules = [{"apiGroups": [""], "resources": [resource], "verbs": ["patch"]}]
+        kubeconfig = await asyncio.to_thread(create_account, real, name, rules)
+        folder = await asyncio.to_thread(with_kubeconfig, cloud.folder / name, kubeconfig)
+        async with Client(await access.find(str(folder / "kubeconfig"), {}), user_agent="test") as client:
+            for change in [change for changed, change in CHANGES if changed == resource]:
+                form = JSON_PATCH if isinstance(change, list) else MERGE_PATCH
+                path, body = object_path(PODS, "default", "web", subresource), json.dumps(change).encode()
+                await client.request("PATCH", path, body=body, content_type=form)
+        found = {each.name: [right.action for right in each.rights] for each in (await read(real)).subjects}
+        assert found[name] == [Action.LABELS]
+    changed = await asyncio.to_thread(real.api, "GET", PODS.path("default", "web"))
+    assert changed["metadata"]["labels"]["aadpodidbinding"] == "third"
+    assert changed["status"]["podIP"] == "10.9.9.9"
+    assert changed["spec"]["containers"][0]["image"] == "registry.invalid/other"

@@ -1,26 +1,26 @@
 """Tables, documents and the graph; names that tenants choose cannot control a terminal or break the graph."""
 
-import io
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from rich.console import Console
 
-from podidctl.access.outputs import AccessOutput, render
+from podidctl.access.differences import read_document
+from podidctl.access.outputs import AccessOutput
 from podidctl.access.review import review
-from podidctl.access.schema import AccessReview, Scope
+from podidctl.access.schema import SCHEMA_VERSION, AccessReview, Scope
 from podidctl.diagnosis.input import ReadFailure
 from tests.podidctl.access.generated_cluster import generated_cluster
 from tests.podidctl.access.small_cluster import (
     binding,
     bound,
-    document,
     exception,
     identity,
     pod,
+    printed,
     rbac,
     reviewed,
     role,
@@ -28,14 +28,10 @@ from tests.podidctl.access.small_cluster import (
     small_cluster,
 )
 
+EXAMPLE = Path(__file__).with_name("review_example.json")
+"""The stored example of the document: `-o json` of the small cluster."""
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\u202e\u2028\x00[red]"
 QUOTES = 'a"];"b" -> "c\\'
-
-
-def printed(found: AccessReview, output: AccessOutput) -> str:
-    text = io.StringIO()
-    render(found, output, Console(file=text, width=200, highlight=False, emoji=False))
-    return text.getvalue()
 
 
 def hostile(text: str) -> AccessReview:
@@ -80,10 +76,16 @@ def test_names_stay_inside_the_strings_of_the_graph(text: str) -> None:
     assert [each for each in lines[1:-1] if not statement.fullmatch(each)] == []
 
 
-def test_json_and_yaml_have_the_same_content() -> None:
+def test_json_is_the_stored_document_and_yaml_has_the_same_content() -> None:
     found = reviewed()
-    assert printed(found, AccessOutput.JSON) == document(found).decode()
+    assert printed(found, AccessOutput.JSON) == EXAMPLE.read_text(), "write it with document(reviewed())"
     assert yaml.safe_load(printed(found, AccessOutput.YAML)) == yaml.safe_load(printed(found, AccessOutput.JSON))
+
+
+def test_the_document_can_be_read_again() -> None:
+    read = read_document(EXAMPLE.read_bytes())
+    assert read.schema_version == SCHEMA_VERSION
+    assert read == reviewed()
 
 
 def test_the_graph_connects_pods_bindings_identities_and_hosts() -> None:

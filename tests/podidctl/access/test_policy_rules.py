@@ -4,35 +4,20 @@ from typing import Any
 
 import pytest
 
-from podidctl.access.policy import parse_policy
-from podidctl.access.policy_rules import evaluate
-from podidctl.access.violations import PolicyResult, RuleResult
 from podidctl.diagnosis.input import ReadFailure
-from tests.podidctl.access.small_cluster import binding, pod, reviewed, small_cluster
-
-
-def policy_result(rule: str, **changes: Any) -> PolicyResult:
-    text = f"version: 1\nrules:\n  - {{name: it, {rule}}}\n"
-    return evaluate(reviewed(**changes), parse_policy(text.encode()), "policy.yaml")
-
-
-def result(rule: str, **changes: Any) -> RuleResult:
-    (one,) = policy_result(rule, **changes).rules
-    return one
+from tests.podidctl.access.small_cluster import binding, pod, policy_result, reviewed, rule_result, with_pods
 
 
 def violations(rule: str, **changes: Any) -> list[tuple[str, str]]:
-    found = result(rule, **changes)
+    found = rule_result(rule, reviewed(**changes))
     assert found.undecided == []
     return [(each.object, each.says) for each in found.violations]
 
 
 def test_an_identity_that_another_namespace_uses_is_found() -> None:
     assert violations("rule: identity-only-from, identities: [payments], namespaces: [shop]") == []
-    known = small_cluster().pods
-    assert isinstance(known, tuple)
     other = pod("copy", "ops", label="payments")
-    found = violations("rule: identity-only-from, identities: [payments], namespaces: [shop]", pods=(*known, other))
+    found = violations("rule: identity-only-from, identities: [payments], namespaces: [shop]", pods=with_pods(other))
     assert found == [
         (
             "Pod ops/copy",
@@ -42,7 +27,7 @@ def test_an_identity_that_another_namespace_uses_is_found() -> None:
             ),
         )
     ]
-    ((only, _),) = violations("rule: single-namespace", pods=(*known, other))
+    ((only, _),) = violations("rule: single-namespace", pods=with_pods(other))
     assert only == "AzureIdentity shop/payments"
 
 
@@ -130,25 +115,23 @@ def test_a_blast_radius_over_the_limit_is_found() -> None:
     ],
 )
 def test_a_rule_on_an_unread_part_is_undecided(rule: str, changes: Any, part: str) -> None:
-    found = policy_result(rule, **changes)
+    found = policy_result(rule, reviewed(**changes))
     assert found.is_undecided
     assert any(part in each for each in found.rules[0].undecided)
-    unrelated = policy_result("rule: identity-types, types: [0, 1, 3]", rbac=ReadFailure("no"), azure=None)
+    unrelated = policy_result("rule: identity-types, types: [0, 1, 3]", reviewed(rbac=ReadFailure("no"), azure=None))
     assert not unrelated.is_undecided, "other parts do not count"
 
 
 def test_a_pod_that_only_may_use_a_federated_identity_violates_too() -> None:
-    known = small_cluster().pods
-    assert isinstance(known, tuple)
     copy = pod("copy", account="report")
     rule = "rule: blast-radius, of: pod, maxIdentities: 0, exceptNamespaces: [kube-system, ops]"
-    assert "Pod shop/copy" in [name for name, _ in violations(rule, pods=(*known, copy))]
+    assert "Pod shop/copy" in [name for name, _ in violations(rule, pods=with_pods(copy))]
 
 
 def test_a_warning_is_no_violation_of_the_policy() -> None:
     rule = "rule: identity-types, types: [3]"
-    assert policy_result(rule).is_violated
-    warning = policy_result(f"{rule}, severity: warning")
+    assert policy_result(rule, reviewed()).is_violated
+    warning = policy_result(f"{rule}, severity: warning", reviewed())
     assert warning.rules[0].violations
     assert not warning.is_violated
 

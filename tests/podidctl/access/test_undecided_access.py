@@ -1,21 +1,15 @@
 """A pod of which it is undecided whether it takes over its node: every output shows it, and no reach contains it."""
 
-import io
-
 import msgspec
 import pytest
-from rich.console import Console
 
 from podidctl.access.blast_radius import pod_blast_radius
 from podidctl.access.differences import compare
 from podidctl.access.html.model import model
-from podidctl.access.outputs import AccessOutput, render
-from podidctl.access.policy import parse_policy
-from podidctl.access.policy_rules import evaluate
+from podidctl.access.outputs import AccessOutput
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Scope
-from podidctl.access.violations import RuleResult
-from tests.podidctl.access.small_cluster import nmi, pod, pod_of, reviewed, small_cluster
+from tests.podidctl.access.small_cluster import nmi, pod, pod_of, printed, reviewed, rule_result, small_cluster
 
 NAME = "shop/reader"
 SETTING = "hostPath /data"
@@ -23,18 +17,6 @@ SETTING = "hostPath /data"
 
 def with_path(*, read_only: bool) -> AccessReview:
     return reviewed(pods=(pod("reader", host_path="/data", read_only=read_only),), nmi=tuple(map(nmi, ("node-0",))))
-
-
-def printed(found: AccessReview, output: AccessOutput) -> str:
-    text = io.StringIO()
-    render(found, output, Console(file=text, width=400, highlight=False, emoji=False))
-    return text.getvalue()
-
-
-def result(found: AccessReview, rule: str) -> RuleResult:
-    text = f"version: 1\nrules:\n  - {{name: it, {rule}}}\n"
-    (one,) = evaluate(found, parse_policy(text.encode()), "policy.yaml").rules
-    return one
 
 
 def test_it_is_part_of_the_review_without_the_reach_of_its_node() -> None:
@@ -80,11 +62,11 @@ def test_the_page_for_a_browser_has_it_with_the_reason() -> None:
 
 def test_a_rule_against_host_access_is_not_decided() -> None:
     rule = "rule: no-host-access"
-    found = result(with_path(read_only=True), rule)
+    found = rule_result(rule, with_path(read_only=True))
     assert found.violations == []
     (undecided,) = found.undecided
     assert undecided.startswith(f"Pod {NAME} on node node-0: {SETTING}: ")
-    written = result(with_path(read_only=False), rule)
+    written = rule_result(rule, with_path(read_only=False))
     assert [each.object for each in written.violations] == [f"Pod {NAME}"]
     assert written.undecided == []
 
@@ -94,24 +76,24 @@ def test_a_rule_against_host_access_is_not_decided() -> None:
     ["exceptPods: [reader]", "exceptNamespaces: [shop]", "ways: [privileged]", "nodes: [node-1]", "identities: [none]"],
 )
 def test_a_rule_that_does_not_concern_the_pod_is_decided(limit: str) -> None:
-    assert result(with_path(read_only=True), f"rule: no-host-access, {limit}").undecided == []
+    assert rule_result(f"rule: no-host-access, {limit}", with_path(read_only=True)).undecided == []
 
 
 def test_a_limit_of_the_blast_radius_is_not_decided_only_where_the_node_would_exceed_it() -> None:
     found = with_path(read_only=True)
-    (undecided,) = result(found, "rule: blast-radius, of: pod, maxIdentities: 2").undecided
+    (undecided,) = rule_result("rule: blast-radius, of: pod, maxIdentities: 2", found).undecided
     assert undecided.startswith(f"Pod {NAME} may reach 3 identities: {SETTING}: ")
-    assert result(found, "rule: blast-radius, of: pod, maxIdentities: 3").undecided == []
-    assert result(found, "rule: blast-radius, of: node, maxIdentities: 2").undecided == []
+    assert rule_result("rule: blast-radius, of: pod, maxIdentities: 3", found).undecided == []
+    assert rule_result("rule: blast-radius, of: node, maxIdentities: 2", found).undecided == []
     for but in ("exceptNamespaces: [shop]", "exceptPods: [shop/reader]"):
-        assert result(found, f"rule: blast-radius, of: pod, maxIdentities: 0, {but}").undecided == []
+        assert rule_result(f"rule: blast-radius, of: pod, maxIdentities: 0, {but}", found).undecided == []
 
 
 def test_a_limit_of_the_blast_radius_does_not_count_for_pods_that_it_excepts() -> None:
     rule = "rule: blast-radius, of: pod, maxIdentities: 0"
     found = with_path(read_only=False)
-    assert [each.object for each in result(found, rule).violations] == [f"Pod {NAME}"]
-    assert result(found, f"{rule}, exceptPods: [read*]").violations == []
+    assert [each.object for each in rule_result(rule, found).violations] == [f"Pod {NAME}"]
+    assert rule_result(f"{rule}, exceptPods: [read*]", found).violations == []
 
 
 def test_a_change_from_undecided_to_certain_is_a_difference() -> None:

@@ -1,14 +1,19 @@
-"""An API server that answers with errors: the next action is not more permissions, as for a forbidden read."""
+"""An API server that answers with errors, or not at all: the next action is not more permissions."""
+
+import asyncio
 
 import pytest
 
 from podidctl.diagnosis.gather import or_failure
 from podidctl.diagnosis.input import ReadFailure
+from podidctl.doctor import gather
 from podidctl.doctor.binding_permissions import check_binding_permissions
 from podidctl.doctor.daemon_uses import check_daemon_uses
 from podidctl.doctor.schema import Finding, Level
 from podidctl.doctor.state import DaemonUses, FederatedAccess
-from podidentity.kube.errors import ApiError, Forbidden
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity.kube.errors import ApiError, Forbidden, NoResponse
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.emulated_cloud import EmulatedCloud
@@ -64,3 +69,18 @@ async def test_the_program_with_a_failing_server(cloud: EmulatedCloud) -> None:
     assert {"NMI", "MIC", "leader", "objects"} <= set(found)
     for check in ("NMI", "MIC", "leader", "objects"):
         assert found[check].startswith("try again"), check
+
+
+async def test_the_error_about_a_silent_server_states_the_server_and_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "VERSION_SECONDS", 0.05)
+    connections: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _, writer: connections.append(writer), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    try:
+        async with Client(ClusterAccess(url), user_agent="test") as client:
+            with pytest.raises(NoResponse, match=rf"no response from {url} within 0\.05 s"):
+                await gather._server(client)
+    finally:
+        for each in connections:
+            each.close()
+        silent.close()

@@ -63,7 +63,7 @@ class Fault:
     def tested(self) -> str:
         """The places of the tests, as the table states them."""
         other = f" (there: {self.response_on_node})" if self.response_on_node else ""
-        return f"sandbox, API server{f', node{other}' if self.on_node else ''}"
+        return f"sandbox{f', node{other}' if self.on_node else ''}"
 
 
 FAULTS: Final[list[Fault]] = []
@@ -79,6 +79,12 @@ def fault(
         return inject
 
     return add
+
+
+def fault_of(inject: Inject) -> Fault:
+    """Return the fault that *inject* causes."""
+    (found,) = (each for each in FAULTS if each.inject is inject)
+    return found
 
 
 async def _managed(place: Place, *, selector: str = POD, **spec: Any) -> ManagedIdentity:

@@ -6,7 +6,6 @@
 import asyncio
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -39,12 +38,11 @@ class PodRequest:
 
 @dataclass(frozen=True)
 class Output:
-    """Exit code and document of one command, its duration, and its CPU time."""
+    """Exit code and document of one command, and its duration."""
 
     code: int
     document: Any
     seconds: float
-    cpu_seconds: float
 
 
 class Place(Protocol):
@@ -89,15 +87,12 @@ class SandboxPlace:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._context: ExecutionContext | None = None
-        self.applied: list[Mapping[str, Any]] = []
-        """The objects that the place has created."""
 
     async def on_azure(self, act: Callable[[AzureEmulator], T]) -> T:
         return act(self._sandbox.azure)
 
     async def apply(self, document: Mapping[str, Any]) -> None:
         await self._sandbox.cluster.apply(dict(document))
-        self.applied.append(document)
 
     async def run_pod(self, labels: Mapping[str, str]) -> None:
         self._context = await run_pod(self._sandbox, POD, labels)
@@ -151,14 +146,8 @@ def command_of(words: tuple[str, ...]) -> list[str]:
 
 async def measured(run: Callable[[], Awaitable[tuple[int, str, str]]]) -> Output:
     """Return the output of *run*, which returns exit code, standard output and standard error of a child process."""
-    began, used = time.monotonic(), _cpu_seconds_of_children()
+    began = time.monotonic()
     code, out, err = await run()
-    seconds, cpu_seconds = time.monotonic() - began, _cpu_seconds_of_children() - used
+    seconds = time.monotonic() - began
     assert out, err
-    return Output(code, json.loads(out), seconds, cpu_seconds)
-
-
-def _cpu_seconds_of_children() -> float:
-    """Return the CPU time of the ended child processes."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    return Output(code, json.loads(out), seconds)

@@ -118,7 +118,7 @@ def equals_the_page(row: Row) -> bool:
 
 
 def assert_right(row: Row) -> None:
-    """Fail unless both commands name the fault, with the exit code of a fault and in time."""
+    """Fail unless both commands name the fault, with the exit code of a fault."""
     fault = row.fault
     assert row.broken is not None, row.explain.document
     assert row.broken["link"] == fault.link, row.explain.document
@@ -126,8 +126,6 @@ def assert_right(row: Row) -> None:
     assert row.explain.code == 3
     assert sorted(each["check"] for each in row.findings) == sorted(fault.checks), row.doctor.document
     assert row.doctor.code == (3 if fault.checks else 0)
-    # The duration depends on the load of the machine: another test measures it, alone.
-    assert row.explain.cpu_seconds < RIGHT_WITHIN_SECONDS
 
 
 def rows() -> dict[str, str]:

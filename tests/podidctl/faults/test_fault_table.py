@@ -12,7 +12,7 @@ import pytest
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.podidctl.faults import catalogue
-from tests.podidctl.faults.catalogue import FAULTS, Fault, Inject
+from tests.podidctl.faults.catalogue import FAULTS, Fault, Inject, fault_of
 from tests.podidctl.faults.places import POD, SandboxPlace
 from tests.podidctl.faults.table import (
     RIGHT_WITHIN_SECONDS,
@@ -57,9 +57,8 @@ async def test_the_row_is_what_a_user_sees(sandbox: Sandbox, fault: Fault) -> No
     "inject", [catalogue.wrong_client_id, catalogue.missing_secret], ids=lambda each: each.__name__
 )
 async def test_one_command_names_the_fault_within_three_seconds(sandbox: Sandbox, inject: Inject) -> None:
-    (fault,) = [each for each in FAULTS if each.inject is inject]
     place = SandboxPlace(sandbox)
-    row = await measure(place, fault)
+    row = await measure(place, fault_of(inject))
     assert_right(row)
     seconds = [row.explain.seconds]
     while min(seconds) >= RIGHT_WITHIN_SECONDS and len(seconds) < TIMES_MAX:

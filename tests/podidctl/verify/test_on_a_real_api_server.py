@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -29,7 +30,6 @@ from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
 
-NAMESPACE = "verify-canaries"
 READS: list[dict[str, Any]] = [
     {"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["get", "list"]},
 ]
@@ -47,7 +47,7 @@ def namespace(plane: Plane) -> Iterator[str]:
         if each["metadata"]["name"].startswith("verify-") and each["status"]["phase"] == "Active"
     )
     while not plane.api("GET", f"/api/v1/namespaces/{name}/serviceaccounts")["items"]:
-        pass
+        time.sleep(0.05)
     yield name
     plane.api("DELETE", f"/api/v1/namespaces/{name}")
 
@@ -89,7 +89,15 @@ async def test_each_node_gets_its_verdict(nodes: Kubelets, namespace: str, tmp_p
         for each in ("vf-imds", "vf-nothing", "vf-other", "vf-down", "vf-pull"):
             await nodes.add_nmi(each)
         answer = await verify(tmp_path, namespace)
+        command = ("podidctl", "verify", f"--namespace={namespace}", "--node=vf-good", "--node=vf-bare")
+        await nodes.add_node("vf-bare", 9)
+        table = await run(tmp_path, *command, cloudconfig=False)
     await imds.stop()
+    assert table.code == 3
+    assert "NMI of this node answered" in table.out
+    assert "vf-bare: no NMI runs on this node" in table.out
+    missing = await verify(tmp_path, namespace, "--node=vf-missing")
+    assert (missing.code, missing.err) == (1, "podidctl: the cluster has no node vf-missing; see kubectl get nodes\n")
     assert verdicts(answer) == {
         "vf-down": ("unknown", "unknown"),
         "vf-good": ("ok", "nmi"),
@@ -107,37 +115,7 @@ async def test_each_node_gets_its_verdict(nodes: Kubelets, namespace: str, tmp_p
     assert "no network" in by_node["vf-down"]["says"]
     assert "vf-good" in by_node["vf-other"]["says"]
     assert await canaries(nodes) == []
-    assert {each["spec"]["nodeName"] for each in nodes.canaries} == set(by_node) - {"vf-down"}
-
-
-async def test_one_node_that_nmi_serves(nodes: Kubelets, namespace: str, tmp_path: Path) -> None:
-    async with running_nmi() as nmi:
-        await nodes.add_node("vf-one", nmi)
-        await nodes.add_node("vf-two", 9)
-        await nodes.add_nmi("vf-one", nmi)
-        answer = await verify(tmp_path, namespace, "--node=vf-one")
-        assert answer.code == 0, answer.out
-        assert verdicts(answer) == {"vf-one": ("ok", "nmi")}
-
-        command = ("podidctl", "verify", f"--namespace={namespace}", "--node=vf-one", "--node=vf-two")
-        table = await run(tmp_path, *command, cloudconfig=False)
-    assert table.code == 3
-    assert "NMI of this node answered" in table.out
-    assert "vf-two: no NMI runs on this node" in table.out
-
-
-async def test_an_unknown_node_is_one_line(nodes: Kubelets, namespace: str, tmp_path: Path) -> None:
-    await nodes.add_node("vf-one")
-    await nodes.add_nmi("vf-one")
-    answer = await verify(tmp_path, namespace, "--node=vf-missing")
-    assert (answer.code, answer.err) == (1, "podidctl: the cluster has no node vf-missing; see kubectl get nodes\n")
-
-
-async def test_without_nmi_there_is_nothing_to_verify(nodes: Kubelets, namespace: str, tmp_path: Path) -> None:
-    await nodes.add_node("vf-one")
-    answer = await verify(tmp_path, namespace)
-    assert answer.code == 1
-    assert "install NMI" in answer.err
+    assert {each["spec"]["nodeName"] for each in nodes.canaries} == {*by_node, "vf-bare"} - {"vf-down"}
 
 
 async def test_a_refused_canary_is_unknown(nodes: Kubelets, namespace: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""The outcome of a canary pod, from the status that a kubelet writes."""
+"""The outcome of a canary pod, from the status that a kubelet writes, and the pods of a killed command."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 
 from podidctl.verify.objects import Canary
 from podidctl.verify.outcome import NotRun, late, outcome_of
+from podidctl.verify.verification import LEFTOVER_SECONDS, NAME_PREFIX, _is_leftover
 
 
 def pod(state: dict[str, Any] | None = None, *, name: str = "canary", **status: Any) -> Canary:
@@ -90,3 +92,23 @@ def test_a_late_canary_states_how_far_it_came(state: dict[str, Any] | None, text
 
 def test_a_canary_that_could_not_be_read_was_not_started() -> None:
     assert "did not start" in late(None, 60).why
+
+
+CREATED = "2026-11-28T00:00:00Z"
+
+
+def created_pod(name: str = f"{NAME_PREFIX}1", created: str | None = CREATED) -> Canary:
+    metadata = {"name": name, "creationTimestamp": created}
+    return msgspec.convert({"metadata": metadata, "spec": {"activeDeadlineSeconds": 90}}, Canary)
+
+
+@pytest.mark.parametrize(("seconds", "leftover"), [(0, False), (90, False), (150, False), (151, True), (9000, True)])
+def test_it_is_one_a_minute_after_its_deadline(seconds: int, leftover: bool) -> None:
+    assert LEFTOVER_SECONDS == 60
+    now = datetime.fromtimestamp(datetime.fromisoformat(CREATED).timestamp() + seconds, UTC)
+    assert _is_leftover(created_pod(), now) is leftover
+
+
+@pytest.mark.parametrize("found", [created_pod("other"), created_pod(created=None), created_pod(created="yesterday")])
+def test_a_pod_that_is_not_certainly_one_stays(found: Canary) -> None:
+    assert not _is_leftover(found, datetime(2027, 1, 1, tzinfo=UTC))

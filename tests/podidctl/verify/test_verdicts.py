@@ -4,10 +4,30 @@ import pytest
 
 from nmi.node.host_routing import LABEL
 from podidctl.doctor.schema import Level
-from podidctl.verify.judgement import Evidence, judge
-from podidctl.verify.outcome import Answers, NotRun
+from podidctl.verify.judgement import Evidence, Sighting, judge
+from podidctl.verify.objects import ClusterNode, NodeCondition, NodeStatus
+from podidctl.verify.outcome import Answers, CanaryAnswer, NotRun
 from podidctl.verify.schema import Answered, NodeVerdict
-from tests.podidctl.verify.inputs import NMI, NODE, POD, answer, node, seen
+from podidentity.resources import BareMeta
+
+NODE = "node-a"
+POD = "10.0.0.9"
+NMI = "kube-system/nmi-a"
+
+
+def node(labels: dict[str, str] | None = None) -> ClusterNode:
+    status = NodeStatus(conditions=[NodeCondition(type="Ready", status="True")])
+    return ClusterNode(metadata=BareMeta(name=NODE, labels=labels), status=status)
+
+
+def answer(who: str, **fields: object) -> CanaryAnswer:
+    known: dict[str, object] = {"source": "" if who == "nothing" else POD, "status": 404 if who == "nmi" else 0}
+    return CanaryAnswer(who=who, **{**known, **fields})  # type: ignore[arg-type]  # fields of the struct
+
+
+def seen(at: str = NODE, *, peer: str = POD, nmi: str = NMI) -> Evidence:
+    return Evidence((Sighting(at, nmi, peer),))
+
 
 FIVE = (answer("nmi"),) * 5
 
@@ -69,7 +89,7 @@ def test_one_answer_of_imds_is_a_fault_although_nmi_sent_the_others() -> None:
     ],
 )
 def test_the_action_for_imds_depends_on_the_node(labels: dict[str, str], nmis: tuple[str, ...], action: str) -> None:
-    found = judge(node(labels=labels), (answer("imds"),) * 5, Evidence(), nmis)
+    found = judge(node(labels), (answer("imds"),) * 5, Evidence(), nmis)
     assert action in found.next
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from podidentity_sandbox.azure import identity_id
 from tests.podidctl.faults import catalogue
-from tests.podidctl.faults.catalogue import FAULTS, Fault, Inject
+from tests.podidctl.faults.catalogue import FAULTS, Fault, Inject, fault_of
 from tests.podidctl.faults.places import POD
 from tests.podidctl.faults.table import RIGHT_WITHIN_SECONDS, Row, assert_right, measure, rows
 from tests.realnode import client, manifests
@@ -84,8 +84,7 @@ async def test_the_row_is_the_same_and_the_node_recovers(fault_bed: Bed, fault: 
 async def test_one_command_names_the_fault_within_three_seconds(fault_bed: Bed) -> None:
     place = NodePlace(fault_bed)
     try:
-        (fault,) = [each for each in FAULTS if each.inject is catalogue.missing_secret]
-        assert_right(await measure(place, fault, UNTIL_SECONDS))
+        assert_right(await measure(place, fault_of(catalogue.missing_secret), UNTIL_SECONDS))
         outputs = [await place.podidctl("explain", "pod", f"default/{POD}") for _ in range(ATTEMPTS)]
         assert {each.code for each in outputs} == {3}
         assert min(each.seconds for each in outputs) < RIGHT_WITHIN_SECONDS

@@ -1,0 +1,110 @@
+"""Readers of the formats of a plan: the grammars of Bicep and HCL, YAML, and the shell.
+
+No package of PyPI or npm has Microsoft's compiler of Bicep.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+import hcl2
+import tree_sitter
+import tree_sitter_bicep
+
+BICEP = tree_sitter.Parser(tree_sitter.Language(tree_sitter_bicep.language()))
+BICEP_TOKEN = re.compile(r"\\(?P<value>[\\'$])|(?P<bad>\$\{|[\\'])|(?P<plain>.)")
+"""Tokens of a string (Bicep's documentation, "Data types"), apart from the escapes that the program does not use."""
+HCL_TOKEN = re.compile(r'\\(?P<value>["\\])|(?P<doubled>[$%])(?P=doubled)(?=\{)|(?P<bad>[$%]\{|[\\"])|(?P<plain>.)')
+"""Tokens of a quoted template (HCL native syntax specification, "Template Expressions")."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """One new resource of a file."""
+
+    symbol: str
+    type_with_version: str
+    parent: str
+    """The id of its parent; in Bicep only what follows `providers/`."""
+    properties: Any
+    attributes: dict[str, Any]
+    """All that the file states, as it states it."""
+
+
+def _value(literal: str, quote: str, token: re.Pattern[str]) -> str:
+    """Return the value of a string literal, which must not contain an interpolation."""
+    assert literal[0] == literal[-1] == quote
+    found = [each.groupdict() for each in token.finditer(literal[1:-1])]
+    assert not any(each["bad"] for each in found)
+    return "".join(each["value"] or each.get("doubled") or each["plain"] for each in found)
+
+
+def bicep_value(literal: str) -> str:
+    """Return the value of a string literal of Bicep."""
+    return _value(literal, "'", BICEP_TOKEN)
+
+
+def hcl_value(literal: str) -> str:
+    """Return the value of a quoted template of HCL."""
+    return _value(literal, '"', HCL_TOKEN)
+
+
+def _of_bicep(node: tree_sitter.Node) -> Any:
+    """Return the value of an expression; the name of a symbol starts with @."""
+    text = (node.text or b"").decode()
+    match node.type:
+        case "string":
+            return bicep_value(text)
+        case "object":
+            pairs = [each.named_children for each in node.named_children if each.type == "object_property"]
+            return {(key.text or b"").decode(): _of_bicep(each) for key, each in pairs}
+        case "array":
+            return [_of_bicep(each) for each in node.named_children]
+        case "identifier":
+            return f"@{text}"
+    raise AssertionError(f"unexpected {node.type}: {text}")
+
+
+def read_bicep(text: str) -> list[Written]:
+    """Return the new resources. The file must declare the parent of each one as existing."""
+    root = BICEP.parse(text.encode()).root_node
+    assert not root.has_error
+    new: list[Written] = []
+    existing: dict[str, str] = {}
+    for node in root.named_children:
+        if node.type == "resource_declaration":
+            symbol, kind, body = (each for each in node.named_children if each.type != "comment")
+            name, type_, attributes = f"@{(symbol.text or b'').decode()}", _of_bicep(kind), _of_bicep(body)
+            if "existing" in [each.type for each in node.children]:
+                assert set(attributes) == {"name"}
+                existing[name] = f"{type_.partition('@')[0]}/{attributes['name']}"
+            else:
+                parent = existing[attributes.get("parent") or attributes["scope"]]
+                new.append(Written(name[1:], type_, parent, attributes["properties"], attributes))
+    return new
+
+
+def _of_hcl(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key.strip('"'): _of_hcl(each) for key, each in node.items() if key != "__is_block__"}
+    if isinstance(node, list):
+        return [_of_hcl(each) for each in node]
+    return hcl_value(node) if isinstance(node, str) and node.startswith('"') else node
+
+
+def read_terraform(text: str) -> list[Written]:
+    """Return the resources, which are all of type azapi_resource."""
+    document: Any = hcl2.loads(text)
+    new: list[Written] = []
+    for block in document.get("resource", []):
+        ((name, attributes),) = _of_hcl(block)["azapi_resource"].items()
+        assert set(attributes["body"]) == {"properties"}
+        properties = attributes["body"]["properties"]
+        new.append(Written(name, attributes["type"], attributes["parent_id"], properties, attributes))
+    return new
+
+
+def read_az(script: str) -> list[list[str]]:
+    """Return the words of the commands."""
+    return [shlex.split(line) for line in script.splitlines() if line.startswith("az ")]
