@@ -1,21 +1,17 @@
-"""Requests as files of raw bytes: what must be answered with a token, and what never may be.
+"""Requests: what must be answered with a token (`accepted`), and what never may be (`refused`).
 
-`accepted/` holds requests that a pod with a granted identity gets its token for. A name that begins with `general-` is
-left to the general lane; all others are fast-lane material. `refused/` holds neighbours of those, a byte or a line
-away; the name begins with the status of the answer. FAST_REFUSALS names those that the fast lane may refuse. All are
-asked from 127.0.0.1, which makes a difference at /host/token only. A request that was ever read wrongly becomes a file
-here.
+FAST_REFUSALS names those that the fast lane may refuse. All are asked from 127.0.0.1, which makes a difference at
+/host/token only. A request that was ever read wrongly is added to one of both tables.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-_HERE = Path(__file__).parent
+from tests.corpus import accepted, refused
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One file."""
+    """One request."""
 
     name: str
     data: bytes = field(repr=False)
@@ -36,10 +32,6 @@ class Case:
         return int(self.name[:3]) if self.name[:3].isdigit() else 200
 
 
-def _cases(directory: str) -> list[Case]:
-    return [Case(path.stem, path.read_bytes()) for path in sorted((_HERE / directory).glob("*.http"))]
-
-
 FAST_REFUSALS = frozenset(
     {
         *("400-no-metadata-header", "400-empty-query", "400-empty-resource", "400-no-query", "400-no-resource"),
@@ -53,6 +45,6 @@ FAST_REFUSALS = frozenset(
     }
 )
 """Refused for their first line, for the missing header or for the missing resource alone."""
-ACCEPTED = _cases("accepted")
-REFUSED = _cases("refused")
+ACCEPTED = [Case(name, data) for name, data in accepted.REQUESTS.items()]
+REFUSED = [Case(name, data) for name, data in refused.REQUESTS.items()]
 EVERY = ACCEPTED + REFUSED

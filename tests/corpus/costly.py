@@ -7,20 +7,14 @@ A request that costs more than the others of its input replaces them here.
 
 from typing import Final
 
+from tests.corpus.builders import INSTANCE, METADATA, TOKEN, request
+
 HOST: Final = "/host/token"
-TOKEN: Final = "/metadata/identity/oauth2/token"
-INSTANCE: Final = "/metadata/instance"
 TARGET_BYTES: Final = 2048
 HEAD_BYTES: Final = 8 * 1024
 FIELDS: Final = 64
 BODY_BYTES: Final = 16 * 1024
 CHUNKS: Final = (b"800\r\n" + b"a" * 2048 + b"\r\n") * 8 + b"0\r\n\r\n"
-METADATA: Final = "Metadata: true"
-
-
-def request(target: str = INSTANCE, *fields: str, method: str = "GET", body: bytes = b"") -> bytes:
-    """Return a request with these fields and a Host."""
-    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: a", *fields, "", ""]).encode("latin-1") + body
 
 
 def long_target(start: str, unit: str, end: str = "") -> bytes:
@@ -46,7 +40,7 @@ def filled(start: str, unit: str) -> str:
 
 
 def all_at_once(target: str, *fields: str) -> bytes:
-    """Return a request with *target*, *fields*, and as many fields, bytes and chunks beside them as possible."""
+    """Return a request with *target*, *fields*, and as many fields, bytes and chunks next to them as possible."""
     fields = (METADATA, "Transfer-Encoding: chunked", OTHER, CONNECTION, *fields)
     count = FIELDS - 1 - len(fields)
     size = (HEAD_BYTES - len(request(target, *fields))) // count - len("10: b\r\n")

@@ -1,6 +1,6 @@
 """Fuzzing of the targets one after the other, for SECONDS in total; used by `make fuzz`.
 
-`python tests/fuzz/run.py [--repeatable] SECONDS [TARGET...]`. Each target is a separate process. It starts with the
+`python -m tests.fuzz.run [--repeatable] SECONDS [TARGET...]`. Each target is a separate process. It starts with the
 committed corpora and the useful inputs of earlier local runs (build/fuzz/corpus). The first input that breaks a
 guarantee ends the run with exit code 1; the run prints the input and keeps it in build/fuzz/found.
 
@@ -11,9 +11,13 @@ on chance. `make test-all` uses it. Local and nightly runs have a new seed each.
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.corpus.corpus import EVERY
+from tests.fuzz.inputs import inputs
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = ROOT / "build" / "fuzz"
@@ -79,11 +83,20 @@ def environment(target: str, *, repeatable: bool) -> dict[str, str]:
     }
 
 
+def write_inputs(target: str, folder: Path) -> None:
+    """Write the committed inputs of *target* and the requests of tests/corpus as the only files of *folder*."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, data in [*inputs(target), *((case.name, case.data) for case in EVERY)]:
+        (folder / name).write_bytes(data)
+
+
 def fuzz(target: str, seconds: int, *, repeatable: bool) -> int:
     """Run one target and return its exit code."""
-    kept, found = OUTPUT / "corpus" / target, OUTPUT / "found"
+    kept, found, committed = OUTPUT / "corpus" / target, OUTPUT / "found", OUTPUT / "committed" / target
     for folder in (kept, found):
         folder.mkdir(parents=True, exist_ok=True)
+    write_inputs(target, committed)
     before = set(found.glob(f"{target}-*"))
     command = [
         sys.executable,
@@ -100,14 +113,13 @@ def fuzz(target: str, seconds: int, *, repeatable: bool) -> int:
         "-print_final_stats=1",
         *(["-seed=1", f"-runs={INPUTS_PER_SECOND[target] * seconds}"] if repeatable else []),
         str(kept),
-        str(ROOT / "tests" / "fuzz" / "corpus" / target),
-        *(str(ROOT / "tests" / "corpus" / each) for each in ("accepted", "refused")),
+        str(committed),
     ]
     code = subprocess.run(command, cwd=ROOT, env=environment(target, repeatable=repeatable), check=False).returncode
     for file in sorted(set(found.glob(f"{target}-*")) - before):
         data = file.read_bytes()
         say(f"\n{target}: this input breaks the guarantee ({file}):\n{data!r}")
-        say(f"fix the defect, then keep the input in tests/fuzz/corpus/{target}/ under a name that describes it")
+        say(f"fix the defect, then add the input to tests/fuzz/corpus/{target}.txt, below a line with its name")
     return code
 
 

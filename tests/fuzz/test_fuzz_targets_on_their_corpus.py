@@ -1,15 +1,13 @@
 """Tests that run every input of the committed corpora through its target. Excluded: mutation by libFuzzer (`run`)."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.corpus.corpus import EVERY
+from tests.fuzz.inputs import inputs
 from tests.fuzz.run import SHARES
 from tests.fuzz.targets import TARGETS, Target
-
-CORPUS = Path(__file__).parent / "corpus"
 
 
 @pytest.fixture(params=TARGETS, scope="module")
@@ -23,13 +21,13 @@ def replayed(request: pytest.FixtureRequest) -> Iterator[tuple[str, Target]]:
 
 def test_each_target_accepts_its_corpus(replayed: tuple[str, Target]) -> None:
     name, target = replayed
-    files = sorted((CORPUS / name).iterdir())
-    assert files
-    for file in files:
+    committed = dict(inputs(name))
+    assert committed
+    for place, data in committed.items():
         try:
-            target(file.read_bytes())
+            target(data)
         except Exception as broken:
-            raise AssertionError(f"{file}: {broken!r}") from broken
+            raise AssertionError(f"{place}: {broken!r}") from broken
 
 
 def test_each_target_accepts_the_requests_of_the_tests(replayed: tuple[str, Target]) -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from tests.realnode.cilium_programs import Routing
 from tests.realnode.programs import BUILD, HERE
+from tests.recorded import one_per_line
 
 NEW_RESULTS: Final = BUILD / "cilium.json"
 RESULTS: Final = HERE / "cilium.json"
@@ -56,7 +57,7 @@ def add(file: Path, results: Iterable[CiliumResult]) -> None:
     """Replace the results of these host routings in a file."""
     merged = {**read(file), **{each.routing: each for each in results}}
     ordered = [merged[routing] for routing in MODULES if routing in merged]
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(ordered)) + b"\n")
+    file.write_bytes(one_per_line(ordered))
 
 
 def names_of_tests(module: Path) -> set[str]:

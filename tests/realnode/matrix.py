@@ -22,6 +22,7 @@ from tests.realnode.cilium_results import CiliumResult
 from tests.realnode.data_planes import BACKENDS, CHECKS, CNIS, PROXIES, TARGETS, Backend, Cell, Proxy, Target
 from tests.realnode.options import Cni
 from tests.realnode.programs import BUILD, HERE, IMAGES, ROOT
+from tests.recorded import one_per_line
 from tests.testplane import up
 
 MAKER: Final = "tests.realnode.matrix"
@@ -93,7 +94,7 @@ def read(file: Path) -> dict[Cell, CellResult]:
 def write(file: Path, results: Results) -> None:
     """Write results in the order of their cells."""
     ordered = [results[cell] for cell in sorted(results)]
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(ordered)) + b"\n")
+    file.write_bytes(one_per_line(ordered))
 
 
 def add(file: Path, results: Iterable[CellResult]) -> None:

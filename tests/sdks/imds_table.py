@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from benchmarks.report.marks import put
+from tests.recorded import one_per_line
 from tests.sdks.imds_programs import PROGRAMS
 
 MAKER: Final = "tests.sdks.imds_table"
@@ -48,7 +49,7 @@ def add(file: Path, results: Iterable[Result]) -> None:
     known = {**read(file), **{each.name: each for each in results}}
     ordered = [known[program.name] for program in PROGRAMS if program.name in known]
     file.parent.mkdir(exist_ok=True)
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(ordered)) + b"\n")
+    file.write_bytes(one_per_line(ordered))
 
 
 def table(results: Mapping[str, Result]) -> str:

@@ -26,7 +26,6 @@ EXEMPT: Final = (
     "LICENSE",
     "tools/language/",
     "tests/test_language.py",
-    "tests/corpus/",
     "tests/fuzz/corpus/",
     "deploy/crds/",
 )
