@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tools.chart.rendering import HELMS, Object, render
+from tests.deploy.helms import HELMS
+from tools.chart.rendering import Object, render
 
 ON = "--set=nmi.bootGuard=true"
 DIRECTORY = "/etc/systemd/system"

@@ -13,8 +13,9 @@ import yaml
 
 from tests.deploy.cilium_definitions import CLUSTERWIDE, REDIRECTS, definitions
 from tests.deploy.helm_cluster import Cluster
+from tests.deploy.helms import HELMS
 from tests.testplane import up
-from tools.chart.rendering import CHART, GOLDEN, HELMS, Object, render
+from tools.chart.rendering import CHART, GOLDEN, Object, render
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(300)]
 VALUES = GOLDEN / "cilium.values.yaml"

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.deploy.helm_cluster import LIMIT, Cluster
+from tests.deploy.helms import HELMS
 from tests.deploy.test_permissions import NMI, STANDARD
 from tests.support.waiting import until_sync
 from tests.testplane import up
-from tools.chart.rendering import CHART, HELMS, render
+from tools.chart.rendering import CHART, render
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(240)]
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tools.chart.rendering import HELMS, Object, RenderError, render
+from tests.deploy.helms import HELMS
+from tools.chart.rendering import Object, RenderError, render
 
 ON = {"enabled": True, "namespaces": [{"name": "shop"}]}
 PUBLIC = "api://AzureADTokenExchange"

@@ -12,7 +12,8 @@ from mic.startup.flag_table import FLAGS as MIC_FLAGS
 from nmi.flag_table import FLAGS as NMI_FLAGS
 from nmi.flag_table import OperationMode, RouteLocalnetMode
 from podidentity.telemetry.logs import LogFormat
-from tools.chart.rendering import GOLDEN, HELMS, Object, golden_sets, render
+from tests.deploy.helms import HELMS
+from tools.chart.rendering import GOLDEN, Object, golden_sets, render
 
 PARSE: Mapping[str, Any] = {"nmi": nmi.settings.parse, "mic": mic.startup.settings.parse}
 GIVEN = {"NODE_NAME": "node-1", "MIC_POD_NAMESPACE": "podid"}

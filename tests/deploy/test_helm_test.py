@@ -8,9 +8,10 @@ from podidctl.verify.objects import NmiTemplate
 from podidctl.verify.pod import METADATA_HOST, METADATA_PORT, manifest
 from podidentity.resources import BINDING_LABEL
 from podidentity_demo.settings import parse
+from tests.deploy.helms import HELMS
 from tests.podidctl.verify.programs import in_place_of, run_canary, running_nmi
 from tools.chart.canary import COPY
-from tools.chart.rendering import GOLDEN, HELMS, Object, render
+from tools.chart.rendering import GOLDEN, Object, render
 
 CANARY, DEMO = "aad-pod-identity-redirect-test", "aad-pod-identity-test"
 

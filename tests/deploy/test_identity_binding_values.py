@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from tests.deploy.helm_cluster import arguments_of
+from tests.deploy.helms import HELMS
 from tests.deploy.test_federated_values import ON, PUBLIC, made
-from tools.chart.rendering import HELMS, Object
+from tools.chart.rendering import Object
 
 BINDING = "api://AKSIdentityBinding"
 US = "api://AzureADTokenExchangeUSGov"

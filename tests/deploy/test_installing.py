@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from tests.deploy.helm_cluster import LIMIT, Cluster
+from tests.deploy.helms import HELMS
 from tests.support.waiting import until_sync
 from tests.testplane import up
-from tools.chart.rendering import CHART, HELMS, golden_sets
+from tools.chart.rendering import CHART, golden_sets
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
 DEFINITION = "azureidentities.aadpodidentity.k8s.io"

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.helms import HELMS
 from tests.testplane import up
-from tools.chart.rendering import CHART, HELMS, RenderError, golden_sets, render
+from tools.chart.rendering import CHART, RenderError, golden_sets, render
 
 
 @pytest.mark.parametrize("helm", HELMS)

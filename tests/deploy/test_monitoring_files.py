@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools.chart.rendering import CHART, HELMS, Object, render
+from tests.deploy.helms import HELMS
+from tools.chart.rendering import CHART, Object, render
 
 DASHBOARD = {"title": 'It\'s {{ .Values }} | "quoted"', "panels": [{"id": 1}], "uid": "a" * 200}
 RULES = {"groups": [{"name": "nmi", "rules": [{"alert": "Silent", "expr": "up == 0", "for": "5m"}]}]}

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from tests.deploy.helm_cluster import arguments_of
+from tests.deploy.helms import HELMS
 from tests.deploy.test_go_implementation_values import DEFAULTS
-from tools.chart.rendering import CHART, GOLDEN, HELMS, Object, RenderError, render
+from tools.chart.rendering import CHART, GOLDEN, Object, RenderError, render
 
 
 def reference(**changed: Any) -> str:

@@ -13,9 +13,10 @@ import json
 import pytest
 
 from tests.deploy.helm_cluster import LIMIT, Cluster, Right
+from tests.deploy.helms import HELMS
 from tests.support.waiting import until_sync
 from tests.testplane import up
-from tools.chart.rendering import CHART, HELMS
+from tools.chart.rendering import CHART
 
 pytestmark = pytest.mark.plane
 

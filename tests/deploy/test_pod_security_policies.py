@@ -2,7 +2,8 @@
 
 import pytest
 
-from tools.chart.rendering import HELMS, render
+from tests.deploy.helms import HELMS
+from tools.chart.rendering import render
 
 ASKED = "--set=rbac.pspEnabled=true"
 OLD = "--api-versions=policy/v1beta1/PodSecurityPolicy"

@@ -7,8 +7,9 @@ import pytest
 
 from podidentity.azure.clouds import of_environment
 from podidentity_sandbox.certificates import Authority
+from tests.deploy.helms import HELMS
 from tests.deploy.test_flags import programs
-from tools.chart.rendering import HELMS, Object, render
+from tools.chart.rendering import Object, render
 
 AUTHORITY = Authority()
 ENVIRONMENT = {

@@ -6,7 +6,8 @@ import pytest
 
 from podidentity.resources import BINDING_LABEL
 from tests.deploy.helm_cluster import arguments_of
-from tools.chart.rendering import HELMS, Object, render
+from tests.deploy.helms import HELMS
+from tools.chart.rendering import Object, render
 
 CILIUM = "--set=nmi.redirect.backend=cilium,nmi.handover.enabled=false"
 

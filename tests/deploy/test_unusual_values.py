@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.deploy.helm_cluster import arguments_of
-from tools.chart.rendering import HELMS, in_order, render
+from tests.deploy.helms import HELMS
+from tools.chart.rendering import in_order, render
 
 ODD = """it's "odd": {{ .Release.Name }} #, [x] \\ $(HOME) ü"""
 PATH = "/etc/odd #1/'a' \"b\""

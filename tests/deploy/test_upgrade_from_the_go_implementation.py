@@ -8,8 +8,9 @@ import pytest
 
 from tests.deploy.go_implementation_chart import write_chart
 from tests.deploy.helm_cluster import LIMIT, Cluster
+from tests.deploy.helms import HELMS
 from tests.testplane import up
-from tools.chart.rendering import CHART, HELMS
+from tools.chart.rendering import CHART
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
 
