@@ -191,7 +191,7 @@ site: .venv/.site/.installed ## Build the documentation site into build/site; it
 # Coverage-guided fuzzing: the parsers under sanitizers, the lanes against each other and against the oracle.
 FUZZ_SECONDS ?= 3600
 fuzz: build/fuzz/.built ## Fuzz the parsers and the request lanes for FUZZ_SECONDS (an hour)
-	$(BIN)/python -m tests.fuzz.run $(FUZZ_FLAGS) $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.fuzz.run $(FUZZ_SECONDS)
 
 build/fuzz/.built: .venv/.built $(NATIVE) setup.py $(wildcard tests/fuzz/*.lock tests/fuzz/build.py tests/fuzz/*.pyx tests/fuzz/*.c)
 	@echo "compiling the data plane with sanitizers"

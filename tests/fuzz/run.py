@@ -1,12 +1,8 @@
 """Fuzzing of the targets one after the other, for SECONDS in total; used by `make fuzz`.
 
-`python -m tests.fuzz.run [--repeatable] SECONDS [TARGET...]`. Each target is a separate process. It starts with the
+`python -m tests.fuzz.run SECONDS [TARGET...]`. Each target is a separate process. It starts with the
 committed corpora and the useful inputs of earlier local runs (build/fuzz/corpus). The first input that breaks a
 guarantee ends the run with exit code 1; the run prints the input and keeps it in build/fuzz/found.
-
-With --repeatable the inputs of a target are a fixed sequence: one seed, and a number of inputs that two cores reach in
-the time. Every run of a commit executes the same inputs, or fewer on a slow machine, so that its result does not depend
-on chance. `make test-all` uses it. Local and nightly runs have a new seed each.
 """
 
 import argparse
@@ -36,21 +32,6 @@ SHARES = {
     "http-responses": 1,
 }
 """Share of the time for each target."""
-INPUTS_PER_SECOND = {
-    "scan": 15_000,
-    "query": 7_000,
-    "target": 6_500,
-    "general": 1_000,
-    "lanes": 100,
-    "mic-objects": 450,
-    "nmi-objects": 350,
-    "locks": 12_000,
-    "handover": 5_000,
-    "kernel-messages": 2_500,
-    "conntrack": 2_500,
-    "http-responses": 400,
-}
-"""With --repeatable: two CPU cores without other work reach these numbers."""
 COMPILED = {"scan", "query", "lanes"}
 """Targets of compiled code run under the sanitizers; targets of Python code are several times faster without."""
 LONGEST_INPUT = 2048
@@ -59,7 +40,7 @@ ONE_INPUT_SECONDS = 25
 LAUNCH = "import sys; sys.argv[0] = 'fuzz'; from tests.fuzz.driver import main; main()"
 
 
-def environment(target: str, *, repeatable: bool) -> dict[str, str]:
+def environment(target: str) -> dict[str, str]:
     """Return the environment of a fuzzing process.
 
     For compiled code, it preloads the sanitizer with libFuzzer and puts the instrumented extensions first.
@@ -69,7 +50,6 @@ def environment(target: str, *, repeatable: bool) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(each) for each in paths),
         "PYTHONDONTWRITEBYTECODE": "1",
-        **({"PYTHONHASHSEED": "0"} if repeatable else {}),
     }
     if target not in COMPILED:
         return plain
@@ -91,7 +71,7 @@ def write_inputs(target: str, folder: Path) -> None:
         (folder / name).write_bytes(data)
 
 
-def fuzz(target: str, seconds: int, *, repeatable: bool) -> int:
+def fuzz(target: str, seconds: int) -> int:
     """Run one target and return its exit code."""
     kept, found, committed = OUTPUT / "corpus" / target, OUTPUT / "found", OUTPUT / "committed" / target
     for folder in (kept, found):
@@ -111,11 +91,10 @@ def fuzz(target: str, seconds: int, *, repeatable: bool) -> int:
         f"-dict={ROOT / 'tests' / 'fuzz' / 'dictionary.txt'}",
         "-rss_limit_mb=2048",
         "-print_final_stats=1",
-        *(["-seed=1", f"-runs={INPUTS_PER_SECOND[target] * seconds}"] if repeatable else []),
         str(kept),
         str(committed),
     ]
-    code = subprocess.run(command, cwd=ROOT, env=environment(target, repeatable=repeatable), check=False).returncode
+    code = subprocess.run(command, cwd=ROOT, env=environment(target), check=False).returncode
     for file in sorted(set(found.glob(f"{target}-*")) - before):
         data = file.read_bytes()
         say(f"\n{target}: this input breaks the guarantee ({file}):\n{data!r}")
@@ -131,7 +110,6 @@ def say(text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--repeatable", action="store_true")
     parser.add_argument("seconds", type=int)
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     arguments = parser.parse_args()
@@ -140,7 +118,7 @@ def main() -> int:
     for target in targets:
         share = max(2, arguments.seconds * SHARES[target] // whole)
         say(f"\n== {target}, {share} s")
-        if fuzz(target, share, repeatable=arguments.repeatable):
+        if fuzz(target, share):
             return 1
     return 0
 
