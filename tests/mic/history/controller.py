@@ -1,7 +1,6 @@
 """One process of MIC, assembled as in `mic.app`, with the loop's clock and without lease, flags or probes."""
 
 import asyncio
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -15,7 +14,7 @@ from mic.reconciliation.writer import Writer
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.informer import Informer
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL, BINDINGS, IDENTITIES, NODES, PODS, AzureIdentity
-from tests.mic.history.wire import WiredClient, WiredCompute
+from tests.mic.history.wire import GatedApi, GatedArm, WiredClient, WiredCompute
 from tests.virtual_time import now
 
 LOOK_SECONDS = 180.0
@@ -25,12 +24,10 @@ LEASE_SECONDS = 15.0
 class MicProcess:
     """Create and start the process inside the loop."""
 
-    def __init__(
-        self, name: str, folder: Path, *, api_token: str, arm_token: str, policy: Policy, grace_seconds: float
-    ) -> None:
+    def __init__(self, name: str, api: GatedApi, arm: GatedArm, *, policy: Policy, grace_seconds: float) -> None:
         self.name = name
-        self._client = WiredClient(folder / "api", api_token, name)
-        self._compute = WiredCompute(folder / "arm", arm_token, name)
+        self._client = WiredClient(api, name)
+        self._compute = WiredCompute(arm, name)
         self._recorder = EventRecorder(self._client, "mic", name, clock=now)
         metrics = MicMetrics(CollectorRegistry())
         view = ClusterView(on_dirty=self._dirty, on_identity=self._identity_changed)
