@@ -1,12 +1,23 @@
-"""Fixtures that most tests of MIC use: the emulated cloud of the real program, and a bench of reconcile passes."""
+"""Fixtures that most tests of MIC use: the emulated cloud of the real program, and a world of reconcile passes."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
-from tests.mic.reconcile_bench import ReconcileBench, reconcile_bench
+from tests.support.mic import MicWorld
+from tests.virtual_time import VirtualTimeLoop
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run async tests in virtual time if their file uses MicWorld, except those on emulators over sockets."""
+    module = item.getparent(pytest.Module)
+    assert module is not None
+    uses_world = any(value is MicWorld for value in vars(module.obj).values())
+    virtual = uses_world and "cloud" not in getattr(item, "fixturenames", ())
+    return {"virtual": VirtualTimeLoop} if virtual else {"real": asyncio.new_event_loop}
 
 
 @pytest.fixture
@@ -16,6 +27,6 @@ async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[ReconcileBench]:
-    async with reconcile_bench() as made:
+async def world() -> AsyncIterator[MicWorld]:
+    async with MicWorld() as made:
         yield made

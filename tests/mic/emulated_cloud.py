@@ -19,7 +19,7 @@ from podidentity_sandbox.directory import Directory
 from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.serving import free_ports
 from podidentity_sandbox.tokens import TokenMint
-from tests.mic.cluster import identity_id, set_id, vm_id
+from tests.support.objects import identity_id, set_id, vm_id
 
 ROOT = Path(__file__).parents[2]
 GROUP = "aadpodidentity.k8s.io"

@@ -15,8 +15,8 @@ from typing_extensions import override
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from podidentity_sandbox.serving import ResponseFaults, json_response
-from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
+from tests.support.objects import identity_id, vm_id
 
 Matches = Callable[[str, str], bool]
 """Method and path."""

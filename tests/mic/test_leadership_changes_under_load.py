@@ -15,8 +15,8 @@ import pytest
 
 from podidentity_sandbox.kubeapi.history import Change
 from podidentity_sandbox.kubeapi.server import Recorded
-from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
+from tests.support.objects import identity_id, set_id, vm_id
 
 LEASES = "leases.coordination.k8s.io"
 LEASE_SECONDS = 8.0

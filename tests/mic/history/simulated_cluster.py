@@ -11,7 +11,6 @@ from typing import Any, Final, Self, TypeVar
 from mic.decisions.policy import Policy
 from podidentity_sandbox.directory import Directory, ManagedIdentity
 from podidentity_sandbox.machines import SYSTEM, USER, Machine
-from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.emulated_cloud import BINDINGS, GROUP, IDENTITIES
 from tests.mic.history.controller import MicProcess
 from tests.mic.history.expectations import violations
@@ -20,6 +19,7 @@ from tests.mic.history.log_capture import Log
 from tests.mic.history.oracle import Document
 from tests.mic.history.ownership import Watcher
 from tests.mic.history.wire import GatedApi, GatedArm
+from tests.support.objects import identity_id, set_id, vm_id
 from tests.virtual_time import VirtualTimeLoop
 
 T = TypeVar("T")
