@@ -7,9 +7,12 @@ Created and state why.
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
+from mic.azure.identities import HostIdentities
+from mic.decisions import host_change
 from mic.decisions.policy import Policy
 from mic.preview.dry_run import DryRun, Snapshot
 from mic.preview.outcome import AzureReads, preview
@@ -146,6 +149,19 @@ async def test_existing_assignments_there_stay_and_new_ones_are_not_made(world: 
         await world.reconcile()
     assert world.statuses() == {}
     assert world.changes == attached, "the identity stays on the VM"
+
+
+async def test_no_change_is_planned_there_even_if_the_host_is_known(world: MicWorld) -> None:
+    world.bind()
+    await world.reconcile()
+    attaches = partial(host_change.azure_change, world.view.host_state(VM), HostIdentities())
+    assert attaches(Policy()) is not None
+    assert attaches(OTHER) is None
+    world.unbind()
+    await world.host_reconciler.revoke(VM)
+    detaches = partial(host_change.azure_change, world.view.host_state(VM), world.hosts.state)
+    assert detaches(Policy()) is not None
+    assert detaches(OTHER) is None
 
 
 async def test_identities_that_need_no_host_are_assigned_there(outside: MicWorld) -> None:

@@ -19,13 +19,13 @@ from tests.support.mic import MicWorld
 from tests.support.objects import binding, identity, node, pod
 from tests.support.work import calls
 
-PODS, HOSTILE = 1000, 1000
+PODS, HOSTILE = 400, 400
 CALLS_MOST: Final = 4000
 """About a millisecond. Each of the hostile bindings or identities would cost several."""
 
 
 def victims(*, force_namespaced: bool, namespaced: bool = False) -> FilledView:
-    """A thousand pods of one namespace with one label and one identity, and no other pods."""
+    """Pods of one namespace with one label and one identity, and no other pods."""
     made = FilledView(force_namespaced=force_namespaced)
     made.add(*(node(f"n{number}") for number in range(100)))
     made.add(identity("mine", namespace="victim", namespaced=namespaced))
@@ -60,7 +60,7 @@ def hostiles(request: pytest.FixtureRequest) -> tuple[str, list[str]]:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["forceNamespaced", "not forced"])
 def many_bindings(request: pytest.FixtureRequest, hostiles: tuple[str, list[str]]) -> tuple[FilledView, str]:
-    """The pods, with a thousand bindings of another namespace for their label."""
+    """The pods, with hundreds of bindings of another namespace for their label."""
     names, identities = hostiles
     made = victims(force_namespaced=request.param)
     made.add(*(hostile_identity(name) for name in identities))
