@@ -129,17 +129,23 @@ class Hosts:
         return after
 
 
-class _MemoryClient(LeaderClient):
-    """The leader's client of *api*, without TLS."""
+class MemoryLeaderClient(LeaderClient):
+    """The leader's client of the API server behind *server*, without TLS."""
 
     def __init__(
-        self, server: web.Server, token: str, clock: Callable[[], float], remaining_seconds: Callable[[], float]
+        self,
+        server: web.Server,
+        token: str,
+        user_agent: str,
+        *,
+        clock: Callable[[], float],
+        remaining_seconds: Callable[[], float],
     ) -> None:
         async def authorization() -> str:
             return f"Bearer {token}"
 
         access = ClusterAccess("http://api.test", authorization=authorization)
-        super().__init__(access, user_agent=f"{COMPONENT}/test", clock=clock, remaining_seconds=remaining_seconds)
+        super().__init__(access, user_agent=user_agent, clock=clock, remaining_seconds=remaining_seconds)
         self._server = server
 
     @override
@@ -147,9 +153,8 @@ class _MemoryClient(LeaderClient):
         self, access: ClusterAccess, *, connections: int, headers: Mapping[str, str], reuse: bool
     ) -> AiohttpSession:
         connector = MemoryConnector(self._server, connections=connections, reuse=reuse)
-        return AiohttpSession(
-            access, connector, headers, request_class=leader_request(lambda: self._remaining_seconds() > 0)
-        )
+        request_class = leader_request(lambda: self._remaining_seconds() > 0)
+        return AiohttpSession(access, connector, headers, request_class=request_class)
 
 
 class _NotingWriter(Writer):
@@ -194,7 +199,13 @@ class MicWorld(FilledView):
         self._namespaces = {"", "default"}
         server = web.Server(self.api._answer, handler_cancellation=True, access_log=None)
         self._host_key = ""
-        self.client = _MemoryClient(server, self.api.token, self._clock, lambda: self.lease[0])
+        self.client = MemoryLeaderClient(
+            server,
+            self.api.token,
+            f"{COMPONENT}/test",
+            clock=self._clock,
+            remaining_seconds=lambda: self.lease[0],
+        )
         self.recorder = EventRecorder(self.client, "mic", "host", clock=self._clock)
         self.host(VM)
         self.hosts.state = HostIdentities(etag='"1"')

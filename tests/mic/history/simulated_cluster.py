@@ -130,19 +130,25 @@ class SimulatedCluster:
 
     # MIC
 
-    def start_mic(self) -> None:
+    def start_mic(self, *, elects: bool = False) -> MicProcess:
         """Start a new process; it begins when time passes."""
         self._mics += 1
         self.say(f"MIC {self._mics} starts")
 
         async def start() -> MicProcess:
             mic = MicProcess(
-                f"mic{self._mics}", self.api, self.arm, policy=self._policy, grace_seconds=self._grace_seconds
+                f"mic{self._mics}",
+                self.api,
+                self.arm,
+                policy=self._policy,
+                grace_seconds=self._grace_seconds,
+                elects=elects,
             )
             mic.start()
             return mic
 
         self.mic = self.run(start())
+        return self.mic
 
     def kill(self) -> None:
         """End the process at any point of its work. May be called from inside the loop."""

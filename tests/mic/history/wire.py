@@ -5,7 +5,7 @@ All run in one event loop. TLS is omitted. All other parts are those of the prog
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, Self
 
 import aiohttp
@@ -15,9 +15,6 @@ from typing_extensions import override
 
 from mic.azure.compute import Compute
 from podidentity.azure.clouds import Cloud
-from podidentity.kube.access import ClusterAccess
-from podidentity.kube.aiohttp_session import AiohttpSession
-from podidentity.kube.client import Client
 from podidentity_sandbox.arm import Arm, ArmCall
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory
@@ -89,30 +86,12 @@ class GatedArm(Arm):
         return response
 
 
-class WiredClient(Client):
-    """The real client of *api*."""
-
-    def __init__(self, api: GatedApi, name: str) -> None:
-        async def authorization() -> str:
-            return f"Bearer {api.token}"
-
-        access = ClusterAccess("http://api.test", authorization=authorization)
-        super().__init__(access, user_agent=f"{name}/test", open_session=self._wired)
-        self._api = api
-
-    def _wired(
-        self, access: ClusterAccess, *, connections: int, headers: Mapping[str, str], reuse: bool
-    ) -> AiohttpSession:
-        connector = MemoryConnector(self._api.listener, connections=connections, reuse=reuse)
-        return AiohttpSession(access, connector, headers)
-
-
 class WiredCompute(Compute):
     """The real SDK as a client of *arm*; https only in name, without which it would not send a token."""
 
-    def __init__(self, arm: GatedArm, name: str) -> None:
+    def __init__(self, arm: GatedArm, name: str, may_write: Callable[[], bool]) -> None:
         cloud = Cloud("sandbox", MANAGER, MANAGER, AUDIENCE, frozenset())
-        super().__init__(_Token(arm.token), cloud, user_agent=f"{name}/test", clock=now)
+        super().__init__(_Token(arm.token), cloud, user_agent=f"{name}/test", may_write=may_write, clock=now)
         self._arm = arm
 
     @override
