@@ -6,13 +6,10 @@ AzureAssignedIdentities and Events. Excluded: watches, queues and the wire to Az
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final, Self
 
 import msgspec
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 from typing_extensions import override
 
@@ -40,12 +37,8 @@ from podidentity.resources import (
     MESSAGE_ANNOTATION,
     AzureAssignedIdentity,
 )
-from podidentity_sandbox.certificates import Authority
-from podidentity_sandbox.kubeapi import definitions
-from podidentity_sandbox.kubeapi.kinds import DEFINITIONS
-from podidentity_sandbox.kubeapi.server import KubeApi
 from tests.support.filled_view import FilledView
-from tests.support.memory_connections import MemoryConnector
+from tests.support.memory_api import MemoryApi
 from tests.support.objects import ClusterObject, binding, identity, identity_id, node, pod, vm_id
 
 ASSIGNED: Final = f"{ASSIGNED_IDENTITIES.plural}.{GROUP}"
@@ -53,16 +46,8 @@ VM: Final = vm_id("n0").lower()
 """The key of the host of the node n0, which every world has at first."""
 GONE_SECONDS: Final = 180.0
 PASSES_MOST: Final = 6
-CRDS: Final = Path(__file__).parents[2] / "deploy" / "crds"
 
 Refusal = Callable[[frozenset[str]], AzureError]
-
-authority = functools.cache(Authority)
-
-
-@functools.cache
-def crds() -> tuple[dict[str, Any], ...]:
-    return tuple(definitions.from_directory(CRDS))
 
 
 def refused_for(keys: frozenset[str]) -> AzureError:
@@ -130,31 +115,21 @@ class Hosts:
 
 
 class MemoryLeaderClient(LeaderClient):
-    """The leader's client of the API server behind *server*, without TLS."""
+    """The leader's client of *api*."""
 
-    def __init__(
-        self,
-        server: web.Server,
-        token: str,
-        user_agent: str,
-        *,
-        clock: Callable[[], float],
-        remaining_seconds: Callable[[], float],
-    ) -> None:
-        async def authorization() -> str:
-            return f"Bearer {token}"
-
-        access = ClusterAccess("http://api.test", authorization=authorization)
-        super().__init__(access, user_agent=user_agent, clock=clock, remaining_seconds=remaining_seconds)
-        self._server = server
+    def __init__(self, api: MemoryApi, user_agent: str, remaining_seconds: Callable[[], float]) -> None:
+        clock = asyncio.get_running_loop().time
+        super().__init__(api.access(), user_agent=user_agent, clock=clock, remaining_seconds=remaining_seconds)
+        self._api = api
 
     @override
     def _leader_session(
         self, access: ClusterAccess, *, connections: int, headers: Mapping[str, str], reuse: bool
     ) -> AiohttpSession:
-        connector = MemoryConnector(self._server, connections=connections, reuse=reuse)
         request_class = leader_request(lambda: self._remaining_seconds() > 0)
-        return AiohttpSession(access, connector, headers, request_class=request_class)
+        return self._api.session(
+            access, connections=connections, headers=headers, reuse=reuse, request_class=request_class
+        )
 
 
 class _NotingWriter(Writer):
@@ -193,19 +168,10 @@ class MicWorld(FilledView):
         self.hosts = Hosts(self.changes, self.writes.append)
         self.registry = CollectorRegistry()
         self.metrics = MicMetrics(self.registry)
-        self.api = KubeApi(authority=authority(), clock=self._clock)
-        for each in crds():
-            self.api.store.create(DEFINITIONS, each)
+        self.api = MemoryApi()
         self._namespaces = {"", "default"}
-        server = web.Server(self.api._answer, handler_cancellation=True, access_log=None)
         self._host_key = ""
-        self.client = MemoryLeaderClient(
-            server,
-            self.api.token,
-            f"{COMPONENT}/test",
-            clock=self._clock,
-            remaining_seconds=lambda: self.lease[0],
-        )
+        self.client = MemoryLeaderClient(self.api, f"{COMPONENT}/test", lambda: self.lease[0])
         self.recorder = EventRecorder(self.client, "mic", "host", clock=self._clock)
         self.host(VM)
         self.hosts.state = HostIdentities(etag='"1"')

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from datetime import UTC, datetime
-from functools import partial
 
 from prometheus_client import CollectorRegistry
 
@@ -35,9 +34,8 @@ class MicProcess:
         self, name: str, api: GatedApi, arm: GatedArm, *, policy: Policy, grace_seconds: float, elects: bool = False
     ) -> None:
         self.name = name
-        client = partial(MemoryLeaderClient, api.listener, api.token, f"{name}/test", clock=now)
         self._elects = elects
-        self._elector_client = client(remaining_seconds=lambda: LEASE_SECONDS)
+        self._elector_client = api.client(f"{name}/test")
         self._elector = Elector(
             self._elector_client,
             namespace="default",
@@ -49,7 +47,7 @@ class MicProcess:
             now=lambda: datetime.fromtimestamp(now(), UTC),
             random=random.Random(name).random,
         )
-        self._client = client(remaining_seconds=self._remaining_seconds)
+        self._client = MemoryLeaderClient(api, f"{name}/test", self._remaining_seconds)
         self._compute = WiredCompute(arm, name, lambda: self._remaining_seconds() > LEASE_NEEDED_SECONDS)
         self._recorder = EventRecorder(self._client, "mic", name, clock=now)
         metrics = MicMetrics(CollectorRegistry())

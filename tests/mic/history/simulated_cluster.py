@@ -86,7 +86,7 @@ class SimulatedCluster:
         self.run(self._start())
 
     async def _start(self) -> None:
-        self.api = GatedApi(self.gate, self.loop.time)
+        self.api = GatedApi(self.gate)
         self.arm = GatedArm(self.directory, self.gate, self.watcher, self.loop.time)
         self.store = self.api.store
         for host in HOSTS:

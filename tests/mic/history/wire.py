@@ -16,43 +16,31 @@ from typing_extensions import override
 from mic.azure.compute import Compute
 from podidentity.azure.clouds import Cloud
 from podidentity_sandbox.arm import Arm, ArmCall
-from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory
-from podidentity_sandbox.kubeapi import definitions
-from podidentity_sandbox.kubeapi.kinds import DEFINITIONS
-from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.machines import Machine
 from podidentity_sandbox.tokens import TokenMint
-from tests.mic.emulated_cloud import ROOT
 from tests.mic.history.faults import Gate
 from tests.mic.history.ownership import Watcher
+from tests.support.memory_api import MemoryApi
 from tests.support.memory_connections import MemoryConnector
 from tests.virtual_time import now
 
 AUDIENCE: Final = "https://management.azure.com"
 MANAGER: Final = "https://management.test"
 
-authority = functools.cache(Authority)
 mint = functools.cache(TokenMint)
 
 
-@functools.cache
-def _definitions() -> tuple[dict[str, Any], ...]:
-    return tuple(definitions.from_directory(ROOT / "deploy" / "crds"))
-
-
-class GatedApi(KubeApi):
+class GatedApi(MemoryApi):
     """The API server behind a gate."""
 
-    def __init__(self, gate: Gate, clock: Callable[[], float]) -> None:
-        super().__init__(authority=authority(), clock=clock)
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
         self._gate = gate
-        for definition in _definitions():
-            self.store.create(DEFINITIONS, definition)
-        self.listener = web.Server(self._gated, handler_cancellation=True, access_log=None)
 
-    async def _gated(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self._gate.meet("api", request, self._answer)
+    @override
+    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._gate.meet("api", request, super().respond)
 
 
 class GatedArm(Arm):
