@@ -84,7 +84,6 @@ LONG: Final = (
     "mic/history/test_broken_controllers_are_noticed.py",
     "podidentity/kube/test_access.py",
     "mic/preview/test_preview_equals_execution.py",
-    "contract/test_lease_next_to_the_go_implementation.py",
 )
 """Files that take long. They start first, so that no process idles while another one ends with such a file."""
 IN_TEST_ALL: Final = frozenset({"tools", "plane", "measures", "images", "model", "sdks"})

@@ -1,11 +1,12 @@
 """Fixtures that run each test twice: with the sandbox's API server, and with the real one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
+from mic.app import COMPONENT
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import Kind, Resource
@@ -15,10 +16,22 @@ from tests.conftest import ROOT, apply_definitions
 from tests.contract.servers import EmulatedServer, RealServer, Server, address, fresh_namespace
 from tests.contract.steady_clock import SteadyClock
 from tests.testplane import up
+from tests.virtual_time import VirtualTimeLoop
 
 NAMESPACES: Kind[Resource] = Kind("Namespace", "namespaces", Resource, namespaced=False)
 BOTH = ["emulator", pytest.param("real", marks=pytest.mark.plane)]
 SHORT_MEMORY: dict[str, Any] = {"controllers": "none", "apiserver_flags": ["--watch-cache=false"]}
+
+
+pytest.register_assert_rewrite("tests.contract.go_lock_tests", "tests.contract.lease_tests")
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run the async tests of modules with IN_VIRTUAL_TIME in virtual time."""
+    module = item.getparent(pytest.Module)
+    assert module is not None
+    virtual = getattr(module.obj, "IN_VIRTUAL_TIME", False)
+    return {"virtual": VirtualTimeLoop} if virtual else {"real": asyncio.new_event_loop}
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +75,13 @@ def frail_server(request: pytest.FixtureRequest) -> Server:
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[Client]:
     async with Client(await server.access(), user_agent="contract") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def mics(server: Server) -> AsyncIterator[Client]:
+    """MIC's own client, by its name."""
+    async with Client(await server.access(), user_agent=f"{COMPONENT}/contract") as opened:
         yield opened
 
 
