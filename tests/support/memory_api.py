@@ -23,16 +23,16 @@ authority = functools.cache(Authority)
 
 
 @functools.cache
-def _crds() -> tuple[dict[str, Any], ...]:
-    return tuple(definitions.from_directory(CRDS))
+def _definitions(directory: Path) -> tuple[dict[str, Any], ...]:
+    return tuple(definitions.from_directory(directory))
 
 
 class MemoryApi(KubeApi):
-    """An API server with the project's definitions, by the clock of the running loop."""
+    """An API server with the project's definitions or those of *directory*, by the clock of the running loop."""
 
-    def __init__(self) -> None:
-        super().__init__(authority=authority(), clock=asyncio.get_running_loop().time)
-        for each in _crds():
+    def __init__(self, directory: Path = CRDS, *, rbac: bool = False) -> None:
+        super().__init__(authority=authority(), clock=asyncio.get_running_loop().time, rbac=rbac)
+        for each in _definitions(directory):
             self.store.create(DEFINITIONS, each)
         self.listener = web.Server(self.respond, handler_cancellation=True, access_log=None)
 
@@ -40,11 +40,11 @@ class MemoryApi(KubeApi):
         """Return the response to a request."""
         return await self._answer(request)
 
-    def access(self) -> ClusterAccess:
-        """Return the administrator's access, without TLS."""
+    def access(self, token: str = "") -> ClusterAccess:
+        """Return the access with *token*, or the administrator's, without TLS."""
 
         async def authorization() -> str:
-            return f"Bearer {self.token}"
+            return f"Bearer {token or self.token}"
 
         return ClusterAccess("http://api.test", authorization=authorization)
 
@@ -55,7 +55,7 @@ class MemoryApi(KubeApi):
         connector = MemoryConnector(self.listener, connections=connections, reuse=reuse)
         return AiohttpSession(access, connector, headers, **options)
 
-    def client(self, user_agent: str) -> Client:
-        """Return a client, which the caller closes."""
+    def client(self, user_agent: str, token: str = "") -> Client:
+        """Return a client with *token*, or the administrator's. The caller closes it."""
         clock = asyncio.get_running_loop().time
-        return Client(self.access(), user_agent=user_agent, open_session=self.session, clock=clock)
+        return Client(self.access(token), user_agent=user_agent, open_session=self.session, clock=clock)
