@@ -7,7 +7,7 @@ immediately. The loop cannot distinguish waiting for another process from having
 import asyncio
 import functools
 import selectors
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar, TypeVarTuple, Unpack
 
@@ -62,6 +62,11 @@ def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P,
             runner.run(test(*args, **kwargs))
 
     return run
+
+
+def loop_factories(*, virtual: bool) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Return the result of the hook pytest_asyncio_loop_factories for an async test in virtual or real time."""
+    return {"virtual": VirtualTimeLoop} if virtual else {"real": asyncio.new_event_loop}
 
 
 def now() -> float:

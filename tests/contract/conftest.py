@@ -16,7 +16,7 @@ from tests.conftest import ROOT, apply_definitions
 from tests.contract.servers import EmulatedServer, RealServer, Server, address, fresh_namespace
 from tests.contract.steady_clock import SteadyClock
 from tests.testplane import up
-from tests.virtual_time import VirtualTimeLoop
+from tests.virtual_time import loop_factories
 
 NAMESPACES: Kind[Resource] = Kind("Namespace", "namespaces", Resource, namespaced=False)
 BOTH = ["emulator", pytest.param("real", marks=pytest.mark.plane)]
@@ -30,8 +30,7 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
     """Run the async tests of modules with IN_VIRTUAL_TIME in virtual time."""
     module = item.getparent(pytest.Module)
     assert module is not None
-    virtual = getattr(module.obj, "IN_VIRTUAL_TIME", False)
-    return {"virtual": VirtualTimeLoop} if virtual else {"real": asyncio.new_event_loop}
+    return loop_factories(virtual=getattr(module.obj, "IN_VIRTUAL_TIME", False))
 
 
 @pytest.fixture(scope="session")

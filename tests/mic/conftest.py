@@ -8,7 +8,7 @@ import pytest
 
 from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 from tests.support.mic import MicWorld
-from tests.virtual_time import VirtualTimeLoop
+from tests.virtual_time import loop_factories
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -16,8 +16,7 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
     module = item.getparent(pytest.Module)
     assert module is not None
     uses_world = any(value is MicWorld for value in vars(module.obj).values())
-    virtual = uses_world and "cloud" not in getattr(item, "fixturenames", ())
-    return {"virtual": VirtualTimeLoop} if virtual else {"real": asyncio.new_event_loop}
+    return loop_factories(virtual=uses_world and "cloud" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The scripted server, a client of it, and a handler that records its calls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import cast
 
 import pytest
@@ -14,8 +14,16 @@ from podidentity.kube.sessions import OpenSession, aiohttp_session, small_sessio
 from podidentity.resources import PODS, Pod
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import ScriptedServer
+from tests.virtual_time import loop_factories
 
 NewInformer = Callable[..., Informer[Pod]]
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run the async tests of modules with IN_VIRTUAL_TIME in virtual time."""
+    module = item.getparent(pytest.Module)
+    assert module is not None
+    return loop_factories(virtual=getattr(module.obj, "IN_VIRTUAL_TIME", False))
 
 
 @pytest.fixture
