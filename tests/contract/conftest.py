@@ -1,7 +1,7 @@
 """Fixtures that run each test twice: with the sandbox's API server, and with the real one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -16,21 +16,10 @@ from tests.conftest import ROOT, apply_definitions
 from tests.contract.servers import EmulatedServer, RealServer, Server, address, fresh_namespace
 from tests.contract.steady_clock import SteadyClock
 from tests.testplane import up
-from tests.virtual_time import loop_factories
 
 NAMESPACES: Kind[Resource] = Kind("Namespace", "namespaces", Resource, namespaced=False)
 BOTH = ["emulator", pytest.param("real", marks=pytest.mark.plane)]
 SHORT_MEMORY: dict[str, Any] = {"controllers": "none", "apiserver_flags": ["--watch-cache=false"]}
-
-
-pytest.register_assert_rewrite("tests.contract.go_lock_tests", "tests.contract.lease_tests")
-
-
-def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run the async tests of modules with IN_VIRTUAL_TIME in virtual time."""
-    module = item.getparent(pytest.Module)
-    assert module is not None
-    return loop_factories(virtual=getattr(module.obj, "IN_VIRTUAL_TIME", False))
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ GROUP = "aadpodidentity.k8s.io"
 IDENTITIES = f"azureidentities.{GROUP}"
 BINDINGS = f"azureidentitybindings.{GROUP}"
 ASSIGNED = f"azureassignedidentities.{GROUP}"
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 """The time limit of a wait on a busy machine; nearly all waits take less than a second."""
 
 

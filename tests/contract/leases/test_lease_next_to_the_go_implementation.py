@@ -1,6 +1,6 @@
 """This project's and the Go implementation's leader election on one API server: at most one of them leads.
 
-Modules import these tests and have a server for them: the emulator in virtual time, or a real one.
+On the emulator, in virtual time. `test_leases_on_a_real_api_server` runs some of these tests on a real server.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from podidentity.kube.errors import LeadershipLost, NotFound
 from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEASES
 from tests.contract.go_implementation_lock import ReferenceElector, make_endpoints, path, record_of, stored
-from tests.contract.lease_tests import Clock
+from tests.contract.leases.test_leadership import Clock
 
 SECONDS = 4.0
 LONG_SECONDS = 40.0

@@ -1,6 +1,6 @@
 """Leadership: one leader, handed over immediately by a release and after the lock's duration by a crash.
 
-Modules import these tests and have a server for them: the emulator in virtual time, or a real one.
+On the emulator, in virtual time. `test_leases_on_a_real_api_server` runs some of these tests on a real server.
 """
 
 import asyncio

@@ -1,13 +1,18 @@
-"""Fixtures for tests of leases on the emulator in memory, in virtual time."""
+"""The emulator in memory, in virtual time."""
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 
 from mic.app import COMPONENT
 from podidentity.kube.client import Client
 from tests.support.memory_api import MemoryApi
-from tests.virtual_time import now
+from tests.virtual_time import loop_factories, now
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return loop_factories(virtual=True)
 
 
 @pytest.fixture
