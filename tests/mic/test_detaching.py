@@ -203,12 +203,6 @@ async def test_the_objects_of_a_vm_deleted_on_azure_are_released(world: MicWorld
     assert world.objects == {}
 
 
-async def test_a_pod_on_a_vm_deleted_on_azure_is_not_retried_endlessly(world: MicWorld) -> None:
-    await world.lose(VM)
-    world.add(identity(), binding(), pod())
-    assert await world.steps() == []
-
-
 async def test_no_object_is_released_while_an_operation_may_still_attach_its_identity(world: MicWorld) -> None:
     await assigned(world, pod())
     world.remove(pod())

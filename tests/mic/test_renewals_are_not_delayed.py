@@ -11,7 +11,7 @@ from tests.mic.emulated_cloud import emulated_cloud
 
 pytestmark = pytest.mark.programs
 
-LEASE_SECONDS = 16.0
+LEASE_SECONDS = 12.0
 """MIC renews after a quarter of it and gives up after half: the rest exceeds a pause of this machine."""
 LEASES = "leases.coordination.k8s.io"
 PODS = CONNECTIONS_MAX + 20

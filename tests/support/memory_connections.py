@@ -60,17 +60,6 @@ class _Transport(asyncio.Transport):
         self.write(b"".join(list_of_data))
 
     @override
-    def can_write_eof(self) -> bool:
-        return False
-
-    @override
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    @override
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
-
-    @override
     def is_closing(self) -> bool:
         return self._closing
 
@@ -88,14 +77,6 @@ class _Transport(asyncio.Transport):
     @override
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
-
-    @override
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol
-
-    @override
-    def is_reading(self) -> bool:
-        return not self._paused
 
     @override
     def pause_reading(self) -> None:
