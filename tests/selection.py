@@ -86,11 +86,41 @@ LONG: Final = (
     "mic/history/test_broken_controllers_are_noticed.py",
     "podidentity/kube/test_access.py",
     "mic/preview/test_preview_equals_execution.py",
-    "contract/test_lease_next_to_the_go_implementation.py",
 )
 """Files that take long. They start first, so that no process idles while another one ends with such a file."""
 VIRTUAL: Final = frozenset(
     {
+        "contract/leases",
+        "mic/preview/test_preview_equals_execution.py",
+        "mic/test_allowed_resource_groups.py",
+        "mic/test_bindings_of_other_namespaces.py",
+        "mic/test_client_ids.py",
+        "mic/test_compatible_with_the_go_implementation.py",
+        "mic/test_desired_state.py",
+        "mic/test_detach_grace.py",
+        "mic/test_detaching.py",
+        "mic/test_direct_writes.py",
+        "mic/test_following_the_cluster.py",
+        "mic/test_identities_of_the_pods_namespace_come_first.py",
+        "mic/test_lost_hosts.py",
+        "mic/test_mirror_pods.py",
+        "mic/test_mixed_clusters.py",
+        "mic/test_object_names.py",
+        "mic/test_other_finalizers.py",
+        "mic/test_pending_detaches.py",
+        "mic/test_quarantine.py",
+        "mic/test_readiness_metrics_and_state.py",
+        "mic/test_reconcile_api_server_failures.py",
+        "mic/test_reconcile_azure_failures.py",
+        "mic/test_reconcile_during_host_operations.py",
+        "mic/test_reconcile_passes.py",
+        "mic/test_reconcile_refused_identities.py",
+        "mic/test_retry_times.py",
+        "mic/test_second_writers.py",
+        "mic/test_the_clusters_own_identity.py",
+        "mic/test_unexpected_exceptions.py",
+        "mic/test_updates_in_place.py",
+        "mic/type_upgrade",
         "nmi/identity/test_cluster_cache_state.py",
         "nmi/identity/test_doubtful_pods.py",
         "nmi/identity/test_exceptions.py",
@@ -131,11 +161,12 @@ VIRTUAL: Final = frozenset(
         "podidentity/kube/test_informer_unreadable.py",
         "podidentity/kube/test_lease_time.py",
         "podidentity/kube/test_lists_of_any_size.py",
+        "podidentity/kube/test_lock_next_to_the_go_implementation.py",
         "support/test_memory_network.py",
         "support/test_virtual_time_is_kept.py",
     }
 )
-"""Files whose tests run in virtual time, without sockets, threads and processes."""
+"""Files and folders whose tests run in virtual time, without sockets, threads and processes."""
 IN_TEST_ALL: Final = frozenset({"tools", "plane", "measures", "images", "model", "sdks"})
 IN_TEST: Final = frozenset({"root", "programs"})
 
@@ -169,8 +200,12 @@ def run_of(markers: frozenset[str]) -> str:
 
 
 def is_virtual(item: pytest.Item) -> bool:
-    """Return whether *item* runs in virtual time."""
-    return str(_relative(item.path)) in VIRTUAL
+    """Return whether *item* runs in virtual time. A test with programs or a control plane does not."""
+    path = _relative(item.path)
+    fixtures = set(getattr(item, "fixturenames", ()))
+    if fixtures & (PLANE_FIXTURES | PROGRAM_FIXTURES):
+        return False
+    return not VIRTUAL.isdisjoint(map(str, (path, *path.parents)))
 
 
 def start_of(item: pytest.Item) -> int:

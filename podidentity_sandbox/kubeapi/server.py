@@ -153,7 +153,7 @@ class KubeApi:
 
     def http(self) -> web.Server:
         """Return a factory of protocols that answer the requests of one connection each, as `start` uses it."""
-        return web.Server(self._answer, handler_cancellation=True, access_log=None)
+        return web.Server(self.respond, handler_cancellation=True, access_log=None)
 
     async def add_socket(self, sock: socket.socket) -> None:
         """Listen on one more listening socket, made anywhere; it belongs to the server from now on."""
@@ -237,7 +237,8 @@ class KubeApi:
         """Record a request, before its response is known."""
         self.requests.append(request)
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Return the response to one request."""
         recorded = Recorded(
             request.method, request.path_qs, request.headers.get("User-Agent", ""), request.url.host or ""
         )

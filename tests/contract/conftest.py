@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mic.app import COMPONENT
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import Kind, Resource
@@ -62,6 +63,13 @@ def frail_server(request: pytest.FixtureRequest) -> Server:
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[Client]:
     async with Client(await server.access(), user_agent="contract") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def mics(server: Server) -> AsyncIterator[Client]:
+    """MIC's own client, by its name."""
+    async with Client(await server.access(), user_agent=f"{COMPONENT}/contract") as opened:
         yield opened
 
 

@@ -4,9 +4,10 @@ An input is a list of lines. The first byte of a line is the kind of the object 
 the rest is the object's JSON. No exception may escape, and a bystander pod that no object names keeps its identity.
 """
 
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
@@ -14,7 +15,13 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from _native.index import Index
+from mic.azure.identities import USER, HostIdentities, applied
+from mic.azure.identities import Change as HostChange
+from mic.cluster.view import ClusterView
+from mic.decisions import completion, preparation
 from mic.decisions.assignments import ExistingAssignment
+from mic.decisions.policy import Policy
+from mic.preview.dry_run import DryRun, Snapshot
 from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.decide import DecisionPolicy, Grant, decide
 from nmi.identity.metrics import IdentityMetrics
@@ -30,11 +37,16 @@ from podidentity.resources import (
     NODES,
     PODS,
     AzureAssignedIdentity,
+    AzureIdentity,
+    AzureIdentityBinding,
     Kind,
+    Node,
+    Pod,
     Resource,
 )
-from tests.mic.cluster import Cluster, binding, identity, node, pod, vm_id
 from tests.nmi.identity import shapes
+from tests.support.filled_view import FilledView
+from tests.support.objects import assigned, binding, identity, identity_id, node, pod, vm_id
 
 KINDS: Final[dict[bytes, Kind[Any]]] = {
     b"p": PODS,
@@ -45,10 +57,16 @@ KINDS: Final[dict[bytes, Kind[Any]]] = {
     b"e": EXCEPTIONS,
     b"s": SECRETS,
 }
+VERSIONS: Final = itertools.count(3)
 LINES_MOST: Final = 12
 SECONDS_MOST: Final = 10.0
 """CPU time limit for one instrumented input: hundreds of times the usual time."""
 BYSTANDER: Final = "bystander"
+BYSTANDERS: Final = (
+    pod("web", namespace=BYSTANDER, node=BYSTANDER, label="own"),
+    identity("own", namespace=BYSTANDER),
+    binding("own", namespace=BYSTANDER, identity="own", selector="own"),
+)
 ADDRESS: Final = "10.9.9.9"
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -93,40 +111,35 @@ def _attempt(read: Callable[[], object]) -> object:
 
 
 class MicObjects:
-    """MIC's view, plan and documents, for a few reconcile passes, on a cluster where a bystander has its identity."""
+    """MIC's view and plan while objects change, and the result of its passes, on a cluster where a bystander has its
+    identity."""
 
     def __call__(self, data: bytes) -> None:
         began = time.process_time()
-        cluster, own = self._cluster()
+        filled, stored = FilledView(), assigned(*BYSTANDERS)
+        filled.add(node(BYSTANDER), *BYSTANDERS)
+        filled.view.assigned.upserted(None, stored)
         known: dict[tuple[str, tuple[str, str]], Resource] = {}
         for change in changes(data):
-            if not self._is_about_bystander(change.thing, own):
-                self._take(cluster, change, known)
-        for _ in range(3):
-            for place in [each.key for each in cluster.view.host_states()]:
-                cluster.reconcile(place)
-        view = cluster.view
+            if not self._is_about_bystander(change.thing, stored.key):
+                self._take(filled.view, change, known)
+        view = filled.view
+        azure = {vm_id(BYSTANDER).lower(): applied(HostIdentities(), HostChange((identity_id("own"),), (), USER))}
+        for host in [*view.host_states()]:
+            preparation.prepare(host, azure.get(host.key), Policy())
+            completion.finish(host, azure.get(host.key), Policy())
         view.state()
-        existing = view.existing(own)
-        assert existing is not None, "the bystander has lost its assigned identity"
-        assert (existing.object.status.status, existing.terminating) == ("Assigned", False)
+        things = [*filled.stored(), stored, *known.values()]
+        dry_run = DryRun(_snapshot(things), Policy())
+        dry_run.run(azure)
+        for after in (view, dry_run.view):
+            existing = after.existing(stored.key)
+            assert existing is not None, "the bystander has lost its assigned identity"
+            assert (existing.object.status.status, existing.terminating) == ("Assigned", False)
         for (plural, _), thing in known.items():
-            self._handler(cluster, plural).deleted(thing)
+            self._handler(view, plural).deleted(thing)
         assert not [place.key for place in view.host_states() if NAMES.isdisjoint(place.nodes) and place.nodes]
         assert time.process_time() - began < SECONDS_MOST
-
-    def _cluster(self) -> tuple[Cluster, tuple[str, str]]:
-        cluster = Cluster()
-        cluster.host(vm_id(BYSTANDER))
-        cluster.add(
-            node(BYSTANDER),
-            identity("own", namespace=BYSTANDER),
-            binding("own", namespace=BYSTANDER, identity="own", selector="own"),
-            pod("web", namespace=BYSTANDER, node=BYSTANDER, label="own"),
-        )
-        cluster.reconcile_until_in_sync(vm_id(BYSTANDER))
-        (own,) = cluster.objects
-        return cluster, own
 
     def _is_about_bystander(self, thing: Resource, own: tuple[str, str]) -> bool:
         """Return whether *thing* may legitimately remove the bystander's identity; the target skips such objects."""
@@ -137,26 +150,25 @@ class MicObjects:
             or (claim is not None and claim.pod_namespace == BYSTANDER)
         )
 
-    def _take(self, cluster: Cluster, change: Change, known: dict[tuple[str, tuple[str, str]], Resource]) -> None:
+    def _take(self, view: ClusterView, change: Change, known: dict[tuple[str, tuple[str, str]], Resource]) -> None:
         at = (change.kind.plural, change.thing.key)
-        handler = self._handler(cluster, change.kind.plural)
+        handler = self._handler(view, change.kind.plural)
         if handler is None:
             return
         thing, before = change.thing, known.pop(at, None)
         if isinstance(thing, AzureAssignedIdentity):
-            if change.gone:
-                cluster.objects.pop(thing.key, None)
-            else:  # an API server gives each object a uid and each version a higher resourceVersion
-                uid = thing.metadata.uid or f"uid-{thing.metadata.namespace}-{thing.metadata.name}"
-                thing = cluster._store(msgspec.to_builtins(thing), uid=uid)
+            # An API server gives each object a uid and each version a higher resourceVersion.
+            meta = msgspec.structs.replace(
+                thing.metadata, uid=thing.metadata.uid or str(at), resource_version=str(next(VERSIONS))
+            )
+            thing = msgspec.structs.replace(thing, metadata=meta)
         if change.gone:
             handler.deleted(thing if before is None else before)
         else:
             handler.upserted(before, thing)
             known[at] = thing
 
-    def _handler(self, cluster: Cluster, plural: str) -> Any:
-        view = cluster.view
+    def _handler(self, view: ClusterView, plural: str) -> Any:
         return {
             "pods": view.pods,
             "nodes": view.nodes,
@@ -164,6 +176,16 @@ class MicObjects:
             "azureidentitybindings": view.bindings,
             "azureassignedidentities": view.assigned,
         }.get(plural)
+
+
+def _snapshot(things: Iterable[object]) -> Snapshot:
+    return Snapshot(
+        pods=tuple(each for each in things if isinstance(each, Pod)),
+        nodes=tuple(each for each in things if isinstance(each, Node)),
+        identities=tuple(each for each in things if isinstance(each, AzureIdentity)),
+        bindings=tuple(each for each in things if isinstance(each, AzureIdentityBinding)),
+        assigned=tuple(each for each in things if isinstance(each, AzureAssignedIdentity)),
+    )
 
 
 NAMES: Final = frozenset({BYSTANDER})

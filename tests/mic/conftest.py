@@ -1,4 +1,4 @@
-"""Fixtures that most tests of MIC use: the emulated cloud of the real program, and a bench of reconcile passes."""
+"""Fixtures that most tests of MIC use: the emulated cloud of the real program, and a world of reconcile passes."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
-from tests.mic.reconcile_bench import ReconcileBench, reconcile_bench
+from tests.support.mic import MicWorld
 
 
 @pytest.fixture
@@ -16,6 +16,6 @@ async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[ReconcileBench]:
-    async with reconcile_bench() as made:
+async def world() -> AsyncIterator[MicWorld]:
+    async with MicWorld() as made:
         yield made

@@ -18,7 +18,7 @@ from podidentity_sandbox.directory import Directory
 from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.serving import free_ports
 from podidentity_sandbox.tokens import TokenMint
-from tests.mic.cluster import identity_id, set_id, vm_id
+from tests.support.objects import identity_id, set_id, vm_id
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ GROUP = "aadpodidentity.k8s.io"
 IDENTITIES = f"azureidentities.{GROUP}"
 BINDINGS = f"azureidentitybindings.{GROUP}"
 ASSIGNED = f"azureassignedidentities.{GROUP}"
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 """The time limit of a wait on a busy machine; nearly all waits take less than a second."""
 
 

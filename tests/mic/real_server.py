@@ -8,8 +8,8 @@ from typing import Any
 
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS
 from tests.conftest import NewPlane, apply_definitions
-from tests.mic.cluster import identity_id
 from tests.mic.emulated_cloud import EmulatedCloud
+from tests.support.objects import identity_id
 from tests.support.waiting import until
 from tests.testplane.up import Plane
 

@@ -8,11 +8,12 @@ import socket
 import pytest
 
 from podidentity_sandbox.serving import ResponseFault
-from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, Mic
+from tests.support.objects import vm_id
 
 SUSPENDING = "tests.mic.suspending"
-LEASE = "--leader-election-duration=6s"
+LEASE = "--leader-election-duration=12s"
+"""MIC gives up after half of it: a pause of this machine is shorter."""
 SECOND_ADDRESS = "127.0.0.2"
 
 

@@ -16,7 +16,7 @@ from mic.decisions.assignments import misconfigured
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import BINDINGS, EXCHANGE_ANNOTATION, GROUP, IDENTITIES, Kind
 from tests.conftest import ROOT
-from tests.mic.cluster import identity_id
+from tests.support.objects import identity_id
 from tests.support.waiting import until_sync
 from tests.testplane import up
 

@@ -4,11 +4,15 @@ The author of a Node chooses its providerID. MIC neither reads nor changes such 
 Created and state why.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
+from mic.azure.identities import HostIdentities
+from mic.decisions import host_change
 from mic.decisions.policy import Policy
 from mic.preview.dry_run import DryRun, Snapshot
 from mic.preview.outcome import AzureReads, preview
@@ -20,8 +24,8 @@ from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.flags import UsageError
 from podidentity.kube.object_reports import LINES
 from podidentity.resources import IdentityType
-from tests.mic.cluster import Cluster, binding, identity, node, pod, set_id, vm_id
-from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
+from tests.support.mic import VM, MicWorld
+from tests.support.objects import binding, identity, node, pod, set_id, vm_id
 
 LOGGED = "MIC does not change the host of a node"
 REASON = "--allowed-resource-groups does not name the resource group of"
@@ -32,13 +36,13 @@ def policy(groups: str) -> Policy:
     return policy_of(parse([f"--allowed-resource-groups={groups}"], ENVIRON), "")
 
 
-OTHERS = policy("other,another/rg")
+OTHER, OTHERS = policy("other"), policy("other,another/rg")
 
 
 @pytest.fixture
-async def outside() -> AsyncIterator[ReconcileBench]:
+async def outside() -> AsyncIterator[MicWorld]:
     """The node's VM is in group `rg` of subscription `sub`, and MIC may change those of another group."""
-    async with reconcile_bench(policy=OTHERS) as made:
+    async with MicWorld(policy=OTHERS) as made:
         yield made
 
 
@@ -65,7 +69,7 @@ def test_a_value_that_names_no_group_is_an_error_and_does_not_mean_all(groups: s
 
 
 async def test_azure_is_not_called_and_objects_events_and_the_log_state_why(
-    outside: ReconcileBench, caplog: pytest.LogCaptureFixture
+    outside: MicWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     outside.bind()
     with caplog.at_level(logging.WARNING):
@@ -86,35 +90,35 @@ async def test_azure_is_not_called_and_objects_events_and_the_log_state_why(
 
 
 async def test_hosts_without_end_are_logged_up_to_an_hourly_limit(
-    outside: ReconcileBench, caplog: pytest.LogCaptureFixture
+    outside: MicWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     def lines() -> list[str]:
         return [record.message for record in caplog.records if "host" in record.message]
 
-    outside.view.identities.upserted(None, identity("demo"))
-    outside.view.bindings.upserted(None, binding(identity="demo"))
+    outside.add(identity("demo"))
+    outside.add(binding(identity="demo"))
     with caplog.at_level(logging.WARNING):
         for number in range(int(LINES.burst) + 20):
-            outside.view.nodes.upserted(None, node(f"x{number}", vm_id(f"x{number}")))
-            outside.view.pods.upserted(None, pod(f"web{number}", node=f"x{number}"))
+            outside.add(node(f"x{number}", vm_id(f"x{number}")))
+            outside.add(pod(f"web{number}", node=f"x{number}"))
             await outside.host_reconciler.reconcile(vm_id(f"x{number}").lower())
         assert lines()[-2:] == [LOGGED, OMISSION]
         assert len(lines()) == LINES.burst + 1
-        outside.time.now += 1 / LINES.per_second
+        await asyncio.sleep(1 / LINES.per_second)
         outside.bind()
         await outside.reconcile()
         assert lines()[-1] == LOGGED
     assert len(lines()) == LINES.burst + 2
 
 
-async def test_a_pod_there_does_not_raise_the_age_of_pending_assignments(outside: ReconcileBench) -> None:
+async def test_a_pod_there_does_not_raise_the_age_of_pending_assignments(outside: MicWorld) -> None:
     outside.bind()
     await outside.reconcile()
-    outside.time.now += 600.0
+    await asyncio.sleep(600.0)
     assert outside.host_reconciler.oldest_pending_seconds() == 0.0
 
 
-async def test_its_objects_are_removed_without_a_call_to_azure(outside: ReconcileBench) -> None:
+async def test_its_objects_are_removed_without_a_call_to_azure(outside: MicWorld) -> None:
     outside.bind()
     await outside.reconcile()
     outside.unbind()
@@ -124,54 +128,46 @@ async def test_its_objects_are_removed_without_a_call_to_azure(outside: Reconcil
     assert outside.hosts.calls == []
 
 
-def test_existing_assignments_there_stay_and_new_ones_are_not_made() -> None:
-    """As after an upgrade with a list that lacks a group of the cluster."""
-    cluster = Cluster()
-    cluster.host(vm_id("n0"))
-    cluster.add(node("n0"), identity("demo"), binding(identity="demo"), pod("old"))
-    cluster.reconcile(vm_id("n0"))
-    assert cluster.statuses() == {"old-default-demo": "Assigned"}
-    before = len(cluster.changes)
-    cluster.policy = policy("other")
-    cluster.add(pod("new"))
-    for _ in range(2):
-        cluster.reconcile(vm_id("n0"), look=False)
-    assert cluster.statuses() == {"old-default-demo": "Assigned", "new-default-demo": "Created"}
-    cluster.remove(pod("old"), pod("new"))
-    for _ in range(2):
-        cluster.reconcile(vm_id("n0"), look=False)
-    assert cluster.statuses() == {}
-    assert len(cluster.changes) == before, "the identity stays on the VM"
-
-
-def test_no_change_is_planned_there_even_if_the_host_is_known() -> None:
-    cluster = Cluster(policy=policy("other"))
-    cluster.host(vm_id("n0"))
-    cluster.add(node("n0"), identity("demo"), binding(identity="demo"), pod())
-    for _ in range(2):
-        cluster.reconcile(vm_id("n0"))
-    assert cluster.changes == []
-    assert set(cluster.statuses().values()) == {"Created"}
-
-
-def test_no_identity_is_detached_there_even_if_the_host_is_known() -> None:
-    cluster = Cluster()
-    cluster.host(vm_id("n0"))
-    cluster.add(node("n0"), identity("demo"), binding(identity="demo"), pod())
-    cluster.reconcile(vm_id("n0"))
-    attached = list(cluster.changes)
-    cluster.policy = policy("other")
-    cluster.remove(pod())
-    for _ in range(2):
-        cluster.reconcile(vm_id("n0"))
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_existing_assignments_there_stay_and_new_ones_are_not_made(world: MicWorld, restarted: bool) -> None:
+    """As after an upgrade with a list that lacks a group of the cluster; also by a MIC that knows the host."""
+    world.bind("old")
+    await world.reconcile()
+    assert world.statuses() == {"old-default-old": "Assigned"}
+    attached = list(world.changes)
     assert len(attached) == 1
-    assert cluster.changes == attached
+    world.policy = OTHER
+    if restarted:
+        world.restart()
+    world.bind("new")
+    for _ in range(2):
+        await world.reconcile()
+    assert world.statuses() == {"old-default-old": "Assigned", "new-default-new": "Created"}
+    world.unbind("old")
+    world.unbind("new")
+    for _ in range(2):
+        await world.reconcile()
+    assert world.statuses() == {}
+    assert world.changes == attached, "the identity stays on the VM"
 
 
-async def test_identities_that_need_no_host_are_assigned_there(outside: ReconcileBench) -> None:
-    outside.view.identities.upserted(None, identity("demo", type_=IdentityType.SECRET))
-    outside.view.bindings.upserted(None, binding(identity="demo"))
-    outside.view.pods.upserted(None, pod())
+async def test_no_change_is_planned_there_even_if_the_host_is_known(world: MicWorld) -> None:
+    world.bind()
+    await world.reconcile()
+    attaches = partial(host_change.azure_change, world.view.host_state(VM), HostIdentities())
+    assert attaches(Policy()) is not None
+    assert attaches(OTHER) is None
+    world.unbind()
+    await world.host_reconciler.revoke(VM)
+    detaches = partial(host_change.azure_change, world.view.host_state(VM), world.hosts.state)
+    assert detaches(Policy()) is not None
+    assert detaches(OTHER) is None
+
+
+async def test_identities_that_need_no_host_are_assigned_there(outside: MicWorld) -> None:
+    outside.add(identity("demo", type_=IdentityType.SECRET))
+    outside.add(binding(identity="demo"))
+    outside.add(pod())
     await outside.host_reconciler.assign(VM)
     assert outside.statuses() == {"web-default-demo": "Assigned"}
 
@@ -180,7 +176,7 @@ def test_the_plan_names_the_node_and_does_not_read_its_host() -> None:
     snapshot = Snapshot(
         pods=(pod(),), nodes=(node("n0"),), identities=(identity("demo"),), bindings=(binding(identity="demo"),)
     )
-    dry_run = DryRun(snapshot, policy("other"))
+    dry_run = DryRun(snapshot, OTHER)
     assert dry_run.hosts() == []
     report = preview(snapshot, dry_run, AzureReads(answers={}), {})
     (left_out,) = report.left_out

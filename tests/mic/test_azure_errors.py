@@ -21,7 +21,7 @@ from mic.azure.errors import (
     outcome_of,
     translated,
 )
-from tests.mic.cluster import identity_id
+from tests.support.objects import identity_id
 
 
 class Answer:

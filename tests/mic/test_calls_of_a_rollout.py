@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from podidentity_sandbox.kubeapi.server import Recorded
-from tests.mic.cluster import set_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
+from tests.support.objects import set_id, vm_id
 
 PODS = 60
 IDENTITIES = 5

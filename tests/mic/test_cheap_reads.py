@@ -15,8 +15,8 @@ from azure.core.credentials import AccessToken
 from mic.azure.errors import SignInFailed
 from mic.azure.identities import HostIdentities, decode_identities, read_identities
 from podidentity_sandbox.serving import ResponseFault
-from tests.mic.cluster import identity_id, vm_id
 from tests.mic.test_compute_requests import ArmUnderTest, arm_under_test, host, put
+from tests.support.objects import identity_id, vm_id
 
 __all__ = ["arm_under_test"]
 

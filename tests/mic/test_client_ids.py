@@ -4,6 +4,7 @@ MIC does not assign it. Its Event and its log line name both ids, and it causes 
 not change.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from mic.azure.errors import Unreachable
 from mic.azure.identities import Attached, HostIdentities
 from mic.decisions.client_ids import SHOWN_MAX, mismatch
 from mic.decisions.documents import MESSAGE_MAX
@@ -21,19 +23,19 @@ from mic.reconciliation.host_reconciler import DOUBT_SECONDS
 from mic.reconciliation.work_queue import PassResult
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity, Pod
 from podidentity_sandbox.kubeapi.server import Recorded
-from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, vm_id
-from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
+from tests.support.mic import VM, MicWorld
+from tests.support.objects import binding, identity, identity_id, node, pod
+from tests.virtual_time import now
 
 OWN, KUBELETS = "0a000000-0000-0000-0000-000000000001", "0b000000-0000-0000-0000-000000000002"
 DISHONEST = identity("own", client_id=KUBELETS)
 HONEST = identity("own", client_id=f" {OWN.upper()} ")
-HOST = vm_id("n0")
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[ReconcileBench]:
+async def world() -> AsyncIterator[MicWorld]:
     """A VM with the identity `own` on it, and the kubelet's."""
-    async with reconcile_bench() as made:
+    async with MicWorld() as made:
         attached = {
             identity_id(name).lower(): Attached(identity_id(name), client_id)
             for name, client_id in (("own", OWN), ("kubelet", KUBELETS))
@@ -42,17 +44,16 @@ async def stage() -> AsyncIterator[ReconcileBench]:
         yield made
 
 
-def bind(stage: ReconcileBench, given: AzureIdentity, *pods: Pod) -> None:
-    stage.view.identities.upserted(None, given)
-    stage.view.bindings.upserted(None, binding(identity=given.metadata.name))
+def bind(world: MicWorld, given: AzureIdentity, *pods: Pod) -> None:
+    world.add(given)
+    world.add(binding(identity=given.metadata.name))
     for each in pods or (pod(),):
-        stage.view.pods.upserted(None, each)
+        world.add(each)
 
 
-async def event_messages(stage: ReconcileBench) -> set[tuple[str, str]]:
+async def event_messages(world: MicWorld) -> set[tuple[str, str]]:
     """The kinds of the objects that were warned about, and the reasons."""
-    await stage.recorder.flushed()
-    warnings = [each for each in stage.api.store.list("events") if each["type"] == "Warning"]
+    warnings = await world.warnings()
     for each in warnings:
         assert OWN in each["message"]
         assert KUBELETS in each["message"]
@@ -60,17 +61,17 @@ async def event_messages(stage: ReconcileBench) -> set[tuple[str, str]]:
 
 
 async def test_a_wrong_client_id_stays_created_and_the_object_and_events_name_both_ids(
-    stage: ReconcileBench, caplog: pytest.LogCaptureFixture
+    world: MicWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        bind(stage, DISHONEST)
-        await stage.reconcile()
-    assert stage.statuses() == {"web-default-own": "Created"}
-    message = stage.message("web-default-own")
+        bind(world, DISHONEST)
+        await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Created"}
+    message = world.message("web-default-own")
     assert OWN in message
     assert KUBELETS in message
     assert "default/own" in message
-    assert await event_messages(stage) == {
+    assert await event_messages(world) == {
         ("AzureIdentity", "invalid identity"),
         ("AzureIdentityBinding", "binding apply error"),
         ("Pod", "binding apply error"),
@@ -81,139 +82,138 @@ async def test_a_wrong_client_id_stays_created_and_the_object_and_events_name_bo
 
 
 @pytest.mark.parametrize("given", [HONEST, identity("own", client_id=" ")], ids=["in-any-case", "none-named"])
-async def test_the_other_identity_is_assigned(stage: ReconcileBench, given: AzureIdentity) -> None:
-    bind(stage, given)
-    await stage.reconcile()
-    assert stage.statuses() == {"web-default-own": "Assigned"}
-    assert await event_messages(stage) == set()
+async def test_the_other_identity_is_assigned(world: MicWorld, given: AzureIdentity) -> None:
+    bind(world, given)
+    await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Assigned"}
+    assert await event_messages(world) == set()
 
 
-async def test_without_a_client_id_from_azure_the_identity_is_assigned(stage: ReconcileBench) -> None:
-    stage.hosts.state = HostIdentities()
-    bind(stage, DISHONEST)
-    await stage.reconcile()
-    assert stage.statuses() == {"web-default-own": "Assigned"}
+async def test_without_a_client_id_from_azure_the_identity_is_assigned(world: MicWorld) -> None:
+    world.hosts.reports_clients = False
+    world.hosts.state = HostIdentities()
+    bind(world, DISHONEST)
+    await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Assigned"}
 
 
-async def test_a_client_id_that_azure_reports_later_withdraws_it_at_the_next_read(stage: ReconcileBench) -> None:
+async def test_a_client_id_that_azure_reports_later_withdraws_it_at_the_next_read(world: MicWorld) -> None:
     """As after an upgrade: an earlier version without the comparison assigned the object."""
-    known = stage.hosts.state
-    stage.hosts.state = HostIdentities()
-    bind(stage, DISHONEST)
-    await stage.reconcile()
-    assert stage.statuses() == {"web-default-own": "Assigned"}
-    stage.hosts.state = known
-    stage.host_reconciler.look_again(VM)
-    assert await stage.reconcile() == PassResult()
-    assert stage.statuses() == {"web-default-own": "Created"}
-    assert KUBELETS in stage.message("web-default-own")
-    assert ("AzureIdentity", "invalid identity") in await event_messages(stage)
+    known = world.hosts.state
+    world.hosts.reports_clients = False
+    world.hosts.state = HostIdentities()
+    bind(world, DISHONEST)
+    await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Assigned"}
+    world.hosts.state = known
+    world.host_reconciler.look_again(VM)
+    assert await world.reconcile() == PassResult()
+    assert world.statuses() == {"web-default-own": "Created"}
+    assert KUBELETS in world.message("web-default-own")
+    assert ("AzureIdentity", "invalid identity") in await event_messages(world)
 
 
-async def test_a_wrong_client_id_costs_no_further_call_or_write(stage: ReconcileBench) -> None:
-    bind(stage, DISHONEST, pod(), pod("second"))
-    assert await stage.reconcile() == PassResult(), (
+async def test_a_wrong_client_id_costs_no_further_call_or_write(world: MicWorld) -> None:
+    bind(world, DISHONEST, pod(), pod("second"))
+    assert await world.reconcile() == PassResult(), (
         "nothing but an event, or the ordinary read, makes another round worth while"
     )
-    calls = list(stage.hosts.calls)
-    await stage.recorder.flushed()
+    calls = list(world.hosts.calls)
+    await world.recorder.flushed()
     writes: list[str] = []
 
     def note(request: Recorded) -> None:
         if request.method != "GET":
             writes.append(f"{request.method} {request.path}")
 
-    stage.api.intercept = note
+    world.api.intercept = note
     for _ in range(10):
-        stage.time.now += DOUBT_SECONDS + 1
-        assert await stage.reconcile() == PassResult()
-    assert stage.hosts.calls == calls
+        await asyncio.sleep(DOUBT_SECONDS + 1)
+        assert await world.reconcile() == PassResult()
+    assert world.hosts.calls == calls
     for _ in range(3):
-        stage.host_reconciler.look_again(VM)
-        await stage.reconcile()
-    assert stage.hosts.calls == [*calls, "get", "get", "get"]
-    await stage.recorder.flushed()
+        world.host_reconciler.look_again(VM)
+        await world.reconcile()
+    assert world.hosts.calls == [*calls, "get", "get", "get"]
+    await world.recorder.flushed()
     assert writes == []
-    assert stage.host_reconciler.oldest_pending_seconds() == 0.0, (
+    assert world.host_reconciler.oldest_pending_seconds() == 0.0, (
         "no alert for what only the identity's owner can correct"
     )
 
 
-async def test_the_corrected_object_is_assigned_immediately_and_its_message_is_removed(stage: ReconcileBench) -> None:
-    bind(stage, DISHONEST)
-    await stage.reconcile()
-    stage.view.identities.upserted(DISHONEST, HONEST)
-    await stage.reconcile()
-    assert stage.statuses() == {"web-default-own": "Assigned"}
-    assert stage.message("web-default-own") == ""
+async def test_the_corrected_object_is_assigned_immediately_and_its_message_is_removed(world: MicWorld) -> None:
+    bind(world, DISHONEST)
+    await world.reconcile()
+    world.add(HONEST)
+    await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Assigned"}
+    assert world.message("web-default-own") == ""
 
 
-async def test_an_identity_recreated_on_azure_is_read_before_its_object_is_blamed(stage: ReconcileBench) -> None:
-    bind(stage, HONEST)
-    await stage.reconcile()
+async def test_an_identity_recreated_on_azure_is_read_before_its_object_is_blamed(world: MicWorld) -> None:
+    bind(world, HONEST)
+    await world.reconcile()
     key = identity_id("own").lower()
     recreated_client_id = "0c000000-0000-0000-0000-000000000003"
-    stage.hosts.state = replace(
-        stage.hosts.state,
-        attached={**stage.hosts.state.attached, key: Attached(identity_id("own"), recreated_client_id)},
+    world.hosts.state = replace(
+        world.hosts.state,
+        attached={**world.hosts.state.attached, key: Attached(identity_id("own"), recreated_client_id)},
     )
-    stage.time.now += DOUBT_SECONDS + 1
-    stage.view.identities.upserted(HONEST, identity("own", client_id=recreated_client_id))
-    await stage.reconcile()
-    await stage.reconcile()
-    assert stage.statuses() == {"web-default-own": "Assigned"}
+    await asyncio.sleep(DOUBT_SECONDS + 1)
+    world.add(identity("own", client_id=recreated_client_id))
+    await world.reconcile()
+    await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Assigned"}
 
 
-async def test_an_endlessly_changing_object_causes_at_most_two_azure_reads_per_minute(stage: ReconcileBench) -> None:
-    bind(stage, DISHONEST)
-    before, began = DISHONEST, stage.time.now
-    await stage.reconcile()
-    calls = len(stage.hosts.calls)
+async def test_an_endlessly_changing_object_causes_at_most_two_azure_reads_per_minute(world: MicWorld) -> None:
+    bind(world, DISHONEST)
+    began = now()
+    await world.reconcile()
+    calls = len(world.hosts.calls)
     for number in range(200):
-        stage.time.now += 1.0
+        await asyncio.sleep(1.0)
         after = identity("own", client_id=f"{KUBELETS[:-3]}{number:03}")
-        stage.view.identities.upserted(before, after)
-        before = after
-        await stage.reconcile()
-    assert len(stage.hosts.calls) - calls <= (stage.time.now - began) / DOUBT_SECONDS
+        world.add(after)
+        await world.reconcile()
+    assert len(world.hosts.calls) - calls <= (now() - began) / DOUBT_SECONDS
 
 
-def test_a_client_id_changed_while_azure_is_unreachable_does_not_stay_assigned() -> None:
-    cluster = Cluster()
-    cluster.host(HOST, "own", client_id=OWN)
-    cluster.add(node(), pod(), HONEST, binding(identity="own"))
-    cluster.reconcile_until_in_sync(HOST)
-    assert cluster.statuses() == {"web-default-own": "Assigned"}
-    cluster.add(DISHONEST)
-    cluster.reconcile(HOST, look=False)
-    assert cluster.statuses() == {"web-default-own": "Created"}
+async def test_a_client_id_changed_while_azure_is_unreachable_does_not_stay_assigned(world: MicWorld) -> None:
+    world.host(VM, "own", client_id=OWN)
+    world.add(pod(), HONEST, binding(identity="own"))
+    await world.settle()
+    assert world.statuses() == {"web-default-own": "Assigned"}
+    world.add(DISHONEST)
+    world.host_reconciler.look_again(VM)
+    world.fail("get", Unreachable("no answer"))
+    await world.reconcile()
+    assert world.statuses() == {"web-default-own": "Created"}
 
 
-def test_a_correct_object_with_the_same_resource_id_is_not_affected() -> None:
-    cluster = Cluster()
-    cluster.host(HOST, "own", client_id=OWN)
+async def test_a_correct_object_with_the_same_resource_id_is_not_affected(world: MicWorld) -> None:
+    world.host(VM, "own", client_id=OWN)
     honest = identity("honest", resource_id=identity_id("own"), client_id=OWN)
-    cluster.add(node(), honest, binding("b1", identity="honest", selector="honest"), pod("good", label="honest"))
-    cluster.add(DISHONEST, binding("b2", identity="own", selector="dishonest"), pod("bad", label="dishonest"))
-    cluster.reconcile_until_in_sync(HOST)
-    assert cluster.statuses() == {"good-default-honest": "Assigned", "bad-default-own": "Created"}
+    world.add(honest, binding("b1", identity="honest", selector="honest"), pod("good", label="honest"))
+    world.add(DISHONEST, binding("b2", identity="own", selector="dishonest"), pod("bad", label="dishonest"))
+    await world.settle()
+    assert world.statuses() == {"good-default-honest": "Assigned", "bad-default-own": "Created"}
 
 
-def test_a_pod_with_both_objects_gets_the_correct_one() -> None:
-    cluster = Cluster()
-    cluster.host(HOST, "own", client_id=OWN)
-    cluster.add(node(), pod(), DISHONEST, identity("fine", resource_id=identity_id("own"), client_id=OWN))
-    cluster.add(binding("b1", identity="own"), binding("b2", identity="fine"))
-    cluster.reconcile_until_in_sync(HOST)
-    assert cluster.statuses() == {"web-default-own": "Created", "web-default-fine": "Assigned"}
+async def test_a_pod_with_both_objects_gets_the_correct_one(world: MicWorld) -> None:
+    world.host(VM, "own", client_id=OWN)
+    world.add(pod(), DISHONEST, identity("fine", resource_id=identity_id("own"), client_id=OWN))
+    world.add(binding("b1", identity="own"), binding("b2", identity="fine"))
+    await world.settle()
+    assert world.statuses() == {"web-default-own": "Created", "web-default-fine": "Assigned"}
 
 
-def test_the_plan_lists_it_among_the_assigned_and_among_the_waiting() -> None:
-    cluster = Cluster()
-    cluster.host(HOST, "own", client_id=OWN)
-    cluster.add(node(), pod(), HONEST, binding(identity="own"))
-    cluster.reconcile_until_in_sync(HOST)
-    (written,) = cluster.objects.values()
+async def test_the_plan_lists_it_among_the_assigned_and_among_the_waiting(world: MicWorld) -> None:
+    world.host(VM, "own", client_id=OWN)
+    world.add(pod(), HONEST, binding(identity="own"))
+    await world.settle()
+    (written,) = world.objects.values()
     document = msgspec.to_builtins(written)
     document["spec"]["azureIdentityRef"]["spec"]["clientID"] = KUBELETS
     snapshot = Snapshot(
@@ -223,7 +223,7 @@ def test_the_plan_lists_it_among_the_assigned_and_among_the_waiting() -> None:
         bindings=(binding(identity="own"),),
         assigned=(msgspec.convert(document, AzureAssignedIdentity),),
     )
-    plan = preview(snapshot, DryRun(snapshot, cluster.policy), AzureReads(answers=dict(cluster.azure)), {})
+    plan = preview(snapshot, DryRun(snapshot, world.policy), AzureReads(answers=dict(world.hosts.table)), {})
     (host,) = plan.hosts
     changes = {each.pod: (each.was, each.becomes, each.detail) for each in host.objects}
     assert changes["default/web"][:2] == ("Assigned", "Created")

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from mic.startup.cloud_config import CloudConfig, ConfigError, RotatingCredential, cloud_of, credential_for, read
 from podidentity.azure.clouds import PUBLIC, Cloud
-from tests.mic.cluster import identity_id
+from tests.support.objects import identity_id
 
 FILE = {"cloud": "AzurePublicCloud", "tenantId": "t", "aadClientId": "c", "aadClientSecret": "hush"}
 

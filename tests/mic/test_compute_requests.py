@@ -30,7 +30,7 @@ from podidentity_sandbox.directory import Directory
 from podidentity_sandbox.machines import Machine, no_such_identity
 from podidentity_sandbox.serving import ResponseFault
 from podidentity_sandbox.tokens import TokenMint
-from tests.mic.cluster import identity_id, set_id, vm_id
+from tests.support.objects import identity_id, set_id, vm_id
 from tests.support.waiting import until
 
 

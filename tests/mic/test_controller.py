@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from mic.cluster.view import ClusterView
 from mic.reconciliation.controller import Controller
 from mic.reconciliation.work_queue import PassResult
-from tests.mic.cluster import binding, identity, identity_id, node, pod, vm_id
+from tests.support.objects import binding, identity, identity_id, node, pod, vm_id
 
 
 class HostPasses:

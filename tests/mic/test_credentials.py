@@ -9,8 +9,8 @@ import pytest
 
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.imds import HostIdentities, Imds
-from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
+from tests.support.objects import identity_id, vm_id
 
 SHORT_SECONDS = 200.0
 """MIC requests a token with less than five minutes left again before each request."""

@@ -1,126 +1,125 @@
 """`--detach-grace`: an unused identity stays attached for some time, although NMI no longer serves it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
 from mic.azure.memory import HostMemory
 from mic.reconciliation.work_queue import PassResult
-from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, vm_id
-from tests.mic.emulated_cloud import ASSIGNED
-from tests.mic.reconcile_bench import VM, ReconcileBench, reconcile_bench
+from tests.support.mic import ASSIGNED, VM, MicWorld
+from tests.support.objects import binding, identity, identity_id, node, pod, vm_id
 
 DEMO = identity_id("demo").lower()
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[ReconcileBench]:
-    async with reconcile_bench(grace_seconds=100.0) as made:
+async def world() -> AsyncIterator[MicWorld]:
+    async with MicWorld(grace_seconds=100.0) as made:
         yield made
 
 
 async def test_the_object_is_revoked_immediately_and_the_identity_is_detached_after_the_grace_period(
-    stage: ReconcileBench,
+    world: MicWorld,
 ) -> None:
-    stage.bind()
-    await stage.reconcile()
-    stage.unbind()
-    done = await stage.reconcile()
-    stored = stage.api.store.get(ASSIGNED, "demo-default-demo", "default")
+    world.bind()
+    await world.reconcile()
+    world.unbind()
+    done = await world.reconcile()
+    stored = world.api.store.get(ASSIGNED, "demo-default-demo", "default")
     assert stored["metadata"]["deletionTimestamp"], "NMI serves it no more"
     assert stored["metadata"]["finalizers"], "the record of whose it is outlives the detach"
     assert done.again_after == pytest.approx(100.0)
-    calls = list(stage.hosts.calls)
-    stage.time.now += 99.0
-    assert (await stage.reconcile()).again_after == pytest.approx(1.0)
-    assert stage.hosts.calls == calls, "no call to Azure until then"
-    stage.time.now += 1.0
-    assert await stage.reconcile() == PassResult()
-    assert stage.hosts.state.attached == {}
-    assert stage.statuses() == {}
+    calls = list(world.hosts.calls)
+    await asyncio.sleep(99.0)
+    assert (await world.reconcile()).again_after == pytest.approx(1.0)
+    assert world.hosts.calls == calls, "no call to Azure until then"
+    await asyncio.sleep(1.0)
+    assert await world.reconcile() == PassResult()
+    assert world.hosts.state.attached == {}
+    assert world.statuses() == {}
 
 
-async def test_a_pod_created_within_the_grace_period_is_assigned_without_an_azure_call(stage: ReconcileBench) -> None:
-    stage.bind()
-    await stage.reconcile()
-    stage.unbind()
-    await stage.reconcile()
-    calls = list(stage.hosts.calls)
-    stage.time.now += 50.0
-    stage.view.pods.upserted(None, pod("next", label="demo"))
-    assert await stage.reconcile() == PassResult()
-    assert stage.hosts.calls == calls
-    assert stage.statuses() == {"next-default-demo": "Assigned"}, "the old object is deleted"
-    record = stage.api.store.get(ASSIGNED, "next-default-demo", "default")["metadata"]["annotations"]
+async def test_a_pod_created_within_the_grace_period_is_assigned_without_an_azure_call(world: MicWorld) -> None:
+    world.bind()
+    await world.reconcile()
+    world.unbind()
+    await world.reconcile()
+    calls = list(world.hosts.calls)
+    await asyncio.sleep(50.0)
+    world.add(pod("next", label="demo"))
+    assert await world.reconcile() == PassResult()
+    assert world.hosts.calls == calls
+    assert world.statuses() == {"next-default-demo": "Assigned"}, "the old object is deleted"
+    record = world.api.store.get(ASSIGNED, "next-default-demo", "default")["metadata"]["annotations"]
     assert record["aadpodidentity.k8s.io/attached-by"] == "mic"
 
 
-async def test_the_grace_period_starts_again_when_the_next_pod_ends(stage: ReconcileBench) -> None:
-    stage.bind()
-    await stage.reconcile()
-    stage.unbind()
-    await stage.reconcile()
-    stage.time.now += 60.0
-    stage.bind()
-    await stage.reconcile()
-    stage.unbind()
-    assert (await stage.reconcile()).again_after == pytest.approx(100.0)
-    stage.time.now += 60.0
-    await stage.reconcile()
-    assert DEMO in stage.hosts.state.attached
+async def test_the_grace_period_starts_again_when_the_next_pod_ends(world: MicWorld) -> None:
+    world.bind()
+    await world.reconcile()
+    world.unbind()
+    await world.reconcile()
+    await asyncio.sleep(60.0)
+    world.bind()
+    await world.reconcile()
+    world.unbind()
+    assert (await world.reconcile()).again_after == pytest.approx(100.0)
+    await asyncio.sleep(60.0)
+    await world.reconcile()
+    assert DEMO in world.hosts.state.attached
 
 
-async def test_another_update_of_the_host_does_not_detach_it_early(stage: ReconcileBench) -> None:
-    stage.bind()
-    await stage.reconcile()
-    stage.unbind()
-    stage.bind("other")
-    await stage.reconcile()
-    assert [(len(change.adds), len(change.removes)) for change in stage.hosts.changes] == [(1, 0), (1, 0)]
-    stage.time.now += 100.0
-    await stage.reconcile()
-    assert stage.hosts.changes[-1].removes == (identity_id("demo"),)
-    assert stage.statuses() == {"other-default-other": "Assigned"}
+async def test_another_update_of_the_host_does_not_detach_it_early(world: MicWorld) -> None:
+    world.bind()
+    await world.reconcile()
+    world.unbind()
+    world.bind("other")
+    await world.reconcile()
+    assert [(len(change.adds), len(change.removes)) for change in world.changes] == [(1, 0), (1, 0)]
+    await asyncio.sleep(100.0)
+    await world.reconcile()
+    assert world.changes[-1].removes == (identity_id("demo"),)
+    assert world.statuses() == {"other-default-other": "Assigned"}
 
 
-async def test_a_new_leader_counts_from_its_first_read(stage: ReconcileBench) -> None:
-    stage.bind()
-    await stage.reconcile()
-    stage.unbind()
-    await stage.reconcile()
-    stage.time.now += 90.0
-    stage.host_reconciler._memories.clear()  # the state of one process
-    done = await stage.reconcile()
+async def test_a_new_leader_counts_from_its_first_read(world: MicWorld) -> None:
+    world.bind()
+    await world.reconcile()
+    world.unbind()
+    await world.reconcile()
+    await asyncio.sleep(90.0)
+    world.restart()
+    done = await world.reconcile()
     assert done.again_after == pytest.approx(100.0)
-    assert DEMO in stage.hosts.state.attached
-    stage.time.now += 100.0
-    assert await stage.reconcile() == PassResult()
-    assert stage.hosts.state.attached == {}
+    assert DEMO in world.hosts.state.attached
+    await asyncio.sleep(100.0)
+    assert await world.reconcile() == PassResult()
+    assert world.hosts.state.attached == {}
 
 
-async def test_an_identity_detached_by_another_program_blocks_no_object(stage: ReconcileBench) -> None:
-    stage.bind()
-    await stage.reconcile()
-    stage.unbind()
-    await stage.reconcile()
-    stage.hosts.state = type(stage.hosts.state)(etag='"9"')
-    stage.host_reconciler.look_again(VM)
-    assert await stage.reconcile() == PassResult()
-    assert stage.statuses() == {}
+async def test_an_identity_detached_by_another_program_blocks_no_object(world: MicWorld) -> None:
+    world.bind()
+    await world.reconcile()
+    world.unbind()
+    await world.reconcile()
+    world.hosts.state = type(world.hosts.state)(etag='"9"')
+    world.host_reconciler.look_again(VM)
+    assert await world.reconcile() == PassResult()
+    assert world.statuses() == {}
 
 
-def test_a_pending_detach_of_an_updated_object_waits_too() -> None:
-    cluster = Cluster()
-    cluster.host(vm_id("n0"))
-    cluster.host(vm_id("n1"))
-    cluster.add(node("n0"), node("n1"), identity(), binding(), pod(uid="first"))
-    cluster.reconcile_until_in_sync(vm_id("n0"))
-    cluster.add(pod(node="n1", uid="second"))
-    cluster.reconcile_until_in_sync(vm_id("n1"))
-    assert cluster.reconcile(vm_id("n0"), warm=[DEMO]) == []
-    assert cluster.on(vm_id("n0")) == {"demo"}
-    cluster.reconcile_until_in_sync(vm_id("n0"))
-    assert cluster.on(vm_id("n0")) == set()
+async def test_a_pending_detach_of_an_updated_object_waits_too(world: MicWorld) -> None:
+    world.host(vm_id("n1"))
+    world.add(node("n1"), identity(), binding(), pod(uid="first"))
+    await world.settle()
+    world.add(pod(node="n1", uid="second"))
+    await world.settle()
+    assert await world.steps() == []
+    assert world.attached(vm_id("n0")) == {"demo"}
+    await asyncio.sleep(100.0)
+    await world.settle()
+    assert world.attached(vm_id("n0")) == set()
 
 
 def test_without_a_grace_period_no_identity_stays_attached() -> None:

@@ -10,79 +10,78 @@ from mic.reconciliation.work_queue import PassResult
 from podidentity.resources import ASSIGNED_IDENTITIES
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.mic.cluster import binding, identity, pod
-from tests.mic.emulated_cloud import ASSIGNED
-from tests.mic.reconcile_bench import VM, ReconcileBench
+from tests.support.mic import ASSIGNED, VM, MicWorld
+from tests.support.objects import binding, identity, pod
 
 
-def federate(stage: ReconcileBench, *pods: str, client_id: str = "") -> None:
+def federate(world: MicWorld, *pods: str, client_id: str = "") -> None:
     """An identity that no host has to have, and pods with it."""
-    stage.view.identities.upserted(None, identity(type_=3, client_id=client_id))
-    stage.view.bindings.upserted(None, binding())
+    world.add(identity(type_=3, client_id=client_id))
+    world.add(binding())
     for name in pods:
-        stage.view.pods.upserted(None, pod(name))
+        world.add(pod(name))
 
 
-async def test_a_write_that_a_pass_and_the_direct_writer_both_need_is_made_once(stage: ReconcileBench) -> None:
+async def test_a_write_that_a_pass_and_the_direct_writer_both_need_is_made_once(world: MicWorld) -> None:
     names = [f"p{number}" for number in range(8)]
     writes: list[str] = []
 
     def note(request: Recorded) -> None:
         writes.extend([request.method] if f"/{ASSIGNED_IDENTITIES.plural}" in request.path else [])
 
-    stage.api.intercept = note
-    federate(stage, *names)
-    assert [*await asyncio.gather(stage.host_reconciler.assign(VM), stage.reconcile())] == [PassResult(), PassResult()]
+    world.api.intercept = note
+    federate(world, *names)
+    assert [*await asyncio.gather(world.host_reconciler.assign(VM), world.reconcile())] == [PassResult(), PassResult()]
     assert writes == ["POST"] * len(names)
     writes.clear()
-    federate(stage, client_id="another")
-    assert [*await asyncio.gather(stage.reconcile(), stage.host_reconciler.assign(VM))] == [PassResult(), PassResult()]
+    federate(world, client_id="another")
+    assert [*await asyncio.gather(world.reconcile(), world.host_reconciler.assign(VM))] == [PassResult(), PassResult()]
     assert writes == ["PATCH"] * len(names)
-    assert set(stage.statuses().values()) == {"Assigned"}
-    assert stage.hosts.calls == []
+    assert set(world.statuses().values()) == {"Assigned"}
+    assert world.hosts.calls == []
 
 
-async def test_a_change_that_requires_no_host_does_not_poll_its_operation(stage: ReconcileBench) -> None:
-    stage.bind("hosted")
-    await stage.reconcile()
-    stage.hosts.state = replace(stage.hosts.state, provisioning_state="Updating")
-    stage.host_reconciler.look_again(VM)
-    await stage.reconcile()
-    calls = len(stage.hosts.calls)
-    federate(stage, "web")
-    assert await stage.reconcile() == PassResult()
-    assert len(stage.hosts.calls) == calls
-    assert stage.statuses()["web-default-demo"] == "Assigned"
+async def test_a_change_that_requires_no_host_does_not_poll_its_operation(world: MicWorld) -> None:
+    world.bind("hosted")
+    await world.reconcile()
+    world.hosts.state = replace(world.hosts.state, provisioning_state="Updating")
+    world.host_reconciler.look_again(VM)
+    await world.reconcile()
+    calls = len(world.hosts.calls)
+    federate(world, "web")
+    assert await world.reconcile() == PassResult()
+    assert len(world.hosts.calls) == calls
+    assert world.statuses()["web-default-demo"] == "Assigned"
 
 
-async def test_a_direct_write_that_the_api_server_rejects_is_retried_by_the_pass(stage: ReconcileBench) -> None:
+async def test_a_direct_write_that_the_api_server_rejects_is_retried_by_the_pass(world: MicWorld) -> None:
     def refuse(request: Recorded) -> StatusError | None:
         theirs = request.method == "POST" and f"/{ASSIGNED_IDENTITIES.plural}" in request.path
         return StatusError(403, "Forbidden", "exceeded quota") if theirs else None
 
-    stage.api.intercept = refuse
-    federate(stage, "web")
-    assert await stage.host_reconciler.assign(VM) == PassResult()
-    assert await stage.reconcile() == PassResult(again_after=REFUSED_SECONDS)
+    world.api.intercept = refuse
+    federate(world, "web")
+    assert await world.host_reconciler.assign(VM) == PassResult()
+    assert await world.reconcile() == PassResult(again_after=REFUSED_SECONDS)
 
 
 @pytest.mark.parametrize("direct", ["assign", "revoke"])
-async def test_a_direct_write_whose_pass_ended_is_sent_next_to_the_following_pass(
-    stage: ReconcileBench, direct: str
-) -> None:
-    federate(stage, "web")
-    neighbour = {"assign": stage.host_reconciler.assign, "revoke": stage.host_reconciler.revoke}[direct]
+async def test_a_direct_write_whose_pass_ended_is_sent_next_to_the_following_pass(world: MicWorld, direct: str) -> None:
+    federate(world, "web")
+    neighbour = {"assign": world.host_reconciler.assign, "revoke": world.host_reconciler.revoke}[direct]
     if direct == "revoke":
-        await stage.reconcile()
-        stage.view.pods.deleted(pod("web"))
-    reconcile_pass = asyncio.create_task(stage.reconcile())
-    async with asyncio.timeout(5.0):
-        while not stage.host_reconciler._writer._under_way:
-            await asyncio.sleep(0)
+        await world.reconcile()
+        world.remove(pod("web"))
+    world.api.pause()
+    reconcile_pass = asyncio.create_task(world.reconcile())
+    while not world.host_reconciler._writer._under_way:
+        await asyncio.sleep(0)
     asking = asyncio.create_task(neighbour(VM))
     await asyncio.sleep(0)
     reconcile_pass.cancel()
+    await asyncio.sleep(1.0)
+    world.api.resume()
     assert await asking == PassResult(again_after=STALE_SECONDS)
     assert await neighbour(VM) == PassResult()
-    (left,) = stage.api.store.list(ASSIGNED)
+    (left,) = world.api.store.list(ASSIGNED)
     assert ("deletionTimestamp" in left["metadata"]) == (direct == "revoke")

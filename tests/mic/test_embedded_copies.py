@@ -20,7 +20,8 @@ from podidentity.resources import (
     AzureIdentitySpec,
     SecretReference,
 )
-from tests.mic.cluster import Cluster, binding, identity, node, pod
+from tests.support.filled_view import FilledView
+from tests.support.objects import binding, identity, node, pod
 
 EMBEDDED_MAX = 100_000
 """Bytes: four of UTF-8 for each character of each field at its limit."""
@@ -85,7 +86,7 @@ def test_the_largest_accepted_object_is_small() -> None:
     ids=["tenant", "client", "tenants", "endpoint"],
 )
 def test_an_identity_over_a_limit_is_rejected_with_a_reason_and_given_to_no_pod(spec: AzureIdentitySpec) -> None:
-    cluster = Cluster()
+    cluster = FilledView()
     large = msgspec.structs.replace(identity(), spec=spec)
     cluster.add(node(), pod(), large, binding())
     assert "and the limit is" in misconfigured(large)
@@ -96,8 +97,7 @@ def test_an_identity_over_a_limit_is_rejected_with_a_reason_and_given_to_no_pod(
 
 def test_a_binding_over_a_limit_is_rejected_with_a_reason_and_counts_for_no_pod() -> None:
     ignored: list[tuple[str, str]] = []
-    cluster = Cluster()
-    cluster.view._bindings._on_ignored = lambda which, why: ignored.append((which.metadata.name, why))
+    cluster = FilledView(on_ignored=lambda which, why: ignored.append((which.metadata.name, why)))
     large = binding(selector="s" * 254)
     cluster.add(node(), pod(label="s" * 254), identity(), large)
     assert not cluster.view.waiting

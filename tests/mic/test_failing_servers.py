@@ -15,8 +15,8 @@ from typing import Final
 import pytest
 
 from podidentity_sandbox.faults import FakeResponse, FaultProxy, Mode, StatusProxy
-from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
+from tests.support.objects import vm_id
 
 pytestmark = pytest.mark.programs
 

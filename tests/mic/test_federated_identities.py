@@ -8,8 +8,8 @@ import pytest
 from mic.decisions.assignments import misconfigured
 from podidentity.resources import EXCHANGE_ANNOTATION
 from podidentity_sandbox.kubeapi.history import Change
-from tests.mic.cluster import identity, identity_id, set_id, vm_id
 from tests.mic.emulated_cloud import ASSIGNED, IDENTITIES, EmulatedCloud
+from tests.support.objects import identity, identity_id, set_id, vm_id
 
 TEAM = "team"
 OPERATION_SECONDS = 60.0

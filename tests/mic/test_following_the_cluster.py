@@ -5,97 +5,91 @@ import msgspec
 from mic.cluster.view import ClusterView
 from mic.decisions.assignments import ExistingAssignment
 from podidentity.resources import AzureAssignedIdentity, AzureIdentity
-from tests.mic.cluster import Cluster, Thing, binding, identity, node, pod, set_id, set_node, vm_id
+from tests.support.filled_view import FilledView
+from tests.support.mic import MicWorld
+from tests.support.objects import ClusterObject, assigned, binding, identity, node, pod, set_id, set_node, vm_id
 
 
-def assigned() -> tuple[Cluster, AzureAssignedIdentity]:
-    cluster = Cluster()
-    cluster.host(vm_id("n0"))
-    cluster.add(node("n0"), node("n1"), identity(), binding(), pod())
-    cluster.reconcile_until_in_sync(vm_id("n0"))
-    cluster.dirty.clear()
-    return cluster, cluster.objects["default", "web-default-demo"]
+def in_sync() -> tuple[FilledView, AzureAssignedIdentity]:
+    """A pod with its object, and another node."""
+    filled, stored = FilledView(), assigned(pod(), identity(), binding())
+    filled.add(node("n0"), node("n1"), identity(), binding(), pod())
+    filled.view.assigned.upserted(None, stored)
+    filled.dirty.clear()
+    return filled, stored
 
 
 def test_an_event_marks_only_its_own_host_as_dirty() -> None:
-    cluster, _ = assigned()
-    cluster.add(pod("other", node="n1"))
-    assert set(cluster.dirty) == {vm_id("n1").lower()}
+    filled, _ = in_sync()
+    filled.add(pod("other", node="n1"))
+    assert set(filled.dirty) == {vm_id("n1").lower()}
 
 
 def test_a_nodes_heartbeat_marks_no_host() -> None:
-    cluster, _ = assigned()
-    cluster.add(node("n0"), node("n1"))
-    assert cluster.dirty == []
+    filled, _ = in_sync()
+    filled.add(node("n0"), node("n1"))
+    assert filled.dirty == []
 
 
 def test_an_unbound_pod_marks_no_host() -> None:
-    cluster, _ = assigned()
-    cluster.add(pod("idle", label="unbound"))
-    assert cluster.dirty == []
+    filled, _ = in_sync()
+    filled.add(pod("idle", label="unbound"))
+    assert filled.dirty == []
 
 
 def test_a_late_watch_event_does_not_undo_a_write() -> None:
-    cluster, stored = assigned()
+    filled, stored = in_sync()
     older = msgspec.structs.replace(
         stored,
         metadata=msgspec.structs.replace(stored.metadata, resource_version="1"),
         status=msgspec.structs.replace(stored.status, status="Created"),
     )
-    cluster.view.assigned.upserted(None, older)
-    existing = cluster.view.existing(stored.key)
+    filled.view.assigned.upserted(None, older)
+    existing = filled.view.existing(stored.key)
     assert existing is not None
     assert existing.object == stored
-    assert cluster.dirty == []
+    assert filled.dirty == []
 
 
 def test_a_deleted_object_does_not_return_with_an_outdated_event() -> None:
-    cluster, stored = assigned()
-    cluster.view.gone(ExistingAssignment(stored))
-    cluster.view.assigned.upserted(stored, stored)
-    assert cluster.view.existing(stored.key) is None
-    cluster.view.assigned.deleted(stored)
+    filled, stored = in_sync()
+    filled.view.gone(ExistingAssignment(stored))
+    filled.view.assigned.upserted(stored, stored)
+    assert filled.view.existing(stored.key) is None
+    filled.view.assigned.deleted(stored)
     fresh = msgspec.structs.replace(stored, metadata=msgspec.structs.replace(stored.metadata, uid="another"))
-    cluster.view.assigned.upserted(None, fresh)
-    assert cluster.view.existing(stored.key) is not None
+    filled.view.assigned.upserted(None, fresh)
+    assert filled.view.existing(stored.key) is not None
 
 
 def test_a_revocation_counts_until_the_watch_reports_it() -> None:
-    cluster, stored = assigned()
-    cluster.remove(pod())
-    cluster.view.revoked(ExistingAssignment(stored))
-    cluster.view.assigned.upserted(stored, stored)
-    existing = cluster.view.existing(stored.key)
+    filled, stored = in_sync()
+    filled.remove(pod())
+    filled.view.revoked(ExistingAssignment(stored))
+    filled.view.assigned.upserted(stored, stored)
+    existing = filled.view.existing(stored.key)
     assert existing is not None
     assert existing.terminating
 
 
 def test_a_node_that_appears_after_its_pods_adds_them() -> None:
-    cluster = Cluster()
-    cluster.add(identity(), binding(), pod())
-    assert cluster.dirty == []
-    cluster.add(node("n0"))
-    assert cluster.dirty == [vm_id("n0").lower()]
+    filled = FilledView()
+    filled.add(identity(), binding(), pod())
+    assert filled.dirty == []
+    filled.add(node("n0"))
+    assert filled.dirty == [vm_id("n0").lower()]
 
 
-def test_a_node_that_moves_to_another_host_takes_its_pods_along() -> None:
-    cluster, _ = assigned()
-    cluster.host(vm_id("new"))
-    cluster.add(node("n0", f"azure://{vm_id('new')}"))
-    cluster.reconcile_until_in_sync(vm_id("new"))
-    assert cluster.on(vm_id("new")) == {"demo"}
-
-
-def test_nothing_is_kept_of_deleted_objects() -> None:
-    cluster = Cluster()
-    cluster.host(set_id())
-    things: list[Thing] = [set_node("s0", 0), identity(), binding(), pod(node="s0")]
-    cluster.add(*things)
-    cluster.reconcile_until_in_sync(set_id())
-    cluster.remove(things[3])
-    cluster.reconcile_until_in_sync(set_id())
-    cluster.remove(*things[:3])
-    view = cluster.view
+async def test_nothing_is_kept_of_deleted_objects(world: MicWorld) -> None:
+    world.remove(node())
+    world.host(set_id())
+    things: list[ClusterObject] = [set_node("s0", 0), identity(), binding(), pod(node="s0")]
+    world.add(*things)
+    await world.settle(set_id())
+    world.remove(things[3])
+    await world.settle(set_id())
+    world.remove(*things[:3])
+    view = world.view
     assert list(view.host_states()) == []
     indexes = (view, view._hosts, view._objects, view._pods, view._bindings, view._bindings._selectors)
     kept = {name for index in indexes for name, value in vars(index).items() if hasattr(value, "__len__") and value}

@@ -16,7 +16,7 @@ from mic.decisions.assignments import (
     encode_pending_detaches,
 )
 from podidentity.resources import AzureAssignedIdentity, Meta
-from tests.mic.cluster import identity_id, set_id, vm_id
+from tests.support.objects import identity_id, set_id, vm_id
 
 ONE = PendingDetach(vm_id(), identity_id("one"))
 

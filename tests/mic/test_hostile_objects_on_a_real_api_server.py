@@ -24,9 +24,9 @@ from podidentity.resources import BINDING_LABEL, BINDINGS, EXCEPTIONS, IDENTITIE
 from podidentity_sandbox.serving import free_ports
 from tests.conftest import ROOT, NewPlane
 from tests.machine_pauses import recorded_pauses
-from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.objects import vm_id
 from tests.support.waiting import until, until_sync
 from tests.testplane.up import Plane
 

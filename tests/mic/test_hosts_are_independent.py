@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from podidentity_sandbox.serving import ResponseFault
-from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.emulated_cloud import ASSIGNED, EmulatedCloud, emulated_cloud
+from tests.support.objects import identity_id, set_id, vm_id
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import urllib.error
 import pytest
 
 from podidentity_sandbox.serving import ResponseFault
-from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, Mic
+from tests.support.objects import identity_id, vm_id
 from tests.support.waiting import until
 
 INVENTED = 500

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mic.azure.identities import BOTH, MOST_IN_ONE_UPDATE, SYSTEM, Attached, HostIdentities, change, decode_identities
-from tests.mic.cluster import identity_id
+from tests.support.objects import identity_id
 
 
 def host(*names: str, type_: str = "UserAssigned", etag: str = '"7"') -> HostIdentities:

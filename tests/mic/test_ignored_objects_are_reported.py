@@ -10,7 +10,7 @@ from podidentity.kube.events import EventRecorder
 from podidentity.kube.object_reports import GROUP_SHARE
 from podidentity.resources import Kind, Resource
 from podidentity.telemetry.token_bucket import GROUPS_MAX
-from tests.mic.cluster import binding, identity
+from tests.support.objects import binding, identity
 
 
 class Recorder(EventRecorder):

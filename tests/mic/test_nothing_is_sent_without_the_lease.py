@@ -22,9 +22,9 @@ from podidentity_sandbox.arm import Arm
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory
 from podidentity_sandbox.tokens import TokenMint
-from tests.mic.cluster import identity_id, vm_id
 from tests.mic.test_compute_requests import Token
 from tests.podidentity.kube.scripted import Reply, ScriptedServer
+from tests.support.objects import identity_id, vm_id
 from tests.support.waiting import until
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")

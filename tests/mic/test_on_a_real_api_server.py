@@ -9,9 +9,9 @@ import pytest
 
 from podidentity.resources import BINDINGS, PODS
 from tests.conftest import NewPlane
-from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import LOCATION, add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.objects import identity_id, set_id, vm_id
 from tests.support.waiting import until
 from tests.testplane.up import Plane
 

@@ -9,52 +9,51 @@ from mic.decisions.steps import CompleteDetaches
 from mic.metrics import MicMetrics
 from mic.reconciliation.writer import Writer, Written
 from podidentity.resources import ASSIGNED_IDENTITIES
-from tests.mic.cluster import identity_id, vm_id
-from tests.mic.emulated_cloud import ASSIGNED
-from tests.mic.reconcile_bench import ReconcileBench, reconcile_bench
+from tests.support.mic import ASSIGNED, MicWorld
+from tests.support.objects import identity_id, vm_id
 
 OBJECT = "demo-default-demo"
 PAID = [PendingDetach(vm_id("n0"), identity_id(name)) for name in ("one", "two", "three")]
 PENDING = PendingDetach(vm_id("elsewhere"), identity_id("four"))
 
 
-def write_down(stage: ReconcileBench, *pending_detaches: PendingDetach) -> None:
+def write_down(world: MicWorld, *pending_detaches: PendingDetach) -> None:
     annotations = {DETACH_PENDING_ANNOTATION: json.dumps(pending_detaches)}
-    stage.api.store.patch(ASSIGNED, OBJECT, {"metadata": {"annotations": annotations}}, "default")
+    world.api.store.patch(ASSIGNED, OBJECT, {"metadata": {"annotations": annotations}}, "default")
 
 
-async def look(stage: ReconcileBench) -> None:
-    stage.view.wrote(await stage.client.get(ASSIGNED_IDENTITIES, "default", OBJECT))
+async def look(world: MicWorld) -> None:
+    world.view.wrote(await world.client.get(ASSIGNED_IDENTITIES, "default", OBJECT))
 
 
-def owed(stage: ReconcileBench) -> str:
-    annotations = stage.api.store.get(ASSIGNED, OBJECT, "default")["metadata"]["annotations"]
+def owed(world: MicWorld) -> str:
+    annotations = world.api.store.get(ASSIGNED, OBJECT, "default")["metadata"]["annotations"]
     return str(annotations.get(DETACH_PENDING_ANNOTATION, ""))
 
 
 async def test_all_finished_detaches_are_removed_in_one_write() -> None:
-    async with reconcile_bench() as stage:
-        stage.bind()
-        await stage.reconcile()
-        write_down(stage, *PAID)
-        await look(stage)
-        before = stage.api.store.revision
-        await stage.reconcile()
-        assert owed(stage) == ""
-        assert stage.api.store.revision == before + 1
+    async with MicWorld() as world:
+        world.bind()
+        await world.reconcile()
+        write_down(world, *PAID)
+        await look(world)
+        before = world.api.store.revision
+        await world.reconcile()
+        assert owed(world) == ""
+        assert world.api.store.revision == before + 1
 
 
 async def test_a_detach_recorded_in_the_meantime_is_kept() -> None:
-    async with reconcile_bench() as stage:
-        stage.bind()
-        await stage.reconcile()
-        write_down(stage, *PAID)
-        await look(stage)
-        planned = stage.view.existing(("default", OBJECT))
+    async with MicWorld() as world:
+        world.bind()
+        await world.reconcile()
+        write_down(world, *PAID)
+        await look(world)
+        planned = world.view.existing(("default", OBJECT))
         assert planned is not None
-        write_down(stage, *PAID, PENDING)
-        await look(stage)
+        write_down(world, *PAID, PENDING)
+        await look(world)
         metrics = MicMetrics(CollectorRegistry())
-        writer = Writer(stage.client, stage.view, stage.recorder, metrics, batch=1, per_second=100.0, burst=100.0)
+        writer = Writer(world.client, world.view, world.recorder, metrics, batch=1, per_second=100.0, burst=100.0)
         assert await writer.carry_out([CompleteDetaches(planned, frozenset(PAID))]) == Written(stale=True)
-        assert json.loads(owed(stage))[-1] == [*PENDING]
+        assert json.loads(owed(world))[-1] == [*PENDING]

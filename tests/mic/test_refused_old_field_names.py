@@ -17,9 +17,9 @@ from mic.startup.spellings import respelled
 from podidentity.old_field_names import spellings
 from podidentity.resources import BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, Kind
 from tests.conftest import ROOT, NewPlane
-from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, assigned, create, in_place_of_the_emulator, run_pod
+from tests.support.objects import identity_id, vm_id
 from tests.support.waiting import until_sync
 from tests.testplane import up
 from tests.testplane.up import Plane

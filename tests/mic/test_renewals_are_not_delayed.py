@@ -11,7 +11,7 @@ from tests.mic.emulated_cloud import emulated_cloud
 
 pytestmark = pytest.mark.programs
 
-LEASE_SECONDS = 8.0
+LEASE_SECONDS = 12.0
 """MIC renews after a quarter of it and gives up after half: the rest exceeds a pause of this machine."""
 LEASES = "leases.coordination.k8s.io"
 PODS = CONNECTIONS_MAX + 20
@@ -41,7 +41,7 @@ async def test_hanging_writes_on_every_connection_do_not_cost_the_lease(
         before = cloud.api.store.get(LEASES, "aad-pod-identity-mic", "default")["spec"]
         renewals: list[dict[str, Any]] = []
         cloud.api.store.subscribe(LEASES, lambda change: renewals.append(change.item.document["spec"]))
-        await cloud.until(lambda: len(renewals) == 3, "three renewals")
+        await cloud.until(lambda: len(renewals) == 2, "two renewals")
         assert {each["holderIdentity"] for each in renewals} == {before["holderIdentity"]}
         assert [each["renewTime"] for each in (before, *renewals)] == sorted(
             {each["renewTime"] for each in (before, *renewals)}

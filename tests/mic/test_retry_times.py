@@ -1,66 +1,67 @@
 """The messages of objects that wait for Azure name throttling or quarantine, and the time of the next attempt."""
 
+import asyncio
 from datetime import UTC, datetime
 
 from mic.azure.errors import BadIdentities, Throttled
 from mic.azure.identities import Attached, HostIdentities
 from mic.azure.memory import HostMemory
 from podidentity_sandbox.kubeapi.server import Recorded
-from tests.mic.cluster import identity_id
-from tests.mic.reconcile_bench import VM, ReconcileBench
+from tests.support.mic import VM, MicWorld
+from tests.support.objects import identity_id
 
 
 def throttled(retry_after: float | None = None) -> Throttled:
     return Throttled("slow down", status=429, code="TooManyRequests", retry_after=retry_after)
 
 
-async def passes(stage: ReconcileBench, count: int) -> None:
+async def passes(world: MicWorld, count: int) -> None:
     for _ in range(count):
-        done = await stage.reconcile()
-        stage.time.now += done.again_after or 0.0
+        done = await world.reconcile()
+        await asyncio.sleep(done.again_after or 0.0)
 
 
-async def test_a_throttled_read_is_reported_immediately_and_the_report_is_written_once(stage: ReconcileBench) -> None:
-    stage.bind()
-    stage.hosts.unread = [throttled(2.0) for _ in range(4)]
+async def test_a_throttled_read_is_reported_immediately_and_the_report_is_written_once(world: MicWorld) -> None:
+    world.bind()
+    world.fail("get", *(throttled(2.0) for _ in range(4)))
     writes: list[Recorded] = []
-    await passes(stage, 1)
-    message = stage.message("demo-default-demo")
+    await passes(world, 1)
+    message = world.message("demo-default-demo")
     assert message.startswith("Azure throttles MIC's calls for /subscriptions/")
     assert message.endswith("(429 TooManyRequests); MIC tries again within 2 minutes")
-    assert "Pod demo" in await stage.warned()
-    stage.api.intercept = lambda request: writes.append(request) if request.method != "GET" else None
-    await passes(stage, 3)
+    assert "Pod demo" in await world.warned()
+    world.api.intercept = lambda request: writes.append(request) if request.method != "GET" else None
+    await passes(world, 3)
     assert not [each for each in writes if "azureassignedidentities" in each.path]
-    await passes(stage, 3)
-    assert stage.statuses() == {"demo-default-demo": "Assigned"}
-    assert stage.message("demo-default-demo") == ""
+    await passes(world, 3)
+    assert world.statuses() == {"demo-default-demo": "Assigned"}
+    assert world.message("demo-default-demo") == ""
 
 
-async def test_a_throttled_update_is_reported_immediately(stage: ReconcileBench) -> None:
-    stage.bind()
-    stage.hosts.failures = [throttled()]
-    await passes(stage, 1)
-    assert "(429 TooManyRequests)" in stage.message("demo-default-demo")
+async def test_a_throttled_update_is_reported_immediately(world: MicWorld) -> None:
+    world.bind()
+    world.fail("update", throttled())
+    await passes(world, 1)
+    assert "(429 TooManyRequests)" in world.message("demo-default-demo")
 
 
-async def test_throttling_does_not_withdraw_an_assigned_identity(stage: ReconcileBench) -> None:
-    stage.bind()
-    await passes(stage, 2)
-    stage.hosts.state = HostIdentities(etag='"1"', attached={"other": Attached("other")})
-    stage.hosts.failures = [throttled() for _ in range(5)]
-    stage.host_reconciler.look_again(VM)
-    await passes(stage, 2)
-    assert stage.statuses() == {"demo-default-demo": "Assigned"}
+async def test_throttling_does_not_withdraw_an_assigned_identity(world: MicWorld) -> None:
+    world.bind()
+    await passes(world, 2)
+    world.hosts.state = HostIdentities(etag='"1"', attached={"other": Attached("other")})
+    world.fail("update", *(throttled() for _ in range(5)))
+    world.host_reconciler.look_again(VM)
+    await passes(world, 2)
+    assert world.statuses() == {"demo-default-demo": "Assigned"}
 
 
-async def test_a_refused_identity_is_reported_as_quarantined(stage: ReconcileBench) -> None:
-    stage.bind()
+async def test_a_refused_identity_is_reported_as_quarantined(world: MicWorld) -> None:
+    world.bind()
     error = BadIdentities("linked scopes", status=403, code="LinkedAuthorizationFailed")
     error.ids = frozenset([identity_id("demo").lower()])
-    stage.hosts.failures = [error]
-    await passes(stage, 1)
-    message = stage.message("demo-default-demo")
+    world.fail("update", error)
+    await passes(world, 1)
+    message = world.message("demo-default-demo")
     assert message.endswith("(LinkedAuthorizationFailed); quarantined: MIC tries again within 2 minutes")
 
 

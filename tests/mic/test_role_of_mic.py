@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.e2e.operators_shell import blocks_of
-from tests.mic.cluster import set_id, vm_id
 from tests.mic.emulated_cloud import emulated_cloud
+from tests.support.objects import set_id, vm_id
 
 PAGE: Final = (ROOT / "docs" / "install-on-aks.md").read_text()
 VERBS: Final = {"GET": "read", "PATCH": "write"}

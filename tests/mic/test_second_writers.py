@@ -10,24 +10,24 @@ from podidentity.azure.resource_ids import Host
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.machines import SYSTEM as OWN
 from podidentity_sandbox.machines import USER as USERS
-from tests.mic.cluster import identity_id, set_id
 from tests.mic.emulated_cloud import ASSIGNED, EmulatedCloud
-from tests.mic.reconcile_bench import ReconcileBench
+from tests.support.mic import MicWorld
+from tests.support.objects import identity_id, set_id
 
 
-def another_writer_acts(stage: ReconcileBench, change: Callable[[HostIdentities], HostIdentities]) -> None:
+def another_writer_acts(world: MicWorld, change: Callable[[HostIdentities], HostIdentities]) -> None:
     """Let a second writer apply *change* to the host immediately after the next GET."""
-    get = type(stage.hosts).get
+    get = type(world.hosts).get
     done: list[HostIdentities] = []
 
     async def then_changed(host: Host) -> HostIdentities:
-        seen = await get(stage.hosts, host)
+        seen = await get(world.hosts, host)
         if not done:
             done.append(seen)
-            stage.hosts.state = change(seen)
+            world.hosts.state = change(seen)
         return seen
 
-    stage.hosts.get = then_changed  # type: ignore[method-assign]  # one test's Azure
+    world.hosts.get = then_changed  # type: ignore[method-assign]  # one test's Azure
 
 
 def host(type_: str, names: Iterable[str] = (), etag: str = "") -> HostIdentities:
@@ -35,65 +35,63 @@ def host(type_: str, names: Iterable[str] = (), etag: str = "") -> HostIdentitie
     return HostIdentities(type=type_, attached={each.lower(): Attached(each) for each in ids}, etag=etag)
 
 
-def names(stage: ReconcileBench) -> set[str]:
-    return {each.text.rpartition("/")[2] for each in stage.hosts.state.attached.values()}
+def names(world: MicWorld) -> set[str]:
+    return {each.text.rpartition("/")[2] for each in world.hosts.state.attached.values()}
 
 
 @pytest.mark.parametrize("etag", ["", '"2"'], ids=["no-etags", "etags"])
 async def test_a_system_assigned_identity_added_concurrently_survives_our_first_attach(
-    stage: ReconcileBench, etag: str
+    world: MicWorld, etag: str
 ) -> None:
-    stage.hosts.state = host("None", etag=etag and '"1"')
-    another_writer_acts(stage, lambda _seen: host(SYSTEM, etag=etag))
-    stage.bind()
-    assert await stage.reconcile() == PassResult()
-    assert (stage.hosts.state.type, names(stage)) == (BOTH, {"demo"})
-    assert len(stage.hosts.changes) == (2 if etag else 1)
+    world.hosts.state = host("None", etag=etag and '"1"')
+    another_writer_acts(world, lambda _seen: host(SYSTEM, etag=etag))
+    world.bind()
+    assert await world.reconcile() == PassResult()
+    assert (world.hosts.state.type, names(world)) == (BOTH, {"demo"})
+    assert len(world.changes) == (2 if etag else 1)
 
 
 @pytest.mark.parametrize("etag", ["", '"2"'], ids=["no-etags", "etags"])
 @pytest.mark.parametrize("type_", [USER, BOTH])
-async def test_an_identity_added_concurrently_survives_our_last_detach(
-    stage: ReconcileBench, etag: str, type_: str
-) -> None:
-    stage.hosts.state = host("None" if type_ == USER else SYSTEM, etag=etag and '"1"')
-    stage.bind()
-    await stage.reconcile()
-    assert stage.hosts.state.type == type_
-    stage.unbind()
-    another_writer_acts(stage, lambda _seen: host(type_, ["demo", "theirs"], etag))
-    assert await stage.reconcile() == PassResult()
-    assert (stage.hosts.state.type, names(stage)) == (type_, {"theirs"})
+async def test_an_identity_added_concurrently_survives_our_last_detach(world: MicWorld, etag: str, type_: str) -> None:
+    world.hosts.state = host("None" if type_ == USER else SYSTEM, etag=etag and '"1"')
+    world.bind()
+    await world.reconcile()
+    assert world.hosts.state.type == type_
+    world.unbind()
+    another_writer_acts(world, lambda _seen: host(type_, ["demo", "theirs"], etag))
+    assert await world.reconcile() == PassResult()
+    assert (world.hosts.state.type, names(world)) == (type_, {"theirs"})
 
 
-async def test_an_update_that_keeps_the_type_requires_no_second_read(stage: ReconcileBench) -> None:
-    stage.hosts.state = host(USER, ["theirs"])
-    stage.bind()
-    await stage.reconcile()
-    assert stage.hosts.calls == ["get", "update"]
+async def test_an_update_that_keeps_the_type_requires_no_second_read(world: MicWorld) -> None:
+    world.hosts.state = host(USER, ["theirs"])
+    world.bind()
+    await world.reconcile()
+    assert world.hosts.calls == ["get", "update"]
 
 
-async def test_our_identity_detached_by_a_second_writer_is_attached_again_immediately(stage: ReconcileBench) -> None:
+async def test_our_identity_detached_by_a_second_writer_is_attached_again_immediately(world: MicWorld) -> None:
     """The second writer read the host before MIC. Its type without user-assigned identities removes MIC's."""
-    stage.hosts.state = host("None")
-    update = type(stage.hosts).update
+    world.hosts.state = host("None")
+    update = type(world.hosts).update
 
     async def overwritten(on: Host, change: object) -> HostIdentities:
-        if not stage.hosts.changes:
-            await update(stage.hosts, on, change)  # type: ignore[arg-type]  # passed through
-            stage.hosts.state = host(SYSTEM)
-            return stage.hosts.state
-        return await update(stage.hosts, on, change)  # type: ignore[arg-type]  # passed through
+        if not world.changes:
+            await update(world.hosts, on, change)  # type: ignore[arg-type]  # passed through
+            world.hosts.state = host(SYSTEM)
+            return world.hosts.state
+        return await update(world.hosts, on, change)  # type: ignore[arg-type]  # passed through
 
-    stage.hosts.update = overwritten  # type: ignore[method-assign, assignment]  # one test's Azure
-    stage.bind()
-    first = await stage.reconcile()
+    world.hosts.update = overwritten  # type: ignore[method-assign, assignment]  # one test's Azure
+    world.bind()
+    first = await world.reconcile()
     assert first.again_after is not None
     assert first.again_after < 0.1
-    assert stage.statuses() == {"demo-default-demo": "Created"}, "not Assigned before it is attached"
-    assert await stage.reconcile() == PassResult()
-    assert (stage.hosts.state.type, names(stage)) == (BOTH, {"demo"})
-    assert stage.statuses() == {"demo-default-demo": "Assigned"}
+    assert world.statuses() == {"demo-default-demo": "Created"}, "not Assigned before it is attached"
+    assert await world.reconcile() == PassResult()
+    assert (world.hosts.state.type, names(world)) == (BOTH, {"demo"})
+    assert world.statuses() == {"demo-default-demo": "Assigned"}
 
 
 @pytest.mark.parametrize("etags", [True, False])

@@ -9,9 +9,9 @@ import pytest
 
 from podidentity.resources import NODES, PODS
 from tests.conftest import NewPlane
-from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, in_place_of_the_emulator
+from tests.support.objects import vm_id
 from tests.support.waiting import until
 from tests.testplane.up import Plane
 

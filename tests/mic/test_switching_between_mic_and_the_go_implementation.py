@@ -14,9 +14,9 @@ from podidentity.kube.client import Client
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, FINALIZER, IDENTITIES, PODS
 from tests.conftest import NewPlane
 from tests.contract.go_implementation_lock import ReferenceElector, record_of
-from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, Mic
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.objects import identity_id, vm_id
 from tests.support.waiting import until
 from tests.testplane.up import Plane
 

@@ -4,8 +4,8 @@ import json
 import time
 
 from podidentity_sandbox.kubeapi.server import Recorded
-from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.emulated_cloud import ASSIGNED, BINDINGS, EmulatedCloud
+from tests.support.objects import identity_id, set_id, vm_id
 
 
 async def test_a_pods_identity_is_assigned_and_revoked(cloud: EmulatedCloud) -> None:

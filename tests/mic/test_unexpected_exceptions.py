@@ -12,16 +12,16 @@ from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from mic.metrics import FAULTS
 from mic.reconciliation.left_out import FAULT_SECONDS
 from mic.reconciliation.work_queue import PassResult, WorkQueue
-from tests.mic.cluster import Cluster, binding, identity, node, pod, vm_id
-from tests.mic.reconcile_bench import ReconcileBench, reconcile_bench
+from tests.support.mic import VM, MicWorld
+from tests.support.objects import binding, identity, pod, vm_id
 
 
 class OddError(Exception):
     """An exception that no code of this project raises."""
 
 
-def faults(stage: ReconcileBench) -> dict[str, float]:
-    value = stage.registry.get_sample_value
+def faults(world: MicWorld) -> dict[str, float]:
+    value = world.registry.get_sample_value
     return {each: value("aadpodidentity_mic_faults_total", {"where": each}) or 0.0 for each in FAULTS}
 
 
@@ -40,28 +40,28 @@ def unplannable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("unplannable")
 async def test_a_pod_whose_plan_fails_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    async with reconcile_bench() as stage:
-        stage.bind()
-        stage.view.pods.upserted(None, pod("bad"))
-        done = await stage.host_reconciler.reconcile(vm_id("n0").lower())
-        assert stage.statuses() == {"demo-default-demo": "Assigned"}
+    async with MicWorld() as world:
+        world.bind()
+        world.add(pod("bad"))
+        done = await world.host_reconciler.reconcile(vm_id("n0").lower())
+        assert world.statuses() == {"demo-default-demo": "Assigned"}
         assert done.again_after is not None
         assert done.again_after >= FAULT_SECONDS
         assert not done.failed
-        assert faults(stage) == {"plan": 1.0, "write": 0.0, "pass": 0.0}
+        assert faults(world) == {"plan": 1.0, "write": 0.0, "pass": 0.0}
         (line,) = [each for each in caplog.records if each.levelno == logging.ERROR]
         assert (line.resource, line.exc_info is not None) == ("default/bad", True)  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("unplannable")
 async def test_a_failure_without_a_host_is_left_out_and_counted_too() -> None:
-    async with reconcile_bench() as stage:
-        stage.view.identities.upserted(None, identity(type_=1))
-        stage.view.bindings.upserted(None, binding())
+    async with MicWorld() as world:
+        world.add(identity(type_=1))
+        world.add(binding())
         for name in ("bad", "web"):
-            stage.view.pods.upserted(None, pod(name))
-        done = await stage.host_reconciler.assign(vm_id("n0").lower())
-        assert stage.statuses() == {"web-default-demo": "Assigned"}
+            world.add(pod(name))
+        done = await world.host_reconciler.assign(vm_id("n0").lower())
+        assert world.statuses() == {"web-default-demo": "Assigned"}
         assert done == PassResult(again_after=FAULT_SECONDS)
 
 
@@ -74,17 +74,19 @@ async def test_a_write_that_fails_unexpectedly_is_left_out_and_counted(monkeypat
         return real(desired, *more)
 
     monkeypatch.setattr(documents, "new_document", new_document)
-    async with reconcile_bench() as stage:
-        stage.bind()
-        stage.view.pods.upserted(None, pod("bad"))
-        done = await stage.host_reconciler.reconcile(vm_id("n0").lower())
-        assert stage.statuses() == {"demo-default-demo": "Assigned"}
+    async with MicWorld() as world:
+        world.bind()
+        world.add(pod("bad"))
+        done = await world.host_reconciler.reconcile(vm_id("n0").lower())
+        assert world.statuses() == {"demo-default-demo": "Assigned"}
         assert done.again_after is not None
         assert not done.failed
-        assert faults(stage)["write"] == 1.0
+        assert faults(world)["write"] == 1.0
 
 
-def test_an_object_whose_release_fails_is_released_later_and_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_object_whose_release_fails_is_released_later_and_blocks_nothing(
+    world: MicWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = completion._releasable
 
     def releasable(existing: ExistingAssignment, *more: Any) -> bool:
@@ -92,21 +94,15 @@ def test_an_object_whose_release_fails_is_released_later_and_blocks_nothing(monk
             raise OddError
         return real(existing, *more)
 
-    cluster = Cluster()
-    host_key = cluster.view.host_key_of_node("n0")
-    cluster.add(node(), identity(), binding(), pod(), pod("bad"))
-    host_key = cluster.view.host_key_of_node("n0")
-    cluster.host(host_key)
-    cluster.reconcile_until_in_sync(host_key)
-    cluster.remove(pod(), pod("bad"))
-    for existing in [cluster.view.existing(key) for key in cluster.objects]:
-        assert existing is not None
-        cluster.delete(existing)
+    world.add(identity(), binding(), pod(), pod("bad"))
+    await world.settle()
+    world.remove(pod(), pod("bad"))
+    for key in world.objects:
+        world.delete(key)
     monkeypatch.setattr(completion, "_releasable", releasable)
     noted: list[object] = []
-    cluster.azure[host_key] = GONE
     steps = completion.finish(
-        cluster.view.host_state(host_key), GONE, cluster.policy, on_fault=lambda about, _error: noted.append(about)
+        world.view.host_state(VM), GONE, world.policy, on_fault=lambda about, _error: noted.append(about)
     )
     assert [step.existing.assignment_key.pod for step in steps] == ["web"]
     assert noted == [("default", "bad-default-demo")]

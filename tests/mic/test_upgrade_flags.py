@@ -8,9 +8,9 @@ import pytest
 
 from podidentity.version import VERSION
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.mic.cluster import identity_id
 from tests.mic.emulated_cloud import BINDINGS, IDENTITIES, EmulatedCloud, emulated_cloud
 from tests.mic.preview.run_programs import run
+from tests.support.objects import identity_id
 
 NEITHER = "the type upgrade is neither recorded nor enabled"
 

@@ -12,9 +12,9 @@ import pytest
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, PODS, Kind
 from podidentity.version import VERSION
 from tests.conftest import NewPlane, apply_definitions
-from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.real_server import add_node, assigned, create, in_place_of_the_emulator, run_pod
+from tests.support.objects import identity_id, vm_id
 from tests.support.waiting import until
 from tests.testplane import up
 from tests.testplane.up import Plane

@@ -1,63 +1,59 @@
 """A view that the first lists fill ends in the state of a view that the same events fill one by one, in any order."""
 
+import itertools
 import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
 from mic.cluster.view import ClusterView
 from podidentity.resources import AzureAssignedIdentity
-from tests.mic.cluster import Cluster, Thing, binding, identity, node, pod, set_id, set_node, vm_id
+from tests.support.objects import ClusterObject, assigned, binding, identity, node, pod, set_node, vm_id
 
 NODES = ("n0", "s0", "s1")
 LABELS = ("one", "two")
 
 
-def things() -> list[list[Thing]]:
+def things() -> list[list[ClusterObject]]:
     """Return the versions of each object."""
-    hosts: list[list[Thing]] = [
+    hosts: list[list[ClusterObject]] = [
         [node("n0"), node("n0", f"azure://{vm_id('other')}")],
         [set_node("s0", 0)],
         [set_node("s1", 1), set_node("s1", 1, pool="other")],
     ]
-    identities: list[list[Thing]] = [[identity(name), identity(name, resource_id="invalid")] for name in LABELS]
-    bindings: list[list[Thing]] = [
+    identities: list[list[ClusterObject]] = [[identity(name), identity(name, resource_id="invalid")] for name in LABELS]
+    bindings: list[list[ClusterObject]] = [
         [binding(name, identity=name, selector=name), binding(name, identity="one", selector=name)] for name in LABELS
     ]
-    pods: list[list[Thing]] = [
+    pods: list[list[ClusterObject]] = [
         [*(pod(name, node=where, label=label) for where in NODES for label in LABELS), pod(name, phase="Failed")]
         for name in ("a", "b", "c")
     ]
     return [*hosts, *identities, *bindings, *pods]
 
 
-def assigned() -> list[list[AzureAssignedIdentity]]:
+def stored() -> list[list[AzureAssignedIdentity]]:
     """Return the versions of the objects that MIC writes for these pods: created, assigned, and revoked."""
     versions: dict[Any, list[AzureAssignedIdentity]] = {}
     for label in LABELS:
-        for where in NODES:
-            cluster = Cluster()
-            cluster.add(node("n0"), set_node("s0", 0), set_node("s1", 1))
-            cluster.add(identity(label), binding(label, identity=label, selector=label))
-            cluster.add(*(pod(name, node=where, label=label) for name in ("a", "b", "c")))
-            for host in (vm_id("n0"), set_id()):
-                cluster.host(host)
-            for _ in range(3):
-                for host in (vm_id("n0"), set_id()):
-                    cluster.reconcile(host)
-                    for key, stored in cluster.objects.items():
-                        versions.setdefault(key, []).append(stored)
-            for key in [*cluster.objects]:
-                existing = cluster.view.existing(key)
-                assert existing is not None
-                cluster.delete(existing)
-                versions[key].append(cluster.objects[key])
+        for name, where in itertools.product("abc", NODES):
+            of = (pod(name, node=where, label=label), identity(label), binding(label, identity=label, selector=label))
+            for number, status in enumerate(("Created", "Assigned", "Assigned"), start=1):
+                made = assigned(*of, status=status)
+                meta = msgspec.structs.replace(
+                    made.metadata,
+                    uid=f"{made.metadata.uid}-{where}",
+                    resource_version=str(number),
+                    deletion_timestamp="2026-01-01T00:00:00Z" if number == 3 else None,
+                )
+                versions.setdefault(made.key, []).append(msgspec.structs.replace(made, metadata=meta))
     return [*versions.values()]
 
 
-ASSIGNED = assigned()
+ASSIGNED = stored()
 
 
 def events(draw: random.Random, number: int) -> list[Callable[[ClusterView], None]]:

@@ -22,7 +22,7 @@ from podidentity.resources import (
     Pod,
 )
 from tests.examples import examples
-from tests.mic.cluster import binding, identity, pod
+from tests.support.objects import binding, identity, pod
 
 LIMIT = 2
 NAMESPACES = ("evil", "mine", "platform")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mic.cluster import set_id
 from tests.mic.emulated_cloud import emulated_cloud
+from tests.support.objects import set_id
 
 
 @pytest.mark.programs

@@ -98,7 +98,7 @@ async def test_an_exempt_stopped_pod_gets_none_of_the_nodes_own_identities_eithe
 async def test_without_a_response_to_reads_a_stopped_pod_is_not_served() -> None:
     async with running_issuer(policy=BRIEF, watching=False) as bench:
         bench.cluster.deliver(pod(terminated=True, deleting=True))
-        bench.cluster.end_api_server()
+        bench.cluster.api.cut()
         assert await bench.refused() == TERMINATED
 
 

@@ -85,7 +85,7 @@ async def test_without_the_api_server_a_suspended_pod_is_not_served_and_a_pod_wi
         bench.cluster.deliver(pod("alive", uid="uid-2", addresses=("10.0.0.2",)))
         for name in ("web", "alive"):
             bench.cluster.deliver(assigned_identity(pod_name=name), "assigned_identities")
-        bench.cluster.end_api_server()
+        bench.cluster.api.cut()
         await bench.issued()
         evidence(bench)
         assert await bench.refused() == SUSPENDED

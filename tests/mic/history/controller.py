@@ -1,7 +1,8 @@
-"""One process of MIC, assembled as in `mic.app`, with the loop's clock and without lease, flags or probes."""
+"""One process of MIC, assembled as in `mic.app`, with the loop's clock and without flags or probes."""
 
 import asyncio
-from pathlib import Path
+import random
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry
 
@@ -14,23 +15,40 @@ from mic.reconciliation.host_updater import HostUpdater
 from mic.reconciliation.writer import Writer
 from podidentity.kube.events import EventRecorder
 from podidentity.kube.informer import Informer
+from podidentity.kube.lease import Elector
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDING_LABEL, BINDINGS, IDENTITIES, NODES, PODS, AzureIdentity
-from tests.mic.history.wire import WiredClient, WiredCompute
+from tests.mic.history.wire import GatedApi, GatedArm, WiredCompute
+from tests.support.mic import MemoryLeaderClient
 from tests.virtual_time import now
 
 LOOK_SECONDS = 180.0
+LEASE = "aad-pod-identity-mic"
 LEASE_SECONDS = 15.0
+LEASE_NEEDED_SECONDS = LEASE_SECONDS * 0.6
 
 
 class MicProcess:
-    """Create and start the process inside the loop."""
+    """Create and start the process inside the loop. It leads from its start, unless it *elects* the leader."""
 
     def __init__(
-        self, name: str, folder: Path, *, api_token: str, arm_token: str, policy: Policy, grace_seconds: float
+        self, name: str, api: GatedApi, arm: GatedArm, *, policy: Policy, grace_seconds: float, elects: bool = False
     ) -> None:
         self.name = name
-        self._client = WiredClient(folder / "api", api_token, name)
-        self._compute = WiredCompute(folder / "arm", arm_token, name)
+        self._elects = elects
+        self._elector_client = api.client(f"{name}/test")
+        self._elector = Elector(
+            self._elector_client,
+            namespace="default",
+            name=LEASE,
+            identity=name,
+            duration_seconds=LEASE_SECONDS,
+            with_go_implementation=True,
+            clock=now,
+            now=lambda: datetime.fromtimestamp(now(), UTC),
+            random=random.Random(name).random,
+        )
+        self._client = MemoryLeaderClient(api, f"{name}/test", self._remaining_seconds)
+        self._compute = WiredCompute(arm, name, lambda: self._remaining_seconds() > LEASE_NEEDED_SECONDS)
         self._recorder = EventRecorder(self._client, "mic", name, clock=now)
         metrics = MicMetrics(CollectorRegistry())
         view = ClusterView(on_dirty=self._dirty, on_identity=self._identity_changed)
@@ -52,8 +70,8 @@ class MicProcess:
             retry_seconds=1.0,
             grace_seconds=grace_seconds,
             gone_seconds=LOOK_SECONDS,
-            lease_needed_seconds=LEASE_SECONDS * 0.6,
-            lease_remaining=lambda: LEASE_SECONDS,
+            lease_needed_seconds=LEASE_NEEDED_SECONDS,
+            lease_remaining=self._remaining_seconds,
             clock=now,
         )
         self.host_reconciler = HostReconciler(view, writer, updater, self._recorder, metrics, clock=now)
@@ -87,6 +105,9 @@ class MicProcess:
     async def _run(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
+                if self._elects:
+                    tasks.create_task(self._elector.run(), name="leader election")
+                    await self._elector.acquired()
                 tasks.create_task(self._recorder.run(), name="events")
                 for informer in self._informers:
                     tasks.create_task(informer.run(), name="watch")
@@ -94,8 +115,14 @@ class MicProcess:
                     await informer.synced()
                 tasks.create_task(self._controller.run(), name="controller")
         finally:
+            if self._elects:
+                await self._elector.release()
+            await self._elector_client.aclose()
             await self._compute.aclose()
             await self._client.aclose()
+
+    def _remaining_seconds(self) -> float:
+        return self._elector.remaining_seconds() if self._elects else LEASE_SECONDS
 
     def _dirty(self, host_key: str) -> None:
         self._controller.dirty(host_key)

@@ -66,12 +66,15 @@ class Fault:
     times: int = 1
     host: str = ""
     """Only requests whose path contains this text, in any letter case."""
+    mic: str = ""
+    """Only requests of this process."""
 
     def concerns(self, call: Call) -> bool:
         return (
             self.times > 0
             and self.server == call.server
             and self.writes in {None, call.writes}
+            and self.mic in {"", call.mic}
             and self.host.lower() in call.path.lower()
         )
 

@@ -5,15 +5,12 @@ MIC has the same parts as in `mic.app`, with the loop's clock. To kill MIC, a te
 
 import asyncio
 import platform
-import tempfile
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from mic.decisions.policy import Policy
 from podidentity_sandbox.directory import Directory, ManagedIdentity
 from podidentity_sandbox.machines import SYSTEM, USER, Machine
-from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.emulated_cloud import BINDINGS, GROUP, IDENTITIES
 from tests.mic.history.controller import MicProcess
 from tests.mic.history.expectations import violations
@@ -22,6 +19,7 @@ from tests.mic.history.log_capture import Log
 from tests.mic.history.oracle import Document
 from tests.mic.history.ownership import Watcher
 from tests.mic.history.wire import GatedApi, GatedArm
+from tests.support.objects import identity_id, set_id, vm_id
 from tests.virtual_time import VirtualTimeLoop
 
 T = TypeVar("T")
@@ -82,18 +80,15 @@ class SimulatedCluster:
         self._mics = 0
         self._policy = Policy(frozenset({f"client-{KEPT}"}), adopt_existing)
         self._ended: list[asyncio.Task[None]] = []
-        self._folder = tempfile.TemporaryDirectory()
         self.directory = Directory()
         for name in RESOURCES:
             self.directory.add_identity(identity_id(name), client_id=f"client-{name}")
         self.run(self._start())
 
     async def _start(self) -> None:
-        self.api = GatedApi(self.gate, self.loop.time)
+        self.api = GatedApi(self.gate)
         self.arm = GatedArm(self.directory, self.gate, self.watcher, self.loop.time)
         self.store = self.api.store
-        folder = Path(self._folder.name)
-        self._servers = [await self.api.listen_at(folder / "api"), await self.arm.listen_at(folder / "arm")]
         for host in HOSTS:
             self.add_host(host)
         for namespace in NAMESPACES:
@@ -112,14 +107,11 @@ class SimulatedCluster:
         self.kill()
         self.run(self._stop())
         self.loop.close()
-        self._folder.cleanup()
         self.log.close()
 
     async def _stop(self) -> None:
         await asyncio.gather(*self._ended, return_exceptions=True)
         self.api.drop_watches()
-        for server in self._servers:
-            server.close()
         await asyncio.sleep(1.0)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
@@ -138,25 +130,25 @@ class SimulatedCluster:
 
     # MIC
 
-    def start_mic(self) -> None:
+    def start_mic(self, *, elects: bool = False) -> MicProcess:
         """Start a new process; it begins when time passes."""
         self._mics += 1
         self.say(f"MIC {self._mics} starts")
-        folder = Path(self._folder.name)
 
         async def start() -> MicProcess:
             mic = MicProcess(
                 f"mic{self._mics}",
-                folder,
-                api_token=self.api.token,
-                arm_token=self.arm.token,
+                self.api,
+                self.arm,
                 policy=self._policy,
                 grace_seconds=self._grace_seconds,
+                elects=elects,
             )
             mic.start()
             return mic
 
         self.mic = self.run(start())
+        return self.mic
 
     def kill(self) -> None:
         """End the process at any point of its work. May be called from inside the loop."""

@@ -14,10 +14,10 @@ from typing_extensions import override
 
 from podidentity_sandbox.machines import ArmRefusalError
 from tests.examples import examples
-from tests.mic.cluster import identity_id
 from tests.mic.emulated_cloud import BINDINGS, IDENTITIES
 from tests.mic.history.faults import Fault, Moment
 from tests.mic.history.simulated_cluster import HOSTS, NODES, RESOURCES, SimulatedCluster
+from tests.support.objects import identity_id
 
 EXAMPLES: Final = int(os.environ.get("HISTORY_EXAMPLES", examples(60)))
 STEPS: Final = int(os.environ.get("HISTORY_STEPS", "30"))

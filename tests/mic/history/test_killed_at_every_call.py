@@ -12,11 +12,11 @@ from typing import Any, Final
 import pytest
 
 from tests.examples import every
-from tests.mic.cluster import identity_id
 from tests.mic.emulated_cloud import ASSIGNED
 from tests.mic.history.faults import Call, Moment
 from tests.mic.history.oracle import annotation
 from tests.mic.history.simulated_cluster import HOSTS, SimulatedCluster
+from tests.support.objects import identity_id
 
 BETWEEN_SECONDS: Final = 2.0
 SHARES: Final = 6

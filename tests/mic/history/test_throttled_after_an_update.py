@@ -4,9 +4,9 @@ from typing import Final
 
 import pytest
 
-from tests.mic.cluster import identity_id
 from tests.mic.history.faults import Fault
 from tests.mic.history.simulated_cluster import HOSTS, SimulatedCluster
+from tests.support.objects import identity_id
 
 RETRY_AFTER_SECONDS: Final = 20
 AT_ONCE: Final = 4

@@ -1,14 +1,11 @@
-"""Connections between MIC's real clients and the sandbox's real servers in virtual time, by Unix sockets.
+"""MIC's real clients and the sandbox's real servers, connected in memory, in virtual time.
 
-All run in one event loop. TCP is not possible, because only data that is written to a Unix socket can be read
-immediately. TLS is omitted. All other parts are those of the programs.
+All run in one event loop. TLS is omitted. All other parts are those of the programs.
 """
 
-import asyncio
 import functools
 import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final, Self
 
 import aiohttp
@@ -18,49 +15,32 @@ from typing_extensions import override
 
 from mic.azure.compute import Compute
 from podidentity.azure.clouds import Cloud
-from podidentity.kube.access import ClusterAccess
-from podidentity.kube.aiohttp_session import AiohttpSession
-from podidentity.kube.client import Client
 from podidentity_sandbox.arm import Arm, ArmCall
-from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import Directory
-from podidentity_sandbox.kubeapi import definitions
-from podidentity_sandbox.kubeapi.kinds import DEFINITIONS
-from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.machines import Machine
 from podidentity_sandbox.tokens import TokenMint
-from tests.mic.emulated_cloud import ROOT
 from tests.mic.history.faults import Gate
 from tests.mic.history.ownership import Watcher
+from tests.support.memory_api import MemoryApi
+from tests.support.memory_network import MemoryNetwork
 from tests.virtual_time import now
 
 AUDIENCE: Final = "https://management.azure.com"
 MANAGER: Final = "https://management.test"
 
-authority = functools.cache(Authority)
 mint = functools.cache(TokenMint)
 
 
-@functools.cache
-def _definitions() -> tuple[dict[str, Any], ...]:
-    return tuple(definitions.from_directory(ROOT / "deploy" / "crds"))
-
-
-class GatedApi(KubeApi):
+class GatedApi(MemoryApi):
     """The API server behind a gate."""
 
-    def __init__(self, gate: Gate, clock: Callable[[], float]) -> None:
-        super().__init__(authority=authority(), clock=clock)
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
         self._gate = gate
-        for definition in _definitions():
-            self.store.create(DEFINITIONS, definition)
 
-    async def listen_at(self, path: Path) -> asyncio.Server:
-        server = web.Server(self._gated, handler_cancellation=True, access_log=None)
-        return await asyncio.get_running_loop().create_unix_server(server, path)
-
-    async def _gated(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self._gate.meet("api", request, self._answer)
+    @override
+    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._gate.meet("api", request, super().respond)
 
 
 class GatedArm(Arm):
@@ -71,6 +51,8 @@ class GatedArm(Arm):
         self.scheme = "https"
         self._gate = gate
         self._watcher = watcher
+        self.network = MemoryNetwork()
+        self.network.serve(MANAGER, web.Server(self._gated, access_log=None))
         principal = directory.add_principal()
         directory.grant(principal.object_id, "Contributor")
         self.token = mint().mint(
@@ -79,10 +61,6 @@ class GatedArm(Arm):
             object_id=principal.object_id,
             tenant_id=directory.tenant_id,
         )
-
-    async def listen_at(self, path: Path) -> asyncio.Server:
-        server = web.Server(self._gated, access_log=None)
-        return await asyncio.get_running_loop().create_unix_server(server, path)
 
     async def _gated(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method == "PATCH":
@@ -97,38 +75,18 @@ class GatedArm(Arm):
         return response
 
 
-class WiredClient(Client):
-    """The real client on a Unix socket."""
-
-    def __init__(self, path: Path, token: str, name: str) -> None:
-        async def authorization() -> str:
-            return f"Bearer {token}"
-
-        access = ClusterAccess("http://api.test", authorization=authorization)
-        super().__init__(access, user_agent=f"{name}/test", open_session=self._wired)
-        self._path = path
-
-    def _wired(
-        self, access: ClusterAccess, *, connections: int, headers: Mapping[str, str], reuse: bool
-    ) -> AiohttpSession:
-        connector = aiohttp.UnixConnector(str(self._path), limit=connections, force_close=not reuse)
-        return AiohttpSession(access, connector, headers)
-
-
 class WiredCompute(Compute):
-    """The real SDK on a Unix socket; https only in name, without which it would not send a token."""
+    """The real SDK as a client of *arm*; https only in name, without which it would not send a token."""
 
-    def __init__(self, path: Path, token: str, name: str) -> None:
+    def __init__(self, arm: GatedArm, name: str, may_write: Callable[[], bool]) -> None:
         cloud = Cloud("sandbox", MANAGER, MANAGER, AUDIENCE, frozenset())
-        super().__init__(_Token(token), cloud, user_agent=f"{name}/test", clock=now)
-        self._path = path
+        super().__init__(_Token(arm.token), cloud, user_agent=f"{name}/test", may_write=may_write, clock=now)
+        self._arm = arm
 
     @override
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(str(self._path)), auto_decompress=False
-            )
+            self._session = aiohttp.ClientSession(connector=self._arm.network.connector(), auto_decompress=False)
         return self._session
 
 

@@ -8,7 +8,7 @@ from mic.azure.identities import HostIdentities
 from mic.preview.survey import ask
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from podidentity.azure.resource_ids import Host, VirtualMachine
-from tests.mic.cluster import vm_id
+from tests.support.objects import vm_id
 
 
 def vm(number: int, subscription: str = "sub") -> VirtualMachine:

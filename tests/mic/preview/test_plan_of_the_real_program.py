@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from podidentity_sandbox.kubeapi.server import Recorded
-from tests.mic.cluster import identity_id, set_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
+from tests.support.objects import identity_id, set_id, vm_id
 
 
 async def plan(cloud: EmulatedCloud, *flags: str, **more: Any) -> Answer:

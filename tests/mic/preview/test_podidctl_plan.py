@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 from tests.mic.preview.run_programs import Answer, run, run_with_closed_stdout
+from tests.support.objects import identity_id, vm_id
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from mic.preview.text import lines
 from mic.startup.settings import parse
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.mic.cluster import identity_id
 from tests.mic.emulated_cloud import BINDINGS, IDENTITIES, EmulatedCloud, emulated_cloud
+from tests.support.objects import identity_id
 
 UNREAD = "the record of the type upgrade cannot be read"
 

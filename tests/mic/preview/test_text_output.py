@@ -1,7 +1,6 @@
 """Text of the plan: totals, then only changes, and why an object does not change."""
 
 import io
-from typing import Any
 
 import msgspec
 import pytest
@@ -17,8 +16,8 @@ from mic.preview.text import HOSTS_MOST, OBJECTS_MOST, lines
 from podidctl.plan import show
 from podidctl.printing import Output
 from podidentity.azure.errors import AzureError, Refused, Unreachable
-from podidentity.resources import Node
-from tests.mic.cluster import Cluster, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
+from podidentity.resources import AzureAssignedIdentity, Node
+from tests.support.objects import assigned, binding, identity, identity_id, node, pod, set_id, set_node, vm_id
 
 VM = vm_id("n0").lower()
 
@@ -43,28 +42,23 @@ def text(preview: Preview, *, everything: bool = False) -> list[str]:
     return list(lines(preview, everything=everything))
 
 
-def assigned(**options: Any) -> Cluster:
-    """A VM with one pod that has its identity."""
-    cluster = Cluster()
-    cluster.host(VM)
-    cluster.add(node(), identity(), binding(), pod(**options))
-    cluster.reconcile_until_in_sync(VM)
-    return cluster
+STORED = assigned(pod(), identity(), binding())
+"""The object of a pod that has its identity."""
 
 
-def of(cluster: Cluster, *pods: str) -> Snapshot:
-    """Return the cluster's stored objects, with these pods instead of its pods."""
+def of(*pods: str, stored: AzureAssignedIdentity | None = STORED) -> Snapshot:
+    """Return a cluster with these pods and one object."""
     return Snapshot(
         pods=tuple(pod(name) for name in pods),
         nodes=(node(),),
         identities=(identity(),),
         bindings=(binding(),),
-        assigned=tuple(cluster.objects.values()),
+        assigned=(stored,) if stored is not None else (),
     )
 
 
 def test_without_findings_only_numbers_are_printed() -> None:
-    plan = preview_of(of(assigned(), "web"), {VM: on("demo")})
+    plan = preview_of(of("web"), {VM: on("demo")})
     assert text(plan) == [
         "Changes that MIC would make; no change was made.",
         "  Nothing to do.",
@@ -74,12 +68,12 @@ def test_without_findings_only_numbers_are_printed() -> None:
 
 
 def test_while_azure_does_not_respond_the_plan_does_not_claim_that_nothing_is_to_do() -> None:
-    output = text(preview_of(of(assigned(), "web"), {VM: Unreachable("no response")}))
+    output = text(preview_of(of("web"), {VM: Unreachable("no response")}))
     assert output[1] == "  Nothing to do, as far as is known."
 
 
 def test_an_unneeded_assignment_is_revoked_and_its_identity_detached() -> None:
-    output = text(preview_of(of(assigned()), {VM: on("demo", type_="SystemAssigned, UserAssigned")}))
+    output = text(preview_of(of(), {VM: on("demo", type_="SystemAssigned, UserAssigned")}))
     assert output[1:3] == [
         "  AzureAssignedIdentities: 1 to revoke and remove",
         "  Azure: 1 update, on 1 of 1 VM or scale set; 0 identities to attach, 1 to detach",
@@ -101,36 +95,32 @@ def test_an_unneeded_assignment_is_revoked_and_its_identity_detached() -> None:
     ],
 )
 def test_an_immutable_identity_stays_attached_and_is_listed(policy: Policy, own: str, why: str) -> None:
-    output = text(preview_of(of(assigned()), {VM: on("demo")}, policy, own=own))
+    output = text(preview_of(of(), {VM: on("demo")}, policy, own=own))
     assert f"  = identity {identity_id('demo')} stays: {why}" in output
     assert "  AzureAssignedIdentities: 1 to revoke and remove" in output
 
 
 def test_an_identity_attached_before_mic_stays_attached_and_is_listed() -> None:
-    cluster = Cluster()
-    cluster.host(VM, "demo")
-    cluster.add(node(), identity(), binding(), pod())
-    cluster.reconcile_until_in_sync(VM)
-    output = text(preview_of(of(cluster), {VM: on("demo")}))
+    foreign = assigned(pod(), identity(), binding(), attached_by="foreign")
+    output = text(preview_of(of(stored=foreign), {VM: on("demo")}))
     assert any("stays: it was on the host before MIC" in line for line in output)
-    adopted = text(preview_of(of(cluster), {VM: on("demo")}, Policy(adopt_existing=True)))
+    adopted = text(preview_of(of(stored=foreign), {VM: on("demo")}, Policy(adopt_existing=True)))
     assert f"  - identity {identity_id('demo')}" in adopted
 
 
 def test_an_identity_missing_on_its_host_is_attached_without_a_change_of_the_object() -> None:
-    output = text(preview_of(of(assigned(), "web"), {VM: on()}))
+    output = text(preview_of(of("web"), {VM: on()}))
     assert f"  + identity {identity_id('demo')}" in output
     assert "  AzureAssignedIdentities: no change" in output
 
 
 def test_an_update_in_place_names_the_difference() -> None:
-    cluster = assigned()
     moved = Snapshot(
         pods=(pod(node="s0", uid="another"),),
         nodes=(node(), set_node("s0", 0)),
         identities=(identity(),),
         bindings=(binding(),),
-        assigned=tuple(cluster.objects.values()),
+        assigned=(STORED,),
     )
     output = text(preview_of(moved, {VM: on("demo"), set_id().lower(): on(type_="None")}))
     assert "  AzureAssignedIdentities: 1 to update in place, 1 to annotate" in output
@@ -140,7 +130,7 @@ def test_an_update_in_place_names_the_difference() -> None:
 
 def test_of_many_objects_the_first_are_listed_and_the_others_counted() -> None:
     names = [f"p{number:03}" for number in range(OBJECTS_MOST + 5)]
-    snapshot = of(Cluster(), *names)
+    snapshot = of(*names, stored=None)
     few = text(preview_of(snapshot, {VM: on()}))
     assert sum("+ create" in line for line in few) == OBJECTS_MOST
     assert "    … and 5 more to create (--plan-all lists them)" in few
@@ -205,29 +195,23 @@ def test_objects_that_mic_cannot_process_are_listed_with_the_reason() -> None:
 
 
 def test_azures_refusal_of_an_identity_is_printed_with_the_waiting_object() -> None:
-    cluster = Cluster()
-    cluster.host(VM)
-    cluster.add(node(), identity(), binding(), pod())
-    cluster.reconcile(VM, refused={identity_id("demo").lower(): "grant it the role client_secret=hush"})
-    output = text(preview_of(of(cluster, "web"), {VM: on()}))
+    refused = assigned(pod(), identity(), binding(), status="Created", message="grant it the role client_secret=hush")
+    output = text(preview_of(of("web", stored=refused), {VM: on()}))
     (line,) = [each for each in output if "assign default/web-default-demo" in each]
     assert line.endswith("Created → Assigned (until now: grant it the role client_secret=<redacted>)")
 
 
 def test_assignments_of_the_go_implementation_require_no_change() -> None:
     """Objects without any annotation of ours, as the Go implementation leaves them."""
-    (stored,) = assigned().objects.values()
-    bare = msgspec.structs.replace(stored, metadata=msgspec.structs.replace(stored.metadata, annotations=None))
-    cluster = Cluster()
-    cluster.objects[bare.key] = bare
-    plan = preview_of(of(cluster, "web"), {VM: on("demo")})
+    bare = msgspec.structs.replace(STORED, metadata=msgspec.structs.replace(STORED.metadata, annotations=None))
+    plan = preview_of(of("web", stored=bare), {VM: on("demo")})
     assert not plan.changes
     assert plan.summary.pods_as_they_should_be == 1
 
 
 def test_text_of_an_objects_author_cannot_control_the_terminal_in_lines_or_tables() -> None:
     evil = "\x1b]0;owned\x07[bold]x[/bold]\u202e"
-    named = preview_of(of(assigned(), "web"), {VM: Refused(evil, status=403)})
+    named = preview_of(of("web"), {VM: Refused(evil, status=403)})
     left_out = [LeftOut(kind="AzureIdentityBinding", name=f"default/{evil}", why=evil, pods=1)]
     shown = msgspec.structs.replace(named, left_out=left_out)
     console = Console(file=io.StringIO(), width=400, color_system=None)

@@ -4,11 +4,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.conftest import ROOT
 from tests.mic.type_upgrade.upgraded_cluster import Cluster, serving
 
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[Cluster]:
-    async with serving(ROOT / "deploy" / "crds") as made:
+    async with serving() as made:
         yield made

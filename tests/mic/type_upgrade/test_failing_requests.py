@@ -7,8 +7,6 @@ from typing_extensions import override
 
 from mic.app import COMPONENT
 from mic.startup.type_upgrade import TRIES, TypeUpgrade, UpgradeRecord
-from podidentity.kube.access import ClusterAccess
-from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import GROUP
 from podidentity.version import VERSION
@@ -75,8 +73,8 @@ async def test_a_server_that_becomes_unreachable_is_not_called_for_each_object(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = Unwritable()
-    await server.start(loopback=True)
-    async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test", timeout_seconds=0.5) as client:
+    await server.start()
+    async with server.client(f"{COMPONENT}/test", timeout_seconds=0.5) as client:
         record = UpgradeRecord(client, "ns", NAME, KEY)
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1, pauses=at_once).run()
     await server.stop()

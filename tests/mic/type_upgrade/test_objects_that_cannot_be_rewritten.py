@@ -9,8 +9,6 @@ import pytest
 import mic.startup.type_upgrade
 from mic.app import COMPONENT
 from mic.startup.type_upgrade import NAMED_MAX, REWRITTEN_MAX, TypeUpgrade, UpgradeRecord
-from podidentity.kube.access import ClusterAccess
-from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import GROUP
 from podidentity.version import VERSION
@@ -78,12 +76,12 @@ async def test_an_object_nested_too_deeply_is_logged(caplog: pytest.LogCaptureFi
     )
     good = b'{"metadata":{"name":"good","namespace":"ns"},"spec":{"ClientID":"c"}}'
     server = ScriptedServer()
-    await server.start(loopback=True)
+    await server.start()
     server.lists += [status(404, "NotFound"), status(404, "NotFound")]
     server.lists += [Reply(b'{"metadata":{},"items":[%s]}' % each) for each in (deep + b"," + good, deep, good)]
     server.lists += [Reply(b'{"metadata":{}}')] * 3
     server.others.append(Reply(good))
-    async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test") as client:
+    async with server.client(f"{COMPONENT}/test") as client:
         record = UpgradeRecord(client, "ns", NAME, KEY)
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1).run()
     await server.stop()
@@ -100,11 +98,11 @@ async def test_an_object_with_unexpected_metadata_is_logged_and_the_others_conti
     odd = b'{"metadata":{"name":["odd"],"namespace":"ns"},"spec":{"ClientID":"c"}}'
     good = b'{"metadata":{"name":"good","namespace":"ns"},"spec":{"ClientID":"c"}}'
     server = ScriptedServer()
-    await server.start(loopback=True)
+    await server.start()
     server.lists += [status(404, "NotFound"), status(404, "NotFound")]
     server.lists += [Reply(b'{"metadata":{},"items":[%s]}' % (odd + b"," + good))] + [Reply(b'{"metadata":{}}')] * 3
     server.others.append(Reply(good))
-    async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test") as client:
+    async with server.client(f"{COMPONENT}/test") as client:
         record = UpgradeRecord(client, "ns", NAME, KEY)
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1).run()
     await server.stop()

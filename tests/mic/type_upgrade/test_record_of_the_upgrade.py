@@ -7,8 +7,6 @@ import pytest
 
 from mic.app import COMPONENT
 from mic.startup.type_upgrade import TRIES, TypeUpgrade, UpgradeRecord
-from podidentity.kube.access import ClusterAccess
-from podidentity.kube.client import Client
 from podidentity.kube.events import EventRecorder
 from podidentity.resources import GROUP
 from podidentity.version import VERSION
@@ -89,9 +87,9 @@ async def test_a_config_map_created_concurrently_is_completed(cluster: Cluster) 
 
 async def test_an_unreadable_record_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
     server = ScriptedServer()
-    await server.start(loopback=True)
+    await server.start()
     server.lists += [Reply(b'{"data":%s%s}' % (b"[" * 100_000, b"]" * 100_000)), *[Reply(b"<html>")] * (TRIES - 1)]
-    async with Client(ClusterAccess(server.url), user_agent=f"{COMPONENT}/test") as client:
+    async with server.client(f"{COMPONENT}/test") as client:
         record = UpgradeRecord(client, "ns", NAME, KEY)
         await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1, pauses=at_once).run()
     await server.stop()

@@ -1,6 +1,5 @@
 """The sandbox's API server, on which a test runs the type upgrade."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from podidentity.resources import GROUP
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.direct_access import direct_access
+from tests.support.memory_api import CRDS, MemoryApi
 
 NAME, KEY = "aad-pod-identity-config", "type-upgrade-status"
 IDENTITIES = f"azureidentities.{GROUP}"
@@ -62,13 +61,10 @@ class Cluster:
 
 
 @asynccontextmanager
-async def serving(definitions: Path) -> AsyncIterator[Cluster]:
-    api = await asyncio.to_thread(KubeApi, definitions)
-    await api.start()
-    access = direct_access(api.server, api.ca_pem, api.token)
-    async with Client(access, user_agent=f"{COMPONENT}/test", timeout_seconds=10.0) as client:
+async def serving(definitions: Path = CRDS) -> AsyncIterator[Cluster]:
+    api = MemoryApi(definitions)
+    async with api.client(f"{COMPONENT}/test") as client:
         yield Cluster(api, client)
-    await api.stop()
 
 
 def old_ones(cluster: Cluster) -> None:

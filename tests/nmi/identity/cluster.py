@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -18,8 +17,6 @@ from nmi.identity.cluster_cache import ClusterCache
 from nmi.identity.metrics import IdentityMetrics
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Refusal
-from podidentity.kube.access import ClusterAccess
-from podidentity.kube.client import Client
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
     BINDINGS,
@@ -35,14 +32,11 @@ from podidentity.resources import (
     Resource,
     nodename_label,
 )
-from podidentity_sandbox.kubeapi.server import KubeApi
 from tests.nmi.identity.shapes import ADDRESS, NODE, assigned_identity, pod
-from tests.support.kube_api import kube_api
-from tests.support.memory_network import MemoryNetwork
+from tests.support.memory_api import MemoryApi
 from tests.support.waiting import until
 from tests.virtual_time import now
 
-API_SERVER = "http://kubernetes.default"
 ASSIGNED_KIND = "azureassignedidentities.aadpodidentity.k8s.io"
 DEADLINE = 15.0
 
@@ -62,15 +56,13 @@ class Cluster:
 
     def __init__(
         self,
-        api: KubeApi,
+        api: MemoryApi,
         cluster_cache: ClusterCache,
         index: Index,
         *,
-        network: MemoryNetwork,
         clock: Clock,
         registry: CollectorRegistry,
     ) -> None:
-        self.network = network
         self.api = api
         self.cluster_cache = cluster_cache
         self.index = index
@@ -135,10 +127,6 @@ class Cluster:
 
     def _delete(self, kind: Kind[Any], resource: Resource) -> None:
         self.api.store.delete(f"{kind.plural}.{kind.group}", resource.metadata.name, resource.metadata.namespace)
-
-    def end_api_server(self) -> None:
-        """Reset all connections to the API server, and refuse further ones."""
-        self.network.cut(API_SERVER)
 
     # Watch events without a watch.
 
@@ -231,25 +219,13 @@ async def running_cluster(
 
     Without *watching* the cache receives no events, like from a very slow watch.
     """
-    network = MemoryNetwork()
-    api = kube_api(clock=now)
-    server = api.http()
-    network.serve(API_SERVER, server)
-
-    async def authorization() -> str:
-        return f"Bearer {api.token}"
-
-    access = ClusterAccess(API_SERVER, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), authorization)
     clock, index, registry = Clock(), Index(), CollectorRegistry()
-    client = Client(
-        access,
-        user_agent=f"{COMPONENT}/test",
-        old_field_names=old_field_names,
-        open_session=network.open_session,
-        clock=clock,
+    api = MemoryApi(keep=1000)
+    client = api.client(
+        f"{COMPONENT}/test", old_field_names=old_field_names, open_session=api.network.open_session, clock=clock
     )
     cluster_cache = ClusterCache(client, index, IdentityMetrics(registry), node=NODE, clock=clock, **settings)
-    cluster = Cluster(api, cluster_cache, index, network=network, clock=clock, registry=registry)
+    cluster = Cluster(api, cluster_cache, index, clock=clock, registry=registry)
     api.store.create("namespaces", {"metadata": {"name": "ns"}})
     if prepare is not None:
         prepare(cluster)
@@ -266,4 +242,3 @@ async def running_cluster(
             await asyncio.gather(task, return_exceptions=True)
         await cluster_cache.aclose()
         await client.aclose()
-        await server.shutdown()

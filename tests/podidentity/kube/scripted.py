@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
 from podidentity_sandbox.serving import restartable_listener
 from tests.support.memory_network import MemoryNetwork
 
@@ -105,6 +107,12 @@ class ScriptedServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._server is not None:
             await self._server.wait_closed()
+
+    def client(self, user_agent: str, **options: Any) -> Client:
+        """Return a client in memory with *options* of Client. The caller closes it."""
+        return Client(
+            ClusterAccess(self.url), user_agent=user_agent, open_session=self.network.open_aiohttp_session, **options
+        )
 
     async def watch(self) -> Watch:
         """The next watch that a client opens, or has opened."""

@@ -9,31 +9,28 @@ from typing import Any
 
 import pytest
 
-from podidentity.kube.client import Client
 from podidentity.kube.errors import LeadershipLost
 from podidentity.kube.lease import Elector
 from podidentity.kube.lock_records import LEADER_ANNOTATION
-from podidentity_sandbox.kubeapi.server import KubeApi, Recorded
+from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError, forbidden
-from tests.direct_access import direct_access
+from tests.support.memory_api import MemoryApi
 from tests.support.waiting import until
+from tests.virtual_time import now
 
 Run = Callable[..., tuple[Elector, "asyncio.Task[None]"]]
 
 
 @pytest.fixture
-async def api() -> AsyncIterator[KubeApi]:
-    made = await asyncio.to_thread(KubeApi)
-    await made.start()
-    yield made
-    await made.stop()
+async def api() -> MemoryApi:
+    return MemoryApi()
 
 
 @pytest.fixture
-async def run(api: KubeApi) -> AsyncIterator[Run]:
+async def run(api: MemoryApi) -> AsyncIterator[Run]:
     """Starts an elector; it ends with the test."""
     tasks: list[asyncio.Task[None]] = []
-    async with Client(direct_access(api.server, api.ca_pem, api.token), user_agent="test") as client:
+    async with api.client("test") as client:
 
         def start(seconds: float = 2.0, **options: Any) -> tuple[Elector, asyncio.Task[None]]:
             elector = Elector(
@@ -43,7 +40,7 @@ async def run(api: KubeApi) -> AsyncIterator[Run]:
                 identity="ours",
                 duration_seconds=seconds,
                 with_go_implementation=True,
-                **options,
+                **{"clock": now, **options},
             )
             tasks.append(asyncio.create_task(elector.run()))
             return elector, tasks[-1]
@@ -54,16 +51,16 @@ async def run(api: KubeApi) -> AsyncIterator[Run]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def make(api: KubeApi, annotation: str = "") -> None:
+def make(api: MemoryApi, annotation: str = "") -> None:
     annotations = {LEADER_ANNOTATION: annotation} if annotation else {}
     api.store.create("endpoints", {"metadata": {"name": "mic", "namespace": "default", "annotations": annotations}})
 
 
-def record(api: KubeApi) -> dict[str, Any]:
+def record(api: MemoryApi) -> dict[str, Any]:
     return dict(json.loads(api.store.get("endpoints", "mic", "default")["metadata"]["annotations"][LEADER_ANNOTATION]))
 
 
-def refuse(api: KubeApi, *methods: str) -> None:
+def refuse(api: MemoryApi, *methods: str) -> None:
     def intercept(request: Recorded) -> StatusError | None:
         refused = request.method in methods and "/endpoints" in request.path
         return forbidden("endpoints", "", "mic", "no rule") if refused else None
@@ -71,15 +68,15 @@ def refuse(api: KubeApi, *methods: str) -> None:
     api.intercept = intercept
 
 
-def requests(api: KubeApi, method: str, kind: str) -> int:
+def requests(api: MemoryApi, method: str, kind: str) -> int:
     return sum(each.method == method and f"/{kind}" in each.path for each in api.requests)
 
 
 async def test_without_permission_to_read_the_lock_mic_leads_and_logs_the_consequence_once(
-    api: KubeApi, run: Run, caplog: pytest.LogCaptureFixture
+    api: MemoryApi, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     refuse(api, "GET", "PUT")
-    elector, process = run(clock=lambda: 1000.0)  # a pause of this machine does not end the leadership
+    elector, process = run()
     await asyncio.wait_for(elector.acquired(), 15)
     await until(lambda: requests(api, "GET", "endpoints") > 4)
     assert not process.done()
@@ -90,7 +87,7 @@ async def test_without_permission_to_read_the_lock_mic_leads_and_logs_the_conseq
 
 @pytest.mark.parametrize("there", [True, False])
 async def test_a_leader_logs_the_go_implementations_lock_only_if_it_exists(
-    api: KubeApi, run: Run, caplog: pytest.LogCaptureFixture, there: bool
+    api: MemoryApi, run: Run, caplog: pytest.LogCaptureFixture, there: bool
 ) -> None:
     if there:
         make(api)
@@ -102,7 +99,7 @@ async def test_a_leader_logs_the_go_implementations_lock_only_if_it_exists(
 
 
 async def test_a_readable_lock_that_cannot_be_acquired_prevents_the_leadership(
-    api: KubeApi, run: Run, caplog: pytest.LogCaptureFixture
+    api: MemoryApi, run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     make(api)
     refuse(api, "PUT")
@@ -117,7 +114,7 @@ async def test_a_readable_lock_that_cannot_be_acquired_prevents_the_leadership(
 
 @pytest.mark.parametrize("methods", [("GET", "PUT"), ("PUT",)])
 async def test_a_permission_revoked_while_mic_holds_the_lock_ends_the_leadership(
-    api: KubeApi, run: Run, methods: tuple[str, ...]
+    api: MemoryApi, run: Run, methods: tuple[str, ...]
 ) -> None:
     make(api)
     elector, process = run()
@@ -128,7 +125,7 @@ async def test_a_permission_revoked_while_mic_holds_the_lock_ends_the_leadership
 
 
 async def test_a_candidate_that_can_no_longer_read_the_lock_does_not_continue_without_it(
-    api: KubeApi, run: Run
+    api: MemoryApi, run: Run
 ) -> None:
     elector, process = run()
     await asyncio.wait_for(elector.acquired(), 15)
@@ -140,7 +137,7 @@ async def test_a_candidate_that_can_no_longer_read_the_lock_does_not_continue_wi
 
 @pytest.mark.parametrize("text", ["{", "[" * 60_000, '{"a":' * 60_000])
 async def test_an_unreadable_record_counts_as_held_until_it_is_unchanged_for_the_duration(
-    api: KubeApi, run: Run, text: str
+    api: MemoryApi, run: Run, text: str
 ) -> None:
     now = [1000.0]
     make(api, text)
@@ -153,7 +150,7 @@ async def test_an_unreadable_record_counts_as_held_until_it_is_unchanged_for_the
 
 
 async def test_the_lock_for_the_go_implementation_is_valid_no_longer_than_the_go_implementation_waits(
-    api: KubeApi, run: Run
+    api: MemoryApi, run: Run
 ) -> None:
     now = [1000.0]
     make(api)
@@ -165,13 +162,12 @@ async def test_the_lock_for_the_go_implementation_is_valid_no_longer_than_the_go
     assert elector.remaining_seconds() == 0, "although the Lease has 45 seconds left"
 
 
-async def test_each_renewal_changes_the_text_that_the_go_implementation_observes(api: KubeApi, run: Run) -> None:
+async def test_each_renewal_changes_the_text_that_the_go_implementation_observes(api: MemoryApi, run: Run) -> None:
     make(api)
     seen: list[str] = []
     api.store.subscribe("endpoints", lambda change: seen.append(change.item.document["metadata"]["resourceVersion"]))
     moments = (datetime(2024, 5, 6, 7, 8, 9, millisecond * 1000, UTC) for millisecond in range(1000))
-    # All of them within one second; a pause of this machine does not end the leadership.
-    elector, _ = run(now=lambda: next(moments), clock=lambda: 1000.0)
+    elector, _ = run(now=lambda: next(moments))  # all of them within one second
     await asyncio.wait_for(elector.acquired(), 15)
     await until(lambda: requests(api, "PUT", "endpoints") >= 4)
     assert len(seen) >= 3

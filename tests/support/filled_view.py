@@ -1,0 +1,46 @@
+"""MIC's view of the cluster, filled by a test."""
+
+from typing import Any
+
+from mic.cluster.view import ClusterView
+from mic.decisions.assignments import Key
+from podidentity.resources import AzureIdentity, Node, Pod
+from tests.support.objects import ClusterObject
+
+
+class FilledView:
+    """A ClusterView, and the objects that a test adds to it as watches would."""
+
+    def __init__(self, **options: Any) -> None:
+        """*options* as of ClusterView."""
+        self.dirty: list[str] = []
+        self._options = {"on_dirty": self.dirty.append, **options}
+        self._objects: dict[tuple[str, Key], ClusterObject] = {}
+        self.view = ClusterView(**self._options)
+
+    def add(self, *objects: ClusterObject) -> None:
+        """Deliver the objects, which are new or replace those of their names."""
+        for each in objects:
+            old = self._objects.get((type(each).__name__, each.key))
+            self._objects[type(each).__name__, each.key] = each
+            self._changes_of(each).upserted(old, each)
+
+    def remove(self, *objects: ClusterObject) -> None:
+        """Delete the objects of these names."""
+        for each in objects:
+            self._changes_of(each).deleted(self._objects.pop((type(each).__name__, each.key)))
+
+    def stored(self) -> list[ClusterObject]:
+        """Return the objects as they were added last."""
+        return [*self._objects.values()]
+
+    def _changes_of(self, each: ClusterObject) -> Any:
+        match each:
+            case Pod():
+                return self.view.pods
+            case Node():
+                return self.view.nodes
+            case AzureIdentity():
+                return self.view.identities
+            case _:
+                return self.view.bindings

@@ -1,0 +1,55 @@
+"""The sandbox's API server in memory: real clients reach it without sockets, so that time can be virtual."""
+
+import functools
+from pathlib import Path
+from typing import Any, Final
+
+from podidentity.kube.access import ClusterAccess
+from podidentity.kube.client import Client
+from podidentity_sandbox.certificates import Authority
+from podidentity_sandbox.kubeapi import definitions
+from podidentity_sandbox.kubeapi.kinds import DEFINITIONS
+from podidentity_sandbox.kubeapi.server import KubeApi
+from tests.support.memory_network import MemoryNetwork
+from tests.virtual_time import now
+
+CRDS: Final = Path(__file__).parents[2] / "deploy" / "crds"
+URL: Final = "http://kubernetes"
+
+authority = functools.cache(Authority)
+
+
+@functools.cache
+def _definitions(directory: Path) -> tuple[dict[str, Any], ...]:
+    """Return the definitions. Their YAML takes 0.1 s to read."""
+    return tuple(definitions.from_directory(directory))
+
+
+class MemoryApi(KubeApi):
+    """An API server with the project's definitions or those of *directory*, by the clock of the running loop."""
+
+    def __init__(self, directory: Path = CRDS, **settings: Any) -> None:
+        """*settings* are those of KubeApi."""
+        super().__init__(authority=authority(), clock=now, **settings)
+        for each in _definitions(directory):
+            self.store.create(DEFINITIONS, each)
+        self.compact()
+        self.network = MemoryNetwork()
+        self.network.serve(URL, self.http())
+
+    def cut(self) -> None:
+        """Reset all connections, and refuse further ones."""
+        self.network.cut(URL)
+
+    def access(self, token: str = "") -> ClusterAccess:
+        """Return the access with *token*, or the administrator's, without TLS."""
+
+        async def authorization() -> str:
+            return f"Bearer {token or self.token}"
+
+        return ClusterAccess(URL, authorization=authorization)
+
+    def client(self, user_agent: str, token: str = "", **options: Any) -> Client:
+        """Return a client with *token*, or the administrator's, and *options* of Client. The caller closes it."""
+        usual = {"open_session": self.network.open_aiohttp_session}
+        return Client(self.access(token), user_agent=user_agent, **{**usual, **options})
