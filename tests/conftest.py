@@ -28,6 +28,7 @@ from tests import listed_programs, selection, time_limit
 from tests.examples import QUICK
 from tests.leaks import Ledger
 from tests.rights import Calls
+from tests.support import waiting
 from tests.support.default_clocks import replace_default_clocks
 from tests.support.waiting import until, until_sync
 from tests.testplane import up
@@ -51,9 +52,6 @@ DOWNLOADS = selection.Downloads()
 DOWNLOADS.listen(setattr)
 PROGRAMS = selection.Programs()
 PROGRAMS.listen(setattr)
-
-SETTLE_SECONDS = 15.0
-"""Seconds that a thread or task may take to end after its test; on a busy machine more than a fraction of one."""
 
 # A parent such as `nohup make test &` ignores SIGINT, and child processes inherit that: tests of Ctrl-C would time out.
 # A signal with a handler has its default action in a child. The handler ignores the signal here, as the parent asked.
@@ -204,7 +202,7 @@ def no_thread_is_left_behind() -> Iterator[None]:
     """Fail if a thread that the test started has not ended. The loop's executor threads end with the loop."""
     before = set(threading.enumerate())
     yield
-    deadline = time.monotonic() + SETTLE_SECONDS
+    deadline = time.monotonic() + waiting.LIMIT_SECONDS
     for thread in set(threading.enumerate()) - before:
         if not thread.name.startswith(("asyncio_", "uvloop_")):
             thread.join(max(0.0, deadline - time.monotonic()))

@@ -11,9 +11,9 @@ SAMPLES = """
 import asyncio, threading, time
 import pytest
 from podidentity.kube.access import in_cluster
-from tests import conftest
+from tests.support import waiting
 
-conftest.SETTLE_SECONDS = 2.0
+waiting.LIMIT_SECONDS = 2.0
 
 async def test_blocks(tmp_path):
     (tmp_path / "token").write_text("t")
