@@ -17,7 +17,7 @@ from podidentity.kube.errors import ApiError
 from podidentity.kube.lock_records import LEASES
 from podidentity.kube.paths import object_path
 from podidentity.resources import BINDING_LABEL, Kind, Resource
-from tests.mic.cluster import identity_id, set_id, vm_id
+from tests.support.objects import identity_id, set_id, vm_id
 
 DEPLOYMENTS: Final = Kind("Deployment", "deployments", Resource, "apps")
 RAISED: Final = "--clientQps=500"

@@ -32,7 +32,7 @@ from podidentity.resources import (
 )
 from podidentity_sandbox.arm import ArmCall
 from tests.conftest import apply_definitions
-from tests.mic.cluster import identity_id, set_id, vm_id
+from tests.support.objects import identity_id, set_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
 from tests.testplane.up import Plane
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.deploy.helm_cluster import Cluster
-from tests.mic.cluster import vm_id
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, bind, run_pod
+from tests.support.objects import vm_id
 from tests.testplane import up
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]

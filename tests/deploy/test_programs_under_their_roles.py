@@ -14,9 +14,9 @@ from podidentity.resources import IDENTITIES, PODS
 from podidentity_sandbox.serving import free_ports
 from tests.conftest import ROOT, NewPlane
 from tests.deploy.helm_cluster import Cluster, arguments_of
-from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.objects import vm_id
 from tests.support.waiting import until, until_sync
 from tests.testplane.up import Plane
 from tools.chart.rendering import render

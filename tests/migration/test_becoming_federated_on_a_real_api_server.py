@@ -12,10 +12,10 @@ import pytest
 from podidentity.resources import IDENTITIES, PODS
 from podidentity_sandbox.directory import FederatedCredential
 from tests.conftest import NewPlane
-from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import LOCATION, add_node, assigned, bind, in_place_of_the_emulator
+from tests.support.objects import vm_id
 from tests.support.waiting import until
 from tests.testplane.up import Plane
 

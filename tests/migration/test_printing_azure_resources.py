@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mic.cluster import identity_id
 from tests.migration.azure_plans import CLUSTER_ID, PRINCIPAL
 from tests.migration.federation_sandbox import Federation, unchanged_pod
+from tests.support.objects import identity_id
 
 BINDINGS = ("--exchange", "identityBindings")
 

@@ -10,12 +10,12 @@ import pytest
 
 from podidentity.resources import BINDINGS, IDENTITIES
 from tests.conftest import ROOT, NewPlane
-from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, create, in_place_of_the_emulator
 from tests.mic.real_server import assigned as assigned_in_default
 from tests.podidctl.pods_on_a_real_api_server import run_pod
+from tests.support.objects import vm_id
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane

@@ -10,9 +10,9 @@ import pytest
 
 from podidentity.resources import BINDINGS, IDENTITIES, PODS
 from tests.conftest import NewPlane, apply_definitions
-from tests.mic.cluster import identity_id, set_id
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import create
+from tests.support.objects import identity_id, set_id
 from tests.support.waiting import until_sync
 from tests.testplane.up import Plane
 

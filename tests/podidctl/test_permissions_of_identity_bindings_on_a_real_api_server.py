@@ -21,10 +21,10 @@ from podidentity.resources import BINDINGS, IDENTITIES, NODES, PODS
 from tests.conftest import NewPlane, apply_definitions
 from tests.direct_access import direct_access
 from tests.kubectl_and_helm import Commands
-from tests.mic.cluster import vm_id
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, create
 from tests.podidctl.pods_on_a_real_api_server import run_pod
+from tests.support.objects import vm_id
 from tests.support.waiting import until
 from tests.testplane import up
 from tests.testplane.accounts import create_account

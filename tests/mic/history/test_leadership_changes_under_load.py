@@ -121,7 +121,7 @@ class Replicas(SimulatedCluster):
     def _held(self, change: Change) -> None:
         holder = str(change.item.document["spec"].get("holderIdentity") or "")
         if holder != self.holder:
-            self.say(f"the holder is {holder or 'nobody'}")
+            self.say(f"the holder is {holder or 'no replica'}")
             self.holders.append((self.loop.time(), holder))
 
     def _check(self, call: Call) -> None:

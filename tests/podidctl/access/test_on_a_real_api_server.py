@@ -22,10 +22,10 @@ from podidentity.kube.client import JSON_PATCH, MERGE_PATCH, Client
 from podidentity.kube.paths import object_path
 from podidentity.resources import PODS
 from tests.conftest import ROOT, NewPlane
-from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.objects import vm_id
 from tests.support.waiting import until
 from tests.testplane.accounts import RBAC, create_account
 from tests.testplane.up import Plane

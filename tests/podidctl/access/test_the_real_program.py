@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
+from tests.support.objects import identity_id, vm_id
 
 RBAC = "rbac.authorization.k8s.io"
 POLICY = """

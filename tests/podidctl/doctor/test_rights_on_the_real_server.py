@@ -17,10 +17,10 @@ from podidctl.doctor.rights import mic_rights, nmi_rights
 from podidctl.doctor.state import Right
 from podidentity_sandbox.serving import free_ports
 from tests.conftest import ROOT, NewPlane
-from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.objects import vm_id
 from tests.support.waiting import until
 from tests.testplane.accounts import RBAC, create_account
 from tests.testplane.up import Plane

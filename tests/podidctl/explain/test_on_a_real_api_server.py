@@ -7,10 +7,10 @@ import pytest
 
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, IDENTITIES, NODES, PODS
 from tests.conftest import NewPlane
-from tests.mic.cluster import vm_id
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
+from tests.support.objects import vm_id
 from tests.testplane.accounts import create_account
 from tests.testplane.up import Plane
 

@@ -7,9 +7,9 @@ import yaml
 
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.mic.cluster import identity_id, vm_id
 from tests.mic.emulated_cloud import ASSIGNED, BINDINGS, EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
+from tests.support.objects import identity_id, vm_id
 
 EXCEPTIONS = "azurepodidentityexceptions.aadpodidentity.k8s.io"
 NMI_IMAGE = "mcr.microsoft.com/oss/azure/aad-pod-identity/nmi:v1.8.17"
