@@ -6,7 +6,6 @@ from nmi.refusal import Refusal
 from nmi.server.policy import ServerPolicy
 from nmi.server.waiting_requests import WaitingRequests
 from tests.nmi.server.fakes import ServerUnderTest, replies, request_bytes
-from tests.virtual_time import in_virtual_time
 
 
 class Request:
@@ -24,7 +23,6 @@ async def within_seconds(*requests: Request) -> None:
             await each.expired.wait()
 
 
-@in_virtual_time
 async def test_requests_expire_in_the_order_in_which_they_began_to_wait() -> None:
     waiting, first, second = WaitingRequests(0.05), Request(), Request()
     waiting.add(first)
@@ -37,7 +35,6 @@ async def test_requests_expire_in_the_order_in_which_they_began_to_wait() -> Non
     assert len(waiting) == 0
 
 
-@in_virtual_time
 async def test_a_request_that_has_its_answer_does_not_expire_and_later_ones_do() -> None:
     waiting, answered, late = WaitingRequests(0.02), Request(), Request()
     waiting.add(answered)
@@ -49,7 +46,6 @@ async def test_a_request_that_has_its_answer_does_not_expire_and_later_ones_do()
     assert not answered.expired.is_set()
 
 
-@in_virtual_time
 async def test_a_request_can_wait_again_after_all_have_expired() -> None:
     waiting, first, again = WaitingRequests(0.01), Request(), Request()
     waiting.add(first)
@@ -58,7 +54,6 @@ async def test_a_request_can_wait_again_after_all_have_expired() -> None:
     await within_seconds(again)
 
 
-@in_virtual_time
 async def test_all_waiting_requests_expire_at_the_end_of_a_drain_once() -> None:
     waiting, requests = WaitingRequests(0.02), [Request() for _ in range(3)]
     for each in requests:
@@ -70,7 +65,6 @@ async def test_all_waiting_requests_expire_at_the_end_of_a_drain_once() -> None:
     assert len(waiting) == 0
 
 
-@in_virtual_time
 async def test_nothing_expires_after_the_timer_is_stopped() -> None:
     waiting, request = WaitingRequests(0.01), Request()
     waiting.add(request)
