@@ -180,7 +180,10 @@ class _End(asyncio.Transport):
     abort = close
 
     def reset(self) -> None:
-        """End both ends, as a connection that a router has forgotten. What has not arrived is lost."""
+        """End both ends, as a connection that a router has forgotten, or after data for an end that has closed.
+
+        What has not arrived is lost.
+        """
         for end in (self, self.peer):
             if not end._closing:
                 end._lose(ConnectionResetError("connection reset by peer"))
@@ -199,9 +202,11 @@ class _End(asyncio.Transport):
         self._loop.call_soon(self.protocol.connection_lost, error)
 
     def _arrive(self, data: bytes) -> None:
-        if not self._closing:
+        self._size += len(data)
+        if self._closing:
+            self._loop.call_soon(self.reset)
+        else:
             self._arrived.append(data)
-            self._size += len(data)
             self._loop.call_soon(self._deliver)
 
     def _deliver(self) -> None:
