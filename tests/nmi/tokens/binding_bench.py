@@ -1,4 +1,7 @@
-"""The bench of identity bindings: an API server with RBAC, Entra ID, the sandbox's token proxy, and a pod."""
+"""The bench of identity bindings: an API server with RBAC, Entra ID, the sandbox's token proxy, and a pod.
+
+It is on loopback, because the token proxy chooses its response by TLS's server name.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -110,7 +113,7 @@ class BindingBench:
 @asynccontextmanager
 async def binding_bench(directory: Path, host: str = "127.0.0.1") -> AsyncIterator[BindingBench]:
     """Yield a running bench, whose proxy listens on *host*."""
-    async with running(Bench(rbac=True)) as bench:
+    async with running(Bench(rbac=True, loopback=True)) as bench:
         made = BindingBench(bench, directory)
         await made.start(host)
         try:

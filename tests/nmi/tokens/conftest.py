@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.nmi.tokens.sign_in_bench import Bench, running
+from tests.selection import is_virtual
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    async with running(Bench()) as started:
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    """Yield a running bench, which is in memory for tests in virtual time."""
+    async with running(Bench(loopback=not is_virtual(request.node))) as started:
         yield started
 
 

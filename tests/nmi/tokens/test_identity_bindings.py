@@ -48,7 +48,7 @@ async def test_a_permitted_service_account_gets_a_token_through_the_proxy_alone(
     assert call.path == f"{PREFIX}/{bound.bench.directory.tenant_id}/oauth2/v2.0/token"
     assert (call.server_name, call.pod) == (SERVER_NAME, f"{NAMESPACE}/web")
     assert bound.bench.aad.calls == [], "no request to Entra ID"
-    assert bound.bench.resolver.asked == [], "no proxy and no other host"
+    assert bound.bench.hosts == [], "no proxy and no other host"
 
 
 async def test_the_address_of_the_proxy_may_be_of_ipv6(tmp_path: Path) -> None:
