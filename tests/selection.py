@@ -149,6 +149,7 @@ VIRTUAL: Final = frozenset(
         "nmi/tokens/test_token_cache.py",
         "nmi/tokens/test_token_metrics.py",
         "nmi/tokens/test_token_transfer.py",
+        "nmi/tokens/test_tokens_by_identity_bindings.py",
         "nmi/tokens/test_tokens_of_one_pod.py",
         "nmi/tokens/test_two_greedy_pods.py",
         "nmi/tokens/test_two_greedy_pods_and_sign_ins.py",

@@ -209,6 +209,10 @@ class Bench:
             self.cloud, allowed_endpoints=(self.aad.url,), allow_cross_namespace=self.allow_cross_namespace
         )
 
+    async def issuer_document(self, url: str) -> bytes:
+        """Return a document of the API server's issuer, as a relying party reads it."""
+        return await self.client.request("GET", url.removeprefix(self.kube.issuer))
+
     def _count(self) -> None:
         self.failed_reads += 1
 

@@ -35,7 +35,7 @@ class Trust:
         self.bench = bench
         self.managed: ManagedIdentity = bench.directory.add_identity("/subscriptions/s/trusting")
         self.source = self.new_source()
-        bench.aad.issuers.fetch = lambda url: bench.client.request("GET", url.removeprefix(bench.kube.issuer))
+        bench.aad.issuers.fetch = bench.issuer_document
         self.workload = bench.pod("web", "builder")
         self.failures: list[AzureError] = []
 
