@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nmi.identity.request import TokenRequest
@@ -214,14 +214,12 @@ def test_tokens_that_cannot_be_right_are_refused_and_the_others_are_not(bad: Pas
     assert received.add(packet, 0) == (1, 1)
 
 
-@settings(deadline=None)  # a busy machine
 @given(st.binary(max_size=400))
 def test_any_bytes_are_refused_or_understood(packet: bytes) -> None:
     tokens, _ = tokens_in(packet)
     assert all(map(is_valid, tokens))
 
 
-@settings(deadline=None)  # a busy machine
 @given(st.data())
 def test_a_changed_packet_raises_nothing(data: st.DataObject) -> None:
     (packet,) = packets_of([passed(), passed(SECRET_KEY, token(), token())])
