@@ -232,12 +232,15 @@ class HttpService(abc.ABC):
         own = restartable_listener(host, port)
         self.host, self.port = own.getsockname()[:2]
         self.scheme = "https" if ssl_context else "http"
-        server = web.Server(self.respond, access_log=None)
         self._ssl_context = ssl_context
-        self._runner = web.ServerRunner(server, shutdown_timeout=STOP_SECONDS)
+        self._runner = web.ServerRunner(self.http(), shutdown_timeout=STOP_SECONDS)
         await self._runner.setup()
         for listener in (own, *sockets):
             await self.listen(listener)
+
+    def http(self) -> web.Server:
+        """Return a factory of protocols that answer the requests of one connection each, as `start` uses it."""
+        return web.Server(self.respond, access_log=None)
 
     async def listen(self, listener: socket.socket) -> None:
         """Serve on one more socket, which this service then owns."""

@@ -11,7 +11,7 @@ from nmi.refusal import Reason
 from podidentity.resources import CREATED, AzureAssignedIdentity, Pod
 from tests.nmi.identity.shapes import REQUEST, assigned_identity, by, pod
 from tests.nmi.virtual_issuer import virtual_issuer
-from tests.virtual_time import in_virtual_time, now
+from tests.virtual_time import now
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
 MAX_HOLD: Final = 45.0
@@ -65,7 +65,6 @@ async def answered(case: Case, *, interval: float, time_limit: float, attempts: 
 
 
 @pytest.mark.parametrize("name", CASES)
-@in_virtual_time
 async def test_attempts_that_are_shorter_than_the_hold_get_an_answer_at_its_end(name: str) -> None:
     case = CASES[name]
     interval = case.hold / 9  # 5 s with --max-hold=45s; eleven attempts take 55 s
@@ -76,7 +75,6 @@ async def test_attempts_that_are_shorter_than_the_hold_get_an_answer_at_its_end(
 
 @pytest.mark.parametrize(("interval", "attempts"), [(0.36, 4), (0.6, 3), (4.0, 2)])
 @pytest.mark.parametrize("name", CASES)
-@in_virtual_time
 async def test_a_client_that_waits_between_its_attempts_gets_the_answer_with_the_next_one(
     name: str, interval: float, attempts: int
 ) -> None:

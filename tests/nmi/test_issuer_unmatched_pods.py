@@ -17,7 +17,7 @@ from nmi.refusal import Reason
 from podidentity.resources import CREATED
 from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, binding, by, identity, pod
 from tests.nmi.virtual_issuer import VirtualIssuer, refused_after, virtual_issuer
-from tests.virtual_time import in_virtual_time, settle
+from tests.virtual_time import settle
 
 HOLD: Final = 45.0
 ATTEMPTS: Final = DecisionPolicy(created_attempts=2, interval_seconds=5.0)
@@ -36,7 +36,6 @@ def deliver(issuer: VirtualIssuer, *, assigned: bool = False) -> PodEntry:
 
 @pytest.mark.parametrize("missing", MISSING)
 @pytest.mark.parametrize(("policy", "hold"), [(DecisionPolicy(), HOLD), (ATTEMPTS, 10.0)], ids=["max-hold", "attempts"])
-@in_virtual_time
 async def test_repeats_get_the_same_response_immediately(policy: DecisionPolicy, hold: float, missing: str) -> None:
     assigned, request = MISSING[missing]
     async with virtual_issuer(policy) as issuer:
@@ -49,7 +48,6 @@ async def test_repeats_get_the_same_response_immediately(policy: DecisionPolicy,
         assert issuer.measures.held == 0
 
 
-@in_virtual_time
 async def test_in_managed_mode_repeats_get_the_same_response_immediately() -> None:
     assert MANAGED_HOLD_SECONDS < 2.0
     async with virtual_issuer(managed=True) as issuer:
@@ -62,14 +60,12 @@ async def test_in_managed_mode_repeats_get_the_same_response_immediately() -> No
 
 
 @pytest.mark.parametrize(("managed", "hold"), [(False, HOLD), (True, MANAGED_HOLD_SECONDS)])
-@in_virtual_time
 async def test_a_request_for_a_named_pod_is_held_as_long(managed: bool, hold: float) -> None:
     async with virtual_issuer(managed=managed) as issuer:
         issuer.deliver(pod(host_network=True))
         assert await refused_after(issuer.ask_for()) == (NONE_ASSIGNED, hold)
 
 
-@in_virtual_time
 async def test_a_request_that_arrives_during_the_hold_is_refused_at_its_end() -> None:
     async with virtual_issuer() as issuer:
         deliver(issuer)
@@ -80,7 +76,6 @@ async def test_a_request_that_arrives_during_the_hold_is_refused_at_its_end() ->
 
 
 @pytest.mark.parametrize("missing", MISSING)
-@in_virtual_time
 async def test_a_repeat_may_be_refused_by_the_fast_lane_in_this_generation(missing: str) -> None:
     assigned, request = MISSING[missing]
     async with virtual_issuer() as issuer:
@@ -89,7 +84,6 @@ async def test_a_repeat_may_be_refused_by_the_fast_lane_in_this_generation(missi
         assert (await issuer.refused(request))[0].generation == entry.record.generation
 
 
-@in_virtual_time
 async def test_an_assignment_ends_the_immediate_responses() -> None:
     async with virtual_issuer() as issuer:
         deliver(issuer, assigned=True)
@@ -101,7 +95,6 @@ async def test_an_assignment_ends_the_immediate_responses() -> None:
         assert answer.identity == "ns/other"
 
 
-@in_virtual_time
 async def test_a_change_of_the_label_or_the_assignment_begins_a_new_hold() -> None:
     async with virtual_issuer() as issuer:
         deliver(issuer)
@@ -114,7 +107,6 @@ async def test_a_change_of_the_label_or_the_assignment_begins_a_new_hold() -> No
         assert await issuer.refused() == (NONE_ASSIGNED, 0.0), "nothing has changed"
 
 
-@in_virtual_time
 async def test_an_identity_that_is_being_assigned_is_waited_for_again_after_each_response() -> None:
     async with virtual_issuer() as issuer:
         deliver(issuer)
@@ -124,7 +116,6 @@ async def test_an_identity_that_is_being_assigned_is_waited_for_again_after_each
             assert (refusal.reason, refusal.generation, seconds) == (Reason.STILL_ASSIGNING, None, HOLD)
 
 
-@in_virtual_time
 async def test_a_hold_in_which_something_changed_begins_again() -> None:
     async with virtual_issuer() as issuer:
         deliver(issuer)
@@ -136,7 +127,6 @@ async def test_a_hold_in_which_something_changed_begins_again() -> None:
         assert await issuer.refused() == (NONE_ASSIGNED, 0.0)
 
 
-@in_virtual_time
 async def test_each_missing_identity_has_its_own_hold() -> None:
     async with virtual_issuer() as issuer:
         deliver(issuer, assigned=True)
@@ -150,7 +140,6 @@ async def test_each_missing_identity_has_its_own_hold() -> None:
         assert await pending == (NONE_MATCHES, HOLD)
 
 
-@in_virtual_time
 async def test_a_pod_that_has_its_identity_is_served_in_spite_of_a_missing_one() -> None:
     async with virtual_issuer() as issuer:
         deliver(issuer, assigned=True)
@@ -158,7 +147,6 @@ async def test_a_pod_that_has_its_identity_is_served_in_spite_of_a_missing_one()
         assert isinstance(await issuer.ask(by(SelectorKind.CLIENT_ID, CLIENT_ID)), Issued)
 
 
-@in_virtual_time
 async def test_fresh_tokens_of_pods_that_share_an_identity_begin_no_new_hold() -> None:
     async with virtual_issuer() as issuer:
         deliver(issuer, assigned=True)
@@ -186,7 +174,6 @@ def test_tokens_beyond_the_number_that_is_noted_begin_no_new_hold() -> None:
     assert entry.first_request("missing", 9.0) == 1.0
 
 
-@in_virtual_time
 async def test_a_pod_of_the_same_name_is_held_again() -> None:
     async with virtual_issuer() as issuer:
         deliver(issuer)
@@ -196,7 +183,6 @@ async def test_a_pod_of_the_same_name_is_held_again() -> None:
         assert await issuer.refused() == (NONE_ASSIGNED, HOLD)
 
 
-@in_virtual_time
 async def test_a_pod_that_requests_ever_new_identities_uses_no_more_memory() -> None:
     async with virtual_issuer() as issuer:
         entry = deliver(issuer, assigned=True)

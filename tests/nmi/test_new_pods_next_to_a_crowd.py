@@ -10,14 +10,13 @@ from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.responses import refused
 from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
 from tests.nmi.virtual_issuer import virtual_issuer
-from tests.virtual_time import in_virtual_time, settle
+from tests.virtual_time import settle
 
 CROWD = "10.0.9.9"
 PODS = 6
 
 
 @pytest.mark.parametrize("managed", [False, True], ids=["standard", "managed"])
-@in_virtual_time
 async def test_six_new_pods_get_their_tokens_next_to_an_unknown_address(managed: bool) -> None:
     async with virtual_issuer(managed=managed) as issuer:
         if managed:
@@ -40,7 +39,6 @@ async def test_six_new_pods_get_their_tokens_next_to_an_unknown_address(managed:
         assert reasons.count(Reason.OVERLOADED) == PODS
 
 
-@in_virtual_time
 async def test_a_request_that_must_not_wait_learns_when_to_try_again() -> None:
     async with virtual_issuer() as issuer:
         crowd = [asyncio.create_task(issuer.ask(peer=CROWD)) for _ in range(WAITERS_MAX)]

@@ -13,7 +13,7 @@ from podidentity.kube.errors import AccessError, ApiError, Forbidden, NoResponse
 from podidentity.kube.first_contact import FirstContact
 from podidentity.resources import NODES, Kind, Meta, Node
 from podidentity.telemetry.log_limit import LogLimit
-from tests.virtual_time import in_virtual_time, now
+from tests.virtual_time import now
 
 LABELS = {"a": "b"}
 FORBIDDEN = Forbidden(403, "Forbidden", "nodes is forbidden")
@@ -47,12 +47,10 @@ def labels_of(api: ApiServer) -> NodeLabels:
     return NodeLabels(cast("Client", api), "n1", log_limit=LogLimit(clock=now))
 
 
-@in_virtual_time
 async def test_the_first_labels_are_those_of_the_node_object() -> None:
     assert await labels_of(ApiServer(LABELS)).first(ApiServer(LABELS).contact) == LABELS
 
 
-@in_virtual_time
 async def test_without_a_response_the_first_labels_are_unknown_after_a_limited_time() -> None:
     api, begun = ApiServer(LABELS), now()
     api.contact_seconds = FIRST_SECONDS + 0.1
@@ -72,35 +70,26 @@ async def test_without_a_response_the_first_labels_are_unknown_after_a_limited_t
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_failed_read_is_repeated_until_the_labels_are_known(error: ApiError | AccessError) -> None:
-    @in_virtual_time
-    async def test() -> None:
-        api = ApiServer(*[error] * 20, LABELS)
-        assert await labels_of(api).read() == LABELS
-        pauses = [later - earlier for earlier, later in zip(api.reads, api.reads[1:], strict=False)]
-        assert len(pauses) == 20
-        assert min(pauses) >= 0.5
-        assert max(pauses) <= 3.0
-
-    test()
+async def test_a_failed_read_is_repeated_until_the_labels_are_known(error: ApiError | AccessError) -> None:
+    api = ApiServer(*[error] * 20, LABELS)
+    assert await labels_of(api).read() == LABELS
+    pauses = [later - earlier for earlier, later in zip(api.reads, api.reads[1:], strict=False)]
+    assert len(pauses) == 20
+    assert min(pauses) >= 0.5
+    assert max(pauses) <= 3.0
 
 
 @pytest.mark.parametrize("error", [FORBIDDEN, NotFound(404, "NotFound", "nodes n1 not found")], ids=["403", "404"])
-def test_a_refused_read_permits_rules_now_and_is_repeated_later(
+async def test_a_refused_read_permits_rules_now_and_is_repeated_later(
     error: ApiError, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An API server that has just started may refuse the first read."""
-
-    @in_virtual_time
-    async def test() -> None:
-        api = ApiServer(error, error, LABELS)
-        node_labels = labels_of(api)
+    api = ApiServer(error, error, LABELS)
+    node_labels = labels_of(api)
+    with caplog.at_level(logging.WARNING):
         assert await node_labels.first(api.contact) == {}
         noted = await noted_in(node_labels, 2 * AGAIN_MOST_SECONDS, known=True)
         assert noted[:2] == [{}, LABELS]
-
-    with caplog.at_level(logging.WARNING):
-        test()
     (record,) = caplog.records
     assert "grant NMI the verb get on nodes" in record.message
 
@@ -117,13 +106,11 @@ async def noted_in(node_labels: NodeLabels, seconds: float, *, known: bool) -> l
     return noted
 
 
-@in_virtual_time
 async def test_unknown_labels_are_passed_on_as_soon_as_the_api_server_responds() -> None:
     outage = ServerError(503, "ServiceUnavailable", "")
     assert await noted_in(labels_of(ApiServer(outage, outage, LABELS)), 3.5, known=False) == [LABELS]
 
 
-@in_virtual_time
 async def test_a_label_that_is_set_later_is_passed_on_within_about_a_minute() -> None:
     api = ApiServer({})
     node_labels = labels_of(api)
@@ -141,7 +128,6 @@ async def test_a_label_that_is_set_later_is_passed_on_within_about_a_minute() ->
     assert all(AGAIN_MOST_SECONDS / 2 <= pause <= AGAIN_MOST_SECONDS for pause in pauses[5:]), "few requests in the end"
 
 
-@in_virtual_time
 async def test_a_later_read_that_fails_changes_nothing_and_is_not_repeated_sooner() -> None:
     api = ApiServer(ServerError(503, "ServiceUnavailable", ""))
     assert await noted_in(labels_of(api), 10 * AGAIN_MOST_SECONDS, known=True) == []

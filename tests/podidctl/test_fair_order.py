@@ -8,7 +8,6 @@ import pytest
 from podidctl.diagnosis.batches import BATCH, in_batches
 from podidctl.fair_order import by_turns, namespace_of
 from podidctl.printing import listed
-from tests.virtual_time import in_virtual_time
 
 
 def test_groups_take_turns() -> None:
@@ -26,7 +25,6 @@ def test_names_of_one_namespace_do_not_hide_those_of_others() -> None:
     assert listed(f"node-{number}" for number in range(7)) == "node-0, node-1, node-2, node-3, node-4 and 2 more"
 
 
-@in_virtual_time
 async def test_requests_are_concurrent_in_batches_and_keep_their_order() -> None:
     running = most = 0
 
@@ -43,7 +41,6 @@ async def test_requests_are_concurrent_in_batches_and_keep_their_order() -> None
     assert most == BATCH
 
 
-@in_virtual_time
 async def test_a_failed_request_is_raised_after_its_batch() -> None:
     ended = []
 

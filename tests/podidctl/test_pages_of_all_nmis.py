@@ -10,7 +10,6 @@ from podidctl.diagnosis import metrics_pages
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.metrics_pages import MetricsPage, Unread, read_pages
 from podidentity.kube.client import Client
-from tests.virtual_time import in_virtual_time
 
 
 class Pods:
@@ -41,18 +40,15 @@ async def read(within_seconds: float | None, *names: str) -> list[tuple[str, str
     return await read_pages(cast("Client", Pods(*names)), use, within_seconds)
 
 
-@in_virtual_time
 async def test_a_page_that_does_not_come_in_time_is_unread_and_the_others_are_not() -> None:
     expected = [("a", "page"), ("slow", "no response within 30 s"), ("z", "page")]
     assert await read(30.0, "a", "slow", "z") == expected
 
 
-@in_virtual_time
 async def test_without_a_limit_every_page_is_awaited() -> None:
     names = [f"slow-{number:02}" for number in range(metrics_pages.CONCURRENT_MAX + 1)]
     assert await read(None, *names) == [(name, "page") for name in names]
 
 
-@in_virtual_time
 async def test_a_cluster_without_nmi_has_no_pages() -> None:
     assert await read(30.0) == []

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import pytest
 
 from podidentity.machine_sleep import CHECK_SECONDS, MachineSleep, MachineSleptError, end_after_sleep
-from tests.virtual_time import in_virtual_time
 
 
 @dataclass
@@ -65,7 +64,6 @@ def test_the_clocks_of_this_machine_agree() -> None:
     assert MachineSleep().since_last_call() == 0
 
 
-@in_virtual_time
 async def test_the_program_ends_soon_after_a_sleep() -> None:
     machine = Machine()
     sleep = MachineSleep(boot=lambda: machine.boot, monotonic=lambda: machine.monotonic)

@@ -7,6 +7,7 @@ in their order, and a reader that has paused receives nothing, as with sockets.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, Final
 
 import aiohttp
@@ -65,12 +66,15 @@ class MemoryNetwork:
         """Return a connector of aiohttp with the *arguments* of BaseConnector. Its session owns it."""
         return _MemoryConnector(self, **arguments)
 
-    def connect(self, origin: str, client: asyncio.BaseProtocol) -> None:
-        """Connect *client*. Raise ConnectionRefusedError if nothing is served at *origin*."""
+    def connect(self, origin: str, client: asyncio.BaseProtocol, server_name: str = "") -> None:
+        """Connect *client*, whose TLS would send *server_name*. Raise ConnectionRefusedError if *origin* is not served.
+
+        The server finds the name as an attribute of the transport's `ssl_object`.
+        """
         factory = self._servers.get(origin)
         if factory is None:
             raise ConnectionRefusedError(f"nothing is served at {origin}")
-        here, there = _End(client), _End(factory())
+        here, there = _End(client), _End(factory(), {"ssl_object": SimpleNamespace(server_name=server_name)})
         here.peer, there.peer = there, here
         kept = self._connections.setdefault(origin, [])
         kept[:] = [end for end in kept if not end.is_closing()]
@@ -112,7 +116,7 @@ class _MemoryConnector(aiohttp.BaseConnector):
     ) -> ResponseHandler:
         protocol = self._factory()
         try:
-            self._network.connect(str(req.url.origin()), protocol)
+            self._network.connect(str(req.url.origin()), protocol, req.server_hostname or req.url.host or "")
         except OSError as error:
             raise aiohttp.ClientConnectorError(req.connection_key, error) from error
         return protocol
@@ -123,8 +127,8 @@ class _End(asyncio.Transport):
 
     peer: "_End"
 
-    def __init__(self, protocol: asyncio.BaseProtocol) -> None:
-        super().__init__()
+    def __init__(self, protocol: asyncio.BaseProtocol, extra: dict[str, object] | None = None) -> None:
+        super().__init__(extra)
         assert isinstance(protocol, asyncio.Protocol)
         self.protocol = protocol
         self._loop = asyncio.get_running_loop()
@@ -180,7 +184,10 @@ class _End(asyncio.Transport):
     abort = close
 
     def reset(self) -> None:
-        """End both ends, as a connection that a router has forgotten. What has not arrived is lost."""
+        """End both ends, as a connection that a router has forgotten, or after data for an end that has closed.
+
+        What has not arrived is lost.
+        """
         for end in (self, self.peer):
             if not end._closing:
                 end._lose(ConnectionResetError("connection reset by peer"))
@@ -199,9 +206,11 @@ class _End(asyncio.Transport):
         self._loop.call_soon(self.protocol.connection_lost, error)
 
     def _arrive(self, data: bytes) -> None:
-        if not self._closing:
+        self._size += len(data)
+        if self._closing:
+            self._loop.call_soon(self.reset)
+        else:
             self._arrived.append(data)
-            self._size += len(data)
             self._loop.call_soon(self._deliver)
 
     def _deliver(self) -> None:

@@ -78,6 +78,18 @@ async def test_a_writer_waits_for_a_reader_that_has_paused() -> None:
     writer.close()
 
 
+async def test_data_for_an_end_that_has_closed_reset_the_connection() -> None:
+    network, server = MemoryNetwork(), Echo()
+    network.serve(ORIGIN, lambda: server)
+    _, writer = connected(network)
+    assert server.transport is not None
+    server.transport.close()
+    writer.write(b"x" * 100_000)
+    with pytest.raises(ConnectionResetError):
+        await writer.drain()
+    assert writer.is_closing()
+
+
 async def test_a_cut_resets_connections_and_refuses_further_ones_until_it_is_served_again() -> None:
     network = MemoryNetwork()
     network.serve(ORIGIN, asyncio.Protocol)

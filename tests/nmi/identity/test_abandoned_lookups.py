@@ -5,7 +5,7 @@ import asyncio
 from nmi.identity.pods import PodEntry
 from tests.nmi.identity.lookup_bench import LookupBench
 from tests.nmi.identity.shapes import ADDRESS, pod
-from tests.virtual_time import in_virtual_time, now
+from tests.virtual_time import now
 
 
 async def abandoned(bench: LookupBench, address: str, after: float) -> bool:
@@ -18,7 +18,6 @@ async def abandoned(bench: LookupBench, address: str, after: float) -> bool:
     return False
 
 
-@in_virtual_time
 async def test_the_five_seconds_count_from_the_first_request_of_the_address() -> None:
     bench, began = LookupBench(), now()
     assert [await abandoned(bench, ADDRESS, 2.0) for _ in range(2)] == [True, True]
@@ -29,7 +28,6 @@ async def test_the_five_seconds_count_from_the_first_request_of_the_address() ->
     assert bench.waits.unknown_for(ADDRESS) == 1.0
 
 
-@in_virtual_time
 async def test_an_attempt_after_the_five_seconds_gets_the_answer_that_no_client_waited_for() -> None:
     bench, began = LookupBench(), now()
     assert await abandoned(bench, ADDRESS, 2.0)
@@ -39,7 +37,6 @@ async def test_an_attempt_after_the_five_seconds_gets_the_answer_that_no_client_
     assert now() - began == 5.5
 
 
-@in_virtual_time
 async def test_a_request_after_that_answer_waits_again() -> None:
     bench = LookupBench()
     assert await abandoned(bench, ADDRESS, 2.0)
@@ -51,7 +48,6 @@ async def test_a_request_after_that_answer_waits_again() -> None:
     assert now() - began == 5.0
 
 
-@in_virtual_time
 async def test_a_new_pod_at_an_address_without_requests_for_a_minute_waits_five_seconds() -> None:
     bench = LookupBench()
     assert await abandoned(bench, ADDRESS, 2.0)
@@ -61,7 +57,6 @@ async def test_a_new_pod_at_an_address_without_requests_for_a_minute_waits_five_
     assert now() - began == 5.0
 
 
-@in_virtual_time
 async def test_a_pod_that_arrives_and_leaves_begins_the_time_again() -> None:
     bench = LookupBench()
     assert await abandoned(bench, ADDRESS, 2.0)
@@ -72,7 +67,6 @@ async def test_a_pod_that_arrives_and_leaves_begins_the_time_again() -> None:
     assert now() - began == 5.0
 
 
-@in_virtual_time
 async def test_one_read_is_sent_for_all_attempts_of_an_address() -> None:
     bench, began = LookupBench(), now()
     while await abandoned(bench, ADDRESS, 0.2):
@@ -80,7 +74,6 @@ async def test_one_read_is_sent_for_all_attempts_of_an_address() -> None:
     assert [round(at - began, 3) for at, _ in bench.reads] == [0.3]
 
 
-@in_virtual_time
 async def test_the_read_of_an_abandoned_attempt_is_sent_for_the_next_one() -> None:
     bench, entry = LookupBench(), PodEntry(pod())
     bench.found_by_read[ADDRESS] = entry
@@ -92,7 +85,6 @@ async def test_the_read_of_an_abandoned_attempt_is_sent_for_the_next_one() -> No
     assert now() == before
 
 
-@in_virtual_time
 async def test_abandoned_attempts_do_not_delay_the_read_of_another_address() -> None:
     bench, entry = LookupBench(), PodEntry(pod())
     bench.found_by_read[ADDRESS] = entry

@@ -10,7 +10,7 @@ from nmi.identity.pods import PodEntry
 from nmi.refusal import NO_ROOM_TO_WAIT, Refusal
 from tests.nmi.identity.lookup_bench import LookupBench
 from tests.nmi.identity.shapes import pod
-from tests.virtual_time import in_virtual_time, now, settle
+from tests.virtual_time import now, settle
 
 CROWD = "10.0.9.9"
 NEW_PODS = [f"10.0.1.{number}" for number in range(6)]
@@ -26,7 +26,6 @@ def counted(ended: list[PodEntry | Refusal | None]) -> tuple[int, int]:
     [{CROWD: WAITERS_MAX}, {CROWD: WAITERS_MAX // 2, "10.0.9.8": WAITERS_MAX // 2}],
     ids=["one address", "two addresses"],
 )
-@in_virtual_time
 async def test_new_pods_are_waited_for_next_to_many_requests_of_unknown_addresses(crowds: dict[str, int]) -> None:
     bench, entries = LookupBench(), {address: PodEntry(pod()) for address in NEW_PODS}
     crowd = [task for address, requests in crowds.items() for task in await bench.waiting(address, requests)]
@@ -40,7 +39,6 @@ async def test_new_pods_are_waited_for_next_to_many_requests_of_unknown_addresse
     assert bench.waits.waiting == 0
 
 
-@in_virtual_time
 async def test_an_address_that_has_its_share_displaces_no_other() -> None:
     bench = LookupBench()
     crowd = await bench.waiting(CROWD, WAITERS_MAX // 2)
@@ -52,7 +50,6 @@ async def test_an_address_that_has_its_share_displaces_no_other() -> None:
     assert counted(await asyncio.gather(*crowd, *other)) == (0, WAITERS_MAX)
 
 
-@in_virtual_time
 async def test_of_a_crowded_address_the_newest_request_is_displaced() -> None:
     bench = LookupBench()
     crowd = await bench.waiting(CROWD, WAITERS_MAX)
@@ -60,7 +57,6 @@ async def test_of_a_crowded_address_the_newest_request_is_displaced() -> None:
     assert [number for number, task in enumerate(crowd) if task.done()] == [WAITERS_MAX - 1]
 
 
-@in_virtual_time
 async def test_with_one_request_of_each_address_none_is_displaced() -> None:
     bench = LookupBench()
     waiting = [asyncio.create_task(bench.find(f"10.1.{n // 256}.{n % 256}")) for n in range(WAITERS_MAX)]
@@ -70,7 +66,6 @@ async def test_with_one_request_of_each_address_none_is_displaced() -> None:
     assert counted(await asyncio.gather(*waiting)) == (0, WAITERS_MAX)
 
 
-@in_virtual_time
 async def test_a_client_that_disconnects_makes_room() -> None:
     bench = LookupBench()
     crowd = await bench.waiting(CROWD, WAITERS_MAX)
@@ -85,7 +80,6 @@ async def test_a_client_that_disconnects_makes_room() -> None:
     assert bench.waits.waiting == 0
 
 
-@in_virtual_time
 async def test_a_disconnected_request_that_is_displaced_at_the_same_time_counts_once() -> None:
     bench = LookupBench()
     crowd = await bench.waiting(CROWD, WAITERS_MAX)
@@ -95,7 +89,6 @@ async def test_a_disconnected_request_that_is_displaced_at_the_same_time_counts_
     assert crowd[-1].cancelled()
 
 
-@in_virtual_time
 async def test_a_limited_number_of_addresses_without_a_waiting_request_is_remembered() -> None:
     bench = LookupBench()
     for number in range(2 * REMEMBERED_MAX):

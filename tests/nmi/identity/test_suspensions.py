@@ -22,7 +22,7 @@ from nmi.identity.suspensions import (
     Suspensions,
 )
 from tests.nmi.identity.shapes import pod, started_at
-from tests.virtual_time import in_virtual_time, now, settle
+from tests.virtual_time import now, settle
 
 
 def evidence(number: int = 0, kind: EvidenceKind = EvidenceKind.INTERFACE_REMOVED) -> Evidence:
@@ -70,7 +70,6 @@ async def running(pods: int = 1) -> AsyncIterator[SuspensionBench]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-@in_virtual_time
 async def test_a_suspension_is_verified_once_ten_seconds_after_the_evidence() -> None:
     async with running() as suspension_bench:
         begun = now()
@@ -82,7 +81,6 @@ async def test_a_suspension_is_verified_once_ten_seconds_after_the_evidence() ->
         assert suspension_bench.suspensions.pods == 0
 
 
-@in_virtual_time
 async def test_an_unconfirmed_suspension_is_verified_at_growing_intervals() -> None:
     async with running() as suspension_bench:
         suspension_bench.confirms = False
@@ -98,7 +96,6 @@ async def test_an_unconfirmed_suspension_is_verified_at_growing_intervals() -> N
         assert not suspension_bench.is_suspended()
 
 
-@in_virtual_time
 async def test_more_evidence_delays_verification_and_invalidates_a_read_in_progress() -> None:
     async with running() as suspension_bench:
         begun = now()
@@ -116,7 +113,6 @@ async def test_more_evidence_delays_verification_and_invalidates_a_read_in_progr
         assert suspension_bench.suspensions.counts[EvidenceKind.PORT_MOVED] == 0, "it was suspended already"
 
 
-@in_virtual_time
 async def test_many_pods_are_verified_one_after_the_other() -> None:
     async with running(250) as suspension_bench:
         suspension_bench.suspensions.begin([evidence(number) for number in range(250)])
@@ -128,7 +124,6 @@ async def test_many_pods_are_verified_one_after_the_other() -> None:
         assert suspension_bench.suspensions.pods == 0
 
 
-@in_virtual_time
 async def test_a_pod_with_two_addresses_is_served_when_both_are_verified() -> None:
     async with running(2) as suspension_bench:
         suspension_bench.entries["10.0.0.1"] = suspension_bench.entry
@@ -146,7 +141,6 @@ async def test_a_pod_with_two_addresses_is_served_when_both_are_verified() -> No
         assert suspension_bench.reads == []
 
 
-@in_virtual_time
 async def test_an_address_without_a_pod_suspends_none() -> None:
     async with running() as suspension_bench:
         suspension_bench.suspensions.begin([evidence(7)])
@@ -170,7 +164,6 @@ CLAIMS: dict[str, tuple[EvidenceKind, int, bool]] = {
 
 
 @pytest.mark.parametrize("case", CLAIMS)
-@in_virtual_time
 async def test_a_pod_that_claims_the_address_of_an_ended_sandbox_is_suspended_unless_it_started_since(
     case: str,
 ) -> None:
@@ -188,7 +181,6 @@ async def test_a_pod_that_claims_the_address_of_an_ended_sandbox_is_suspended_un
         assert not entry.suspended
 
 
-@in_virtual_time
 async def test_evidence_is_kept_for_a_minute_and_for_a_limited_number_of_addresses() -> None:
     async with running(0) as suspension_bench:
         entry = PodEntry(pod(addresses=("10.0.0.0",)))
@@ -204,7 +196,6 @@ async def test_evidence_is_kept_for_a_minute_and_for_a_limited_number_of_address
         assert entry.suspended
 
 
-@in_virtual_time
 async def test_an_endlessly_suspended_pod_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async with running() as suspension_bench:
         caplog.set_level(logging.INFO)

@@ -6,10 +6,9 @@ Excluded: the notification of a change (test_rule_changes_sources).
 import asyncio
 
 from nmi.node.rule_changes import BURST, GAP_SECONDS, RuleChangeNotifier
-from tests.virtual_time import in_virtual_time, now
+from tests.virtual_time import now
 
 
-@in_virtual_time
 async def test_without_changes_the_pause_is_the_interval() -> None:
     notifier = RuleChangeNotifier()
     begun = now()
@@ -18,7 +17,6 @@ async def test_without_changes_the_pause_is_the_interval() -> None:
     assert now() - begun == 120
 
 
-@in_virtual_time
 async def test_a_change_ends_the_pause_immediately() -> None:
     notifier = RuleChangeNotifier()
     await notifier.pause(60)
@@ -28,7 +26,6 @@ async def test_a_change_ends_the_pause_immediately() -> None:
     assert now() - begun == 7
 
 
-@in_virtual_time
 async def test_continuous_changes_cause_a_few_immediate_checks_and_then_one_per_second() -> None:
     notifier = RuleChangeNotifier()
 
@@ -48,7 +45,6 @@ async def test_continuous_changes_cause_a_few_immediate_checks_and_then_one_per_
     assert 99 * GAP_SECONDS < now() - begun < 101 * GAP_SECONDS
 
 
-@in_virtual_time
 async def test_after_a_quiet_time_immediate_checks_are_possible_again() -> None:
     notifier = RuleChangeNotifier()
     for _ in range(3):
@@ -61,7 +57,6 @@ async def test_after_a_quiet_time_immediate_checks_are_possible_again() -> None:
         await asyncio.sleep(BURST * GAP_SECONDS)
 
 
-@in_virtual_time
 async def test_a_change_during_a_check_causes_another_check() -> None:
     notifier = RuleChangeNotifier()
     await notifier.pause(60)
@@ -73,7 +68,6 @@ async def test_a_change_during_a_check_causes_another_check() -> None:
     assert now() - begun == 60, "and only once"
 
 
-@in_virtual_time
 async def test_an_interval_shorter_than_the_gap_is_used_unchanged() -> None:
     notifier = RuleChangeNotifier()
     for _ in range(BURST):

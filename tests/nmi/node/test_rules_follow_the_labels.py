@@ -20,7 +20,6 @@ from nmi.node.rules import FoundRules, TopRule
 from nmi.node.traffic_redirect import TrafficRedirect
 from nmi.settings import Settings
 from podidentity.exits import StartError
-from tests.virtual_time import in_virtual_time
 
 GUARD, LOCALNET, REDIRECT, REJECT = "guard", "route_localnet", "nat", "filter"
 EBPF = {LABEL: "true"}
@@ -127,7 +126,6 @@ async def maintained(*, fail_closed: bool = True) -> AsyncIterator[TrafficRedire
             await task
 
 
-@in_virtual_time
 async def test_nothing_is_written_before_the_labels_are_known(node: Node) -> None:
     async with maintained() as redirect:
         await asyncio.sleep(3 * MINUTE)
@@ -138,7 +136,6 @@ async def test_nothing_is_written_before_the_labels_are_known(node: Node) -> Non
         assert node.written == set()
 
 
-@in_virtual_time
 async def test_labels_that_arrive_late_permit_everything(node: Node) -> None:
     async with maintained() as redirect:
         decided = asyncio.create_task(redirect.decided())
@@ -154,7 +151,6 @@ async def test_labels_that_arrive_late_permit_everything(node: Node) -> None:
         assert node.written == {REJECT, REDIRECT, GUARD, LOCALNET}, "and they are maintained"
 
 
-@in_virtual_time
 async def test_a_start_does_not_wait_where_the_kubelets_flags_permit_rules(node: Node) -> None:
     node.kubelet = HostRouting.NETFILTER
     async with maintained() as redirect:
@@ -163,7 +159,6 @@ async def test_a_start_does_not_wait_where_the_kubelets_flags_permit_rules(node:
         assert redirect.problem() is None
 
 
-@in_virtual_time
 async def test_a_label_that_arrives_late_removes_the_rules_for_good(node: Node) -> None:
     node.kubelet = HostRouting.NETFILTER
     async with maintained() as redirect:
@@ -182,7 +177,6 @@ async def test_a_label_that_arrives_late_removes_the_rules_for_good(node: Node) 
         assert node.written == set()
 
 
-@in_virtual_time
 async def test_a_label_that_arrives_during_a_write_removes_the_written_rule(node: Node) -> None:
     node.kubelet = HostRouting.NETFILTER
     async with maintained(fail_closed=False) as redirect:
@@ -195,7 +189,6 @@ async def test_a_label_that_arrives_during_a_write_removes_the_written_rule(node
         assert node.written == set()
 
 
-@in_virtual_time
 async def test_a_repair_in_progress_ends_when_the_label_arrives(node: Node) -> None:
     node.kubelet = HostRouting.NETFILTER
     async with maintained() as redirect:
@@ -211,7 +204,6 @@ async def test_a_repair_in_progress_ends_when_the_label_arrives(node: Node) -> N
         assert node.written == set()
 
 
-@in_virtual_time
 async def test_rules_that_appear_later_on_a_node_with_the_label_are_removed(node: Node) -> None:
     """For example by the Go implementation's NMI, or by rules that were saved and restored."""
     node.kubelet = HostRouting.EBPF
@@ -223,7 +215,6 @@ async def test_rules_that_appear_later_on_a_node_with_the_label_are_removed(node
         assert node.written == set()
 
 
-@in_virtual_time
 async def test_a_guard_that_may_remain_is_reported_and_removed_later(node: Node) -> None:
     node.kubelet = HostRouting.EBPF
     node.written = {GUARD}

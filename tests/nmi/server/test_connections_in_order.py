@@ -25,7 +25,6 @@ from tests.nmi.server.fakes import (
     request_bytes,
 )
 from tests.support.waiting import until
-from tests.virtual_time import in_virtual_time
 
 
 class Held:
@@ -118,7 +117,6 @@ async def test_a_connection_with_part_of_a_request_is_not_returned_to_the_lane()
     assert server_under_test.connection.resumed == 1
 
 
-@in_virtual_time
 async def test_a_slow_answer_followed_by_part_of_a_request_ends_the_connection() -> None:
     server_under_test = ServerUnderTest(ServerPolicy(pipeline_seconds=1.0))
     requests = Held(server_under_test)

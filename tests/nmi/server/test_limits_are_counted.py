@@ -9,7 +9,6 @@ from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy, Sizes
 from tests.nmi.server.fakes import TOKEN_PATH, ServerUnderTest, request_bytes
-from tests.virtual_time import in_virtual_time
 
 START = b"GET / HTTP/1.1\r\nHost: a\r\n"
 TIGHT = Sizes(head_bytes=300, fields=4, target_bytes=100, body_bytes=10, answered_bytes=100, pipelined_bytes=100)
@@ -59,7 +58,6 @@ async def test_too_many_parameters_are_counted() -> None:
     assert bitten(server_under_test) == {Limit.PARAMETERS: 1}
 
 
-@in_virtual_time
 async def test_a_connection_that_ends_because_of_pipelined_data_is_counted_once() -> None:
     server_under_test = ServerUnderTest(ServerPolicy(sizes=TIGHT, pipeline_seconds=0.01))
     release = asyncio.Event()

@@ -18,7 +18,7 @@ from nmi.server.target import ProxiedPaths, resolve
 from podidentity.http_client.session import HttpSession
 from tests.nmi.server.fakes import Pieces
 from tests.nmi.tokens.test_two_greedy_pods import ADDED_SECONDS, FILLERS, flooding
-from tests.virtual_time import in_virtual_time, now
+from tests.virtual_time import now
 
 POPULAR = "/metadata/instance?api-version=2021-02-01"
 CACHE_SECONDS = 10.0
@@ -73,7 +73,6 @@ class Metadata:
 
 @pytest.mark.parametrize("call_seconds", [0.02, 2.0])
 @pytest.mark.parametrize("arrival", [0.01, 0.25, 0.65, 1.06, 7.3])
-@in_virtual_time
 async def test_a_read_that_joins_an_attackers_queued_read_is_hardly_delayed(
     arrival: float, call_seconds: float
 ) -> None:
@@ -88,7 +87,6 @@ async def test_a_read_that_joins_an_attackers_queued_read_is_hardly_delayed(
         await asyncio.gather(*first)
 
 
-@in_virtual_time
 async def test_polling_a_document_whose_reads_an_attacker_always_starts_is_hardly_delayed() -> None:
     metadata, slowest = Metadata(0.02), 0.0
     with flooding(*[metadata.fill] * FILLERS, metadata.poll):

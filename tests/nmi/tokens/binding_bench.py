@@ -1,24 +1,33 @@
-"""The bench of identity bindings: an API server with RBAC, Entra ID, the sandbox's token proxy, and a pod."""
+"""The bench of identity bindings: an API server with RBAC, Entra ID, the sandbox's token proxy, and a pod.
+
+On loopback the token proxy is reached over TLS. In memory it gets TLS's server name only.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+import pytest
 
 from nmi.tokens.assertions import Assertions
 from nmi.tokens.exchanges import Exchanges
 from nmi.tokens.federated import FederatedSource
+from nmi.tokens.proxy_refusals import NotBoundError
 from nmi.tokens.source import NULL_OBSERVER, FetchedToken, FetchObserver, FetchRequest, Workload
 from nmi.tokens.token_proxy import ProxySettings
 from nmi.tokens.token_proxy import TokenProxy as ProxyAddress
 from podidentity.azure.federation import BINDING_AUDIENCE, BINDING_GROUP, BINDING_VERB, DIRECT_AUDIENCE, Exchange
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
+from podidentity_sandbox import issuing
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.token_proxy import SERVER_NAME, TokenProxy
 from tests.nmi.tokens.sign_in_bench import NAMESPACE, RESOURCE, WITHIN, Bench, running
 
 RBAC = "rbac.authorization.k8s.io"
+PROXY_HOST, PROXY_PORT = "token-proxy.example", 8443
 
 
 class BindingBench:
@@ -35,15 +44,20 @@ class BindingBench:
         self.workload = bench.pod("web", "builder")
 
     async def start(self, host: str = "127.0.0.1") -> None:
-        await self.proxy.serve(self.authority, host)
+        if self.bench.loopback:
+            await self.proxy.serve(self.authority, host)
+        else:
+            self.proxy.scheme, self.proxy.host, self.proxy.port = "https", PROXY_HOST, PROXY_PORT
+            self.bench.serve(self.proxy.url, self.proxy.http())
         self.proxy.bind(self.managed.client_id)
         self.permit("builder")
         self.source = self.new_source()
-        await self.bench.sign_ins.load()  # the import takes longer than a request has
 
     @property
     def settings(self) -> ProxySettings:
-        return ProxySettings(self.proxy.proxy_url, SERVER_NAME, ca_file=str(self.ca_file))
+        if self.bench.loopback:
+            return ProxySettings(self.proxy.proxy_url, SERVER_NAME, ca_file=str(self.ca_file))
+        return ProxySettings(self.proxy.proxy_url, SERVER_NAME, ca_data=self.authority.pem)  # reads no file in the loop
 
     def new_source(
         self, settings: ProxySettings | None = None, *, audience: str = BINDING_AUDIENCE, **choice: Any
@@ -107,14 +121,25 @@ class BindingBench:
         )
 
 
+async def refused(bound: BindingBench, **how: Any) -> NotBoundError:
+    """Return the error of a fetch, with its missing step."""
+    with pytest.raises(NotBoundError) as error:
+        await bound.fetch(**how)
+    return error.value
+
+
 @asynccontextmanager
-async def binding_bench(directory: Path, host: str = "127.0.0.1") -> AsyncIterator[BindingBench]:
-    """Yield a running bench, whose proxy listens on *host*."""
-    async with running(Bench(rbac=True)) as bench:
+async def binding_bench(
+    directory: Path, host: str = "127.0.0.1", *, loopback: bool = False
+) -> AsyncIterator[BindingBench]:
+    """Yield a running bench, whose proxy listens on *host* if it is on *loopback*."""
+    async with running(Bench(rbac=True, loopback=loopback)) as bench:
         made = BindingBench(bench, directory)
         await made.start(host)
+        fetch = issuing.fetch if loopback else lambda _access, url: bench.issuer_document(url)
         try:
-            yield made
+            with patch.object(issuing, "fetch", fetch):
+                yield made
         finally:
             await bench.session.close()  # first: the proxy would wait for the clients of open connections
             await made.proxy.stop()

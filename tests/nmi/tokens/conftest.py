@@ -1,17 +1,28 @@
-"""A running bench for sign-ins, and a fixture that captures all log lines."""
+"""Running benches for sign-ins, and a fixture that captures all log lines."""
 
 import io
 import logging
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.nmi.tokens.binding_bench import BindingBench, binding_bench
 from tests.nmi.tokens.sign_in_bench import Bench, running
+from tests.selection import is_virtual
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    async with running(Bench()) as started:
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    """Yield a running bench, which is in memory for tests in virtual time."""
+    async with running(Bench(loopback=not is_virtual(request.node))) as started:
+        yield started
+
+
+@pytest.fixture
+async def bound(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BindingBench]:
+    """Yield a running bench of identity bindings, which is in memory for tests in virtual time."""
+    async with binding_bench(tmp_path, loopback=not is_virtual(request.node)) as started:
         yield started
 
 

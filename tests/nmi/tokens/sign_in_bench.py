@@ -1,16 +1,23 @@
-"""The bench of service principals: the emulated AAD and API server, both over TLS, and the token source."""
+"""The bench of service principals: the emulated AAD and API server, and the token source.
+
+Both are in memory, for tests in virtual time, or on loopback over TLS. In memory the signing program runs in this
+process.
+"""
 
 import asyncio
 import base64
 import datetime
+import functools
+import io
 import math
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Self
+from typing import Any, Self, cast
+from unittest.mock import DEFAULT, patch
 
 import aiohttp
 from aiohttp import web
@@ -22,6 +29,9 @@ from cryptography.hazmat.primitives.serialization import KeySerializationEncrypt
 from cryptography.x509.oid import NameOID
 from typing_extensions import override
 
+import nmi.tokens.entra  # noqa: F401  urllib3, which it imports, binds a socket: not in a test in virtual time
+from nmi.subprocesses import Finished
+from nmi.tokens import assertion
 from nmi.tokens.endpoints import SignInPolicy
 from nmi.tokens.secrets import Secrets
 from nmi.tokens.service_principal import ServicePrincipalSource
@@ -39,11 +49,15 @@ from podidentity_sandbox.certificates import LOOPBACK, Authority
 from podidentity_sandbox.directory import Directory, ServicePrincipal
 from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.tokens import TokenMint, read_claims
+from tests.support.memory_network import MemoryNetwork
 
 NAMESPACE = "team-a"
 RESOURCE = "https://vault.azure.net"
 WITHIN = 20.0
 SIGN_IN_HOSTS = ("login.microsoftonline.com", "login.microsoftonline.us", "login.chinacloudapi.cn")
+AAD_HOST, AAD_PORT = "aad.example", 8443
+API_SERVER = "http://kubernetes.default"
+ISSUER = "https://kubernetes.default.svc"
 MINT = TokenMint()
 AUTHORITY = Authority()
 
@@ -81,17 +95,17 @@ def pfx_of(
 
 
 class RedirectingConnector(AbstractResolver):
-    """A resolver that returns the address of AAD's emulator for every name, such as login.microsoftonline.com."""
+    """A resolver that returns the address of AAD's emulator for every name, and adds the name to *hosts*."""
 
-    def __init__(self, aad: Aad) -> None:
+    def __init__(self, aad: Aad, hosts: list[str]) -> None:
         self._aad = aad
-        self.asked: list[str] = []
+        self._hosts = hosts
 
     @override
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        self.asked.append(host)
+        self._hosts.append(host)
         return [
             ResolveResult(
                 hostname=host, host=self._aad.host, port=self._aad.port, family=socket.AF_INET, proto=0, flags=0
@@ -105,54 +119,86 @@ class RedirectingConnector(AbstractResolver):
 
 @dataclass
 class Bench:
-    """An AAD, an API server and a token source. Pauses between retries are 0."""
+    """An AAD, an API server and a token source. On loopback, pauses between retries are 0."""
 
     directory: Directory = field(default_factory=Directory)
+    loopback: bool = False
     allow_cross_namespace: bool = False
     cloud: Cloud = PUBLIC
     proxy_for: ProxyFor = no_proxy
-    attempt_seconds: float = 5.0
     rbac: bool = False
-    issuer: str = ""
-    """The issuer of the API server's tokens; empty for the server's URL."""
+    issuer: str = ISSUER
 
     def __post_init__(self) -> None:
         self.aad = Aad(self.directory, MINT)
+        self.hosts: list[str] = []
+        """The hosts of new connections to AAD. On loopback only those whose addresses were requested."""
+        self.network = MemoryNetwork()
+        self._servers: list[web.Server] = []
+        self._signer = patch("nmi.tokens.certificate.run", sign_in_this_process)
         self.observed: list[AzureError | None] = []
         self.failed_reads = 0
         self.pauses: list[float] = []
 
     async def start(self) -> None:
         self.kube = await asyncio.to_thread(KubeApi, rbac=self.rbac, issuer=self.issuer)
+        for namespace in (NAMESPACE, "team-b"):
+            self.kube.store.create("namespaces", {"metadata": {"name": namespace}})
+        if self.loopback:
+            await self._listen()
+        else:
+            self._serve_in_memory()
+        self.source = self.new_source()
+
+    async def _listen(self) -> None:
         context = await asyncio.to_thread(AUTHORITY.server_context, (*LOOPBACK, *SIGN_IN_HOSTS))
         await self.aad.start(ssl_context=context)
         await self.kube.start()
-        for namespace in (NAMESPACE, "team-b"):
-            self.kube.store.create("namespaces", {"metadata": {"name": namespace}})
-        self.client = Client(
-            ClusterAccess(self.kube.server, self.kube.authority.client_context(), self._authorization),
-            user_agent="test",
-        )
-        self.resolver = RedirectingConnector(self.aad)
+        access = ClusterAccess(self.kube.server, self.kube.authority.client_context(), self._authorization)
+        self.client = Client(access, user_agent="test")
         self.session = self.new_session(AUTHORITY.client_context())
-        self.source = self.new_source()
+
+    def _serve_in_memory(self) -> None:
+        self.aad.scheme, self.aad.host, self.aad.port = "https", AAD_HOST, AAD_PORT
+        aad = self.aad.http()
+        self._servers.append(aad)
+
+        def accept(host: str) -> asyncio.Protocol:
+            self.hosts.append(host)
+            return aad()
+
+        for host in SIGN_IN_HOSTS:
+            self.network.serve(f"https://{host}", functools.partial(accept, host))
+        self.network.serve(self.aad.url, functools.partial(accept, AAD_HOST))
+        self.serve(API_SERVER, self.kube.http())
+        access = ClusterAccess(API_SERVER, authorization=self._authorization)
+        self.client = Client(access, user_agent="test", open_session=self.network.open_session)
+        self.session = new_session("test", cast("Any", self.network.connector()))
+        self._signer.start()
+
+    def serve(self, origin: str, server: web.Server) -> None:
+        """Serve *origin* in memory until the bench stops."""
+        self._servers.append(server)
+        self.network.serve(origin, server)
 
     def new_session(self, trust: ssl.SSLContext | bool) -> aiohttp.ClientSession:
-        """Return a session that trusts *trust*, and resolves every name to the emulator."""
-        return new_session("test", aiohttp.TCPConnector(ssl=trust, resolver=self.resolver))
+        """Return a session on loopback that trusts *trust*, and resolves every name to the emulator."""
+        resolver = RedirectingConnector(self.aad, self.hosts)
+        return new_session("test", aiohttp.TCPConnector(ssl=trust, resolver=resolver))
 
     def new_source(
         self, session: aiohttp.ClientSession | None = None, *, retry_delays: tuple[float, ...] = RETRY_DELAYS
     ) -> ServicePrincipalSource:
         async def sleep(seconds: float) -> None:
             self.pauses.append(seconds)
+            await asyncio.sleep(0 if self.loopback else seconds)
 
         self.sign_ins = SignIns(
             lambda: session or self.session,
             proxy_for=self.proxy_for,
-            attempt_seconds=self.attempt_seconds,
             retry_delays=retry_delays,
             observe=lambda _seconds, error: self.observed.append(error),
+            random=lambda: 0.5,
             sleep=sleep,
         )
         return ServicePrincipalSource(self.policy, Secrets(self.client, count_failure=self._count), self.sign_ins)
@@ -162,6 +208,10 @@ class Bench:
         return SignInPolicy(
             self.cloud, allowed_endpoints=(self.aad.url,), allow_cross_namespace=self.allow_cross_namespace
         )
+
+    async def issuer_document(self, url: str) -> bytes:
+        """Return a document of the API server's issuer, as a relying party reads it."""
+        return await self.client.request("GET", url.removeprefix(self.kube.issuer))
 
     def _count(self) -> None:
         self.failed_reads += 1
@@ -174,6 +224,10 @@ class Bench:
         await self.client.aclose()
         await self.kube.stop()
         await self.aad.stop()
+        for server in self._servers:
+            await server.shutdown()
+        if not self.loopback:
+            self._signer.stop()
 
     def principal(self, secret: str) -> ServicePrincipal:
         """Create a service principal, and the Secret with its *secret*."""
@@ -240,6 +294,18 @@ class Hanging:
 
     async def __aexit__(self, *_: object) -> None:
         self._go_on.set()
+
+
+async def sign_in_this_process(_words: object, *, given: str, seconds: float) -> Finished:
+    """Run the signing program on *given* without a process, and so without its limits."""
+    del seconds
+    with (
+        patch.multiple(assertion, os=DEFAULT, resource=DEFAULT, warnings=DEFAULT),
+        patch("sys.stdin", io.StringIO(given)),
+        redirect_stdout(io.StringIO()) as output,
+    ):
+        assertion.main()
+    return Finished(0, output.getvalue(), "")
 
 
 def _no_permit() -> Any:

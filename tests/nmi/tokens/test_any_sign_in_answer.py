@@ -15,6 +15,7 @@ from nmi.tokens.sign_in import SignIn
 from podidentity.azure.clouds import Endpoint
 from podidentity.azure.errors import MESSAGE_MAX, AzureError
 from tests.nmi.tokens.sign_in_bench import Bench
+from tests.virtual_time import VirtualTimeLoop
 
 SECRET = "Zx8Q~0123456789-of.ours_in_all"
 ASKED = SignIn(Endpoint("login.example"), "tenant", "c11e0000-0000-0000-0000-00000000000a", "r", secret=SECRET)
@@ -56,12 +57,21 @@ def deep() -> str:
     return base64.urlsafe_b64encode(b'{"x":' + b"[" * 20_000).decode()
 
 
-async def test_any_body_results_in_a_token_or_in_a_known_error(bench: Bench) -> None:
+def test_any_body_results_in_a_token_or_in_a_known_error() -> None:
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        bench = Bench()
+        runner.run(bench.start())
+        try:
+            sign_in_with_any_body(bench, runner)
+        finally:
+            runner.run(bench.stop())
+
+
+def sign_in_with_any_body(bench: Bench, runner: asyncio.Runner) -> None:
     bench.source = bench.new_source(retry_delays=())
     principal = bench.directory.add_principal(secret=SECRET)
     bench.put_secret(k=SECRET.encode())
     identity = bench.identity(principal)
-    loop = asyncio.get_running_loop()
     given_now: dict[str, Any] = {}
 
     async def odd(request: web.BaseRequest) -> web.StreamResponse:
@@ -89,6 +99,6 @@ async def test_any_body_results_in_a_token_or_in_a_known_error(bench: Bench) -> 
     @given(st.sampled_from([200, 400, 503]), bodies)
     def exchange(status: int, body: bytes) -> None:
         given_now.update(status=status, body=body)
-        asyncio.run_coroutine_threadsafe(once(), loop).result(20)
+        runner.run(once())
 
-    await asyncio.to_thread(exchange)
+    exchange()

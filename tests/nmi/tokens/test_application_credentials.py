@@ -7,7 +7,6 @@ from nmi.tokens.application_credentials import IDENTITIES_MAX, PER_NAMESPACE_MAX
 from podidentity.azure.errors import Refused
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
 from tests.nmi.tokens.fakes import REQUEST, Bench, identity
-from tests.virtual_time import in_virtual_time
 
 AUDIENCE = "api://AzureADTokenExchange"
 TOKENS = "aadpodidentity_nmi_application_credential_tokens_total"
@@ -19,7 +18,6 @@ def named(name: str, namespace: str = "ns", type_: int = 0) -> AzureIdentity:
     return AzureIdentity(metadata=Meta(namespace=namespace, name=name), spec=AzureIdentitySpec(type=type_))
 
 
-@in_virtual_time
 async def test_a_fetch_for_the_audience_is_recorded_and_a_cached_answer_is_not() -> None:
     bench = Bench()
     name = "/".join(identity().key)
@@ -30,7 +28,6 @@ async def test_a_fetch_for_the_audience_is_recorded_and_a_cached_answer_is_not()
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_other_audiences_are_not_recorded() -> None:
     bench = Bench()
     await bench.token()
@@ -38,7 +35,6 @@ async def test_other_audiences_are_not_recorded() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_failed_fetch_is_not_recorded() -> None:
     bench = Bench()
     bench.source.failures = [Refused("no", status=400)]
@@ -48,7 +44,6 @@ async def test_a_failed_fetch_is_not_recorded() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_token_of_the_previous_nmi_is_recorded_when_it_is_used() -> None:
     before, after = Bench(), Bench()
     await before.token(FOR_APPLICATIONS)

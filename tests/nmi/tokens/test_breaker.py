@@ -9,7 +9,7 @@ from nmi.tokens.breaker import Breaker
 from nmi.tokens.governor import Governor
 from nmi.tokens.waiters import Waiters
 from podidentity.azure.errors import AzureError, NotSent, NotYet, Refused, Throttled, Unreachable
-from tests.virtual_time import in_virtual_time, now, settle
+from tests.virtual_time import now, settle
 
 
 def hang() -> Unreachable:
@@ -52,7 +52,6 @@ MANY = ("ns/a", "ns/b", "ns/a", "ns/b", "ns/c")
 
 
 @pytest.mark.parametrize("error", [hang(), AzureError("down", status=500), AzureError("down", status=503)])
-@in_virtual_time
 async def test_five_consecutive_failures_open_the_breaker(error: AzureError) -> None:
     bench = Bench()
     await bench.fail(*MANY[:4], error=error)
@@ -77,7 +76,6 @@ async def test_five_consecutive_failures_open_the_breaker(error: AzureError) -> 
     ],
     ids=["token", "400", "403", "404", "410", "429", "garbage"],
 )
-@in_virtual_time
 async def test_any_response_resets_the_failure_count(error: AzureError | None) -> None:
     bench = Bench()
     for _ in range(3):
@@ -89,7 +87,6 @@ async def test_any_response_resets_the_failure_count(error: AzureError | None) -
     assert bench.state() == "closed"
 
 
-@in_virtual_time
 async def test_a_cancelled_call_counts_neither_as_success_nor_as_failure() -> None:
     bench = Bench()
     await bench.fail(*MANY[:4])
@@ -104,7 +101,6 @@ async def test_a_cancelled_call_counts_neither_as_success_nor_as_failure() -> No
     assert bench.state() == "open"
 
 
-@in_virtual_time
 async def test_after_the_pause_one_probe_is_let_through_and_its_response_closes_the_breaker() -> None:
     bench = Bench()
     await bench.fail(*MANY)
@@ -123,7 +119,6 @@ async def test_after_the_pause_one_probe_is_let_through_and_its_response_closes_
     await bench.call("ns/y")
 
 
-@in_virtual_time
 async def test_each_failed_probe_doubles_the_pause_up_to_15_seconds() -> None:
     bench = Bench()
     await bench.fail(*MANY)
@@ -143,7 +138,6 @@ async def test_each_failed_probe_doubles_the_pause_up_to_15_seconds() -> None:
 
 
 @pytest.mark.parametrize(("random", "seconds"), [(0.0, 4.0), (1.0, 6.0)])
-@in_virtual_time
 async def test_nodes_do_not_probe_at_the_same_time(random: float, seconds: float) -> None:
     bench = Bench()
     bench.breaker._random = lambda: random
@@ -151,7 +145,6 @@ async def test_nodes_do_not_probe_at_the_same_time(random: float, seconds: float
     assert (await bench.refused("ns/a")).retry_after == pytest.approx(seconds)
 
 
-@in_virtual_time
 async def test_a_cancelled_probe_leaves_the_probe_to_the_next_call() -> None:
     bench = Bench()
     await bench.fail(*MANY)
@@ -165,7 +158,6 @@ async def test_a_cancelled_probe_leaves_the_probe_to_the_next_call() -> None:
     assert bench.state() == "closed"
 
 
-@in_virtual_time
 async def test_a_probe_that_finds_its_queue_full_leaves_the_probe_to_the_next_call_too() -> None:
     bench = Bench()
     await bench.fail(*MANY)
@@ -178,7 +170,6 @@ async def test_a_probe_that_finds_its_queue_full_leaves_the_probe_to_the_next_ca
     assert bench.state() == "closed"
 
 
-@in_virtual_time
 async def test_a_response_to_a_call_sent_before_closes_the_breaker_too() -> None:
     bench = Bench()
     slow = asyncio.create_task(bench.call("ns/slow", seconds=2.0))
@@ -189,7 +180,6 @@ async def test_a_response_to_a_call_sent_before_closes_the_breaker_too() -> None
     assert bench.state() == "closed"
 
 
-@in_virtual_time
 async def test_a_failure_of_a_call_sent_before_does_not_extend_the_pause() -> None:
     bench = Bench()
     slow = asyncio.create_task(bench.call("ns/slow", hang(), seconds=2.0))
@@ -201,7 +191,6 @@ async def test_a_failure_of_a_call_sent_before_does_not_extend_the_pause() -> No
     assert now() + ((await bench.refused("ns/a")).retry_after or 0.0) == pytest.approx(opened_until)
 
 
-@in_virtual_time
 async def test_a_call_that_waits_for_a_permit_fails_when_the_breaker_opens() -> None:
     bench = Bench(at_once=2)
     holders = [asyncio.create_task(bench.call(pod, hang(), seconds=10.0)) for pod in ("ns/a", "ns/b")]
@@ -222,7 +211,6 @@ async def test_a_call_that_waits_for_a_permit_fails_when_the_breaker_opens() -> 
     assert (bench.governor.waiting, bench.governor.in_flight) == (0, 0)
 
 
-@in_virtual_time
 async def test_calls_that_request_no_token_neither_obey_nor_change_the_breaker() -> None:
     bench = Bench()
     await bench.fail(*MANY)
@@ -231,7 +219,6 @@ async def test_calls_that_request_no_token_neither_obey_nor_change_the_breaker()
     assert bench.state() == "open"
 
 
-@in_virtual_time
 async def test_the_failures_of_one_pod_block_only_that_pod() -> None:
     bench = Bench()
     await bench.fail(*["ns/hostile"] * 5)
@@ -244,7 +231,6 @@ async def test_the_failures_of_one_pod_block_only_that_pod() -> None:
     assert (await bench.refused("ns/third")).retry_after == pytest.approx(5.0)
 
 
-@in_virtual_time
 async def test_a_failure_is_charged_to_the_pod_whose_turn_it_was_and_not_to_a_waiter_that_left() -> None:
     bench = Bench(at_once=1)
     holder = bench.governor.permit("ns/holder")
@@ -261,7 +247,6 @@ async def test_a_failure_is_charged_to_the_pod_whose_turn_it_was_and_not_to_a_wa
     assert bench.breaker._blamed == {"ns/stayed": 1}
 
 
-@in_virtual_time
 async def test_a_shared_call_fails_only_if_the_breaker_refuses_every_pod_that_waits_for_it() -> None:
     bench = Bench(at_once=1)
     await bench.fail(*["ns/hostile"] * 4)
@@ -284,7 +269,6 @@ async def test_a_shared_call_fails_only_if_the_breaker_refuses_every_pod_that_wa
     assert (bench.governor.waiting, bench.governor.in_flight) == (0, 0)
 
 
-@in_virtual_time
 async def test_the_blocked_pod_is_let_through_once_after_the_pause() -> None:
     bench = Bench()
     await bench.fail(*["ns/alone"] * 5)
@@ -296,7 +280,6 @@ async def test_the_blocked_pod_is_let_through_once_after_the_pause() -> None:
     assert bench.state() == "closed"
 
 
-@in_virtual_time
 async def test_a_pod_whose_probe_failed_lets_others_probe_first() -> None:
     bench = Bench()
     await bench.fail(*MANY)
@@ -310,7 +293,6 @@ async def test_a_pod_whose_probe_failed_lets_others_probe_first() -> None:
     await bench.call("ns/hostile")
 
 
-@in_virtual_time
 async def test_the_memory_about_pods_is_bounded() -> None:
     bench = Bench()
     for number in range(200):
@@ -321,7 +303,7 @@ async def test_the_memory_about_pods_is_bounded() -> None:
         assert len(bench.breaker._blamed) <= 5
 
 
-async def changes(caplog: pytest.LogCaptureFixture) -> list[str]:
+async def test_each_state_change_is_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
     with caplog.at_level(logging.INFO, "nmi.tokens.breaker"):
         await bench.fail(*MANY)
@@ -330,18 +312,7 @@ async def changes(caplog: pytest.LogCaptureFixture) -> list[str]:
         await asyncio.sleep(5.1)
         await bench.call("ns/x")
         await bench.call("ns/x")
-    return [f"{record.levelname} {record.getMessage()}"[:24] for record in caplog.records]
-
-
-def test_each_state_change_is_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
-    lines: list[str] = []
-
-    @in_virtual_time
-    async def run() -> None:
-        lines.extend(await changes(caplog))
-
-    run()
-    assert lines == [
+    assert [f"{record.levelname} {record.getMessage()}"[:24] for record in caplog.records] == [
         "WARNING IMDS fails, call",
         "INFO probing IMDS with o",
         "INFO IMDS responds again",

@@ -10,7 +10,7 @@ import pytest
 from nmi.tokens.governor import CongestedError, Governor
 from nmi.tokens.waiters import Waiters
 from podidentity.azure.errors import Paused, Throttled
-from tests.virtual_time import in_virtual_time, now, settle
+from tests.virtual_time import now, settle
 
 CALL_SECONDS = 0.01
 
@@ -43,7 +43,6 @@ class Calls:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
 
 
-@in_virtual_time
 async def test_at_most_twenty_calls_start_per_second() -> None:
     calls = Calls(Governor(clock=now))
     await asyncio.gather(*(calls.brief("ns/a") for _ in range(60)))
@@ -54,7 +53,6 @@ async def test_at_most_twenty_calls_start_per_second() -> None:
     assert times[-1] - times[0] < 3.0
 
 
-@in_virtual_time
 async def test_at_most_five_calls_are_in_progress() -> None:
     calls = Calls(Governor(clock=now))
     tasks = [asyncio.create_task(calls.hold(f"ns/{n}")) for n in range(6) for _ in range(2)]
@@ -67,7 +65,6 @@ async def test_at_most_five_calls_are_in_progress() -> None:
     assert (calls.governor.in_flight, calls.governor.waiting) == (0, 0)
 
 
-@in_virtual_time
 async def test_one_pod_never_has_every_permit() -> None:
     calls = Calls(Governor(clock=now))
     greedy = [asyncio.create_task(calls.hold("ns/greedy")) for _ in range(20)]
@@ -80,7 +77,6 @@ async def test_one_pod_never_has_every_permit() -> None:
     await asyncio.gather(neighbour, *greedy)
 
 
-@in_virtual_time
 async def test_two_pods_never_have_every_permit() -> None:
     calls = Calls(Governor(clock=now))
     greedy = [asyncio.create_task(calls.hold("ns/a")) for _ in range(20)]
@@ -97,7 +93,6 @@ async def test_two_pods_never_have_every_permit() -> None:
 
 @pytest.mark.parametrize("arrival", [0.0, 0.05, 0.5, 0.85, 0.95, 1.06, 3.3, 10.0])
 @pytest.mark.parametrize("call_seconds", [0.002, 0.1])
-@in_virtual_time
 async def test_a_new_pod_waits_less_than_a_third_of_a_second_behind_a_flood(
     arrival: float, call_seconds: float
 ) -> None:
@@ -121,7 +116,6 @@ async def test_a_new_pod_waits_less_than_a_third_of_a_second_behind_a_flood(
     await settle()
 
 
-@in_virtual_time
 async def test_waiting_calls_start_at_even_intervals() -> None:
     calls = Calls(Governor(clock=now))
     await asyncio.gather(*(calls.brief("ns/a") for _ in range(20)))
@@ -130,7 +124,6 @@ async def test_waiting_calls_start_at_even_intervals() -> None:
     assert all(0.03 < later - earlier < 0.06 for earlier, later in pairwise(times[4:]))
 
 
-@in_virtual_time
 async def test_the_seconds_waited_are_measured() -> None:
     waited: list[float] = []
     governor = Governor(at_once=1, clock=now)
@@ -145,7 +138,6 @@ async def test_the_seconds_waited_are_measured() -> None:
     assert waited == [0.0, pytest.approx(2.0)]
 
 
-@in_virtual_time
 async def test_a_flooding_pod_waits_behind_its_own_calls() -> None:
     calls = Calls(Governor(at_once=1, clock=now))
     tasks = [asyncio.create_task(calls.brief("ns/greedy")) for _ in range(50)]
@@ -157,7 +149,6 @@ async def test_a_flooding_pod_waits_behind_its_own_calls() -> None:
     assert order.index("ns/b") <= 5
 
 
-@in_virtual_time
 async def test_the_pod_that_was_served_least_recently_is_next() -> None:
     calls = Calls(Governor(at_once=1, clock=now))
     await calls.brief("ns/earlier")
@@ -168,7 +159,6 @@ async def test_the_pod_that_was_served_least_recently_is_next() -> None:
     assert order == ["ns/new", "ns/newer", "ns/earlier", "ns/flooding", "ns/flooding"]
 
 
-@in_virtual_time
 async def test_a_cancelled_waiter_leaves_the_queue_to_the_others() -> None:
     calls = Calls(Governor(at_once=1, clock=now))
     first = asyncio.create_task(calls.hold("ns/a"))
@@ -183,7 +173,6 @@ async def test_a_cancelled_waiter_leaves_the_queue_to_the_others() -> None:
     assert [pod for _, pod in calls.begun] == ["ns/a", "ns/c"]
 
 
-@in_virtual_time
 async def test_a_waiter_cancelled_at_the_moment_of_its_grant_releases_the_permit() -> None:
     governor = Governor(at_once=1, clock=now)
     calls = Calls(governor)
@@ -198,10 +187,9 @@ async def test_a_waiter_cancelled_at_the_moment_of_its_grant_releases_the_permit
     assert second.cancelled()
     await first
     assert governor.in_flight == 0
-    await asyncio.wait_for(calls.brief("ns/c"), 5)
+    await calls.brief("ns/c")
 
 
-@in_virtual_time
 async def test_a_cancelled_waiter_that_has_not_run_yet_is_skipped() -> None:
     governor = Governor(at_once=1, clock=now)
     calls = Calls(governor)
@@ -220,7 +208,6 @@ async def test_a_cancelled_waiter_that_has_not_run_yet_is_skipped() -> None:
 
 
 @pytest.mark.parametrize(("retry_after", "pause"), [(7.0, 7.0), (None, 1.0)], ids=["given", "missing"])
-@in_virtual_time
 async def test_a_429_pauses_all_calls(retry_after: float | None, pause: float) -> None:
     governor = Governor(clock=now)
     started = now()
@@ -231,7 +218,6 @@ async def test_a_429_pauses_all_calls(retry_after: float | None, pause: float) -
         assert now() - started == pytest.approx(pause)
 
 
-@in_virtual_time
 async def test_a_pause_is_bounded_for_any_retry_after() -> None:
     governor = Governor(clock=now)
     governor.pause(86400.0)
@@ -241,7 +227,6 @@ async def test_a_pause_is_bounded_for_any_retry_after() -> None:
         assert governor.pause_left == 0.0
 
 
-@in_virtual_time
 async def test_a_long_pause_is_reported_immediately_and_exactly() -> None:
     governor = Governor(clock=now)
     governor.pause(25.0)
@@ -262,7 +247,6 @@ async def test_a_long_pause_is_reported_immediately_and_exactly() -> None:
         assert now() - before == pytest.approx(20.0)
 
 
-@in_virtual_time
 async def test_a_pause_longer_than_the_callers_time_is_reported_immediately() -> None:
     governor = Governor(clock=now)
     governor.pause(6.0)
@@ -273,14 +257,12 @@ async def test_a_pause_longer_than_the_callers_time_is_reported_immediately() ->
         assert governor.pause_left == 0.0
 
 
-@in_virtual_time
 async def test_an_expired_caller_gets_no_retry_after_that_imds_did_not_send() -> None:
     governor = Governor(clock=now)
     async with governor.token_permit("ns/a", patience=-0.1):
         assert governor.pause_left == 0.0
 
 
-@in_virtual_time
 async def test_a_long_pause_ends_the_waits_in_progress() -> None:
     calls = Calls(Governor(at_once=1, clock=now))
     holder = asyncio.create_task(calls.hold("ns/a"))
@@ -314,7 +296,6 @@ Fill = Callable[[int], str]
     ],
     ids=["one-pod's-places", "all-places"],
 )
-@in_virtual_time
 async def test_a_full_queue_refuses_immediately(fill: Fill, most: int, refused: str, accepted: str | None) -> None:
     governor = Governor(clock=now)
     calls = Calls(governor)
@@ -336,7 +317,6 @@ async def test_a_full_queue_refuses_immediately(fill: Fill, most: int, refused: 
     assert (governor.in_flight, governor.waiting) == (0, 0)
 
 
-@in_virtual_time
 async def test_a_full_queue_in_total_refuses_the_last_of_the_longest_queue_in_favour_of_a_shorter_one() -> None:
     governor = Governor(waiters_max=8, clock=now)
     calls = Calls(governor)
@@ -359,7 +339,6 @@ async def test_a_full_queue_in_total_refuses_the_last_of_the_longest_queue_in_fa
 
 
 @pytest.mark.parametrize("joined", ["ns/greedy-1", "ns/modest"])
-@in_virtual_time
 async def test_a_shared_call_at_the_end_of_the_longest_queue_protects_it_only_if_a_pod_with_a_short_one_waits(
     joined: str,
 ) -> None:
@@ -383,7 +362,6 @@ async def test_a_shared_call_at_the_end_of_the_longest_queue_protects_it_only_if
     await asyncio.gather(*holders, *greedy, shared, neighbour, return_exceptions=True)
 
 
-@in_virtual_time
 async def test_a_shared_call_is_charged_to_the_pod_whose_turn_comes_first() -> None:
     governor = Governor(at_once=1, clock=now)
     calls = Calls(governor)
@@ -409,7 +387,6 @@ async def test_a_shared_call_is_charged_to_the_pod_whose_turn_comes_first() -> N
 
 
 @pytest.mark.parametrize("leaver", ["ns/started", "ns/joined"])
-@in_virtual_time
 async def test_a_pod_that_leaves_a_shared_call_does_not_change_the_others_turn(leaver: str) -> None:
     stayer = "ns/joined" if leaver == "ns/started" else "ns/started"
     governor = Governor(at_once=1, clock=now)
@@ -434,7 +411,6 @@ async def test_a_pod_that_leaves_a_shared_call_does_not_change_the_others_turn(l
     assert (governor.in_flight, governor.waiting) == (0, 0)
 
 
-@in_virtual_time
 async def test_a_shared_call_is_charged_to_no_pod_that_has_left_unless_all_have() -> None:
     governor = Governor(at_once=1, clock=now)
     calls = Calls(governor)
@@ -456,7 +432,6 @@ async def test_a_shared_call_is_charged_to_no_pod_that_has_left_unless_all_have(
     assert (governor.in_flight, governor.waiting) == (0, 0)
 
 
-@in_virtual_time
 async def test_a_full_queue_of_one_waiting_pod_does_not_refuse_a_shared_call() -> None:
     governor = Governor(at_once=1, clock=now)
     calls = Calls(governor)
@@ -473,7 +448,6 @@ async def test_a_full_queue_of_one_waiting_pod_does_not_refuse_a_shared_call() -
     assert (governor.in_flight, governor.waiting) == (0, 0)
 
 
-@in_virtual_time
 async def test_the_state_names_the_waiting_pods_and_is_bounded() -> None:
     governor = Governor(clock=now)
     calls = Calls(governor)

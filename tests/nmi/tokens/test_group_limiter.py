@@ -5,7 +5,7 @@ from collections import Counter
 
 from nmi.tokens.group_limiter import GroupLimiter
 from nmi.tokens.waiters import Charged, Waiters
-from tests.virtual_time import in_virtual_time, settle
+from tests.virtual_time import settle
 
 
 class Calls:
@@ -56,7 +56,6 @@ async def test_the_limiter_counts_per_group_and_drops_empty_groups() -> None:
     assert (len(limiter), limiter._groups) == (0, {})
 
 
-@in_virtual_time
 async def test_calls_that_begin_after_the_end_of_others_share_the_limit_of_their_group() -> None:
     calls = Calls(32, 2)
     tasks = [calls.start("ns", f"ns/{number}") for number in range(2)]
@@ -70,7 +69,6 @@ async def test_calls_that_begin_after_the_end_of_others_share_the_limit_of_their
     await calls.end()
 
 
-@in_virtual_time
 async def test_two_pods_whose_calls_hang_leave_a_slot_of_the_group_to_a_third() -> None:
     calls = Calls(32, 8)
     for pod in ("ns/a", "ns/b"):
@@ -84,7 +82,6 @@ async def test_two_pods_whose_calls_hang_leave_a_slot_of_the_group_to_a_third() 
     await calls.end()
 
 
-@in_virtual_time
 async def test_two_pods_whose_calls_hang_in_many_groups_leave_a_slot_of_the_total_to_a_third() -> None:
     calls = Calls(32, 8)
     for pod in ("evil/a", "evil/b"):
@@ -99,7 +96,6 @@ async def test_two_pods_whose_calls_hang_in_many_groups_leave_a_slot_of_the_tota
     await calls.end()
 
 
-@in_virtual_time
 async def test_a_pod_that_joins_waits_in_the_queues_of_all_calls_of_the_fetch() -> None:
     calls, waiters = Calls(32, 1), Waiters("ns/busy")
     for _ in range(10):
@@ -116,7 +112,6 @@ async def test_a_pod_that_joins_waits_in_the_queues_of_all_calls_of_the_fetch() 
     assert calls.in_flight["of the fetch"] == 2
 
 
-@in_virtual_time
 async def test_a_call_that_is_cancelled_while_it_waits_or_hangs_keeps_no_slot() -> None:
     calls = Calls(4, 2)
     tasks = [calls.start("ns", f"ns/{number}") for number in range(4)]

@@ -112,7 +112,7 @@ class Installation:
 @pytest.fixture
 async def installation(plane: up.Plane, tmp_path: Path) -> AsyncIterator[Installation]:
     access = direct_access(plane.server, plane.ca, plane.token)
-    async with running(Bench()) as bench, Client(access, user_agent="test") as client:
+    async with running(Bench(loopback=True)) as bench, Client(access, user_agent="test") as client:
         made = Installation(plane, bench, client, tmp_path)
         await made.start()
         try:

@@ -14,7 +14,7 @@ from nmi.tokens.governor import CongestedError
 from podidentity.azure.errors import AzureError, NotSent, NotYet, Throttled, Unreachable
 from tests.nmi.tokens.fakes import REQUEST, RESOURCE
 from tests.nmi.tokens.virtual_imds import HANG, Node, Reply
-from tests.virtual_time import in_virtual_time, now, settle
+from tests.virtual_time import now, settle
 
 HOUR = 3600.0
 
@@ -23,7 +23,6 @@ def other(number: int) -> TokenRequest:
     return TokenRequest(f"{RESOURCE}/{number}")
 
 
-@in_virtual_time
 async def test_a_flight_outlasts_an_imds_update_and_its_waiters_do_not() -> None:
     node = Node()
     start = now()
@@ -42,7 +41,6 @@ async def test_a_flight_outlasts_an_imds_update_and_its_waiters_do_not() -> None
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_an_endpoint_that_is_not_back_after_seventy_seconds_has_failed() -> None:
     node = Node()
     start = now()
@@ -57,7 +55,6 @@ async def test_an_endpoint_that_is_not_back_after_seventy_seconds_has_failed() -
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_an_update_during_a_refresh_affects_no_pod() -> None:
     node = Node()
     await node.token()
@@ -74,7 +71,6 @@ async def test_an_update_during_a_refresh_affects_no_pod() -> None:
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_limited_number_of_flights_continue_without_waiters() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(410, body=b"{}")
@@ -89,7 +85,6 @@ async def test_a_limited_number_of_flights_continue_without_waiters() -> None:
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_namespace_whose_fetches_continue_without_waiters_ends_only_its_own() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(410, body=b"{}")
@@ -106,7 +101,6 @@ async def test_a_namespace_whose_fetches_continue_without_waiters_ends_only_its_
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_long_pause_is_reported_to_all_requests_for_new_tokens_and_cached_tokens_are_served() -> None:
     node = Node()
     kept = await node.token()
@@ -127,7 +121,6 @@ async def test_a_long_pause_is_reported_to_all_requests_for_new_tokens_and_cache
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_short_pause_is_waited_out() -> None:
     node = Node()
     start = now()
@@ -141,7 +134,6 @@ async def test_a_short_pause_is_waited_out() -> None:
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_pause_longer_than_a_requests_remaining_time_is_reported_immediately() -> None:
     node = Node()
     node.governor.pause(8.0)
@@ -154,7 +146,6 @@ async def test_a_pause_longer_than_a_requests_remaining_time_is_reported_immedia
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_request_that_joins_a_paused_flight_gets_the_pause_at_its_time_limit() -> None:
     node = Node()
     node.governor.pause(9.0)
@@ -167,7 +158,6 @@ async def test_a_request_that_joins_a_paused_flight_gets_the_pause_at_its_time_l
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_request_that_waits_for_a_permit_gets_that_reason_at_its_time_limit() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(seconds=8.0)
@@ -179,7 +169,6 @@ async def test_a_request_that_waits_for_a_permit_gets_that_reason_at_its_time_li
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_request_without_a_response_in_time_gets_that_reason_and_the_next_one_gets_the_token() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(seconds=4.0)
@@ -194,7 +183,6 @@ async def test_a_request_without_a_response_in_time_gets_that_reason_and_the_nex
 
 
 @pytest.mark.parametrize("reply", [HANG, Reply(lost=True), Reply(503, body=b"{}")], ids=["hangs", "lost", "503"])
-@in_virtual_time
 async def test_while_imds_is_down_requests_fail_immediately_and_cached_tokens_are_served(reply: Reply) -> None:
     node = Node()
     kept = await node.token()
@@ -223,7 +211,6 @@ async def test_while_imds_is_down_requests_fail_immediately_and_cached_tokens_ar
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_failure_that_opens_the_breaker_causes_no_pause_for_a_retry() -> None:
     node = Node()
     node.imds.behave = lambda _call: HANG
@@ -243,7 +230,6 @@ async def test_a_failure_that_opens_the_breaker_causes_no_pause_for_a_retry() ->
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_retry_after_of_an_unsent_request_is_exact() -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(503, body=b"{}")
@@ -258,7 +244,6 @@ async def test_a_retry_after_of_an_unsent_request_is_exact() -> None:
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_token_about_to_expire_is_served_immediately_while_the_breaker_is_open() -> None:
     node = Node()
     node.imds.lifetime = 3600
@@ -274,7 +259,6 @@ async def test_a_token_about_to_expire_is_served_immediately_while_the_breaker_i
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_without_the_cache_a_flight_outlasts_an_update_too() -> None:
     node = Node(caching=False)
     start = now()

@@ -137,7 +137,7 @@ async def own(plane: up.Plane, tmp_path: Path) -> AsyncIterator[OwnIssuer]:
     authority, public = Authority("web"), PublicIssuer()
     await public.start(ssl_context=await asyncio.to_thread(authority.server_context, LOOPBACK))
     connector = aiohttp.TCPConnector(ssl=authority.client_context())
-    async with running(Bench()) as bench, aiohttp.ClientSession(connector=connector) as session:
+    async with running(Bench(loopback=True)) as bench, aiohttp.ClientSession(connector=connector) as session:
         made = await asyncio.to_thread(OwnIssuer, plane, bench, public, session, tmp_path)
         yield made
         await asyncio.to_thread(made.remove)

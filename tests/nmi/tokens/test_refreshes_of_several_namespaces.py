@@ -6,12 +6,11 @@ import pytest
 
 from nmi.subprocesses import Finished
 from tests.nmi.tokens.virtual_sign_ins import Node, identity_of_type
-from tests.virtual_time import in_virtual_time, now
+from tests.virtual_time import now
 
 HALF_LIFE = 43_200.0
 
 
-@in_virtual_time
 async def test_a_slow_refresh_of_one_namespace_delays_no_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """With certificates: two of them are read at the same time."""
     node = Node(0.3, monkeypatch)

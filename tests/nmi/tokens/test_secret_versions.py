@@ -12,7 +12,7 @@ from podidentity.azure.clouds import PUBLIC
 from podidentity.azure.errors import Refused, Unreachable
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta, SecretReference
 from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, RESOURCE, Bench, identity, wall
-from tests.virtual_time import in_virtual_time, settle
+from tests.virtual_time import settle
 
 HOUR = 3600.0
 OTHER = TokenRequest(RESOURCE + "/other")
@@ -50,7 +50,6 @@ def test_the_same_client_with_another_secret_or_tenant_shares_no_token(other: Az
     assert policy.application(principal(namespace="ns")).key("") == key
 
 
-@in_virtual_time
 async def test_a_rotation_replaces_token_and_timer_at_the_next_fetch() -> None:
     bench = Bench()
     bench.source.stored_version = "uid/1"
@@ -67,7 +66,6 @@ async def test_a_rotation_replaces_token_and_timer_at_the_next_fetch() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_refresh_during_a_rotation_leaves_nothing_of_the_old_version() -> None:
     bench = Bench()
     bench.source.stored_version = "uid/1"
@@ -83,7 +81,6 @@ async def test_a_refresh_during_a_rotation_leaves_nothing_of_the_old_version() -
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_after_a_rotation_each_audience_is_fetched_once_with_the_new_version() -> None:
     bench = Bench()
     bench.source.stored_version = "uid/1"
@@ -100,7 +97,6 @@ async def test_after_a_rotation_each_audience_is_fetched_once_with_the_new_versi
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_requests_during_the_first_fetch_after_a_rotation_share_it() -> None:
     bench = Bench()
     bench.source.stored_version = "uid/1"
@@ -117,7 +113,6 @@ async def test_requests_during_the_first_fetch_after_a_rotation_share_it() -> No
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_while_the_endpoint_is_down_a_token_of_the_old_version_is_still_served() -> None:
     bench = Bench()
     bench.source.stored_version = "uid/1"
@@ -132,7 +127,6 @@ async def test_while_the_endpoint_is_down_a_token_of_the_old_version_is_still_se
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_the_policy_is_checked_first_for_each_request() -> None:
     bench = Bench()
     await bench.token()
@@ -145,7 +139,6 @@ async def test_the_policy_is_checked_first_for_each_request() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_result_of_several_tenants_expires_with_its_first_token() -> None:
     bench = Bench()
     further = Token("further", int(wall()) + 1200, 0, RESOURCE, "c")

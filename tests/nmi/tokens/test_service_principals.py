@@ -16,7 +16,7 @@ from tests.nmi.tokens.sign_in_bench import RESOURCE, Bench, certificate_of, clai
 
 async def test_a_secret_yields_a_token_of_the_principal(bench: Bench) -> None:
     principal = bench.directory.add_principal(secret="s3cret+/=&%")
-    version = bench.put_secret(clientSecret=b"s3cret+/=&%")
+    version, begun = bench.put_secret(clientSecret=b"s3cret+/=&%"), time.time()
     granted = await bench.fetch(bench.identity(principal))
     token_claims = claims(granted)
     assert (token_claims["appid"], token_claims["aud"], token_claims["tid"]) == (
@@ -27,7 +27,7 @@ async def test_a_secret_yields_a_token_of_the_principal(bench: Bench) -> None:
     token = granted.token
     assert (token.resource, token.client_id, token.token_type) == (RESOURCE, principal.client_id, "Bearer")
     assert (token.not_before, token.ext_expires_in, granted.expires_in) == (token_claims["nbf"], "3600", 3600)
-    assert abs(token.expires_on - time.time() - 3600) < 60
+    assert int(begun) <= token.expires_on - 3600 <= time.time()
     assert (granted.object_id, granted.credential, granted.auxiliary) == (principal.object_id, version, ())
     assert bench.observed == [None]
 
@@ -96,7 +96,7 @@ async def test_each_auxiliary_tenant_yields_a_token_after_the_primary_one(bench:
     lives = {bench.directory.tenant_id: 3600, others[0]: 1200, "contoso.example": 2400}
 
     async def hold(request: web.BaseRequest) -> web.StreamResponse:
-        await asyncio.wait_for(together.wait(), 20)  # passes only when all three are asked at once
+        await together.wait()  # passes only when all three are asked at once
         bench.aad.token_seconds = lives[request.path.split("/")[1]]
         return await answer(request)
 
@@ -135,7 +135,7 @@ async def test_every_fetch_signs_in_again(bench: Bench) -> None:
 async def test_the_authority_is_the_clouds_or_the_named_one(bench: Bench, endpoint: str, host: str) -> None:
     principal = bench.principal("x")
     await bench.fetch(bench.identity(principal, ad_endpoint=endpoint))
-    assert bench.resolver.asked == [host]
+    assert bench.hosts == [host]
 
 
 async def test_in_a_custom_cloud_its_authority_is_the_default() -> None:
@@ -143,4 +143,4 @@ async def test_in_a_custom_cloud_its_authority_is_the_default() -> None:
     async with running(Bench(cloud=own)) as bench:
         principal = bench.principal("x")
         await bench.fetch(bench.identity(principal, ad_endpoint=""))
-        assert bench.resolver.asked == ["login.microsoftonline.us"]
+        assert bench.hosts == ["login.microsoftonline.us"]

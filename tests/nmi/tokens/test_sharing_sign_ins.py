@@ -139,11 +139,10 @@ async def test_a_foreign_client_id_neither_joins_its_sign_in_nor_uses_its_token_
     owner = asyncio.create_task(broker.token(bench.identity(principal), REQUEST, "team-a/owner"))
     guesser = asyncio.create_task(broker.token(guessing, REQUEST, "team-a/guesser"))
     await until(lambda: asked >= 2)
-    async with asyncio.timeout(10):
-        go_on.set()
-        assert (await owner).token.access_token
-        with pytest.raises(InvalidClient):
-            await guesser
+    go_on.set()
+    assert (await owner).token.access_token
+    with pytest.raises(InvalidClient):
+        await guesser
     other = TokenRequest("https://vault.azure.net")
     await broker.token(bench.identity(principal), other, "team-a/owner")
     bench.aad.handle = down  # type: ignore[method-assign]
@@ -175,7 +174,7 @@ async def test_one_namespace_holds_at_most_its_share_of_the_limit(bench: Bench) 
     bench.put_secret("sp", "team-b", k=b"x")
     other = bench.identity(principal, client_password=SecretReference(name="sp"))
     of_another_team = type(other)(metadata=type(other.metadata)(name="id", namespace="team-b"), spec=other.spec)
-    assert (await asyncio.wait_for(bench.fetch(of_another_team), 20)).token.access_token
+    assert (await bench.fetch(of_another_team)).token.access_token
     assert waiting == PER_NAMESPACE
     go_on.set()
     assert len({(await each).token.access_token for each in slow}) == 12

@@ -2,26 +2,26 @@
 
 import asyncio
 import math
-import ssl
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
 from nmi.error_refusals import refusal_of
 from nmi.refusal import Reason
 from nmi.tokens.secrets import CredentialError
-from nmi.tokens.sign_in import InvalidClient
+from nmi.tokens.sign_in import ATTEMPT_SECONDS, InvalidClient
 from nmi.tokens.sign_in_session import ANSWER_MAX
+from nmi.tokens.sign_ins import RETRY_DELAYS
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from podidentity.resources import AzureIdentity
 from podidentity_sandbox.directory import ServicePrincipal
 from podidentity_sandbox.kubeapi.statuses import StatusError, forbidden
 from podidentity_sandbox.serving import ResponseFault
-from tests.nmi.tokens.sign_in_bench import WITHIN, Bench, Hanging, running
+from tests.nmi.tokens.sign_in_bench import API_SERVER, Bench, Hanging
+from tests.virtual_time import now
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ async def test_a_transient_failure_is_tried_five_times(  # noqa: PLR0917
     assert [type(seen) for seen in bench.observed] == [kind] * 5
     least = retry_after or 0.0
     expected = [max(each, least) for each in (1.0, 2.0, 4.0, 8.0)]
-    assert bench.pauses == pytest.approx(expected, rel=0.11)
+    assert bench.pauses == expected
     bench.aad.faults.clear()
     await bench.fetch(identity)
 
@@ -208,18 +208,18 @@ async def test_a_retry_after_that_exceeds_the_request_is_not_waited_for(bench: B
 
 
 async def test_a_fetch_ends_at_its_time_limit(bench: Bench, identity: AzureIdentity) -> None:
+    begun = now()
     async with Hanging(bench):
-        error = await failure(bench, identity, timeout_seconds=0.2)
-    assert (type(error), error.code) == (Unreachable, "timeout")
+        error = await failure(bench, identity, timeout_seconds=5.0)
+    assert (type(error), error.code, now() - begun) == (Unreachable, "timeout", 5.0)
 
 
-async def test_one_attempt_has_its_own_time_limit() -> None:
-    async with running(Bench(attempt_seconds=1.0)) as bench:
-        principal = bench.principal("x")
-        async with Hanging(bench, times=1):
-            await bench.fetch(bench.identity(principal))
-        assert type(bench.observed[0]) is Unreachable
-        assert bench.observed[-1] is None
+async def test_one_attempt_has_its_own_time_limit(bench: Bench, identity: AzureIdentity) -> None:
+    begun = now()
+    async with Hanging(bench, times=1):
+        await bench.fetch(identity)
+    assert [type(seen) for seen in bench.observed] == [Unreachable, type(None)]
+    assert now() - begun == ATTEMPT_SECONDS + RETRY_DELAYS[0]
 
 
 async def test_a_cancelled_fetch_leaves_no_connection_open_and_the_next_one_succeeds(
@@ -227,7 +227,7 @@ async def test_a_cancelled_fetch_leaves_no_connection_open_and_the_next_one_succ
 ) -> None:
     async with Hanging(bench, times=1) as hanging:
         fetching = asyncio.create_task(bench.fetch(identity))
-        await asyncio.wait_for(hanging.arrived.wait(), WITHIN)
+        await hanging.arrived.wait()
         fetching.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetching
@@ -251,7 +251,7 @@ async def test_an_endless_response_is_not_read_to_its_end(bench: Bench, identity
 
     bench.aad.handle = endless  # type: ignore[method-assign]
     assert isinstance(await failure(bench, identity), Unreachable)
-    assert sent < 500 * ANSWER_MAX
+    assert sent < 5 * 4 * ANSWER_MAX, "a few buffers in each attempt"
 
 
 @pytest.mark.parametrize(
@@ -284,19 +284,8 @@ async def test_a_response_of_another_content_type_is_an_error(
     assert error.status == status
 
 
-async def test_an_endpoint_with_an_untrusted_certificate_receives_nothing(
-    bench: Bench, identity: AzureIdentity
-) -> None:
-    session = bench.new_session(ssl.create_default_context())
-    bench.source = bench.new_source(session)
-    error = await failure(bench, identity)
-    await session.close()
-    assert (type(error), error.code) == (Unreachable, "no_answer")
-    assert bench.aad.calls == []
-
-
 async def test_an_unreachable_endpoint_is_retried(bench: Bench, identity: AzureIdentity) -> None:
-    await bench.aad.stop()
+    bench.network.cut(bench.aad.url)
     error = await failure(bench, identity)
     assert (type(error), error.code, len(bench.observed)) == (Unreachable, "no_answer", 5)
     assert "unreachable" not in refusal_of(error).sentence.lower()
@@ -306,7 +295,7 @@ async def test_an_unreachable_endpoint_is_retried(bench: Bench, identity: AzureI
 async def nothing_is_left(bench: Bench) -> AsyncIterator[None]:
     yield
     connector = bench.session.connector
-    assert isinstance(connector, aiohttp.TCPConnector)
+    assert connector is not None
     assert not connector._acquired
 
 
@@ -369,7 +358,7 @@ async def test_a_transient_failure_of_the_api_server_is_retried(bench: Bench, id
     bench.kube.intercept = lambda _request: answers.pop(0) if answers else None
     assert (await bench.fetch(identity)).token.access_token
     assert (bench.failed_reads, bench.secret_reads) == (2, 3)
-    await bench.kube.stop()
+    bench.network.cut(API_SERVER)
     error = await failure(bench, identity)
     assert (type(error), error.code) == (Unreachable, "secret_unavailable")
     assert "team-a/sp" in error.message

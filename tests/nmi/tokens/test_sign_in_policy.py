@@ -209,5 +209,5 @@ async def test_a_refused_identity_causes_no_read_and_no_call(changed: dict[str, 
         with pytest.raises(PolicyError):
             bench.source.key(asked)
         assert len(bench.kube.requests) == before
-        assert (bench.aad.calls, bench.resolver.asked) == ([], [])
+        assert (bench.aad.calls, bench.hosts) == ([], [])
         bench.source.check(bench.identity(principal))

@@ -1,7 +1,11 @@
-"""The proxy for AAD: only the one of the settings, as a tunnel, and never one of the environment."""
+"""Connections to AAD: its certificate, and the proxy.
+
+The proxy is only the one of the settings, as a tunnel, and never one of the environment.
+"""
 
 import asyncio
 import base64
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -11,6 +15,16 @@ from nmi.tokens.sign_in import proxy_by
 from podidentity.azure.clouds import Endpoint
 from podidentity.azure.errors import Unreachable
 from tests.nmi.tokens.sign_in_bench import Bench, claims, running
+
+
+async def test_an_endpoint_with_an_untrusted_certificate_receives_nothing(bench: Bench) -> None:
+    principal = bench.principal("x")
+    async with bench.new_session(ssl.create_default_context()) as session:
+        bench.source = bench.new_source(session)
+        with pytest.raises(Unreachable) as caught:
+            await bench.fetch(bench.identity(principal))
+    assert caught.value.code == "no_answer"
+    assert bench.aad.calls == []
 
 
 @dataclass
@@ -48,7 +62,7 @@ async def proxied(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Bench,
     proxy = TunnelProxy(("127.0.0.1", 0))
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     url = f"http://user:pass%40word@127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with running(Bench(proxy_for=proxy_by(url, "direct.example"))) as bench:
+    async with running(Bench(proxy_for=proxy_by(url, "direct.example"), loopback=True)) as bench:
         proxy.target = (bench.aad.host, bench.aad.port)
         yield bench, proxy, url
     server.close()

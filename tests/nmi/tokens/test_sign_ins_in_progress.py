@@ -6,7 +6,7 @@ import pytest
 
 from podidentity.azure.errors import AzureError, Unreachable
 from tests.nmi.tokens.fakes import Bench
-from tests.virtual_time import in_virtual_time, settle
+from tests.virtual_time import settle
 
 
 def bench_that_signs_in() -> Bench:
@@ -24,7 +24,6 @@ async def given_up(bench: Bench) -> None:
         await asking
 
 
-@in_virtual_time
 async def test_the_result_is_cached_although_no_request_waits() -> None:
     bench = bench_that_signs_in()
     await given_up(bench)
@@ -35,7 +34,6 @@ async def test_the_result_is_cached_although_no_request_waits() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_later_request_joins_the_sign_in() -> None:
     bench = bench_that_signs_in()
     await given_up(bench)
@@ -46,7 +44,6 @@ async def test_a_later_request_joins_the_sign_in() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_failed_sign_in_without_waiters_is_not_retried() -> None:
     bench = bench_that_signs_in()
     bench.source.retry = lambda: True
@@ -61,7 +58,6 @@ async def test_a_failed_sign_in_without_waiters_is_not_retried() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_shutdown_ends_the_sign_in_too() -> None:
     bench = bench_that_signs_in()
     asking = await bench.hold()

@@ -12,7 +12,7 @@ from nmi.tokens.source import FetchedToken
 from nmi.tokens.token import Token
 from podidentity.azure.errors import AzureError, Refused, Unreachable
 from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, RESOURCE, Bench, identity, key_of
-from tests.virtual_time import in_virtual_time, now, settle
+from tests.virtual_time import now, settle
 
 HOUR = 3600.0
 
@@ -26,7 +26,6 @@ async def pass_time(seconds: float) -> None:
     await settle()
 
 
-@in_virtual_time
 async def test_a_used_token_is_renewed_at_half_of_its_lifetime() -> None:
     bench = Bench()
     await bench.token()
@@ -39,7 +38,6 @@ async def test_a_used_token_is_renewed_at_half_of_its_lifetime() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_an_unused_token_is_not_renewed() -> None:
     bench = Bench()
     await bench.token()
@@ -51,7 +49,6 @@ async def test_an_unused_token_is_not_renewed() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_requests_served_by_ready_answers_count_as_use() -> None:
     bench = Bench()
     cached = await bench.broker.token(identity(), REQUEST, "ns/a")
@@ -62,7 +59,6 @@ async def test_requests_served_by_ready_answers_count_as_use() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_token_requested_late_is_served_and_renewed_in_the_background() -> None:
     bench = Bench()
     await bench.token()
@@ -74,7 +70,6 @@ async def test_a_token_requested_late_is_served_and_renewed_in_the_background() 
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_valid_token_is_served_while_imds_is_down() -> None:
     bench = Bench()
     bench.source.lifetime = HOUR
@@ -93,7 +88,6 @@ async def test_a_valid_token_is_served_while_imds_is_down() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_token_about_to_expire_is_not_served_if_a_fresher_one_is_available() -> None:
     bench = Bench()
     bench.source.lifetime = HOUR
@@ -103,7 +97,6 @@ async def test_a_token_about_to_expire_is_not_served_if_a_fresher_one_is_availab
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_slow_imds_does_not_delay_a_valid_token() -> None:
     bench = Bench()
     bench.source.lifetime = HOUR
@@ -122,7 +115,6 @@ async def test_a_slow_imds_does_not_delay_a_valid_token() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_receiving_the_same_token_again_is_no_failure_and_causes_no_retry_storm() -> None:
     bench = Bench()
     bench.source.lifetime = HOUR
@@ -136,7 +128,6 @@ async def test_receiving_the_same_token_again_is_no_failure_and_causes_no_retry_
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_force_refresh_replaces_the_cached_token() -> None:
     bench = Bench()
     assert await bench.token() == "token-1"
@@ -145,7 +136,6 @@ async def test_force_refresh_replaces_the_cached_token() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_response_to_an_earlier_request_does_not_replace_a_force_refreshed_token() -> None:
     bench = Bench()
     bench.source.gate.clear()
@@ -160,7 +150,6 @@ async def test_a_response_to_an_earlier_request_does_not_replace_a_force_refresh
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_the_operators_view_of_the_cache_is_bounded_and_redacted() -> None:
     bench = Bench()
     for number in range(300):
@@ -186,7 +175,6 @@ async def test_the_operators_view_of_the_cache_is_bounded_and_redacted() -> None
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_failed_force_refresh_keeps_the_cached_token_for_others() -> None:
     bench = Bench()
     await bench.token()
@@ -198,7 +186,6 @@ async def test_a_failed_force_refresh_keeps_the_cached_token_for_others() -> Non
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_refusal_is_cached_for_ten_seconds() -> None:
     bench = Bench()
     bench.source.failures = [Refused("no", status=403)]
@@ -211,7 +198,6 @@ async def test_a_refusal_is_cached_for_ten_seconds() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_an_outage_is_not_cached() -> None:
     bench = Bench()
     bench.source.failures = [AzureError("down", status=503)]
@@ -221,7 +207,6 @@ async def test_an_outage_is_not_cached() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_refusal_from_before_the_identity_was_usable_does_not_count() -> None:
     bench = Bench()
     bench.source.failures = [not_found()]
@@ -234,7 +219,6 @@ async def test_a_refusal_from_before_the_identity_was_usable_does_not_count() ->
 
 
 @pytest.mark.parametrize(("age", "lag"), [(0.0, 10.0), (59.0, 10.0), (61.0, 0.0)], ids=["new", "59s", "61s"])
-@in_virtual_time
 async def test_only_a_newly_usable_identity_is_retried_until_imds_knows_it(age: float, lag: float) -> None:
     bench = Bench()
     await bench.broker.token(identity(), REQUEST, "ns/a", usable_since=now() - age)
@@ -242,7 +226,6 @@ async def test_only_a_newly_usable_identity_is_retried_until_imds_knows_it(age: 
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_without_the_cache_every_request_fetches() -> None:
     bench = Bench(caching=False)
     assert [await bench.token() for _ in range(3)] == ["token-1", "token-2", "token-3"]
@@ -252,7 +235,6 @@ async def test_without_the_cache_every_request_fetches() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_an_expired_token_in_a_response_is_an_error() -> None:
     bench = Bench()
     bench.source.lifetime = -5.0
@@ -262,7 +244,6 @@ async def test_an_expired_token_in_a_response_is_an_error() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_object_ids_are_learnt_from_responses() -> None:
     bench = Bench()
     assert dict(bench.broker.object_ids) == {}
@@ -397,7 +378,6 @@ def test_a_namespace_that_fills_the_refusals_or_the_object_ids_removes_only_its_
     assert (len(refusals), len(ids.view)) == (10, 10)
 
 
-@in_virtual_time
 async def test_a_namespace_with_many_identities_costs_no_other_one_a_fetch() -> None:
     bench = Bench()
     bench.broker._tokens = TokenCache(most=20)
@@ -411,7 +391,6 @@ async def test_a_namespace_with_many_identities_costs_no_other_one_a_fetch() -> 
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_the_metrics_count_each_outcome() -> None:
     bench = Bench()
     await bench.token()
@@ -424,7 +403,6 @@ async def test_the_metrics_count_each_outcome() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_requests_by_selector_share_the_token() -> None:
     bench = Bench()
     by_id = TokenRequest(RESOURCE, SelectorKind.CLIENT_ID, identity().spec.client_id)

@@ -7,7 +7,7 @@ import pytest
 
 from podidentity.azure.errors import AzureError, Refused, Throttled, Unreachable
 from tests.nmi.tokens.fakes import REQUEST, Bench, identity
-from tests.virtual_time import in_virtual_time, settle
+from tests.virtual_time import settle
 
 CALLS = "aadpodidentity_imds_operations_duration_seconds_count"
 ERRORS = "aadpodidentity_imds_operations_errors_count"
@@ -17,7 +17,6 @@ SOONEST = "aadpodidentity_nmi_token_soonest_expiry_seconds"
 OPERATIONS = ("adal_token_msi", "adal_token_msi_userassignedid", "adal_token")
 
 
-@in_virtual_time
 async def test_each_kind_of_call_has_the_go_implementations_name() -> None:
     bench = Bench()
     bench.measures.observe_imds(False, 0.01, None)
@@ -30,7 +29,6 @@ async def test_each_kind_of_call_has_the_go_implementations_name() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_only_a_429_counts_as_throttling() -> None:
     bench = Bench()
     bench.measures.observe_imds(True, 0.01, Throttled("slower", status=429))
@@ -41,7 +39,6 @@ async def test_only_a_429_counts_as_throttling() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_used_token_that_cannot_be_renewed_is_reported_near_its_end() -> None:
     bench = Bench()
     bench.source.lifetime = 3600.0
@@ -64,7 +61,6 @@ async def test_a_used_token_that_cannot_be_renewed_is_reported_near_its_end() ->
 
 
 @pytest.mark.parametrize(("minutes", "seen"), [(29, 100.0), (31, inf)])
-@in_virtual_time
 async def test_a_token_that_cannot_be_renewed_is_reported_for_half_an_hour_after_its_last_use(
     minutes: float, seen: float
 ) -> None:
@@ -79,7 +75,6 @@ async def test_a_token_that_cannot_be_renewed_is_reported_for_half_an_hour_after
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_an_unused_token_expires_without_a_report() -> None:
     bench = Bench()
     bench.source.lifetime = 3600.0
@@ -89,7 +84,6 @@ async def test_an_unused_token_expires_without_a_report() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_the_wait_in_seconds_and_the_calls_in_progress_are_exposed() -> None:
     bench = Bench(at_once=1)
     value = bench.registry.get_sample_value
@@ -108,7 +102,6 @@ async def test_the_wait_in_seconds_and_the_calls_in_progress_are_exposed() -> No
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_the_state_of_the_breaker_is_one_of_three() -> None:
     bench = Bench()
 

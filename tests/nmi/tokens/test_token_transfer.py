@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nmi.identity.request import TokenRequest
@@ -23,7 +23,6 @@ from nmi.tokens.transfer import (
 )
 from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, identity
 from tests.nmi.tokens.test_tokens_of_one_pod import A, B
-from tests.virtual_time import in_virtual_time
 
 KEY = TokenKey(0, "client", "/resource/id", "", "", "", "", "https://vault.azure.net", "")
 SECRET_KEY = KEY._replace(type=1, secret="default/secret", credential="uid/1")
@@ -55,7 +54,6 @@ def move(former: Bench, latter: Bench) -> tuple[int, int]:
     return latter.broker.receive_tokens(former.broker.tokens_to_pass())
 
 
-@in_virtual_time
 async def test_a_passed_token_is_used_without_a_call_and_refreshed_when_the_sender_would_have() -> None:
     former, latter = Bench(), Bench()
     before = await former.broker.token(identity(), REQUEST, "ns/a")
@@ -75,7 +73,6 @@ async def test_a_passed_token_is_used_without_a_call_and_refreshed_when_the_send
     await latter.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_second_handover_replaces_the_tokens_of_one_that_failed() -> None:
     former, latter = Bench(), Bench()
     await former.token()
@@ -85,7 +82,6 @@ async def test_a_second_handover_replaces_the_tokens_of_one_that_failed() -> Non
     await latter.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_token_that_no_successor_accepts_is_not_passed() -> None:
     former = Bench()
     await former.token(TokenRequest("a resource\ud800"))
@@ -95,7 +91,6 @@ async def test_a_token_that_no_successor_accepts_is_not_passed() -> None:
     await former.broker.aclose()
 
 
-@in_virtual_time
 async def test_only_the_same_key_gets_a_passed_token() -> None:
     former, latter = Bench(), Bench()
     await former.token()
@@ -111,7 +106,6 @@ async def test_only_the_same_key_gets_a_passed_token() -> None:
     await latter.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_forced_refresh_drops_the_passed_token() -> None:
     former, latter = Bench(), Bench()
     await former.token()
@@ -123,7 +117,6 @@ async def test_a_forced_refresh_drops_the_passed_token() -> None:
     await latter.broker.aclose()
 
 
-@in_virtual_time
 async def test_without_a_cache_nothing_is_passed_or_received() -> None:
     former, latter, warm = Bench(caching=False), Bench(caching=False), Bench()
     await former.token()
@@ -137,7 +130,6 @@ async def test_without_a_cache_nothing_is_passed_or_received() -> None:
     await warm.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_token_of_one_pod_goes_to_this_pod_only_and_is_dropped_with_it() -> None:
     former, latter = Bench(), Bench()
     for each in (former, latter):
@@ -156,7 +148,6 @@ async def test_a_token_of_one_pod_goes_to_this_pod_only_and_is_dropped_with_it()
     await latter.broker.aclose()
 
 
-@in_virtual_time
 async def test_the_version_of_a_secret_is_passed_with_its_token() -> None:
     former, latter = Bench(), Bench()
     former.source.stored_version = "uid/7"
@@ -223,14 +214,12 @@ def test_tokens_that_cannot_be_right_are_refused_and_the_others_are_not(bad: Pas
     assert received.add(packet, 0) == (1, 1)
 
 
-@settings(deadline=None)  # a busy machine
 @given(st.binary(max_size=400))
 def test_any_bytes_are_refused_or_understood(packet: bytes) -> None:
     tokens, _ = tokens_in(packet)
     assert all(map(is_valid, tokens))
 
 
-@settings(deadline=None)  # a busy machine
 @given(st.data())
 def test_a_changed_packet_raises_nothing(data: st.DataObject) -> None:
     (packet,) = packets_of([passed(), passed(SECRET_KEY, token(), token())])

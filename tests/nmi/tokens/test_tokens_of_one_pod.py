@@ -12,7 +12,7 @@ from nmi.tokens.source import Workload
 from podidentity.azure.errors import Refused, Unreachable
 from podidentity.resources import EXCHANGE_ANNOTATION
 from tests.nmi.tokens.fakes import REQUEST, Bench, identity
-from tests.virtual_time import in_virtual_time, settle
+from tests.virtual_time import settle
 
 A = Workload("ns", "a", "uid-a", "builder")
 B = Workload("ns", "b", "uid-b", "builder")
@@ -29,7 +29,6 @@ async def token(bench: Bench, workload: Workload, within: float = 45.0) -> str:
     return cached.token.access_token
 
 
-@in_virtual_time
 async def test_each_pod_has_its_own_token() -> None:
     bench = bench_per_pod()
     assert [await token(bench, each) for each in (A, B, A, B)] == ["token-1", "token-2", "token-1", "token-2"]
@@ -37,7 +36,6 @@ async def test_each_pod_has_its_own_token() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_other_sources_share_tokens_and_do_not_know_the_pod() -> None:
     bench = Bench()
     assert [await token(bench, each) for each in (A, B)] == ["token-1", "token-1"]
@@ -45,7 +43,6 @@ async def test_other_sources_share_tokens_and_do_not_know_the_pod() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_requests_of_one_pod_share_a_fetch_and_those_of_another_pod_do_not() -> None:
     bench = bench_per_pod()
     bench.source.gate.clear()
@@ -56,7 +53,6 @@ async def test_requests_of_one_pod_share_a_fetch_and_those_of_another_pod_do_not
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_many_pods_with_one_identity_do_not_evict_each_others_tokens() -> None:
     bench = bench_per_pod()
     pods = [Workload("ns", f"p{number}", f"uid-{number}", "builder") for number in range(TOKENS_PER_IDENTITY + 1)]
@@ -65,7 +61,6 @@ async def test_many_pods_with_one_identity_do_not_evict_each_others_tokens() -> 
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_token_is_renewed_for_the_same_pod() -> None:
     bench = bench_per_pod()
     await token(bench, A)
@@ -77,7 +72,6 @@ async def test_a_token_is_renewed_for_the_same_pod() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_token_is_dropped_with_the_pod_and_not_renewed() -> None:
     bench = bench_per_pod()
     for each in (A, B, A, B):
@@ -91,7 +85,6 @@ async def test_a_token_is_dropped_with_the_pod_and_not_renewed() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_fetch_ends_with_its_pod_and_leaves_nothing_behind() -> None:
     bench = bench_per_pod()
     bench.source.gate.clear()
@@ -107,7 +100,6 @@ async def test_a_fetch_ends_with_its_pod_and_leaves_nothing_behind() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_forgetting_an_unknown_pod_drops_nothing() -> None:
     bench = Bench()
     await bench.token()
@@ -117,7 +109,6 @@ async def test_forgetting_an_unknown_pod_drops_nothing() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_forgetting_an_unknown_pod_ends_no_shared_fetch() -> None:
     bench = Bench()
     asking = await bench.hold()
@@ -127,7 +118,6 @@ async def test_forgetting_an_unknown_pod_ends_no_shared_fetch() -> None:
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_waiter_at_its_time_limit_gets_the_last_failure_of_the_fetch() -> None:
     bench = bench_per_pod()
     bench.source.gate.clear()
@@ -140,29 +130,23 @@ async def test_a_waiter_at_its_time_limit_gets_the_last_failure_of_the_fetch() -
     await bench.broker.aclose()
 
 
-@in_virtual_time
-async def renewed_in_vain(type_: int) -> None:
+@pytest.mark.parametrize(("type_", "whom"), [(0, "IMDS"), (1, "sign-in endpoint"), (3, "sign-in endpoint")])
+async def test_the_log_line_of_a_failed_renewal_names_the_endpoint(
+    caplog: pytest.LogCaptureFixture, type_: int, whom: str
+) -> None:
     bench = bench_per_pod()
     bench.broker._sources = {type_: bench.source}
     for _ in range(2):
         await bench.broker.token(identity(type_=type_), REQUEST, "ns/a", workload=A)
     bench.source.failures = [Refused("no such credential", status=401, code="AADSTS700213")]
-    await asyncio.sleep(13 * 3600)
-    await settle()
-    await bench.broker.aclose()
-
-
-@pytest.mark.parametrize(("type_", "whom"), [(0, "IMDS"), (1, "sign-in endpoint"), (3, "sign-in endpoint")])
-def test_the_log_line_of_a_failed_renewal_names_the_endpoint(
-    caplog: pytest.LogCaptureFixture, type_: int, whom: str
-) -> None:
     with caplog.at_level(logging.WARNING, "nmi.tokens.refresh"):
-        renewed_in_vain(type_)
+        await asyncio.sleep(13 * 3600)
+        await settle()
+    await bench.broker.aclose()
     (line,) = (record.getMessage() for record in caplog.records if "token refresh failed" in record.getMessage())
     assert [each for each in ("IMDS", "sign-in endpoint") if each in line] == [whom]
 
 
-@in_virtual_time
 async def test_a_pod_that_requests_ever_new_audiences_evicts_only_its_own_tokens() -> None:
     bench = bench_per_pod()
     first = await token(bench, B)
@@ -173,7 +157,6 @@ async def test_a_pod_that_requests_ever_new_audiences_evicts_only_its_own_tokens
     await bench.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_changed_exchange_needs_a_new_token_which_is_renewed_by_the_new_exchange() -> None:
     bench = bench_per_pod()
 

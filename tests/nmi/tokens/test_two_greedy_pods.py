@@ -15,7 +15,7 @@ import pytest
 from nmi.identity.request import TokenRequest
 from tests.nmi.tokens.fakes import REQUEST
 from tests.nmi.tokens.virtual_imds import Node, Reply
-from tests.virtual_time import in_virtual_time, now
+from tests.virtual_time import now
 
 ADDED_SECONDS = 0.5
 """The time by which the attack may delay another pod's request."""
@@ -53,7 +53,6 @@ def audiences(node: Node) -> Ask:
 
 @pytest.mark.parametrize("call_seconds", [0.02, 0.3, 2.0])
 @pytest.mark.parametrize("arrival", [0.0, 0.3, 0.96, 3.0])
-@in_virtual_time
 async def test_a_request_that_joins_an_attackers_queued_fetch_is_hardly_delayed(
     arrival: float, call_seconds: float
 ) -> None:
@@ -72,7 +71,6 @@ async def test_a_request_that_joins_an_attackers_queued_fetch_is_hardly_delayed(
 
 
 @pytest.mark.parametrize("call_seconds", [0.02, 2.0])
-@in_virtual_time
 async def test_a_request_that_starts_its_own_fetch_is_hardly_delayed(call_seconds: float) -> None:
     node = Node()
     node.imds.behave = lambda _call: Reply(seconds=call_seconds)
@@ -88,7 +86,6 @@ async def test_a_request_that_starts_its_own_fetch_is_hardly_delayed(call_second
 @pytest.mark.parametrize("pods", [1, 4], ids=["one-pod", "four-pods"])
 @pytest.mark.parametrize("call_seconds", [0.02, 0.3, 2.0])
 @pytest.mark.parametrize("arrival", [0.3, 1.7, 3.0])
-@in_virtual_time
 async def test_each_further_request_waits_at_most_for_one_call_more(
     arrival: float, call_seconds: float, pods: int
 ) -> None:
@@ -108,7 +105,6 @@ async def test_each_further_request_waits_at_most_for_one_call_more(
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_an_attacker_that_joins_and_leaves_does_not_cost_the_other_pod_its_turn() -> None:
     node = Node()
     fill = audiences(node)

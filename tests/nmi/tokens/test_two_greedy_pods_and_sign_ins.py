@@ -15,7 +15,7 @@ from podidentity.resources import AzureIdentity
 from tests.nmi.tokens.fakes import REQUEST
 from tests.nmi.tokens.test_two_greedy_pods import ADDED_SECONDS, FILLERS, Ask, flooding
 from tests.nmi.tokens.virtual_sign_ins import READ_SECONDS, SIGNING_SECONDS, Node, identity_of_type
-from tests.virtual_time import in_virtual_time, now
+from tests.virtual_time import now
 
 TYPES = [1, 2, 3]
 
@@ -42,7 +42,6 @@ async def added_seconds(node: Node, identity: AzureIdentity, call_seconds: float
 @pytest.mark.parametrize("call_seconds", [0.02, 0.3, 2.0])
 @pytest.mark.parametrize("arrival", [0.001, 0.3, 0.96, 3.0])
 @pytest.mark.parametrize("type_", TYPES)
-@in_virtual_time
 async def test_a_request_that_joins_an_attackers_queued_fetch_is_hardly_delayed(
     type_: int, arrival: float, call_seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,7 +58,6 @@ async def test_a_request_that_joins_an_attackers_queued_fetch_is_hardly_delayed(
 @pytest.mark.parametrize("call_seconds", [0.02, 0.3, 2.0])
 @pytest.mark.parametrize("arrival", [0.001, 0.3, 0.96, 3.0])
 @pytest.mark.parametrize("type_", TYPES)
-@in_virtual_time
 async def test_a_request_with_another_identity_of_the_namespace_is_hardly_delayed(
     type_: int, arrival: float, call_seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,7 +70,6 @@ async def test_a_request_with_another_identity_of_the_namespace_is_hardly_delaye
 
 
 @pytest.mark.parametrize("type_", TYPES)
-@in_virtual_time
 async def test_an_attacker_that_joins_and_leaves_does_not_cost_the_other_pod_its_turn(
     type_: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +86,6 @@ async def test_an_attacker_that_joins_and_leaves_does_not_cost_the_other_pod_its
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_an_identity_with_auxiliary_tenants_is_hardly_delayed(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node(0.3, monkeypatch)
     with flooding(*[audiences(node, identity_of_type(1, "of-the-attackers"))] * FILLERS):
@@ -99,7 +95,6 @@ async def test_an_identity_with_auxiliary_tenants_is_hardly_delayed(monkeypatch:
     await node.broker.aclose()
 
 
-@in_virtual_time
 async def test_a_request_whose_sign_in_gets_no_turn_in_its_time_does_not_blame_imds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

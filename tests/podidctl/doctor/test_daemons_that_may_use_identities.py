@@ -40,7 +40,7 @@ async def bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         return [each for daemon in daemons for each in CONFIGURATIONS[id(daemon)]]
 
     monkeypatch.setattr(daemon_use_reader, "readable_configurations", configurations)
-    async with binding_bench(tmp_path) as made:
+    async with binding_bench(tmp_path, loopback=True) as made:
         yield made
 
 

@@ -50,7 +50,7 @@ async def bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     # The parser of flags reads files, which a command may do in its loop and a test may not.
     for module in (binding_permissions, federated_access):
         monkeypatch.setattr(module, "readable_configurations", lambda _: CONFIGURATIONS)
-    async with binding_bench(tmp_path) as made:
+    async with binding_bench(tmp_path, loopback=True) as made:
         yield made
 
 

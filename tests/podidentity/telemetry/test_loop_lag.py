@@ -7,7 +7,6 @@ from prometheus_client import CollectorRegistry
 
 from podidentity.telemetry.loop_lag import LoopLag
 from podidentity.telemetry.metrics import expose
-from tests.virtual_time import in_virtual_time
 
 LONGEST = "aadpodidentity_x_event_loop_lag_longest_seconds"
 
@@ -17,7 +16,6 @@ def samples(registry: CollectorRegistry) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-@in_virtual_time
 async def test_each_stall_is_counted_once_and_is_the_longest_until_the_next_scrape() -> None:
     registry, loop, stalled = CollectorRegistry(), asyncio.get_running_loop(), 0.0
     lag = LoopLag(registry, "aadpodidentity_x_", interval_seconds=0.005, clock=lambda: loop.time() + stalled)

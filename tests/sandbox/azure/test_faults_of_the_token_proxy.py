@@ -17,7 +17,7 @@ from tests.nmi.tokens.binding_bench import BindingBench, binding_bench
 
 @pytest.fixture
 async def bound(tmp_path: Path) -> AsyncIterator[BindingBench]:
-    async with binding_bench(tmp_path) as made:
+    async with binding_bench(tmp_path, loopback=True) as made:
         yield made
 
 

@@ -30,7 +30,7 @@ async def bound(
     """A pod's environment, as AKS's webhook makes it."""
     # A captured log record would refer to the library's exception, and with it to an open connection.
     caplog.set_level(logging.CRITICAL + 1, "azure")
-    async with binding_bench(tmp_path) as made:
+    async with binding_bench(tmp_path, loopback=True) as made:
         token_file = tmp_path / "token"
         token_file.write_text((await Assertions(made.bench.client, BINDING_AUDIENCE).of(made.workload)).token)
         for name, value in {
