@@ -107,4 +107,6 @@ def applications(bed: Bed) -> Iterator[Applications]:
     try:
         yield Applications(bed, namespace)
     finally:
+        # The namespace controller waits ten seconds before it looks again at a namespace with pods.
+        bed.kubectl("delete", "pods", "--all", f"--namespace={namespace}", f"--timeout={SECONDS}s")
         bed.kubectl("delete", "namespace", namespace, f"--timeout={SECONDS}s")
