@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from podidentity_sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.statuses import StatusError
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import NMI_PORT, Settings
 from tests.integration.continuous_client import asking
@@ -70,6 +72,25 @@ class Handovers:
         self._taken += 1
         await logged(self.sandbox, "this NMI has taken over", self._taken)
 
+    async def end_unready(self) -> None:
+        """Stop an NMI that knows its redirect, and waits for a list to take over."""
+        serving, api = self.sandbox.nmis[NODE], self.sandbox.cluster.api
+        assert api is not None
+        lists = [0]
+
+        def refuse(request: Recorded) -> StatusError | None:
+            if not request.path.startswith("/api/v1/pods?") or "nmi/" not in request.user_agent:
+                return None
+            lists[0] += 1
+            return StatusError(500, "InternalError", "down")
+
+        api.intercept = refuse
+        await self.sandbox.start_nmi(NODE)
+        await until(lambda: lists[0])
+        assert await end(self.sandbox.nmis[NODE].program) == 0
+        api.intercept = None
+        self.sandbox.nmis[NODE] = serving
+
     async def give_back(self, former: Redirect) -> None:
         """Stop the NMI that serves, and wait until the former one serves with its redirect."""
         assert await end(self.sandbox.nmis[NODE].program) == 0
@@ -114,6 +135,9 @@ async def test_no_request_reaches_imds_or_fails_and_only_the_last_redirect_remai
         assert redirects(sandbox) == [FIRST]
         handovers, serving = Handovers(sandbox, flags), FIRST
         calls = len(sandbox.azure.imds.token_calls)
+        await handovers.end_unready()
+        assert redirects(sandbox) == [FIRST], "a successor that is not ready must not remove the rules either"
+        await asker.tokens_flow()
         for step in STEPS:
             former = sandbox.nmis[NODE].program
             if step.gives_back:

@@ -116,6 +116,7 @@ async def test_the_printed_workload_identity_objects_can_be_applied_and_the_plan
     assert {words[words.index("--issuer") + 1] for words in commands} == {own}, "that of the cluster by default"
     subjects = {words[words.index("--subject") + 1] for words in commands}
     assert subjects == {subject, f"system:serviceaccount:{shop}:nightly"}
+    assert f"#   issuer {own}: Azure must read its keys" in script.out
 
     printed = await migrate(cluster, *to_workload_identity, "-o", "yaml")
     output = await asyncio.to_thread(Commands(cluster.kubeconfig).kubectl, "apply", "-f", "-", stdin=printed.out)

@@ -117,6 +117,14 @@ def test_an_unknown_state_is_reported_and_blocks_nothing() -> None:
     assert len(notes(made)) == 3
 
 
+def test_an_issuer_that_azure_cannot_reach_is_reported_and_blocks_nothing() -> None:
+    made = planned(workload(account="web"), pods=[running()], issuer="https://kubernetes.default.svc")
+    assert blocking(made) == []
+    assert notes(made) == [
+        "issuer https://kubernetes.default.svc: Azure must read its keys, but it is not a public https address"
+    ]
+
+
 def test_pods_of_another_namespace_are_an_obstacle_until_they_have_copies() -> None:
     elsewhere = [identity(namespace="ids"), binding(namespace="ids")]
     made = planned(workload(account="web"), pods=[running()], objects=elsewhere)

@@ -17,6 +17,7 @@ from nmi.tokens.governor import CongestedError
 from podidentity.azure.errors import Throttled, Unreachable
 from podidentity.azure.imds import RawAnswer
 from podidentity.resources import OwnerReference
+from tests.nmi.fake_imds import Answer
 from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import (
     ADDRESS,
@@ -32,6 +33,7 @@ from tests.nmi.identity.shapes import (
 )
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.support.waiting import until
+from tests.virtual_time import now
 
 APP = {"app": "web"}
 MIC = {
@@ -97,6 +99,15 @@ async def test_an_exempt_pods_answer_is_not_cached() -> None:
         await raw(bench)
         assert len(bench.imds.calls) == 2
         assert entry.record.find(RESOURCE.encode(), 0, b"", b"", 0) is None
+
+
+async def test_an_imds_that_does_not_respond_is_a_refusal_within_the_budget() -> None:
+    async with running_issuer(policy=DecisionPolicy(max_hold_seconds=5.0)) as bench:
+        await exempt(bench)
+        bench.imds.script = [Answer(hang=True)]
+        began = now()
+        assert (await bench.refused()).reason is Reason.UPSTREAM_UNAVAILABLE
+        assert now() - began == pytest.approx(5.0)
 
 
 class Failing:

@@ -97,9 +97,11 @@ class Ends:
         self.registry = CollectorRegistry()
         self.metrics = HandoverMetrics(self.registry)
         self.predecessor = Predecessor(path, self.service, self.metrics)
+        self.successors = CollectorRegistry()
+        self._of_successors = HandoverMetrics(self.successors)
 
     async def meet(self, *versions: int) -> Successor:
-        met = await meet(self.path, hello(*versions), HandoverMetrics(CollectorRegistry()))
+        met = await meet(self.path, hello(*versions), self._of_successors)
         assert met is not None
         return met
 

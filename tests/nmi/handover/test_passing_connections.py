@@ -5,6 +5,8 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
+
 from nmi.handover.channel import Channel
 from nmi.handover.messages import (
     Adopted,
@@ -29,7 +31,9 @@ async def retired_for_a_channel(ends: Ends) -> Channel:
     return channel
 
 
-async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(path: Path) -> None:
+async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with listening(path) as ends:
         pairs = [socket.socketpair() for _ in range(100)]
         ends.service.idle = [ours.detach() for ours, _ in pairs]
@@ -57,6 +61,7 @@ async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(path: 
         await following
         await ends.until("pause", "retire", "resume")
         assert ends.count("returned") == 1
+        assert "the successor has ended; NMI serves again, look at the successor's log" in caplog.messages
         (await ends.meet()).close()
 
 

@@ -46,6 +46,11 @@ async def test_tokens_arrive_before_the_sockets_unless_the_successor_does_not_kn
         successor = await ends.meet(version)
         received = await take_tokens(successor, 1, 2)
         assert received == ends.service.packets[:packets]
+        counted = [
+            ends.successors.get_sample_value("aadpodidentity_nmi_handover_tokens_total", {"result": result})
+            for result in ("received", "refused")
+        ]
+        assert counted == [1, 2]
         await successor.confirm()
         successor.close()
         await ends.until("pause", "retire", "resume")

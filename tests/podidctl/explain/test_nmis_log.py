@@ -131,6 +131,7 @@ def test_decisions_are_printed_as_a_table_and_a_failed_read_as_a_line() -> None:
     show(explain_pod(decisions=(one,)), console)
     show(explain_pod(decisions=ReadFailure("not allowed: pods/log")), console)
     text = console.export_text()
+    assert "NMI's log, UTC" in text
     assert "11-24 17:00:00" in text
     assert "\x1b" not in text
     assert "NMI's log could not be read: not allowed: pods/log" in text
