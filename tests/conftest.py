@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import listed_programs, selection, time_limit
 from tests.examples import QUICK
@@ -39,8 +39,13 @@ OURS = ["podidentity", "nmi", "mic"]
 SANDBOX = "podidentity_sandbox"
 IN_CI = os.environ.get("CI") == "true"
 # CI runs the same examples each time. New examples are tried by developers, and fail their runs only.
-# On a busy machine any example may take long.
-settings.register_profile("all", deadline=None, derandomize=IN_CI or settings().derandomize)
+# On a busy machine any example, and its generation, may take long.
+settings.register_profile(
+    "all",
+    deadline=None,
+    derandomize=IN_CI or settings().derandomize,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("all")
 settings.register_profile("quick", max_examples=QUICK)
 

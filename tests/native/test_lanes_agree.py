@@ -284,7 +284,11 @@ def test_a_field_that_changes_the_meaning_is_recognised_by_both_lanes(
     hold_both_lanes_to_the_oracle(loopback_server, f"{start}\r\n{fields}\r\n\r\n".encode("latin-1"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=examples(150))
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
+    max_examples=examples(150),
+)
 @given(data=mutated() | plausible() | refusable(), cuts=st.lists(st.integers(0, 700), max_size=3))
 @example(data=FORWARDED, cuts=[])
 def test_mutated_requests_are_answered_equally_by_both_lanes_and_the_oracle(

@@ -235,7 +235,11 @@ EVENTS = st.lists(
 
 
 @given(events=EVENTS, faults=st.lists(st.integers(0, 2), max_size=16))
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 async def test_no_outdated_object_is_served_unless_the_watch_counts_as_silent(
     server: ScriptedServer, events: list[tuple[str, str, str]], faults: list[int]
 ) -> None:

@@ -164,7 +164,11 @@ SIZES = st.lists(st.integers(0, 9500), max_size=12)
 
 
 @given(sizes=SIZES, page_size=st.sampled_from([1, 2, 3, 500]), metadata_first=st.booleans(), gone=st.integers(0, 2))
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 async def test_every_object_within_the_limit_is_read_once(
     sized: SizedServer, sizes: list[int], page_size: int, metadata_first: bool, gone: int
 ) -> None:
