@@ -15,7 +15,7 @@ from nmi.server.general import GeneralLane
 from tests.corpus.costly import COSTLY
 from tests.nmi.identity.shapes import CLIENT_ID, POD, assigned, by
 from tests.nmi.server.fakes import FakeConnection, ServerUnderTest, replies, request_bytes
-from tests.work import Work
+from tests.support.work import Work
 
 WORK_MAX: Final = 16_000
 """Bytecodes for one request: about 0.15 ms. The request of an SDK takes 4,000."""

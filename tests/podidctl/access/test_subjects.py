@@ -11,7 +11,7 @@ from podidctl.access.schema import AccessReview, Action, SubjectRight
 from podidctl.diagnosis.input import ReadFailure
 from podidentity.resources import GROUP, SecretReference
 from tests.podidctl.access.small_cluster import bound, identity, pod, pod_of, rbac, reviewed, role, rule, with_pods
-from tests.work import Work
+from tests.support.work import Work
 
 
 def cluster_wide(*rules: PolicyRule, subject: str = "User anna") -> AccessReview:

@@ -30,7 +30,7 @@ from podidentity.resources import (
 )
 from tests.nmi.identity.shapes import binding, identity, pod
 from tests.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
-from tests.work import Work
+from tests.support.work import Work
 
 
 def text_of(report: Report) -> str:
