@@ -102,10 +102,10 @@ def test_only_nmi_has_programs_that_change_rules() -> None:
             assert (root / "usr/sbin" / program).is_symlink() or (root / "usr/sbin" / program).exists() is there
 
 
-def test_two_builds_result_in_equal_images() -> None:
-    built = ROOT / "build" / "images"
-    assert (built / "images.txt").read_text() == (built / "images-again.txt").read_text()
-    assert len(re.findall(r"sha256:[0-9a-f]{64}", (built / "images.txt").read_text())) == len(COMMANDS)
+def test_each_image_has_a_digest() -> None:
+    """`make local-images` compares the digests with those of a second build."""
+    digests = (ROOT / "build" / "images" / "images.txt").read_text()
+    assert len(re.findall(r"sha256:[0-9a-f]{64}", digests)) == len(COMMANDS)
 
 
 def test_compiler_and_pip_are_not_in_the_image(image: Image) -> None:
