@@ -32,8 +32,8 @@ from podidentity.resources import (
 )
 from podidentity_sandbox.arm import ArmCall
 from tests.conftest import apply_definitions
-from tests.support.objects import identity_id, set_id, vm_id
 from tests.mic.emulated_cloud import EmulatedCloud, Mic, emulated_cloud
+from tests.support.objects import identity_id, set_id, vm_id
 from tests.testplane.up import Plane
 
 NAMESPACE: Final = "default"
