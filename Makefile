@@ -68,7 +68,7 @@ test: lint ## Run the tests of check, and those that need root or run the progra
 test-all: test test-tools test-plane fresh test-measures audit test-images test-node test-sdks ## Run all tests of a change (as root)
 
 # What guards a release and not each change. CONTRIBUTING.md lists the times.
-nightly: test-examples test-nightly test-sdks-nightly model fuzz mutants soak local-images e2e-node test-arm64 ## Run what guards a release in addition to test-all (as root, 6 hours)
+nightly: test-examples test-nightly test-sdks-nightly model fuzz mutants soak local-images e2e-node test-arm64 ## Run what guards a release in addition to test-all (as root, hours)
 	$(TOOK)
 
 test-nightly: .venv/.built ## Run the tests with the marker nightly
