@@ -103,13 +103,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.enable()
 
 
-def pytest_asyncio_loop_factories(
-    config: pytest.Config, item: pytest.Item
-) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run the async tests of the files in VIRTUAL in virtual time."""
-    del config
-    virtual = selection.is_virtual(item)
-    return {"virtual": VirtualTimeLoop} if virtual else {"real": asyncio.SelectorEventLoop}
+    return {"virtual": VirtualTimeLoop} if selection.is_virtual(item) else {"real": asyncio.SelectorEventLoop}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -22,19 +22,6 @@ from tests.integration.identity_requests import (
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-_ATTEMPTS = """
-import http.client, sys
-host, source, path = sys.argv[1:]
-for _ in range(20):
-    connection = http.client.HTTPConnection(host, timeout=0.5, source_address=(source, 0) if source else None)
-    try:
-        connection.request("GET", path, headers={"Metadata": "true"})
-        print(connection.getresponse().status)
-        break
-    except TimeoutError:
-        connection.close()
-"""
 """Attempts that are each shorter than the hold of 1.5 s, until one is answered."""
 
 

@@ -20,7 +20,6 @@ PRINCIPAL = "0b1f6471-1bf0-4dda-aec3-cb9272f09590"
 HOSTILE_ACCOUNT = "x${a}'$${b}%{c}\"\\d$(e)`f`#//{{g}}é"
 """The API server accepts no such name, but the plan must not depend on that."""
 CLUSTER_ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ContainerService/managedClusters/c"
-HOSTILE_ISSUER = "https://i.example/'\"${self}%{if true}\\"
 
 
 def cluster() -> ManagedCluster:

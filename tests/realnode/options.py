@@ -9,7 +9,6 @@ from typing import Final, Literal
 
 OUTSIDE_ADDRESS: Final = "10.98.0.1"
 """The address of the API server, AAD and ARM, outside of the nodes."""
-SERVICE_RANGE: Final = "10.96.0.0/16"
 API_SERVICE: Final = "10.96.0.1"
 POD_RANGE: Final = "10.244.0.0/16"
 API_PORT: Final = 6443

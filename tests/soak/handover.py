@@ -33,7 +33,6 @@ AFTER_SECONDS: Final = 0.5
 SENDERS: Final = 3
 """Of each sort: on connections that are kept, and on new ones."""
 CONNECT_SECONDS: Final = 0.01
-GRANT_SECONDS: Final = 20.0
 ADDRESS: Final = f"{SUBNET}.5"
 
 

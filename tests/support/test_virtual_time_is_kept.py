@@ -1,6 +1,7 @@
 """Tests in virtual time cannot use sockets, threads, processes and pauses."""
 
 import asyncio
+import inspect
 import socket
 import subprocess
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from nmi.tokens.governor import Governor
 from tests.virtual_time import now
 
 
@@ -45,3 +47,10 @@ async def test_an_hour_passes_immediately() -> None:
     await asyncio.sleep(3600)
     assert now() - began == 3600
     assert time.monotonic() - real < 3600
+
+
+async def test_a_default_clock_of_the_programs_follows_the_loop() -> None:
+    clock = inspect.signature(Governor).parameters["clock"].default
+    assert clock() == now()
+    await asyncio.sleep(60)
+    assert clock() == now()
