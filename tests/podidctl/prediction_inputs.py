@@ -1,4 +1,4 @@
-"""Diagnosis input for tests: a pod that gets its token, and the changes of a test."""
+"""Diagnosis input for tests: a pod that gets its token, one with a federated identity, and the changes of a test."""
 
 from typing import Any
 
@@ -7,18 +7,20 @@ import msgspec
 from nmi.flag_table import OperationMode
 from nmi.settings import Settings
 from podidctl.diagnosis.daemons import Daemon, DaemonCondition, DaemonSpec, DaemonStatus
-from podidctl.diagnosis.input import DiagnosisInput, NmiConfiguration, NmiPods
+from podidctl.diagnosis.input import DiagnosisInput, NmiConfiguration, NmiPods, ServiceAccountAccess
 from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
 from podidctl.explain.explanation import explain
 from podidctl.explain.schema import Explanation, Link, LinkState
 from podidentity.resources import (
     NODENAME_LABEL,
     AzureAssignedIdentity,
+    AzureIdentity,
+    AzureIdentitySpec,
     BareMeta,
     PodMeta,
     nodename_label,
 )
-from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, pod
+from tests.nmi.identity.shapes import CLIENT_ID, NODE, assigned_identity, binding, identity, pod
 
 VM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm-1"
 
@@ -81,3 +83,27 @@ def only(explanation: Explanation) -> Link:
 
 def states(explanation: Explanation) -> list[tuple[str, str]]:
     return [(each.link, each.state.value) for each in explanation.links]
+
+
+NMI_ACCOUNT = "kube-system/nmi"
+WELL = ServiceAccountAccess(exists=True, nmi_may_request=True, nmi=NMI_ACCOUNT)
+SPEC = AzureIdentitySpec(type=3, client_id=CLIENT_ID, tenant_id="contoso.com")
+
+
+def federated(name: str = "id", *, namespace: str = "ns", **spec: Any) -> AzureIdentity:
+    return msgspec.structs.replace(identity(name, namespace=namespace), spec=msgspec.structs.replace(SPEC, **spec))
+
+
+def trusted(**changes: Any) -> DiagnosisInput:
+    """The facts; *changes* are fields of Facts, or `identity` for that alone."""
+    own = changes.pop("identity", federated())
+    made = labelled(assigned_identity(own_namespace=own.metadata.namespace))
+    embedded = msgspec.structs.replace(made.spec, azure_identity_ref=own)
+    usual: dict[str, Any] = {
+        "configuration": rules(federated_identities=True),
+        "pod": pod(service_account="shop"),
+        "identities": (own,),
+        "assigned": (msgspec.structs.replace(made, spec=embedded),),
+        "account": WELL,
+    }
+    return facts(**(usual | changes))

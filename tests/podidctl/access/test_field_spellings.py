@@ -17,7 +17,7 @@ from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.conftest import detect_blocking
 from tests.mic.emulated_cloud import BINDINGS, EmulatedCloud
 from tests.podidctl.access.small_cluster import grants_of, pod_of
-from tests.podidctl.test_pods_labelled_like_nmi import labelled
+from tests.podidctl.test_daemon_pods import labelled
 
 EXCEPTIONS = "azurepodidentityexceptions.aadpodidentity.k8s.io"
 RECORD = "aad-pod-identity-config"

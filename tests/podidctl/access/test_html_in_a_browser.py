@@ -15,7 +15,7 @@ from podidctl.access.schema import AccessReview
 from tests.browser import Page, open_page
 from tests.podidctl.access.generated_cluster import generated_cluster
 from tests.podidctl.access.small_cluster import reviewed
-from tests.podidctl.access.test_html_model import HOSTILE, hostile
+from tests.podidctl.access.test_html import HOSTILE, hostile
 
 pytestmark = pytest.mark.tools
 READY = "document.documentElement?.dataset.ready === 'yes'"

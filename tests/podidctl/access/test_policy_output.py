@@ -1,14 +1,87 @@
 """Results of a policy as text, SARIF and JUnit XML."""
 
+import hashlib
 import json
-from typing import Any
+import subprocess
+from pathlib import Path
+from typing import Any, Final
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
+from jsonschema import Draft4Validator, FormatChecker
 
-from podidctl.access.policy_output import PolicyOutput, render_policy
-from podidctl.access.violations import PolicyResult
-from tests.podidctl.access.policy_results import SHAPES, hostile, results
+from podidctl.access.policy import NAME_MAX, parse_policy
+from podidctl.access.policy_output import SARIF_SCHEMA, PolicyOutput, render_policy
+from podidctl.access.policy_rules import evaluate
+from podidctl.access.violations import PolicyResult, RuleResult, Violation
+from podidctl.diagnosis.input import ReadFailure
+from tests.podidctl.access.small_cluster import reviewed
+from tests.testplane import up
+
+POLICY = """
+version: 1
+rules:
+  - {rule: identity-types, name: no secrets, types: [0, 3], why: Secrets leak}
+  - {rule: single-namespace, name: one namespace}
+  - {rule: identity-types, name: all federated, types: [3], severity: warning}
+  - {rule: no-unexplained-identities, name: explained}
+"""
+HOSTILE = 'x\x1b[2J\x07\u202e\x00"]]><a>&'
+
+
+def results(**changes: Any) -> PolicyResult:
+    return evaluate(reviewed(**changes), parse_policy(POLICY.encode()), "ci/policy.yaml")
+
+
+def hostile() -> PolicyResult:
+    violation = Violation(object=f"Pod shop/{HOSTILE}", says=HOSTILE)
+    rule = RuleResult(
+        name=HOSTILE,
+        kind="identity-types",
+        why=HOSTILE,
+        severity="error",
+        line=3,
+        violations=[violation],
+        undecided=[HOSTILE],
+    )
+    return PolicyResult(file="a b#c.yaml", rules=[rule])
+
+
+UNREAD: dict[str, Any] = {
+    name: ReadFailure("not allowed") for name in ("identities", "bindings", "assigned", "pods", "nodes", "rbac")
+}
+
+
+def without_violations() -> PolicyResult:
+    policy = b"version: 1\nrules: [{rule: single-namespace, name: a}]"
+    return evaluate(reviewed(), parse_policy(policy), "/ci/policy.yaml")
+
+
+def many() -> PolicyResult:
+    (first, *_) = results().rules
+    return msgspec.structs.replace(
+        results(), rules=[msgspec.structs.replace(first, violations=[*first.violations] * 5000)]
+    )
+
+
+def long_names() -> PolicyResult:
+    """Two rules whose names have the greatest length and differ in the last character."""
+    names = ("n" * (NAME_MAX - 1) + each for each in "12")
+    rules = ", ".join(f"{{rule: single-namespace, name: {each}}}" for each in names)
+    return evaluate(reviewed(), parse_policy(f"version: 1\nrules: [{rules}]".encode()), "p" * 5000)
+
+
+SHAPES = {
+    "usual": results,
+    "without-violations": without_violations,
+    "undecided": lambda: results(azure=None),
+    "unread": lambda: results(**UNREAD),
+    "hostile": hostile,
+    "many": many,
+    "long-names": long_names,
+}
+
 
 JUNIT: dict[str, set[str]] = {
     "testsuites": {"name", "tests", "failures", "errors"},
@@ -114,3 +187,44 @@ def test_names_of_objects_cannot_control_a_terminal_or_break_the_document(output
             assert [each.tag for each in case] == ["failure", "system-out"]
         case PolicyOutput.TEXT:
             assert text.count("\n") == 4, "one line each: the violation, the unknown part, the reason, the totals"
+
+
+MODULE: Final = "github.com/owenrumney/go-sarif/v3@v3.2.3"
+FILE: Final = "pkg/report/v210/sarif/schema.go"
+SHA256: Final = "639ddb152218b3b959c5a30cb7e6dabc753801c63a0b73d7e8df060c24055db6"
+"""Of the file."""
+BEGIN: Final = "const schema = `"
+
+
+def sarif_schema() -> Any:
+    """Return the schema. The first call downloads the module."""
+
+    def make(new: Path) -> None:
+        done = subprocess.run(
+            [up.go(), "mod", "download", "-json", MODULE], cwd=new, capture_output=True, check=True, timeout=100
+        )
+        content = (Path(json.loads(done.stdout)["Dir"]) / FILE).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == SHA256, "the module has another content"
+        (new / "schema.json").write_text(content.decode().partition(BEGIN)[2].rpartition("`")[0])
+
+    return json.loads((up.once(up.CACHE / f"sarif-{SHA256[:16]}", make) / "schema.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    schema = sarif_schema()
+    assert schema["id"] == SARIF_SCHEMA, "the log names the schema that it is tested with"
+    return Draft4Validator(schema, format_checker=FormatChecker())
+
+
+@pytest.mark.plane
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_the_log_is_valid(shape: Any, validator: Any) -> None:
+    validator.validate(json.loads(render_policy(shape(), PolicyOutput.SARIF)))
+
+
+@pytest.mark.plane
+def test_the_schema_rejects_other_logs(validator: Any) -> None:
+    document = json.loads(render_policy(results(), PolicyOutput.SARIF))
+    document["runs"][0]["results"][0]["level"] = "fatal"
+    assert not validator.is_valid(document)

@@ -17,7 +17,7 @@ from podidentity.azure.identity_permissions import permission_binding, permissio
 from podidentity.resources import AzureIdentity
 from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, exception, pod
 from tests.podidctl.doctor_inputs import bad, examined, nmi, node, objects, one
-from tests.podidctl.federated import NMI_ACCOUNT, federated
+from tests.podidctl.prediction_inputs import NMI_ACCOUNT, federated
 
 ON = nmi("--federated-identities")
 THERE = FederatedAccess({"ns": frozenset({"shop", "default"})}, {NMI_ACCOUNT: ()})

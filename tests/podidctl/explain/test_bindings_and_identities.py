@@ -1,13 +1,19 @@
-"""The first broken link between label and identity is named, with what to do about it."""
+"""Links between label and identity: the first broken one is named with the next action."""
+
+from typing import Any
 
 import msgspec
 import pytest
 
 from podidctl.diagnosis.decision import Outcome
-from podidctl.explain.schema import LinkState
-from podidentity.resources import AzureIdentitySpec, SecretReference
-from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
-from tests.podidctl.prediction_inputs import broken, explain_pod, labelled, only, rules, states
+from podidctl.diagnosis.several_identities import Variable, VariableContainer, VariablePod, VariablePodSpec
+from podidctl.explain.ignored_fields import BY_MIC, correct
+from podidctl.explain.schema import Link, LinkState
+from podidctl.token.prediction import predict
+from podidentity.kube.ignored_fields import REMEDY
+from podidentity.resources import CREATED, AzureIdentitySpec, SecretReference
+from tests.nmi.identity.shapes import NODE, RESOURCE, assigned_identity, binding, exception, identity, pod
+from tests.podidctl.prediction_inputs import broken, explain_pod, facts, labelled, only, rules, states
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 
@@ -143,3 +149,211 @@ def test_an_identity_without_a_permitted_endpoint_is_a_broken_link_and_a_refusal
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 403)
     assert explanation.answer.identity == "ns/id"
     assert then in only(explanation).next
+
+
+def test_a_missing_assignment_is_reported_with_where_to_look() -> None:
+    explanation = explain_pod(assigned=())
+    assert only(explanation).link == "assigned identity"
+    assert "podidctl plan" in explanation.next
+    assert explanation.answer.outcome is Outcome.WAITS
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"status": "Created"}, "not attached to the VM or scale set yet"),
+        ({"status": "Unassigned"}, "its status is 'Unassigned'"),
+        ({"deleting": True}, "it is being deleted and is not served"),
+        ({"pod_uid": "uid-0"}, "an earlier pod of this name"),
+        ({"selector": "other"}, "selects 'other'"),
+        ({"nodename": "node-2"}, "it is for node node-2"),
+    ],
+)
+def test_an_assignment_that_cannot_be_used_states_the_reason(changes: dict[str, Any], says: str) -> None:
+    explanation = explain_pod(assigned=(labelled(assigned_identity(**changes)),))
+    links = [each for each in explanation.links if each.link == "assigned identity"]
+    assert [each.state for each in links] == [LinkState.BROKEN]
+    assert says in links[0].says
+    assert explanation.answer.outcome is not Outcome.GRANTED
+
+
+def test_azures_refusal_is_printed_in_mics_words() -> None:
+    message = "MIC may not assign it: grant it the role Managed Identity Operator"
+    own = {"aadpodidentity.k8s.io/message": message}
+    link = only(explain_pod(assigned=(labelled(assigned_identity(status="Created", own_annotations=own)),)))
+    assert message in link.says
+    assert link.next == message
+
+
+def test_an_assignment_without_the_nodes_label_is_not_seen_by_nmi() -> None:
+    link = only(explain_pod(assigned=(assigned_identity(),)))
+    assert "label nodename" in link.says
+
+
+def test_an_assignment_without_a_binding_that_nmi_still_uses_is_reported() -> None:
+    explanation = explain_pod(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old"))))
+    (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
+    assert link.state is LinkState.UNKNOWN
+    assert "no binding requires it for the pod any more" in link.says
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"deleting": True},
+        {"pod_uid": "uid-0"},
+        {"selector": "other"},
+        {"nodename": "node-2"},
+        {"status": "Created"},
+        {"namespace": "far", "annotations": {"aadpodidentity.k8s.io/Behavior": "namespaced"}},
+    ],
+)
+def test_an_assignment_without_a_binding_that_nmi_does_not_use_is_ok(changes: dict[str, Any]) -> None:
+    explanation = explain_pod(assigned=(labelled(assigned_identity()), labelled(assigned_identity("old", **changes))))
+    assert broken(explanation) == []
+    (link,) = [each for each in explanation.links if each.about == "default/web-ns-old"]
+    assert link.state is LinkState.OK
+    assert "no binding requires it" in link.says
+
+
+def two(namespace: str, *, status: str = "Assigned") -> dict[str, Any]:
+    """The pod's identity ns/id, in this *status*, and another one whose binding has the first name."""
+    return {
+        "bindings": (binding(), binding("a", "any", namespace=namespace)),
+        "identities": (identity(), identity("any", namespace=namespace)),
+        "assigned": (
+            labelled(assigned_identity(binding="b", status=status)),
+            labelled(assigned_identity("any", binding="a", namespace=namespace)),
+        ),
+    }
+
+
+def links(name: str, **changes: Any) -> list[Link]:
+    return [each for each in explain_pod(**changes).links if each.link == name]
+
+
+def test_the_binding_of_another_namespace_is_named_as_such_and_that_of_its_own_is_not() -> None:
+    foreign, own = links("binding", **two("evil"))
+    assert (foreign.about, foreign.state) == ("evil/a", LinkState.OK)
+    assert "of another namespace" in foreign.says
+    assert "of another namespace" not in own.says
+
+
+def test_the_identity_of_the_pods_namespace_is_the_one_that_a_request_gets() -> None:
+    explanation = explain_pod(**two("evil"))
+    assert (explanation.answer.outcome, explanation.answer.identity) == (Outcome.GRANTED, "ns/id")
+    assert predict(facts(**two("evil")), RESOURCE).identity == "ns/id"
+    (choice,) = (each for each in explanation.links if each.link == "choice")
+    assert (choice.about, choice.state) == ("evil/any, ns/id", LinkState.UNKNOWN)
+    assert choice.says == "a request that names none gets ns/id"
+    assert "AZURE_CLIENT_ID" in choice.next
+
+
+def test_of_several_identities_of_one_namespace_the_first_by_binding_is_named() -> None:
+    (choice,) = links("choice", **two("ns"))
+    assert choice.says == "a request that names none gets ns/any"
+
+
+def test_while_its_own_is_being_assigned_a_request_waits() -> None:
+    changes = two("evil", status=CREATED)
+    assert explain_pod(**changes).answer.outcome is Outcome.WAITS
+    (choice,) = links("choice", **changes)
+    assert choice.says == "a request that names none waits until one is assigned"
+
+
+def test_a_pod_that_sets_its_client_id_or_has_one_identity_has_nothing_to_choose() -> None:
+    plain = pod()
+    spec = VariablePodSpec(node_name=NODE, containers=[VariableContainer(env=[Variable("AZURE_CLIENT_ID")])])
+    (choice,) = links("choice", pod=VariablePod(metadata=plain.metadata, spec=spec, status=plain.status), **two("ns"))
+    assert choice.state is LinkState.OK
+    assert links("choice") == []
+    assert links("choice", configuration=rules(force_namespaced=True), **two("evil")) == []
+
+
+def ignored(plural: str, name: str, *fields: str, namespace: str = "ns") -> dict[str, Any]:
+    return {"ignored_fields": {(plural, namespace, name): fields}}
+
+
+def test_a_binding_whose_selector_is_ignored_is_named_with_the_remedy() -> None:
+    unselecting = binding(selector="")
+    link = only(
+        explain_pod(bindings=(unselecting,), assigned=(), **ignored("azureidentitybindings", "b", "spec.Selector"))
+    )
+    assert link.link == "binding"
+    assert f"fields spelled as before v1.6.0 are ignored{BY_MIC}: ns/b (spec.Selector)" in link.says
+    assert link.next.endswith(REMEDY)
+
+
+def test_a_binding_whose_identity_is_ignored_is_named_with_the_remedy() -> None:
+    there = {"bindings": (binding(identity_name=""),), **ignored("azureidentitybindings", "b", "spec.AzureIdentity")}
+    explanation = explain_pod(assigned=(), **there)
+    (says,) = [each.says for each in explanation.links if each.link == "binding"]
+    assert says.endswith(
+        f"it names no AzureIdentity; fields spelled as before v1.6.0 are ignored{BY_MIC}: spec.AzureIdentity"
+    )
+    link = only(explanation)
+    assert (link.link, link.about, link.says) == ("identity", "none", "binding ns/b names no AzureIdentity")
+    assert link.next == correct("AzureIdentityBinding ns/b")
+
+
+def test_a_binding_that_names_no_identity_is_to_be_completed() -> None:
+    link = only(explain_pod(assigned=(), bindings=(binding(identity_name=""),)))
+    assert link.next == "set spec.azureIdentity of binding ns/b"
+
+
+def test_a_binding_with_a_similar_selector_is_named_too() -> None:
+    bindings = (binding(selector="wbe"), binding("old", selector=""))
+    link = only(explain_pod(bindings=bindings, assigned=(), **ignored("azureidentitybindings", "old", "spec.Selector")))
+    assert "ns/b selects 'wbe'; " in link.says
+    assert f"{BY_MIC}: ns/old (spec.Selector)" in link.says
+    assert link.next.startswith("set spec.selector of the binding or the pod's label to the same value: ns/b")
+    assert link.next.endswith(correct("the binding that is to select this pod"))
+
+
+def test_a_binding_of_another_namespace_is_named_after_those_of_the_pods_unless_it_cannot_select_it() -> None:
+    bindings = (binding(selector="", namespace="default"), binding(selector=""))
+    fields = {("azureidentitybindings", each.metadata.namespace, "b"): ("spec.Selector",) for each in bindings}
+    there = {"bindings": bindings, "assigned": (), "ignored_fields": fields}
+    assert f"{BY_MIC}: ns/b (spec.Selector), default/b (spec.Selector)" in only(explain_pod(**there)).says
+    for configuration in (rules(managed=True), rules(force_namespaced=True)):
+        link = only(explain_pod(configuration=configuration, **there))
+        assert link.says.endswith(": ns/b (spec.Selector)")
+        assert (BY_MIC in link.says) is (configuration == rules(force_namespaced=True)), (
+            "MIC does not run in managed mode"
+        )
+
+
+@pytest.mark.parametrize(
+    ("selector", "fields"), [("", ("spec.AzureIdentity",)), ("other", ("spec.Selector",))], ids=["another field", "set"]
+)
+def test_a_binding_that_the_field_does_not_keep_from_selecting_is_not_named(
+    selector: str, fields: tuple[str, ...]
+) -> None:
+    there = ignored("azureidentitybindings", "b", *fields)
+    link = only(explain_pod(bindings=(binding(selector=selector),), assigned=(), **there))
+    assert "ignored" not in link.says
+
+
+def test_an_identity_whose_resource_id_is_ignored_is_named_with_the_remedy() -> None:
+    empty = msgspec.structs.replace(identity(), spec=AzureIdentitySpec(type=0))
+    link = only(explain_pod(identities=(empty,), assigned=(), **ignored("azureidentities", "id", "spec.ResourceID")))
+    assert (link.link, link.about) == ("identity", "ns/id")
+    assert f"{BY_MIC}: spec.ResourceID" in link.says
+    assert link.next.startswith("correct the fields of AzureIdentity ns/id")
+
+
+def test_a_usable_identity_with_a_leftover_field_is_no_fault() -> None:
+    explanation = explain_pod(**ignored("azureidentities", "id", "spec.ClientID"))
+    assert broken(explanation) == []
+    (says,) = [each.says for each in explanation.links if each.link == "identity"]
+    assert says.endswith(f"{BY_MIC}: spec.ClientID")
+
+
+def test_a_pod_without_a_label_may_need_the_exception_whose_labels_are_ignored() -> None:
+    there = {"exceptions": (exception(labels=None),), **ignored("azurepodidentityexceptions", "ex", "spec.PodLabels")}
+    explanation = explain_pod(pod=pod(label=None), assigned=(), **there)
+    (link,) = [each for each in explanation.links if each.link == "exception"]
+    assert link.state is LinkState.UNKNOWN
+    assert "are ignored: ns/ex (spec.PodLabels)" in link.says
+    (link,) = [each for each in explain_pod(**there).links if each.link == "exception"]
+    assert (link.state, link.next) == (LinkState.OK, "")

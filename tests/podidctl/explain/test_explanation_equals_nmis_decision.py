@@ -35,8 +35,7 @@ from tests.nmi.identity.shapes import (
     identity,
     pod,
 )
-from tests.podidctl.federated import WELL
-from tests.podidctl.prediction_inputs import facts, labelled, rules
+from tests.podidctl.prediction_inputs import WELL, facts, labelled, rules
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 
