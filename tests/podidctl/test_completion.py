@@ -31,19 +31,6 @@ async def ask(complete: Callable[[typer.Context, str], list[str]], begun: str, *
     return await asyncio.to_thread(complete, context(**given), begun)
 
 
-async def test_pods_and_namespaces_with_the_prefix_are_completed(cloud: EmulatedCloud) -> None:
-    cloud.api.store.create("namespaces", {"metadata": {"name": "payments"}})
-    cloud.node("n0")
-    cloud.pod("web", "n0")
-    cloud.pod("worker", "n0", namespace="payments")
-    from_cluster = names(cloud)
-    assert await ask(from_cluster.namespaces, "pay") == ["payments"]
-    assert await ask(from_cluster.pods, "") == ["default/web", "payments/worker"]
-    assert await ask(from_cluster.pods, "payments/") == ["payments/worker"]
-    assert await ask(from_cluster.pods, "w", namespace="payments") == ["worker"]
-    assert await ask(from_cluster.pods, "x") == []
-
-
 async def test_an_unreachable_cluster_completes_nothing_and_prints_nothing(
     cloud: EmulatedCloud, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,14 +41,20 @@ async def test_an_unreachable_cluster_completes_nothing_and_prints_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-async def test_the_objects_of_the_kind_in_the_command_line_are_completed(cloud: EmulatedCloud) -> None:
+async def test_objects_with_the_prefix_are_completed(cloud: EmulatedCloud) -> None:
     cloud.api.store.create("namespaces", {"metadata": {"name": "payments"}})
     cloud.node("n0")
     cloud.node("n1")
     cloud.pod("web", "n0")
+    cloud.pod("worker", "n0", namespace="payments")
     cloud.identity("demo")
     cloud.identity("other", namespace="payments")
     from_cluster = names(cloud)
+    assert await ask(from_cluster.namespaces, "pay") == ["payments"]
+    assert await ask(from_cluster.pods, "") == ["default/web", "payments/worker"]
+    assert await ask(from_cluster.pods, "payments/") == ["payments/worker"]
+    assert await ask(from_cluster.pods, "w", namespace="payments") == ["worker"]
+    assert await ask(from_cluster.pods, "x") == []
     assert await ask(from_cluster.of_kind, "n", kind="node") == ["n0", "n1"]
     assert await ask(from_cluster.of_kind, "default/", kind="pod") == ["default/web"]
     assert await ask(from_cluster.of_kind, "pay", kind="namespace") == ["payments"]

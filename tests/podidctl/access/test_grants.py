@@ -1,4 +1,4 @@
-"""Identities of each pod, and their paths. They equal MIC's desired assignments and NMI's decisions on random clusters."""
+"""Identities of each pod, and their paths. On random clusters they equal MIC's assignments and NMI's decisions."""
 
 import random
 from dataclasses import replace
@@ -18,7 +18,7 @@ from podidctl.access.schema import AccessReview, Grant, GrantState
 from podidctl.diagnosis.decision import Outcome, predict_decision
 from podidctl.diagnosis.input import DiagnosisInput, ReadFailure, readable
 from podidctl.diagnosis.several_identities import VariableSource
-from podidentity.resources import ASSIGNED, CREATED, AzureAssignedIdentity, OwnerReference, PodStatus
+from podidentity.resources import ASSIGNED, CREATED, AzureAssignedIdentity, PodStatus
 from tests.examples import examples
 from tests.podidctl import doctor_inputs
 from tests.podidctl.access.small_cluster import (
@@ -32,6 +32,7 @@ from tests.podidctl.access.small_cluster import (
     nmi,
     nmi_pod,
     node,
+    owned_by,
     pod,
     pod_of,
     reviewed,
@@ -41,13 +42,13 @@ from tests.podidctl.access.small_cluster import (
 def one_pod(*, flags: tuple[str, ...] = (), assigned: str = ASSIGNED, kind: int = 0, **changes: Any) -> AccessReview:
     """A cluster with the pod shop/web, the identity shop/app and its binding; *assigned*: the object's status."""
     app = changes.pop("identity", identity("app", kind=kind))
-    web = changes.pop("pod", pod("web", label="app", account="web"))
-    existing = (assigned_identity(web, app, binding("app"), assigned),) if assigned else ()
+    its = changes.pop("pod", web())
+    existing = (assigned_identity(its, app, binding("app"), assigned),) if assigned else ()
     usual: dict[str, Any] = {
         "identities": (app,),
         "bindings": (binding("app"),),
         "assigned": existing,
-        "pods": (web, nmi_pod("node-0")),
+        "pods": (its, nmi_pod("node-0")),
         "nodes": (node("node-0", VM),),
         "nmi": (nmi("node-0", *flags),),
         "azure": None,
@@ -60,32 +61,50 @@ def state(found: AccessReview) -> GrantState | None:
     return grant.state if grant is not None else None
 
 
-def test_an_assigned_identity_is_usable_and_the_path_is_complete() -> None:
+def web(**changes: Any) -> ReviewedPod:
+    return pod("web", label="app", **({"account": "web"} | changes))
+
+
+EXEMPT = {"pod": web(labels={"app": "old"}), "exceptions": (exception(app="old"),)}
+IN_HOST_NETWORK = {"pod": web(host_network=True)}
+WITHOUT_HOST = (node("node-0", ""),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, GrantState.USABLE),
+        ({"assigned": ""}, GrantState.PENDING),
+        ({"assigned": CREATED}, GrantState.PENDING),
+        ({"bindings": ()}, GrantState.LEFTOVER),
+        ({"bindings": ReadFailure("not allowed")}, GrantState.USABLE),
+        ({"assigned": "", "flags": ("--operation-mode=managed", "--forceNamespaced")}, GrantState.USABLE),
+        ({"kind": 3, "flags": ("--federated-identities=false",)}, GrantState.DISABLED),
+        (EXEMPT, GrantState.BYPASSED),
+        (IN_HOST_NETWORK, GrantState.BYPASSED),
+        ({**EXEMPT, "kind": 3}, GrantState.POSSIBLE),
+        ({**IN_HOST_NETWORK, "kind": 3}, GrantState.POSSIBLE),
+        ({"kind": 1, "nodes": WITHOUT_HOST}, GrantState.USABLE),
+        ({"assigned": "", "bindings": (binding("app", selector="App"),)}, None),
+        ({"assigned": "", "pod": web(mirror=True)}, None),
+        ({"assigned": "", "pod": web(node="")}, None),
+        ({"assigned": "", "pod": web(phase="Succeeded")}, None),
+        ({"assigned": "", "nodes": ()}, None),
+        ({"assigned": "", "nodes": WITHOUT_HOST}, None),
+        ({"assigned": "", "identity": identity("app", resource_id="/subscriptions/typo")}, None),
+    ],
+)
+def test_the_state_of_a_grant(changes: Any, expected: GrantState | None) -> None:
+    assert state(one_pod(**changes)) is expected
+
+
+def test_the_path_of_a_grant_is_complete() -> None:
     grant = grants_of(one_pod(), "shop/web")["shop/app"]
-    assert grant.state is GrantState.USABLE
     assert (grant.binding, grant.label, grant.assigned_identity) == ("shop/app", "app", "default/web-shop-app")
     assert grant.service_account == ""
-
-
-@pytest.mark.parametrize("status", ["", CREATED])
-def test_without_a_complete_assignment_it_is_pending(status: str) -> None:
-    assert state(one_pod(assigned=status)) is GrantState.PENDING
-
-
-def test_an_assignment_without_a_binding_is_a_leftover() -> None:
-    found = one_pod(bindings=())
-    assert state(found) is GrantState.LEFTOVER
-    assert grants_of(found, "shop/web")["shop/app"].binding == ""
-
-
-def test_if_bindings_cannot_be_read_an_assignment_is_no_leftover() -> None:
-    assert state(one_pod(bindings=ReadFailure("not allowed"))) is GrantState.USABLE
-
-
-def test_another_selector_gives_nothing_and_the_pod_has_a_note() -> None:
-    found = one_pod(assigned="", bindings=(binding("app", selector="App"),))
-    assert state(found) is None
-    assert pod_of(found, "shop/web").note == "no binding gives it an identity"
+    assert grants_of(one_pod(bindings=()), "shop/web")["shop/app"].binding == ""
+    other_selector = one_pod(assigned="", bindings=(binding("app", selector="App"),))
+    assert pod_of(other_selector, "shop/web").note == "no binding gives it an identity"
 
 
 def test_a_binding_of_another_namespace_counts_unless_a_rule_forbids_it() -> None:
@@ -102,9 +121,9 @@ def test_a_binding_of_another_namespace_counts_unless_a_rule_forbids_it() -> Non
 
 def two_identities(namespace: str, *, variable: str = "", flags: tuple[str, ...] = ()) -> str:
     """The note on shop/web, which also gets the identity a/any through a binding whose name is the first."""
-    more, web = identity("any", namespace), pod("web", label="app", account="web", variable=variable)
+    more, its = identity("any", namespace), web(variable=variable)
     bindings = (binding("app"), binding("a", namespace, identity="any", selector="app"))
-    found = one_pod(flags=flags, pod=web, identities=(identity("app"), more), bindings=bindings)
+    found = one_pod(flags=flags, pod=its, identities=(identity("app"), more), bindings=bindings)
     return pod_of(found, "shop/web").note
 
 
@@ -134,7 +153,7 @@ def test_a_pod_with_several_identities_of_its_namespace_and_no_client_id_has_a_n
 def test_a_note_says_that_variables_of_a_config_map_are_not_known() -> None:
     sidecar = ReviewedContainer(env_from=[VariableSource()])
     found = one_pod(
-        pod=pod("web", label="app", account="web", init_containers=[sidecar]),
+        pod=web(init_containers=[sidecar]),
         identities=(identity("app"), identity("any")),
         bindings=(binding("app"), binding("a", identity="any", selector="app")),
     )
@@ -154,61 +173,24 @@ def test_a_note_does_not_name_the_identity_of_a_request_while_there_is_a_leftove
 
 def test_managed_mode_needs_no_assignment() -> None:
     found = one_pod(assigned="", flags=("--operation-mode=managed", "--forceNamespaced"))
-    assert state(found) is GrantState.USABLE
     assert grants_of(found, "shop/web")["shop/app"].binding == "shop/app"
     assert found.rules.mode == "managed"
 
 
-def test_a_federated_identity_names_the_service_account_and_depends_on_nmis_flag() -> None:
-    grant = grants_of(one_pod(kind=3), "shop/web")["shop/app"]
+def test_a_federated_identity_names_the_service_account_which_another_pod_may_have() -> None:
+    copy, third = pod("copy", account="web"), pod("third", account="other")
+    found = one_pod(kind=3, pods=(web(), copy, third))
+    grant = grants_of(found, "shop/web")["shop/app"]
     assert (grant.state, grant.service_account) == (GrantState.USABLE, "shop/web")
-    assert state(one_pod(kind=3, flags=("--federated-identities=false",))) is GrantState.DISABLED
-
-
-def test_another_pod_with_the_service_account_of_a_federated_identity_may_use_it() -> None:
-    web, copy = pod("web", label="app", account="web"), pod("copy", account="web")
-    found = one_pod(kind=3, pod=web, pods=(web, copy, pod("third", account="other")))
     assert grants_of(found, "shop/copy")["shop/app"].state is GrantState.POSSIBLE
     assert grants_of(found, "shop/third") == {}
 
 
-@pytest.mark.parametrize("changes", [{"host_network": True}, {"labels": {"app": "old"}}])
-def test_requests_of_host_network_and_exempt_pods_bypass_nmi(changes: Any) -> None:
-    web = pod("web", label="app", account="web", **changes)
-    exceptions = (exception(app="old"),)
-    assert state(one_pod(pod=web, exceptions=exceptions)) is GrantState.BYPASSED
-    assert state(one_pod(pod=web, exceptions=exceptions, kind=3)) is GrantState.POSSIBLE
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"pod": pod("web", label="app", mirror=True)},
-        {"pod": pod("web", label="app", node="")},
-        {"pod": pod("web", label="app", phase="Succeeded")},
-        {"nodes": ()},
-        {"nodes": (node("node-0", ""),)},
-        {"identity": identity("app", resource_id="/subscriptions/typo")},
-    ],
-)
-def test_pods_and_objects_that_mic_ignores_get_nothing(changes: Any) -> None:
-    assert state(one_pod(assigned="", **changes)) is None
-
-
-def test_a_service_principal_needs_no_azure_host() -> None:
-    assert state(one_pod(kind=1, nodes=(node("node-0", ""),))) is GrantState.USABLE
-
-
 def test_the_workload_of_a_deployments_pod_is_the_deployment() -> None:
-    owner = OwnerReference(api_version="apps/v1", kind="ReplicaSet", name="web-5d9f", controller=True)
-    hashed = pod("web", label="app", owner=owner, labels={"pod-template-hash": "5d9f"})
+    hashed = web(owner=owned_by("ReplicaSet", "web-5d9f"), labels={"pod-template-hash": "5d9f"})
     assert pod_of(one_pod(pod=hashed), "shop/web").workload == "Deployment web"
-    bare = pod("web", label="app", owner=replace_owner(owner))
+    bare = web(owner=owned_by("StatefulSet", "db"))
     assert pod_of(one_pod(pod=bare), "shop/web").workload == "StatefulSet db"
-
-
-def replace_owner(owner: OwnerReference) -> OwnerReference:
-    return OwnerReference(api_version=owner.api_version, kind="StatefulSet", name="db", controller=True)
 
 
 def test_identities_and_bindings_count_pods_and_state_their_faults() -> None:
@@ -263,11 +245,8 @@ def a_pod(draw: random.Random) -> ReviewedPod:
         mirror=draw.random() < 0.1,
         host_network=draw.random() < 0.1,
     )
-    return ReviewedPod(metadata=made.metadata, spec=made.spec, status=with_address(draw, made))
-
-
-def with_address(draw: random.Random, made: ReviewedPod) -> PodStatus:
-    return PodStatus(phase=made.status.phase, pod_ip=f"10.0.0.{draw.randint(1, 250)}")
+    with_address = PodStatus(phase=made.status.phase, pod_ip=f"10.0.0.{draw.randint(1, 250)}")
+    return ReviewedPod(metadata=made.metadata, spec=made.spec, status=with_address)
 
 
 def an_identity(draw: random.Random) -> Any:

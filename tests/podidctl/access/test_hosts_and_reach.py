@@ -52,21 +52,14 @@ def test_each_identity_of_a_vm_is_explained_or_not() -> None:
     assert explained(vm) == {PAYMENTS: Explained.PODS, KUBELET: Explained.CLUSTER, STRANGE: Explained.NOTHING}
     assert (vm.read, vm.system_assigned) == (True, True)
     assert {each.resource_id: (each.identities, each.pods) for each in vm.attached}[PAYMENTS] == (["shop/payments"], 1)
+    assert explained(host(reviewed(bindings=()), "VM"))[PAYMENTS] is Explained.ASSIGNMENT
+    in_capitals = host(reviewed(azure=on_azure(vm=attached(PAYMENTS.upper()))), "VM")
+    assert explained(in_capitals) == {PAYMENTS.upper(): Explained.PODS}
 
 
 def test_the_nodes_of_a_scale_set_are_one_host() -> None:
     pool = host(reviewed(), "scale set")
     assert (pool.nodes, pool.system_assigned) == (["node-1", "node-2"], False)
-
-
-def test_an_assignment_that_no_binding_explains_is_reported_as_such() -> None:
-    vm = host(reviewed(bindings=()), "VM")
-    assert explained(vm)[PAYMENTS] is Explained.ASSIGNMENT
-
-
-def test_ids_are_compared_without_case() -> None:
-    vm = host(reviewed(azure=on_azure(vm=attached(PAYMENTS.upper()))), "VM")
-    assert explained(vm) == {PAYMENTS.upper(): Explained.PODS}
 
 
 def test_without_azure_only_what_the_cluster_shows_is_listed() -> None:
@@ -119,6 +112,9 @@ def test_a_host_network_pod_reaches_what_is_attached_to_its_host() -> None:
     assert radius.federated.identities == [], "MIC attaches no federated identity"
     assert radius.federated.others == [STRANGE, KUBELET], "MIC does not attach or detach these"
     assert radius.accounts == [], "it cannot read NMI's token"
+    its_own = pod("proxy", label="payments", node="node-0", host_network=True)
+    found = reviewed(pods=(its_own, nmi_pod("node-0")), assigned=(), nodes=(node("node-0", VM),))
+    assert of_pod(found, "shop/proxy").today.identities == ["shop/payments"], "its label hides nothing"
 
 
 def test_a_privileged_pod_reaches_what_its_node_does() -> None:
@@ -158,12 +154,6 @@ def test_without_azure_the_reach_is_incomplete_where_the_host_counts() -> None:
     assert not of_pod(found, "ops/agent").today.complete
 
 
-def test_host_network_does_not_hide_that_a_labelled_pods_identity_is_on_the_host() -> None:
-    proxy = pod("proxy", label="payments", node="node-0", host_network=True)
-    found = reviewed(pods=(proxy, nmi_pod("node-0")), assigned=(), nodes=(node("node-0", VM),))
-    assert of_pod(found, "shop/proxy").today.identities == ["shop/payments"]
-
-
 CLIENT_ID = "6f2c0000-0000-0000-0000-000000000001"
 POOL = parse_provider_id(SCALE_SET)
 assert POOL is not None
@@ -180,42 +170,31 @@ def bound_to(named: AzureIdentity, azure: AzureState | None, **changes: Any) -> 
     )
 
 
-def is_critical(found: AccessReview) -> bool:
-    (one,) = found.bindings
-    return bool(one.critical)
-
-
 def result(found: AccessReview, more: str = "") -> RuleResult:
     return rule_result(f"rule: no-cluster-identity{more}", found)
 
 
 @pytest.mark.parametrize(
-    ("azure", "named"),
+    ("azure", "named", "critical"),
     [
-        (BY_RESOURCE_ID, identity("own", resource_id=KUBELET)),
-        (BY_RESOURCE_ID, identity("own", client_id=f" {CLIENT_ID.upper()} ")),
-        (BY_CLIENT_ID, identity("own", resource_id=KUBELET, client_id="")),
-        (BY_CLIENT_ID, identity("own", client_id=CLIENT_ID)),
-        (BY_CLIENT_ID, identity("own", kind=3, client_id=CLIENT_ID)),
-        (UNREAD, identity("own", client_id=CLIENT_ID)),
+        (BY_RESOURCE_ID, identity("own", resource_id=KUBELET), True),
+        (BY_RESOURCE_ID, identity("own", client_id=f" {CLIENT_ID.upper()} "), True),
+        (BY_CLIENT_ID, identity("own", resource_id=KUBELET, client_id=""), True),
+        (BY_CLIENT_ID, identity("own", client_id=CLIENT_ID), True),
+        (BY_CLIENT_ID, identity("own", kind=3, client_id=CLIENT_ID), True),
+        (UNREAD, identity("own", client_id=CLIENT_ID), True),
+        (BY_RESOURCE_ID, identity("payments"), False),
+        (BY_CLIENT_ID, identity("payments", client_id=""), False),
+        (BY_CLIENT_ID, identity("legacy", kind=1, resource_id=KUBELET), False),
+        (NOT_NAMED, identity("payments", client_id=""), False),
+        (None, identity("own", resource_id=KUBELET), False),
     ],
 )
-def test_a_binding_of_it_is_critical_by_either_of_its_names(azure: AzureState, named: AzureIdentity) -> None:
-    assert is_critical(bound_to(named, azure))
-
-
-@pytest.mark.parametrize(
-    ("azure", "named"),
-    [
-        (BY_RESOURCE_ID, identity("payments")),
-        (BY_CLIENT_ID, identity("payments", client_id="")),
-        (BY_CLIENT_ID, identity("legacy", kind=1, resource_id=KUBELET)),
-        (NOT_NAMED, identity("payments", client_id="")),
-        (None, identity("own", resource_id=KUBELET)),
-    ],
-)
-def test_a_binding_of_another_or_an_unknown_identity_is_not(azure: AzureState | None, named: AzureIdentity) -> None:
-    assert not is_critical(bound_to(named, azure))
+def test_a_binding_of_it_is_critical_by_either_of_its_names(
+    azure: AzureState | None, named: AzureIdentity, *, critical: bool
+) -> None:
+    (one,) = bound_to(named, azure).bindings
+    assert bool(one.critical) is critical
 
 
 def test_the_outputs_name_it_with_the_next_action() -> None:

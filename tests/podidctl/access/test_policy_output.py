@@ -98,7 +98,7 @@ Source: jenkinsci/xunit-plugin, src/main/resources/org/jenkinsci/plugins/xunit/t
 
 
 def sarif(result: PolicyResult) -> Any:
-    """Return the run of the log, which `test_sarif_conforms_to_its_schema` validates."""
+    """Return the run of the log, which `test_the_log_is_valid` validates."""
     (run,) = json.loads(render_policy(result, PolicyOutput.SARIF))["runs"]
     return run
 
@@ -221,10 +221,3 @@ def validator() -> Any:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_the_log_is_valid(shape: Any, validator: Any) -> None:
     validator.validate(json.loads(render_policy(shape(), PolicyOutput.SARIF)))
-
-
-@pytest.mark.plane
-def test_the_schema_rejects_other_logs(validator: Any) -> None:
-    document = json.loads(render_policy(results(), PolicyOutput.SARIF))
-    document["runs"][0]["results"][0]["level"] = "fatal"
-    assert not validator.is_valid(document)

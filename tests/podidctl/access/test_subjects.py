@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from podidctl.access.projections import PolicyRule
+from podidctl.access.projections import PolicyRule, Role
 from podidctl.access.schema import AccessReview, Action, SubjectRight
 from podidctl.diagnosis.input import ReadFailure
 from podidentity.resources import GROUP, SecretReference
@@ -18,9 +18,18 @@ def cluster_wide(*rules: PolicyRule, subject: str = "User anna") -> AccessReview
     return reviewed(rbac=rbac(cluster=(role("it", *rules),), bindings=(bound("it", subject),)))
 
 
-def in_namespace(*rules: PolicyRule, namespace: str = "shop", subject: str = "User anna") -> AccessReview:
+def in_namespace(
+    *rules: PolicyRule,
+    namespace: str = "shop",
+    subject: str = "User anna",
+    cluster: tuple[Role, ...] = (),
+    **changes: Any,
+) -> AccessReview:
+    """With roles of the *cluster*, NMI's service account has the one of the name `nmi`."""
+    bindings = [bound("it", subject, kind="Role", namespace=namespace)]
+    bindings += [bound(each.metadata.name, "ServiceAccount kube-system/default") for each in cluster]
     its = role("it", *rules, namespace=namespace)
-    return reviewed(rbac=rbac(its, bindings=(bound("it", subject, kind="Role", namespace=namespace),)))
+    return reviewed(rbac=rbac(its, cluster=cluster, bindings=tuple(bindings)), **changes)
 
 
 def rights(found: AccessReview) -> dict[Action, SubjectRight]:
@@ -32,15 +41,69 @@ def rights(found: AccessReview) -> dict[Action, SubjectRight]:
     return {each.action: each for each in subject.rights}
 
 
-def test_writing_bindings_leads_to_the_identities_of_the_namespace() -> None:
+def test_a_right_has_its_verbs_names_namespaces_and_binding() -> None:
     one = rights(in_namespace(rule("create delete", GROUP, "azureidentitybindings")))[Action.BINDINGS]
     assert (one.verbs, one.namespaces, one.identities, one.wildcard) == (["create"], ["shop"], 2, False)
     assert one.via == ["RoleBinding shop/it → Role it"]
-    assert rights(cluster_wide(rule("patch", GROUP, "azureidentitybindings")))[Action.BINDINGS].identities == 3
+    changing = rights(cluster_wide(rule("create update", GROUP, "azureidentitybindings", "payments")))
+    assert changing[Action.BINDINGS].verbs == ["update"], "a name does not restrict creation, but makes it void"
+    assert rights(in_namespace(rule("create", "", "pods/exec", "report")))[Action.EXEC].names == ["report"]
+    assert rights(cluster_wide(rule("get", "", "nodes/proxy", "node-0")))[Action.EXEC].names == ["node-0"]
 
 
-def test_reading_alone_is_not_reported() -> None:
-    assert rights(cluster_wide(rule("get list watch", GROUP, "*"), rule("get", "", "pods"))) == {}
+BINDING_WRITES, EXEC, TOKENS = "azureidentitybindings", "pods/exec", "serviceaccounts/token"
+RBAC = "rbac.authorization.k8s.io"
+APPROVALS = rule("update", "certificates.k8s.io", "certificatesigningrequests/approval")
+CONSTRAINED = {
+    "impersonate:user-info": ("users", "groups"),
+    "impersonate:serviceaccount": ("serviceaccounts",),
+    "impersonate:arbitrary-node": ("nodes",),
+    "impersonate:associated-node": ("nodes",),
+}
+
+
+@pytest.mark.parametrize(
+    ("one", "namespace", "leads_to"),
+    [
+        (rule("patch", GROUP, BINDING_WRITES), "", {Action.BINDINGS: 3}),
+        (rule("create", GROUP, BINDING_WRITES, "payments"), "", {}),
+        (rule("get list watch", GROUP, "*"), "", {}),
+        (rule("get", "", "pods"), "", {}),
+        (rule("create", "", "pods"), "shop", {Action.PODS: 3}),
+        # A federated identity serves its own namespace only.
+        (rule("create", "", "pods"), "empty", {Action.PODS: 2}),
+        (rule("create", "", EXEC), "shop", {Action.EXEC: 2}),
+        (rule("create", "", EXEC), "empty", {}),
+        (rule("create", "", EXEC, "report"), "shop", {Action.EXEC: 1}),
+        (rule("get", "", "nodes/proxy"), "", {Action.EXEC: 3}),
+        (rule("get", "", "nodes/proxy", "node-0"), "", {Action.EXEC: 1}),
+        # No node has the name of a pod.
+        (rule("get", "", "nodes/proxy", "web-7d4b-x1"), "", {}),
+        (rule("get create", "", "nodes/proxy"), "shop", {}),
+        (rule("create", "", TOKENS), "shop", {Action.TOKENS: 1}),
+        (rule("create", "", TOKENS), "ops", {}),
+        (rule("get", "", "secrets"), "ops", {Action.SECRETS: 1}),
+        (rule("get", "", "secrets"), "shop", {}),
+        (rule("get", "", "secrets", "other"), "ops", {}),
+        (rule("bind", RBAC, "clusterroles", "admin"), "", {Action.ROLES: 3}),
+        (rule("impersonate", "", "users"), "", {Action.IMPERSONATE: 3}),
+        (rule("impersonate", "", "users"), "shop", {}),
+        (rule("impersonate", "", "serviceaccounts users"), "shop", {Action.IMPERSONATE: 1}),
+        (rule("impersonate", "", "serviceaccounts users"), "empty", {Action.IMPERSONATE: 0}),
+        (rule("impersonate", "", "serviceaccounts", "web"), "shop", {Action.IMPERSONATE: 0}),
+        (APPROVALS, "", {Action.IMPERSONATE: 3}),
+        *(
+            (rule(verb, group, each), "", {Action.IMPERSONATE: 3} if group else {})
+            for verb, resources in CONSTRAINED.items()
+            for each in resources
+            # In the core group it is no verb of the API server.
+            for group in ("authentication.k8s.io", "")
+        ),
+    ],
+)
+def test_a_permission_leads_to_identities(one: PolicyRule, namespace: str, leads_to: dict[Action, int]) -> None:
+    found = rights(in_namespace(one, namespace=namespace) if namespace else cluster_wide(one))
+    assert {action: right.identities for action, right in found.items()} == leads_to
 
 
 def test_wildcards_are_found_and_marked() -> None:
@@ -50,62 +113,15 @@ def test_wildcards_are_found_and_marked() -> None:
     assert not rights(cluster_wide(rule("create", "", "pods")))[Action.PODS].wildcard
 
 
-def test_creating_pods_leads_to_the_identities_that_bindings_offer_there() -> None:
-    assert rights(in_namespace(rule("create", "", "pods")))[Action.PODS].identities == 3
-    assert rights(in_namespace(rule("create", "", "pods"), namespace="empty"))[Action.PODS].identities == 2, (
-        "a federated identity serves its own namespace only"
-    )
+def rights_of_anna(found: AccessReview) -> list[tuple[Action, int]]:
+    (anna,) = (each for each in found.subjects if each.name == "anna")
+    return [(each.action, each.identities) for each in anna.rights]
 
 
-def test_exec_counts_only_where_a_pod_has_an_identity() -> None:
-    assert rights(in_namespace(rule("create", "", "pods/exec")))[Action.EXEC].identities == 2
-    assert rights(in_namespace(rule("create", "", "pods/exec"), namespace="empty")) == {}
-    named = rights(in_namespace(rule("create", "", "pods/exec", "report")))[Action.EXEC]
-    assert (named.names, named.identities) == (["report"], 1)
-
-
-def test_a_name_does_not_restrict_a_permission_to_create_but_makes_it_void() -> None:
-    assert rights(cluster_wide(rule("create", GROUP, "azureidentitybindings", "payments"))) == {}
-    changing = rights(cluster_wide(rule("create update", GROUP, "azureidentitybindings", "payments")))
-    assert changing[Action.BINDINGS].verbs == ["update"]
-
-
-def test_tokens_lead_to_federated_identities_and_to_those_of_nmi() -> None:
-    tokens = rule("create", "", "serviceaccounts/token")
-    assert rights(in_namespace(tokens))[Action.TOKENS].identities == 1
-    assert Action.TOKENS not in rights(in_namespace(tokens, namespace="ops"))
-    both = reviewed(
-        rbac=rbac(
-            role("it", tokens, namespace="kube-system"),
-            cluster=(role("nmi", rule("get", "", "secrets")),),
-            bindings=(
-                bound("it", "User anna", kind="Role", namespace="kube-system"),
-                bound("nmi", "ServiceAccount kube-system/default"),
-            ),
-        )
-    )
-    (anna,) = (each for each in both.subjects if each.name == "anna")
-    assert [(each.action, each.identities) for each in anna.rights] == [(Action.TOKENS, 1)]
-
-
-def test_secrets_count_only_if_an_identity_names_them() -> None:
-    secrets = rule("get", "", "secrets")
-    assert rights(in_namespace(secrets, namespace="ops"))[Action.SECRETS].identities == 1
-    assert rights(in_namespace(secrets)) == {}
-    assert rights(in_namespace(rule("get", "", "secrets", "other"), namespace="ops")) == {}
-
-
-def test_bind_escalate_and_impersonate_lead_to_everything() -> None:
-    found = rights(
-        cluster_wide(
-            rule("bind", "rbac.authorization.k8s.io", "clusterroles", "admin"), rule("impersonate", "", "users")
-        )
-    )
-    assert {each: one.identities for each, one in found.items()} == {Action.ROLES: 3, Action.IMPERSONATE: 3}
-
-
-def test_cluster_scoped_resources_in_a_namespaced_role_have_no_effect() -> None:
-    assert rights(in_namespace(rule("get create", "", "nodes/proxy"), rule("impersonate", "", "users"))) == {}
+def test_a_token_of_nmis_service_account_leads_to_nmis_identities() -> None:
+    nmi = role("nmi", rule("get", "", "secrets"))
+    both = in_namespace(rule("create", "", TOKENS), namespace="kube-system", cluster=(nmi,))
+    assert rights_of_anna(both) == [(Action.TOKENS, 1)]
 
 
 def test_groups_and_service_account_users_are_subjects() -> None:
@@ -168,49 +184,23 @@ def test_a_permission_of_arbitrary_clients_is_not_one_of_kubernetes_itself(subje
     assert (masters.subjects[0].built_in, masters.summary.subjects) == (True, 0)
 
 
-def test_the_name_of_nodes_proxy_is_a_node() -> None:
-    named = rights(cluster_wide(rule("get", "", "nodes/proxy", "node-0")))[Action.EXEC]
-    assert (named.names, named.identities) == (["node-0"], 1), "shop/web-7d4b-x1"
-    assert rights(cluster_wide(rule("get", "", "nodes/proxy", "web-7d4b-x1"))) == {}, "no node has the name of a pod"
-    assert rights(cluster_wide(rule("get", "", "nodes/proxy")))[Action.EXEC].identities == 3
-
-
-def test_exec_in_a_pod_with_access_to_its_host_leads_to_the_identities_of_the_host() -> None:
-    exec_ = role("it", rule("create", "", "pods/exec"), namespace="ops")
-    anna = bound("it", "User anna", kind="Role", namespace="ops")
-    tenant = pod("proxy", "ops", host_network=True)
-    found = reviewed(rbac=rbac(exec_, bindings=(anna,)), pods=with_pods(tenant))
-    assert rights(found)[Action.EXEC].identities == 2, "ops/legacy of robot, and shop/payments of the VM"
-    privileged = pod("proxy", "ops", privileged=True, node="node-1")
-    found = reviewed(rbac=rbac(exec_, bindings=(anna,)), pods=with_pods(privileged))
-    assert rights(found)[Action.EXEC].identities == 2, "ops/legacy, and shop/reports of a pod on the same node"
+@pytest.mark.parametrize(
+    "reach",
+    [{"host_network": True}, {"privileged": True, "node": "node-1"}],
+    ids=["shop/payments of the VM", "shop/reports of a pod on the same node"],
+)
+def test_exec_in_a_pod_with_access_to_its_host_leads_to_the_identities_of_the_host(reach: Any) -> None:
+    found = in_namespace(rule("create", "", EXEC), namespace="ops", pods=with_pods(pod("proxy", "ops", **reach)))
+    assert rights(found)[Action.EXEC].identities == 2, "and ops/legacy of robot"
 
 
 def test_a_pod_can_mount_the_secrets_of_its_namespace_and_run_with_its_service_accounts() -> None:
-    creating = role("it", rule("create", "", "pods"), namespace="kube-system")
-    nmi = role("nmi", rule("get", "", "secrets"), rule("create", "", "serviceaccounts/token"))
-    found = reviewed(
-        bindings=(),
-        rbac=rbac(
-            creating,
-            cluster=(nmi,),
-            bindings=(
-                bound("it", "User anna", kind="Role", namespace="kube-system"),
-                bound("nmi", "ServiceAccount kube-system/default"),
-            ),
-        ),
-    )
-    (anna,) = (each for each in found.subjects if each.name == "anna")
-    assert [(each.action, each.identities) for each in anna.rights] == [(Action.PODS, 2)]
+    creating = rule("create", "", "pods")
+    nmi = role("nmi", rule("get", "", "secrets"), rule("create", "", TOKENS))
+    found = in_namespace(creating, namespace="kube-system", cluster=(nmi,), bindings=())
+    assert rights_of_anna(found) == [(Action.PODS, 2)]
     vault = identity("legacy", "ops", kind=1, client_password=SecretReference(name="s", namespace="vault"))
-    found = reviewed(
-        identities=(vault,),
-        bindings=(),
-        rbac=rbac(
-            role("it", rule("create", "", "pods"), namespace="vault"),
-            bindings=(bound("it", "User anna", kind="Role", namespace="vault"),),
-        ),
-    )
+    found = in_namespace(creating, namespace="vault", identities=(vault,), bindings=())
     assert rights(found)[Action.PODS].identities == 1
 
 
@@ -219,13 +209,7 @@ def test_changing_a_pod_leads_to_its_own_identities(resource: str) -> None:
     """The image of a running pod can be changed, and by its status the address by which NMI recognizes it."""
     report = in_namespace(rule("patch", "", resource, "report"))
     assert rights(report)[Action.LABELS].identities == 3, "two by labels of bindings, and shop/reports"
-    nothing_offered = reviewed(
-        bindings=(),
-        rbac=rbac(
-            role("it", rule("patch", "", resource), namespace="shop"),
-            bindings=(bound("it", "User anna", kind="Role", namespace="shop"),),
-        ),
-    )
+    nothing_offered = in_namespace(rule("patch", "", resource), bindings=())
     assert rights(nothing_offered)[Action.LABELS].identities == 2
 
 
@@ -264,35 +248,6 @@ def test_service_accounts_that_lead_to_each_other_end() -> None:
         )
     )
     assert found.subjects == [], "they lead to no identity"
-
-
-def test_approving_certificates_is_as_impersonating() -> None:
-    one = rights(cluster_wide(rule("update", "certificates.k8s.io", "certificatesigningrequests/approval")))
-    assert {each: right.identities for each, right in one.items()} == {Action.IMPERSONATE: 3}
-
-
-@pytest.mark.parametrize(
-    ("verb", "resource"),
-    [
-        ("impersonate:user-info", "users"),
-        ("impersonate:user-info", "groups"),
-        ("impersonate:serviceaccount", "serviceaccounts"),
-        ("impersonate:arbitrary-node", "nodes"),
-        ("impersonate:associated-node", "nodes"),
-    ],
-)
-def test_constrained_impersonation_is_impersonation(verb: str, resource: str) -> None:
-    one = rights(cluster_wide(rule(verb, "authentication.k8s.io", resource)))
-    assert {each: right.identities for each, right in one.items()} == {Action.IMPERSONATE: 3}
-    assert rights(cluster_wide(rule(verb, "", resource))) == {}, "in the core group it is no verb of the API server"
-
-
-def test_impersonating_in_a_namespace_leads_to_what_its_service_accounts_lead_to() -> None:
-    impersonate = rule("impersonate", "", "serviceaccounts users")
-    assert rights(in_namespace(impersonate))[Action.IMPERSONATE].identities == 1, "shop/reports of shop/report"
-    assert rights(in_namespace(impersonate, namespace="empty"))[Action.IMPERSONATE].identities == 0
-    named = in_namespace(rule("impersonate", "", "serviceaccounts", "web"))
-    assert rights(named)[Action.IMPERSONATE].identities == 0
 
 
 class Entries(list[str]):

@@ -21,10 +21,6 @@ from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.kube.errors import ApiError, Forbidden, NoResponse
 from podidentity.kube.lock_records import LockRecord
-from podidentity_sandbox.kubeapi.server import Recorded
-from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.mic.emulated_cloud import EmulatedCloud
-from tests.mic.preview.run_programs import run
 from tests.podidctl.doctor_inputs import bad, definition, examined, lock_record, one
 
 NAME = ("default", "aad-pod-identity-mic")
@@ -222,19 +218,6 @@ async def test_a_read_records_whether_it_was_forbidden() -> None:
     assert isinstance(forbidden, ReadFailure)
     assert isinstance(failed, ReadFailure)
     assert (forbidden.is_forbidden, failed.is_forbidden) == (True, False)
-
-
-async def test_the_program_with_a_failing_server(cloud: EmulatedCloud) -> None:
-    def fail(request: Recorded) -> StatusError | None:
-        return StatusError(500, "InternalError", "broken") if "podidctl" in request.user_agent else None
-
-    cloud.api.intercept = fail
-    answer = await run(cloud.folder, "podidctl", "doctor", "-o", "json", cloudconfig=False)
-    assert (answer.code, answer.err) == (1, "")
-    found = {each["check"]: each["next"] for each in answer.document["findings"]}
-    assert {"NMI", "MIC", "leader", "objects"} <= set(found)
-    for check in ("NMI", "MIC", "leader", "objects"):
-        assert found[check].startswith("try again"), check
 
 
 async def test_the_error_about_a_silent_server_states_the_server_and_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,8 @@
 """This machine as a node: the rule, its counter, IMDS, and what blocks pods from IMDS while NMI is not running."""
 
-import asyncio
 import json
-import os
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,15 +21,9 @@ from podidctl.doctor.node_reader import _imds
 from podidctl.doctor.report import report
 from podidctl.doctor.schema import Finding, Level
 from podidctl.verify.canary import NMI_ANSWER
-from podidentity_sandbox.network import ExecutionContext
-from podidentity_sandbox.pod_projection import NodePod
-from podidentity_sandbox.sandbox import Sandbox
-from podidentity_sandbox.settings import Settings as SandboxSettings
-from tests.conftest import ROOT
 from tests.nmi.node import aks
 from tests.nmi.node.machines import Machine, Worker
 from tests.podidctl.doctor_inputs import seen
-from tests.sandbox.cloud.conftest import eventually, pod
 
 
 def lines_of(node: NodeState) -> list[Finding]:
@@ -253,46 +244,3 @@ async def test_nmis_own_answer_is_no_fault_with_cilium() -> None:
 async def test_another_answer_is(status: int, body: dict[str, Any], redirect: RedirectMode) -> None:
     async with answering(status, body, redirect) as settings:
         assert isinstance(await _imds(settings), ReadFailure)
-
-
-CONNECT = "import socket; socket.create_connection(('169.254.169.254', 80), 5).close()"
-
-
-def run(command: Sequence[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    environment["PATH"] = os.environ["PATH"]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=50, check=False)
-
-
-def examine(context: ExecutionContext, kubeconfig: str) -> dict[str, Any]:
-    """By check: level and text."""
-    words = [sys.executable, "-m", "podidctl", "doctor", "--node=node-0", "--imds", "-o", "json"]
-    done = run(context.command(words), KUBECONFIG=kubeconfig)
-    assert done.stderr == ""
-    return {each["check"]: (each["level"], each["says"]) for each in json.loads(done.stdout)["findings"]}
-
-
-@pytest.mark.root
-async def test_the_rule_and_its_packet_counter_are_read() -> None:
-    pods: list[ExecutionContext] = []
-
-    def runs(node: str, started: NodePod, context: ExecutionContext) -> None:
-        pods.append(context)
-
-    async with Sandbox(SandboxSettings(namespaces=True, environment=os.environ), on_pod_running=runs) as sandbox:
-        document = pod("bound")
-        document["metadata"]["labels"] = {"aadpodidbinding": "demo"}
-        await sandbox.cluster.apply(document)
-
-        async def running() -> bool:
-            return bool(pods)
-
-        await eventually(running, sandbox)
-        node, kubeconfig = sandbox.contexts["node-0"], str(sandbox.cluster.kubeconfig)
-        before = await asyncio.to_thread(examine, node, kubeconfig)
-        assert before["nat rule"] == ("ok", "node node-0: in force, before all other rules")
-        assert before["redirects"][0] == "warning"
-        assert before["IMDS"][0] == "ok"
-        connected = await asyncio.to_thread(run, pods[0].command([sys.executable, "-c", CONNECT]))
-        assert connected.returncode == 0, connected.stderr
-        after = await asyncio.to_thread(examine, node, kubeconfig)
-        assert after["redirects"] == ("ok", "node node-0: 1 connection redirected to NMI")

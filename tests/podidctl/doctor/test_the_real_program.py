@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 import yaml
 
 from podidentity.kube.decoding import VALUE_MAX
@@ -78,34 +79,28 @@ async def test_a_fault_is_found_and_reported_with_the_next_action(cloud: Emulate
     assert as_json.document == yaml.safe_load(as_yaml.out)
 
 
-async def test_an_unreadable_object_is_named_and_hides_no_other(cloud: EmulatedCloud) -> None:
+async def test_an_unreadable_object_and_a_missing_definition_hide_nothing(cloud: EmulatedCloud) -> None:
     cloud.identity()
     meta = {"name": "odd", "namespace": "default"}
     cloud.api.store.create(IDENTITIES, {"metadata": meta, "spec": {"clientID": "x" * (VALUE_MAX + 1)}})
-    answer = await ask(cloud)
-    assert answer.code == 3
-    assert "1 object that NMI and MIC cannot read: azureidentities default/odd" in answer.out
-    assert "default/demo ('demo')" in answer.out, "the binding that selects no pod"
-
-
-async def test_missing_custom_resource_definitions_are_a_finding_and_do_not_end_doctor(cloud: EmulatedCloud) -> None:
     cloud.api.store.delete("customresourcedefinitions.apiextensions.k8s.io", ASSIGNED)
     answer = await ask(cloud, "-o", "json")
     assert answer.code == 3
     assert checks(answer)["definitions"] == "problem"
+    assert "1 object that NMI and MIC cannot read: azureidentities default/odd" in answer.out
 
 
-async def test_a_forbidden_read_is_unknown(cloud: EmulatedCloud) -> None:
-    hidden = ("/leases/", "/customresourcedefinitions/", "/nodes")
-
-    def forbid(request: Recorded) -> StatusError | None:
-        return StatusError(403, "Forbidden", "no") if any(each in request.path for each in hidden) else None
-
-    cloud.api.intercept = forbid
+@pytest.mark.parametrize(("status", "then"), [(403, "run this command with more permissions"), (500, "try again")])
+async def test_what_the_server_refuses_to_send_is_unknown(cloud: EmulatedCloud, status: int, then: str) -> None:
+    cloud.api.intercept = lambda request: (
+        StatusError(status, "Refused", "no") if "podidctl" in request.user_agent else None
+    )
     answer = await ask(cloud, "-o", "json")
-    assert answer.code == 1
-    worst = checks(answer)
-    assert (worst["leader"], worst["definitions"], worst["objects"]) == ("unknown", "unknown", "unknown")
+    assert (answer.code, answer.err) == (1, "")
+    found = {each["check"]: each for each in answer.document["findings"]}
+    for check in ("NMI", "MIC", "leader", "objects"):
+        assert found[check]["level"] == "unknown"
+        assert found[check]["next"].startswith(then), check
 
 
 async def test_wrong_flags_and_an_unreachable_api_server_are_one_line(cloud: EmulatedCloud) -> None:

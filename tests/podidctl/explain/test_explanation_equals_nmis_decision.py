@@ -2,12 +2,10 @@
 broken link that states the next action.
 """
 
-import itertools
 import random
 from typing import Any, cast
 
 import msgspec
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -229,15 +227,3 @@ def test_the_predicted_answer_equals_nmis(seed: int) -> None:
 def test_the_random_clusters_reach_every_answer() -> None:
     found = {predict_decision(a_cluster(random.Random(seed))).outcome for seed in range(300)}
     assert found == set(Outcome) - {Outcome.UNANSWERED}, "that one is not NMI's to say"
-
-
-@pytest.mark.parametrize("changed", ["grant", "silence"])
-def test_a_different_answer_is_noticed(changed: str) -> None:
-    seeds = itertools.count()
-    cluster = next(
-        made for seed in seeds if predict_decision(made := a_cluster(random.Random(seed))).outcome is Outcome.REFUSED
-    )
-    wrong = (
-        PredictedDecision(Outcome.GRANTED) if changed == "grant" else PredictedDecision(Outcome.UNSEEN, why="nothing")
-    )
-    assert not agrees(wrong, as_nmi_has_it(cluster))

@@ -12,6 +12,7 @@ from tests.mic.preview.run_programs import Answer, run
 from tests.support.objects import identity_id, vm_id
 
 EXCEPTIONS = "azurepodidentityexceptions.aadpodidentity.k8s.io"
+HIDDEN = ("/nodes/", "/events", "component")
 NMI_IMAGE = "mcr.microsoft.com/oss/azure/aad-pod-identity/nmi:v1.8.17"
 
 
@@ -120,12 +121,6 @@ async def test_a_broken_binding_is_printed_with_the_next_action(cloud: EmulatedC
     assert as_json.document == yaml.safe_load(as_yaml.out)
     token = await predict(cloud, "web", "--client-id=a", "--resource-id=b")
     assert (token.code, token.document["status"], token.document["error"]) == (3, 400, "invalid_request")
-
-
-async def test_a_missing_pod_is_explained_and_missing_definitions_are_one_line(cloud: EmulatedCloud) -> None:
-    absent = await ask(cloud, "absent")
-    assert absent.code == 3
-    assert "this pod does not exist" in absent.out
     cloud.api.store.delete("customresourcedefinitions.apiextensions.k8s.io", ASSIGNED)
     missing = await ask(cloud, "web")
     assert (missing.code, missing.out, missing.err.count("\n")) == (1, "", 1)
@@ -144,26 +139,11 @@ async def test_nmis_own_flags_count_in_every_place_where_they_can_be_set(cloud: 
     assert (await ask(cloud, "web", "--nmi-flags=--operation-mode=managed --forceNamespaced")).code == 0
 
 
-async def test_another_forbidden_read_is_unknown(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    cloud.identity()
-    running(cloud)
-
-    def forbid(request: Recorded) -> StatusError | None:
-        hidden = ("/nodes/", "/events", "component")
-        return StatusError(403, "Forbidden", "no") if any(part in request.path for part in hidden) else None
-
-    cloud.api.intercept = forbid
-    answer = await ask(cloud, "web", "-o", "json")
-    states = {each["link"]: each["state"] for each in answer.document["links"]}
-    assert (states["host"], states["NMI"]) == ("unknown", "unknown")
-    assert answer.document["eventsUnread"].startswith("not allowed")
-
-
 async def test_events_of_nmi_and_mic_about_the_pod_are_printed_and_events_of_others_are_not(
     cloud: EmulatedCloud,
 ) -> None:
     cloud.node("n0")
+    cloud.identity()
     running(cloud)
     uid = cloud.api.store.get("pods", "web", "default")["metadata"]["uid"]
     for number, component in enumerate(("aad-pod-identity-nmi", "kubelet")):
@@ -186,3 +166,10 @@ async def test_events_of_nmi_and_mic_about_the_pod_are_printed_and_events_of_oth
     assert "told by kubelet" not in answer.out
     assert "\x1b" not in answer.out
     assert "eyJhbGci" not in answer.out
+    cloud.api.intercept = lambda request: (
+        StatusError(403, "Forbidden", "no") if any(part in request.path for part in HIDDEN) else None
+    )
+    unread = (await ask(cloud, "web", "-o", "json")).document
+    states = {each["link"]: each["state"] for each in unread["links"]}
+    assert (states["host"], states["NMI"]) == ("unknown", "unknown")
+    assert unread["eventsUnread"].startswith("not allowed")
