@@ -42,19 +42,20 @@ def containers(*several: DaemonContainer) -> Daemon:
     return Daemon(metadata=meta, spec=DaemonSpec(node_name=NODE, containers=list(several)))
 
 
-def test_variables_are_expanded_and_the_program_name_is_no_flag() -> None:
+def test_the_flags_of_a_container_are_read_as_by_the_kubelet() -> None:
     variable = EnvironmentVariable(name="LEVEL", value="4")
     container = DaemonContainer(
         name="nmi", command=["python", "-m", "nmi"], args=["--v=$(LEVEL)", "--x=$(NONE)"], env=[variable]
     )
     assert flags_of(containers(container), "nmi") == ["--v=4", "--x=$(NONE)"]
-
-
-def test_a_flag_with_one_dash_is_accepted() -> None:
     for command in (["/bin/nmi", "-v=4", "--x=1"], ["python", "-u", "-m", "nmi", "-v=4", "--x=1"]):
         assert flags_of(containers(DaemonContainer(name="nmi", command=command)), "nmi") == ["-v=4", "--x=1"]
     entry = DaemonContainer(name="nmi", command=["/bin/nmi", "-v=4"], args=["--x=1"])
     assert flags_of(containers(entry), "nmi") == ["-v=4", "--x=1"]
+    sidecar, own = DaemonContainer(name="proxy", args=["--v=1"]), DaemonContainer(name="nmi", args=["--v=2"])
+    assert flags_of(containers(sidecar, own), "nmi") == ["--v=2"]
+    assert flags_of(containers(sidecar), "nmi") == ["--v=1"]
+    assert flags_of(containers(), "nmi") == []
 
 
 def test_given_flags_print_no_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,26 +64,13 @@ def test_given_flags_print_no_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_container_of_that_name_is_used_and_the_first_otherwise() -> None:
-    sidecar, own = DaemonContainer(name="proxy", args=["--v=1"]), DaemonContainer(name="nmi", args=["--v=2"])
-    assert flags_of(containers(sidecar, own), "nmi") == ["--v=2"]
-    assert flags_of(containers(sidecar), "nmi") == ["--v=1"]
-    assert flags_of(containers(), "nmi") == []
-
-
-def test_the_node_is_the_pods_own_whatever_its_flag_says() -> None:
-    assert nmi_settings(nmi("--node=elsewhere")).node_name == NODE
-
-
-def test_an_environment_that_forces_namespaced_mode_counts_for_both_programs() -> None:
+def test_the_environment_counts_and_no_file_of_the_pod_is_opened() -> None:
     forced = EnvironmentVariable(name="FORCENAMESPACED", value="true")
     made = containers(DaemonContainer(name="nmi", env=[forced]))
     assert nmi_settings(made).force_namespaced
     assert mic_settings(made).force_namespaced
     assert mic_settings(mic()) == MicSettings(namespace="kube-system")
-
-
-def test_a_file_path_of_the_pod_is_not_opened_here() -> None:
+    assert nmi_settings(nmi("--node=elsewhere")).node_name == NODE
     cloud = EnvironmentVariable(name="AZURE_ENVIRONMENT_FILEPATH", value="/etc/azure/cloud.json")
     made = containers(DaemonContainer(name="nmi", env=[cloud]))
     assert nmi_settings(made).azure_environment_file is None
@@ -113,9 +101,6 @@ def test_flags_that_cannot_be_read_are_reported_and_the_defaults_are_used() -> N
     rules = configuration_of(NmiPods((nmi("--flag-of-tomorrow"),)), pod())
     assert rules.source.startswith("NMI's defaults, because the flags of pod kube-system/nmi-1 cannot be read (")
     assert rules.settings == NmiSettings(node_name=NODE)
-
-
-def test_without_a_pod_of_nmi_the_defaults_are_used_and_reported() -> None:
     for there in (NmiPods(), ReadFailure("not allowed")):
         assert "NMI's defaults" in configuration_of(there, pod()).source
 

@@ -121,6 +121,10 @@ def test_it_is_known_without_permission_to_list_pods() -> None:
     explanation = explain_pod(node=WINDOWS, nmi=ReadFailure("not allowed"))
     assert explanation.answer.outcome is Outcome.UNANSWERED
     assert only(explanation).link == "NMI"
+    explanation = explain_pod(node=ReadFailure("not allowed: nodes"), nmi=NmiPods(others=(daemon(),)))
+    (link,) = [each for each in explanation.links if each.link == "NMI"]
+    assert link.state is LinkState.BROKEN
+    assert "this node has no NMI pod, but other nodes have one" in link.says
 
 
 @pytest.mark.parametrize("label", ["linux", ""])
@@ -227,9 +231,6 @@ def test_taints_are_tolerated_as_by_the_scheduler(tolerations: tuple[Toleration,
 def test_a_taint_that_only_discourages_is_no_cause() -> None:
     preferred = Taint(key="sku", value="gpu", effect="PreferNoSchedule")
     assert "admit it" in missing_nmi(placed(preferred), [daemon(tolerations=())]).why
-
-
-def test_one_daemonset_that_admits_the_node_is_named_before_others() -> None:
     others = [daemon(selector={"pool": "arm"}, daemon_set="nmi-arm"), daemon(daemon_set="nmi-amd")]
     assert "DaemonSet nmi-amd admit it" in missing_nmi(placed(), others).why
 
@@ -279,16 +280,6 @@ def test_access_reports_that_its_requests_bypass_nmi_and_reach_the_host() -> Non
     assert [(each.way, each.detail) for each in its.host_access] == [
         (Way.NO_NMI, "the node runs Windows, where NMI does not run")
     ]
-
-
-def test_access_reports_that_a_pod_on_a_virtual_node_is_not_served() -> None:
     its, grant = reviewed(type="virtual-kubelet")
     assert (grant.state, its.host_access) == (GrantState.BYPASSED, [])
     assert "get no token from NMI and have no identities of a VM" in its.note
-
-
-def test_the_link_of_a_node_that_could_not_be_read_names_no_cause() -> None:
-    explanation = explain_pod(node=ReadFailure("not allowed: nodes"), nmi=NmiPods(others=(daemon(),)))
-    (link,) = [each for each in explanation.links if each.link == "NMI"]
-    assert link.state is LinkState.BROKEN
-    assert "this node has no NMI pod, but other nodes have one" in link.says

@@ -24,9 +24,6 @@ def test_groups_take_turns() -> None:
         *("a/2", "c/2", "a/3"),
     ]
     assert by_turns([None, None], id) == [None, None]
-
-
-def test_names_of_one_namespace_do_not_hide_those_of_others() -> None:
     assert listed(["shop/web", *(f"aaa/{number}" for number in range(9))]) == (
         "aaa/0, aaa/1, aaa/2, aaa/3, shop/web and 5 more"
     )
@@ -96,14 +93,8 @@ async def read(within_seconds: float | None, *names: str) -> list[tuple[str, str
 async def test_a_page_that_does_not_come_in_time_is_unread_and_the_others_are_not() -> None:
     expected = [("a", "page"), ("slow", "no response within 30 s"), ("z", "page")]
     assert await read(30.0, "a", "slow", "z") == expected
-
-
-async def test_without_a_limit_every_page_is_awaited() -> None:
     names = [f"slow-{number:02}" for number in range(metrics_pages.CONCURRENT_MAX + 1)]
     assert await read(None, *names) == [(name, "page") for name in names]
-
-
-async def test_a_cluster_without_nmi_has_no_pages() -> None:
     assert await read(30.0) == []
 
 

@@ -105,6 +105,9 @@ def test_the_path_of_a_grant_is_complete() -> None:
     assert grants_of(one_pod(bindings=()), "shop/web")["shop/app"].binding == ""
     other_selector = one_pod(assigned="", bindings=(binding("app", selector="App"),))
     assert pod_of(other_selector, "shop/web").note == "no binding gives it an identity"
+    found = one_pod(assigned="", flags=("--operation-mode=managed", "--forceNamespaced"))
+    assert grants_of(found, "shop/web")["shop/app"].binding == "shop/app"
+    assert found.rules.mode == "managed"
 
 
 def test_a_binding_of_another_namespace_counts_unless_a_rule_forbids_it() -> None:
@@ -134,6 +137,8 @@ def test_a_pod_with_an_identity_of_another_namespace_has_a_note_that_names_it_an
     )
     assert two_identities("evil", variable="AZURE_CLIENT_ID") == "another namespace gives it evil/any"
     assert two_identities("evil", flags=("--forceNamespaced",)) == ""
+    assert two_identities("shop").endswith("a request that names none gets shop/any")
+    assert two_identities("shop", variable="AZURE_CLIENT_ID") == ""
 
 
 def test_the_note_names_the_first_identity_by_its_name_if_the_bindings_of_two_namespaces_have_one_name() -> None:
@@ -145,12 +150,7 @@ def test_the_note_names_the_first_identity_by_its_name_if_the_bindings_of_two_na
     assert pod_of(found, "shop/web").note.endswith("a request that names none gets two/app")
 
 
-def test_a_pod_with_several_identities_of_its_namespace_and_no_client_id_has_a_note() -> None:
-    assert two_identities("shop").endswith("a request that names none gets shop/any")
-    assert two_identities("shop", variable="AZURE_CLIENT_ID") == ""
-
-
-def test_a_note_says_that_variables_of_a_config_map_are_not_known() -> None:
+def test_a_note_says_what_is_not_known_and_names_no_identity_while_there_is_a_leftover() -> None:
     sidecar = ReviewedContainer(env_from=[VariableSource()])
     found = one_pod(
         pod=web(init_containers=[sidecar]),
@@ -161,20 +161,11 @@ def test_a_note_says_that_variables_of_a_config_map_are_not_known() -> None:
         "2 identities, and a ConfigMap or a Secret (envFrom) may set AZURE_CLIENT_ID: a request that names none gets "
         "shop/any"
     )
-
-
-def test_a_note_does_not_name_the_identity_of_a_request_while_there_is_a_leftover() -> None:
     # NMI orders the leftover shop/app by its binding, app, which no longer exists.
     bindings = (binding("a", identity="new", selector="app"),)
     found = one_pod(identities=(identity("app"), identity("new")), bindings=bindings)
     assert {each.state for each in found.grants} == {GrantState.LEFTOVER, GrantState.PENDING}
     assert pod_of(found, "shop/web").note == "2 identities, and no container sets AZURE_CLIENT_ID"
-
-
-def test_managed_mode_needs_no_assignment() -> None:
-    found = one_pod(assigned="", flags=("--operation-mode=managed", "--forceNamespaced"))
-    assert grants_of(found, "shop/web")["shop/app"].binding == "shop/app"
-    assert found.rules.mode == "managed"
 
 
 def test_a_federated_identity_names_the_service_account_which_another_pod_may_have() -> None:
@@ -203,6 +194,7 @@ def test_identities_and_bindings_count_pods_and_state_their_faults() -> None:
     assert (only.pods, only.bindings) == (1, ["shop/app"])
     broken = one_pod(assigned="", identity=identity("app", resource_id="/subscriptions/typo"))
     assert "/subscriptions/typo" in broken.identities[0].problem
+    assert pod_of(reviewed(), "kube-system/nmi-node-0").program == "nmi"
 
 
 def test_a_pod_that_only_has_nmis_or_mics_label_does_not_change_the_rules() -> None:
@@ -218,10 +210,6 @@ def test_a_pod_that_only_has_nmis_or_mics_label_does_not_change_the_rules() -> N
     assert "shop/app" in grants_of(found, "other/web")
     assert found.rules.source == "the flags of pod kube-system/nmi-node-0"
     assert [each.program for each in found.programs] == ["MIC", "NMI"]
-
-
-def test_pods_of_the_daemons_are_marked() -> None:
-    assert pod_of(reviewed(), "kube-system/nmi-node-0").program == "nmi"
 
 
 NAMESPACES, NAMES, NODES = ("shop", "ops"), ("a", "b"), ("node-0", "node-1", "node-2")

@@ -126,9 +126,6 @@ def test_a_path_that_one_container_may_write_counts_as_written() -> None:
     several = pod("web", host_path="/data", init_containers=[ReviewedContainer(volume_mounts=each) for each in mounts])
     assert [each.way for each in host_access(several, "")] == [Way.HOST_PATH]
     assert undecided_access(several) == []
-
-
-def test_a_volume_that_no_container_mounts_gives_nothing() -> None:
     assert ways(volumes=[Volume(name="host", host_path=HostPath(path="/"))]) == []
 
 
@@ -155,9 +152,6 @@ def test_the_review_finds_exceptions_and_nodes_without_nmi() -> None:
     assert [(each.full_name, each.labels, each.pods) for each in found.exceptions] == [
         ("shop/legacy", {"app": "old"}, 1)
     ]
-
-
-def test_without_any_nmi_pod_its_absence_is_unknown() -> None:
     found = reviewed(pods=(pod("web"),), nmi=())
     assert found.pods == []
     assert {each.nmi for each in found.nodes} == {"unknown"}
@@ -291,11 +285,6 @@ def test_a_harmless_path_in_another_form_is_harmless_too(path: str) -> None:
     assert effect(path, read_only=False) is Effect.HARMLESS
 
 
-def test_no_harmless_path_contains_credentials() -> None:
-    for harmless in HARMLESS_READ_ONLY:
-        assert not [secret for secret in SECRETS if f"{secret}/".startswith(f"{harmless}/")], harmless
-
-
 @pytest.mark.parametrize(
     ("path", "read_only", "why"),
     [
@@ -311,13 +300,12 @@ def test_the_reason_is_the_shortest_way_to_the_node(path: str, *, read_only: boo
     assert why in path_effect(path, read_only=read_only).why
 
 
-def test_every_path_has_its_reason() -> None:
+def test_every_path_has_its_reason_and_its_line_in_the_documentation() -> None:
     for path in ("/data", "/proc", *SECRETS, *HARMLESS_READ_ONLY):
         for read_only in (True, False):
             assert path_effect(path, read_only=read_only).why, path
-
-
-def test_the_documentation_has_every_path_of_the_lists() -> None:
+    for harmless in HARMLESS_READ_ONLY:
+        assert not [secret for secret in SECRETS if f"{secret}/".startswith(f"{harmless}/")], harmless
     text = (Path(__file__).parents[3] / "docs" / "access.md").read_text()
     assert [
         path for path in (*SECRETS, PROCESSES, *HARMLESS_READ_ONLY, *UNDECIDED_READ_ONLY) if f"`{path}`" not in text

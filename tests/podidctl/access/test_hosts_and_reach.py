@@ -47,7 +47,7 @@ def explained(found: Host) -> dict[str, Explained]:
     return {each.resource_id: each.explained for each in found.attached}
 
 
-def test_each_identity_of_a_vm_is_explained_or_not() -> None:
+def test_each_identity_of_a_host_is_explained_or_not() -> None:
     vm = host(reviewed(), "VM")
     assert explained(vm) == {PAYMENTS: Explained.PODS, KUBELET: Explained.CLUSTER, STRANGE: Explained.NOTHING}
     assert (vm.read, vm.system_assigned) == (True, True)
@@ -55,11 +55,10 @@ def test_each_identity_of_a_vm_is_explained_or_not() -> None:
     assert explained(host(reviewed(bindings=()), "VM"))[PAYMENTS] is Explained.ASSIGNMENT
     in_capitals = host(reviewed(azure=on_azure(vm=attached(PAYMENTS.upper()))), "VM")
     assert explained(in_capitals) == {PAYMENTS.upper(): Explained.PODS}
-
-
-def test_the_nodes_of_a_scale_set_are_one_host() -> None:
     pool = host(reviewed(), "scale set")
     assert (pool.nodes, pool.system_assigned) == (["node-1", "node-2"], False)
+    found = reviewed(nodes=(node("node-0", ""), node("node-1", f"{SCALE_SET}/virtualMachines/1")))
+    assert {each.id for each in found.hosts} == {"node:node-0", SCALE_SET}
 
 
 def test_without_azure_only_what_the_cluster_shows_is_listed() -> None:
@@ -68,6 +67,10 @@ def test_without_azure_only_what_the_cluster_shows_is_listed() -> None:
     assert explained(vm) == {PAYMENTS: Explained.PODS}
     assert (vm.read, vm.system_assigned, found.azure, found.summary.unexplained) == (False, None, "not read", None)
     assert found.unknown == [], "the operator did not ask for Azure"
+    found = reviewed(azure=None)
+    assert not node_of(found, "node-0").today.complete
+    assert of_pod(found, "shop/web-7d4b-x1").today.complete
+    assert not of_pod(found, "ops/agent").today.complete
 
 
 def test_a_host_that_azure_does_not_return_is_unknown() -> None:
@@ -81,11 +84,6 @@ def test_a_host_that_azure_does_not_return_is_unknown() -> None:
     assert (found.azure, found.summary.unexplained) == ("partly read", None)
     (unknown,) = found.unknown
     assert (unknown.part, "Reader" in unknown.right) == ("azure", True)
-
-
-def test_a_node_without_a_provider_id_is_a_host_of_its_own() -> None:
-    found = reviewed(nodes=(node("node-0", ""), node("node-1", f"{SCALE_SET}/virtualMachines/1")))
-    assert {each.id for each in found.hosts} == {"node:node-0", SCALE_SET}
 
 
 def node_of(found: AccessReview, name: str) -> BlastRadius:
@@ -117,16 +115,13 @@ def test_a_host_network_pod_reaches_what_is_attached_to_its_host() -> None:
     assert of_pod(found, "shop/proxy").today.identities == ["shop/payments"], "its label hides nothing"
 
 
-def test_a_privileged_pod_reaches_what_its_node_does() -> None:
-    found = reviewed(pods=with_pods(pod("agent-1", "ops", node="node-1", privileged=True)))
-    assert of_pod(found, "ops/agent-1") == node_of(found, "node-1")
-
-
-def test_a_node_reaches_its_pods_identities_of_every_type_and_nmis_account() -> None:
+def test_a_node_and_its_privileged_pod_reach_its_pods_identities_and_nmis_account() -> None:
     radius = node_of(reviewed(), "node-1")
     assert radius.today.identities == ["ops/legacy", "shop/reports"]
     assert radius.today.others == [KUBELET]
     assert radius.accounts == ["kube-system/default"]
+    found = reviewed(pods=with_pods(pod("agent-1", "ops", node="node-1", privileged=True)))
+    assert of_pod(found, "ops/agent-1") == node_of(found, "node-1")
 
 
 def test_a_node_of_a_scale_set_reaches_the_identities_of_the_whole_set_until_they_are_federated() -> None:
@@ -145,13 +140,6 @@ def test_the_account_of_nmi_reaches_the_identities_that_its_role_allows() -> Non
     assert program.federated == ["ops/legacy", "shop/payments", "shop/reports"]
     (less,) = reviewed(rbac=Rbac()).programs
     assert less.today == []
-
-
-def test_without_azure_the_reach_is_incomplete_where_the_host_counts() -> None:
-    found = reviewed(azure=None)
-    assert not node_of(found, "node-0").today.complete
-    assert of_pod(found, "shop/web-7d4b-x1").today.complete
-    assert not of_pod(found, "ops/agent").today.complete
 
 
 CLIENT_ID = "6f2c0000-0000-0000-0000-000000000001"

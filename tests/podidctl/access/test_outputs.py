@@ -107,9 +107,6 @@ def test_json_is_the_stored_document_and_yaml_has_the_same_content() -> None:
     found = reviewed()
     assert example_of(printed(found, AccessOutput.JSON)) == EXAMPLE.read_text(), "write it with example_of"
     assert yaml.safe_load(printed(found, AccessOutput.YAML)) == yaml.safe_load(printed(found, AccessOutput.JSON))
-
-
-def test_the_document_can_be_read_again() -> None:
     read = read_document(EXAMPLE.read_bytes())
     assert read.schema_version == SCHEMA_VERSION
     assert read == reviewed()
@@ -123,13 +120,21 @@ def test_the_graph_connects_pods_bindings_identities_and_hosts() -> None:
     assert re.search(r'"attached [^"]*/backup" \[[^]]*color=red', text)
 
 
-def test_the_table_shows_one_row_per_workload_and_wide_one_per_pod() -> None:
+def test_the_table_is_short_and_begins_with_the_reach_of_the_scope() -> None:
     table, wide = (printed(reviewed(), each) for each in (AccessOutput.TABLE, AccessOutput.WIDE))
     assert "kube-system/DaemonSet nmi (3 pods)" in table
     assert "kube-system/nmi-node-1" not in table
     assert "kube-system/nmi-node-1" in wide
     assert "and 1 subject of Kubernetes itself" in table
     assert "Group system:masters" in wide
+    found = review(replace(generated_cluster(200, 40, 4), azure=None))
+    assert "more" in printed(found, AccessOutput.TABLE)
+    assert "and 30 more" not in printed(found, AccessOutput.WIDE)
+    found = review(small_cluster(), Scope(kind="node", name="node-1"))
+    text = printed(found, AccessOutput.TABLE)
+    assert "within reach of an attacker in this node" in text
+    assert "today: ops/legacy, shop/reports; on Azure only: kubelet" in text
+    assert "by the credentials of NMI (kube-system/default): ops/legacy, shop/reports" in text
 
 
 def test_what_could_not_be_read_is_unknown_and_not_none() -> None:
@@ -145,20 +150,6 @@ def test_what_could_not_be_read_is_unknown_and_not_none() -> None:
         assert f"unknown: {part}: not allowed: x; needed: list on" in text
 
 
-def test_the_blast_radius_of_the_scope_comes_first() -> None:
-    found = review(small_cluster(), Scope(kind="node", name="node-1"))
-    text = printed(found, AccessOutput.TABLE)
-    assert "within reach of an attacker in this node" in text
-    assert "today: ops/legacy, shop/reports; on Azure only: kubelet" in text
-    assert "by the credentials of NMI (kube-system/default): ops/legacy, shop/reports" in text
-
-
-def test_a_long_list_of_names_is_cut_in_the_table_only() -> None:
-    found = review(replace(generated_cluster(200, 40, 4), azure=None))
-    assert "more" in printed(found, AccessOutput.TABLE)
-    assert "and 30 more" not in printed(found, AccessOutput.WIDE)
-
-
 OPS_ONLY = review(small_cluster(), Scope(kind="namespace", name="ops"))
 
 
@@ -172,13 +163,10 @@ def store(name: str, found: AccessReview) -> None:
     Path(name).write_bytes(document(found))
 
 
-def test_a_stored_review_is_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_stored_reviews_are_printed_unchanged_and_compared(capsys: pytest.CaptureFixture[str]) -> None:
     store("a.json", reviewed())
     assert main(["access", "--review", "a.json", "-o", "json"]) == 0
     assert capsys.readouterr().out == Path("a.json").read_text()
-
-
-def test_two_stored_reviews_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     store("before.json", reviewed(bindings=()))
     store("after.json", reviewed())
     assert main(["access", "--diff", "before.json", "after.json", "-o", "json"]) == 3
@@ -223,23 +211,23 @@ def changes(**new: Any) -> list[tuple[str, str, str]]:
 
 def test_equal_reviews_have_no_differences() -> None:
     assert changes() == []
-
-
-def test_a_pod_that_gains_an_identity_is_reported_by_its_workload() -> None:
-    assert changes(pods=with_pods(pod("new", "ops", label="payments"))) == [
-        ("+", "workload ops/Pod new", "can use identity shop/payments through binding shop/payments")
-    ]
-
-
-def test_a_replaced_pod_of_the_same_workload_is_no_difference() -> None:
     web, *others = with_pods()
     renamed = msgspec.structs.replace(
         web, metadata=msgspec.structs.replace(web.metadata, name="web-7d4b-zz", uid="another")
     )
     assert changes(pods=(renamed, *others)) == []
+    later = review(replace(small_cluster(), read_at="2026-11-28T12:00:00Z"))
+    found = compare(reviewed(), later)
+    assert (found.differences, found.before, found.after) == ([], "2026-11-27T12:00:00Z", "2026-11-28T12:00:00Z")
 
 
-def test_a_lost_identity_is_reported() -> None:
+def test_gained_and_lost_identities_and_exceptions_are_reported() -> None:
+    assert changes(pods=with_pods(pod("new", "ops", label="payments"))) == [
+        ("+", "workload ops/Pod new", "can use identity shop/payments through binding shop/payments")
+    ]
+    assert changes(exceptions=(exception(app="old"),)) == [
+        ("+", "exception shop/legacy", "exempts pods with one of the labels app=old")
+    ]
     kept = (binding("reports"), binding("legacy", "ops"))
     found = changes(bindings=kept, assigned=())
     assert ("-", "binding shop/payments", "gives shop/payments to the selector 'payments'") in found
@@ -273,18 +261,9 @@ def test_new_subjects_and_changed_identities_are_compared() -> None:
     assert "client id client-other" in about[0]
 
 
-def test_a_new_exception_is_reported_even_without_a_pod() -> None:
-    assert changes(exceptions=(exception(app="old"),)) == [
-        ("+", "exception shop/legacy", "exempts pods with one of the labels app=old")
-    ]
-
-
 def test_unread_parts_of_either_review_are_named() -> None:
     unread = compare(reviewed(rbac=ReadFailure("no")), reviewed(azure=None))
     assert unread.unknown == ["azure (before: read, after: not read)", "rbac"]
-
-
-def test_reviews_of_different_scopes_cannot_be_compared() -> None:
     one = review(small_cluster(), Scope(kind="namespace", name="shop"))
     with pytest.raises(DocumentError, match="different scopes"):
         compare(one, reviewed())
@@ -304,12 +283,6 @@ def test_reviews_of_different_scopes_cannot_be_compared() -> None:
 def test_another_file_is_rejected(data: bytes, says: str) -> None:
     with pytest.raises(DocumentError, match=says):
         read_document(data)
-
-
-def test_only_the_time_of_the_read_differs_without_a_change() -> None:
-    later = review(replace(small_cluster(), read_at="2026-11-28T12:00:00Z"))
-    found = compare(reviewed(), later)
-    assert (found.differences, found.before, found.after) == ([], "2026-11-27T12:00:00Z", "2026-11-28T12:00:00Z")
 
 
 REVIEW_SECONDS = 5.0

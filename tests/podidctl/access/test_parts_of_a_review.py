@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import msgspec
 import pytest
 
 from podidctl.access.blast_radius import pod_blast_radius
@@ -48,25 +47,19 @@ def test_one_identity_with_its_pods_and_those_that_reach_its_host() -> None:
     assert found.summary == review(small_cluster()).summary
 
 
-def test_one_pod_with_its_blast_radius() -> None:
+def test_one_pod_node_or_namespace() -> None:
     found = scoped("pod", "ops/robot")
     identities, pods, nodes, subjects = names(found)
     assert (identities, pods, nodes) == (["ops/legacy"], ["ops/robot"], ["node-1"])
     assert "ServiceAccount kube-system/default" in subjects
     assert found.blast_radius is not None
     assert found.blast_radius.today.identities == ["ops/legacy"]
-
-
-def test_one_node_with_its_pods_and_blast_radius() -> None:
     found = scoped("node", "node-1")
     identities, pods, nodes, _ = names(found)
     assert identities == ["ops/legacy", "shop/reports"]
     assert (pods, nodes) == (["kube-system/nmi-node-1", "ops/robot", "shop/report"], ["node-1"])
     assert found.blast_radius == found.nodes[0].blast_radius
     assert [each.account for each in found.programs] == ["kube-system/default"]
-
-
-def test_one_namespace_with_its_identities_and_pods() -> None:
     identities, pods, nodes, _ = names(scoped("namespace", "ops"))
     assert (identities, pods, nodes) == (["ops/legacy"], ["ops/agent", "ops/robot"], ["node-1", "node-2"])
 
@@ -102,9 +95,6 @@ def test_a_summary_without_the_objects_is_null_and_not_zero() -> None:
     assert (summary.pods, summary.host_pods, summary.pods_with_identities) == (None, None, None)
     assert (summary.nodes, summary.hosts, summary.identities) == (None, None, None)
     assert summary.bindings == 3
-
-
-def test_without_nodes_the_nodes_of_pods_are_hosts_of_their_own() -> None:
     found = reviewed(nodes=ReadFailure("no"))
     assert {each.name: each.host for each in found.nodes} == {
         "node-0": "node:node-0",
@@ -114,14 +104,11 @@ def test_without_nodes_the_nodes_of_pods_are_hosts_of_their_own() -> None:
     assert {each.identity for each in found.grants} == {"shop/payments", "shop/reports", "ops/legacy"}
 
 
-def test_flags_of_nmi_that_cannot_be_read_are_named() -> None:
+def test_unreadable_flags_and_objects_are_named() -> None:
     found = reviewed(nmi=(nmi("node-0", "--no-such-flag"), nmi("node-1")))
     (unknown,) = found.unknown
     assert (unknown.part, "kube-system/nmi-node-0" in unknown.why) == ("nmi", True)
     assert found.rules.source == "the flags of pod kube-system/nmi-node-1"
-
-
-def test_skipped_objects_make_their_part_incomplete() -> None:
     found = reviewed(skipped={"azureidentities": 2, "clusterroles": 1})
     assert [(each.part, each.why.partition(" cannot")[0]) for each in found.unknown] == [
         ("azureidentities.aadpodidentity.k8s.io", "2 azureidentities"),
@@ -151,6 +138,9 @@ def test_it_is_part_of_the_review_without_the_reach_of_its_node() -> None:
     assert pod_blast_radius(found, reader).today.identities == []
     assert [each.host_pods for each in found.nodes if each.name == "node-0"] == [[]]
     assert (found.summary.host_pods, found.summary.undecided_pods) == (0, 1)
+    objects = small_cluster(pods=(pod("reader", host_path="/data", read_only=True),), nmi=(nmi("node-0"),))
+    found = review(objects, Scope(kind="identity", name="shop/payments"))
+    assert [each.full_name for each in found.pods] == [NAME]
 
 
 def test_a_pod_that_writes_the_same_path_has_that_reach() -> None:
@@ -211,9 +201,6 @@ def test_a_limit_of_the_blast_radius_is_not_decided_only_where_the_node_would_ex
     assert rule_result("rule: blast-radius, of: node, maxIdentities: 2", found).undecided == []
     for but in ("exceptNamespaces: [shop]", "exceptPods: [shop/reader]"):
         assert rule_result(f"rule: blast-radius, of: pod, maxIdentities: 0, {but}", found).undecided == []
-
-
-def test_a_limit_of_the_blast_radius_does_not_count_for_pods_that_it_excepts() -> None:
     rule = "rule: blast-radius, of: pod, maxIdentities: 0"
     found = with_path(read_only=False)
     assert [each.object for each in rule_result(rule, found).violations] == [f"Pod {NAME}"]
@@ -226,14 +213,3 @@ def test_a_change_from_undecided_to_certain_is_a_difference() -> None:
         ("+", f"reaches its node's identities by {SETTING}"),
         ("-", f"may reach its node's identities by {SETTING}"),
     ]
-
-
-def test_it_is_part_of_the_review_of_an_identity_on_its_host() -> None:
-    objects = small_cluster(pods=(pod("reader", host_path="/data", read_only=True),), nmi=(nmi("node-0"),))
-    found = review(objects, Scope(kind="identity", name="shop/payments"))
-    assert [each.full_name for each in found.pods] == [NAME]
-
-
-def test_a_stored_review_keeps_it() -> None:
-    found = with_path(read_only=True)
-    assert msgspec.json.decode(msgspec.json.encode(found), type=AccessReview) == found

@@ -109,9 +109,6 @@ def test_an_aggregated_role_has_the_rules_of_the_selected_roles() -> None:
     permissions = aggregated(LabelSelector(match_labels={"to": "whole"}), part, other)
     assert has(permissions, "pods")
     assert not has(permissions, "secrets")
-
-
-def test_aggregation_goes_through_several_roles_and_ends_in_a_cycle() -> None:
     chained = AggregationRule(cluster_role_selectors=[LabelSelector(match_labels={"to": "middle"})])
     middle = role("middle", labels={"to": "whole"}, aggregation_rule=chained)
     last = role("last", rule("get", "", "pods"), labels={"to": "middle"})

@@ -114,10 +114,13 @@ def test_text_names_the_rule_the_object_and_the_reason() -> None:
     assert lines[-1] == "4 rules, 4 violations"
 
 
-def test_text_counts_the_rules_that_are_not_decided() -> None:
+def test_an_undecided_rule_is_counted_and_a_failed_execution() -> None:
     lines = render_policy(results(azure=None), PolicyOutput.TEXT).splitlines()
     assert "unknown: explained: azure: it was not read; pass --cloudconfig" in lines
     assert lines[-1] == "4 rules, 3 violations, 1 rule not decided"
+    (invocation,) = sarif(results(azure=None))["invocations"]
+    assert not invocation["executionSuccessful"]
+    assert [each["associatedRule"]["id"] for each in invocation["toolExecutionNotifications"]] == ["explained"]
 
 
 def test_sarif_has_one_result_per_violation_at_the_line_of_its_rule() -> None:
@@ -130,15 +133,6 @@ def test_sarif_has_one_result_per_violation_at_the_line_of_its_rule() -> None:
     assert location["physicalLocation"] == {"artifactLocation": {"uri": "ci/policy.yaml"}, "region": {"startLine": 4}}
     assert location["logicalLocations"] == [{"fullyQualifiedName": "ops/legacy", "kind": "AzureIdentity"}]
     assert run["invocations"] == [{"executionSuccessful": True}]
-
-
-def test_sarif_reports_an_undecided_rule_as_a_failed_execution() -> None:
-    (invocation,) = sarif(results(azure=None))["invocations"]
-    assert not invocation["executionSuccessful"]
-    assert [each["associatedRule"]["id"] for each in invocation["toolExecutionNotifications"]] == ["explained"]
-
-
-def test_fingerprints_are_stable_and_distinct() -> None:
     first, second = (
         [each["partialFingerprints"]["podidctlAccess/v1"] for each in sarif(results())["results"]] for _ in range(2)
     )

@@ -28,10 +28,14 @@ def findings(monitor: RuleMonitor, *nodes: PlacedNode, flags: tuple[str, ...] = 
     return [each for each in report.findings if each.check == CHECK]
 
 
-def test_a_cluster_without_the_label_and_without_reports_has_no_finding() -> None:
+def test_what_cannot_be_read_is_unknown_only_if_a_node_has_the_label() -> None:
     assert findings(RuleMonitor(), node()) == []
     unread = ReadFailure("not allowed: ciliumnodes")
     assert findings(RuleMonitor(unread, unread), node()) == [], "older permissions still suffice there"
+    unread = ReadFailure("not allowed: ciliumnodes")
+    _, found = findings(RuleMonitor(with_rules=unread), routed())
+    assert found.level is Level.UNKNOWN
+    assert "list on ciliumnodes.cilium.io" in found.next
 
 
 def test_a_redirect_by_rules_on_such_a_node_is_a_problem_and_one_by_cilium_is_not() -> None:
@@ -85,13 +89,6 @@ def test_events_beyond_the_limit_are_unknown() -> None:
     assert (known.level, more.level) == (Level.WARNING, Level.UNKNOWN)
     assert f"only the first {EVENTS_MAX} Events {BLOCKED} were read" in more.says
     assert f"reason={BLOCKED}" in more.next
-
-
-def test_what_cannot_be_read_is_unknown_with_the_permission() -> None:
-    unread = ReadFailure("not allowed: ciliumnodes")
-    _, found = findings(RuleMonitor(with_rules=unread), routed())
-    assert found.level is Level.UNKNOWN
-    assert "list on ciliumnodes.cilium.io" in found.next
 
 
 @pytest.mark.parametrize(
@@ -149,9 +146,6 @@ async def test_cilium_nodes_are_read_by_their_label(cloud: EmulatedCloud) -> Non
         labels = {RULES_LABEL: value}
         cloud.api.store.create("ciliumnodes.cilium.io", {"metadata": {"name": name, "labels": labels}, "spec": {}})
     assert (await read(cloud)).with_rules == frozenset({"n0"})
-
-
-async def test_missing_permissions_are_a_failed_read(cloud: EmulatedCloud) -> None:
     cloud.api.intercept = lambda _request: StatusError(403, "Forbidden", "made up")
     monitor = await read(cloud)
     assert isinstance(monitor.with_rules, ReadFailure)

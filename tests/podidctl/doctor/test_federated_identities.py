@@ -46,10 +46,9 @@ def test_a_complete_configuration_has_no_finding() -> None:
     assert bad(report) == []
     (line,) = [each for each in report.findings if each.check == "federated"]
     assert line.says == "1 identity for pods of 1 service account"
-
-
-def test_without_federated_identities_there_is_no_finding() -> None:
     assert not [each for each in examined().findings if each.check == "federated"]
+    assert bad(permissions_of()) == []
+    assert federated_only(shared_by(200, "--federated-exchange=identityBindings")) == []
 
 
 @pytest.mark.parametrize(("with_pods", "level"), [(True, Level.PROBLEM), (False, Level.WARNING)])
@@ -92,9 +91,6 @@ def test_a_missing_service_account_is_reported_with_its_pods() -> None:
     assert (line.check, line.level) == ("federated", Level.PROBLEM)
     assert line.says == "service account ns/shop does not exist; Azure identifies these pods by it: ns/web"
     assert line.next == "create it: kubectl create serviceaccount -n ns shop"
-
-
-def test_an_exempt_pod_requires_no_service_account() -> None:
     pods = (pod(service_account="gone", labels={"app": "x"}),)
     lines = federated_only(diagnose(pods=pods, exceptions=(exception(labels={"app": "x"}),)))
     assert lines == []
@@ -105,9 +101,6 @@ def test_missing_permissions_of_nmi_are_reported_with_the_chart_value() -> None:
     assert (line.check, line.level) == ("federated", Level.PROBLEM)
     assert line.says == "NMI's service account kube-system/nmi may not request tokens of service accounts ns/shop"
     assert "federated.namespaces" in line.next
-
-
-def test_an_unreadable_state_is_unknown() -> None:
     why = ReadFailure("not allowed: serviceaccounts")
     report = diagnose(federation=FederatedAccess({"ns": why}, why))
     assert [each.level for each in bad(report)] == [Level.UNKNOWN, Level.UNKNOWN]
@@ -143,10 +136,6 @@ def test_subjects_of_one_identity_are_compared_with_azures_limit(number: int, le
         assert "identity bindings" in each.next
 
 
-def test_with_identity_bindings_service_accounts_are_not_counted() -> None:
-    assert federated_only(shared_by(200, "--federated-exchange=identityBindings")) == []
-
-
 def test_an_identity_without_a_token_source_in_nmi_is_unusable_whatever_the_flag() -> None:
     for flags in ((), ("--federated-identities",)):
         lines = [
@@ -174,19 +163,9 @@ def test_a_missing_permission_of_identity_bindings_is_reported_with_its_objects(
         permission_role(CLIENT_ID),
         permission_binding(CLIENT_ID, "ns", "shop"),
     ]
-
-
-def test_permissions_that_all_exist_are_no_finding() -> None:
-    assert bad(permissions_of()) == []
-
-
-def test_the_account_of_an_exempt_pod_needs_no_permission() -> None:
     pods = (pod(service_account="shop", labels={"app": "x"}),)
     report = permissions_of((CLIENT_ID, ("ns/shop",)), pods=pods, exceptions=(exception(labels={"app": "x"}),))
     assert federated_only(report) == []
-
-
-def test_a_client_id_that_is_no_guid_gets_no_objects() -> None:
     line = one(permissions_of(("*", ("ns/shop",))))
     assert (line.manifest, "GUID" in line.next) == ("", True)
 
@@ -196,9 +175,6 @@ def test_unreadable_permissions_are_unknown_with_the_operators_permission() -> N
     assert line.level is Level.UNKNOWN
     assert "not allowed: reviews" in line.says
     assert "create on subjectaccessreviews" in line.next
-
-
-def test_permissions_beyond_the_limit_are_counted() -> None:
     line = one(permissions_of(federation=dataclasses.replace(THERE, unchecked_uses=3)))
     assert line.level is Level.UNKNOWN
     assert line.says == "the permission of 3 more service accounts was not checked"

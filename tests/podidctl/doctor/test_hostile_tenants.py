@@ -39,19 +39,13 @@ def text_of(report: Report) -> str:
     return output.getvalue()
 
 
-def test_a_pod_that_is_only_labelled_like_nmi_is_not_reported_as_nmi() -> None:
+def test_pods_that_are_only_labelled_like_nmi_or_mic_are_not_reported_as_such() -> None:
     (line,) = [each for each in examined(nmi=(nmi(host_network=False),)).findings if each.check == "NMI"]
     assert line.level is Level.PROBLEM
     assert "none of them in the node's network or with files of the node: kube-system/nmi-1" in line.says
-
-
-def test_a_pod_that_is_only_labelled_like_mic_is_not_reported_as_mic() -> None:
     (line,) = [each for each in examined(mic=(mic(namespace="tenant"),)).findings if each.check == "MIC"]
     assert line.level is Level.WARNING
     assert "tenant/mic-1" in line.says
-
-
-def test_mic_in_the_namespace_of_nmis_flag_is_mic() -> None:
     elsewhere = examined(nmi=(nmi("--MICNamespace=mic-system"),), mic=(mic(namespace="mic-system"),))
     assert bad(elsewhere) == []
 

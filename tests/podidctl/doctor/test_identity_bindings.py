@@ -82,6 +82,11 @@ async def findings(bound: BindingBench, *daemons: Daemon, controllers: Sequence[
 
 async def test_without_the_permission_there_is_no_finding(bound: BindingBench) -> None:
     assert await findings(bound, BINDS, controllers=(mic(namespace="other"),)) == []
+    sent: list[Recorded] = []
+    bound.bench.kube.intercept = sent.append
+    why = ReadFailure("no")
+    assert await daemon_use_reader.read_daemon_uses(bound.bench.client, why, why, why) == DaemonUses()
+    assert not sent
 
 
 async def test_a_binding_of_nmis_service_account_is_named_with_the_command_that_deletes_it(bound: BindingBench) -> None:
@@ -205,14 +210,6 @@ def test_doctor_reports_it_and_is_silent_without_it() -> None:
     assert bad(examined()) == []
 
 
-async def test_unread_daemons_cost_no_request(bound: BindingBench) -> None:
-    sent: list[Recorded] = []
-    bound.bench.kube.intercept = sent.append
-    why = ReadFailure("no")
-    assert await daemon_use_reader.read_daemon_uses(bound.bench.client, why, why, why) == DaemonUses()
-    assert not sent
-
-
 SHOP = BindingUse("ns/shop", CLIENT_ID)
 
 
@@ -231,9 +228,6 @@ def test_only_an_nmi_with_identity_bindings_needs_the_permission(daemons: tuple[
 
 def test_two_identities_with_one_client_id_are_one_use() -> None:
     assert binding_uses(pairs(federated(), federated("twin", client_id=CLIENT_ID.upper())), (BINDS,)) == [SHOP]
-
-
-def test_a_pod_without_a_service_account_is_no_use() -> None:
     assert binding_uses(pairs(account=""), (BINDS,)) == []
 
 
@@ -248,13 +242,10 @@ def used_by(bound: BindingBench, number: int) -> Objects:
     )
 
 
-async def test_the_api_server_decides_each_use(bound: BindingBench) -> None:
+async def test_the_api_server_decides_a_limited_number_of_uses(bound: BindingBench) -> None:
     access = await read_federated_access(bound.bench.client, used_by(bound, 2), (BINDS,))
     assert access.unpermitted == {bound.managed.client_id: (f"{NAMESPACE}/account-0",)}
     assert access.unchecked_uses == 0
-
-
-async def test_one_run_checks_a_limited_number_of_uses(bound: BindingBench) -> None:
     access = await read_federated_access(bound.bench.client, used_by(bound, USES_MAX + 7), (BINDS,))
     assert access.unchecked_uses == 7
     assert isinstance(access.unpermitted, dict)

@@ -54,9 +54,6 @@ def test_a_pod_that_gets_a_further_identity_from_another_namespace_is_named() ->
     assert "further identities to 1 pod: ns/web (far/far)" in further.says
     assert (several.check, several.level) == ("several identities", Level.WARNING)
     assert several.says.endswith("ns/web (ns/id)"), "its own namespace's is the one that it gets"
-
-
-def test_a_pod_with_identities_of_another_namespace_only_is_named_and_is_no_fault() -> None:
     pods = (pod(), pod("other", uid="uid-2", namespace="shop", label="shop"))
     bindings = (binding(), binding("a", "far", selector="shop", namespace="far"))
     only = found(bindings=bindings, identities=FAR["identities"], pods=pods)
@@ -75,14 +72,8 @@ def test_a_pod_with_several_identities_and_no_client_id_is_named_with_the_one_th
 def test_the_identity_is_named_that_nmi_grants_which_reads_the_binding_from_the_assigned_identity() -> None:
     (several,) = found(**CHANGED)
     assert several.says.endswith("ns/web (ns/near)")
-
-
-def test_the_identity_is_named_for_each_pod_of_one_label() -> None:
     (several,) = found(**CHANGED, pods=(pod(), pod("new", uid="uid-2")))
     assert several.says.endswith("ns/new (ns/id), ns/web (ns/near)")
-
-
-def test_a_revoked_object_does_not_decide_which_identity_is_named() -> None:
     revoked = (assigned_identity(binding="a2", deleting=True), assigned_identity("near", binding="a1"))
     (several,) = found(**CHANGED | {"assigned": revoked})
     assert several.says.endswith("ns/web (ns/id)")
@@ -91,17 +82,14 @@ def test_a_revoked_object_does_not_decide_which_identity_is_named() -> None:
 def test_a_pod_that_sets_its_client_id_has_no_finding_and_one_with_another_variable_has() -> None:
     assert [each.level for each in found(pods=(with_variable("AZURE_CLIENT_ID", pod()),), **NEAR)] == [Level.OK]
     assert [each.level for each in found(pods=(with_variable("CLIENT", pod()),), **NEAR)] == [Level.WARNING]
+    sidecar = containing(VariableContainer(), init_containers=[VariableContainer(env=[Variable("AZURE_CLIENT_ID")])])
+    assert [each.level for each in found(pods=(sidecar,), **NEAR)] == [Level.OK]
 
 
 def containing(container: VariableContainer, **more: Any) -> VariablePod:
     of = pod()
     spec = VariablePodSpec(node_name=of.spec.node_name, containers=[container], **more)
     return VariablePod(metadata=of.metadata, spec=spec, status=of.status)
-
-
-def test_a_sidecar_that_sets_its_client_id_suffices() -> None:
-    sidecar = containing(VariableContainer(), init_containers=[VariableContainer(env=[Variable("AZURE_CLIENT_ID")])])
-    assert [each.level for each in found(pods=(sidecar,), **NEAR)] == [Level.OK]
 
 
 @pytest.mark.parametrize(
@@ -118,9 +106,6 @@ def test_bindings_that_do_not_reach_the_pod_are_no_finding() -> None:
     assert [each.level for each in found("--forceNamespaced", **FAR)] == [Level.OK]
     fenced = {**FAR, "identities": (identity(), identity("far", namespace="far", type_=3))}
     assert [each.level for each in found(**fenced)] == [Level.OK]
-
-
-def test_pods_that_nmi_does_not_serve_are_not_named() -> None:
     exempt = {"pods": (pod(labels={"app": "x"}),), "exceptions": (exception(labels={"app": "x"}),)}
     assert [each.level for each in found(**FAR, **exempt)] == [Level.OK]
     assert [each.level for each in found(**FAR, pods=(pod(host_network=True),))] == [Level.OK]

@@ -30,6 +30,16 @@ def test_a_healthy_installation_has_no_finding() -> None:
     assert bad(report) == []
     assert not report.anything
     assert not report.unknown
+    managed = nmi("--operation-mode=managed", "--forceNamespaced")
+    assert bad(examined(objects=objects(assigned=()), nmi=(managed,), mic=(), locks=())) == []
+    assert bad(examined(nmi=(nmi("--forceNamespaced"),), mic=(mic("--forceNamespaced"),))) == []
+    assert bad(examined(mic=(mic(alone=True, host_network=True),))) == []
+    own = nmi("--redirect=cilium", host_network=False)
+    of_node = msgspec.structs.replace(own.spec, volumes=[DaemonVolume(host_path=HostPath("/etc/default/kubelet"))])
+    assert bad(examined(nmi=(msgspec.structs.replace(own, spec=of_node),))) == []
+    covers = exception(labels={"component": "mic"}, namespace="kube-system")
+    report = examined(nmi=(nmi("--MICNamespace=default"),), objects=objects(exceptions=(covers,)))
+    assert bad(report) == []
 
 
 @pytest.mark.parametrize(
@@ -123,12 +133,7 @@ def test_a_pod_selected_only_by_a_binding_of_another_namespace_is_a_problem(how:
     assert "only bindings of other namespaces select" in line.says
 
 
-def test_in_managed_mode_no_assignment_is_required() -> None:
-    managed = nmi("--operation-mode=managed", "--forceNamespaced")
-    assert bad(examined(objects=objects(assigned=()), nmi=(managed,), mic=(), locks=())) == []
-
-
-def test_exceptions_that_nmi_does_not_count_exempt_no_pod() -> None:
+def test_exceptions_that_nmi_does_not_count_exempt_neither_a_pod_nor_mic() -> None:
     matching = {"pods": (pod(labels={"app": "x"}),)}
     counted_elsewhere = nmi("--exception-namespaces=kube-system")
     report = examined(
@@ -137,6 +142,11 @@ def test_exceptions_that_nmi_does_not_count_exempt_no_pod() -> None:
     assert bad(report) == []
     deleted = exception(labels={"app": "x"}, deleting=True)
     assert bad(examined(objects=objects(**matching, exceptions=(deleted,)))) == []
+    covers = exception(labels={"component": "mic"}, namespace="kube-system")
+    flags = ("--MICNamespace=default", "--exception-namespaces=default")
+    line = one(examined(nmi=(nmi(*flags),), objects=objects(exceptions=(covers,))))
+    assert line.check == "flags"
+    assert "AzurePodIdentityException" in line.next
 
 
 def test_a_service_principal_whose_endpoint_nmi_does_not_permit_is_reported_by_nmis_flags() -> None:
@@ -151,22 +161,19 @@ def test_a_service_principal_whose_endpoint_nmi_does_not_permit_is_reported_by_n
     assert bad(examined(objects=there, nmi=(nmi("--allow-cross-namespace-secrets"),))) == []
 
 
-def test_many_names_are_truncated_and_counted() -> None:
+def test_many_names_are_truncated_and_no_text_can_control_the_terminal() -> None:
     idle = tuple(binding(f"idle-{number}", selector=f"none-{number}") for number in range(30))
     assert "and 25 more" in one(examined(objects=objects(bindings=(binding(), *idle)))).says
+    evil = binding("b", selector="\x1b]0;x\x07eyJhbGciOiJSUzI1NiJ9.eyJhIjoxfQ.c2lnbmF0dXJl")
+    document = msgspec.json.encode(examined(objects=objects(bindings=(binding(), evil)))).decode()
+    assert "\\u001b" not in document
+    assert "eyJhbGci" not in document
 
 
 def test_forbidden_objects_are_unknown_and_not_ok() -> None:
     report = examined(objects=ReadFailure("not allowed: nodes"))
     assert {each.check: each.level for each in bad(report)} == {"NMI": Level.UNKNOWN, "objects": Level.UNKNOWN}
     assert (report.unknown, report.anything) == (True, False)
-
-
-def test_text_of_an_objects_author_cannot_control_the_terminal() -> None:
-    evil = binding("b", selector="\x1b]0;x\x07eyJhbGciOiJSUzI1NiJ9.eyJhIjoxfQ.c2lnbmF0dXJl")
-    document = msgspec.json.encode(examined(objects=objects(bindings=(binding(), evil)))).decode()
-    assert "\\u001b" not in document
-    assert "eyJhbGci" not in document
 
 
 @pytest.mark.parametrize(("groups", "count"), [("other", 1), ("s/g", 0), ("", 0)])
@@ -230,41 +237,10 @@ def test_a_fault_of_a_program_is_reported(changes: dict[str, Any], check: str, l
     assert says in line.says
 
 
-def test_mic_in_another_namespace_is_ok_if_an_exception_covers_it() -> None:
-    covers = exception(labels={"component": "mic"}, namespace="kube-system")
-    report = examined(nmi=(nmi("--MICNamespace=default"),), objects=objects(exceptions=(covers,)))
-    assert bad(report) == []
-
-
-def test_nmi_with_a_network_of_its_own_and_a_file_of_the_node_is_nmi() -> None:
-    own = nmi("--redirect=cilium", host_network=False)
-    of_node = msgspec.structs.replace(own.spec, volumes=[DaemonVolume(host_path=HostPath("/etc/default/kubelet"))])
-    assert bad(examined(nmi=(msgspec.structs.replace(own, spec=of_node),))) == []
-
-
-def test_mic_on_the_host_network_requires_nothing_of_nmi() -> None:
-    assert bad(examined(mic=(mic(alone=True, host_network=True),))) == []
-
-
-def test_an_exception_that_nmi_does_not_count_does_not_cover_mic() -> None:
-    covers = exception(labels={"component": "mic"}, namespace="kube-system")
-    flags = ("--MICNamespace=default", "--exception-namespaces=default")
-    line = one(examined(nmi=(nmi(*flags),), objects=objects(exceptions=(covers,))))
-    assert line.check == "flags"
-    assert "AzurePodIdentityException" in line.next
-
-
-def test_matching_flags_are_ok() -> None:
-    assert bad(examined(nmi=(nmi("--forceNamespaced"),), mic=(mic("--forceNamespaced"),))) == []
-
-
 def test_in_managed_mode_a_mic_is_reported_and_none_is_ok() -> None:
     assert bad(examined(nmi=(nmi(*MANAGED),), mic=(), locks=())) == []
     lines = bad(examined(nmi=(nmi(*MANAGED),), mic=(mic("--forceNamespaced"),)))
     assert [each.check for each in lines] == ["MIC"]
-
-
-def test_two_modes_in_one_cluster_are_reported() -> None:
     both = (nmi(), nmi(*MANAGED, name="nmi-2", node="node-2"))
     assert "different operation modes" in " ".join(each.says for each in bad(examined(objects=TWO, nmi=both)))
 
@@ -303,21 +279,15 @@ def test_a_recently_created_assignment_is_in_progress_and_not_counted_as_assigne
     assert progress(report) == ["1 identity is still in progress: default/web-ns-id"]
     assert [each.says for each in report.findings if each.check == "assignments"][-1] == "0 assigned"
     assert one(examined(objects=aged(OLD, assigned=(CREATED,)))).level is Level.WARNING
-
-
-def test_a_failure_that_mic_reported_is_reported_immediately() -> None:
     failed = assigned_identity(status="Created", own_annotations={"aadpodidentity.k8s.io/message": "grant the role"})
     assert one(examined(objects=aged(5, assigned=(failed,)))).says.endswith("grant the role")
 
 
-def test_an_age_is_computed_with_the_api_servers_clock() -> None:
+def test_an_age_starts_when_a_pod_is_scheduled_by_the_api_servers_clock() -> None:
     ahead = ServerState("v1.31.0", 3600.0, 0.5)
     report = examined(objects=aged(5 - 3600.0, assigned=()), server=ahead)
     assert progress(report)
     assert not progress(examined(objects=aged(5 - 3600.0, assigned=())))
-
-
-def test_a_pods_age_starts_when_it_is_scheduled() -> None:
     scheduled = Told(type="PodScheduled", last_transition_time="2026-01-01T11:59:55Z")
     one_hour = DatedMeta(name="web", namespace="ns", creation_timestamp="2026-01-01T11:00:00Z")
     pod = DatedPod(metadata=one_hour, status=DatedStatus(conditions=[scheduled]))

@@ -66,9 +66,6 @@ def test_the_leader_is_named_with_its_locks() -> None:
     report = examined(locks=(Locks(*NAME, lock_record(), lock_record()),))
     (line,) = [each for each in report.findings if each.check == "leader"]
     assert line.says == "mic-1 holds Lease default/aad-pod-identity-mic and the lock of the Go implementation"
-
-
-def test_the_age_of_a_lock_is_measured_by_the_servers_clock() -> None:
     behind = lock_record(renewed="2026-01-01T11:53:15.000000Z")  # five seconds before the server's time
     lines = bad(examined(server=ServerState("v1.31.0", -400.0, 0.5), locks=(Locks(*NAME, behind),)))
     assert [each.check for each in lines] == ["clocks"]
@@ -85,9 +82,6 @@ def test_a_wrong_clock_is_reported(ahead: float, level: Level | None) -> None:
 
 def test_a_clock_difference_within_a_slow_responses_uncertainty_is_ok() -> None:
     assert bad(examined(server=ServerState("v1.31.0", 35.0, 10.0))) == []
-
-
-def test_the_date_of_a_response_is_compared_with_the_middle_of_the_request() -> None:
     server = server_clock("v1.31.0", "Thu, 01 Jan 2026 12:00:10 GMT", SENT, 4.0)
     assert (server.ahead_seconds, server.uncertain_seconds) == (8.5, 2.5)
     assert server_clock("v1.31.0", "soon", SENT, 4.0).ahead_seconds is None
@@ -163,6 +157,9 @@ def test_a_missing_required_permission_is_named_and_a_missing_optional_one_is_a_
     assert "NMI's service account kube-system/nmi may not: list pods" in bad(report)[0].says
     assert "without: Events" in bad(report)[1].says
     assert bad(examined(rights=(Rights("NMI", "kube-system/nmi"),))) == []
+    line = one(examined(rights=(Rights("MIC", "podid/mic", unread_record=ReadFailure("not allowed: c")),)))
+    assert line.level is Level.UNKNOWN
+    assert line.says.endswith("is unknown: not allowed: c")
 
 
 def test_permissions_of_a_finished_type_upgrade_are_named_without_a_warning() -> None:
@@ -174,12 +171,6 @@ def test_permissions_of_a_finished_type_upgrade_are_named_without_a_warning() ->
     assert line.says.startswith(start)
     for way in ("helm upgrade", "--enable-type-upgrade=false", "kubectl delete -f deploy/manifests/type-upgrade.yaml"):
         assert way in line.says
-
-
-def test_an_unread_record_of_the_type_upgrade_is_unknown_and_no_missing_permission() -> None:
-    line = one(examined(rights=(Rights("MIC", "podid/mic", unread_record=ReadFailure("not allowed: c")),)))
-    assert line.level is Level.UNKNOWN
-    assert line.says.endswith("is unknown: not allowed: c")
 
 
 FAILED = ReadFailure("500 InternalError", is_forbidden=False)
@@ -202,12 +193,10 @@ def test_the_next_action_is_about_the_server(findings: list[Finding]) -> None:
         assert each.next.startswith("try again; if it fails again, check the API server")
 
 
-def test_a_forbidden_read_needs_more_permissions() -> None:
+async def test_a_forbidden_read_needs_more_permissions() -> None:
     (line,) = bad(examined(rights=ReadFailure("not allowed: x")))
     assert line.next == "run this command with more permissions (get and list on the named resource)"
 
-
-async def test_a_read_records_whether_it_was_forbidden() -> None:
     async def fail(error: ApiError) -> None:
         raise error
 

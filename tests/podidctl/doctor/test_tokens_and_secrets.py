@@ -54,6 +54,9 @@ def test_a_missing_secret_is_a_problem_if_a_pod_needs_it() -> None:
     assert one(examined(credentials=unneeded, objects=objects(bindings=(binding(),)))).level is Level.WARNING
     unread = {("ns", "id"): ReadFailure("you may not get Secret ns/s")}
     assert one(examined(credentials=unread)).level is Level.UNKNOWN
+    line = one(examined(credentials={("ns", "id"): NOT_READ, ("ns", "other"): None}))
+    assert (line.check, line.level) == ("credentials", Level.UNKNOWN)
+    assert "1 more Secret was not checked: ns/id" in line.says
 
 
 def principal(namespace: str, name: str) -> AzureIdentity:
@@ -61,12 +64,6 @@ def principal(namespace: str, name: str) -> AzureIdentity:
     reference = SecretReference(name="s", namespace=namespace)
     spec = msgspec.structs.replace(made.spec, client_password=reference, tenant_id="tenant.example")
     return msgspec.structs.replace(made, spec=spec)
-
-
-def test_secrets_beyond_the_limit_are_unknown() -> None:
-    line = one(examined(credentials={("ns", "id"): NOT_READ, ("ns", "other"): None}))
-    assert (line.check, line.level) == ("credentials", Level.UNKNOWN)
-    assert "1 more Secret was not checked: ns/id" in line.says
 
 
 async def test_secrets_that_pods_need_are_read_first_and_then_those_of_each_namespace(
@@ -220,9 +217,6 @@ def test_a_namespace_without_the_permission_is_a_problem_that_names_namespace_an
     assert line.says.endswith("in shop")
     assert "rbac.secretNamespaces" in line.next
     assert "nmi.servicePrincipals=true" in line.next
-
-
-def test_a_failed_permission_check_is_unknown() -> None:
     report = examined(secrets=ReadFailure("subjectaccessreviews is forbidden"))
     (line,) = [each for each in report.findings if each.check == "secrets"]
     assert line.level is Level.UNKNOWN
@@ -242,26 +236,17 @@ def on_azure(client_id: str) -> dict[str, HostIdentities | AzureError]:
     return {host.key: HostIdentities(attached={KEY: Attached(resource_id("id"), client_id)})}
 
 
-def test_another_client_id_is_a_problem_and_the_same_one_is_not() -> None:
+def test_another_client_id_is_a_problem_and_an_unread_host_is_unknown() -> None:
     line = one(examined(azure=on_azure("00000000-0000-0000-0000-0000000000ff")))
     assert (line.check, line.level, line.next) == ("client ids", Level.PROBLEM, "correct AzureIdentity ns/id")
     assert "Azure reports client id" in line.says
     found = list(check_client_ids(objects(), on_azure(CLIENT_ID.upper())))
     assert [each.level for each in found] == [Level.OK]
     assert "1 identity" in found[0].says
-
-
-def test_an_unreported_host_is_unknown() -> None:
     found = list(check_client_ids(objects(), {"/x/vm-1": AzureError("no")}))
     assert Level.UNKNOWN in {each.level for each in found}
-
-
-def test_hosts_beyond_the_limit_are_unknown() -> None:
     levels = [(each.level, each.says) for each in check_client_ids(objects(), {})]
     assert levels[0] == (Level.UNKNOWN, "1 more VM or scale set was not read")
-
-
-def test_only_hosts_of_labelled_pods_are_read_once() -> None:
     assert [each.text for each in used_hosts(objects())] == [VM]
     assert used_hosts(replace(objects(), pods=())) == []
     assert "client ids" not in {each.check for each in examined().findings}

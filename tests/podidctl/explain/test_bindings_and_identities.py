@@ -18,13 +18,10 @@ from tests.podidctl.prediction_inputs import broken, explain_pod, facts, labelle
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 
 
-def test_a_pod_without_a_label_is_reported() -> None:
+def test_a_missing_label_and_a_similar_selector_are_reported() -> None:
     explanation = explain_pod(pod=pod(label=None), assigned=())
     assert only(explanation).link == "label"
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 400)
-
-
-def test_a_selector_that_nearly_matches_is_mentioned() -> None:
     explanation = explain_pod(bindings=(binding(selector="Web"), binding("far", selector="payments")), assigned=())
     link = only(explanation)
     assert link.link == "binding"
@@ -33,17 +30,16 @@ def test_a_selector_that_nearly_matches_is_mentioned() -> None:
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.WAITS, 404)
 
 
-def test_a_binding_without_its_identity_names_the_namespace_that_has_one_of_that_name() -> None:
+def test_an_identity_that_is_missing_malformed_or_not_named_is_reported() -> None:
     explanation = explain_pod(identities=(identity(namespace="elsewhere"),), assigned=())
     link = only(explanation)
     assert (link.link, link.about) == ("identity", "ns/id")
     assert "one of that name exists in elsewhere" in link.says
-
-
-def test_a_malformed_resource_id_is_quoted() -> None:
     spec = AzureIdentitySpec(type=0, resource_id="/subscriptions/s/typo")
     explanation = explain_pod(identities=(msgspec.structs.replace(identity(), spec=spec),), assigned=())
     assert "'/subscriptions/s/typo'" in only(explanation).says
+    link = only(explain_pod(assigned=(), bindings=(binding(identity_name=""),)))
+    assert link.next == "set spec.azureIdentity of binding ns/b"
 
 
 def test_an_identity_of_another_namespace_counts_unless_namespaces_are_enforced() -> None:
@@ -59,14 +55,11 @@ def test_an_identity_of_another_namespace_counts_unless_namespaces_are_enforced(
     assert "annotation" in only(own).says
 
 
-def test_in_managed_mode_bindings_of_other_namespaces_do_not_count() -> None:
+def test_in_managed_mode_bindings_of_other_namespaces_and_deleted_ones_do_not_count() -> None:
     explanation = explain_pod(
         configuration=rules(managed=True), bindings=(binding(namespace="far"),), identities=(identity(namespace="far"),)
     )
     assert "of namespace ns (managed mode)" in only(explanation).says
-
-
-def test_in_managed_mode_an_object_being_deleted_does_not_count() -> None:
     explanation = explain_pod(configuration=rules(managed=True), bindings=(binding(deleting=True),))
     assert [each.link for each in broken(explanation)] == ["binding", "served"]
 
@@ -74,9 +67,6 @@ def test_in_managed_mode_an_object_being_deleted_does_not_count() -> None:
 def test_an_identity_of_two_bindings_is_printed_once() -> None:
     links = states(explain_pod(bindings=(binding(), binding("twin"))))
     assert [links.count((name, "ok")) for name in ("binding", "identity", "assigned identity")] == [2, 1, 1]
-
-
-def test_one_valid_binding_next_to_an_invalid_one_suffices_for_nmi_and_both_are_printed() -> None:
     explanation = explain_pod(bindings=(binding(), binding("c", "missing")))
     assert explanation.answer.outcome is Outcome.GRANTED
     assert (only(explanation).link, only(explanation).about) == ("identity", "ns/missing")
@@ -151,11 +141,18 @@ def test_an_identity_without_a_permitted_endpoint_is_a_broken_link_and_a_refusal
     assert then in only(explanation).next
 
 
-def test_a_missing_assignment_is_reported_with_where_to_look() -> None:
+def test_an_assignment_that_is_missing_unlabelled_or_refused_is_reported() -> None:
     explanation = explain_pod(assigned=())
     assert only(explanation).link == "assigned identity"
     assert "podidctl plan" in explanation.next
     assert explanation.answer.outcome is Outcome.WAITS
+    link = only(explain_pod(assigned=(assigned_identity(),)))
+    assert "label nodename" in link.says
+    message = "MIC may not assign it: grant it the role Managed Identity Operator"
+    own = {"aadpodidentity.k8s.io/message": message}
+    link = only(explain_pod(assigned=(labelled(assigned_identity(status="Created", own_annotations=own)),)))
+    assert message in link.says
+    assert link.next == message
 
 
 @pytest.mark.parametrize(
@@ -175,19 +172,6 @@ def test_an_assignment_that_cannot_be_used_states_the_reason(changes: dict[str, 
     assert [each.state for each in links] == [LinkState.BROKEN]
     assert says in links[0].says
     assert explanation.answer.outcome is not Outcome.GRANTED
-
-
-def test_azures_refusal_is_printed_in_mics_words() -> None:
-    message = "MIC may not assign it: grant it the role Managed Identity Operator"
-    own = {"aadpodidentity.k8s.io/message": message}
-    link = only(explain_pod(assigned=(labelled(assigned_identity(status="Created", own_annotations=own)),)))
-    assert message in link.says
-    assert link.next == message
-
-
-def test_an_assignment_without_the_nodes_label_is_not_seen_by_nmi() -> None:
-    link = only(explain_pod(assigned=(assigned_identity(),)))
-    assert "label nodename" in link.says
 
 
 def test_an_assignment_without_a_binding_that_nmi_still_uses_is_reported() -> None:
@@ -249,19 +233,13 @@ def test_the_identity_of_the_pods_namespace_is_the_one_that_a_request_gets() -> 
     assert "AZURE_CLIENT_ID" in choice.next
 
 
-def test_of_several_identities_of_one_namespace_the_first_by_binding_is_named() -> None:
+def test_the_choice_is_named_unless_there_is_nothing_to_choose() -> None:
     (choice,) = links("choice", **two("ns"))
     assert choice.says == "a request that names none gets ns/any"
-
-
-def test_while_its_own_is_being_assigned_a_request_waits() -> None:
     changes = two("evil", status=CREATED)
     assert explain_pod(**changes).answer.outcome is Outcome.WAITS
     (choice,) = links("choice", **changes)
     assert choice.says == "a request that names none waits until one is assigned"
-
-
-def test_a_pod_that_sets_its_client_id_or_has_one_identity_has_nothing_to_choose() -> None:
     plain = pod()
     spec = VariablePodSpec(node_name=NODE, containers=[VariableContainer(env=[Variable("AZURE_CLIENT_ID")])])
     (choice,) = links("choice", pod=VariablePod(metadata=plain.metadata, spec=spec, status=plain.status), **two("ns"))
@@ -282,6 +260,12 @@ def test_a_binding_whose_selector_is_ignored_is_named_with_the_remedy() -> None:
     assert link.link == "binding"
     assert f"fields spelled as before v1.6.0 are ignored{BY_MIC}: ns/b (spec.Selector)" in link.says
     assert link.next.endswith(REMEDY)
+    bindings = (binding(selector="wbe"), binding("old", selector=""))
+    link = only(explain_pod(bindings=bindings, assigned=(), **ignored("azureidentitybindings", "old", "spec.Selector")))
+    assert "ns/b selects 'wbe'; " in link.says
+    assert f"{BY_MIC}: ns/old (spec.Selector)" in link.says
+    assert link.next.startswith("set spec.selector of the binding or the pod's label to the same value: ns/b")
+    assert link.next.endswith(correct("the binding that is to select this pod"))
 
 
 def test_a_binding_whose_identity_is_ignored_is_named_with_the_remedy() -> None:
@@ -294,20 +278,6 @@ def test_a_binding_whose_identity_is_ignored_is_named_with_the_remedy() -> None:
     link = only(explanation)
     assert (link.link, link.about, link.says) == ("identity", "none", "binding ns/b names no AzureIdentity")
     assert link.next == correct("AzureIdentityBinding ns/b")
-
-
-def test_a_binding_that_names_no_identity_is_to_be_completed() -> None:
-    link = only(explain_pod(assigned=(), bindings=(binding(identity_name=""),)))
-    assert link.next == "set spec.azureIdentity of binding ns/b"
-
-
-def test_a_binding_with_a_similar_selector_is_named_too() -> None:
-    bindings = (binding(selector="wbe"), binding("old", selector=""))
-    link = only(explain_pod(bindings=bindings, assigned=(), **ignored("azureidentitybindings", "old", "spec.Selector")))
-    assert "ns/b selects 'wbe'; " in link.says
-    assert f"{BY_MIC}: ns/old (spec.Selector)" in link.says
-    assert link.next.startswith("set spec.selector of the binding or the pod's label to the same value: ns/b")
-    assert link.next.endswith(correct("the binding that is to select this pod"))
 
 
 def test_a_binding_of_another_namespace_is_named_after_those_of_the_pods_unless_it_cannot_select_it() -> None:
@@ -340,9 +310,6 @@ def test_an_identity_whose_resource_id_is_ignored_is_named_with_the_remedy() -> 
     assert (link.link, link.about) == ("identity", "ns/id")
     assert f"{BY_MIC}: spec.ResourceID" in link.says
     assert link.next.startswith("correct the fields of AzureIdentity ns/id")
-
-
-def test_a_usable_identity_with_a_leftover_field_is_no_fault() -> None:
     explanation = explain_pod(**ignored("azureidentities", "id", "spec.ClientID"))
     assert broken(explanation) == []
     (says,) = [each.says for each in explanation.links if each.link == "identity"]

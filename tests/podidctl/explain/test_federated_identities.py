@@ -62,6 +62,10 @@ def test_each_link_is_printed_and_none_concerns_the_vm() -> None:
         ("NMI", "ok"),
     ]
     assert explanation.answer.outcome is Outcome.GRANTED
+    explanation = explain_federated(configuration=rules(managed=True, federated_identities=True), assigned=())
+    assert ("served", "ok") in states(explanation)
+    assert ("service account", "ok") in states(explanation)
+    assert explanation.answer.outcome is Outcome.GRANTED
 
 
 BINDINGS = rules(federated_identities=True, federated_exchange=Exchange.IDENTITY_BINDINGS)
@@ -85,12 +89,9 @@ def test_with_identity_bindings_the_token_proxy_and_the_permission_are_printed()
     assert "federated credential" not in says
 
 
-def test_the_prediction_names_the_exchange() -> None:
+def test_the_prediction_names_the_exchange_which_an_allowed_annotation_chooses() -> None:
     assert predicted().exchange == "direct"
     assert predicted(configuration=BINDINGS).exchange == "identityBindings"
-
-
-def test_an_allowed_annotation_chooses_the_exchange() -> None:
     allowed = rules(federated_identities=True, federated_exchange_annotation=True)
     assert predicted(configuration=allowed, identity=annotated("identityBindings")).exchange == "identityBindings"
     assert predicted(configuration=allowed, identity=annotated("direct")).exchange == "direct"
@@ -117,13 +118,10 @@ def test_the_sign_in_endpoint_and_the_required_credential_are_printed() -> None:
     assert link.about == "ns/shop"
     assert "subject system:serviceaccount:ns:shop, audience api://AzureADTokenExchange" in link.says
     assert CLIENT_ID not in msgspec.json.encode(explanation).decode()
-
-
-def test_in_managed_mode_the_same_is_printed_without_an_assigned_identity() -> None:
-    explanation = explain_federated(configuration=rules(managed=True, federated_identities=True), assigned=())
-    assert ("served", "ok") in states(explanation)
-    assert ("service account", "ok") in states(explanation)
-    assert explanation.answer.outcome is Outcome.GRANTED
+    token = predicted()
+    assert (token.outcome, token.subject) == (Outcome.GRANTED, "system:serviceaccount:ns:shop")
+    assert token.type == "3 (federated identity)"
+    assert token.asked.endswith("with a token of service account ns/shop for api://AzureADTokenExchange")
 
 
 @pytest.mark.parametrize("managed", [True, False])
@@ -210,12 +208,16 @@ def test_exactly_the_operators_missing_permission_is_named(
     assert f"{unnamed} on " not in link.next
 
 
-def test_a_read_that_the_api_server_failed_needs_no_permission() -> None:
+def test_a_failed_check_states_its_reason_and_needs_no_permission() -> None:
     failed = ReadFailure("500 InternalError", is_forbidden=False)
     link = account_link(explain_federated(account=ServiceAccountAccess(failed, ReadFailure("no"), nmi=NMI_ACCOUNT)))
     permissions, server = link.next.split("; ", 1)
     assert permissions.endswith("(create on subjectaccessreviews of authorization.k8s.io)")
     assert server.startswith("try again; if it fails again, check the API server")
+    (link,) = permission_links(explain(bound(ReadFailure("500 InternalError", is_forbidden=False))))
+    assert link.next.startswith("try again; if it fails again, check the API server")
+    (link,) = permission_links(explain(bound(UNREAD)))
+    assert UNREAD.why in link.says
 
 
 def test_an_identity_of_another_namespace_is_reported_as_another_namespaces() -> None:
@@ -223,21 +225,11 @@ def test_an_identity_of_another_namespace_is_reported_as_another_namespaces() ->
     explanation = explain_federated(identities=(far,), bindings=(binding(namespace="far"),), assigned=())
     assert "it is federated (type 3)" in broken(explanation)[0].says
     assert "service account" not in dict(states(explanation))
-
-
-def test_an_object_outside_the_namespace_is_named_with_its_namespace() -> None:
     (made,) = trusted().assigned
     elsewhere = msgspec.structs.replace(made, metadata=msgspec.structs.replace(made.metadata, namespace="default"))
     link = only(explain_federated(assigned=(elsewhere,)))
     assert (link.link, link.about) == ("assigned identity", "default/web-ns-id")
     assert "not in namespace ns" in link.says
-
-
-def test_the_prediction_of_a_token_contains_its_subject() -> None:
-    token = predicted()
-    assert (token.outcome, token.subject) == (Outcome.GRANTED, "system:serviceaccount:ns:shop")
-    assert token.type == "3 (federated identity)"
-    assert token.asked.endswith("with a token of service account ns/shop for api://AzureADTokenExchange")
 
 
 def test_an_identity_without_a_token_source_is_refused_with_that_reason() -> None:
@@ -260,24 +252,18 @@ def permission_links(explanation: Explanation) -> list[Link]:
     return [each for each in explanation.links if each.link == "permission"]
 
 
-def test_a_missing_permission_is_the_broken_link_and_the_objects_are_printed() -> None:
+def test_a_missing_permission_is_the_broken_link_and_the_predicted_refusal() -> None:
     explanation = explain(bound(FORBIDDEN))
     link = only(explanation)
     assert (link.link, link.about) == ("permission", "ns/shop, client id c11e…000a")
     assert "use-managed-identity" in link.says
     assert "kubectl apply" in explanation.next
     assert list(yaml.safe_load_all(explanation.manifest)) == OBJECTS
-
-
-def test_a_missing_permission_is_the_predicted_refusal() -> None:
     answer, token = explain(bound(FORBIDDEN)).answer, predict(bound(FORBIDDEN), MANAGEMENT_RESOURCE)
     assert answer.outcome is token.outcome is Outcome.REFUSED
     assert answer.status == token.status == 403
     assert token.description.startswith("This pod's service account has no permission (use-managed-identity)")
     assert list(yaml.safe_load_all(token.manifest)) == OBJECTS
-
-
-def test_a_refusal_for_a_permission_does_not_depend_on_a_file_of_nmi() -> None:
     configuration = dataclasses.replace(BINDINGS, cloud_file="/etc/azure/cloud.json")
     assert predict(bound(FORBIDDEN, configuration=configuration), MANAGEMENT_RESOURCE).note == ""
 
@@ -302,20 +288,13 @@ def test_an_unchecked_permission_is_unknown_and_refuses_nothing(permissions: Rea
     assert list(yaml.safe_load_all(explanation.manifest)) == list(yaml.safe_load_all(token.manifest)) == OBJECTS
 
 
-def test_a_check_that_the_api_server_failed_needs_no_permission() -> None:
-    (link,) = permission_links(explain(bound(ReadFailure("500 InternalError", is_forbidden=False))))
-    assert link.next.startswith("try again; if it fails again, check the API server")
-
-
-def test_the_reason_of_an_unchecked_permission_is_printed() -> None:
-    (link,) = permission_links(explain(bound(UNREAD)))
-    assert UNREAD.why in link.says
-
-
 def test_the_direct_exchange_needs_no_permission() -> None:
     data = trusted(permissions=None)
     assert permission_links(explain(data)) == []
     assert (explain(data).manifest, predict(data, MANAGEMENT_RESOURCE).manifest) == ("", "")
+    explanation = explain(bound(None, pod=pod(service_account="")))
+    assert permission_links(explanation) == []
+    assert explanation.manifest == ""
 
 
 @pytest.mark.parametrize("type_", [0, 1, 2])
@@ -343,12 +322,6 @@ def test_a_client_id_that_is_no_guid_gets_no_role(client_id: str) -> None:
     assert only(explanation).next.startswith("set clientID of AzureIdentity ns/id to ")
 
 
-def test_a_pod_without_a_service_account_gets_no_role() -> None:
-    explanation = explain(bound(None, pod=pod(service_account="")))
-    assert permission_links(explanation) == []
-    assert explanation.manifest == ""
-
-
 def test_identities_beyond_the_limit_are_unknown_and_the_objects_are_bounded() -> None:
     clients = [f"c11e0000-0000-0000-0000-{number:012}" for number in range(3 * IDENTITIES_MAX)]
     identities = tuple(federated(f"id-{each}", client_id=each) for each in clients)
@@ -367,13 +340,10 @@ def printed_by(report: Any, show_by: Any) -> str:
     return text.getvalue()
 
 
-def test_the_table_has_the_objects_unchanged() -> None:
-    explanation, token = explain(bound(FORBIDDEN)), predict(bound(FORBIDDEN), MANAGEMENT_RESOURCE)
-    assert explanation.manifest in printed_by(explanation, show)
-    assert token.manifest in printed_by(token, command.show)
-
-
 def test_the_objects_warn_that_a_tenant_chooses_the_client_id() -> None:
     text = explain(bound(FORBIDDEN)).manifest
     assert text.startswith("# Anyone with permission to create an AzureIdentity chooses its clientID")
     assert '{kind: Group, apiGroup: rbac.authorization.k8s.io, name: "system:serviceaccounts:ns"}' in text
+    explanation, token = explain(bound(FORBIDDEN)), predict(bound(FORBIDDEN), MANAGEMENT_RESOURCE)
+    assert explanation.manifest in printed_by(explanation, show)
+    assert token.manifest in printed_by(token, command.show)

@@ -34,21 +34,12 @@ def test_each_link_is_printed_in_order() -> None:
     ]
     assert broken(explanation) == []
     assert (explanation.answer.outcome, explanation.answer.identity) == (Outcome.GRANTED, "ns/id")
-
-
-def test_without_azure_its_part_is_unknown_and_nothing_is_broken() -> None:
     explanation = explain_pod()
     assert ("on Azure", "unknown") in states(explanation)
     assert broken(explanation) == []
-
-
-def test_a_client_id_is_printed_recognisably_and_redacted() -> None:
     document = msgspec.json.encode(explain_pod()).decode()
     assert CLIENT_ID not in document
     assert f"{CLIENT_ID[:4]}…{CLIENT_ID[-4:]}" in document
-
-
-def test_in_managed_mode_no_assigned_identity_is_required() -> None:
     explanation = explain_pod(configuration=rules(managed=True), assigned=())
     assert ("served", "ok") in states(explanation)
     assert "assigned identity" not in dict(states(explanation))
@@ -124,17 +115,11 @@ def test_an_exception_that_overrides_the_label_is_named() -> None:
     link = only(explanation)
     assert (link.link, link.about) == ("exception", "ns/ex")
     assert broken(explain_pod(pod=pod(labels={"app": "y"}), exceptions=(exception(labels={"app": "X"}),))) == []
-
-
-def test_an_exception_that_does_not_count_exempts_no_pod() -> None:
     counts = rules(exception_namespaces=("elsewhere",))
     explanation = explain_pod(
         configuration=counts, pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),)
     )
     assert explanation.answer.outcome is Outcome.GRANTED
-
-
-def test_a_pod_without_a_label_and_with_an_exception_is_ok() -> None:
     explanation = explain_pod(pod=pod(label=None, labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
     assert explanation.answer.outcome is Outcome.EXEMPT
     assert broken(explanation) == []
@@ -180,6 +165,8 @@ def test_a_refusal_that_a_missing_nmi_would_return_has_no_status() -> None:
     explanation = explain_pod(nmi=NmiPods(), assigned=(), bindings=())
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.UNANSWERED, None)
     assert "NMI would respond: held until 45 s after the first request, then 404" in explanation.answer.says
+    explanation = explain_pod(nmi=NmiPods(), configuration=replace(rules(), is_given=True))
+    assert (explanation.answer.outcome, broken(explanation)) == (Outcome.GRANTED, [])
 
 
 def test_an_exempt_pod_uses_imds_also_without_nmi_but_not_with_a_hanging_one() -> None:
@@ -187,11 +174,6 @@ def test_an_exempt_pod_uses_imds_also_without_nmi_but_not_with_a_hanging_one() -
     hanging = explain_pod(**UNDER, nmi=NO_WORKING_NMI["not-ready"]).answer
     assert hanging.outcome is Outcome.UNANSWERED
     assert "would forward the request to IMDS" in hanging.says
-
-
-def test_an_nmi_known_only_by_its_flags_counts_as_running() -> None:
-    explanation = explain_pod(nmi=NmiPods(), configuration=replace(rules(), is_given=True))
-    assert (explanation.answer.outcome, broken(explanation)) == (Outcome.GRANTED, [])
 
 
 @pytest.mark.parametrize("azure", [HostIdentities(), GONE], ids=["absent", "no-host"])
@@ -204,19 +186,16 @@ def test_an_identity_that_is_not_on_its_host_is_not_granted(azure: HostIdentitie
     assert link.says in explanation.answer.says
 
 
-def test_a_grant_with_another_broken_link_mentions_it() -> None:
-    other = binding("b-other", "gone")
-    explanation = explain_pod(bindings=(binding(), other), azure=ATTACHED)
-    assert explanation.answer.outcome is Outcome.GRANTED
-    assert "something is broken: identity ns/gone" in explanation.answer.says
-    assert len(broken(explanation)) == 1
-
-
 def test_without_faults_the_headline_has_no_restriction() -> None:
     says = explain_pod(azure=ATTACHED).answer.says
     assert says == "NMI asks Azure for a token of AzureIdentity ns/id"
     principal = explain_pod(identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),))
     assert "none" not in principal.answer.says
+    other = binding("b-other", "gone")
+    explanation = explain_pod(bindings=(binding(), other), azure=ATTACHED)
+    assert explanation.answer.outcome is Outcome.GRANTED
+    assert "something is broken: identity ns/gone" in explanation.answer.says
+    assert len(broken(explanation)) == 1
 
 
 def test_requests_of_a_pod_without_any_identity_are_held_for_a_time_after_the_first_one() -> None:
@@ -225,9 +204,6 @@ def test_requests_of_a_pod_without_any_identity_are_held_for_a_time_after_the_fi
         "held until 45 s after the first request, then 404: No identity is assigned to this pod; later requests get "
         "the same response immediately, until the pod's label, identities or address change"
     )
-
-
-def test_every_request_is_held_while_an_identity_is_still_being_assigned() -> None:
     says = explain_pod(assigned=(labelled(assigned_identity(status="Created")),)).answer.says
     assert says.startswith("held until ")
     assert "immediately" not in says
@@ -264,13 +240,6 @@ def test_azures_state_of_the_identity(azure: object, state: LinkState, says: str
     assert link.about == "id"
 
 
-def test_a_service_principal_requires_no_vm() -> None:
-    links = explain_pod(
-        identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),), node=None
-    ).links
-    assert "host" not in {each.link for each in links}
-
-
 @pytest.mark.parametrize(
     ("node", "state", "says"),
     [
@@ -291,17 +260,11 @@ def test_a_node_without_a_vm_is_reported(node: object, state: LinkState, says: s
     assert says in link.says
 
 
-def test_a_node_without_nmi_is_reported_if_other_nodes_have_one() -> None:
-    assert only(explain_pod(nmi=NmiPods(others=(nmi_pod("node-2"),)))).link == "NMI"
-
-
 def test_an_nmi_that_is_not_ready_is_reported_with_its_pod() -> None:
     link = only(explain_pod(nmi=NmiPods((nmi_pod(ready=False),))))
     assert (link.link, link.about) == ("NMI", "kube-system/nmi-x")
     assert "kubectl logs -n kube-system nmi-x" in link.next
-
-
-def test_no_nmi_in_the_cluster_is_a_fault_and_forbidden_pods_are_not() -> None:
+    assert only(explain_pod(nmi=NmiPods(others=(nmi_pod("node-2"),)))).link == "NMI"
     assert only(explain_pod(nmi=NmiPods())).link == "NMI"
     assert link_of("NMI", nmi=ReadFailure("not allowed")).state is LinkState.UNKNOWN
 
@@ -317,6 +280,10 @@ def test_an_unused_identity_is_not_required_on_azure() -> None:
         azure=ATTACHED,
     ).links
     assert [each.about for each in links if each.link == "on Azure"] == ["id"]
+    links = explain_pod(
+        identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),), node=None
+    ).links
+    assert "host" not in {each.link for each in links}
 
 
 @pytest.mark.parametrize("managed", [False, True], ids=["standard", "managed"])

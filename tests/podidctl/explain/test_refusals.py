@@ -194,12 +194,11 @@ def test_a_logged_refusal_is_a_broken_link_whose_text_is_the_next_action() -> No
     assert "00:04:00 UTC (403 upstream_refused)" in link.says
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 403)
     assert CAUSE in explanation.answer.says
-
-
-def test_an_event_counts_if_the_log_cannot_be_read() -> None:
     explanation = explain_pod(now=NOW, decisions=ReadFailure("not allowed"), events=(event(),))
     assert only(explanation).next == CAUSE
     assert explanation.answer.outcome is Outcome.REFUSED
+    of_workload = refusal(outcome=Reason.NO_MATCHING_IDENTITY.value, error=NONE_MATCHES.detail, identity="", status=404)
+    assert "compare the client id" in only(explain_pod(now=NOW, decisions=(of_workload,))).next
 
 
 def test_a_summary_of_repeats_has_the_cause_of_their_first_one() -> None:
@@ -242,11 +241,6 @@ def test_a_grant_that_proves_nothing_does_not_resolve_a_refusal(decisions: tuple
     assert only(explain_pod(now=NOW, decisions=decisions)).link == "token"
 
 
-def test_a_request_for_another_client_id_is_broken() -> None:
-    of_workload = refusal(outcome=Reason.NO_MATCHING_IDENTITY.value, error=NONE_MATCHES.detail, identity="", status=404)
-    assert "compare the client id" in only(explain_pod(now=NOW, decisions=(of_workload,))).next
-
-
 @pytest.mark.parametrize("reason", [Reason.UPSTREAM_THROTTLED, Reason.UPSTREAM_UNAVAILABLE, Reason.FORWARDED])
 def test_other_refusals_that_the_objects_do_not_show_are_broken_by_name(reason: Reason) -> None:
     assert reason.value in only(explain_pod(now=NOW, decisions=(refusal(outcome=reason.value),))).says
@@ -267,9 +261,6 @@ def test_a_log_line_has_no_year_and_is_never_of_the_future() -> None:
     assert log_time("01-01 00:04:00", NOW) == datetime(2026, 1, 1, 0, 4, tzinfo=UTC)
     assert log_time("02-29 00:00:00", NOW) is None
     assert log_time("not a time", NOW) is None
-
-
-def test_a_grant_of_the_new_year_resolves_a_refusal_of_the_old_one() -> None:
     at = datetime(2026, 1, 1, 0, 5, tzinfo=UTC)
     old, new = "12-31 23:59:00", "01-01 00:01:00"
     granted = msgspec.structs.replace(grant(0), at=new, decided_at=new)
@@ -322,7 +313,7 @@ def with_check(check: SecretCheck) -> dict[str, object]:
     }
 
 
-def test_a_missing_secret_is_broken_and_no_token_is_granted() -> None:
+def test_a_secret_is_broken_unknown_or_ok() -> None:
     explanation = explain_pod(**with_check(MISSING))
     link = only(explanation)
     assert (link.link, link.about, link.says, link.next) == (
@@ -334,16 +325,10 @@ def test_a_missing_secret_is_broken_and_no_token_is_granted() -> None:
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 403)
     report = predict(facts(**with_check(MISSING)), MANAGEMENT_RESOURCE)
     assert (report.outcome, report.status) == (Outcome.REFUSED, 403)
-
-
-def test_an_unreadable_secret_is_unknown() -> None:
     explanation = explain_pod(**with_check(ReadFailure("you may not get Secret ns/s")))
     (link,) = [each for each in explanation.links if each.link == "secret"]
     assert link.state is LinkState.UNKNOWN
     assert not explanation.broken
-
-
-def test_a_usable_secret_is_ok() -> None:
     explanation = explain_pod(**with_check(None))
     assert [each.state for each in explanation.links if each.link == "secret"] == [LinkState.OK]
     assert explanation.answer.outcome is Outcome.GRANTED

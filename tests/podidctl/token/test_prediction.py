@@ -11,7 +11,7 @@ from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome
 from podidctl.diagnosis.input import NmiConfiguration, NmiPods
 from podidctl.token.prediction import TokenPrediction, predict
 from podidentity.resources import AzureIdentitySpec, SecretReference
-from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, exception, pod, resource_id
+from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, exception, pod, resource_id
 from tests.podidctl.prediction_inputs import facts, labelled, nmi_pod, rules
 
 PRINCIPAL = AzureIdentitySpec(
@@ -59,9 +59,6 @@ def test_an_identity_of_another_pod_is_refused_after_the_hold() -> None:
     )
     assert prediction.description == "No identity that is assigned to this pod matches the one that the request names."
     assert prediction.why
-
-
-def test_the_flag_that_changes_the_status_changes_the_prediction() -> None:
     prediction = ask(client_id="another", configuration=rules(set_retry_after_header=True))
     assert prediction.status == 503
 
@@ -71,9 +68,6 @@ def test_parameters_that_nmi_rejects_are_refused_in_nmis_words() -> None:
     assert (both.status, both.error) == (400, "invalid_request")
     assert "Only one of" in both.description
     assert "resource is required" in ask("").description
-
-
-def test_a_pod_without_a_binding_gets_the_answer_that_lets_credential_chains_continue() -> None:
     prediction = ask(pod=pod(label=None), assigned=())
     assert (prediction.status, prediction.error, prediction.description) == (
         400,
@@ -89,17 +83,18 @@ def test_without_nmi_on_the_node_the_expected_answer_is_printed_as_unanswered() 
         "no working NMI was found on its node: no DaemonSet of NMI was found, so IMDS responds to its pods, with every "
         "identity that is attached to its VM or scale set; podidctl explain pod ns/web states the next action"
     )
-
-
-def test_a_missing_pod_is_not_reported_as_a_missing_nmi() -> None:
     assert ask(pod=None, nmi=NmiPods()).outcome is Outcome.UNSEEN
     assert ask("", pod=None, nmi=NmiPods()).outcome is Outcome.REFUSED
 
 
-def test_an_exempt_pod_gets_the_nodes_own_identity() -> None:
+def test_exempt_and_mirror_pods_get_no_identity_of_their_own() -> None:
     prediction = ask(pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
     assert (prediction.outcome, prediction.status) == (Outcome.EXEMPT, None)
     assert "the node's own identities" in prediction.asked
+    prediction = ask(pod=pod(mirror=True))
+    assert (prediction.outcome, prediction.status, prediction.held_seconds) == (Outcome.REFUSED, 400, 0.0)
+    assert prediction.description == "Identity not found"
+    assert "mirror pod" in prediction.why
 
 
 def test_a_service_principal_is_printed_with_its_endpoint_and_the_name_of_its_secret() -> None:
@@ -140,9 +135,6 @@ def test_a_flag_of_nmi_permits_what_it_names() -> None:
         ask(assigned=(serving(spec),), configuration=rules(allow_cross_namespace_secrets=True)).outcome
         is Outcome.GRANTED
     )
-
-
-def test_an_unknown_type_is_refused_like_in_nmi() -> None:
     prediction = ask(assigned=(serving(AzureIdentitySpec(type=7)),))
     assert prediction.status == refused(UNSUPPORTED_TYPE).status == 403
     assert prediction.description == UNSUPPORTED_TYPE.sentence
@@ -158,26 +150,10 @@ def test_a_cloud_file_that_only_nmi_can_read_is_named_if_it_could_change_the_res
     assert ask(assigned=(serving(spec),)).note == ""
 
 
-def test_the_first_identity_by_name_is_used_for_a_request_without_an_id() -> None:
-    second = labelled(assigned_identity("other", binding="a", client_id="second"))
-    prediction = ask(bindings=(binding(), binding("a", "other")), assigned=(labelled(assigned_identity()), second))
-    assert prediction.identity == "ns/other"
-
-
-def test_a_mirror_pod_is_refused_immediately_with_the_cause() -> None:
-    prediction = ask(pod=pod(mirror=True))
-    assert (prediction.outcome, prediction.status, prediction.held_seconds) == (Outcome.REFUSED, 400, 0.0)
-    assert prediction.description == "Identity not found"
-    assert "mirror pod" in prediction.why
-
-
 def test_managed_mode_does_not_hold_a_request_that_no_assignment_can_satisfy() -> None:
     prediction = ask(configuration=rules(managed=True), bindings=())
     assert (prediction.outcome, prediction.status) == (Outcome.WAITS, 404)
     assert 0.0 < prediction.held_seconds < 2.0
-
-
-def test_managed_mode_requests_by_resource_id() -> None:
     prediction = ask(configuration=rules(managed=True), assigned=())
     assert (prediction.outcome, prediction.asked) == (Outcome.GRANTED, "IMDS of the node, by resource id")
 

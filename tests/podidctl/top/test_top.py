@@ -53,9 +53,6 @@ def test_the_counters_of_a_page_of_nmi() -> None:
     assert found.tokens == 0.0
     assert found.oldest_token_seconds == 0.0
     assert found.next_expiry_seconds is None, "no token is in use"
-
-
-def test_a_page_without_a_metric_leaves_it_unknown() -> None:
     found = parse("aadpodidentity_nmi_index_size 3\n")
     assert found.pods == 3.0
     assert found.requests is found.refused is found.imds_calls is found.oldest_token_seconds is None
@@ -159,9 +156,6 @@ def test_the_table_has_all_numbers_and_totals() -> None:
     (row,) = rows(shown, "b")
     assert " ".join(row) == "b kube-system/nmi-b 12 1,234.5 0.5 43 still_assigning 0.1 4 1h02m 2m05s"
     assert "2 nodes, 1 unknown  1,234.5 requests/s  0.5 refusals/s  0.1 IMDS calls/s" in shown
-
-
-def test_an_unreadable_node_is_unknown_with_the_reason() -> None:
     shown = text(sample(BUSY, LOST))
     assert rows(shown, "c") == [["c", "kube-system/nmi-c", "unknown"]]
     assert "c: no response within 5 s" in shown
