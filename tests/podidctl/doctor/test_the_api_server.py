@@ -193,20 +193,19 @@ def test_the_next_action_is_about_the_server(findings: list[Finding]) -> None:
         assert each.next.startswith("try again; if it fails again, check the API server")
 
 
-async def test_a_forbidden_read_needs_more_permissions() -> None:
+def test_a_forbidden_read_needs_more_permissions() -> None:
     (line,) = bad(examined(rights=ReadFailure("not allowed: x")))
     assert line.next == "run this command with more permissions (get and list on the named resource)"
 
-    async def fail(error: ApiError) -> None:
-        raise error
 
-    forbidden, failed = (
-        await or_failure(fail(Forbidden(403, "Forbidden", "no"))),
-        await or_failure(fail(ApiError(500, "InternalError", "broken"))),
-    )
-    assert isinstance(forbidden, ReadFailure)
-    assert isinstance(failed, ReadFailure)
-    assert (forbidden.is_forbidden, failed.is_forbidden) == (True, False)
+@pytest.mark.parametrize(("status", "is_forbidden"), [(403, True), (500, False)])
+async def test_a_read_records_whether_it_was_forbidden(status: int, *, is_forbidden: bool) -> None:
+    async def fail() -> None:
+        raise Forbidden(status, "Forbidden", "no") if is_forbidden else ApiError(status, "InternalError", "broken")
+
+    found = await or_failure(fail())
+    assert isinstance(found, ReadFailure)
+    assert found.is_forbidden is is_forbidden
 
 
 async def test_the_error_about_a_silent_server_states_the_server_and_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -332,46 +332,29 @@ async def no_binding_permission(place: Place) -> PodRequest:
     return await _bound_by_cluster(place, permitted=False)
 
 
-@fault("The token proxy accepts another audience", "token", "tokens", on_node=False)
-async def wrong_proxy_audience(place: Place) -> PodRequest:
-    await place.set_fault("proxy", "audience")
-    return await _bound_by_cluster(place)
+PROXY_FAULTS: Final = {
+    "wrong_proxy_audience": ("audience", "The token proxy accepts another audience"),
+    "wrong_proxy_server_name": ("server-name", "The TLS server name of the token proxy is wrong"),
+    "wrong_proxy_authority": ("certificate", "The authority of the token proxy is wrong"),
+    "wrong_proxy_certificate_name": ("certificate-name", "The token proxy's certificate has another name"),
+    "silent_proxy": ("hang", "The token proxy does not respond"),
+    "failing_proxy": ("500", "The token proxy fails"),
+    "throttling_proxy": ("429", "The token proxy throttles the node"),
+}
+"""By id: the value of the sandbox's fault `proxy`, and the text of the row."""
 
 
-@fault("The TLS server name of the token proxy is wrong", "token", "tokens", on_node=False)
-async def wrong_proxy_server_name(place: Place) -> PodRequest:
-    await place.set_fault("proxy", "server-name")
-    return await _bound_by_cluster(place)
+def _proxy_fault(name: str, value: str) -> Inject:
+    async def inject(place: Place) -> PodRequest:
+        await place.set_fault("proxy", value)
+        return await _bound_by_cluster(place)
+
+    inject.__name__ = name
+    return inject
 
 
-@fault("The authority of the token proxy is wrong", "token", "tokens", on_node=False)
-async def wrong_proxy_authority(place: Place) -> PodRequest:
-    await place.set_fault("proxy", "certificate")
-    return await _bound_by_cluster(place)
-
-
-@fault("The token proxy's certificate has another name", "token", "tokens", on_node=False)
-async def wrong_proxy_certificate_name(place: Place) -> PodRequest:
-    await place.set_fault("proxy", "certificate-name")
-    return await _bound_by_cluster(place)
-
-
-@fault("The token proxy does not respond", "token", "tokens", on_node=False)
-async def silent_proxy(place: Place) -> PodRequest:
-    await place.set_fault("proxy", "hang")
-    return await _bound_by_cluster(place)
-
-
-@fault("The token proxy fails", "token", "tokens", on_node=False)
-async def failing_proxy(place: Place) -> PodRequest:
-    await place.set_fault("proxy", "500")
-    return await _bound_by_cluster(place)
-
-
-@fault("The token proxy throttles the node", "token", "tokens", on_node=False)
-async def throttling_proxy(place: Place) -> PodRequest:
-    await place.set_fault("proxy", "429")
-    return await _bound_by_cluster(place)
+for _name, (_value, _text) in PROXY_FAULTS.items():
+    fault(_text, "token", "tokens", on_node=False)(_proxy_fault(_name, _value))
 
 
 @fault("A proxy adds `X-Forwarded-For`", "token", "tokens")

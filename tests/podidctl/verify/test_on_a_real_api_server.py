@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -31,7 +30,7 @@ from tests.mic.emulated_cloud import ROOT
 from tests.mic.preview.run_programs import Answer, run
 from tests.nmi.server.fakes import pod_entry
 from tests.podidctl.verify.programs import Nmi, in_place_of, run_canary, running_nmi
-from tests.support.waiting import until
+from tests.support.waiting import until, until_sync
 from tests.testplane.accounts import create_account
 from tests.testplane.up import Plane
 
@@ -161,9 +160,7 @@ async def kubelets(plane: Plane, folder: Path) -> AsyncIterator[Kubelets]:
         await running.stop()
 
 
-READS: list[dict[str, Any]] = [
-    {"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["get", "list"]},
-]
+READS = {"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["get", "list"]}
 CANARIES = {"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "delete"]}
 
 
@@ -177,8 +174,7 @@ def namespace(plane: Plane) -> Iterator[str]:
         for each in plane.api("GET", "/api/v1/namespaces")["items"]
         if each["metadata"]["name"].startswith("verify-") and each["status"]["phase"] == "Active"
     )
-    while not plane.api("GET", f"/api/v1/namespaces/{name}/serviceaccounts")["items"]:
-        time.sleep(0.05)
+    until_sync(lambda: plane.api("GET", f"/api/v1/namespaces/{name}/serviceaccounts")["items"])
     yield name
     plane.api("DELETE", f"/api/v1/namespaces/{name}")
 
@@ -249,56 +245,37 @@ async def test_each_node_gets_its_verdict(nodes: Kubelets, namespace: str, tmp_p
     assert {each["spec"]["nodeName"] for each in nodes.canaries} == {*by_node, "vf-bare"} - {"vf-down"}
 
 
-async def test_a_refused_canary_is_unknown(nodes: Kubelets, namespace: str, tmp_path: Path) -> None:
-    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
-    created = await nodes.call("POST", f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
-    status = {"status": {"hard": {"pods": "0"}, "used": {"pods": "0"}}}  # as the quota controller writes it
-    path = f"/api/v1/namespaces/{namespace}/resourcequotas/{created['metadata']['name']}/status"
-    await nodes.call("PATCH", path, status, "application/merge-patch+json")
-    await nodes.add_node("vf-one", 9)
-    await nodes.add_nmi("vf-one")
-    answer = await verify(tmp_path, namespace)
-    (found,) = answer.document["nodes"]
-    assert (answer.code, found["level"]) == (1, "unknown")
-    assert "exceeded quota" in found["says"]
-    assert "-n" in found["next"]
-
-
-@pytest.mark.parametrize(
-    ("rules", "text"),
-    [
-        (READS, "grant create pods, delete pods"),
-        ([CANARIES], "not allowed to read the cluster: grant get and list on the named resources"),
-    ],
-    ids=["vf-lister", "vf-no-rights"],
-)
-async def test_missing_permissions_are_named(
-    nodes: Kubelets, namespace: str, tmp_path: Path, rules: list[Any], text: str
-) -> None:
-    await nodes.add_node("vf-one", 9)
-    await nodes.add_nmi("vf-one")
-    (tmp_path / "kubeconfig").unlink()
-    config = await asyncio.to_thread(create_account, nodes.plane, f"account-{namespace}", rules)
-    await asyncio.to_thread((tmp_path / "kubeconfig").write_text, config)
-    answer = await verify(tmp_path, namespace)
-    assert answer.code == 1
-    assert text in answer.err
-    assert nodes.canaries == []
-
-
-async def test_without_the_permission_for_logs_nothing_is_proven(
+async def test_missing_permissions_and_a_refused_canary_are_named(
     nodes: Kubelets, namespace: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "kubeconfig").unlink()
-    config = await asyncio.to_thread(create_account, nodes.plane, "vf-no-logs", [*READS, CANARIES])
-    await asyncio.to_thread((tmp_path / "kubeconfig").write_text, config)
+    async def verify_as(name: str, *rules: dict[str, Any]) -> Answer:
+        (tmp_path / name).mkdir()
+        config = await asyncio.to_thread(create_account, nodes.plane, f"{name}-{namespace}", rules)
+        await asyncio.to_thread((tmp_path / name / "kubeconfig").write_text, config)
+        return await verify(tmp_path / name, namespace)
+
     async with running_nmi() as nmi:
         await nodes.add_node("vf-one", nmi)
         await nodes.add_nmi("vf-one", nmi)
-        answer = await verify(tmp_path, namespace)
-    assert answer.code == 1, answer.out + answer.err
-    assert verdicts(answer) == {"vf-one": ("unknown", "unproven")}
-    assert "pods/log" in answer.document["nodes"][0]["next"]
+        reader, creator = await verify_as("reader", READS), await verify_as("creator", CANARIES)
+        assert (reader.code, creator.code) == (1, 1)
+        assert "grant create pods, delete pods" in reader.err
+        assert "not allowed to read the cluster: grant get and list on the named resources" in creator.err
+        assert nodes.canaries == []
+        without_logs = await verify_as("without-logs", READS, CANARIES)
+    assert without_logs.code == 1, without_logs.out + without_logs.err
+    assert verdicts(without_logs) == {"vf-one": ("unknown", "unproven")}
+    assert "pods/log" in without_logs.document["nodes"][0]["next"]
+
+    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    await nodes.call("POST", quotas, {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}})
+    status = {"status": {"hard": {"pods": "0"}, "used": {"pods": "0"}}}  # as the quota controller writes it
+    await nodes.call("PATCH", f"{quotas}/none/status", status, MERGE)
+    refused = await verify(tmp_path, namespace)
+    (found,) = refused.document["nodes"]
+    assert (refused.code, found["level"]) == (1, "unknown")
+    assert "exceeded quota" in found["says"]
+    assert "-n" in found["next"]
 
 
 async def command_with_a_pod(nodes: Kubelets, namespace: str) -> Process:
