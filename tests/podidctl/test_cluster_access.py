@@ -134,9 +134,6 @@ async def test_without_the_servers_time_this_machines_counts(cloud: EmulatedClou
     cloud.api.intercept = refuse
     async with client_of(cloud, await kubeconfig(cloud)) as client:
         assert await server_now(client, now=lambda: NOON) == NOON
-
-
-async def test_a_server_that_does_not_respond_is_an_error(cloud: EmulatedCloud) -> None:
     found = await kubeconfig(cloud)
     await cloud.api.stop()
     async with client_of(cloud, found) as client:

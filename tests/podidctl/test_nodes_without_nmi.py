@@ -97,7 +97,7 @@ KINDS = pytest.mark.parametrize(
 
 @KINDS
 @pytest.mark.parametrize("others", [(daemon(),), ()], ids=["nmi-elsewhere", "no-nmi"])
-def test_explain_states_that_nmi_serves_no_pod_there(
+def test_explain_and_token_state_that_nmi_serves_no_pod_there(
     kind: PlacedNode, cause: str, effect: str, others: tuple[Daemon, ...]
 ) -> None:
     explanation = explain_pod(node=kind, nmi=NmiPods(others=others))
@@ -109,6 +109,10 @@ def test_explain_states_that_nmi_serves_no_pod_there(
     assert cause in link.says
     assert "workload identity" in explanation.next
     assert [each.link for each in explanation.links] == ["pod", "NMI"], "no other link leads to a token there"
+    prediction = ask(node=kind, nmi=NmiPods(others=others))
+    assert prediction.outcome is Outcome.UNANSWERED
+    assert prediction.note.startswith(f"no working NMI was found on its node: {cause}")
+    assert effect in prediction.note
 
 
 def test_explain_advises_a_node_selector_and_the_removal_of_the_label_on_windows() -> None:
@@ -141,14 +145,6 @@ def test_a_ready_nmi_on_the_node_serves_it_whatever_its_labels_are() -> None:
 
 def ask(**changes: Any) -> TokenPrediction:
     return predict(facts(**changes), "https://vault.azure.net")
-
-
-@KINDS
-def test_token_states_it_too(kind: PlacedNode, cause: str, effect: str) -> None:
-    prediction = ask(node=kind, nmi=NmiPods(others=(daemon(),)))
-    assert prediction.outcome is Outcome.UNANSWERED
-    assert prediction.note.startswith(f"no working NMI was found on its node: {cause}")
-    assert effect in prediction.note
 
 
 def test_an_exempt_pod_uses_imds_on_windows_and_not_on_a_virtual_node() -> None:

@@ -35,6 +35,9 @@ def test_every_kind_of_rule_can_be_read_with_its_line() -> None:
     assert len(parse_policy(f"version: 1{example}".encode())) >= 5
 
 
+ONE = "version: 1\nrules:\n  - {{rule: {}}}"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -42,37 +45,28 @@ def test_every_kind_of_rule_can_be_read_with_its_line() -> None:
         ("version: 2\nrules: []", "Invalid enum value 2"),
         ("version: 1\nrules: []", "no rules"),
         ("version: 1", "missing required field `rules`"),
-        ("version: 1\nrules:\n  - {rule: nonsense, name: a}", "line 3: Invalid value 'nonsense'"),
-        ("version: 1\nrules:\n  - {rule: single-namespace, name: a, pods: [x]}", "line 3: .*unknown.*pods"),
+        (ONE.format("nonsense, name: a"), "line 3: Invalid value 'nonsense'"),
+        (ONE.format("single-namespace, name: a, pods: [x]"), "line 3: .*unknown.*pods"),
         ("version: 1\nrules:\n\n  - {rule: identity-types, name: a, types: [7]}", "line 4: Invalid enum value 7"),
+        (ONE.format("no-host-access, name: a, ways: [x]"), "line 3: Invalid enum value 'x'"),
+        (ONE.format("blast-radius, name: a, of: pod, maxIdentities: -1"), "line 3: Expected `int` >= 0"),
+        (ONE.format("single-namespace, name: ''"), "line 3: the rule has an empty name"),
+        (ONE.format(f"single-namespace, name: {'n' * 201}"), "line 3: the rule's name has more than 200 characters"),
+        (ONE.format('single-namespace, name: "a\\u202e"'), "or a control character"),
         (
-            "version: 1\nrules:\n  - {rule: no-host-access, name: a, ways: [x]}",
-            "line 3: Invalid enum value 'x'",
-        ),
-        (
-            "version: 1\nrules:\n  - {rule: blast-radius, name: a, of: pod, maxIdentities: -1}",
-            "line 3: Expected `int` >= 0",
-        ),
-        ("version: 1\nrules:\n  - {rule: single-namespace, name: ''}", "line 3: the rule has an empty name"),
-        (
-            f"version: 1\nrules:\n  - {{rule: single-namespace, name: {'n' * 201}}}",
-            "line 3: the rule's name has more than 200 characters",
-        ),
-        ('version: 1\nrules:\n  - {rule: single-namespace, name: "a\\u202e"}', "or a control character"),
-        (
-            "version: 1\nrules:\n  - {rule: single-namespace, name: a}\n  - {rule: single-namespace, name: a}",
+            ONE.format("single-namespace, name: a") + "\n  - {rule: single-namespace, name: a}",
             "line 4: the rule of line 3 has the same name",
         ),
         ("version: 1\nversion: 1\nrules: []", "line 2: 'version' is there twice"),
         ("version: 1\nrules: &a\n  - *a", "line 3: aliases are not supported"),
         ("version: [1\n", "line 2: "),
-        ("version: 1\nrules: [{rule: single-namespace, name: 2024-99-99}]", "cannot be read|Expected `str`"),
+        (ONE.format("single-namespace, name: 2024-99-99"), "cannot be read|Expected `str`"),
         ("a: !!python/object:os.system x", "line 1: could not determine a constructor"),
         ("[" * 5000, "cannot be read|line "),
         ("version: 1\n--- \nversion: 1", "expected a single document|line "),
-        ("version: 1\nrules:\n  - {rule: single-namespace, ? [a] : b}", "line 3: "),
-        ("version: 1\nrules:\n  - {rule: single-namespace, name: a, n\u0430me: b}", "line 3: .*unknown field"),
-        ("version: 1\nrules:\n  - {rule: single-n\u0430mespace, name: a}", "line 3: "),
+        (ONE.format("single-namespace, ? [a] : b"), "line 3: "),
+        (ONE.format("single-namespace, name: a, n\u0430me: b"), "line 3: .*unknown field"),
+        (ONE.format("single-n\u0430mespace, name: a"), "line 3: "),
     ],
 )
 def test_a_faulty_file_is_rejected_with_the_cause(text: str, says: str) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 from rich.console import Console
-from typing_extensions import override
 
 from _native.answers import Usage
 from nmi.identity.decide import NONE_MATCHES
@@ -51,28 +50,16 @@ DEEP_TEXT = "I1124 17:00:00.000000 nmi.server.decisions] token granted pod=" + "
 Written = Callable[[], str]
 
 
-class Pages(logging.Handler):
-    """Keeps lines as they are written."""
-
-    def __init__(self, form: logging.Formatter) -> None:
-        super().__init__()
-        self.setFormatter(form)
-        self.lines: list[str] = []
-
-    @override
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(self.format(record))
-
-
 @pytest.fixture(params=[TextFormatter, JsonFormatter], ids=["text", "json"])
 def written(request: pytest.FixtureRequest) -> Iterator[Written]:
     """Return the current content of NMI's decision log, after a line of another part of NMI."""
-    pages, log = Pages(request.param()), logging.getLogger("nmi")
-    level = log.level
+    output, log = io.StringIO(), logging.getLogger("nmi")
+    pages, level = logging.StreamHandler(output), log.level
+    pages.setFormatter(request.param())
     log.addHandler(pages)
     log.setLevel(logging.INFO)
     logging.getLogger("nmi.app").info("nmi active", extra={"pod": ENTRY.key, "uid": ENTRY.uid})
-    yield lambda: "\n".join(pages.lines)
+    yield output.getvalue
     log.removeHandler(pages)
     log.setLevel(level)
 
