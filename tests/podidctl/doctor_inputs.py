@@ -3,16 +3,11 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from mic.startup.spellings import KINDS
 from podidctl.diagnosis.daemons import (
     Daemon,
-    DaemonCondition,
-    DaemonContainer,
-    DaemonSpec,
-    DaemonStatus,
-    EnvironmentVariable,
-    FieldRef,
-    ValueFrom,
 )
 from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
 from podidctl.doctor.report import report
@@ -28,7 +23,7 @@ from podidctl.doctor.state import (
     Version,
 )
 from podidentity.kube.lock_records import LockRecord
-from podidentity.resources import BareMeta, OwnerReference, PodMeta
+from podidentity.resources import BareMeta
 from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, pod
 from tests.podidctl.prediction_inputs import VM
 
@@ -45,25 +40,24 @@ def definition(*, preserve_unknown_fields: bool = False, **changes: Any) -> Defi
 
 def daemon(program: str, name: str, *args: str, node: str = NODE, ready: bool = True, **more: Any) -> Daemon:
     """A pod of *program*, in kube-system unless *more* says otherwise."""
-    variable = EnvironmentVariable(
-        name="NODE_NAME", value_from=ValueFrom(field_ref=FieldRef(field_path="spec.nodeName"))
-    )
+    variable = {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
     image = more.pop("image", f"registry/{program}:1")
-    owner = OwnerReference(kind="ReplicaSet" if program == "mic" else "DaemonSet", name=program, controller=True)
-    return Daemon(
-        metadata=PodMeta(
-            name=name,
-            namespace=more.pop("namespace", "kube-system"),
-            labels={"component": program},
-            owner_references=[] if more.pop("alone", False) else [owner],
-        ),
-        spec=DaemonSpec(
-            node_name=node,
-            host_network=more.pop("host_network", False),
-            containers=[DaemonContainer(name=program, image=image, args=list(args), env=[variable])],
-        ),
-        status=DaemonStatus(phase="Running", conditions=[DaemonCondition(type="Ready", status=str(ready))]),
-    )
+    owner = {"kind": "ReplicaSet" if program == "mic" else "DaemonSet", "name": program, "controller": True}
+    document = {
+        "metadata": {
+            "name": name,
+            "namespace": more.pop("namespace", "kube-system"),
+            "labels": {"component": program},
+            "ownerReferences": [] if more.pop("alone", False) else [owner],
+        },
+        "spec": {
+            "nodeName": node,
+            "hostNetwork": more.pop("host_network", False),
+            "containers": [{"name": program, "image": image, "args": list(args), "env": [variable]}],
+        },
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}]},
+    }
+    return msgspec.convert(document, Daemon)
 
 
 def nmi(*args: str, name: str = "nmi-1", **more: Any) -> Daemon:

@@ -6,7 +6,7 @@ import msgspec
 
 from nmi.flag_table import OperationMode
 from nmi.settings import Settings
-from podidctl.diagnosis.daemons import Daemon, DaemonCondition, DaemonSpec, DaemonStatus
+from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import DiagnosisInput, NmiConfiguration, NmiPods, ServiceAccountAccess
 from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
 from podidctl.explain.explanation import explain
@@ -17,7 +17,6 @@ from podidentity.resources import (
     AzureIdentity,
     AzureIdentitySpec,
     BareMeta,
-    PodMeta,
     nodename_label,
 )
 from tests.nmi.identity.shapes import CLIENT_ID, NODE, assigned_identity, binding, identity, pod
@@ -40,11 +39,12 @@ def labelled(assigned: AzureAssignedIdentity, node: str = NODE) -> AzureAssigned
 
 
 def nmi_pod(node: str = NODE, *, ready: bool = True) -> Daemon:
-    return Daemon(
-        metadata=PodMeta(name="nmi-x", namespace="kube-system"),
-        spec=DaemonSpec(node_name=node),
-        status=DaemonStatus(phase="Running", conditions=[DaemonCondition(type="Ready", status=str(ready))]),
-    )
+    document = {
+        "metadata": {"name": "nmi-x", "namespace": "kube-system"},
+        "spec": {"nodeName": node},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}]},
+    }
+    return msgspec.convert(document, Daemon)
 
 
 def facts(**changes: Any) -> DiagnosisInput:

@@ -85,7 +85,7 @@ def test_a_pod_with_the_help_flag_prints_no_help_here(flag: str, capsys: pytest.
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_pod_of_a_daemonset_takes_precedence_over_a_pod_with_only_the_label() -> None:
+def test_the_flags_of_a_daemonsets_pod_count_and_the_defaults_otherwise() -> None:
     owner = OwnerReference(kind="DaemonSet", name="nmi", controller=True)
     meta = PodMeta(name="nmi-2", namespace="kube-system", owner_references=[owner])
     own = Daemon(
@@ -95,9 +95,6 @@ def test_a_pod_of_a_daemonset_takes_precedence_over_a_pod_with_only_the_label() 
     rules = configuration_of(NmiPods((impostor, own)), pod())
     assert rules.source == "the flags of pod kube-system/nmi-2"
     assert not rules.settings.force_namespaced
-
-
-def test_flags_that_cannot_be_read_are_reported_and_the_defaults_are_used() -> None:
     rules = configuration_of(NmiPods((nmi("--flag-of-tomorrow"),)), pod())
     assert rules.source.startswith("NMI's defaults, because the flags of pod kube-system/nmi-1 cannot be read (")
     assert rules.settings == NmiSettings(node_name=NODE)

@@ -2,19 +2,12 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from podidctl.access.schema import GrantState, Way
 from podidctl.diagnosis.daemons import (
-    Affinity,
     Daemon,
-    DaemonCondition,
-    DaemonSpec,
-    DaemonStatus,
-    FieldRequirement,
-    NodeAffinity,
-    NodeSelector,
-    NodeSelectorTerm,
     Toleration,
 )
 from podidctl.diagnosis.decision import Outcome
@@ -23,7 +16,7 @@ from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec, Taint,
 from podidctl.doctor.schema import Level
 from podidctl.explain.schema import LinkState
 from podidctl.token.prediction import TokenPrediction, predict
-from podidentity.resources import BareMeta, OwnerReference, PodMeta
+from podidentity.resources import BareMeta
 from tests.nmi.identity.shapes import NODE, exception, pod
 from tests.podidctl.access import small_cluster
 from tests.podidctl.doctor_inputs import bad, examined, nmi, node, objects
@@ -42,25 +35,25 @@ def daemon(
     waits_for: str = "",
 ) -> Daemon:
     """NMI's pod of another node, or one that waits for a node."""
-    field = FieldRequirement(key="metadata.name", values=[waits_for or on])
-    required = NodeSelector(node_selector_terms=[NodeSelectorTerm(match_fields=[field])])
+    required = {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "values": [waits_for or on]}]}]}
     why = "0/3 nodes are available: 1 Too many pods."
-    scheduled = DaemonCondition(type="PodScheduled", status="False", message=why)
-    return Daemon(
-        metadata=PodMeta(
-            name=f"{daemon_set}-x",
-            namespace="podid",
-            owner_references=[OwnerReference(kind="DaemonSet", name=daemon_set, controller=True)],
-        ),
-        spec=DaemonSpec(
-            node_name="" if waits_for else on,
-            host_network=True,
-            node_selector=LINUX if selector is None else selector,
-            tolerations=list(tolerations),
-            affinity=Affinity(node_affinity=NodeAffinity(required=required)),
-        ),
-        status=DaemonStatus(phase="Pending", conditions=[scheduled]) if waits_for else DaemonStatus(),
-    )
+    scheduled = {"type": "PodScheduled", "status": "False", "message": why}
+    document = {
+        "metadata": {
+            "name": f"{daemon_set}-x",
+            "namespace": "podid",
+            "ownerReferences": [{"kind": "DaemonSet", "name": daemon_set, "controller": True}],
+        },
+        "spec": {
+            "nodeName": "" if waits_for else on,
+            "hostNetwork": True,
+            "nodeSelector": LINUX if selector is None else selector,
+            "tolerations": msgspec.to_builtins(tolerations),
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}},
+        },
+        "status": {"phase": "Pending", "conditions": [scheduled]} if waits_for else {},
+    }
+    return msgspec.convert(document, Daemon)
 
 
 def _label(word: str) -> str:
@@ -119,9 +112,6 @@ def test_explain_advises_a_node_selector_and_the_removal_of_the_label_on_windows
     then = explain_pod(node=WINDOWS, nmi=NmiPods(), bindings=(), assigned=()).next
     assert "remove its label aadpodidbinding, by which MIC attaches identities to the scale set" in then
     assert "nodeSelector kubernetes.io/os: linux" in then
-
-
-def test_it_is_known_without_permission_to_list_pods() -> None:
     explanation = explain_pod(node=WINDOWS, nmi=ReadFailure("not allowed"))
     assert explanation.answer.outcome is Outcome.UNANSWERED
     assert only(explanation).link == "NMI"
@@ -141,16 +131,13 @@ def test_a_ready_nmi_on_the_node_serves_it_whatever_its_labels_are() -> None:
     assert explain_pod(node=VIRTUAL, nmi=NmiPods((nmi_pod(),))).answer.outcome is Outcome.GRANTED
     not_ready = NmiPods((nmi_pod(ready=False),))
     assert explain_pod(node=WINDOWS, nmi=not_ready).answer.outcome is Outcome.UNANSWERED
+    exempt: dict[str, Any] = {"pod": pod(labels={"app": "x"}), "exceptions": (exception(labels={"app": "x"}),)}
+    assert ask(node=WINDOWS, nmi=NmiPods(), **exempt).outcome is Outcome.EXEMPT
+    assert ask(node=VIRTUAL, nmi=NmiPods(), **exempt).outcome is Outcome.UNANSWERED
 
 
 def ask(**changes: Any) -> TokenPrediction:
     return predict(facts(**changes), "https://vault.azure.net")
-
-
-def test_an_exempt_pod_uses_imds_on_windows_and_not_on_a_virtual_node() -> None:
-    exempt: dict[str, Any] = {"pod": pod(labels={"app": "x"}), "exceptions": (exception(labels={"app": "x"}),)}
-    assert ask(node=WINDOWS, nmi=NmiPods(), **exempt).outcome is Outcome.EXEMPT
-    assert ask(node=VIRTUAL, nmi=NmiPods(), **exempt).outcome is Outcome.UNANSWERED
 
 
 @pytest.mark.parametrize(

@@ -18,19 +18,12 @@ from podidctl.access.outputs import AccessOutput, render
 from podidctl.access.policy import parse_policy
 from podidctl.access.policy_rules import evaluate
 from podidctl.access.projections import (
-    Capabilities,
-    ContainerSecurity,
-    HostPath,
     PolicyRule,
-    ReviewedContainer,
     ReviewedPod,
-    ReviewedPodSpec,
     Role,
     RoleBinding,
     RoleReference,
     Subject,
-    Volume,
-    VolumeMount,
 )
 from podidctl.access.review import review
 from podidctl.access.schema import AccessReview, Grant, PodAccess
@@ -38,7 +31,6 @@ from podidctl.access.violations import PolicyResult, RuleResult
 from podidctl.diagnosis.daemons import Daemon
 from podidctl.diagnosis.input import readable
 from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
-from podidctl.diagnosis.several_identities import Variable
 from podidentity.azure.resource_ids import parse_provider_id
 from podidentity.resources import (
     ASSIGNED,
@@ -58,9 +50,6 @@ from podidentity.resources import (
     BareMeta,
     Meta,
     OwnerReference,
-    PodMarks,
-    PodMeta,
-    PodStatus,
     SecretReference,
     nodename_label,
 )
@@ -130,37 +119,36 @@ def pod(
     **spec: Any,
 ) -> ReviewedPod:
     """*spec*: further fields of the pod's spec."""
-    security = ContainerSecurity(
-        privileged=privileged or None,
-        capabilities=Capabilities(add=capabilities, drop=dropped),
-        proc_mount=proc_mount,
-    )
-    mounts = [VolumeMount(name="host", read_only=read_only)] if host_path else None
-    return ReviewedPod(
-        metadata=PodMeta(
-            name=name,
-            namespace=namespace,
-            uid=f"uid-{namespace}-{name}",
-            labels=({BINDING_LABEL: label} if label else {}) | (labels or {}),
-            owner_references=[owner] if owner else None,
-            marks=PodMarks(mirror="") if mirror else None,
-        ),
-        spec=ReviewedPodSpec(
-            node_name=node,
-            service_account_name=account,
-            host_network=host_network,
-            host_pid=host_pid,
-            containers=[
-                ReviewedContainer(
-                    security_context=security,
-                    volume_mounts=mounts,
-                    env=[Variable(variable)] if variable else None,
-                )
-            ],
-            **{"volumes": [Volume(name="host", host_path=HostPath(path=host_path))] if host_path else None} | spec,
-        ),
-        status=PodStatus(phase=phase),
-    )
+    container = {
+        "securityContext": {
+            "privileged": privileged or None,
+            "capabilities": {"add": capabilities, "drop": dropped},
+            "procMount": proc_mount,
+        },
+        "volumeMounts": [{"name": "host", "readOnly": read_only}] if host_path else None,
+        "env": [{"name": variable}] if variable else None,
+    }
+    document = {
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "uid": f"uid-{namespace}-{name}",
+            "labels": ({BINDING_LABEL: label} if label else {}) | (labels or {}),
+            "ownerReferences": [msgspec.to_builtins(owner)] if owner else None,
+            "annotations": {"kubernetes.io/config.mirror": ""} if mirror else None,
+        },
+        "spec": {
+            "nodeName": node,
+            "serviceAccountName": account,
+            "hostNetwork": host_network,
+            "hostPID": host_pid,
+            "containers": [container],
+            "volumes": [{"name": "host", "hostPath": {"path": host_path}}] if host_path else None,
+        },
+        "status": {"phase": phase},
+    }
+    made = msgspec.convert(document, ReviewedPod)
+    return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, **spec))
 
 
 def assigned_identity(

@@ -95,14 +95,11 @@ def of_pod(found: AccessReview, name: str) -> BlastRadius:
     return pod_blast_radius(found, pod_of(found, name))
 
 
-def test_a_pod_without_host_access_reaches_its_own_identities() -> None:
+def test_a_pod_reaches_its_own_identities_and_in_the_host_network_those_of_its_host() -> None:
     radius = of_pod(reviewed(), "shop/web-7d4b-x1")
     assert (radius.today.identities, radius.today.others, radius.accounts) == (["shop/payments"], [], [])
     assert radius.federated == radius.today
     assert (radius.today.complete, radius.today.system_assigned) == (True, False)
-
-
-def test_a_host_network_pod_reaches_what_is_attached_to_its_host() -> None:
     radius = of_pod(reviewed(pods=with_pods(pod("proxy", "ops", node="node-0", host_network=True))), "ops/proxy")
     assert radius.today.identities == ["shop/payments"]
     assert radius.today.others == [STRANGE, KUBELET]

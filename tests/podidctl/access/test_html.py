@@ -105,12 +105,15 @@ def test_hostile_names_add_no_element() -> None:
     assert json.loads(attacked.texts["script"][0])["pods"][0]["name"] == printable(f"{HOSTILE}/{HOSTILE}")
 
 
-def test_unknown_parts_are_listed_with_the_missing_right() -> None:
+def test_unknown_parts_and_the_licence_of_d3_are_in_the_file() -> None:
     review = msgspec.convert(
         msgspec.to_builtins(reviewed()) | {"unknown": [{"part": "pods", "why": "forbidden", "right": "list <pods>"}]},
         AccessReview,
     )
     assert "<li>pods: forbidden; list &lt;pods&gt;</li>" in document(review)
+    page = document(reviewed())
+    assert re.search(r"D3 3\.\d+\.\d+, https://d3js.org", page)
+    assert "Redistributions of source code must retain the above copyright notice" in page
 
 
 def test_the_policy_permits_exactly_the_embedded_scripts_and_style() -> None:
@@ -134,12 +137,6 @@ def test_no_element_names_an_address() -> None:
         assert tag != "link"
         assert attributes.get("href", "#").startswith("#")  # type: ignore[union-attr]
         assert not [name for name in attributes if name.startswith("on")], tag
-
-
-def test_the_licence_of_d3_is_in_the_file() -> None:
-    page = document(reviewed())
-    assert re.search(r"D3 3\.\d+\.\d+, https://d3js.org", page)
-    assert "Redistributions of source code must retain the above copyright notice" in page
 
 
 @pytest.mark.parametrize("package", ["jinja2", "xstatic.pkg"])

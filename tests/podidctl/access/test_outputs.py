@@ -235,7 +235,7 @@ def test_gained_and_lost_identities_and_exceptions_are_reported() -> None:
     ) in found
 
 
-def test_host_access_and_attached_identities_are_compared() -> None:
+def test_host_access_attached_identities_and_subjects_are_compared() -> None:
     found = changes(
         pods=with_pods(pod("bad", "ops", privileged=True)),
         azure=on_azure(vm=attached(identity_id("payments"), KUBELET), pool=attached(KUBELET)),
@@ -245,9 +245,6 @@ def test_host_access_and_attached_identities_are_compared() -> None:
         ("-", "backup attached (explained by nothing)"),
         ("-", "has a system-assigned identity"),
     ]
-
-
-def test_new_subjects_and_changed_identities_are_compared() -> None:
     more = rbac(
         cluster=(role("extra", rule("create", GROUP, "azureidentities")),), bindings=(bound("extra", "User eve"),)
     )

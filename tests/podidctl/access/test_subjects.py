@@ -49,6 +49,10 @@ def test_a_right_has_its_verbs_names_namespaces_and_binding() -> None:
     assert changing[Action.BINDINGS].verbs == ["update"], "a name does not restrict creation, but makes it void"
     assert rights(in_namespace(rule("create", "", "pods/exec", "report")))[Action.EXEC].names == ["report"]
     assert rights(cluster_wide(rule("get", "", "nodes/proxy", "node-0")))[Action.EXEC].names == ["node-0"]
+    found = rights(cluster_wide(rule("*", "*", "*")))
+    assert set(found) == set(Action)
+    assert all(each.wildcard for each in found.values())
+    assert not rights(cluster_wide(rule("create", "", "pods")))[Action.PODS].wildcard
 
 
 BINDING_WRITES, EXEC, TOKENS = "azureidentitybindings", "pods/exec", "serviceaccounts/token"
@@ -104,13 +108,6 @@ CONSTRAINED = {
 def test_a_permission_leads_to_identities(one: PolicyRule, namespace: str, leads_to: dict[Action, int]) -> None:
     found = rights(in_namespace(one, namespace=namespace) if namespace else cluster_wide(one))
     assert {action: right.identities for action, right in found.items()} == leads_to
-
-
-def test_wildcards_are_found_and_marked() -> None:
-    found = rights(cluster_wide(rule("*", "*", "*")))
-    assert set(found) == set(Action)
-    assert all(each.wildcard for each in found.values())
-    assert not rights(cluster_wide(rule("create", "", "pods")))[Action.PODS].wildcard
 
 
 def rights_of_anna(found: AccessReview) -> list[tuple[Action, int]]:

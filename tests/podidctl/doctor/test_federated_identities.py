@@ -60,10 +60,17 @@ def test_a_type_that_no_nmi_serves_is_reported_once(with_pods: bool, level: Leve
     assert "federated.enabled" in line.next
 
 
-def test_an_unfinished_rollout_of_the_flag_names_the_nodes_without_it() -> None:
+def test_nodes_without_the_flag_and_identities_without_a_token_source_are_named() -> None:
     line = one(diagnose(nmi=(ON, nmi(name="nmi-2", node="node-2")), nodes=(node(), node("node-2"))))
     assert (line.check, line.level) == ("federated", Level.WARNING)
     assert "on 1 node, but has it on others: node-2" in line.says
+    for flags in ((), ("--federated-identities",)):
+        lines = [
+            each for each in bad(diagnose(federated(tenant_id=""), nmi=(nmi(*flags),))) if each.check == "unusable"
+        ]
+        (line,) = lines
+        assert line.says.startswith("AzureIdentity ns/id (1 pod)")
+        assert "tenant" in line.next
 
 
 @pytest.mark.parametrize(("version", "well"), [("v1.29.9", False), ("v1.30.0", True), ("v1.30.0+k3s1", True)])
@@ -134,16 +141,6 @@ def test_subjects_of_one_identity_are_compared_with_azures_limit(number: int, le
     for each in lines:
         assert f"pods of {number} service accounts share client id c11e…000a" in each.says
         assert "identity bindings" in each.next
-
-
-def test_an_identity_without_a_token_source_in_nmi_is_unusable_whatever_the_flag() -> None:
-    for flags in ((), ("--federated-identities",)):
-        lines = [
-            each for each in bad(diagnose(federated(tenant_id=""), nmi=(nmi(*flags),))) if each.check == "unusable"
-        ]
-        (line,) = lines
-        assert line.says.startswith("AzureIdentity ns/id (1 pod)")
-        assert "tenant" in line.next
 
 
 def permissions_of(*unpermitted: tuple[str, tuple[str, ...]], **changes: Any) -> Report:

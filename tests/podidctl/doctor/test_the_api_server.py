@@ -80,19 +80,16 @@ def test_a_wrong_clock_is_reported(ahead: float, level: Level | None) -> None:
     assert [each.level for each in lines] == ([] if level is None else [level])
 
 
-def test_a_clock_difference_within_a_slow_responses_uncertainty_is_ok() -> None:
+def test_old_servers_and_uncertain_clocks_are_reported() -> None:
+    assert "upgrade to 1.16" in one(examined(server=ServerState("v1.15.9", 0.0))).next
+    assert one(examined(server=ServerState("v1.31.0"))).level is Level.UNKNOWN
+    assert bad(examined(server=ServerState("mine", 0.0))) == []
+    assert one(examined(server=ServerState("", 0.0))).level is Level.UNKNOWN
     assert bad(examined(server=ServerState("v1.31.0", 35.0, 10.0))) == []
     server = server_clock("v1.31.0", "Thu, 01 Jan 2026 12:00:10 GMT", SENT, 4.0)
     assert (server.ahead_seconds, server.uncertain_seconds) == (8.5, 2.5)
     assert server_clock("v1.31.0", "soon", SENT, 4.0).ahead_seconds is None
     assert server_clock("v1.31.0", "", SENT, 4.0).ahead_seconds is None
-
-
-def test_an_old_server_and_one_without_a_date_are_reported() -> None:
-    assert "upgrade to 1.16" in one(examined(server=ServerState("v1.15.9", 0.0))).next
-    assert one(examined(server=ServerState("v1.31.0"))).level is Level.UNKNOWN
-    assert bad(examined(server=ServerState("mine", 0.0))) == []
-    assert one(examined(server=ServerState("", 0.0))).level is Level.UNKNOWN
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,6 @@ def test_bypass_backend_and_target_are_reported_with_their_reason() -> None:
     assert bad_of(NodeState(name="n", fault=None, wanted=False)) == []
     findings = report(seen(), NodeState(name="n", fault=None, packets=1, choice="nftables to node: why")).findings
     assert ("backend", Level.OK, "node n: nftables to node: why") in {(f.check, f.level, f.says) for f in findings}
-
-
-def test_imds_is_reported_only_if_it_was_probed() -> None:
     assert "IMDS" not in {each.check for each in lines_of(NodeState(name="n", fault=None, packets=1))}
     findings = lines_of(NodeState(name="n", fault=None, packets=1, imds="it answers"))
     assert ("IMDS", Level.OK) in {(each.check, each.level) for each in findings}

@@ -53,9 +53,6 @@ def test_an_identity_of_another_namespace_counts_unless_namespaces_are_enforced(
         bindings=far["bindings"], identities=(identity(namespace="far", annotations=annotated),), assigned=()
     )
     assert "annotation" in only(own).says
-
-
-def test_in_managed_mode_bindings_of_other_namespaces_and_deleted_ones_do_not_count() -> None:
     explanation = explain_pod(
         configuration=rules(managed=True), bindings=(binding(namespace="far"),), identities=(identity(namespace="far"),)
     )
@@ -268,7 +265,7 @@ def test_a_binding_whose_selector_is_ignored_is_named_with_the_remedy() -> None:
     assert link.next.endswith(correct("the binding that is to select this pod"))
 
 
-def test_a_binding_whose_identity_is_ignored_is_named_with_the_remedy() -> None:
+def test_a_binding_or_identity_with_an_ignored_field_is_named_with_the_remedy() -> None:
     there = {"bindings": (binding(identity_name=""),), **ignored("azureidentitybindings", "b", "spec.AzureIdentity")}
     explanation = explain_pod(assigned=(), **there)
     (says,) = [each.says for each in explanation.links if each.link == "binding"]
@@ -278,6 +275,15 @@ def test_a_binding_whose_identity_is_ignored_is_named_with_the_remedy() -> None:
     link = only(explanation)
     assert (link.link, link.about, link.says) == ("identity", "none", "binding ns/b names no AzureIdentity")
     assert link.next == correct("AzureIdentityBinding ns/b")
+    empty = msgspec.structs.replace(identity(), spec=AzureIdentitySpec(type=0))
+    link = only(explain_pod(identities=(empty,), assigned=(), **ignored("azureidentities", "id", "spec.ResourceID")))
+    assert (link.link, link.about) == ("identity", "ns/id")
+    assert f"{BY_MIC}: spec.ResourceID" in link.says
+    assert link.next.startswith("correct the fields of AzureIdentity ns/id")
+    explanation = explain_pod(**ignored("azureidentities", "id", "spec.ClientID"))
+    assert broken(explanation) == []
+    (says,) = [each.says for each in explanation.links if each.link == "identity"]
+    assert says.endswith(f"{BY_MIC}: spec.ClientID")
 
 
 def test_a_binding_of_another_namespace_is_named_after_those_of_the_pods_unless_it_cannot_select_it() -> None:
@@ -302,18 +308,6 @@ def test_a_binding_that_the_field_does_not_keep_from_selecting_is_not_named(
     there = ignored("azureidentitybindings", "b", *fields)
     link = only(explain_pod(bindings=(binding(selector=selector),), assigned=(), **there))
     assert "ignored" not in link.says
-
-
-def test_an_identity_whose_resource_id_is_ignored_is_named_with_the_remedy() -> None:
-    empty = msgspec.structs.replace(identity(), spec=AzureIdentitySpec(type=0))
-    link = only(explain_pod(identities=(empty,), assigned=(), **ignored("azureidentities", "id", "spec.ResourceID")))
-    assert (link.link, link.about) == ("identity", "ns/id")
-    assert f"{BY_MIC}: spec.ResourceID" in link.says
-    assert link.next.startswith("correct the fields of AzureIdentity ns/id")
-    explanation = explain_pod(**ignored("azureidentities", "id", "spec.ClientID"))
-    assert broken(explanation) == []
-    (says,) = [each.says for each in explanation.links if each.link == "identity"]
-    assert says.endswith(f"{BY_MIC}: spec.ClientID")
 
 
 def test_a_pod_without_a_label_may_need_the_exception_whose_labels_are_ignored() -> None:

@@ -87,9 +87,6 @@ def test_with_identity_bindings_the_token_proxy_and_the_permission_are_printed()
     assert "audience api://AKSIdentityBinding (exchange identityBindings)" in says
     assert "the service account the permission use-managed-identity" in says
     assert "federated credential" not in says
-
-
-def test_the_prediction_names_the_exchange_which_an_allowed_annotation_chooses() -> None:
     assert predicted().exchange == "direct"
     assert predicted(configuration=BINDINGS).exchange == "identityBindings"
     allowed = rules(federated_identities=True, federated_exchange_annotation=True)
@@ -268,15 +265,6 @@ def test_a_missing_permission_is_the_broken_link_and_the_predicted_refusal() -> 
     assert predict(bound(FORBIDDEN, configuration=configuration), MANAGEMENT_RESOURCE).note == ""
 
 
-def test_an_existing_permission_is_a_link_and_no_object_is_printed() -> None:
-    explanation, token = explain(bound(ALLOWED)), predict(bound(ALLOWED), MANAGEMENT_RESOURCE)
-    (link,) = permission_links(explanation)
-    assert link.state is LinkState.OK
-    assert explanation.answer.outcome is token.outcome is Outcome.GRANTED
-    assert (explanation.manifest, token.manifest, token.note) == ("", "", "")
-    assert CLIENT_ID not in msgspec.json.encode(explanation).decode()
-
-
 @pytest.mark.parametrize("permissions", [UNREAD, None], ids=["forbidden", "not-read"])
 def test_an_unchecked_permission_is_unknown_and_refuses_nothing(permissions: ReadFailure | None) -> None:
     explanation, token = explain(bound(permissions)), predict(bound(permissions), MANAGEMENT_RESOURCE)
@@ -309,10 +297,16 @@ def test_an_identity_that_is_not_federated_needs_no_permission_and_no_object_gra
     assert (token.manifest, token.note) == ("", "")
 
 
-def test_a_client_id_in_upper_case_is_the_same_permission() -> None:
+def test_an_existing_permission_is_a_link_and_case_does_not_matter() -> None:
     explanation = explain(bound(FORBIDDEN, identity=federated(client_id=f" {CLIENT_ID.upper()}")))
     assert only(explanation).link == "permission"
     assert list(yaml.safe_load_all(explanation.manifest)) == OBJECTS
+    explanation, token = explain(bound(ALLOWED)), predict(bound(ALLOWED), MANAGEMENT_RESOURCE)
+    (link,) = permission_links(explanation)
+    assert link.state is LinkState.OK
+    assert explanation.answer.outcome is token.outcome is Outcome.GRANTED
+    assert (explanation.manifest, token.manifest, token.note) == ("", "", "")
+    assert CLIENT_ID not in msgspec.json.encode(explanation).decode()
 
 
 @pytest.mark.parametrize("client_id", ["*", "c", f"{CLIENT_ID}\nkind"])

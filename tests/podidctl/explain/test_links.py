@@ -79,6 +79,13 @@ def test_two_live_pods_at_one_address_are_reported() -> None:
     assert "run this command for ns/other" in ending.next
     both = only(explain_pod(pod=pod(deleting=True), same_address_pods=(pod("other", uid="uid-2", deleting=True),)))
     assert "all of them are terminating" in both.says
+    explanation = explain_pod(
+        pod=pod(addresses=("10.0.0.1", "fd00::1")), same_address_pods=(pod("other", uid="uid-2"),)
+    )
+    assert explanation.answer.outcome is Outcome.GRANTED
+    (link,) = [each for each in explanation.links if each.link == "address"]
+    assert (link.about, link.state) == ("fd00::1", LinkState.OK)
+    assert "ns/other" in link.says
 
 
 @pytest.mark.parametrize(
@@ -99,16 +106,6 @@ def test_a_pod_that_may_have_lost_its_address_is_reported_to_get_nothing(asked: 
     assert broken(explain_pod(pod=pod(sandbox=True))) == []
 
 
-def test_one_of_two_addresses_suffices_for_nmi_to_know_the_pod() -> None:
-    explanation = explain_pod(
-        pod=pod(addresses=("10.0.0.1", "fd00::1")), same_address_pods=(pod("other", uid="uid-2"),)
-    )
-    assert explanation.answer.outcome is Outcome.GRANTED
-    (link,) = [each for each in explanation.links if each.link == "address"]
-    assert (link.about, link.state) == ("fd00::1", LinkState.OK)
-    assert "ns/other" in link.says
-
-
 def test_an_exception_that_overrides_the_label_is_named() -> None:
     explanation = explain_pod(pod=pod(labels={"app": "x"}), exceptions=(exception(labels={"app": "X"}),))
     assert explanation.answer.outcome is Outcome.EXEMPT
@@ -125,16 +122,13 @@ def test_an_exception_that_overrides_the_label_is_named() -> None:
     assert broken(explanation) == []
 
 
-def test_mics_own_pod_is_exempt_and_ok() -> None:
+def test_mics_own_pod_is_exempt_and_a_mirror_pod_gets_nothing() -> None:
     owner = OwnerReference(kind="ReplicaSet", name="mic-1", controller=True)
     explanation = explain_pod(
         configuration=rules(mic_namespace="ns"), pod=pod(label=None, labels={"component": "mic"}, owner=owner)
     )
     assert explanation.answer.outcome is Outcome.EXEMPT
     assert broken(explanation) == []
-
-
-def test_a_mirror_pod_is_reported_with_the_reason_why_it_gets_nothing() -> None:
     explanation = explain_pod(pod=pod(mirror=True, labels={"app": "x"}), exceptions=(exception(labels={"app": "x"}),))
     assert (explanation.answer.outcome, explanation.answer.status) == (Outcome.REFUSED, 400)
     link = only(explanation)
@@ -186,7 +180,7 @@ def test_an_identity_that_is_not_on_its_host_is_not_granted(azure: HostIdentitie
     assert link.says in explanation.answer.says
 
 
-def test_without_faults_the_headline_has_no_restriction() -> None:
+def test_the_headline_states_what_a_request_gets() -> None:
     says = explain_pod(azure=ATTACHED).answer.says
     assert says == "NMI asks Azure for a token of AzureIdentity ns/id"
     principal = explain_pod(identities=(identity(type_=1),), assigned=(labelled(assigned_identity(type_=1)),))
@@ -196,9 +190,6 @@ def test_without_faults_the_headline_has_no_restriction() -> None:
     assert explanation.answer.outcome is Outcome.GRANTED
     assert "something is broken: identity ns/gone" in explanation.answer.says
     assert len(broken(explanation)) == 1
-
-
-def test_requests_of_a_pod_without_any_identity_are_held_for_a_time_after_the_first_one() -> None:
     says = explain_pod(assigned=(), bindings=()).answer.says
     assert says == (
         "held until 45 s after the first request, then 404: No identity is assigned to this pod; later requests get "

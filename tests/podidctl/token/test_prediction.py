@@ -32,7 +32,7 @@ def serving(spec: AzureIdentitySpec) -> Any:
     return msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, azure_identity_ref=embedded))
 
 
-def test_a_grant_names_identity_audience_and_endpoint() -> None:
+def test_a_grant_names_identity_audience_endpoint_and_secret() -> None:
     prediction = ask("https://vault.azure.net")
     assert (prediction.outcome, prediction.identity, prediction.audience) == (
         Outcome.GRANTED,
@@ -42,6 +42,12 @@ def test_a_grant_names_identity_audience_and_endpoint() -> None:
     assert prediction.type == "0 (user-assigned identity)"
     assert prediction.asked == "IMDS of the node, by client id"
     assert CLIENT_ID not in msgspec.json.encode(prediction).decode()
+    prediction = ask(assigned=(serving(PRINCIPAL),))
+    assert prediction.outcome is Outcome.GRANTED
+    assert prediction.asked == (
+        "https://login.microsoftonline.com, tenant contoso.com, scope https://management.azure.com//.default, with the "
+        "secret in Secret ns/s"
+    )
 
 
 @pytest.mark.parametrize("named", [{"client_id": CLIENT_ID.upper()}, {"resource_id": resource_id("id").upper()}])
@@ -61,6 +67,10 @@ def test_an_identity_of_another_pod_is_refused_after_the_hold() -> None:
     assert prediction.why
     prediction = ask(client_id="another", configuration=rules(set_retry_after_header=True))
     assert prediction.status == 503
+    prediction = ask(assigned=(), bindings=())
+    assert (prediction.held_seconds, prediction.immediate_repeats) == (45.0, True)
+    assert ask(client_id="another").immediate_repeats
+    assert not ask(assigned=(labelled(assigned_identity(status="Created")),)).immediate_repeats
 
 
 def test_parameters_that_nmi_rejects_are_refused_in_nmis_words() -> None:
@@ -95,15 +105,6 @@ def test_exempt_and_mirror_pods_get_no_identity_of_their_own() -> None:
     assert (prediction.outcome, prediction.status, prediction.held_seconds) == (Outcome.REFUSED, 400, 0.0)
     assert prediction.description == "Identity not found"
     assert "mirror pod" in prediction.why
-
-
-def test_a_service_principal_is_printed_with_its_endpoint_and_the_name_of_its_secret() -> None:
-    prediction = ask(assigned=(serving(PRINCIPAL),))
-    assert prediction.outcome is Outcome.GRANTED
-    assert prediction.asked == (
-        "https://login.microsoftonline.com, tenant contoso.com, scope https://management.azure.com//.default, with the "
-        "secret in Secret ns/s"
-    )
 
 
 @pytest.mark.parametrize(
@@ -156,10 +157,3 @@ def test_managed_mode_does_not_hold_a_request_that_no_assignment_can_satisfy() -
     assert 0.0 < prediction.held_seconds < 2.0
     prediction = ask(configuration=rules(managed=True), assigned=())
     assert (prediction.outcome, prediction.asked) == (Outcome.GRANTED, "IMDS of the node, by resource id")
-
-
-def test_repeats_are_answered_immediately_unless_an_identity_is_being_assigned() -> None:
-    prediction = ask(assigned=(), bindings=())
-    assert (prediction.held_seconds, prediction.immediate_repeats) == (45.0, True)
-    assert ask(client_id="another").immediate_repeats
-    assert not ask(assigned=(labelled(assigned_identity(status="Created")),)).immediate_repeats
