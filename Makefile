@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .PHONY: help setup demo cluster check test test-all test-examples test-tools test-plane test-measures test-node fresh \
-	nightly test-nightly fresh-test test-sdks test-sdks-nightly test-images test-arm64 test-arm64-machine audit lint format docs e2e e2e-node e2e-node-quick e2e-cilium .cilium-folder .node .node-programs node fuzz handover model mutants \
+	nightly test-nightly fresh-test test-sdks test-sdks-nightly test-images test-arm64 test-arm64-machine audit lint format docs e2e e2e-node e2e-node-quick e2e-cilium .cilium-folder .node .node-programs fuzz handover model mutants \
 	soak soak-node hostile-objects bench bench-quick bench-controller image sbom local-images release release-check \
 	release-dry-run release-images release-publish release-push-chart release-push-image release-seal release-sign \
 	release-sources release-wheels lock site clean
@@ -260,15 +260,6 @@ e2e: .venv/.built ## Run the end-to-end tests only
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
 	@$(BIN)/pytest tests/e2e $(PYTEST_FLAGS)
-
-# NODE has options, for example NODE="--nodes=2 --cni=ptp --proxy=nftables".
-node: .venv/.built ## Start real nodes with a control plane and an emulated Azure, until Ctrl-C (as root)
-	$(PACKAGES) test
-	@$(BIN)/python -m tests.realnode.machine
-	$(PACKAGES) node
-	$(TESTPLANE) build >/dev/null
-	@tools/local-images once
-	@$(BIN)/python -m tests.realnode.interactive $(NODE)
 
 # Both targets write build/node/results.json for `python -m tests.realnode.report`, and build/node/data_planes.json for
 # `python -m tests.realnode.matrix`. DATA_PLANES=all adds the cells of the matrix that both leave out. FORMER names the tag

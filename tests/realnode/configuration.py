@@ -15,8 +15,6 @@ PAUSE_IMAGE: Final = "localhost/realnode/pause:1"
 REPOSITORY: Final = "localhost/realnode"
 """The repository of the images on the nodes."""
 CONTAINERD_SOCKET: Final = "/run/containerd/containerd.sock"
-REGISTRIES: Final = "/etc/containerd/certs.d"
-"""The folder of a node with a file for each registry that is not at its default address; without it there is none."""
 KUBERNETES: Final = PurePosixPath("/etc/kubernetes")
 SHARED_SYSCTLS: Final[Mapping[str, str]] = {
     "vm/overcommit_memory": "1",
@@ -49,8 +47,6 @@ state = "/run/containerd"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{cni_plugins}"
     conf_dir = "/etc/cni/net.d"
-  [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "{REGISTRIES}"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]

@@ -107,6 +107,6 @@ def applications(bed: Bed) -> Iterator[Applications]:
     try:
         yield Applications(bed, namespace)
     finally:
-        # The namespace controller waits ten seconds before it looks again at a namespace with pods.
+        # Without its pods no test depends on the namespace, whose deletion takes ten seconds.
         bed.kubectl("delete", "pods", "--all", f"--namespace={namespace}", f"--timeout={SECONDS}s")
-        bed.kubectl("delete", "namespace", namespace, f"--timeout={SECONDS}s")
+        bed.kubectl("delete", "namespace", namespace, "--wait=false")

@@ -32,8 +32,9 @@ from tests.realnode.data_planes import (
 )
 from tests.realnode.evaluation import Result
 from tests.realnode.node_state import NodeState, read_node_state
+from tests.realnode.podidctl_commands import verified
+from tests.realnode.programs import BUILD
 from tests.realnode.scenario import Scenarios
-from tests.realnode.verification import verify
 
 ALL: Final = os.environ.get("DATA_PLANES", "") == "all"
 STATE_URL: Final = "http://127.0.0.1:8085/debug/state"
@@ -93,7 +94,9 @@ class DataPlane:
         """Return the result for the matrix, with the target that NMI selected."""
         target = self.selected_target if self.cell.target == "auto" else self.cell.target
         cell = msgspec.convert({**msgspec.to_builtins(self.cell), "target": target}, Cell)
-        return matrix.result_of(cell, self.selected_backend, self.checks)
+        return matrix.CellResult(
+            cell=cell, selected=self.selected_backend, checks=self.checks, **matrix.circumstances()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +131,8 @@ def data_plane(beds: Beds, request: pytest.FixtureRequest) -> Iterator[DataPlane
         if not clean:
             beds.remove()  # The next cell needs a node in a known state.
         if set(made.checks) == set(CHECKS) or not all(made.checks.values()):
-            matrix.add(matrix.NEW_RESULTS, [made.result()])
+            result = made.result()
+            matrix.add(BUILD, {result.cell: result}, {})
 
 
 def assert_closed(result: Result, *, seconds: float) -> None:
@@ -151,8 +155,8 @@ def test_nmi_uses_the_backend_and_the_target_of_the_values(data_plane: DataPlane
 
 def test_verify_proves_that_nmi_answers(data_plane: DataPlane) -> None:
     with data_plane.check("verified"):
-        verified = verify(data_plane.bed)
-        assert (verified.code, set(verified.answered_by.values())) == (0, {"nmi"}), verified.text
+        code, answered_by = verified(data_plane.bed)
+        assert (code, set(answered_by.values())) == (0, {"nmi"})
 
 
 def test_no_request_reaches_imds_when_nmi_is_killed(data_plane: DataPlane) -> None:

@@ -1,7 +1,8 @@
 """The end-to-end tests of the Go implementation (test/e2e of its repository), on a real node.
 
 The name of each test contains the sentence of the test there. `test_end_to_end_with_values` has those that change the
-chart's values, `test_kinds_of_nodes` the one about scale sets, `test_first_tokens` the one about service principals.
+chart's values, `test_kinds_of_nodes` the one about scale sets, `test_first_tokens` the one about service principals,
+`test_faults` the one about a wrong client id.
 """
 
 import random
@@ -13,17 +14,11 @@ from tests.realnode.processes import wait_for
 from tests.realnode.scenarios.applications import SECONDS, Applications
 
 
-def test_should_pass_the_identity_validating_test(apps: Applications) -> None:
-    apps.bind("single")
-    apps.run("app", "single")
-    apps.eventually("app", "single")
-    assert apps.attached() >= {"single"}
-
-
 def test_should_not_pass_the_identity_validating_test_if_the_identity_is_deleted(apps: Applications) -> None:
     apps.bind("deleted")
     apps.run("app", "deleted")
     apps.eventually("app", "deleted")
+    assert apps.attached() >= {"deleted"}
     apps.kubectl("delete", "azureidentity", "deleted")
     wait_for(lambda: not apps.assigned(), SECONDS, "the assignment remains")
     apps.wait_for_detached("deleted")
@@ -42,14 +37,6 @@ def test_should_not_alter_the_system_assigned_identity_and_other_user_assigned_o
     assert "foreign" in apps.attached()
     assert system is not None
     assert apps.machine.system_assigned == system
-
-
-def test_should_get_no_token_with_the_wrong_client_id(apps: Applications) -> None:
-    wrong = apps.create_identity("another")
-    apps.bind("mismatch", client_id=wrong.client_id)
-    apps.run("app", "mismatch")
-    apps.wait_for_attached("mismatch")
-    assert client.token(apps.bed, "app", namespace=apps.namespace, seconds=5).status != 200
 
 
 def test_should_assign_identities_with_different_pods_in_random_order(apps: Applications) -> None:
@@ -131,11 +118,6 @@ def test_should_pass_instance_metadata_with_the_header_only(apps: Applications) 
     assert (answered.status, answered.document["name"]) == (200, apps.bed.nodes[0].name)
     refused = client.request(apps.bed, "app", path, namespace=apps.namespace, metadata=False)
     assert refused.status == 400
-
-
-def test_should_pass_the_liveness_probe(bed: Bed) -> None:
-    for node in bed.nodes:
-        assert "Not Active" not in node.run("curl", "--silent", "http://127.0.0.1:8085/healthz")
 
 
 def test_should_work_with_the_same_names_in_two_namespaces(apps: Applications, bed: Bed) -> None:
