@@ -1,6 +1,5 @@
 """Which commands are read from the pages, and which results are accepted."""
 
-import subprocess
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,7 +7,7 @@ import pytest
 
 from tests.fresh import pages
 from tests.fresh.machine import ROOT
-from tests.fresh.pages import RESULTS, UP, Expected, Terminal, commands_of, follow, require
+from tests.fresh.pages import RESULTS, UP, Expected, commands_of, follow, require
 
 PAGE = """
 Run `make demo`, which runs `mic`, or `podidctl
@@ -77,25 +76,6 @@ class FakeTerminal:
 
     def close(self) -> None:
         self.typed.append("closed")
-
-
-class LocalMachine:
-    """A machine whose commands run in this one."""
-
-    def start(self, command: str, *, stdin: int, stdout: int) -> subprocess.Popen[str]:
-        return subprocess.Popen(["sh", "-c", command], stdin=stdin, stdout=stdout, stderr=subprocess.STDOUT, text=True)
-
-
-def test_a_terminal_returns_code_and_output_and_keeps_exports(tmp_path: Path) -> None:
-    shell = Terminal(cast("Any", LocalMachine()), tmp_path / "log")
-    assert shell.type("false")[0] == 1
-    assert shell.type("printf unterminated") == (0, "unterminated\n")
-    assert shell.type("export A='2 3'; cat")[0] == 0
-    assert shell.type('echo "$A"; echo error >&2; (exit 3)') == (3, "2 3\nerror\n\n")
-    with pytest.raises(RuntimeError, match="the shell ended during 'exit 0'"):
-        shell.type("exit 0")
-    shell.close()
-    assert "$ false\n" in (tmp_path / "log").read_text()
 
 
 @pytest.fixture

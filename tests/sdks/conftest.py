@@ -1,9 +1,8 @@
 """Fixtures for the SDK tests: one sandbox per session, with pods that run an application with a real SDK.
 
 Only `pytest tests/sdks` (that is, `make test-sdks`) collects this folder, because its applications come from five
-registries. As root, a pod is a network namespace behind the real nat rule, and the SDKs send their requests to
-169.254.169.254 as usual. For other users, a pod is a loopback address, and the tests support only SDKs that honour
-AZURE_POD_IDENTITY_AUTHORITY_HOST.
+registries. It needs root: a pod is a network namespace behind the real nat rule, and the SDKs send their requests to
+169.254.169.254 as usual.
 """
 
 import asyncio
@@ -56,9 +55,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     try:
         for application in _applications(items):
             application.make()
-        if os.geteuid() == 0:
-            for program in _programs(items):
-                imds_programs.install(program)
+        for program in _programs(items):
+            imds_programs.install(program)
     except ToolchainError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -133,7 +131,7 @@ async def unbinding(
     The SDKs retry for two minutes, in which the other tests run.
     """
     wanted = any("unbinding" in inspect.signature(item.obj).parameters for item in _functions(request.session))
-    if not wanted or os.geteuid() != 0:
+    if not wanted:
         yield None
         return
     settings = Settings(namespaces=True, environment=os.environ, nmi_flags=["--max-hold=1s"])

@@ -83,10 +83,6 @@ class Report:
     log_bytes: int = 0
     cpu_seconds: float = 0.0
 
-    @property
-    def rate(self) -> float:
-        return self.counts.get("requests", 0) / self.seconds
-
     def broken(self) -> list[str]:
         """A line for each promise that was not kept."""
         wrong = self.counts.get("wrong", 0)
@@ -116,37 +112,10 @@ class Report:
         late = statistics.median(sample.rss_kib for sample in self.samples[-tenth:])
         return (late - early) / 1024
 
-    def table(self) -> str:
-        """For people."""
-        first, last = self.samples[0], self.samples[-1]
-        statuses = {name: count for name, count in sorted(self.counts.items()) if name not in {"requests", "wrong"}}
-        before, after = self.before or first, self.after or last
-        rows = [
-            ("commit", self.commit),
-            ("time, load", f"{self.seconds:.0f} s, {self.counts.get('requests', 0)} requests, {self.rate:.0f}/s"),
-            *((f"  {name}", str(count)) for name, count in statuses.items()),
-            ("wrong identity", str(self.counts.get("wrong", 0))),
-            (
-                "former owner's, latest",
-                f"{self.former_seconds * 1000:.0f} ms after the change was announced, faults apart",
-            ),
-            ("latency of tokens", ", ".join(f"{name} {value * 1000:.2f} ms" for name, value in self.latency.items())),
-            ("memory", f"first {first.rss_kib / 1024:.1f}, last {last.rss_kib / 1024:.1f} MiB under load"),
-            ("  growth after a third", f"{self.growth_mib():+.2f} MiB"),
-            ("descriptors, idle", f"{before.descriptors} before, {after.descriptors} after"),
-            ("threads", f"{before.threads} before, {after.threads} after"),
-            ("metric series", f"{first.series} first, {after.series} last"),
-            ("NMI's processor time", f"{self.cpu_seconds:.0f} s"),
-            ("NMI's log", f"{self.log_bytes / 1024:.0f} KiB"),
-            ("calls to IMDS", str(self.imds_calls)),
-            ("addresses changed hands", f"{sum(self.changes.values())}: {spelled(self.changes)}"),
-            ("faults", spelled(self.faults)),
-        ]
-        return "\n".join(f"{name:28} {value}" for name, value in rows)
-
-
-def spelled(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    def summary(self) -> str:
+        """Return the results without the samples, as JSON."""
+        shown = {name: value for name, value in asdict(self).items() if name != "samples"}
+        return json.dumps({**shown, "growth_mib": self.growth_mib(), "broken": self.broken()}, indent=1)
 
 
 class Generator:
@@ -285,7 +254,7 @@ def commit() -> str:
 def main() -> int:
     seconds = float(sys.argv[1])
     report = asyncio.run(soak(Plan(seconds)))
-    sys.stdout.write(report.table() + "\n")
+    sys.stdout.write(report.summary() + "\n")
     if len(sys.argv) > 2:
         result = Path(sys.argv[2])
         result.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ pods, and an uninstallation. One test bed serves all cells of its kind of nodes.
 `is_usual`, and `DATA_PLANES=all` all of them. The results are the input of `python -m tests.realnode.matrix`.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -20,7 +21,6 @@ import pytest
 from podidentity_sandbox.azure import DEMO_IDENTITY
 from tests.realnode import client, matrix
 from tests.realnode.bed import NAMESPACE, NMI, Bed, merged
-from tests.realnode.beds import Beds
 from tests.realnode.data_planes import (
     CHECKS,
     Cell,
@@ -32,6 +32,7 @@ from tests.realnode.data_planes import (
 )
 from tests.realnode.evaluation import Result
 from tests.realnode.node_state import NodeState, read_node_state
+from tests.realnode.options import Options
 from tests.realnode.podidctl_commands import verified
 from tests.realnode.programs import BUILD
 from tests.realnode.scenario import Scenarios
@@ -99,10 +100,31 @@ class DataPlane:
         )
 
 
+class Beds:
+    """The current test bed with its prober pods. The next kind of nodes replaces it."""
+
+    def __init__(self) -> None:
+        self._current: Scenarios | None = None
+        self._removal = contextlib.ExitStack()
+
+    def get(self, options: Options) -> Scenarios:
+        """Return a bed with these options, which has no chart, or the current one with them. Raise BedError."""
+        if self._current is None or self._current.bed.options != options:
+            self.remove()
+            self._current = Scenarios(self._removal.enter_context(Bed(options)))
+        return self._current
+
+    def remove(self) -> None:
+        """Remove the current bed, for example after a failure that leaves it in an unknown state."""
+        self._current = None
+        self._removal.close()
+
+
 @pytest.fixture(scope="module")
 def beds() -> Iterator[Beds]:
-    with Beds() as current:
-        yield current
+    made = Beds()
+    yield made
+    made.remove()
 
 
 def cell_parameters() -> list[Any]:
