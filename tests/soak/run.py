@@ -56,7 +56,6 @@ class Sample:
     descriptors: int
     threads: int
     series: int
-    held: float
 
 
 @dataclass(slots=True)
@@ -67,21 +66,17 @@ class Report:
     commit: str
     seconds: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
-    latency: dict[str, float] = field(default_factory=dict)
     wrong: list[dict[str, Any]] = field(default_factory=list)
     former_seconds: float = 0.0
     """The longest time after the announcement of a change until a request was sent that still got a token of the former
     owner. Changes during a fault of the API server are excluded: NMI learns of them after it."""
     changes: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
-    imds_calls: int = 0
     before: Sample | None = None
     """With pods and tokens in place, but without connections."""
     after: Sample | None = None
     """Without connections again."""
     samples: list[Sample] = field(default_factory=list)
-    log_bytes: int = 0
-    cpu_seconds: float = 0.0
 
     def broken(self) -> list[str]:
         """A line for each promise that was not kept."""
@@ -171,10 +166,7 @@ async def soak(plan: Plan) -> Report:
             await load.stop()
         await asyncio.sleep(QUIET_SECONDS)
         report.after = await sample(soak_node, report.seconds)
-        report.cpu_seconds = cpu_seconds(soak_node.nmi.pid)
         report.changes, report.faults = pods.changes, faults.suffered
-        report.imds_calls = len(soak_node.imds.token_calls)
-        report.log_bytes = soak_node.nmi.log.stat().st_size
     return report
 
 
@@ -216,15 +208,14 @@ async def under_way(plan: Plan, soak_node: SoakNode, pods: Pods, load: Generator
             task.cancel()
         await asyncio.wait(around)
     result = await load.report()
-    report.seconds = result["seconds"] = time.monotonic() - began
-    report.counts, report.latency, report.wrong = result["counts"], result["latency"], result["wrong"]
+    report.seconds = time.monotonic() - began
+    report.counts, report.wrong = result["counts"], result["wrong"]
     report.former_seconds = result["former_seconds"]
 
 
 async def sample(soak_node: SoakNode, seconds: float) -> Sample:
     metrics = await asyncio.to_thread(fetched, soak_node.metrics_port, "/metrics")
     lines = [line for line in metrics.splitlines() if line and not line.startswith("#")]
-    held = sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("aadpodidentity_nmi_held_requests"))
     process = Path(f"/proc/{soak_node.nmi.pid}")
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     return Sample(
@@ -233,14 +224,7 @@ async def sample(soak_node: SoakNode, seconds: float) -> Sample:
         len(list((process / "fd").iterdir())),
         int(status["Threads"]),
         len(lines),
-        held,
     )
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the user and system time of the process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def commit() -> str:

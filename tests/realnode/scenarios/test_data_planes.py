@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -181,30 +181,28 @@ def test_verify_proves_that_nmi_answers(data_plane: DataPlane) -> None:
         assert (code, set(answered_by.values())) == (0, {"nmi"})
 
 
-def test_no_request_reaches_imds_when_nmi_is_killed(data_plane: DataPlane) -> None:
-    def act() -> None:
-        data_plane.bed.nodes[0].run("kill", "-KILL", str(data_plane.bed.nmi_pid()))
-
-    with data_plane.check("killed"):
-        assert_closed(data_plane.scenarios.measure("NMI killed", act), seconds=20)
+def kill(data_plane: DataPlane) -> None:
+    data_plane.bed.nodes[0].run("kill", "-KILL", str(data_plane.bed.nmi_pid()))
 
 
-def test_no_request_reaches_imds_when_nmi_restarts(data_plane: DataPlane) -> None:
-    def act() -> None:
-        data_plane.bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}")
-        data_plane.bed.wait_for_nmi()
-
-    with data_plane.check("restarted"):
-        assert_closed(data_plane.scenarios.measure("rollout of NMI", act), seconds=1)
-        data_plane.assert_equal_selection()
+def restart(data_plane: DataPlane) -> None:
+    data_plane.bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}")
+    data_plane.bed.wait_for_nmi()
 
 
-def test_no_request_reaches_imds_when_the_chart_is_upgraded(data_plane: DataPlane) -> None:
-    def act() -> None:
-        data_plane.bed.install(merged(chart_values(data_plane.cell), {"nmi": {"logVerbosity": 1}}), command="upgrade")
+def upgrade(data_plane: DataPlane) -> None:
+    values = merged(chart_values(data_plane.cell), {"nmi": {"logVerbosity": 1}})
+    data_plane.bed.install(values, command="upgrade")
 
-    with data_plane.check("upgraded"):
-        assert_closed(data_plane.scenarios.measure("helm upgrade", act), seconds=1)
+
+@pytest.mark.parametrize(
+    ("name", "act", "seconds"), [("killed", kill, 20), ("restarted", restart, 1), ("upgraded", upgrade, 1)]
+)
+def test_no_request_reaches_imds_in_an_event_and_the_selection_stays(
+    data_plane: DataPlane, name: str, act: Callable[[DataPlane], None], seconds: float
+) -> None:
+    with data_plane.check(name):
+        assert_closed(data_plane.scenarios.measure(name, lambda: act(data_plane)), seconds=seconds)
         data_plane.assert_equal_selection()
 
 
