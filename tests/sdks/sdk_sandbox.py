@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, PODS, Kind, Resource
+from podidentity.resources import ASSIGNED_IDENTITIES, PODS, Kind, Resource
 from podidentity.telemetry.probes import EXPOSED_SECONDS
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
@@ -125,11 +125,6 @@ class SdkSandbox:
             "resource-id": identity.resource_id,
             "object-id": identity.object_id,
         }
-
-    async def unbind(self, pod: Pod, identity: str) -> None:
-        """Delete the binding. Return when MIC has revoked the assignment."""
-        await self.sandbox.cluster.client.delete(BINDINGS, "default", f"{pod.name}-{identity}")
-        await until(lambda: self.assigned(pod.name), "a revocation", holds=lambda names: identity not in names)
 
     async def run(
         self,
