@@ -26,7 +26,7 @@ async def test_install_token_upgrade_uninstall(new_plane: NewPlane, tmp_path: Pa
     async with cluster(plane, tmp_path, helm) as here:
         await here.install("install", VALUES | {"nmi": REDIRECT})
         assert await here.names("daemonsets") == [f"{NAMESPACE}/{RELEASE}-nmi"]
-        assert "aad-metadata" in await here.rules()
+        assert "aad-metadata" in await here.tables()
 
         await here.kubectl("apply", "--filename", str(ROOT / "deploy" / "demo"))
         await here.kubectl("wait", "pod/demo", "--for=condition=Ready", "--timeout=30s")
