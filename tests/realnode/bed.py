@@ -145,7 +145,7 @@ class Bed:
         return sorted(active, key=lambda each: str(each["metadata"]["creationTimestamp"]))
 
     def nmi_pid(self) -> int:
-        """Return the process id of the oldest NMI, in the pid namespace of the first node. Raise BedError without one."""
+        """Return the id of the oldest NMI in the pid namespace of the first node. Raise BedError if none runs."""
         pids = self.nmi_pids()
         if not pids:
             raise BedError("NMI does not run on the node")
