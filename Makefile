@@ -20,8 +20,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL:
 .PHONY: help setup demo cluster check test test-all test-examples test-tools test-plane test-measures test-node fresh \
-	nightly test-nightly fresh-test test-sdks test-sdks-nightly test-images test-arm64 test-arm64-machine audit lint format docs e2e e2e-node e2e-node-quick e2e-cilium .cilium-folder .node .node-programs node fuzz handover model mutants \
-	soak soak-node hostile-objects bench bench-quick bench-controller image sbom local-images release release-check \
+	nightly test-nightly fresh-test test-sdks test-sdks-nightly test-images test-arm64 test-arm64-machine audit lint format docs e2e e2e-node e2e-node-quick e2e-cilium .cilium-folder .node .node-programs fuzz handover model mutants \
+	soak hostile-objects bench bench-quick bench-controller image sbom local-images release release-check \
 	release-dry-run release-images release-publish release-push-chart release-push-image release-seal release-sign \
 	release-sources release-wheels lock site clean
 
@@ -218,20 +218,6 @@ SOAK_SECONDS ?= 600
 soak: .venv/.built ## Load NMI for SOAK_SECONDS (ten minutes) while pods change and servers fail
 	$(BIN)/python -m tests.soak.run $(SOAK_SECONDS) build/soak.json
 
-# The pods of a real node come and go. CNI=ptp has a link of its own for each pod. At 2,000 answers a second 10,000,000
-# answers take 84 minutes.
-SOAK_ANSWERS ?= 100000
-SOAK_RATE ?= 2000
-CNI ?= bridge
-soak-node: .venv/.built ## Load a real node until pods got SOAK_ANSWERS answers, with rollouts and faults (as root)
-	$(PACKAGES) test
-	@$(BIN)/python -m tests.realnode.machine
-	$(PACKAGES) node
-	$(TESTPLANE) build >/dev/null
-	$(TESTPLANE) tools >/dev/null
-	@tools/local-images once
-	$(BIN)/python -m tests.soak.real_node $(SOAK_ANSWERS) $(CNI) $(SOAK_RATE) build/soak-node-$(CNI).json
-
 # test-measures runs this test with a tenth of the objects.
 hostile-objects: .venv/.built ## Test MIC and NMI with a tenant that fills the API server
 	$(TESTPLANE) build >/dev/null
@@ -260,15 +246,6 @@ e2e: .venv/.built ## Run the end-to-end tests only
 	$(TESTPLANE) build >/dev/null
 	$(TESTPLANE) tools >/dev/null
 	@$(BIN)/pytest tests/e2e $(PYTEST_FLAGS)
-
-# NODE has options, for example NODE="--nodes=2 --cni=ptp --proxy=nftables".
-node: .venv/.built ## Start real nodes with a control plane and an emulated Azure, until Ctrl-C (as root)
-	$(PACKAGES) test
-	@$(BIN)/python -m tests.realnode.machine
-	$(PACKAGES) node
-	$(TESTPLANE) build >/dev/null
-	@tools/local-images once
-	@$(BIN)/python -m tests.realnode.interactive $(NODE)
 
 # Both targets write build/node/results.json for `python -m tests.realnode.report`, and build/node/data_planes.json for
 # `python -m tests.realnode.matrix`. DATA_PLANES=all adds the cells of the matrix that both leave out. FORMER names the tag

@@ -68,10 +68,6 @@ class Cluster:
         found = json.loads(await self.kubectl("get", kind, "--all-namespaces", "--output=json", *selectors))
         return sorted(f"{each['metadata'].get('namespace', '')}/{each['metadata']['name']}" for each in found["items"])
 
-    async def rules(self) -> str:
-        """The nat table of the node."""
-        return await self.on_node("iptables-save", "-t", "nat")
-
     async def tables(self) -> str:
         """All chains and rules of the node, without counters and times."""
         saved = await self.on_node("iptables-save")

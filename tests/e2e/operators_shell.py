@@ -15,7 +15,6 @@ from podidentity_sandbox.namespaces import NAMESPACES
 from tests.e2e.e2e_cluster import ROOT
 from tests.support.waiting import until_sync
 
-UP_SECONDS: Final = 60.0
 COMMAND_SECONDS: Final = 90
 LOCK: Final = ROOT / "build" / "cluster.lock"
 TEST_SECONDS: Final = 600

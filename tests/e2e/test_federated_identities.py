@@ -16,20 +16,30 @@ pytestmark = [pytest.mark.root, pytest.mark.plane]
 
 NAMESPACE: Final = "team-a"
 OTHER: Final = "team-b"
-FEDERATED: Final = {"enabled": True, "namespaces": [{"name": NAMESPACE, "serviceAccounts": ["builder"]}]}
+REFUSALS: Final = {
+    "direct": ("service account", "federated.namespaces"),
+    "identityBindings": (
+        "use-managed-identity",
+        "apply the ClusterRole and ClusterRoleBinding that podidctl explain pod prints",
+    ),
+}
+"""A part of NMI's response to a pod of OTHER, and of NMI's log, by the exchange."""
 
 
+@pytest.mark.parametrize("exchange", REFUSALS)
 async def test_a_pods_own_service_account_brings_its_token_under_the_charts_roles_and_policy(
-    new_plane: NewPlane, tmp_path: Path
+    new_plane: NewPlane, tmp_path: Path, exchange: str
 ) -> None:
     plane = await asyncio.to_thread(new_plane, scheduler=True)
     async with cluster(plane, tmp_path, "helm") as here:
+        azure = here.sandbox.azure
         for namespace in (NAMESPACE, OTHER):
             await here.kubectl("create", "namespace", namespace)
             await here.kubectl("create", "serviceaccount", "builder", "--namespace", namespace)
-            await here.sandbox.trust("builder", namespace=namespace)
-        endpoint = {"nmi": {"allowedADEndpoints": [here.sandbox.azure.aad.url]}}
-        await here.install("install", VALUES | endpoint | {"federated": FEDERATED})
+            if exchange == "direct":
+                await here.sandbox.trust("builder", namespace=namespace)
+        endpoint = {"nmi": {"allowedADEndpoints": [azure.aad.url]}}
+        await here.install("install", VALUES | endpoint | {"federated": federated(here, exchange)})
 
         await bound(here, NAMESPACE)
         answer = await asked(here, NAMESPACE)
@@ -39,11 +49,35 @@ async def test_a_pods_own_service_account_brings_its_token_under_the_charts_role
 
         await bound(here, OTHER)
         refused = await asked(here, OTHER)
-        assert (refused.status, "service account" in refused.text) == (403, True), refused.text
-        assert "federated.namespaces" in here.read_logs()
+        response, logged = REFUSALS[exchange]
+        assert (refused.status, response in refused.text) == (403, True), refused.text
+        assert logged in here.read_logs()
 
-        assert here.sandbox.azure.arm.calls == []
-        assert here.sandbox.azure.imds.token_calls == []
+        assert azure.arm.calls == []
+        assert azure.imds.token_calls == []
+        if exchange == "identityBindings":
+            assert [call.status for call in azure.token_proxy.calls] == [200, 403]
+            assert [call for call in azure.aad.calls if call.client_id == DEMO_CLIENT_ID] == []
+
+
+def federated(here: Cluster, exchange: str) -> dict[str, Any]:
+    """Return the chart's values for this *exchange*, which permit the service account of NAMESPACE only."""
+    if exchange == "direct":
+        return {"enabled": True, "namespaces": [{"name": NAMESPACE, "serviceAccounts": ["builder"]}]}
+    proxy = here.sandbox.azure.token_proxy
+    proxy.bind(DEMO_CLIENT_ID)
+    permitted = {"clientID": DEMO_CLIENT_ID, "subjects": [{"namespace": NAMESPACE, "serviceAccount": "builder"}]}
+    return {
+        "enabled": True,
+        "exchange": exchange,
+        "namespaces": [{"name": NAMESPACE}, {"name": OTHER}],
+        "identityBindings": {
+            "tokenProxy": proxy.proxy_url,
+            "serverName": SERVER_NAME,
+            "caData": here.sandbox.files.certificates.read_text(),
+            "permissions": [permitted],
+        },
+    }
 
 
 async def bound(here: Cluster, namespace: str) -> None:
@@ -56,25 +90,15 @@ async def bound(here: Cluster, namespace: str) -> None:
         "tenantID": azure.directory.tenant_id,
         "adEndpoint": azure.aad.url,
     }
-    container = {"name": "c", "image": "pause"}
-    objects: list[dict[str, Any]] = [
-        {"apiVersion": group, "kind": "AzureIdentity", "metadata": {"name": "builder"}, "spec": identity},
-        {
-            "apiVersion": group,
-            "kind": "AzureIdentityBinding",
-            "metadata": {"name": "builder"},
-            "spec": {"azureIdentity": "builder", "selector": "builder"},
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "builder", "labels": {"aadpodidbinding": "builder"}},
-            "spec": {"serviceAccountName": "builder", "containers": [container]},
-        },
-    ]
-    for each in objects:
-        each["metadata"]["namespace"] = namespace
-        await here.sandbox.cluster.apply(each)
+    binding = {"azureIdentity": "builder", "selector": "builder"}
+    pod = {"serviceAccountName": "builder", "containers": [{"name": "c", "image": "pause"}]}
+    for version, kind, spec in (
+        (group, "AzureIdentity", identity),
+        (group, "AzureIdentityBinding", binding),
+        ("v1", "Pod", pod),
+    ):
+        metadata = {"name": "builder", "namespace": namespace, "labels": {"aadpodidbinding": "builder"}}
+        await here.sandbox.cluster.apply({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})
     await here.kubectl("wait", "pod/builder", "--namespace", namespace, "--for=condition=Ready", "--timeout=30s")
 
 
@@ -82,41 +106,3 @@ async def asked(here: Cluster, namespace: str) -> Answer:
     context = here.sandbox.cluster.kubelets[NODE].context(namespace, "builder")
     assert context is not None
     return await ask(here.sandbox, context)
-
-
-async def test_identity_bindings_under_the_charts_roles_and_policy(new_plane: NewPlane, tmp_path: Path) -> None:
-    plane = await asyncio.to_thread(new_plane, scheduler=True)
-    async with cluster(plane, tmp_path, "helm") as here:
-        proxy = here.sandbox.azure.token_proxy
-        proxy.bind(DEMO_CLIENT_ID)
-        for namespace in (NAMESPACE, OTHER):
-            await here.kubectl("create", "namespace", namespace)
-            await here.kubectl("create", "serviceaccount", "builder", "--namespace", namespace)
-        permitted = {"clientID": DEMO_CLIENT_ID, "subjects": [{"namespace": NAMESPACE, "serviceAccount": "builder"}]}
-        explicit = {
-            "tokenProxy": proxy.proxy_url,
-            "serverName": SERVER_NAME,
-            "caData": here.sandbox.files.certificates.read_text(),
-            "permissions": [permitted],
-        }
-        federated = {
-            "enabled": True,
-            "exchange": "identityBindings",
-            "namespaces": [{"name": NAMESPACE}, {"name": OTHER}],
-            "identityBindings": explicit,
-        }
-        endpoint = {"nmi": {"allowedADEndpoints": [here.sandbox.azure.aad.url]}}
-        await here.install("install", VALUES | endpoint | {"federated": federated})
-
-        await bound(here, NAMESPACE)
-        answer = await asked(here, NAMESPACE)
-        assert answer.status == 200, f"{answer.text}\n{here.read_logs()}"
-        assert (answer.claims["appid"], answer.claims["aud"]) == (DEMO_CLIENT_ID, AUDIENCE)
-
-        await bound(here, OTHER)
-        refused = await asked(here, OTHER)
-        assert (refused.status, "use-managed-identity" in refused.text) == (403, True), refused.text
-        assert "apply the ClusterRole and ClusterRoleBinding that podidctl explain pod prints" in here.read_logs()
-
-        assert [call.status for call in proxy.calls] == [200, 403]
-        assert [call for call in here.sandbox.azure.aad.calls if call.client_id == DEMO_CLIENT_ID] == []

@@ -21,7 +21,7 @@ from tests.e2e.e2e_cluster import ROOT
 from tests.e2e.operators_shell import TEST_SECONDS, Terminal, blocks_of, commands_of, sandbox_cluster
 from tests.support.waiting import until_sync
 
-pytestmark = [pytest.mark.root, pytest.mark.plane, pytest.mark.timeout(TEST_SECONDS)]
+pytestmark = [pytest.mark.root, pytest.mark.plane, pytest.mark.nightly, pytest.mark.timeout(TEST_SECONDS)]
 
 PAGE: Final = (ROOT / "docs" / "install-on-aks.md").read_text()
 ALTERNATIVES: Final = {"Other principals", "A smaller role for the nodes", "Without a connection to the internet"}

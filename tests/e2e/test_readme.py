@@ -13,7 +13,7 @@ from podidentity_sandbox.tokens import read_claims
 from tests.e2e.e2e_cluster import ROOT
 from tests.e2e.operators_shell import TEST_SECONDS, Terminal, blocks_of, commands_of, sandbox_cluster
 
-pytestmark = [pytest.mark.root, pytest.mark.plane, pytest.mark.timeout(TEST_SECONDS)]
+pytestmark = [pytest.mark.root, pytest.mark.plane, pytest.mark.nightly, pytest.mark.timeout(TEST_SECONDS)]
 
 SECTION: Final = re.compile(r"^## Try the installation\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 

@@ -16,7 +16,7 @@ PAGES: Final = (("README.md", "Try it"), ("docs/index.md", "First commands"), ("
 """Each page, and the heading of the section that is read; without it, the whole page is."""
 UP: Final = ".venv/bin/podidctl sandbox up"
 """Runs in the first terminal until Ctrl-C. The commands after it belong to a second terminal."""
-EXCLUDED: Final = {"make cluster": "make test-plane and make test-node run it, with the commands that follow"}
+EXCLUDED: Final = {"make cluster": "make nightly runs it, with the commands that follow"}
 OUTPUTS: Final = frozenset({"successfully made GET on instance metadata"})
 """Code in sentences that is not a command."""
 SECONDS: Final = 60.0

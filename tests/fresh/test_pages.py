@@ -1,14 +1,14 @@
-"""Which commands are read from the pages, and which results are accepted."""
+"""Which commands are read from the pages, which results are accepted, and what a run that failed returns."""
 
-import subprocess
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from tests.fresh import pages
+from tests.fresh import pages, run
+from tests.fresh.demos import DEMOS, Demo, faults
 from tests.fresh.machine import ROOT
-from tests.fresh.pages import RESULTS, UP, Expected, Terminal, commands_of, follow, require
+from tests.fresh.pages import RESULTS, UP, Expected, commands_of, follow, require
 
 PAGE = """
 Run `make demo`, which runs `mic`, or `podidctl
@@ -79,25 +79,6 @@ class FakeTerminal:
         self.typed.append("closed")
 
 
-class LocalMachine:
-    """A machine whose commands run in this one."""
-
-    def start(self, command: str, *, stdin: int, stdout: int) -> subprocess.Popen[str]:
-        return subprocess.Popen(["sh", "-c", command], stdin=stdin, stdout=stdout, stderr=subprocess.STDOUT, text=True)
-
-
-def test_a_terminal_returns_code_and_output_and_keeps_exports(tmp_path: Path) -> None:
-    shell = Terminal(cast("Any", LocalMachine()), tmp_path / "log")
-    assert shell.type("false")[0] == 1
-    assert shell.type("printf unterminated") == (0, "unterminated\n")
-    assert shell.type("export A='2 3'; cat")[0] == 0
-    assert shell.type('echo "$A"; echo error >&2; (exit 3)') == (3, "2 3\nerror\n\n")
-    with pytest.raises(RuntimeError, match="the shell ended during 'exit 0'"):
-        shell.type("exit 0")
-    shell.close()
-    assert "$ false\n" in (tmp_path / "log").read_text()
-
-
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> FakeTerminal:
     """What `follow` opens: a shell without any program."""
@@ -133,3 +114,42 @@ def test_only_a_result_that_is_expected_later_is_awaited(monkeypatch: pytest.Mon
     monkeypatch.setattr(pages, "SECONDS", 0.0)
     with pytest.raises(RuntimeError, match="does not contain 'made'"):
         require(cast("Any", FakeTerminal((0, ""))), "page", "logs", Expected("made", later=True))
+
+
+WITHOUT, NFTABLES, IPTABLES, USER = DEMOS
+OUTPUTS = {
+    WITHOUT: "loopback addresses are used; install nftables for a redirect",
+    NFTABLES: "tcp dport 80 dnat to 127.0.0.1:2579",
+    IPTABLES: "-A aad-metadata -j DNAT --to-destination 127.0.0.1:2579",
+    USER: "loopback addresses (not root)",
+}
+
+
+@pytest.mark.parametrize("demo", DEMOS, ids=lambda demo: demo.name)
+def test_a_demo_must_show_its_own_redirect(demo: Demo) -> None:
+    for shown, line in OUTPUTS.items():
+        result = list(faults(demo, 0, f"{line}\nThe demo went well, in 3 s.\n"))
+        assert (result == []) == (shown is demo), result
+
+
+def test_a_demo_that_fails_or_does_not_reach_its_end_is_a_fault() -> None:
+    assert list(faults(IPTABLES, 1, OUTPUTS[IPTABLES])) == [
+        "the exit code is 1",
+        "the output does not contain 'The demo went well'",
+    ]
+
+
+@pytest.mark.parametrize(("variable", "code"), [("true", 1), ("", 0)])
+def test_a_machine_that_cannot_run_is_an_error_in_continuous_integration(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, code: int
+) -> None:
+    monkeypatch.setenv("CI", variable)
+    monkeypatch.setattr(run, "obstacle", lambda: "it needs root")
+    assert run.main(["demos"]) == code
+    assert capsys.readouterr().out == "make fresh: NOT RUN, because it needs root\n"
+
+
+def test_one_failed_run_of_several_is_the_result_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "passed", lambda name, *_: "13 as root" not in name)
+    assert not run.run_tests("HEAD", run.selected(""))
+    assert run.run_tests("HEAD", run.selected("12"))

@@ -8,7 +8,7 @@ Print the sizes of the images that `tools/local-images` has built, or write them
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -51,27 +51,21 @@ def group_of(path: PurePosixPath) -> str:
     return "/" + "/".join(parts[:-1][:2])
 
 
-def measure(files: Files) -> Sizes:
-    """Return the sizes of all groups and the total."""
+def measure(files: Files, groups: Collection[str] | None = None) -> Sizes:
+    """Return the total, and the sizes of *groups*, by default of those that are not small. The rest is other files."""
     sizes = Counter[str]()
     for path, size in files.items():
         sizes[group_of(path)] += size
-    return {TOTAL: sizes.total(), **dict(sorted(sizes.items()))}
-
-
-def condense(sizes: Sizes, groups: Mapping[str, int] | None = None) -> Sizes:
-    """Return *sizes* with all groups outside *groups* added up as other files; by default those that are small."""
-    condensed = Counter[str]()
-    for group, size in sizes.items():
-        named = group in groups if groups is not None else size >= SMALL
-        condensed[group if named else OTHER] += size
-    return dict(condensed)
+    measured = Counter({TOTAL: sizes.total()})
+    for group, size in sorted(sizes.items()):
+        named = size >= SMALL if groups is None else group in groups
+        measured[group if named else OTHER] += size
+    return dict(measured)
 
 
 def find_growth(record: Sizes, files: Files) -> Iterator[str]:
     """Yield a message for each group, and for the total, that is more than 5 % larger than in *record*."""
-    sizes = condense(measure(files), record)
-    for group, size in sizes.items():
+    for group, size in measure(files, record).items():
         recorded = record.get(group, 0)
         if size * 100 > recorded * (100 + GROWTH_PERCENT):
             of_group = {
@@ -87,7 +81,7 @@ def find_growth(record: Sizes, files: Files) -> Iterator[str]:
 def main() -> None:
     """Print or record the sizes of the built images."""
     built = ROOT / "build" / "images" / "rootfs"
-    sizes = {program: condense(measure(list_files(built / program))) for program in PROGRAMS}
+    sizes = {program: measure(list_files(built / program)) for program in PROGRAMS}
     text = json.dumps(sizes, indent=1) + "\n"
     if sys.argv[1:] == ["--write"]:
         RECORD.write_text(text)

@@ -98,8 +98,9 @@ def test_the_images_of_a_release_are_built_from_the_snapshot(target: str) -> Non
     assert f"DEBIAN_SNAPSHOT={lock_packages.ARCHIVE}" in commands[0]
 
 
-def test_only_a_build_on_a_mirror_installs_packages_that_are_not_locked() -> None:
+def test_a_local_build_takes_the_snapshot_from_the_lock_and_only_one_on_a_mirror_installs_other_packages() -> None:
     script = (LOCK.parents[2] / "tools" / "local-images").read_text()
+    assert r"""day=$(sed -n 's/^snapshot = "\(.*\)"/\1/p' "$source/deploy/docker/packages.lock")""" in script
     assert '[ -n "${DEBIAN_SNAPSHOT:-}" ] || flags="$flags --build-arg PACKAGES=newest"' in script
     assert script.count("PACKAGES=newest") == 1
 
@@ -199,9 +200,3 @@ def test_the_versions_of_a_new_lock_are_read_from_the_snapshot_that_it_names(
 def test_the_snapshot_of_a_new_lock_is_complete() -> None:
     assert lock_packages.snapshot_before(datetime(2026, 11, 30, 8, 12, tzinfo=UTC)) == "20261129T000000Z"
     assert lock_packages.snapshot_before(datetime(2026, 12, 1, 0, 0, tzinfo=UTC)) == "20261130T000000Z"
-
-
-def test_the_local_build_takes_the_snapshot_from_the_lock() -> None:
-    script = (LOCK.parents[2] / "tools" / "local-images").read_text()
-    assert r"""day=$(sed -n 's/^snapshot = "\(.*\)"/\1/p' "$source/deploy/docker/packages.lock")""" in script
-    assert "SOURCE_DATE_EPOCH - 86400" not in script

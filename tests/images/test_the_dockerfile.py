@@ -5,11 +5,46 @@ import os
 import re
 import subprocess
 import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from deploy.docker.install_program import COMMANDS
-from tests.images.dockerfile import DOCKERFILE, ROOT, Stage, read
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A FROM and the instructions after it, each as its name and its arguments on one line."""
+
+    name: str
+    base: str
+    instructions: list[tuple[str, str]] = field(default_factory=list)
+
+    def of(self, word: str) -> list[str]:
+        return [rest for instruction, rest in self.instructions if instruction == word]
+
+
+def read(text: str) -> tuple[list[tuple[str, str]], dict[str, Stage]]:
+    """Return the instructions before the first stage, and the stages by name."""
+    lines = "\n".join(line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+    before: list[tuple[str, str]] = []
+    stages: dict[str, Stage] = {}
+    current = before
+    for line in lines.replace("\\\n", " ").splitlines():
+        word, _, rest = line.strip().partition(" ")
+        if word == "FROM":
+            found = re.fullmatch(r"(\S+) AS (\S+)", rest)
+            assert found is not None, f"a stage without a name: {line}"
+            stage = stages[found[2]] = Stage(found[2], found[1])
+            current = stage.instructions
+        else:
+            current.append((word, " ".join(rest.split())))
+    return before, stages
+
 
 BEFORE, STAGES = read(DOCKERFILE.read_text())
 IMAGES = ("nmi", "mic", "podidctl", "demo")
@@ -17,15 +52,12 @@ DIGEST = "sha256:" + "0" * 64
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_every_stage_starts_from_the_base_or_another_stage() -> None:
+def test_every_stage_starts_from_the_base_which_is_required_or_another_stage() -> None:
+    assert BEFORE == [("ARG", "BASE")]
     outside = {stage.base for stage in STAGES.values()} - set(STAGES)
     assert outside == {"${BASE}", "scratch"}
     assert {STAGES[image].base for image in IMAGES} == {"runtime"}
     assert STAGES["runtime"].base == "scratch"
-
-
-def test_the_base_image_is_required() -> None:
-    assert BEFORE == [("ARG", "BASE")]
 
 
 @pytest.mark.parametrize(
@@ -55,25 +87,15 @@ def test_make_rejects_it_too(target: str) -> None:
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_only_nmi_runs_as_root(image: str) -> None:
-    assert STAGES[image].of("USER") == ["0:0" if image == "nmi" else "65532:65532"]
-
-
-@pytest.mark.parametrize(("image", "command"), COMMANDS.items())
-def test_an_image_starts_its_program_by_an_absolute_path(image: str, command: str) -> None:
-    assert STAGES[image].of("ENTRYPOINT") == [f'["/opt/podidentity/bin/{command}"]']
-    assert command in PROJECT["project"]["scripts"]
-
-
-@pytest.mark.parametrize("image", IMAGES)
-def test_an_image_gets_the_files_of_its_own_program_and_nothing_else(image: str) -> None:
+def test_an_image_starts_its_own_program_by_an_absolute_path_and_only_nmi_as_root(image: str) -> None:
+    stage, command = STAGES[image], COMMANDS[image]
     system = ["--from=nmi-system /selected-nmi /"] if image == "nmi" else []
-    assert STAGES[image].of("COPY") == [*system, f"--from={image}-files /opt/podidentity /opt/podidentity"]
+    assert stage.of("USER") == ["0:0" if image == "nmi" else "65532:65532"]
+    assert stage.of("ENTRYPOINT") == [f'["/opt/podidentity/bin/{command}"]']
+    assert command in PROJECT["project"]["scripts"]
+    assert stage.of("COPY") == [*system, f"--from={image}-files /opt/podidentity /opt/podidentity"]
     assert STAGES[f"{image}-files"].instructions == [("RUN", f"/build/bin/python install_program.py {image}")]
-
-
-def test_no_command_runs_in_an_image() -> None:
-    assert not [stage for stage in (*IMAGES, "runtime") if STAGES[stage].of("RUN")]
+    assert not [each for each in (stage, STAGES["runtime"]) if each.of("RUN")]
 
 
 def test_the_common_base_contains_selected_files_and_the_certificates_of_the_base_image() -> None:

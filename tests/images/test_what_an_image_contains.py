@@ -75,40 +75,36 @@ def names(program: str) -> set[str]:
     return {name for name, _ in closure(program)}
 
 
-def test_nmis_image_gets_no_code_for_azure_resource_manager() -> None:
-    assert {name for name in names("nmi") if name.startswith("azure")} == {"azure-core", "azure-identity"}
-    assert {name for name in names("mic") if name.startswith("azure-mgmt")} == {"azure-mgmt-compute", "azure-mgmt-core"}
+MANAGEMENT = {"azure-mgmt-compute", "azure-mgmt-core"}
+FOR_PEOPLE = {"typer", "rich", "pyyaml"}
+FOR_DEVELOPERS = {"pytest", "mypy", "ruff", "hypothesis", "matplotlib", "cython", "setuptools"}
 
 
-def test_the_demos_image_gets_only_the_packages_for_signing_in() -> None:
-    assert {"azure-identity", "azure-core", "msal", "requests"} <= names("demo")
-    assert not names("demo") & {"aiohttp", "uvloop", "kubernetes", "prometheus-client", "msgspec"}
+@pytest.mark.parametrize(
+    ("program", "needed", "refused"),
+    [
+        ("nmi", {"azure-core", "azure-identity"}, MANAGEMENT | FOR_PEOPLE),
+        ("mic", MANAGEMENT, FOR_PEOPLE),
+        ("podidctl", MANAGEMENT | FOR_PEOPLE | {"aiohttp"}, {"python-iptables", "httptools", "jinja2", "xstatic-d3"}),
+        (
+            "demo",
+            {"azure-identity", "azure-core", "msal", "requests"},
+            MANAGEMENT | FOR_PEOPLE | {"aiohttp", "uvloop", "prometheus-client", "msgspec"},
+        ),
+    ],
+)
+def test_an_image_gets_the_packages_of_its_program_only(program: str, needed: set[str], refused: set[str]) -> None:
+    found = names(program)
+    assert needed <= found
+    assert not found & (refused | FOR_DEVELOPERS | {"kubernetes"})
+    assert {name for name in found if name.startswith("azure-mgmt")} <= MANAGEMENT
+    assert program != "nmi" or {name for name in found if name.startswith("azure")} == needed
 
 
 def test_the_kubeconfig_reader_is_an_extra_that_no_image_installs() -> None:
     extras = PROJECT["optional-dependencies"]
     assert [Requirement(each).name for each in extras["kubeconfig"]] == ["kubernetes"]
     assert {extra for each in extras["podidctl"] for extra in Requirement(each).extras} >= {"kubeconfig", "mic"}
-    assert "kubernetes" not in {name for program in PACKAGES for name in names(program)}
-
-
-def test_podidctls_image_gets_the_packages_of_its_extra_and_of_mics() -> None:
-    assert {"typer", "rich", "pyyaml", "aiohttp"} <= names("podidctl")
-    assert {name for name in names("podidctl") if name.startswith("azure-mgmt")} == {
-        "azure-mgmt-compute",
-        "azure-mgmt-core",
-    }
-    assert not names("podidctl") & {"python-iptables", "httptools", "jinja2", "xstatic-d3"}
-
-
-def test_only_podidctls_image_gets_packages_for_people() -> None:
-    daemons = names("nmi") | names("mic") | names("demo")
-    assert not daemons & {"typer", "rich", "pyyaml"}
-
-
-@pytest.mark.parametrize("program", PACKAGES)
-def test_no_image_gets_packages_that_only_developers_need(program: str) -> None:
-    assert not names(program) & {"pytest", "mypy", "ruff", "hypothesis", "matplotlib", "cython", "setuptools"}
 
 
 def imported(package: str) -> set[str]:
@@ -163,6 +159,10 @@ def test_the_modules_of_one_program_exist() -> None:
     assert all((ROOT / path).is_file() and program in PACKAGES for path, program in OF_ONE_PROGRAM.items())
 
 
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
 def test_other_programs_are_also_removed_from_the_list_of_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +185,7 @@ def test_other_programs_are_also_removed_from_the_list_of_files(
     record.write_text("".join(f"{name},sha256=x,1\n" for name in [*files, *info, *commands]))
 
     remove_other_programs(site, "nmi")
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    left = files_in(tmp_path)
     prefix = "lib/python3.11/site-packages"
     kept = [files[0], files[1], *files[4:], *info]
     assert left == {f"{prefix}/{name}" for name in [*kept, "aiohttp/client.py"]} | {"bin/nmi"}
@@ -204,8 +204,7 @@ def test_the_modules_of_one_program_are_removed_from_the_others(
     (tmp_path / files[-1]).write_text("".join(f"{name},sha256=x,1\n" for name in files))
 
     remove_other_programs(tmp_path, "mic")
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {files[0], files[-1]}
+    assert files_in(tmp_path) == {files[0], files[-1]}
 
 
 def test_unused_files_are_removed_and_the_lists_contain_the_present_hashes(tmp_path: Path) -> None:
@@ -231,8 +230,7 @@ def test_unused_files_are_removed_and_the_lists_contain_the_present_hashes(tmp_p
     )
 
     remove_unused(tmp_path)
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {"aiohttp/client.py", "aiohttp/_parser.so", "_native/lane.pyx", f"{info}/RECORD"}
+    assert files_in(tmp_path) == {"aiohttp/client.py", "aiohttp/_parser.so", "_native/lane.pyx", f"{info}/RECORD"}
     assert not (tmp_path / "certifi").exists()
     assert library.stat().st_size < before, "the symbol table is removed"
     (client, stripped, own) = csv.reader(record.read_text().splitlines())

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -91,12 +91,7 @@ class Bed:
         self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(documents))
 
     def install(
-        self,
-        values: Mapping[str, Any] | None = None,
-        *,
-        command: str = "install",
-        flags: Sequence[str] = (),
-        chart: Path = CHART,
+        self, values: Mapping[str, Any] | None = None, *, command: str = "install", chart: Path = CHART
     ) -> None:
         """Install the chart, or upgrade to it, with *values* over the test bed's, and wait until all pods are Ready.
 
@@ -105,7 +100,7 @@ class Bed:
         file = self.folder / "values.yaml"
         file.write_text(yaml.safe_dump(merged(self.values(), values or {})))
         where = (f"--namespace={NAMESPACE}", "--create-namespace", f"--values={file}")
-        self.commands.helm(command, RELEASE, str(chart), *where, "--wait", f"--timeout={INSTALL_SECONDS}s", *flags)
+        self.commands.helm(command, RELEASE, str(chart), *where, "--wait", f"--timeout={INSTALL_SECONDS}s")
         self.wait_for_nmi()
 
     def roll_back(self, revision: int) -> None:
@@ -138,36 +133,31 @@ class Bed:
         """Wait until the rollout of NMI is complete on every node. Raise CommandError."""
         self.kubectl("rollout", "status", NMI, f"--namespace={NAMESPACE}", f"--timeout={INSTALL_SECONDS}s")
 
-    def nmi_pod(self, node: str = "") -> str:
-        """Return the name of NMI's oldest pod on a node, by default the first."""
-        return str(self.nmi_pods(node)[0]["metadata"]["name"])
+    def nmi_pod(self) -> str:
+        """Return the name of NMI's oldest pod on the first node."""
+        return str(self.nmi_pods()[0]["metadata"]["name"])
 
-    def nmi_pods(self, node: str = "") -> list[dict[str, Any]]:
-        """Return NMI's pods on a node that are not being deleted, oldest first, by default of the first node."""
-        selected = f"--field-selector=spec.nodeName={node or self.nodes[0].name}"
+    def nmi_pods(self) -> list[dict[str, Any]]:
+        """Return NMI's pods on the first node that are not being deleted, oldest first."""
+        selected = f"--field-selector=spec.nodeName={self.nodes[0].name}"
         found = self.objects("pods", f"--namespace={NAMESPACE}", f"--selector={NMI_LABELS}", selected)
         active = [each for each in found if "deletionTimestamp" not in each["metadata"]]
         return sorted(active, key=lambda each: str(each["metadata"]["creationTimestamp"]))
 
-    def nmi_pid(self, node: Node | None = None) -> int:
-        """Return the process id of the oldest NMI in the pid namespace of a node, by default the first.
-
-        Raise BedError if none runs.
-        """
-        pids = self.nmi_pids(node)
+    def nmi_pid(self) -> int:
+        """Return the id of the oldest NMI in the pid namespace of the first node. Raise BedError if none runs."""
+        pids = self.nmi_pids()
         if not pids:
             raise BedError("NMI does not run on the node")
         return pids[0]
 
-    def nmi_pids(self, node: Node | None = None) -> list[int]:
-        """Return the process ids of NMI in the pid namespace of a node, by default the first; two in a handover."""
-        done = (node or self.nodes[0]).done(
-            "pgrep", "--full", "^/opt/podidentity/bin/python3 .*/opt/podidentity/bin/nmi"
-        )
+    def nmi_pids(self) -> list[int]:
+        """Return the process ids of NMI in the pid namespace of the first node; two in a handover."""
+        done = self.nodes[0].done("pgrep", "--full", "^/opt/podidentity/bin/python3 .*/opt/podidentity/bin/nmi")
         return [int(each) for each in done.stdout.split()]
 
-    def wait_for_nodes(self, count: int | None = None) -> None:
-        """Wait until *count* nodes, by default all, are Ready. Raise BedError."""
+    def wait_for_nodes(self) -> None:
+        """Wait until all nodes are Ready. Raise BedError."""
 
         def ready() -> bool:
             conditions = (
@@ -176,7 +166,7 @@ class Bed:
                 for condition in each["status"].get("conditions", ())
                 if condition["type"] == "Ready" and condition["status"] == "True"
             )
-            return len(list(conditions)) >= (len(self.nodes) if count is None else count)
+            return len(list(conditions)) >= len(self.nodes)
 
         wait_for(ready, READY_SECONDS, f"nodes not Ready; see the logs in {self.folder}")
 

@@ -64,23 +64,20 @@ def request(
     return Response(*json.loads(bed.kubectl("exec", pod, f"--namespace={namespace}", "--", *code)))
 
 
-def token(bed: Bed, pod: str, *, namespace: str = "default", seconds: float = 60, client_id: str = "") -> Response:
-    """Return the response to a pod's request for a token, of the identity with *client_id* if it is not empty."""
-    selected = {"client_id": client_id} if client_id else {}
-    parameters = urlencode({"api-version": "2018-02-01", "resource": RESOURCE, **selected})
+def token(bed: Bed, pod: str, *, namespace: str = "default", seconds: float = 60) -> Response:
+    """Return the response to a pod's request for a token."""
+    parameters = urlencode({"api-version": "2018-02-01", "resource": RESOURCE})
     return request(bed, pod, f"{TOKEN}?{parameters}", namespace=namespace, seconds=seconds)
 
 
-def eventually(
-    bed: Bed, pod: str, identity: str, *, namespace: str = "default", seconds: float = 60, client_id: str = ""
-) -> Response:
+def eventually(bed: Bed, pod: str, identity: str, *, namespace: str = "default", seconds: float = 60) -> Response:
     """Return the first response with a token of *identity*, for a request as in `token`.
 
     Raise BedError after *seconds*.
     """
     end = time.monotonic() + seconds
     while True:
-        response = token(bed, pod, namespace=namespace, client_id=client_id)
+        response = token(bed, pod, namespace=namespace)
         if response.status == 200 and response.identity == identity:
             return response
         if time.monotonic() > end:

@@ -9,14 +9,12 @@ from typing import Any, Final
 
 import yaml
 
-from tests.realnode.options import API_PORT, OUTSIDE_ADDRESS, POD_RANGE, Options
+from tests.realnode.options import API_PORT, OUTSIDE_ADDRESS, POD_ADDRESSES, POD_RANGE, Options
 
 PAUSE_IMAGE: Final = "localhost/realnode/pause:1"
 REPOSITORY: Final = "localhost/realnode"
 """The repository of the images on the nodes."""
 CONTAINERD_SOCKET: Final = "/run/containerd/containerd.sock"
-REGISTRIES: Final = "/etc/containerd/certs.d"
-"""The folder of a node with a file for each registry that is not at its default address; without it there is none."""
 KUBERNETES: Final = PurePosixPath("/etc/kubernetes")
 SHARED_SYSCTLS: Final[Mapping[str, str]] = {
     "vm/overcommit_memory": "1",
@@ -49,8 +47,6 @@ state = "/run/containerd"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{cni_plugins}"
     conf_dir = "/etc/cni/net.d"
-  [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "{REGISTRIES}"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
@@ -66,7 +62,7 @@ def cni(options: Options, pods: str) -> str:
         return json.dumps({"cniVersion": "0.3.1", "name": "realnode", "plugins": [{"type": "cilium-cni"}]}, indent=2)
     network = ipaddress.ip_network(pods)
     # The first address is the bridge's.
-    addresses = {"subnet": pods, "rangeStart": str(network[2]), "rangeEnd": str(network[1 + options.pod_addresses])}
+    addresses = {"subnet": pods, "rangeStart": str(network[2]), "rangeEnd": str(network[1 + POD_ADDRESSES])}
     ipam = {"type": "host-local", "ranges": [[addresses]], "routes": [{"dst": "0.0.0.0/0"}]}
     plugin: dict[str, Any] = {"type": options.cni, "ipMasq": False, "ipam": ipam}
     if options.cni == "bridge":

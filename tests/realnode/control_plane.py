@@ -1,17 +1,23 @@
 """The control plane of a test bed: tests/testplane with authentication for nodes, outside of the nodes."""
 
+import datetime
 import json
 import signal
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from typing_extensions import override
 
 from podidentity_sandbox.namespaces import Namespaces
 from tests.kubectl_and_helm import Commands
-from tests.realnode.credentials import ClusterAuthority
+from tests.realnode.configuration import kubeconfig
 from tests.realnode.options import API_PORT, API_SERVICE, OUTSIDE_ADDRESS
 from tests.realnode.processes import STOP_SECONDS, WITH_PARENT, BedError
 
@@ -33,6 +39,43 @@ CONTROLLERS: Final = (
     "ttl-after-finished-controller",
     "disruption-controller",
 )
+DAYS_VALID: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterAuthority:
+    """The certificate authority in *folder*, the directory of the control plane."""
+
+    folder: Path
+
+    def kubeconfig(self, user: str, group: str = "") -> str:
+        """Return a kubeconfig with a new client certificate of *user*, which is a member of *group*."""
+        authority = (self.folder / "ca.crt").read_bytes()
+        issuer = x509.load_pem_x509_certificate(authority)
+        issuer_key = serialization.load_pem_private_key((self.folder / "ca.key").read_bytes(), password=None)
+        assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group)] if group else []
+        subject.append(x509.NameAttribute(NameOID.COMMON_NAME, user))
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name(subject))
+            .issuer_name(issuer.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=DAYS_VALID))
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            .sign(issuer_key, hashes.SHA256())
+        )
+        return kubeconfig(
+            authority,
+            certificate.public_bytes(serialization.Encoding.PEM),
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ),
+        )
 
 
 class NamespacedCommands(Commands):

@@ -1,7 +1,7 @@
 """The data planes on which NMI redirects pods: the cells of the compatibility matrix, and the test bed of each cell.
 
 A cell is a mode of kube-proxy, a redirect backend of NMI, a target of the redirect and a kind of CNI plugin. Nodes with
-Cilium are in `cilium_results`. This module reads and writes no files.
+Cilium are in `on_cilium/`. This module reads and writes no files.
 """
 
 from collections.abc import Mapping

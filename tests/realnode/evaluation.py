@@ -1,17 +1,13 @@
 """Evaluation of a scenario: interruption and failed requests from the probers' logs, leaks from the log of IMDS."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import msgspec
 
 from tests.machine_pauses import Pause, paused_seconds
-
-_PULLED: Final = re.compile(r"Successfully pulled image \S+ in (\d+m)?([\d.]+)(ms|s) .*Image size: (\d+) bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +85,6 @@ def parse_load_log(text: str, since: float = 0.0) -> tuple[Counter[str], float]:
             outcomes.update(document["outcomes"])
             slowest = max(slowest, document["slowest"])
     return outcomes, slowest
-
-
-def parse_pull(message: str) -> tuple[float, int] | None:
-    """Return the seconds and the compressed bytes in the kubelet's Event about an image; None if it did not pull it.
-
-    The time is a duration of Go, such as `1m2.5s` or `980ms`, and includes unpacking.
-    """
-    found = _PULLED.search(message)
-    if found is None:
-        return None
-    minutes, number, unit, size = found.groups()
-    seconds = float(number) / (1000 if unit == "ms" else 1)
-    return 60 * int((minutes or "0m")[:-1]) + seconds, int(size)
 
 
 def interruption(probes: Sequence[Probe], expected: str, pauses: Sequence[Pause] = ()) -> float:

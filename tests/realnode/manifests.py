@@ -27,26 +27,20 @@ def identity(name: str, resource_id: str, client_id: str, *, namespace: str = "d
     }
 
 
-def binding(name: str, *, namespace: str = "default", identity: str = "") -> Manifest:
-    """Return an AzureIdentityBinding of the selector *name* to the identity of that name, or to *identity*."""
+def binding(name: str, *, namespace: str = "default") -> Manifest:
+    """Return an AzureIdentityBinding of the selector *name* to the identity of that name."""
     return {
         "apiVersion": GROUP,
         "kind": "AzureIdentityBinding",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"azureIdentity": identity or name, "selector": name},
+        "spec": {"azureIdentity": name, "selector": name},
     }
 
 
-def prober(name: str, *, selector: str = "", namespace: str = "default", query: str = "", **spec: Any) -> Manifest:
+def prober(name: str, *, selector: str = "", **spec: Any) -> Manifest:
     """Return a pod that requests a token every 100 ms. *spec* is added to the pod's specification."""
-    return pod(
-        name,
-        ["python3", "-c", PROBER],
-        labels={"aadpodidbinding": selector} if selector else {},
-        namespace=namespace,
-        environment={"QUERY": query},
-        **spec,
-    )
+    labels = {"aadpodidbinding": selector} if selector else {}
+    return pod(name, ["python3", "-c", PROBER], labels=labels, **spec)
 
 
 def load_pod(name: str, *, selector: str, rate: float, new_percent: int, **spec: Any) -> Manifest:

@@ -6,7 +6,6 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,20 +16,6 @@ _BLOBS: Final = "blobs/sha256/"
 
 Blobs = dict[str, bytes]
 """The content of an archive by digest, without the prefix `sha256:`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """The only image of an archive. Digests have the prefix `sha256:`."""
-
-    digest: str
-    """The digest of its manifest."""
-    media_type: str
-    """The media type of its manifest."""
-    layers: Mapping[str, int]
-    """The sizes of the layers as they are stored, which is compressed, by digest."""
-    content: Mapping[str, bytes]
-    """Manifest, configuration and layers by digest."""
 
 
 def write_image(archive: Path, name: str, files: Mapping[str, bytes], entrypoint: str, architecture: str) -> None:
@@ -71,20 +56,6 @@ def replace_program(source: Path, archive: Path, name: str, program: str, conten
     config = json.loads(blobs[_hex(manifest["config"]["digest"])])
     config["config"] = {**config["config"], "Entrypoint": [f"/{program}"], "Cmd": []}
     _write(archive, name, blobs, *_extended(blobs, config, manifest["layers"], {program: content}, mode=0o755))
-
-
-def read_image(archive: Path) -> Image:
-    """Return the image in *archive*. Raise ValueError if *archive* has not exactly one image."""
-    blobs, index = _read(archive)
-    (entry,) = index["manifests"]
-    manifest = json.loads(blobs[_hex(entry["digest"])])
-    digests = [entry["digest"], manifest["config"]["digest"], *(each["digest"] for each in manifest["layers"])]
-    return Image(
-        digest=entry["digest"],
-        media_type=entry["mediaType"],
-        layers={each["digest"]: each["size"] for each in manifest["layers"]},
-        content={digest: blobs[_hex(digest)] for digest in digests},
-    )
 
 
 def read_labels(archive: Path) -> dict[str, str]:

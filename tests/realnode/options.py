@@ -15,9 +15,9 @@ API_PORT: Final = 6443
 AAD_PORT: Final = 8443
 ARM_PORT: Final = 8444
 PROXY_PORT: Final = 8445
-REGISTRY_PORT: Final = 5000
 NODES_MAX: Final = 9
-POD_ADDRESSES_MAX: Final = 250
+POD_ADDRESSES: Final = 250
+"""The number of addresses for the pods of a node."""
 
 Cni = Literal["bridge", "ptp"]
 ProxyMode = Literal["iptables", "nftables"]
@@ -36,16 +36,12 @@ class Options:
     """The host routing of Cilium's agent, which then replaces the CNI plugin and kube-proxy; empty: without Cilium."""
     legacy_iptables: bool = False
     """Whether the node's own `iptables` is the legacy one, which kube-proxy then uses."""
-    pod_addresses: int = POD_ADDRESSES_MAX
-    """The number of addresses for the pods of a node. With few of them, new pods soon get those of former ones."""
     scale_set: str = ""
     """The scale set whose instances the nodes are; empty: each node is a VM."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= NODES_MAX:
             raise ValueError(f"a test bed has 1 to {NODES_MAX} nodes, not {self.nodes}")
-        if not 1 <= self.pod_addresses <= POD_ADDRESSES_MAX:
-            raise ValueError(f"a node has 1 to {POD_ADDRESSES_MAX} addresses for pods, not {self.pod_addresses}")
         if self.legacy_iptables and self.proxy == "nftables":
             raise ValueError("legacy iptables is an option of kube-proxy's mode iptables only")
 

@@ -1,11 +1,10 @@
 """The program of a prober pod: requests a token every 100 ms on a new connection and prints each result as JSON.
 
-Runs in the demo's image with Python's standard library only. QUERY is added to the request.
+Runs in the demo's image with Python's standard library only.
 """
 
 import base64
 import json
-import os
 import time
 import urllib.error
 import urllib.request
@@ -24,7 +23,7 @@ def identity_of(token: str) -> str:
 
 def outcome() -> str:
     """Return `token NAME`, `http STATUS`, `refused`, `timeout` or another error of one request."""
-    request = urllib.request.Request(URL + os.environ.get("QUERY", ""), headers={"Metadata": "true"})  # noqa: S310 - a constant URL
+    request = urllib.request.Request(URL, headers={"Metadata": "true"})
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
             return f"token {identity_of(json.load(response)['access_token'])}"

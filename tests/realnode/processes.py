@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,9 +42,7 @@ class Process:
     *forks* is the number of wrappers of the command that stay as parents of the program: `nsenter --pid` is one.
     """
 
-    def __init__(
-        self, command: Sequence[str], log: Path, *, forks: int = 0, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, command: Sequence[str], log: Path, *, forks: int = 0) -> None:
         self.log = log
         self._forks = forks
         with log.open("ab") as output:
@@ -54,7 +52,6 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=environment,
             )
 
     @property

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from benchmarks.report.marks import put
 from tests.realnode import oci
 from tests.realnode.evaluation import Result
 from tests.realnode.programs import IMAGES, ROOT
@@ -18,8 +18,7 @@ from tests.realnode.scenario import RESULTS
 from tests.testplane import up
 
 DOCUMENT: Final = ROOT / "docs" / "reliability.md"
-BEGIN: Final = "<!-- results: make e2e-node -->"
-END: Final = "<!-- end of results -->"
+MAKER: Final = "tests.realnode.report"
 
 
 def table(results: Sequence[Result], circumstances: str) -> str:
@@ -43,14 +42,6 @@ def table(results: Sequence[Result], circumstances: str) -> str:
     )
 
 
-def replaced(document: str, content: str) -> str:
-    """Return *document* with *content* between the two marks. Raise ValueError if a mark is missing."""
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    if not pattern.search(document):
-        raise ValueError(f"the document has no section from {BEGIN} to {END}")
-    return pattern.sub(lambda _: f"{BEGIN}\n{content}\n{END}", document)
-
-
 def circumstances() -> str:
     """Return the machine and the versions of the sources as a sentence."""
     command = ["git", "log", "-1", "--format=%cs, chart of commit %h"]
@@ -66,7 +57,7 @@ def main(results: Path = RESULTS, document: Path = DOCUMENT) -> None:
         found = msgspec.json.decode(results.read_bytes(), type=list[Result])
     except FileNotFoundError:
         sys.exit(f"{results} is missing; run: make e2e-node")
-    document.write_text(replaced(document.read_text(), table(found, circumstances())))
+    put(document, MAKER, table(found, circumstances()))
 
 
 if __name__ == "__main__":

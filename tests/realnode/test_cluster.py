@@ -8,68 +8,62 @@ import pytest
 from tests.realnode import machine
 from tools import cluster
 
+BRIDGES = "The machine does not permit bridges: no."
+
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """The kinds of nodes that `make cluster` started, which return at once."""
-    kinds: list[str] = []
+def steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """What `make cluster` did before it would wait for Ctrl-C."""
+    found: list[str] = []
 
     def start(kind: str) -> int:
-        kinds.append(kind)
+        found.append(kind)
         return 0
+
+    def reasons() -> list[str]:
+        found.append("checked")
+        return []
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(cluster, "FOLDER", tmp_path / "cluster")
-    monkeypatch.setattr(cluster, "install_packages", lambda _: None)
+    monkeypatch.setattr(cluster, "install_packages", found.append)
+    monkeypatch.setattr(machine, "reasons", reasons)
     monkeypatch.setattr(cluster, "run_sandbox", lambda: start("sandbox"))
     monkeypatch.setattr(cluster, "run_real_node", lambda options: start(f"real {options.proxy} {options.cni}"))
-    return kinds
+    return found
 
 
-def test_nft_and_iptables_are_installed_before_the_machine_is_checked(
-    started: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps: list[str] = []
-
-    def reasons() -> list[str]:
-        steps.append("checked")
-        return []
-
-    monkeypatch.setattr(cluster, "install_packages", steps.append)
-    monkeypatch.setattr(machine, "reasons", reasons)
-    assert cluster.main([]) == 0
-    assert (steps, started) == (["test", "checked"], ["real iptables bridge"])
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        # nft and iptables are installed before the machine is checked.
+        ([], ["test", "checked", "real iptables bridge"]),
+        (["--proxy=nftables", "--cni=ptp"], ["test", "checked", "real nftables ptp"]),
+        (["--node=sandbox"], ["test", "sandbox"]),
+    ],
+)
+def test_a_real_node_is_started_where_it_is_possible(steps: list[str], flags: list[str], expected: list[str]) -> None:
+    assert cluster.main(flags) == 0
+    assert steps == expected
 
 
 def test_the_sandbox_is_used_otherwise_and_the_reason_printed(
-    started: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    steps: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(machine, "reasons", lambda: ["The machine does not permit bridges: no."])
+    monkeypatch.setattr(machine, "reasons", lambda: [BRIDGES])
     assert cluster.main([]) == 0
-    assert started == ["sandbox"]
-    assert "because a real one is not possible:\nThe machine does not permit bridges: no." in capsys.readouterr().out
+    assert steps == ["test", "sandbox"]
+    assert f"because a real one is not possible:\n{BRIDGES}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flag", ["--node=real", "--cni=ptp"])
 def test_a_real_node_that_is_required_and_not_possible_is_an_error(
-    started: list[str], monkeypatch: pytest.MonkeyPatch, flag: str
+    steps: list[str], monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:
-    monkeypatch.setattr(machine, "reasons", lambda: ["no cgroups"])
-    with pytest.raises(SystemExit, match="cannot run a real node:\nno cgroups"):
+    monkeypatch.setattr(machine, "reasons", lambda: [BRIDGES])
+    with pytest.raises(SystemExit, match=f"cannot run a real node:\n{BRIDGES}"):
         cluster.main([flag])
-    assert started == []
-
-
-def test_the_sandbox_can_be_selected(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "reasons", list)
-    assert cluster.main(["--node=sandbox"]) == 0
-    assert started == ["sandbox"]
-
-
-def test_the_flags_of_a_real_node_are_its_options(started: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "reasons", list)
-    assert cluster.main(["--proxy=nftables", "--cni=ptp"]) == 0
-    assert started == ["real nftables ptp"]
+    assert steps == ["test"]
 
 
 @pytest.mark.parametrize(
@@ -80,10 +74,10 @@ def test_the_flags_of_a_real_node_are_its_options(started: list[str], monkeypatc
     ],
 )
 def test_flags_that_exclude_each_other_are_a_usage_error(
-    started: list[str], flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    steps: list[str], flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         cluster.main(flags)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
-    assert started == []
+    assert not any(each.startswith(("real", "sandbox")) for each in steps)

@@ -5,7 +5,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -21,8 +21,6 @@ def reset(*arguments):
 socket.create_connection = reset
 """
 
-Behaviour = Callable[[socket.socket], object]
-
 
 def attempt(port: int, request: str = "", *, before: str = "") -> str:
     command = connections.program(LOCAL, port, request, sys.executable)
@@ -30,22 +28,8 @@ def attempt(port: int, request: str = "", *, before: str = "") -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
 
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.create_server((LOCAL, 0)) as made:
-        yield made
-
-
-def serve(listener: socket.socket, behaviour: Behaviour) -> int:
-    """Accept one connection in a thread, and give it to *behaviour*. Return the port."""
-
-    def accept() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            behaviour(connection)
-
-    threading.Thread(target=accept, daemon=True).start()
-    return int(listener.getsockname()[1])
+def close(connection: socket.socket) -> None:
+    """Do nothing: the caller closes the connection."""
 
 
 def reset(connection: socket.socket) -> None:
@@ -64,25 +48,28 @@ def wait_for_the_end(connection: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("behaviour", "request_line", "result"),
     [
-        (lambda _: None, "", CLOSED),
+        (close, "", CLOSED),
         (reset, "", CLOSED),
         (reset, REQUEST, CLOSED),
         (answer, REQUEST, ANSWERED),
         (wait_for_the_end, "", OPEN),
     ],
-    ids=["closed", "reset", "reset with a request", "answered", "open"],
 )
 def test_the_servers_behaviour_is_the_result(
-    listener: socket.socket, behaviour: Behaviour, request_line: str, result: str
+    behaviour: Callable[[socket.socket], object], request_line: str, result: str
 ) -> None:
-    assert attempt(serve(listener, behaviour), request_line) == result
+    with socket.create_server((LOCAL, 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                behaviour(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        port = int(listener.getsockname()[1])
+        assert attempt(port, request_line) == result
+    assert attempt(port) == REFUSED, "nothing listens any more"
 
 
 def test_a_reset_while_the_program_still_connects_is_a_closed_connection() -> None:
     assert attempt(9, before=RESET_WHILE_CONNECTING) == CLOSED
-
-
-def test_a_port_without_a_listener_refuses(listener: socket.socket) -> None:
-    port = int(listener.getsockname()[1])
-    listener.close()
-    assert attempt(port) == REFUSED

@@ -32,14 +32,14 @@ MANAGED = token_response({"appid": "client", "xms_mirid": "/subscriptions/s/user
 
 
 @contextmanager
-def server(answer: bytes, *, whole: bool = True) -> Iterator[int]:
-    """Answer each request with these bytes, if not *whole* in two parts, and yield the port."""
+def server(answer: bytes) -> Iterator[int]:
+    """Answer each request with these bytes in two parts, and yield the port."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve(connection: socket.socket) -> None:
         with connection, suppress(ConnectionError):
             while b"\r\n\r\n" in connection.recv(4096):
-                cut = 0 if whole else len(answer) // 2
+                cut = len(answer) // 2
                 connection.sendall(answer[:cut])
                 connection.sendall(answer[cut:])
                 if not answer:
@@ -102,11 +102,6 @@ def test_each_response_is_counted_by_its_content(answer: bytes, expected: str) -
         counted = outcomes(port)
     assert {each.split(" ", 1)[1] for each in counted} == {expected}
     assert {each.split(" ", 1)[0] for each in counted} == {"new", "kept"}
-
-
-def test_a_response_in_two_packets_is_read_completely() -> None:
-    with server(MANAGED, whole=False) as port:
-        assert set(outcomes(port)) == {"new token demo", "kept token demo"}
 
 
 def test_a_refused_connection_is_no_response() -> None:

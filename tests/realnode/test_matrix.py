@@ -1,116 +1,114 @@
-"""The compatibility matrix: its documents equal the recorded results, and only a passed result is `tested`."""
+"""The compatibility tables: their documents equal the recorded results, and only a passed result is `tested`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from benchmarks.report.marks import END, standing
-from tests.realnode import cilium_results, matrix
+from tests.realnode import matrix
+from tests.realnode.cilium_programs import Routing
 from tests.realnode.data_planes import CHECKS, PROXIES, TARGETS, Cell
-from tests.realnode.matrix import CellResult, Records
+from tests.realnode.matrix import CellResult, CiliumResult
+from tests.realnode.programs import HERE
 
+RUN = {"date": "2026-11-28", "commit": "abc1234", "kernel": "6.18.1", "kubernetes": "1.37.2"}
 CELL = Cell(proxy="nftables", cni="ptp", backend="nftables", target="node")
-PASSED = CellResult(
-    cell=CELL,
-    date="2026-11-28",
-    commit="abc1234",
-    kernel="6.18.1",
-    kubernetes="1.37.2",
-    selected="nftables",
-    checks=dict.fromkeys(CHECKS, True),
-)
-
-
-def row(text: str, proxy: str, backend: str) -> list[str]:
-    """Return the cells of the row of a backend, without its first two."""
-    rows = ([each.strip() for each in line.strip("|").split("|")] for line in text.splitlines())
-    (found,) = (cells for node, backends, *cells in rows if node == proxy and f"`{backend}`" in backends.split(", "))
-    return found
+PASSED = CellResult(cell=CELL, selected="nftables", checks=dict.fromkeys(CHECKS, True), **RUN)
+TESTS = matrix.names_of_tests(matrix.MODULES["ebpf"])
+CILIUM = CiliumResult(routing="ebpf", cilium="1.20.2", tests=dict.fromkeys(TESTS, True), **RUN)
 
 
 @pytest.mark.parametrize(
     ("document", "part"), [(matrix.README, matrix.summary), (matrix.PAGE, matrix.page)], ids=["readme", "page"]
 )
 def test_a_document_equals_the_recorded_results(document: Path, part: matrix.Part) -> None:
-    expected = part(matrix.read(matrix.RESULTS), cilium_results.read(cilium_results.RESULTS))
+    expected = part(matrix.read_cells(HERE), matrix.read_cilium(HERE))
     assert standing(document, matrix.MAKER) == expected, "run `python -m tests.realnode.matrix`"
 
 
 def test_a_recorded_result_names_backend_and_target() -> None:
-    for cell, result in matrix.read(matrix.RESULTS).items():
+    for cell, result in matrix.read_cells(HERE).items():
         assert cell.target in TARGETS, cell
         assert cell.backend in {"auto", result.selected}, cell
 
 
-def test_a_cell_whose_checks_passed_is_tested_with_date_and_commit() -> None:
-    assert matrix.status({CELL: PASSED}, CELL, details=False) == "tested"
-    assert matrix.status({CELL: PASSED}, CELL, details=True) == "tested 2026-11-28 abc1234"
-
-
 @pytest.mark.parametrize("name", CHECKS)
-@pytest.mark.parametrize("ran", [True, False])
+@pytest.mark.parametrize("ran", [True, False], ids=["failed", "missing"])
 def test_a_cell_with_a_failed_or_missing_check_is_not_tested(name: str, ran: bool) -> None:
-    checks = {**PASSED.checks, name: False}
-    if not ran:
-        del checks[name]
+    checks = {each: True for each in CHECKS if each != name} | ({name: False} if ran else {})
     result = msgspec.structs.replace(PASSED, checks=checks)
-    assert matrix.status({CELL: result}, CELL, details=False) == f"fails ({name})"
+    assert matrix.cell_status({CELL: PASSED}, CELL, details=True) == "tested 2026-11-28 abc1234"
+    assert matrix.cell_status({CELL: result}, CELL, details=False) == f"fails ({name})"
+
+
+@pytest.mark.parametrize("ran", [True, False], ids=["failed", "missing"])
+def test_a_host_routing_with_a_failed_or_missing_test_is_not_tested(ran: bool) -> None:
+    name = min(TESTS)
+    tests = {each: True for each in TESTS if each != name} | ({name: False} if ran else {})
+    routing: Routing = "ebpf"
+    assert matrix.cilium_status({}, routing, details=True) == "expected"
+    assert matrix.cilium_status({routing: CILIUM}, routing, details=True) == "tested 2026-11-28 abc1234"
+    failed = {routing: msgspec.structs.replace(CILIUM, tests=tests)}
+    assert matrix.cilium_status(failed, routing, details=False) == f"fails ({name})"
 
 
 def test_a_cell_of_auto_is_not_selected_if_a_run_selected_the_other_target() -> None:
     selected = msgspec.structs.replace(CELL, backend="auto")
     other = msgspec.structs.replace(selected, target="loopback")
     results = {selected: msgspec.structs.replace(PASSED, cell=selected)}
-    assert matrix.status(results, other, details=True) == "not selected"
-    assert matrix.status(results, selected, details=False) == "tested"
-    assert matrix.status({CELL: PASSED}, msgspec.structs.replace(CELL, target="loopback"), details=True) == "expected"
+    assert matrix.cell_status(results, other, details=True) == "not selected"
+    assert matrix.cell_status(results, selected, details=False) == "tested"
+    loopback = msgspec.structs.replace(CELL, target="loopback")
+    assert matrix.cell_status({CELL: PASSED}, loopback, details=True) == "expected"
 
 
-def test_the_table_has_each_result_in_the_column_of_its_target_and_plugin() -> None:
+def test_the_tables_have_each_result_in_its_row_and_column() -> None:
     text = matrix.table({CELL: PASSED}, details=False)
-    assert row(text, PROXIES["nftables"], "nftables") == ["expected", "expected", "expected", "tested"]
-    assert row(text, PROXIES["nftables"], "auto") == ["expected"] * 4
+    proxy = PROXIES["nftables"]
+    assert f"| {proxy} | `nftables` | expected | expected | expected | tested |" in text
     assert text.count("| tested |") == 1
+    text = matrix.cilium_table({"ebpf": CILIUM}, details=False)
+    assert "| legacy | `auto` | expected |" in text
+    assert "| eBPF | `auto`, `iptables-nft`, `iptables-legacy`, `nftables` | not supported |" in text
+    assert "| eBPF | `cilium` | tested |" in text
 
 
-def documents(folder: Path) -> Sequence[Path]:
-    """Return documents with an empty section."""
-    found = [folder / "README.md", folder / "page.md"]
-    for each in found:
-        each.write_text(f"before\n<!-- made by: python -m {matrix.MAKER} -->\n{END}\nafter\n")
-    return found
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    """The folder of new results, that of the recorded ones, and documents with an empty section."""
+    paths = [tmp_path / name for name in ("new", "kept", "README.md", "page.md")]
+    for folder in paths[:2]:
+        folder.mkdir()
+    for document in paths[2:]:
+        document.write_text(f"before\n<!-- made by: python -m {matrix.MAKER} -->\n{END}\nafter\n")
+    return paths
 
 
-def records(folder: Path) -> tuple[Records, Records]:
-    """Return the names of files of new and of recorded results in a folder."""
-    new, recorded = (Records(folder / f"{name}.json", folder / f"{name}-cilium.json") for name in ("new", "recorded"))
-    return new, recorded
-
-
-def test_new_results_are_added_and_written_into_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_results_are_added_and_written_into_the_documents(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(matrix, "uncommitted", lambda: "")
-    (new, recorded), pages = records(tmp_path), documents(tmp_path)
+    new, kept, *pages = folders
     other = Cell(proxy="nftables", cni="ptp", backend="nftables", target="loopback")
     earlier = msgspec.structs.replace(PASSED, date="2026-11-01")
-    matrix.add(recorded.data_planes, [earlier, msgspec.structs.replace(PASSED, cell=other)])
-    matrix.add(new.data_planes, [PASSED])
-    matrix.main(new, recorded, pages)
-    assert {each.date for each in matrix.read(recorded.data_planes).values()} == {"2026-11-28"}
-    assert standing(pages[0], matrix.MAKER).count("tested |") == 2
-    assert standing(pages[1], matrix.MAKER).count("tested 2026-11-28 abc1234 |") == 2
+    matrix.add(kept, {CELL: earlier, other: msgspec.structs.replace(PASSED, cell=other)}, {})
+    matrix.add(new, {CELL: PASSED}, {"ebpf": CILIUM})
+    matrix.main(new, kept, pages)
+    assert {each.date for each in matrix.read_cells(kept).values()} == {"2026-11-28"}
+    assert standing(pages[0], matrix.MAKER).count("tested |") == 3
+    assert standing(pages[1], matrix.MAKER).count("tested 2026-11-28 abc1234 |") == 3
     assert pages[0].read_text().endswith("after\n")
-    assert not new.data_planes.exists()
+    assert list(new.iterdir()) == []
 
 
 def test_results_of_changes_that_no_commit_contains_are_rejected(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matrix, "uncommitted", lambda: " M nmi/app.py")
-    new, recorded = records(tmp_path)
-    matrix.add(new.data_planes, [PASSED])
+    new, kept, *pages = folders
+    matrix.add(new, {CELL: PASSED}, {})
     with pytest.raises(SystemExit, match=r"nmi/app\.py"):
-        matrix.main(new, recorded, documents(tmp_path))
-    assert matrix.read(recorded.data_planes) == {}
-    assert new.data_planes.exists()
+        matrix.main(new, kept, pages)
+    assert matrix.read_cells(kept) == {}
+    assert matrix.read_cells(new) == {CELL: PASSED}

@@ -10,6 +10,6 @@ RECIPES = re.findall(r"^([a-z.-]+):[^=\n]*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILI
 
 def test_packages_of_tests_are_installed_before_the_machine_is_checked() -> None:
     checked = {name: commands for name, commands in RECIPES if CHECK in commands}
-    assert {"test-node", "node", "soak-node", ".node-programs"} <= checked.keys()
+    assert {"test-node", ".node-programs"} <= checked.keys()
     for name, commands in checked.items():
         assert "$(PACKAGES) test\n" in commands.partition(CHECK)[0], name

@@ -53,8 +53,6 @@ class Application:
     """Whether that chain has `az` as a later link, and uses the identity that AZURE_CLIENT_ID names."""
     each_change: bool = False
     """Whether its tests run for each change, and not only nightly."""
-    honours_authority_host: bool = True
-    """Whether AZURE_POD_IDENTITY_AUTHORITY_HOST replaces the endpoint 169.254.169.254."""
 
 
 Command = list[str | Path]
@@ -211,7 +209,6 @@ OLDEST: Final = Application(
     make=lambda: python("azure-identity-oldest.txt", "azure_identity_token.py"),
     selectors=("client-id",),
     full_chain=False,
-    honours_authority_host=False,
     each_change=True,
 )
 NEWEST: Final = Application(
@@ -227,11 +224,9 @@ MSAL: Final = Application(
     each_change=True,
 )
 JAVASCRIPT: Final = Application(name="javascript-azure-identity", make=_javascript, each_change=True)
-GO: Final = Application(name="go-azidentity", make=_go, honours_authority_host=False)
+GO: Final = Application(name="go-azidentity", make=_go)
 JAVA_IDENTITY: Final = Application(name="java-azure-identity", make=_java)
-RUST: Final = Application(
-    name="rust-azure-identity", make=_rust, chain=False, full_chain=False, honours_authority_host=False
-)
+RUST: Final = Application(name="rust-azure-identity", make=_rust, chain=False, full_chain=False)
 APPLICATIONS: Final = (OLDEST, NEWEST, MSAL, JAVASCRIPT, GO, JAVA_IDENTITY, RUST)
 
 

@@ -1,17 +1,12 @@
 """Fixtures for the SDK tests: one sandbox per session, with pods that run an application with a real SDK.
 
 Only `pytest tests/sdks` (that is, `make test-sdks`) collects this folder, because its applications come from five
-registries. As root, a pod is a network namespace behind the real nat rule, and the SDKs send their requests to
-169.254.169.254 as usual. For other users, a pod is a loopback address, and the tests support only SDKs that honour
-AZURE_POD_IDENTITY_AUTHORITY_HOST.
+registries. It needs root: a pod is a network namespace behind the real nat rule, and the SDKs send their requests to
+169.254.169.254 as usual.
 """
 
-import asyncio
-import inspect
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +17,7 @@ from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from tests.sdks import imds_programs
 from tests.sdks.applications import APPLICATIONS, Application, ToolchainError
-from tests.sdks.sdk_sandbox import SYSTEM_PATH, Output, SdkSandbox
+from tests.sdks.sdk_sandbox import SYSTEM_PATH, SdkSandbox
 
 HERE: Final = Path(__file__).parent
 
@@ -56,9 +51,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     try:
         for application in _applications(items):
             application.make()
-        if os.geteuid() == 0:
-            for program in _programs(items):
-                imds_programs.install(program)
+        for program in _programs(items):
+            imds_programs.install(program)
     except ToolchainError as error:
         raise pytest.UsageError(str(error)) from error
 
@@ -88,62 +82,11 @@ def nightly(application: Application) -> Sequence[pytest.MarkDecorator]:
     return () if application.each_change else (pytest.mark.nightly,)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Output of an application before and after the deletion of its pod's binding, and NMI's answers each time."""
-
-    bound: Output
-    bound_answers: Counter[int]
-    unbound: Output
-    unbound_answers: Counter[int]
-
-
-Unbinding = asyncio.Task[dict[str, Outcome]]
-
-
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def sdk_sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SdkSandbox]:
     """Yield a stage with one node, which is a separate network namespace, and the real MIC and NMI."""
     async with Sandbox(Settings(namespaces=True, environment=os.environ)) as sandbox:
         yield SdkSandbox(sandbox, tmp_path_factory.mktemp("home"))
-
-
-async def _unbind_all(sdk_sandbox: SdkSandbox, applications: Sequence[Application]) -> dict[str, Outcome]:
-    """Run each of *applications* in a pod that loses its binding. Return the outcomes by application name."""
-    await sdk_sandbox.identity("taken-away")
-
-    async def unbind(application: Application) -> Outcome:
-        pod = await sdk_sandbox.pod("taken-away")
-        bound = await sdk_sandbox.run(application, pod)
-        bound_answers = await sdk_sandbox.answers(pod)
-        await sdk_sandbox.unbind(pod, "taken-away")
-        unbound = await sdk_sandbox.run(application, pod)
-        return Outcome(bound, bound_answers, unbound, await sdk_sandbox.answers(pod) - bound_answers)
-
-    outcomes = await asyncio.gather(*(unbind(application) for application in applications))
-    return {application.name: outcome for application, outcome in zip(applications, outcomes, strict=True)}
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session", autouse=True)
-async def unbinding(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Unbinding | None]:
-    """Start the runs without a binding before the first test; the last test reads their outcomes.
-
-    The SDKs retry for two minutes, in which the other tests run.
-    """
-    wanted = any("unbinding" in inspect.signature(item.obj).parameters for item in _functions(request.session))
-    if not wanted or os.geteuid() != 0:
-        yield None
-        return
-    settings = Settings(namespaces=True, environment=os.environ, nmi_flags=["--max-hold=1s"])
-    async with Sandbox(settings) as sandbox:
-        sdk_sandbox = SdkSandbox(sandbox, tmp_path_factory.mktemp("home"))
-        applications = _applications(_functions(request.session))
-        task = asyncio.create_task(_unbind_all(sdk_sandbox, applications), name="unbinding")
-        yield task
-        task.cancel()
-        await asyncio.wait([task])
 
 
 def _programs(items: Sequence[pytest.Function]) -> list[imds_programs.Program]:

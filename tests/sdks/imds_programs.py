@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 import pytest
-from _pytest.mark.structures import ParameterSet
 
 from podidentity_sandbox.azure import SUBSCRIPTION
 from tests.sdks import azure_cli
@@ -213,10 +212,31 @@ def _go(folder: str) -> Callable[[Path, str], list[Step]]:
     return lambda _, client_id: [Step(go_program(f"go-{folder}", IMDS_ONLY / folder), _client(client_id))]
 
 
-def go_version(folder: str, module: str) -> str:
-    """Return the version of a module in the go.mod of a program."""
+def _go_library(
+    name: str,
+    folder: str,
+    module: str,
+    *,
+    used_by: str,
+    service: Service = "ARM",
+    call: str = SUBSCRIPTIONS,
+    succeeds: bool = True,
+    long: bool = False,
+) -> Program:
+    """Return the library *module*, whose application is in *folder* and whose version is in its go.mod."""
     found = re.search(rf"{re.escape(module)} v(\S+)", (IMDS_ONLY / folder / "go.mod").read_text())
-    return found[1] if found else ""
+    return Program(
+        name=name,
+        version=found[1] if found else "",
+        kind="library",
+        origin=f"Go `{module}`",
+        used_by=used_by,
+        service=service,
+        call=call,
+        steps=_go(folder),
+        succeeds=succeeds,
+        long=long,
+    )
 
 
 SCRIPTS: Final = ("nodeauth_call.mjs", "ms_rest_azure_call.mjs")
@@ -328,47 +348,23 @@ PROGRAMS: Final = (
         steps=_javascript("ms_rest_azure_call.mjs"),
         named=False,
     ),
-    Program(
-        name="go-autorest with adal (Go)",
-        version=go_version("autorest", f"{AUTOREST}/azure/auth"),
-        kind="library",
-        origin=f"Go `{AUTOREST}/azure/auth`",
+    _go_library(
+        *("go-autorest with adal (Go)", "autorest", f"{AUTOREST}/azure/auth"),
         used_by="Azure's SDK for Go until 2023, older releases of most programs in Go",
-        service="ARM",
-        call=SUBSCRIPTIONS,
-        steps=_go("autorest"),
     ),
-    Program(
-        name="HashiCorp's SDK for Azure (Go)",
-        version=go_version("hashicorp", HASHICORP),
-        kind="library",
-        origin=f"Go `{HASHICORP}`",
-        used_by="Terraform's provider azurerm",
-        service="ARM",
-        call=SUBSCRIPTIONS,
-        steps=_go("hashicorp"),
-    ),
-    Program(
-        name="cert-manager, solver for Azure DNS",
-        version=go_version("certmanager", CERT_MANAGER),
-        kind="library",
-        origin=f"Go `{CERT_MANAGER}`",
+    _go_library(*("HashiCorp's SDK for Azure (Go)", "hashicorp", HASHICORP), used_by="Terraform's provider azurerm"),
+    _go_library(
+        *("cert-manager, solver for Azure DNS", "certmanager", CERT_MANAGER),
         used_by="cert-manager",
-        service="ARM",
         call="read of a DNS zone",
-        steps=_go("certmanager"),
         succeeds=False,
         long=True,
     ),
-    Program(
-        name="objstore of Thanos",
-        version=go_version("objstore", OBJSTORE),
-        kind="library",
-        origin=f"Go `{OBJSTORE}`",
+    _go_library(
+        *("objstore of Thanos", "objstore", OBJSTORE),
         used_by="Thanos",
         service="Storage",
         call="list of blobs",
-        steps=_go("objstore"),
         long=True,
     ),
 )
@@ -379,12 +375,9 @@ def chosen() -> list[Program]:
     return [each for each in PROGRAMS if not each.long or os.environ.get("IMDS_PROGRAMS") == "all"]
 
 
-def parameters(programs: Sequence[Program]) -> list[ParameterSet]:
-    """Return the parameters of tests with *programs*; those that are neither from PyPI nor from npm run nightly."""
-    return [
-        pytest.param(each, marks=() if each.origin.startswith(("PyPI", "npm")) else pytest.mark.nightly)
-        for each in programs
-    ]
+def nightly(program: Program) -> Sequence[pytest.MarkDecorator]:
+    """Return the marks of a test with *program*: those that are neither from PyPI nor from npm run nightly."""
+    return () if program.origin.startswith(("PyPI", "npm")) else (pytest.mark.nightly,)
 
 
 def version_of(program: Program) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from benchmarks.report.marks import put
-from tests.recorded import one_per_line
+from tests import recorded
 from tests.sdks.imds_programs import PROGRAMS
 
 MAKER: Final = "tests.sdks.imds_table"
@@ -37,19 +37,14 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(file: Path) -> dict[str, Result]:
     """Return the results in a file by the program's name; none if it is missing."""
-    try:
-        found = msgspec.json.decode(file.read_bytes(), type=list[Result])
-    except FileNotFoundError:
-        return {}
-    return {each.name: each for each in found}
+    return {each.name: each for each in recorded.read(file, Result)}
 
 
 def add(file: Path, results: Iterable[Result]) -> None:
     """Replace the results of these programs in a file; drop those of programs that do not exist."""
     known = {**read(file), **{each.name: each for each in results}}
-    ordered = [known[program.name] for program in PROGRAMS if program.name in known]
     file.parent.mkdir(exist_ok=True)
-    file.write_bytes(one_per_line(ordered))
+    recorded.write(file, (known[program.name] for program in PROGRAMS if program.name in known))
 
 
 def table(results: Mapping[str, Result]) -> str:

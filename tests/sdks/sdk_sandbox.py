@@ -9,13 +9,11 @@ import subprocess
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
-from urllib.parse import urlsplit
 
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, PODS, Kind, Resource
+from podidentity.resources import ASSIGNED_IDENTITIES, PODS, Kind, Resource
 from podidentity.telemetry.probes import EXPOSED_SECONDS
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
@@ -24,7 +22,6 @@ from podidentity_sandbox.network import METADATA_ADDRESS, ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.tokens import read_claims
 from tests.sdks.applications import Application
-from tests.sdks.relay import Relay
 from tests.support.waiting import until
 
 NODE: Final = "node-0"
@@ -129,11 +126,6 @@ class SdkSandbox:
             "object-id": identity.object_id,
         }
 
-    async def unbind(self, pod: Pod, identity: str) -> None:
-        """Delete the binding. Return when MIC has revoked the assignment."""
-        await self.sandbox.cluster.client.delete(BINDINGS, "default", f"{pod.name}-{identity}")
-        await until(lambda: self.assigned(pod.name), "a revocation", holds=lambda names: identity not in names)
-
     async def run(
         self,
         application: Application,
@@ -146,13 +138,6 @@ class SdkSandbox:
         """Run the application in the pod to its end. *arguments* are a selector and an id, or empty."""
         argv = [*application.make(), kind, SCOPE, str(times), *arguments]
         given = {"PATH": SYSTEM_PATH, "HOME": str(self._home), "LANG": "C.UTF-8", **(environment or {})}
-        if self.sandbox.redirects:
-            return await self._run(argv, pod, given)
-        url = urlsplit(self.sandbox.nmis[NODE].url)
-        async with Relay(url.hostname or "", url.port or 0, pod.context.address) as relay:
-            return await self._run(argv, pod, {**given, "AZURE_POD_IDENTITY_AUTHORITY_HOST": relay.url})
-
-    async def _run(self, argv: Sequence[str], pod: Pod, environment: dict[str, str]) -> Output:
         began = time.monotonic()
         # Not asyncio's subprocess, which uses a thread per process: some processes run across several tests.
         with subprocess.Popen(  # noqa: ASYNC220 - it takes a millisecond
@@ -161,7 +146,7 @@ class SdkSandbox:
             # Not a file: the output contains tokens, and no log of the sandbox may contain tokens.
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**environment, **pod.context.environment},
+            env={**given, **pod.context.environment},
         ) as process:
             assert process.stdout is not None
             try:

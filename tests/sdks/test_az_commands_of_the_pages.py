@@ -8,7 +8,7 @@ from tests.docs import az_commands
 from tests.sdks import azure_cli
 
 # The first test downloads the CLI: 150 packages with 0.5 GB.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
 
 
 def test_the_record_is_what_the_azure_cli_parses() -> None:

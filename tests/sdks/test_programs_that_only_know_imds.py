@@ -6,7 +6,7 @@ token the program has sent. IMDS_PROGRAMS=all adds the programs that take minute
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +18,8 @@ import pytest_asyncio
 from podidentity_sandbox.azure import USUAL_ROLES
 from podidentity_sandbox.directory import ManagedIdentity
 from tests.sdks import imds_table
-from tests.sdks.imds_programs import ACCOUNT, CONTAINER, Program, chosen, install, parameters, version_of
-from tests.sdks.imds_table import Result
+from tests.sdks.imds_programs import ACCOUNT, CONTAINER, Program, chosen, install, nightly, version_of
+from tests.sdks.imds_table import CHECKS, Result
 from tests.sdks.sdk_sandbox import SYSTEM_PATH, Pod, SdkSandbox
 
 pytestmark = [pytest.mark.root, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
@@ -39,40 +39,12 @@ def id_of(program: Program) -> str:
     return program.name.split(",")[0].replace(" ", "-")
 
 
-@pytest.fixture(scope="session", params=parameters(chosen()), ids=id_of)
-def program(request: pytest.FixtureRequest) -> Program:
-    found: Program = request.param
-    # Installed already (see conftest): an installation here would block the sandbox, which runs in this process.
-    reason = install(found)
-    if reason:
-        pytest.skip(reason)
-    return found
-
-
 @pytest.fixture(scope="session")
 def results() -> Iterator[dict[str, Result]]:
     """Collect the results of this run, and write them for the table."""
     found: dict[str, Result] = {}
     yield found
     imds_table.add(imds_table.NEW_RESULTS, found.values())
-
-
-@pytest.fixture
-def check(request: pytest.FixtureRequest, program: Program, results: dict[str, Result]) -> Iterator[None]:
-    """Record whether the test of this name passes."""
-    name = request.node.originalname.removeprefix("test_pod_with_").partition("_")[0]
-    former = results.get(program.name)
-    today = datetime.now(UTC).date().isoformat()
-    checks = dict(former.checks) if former is not None else {}
-    failures = request.session.testsfailed
-    yield
-    passed = request.session.testsfailed == failures and getattr(request.node, "succeeded", False)
-    results[program.name] = Result(
-        name=program.name, version=version_of(program), date=today, checks={**checks, NAMES[name]: passed}
-    )
-
-
-NAMES: Final = {"one": "only", "two": "named", "no": "refused"}
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -126,35 +98,36 @@ def known_callers(stage: SdkSandbox) -> set[str]:
     return {each.object_id for each in directory.managed_identities()}
 
 
-async def test_pod_with_one_identity(
-    program: Program, stage: SdkSandbox, tmp_path: Path, request: pytest.FixtureRequest, check: None
+PODS: Final[Mapping[str, Sequence[str]]] = {"only": ["only"], "named": ["first", "second"], "refused": []}
+"""The identities of the pod of each check, of which the program gets the last one."""
+
+
+@pytest.mark.parametrize(
+    ("program", "check"),
+    [
+        pytest.param(program, check, id=f"{id_of(program)}-{check}", marks=nightly(program))
+        for program in chosen()
+        for check in CHECKS
+        if check != "named" or program.named
+    ],
+)
+async def test_the_program_gets_a_token_of_its_pods_identity_or_fails(
+    program: Program, check: str, stage: SdkSandbox, results: dict[str, Result], tmp_path: Path
 ) -> None:
-    only = await identity(stage, "imds-only")
-    outcome = await run(stage, program, await stage.pod("imds-only"), tmp_path)
-    assert outcome.callers == {only.object_id}, outcome.output
-    assert (outcome.code == 0) is program.succeeds, outcome.output
-    request.node.succeeded = True
-
-
-@pytest.mark.parametrize("program", parameters([each for each in chosen() if each.named]), ids=id_of, indirect=True)
-async def test_pod_with_two_identities(
-    program: Program, stage: SdkSandbox, tmp_path: Path, request: pytest.FixtureRequest, check: None
-) -> None:
-    await identity(stage, "imds-first")
-    second = await identity(stage, "imds-second")
-    outcome = await run(stage, program, await stage.pod("imds-first", "imds-second"), tmp_path, second.client_id)
-    assert outcome.callers == {second.object_id}, outcome.output
-    assert (outcome.code == 0) is program.succeeds, outcome.output
-    request.node.succeeded = True
-
-
-async def test_pod_with_no_identity(
-    program: Program, stage: SdkSandbox, tmp_path: Path, request: pytest.FixtureRequest, check: None
-) -> None:
-    """The program ends with an error of its own, not after a timeout, and without a call."""
-    pod = await stage.pod(labelled=False)
-    outcome = await run(stage, program, pod, tmp_path)
-    assert outcome.callers == set()
-    assert (await stage.answers(pod))[400] >= 1
-    assert program.error in outcome.output if program.error else outcome.code != 0, outcome.output
-    request.node.succeeded = True
+    # Installed already (see conftest): an installation here would block the sandbox, which runs in this process.
+    if reason := install(program):
+        pytest.skip(reason)
+    former = results.get(program.name)
+    checks = {**(former.checks if former is not None else {}), check: False}
+    today = datetime.now(UTC).date().isoformat()
+    results[program.name] = Result(name=program.name, version=version_of(program), date=today, checks=checks)
+    identities = [await identity(stage, f"imds-{name}") for name in PODS[check]]
+    pod = await stage.pod(*(f"imds-{name}" for name in PODS[check]), labelled=bool(identities))
+    outcome = await run(stage, program, pod, tmp_path, identities[-1].client_id if check == "named" else "")
+    assert outcome.callers == {each.object_id for each in identities[-1:]}, outcome.output
+    if identities:
+        assert (outcome.code == 0) is program.succeeds, outcome.output
+    else:  # it ends with an error of its own, not after a timeout
+        assert (await stage.answers(pod))[400] >= 1
+        assert program.error in outcome.output if program.error else outcome.code != 0, outcome.output
+    checks[check] = True

@@ -1,6 +1,7 @@
 """Test of an application that starts with its pod, before Azure has attached the identity to the VM.
 
 Its first request succeeds. No SDK needs a retry: NMI holds the request until the assignment exists, and then answers.
+The token is cached: an application sends NMI one request for two tokens, and the next one causes no call to IMDS.
 """
 
 import asyncio
@@ -37,3 +38,20 @@ async def test_the_first_request_is_held_and_succeeds_without_a_retry(
     assert result.claims["appid"] == late.client_id
     answers = await sdk_sandbox.answers(pod)
     assert (answers[200], answers[404], answers[503]) == (1, 0, 0)
+
+
+async def test_sdk_and_nmi_cache_a_token(application: Application, sdk_sandbox: SdkSandbox) -> None:
+    """Also show that the SDK understands expires_in and expires_on; otherwise it would request a token each time."""
+    name = f"cached-for-{application.name.replace('.', '-')}"
+    await sdk_sandbox.identity(name)
+    pod, imds = await sdk_sandbox.pod(name), sdk_sandbox.sandbox.azure.imds
+    before = len(imds.token_calls)
+    result = await sdk_sandbox.run(application, pod, times=2)
+    assert len(set(result.tokens)) == 1
+    assert len(result.tokens) == 2
+    assert (await sdk_sandbox.answers(pod))[200] == 1
+    assert len(imds.token_calls) == before + 1
+    again = await sdk_sandbox.run(application, pod)
+    assert again.tokens == result.tokens[:1]
+    assert (await sdk_sandbox.answers(pod))[200] == 2
+    assert len(imds.token_calls) == before + 1

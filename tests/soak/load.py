@@ -48,8 +48,6 @@ WAITING_MAX = 1000
 memory of the most requests that it ever held, so the most has to be known for its growth to mean anything."""
 TICK_SECONDS = 0.004
 LATE_SECONDS = 60.0
-BUCKETS = [0.0001 * 1.25**step for step in range(64)]
-"""Upper ends of the latency's buckets, seconds: each a quarter above the last, up to 127 s."""
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -119,10 +117,8 @@ class Load:
     def begin(self) -> None:
         """Count from nothing."""
         self.counts: Counter[str] = Counter()
-        self.buckets = [0] * (len(BUCKETS) + 1)
         self.wrong: list[dict[str, Any]] = []
         self.longest_former = 0.0
-        self.since = time.monotonic()
 
     # Orders.
 
@@ -281,17 +277,11 @@ class Load:
             self.answered(link, head, body)
 
     def answered(self, link: Link, head: bytes, body: bytes) -> None:
-        now = time.monotonic()
-        seconds = now - link.sent_at
         status = head[9:12].decode()
         self.counts["requests"] += 1
         self.counts[f"status {status}"] += 1
         if status == "200":
-            self.judge(link, body, now)
-            place = 0
-            while place < len(BUCKETS) and seconds > BUCKETS[place]:
-                place += 1
-            self.buckets[place] += 1
+            self.judge(link, body, time.monotonic())
         link.busy = False
         self.waiting -= 1
         if not link.kept or b"\r\nConnection: close" in head:
@@ -362,24 +352,10 @@ class Load:
 
     def report(self) -> dict[str, Any]:
         return {
-            "seconds": time.monotonic() - self.since,
             "counts": dict(self.counts),
             "wrong": self.wrong,
-            "latency": {"p50": self.quantile(0.5), "p99": self.quantile(0.99), "p99.9": self.quantile(0.999)},
             "former_seconds": self.longest_former,
-            "tokens": len(self.known),
-            "connections": len(self.links),
-            "waiting": self.waiting,
         }
-
-    def quantile(self, share: float) -> float:
-        """Seconds, to the upper end of the bucket."""
-        wanted, seen = share * sum(self.buckets), 0
-        for count, upper in zip(self.buckets, BUCKETS, strict=False):
-            seen += count
-            if seen >= wanted:
-                return upper
-        return BUCKETS[-1]
 
 
 def claimed(token: bytes) -> str:

@@ -56,7 +56,6 @@ class Sample:
     descriptors: int
     threads: int
     series: int
-    held: float
 
 
 @dataclass(slots=True)
@@ -67,25 +66,17 @@ class Report:
     commit: str
     seconds: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
-    latency: dict[str, float] = field(default_factory=dict)
     wrong: list[dict[str, Any]] = field(default_factory=list)
     former_seconds: float = 0.0
     """The longest time after the announcement of a change until a request was sent that still got a token of the former
     owner. Changes during a fault of the API server are excluded: NMI learns of them after it."""
     changes: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
-    imds_calls: int = 0
     before: Sample | None = None
     """With pods and tokens in place, but without connections."""
     after: Sample | None = None
     """Without connections again."""
     samples: list[Sample] = field(default_factory=list)
-    log_bytes: int = 0
-    cpu_seconds: float = 0.0
-
-    @property
-    def rate(self) -> float:
-        return self.counts.get("requests", 0) / self.seconds
 
     def broken(self) -> list[str]:
         """A line for each promise that was not kept."""
@@ -116,37 +107,10 @@ class Report:
         late = statistics.median(sample.rss_kib for sample in self.samples[-tenth:])
         return (late - early) / 1024
 
-    def table(self) -> str:
-        """For people."""
-        first, last = self.samples[0], self.samples[-1]
-        statuses = {name: count for name, count in sorted(self.counts.items()) if name not in {"requests", "wrong"}}
-        before, after = self.before or first, self.after or last
-        rows = [
-            ("commit", self.commit),
-            ("time, load", f"{self.seconds:.0f} s, {self.counts.get('requests', 0)} requests, {self.rate:.0f}/s"),
-            *((f"  {name}", str(count)) for name, count in statuses.items()),
-            ("wrong identity", str(self.counts.get("wrong", 0))),
-            (
-                "former owner's, latest",
-                f"{self.former_seconds * 1000:.0f} ms after the change was announced, faults apart",
-            ),
-            ("latency of tokens", ", ".join(f"{name} {value * 1000:.2f} ms" for name, value in self.latency.items())),
-            ("memory", f"first {first.rss_kib / 1024:.1f}, last {last.rss_kib / 1024:.1f} MiB under load"),
-            ("  growth after a third", f"{self.growth_mib():+.2f} MiB"),
-            ("descriptors, idle", f"{before.descriptors} before, {after.descriptors} after"),
-            ("threads", f"{before.threads} before, {after.threads} after"),
-            ("metric series", f"{first.series} first, {after.series} last"),
-            ("NMI's processor time", f"{self.cpu_seconds:.0f} s"),
-            ("NMI's log", f"{self.log_bytes / 1024:.0f} KiB"),
-            ("calls to IMDS", str(self.imds_calls)),
-            ("addresses changed hands", f"{sum(self.changes.values())}: {spelled(self.changes)}"),
-            ("faults", spelled(self.faults)),
-        ]
-        return "\n".join(f"{name:28} {value}" for name, value in rows)
-
-
-def spelled(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    def summary(self) -> str:
+        """Return the results without the samples, as JSON."""
+        shown = {name: value for name, value in asdict(self).items() if name != "samples"}
+        return json.dumps({**shown, "growth_mib": self.growth_mib(), "broken": self.broken()}, indent=1)
 
 
 class Generator:
@@ -202,10 +166,7 @@ async def soak(plan: Plan) -> Report:
             await load.stop()
         await asyncio.sleep(QUIET_SECONDS)
         report.after = await sample(soak_node, report.seconds)
-        report.cpu_seconds = cpu_seconds(soak_node.nmi.pid)
         report.changes, report.faults = pods.changes, faults.suffered
-        report.imds_calls = len(soak_node.imds.token_calls)
-        report.log_bytes = soak_node.nmi.log.stat().st_size
     return report
 
 
@@ -247,15 +208,14 @@ async def under_way(plan: Plan, soak_node: SoakNode, pods: Pods, load: Generator
             task.cancel()
         await asyncio.wait(around)
     result = await load.report()
-    report.seconds = result["seconds"] = time.monotonic() - began
-    report.counts, report.latency, report.wrong = result["counts"], result["latency"], result["wrong"]
+    report.seconds = time.monotonic() - began
+    report.counts, report.wrong = result["counts"], result["wrong"]
     report.former_seconds = result["former_seconds"]
 
 
 async def sample(soak_node: SoakNode, seconds: float) -> Sample:
     metrics = await asyncio.to_thread(fetched, soak_node.metrics_port, "/metrics")
     lines = [line for line in metrics.splitlines() if line and not line.startswith("#")]
-    held = sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("aadpodidentity_nmi_held_requests"))
     process = Path(f"/proc/{soak_node.nmi.pid}")
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     return Sample(
@@ -264,14 +224,7 @@ async def sample(soak_node: SoakNode, seconds: float) -> Sample:
         len(list((process / "fd").iterdir())),
         int(status["Threads"]),
         len(lines),
-        held,
     )
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the user and system time of the process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def commit() -> str:
@@ -285,7 +238,7 @@ def commit() -> str:
 def main() -> int:
     seconds = float(sys.argv[1])
     report = asyncio.run(soak(Plan(seconds)))
-    sys.stdout.write(report.table() + "\n")
+    sys.stdout.write(report.summary() + "\n")
     if len(sys.argv) > 2:
         result = Path(sys.argv[2])
         result.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,9 @@ import random
 import shutil
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -198,11 +200,11 @@ class Faults:
 
     async def of_the_api_server(self) -> None:
         """Run until cancelled."""
-        faults = {
-            "watches end": self._watches_end,
-            "history is forgotten": self._history_forgotten,
-            "connections are reset": self._reset,
-            "half-open connections": self._silent,
+        faults: dict[str, Callable[[], Awaitable[None]]] = {
+            "watches end": partial(self._watches_end, compacted=False),
+            "history is forgotten": partial(self._watches_end, compacted=True),
+            "connections are reset": partial(self._switched, Mode.RESET),
+            "half-open connections": partial(self._switched, Mode.SILENT),
             "connections are refused": self._refused,
             "api server says 500": self._says_500,
         }
@@ -219,18 +221,10 @@ class Faults:
     def _note(self, name: str) -> None:
         self.suffered[name] = self.suffered.get(name, 0) + 1
 
-    async def _watches_end(self) -> None:
+    async def _watches_end(self, *, compacted: bool) -> None:
+        if compacted:
+            self._soak_node.api.compact()
         self._soak_node.api.drop_watches()
-
-    async def _history_forgotten(self) -> None:
-        self._soak_node.api.compact()
-        self._soak_node.api.drop_watches()
-
-    async def _reset(self) -> None:
-        await self._switched(Mode.RESET)
-
-    async def _silent(self) -> None:
-        await self._switched(Mode.SILENT)
 
     async def _refused(self) -> None:
         await self._soak_node.proxy.reset_connections()

@@ -16,7 +16,7 @@ SHORT = Plan(seconds=14.0, pods=60, identities=8, rate=1000.0, changes=4.0, faul
 @pytest.mark.timeout(120)
 async def test_no_pod_gets_a_foreign_token_while_pods_and_servers_change() -> None:
     report = await soak(SHORT)
-    assert report.broken() == [], report.table()
+    assert report.broken() == [], report.summary()
     assert report.counts["requests"] > 0
     assert sum(report.changes.values()) > 0
     assert report.faults

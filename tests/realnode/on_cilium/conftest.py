@@ -5,9 +5,10 @@ from typing import Final
 
 import pytest
 
-from tests.realnode import cilium_results, matrix
+from tests.realnode import matrix
 from tests.realnode.cilium_programs import Routing, find
-from tests.realnode.cilium_results import MODULES
+from tests.realnode.matrix import MODULES
+from tests.realnode.programs import BUILD
 
 TIMEOUT_SECONDS = 600
 """The first test of a module starts a test bed."""
@@ -35,6 +36,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Save the results of the modules of which each test ran. `-k` for a part of a module saves nothing."""
     for routing, tests in session.config.stash.get(RESULTS, {}).items():
-        if cilium_results.names_of_tests(MODULES[routing]) <= tests.keys():
-            result = matrix.cilium_result_of(routing, find().version, tests)
-            cilium_results.add(cilium_results.NEW_RESULTS, [result])
+        if matrix.names_of_tests(MODULES[routing]) <= tests.keys():
+            result = matrix.CiliumResult(routing=routing, cilium=find().version, tests=tests, **matrix.circumstances())
+            matrix.add(BUILD, {}, {routing: result})

@@ -16,8 +16,8 @@ from tests.realnode import client
 from tests.realnode.bed import NAMESPACE, NMI, NMI_LABELS, Bed
 from tests.realnode.manifests import binding, identity, pod, prober
 from tests.realnode.options import Options
+from tests.realnode.podidctl_commands import verified
 from tests.realnode.processes import wait_for
-from tests.realnode.verification import verify
 
 pytestmark = pytest.mark.node
 
@@ -112,8 +112,8 @@ def status(bed: Bed) -> int:
 
 
 def test_verify_proves_that_nmi_receives_requests_from_the_pods_own_addresses(bed: Bed) -> None:
-    verified = verify(bed)
-    assert (verified.code, set(verified.answered_by.values())) == (0, {"nmi"}), verified.text
+    code, answered_by = verified(bed)
+    assert (code, set(answered_by.values())) == (0, {"nmi"})
 
 
 def test_a_rule_of_netfilter_sees_no_packet_of_a_pod(bed: Bed) -> None:
@@ -292,8 +292,8 @@ def test_no_request_reaches_imds_when_nmi_is_killed(bed: Bed) -> None:
     while time.monotonic() < end:
         status(bed)
     assert leaked(bed, begin) == []
-    verified = verify(bed)
-    assert set(verified.answered_by.values()) == {"nmi"}, verified.text
+    _, answered_by = verified(bed)
+    assert set(answered_by.values()) == {"nmi"}
 
 
 def test_no_request_reaches_imds_while_no_nmi_runs(without_nmi: Bed) -> None:

@@ -5,11 +5,12 @@ pods, and an uninstallation. One test bed serves all cells of its kind of nodes.
 `is_usual`, and `DATA_PLANES=all` all of them. The results are the input of `python -m tests.realnode.matrix`.
 """
 
+import contextlib
 import functools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,7 +21,6 @@ import pytest
 from podidentity_sandbox.azure import DEMO_IDENTITY
 from tests.realnode import client, matrix
 from tests.realnode.bed import NAMESPACE, NMI, Bed, merged
-from tests.realnode.beds import Beds
 from tests.realnode.data_planes import (
     CHECKS,
     Cell,
@@ -32,8 +32,10 @@ from tests.realnode.data_planes import (
 )
 from tests.realnode.evaluation import Result
 from tests.realnode.node_state import NodeState, read_node_state
+from tests.realnode.options import Options
+from tests.realnode.podidctl_commands import verified
+from tests.realnode.programs import BUILD
 from tests.realnode.scenario import Scenarios
-from tests.realnode.verification import verify
 
 ALL: Final = os.environ.get("DATA_PLANES", "") == "all"
 STATE_URL: Final = "http://127.0.0.1:8085/debug/state"
@@ -93,13 +95,36 @@ class DataPlane:
         """Return the result for the matrix, with the target that NMI selected."""
         target = self.selected_target if self.cell.target == "auto" else self.cell.target
         cell = msgspec.convert({**msgspec.to_builtins(self.cell), "target": target}, Cell)
-        return matrix.result_of(cell, self.selected_backend, self.checks)
+        return matrix.CellResult(
+            cell=cell, selected=self.selected_backend, checks=self.checks, **matrix.circumstances()
+        )
+
+
+class Beds:
+    """The current test bed with its prober pods. The next kind of nodes replaces it."""
+
+    def __init__(self) -> None:
+        self._current: Scenarios | None = None
+        self._removal = contextlib.ExitStack()
+
+    def get(self, options: Options) -> Scenarios:
+        """Return a bed with these options, which has no chart, or the current one with them. Raise BedError."""
+        if self._current is None or self._current.bed.options != options:
+            self.remove()
+            self._current = Scenarios(self._removal.enter_context(Bed(options)))
+        return self._current
+
+    def remove(self) -> None:
+        """Remove the current bed, for example after a failure that leaves it in an unknown state."""
+        self._current = None
+        self._removal.close()
 
 
 @pytest.fixture(scope="module")
 def beds() -> Iterator[Beds]:
-    with Beds() as current:
-        yield current
+    made = Beds()
+    yield made
+    made.remove()
 
 
 def cell_parameters() -> list[Any]:
@@ -128,7 +153,8 @@ def data_plane(beds: Beds, request: pytest.FixtureRequest) -> Iterator[DataPlane
         if not clean:
             beds.remove()  # The next cell needs a node in a known state.
         if set(made.checks) == set(CHECKS) or not all(made.checks.values()):
-            matrix.add(matrix.NEW_RESULTS, [made.result()])
+            result = made.result()
+            matrix.add(BUILD, {result.cell: result}, {})
 
 
 def assert_closed(result: Result, *, seconds: float) -> None:
@@ -151,34 +177,32 @@ def test_nmi_uses_the_backend_and_the_target_of_the_values(data_plane: DataPlane
 
 def test_verify_proves_that_nmi_answers(data_plane: DataPlane) -> None:
     with data_plane.check("verified"):
-        verified = verify(data_plane.bed)
-        assert (verified.code, set(verified.answered_by.values())) == (0, {"nmi"}), verified.text
+        code, answered_by = verified(data_plane.bed)
+        assert (code, set(answered_by.values())) == (0, {"nmi"})
 
 
-def test_no_request_reaches_imds_when_nmi_is_killed(data_plane: DataPlane) -> None:
-    def act() -> None:
-        data_plane.bed.nodes[0].run("kill", "-KILL", str(data_plane.bed.nmi_pid()))
-
-    with data_plane.check("killed"):
-        assert_closed(data_plane.scenarios.measure("NMI killed", act), seconds=20)
+def kill(data_plane: DataPlane) -> None:
+    data_plane.bed.nodes[0].run("kill", "-KILL", str(data_plane.bed.nmi_pid()))
 
 
-def test_no_request_reaches_imds_when_nmi_restarts(data_plane: DataPlane) -> None:
-    def act() -> None:
-        data_plane.bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}")
-        data_plane.bed.wait_for_nmi()
-
-    with data_plane.check("restarted"):
-        assert_closed(data_plane.scenarios.measure("rollout of NMI", act), seconds=1)
-        data_plane.assert_equal_selection()
+def restart(data_plane: DataPlane) -> None:
+    data_plane.bed.kubectl("rollout", "restart", NMI, f"--namespace={NAMESPACE}")
+    data_plane.bed.wait_for_nmi()
 
 
-def test_no_request_reaches_imds_when_the_chart_is_upgraded(data_plane: DataPlane) -> None:
-    def act() -> None:
-        data_plane.bed.install(merged(chart_values(data_plane.cell), {"nmi": {"logVerbosity": 1}}), command="upgrade")
+def upgrade(data_plane: DataPlane) -> None:
+    values = merged(chart_values(data_plane.cell), {"nmi": {"logVerbosity": 1}})
+    data_plane.bed.install(values, command="upgrade")
 
-    with data_plane.check("upgraded"):
-        assert_closed(data_plane.scenarios.measure("helm upgrade", act), seconds=1)
+
+@pytest.mark.parametrize(
+    ("name", "act", "seconds"), [("killed", kill, 20), ("restarted", restart, 1), ("upgraded", upgrade, 1)]
+)
+def test_no_request_reaches_imds_in_an_event_and_the_selection_stays(
+    data_plane: DataPlane, name: str, act: Callable[[DataPlane], None], seconds: float
+) -> None:
+    with data_plane.check(name):
+        assert_closed(data_plane.scenarios.measure(name, lambda: act(data_plane)), seconds=seconds)
         data_plane.assert_equal_selection()
 
 

@@ -1,22 +1,9 @@
 """The first token of a pod on a real node, for identities of type 0 (VM), 1 (secret) and 3 (federated)."""
 
-from collections.abc import Iterator
-
-import pytest
-
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY
-from tests.realnode import client, manifests
-from tests.realnode.bed import Bed
+from tests.realnode import manifests
 from tests.realnode.scenario import Scenarios
-
-SLEEP = ["sleep", "3600"]
-
-
-@pytest.fixture
-def namespace(bed: Bed) -> Iterator[str]:
-    bed.kubectl("create", "namespace", "types")
-    yield "types"
-    bed.kubectl("delete", "namespace", "types")
+from tests.realnode.scenarios.applications import Applications
 
 
 def test_a_pod_gets_the_token_of_its_user_assigned_identity(scenarios: Scenarios) -> None:
@@ -25,47 +12,30 @@ def test_a_pod_gets_the_token_of_its_user_assigned_identity(scenarios: Scenarios
     assert (result.leaked, result.wrong, result.refused, result.failed) == (0, 0, 0, 0)
 
 
-def test_the_nat_rule_of_the_node_redirects_to_nmi(bed: Bed, scenarios: Scenarios) -> None:
-    rules = bed.nodes[0].run("iptables-save", "--table", "nat")
-    assert "169.254.169.254" in rules
-
-
-def test_a_pod_gets_the_token_of_a_service_principal(bed: Bed, namespace: str) -> None:
+def test_pods_get_tokens_of_a_service_principal_and_of_a_federated_identity(apps: Applications) -> None:
+    bed, namespace = apps.bed, apps.namespace
     principal = bed.azure.call(lambda emulator: emulator.directory.add_principal())
+    bed.azure.federate(DEMO_CLIENT_ID, namespace, "default", bed.plane.folder)
+    tenant = bed.azure.emulator.directory.tenant_id
+    secret = {"name": "principal", "namespace": namespace}
     bed.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": "principal", "namespace": namespace},
-            "stringData": {"clientSecret": principal.secret},
-        },
+        {"apiVersion": "v1", "kind": "Secret", "metadata": secret, "stringData": {"clientSecret": principal.secret}},
         manifests.identity(
-            "principal",
-            "",
-            principal.client_id,
+            *("principal", "", principal.client_id),
             namespace=namespace,
             type=1,
             tenantID=principal.tenant_id,
-            clientPassword={"name": "principal", "namespace": namespace},
+            clientPassword=secret,
         ),
-        manifests.binding("principal", namespace=namespace),
-        manifests.pod("app", SLEEP, labels={"aadpodidbinding": "principal"}, namespace=namespace),
-    )
-    bed.install(command="upgrade")  # so that helm finds the identity, and permits NMI to read its Secret
-    bed.kubectl("wait", "--for=condition=Ready", "pod/app", f"--namespace={namespace}", "--timeout=60s")
-    client.eventually(bed, "app", principal.client_id, namespace=namespace)
-
-
-def test_a_pod_gets_the_token_of_a_federated_identity(bed: Bed, namespace: str) -> None:
-    federated = {"federated": {"enabled": True, "namespaces": [{"name": namespace}]}}
-    bed.install(federated, command="upgrade")
-    bed.azure.federate(DEMO_CLIENT_ID, namespace, "default", bed.plane.folder)
-    tenant = bed.azure.emulator.directory.tenant_id
-    bed.apply(
         manifests.identity("federated", "", DEMO_CLIENT_ID, namespace=namespace, type=3, tenantID=tenant),
-        manifests.binding("federated", namespace=namespace),
-        manifests.pod("app", SLEEP, labels={"aadpodidbinding": "federated"}, namespace=namespace),
+        *(manifests.binding(name, namespace=namespace) for name in ("principal", "federated")),
+        *(apps.pod(name, name) for name in ("principal", "federated")),
     )
-    bed.kubectl("wait", "--for=condition=Ready", "pod/app", f"--namespace={namespace}", "--timeout=60s")
-    client.eventually(bed, "app", DEMO_IDENTITY, namespace=namespace)
-    bed.install(command="upgrade")
+    # helm finds the identities, and permits NMI to read the Secret.
+    bed.install({"federated": {"enabled": True, "namespaces": [{"name": namespace}]}}, command="upgrade")
+    try:
+        apps.wait("principal", "federated")
+        apps.eventually("principal", principal.client_id)
+        apps.eventually("federated", DEMO_IDENTITY)
+    finally:
+        bed.install(command="upgrade")

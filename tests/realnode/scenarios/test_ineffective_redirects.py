@@ -1,25 +1,20 @@
 """A redirect that exists and has no effect: `podidctl verify` reports who answers the pods of each node."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final
 
 import pytest
 
 from podidentity_sandbox.network import METADATA_ADDRESS
 from tests.realnode.bed import Bed
-from tests.realnode.node import Node
+from tests.realnode.podidctl_commands import SOMETHING_TO_DO, verified
 from tests.realnode.processes import wait_for
 from tests.realnode.scenario import RECOVERY_SECONDS, Scenarios
-from tests.realnode.verification import SOMETHING_TO_DO, verify
 
 pytestmark = pytest.mark.long
 
-NMI_ANSWERS: Final = "nmi"
-IMDS_ANSWERS: Final = "imds"
-NOTHING_ANSWERS: Final = "nothing"
-OPEN: Final[dict[str, Any]] = {"nmi": {"failClosed": False}}
 SETTING: Final = "net.ipv4.conf.{}.route_localnet"
 FORMER_TABLE: Final = "realnode-former"
 # A mapping of a connection to its own destination is final: the later chains of nat are skipped. The kernel refuses
@@ -34,28 +29,13 @@ table ip {FORMER_TABLE} {{
 """
 
 
-@pytest.fixture
-def node(bed: Bed, scenarios: Scenarios) -> Iterator[Node]:
-    """The node of the test bed, whose pods get tokens again before the test ends."""
-    yield bed.nodes[0]
-    bed.wait_for_nmi()
-    scenarios.wait_for_recovery(0.0, RECOVERY_SECONDS)
-
-
-@pytest.fixture
-def open_bed(bed: Bed) -> Iterator[Bed]:
-    """The test bed with rules that end with NMI, so that a request past the redirect reaches IMDS."""
-    bed.install(OPEN, command="upgrade")
-    yield bed
-    bed.install(command="upgrade")
-
-
 @contextmanager
-def stopped_nmi(bed: Bed) -> Iterator[None]:
-    """Stop NMI's process, which then repairs no rule. Restore kube-proxy's rules afterwards."""
+def rules_gone(bed: Bed) -> Iterator[None]:
+    """Stop NMI's process, which then repairs no rule, and flush the redirect. Restore kube-proxy's rules afterwards."""
     pid = str(bed.nmi_pid())
     bed.nodes[0].run("kill", f"-{signal.SIGSTOP.value}", pid)
     try:
+        bed.nodes[0].run("iptables", "--table", "nat", "--flush", "PREROUTING")
         yield
     finally:
         bed.nodes[0].done("kill", f"-{signal.SIGCONT.value}", pid)
@@ -63,18 +43,19 @@ def stopped_nmi(bed: Bed) -> Iterator[None]:
 
 
 @contextmanager
-def former_rule(node: Node) -> Iterator[None]:
+def former_rule(bed: Bed) -> Iterator[None]:
     """Add a rule that maps connections to IMDS before the redirect does."""
-    node.run("sh", "-c", f"echo '{FORMER_RULES}' | nft --file -")
+    bed.nodes[0].run("sh", "-c", f"echo '{FORMER_RULES}' | nft --file -")
     try:
         yield
     finally:
-        node.run("nft", "delete", "table", "ip", FORMER_TABLE)
+        bed.nodes[0].run("nft", "delete", "table", "ip", FORMER_TABLE)
 
 
 @contextmanager
-def without_route_localnet(node: Node) -> Iterator[None]:
+def without_route_localnet(bed: Bed) -> Iterator[None]:
     """Switch route_localnet off on all interfaces: the kernel drops packets that a rule sends to 127.0.0.1."""
+    node = bed.nodes[0]
     names = node.run("ls", "/proc/sys/net/ipv4/conf").split()
     before = {each: node.run("sysctl", "--values", SETTING.format(each)).strip() for each in names}
     for each in names:
@@ -86,42 +67,34 @@ def without_route_localnet(node: Node) -> Iterator[None]:
             node.done("sysctl", "--write", f"{SETTING.format(each)}={value}")
 
 
-def assert_verified(bed: Bed, answered_by: str) -> None:
-    verified = verify(bed)
-    code = 0 if answered_by == NMI_ANSWERS else SOMETHING_TO_DO
-    assert (verified.code, verified.answered_by) == (code, {bed.nodes[0].name: answered_by}), verified.text
-
-
-def test_verify_proves_that_nmi_answers(bed: Bed) -> None:
-    assert_verified(bed, NMI_ANSWERS)
-
-
-def test_verify_reports_that_nothing_answers_when_the_rules_are_gone(bed: Bed, node: Node) -> None:
-    with stopped_nmi(bed):
-        node.run("iptables", "--table", "nat", "--flush", "PREROUTING")
-        # The reject remains.
-        assert_verified(bed, NOTHING_ANSWERS)
-
-
-def test_verify_reports_that_nothing_answers_when_another_rule_is_first(bed: Bed, node: Node) -> None:
-    with former_rule(node):
-        assert_verified(bed, NOTHING_ANSWERS)
-    assert_verified(bed, NMI_ANSWERS)
-
-
-def test_verify_reports_imds_when_another_rule_is_first_and_no_rule_rejects(open_bed: Bed, node: Node) -> None:
-    with former_rule(node):
-        assert_verified(open_bed, IMDS_ANSWERS)
-    assert_verified(open_bed, NMI_ANSWERS)
-
-
-def test_verify_reports_imds_when_the_rules_are_gone_and_no_rule_rejects(open_bed: Bed, node: Node) -> None:
-    with stopped_nmi(open_bed):
-        node.run("iptables", "--table", "nat", "--flush", "PREROUTING")
-        assert_verified(open_bed, IMDS_ANSWERS)
-
-
-def test_verify_reports_that_nothing_answers_without_route_localnet(bed: Bed, node: Node) -> None:
-    with without_route_localnet(node):
-        assert_verified(bed, NOTHING_ANSWERS)
-    wait_for(lambda: verify(bed).code == 0, RECOVERY_SECONDS, "verify does not report NMI again")
+@pytest.mark.parametrize(
+    ("fault", "fail_closed", "answered_by"),
+    [
+        (rules_gone, True, "nothing"),  # the reject remains
+        (former_rule, True, "nothing"),
+        (without_route_localnet, True, "nothing"),
+        # Without a reject, a request past the redirect reaches IMDS.
+        (former_rule, False, "imds"),
+        (rules_gone, False, "imds"),
+    ],
+)
+def test_verify_reports_who_answers_instead_of_nmi(
+    bed: Bed,
+    scenarios: Scenarios,
+    fault: Callable[[Bed], AbstractContextManager[None]],
+    fail_closed: bool,
+    answered_by: str,
+) -> None:
+    name = bed.nodes[0].name
+    if not fail_closed:
+        bed.install({"nmi": {"failClosed": False}}, command="upgrade")
+    try:
+        assert verified(bed) == (0, {name: "nmi"})
+        with fault(bed):
+            assert verified(bed) == (SOMETHING_TO_DO, {name: answered_by})
+        bed.wait_for_nmi()
+        scenarios.wait_for_recovery(0.0, RECOVERY_SECONDS)
+        wait_for(lambda: verified(bed) == (0, {name: "nmi"}), RECOVERY_SECONDS, "verify does not report NMI again")
+    finally:
+        if not fail_closed:
+            bed.install(command="upgrade")

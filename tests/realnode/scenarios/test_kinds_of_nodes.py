@@ -1,53 +1,23 @@
-"""Other kinds of nodes: point-to-point links, kube-proxy with nftables, legacy iptables, two nodes of a scale set."""
+"""Two nodes of a scale set, with point-to-point links and kube-proxy in mode nftables."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from tests.realnode.bed import NAMESPACE, Bed
-from tests.realnode.evaluation import Result
+from tests.realnode.bed import Bed
 from tests.realnode.options import Options
 from tests.realnode.processes import wait_for
-from tests.realnode.scenario import Scenarios
 from tests.realnode.scenarios.applications import SECONDS, applications
 
 pytestmark = pytest.mark.long
 
-# In mode nftables kube-proxy leaves route_localnet at 0, without which the node drops redirected packets.
-SET: dict[str, Any] = {"nmi": {"routeLocalnet": "set"}}
-
 
 @pytest.fixture(scope="module")
 def scale_set() -> Iterator[Bed]:
-    """Two nodes with point-to-point links and nftables, which are instances of a scale set."""
     with Bed(Options(cni="ptp", proxy="nftables", nodes=2, scale_set="set")) as bed:
-        bed.install(SET)
+        # In mode nftables kube-proxy leaves route_localnet at 0, without which the node drops redirected packets.
+        bed.install({"nmi": {"routeLocalnet": "set"}})
         yield bed
-
-
-def delete_nmi(bed: Bed) -> Result:
-    """Return the effect of the deletion of NMI's pod on the pods of the first node."""
-    scenarios = Scenarios(bed)
-    scenarios.create_probers()
-
-    def delete() -> None:
-        bed.kubectl("delete", "pod", bed.nmi_pod(), f"--namespace={NAMESPACE}")
-        bed.wait_for_nmi()
-
-    return scenarios.measure("NMI's pod deleted", delete)
-
-
-def test_no_request_leaks_with_point_to_point_links_and_nftables(scale_set: Bed) -> None:
-    result = delete_nmi(scale_set)
-    assert (result.leaked, result.wrong) == (0, 0), result
-
-
-def test_no_request_leaks_with_legacy_iptables() -> None:
-    with Bed(Options(legacy_iptables=True)) as bed:
-        bed.install()
-        result = delete_nmi(bed)
-        assert (result.leaked, result.wrong) == (0, 0), result
 
 
 def test_should_support_a_scale_set_and_release_its_identity_with_the_last_pod(scale_set: Bed) -> None:

@@ -6,7 +6,7 @@ sends to IMDS through it like those of a pod; that machine gets no token.
 """
 
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import pytest
@@ -16,7 +16,7 @@ from podidentity_sandbox.network import METADATA_ADDRESS
 from tests.realnode import client
 from tests.realnode.bed import OUTSIDE, Bed
 from tests.realnode.connections import ANSWERED, CLOSED, OPEN, REFUSED, from_namespace, from_node, from_pod
-from tests.realnode.data_planes import Proxy, bed_options, redirect_values
+from tests.realnode.data_planes import bed_options, redirect_values
 from tests.realnode.manifests import binding, identity, pod
 from tests.realnode.processes import wait_for
 
@@ -36,12 +36,14 @@ NEIGHBOUR: Final = "neighbour"
 NEIGHBOUR_ADDRESS, NODE_SIDE = "10.95.0.1", "10.95.0.2"
 TOKEN_URL: Final = f"http://{METADATA_ADDRESS}{client.TOKEN}?api-version=2018-02-01&resource={client.RESOURCE}"
 NO_ANSWER: Final = "000"
-PROXIES: Final[tuple[Proxy, ...]] = ("nftables", "iptables-nft")
+Attempt = Callable[[Bed, str], str]
+"""Connects, and sends a request line if it is not empty. Returns the result."""
 
 
 def service(address: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return a Service of type NodePort whose only endpoint is NMI's port at this address."""
     port = {"port": SERVICE_PORT, "targetPort": PORT, "nodePort": NODE_PORT, "protocol": "TCP", "name": "nmi"}
+    labels = {"kubernetes.io/service-name": SERVICE}
     return (
         {
             "apiVersion": "v1",
@@ -52,7 +54,7 @@ def service(address: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         {
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
-            "metadata": {"name": SERVICE, "namespace": "default", "labels": {"kubernetes.io/service-name": SERVICE}},
+            "metadata": {"name": SERVICE, "namespace": "default", "labels": labels},
             "addressType": "IPv4",
             "ports": [{"name": "nmi", "port": PORT, "protocol": "TCP"}],
             "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
@@ -60,21 +62,19 @@ def service(address: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     )
 
 
-@pytest.fixture(scope="module", params=PROXIES)
+@pytest.fixture(scope="module", params=["nftables", "iptables-nft"])
 def nodes(request: pytest.FixtureRequest) -> Iterator[Bed]:
     """Two nodes with the target `node`, a pod with an identity on each, and a Service that targets NMI of the first."""
     with Bed(bed_options(request.param, "ptp", nodes=2)) as bed:
         values = redirect_values("auto", "node")
         values["nmi"]["extraArgs"] = ["--host-token-types=0"]
         bed.install(values)
+        labels = {"aadpodidbinding": DEMO_IDENTITY}
         bed.apply(
             identity(DEMO_IDENTITY, identity_id(DEMO_IDENTITY), DEMO_CLIENT_ID),
             binding(DEMO_IDENTITY),
-            *(
-                pod(f"on-{node.name}", ["sleep", "3600"], labels={"aadpodidbinding": DEMO_IDENTITY}, nodeName=node.name)
-                for node in bed.nodes
-            ),
-            *service(bed.nodes[0].addresses.node),
+            *(pod(f"on-{each.name}", ["sleep", "3600"], labels=labels, nodeName=each.name) for each in bed.nodes),
+            *service(address_of(bed)),
         )
         bed.kubectl("wait", "--for=condition=Ready", "pod/on-node-0", "pod/on-node-1", "--timeout=60s")
         for node in bed.nodes:
@@ -82,10 +82,9 @@ def nodes(request: pytest.FixtureRequest) -> Iterator[Bed]:
         yield bed
 
 
-@pytest.fixture
-def address(nodes: Bed) -> str:
-    """The address of the first node, on which its NMI listens."""
-    return nodes.nodes[0].addresses.node
+def address_of(bed: Bed, number: int = 0) -> str:
+    """Return the address of a node, on which its NMI listens."""
+    return bed.nodes[number].addresses.node
 
 
 def test_pods_of_every_node_are_served(nodes: Bed) -> None:
@@ -99,56 +98,42 @@ def test_nmi_waits_for_the_request_of_a_redirected_connection(nodes: Bed) -> Non
     assert from_pod(nodes, "on-node-0", METADATA_ADDRESS, 80) == OPEN
 
 
-@pytest.mark.parametrize("request_line", ["", TOKEN, HOST_TOKEN])
-def test_another_machine_is_disconnected(nodes: Bed, address: str, request_line: str) -> None:
-    assert from_namespace(nodes.namespaces, OUTSIDE, address, PORT, request_line) in REJECTED
+CLIENTS: Final[Mapping[str, Attempt]] = {
+    "another machine": lambda bed, line: from_namespace(bed.namespaces, OUTSIDE, address_of(bed), PORT, line),
+    "a pod": lambda bed, line: from_pod(bed, "on-node-0", address_of(bed), PORT, line),
+    "a pod of another node": lambda bed, line: from_pod(bed, "on-node-1", address_of(bed), PORT, line),
+    "a process of the node": lambda bed, line: from_node(bed.nodes[0], address_of(bed), PORT, line),
+    "a pod at the Service": lambda bed, line: from_pod(bed, "on-node-0", CLUSTER_ADDRESS, SERVICE_PORT, line),
+    "a pod of another node at the Service": lambda bed, line: from_pod(
+        bed, "on-node-1", CLUSTER_ADDRESS, SERVICE_PORT, line
+    ),
+}
 
 
-@pytest.mark.parametrize("request_line", ["", TOKEN, HOST_TOKEN])
-@pytest.mark.parametrize("pod_name", ["on-node-0", "on-node-1"])
-def test_a_pod_that_connects_to_the_nodes_address_is_disconnected(
-    nodes: Bed, address: str, pod_name: str, request_line: str
-) -> None:
-    assert from_pod(nodes, pod_name, address, PORT, request_line) in REJECTED
+@pytest.mark.parametrize("request_line", ["", TOKEN, HOST_TOKEN], ids=["silent", "token", "host-token"])
+@pytest.mark.parametrize("name", CLIENTS)
+def test_every_other_client_of_nmis_port_is_disconnected(nodes: Bed, name: str, request_line: str) -> None:
+    assert CLIENTS[name](nodes, request_line) in REJECTED
 
 
-@pytest.mark.parametrize("request_line", ["", TOKEN, HOST_TOKEN])
-def test_a_process_of_the_node_is_disconnected_at_the_nodes_address(
-    nodes: Bed, address: str, request_line: str
-) -> None:
-    assert from_node(nodes.nodes[0], address, PORT, request_line) in REJECTED
-
-
-@pytest.mark.parametrize("request_line", ["", TOKEN])
-@pytest.mark.parametrize("pod_name", ["on-node-0", "on-node-1"])
-def test_a_pod_that_connects_to_a_service_is_disconnected(nodes: Bed, pod_name: str, request_line: str) -> None:
-    assert from_pod(nodes, pod_name, CLUSTER_ADDRESS, SERVICE_PORT, request_line) in REJECTED
-
-
-@pytest.mark.parametrize("request_line", ["", TOKEN])
+@pytest.mark.parametrize("request_line", ["", TOKEN], ids=["silent", "token"])
 @pytest.mark.parametrize("number", [0, 1])
 def test_another_machine_that_connects_to_a_node_port_is_disconnected(
     nodes: Bed, number: int, request_line: str
 ) -> None:
-    at = nodes.nodes[number].addresses.node
     # kube-proxy answers for the port of the Service, so that an attempt that reaches nothing proves nothing.
-    wait_for(
-        lambda: from_namespace(nodes.namespaces, OUTSIDE, at, NODE_PORT, request_line) in REJECTED - {REFUSED},
-        20,
-        "the NodePort does not lead to NMI",
-    )
+    def is_closed() -> bool:
+        at = address_of(nodes, number)
+        return from_namespace(nodes.namespaces, OUTSIDE, at, NODE_PORT, request_line) in REJECTED - {REFUSED}
+
+    wait_for(is_closed, 20, "the NodePort does not lead to NMI")
 
 
-def test_a_process_of_the_node_reaches_the_host_token_endpoint_on_loopback(nodes: Bed) -> None:
-    assert from_node(nodes.nodes[0], "127.0.0.1", PORT, HOST_TOKEN) == ANSWERED
-
-
-def test_a_process_of_the_node_reaches_imds(nodes: Bed) -> None:
-    response = nodes.nodes[0].run(
-        *("curl", "--silent", "--header", "Metadata: true"),
-        f"http://{METADATA_ADDRESS}/metadata/instance/compute?api-version=2021-02-01",
-    )
-    assert nodes.nodes[0].name in response
+def test_a_process_of_the_node_reaches_the_host_token_endpoint_on_loopback_and_imds(nodes: Bed) -> None:
+    node = nodes.nodes[0]
+    assert from_node(node, "127.0.0.1", PORT, HOST_TOKEN) == ANSWERED
+    instance = f"http://{METADATA_ADDRESS}/metadata/instance/compute?api-version=2021-02-01"
+    assert node.name in node.run("curl", "--silent", "--header", "Metadata: true", instance)
 
 
 @pytest.fixture(scope="module")

@@ -11,56 +11,47 @@ from typing import Any, Final
 import pytest
 
 from podidentity.version import VERSION
-from podidentity_sandbox.azure import identity_id
-from podidentity_sandbox.directory import ManagedIdentity
-from tests.realnode import client, manifests
+from tests.realnode import client
 from tests.realnode.bed import NAMESPACE, Bed
 from tests.realnode.former import Former, former
 from tests.realnode.load import Load
 from tests.realnode.options import Options
 from tests.realnode.processes import wait_for
 from tests.realnode.scenario import Scenarios
+from tests.realnode.scenarios.applications import SECONDS, Applications
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 """The images of the earlier version may have to be built."""
 
 RATE: Final = float(os.environ.get("RATE", "500"))
-SECONDS: Final = 60.0
-SLEEP: Final = ["sleep", "3600"]
 LEASE: Final = "aad-pod-identity-mic"
 RECORD: Final = "configmap/aad-pod-identity-config"
 
 
-class Pods:
-    """Pods of the test, each with an identity of its own name."""
+class Pods(Applications):
+    """Pods of the namespace default, each with an identity of its own name."""
 
     def __init__(self, bed: Bed) -> None:
-        self.bed = bed
-        self.identities: dict[str, ManagedIdentity] = {}
+        super().__init__(bed, "default")
+        self.names: list[str] = []
 
     def create(self, name: str) -> None:
         """Create a pod with its identity and binding. Wait for its first token. Raise BedError."""
-        made = self.bed.azure.call(lambda emulator: emulator.directory.add_identity(identity_id(name)))
-        self.identities[name] = made
-        self.bed.apply(
-            manifests.identity(name, made.resource_id, made.client_id),
-            manifests.binding(name),
-            manifests.pod(name, SLEEP, labels={"aadpodidbinding": name}, nodeName=self.bed.nodes[0].name),
-        )
-        self.bed.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
-        client.eventually(self.bed, name, name, seconds=SECONDS)
+        self.names.append(name)
+        self.bind(name)
+        self.run(name, name, nodeName=self.bed.nodes[0].name)
+        self.eventually(name, name)
 
     def delete(self, name: str) -> None:
         """Delete a pod. Wait until MIC has revoked its assignment and detached its identity. Raise BedError."""
-        self.bed.kubectl("delete", "pod", name, "--timeout=60s")
-        machine = self.bed.azure.machine(self.bed.nodes[0].vm)
+        self.names.remove(name)
+        self.kubectl("delete", "pod", name, "--timeout=60s")
         wait_for(lambda: name not in {pod for pod, *_ in assignments(self.bed)}, SECONDS, f"{name} still assigned")
-        attached = self.identities.pop(name).resource_id.lower()
-        wait_for(lambda: attached not in machine.identities, SECONDS, f"the identity of {name} is still attached")
+        self.wait_for_detached(name)
 
     def check(self) -> None:
         """Fail if a pod does not get a token of its identity with its next request."""
-        for name in self.identities:
+        for name in self.names:
             response = client.token(self.bed, name)
             assert (response.status, response.identity) == (200, name), response
 

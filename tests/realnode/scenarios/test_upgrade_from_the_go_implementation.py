@@ -1,12 +1,10 @@
 """A release of the Go implementation's chart 4.1.18, `helm upgrade` to this chart, and the way back, on a node.
 
 REFERENCE_NMI and REFERENCE_MIC name the binaries of its programs (tests/realnode/README.md). They then serve the pods
-before the upgrade and after the rollback, and make the assignments, the record, the lock and the rule.
+before the upgrade and after the rollback, and make the assignments, the record and the lock.
 
-Without both variables the programs are not part of the test. The node and the cluster are as that chart and its
-programs leave them: definitions, assignments, the record of the type upgrade, the leader's lock, and the rule of NMI.
-The test bed's pause program is in the programs' place, so that none answers a pod's request before the upgrade and
-after the rollback.
+Without both variables, stand-ins are in their place. They use the ports and the NAT rule of the programs, serve no
+token and assign no identity. The test writes the assignments, the record of the type upgrade and the leader's lock.
 """
 
 import json
@@ -20,23 +18,22 @@ import pytest
 
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, DEMO_IDENTITY, identity_id
 from tests.contract.go_implementation_lock import ANNOTATION
-from tests.deploy.go_implementation_chart import write_chart
+from tests.deploy.go_implementation_chart import CLOUD, MIC_FLAGS, NMI_FLAGS, write_chart
 from tests.realnode import client, manifests
-from tests.realnode.bed import NAMESPACE, RELEASE, Bed
-from tests.realnode.configuration import PAUSE_IMAGE
+from tests.realnode.bed import INSTALL_SECONDS, NAMESPACE, RELEASE, Bed
 from tests.realnode.go_programs import GoPrograms, go_programs
-from tests.realnode.node import Node
 from tests.realnode.node_state import read_node_state
 from tests.realnode.options import Options
 from tests.realnode.processes import wait_for
+from tests.realnode.programs import IMAGES, ROOT, compiled
 from tests.realnode.scenario import Scenarios
-from tests.realnode.scenarios.go_installation import CHAIN, WHERE, create_definitions, has_chain, install_programs
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
-SECONDS_AFTER: Final = 20.0
-"""Time after the upgrade in which MIC must not detach the identity."""
-FIRST_TOKEN_SECONDS: Final = 5.0
+CRDS: Final = ROOT / "tests" / "mic" / "reference" / "crds.yaml"
+CHAIN: Final = "aad-metadata"
+"""NMI's chain in the nat table. reference: pkg/nmi/iptables/iptables.go."""
+WHERE: Final = (f"--namespace={NAMESPACE}", f"--timeout={INSTALL_SECONDS}s", "--wait")
 SERVED_AGAIN_SECONDS: Final = 120.0
 """Time until the Go implementation serves after a rollback: a refused request of its NMI may take 100 s."""
 LOCK: Final = "aad-pod-identity-mic"
@@ -90,46 +87,46 @@ def lock() -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata}
 
 
-def add_redirect(node: Node) -> None:
-    """Add the chain of the Go implementation's NMI. reference: pkg/nmi/iptables/iptables.go."""
-    match = ("!", "-s", "127.0.0.1/32", "-d", "169.254.169.254/32", "-p", "tcp", "-m", "tcp", "--dport", "80")
-    for rule in (
-        ("-N", "aad-metadata"),
-        ("-A", "aad-metadata", *match, "-j", "DNAT", "--to-destination", f"{node.addresses.node}:2579"),
-        ("-A", "aad-metadata", "-j", "RETURN"),
-        ("-I", "PREROUTING", "1", "-j", "aad-metadata"),
-    ):
-        node.run("iptables", "-t", "nat", *rule)
+def install(bed: Bed, folder: Path, programs: GoPrograms) -> None:
+    """Install that chart with *programs*, and wait until their pods are Ready. Raise CommandError."""
+    for node in bed.nodes:
+        for archive in programs.write_images(IMAGES, bed.folder, bed.files.certificates.read_bytes()):
+            node.import_image(archive)
+        node.run("install", "-m", "0644", str(bed.files.environment), CLOUD)
+    # As helm 3 does.
+    bed.kubectl("create", "--field-manager=helm", f"--filename={CRDS}")
+    bed.kubectl("wait", "--for=condition=Established", "customresourcedefinitions", "--all", "--timeout=60s")
+    chart = write_chart(folder, release=RELEASE, programs=programs.images)
+    bed.commands.helm("install", RELEASE, str(chart), *WHERE, "--create-namespace")
+    wait_for(lambda: has_chain(bed), 60, "the image of NMI has no iptables that works")
 
 
-def install_without_programs(bed: Bed, folder: Path) -> None:
-    """Install the chart of the Go implementation, with what its programs leave on the cluster, the node and Azure."""
+def leave_objects(bed: Bed) -> None:
+    """Write what the Go implementation's MIC leaves on the cluster and on Azure, for the pods of the probers."""
     node = bed.nodes[0]
     machine = bed.azure.machine(node.vm)
     bed.azure.call(lambda emulator: machine.attach(emulator.demo))
-    create_definitions(bed)
-    chart = write_chart(folder, release=RELEASE, image=PAUSE_IMAGE)
-    bed.commands.helm("install", RELEASE, str(chart), *WHERE, "--create-namespace")
     record = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": RECORD, "namespace": NAMESPACE}}
     bed.apply({**record, "data": {"type-upgrade-status": "v1.8.17"}}, lock())
     Scenarios(bed).apply_probers()
     bed.apply(*(assignment(pod, node.name) for pod in PODS))
     bed.kubectl("wait", "--for=condition=Ready", *(f"pod/{each}" for each in PODS), "--timeout=60s")
-    add_redirect(node)
 
 
-def install_with_programs(bed: Bed, folder: Path, programs: GoPrograms) -> None:
-    """Install that chart with its programs, and wait until they serve each pod of the probers. Raise BedError."""
-    install_programs(bed, folder, programs)
-    Scenarios(bed).create_probers()
-    wait_for(lambda: set(states(bed)) == {"Assigned"}, 60, "the Go implementation has not assigned the identity")
-    assert len(assignments(bed)) == len(PODS)
-    assert has_chain(bed)
+def has_chain(bed: Bed) -> bool:
+    """Return whether the Go implementation's chain redirects the pods of the first node.
+
+    This project's chain has the same name and another destination.
+    """
+    node = bed.nodes[0]
+    rules = node.run("iptables", "-t", "nat", "-S")
+    return f"-A PREROUTING -j {CHAIN}\n" in rules and f"--to-destination {node.addresses.node}:2579\n" in rules
 
 
-def states(bed: Bed) -> list[str]:
-    """Return the states of all assignments."""
-    return [status["status"] for _, _, status in assignments(bed).values()]
+def flags(bed: Bed, workload: str) -> list[str]:
+    """Return the arguments that the stand-in in a pod of *workload* has printed."""
+    lines = bed.kubectl("logs", workload, f"--namespace={NAMESPACE}").splitlines()
+    return [line.removeprefix("argument ") for line in lines if line.startswith("argument ")]
 
 
 def assignments(bed: Bed) -> dict[str, Any]:
@@ -138,14 +135,17 @@ def assignments(bed: Bed) -> dict[str, Any]:
     return {each["metadata"]["name"]: (each["metadata"]["uid"], each["spec"], each["status"]) for each in found}
 
 
-def check_kept(bed: Bed, before: dict[str, Any], programs: GoPrograms | None) -> None:
-    """Fail unless the assignments are those of *before*, without *programs* with the same specification.
+def states(bed: Bed) -> list[str]:
+    return [status["status"] for *_, status in assignments(bed).values()]
+
+
+def check_kept(bed: Bed, before: dict[str, Any], *, with_programs: bool) -> None:
+    """Fail unless the assignments are those of *before*, without the programs with the same specification.
 
     Each program may write the identity and the binding that an assignment embeds again.
     """
     present = assignments(bed)
-    if programs is None:
-        assert present == before
+    assert with_programs or present == before
     assert {name: (uid, status["status"]) for name, (uid, _, status) in present.items()} == {
         name: (uid, "Assigned") for name, (uid, _, _) in before.items()
     }
@@ -164,74 +164,70 @@ def holder(bed: Bed) -> str:
 
 
 def test_a_release_of_the_go_implementation_is_upgraded_and_rolled_back(tmp_path: Path) -> None:
-    programs = go_programs()
+    named = go_programs()
+    stand_in = compiled("go_program_stand_in")
     with Bed(Options()) as bed:
         bed.commands = bed.plane.commands("helm3")  # which made the releases of that chart
         node, scenarios = bed.nodes[0], Scenarios(bed)
         machine = bed.azure.machine(node.vm)
         clean = read_node_state(node)
-        if programs is None:
-            install_without_programs(bed, tmp_path)
+        install(bed, tmp_path, named or GoPrograms(nmi=stand_in, mic=stand_in))
+        nmi_flags = [each.replace("$(NODE_NAME)", node.name) for each in NMI_FLAGS]
+        if named is None:
+            assert flags(bed, f"daemonset/{RELEASE}-nmi") == nmi_flags
+            assert flags(bed, f"deployment/{RELEASE}-mic") == list(MIC_FLAGS)
+            leave_objects(bed)
         else:
-            install_with_programs(bed, tmp_path, programs)
+            scenarios.create_probers()
+            wait_for(
+                lambda: states(bed) == ["Assigned"] * len(PODS), 60, "the Go implementation has assigned no identity"
+            )
         before, record = assignments(bed), record_of(bed)
         changes = bed.azure.record_changes(machine)
         attached = set(machine.identities)
 
         begin = time.time()
         bed.install(VALUES, command="upgrade")
-        asked = time.monotonic()
         response = client.token(bed, PODS[0])
         assert (response.status, response.identity) == (200, DEMO_IDENTITY), response
-        assert time.monotonic() - asked < FIRST_TOKEN_SECONDS, "the assignment exists, so that NMI need not wait"
         scenarios.wait_for_recovery(time.time(), 60)
-        time.sleep(SECONDS_AFTER)
+        wait_for(lambda: holder(bed).startswith(f"{RELEASE}-mic"), 60, "no present MIC holds the former lock")
         result = scenarios.evaluate("helm upgrade from the chart 4.1.18", begin)
         assert (result.leaked, result.wrong) == (0, 0), result
-        if programs is not None:
-            assert not any(answered_with_an_error(outcome) for outcome in outcomes(scenarios, begin)), result
-        check_kept(bed, before, programs)
-        assert record_of(bed) == record
-        assert changes == [], "no identity is attached or detached"
-        wait_for(lambda: holder(bed).startswith(f"{RELEASE}-mic"), 60, "no present MIC holds the former lock")
+        if named is not None:  # a refused connection is no answer
+            outcomes = [each.outcome for pod in PODS for each in scenarios.probes(pod, begin)]
+            assert not any(each.startswith("http ") for each in outcomes), result
+        assert not has_chain(bed)
 
         # docs/migration.md, "Back to the Go implementation".
         bed.install({**VALUES, "nmi": {**VALUES["nmi"], "failClosed": False}}, command="upgrade")
+        check_kept(bed, before, with_programs=named is not None)
+        assert record_of(bed) == record
+        assert changes == [], "no identity is attached or detached"
         mic = f"deployment/{RELEASE}-mic"
         bed.kubectl("scale", mic, f"--namespace={NAMESPACE}", "--replicas=0")
         component = "--selector=app.kubernetes.io/component=mic"
         bed.kubectl("wait", "--for=delete", "pods", component, f"--namespace={NAMESPACE}", "--timeout=60s")
         assert holder(bed) == "", "the MIC of the Go implementation need not wait"
         bed.commands.helm("rollback", RELEASE, "1", *WHERE)
-        wait_for(lambda: not bed.nmi_pids(), 60, "NMI has not ended")
-        if programs is not None:
-            wait_for(lambda: has_chain(bed) and bool(holder(bed)), 60, "the Go implementation does not run again")
+        wait_for(lambda: has_chain(bed) and not bed.nmi_pids(), 60, "the former programs do not run")
+        if named is None:
+            assert flags(bed, f"daemonset/{RELEASE}-nmi") == nmi_flags
+        else:
+            wait_for(lambda: holder(bed), 60, "the Go implementation does not run again")
             scenarios.wait_for_recovery(time.time(), SERVED_AGAIN_SECONDS)
-        left = read_node_state(node).left_since(clean)
-        own = [each for each in left if CHAIN not in each]
+        own = [each for each in read_node_state(node).left_since(clean) if CHAIN not in each]
         assert own == [], "the Go implementation does not know the reject"
-        assert programs is not None or left == []
-        check_kept(bed, before, programs)
+        check_kept(bed, before, with_programs=named is not None)
         assert record_of(bed) == record
         assert changes == []
         assert set(machine.identities) == attached
 
-        begin = time.time()
         bed.install(VALUES, command="upgrade")
         scenarios.wait_for_recovery(time.time(), 60)
-        check_kept(bed, before, programs)
+        check_kept(bed, before, with_programs=named is not None)
         for pod in PODS:
             bed.kubectl("delete", "pod", pod, "--timeout=60s")
         wait_for(lambda: not assignments(bed), 60, "assignments of deleted pods remain")
         wait_for(lambda: not machine.identities, 60, "MIC has not detached what the Go implementation attached")
         print(f"{result.scenario}: {dict(result.outcomes)}")  # noqa: T201 - shown by pytest -rP
-
-
-def outcomes(scenarios: Scenarios, since: float) -> list[str]:
-    """Return the outcomes of the requests of the pods with an identity."""
-    return [each.outcome for pod in PODS for each in scenarios.probes(pod, since)]
-
-
-def answered_with_an_error(outcome: str) -> bool:
-    """Return whether an NMI or IMDS answered with an error. A refused connection is none."""
-    return outcome.startswith("http ")

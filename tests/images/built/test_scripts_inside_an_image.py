@@ -1,4 +1,4 @@
-"""All modules and shared libraries that an image's program can load at any time are in the image."""
+"""Scripts that run inside an image: its modules, its shared libraries, and the programs that change rules."""
 
 import json
 import re
@@ -42,12 +42,13 @@ OPTIONAL_IMPORTS = {"cffi/_shimmed_dist_utils.py", "iptc/util.py"}
 """Files that import distutils, which Python 3.12 and newer do not have either."""
 
 
-def run_inside(image: Image, script: str) -> dict[str, Any]:
-    """Return the JSON object that a script of the folder `inside` prints in the image."""
+def run_inside(image: Image, script: str, *, user: str = "0:0") -> dict[str, Any]:
+    """Return the JSON object that a script of the folder `inside` prints as *user*; empty: as the image's."""
     code = (INSIDE / f"{script}.py").read_text()
-    # A network namespace protects the machine from a module that changes rules when it is imported.
-    command = ["unshare", "--net", *image.run("/opt/podidentity/bin/python3", "-I", "-c", code, user="0:0")]
-    done = subprocess.run(command, env=image.environment, capture_output=True, text=True, timeout=300, check=True)
+    # A network namespace protects the machine from a program or a module that changes rules.
+    command = ["unshare", "--net", *image.run("/opt/podidentity/bin/python3", "-I", "-c", code, user=user)]
+    done = subprocess.run(command, env=image.environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
 
@@ -80,3 +81,14 @@ def test_every_shared_library_is_found(image: Image) -> None:
     result = run_inside(image, "shared_libraries")
     assert result["missing"] == {}
     assert result["files"] > 50
+
+
+def test_rules_of_every_backend_are_removed() -> None:
+    result = run_inside(Image("nmi"), "rules", user="")
+    natively = result["cleaned"].pop("nftables")
+    assert natively[0] == "removed the redirect of 169.254.169.254 (nftables)"
+    assert "table ip aad-pod-identity" not in natively
+    for backend, lines in result["cleaned"].items():
+        assert lines == [f"removed the redirect of 169.254.169.254 (nat of iptables-{backend})"]
+    for name, version in result["versions"].items():
+        assert version.startswith("nftables" if name == "nft" else name.partition("-")[0])
