@@ -36,12 +36,6 @@ def test_the_program_rejects_a_placeholder_id(left: int, capsys: pytest.CaptureF
     assert "insert the real value" in capsys.readouterr().err
 
 
-def test_the_pods_have_the_label_of_the_demos_binding() -> None:
-    binding = yaml.safe_load((FILE.parents[1] / "azureidentitybinding.yaml").read_text())
-    template = yaml.safe_load(FILE.read_text())["spec"]["template"]
-    assert template["metadata"]["labels"]["aadpodidbinding"] == binding["spec"]["selector"]
-
-
 def test_the_identity_is_bound_to_the_pods_and_all_ids_are_placeholders() -> None:
     identity, bound = yaml.safe_load_all((FILE.parent / "identity.yaml").read_text())
     assert identity["spec"] == {"type": 0, "resourceID": "RESOURCE_ID", "clientID": "CLIENT_ID"}

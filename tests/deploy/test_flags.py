@@ -37,8 +37,10 @@ def programs(objects: list[Object]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("values", golden_sets(), ids=lambda values: values.name.removesuffix(".values.yaml"))
 def test_the_programs_accept_their_command_lines(values: Path) -> None:
-    managed = values.name.startswith("managed.")
-    assert set(programs(render(values))) == ({"nmi"} if managed else {"nmi", "mic"})
+    managed, found = values.name.startswith("managed."), programs(render(values))
+    assert set(found) == ({"nmi"} if managed else {"nmi", "mic"})
+    assert (found["nmi"].operation_mode is OperationMode.MANAGED) is managed
+    assert found["nmi"].force_namespaced or not managed
 
 
 def test_by_default_the_programs_have_their_own_defaults_but_nmi_fails_closed() -> None:
@@ -51,12 +53,6 @@ def test_pods_with_the_name_of_mic_are_trusted_in_the_namespace_of_the_release_o
     assert programs(render(namespace="default"))["nmi"].describe() == OWN
     elsewhere = programs(render(namespace="podid", options=["--set=nmi.micNamespace=mics"]))["nmi"]
     assert elsewhere.mic_namespace == "mics"
-
-
-def test_managed_mode_is_namespaced() -> None:
-    found = programs(render(GOLDEN / "managed.values.yaml"))["nmi"]
-    assert found.operation_mode is OperationMode.MANAGED
-    assert found.force_namespaced
 
 
 def test_an_admin_secret_replaces_azure_json() -> None:
@@ -147,6 +143,13 @@ def test_every_value_arrives_at_its_setting(helm: str) -> None:
     assert {name: getattr(found["mic"], name) for name in MIC} == MIC
     assert set(found["nmi"].describe()) == {*NMI, "node_name"}
     assert set(found["mic"].describe()) == set(MIC)
+    labels = dict(each.split("=") for each in MIC["nmi_selector"].split(","))
+    (nmi_pods,) = (
+        each["spec"]["template"]["metadata"]["labels"]
+        for each in render(GOLDEN / "every-flag.values.yaml", helm=helm)
+        if each["kind"] == "DaemonSet" and each["metadata"]["name"].endswith("-nmi")
+    )
+    assert labels.items() <= nmi_pods.items(), "MIC finds NMI's pods by these labels"
 
 
 def test_a_value_sets_each_flag_of_the_go_implementation() -> None:

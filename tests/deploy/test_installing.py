@@ -1,7 +1,6 @@
 """Real versions of helm install, upgrade and uninstall the chart in a cluster with a scheduler and kwok's kubelets."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
@@ -15,8 +14,6 @@ from tools.chart.rendering import CHART, golden_sets
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
 DEFINITION = "azureidentities.aadpodidentity.k8s.io"
 DEFINITIONS = "CustomResourceDefinition "
-TEST_POD = "aad-pod-identity-test"
-TEST = ("--set=test.selector=a,test.clientID=b,test.subscriptionID=c,test.resourceGroup=d",)
 OF_OTHERS = ("monitoring.coreos.com/", "cilium.io/")
 EVERYTHING = (
     "--set=nmi.failClosed=true,networkPolicy.enabled=true,grafanaDashboard.enabled=true",
@@ -79,34 +76,6 @@ def test_after_a_failed_cleanup_the_daemonset_remains_for_the_node_that_is_down(
         cluster.kubectl("delete", "daemonset", "aad-pod-identity-cleanup", f"-n={namespace}", "--ignore-not-found")
         cluster.kubectl("delete", "namespace", namespace, "--wait=false")
         plane.api("DELETE", f"/api/v1/nodes/{node}")
-
-
-@pytest.mark.parametrize("helm", HELMS)
-@pytest.mark.parametrize(("phase", "remaining"), [("Succeeded", []), ("Failed", [TEST_POD])])
-def test_helm_test_leaves_a_pod_only_if_it_failed(plane: up.Plane, helm: str, phase: str, remaining: list[str]) -> None:
-    cluster = Cluster(plane, helm)
-    namespace = f"test-{helm}-{phase.lower()}"
-
-    def end_the_pod() -> None:
-        """Set the status as a kubelet does, which this cluster does not have."""
-        cluster.kubectl("wait", "--for=create", "--timeout=60s", f"-n={namespace}", f"pod/{TEST_POD}")
-        status = json.dumps({"status": {"phase": phase}})
-        cluster.kubectl("patch", "pod", TEST_POD, f"-n={namespace}", "--subresource=status", "-p", status)
-
-    with cluster.installed(namespace, *TEST), ThreadPoolExecutor() as threads:
-        cluster.kubectl("wait", "--for=create", "--timeout=60s", f"-n={namespace}", "serviceaccount/default")
-        ended = threads.submit(end_the_pod)
-        succeeded = True
-        try:
-            cluster.helm("test", "pi", f"--namespace={namespace}", f"--filter=name={TEST_POD}", LIMIT)
-        except AssertionError:
-            succeeded = False
-        ended.result()
-        assert succeeded is (phase == "Succeeded")
-        found = cluster.kubectl(
-            "get", "pods", f"-n={namespace}", "--field-selector=metadata.name=" + TEST_POD, "-o=name"
-        )
-        assert found.replace("pod/", "").split() == remaining
 
 
 def test_the_api_server_accepts_the_objects_of_each_set_of_values(plane: up.Plane) -> None:

@@ -1,11 +1,7 @@
 """deploy/manifests equals the output of the chart, and works without helm."""
 
-import subprocess
-
 import pytest
-import yaml
 
-from tests.testplane import up
 from tools.chart.manifests import MANIFEST_OF, MANIFESTS, text_of
 
 
@@ -29,19 +25,3 @@ def test_it_warns_users_of_the_go_implementations_manifests(name: str) -> None:
     head = (MANIFESTS / name).read_text().partition("---")[0]
     assert "ds/nmi and deploy/mic have other names" in head
     assert "docs/migration.md" in head
-
-
-@pytest.mark.plane
-@pytest.mark.parametrize("name", MANIFEST_OF)
-def test_a_real_api_server_accepts_it(plane: up.Plane, name: str) -> None:
-    command = [str(up.tool("kubectl")), f"--kubeconfig={plane.kubeconfig}", "apply", "--dry-run=server"]
-    done = subprocess.run(
-        [*command, "--validate=strict", "-f", str(MANIFESTS / name)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    made = [each for each in yaml.safe_load_all((MANIFESTS / name).read_text()) if each]
-    assert done.stdout.count("(server dry run)") == len(made)

@@ -17,7 +17,7 @@ from tests.deploy.helm_cluster import Cluster, arguments_of
 from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
 from tests.support.objects import vm_id
-from tests.support.waiting import until, until_sync
+from tests.support.waiting import until
 from tests.testplane.up import Plane
 from tools.chart.rendering import render
 
@@ -68,58 +68,8 @@ async def test_mic_assigns_and_revokes_and_rewrites_old_field_names(cloud: Emula
     assert "forbidden" not in mic.read_log().lower(), mic.read_log()
 
 
-def nmi_pods(plane: Plane, count: int) -> dict[str, str]:
-    """Return the pods of the chart's DaemonSet by node, after this number of them exists."""
-
-    def pods() -> dict[str, str]:
-        found = {}
-        for each in plane.api("GET", f"{PODS.path('podid')}?labelSelector=app.kubernetes.io%2Fcomponent%3Dnmi")[
-            "items"
-        ]:
-            wanted = each["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-            found[wanted["nodeSelectorTerms"][0]["matchFields"][0]["values"][0]] = each["metadata"]["name"]
-        return found
-
-    return until_sync(pods, "the pods of the DaemonSet", holds=lambda found: len(found) == count)
 
 
-async def test_mic_removes_the_startup_taint_after_the_charts_nmi_is_ready(
-    cloud: EmulatedCloud, new_plane: NewPlane
-) -> None:
-    option = "--set=mic.startupTaint=example.com/nmi-not-ready"
-    taint = {"key": "example.com/nmi-not-ready", "effect": "NoSchedule"}
-    stays = {"key": "example.com/other", "effect": "NoSchedule"}
-
-    def prepare(plane: Plane) -> None:
-        cluster = Cluster(plane)
-        cluster.install("podid", option, release="pod-identity")
-        cluster.until_rights_hold(account="aad-pod-identity-mic", namespace="podid", verb="patch", resource="nodes")
-        for name in ("ready", "waits"):
-            meta = {"name": name, "labels": {"kubernetes.io/os": "linux"}}
-            spec = {"providerID": f"azure://{vm_id(name)}", "taints": [taint, stays]}
-            plane.api("POST", "/api/v1/nodes", {"metadata": meta, "spec": spec})
-        made = nmi_pods(plane, count=2)
-        for node, pod in made.items():  # there is no scheduler
-            target = {"apiVersion": "v1", "kind": "Node", "name": node}
-            plane.api("POST", f"{PODS.path('podid', pod)}/binding", {"metadata": {"name": pod}, "target": target})
-        status = {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}
-        plane.api("PATCH", f"{PODS.path('podid', made['ready'])}/status", status, "application/merge-patch+json")
-
-    real = await in_place_of_the_emulator(cloud, new_plane, prepare)
-    await asyncio.to_thread(Cluster(real).kubeconfig_of, "aad-pod-identity-mic", "podid", cloud.folder / "kubeconfig")
-    flags = await asyncio.to_thread(lambda: arguments_of(render(options=[option]), "mic"))
-    given = [flag for flag in flags if not flag.startswith("--cloudconfig=")]
-    mic = await cloud.mic(*given, environ={"MIC_POD_NAMESPACE": "podid"})
-
-    async def taints(name: str) -> list[str]:
-        node = await asyncio.to_thread(real.api, "GET", f"/api/v1/nodes/{name}")
-        return [each["key"] for each in node["spec"]["taints"]]
-
-    await until(lambda: taints("ready"), mic.read_log, holds=lambda keys: taint["key"] not in keys)
-    assert await taints("ready") == [stays["key"]]
-    assert taint["key"] in await taints("waits")
-    assert await mic.stop() == 0
-    assert "forbidden" not in mic.read_log().lower(), mic.read_log()
 
 
 @pytest.mark.parametrize("mode", ["standard", "managed"])

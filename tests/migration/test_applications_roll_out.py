@@ -15,8 +15,7 @@ from podidctl.migration.federation.selection import select
 from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
 from tests.migration.federation_sandbox import FEDERATING, TENANT, Federation, cluster, federation
-from tests.migration.objects import binding, identity
-from tests.migration.workloads import account, cron_job, pod, workload
+from tests.migration.objects import account, binding, cron_job, identity, pod, workload
 
 FEDERATED = [identity(type=3, tenantID=TENANT), binding()]
 USE = {"azure.workload.identity/use": "true"}

@@ -2,7 +2,6 @@
 
 import re
 import uuid
-from typing import Any
 
 import msgspec
 import pytest
@@ -23,8 +22,7 @@ from podidentity.azure.resource_ids import UserAssignedIdentity
 from podidentity.exits import StartError
 from tests.migration.azure_plans import BINDINGS, CLUSTER_ID, GRANTS, HOSTILE_ACCOUNT, PRINCIPAL, azure
 from tests.migration.federation_sandbox import planned
-from tests.migration.objects import ID, binding, identity
-from tests.migration.workloads import workload
+from tests.migration.objects import ID, binding, identity, workload
 
 DIRECT = AzureOptions()
 
@@ -63,10 +61,6 @@ def test_two_identities_of_one_service_account_have_their_own_resources() -> Non
     made = azure("web", options=DIRECT, names=("demo", "other")).resources
     assert len({each.parent.key for each in made}) == len({each.symbol for each in made}) == 2
     assert {each.name for each in made} == {"shop-web"}
-
-
-def test_a_plan_is_the_same_each_time() -> None:
-    assert azure("web", "batch", HOSTILE_ACCOUNT) == azure(HOSTILE_ACCOUNT, "batch", "web")
 
 
 @pytest.mark.parametrize("name", ["demo", "Demo_1", "1demo", "-", "é", "x" * 128, "a.b(c)"])
@@ -149,14 +143,6 @@ def test_a_cluster_is_accepted_in_any_case() -> None:
 def test_only_an_object_id_is_a_principal() -> None:
     assert is_principal(PRINCIPAL)
     assert not any(map(is_principal, ["", "me", f"{PRINCIPAL}\n", f"{PRINCIPAL}0", PRINCIPAL.replace("-", "")]))
-
-
-def test_the_exchange_is_that_of_nmi_unless_another_is_given() -> None:
-    binding_nmi = Settings(node_name="n", federated_identities=True, federated_exchange=Exchange.IDENTITY_BINDINGS)
-    given: dict[str, Any] = {"nmis": (binding_nmi,)}
-    assert planned(workload(account="web"), **given).exchange is Exchange.IDENTITY_BINDINGS
-    assert planned(workload(account="web"), **given, exchange=Exchange.DIRECT).exchange is Exchange.DIRECT
-    assert planned(workload(account="web")).exchange is Exchange.DIRECT
 
 
 def test_more_than_twenty_credentials_block_only_the_direct_exchange() -> None:

@@ -14,8 +14,7 @@ from podidctl.diagnosis.metrics_pages import MetricsPage, Unread
 from podidctl.migration.federation.credential_uses import NAMES_MAX, TOKENS, UNRECORDED, CredentialUses, combined, parse
 from podidentity.resources import AzureIdentity, Meta
 from tests.migration.federation_sandbox import Federation, blocking, notes, planned, unchanged_pod
-from tests.migration.objects import ID, binding, identity
-from tests.migration.workloads import workload
+from tests.migration.objects import ID, binding, identity, workload
 
 WHY = "NMI has fetched its token for api://AzureADTokenExchange on n1"
 

@@ -10,8 +10,7 @@ import yaml
 
 from podidctl.migration.documents import changes, command, commands, manifests, parameters
 from podidctl.migration.workload_identity import AUDIENCE
-from tests.migration.objects import ID, binding, identity
-from tests.migration.workloads import account, cron_job, planned, workload
+from tests.migration.objects import ID, account, binding, cron_job, identity, planned, workload
 
 ISSUER = "https://oidc.example.org/x/"
 
@@ -64,12 +63,6 @@ def test_a_managed_identity_has_its_command() -> None:
         *("--identity-name", "demo", "--name", "shop-web", "--issuer", ISSUER),
         *("--subject", "system:serviceaccount:shop:web", "--audiences", "api://AzureADTokenExchange"),
     ]
-
-
-def test_a_federated_identity_that_kept_its_resource_id_has_the_same_command() -> None:
-    federated = [identity(type=3, tenantID="t"), binding()]
-    before, after = (planned(workload(account="web"), objects=each).credentials for each in (None, federated))
-    assert before == after
 
 
 def test_a_service_principal_has_its_command() -> None:

@@ -59,24 +59,12 @@ def test_an_input_without_objects_is_not_reported_as_ok(
     )
 
 
-def test_objects_of_other_kinds_require_no_change(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n")
-    assert main([*COMMAND, "-f", str(tmp_path)]) == 0
-
-
 def test_values_nested_too_deeply_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "v.yaml").write_text("[" * 5000)
     assert main([*COMMAND, "--values", str(tmp_path / "v.yaml")]) == 1
     assert capsys.readouterr().err.endswith(
         "v.yaml is nested too deep for helm's values: pass the file that contains them\n"
     )
-
-
-def test_a_report_about_files_suggests_to_rewrite_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.yaml").write_text(OLD)
-    assert main([*COMMAND, "-f", str(tmp_path / "a.yaml"), "-o", "json"]) == 3
-    (one,) = json.loads(capsys.readouterr().out)["findings"]
-    assert (one["level"], one["about"]) == ("look", "AzureIdentityBinding b")
 
 
 def test_in_place_changes_only_the_files_that_need_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,29 +140,6 @@ async def test_the_printed_workload_identity_objects_can_be_applied_and_the_plan
     assert after.document["credentials"] == before.document["credentials"]
 
 
-async def test_applying_the_objects_keeps_all_other_fields(cluster: up.Plane, shop: str) -> None:
-    await asyncio.to_thread(kept_through_the_change, cluster, shop)
-    script = (await migrate(cluster, "to-workload-identity", "-n", shop, "--issuer", ISSUER, "-o", "kubectl")).out
-    output = await asyncio.to_thread(Commands(cluster.kubeconfig).run, "sh", stdin=script)
-    assert "serviceaccount/api annotated" in output
-    assert "deployment.apps/api patched" in output
-
-    account = cluster.api("GET", f"/api/v1/namespaces/{shop}/serviceaccounts/api")
-    assert account["imagePullSecrets"] == [{"name": "registry"}]
-    assert account["metadata"]["labels"] == {"team": "shop"}
-    assert account["metadata"]["annotations"]["owner"] == "team-a"
-    assert account["metadata"]["annotations"]["azure.workload.identity/client-id"] == f"client-{shop}"
-    api = cluster.api("GET", f"/apis/apps/v1/namespaces/{shop}/deployments/api")
-    assert (api["spec"]["replicas"], api["metadata"]["annotations"]["owner"]) == (3, "team-a")
-    (container,) = api["spec"]["template"]["spec"]["containers"]
-    assert (container["name"], container["env"]) == ("c", [{"name": "A", "value": "b"}])
-    assert api["spec"]["template"]["metadata"]["labels"] == {
-        "app": "api",
-        "aadpodidbinding": shop,
-        "azure.workload.identity/use": "true",
-    }
-
-
 def kept_through_the_change(plane: up.Plane, shop: str) -> None:
     """Apply a workload and its account in the way of an operator with manifests."""
     notes = {"owner": "team-a"}

@@ -11,8 +11,7 @@ from nmi.settings import Settings
 from podidctl.migration.federation.documents import az_script, manifests
 from podidctl.migration.federation.schema import IdentityState
 from tests.migration.federation_sandbox import FEDERATING, TENANT, assigned, blocking, notes, only, planned
-from tests.migration.objects import ID, binding, exception, identity
-from tests.migration.workloads import BOUND, cron_job, pod, workload
+from tests.migration.objects import BOUND, ID, binding, cron_job, exception, identity, pod, workload
 
 NOTED = {"aadpodidentity.k8s.io/migrated-from": "{}"}
 
@@ -115,14 +114,6 @@ def test_an_unknown_state_is_reported_and_blocks_nothing() -> None:
     made = planned(workload(account="web"), pods=[running()], issuer="", **unknown)
     assert blocking(made) == []
     assert len(notes(made)) == 3
-
-
-def test_an_issuer_that_azure_cannot_reach_is_reported_and_blocks_nothing() -> None:
-    made = planned(workload(account="web"), pods=[running()], issuer="https://kubernetes.default.svc")
-    assert blocking(made) == []
-    assert notes(made) == [
-        "issuer https://kubernetes.default.svc: Azure must read its keys, but it is not a public https address"
-    ]
 
 
 def test_pods_of_another_namespace_are_an_obstacle_until_they_have_copies() -> None:

@@ -7,8 +7,7 @@ import pytest
 
 from podidctl.migration.projections import WorkloadObject
 from podidctl.migration.workload_identity import WorkloadIdentityPlan, credential_name, is_public
-from tests.migration.objects import binding, identity
-from tests.migration.workloads import account, cron_job, planned, pod, workload
+from tests.migration.objects import account, binding, cron_job, identity, planned, pod, workload
 
 
 def reasons(made: WorkloadIdentityPlan) -> list[str]:

@@ -26,8 +26,7 @@ from podidctl.migration.federation.schema import (
 from podidctl.migration.workload_identity import AUDIENCE
 from podidctl.printing import Output, print_document
 from tests.migration import federation_sandbox
-from tests.migration.objects import ID, binding, identity
-from tests.migration.workloads import planned, workload
+from tests.migration.objects import ID, binding, identity, planned, workload
 
 EVIL = "\x1b]0;owned\x07[bold]x[/bold]\x9b2J"
 SHOWN = "?]0;owned?[bold]x[/bold]?2J"

@@ -52,16 +52,6 @@ async def outcomes(cloud: Federation, *arguments: str) -> tuple[int, list[Any]]:
     return answer.code, answer.document["outcomes"]
 
 
-async def test_the_plan_has_the_step_and_changes_nothing(cloud: Federation) -> None:
-    before = cloud.identity()
-    answer = await cloud.migrate("plan", *tenant(cloud), "-o", "json")
-    assert (answer.code, answer.err) == (3, "")
-    (step,) = answer.document["steps"]
-    assert (step["state"], [each["pod"] for each in step["accounts"]]) == ("to do", ["web-1"])
-    assert (await cloud.migrate("plan", *tenant(cloud))).code == 3
-    assert (cloud.identity(), cloud.cloud.aad.calls) == (before, [])
-
-
 async def test_one_service_account_without_a_credential_blocks_the_switch_and_the_credential_is_printed(
     cloud: Federation,
 ) -> None:
@@ -198,13 +188,6 @@ async def test_a_switched_identity_that_was_not_waited_for_is_waited_for(cloud: 
     code, (outcome,) = await applying
     assert (code, outcome["ending"]) == (0, "changed")
     assert assignments(cloud) == FOLLOWED
-
-
-async def test_an_unknown_identity_is_an_error(cloud: Federation) -> None:
-    for command in (["plan"], ["apply", "--yes"]):
-        answer = await cloud.migrate(*command, "default/missing")
-        assert (answer.code, answer.out) == (1, "")
-        assert "AzureIdentity default/missing does not exist: see kubectl get azureidentities -A" in answer.err
 
 
 @pytest.mark.parametrize(

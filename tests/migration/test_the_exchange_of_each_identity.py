@@ -11,8 +11,7 @@ from podidentity.azure.federation import Exchange
 from podidentity.resources import EXCHANGE_ANNOTATION
 from tests.migration.azure_plans import BINDINGS
 from tests.migration.federation_sandbox import TENANT, only, planned
-from tests.migration.objects import binding, identity
-from tests.migration.workloads import workload
+from tests.migration.objects import binding, identity, workload
 
 BOUND = Exchange.IDENTITY_BINDINGS
 

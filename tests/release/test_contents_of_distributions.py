@@ -1,11 +1,12 @@
-"""Files that a source distribution or a wheel lacks, or must not have, are named."""
+"""Files that a source distribution or a wheel lacks, or must not have, are named, and installed archives that no lock has."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from tools.release.contents import AT_THE_ROOT, sdist_problems, sdist_sources, wheel_problems
+from tools.release.installation import unlocked, without_hashes
 
 SCRIPTS: Final = {"nmi": "nmi.cli:main"}
 FILES: Final = {
@@ -101,3 +102,35 @@ def test_a_changed_licence_is_named(tree: Path, wheel: dict[str, bytes]) -> None
     wheel["aad_pod_identity-1.0.0.dist-info/licenses/LICENSE"] = b"another"
     (found,) = wheel_problems(wheel, tree, SCRIPTS)
     assert "lacks the licence" in found
+
+
+FIRST, SECOND, OWN, OTHER = (each * 64 for each in "1234")
+LOCK: Final = f"""\
+aiohttp==3.14.5 \\
+    --hash=sha256:{FIRST} \\
+    --hash=sha256:{SECOND}
+colorama==0.4.6 ; sys_platform == 'win32' \\
+    --hash=sha256:{SECOND}
+"""
+
+
+def report(*digests: str) -> dict[str, Any]:
+    """Return pip's report of an installation of archives with these hashes."""
+    return {
+        "install": [
+            {"download_info": {"url": f"https://x/{each[0]}.whl", "archive_info": {"hashes": {"sha256": each}}}}
+            for each in digests
+        ]
+    }
+
+
+def test_archives_of_the_lock_and_the_own_wheel_are_accepted() -> None:
+    assert unlocked(report(FIRST, SECOND, OWN), LOCK, {OWN}) == []
+
+
+def test_another_archive_is_named() -> None:
+    assert unlocked(report(FIRST, OTHER, OWN), LOCK, {OWN}) == ["https://x/4.whl"]
+
+
+def test_the_constraints_keep_versions_and_markers() -> None:
+    assert without_hashes(LOCK) == "aiohttp==3.14.5\ncolorama==0.4.6 ; sys_platform == 'win32'\n"

@@ -111,12 +111,6 @@ def test_the_index_lists_the_images_with_the_digests_of_their_archives(registry:
         assert fetch(registry, f"owner/nmi/manifests/{each}", MANIFEST)[1] == each
 
 
-def test_the_same_archives_give_the_same_index(registry: str, archives: list[Path]) -> None:
-    first, second = (push(f"{registry}/owner/{name}:1", *archives).stdout for name in ("first", "second"))
-    assert first
-    assert first == second
-
-
 def test_a_file_that_is_no_image_is_refused(registry: str, tmp_path: Path) -> None:
     (tmp_path / "nmi.tar").write_text("no archive")
     done = push(f"{registry}/owner/refused:1", tmp_path / "nmi.tar")

@@ -54,10 +54,6 @@ def test_the_address_and_the_base_of_the_images_are_named_if_they_are_known() ->
     assert base == {"name": "localhost/base", "digest": {"sha256": digest}}
 
 
-def test_equal_builds_have_equal_texts() -> None:
-    assert text_of(made()) == text_of(made())
-
-
 def test_the_checksums_are_those_that_sha256sum_checks(tmp_path: Path) -> None:
     for name in ("b.whl", "a.tar.gz"):
         (tmp_path / name).write_text(name)

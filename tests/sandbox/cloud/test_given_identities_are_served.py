@@ -28,14 +28,6 @@ def client_id(sandbox: Sandbox, name: str) -> str:
     return next(each.client_id for each in sandbox.identities if each.given.name == name)
 
 
-async def test_a_pod_with_the_selector_gets_each_of_its_identities(given: Sandbox) -> None:
-    context = await run_pod(given, "app", {"aadpodidbinding": "app"})
-    for name in ("green", "blue"):
-        wanted = client_id(given, name)
-        answer = await ask(given, context, client_id=wanted)
-        assert (answer.status, answer.claims["appid"]) == (200, wanted), answer.text
-
-
 async def test_a_service_principal_signs_in_with_its_secret(given: Sandbox) -> None:
     context = await run_pod(given, "robot", {"aadpodidbinding": "robot"})
     answer = await ask(given, context)
@@ -58,15 +50,6 @@ async def test_the_system_assigned_identity_is_for_pods_of_an_exception(given: S
     assert "SystemAssigned" in machine.document()["identity"]["type"]
 
 
-async def test_each_identity_has_a_role_in_azure(given: Sandbox) -> None:
-    for created in given.identities:
-        directory = given.azure.directory
-        found = directory.managed(created.client_id) or directory.principal(created.client_id)
-        assert found is not None
-        assert directory.may(found.object_id, ["Reader"])
-        assert directory.may(found.object_id, ["Storage Blob Data Contributor"])
-
-
 async def test_nodes_of_a_scale_set_share_its_identities() -> None:
     settings = Settings(nodes=2, scale_set=True, system_assigned=True, programs=False, namespaces=False)
     async with Sandbox(settings) as sandbox:
@@ -78,11 +61,6 @@ async def test_nodes_of_a_scale_set_share_its_identities() -> None:
         assert first == second
         assert first.system_assigned is not None
         assert first.user_assigned == (sandbox.azure.demo,)
-
-
-async def test_without_the_setting_no_vm_has_a_system_assigned_identity() -> None:
-    async with Sandbox(Settings(programs=False, namespaces=False)) as sandbox:
-        assert sandbox.azure.imds.hosts[0].identities().system_assigned is None
 
 
 async def test_objects_that_exist_keep_the_sandbox_from_starting_and_stay(given: Sandbox) -> None:

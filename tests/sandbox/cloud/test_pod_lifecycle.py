@@ -2,11 +2,8 @@
 
 import asyncio
 
-import pytest
-
-from podidentity.kube.client import MERGE_PATCH
-from podidentity.kube.errors import Conflict, Invalid, NotFound
-from podidentity.resources import NODES, PODS
+from podidentity.kube.errors import NotFound
+from podidentity.resources import PODS
 from podidentity_sandbox.sandbox import Sandbox
 from tests.sandbox.cloud.conftest import eventually, pod
 
@@ -132,22 +129,3 @@ async def test_a_force_deleted_pod_is_removed(stage: Sandbox) -> None:
         return all(kubelet.context("default", "forced") is None for kubelet in stage.cluster.kubelets.values())
 
     await eventually(forgotten, stage)
-
-
-async def test_nodes_name_their_vms(stage: Sandbox) -> None:
-    nodes = await stage.cluster.client.list(NODES)
-    assert {node.metadata.name: node.spec.provider_id for node in nodes} == {
-        name: f"azure://{stage.vm_id(name)}" for name in ("node-0", "node-1")
-    }
-    assert stage.azure.arm.vm(stage.vm_id("node-0")).name == "node-0"
-
-
-async def test_a_status_of_a_namesake_is_not_overwritten(stage: Sandbox) -> None:
-    """The kubelet's status carries the uid, which the API server compares."""
-    await stage.cluster.apply(pod("named"))
-    await eventually(lambda: runs(stage, "named"), stage)
-    path = PODS.path("default", "named", "status")
-    body = b'{"metadata":{"uid":"00000000-0000-0000-0000-000000000000"},"status":{"phase":"Failed"}}'
-    with pytest.raises((Conflict, Invalid)):
-        await stage.cluster.client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
-    assert await runs(stage, "named")
