@@ -1,4 +1,4 @@
-"""A run of the demo: the Go implementation's four lines, one failure that does not hide the others, and advice for each."""
+"""A run of the demo: the Go implementation's four lines, one failure that does not hide the others, and its advice."""
 
 import asyncio
 import dataclasses
@@ -15,6 +15,15 @@ from tests.demo.conftest import one_run
 from tests.sandbox.azure.conftest import Azure
 
 TOKEN = "/metadata/identity/oauth2/token"
+NOT_LISTENING = "127.0.0.1:1"
+
+
+@pytest.fixture
+def attached(azure: Azure) -> Azure:
+    """The identity of the settings is on the VM and reads it."""
+    azure.directory.grant(azure.one.object_id, "Reader")
+    azure.vm.attach(azure.one)
+    return azure
 
 
 def four_lines(azure: Azure) -> list[str]:
@@ -27,58 +36,36 @@ def four_lines(azure: Azure) -> list[str]:
     ]
 
 
-async def test_the_four_lines_have_the_order_of_the_go_implementation(azure: Azure, settings: Settings) -> None:
-    azure.directory.grant(azure.one.object_id, "Reader")
-    azure.vm.attach(azure.one)
-    assert await one_run(settings) == four_lines(azure)
+async def test_the_four_lines_have_the_order_of_the_go_implementation(attached: Azure, settings: Settings) -> None:
+    attached.imds.faults.add(ResponseFault(status=500, times=3, path=TOKEN))
+    failed = [line for line in await one_run(settings) if line.startswith("failed")]
+    assert len(failed) == 3
+    before = len(attached.imds.token_calls)
+    assert await one_run(settings) == four_lines(attached), "a fault in one run does not affect the next"
+    named = [call.query.get("client_id") for call in attached.imds.token_calls[before:]]
+    assert named == [attached.one.client_id, None, attached.one.client_id], "Azure's library selects no identity"
 
 
-async def test_azures_library_selects_no_identity_and_the_plain_requests_select_it(
+async def test_without_the_role_reader_the_command_that_grants_it_is_printed_and_the_other_steps_run(
     azure: Azure, settings: Settings
 ) -> None:
-    azure.directory.grant(azure.one.object_id, "Reader")
-    azure.vm.attach(azure.one)
-    await one_run(settings)
-    named = [call.query.get("client_id") for call in azure.imds.token_calls]
-    assert named == [azure.one.client_id, None, azure.one.client_id]
-
-
-async def test_a_failed_step_is_reported_and_the_others_run(azure: Azure, settings: Settings) -> None:
     azure.vm.attach(azure.one)
     failed, *others = await one_run(settings)
     assert failed.startswith("failed to doARMOperations, error: ")
+    assert "answers 403: AuthorizationFailed" in failed
+    assert "az role assignment create --role Reader" in failed
     assert others == four_lines(azure)[1:]
 
 
-async def test_a_fault_in_one_run_does_not_affect_the_next(azure: Azure, settings: Settings) -> None:
-    azure.directory.grant(azure.one.object_id, "Reader")
+async def test_other_identities_on_the_vm_are_reported(azure: Azure, settings: Settings) -> None:
     azure.vm.attach(azure.one)
-    azure.imds.faults.add(ResponseFault(status=500, times=3, path=TOKEN))
-    failed = [line for line in await one_run(settings) if line.startswith("failed")]
-    assert len(failed) == 3
-    assert await one_run(settings) == four_lines(azure)
-
-
-async def test_two_identities_of_one_pod_are_reported(azure: Azure, settings: Settings) -> None:
-    azure.vm.attach(azure.one)
-    azure.vm.attach(azure.two)
     other = dataclasses.replace(settings, client_id=azure.two.client_id)
+    *_, compared = await one_run(other)
+    assert f"the token without a client id is of {azure.one.client_id}; bind only one AzureIdentity" in compared
+    azure.vm.attach(azure.two)
     failures = [line for line in await one_run(other) if line.startswith("failed")]
     # IMDS gives no token without a name where there are two; NMI would give one of the first.
     assert any("acquire a token using the MSI" in line for line in failures)
-
-
-async def test_a_token_without_a_client_id_of_another_identity_is_reported(azure: Azure, settings: Settings) -> None:
-    azure.vm.attach(azure.one)
-    *_, compared = await one_run(dataclasses.replace(settings, client_id=azure.two.client_id))
-    assert f"the token without a client id is of {azure.one.client_id}; bind only one AzureIdentity" in compared
-
-
-async def test_without_the_role_reader_the_command_that_grants_it_is_printed(azure: Azure, settings: Settings) -> None:
-    azure.vm.attach(azure.one)
-    failed, *_ = await one_run(settings)
-    assert "answers 403: AuthorizationFailed" in failed
-    assert "az role assignment create --role Reader" in failed
 
 
 async def test_the_advice_for_an_unbound_pod_names_its_label(azure: Azure, settings: Settings) -> None:
@@ -87,36 +74,29 @@ async def test_the_advice_for_an_unbound_pod_names_its_label(azure: Azure, setti
     assert lines[3:] == ["successfully made GET on instance metadata"]
 
 
-async def test_the_advice_for_a_missing_group_names_the_flags(azure: Azure, settings: Settings) -> None:
-    azure.directory.grant(azure.one.object_id, "Reader")
-    azure.vm.attach(azure.one)
-    azure.arm.faults.add(
-        ResponseFault(status=404, document={"error": {"code": "ResourceGroupNotFound", "message": "m"}})
-    )
+async def test_the_advice_for_a_missing_group_names_the_flags(attached: Azure, settings: Settings) -> None:
+    missing = {"error": {"code": "ResourceGroupNotFound", "message": "m"}}
+    attached.arm.faults.add(ResponseFault(status=404, document=missing))
     failed, *_ = await one_run(settings)
     assert "ResourceGroupNotFound: m; see that --subscriptionid and --resourcegroup are right" in failed
 
 
-async def test_without_a_response_nmi_and_the_proxy_are_named(
-    azure: Azure, settings: Settings, monkeypatch: pytest.MonkeyPatch
+async def test_without_a_response_of_imds_nmi_and_the_proxy_are_named(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:1")
-    lines = await one_run(dataclasses.replace(settings, metadata_service="http://127.0.0.1:1"))
+    monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"http://{NOT_LISTENING}")
+    lines = await one_run(dataclasses.replace(settings, metadata_service=f"http://{NOT_LISTENING}"))
     assert len(lines) == 4
     assert all("see that NMI runs on this pod's node" in line for line in lines)
 
 
-async def test_for_an_unreachable_arm_the_network_path_is_named(azure: Azure, settings: Settings) -> None:
-    azure.vm.attach(azure.one)
-    failed, *_ = await one_run(dataclasses.replace(settings, resource_manager="https://127.0.0.1:1"))
-    assert "no answer from https://127.0.0.1:1: ConnectionRefusedError" in failed
+async def test_for_an_unreachable_arm_or_a_proxy_that_refuses_the_network_path_is_named(
+    attached: Azure, settings: Settings
+) -> None:
+    failed, *_ = await one_run(dataclasses.replace(settings, resource_manager=f"https://{NOT_LISTENING}"))
+    assert f"no answer from https://{NOT_LISTENING}: ConnectionRefusedError" in failed
     assert "network policies, the firewall, HTTPS_PROXY" in failed
-
-
-async def test_a_proxy_that_refuses_is_named(azure: Azure, settings: Settings) -> None:
-    azure.vm.attach(azure.one)
-    by_proxy = dataclasses.replace(settings, proxy=azure.imds.url.removeprefix("http://"))
-    failed, *_ = await one_run(by_proxy)
+    failed, *_ = await one_run(dataclasses.replace(settings, proxy=attached.imds.url.removeprefix("http://")))
     assert "Tunnel connection failed" in failed
     assert "HTTPS_PROXY" in failed
 
@@ -128,9 +108,6 @@ def test_there_is_advice_for_every_status(asked: Asked, status: int) -> None:
     assert text
     assert text == " ".join(text.split())
     assert not text.endswith(".")
-
-
-def test_a_refused_token_and_a_refused_list_have_different_advice() -> None:
     assert advice(Asked.TOKEN, 403) != advice(Asked.RESOURCE_MANAGER, 403)
 
 
@@ -162,13 +139,11 @@ async def proxy(asked: list[str]) -> AsyncIterator[str]:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def test_the_list_of_vms_is_read_through_the_proxy_which_sees_no_token(azure: Azure, settings: Settings) -> None:
-    azure.directory.grant(azure.one.object_id, "Reader")
-    azure.vm.attach(azure.one)
+async def test_the_list_of_vms_is_read_through_the_proxy_which_sees_no_token(
+    attached: Azure, settings: Settings
+) -> None:
     asked: list[str] = []
     async with proxy(asked) as address:
-        lines = await one_run(dataclasses.replace(settings, proxy=address))
-    assert lines[0] == "successfully doARMOperations vm count 1"
-    assert all(line.startswith("successfully") for line in lines)
-    server = urlsplit(azure.arm.url)
+        assert await one_run(dataclasses.replace(settings, proxy=address)) == four_lines(attached)
+    server = urlsplit(attached.arm.url)
     assert [line.rpartition(" ")[0] for line in asked] == [f"CONNECT {server.hostname}:{server.port}"]

@@ -68,10 +68,6 @@ async def test_mic_assigns_and_revokes_and_rewrites_old_field_names(cloud: Emula
     assert "forbidden" not in mic.read_log().lower(), mic.read_log()
 
 
-
-
-
-
 @pytest.mark.parametrize("mode", ["standard", "managed"])
 async def test_nmi_is_ready(plane: Plane, mode: str, tmp_path: Path) -> None:
     cluster, namespace, option = Cluster(plane), f"nmi-{mode}", f"--set=operationMode={mode}"

@@ -2,18 +2,15 @@
 README, the values in the documentation, the versions."""
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
-from packaging.version import Version
 
-from podidentity.version import VERSION
 from tests.e2e.operators_shell import blocks_of
 from tools.chart.rendering import CHART, ROOT, render
-from tools.chart.values_table import table, values_of, with_table
+from tools.chart.values_table import values_of, with_table
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 OPEN = {"global"}
@@ -67,18 +64,6 @@ def test_a_value_without_a_comment_is_named() -> None:
     assert [value.name for value in values_of(values)] == ["one"]
 
 
-def test_a_mapping_of_commented_entries_is_a_group_and_any_other_is_a_value() -> None:
-    found = values_of("group:\n  # A.\n  a: ''\n  # B,\n  # told in two lines.\n  b:\n    limits: 1\n")
-    assert [(each.name, each.description, each.default) for each in found] == [
-        ("group.a", "A.", ""),
-        ("group.b", "B, told in two lines.", {"limits": 1}),
-    ]
-
-
-def test_a_bar_in_a_comment_does_not_end_the_cell() -> None:
-    assert "| a \\| b |" in table(values_of("# a | b\none: 1\n"))
-
-
 BLOCKS = blocks_of((ROOT / "docs" / "install-on-aks.md").read_text(), "yaml")
 
 
@@ -100,20 +85,3 @@ def test_the_chart_renders_with_the_values(block: str) -> None:
 def test_the_charts_definitions_are_those_of_the_repository() -> None:
     ours = {file.name: file.read_text() for file in (ROOT / "deploy" / "crds").iterdir()}
     assert {file.name: file.read_text() for file in (CHART / "crds").iterdir()} == ours
-
-
-def test_the_chart_and_the_demo_install_this_version() -> None:
-    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == VERSION
-    demo = yaml.safe_load((ROOT / "deploy" / "demo" / "pod.yaml").read_text())
-    assert [each["image"] for each in demo["spec"]["containers"]] == [f"aad-pod-identity/demo:{VERSION}"]
-
-
-def test_the_version_is_valid_as_semver_as_a_wheels_version_and_as_an_image_tag() -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+(-rc\.\d+)?", VERSION)
-    assert str(Version(VERSION)) == VERSION.replace("-rc.", "rc")
-
-
-def test_the_chart_of_a_release_candidate_is_a_release_candidate() -> None:
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
-    assert chart.partition("-")[2] == VERSION.partition("-")[2]
-    assert Version(chart) > Version("4.1.18"), "the Go implementation's last chart"

@@ -19,11 +19,6 @@ from podidentity.resources import (
     EXCEPTIONS,
     IDENTITIES,
     Kind,
-    Pod,
-    PodMarks,
-    PodMeta,
-    PodSpec,
-    PodStatus,
     Resource,
 )
 
@@ -55,8 +50,6 @@ def exception(**labels: str) -> dict[str, Any]:
         "metadata": {"name": "e", "namespace": "shop"},
         "spec": {"podLabels": labels},
     }
-
-
 
 
 R = TypeVar("R", bound=Resource)

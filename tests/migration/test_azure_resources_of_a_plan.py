@@ -107,9 +107,6 @@ def test_a_role_assignment_has_a_uuid_that_depends_on_its_properties() -> None:
     assert uuid.UUID(role.name) != uuid.UUID(other.name)
 
 
-def test_a_symbol_is_an_identifier() -> None:
-    for each in azure(HOSTILE_ACCOUNT, "web").resources:
-        assert re.fullmatch(r"[a-z][a-z0-9_]{0,99}", each.symbol)
 
 
 def test_an_identity_without_a_resource_id_is_omitted_with_the_reason() -> None:

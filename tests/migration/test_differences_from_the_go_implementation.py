@@ -125,9 +125,7 @@ ONLY: dict[str, tuple[list[dict[str, Any]], dict[str, Any], DifferenceLevel, str
     "a service principal, if NMI may not read Secrets": (
         *(
             [
-                identity(
-                    type=1, tenantID="t", clientPassword=SECRET, adEndpoint="https://login.microsoftonline.com/"
-                ),
+                identity(type=1, tenantID="t", clientPassword=SECRET, adEndpoint="https://login.microsoftonline.com/"),
                 binding(),
             ],
             {},

@@ -114,6 +114,11 @@ def test_an_unknown_state_is_reported_and_blocks_nothing() -> None:
     made = planned(workload(account="web"), pods=[running()], issuer="", **unknown)
     assert blocking(made) == []
     assert len(notes(made)) == 3
+    made = planned(workload(account="web"), pods=[running()], issuer="https://kubernetes.default.svc")
+    assert blocking(made) == []
+    assert notes(made) == [
+        "issuer https://kubernetes.default.svc: Azure must read its keys, but it is not a public https address"
+    ]
 
 
 def test_pods_of_another_namespace_are_an_obstacle_until_they_have_copies() -> None:

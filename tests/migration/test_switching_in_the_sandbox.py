@@ -52,13 +52,20 @@ async def outcomes(cloud: Federation, *arguments: str) -> tuple[int, list[Any]]:
     return answer.code, answer.document["outcomes"]
 
 
-async def test_one_service_account_without_a_credential_blocks_the_switch_and_the_credential_is_printed(
+async def test_one_service_account_without_a_credential_blocks_the_switch_and_no_token_is_printed(
     cloud: Federation,
 ) -> None:
     cloud.trust()
+    before = cloud.identity()
+    answer = await cloud.migrate("apply", *tenant(cloud), "-o", "json")
+    (outcome,) = answer.document["outcomes"]
+    assert (answer.code, outcome["ending"]) == (3, "would be changed"), "without --yes nothing is switched"
+    (tried,) = outcome["tried"]
+    assert (tried["account"], tried["boundTo"], tried["clientId"]) == ("default/web", "web-1", "client-demo")
+    assert tried["objectId"]
+    assert "eyJ" not in answer.out + answer.err, "no token is printed"
     cloud.account("nightly")
     cloud.pod("nightly-1", "nightly")
-    before = cloud.identity()
     code, (outcome,) = await outcomes(cloud, "apply", "--yes", *tenant(cloud))
     assert (code, outcome["ending"]) == (3, "left as it was")
     nightly, web = outcome["tried"]
@@ -67,21 +74,8 @@ async def test_one_service_account_without_a_credential_blocks_the_switch_and_th
     assert trusted in nightly["problem"]
     assert "podidctl migrate plan -o az" in nightly["do"]
     assert cloud.identity() == before
-
-
-async def test_without_yes_a_token_is_tested_but_not_printed_and_nothing_is_switched(cloud: Federation) -> None:
-    cloud.trust()
-    before = cloud.identity()
-    answer = await cloud.migrate("apply", *tenant(cloud), "-o", "json")
-    (outcome,) = answer.document["outcomes"]
-    assert (answer.code, outcome["ending"]) == (3, "would be changed")
-    (tried,) = outcome["tried"]
-    assert (tried["account"], tried["boundTo"], tried["clientId"]) == ("default/web", "web-1", "client-demo")
-    assert tried["objectId"]
-    assert "eyJ" not in answer.out + answer.err, "no token is printed"
-    assert cloud.identity() == before
-
-    cloud.store.delete("pods", "web-1", "default", grace_seconds=0)
+    for pod in ("nightly-1", "web-1"):
+        cloud.store.delete("pods", pod, "default", grace_seconds=0)
     cloud.workload()
     code, (outcome,) = await outcomes(cloud, "apply", *tenant(cloud))
     assert (code, outcome["ending"], outcome["tried"][0]["boundTo"]) == (3, "would be changed", ""), "without a pod"
@@ -92,6 +86,11 @@ async def test_mic_follows_a_switch_and_its_reversal(cloud: Federation) -> None:
     await cloud.cloud.mic()
     await cloud.cloud.until(lambda: assignments(cloud) == {"web-1": (0, "Assigned")})
     before = cloud.identity()
+    plan = await cloud.migrate("plan", *tenant(cloud), "-o", "json")
+    assert (plan.code, plan.err) == (3, "")
+    (step,) = plan.document["steps"]
+    assert (step["state"], [each["pod"] for each in step["accounts"]]) == ("to do", ["web-1"])
+    assert (cloud.identity(), cloud.cloud.aad.calls) == (before, []), "a plan changes nothing"
     without = pods_without_identity(cloud, "web-1")
     answer = await cloud.migrate("apply", "--yes", *tenant(cloud))
     assert (answer.code, answer.err) == (0, "")
@@ -150,19 +149,16 @@ async def test_pods_of_two_namespaces_keep_one_identity_through_the_switch(tmp_p
         assert not any(without)
 
 
-async def test_a_switch_that_mic_does_not_follow_is_reverted(cloud: Federation) -> None:
+async def test_a_switch_that_mic_does_not_follow_is_reverted_unless_mode_is_managed(cloud: Federation) -> None:
     cloud.trust()
     before = cloud.identity()
     code, (outcome,) = await outcomes(cloud, "apply", "--yes", "--timeout=1", *tenant(cloud))
     assert (code, outcome["ending"]) == (3, "taken back")
     assert "MIC has not updated default/web-1 within 1 s, so it is of type 0 again" in outcome["why"]
     assert cloud.identity()["spec"] == before["spec"]
-
-
-async def test_in_managed_mode_no_program_has_to_follow(cloud: Federation) -> None:
+    # In managed mode no program has to follow.
     cloud.store.delete("pods", "nmi-1", "kube-system", grace_seconds=0)
     cloud.nmi("--federated-identities", "--operation-mode=managed", "--forceNamespaced")
-    cloud.trust()
     code, (outcome,) = await outcomes(cloud, "apply", "--yes", "--timeout=1", *tenant(cloud))
     assert (code, outcome["ending"], cloud.identity()["spec"]["type"]) == (0, "changed", 3)
 

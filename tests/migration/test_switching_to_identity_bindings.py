@@ -76,7 +76,15 @@ async def test_without_the_permission_the_objects_are_printed(
 async def test_with_the_permission_it_is_changed_only_if_the_operator_accepts_an_untested_exchange(
     cloud: Federation,
 ) -> None:
+    async def obstacles() -> list[str]:
+        plan = await cloud.migrate("plan", "--tenant", cloud.cloud.directory.tenant_id, "-o", "json")
+        (step,) = plan.document["steps"]
+        return [each["why"] for each in (*plan.document["remarks"], *step["remarks"]) if each["blocks"]]
+
+    cloud.cloud.api._authorizer._rbac = True
+    assert await obstacles() == ["NMI may not request tokens of service account default/web"]
     allow(cloud)
+    assert await obstacles() == []
     refused = await outcome(cloud, "--yes")
     assert refused["ending"] == "left as it was"
     assert "--untested" in refused["do"]

@@ -74,9 +74,6 @@ async def test_a_manifest_is_applied_again_changed_and_deleted(kubectl: Kubectl)
     assert "NotFound" in await kubectl("get", "pod", "demo")
 
 
-async def test_a_field_that_does_not_exist_is_refused_by_apply(kubectl: Kubectl) -> None:
-    refused = await kubectl("apply", "-f", "-", stdin=json.dumps(identity("x") | {"nonsense": 1}))
-    assert 'unknown field "nonsense"' in refused
 
 
 async def test_the_columns_of_pods_and_nodes_are_shown(api: KubeApi, kubectl: Kubectl) -> None:
@@ -109,13 +106,6 @@ async def test_kubectl_wait_for_a_condition_and_for_deletion(api: KubeApi, kubec
     assert "deleted" in await deleting
 
 
-async def test_logs_are_read_from_the_kubelet(api: KubeApi, kubectl: Kubectl) -> None:
-    async def read(document: dict[str, Any], options: Any) -> AsyncIterator[bytes]:
-        yield f"{document['metadata']['name']} {options.container} {options.tail_lines}\n".encode()
-
-    api.read_logs_with(read)
-    api.store.create("pods", pod("p", node="n1"), "default")
-    assert await kubectl("logs", "p", "--tail=5") == "p main 5\n"
 
 
 async def test_kubectl_sends_every_kind_that_the_emulator_decodes_from_protobuf(
