@@ -81,8 +81,11 @@ def test_two_builds_of_equal_images_give_equal_files(tmp_path: Path) -> None:
     assert [each.read_bytes() for each in first] == [each.read_bytes() for each in second]
 
 
-def test_the_contents_of_an_archive_stay(tmp_path: Path) -> None:
-    files, base = collect(built(tmp_path / "images", 5), tmp_path, EPOCH)
+def test_the_contents_of_an_archive_stay_and_images_that_were_not_compared_are_refused(tmp_path: Path) -> None:
+    images, out = built(tmp_path / "images", 5), tmp_path / "out"
+    out.mkdir()
+    files, base = collect(images, out, EPOCH)
+    assert sorted(out.iterdir()) == sorted(files)
     assert base == "localhost/base@sha256:abc"
     with tarfile.open(files[0]) as archive:
         members = [each for each in archive.getmembers() if each.isfile()]
@@ -90,9 +93,6 @@ def test_the_contents_of_an_archive_stay(tmp_path: Path) -> None:
     assert contents == FILES
     assert {each.mtime for each in members} == {EPOCH}
 
-
-def test_images_that_were_not_compared_are_refused(tmp_path: Path) -> None:
-    images = built(tmp_path / "images", 5)
     (images / "compared").unlink()
     with pytest.raises(ImagesError, match="run tools/local-images"):
         collect(images, tmp_path, EPOCH)

@@ -1,4 +1,4 @@
-"""Files that a source distribution or a wheel lacks, or must not have, are named, and installed archives that no lock has."""
+"""Files that a source distribution or a wheel lacks, or must not have, and installed archives without a lock."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -47,20 +47,14 @@ def wheel(tree: Path) -> dict[str, bytes]:
 GENERATED: Final = ("PKG-INFO", "setup.cfg", "MANIFEST.in", "aad_pod_identity.egg-info/SOURCES.txt")
 
 
-def test_a_complete_source_distribution_is_accepted(tree: Path) -> None:
+def test_missing_sources_and_other_files_of_a_source_distribution_are_named(tree: Path) -> None:
     assert list(sdist_problems([*FILES, *GENERATED], sdist_sources(tree))) == []
-
-
-@pytest.mark.parametrize("name", ["_native/lane.pyx", "nmi/py.typed", "LICENSE", "build.lock"])
-def test_a_missing_source_is_named(tree: Path, name: str) -> None:
-    (found,) = sdist_problems([each for each in FILES if each != name], sdist_sources(tree))
-    assert f"lacks {name}" in found
-
-
-@pytest.mark.parametrize("name", ["tests/test_time_limit.py", "_native/lane.c", "_native/lane.so", ".git/config"])
-def test_a_file_that_is_no_source_is_named(tree: Path, name: str) -> None:
-    (found,) = sdist_problems([*FILES, name], sdist_sources(tree))
-    assert f"contains {name}" in found
+    for name in ("_native/lane.pyx", "nmi/py.typed", "LICENSE", "build.lock"):
+        (found,) = sdist_problems([each for each in FILES if each != name], sdist_sources(tree))
+        assert f"lacks {name}" in found
+    for name in ("tests/test_time_limit.py", "_native/lane.c", "_native/lane.so", ".git/config"):
+        (found,) = sdist_problems([*FILES, name], sdist_sources(tree))
+        assert f"contains {name}" in found
 
 
 def test_files_behind_a_link_belong_to_the_package(tree: Path) -> None:
@@ -68,10 +62,6 @@ def test_files_behind_a_link_belong_to_the_package(tree: Path) -> None:
     (tree / "deploy" / "pod.yaml").write_text("kind: Pod")
     (tree / "nmi" / "manifests").symlink_to("../deploy")
     assert "nmi/manifests/pod.yaml" in sdist_sources(tree)
-
-
-def test_a_complete_wheel_is_accepted(tree: Path, wheel: dict[str, bytes]) -> None:
-    assert list(wheel_problems(wheel, tree, SCRIPTS)) == []
 
 
 @pytest.mark.parametrize(
@@ -86,19 +76,16 @@ def test_a_complete_wheel_is_accepted(tree: Path, wheel: dict[str, bytes]) -> No
     ],
 )
 def test_what_a_wheel_lacks_is_named(tree: Path, wheel: dict[str, bytes], name: str, message: str) -> None:
+    assert list(wheel_problems(wheel, tree, SCRIPTS)) == []
     del wheel[name]
     (found,) = wheel_problems(wheel, tree, SCRIPTS)
     assert message in found
 
 
-@pytest.mark.parametrize("name", ["tests/test_language.py", "_native/lane.c", "setup.py", "nmi/cli.so"])
-def test_a_file_that_belongs_to_no_package_is_named(tree: Path, wheel: dict[str, bytes], name: str) -> None:
-    wheel[name] = b""
-    (found,) = wheel_problems(wheel, tree, SCRIPTS)
-    assert f"contains {name}" in found
-
-
-def test_a_changed_licence_is_named(tree: Path, wheel: dict[str, bytes]) -> None:
+def test_a_file_of_no_package_and_a_changed_licence_are_named(tree: Path, wheel: dict[str, bytes]) -> None:
+    for name in ("tests/test_language.py", "_native/lane.c", "setup.py", "nmi/cli.so"):
+        (found,) = wheel_problems({**wheel, name: b""}, tree, SCRIPTS)
+        assert f"contains {name}" in found
     wheel["aad_pod_identity-1.0.0.dist-info/licenses/LICENSE"] = b"another"
     (found,) = wheel_problems(wheel, tree, SCRIPTS)
     assert "lacks the licence" in found
@@ -124,11 +111,8 @@ def report(*digests: str) -> dict[str, Any]:
     }
 
 
-def test_archives_of_the_lock_and_the_own_wheel_are_accepted() -> None:
+def test_an_installed_archive_that_is_neither_locked_nor_the_own_wheel_is_named() -> None:
     assert unlocked(report(FIRST, SECOND, OWN), LOCK, {OWN}) == []
-
-
-def test_another_archive_is_named() -> None:
     assert unlocked(report(FIRST, OTHER, OWN), LOCK, {OWN}) == ["https://x/4.whl"]
 
 

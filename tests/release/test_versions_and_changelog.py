@@ -15,11 +15,8 @@ RELEASED: Final = Section("1.2.3", "2026-12-01", "* New.\n")
 GOOD: Final = Versions(program="1.2.3", app="1.2.3", chart="5.2.0", demo="1.2.3", newest=RELEASED)
 
 
-def test_equal_versions_are_accepted() -> None:
+def test_equal_versions_are_accepted_also_of_a_release_candidate() -> None:
     assert list(problems(GOOD, "v1.2.3")) == []
-
-
-def test_a_release_candidate_is_accepted() -> None:
     candidate = dataclasses.replace(
         GOOD,
         program="1.2.3-rc.1",
@@ -60,12 +57,10 @@ def test_a_version_that_is_not_semver_is_refused() -> None:
     assert "the form is 1.2.3" in found
 
 
-def test_without_a_tag_the_changelog_needs_no_date() -> None:
-    assert list(problems(dataclasses.replace(GOOD, newest=dataclasses.replace(RELEASED, date=None)))) == []
-
-
 def test_this_tree_is_consistent() -> None:
     assert list(problems(read(ROOT))) == []
+    undated = dataclasses.replace(GOOD, newest=dataclasses.replace(RELEASED, date=None))
+    assert list(problems(undated)) == [], "without a tag the changelog needs no date"
 
 
 ROOT: Final = Path(__file__).parents[2]
@@ -100,8 +95,6 @@ def test_each_section_has_its_own_lines() -> None:
     assert "Tried" not in first.body
     assert candidate == Section("1.0.0-rc.1", "2026-11-01", "* Tried.\n")
 
-
-def test_a_title_of_another_form_is_no_section() -> None:
     assert sections("# Changelog\n\n## Unreleased\n\n* New.\n\n## 1.0 (soon)\n") == []
 
 
@@ -109,3 +102,4 @@ def test_relative_links_become_links_to_the_files_of_the_tag() -> None:
     text = notes(sections(TEXT)[1], "https://git.example/owner/project/")
     assert "(https://git.example/owner/project/blob/v1.0.0/docs/federated-identities.md#limits)" in text
     assert "(https://example.org/docs)" in text
+    assert notes(sections(TEXT)[1], "") == sections(TEXT)[1].body, "without an address the links stay"

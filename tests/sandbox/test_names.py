@@ -1,4 +1,4 @@
-"""The sandbox's name server, with queries as resolvers send them and hostile ones, and the server of the public names."""
+"""The sandbox's name server, also with hostile queries, and the server of the public names."""
 
 import asyncio
 import ipaddress

@@ -34,20 +34,17 @@ async def test_pods_without_a_node_are_spread_and_run_with_an_address_each(stage
     assert all(found.addresses == (found.status.pod_ip,) for found in pods)
 
 
-async def test_a_pod_of_another_scheduler_is_left_alone(stage: Sandbox) -> None:
+async def test_a_pod_of_another_scheduler_is_left_alone_and_a_host_network_pod_has_the_nodes_address(
+    stage: Sandbox,
+) -> None:
     await stage.cluster.apply(pod("foreign", schedulerName="other"))
-    await stage.cluster.apply(pod("ours"))
-    await eventually(lambda: runs(stage, "ours"), stage)
-    assert (await stage.cluster.client.get(PODS, "default", "foreign")).spec.node_name == ""
-
-
-async def test_a_host_network_pod_has_the_nodes_address(stage: Sandbox) -> None:
     await stage.cluster.apply(pod("host", hostNetwork=True, nodeName="node-1"))
     await eventually(lambda: runs(stage, "host"), stage)
     assert (await stage.cluster.client.get(PODS, "default", "host")).status.pod_ip == "127.0.0.1"
+    assert (await stage.cluster.client.get(PODS, "default", "foreign")).spec.node_name == ""
 
 
-async def test_a_deleted_pod_is_removed_and_its_namesake_is_another_pod(stage: Sandbox) -> None:
+async def test_a_deleted_or_force_deleted_pod_is_removed_and_its_namesake_is_another_pod(stage: Sandbox) -> None:
     await stage.cluster.apply(pod("again"))
     await eventually(lambda: runs(stage, "again"), stage)
     first = await stage.cluster.client.get(PODS, "default", "again")
@@ -57,6 +54,13 @@ async def test_a_deleted_pod_is_removed_and_its_namesake_is_another_pod(stage: S
     await eventually(lambda: runs(stage, "again"), stage)
     second = await stage.cluster.client.get(PODS, "default", "again")
     assert first.metadata.uid != second.metadata.uid
+    forced = {"body": b'{"gracePeriodSeconds":0}', "content_type": "application/json"}
+    await stage.cluster.client.request("DELETE", PODS.path("default", "again"), **forced)
+
+    async def forgotten() -> bool:
+        return all(kubelet.context("default", "again") is None for kubelet in stage.cluster.kubelets.values())
+
+    await eventually(forgotten, stage)
 
 
 async def test_the_demo_image_runs_with_the_declared_environment_and_its_log_is_kept(stage: Sandbox) -> None:
@@ -114,18 +118,5 @@ async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_dele
 
     async def forgotten() -> bool:
         return kubelet.log_file("default", "ended") is None
-
-    await eventually(forgotten, stage)
-
-
-async def test_a_force_deleted_pod_is_removed(stage: Sandbox) -> None:
-    await stage.cluster.apply(pod("forced"))
-    await eventually(lambda: runs(stage, "forced"), stage)
-    await stage.cluster.client.request(
-        "DELETE", PODS.path("default", "forced"), body=b'{"gracePeriodSeconds":0}', content_type="application/json"
-    )
-
-    async def forgotten() -> bool:
-        return all(kubelet.context("default", "forced") is None for kubelet in stage.cluster.kubelets.values())
 
     await eventually(forgotten, stage)

@@ -3,14 +3,14 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from podidentity_sandbox.kubeapi import KubeApi, protobuf
-from tests.sandbox.kubeapi.client import identity, pod
+from tests.sandbox.kubeapi.client import pod
 from tests.testplane import up
 
 pytestmark = pytest.mark.plane
@@ -74,8 +74,6 @@ async def test_a_manifest_is_applied_again_changed_and_deleted(kubectl: Kubectl)
     assert "NotFound" in await kubectl("get", "pod", "demo")
 
 
-
-
 async def test_the_columns_of_pods_and_nodes_are_shown(api: KubeApi, kubectl: Kubectl) -> None:
     await kubectl("apply", "-f", "-", stdin=MANIFEST)
     lines = [line.split() for line in (await kubectl("get", "azureidentity,pods", "-A")).splitlines() if line]
@@ -104,8 +102,6 @@ async def test_kubectl_wait_for_a_condition_and_for_deletion(api: KubeApi, kubec
         await api.until_watched("pods")
     api.store.delete("pods", "p", "default", grace_seconds=0)
     assert "deleted" in await deleting
-
-
 
 
 async def test_kubectl_sends_every_kind_that_the_emulator_decodes_from_protobuf(

@@ -82,15 +82,12 @@ async def test_a_credential_is_effective_after_a_delay(federation: Federation) -
     assert (await federation.ask(token, federation.azure.two.client_id))[0] == 200
 
 
-async def test_a_removed_credential_is_not_accepted(federation: Federation) -> None:
+async def test_a_removed_credential_or_one_of_a_removed_identity_is_not_accepted(federation: Federation) -> None:
     federation.trust()
     token = await federation.token()
     assert (await federation.ask(token))[0] == 200
     federation.azure.directory.unfederate(federation.identity.client_id, federation.kube.server, SUBJECT)
     assert (await federation.refusal(token))[2] == 70025
-
-
-async def test_a_recreated_identity_has_none_of_its_former_credentials(federation: Federation) -> None:
     federation.trust()
     directory, was = federation.azure.directory, federation.identity
     directory.remove_identity(was.resource_id)
