@@ -1,11 +1,9 @@
 """The programs of the chart's hooks work with the permissions of their service accounts, on a real API server."""
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,102 +181,98 @@ def test_a_refusal_of_the_server_is_reported(plane: up.Plane, tmp_path: Path) ->
     assert "Traceback" not in done.stderr
 
 
-CLEANUP = "aad-pod-identity-cleanup"
-
-
-class Cleanup:
-    """The objects of the hook that cleans the nodes."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.objects = render(namespace="default", options=["--set=nmi.failClosed=true"])
-        self.accounts = accounts(self.objects, CLEANUP)
-        daemon_sets = {each["metadata"]["name"]: each for each in self.objects if each["kind"] == "DaemonSet"}
-        self.daemon_set, self.nmi = daemon_sets[CLEANUP], daemon_sets["aad-pod-identity-nmi"]
-
-    @contextlib.contextmanager
-    def applied(self, *objects: str) -> Iterator[None]:
-        """Apply these documents, and delete those that are left."""
-        text = "---\n".join(objects)
-        self.cluster.kubectl("apply", "-f", "-", stdin=text)
-        try:
-            yield
-        finally:
-            self.cluster.kubectl("delete", "-f", "-", "--ignore-not-found", "--wait=false", stdin=text)
-
-    def run(self, folder: Path, replaced: str = "", by: str = "") -> subprocess.CompletedProcess[str]:
-        """Run the program of the hook, with another constant."""
-        command = hook(self.objects, CLEANUP)["command"]
-        if replaced:
-            command = [word.replace(replaced, by) for word in command]
-        return run(self.cluster, CLEANUP, command, folder)
-
-
 @pytest.mark.plane
 def test_a_node_is_cleaned_after_its_nmi_has_ended_and_finally_nothing_remains(
     kwok_plane: up.Plane, tmp_path: Path
 ) -> None:
     cluster = Cluster(kwok_plane)
-    cleanup = Cleanup(cluster)
-    labels = cleanup.nmi["spec"]["template"]["metadata"]["labels"]
+    objects = render(namespace="default", options=["--set=nmi.failClosed=true"])
+    name = "aad-pod-identity-cleanup"
+    by_name = {each["metadata"]["name"]: each for each in objects if each["kind"] == "DaemonSet"}
+    labels = by_name["aad-pod-identity-nmi"]["spec"]["template"]["metadata"]["labels"]
     lingering = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "lingering", "namespace": "default", "labels": labels},
         "spec": {"nodeName": "node-001", "containers": [{"name": "nmi", "image": "nmi"}]},
     }
-    daemon_set = f"ds/{CLEANUP}"
+    made = accounts(objects, name) + "---\n" + yaml.safe_dump(by_name[name])
     cluster.kubectl("wait", "--for=create", "--timeout=60s", "-n=default", "serviceaccount/default")
-    with (
-        cleanup.applied(yaml.safe_dump(lingering)),
-        cleanup.applied(cleanup.accounts, yaml.safe_dump(cleanup.daemon_set)),
-    ):
-        cluster.kubectl("wait", daemon_set, "-n=default", "--for=jsonpath={.status.numberReady}=2", "--timeout=60s")
+    cluster.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(lingering))
+    cluster.kubectl("apply", "-f", "-", stdin=made)
+    try:
+        cluster.kubectl("wait", f"ds/{name}", "-n=default", "--for=jsonpath={.status.numberReady}=2", "--timeout=60s")
         where = ("-n=default", "-l", "app.kubernetes.io/component=cleanup", "-o", "jsonpath={.items[*].spec.nodeName}")
         assert set(cluster.kubectl("get", "pods", *where).split()) == {"node-000", "node-002"}
         cluster.kubectl("delete", "pod", "lingering", "-n=default", "--grace-period=0", "--force")
-        done = cleanup.run(tmp_path)
+        done = run(cluster, name, hook(objects, name)["command"], tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "3 of 3 nodes are clean"
-        cluster.kubectl("wait", daemon_set, "-n=default", "--for=delete", "--timeout=60s")
+        cluster.kubectl("wait", f"ds/{name}", "-n=default", "--for=delete", "--timeout=60s")
+    finally:
+        cluster.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=made)
+        cluster.kubectl("delete", "pod", "lingering", "-n=default", "--ignore-not-found")
 
 
 @pytest.mark.plane
 def test_a_wait_that_takes_too_long_reports_the_remaining_nodes(plane: up.Plane, tmp_path: Path) -> None:
     cluster = Cluster(plane)
-    cleanup = Cleanup(cluster)
-    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "down", "labels": {"kubernetes.io/os": "linux"}}}
-    with cleanup.applied(yaml.safe_dump(node), cleanup.accounts, yaml.safe_dump(cleanup.daemon_set)):
+    objects = render(namespace="default", options=["--set=nmi.failClosed=true"])
+    name = "aad-pod-identity-cleanup"
+    (daemonset,) = (each for each in objects if each["kind"] == "DaemonSet" and each["metadata"]["name"] == name)
+    made = accounts(objects, name) + "---\n" + yaml.safe_dump(daemonset)
+    node = {"metadata": {"name": "down", "labels": {"kubernetes.io/os": "linux"}}}
+    cluster.plane.api("POST", "/api/v1/nodes", node)
+    cluster.kubectl("apply", "-f", "-", stdin=made)
+    try:
         wanted = "--for=jsonpath={.status.desiredNumberScheduled}=1"
-        cluster.kubectl("wait", f"ds/{CLEANUP}", "-n=default", wanted, "--timeout=60s")
-        cluster.until_rights_hold(
-            account=CLEANUP, namespace="default", verb="get", resource=f"daemonsets.apps/{CLEANUP}"
-        )
-        done = cleanup.run(tmp_path, "LIMIT_SECONDS = 240.0", "LIMIT_SECONDS = 0.5")
-        assert cluster.kubectl("get", f"ds/{CLEANUP}", "-n=default", "-o=name")
+        cluster.kubectl("wait", f"ds/{name}", "-n=default", wanted, "--timeout=60s")
+        cluster.until_rights_hold(account=name, namespace="default", verb="get", resource=f"daemonsets.apps/{name}")
+        command = [
+            word.replace("LIMIT_SECONDS = 240.0", "LIMIT_SECONDS = 0.5") for word in hook(objects, name)["command"]
+        ]
+        done = run(cluster, name, command, tmp_path)
+        assert cluster.kubectl("get", f"ds/{name}", "-n=default", "-o=name")
+    finally:
+        cluster.kubectl("delete", "-f", "-", "--wait=false", stdin=made)
+        cluster.plane.api("DELETE", "/api/v1/nodes/down")
     assert done.returncode == 1
     assert "0 of 1 nodes are clean after 0.5 s: kubectl -n default get pods -o wide" in done.stderr
 
 
 @pytest.mark.plane
 def test_a_missing_cleanup_daemonset_causes_no_wait(plane: up.Plane, tmp_path: Path) -> None:
-    cleanup = Cleanup(Cluster(plane))
-    with cleanup.applied(cleanup.accounts):
-        done = cleanup.run(tmp_path)
+    cluster = Cluster(plane)
+    objects = render(namespace="default", options=["--set=nmi.failClosed=true"])
+    name = "aad-pod-identity-cleanup"
+    cluster.kubectl("apply", "-f", "-", stdin=accounts(objects, name))
+    try:
+        done = run(cluster, name, hook(objects, name)["command"], tmp_path)
+    finally:
+        cluster.kubectl("delete", "-f", "-", stdin=accounts(objects, name))
     assert done.returncode == 1
-    assert f"GET of DaemonSet default/{CLEANUP} returns 404 Not Found: kubectl" in done.stderr
+    assert f"GET of DaemonSet default/{name} returns 404 Not Found: kubectl" in done.stderr
 
 
 @pytest.mark.plane
 def test_a_missing_permission_to_delete_the_cleanup_is_reported(plane: up.Plane, tmp_path: Path) -> None:
-    cleanup = Cleanup(Cluster(plane))
-    with cleanup.applied(cleanup.accounts.replace("  - delete\n", ""), yaml.safe_dump(cleanup.daemon_set)):
-        observed = "--for=jsonpath={.status.observedGeneration}=1"
-        cleanup.cluster.kubectl("wait", f"ds/{CLEANUP}", "-n=default", observed)
-        done = cleanup.run(tmp_path, "DELETE_SECONDS = 20.0", "DELETE_SECONDS = 0.5")
+    cluster = Cluster(plane)
+    objects = render(namespace="default", options=["--set=nmi.failClosed=true"])
+    name = "aad-pod-identity-cleanup"
+    (daemonset,) = (each for each in objects if each["kind"] == "DaemonSet" and each["metadata"]["name"] == name)
+    made = accounts(objects, name).replace("  - delete\n", "") + "---\n" + yaml.safe_dump(daemonset)
+    cluster.kubectl("apply", "-f", "-", stdin=made)
+    try:
+        cluster.kubectl("wait", f"ds/{name}", "-n=default", "--for=jsonpath={.status.observedGeneration}=1")
+        command = [
+            word.replace("DELETE_SECONDS = 20.0", "DELETE_SECONDS = 0.5") for word in hook(objects, name)["command"]
+        ]
+        done = run(cluster, name, command, tmp_path)
+    finally:
+        cluster.kubectl("delete", "-f", "-", "--wait=false", stdin=made)
     assert done.returncode == 1
-    assert f"returns 403 (give this service account permission to get and delete DaemonSet {CLEANUP})" in done.stderr
-    assert f"all nodes are clean, so kubectl -n default delete daemonset {CLEANUP}" in done.stderr
+    assert f"returns 403 (give this service account permission to get and delete DaemonSet {name})" in done.stderr
+    assert f"all nodes are clean, so kubectl -n default delete daemonset {name}" in done.stderr
 
 
 NOTHING_TO_CLEAN = b'{"metadata": {"generation": 1}, "status": {"observedGeneration": 1, "desiredNumberScheduled": 0}}'

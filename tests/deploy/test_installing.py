@@ -1,4 +1,4 @@
-"""Real versions of helm install, upgrade and uninstall the chart in a cluster with a scheduler and kwok's kubelets."""
+"""Installations that tests/e2e does not have: a node that is down, a boot guard that is switched off, any values."""
 
 import json
 
@@ -7,55 +7,11 @@ import yaml
 
 from tests.deploy.helm_cluster import LIMIT, Cluster
 from tests.deploy.helms import HELMS
-from tests.support.waiting import until_sync
 from tests.testplane import up
 from tools.chart.rendering import CHART, golden_sets
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
-DEFINITION = "azureidentities.aadpodidentity.k8s.io"
-DEFINITIONS = "CustomResourceDefinition "
 OF_OTHERS = ("monitoring.coreos.com/", "cilium.io/")
-EVERYTHING = (
-    "--set=nmi.failClosed=true,networkPolicy.enabled=true,grafanaDashboard.enabled=true",
-    "--set=rbac.createUserFacingClusterRoles=true,mic.podDisruptionBudget.minAvailable=1",
-    "--set=adminsecret.cloud=c,adminsecret.subscriptionID=s,adminsecret.resourceGroup=g,adminsecret.vmType=vmss",
-    "--set=adminsecret.tenantID=t,adminsecret.clientID=c,adminsecret.clientSecret=s",
-)
-
-
-@pytest.mark.parametrize("helm", HELMS)
-def test_install_upgrade_uninstall(kwok_plane: up.Plane, helm: str) -> None:
-    cluster = Cluster(kwok_plane, helm)
-    cluster.without_our_kinds()
-    namespace = f"pi-{helm}"
-    cluster.kubectl("create", "namespace", namespace)
-    cluster.kubectl("wait", "--for=create", "--timeout=60s", f"-n={namespace}", "serviceaccount/default")
-    cluster.kubectl("wait", "--for=create", "--timeout=60s", f"-n={namespace}", "configmap/kube-root-ca.crt")
-    before = cluster.everything()
-
-    cluster.install(namespace, "--wait", *EVERYTHING)
-    running = cluster.kubectl("get", "pods", f"-n={namespace}", "-o", "jsonpath={.items[*].metadata.labels.tier}")
-    assert running.split() == ["node"] * 3
-    assert cluster.kubectl("get", f"crd/{DEFINITION}", "-o", "jsonpath={.spec.group}") == "aadpodidentity.k8s.io"
-
-    # Twice with one helm: objects of the hooks must not block the next upgrade.
-    for _ in range(2 if helm == "helm" else 1):
-        cluster.helm("upgrade", "pi", str(CHART), f"--namespace={namespace}", "--wait", LIMIT, *EVERYTHING)
-    events = cluster.kubectl("get", "events", f"-n={namespace}", "-o", "jsonpath={.items[*].involvedObject.name}")
-    assert "aad-pod-identity-crds" in events
-
-    cluster.helm("uninstall", "pi", f"--namespace={namespace}", "--wait", LIMIT)
-    # The Job's program does this after all nodes are clean. kwok runs no program.
-    cluster.kubectl("delete", "daemonset", "aad-pod-identity-cleanup", f"--namespace={namespace}")
-    cluster.kubectl("wait", "--for=delete", "pods", "--all", "--timeout=60s", f"-n={namespace}")
-    left = until_sync(
-        lambda: cluster.everything() - before,
-        "the garbage collector deletes the dependents of the workloads",
-        holds=lambda found: all(each.startswith(DEFINITIONS) for each in found),
-    )
-    assert len(left) == 4
-    events = cluster.kubectl("get", "events", f"-n={namespace}", "-o", "jsonpath={.items[*].involvedObject.name}")
-    assert "aad-pod-identity-cleanup" in events
 
 
 @pytest.mark.parametrize("helm", HELMS)

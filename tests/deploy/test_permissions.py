@@ -3,7 +3,7 @@
 The calls: mic/app.py (watches), mic/reconciliation/writer.py, mic/startup/type_upgrade.py,
 podidentity/kube/{locks,events}.py for MIC;
 nmi/app.py (this node), nmi/identity/{cluster_cache,verification_reads,assigned_identity,managed_mode}.py,
-nmi/tokens/secrets.py and podidentity/kube/events.py for NMI. test_programs_under_their_roles.py shows that they are
+nmi/tokens/secrets.py and podidentity/kube/events.py for NMI. tests/e2e shows that they are
 sufficient.
 """
 

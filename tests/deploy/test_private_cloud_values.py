@@ -39,69 +39,49 @@ def config_map(objects: list[Object], name: str) -> dict[str, str]:
     return dict(data)
 
 
-SOURCES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
-    "bundle in a ConfigMap": ("caBundle", {"configMap": "corporate"}, {"configMap": {"name": "corporate"}}, "ca.crt"),
-    "bundle by its key": (
-        "caBundle",
-        {"configMap": "corporate", "key": "all.pem"},
-        {"configMap": {"name": "corporate"}},
-        "all.pem",
-    ),
-    "bundle in a Secret": ("caBundle", {"secret": "corporate"}, {"secret": {"secretName": "corporate"}}, "ca.crt"),
-    "bundle on the host": (
-        "caBundle",
-        {"hostPath": "/etc/ssl/all.pem"},
-        {"hostPath": {"path": "/etc/ssl/all.pem", "type": "File"}},
-        ".",
-    ),
-    "bundle inline": (
-        "caBundle",
-        {"pem": AUTHORITY.pem},
-        {"configMap": {"name": "aad-pod-identity-ca-bundle"}},
-        "ca.crt",
-    ),
-    "cloud in a ConfigMap": (
-        "customCloud",
-        {"configMap": "stack"},
-        {"configMap": {"name": "stack"}},
-        "environment.json",
-    ),
-    "cloud by its key": (
-        "customCloud",
-        {"configMap": "stack", "key": "cloud"},
-        {"configMap": {"name": "stack"}},
-        "cloud",
-    ),
-    "cloud on the host": (
-        "customCloud",
-        {"hostPath": "/etc/stack.json"},
-        {"hostPath": {"path": "/etc/stack.json", "type": "File"}},
-        ".",
-    ),
-    "cloud inline": (
-        "customCloud",
-        {"environment": ENVIRONMENT},
-        {"configMap": {"name": "aad-pod-identity-cloud"}},
-        "environment.json",
-    ),
-}
-"""The value and its source, the volume of NMI and MIC, and the file in it."""
-SETTINGS = {"caBundle": ("ca-bundle", "ca_bundle"), "customCloud": ("custom-cloud", "azure_environment_file")}
-"""The name of the volume, and the setting with the path."""
-
-
 @pytest.mark.parametrize("helm", HELMS)
-@pytest.mark.parametrize("name", SOURCES)
-def test_nmi_and_mic_read_the_file_from_its_source(name: str, helm: str) -> None:
-    value, source, volume, file = SOURCES[name]
-    volume_name, setting = SETTINGS[value]
-    objects = render(given={value: source}, helm=helm)
-    for program, settings in programs(objects).items():
-        found, relative = volume_of(PurePosixPath(getattr(settings, setting)), pods(objects)[program])
-        assert found == {"name": volume_name, **volume}
+@pytest.mark.parametrize(
+    ("source", "volume", "file"),
+    [
+        ({"configMap": "corporate"}, {"configMap": {"name": "corporate"}}, "ca.crt"),
+        ({"configMap": "corporate", "key": "all.pem"}, {"configMap": {"name": "corporate"}}, "all.pem"),
+        ({"secret": "corporate"}, {"secret": {"secretName": "corporate"}}, "ca.crt"),
+        ({"hostPath": "/etc/ssl/all.pem"}, {"hostPath": {"path": "/etc/ssl/all.pem", "type": "File"}}, "."),
+        ({"pem": AUTHORITY.pem}, {"configMap": {"name": "aad-pod-identity-ca-bundle"}}, "ca.crt"),
+    ],
+    ids=["ConfigMap", "key", "Secret", "host", "inline"],
+)
+def test_nmi_and_mic_read_the_bundle_from_its_source(
+    source: dict[str, str], volume: dict[str, Any], file: str, helm: str
+) -> None:
+    objects = render(given={"caBundle": source}, helm=helm)
+    for name, settings in programs(objects).items():
+        found, relative = volume_of(PurePosixPath(settings.ca_bundle), pods(objects)[name])
+        assert found == {"name": "ca-bundle", **volume}
         assert relative == file
     if "pem" in source:
         assert config_map(objects, "aad-pod-identity-ca-bundle") == {"ca.crt": AUTHORITY.pem}
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize(
+    ("source", "volume", "file"),
+    [
+        ({"configMap": "stack"}, {"configMap": {"name": "stack"}}, "environment.json"),
+        ({"configMap": "stack", "key": "cloud"}, {"configMap": {"name": "stack"}}, "cloud"),
+        ({"hostPath": "/etc/stack.json"}, {"hostPath": {"path": "/etc/stack.json", "type": "File"}}, "."),
+        ({"environment": ENVIRONMENT}, {"configMap": {"name": "aad-pod-identity-cloud"}}, "environment.json"),
+    ],
+    ids=["ConfigMap", "key", "host", "inline"],
+)
+def test_nmi_and_mic_read_the_description_of_the_cloud_from_its_source(
+    source: dict[str, Any], volume: dict[str, Any], file: str, helm: str
+) -> None:
+    objects = render(given={"customCloud": source}, helm=helm)
+    for name, settings in programs(objects).items():
+        found, relative = volume_of(PurePosixPath(settings.azure_environment_file), pods(objects)[name])
+        assert found == {"name": "custom-cloud", **volume}
+        assert relative == file
 
 
 def test_the_programs_can_read_an_inline_description(tmp_path: Path) -> None:

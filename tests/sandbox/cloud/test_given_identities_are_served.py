@@ -10,8 +10,7 @@ from podidentity.resources import BINDINGS, IDENTITIES
 from podidentity_sandbox.given_identities import GivenIdentityError, parse
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import ask, exception, identity, run_pod
-from tests.sandbox.cloud.conftest import eventually
+from tests.integration.identity_requests import ask, identity, run_pod
 
 pytestmark = [pytest.mark.programs, pytest.mark.asyncio(loop_scope="module")]
 GIVEN = parse(["blue=app", "green=app", "alone"], ["robot"])
@@ -33,21 +32,6 @@ async def test_a_service_principal_signs_in_with_its_secret(given: Sandbox) -> N
     answer = await ask(given, context)
     assert (answer.status, answer.claims["appid"]) == (200, client_id(given, "robot")), answer.text
     assert given.azure.aad.calls[-1].proof == "secret"
-
-
-async def test_the_system_assigned_identity_is_for_pods_of_an_exception(given: Sandbox) -> None:
-    await given.cluster.apply(exception("not-nmi", {"app": "agent"}))
-    context = await run_pod(given, "agent", {"app": "agent"})
-
-    async def is_exempt() -> bool:
-        return (await ask(given, context)).status == 200
-
-    await eventually(is_exempt, given)  # NMI may learn of the pod before it learns of the exception
-    answer = await ask(given, context)
-    machine = given.azure.arm.vm(given.vm_id("node-0"))
-    assert machine.system_assigned is not None
-    assert (answer.status, answer.claims["oid"]) == (200, machine.system_assigned.object_id), answer.text
-    assert "SystemAssigned" in machine.document()["identity"]["type"]
 
 
 async def test_nodes_of_a_scale_set_share_its_identities() -> None:

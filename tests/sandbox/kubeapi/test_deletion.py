@@ -30,9 +30,7 @@ def thing(name: str, **spec: Any) -> dict[str, Any]:
     return {"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": name}, "spec": spec}
 
 
-async def test_a_namespace_has_its_account_and_certificate_and_is_deleted_after_its_objects(
-    api: KubeApi, call: Caller
-) -> None:
+async def test_a_namespace_has_its_account_and_is_deleted_after_its_objects(api: KubeApi, call: Caller) -> None:
     await call("POST", "/api/v1/namespaces", {"metadata": {"name": "n"}})
     assert api.store.find("serviceaccounts", "default", "n") is not None
     assert api.store.get("configmaps", "kube-root-ca.crt", "n")["data"]["ca.crt"] == api.ca_pem
