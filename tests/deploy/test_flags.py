@@ -8,8 +8,6 @@ import pytest
 
 import mic.startup.settings
 import nmi.settings
-from mic.startup.flag_table import FLAGS as MIC_FLAGS
-from nmi.flag_table import FLAGS as NMI_FLAGS
 from nmi.flag_table import OperationMode, RouteLocalnetMode
 from podidentity.telemetry.logs import LogFormat
 from tests.deploy.helms import HELMS
@@ -150,18 +148,3 @@ def test_every_value_arrives_at_its_setting(helm: str) -> None:
         if each["kind"] == "DaemonSet" and each["metadata"]["name"].endswith("-nmi")
     )
     assert labels.items() <= nmi_pods.items(), "MIC finds NMI's pods by these labels"
-
-
-def test_a_value_sets_each_flag_of_the_go_implementation() -> None:
-    """Flags that the Go implementation's chart set. Others were set by extraArgs there too."""
-    given = {"nmi": {flag.field: flag.name for flag in NMI_FLAGS}, "mic": {flag.field: flag.name for flag in MIC_FLAGS}}
-    objects = render(GOLDEN / "every-flag.values.yaml")
-    words = [
-        word
-        for each in objects
-        for container in each.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
-        for word in container.get("args", [])
-    ]
-    for program, settings in (("nmi", NMI), ("mic", MIC)):
-        for field in set(settings) - {"force_namespaced", "namespace"}:
-            assert any(word.lstrip("-").startswith(f"{given[program][field]}=") for word in words), (program, field)

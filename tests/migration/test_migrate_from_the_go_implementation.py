@@ -79,6 +79,18 @@ def test_a_rewrite_that_drops_data_must_be_reviewed(tmp_path: Path, capsys: pyte
     assert "restore manually" in output
 
 
+@pytest.fixture
+def messy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder, with files that are not manifests."""
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("latin.yaml").write_bytes(b"\xe4")
+    texts = {"blank": "", "deep": "[" * 5000, "list": "- a\n", "remark": "# nothing but a remark\n---\n"}
+    for name, text in {**texts, "template": "{{ if x }}\nkind: y\n", "text": "hello\n"}.items():
+        Path(f"{name}.yaml").write_text(text)
+
+
+@pytest.mark.usefixtures("messy_folder")
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -97,19 +109,8 @@ def test_a_rewrite_that_drops_data_must_be_reviewed(tmp_path: Path, capsys: pyte
     ],
 )
 def test_an_impossible_request_is_one_line(
-    arguments: list[str],
-    code: int,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("empty").mkdir()
-    Path("latin.yaml").write_bytes(b"\xe4")
-    texts = {"blank": "", "deep": "[" * 5000, "list": "- a\n", "remark": "# nothing but a remark\n---\n"}
-    for name, text in {**texts, "template": "{{ if x }}\nkind: y\n", "text": "hello\n"}.items():
-        Path(f"{name}.yaml").write_text(text)
     assert main([*COMMAND, *arguments]) == code
     output = capsys.readouterr()
     assert (output.out, output.err.count("\n")) == ("", 1)
@@ -143,5 +144,3 @@ async def test_a_cluster_without_the_go_implementations_programs_is_recognised_b
     # The sandbox's API server has no kinds of the group apps.
     assert about == {"daemonsets": "look", "deployments": "look"}
     assert answer.code == 3
-
-

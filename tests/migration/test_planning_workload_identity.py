@@ -26,7 +26,6 @@ def test_a_workload_with_its_own_service_account_keeps_it_and_a_missing_one_is_c
     assert (credential.subscription, credential.resource_group, credential.identity_name) == ("s", "g", "demo")
     assert (made.by_hand, made.done) == ([], [])
 
-
     created = planned(workload(account="web"))
     assert [(each.name, each.is_new) for each in created.accounts] == [("web", True)]
     assert created.by_hand == []
@@ -59,7 +58,6 @@ def test_a_shared_service_account_is_replaced_by_one_of_the_workloads_own() -> N
     assert (one.image_pull_secrets, one.automount_service_account_token) == (secrets, False)
     (why,) = reasons(made)
     assert "its service account is shared, which Deployment shop/other also uses" in why
-
 
     made = planned(workload(account="shared"), pods=[pod("lonely", label="", account="shared")])
     assert [each.name for each in made.accounts] == ["web"]
@@ -121,8 +119,6 @@ def test_a_service_principal_has_its_own_credential_and_tenant(kind: int) -> Non
     assert "auxiliary tenants" in reasons(made)[0]
 
 
-
-
 @pytest.mark.parametrize(
     "objects",
     [[], [identity()], [binding()], [identity(resourceID="nonsense"), binding()], [identity(), binding(selector="x")]],
@@ -177,8 +173,6 @@ def test_a_pod_without_an_owner_requires_manual_work_and_a_finished_one_is_ignor
     assert reasons(made) == ["Pod shop/alone: it is a standalone pod, which is immutable"]
 
 
-
-
 def test_a_set_of_another_api_group_is_not_a_kubernetes_set() -> None:
     made = planned(workload("web", account="web"), pods=[pod("x", "apps.kruise.io/v1 Deployment web", account="x")])
     assert "it is managed by Deployment web (apps.kruise.io/v1)" in reasons(made)[0]
@@ -208,7 +202,6 @@ def test_an_applied_plan_is_empty_and_a_partly_applied_one_has_the_same_names() 
     made = planned(done, accounts=[account("web", "CLIENT-demo")])
     assert (made.patches, made.done, made.by_hand) == ([], ["Deployment shop/web"], [])
 
-
     again = planned(workload(), accounts=[account("web", "client-demo")])
     assert [(each.name, each.is_new) for each in again.accounts] == [("web", False)]
 
@@ -216,7 +209,6 @@ def test_an_applied_plan_is_empty_and_a_partly_applied_one_has_the_same_names() 
 def test_users_and_credentials_of_other_namespaces_count_when_one_namespace_is_planned() -> None:
     assert planned(workload(account="web"), namespace="elsewhere").patches == []
     assert len(planned(workload(account="web"), namespace="shop").patches) == 1
-
 
     many = [workload(f"w{number:02}", account=f"w{number:02}") for number in range(20)]
     assert planned(*many).by_hand == []
@@ -254,8 +246,6 @@ def test_a_credentials_name_is_valid_for_azure_and_unique() -> None:
 )
 def test_an_issuer_that_azure_cannot_reach_is_recognised(issuer: str, public: bool) -> None:
     assert is_public(issuer) is public
-
-
 
 
 def test_pods_of_one_unsupported_owner_are_reported_once() -> None:

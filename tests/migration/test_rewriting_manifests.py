@@ -1,4 +1,4 @@
-"""Manifests with old field names are rewritten in their text: names change, and nothing else does, for any field spelling."""
+"""Manifests with old field names are rewritten in their text: only names change, for any field spelling."""
 
 import json
 from collections.abc import Callable
@@ -71,7 +71,7 @@ def test_each_document_of_a_file_is_handled_separately() -> None:
     assert len(done.objects) == 2
 
 
-def test_objects_of_a_list_are_rewritten() -> None:
+def test_objects_of_a_list_are_rewritten_and_json_remains_json() -> None:
     text = """\
 apiVersion: v1
 kind: List
@@ -87,8 +87,6 @@ items:
     after = rewrite(text).text
     assert after == text.replace("{AzureIdentity: a, Selector: s}", "{azureIdentity: a, selector: s}")
 
-
-def test_json_remains_json() -> None:
     document = {"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureIdentityBinding", "spec": {"Selector": "s"}}
     assert json.loads(rewrite(json.dumps(document)).text)["spec"] == {"selector": "s"}
 
@@ -99,8 +97,6 @@ def test_a_field_in_both_spellings_keeps_the_present_one_and_reports_the_dropped
     (change,) = done.changes
     assert change.lost == ("comments", "spec.AzureIdentity, because spec.azureIdentity is also present")
 
-
-def test_a_field_that_is_null_in_its_present_spelling_gets_the_old_value() -> None:
     done = rewrite(BINDING + "  AzureIdentity: old\n  azureIdentity: null\n")
     assert yaml.safe_load(done.text)["spec"] == {"azureIdentity": "old"}
     assert done.changes[0].lost == ()
