@@ -34,9 +34,9 @@ def test_each_service_account_has_a_credential_and_an_identity_one_binding_and_o
         (ResourceType.CREDENTIAL, "shop-web", "system:serviceaccount:shop:web"),
     ]
 
-    (made,) = azure(*(f"a{number}" for number in range(30)), options=BINDINGS).resources
-    assert (made.type, made.parent.text) == (ResourceType.BINDING, CLUSTER_ID)
-    assert made.properties == {"managedIdentity": {"resourceId": f"{ID}demo"}}
+    (bound,) = azure(*(f"a{number}" for number in range(30)), options=BINDINGS).resources
+    assert (bound.type, bound.parent.text) == (ResourceType.BINDING, CLUSTER_ID)
+    assert bound.properties == {"managedIdentity": {"resourceId": f"{ID}demo"}}
 
     role, *others = azure("web", "batch", options=GRANTS).resources
     assert [each.type for each in (role, *others)] == [ResourceType.ROLE_ASSIGNMENT, *[ResourceType.CREDENTIAL] * 2]

@@ -33,8 +33,8 @@ FORMATS = pytest.mark.parametrize(
 )
 
 
-def service_operator(plan: AzurePlan, remarks: list[str] | None = None) -> list[dict[str, Any]]:
-    return [each for each in yaml.safe_load_all(service_operator_objects(plan, remarks or [])) if each]
+def service_operator(plan: AzurePlan) -> list[dict[str, Any]]:
+    return [each for each in yaml.safe_load_all(service_operator_objects(plan, [])) if each]
 
 
 @pytest.mark.parametrize("plan", [azure("web", HOSTILE_ACCOUNT), azure("web", options=BINDINGS), mixed()])

@@ -63,7 +63,6 @@ def test_this_tree_is_consistent() -> None:
     assert list(problems(undated)) == [], "without a tag the changelog needs no date"
 
 
-ROOT: Final = Path(__file__).parents[2]
 TEXT: Final = """\
 # Changelog
 

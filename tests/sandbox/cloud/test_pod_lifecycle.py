@@ -54,8 +54,9 @@ async def test_a_deleted_or_force_deleted_pod_is_removed_and_its_namesake_is_ano
     await eventually(lambda: runs(stage, "again"), stage)
     second = await stage.cluster.client.get(PODS, "default", "again")
     assert first.metadata.uid != second.metadata.uid
-    forced = {"body": b'{"gracePeriodSeconds":0}', "content_type": "application/json"}
-    await stage.cluster.client.request("DELETE", PODS.path("default", "again"), **forced)
+    await stage.cluster.client.request(
+        "DELETE", PODS.path("default", "again"), body=b'{"gracePeriodSeconds":0}', content_type="application/json"
+    )
 
     async def forgotten() -> bool:
         return all(kubelet.context("default", "again") is None for kubelet in stage.cluster.kubelets.values())
