@@ -90,7 +90,8 @@ async def test_mic_follows_a_switch_and_its_reversal(cloud: Federation) -> None:
     assert (plan.code, plan.err) == (3, "")
     (step,) = plan.document["steps"]
     assert (step["state"], [each["pod"] for each in step["accounts"]]) == ("to do", ["web-1"])
-    assert (cloud.identity(), cloud.cloud.aad.calls) == (before, []), "a plan changes nothing"
+    assert cloud.identity() == before, "a plan changes nothing"
+    assert "federated" not in [call.proof for call in cloud.cloud.aad.calls], "and requests no token"
     without = pods_without_identity(cloud, "web-1")
     answer = await cloud.migrate("apply", "--yes", *tenant(cloud))
     assert (answer.code, answer.err) == (0, "")
