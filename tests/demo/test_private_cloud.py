@@ -65,11 +65,6 @@ def test_the_audience_of_tokens_comes_from_the_description(
     assert (settings.resource_manager, settings.resource) == ("https://management.cloud.example", audience)
 
 
-def test_a_flag_names_another_resource(tmp_path: Path) -> None:
-    environment = cloud_file(tmp_path, {"resourceManagerEndpoint": "https://management.cloud.example/"})
-    assert parse([*NAMES, "--resource-name=https://vault"], environment).resource == "https://vault"
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -86,13 +86,6 @@ class Cluster(Commands):
         if names:
             self.kubectl("delete", "--timeout=60s", *names)
 
-    def everything(self) -> set[str]:
-        """Return each object of the cluster except those that the control plane manages itself."""
-        kinds = self.kubectl("api-resources", "--verbs=list", "-o", "name").split()
-        wanted = ",".join(kind for kind in kinds if kind not in UNTOLD)
-        listed = json.loads(self.kubectl("get", wanted, "-A", "-o", "json"))["items"]
-        return {f"{each['kind']} {each['metadata'].get('namespace', '')}/{each['metadata']['name']}" for each in listed}
-
     def until_rights_hold(self, *, account: str, namespace: str, verb: str, resource: str) -> None:
         """Wait until the server's authorizer knows a role."""
         who = f"--as=system:serviceaccount:{namespace}:{account}"
@@ -100,13 +93,6 @@ class Cluster(Commands):
             lambda: "yes" in self.kubectl_unchecked("auth", "can-i", verb, resource, "-A", who),
             f"{account} may {verb} {resource}",
         )
-
-
-UNTOLD: Final = {
-    *("events", "events.events.k8s.io", "leases.coordination.k8s.io", "endpoints", "nodes", "namespaces"),
-    "apiservices.apiregistration.k8s.io",
-}
-"""Kinds whose objects the control plane creates, the last for each definition; and namespaces, which tests create."""
 
 
 def _rights(listed: str) -> Iterator[Right]:

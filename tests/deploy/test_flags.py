@@ -8,8 +8,6 @@ import pytest
 
 import mic.startup.settings
 import nmi.settings
-from mic.startup.flag_table import FLAGS as MIC_FLAGS
-from nmi.flag_table import FLAGS as NMI_FLAGS
 from nmi.flag_table import OperationMode, RouteLocalnetMode
 from podidentity.telemetry.logs import LogFormat
 from tests.deploy.helms import HELMS
@@ -37,8 +35,10 @@ def programs(objects: list[Object]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("values", golden_sets(), ids=lambda values: values.name.removesuffix(".values.yaml"))
 def test_the_programs_accept_their_command_lines(values: Path) -> None:
-    managed = values.name.startswith("managed.")
-    assert set(programs(render(values))) == ({"nmi"} if managed else {"nmi", "mic"})
+    managed, found = values.name.startswith("managed."), programs(render(values))
+    assert set(found) == ({"nmi"} if managed else {"nmi", "mic"})
+    assert (found["nmi"].operation_mode is OperationMode.MANAGED) is managed
+    assert found["nmi"].force_namespaced or not managed
 
 
 def test_by_default_the_programs_have_their_own_defaults_but_nmi_fails_closed() -> None:
@@ -51,12 +51,6 @@ def test_pods_with_the_name_of_mic_are_trusted_in_the_namespace_of_the_release_o
     assert programs(render(namespace="default"))["nmi"].describe() == OWN
     elsewhere = programs(render(namespace="podid", options=["--set=nmi.micNamespace=mics"]))["nmi"]
     assert elsewhere.mic_namespace == "mics"
-
-
-def test_managed_mode_is_namespaced() -> None:
-    found = programs(render(GOLDEN / "managed.values.yaml"))["nmi"]
-    assert found.operation_mode is OperationMode.MANAGED
-    assert found.force_namespaced
 
 
 def test_an_admin_secret_replaces_azure_json() -> None:
@@ -147,18 +141,10 @@ def test_every_value_arrives_at_its_setting(helm: str) -> None:
     assert {name: getattr(found["mic"], name) for name in MIC} == MIC
     assert set(found["nmi"].describe()) == {*NMI, "node_name"}
     assert set(found["mic"].describe()) == set(MIC)
-
-
-def test_a_value_sets_each_flag_of_the_go_implementation() -> None:
-    """Flags that the Go implementation's chart set. Others were set by extraArgs there too."""
-    given = {"nmi": {flag.field: flag.name for flag in NMI_FLAGS}, "mic": {flag.field: flag.name for flag in MIC_FLAGS}}
-    objects = render(GOLDEN / "every-flag.values.yaml")
-    words = [
-        word
-        for each in objects
-        for container in each.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
-        for word in container.get("args", [])
-    ]
-    for program, settings in (("nmi", NMI), ("mic", MIC)):
-        for field in set(settings) - {"force_namespaced", "namespace"}:
-            assert any(word.lstrip("-").startswith(f"{given[program][field]}=") for word in words), (program, field)
+    labels = dict(each.split("=") for each in MIC["nmi_selector"].split(","))
+    (nmi_pods,) = (
+        each["spec"]["template"]["metadata"]["labels"]
+        for each in render(GOLDEN / "every-flag.values.yaml", helm=helm)
+        if each["kind"] == "DaemonSet" and each["metadata"]["name"].endswith("-nmi")
+    )
+    assert labels.items() <= nmi_pods.items(), "MIC finds NMI's pods by these labels"

@@ -1,4 +1,4 @@
-"""The chart renders the texts in tests/deploy/golden, with each version of helm.
+"""The chart renders the texts in tests/deploy/golden, with each version of helm, and deploy/manifests.
 
 `defaults.yaml` is a whole text, and each other file the difference of a set of values from it. `python -m tools.chart`
 writes all of them: review the changes before you commit them.
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.chart.manifests import MANIFEST_OF, MANIFESTS, Manifest
+from tools.chart.manifests import text_of as manifest_text
 from tools.chart.rendering import (
     GOLDEN,
     HELMS,
@@ -59,3 +61,23 @@ def test_own_names_replace_the_charts_in_every_object(values: Path) -> None:
 
 def without_checksum(text: str) -> str:
     return re.sub(r'"checksum/config": "\w+"', "", text)
+
+
+@pytest.mark.parametrize("name", MANIFEST_OF)
+def test_the_manifest_is_up_to_date(name: str) -> None:
+    assert (MANIFESTS / name).read_text() == manifest_text(MANIFEST_OF[name]), "run: python -m tools.chart"
+
+
+def test_there_is_no_other_manifest() -> None:
+    assert {str(file.relative_to(MANIFESTS)) for file in MANIFESTS.rglob("*.yaml")} == set(MANIFEST_OF)
+
+
+@pytest.mark.parametrize(("name", "manifest"), MANIFEST_OF.items(), ids=MANIFEST_OF)
+def test_no_label_marks_it_as_managed_by_helm_and_it_warns_users_of_the_go_implementations_manifests(
+    name: str, manifest: Manifest
+) -> None:
+    text = (MANIFESTS / name).read_text()
+    assert "helm" not in text.lower()
+    if not manifest.only:
+        assert "ds/nmi and deploy/mic have other names" in text.partition("---")[0]
+        assert "docs/migration.md" in text.partition("---")[0]

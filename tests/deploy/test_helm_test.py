@@ -27,6 +27,8 @@ def pods(*values: Path, helm: str = "helm", options: tuple[str, ...] = ()) -> di
 def test_the_demo_accepts_its_flags_and_ends(helm: str) -> None:
     pod = pods(GOLDEN / "helm-test.values.yaml", helm=helm)[DEMO]
     assert pod["metadata"]["labels"]["aadpodidbinding"] == "demo"
+    policy = pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+    assert policy == "before-hook-creation,hook-succeeded", "helm leaves a pod only if it failed"
     settings = parse(pod["spec"]["containers"][0]["args"], {})
     assert settings.once
     assert settings.client_id == "d3a0c11e-0000-4000-8000-000000000001"

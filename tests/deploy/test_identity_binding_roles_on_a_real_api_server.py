@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from podidentity.azure.federation import BINDING_GROUP, BINDING_VERB
-from tests.deploy.test_identity_binding_values import BINDS, OWN_ACCOUNT
+from tests.deploy.test_federated_values import BINDS, OWN_ACCOUNT
 from tests.support.waiting import until_sync
 from tests.testplane import up
 from tools.chart.rendering import NAMESPACE, render

@@ -1,64 +1,17 @@
-"""Real versions of helm install, upgrade and uninstall the chart in a cluster with a scheduler and kwok's kubelets."""
+"""Installations that tests/e2e does not have: a node that is down, a boot guard that is switched off, any values."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
 
 from tests.deploy.helm_cluster import LIMIT, Cluster
 from tests.deploy.helms import HELMS
-from tests.support.waiting import until_sync
 from tests.testplane import up
 from tools.chart.rendering import CHART, golden_sets
 
 pytestmark = [pytest.mark.plane, pytest.mark.timeout(120)]
-DEFINITION = "azureidentities.aadpodidentity.k8s.io"
-DEFINITIONS = "CustomResourceDefinition "
-TEST_POD = "aad-pod-identity-test"
-TEST = ("--set=test.selector=a,test.clientID=b,test.subscriptionID=c,test.resourceGroup=d",)
 OF_OTHERS = ("monitoring.coreos.com/", "cilium.io/")
-EVERYTHING = (
-    "--set=nmi.failClosed=true,networkPolicy.enabled=true,grafanaDashboard.enabled=true",
-    "--set=rbac.createUserFacingClusterRoles=true,mic.podDisruptionBudget.minAvailable=1",
-    "--set=adminsecret.cloud=c,adminsecret.subscriptionID=s,adminsecret.resourceGroup=g,adminsecret.vmType=vmss",
-    "--set=adminsecret.tenantID=t,adminsecret.clientID=c,adminsecret.clientSecret=s",
-)
-
-
-@pytest.mark.parametrize("helm", HELMS)
-def test_install_upgrade_uninstall(kwok_plane: up.Plane, helm: str) -> None:
-    cluster = Cluster(kwok_plane, helm)
-    cluster.without_our_kinds()
-    namespace = f"pi-{helm}"
-    cluster.kubectl("create", "namespace", namespace)
-    cluster.kubectl("wait", "--for=create", "--timeout=60s", f"-n={namespace}", "serviceaccount/default")
-    cluster.kubectl("wait", "--for=create", "--timeout=60s", f"-n={namespace}", "configmap/kube-root-ca.crt")
-    before = cluster.everything()
-
-    cluster.install(namespace, "--wait", *EVERYTHING)
-    running = cluster.kubectl("get", "pods", f"-n={namespace}", "-o", "jsonpath={.items[*].metadata.labels.tier}")
-    assert running.split() == ["node"] * 3
-    assert cluster.kubectl("get", f"crd/{DEFINITION}", "-o", "jsonpath={.spec.group}") == "aadpodidentity.k8s.io"
-
-    # Twice with one helm: objects of the hooks must not block the next upgrade.
-    for _ in range(2 if helm == "helm" else 1):
-        cluster.helm("upgrade", "pi", str(CHART), f"--namespace={namespace}", "--wait", LIMIT, *EVERYTHING)
-    events = cluster.kubectl("get", "events", f"-n={namespace}", "-o", "jsonpath={.items[*].involvedObject.name}")
-    assert "aad-pod-identity-crds" in events
-
-    cluster.helm("uninstall", "pi", f"--namespace={namespace}", "--wait", LIMIT)
-    # The Job's program does this after all nodes are clean. kwok runs no program.
-    cluster.kubectl("delete", "daemonset", "aad-pod-identity-cleanup", f"--namespace={namespace}")
-    cluster.kubectl("wait", "--for=delete", "pods", "--all", "--timeout=60s", f"-n={namespace}")
-    left = until_sync(
-        lambda: cluster.everything() - before,
-        "the garbage collector deletes the dependents of the workloads",
-        holds=lambda found: all(each.startswith(DEFINITIONS) for each in found),
-    )
-    assert len(left) == 4
-    events = cluster.kubectl("get", "events", f"-n={namespace}", "-o", "jsonpath={.items[*].involvedObject.name}")
-    assert "aad-pod-identity-cleanup" in events
 
 
 @pytest.mark.parametrize("helm", HELMS)
@@ -79,34 +32,6 @@ def test_after_a_failed_cleanup_the_daemonset_remains_for_the_node_that_is_down(
         cluster.kubectl("delete", "daemonset", "aad-pod-identity-cleanup", f"-n={namespace}", "--ignore-not-found")
         cluster.kubectl("delete", "namespace", namespace, "--wait=false")
         plane.api("DELETE", f"/api/v1/nodes/{node}")
-
-
-@pytest.mark.parametrize("helm", HELMS)
-@pytest.mark.parametrize(("phase", "remaining"), [("Succeeded", []), ("Failed", [TEST_POD])])
-def test_helm_test_leaves_a_pod_only_if_it_failed(plane: up.Plane, helm: str, phase: str, remaining: list[str]) -> None:
-    cluster = Cluster(plane, helm)
-    namespace = f"test-{helm}-{phase.lower()}"
-
-    def end_the_pod() -> None:
-        """Set the status as a kubelet does, which this cluster does not have."""
-        cluster.kubectl("wait", "--for=create", "--timeout=60s", f"-n={namespace}", f"pod/{TEST_POD}")
-        status = json.dumps({"status": {"phase": phase}})
-        cluster.kubectl("patch", "pod", TEST_POD, f"-n={namespace}", "--subresource=status", "-p", status)
-
-    with cluster.installed(namespace, *TEST), ThreadPoolExecutor() as threads:
-        cluster.kubectl("wait", "--for=create", "--timeout=60s", f"-n={namespace}", "serviceaccount/default")
-        ended = threads.submit(end_the_pod)
-        succeeded = True
-        try:
-            cluster.helm("test", "pi", f"--namespace={namespace}", f"--filter=name={TEST_POD}", LIMIT)
-        except AssertionError:
-            succeeded = False
-        ended.result()
-        assert succeeded is (phase == "Succeeded")
-        found = cluster.kubectl(
-            "get", "pods", f"-n={namespace}", "--field-selector=metadata.name=" + TEST_POD, "-o=name"
-        )
-        assert found.replace("pod/", "").split() == remaining
 
 
 def test_the_api_server_accepts_the_objects_of_each_set_of_values(plane: up.Plane) -> None:

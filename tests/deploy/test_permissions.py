@@ -3,12 +3,14 @@
 The calls: mic/app.py (watches), mic/reconciliation/writer.py, mic/startup/type_upgrade.py,
 podidentity/kube/{locks,events}.py for MIC;
 nmi/app.py (this node), nmi/identity/{cluster_cache,verification_reads,assigned_identity,managed_mode}.py,
-nmi/tokens/secrets.py and podidentity/kube/events.py for NMI. test_programs_under_their_roles.py shows that they are
+nmi/tokens/secrets.py and podidentity/kube/events.py for NMI. tests/e2e shows that they are
 sufficient.
 """
 
 import itertools
 import json
+import re
+import shlex
 
 import pytest
 
@@ -196,16 +198,6 @@ def test_mic_may_change_nodes_only_with_a_startup_taint(plane: up.Plane, namespa
         assert rights ^ EVERYWHERE == {("nodes", "", "list watch"), ("nodes", "", "list patch watch")}
 
 
-def test_the_lock_can_have_another_namespace_and_name(plane: up.Plane, namespace: str) -> None:
-    cluster = Cluster(plane)
-    where = f"--set=mic.leaderElection.namespace={namespace},mic.leaderElection.name=ours"
-    cluster.kubectl("create", "namespace", namespace)
-    record_upgrade(cluster, namespace)
-    with cluster.installed(namespace, where):
-        assert cluster.rights(MIC, of=namespace, within=namespace) == EVERYWHERE | ITS_OWN | lock("ours")
-        assert cluster.rights(MIC, of=namespace, within="default") == EVERYWHERE
-
-
 def test_role_view_reads_identities_and_role_edit_changes_them(plane: up.Plane, namespace: str) -> None:
     cluster = Cluster(plane)
     kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions", "azureassignedidentities")
@@ -229,3 +221,35 @@ def test_role_view_reads_identities_and_role_edit_changes_them(plane: up.Plane, 
             kind: set(verbs_of_resource.split()) | set(changed.get(kind, "").split())
             for kind, verbs_of_resource in seen.items()
         }
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_the_policy_of_federated_identities_can_exist_before_the_roles_and_refuses_the_request_in_the_notes(
+    plane: up.Plane, helm: str, namespace: str
+) -> None:
+    """The order in docs/security.md, with which NMI never runs without the policy."""
+    cluster = Cluster(plane, helm)
+
+    def policies() -> int:
+        kinds = "validatingadmissionpolicies,validatingadmissionpolicybindings"
+        return cluster.kubectl("get", kinds, "-o=name").count("pi-aad-pod-identity-federated")
+
+    for name in ("rights-open", "rights-named"):
+        cluster.kubectl("create", "namespace", name)
+    cluster.kubectl("create", "serviceaccount", "web", "-n=rights-named")
+    named = "federated.namespaces[0].name=rights-named,federated.namespaces[0].serviceAccounts={web,worker}"
+    options = ("--set=federated.enabled=true", f"--set={named},federated.namespaces[1].name=rights-open")
+    first = ("--show-only=templates/nmi-federated-policy.yaml", f"--namespace={namespace}", *options)
+    policy = cluster.helm("template", "pi", str(CHART), *first)
+    cluster.kubectl("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=policy)
+    assert policies() == 2
+    with cluster.installed(namespace, *options, "--take-ownership"):
+        assert policies() == 2
+        notes = cluster.helm("get", "notes", "pi", f"--namespace={namespace}")
+        assert re.search(r"^  rights-named: web, worker\n  rights-open: all$", notes, re.MULTILINE)
+        (tried,) = re.findall(r"^  kubectl (create token .+)$", notes, re.MULTILINE)
+        command = (str(up.tool("kubectl")), *shlex.split(tried))
+        refused = "ValidatingAdmissionPolicy 'pi-aad-pod-identity-federated'"
+        until_sync(lambda: cluster.done(*command).stderr, tried, holds=lambda refusal: refused in refusal)
+    assert policies() == 0
+    cluster.kubectl("delete", "--wait=true", "namespace/rights-open", "namespace/rights-named")

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from tests.deploy.helms import HELMS
-from tests.deploy.test_federated_values import ON, PUBLIC
-from tests.deploy.test_identity_binding_values import BINDS, CLIENT, OWN_ACCOUNT, PROXY
+from tests.deploy.test_federated_values import BINDS, CLIENT, ON, OWN_ACCOUNT, PROXY, PUBLIC
 from tools.chart.rendering import NAMESPACE, RenderError, render
 
 # Refused values, with a part of the message and similar values that are accepted.

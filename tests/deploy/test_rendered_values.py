@@ -1,7 +1,7 @@
 """The intended fields of the rendered objects for single values, of which a golden file shows the present ones only.
 
-A path is the kind and the end of the name of an object, and a field. An element of a list is chosen by its name, or by
-its number.
+A path is the kind and the end of the name of an object, and a field, in whose names ~ is a dot. An element of a list is
+chosen by its name, or by its number.
 """
 
 from collections.abc import Mapping
@@ -24,6 +24,8 @@ USER = f"{MIC}.containers.mic.securityContext.runAsUser"
 
 SURGE = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 TAINT, ADDONS = ({"key": key, "operator": "Exists"} for key in ("example.com/nmi-not-ready", "CriticalAddonsOnly"))
+GUARD = "DaemonSet/nmi metadata.annotations.aadpodidentity~k8s~io/boot-guard"
+SYSTEMS_OWN = {"Secret/mic data.UserAssignedMSIClientID": "", "Secret/mic data.UseMSI": "dHJ1ZQ=="}
 OF_CILIUM = "redirect: {backend: cilium}, handover: {enabled: false}"
 ADMIN = "cloud: AzureStackCloud, vmType: vmss, " + ", ".join(
     f"{name}: a" for name in ("subscriptionID", "resourceGroup", "tenantID", "clientID", "clientSecret")
@@ -51,6 +53,7 @@ RENDERED: Mapping[str, Mapping[str, Any]] = {
         READY_SECONDS: None,
         READINESS: "/readyz",
         f"{NMI}.volumes.handover": None,
+        f"{NMI}.containers.nmi.startupProbe.httpGet.path": "/healthz",
     },
     "nmi: {minReadySeconds: 30}": {READY_SECONDS: 30},
     "nmi: {updateStrategy: {type: RollingUpdate, rollingUpdate: {maxUnavailable: 2}}}": {
@@ -106,8 +109,19 @@ RENDERED: Mapping[str, Mapping[str, Any]] = {
         f"{NMI}.tolerations": [ADDONS],
     },
     # The boot guard is removed after the release also without fail-closed.
-    "nmi: {bootGuard: true, failClosed: false}": {"DaemonSet/cleanup metadata.namespace": "podid"},
-    "nmi: {failClosed: false}": {"DaemonSet/cleanup metadata.namespace": None},
+    "nmi: {bootGuard: true, failClosed: false}": {
+        "DaemonSet/cleanup metadata.namespace": "podid",
+        GUARD: "install",  # by which an upgrade detects that it has to remove it
+    },
+    "nmi: {failClosed: false}": {"DaemonSet/cleanup metadata.namespace": None, GUARD: None},
+    # The Go implementation's empty tolerations leave no node without NMI.
+    "nmi: {tolerations: []}": {
+        f"{NMI}.tolerations": [{"operator": "Exists"}],
+        f"{CLEANUP}.tolerations": [{"operator": "Exists"}],
+    },
+    # The system's own managed identity has no client id.
+    f"adminsecret: {{{ADMIN}, useMSI: true}}": SYSTEMS_OWN,
+    f"adminsecret: {{{ADMIN}, useMSI: true, userAssignedMSIClientID: }}": SYSTEMS_OWN,
     # MIC is root only where it reads files of the node.
     f"{{adminsecret: {{{ADMIN}}}, caBundle: {{configMap: corporate}}, customCloud: {{configMap: stack}}}}": {
         USER: 65532
@@ -134,7 +148,7 @@ def field(objects: list[Object], where: str) -> Any:
     for part in path.split("."):
         if isinstance(found, list):
             found = {one.get("name", str(number)): one for number, one in enumerate(found)}
-        found = (found or {}).get(part)
+        found = (found or {}).get(part.replace("~", "."))
     return found
 
 

@@ -1,12 +1,14 @@
-"""Every rendered object is valid in each Kubernetes version from 1.27 to 1.37, without ignored fields. Objects for
-newer versions only are valid in those.
+"""Every rendered object is valid in each Kubernetes version from 1.27 to 1.37, without ignored fields, and `helm lint`
+reports nothing about the chart.
 
-The schemas are part of the package kubernetes-validate, so the tests need no cluster and no network.
-"""
+Objects for newer versions only are valid in those. The schemas are part of the package kubernetes-validate, so the
+tests need no cluster and no network."""
 
 import functools
 import json
+import subprocess
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -14,8 +16,10 @@ import pytest
 import yaml
 from kubernetes_validate import utils
 
+from tests.deploy.helms import HELMS
+from tests.testplane import up
 from tools.chart.manifests import MANIFESTS
-from tools.chart.rendering import CHART, golden_sets, golden_text
+from tools.chart.rendering import CHART, RenderError, golden_sets, golden_text, render
 
 VERSIONS = [f"1.{minor}" for minor in range(27, 38)]
 FILES = [*sorted(MANIFESTS.rglob("*.yaml")), *sorted((CHART / "crds").iterdir())]
@@ -56,3 +60,19 @@ def test_an_invalid_object_is_found(version: str) -> None:
     kubernetes_validate.validate(account, version, strict=True)
     with pytest.raises(kubernetes_validate.ValidationError, match="automountServiceAccountTokens"):
         kubernetes_validate.validate({**account, "automountServiceAccountTokens": True}, version, strict=True)
+
+
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("values", golden_sets(), ids=lambda values: values.name.removesuffix(".values.yaml"))
+def test_lint_reports_nothing(values: Path, helm: str) -> None:
+    command = [str(up.tool(helm)), "lint", "--strict", str(CHART), f"--values={values}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("helm", HELMS)
+def test_an_untested_version_of_kubernetes_is_rejected(helm: str) -> None:
+    for tried in ("v1.27.0", "v1.30.9-gke.100", "v1.37.2"):
+        assert render(helm=helm, options=[f"--kube-version={tried}"])
+    with pytest.raises(RenderError, match=r"incompatible with Kubernetes v1\.26\.9"):
+        render(helm=helm, options=["--kube-version=v1.26.9"])

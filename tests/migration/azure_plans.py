@@ -13,8 +13,7 @@ from podidctl.migration.federation.azure_resources import (
 from podidentity.azure.federation import Exchange
 from podidentity.resources import EXCHANGE_ANNOTATION
 from tests.migration.federation_sandbox import planned
-from tests.migration.objects import binding, identity
-from tests.migration.workloads import workload
+from tests.migration.objects import binding, identity, workload
 
 PRINCIPAL = "0b1f6471-1bf0-4dda-aec3-cb9272f09590"
 HOSTILE_ACCOUNT = "x${a}'$${b}%{c}\"\\d$(e)`f`#//{{g}}é"

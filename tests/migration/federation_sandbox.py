@@ -27,8 +27,7 @@ from podidentity_sandbox.kubeapi.kinds import ResourceType
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.emulated_cloud import ROOT, WAIT_SECONDS, EmulatedCloud, emulated_cloud
 from tests.mic.preview.run_programs import Answer, run
-from tests.migration.objects import binding, identity
-from tests.migration.workloads import read, situation
+from tests.migration.objects import binding, identity, read, situation
 from tests.support.objects import identity_id
 
 TENANT = "72f988bf-0000-0000-0000-2d7cd011db47"

@@ -1,8 +1,26 @@
-"""Objects of the kinds that the migrations read, as the API server stores them."""
+"""Objects of the kinds that the migrations read, as the API server stores them and as the migrations decode them."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-from podidentity.resources import BINDINGS, EXCEPTIONS, IDENTITIES, Pod, PodMarks, PodMeta, PodSpec, PodStatus
+import msgspec
+
+from podidctl.migration.projections import (
+    CRON_JOBS,
+    CronJob,
+    RunningPod,
+    ServiceAccount,
+    WorkloadObject,
+)
+from podidctl.migration.workload_identity import WorkloadIdentityPlan, WorkloadState, plan_workload_identity
+from podidctl.migration.workloads import WorkloadInventory
+from podidentity.kube.decoding import decode_object
+from podidentity.resources import (
+    BINDINGS,
+    EXCEPTIONS,
+    IDENTITIES,
+    Kind,
+    Resource,
+)
 
 ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 
@@ -34,10 +52,79 @@ def exception(**labels: str) -> dict[str, Any]:
     }
 
 
-def pod(name: str = "web", label: str = "demo", phase: str = "Running", *, mirror: bool = False) -> Pod:
-    marks = PodMarks(mirror="hash") if mirror else None
-    return Pod(
-        metadata=PodMeta(name=name, namespace="shop", labels={"aadpodidbinding": label}, marks=marks),
-        spec=PodSpec(node_name="n"),
-        status=PodStatus(phase=phase),
+R = TypeVar("R", bound=Resource)
+
+BOUND = [identity(), binding()]
+
+
+def template(label: str = "demo", account: str = "", **labels: str) -> dict[str, Any]:
+    every = {**({"aadpodidbinding": label} if label else {}), **labels}
+    spec = {"serviceAccountName": account} if account else {}
+    return {"metadata": {"labels": every}, "spec": spec}
+
+
+def owned(name: str, owner: str = "") -> dict[str, Any]:
+    """Metadata in namespace shop; *owner* is `apiVersion kind name`."""
+    meta: dict[str, Any] = {"name": name, "namespace": "shop"}
+    if owner:
+        version, kind, owners_name = owner.split()
+        reference = {"apiVersion": version, "kind": kind, "name": owners_name, "controller": True}
+        meta["ownerReferences"] = [reference]
+    return meta
+
+
+def workload(name: str = "web", owner: str = "", status: Any = None, **spec: Any) -> WorkloadObject:
+    document = {"metadata": owned(name, owner), "spec": {"template": template(**spec)}, "status": status or {}}
+    return msgspec.convert(document, WorkloadObject)
+
+
+def cron_job(name: str = "nightly", **spec: Any) -> CronJob:
+    job = {"spec": {"template": template(**spec)}}
+    return msgspec.convert({"metadata": owned(name), "spec": {"jobTemplate": job}}, CronJob)
+
+
+def pod(name: str = "web-1", owner: str = "", phase: str = "Running", **spec: Any) -> RunningPod:
+    made = template(**spec)
+    document = {"metadata": owned(name, owner) | made["metadata"], "spec": made["spec"], "status": {"phase": phase}}
+    return msgspec.convert(document, RunningPod)
+
+
+def account(name: str, client_id: str = "", **more: Any) -> ServiceAccount:
+    notes = {"azure.workload.identity/client-id": client_id} if client_id else {}
+    return msgspec.convert(
+        {"metadata": {"name": name, "namespace": "shop", "annotations": notes}, **more}, ServiceAccount
     )
+
+
+def situation(
+    *workloads: WorkloadObject | CronJob | tuple[str, WorkloadObject],
+    objects: list[dict[str, Any]] | None = None,
+    pods: list[RunningPod] | None = None,
+    accounts: list[ServiceAccount] | None = None,
+    force_namespaced: bool = False,
+) -> WorkloadState:
+    """A cluster with these; a workload is a Deployment unless its kind is given with it."""
+    by_kind: dict[str, list[WorkloadObject | CronJob]] = {}
+    for each in workloads:
+        kind, one = each if isinstance(each, tuple) else ("Deployment", each)
+        by_kind.setdefault(CRON_JOBS.name if isinstance(one, CronJob) else kind, []).append(one)
+    return WorkloadState(
+        identities=read(IDENTITIES, objects),
+        bindings=read(BINDINGS, objects),
+        inventory=WorkloadInventory(by_kind, pods or []),
+        accounts=accounts or [],
+        force_namespaced=force_namespaced,
+    )
+
+
+def read(kind: Kind[R], documents: list[dict[str, Any]] | None) -> list[R]:
+    """Return the objects of the kind among *documents*, by default among BOUND."""
+    every = BOUND if documents is None else documents
+    return [decode_object(kind, msgspec.json.encode(each)) for each in every if each["kind"] == kind.name]
+
+
+def planned(
+    *workloads: WorkloadObject | CronJob | tuple[str, WorkloadObject], namespace: str = "", **more: Any
+) -> WorkloadIdentityPlan:
+    """The plan for a situation."""
+    return plan_workload_identity(situation(*workloads, **more), namespace=namespace)

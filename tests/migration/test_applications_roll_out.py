@@ -15,8 +15,7 @@ from podidctl.migration.federation.selection import select
 from podidentity.azure.federation import Exchange
 from podidentity.exits import StartError
 from tests.migration.federation_sandbox import FEDERATING, TENANT, Federation, cluster, federation
-from tests.migration.objects import binding, identity
-from tests.migration.workloads import account, cron_job, pod, workload
+from tests.migration.objects import account, binding, cron_job, identity, pod, workload
 
 FEDERATED = [identity(type=3, tenantID=TENANT), binding()]
 USE = {"azure.workload.identity/use": "true"}
@@ -35,14 +34,13 @@ def states(*workloads: Any, objects: list[dict[str, Any]] | None = None, **more:
     }
 
 
-def test_an_application_with_its_own_service_account_is_migrated() -> None:
+def test_an_application_with_its_own_service_account_is_migrated_and_waits_for_its_identity() -> None:
     (made,) = applications(cluster(workload(account="web"), objects=FEDERATED, accounts=[account("web")]))
-    assert (made.state, made.account, made.client_id, made.tenant_id) == (
-        ApplicationState.TO_DO,
-        "web",
-        "client-demo",
-        TENANT,
-    )
+    assert made.state is ApplicationState.TO_DO
+    assert (made.account, made.client_id, made.tenant_id) == ("web", "client-demo", TENANT)
+    assert states(workload(account="web"), objects=[identity(), binding()]) == {
+        "Deployment shop/web": ApplicationState.WAITS_FOR_IDENTITY
+    }
 
 
 @pytest.mark.parametrize(
@@ -62,11 +60,8 @@ def test_an_application_with_a_shared_service_account_requires_manual_work(
     assert [each for name, each in found.items() if name.endswith("shop/web")] == [state]
 
 
-def test_a_pod_without_an_owner_requires_manual_work() -> None:
-    assert states(pods=[pod("web", account="web")]) == {"Pod shop/web": ApplicationState.MANUAL}
-
-
 def test_manual_work_is_reported_with_the_reason_and_the_next_action() -> None:
+    assert states(pods=[pod("web", account="web")]) == {"Pod shop/web": ApplicationState.MANUAL}
     strange = workload(account="web", owner="example.org/v1 Operator web")
     made = cluster(strange, cron_job(account="default"), pods=[pod(account="web")], objects=FEDERATED)
     for each in applications(made):
@@ -83,12 +78,6 @@ def test_an_identity_with_identity_bindings_may_have_no_credential_for_the_sdk()
     assert "podidctl migrate plan -o az --exchange direct shop/demo" in remark.do
     (found,) = applications(made, Exchange.DIRECT)
     assert (found.state, found.remarks) == (ApplicationState.TO_DO, [])
-
-
-def test_an_application_waits_for_its_identity() -> None:
-    assert states(workload(account="web"), objects=[identity(), binding()]) == {
-        "Deployment shop/web": ApplicationState.WAITS_FOR_IDENTITY
-    }
 
 
 def test_without_the_webhook_nothing_is_changed() -> None:

@@ -14,8 +14,7 @@ from podidctl.diagnosis.metrics_pages import MetricsPage, Unread
 from podidctl.migration.federation.credential_uses import NAMES_MAX, TOKENS, UNRECORDED, CredentialUses, combined, parse
 from podidentity.resources import AzureIdentity, Meta
 from tests.migration.federation_sandbox import Federation, blocking, notes, planned, unchanged_pod
-from tests.migration.objects import ID, binding, identity
-from tests.migration.workloads import workload
+from tests.migration.objects import ID, binding, identity, workload
 
 WHY = "NMI has fetched its token for api://AzureADTokenExchange on n1"
 
@@ -41,13 +40,10 @@ def test_a_recorded_identity_is_blocked_and_another_is_not(name: str, *, blocks:
     assert [each.startswith(WHY) for each in obstacles] == ([True] if blocks else [])
 
 
-def test_with_the_override_it_is_only_a_note() -> None:
+def test_with_the_override_it_is_only_a_note_and_another_name_of_the_identity_is_blocked_too() -> None:
     made = planned(workload(account="web"), uses=used("shop/demo"), ignore_uses=True)
     assert blocking(made) == []
     assert [each for each in notes(made) if each.startswith(WHY)]
-
-
-def test_another_name_of_the_same_identity_is_blocked_too() -> None:
     twice = [identity(), binding(), identity("other", resourceID=f"{ID}DEMO"), binding("other", selector="demo")]
     made = planned(workload(account="web"), objects=twice, uses=used("shop/other"))
     assert [step.blocked for step in made.steps] == [True, True]
@@ -59,8 +55,6 @@ def test_a_record_that_could_not_be_read_is_a_note_with_the_reason() -> None:
     assert blocking(made) == []
     assert any("n1: not allowed: grant get on pods/proxy in namespace x" in each for each in notes(made))
 
-
-def test_an_nmi_without_the_record_is_unread() -> None:
     uses = combined([("n1", MetricsPage("aadpodidentity_nmi_index_size 1.0\n", 9090))])
     assert uses.unread["n1"].startswith("the page has no record of credentials of applications; check that port 9090")
 

@@ -10,13 +10,12 @@ import yaml
 
 from podidctl.migration.documents import changes, command, commands, manifests, parameters
 from podidctl.migration.workload_identity import AUDIENCE
-from tests.migration.objects import ID, binding, identity
-from tests.migration.workloads import account, cron_job, planned, workload
+from tests.migration.objects import ID, account, binding, cron_job, identity, planned, workload
 
 ISSUER = "https://oidc.example.org/x/"
 
 
-def test_yaml_contains_exactly_the_new_service_accounts() -> None:
+def test_yaml_has_exactly_the_new_service_accounts_and_commands_change_existing_objects() -> None:
     made = planned(workload(account="web"), cron_job(account="nightly"), accounts=[account("nightly")])
     assert list(yaml.safe_load_all(manifests(made))) == [
         {
@@ -30,9 +29,6 @@ def test_yaml_contains_exactly_the_new_service_accounts() -> None:
         }
     ]
 
-
-def test_existing_objects_are_changed_by_commands() -> None:
-    made = planned(workload(account="web"), cron_job(account="nightly"), accounts=[account("nightly")])
     template = {"metadata": {"labels": {"azure.workload.identity/use": "true"}}}
     web = {"spec": {"template": {**template, "spec": {"serviceAccountName": "web"}}}}
     job = {"spec": {"template": {**template, "spec": {"serviceAccountName": "nightly"}}}}
@@ -57,7 +53,7 @@ def test_a_new_service_account_has_the_image_pull_secrets_of_the_former_one() ->
     assert made["automountServiceAccountToken"] is False
 
 
-def test_a_managed_identity_has_its_command() -> None:
+def test_a_managed_identity_and_a_service_principal_have_their_commands() -> None:
     (credential,) = planned(workload(account="web")).credentials
     assert shlex.split(command(credential, ISSUER, AUDIENCE)) == [
         *("az", "identity", "federated-credential", "create", "--subscription", "s", "--resource-group", "g"),
@@ -65,14 +61,6 @@ def test_a_managed_identity_has_its_command() -> None:
         *("--subject", "system:serviceaccount:shop:web", "--audiences", "api://AzureADTokenExchange"),
     ]
 
-
-def test_a_federated_identity_that_kept_its_resource_id_has_the_same_command() -> None:
-    federated = [identity(type=3, tenantID="t"), binding()]
-    before, after = (planned(workload(account="web"), objects=each).credentials for each in (None, federated))
-    assert before == after
-
-
-def test_a_service_principal_has_its_command() -> None:
     principal = identity(type=1, tenantID="t", clientPassword={"name": "n"})
     (credential,) = planned(workload(account="web"), objects=[principal, binding()]).credentials
     *words, document = shlex.split(command(credential, ISSUER, AUDIENCE))

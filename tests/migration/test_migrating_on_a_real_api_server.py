@@ -23,6 +23,7 @@ REFERENCE = Path(__file__).parents[1] / "mic" / "reference" / "crds.yaml"
 ENDPOINTS = "/api/v1/namespaces/default/endpoints"
 LEADER = "control-plane.alpha.kubernetes.io/leader"
 ISSUER = "https://oidc.example.org/cluster/"
+OWNER = {"owner": "team-a"}
 
 
 def program(name: str, *flags: str) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def cluster() -> Iterator[up.Plane]:
 
 @pytest.fixture
 async def shop(cluster: up.Plane, request: pytest.FixtureRequest) -> str:
-    """A namespace of the test's own, with two workloads that an identity is bound to."""
+    """A namespace of the test's own, with three workloads that an identity is bound to."""
     name = f"shop-{zlib.crc32(request.node.name.encode())}"
     await asyncio.to_thread(opened, cluster, name)
     return name
@@ -77,6 +78,19 @@ def opened(plane: up.Plane, shop: str) -> None:
     plane.api("POST", BINDINGS.path(shop), binding(shop, shop))
     bound = {"aadpodidbinding": shop}
     plane.api("POST", f"/apis/apps/v1/namespaces/{shop}/deployments", apps(shop, "web", {}, **bound))
+    account = {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": "api", "namespace": shop, "labels": {"team": "shop"}, "annotations": OWNER},
+        "imagePullSecrets": [{"name": "registry"}],
+    }
+    container = {"name": "c", "image": "i", "env": [{"name": "A", "value": "b"}]}
+    api = apps(shop, "api", {"serviceAccountName": "api", "containers": [container]}, **bound)
+    api["metadata"]["annotations"] = OWNER
+    api["spec"]["replicas"] = 3
+    for each in (account, {"apiVersion": "apps/v1", "kind": "Deployment", **api}):
+        # In the way of an operator with manifests.
+        Commands(plane.kubeconfig).kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(each))
     spec = {"serviceAccountName": "nightly", "restartPolicy": "Never"}
     job = apps(shop, "nightly", spec, **bound)["spec"]["template"]
     cron = {"schedule": "0 3 * * *", "jobTemplate": {"spec": {"template": job}}}
@@ -115,14 +129,16 @@ async def test_the_printed_workload_identity_objects_can_be_applied_and_the_plan
     commands = [shlex.split(line) for line in script.out.splitlines() if line.startswith("az ")]
     assert {words[words.index("--issuer") + 1] for words in commands} == {own}, "that of the cluster by default"
     subjects = {words[words.index("--subject") + 1] for words in commands}
-    assert subjects == {subject, f"system:serviceaccount:{shop}:nightly"}
+    assert subjects == {subject, *(f"system:serviceaccount:{shop}:{name}" for name in ("api", "nightly"))}
     assert f"#   issuer {own}: Azure must read its keys" in script.out
 
     printed = await migrate(cluster, *to_workload_identity, "-o", "yaml")
     output = await asyncio.to_thread(Commands(cluster.kubeconfig).kubectl, "apply", "-f", "-", stdin=printed.out)
     assert output.count(" created") == 2
     script = await migrate(cluster, *to_workload_identity, "-o", "kubectl")
-    assert (await asyncio.to_thread(Commands(cluster.kubeconfig).run, "sh", stdin=script.out)).count(" patched") == 2
+    output = await asyncio.to_thread(Commands(cluster.kubeconfig).run, "sh", stdin=script.out)
+    assert output.count(" patched") == 3
+    assert "serviceaccount/api annotated" in output
 
     web = cluster.api("GET", f"/apis/apps/v1/namespaces/{shop}/deployments/web")["spec"]["template"]
     assert web["spec"]["serviceAccountName"] == "web"
@@ -136,46 +152,19 @@ async def test_the_printed_workload_identity_objects_can_be_applied_and_the_plan
 
     after = await migrate(cluster, *to_workload_identity, "-o", "json")
     assert (after.code, after.document["patches"]) == (0, [])
-    assert sorted(after.document["done"]) == [f"CronJob {shop}/nightly", f"Deployment {shop}/web"]
+    assert sorted(after.document["done"]) == [
+        *(f"CronJob {shop}/nightly", f"Deployment {shop}/api", f"Deployment {shop}/web")
+    ]
     assert after.document["credentials"] == before.document["credentials"]
 
-
-async def test_applying_the_objects_keeps_all_other_fields(cluster: up.Plane, shop: str) -> None:
-    await asyncio.to_thread(kept_through_the_change, cluster, shop)
-    script = (await migrate(cluster, "to-workload-identity", "-n", shop, "--issuer", ISSUER, "-o", "kubectl")).out
-    output = await asyncio.to_thread(Commands(cluster.kubeconfig).run, "sh", stdin=script)
-    assert "serviceaccount/api annotated" in output
-    assert "deployment.apps/api patched" in output
-
+    # All other fields are kept.
     account = cluster.api("GET", f"/api/v1/namespaces/{shop}/serviceaccounts/api")
     assert account["imagePullSecrets"] == [{"name": "registry"}]
     assert account["metadata"]["labels"] == {"team": "shop"}
-    assert account["metadata"]["annotations"]["owner"] == "team-a"
+    assert account["metadata"]["annotations"].items() >= OWNER.items()
     assert account["metadata"]["annotations"]["azure.workload.identity/client-id"] == f"client-{shop}"
     api = cluster.api("GET", f"/apis/apps/v1/namespaces/{shop}/deployments/api")
     assert (api["spec"]["replicas"], api["metadata"]["annotations"]["owner"]) == (3, "team-a")
     (container,) = api["spec"]["template"]["spec"]["containers"]
     assert (container["name"], container["env"]) == ("c", [{"name": "A", "value": "b"}])
-    assert api["spec"]["template"]["metadata"]["labels"] == {
-        "app": "api",
-        "aadpodidbinding": shop,
-        "azure.workload.identity/use": "true",
-    }
-
-
-def kept_through_the_change(plane: up.Plane, shop: str) -> None:
-    """Apply a workload and its account in the way of an operator with manifests."""
-    notes = {"owner": "team-a"}
-    account = {
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": {"name": "api", "namespace": shop, "labels": {"team": "shop"}, "annotations": notes},
-        "imagePullSecrets": [{"name": "registry"}],
-    }
-    container = {"name": "c", "image": "i", "env": [{"name": "A", "value": "b"}]}
-    made = apps(shop, "api", {"serviceAccountName": "api", "containers": [container]}, aadpodidbinding=shop)
-    made["metadata"]["annotations"] = notes
-    made["spec"]["replicas"] = 3
-    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", **made}
-    for each in (account, deployment):
-        Commands(plane.kubeconfig).kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(each))
+    assert api["spec"]["template"]["metadata"]["labels"] == {**labels, "app": "api"}

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from podidctl.migration.projections import CronJob, RunningPod, ServiceAccount, WorkloadObject
 from podidctl.migration.workload_identity import WorkloadIdentityPlan
-from tests.migration.objects import binding, identity
-from tests.migration.workloads import account, cron_job, planned, pod, workload
+from tests.migration.objects import account, binding, cron_job, identity, planned, pod, workload
 
 OBJECTS = [
     *(identity("one"), identity("two"), identity("three", clientID="")),

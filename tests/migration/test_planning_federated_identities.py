@@ -11,8 +11,7 @@ from nmi.settings import Settings
 from podidctl.migration.federation.documents import az_script, manifests
 from podidctl.migration.federation.schema import IdentityState
 from tests.migration.federation_sandbox import FEDERATING, TENANT, assigned, blocking, notes, only, planned
-from tests.migration.objects import ID, binding, exception, identity
-from tests.migration.workloads import BOUND, cron_job, pod, workload
+from tests.migration.objects import BOUND, ID, binding, cron_job, exception, identity, pod, workload
 
 NOTED = {"aadpodidentity.k8s.io/migrated-from": "{}"}
 
@@ -25,7 +24,7 @@ def running(name: str = "web-1", account: str = "web", **spec: Any) -> Any:
     )
 
 
-def test_an_identity_is_planned_with_the_service_accounts_that_use_it() -> None:
+def test_an_identity_is_planned_with_the_accounts_that_use_it_and_az_commands_for_their_credentials() -> None:
     made = planned(workload(account="web"), cron_job(account="nightly"), pods=[running()])
     step = only(made)
     assert (step.state, step.tenant, step.blocked) == (IdentityState.TO_DO, TENANT, False)
@@ -35,8 +34,6 @@ def test_an_identity_is_planned_with_the_service_accounts_that_use_it() -> None:
     ]
     assert notes(made) == ["no pod has service account shop/nightly now: its token is tested without a pod"]
 
-
-def test_the_credentials_are_az_commands() -> None:
     made = planned(workload(account="web"), pods=[running()])
     (line,) = [each for each in az_script(made, made.steps).splitlines() if each.startswith("az ")]
     assert shlex.split(line) == [
@@ -45,8 +42,6 @@ def test_the_credentials_are_az_commands() -> None:
         *("--subject", "system:serviceaccount:shop:web", "--audiences", "api://AzureADTokenExchange"),
     ]
 
-
-def test_one_azure_identity_under_two_names_has_each_credential_once() -> None:
     twice = [*BOUND, identity("other", resourceID=f"{ID}DEMO"), binding("other", selector="demo")]
     made = planned(workload(account="web"), objects=twice)
     assert len(made.steps) == 2
@@ -80,7 +75,8 @@ def test_an_obstacle_is_reported(objects: list[dict[str, Any]], more: dict[str, 
     assert why in obstacle
 
 
-def test_a_host_network_pod_is_an_obstacle() -> None:
+def test_pods_with_the_host_network_too_many_accounts_and_no_use_are_obstacles() -> None:
+
     made = workload(account="web")
     template = made.spec.template
     host = msgspec.structs.replace(template.spec, host_network=True)
@@ -88,14 +84,10 @@ def test_a_host_network_pod_is_an_obstacle() -> None:
     (obstacle,) = blocking(planned(msgspec.structs.replace(made, spec=spec)))
     assert obstacle.startswith("Deployment shop/web (host network) gets its tokens from IMDS directly")
 
-
-def test_more_service_accounts_than_azure_accepts_are_an_obstacle() -> None:
     twenty = [workload(f"web-{number}", account=f"web-{number}") for number in range(21)]
     assert blocking(planned(*twenty[:20])) == []
     assert blocking(planned(*twenty)) == ["it would need 21 federated credentials, and Azure allows 20"]
 
-
-def test_an_unused_identity_cannot_be_tested_and_is_not_switched() -> None:
     assert blocking(planned()) == ["no workload or pod of its namespace has it now, so no token can be tested"]
 
 
@@ -115,9 +107,6 @@ def test_an_unknown_state_is_reported_and_blocks_nothing() -> None:
     made = planned(workload(account="web"), pods=[running()], issuer="", **unknown)
     assert blocking(made) == []
     assert len(notes(made)) == 3
-
-
-def test_an_issuer_that_azure_cannot_reach_is_reported_and_blocks_nothing() -> None:
     made = planned(workload(account="web"), pods=[running()], issuer="https://kubernetes.default.svc")
     assert blocking(made) == []
     assert notes(made) == [
@@ -154,12 +143,8 @@ def test_a_copy_uses_no_existing_name() -> None:
     copied = list(yaml.safe_load_all(manifests(made.steps)))
     assert [each["metadata"]["name"] for each in copied] == ["demo-ids", "demo"]
     assert copied[1]["spec"] == {"azureIdentity": "demo-ids", "selector": "demo"}
-
-
-def test_with_forced_namespaces_pods_of_other_namespaces_never_had_the_identity() -> None:
-    elsewhere = [identity(namespace="ids"), binding(namespace="ids")]
-    made = planned(workload(account="web"), objects=elsewhere, force_namespaced=True)
-    assert only(made).copies == []
+    forced = planned(workload(account="web"), objects=taken[:2], force_namespaced=True)
+    assert only(forced).copies == [], "pods of other namespaces never had the identity"
 
 
 def test_identities_without_a_vm_are_left_alone() -> None:

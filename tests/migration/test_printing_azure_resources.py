@@ -35,18 +35,15 @@ async def test_each_form_has_the_credential_and_the_role_assignment_or_the_bindi
     assert cloud.cloud.aad.calls == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
+async def test_an_unusable_value_is_named(cloud: Federation) -> None:
+    for arguments, text in (
         (BINDINGS, "identity bindings (of default/demo) need the resource id of the cluster: pass --cluster"),
         ((*BINDINGS, "--cluster", "c\x1b"), "--cluster 'c\\x1b' is not the resource id of an AKS cluster"),
         (("--grant-to", "me"), "--grant-to 'me' is not an object id"),
-    ],
-)
-async def test_an_unusable_value_is_named(cloud: Federation, arguments: tuple[str, ...], text: str) -> None:
-    answer = await cloud.migrate("plan", "-o", "az", *arguments)
-    assert (answer.code, answer.out) == (1, "")
-    assert text in " ".join(answer.err.split())
+    ):
+        answer = await cloud.migrate("plan", "-o", "az", *arguments)
+        assert (answer.code, answer.out) == (1, "")
+        assert text in " ".join(answer.err.split())
 
 
 async def test_identities_of_several_resource_groups_need_several_bicep_files(cloud: Federation) -> None:

@@ -26,8 +26,7 @@ from podidctl.migration.federation.schema import (
 from podidctl.migration.workload_identity import AUDIENCE
 from podidctl.printing import Output, print_document
 from tests.migration import federation_sandbox
-from tests.migration.objects import ID, binding, identity
-from tests.migration.workloads import planned, workload
+from tests.migration.objects import ID, binding, identity, planned, workload
 
 EVIL = "\x1b]0;owned\x07[bold]x[/bold]\x9b2J"
 SHOWN = "?]0;owned?[bold]x[/bold]?2J"
@@ -82,32 +81,17 @@ def test_an_identity_with_invalid_ids_requires_manual_work() -> None:
         assert [each.why for each in made.by_hand] == [why]
 
 
-def evil_application() -> Application:
-    return Application(
-        api_version=EVIL,
-        kind=EVIL,
-        namespace=EVIL,
-        name=EVIL,
-        account=EVIL,
-        identity=EVIL,
-        client_id=EVIL,
-        tenant_id=EVIL,
-        state=ApplicationState.MANUAL,
-        remarks=[Remark(why=EVIL, do=EVIL)],
-    )
-
-
 def test_a_plan_for_federated_identities(console: Console) -> None:
-    objects = [
-        identity(namespace="ids"),
-        binding(namespace="ids", selector=EVIL),
-    ]
+    objects = [identity(namespace="ids"), binding(namespace="ids", selector=EVIL)]
     made = federation_sandbox.planned(
         workload(EVIL, account=EVIL, label=EVIL), objects=objects, issuer=f"https://{EVIL}"
     )
+    texts = ("api_version", "kind", "namespace", "name", "account", "identity", "client_id", "tenant_id")
+    remarks = [Remark(why=EVIL, do=EVIL)]
+    application = Application(**dict.fromkeys(texts, EVIL), state=ApplicationState.MANUAL, remarks=remarks)
     made = msgspec.structs.replace(
         made,
-        applications=[evil_application()],
+        applications=[application],
         leftovers=[UnchangedIdentity(identity=EVIL, why=EVIL, do=EVIL)],
     )
     federated.plan(made, console, applications=True)

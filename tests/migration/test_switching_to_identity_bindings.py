@@ -73,22 +73,18 @@ async def test_without_the_permission_the_objects_are_printed(
     assert cloud.cloud.aad.calls == []
 
 
-async def test_a_service_account_whose_tokens_nmi_may_not_request_is_an_obstacle(cloud: Federation) -> None:
-    async def blocking() -> list[str]:
+async def test_with_the_permission_it_is_changed_only_if_the_operator_accepts_an_untested_exchange(
+    cloud: Federation,
+) -> None:
+    async def obstacles() -> list[str]:
         plan = await cloud.migrate("plan", "--tenant", cloud.cloud.directory.tenant_id, "-o", "json")
         (step,) = plan.document["steps"]
         return [each["why"] for each in (*plan.document["remarks"], *step["remarks"]) if each["blocks"]]
 
     cloud.cloud.api._authorizer._rbac = True
-    assert await blocking() == ["NMI may not request tokens of service account default/web"]
+    assert await obstacles() == ["NMI may not request tokens of service account default/web"]
     allow(cloud)
-    assert await blocking() == []
-
-
-async def test_with_the_permission_it_is_changed_only_if_the_operator_accepts_an_untested_exchange(
-    cloud: Federation,
-) -> None:
-    allow(cloud)
+    assert await obstacles() == []
     refused = await outcome(cloud, "--yes")
     assert refused["ending"] == "left as it was"
     assert "--untested" in refused["do"]
@@ -109,12 +105,3 @@ async def test_an_identity_that_chooses_the_direct_exchange_is_tested_by_a_token
     found = await outcome(cloud)
     assert (found["ending"], found["why"]) == ("would be changed", "a token of it can be obtained")
     assert len(cloud.cloud.aad.calls) == 1
-
-
-async def test_another_exchange_than_nmis_is_refused(cloud: Federation) -> None:
-    cloud.trust()
-    found = await outcome(cloud, "--exchange", "direct", "--yes")
-    assert found["ending"] == "left as it was"
-    assert found["why"] == "this plan is for the exchange direct, and NMI would use identityBindings"
-    assert cloud.identity()["spec"]["type"] == 0
-    assert cloud.cloud.aad.calls == []

@@ -11,8 +11,7 @@ from podidentity.azure.federation import Exchange
 from podidentity.resources import EXCHANGE_ANNOTATION
 from tests.migration.azure_plans import BINDINGS
 from tests.migration.federation_sandbox import TENANT, only, planned
-from tests.migration.objects import binding, identity
-from tests.migration.workloads import workload
+from tests.migration.objects import binding, identity, workload
 
 BOUND = Exchange.IDENTITY_BINDINGS
 
@@ -66,24 +65,20 @@ def test_an_annotation_that_nmi_does_not_allow_is_an_obstacle() -> None:
     assert obstacles(plan(nmi(annotation=True), objects=[annotated(BOUND)])) == []
 
 
-def test_an_invalid_annotation_is_an_obstacle_also_without_a_known_nmi() -> None:
+def test_an_annotation_counts_without_a_known_nmi_and_an_invalid_one_is_an_obstacle() -> None:
     for nmis in ([], [nmi()]):
         (why,) = obstacles(plan(*nmis, objects=[annotated("bindings")]))
         assert "with 'bindings': write direct or identityBindings" in why
 
-
-def test_without_a_known_nmi_the_annotation_counts() -> None:
     assert only(plan(objects=[annotated(BOUND)])).exchange is BOUND
     assert only(plan(objects=[identity()])).exchange is Exchange.DIRECT
 
 
-def test_nodes_that_differ_are_an_obstacle() -> None:
+def test_nodes_that_differ_are_an_obstacle_unless_the_identity_is_annotated() -> None:
     made = plan(nmi(node="a"), nmi(BOUND, node="b"), objects=[identity()])
     assert obstacles(made) == ["NMI's exchange for it differs between nodes: direct on a; identityBindings on b"]
     assert obstacles(plan(nmi(BOUND, node="a"), nmi(BOUND, node="b"), objects=[identity()])) == []
 
-
-def test_nodes_with_different_defaults_agree_on_an_annotated_identity() -> None:
     made = plan(nmi(node="a"), nmi(BOUND, node="b"), objects=[annotated(BOUND)])
     assert (only(made).exchange, obstacles(made)) == (BOUND, [])
 
@@ -98,13 +93,11 @@ def test_another_exchange_than_nmis_is_planned_and_blocks_the_switch(given: Exch
     assert obstacles(plan(nmi(given), objects=[identity()], exchange=given)) == []
 
 
-def test_an_identity_created_with_type_3_needs_a_binding() -> None:
+def test_an_identity_created_with_type_3_needs_a_binding_also_for_its_move() -> None:
     made = plan(nmi(BOUND), objects=[identity(type=3, tenantID=TENANT)])
     assert (only(made).state, only(made).blocked) == (IdentityState.FEDERATED, False)
     assert resources(made) == [("shop/demo", ResourceType.BINDING)]
 
-
-def test_the_move_of_such_an_identity_to_bindings_is_planned() -> None:
     federated = [identity(type=3, tenantID=TENANT)]
     assert resources(plan(nmi(), objects=federated, exchange=BOUND)) == [("shop/demo", ResourceType.BINDING)]
     unchanged = plan(nmi(), objects=federated)

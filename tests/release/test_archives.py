@@ -1,12 +1,15 @@
-"""Archives of a release: what is unpacked, and what is refused."""
+"""Archives of a release: what is unpacked, what is refused, and images without the time of their build."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tools.release.archives import ArchiveError, pack, unpack
+from tools.release.images import IMAGES, ImagesError, collect
 
 
 def archive(to: Path, name: str, kind: bytes = tarfile.REGTYPE) -> Path:
@@ -43,3 +46,53 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
     with pytest.raises(ArchiveError, match="link is neither a file nor a folder"):
         unpack(archive(tmp_path / "x.tar", "link", kind), tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+EPOCH: Final = 1_700_000_000
+FILES: Final = {"oci-layout": b"{}", "index.json": b"digest", "blobs/sha256/a": b"layer", "blobs/sha256/b": b"manifest"}
+
+
+def built(folder: Path, time: int) -> Path:
+    """A folder as tools/local-images leaves it, with archives that were written at *time*."""
+    (folder / "sbom").mkdir(parents=True)
+    for program in IMAGES:
+        with tarfile.open(folder / f"{program}.tar", "w") as archive:
+            for name, content in FILES.items():
+                entry = tarfile.TarInfo(name)
+                entry.size, entry.mtime, entry.uid, entry.mode = len(content), time, 1000, 0o600
+                archive.addfile(entry, io.BytesIO(content))
+        (folder / "sbom" / f"{program}.cdx.json").write_text(program)
+    (folder / "base").write_text("localhost/base@sha256:abc\n")
+    (folder / "compared").touch()
+    return folder
+
+
+def test_two_builds_of_equal_images_give_equal_files(tmp_path: Path) -> None:
+    collected = []
+    for number, umask in ((1, 0o022), (2, 0o077)):
+        out = tmp_path / f"out{number}"
+        out.mkdir()
+        before = os.umask(umask)
+        collected.append(collect(built(tmp_path / f"images{number}", EPOCH + number), out, EPOCH)[0])
+        os.umask(before)
+    first, second = collected
+    assert len(first) == 2 * len(IMAGES)
+    assert [each.name for each in first] == [each.name for each in second]
+    assert [each.read_bytes() for each in first] == [each.read_bytes() for each in second]
+
+
+def test_the_contents_of_an_archive_stay_and_images_that_were_not_compared_are_refused(tmp_path: Path) -> None:
+    images, out = built(tmp_path / "images", 5), tmp_path / "out"
+    out.mkdir()
+    files, base = collect(images, out, EPOCH)
+    assert sorted(out.iterdir()) == sorted(files)
+    assert base == "localhost/base@sha256:abc"
+    with tarfile.open(files[0]) as archive:
+        members = [each for each in archive.getmembers() if each.isfile()]
+        contents = {each.name: archive.extractfile(each).read() for each in members}  # type: ignore[union-attr]
+    assert contents == FILES
+    assert {each.mtime for each in members} == {EPOCH}
+
+    (images / "compared").unlink()
+    with pytest.raises(ImagesError, match="run tools/local-images"):
+        collect(images, tmp_path, EPOCH)

@@ -1,11 +1,12 @@
-"""Files that a source distribution or a wheel lacks, or must not have, are named."""
+"""Files that a source distribution or a wheel lacks, or must not have, and installed archives without a lock."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from tools.release.contents import AT_THE_ROOT, sdist_problems, sdist_sources, wheel_problems
+from tools.release.installation import unlocked, without_hashes
 
 SCRIPTS: Final = {"nmi": "nmi.cli:main"}
 FILES: Final = {
@@ -46,20 +47,14 @@ def wheel(tree: Path) -> dict[str, bytes]:
 GENERATED: Final = ("PKG-INFO", "setup.cfg", "MANIFEST.in", "aad_pod_identity.egg-info/SOURCES.txt")
 
 
-def test_a_complete_source_distribution_is_accepted(tree: Path) -> None:
+def test_missing_sources_and_other_files_of_a_source_distribution_are_named(tree: Path) -> None:
     assert list(sdist_problems([*FILES, *GENERATED], sdist_sources(tree))) == []
-
-
-@pytest.mark.parametrize("name", ["_native/lane.pyx", "nmi/py.typed", "LICENSE", "build.lock"])
-def test_a_missing_source_is_named(tree: Path, name: str) -> None:
-    (found,) = sdist_problems([each for each in FILES if each != name], sdist_sources(tree))
-    assert f"lacks {name}" in found
-
-
-@pytest.mark.parametrize("name", ["tests/test_time_limit.py", "_native/lane.c", "_native/lane.so", ".git/config"])
-def test_a_file_that_is_no_source_is_named(tree: Path, name: str) -> None:
-    (found,) = sdist_problems([*FILES, name], sdist_sources(tree))
-    assert f"contains {name}" in found
+    for name in ("_native/lane.pyx", "nmi/py.typed", "LICENSE", "build.lock"):
+        (found,) = sdist_problems([each for each in FILES if each != name], sdist_sources(tree))
+        assert f"lacks {name}" in found
+    for name in ("tests/test_time_limit.py", "_native/lane.c", "_native/lane.so", ".git/config"):
+        (found,) = sdist_problems([*FILES, name], sdist_sources(tree))
+        assert f"contains {name}" in found
 
 
 def test_files_behind_a_link_belong_to_the_package(tree: Path) -> None:
@@ -67,10 +62,6 @@ def test_files_behind_a_link_belong_to_the_package(tree: Path) -> None:
     (tree / "deploy" / "pod.yaml").write_text("kind: Pod")
     (tree / "nmi" / "manifests").symlink_to("../deploy")
     assert "nmi/manifests/pod.yaml" in sdist_sources(tree)
-
-
-def test_a_complete_wheel_is_accepted(tree: Path, wheel: dict[str, bytes]) -> None:
-    assert list(wheel_problems(wheel, tree, SCRIPTS)) == []
 
 
 @pytest.mark.parametrize(
@@ -85,19 +76,45 @@ def test_a_complete_wheel_is_accepted(tree: Path, wheel: dict[str, bytes]) -> No
     ],
 )
 def test_what_a_wheel_lacks_is_named(tree: Path, wheel: dict[str, bytes], name: str, message: str) -> None:
+    assert list(wheel_problems(wheel, tree, SCRIPTS)) == []
     del wheel[name]
     (found,) = wheel_problems(wheel, tree, SCRIPTS)
     assert message in found
 
 
-@pytest.mark.parametrize("name", ["tests/test_language.py", "_native/lane.c", "setup.py", "nmi/cli.so"])
-def test_a_file_that_belongs_to_no_package_is_named(tree: Path, wheel: dict[str, bytes], name: str) -> None:
-    wheel[name] = b""
-    (found,) = wheel_problems(wheel, tree, SCRIPTS)
-    assert f"contains {name}" in found
-
-
-def test_a_changed_licence_is_named(tree: Path, wheel: dict[str, bytes]) -> None:
+def test_a_file_of_no_package_and_a_changed_licence_are_named(tree: Path, wheel: dict[str, bytes]) -> None:
+    for name in ("tests/test_language.py", "_native/lane.c", "setup.py", "nmi/cli.so"):
+        (found,) = wheel_problems({**wheel, name: b""}, tree, SCRIPTS)
+        assert f"contains {name}" in found
     wheel["aad_pod_identity-1.0.0.dist-info/licenses/LICENSE"] = b"another"
     (found,) = wheel_problems(wheel, tree, SCRIPTS)
     assert "lacks the licence" in found
+
+
+FIRST, SECOND, OWN, OTHER = (each * 64 for each in "1234")
+LOCK: Final = f"""\
+aiohttp==3.14.5 \\
+    --hash=sha256:{FIRST} \\
+    --hash=sha256:{SECOND}
+colorama==0.4.6 ; sys_platform == 'win32' \\
+    --hash=sha256:{SECOND}
+"""
+
+
+def report(*digests: str) -> dict[str, Any]:
+    """Return pip's report of an installation of archives with these hashes."""
+    return {
+        "install": [
+            {"download_info": {"url": f"https://x/{each[0]}.whl", "archive_info": {"hashes": {"sha256": each}}}}
+            for each in digests
+        ]
+    }
+
+
+def test_an_installed_archive_that_is_neither_locked_nor_the_own_wheel_is_named() -> None:
+    assert unlocked(report(FIRST, SECOND, OWN), LOCK, {OWN}) == []
+    assert unlocked(report(FIRST, OTHER, OWN), LOCK, {OWN}) == ["https://x/4.whl"]
+
+
+def test_the_constraints_keep_versions_and_markers() -> None:
+    assert without_hashes(LOCK) == "aiohttp==3.14.5\ncolorama==0.4.6 ; sys_platform == 'win32'\n"

@@ -35,27 +35,18 @@ def made(**changes: Any) -> dict[str, Any]:
     return statement([WHEEL], build, ROOT)
 
 
-def test_each_artifact_is_a_subject_with_its_digest() -> None:
+def test_each_artifact_is_a_subject_and_the_commit_and_all_locks_are_dependencies() -> None:
     assert made()["subject"] == [{"name": "a.whl", "digest": {"sha256": WHEEL.sha256}}]
-
-
-def test_the_commit_and_all_locks_are_dependencies() -> None:
     source, *others = made()["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert source == {"name": "source", "digest": {"gitCommit": COMMIT}}
     assert [each["name"] for each in others] == list(INPUTS)
     assert others[0]["digest"]["sha256"] == hashlib.sha256((ROOT / INPUTS[0]).read_bytes()).hexdigest()
-
-
-def test_the_address_and_the_base_of_the_images_are_named_if_they_are_known() -> None:
+    # The address and the base of the images, if they are known.
     digest = "a" * 64
     known = made(url="https://git.example/o/p", base=f"localhost/base@sha256:{digest}")
     source, *_, base = known["predicate"]["buildDefinition"]["resolvedDependencies"]
     assert source["uri"] == "git+https://git.example/o/p"
     assert base == {"name": "localhost/base", "digest": {"sha256": digest}}
-
-
-def test_equal_builds_have_equal_texts() -> None:
-    assert text_of(made()) == text_of(made())
 
 
 def test_the_checksums_are_those_that_sha256sum_checks(tmp_path: Path) -> None:
@@ -101,9 +92,9 @@ BROKEN: Final[dict[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def refusals() -> dict[str, str]:
-    """The messages of the libraries of release.lock about each broken statement, and about one without a fault."""
+@pytest.mark.tools
+@pytest.mark.timeout(400)  # installs the libraries, if no other test has
+def test_the_libraries_of_in_toto_accept_the_statement_and_refuse_each_broken_one() -> None:
     subprocess.run(["make", "-s", "build/release/tools/.installed"], cwd=ROOT, check=True, capture_output=True)
     complete = made(url="https://git.example/o/p", base=f"localhost/base@sha256:{'a' * 64}")
     documents = {"complete": complete, **{name: spoil(made()) for name, spoil in BROKEN.items()}}
@@ -116,18 +107,4 @@ def refusals() -> dict[str, str]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
-
-
-@pytest.mark.tools
-@pytest.mark.timeout(400)  # installs the libraries, if no other test has
-def test_the_libraries_of_in_toto_accept_the_statement(refusals: dict[str, str]) -> None:
-    assert "complete" not in refusals
-
-
-@pytest.mark.tools
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("fault", BROKEN)
-def test_the_libraries_of_in_toto_refuse_a_broken_statement(refusals: dict[str, str], fault: str) -> None:
-    assert fault in refusals
+    assert set(json.loads(done.stdout)) == set(BROKEN)

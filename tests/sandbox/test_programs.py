@@ -1,13 +1,48 @@
-"""Processes of the sandbox: start, output, stop, kill. None outlives the sandbox."""
+"""Programs of the sandbox: their images and arguments, their processes, which do not outlive the sandbox, and the times
+at which an ended one starts again."""
 
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from podidentity_sandbox.launching import expanded, program_of
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.processes import Program
+from podidentity_sandbox.restarts import HEALTHY_SECONDS, LONGEST_SECONDS, Restarts
 from tests.support.waiting import until, until_sync
+
+
+@pytest.mark.parametrize(
+    ("image", "program"),
+    [
+        ("aad-pod-identity/nmi:1.0.0-rc.1", "nmi"),
+        ("mcr.microsoft.com/oss/azure/aad-pod-identity/mic:v1.8.17", "mic"),
+        ("registry.invalid/aad-pod-identity/demo@sha256:00", "demo"),
+        ("aad-pod-identity/nmi-tools:1", ""),
+        ("pause", ""),
+    ],
+)
+def test_an_image_is_recognised_by_its_name(image: str, program: str) -> None:
+    assert program_of(image) == program
+
+
+@pytest.mark.parametrize(
+    ("argument", "becomes"),
+    [
+        ("--node=$(NODE_NAME)", "--node=node-0"),
+        ("$(NODE_NAME)$(NODE_NAME)", "node-0node-0"),
+        ("$(MISSING)", "$(MISSING)"),
+        ("$$(NODE_NAME)", "$(NODE_NAME)"),
+        ("$NODE_NAME", "$NODE_NAME"),
+    ],
+)
+def test_arguments_are_expanded_as_kubernetes_does(argument: str, becomes: str) -> None:
+    assert expanded(argument, {"NODE_NAME": "node-0"}) == becomes
+
 
 HERE = ExecutionContext("127.0.0.1", environment={"PLACE": "here"})
 
@@ -79,3 +114,55 @@ def test_a_program_ends_with_its_killed_sandbox(tmp_path: Path) -> None:
         process.kill()
     # The adopting process reaps the orphan with a delay. The program would run for longer than the wait.
     until_sync(lambda: not child.exists(), "the program ends with its sandbox")
+
+
+@dataclass
+class Clock:
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def end_and_start(restarts: Restarts, clock: Clock) -> float:
+    """Let the program end and start again as soon as it is due. Return the delay."""
+    delay = restarts.ended()
+    assert delay is not None
+    clock.now += delay
+    assert restarts.is_due()
+    restarts.started()
+    return delay
+
+
+def test_a_program_starts_after_a_second_and_its_end_is_reported_once(clock: Clock) -> None:
+    restarts = Restarts(clock)
+    assert restarts.ended() == 1.0
+    assert restarts.ended() is None
+    clock.now += 0.9
+    assert not restarts.is_due()
+    clock.now += 0.1
+    assert restarts.is_due()
+    restarts.started()
+    assert restarts.ended() is not None
+
+
+def test_the_delay_doubles_up_to_a_minute(clock: Clock) -> None:
+    restarts = Restarts(clock)
+    delays = [end_and_start(restarts, clock) for _ in range(8)]
+    assert delays == [1, 2, 4, 8, 16, 32, LONGEST_SECONDS, LONGEST_SECONDS]
+
+
+def test_the_delay_is_short_again_after_a_healthy_minute(clock: Clock) -> None:
+    restarts = Restarts(clock)
+    for _ in range(4):
+        end_and_start(restarts, clock)
+    clock.now += HEALTHY_SECONDS
+    assert end_and_start(restarts, clock) == 1.0
+    clock.now += HEALTHY_SECONDS - 1
+    assert not restarts.is_due()
+    assert end_and_start(restarts, clock) == 2.0

@@ -111,3 +111,9 @@ def test_on_the_real_api_server_nothing_remains(
 ) -> None:
     run(f"--kubeconfig={plane.kubeconfig}", *flags)
     assert plane.api("GET", "/api/v1/nodes")["items"] == []
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    kinds = [f"/api/v1/{kind}" for kind in ("pods", "serviceaccounts")]
+    kinds += [f"{rbac}/{kind}" for kind in ("roles", "rolebindings", "clusterroles", "clusterrolebindings")]
+    for path in kinds:
+        names = [each["metadata"]["name"] for each in plane.api("GET", path)["items"]]
+        assert not [name for name in names if "aad-pod-identity" in name or path.endswith("pods")]

@@ -10,8 +10,7 @@ from podidentity.resources import BINDINGS, IDENTITIES
 from podidentity_sandbox.given_identities import GivenIdentityError, parse
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import ask, exception, identity, run_pod
-from tests.sandbox.cloud.conftest import eventually
+from tests.integration.identity_requests import ask, identity, run_pod
 
 pytestmark = [pytest.mark.programs, pytest.mark.asyncio(loop_scope="module")]
 GIVEN = parse(["blue=app", "green=app", "alone"], ["robot"])
@@ -28,43 +27,11 @@ def client_id(sandbox: Sandbox, name: str) -> str:
     return next(each.client_id for each in sandbox.identities if each.given.name == name)
 
 
-async def test_a_pod_with_the_selector_gets_each_of_its_identities(given: Sandbox) -> None:
-    context = await run_pod(given, "app", {"aadpodidbinding": "app"})
-    for name in ("green", "blue"):
-        wanted = client_id(given, name)
-        answer = await ask(given, context, client_id=wanted)
-        assert (answer.status, answer.claims["appid"]) == (200, wanted), answer.text
-
-
 async def test_a_service_principal_signs_in_with_its_secret(given: Sandbox) -> None:
     context = await run_pod(given, "robot", {"aadpodidbinding": "robot"})
     answer = await ask(given, context)
     assert (answer.status, answer.claims["appid"]) == (200, client_id(given, "robot")), answer.text
     assert given.azure.aad.calls[-1].proof == "secret"
-
-
-async def test_the_system_assigned_identity_is_for_pods_of_an_exception(given: Sandbox) -> None:
-    await given.cluster.apply(exception("not-nmi", {"app": "agent"}))
-    context = await run_pod(given, "agent", {"app": "agent"})
-
-    async def is_exempt() -> bool:
-        return (await ask(given, context)).status == 200
-
-    await eventually(is_exempt, given)  # NMI may learn of the pod before it learns of the exception
-    answer = await ask(given, context)
-    machine = given.azure.arm.vm(given.vm_id("node-0"))
-    assert machine.system_assigned is not None
-    assert (answer.status, answer.claims["oid"]) == (200, machine.system_assigned.object_id), answer.text
-    assert "SystemAssigned" in machine.document()["identity"]["type"]
-
-
-async def test_each_identity_has_a_role_in_azure(given: Sandbox) -> None:
-    for created in given.identities:
-        directory = given.azure.directory
-        found = directory.managed(created.client_id) or directory.principal(created.client_id)
-        assert found is not None
-        assert directory.may(found.object_id, ["Reader"])
-        assert directory.may(found.object_id, ["Storage Blob Data Contributor"])
 
 
 async def test_nodes_of_a_scale_set_share_its_identities() -> None:
@@ -78,11 +45,6 @@ async def test_nodes_of_a_scale_set_share_its_identities() -> None:
         assert first == second
         assert first.system_assigned is not None
         assert first.user_assigned == (sandbox.azure.demo,)
-
-
-async def test_without_the_setting_no_vm_has_a_system_assigned_identity() -> None:
-    async with Sandbox(Settings(programs=False, namespaces=False)) as sandbox:
-        assert sandbox.azure.imds.hosts[0].identities().system_assigned is None
 
 
 async def test_objects_that_exist_keep_the_sandbox_from_starting_and_stay(given: Sandbox) -> None:

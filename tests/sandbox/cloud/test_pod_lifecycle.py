@@ -2,11 +2,8 @@
 
 import asyncio
 
-import pytest
-
-from podidentity.kube.client import MERGE_PATCH
-from podidentity.kube.errors import Conflict, Invalid, NotFound
-from podidentity.resources import NODES, PODS
+from podidentity.kube.errors import NotFound
+from podidentity.resources import PODS
 from podidentity_sandbox.sandbox import Sandbox
 from tests.sandbox.cloud.conftest import eventually, pod
 
@@ -37,20 +34,17 @@ async def test_pods_without_a_node_are_spread_and_run_with_an_address_each(stage
     assert all(found.addresses == (found.status.pod_ip,) for found in pods)
 
 
-async def test_a_pod_of_another_scheduler_is_left_alone(stage: Sandbox) -> None:
+async def test_a_pod_of_another_scheduler_is_left_alone_and_a_host_network_pod_has_the_nodes_address(
+    stage: Sandbox,
+) -> None:
     await stage.cluster.apply(pod("foreign", schedulerName="other"))
-    await stage.cluster.apply(pod("ours"))
-    await eventually(lambda: runs(stage, "ours"), stage)
-    assert (await stage.cluster.client.get(PODS, "default", "foreign")).spec.node_name == ""
-
-
-async def test_a_host_network_pod_has_the_nodes_address(stage: Sandbox) -> None:
     await stage.cluster.apply(pod("host", hostNetwork=True, nodeName="node-1"))
     await eventually(lambda: runs(stage, "host"), stage)
     assert (await stage.cluster.client.get(PODS, "default", "host")).status.pod_ip == "127.0.0.1"
+    assert (await stage.cluster.client.get(PODS, "default", "foreign")).spec.node_name == ""
 
 
-async def test_a_deleted_pod_is_removed_and_its_namesake_is_another_pod(stage: Sandbox) -> None:
+async def test_a_deleted_or_force_deleted_pod_is_removed_and_its_namesake_is_another_pod(stage: Sandbox) -> None:
     await stage.cluster.apply(pod("again"))
     await eventually(lambda: runs(stage, "again"), stage)
     first = await stage.cluster.client.get(PODS, "default", "again")
@@ -60,6 +54,14 @@ async def test_a_deleted_pod_is_removed_and_its_namesake_is_another_pod(stage: S
     await eventually(lambda: runs(stage, "again"), stage)
     second = await stage.cluster.client.get(PODS, "default", "again")
     assert first.metadata.uid != second.metadata.uid
+    await stage.cluster.client.request(
+        "DELETE", PODS.path("default", "again"), body=b'{"gracePeriodSeconds":0}', content_type="application/json"
+    )
+
+    async def forgotten() -> bool:
+        return all(kubelet.context("default", "again") is None for kubelet in stage.cluster.kubelets.values())
+
+    await eventually(forgotten, stage)
 
 
 async def test_the_demo_image_runs_with_the_declared_environment_and_its_log_is_kept(stage: Sandbox) -> None:
@@ -119,35 +121,3 @@ async def test_the_log_of_an_ended_pod_can_be_read_and_followed_until_it_is_dele
         return kubelet.log_file("default", "ended") is None
 
     await eventually(forgotten, stage)
-
-
-async def test_a_force_deleted_pod_is_removed(stage: Sandbox) -> None:
-    await stage.cluster.apply(pod("forced"))
-    await eventually(lambda: runs(stage, "forced"), stage)
-    await stage.cluster.client.request(
-        "DELETE", PODS.path("default", "forced"), body=b'{"gracePeriodSeconds":0}', content_type="application/json"
-    )
-
-    async def forgotten() -> bool:
-        return all(kubelet.context("default", "forced") is None for kubelet in stage.cluster.kubelets.values())
-
-    await eventually(forgotten, stage)
-
-
-async def test_nodes_name_their_vms(stage: Sandbox) -> None:
-    nodes = await stage.cluster.client.list(NODES)
-    assert {node.metadata.name: node.spec.provider_id for node in nodes} == {
-        name: f"azure://{stage.vm_id(name)}" for name in ("node-0", "node-1")
-    }
-    assert stage.azure.arm.vm(stage.vm_id("node-0")).name == "node-0"
-
-
-async def test_a_status_of_a_namesake_is_not_overwritten(stage: Sandbox) -> None:
-    """The kubelet's status carries the uid, which the API server compares."""
-    await stage.cluster.apply(pod("named"))
-    await eventually(lambda: runs(stage, "named"), stage)
-    path = PODS.path("default", "named", "status")
-    body = b'{"metadata":{"uid":"00000000-0000-0000-0000-000000000000"},"status":{"phase":"Failed"}}'
-    with pytest.raises((Conflict, Invalid)):
-        await stage.cluster.client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
-    assert await runs(stage, "named")

@@ -147,11 +147,6 @@ def test_a_killed_program_starts_again_with_a_line_in_the_output(running: Runnin
     until_sync(lambda: bool(re.search(rf"^{program}.* runs again$", running.log.read_text(), re.MULTILINE)))
 
 
-def test_an_unusable_fault_is_one_line_and_exit_code_1(environment: dict[str, str]) -> None:
-    code, output = podidctl(environment, "sandbox", "fault", "disk=500")
-    assert (code, output) == (1, "podidctl: unknown service 'disk': use imds, arm, aad, proxy, api\n")
-
-
 def test_without_a_sandbox_the_command_reports_how_to_start_one(tmp_path: Path) -> None:
     alone = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     code, output = podidctl(alone, "sandbox", "fault")

@@ -1,9 +1,9 @@
-"""Each fault as a client meets it, on new and on established connections. Excluded: HTTP (test_answers_in_place)."""
+"""Each fault as a client meets it, on new and on established connections. Excluded: HTTP (test_status_proxy)."""
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from typing_extensions import override
@@ -11,7 +11,6 @@ from typing_extensions import override
 from podidentity_sandbox.faults import FaultProxy, Mode, Pace
 from podidentity_sandbox.serving import free_ports
 
-DEADLINE = 60.0
 QUIET = 0.05
 
 
@@ -44,9 +43,9 @@ class Client:
         self.writer = writer
 
     async def says(self, text: bytes) -> bytes:
+        """Send the text, and return as many bytes as it has."""
         self.writer.write(text)
-        async with asyncio.timeout(DEADLINE):
-            return await self.reader.readexactly(len(text))
+        return await self.reader.readexactly(len(text))
 
     async def hears_nothing(self) -> None:
         with pytest.raises(TimeoutError):
@@ -55,74 +54,73 @@ class Client:
 
     async def is_reset(self) -> None:
         with pytest.raises(ConnectionResetError):
-            async with asyncio.timeout(DEADLINE):
-                await self.reader.read(1)
+            await self.reader.read(1)
 
-    async def close(self) -> None:
-        self.writer.close()
-
-
-async def connect(proxy: FaultProxy) -> Client:
-    return Client(*await asyncio.open_connection(proxy.host, proxy.port))
+    async def is_ended(self) -> None:
+        with contextlib.suppress(ConnectionResetError):
+            assert await self.reader.read() == b""
 
 
-async def test_bytes_are_forwarded_and_counted(proxy: FaultProxy) -> None:
+Connect = Callable[..., Awaitable[Client]]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Connect to a proxy, or to another port. The connections are closed after the test."""
+    clients: list[Client] = []
+
+    async def connect_to(proxy: FaultProxy, port: int = 0) -> Client:
+        clients.append(Client(*await asyncio.open_connection(proxy.host, port or proxy.port)))
+        return clients[-1]
+
+    yield connect_to
+    for client in clients:
+        client.writer.close()
+
+
+@pytest.fixture
+async def old(proxy: FaultProxy, connect: Connect) -> Client:
+    """An established connection."""
+    client = await connect(proxy)
+    await client.says(b"x")
+    return client
+
+
+async def test_bytes_and_the_end_of_a_stream_are_forwarded_and_counted(proxy: FaultProxy, connect: Connect) -> None:
     client = await connect(proxy)
     assert await client.says(b"hello") == b"hello"
     assert (proxy.counts.accepted, proxy.counts.bytes_to_server, proxy.counts.bytes_to_client) == (1, 5, 5)
     assert proxy.open_connections == 1
-    await client.close()
-
-
-async def test_the_end_of_a_stream_is_forwarded(proxy: FaultProxy) -> None:
-    client = await connect(proxy)
     client.writer.write(b"last")
     client.writer.write_eof()
-    async with asyncio.timeout(DEADLINE):
-        assert await client.reader.read() == b"last"
-    await client.close()
+    assert await client.reader.read() == b"last"
 
 
-async def test_while_hanging_new_connections_get_nothing_and_old_ones_continue(proxy: FaultProxy) -> None:
-    old = await connect(proxy)
-    await old.says(b"x")
+async def test_while_hanging_new_connections_get_nothing_and_old_ones_continue(
+    proxy: FaultProxy, connect: Connect, old: Client
+) -> None:
     await proxy.set_mode(Mode.HANG)
     new = await connect(proxy)
     new.writer.write(b"question")
     await new.hears_nothing()
     assert await old.says(b"still here") == b"still here"
     await proxy.set_mode(Mode.PASS)
-    async with asyncio.timeout(DEADLINE):
-        assert await new.reader.readexactly(8) == b"question"
-    await old.close()
-    await new.close()
+    assert await new.reader.readexactly(8) == b"question"
 
 
-async def test_while_silent_old_connections_stay_open_and_deliver_nothing(proxy: FaultProxy) -> None:
-    client = await connect(proxy)
-    await client.says(b"x")
+async def test_while_silent_old_connections_stay_open_and_deliver_nothing(proxy: FaultProxy, old: Client) -> None:
     await proxy.set_mode(Mode.SILENT)
-    client.writer.write(b"held")
-    await client.hears_nothing()
-    assert not client.reader.at_eof()
+    old.writer.write(b"held")
+    old.writer.write_eof()  # also the server's end is not forwarded
+    await old.hears_nothing()
+    assert not old.reader.at_eof()
     await proxy.set_mode(Mode.PASS)
-    async with asyncio.timeout(DEADLINE):
-        assert await client.reader.readexactly(4) == b"held"
-    await client.close()
+    assert await old.reader.readexactly(4) == b"held"
 
 
-async def test_while_silent_even_the_end_of_the_server_is_not_forwarded(proxy: FaultProxy, echo: int) -> None:
-    client = await connect(proxy)
-    await client.says(b"x")
-    await proxy.set_mode(Mode.SILENT)
-    client.writer.write_eof()
-    await client.hears_nothing()
-    await client.close()
-
-
-async def test_while_refusing_no_client_can_connect_and_the_port_works_again_afterwards(proxy: FaultProxy) -> None:
-    old = await connect(proxy)
-    await old.says(b"x")
+async def test_while_refusing_no_client_can_connect_and_the_port_works_again_afterwards(
+    proxy: FaultProxy, connect: Connect, old: Client
+) -> None:
     port = proxy.port
     await proxy.set_mode(Mode.REFUSE)
     with pytest.raises(ConnectionRefusedError):
@@ -130,83 +128,58 @@ async def test_while_refusing_no_client_can_connect_and_the_port_works_again_aft
     assert await old.says(b"still here") == b"still here"
     await proxy.set_mode(Mode.PASS)
     assert proxy.port == port
-    new = await connect(proxy)
-    assert await new.says(b"again") == b"again"
-    await old.close()
-    await new.close()
+    assert await (await connect(proxy)).says(b"again") == b"again"
 
 
-async def test_a_reset_ends_old_connections_and_new_ones(proxy: FaultProxy) -> None:
-    old = await connect(proxy)
-    await old.says(b"x")
+async def test_a_reset_ends_old_connections_and_new_ones(proxy: FaultProxy, connect: Connect, old: Client) -> None:
     await proxy.set_mode(Mode.RESET)
     await old.is_reset()
     new = await connect(proxy)
     new.writer.write(b"question")
     await new.is_reset()
-    await old.close()
-    await new.close()
 
 
-async def test_connections_can_be_reset_once_and_work_again(proxy: FaultProxy) -> None:
-    old = await connect(proxy)
-    await old.says(b"x")
+async def test_connections_can_be_reset_once_and_work_again(proxy: FaultProxy, connect: Connect, old: Client) -> None:
     await proxy.reset_connections()
     await old.is_reset()
-    new = await connect(proxy)
-    assert await new.says(b"again") == b"again"
-    await old.close()
-    await new.close()
+    assert await (await connect(proxy)).says(b"again") == b"again"
 
 
-async def test_a_slow_proxy_limits_the_rate(proxy: FaultProxy) -> None:
+async def test_a_slow_proxy_limits_the_rate(proxy: FaultProxy, connect: Connect) -> None:
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
     proxy.pace = Pace(bytes_per_second=100, latency_seconds=1.0, sleep=sleep)
-    client = await connect(proxy)
-    assert await client.says(b"0123456789") == b"0123456789"
+    assert await (await connect(proxy)).says(b"0123456789") == b"0123456789"
     # Ten bytes each way, in pieces of five.
     assert sum(waited) == pytest.approx(4 * 1.0 + 20 / 100)
-    await client.close()
 
 
-async def test_if_the_server_is_down_the_clients_connection_ends() -> None:
+async def test_if_the_server_is_down_the_clients_connection_ends(connect: Connect) -> None:
     proxy = FaultProxy("127.0.0.1", free_ports(1)[0])
     await proxy.start()
-    client = await connect(proxy)
-    async with asyncio.timeout(DEADLINE):
-        with contextlib.suppress(ConnectionResetError):
-            assert await client.reader.read() == b""
-    await client.close()
+    await (await connect(proxy)).is_ended()
     await proxy.stop()
 
 
-async def test_stopping_ends_hanging_connections(proxy: FaultProxy) -> None:
-    client = await connect(proxy)
-    await client.says(b"x")
+async def test_stopping_ends_hanging_connections(proxy: FaultProxy, old: Client) -> None:
     await proxy.set_mode(Mode.SILENT)
-    async with asyncio.timeout(DEADLINE):
-        await proxy.stop()
-        with contextlib.suppress(ConnectionResetError):
-            assert await client.reader.read() == b""
-    await client.close()
+    await proxy.stop()
+    await old.is_ended()
 
 
-async def test_a_given_socket_is_served_too(echo: int) -> None:
+async def test_a_given_socket_is_served_too(echo: int, connect: Connect) -> None:
     elsewhere = socket.create_server(("127.0.0.1", 0))
-    port = elsewhere.getsockname()[1]
     proxy = FaultProxy("127.0.0.1", echo)
+    port = elsewhere.getsockname()[1]
     await proxy.start(extra_sockets=[elsewhere])
-    client = Client(*await asyncio.open_connection("127.0.0.1", port))
-    assert await client.says(b"hello") == b"hello"
-    await client.close()
+    assert await (await connect(proxy, port)).says(b"hello") == b"hello"
     await proxy.stop()
 
 
-async def test_a_connection_whose_task_ends_before_its_first_step_is_closed(echo: int) -> None:
+async def test_a_connection_whose_task_ends_before_its_first_step_is_closed(echo: int, connect: Connect) -> None:
     class Cancelling(FaultProxy):
         @override
         def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -216,13 +189,8 @@ async def test_a_connection_whose_task_ends_before_its_first_step_is_closed(echo
 
     proxy = Cancelling("127.0.0.1", echo)
     await proxy.start()
-    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-    async with asyncio.timeout(DEADLINE):
-        with contextlib.suppress(ConnectionResetError):
-            assert await reader.read(1) == b""
-    assert proxy.counts.accepted == 1
-    assert proxy.open_connections == 0
-    writer.close()
+    await (await connect(proxy)).is_ended()
+    assert (proxy.counts.accepted, proxy.open_connections) == (1, 0)
     await proxy.stop()
 
 
@@ -232,6 +200,5 @@ async def test_a_connection_that_is_reported_after_the_end_is_closed(proxy: Faul
     with ours:
         reader, writer = await asyncio.open_connection(sock=theirs)
         proxy._accepted(reader, writer)
-        async with asyncio.timeout(DEADLINE):
-            assert await asyncio.to_thread(ours.recv, 1) == b""
+        assert await asyncio.to_thread(ours.recv, 1) == b""
     assert proxy.open_connections == 0

@@ -1,6 +1,5 @@
 """Answers that the HTTP proxy gives in the server's place, and that everything else passes unchanged."""
 
-import ssl
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -10,33 +9,31 @@ from aiohttp import web
 from podidentity_sandbox.certificates import Authority
 from podidentity_sandbox.faults import FakeResponse, StatusProxy
 
+AUTHORITY = Authority()
+
 
 async def echo(request: web.BaseRequest) -> web.StreamResponse:
     body = await request.read()
     return web.Response(status=201, body=request.path_qs.encode() + b" " + body, headers={"X-Seen": "yes"})
 
 
-@pytest.fixture
-async def upstream() -> AsyncIterator[str]:
+@pytest.fixture(params=[False, True], ids=["http", "https"])
+async def proxy(request: pytest.FixtureRequest) -> AsyncIterator[StatusProxy]:
+    serving = AUTHORITY.server_context() if request.param else None
     runner = web.ServerRunner(web.Server(echo))
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    yield f"http://{host}:{port}"
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=serving).start()
+    upstream = f"http{'s' if serving else ''}://127.0.0.1:{runner.addresses[0][1]}"
+    made = StatusProxy(upstream, upstream_tls=AUTHORITY.client_context() if serving else None, serving_tls=serving)
+    await made.start()
+    yield made
+    await made.stop()
     await runner.cleanup()
 
 
 @pytest.fixture
-async def proxy(upstream: str) -> AsyncIterator[StatusProxy]:
-    made = StatusProxy(upstream)
-    await made.start()
-    yield made
-    await made.stop()
-
-
-@pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as made:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=AUTHORITY.client_context())) as made:
         yield made
 
 
@@ -67,22 +64,6 @@ async def test_a_rule_selects_its_requests(proxy: StatusProxy, session: aiohttp.
     proxy.clear()
     async with session.get(f"{proxy.url}/bad") as response:
         assert response.status == 201
-
-
-async def test_it_serves_tls_with_certificates(session: aiohttp.ClientSession) -> None:
-    authority = Authority()
-    runner = web.ServerRunner(web.Server(echo))
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=authority.server_context()).start()
-    trust: ssl.SSLContext = authority.client_context()
-    proxy = StatusProxy(
-        f"https://127.0.0.1:{runner.addresses[0][1]}", upstream_tls=trust, serving_tls=authority.server_context()
-    )
-    await proxy.start()
-    async with session.get(f"{proxy.url}/secure", ssl=trust) as response:
-        assert await response.read() == b"/secure "
-    await proxy.stop()
-    await runner.cleanup()
 
 
 async def test_a_server_that_is_down_ends_the_clients_connection(session: aiohttp.ClientSession) -> None:

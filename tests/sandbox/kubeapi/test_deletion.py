@@ -30,8 +30,10 @@ def thing(name: str, **spec: Any) -> dict[str, Any]:
     return {"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": name}, "spec": spec}
 
 
-async def test_a_namespace_is_deleted_after_its_objects(api: KubeApi, call: Caller) -> None:
+async def test_a_namespace_has_its_account_and_is_deleted_after_its_objects(api: KubeApi, call: Caller) -> None:
     await call("POST", "/api/v1/namespaces", {"metadata": {"name": "n"}})
+    assert api.store.find("serviceaccounts", "default", "n") is not None
+    assert api.store.get("configmaps", "kube-root-ca.crt", "n")["data"]["ca.crt"] == api.ca_pem
     await call("POST", "/api/v1/namespaces/n/pods", pod("running", node="n1"))
     deleted = await call("DELETE", "/api/v1/namespaces/n")
     assert deleted.body["status"]["phase"] == "Terminating"
@@ -42,12 +44,6 @@ async def test_a_namespace_is_deleted_after_its_objects(api: KubeApi, call: Call
     assert (await call("GET", "/api/v1/namespaces/n")).status == 200
     api.store.delete("pods", "running", "n", grace_seconds=0)
     assert (await call("GET", "/api/v1/namespaces/n")).status == 404
-
-
-async def test_a_new_namespace_has_its_account_and_root_certificate(api: KubeApi) -> None:
-    api.store.create("namespaces", {"metadata": {"name": "n"}})
-    assert api.store.find("serviceaccounts", "default", "n") is not None
-    assert api.store.get("configmaps", "kube-root-ca.crt", "n")["data"]["ca.crt"] == api.ca_pem
 
 
 async def test_a_definition_serves_its_kind_until_it_is_deleted(call: Caller) -> None:

@@ -147,17 +147,12 @@ async def test_an_oversized_body_is_rejected_and_a_smaller_one_is_not(call: Call
     assert (await call("POST", CONFIGMAPS, io.BytesIO(of_size(BODY_MAX)))).status == 201
 
 
-@pytest.mark.parametrize("levels", [DEPTH_MAX + 1, 100_000])
-async def test_a_body_nested_too_deeply_is_rejected(call: Caller, levels: int) -> None:
-    body = b'{"a":' * levels + b"1" + b"}" * levels
-    assert (await call("POST", CONFIGMAPS, body)).status == 400
-    assert (await call("PATCH", f"{CONFIGMAPS}/kube-root-ca.crt", body, MERGE)).status == 400
-
-
-async def test_a_less_deeply_nested_body_is_accepted(call: Caller) -> None:
-    levels = DEPTH_MAX - 2
-    body = b'{"a":' * levels + b"1" + b"}" * levels
-    assert (await call("PATCH", f"{CONFIGMAPS}/kube-root-ca.crt", body, MERGE)).status == 200
+async def test_a_body_nested_too_deeply_is_rejected_and_a_less_deep_one_is_not(call: Caller) -> None:
+    for levels, statuses in ((DEPTH_MAX + 1, (400, 400)), (100_000, (400, 400)), (DEPTH_MAX - 2, (422, 200))):
+        body = b'{"a":' * levels + b"1" + b"}" * levels
+        created = await call("POST", CONFIGMAPS, body)
+        patched = await call("PATCH", f"{CONFIGMAPS}/kube-root-ca.crt", body, MERGE)
+        assert (created.status, patched.status) == statuses
 
 
 @pytest.mark.parametrize(

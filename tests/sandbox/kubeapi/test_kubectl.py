@@ -3,14 +3,14 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from podidentity_sandbox.kubeapi import KubeApi, protobuf
-from tests.sandbox.kubeapi.client import identity, pod
+from tests.sandbox.kubeapi.client import pod
 from tests.testplane import up
 
 pytestmark = pytest.mark.plane
@@ -74,11 +74,6 @@ async def test_a_manifest_is_applied_again_changed_and_deleted(kubectl: Kubectl)
     assert "NotFound" in await kubectl("get", "pod", "demo")
 
 
-async def test_a_field_that_does_not_exist_is_refused_by_apply(kubectl: Kubectl) -> None:
-    refused = await kubectl("apply", "-f", "-", stdin=json.dumps(identity("x") | {"nonsense": 1}))
-    assert 'unknown field "nonsense"' in refused
-
-
 async def test_the_columns_of_pods_and_nodes_are_shown(api: KubeApi, kubectl: Kubectl) -> None:
     await kubectl("apply", "-f", "-", stdin=MANIFEST)
     lines = [line.split() for line in (await kubectl("get", "azureidentity,pods", "-A")).splitlines() if line]
@@ -89,22 +84,6 @@ async def test_the_columns_of_pods_and_nodes_are_shown(api: KubeApi, kubectl: Ku
         "nodes", {"metadata": {"name": "n1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
     )
     assert (await kubectl("get", "nodes", "--no-headers")).split()[:3] == ["n1", "Ready", "<none>"]
-
-
-async def test_objects_are_labelled_annotated_patched_described_and_explained(kubectl: Kubectl) -> None:
-    await kubectl("apply", "-f", "-", stdin=MANIFEST)
-    await kubectl("label", "pod", "demo", "x=y")
-    await kubectl("annotate", "azureidentity", "demo", "aadpodidentity.k8s.io/Behavior=namespaced")
-    await kubectl(
-        "patch", "azureidentity", "demo", "--type=json", "-p", '[{"op":"replace","path":"/spec/type","value":1}]'
-    )
-    assert "y" in await kubectl("get", "pod", "demo", "--show-labels")
-    described = await kubectl("describe", "azureidentity", "demo")
-    assert "namespaced" in described
-    assert "Type:         1" in described
-    assert "demo" in await kubectl("describe", "pod", "demo")
-    assert "resourceID" in await kubectl("explain", "azureidentity.spec")
-    assert "demo" in await kubectl("apply", "--server-side", "-f", "-", stdin=MANIFEST)
 
 
 async def test_kubectl_wait_for_a_condition_and_for_deletion(api: KubeApi, kubectl: Kubectl) -> None:
@@ -123,31 +102,6 @@ async def test_kubectl_wait_for_a_condition_and_for_deletion(api: KubeApi, kubec
         await api.until_watched("pods")
     api.store.delete("pods", "p", "default", grace_seconds=0)
     assert "deleted" in await deleting
-
-
-async def test_logs_are_read_from_the_kubelet(api: KubeApi, kubectl: Kubectl) -> None:
-    async def read(document: dict[str, Any], options: Any) -> AsyncIterator[bytes]:
-        yield f"{document['metadata']['name']} {options.container} {options.tail_lines}\n".encode()
-
-    api.read_logs_with(read)
-    api.store.create("pods", pod("p", node="n1"), "default")
-    assert await kubectl("logs", "p", "--tail=5") == "p main 5\n"
-
-
-async def test_the_definitions_of_the_project_are_applied_to_an_empty_server(tmp_path: Path) -> None:
-    api = KubeApi()
-    await api.start()
-    kubeconfig = await asyncio.to_thread(api.write_kubeconfig, tmp_path / "kubeconfig")
-    program = await asyncio.to_thread(up.tool, "kubectl")
-    crds = Path(__file__).parents[3] / "deploy" / "crds"
-    for arguments in (["apply", "-f", str(crds)], ["wait", "--for=condition=Established", "-f", str(crds)]):
-        process = await asyncio.create_subprocess_exec(
-            program, f"--kubeconfig={kubeconfig}", *arguments, stdout=asyncio.subprocess.PIPE
-        )
-        async with asyncio.timeout(SECONDS):
-            output, _ = await process.communicate()
-        assert output.count(b"\n") == 4
-    await api.stop()
 
 
 async def test_kubectl_sends_every_kind_that_the_emulator_decodes_from_protobuf(

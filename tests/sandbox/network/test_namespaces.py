@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,53 +25,44 @@ def ended(pid: int) -> None:
             os.kill(pid, 0)
 
 
-def test_root_can_create_namespaces_here() -> None:
+@pytest.fixture
+def namespaces() -> Iterator[Namespaces]:
+    """The namespace `one`. The test leaves no namespace behind."""
     assert available()
-    assert not list(NAMESPACES.glob(f"{owner()}-trial*"))
+    made = Namespaces("t1")
+    made.create("one")
+    yield made
+    made.delete_all()
+    assert not list(NAMESPACES.glob(f"{owner()}-t*"))
 
 
-def test_a_socket_of_a_namespace_is_reachable_only_inside() -> None:
-    namespaces = Namespaces("t1")
-    try:
-        namespaces.create("one")
-        namespaces.create("two")
-        with namespaces.listening("one", "127.0.0.1", 7777):
-            asking = "import socket; socket.create_connection(('127.0.0.1', 7777), 2)"
-            for name, code in (("one", 0), ("two", 1)):
-                command = namespaces.command(name, [sys.executable, "-c", asking])
-                assert subprocess.run(command, capture_output=True, check=False).returncode == code
-    finally:
-        namespaces.delete_all()
-    assert not list(NAMESPACES.glob(f"{owner()}-t1-*"))
+def test_a_socket_of_a_namespace_is_reachable_only_inside(namespaces: Namespaces) -> None:
+    namespaces.create("two")
+    with namespaces.listening("one", "127.0.0.1", 7777):
+        asking = "import socket; socket.create_connection(('127.0.0.1', 7777), 2)"
+        for name, code in (("one", 0), ("two", 1)):
+            command = namespaces.command(name, [sys.executable, "-c", asking])
+            assert subprocess.run(command, capture_output=True, check=False).returncode == code
 
 
-def test_the_calling_thread_keeps_its_namespace_and_failures_are_raised() -> None:
-    namespaces = Namespaces("t2")
+def test_the_calling_thread_keeps_its_namespace_and_failures_are_raised(namespaces: Namespaces) -> None:
     own = OWN.readlink()
-    try:
-        namespaces.create("one")
-        inside = namespaces.call("one", lambda: (OWN.readlink(), threading.get_ident()))
-        assert inside[0] != own
-        assert inside[1] != threading.get_ident()
-        assert OWN.readlink() == own
-        with pytest.raises(ZeroDivisionError):
-            namespaces.call("one", lambda: 1 // 0)
-    finally:
-        namespaces.delete_all()
+    inside = namespaces.call("one", lambda: (OWN.readlink(), threading.get_ident()))
+    assert inside[0] != own
+    assert inside[1] != threading.get_ident()
+    assert OWN.readlink() == own
+    with pytest.raises(ZeroDivisionError):
+        namespaces.call("one", lambda: 1 // 0)
+    namespaces.delete("one")
     with pytest.raises(OSError, match="No such file"):
         namespaces.call("one", lambda: None)
 
 
-def test_two_of_one_name_are_rejected_and_deleting_a_missing_one_is_no_error() -> None:
-    namespaces = Namespaces("t3")
-    try:
-        namespaces.create("one")
-        with pytest.raises(NamespaceError, match="exists"):
-            Namespaces("t3").create("one")
-        namespaces.delete("one")
-        namespaces.delete("one")
-    finally:
-        namespaces.delete_all()
+def test_two_of_one_name_are_rejected_and_deleting_a_missing_one_is_no_error(namespaces: Namespaces) -> None:
+    with pytest.raises(NamespaceError, match="exists"):
+        Namespaces("t1").create("one")
+    namespaces.delete("one")
+    namespaces.delete("one")
 
 
 def test_leftovers_of_a_killed_owner_are_removed_and_others_remain() -> None:

@@ -1,7 +1,7 @@
 """The sandbox's network on machines with and without root, `ip`, and programs that write nat rules."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -70,33 +70,28 @@ async def test_a_backend_whose_rule_the_kernel_refuses_is_not_chosen(machine: Ma
     assert (await choose_network(str(machine.folder))).backend is Backend.IPTABLES_LEGACY
 
 
-async def test_without_a_usable_backend_the_reason_names_the_installed_programs(machine: Machine) -> None:
-    machine.program("nft", "exit 1")
+@pytest.mark.parametrize(
+    ("programs", "user", "reason"),
+    [
+        (
+            {"nft": "exit 1"},
+            0,
+            "the kernel accepts no nat rule from the installed programs (nftables)",
+        ),
+        ({}, 0, "no program that writes nat rules is installed (package nftables)"),
+        ({"ip": "exit 1", "nft": "exit 0"}, 0, "this system does not permit network namespaces"),
+        ({"ip": "", "nft": "exit 0"}, 0, "the program ip is missing (package iproute2)"),
+        ({"nft": "exit 0"}, 1000, "not root"),
+    ],
+    ids=["no usable backend", "no program", "no namespaces", "no ip", "ordinary user"],
+)
+async def test_without_redirects_the_reason_is_named(
+    machine: Machine, programs: Mapping[str, str], user: int, reason: str
+) -> None:
+    for name, text in programs.items():
+        machine.program(name, text)
+        if not text:
+            (machine.folder / name).unlink()
+    machine.user(user)
     choice = await choose_network(str(machine.folder))
-    assert not choice.redirects
-    assert choice.reason == "the kernel accepts no nat rule from the installed programs (nftables)"
-
-
-async def test_without_a_program_for_rules_the_reason_names_the_package(machine: Machine) -> None:
-    choice = await choose_network(str(machine.folder))
-    assert not choice.redirects
-    assert choice.reason == "no program that writes nat rules is installed (package nftables)"
-
-
-async def test_a_system_without_network_namespaces_is_named(machine: Machine) -> None:
-    machine.program("ip", "exit 1")
-    machine.program("nft")
-    assert (await choose_network(str(machine.folder))).reason == "this system does not permit network namespaces"
-
-
-async def test_a_missing_ip_is_named_with_its_package(machine: Machine) -> None:
-    (machine.folder / "ip").unlink()
-    machine.program("nft")
-    assert (await choose_network(str(machine.folder))).reason == "the program ip is missing (package iproute2)"
-
-
-async def test_an_ordinary_user_gets_loopback_addresses(machine: Machine) -> None:
-    machine.program("nft")
-    machine.user(1000)
-    choice = await choose_network(str(machine.folder))
-    assert (choice.backend, choice.reason) == (Backend.NONE, "not root")
+    assert (choice.backend, choice.redirects, choice.reason) == (Backend.NONE, False, reason)

@@ -1,16 +1,21 @@
-"""Answers of the sandbox's name server to queries as resolvers send them, and to hostile ones."""
+"""The sandbox's name server, also with hostile queries, and the server of the public names."""
 
 import asyncio
 import ipaddress
 import socket
 import struct
+from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from podidentity_sandbox.dns import NameServer, answer
-from podidentity_sandbox.serving import bound_datagrams
+from podidentity_sandbox.public_names import PublicNames
+from podidentity_sandbox.serving import FaultyService, bound_datagrams
 
 ADDRESS = ipaddress.IPv4Address("198.18.0.1")
 NAME = "management.azure.com"
@@ -49,22 +54,22 @@ def test_a_known_name_has_no_other_records(kind: int) -> None:
     assert (code_of(reply), addresses_in(reply)) == (NO_ERROR, [])
 
 
-def test_another_name_does_not_exist() -> None:
+def test_another_name_does_not_exist_and_a_query_with_edns_is_answered() -> None:
     assert code_of(answer(query("example.com"), ADDRESS, knows)) == NO_SUCH_NAME
-
-
-def test_a_query_with_edns_is_answered() -> None:
     option = b"\0" + struct.pack("!2HIH", 41, 1232, 0, 0)
     assert addresses_in(answer(query(extra=option), ADDRESS, knows)) == ["198.18.0.1"]
 
 
-@pytest.mark.parametrize("invalid", [query(questions=2), query()[:-4], query()[:20], query().replace(b"\x0a", b"\xc0")])
-def test_an_invalid_query_is_a_format_error(invalid: bytes) -> None:
-    assert code_of(answer(invalid, ADDRESS, knows)) == FORMAT_ERROR
-
-
-def test_an_update_is_not_implemented() -> None:
-    assert code_of(answer(query(flags=5 << 11), ADDRESS, knows)) == NOT_IMPLEMENTED
+@pytest.mark.parametrize(
+    ("invalid", "code"),
+    [
+        *((data, FORMAT_ERROR) for data in (query(questions=2), query()[:-4], query()[:20])),
+        (query().replace(b"\x0a", b"\xc0"), FORMAT_ERROR),
+        (query(flags=5 << 11), NOT_IMPLEMENTED),
+    ],
+)
+def test_an_invalid_query_is_a_format_error_and_an_update_is_not_implemented(invalid: bytes, code: int) -> None:
+    assert code_of(answer(invalid, ADDRESS, knows)) == code
 
 
 @pytest.mark.parametrize("invalid", [b"", b"\0" * 11, query() + b"\0" * 512, query(flags=0x8000)])
@@ -92,3 +97,49 @@ async def test_the_server_answers_on_its_socket_until_it_is_stopped() -> None:
     assert addresses_in(await asyncio.to_thread(ask)) == ["198.18.0.1"]
     server.stop()
     server.stop()
+
+
+class Named(FaultyService):
+    """Answers with its name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    @override
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(text=self.name)
+
+
+@pytest.fixture
+async def names() -> AsyncIterator[PublicNames]:
+    server = PublicNames({("arm.test", "old-arm.test"): Named("arm"), ("*.blob.test",): Named("storage")})
+    await server.start()
+    yield server
+    await server.stop()
+
+
+async def ask(names: PublicNames, host: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(names.url, headers={"Host": host}) as response:
+        return response.status, await response.text()
+
+
+@pytest.mark.parametrize(
+    ("host", "service"),
+    [
+        ("arm.test", "arm"),
+        ("old-arm.test", "arm"),
+        ("ARM.test:443", "arm"),
+        ("one.blob.test", "storage"),
+        ("two.blob.test", "storage"),
+    ],
+)
+async def test_the_host_selects_the_service(names: PublicNames, host: str, service: str) -> None:
+    assert await ask(names, host) == (200, service)
+    assert names.knows(host.lower().removesuffix(":443"))
+
+
+@pytest.mark.parametrize("host", ["test", "blob.test", ".blob.test", "a.b.blob.test", "arm.test.evil", "x.arm.test"])
+async def test_another_host_has_no_service(names: PublicNames, host: str) -> None:
+    assert (await ask(names, host))[0] == 421
+    assert not names.knows(host)

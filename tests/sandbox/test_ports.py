@@ -1,16 +1,25 @@
-"""Ports for programs that are started later: no two processes of a machine get the same one."""
+"""Ports of the sandbox.
+
+No two processes of a machine get the same one for a program that is started later. Ports of servers are outside the
+ephemeral range, so that a server gets its port back after a stop: while it is closed, the kernel may give a port of
+that range to any outgoing connection."""
 
 import json
 import multiprocessing
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
+from aiohttp import web
+from typing_extensions import override
 
 from podidentity_sandbox import serving
-from podidentity_sandbox.serving import PORT_BLOCKS, free_ports
+from podidentity_sandbox.faults import FaultProxy, StatusProxy
+from podidentity_sandbox.kubeapi import KubeApi
+from podidentity_sandbox.serving import PORT_BLOCKS, HttpService, free_ports
 
 OTHER = "import json, sys; from podidentity_sandbox.serving import free_ports; print(json.dumps(free_ports(60)))"
 
@@ -73,3 +82,31 @@ def test_a_port_can_be_used_while_a_forked_child_has_a_copy_of_each_open_socket(
     with copies:
         for port in free_ports(3):
             serving.listening("127.0.0.1", port).close()
+
+
+class Service(HttpService):
+    @override
+    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response()
+
+
+Server = Service | KubeApi | FaultProxy | StatusProxy
+
+SERVERS: dict[str, Callable[[], Server]] = {
+    "service": Service,
+    "API server": KubeApi,
+    "fault proxy": lambda: FaultProxy("127.0.0.1", 1),
+    "status proxy": lambda: StatusProxy("http://127.0.0.1:1"),
+}
+
+
+@pytest.mark.parametrize("make", SERVERS.values(), ids=SERVERS)
+async def test_a_server_gets_a_port_that_no_outgoing_connection_takes(make: Callable[[], Server]) -> None:
+    server = make()
+    await server.start()
+    port = server.port
+    await server.stop()
+    assert PORT_BLOCKS.start < port < PORT_BLOCKS.stop
+    await server.start(port=port)
+    assert server.port == port
+    await server.stop()

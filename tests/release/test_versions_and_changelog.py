@@ -1,4 +1,5 @@
-"""A release is refused if a place contradicts podidentity/version.py."""
+"""A release is refused if a place contradicts podidentity/version.py. Its notes are the changelog's section of the
+version, with links that work outside the repository."""
 
 import dataclasses
 from pathlib import Path
@@ -6,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from tools.release.changelog import Section
+from tools.release.changelog import Section, notes, sections
 from tools.release.versions import Versions, problems, read
 
 ROOT: Final = Path(__file__).parents[2]
@@ -14,11 +15,8 @@ RELEASED: Final = Section("1.2.3", "2026-12-01", "* New.\n")
 GOOD: Final = Versions(program="1.2.3", app="1.2.3", chart="5.2.0", demo="1.2.3", newest=RELEASED)
 
 
-def test_equal_versions_are_accepted() -> None:
+def test_equal_versions_are_accepted_also_of_a_release_candidate() -> None:
     assert list(problems(GOOD, "v1.2.3")) == []
-
-
-def test_a_release_candidate_is_accepted() -> None:
     candidate = dataclasses.replace(
         GOOD,
         program="1.2.3-rc.1",
@@ -59,9 +57,48 @@ def test_a_version_that_is_not_semver_is_refused() -> None:
     assert "the form is 1.2.3" in found
 
 
-def test_without_a_tag_the_changelog_needs_no_date() -> None:
-    assert list(problems(dataclasses.replace(GOOD, newest=dataclasses.replace(RELEASED, date=None)))) == []
-
-
 def test_this_tree_is_consistent() -> None:
     assert list(problems(read(ROOT))) == []
+    undated = dataclasses.replace(GOOD, newest=dataclasses.replace(RELEASED, date=None))
+    assert list(problems(undated)) == [], "without a tag the changelog needs no date"
+
+
+TEXT: Final = """\
+# Changelog
+
+Versions follow [docs/releasing.md](docs/releasing.md).
+
+## 1.1.0 (unreleased)
+
+* New.
+
+## 1.0.0 (2026-12-01)
+
+The first.
+
+### NMI
+
+* Serves [identities](docs/federated-identities.md#limits), as [others](https://example.org/docs) do.
+
+## 1.0.0-rc.1 (2026-11-01)
+
+* Tried.
+"""
+
+
+def test_each_section_has_its_own_lines() -> None:
+    newest, first, candidate = sections(TEXT)
+    assert newest == Section("1.1.0", None, "* New.\n")
+    assert (first.version, first.date) == ("1.0.0", "2026-12-01")
+    assert first.body.startswith("The first.\n\n### NMI\n")
+    assert "Tried" not in first.body
+    assert candidate == Section("1.0.0-rc.1", "2026-11-01", "* Tried.\n")
+
+    assert sections("# Changelog\n\n## Unreleased\n\n* New.\n\n## 1.0 (soon)\n") == []
+
+
+def test_relative_links_become_links_to_the_files_of_the_tag() -> None:
+    text = notes(sections(TEXT)[1], "https://git.example/owner/project/")
+    assert "(https://git.example/owner/project/blob/v1.0.0/docs/federated-identities.md#limits)" in text
+    assert "(https://example.org/docs)" in text
+    assert notes(sections(TEXT)[1], "") == sections(TEXT)[1].body, "without an address the links stay"

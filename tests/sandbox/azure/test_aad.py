@@ -1,7 +1,6 @@
-"""Client authentication at AAD: each invalid assertion next to a valid one.
+"""AAD of the sandbox: discovery, the fields of a request, and the client's proof, each invalid one next to a valid one.
 
-This file builds the assertions itself. The tests of `nmi` cover the assertions of `nmi`.
-"""
+This file builds the assertions itself. The tests of `nmi` cover the assertions of `nmi`."""
 
 import base64
 import json
@@ -56,12 +55,9 @@ def signing(azure: Azure) -> Signing:
     return Signing(azure)
 
 
-async def test_a_valid_assertion_is_accepted(signing: Signing) -> None:
+async def test_a_valid_assertion_is_accepted_also_with_the_older_algorithm_and_thumbprint(signing: Signing) -> None:
     status, body = await signing.ask(signing.assertion())
     assert (status, read_claims(body["access_token"])["appid"]) == (200, signing.principal.client_id)
-
-
-async def test_the_older_algorithm_and_thumbprint_are_accepted_too(signing: Signing) -> None:
     header = {"alg": "RS256", "x5t": encoded(signing.certificate.fingerprint(hashes.SHA1()))}  # noqa: S303  a name
     status, _ = await signing.ask(signing.assertion(header, padding.PKCS1v15()))
     assert status == 200
@@ -123,12 +119,8 @@ async def test_an_included_certificate_counts_only_for_a_trusted_subject(signing
     assert (await signing.ask(signing.assertion({**header, "x5c": ["no certificate"]})))[0] == 401
 
 
-async def test_another_assertion_type_is_rejected(signing: Signing) -> None:
-    status, _ = await signing.ask(signing.assertion(), client_assertion_type="urn:another")
-    assert status == 401
-
-
-async def test_an_application_without_a_secret_has_none(signing: Signing) -> None:
+async def test_another_assertion_type_or_a_secret_that_does_not_exist_is_rejected(signing: Signing) -> None:
+    assert (await signing.ask(signing.assertion(), client_assertion_type="urn:another"))[0] == 401
     for secret in ("", "x"):
         assert (await signing.ask("", client_secret=secret))[0] == 401
 
@@ -159,3 +151,46 @@ async def test_an_application_has_a_principal_in_each_tenant(azure: Azure) -> No
 
 def der(certificate: x509.Certificate) -> str:
     return base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "error"),
+    [
+        ({"grant_type": "password"}, 400, "unsupported_grant_type"),
+        ({"client_id": "unknown"}, 400, "unauthorized_client"),
+        ({"client_secret": "x"}, 401, "invalid_client"),
+        ({"scope": "https://vault.azure.net/"}, 400, "invalid_scope"),
+        ({"scope": "/.default"}, 400, "invalid_scope"),
+        ({"tenant": "elsewhere"}, 400, "invalid_request"),
+    ],
+    ids=["grant", "client", "secret", "scope-without-default", "empty-scope", "tenant"],
+)
+async def test_one_wrong_field_is_rejected(azure: Azure, changed: dict[str, str], status: int, error: str) -> None:
+    given, body = await azure.ask_aad(**changed)
+    assert (given, body["error"]) == (status, error)
+    assert body["error_description"].startswith("AADSTS")
+
+
+async def test_adfs_has_no_version_two(azure: Azure) -> None:
+    azure.directory.add_tenant("adfs")
+    azure.directory.consent(azure.controller.client_id, "adfs")
+    resource = {"scope": "", "resource": "https://vault.azure.net"}
+    for endpoint, status in (("oauth2/token", 200), ("oauth2/v2.0/token", 405)):
+        assert (await azure.ask_aad(tenant="adfs", endpoint=endpoint, **resource))[0] == status
+
+
+async def test_a_double_slash_before_default_is_kept(azure: Azure) -> None:
+    _, body = await azure.ask_aad(scope="https://management.azure.com//.default")
+    assert read_claims(body["access_token"])["aud"] == "https://management.azure.com/"
+
+
+async def test_the_documents_lead_to_the_token_endpoint(azure: Azure) -> None:
+    async with azure.session.get(f"{azure.aad.url}/common/discovery/instance?api-version=1.1") as response:
+        discovery = (await response.json())["tenant_discovery_endpoint"]
+    async with azure.session.get(discovery) as response:
+        openid = await response.json()
+    assert openid["token_endpoint"] == f"{azure.aad.url}/{azure.directory.tenant_id}/oauth2/v2.0/token"
+    async with azure.session.get(openid["jwks_uri"]) as response:
+        assert (await response.json())["keys"][0]["kty"] == "RSA"
+    async with azure.session.get(f"{azure.aad.url}/nothing") as response:
+        assert response.status == 404
