@@ -150,16 +150,6 @@ async def test_removal_is_sent_as_null(arm_under_test: ArmUnderTest) -> None:
     assert {key.rpartition("/")[2] for key in after.attached} == {"two", "three"}
 
 
-async def test_removing_the_last_identity_changes_the_type_to_none(arm_under_test: ArmUnderTest) -> None:
-    on = host(set_id())
-    before = await put(arm_under_test, on, "one")
-    planned = change(before, [], [identity_id("one")])
-    assert planned is not None
-    after = await arm_under_test.compute.update(on, planned)
-    assert after.attached == {}
-    assert arm_under_test.bodies()[-1] == {"identity": {"type": "None"}}
-
-
 async def test_a_type_change_of_a_stale_version_is_a_conflict(arm_under_test: ArmUnderTest) -> None:
     on = host(vm_id())
     stale = await arm_under_test.compute.get(on)
@@ -316,11 +306,6 @@ async def test_an_unreachable_resource_manager_is_unreachable(arm_under_test: Ar
     await arm_under_test.arm.stop()
     with pytest.raises(Unreachable):
         await arm_under_test.compute.get(host(vm_id()))
-
-
-async def test_the_api_version_is_pinned(arm_under_test: ArmUnderTest) -> None:
-    await arm_under_test.compute.get(host(vm_id()))
-    assert arm_under_test.compute._api_version == "2024-07-01"
 
 
 async def test_the_token_is_for_resource_manager_of_the_cloud(arm_under_test: ArmUnderTest) -> None:

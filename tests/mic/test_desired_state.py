@@ -68,14 +68,6 @@ async def test_a_pod_that_is_not_running_or_unbound_needs_no_assignment(world: M
     assert await assigned_to(world) == []
 
 
-@pytest.mark.parametrize("order", range(4))
-async def test_the_arrival_order_does_not_matter(world: MicWorld, order: int) -> None:
-    world.remove(node())
-    things: list[ClusterObject] = [node(), pod(), identity(), binding()]
-    world.add(*things[order:], *things[:order])
-    assert await assigned_to(world) == [("default", "web-default-demo")]
-
-
 async def test_a_finished_pods_assignment_is_revoked(world: MicWorld) -> None:
     world.add(pod(), identity(), binding())
     assert await assigned_to(world)

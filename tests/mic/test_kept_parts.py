@@ -15,7 +15,6 @@ from podidentity.resources import (
     FINALIZER,
     NODENAME_LABEL,
     NODES,
-    PODS,
     SCHEDULED_PODS,
     AzureAssignedIdentity,
     AzureAssignedIdentitySpec,
@@ -32,7 +31,6 @@ from podidentity.resources import (
     PodMeta,
     PodSpec,
     PodStatus,
-    ScheduledPod,
 )
 
 DRAW = random.Random(20261127)
@@ -119,11 +117,6 @@ def test_a_pod_keeps_nothing_else() -> None:
         "spec": {"nodeName": "n0"},
         "status": {"phase": "Running"},
     }
-
-
-def test_mic_reads_the_objects_that_nmi_reads_as_pods() -> None:
-    assert SCHEDULED_PODS.path("ns", "web") == PODS.path("ns", "web")
-    assert issubclass(Pod, ScheduledPod)
 
 
 def test_a_node_keeps_its_names_its_version_and_its_provider_id() -> None:

@@ -48,37 +48,37 @@ async def test_an_assignment_that_an_older_mic_made_for_it_is_revoked_and_its_id
     assert world.attached(VM) == set()
 
 
-async def test_a_mirror_pod_is_reported_once_in_the_log_and_on_the_pod(caplog: pytest.LogCaptureFixture) -> None:
-    async with MicWorld() as world:
-        inner = Recorded()
-        handler = MirrorPods(inner, world.recorder)
-        mirror = pod("mirror", mirror=True)
-        with caplog.at_level(logging.WARNING):
-            handler.upserted(None, mirror)
-            handler.upserted(mirror, mirror)
-            handler.upserted(None, pod("web"))
-            handler.upserted(None, pod("unlabelled", mirror=True, label=""))
-            handler.deleted(mirror)
-        assert [record.__dict__["pod"] for record in caplog.records] == ["default/mirror"]
-        assert inner.seen == ["mirror", "mirror", "web", "unlabelled", "-mirror"]
-        await world.recorder.flushed()
-        events = world.api.store.list("events")
-        assert [(each["reason"], each["involvedObject"]["name"]) for each in events] == [(IGNORED, "mirror")]
-        assert "mirror pod" in events[0]["message"]
+async def test_a_mirror_pod_is_reported_once_in_the_log_and_on_the_pod(
+    world: MicWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    inner = Recorded()
+    handler = MirrorPods(inner, world.recorder)
+    mirror = pod("mirror", mirror=True)
+    with caplog.at_level(logging.WARNING):
+        handler.upserted(None, mirror)
+        handler.upserted(mirror, mirror)
+        handler.upserted(None, pod("web"))
+        handler.upserted(None, pod("unlabelled", mirror=True, label=""))
+        handler.deleted(mirror)
+    assert [record.__dict__["pod"] for record in caplog.records] == ["default/mirror"]
+    assert inner.seen == ["mirror", "mirror", "web", "unlabelled", "-mirror"]
+    await world.recorder.flushed()
+    events = world.api.store.list("events")
+    assert [(each["reason"], each["involvedObject"]["name"]) for each in events] == [(IGNORED, "mirror")]
+    assert "mirror pod" in events[0]["message"]
 
 
-async def test_thousands_of_mirror_pods_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    async with MicWorld() as world:
-        handler = MirrorPods(Recorded(), world.recorder, clock=now)
-        with caplog.at_level(logging.WARNING):
-            for number in range(2000):
-                handler.upserted(None, pod(f"m{number}", mirror=True))
-            handler.upserted(None, pod("other", node="n1", mirror=True))
-        lines = [vars(each).get("pod") or each.message for each in caplog.records]
-        assert lines == [*(f"default/m{number}" for number in range(NODE_REPORTS)), OMISSION, "default/other"]
-        await world.recorder.flushed()
-        events = [each["involvedObject"]["name"] for each in world.api.store.list("events")]
-        assert sorted(events) == sorted([*(f"m{number}" for number in range(NODE_REPORTS)), "other"])
+async def test_thousands_of_mirror_pods_do_not_fill_the_log(world: MicWorld, caplog: pytest.LogCaptureFixture) -> None:
+    handler = MirrorPods(Recorded(), world.recorder, clock=now)
+    with caplog.at_level(logging.WARNING):
+        for number in range(2000):
+            handler.upserted(None, pod(f"m{number}", mirror=True))
+        handler.upserted(None, pod("other", node="n1", mirror=True))
+    lines = [vars(each).get("pod") or each.message for each in caplog.records]
+    assert lines == [*(f"default/m{number}" for number in range(NODE_REPORTS)), OMISSION, "default/other"]
+    await world.recorder.flushed()
+    events = [each["involvedObject"]["name"] for each in world.api.store.list("events")]
+    assert sorted(events) == sorted([*(f"m{number}" for number in range(NODE_REPORTS)), "other"])
 
 
 def test_a_plan_lists_it_among_the_ignored_objects() -> None:

@@ -94,18 +94,6 @@ async def test_a_pod_recreated_on_another_host_leaves_nothing_behind(
     assert existing.spec.nodename == there
 
 
-async def test_a_finished_pods_assignment_is_revoked_and_its_namesake_gets_a_new_one(world: MicWorld) -> None:
-    mixed(world, identity(), binding(), pod(node="a0", uid="first"))
-    await at_rest(world)
-    world.add(pod(node="a0", uid="first", phase="Succeeded"))
-    assert (await at_rest(world))[1] == set()
-    assert world.objects == {}
-    world.remove(pod(node="a0", uid="first", phase="Succeeded"))
-    world.add(pod(node="a1", uid="second"))
-    assert (await at_rest(world))[1] == {"demo"}
-    assert world.statuses() == {"web-default-demo": "Assigned"}
-
-
 async def test_a_node_that_disappears_and_returns_keeps_or_regains_the_identities_of_its_pods(world: MicWorld) -> None:
     mixed(world, identity(), binding(), pod(node="n0"))
     await at_rest(world)

@@ -45,21 +45,6 @@ async def test_a_pods_identity_is_assigned_and_revoked(cloud: EmulatedCloud, rea
     assert "\nW" not in mic.read_log(), mic.read_log()
 
 
-async def test_a_changed_binding_is_copied_into_the_existing_object(cloud: EmulatedCloud, real: Plane) -> None:
-    await cloud.mic()
-    await asyncio.to_thread(run_pod, real, "web", "s0")
-    await assigned(real, web="Assigned")
-    first = await asyncio.to_thread(real.api, "GET", LOCATION)
-    await asyncio.to_thread(real.api, "PUT", BINDINGS.path("default", "demo"), await touched(real))
-    await assigned(real, web="Assigned")
-    (now,) = await items(
-        real, lambda found: [each["spec"]["azureBindingRef"]["spec"].get("weight") for each in found] == [7]
-    )
-    assert now["metadata"]["uid"] == first["items"][0]["metadata"]["uid"]
-    assert now["status"]["status"] == "Assigned"
-    assert len(cloud.arm.writes()) == 1
-
-
 async def items(plane: Plane, holds: Callable[[list[Any]], bool]) -> list[Any]:
     """Return the AzureAssignedIdentities as soon as *holds* returns true for them."""
 
@@ -67,13 +52,6 @@ async def items(plane: Plane, holds: Callable[[list[Any]], bool]) -> list[Any]:
         return list((await asyncio.to_thread(plane.api, "GET", LOCATION))["items"])
 
     return await until(read, "AzureAssignedIdentities", holds=holds)
-
-
-async def touched(plane: Plane) -> Any:
-    """The binding with another weight, which its embedded copy must follow."""
-    found = await asyncio.to_thread(plane.api, "GET", BINDINGS.path("default", "demo"))
-    found["spec"]["weight"] = 7
-    return found
 
 
 async def test_an_object_changed_by_another_writer_is_repaired(cloud: EmulatedCloud, real: Plane) -> None:
@@ -126,18 +104,3 @@ async def test_a_refused_identity_is_reported_on_its_binding_its_pod_and_its_obj
             "Managed Identity Operator" in it["metadata"]["annotations"].get("aadpodidentity.k8s.io/message", "")
         ),
     )
-
-
-async def test_a_pod_that_returns_within_the_grace_period_costs_no_azure_update(
-    cloud: EmulatedCloud, real: Plane
-) -> None:
-    await cloud.mic("--detach-grace=1h")
-    await asyncio.to_thread(run_pod, real, "web", "n0")
-    await assigned(real, web="Assigned")
-    (first,) = (await asyncio.to_thread(real.api, "GET", LOCATION))["items"]
-    await asyncio.to_thread(real.api, "DELETE", PODS.path("default", "web"))
-    await items(real, lambda found: all(each["metadata"].get("deletionTimestamp") for each in found))
-    await asyncio.to_thread(run_pod, real, "web", "n0")
-    await items(real, lambda found: [each["metadata"]["uid"] != first["metadata"]["uid"] for each in found] == [True])
-    await assigned(real, web="Assigned")
-    assert len(cloud.arm.writes()) == 1

@@ -65,17 +65,6 @@ async def untainted(plane: Plane, name: str) -> None:
     )
 
 
-async def test_the_taint_is_removed_and_the_other_one_remains(cloud: EmulatedCloud, real: Plane) -> None:
-    await asyncio.to_thread(nmi, real, 0)
-    mic = await cloud.mic(FLAG)
-    await untainted(real, "n0")
-    await asyncio.to_thread(nmi, real, 1)
-    await untainted(real, "n1")
-    assert await asyncio.to_thread(taints, real, "n0") == TAINTS[:1]
-    assert await asyncio.to_thread(taints, real, "n2") == TAINTS
-    assert "\nE" not in mic.read_log(), mic.read_log()
-
-
 async def test_without_permission_the_missing_permission_is_logged_once(cloud: EmulatedCloud, real: Plane) -> None:
     await asyncio.to_thread(_as_a_service_account, real, cloud.folder / "kubeconfig")
     for number in range(3):

@@ -1,6 +1,5 @@
 """An unexpected exception for one pod does not affect others on the same host."""
 
-import asyncio
 import logging
 from typing import Any
 
@@ -11,7 +10,7 @@ from mic.decisions import completion, documents, preparation
 from mic.decisions.assignments import DesiredAssignment, ExistingAssignment
 from mic.metrics import FAULTS
 from mic.reconciliation.left_out import FAULT_SECONDS
-from mic.reconciliation.work_queue import PassResult, WorkQueue
+from mic.reconciliation.work_queue import PassResult
 from tests.support.mic import VM, MicWorld
 from tests.support.objects import binding, identity, pod, vm_id
 
@@ -39,33 +38,35 @@ def unplannable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unplannable")
-async def test_a_pod_whose_plan_fails_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    async with MicWorld() as world:
-        world.bind()
-        world.add(pod("bad"))
-        done = await world.host_reconciler.reconcile(vm_id("n0").lower())
-        assert world.statuses() == {"demo-default-demo": "Assigned"}
-        assert done.again_after is not None
-        assert done.again_after >= FAULT_SECONDS
-        assert not done.failed
-        assert faults(world) == {"plan": 1.0, "write": 0.0, "pass": 0.0}
-        (line,) = [each for each in caplog.records if each.levelno == logging.ERROR]
-        assert (line.resource, line.exc_info is not None) == ("default/bad", True)  # type: ignore[attr-defined]
+async def test_a_pod_whose_plan_fails_is_left_out_and_counted(
+    world: MicWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.bind()
+    world.add(pod("bad"))
+    done = await world.host_reconciler.reconcile(vm_id("n0").lower())
+    assert world.statuses() == {"demo-default-demo": "Assigned"}
+    assert done.again_after is not None
+    assert done.again_after >= FAULT_SECONDS
+    assert not done.failed
+    assert faults(world) == {"plan": 1.0, "write": 0.0, "pass": 0.0}
+    (line,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert (line.resource, line.exc_info is not None) == ("default/bad", True)  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("unplannable")
-async def test_a_failure_without_a_host_is_left_out_and_counted_too() -> None:
-    async with MicWorld() as world:
-        world.add(identity(type_=1))
-        world.add(binding())
-        for name in ("bad", "web"):
-            world.add(pod(name))
-        done = await world.host_reconciler.assign(vm_id("n0").lower())
-        assert world.statuses() == {"web-default-demo": "Assigned"}
-        assert done == PassResult(again_after=FAULT_SECONDS)
+async def test_a_failure_without_a_host_is_left_out_and_counted_too(world: MicWorld) -> None:
+    world.add(identity(type_=1))
+    world.add(binding())
+    for name in ("bad", "web"):
+        world.add(pod(name))
+    done = await world.host_reconciler.assign(vm_id("n0").lower())
+    assert world.statuses() == {"web-default-demo": "Assigned"}
+    assert done == PassResult(again_after=FAULT_SECONDS)
 
 
-async def test_a_write_that_fails_unexpectedly_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_write_that_fails_unexpectedly_is_left_out_and_counted(
+    world: MicWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = documents.new_document
 
     def new_document(desired: DesiredAssignment, *more: Any) -> documents.Document:
@@ -74,14 +75,13 @@ async def test_a_write_that_fails_unexpectedly_is_left_out_and_counted(monkeypat
         return real(desired, *more)
 
     monkeypatch.setattr(documents, "new_document", new_document)
-    async with MicWorld() as world:
-        world.bind()
-        world.add(pod("bad"))
-        done = await world.host_reconciler.reconcile(vm_id("n0").lower())
-        assert world.statuses() == {"demo-default-demo": "Assigned"}
-        assert done.again_after is not None
-        assert not done.failed
-        assert faults(world)["write"] == 1.0
+    world.bind()
+    world.add(pod("bad"))
+    done = await world.host_reconciler.reconcile(vm_id("n0").lower())
+    assert world.statuses() == {"demo-default-demo": "Assigned"}
+    assert done.again_after is not None
+    assert not done.failed
+    assert faults(world)["write"] == 1.0
 
 
 async def test_an_object_whose_release_fails_is_released_later_and_blocks_nothing(
@@ -106,29 +106,3 @@ async def test_an_object_whose_release_fails_is_released_later_and_blocks_nothin
     )
     assert [step.existing.assignment_key.pod for step in steps] == ["web"]
     assert noted == [("default", "bad-default-demo")]
-
-
-async def test_a_failed_pass_is_counted_and_retried_while_others_continue() -> None:
-    counted: list[None] = []
-    queue = WorkQueue(gather_seconds=0.0, gather_most_seconds=0.0, on_fault=lambda: counted.append(None))
-    worked: list[str] = []
-    over = asyncio.Event()
-
-    async def turn(key: str) -> PassResult:
-        worked.append(key)
-        if key == "bad":
-            raise OddError
-        over.set()
-        return PassResult()
-
-    for key in ("bad", "good"):
-        queue.add(key)
-    turns = asyncio.create_task(queue.run(turn))
-    async with asyncio.timeout(5):
-        await over.wait()
-    assert worked == ["bad", "good"]
-    assert not turns.done()
-    turns.cancel()
-    await asyncio.gather(turns, return_exceptions=True)
-    assert len(counted) == 1
-    assert queue.state()["failing"] == {"bad": 1}

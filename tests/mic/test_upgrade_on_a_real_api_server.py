@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, PODS, Kind
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, EXCEPTIONS, GROUP, IDENTITIES, Kind
 from podidentity.version import VERSION
 from tests.conftest import NewPlane, apply_definitions
 from tests.mic.emulated_cloud import EmulatedCloud
@@ -89,97 +89,6 @@ def in_old_field_names(plane: Plane) -> None:
     document = {"apiVersion": API_VERSION, "kind": ASSIGNED_IDENTITIES.name, "metadata": metadata, "spec": spec}
     document["status"] = {"status": "Assigned", "availableReplicas": 1}
     plane.api("POST", ASSIGNED_IDENTITIES.path("default"), document)
-
-
-async def test_a_cluster_with_old_field_names_is_upgraded_once(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
-    real = await started(cloud, new_plane)
-    put_on(cloud, "demo", "n0")
-    await asyncio.to_thread(in_old_field_names, real)
-    old = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
-    assert old["spec"]["azureidentityref"]["spec"]["ResourceID"] == identity_id("demo")  # kept by our definitions
-    mic = await cloud.mic()
-    record = await asyncio.to_thread(real.api, "GET", RECORD)
-    assert record["data"] == {"type-upgrade-status": VERSION}
-    # MIC assigns another pod after all work of its start.
-    spec = {"type": 0, "resourceID": identity_id("later"), "clientID": "client-later"}
-    await asyncio.to_thread(create, real, IDENTITIES, "later", spec)
-    await asyncio.to_thread(create, real, BINDINGS, "later", {"azureIdentity": "later", "selector": "demo"})
-    await asyncio.to_thread(run_pod, real, "other", "n1")
-    await until_read(lambda: stored(real, ASSIGNED_IDENTITIES, "other-default-later")["status"]["status"] == "Assigned")
-    await until_read(lambda: stored(real, ASSIGNED_IDENTITIES, "web-default-later")["status"]["status"] == "Assigned")
-
-    now = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
-    identity, binding = now["spec"]["azureIdentityRef"], now["spec"]["azureBindingRef"]
-    assert identity["spec"] == {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo"}
-    assert binding["spec"] == {"azureIdentity": "demo", "selector": "demo", "weight": 0}
-    assert (identity["apiVersion"], identity["kind"]) == (API_VERSION, "AzureIdentity")
-    assert identity["metadata"] == old["spec"]["azureidentityref"]["metadata"]
-    rest = {"pod": "web", "podNamespace": "default", "nodename": "n0", "replicas": 1}
-    assert now["spec"] == {"azureIdentityRef": identity, "azureBindingRef": binding, **rest}
-    kept = ("annotations", "labels", "finalizers", "uid", "creationTimestamp")
-    assert {key: now["metadata"][key] for key in kept} == {key: old["metadata"][key] for key in kept}
-    # Written once, before the record, and not again.
-    assert now["metadata"]["generation"] == old["metadata"]["generation"] + 1
-    assert int(now["metadata"]["resourceVersion"]) < int(record["metadata"]["resourceVersion"])
-    first = await asyncio.to_thread(stored, real, IDENTITIES, "demo")
-    assert first["spec"] == identity["spec"]
-    assert (await asyncio.to_thread(stored, real, BINDINGS, "demo"))["spec"] == binding["spec"]
-    assert (await asyncio.to_thread(stored, real, EXCEPTIONS, "demo"))["spec"] == {"podLabels": {"app": "x"}}
-    bodies = [str(call.body).lower() for call in cloud.arm.writes(vm_id("n0"))]
-    assert bodies
-    assert not any(identity_id("demo").lower() in body for body in bodies)
-    assert await mic.stop() == 0
-    assert "\nE" not in mic.read_log(), mic.read_log()
-    assert "\nW" not in mic.read_log(), mic.read_log()
-
-
-async def test_mic_works_with_the_go_implementations_definitions(cloud: EmulatedCloud, new_plane: NewPlane) -> None:
-    real = await started(cloud, new_plane, REFERENCE)
-    await asyncio.to_thread(in_old_field_names_dropped, real)
-    mic = await cloud.mic()
-    lines = [line for line in mic.read_log().splitlines() if "drop fields" in line]
-    assert len(lines) == 1
-    assert "azureidentities, azureidentitybindings, azurepodidentityexceptions, azureassignedidentities" in lines[0]
-    assert (await asyncio.to_thread(real.api, "GET", RECORD))["data"] == {"type-upgrade-status": VERSION}
-
-    spec = {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo", "auxiliaryTenantIDs": None}
-    await asyncio.to_thread(create, real, IDENTITIES, "demo", spec)
-    await asyncio.to_thread(create, real, BINDINGS, "demo", {"azureIdentity": "demo", "selector": "demo"})
-    await asyncio.to_thread(run_pod, real, "web", "n0")
-    await assigned(real, web="Assigned")
-    assert cloud.on(vm_id("n0")) == {"demo"}
-    first = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
-    assert first["metadata"]["annotations"]["aadpodidentity.k8s.io/attached-by"] == "mic"
-    assert first["metadata"]["annotations"]["aadpodidentity.k8s.io/pod-uid"]
-    identity = first["spec"]["azureIdentityRef"]
-    assert identity["spec"] == {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo"}
-    assert first["spec"]["azureBindingRef"]["spec"] == {"azureIdentity": "demo", "selector": "demo"}
-
-    binding = await asyncio.to_thread(stored, real, BINDINGS, "demo")
-    binding["spec"]["weight"] = 7
-    await asyncio.to_thread(real.api, "PUT", BINDINGS.path("default", "demo"), binding)
-    weight = lambda: stored(real, ASSIGNED_IDENTITIES, NAME)["spec"]["azureBindingRef"]["spec"].get("weight") == 7  # noqa: E731
-    await until_read(weight)
-    now = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
-    assert now["metadata"]["uid"] == first["metadata"]["uid"]
-    assert now["status"]["status"] == "Assigned"
-    assert len(cloud.arm.writes()) == 1
-
-    assert await mic.stop() == 0
-    again = await cloud.mic()
-    await asyncio.to_thread(real.api, "DELETE", PODS.path("default", "web"))
-    await assigned(real)
-    assert cloud.on(vm_id("n0")) == set()
-    assert "drop fields" not in again.read_log()
-    assert now["metadata"]["resourceVersion"]
-    for program in (mic, again):
-        assert "\nE" not in program.read_log(), program.read_log()
-
-
-def in_old_field_names_dropped(plane: Plane) -> None:
-    """These definitions drop fields with old names without a warning."""
-    create(plane, EXCEPTIONS, "old", {"PodLabels": {"app": "x"}})
-    assert stored(plane, EXCEPTIONS, "old")["spec"] == {}
 
 
 async def test_mic_works_with_definitions_from_v1beta1_before_and_after_they_are_replaced(

@@ -1,16 +1,11 @@
 """`python -m mic --plan` as a process in the sandbox: output, exit code, and no writes."""
 
-import random
-from collections import Counter
-from collections.abc import Iterable
 from typing import Any
-
-import pytest
 
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
-from tests.support.objects import identity_id, set_id, vm_id
+from tests.support.objects import identity_id, vm_id
 
 
 async def plan(cloud: EmulatedCloud, *flags: str, **more: Any) -> Answer:
@@ -61,90 +56,6 @@ async def test_next_to_a_leader_without_open_work_the_plan_is_empty(cloud: Emula
     assert await mic.page("/healthz") == "Active"
 
 
-async def test_a_federated_identity_results_in_an_object_and_no_azure_change(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    cloud.identity(type=3, tenantID="t")
-    cloud.pod("web", "n0")
-    answer = await plan(cloud)
-    assert (answer.code, answer.err) == (3, "")
-    assert "+ create default/web-default-demo: pod default/web on n0, identity default/demo: Assigned" in answer.out
-    assert "+ identity" not in answer.out
-    assert cloud.arm.calls == []
-
-
-HOSTS = (vm_id("n0"), vm_id("n1"), set_id())
-NODES = ("n0", "n1", "s0", "s1")
-NAMES = ("one", "two", "three", "four")
-
-
-@pytest.mark.parametrize("seed", range(3))
-async def test_mic_then_makes_the_planned_changes(cloud: EmulatedCloud, seed: int) -> None:
-    await half_changed(cloud, random.Random(seed))
-    await planned_and_executed(cloud, HOSTS)
-
-
-async def planned_and_executed(cloud: EmulatedCloud, hosts: Iterable[str]) -> Any:
-    """Get the plan, run MIC, compare every write with the plan, and return the plan."""
-    document = (await plan(cloud, "--plan-output=json")).document
-    requests: list[tuple[str, str]] = []
-
-    def note(request: Recorded) -> None:
-        if request.method != "GET" and "azureassignedidentities" in request.path:
-            requests.append((request.method, request.path.partition("?")[0].rpartition("/")[2]))
-
-    cloud.api.intercept = note
-    writes = {host: len(cloud.arm.writes(host)) for host in hosts}
-    expected = {host: cloud.arm.vm(host).identities for host in hosts}
-    objects = [each for host in document["hosts"] for each in host["objects"]]
-    methods = {"create": "POST", "revoke": "DELETE"}
-    steps = [
-        (methods.get(step, "PATCH"), "azureassignedidentities" if step == "create" else each["name"])
-        for each in objects
-        for step in each["steps"]
-    ]
-    assert steps
-    for host in document["hosts"]:
-        if host["host"] in expected:
-            expected[host["host"]] |= {key.lower() for key in host["add"]}
-            expected[host["host"]] -= {key.lower() for key in host["remove"]}
-    await cloud.mic()
-    then = {each["name"]: each["becomes"] for each in objects}
-    await cloud.until(lambda: {name: cloud.assigned().get(name, "") for name in then} == then)
-    await cloud.until(lambda: {host: cloud.arm.vm(host).identities for host in expected} == expected)
-    await cloud.until(lambda: len(requests) >= len(steps), "every planned write")
-    after = await plan(cloud)
-    assert after.code == 0, after.out
-    assert Counter(requests) == Counter(steps)
-    changed = {host for host in expected if len(cloud.arm.writes(host)) > writes[host]}
-    assert changed == {host["host"] for host in document["hosts"] if host["updates"]}
-    return document
-
-
-async def half_changed(cloud: EmulatedCloud, draw: random.Random) -> None:
-    """A cluster in which a MIC has assigned everything, and which has changed since that MIC ended."""
-    for name in ("n0", "n1"):
-        cloud.node(name)
-    for number in range(2):
-        cloud.node(f"s{number}", f"azure://{set_id()}/virtualMachines/{number}")
-    cloud.node("bare", "kind://bare")
-    for name in NAMES:
-        cloud.identity(name)
-    cloud.arm.vm(vm_id("n1")).attach(cloud.directory.add_identity(identity_id("one"), client_id="client-one"))
-    mic = await cloud.mic()
-    for number in range(12):
-        cloud.pod(f"p{number}", draw.choice(NODES), label=draw.choice(NAMES))
-    await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * 12)
-    assert await mic.stop() == 0
-    for number in draw.sample(range(12), 6):
-        cloud.remove_pod(f"p{number}")
-        if draw.random() < 0.5:  # under the same name, perhaps on another node
-            cloud.pod(f"p{number}", draw.choice((*NODES, "bare")), label=draw.choice(NAMES))
-    for number in range(12, 16):
-        cloud.pod(f"p{number}", draw.choice(NODES), label=draw.choice(NAMES))
-    on_set = cloud.arm.vm(set_id()).user_assigned
-    del on_set[draw.choice(sorted(on_set))]
-
-
 async def test_a_host_without_a_response_is_reported_and_the_exit_code_is_1(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.node("n1")
@@ -164,15 +75,6 @@ async def test_a_host_without_a_response_is_reported_and_the_exit_code_is_1(clou
     assert answer.err.count("\n") == 1
     secret = cloud.directory.add_principal().secret
     assert secret not in answer.out + answer.err
-
-
-async def test_pods_on_an_unknown_vm_stay_waiting(cloud: EmulatedCloud) -> None:
-    cloud.node("lost", f"azure://{vm_id('lost')}")
-    cloud.identity()
-    cloud.pod("web", "lost")
-    answer = await plan(cloud)
-    assert answer.code == 0, "nothing can be done for it"
-    assert "waits: pod default/web, identity default/demo: Azure has no" in answer.out
 
 
 async def test_the_output_repeats_the_relevant_flags(cloud: EmulatedCloud) -> None:

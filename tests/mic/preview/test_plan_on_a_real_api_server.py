@@ -11,8 +11,7 @@ from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import Answer, run
 from tests.mic.real_server import add_node, assigned, bind, in_place_of_the_emulator, run_pod
 from tests.support.objects import set_id, vm_id
-from tests.support.waiting import until
-from tests.testplane.accounts import RBAC, create_account
+from tests.testplane.accounts import create_account
 from tests.testplane.up import Plane
 
 pytestmark = pytest.mark.plane
@@ -54,11 +53,6 @@ async def versions(plane: Plane) -> dict[str, str]:
     return await asyncio.to_thread(read)
 
 
-async def reported_by_event(plane: Plane) -> None:
-    """Wait for the last that MIC writes about an assignment."""
-    await until(lambda: versions(plane), "an Event", holds=lambda paths: any("/events " in each for each in paths))
-
-
 async def leases(plane: Plane) -> list[str]:
     found = await asyncio.to_thread(plane.api, "GET", "/apis/coordination.k8s.io/v1/namespaces/default/leases")
     return [each["metadata"]["name"] for each in found["items"]]
@@ -91,31 +85,3 @@ async def test_a_read_only_user_gets_the_plan_that_mic_then_executes_and_nothing
     for host in result.document["hosts"]:
         assert cloud.arm.vm(host["host"]).identities == {each.lower() for each in host["add"]}
     assert len(cloud.arm.writes()) == result.document["summary"]["updates"] == 2
-
-
-async def test_the_plan_does_not_disturb_a_leader(cloud: EmulatedCloud, real: Plane) -> None:
-    mic = await cloud.mic()
-    await asyncio.to_thread(run_pod, real, "web", "n0")
-    await assigned(real, web="Assigned")
-    await reported_by_event(real)
-    before, calls = await versions(real), len(cloud.arm.writes())
-    for command in (("mic", "--plan"), ("podidctl", "plan")):
-        result = await plan(cloud, *command)
-        assert (result.code, result.err) == (0, ""), result.out
-        assert "Nothing to do." in result.out
-    assert await versions(real) == before
-    assert len(cloud.arm.writes()) == calls
-    assert await leases(real) == ["aad-pod-identity-mic"]
-    assert await mic.page("/healthz") == "Active"
-    assert await mic.stop() == 0
-
-
-async def test_a_user_without_list_permission_gets_the_permission_to_grant(cloud: EmulatedCloud, real: Plane) -> None:
-    role = {"metadata": {"name": "reader"}, "rules": [rule for rule in READ if rule["resources"] != ["nodes"]]}
-    await asyncio.to_thread(real.api, "PUT", f"{RBAC}/clusterroles/reader", role)
-    result = await until(
-        lambda: plan(cloud, "mic", "--plan"), "the authorizer, which follows by a watch", holds=lambda it: it.code != 0
-    )
-    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
-    assert result.err.startswith("mic: not allowed to read the cluster: grant get and list on the named resources")
-    assert 'resource "nodes"' in result.err

@@ -61,12 +61,3 @@ async def test_list_and_update_suffice_for_objects_and_get_create_update_for_the
     assert cluster.spec(upgraded_cluster.IDENTITIES) == {"type": 0, "resourceID": "r", "clientID": "c"}
     assert cluster.spec(upgraded_cluster.BINDINGS) == {"azureIdentity": "demo", "selector": "demo"}
     assert cluster.spec(upgraded_cluster.EXCEPTIONS) == {"podLabels": {"app": "changed"}}
-
-
-async def test_without_any_permission_mic_logs_what_to_grant_and_changes_nothing(
-    cluster: Cluster, caplog: pytest.LogCaptureFixture
-) -> None:
-    await cluster.start()
-    (warning,) = [each.message for each in caplog.records if each.levelno >= logging.WARNING]
-    assert "get, create and update on ConfigMaps" in warning
-    assert "ResourceID" in cluster.spec(upgraded_cluster.IDENTITIES)

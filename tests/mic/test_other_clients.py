@@ -1,18 +1,21 @@
-"""Another client changes the host between MIC's GET and PATCH, with and without etags."""
+"""Other clients change the host between GET and PATCH, keep an object by a finalizer, or record pending detaches."""
 
+import json
 from collections.abc import Callable, Iterable
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from mic.azure.identities import BOTH, SYSTEM, USER, Attached, HostIdentities
+from mic.decisions.assignments import DETACH_PENDING_ANNOTATION, PendingDetach
+from mic.decisions.steps import CompleteDetaches
+from mic.metrics import MicMetrics
 from mic.reconciliation.work_queue import PassResult
+from mic.reconciliation.writer import Writer, Written
 from podidentity.azure.resource_ids import Host
-from podidentity_sandbox.kubeapi.server import Recorded
-from podidentity_sandbox.machines import SYSTEM as OWN
-from podidentity_sandbox.machines import USER as USERS
-from tests.mic.emulated_cloud import ASSIGNED, EmulatedCloud
-from tests.support.mic import MicWorld
-from tests.support.objects import identity_id, set_id
+from podidentity.resources import ASSIGNED_IDENTITIES, FINALIZER
+from tests.support.mic import ASSIGNED, VM, MicWorld
+from tests.support.objects import identity_id, pod, vm_id
 
 
 def another_writer_acts(world: MicWorld, change: Callable[[HostIdentities], HostIdentities]) -> None:
@@ -94,28 +97,71 @@ async def test_our_identity_detached_by_a_second_writer_is_attached_again_immedi
     assert world.statuses() == {"demo-default-demo": "Assigned"}
 
 
-@pytest.mark.parametrize("etags", [True, False])
-async def test_the_real_program_keeps_a_concurrently_added_system_assigned_identity(
-    cloud: EmulatedCloud, etags: bool
-) -> None:
-    cloud.arm.etags = etags
-    cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
-    cloud.identity()
-    own = cloud.directory.add_identity(identity_id("own"))
-    machine = cloud.arm.vm(set_id())
+OBJECT = "demo-default-demo"
+THERE = HostIdentities(type="UserAssigned", attached={identity_id("demo").lower(): Attached(identity_id("demo"))})
 
-    def before_patch(request: Recorded) -> None:
-        if request.method == "POST" and "azureassignedidentities" in request.path and not machine.types:
-            machine.enable_system(own)  # MIC has read the host, and writes its object next
 
-    cloud.api.intercept = before_patch
-    await cloud.mic()
-    cloud.pod("web", "s0")
-    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
-    assert machine.types == {OWN, USERS}
-    assert cloud.on(set_id()) == {"demo"}
-    conflicts = [call for call in cloud.arm.writes() if call.status == 412]
-    assert len(conflicts) == (1 if etags else 0)
-    cloud.remove_pod("web")
-    await cloud.until(lambda: not cloud.api.store.list(ASSIGNED))
-    assert machine.types == {OWN}
+async def test_an_identity_that_another_program_attaches_later_is_not_reported(world: MicWorld) -> None:
+    world.bind()
+    await world.reconcile()
+    world.api.store.patch(ASSIGNED, OBJECT, {"metadata": {"finalizers": [FINALIZER, "example.com/it"]}}, "default")
+    world.unbind()
+    for _ in range(3):
+        await world.reconcile()
+    assert world.api.store.get(ASSIGNED, OBJECT, "default")["metadata"]["finalizers"] == ["example.com/it"]
+    assert not world.hosts.state.attached
+
+    world.hosts.state = THERE
+    world.host_reconciler.look_again(VM)
+    await world.reconcile()
+    assert world.hosts.state.attached, "not MIC's to take off"
+
+    world.add(pod("demo", uid="second"))
+    await world.reconcile()
+    (fresh,) = [each for each in world.api.store.list(ASSIGNED) if each["metadata"]["name"] != OBJECT]
+    assert fresh["metadata"]["annotations"]["aadpodidentity.k8s.io/attached-by"] == "foreign"
+
+
+OBJECT = "demo-default-demo"
+PAID = [PendingDetach(vm_id("n0"), identity_id(name)) for name in ("one", "two", "three")]
+PENDING = PendingDetach(vm_id("elsewhere"), identity_id("four"))
+
+
+def write_down(world: MicWorld, *pending_detaches: PendingDetach) -> None:
+    annotations = {DETACH_PENDING_ANNOTATION: json.dumps(pending_detaches)}
+    world.api.store.patch(ASSIGNED, OBJECT, {"metadata": {"annotations": annotations}}, "default")
+
+
+async def look(world: MicWorld) -> None:
+    world.view.wrote(await world.client.get(ASSIGNED_IDENTITIES, "default", OBJECT))
+
+
+def owed(world: MicWorld) -> str:
+    annotations = world.api.store.get(ASSIGNED, OBJECT, "default")["metadata"]["annotations"]
+    return str(annotations.get(DETACH_PENDING_ANNOTATION, ""))
+
+
+async def test_all_finished_detaches_are_removed_in_one_write(world: MicWorld) -> None:
+    world.bind()
+    await world.reconcile()
+    write_down(world, *PAID)
+    await look(world)
+    before = world.api.store.revision
+    await world.reconcile()
+    assert owed(world) == ""
+    assert world.api.store.revision == before + 1
+
+
+async def test_a_detach_recorded_in_the_meantime_is_kept(world: MicWorld) -> None:
+    world.bind()
+    await world.reconcile()
+    write_down(world, *PAID)
+    await look(world)
+    planned = world.view.existing(("default", OBJECT))
+    assert planned is not None
+    write_down(world, *PAID, PENDING)
+    await look(world)
+    metrics = MicMetrics(CollectorRegistry())
+    writer = Writer(world.client, world.view, world.recorder, metrics, batch=1, per_second=100.0, burst=100.0)
+    assert await writer.carry_out([CompleteDetaches(planned, frozenset(PAID))]) == Written(stale=True)
+    assert json.loads(owed(world))[-1] == [*PENDING]
