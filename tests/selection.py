@@ -113,6 +113,7 @@ VIRTUAL: Final = frozenset(
         "mic/test_readiness_metrics_and_state.py",
         "mic/test_reconcile_api_server_failures.py",
         "mic/test_reconcile_passes.py",
+        "mic/test_startup_taint.py",
         "mic/test_the_clusters_own_identity.py",
         "mic/test_unexpected_exceptions.py",
         "mic/test_updates_in_place.py",

@@ -101,11 +101,9 @@ async def imds(cloud: EmulatedCloud) -> AsyncIterator[Imds]:
 @pytest.mark.parametrize(
     ("fields", "environ", "speaks"),
     [
-        ({"useManagedIdentityExtension": True}, {}, "system"),
         ({"aadClientId": "msi", "aadClientSecret": "msi", "userAssignedIdentityID": "CLIENT"}, {}, "user"),
         ({"useManagedIdentityExtension": True, "userAssignedIdentityID": "RESOURCE"}, {}, "user"),
         (None, {"USE_MSI": "true"}, "system"),
-        (None, {"USE_MSI": "True", "USER_ASSIGNED_MSI_CLIENT_ID": "CLIENT"}, "user"),
     ],
 )
 async def test_a_managed_identity_signs_in_at_imds(

@@ -1,20 +1,12 @@
-"""HTTP endpoints of a real MIC: readiness, the pages on loopback, and no metric series from names in the cluster."""
+"""HTTP endpoints of a real MIC: readiness, and the pages on loopback."""
 
 import json
-import random
-import string
 import urllib.error
 
 import pytest
 
-from podidentity_sandbox.serving import ResponseFault
 from tests.mic.emulated_cloud import EmulatedCloud, Mic
-from tests.support.objects import identity_id, vm_id
 from tests.support.waiting import until
-
-INVENTED = 500
-WITH_IDENTITIES = 10
-"""The number of invented names that are also identities."""
 
 
 async def ready(mic: Mic) -> dict[str, bool]:
@@ -32,11 +24,6 @@ async def another(cloud: EmulatedCloud) -> Mic:
     mic = await cloud.mic(active=False)
     await until(lambda: mic.page("/healthz"), "MIC listens", ignoring=OSError)
     return mic
-
-
-def series(page: str) -> set[str]:
-    lines = page.splitlines()
-    return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
 
 
 async def test_the_leader_and_a_candidate_waiting_for_the_lease_are_ready(cloud: EmulatedCloud) -> None:
@@ -81,35 +68,3 @@ async def test_the_state_is_served_on_loopback_and_a_profile_if_enabled(cloud: E
     plain = await another(cloud)
     with pytest.raises(urllib.error.HTTPError, match="404"):
         await plain.page("/debug/profile?seconds=1")
-
-
-async def test_five_hundred_names_make_no_metric_series(cloud: EmulatedCloud) -> None:
-    chosen = random.Random(5)
-
-    def word() -> str:
-        return "".join(chosen.choices(string.ascii_lowercase + string.digits, k=chosen.randint(4, 12))) + "x"
-
-    cloud.node("n0")
-    cloud.identity()
-    mic = await cloud.mic("--clientQps=1000", "--createDeleteBatch=100")
-    cloud.pod("web", "n0")
-    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
-    before = series(await mic.page("/metrics"))
-    names = {word() for _ in range(INVENTED)}
-    for name in sorted(names)[:WITH_IDENTITIES]:
-        cloud.identity(name)
-        cloud.pod(name, "n0", label=name)
-    refused = min(names)
-    cloud.arm.marked.unauthorized.add(identity_id(refused).lower())
-    cloud.arm.faults.add(ResponseFault(status=429, method="PATCH", headers={"Retry-After": "1"}))
-    for name in sorted(names)[WITH_IDENTITIES:]:
-        cloud.pod(name, "n0")
-    await cloud.until(lambda: list(cloud.assigned().values()).count("Assigned") == len(names))
-    for name in names:
-        cloud.remove_pod(name)
-    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
-    assert cloud.on(vm_id("n0")) == {"demo"}
-    after = await mic.page("/metrics")
-    assert series(after) == before
-    assert 'aadpodidentity_mic_arm_calls_count{operation_type="vm_update",outcome="throttled"} 1.0\n' in after
-    assert 'aadpodidentity_mic_arm_calls_count{operation_type="vm_update",outcome="refused"}' in after

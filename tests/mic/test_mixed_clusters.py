@@ -2,9 +2,11 @@
 
 import itertools
 
+import msgspec
 import pytest
 
 from mic.decisions.policy import Policy
+from podidentity.resources import Meta
 from tests.support.mic import VM, MicWorld
 from tests.support.objects import (
     GROUP,
@@ -143,3 +145,11 @@ async def test_identities_attached_by_others_are_recognised_on_each_host(world: 
     assert after[0] == ({"stranger"} if adopt else {"demo", "stranger"})
     assert after[1] == set()
     assert identity_id("demo").lower() not in world.hosts.table[set_id("one").lower()].attached
+
+
+async def test_the_operating_system_of_a_node_does_not_matter(world: MicWorld) -> None:
+    windows = Meta(name="win", labels={"kubernetes.io/os": "windows"})
+    world.host(set_id())
+    world.add(msgspec.structs.replace(set_node("win", 0), metadata=windows), identity(), binding(), pod(node="win"))
+    await world.settle()
+    assert world.attached(set_id()) == {"demo"}

@@ -31,20 +31,6 @@ async def real(cloud: EmulatedCloud, new_plane: NewPlane) -> Plane:
     return await in_place_of_the_emulator(cloud, new_plane, prepare)
 
 
-async def test_a_pods_identity_is_assigned_and_revoked(cloud: EmulatedCloud, real: Plane) -> None:
-    mic = await cloud.mic()
-    await asyncio.to_thread(run_pod, real, "web", "n0")
-    await assigned(real, web="Assigned")
-    assert cloud.on(vm_id("n0")) == {"demo"}
-    await asyncio.to_thread(real.api, "DELETE", PODS.path("default", "web"))
-    await assigned(real)
-    assert cloud.on(vm_id("n0")) == set()
-    assert len(cloud.arm.writes()) == 2
-    assert await mic.stop() == 0
-    assert "\nE" not in mic.read_log(), mic.read_log()
-    assert "\nW" not in mic.read_log(), mic.read_log()
-
-
 async def items(plane: Plane, holds: Callable[[list[Any]], bool]) -> list[Any]:
     """Return the AzureAssignedIdentities as soon as *holds* returns true for them."""
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 import mic.reconciliation.host_reconciler
 from mic.azure.compute import Compute
-from mic.azure.errors import BadIdentities, Throttled
+from mic.azure.errors import Throttled
 from mic.azure.identities import HostIdentities
 from mic.endpoints import Endpoints
 from mic.metrics import MicMetrics
@@ -20,8 +20,10 @@ from mic.reconciliation.controller import Controller
 from mic.startup.settings import Settings
 from podidentity.azure.clouds import Cloud
 from podidentity.telemetry.metrics import expose
-from tests.support.mic import MicWorld
+from tests.support.mic import MicWorld, refused_for
 from tests.support.objects import identity_id, pod
+
+REFUSED = refused_for(frozenset([identity_id("bad").lower()]))
 
 
 @dataclass
@@ -166,9 +168,7 @@ async def test_an_assignment_waiting_for_a_refused_identity_is_counted_there_onl
     world = shown.world
     for name in ("bad", "good"):
         world.bind(name)
-    error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
-    error.ids = frozenset([identity_id("bad").lower()])
-    world.fail("update", error, Throttled("slow down", status=429, retry_after=77.0))
+    world.fail("update", REFUSED, Throttled("slow down", status=429, retry_after=77.0))
     await world.reconcile()
     await asyncio.sleep(10.0)
     assert shown.gauge("quarantined_identities") == 1.0
@@ -187,9 +187,7 @@ async def test_a_scrape_visits_a_bounded_number_of_quarantined_assignments(
     for number in range(3):
         await asyncio.sleep(1.0)
         world.add(pod(f"p{number}", label="bad"))
-    error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
-    error.ids = frozenset([identity_id("bad").lower()])
-    world.fail("update", error)
+    world.fail("update", REFUSED)
     await world.reconcile()
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
     monkeypatch.setattr(mic.reconciliation.host_reconciler, "BLOCKED_SCAN_MAX", 2)
@@ -199,9 +197,7 @@ async def test_a_scrape_visits_a_bounded_number_of_quarantined_assignments(
 async def test_the_state_shows_waits_and_refusals_and_no_secret(shown: ReportModel) -> None:
     world = shown.world
     world.bind("bad")
-    error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
-    error.ids = frozenset([identity_id("bad").lower()])
-    world.fail("update", error)
+    world.fail("update", REFUSED)
     await world.reconcile()
     world.bind("good")
     world.fail("update", Throttled("slow down", status=429, retry_after=77.0))
@@ -226,3 +222,25 @@ async def test_a_host_without_findings_is_only_counted(shown: ReportModel) -> No
     await asyncio.sleep(5.0)
     (host,) = shown.world.host_reconciler.state()["first"].values()  # type: ignore[attr-defined]  # a page's document
     assert host["unknown to Azure for"] == 5.0
+
+
+async def test_names_in_the_cluster_make_no_metric_series(world: MicWorld) -> None:
+    def series() -> set[str]:
+        lines = expose(world.registry).decode().splitlines()
+        return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
+
+    def names(count: int) -> list[str]:
+        return [f"invented{number}" for number in range(count)]
+
+    world.bind()
+    await world.settle()
+    before = series()
+    world.refuse("invented0")
+    for name in names(50):
+        world.bind(name)
+    await world.settle()
+    for name in names(50):
+        world.unbind(name)
+    await world.settle()
+    assert world.statuses() == {"demo-default-demo": "Assigned"}
+    assert series() == before

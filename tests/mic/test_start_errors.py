@@ -14,9 +14,17 @@ from mic import cli
 from tests.mic.emulated_cloud import ROOT, WAIT_SECONDS
 
 SECRET = {"tenantId": "t", "aadClientId": "c", "aadClientSecret": "hush"}
+KUBECONFIG = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
+    "users": [{"name": "u", "user": {"token": "hush"}}],
+    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+    "current-context": "x",
+}
 
 
-async def started(*flags: str, **environ: str) -> tuple[int, str]:
+async def started(*flags: str) -> tuple[int, str]:
     """Exit code and standard error, without the log."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -24,7 +32,7 @@ async def started(*flags: str, **environ: str) -> tuple[int, str]:
         "mic",
         *flags,
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **environ},
+        env={"PATH": os.environ["PATH"], "MIC_POD_NAMESPACE": "x"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -35,28 +43,6 @@ async def started(*flags: str, **environ: str) -> tuple[int, str]:
     assert len(lines) == 1, output.decode()
     assert "hush" not in output.decode()
     return process.returncode, lines[0]
-
-
-def kubeconfig(folder: Path, server: str) -> str:
-    path = folder / "kubeconfig"
-    path.write_text(
-        json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{"name": "c", "cluster": {"server": server}}],
-                "users": [{"name": "u", "user": {"token": "hush"}}],
-                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-                "current-context": "x",
-            }
-        )
-    )
-    return f"--kubeconfig={path}"
-
-
-def cloudconfig(folder: Path) -> str:
-    (folder / "azure.json").write_text(json.dumps(SECRET))
-    return f"--cloudconfig={folder / 'azure.json'}"
 
 
 @pytest.mark.parametrize(
@@ -89,29 +75,23 @@ def test_the_version_is_printed_without_any_configuration(capsys: pytest.Capture
 
 
 @pytest.mark.programs
-async def test_missing_credentials_are_named(tmp_path: Path) -> None:
-    code, output = await started(kubeconfig(tmp_path, "http://127.0.0.1:9"), MIC_POD_NAMESPACE="x")
-    assert code == 1
-    assert "TENANT_ID, CLIENT_ID, CLIENT_SECRET" in output
-
-
-@pytest.mark.programs
-async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
-    code, output = await started("--kubeconfig=/nowhere", cloudconfig(tmp_path), MIC_POD_NAMESPACE="x")
-    assert code == 1
-    assert "/nowhere" in output
-
-
-@pytest.mark.programs
-async def test_a_port_in_use_is_reported_with_its_flag(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--kubeconfig={folder}/kubeconfig"], ["TENANT_ID, CLIENT_ID, CLIENT_SECRET"]),
+        (["--kubeconfig=/nowhere", "--cloudconfig={folder}/azure.json"], ["/nowhere"]),
+        (
+            ["--kubeconfig={folder}/kubeconfig", "--cloudconfig={folder}/azure.json", "--http-probe-port={port}"],
+            ["{port}", "--http-probe-port"],
+        ),
+    ],
+    ids=["no credentials", "no kubeconfig", "a port in use"],
+)
+async def test_what_is_missing_or_in_use_is_named(tmp_path: Path, flags: list[str], parts: list[str]) -> None:
+    (tmp_path / "kubeconfig").write_text(json.dumps(KUBECONFIG))
+    (tmp_path / "azure.json").write_text(json.dumps(SECRET))
     with socket.create_server(("0.0.0.0", 0)) as taken:
-        port = taken.getsockname()[1]
-        code, output = await started(
-            kubeconfig(tmp_path, "http://127.0.0.1:9"),
-            cloudconfig(tmp_path),
-            f"--http-probe-port={port}",
-            MIC_POD_NAMESPACE="x",
-        )
+        values = {"folder": str(tmp_path), "port": taken.getsockname()[1]}
+        code, output = await started(*(flag.format(**values) for flag in flags))
     assert code == 1
-    assert str(port) in output
-    assert "--http-probe-port" in output
+    assert all(part.format(**values) in output for part in parts)

@@ -33,27 +33,6 @@ async def test_a_pods_identity_is_assigned_and_revoked(cloud: EmulatedCloud) -> 
     assert "Traceback" not in mic.read_log()
 
 
-async def test_a_restart_with_all_assigned_writes_nothing(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    cloud.identity()
-    first = await cloud.mic()
-    cloud.pod("web", "n0")
-    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
-    assert await first.stop() == 0
-    lease = cloud.api.store.get("leases.coordination.k8s.io", "aad-pod-identity-mic", "default")
-    assert lease["spec"]["holderIdentity"] == ""
-    before = len(cloud.arm.writes())
-    version = cloud.api.store.get(ASSIGNED, "web-default-demo", "default")["metadata"]["resourceVersion"]
-    await cloud.mic()
-    # MIC assigns another pod only after all earlier work.
-    cloud.identity("other")
-    cloud.node("n1")
-    cloud.pod("later", "n1", label="other")
-    await cloud.until(lambda: cloud.assigned().get("later-default-other") == "Assigned")
-    assert len(cloud.arm.writes(vm_id("n0"))) == before
-    assert cloud.api.store.get(ASSIGNED, "web-default-demo", "default")["metadata"]["resourceVersion"] == version
-
-
 async def test_identities_assigned_before_a_kill_are_detached_after_it(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
     cloud.identity()
