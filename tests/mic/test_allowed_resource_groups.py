@@ -131,8 +131,7 @@ async def test_its_objects_are_removed_without_a_call_to_azure(outside: MicWorld
 @pytest.mark.parametrize("restarted", [False, True])
 async def test_existing_assignments_there_stay_and_new_ones_are_not_made(world: MicWorld, restarted: bool) -> None:
     """As after an upgrade with a list that lacks a group of the cluster; also by a MIC that knows the host."""
-    world.bind("old")
-    await world.reconcile()
+    await world.assign("old")
     assert world.statuses() == {"old-default-old": "Assigned"}
     attached = list(world.changes)
     assert len(attached) == 1
@@ -152,8 +151,7 @@ async def test_existing_assignments_there_stay_and_new_ones_are_not_made(world: 
 
 
 async def test_no_change_is_planned_there_even_if_the_host_is_known(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     attaches = partial(host_change.azure_change, world.view.host_state(VM), HostIdentities())
     assert attaches(Policy()) is not None
     assert attaches(OTHER) is None

@@ -10,7 +10,7 @@ from mic.decisions import documents
 from mic.decisions.assignments import DesiredAssignment
 from podidentity.resources import AzureAssignedIdentity
 from tests.support.mic import VM, MicWorld
-from tests.support.objects import ClusterObject, binding, identity, identity_id, node, pod
+from tests.support.objects import ClusterObject, binding, identity, node, pod
 
 
 async def assigned_to(world: MicWorld) -> list[tuple[str, str]]:
@@ -22,23 +22,6 @@ async def assigned_to(world: MicWorld) -> list[tuple[str, str]]:
 async def test_a_bound_pod_gets_one_object_named_after_pod_namespace_and_identity(world: MicWorld) -> None:
     world.add(pod(namespace="shop"), identity(), binding())
     assert await assigned_to(world) == [("default", "web-shop-demo")]
-
-
-async def test_the_object_contains_the_fields_that_the_go_implementation_reads(world: MicWorld) -> None:
-    world.add(pod(), identity(), binding())
-    await world.steps()
-    document = msgspec.to_builtins(world.objects["default", "web-default-demo"])
-    assert document["spec"]["pod"] == "web"
-    assert document["spec"]["podNamespace"] == "default"
-    assert document["spec"]["nodename"] == "n0"
-    assert document["spec"]["azureIdentityRef"]["spec"]["resourceID"] == identity_id("demo")
-    assert document["spec"]["azureBindingRef"]["spec"] == {"azureIdentity": "demo", "selector": "demo"}
-    assert document["metadata"]["labels"] == {"nodename": "n0"}
-    assert document["metadata"]["finalizers"] == ["azureassignedidentity.finalizers.aadpodidentity.k8s.io"]
-    assert document["metadata"]["annotations"] == {
-        "aadpodidentity.k8s.io/pod-uid": "uid-default-web",
-        "aadpodidentity.k8s.io/attached-by": "mic",
-    }
 
 
 def test_embedded_objects_are_complete() -> None:
@@ -71,8 +54,7 @@ async def test_a_pod_that_is_not_running_or_unbound_needs_no_assignment(world: M
 async def test_a_finished_pods_assignment_is_revoked(world: MicWorld) -> None:
     world.add(pod(), identity(), binding())
     assert await assigned_to(world)
-    world.add(pod(phase="Succeeded"))
-    await world.settle()
+    await world.settle_with(pod(phase="Succeeded"))
     assert not world.objects
     assert world.attached(VM) == set()
 
@@ -128,7 +110,6 @@ async def test_two_bindings_to_one_identity_make_one_object_that_keeps_its_bindi
     assert await assigned_to(world) == [("default", "web-default-demo")]
     world.add(binding("earlier"))
     assert await world.steps() == []
-    world.remove(binding("later"))
-    await world.settle()
+    await world.settle_without(binding("later"))
     assert world.objects["default", "web-default-demo"].spec.azure_binding_ref.metadata.name == "earlier"
     assert len(world.changes) == 1

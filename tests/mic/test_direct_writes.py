@@ -42,11 +42,9 @@ async def test_a_write_that_a_pass_and_the_direct_writer_both_need_is_made_once(
 
 
 async def test_a_change_that_requires_no_host_does_not_poll_its_operation(world: MicWorld) -> None:
-    world.bind("hosted")
-    await world.reconcile()
+    await world.assign("hosted")
     world.hosts.state = replace(world.hosts.state, provisioning_state="Updating")
-    world.host_reconciler.look_again(VM)
-    await world.reconcile()
+    await world.look()
     calls = len(world.hosts.calls)
     federate(world, "web")
     assert await world.reconcile() == PassResult()

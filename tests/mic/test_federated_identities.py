@@ -45,20 +45,17 @@ async def test_it_is_assigned_on_any_node_in_its_own_namespace_without_resource_
     team(world, 3)
     seen = followed(world)
     pods = [pod(f"on-{name}", namespace=TEAM, node=name) for name in ("n0", "s0", "bare")]
-    world.add(*pods, pod("stranger"))
-    await world.settle()
+    await world.settle_with(*pods, pod("stranger"))
     assert {namespace for namespace, _ in world.objects} == {TEAM}
     assert set(world.statuses()) == {f"on-{name}-team-demo" for name in ("n0", "s0", "bare")}
     assert seen == [{TEAM: 3}] * 3, "it is served from the first moment"
-    world.remove(*pods)
-    await world.settle()
+    await world.settle_without(*pods)
     assert world.objects == {}
     assert world.hosts.calls == []
 
 
 async def test_it_does_not_wait_for_an_update_of_its_host(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.host(VM, "demo", provisioning_state="Updating")
     await world.reconcile()
     calls = len(world.hosts.calls)
@@ -73,8 +70,7 @@ async def test_a_pod_stays_assigned_when_its_identity_becomes_federated_and_can_
     world: MicWorld,
 ) -> None:
     team(world, 0)
-    world.add(pod(namespace=TEAM))
-    await world.settle()
+    await world.settle_with(pod(namespace=TEAM))
     assert usable(world) == {"default": 0}
     seen = followed(world)
     team(world, 3)
@@ -89,8 +85,7 @@ async def test_a_pod_stays_assigned_when_its_identity_becomes_federated_and_can_
 
 async def test_pods_of_other_namespaces_lose_an_identity_that_becomes_federated(world: MicWorld) -> None:
     team(world, 0)
-    world.add(pod("stranger"))
-    await world.settle()
+    await world.settle_with(pod("stranger"))
     assert world.statuses() == {"stranger-default-demo": "Assigned"}
     team(world, 3)
     await world.settle()
@@ -102,8 +97,7 @@ async def test_pods_of_other_namespaces_lose_an_identity_that_becomes_federated(
 async def test_an_in_place_change_of_a_namespaced_identity_stays_assigned(forced: bool) -> None:
     async with MicWorld(force_namespaced=forced) as world:
         team(world, 0, namespaced=not forced)
-        world.add(pod(namespace=TEAM))
-        await world.settle()
+        await world.settle_with(pod(namespace=TEAM))
         before, seen = world.objects[OBJECT], followed(world)
         team(world, 3)
         await world.settle()
@@ -116,13 +110,11 @@ async def test_an_in_place_change_of_a_namespaced_identity_stays_assigned(forced
 
 async def test_a_changed_exchange_reaches_the_assigned_identity(world: MicWorld) -> None:
     team(world, 3)
-    world.add(pod(namespace=TEAM))
-    await world.settle()
+    await world.settle_with(pod(namespace=TEAM))
     for value in ("identityBindings", ""):
         plain = identity(namespace=TEAM, type_=3, tenant_id="t")
         annotated = msgspec.structs.replace(plain.metadata, annotations={EXCHANGE_ANNOTATION: value} if value else {})
-        world.add(msgspec.structs.replace(plain, metadata=annotated))
-        await world.settle()
+        await world.settle_with(msgspec.structs.replace(plain, metadata=annotated))
         assert world.objects[OBJECT].spec.azure_identity_ref.metadata.annotation(EXCHANGE_ANNOTATION) == value
 
 

@@ -31,16 +31,14 @@ class Recorded:
 
 
 async def test_a_mirror_pod_gets_no_assignment_and_another_pod_does(world: MicWorld) -> None:
-    world.add(pod("mirror", mirror=True), pod("web"), identity(), binding())
-    await world.settle()
+    await world.settle_with(pod("mirror", mirror=True), pod("web"), identity(), binding())
     assert sorted(world.objects) == [("default", "web-default-demo")]
 
 
 async def test_an_assignment_that_an_older_mic_made_for_it_is_revoked_and_its_identity_detached(
     world: MicWorld,
 ) -> None:
-    world.add(pod(), identity(), binding())
-    await world.settle()
+    await world.settle_with(pod(), identity(), binding())
     assert world.statuses() == {"web-default-demo": "Assigned"}
     world.add(pod(mirror=True))  # the stored pod, as this version reads it
     await world.settle()

@@ -7,13 +7,12 @@ import pytest
 
 from mic.decisions.policy import Policy
 from podidentity.resources import Meta
-from tests.support.mic import VM, MicWorld
+from tests.support.mic import MicWorld
 from tests.support.objects import (
     GROUP,
     ClusterObject,
     binding,
     identity,
-    identity_id,
     node,
     pod,
     set_id,
@@ -23,6 +22,7 @@ from tests.support.objects import (
 
 FLEX = f"{GROUP}/Microsoft.Compute/virtualMachines/flex_1a2b3c"
 """An instance of a Flexible scale set is a separate VM to Azure."""
+OS_LABEL = "kubernetes.io/os"
 HOSTS = (vm_id("n0"), set_id("one"), set_id("two"), FLEX)
 
 
@@ -71,13 +71,11 @@ async def test_node_pod_identity_and_binding_may_arrive_in_any_order(world: MicW
     world.host(set_id())
     things = (set_node("s0", 0), pod(node="s0"), identity(), binding())
     for each in order:
-        world.add(things[each])
-        await world.settle()
+        await world.settle_with(things[each])
     assert world.attached(set_id()) == {"demo"}
     assert world.statuses() == {"web-default-demo": "Assigned"}
     for each in order:
-        world.remove(things[each])
-        await world.settle()
+        await world.settle_without(things[each])
     assert world.objects == {}
     # If the node was deleted first, MIC had no host to detach it from.
     assert world.attached(set_id()) == ({"demo"} if order[0] == 0 else set())
@@ -122,8 +120,7 @@ async def test_a_node_name_reused_by_another_vm_is_another_host(world: MicWorld)
     mixed(world, identity(), binding(), pod(node="n0"))
     await at_rest(world)
     world.host(vm_id("replaced"))
-    world.add(node("n0", f"azure://{vm_id('replaced')}"))
-    await world.settle()
+    await world.settle_with(node("n0", f"azure://{vm_id('replaced')}"))
     assert world.attached(vm_id("replaced")) == {"demo"}
     assert world.statuses() == {"web-default-demo": "Assigned"}
 
@@ -135,21 +132,10 @@ async def test_a_scale_set_spelled_in_two_ways_is_one_host(world: MicWorld) -> N
     assert len(world.changes) == 1
 
 
-@pytest.mark.parametrize("adopt", [False, True])
-async def test_identities_attached_by_others_are_recognised_on_each_host(world: MicWorld, adopt: bool) -> None:
-    mixed(world, identity(), binding(), pod("vm", node="n0"), pod("set", node="a0"), policy=Policy(frozenset(), adopt))
-    world.host(VM, "demo", "stranger")
-    await at_rest(world)
-    world.remove(pod("vm", node="n0"), pod("set", node="a0"))
-    after = await at_rest(world)
-    assert after[0] == ({"stranger"} if adopt else {"demo", "stranger"})
-    assert after[1] == set()
-    assert identity_id("demo").lower() not in world.hosts.table[set_id("one").lower()].attached
-
-
 async def test_the_operating_system_of_a_node_does_not_matter(world: MicWorld) -> None:
-    windows = Meta(name="win", labels={"kubernetes.io/os": "windows"})
+    windows = msgspec.structs.replace(set_node("win", 0), metadata=Meta(name="win", labels={OS_LABEL: "windows"}))
     world.host(set_id())
-    world.add(msgspec.structs.replace(set_node("win", 0), metadata=windows), identity(), binding(), pod(node="win"))
-    await world.settle()
+    await world.settle_with(
+        msgspec.structs.replace(set_node("win", 0), metadata=windows), identity(), binding(), pod(node="win")
+    )
     assert world.attached(set_id()) == {"demo"}

@@ -7,8 +7,7 @@ from tests.support.objects import binding, identity, identity_id, pod
 
 
 async def test_two_pods_whose_joined_names_are_equal_both_get_their_object(world: MicWorld) -> None:
-    world.add(identity(), binding(), pod("a-b", namespace="c"))
-    await world.settle()
+    await world.settle_with(identity(), binding(), pod("a-b", namespace="c"))
     world.add(pod("a", namespace="b-c"))
     await world.settle()
     newcomer = distinct_name(AssignmentKey("b-c", "a", "default", "demo"))
@@ -18,8 +17,7 @@ async def test_two_pods_whose_joined_names_are_equal_both_get_their_object(world
 
 
 async def test_concurrently_created_pods_never_share_an_object_name(world: MicWorld) -> None:
-    world.add(identity(), binding(), pod("a-b", namespace="c"), pod("a", namespace="b-c"))
-    await world.settle()
+    await world.settle_with(identity(), binding(), pod("a-b", namespace="c"), pod("a", namespace="b-c"))
     assert len(world.objects) == 2
 
 
@@ -27,8 +25,7 @@ async def test_two_identities_of_one_name_in_two_namespaces_both_work(world: Mic
     for namespace in ("one", "two"):
         resource_id = identity_id(f"in-{namespace}")
         world.add(identity(namespace=namespace, resource_id=resource_id), binding(namespace=namespace))
-    world.add(pod())
-    await world.settle()
+    await world.settle_with(pod())
     assert len(world.objects) == 2
     assert world.attached(VM) == {"in-one", "in-two"}
 
@@ -45,16 +42,14 @@ async def test_a_name_over_the_limit_is_truncated_and_made_unique(world: MicWorl
 async def test_a_name_of_exactly_the_limit_is_not_changed(world: MicWorld) -> None:
     key = AssignmentKey("default", "p" * (NAME_MAX - len("-default-demo")), "default", "demo")
     assert len(plain_name(key)) == NAME_MAX
-    world.add(identity(), binding(), pod(key.pod))
-    await world.settle()
+    await world.settle_with(identity(), binding(), pod(key.pod))
     assert list(world.objects) == [("default", plain_name(key))]
 
 
 async def test_a_pod_that_returns_while_its_old_object_is_terminating_gets_another_name_immediately(
     world: MicWorld,
 ) -> None:
-    world.add(identity(), binding(), pod(uid="first"))
-    await world.settle()
+    await world.settle_with(identity(), binding(), pod(uid="first"))
     existing = world.existing("web-default-demo")
     world.remove(pod())
     await world.host_reconciler.revoke(VM)
@@ -68,8 +63,7 @@ async def test_a_pod_that_returns_while_its_old_object_is_terminating_gets_anoth
 async def test_an_assignment_that_returns_while_both_its_names_are_taken_gets_a_third_one() -> None:
     again = binding("again", namespace="team")
     async with MicWorld(grace_seconds=100.0) as world:
-        world.add(identity(), binding(), pod())
-        await world.settle()
+        await world.settle_with(identity(), binding(), pod())
         world.add(identity(namespace="team", resource_id=identity_id("other"), client_id="client-other"), again)
         await world.settle()
         assert len(world.objects) == 2

@@ -14,7 +14,7 @@ from mic.reconciliation.work_queue import PassResult
 from mic.reconciliation.writer import Writer, Written
 from podidentity.azure.resource_ids import Host
 from podidentity.resources import ASSIGNED_IDENTITIES, FINALIZER
-from tests.support.mic import ASSIGNED, VM, MicWorld
+from tests.support.mic import ASSIGNED, MicWorld
 from tests.support.objects import identity_id, pod, vm_id
 
 
@@ -58,8 +58,7 @@ async def test_a_system_assigned_identity_added_concurrently_survives_our_first_
 @pytest.mark.parametrize("type_", [USER, BOTH])
 async def test_an_identity_added_concurrently_survives_our_last_detach(world: MicWorld, etag: str, type_: str) -> None:
     world.hosts.state = host("None" if type_ == USER else SYSTEM, etag=etag and '"1"')
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     assert world.hosts.state.type == type_
     world.unbind()
     another_writer_acts(world, lambda _seen: host(type_, ["demo", "theirs"], etag))
@@ -69,8 +68,7 @@ async def test_an_identity_added_concurrently_survives_our_last_detach(world: Mi
 
 async def test_an_update_that_keeps_the_type_requires_no_second_read(world: MicWorld) -> None:
     world.hosts.state = host(USER, ["theirs"])
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     assert world.hosts.calls == ["get", "update"]
 
 
@@ -102,8 +100,7 @@ THERE = HostIdentities(type="UserAssigned", attached={identity_id("demo").lower(
 
 
 async def test_an_identity_that_another_program_attaches_later_is_not_reported(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.api.store.patch(ASSIGNED, OBJECT, {"metadata": {"finalizers": [FINALIZER, "example.com/it"]}}, "default")
     world.unbind()
     for _ in range(3):
@@ -112,8 +109,7 @@ async def test_an_identity_that_another_program_attaches_later_is_not_reported(w
     assert not world.hosts.state.attached
 
     world.hosts.state = THERE
-    world.host_reconciler.look_again(VM)
-    await world.reconcile()
+    await world.look()
     assert world.hosts.state.attached, "not MIC's to take off"
 
     world.add(pod("demo", uid="second"))
@@ -142,8 +138,7 @@ def owed(world: MicWorld) -> str:
 
 
 async def test_all_finished_detaches_are_removed_in_one_write(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     write_down(world, *PAID)
     await look(world)
     before = world.api.store.revision
@@ -153,8 +148,7 @@ async def test_all_finished_detaches_are_removed_in_one_write(world: MicWorld) -
 
 
 async def test_a_detach_recorded_in_the_meantime_is_kept(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     write_down(world, *PAID)
     await look(world)
     planned = world.view.existing(("default", OBJECT))

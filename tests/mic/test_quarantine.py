@@ -248,8 +248,7 @@ async def test_a_read_that_finds_it_attached_ends_the_quarantine(world: MicWorld
     attached = {identity_id("bad").lower(): Attached(identity_id("bad"))}
     there = HostIdentities(type="UserAssigned", attached=attached, etag='"2"')
     world.hosts.state = replace(there, provisioning_state="Updating")
-    world.host_reconciler.look_again(VM)
-    await world.reconcile()
+    await world.look()
     assert world.host_reconciler.quarantined() == 1
     assert world.statuses() == {"bad-default-bad": "Created"}, "the operation may fail as ours did"
     world.hosts.state = there

@@ -34,8 +34,7 @@ async def test_an_api_server_that_rejects_writes_is_retried_later(world: MicWorl
 
 @pytest.mark.parametrize("status", [403, 422, 500])
 async def test_an_object_that_the_api_server_rejects_blocks_no_other(world: MicWorld, status: int) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.unbind()
     world.bind("fine")
     world.add(identity("over-quota", namespace="team", namespaced=True))
@@ -61,8 +60,7 @@ async def test_an_object_that_the_api_server_rejects_blocks_no_other(world: MicW
 
 
 async def test_an_object_that_the_watch_has_not_reported_is_found(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     stored = await world.client.get(ASSIGNED_IDENTITIES, "default", "demo-default-demo")
     world.view.assigned.deleted(stored)
     assert (await world.reconcile()).again_after is not None
@@ -71,8 +69,7 @@ async def test_an_object_that_the_watch_has_not_reported_is_found(world: MicWorl
 
 
 async def test_an_object_deleted_by_another_writer_is_created_again(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.api.store.patch(ASSIGNED, "demo-default-demo", {"metadata": {"finalizers": None}}, "default")
     world.api.store.delete(ASSIGNED, "demo-default-demo", "default")
     world.add(pod("demo", label="demo", uid="second"))

@@ -28,8 +28,7 @@ async def test_a_pass_without_errors_sends_two_azure_calls(world: MicWorld) -> N
 
 
 async def test_a_new_pod_with_an_attached_identity_costs_no_azure_call(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.add(pod("second"))
     assert await world.reconcile() == PassResult()
     assert world.statuses()["second-default-demo"] == "Assigned"
@@ -40,14 +39,12 @@ async def test_an_old_read_of_the_host_decides_nothing(world: MicWorld) -> None:
     world.hosts.state = HostIdentities(
         type="UserAssigned", attached={identity_id("demo").lower(): Attached(identity_id("demo"))}
     )
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.unbind()
     await world.reconcile()
     assert world.statuses() == {}
     world.hosts.state = HostIdentities()  # another client has detached it
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     assert world.statuses() == {"demo-default-demo": "Assigned"}
     assert identity_id("demo").lower() in world.hosts.state.attached
 
@@ -85,8 +82,7 @@ async def test_retry_after_of_a_write_is_obeyed_while_objects_are_written(world:
     assert world.statuses() == {"demo-default-demo": "Created"}
     assert "Azure throttles MIC's calls" in world.message("demo-default-demo")
     calls = list(world.hosts.calls)
-    world.bind("second")
-    await world.reconcile()
+    await world.assign("second")
     assert world.hosts.calls == calls
     assert world.statuses()["second-default-second"] == "Created"
     await asyncio.sleep(77.0)
@@ -96,8 +92,7 @@ async def test_retry_after_of_a_write_is_obeyed_while_objects_are_written(world:
 
 
 async def test_retry_after_of_a_read_is_obeyed_and_revocations_do_not_wait_for_it(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.host_reconciler.look_again(VM)
     world.fail("get", Throttled("slow down", status=429, retry_after=50.0))
     done = await world.reconcile()
@@ -115,8 +110,7 @@ async def test_retry_after_of_a_read_is_obeyed_and_revocations_do_not_wait_for_i
 
 async def test_an_object_states_that_azure_refuses_mics_credentials(world: MicWorld) -> None:
     world.fail("get", Refused("no", status=403, code="AuthorizationFailed"))
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     assert world.statuses() == {"demo-default-demo": "Created"}
     assert "(403 AuthorizationFailed): check its credentials and its role" in world.message("demo-default-demo")
     await asyncio.sleep(60.0)
@@ -283,8 +277,7 @@ async def test_the_target_state_of_a_running_operation_is_not_its_result(
 
 
 async def test_an_identity_attached_before_a_foreign_operation_is_assigned_during_it(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.hosts.state = replace(world.hosts.state, provisioning_state="Updating")
     world.add(pod("another"))
     world.host_reconciler.look_again(VM)

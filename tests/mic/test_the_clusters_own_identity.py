@@ -134,8 +134,7 @@ async def test_an_assignment_of_an_earlier_version_is_withdrawn_at_the_next_read
         await world.reconcile()
         assert world.statuses() == {"web-default-kubelet": "Assigned"}
         world.host_reconciler.protect(KUBELETS)
-        world.host_reconciler.look_again(VM)
-        assert await world.reconcile() == PassResult()
+        assert await world.look() == PassResult()
         assert world.statuses() == {"web-default-kubelet": "Created"}
         assert await warnings(world) == ALL_KINDS
         assert world.changes == []
@@ -159,8 +158,7 @@ async def test_it_is_not_attached_to_a_vm_that_lacks_it(client_id: str) -> None:
 
 async def test_a_vm_gets_no_identity_for_objects_that_name_only_the_clusters_client_id() -> None:
     async with MicWorld(policy=NAMED) as world:
-        world.add(identity("demo", client_id=KUBELETS), binding(identity="demo"), pod())
-        await world.settle()
+        await world.settle_with(identity("demo", client_id=KUBELETS), binding(identity="demo"), pod())
         assert world.statuses() == {"web-default-demo": "Created"}
         assert world.changes == []
 
@@ -171,8 +169,7 @@ async def test_an_author_cannot_refuse_another_identity_by_the_clusters_client_i
         evil = identity("demo", namespace="evil", client_id=KUBELETS)
         world.add(identity("demo", client_id=client_id), binding(identity="demo"), pod())
         world.add(evil, binding("evil", namespace="evil", identity="demo", selector="evil"))
-        world.add(pod("evil", namespace="evil", label="evil"))
-        await world.settle()
+        await world.settle_with(pod("evil", namespace="evil", label="evil"))
         assert world.statuses() == {"web-default-demo": "Assigned", "evil-evil-demo": "Created"}
 
 

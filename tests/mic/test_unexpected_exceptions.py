@@ -94,8 +94,7 @@ async def test_an_object_whose_release_fails_is_released_later_and_blocks_nothin
             raise OddError
         return real(existing, *more)
 
-    world.add(identity(), binding(), pod(), pod("bad"))
-    await world.settle()
+    await world.settle_with(identity(), binding(), pod(), pod("bad"))
     world.remove(pod(), pod("bad"))
     for key in world.objects:
         world.delete(key)

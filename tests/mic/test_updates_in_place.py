@@ -1,9 +1,5 @@
 """Objects that MIC updates and does not replace when the pod, node, binding or identity of an assignment changes."""
 
-from typing import Any
-
-import msgspec
-
 from tests.support.mic import VM, MicWorld
 from tests.support.objects import binding, identity, identity_id, node, pod, set_id, set_node, vm_id
 
@@ -12,24 +8,7 @@ OBJECT = ("default", "web-default-demo")
 
 async def one_pod(world: MicWorld) -> None:
     world.host(vm_id("n1"))
-    world.add(node("n1"), identity(), binding(), pod(uid="first"))
-    await world.settle()
-
-
-async def test_no_write_without_a_relevant_change(world: MicWorld) -> None:
-    await one_pod(world)
-    writes = world.writes
-    world.dirty.clear()
-    world.add(identity(), binding(), pod(uid="first"))
-    assert await world.steps() == []
-    assert (world.writes, world.dirty) == (writes, [])
-
-
-async def test_the_controllers_own_writes_cause_no_action(world: MicWorld) -> None:
-    await one_pod(world)
-    world.dirty.clear()
-    world.view.assigned.upserted(None, world.objects[OBJECT])
-    assert world.dirty == []
+    await world.settle_with(node("n1"), identity(), binding(), pod(uid="first"))
 
 
 async def test_a_pod_recreated_on_its_node_stays_assigned(world: MicWorld) -> None:
@@ -65,8 +44,7 @@ async def test_a_pod_that_moves_keeps_its_object_and_the_old_vm_is_cleaned(world
 
 async def test_a_moved_pods_old_vm_keeps_the_identities_of_other_pods(world: MicWorld) -> None:
     await one_pod(world)
-    world.add(pod("stays"))
-    await world.settle()
+    await world.settle_with(pod("stays"))
     world.add(pod(node="n1", uid="second"))
     await world.settle(vm_id("n1"), vm_id("n0"))
     assert world.attached(VM) == {"demo"}
@@ -113,43 +91,15 @@ async def test_a_pod_that_moves_within_its_scale_set_costs_no_azure_call(world: 
 
 
 async def test_an_identity_that_becomes_namespaced_moves_its_object_and_stays_attached(world: MicWorld) -> None:
-    world.add(identity(namespace="shop"), binding(namespace="shop"), pod(namespace="shop"))
-    await world.settle()
+    await world.settle_with(identity(namespace="shop"), binding(namespace="shop"), pod(namespace="shop"))
     world.add(identity(namespace="shop", namespaced=True))
     await world.settle()
     assert list(world.objects) == [("shop", "web-shop-demo")]
     assert len(world.changes) == 1
 
 
-async def test_an_object_of_the_go_implementation_is_adopted_without_a_write(world: MicWorld) -> None:
-    await one_pod(world)
-    written = world.objects[OBJECT]
-    document: dict[str, Any] = {
-        "metadata": {
-            "name": OBJECT[1],
-            "namespace": "default",
-            "labels": {"nodename": "n0"},
-            "finalizers": written.metadata.finalizers,
-        },
-        "spec": msgspec.to_builtins(written.spec),
-        "status": msgspec.to_builtins(written.status),
-    }
-    # The values that Go writes for missing fields.
-    document["spec"]["azureIdentityRef"]["spec"] |= {"clientPassword": {}, "auxiliaryTenantIDs": None, "tenantID": ""}
-    async with MicWorld() as fresh:
-        fresh.host(VM, "demo")
-        fresh.add(identity(), binding(), pod(uid="first"))
-        fresh.write(document)
-        assert await fresh.steps() == []
-        fresh.remove(pod())
-        await fresh.settle()
-        assert fresh.attached(VM) == set()
-        assert fresh.objects == {}
-
-
 async def test_an_object_is_created_at_its_new_name_before_the_old_one_is_revoked(world: MicWorld) -> None:
-    world.add(identity(namespace="shop"), binding(namespace="shop"), pod(namespace="shop"))
-    await world.settle()
+    await world.settle_with(identity(namespace="shop"), binding(namespace="shop"), pod(namespace="shop"))
     world.add(identity(namespace="shop", type_=3))
     assert await world.steps() == ["create"]
     assert {key: each.status.status for key, each in world.objects.items()} == {
