@@ -117,9 +117,8 @@ async def test_an_immutable_client_id_is_recognised_in_any_case_in_azures_respon
 
 async def test_an_identity_used_together_with_an_immutable_one_is_detached_alone(world: MicWorld) -> None:
     await assigned(world, pod(), policy=Policy(immutable=frozenset({"client-demo"})))
-    await world.settle_with(
-        identity("other"), binding("other", identity="other", selector="other"), pod("other", label="other")
-    )
+    world.bind("other")
+    await world.settle()
     await world.settle_without(pod(), pod("other"))
     assert world.attached(VM) == {"demo"}
     assert world.changes[-1].type == "UserAssigned"
@@ -128,10 +127,12 @@ async def test_an_identity_used_together_with_an_immutable_one_is_detached_alone
 async def test_two_hundred_identities_are_attached_in_two_updates_and_detached_in_two(world: MicWorld) -> None:
     names = [f"id{number}" for number in range(200)]
     for name in names:
-        world.add(identity(name), binding(name, identity=name, selector=name), pod(name, label=name))
+        world.bind(name)
     await world.settle()
     assert [len(change.adds) for change in world.changes] == [150, 50]
-    await world.settle_without(*(pod(name, label=name) for name in names))
+    for name in names:
+        world.unbind(name)
+    await world.settle()
     assert [len(change.removes) for change in world.changes[2:]] == [150, 50]
     assert world.attached(VM) == set()
     assert world.objects == {}
@@ -223,15 +224,12 @@ async def test_an_object_states_that_azure_refuses_to_attach_its_detached_identi
 
 async def test_all_identities_are_detached_in_one_update(world: MicWorld) -> None:
     for number in range(20):
-        name = f"id{number}"
-        await world.settle_with(
-            identity(name), binding(name, identity=name, selector=name), pod(f"p{number}", label=name)
-        )
+        world.bind(f"id{number}")
+    await world.settle()
     assert len(world.changes) == 1
     for number in range(10):
-        world.remove(pod(f"p{number}"))
-    await world.settle_with(
-        identity("more"), binding("more", identity="more", selector="more"), pod("more", label="more")
-    )
+        world.unbind(f"id{number}")
+    world.bind("more")
+    await world.settle()
     assert len(world.changes) == 2
     assert (len(world.changes[1].adds), len(world.changes[1].removes)) == (1, 10)

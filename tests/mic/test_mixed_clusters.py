@@ -22,7 +22,6 @@ from tests.support.objects import (
 
 FLEX = f"{GROUP}/Microsoft.Compute/virtualMachines/flex_1a2b3c"
 """An instance of a Flexible scale set is a separate VM to Azure."""
-OS_LABEL = "kubernetes.io/os"
 HOSTS = (vm_id("n0"), set_id("one"), set_id("two"), FLEX)
 
 
@@ -133,9 +132,8 @@ async def test_a_scale_set_spelled_in_two_ways_is_one_host(world: MicWorld) -> N
 
 
 async def test_the_operating_system_of_a_node_does_not_matter(world: MicWorld) -> None:
-    windows = msgspec.structs.replace(set_node("win", 0), metadata=Meta(name="win", labels={OS_LABEL: "windows"}))
+    labelled = Meta(name="win", labels={"kubernetes.io/os": "windows"})
+    windows = msgspec.structs.replace(set_node("win", 0), metadata=labelled)
     world.host(set_id())
-    await world.settle_with(
-        msgspec.structs.replace(set_node("win", 0), metadata=windows), identity(), binding(), pod(node="win")
-    )
+    await world.settle_with(windows, identity(), binding(), pod(node="win"))
     assert world.attached(set_id()) == {"demo"}
