@@ -1,12 +1,13 @@
-"""The requests of azure-mgmt-compute, and how MIC reads their responses, with the sandbox's Resource Manager."""
+"""Changes of a host's identities, the requests of azure-mgmt-compute for them, and the polls of Azure's operations."""
 
 import asyncio
+import json
 import time
 
 import pytest
 
 from mic.azure import compute
-from mic.azure.compute import poll_pause
+from mic.azure.compute import POLL_LAST_SECONDS, poll_pause
 from mic.azure.errors import (
     AzureError,
     BadIdentities,
@@ -17,7 +18,16 @@ from mic.azure.errors import (
     Unreachable,
     UpdateConflict,
 )
-from mic.azure.identities import GONE, HostIdentities, change
+from mic.azure.identities import (
+    BOTH,
+    GONE,
+    MOST_IN_ONE_UPDATE,
+    SYSTEM,
+    Attached,
+    HostIdentities,
+    change,
+    decode_identities,
+)
 from podidentity_sandbox.machines import Machine, no_such_identity
 from podidentity_sandbox.serving import ResponseFault
 from tests.mic.arm_client import AUDIENCE, ArmUnderTest, host
@@ -208,3 +218,122 @@ async def test_an_unreachable_resource_manager_is_unreachable(azure: ArmUnderTes
     await azure.arm.stop()
     with pytest.raises(Unreachable):
         await azure.compute.get(host(vm_id()))
+
+
+def having(*names: str, type_: str = "UserAssigned", etag: str = '"7"') -> HostIdentities:
+    ids = [identity_id(name) for name in names]
+    return HostIdentities(type=type_, attached={each.lower(): Attached(each) for each in ids}, etag=etag)
+
+
+def test_only_the_difference_is_sent_with_null_for_removals() -> None:
+    planned = change(having("old", "stays"), [identity_id("new"), identity_id("stays")], [identity_id("old")])
+    assert planned is not None
+    assert json.loads(planned.body()) == {
+        "identity": {
+            "type": "UserAssigned",
+            "userAssignedIdentities": {identity_id("new"): {}, identity_id("old"): None},
+        }
+    }
+    assert planned.etag == ""
+
+
+def test_an_identity_that_is_already_attached_or_detached_requires_no_change() -> None:
+    assert change(having("here"), [identity_id("HERE")], [identity_id("elsewhere")]) is None
+
+
+def test_a_removal_uses_azures_spelling_of_the_id() -> None:
+    planned = change(having("Old", "stays"), [], [identity_id("Old").upper()])
+    assert planned is not None
+    assert planned.removes == (identity_id("Old"),)
+
+
+@pytest.mark.parametrize(
+    ("before", "left"), [("UserAssigned", "None"), (BOTH, SYSTEM), ("systemassigned,userassigned", SYSTEM)]
+)
+def test_removing_the_last_identity_narrows_the_type_for_the_version_that_was_read_only(before: str, left: str) -> None:
+    planned = change(having("last", type_=before), [], [identity_id("last")])
+    assert planned is not None
+    assert planned.etag == '"7"'
+    assert json.loads(planned.body()) == {"identity": {"type": left}}
+
+
+@pytest.mark.parametrize(("before", "after"), [("None", "UserAssigned"), (SYSTEM, BOTH), ("", "UserAssigned")])
+def test_adding_the_first_identity_keeps_the_system_assigned_one(before: str, after: str) -> None:
+    planned = change(having(type_=before), [identity_id("first")], [])
+    assert planned is not None
+    assert (planned.type, planned.etag) == (after, '"7"')
+
+
+def test_a_type_that_differs_only_in_spelling_is_not_changed() -> None:
+    planned = change(having("here", type_="SystemAssigned,UserAssigned"), [identity_id("new")], [])
+    assert planned is not None
+    assert planned.etag == ""
+
+
+def test_one_update_contains_at_most_the_number_that_azure_accepts() -> None:
+    many = [identity_id(f"id{number}") for number in range(MOST_IN_ONE_UPDATE + 10)]
+    planned = change(having("old"), many, [identity_id("old")])
+    assert planned is not None
+    assert (len(planned.adds), len(planned.removes)) == (MOST_IN_ONE_UPDATE, 0)
+
+
+def test_a_host_without_an_identity_part_has_no_identities() -> None:
+    assert decode_identities({"properties": {"provisioningState": "Updating"}}).updating
+    assert decode_identities({}) == HostIdentities()
+
+
+REFILLED_PER_SECOND = 25
+"""Reads that Azure Resource Manager refills for a subscription and a client."""
+
+
+def growing(waited: float) -> float:
+    return min(max(0.2, 0.08 * waited), POLL_LAST_SECONDS)
+
+
+def polls(seconds: float, running: int) -> tuple[int, float]:
+    """Return the number of polls of an operation that takes *seconds*, and the last pause."""
+    waited, count, pause = 0.0, 0, 0.0
+    while waited < seconds:
+        pause = poll_pause(waited, running)
+        waited += pause
+        count += 1
+    return count, pause
+
+
+@pytest.mark.parametrize(
+    ("seconds", "running", "late", "most"),
+    [
+        (0.2, 1, 0.2, 1),
+        (5.0, 1, 0.4, 22),
+        (5.0, 3, 0.4, 22),
+        (40.0, 1, 0.5, 92),
+        (40.0, 2, 0.5, 92),
+        (40.0, 6, 0.5, 92),
+        (40.0, 10, 0.84, 67),
+        (40.0, 400, 3.2, 49),
+        (1800.0, 1, POLL_LAST_SECONDS, 558),
+    ],
+)
+def test_the_end_of_an_operation_is_noticed_soon(seconds: float, running: int, late: float, most: int) -> None:
+    count, pause = polls(seconds, running)
+    assert pause <= late
+    assert count <= most
+
+
+@pytest.mark.parametrize("running", [1, 2, 3, 6, 8, 16, 29, 59])
+def test_pauses_are_shortened_only_to_a_fraction_of_azures_limit(running: int) -> None:
+    for waited in range(1800):
+        pause = poll_pause(waited, running)
+        if pause < growing(waited):
+            assert running / pause <= REFILLED_PER_SECOND / 2
+
+
+@pytest.mark.parametrize("running", [60, 100, 400])
+def test_many_operations_are_polled_as_rarely_as_a_growing_pause_allows(running: int) -> None:
+    for waited in range(1800):
+        assert poll_pause(waited, running) == growing(waited)
+
+
+def test_pauses_do_not_shrink_while_an_operation_runs() -> None:
+    pauses = [poll_pause(waited / 10, 1) for waited in range(20_000)]
+    assert pauses == sorted(pauses)

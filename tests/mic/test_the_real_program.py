@@ -1,10 +1,21 @@
-"""`python -m mic` with the API server and Azure of the sandbox, without fakes between them."""
+"""`python -m mic` with the API server and Azure of the sandbox: pods, leadership, pages, and the role that it needs."""
 
+import asyncio
 import json
+import re
+import urllib.error
+from pathlib import Path
+from typing import Any, Final
 
+import pytest
+
+from podidentity.kube.transport import CONNECTIONS_MAX
 from podidentity_sandbox.kubeapi.server import Recorded
-from tests.mic.emulated_cloud import ASSIGNED, EmulatedCloud
-from tests.support.objects import vm_id
+from tests.conftest import ROOT
+from tests.e2e.operators_shell import blocks_of
+from tests.mic.emulated_cloud import ASSIGNED, EmulatedCloud, Mic, emulated_cloud
+from tests.support.objects import set_id, vm_id
+from tests.support.waiting import until
 
 
 async def test_a_pods_identity_is_assigned_and_revoked(cloud: EmulatedCloud) -> None:
@@ -104,3 +115,151 @@ async def test_a_go_implementation_that_becomes_leader_ends_the_process_which_re
     assert "another candidate holds it: 'reference'" in mic.read_log()
     lease = cloud.api.store.get("leases.coordination.k8s.io", "aad-pod-identity-mic", "default")
     assert lease["spec"]["holderIdentity"] == ""
+
+
+async def ready(mic: Mic) -> dict[str, bool]:
+    """The checks of /readyz, and whether each is met."""
+    try:
+        page = await mic.page("/readyz")
+    except urllib.error.HTTPError as answer:
+        page = answer.read().decode()
+    lines = [line for line in page.splitlines() if line.startswith("[")]
+    return {line[3:].partition(" ok")[0].partition(":")[0]: line.startswith("[+]") for line in lines}
+
+
+async def another(cloud: EmulatedCloud) -> Mic:
+    """A second process, which waits for the lease, once it listens."""
+    mic = await cloud.mic(active=False)
+    await until(lambda: mic.page("/healthz"), "MIC listens", ignoring=OSError)
+    return mic
+
+
+async def test_the_leader_and_a_candidate_waiting_for_the_lease_are_ready(cloud: EmulatedCloud) -> None:
+    leader = await cloud.mic()
+    waiting = await another(cloud)
+    await until(lambda: ready(waiting), "the candidate is ready", holds=lambda checks: all(checks.values()))
+    for mic in (leader, waiting):
+        assert await ready(mic) == {"api server": True, "watches": True, "azure": True}
+    pages = [await mic.page("/metrics") for mic in (leader, waiting)]
+    assert "aadpodidentity_mic_lease_held 1.0\n" in pages[0]
+    assert "aadpodidentity_mic_lease_held 0.0\n" in pages[1]
+    assert await waiting.stop() == 0
+    assert "the lease is released" not in waiting.read_log(), "it had none"
+
+
+async def test_unusable_credentials_make_the_leader_not_ready(cloud: EmulatedCloud) -> None:
+    config = json.loads((cloud.folder / "azure.json").read_text())
+    (cloud.folder / "azure.json").write_text(json.dumps(config | {"aadClientSecret": "wrong"}))
+    cloud.node("n0")
+    cloud.identity()
+    mic = await cloud.mic()
+    assert await ready(mic) == {"api server": True, "watches": True, "azure": True}
+    cloud.pod("web", "n0")
+    await until(lambda: ready(mic), "MIC is not ready", holds=lambda checks: not checks["azure"])
+    await cloud.until(lambda: "no token for Resource Manager" in mic.read_log())
+    assert "azure.identity" not in mic.read_log(), "the library's lines are another one at each try"
+
+
+async def test_the_state_is_served_on_loopback_and_a_profile_if_enabled(cloud: EmulatedCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    mic = await cloud.mic("--enableProfile")
+    cloud.pod("web", "n0")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    state = json.loads(await mic.page("/debug/state"))
+    assert state["health"] == "Active"
+    assert state["cluster"]["assigned identities"] == 1
+    assert state["lease"]["seconds"] > 0
+    secret = json.loads((cloud.folder / "azure.json").read_text())["aadClientSecret"]
+    assert secret not in json.dumps(state)
+    await mic.page("/debug/profile?seconds=1")
+    plain = await another(cloud)
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        await plain.page("/debug/profile?seconds=1")
+
+
+PAGE: Final = (ROOT / "docs" / "install-on-aks.md").read_text()
+VERBS: Final = {"GET": "read", "PATCH": "write"}
+RESOURCE: Final = re.compile(
+    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/(Microsoft\.Compute/\w+)/[^/]+", re.IGNORECASE
+)
+"""A VM or a scale set, and nothing below it."""
+OPERATION: Final = re.compile(r".*/providers/Microsoft\.Compute/locations/[^/]+/operations/[^/]+", re.IGNORECASE)
+
+
+def role() -> dict[str, list[str]]:
+    (block,) = blocks_of(PAGE, "json")
+    found: dict[str, list[str]] = json.loads(block)
+    return found
+
+
+def action_of(method: str, path: str) -> str:
+    """Return the action of Azure that a request needs."""
+    if OPERATION.fullmatch(path) and method == "GET":
+        return "Microsoft.Compute/locations/operations/read"
+    found = RESOURCE.fullmatch(path)
+    assert found, path
+    return f"{found[1]}/{VERBS[method]}"
+
+
+def test_the_role_has_the_fields_of_a_role_definition() -> None:
+    assert set(role()) == {"Name", "Description", "AssignableScopes", "Actions"}
+    assert role()["AssignableScopes"] == ["/subscriptions/SUBSCRIPTION"]
+
+
+@pytest.mark.programs
+async def test_mic_needs_exactly_the_actions_of_the_role(tmp_path: Path) -> None:
+    async with emulated_cloud(tmp_path) as cloud:
+        cloud.identity("demo")
+        cloud.node("n0")
+        cloud.node("pool-0", f"azure://{set_id()}/virtualMachines/0")
+        await cloud.mic()
+        for name, node in (("web", "n0"), ("worker", "pool-0")):
+            cloud.pod(name, node)
+        await cloud.until(lambda: cloud.on(vm_id("n0")) == cloud.on(set_id()) == {"demo"})
+        for name in ("web", "worker"):
+            cloud.remove_pod(name)
+        await cloud.until(lambda: not cloud.on(vm_id("n0")) and not cloud.on(set_id()))
+        await cloud.until(lambda: not cloud.assigned())
+    assert {action_of(each.method, each.path) for each in cloud.arm.calls} == set(role()["Actions"])
+
+
+pytestmark = pytest.mark.programs
+
+LEASE_SECONDS = 12.0
+"""MIC renews after a quarter of it and gives up after half: the rest exceeds a pause of this machine."""
+LEASES = "leases.coordination.k8s.io"
+PODS = CONNECTIONS_MAX + 20
+
+
+async def test_hanging_writes_on_every_connection_do_not_cost_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with emulated_cloud(tmp_path) as cloud:
+        hanging, released = 0, asyncio.Event()
+        answer = cloud.api._handler.answer
+
+        async def hang(request: Any, target: Any) -> Any:
+            nonlocal hanging
+            if request.method == "POST" and "azureassignedidentities" in request.path:
+                hanging += 1
+                await released.wait()
+            return await answer(request, target)
+
+        monkeypatch.setattr(cloud.api._handler, "answer", hang)
+        cloud.node("n0")
+        cloud.identity()
+        await cloud.mic(f"--leader-election-duration={LEASE_SECONDS}s", "--createDeleteBatch=1000", "--clientQps=1000")
+        for number in range(PODS):
+            cloud.pod(f"web{number}", "n0")
+        await cloud.until(lambda: hanging >= CONNECTIONS_MAX)
+        before = cloud.api.store.get(LEASES, "aad-pod-identity-mic", "default")["spec"]
+        renewals: list[dict[str, Any]] = []
+        cloud.api.store.subscribe(LEASES, lambda change: renewals.append(change.item.document["spec"]))
+        await cloud.until(lambda: len(renewals) == 2, "two renewals")
+        assert {each["holderIdentity"] for each in renewals} == {before["holderIdentity"]}
+        assert [each["renewTime"] for each in (before, *renewals)] == sorted(
+            {each["renewTime"] for each in (before, *renewals)}
+        )
+        released.set()
+        await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * PODS)
