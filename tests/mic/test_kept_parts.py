@@ -75,9 +75,8 @@ def read(data: bytes) -> AzureAssignedIdentity:
 
 @pytest.mark.parametrize("deletion", [None, "2026-01-01T00:00:00Z"])
 @pytest.mark.parametrize("phase", ["", "Running", "Succeeded", "Failed"])
-@pytest.mark.parametrize(
-    "labels", [None, {}, {"app": "web"}, {BINDING_LABEL: "demo", "app": "web"}, {BINDING_LABEL: ""}]
-)
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("owners", OWNERS)
 @pytest.mark.parametrize("marks", [None, PodMarks(), PodMarks(mirror="hash")])
 def test_a_pod_keeps_what_decides_about_its_assignments_and_nothing_else(
     deletion: str | None,

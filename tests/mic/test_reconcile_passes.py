@@ -27,14 +27,6 @@ async def test_a_pass_without_errors_sends_two_azure_calls(world: MicWorld) -> N
     assert world.hosts.calls == ["get", "update"], "nothing changed, so no call is made"
 
 
-async def test_a_new_pod_with_an_attached_identity_costs_no_azure_call(world: MicWorld) -> None:
-    await world.assign()
-    world.add(pod("second"))
-    assert await world.reconcile() == PassResult()
-    assert world.statuses()["second-default-demo"] == "Assigned"
-    assert world.hosts.calls == ["get", "update"]
-
-
 async def test_an_old_read_of_the_host_decides_nothing(world: MicWorld) -> None:
     world.hosts.state = HostIdentities(
         type="UserAssigned", attached={identity_id("demo").lower(): Attached(identity_id("demo"))}

@@ -43,14 +43,6 @@ async def test_all_four_kinds_are_rewritten_and_that_is_recorded(cluster: Cluste
     assert cluster.recorded() == {KEY: VERSION}
 
 
-async def test_objects_in_the_present_spelling_are_not_written(cluster: Cluster) -> None:
-    cluster.create(IDENTITIES, "demo", {"type": 0, "resourceID": "r", "auxiliaryTenantIDs": None})
-    cluster.create(BINDINGS, "demo", {"azureIdentity": "demo", "selector": "demo"})
-    await cluster.start()
-    assert cluster.asked("PUT", GROUP) == 0
-    assert cluster.recorded() == {KEY: VERSION}
-
-
 async def test_metadata_and_foreign_fields_are_unchanged(cluster: Cluster) -> None:
     words = {"annotations": {"ClientID": "a"}, "labels": {"Selector": "l"}, "finalizers": ["example.com/theirs"]}
     cluster.create(IDENTITIES, "demo", {"ClientID": "c", "Own": {"ClientID": "x"}}, **words)
