@@ -80,7 +80,10 @@ async def test_an_outdated_assignment_of_the_go_implementation_is_updated(world:
 
 def written() -> dict[str, Any]:
     """An object as MIC creates it, with all that it may hold."""
-    desired = DesiredAssignment(pod(), binding(), identity(namespaced=True), None, namespaced=True)
+    bound, given = binding(), identity(namespaced=True)
+    bound = msgspec.structs.replace(bound, metadata=msgspec.structs.replace(bound.metadata, resource_version="7"))
+    given = msgspec.structs.replace(given, metadata=msgspec.structs.replace(given.metadata, resource_version="7"))
+    desired = DesiredAssignment(pod(), bound, given, None, namespaced=True)
     return documents.new_document(desired, "web-default-demo", "Created", "mic")
 
 
@@ -89,6 +92,9 @@ def test_the_go_implementation_finds_each_field_where_it_reads_it() -> None:
     looked_for = {
         ("azureIdentityRef", "metadata", "name"): "demo",
         ("azureIdentityRef", "metadata", "namespace"): "default",
+        # It assigns again what is not a copy of this version.
+        ("azureIdentityRef", "metadata", "resourceVersion"): "7",
+        ("azureBindingRef", "metadata", "resourceVersion"): "7",
         ("azureIdentityRef", "metadata", "annotations", "aadpodidentity.k8s.io/Behavior"): "namespaced",
         ("azureIdentityRef", "spec", "type"): 0,
         ("azureIdentityRef", "spec", "clientID"): "client-demo",

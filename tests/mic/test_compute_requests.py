@@ -62,17 +62,6 @@ async def test_every_permitted_group_name_reaches_resource_manager_unchanged(azu
     assert {call.path for call in requests} == {on.text}
 
 
-async def test_removal_is_sent_as_null(azure: ArmUnderTest) -> None:
-    on = host(vm_id())
-    before = await azure.put(on, "one", "two")
-    planned = change(before, [identity_id("three")], [identity_id("one")])
-    assert planned is not None
-    after = await azure.compute.update(on, planned)
-    sent = azure.bodies()[-1]["identity"]["userAssignedIdentities"]
-    assert sorted(sent.values(), key=str) == [None, {}] or sorted(sent.values(), key=str) == [{}, None]
-    assert {key.rpartition("/")[2] for key in after.attached} == {"two", "three"}
-
-
 async def test_a_type_change_of_a_stale_version_is_a_conflict(azure: ArmUnderTest) -> None:
     on = host(vm_id())
     stale = await azure.compute.get(on)

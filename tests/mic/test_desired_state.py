@@ -185,19 +185,6 @@ async def test_node_pod_identity_and_binding_may_arrive_in_any_order(world: MicW
     assert world.attached(set_id()) == ({"demo"} if order[0] == 0 else set())
 
 
-@pytest.mark.parametrize(("there", "left"), [("a1", [set(), {"demo"}]), ("b0", [set(), set(), {"demo"}])])
-async def test_a_pod_recreated_on_another_host_leaves_nothing_behind(
-    world: MicWorld, there: str, left: list[set[str]]
-) -> None:
-    mixed(world, identity(), binding(), pod(node="n0", uid="first"))
-    await at_rest(world)
-    world.add(pod(node=there, uid="second"))
-    assert (await at_rest(world))[: len(left)] == left
-    (existing,) = world.objects.values()
-    assert existing.metadata.annotation("aadpodidentity.k8s.io/pod-uid") == "second"
-    assert existing.spec.nodename == there
-
-
 async def test_a_node_that_disappears_and_returns_keeps_or_regains_the_identities_of_its_pods(world: MicWorld) -> None:
     mixed(world, identity(), binding(), pod(node="n0"))
     await at_rest(world)

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from mic.azure.errors import Unreachable
-from mic.decisions import host_change
 from mic.decisions.policy import Policy
 from tests.support.mic import VM, MicWorld
 from tests.support.objects import ClusterObject, binding, identity, identity_id, node, pod, set_id, set_node
@@ -192,15 +191,6 @@ async def test_no_object_is_released_while_an_operation_may_still_attach_its_ide
     assert await world.steps() == ["revoke"]
     world.host(VM, provisioning_state="Failed")
     assert await world.steps() == ["release"]
-
-
-@pytest.mark.parametrize("adopt", [False, True])
-async def test_no_identity_is_attached_before_an_object_has_a_record_of_it(world: MicWorld, adopt: bool) -> None:
-    world.policy = Policy(adopt_existing=adopt)
-    world.add(identity(), binding(), pod())
-    assert host_change.azure_change(world.view.host_state(VM), world.hosts.state, world.policy) is None
-    await world.settle()
-    assert world.attached(VM) == {"demo"}
 
 
 async def test_an_identity_detached_by_another_program_is_attached_again(world: MicWorld) -> None:

@@ -1,6 +1,5 @@
 """Objects that MIC ignores, such as mirror pods: no assignments, and reports up to a limit."""
 
-import logging
 from typing import Any
 
 import pytest
@@ -121,12 +120,11 @@ async def test_a_mirror_pod_is_reported_once_in_the_log_and_on_the_pod(
     inner = Recorded()
     handler = MirrorPods(inner, world.recorder)
     mirror = pod("mirror", mirror=True)
-    with caplog.at_level(logging.WARNING):
-        handler.upserted(None, mirror)
-        handler.upserted(mirror, mirror)
-        handler.upserted(None, pod("web"))
-        handler.upserted(None, pod("unlabelled", mirror=True, label=""))
-        handler.deleted(mirror)
+    handler.upserted(None, mirror)
+    handler.upserted(mirror, mirror)
+    handler.upserted(None, pod("web"))
+    handler.upserted(None, pod("unlabelled", mirror=True, label=""))
+    handler.deleted(mirror)
     assert [record.__dict__["pod"] for record in caplog.records] == ["default/mirror"]
     assert inner.seen == ["mirror", "mirror", "web", "unlabelled", "-mirror"]
     await world.recorder.flushed()
@@ -137,10 +135,9 @@ async def test_a_mirror_pod_is_reported_once_in_the_log_and_on_the_pod(
 
 async def test_thousands_of_mirror_pods_do_not_fill_the_log(world: MicWorld, caplog: pytest.LogCaptureFixture) -> None:
     handler = MirrorPods(Recorded(), world.recorder, clock=now)
-    with caplog.at_level(logging.WARNING):
-        for number in range(2000):
-            handler.upserted(None, pod(f"m{number}", mirror=True))
-        handler.upserted(None, pod("other", node="n1", mirror=True))
+    for number in range(2000):
+        handler.upserted(None, pod(f"m{number}", mirror=True))
+    handler.upserted(None, pod("other", node="n1", mirror=True))
     lines = [vars(each).get("pod") or each.message for each in caplog.records]
     assert lines == [*(f"default/m{number}" for number in range(NODE_REPORTS)), mirror_pods.OMISSION, "default/other"]
     await world.recorder.flushed()

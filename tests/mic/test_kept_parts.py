@@ -1,6 +1,7 @@
 """The parts of watched objects that MIC keeps: every field that decides, and one copy of equal values."""
 
 import gc
+import itertools
 
 import msgspec
 import pytest
@@ -37,7 +38,13 @@ OWNERS = (
     [OwnerReference(api_version="apps/v1", kind="ReplicaSet", name="web", controller=True)],
     [OwnerReference(api_version="v1", kind="Node", name="n0")],
 )
-LABELS = (None, {}, {"app": "web"}, {BINDING_LABEL: "demo", "app": "web"}, {BINDING_LABEL: ""})
+LABELS: tuple[dict[str, str] | None, ...] = (
+    None,
+    {},
+    {"app": "web"},
+    {BINDING_LABEL: "demo", "app": "web"},
+    {BINDING_LABEL: ""},
+)
 
 
 def an_assigned_identity(number: int = 0, *, identity_version: str = "7", resource_id: str = "/id") -> bytes:
@@ -73,30 +80,22 @@ def read(data: bytes) -> AzureAssignedIdentity:
     return decode_object(ASSIGNED_IDENTITIES, data)
 
 
-@pytest.mark.parametrize("deletion", [None, "2026-01-01T00:00:00Z"])
-@pytest.mark.parametrize("phase", ["", "Running", "Succeeded", "Failed"])
-@pytest.mark.parametrize("labels", LABELS)
-@pytest.mark.parametrize("owners", OWNERS)
-@pytest.mark.parametrize("marks", [None, PodMarks(), PodMarks(mirror="hash")])
-def test_a_pod_keeps_what_decides_about_its_assignments_and_nothing_else(
-    deletion: str | None,
-    phase: str,
-    labels: dict[str, str] | None,
-    owners: list[OwnerReference] | None,
-    marks: PodMarks | None,
-) -> None:
-    meta = PodMeta(name="web", namespace="default", uid="u", resource_version="7", labels=labels, marks=marks)
-    meta = msgspec.structs.replace(meta, deletion_timestamp=deletion, owner_references=owners)
-    spec, status = PodSpec(node_name="n0", service_account_name="sa"), PodStatus(phase=phase, pod_ip="10.0.0.1")
-    pod = Pod(metadata=meta, spec=spec, status=status)
-    kept = KeptParts().pod(decode_object(SCHEDULED_PODS, msgspec.json.encode(pod)))
-    for attribute in ("key", "finished", "mirror", "binding_label"):
-        assert getattr(kept, attribute) == getattr(pod, attribute), attribute
-    for field in ("uid", "resource_version", "deletion_timestamp"):
-        assert getattr(kept.metadata, field) == getattr(pod.metadata, field)
-    assert msgspec.to_builtins(kept.spec) == {"nodeName": "n0"}
-    assert set(kept.metadata.labels or {}) <= {BINDING_LABEL}
-    assert kept.mirror or not kept.metadata.owner_references
+def test_a_pod_keeps_what_decides_about_its_assignments_and_nothing_else() -> None:
+    phases, marks = ("", "Running", "Succeeded", "Failed"), (None, PodMarks(), PodMarks(mirror="hash"))
+    deletions = (None, "2026-01-01T00:00:00Z")
+    for phase, mark, labels, owners, deletion in itertools.product(phases, marks, LABELS, OWNERS, deletions):
+        meta = PodMeta(name="web", namespace="default", uid="u", resource_version="7", labels=labels, marks=mark)
+        meta = msgspec.structs.replace(meta, deletion_timestamp=deletion, owner_references=owners)
+        spec, status = PodSpec(node_name="n0", service_account_name="sa"), PodStatus(phase=phase, pod_ip="10.0.0.1")
+        pod = Pod(metadata=meta, spec=spec, status=status)
+        kept = KeptParts().pod(decode_object(SCHEDULED_PODS, msgspec.json.encode(pod)))
+        for attribute in ("key", "finished", "mirror", "binding_label"):
+            assert getattr(kept, attribute) == getattr(pod, attribute), (attribute, pod)
+        for field in ("uid", "resource_version", "deletion_timestamp"):
+            assert getattr(kept.metadata, field) == getattr(pod.metadata, field)
+        assert msgspec.to_builtins(kept.spec) == {"nodeName": "n0"}
+        assert set(kept.metadata.labels or {}) <= {BINDING_LABEL}
+        assert kept.mirror or not kept.metadata.owner_references
 
 
 def test_a_node_keeps_its_names_its_version_and_its_provider_id() -> None:

@@ -70,16 +70,6 @@ async def test_one_refused_identity_among_twenty_is_found_immediately(
     assert 25.0 < pause <= 30.0
 
 
-@pytest.mark.parametrize("refusal", [refused_for, named_first, unnamed, group_missing])
-async def test_two_refused_identities_block_no_other(world: MicWorld, refusal: Refusal) -> None:
-    for name in NAMES:
-        world.bind(name)
-    world.refuse(NAMES[3], NAMES[16], refusal=refusal)
-    await come_to_rest(world)
-    assert len(world.changes) <= 16
-    assert sorted(world.statuses().values()) == ["Assigned"] * 18 + ["Created"] * 2
-
-
 @pytest.mark.parametrize(
     ("refusal", "updates"), [(refused_for, 1), (named_first, 20), (unnamed, 30), (group_missing, 30)]
 )

@@ -4,7 +4,6 @@ It is attached to every VM, so that no right on Azure is needed to name it. A fl
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -85,9 +84,8 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[MicWorld]:
 async def test_it_is_assigned_to_no_pod_and_the_objects_events_and_the_log_state_why(
     world: MicWorld, given: AzureIdentity, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        bind(world, given)
-        assert await world.reconcile() == PassResult()
+    bind(world, given)
+    assert await world.reconcile() == PassResult()
     (name,) = world.statuses()
     assert world.statuses() == {name: "Created"}
     assert REASON in world.message(name)

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import urllib.error
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -13,30 +12,58 @@ from podidentity.kube.transport import CONNECTIONS_MAX
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.conftest import ROOT
 from tests.e2e.operators_shell import blocks_of
-from tests.mic.emulated_cloud import ASSIGNED, EmulatedCloud, Mic, emulated_cloud
+from tests.mic.emulated_cloud import ASSIGNED, EmulatedCloud, Mic
 from tests.support.objects import set_id, vm_id
 from tests.support.waiting import until
 
+PAGE: Final = (ROOT / "docs" / "install-on-aks.md").read_text()
+VERBS: Final = {"GET": "read", "PATCH": "write"}
+RESOURCE: Final = re.compile(
+    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/(Microsoft\.Compute/\w+)/[^/]+", re.IGNORECASE
+)
+"""A VM or a scale set, and nothing below it."""
+OPERATION: Final = re.compile(r".*/providers/Microsoft\.Compute/locations/[^/]+/operations/[^/]+", re.IGNORECASE)
 
-async def test_a_pods_identity_is_assigned_and_revoked(cloud: EmulatedCloud) -> None:
+
+def role() -> dict[str, list[str]]:
+    (block,) = blocks_of(PAGE, "json")
+    found: dict[str, list[str]] = json.loads(block)
+    return found
+
+
+def action_of(method: str, path: str) -> str:
+    """Return the action of Azure that a request needs."""
+    if OPERATION.fullmatch(path) and method == "GET":
+        return "Microsoft.Compute/locations/operations/read"
+    found = RESOURCE.fullmatch(path)
+    assert found, path
+    return f"{found[1]}/{VERBS[method]}"
+
+
+async def test_identities_are_assigned_and_revoked_with_exactly_the_actions_of_the_role(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
+    cloud.node("pool-0", f"azure://{set_id()}/virtualMachines/0")
     cloud.identity()
     mic = await cloud.mic()
     seen: list[str] = []
     cloud.api.store.subscribe(ASSIGNED, lambda change: seen.append(change.item.document["status"]["status"]))
-    cloud.pod("web", "n0")
-    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    for name, node in (("web", "n0"), ("worker", "pool-0")):
+        cloud.pod(name, node)
+    names = ("web-default-demo", "worker-default-demo")
+    await cloud.until(lambda: cloud.assigned() == dict.fromkeys(names, "Assigned"))
     assert seen[0] == "Created"
-    assert cloud.on(vm_id("n0")) == {"demo"}
-    assert len(cloud.arm.writes()) == 1
-    await cloud.until(lambda: ("demo", "binding applied") in cloud.events())
-    cloud.remove_pod("web")
-    await cloud.until(lambda: not cloud.assigned())
-    assert cloud.on(vm_id("n0")) == set()
+    assert cloud.on(vm_id("n0")) == cloud.on(set_id()) == {"demo"}
     assert len(cloud.arm.writes()) == 2
+    await cloud.until(lambda: ("demo", "binding applied") in cloud.events())
+    for name in ("web", "worker"):
+        cloud.remove_pod(name)
+    await cloud.until(lambda: not cloud.assigned())
+    assert cloud.on(vm_id("n0")) == cloud.on(set_id()) == set()
+    assert len(cloud.arm.writes()) == 4
     await cloud.until(lambda: ("demo", "binding removed") in cloud.events())
+    assert {action_of(each.method, each.path) for each in cloud.arm.calls} == set(role()["Actions"])
     page = await mic.page("/metrics")
-    assert "aadpodidentity_assigned_identity_addition_count 1.0\n" in page
+    assert "aadpodidentity_assigned_identity_addition_count 2.0\n" in page
     assert 'aadpodidentity_cloud_provider_operations_duration_seconds_count{operation_type="vm_update"} 2.0' in page
     assert 'aadpodidentity_mic_watch_staleness_seconds{watch="bindings"}' in page
     assert "aadpodidentity_mic_events_dropped 0.0\n" in page
@@ -178,53 +205,10 @@ async def test_the_state_is_served_on_loopback_and_a_profile_if_enabled(cloud: E
         await plain.page("/debug/profile?seconds=1")
 
 
-PAGE: Final = (ROOT / "docs" / "install-on-aks.md").read_text()
-VERBS: Final = {"GET": "read", "PATCH": "write"}
-RESOURCE: Final = re.compile(
-    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/(Microsoft\.Compute/\w+)/[^/]+", re.IGNORECASE
-)
-"""A VM or a scale set, and nothing below it."""
-OPERATION: Final = re.compile(r".*/providers/Microsoft\.Compute/locations/[^/]+/operations/[^/]+", re.IGNORECASE)
-
-
-def role() -> dict[str, list[str]]:
-    (block,) = blocks_of(PAGE, "json")
-    found: dict[str, list[str]] = json.loads(block)
-    return found
-
-
-def action_of(method: str, path: str) -> str:
-    """Return the action of Azure that a request needs."""
-    if OPERATION.fullmatch(path) and method == "GET":
-        return "Microsoft.Compute/locations/operations/read"
-    found = RESOURCE.fullmatch(path)
-    assert found, path
-    return f"{found[1]}/{VERBS[method]}"
-
-
 def test_the_role_has_the_fields_of_a_role_definition() -> None:
     assert set(role()) == {"Name", "Description", "AssignableScopes", "Actions"}
     assert role()["AssignableScopes"] == ["/subscriptions/SUBSCRIPTION"]
 
-
-@pytest.mark.programs
-async def test_mic_needs_exactly_the_actions_of_the_role(tmp_path: Path) -> None:
-    async with emulated_cloud(tmp_path) as cloud:
-        cloud.identity("demo")
-        cloud.node("n0")
-        cloud.node("pool-0", f"azure://{set_id()}/virtualMachines/0")
-        await cloud.mic()
-        for name, node in (("web", "n0"), ("worker", "pool-0")):
-            cloud.pod(name, node)
-        await cloud.until(lambda: cloud.on(vm_id("n0")) == cloud.on(set_id()) == {"demo"})
-        for name in ("web", "worker"):
-            cloud.remove_pod(name)
-        await cloud.until(lambda: not cloud.on(vm_id("n0")) and not cloud.on(set_id()))
-        await cloud.until(lambda: not cloud.assigned())
-    assert {action_of(each.method, each.path) for each in cloud.arm.calls} == set(role()["Actions"])
-
-
-pytestmark = pytest.mark.programs
 
 LEASE_SECONDS = 12.0
 """MIC renews after a quarter of it and gives up after half: the rest exceeds a pause of this machine."""
@@ -233,33 +217,32 @@ PODS = CONNECTIONS_MAX + 20
 
 
 async def test_hanging_writes_on_every_connection_do_not_cost_the_lease(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cloud: EmulatedCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with emulated_cloud(tmp_path) as cloud:
-        hanging, released = 0, asyncio.Event()
-        answer = cloud.api._handler.answer
+    hanging, released = 0, asyncio.Event()
+    answer = cloud.api._handler.answer
 
-        async def hang(request: Any, target: Any) -> Any:
-            nonlocal hanging
-            if request.method == "POST" and "azureassignedidentities" in request.path:
-                hanging += 1
-                await released.wait()
-            return await answer(request, target)
+    async def hang(request: Any, target: Any) -> Any:
+        nonlocal hanging
+        if request.method == "POST" and "azureassignedidentities" in request.path:
+            hanging += 1
+            await released.wait()
+        return await answer(request, target)
 
-        monkeypatch.setattr(cloud.api._handler, "answer", hang)
-        cloud.node("n0")
-        cloud.identity()
-        await cloud.mic(f"--leader-election-duration={LEASE_SECONDS}s", "--createDeleteBatch=1000", "--clientQps=1000")
-        for number in range(PODS):
-            cloud.pod(f"web{number}", "n0")
-        await cloud.until(lambda: hanging >= CONNECTIONS_MAX)
-        before = cloud.api.store.get(LEASES, "aad-pod-identity-mic", "default")["spec"]
-        renewals: list[dict[str, Any]] = []
-        cloud.api.store.subscribe(LEASES, lambda change: renewals.append(change.item.document["spec"]))
-        await cloud.until(lambda: len(renewals) == 2, "two renewals")
-        assert {each["holderIdentity"] for each in renewals} == {before["holderIdentity"]}
-        assert [each["renewTime"] for each in (before, *renewals)] == sorted(
-            {each["renewTime"] for each in (before, *renewals)}
-        )
-        released.set()
-        await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * PODS)
+    monkeypatch.setattr(cloud.api._handler, "answer", hang)
+    cloud.node("n0")
+    cloud.identity()
+    await cloud.mic(f"--leader-election-duration={LEASE_SECONDS}s", "--createDeleteBatch=1000", "--clientQps=1000")
+    for number in range(PODS):
+        cloud.pod(f"web{number}", "n0")
+    await cloud.until(lambda: hanging >= CONNECTIONS_MAX)
+    before = cloud.api.store.get(LEASES, "aad-pod-identity-mic", "default")["spec"]
+    renewals: list[dict[str, Any]] = []
+    cloud.api.store.subscribe(LEASES, lambda change: renewals.append(change.item.document["spec"]))
+    await cloud.until(lambda: len(renewals) == 2, "two renewals")
+    assert {each["holderIdentity"] for each in renewals} == {before["holderIdentity"]}
+    assert [each["renewTime"] for each in (before, *renewals)] == sorted(
+        {each["renewTime"] for each in (before, *renewals)}
+    )
+    released.set()
+    await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * PODS)

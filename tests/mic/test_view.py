@@ -32,12 +32,6 @@ def test_an_event_marks_only_its_own_host_as_dirty() -> None:
     assert set(filled.dirty) == {vm_id("n1").lower()}
 
 
-def test_a_nodes_heartbeat_marks_no_host() -> None:
-    filled, _ = in_sync()
-    filled.add(node("n0"), node("n1"))
-    assert filled.dirty == []
-
-
 def test_an_unbound_pod_marks_no_host() -> None:
     filled, _ = in_sync()
     filled.add(pod("idle", label="unbound"))
