@@ -125,12 +125,10 @@ async def test_an_identity_used_together_with_an_immutable_one_is_detached_alone
 
 async def test_two_hundred_identities_are_attached_in_two_updates_and_detached_in_two(world: MicWorld) -> None:
     names = [f"id{number}" for number in range(200)]
-    for name in names:
-        world.bind(name)
+    world.bind(*names)
     await world.settle()
     assert [len(change.adds) for change in world.changes] == [150, 50]
-    for name in names:
-        world.unbind(name)
+    world.unbind(*names)
     await world.settle()
     assert [len(change.removes) for change in world.changes[2:]] == [150, 50]
     assert world.attached(VM) == set()
@@ -213,12 +211,10 @@ async def test_an_object_states_that_azure_refuses_to_attach_its_detached_identi
 
 
 async def test_all_identities_are_detached_in_one_update(world: MicWorld) -> None:
-    for number in range(20):
-        world.bind(f"id{number}")
+    world.bind(*(f"id{number}" for number in range(20)))
     await world.settle()
     assert len(world.changes) == 1
-    for number in range(10):
-        world.unbind(f"id{number}")
+    world.unbind(*(f"id{number}" for number in range(10)))
     world.bind("more")
     await world.settle()
     assert len(world.changes) == 2

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 import pytest
 from prometheus_client import CollectorRegistry
 
-from mic.azure.identities import BOTH, SYSTEM, USER, Attached, HostIdentities
+from mic.azure.identities import BOTH, SYSTEM, USER, Attached, Change, HostIdentities
 from mic.decisions.assignments import DETACH_PENDING_ANNOTATION, PendingDetach
 from mic.decisions.steps import CompleteDetaches
 from mic.metrics import MicMetrics
@@ -14,7 +14,7 @@ from mic.reconciliation.work_queue import PassResult
 from mic.reconciliation.writer import Writer, Written
 from podidentity.azure.resource_ids import Host
 from podidentity.resources import ASSIGNED_IDENTITIES, FINALIZER
-from tests.support.mic import ASSIGNED, MicWorld
+from tests.support.mic import ASSIGNED, VM, MicWorld
 from tests.support.objects import identity_id, pod, vm_id
 
 
@@ -38,10 +38,6 @@ def host(type_: str, names: Iterable[str] = (), etag: str = "") -> HostIdentitie
     return HostIdentities(type=type_, attached={each.lower(): Attached(each) for each in ids}, etag=etag)
 
 
-def names(world: MicWorld) -> set[str]:
-    return {each.text.rpartition("/")[2] for each in world.hosts.state.attached.values()}
-
-
 @pytest.mark.parametrize("etag", ["", '"2"'], ids=["no-etags", "etags"])
 async def test_a_system_assigned_identity_added_concurrently_survives_our_first_attach(
     world: MicWorld, etag: str
@@ -50,7 +46,7 @@ async def test_a_system_assigned_identity_added_concurrently_survives_our_first_
     another_writer_acts(world, lambda _seen: host(SYSTEM, etag=etag))
     world.bind()
     assert await world.reconcile() == PassResult()
-    assert (world.hosts.state.type, names(world)) == (BOTH, {"demo"})
+    assert (world.hosts.state.type, world.attached(VM)) == (BOTH, {"demo"})
     assert len(world.changes) == (2 if etag else 1)
 
 
@@ -63,7 +59,7 @@ async def test_an_identity_added_concurrently_survives_our_last_detach(world: Mi
     world.unbind()
     another_writer_acts(world, lambda _seen: host(type_, ["demo", "theirs"], etag))
     assert await world.reconcile() == PassResult()
-    assert (world.hosts.state.type, names(world)) == (type_, {"theirs"})
+    assert (world.hosts.state.type, world.attached(VM)) == (type_, {"theirs"})
 
 
 async def test_an_update_that_keeps_the_type_requires_no_second_read(world: MicWorld) -> None:
@@ -77,26 +73,24 @@ async def test_our_identity_detached_by_a_second_writer_is_attached_again_immedi
     world.hosts.state = host("None")
     update = type(world.hosts).update
 
-    async def overwritten(on: Host, change: object) -> HostIdentities:
-        if not world.changes:
-            await update(world.hosts, on, change)  # type: ignore[arg-type]  # passed through
-            world.hosts.state = host(SYSTEM)
-            return world.hosts.state
-        return await update(world.hosts, on, change)  # type: ignore[arg-type]  # passed through
+    async def overwritten(host: Host, change: Change) -> HostIdentities:
+        await update(world.hosts, host, change)
+        if len(world.changes) == 1:
+            world.hosts.state = HostIdentities(type=SYSTEM)
+        return world.hosts.state
 
-    world.hosts.update = overwritten  # type: ignore[method-assign, assignment]  # one test's Azure
+    world.hosts.update = overwritten  # type: ignore[method-assign]  # one test's Azure
     world.bind()
     first = await world.reconcile()
     assert first.again_after is not None
     assert first.again_after < 0.1
     assert world.statuses() == {"demo-default-demo": "Created"}, "not Assigned before it is attached"
     assert await world.reconcile() == PassResult()
-    assert (world.hosts.state.type, names(world)) == (BOTH, {"demo"})
+    assert (world.hosts.state.type, world.attached(VM)) == (BOTH, {"demo"})
     assert world.statuses() == {"demo-default-demo": "Assigned"}
 
 
 OBJECT = "demo-default-demo"
-THERE = HostIdentities(type="UserAssigned", attached={identity_id("demo").lower(): Attached(identity_id("demo"))})
 
 
 async def test_an_identity_that_another_program_attaches_later_is_not_reported(world: MicWorld) -> None:
@@ -108,7 +102,7 @@ async def test_an_identity_that_another_program_attaches_later_is_not_reported(w
     assert world.api.store.get(ASSIGNED, OBJECT, "default")["metadata"]["finalizers"] == ["example.com/it"]
     assert not world.hosts.state.attached
 
-    world.hosts.state = THERE
+    world.hosts.state = host(USER, ["demo"])
     await world.look()
     assert world.hosts.state.attached, "not MIC's to take off"
 

@@ -58,8 +58,7 @@ def sizes(world: MicWorld) -> list[int]:
 async def test_one_refused_identity_among_twenty_is_found_immediately(
     world: MicWorld, culprit: str, refusal: Refusal, updates: int
 ) -> None:
-    for name in NAMES:
-        world.bind(name)
+    world.bind(*NAMES)
     world.refuse(culprit, refusal=refusal)
     began = now()
     pause = await come_to_rest(world)
@@ -76,8 +75,7 @@ async def test_one_refused_identity_among_twenty_is_found_immediately(
 async def test_if_all_are_refused_each_is_tried_little_more_than_once(
     world: MicWorld, refusal: Refusal, updates: int
 ) -> None:
-    for name in NAMES:
-        world.bind(name)
+    world.bind(*NAMES)
     world.refuse(*NAMES, refusal=refusal)
     await come_to_rest(world)
     assert len(world.changes) <= updates
@@ -89,35 +87,27 @@ async def test_if_all_are_refused_each_is_tried_little_more_than_once(
 
 
 @pytest.mark.parametrize("refusal", [refused_for, unnamed])
-async def test_a_retry_of_a_quarantined_identity_is_a_separate_update(world: MicWorld, refusal: Refusal) -> None:
-    for name in ("bad", "one"):
-        world.bind(name)
+@pytest.mark.parametrize("why", ["its time has come", "it was changed"])
+async def test_a_retry_of_a_quarantined_identity_is_a_separate_update(
+    world: MicWorld, refusal: Refusal, why: str
+) -> None:
+    world.bind("bad", "one")
     world.refuse("bad", refusal=refusal)
     await come_to_rest(world)
-    await asyncio.sleep(40.0)
     world.bind("two")
     world.changes.clear()
+    if why == "it was changed":
+        assert world.host_reconciler.retry_identity(identity_id("bad").lower()) == [VM]
+    else:
+        await asyncio.sleep(40.0)
     await come_to_rest(world)
     assert [change.adds for change in world.changes] == [(identity_id("two"),), (identity_id("bad"),)]
     assert sorted(world.statuses().values()) == ["Assigned", "Assigned", "Created"]
-
-
-async def test_a_changed_identity_is_retried_immediately_and_still_separately(world: MicWorld) -> None:
-    for name in ("bad", "one"):
-        world.bind(name)
-    world.refuse("bad", refusal=unnamed)
-    await come_to_rest(world)
-    world.bind("two")
-    assert world.host_reconciler.retry_identity(identity_id("bad").lower()) == [VM]
-    world.changes.clear()
-    await come_to_rest(world)
-    assert [change.adds for change in world.changes] == [(identity_id("two"),), (identity_id("bad"),)]
     assert world.host_reconciler.quarantined() == 1
 
 
 async def test_a_detach_does_not_wait_for_a_retry(world: MicWorld) -> None:
-    for name in ("bad", "one"):
-        world.bind(name)
+    world.bind("bad", "one")
     world.refuse("bad", refusal=unnamed)
     await come_to_rest(world)
     world.unbind("one")
@@ -135,6 +125,11 @@ async def test_binding_pod_and_object_state_the_refusal(world: MicWorld) -> None
     (about_pod,) = [each["involvedObject"] for each in events if each["involvedObject"]["kind"] == "Pod"]
     assert about_pod["uid"] == pod("bad").metadata.uid, "kubectl describe looks for the uid"
     assert all("Managed Identity Operator" in each["message"] for each in events)
+    world.add(pod("later", label="bad"))
+    await world.reconcile()
+    assert "Pod later" in await world.warned()
+    assert "Managed Identity Operator" in world.message("later-default-bad")
+    assert len(world.changes) == 1
 
 
 @pytest.mark.parametrize("refusal", [refused_for, named_first, unnamed])
@@ -149,17 +144,6 @@ async def test_the_log_names_each_refused_identity_once(
     assert sorted(each.__dict__["identity"].lower() for each in records) == [
         identity_id(name).lower() for name in ("id01", "id02")
     ]
-
-
-async def test_a_pod_created_later_gets_the_event_too(world: MicWorld) -> None:
-    world.bind("bad")
-    world.refuse("bad")
-    await come_to_rest(world)
-    world.add(pod("later", label="bad"))
-    await world.reconcile()
-    assert "Pod later" in await world.warned()
-    assert "Managed Identity Operator" in world.message("later-default-bad")
-    assert len(world.changes) == 1
 
 
 async def test_of_many_pods_a_few_get_an_event_and_all_objects_state_it(world: MicWorld) -> None:
@@ -177,12 +161,10 @@ async def test_of_many_pods_a_few_get_an_event_and_all_objects_state_it(world: M
 async def test_an_identity_that_cannot_be_detached_blocks_neither_attaches_nor_detaches(
     world: MicWorld, refusal: Refusal
 ) -> None:
-    for name in ("stuck", "goes"):
-        world.bind(name)
+    world.bind("stuck", "goes")
     await come_to_rest(world)
     world.refuse("stuck", refusal=refusal)
-    for name in ("stuck", "goes"):
-        world.unbind(name)
+    world.unbind("stuck", "goes")
     world.bind("comes")
     pause = await come_to_rest(world)
     assert {key.rpartition("/")[2] for key in world.hosts.state.attached} == {"stuck", "comes"}
@@ -202,8 +184,7 @@ async def test_an_identity_that_cannot_be_detached_blocks_neither_attaches_nor_d
 async def test_a_refusal_that_names_an_attached_identity_blames_no_new_one(world: MicWorld) -> None:
     world.bind("dead")
     await come_to_rest(world)
-    for name in ("one", "two"):
-        world.bind(name)
+    world.bind("one", "two")
     error = named_first(frozenset([identity_id("dead").lower()]))
     world.fail("update", error)
     done = await world.reconcile()
@@ -248,15 +229,12 @@ async def test_a_read_that_finds_it_attached_ends_the_quarantine(world: MicWorld
     assert world.message("bad-default-bad") == ""
 
 
-def bad(name: str, code: str = "LinkedAuthorizationFailed", status: int = 403) -> BadIdentities:
-    error = BadIdentities(f"about {name}", status=status, code=code)
-    error.ids = frozenset({identity_id(name).lower()})
-    return error
+def bad(name: str) -> AzureError:
+    return refused_for(frozenset({identity_id(name).lower()}))
 
 
 async def test_a_named_identity_is_left_out_immediately_and_retried_after_half_a_minute(world: MicWorld) -> None:
-    for name in ("one", "two", "three"):
-        world.bind(name)
+    world.bind("one", "two", "three")
     world.fail("update", bad("two"))
     began = now()
     done = await world.reconcile()
@@ -291,8 +269,7 @@ async def test_an_identity_that_stays_refused_is_retried_at_growing_intervals(wo
 
 
 async def test_an_identity_that_a_refusal_names_unreadably_blocks_no_other(world: MicWorld) -> None:
-    for number in range(4):
-        world.bind(f"id{number}")
+    world.bind(*(f"id{number}" for number in range(4)))
     world.refuse("id2", refusal=lambda _bad: bad("cut-off"))
     for _ in range(3):
         await world.reconcile()

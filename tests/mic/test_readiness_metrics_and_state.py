@@ -162,8 +162,7 @@ async def test_a_deleted_pod_and_a_changed_one_do_not_age(shown: ReportModel) ->
 
 async def test_an_assignment_waiting_for_a_refused_identity_is_counted_there_only(shown: ReportModel) -> None:
     world = shown.world
-    for name in ("bad", "good"):
-        world.bind(name)
+    world.bind("bad", "good")
     world.fail("update", REFUSED, Throttled("slow down", status=429, retry_after=77.0))
     await world.reconcile()
     await asyncio.sleep(10.0)
@@ -232,11 +231,9 @@ async def test_names_in_the_cluster_make_no_metric_series(world: MicWorld) -> No
     await world.settle()
     before = series()
     world.refuse("invented0")
-    for name in names(50):
-        world.bind(name)
+    world.bind(*names(50))
     await world.settle()
-    for name in names(50):
-        world.unbind(name)
+    world.unbind(*names(50))
     await world.settle()
     assert world.statuses() == {"demo-default-demo": "Assigned"}
     assert series() == before

@@ -303,13 +303,14 @@ class MicWorld(FilledView):
 
     # The usual objects
 
-    def bind(self, name: str = "demo") -> None:
-        """Add a pod with this identity."""
-        self.add(identity(name), binding(name, identity=name, selector=name), pod(name, label=name))
+    def bind(self, *names: str) -> None:
+        """Add a pod for each of these identities, or for `demo`."""
+        for name in names or ("demo",):
+            self.add(identity(name), binding(name, identity=name, selector=name), pod(name, label=name))
 
-    async def assign(self, name: str = "demo") -> None:
-        """Add a pod with this identity, and run one pass."""
-        self.bind(name)
+    async def assign(self, *names: str) -> None:
+        """Add a pod for each of these identities, or for `demo`, and run one pass."""
+        self.bind(*names)
         await self.reconcile()
 
     async def look(self) -> PassResult:
@@ -327,8 +328,9 @@ class MicWorld(FilledView):
         self.remove(*objects)
         await self.settle()
 
-    def unbind(self, name: str = "demo") -> None:
-        self.remove(pod(name, label=name))
+    def unbind(self, *names: str) -> None:
+        """Delete those pods."""
+        self.remove(*(pod(name, label=name) for name in names or ("demo",)))
 
     # The API server
 
