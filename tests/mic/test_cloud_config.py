@@ -308,6 +308,21 @@ async def test_a_managed_identity_signs_in_at_imds(
     assert not cloud.aad.calls
 
 
+async def test_the_clusters_own_identity_is_not_assigned_and_immutable_ones_stay_attached(cloud: EmulatedCloud) -> None:
+    config(cloud, userAssignedIdentityID="CLIENT-Kubelet")
+    for name in ("kubelet", "backup", "plain"):
+        cloud.identity(name)
+        cloud.pod(name, "n0", label=name)
+    await cloud.mic("--immutable-user-msis=other,Client-BACKUP")
+    statuses = {f"{name}-default-{name}": "Assigned" for name in ("backup", "plain")}
+    await cloud.until(lambda: cloud.assigned() == {**statuses, "kubelet-default-kubelet": "Created"})
+    assert cloud.on(vm_id("n0")) == {"backup", "plain"}
+    for name in ("kubelet", "backup", "plain"):
+        cloud.remove_pod(name)
+    await cloud.until(lambda: not cloud.assigned())
+    assert cloud.on(vm_id("n0")) == {"backup"}
+
+
 async def test_an_identity_that_becomes_the_clusters_own_while_mic_runs_is_never_detached(
     cloud: EmulatedCloud,
 ) -> None:

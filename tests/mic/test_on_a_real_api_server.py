@@ -179,7 +179,9 @@ async def test_mic_works_with_definitions_from_v1beta1_before_and_after_they_are
     mic = await cloud.mic()
     await until_read(lambda: real.api("GET", RECORD)["data"] == {"type-upgrade-status": VERSION})
     rewritten = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
-    assert rewritten["metadata"]["uid"] == old["metadata"]["uid"]
+    kept = ("annotations", "labels", "finalizers", "uid", "creationTimestamp")
+    assert {key: rewritten["metadata"][key] for key in kept} == {key: old["metadata"][key] for key in kept}
+    assert rewritten["metadata"]["generation"] == old["metadata"]["generation"] + 1, "it is written once"
     identity, binding = rewritten["spec"]["azureIdentityRef"], rewritten["spec"]["azureBindingRef"]
     assert identity["spec"] == {"type": 0, "resourceID": identity_id("demo"), "clientID": "client-demo"}
     assert binding["spec"] == {"azureIdentity": "demo", "selector": "demo", "weight": 0}
@@ -207,8 +209,8 @@ async def test_mic_works_with_definitions_from_v1beta1_before_and_after_they_are
     await assigned(real, web="Assigned", other="Assigned")
     found = await asyncio.to_thread(stored, real, IDENTITIES, "demo")
     assert found["spec"] == {**identity["spec"], **unknown["spec"]}
-    kept = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
-    assert (kept["metadata"]["uid"], kept["spec"]) == (old["metadata"]["uid"], rewritten["spec"])
+    now = await asyncio.to_thread(stored, real, ASSIGNED_IDENTITIES, NAME)
+    assert (now["metadata"]["uid"], now["spec"]) == (old["metadata"]["uid"], rewritten["spec"])
     assert cloud.arm.writes(vm_id("n0")) == [], "no identity is attached again or detached"
     assert await again.stop() == 0
     for program in (mic, again):
@@ -234,6 +236,8 @@ async def test_spellings_restored_by_a_change_of_definitions_are_upgraded_on_dem
     await until_read(lambda: stored(real, EXCEPTIONS, "old")["spec"] == {})
     first = await cloud.mic()
     await until_read(lambda: real.api("GET", RECORD))
+    (line,) = [line for line in first.read_log().splitlines() if "drop fields" in line]
+    assert "azureidentities, azureidentitybindings, azurepodidentityexceptions, azureassignedidentities" in line
     assert await first.stop() == 0
     # The steps of the log line: install the new definitions, repeat the upgrade. The administrator's MIC needs no role.
     await asyncio.to_thread(apply_definitions, real)

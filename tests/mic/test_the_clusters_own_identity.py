@@ -123,6 +123,8 @@ async def test_a_flag_permits_it(permitting: Policy) -> None:
         await world.reconcile()
         assert world.statuses() == {"web-default-kubelet": "Assigned"}
         assert await warnings(world) == set()
+        await world.settle_without(pod())
+        assert world.attached(VM) == {"kubelet"}, "it is never detached"
 
 
 async def test_an_assignment_of_an_earlier_version_is_withdrawn_at_the_next_read() -> None:
