@@ -104,6 +104,8 @@ async def test_a_service_principal_is_assigned_without_an_azure_call(world: MicW
     assert await assigned_to(world) == [("default", "web-default-demo")]
     assert world.statuses() == {"web-default-demo": "Assigned"}
     assert world.changes == []
+    await world.recorder.flushed()
+    assert {each["reason"] for each in world.api.store.list("events")} == {"binding applied"}
 
 
 async def test_a_service_principal_works_on_a_node_outside_azure_and_a_managed_identity_does_not(
