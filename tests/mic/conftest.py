@@ -1,10 +1,11 @@
-"""Fixtures that most tests of MIC use: the emulated cloud of the real program, and a world of reconcile passes."""
+"""Fixtures that most tests of MIC use: a world of reconcile passes, and the emulated cloud of the real program."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from tests.mic.arm_client import ArmUnderTest, serving_arm
 from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
 from tests.support.mic import MicWorld
 
@@ -18,4 +19,10 @@ async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
 @pytest.fixture
 async def world() -> AsyncIterator[MicWorld]:
     async with MicWorld() as made:
+        yield made
+
+
+@pytest.fixture
+async def azure() -> AsyncIterator[ArmUnderTest]:
+    async with serving_arm() as made:
         yield made

@@ -23,6 +23,9 @@ from mic.azure.errors import (
 )
 from tests.support.objects import identity_id
 
+SCOPE = "no permission on the linked scope"
+ASSIGN = "no permission for 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on"
+
 
 class Answer:
     """The part of an HTTP response that an SDK error keeps."""
@@ -45,30 +48,53 @@ def answered(status: int, code: str = "", message: str = "", **headers: str) -> 
     return translated(HttpResponseError(response=response))
 
 
-def test_all_scopes_of_a_linked_authorization_failure_are_named() -> None:
-    scopes = f"{identity_id('one')},{identity_id('Two')}"
-    error = answered(403, "LinkedAuthorizationFailed", f"no permission on the linked scope(s) '{scopes}' or invalid.")
-    assert isinstance(error, BadIdentities)
-    assert error.ids == {identity_id("one").lower(), identity_id("two").lower()}
-
-
-def test_the_scope_in_a_doubly_wrapped_message_is_named() -> None:
-    inner = f"Resource '{identity_id('gone')}' was not found."
-    error = answered(400, "FailedIdentityOperation", f"Identity operation failed: {inner}")
-    assert isinstance(error, BadIdentities)
-    assert error.ids == {identity_id("gone").lower()}
-
-
-def test_a_refusal_without_an_identity_blames_no_identity() -> None:
-    error = answered(403, "LinkedAuthorizationFailed", "no permission on the linked scope")
-    assert isinstance(error, Refused)
-    assert not isinstance(error, BadIdentities)
-
-
-def test_a_failed_identity_operation_concerns_identities_whatever_its_message() -> None:
-    error = answered(400, "FailedIdentityOperation", "something went wrong")
-    assert isinstance(error, BadIdentities)
-    assert error.ids == frozenset()
+@pytest.mark.parametrize(
+    ("status", "code", "message", "kind", "ids"),
+    [
+        pytest.param(
+            403,
+            "LinkedAuthorizationFailed",
+            f"{SCOPE}(s) '{identity_id('one')},{identity_id('Two')}' or invalid.",
+            BadIdentities,
+            {"one", "two"},
+            id="all scopes of a linked authorization failure",
+        ),
+        pytest.param(
+            400,
+            "FailedIdentityOperation",
+            f"Identity operation failed: Resource '{identity_id('gone')}' was not found.",
+            BadIdentities,
+            {"gone"},
+            id="the scope in a doubly wrapped message",
+        ),
+        pytest.param(403, "LinkedAuthorizationFailed", SCOPE, Refused, None, id="a refusal without an identity"),
+        pytest.param(400, "FailedIdentityOperation", "went wrong", BadIdentities, set(), id="an operation's failure"),
+        pytest.param(
+            403,
+            "LinkedAuthorizationFailed",
+            f"{ASSIGN} '{identity_id('x')}'y'",
+            BadIdentities,
+            {"x"},
+            id="an unreadable identity",
+        ),
+        pytest.param(
+            400, "InvalidParameter", f"about {identity_id('one')}", Refused, None, id="an id in any other error"
+        ),
+        pytest.param(404, "Code", "", HostNotFound, None, id="404"),
+        pytest.param(409, "Code", "", UpdateConflict, None, id="409"),
+        pytest.param(412, "Code", "", UpdateConflict, None, id="412"),
+        pytest.param(429, "Code", "", Throttled, None, id="429"),
+        pytest.param(403, "Code", "", Refused, None, id="403"),
+        pytest.param(500, "Code", "", AzureError, None, id="500"),
+    ],
+)
+def test_each_failure_has_its_class_and_names_the_identities_that_caused_it(
+    status: int, code: str, message: str, kind: type[AzureError], ids: set[str] | None
+) -> None:
+    error = answered(status, code, message)
+    assert type(error) is kind
+    if isinstance(error, BadIdentities):
+        assert error.ids == {identity_id(name).lower() for name in ids or ()}
 
 
 def test_a_failed_sign_in_does_not_concern_the_requested_operation() -> None:
@@ -95,33 +121,6 @@ def test_every_outcome_has_a_name() -> None:
     assert set(outcomes) == set(OUTCOMES)
 
 
-def test_a_refusal_with_an_unreadable_identity_still_concerns_identities() -> None:
-    odd = identity_id("x") + "'y"
-    message = f"no permission for 'Microsoft.ManagedIdentity/userAssignedIdentities/assign/action' on '{odd}'"
-    error = answered(403, "LinkedAuthorizationFailed", message)
-    assert isinstance(error, BadIdentities)
-    assert odd.lower() not in error.ids
-
-
-def test_an_id_in_any_other_error_is_not_blamed() -> None:
-    assert not isinstance(answered(400, "InvalidParameter", f"about {identity_id('one')}"), BadIdentities)
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [
-        (404, HostNotFound),
-        (409, UpdateConflict),
-        (412, UpdateConflict),
-        (429, Throttled),
-        (403, Refused),
-        (500, AzureError),
-    ],
-)
-def test_each_status_has_its_own_error_class(status: int, kind: type[AzureError]) -> None:
-    assert type(answered(status, "Code")) is kind
-
-
 def test_throttling_contains_the_retry_after() -> None:
     assert answered(429, Retry_After="17").retry_after == 17.0
     assert answered(429, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT").retry_after is None
@@ -132,12 +131,11 @@ def test_a_failure_without_a_response_is_unreachable() -> None:
     assert isinstance(translated(TimeoutError()), Unreachable)
 
 
-def test_a_response_that_is_not_json_is_still_classified() -> None:
-    response: Any = Answer(502, "<html>bad gateway</html>")
-    assert type(translated(HttpResponseError(response=response))) is AzureError
-
-
-def test_a_body_nested_too_deeply_is_still_classified() -> None:
-    answer: Any = Answer(400, '{"error":' + "[" * 60_000)
-    error = HttpResponseError("because", response=answer)
-    assert isinstance(translated(error), Refused)
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [(502, "<html>bad gateway</html>", AzureError), (400, '{"error":' + "[" * 60_000, Refused)],
+    ids=["not JSON", "nested too deeply"],
+)
+def test_an_unreadable_response_is_still_classified(status: int, body: str, kind: type[AzureError]) -> None:
+    response: Any = Answer(status, body)
+    assert type(translated(HttpResponseError("because", response=response))) is kind

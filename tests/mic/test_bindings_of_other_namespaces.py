@@ -5,15 +5,12 @@ from functools import partial
 from typing import Any, Final
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mic.cluster.bindings import BindingIndex
 from mic.cluster.limited_groups import COUNTED_MAX
 from mic.cluster.view import ClusterView
 from mic.decisions.assignments import AssignmentKey, DesiredAssignment, Key
 from podidentity.resources import AzureIdentity, AzureIdentityBinding, Pod
-from tests.examples import examples
 from tests.support.filled_view import FilledView
 from tests.support.mic import MicWorld
 from tests.support.objects import binding, identity, node, pod
@@ -68,16 +65,12 @@ def many_bindings(request: pytest.FixtureRequest, hostiles: tuple[str, list[str]
     return made, names
 
 
-def test_an_event_of_a_pod_costs_at_most_a_millisecond(many_bindings: tuple[FilledView, str]) -> None:
+def test_an_event_of_a_pod_or_its_node_costs_at_most_a_millisecond(many_bindings: tuple[FilledView, str]) -> None:
     made, _ = many_bindings
     assert calls(lambda: made.add(victim(7))) < CALLS_MOST
     assert calls(lambda: made.add(victim(7, uid="again"))) < CALLS_MOST
-    made.add(victim(7))
-
-
-def test_a_heartbeat_of_a_node_costs_at_most_a_millisecond(many_bindings: tuple[FilledView, str]) -> None:
-    made, _ = many_bindings
     assert calls(lambda: made.add(node("n7"))) < CALLS_MOST
+    made.add(victim(7))
 
 
 def test_an_event_of_a_hostile_binding_costs_at_most_a_millisecond(many_bindings: tuple[FilledView, str]) -> None:
@@ -261,54 +254,3 @@ def test_an_identity_that_becomes_namespaced_serves_other_namespaces_no_longer()
     assert many_bindings.wanted() == []
     many_bindings.cluster.add(identity("theirs", namespace="platform"))
     assert many_bindings.wanted() == ["platform/theirs"]
-
-
-NAMESPACES = ("default", "evil", "platform")
-
-
-@settings(max_examples=examples(200), deadline=None)
-@given(st.data())
-def test_any_order_of_changes_results_in_what_the_rule_states(data: st.DataObject) -> None:
-    """After any changes, the index and the desired assignments equal those of a slow computation from all objects."""
-    many_bindings = ManyBindings(force_namespaced=data.draw(st.booleans()))
-    cluster = many_bindings.cluster
-    cluster.add(pod("other", namespace="evil"))
-    identities: dict[Key, AzureIdentity] = {}
-    bindings: dict[Key, AzureIdentityBinding] = {}
-    names = st.tuples(st.sampled_from(NAMESPACES), st.sampled_from(["a", "b", "c"]))
-    for _ in range(data.draw(st.integers(1, 25))):
-        namespace, name = key = data.draw(names)
-        match data.draw(st.sampled_from(["identity", "binding", "no identity", "no binding"])):
-            case "identity":
-                made = identity(
-                    name,
-                    namespace=namespace,
-                    namespaced=data.draw(st.booleans()),
-                    type_=data.draw(st.sampled_from([0, 1, 9])),
-                    tenant_id=data.draw(st.sampled_from(["t", "u"])),
-                )
-                identities[key] = made
-                cluster.add(made)
-            case "binding":
-                to = data.draw(st.sampled_from(["a", "b", "c", "gone"]))
-                bound = binding(
-                    name, namespace=namespace, identity=to, selector=data.draw(st.sampled_from(["demo", "x"]))
-                )
-                bindings[key] = bound
-                cluster.add(bound)
-            case "no identity" if key in identities:
-                cluster.remove(identities.pop(key))
-            case "no binding" if key in bindings:
-                cluster.remove(bindings.pop(key))
-            case _:
-                pass
-        for there, of in (("web", "default"), ("other", "evil")):
-            expected = set()
-            for each in bindings.values():
-                found = identities.get((each.metadata.namespace, each.spec.azure_identity))
-                if found is None or found.spec.type == 9 or each.spec.selector != "demo":
-                    continue
-                everywhere = not (many_bindings.forced or found.namespaced)
-                if everywhere or each.metadata.namespace == of:
-                    expected.add("/".join(found.key))
-            assert wanted(cluster.view, there, of) == sorted(expected)

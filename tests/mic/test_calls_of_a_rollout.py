@@ -1,117 +1,79 @@
-"""The number of calls to Azure and to the API server that a rollout causes, counted by the emulators."""
+"""The number of calls to Azure and to the API server that a rollout on one scale set causes."""
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
+from podidentity.resources import Pod
 from podidentity_sandbox.kubeapi.server import Recorded
-from tests.mic.emulated_cloud import EmulatedCloud, emulated_cloud
-from tests.support.objects import set_id, vm_id
+from tests.support.mic import MicWorld
+from tests.support.objects import binding, identity, node, pod, set_id, set_node, vm_id
 
-PODS = 60
-IDENTITIES = 5
-NODES = 3
+PODS, IDENTITIES, NODES = 60, 5, 3
+SET = set_id().lower()
 
 
-@pytest.fixture
-async def cloud(tmp_path: Path) -> AsyncIterator[EmulatedCloud]:
-    async with emulated_cloud(tmp_path) as made:
-        for number in range(NODES):
-            made.node(f"s{number}", f"azure://{set_id()}/virtualMachines/{number}")
-        for number in range(IDENTITIES):
-            made.identity(f"demo-{number}")
-        yield made
+def pods(begin: int = 0) -> list[Pod]:
+    numbers = range(begin, begin + PODS)
+    return [pod(f"web-{each}", node=f"s{each % NODES}", label=f"demo-{each % IDENTITIES}") for each in numbers]
 
 
 @pytest.fixture
-def writes(cloud: EmulatedCloud) -> Counter[str]:
-    """Requests by MIC that change AzureAssignedIdentities, by method."""
+async def writes(world: MicWorld) -> Counter[str]:
+    """The requests that change AzureAssignedIdentities, by method, after the rollout on the scale set."""
     count: Counter[str] = Counter()
 
     def note(request: Recorded) -> None:
         if request.method != "GET" and "/azureassignedidentities" in request.path:
             count[request.method] += 1
 
-    cloud.api.intercept = note
+    world.api.intercept = note
+    world.host(set_id(), etag='"1"')
+    world.add(*(set_node(f"s{number}", number) for number in range(NODES)), *pods())
+    for number in range(IDENTITIES):
+        name = f"demo-{number}"
+        world.add(identity(name), binding(name, identity=name, selector=name))
+    await world.settle(SET)
+    assert [*world.statuses().values()] == ["Assigned"] * PODS
     return count
 
 
-def roll_out(cloud: EmulatedCloud, begin: int = 0, count: int = PODS) -> None:
-    for number in range(begin, begin + count):
-        cloud.pod(f"web-{number}", f"s{number % NODES}", label=f"demo-{number % IDENTITIES}")
-
-
-async def all_assigned(cloud: EmulatedCloud, count: int) -> None:
-    await cloud.until(lambda: [*cloud.assigned().values()] == ["Assigned"] * count, f"{count} Assigned")
-
-
-async def test_a_rollout_on_one_scale_set_costs_one_update_and_at_most_two_writes_per_pod(
-    cloud: EmulatedCloud, writes: Counter[str]
-) -> None:
-    await cloud.mic()
-    roll_out(cloud)
-    await all_assigned(cloud, PODS)
-    assert len(cloud.arm.writes()) == 1
-    assert len(cloud.arm.reads()) == 2, "one before the update, one at its end"
+async def test_a_rollout_costs_one_update_and_at_most_two_writes_per_pod(world: MicWorld, writes: Counter[str]) -> None:
+    assert world.hosts.calls == ["get", "update"]
     assert writes["POST"] == PODS
     assert sum(writes.values()) <= 2 * PODS
 
 
 async def test_pods_of_attached_identities_cost_one_write_each_and_no_azure_call(
-    cloud: EmulatedCloud, writes: Counter[str]
+    world: MicWorld, writes: Counter[str]
 ) -> None:
-    await cloud.mic()
-    roll_out(cloud)
-    await all_assigned(cloud, PODS)
     writes.clear()
-    before = len(cloud.arm.calls)
-    roll_out(cloud, PODS)
-    await all_assigned(cloud, 2 * PODS)
+    world.add(*pods(PODS))
+    await world.settle(SET)
     assert writes == {"POST": PODS}
-    assert len(cloud.arm.calls) == before
+    assert world.hosts.calls == ["get", "update"]
 
 
-async def test_a_scale_set_that_loses_all_pods_costs_one_update_and_two_writes_per_pod(
-    cloud: EmulatedCloud, writes: Counter[str]
+async def test_the_end_of_all_pods_costs_one_update_and_two_writes_per_pod_though_each_is_planned_twice(
+    world: MicWorld, writes: Counter[str]
 ) -> None:
-    await cloud.mic()
-    roll_out(cloud)
-    await all_assigned(cloud, PODS)
     writes.clear()
-    updates = len(cloud.arm.writes())
-    for number in range(PODS):
-        cloud.remove_pod(f"web-{number}")
-    await cloud.until(lambda: not cloud.assigned())
-    assert len(cloud.arm.writes()) == updates + 1
+    world.remove(*pods())
+    await asyncio.gather(world.host_reconciler.revoke(SET), world.host_reconciler.revoke(SET), world.reconcile(SET))
+    await world.settle(SET)
+    assert world.objects == {}
+    assert len(world.changes) == 2
     assert writes == {"DELETE": PODS, "PATCH": PODS}
 
 
-async def test_a_queued_revocation_is_sent_once(cloud: EmulatedCloud, writes: Counter[str]) -> None:
-    await cloud.mic("--clientQps=40", "--client-burst=1")
-    roll_out(cloud, count=20)
-    await all_assigned(cloud, 20)
-    writes.clear()
-    for number in range(20):
-        cloud.remove_pod(f"web-{number}")
-    await cloud.until(lambda: not cloud.assigned())
-    assert writes["DELETE"] == 20, "later passes, while revocations wait, plan the same deletions"
-
-
-async def test_a_start_with_all_identities_assigned_sends_no_azure_call(
-    cloud: EmulatedCloud, writes: Counter[str]
+async def test_a_start_with_all_identities_assigned_sends_no_azure_call_for_their_host(
+    world: MicWorld, writes: Counter[str]
 ) -> None:
-    first = await cloud.mic()
-    roll_out(cloud)
-    await all_assigned(cloud, PODS)
-    assert await first.stop() == 0
     writes.clear()
-    before = len(cloud.arm.calls)
-    await cloud.mic()
-    # Something that is done only after everything before it: another host's pod.
-    cloud.node("n0")
-    cloud.pod("later", "n0", label="demo-0")
-    await all_assigned(cloud, PODS + 1)
-    assert {call.path for call in cloud.arm.calls[before:] if "/locations/" not in call.path} == {vm_id("n0")}
+    world.restart()
+    world.host(vm_id("n1"), etag='"1"')
+    world.add(node("n1"), pod("later", node="n1", label="demo-0"))
+    await world.settle(*(each.key for each in world.view.host_states() if each.has_work))
+    assert world.hosts.calls == ["get", "update"] * 2, "for the host of the later pod"
     assert writes == {"POST": 1, "PATCH": 1}

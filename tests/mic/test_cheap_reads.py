@@ -15,18 +15,16 @@ from azure.core.credentials import AccessToken
 from mic.azure.errors import SignInFailed
 from mic.azure.identities import HostIdentities, decode_identities, read_identities
 from podidentity_sandbox.serving import ResponseFault
-from tests.mic.test_compute_requests import ArmUnderTest, arm_under_test, host, put
+from tests.mic.arm_client import ArmUnderTest, host
 from tests.support.objects import identity_id, vm_id
-
-__all__ = ["arm_under_test"]
 
 CALLS_PER_READ = 800
 """Calls of Python functions in MIC's process and the emulator's, which share it: 670 when this bound was set, 1,450
 before."""
 
 
-async def test_a_read_uses_no_thread(arm_under_test: ArmUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    await arm_under_test.compute.get(host(vm_id()))
+async def test_a_read_uses_no_thread(azure: ArmUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    await azure.compute.get(host(vm_id()))
     jobs: list[object] = []
     submit = ThreadPoolExecutor.submit
 
@@ -36,14 +34,14 @@ async def test_a_read_uses_no_thread(arm_under_test: ArmUnderTest, monkeypatch: 
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", note)
     for _ in range(5):
-        await arm_under_test.compute.get(host(vm_id()))
+        await azure.compute.get(host(vm_id()))
     assert jobs == []
     await asyncio.to_thread(int)
     assert len(jobs) == 1
 
 
-async def test_calls_for_each_read(arm_under_test: ArmUnderTest) -> None:
-    await put(arm_under_test, host(vm_id()), "one")
+async def test_calls_for_each_read(azure: ArmUnderTest) -> None:
+    await azure.put(host(vm_id()), "one")
     count = 0
 
     def note(_frame: FrameType, event: str, _argument: object) -> None:
@@ -53,28 +51,28 @@ async def test_calls_for_each_read(arm_under_test: ArmUnderTest) -> None:
     sys.setprofile(note)
     try:
         for _ in range(20):
-            await arm_under_test.compute.get(host(vm_id()))
+            await azure.compute.get(host(vm_id()))
     finally:
         sys.setprofile(None)
     assert 100 < count / 20 < CALLS_PER_READ
 
 
-async def test_a_read_shows_what_the_sdk_would_show(arm_under_test: ArmUnderTest) -> None:
-    after = await put(arm_under_test, host(vm_id()), "one", "two")
-    assert await arm_under_test.compute.get(host(vm_id())) == after
+async def test_a_read_shows_what_the_sdk_would_show(azure: ArmUnderTest) -> None:
+    after = await azure.put(host(vm_id()), "one", "two")
+    assert await azure.compute.get(host(vm_id())) == after
     assert set(after.attached) == {identity_id(name).lower() for name in ("one", "two")}
 
 
-async def test_a_read_is_sent_as_by_the_sdk(arm_under_test: ArmUnderTest) -> None:
-    await arm_under_test.compute.get(host(vm_id()))
-    (call,) = arm_under_test.arm.reads()
+async def test_a_read_is_sent_as_by_the_sdk(azure: ArmUnderTest) -> None:
+    await azure.compute.get(host(vm_id()))
+    (call,) = azure.arm.reads()
     assert call.path == vm_id()
-    reads: Any = arm_under_test.compute._reads
+    reads: Any = azure.compute._reads
     assert reads._headers["User-Agent"].startswith("test azsdk-python-mgmt-compute/")
 
 
-async def test_a_challenge_is_answered_with_a_token_for_its_claims(arm_under_test: ArmUnderTest) -> None:
-    credential: Any = arm_under_test.compute._credential
+async def test_a_challenge_is_answered_with_a_token_for_its_claims(azure: ArmUnderTest) -> None:
+    credential = azure.credential
     asked: list[object] = []
     plain = credential.get_token
 
@@ -86,13 +84,13 @@ async def test_a_challenge_is_answered_with_a_token_for_its_claims(arm_under_tes
     credential.get_token = get_token
     claims = base64.b64encode(b'{"access_token":{}}').decode()
     demand = {"WWW-Authenticate": f'Bearer error="insufficient_claims", claims="{claims}"'}
-    arm_under_test.arm.faults.add(ResponseFault(status=401, headers=demand))
-    assert not (await arm_under_test.compute.get(host(vm_id()))).gone
+    azure.arm.faults.add(ResponseFault(status=401, headers=demand))
+    assert not (await azure.compute.get(host(vm_id()))).gone
     assert asked == [None, '{"access_token":{}}']
-    arm_under_test.arm.faults.add(ResponseFault(status=401))
+    azure.arm.faults.add(ResponseFault(status=401))
     with pytest.raises(SignInFailed):
-        await arm_under_test.compute.get(host(vm_id()))
-    assert not (await arm_under_test.compute.get(host(vm_id()))).gone
+        await azure.compute.get(host(vm_id()))
+    assert not (await azure.compute.get(host(vm_id()))).gone
     assert len(asked) == 3, "a token that Resource Manager rejected is not used again"
 
 
@@ -128,24 +126,22 @@ async def tunnel() -> AsyncIterator[tuple[int, list[str]]]:
 
 @pytest.mark.parametrize("spelling", ["HTTPS_PROXY", "https_proxy"])
 async def test_requests_use_the_proxy_of_the_environment(
-    arm_under_test: ArmUnderTest, monkeypatch: pytest.MonkeyPatch, spelling: str
+    azure: ArmUnderTest, monkeypatch: pytest.MonkeyPatch, spelling: str
 ) -> None:
     async with tunnel() as (port, heads):
         monkeypatch.setenv(spelling, f"http://user:word@127.0.0.1:{port}")
-        assert (await put(arm_under_test, host(vm_id()), "one")).attached
-        await arm_under_test.compute.aclose()
+        assert (await azure.put(host(vm_id()), "one")).attached
+        await azure.compute.aclose()
     assert heads
     assert all(head.startswith("CONNECT 127.0.0.1:") for head in heads)
     assert all("Basic " + base64.b64encode(b"user:word").decode() in head for head in heads)
 
 
-async def test_a_host_in_no_proxy_is_reached_directly(
-    arm_under_test: ArmUnderTest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_host_in_no_proxy_is_reached_directly(azure: ArmUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     async with tunnel() as (port, heads):
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
         monkeypatch.setenv("NO_PROXY", "example.com,127.0.0.1")
-        assert not (await arm_under_test.compute.get(host(vm_id()))).gone
+        assert not (await azure.compute.get(host(vm_id()))).gone
     assert heads == []
 
 

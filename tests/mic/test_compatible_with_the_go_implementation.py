@@ -15,7 +15,7 @@ from podidentity.kube.decoding import decode_object
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, MESSAGE_ANNOTATION, Kind
 from tests.conftest import NewPlane, apply_definitions
 from tests.support.mic import ASSIGNED, VM, MicWorld
-from tests.support.objects import binding, identity, pod
+from tests.support.objects import binding, identity, identity_id, pod
 from tests.testplane.up import Plane
 
 FOLDER = Path(__file__).parent / "reference"
@@ -49,6 +49,10 @@ def load(path: Path) -> dict[str, dict[str, Any]]:
 async def test_assignments_of_the_go_implementation_are_in_sync(world: MicWorld, path: Path) -> None:
     assert await taken_over(world, load(path)) == []
     assert world.statuses() == {"web-default-demo": "Assigned"}
+    await world.settle_without(pod())
+    principal = "service-principal" in path.stem
+    assert world.attached(VM) == ({"demo"} if principal else set()), "MIC owns what the Go implementation attached"
+    assert world.objects == {}
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
@@ -76,7 +80,10 @@ async def test_an_outdated_assignment_of_the_go_implementation_is_updated(world:
 
 def written() -> dict[str, Any]:
     """An object as MIC creates it, with all that it may hold."""
-    desired = DesiredAssignment(pod(), binding(), identity(namespaced=True), None, namespaced=True)
+    bound, given = binding(), identity(namespaced=True)
+    bound = msgspec.structs.replace(bound, metadata=msgspec.structs.replace(bound.metadata, resource_version="7"))
+    given = msgspec.structs.replace(given, metadata=msgspec.structs.replace(given.metadata, resource_version="7"))
+    desired = DesiredAssignment(pod(), bound, given, None, namespaced=True)
     return documents.new_document(desired, "web-default-demo", "Created", "mic")
 
 
@@ -85,9 +92,13 @@ def test_the_go_implementation_finds_each_field_where_it_reads_it() -> None:
     looked_for = {
         ("azureIdentityRef", "metadata", "name"): "demo",
         ("azureIdentityRef", "metadata", "namespace"): "default",
+        # It assigns again what is not a copy of this version.
+        ("azureIdentityRef", "metadata", "resourceVersion"): "7",
+        ("azureBindingRef", "metadata", "resourceVersion"): "7",
         ("azureIdentityRef", "metadata", "annotations", "aadpodidentity.k8s.io/Behavior"): "namespaced",
         ("azureIdentityRef", "spec", "type"): 0,
         ("azureIdentityRef", "spec", "clientID"): "client-demo",
+        ("azureIdentityRef", "spec", "resourceID"): identity_id("demo"),
         ("azureBindingRef", "metadata", "name"): "demo-binding",
         ("azureBindingRef", "spec", "azureIdentity"): "demo",
         ("azureBindingRef", "spec", "selector"): "demo",
@@ -102,6 +113,11 @@ def test_the_go_implementation_finds_each_field_where_it_reads_it() -> None:
         assert found == value
     assert written()["status"] == {"status": "Created", "availableReplicas": 1}
     assert written()["metadata"]["labels"] == {"nodename": "n0"}
+    assert written()["metadata"]["finalizers"] == ["azureassignedidentity.finalizers.aadpodidentity.k8s.io"]
+    assert written()["metadata"]["annotations"] == {
+        "aadpodidentity.k8s.io/pod-uid": "uid-default-web",
+        "aadpodidentity.k8s.io/attached-by": "mic",
+    }
 
 
 PATCH = "application/json-patch+json"

@@ -1,16 +1,26 @@
-"""Desired assignments: which pod needs which identity, and the content of the AzureAssignedIdentity.
+"""Which pod needs which identity, on VMs and scale sets whose pods and nodes are deleted and created again."""
 
-Excluded: the changes on Azure.
-"""
+import itertools
 
 import msgspec
 import pytest
 
 from mic.decisions import documents
 from mic.decisions.assignments import DesiredAssignment
-from podidentity.resources import AzureAssignedIdentity
+from mic.decisions.policy import Policy
+from podidentity.resources import AzureAssignedIdentity, Meta
 from tests.support.mic import VM, MicWorld
-from tests.support.objects import ClusterObject, binding, identity, identity_id, node, pod
+from tests.support.objects import (
+    GROUP,
+    ClusterObject,
+    binding,
+    identity,
+    node,
+    pod,
+    set_id,
+    set_node,
+    vm_id,
+)
 
 
 async def assigned_to(world: MicWorld) -> list[tuple[str, str]]:
@@ -22,23 +32,6 @@ async def assigned_to(world: MicWorld) -> list[tuple[str, str]]:
 async def test_a_bound_pod_gets_one_object_named_after_pod_namespace_and_identity(world: MicWorld) -> None:
     world.add(pod(namespace="shop"), identity(), binding())
     assert await assigned_to(world) == [("default", "web-shop-demo")]
-
-
-async def test_the_object_contains_the_fields_that_the_go_implementation_reads(world: MicWorld) -> None:
-    world.add(pod(), identity(), binding())
-    await world.steps()
-    document = msgspec.to_builtins(world.objects["default", "web-default-demo"])
-    assert document["spec"]["pod"] == "web"
-    assert document["spec"]["podNamespace"] == "default"
-    assert document["spec"]["nodename"] == "n0"
-    assert document["spec"]["azureIdentityRef"]["spec"]["resourceID"] == identity_id("demo")
-    assert document["spec"]["azureBindingRef"]["spec"] == {"azureIdentity": "demo", "selector": "demo"}
-    assert document["metadata"]["labels"] == {"nodename": "n0"}
-    assert document["metadata"]["finalizers"] == ["azureassignedidentity.finalizers.aadpodidentity.k8s.io"]
-    assert document["metadata"]["annotations"] == {
-        "aadpodidentity.k8s.io/pod-uid": "uid-default-web",
-        "aadpodidentity.k8s.io/attached-by": "mic",
-    }
 
 
 def test_embedded_objects_are_complete() -> None:
@@ -68,19 +61,10 @@ async def test_a_pod_that_is_not_running_or_unbound_needs_no_assignment(world: M
     assert await assigned_to(world) == []
 
 
-@pytest.mark.parametrize("order", range(4))
-async def test_the_arrival_order_does_not_matter(world: MicWorld, order: int) -> None:
-    world.remove(node())
-    things: list[ClusterObject] = [node(), pod(), identity(), binding()]
-    world.add(*things[order:], *things[:order])
-    assert await assigned_to(world) == [("default", "web-default-demo")]
-
-
 async def test_a_finished_pods_assignment_is_revoked(world: MicWorld) -> None:
     world.add(pod(), identity(), binding())
     assert await assigned_to(world)
-    world.add(pod(phase="Succeeded"))
-    await world.settle()
+    await world.settle_with(pod(phase="Succeeded"))
     assert not world.objects
     assert world.attached(VM) == set()
 
@@ -120,6 +104,8 @@ async def test_a_service_principal_is_assigned_without_an_azure_call(world: MicW
     assert await assigned_to(world) == [("default", "web-default-demo")]
     assert world.statuses() == {"web-default-demo": "Assigned"}
     assert world.changes == []
+    await world.recorder.flushed()
+    assert {each["reason"] for each in world.api.store.list("events")} == {"binding applied"}
 
 
 async def test_a_service_principal_works_on_a_node_outside_azure_and_a_managed_identity_does_not(
@@ -136,7 +122,112 @@ async def test_two_bindings_to_one_identity_make_one_object_that_keeps_its_bindi
     assert await assigned_to(world) == [("default", "web-default-demo")]
     world.add(binding("earlier"))
     assert await world.steps() == []
-    world.remove(binding("later"))
-    await world.settle()
+    await world.settle_without(binding("later"))
     assert world.objects["default", "web-default-demo"].spec.azure_binding_ref.metadata.name == "earlier"
     assert len(world.changes) == 1
+
+
+FLEX = f"{GROUP}/Microsoft.Compute/virtualMachines/flex_1a2b3c"
+"""An instance of a Flexible scale set is a separate VM to Azure."""
+HOSTS = (vm_id("n0"), set_id("one"), set_id("two"), FLEX)
+
+
+def mixed(world: MicWorld, *more: ClusterObject, policy: Policy | None = None) -> None:
+    """One VM, two nodes of one uniform set, one of another, one of a Flexible set, and one that is not Azure's."""
+    world.policy = policy or Policy()
+    for host in HOSTS:
+        world.host(host)
+    world.add(
+        node("n0"),
+        set_node("a0", 0, "one"),
+        set_node("a1", 1, "one"),
+        set_node("b0", 0, "two"),
+        node("f0", f"azure://{FLEX}"),
+        node("k0", "kind://docker/kind/k0"),
+        *more,
+    )
+
+
+async def at_rest(world: MicWorld) -> list[set[str]]:
+    await world.settle()
+    return [world.attached(host) for host in HOSTS]
+
+
+async def test_each_kind_of_host_gets_the_identities_of_its_own_pods(world: MicWorld) -> None:
+    mixed(
+        world,
+        identity(),
+        binding(),
+        identity("other"),
+        binding("other", identity="other", selector="other"),
+        pod("vm", node="n0"),
+        pod("set", node="a0"),
+        pod("same-set", node="a1", label="other"),
+        pod("flex", node="f0", label="other"),
+        pod("elsewhere", node="k0"),
+    )
+    assert await at_rest(world) == [{"demo"}, {"demo", "other"}, set(), {"other"}]
+    assert len(world.changes) == 3, "one for each host that needs any"
+    assert set(world.statuses().values()) == {"Assigned"}
+    assert "elsewhere-default-demo" not in world.statuses()
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+async def test_node_pod_identity_and_binding_may_arrive_in_any_order(world: MicWorld, order: tuple[int, ...]) -> None:
+    world.host(set_id())
+    things = (set_node("s0", 0), pod(node="s0"), identity(), binding())
+    for each in order:
+        await world.settle_with(things[each])
+    assert world.attached(set_id()) == {"demo"}
+    assert world.statuses() == {"web-default-demo": "Assigned"}
+    for each in order:
+        await world.settle_without(things[each])
+    assert world.objects == {}
+    # If the node was deleted first, MIC had no host to detach it from.
+    assert world.attached(set_id()) == ({"demo"} if order[0] == 0 else set())
+
+
+async def test_a_node_that_disappears_and_returns_keeps_or_regains_the_identities_of_its_pods(world: MicWorld) -> None:
+    mixed(world, identity(), binding(), pod(node="n0"))
+    await at_rest(world)
+    world.remove(node("n0"))
+    await at_rest(world)
+    assert world.objects == {}, "a pod on a node that does not exist wants nothing"
+    world.add(node("n0"))
+    assert (await at_rest(world))[0] == {"demo"}
+    assert world.statuses() == {"web-default-demo": "Assigned"}
+
+
+async def test_a_scale_set_node_that_disappears_takes_nothing_from_the_others(world: MicWorld) -> None:
+    mixed(world, identity(), binding(), pod("here", node="a0"), pod("there", node="a1"))
+    await at_rest(world)
+    world.remove(set_node("a0", 0, "one"))
+    world.remove(pod("here", node="a0"))
+    assert (await at_rest(world))[1] == {"demo"}
+    world.add(set_node("a0", 0, "one"), pod("here", node="a0", uid="second"))
+    assert (await at_rest(world))[1] == {"demo"}
+    assert len(world.changes) == 1
+
+
+async def test_a_node_name_reused_by_another_vm_is_another_host(world: MicWorld) -> None:
+    mixed(world, identity(), binding(), pod(node="n0"))
+    await at_rest(world)
+    world.host(vm_id("replaced"))
+    await world.settle_with(node("n0", f"azure://{vm_id('replaced')}"))
+    assert world.attached(vm_id("replaced")) == {"demo"}
+    assert world.statuses() == {"web-default-demo": "Assigned"}
+
+
+async def test_a_scale_set_spelled_in_two_ways_is_one_host(world: MicWorld) -> None:
+    mixed(world, identity(), binding(), pod("here", node="a0"), pod("there", node="a9"))
+    world.add(node("a9", f"azure://{set_id('one').upper()}/virtualMachines/9"))
+    assert (await at_rest(world))[1] == {"demo"}
+    assert len(world.changes) == 1
+
+
+async def test_the_operating_system_of_a_node_does_not_matter(world: MicWorld) -> None:
+    labelled = Meta(name="win", labels={"kubernetes.io/os": "windows"})
+    windows = msgspec.structs.replace(set_node("win", 0), metadata=labelled)
+    world.host(set_id())
+    await world.settle_with(windows, identity(), binding(), pod(node="win"))
+    assert world.attached(set_id()) == {"demo"}

@@ -7,7 +7,7 @@ import pytest
 
 from mic.azure.memory import HostMemory
 from mic.reconciliation.work_queue import PassResult
-from tests.support.mic import ASSIGNED, VM, MicWorld
+from tests.support.mic import ASSIGNED, MicWorld
 from tests.support.objects import binding, identity, identity_id, node, pod, vm_id
 
 DEMO = identity_id("demo").lower()
@@ -22,8 +22,7 @@ async def world() -> AsyncIterator[MicWorld]:
 async def test_the_object_is_revoked_immediately_and_the_identity_is_detached_after_the_grace_period(
     world: MicWorld,
 ) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.unbind()
     done = await world.reconcile()
     stored = world.api.store.get(ASSIGNED, "demo-default-demo", "default")
@@ -41,8 +40,7 @@ async def test_the_object_is_revoked_immediately_and_the_identity_is_detached_af
 
 
 async def test_a_pod_created_within_the_grace_period_is_assigned_without_an_azure_call(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.unbind()
     await world.reconcile()
     calls = list(world.hosts.calls)
@@ -56,13 +54,11 @@ async def test_a_pod_created_within_the_grace_period_is_assigned_without_an_azur
 
 
 async def test_the_grace_period_starts_again_when_the_next_pod_ends(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.unbind()
     await world.reconcile()
     await asyncio.sleep(60.0)
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.unbind()
     assert (await world.reconcile()).again_after == pytest.approx(100.0)
     await asyncio.sleep(60.0)
@@ -71,11 +67,9 @@ async def test_the_grace_period_starts_again_when_the_next_pod_ends(world: MicWo
 
 
 async def test_another_update_of_the_host_does_not_detach_it_early(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.unbind()
-    world.bind("other")
-    await world.reconcile()
+    await world.assign("other")
     assert [(len(change.adds), len(change.removes)) for change in world.changes] == [(1, 0), (1, 0)]
     await asyncio.sleep(100.0)
     await world.reconcile()
@@ -84,8 +78,7 @@ async def test_another_update_of_the_host_does_not_detach_it_early(world: MicWor
 
 
 async def test_a_new_leader_counts_from_its_first_read(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.unbind()
     await world.reconcile()
     await asyncio.sleep(90.0)
@@ -99,20 +92,17 @@ async def test_a_new_leader_counts_from_its_first_read(world: MicWorld) -> None:
 
 
 async def test_an_identity_detached_by_another_program_blocks_no_object(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.unbind()
     await world.reconcile()
     world.hosts.state = type(world.hosts.state)(etag='"9"')
-    world.host_reconciler.look_again(VM)
-    assert await world.reconcile() == PassResult()
+    assert await world.look() == PassResult()
     assert world.statuses() == {}
 
 
 async def test_a_pending_detach_of_an_updated_object_waits_too(world: MicWorld) -> None:
     world.host(vm_id("n1"))
-    world.add(node("n1"), identity(), binding(), pod(uid="first"))
-    await world.settle()
+    await world.settle_with(node("n1"), identity(), binding(), pod(uid="first"))
     world.add(pod(node="n1", uid="second"))
     await world.settle()
     assert await world.steps() == []

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from mic.azure.errors import Unreachable
-from mic.decisions import host_change
 from mic.decisions.policy import Policy
 from tests.support.mic import VM, MicWorld
 from tests.support.objects import ClusterObject, binding, identity, identity_id, node, pod, set_id, set_node
@@ -16,8 +15,7 @@ async def assigned(
 ) -> None:
     world.policy = policy or Policy()
     world.host(VM, *before)
-    world.add(identity(), binding(), *pods)
-    await world.settle()
+    await world.settle_with(identity(), binding(), *pods)
 
 
 async def test_the_identity_is_detached_with_its_last_pod(world: MicWorld) -> None:
@@ -28,19 +26,31 @@ async def test_the_identity_is_detached_with_its_last_pod(world: MicWorld) -> No
     assert world.objects == {}
 
 
-async def test_another_pod_on_the_vm_keeps_the_identity_attached(world: MicWorld) -> None:
-    await assigned(world, pod(), pod("other"))
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param((pod("other"),), id="another pod"),
+        # reference: checkIfInUse compares the pod's name only
+        pytest.param((pod(namespace="other"),), id="a pod of the same name in another namespace"),
+        pytest.param(
+            (
+                identity("twin", resource_id=identity_id("DEMO")),
+                binding("twin", identity="twin", selector="twin"),
+                pod("other", label="twin"),
+            ),
+            id="another identity object with the same resource id",
+        ),
+    ],
+)
+async def test_another_use_of_the_identity_on_the_vm_keeps_it_attached(
+    world: MicWorld, other: tuple[ClusterObject, ...]
+) -> None:
+    await assigned(world, pod(), *other)
     world.remove(pod())
     assert await world.steps() == ["revoke", "release"]
     assert world.attached(VM) == {"demo"}
-
-
-async def test_a_pod_of_the_same_name_in_another_namespace_keeps_it_attached_too(world: MicWorld) -> None:
-    # reference: checkIfInUse compares the pod's name only
-    await assigned(world, pod(), pod(namespace="other"))
-    world.remove(pod())
-    await world.settle()
-    assert world.attached(VM) == {"demo"}
+    await world.settle_without(other[-1])
+    assert world.attached(VM) == set()
 
 
 async def test_a_pod_on_another_node_of_the_scale_set_keeps_it_attached(world: MicWorld) -> None:
@@ -55,35 +65,17 @@ async def test_a_pod_on_another_node_of_the_scale_set_keeps_it_attached(world: M
     assert world.attached(set_id()) == set()
 
 
-async def test_another_identity_object_with_the_same_resource_id_keeps_it_attached(world: MicWorld) -> None:
-    await assigned(world, pod())
-    world.add(identity("twin", resource_id=identity_id("DEMO")), binding("twin", identity="twin", selector="twin"))
-    world.add(pod("other", label="twin"))
-    await world.settle()
-    world.remove(pod())
-    await world.settle()
-    assert world.attached(VM) == {"demo"}
-    world.remove(pod("other"))
-    await world.settle()
-    assert world.attached(VM) == set()
-
-
-async def test_an_identity_attached_before_mic_stays_attached_when_the_pod_ends(world: MicWorld) -> None:
-    await assigned(world, pod(), before=("demo",))
+@pytest.mark.parametrize("adopt", [False, True])
+async def test_an_identity_attached_before_mic_is_detached_only_if_the_operator_says_so(
+    world: MicWorld, adopt: bool
+) -> None:
+    await assigned(world, pod(), before=("demo", "stranger"), policy=Policy(adopt_existing=adopt))
     existing = world.objects["default", "web-default-demo"]
-    assert existing.metadata.annotation("aadpodidentity.k8s.io/attached-by") == "foreign"
+    assert existing.metadata.annotation("aadpodidentity.k8s.io/attached-by") == ("mic" if adopt else "foreign")
     assert world.changes == []
-    world.remove(pod())
-    await world.settle()
-    assert world.attached(VM) == {"demo"}
+    await world.settle_without(pod())
+    assert world.attached(VM) == ({"stranger"} if adopt else {"demo", "stranger"})
     assert world.objects == {}
-
-
-async def test_an_identity_attached_before_mic_is_detached_if_the_operator_says_so(world: MicWorld) -> None:
-    await assigned(world, pod(), before=("demo",), policy=Policy(adopt_existing=True))
-    world.remove(pod())
-    await world.settle()
-    assert world.attached(VM) == set()
 
 
 async def test_an_identity_attached_before_mic_and_attached_again_by_mic_is_mics(world: MicWorld) -> None:
@@ -91,16 +83,8 @@ async def test_an_identity_attached_before_mic_and_attached_again_by_mic_is_mics
     world.host(VM)
     await world.settle()
     assert world.attached(VM) == {"demo"}
-    world.remove(pod())
-    await world.settle()
+    await world.settle_without(pod())
     assert world.attached(VM) == set()
-
-
-async def test_an_identity_that_the_cluster_does_not_use_is_never_touched(world: MicWorld) -> None:
-    await assigned(world, pod(), before=("stranger",))
-    world.remove(pod())
-    await world.settle()
-    assert world.attached(VM) == {"stranger"}
 
 
 @pytest.mark.parametrize(
@@ -110,8 +94,7 @@ async def test_an_identity_that_the_cluster_does_not_use_is_never_touched(world:
 )
 async def test_an_immutable_identity_stays_attached(world: MicWorld, immutable: str, left: set[str]) -> None:
     await assigned(world, pod(), policy=Policy(immutable=frozenset({immutable})))
-    world.remove(pod())
-    await world.settle()
+    await world.settle_without(pod())
     assert world.attached(VM) == left
     assert world.objects == {}
 
@@ -122,32 +105,30 @@ async def test_an_immutable_client_id_is_recognised_in_any_case_in_azures_respon
     world: MicWorld, client_id: str, known_from: str
 ) -> None:
     world.policy = Policy(immutable=frozenset({"client-demo"}))
-    world.add(identity(client_id=client_id if known_from == "the object" else "another"), binding(), pod())
-    await world.settle()
+    await world.settle_with(
+        identity(client_id=client_id if known_from == "the object" else "another"), binding(), pod()
+    )
     world.host(VM, "demo", client_id=client_id if known_from == "azure" else "another")
-    world.remove(pod())
-    await world.settle()
+    await world.settle_without(pod())
     assert world.attached(VM) == {"demo"}
     assert world.objects == {}
 
 
 async def test_an_identity_used_together_with_an_immutable_one_is_detached_alone(world: MicWorld) -> None:
     await assigned(world, pod(), policy=Policy(immutable=frozenset({"client-demo"})))
-    world.add(identity("other"), binding("other", identity="other", selector="other"), pod("other", label="other"))
+    world.bind("other")
     await world.settle()
-    world.remove(pod(), pod("other"))
-    await world.settle()
+    await world.settle_without(pod(), pod("other"))
     assert world.attached(VM) == {"demo"}
     assert world.changes[-1].type == "UserAssigned"
 
 
 async def test_two_hundred_identities_are_attached_in_two_updates_and_detached_in_two(world: MicWorld) -> None:
     names = [f"id{number}" for number in range(200)]
-    for name in names:
-        world.add(identity(name), binding(name, identity=name, selector=name), pod(name, label=name))
+    world.bind(*names)
     await world.settle()
     assert [len(change.adds) for change in world.changes] == [150, 50]
-    world.remove(*(pod(name, label=name) for name in names))
+    world.unbind(*names)
     await world.settle()
     assert [len(change.removes) for change in world.changes[2:]] == [150, 50]
     assert world.attached(VM) == set()
@@ -156,10 +137,8 @@ async def test_two_hundred_identities_are_attached_in_two_updates_and_detached_i
 
 async def test_the_record_survives_the_object_that_contains_it(world: MicWorld) -> None:
     await assigned(world, pod())
-    world.add(pod("later"))
-    await world.settle()
-    world.remove(pod())
-    await world.settle()
+    await world.settle_with(pod("later"))
+    await world.settle_without(pod())
     later = world.objects["default", "later-default-demo"]
     assert later.metadata.annotation("aadpodidentity.k8s.io/attached-by") == "mic"
 
@@ -212,15 +191,6 @@ async def test_no_object_is_released_while_an_operation_may_still_attach_its_ide
     assert await world.steps() == ["release"]
 
 
-@pytest.mark.parametrize("adopt", [False, True])
-async def test_no_identity_is_attached_before_an_object_has_a_record_of_it(world: MicWorld, adopt: bool) -> None:
-    world.policy = Policy(adopt_existing=adopt)
-    world.add(identity(), binding(), pod())
-    assert host_change.azure_change(world.view.host_state(VM), world.hosts.state, world.policy) is None
-    await world.settle()
-    assert world.attached(VM) == {"demo"}
-
-
 async def test_an_identity_detached_by_another_program_is_attached_again(world: MicWorld) -> None:
     await assigned(world, pod())
     world.host(VM, "stranger")
@@ -241,14 +211,11 @@ async def test_an_object_states_that_azure_refuses_to_attach_its_detached_identi
 
 
 async def test_all_identities_are_detached_in_one_update(world: MicWorld) -> None:
-    for number in range(20):
-        name = f"id{number}"
-        world.add(identity(name), binding(name, identity=name, selector=name), pod(f"p{number}", label=name))
+    world.bind(*(f"id{number}" for number in range(20)))
     await world.settle()
     assert len(world.changes) == 1
-    for number in range(10):
-        world.remove(pod(f"p{number}"))
-    world.add(identity("more"), binding("more", identity="more", selector="more"), pod("more", label="more"))
+    world.unbind(*(f"id{number}" for number in range(10)))
+    world.bind("more")
     await world.settle()
     assert len(world.changes) == 2
     assert (len(world.changes[1].adds), len(world.changes[1].removes)) == (1, 10)

@@ -1,186 +1,123 @@
-"""Identities of type 3 with the real program: MIC assigns them immediately, without any request to Azure."""
+"""Identities of type 3: MIC assigns them immediately, in their own namespace, without any request to Azure."""
 
-import json
-import time
-
+import msgspec
 import pytest
 
 from mic.decisions.assignments import misconfigured
-from podidentity.resources import EXCHANGE_ANNOTATION
+from mic.reconciliation.work_queue import PassResult
+from podidentity.resources import EXCHANGE_ANNOTATION, Meta, Node
 from podidentity_sandbox.kubeapi.history import Change
-from tests.mic.emulated_cloud import ASSIGNED, IDENTITIES, EmulatedCloud
-from tests.support.objects import identity, identity_id, set_id, vm_id
+from tests.support.mic import ASSIGNED, VM, MicWorld
+from tests.support.objects import binding, identity, pod, set_node
 
 TEAM = "team"
-OPERATION_SECONDS = 60.0
-"""The duration of the update of the scale set."""
+OBJECT = (TEAM, "web-team-demo")
 
 
-def team(cloud: EmulatedCloud, *, type_: int) -> None:
-    """Create a namespace with an identity of this type and its binding. A federated one keeps its resource id."""
-    cloud.api.store.create("namespaces", {"metadata": {"name": TEAM}})
-    cloud.identity(namespace=TEAM, type=type_, tenantID="t")
+def team(world: MicWorld, type_: int, *, namespaced: bool = False) -> None:
+    """Let the identity of the team have this type. A federated one keeps its resource id."""
+    world.add(identity(namespace=TEAM, type_=type_, tenant_id="t", namespaced=namespaced))
+    world.add(binding(namespace=TEAM))
 
 
-def turn(cloud: EmulatedCloud, type_: int) -> None:
-    """Give the identity another type and leave all else of it."""
-    cloud.api.store.patch(IDENTITIES, "demo", {"spec": {"type": type_}}, TEAM)
-
-
-def usable(cloud: EmulatedCloud) -> dict[str, int]:
+def usable(world: MicWorld) -> dict[str, int]:
     """Return the namespaces of the objects that NMI serves, by type."""
     return {
-        each["metadata"]["namespace"]: each["spec"]["azureIdentityRef"]["spec"]["type"]
-        for each in cloud.api.store.list(ASSIGNED)
-        if each["status"]["status"] == "Assigned" and "deletionTimestamp" not in each["metadata"]
+        each.metadata.namespace: each.spec.azure_identity_ref.spec.type
+        for each in world.objects.values()
+        if each.status.status == "Assigned" and each.metadata.deletion_timestamp is None
     }
 
 
-async def test_a_federated_identity_is_assigned_in_its_own_namespace_without_resource_manager(
-    cloud: EmulatedCloud,
+def followed(world: MicWorld) -> list[dict[str, int]]:
+    """Return a list of the usable objects at each write from now on."""
+    seen: list[dict[str, int]] = []
+
+    def note(_change: Change) -> None:
+        seen.append(usable(world))
+
+    world.api.store.subscribe(ASSIGNED, note)
+    return seen
+
+
+async def test_it_is_assigned_on_any_node_in_its_own_namespace_without_resource_manager(world: MicWorld) -> None:
+    world.add(set_node("s0", 0), Node(metadata=Meta(name="bare")))
+    team(world, 3)
+    seen = followed(world)
+    pods = [pod(f"on-{name}", namespace=TEAM, node=name) for name in ("n0", "s0", "bare")]
+    await world.settle_with(*pods, pod("stranger"))
+    assert {namespace for namespace, _ in world.objects} == {TEAM}
+    assert set(world.statuses()) == {f"on-{name}-team-demo" for name in ("n0", "s0", "bare")}
+    assert seen == [{TEAM: 3}] * 3, "it is served from the first moment"
+    await world.settle_without(*pods)
+    assert world.objects == {}
+    assert world.hosts.calls == []
+
+
+async def test_it_does_not_wait_for_an_update_of_its_host(world: MicWorld) -> None:
+    await world.assign()
+    world.host(VM, "demo", provisioning_state="Updating")
+    await world.reconcile()
+    calls = len(world.hosts.calls)
+    team(world, 3)
+    world.add(pod(namespace=TEAM))
+    assert await world.host_reconciler.assign(VM) == PassResult()
+    assert usable(world)[TEAM] == 3
+    assert len(world.hosts.calls) == calls
+
+
+async def test_a_pod_stays_assigned_when_its_identity_becomes_federated_and_can_be_changed_back(
+    world: MicWorld,
 ) -> None:
-    cloud.node("n0")
-    cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
-    cloud.api.store.create("nodes", {"metadata": {"name": "bare"}, "spec": {}})
-    team(cloud, type_=3)
-    seen: list[str] = []
-    cloud.api.store.subscribe(ASSIGNED, lambda change: seen.append(change.item.document["status"]["status"]))
-    await cloud.mic()
-    for node in ("n0", "s0", "bare"):
-        cloud.pod(f"on-{node}", node, namespace=TEAM)
-    await cloud.until(lambda: len(cloud.assigned()) == 3)
-    assert set(seen) == {"Assigned"}, "it is served from the first moment"
-    assert {each["metadata"]["namespace"] for each in cloud.api.store.list(ASSIGNED)} == {TEAM}
-    for node in ("n0", "s0", "bare"):
-        cloud.remove_pod(f"on-{node}", TEAM)
-    await cloud.until(lambda: not cloud.assigned())
-    assert cloud.arm.calls == []
+    team(world, 0)
+    await world.settle_with(pod(namespace=TEAM))
+    assert usable(world) == {"default": 0}
+    seen = followed(world)
+    team(world, 3)
+    await world.settle()
+    assert all(seen), "at each write the pod had one of the two"
+    assert (usable(world), len(world.objects), world.attached(VM)) == ({TEAM: 3}, 1, set())
+    team(world, 0)
+    await world.settle()
+    assert (usable(world), len(world.objects), world.attached(VM)) == ({"default": 0}, 1, {"demo"})
+    assert len(world.changes) == 3
 
 
-async def test_a_federated_identity_does_not_wait_for_an_update_of_its_scale_set(cloud: EmulatedCloud) -> None:
-    cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
-    cloud.arm.vm(set_id()).operation_seconds = OPERATION_SECONDS
-    team(cloud, type_=3)
-    cloud.identity("slow")
-    await cloud.mic()
-    cloud.pod("slow", "s0", label="slow")
-    await cloud.until(lambda: cloud.arm.vm(set_id()).updating)
-    began = time.monotonic()
-    cloud.pod("web", "s0", namespace=TEAM)
-    await cloud.until(lambda: cloud.assigned().get("web-team-demo") == "Assigned")
-    assert time.monotonic() - began < OPERATION_SECONDS / 2
-    assert cloud.arm.vm(set_id()).updating
-    assert len(cloud.arm.writes()) == 1
+async def test_pods_of_other_namespaces_lose_an_identity_that_becomes_federated(world: MicWorld) -> None:
+    team(world, 0)
+    await world.settle_with(pod("stranger"))
+    assert world.statuses() == {"stranger-default-demo": "Assigned"}
+    team(world, 3)
+    await world.settle()
+    assert world.objects == {}
+    assert world.attached(VM) == set()
 
 
-async def test_a_binding_of_another_namespace_assigns_nothing(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    team(cloud, type_=3)
-    await cloud.mic()
-    cloud.pod("stranger", "n0")
-    cloud.pod("own", "n0", namespace=TEAM)
-    await cloud.until(lambda: cloud.assigned() == {"own-team-demo": "Assigned"})
-    cloud.pod("later", "n0", namespace=TEAM)
-    await cloud.until(lambda: "later-team-demo" in cloud.assigned())
-    assert "stranger-default-demo" not in cloud.assigned()
+@pytest.mark.parametrize("forced", [True, False])
+async def test_an_in_place_change_of_a_namespaced_identity_stays_assigned(forced: bool) -> None:
+    async with MicWorld(force_namespaced=forced) as world:
+        team(world, 0, namespaced=not forced)
+        await world.settle_with(pod(namespace=TEAM))
+        before, seen = world.objects[OBJECT], followed(world)
+        team(world, 3)
+        await world.settle()
+        after = world.objects[OBJECT]
+        assert (usable(world), world.attached(VM)) == ({TEAM: 3}, set())
+        assert after.metadata.uid == before.metadata.uid
+        assert after.metadata.annotation("aadpodidentity.k8s.io/detach-pending") == ""
+        assert all(seen)
 
 
-async def test_a_pod_whose_identity_becomes_federated_stays_assigned_and_the_vm_is_cleaned(
-    cloud: EmulatedCloud,
-) -> None:
-    cloud.node("n0")
-    team(cloud, type_=0)
-    await cloud.mic()
-    cloud.pod("web", "n0", namespace=TEAM)
-    await cloud.until(lambda: usable(cloud) == {"default": 0})
-    served: list[dict[str, int]] = []
-
-    def look(_change: Change) -> None:
-        served.append(usable(cloud))
-
-    cloud.api.store.subscribe(ASSIGNED, look)
-    turn(cloud, 3)
-    await cloud.until(lambda: cloud.on(vm_id("n0")) == set() and len(cloud.assigned()) == 1)
-    assert usable(cloud) == {TEAM: 3}
-    assert all(served), "at each write the pod had one of the two"
-    assert len(cloud.arm.writes()) == 2
+async def test_a_changed_exchange_reaches_the_assigned_identity(world: MicWorld) -> None:
+    team(world, 3)
+    await world.settle_with(pod(namespace=TEAM))
+    for value in ("identityBindings", ""):
+        plain = identity(namespace=TEAM, type_=3, tenant_id="t")
+        annotated = msgspec.structs.replace(plain.metadata, annotations={EXCHANGE_ANNOTATION: value} if value else {})
+        await world.settle_with(msgspec.structs.replace(plain, metadata=annotated))
+        assert world.objects[OBJECT].spec.azure_identity_ref.metadata.annotation(EXCHANGE_ANNOTATION) == value
 
 
-async def test_changing_it_back_attaches_it_to_the_vm_again(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    team(cloud, type_=3)
-    await cloud.mic()
-    cloud.pod("web", "n0", namespace=TEAM)
-    await cloud.until(lambda: usable(cloud) == {TEAM: 3})
-    turn(cloud, 0)
-    await cloud.until(lambda: usable(cloud) == {"default": 0} and len(cloud.assigned()) == 1)
-    assert cloud.on(vm_id("n0")) == {"demo"}
-    assert len(cloud.arm.writes()) == 1
-
-
-async def test_pods_of_other_namespaces_lose_an_identity_that_becomes_federated(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    team(cloud, type_=0)
-    await cloud.mic()
-    cloud.pod("stranger", "n0")
-    await cloud.until(lambda: cloud.assigned() == {"stranger-default-demo": "Assigned"})
-    turn(cloud, 3)
-    await cloud.until(lambda: not cloud.assigned())
-    assert cloud.on(vm_id("n0")) == set()
-
-
-async def test_an_identity_that_only_nmi_refuses_is_assigned_like_a_service_principal() -> None:
+def test_an_identity_that_only_nmi_refuses_is_assigned_like_a_service_principal() -> None:
     for type_ in (1, 2, 3):
         assert misconfigured(identity(type_=type_, resource_id="", client_id=" ")) == ""
-
-
-@pytest.mark.parametrize("flag", [True, False])
-async def test_an_in_place_change_of_a_namespaced_identity_stays_assigned(cloud: EmulatedCloud, *, flag: bool) -> None:
-    cloud.node("n0")
-    team(cloud, type_=0)
-    if not flag:
-        note = {"metadata": {"annotations": {"aadpodidentity.k8s.io/Behavior": "namespaced"}}}
-        cloud.api.store.patch(IDENTITIES, "demo", note, TEAM)
-    await cloud.mic(*(("--forceNamespaced",) if flag else ()))
-    cloud.pod("web", "n0", namespace=TEAM)
-    await cloud.until(lambda: usable(cloud) == {TEAM: 0})
-    (before,) = cloud.api.store.list(ASSIGNED)
-    statuses: list[str] = []
-    cloud.api.store.subscribe(ASSIGNED, lambda change: statuses.append(change.item.document["status"]["status"]))
-    turn(cloud, 3)
-    await cloud.until(lambda: usable(cloud) == {TEAM: 3} and cloud.on(vm_id("n0")) == set())
-    await cloud.until(lambda: _has_pending_detach(cloud) == [])
-    (after,) = cloud.api.store.list(ASSIGNED)
-    assert after["metadata"]["uid"] == before["metadata"]["uid"]
-    assert set(statuses) == {"Assigned"}
-
-
-def _has_pending_detach(cloud: EmulatedCloud) -> list[list[str]]:
-    """Return the pending detaches of the only object."""
-    (each,) = cloud.api.store.list(ASSIGNED)
-    written = each["metadata"]["annotations"].get("aadpodidentity.k8s.io/detach-pending", "[]")
-    owed: list[list[str]] = json.loads(written)
-    assert all(identity.lower() == identity_id("demo").lower() for _, identity in owed)
-    return owed
-
-
-async def test_a_changed_exchange_reaches_the_assigned_identity(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    team(cloud, type_=3)
-    await cloud.mic()
-    cloud.pod("web", "n0", namespace=TEAM)
-    await cloud.until(lambda: usable(cloud) == {TEAM: 3})
-    change_exchange(cloud, "identityBindings")
-    await cloud.until(lambda: _exchange(cloud) == "identityBindings")
-    change_exchange(cloud, None)
-    await cloud.until(lambda: _exchange(cloud) is None)
-
-
-def change_exchange(cloud: EmulatedCloud, value: str | None) -> None:
-    cloud.api.store.patch(IDENTITIES, "demo", {"metadata": {"annotations": {EXCHANGE_ANNOTATION: value}}}, TEAM)
-
-
-def _exchange(cloud: EmulatedCloud) -> str | None:
-    (each,) = cloud.api.store.list(ASSIGNED)
-    found: str | None = each["spec"]["azureIdentityRef"]["metadata"].get("annotations", {}).get(EXCHANGE_ANNOTATION)
-    return found

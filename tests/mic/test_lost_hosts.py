@@ -14,12 +14,19 @@ from tests.support.objects import ClusterObject, binding, identity, node, pod, v
 LOST = HostIdentities(gone=True)
 
 
-async def test_one_404_changes_nothing(world: MicWorld) -> None:
-    world.bind()
+async def lose_from_the_start(world: MicWorld) -> None:
+    """Let Azure lack the host of a pod for so long that MIC believes it."""
+    world.hosts.state = LOST
+    await world.assign()
+    await asyncio.sleep(60.0)
     await world.reconcile()
+    assert world.statuses() == {}
+
+
+async def test_one_404_changes_nothing(world: MicWorld) -> None:
+    await world.assign()
     there, world.hosts.state = world.hosts.state, LOST
-    world.host_reconciler.look_again(VM)
-    done = await world.reconcile()
+    done = await world.look()
     assert done.again_after == pytest.approx(5.0)
     assert world.statuses() == {"demo-default-demo": "Assigned"}
     world.hosts.state = there
@@ -42,12 +49,7 @@ async def test_a_missing_host_is_read_a_few_times_within_the_minute(world: MicWo
 
 
 async def test_a_lost_host_stays_lost_while_azure_does_not_respond(world: MicWorld) -> None:
-    world.bind()
-    world.hosts.state = LOST
-    await world.reconcile()
-    await asyncio.sleep(60.0)
-    await world.reconcile()
-    assert world.statuses() == {}
+    await lose_from_the_start(world)
     await asyncio.sleep(180.0)
     world.fail("get", AzureError("broken", status=500))
     await world.reconcile()
@@ -55,11 +57,9 @@ async def test_a_lost_host_stays_lost_while_azure_does_not_respond(world: MicWor
 
 
 async def test_a_second_404_after_a_minute_counts_and_the_objects_are_deleted(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     world.hosts.state = LOST
-    world.host_reconciler.look_again(VM)
-    await world.reconcile()
+    await world.look()
     await asyncio.sleep(60.0)
     done = await world.reconcile()
     assert world.statuses() == {}
@@ -73,13 +73,8 @@ async def test_a_second_404_after_a_minute_counts_and_the_objects_are_deleted(wo
 
 
 async def test_a_pod_scheduled_to_a_lost_host_is_reported_at_the_next_read(world: MicWorld) -> None:
-    world.bind()
-    world.hosts.state = LOST
-    await world.reconcile()
-    await asyncio.sleep(60.0)
-    await world.reconcile()
-    world.bind("late")
-    await world.reconcile()
+    await lose_from_the_start(world)
+    await world.assign("late")
     assert world.statuses() == {}
     await asyncio.sleep(180.0)
     await world.reconcile()
@@ -88,13 +83,11 @@ async def test_a_pod_scheduled_to_a_lost_host_is_reported_at_the_next_read(world
 
 async def test_events_and_comparisons_do_not_hasten_the_next_read(world: MicWorld) -> None:
     world.hosts.state = LOST
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     for expected in (1, 2):
         for number in range(3):
             world.add(pod(f"p{expected}{number}", label="demo"))
-            world.host_reconciler.look_again(VM)
-            await world.reconcile()
+            await world.look()
         assert len(world.hosts.calls) == expected
         await asyncio.sleep(60.0)
         await world.reconcile()
@@ -102,19 +95,13 @@ async def test_events_and_comparisons_do_not_hasten_the_next_read(world: MicWorl
 
 async def test_a_new_pod_on_a_lost_host_states_why_it_waits(world: MicWorld) -> None:
     world.hosts.state = LOST
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     assert world.statuses() == {"demo-default-demo": "Created"}
     assert "Azure has no /subscriptions/sub" in world.message("demo-default-demo")
 
 
 async def test_a_host_that_returns_gets_its_identities_again(world: MicWorld) -> None:
-    world.bind()
-    world.hosts.state = LOST
-    await world.reconcile()
-    await asyncio.sleep(60.0)
-    await world.reconcile()
-    assert world.statuses() == {}
+    await lose_from_the_start(world)
     world.hosts.state = HostIdentities(etag='"1"')
     await asyncio.sleep(180.0)
     assert await world.reconcile() == PassResult()
@@ -135,13 +122,11 @@ async def test_an_error_between_two_404s_does_not_count(world: MicWorld) -> None
 
 
 async def test_a_host_that_was_found_in_between_is_not_lost(world: MicWorld) -> None:
-    world.bind()
-    await world.reconcile()
+    await world.assign()
     there = world.hosts.state
     for state in (LOST, there, LOST):
         world.hosts.state = state
-        world.host_reconciler.look_again(VM)
-        await world.reconcile()
+        await world.look()
         await asyncio.sleep(60.0)
     assert world.statuses() == {"demo-default-demo": "Assigned"}
 
@@ -161,22 +146,19 @@ async def test_an_update_that_finds_the_host_missing_counts_as_one_404(world: Mi
 
 async def lost_vm(world: MicWorld, *more: ClusterObject) -> None:
     world.host(vm_id("n1"))
-    world.add(node("n1"), identity(), binding(), *more)
-    await world.settle()
+    await world.settle_with(node("n1"), identity(), binding(), *more)
     await world.lose(VM)
 
 
 async def test_a_service_principal_requires_nothing_of_the_host_and_stays(world: MicWorld) -> None:
     await lost_vm(world, identity("sp", type_=1), binding("sp", identity="sp", selector="sp"), pod("app", label="sp"))
-    world.add(pod("later", label="sp"))
-    await world.settle()
+    await world.settle_with(pod("later", label="sp"))
     assert world.statuses() == {"app-default-sp": "Assigned", "later-default-sp": "Assigned"}
 
 
 async def test_a_pod_that_moves_to_a_lost_vm_leaves_nothing_on_the_old_vm(world: MicWorld) -> None:
     await lost_vm(world, pod(node="n1", uid="first"))
-    world.add(pod(node="n0", uid="second"))
-    await world.settle()
+    await world.settle_with(pod(node="n0", uid="second"))
     assert world.objects == {}
     assert world.attached(vm_id("n1")) == set()
 

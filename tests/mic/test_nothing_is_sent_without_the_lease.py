@@ -3,33 +3,26 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from azure.core.credentials import AccessToken
 from typing_extensions import override
 
-from mic.azure.compute import Compute
 from mic.azure.errors import Unreachable
-from mic.azure.identities import Change, HostIdentities, change
+from mic.azure.identities import HostIdentities, change
 from mic.leader_client import LeaderClient
-from podidentity.azure.clouds import Cloud
-from podidentity.azure.resource_ids import Host, parse_provider_id
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.errors import NoResponse
 from podidentity.kube.transport import CONNECTIONS_MAX
-from podidentity_sandbox.arm import Arm
-from podidentity_sandbox.certificates import Authority
-from podidentity_sandbox.directory import Directory
-from podidentity_sandbox.tokens import TokenMint
-from tests.mic.test_compute_requests import Token
+from tests.mic.arm_client import ArmUnderTest, Token, host, serving_arm
 from tests.podidentity.kube.scripted import Reply, ScriptedServer
 from tests.support.objects import identity_id, vm_id
 from tests.support.waiting import until
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 OK = Reply({"kind": "Status"})
-
+VM = host(vm_id())
 
 SENT_IN_ONE_STEP = sys.version_info >= (3, 12)
 """Whether aiohttp sends the body in the same step of the event loop in which it has the connection."""
@@ -140,71 +133,40 @@ class SlowToken(Token):
         return AccessToken(self.token, 0)  # requested again for each request
 
 
-class Azure:
-    """Azure with one VM, and MIC's client of it."""
-
-    def __init__(self, arm: Arm, compute: Compute, credential: SlowToken) -> None:
-        self.arm = arm
-        self.compute = compute
-        self.credential = credential
-        self.host = cast("Host", parse_provider_id(f"azure://{vm_id()}"))
-
-    async def read(self) -> None:
-        await self.compute.get(self.host)
-
-    async def update(self) -> HostIdentities | BaseException:
-        wanted = cast("Change", change(HostIdentities(), [identity_id("one")], []))
-        return (await asyncio.gather(self.compute.update(self.host, wanted), return_exceptions=True))[0]
-
-
 @pytest.fixture
-async def azure(lease: Lease) -> AsyncIterator[Azure]:
-    directory, mint, authority = Directory(), await asyncio.to_thread(TokenMint), await asyncio.to_thread(Authority)
-    arm = Arm(directory, mint)
-    await arm.start(ssl_context=await asyncio.to_thread(authority.server_context))
-    principal = directory.add_principal()
-    directory.grant(principal.object_id, "Contributor")
-    directory.add_identity(identity_id("one"))
-    arm.add_vm(vm_id(), operation_seconds=0.0)
-    token = mint.mint(
-        audience="https://management.azure.com",
-        client_id=principal.client_id,
-        object_id=principal.object_id,
-        tenant_id=directory.tenant_id,
-    )
-    credential = SlowToken(token, lease)
-    compute = Compute(
-        credential,
-        Cloud("sandbox", arm.url, arm.url, "https://management.azure.com/", frozenset()),
-        user_agent="test",
-        ssl_context=authority.client_context(),
-        may_write=lambda: lease.remaining() > 10.0,
-    )
-    made = Azure(arm, compute, credential)
-    await made.read()  # so that an open connection is available
-    yield made
-    await compute.aclose()
-    await arm.stop()
+async def azure(lease: Lease) -> AsyncIterator[ArmUnderTest]:
+    def credential(token: str) -> SlowToken:
+        return SlowToken(token, lease)
+
+    async with serving_arm(credential, may_write=lambda: lease.remaining() > 10.0) as made:
+        await made.compute.get(VM)  # so that an open connection is available
+        yield made
+
+
+async def updated(azure: ArmUnderTest) -> HostIdentities | BaseException:
+    wanted = change(HostIdentities(), [identity_id("one")], [])
+    assert wanted is not None
+    return (await asyncio.gather(azure.compute.update(VM, wanted), return_exceptions=True))[0]
 
 
 @pytest.mark.parametrize(("left", "writes"), [(10.0, 0), (10.1, 1)])
 async def test_azure_is_changed_only_if_the_lease_outlasts_the_request_after_the_token_fetch(
-    azure: Azure, left: float, writes: int
+    azure: ArmUnderTest, left: float, writes: int
 ) -> None:
     azure.credential.left[""] = left
-    outcome = await azure.update()
+    outcome = await updated(azure)
     assert len(azure.arm.writes()) == writes
     assert isinstance(outcome, HostIdentities if writes else Unreachable)
     if not writes:
         assert "the leader lease has run out" in str(outcome)
-        await azure.read()
+        await azure.compute.get(VM)
 
 
-async def test_a_change_of_azure_is_sent_in_the_step_that_checks_the_lease(azure: Azure, lease: Lease) -> None:
+async def test_a_change_of_azure_is_sent_in_the_step_that_checks_the_lease(azure: ArmUnderTest, lease: Lease) -> None:
     lease.brief = True
-    outcome = await azure.update()
+    outcome = await updated(azure)
     assert len(azure.arm.writes()) == SENT_IN_ONE_STEP
     if not SENT_IN_ONE_STEP:
         assert isinstance(outcome, Unreachable)
         assert "the leader lease has run out" in str(outcome)
-    await azure.read()
+    await azure.compute.get(VM)

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 import mic.reconciliation.host_reconciler
 from mic.azure.compute import Compute
-from mic.azure.errors import BadIdentities, Throttled
+from mic.azure.errors import Throttled
 from mic.azure.identities import HostIdentities
 from mic.endpoints import Endpoints
 from mic.metrics import MicMetrics
@@ -20,8 +20,10 @@ from mic.reconciliation.controller import Controller
 from mic.startup.settings import Settings
 from podidentity.azure.clouds import Cloud
 from podidentity.telemetry.metrics import expose
-from tests.support.mic import MicWorld
+from tests.support.mic import MicWorld, refused_for
 from tests.support.objects import identity_id, pod
+
+REFUSED = refused_for(frozenset([identity_id("bad").lower()]))
 
 
 @dataclass
@@ -105,16 +107,17 @@ async def test_a_silent_api_server_makes_it_not_ready(shown: ReportModel) -> Non
     assert "no answer for 31 s from http://" in failing(shown)["api server"]
 
 
-async def test_an_api_server_that_never_responded_is_reported_with_what_to_check(shown: ReportModel) -> None:
+async def test_what_is_unusable_is_named_with_what_to_check(shown: ReportModel) -> None:
     shown.contact.problem = "no contact with the API server: cannot reach it; check the network"
-    assert failing(shown) == {"api server": shown.contact.problem}
-
-
-async def test_a_silent_watch_of_the_leader_makes_it_not_ready(shown: ReportModel) -> None:
     shown.watches["nodes"].age = 101.0
-    assert failing(shown) == {"watches": "silent: nodes; see the log for why they cannot be watched"}
+    shown.compute.sign_in_problem = "the secret has expired"
+    assert failing(shown) == {
+        "api server": shown.contact.problem,
+        "watches": "silent: nodes; see the log for why they cannot be watched",
+        "azure": "the secret has expired",
+    }
     shown.watches["nodes"].age = 100.0
-    assert failing(shown) == {}
+    assert "watches" not in failing(shown)
 
 
 async def test_a_leader_in_the_type_upgrade_reports_it(shown: ReportModel) -> None:
@@ -132,11 +135,6 @@ async def test_a_candidate_waiting_for_the_lease_watches_nothing_and_is_ready(sh
     assert shown.gauge("lease_held") == 0.0
     shown.lease.left = 1.0
     assert shown.gauge("lease_held") == 1.0
-
-
-async def test_credentials_that_azure_rejects_make_it_not_ready(shown: ReportModel) -> None:
-    shown.compute.sign_in_problem = "the secret has expired"
-    assert failing(shown) == {"azure": "the secret has expired"}
 
 
 async def test_the_age_of_the_oldest_waiting_assignment_is_shown(shown: ReportModel) -> None:
@@ -164,11 +162,8 @@ async def test_a_deleted_pod_and_a_changed_one_do_not_age(shown: ReportModel) ->
 
 async def test_an_assignment_waiting_for_a_refused_identity_is_counted_there_only(shown: ReportModel) -> None:
     world = shown.world
-    for name in ("bad", "good"):
-        world.bind(name)
-    error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
-    error.ids = frozenset([identity_id("bad").lower()])
-    world.fail("update", error, Throttled("slow down", status=429, retry_after=77.0))
+    world.bind("bad", "good")
+    world.fail("update", REFUSED, Throttled("slow down", status=429, retry_after=77.0))
     await world.reconcile()
     await asyncio.sleep(10.0)
     assert shown.gauge("quarantined_identities") == 1.0
@@ -187,9 +182,7 @@ async def test_a_scrape_visits_a_bounded_number_of_quarantined_assignments(
     for number in range(3):
         await asyncio.sleep(1.0)
         world.add(pod(f"p{number}", label="bad"))
-    error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
-    error.ids = frozenset([identity_id("bad").lower()])
-    world.fail("update", error)
+    world.fail("update", REFUSED)
     await world.reconcile()
     assert shown.gauge("oldest_pending_assignment_age_seconds") == 0.0
     monkeypatch.setattr(mic.reconciliation.host_reconciler, "BLOCKED_SCAN_MAX", 2)
@@ -199,9 +192,7 @@ async def test_a_scrape_visits_a_bounded_number_of_quarantined_assignments(
 async def test_the_state_shows_waits_and_refusals_and_no_secret(shown: ReportModel) -> None:
     world = shown.world
     world.bind("bad")
-    error = BadIdentities("no role", status=403, code="LinkedAuthorizationFailed")
-    error.ids = frozenset([identity_id("bad").lower()])
-    world.fail("update", error)
+    world.fail("update", REFUSED)
     await world.reconcile()
     world.bind("good")
     world.fail("update", Throttled("slow down", status=429, retry_after=77.0))
@@ -226,3 +217,23 @@ async def test_a_host_without_findings_is_only_counted(shown: ReportModel) -> No
     await asyncio.sleep(5.0)
     (host,) = shown.world.host_reconciler.state()["first"].values()  # type: ignore[attr-defined]  # a page's document
     assert host["unknown to Azure for"] == 5.0
+
+
+async def test_names_in_the_cluster_make_no_metric_series(world: MicWorld) -> None:
+    def series() -> set[str]:
+        lines = expose(world.registry).decode().splitlines()
+        return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
+
+    def names(count: int) -> list[str]:
+        return [f"invented{number}" for number in range(count)]
+
+    world.bind()
+    await world.settle()
+    before = series()
+    world.refuse("invented0")
+    world.bind(*names(50))
+    await world.settle()
+    world.unbind(*names(50))
+    await world.settle()
+    assert world.statuses() == {"demo-default-demo": "Assigned"}
+    assert series() == before

@@ -4,58 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from mic.startup.flag_table import FLAGS, PlanOutput
-from mic.startup.settings import Settings, parse
+from mic.startup.flag_table import FLAGS
+from mic.startup.settings import parse
 from podidentity.flags import UsageError
-from podidentity.telemetry.logs import LogFormat
 
 ENVIRON: Mapping[str, str] = {"MIC_POD_NAMESPACE": "kube-system"}
-
-
-def test_the_defaults_are_as_documented() -> None:
-    settings = parse([], ENVIRON)
-    assert settings == Settings(
-        namespace="kube-system",
-        cloud_config="",
-        environment={},
-        ca_bundle=None,
-        azure_environment_file=None,
-        arm_api_version="",
-        custom_user_agent="",
-        force_namespaced=False,
-        immutable_client_ids=(),
-        adopt_existing=False,
-        detach_grace_seconds=0.0,
-        look_seconds=180.0,
-        resync_seconds=3600.0,
-        write_batch=20,
-        writes_per_second=50.0,
-        update_retries=2,
-        update_retry_seconds=1.0,
-        lease_holder="",
-        lease_namespace="default",
-        lease_name="aad-pod-identity-mic",
-        lease_seconds=15.0,
-        type_upgrade=True,
-        upgrade_config_map="aad-pod-identity-config",
-        upgrade_key="type-upgrade-status",
-        startup_taint="",
-        nmi_selector="app.kubernetes.io/component=nmi",
-        probe_port=8080,
-        metrics_port=8888,
-        profile=False,
-        log_format=LogFormat.TEXT,
-        verbosity=0,
-        kubeconfig="",
-        service_host="",
-        service_port="",
-        scale_features=True,
-        log_to_stderr=True,
-        plan=False,
-        plan_output=PlanOutput.TEXT,
-        plan_all=False,
-        version=False,
-    )
 
 
 def test_the_go_implementations_flags_keep_their_names() -> None:

@@ -1,91 +1,101 @@
 """MIC removes the start-up taint of a node when its NMI is Ready, not before, and changes nothing else of the node."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 
-from mic.startup.startup_taint import without
-from tests.mic.emulated_cloud import EmulatedCloud
+from mic.startup.startup_taint import StartupTaint, without
+from podidentity_sandbox.kubeapi.server import Recorded
+from podidentity_sandbox.kubeapi.statuses import StatusError
+from tests.support.memory_api import MemoryApi
 
 KEY = "aadpodidentity.k8s.io/nmi-not-ready"
+LABEL = "app.kubernetes.io/component"
 TAINT = {"key": KEY, "effect": "NoSchedule", "timeAdded": "2026-01-01T00:00:00Z"}
 OTHER = {"key": "sku", "value": "gpu", "effect": "NoSchedule"}
-FLAG = f"--startup-taint={KEY}"
 
 
-def tainted(cloud: EmulatedCloud, name: str, *taints: Mapping[str, str]) -> None:
-    cloud.node(name)
-    cloud.api.store.patch("nodes", name, {"spec": {"taints": list(taints)}})
+@pytest.fixture
+async def api() -> AsyncIterator[MemoryApi]:
+    """An API server on which MIC runs in the namespace default."""
+    made = MemoryApi()
+    async with made.client("mic/test") as client:
+        startup = StartupTaint(client, KEY, namespace="default", selector=f"{LABEL}=nmi")
+        work = asyncio.gather(startup.run(), startup.nodes.run(), startup.pods.run())
+        yield made
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        made.drop_watches()
 
 
-def taints(cloud: EmulatedCloud, name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = cloud.api.store.get("nodes", name)["spec"].get("taints", [])
+def tainted(api: MemoryApi, name: str, *taints: Mapping[str, str]) -> None:
+    api.store.create("nodes", {"metadata": {"name": name}, "spec": {"taints": list(taints or (TAINT,))}})
+
+
+def taints(api: MemoryApi, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = api.store.get("nodes", name)["spec"].get("taints", [])
     return found
 
 
-def nmi(cloud: EmulatedCloud, name: str, node: str, *, ready: bool = True, namespace: str = "default") -> None:
-    """A pod of the DaemonSet. MIC runs in the namespace default here."""
-    cloud.api.store.create(
-        "pods",
-        {
-            "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/component": "nmi"}},
-            "spec": {"nodeName": node, "containers": [{"name": "nmi", "image": "nmi"}]},
-        },
-    )
-    readiness(cloud, name, namespace, ready=ready)
+def nmi(api: MemoryApi, node: str, *, ready: bool = True, namespace: str = "default") -> None:
+    """Create the DaemonSet's pod of this node."""
+    meta = {"name": f"nmi-{node}", "namespace": namespace, "labels": {LABEL: "nmi"}}
+    spec = {"nodeName": node, "containers": [{"name": "nmi", "image": "nmi"}]}
+    api.store.create("pods", {"metadata": meta, "spec": spec})
+    readiness(api, node, namespace, ready=ready)
 
 
-def readiness(cloud: EmulatedCloud, name: str, namespace: str = "default", *, ready: bool) -> None:
+def readiness(api: MemoryApi, node: str, namespace: str = "default", *, ready: bool) -> None:
     status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
-    cloud.api.store.patch("pods", name, {"status": status}, namespace, subresource="status")
+    api.store.patch("pods", f"nmi-{node}", {"status": status}, namespace, subresource="status")
 
 
-async def test_a_node_whose_nmi_is_ready_loses_the_taint_and_keeps_its_others(cloud: EmulatedCloud) -> None:
-    tainted(cloud, "n0", OTHER, TAINT, TAINT | {"effect": "NoExecute"})
-    nmi(cloud, "nmi-0", "n0")
-    mic = await cloud.mic(FLAG)
-    await cloud.until(lambda: taints(cloud, "n0") == [OTHER])
-    await cloud.until(lambda: "NMI is ready on the node; start-up taint removed" in mic.read_log())
-
-
-async def test_a_node_created_later_loses_it_when_its_nmi_becomes_ready(cloud: EmulatedCloud) -> None:
-    await cloud.mic(FLAG)
-    tainted(cloud, "n0", TAINT)
-    nmi(cloud, "nmi-0", "n0", ready=False)
-    tainted(cloud, "n1", TAINT)
-    nmi(cloud, "nmi-1", "n1")
-    await cloud.until(lambda: taints(cloud, "n1") == [])
-    assert taints(cloud, "n0") == [TAINT]
-    readiness(cloud, "nmi-0", ready=True)
-    await cloud.until(lambda: taints(cloud, "n0") == [])
+async def test_a_node_loses_the_taint_when_its_nmi_becomes_ready_and_keeps_its_others(api: MemoryApi) -> None:
+    tainted(api, "n0", OTHER, TAINT, TAINT | {"effect": "NoExecute"})
+    nmi(api, "n0", ready=False)
+    await asyncio.sleep(5.0)
+    tainted(api, "n1")
+    nmi(api, "n1")
+    await asyncio.sleep(5.0)
+    assert taints(api, "n1") == []
+    assert len(taints(api, "n0")) == 3
+    readiness(api, "n0", ready=True)
+    await asyncio.sleep(5.0)
+    assert taints(api, "n0") == [OTHER]
 
 
 @pytest.mark.parametrize("why", ["not ready", "another namespace", "going", "another node"])
-async def test_a_node_without_a_ready_nmi_of_ours_keeps_it(cloud: EmulatedCloud, why: str) -> None:
-    tainted(cloud, "n0", TAINT)
-    tainted(cloud, "n1", TAINT)
-    if why == "another namespace":
-        cloud.api.store.create("namespaces", {"metadata": {"name": "elsewhere"}})
-    at, namespace = "n2" if why == "another node" else "n0", "elsewhere" if why == "another namespace" else "default"
-    nmi(cloud, "nmi-0", at, ready=why != "not ready", namespace=namespace)
+async def test_a_node_without_a_ready_nmi_of_ours_keeps_it(api: MemoryApi, why: str) -> None:
+    tainted(api, "n0")
+    api.store.create("namespaces", {"metadata": {"name": "elsewhere"}})
+    namespace = "elsewhere" if why == "another namespace" else "default"
+    nmi(api, "n2" if why == "another node" else "n0", ready=why not in {"not ready", "going"}, namespace=namespace)
     if why == "going":
-        cloud.api.store.patch("pods", "nmi-0", {"metadata": {"finalizers": ["x.y/z"]}}, "default")
-        cloud.api.store.delete("pods", "nmi-0", "default")
-    nmi(cloud, "nmi-1", "n1")
-    await cloud.mic(FLAG)
-    await cloud.until(lambda: taints(cloud, "n1") == [])
-    assert taints(cloud, "n0") == [TAINT]
+        api.store.patch("pods", "nmi-n0", {"metadata": {"finalizers": ["x.y/z"]}}, "default")
+        api.store.delete("pods", "nmi-n0", "default")
+        readiness(api, "n0", ready=True)
+    await asyncio.sleep(60.0)
+    assert taints(api, "n0") == [TAINT]
 
 
-async def test_without_the_flag_taints_are_not_changed(cloud: EmulatedCloud) -> None:
-    tainted(cloud, "n0", TAINT)
-    nmi(cloud, "nmi-0", "n0")
-    cloud.identity()
-    await cloud.mic()
-    cloud.pod("web", "n0")
-    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
-    assert taints(cloud, "n0") == [TAINT]
+async def test_without_permission_the_missing_permission_is_logged_once(
+    api: MemoryApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(request: Recorded) -> StatusError | None:
+        return StatusError(403, "Forbidden", "no role") if request.method == "PATCH" else None
+
+    for name in ("n0", "n1"):
+        tainted(api, name)
+        nmi(api, name)
+    api.intercept = refuse
+    await asyncio.sleep(60.0)
+    message = "not allowed to remove start-up taints; grant MIC's ClusterRole `patch` on nodes"
+    assert [each.message for each in caplog.records].count(message) == 1
+    api.intercept = None
+    await asyncio.sleep(60.0)
+    assert taints(api, "n0") == taints(api, "n1") == []
 
 
 def test_only_the_taints_key_matters() -> None:

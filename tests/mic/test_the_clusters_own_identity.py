@@ -4,7 +4,6 @@ It is attached to every VM, so that no right on Azure is needed to name it. A fl
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -85,9 +84,8 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[MicWorld]:
 async def test_it_is_assigned_to_no_pod_and_the_objects_events_and_the_log_state_why(
     world: MicWorld, given: AzureIdentity, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        bind(world, given)
-        assert await world.reconcile() == PassResult()
+    bind(world, given)
+    assert await world.reconcile() == PassResult()
     (name,) = world.statuses()
     assert world.statuses() == {name: "Created"}
     assert REASON in world.message(name)
@@ -125,6 +123,8 @@ async def test_a_flag_permits_it(permitting: Policy) -> None:
         await world.reconcile()
         assert world.statuses() == {"web-default-kubelet": "Assigned"}
         assert await warnings(world) == set()
+        await world.settle_without(pod())
+        assert world.attached(VM) == {"kubelet"}, "it is never detached"
 
 
 async def test_an_assignment_of_an_earlier_version_is_withdrawn_at_the_next_read() -> None:
@@ -134,8 +134,7 @@ async def test_an_assignment_of_an_earlier_version_is_withdrawn_at_the_next_read
         await world.reconcile()
         assert world.statuses() == {"web-default-kubelet": "Assigned"}
         world.host_reconciler.protect(KUBELETS)
-        world.host_reconciler.look_again(VM)
-        assert await world.reconcile() == PassResult()
+        assert await world.look() == PassResult()
         assert world.statuses() == {"web-default-kubelet": "Created"}
         assert await warnings(world) == ALL_KINDS
         assert world.changes == []
@@ -159,8 +158,7 @@ async def test_it_is_not_attached_to_a_vm_that_lacks_it(client_id: str) -> None:
 
 async def test_a_vm_gets_no_identity_for_objects_that_name_only_the_clusters_client_id() -> None:
     async with MicWorld(policy=NAMED) as world:
-        world.add(identity("demo", client_id=KUBELETS), binding(identity="demo"), pod())
-        await world.settle()
+        await world.settle_with(identity("demo", client_id=KUBELETS), binding(identity="demo"), pod())
         assert world.statuses() == {"web-default-demo": "Created"}
         assert world.changes == []
 
@@ -171,8 +169,7 @@ async def test_an_author_cannot_refuse_another_identity_by_the_clusters_client_i
         evil = identity("demo", namespace="evil", client_id=KUBELETS)
         world.add(identity("demo", client_id=client_id), binding(identity="demo"), pod())
         world.add(evil, binding("evil", namespace="evil", identity="demo", selector="evil"))
-        world.add(pod("evil", namespace="evil", label="evil"))
-        await world.settle()
+        await world.settle_with(pod("evil", namespace="evil", label="evil"))
         assert world.statuses() == {"web-default-demo": "Assigned", "evil-evil-demo": "Created"}
 
 

@@ -1,75 +1,74 @@
-"""`python -m mic` with the API server and Azure of the sandbox, without fakes between them."""
+"""`python -m mic` with the API server and Azure of the sandbox: pods, leadership, pages, and the role that it needs."""
 
+import asyncio
 import json
-import time
+import re
+import urllib.error
+from typing import Any, Final
 
+import pytest
+
+from podidentity.kube.transport import CONNECTIONS_MAX
 from podidentity_sandbox.kubeapi.server import Recorded
-from tests.mic.emulated_cloud import ASSIGNED, BINDINGS, EmulatedCloud
-from tests.support.objects import identity_id, set_id, vm_id
+from tests.conftest import ROOT
+from tests.e2e.operators_shell import blocks_of
+from tests.mic.emulated_cloud import ASSIGNED, EmulatedCloud, Mic
+from tests.support.objects import set_id, vm_id
+from tests.support.waiting import until
+
+PAGE: Final = (ROOT / "docs" / "install-on-aks.md").read_text()
+VERBS: Final = {"GET": "read", "PATCH": "write"}
+RESOURCE: Final = re.compile(
+    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/(Microsoft\.Compute/\w+)/[^/]+", re.IGNORECASE
+)
+"""A VM or a scale set, and nothing below it."""
+OPERATION: Final = re.compile(r".*/providers/Microsoft\.Compute/locations/[^/]+/operations/[^/]+", re.IGNORECASE)
 
 
-async def test_a_pods_identity_is_assigned_and_revoked(cloud: EmulatedCloud) -> None:
+def role() -> dict[str, list[str]]:
+    (block,) = blocks_of(PAGE, "json")
+    found: dict[str, list[str]] = json.loads(block)
+    return found
+
+
+def action_of(method: str, path: str) -> str:
+    """Return the action of Azure that a request needs."""
+    if OPERATION.fullmatch(path) and method == "GET":
+        return "Microsoft.Compute/locations/operations/read"
+    found = RESOURCE.fullmatch(path)
+    assert found, path
+    return f"{found[1]}/{VERBS[method]}"
+
+
+async def test_identities_are_assigned_and_revoked_with_exactly_the_actions_of_the_role(cloud: EmulatedCloud) -> None:
     cloud.node("n0")
+    cloud.node("pool-0", f"azure://{set_id()}/virtualMachines/0")
     cloud.identity()
     mic = await cloud.mic()
     seen: list[str] = []
     cloud.api.store.subscribe(ASSIGNED, lambda change: seen.append(change.item.document["status"]["status"]))
-    cloud.pod("web", "n0")
-    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    for name, node in (("web", "n0"), ("worker", "pool-0")):
+        cloud.pod(name, node)
+    names = ("web-default-demo", "worker-default-demo")
+    await cloud.until(lambda: cloud.assigned() == dict.fromkeys(names, "Assigned"))
     assert seen[0] == "Created"
-    assert cloud.on(vm_id("n0")) == {"demo"}
-    assert len(cloud.arm.writes()) == 1
-    await cloud.until(lambda: ("demo", "binding applied") in cloud.events())
-    cloud.remove_pod("web")
-    await cloud.until(lambda: not cloud.assigned())
-    assert cloud.on(vm_id("n0")) == set()
+    assert cloud.on(vm_id("n0")) == cloud.on(set_id()) == {"demo"}
     assert len(cloud.arm.writes()) == 2
+    await cloud.until(lambda: ("demo", "binding applied") in cloud.events())
+    for name in ("web", "worker"):
+        cloud.remove_pod(name)
+    await cloud.until(lambda: not cloud.assigned())
+    assert cloud.on(vm_id("n0")) == cloud.on(set_id()) == set()
+    assert len(cloud.arm.writes()) == 4
     await cloud.until(lambda: ("demo", "binding removed") in cloud.events())
+    assert {action_of(each.method, each.path) for each in cloud.arm.calls} == set(role()["Actions"])
     page = await mic.page("/metrics")
-    assert "aadpodidentity_assigned_identity_addition_count 1.0\n" in page
+    assert "aadpodidentity_assigned_identity_addition_count 2.0\n" in page
     assert 'aadpodidentity_cloud_provider_operations_duration_seconds_count{operation_type="vm_update"} 2.0' in page
     assert 'aadpodidentity_mic_watch_staleness_seconds{watch="bindings"}' in page
     assert "aadpodidentity_mic_events_dropped 0.0\n" in page
     assert await mic.stop() == 0
     assert "Traceback" not in mic.read_log()
-
-
-async def test_nodes_of_a_scale_set_share_its_identities(cloud: EmulatedCloud) -> None:
-    for number in range(2):
-        cloud.node(f"s{number}", f"azure://{set_id()}/virtualMachines/{number}")
-    cloud.identity()
-    await cloud.mic()
-    for number in range(2):
-        cloud.pod(f"web{number}", f"s{number}")
-    await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * 2)
-    assert len(cloud.arm.writes(set_id())) == 1
-    cloud.remove_pod("web0")
-    await cloud.until(lambda: set(cloud.assigned()) == {"web1-default-demo"})
-    assert cloud.on(set_id()) == {"demo"}
-    cloud.remove_pod("web1")
-    await cloud.until(lambda: not cloud.assigned())
-    assert cloud.on(set_id()) == set()
-
-
-async def test_a_restart_with_all_assigned_writes_nothing(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    cloud.identity()
-    first = await cloud.mic()
-    cloud.pod("web", "n0")
-    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
-    assert await first.stop() == 0
-    lease = cloud.api.store.get("leases.coordination.k8s.io", "aad-pod-identity-mic", "default")
-    assert lease["spec"]["holderIdentity"] == ""
-    before = len(cloud.arm.writes())
-    version = cloud.api.store.get(ASSIGNED, "web-default-demo", "default")["metadata"]["resourceVersion"]
-    await cloud.mic()
-    # MIC assigns another pod only after all earlier work.
-    cloud.identity("other")
-    cloud.node("n1")
-    cloud.pod("later", "n1", label="other")
-    await cloud.until(lambda: cloud.assigned().get("later-default-other") == "Assigned")
-    assert len(cloud.arm.writes(vm_id("n0"))) == before
-    assert cloud.api.store.get(ASSIGNED, "web-default-demo", "default")["metadata"]["resourceVersion"] == version
 
 
 async def test_identities_assigned_before_a_kill_are_detached_after_it(cloud: EmulatedCloud) -> None:
@@ -85,71 +84,6 @@ async def test_identities_assigned_before_a_kill_are_detached_after_it(cloud: Em
     await cloud.mic("--leader-election-duration=6s")
     await cloud.until(lambda: not cloud.assigned())
     assert cloud.on(vm_id("n0")) == set()
-
-
-async def test_a_deleted_binding_revokes_the_object_before_azure_changes(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    cloud.identity()
-    await cloud.mic()
-    cloud.pod("web", "n0")
-    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
-    machine = cloud.arm.vm(vm_id("n0"))
-    machine.operation_seconds = 600.0
-    cloud.identity("slow")
-    cloud.pod("slow", "n0", label="slow")
-    await cloud.until(lambda: len(cloud.arm.writes()) == 2)
-    cloud.api.store.delete(BINDINGS, "demo", "default")
-    await cloud.until(
-        lambda: cloud.api.store.get(ASSIGNED, "web-default-demo", "default")["metadata"].get("deletionTimestamp")
-    )
-    assert machine.updating, "it waited for Azure"
-    machine.operation_seconds = 0.1
-    assert machine.operation is not None
-    machine.operation.ends = time.monotonic()
-    await cloud.until(lambda: cloud.assigned() == {"slow-default-slow": "Assigned"})
-    assert cloud.on(vm_id("n0")) == {"slow"}
-
-
-async def test_a_slow_scale_set_delays_no_other_host(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    cloud.node("s0", f"azure://{set_id()}/virtualMachines/0")
-    cloud.arm.vm(set_id()).operation_seconds = 60.0
-    cloud.identity()
-    await cloud.mic()
-    cloud.pod("slow", "s0")
-    await cloud.until(lambda: cloud.arm.vm(set_id()).updating)
-    cloud.pod("fast", "n0")
-    await cloud.until(lambda: cloud.assigned().get("fast-default-demo") == "Assigned")
-    assert cloud.arm.vm(set_id()).updating
-
-
-async def test_one_refused_identity_is_reported_and_blocks_no_other(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    cloud.identity()
-    cloud.identity("bad")
-    cloud.arm.marked.unauthorized.add(identity_id("bad").lower())
-    await cloud.mic("--update-user-msi-retry-interval=10ms")
-    cloud.pod("web", "n0")
-    cloud.pod("unlucky", "n0", label="bad")
-    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned", "unlucky-default-bad": "Created"})
-    await cloud.until(lambda: ("bad", "binding apply error") in cloud.events())
-
-    def message() -> str:
-        annotations = cloud.api.store.get(ASSIGNED, "unlucky-default-bad", "default")["metadata"]["annotations"]
-        return str(annotations.get("aadpodidentity.k8s.io/message", ""))
-
-    await cloud.until(message)
-    assert "grant it the role" in message()
-    assert len(cloud.arm.writes()) == 2, "one with it, one without it"
-
-
-async def test_a_service_principal_is_assigned_without_resource_manager(cloud: EmulatedCloud) -> None:
-    cloud.node("n0")
-    cloud.identity("principal", type=1, resourceID="", tenantID="t")
-    await cloud.mic()
-    cloud.pod("web", "n0", label="principal")
-    await cloud.until(lambda: cloud.assigned() == {"web-default-principal": "Assigned"})
-    assert cloud.arm.calls == []
 
 
 async def test_only_the_leader_acts_and_a_second_process_takes_over(cloud: EmulatedCloud) -> None:
@@ -210,25 +144,105 @@ async def test_a_go_implementation_that_becomes_leader_ends_the_process_which_re
     assert lease["spec"]["holderIdentity"] == ""
 
 
-async def test_a_new_leader_reads_azure_first_and_waits_for_the_operation_of_the_dead_one(cloud: EmulatedCloud) -> None:
+async def ready(mic: Mic) -> dict[str, bool]:
+    """The checks of /readyz, and whether each is met."""
+    try:
+        page = await mic.page("/readyz")
+    except urllib.error.HTTPError as answer:
+        page = answer.read().decode()
+    lines = [line for line in page.splitlines() if line.startswith("[")]
+    return {line[3:].partition(" ok")[0].partition(":")[0]: line.startswith("[+]") for line in lines}
+
+
+async def another(cloud: EmulatedCloud) -> Mic:
+    """A second process, which waits for the lease, once it listens."""
+    mic = await cloud.mic(active=False)
+    await until(lambda: mic.page("/healthz"), "MIC listens", ignoring=OSError)
+    return mic
+
+
+async def test_the_leader_and_a_candidate_waiting_for_the_lease_are_ready(cloud: EmulatedCloud) -> None:
+    leader = await cloud.mic()
+    waiting = await another(cloud)
+    await until(lambda: ready(waiting), "the candidate is ready", holds=lambda checks: all(checks.values()))
+    for mic in (leader, waiting):
+        assert await ready(mic) == {"api server": True, "watches": True, "azure": True}
+    pages = [await mic.page("/metrics") for mic in (leader, waiting)]
+    assert "aadpodidentity_mic_lease_held 1.0\n" in pages[0]
+    assert "aadpodidentity_mic_lease_held 0.0\n" in pages[1]
+    assert await waiting.stop() == 0
+    assert "the lease is released" not in waiting.read_log(), "it had none"
+
+
+async def test_unusable_credentials_make_the_leader_not_ready(cloud: EmulatedCloud) -> None:
+    config = json.loads((cloud.folder / "azure.json").read_text())
+    (cloud.folder / "azure.json").write_text(json.dumps(config | {"aadClientSecret": "wrong"}))
     cloud.node("n0")
     cloud.identity()
-    cloud.identity("other")
-    machine = cloud.arm.vm(vm_id("n0"))
-    machine.operation_seconds = 600.0
-    first = await cloud.mic("--leader-election-duration=6s")
+    mic = await cloud.mic()
+    assert await ready(mic) == {"api server": True, "watches": True, "azure": True}
     cloud.pod("web", "n0")
-    await cloud.until(cloud.arm.writes)
-    first.process.kill()
-    await first.ended()
-    cloud.running.clear()
-    machine.operation_seconds = 0.2
-    reads = len(cloud.arm.reads())
-    await cloud.mic("--leader-election-duration=6s")
-    cloud.pod("later", "n0", label="other")
-    await cloud.until(lambda: len(cloud.arm.reads()) > reads + 2)
-    assert len(cloud.arm.writes()) == 1
-    assert machine.operation is not None
-    machine.operation.ends = time.monotonic()
-    await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * 2)
-    assert [write.status for write in cloud.arm.writes()] == [200, 200]
+    await until(lambda: ready(mic), "MIC is not ready", holds=lambda checks: not checks["azure"])
+    await cloud.until(lambda: "no token for Resource Manager" in mic.read_log())
+    assert "azure.identity" not in mic.read_log(), "the library's lines are another one at each try"
+
+
+async def test_the_state_is_served_on_loopback_and_a_profile_if_enabled(cloud: EmulatedCloud) -> None:
+    cloud.node("n0")
+    cloud.identity()
+    mic = await cloud.mic("--enableProfile")
+    cloud.pod("web", "n0")
+    await cloud.until(lambda: cloud.assigned() == {"web-default-demo": "Assigned"})
+    state = json.loads(await mic.page("/debug/state"))
+    assert state["health"] == "Active"
+    assert state["cluster"]["assigned identities"] == 1
+    assert state["lease"]["seconds"] > 0
+    secret = json.loads((cloud.folder / "azure.json").read_text())["aadClientSecret"]
+    assert secret not in json.dumps(state)
+    await mic.page("/debug/profile?seconds=1")
+    plain = await another(cloud)
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        await plain.page("/debug/profile?seconds=1")
+
+
+def test_the_role_has_the_fields_of_a_role_definition() -> None:
+    assert set(role()) == {"Name", "Description", "AssignableScopes", "Actions"}
+    assert role()["AssignableScopes"] == ["/subscriptions/SUBSCRIPTION"]
+
+
+LEASE_SECONDS = 12.0
+"""MIC renews after a quarter of it and gives up after half: the rest exceeds a pause of this machine."""
+LEASES = "leases.coordination.k8s.io"
+PODS = CONNECTIONS_MAX + 20
+
+
+async def test_hanging_writes_on_every_connection_do_not_cost_the_lease(
+    cloud: EmulatedCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, released = 0, asyncio.Event()
+    answer = cloud.api._handler.answer
+
+    async def hang(request: Any, target: Any) -> Any:
+        nonlocal hanging
+        if request.method == "POST" and "azureassignedidentities" in request.path:
+            hanging += 1
+            await released.wait()
+        return await answer(request, target)
+
+    monkeypatch.setattr(cloud.api._handler, "answer", hang)
+    cloud.node("n0")
+    cloud.identity()
+    await cloud.mic(f"--leader-election-duration={LEASE_SECONDS}s", "--createDeleteBatch=1000", "--clientQps=1000")
+    for number in range(PODS):
+        cloud.pod(f"web{number}", "n0")
+    await cloud.until(lambda: hanging >= CONNECTIONS_MAX)
+    before = cloud.api.store.get(LEASES, "aad-pod-identity-mic", "default")["spec"]
+    renewals: list[dict[str, Any]] = []
+    cloud.api.store.subscribe(LEASES, lambda change: renewals.append(change.item.document["spec"]))
+    await cloud.until(lambda: len(renewals) == 2, "two renewals")
+    assert {each["holderIdentity"] for each in renewals} == {before["holderIdentity"]}
+    assert [each["renewTime"] for each in (before, *renewals)] == sorted(
+        {each["renewTime"] for each in (before, *renewals)}
+    )
+    released.set()
+    await cloud.until(lambda: list(cloud.assigned().values()) == ["Assigned"] * PODS)

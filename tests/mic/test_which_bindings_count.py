@@ -22,7 +22,8 @@ from podidentity.resources import (
     Pod,
 )
 from tests.examples import examples
-from tests.support.objects import binding, identity, pod
+from tests.support.filled_view import FilledView
+from tests.support.objects import binding, identity, node, pod
 
 LIMIT = 2
 NAMESPACES = ("evil", "mine", "platform")
@@ -127,26 +128,32 @@ def by_label(each: Pod) -> tuple[str, str]:
     return each.metadata.namespace, each.binding_label
 
 
+def drawn_identity(data: st.DataObject, key: Key) -> AzureIdentity:
+    return identity(
+        key[1],
+        namespace=key[0],
+        namespaced=data.draw(st.booleans()),
+        type_=data.draw(st.sampled_from([0, 0, 1, 9])),
+        tenant_id=data.draw(st.sampled_from(["t", "u"])),
+    )
+
+
+def drawn_binding(data: st.DataObject, key: Key) -> AzureIdentityBinding:
+    to, label = data.draw(st.sampled_from([*NAMES, "gone"])), data.draw(st.sampled_from(LABELS))
+    return binding(key[1], namespace=key[0], identity=to, selector=label)
+
+
 def change(data: st.DataObject, index: BindingIndex, rule: SlowReader) -> Iterator[Concern]:
     namespace, name = key = data.draw(st.tuples(st.sampled_from(NAMESPACES), st.sampled_from(NAMES)))
     match data.draw(
         st.sampled_from(["identity", "binding", "binding", "no identity", "no binding", "embed", "forget"])
     ):
         case "identity":
-            made = identity(
-                name,
-                namespace=namespace,
-                namespaced=data.draw(st.booleans()),
-                type_=data.draw(st.sampled_from([0, 0, 1, 9])),
-                tenant_id=data.draw(st.sampled_from(["t", "u"])),
-            )
-            rule.identities[key] = made
-            yield from index.put_identity(made)
+            rule.identities[key] = drawn_identity(data, key)
+            yield from index.put_identity(rule.identities[key])
         case "binding":
-            to, label = data.draw(st.sampled_from([*NAMES, "gone"])), data.draw(st.sampled_from(LABELS))
-            bound = binding(name, namespace=namespace, identity=to, selector=label)
-            rule.bindings[key] = bound
-            yield from index.put_binding(bound)
+            rule.bindings[key] = drawn_binding(data, key)
+            yield from index.put_binding(rule.bindings[key])
         case "no identity" if rule.identities.pop(key, None) is not None:
             yield from index.remove_identity(key)
         case "no binding" if (gone := rule.bindings.pop(key, None)) is not None:
@@ -161,3 +168,33 @@ def change(data: st.DataObject, index: BindingIndex, rule: SlowReader) -> Iterat
             yield from index.embeds(embedding(to_key, through), -1)
         case _:
             pass
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(st.data())
+def test_any_changes_keep_the_waiting_assignments_of_the_view_equal_to_the_rule(data: st.DataObject) -> None:
+    with patch.object(mic.cluster.limited_groups, "COUNTED_MAX", LIMIT):
+        rule = SlowReader(forced=data.draw(st.booleans()))
+        cluster = FilledView(force_namespaced=rule.forced)
+        cluster.add(node(), *PODS)
+        for _ in range(data.draw(st.integers(1, 25))):
+            changed_view(data, cluster, rule)
+            for each in PODS:
+                there = {key for key in cluster.view.waiting if (key.pod_namespace, key.pod) == each.key}
+                assert there == rule.of(each).keys()
+
+
+def changed_view(data: st.DataObject, cluster: FilledView, rule: SlowReader) -> None:
+    name, namespace = data.draw(st.sampled_from(NAMES)), data.draw(st.sampled_from(NAMESPACES))
+    key = (namespace, name)
+    match data.draw(st.sampled_from(["identity", "binding", "no identity", "no binding"])):
+        case "identity":
+            rule.identities[key] = drawn_identity(data, key)
+            cluster.add(rule.identities[key])
+        case "binding":
+            rule.bindings[key] = drawn_binding(data, key)
+            cluster.add(rule.bindings[key])
+        case "no identity" if (gone := rule.identities.pop(key, None)) is not None:
+            cluster.remove(gone)
+        case "no binding" if (unbound := rule.bindings.pop(key, None)) is not None:
+            cluster.remove(unbound)

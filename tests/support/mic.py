@@ -303,12 +303,34 @@ class MicWorld(FilledView):
 
     # The usual objects
 
-    def bind(self, name: str = "demo") -> None:
-        """Add a pod with this identity."""
-        self.add(identity(name), binding(name, identity=name, selector=name), pod(name, label=name))
+    def bind(self, *names: str) -> None:
+        """Add a pod for each of these identities, or for `demo`."""
+        for name in names or ("demo",):
+            self.add(identity(name), binding(name, identity=name, selector=name), pod(name, label=name))
 
-    def unbind(self, name: str = "demo") -> None:
-        self.remove(pod(name, label=name))
+    async def assign(self, *names: str) -> None:
+        """Add a pod for each of these identities, or for `demo`, and run one pass."""
+        self.bind(*names)
+        await self.reconcile()
+
+    async def look(self) -> PassResult:
+        """Run one pass that reads the host."""
+        self.host_reconciler.look_again(VM)
+        return await self.reconcile()
+
+    async def settle_with(self, *objects: ClusterObject) -> None:
+        """Add the objects, and run passes of all hosts until none of them makes a step."""
+        self.add(*objects)
+        await self.settle()
+
+    async def settle_without(self, *objects: ClusterObject) -> None:
+        """Remove the objects, and run passes of all hosts until none of them makes a step."""
+        self.remove(*objects)
+        await self.settle()
+
+    def unbind(self, *names: str) -> None:
+        """Delete those pods."""
+        self.remove(*(pod(name, label=name) for name in names or ("demo",)))
 
     # The API server
 

@@ -1,4 +1,4 @@
-"""Expected state, computed from all stored objects independently of MIC's code, and slowly."""
+"""Expected state, computed from all stored objects independently of MIC's code, and slowly"""
 
 import re
 from collections.abc import Iterator

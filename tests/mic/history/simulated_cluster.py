@@ -4,20 +4,21 @@ MIC has the same parts as in `mic.app`, with the loop's clock. To kill MIC, a te
 """
 
 import asyncio
+import logging
 import platform
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Self, TypeVar
+
+from typing_extensions import override
 
 from mic.decisions.policy import Policy
 from podidentity_sandbox.directory import Directory, ManagedIdentity
 from podidentity_sandbox.machines import SYSTEM, USER, Machine
 from tests.mic.emulated_cloud import BINDINGS, GROUP, IDENTITIES
 from tests.mic.history.controller import MicProcess
-from tests.mic.history.expectations import violations
 from tests.mic.history.faults import Call, Gate
-from tests.mic.history.log_capture import Log
 from tests.mic.history.oracle import Document
-from tests.mic.history.ownership import Watcher
+from tests.mic.history.ownership import Watcher, violations
 from tests.mic.history.wire import GatedApi, GatedArm
 from tests.support.objects import identity_id, set_id, vm_id
 from tests.virtual_time import VirtualTimeLoop
@@ -48,6 +49,34 @@ BELIEF_SECONDS: Final = 400.0
 """In virtual time: longer than MIC waits until it accepts the 404 of a host, and reacts to it."""
 STEP_SECONDS: Final = 5.0
 STORY_MAX: Final = 400
+
+
+class Log(logging.Handler):
+    """Collector of MIC's log: each error is a bug. `close` removes the handler from the loggers."""
+
+    def __init__(self, write_line: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._write_line = write_line
+        self.errors: list[str] = []
+        self._loggers = [logging.getLogger(name) for name in ("mic", "podidentity")]
+        self._levels = [logger.level for logger in self._loggers]
+        for logger in self._loggers:
+            logger.addHandler(self)
+            logger.setLevel(logging.INFO)
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        about = {name: value for name, value in record.__dict__.items() if name in {"vm", "error", "pod", "resource"}}
+        self._write_line(f"  log: {record.getMessage()} {about}")
+        if record.levelno >= logging.ERROR:
+            self.errors.append(record.getMessage() + (f": {record.exc_info[1]!r}" if record.exc_info else ""))
+
+    @override
+    def close(self) -> None:
+        for logger, level in zip(self._loggers, self._levels, strict=True):
+            logger.removeHandler(self)
+            logger.setLevel(level)
+        super().close()
 
 
 class SimulatedCluster:

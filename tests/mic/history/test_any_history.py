@@ -5,6 +5,7 @@ Longer runs: HISTORY_EXAMPLES=2000 HISTORY_STEPS=60, with --timeout=0.
 """
 
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 from hypothesis import HealthCheck, Phase, settings
@@ -58,8 +59,23 @@ arm_faults = st.sampled_from(
 )
 
 
+def change(**drawn: Any) -> Callable[[Callable[..., None]], Any]:
+    """Return a decorator for a rule after which a short time passes, or none, so that the next rule interrupts its
+    effects."""
+
+    def decorate(method: Callable[..., None]) -> Any:
+        def then_time_passes(self: "AnyHistory", then: float, **values: Any) -> None:
+            method(self, **values)
+            self.go_on(then)
+
+        then_time_passes.__name__ = method.__name__
+        return rule(**drawn, then=seconds)(then_time_passes)  # type: ignore[no-untyped-call]  # Hypothesis' own
+
+    return decorate
+
+
 class AnyHistory(RuleBasedStateMachine):
-    """Each rule makes one change. Then a short time passes, or none, so that the next rule interrupts its effects."""
+    """Each rule makes one change."""
 
     adopt_existing = False
     grace_seconds = 0.0
@@ -88,10 +104,9 @@ class AnyHistory(RuleBasedStateMachine):
 
     # Users
 
-    @rule(pod=pods, node=nodes, label=labels, then=seconds)
-    def run_pod(self, pod: tuple[str, str], node: str, label: str, then: float) -> None:
+    @change(pod=pods, node=nodes, label=labels)
+    def run_pod(self, pod: tuple[str, str], node: str, label: str) -> None:
         self.simulated.put_pod(*pod, node, label)
-        self.go_on(then)
 
     @rule(first=pods, second=pods, node=nodes, label=labels, then=st.sampled_from((0.15, 1.0, 4.0)))
     def gather_pods(self, first: tuple[str, str], second: tuple[str, str], node: str, label: str, then: float) -> None:
@@ -99,40 +114,34 @@ class AnyHistory(RuleBasedStateMachine):
         self.simulated.put_pod(*second, node, label)
         self.go_on(then)
 
-    @rule(pod=pods, then=seconds)
-    def delete_pod(self, pod: tuple[str, str], then: float) -> None:
+    @change(pod=pods)
+    def delete_pod(self, pod: tuple[str, str]) -> None:
         self.simulated.remove_pod(*pod)
-        self.go_on(then)
 
-    @rule(pod=pods, phase=st.sampled_from(("Succeeded", "Failed")), then=seconds)
-    def finish_pod(self, pod: tuple[str, str], phase: str, then: float) -> None:
+    @change(pod=pods, phase=st.sampled_from(("Succeeded", "Failed")))
+    def finish_pod(self, pod: tuple[str, str], phase: str) -> None:
         self.simulated.change_pod(*pod, {"status": {"phase": phase}}, status=True)
-        self.go_on(then)
 
-    @rule(pod=pods, label=st.sampled_from((*LABELS, None)), then=seconds)
-    def relabel_pod(self, pod: tuple[str, str], label: str | None, then: float) -> None:
+    @change(pod=pods, label=st.sampled_from((*LABELS, None)))
+    def relabel_pod(self, pod: tuple[str, str], label: str | None) -> None:
         self.simulated.change_pod(*pod, {"metadata": {"labels": {"aadpodidbinding": label}}})
-        self.go_on(then)
 
-    @rule(name=names, resource=resources, namespaced=st.booleans(), then=seconds)
-    def change_identity(self, name: tuple[str, str], resource: str, namespaced: bool, then: float) -> None:
+    @change(name=names, resource=resources, namespaced=st.booleans())
+    def change_identity(self, name: tuple[str, str], resource: str, namespaced: bool) -> None:
         self.simulated.put_identity(*name, _spec(resource), namespaced=namespaced)
-        self.go_on(then)
 
-    @rule(name=names, resource=resources, other=st.sampled_from(RESOURCES[:-1]), then=seconds)
-    def name_a_client_id(self, name: tuple[str, str], resource: str, other: str, then: float) -> None:
+    @change(name=names, resource=resources, other=st.sampled_from(RESOURCES[:-1]))
+    def name_a_client_id(self, name: tuple[str, str], resource: str, other: str) -> None:
         """Perhaps that of another identity, though not of the one that must stay: what an object calls by that id is
         never taken off, and the oracle does not know of it."""
         self.simulated.put_identity(*name, _spec(resource) | {"clientID": f" Client-{other}"})
-        self.go_on(then)
 
-    @rule(name=names, resource=resources, then=seconds)
-    def federate_identity(self, name: tuple[str, str], resource: str, then: float) -> None:
+    @change(name=names, resource=resources)
+    def federate_identity(self, name: tuple[str, str], resource: str) -> None:
         self.simulated.put_identity(*name, _spec(resource) | {"type": 3, "tenantID": "t"})
-        self.go_on(then)
 
-    @rule(name=names, how=st.sampled_from(("principal", "malformed", "gone")), then=seconds)
-    def make_identity_useless(self, name: tuple[str, str], how: str, then: float) -> None:
+    @change(name=names, how=st.sampled_from(("principal", "malformed", "gone")))
+    def make_identity_useless(self, name: tuple[str, str], how: str) -> None:
         match how:
             case "principal":
                 self.simulated.put_identity(*name, {"type": 1, "clientID": "c", "tenantID": "t"})
@@ -140,64 +149,55 @@ class AnyHistory(RuleBasedStateMachine):
                 self.simulated.put_identity(*name, {"type": 0, "resourceID": "red", "clientID": "c"})
             case _:
                 self.simulated.remove(IDENTITIES, *name)
-        self.go_on(then)
 
-    @rule(binding=bound, identity=names, label=labels, then=seconds)
-    def bind(self, binding: tuple[str, str], identity: tuple[str, str], label: str, then: float) -> None:
+    @change(binding=bound, identity=names, label=labels)
+    def bind(self, binding: tuple[str, str], identity: tuple[str, str], label: str) -> None:
         self.simulated.put_binding(*binding, identity[1], label)
-        self.go_on(then)
 
-    @rule(binding=bound, then=seconds)
-    def unbind(self, binding: tuple[str, str], then: float) -> None:
+    @change(binding=bound)
+    def unbind(self, binding: tuple[str, str]) -> None:
         self.simulated.remove(BINDINGS, *binding)
-        self.go_on(then)
 
-    @rule(node=nodes, pods_go=st.booleans(), then=seconds)
-    def lose_or_find_node(self, node: str, pods_go: bool, then: float) -> None:
+    @change(node=nodes, pods_go=st.booleans())
+    def lose_or_find_node(self, node: str, pods_go: bool) -> None:
         if self.simulated.has_node(node):
             self.simulated.remove_node(node)
             for pod in PODS if pods_go else ():
                 self.simulated.remove_pod_of(node, *pod)
         else:
             self.simulated.add_node(node)
-        self.go_on(then)
 
     # Azure, and others there
 
-    @rule(host=hosts, resource=resources, then=seconds)
-    def attach(self, host: str, resource: str, then: float) -> None:
+    @change(host=hosts, resource=resources)
+    def attach(self, host: str, resource: str) -> None:
         self.simulated.attach(host, resource)
-        self.go_on(then)
 
-    @rule(host=hosts, resource=resources, then=seconds)
-    def detach(self, host: str, resource: str, then: float) -> None:
+    @change(host=hosts, resource=resources)
+    def detach(self, host: str, resource: str) -> None:
         self.simulated.detach(host, resource)
-        self.go_on(then)
 
     @rule(host=hosts, resource=resources, seconds=st.sampled_from((3.0, 10.0)))
     def attach_right_before_the_next_update(self, host: str, resource: str, seconds: float) -> None:
         self.simulated.before_next_update(lambda: self.simulated.attach(host, resource))
         self.go_on(seconds)
 
-    @rule(resource=resources, how=st.sampled_from(("unauthorized", "failing", "")), then=seconds)
-    def refuse_identity(self, resource: str, how: str, then: float) -> None:
+    @change(resource=resources, how=st.sampled_from(("unauthorized", "failing", "")))
+    def refuse_identity(self, resource: str, how: str) -> None:
         self.simulated.mark_bad(resource, how)
-        self.go_on(then)
 
-    @rule(host=hosts, then=seconds)
-    def lose_or_find_host(self, host: str, then: float) -> None:
+    @change(host=hosts)
+    def lose_or_find_host(self, host: str) -> None:
         if self.simulated.arm.find(host) is None:
             self.simulated.add_host(host)
         else:
             self.simulated.remove_host(host)
-        self.go_on(then)
 
-    @rule(host=hosts, then=seconds)
-    def fail_next_operation(self, host: str, then: float) -> None:
+    @change(host=hosts)
+    def fail_next_operation(self, host: str) -> None:
         machine = self.simulated.arm.find(host)
         if machine is not None:
             machine.failing_next.append(ArmRefusalError(500, "InternalExecutionError", "An internal error occurred."))
-        self.go_on(then)
 
     @rule(host=hosts, takes=st.sampled_from((0.0, 2.0, 40.0)))
     def set_pace(self, host: str, takes: float) -> None:
@@ -205,24 +205,21 @@ class AnyHistory(RuleBasedStateMachine):
         if machine is not None:
             machine.operation_seconds = takes
 
-    @rule(fault=arm_faults, times=st.sampled_from((1, 3)), host=st.sampled_from(("", *HOSTS)), then=seconds)
-    def fail_azure_calls(self, fault: dict[str, Any], times: int, host: str, then: float) -> None:
+    @change(fault=arm_faults, times=st.sampled_from((1, 3)), host=st.sampled_from(("", *HOSTS)))
+    def fail_azure_calls(self, fault: dict[str, Any], times: int, host: str) -> None:
         self.simulated.gate.faults.append(Fault("arm", **fault, times=times, host=host))
-        self.go_on(then)
 
     # The API server and MIC
 
-    @rule(fault=api_faults, times=st.sampled_from((1, 3)), then=seconds)
-    def fail_api_server_calls(self, fault: dict[str, Any], times: int, then: float) -> None:
+    @change(fault=api_faults, times=st.sampled_from((1, 3)))
+    def fail_api_server_calls(self, fault: dict[str, Any], times: int) -> None:
         self.simulated.gate.faults.append(Fault("api", **fault, times=times))
-        self.go_on(then)
 
-    @rule(forget=st.booleans(), then=seconds)
-    def end_watches(self, forget: bool, then: float) -> None:
+    @change(forget=st.booleans())
+    def end_watches(self, forget: bool) -> None:
         if forget:
             self.simulated.api.compact()
         self.simulated.api.drop_watches()
-        self.go_on(then)
 
     @rule(then=seconds)
     def lose_mic(self, then: float) -> None:

@@ -6,11 +6,10 @@ All run in one event loop. TLS is omitted. All other parts are those of the prog
 import functools
 import json
 from collections.abc import Callable
-from typing import Any, Final, Self
+from typing import Final
 
 import aiohttp
 from aiohttp import web
-from azure.core.credentials import AccessToken
 from typing_extensions import override
 
 from mic.azure.compute import Compute
@@ -19,13 +18,13 @@ from podidentity_sandbox.arm import Arm, ArmCall
 from podidentity_sandbox.directory import Directory
 from podidentity_sandbox.machines import Machine
 from podidentity_sandbox.tokens import TokenMint
+from tests.mic.arm_client import AUDIENCE, Token, token_of_mic
 from tests.mic.history.faults import Gate
 from tests.mic.history.ownership import Watcher
 from tests.support.memory_api import MemoryApi
 from tests.support.memory_network import MemoryNetwork
 from tests.virtual_time import now
 
-AUDIENCE: Final = "https://management.azure.com"
 MANAGER: Final = "https://management.test"
 
 mint = functools.cache(TokenMint)
@@ -53,14 +52,7 @@ class GatedArm(Arm):
         self._watcher = watcher
         self.network = MemoryNetwork()
         self.network.serve(MANAGER, web.Server(self._gated, access_log=None))
-        principal = directory.add_principal()
-        directory.grant(principal.object_id, "Contributor")
-        self.token = mint().mint(
-            audience=AUDIENCE,
-            client_id=principal.client_id,
-            object_id=principal.object_id,
-            tenant_id=directory.tenant_id,
-        )
+        self.token = token_of_mic(directory, mint())
 
     async def _gated(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.method == "PATCH":
@@ -80,7 +72,7 @@ class WiredCompute(Compute):
 
     def __init__(self, arm: GatedArm, name: str, may_write: Callable[[], bool]) -> None:
         cloud = Cloud("sandbox", MANAGER, MANAGER, AUDIENCE, frozenset())
-        super().__init__(_Token(arm.token), cloud, user_agent=f"{name}/test", may_write=may_write, clock=now)
+        super().__init__(Token(arm.token), cloud, user_agent=f"{name}/test", may_write=may_write, clock=now)
         self._arm = arm
 
     @override
@@ -88,20 +80,3 @@ class WiredCompute(Compute):
         if self._session is None:
             self._session = aiohttp.ClientSession(connector=self._arm.network.connector(), auto_decompress=False)
         return self._session
-
-
-class _Token:
-    """A credential that returns a fixed token."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    async def get_token(self, *_scopes: str, **_: Any) -> AccessToken:
-        return AccessToken(self._token, 2**40)
-
-    async def close(self) -> None: ...
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None: ...

@@ -5,13 +5,14 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mic import cli
 from mic.startup.settings import parse
 from podidentity_sandbox.serving import free_ports
-from tests.mic.emulated_cloud import ROOT, WAIT_SECONDS, emulated_cloud
+from tests.mic.emulated_cloud import ROOT, WAIT_SECONDS, EmulatedCloud
 
 
 @pytest.mark.parametrize(
@@ -54,55 +55,48 @@ def test_a_plan_requires_no_namespace_and_mic_does(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.root
-async def test_in_mics_container_the_plan_uses_its_flags(tmp_path: Path) -> None:
+async def test_in_mics_container_the_plan_uses_its_flags(cloud: EmulatedCloud) -> None:
     """MIC as process 1 of a PID namespace, and the plan entered into it as `kubectl exec` does."""
-    async with emulated_cloud(tmp_path) as cloud:
-        cloud.node("n0")
-        cloud.identity()
-        cloud.api.store.create("namespaces", {"metadata": {"name": "elsewhere"}})
-        cloud.pod("web", "n0", namespace="elsewhere")
-        environment = {
+    cloud.node("n0")
+    cloud.identity()
+    cloud.api.store.create("namespaces", {"metadata": {"name": "elsewhere"}})
+    cloud.pod("web", "n0", namespace="elsewhere")
+    folder, ports = cloud.folder, free_ports(2)
+    flags = [
+        "--forceNamespaced",
+        *(f"--kubeconfig={folder / 'kubeconfig'}", f"--cloudconfig={folder / 'azure.json'}"),
+        *(f"--ca-bundle={folder / 'ca.pem'}", f"--http-probe-port={ports[0]}", f"--prometheus-port={ports[1]}"),
+    ]
+    mic = [sys.executable, "-m", "mic"]
+    options: dict[str, Any] = {
+        "cwd": ROOT,
+        "env": {
             "PATH": os.environ["PATH"],
             "MIC_POD_NAMESPACE": "default",
-            "AZURE_ENVIRONMENT_FILEPATH": str(tmp_path / "cloud.json"),
-        }
-        ports = free_ports(2)
-        files = [
-            f"--kubeconfig={tmp_path / 'kubeconfig'}",
-            f"--cloudconfig={tmp_path / 'azure.json'}",
-            f"--ca-bundle={tmp_path / 'ca.pem'}",
-        ]
-        flags = [*files, "--forceNamespaced", f"--http-probe-port={ports[0]}", f"--prometheus-port={ports[1]}"]
-        mic = [sys.executable, "-m", "mic"]
-        # It is killed with its parent, which this test can end.
-        alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
-        container = await asyncio.create_subprocess_exec(
-            *alone, *mic, *flags, cwd=ROOT, env=environment, stderr=asyncio.subprocess.DEVNULL
-        )
-        try:
-            leases = "leases.coordination.k8s.io"
-            await cloud.until(lambda: cloud.api.store.list(leases), "the MIC in the container leads")
-            children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
-            child = (await asyncio.to_thread(children.read_text)).strip()
-            inside = ["nsenter", f"--target={child}", "--pid", "--mount", f"--wd={ROOT}"]
-            plan = await asyncio.create_subprocess_exec(
-                *inside,
-                *mic,
-                "--plan",
-                cwd=ROOT,
-                env=environment,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            async with asyncio.timeout(WAIT_SECONDS):
-                out, err = await plan.communicate()
-            os.kill(int(child), signal.SIGTERM)  # and its parent ends with it
-            async with asyncio.timeout(WAIT_SECONDS):
-                assert await container.wait() == 0
-        finally:
-            if container.returncode is None:
-                container.kill()
-                await container.wait()
-        assert (plan.returncode, err.decode()) == (0, "")
-        assert "with --forceNamespaced=true" in out.decode()
-        assert "Nothing to do." in out.decode()
+            "AZURE_ENVIRONMENT_FILEPATH": str(folder / "cloud.json"),
+        },
+        "stdout": asyncio.subprocess.PIPE,
+        "stderr": asyncio.subprocess.PIPE,
+    }
+    # It is killed with its parent, which this test can end.
+    alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    quiet = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
+    container = await asyncio.create_subprocess_exec(*alone, *mic, *flags, **{**options, **quiet})
+    try:
+        await cloud.until(lambda: cloud.api.store.list("leases.coordination.k8s.io"), "the MIC in the container leads")
+        children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
+        child = (await asyncio.to_thread(children.read_text)).strip()
+        inside = ["nsenter", f"--target={child}", "--pid", "--mount", f"--wd={ROOT}"]
+        plan = await asyncio.create_subprocess_exec(*inside, *mic, "--plan", **options)
+        async with asyncio.timeout(WAIT_SECONDS):
+            out, err = await plan.communicate()
+        os.kill(int(child), signal.SIGTERM)  # and its parent ends with it
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert await container.wait() == 0
+    finally:
+        if container.returncode is None:
+            container.kill()
+            await container.wait()
+    assert (plan.returncode, err.decode()) == (0, "")
+    assert "with --forceNamespaced=true" in out.decode()
+    assert "Nothing to do." in out.decode()

@@ -1,7 +1,7 @@
 """The preview equals the reconcile passes that follow it, on random clusters.
 
 The clusters are in any state that a crash or an operator can cause. The test compares the planned steps for objects and
-Azure with the steps of MIC's real passes. Excluded: the programs on the wire (`test_plan_of_the_real_program`).
+Azure with the steps of MIC's real passes. Excluded: the programs on the wire (`test_plan_programs`).
 """
 
 import asyncio

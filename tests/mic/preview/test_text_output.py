@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from mic.azure.identities import Attached, HostIdentities
+from mic.azure.identities import GONE, Attached, HostIdentities
 from mic.decisions.assignments import misconfigured
 from mic.decisions.policy import Policy
 from mic.preview.dry_run import DryRun, Snapshot
@@ -172,6 +172,12 @@ def test_hosts_without_a_response_are_grouped_by_reason() -> None:
     )
     assert output[1] == f"  Azure did not answer for {vm_id('n5')}: no answer"
     assert [host.host for host in plan.unanswered] == [vm_id(f"n{number}") for number in range(6)]
+
+
+def test_pods_on_a_host_that_azure_lacks_wait_and_nothing_is_to_do() -> None:
+    plan = preview_of(of("web", stored=None), {VM: GONE})
+    assert any("waits: pod default/web, identity default/demo: Azure has no" in line for line in text(plan))
+    assert not plan.changes
 
 
 def test_objects_that_mic_cannot_process_are_listed_with_the_reason() -> None:

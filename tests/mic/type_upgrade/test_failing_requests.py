@@ -1,16 +1,22 @@
-"""The type upgrade while the API server refuses its requests or does not respond."""
-
-import asyncio
+"""The type upgrade while the API server refuses requests or is silent, or other clients write the same objects."""
 
 import pytest
 from typing_extensions import override
 
-from mic.app import COMPONENT
-from mic.startup.type_upgrade import TRIES, TypeUpgrade, UpgradeRecord
-from podidentity.kube.events import EventRecorder
+from mic.startup.type_upgrade import TRIES
+from podidentity.kube.backoff import Backoff
 from podidentity.resources import GROUP
 from podidentity.version import VERSION
-from tests.mic.type_upgrade.upgraded_cluster import IDENTITIES, KEY, NAME, Cluster, an_hour, at_once, old_ones, refusing
+from podidentity_sandbox.kubeapi.server import Recorded
+from tests.mic.type_upgrade.upgraded_cluster import (
+    IDENTITIES,
+    KEY,
+    Cluster,
+    old_ones,
+    refusing,
+    upgrade_on,
+    write_before_update,
+)
 from tests.podidentity.kube.scripted import Reply, Request, ScriptedServer, status
 
 
@@ -50,8 +56,7 @@ async def test_a_server_that_never_responds_delays_the_start_by_the_limit_only(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     refusing(cluster, 429, "TooManyRequests", times=100_000)
-    async with asyncio.timeout(30.0):
-        await cluster.start(limit_seconds=0.2, pauses=an_hour)
+    await cluster.start(limit_seconds=0.2, pauses=lambda: Backoff(lambda: 1.0, first_seconds=3600.0))
     assert any("takes too long" in each.message for each in caplog.records)
 
 
@@ -72,15 +77,41 @@ class Unwritable(ScriptedServer):
 async def test_a_server_that_becomes_unreachable_is_not_called_for_each_object(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    server = Unwritable()
-    await server.start()
-    async with server.client(f"{COMPONENT}/test", timeout_seconds=0.5) as client:
-        record = UpgradeRecord(client, "ns", NAME, KEY)
-        await TypeUpgrade(client, EventRecorder(client, "test", "here"), record, in_flight=1, pauses=at_once).run()
-    await server.stop()
-    # On a busy machine, a request can reach its time limit before the server has received it.
-    sent = [(each.method, each.path) for each in server.requests if each.method != "GET"]
-    assert set(sent) == {("PUT", f"/apis/{GROUP}/v1/namespaces/ns/azureidentities/o0")}
-    assert len(sent) <= TRIES
+    written = await upgrade_on(Unwritable(), timeout_seconds=0.5)
+    assert set(written) == {("PUT", f"/apis/{GROUP}/v1/namespaces/ns/azureidentities/o0")}
+    assert len(written) <= TRIES
     assert any("keeps failing" in each.message for each in caplog.records)
     assert any("is incomplete" in each.message for each in caplog.records)
+
+
+async def test_a_concurrent_write_is_kept(cluster: Cluster) -> None:
+    cluster.create(IDENTITIES, "demo", {"ClientID": "old", "ResourceID": "r"})
+    write_before_update(cluster, IDENTITIES, {"spec": {"ClientID": "newer"}}, times=2)
+    await cluster.start()
+    assert cluster.spec(IDENTITIES) == {"clientID": "newer", "resourceID": "r"}
+    assert cluster.api.store.get(IDENTITIES, "demo", "default")["metadata"]["annotations"] == {"changed": "1"}
+    assert cluster.recorded() == {KEY: VERSION}
+
+
+async def test_a_permanently_changing_object_is_left_for_the_next_start(cluster: Cluster) -> None:
+    cluster.create(IDENTITIES, "demo", {"ClientID": "old"})
+    write_before_update(cluster, IDENTITIES, {"spec": {"ClientID": "newer"}}, times=1000)
+    await cluster.start()
+    assert cluster.asked("PUT", "azureidentities/demo") == TRIES
+    assert cluster.recorded() is None
+    cluster.api.intercept = None
+    await cluster.start()
+    assert cluster.spec(IDENTITIES) == {"clientID": "newer"}
+    assert cluster.recorded() == {KEY: VERSION}
+
+
+async def test_an_object_deleted_in_the_meantime_is_no_failure(cluster: Cluster) -> None:
+    cluster.create(IDENTITIES, "demo", {"ClientID": "old"})
+
+    def intercept(request: Recorded) -> None:
+        if request.method == "PUT" and "azureidentities" in request.path:
+            cluster.api.store.delete(IDENTITIES, "demo", "default")
+
+    cluster.api.intercept = intercept
+    await cluster.start()
+    assert cluster.recorded() == {KEY: VERSION}

@@ -14,6 +14,7 @@ from podidentity.resources import GROUP
 from podidentity_sandbox.kubeapi import KubeApi
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
+from tests.podidentity.kube.scripted import ScriptedServer
 from tests.support.memory_api import CRDS, MemoryApi
 
 NAME, KEY = "aad-pod-identity-config", "type-upgrade-status"
@@ -27,8 +28,20 @@ def at_once() -> Backoff:
     return Backoff(lambda: 0.0)
 
 
-def an_hour() -> Backoff:
-    return Backoff(lambda: 1.0, first_seconds=3600.0, most_seconds=3600.0)
+async def upgrade(client: Client, namespace: str = "ns", recorder: EventRecorder | None = None, **options: Any) -> bool:
+    """Run the upgrade as a new leader begins it. Return whether it is done."""
+    record = UpgradeRecord(client, namespace, NAME, KEY)
+    events = recorder or EventRecorder(client, "test", "here")
+    return await TypeUpgrade(client, events, record, **{"in_flight": 1, "pauses": at_once, **options}).run()
+
+
+async def upgrade_on(server: ScriptedServer, **options: Any) -> list[tuple[str, str]]:
+    """Run the upgrade on a server with scripted responses. Return the method and path of each write."""
+    await server.start()
+    async with server.client(f"{COMPONENT}/test", **options) as client:
+        await upgrade(client)
+    await server.stop()
+    return [(each.method, each.path) for each in server.requests if each.method != "GET"]
 
 
 class Cluster:
@@ -53,11 +66,7 @@ class Cluster:
         return sum(each.method == method and what in each.path for each in self.api.requests)
 
     async def start(self, **options: Any) -> bool:
-        """Return whether the upgrade is done."""
-        record = UpgradeRecord(self.client, "default", NAME, KEY)
-        return await TypeUpgrade(
-            self.client, self.recorder, record, **{"in_flight": 4, "pauses": at_once, **options}
-        ).run()
+        return await upgrade(self.client, "default", self.recorder, **{"in_flight": 4, **options})
 
 
 @asynccontextmanager
