@@ -73,7 +73,6 @@ LONG: Final = (
     "mic/test_failing_servers.py",
     "integration/test_handover.py",
     "integration/test_handover_of_rules.py",
-    "integration/test_handover_peers_that_die.py",
     "sandbox/cloud/test_sandbox_up.py",
     "mic/history/test_killed_at_every_call.py",
     "native/test_lanes_agree.py",
