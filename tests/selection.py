@@ -135,6 +135,7 @@ VIRTUAL: Final = frozenset(
         "nmi/identity/test_suspensions.py",
         "nmi/identity/test_unknown_addresses.py",
         "nmi/node/test_cleanup_patience.py",
+        "nmi/node/test_network_monitor.py",
         "nmi/node/test_rule_changes_pause.py",
         "nmi/node/test_rules_follow_the_labels.py",
         "nmi/server/test_connections_in_order.py",
