@@ -164,7 +164,7 @@ async def test_a_flood_is_read_in_parts_with_pauses(update: NetworkUpdate, is_kn
     kernel = Kernel()
     async with listening(kernel):
         kernel.flood(update)
-        await until(lambda: len(kernel.reads) > 100)
+        await until(lambda: len(kernel.reads) > 60)
         windows = (kernel.reads[-1] - kernel.reads[0]) / WINDOW_SECONDS + 2
         assert len(kernel.reads) <= windows * (WAKES + WINDOW_SECONDS / REST_SECONDS)
         if is_known:
