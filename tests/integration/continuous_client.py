@@ -1,7 +1,6 @@
 """A pod that requests tokens continuously, and the number of its requests that bypassed NMI and reached IMDS."""
 
 import asyncio
-import http.client
 import ipaddress
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -12,13 +11,10 @@ from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.imds import HostIdentities, ImdsVm
 from podidentity_sandbox.network import METADATA_ADDRESS
 from podidentity_sandbox.sandbox import Sandbox
-from tests.integration.identity_requests import TOKEN_TARGET, run_bound_pod
+from tests.integration.identity_requests import REFUSED, attempt, run_bound_pod
 from tests.support.waiting import until
 
 PODS_OF_NODE_0 = ipaddress.IPv4Network("10.200.0.0/24")
-SECONDS = 20.0
-REFUSED = "refused"
-"""The connection was reset, immediately or later."""
 
 
 class Asker:
@@ -62,22 +58,7 @@ class Asker:
 
     def _ask_all_the_time(self) -> None:
         while not self._stop.wait(0.005):
-            self.outcomes.append(self._ask())
-
-    def _ask(self) -> str:
-        connection = http.client.HTTPConnection(METADATA_ADDRESS, 80, timeout=SECONDS)
-        try:
-            connection.request("GET", TOKEN_TARGET, headers={"Metadata": "true"})
-            answer = connection.getresponse()
-            answer.read()
-        except ConnectionError:
-            return REFUSED
-        except (OSError, http.client.HTTPException) as error:
-            return type(error).__name__
-        else:
-            return str(answer.status)
-        finally:
-            connection.close()
+            self.outcomes.append(attempt(METADATA_ADDRESS, 80))
 
 
 @asynccontextmanager

@@ -27,6 +27,10 @@ from tests.support.waiting import LIMIT_SECONDS, until
 AUDIENCE = "https://management.azure.com/"
 TOKEN = "/metadata/identity/oauth2/token"
 TOKEN_TARGET = f"{TOKEN}?resource=https%3A%2F%2Fmanagement.azure.com%2F"
+METADATA: Mapping[str, str] = {"Metadata": "true"}
+REFUSED = "refused"
+"""The connection was reset, immediately or later."""
+ATTEMPT_SECONDS = 20.0
 NODE = "node-0"
 JUMP = "-A PREROUTING -j aad-metadata"
 REDIRECT = (
@@ -60,6 +64,26 @@ class Answer:
     @property
     def claims(self) -> Mapping[str, Any]:
         return read_claims(self.body["access_token"])
+
+
+def attempt(
+    host: str, port: int, target: str = TOKEN_TARGET, headers: Mapping[str, str] = METADATA, source: str = ""
+) -> str:
+    """Send a request on a new connection. Return its status, REFUSED, or the name of another error. Blocks."""
+    address = (source, 0) if source else None
+    connection = http.client.HTTPConnection(host, port, timeout=ATTEMPT_SECONDS, source_address=address)
+    try:
+        connection.request("GET", target, headers=dict(headers))
+        answer = connection.getresponse()
+        answer.read()
+    except ConnectionError:
+        return REFUSED
+    except (OSError, http.client.HTTPException) as error:
+        return type(error).__name__
+    else:
+        return str(answer.status)
+    finally:
+        connection.close()
 
 
 async def page(sandbox: Sandbox, port: int, path: str, node: str = NODE) -> str:

@@ -6,12 +6,12 @@ gets no token, with either target. Excluded: connections without a conntrack ent
 """
 
 import asyncio
-import http.client
 import os
 import shlex
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import pytest_asyncio
@@ -24,9 +24,12 @@ from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import NMI_PORT, NMI_PROBE_PORT, Settings
 from tests.conftest import ROOT
 from tests.integration.identity_requests import (
+    METADATA,
     NODE,
+    REFUSED,
     TOKEN_TARGET,
     ask,
+    attempt,
     metric,
     on_node,
     page,
@@ -47,7 +50,7 @@ OTHER_NODE = "node-1"
 MACHINE = "machine"
 """A namespace with a cable to the first node, as a machine of the same subnet has one."""
 MACHINE_ADDRESS, NODE_SIDE = "10.201.0.1", "10.201.0.2"
-RESET, TIMED_OUT = "reset", "TimeoutError"
+TIMED_OUT = "TimeoutError"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +70,10 @@ class Site:
         return self.sandbox.network.namespaces
 
     async def attempt(self, namespace: str, host: str, port: int, target: str = TOKEN_TARGET, source: str = "") -> str:
-        """Send a request from a namespace. Return its status, RESET, or the name of another error."""
-        headers = {"podns": "default", "podname": "bound"} if target == HOST_TOKEN else {"Metadata": "true"}
-
-        def send() -> str:
-            address = (source, 0) if source else None
-            connection = http.client.HTTPConnection(host, port, timeout=10, source_address=address)
-            try:
-                connection.request("GET", target, headers=headers)
-                return str(connection.getresponse().status)
-            except ConnectionError:
-                return RESET
-            except OSError as error:
-                return type(error).__name__
-            finally:
-                connection.close()
-
-        return await asyncio.to_thread(self.namespaces.call, namespace, send)
+        """Send a request from a namespace. Return its status, REFUSED, or the name of another error."""
+        headers = {"podns": "default", "podname": "bound"} if target == HOST_TOKEN else METADATA
+        call = partial(attempt, host, port, target, headers, source)
+        return await asyncio.to_thread(self.namespaces.call, namespace, call)
 
     async def from_machine(self, target: str = TOKEN_TARGET, source: str = MACHINE_ADDRESS) -> str:
         return await self.attempt(MACHINE, METADATA_ADDRESS, 80, target, source)
@@ -162,8 +152,8 @@ async def test_a_pod_gets_its_token_without_route_localnet(site: Site) -> None:
 async def test_a_direct_connection_to_the_nodes_address_is_closed_and_the_redirected_one_is_served(site: Site) -> None:
     before = await site.closed_unread()
     for namespace in (site.namespace, site.other, NODE, OTHER_NODE, FABRIC):
-        assert await site.attempt(namespace, ADDRESS, NMI_PORT) == RESET, namespace
-    assert await site.attempt(NODE, ADDRESS, NMI_PORT, source="127.0.0.1") == RESET
+        assert await site.attempt(namespace, ADDRESS, NMI_PORT) == REFUSED, namespace
+    assert await site.attempt(NODE, ADDRESS, NMI_PORT, source="127.0.0.1") == REFUSED
     assert await site.closed_unread() == before + 6
     counted = "aadpodidentity_nmi_lane_closed_unread_total"
     await until(lambda: metric(site.sandbox, counted), "the page, up to a second old", holds=float(before + 6).__eq__)
@@ -178,9 +168,9 @@ async def test_a_connection_that_a_service_or_node_port_translates_to_the_port_i
     for rule in (service, node_port):
         await site.run("iptables-nft", "-t", "nat", "-A", "PREROUTING", *rule)
     try:
-        assert await site.attempt(site.namespace, SERVICE, 80) == RESET
-        assert await site.attempt(site.namespace, ADDRESS, NODE_PORT) == RESET
-        assert await site.attempt(FABRIC, ADDRESS, NODE_PORT) == RESET
+        assert await site.attempt(site.namespace, SERVICE, 80) == REFUSED
+        assert await site.attempt(site.namespace, ADDRESS, NODE_PORT) == REFUSED
+        assert await site.attempt(FABRIC, ADDRESS, NODE_PORT) == REFUSED
         assert await site.gets_token()
     finally:
         for rule in (service, node_port):
@@ -195,8 +185,8 @@ async def test_the_documented_firewall_rule_closes_the_port_for_others_only(site
         await site.run(*command)
     try:
         before = await site.closed_unread()
-        assert await site.attempt(FABRIC, ADDRESS, NMI_PORT) == RESET
-        assert await site.attempt(site.namespace, ADDRESS, NMI_PORT) == RESET
+        assert await site.attempt(FABRIC, ADDRESS, NMI_PORT) == REFUSED
+        assert await site.attempt(site.namespace, ADDRESS, NMI_PORT) == REFUSED
         assert await site.closed_unread() == before
         assert await site.gets_token()
     finally:
@@ -205,9 +195,9 @@ async def test_the_documented_firewall_rule_closes_the_port_for_others_only(site
 
 async def test_host_tokens_are_for_processes_of_the_node_on_loopback_only(site: Site) -> None:
     assert await site.attempt(NODE, "127.0.0.1", NMI_PORT, HOST_TOKEN) == "200"
-    assert await site.attempt(NODE, ADDRESS, NMI_PORT, HOST_TOKEN) == RESET
-    assert await site.attempt(NODE, ADDRESS, NMI_PORT, HOST_TOKEN, source="127.0.0.1") == RESET
-    assert await site.attempt(site.namespace, ADDRESS, NMI_PORT, HOST_TOKEN) == RESET
+    assert await site.attempt(NODE, ADDRESS, NMI_PORT, HOST_TOKEN) == REFUSED
+    assert await site.attempt(NODE, ADDRESS, NMI_PORT, HOST_TOKEN, source="127.0.0.1") == REFUSED
+    assert await site.attempt(site.namespace, ADDRESS, NMI_PORT, HOST_TOKEN) == REFUSED
     assert await site.attempt(site.namespace, METADATA_ADDRESS, 80, HOST_TOKEN) == "403"
     assert await site.attempt(NODE, "127.0.0.1", NMI_PORT) == "404", "a request for no pod"
 

@@ -1,6 +1,7 @@
 """A node with rules of other programs, once for each backend, and a worker on it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +88,9 @@ def site(backend: str) -> Iterator[Site]:
 
 
 in_every_backend = pytest.mark.parametrize("backend", ["nft", "legacy", "nftables"], indirect=True)
+
+
+def kubelet_with(labels: str, file: Path) -> str:
+    """Write the kubelet's flags with these labels to *file*. Return the flag that names it."""
+    file.write_text(f"KUBELET_FLAGS=--v=2\nKUBELET_NODE_LABELS={labels}\n")
+    return f"--kubelet-config={file}"

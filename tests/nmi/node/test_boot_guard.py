@@ -17,6 +17,7 @@ from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings
 from podidentity.exits import StartError
 from podidentity_sandbox.faults import Mode
+from tests.nmi.node.conftest import kubelet_with
 from tests.nmi.node.machines import REJECT, ROOT, Machine
 from tests.nmi.node.pod_node_imds import Site, asked
 from tests.nmi.node.redirect_process import RedirectProcess
@@ -36,12 +37,6 @@ def lines_of(directory: Path, key: str) -> list[str]:
 def nmi(*flags: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "nmi", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
-
-
-def kubelet_with(labels: str, file: Path) -> str:
-    """Write the kubelet's flags with these labels to *file*. Return the flag that names it."""
-    file.write_text(f"KUBELET_FLAGS=--v=2\nKUBELET_NODE_LABELS={labels}\n")
-    return f"--kubelet-config={file}"
 
 
 @pytest.mark.programs

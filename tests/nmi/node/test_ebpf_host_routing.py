@@ -1,12 +1,13 @@
 """A node of AKS with eBPF host routing: what NMI writes there, with each backend. Excluded: the API server's side."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from nmi.node.host_routing import LABEL
+from tests.nmi.node.conftest import kubelet_with
 from tests.nmi.node.machines import Machine
 from tests.nmi.node.redirect_process import RedirectProcess, State
 
@@ -41,18 +42,6 @@ def machine(machine: Machine) -> Machine:
     return machine
 
 
-@pytest.fixture
-def kubelet(tmp_path: Path) -> Callable[[str], str]:
-    """Return the flag that names a file with the labels of the kubelet's flags."""
-
-    def write(labels: str) -> str:
-        file = tmp_path / "kubelet"
-        file.write_text(f"KUBELET_FLAGS=--v=2\nKUBELET_NODE_LABELS={labels}\n")
-        return f"--kubelet-config={file}"
-
-    return write
-
-
 def unexpected(saved: Iterable[str]) -> list[str]:
     """Return the lines of iptables-save for which the agent would not start."""
     return [line for line in saved if not ALLOWED.fullmatch(line)]
@@ -83,9 +72,11 @@ def during_and_after(machine: Machine, *flags: str, labels: dict[str, str] | Non
     ids=["kubelet's flags, no API server", "node object", "node object, no labels in the kubelet's flags"],
 )
 def test_the_label_keeps_every_rule_away(
-    machine: Machine, backend: str, kubelet: Callable[[str], str], local: str, labels: dict[str, str] | None
+    machine: Machine, backend: str, local: str, tmp_path: Path, labels: dict[str, str] | None
 ) -> None:
-    rules, state = during_and_after(machine, f"--redirect={backend}", *ALL, kubelet(local), labels=labels)
+    rules, state = during_and_after(
+        machine, f"--redirect={backend}", *ALL, kubelet_with(local, tmp_path / "kubelet"), labels=labels
+    )
     assert rules == []
     assert f"{LABEL}=true, so NMI writes no rule" in state["problem"]
     assert "nmi.redirect.backend=cilium" in state["problem"]
@@ -93,13 +84,13 @@ def test_the_label_keeps_every_rule_away(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_rules_of_an_earlier_nmi_are_removed(machine: Machine, backend: str, kubelet: Callable[[str], str]) -> None:
+def test_rules_of_an_earlier_nmi_are_removed(machine: Machine, backend: str, tmp_path: Path) -> None:
     with RedirectProcess(machine, f"--redirect={backend}", *ALL) as node:
         node.installed()
         node.end()
     assert len(seen(machine)) >= 2, "the agent would not start with the rules of a node without the label"
     machine.set_sysctl({"net/ipv4/conf/all/route_localnet": "0"})
-    with RedirectProcess(machine, kubelet(f"{LABEL}=true"), labels=None) as node:
+    with RedirectProcess(machine, kubelet_with(f"{LABEL}=true", tmp_path / "kubelet"), labels=None) as node:
         node.next()
         node.next()
         assert seen(machine) == [], "before NMI listens"
@@ -109,13 +100,14 @@ def test_rules_of_an_earlier_nmi_are_removed(machine: Machine, backend: str, kub
 
 
 def test_the_guard_of_loopback_remains_while_route_localnet_is_on_and_then_goes(
-    machine: Machine, kubelet: Callable[[str], str]
+    machine: Machine, tmp_path: Path
 ) -> None:
+    flags = (kubelet_with(f"{LABEL}=true", tmp_path / "kubelet"), "--ipt-update-interval-sec=1")
     with RedirectProcess(machine, "--route-localnet=set", "--redirect-target=loopback") as node:
         node.installed()
         node.end()
     assert len(seen(machine)) == 1
-    with RedirectProcess(machine, kubelet(f"{LABEL}=true"), "--ipt-update-interval-sec=1", labels=None) as node:
+    with RedirectProcess(machine, *flags, labels=None) as node:
         assert "run `sysctl -w net.ipv4.conf.all.route_localnet=0` on the node" in node.installed()["problem"]
         assert len(seen(machine)) == 1
         machine.set_sysctl({"net/ipv4/conf/all/route_localnet": "0"})
