@@ -84,13 +84,13 @@ class RedirectProcess:
 
 
 async def main() -> None:
-    from tests.nmi.node.standard_output import say  # noqa: PLC0415  it duplicates a descriptor of the program
+    from tests.nmi.node.rule_worker import say  # noqa: PLC0415  it duplicates a descriptor of the program
 
     settings = parse(["--node=n1", *sys.argv[1:]], {})
     redirect = TrafficRedirect(settings, OWN if settings.redirect is RedirectMode.CILIUM else None)
 
     def tell() -> None:
-        say(json.dumps(redirect.state()))
+        say(redirect.state())
 
     tell()
     await redirect.prepare()
