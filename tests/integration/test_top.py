@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from podidctl.top.schema import Sample
+from podidentity.kube.errors import ApiError
+from podidentity.resources import PODS
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import NAMESPACE, Settings
 from tests.integration.identity_requests import NODE, ask, run_bound_pod, run_pod
@@ -112,3 +114,20 @@ async def test_keys_sort_and_quit_on_a_terminal(sandbox: Sandbox) -> None:
     finally:
         os.close(terminal)
         os.close(controller)
+
+
+async def test_the_sandbox_serves_pages_of_pods_on_the_nodes_network_only(sandbox: Sandbox) -> None:
+    await run_pod(sandbox, "own-network", {})
+    client, nmi = sandbox.cluster.client, PODS.path(NAMESPACE, f"nmi-{NODE}:{sandbox.nmis[NODE].metrics_port}")
+
+    assert b"aadpodidentity_nmi_index_size" in await client.request("GET", f"{nmi}/proxy/metrics")
+    for path, status in (
+        (f"{nmi}/proxy/absent", 404),
+        (PODS.path(NAMESPACE, "absent:80", "proxy") + "/metrics", 404),
+        (PODS.path(NAMESPACE, f"nmi-{NODE}:1", "proxy") + "/metrics", 503),
+        (PODS.path(NAMESPACE, f"nmi-{NODE}:x", "proxy") + "/metrics", 400),
+        (PODS.path("default", "own-network:80", "proxy") + "/metrics", 503),
+    ):
+        with pytest.raises(ApiError) as raised:
+            await client.request("GET", path)
+        assert raised.value.status == status, path
