@@ -35,12 +35,10 @@ RULES: Final = "tests/nmi/node/test_"
 TESTS: Final = (
     *(f"tests/native/{test}" for reason in (TCP_INFO, SO_MEMINFO, SO_ORIGINAL_DST) for test in NOT_EMULATED[reason]),
     f"{RULES}redirect_in_force.py",
-    f"{RULES}packets_past_nmi.py",
-    f"{RULES}nftables_in_force.py",
+    f"{RULES}redirect_repair.py",
+    f"{RULES}packets.py",
 )
 """What qemu-user cannot run, and NMI's rules in the tables of each backend, also with packets of a pod."""
-TOO_SLOW: Final = (f"{RULES}packets_past_nmi.py::test_the_reject_rule_refuses_pods_immediately_and_no_other_sender",)
-"""Tests in these files whose time limit of a few seconds includes the start of an interpreter in the machine."""
 SECONDS: Final = 3600.0
 """Time limit of the machine, which takes minutes."""
 ENDED: Final = re.compile(r"^arm64 machine: pytest ended with (\d+)$", re.MULTILINE)
@@ -115,9 +113,9 @@ def run(words: Sequence[str], seconds: float) -> str:
 
 
 def main(tests: Sequence[str]) -> str:
-    """Run *tests*, or TESTS without TOO_SLOW, and return why they failed, for sys.exit()."""
+    """Run *tests*, or TESTS, and return why they failed, for sys.exit()."""
     initramfs = FOLDER / "initramfs"
-    kernel = build(initramfs, tests or (*TESTS, *(f"--deselect={each}" for each in TOO_SLOW)))
+    kernel = build(initramfs, tests or TESTS)
     cause = cause_of_failure(run(command(kernel, initramfs), SECONDS))
     return cause and f"test-arm64-machine: {cause}"
 

@@ -6,14 +6,14 @@ import re
 import pytest
 
 from tests.arm64.emulated import NOT_EMULATED, SO_MEMINFO, SO_ORIGINAL_DST, TCP_INFO, reason_of
-from tests.arm64.machine import TESTS, TOO_SLOW, cause_of_failure
+from tests.arm64.machine import TESTS, cause_of_failure
 from tests.arm64.prepare import LEFT_OUT, NEEDED, ROOT, WITHOUT_WHEELS, closure, locked
 
 PASSED = "test_a PASSED\n==== 1 passed in 3.00s ====\narm64 machine: pytest ended with 0\n"
 NOT_EMULATED_TESTS = [f"tests/native/{each}" for tests in NOT_EMULATED.values() for each in tests]
 
 
-@pytest.mark.parametrize("test", [*NOT_EMULATED_TESTS, *TESTS, *TOO_SLOW])
+@pytest.mark.parametrize("test", [*NOT_EMULATED_TESTS, *TESTS])
 def test_a_named_test_exists(test: str) -> None:
     file, _, name = test.partition("[")[0].partition("::")
     tree = ast.parse((ROOT / file).read_text())

@@ -1,37 +1,20 @@
 """A pod that requests tokens continuously, and the number of its requests that bypassed NMI and reached IMDS."""
 
 import asyncio
-import http.client
 import ipaddress
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from podidentity.resources import PODS
-from podidentity_sandbox.cluster import read_documents
 from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.imds import HostIdentities, ImdsVm
 from podidentity_sandbox.network import METADATA_ADDRESS
 from podidentity_sandbox.sandbox import Sandbox
-from tests.integration.conftest import ROOT
+from tests.integration.identity_requests import REFUSED, attempt, run_bound_pod
 from tests.support.waiting import until
 
-PATH = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fmanagement.azure.com%2F"
 PODS_OF_NODE_0 = ipaddress.IPv4Network("10.200.0.0/24")
-SECONDS = 20.0
-REFUSED = "refused"
-"""The connection was reset, immediately or later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Result of one request."""
-
-    outcome: str
-    """The HTTP status, or REFUSED, or the name of another error."""
-    seconds: float
 
 
 class Asker:
@@ -39,7 +22,8 @@ class Asker:
 
     def __init__(self, sandbox: Sandbox, uid: str) -> None:
         assert isinstance(sandbox.network, Fabric)
-        self.answers: list[Answer] = []
+        self.outcomes: list[str] = []
+        """Of each request: the HTTP status, REFUSED, or the name of another error."""
         self._sandbox = sandbox
         self._namespaces = sandbox.network.namespaces
         self._uid = uid
@@ -50,20 +34,20 @@ class Asker:
         """Number of requests that IMDS received from pods instead of NMI."""
         return sum(1 for call in self._sandbox.azure.imds.calls if call.host == "a pod")
 
-    async def until(self, holds: Callable[[list[Answer]], bool]) -> list[Answer]:
-        """Wait until the answers received from now on satisfy *holds*, and return them."""
-        first = len(self.answers)
-        await until(lambda: holds(self.answers[first:]))
-        return self.answers[first:]
+    async def until(self, holds: Callable[[list[str]], bool]) -> list[str]:
+        """Wait until the outcomes of requests that end from now on satisfy *holds*, and return them."""
+        first = len(self.outcomes)
+        await until(lambda: holds(self.outcomes[first:]))
+        return self.outcomes[first:]
 
     async def tokens_flow(self) -> None:
         """Wait for three consecutive tokens."""
-        await self.until(lambda came: [answer.outcome for answer in came[-3:]] == ["200"] * 3)
+        await self.until(lambda came: came[-3:] == ["200"] * 3)
 
     async def all_refused(self, count: int = 20) -> None:
         """Wait for *count* requests that start from now on, and assert that none of them was answered."""
         came = await self.until(lambda came: len(came) > count)
-        assert {answer.outcome for answer in came[1:]} == {REFUSED}, came  # the first may have started earlier
+        assert set(came[1:]) == {REFUSED}, came  # the first may have started earlier
 
     def run(self) -> None:
         """Send requests until `stop` is called."""
@@ -74,46 +58,15 @@ class Asker:
 
     def _ask_all_the_time(self) -> None:
         while not self._stop.wait(0.005):
-            begun = time.monotonic()
-            outcome = self._ask()
-            self.answers.append(Answer(outcome, time.monotonic() - begun))
-
-    def _ask(self) -> str:
-        connection = http.client.HTTPConnection(METADATA_ADDRESS, 80, timeout=SECONDS)
-        try:
-            connection.request("GET", PATH, headers={"Metadata": "true"})
-            answer = connection.getresponse()
-            answer.read()
-        except ConnectionError:
-            return REFUSED
-        except (OSError, http.client.HTTPException) as error:
-            return type(error).__name__
-        else:
-            return str(answer.status)
-        finally:
-            connection.close()
+            self.outcomes.append(attempt(METADATA_ADDRESS, 80))
 
 
 @asynccontextmanager
 async def asking(sandbox: Sandbox) -> AsyncIterator[Asker]:
     """Run a pod with an identity that sends requests. IMDS distinguishes requests of pods from those of the node."""
-    everybody = sandbox.azure.imds.hosts
-    everybody.insert(0, ImdsVm("a pod", (PODS_OF_NODE_0,), HostIdentities))
-    for name in ("azureidentity", "azureidentitybinding"):
-        for document in await asyncio.to_thread(read_documents, ROOT / "deploy" / "demo" / f"{name}.yaml"):
-            await sandbox.cluster.apply(document)
-    await sandbox.cluster.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "asking", "namespace": "default", "labels": {"aadpodidbinding": "demo"}},
-            "spec": {"containers": [{"name": "main", "image": "pause"}]},
-        }
-    )
-    pod = await until(
-        lambda: sandbox.cluster.client.get(PODS, "default", "asking"), holds=lambda found: found.status.pod_ip
-    )
-    asker = Asker(sandbox, pod.metadata.uid)
+    sandbox.azure.imds.hosts.insert(0, ImdsVm("a pod", (PODS_OF_NODE_0,), HostIdentities))
+    await run_bound_pod(sandbox, "asking")
+    asker = Asker(sandbox, (await sandbox.cluster.client.get(PODS, "default", "asking")).metadata.uid)
     running = asyncio.create_task(asyncio.to_thread(asker.run))
     try:
         await asker.tokens_flow()

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import msgspec
 
@@ -27,14 +26,14 @@ from podidentity_sandbox.network import METADATA_ADDRESS
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
 from podidentity_sandbox.tokens import read_claims
-from tests.integration.identity_requests import AUDIENCE, NODE, attach, binding, identity
+from tests.integration.identity_requests import NODE, TOKEN_TARGET, attach, binding, identity, start_again
 
 T = TypeVar("T")
 
 SUBNET = "10.201.0"
 GATEWAY = f"{SUBNET}.1"
 BRIDGE = "cni0"
-PATH = f"/metadata/identity/oauth2/token?api-version=2018-02-01&resource={quote(AUDIENCE, safe='')}"
+PATH = TOKEN_TARGET
 HOLD_SECONDS = 1.0
 """Limit that --max-hold sets for the hold of requests from suspended pods."""
 
@@ -70,10 +69,6 @@ class Net:
         """Run `ip` commands inside the node."""
         self._namespaces.inside(NODE, commands)
 
-    def in_pod(self, sandbox_id: str, *commands: str) -> None:
-        """Run `ip` commands inside a pod."""
-        self._namespaces.inside(f"pod-{sandbox_id}", commands)
-
     def veth(self, sandbox_id: str) -> str:
         """Return the name of the node's end of a pod's veth pair."""
         return self._veths[sandbox_id]
@@ -95,15 +90,10 @@ class Net:
         name = f"pod-{sandbox_id}"
         self._namespaces.create(name)
         self._namespaces.link(name, "eth0", NODE, veth)
-        if self.bridged:
-            self.in_pod(sandbox_id, f"address add {address}/24 dev eth0", f"route add default via {GATEWAY}")
-        else:
-            self.in_pod(
-                sandbox_id,
-                f"address add {address}/32 dev eth0",
-                f"route add {GATEWAY} dev eth0",
-                f"route add default via {GATEWAY}",
-            )
+        routes = [] if self.bridged else [f"route add {GATEWAY} dev eth0"]
+        length = 24 if self.bridged else 32
+        commands = [f"address add {address}/{length} dev eth0", *routes, f"route add default via {GATEWAY}"]
+        self._namespaces.inside(name, commands)
 
     def _attach(self, sandbox_id: str, address: str) -> str:
         veth = self._veths[sandbox_id]
@@ -117,10 +107,6 @@ class Net:
         """Remove a pod sandbox, as CNI DEL does. Its address is free afterwards."""
         self.on_node(f"link delete {self._veths.pop(sandbox_id)}")
         self._namespaces.delete(f"pod-{sandbox_id}")
-
-    def ask(self, sandbox_id: str) -> Answer:
-        """Send a token request from inside the pod and return the answer. Blocks."""
-        return self._namespaces.call(f"pod-{sandbox_id}", _ask)
 
     def ask_often(self, sandbox_id: str, times: int) -> list[Answer]:
         """Send requests one after the other, each on a new connection; NMI holds those of suspended pods."""
@@ -140,22 +126,18 @@ class Net:
 def ask_on(connection: http.client.HTTPConnection) -> Answer:
     """Send another request on *connection* and return the answer."""
     connection.request("GET", PATH, headers={"Metadata": "true"})
-    return _answer(connection.getresponse())
+    response = connection.getresponse()
+    text = response.read()
+    granted = response.status == 200
+    return Answer(response.status, read_claims(json.loads(text)["access_token"])["appid"] if granted else "")
 
 
 def _ask() -> Answer:
     connection = http.client.HTTPConnection(METADATA_ADDRESS, 80, timeout=20)
     try:
-        connection.request("GET", PATH, headers={"Metadata": "true"})
-        return _answer(connection.getresponse())
+        return ask_on(connection)
     finally:
         connection.close()
-
-
-def _answer(response: http.client.HTTPResponse) -> Answer:
-    text = response.read()
-    granted = response.status == 200
-    return Answer(response.status, read_claims(json.loads(text)["access_token"])["appid"] if granted else "")
 
 
 class Node:
@@ -180,7 +162,8 @@ class Node:
         await asyncio.to_thread(self.net.remove, sandbox_id)
 
     async def ask(self, sandbox_id: str) -> Answer:
-        return await asyncio.to_thread(self.net.ask, sandbox_id)
+        (answer,) = await asyncio.to_thread(self.net.ask_often, sandbox_id, 1)
+        return answer
 
     async def create(self, name: str, label: str) -> None:
         """Create the pod's object in the state in which the scheduler leaves it."""
@@ -206,27 +189,6 @@ class Node:
         """Delete the pod's object without a grace period."""
         body = b'{"gracePeriodSeconds":0}'
         await self.sandbox.cluster.client.request("DELETE", PODS.path("default", name), body=body)
-
-    async def state(self) -> Any:
-        """Return NMI's /debug/state."""
-        return json.loads(await self._fetched(self.sandbox.nmis[NODE].probe_port, "/debug/state"))
-
-    async def metric(self, name: str) -> float:
-        """Return the sum of a metric's series."""
-        text = await self._fetched(self.sandbox.nmis[NODE].metrics_port, "/metrics")
-        lines = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
-        return sum(float(line.rpartition(" ")[2]) for line in lines)
-
-    async def _fetched(self, port: int, path: str) -> str:
-        def fetch() -> str:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            try:
-                connection.request("GET", path)
-                return connection.getresponse().read().decode()
-            finally:
-                connection.close()
-
-        return await asyncio.to_thread(self.sandbox.network.call_on_node, NODE, fetch)
 
 
 def running(address: str) -> dict[str, Any]:
@@ -265,6 +227,5 @@ async def nodes(kind: str, *flags: str) -> AsyncIterator[Node]:
         assert isinstance(sandbox.network, Fabric)
         net = Net(sandbox.network.namespaces, kind)
         await asyncio.to_thread(net.start)
-        await sandbox.start_nmi(NODE)
-        await sandbox.nmi_active(NODE)
+        await start_again(sandbox)
         yield Node(sandbox, net)

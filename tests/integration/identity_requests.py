@@ -1,9 +1,12 @@
-"""Helpers of the tests with the real programs: documents to apply, and requests from inside a pod or the node."""
+"""Helpers of the tests with the real programs: documents to apply, requests of a pod or the node, and its rules."""
 
 import asyncio
 import base64
 import http.client
 import json
+import re
+import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,16 +16,28 @@ from urllib.parse import urlencode
 from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, GROUP, PODS
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
+from podidentity_sandbox.fabric import Fabric
 from podidentity_sandbox.machines import USER
 from podidentity_sandbox.network import ExecutionContext
+from podidentity_sandbox.processes import Program
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.tokens import read_claims
-from tests.support.waiting import until
+from tests.support.waiting import LIMIT_SECONDS, until
 
 AUDIENCE = "https://management.azure.com/"
 TOKEN = "/metadata/identity/oauth2/token"
+TOKEN_TARGET = f"{TOKEN}?resource=https%3A%2F%2Fmanagement.azure.com%2F"
+METADATA: Mapping[str, str] = {"Metadata": "true"}
+REFUSED = "refused"
+"""The connection was reset, immediately or later."""
+ATTEMPT_SECONDS = 20.0
 NODE = "node-0"
-SECONDS = 20.0  # for waits that take a fraction of a second on an idle machine
+JUMP = "-A PREROUTING -j aad-metadata"
+REDIRECT = (
+    "-A aad-metadata ! -s 127.0.0.1/32 -d 169.254.169.254/32 -p tcp -m tcp --dport 80 "
+    "-j DNAT --to-destination 127.0.0.1:2579"
+)
+REJECT = "-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
 
 _ASK = """
 import http.client, json, os, sys
@@ -51,71 +66,121 @@ class Answer:
         return read_claims(self.body["access_token"])
 
 
-def metrics(port: int) -> str:
-    """Return NMI's metrics. NMI reuses the page for a second."""
-    return _page(port, "/metrics")
-
-
-def _page(port: int, path: str) -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", path)
+def attempt(
+    host: str, port: int, target: str = TOKEN_TARGET, headers: Mapping[str, str] = METADATA, source: str = ""
+) -> str:
+    """Send a request on a new connection. Return its status, REFUSED, or the name of another error. Blocks."""
+    address = (source, 0) if source else None
+    connection = http.client.HTTPConnection(host, port, timeout=ATTEMPT_SECONDS, source_address=address)
     try:
-        return connection.getresponse().read().decode()
+        connection.request("GET", target, headers=dict(headers))
+        answer = connection.getresponse()
+        answer.read()
+    except ConnectionError:
+        return REFUSED
+    except (OSError, http.client.HTTPException) as error:
+        return type(error).__name__
+    else:
+        return str(answer.status)
     finally:
         connection.close()
 
 
+async def page(sandbox: Sandbox, port: int, path: str, node: str = NODE) -> str:
+    """Return a page that a program of the node serves on loopback."""
+
+    def fetch() -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(sandbox.network.call_on_node, node, fetch)
+
+
+async def state(sandbox: Sandbox) -> Any:
+    """Return NMI's /debug/state."""
+    return json.loads(await page(sandbox, sandbox.nmis[NODE].probe_port, "/debug/state"))
+
+
+async def metric(sandbox: Sandbox, name: str) -> float:
+    """Return the sum of the series of NMI's metric; *name* may include labels. NMI reuses the page for a second."""
+    text = await page(sandbox, sandbox.nmis[NODE].metrics_port, "/metrics")
+    lines = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
+    assert lines, name
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
 async def request_held(sandbox: Sandbox) -> None:
     """Wait until NMI holds a request. The metric would be up to a second old, and NMI may hold it for 1.5 s only."""
-    port = sandbox.nmis[NODE].probe_port
+    await until(lambda: state(sandbox), "a held request", holds=lambda shown: shown["feed"]["held"] == 1)
 
-    async def held() -> bool:
-        text = await asyncio.to_thread(sandbox.network.call_on_node, NODE, lambda: _page(port, "/debug/state"))
-        return bool(json.loads(text)["feed"]["held"] == 1)
 
-    await until(held)
+async def end(program: Program, number: signal.Signals = signal.SIGTERM) -> int:
+    """Send *program* a signal, wait for its end, and return its exit code."""
+    program.signal(number)
+    async with asyncio.timeout(LIMIT_SECONDS):
+        return await program.wait()
+
+
+async def logged(sandbox: Sandbox, text: str, times: int = 1) -> None:
+    """Wait until the log of the node's NMIs contains *text* at least *times* times."""
+    log = sandbox.folder / f"nmi-{NODE}.log"
+    await until(lambda: asyncio.to_thread(log.read_text), text, holds=lambda lines: lines.count(text) >= times)
+
+
+async def start_again(sandbox: Sandbox) -> None:
+    """Start NMI, and wait until it is active."""
+    await sandbox.start_nmi(NODE)
+    await sandbox.nmi_active(NODE)
 
 
 async def run_pod(
-    sandbox: Sandbox, name: str, labels: Mapping[str, str], *, namespace: str = "default", **metadata: Any
+    sandbox: Sandbox,
+    name: str,
+    labels: Mapping[str, str],
+    *,
+    namespace: str = "default",
+    node: str = NODE,
+    **metadata: Any,
 ) -> ExecutionContext:
-    """Create a pod on the first node. Return its execution context once the pod runs."""
+    """Create a pod on a node. Return its execution context once the pod runs."""
     await sandbox.cluster.apply(
         {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name, "namespace": namespace, "labels": dict(labels), **metadata},
-            "spec": {"containers": [{"name": "main", "image": "pause"}], "nodeName": NODE},
+            "spec": {"containers": [{"name": "main", "image": "pause"}], "nodeName": node},
         }
     )
-
-    async def running() -> bool:
-        return (await sandbox.cluster.client.get(PODS, namespace, name)).status.phase == "Running"
-
-    await until(running)
-    context = sandbox.cluster.kubelets[NODE].context(namespace, name)
+    await until(
+        lambda: sandbox.cluster.client.get(PODS, namespace, name), holds=lambda pod: pod.status.phase == "Running"
+    )
+    context = sandbox.cluster.kubelets[node].context(namespace, name)
     assert context is not None
     return context
 
 
-async def run_bound_pod(sandbox: Sandbox, name: str) -> tuple[ManagedIdentity, ExecutionContext]:
-    """Create an identity, its binding and a pod, all named *name*. Return once MIC has assigned the identity."""
+async def bind(sandbox: Sandbox, name: str) -> ManagedIdentity:
+    """Create an identity *name* for the pods with the label *name*."""
     known = sandbox.azure.directory.add_identity(identity_id(name))
     await sandbox.cluster.apply(identity(name, type=0, resourceID=known.resource_id, clientID=known.client_id))
     await sandbox.cluster.apply(binding(name, name))
+    return known
+
+
+async def run_bound_pod(sandbox: Sandbox, name: str) -> tuple[ManagedIdentity, ExecutionContext]:
+    """Create an identity, its binding and a pod, all named *name*. Return once MIC has assigned the identity."""
+    known = await bind(sandbox, name)
     context = await run_pod(sandbox, name, {"aadpodidbinding": name})
-    await _assigned(sandbox, name)
+    await until(
+        lambda: sandbox.cluster.client.list(ASSIGNED_IDENTITIES),
+        "the identity is assigned",
+        holds=lambda found: any(each.spec.pod == name and each.status.status == ASSIGNED for each in found),
+    )
     return known, context
-
-
-async def _assigned(sandbox: Sandbox, pod: str) -> None:
-    """Return once MIC has assigned the pod its identity."""
-
-    async def seen() -> bool:
-        found = await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
-        return any(each.spec.pod == pod and each.status.status == ASSIGNED for each in found)
-
-    await until(seen)
 
 
 def attach(sandbox: Sandbox, own: ManagedIdentity) -> None:
@@ -125,6 +190,19 @@ def attach(sandbox: Sandbox, own: ManagedIdentity) -> None:
     machine.user_assigned[key] = own
     machine.attached_at[key] = float("-inf")
     machine.types |= {USER}
+
+
+def on_node(sandbox: Sandbox, *command: str) -> str:
+    """Run *command* on the node and return its output."""
+    assert isinstance(sandbox.network, Fabric)
+    entered = ["ip", "netns", "exec", sandbox.network.node_namespace(NODE), *command]
+    return subprocess.run(entered, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def saved(sandbox: Sandbox, backend: str = "nft") -> list[str]:
+    """Return the rules of every table, without counters and comments."""
+    lines = on_node(sandbox, f"iptables-{backend}-save").splitlines()
+    return [re.sub(r" ?\[\d+:\d+\]", "", line) for line in lines if not line.startswith("#")]
 
 
 def identity(name: str, namespace: str = "default", **spec: Any) -> dict[str, Any]:

@@ -1,122 +1,80 @@
 """Tests of an AzureIdentity with a tenant's own resource id and the kubelet's client id, with the real programs.
 
-In both modes, no pod gets the kubelet's token through it. A mirror pod, which a kubelet creates, gets no token.
+In both modes, no pod gets the kubelet's token through it, and the corrected object is served. In managed mode, MIC does
+not run: the bindings of the pod's namespace count.
 """
 
 import os
-from collections.abc import AsyncIterator
 
-import pytest
-import pytest_asyncio
-
-from podidentity.resources import (
-    ASSIGNED_IDENTITIES,
-    MESSAGE_ANNOTATION,
-)
+from podidentity.resources import ASSIGNED_IDENTITIES, MESSAGE_ANNOTATION
 from podidentity_sandbox.azure import identity_id
 from podidentity_sandbox.directory import ManagedIdentity
 from podidentity_sandbox.network import ExecutionContext
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.settings import Settings
-from tests.integration.identity_requests import NODE, ask, attach, binding, identity, run_bound_pod, run_pod
+from tests.integration.identity_requests import ask, attach, binding, identity, run_pod, start_again
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-NETWORKS = ["loopback", pytest.param("namespaces", marks=pytest.mark.root)]
+class Attack:
+    """A pod `web` whose identity object names its own resource id and the client id of the kubelet."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self.kubelet = self._add("kubelet")
+        attach(sandbox, self.kubelet)
+        self.own = self._add("own")
+
+    def _add(self, name: str) -> ManagedIdentity:
+        return self.sandbox.azure.directory.add_identity(identity_id(name))
+
+    async def begin(self) -> ExecutionContext:
+        await self.name_client_id(self.kubelet)
+        await self.sandbox.cluster.apply(binding("own", "own"))
+        return await run_pod(self.sandbox, "web", {"aadpodidbinding": "own"})
+
+    async def name_client_id(self, named: ManagedIdentity) -> None:
+        spec = identity("own", type=0, resourceID=self.own.resource_id, clientID=named.client_id)
+        await self.sandbox.cluster.apply(spec)
+
+    async def fails(self, context: ExecutionContext, status: int) -> str:
+        """Assert that a request without and one with the kubelet's client id are refused. Return the first body."""
+        answers = [await ask(self.sandbox, context), await ask(self.sandbox, context, client_id=self.kubelet.client_id)]
+        assert [answer.status for answer in answers] == [status, status]
+        return answers[0].text
+
+    async def correct(self, context: ExecutionContext) -> None:
+        await self.name_client_id(self.own)
+        answer = await until(lambda: ask(self.sandbox, context), holds=lambda answer: answer.status == 200)
+        assert answer.claims["appid"] == self.own.client_id
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=NETWORKS)
-async def standard(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
-    settings = Settings(namespaces=request.param == "namespaces", environment=os.environ, nmi_flags=["--max-hold=3s"])
+async def test_standard_mode_assigns_nothing_until_the_object_is_corrected() -> None:
+    settings = Settings(namespaces=False, environment=os.environ, nmi_flags=["--max-hold=3s"])
     async with Sandbox(settings) as sandbox:
-        yield sandbox
+        attack = Attack(sandbox)
+        context = await attack.begin()
+
+        async def message_exists() -> bool:
+            found = await sandbox.cluster.client.list(ASSIGNED_IDENTITIES)
+            messages = [each.metadata.annotation(MESSAGE_ANNOTATION) for each in found if each.spec.pod == "web"]
+            return any(attack.own.client_id in message and attack.kubelet.client_id in message for message in messages)
+
+        await attack.fails(context, 404)
+        await until(message_exists)
+        await attack.fails(context, 404)
+        await attack.correct(context)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=NETWORKS)
-async def managed(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
-    settings = Settings(
-        namespaces=request.param == "namespaces",
-        programs=False,
-        environment=os.environ,
-        nmi_flags=["--operation-mode=managed", "--forceNamespaced"],
-    )
-    async with Sandbox(settings) as sandbox:
-        await sandbox.start_nmi(NODE)
-        await sandbox.nmi_active(NODE)
-        yield sandbox
-
-
-def kubelets(sandbox: Sandbox) -> ManagedIdentity:
-    """Attach an identity that is on the VM before all others, and return it."""
-    known = sandbox.azure.directory.add_identity(identity_id("kubelet"))
-    attach(sandbox, known)
-    return known
-
-
-async def never_the_kubelets(sandbox: Sandbox, context: ExecutionContext, kubelet: ManagedIdentity) -> list[int]:
-    """Request a token without and with the kubelet's client id; return the statuses.
-
-    Assert that no answer contains the kubelet's token.
-    """
-    answers = [await ask(sandbox, context), await ask(sandbox, context, client_id=kubelet.client_id)]
-    for answer in answers:
-        assert answer.status != 200 or answer.claims["appid"] != kubelet.client_id
-    return [answer.status for answer in answers]
-
-
-async def test_standard_mode_assigns_nothing_until_the_object_is_corrected(standard: Sandbox) -> None:
-    kubelet, own = kubelets(standard), standard.azure.directory.add_identity(identity_id("own"))
-    await standard.cluster.apply(identity("own", type=0, resourceID=own.resource_id, clientID=kubelet.client_id))
-    await standard.cluster.apply(binding("own", "own"))
-    context = await run_pod(standard, "web", {"aadpodidbinding": "own"})
-
-    async def message_exists() -> bool:
-        found = await standard.cluster.client.list(ASSIGNED_IDENTITIES)
-        messages = [each.metadata.annotation(MESSAGE_ANNOTATION) for each in found if each.spec.pod == "web"]
-        return any(own.client_id in message and kubelet.client_id in message for message in messages)
-
-    assert await never_the_kubelets(standard, context, kubelet) == [404, 404]
-    await until(message_exists)
-    assert await never_the_kubelets(standard, context, kubelet) == [404, 404]
-
-    await standard.cluster.apply(identity("own", type=0, resourceID=own.resource_id, clientID=own.client_id))
-
-    async def granted() -> bool:
-        return (await ask(standard, context)).status == 200
-
-    await until(granted)
-    assert (await ask(standard, context)).claims["appid"] == own.client_id
-
-
-async def test_standard_mode_revokes_an_object_whose_client_id_becomes_wrong(standard: Sandbox) -> None:
-    kubelet = kubelets(standard)
-    own, context = await run_bound_pod(standard, "turns")
-    assert (await ask(standard, context)).claims["appid"] == own.client_id
-    await standard.cluster.apply(
-        identity("turns", type=0, resourceID=own.resource_id, clientID=kubelet.client_id.upper())
-    )
-
-    async def turned() -> bool:
-        return await never_the_kubelets(standard, context, kubelet) == [404, 404]
-
-    await until(turned)
-
-
-async def test_managed_mode_refuses_and_serves_the_corrected_object(managed: Sandbox) -> None:
-    kubelet, own = kubelets(managed), managed.azure.directory.add_identity(identity_id("own"))
-    attach(managed, own)
-    await managed.cluster.apply(identity("own", type=0, resourceID=own.resource_id, clientID=kubelet.client_id))
-    await managed.cluster.apply(binding("own", "own"))
-    context = await run_pod(managed, "web", {"aadpodidbinding": "own"})
-    assert await never_the_kubelets(managed, context, kubelet) == [403, 403]
-    refused = await ask(managed, context)
-    assert "is not that of the identity on Azure (other_identity" in refused.body["error_description"]
-    assert kubelet.client_id not in refused.text
-    await managed.cluster.apply(identity("own", type=0, resourceID=own.resource_id, clientID=own.client_id))
-
-    async def granted() -> bool:
-        return (await ask(managed, context)).status == 200
-
-    await until(granted)
-    assert (await ask(managed, context)).claims["appid"] == own.client_id
+async def test_managed_mode_refuses_and_serves_the_corrected_object() -> None:
+    flags = ["--operation-mode=managed", "--forceNamespaced"]
+    async with Sandbox(Settings(namespaces=False, programs=False, environment=os.environ, nmi_flags=flags)) as sandbox:
+        await start_again(sandbox)
+        attack = Attack(sandbox)
+        attach(sandbox, attack.own)
+        context = await attack.begin()
+        text = await attack.fails(context, 403)
+        assert "is not that of the identity on Azure (other_identity" in text
+        assert attack.kubelet.client_id not in text
+        await attack.correct(context)
+        assert await sandbox.cluster.client.list(ASSIGNED_IDENTITIES) == []

@@ -18,16 +18,16 @@ from urllib.parse import quote
 import pytest
 from aiohttp import web
 
-from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES, PODS
+from podidentity.resources import ASSIGNED, ASSIGNED_IDENTITIES
 from podidentity_sandbox.azure import DEMO_CLIENT_ID, identity_id
 from podidentity_sandbox.sandbox import Sandbox
 from podidentity_sandbox.serving import FaultyService, json_response
 from podidentity_sandbox.settings import Settings
+from tests.integration.identity_requests import TOKEN_TARGET, binding, identity, page, run_pod, secret
 from tests.leaks import Ledger
 from tests.nmi.tokens.sign_in_bench import certificate_of, pfx_of, rsa_key
 from tests.support.waiting import until
 
-PATH = "/metadata/identity/oauth2/token?resource=https%3A%2F%2Fmanagement.azure.com%2F"
 PASSWORD = "the-passw0rd-of-the-file"
 SECONDS = 20.0
 
@@ -40,21 +40,21 @@ class Walk:
         self.ledger = ledger
         self.refusals: list[str] = []
         self.tokens: set[str] = set()
+        self.addresses: dict[str, str] = {}
         directory = sandbox.azure.directory
         certificate = certificate_of(rsa_key(), "app")
         self.first = directory.add_principal()
         self.second = directory.add_principal(certificate=certificate)
-        self.pfx = base64.b64encode(pfx_of(rsa_key(), certificate, PASSWORD.encode(), 2_000)).decode()
+        self.pfx = pfx_of(rsa_key(), certificate, PASSWORD.encode(), 2_000)
         self.client_ids = {DEMO_CLIENT_ID, self.first.client_id, self.second.client_id}
         ledger.note_secret(PASSWORD)
-        ledger.note_secret(self.pfx[-60:])
+        ledger.note_secret(base64.b64encode(self.pfx).decode()[-60:])
 
     async def prepare(self) -> None:
         """Create Secrets, identities, bindings and pods. Return once every identity is assigned."""
-        tenant = self.sandbox.azure.directory.tenant_id
-        password = base64.b64encode(PASSWORD.encode()).decode()
-        await self.apply("v1", "Secret", "first", stringData={"secret": self.first.secret}, type="Opaque")
-        await self.apply("v1", "Secret", "second", data={"certificate": self.pfx, "password": password}, type="Opaque")
+        cluster, tenant = self.sandbox.cluster, self.sandbox.azure.directory.tenant_id
+        await cluster.apply(secret("first", {"secret": self.first.secret.encode()}))
+        await cluster.apply(secret("second", {"certificate": self.pfx, "password": PASSWORD.encode()}))
         specs: dict[str, dict[str, Any]] = {
             "zero": {"type": 0, "resourceID": identity_id("demo"), "clientID": DEMO_CLIENT_ID},
             "first": {"type": 1, "tenantID": tenant, "clientID": self.first.client_id},
@@ -63,33 +63,21 @@ class Walk:
         for name, spec in specs.items():
             if spec["type"]:
                 spec["clientPassword"] = {"name": name, "namespace": "default"}
-            await self.apply("aadpodidentity.k8s.io/v1", "AzureIdentity", name, spec=spec)
-            bound = {"azureIdentity": name, "selector": name}
-            await self.apply("aadpodidentity.k8s.io/v1", "AzureIdentityBinding", f"{name}-binding", spec=bound)
+            await cluster.apply(identity(name, **spec))
+            await cluster.apply(binding(name, name))
         for name in (*specs, "unbound"):
-            containers = {"containers": [{"name": "main", "image": "pause"}]}
             labels = {} if name == "unbound" else {"aadpodidbinding": name}
-            await self.apply("v1", "Pod", name, labels=labels, spec=containers)
+            self.addresses[name] = (await run_pod(self.sandbox, name, labels)).address
         await until(
-            lambda: self.sandbox.cluster.client.list(ASSIGNED_IDENTITIES),
+            lambda: cluster.client.list(ASSIGNED_IDENTITIES),
             "all identities are assigned",
             holds=lambda assigned: [each.status.status for each in assigned] == [ASSIGNED] * len(specs),
         )
 
-    async def apply(self, version: str, kind: str, name: str, **rest: Any) -> None:
-        metadata = {"name": name, "namespace": "default", "labels": rest.pop("labels", {})}
-        await self.sandbox.cluster.apply({"apiVersion": version, "kind": kind, "metadata": metadata, **rest})
-
-    async def address(self, pod: str) -> str:
-        found = await until(
-            lambda: self.sandbox.cluster.client.get(PODS, "default", pod), holds=lambda it: it.status.pod_ip
-        )
-        return found.status.pod_ip
-
-    async def ask(self, pod: str, path: str = PATH, **headers: str) -> int:
+    async def ask(self, pod: str, path: str = TOKEN_TARGET, **headers: str) -> int:
         """Send a request and return the status. Record a token in `tokens` and any other answer in `refusals`."""
         given = {"Metadata": "true", **headers}
-        status, head, body = await asyncio.to_thread(self._ask, await self.address(pod), path, given)
+        status, head, body = await asyncio.to_thread(self._ask, self.addresses[pod], path, given)
         if status == 200 and "access_token" in body:
             self.tokens.add(json.loads(body)["access_token"])
         else:
@@ -106,26 +94,25 @@ class Walk:
         finally:
             connection.close()
 
+    async def events(self) -> str:
+        return (await self.sandbox.cluster.client.request("GET", "/api/v1/events")).decode()
+
     async def everything_written(self) -> dict[str, str]:
         """Return all output that a reader without access to the secrets may see, by name."""
         nmi = self.sandbox.nmis["node-0"]
         assert self.sandbox.mic is not None
         written = {program.name: program.log.read_text() for program in (nmi.program, self.sandbox.mic)}
-        written["NMI's readiness"] = await asyncio.to_thread(page, nmi.probe_port, "/readyz?verbose")
-        for name, port in {"NMI": nmi.metrics_port, "MIC": self.sandbox.mic_metrics_port}.items():
-            written[f"{name}'s metrics"] = await asyncio.to_thread(page, port, "/metrics")
-        written["the Events"] = (await self.sandbox.cluster.client.request("GET", "/api/v1/events")).decode()
+        pages = {
+            "NMI's readiness": (nmi.probe_port, "/readyz?verbose"),
+            "NMI's state": (nmi.probe_port, "/debug/state"),
+            "NMI's metrics": (nmi.metrics_port, "/metrics"),
+            "MIC's metrics": (self.sandbox.mic_metrics_port, "/metrics"),
+        }
+        for name, (port, path) in pages.items():
+            written[name] = await page(self.sandbox, port, path)
+        written["the Events"] = await self.events()
         written["the refusals"] = "\n".join(self.refusals)
         return written
-
-
-def page(port: int, path: str) -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().read().decode()
-    finally:
-        connection.close()
 
 
 @asynccontextmanager
@@ -172,11 +159,15 @@ async def test_no_readable_output_contains_a_secret(ledger: Ledger, flags: tuple
         (token, *_) = walk.tokens
         assert len(walk.tokens) == 3
 
-        assert await walk.ask("zero", f"{PATH}&client_id={uuid.uuid4()}") == 404
+        assert await walk.ask("zero", f"{TOKEN_TARGET}&client_id={uuid.uuid4()}") == 404
         assert await walk.ask("unbound") == 400
         assert await walk.ask("zero", Metadata="no") == 400
         assert await walk.ask("zero", "/metadata/instance/%2e/compute", Authorization=f"Bearer {token}") in {200, 400}
-        for place in (f"{PATH}&assertion={token}", f"/metadata/{token}", f"/metadata/identity/{walk.first.secret}"):
+        for place in (
+            f"{TOKEN_TARGET}&assertion={token}",
+            f"/metadata/{token}",
+            f"/metadata/identity/{walk.first.secret}",
+        ):
             assert await walk.ask("zero", place, Cookie=token) in {200, 400, 404}
 
         for number, status in enumerate((400, 401, 403, 429, 500)):
@@ -185,7 +176,10 @@ async def test_no_readable_output_contains_a_secret(ledger: Ledger, flags: tuple
                 for pod in ("zero", "first", "second"):
                     assert await walk.ask(pod, other) in {403, 404, 429, 503}
 
+        await until(walk.events, "the Event of the refusal", holds=lambda text: "label it aad" in text)
         written = await walk.everything_written()
+    assert "[+]api server ok\n[+]watches ok\n[+]redirect ok" in written["NMI's readiness"]
+    assert "default/first" in written["NMI's state"]
     assert all(len(text) > 20 for text in written.values()), {name: len(text) for name, text in written.items()}
     for name, text in written.items():
         assert not ledger.found_in(text), f"{ledger.found_in(text)} in {name}"

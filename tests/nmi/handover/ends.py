@@ -132,11 +132,13 @@ class Ends:
 
 @asynccontextmanager
 async def listening(path: Path) -> AsyncIterator[Ends]:
+    """Run a predecessor. After an hour of virtual time, what the test waits for does not happen."""
     ends = Ends(path)
     running = asyncio.create_task(ends.predecessor.run())
     await until(lambda: asyncio.to_thread(path.exists))
     try:
-        yield ends
+        async with asyncio.timeout(3600):
+            yield ends
     finally:
         running.cancel()
         await asyncio.wait([running])

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from nmi.handover import predecessor as predecessor_module
 from nmi.handover.channel import Channel, ChannelClosedError
 from nmi.handover.messages import (
     Connections,
@@ -17,25 +16,26 @@ from nmi.handover.messages import (
     Welcome,
 )
 from nmi.handover.metrics import HandoverMetrics
+from nmi.handover.predecessor import Predecessor
 from nmi.handover.protocol import Role
 from nmi.handover.socket_path import listen_at
 from nmi.handover.successor import HandoverError, meet
 from podidentity.exits import StartError
 from tests.nmi.handover.ends import SECONDS, FakeConnections, hello, listening
+from tests.support.waiting import until
+from tests.virtual_time import now
 
 
 async def test_a_successor_that_ends_before_it_takes_changes_nothing(path: Path) -> None:
     async with listening(path) as ends:
         for _ in range(3):
             (await ends.meet()).close()
-            async with asyncio.timeout(SECONDS):
-                await ends.predecessor.settle(SECONDS)
+            await ends.predecessor.settle(SECONDS)
         assert ends.service.calls == []
         assert ends.count("failed") == 3
 
 
-async def test_a_successor_that_does_not_confirm_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predecessor_module, "TAKE_SECONDS", 1.0)
+async def test_a_successor_that_does_not_confirm_is_refused(path: Path) -> None:
     async with listening(path) as ends:
         successor = await ends.meet()
         for _, each in await successor.take():
@@ -56,10 +56,7 @@ async def test_a_second_successor_is_refused_until_the_first_has_ended(path: Pat
         (await ends.meet()).close()
 
 
-async def test_a_successor_that_connected_earlier_is_refused_while_another_one_serves(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(predecessor_module, "HELLO_SECONDS", SECONDS)
+async def test_a_successor_that_connected_earlier_is_refused_while_another_one_serves(path: Path) -> None:
     async with listening(path) as ends:
         early = await ends.connect()
         serving = await ends.retired()
@@ -154,3 +151,49 @@ async def test_the_successor_reports_each_refusal(path: Path) -> None:
             await successor.take()
         assert not successor.attached
         await refusing
+
+
+# The wait of a stopping NMI for a successor that has started and is not registered yet.
+
+
+async def waits(predecessor: Predecessor) -> bool:
+    """Return whether *predecessor* waits for a registration."""
+    begun = now()
+    await predecessor.wait_for_registration(60)
+    return now() - begun == 60
+
+
+async def test_with_a_successor_there_is_no_wait(path: Path) -> None:
+    async with listening(path) as ends:
+        successor = await ends.meet()
+        assert not await waits(ends.predecessor)
+        for _, each in await successor.take():
+            each.close()
+        await successor.confirm()
+        assert not await waits(ends.predecessor)
+        assert ends.predecessor.state() == "retired"
+        await successor.pass_on()
+        successor.close()
+        await until(lambda: not ends.predecessor.registered)
+        assert not await waits(ends.predecessor)
+
+
+async def test_a_successor_that_registers_ends_the_wait(path: Path) -> None:
+    async with listening(path) as ends:
+        waiting = asyncio.create_task(waits(ends.predecessor))
+        await asyncio.sleep(10)
+        assert not waiting.done()
+        successor = await ends.meet()
+        assert not await waiting
+        successor.close()
+
+
+async def test_without_a_successor_and_after_its_end_the_predecessor_waits_for_the_next(path: Path) -> None:
+    async with listening(path) as ends:
+        assert await waits(ends.predecessor)
+        (await ends.meet()).close()
+        await ends.predecessor.settle(SECONDS)
+        assert await waits(ends.predecessor)
+        (await ends.retired()).close()
+        await ends.until("pause", "retire", "resume")
+        assert await waits(ends.predecessor)

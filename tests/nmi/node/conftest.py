@@ -1,6 +1,7 @@
 """A node with rules of other programs, once for each backend, and a worker on it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,16 @@ def machine() -> Iterator[Machine]:
 
 
 @pytest.fixture
+def chosen(machine: Machine, backend: str) -> Machine:
+    """Return the machine with what makes NMI choose that backend, with route_localnet and foreign rules."""
+    machine.run(f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-IPTABLES-HINT")
+    for chain in ("INPUT", "FORWARD"):
+        machine.run(f"iptables-{backend}", "-A", chain, "-p", "tcp", "-j", "ACCEPT")
+    machine.set_sysctl({"net/ipv4/conf/all/route_localnet": "1"})
+    return machine
+
+
+@pytest.fixture
 def node(machine: Machine, backend: str) -> Machine:
     """Return the machine with rules of other programs in that backend."""
     if backend == "nftables":
@@ -71,5 +82,15 @@ def worker(node: Machine, backend: str) -> Iterator[Worker]:
 
 @pytest.fixture
 def site(backend: str) -> Iterator[Site]:
-    with sites(backend) as site:
+    """Yield a pod, its node and a machine with IMDS's address; the node has rules of other programs."""
+    with sites("legacy" if backend == "legacy" else "nft") as site:
         yield site
+
+
+in_every_backend = pytest.mark.parametrize("backend", ["nft", "legacy", "nftables"], indirect=True)
+
+
+def kubelet_with(labels: str, file: Path) -> str:
+    """Write the kubelet's flags with these labels to *file*. Return the flag that names it."""
+    file.write_text(f"KUBELET_FLAGS=--v=2\nKUBELET_NODE_LABELS={labels}\n")
+    return f"--kubelet-config={file}"

@@ -15,6 +15,10 @@ from typing import IO, Any, Self
 ROOT = Path(__file__).parents[3]
 SECONDS = 60.0
 """The time limit of a command, and of a wait for a state. On a busy machine the start of Python alone takes seconds."""
+NEVER = "--ipt-update-interval-sec=86400"
+"""The flag with which NMI repairs only what the kernel reports."""
+JUMP = "-A PREROUTING -j aad-metadata"
+REJECT = "-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
 _PREPARE = "mount -t tmpfs tmpfs /run && ip link set lo up && echo ready && exec cat"
 
 

@@ -1,13 +1,27 @@
-"""The program tests.nmi.node.redirect_program as an object."""
+"""The traffic redirect of a node, as `nmi.app` uses it, as a process: python -m tests.nmi.node.redirect_process FLAGS.
 
+The variable LABELS has the labels of the node object, `null` while the API server does not respond.
+
+The program prints a JSON line of TrafficRedirect.state() before preparation, after it, after the installation, and then
+one for each line of standard input. At the end of standard input it stops in order.
+"""
+
+import asyncio
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, Self
 
+from nmi.flag_table import RedirectMode
+from nmi.node.traffic_redirect import TrafficRedirect
+from nmi.settings import parse
 from tests.nmi.node.machines import SECONDS, Machine
 from tests.support.waiting import until_sync
 
+OWN = "10.244.0.9"
+"""The node's address for --redirect=cilium, which has no other target."""
 State = dict[str, Any]
 NO_LABELS: dict[str, str] = {}
 
@@ -18,7 +32,7 @@ class RedirectProcess:
     def __init__(self, machine: Machine, *flags: str, labels: dict[str, str] | None = NO_LABELS) -> None:
         """*labels*: those of the node object; None while the API server does not respond."""
         self.states: list[State] = []
-        words = (f"LABELS={json.dumps(labels)}", sys.executable, "-m", "tests.nmi.node.redirect_program", *flags)
+        words = (f"LABELS={json.dumps(labels)}", sys.executable, "-m", "tests.nmi.node.redirect_process", *flags)
         self._process = machine.start("env", *words)
 
     @property
@@ -67,3 +81,33 @@ class RedirectProcess:
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self._process.communicate(timeout=SECONDS)
+
+
+async def main() -> None:
+    from tests.nmi.node.rule_worker import say  # noqa: PLC0415  it duplicates a descriptor of the program
+
+    settings = parse(["--node=n1", *sys.argv[1:]], {})
+    redirect = TrafficRedirect(settings, OWN if settings.redirect is RedirectMode.CILIUM else None)
+
+    def tell() -> None:
+        say(redirect.state())
+
+    tell()
+    await redirect.prepare()
+    await redirect.note_labels(json.loads(os.environ.get("LABELS", "{}")))
+    tell()
+    maintaining = asyncio.create_task(redirect.maintain())
+    await redirect.install()
+    tell()
+    while await asyncio.to_thread(sys.stdin.readline):
+        tell()
+    maintaining.cancel()
+    await asyncio.wait([maintaining])
+    await redirect.remove()
+    redirect.close()
+    tell()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    asyncio.run(main())

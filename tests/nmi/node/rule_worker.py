@@ -6,8 +6,8 @@ Each line contains an action, its rule (redirect or reject), and the target port
 import asyncio
 import json
 import logging
+import os
 import sys
-from typing import Any
 
 from nmi.flag_table import RedirectMode, RedirectTarget
 from nmi.node.conntrack import bypassing, find_conntrack, forget_bypassing
@@ -16,13 +16,18 @@ from nmi.node.redirect_choice import Backend, choose
 from nmi.node.rule_maintenance import RuleMaintenance
 from nmi.node.rules import RedirectError, RedirectSpec, RuleDriver
 from podidentity.exits import StartError
-from tests.nmi.node.standard_output import OUT, say
 
 TO = RedirectSpec("169.254.169.254", 80, "127.0.0.1", 2579)
+OUT = os.fdopen(os.dup(1), "w")
+"""Standard output. While python-iptables reads a rule in a thread, it replaces descriptor 1 by a pipe, and output of
+other threads is lost or fails.
+"""
 
 
-def tell(answer: dict[str, Any]) -> None:
-    say(json.dumps(answer))
+def say(answer: object) -> None:
+    """Write *answer* as a line of JSON in one call."""
+    OUT.write(json.dumps(answer) + "\n")
+    OUT.flush()
 
 
 async def act(
@@ -72,9 +77,9 @@ async def main(backend: str) -> None:
     maintenance = RuleMaintenance(driver)
     while line := await asyncio.to_thread(sys.stdin.readline):
         try:
-            tell({"done": await act(maintenance, driver, *json.loads(line))})
+            say({"done": await act(maintenance, driver, *json.loads(line))})
         except (StartError, RedirectError) as error:
-            tell({"failed": str(error)})
+            say({"failed": str(error)})
 
 
 if __name__ == "__main__":

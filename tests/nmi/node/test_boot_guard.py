@@ -17,15 +17,14 @@ from nmi.node.traffic_redirect import redirect_spec
 from nmi.settings import Settings
 from podidentity.exits import StartError
 from podidentity_sandbox.faults import Mode
-from tests.nmi.node.machines import ROOT, Machine
+from tests.nmi.node.conftest import kubelet_with
+from tests.nmi.node.machines import REJECT, ROOT, Machine
 from tests.nmi.node.pod_node_imds import Site, asked
 from tests.nmi.node.redirect_process import RedirectProcess
 from tests.nmi.node.unavailable_api_server import start_without_api_server
 
 TO = redirect_spec(Settings(node_name="n"))
-REJECT = "-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
-
-
+ACCEPT = "-A FORWARD -j ACCEPT"
 KUBELET = Path("/etc/default/kubelet")
 
 
@@ -38,12 +37,6 @@ def lines_of(directory: Path, key: str) -> list[str]:
 def nmi(*flags: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "nmi", *flags]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
-
-
-def kubelet_with(labels: str, file: Path) -> str:
-    """Write the kubelet's flags with these labels to *file*. Return the flag that names it."""
-    file.write_text(f"KUBELET_FLAGS=--v=2\nKUBELET_NODE_LABELS={labels}\n")
-    return f"--kubelet-config={file}"
 
 
 @pytest.mark.programs
@@ -65,12 +58,6 @@ def test_the_unit_is_written_enabled_found_again_and_removed(tmp_path: Path) -> 
     assert "there was no boot guard" in nmi("--boot-guard=remove", place).stdout
 
 
-def test_the_directory_of_links_is_removed_with_the_last_link(tmp_path: Path) -> None:
-    assert boot_guard.install(tmp_path, TO, KUBELET)
-    assert boot_guard.remove(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_unit_of_another_version_or_edited_by_hand_is_replaced_completely(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("another program's file")
@@ -84,6 +71,8 @@ def test_a_unit_of_another_version_or_edited_by_hand_is_replaced_completely(tmp_
     assert boot_guard.install(tmp_path, TO, KUBELET)
     assert not boot_guard.install(tmp_path, TO, KUBELET)
     assert (tmp_path / boot_guard.NAME).read_text() == boot_guard.unit(TO, KUBELET)
+    assert boot_guard.remove(tmp_path)
+    assert list(tmp_path.iterdir()) == [elsewhere], "the directory of links is removed with the last link"
 
 
 def test_a_missing_directory_is_reported_in_one_line(tmp_path: Path) -> None:
@@ -101,35 +90,24 @@ def test_the_unit_is_ordered_before_the_kubelet_and_required_by_it(tmp_path: Pat
     assert lines_of(tmp_path, "Type") == ["oneshot"], "the kubelet waits for its end, not for its start"
 
 
+def analyzed(file: Path) -> "subprocess.CompletedProcess[str]":
+    """Return what systemd finds in a unit. Its directory has precedence."""
+    environment = {"PATH": os.environ["PATH"], "SYSTEMD_UNIT_PATH": f"{file.parent}:"}
+    command = ["systemd-analyze", "verify", str(file)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("order", ["Before", "After"])
 def test_systemd_starts_the_unit_before_the_kubelet(tmp_path: Path, order: str) -> None:
     """If a unit required the kubelet first, systemd would find a cycle. So the link starts the guard, in this order."""
     boot_guard.install(tmp_path, TO, KUBELET)
+    done = analyzed(tmp_path / boot_guard.NAME)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     kubelet = f"[Unit]\nDefaultDependencies=no\n{order}={boot_guard.NAME}\n[Service]\nExecStart=/bin/true\n"
     (tmp_path / "kubelet.service").write_text(kubelet)
-    done = subprocess.run(
-        ["systemd-analyze", "verify", str(tmp_path / "kubelet.service")],
-        env={"PATH": os.environ["PATH"], "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = analyzed(tmp_path / "kubelet.service")
     assert ("ordering cycle" in done.stderr) is (order == "Before"), done.stderr
-
-
-@pytest.mark.root
-def test_systemd_analyze_finds_no_fault(tmp_path: Path) -> None:
-    boot_guard.install(tmp_path, TO, KUBELET)
-    done = subprocess.run(
-        ["systemd-analyze", "verify", str(tmp_path / boot_guard.NAME)],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.fixture
@@ -197,6 +175,13 @@ async def waiting_command(*flags: str) -> AsyncIterator[asyncio.subprocess.Proce
             await process.communicate()
 
 
+async def waits(process: asyncio.subprocess.Process) -> None:
+    """Read the log until the command waits for the API server."""
+    assert process.stderr is not None
+    while b"no contact with the API server" not in (line := await process.stderr.readline()):
+        assert line, "nmi has ended"
+
+
 @pytest.mark.programs
 async def test_without_an_api_server_the_labels_in_the_kubelets_flags_decide(directory: Path, tmp_path: Path) -> None:
     kubelet = kubelet_with("agentpool=a", tmp_path / "kubelet")
@@ -205,39 +190,22 @@ async def test_without_an_api_server_the_labels_in_the_kubelets_flags_decide(dir
         command = ["--boot-guard=install", "--node=n0", f"--kubeconfig={away.folder / 'kubeconfig'}"]
         flags = [*command, f"--systemd-directory={directory}"]
         async with waiting_command(*flags, "--kubelet-config=/nowhere") as waiting:
-            assert waiting.stderr is not None
-            async with asyncio.timeout(30.0):
-                while b"no contact with the API server" not in (line := await waiting.stderr.readline()):
-                    assert line, "nmi has ended"
+            await waits(waiting)
             assert await asyncio.to_thread(files, directory) == [], "it waits, and neither installs nor gives up"
             done = await asyncio.to_thread(nmi, *flags, kubelet)
             assert "installed the boot guard" in done.stdout, done.stderr
             assert await asyncio.to_thread(boot_guard.remove, directory)
             away.api.store.create("nodes", {"metadata": {"name": "n0", "labels": {LABEL: "true"}}})
+            async with waiting_command(*flags, "--kubelet-config=/nowhere") as ended:
+                await waits(ended)
+                ended.terminate()  # the first process of a container, as NMI is, needs a handler for it
+                _, errors = await ended.communicate()
+            assert ended.returncode == 1
+            assert errors.count(b"\n") == 1
+            assert b"not changed, because a signal ended the wait for the node's labels: run this again" in errors
             await away.proxy.set_mode(Mode.PASS)
-            async with asyncio.timeout(30.0):
-                await waiting.communicate()
+            await waiting.communicate()
         assert waiting.returncode == 0
-        assert await asyncio.to_thread(files, directory) == []
-
-
-@pytest.mark.programs
-async def test_sigterm_ends_the_wait_for_the_api_server(directory: Path, tmp_path: Path) -> None:
-    """The default action of SIGTERM does not apply to the first process of a container, so NMI has a handler."""
-    async with start_without_api_server(tmp_path) as away:
-        await away.proxy.set_mode(Mode.REFUSE)
-        flags = [f"--kubeconfig={away.folder / 'kubeconfig'}", f"--systemd-directory={directory}"]
-        async with waiting_command("--boot-guard=install", "--node=n0", "--kubelet-config=/nowhere", *flags) as waiting:
-            assert waiting.stderr is not None
-            async with asyncio.timeout(30.0):
-                while b"no contact with the API server" not in await waiting.stderr.readline():
-                    pass
-                waiting.terminate()
-                _, errors = await waiting.communicate()
-        assert waiting.returncode == 1
-        assert errors.decode().splitlines() == [
-            "nmi: the boot guard was not changed, because a signal ended the wait for the node's labels: run this again"
-        ]
         assert await asyncio.to_thread(files, directory) == []
 
 
@@ -263,30 +231,22 @@ def test_pods_are_rejected_before_nmi_runs_and_nmi_takes_over_the_rule(
     site: Site, backend: str, tmp_path: Path
 ) -> None:
     boot_guard.install(tmp_path, TO, KUBELET)
+    site.node.run(f"iptables-{backend}", "-A", "FORWARD", "-j", "ACCEPT")
     assert asked(site.pod) == "imds saw 10.244.0.7", "a reboot without the guard"
     boot(site.node, backend, tmp_path)
     assert asked(site.pod) == "ConnectionRefusedError"
     assert asked(site.node) == "imds saw 169.254.0.1", "the node itself is not meant"
     boot(site.node, backend, tmp_path)
-    assert site.node.rules(backend, "FORWARD") == [REJECT], "once, however often the unit runs"
+    assert site.node.rules(backend, "FORWARD") == [REJECT, ACCEPT], "once, however often the unit runs, and first"
     with RedirectProcess(site.node, "--fail-closed") as started:
         assert started.installed()["repairs"] == 0
-        assert site.node.rules(backend, "FORWARD") == [REJECT], "NMI recognises the rule as its own"
+        assert site.node.rules(backend, "FORWARD") == [REJECT, ACCEPT], "NMI recognises the rule as its own"
         assert asked(site.pod) == "nmi saw 10.244.0.7"
     done = site.node.finish(sys.executable, "-m", "nmi", "--cleanup", f"--systemd-directory={tmp_path}")
     assert f"removed the boot guard ({tmp_path / boot_guard.NAME})" in done.stdout, done.stderr
     assert not boot_guard.installed(tmp_path)
-    assert site.node.rules(backend, "FORWARD") == []
+    assert site.node.rules(backend, "FORWARD") == [ACCEPT]
     assert asked(site.pod) == "imds saw 10.244.0.7"
-
-
-@pytest.mark.root
-def test_the_guard_comes_before_foreign_rules_that_accept(site: Site, backend: str, tmp_path: Path) -> None:
-    """The rule is inserted first, so that no accepting rule precedes it."""
-    site.node.run(f"iptables-{backend}", "-A", "FORWARD", "-j", "ACCEPT")
-    boot_guard.install(tmp_path, TO, KUBELET)
-    boot(site.node, backend, tmp_path)
-    assert asked(site.pod) == "ConnectionRefusedError"
 
 
 @pytest.mark.root

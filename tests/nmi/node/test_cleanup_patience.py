@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from typing_extensions import override
 
 from nmi.node import boot_guard
 from nmi.node import cleanup as room
@@ -10,30 +11,25 @@ from nmi.node.redirect_choice import Backend
 from nmi.node.rules import FoundRules, LockHeldError, RedirectError, RedirectSpec, RuleDriver, TopRule
 from nmi.settings import parse
 from podidentity.exits import StartError
+from tests.nmi.node.test_rule_maintenance import Tables, whole
 from tests.virtual_time import now
 
 SETTINGS = parse(["--cleanup"], {})
 
 
-class Table:
+class Table(Tables):
     """A table that contains NMI's rule, and that cannot be changed."""
 
     def __init__(self, error: Exception) -> None:
+        super().__init__()
         self._error = error
 
+    @override
     async def find(self, rule: TopRule) -> FoundRules:
-        return FoundRules(((1, rule.text),))
+        return whole(rule)
 
-    async def packets(self, rule: TopRule) -> int | None:
-        raise AssertionError(rule)
-
-    async def put(self, rule: TopRule) -> None:
-        raise AssertionError(rule)
-
-    async def detach(self, rule: TopRule) -> None:
-        raise self._error
-
-    async def clear(self, rule: TopRule) -> None:
+    @override
+    def _fail(self, rule: TopRule) -> None:
         raise self._error
 
 

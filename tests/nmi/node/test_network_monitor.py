@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from nmi.node.network_monitor import (
+    DUMP_GAP_SECONDS,
     MESSAGES,
     REST_SECONDS,
     WAKES,
@@ -25,9 +26,7 @@ from nmi.node.network_monitor import (
 )
 from nmi.node.rtnetlink import DumpInterruptedError, Link, MalformedError, Message
 from tests.support.waiting import until
-
-DEADLINE = 10.0
-GAP = 0.05
+from tests.virtual_time import now, settle
 
 
 class Kernel:
@@ -49,11 +48,16 @@ class Kernel:
         self.pending.append(update)
         self._writer.send(b"x")
 
+    def flood(self, update: NetworkUpdate) -> None:
+        """Return *update* from each read from now on."""
+        self.endless = update
+        self._writer.send(b"x")
+
     def filenos(self) -> Sequence[int]:
         return [self._reader.fileno()]
 
     def read(self) -> NetworkUpdate:
-        self.reads.append(asyncio.get_running_loop().time())
+        self.reads.append(now())
         if self.endless is not None:
             return self.endless
         self._reader.recv(1)
@@ -88,39 +92,41 @@ class RecordedReports:
 
 
 @asynccontextmanager
-async def listening(kernel: Kernel) -> AsyncIterator[tuple[NetworkMonitor, RecordedReports, "asyncio.Task[None]"]]:
+async def listening(kernel: Kernel) -> AsyncIterator[tuple[NetworkMonitor, RecordedReports]]:
+    """Run a monitor, and yield it once the list is read, unless it has ended."""
+
     def make() -> NetworkSource:
         return kernel
 
-    network_monitor, heard = NetworkMonitor(make=make, dump_gap_seconds=GAP), RecordedReports()
-    task = asyncio.create_task(network_monitor.run(heard))
+    monitor, heard = NetworkMonitor(make=make), RecordedReports()
+    task = asyncio.create_task(monitor.run(heard))
     try:
-        yield network_monitor, heard, task
+        await until(lambda: heard.all or task.done())
+        yield monitor, heard
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert kernel.closed
-        assert not network_monitor.listening
+        assert not monitor.listening
 
 
 async def test_the_full_list_is_read_first_and_then_each_change_is_forwarded() -> None:
     kernel = Kernel()
     kernel.report(NetworkUpdate([Link(3, "early")]))
-    async with listening(kernel) as (network_monitor, heard, _):
+    async with listening(kernel) as (monitor, heard):
         await until(lambda: len(heard.all) == 2)
         assert heard.all == [("listed", [Link(1, "lo")]), ("changed", [Link(3, "early")])]
-        assert network_monitor.listening
-        assert network_monitor.dumps == 1
+        assert monitor.listening
+        assert monitor.dumps == 1
 
 
 @pytest.mark.parametrize("with_messages", [True, False])
 async def test_after_lost_reports_the_full_list_is_read_again(with_messages: bool) -> None:
     kernel = Kernel()
-    async with listening(kernel) as (network_monitor, heard, _):
-        await until(lambda: len(heard.all) == 1)
+    async with listening(kernel) as (monitor, heard):
         kernel.present.append(Link(9, "new"))
         kernel.report(NetworkUpdate([Link(3, "last")] if with_messages else [], lost=True))
-        await until(lambda: network_monitor.dumps == 2)
+        await until(lambda: monitor.dumps == 2)
         assert heard.all[-1] == ("listed", [Link(1, "lo"), Link(9, "new")])
         kernel.report(NetworkUpdate([Link(4, "later")]))
         await until(lambda: heard.all[-1] == ("changed", [Link(4, "later")]))
@@ -128,72 +134,62 @@ async def test_after_lost_reports_the_full_list_is_read_again(with_messages: boo
 
 async def test_endless_losses_cause_lists_at_a_limited_rate() -> None:
     kernel = Kernel()
-    async with listening(kernel) as (network_monitor, heard, _):
-        await until(lambda: len(heard.all) == 1)
-        begun = asyncio.get_running_loop().time()
-        for _ in range(50):
-            kernel.report(NetworkUpdate([], lost=True))
-        while asyncio.get_running_loop().time() < begun + 0.5 or network_monitor.dumps < 2:
-            assert asyncio.get_running_loop().time() < begun + DEADLINE
-            if not kernel.pending:
-                kernel.report(NetworkUpdate([], lost=True))
-            await asyncio.sleep(0.001)
-        assert network_monitor.dumps <= 2 + (asyncio.get_running_loop().time() - begun) / GAP
+    async with listening(kernel) as (monitor, _):
+        kernel.flood(NetworkUpdate([], lost=True))
+        await asyncio.sleep(10 * DUMP_GAP_SECONDS)
+        assert 10 <= monitor.dumps <= 12
 
 
 @pytest.mark.parametrize("failure", [DumpInterruptedError("changed"), MalformedError("cut")])
 async def test_an_interrupted_list_is_requested_again(failure: Exception) -> None:
     kernel = Kernel()
     kernel.dump_failures = [failure]
-    async with listening(kernel) as (network_monitor, heard, _):
-        await until(lambda: network_monitor.dumps == 1)
+    async with listening(kernel) as (monitor, heard):
+        assert monitor.dumps == 1
         assert heard.all == [("listed", [Link(1, "lo")])]
         assert kernel.dumps == 2
 
 
-@pytest.mark.parametrize("more", [True, False])
-async def test_a_flood_is_read_in_parts_with_pauses(more: bool) -> None:
-    """Also for a flood in which each read returns all reports: a read costs more than its messages."""
+@pytest.mark.parametrize(
+    ("update", "is_known"),
+    [
+        (NetworkUpdate([Link(2, "flood")], more=True), True),
+        (NetworkUpdate([Link(2, "flood")]), False),
+        (NetworkUpdate([Link(2, "flood")] * (MESSAGES + 1)), True),
+    ],
+    ids=["more to read", "each read returns all reports", "many messages in few reads"],
+)
+async def test_a_flood_is_read_in_parts_with_pauses(update: NetworkUpdate, is_known: bool) -> None:
+    """A read costs more than its messages. *is_known*: the first read shows the flood already."""
     kernel = Kernel()
-    async with listening(kernel) as (_, heard, _task):
-        await until(lambda: len(heard.all) == 1)
-        kernel.endless = NetworkUpdate([Link(2, "flood")], more=more)
-        kernel.report(NetworkUpdate([]))
-        await until(lambda: len(kernel.reads) > 100)
-        lasted = kernel.reads[-1] - kernel.reads[0]
-        windows = lasted / WINDOW_SECONDS + 2
+    async with listening(kernel):
+        kernel.flood(update)
+        await until(lambda: len(kernel.reads) > 60)
+        windows = (kernel.reads[-1] - kernel.reads[0]) / WINDOW_SECONDS + 2
         assert len(kernel.reads) <= windows * (WAKES + WINDOW_SECONDS / REST_SECONDS)
-        if more:
-            assert min(later - sooner for sooner, later in itertools.pairwise(kernel.reads)) >= REST_SECONDS * 0.9
-
-
-async def test_many_messages_in_few_reads_count_as_a_flood_too() -> None:
-    kernel = Kernel()
-    async with listening(kernel) as (_, heard, _task):
-        await until(lambda: len(heard.all) == 1)
-        kernel.endless = NetworkUpdate([Link(2, "flood")] * (MESSAGES + 1))
-        kernel.report(NetworkUpdate([]))
-        await until(lambda: len(kernel.reads) > 10)
-        assert min(later - sooner for sooner, later in itertools.pairwise(kernel.reads)) >= REST_SECONDS * 0.9
+        if is_known:
+            pauses = [later - sooner for sooner, later in itertools.pairwise(kernel.reads)]
+            assert min(pauses) == pytest.approx(REST_SECONDS)
 
 
 async def test_changes_of_a_few_pods_are_read_immediately() -> None:
     kernel = Kernel()
-    async with listening(kernel) as (network_monitor, heard, _):
-        await until(lambda: len(heard.all) == 1)
+    async with listening(kernel) as (_, heard):
+        begun = now()
         for number in range(WAKES):
             kernel.report(NetworkUpdate([Link(number, "veth")]))
-        await until(lambda: len(heard.all) == WAKES + 1)
-        assert network_monitor._resting is None
+        await settle(2 * WAKES)
+        assert len(heard.all) == WAKES + 1
+        assert now() == begun
 
 
 async def test_without_netlink_one_warning_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     def make() -> NetworkSource:
         raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
 
-    network_monitor, heard = NetworkMonitor(make=make), RecordedReports()
-    await asyncio.wait_for(network_monitor.run(heard), DEADLINE)
-    assert not network_monitor.listening
+    monitor, heard = NetworkMonitor(make=make), RecordedReports()
+    await monitor.run(heard)
+    assert not monitor.listening
     assert heard.all == []
     assert [each.levelno for each in caplog.records] == [logging.WARNING]
 
@@ -204,10 +200,8 @@ async def test_a_socket_error_ends_the_monitor_with_one_warning(where: str, capl
     error = OSError(errno.EBADF, os.strerror(errno.EBADF))
     if where == "dump":
         kernel.dump_failures = [error]
-    async with listening(kernel) as (network_monitor, heard, task):
+    async with listening(kernel) as (monitor, _):
         if where == "read":
-            await until(lambda: len(heard.all) == 1)
             kernel.report(error)
-        await asyncio.wait_for(task, DEADLINE)
-        assert not network_monitor.listening
+        await until(lambda: not monitor.listening)
         assert [each.levelno for each in caplog.records] == [logging.WARNING]

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
+from typing_extensions import override
 
 from nmi.identity.address_evidence import AddressEvidence, Evidence, EvidenceKind, _Attachment
 from nmi.node.network_monitor import (
@@ -99,27 +100,19 @@ class NodeNetwork:
         self.namespaces.call(NODE, send)
 
     def _make(self) -> NetworkSource:
-        return _Inside(self.namespaces, NODE)
+        return self.namespaces.call(NODE, lambda: Inside(self.namespaces))
 
 
-class _Inside:
-    """A RouteNetlinkSocket of another namespace."""
+class Inside(RouteNetlinkSocket):
+    """The source of another namespace."""
 
-    def __init__(self, namespaces: Namespaces, name: str) -> None:
-        self._call: Callable[[Callable[[], list[Message]]], list[Message]] = lambda of: namespaces.call(name, of)
-        self._source = namespaces.call(name, RouteNetlinkSocket)
+    def __init__(self, namespaces: Namespaces) -> None:
+        super().__init__()
+        self._namespaces = namespaces
 
-    def filenos(self) -> Sequence[int]:
-        return self._source.filenos()
-
-    def read(self) -> NetworkUpdate:
-        return self._source.read()
-
+    @override
     def dump(self) -> list[Message]:
-        return self._call(self._source.dump)
-
-    def close(self) -> None:
-        self._source.close()
+        return self._namespaces.call(NODE, super().dump)
 
 
 @pytest.fixture
@@ -235,52 +228,35 @@ async def test_250_pods_are_not_disturbed_and_a_removed_pod_is_noticed(network: 
     await noticed(network)
     assert network.found == []
     await asyncio.to_thread(network.on_node, "link delete v42")
-    await until(lambda: bool(network.found))
-    assert network.found == [Evidence(address(42), EvidenceKind.INTERFACE_REMOVED, "v42")]
-
-
-async def test_an_interface_that_moves_to_another_namespace_is_noticed(network: NodeNetwork) -> None:
+    await until(lambda: len(network.found) == 1)
     await asyncio.to_thread(network.on_node, f"link set v17 netns {network.namespaces.full_name(POD_ENDS)}")
-    await until(lambda: bool(network.found))
-    assert network.found == [Evidence(address(17), EvidenceKind.INTERFACE_REMOVED, "v17")]
-
-
-async def test_a_changed_link_layer_address_is_noticed(network: NodeNetwork) -> None:
+    await until(lambda: len(network.found) == 2)
     await until(lambda: network.attachment(23).settled)
     await asyncio.to_thread(network.of_pods, "link set e23 address 06:00:00:00:01:17")
     await asyncio.to_thread(network.on_node, "neigh flush all")
     await asyncio.to_thread(network.connect_and_talk, [23])
-    await until(lambda: bool(network.found))
-    assert [(each.address, each.kind) for each in network.found] == [(address(23), EvidenceKind.LINK_LAYER_CHANGED)]
-
-
-async def share_of_cpu(seconds: float) -> float:
-    """Return the part of one CPU that this process uses in the next *seconds*."""
-    begun, busy = time.monotonic(), time.process_time()
-    await asyncio.sleep(seconds)
-    return (time.process_time() - busy) / (time.monotonic() - begun)
+    await until(lambda: len(network.found) == 3)
+    assert [(each.address, each.kind) for each in network.found] == [
+        (address(42), EvidenceKind.INTERFACE_REMOVED),
+        (address(17), EvidenceKind.INTERFACE_REMOVED),
+        (address(23), EvidenceKind.LINK_LAYER_CHANGED),
+    ]
 
 
 @pytest.mark.parametrize("network", ["bridge"], indirect=True)
-async def test_a_pod_that_floods_the_node_with_arp_costs_little_and_delays_no_evidence(network: NodeNetwork) -> None:
+async def test_a_pod_that_floods_the_node_with_arp_delays_no_evidence(network: NodeNetwork) -> None:
     command = network.namespaces.command(POD_ENDS, [sys.executable, "-c", FLOOD, "e5"])
     flood = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     assert flood.stdout is not None
     try:
         assert await flood.stdout.readline() == b"flooding\n"
-        before = network.handed_on
-        begun = time.monotonic()
-        shares = [await share_of_cpu(0.4) for _ in range(5)]
+        before, begun = network.handed_on, time.monotonic()
+        await until(lambda: network.handed_on - before > 100)
         lasted = time.monotonic() - begun
-        assert network.handed_on - before > 20, "there is a flood"
         assert network.handed_on - before <= (lasted / WINDOW_SECONDS + 2) * (WAKES + WINDOW_SECONDS / REST_SECONDS)
         assert network.largest <= 2 * READS
-        # A pause of the machine counts as use of the CPU by the process that it interrupts.
-        assert min(shares) < 0.4
         await asyncio.to_thread(network.on_node, "link delete v42")
-        begun = time.monotonic()
         await until(lambda: any(each.address == address(42) for each in network.found))
-        assert time.monotonic() - begun < 5
         assert {each.address for each in network.found} == {address(42)}, "the flood names no pod's address"
     finally:
         flood.kill()

@@ -10,7 +10,7 @@ import pytest
 
 from nmi.node.node_facts import NetfilterPrograms, find_programs, nft_tables, table_facts
 from nmi.node.redirect_choice import TableFacts
-from tests.nmi.node.machines import Machine, Worker
+from tests.nmi.node.machines import NEVER, Machine, Worker
 from tests.nmi.node.redirect_process import RedirectProcess
 
 SAVED = """*nat
@@ -33,21 +33,36 @@ def detected(machine: Machine) -> str:
         return str(worker.do("detect"))
 
 
+CANARY = "-t mangle -N KUBE-KUBELET-CANARY"
+MASQUERADE = "-t nat -A POSTROUTING -j MASQUERADE"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("commands", "backend"),
+    [
+        ([f"iptables-nft {CANARY}"], "iptables-nft"),
+        ([f"iptables-legacy {CANARY}"], "iptables-legacy"),
+        (["iptables-nft -t mangle -N KUBE-IPTABLES-HINT"], "iptables-nft"),
+        (["iptables-legacy -t mangle -N KUBE-IPTABLES-HINT"], "iptables-legacy"),
+        ([f"iptables-nft {CANARY}", "nft add table ip6 kube-proxy"], "iptables-nft"),
+        ([f"iptables-nft {CANARY}", "nft add table ip kube-proxy"], "nftables"),
+        ([f"iptables-legacy {CANARY}", "nft add table ip kube-proxy"], "nftables"),
+        ([f"iptables-legacy {MASQUERADE}"], "iptables-legacy"),
+        ([f"iptables-legacy {MASQUERADE}", f"iptables-nft {MASQUERADE}"], "iptables-nft"),
+    ],
+)
+def test_the_backend_follows_from_chains_tables_and_rules(machine: Machine, commands: list[str], backend: str) -> None:
+    for command in commands:
+        machine.run(*command.split())
+    assert detected(machine) == backend
+
+
 @pytest.mark.root
 def test_a_node_without_rules_uses_nftables_and_reading_facts_creates_no_table(machine: Machine) -> None:
     assert detected(machine) == "nftables"
     assert machine.run("cat", "/proc/net/ip_tables_names") == ""
     assert machine.run("nft", "list", "tables") == ""
-
-
-@pytest.mark.root
-@pytest.mark.parametrize("backend", ["nft", "legacy"])
-def test_kube_proxys_table_of_nftables_is_found_next_to_the_kubelets_chains(machine: Machine, backend: str) -> None:
-    machine.run(f"iptables-{backend}", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
-    machine.run("nft", "add", "table", "ip6", "kube-proxy")
-    assert detected(machine) == f"iptables-{backend}"
-    machine.run("nft", "add", "table", "ip", "kube-proxy")
-    assert detected(machine) == "nftables"
 
 
 VERSION = "nftables v1.0.6 (Lester Gooch #5)\n  cli:\t\teditline\n  json:\t\t{}"
@@ -81,26 +96,10 @@ async def test_nft_without_json_is_not_usable(tmp_path: Path, version: str) -> N
 def test_kube_proxys_table_is_found_next_to_two_flush_guards(machine: Machine) -> None:
     machine.run("iptables-nft", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
     machine.run("nft", "add", "table", "ip", "kube-proxy")
-    flags = ("--fail-closed", "--ipt-update-interval-sec=86400")
+    flags = ("--fail-closed", NEVER)
     with RedirectProcess(machine, *flags) as former, RedirectProcess(machine, *flags) as latter:
         assert former.installed()["flush_guard"] != latter.installed()["flush_guard"]
         assert detected(machine) == "nftables"
-
-
-@pytest.mark.root
-@pytest.mark.parametrize("chain", ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"])
-@pytest.mark.parametrize("backend", ["nft", "legacy"])
-def test_a_real_kubelets_chain_is_found(machine: Machine, chain: str, backend: str) -> None:
-    machine.run(f"iptables-{backend}", "-t", "mangle", "-N", chain)
-    assert detected(machine) == f"iptables-{backend}"
-
-
-@pytest.mark.root
-def test_the_rule_count_decides_on_a_real_node(machine: Machine) -> None:
-    machine.run("iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")
-    assert detected(machine) == "iptables-legacy"
-    machine.run("iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-j", "MASQUERADE")
-    assert detected(machine) == "iptables-nft"
 
 
 @pytest.mark.root

@@ -1,4 +1,4 @@
-"""`TrafficRedirect` with Cilium: it checks the redirect once NMI listens, and changes nothing on the node.
+"""`TrafficRedirect` with Cilium, which checks the redirect once NMI listens; and the metrics of the node.
 
 A listener on loopback is where the redirect leads.
 """
@@ -11,11 +11,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from nmi.flag_table import RedirectMode, RedirectTarget
 from nmi.node import cilium_redirect
+from nmi.node.metrics import NodeMetrics
+from nmi.node.network_monitor import NetworkMonitor
 from nmi.node.traffic_redirect import TrafficRedirect
-from nmi.settings import Settings
+from nmi.settings import Settings, parse
 from podidentity_sandbox.serving import restartable_listener
 from tests.support.waiting import until
 
@@ -74,3 +77,23 @@ async def test_without_a_redirect_nothing_is_checked(tmp_path: Path) -> None:
     async with asyncio.timeout(5):
         await redirect.maintain()
     assert (redirect.redirects, redirect.problem()) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "in_force"),
+    [([], "0.0"), (["--fail-closed"], "0.0"), (["--redirect=none"], "1.0")],
+    ids=["not prepared", "not closed yet", "not asked for"],
+)
+def test_the_metrics_exist_before_the_first_event(flags: list[str], in_force: str) -> None:
+    registry = CollectorRegistry()
+    NodeMetrics(registry, TrafficRedirect(parse(["--node=n1", *flags], {})), NetworkMonitor())
+    lines = [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
+    assert lines == [
+        "aadpodidentity_nmi_iptables_repairs_total 0.0",
+        "aadpodidentity_nmi_iptables_failures_total 0.0",
+        "aadpodidentity_nmi_conntrack_deleted_total 0.0",
+        "aadpodidentity_nmi_network_listening 0.0",
+        "aadpodidentity_nmi_network_lists_total 0.0",
+        f"aadpodidentity_nmi_redirect_in_force {in_force}",
+        "aadpodidentity_nmi_fail_closed 0.0",
+    ]

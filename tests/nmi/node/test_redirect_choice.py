@@ -1,8 +1,12 @@
-"""The choice of backend and target from facts. Excluded: reading the facts on a real node (test_node_facts)."""
+"""The choice of backend and target from facts, and evidence that the redirect has no effect.
+
+Excluded: reading the facts on a real node (test_node_facts), and real packets (test_packets).
+"""
 
 import pytest
 
 from nmi.flag_table import RedirectMode, RedirectTarget
+from nmi.node.effect import LIST_EVERY, RedirectEffect
 from nmi.node.redirect_choice import Backend, NodeFacts, TableFacts, bypass, choose
 from podidentity.exits import StartError
 
@@ -11,6 +15,7 @@ HINT = TableFacts(0, frozenset({"KUBE-IPTABLES-HINT"}))
 EMPTY = TableFacts()
 NO_TABLES: frozenset[tuple[str, str]] = frozenset()
 KUBE_PROXY = frozenset({("ip", "kube-proxy"), ("ip6", "kube-proxy")})
+LEGACY = frozenset({Backend.IPTABLES_LEGACY})
 OFF = "route_localnet is 0"
 
 
@@ -55,24 +60,23 @@ def test_kube_proxy_in_nftables_mode_selects_nftables(nft: TableFacts | None, le
     assert backend_for(iptables_nft=nft, iptables_legacy=legacy, nft_tables=KUBE_PROXY) is Backend.NFTABLES
 
 
-def test_kube_proxys_table_of_another_family_selects_nothing() -> None:
-    assert backend_for(iptables_nft=HINT, nft_tables=frozenset({("ip6", "kube-proxy")})) is Backend.IPTABLES_NFT
-
-
-@pytest.mark.parametrize(("nft", "legacy"), [(EMPTY, EMPTY), (EMPTY, None), (None, EMPTY), (None, None)])
-def test_a_node_without_rules_of_iptables_uses_nftables(nft: TableFacts | None, legacy: TableFacts | None) -> None:
-    assert backend_for(iptables_nft=nft, iptables_legacy=legacy, nft_tables=NO_TABLES) is Backend.NFTABLES
-
-
 @pytest.mark.parametrize(
-    ("nft", "legacy", "backend"),
-    [(EMPTY, None, Backend.IPTABLES_NFT), (EMPTY, EMPTY, Backend.IPTABLES_NFT), (None, None, Backend.IPTABLES_LEGACY)],
+    ("facts", "backend"),
+    [
+        ({"iptables_nft": HINT, "nft_tables": frozenset({("ip6", "kube-proxy")})}, Backend.IPTABLES_NFT),
+        ({"iptables_nft": EMPTY, "iptables_legacy": EMPTY, "nft_tables": NO_TABLES}, Backend.NFTABLES),
+        ({"iptables_nft": EMPTY, "nft_tables": NO_TABLES}, Backend.NFTABLES),
+        ({"iptables_legacy": EMPTY, "nft_tables": NO_TABLES}, Backend.NFTABLES),
+        ({"nft_tables": NO_TABLES}, Backend.NFTABLES),
+        ({"iptables_nft": EMPTY, "programs": LEGACY}, Backend.IPTABLES_NFT),
+        ({"iptables_nft": EMPTY, "iptables_legacy": EMPTY, "programs": LEGACY}, Backend.IPTABLES_NFT),
+        ({"programs": LEGACY}, Backend.IPTABLES_LEGACY),
+    ],
 )
-def test_without_nft_a_node_without_rules_uses_iptables(
-    nft: TableFacts | None, legacy: TableFacts | None, backend: Backend
+def test_without_rules_of_iptables_the_node_uses_nftables_where_nft_is_usable(
+    facts: dict[str, object], backend: Backend
 ) -> None:
-    programs = frozenset({Backend.IPTABLES_LEGACY})
-    assert backend_for(iptables_nft=nft, iptables_legacy=legacy, programs=programs) is backend
+    assert backend_for(**facts) is backend  # type: ignore[arg-type]
 
 
 def test_without_any_program_the_error_names_the_packages() -> None:
@@ -88,11 +92,6 @@ def test_a_required_backend_is_used_against_the_evidence_and_refused_only_if_unu
     assert choose(facts, mode, RedirectTarget.AUTO).backend == mode.value
     with pytest.raises(StartError, match=f"--redirect={mode} is not usable on this node"):
         choose(NodeFacts(), mode, RedirectTarget.AUTO)
-
-
-@pytest.mark.parametrize("mode", [RedirectMode.CILIUM, RedirectMode.NONE])
-def test_without_rules_no_program_is_required(mode: RedirectMode) -> None:
-    assert choose(NodeFacts(node_address="10.0.0.4"), mode, RedirectTarget.AUTO).backend == mode.value
 
 
 @pytest.mark.parametrize(
@@ -116,8 +115,9 @@ def test_the_target_is_the_node_where_loopback_is_not_reached(
 @pytest.mark.parametrize(
     ("mode", "target"), [(RedirectMode.CILIUM, RedirectTarget.NODE), (RedirectMode.NONE, RedirectTarget.LOOPBACK)]
 )
-def test_the_target_without_rules(mode: RedirectMode, target: RedirectTarget) -> None:
-    assert choose(NodeFacts(node_address="10.0.0.4"), mode, RedirectTarget.AUTO).target is target
+def test_without_rules_no_program_is_required(mode: RedirectMode, target: RedirectTarget) -> None:
+    choice = choose(NodeFacts(node_address="10.0.0.4"), mode, RedirectTarget.AUTO)
+    assert (choice.backend, choice.target) == (mode.value, target)
 
 
 @pytest.mark.parametrize("target", [RedirectTarget.LOOPBACK, RedirectTarget.NODE])
@@ -167,3 +167,91 @@ def test_cilium_without_kube_proxy_is_not_effective_until_a_packet_matches(facts
 )
 def test_cilium_next_to_kube_proxy_counts_as_effective(facts: NodeFacts) -> None:
     assert bypass(facts, Backend.IPTABLES_NFT, redirected=False) is None
+
+
+POD = ("10.244.0.7", 40000)
+OTHER = ("10.244.0.8", 40001)
+
+
+class Node:
+    """A node whose counter and connections the test sets."""
+
+    def __init__(self) -> None:
+        self.packets: int | None = 0
+        self.connections: frozenset[tuple[str, int]] | None = frozenset()
+        self.repairs = 0
+        self.listings = 0
+        self.effect = RedirectEffect(
+            NodeFacts(), Backend.NFTABLES, self._packets, self._bypassing, lambda: self.repairs
+        )
+
+    async def _packets(self) -> int | None:
+        return self.packets
+
+    async def _bypassing(self) -> frozenset[tuple[str, int]] | None:
+        self.listings += 1
+        return self.connections
+
+    async def problem_after(self, checks: int = LIST_EVERY) -> str | None:
+        for _ in range(checks):
+            await self.effect.check()
+        return self.effect.problem()
+
+
+async def test_a_counter_of_zero_without_connections_is_no_problem() -> None:
+    assert await Node().problem_after(20) is None
+
+
+async def test_new_connections_past_a_rule_that_nothing_matches_are_a_problem_until_one_matches() -> None:
+    node = Node()
+    await node.problem_after(1)
+    node.connections = frozenset({POD})
+    why = await node.problem_after()
+    assert why is not None
+    assert "new connections of pods to the real IMDS: 1" in why
+    assert "nft list ruleset" in why
+    assert await node.problem_after(20) == why
+    node.packets = 1
+    assert await node.problem_after(1) is None
+    assert node.effect.redirected
+
+
+async def test_connections_from_before_the_rule_are_no_problem() -> None:
+    node = Node()
+    node.connections = frozenset({POD})
+    assert await node.problem_after(20) is None
+
+
+async def test_connections_made_while_the_rule_was_missing_are_no_problem() -> None:
+    node = Node()
+    await node.problem_after(1)
+    node.connections = frozenset({POD})
+    node.repairs = 1
+    assert await node.problem_after(20) is None
+    node.connections = frozenset({POD, OTHER})
+    assert await node.problem_after(20) is not None
+
+
+async def test_connections_past_the_rule_while_others_match_are_no_problem() -> None:
+    node = Node()
+    for number in range(1, 20):
+        node.packets = number
+        node.connections = frozenset({("10.244.0.7", number)})
+        assert await node.problem_after(1) is None
+    assert node.listings == 0, "conntrack costs the node the more, the more connections it has"
+
+
+async def test_connections_are_listed_rarely() -> None:
+    node = Node()
+    await node.problem_after(10 * LIST_EVERY)
+    assert node.listings <= 11
+
+
+async def test_unreadable_counters_and_connections_prove_nothing() -> None:
+    node = Node()
+    node.connections = None
+    assert await node.problem_after(20) is None
+    node.connections = frozenset({POD})
+    assert await node.problem_after(20) is None
+    node.packets = None
+    assert await node.problem_after(20) is None

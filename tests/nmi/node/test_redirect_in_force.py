@@ -1,11 +1,12 @@
 """The redirect and the reject in real tables: inserted, removed, inserted over old ones.
 
-Excluded: repair (test_redirect_repair), what is particular to nftables (test_nftables_in_force), and packets.
+Excluded: repair (test_redirect_repair), and packets (test_packets).
 """
 
 import pytest
 
-from tests.nmi.node.machines import Machine, Worker
+from tests.nmi.node.conftest import in_every_backend
+from tests.nmi.node.machines import JUMP, REJECT, Machine, Worker
 
 pytestmark = pytest.mark.root
 
@@ -14,10 +15,19 @@ CHAIN = [
     f"-A aad-metadata {MATCH} -j DNAT --to-destination 127.0.0.1:2579",
     "-A aad-metadata -j RETURN",
 ]
-JUMP = "-A PREROUTING -j aad-metadata"
-REJECT = "-A FORWARD -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -j REJECT --reject-with tcp-reset"
+TABLE = """table ip aad-pod-identity {
+\tchain forward {
+\t\ttype filter hook forward priority -1; policy accept;
+\t\tip daddr 169.254.169.254 tcp dport 80 counter packets 0 bytes 0 reject with tcp reset
+\t}
 
-in_every_backend = pytest.mark.parametrize("backend", ["nft", "legacy", "nftables"], indirect=True)
+\tchain prerouting {
+\t\ttype nat hook prerouting priority -101; policy accept;
+\t\tip saddr != 127.0.0.1 ip daddr 169.254.169.254 tcp dport 80 counter packets 0 bytes 0 dnat to 127.0.0.1:2579
+\t}
+}
+"""
+"""As nft lists NMI's table."""
 
 
 def test_the_rule_equals_the_go_implementations_and_is_first(node: Machine, worker: Worker, backend: str) -> None:
@@ -35,6 +45,27 @@ def test_the_reject_rule_is_first_and_only_in_its_table(node: Machine, worker: W
     assert node.run(f"iptables-{backend}-save", "-c", "-t", "nat").splitlines()[1:-1] == nat
 
 
+@pytest.mark.parametrize("backend", ["nftables"])
+def test_the_table_of_nftables_holds_each_rule_in_its_chain_before_others_and_nothing_else(
+    node: Machine, worker: Worker, backend: str
+) -> None:
+    before = node.saved(backend)
+    assert worker.do("install", "reject") is True
+    assert worker.do("install") is True
+    assert node.run("nft", "-nn", "list", "table", "ip", "aad-pod-identity") == TABLE
+    assert node.saved(backend)[: len(before)] == before
+
+
+@in_every_backend
+def test_the_removal_of_one_rule_keeps_the_other(worker: Worker) -> None:
+    worker.do("install", "reject")
+    worker.do("install")
+    assert worker.do("fault", "reject") is None
+    worker.do("remove", "reject")
+    assert "is missing" in worker.do("fault", "reject")
+    assert worker.do("fault") is None
+
+
 @in_every_backend
 @pytest.mark.parametrize("rule", ["redirect", "reject"])
 def test_removal_restores_the_previous_rules_and_may_be_repeated(
@@ -50,17 +81,23 @@ def test_removal_restores_the_previous_rules_and_may_be_repeated(
         assert node.saved(backend) == before
 
 
+@in_every_backend
 def test_after_withdrawal_no_new_connection_is_redirected_and_the_chain_remains_for_open_ones(
     node: Machine, worker: Worker, backend: str
 ) -> None:
-    before, elsewhere = node.rules(backend, "PREROUTING"), node.saved(backend)
+    first, before = node.rules(backend, "PREROUTING"), node.saved(backend)
+    worker.do("withdraw")
+    assert node.saved(backend) == before
     worker.do("install")
     assert worker.do("withdraw") is False
-    assert node.rules(backend, "PREROUTING") == before
-    assert node.rules(backend, "aad-metadata") == CHAIN
+    if backend == "nftables":
+        assert worker.do("fault") == "it has been withdrawn"
+    else:
+        assert node.rules(backend, "PREROUTING") == first
+        assert node.rules(backend, "aad-metadata") == CHAIN
     worker.do("withdraw")
     worker.do("remove")
-    assert node.saved(backend) == elsewhere
+    assert node.saved(backend) == before
 
 
 @in_every_backend
@@ -77,13 +114,6 @@ def test_installing_again_after_a_kill_or_for_another_port_leaves_exactly_one_ru
         assert node.saved(backend) == [line.replace(":2579", ":9999") for line in once]
 
 
-def test_a_reject_rule_of_an_earlier_nmi_is_taken_over(node: Machine, worker: Worker, backend: str) -> None:
-    node.run(f"iptables-{backend}", "-A", *REJECT.split()[1:])
-    before = [line for line in node.rules(backend, "FORWARD") if line != REJECT]
-    worker.do("install", "reject")
-    assert node.rules(backend, "FORWARD") == [REJECT, *before]
-
-
 def test_removal_also_deletes_jumps_from_other_chains(node: Machine, worker: Worker, backend: str) -> None:
     before = node.saved(backend)
     worker.do("install")
@@ -93,19 +123,15 @@ def test_removal_also_deletes_jumps_from_other_chains(node: Machine, worker: Wor
     assert node.saved(backend) == before
 
 
-def test_the_rule_is_installed_on_a_node_without_rules_too(machine: Machine, backend: str) -> None:
-    with Worker(machine, backend) as worker:
-        worker.do("install")
-        assert machine.rules(backend, "aad-metadata") == CHAIN
-        assert machine.rules(backend, "PREROUTING") == [JUMP]
-        worker.do("remove")
-    assert not [line for line in machine.saved(backend) if line.startswith("-A")]
-
-
-def test_a_check_changes_nothing(node: Machine, worker: Worker, backend: str) -> None:
-    before = node.run(f"iptables-{backend}-save", "-c", "-t", "nat").splitlines()[1:-1]
-    assert worker.do("fault") == "the chain is missing"
-    assert node.run(f"iptables-{backend}-save", "-c", "-t", "nat").splitlines()[1:-1] == before
+@pytest.mark.parametrize("backend", ["nftables"])
+def test_removal_also_removes_what_others_wrote_into_the_table(node: Machine, worker: Worker, backend: str) -> None:
+    before = node.saved(backend)
+    worker.do("install")
+    node.run("nft", "add", "chain", "ip", "aad-pod-identity", "other")
+    node.run("nft", "add", "map", "ip", "aad-pod-identity", "m", "{ type ipv4_addr : verdict; }")
+    node.run("nft", "add", "element", "ip", "aad-pod-identity", "m", "{ 10.0.0.1 : jump other }")
+    worker.do("remove")
+    assert node.saved(backend) == before
 
 
 @pytest.mark.parametrize(("rule", "table"), [("redirect", "nat"), ("reject", "filter")])

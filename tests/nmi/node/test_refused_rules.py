@@ -1,7 +1,7 @@
 """EPERM for a write after a read that succeeded: the message names AKS's kernel program, not a missing capability."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -41,28 +41,18 @@ def iptables_nft(program: Program, restore: str, read: str) -> RuleDriver:
 
 
 @pytest.mark.programs
-async def test_a_refused_write_of_iptables_nft_names_the_kernel_program(program: Program) -> None:
-    driver = iptables_nft(program, refusing(""), "exit 0")
+@pytest.mark.parametrize("backend", ["iptables-nft", "nftables", "the guard of loopback"])
+async def test_a_refused_write_names_the_kernel_program(program: Program, backend: str) -> None:
+    missing = 'echo "Error: No such file or directory" >&2; exit 1'
+    writes: dict[str, Callable[[], Awaitable[object]]] = {
+        "iptables-nft": lambda: iptables_nft(program, refusing(""), "exit 0").put(TO.redirect),
+        "nftables": lambda: NftablesDriver(program("nft", refusing("-f", missing))).put(TO.redirect),
+        "the guard of loopback": lambda: route_localnet.ensure_guard(program("iptables", refusing("-I"))),
+    }
     with pytest.raises(StartError, match=r"azure-block-iptables.*nmi\.redirect\.backend=cilium") as caught:
-        await driver.put(TO.redirect)
+        await writes[backend]()
     assert REFUSED in str(caught.value)
     assert "NET_ADMIN" not in str(caught.value)
-
-
-@pytest.mark.programs
-async def test_a_refused_write_of_nftables_names_the_kernel_program(program: Program) -> None:
-    missing = 'echo "Error: No such file or directory" >&2; exit 1'
-    driver = NftablesDriver(program("nft", refusing("-f", missing)))
-    with pytest.raises(StartError, match=r"azure-block-iptables.*nmi\.redirect\.backend=cilium"):
-        await driver.put(TO.redirect)
-
-
-@pytest.mark.programs
-async def test_a_refused_guard_of_loopback_names_the_kernel_program(program: Program) -> None:
-    with pytest.raises(StartError, match="azure-block-iptables"):
-        await route_localnet.ensure_guard(program("iptables", refusing("-I")))
-    with pytest.raises(StartError, match="NET_ADMIN"):
-        await route_localnet.ensure_guard(program("iptables", refusing("")))
 
 
 @pytest.mark.programs
@@ -70,6 +60,8 @@ async def test_a_refused_read_names_the_capability(program: Program) -> None:
     for driver in (iptables_nft(program, "exit 0", refusing("")), NftablesDriver(program("nft", refusing("")))):
         with pytest.raises(StartError, match="give NMI the capability NET_ADMIN"):
             await driver.put(TO.redirect)
+    with pytest.raises(StartError, match="NET_ADMIN"):
+        await route_localnet.ensure_guard(program("iptables", refusing("")))
 
 
 LEGACY = """

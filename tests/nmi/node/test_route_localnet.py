@@ -24,16 +24,17 @@ def conf(root: Path, **values: str) -> Path:
     return root
 
 
-def test_the_setting_of_all_interfaces_suffices(tmp_path: Path) -> None:
-    assert route_localnet.fault(conf(tmp_path, all="1", default="0", eth0="0", lo="0")) is None
-
-
-def test_the_setting_of_each_interface_and_the_default_suffices_as_well(tmp_path: Path) -> None:
-    assert route_localnet.fault(conf(tmp_path, all="0", default="1", eth0="1", lo="0")) is None
-
-
-def test_any_number_except_zero_means_enabled(tmp_path: Path) -> None:
-    assert route_localnet.fault(conf(tmp_path, all="2", default="0", eth0="0")) is None
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"all": "1", "default": "0", "eth0": "0", "lo": "0"},
+        {"all": "0", "default": "1", "eth0": "1", "lo": "0"},
+        {"all": "2", "default": "0", "eth0": "0"},
+    ],
+    ids=["all interfaces", "each interface and the default", "any number except zero"],
+)
+def test_it_is_on_by_either_setting(tmp_path: Path, values: dict[str, str]) -> None:
+    assert route_localnet.fault(conf(tmp_path, **values)) is None
 
 
 @pytest.mark.parametrize("off", ["default", "eth0"])

@@ -1,12 +1,12 @@
-"""Decoding of the kernel's messages about the network; truncated bytes, and bytes that no kernel sends."""
+"""Decoding of the kernel's messages about the network, and of truncated ones.
 
-import contextlib
+Excluded: arbitrary bytes (tests/fuzz/node.py).
+"""
+
 import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nmi.node.rtnetlink import (
     DumpInterruptedError,
@@ -127,23 +127,6 @@ def test_a_data_loss_message_is_malformed() -> None:
 
 def test_messages_of_other_types_are_ignored() -> None:
     assert decode(struct.pack("=IHHII", 20, 20, 0, 0, 0) + bytes(4)) == []
-
-
-@settings(deadline=None)  # a busy machine
-@given(st.binary(max_size=400))
-def test_random_bytes_cause_no_other_error_than_malformed(datagram: bytes) -> None:
-    with contextlib.suppress(MalformedError):
-        decode(datagram)
-
-
-@settings(deadline=None)  # a busy machine
-@given(st.sampled_from(sorted(RECORDED)), st.lists(st.tuples(st.integers(0, 1999), st.integers(0, 255)), max_size=6))
-def test_mutated_recordings_cause_no_other_error_than_malformed(name: str, changes: list[tuple[int, int]]) -> None:
-    datagram = bytearray(RECORDED[name])
-    for at, value in changes:
-        datagram[at % len(datagram)] = value
-    with contextlib.suppress(MalformedError):
-        decode(bytes(datagram))
 
 
 # Dumps.

@@ -1,4 +1,4 @@
-"""Notifications of changes of real tables. Excluded: their effect (test_immediate_repair)."""
+"""Notifications of changes of real tables. Excluded: their effect (test_traffic_redirect)."""
 
 import asyncio
 import logging

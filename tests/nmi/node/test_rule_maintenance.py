@@ -61,29 +61,38 @@ class Tables:
 
 
 class Connections:
-    """Tracked connections between pods and the real IMDS; their deletion may fail."""
+    """Tracked connections between pods and the real IMDS; their deletion may fail, and needs the rule in *tables*."""
 
-    def __init__(self) -> None:
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
         self.tracked = 0
         self.errors: list[Exception] = []
         self.asked = 0
 
     async def forget(self) -> int:
         self.asked += 1
+        assert self._tables.found
         if self.errors:
             raise self.errors.pop(0)
         gone, self.tracked = self.tracked, 0
         return gone
 
 
-class Clock:
-    """Sleeps that end immediately and are recorded. After each one, an action of the test runs."""
+class Bench:
+    """A maintenance. Its sleeps end immediately and are recorded; after each one, an action of the test runs."""
 
     def __init__(self) -> None:
+        self.tables = Tables()
+        self.connections = Connections(self.tables)
         self.slept: list[float] = []
         self.during_sleep: list[Callable[[], None]] = []
+        self.maintenance = RuleMaintenance(self.tables, forget=self.connections.forget, sleep=self._sleep)
 
-    async def sleep(self, seconds: float) -> None:
+    async def maintain(self) -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await self.maintenance.maintain(60)
+
+    async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         if not self.during_sleep:
             raise asyncio.CancelledError
@@ -95,58 +104,34 @@ def nothing_happens() -> None:
 
 
 @pytest.fixture
-def tables() -> Tables:
-    return Tables()
+def bench() -> Bench:
+    return Bench()
 
 
-@pytest.fixture
-def connections() -> Connections:
-    return Connections()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def maintenance(tables: Tables, connections: Connections, clock: Clock) -> RuleMaintenance:
-    return RuleMaintenance(tables, forget=connections.forget, sleep=clock.sleep)
-
-
-async def maintain(maintenance: RuleMaintenance) -> None:
-    with pytest.raises(asyncio.CancelledError):
-        await maintenance.maintain(60)
-
-
-async def test_readiness_requires_an_installed_rule(maintenance: RuleMaintenance) -> None:
-    assert not maintenance.in_force(RULE)
-    await maintenance.install(RULE)
-    assert maintenance.problem() is None
-    assert maintenance.in_force(RULE)
-    await maintenance.remove(RULE)
-    assert not maintenance.in_force(RULE)
-    assert maintenance.problem() == "the redirect of 169.254.169.254: it has been removed"
-
-
-async def test_an_existing_rule_is_not_written_again(maintenance: RuleMaintenance, tables: Tables) -> None:
-    tables.found[RULE] = whole(RULE)
-    await maintenance.install(RULE)
-    assert tables.puts == 0
+async def test_readiness_requires_an_installed_rule(bench: Bench) -> None:
+    assert not bench.maintenance.in_force(RULE)
+    await bench.maintenance.install(RULE)
+    assert bench.maintenance.problem() is None
+    assert bench.maintenance.in_force(RULE)
+    await bench.maintenance.install(RULE)
+    assert bench.tables.puts == 1, "an existing rule is not written again"
+    await bench.maintenance.remove(RULE)
+    assert not bench.maintenance.in_force(RULE)
+    assert bench.maintenance.problem() == "the redirect of 169.254.169.254: it has been removed"
 
 
 async def test_the_rule_is_checked_at_each_interval_and_repairs_are_counted(
-    maintenance: RuleMaintenance, tables: Tables, clock: Clock, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken() -> None:
-        tables.found.clear()
+        bench.tables.found.clear()
 
-    await maintenance.install(RULE)
-    clock.during_sleep = [nothing_happens, broken, nothing_happens, broken]
-    await maintain(maintenance)
-    assert clock.slept == [60.0] * 5
-    assert maintenance.repairs == 2
-    assert tables.found[RULE] == whole(RULE)
+    await bench.maintenance.install(RULE)
+    bench.during_sleep = [nothing_happens, broken, nothing_happens, broken]
+    await bench.maintain()
+    assert bench.slept == [60.0] * 5
+    assert bench.maintenance.repairs == 2
+    assert bench.tables.found[RULE] == whole(RULE)
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert [getattr(record, "reason", "") for record in warnings] == [
         "the redirect of 169.254.169.254: the chain is missing"
@@ -154,77 +139,69 @@ async def test_the_rule_is_checked_at_each_interval_and_repairs_are_counted(
 
 
 @pytest.mark.parametrize("error", [RedirectError("no answer"), StartError("no rights"), ZeroDivisionError("a bug")])
-async def test_a_failed_check_fails_the_probe_and_is_repeated_soon(
-    maintenance: RuleMaintenance, tables: Tables, clock: Clock, error: Exception
-) -> None:
+async def test_a_failed_check_fails_the_probe_and_is_repeated_soon(bench: Bench, error: Exception) -> None:
     problems: list[str | None] = []
 
     def fails() -> None:
-        tables.errors = [error]
+        bench.tables.errors = [error]
 
     def noted() -> None:
-        problems.append(maintenance.problem())
+        problems.append(bench.maintenance.problem())
 
-    await maintenance.install(RULE)
-    clock.during_sleep = [fails, noted, noted]
-    await maintain(maintenance)
-    assert clock.slept == [60.0, 5.0, 60.0, 60.0]
+    await bench.maintenance.install(RULE)
+    bench.during_sleep = [fails, noted, noted]
+    await bench.maintain()
+    assert bench.slept == [60.0, 5.0, 60.0, 60.0]
     assert problems[0] is not None
     assert problems[1] is None
-    assert maintenance.failures == 1
+    assert bench.maintenance.failures == 1
 
 
-async def test_a_held_lock_is_waited_for_endlessly_with_growing_pauses(
-    maintenance: RuleMaintenance, tables: Tables, clock: Clock
-) -> None:
-    tables.errors = [LockHeldError("held")] * 40
-    clock.during_sleep = [nothing_happens] * 40
-    await maintenance.install(RULE)
-    assert maintenance.in_force(RULE)
-    assert clock.slept == sorted(clock.slept)
-    assert clock.slept[0] <= 0.1
-    assert clock.slept[-1] == 2.0
+async def test_a_held_lock_is_waited_for_endlessly_with_growing_pauses(bench: Bench) -> None:
+    bench.tables.errors = [LockHeldError("held")] * 40
+    bench.during_sleep = [nothing_happens] * 40
+    await bench.maintenance.install(RULE)
+    assert bench.maintenance.in_force(RULE)
+    assert bench.slept == sorted(bench.slept)
+    assert bench.slept[0] <= 0.1
+    assert bench.slept[-1] == 2.0
 
 
-async def test_a_held_lock_does_not_make_the_probe_fail(
-    maintenance: RuleMaintenance, tables: Tables, clock: Clock
-) -> None:
-    await maintenance.install(RULE)
-    tables.errors = [LockHeldError("held")]
-    clock.during_sleep = [lambda: tables.errors.clear() if maintenance.problem() else None]
-    assert await maintenance.verify() is False
+async def test_a_held_lock_does_not_make_the_probe_fail(bench: Bench) -> None:
+    await bench.maintenance.install(RULE)
+    bench.tables.errors = [LockHeldError("held")]
+    bench.during_sleep = [lambda: bench.tables.errors.clear() if bench.maintenance.problem() else None]
+    assert await bench.maintenance.verify() is False
 
 
 async def test_a_rule_that_disappears_after_the_write_is_no_success_and_is_retried_soon(
-    maintenance: RuleMaintenance, tables: Tables, clock: Clock, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tables.undone = 3
-    await maintenance.install(RULE)
+    bench.tables.undone = 3
+    await bench.maintenance.install(RULE)
     problem = "the redirect of 169.254.169.254: it was written, but then the chain is missing"
-    assert str(maintenance.problem()).startswith(problem)
-    assert not maintenance.in_force(RULE)
+    assert str(bench.maintenance.problem()).startswith(problem)
+    assert not bench.maintenance.in_force(RULE)
     assert "the rule is not in place yet" in caplog.text
-    clock.during_sleep = [nothing_happens]
-    await maintain(maintenance)
-    assert clock.slept == [5.0, 60.0]
-    assert maintenance.in_force(RULE)
+    bench.during_sleep = [nothing_happens]
+    await bench.maintain()
+    assert bench.slept == [5.0, 60.0]
+    assert bench.maintenance.in_force(RULE)
 
 
-async def test_missing_permissions_end_the_start(maintenance: RuleMaintenance, tables: Tables) -> None:
-    tables.errors = [StartError("no rights")]
+async def test_missing_permissions_end_the_start(bench: Bench) -> None:
+    bench.tables.errors = [StartError("no rights")]
     with pytest.raises(StartError):
-        await maintenance.install(RULE)
+        await bench.maintenance.install(RULE)
 
 
-async def test_a_rule_that_is_removed_immediately_is_written_again(
-    maintenance: RuleMaintenance, tables: Tables
-) -> None:
-    tables.undone = 2
-    await maintenance.install(RULE)
-    assert maintenance.in_force(RULE)
+async def test_a_rule_that_is_removed_immediately_is_written_again(bench: Bench) -> None:
+    bench.tables.undone = 2
+    await bench.maintenance.install(RULE)
+    assert bench.maintenance.in_force(RULE)
 
 
-async def test_checks_and_removal_never_overlap(tables: Tables) -> None:
+async def test_checks_and_removal_never_overlap(bench: Bench) -> None:
     inside = asyncio.Event()
     go_on = asyncio.Event()
 
@@ -232,8 +209,8 @@ async def test_checks_and_removal_never_overlap(tables: Tables) -> None:
         inside.set()
         await go_on.wait()
 
-    maintenance = RuleMaintenance(tables, sleep=wait_for_the_lock)
-    tables.errors = [LockHeldError("held")]
+    maintenance = RuleMaintenance(bench.tables, sleep=wait_for_the_lock)
+    bench.tables.errors = [LockHeldError("held")]
     async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
         tasks.create_task(maintenance.install(RULE))
         await inside.wait()
@@ -241,68 +218,53 @@ async def test_checks_and_removal_never_overlap(tables: Tables) -> None:
         await asyncio.sleep(0)  # it runs, and must wait for the lock
         assert not removal.done()
         go_on.set()
-    assert not tables.found
+    assert not bench.tables.found
     assert not maintenance.in_force(RULE)
 
 
-async def test_an_unreadable_table_does_not_prevent_the_repair_of_another_rule(
-    maintenance: RuleMaintenance, tables: Tables, clock: Clock
-) -> None:
+async def test_an_unreadable_table_does_not_prevent_the_repair_of_another_rule(bench: Bench) -> None:
     for rule in (TO.reject, RULE):
-        await maintenance.install(rule)
+        await bench.maintenance.install(rule)
 
     def broken() -> None:
-        tables.broken = {TO.reject}
-        tables.found.pop(RULE)
+        bench.tables.broken = {TO.reject}
+        bench.tables.found.pop(RULE)
 
-    clock.during_sleep = [broken]
-    await maintain(maintenance)
-    assert tables.found[RULE] == whole(RULE)
-    assert (maintenance.repairs, maintenance.failures) == (1, 1)
-    assert maintenance.problem() == "the reject of 169.254.169.254: this table cannot be read"
-    assert maintenance.in_force(RULE)
-    assert not maintenance.in_force(TO.reject)
-
-
-async def test_connections_are_ended_after_the_installation_and_after_each_repair(
-    maintenance: RuleMaintenance, tables: Tables, connections: Connections
-) -> None:
-    connections.tracked = 2
-    await maintenance.install(RULE)
-    assert maintenance.forgotten == 2
-    await maintenance.verify()
-    assert connections.asked == 1, "a rule that was always in place has no bypassing connections"
-    tables.found.clear()
-    connections.tracked = 1
-    await maintenance.verify()
-    assert maintenance.forgotten == 3
+    bench.during_sleep = [broken]
+    await bench.maintain()
+    assert bench.tables.found[RULE] == whole(RULE)
+    assert (bench.maintenance.repairs, bench.maintenance.failures) == (1, 1)
+    assert bench.maintenance.problem() == "the reject of 169.254.169.254: this table cannot be read"
+    assert bench.maintenance.in_force(RULE)
+    assert not bench.maintenance.in_force(TO.reject)
 
 
-async def test_connections_are_ended_after_the_rule_is_installed_and_not_before(tables: Tables, clock: Clock) -> None:
-    seen: list[bool] = []
-
-    async def forget() -> int:
-        seen.append(RULE in tables.found)
-        return 0
-
-    await RuleMaintenance(tables, forget=forget, sleep=clock.sleep).install(RULE)
-    assert seen == [True]
+async def test_connections_are_ended_after_the_installation_and_after_each_repair(bench: Bench) -> None:
+    bench.connections.tracked = 2
+    await bench.maintenance.install(RULE)
+    assert bench.maintenance.forgotten == 2
+    await bench.maintenance.verify()
+    assert bench.connections.asked == 1, "a rule that was always in place has no bypassing connections"
+    bench.tables.found.clear()
+    bench.connections.tracked = 1
+    await bench.maintenance.verify()
+    assert bench.maintenance.forgotten == 3
 
 
 @pytest.mark.parametrize("error", [RedirectError("no answer"), StartError("no program")])
 async def test_connections_that_cannot_be_ended_block_nothing_and_are_retried_soon(
-    maintenance: RuleMaintenance, connections: Connections, clock: Clock, error: Exception
+    bench: Bench, error: Exception
 ) -> None:
     problems: list[str | None] = []
 
     def noted() -> None:
-        problems.append(maintenance.problem())
+        problems.append(bench.maintenance.problem())
 
-    connections.errors = [error, error]
-    await maintenance.install(RULE)
-    assert maintenance.in_force(RULE)
-    clock.during_sleep = [noted, noted, noted]
-    await maintain(maintenance)
+    bench.connections.errors = [error, error]
+    await bench.maintenance.install(RULE)
+    assert bench.maintenance.in_force(RULE)
+    bench.during_sleep = [noted, noted, noted]
+    await bench.maintain()
     assert problems == [str(error), str(error), None]
-    assert clock.slept == [5.0, 5.0, 60.0, 60.0]
-    assert connections.asked == 3
+    assert bench.slept == [5.0, 5.0, 60.0, 60.0]
+    assert bench.connections.asked == 3

@@ -126,10 +126,13 @@ async def maintained(*, fail_closed: bool = True) -> AsyncIterator[TrafficRedire
             await task
 
 
-async def test_nothing_is_written_before_the_labels_are_known(node: Node) -> None:
+@pytest.mark.parametrize("existing", [set[str](), {REDIRECT, REJECT}], ids=["no rules", "rules of an earlier NMI"])
+async def test_nothing_is_written_before_the_labels_are_known(node: Node, existing: set[str]) -> None:
+    node.written |= existing
     async with maintained() as redirect:
         await asyncio.sleep(3 * MINUTE)
-        assert node.written == set()
+        assert node.written == existing, "pods stay blocked"
+        assert "the labels of this node are not known yet" in (redirect.problem() or "")
         await redirect.note_labels(EBPF)
         await redirect.install()
         await asyncio.sleep(3 * MINUTE)
@@ -155,6 +158,7 @@ async def test_a_start_does_not_wait_where_the_kubelets_flags_permit_rules(node:
     node.kubelet = HostRouting.NETFILTER
     async with maintained() as redirect:
         await asyncio.wait_for(redirect.decided(), 1.0)
+        assert node.written == {REJECT}
         await redirect.install()
         assert redirect.problem() is None
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,10 +15,8 @@ from typing import Any
 from podidentity_sandbox.faults import FaultProxy
 from podidentity_sandbox.kubeapi.server import KubeApi
 from podidentity_sandbox.serving import free_ports
-from tests.support.waiting import until
-
-ROOT = Path(__file__).parents[3]
-WAIT_SECONDS = 60.0
+from tests.conftest import ROOT
+from tests.support.waiting import LIMIT_SECONDS, until
 
 
 @dataclass
@@ -53,6 +50,9 @@ class Nmi:
 
         await until(page, lambda: f"{path}\n{self.read_log()}", holds=lambda seen: holds(*seen))
 
+    async def logged(self, text: str) -> None:
+        await until(lambda: text in self.read_log(), self.read_log)
+
     async def active(self) -> None:
         await self.until("/healthz", lambda _status, text: text == "Active")
 
@@ -60,16 +60,13 @@ class Nmi:
         return self.log.read_text()
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return the log lines, except the first, which lists the settings."""
         return [json.loads(line) for line in self.read_log().splitlines()]
 
-    async def stop(self) -> float:
-        """Send SIGTERM, and return the seconds until the end, which must be orderly."""
-        began = time.monotonic()
+    async def stop(self) -> None:
+        """Send SIGTERM. The end must be orderly."""
         self.process.terminate()
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(LIMIT_SECONDS):
             assert await self.process.wait() == 0, self.read_log()
-        return time.monotonic() - began
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The command `nmi`: exit codes, and one line for each start error. Excluded: serving.
 
-Port, API server, rights and iptables are tried where they are (tests/nmi/node/test_start.py).
+Port, API server, rights and iptables are tried where they are (tests/nmi/node/test_start_without_api_server.py).
 """
 
 import socket

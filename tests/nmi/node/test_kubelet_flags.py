@@ -1,11 +1,20 @@
-"""The labels in the kubelet's flags, as NMI and as the boot guard's grep read them."""
+"""What the kubelet's flags show: labels, as NMI and the boot guard's grep read them, and the kubenet network plugin.
 
+Excluded: how the flags of NMI get their values (tests/nmi/settings).
+"""
+
+import logging
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from nmi.flag_table import RedirectMode
+from nmi.node import kubenet
 from nmi.node.host_routing import LABEL, LABELLED, HostRouting, by_kubelet, by_kubelet_flags, by_labels
+from nmi.node.traffic_redirect import TrafficRedirect
+from nmi.settings import Settings
+from podidentity.exits import StartError
 
 AKS = (
     "KUBELET_FLAGS=--cgroup-driver=systemd --kubeconfig=/var/lib/kubelet/kubeconfig\n"
@@ -54,3 +63,51 @@ def test_a_file_that_cannot_be_read_tells_nothing(tmp_path: Path) -> None:
     assert by_kubelet(tmp_path) is HostRouting.UNKNOWN
     (tmp_path / "kubelet").write_bytes(b"\xff\nKUBELET_NODE_LABELS=a=b\n")
     assert by_kubelet(tmp_path / "kubelet") is HostRouting.NETFILTER
+
+
+KUBENET = "KUBELET_CONFIG=\nKUBELET_FLAGS=--cgroup-driver=systemd --network-plugin=kubenet --v=2\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_kubenet"),
+    [
+        (KUBENET, True),
+        ("--network-plugin kubenet", True),
+        ('FLAGS="--network-plugin=kubenet"', True),
+        ('--network-plugin="kubenet"', True),
+        ("-network-plugin=kubenet", True),
+        ("--network-plugin=cni", False),
+        ("--network-plugin=kubenet2", False),
+        ("--network-plugin-mtu=1500 kubenet", False),
+        ("# --network-plugin=kubenet", False),
+        ("", False),
+    ],
+)
+def test_kubenet_is_recognised_in_the_kubelets_flags(text: str, is_kubenet: bool) -> None:
+    assert kubenet.names_kubenet(text) is is_kubenet
+
+
+@pytest.mark.parametrize("text", [KUBENET.encode(), b"\xff\xfe--network-plugin=kubenet"], ids=["text", "not text"])
+def test_a_node_with_kubenet_is_rejected_and_the_error_names_the_flag_to_accept_it(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "kubelet").write_bytes(text)
+    with pytest.raises(StartError, match="--allow-network-plugin-kubenet"):
+        kubenet.check(tmp_path / "kubelet", allowed=False)
+
+
+@pytest.mark.parametrize("redirect", RedirectMode)
+async def test_nmi_does_not_start_there_whatever_redirects_to_it(redirect: RedirectMode, tmp_path: Path) -> None:
+    (tmp_path / "kubelet").write_text(KUBENET)
+    settings = Settings(node_name="n", redirect=redirect, kubelet_config=tmp_path / "kubelet")
+    with pytest.raises(StartError, match="--allow-network-plugin-kubenet"):
+        await TrafficRedirect(settings, "10.244.0.9").prepare()
+
+
+def test_a_flag_accepts_kubenet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "kubelet").write_text(KUBENET)
+    kubenet.check(tmp_path / "kubelet", allowed=True)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_missing_or_unreadable_configuration_is_not_fatal(tmp_path: Path) -> None:
+    kubenet.check(tmp_path / "none", allowed=False)
+    kubenet.check(tmp_path, allowed=False)

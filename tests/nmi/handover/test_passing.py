@@ -1,21 +1,31 @@
-"""Tests of both ends: connections arrive, are acknowledged, and are returned."""
+"""Tests of both ends: tokens arrive before the sockets, and connections arrive, are acknowledged and returned."""
 
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from nmi.handover.channel import Channel
+from nmi.handover.channel import Channel, ChannelClosedError
 from nmi.handover.messages import (
+    TOKEN_BYTES_MAX,
+    TOKEN_MESSAGES_MAX,
     Adopted,
     Connections,
     GiveBack,
     Resumed,
     Take,
     Taken,
+    Tokens,
+    Welcome,
 )
+from nmi.handover.metrics import HandoverMetrics
+from nmi.handover.protocol import Role
+from nmi.handover.successor import HandoverError, Successor
 from tests.nmi.handover.ends import SECONDS, Ends, FakeConnections, hello, listening
 from tests.support.waiting import until
 
@@ -29,6 +39,12 @@ async def retired_for_a_channel(ends: Ends) -> Channel:
         for each in descriptors:
             os.close(each)
     return channel
+
+
+def assert_connected(descriptor: int, peer: socket.socket) -> None:
+    os.write(descriptor, b"x")
+    with peer:
+        assert peer.recv(1) == b"x"
 
 
 async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(
@@ -50,9 +66,7 @@ async def test_a_successor_gets_the_sockets_and_then_the_idle_connections(
         following = asyncio.create_task(successor.follow(service))
         await until(lambda: len(adopted) >= 100)
         for descriptor, (_, theirs) in zip(adopted, pairs, strict=True):
-            os.write(descriptor, b"x")
-            assert theirs.recv(1) == b"x"
-            theirs.close()
+            assert_connected(descriptor, theirs)
         service.close()
         assert ends.predecessor.state() == "retired"
         assert not await asyncio.to_thread(path.exists)
@@ -76,9 +90,7 @@ async def test_a_successor_that_gives_back_returns_its_connections(path: Path) -
         assert await successor.return_connections(lambda: len(service.idle), SECONDS) > 0
         assert len(ends.service.adopted) == 100
         for descriptor, (_, theirs) in zip(ends.service.adopted, pairs, strict=True):
-            os.write(descriptor, b"x")
-            assert theirs.recv(1) == b"x"
-            theirs.close()
+            assert_connected(descriptor, theirs)
         assert ends.predecessor.state() == "serving", "the next successor can register"
         (await ends.meet()).close()
         successor.close()
@@ -89,16 +101,14 @@ async def test_a_successor_that_gives_back_returns_its_connections(path: Path) -
 async def test_connections_that_the_successor_does_not_acknowledge_stay_with_the_predecessor(path: Path) -> None:
     async with listening(path) as ends:
         ours, theirs = socket.socketpair()
-        with theirs:
-            successor = await ends.retired()
-            ends.service.idle = [ours.detach()]
-            await until(lambda: not ends.service.idle)
-            assert await ends.predecessor.pass_connections(lambda: 0, 0.05) == 0, "the batch is not complete"
-            successor.close()
-            await ends.until("pause", "retire", "resume")
-            (descriptor,) = ends.service.adopted
-            os.write(descriptor, b"x")
-            assert theirs.recv(1) == b"x"
+        successor = await ends.retired()
+        ends.service.idle = [ours.detach()]
+        await until(lambda: not ends.service.idle)
+        assert await ends.predecessor.pass_connections(lambda: 0, 0.05) == 0, "the batch is not complete"
+        successor.close()
+        await ends.until("pause", "retire", "resume")
+        (descriptor,) = ends.service.adopted
+        assert_connected(descriptor, theirs)
 
 
 async def test_an_acknowledgement_without_connections_is_a_violation(path: Path) -> None:
@@ -144,3 +154,79 @@ async def test_a_predecessor_answers_a_give_back_when_the_last_connections_are_a
         channel.close()
         os.close(descriptors[0])
         theirs.close()
+
+
+async def take_tokens(successor: Successor, stored: int, refused: int) -> list[bytes]:
+    """Take over, answer that so many tokens are *stored* and *refused*, and return the packets with tokens."""
+    received: list[bytes] = []
+
+    def receive(packets: Sequence[bytes]) -> tuple[int, int]:
+        received.extend(packets)
+        return stored, refused
+
+    for _, each in await successor.take(receive):
+        each.close()
+    return received
+
+
+@pytest.mark.parametrize(("version", "packets"), [(1, 0), (2, 3)])
+async def test_tokens_arrive_before_the_sockets_unless_the_successor_does_not_know_them(
+    path: Path, version: int, packets: int
+) -> None:
+    async with listening(path) as ends:
+        ends.service.packets = [b"a", b"", b"x" * TOKEN_BYTES_MAX]
+        successor = await ends.meet(version)
+        received = await take_tokens(successor, 1, 2)
+        assert received == ends.service.packets[:packets]
+        counted = [
+            ends.successors.get_sample_value("aadpodidentity_nmi_handover_tokens_total", {"result": result})
+            for result in ("received", "refused")
+        ]
+        assert counted == [1, 2]
+        await successor.confirm()
+        successor.close()
+        await ends.until("pause", "retire", "resume")
+
+
+async def test_no_more_messages_with_tokens_are_passed_or_accepted_than_agreed(path: Path) -> None:
+    async with listening(path) as ends:
+        ends.service.packets = [b"x"] * (TOKEN_MESSAGES_MAX + 5)
+        successor = await ends.meet()
+        received = await take_tokens(successor, 1, 0)
+        assert len(received) == TOKEN_MESSAGES_MAX
+        successor.close()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    predecessor = Channel(theirs, Role.PREDECESSOR)
+    channel = Channel(ours, Role.SUCCESSOR)
+    await channel.send(hello())
+    await predecessor.receive()
+    welcome = Welcome(version=2, release="", sockets=())
+    await predecessor.send(welcome)
+    await channel.receive()
+
+    async def flood() -> None:
+        await predecessor.receive()
+        with suppress(ChannelClosedError):
+            while True:
+                await predecessor.send(Tokens(b"x"))
+
+    flooding = asyncio.create_task(flood())
+    with pytest.raises(HandoverError, match="too many"):
+        await Successor(channel, welcome, HandoverMetrics(CollectorRegistry())).take()
+    await flooding
+    predecessor.close()
+
+
+async def test_a_successor_that_does_not_read_its_tokens_changes_nothing(
+    path: Path,
+) -> None:
+    async with listening(path) as ends:
+        ends.service.packets = [b"x" * TOKEN_BYTES_MAX] * TOKEN_MESSAGES_MAX
+        channel = await ends.connect()
+        await channel.send(hello())
+        await channel.receive()
+        await channel.send(Take())
+        await ends.predecessor.settle(SECONDS)
+        assert ends.service.calls == []
+        assert ends.count("failed") == 1
+        channel.close()
