@@ -13,9 +13,9 @@ from nmi.tokens.token import Token
 from podidentity.resources import CREATED
 from tests.nmi.fake_imds import Answer, error_body
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, pod
 from tests.nmi.issuer_bench import running_issuer
 from tests.nmi.tokens.fakes import FakeSource
+from tests.support.nmi_objects import ADDRESS, CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, pod
 from tests.support.waiting import until
 from tests.virtual_time import now
 

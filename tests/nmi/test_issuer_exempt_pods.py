@@ -19,7 +19,8 @@ from podidentity.azure.imds import RawAnswer
 from podidentity.resources import OwnerReference
 from tests.nmi.fake_imds import Answer
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import (
+from tests.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.support.nmi_objects import (
     ADDRESS,
     CLIENT_ID,
     OBJECT_ID,
@@ -31,7 +32,6 @@ from tests.nmi.identity.shapes import (
     pod,
     resource_id,
 )
-from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.support.waiting import until
 from tests.virtual_time import now
 

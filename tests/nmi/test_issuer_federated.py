@@ -10,9 +10,9 @@ from nmi.refusal import Reason, Refusal
 from nmi.tokens.source import Workload
 from podidentity.resources import Pod
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import ADDRESS, assigned_identity, binding, identity, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
+from tests.support.nmi_objects import ADDRESS, assigned_identity, binding, identity, pod
 from tests.support.waiting import until
 
 

@@ -10,9 +10,9 @@ from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import CREATED
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, exception, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
+from tests.support.nmi_objects import CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, exception, pod
 from tests.support.waiting import until
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"

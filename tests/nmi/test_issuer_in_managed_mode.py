@@ -11,9 +11,9 @@ from nmi.refusal import Reason, Refusal
 from podidentity.azure.imds import RawAnswer
 from tests.nmi.fake_imds import Answer, error_body
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, RESOURCE, binding, identity, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
+from tests.support.nmi_objects import ADDRESS, CLIENT_ID, RESOURCE, binding, identity, pod
 from tests.support.waiting import until
 
 POLICY = DecisionPolicy(force_namespaced=True)

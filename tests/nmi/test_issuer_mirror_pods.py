@@ -8,8 +8,8 @@ from nmi.identity.decide import DecisionPolicy
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import OwnerReference
-from tests.nmi.identity.shapes import ADDRESS, binding, exception, identity, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.support.nmi_objects import ADDRESS, binding, exception, identity, pod
 from tests.support.waiting import until
 from tests.virtual_time import now
 

@@ -12,8 +12,8 @@ from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.azure.imds import RawAnswer
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import ADDRESS, REQUEST, RESOURCE, assigned_identity, exception, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.support.nmi_objects import ADDRESS, REQUEST, RESOURCE, assigned_identity, exception, pod
 from tests.support.waiting import until
 
 FORCE_REFRESH = TokenRequest(RESOURCE, force_refresh=True)

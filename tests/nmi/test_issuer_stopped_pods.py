@@ -11,8 +11,8 @@ from nmi.identity.stopped_pods import SANDBOX_DOWN, TERMINATED
 from nmi.issuer import Issued
 from nmi.refusal import Refusal
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import ADDRESS, exception, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.support.nmi_objects import ADDRESS, exception, pod
 from tests.support.waiting import until
 from tests.virtual_time import now
 

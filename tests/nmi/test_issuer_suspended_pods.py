@@ -18,8 +18,8 @@ from nmi.refusal import Refusal
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Running
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import ADDRESS, assigned_identity, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.support.nmi_objects import ADDRESS, assigned_identity, pod
 from tests.support.waiting import until
 
 BRIEF = DecisionPolicy(max_hold_seconds=0.2)

@@ -15,8 +15,8 @@ from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason
 from podidentity.resources import CREATED
-from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, binding, by, identity, pod
 from tests.nmi.virtual_issuer import VirtualIssuer, refused_after, virtual_issuer
+from tests.support.nmi_objects import CLIENT_ID, REQUEST, assigned_identity, binding, by, identity, pod
 from tests.virtual_time import settle
 
 HOLD: Final = 45.0

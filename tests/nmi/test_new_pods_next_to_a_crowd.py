@@ -8,8 +8,8 @@ from nmi.identity.lookup_wait import WAITERS_MAX
 from nmi.issuer import Issued
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.responses import refused
-from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
 from tests.nmi.virtual_issuer import virtual_issuer
+from tests.support.nmi_objects import assigned_identity, binding, identity, pod
 from tests.virtual_time import settle
 
 CROWD = "10.0.9.9"

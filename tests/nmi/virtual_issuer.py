@@ -21,8 +21,8 @@ from podidentity.azure.imds import RawAnswer
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import Resource
-from tests.nmi.identity.shapes import ADDRESS, NODE, REQUEST
 from tests.nmi.tokens.fakes import Bench
+from tests.support.nmi_objects import ADDRESS, NODE, REQUEST
 from tests.virtual_time import now
 
 

@@ -6,8 +6,8 @@ import msgspec
 
 from podidctl.diagnosis.input import DiagnosisInput, ServiceAccountAccess
 from podidentity.resources import AzureIdentity, AzureIdentitySpec
-from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, identity, pod
 from tests.podidctl.prediction_inputs import facts, labelled, rules
+from tests.support.nmi_objects import CLIENT_ID, assigned_identity, identity, pod
 
 NMI_ACCOUNT = "kube-system/nmi"
 WELL = ServiceAccountAccess(exists=True, nmi_may_request=True, nmi=NMI_ACCOUNT)

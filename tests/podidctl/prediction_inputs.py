@@ -18,7 +18,7 @@ from podidentity.resources import (
     PodMeta,
     nodename_label,
 )
-from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, pod
+from tests.support.nmi_objects import NODE, assigned_identity, binding, identity, pod
 
 VM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm-1"
 

@@ -10,8 +10,8 @@ from podidctl.diagnosis.input import NmiPods, ReadFailure
 from podidctl.doctor.programs import mic_settings
 from podidentity.flags import UsageError
 from podidentity.resources import OwnerReference, PodMeta
-from tests.nmi.identity.shapes import NODE, pod
 from tests.podidctl.doctor_inputs import mic, nmi
+from tests.support.nmi_objects import NODE, pod
 
 
 def containers(*several: DaemonContainer) -> Daemon:

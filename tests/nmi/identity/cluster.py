@@ -32,8 +32,8 @@ from podidentity.resources import (
     Resource,
     nodename_label,
 )
-from tests.nmi.identity.shapes import ADDRESS, NODE, assigned_identity, pod
 from tests.support.memory_api import MemoryApi
+from tests.support.nmi_objects import ADDRESS, NODE, assigned_identity, pod
 from tests.support.waiting import until
 from tests.virtual_time import now
 

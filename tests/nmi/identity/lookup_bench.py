@@ -5,7 +5,7 @@ import asyncio
 from nmi.identity.lookup_wait import LookupWait
 from nmi.identity.pods import PodEntry
 from nmi.refusal import Refusal
-from tests.nmi.identity.shapes import ADDRESS
+from tests.support.nmi_objects import ADDRESS
 from tests.virtual_time import now, settle
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 from nmi.identity.pods import PodEntry
 from tests.nmi.identity.lookup_bench import LookupBench
-from tests.nmi.identity.shapes import ADDRESS, pod
+from tests.support.nmi_objects import ADDRESS, pod
 from tests.virtual_time import now
 
 

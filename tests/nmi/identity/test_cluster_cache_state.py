@@ -4,7 +4,7 @@ import json
 
 from nmi.identity.cluster_cache import SHOWN_MAX
 from tests.nmi.identity.cluster import running_cluster
-from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, exception, pod
+from tests.support.nmi_objects import CLIENT_ID, assigned_identity, exception, pod
 
 
 async def test_the_state_shows_each_pod_with_the_inputs_of_its_decision() -> None:

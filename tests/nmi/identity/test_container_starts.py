@@ -5,7 +5,8 @@ import pytest
 
 from nmi.identity.container_starts import owner_of, started_after
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Running, Terminated
-from tests.nmi.identity.shapes import pod, started_at
+from tests.support.nmi_objects import pod
+from tests.support.objects import started_at
 
 MIDNIGHT = 1_767_225_600.0
 """2026-01-01T00:00:00Z."""

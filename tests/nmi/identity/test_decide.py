@@ -23,7 +23,7 @@ from nmi.identity.decide import (
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import ASSIGNED, BEHAVIOR_ANNOTATION, CREATED, OBJECT_ID_ANNOTATION, UNASSIGNED
-from tests.nmi.identity.shapes import CLIENT_ID, OBJECT_ID, POD, REQUEST, RESOURCE, assigned, by, resource_id
+from tests.support.nmi_objects import CLIENT_ID, OBJECT_ID, POD, REQUEST, RESOURCE, assigned, by, resource_id
 
 POLICY = DecisionPolicy(max_hold_seconds=1000.0)
 UNLABELLED = PodFacts("ns", "web", "uid-1", "")

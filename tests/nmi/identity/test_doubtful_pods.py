@@ -8,7 +8,7 @@ from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
-from tests.nmi.identity.shapes import ADDRESS, assigned_identity, pod
+from tests.support.nmi_objects import ADDRESS, assigned_identity, pod
 
 POD_PATH = "/api/v1/namespaces/ns/pods/web"
 

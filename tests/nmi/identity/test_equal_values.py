@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from nmi.refusal import Reason, Refusal
-from tests.nmi.identity.shapes import assigned
+from tests.support.nmi_objects import assigned
 
 IDENTITY = assigned()
 REFUSAL = Refusal(Reason.NOTHING_ASSIGNED, "no")

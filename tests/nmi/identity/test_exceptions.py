@@ -8,7 +8,7 @@ import pytest
 
 from nmi.identity.exemptions import LINES_PER_MINUTE, Exemptions
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
-from tests.nmi.identity.shapes import ADDRESS, exception, pod
+from tests.support.nmi_objects import ADDRESS, exception, pod
 
 APP = {"app": "web"}
 

@@ -7,7 +7,7 @@ import pytest
 from podidentity.kube import object_store
 from podidentity.resources import Pod
 from tests.nmi.identity.cluster import Cluster, running_cluster
-from tests.nmi.identity.shapes import pod
+from tests.support.nmi_objects import pod
 
 ADDRESS, OTHER = "10.0.0.1", "10.0.0.2"
 

@@ -7,7 +7,7 @@ import pytest
 
 from podidentity.resources import ATTACHED_BY_ANNOTATION, CREATED
 from tests.nmi.identity.cluster import ASSIGNED_KIND, DEADLINE, Cluster, running_cluster
-from tests.nmi.identity.shapes import ADDRESS, assigned_identity, pod
+from tests.support.nmi_objects import ADDRESS, assigned_identity, pod
 
 
 async def test_a_pods_address_finds_it_from_its_event_on() -> None:

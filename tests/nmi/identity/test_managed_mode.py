@@ -10,7 +10,7 @@ from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
-from tests.nmi.identity.shapes import (
+from tests.support.nmi_objects import (
     ADDRESS,
     OBJECT_ID,
     REQUEST,

@@ -13,7 +13,7 @@ from nmi.identity.limited_map import LINES_PER_MINUTE, LimitedMap, OverLimitCoun
 from nmi.identity.managed_mode import BINDINGS_MAX
 from podidentity.resources import AzureAssignedIdentity
 from tests.nmi.identity.cluster import Cluster, running_cluster
-from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
+from tests.support.nmi_objects import assigned_identity, binding, identity, pod
 
 MANY = 2000
 BEYOND = "aadpodidentity_nmi_assignments_beyond_limit"

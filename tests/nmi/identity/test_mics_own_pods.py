@@ -7,7 +7,7 @@ import pytest
 from nmi.identity.exemptions import MIC, Exemptions
 from podidentity.resources import OwnerReference
 from tests.nmi.identity.cluster import Cluster, running_cluster
-from tests.nmi.identity.shapes import exception, pod
+from tests.support.nmi_objects import exception, pod
 
 REPLICA_SET = OwnerReference(kind="ReplicaSet", name="mic-5d4f8c", controller=True)
 PLAIN = {"component": "mic", "app": "mic"}

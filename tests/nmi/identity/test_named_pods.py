@@ -7,7 +7,7 @@ import pytest
 from nmi.identity.pods import PodEntry
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
-from tests.nmi.identity.shapes import ADDRESS, assigned_identity, pod
+from tests.support.nmi_objects import ADDRESS, assigned_identity, pod
 
 
 async def test_a_host_network_pod_is_found_by_name_and_never_by_address() -> None:

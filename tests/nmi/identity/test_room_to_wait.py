@@ -9,7 +9,7 @@ from nmi.identity.lookup_wait import REMEMBERED_MAX, WAITERS_MAX, WAITING_BYTES
 from nmi.identity.pods import PodEntry
 from nmi.refusal import NO_ROOM_TO_WAIT, Refusal
 from tests.nmi.identity.lookup_bench import LookupBench
-from tests.nmi.identity.shapes import pod
+from tests.support.nmi_objects import pod
 from tests.virtual_time import now, settle
 
 CROWD = "10.0.9.9"

@@ -9,7 +9,7 @@ from nmi.identity.pods import PodEntry
 from nmi.refusal import Reason, Refusal
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.identity.cluster import Cluster, running_cluster
-from tests.nmi.identity.shapes import ADDRESS, binding, exception, identity, pod
+from tests.support.nmi_objects import ADDRESS, binding, exception, identity, pod
 
 APP = {"app": "web"}
 

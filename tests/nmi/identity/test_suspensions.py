@@ -21,7 +21,8 @@ from nmi.identity.suspensions import (
     VERIFY_SECONDS,
     Suspensions,
 )
-from tests.nmi.identity.shapes import pod, started_at
+from tests.support.nmi_objects import pod
+from tests.support.objects import started_at
 from tests.virtual_time import now, settle
 
 

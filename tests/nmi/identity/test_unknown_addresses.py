@@ -12,7 +12,8 @@ from nmi.node.rtnetlink import Link, Route
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Terminated
 from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
 from tests.nmi.identity.lookup_bench import LookupBench
-from tests.nmi.identity.shapes import ADDRESS, pod, started_at
+from tests.support.nmi_objects import ADDRESS, pod
+from tests.support.objects import started_at
 from tests.virtual_time import now, settle
 
 

@@ -8,10 +8,10 @@ from podidctl.doctor.schema import Level
 from podidentity.azure.errors import AzureError
 from tests.mic.emulated_cloud import IDENTITIES, EmulatedCloud
 from tests.mic.preview.run_programs import run
-from tests.nmi.identity.shapes import CLIENT_ID, identity, resource_id
 from tests.podidctl.doctor_inputs import examined, objects, one
 from tests.podidctl.explain.test_the_real_program import running
 from tests.podidctl.prediction_inputs import VM
+from tests.support.nmi_objects import CLIENT_ID, identity, resource_id
 
 KEY = resource_id("id").lower()
 

@@ -13,8 +13,8 @@ from podidctl.diagnosis.input import ReadFailure
 from podidctl.diagnosis.node_placement import PlacedNode
 from podidctl.doctor.schema import Level
 from podidentity.resources import AzureIdentitySpec, SecretReference
-from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod
 from tests.podidctl.doctor_inputs import bad, examined, mic, nmi, objects, one
+from tests.support.nmi_objects import assigned_identity, binding, exception, identity, pod
 
 MALFORMED = msgspec.structs.replace(identity(), spec=AzureIdentitySpec(type=0, resource_id="/typo"))
 SAID = {"aadpodidentity.k8s.io/message": "grant MIC the role"}

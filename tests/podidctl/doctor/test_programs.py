@@ -8,8 +8,8 @@ import pytest
 from podidctl.diagnosis.daemons import DaemonVolume, HostPath
 from podidctl.diagnosis.input import ReadFailure
 from podidctl.doctor.schema import Level
-from tests.nmi.identity.shapes import exception
 from tests.podidctl.doctor_inputs import bad, examined, mic, nmi, node, objects, one
+from tests.support.nmi_objects import exception
 
 TWO = objects(nodes=(node(), node("node-2")))
 MANAGED = ("--operation-mode=managed", "--forceNamespaced")

@@ -20,9 +20,9 @@ from podidentity.kube.client import Client
 from podidentity.resources import AzureIdentity, SecretReference
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.emulated_cloud import EmulatedCloud
-from tests.nmi.identity.shapes import binding, identity
 from tests.podidctl.doctor_inputs import NOW, daemon, examined, objects, one
 from tests.podidctl.explain.test_the_real_program import running
+from tests.support.nmi_objects import binding, identity
 
 CAUSE = "check the AzureIdentity's clientID"
 

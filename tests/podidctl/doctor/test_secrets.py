@@ -9,8 +9,8 @@ from podidctl.doctor.schema import Finding, Level
 from podidctl.doctor.secrets import namespaces_of
 from podidctl.doctor.state import SecretAccess
 from podidentity.resources import AzureIdentity, SecretReference
-from tests.nmi.identity.shapes import identity
 from tests.podidctl.doctor_inputs import examined, objects
+from tests.support.nmi_objects import identity
 
 NMI = "kube-system/nmi"
 

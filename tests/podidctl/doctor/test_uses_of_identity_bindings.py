@@ -11,11 +11,11 @@ from podidctl.doctor.federated_access import read_federated_access
 from podidctl.doctor.programs import readable_configurations
 from podidctl.doctor.state import Objects
 from podidentity.resources import AzureIdentity, Pod
-from tests.nmi.identity.shapes import CLIENT_ID, binding, pod
 from tests.nmi.tokens.binding_bench import BindingBench, binding_bench
 from tests.nmi.tokens.sign_in_bench import NAMESPACE
 from tests.podidctl.doctor_inputs import nmi, objects
 from tests.podidctl.federated import federated
+from tests.support.nmi_objects import CLIENT_ID, binding, pod
 
 BINDS = nmi("--federated-identities", "--federated-exchange=identityBindings")
 DIRECT = nmi("--federated-identities")

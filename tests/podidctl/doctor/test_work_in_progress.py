@@ -12,8 +12,8 @@ from podidctl.doctor.creation_times import DatedMeta, DatedPod, DatedStatus, cre
 from podidctl.doctor.schema import Level, Report
 from podidctl.doctor.state import ObjectReference, Objects, ServerState
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, PODS
-from tests.nmi.identity.shapes import assigned_identity
 from tests.podidctl.doctor_inputs import NOW, bad, examined, objects, one
+from tests.support.nmi_objects import assigned_identity
 
 POD = ObjectReference(PODS.plural, "ns", "web")
 BINDING = ObjectReference(BINDINGS.plural, "ns", "b")

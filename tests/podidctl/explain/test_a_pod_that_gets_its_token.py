@@ -4,8 +4,8 @@ import msgspec
 
 from mic.azure.identities import Attached, HostIdentities
 from podidctl.diagnosis.decision import Outcome
-from tests.nmi.identity.shapes import CLIENT_ID, resource_id
 from tests.podidctl.prediction_inputs import broken, explain_pod, rules, states
+from tests.support.nmi_objects import CLIENT_ID, resource_id
 
 THERE = HostIdentities(type="UserAssigned", attached={resource_id("id").lower(): Attached(resource_id("id"))})
 

@@ -6,8 +6,8 @@ import pytest
 
 from podidctl.diagnosis.decision import Outcome
 from podidctl.explain.schema import LinkState
-from tests.nmi.identity.shapes import assigned_identity
 from tests.podidctl.prediction_inputs import broken, explain_pod, labelled, only
+from tests.support.nmi_objects import assigned_identity
 
 
 def test_a_missing_assignment_is_reported_with_where_to_look() -> None:

@@ -6,8 +6,8 @@ import pytest
 from podidctl.diagnosis.decision import Outcome
 from podidctl.explain.schema import LinkState
 from podidentity.resources import AzureIdentitySpec, SecretReference
-from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
 from tests.podidctl.prediction_inputs import broken, explain_pod, labelled, only, rules, states
+from tests.support.nmi_objects import assigned_identity, binding, identity, pod
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 

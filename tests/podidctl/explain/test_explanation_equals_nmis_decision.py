@@ -26,7 +26,9 @@ from podidctl.token.prediction import predict
 from podidentity.kube.client import Client
 from podidentity.resources import NODENAME_LABEL, AzureIdentity, Pod, SecretReference, nodename_label
 from tests.examples import examples
-from tests.nmi.identity.shapes import (
+from tests.podidctl.federated import WELL
+from tests.podidctl.prediction_inputs import facts, labelled, rules
+from tests.support.nmi_objects import (
     NODE,
     REQUEST,
     assigned_identity,
@@ -35,8 +37,6 @@ from tests.nmi.identity.shapes import (
     identity,
     pod,
 )
-from tests.podidctl.federated import WELL
-from tests.podidctl.prediction_inputs import facts, labelled, rules
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 

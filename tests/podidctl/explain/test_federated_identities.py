@@ -13,9 +13,9 @@ from podidctl.explain.schema import Explanation, Link, LinkState
 from podidctl.token.prediction import TokenPrediction, predict
 from podidentity.azure.federation import Exchange
 from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity
-from tests.nmi.identity.shapes import CLIENT_ID, binding, pod
 from tests.podidctl.federated import NMI_ACCOUNT, federated, trusted
 from tests.podidctl.prediction_inputs import broken, only, rules, states
+from tests.support.nmi_objects import CLIENT_ID, binding, pod
 
 
 def explain_federated(**changes: Any) -> Explanation:

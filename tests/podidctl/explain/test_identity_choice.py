@@ -7,8 +7,8 @@ from podidctl.diagnosis.several_identities import Variable, VariableContainer, V
 from podidctl.explain.schema import Link, LinkState
 from podidctl.token.prediction import predict
 from podidentity.resources import CREATED
-from tests.nmi.identity.shapes import NODE, RESOURCE, assigned_identity, binding, identity, pod
 from tests.podidctl.prediction_inputs import explain_pod, facts, labelled, rules
+from tests.support.nmi_objects import NODE, RESOURCE, assigned_identity, binding, identity, pod
 
 
 def two(namespace: str, *, status: str = "Assigned") -> dict[str, Any]:

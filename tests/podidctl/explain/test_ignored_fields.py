@@ -9,8 +9,8 @@ from podidctl.explain.ignored_fields import BY_MIC, correct
 from podidctl.explain.schema import LinkState
 from podidentity.kube.ignored_fields import REMEDY
 from podidentity.resources import AzureIdentitySpec
-from tests.nmi.identity.shapes import binding, exception, identity, pod
 from tests.podidctl.prediction_inputs import broken, explain_pod, only, rules
+from tests.support.nmi_objects import binding, exception, identity, pod
 
 
 def ignored(plural: str, name: str, *fields: str, namespace: str = "ns") -> dict[str, Any]:

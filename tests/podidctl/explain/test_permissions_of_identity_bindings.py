@@ -19,9 +19,9 @@ from podidctl.token import command
 from podidctl.token.prediction import predict
 from podidentity.azure.federation import Exchange
 from podidentity.azure.identity_permissions import permission_binding, permission_role
-from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, identity, pod
 from tests.podidctl.federated import federated, trusted
 from tests.podidctl.prediction_inputs import facts, labelled, only, rules
+from tests.support.nmi_objects import CLIENT_ID, assigned_identity, binding, identity, pod
 
 BINDINGS = rules(federated_identities=True, federated_exchange=Exchange.IDENTITY_BINDINGS)
 FORBIDDEN = IdentityPermissions({CLIENT_ID: False})

@@ -17,8 +17,8 @@ from podidentity.resources import AzureIdentity, SecretReference
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.emulated_cloud import EmulatedCloud
-from tests.nmi.identity.shapes import assigned_identity, identity
 from tests.podidctl.prediction_inputs import explain_pod, facts, labelled, only, rules
+from tests.support.nmi_objects import assigned_identity, identity
 
 MISSING = CredentialError("Secret ns/s does not exist: create it", code="secret_missing")
 

@@ -7,8 +7,8 @@ import pytest
 from mic.azure.identities import GONE, Attached, HostIdentities
 from podidctl.diagnosis.decision import Outcome
 from podidctl.diagnosis.input import NmiPods
-from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod, resource_id
 from tests.podidctl.prediction_inputs import broken, explain_pod, labelled, nmi_pod, only, rules
+from tests.support.nmi_objects import assigned_identity, binding, exception, identity, pod, resource_id
 
 NO_WORKING_NMI = {
     "nowhere": NmiPods(),

@@ -8,8 +8,8 @@ from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
 from podidctl.explain.schema import Link, LinkState
 from podidentity.azure.errors import Refused
 from podidentity.resources import BareMeta
-from tests.nmi.identity.shapes import CLIENT_ID, NODE, assigned_identity, binding, identity, resource_id
 from tests.podidctl.prediction_inputs import explain_pod, labelled, nmi_pod, only, rules
+from tests.support.nmi_objects import CLIENT_ID, NODE, assigned_identity, binding, identity, resource_id
 
 KEY = resource_id("id").lower()
 ATTACHED = {KEY: Attached(resource_id("id"))}

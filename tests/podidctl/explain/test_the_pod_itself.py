@@ -5,8 +5,8 @@ import pytest
 from podidctl.diagnosis.decision import Outcome
 from podidctl.explain.schema import LinkState
 from podidentity.resources import OwnerReference, Pod, PodSpec
-from tests.nmi.identity.shapes import exception, pod
 from tests.podidctl.prediction_inputs import broken, explain_pod, only, rules
+from tests.support.nmi_objects import exception, pod
 
 
 @pytest.mark.parametrize(
