@@ -53,7 +53,7 @@ async def answered(case: Case, *, interval: float, time_limit: float, attempts: 
         if case.shown is not None:
             issuer.deliver(case.shown)
         if case.assigned is not None:
-            issuer.deliver(case.assigned, "assigned_identities")
+            issuer.deliver(case.assigned)
         began = now()
         for number in range(attempts):
             await asyncio.sleep(began + number * interval - now())

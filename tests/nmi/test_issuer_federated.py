@@ -24,7 +24,7 @@ async def bound(bench: IssuerBench, namespace: str = "ns") -> None:
     """A pod with an identity of type 3; the object that assigns it is in *namespace*, all else in the pod's."""
     bench.cluster.api.store.create("serviceaccounts", {"metadata": {"name": "builder", "namespace": "ns"}})
     bench.cluster.put_pod(pod(service_account="builder"))
-    bench.cluster.put_assigned(assigned_identity(type_=3, own_namespace=namespace, namespace="ns"))
+    bench.cluster.put(assigned_identity(type_=3, own_namespace=namespace, namespace="ns"))
     await bench.cluster.seen(lambda: bool((it := bench.cluster.at(ADDRESS)) and it.assigned))
 
 
@@ -122,7 +122,7 @@ async def test_in_managed_mode_the_binding_suffices() -> None:
     source = source_per_pod()
     async with running_issuer(sources={3: source}, managed=True, policy=DecisionPolicy(force_namespaced=True)) as bench:
         bench.cluster.put_pod(pod())
-        bench.cluster.put_identity(identity(type_=3))
-        bench.cluster.put_binding(binding())
+        bench.cluster.put(identity(type_=3))
+        bench.cluster.put(binding())
         await until(lambda: bool((it := bench.cluster.at(ADDRESS)) and it.assigned))
         assert (await bench.issued()).token.access_token == "token-1"

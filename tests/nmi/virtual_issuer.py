@@ -21,6 +21,7 @@ from podidentity.azure.imds import RawAnswer
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import Resource
+from tests.nmi.identity.cluster import deliver
 from tests.nmi.tokens.fakes import Bench
 from tests.support.nmi_objects import ADDRESS, NODE, REQUEST
 from tests.virtual_time import now
@@ -35,9 +36,9 @@ class VirtualIssuer:
         self._index = index
         self._issuer = Issuer(cluster_cache, Bench().broker, policy, self.measures, clock=now)
 
-    def deliver(self, resource: Resource, watch: str = "pods") -> None:
-        """Deliver *resource* as an event of that watch."""
-        self.cluster_cache.watches.by_name[watch].objects.handler.upserted(None, resource)
+    def deliver(self, *resources: Resource) -> None:
+        """Deliver them as events of their watches."""
+        deliver(self.cluster_cache, *resources)
 
     def deliver_deletion(self, resource: Resource, watch: str = "pods") -> None:
         """Deliver the removal of *resource* as an event of that watch."""

@@ -8,12 +8,14 @@ import random
 import tracemalloc
 
 import msgspec
+from msgspec.structs import replace
 
 from nmi.identity.assigned_identity import project
 from nmi.identity.assignments import assigned_order
 from nmi.identity.container_starts import newest_running, owner_of
 from nmi.identity.kept_parts import LABELS_CHARS, SHARED_MAX, KeptParts
 from nmi.identity.pods import facts, own_addresses
+from nmi.refusal import Reason, Refusal
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
@@ -45,6 +47,7 @@ from podidentity.resources import (
     SecretReference,
     Terminated,
 )
+from tests.support.nmi_objects import assigned
 
 DRAW = random.Random(20261128)
 TIMES = (None, "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z", "not a time")
@@ -259,3 +262,34 @@ def test_a_kept_pod_takes_at_most_1400_bytes() -> None:
     finally:
         tracemalloc.stop()
     assert taken / len(kept) <= 1400, taken / len(kept)
+
+
+IDENTITY = assigned()
+REFUSAL = Refusal(Reason.NOTHING_ASSIGNED, "no")
+
+
+def test_the_time_of_an_assigned_identity_is_not_compared() -> None:
+    later = replace(IDENTITY, usable_since=5.0)
+    assert later == IDENTITY
+    assert not later != IDENTITY  # noqa: SIM202  the operator is under test
+    assert hash(later) == hash(IDENTITY)
+
+
+def test_every_other_field_of_an_assigned_identity_is_compared() -> None:
+    changes = {"binding": "x", "selector": "x", "status": "x", "deleting": True, "pod_uid": "x", "home": "x"}
+    assert {*changes, "identity", "usable_since"} == set(IDENTITY.__struct_fields__)
+    for name, value in changes.items():
+        assert replace(IDENTITY, **{name: value}) != IDENTITY
+    assert (
+        replace(IDENTITY, identity=replace(IDENTITY.identity, metadata=replace(IDENTITY.identity.metadata))) == IDENTITY
+    )
+    renamed = replace(IDENTITY.identity.metadata, name="x")
+    assert replace(IDENTITY, identity=replace(IDENTITY.identity, metadata=renamed)) != IDENTITY
+
+
+def test_the_validity_of_a_refusal_is_not_compared() -> None:
+    lasting = replace(REFUSAL, generation=3, unknown_seconds=1.0)
+    assert lasting == REFUSAL
+    assert not lasting != REFUSAL  # noqa: SIM202  the operator is under test
+    assert hash(lasting) == hash(REFUSAL)
+    assert replace(REFUSAL, sentence="other") != REFUSAL

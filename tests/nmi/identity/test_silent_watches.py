@@ -57,43 +57,39 @@ async def test_each_silent_watch_of_the_mode_is_named(managed: bool, names: set[
         assert not cluster.suspended
 
 
-async def test_an_exception_deleted_during_a_silent_watch_exempts_no_pod() -> None:
-    async with running_cluster(watching=False) as cluster:
-        entry = with_pod(cluster, labels=APP)
-        cluster.deliver(exception(labels=APP), "exceptions")
-        all_but(cluster)
-        now = await decision_input(cluster, entry)
-        assert (now.pod.exempt, now.certain) == ("exception ns/ex", True)
-        all_but(cluster, "exceptions")
-        now = await decision_input(cluster, entry)
-        assert (now.pod.exempt, now.certain) == ("", False)
+async def test_an_exception_deleted_during_a_silent_watch_exempts_no_pod(unwatched: Cluster) -> None:
+    entry = with_pod(unwatched, labels=APP)
+    unwatched.deliver(exception(labels=APP))
+    all_but(unwatched)
+    now = await decision_input(unwatched, entry)
+    assert (now.pod.exempt, now.certain) == ("exception ns/ex", True)
+    all_but(unwatched, "exceptions")
+    now = await decision_input(unwatched, entry)
+    assert (now.pod.exempt, now.certain) == ("", False)
 
 
-async def test_an_exception_created_during_a_silent_watch_counts() -> None:
-    async with running_cluster(watching=False) as cluster:
-        entry = with_pod(cluster, labels=APP)
-        cluster.put_exception(exception("new", APP))
-        all_but(cluster, "exceptions")
-        now = await decision_input(cluster, entry)
-        assert (now.pod.exempt, now.certain) == ("exception ns/new", False)
+async def test_an_exception_created_during_a_silent_watch_counts(unwatched: Cluster) -> None:
+    entry = with_pod(unwatched, labels=APP)
+    unwatched.put(exception("new", APP))
+    all_but(unwatched, "exceptions")
+    now = await decision_input(unwatched, entry)
+    assert (now.pod.exempt, now.certain) == ("exception ns/new", False)
 
 
-async def test_a_label_removed_during_a_silent_watch_of_pods_ends_the_exemption() -> None:
-    async with running_cluster(watching=False) as cluster:
-        uid = cluster.put_pod(pod())
-        cluster.deliver(pod(uid=uid, labels=APP))
-        cluster.deliver(exception(labels=APP), "exceptions")
-        entry = cluster.owner(ADDRESS)
-        assert entry.facts.exempt
-        all_but(cluster, "pods")
-        assert (await decision_input(cluster, entry)).pod.exempt == ""
+async def test_a_label_removed_during_a_silent_watch_of_pods_ends_the_exemption(unwatched: Cluster) -> None:
+    uid = unwatched.put_pod(pod())
+    unwatched.deliver(pod(uid=uid, labels=APP), exception(labels=APP))
+    entry = unwatched.owner(ADDRESS)
+    assert entry.facts.exempt
+    all_but(unwatched, "pods")
+    assert (await decision_input(unwatched, entry)).pod.exempt == ""
 
 
 @pytest.mark.parametrize("refuse", [False, True], ids=["serve", "refuse"])
 async def test_an_unconfirmed_exemption_is_served_no_longer_than_a_grant(refuse: bool) -> None:
     async with running_cluster(watching=False, refuse_stale=refuse) as cluster:
         entry = with_pod(cluster, labels=APP)
-        cluster.deliver(exception(labels=APP), "exceptions")
+        cluster.deliver(exception(labels=APP))
         all_but(cluster, "exceptions")
         cluster.api.intercept = unavailable
         found = await cluster.cluster_cache.decision_input(entry, ADDRESS)
@@ -106,47 +102,41 @@ async def test_an_unconfirmed_exemption_is_served_no_longer_than_a_grant(refuse:
 
 
 @pytest.mark.parametrize("silent", ["bindings", "identities"])
-async def test_in_managed_mode_identities_are_read_if_one_of_their_watches_is_silent(silent: str) -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        entry = with_pod(cluster)
-        cluster.deliver(binding("revoked"), "bindings")
-        cluster.deliver(identity(), "identities")
-        cluster.put_binding(binding("present", "new"))
-        cluster.put_binding(binding("of-others", "new", selector="other"))
-        cluster.put_binding(binding("to-nothing", "absent"))
-        cluster.put_identity(identity("new"))
-        all_but(cluster)
-        assert [each.binding for each in (await decision_input(cluster, entry)).assigned] == ["revoked"]
-        all_but(cluster, silent)
-        now = await decision_input(cluster, entry)
-        assert [(each.binding, each.identity.metadata.name) for each in now.assigned] == [("present", "new")]
-        assert not now.certain
+async def test_in_managed_mode_identities_are_read_if_one_of_their_watches_is_silent(
+    managed: Cluster, silent: str
+) -> None:
+    entry = with_pod(managed)
+    managed.deliver(binding("revoked"), identity())
+    managed.put(binding("present", "new"), binding("of-others", "new", selector="other"))
+    managed.put(binding("to-nothing", "absent"))
+    managed.put(identity("new"))
+    all_but(managed)
+    assert [each.binding for each in (await decision_input(managed, entry)).assigned] == ["revoked"]
+    all_but(managed, silent)
+    now = await decision_input(managed, entry)
+    assert [(each.binding, each.identity.metadata.name) for each in now.assigned] == [("present", "new")]
+    assert not now.certain
 
 
-async def test_managed_mode_uses_the_label_from_a_read() -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        uid = cluster.put_pod(pod(label="relabelled"))
-        cluster.deliver(pod(uid=uid))
-        cluster.deliver(binding("former"), "bindings")
-        cluster.deliver(binding("later", selector="relabelled"), "bindings")
-        cluster.deliver(identity(), "identities")
-        entry = cluster.owner(ADDRESS)
-        all_but(cluster, "pods")
-        assert [each.binding for each in (await decision_input(cluster, entry)).assigned] == ["later"]
+async def test_managed_mode_uses_the_label_from_a_read(managed: Cluster) -> None:
+    uid = managed.put_pod(pod(label="relabelled"))
+    managed.deliver(pod(uid=uid), binding("former"), binding("later", selector="relabelled"), identity())
+    entry = managed.owner(ADDRESS)
+    all_but(managed, "pods")
+    assert [each.binding for each in (await decision_input(managed, entry)).assigned] == ["later"]
 
 
-async def test_pods_of_one_namespace_share_the_reads_within_a_second() -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        entries = []
-        for number in range(5):
-            name, address = f"web-{number}", f"10.0.0.{number + 1}"
-            cluster.deliver(pod(name, uid=name, addresses=(address,)))
-            entry = cluster.owner(address)
-            entries.append((entry, address))
-        all_but(cluster, "bindings", "exceptions")
-        for entry, address in entries:
-            assert isinstance(await cluster.cluster_cache.decision_input(entry, address), DecisionInput)
-        kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
-        for kind in kinds:
-            paths = [each.path for each in cluster.api.requests if f"/namespaces/ns/{kind}" in each.path]
-            assert len(paths) == 1
+async def test_pods_of_one_namespace_share_the_reads_within_a_second(managed: Cluster) -> None:
+    entries = []
+    for number in range(5):
+        name, address = f"web-{number}", f"10.0.0.{number + 1}"
+        managed.deliver(pod(name, uid=name, addresses=(address,)))
+        entry = managed.owner(address)
+        entries.append((entry, address))
+    all_but(managed, "bindings", "exceptions")
+    for entry, address in entries:
+        assert isinstance(await managed.cluster_cache.decision_input(entry, address), DecisionInput)
+    kinds = ("azureidentities", "azureidentitybindings", "azurepodidentityexceptions")
+    for kind in kinds:
+        paths = [each.path for each in managed.api.requests if f"/namespaces/ns/{kind}" in each.path]
+        assert len(paths) == 1
