@@ -14,7 +14,6 @@ from podidentity.kube.object_reports import EVENTS, GROUP_SHARE, LINES
 from podidentity.resources import EXCEPTIONS, AzurePodIdentityException, BareMeta, Resource
 from tests.podidentity.kube.recording import Recorder
 from tests.podidentity.kube.scripted import ScriptedServer, page
-from tests.virtual_time import now
 
 FIELDS = ("spec.PodLabels",)
 
@@ -85,7 +84,7 @@ async def test_an_informer_reports_objects_of_its_lists_and_watches(
     recorder: Recorder[AzurePodIdentityException] = Recorder()
     server.lists.append(page(exception("listed", "1"), exception("fine", "2", name="podLabels"), version="7"))
     with caplog.at_level(logging.WARNING, ignored_fields.__name__):
-        task = asyncio.create_task(Informer(client, EXCEPTIONS, recorder, random=lambda: 0.0, clock=now).run())
+        task = asyncio.create_task(Informer(client, EXCEPTIONS, recorder, random=lambda: 0.0).run())
         (await server.watch()).send("ADDED", exception("watched", "8"))
         await recorder.received("+listed 1", "+fine 2", "+watched 8")
         task.cancel()
