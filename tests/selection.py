@@ -193,7 +193,6 @@ VIRTUAL: Final = frozenset(
         "podidentity/kube/test_informer_skips.py",
         "podidentity/kube/test_lease_time.py",
         "podidentity/kube/test_lists_of_any_size.py",
-        "podidentity/kube/test_lock_next_to_the_go_implementation.py",
         "podidentity/telemetry/test_loop_lag.py",
         "podidentity/test_machine_sleep.py",
         "support/test_memory_network.py",

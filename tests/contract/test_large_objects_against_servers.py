@@ -12,7 +12,7 @@ from podidentity.kube.client import Client
 from podidentity.kube.errors import ServerError
 from podidentity.kube.events import EVENTS, EventRecorder
 from podidentity.kube.informer import Informer
-from podidentity.resources import BINDINGS, PODS, Kind, Pod, Resource
+from podidentity.resources import BINDINGS, PODS, Kind, Pod
 from tests.podidentity.kube.recording import Recorder
 from tests.support.waiting import until
 
@@ -33,13 +33,6 @@ async def write(answer: Awaitable[Any]) -> None:
     """The write has happened, also where the answer to it is over the limit."""
     with suppress(ServerError):
         await answer
-
-
-@pytest.fixture
-async def account(client: Client, namespace: str) -> None:
-    """Pods need their namespace's service account, which a controller makes."""
-    accounts: Kind[Resource] = Kind("ServiceAccount", "serviceaccounts", Resource)
-    await until(lambda: client.list(accounts, namespace))
 
 
 def document(kind: Kind[Any], name: str, size: int) -> dict[str, Any]:
