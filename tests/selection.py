@@ -184,7 +184,6 @@ VIRTUAL: Final = frozenset(
         "podidctl/test_fair_order.py",
         "podidctl/test_pages_of_all_nmis.py",
         "podidentity/azure_imds/test_imds_requests.py",
-        "podidentity/azure_imds/test_retries.py",
         "podidentity/kube/test_decoded_lists.py",
         "podidentity/kube/test_events_bounds.py",
         "podidentity/kube/test_ignored_fields_are_reported.py",
