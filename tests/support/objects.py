@@ -31,6 +31,7 @@ from podidentity.resources import (
     PodSpec,
     PodStatus,
     Running,
+    SecretReference,
     Terminated,
 )
 
@@ -128,6 +129,7 @@ def identity(
     namespaced: bool = False,
     annotations: dict[str, str] | None = None,
     client_id: str = "",
+    client_password: SecretReference | None = None,
     tenant_id: str = "",
     uid: str = "",
     resource_version: str = "",
@@ -146,6 +148,7 @@ def identity(
             type=type_,
             resource_id=identity_id(name) if resource_id is None else resource_id,
             client_id=client_id or f"client-{name}",
+            client_password=client_password,
             tenant_id=tenant_id,
         ),
     )

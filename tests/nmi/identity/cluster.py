@@ -38,6 +38,8 @@ from tests.support.waiting import until
 from tests.virtual_time import now
 
 ASSIGNED_KIND = "azureassignedidentities.aadpodidentity.k8s.io"
+OTHER = "10.0.0.2"
+"""The address of `Cluster.with_neighbour`."""
 DEADLINE = 15.0
 KINDS: dict[type[Resource], Kind[Any]] = {
     AzureAssignedIdentity: ASSIGNED_IDENTITIES,
@@ -162,6 +164,14 @@ class Cluster:
         """Wait until the cluster cache has fulfilled *condition*."""
         await until(condition)
 
+    async def with_neighbour(self, *, assigned: bool = False) -> PodEntry:
+        """A later pod at OTHER, once the cluster cache has seen it, and so all earlier changes."""
+        self.put_pod(pod("neighbour", addresses=(OTHER,)))
+        if assigned:
+            self.put(assigned_identity(pod_name="neighbour"))
+        await self.seen(lambda: bool((it := self.at(OTHER)) and (it.assigned or not assigned)))
+        return self.owner(OTHER)
+
     async def finds_nothing(self, lookup: Coroutine[Any, Any, PodEntry | Refusal | None]) -> None:
         """Check that *lookup* still waits after its read, and end it.
 
@@ -193,6 +203,14 @@ def deliver(cluster_cache: ClusterCache, *resources: Resource) -> None:
     """Deliver *resources* as events of their watches."""
     for resource in resources:
         handler_of(cluster_cache, resource).upserted(None, resource)
+
+
+@asynccontextmanager
+async def waking(entry: PodEntry) -> AsyncIterator[None]:
+    """Check that the body's change wakes those that wait for a change of the pod."""
+    waiter = asyncio.create_task(entry.changed(entry.record.generation))
+    yield
+    await asyncio.wait_for(waiter, DEADLINE)
 
 
 def _document(resource: Resource) -> dict[str, Any]:

@@ -186,18 +186,6 @@ async def test_a_pod_of_another_node_is_not_known(cluster: RealCluster) -> None:
         assert await cluster.cluster_cache.entry_named(cluster.namespace, "elsewhere") is None
 
 
-async def test_mics_pod_is_recognised_by_the_owner_that_the_server_stores(cluster: RealCluster) -> None:
-    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "uid": str(uuid.uuid4()), "controller": True}
-    labels = {"component": "mic"}
-    await cluster.create_pod("mic-1-x", "10.99.3.1", labels=labels, ownerReferences=[{**owner, "name": "mic-1"}])
-    await cluster.create_pod("web-1-x", "10.99.3.2", labels=labels, ownerReferences=[{**owner, "name": "web-1"}])
-    async with following(cluster):
-        mic, web = cluster.at("10.99.3.1"), cluster.at("10.99.3.2")
-        assert mic is not None
-        assert web is not None
-        assert (mic.facts.exempt, web.facts.exempt) == ("MIC", "")
-
-
 async def test_reads_during_silent_watches_return_what_the_watches_would(plane: up.Plane) -> None:
     async with real_cluster(plane, managed=True) as cluster:
         await cluster.create_pod("web", "10.99.6.1", labels={"app": "web"})

@@ -1,6 +1,5 @@
 """Which pods get the node's identities: by exceptions from the watch, and MIC's own. Excluded: a silent watch."""
 
-import asyncio
 import logging
 from typing import Any
 
@@ -8,8 +7,8 @@ import pytest
 
 from nmi.identity.exemptions import LINES_PER_MINUTE, MIC, Exemptions
 from podidentity.resources import OwnerReference
-from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
-from tests.support.nmi_objects import ADDRESS, exception, pod
+from tests.nmi.identity.cluster import Cluster, running_cluster, waking
+from tests.support.nmi_objects import exception, pod
 
 APP = {"app": "web"}
 
@@ -106,35 +105,14 @@ def test_a_flood_of_exceptions_does_not_flood_the_log(caplog: pytest.LogCaptureF
     assert len(caplog.records) == LINES_PER_MINUTE + 2
 
 
-async def test_an_exception_from_before_the_start_counts_from_the_start() -> None:
-    def prepare(cluster: Cluster) -> None:
-        cluster.put_pod(pod(labels=APP))
-        cluster.put(exception(labels=APP))
-
-    async with running_cluster(prepare) as cluster:
-        entry = cluster.owner(ADDRESS)
-        assert entry.facts.exempt == "exception ns/ex"
-
-
 async def test_a_pod_becomes_exempt_and_stops_being_exempt_with_the_event(cluster: Cluster) -> None:
     entry = await cluster.with_pod(labels=APP)
     for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, ""), (APP, "exception ns/ex"), (None, "")):
-        waiter = asyncio.create_task(entry.changed(entry.record.generation))
-        if labels is not None:
-            cluster.put(exception(labels=labels))
-        else:
-            cluster.delete(exception())
-        await asyncio.wait_for(waiter, DEADLINE)
-        assert entry.facts.exempt == exempt
-
-
-async def test_a_label_change_of_a_pod_starts_or_ends_its_exemption(cluster: Cluster) -> None:
-    cluster.put(exception(labels=APP))
-    entry = await cluster.with_pod()
-    for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, "")):
-        waiter = asyncio.create_task(entry.changed(entry.record.generation))
-        cluster.put_pod(pod(labels=labels))
-        await asyncio.wait_for(waiter, DEADLINE)
+        async with waking(entry):
+            if labels is not None:
+                cluster.put(exception(labels=labels))
+            else:
+                cluster.delete(exception())
         assert entry.facts.exempt == exempt
 
 

@@ -1,6 +1,5 @@
 """Watch events update the index: addresses, generations, assigned identities; and what the debug page shows of them."""
 
-import asyncio
 import json
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 from nmi.identity.cluster_cache import SHOWN_MAX
 from podidentity.kube import object_store
 from podidentity.resources import ATTACHED_BY_ANNOTATION, CREATED, Pod
-from tests.nmi.identity.cluster import ASSIGNED_KIND, DEADLINE, Cluster, running_cluster
+from tests.nmi.identity.cluster import ASSIGNED_KIND, OTHER, Cluster, running_cluster, waking
 from tests.support.nmi_objects import ADDRESS, CLIENT_ID, assigned_identity, exception, pod
 
 
@@ -22,19 +21,14 @@ async def test_a_pods_address_finds_it_from_its_event_on(cluster: Cluster) -> No
     assert not cluster.index.suspended
 
 
-async def test_a_pod_from_before_the_start_is_known_after_it() -> None:
+async def test_objects_from_before_the_start_count_from_the_start() -> None:
     def prepare(cluster: Cluster) -> None:
-        cluster.put_pod(pod())
-        cluster.put(assigned_identity())
+        cluster.put_pod(pod(labels={"app": "web"}))
+        cluster.put(assigned_identity(), exception(labels={"app": "web"}))
 
     async with running_cluster(prepare) as cluster:
         entry = cluster.owner(ADDRESS)
-        assert len(entry.assigned) == 1
-
-
-async def test_every_address_of_a_pod_finds_it(cluster: Cluster) -> None:
-    entry = await cluster.with_pod(addresses=(ADDRESS, "fd00::1"))
-    assert cluster.at("fd00::1") is entry
+        assert (len(entry.assigned), entry.facts.exempt) == (1, "exception ns/ex")
 
 
 @pytest.mark.parametrize(
@@ -44,9 +38,7 @@ async def test_every_address_of_a_pod_finds_it(cluster: Cluster) -> None:
 )
 async def test_a_pod_whose_address_is_not_its_own_is_never_found(cluster: Cluster, changes: dict[str, Any]) -> None:
     cluster.put_pod(pod(**changes))
-    # The neighbour is created later, so that once it is seen the first one has been seen too.
-    cluster.put_pod(pod("neighbour", addresses=("10.0.0.2",)))
-    await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
+    await cluster.with_neighbour()
     assert cluster.at(ADDRESS) is None
 
 
@@ -59,13 +51,11 @@ async def test_an_invalid_address_in_a_status_affects_only_its_own_pod(cluster: 
 @pytest.mark.parametrize("end", ["deleted", "finished"])
 async def test_a_deleted_pod_is_not_found(cluster: Cluster, end: str) -> None:
     entry = await cluster.with_pod()
-    generation = entry.record.generation
-    waiter = asyncio.create_task(entry.changed(generation))
-    if end == "deleted":
-        cluster.delete_pod()
-    else:
-        cluster.put_pod(pod(phase="Succeeded"))
-    await asyncio.wait_for(waiter, DEADLINE)
+    async with waking(entry):
+        if end == "deleted":
+            cluster.delete_pod()
+        else:
+            cluster.put_pod(pod(phase="Succeeded"))
     assert cluster.at(ADDRESS) is None
     assert entry.gone
     assert entry.record.suspended
@@ -78,13 +68,6 @@ async def test_a_pod_whose_label_changes_has_only_the_new_one(unwatched: Cluster
     unwatched.deliver(pod(label=label))
     assert unwatched.at(ADDRESS) is entry
     assert entry.facts.label == (label or "")
-
-
-async def test_an_address_can_move_to_another_pod(cluster: Cluster) -> None:
-    entry = await cluster.with_pod()
-    cluster.put_pod(pod(addresses=("10.0.0.9",)))
-    await cluster.seen(lambda: cluster.at("10.0.0.9") is entry)
-    assert cluster.at(ADDRESS) is None
 
 
 @pytest.mark.parametrize("deletion", ["seen", "missed"])
@@ -106,8 +89,7 @@ async def test_a_new_label_begins_a_new_generation_and_an_annotation_does_not(cl
     entry = await cluster.with_pod()
     before = entry.record.generation
     cluster.api.store.patch("pods", "web", {"metadata": {"annotations": {"a": "b"}}}, "ns")
-    cluster.put_pod(pod("neighbour", addresses=("10.0.0.2",)))
-    await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
+    await cluster.with_neighbour()
     assert entry.record.generation == before
     cluster.put_pod(pod(label="other"))
     await cluster.seen(lambda: entry.record.generation != before)
@@ -116,13 +98,10 @@ async def test_a_new_label_begins_a_new_generation_and_an_annotation_does_not(cl
 
 async def test_an_assignment_wakes_only_the_waiters_of_its_pod(cluster: Cluster) -> None:
     entry = await cluster.with_pod()
-    cluster.put_pod(pod("other", addresses=("10.0.0.2",)))
-    await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
-    other = cluster.owner("10.0.0.2")
+    other = await cluster.with_neighbour()
     others = other.record.generation
-    waiter = asyncio.create_task(entry.changed(entry.record.generation))
-    cluster.put(assigned_identity(status=CREATED))
-    await asyncio.wait_for(waiter, DEADLINE)
+    async with waking(entry):
+        cluster.put(assigned_identity(status=CREATED))
     assert [each.status for each in entry.assigned] == [CREATED]
     assert other.record.generation == others
 
@@ -135,9 +114,7 @@ async def test_a_change_that_affects_no_decision_invalidates_nothing(cluster: Cl
     name = assigned_identity().metadata.name
     note = {"metadata": {"annotations": {ATTACHED_BY_ANNOTATION: "mic"}}}
     cluster.api.store.patch(ASSIGNED_KIND, name, note, "default")
-    cluster.put_pod(pod("neighbour", addresses=("10.0.0.2",)))
-    cluster.put(assigned_identity(pod_name="neighbour"))
-    await cluster.seen(lambda: bool((there := cluster.at("10.0.0.2")) and there.assigned))
+    await cluster.with_neighbour(assigned=True)
     assert entry.record.generation == before
     assert entry.assigned[0].usable_since == since
 
@@ -164,25 +141,11 @@ async def test_an_identity_is_usable_since_the_time_it_became_assigned(cluster: 
     assert entry.assigned[0].usable_since >= before
 
 
-async def test_an_assignment_for_another_node_does_not_apply(cluster: Cluster) -> None:
-    entry = await cluster.with_pod()
-    cluster.put(assigned_identity("elsewhere", nodename="node-2"), assigned_identity("here"))
-    await cluster.seen(lambda: len(entry.assigned) == 1)
-    assert entry.assigned[0].identity.metadata.name == "here"
-
-
 async def test_without_scale_features_unlabelled_identities_are_seen_too() -> None:
     async with running_cluster(scale_features=False) as cluster:
         entry = await cluster.with_pod()
         cluster.put(assigned_identity(nodename=""))
         await cluster.seen(lambda: len(entry.assigned) == 1)
-
-
-async def test_an_assignment_may_arrive_before_its_pod(cluster: Cluster) -> None:
-    cluster.put(assigned_identity())
-    await cluster.seen(lambda: bool(cluster.cluster_cache.watches.by_name["assigned_identities"].store))
-    entry = await cluster.with_pod()
-    assert len(entry.assigned) == 1
 
 
 async def test_the_metrics_show_the_watches_and_the_index(cluster: Cluster) -> None:
@@ -194,9 +157,6 @@ async def test_the_metrics_show_the_watches_and_the_index(cluster: Cluster) -> N
     assert staleness is not None
     assert staleness < 5.0
     assert value("aadpodidentity_nmi_watch_restarts_total", {"watch": "assigned_identities"}) == 0.0
-
-
-OTHER = "10.0.0.2"
 
 
 async def two_pods(cluster: Cluster) -> None:

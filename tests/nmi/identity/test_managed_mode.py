@@ -1,15 +1,13 @@
 """Managed mode: the pod's label, a binding and an identity of its namespace, and no MIC. Excluded: silent watches."""
 
-import asyncio
-
 import pytest
 
 from nmi.identity.decide import DecisionPolicy, Grant, Wait, decide
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
-from podidentity.resources import BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION
-from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
+from podidentity.resources import OBJECT_ID_ANNOTATION
+from tests.nmi.identity.cluster import Cluster, running_cluster, waking
 from tests.support.nmi_objects import (
     ADDRESS,
     OBJECT_ID,
@@ -17,7 +15,6 @@ from tests.support.nmi_objects import (
     assigned_identity,
     binding,
     by,
-    exception,
     identity,
     pod,
 )
@@ -44,24 +41,10 @@ async def test_label_binding_and_identity_result_in_a_grant_in_any_order() -> No
         cluster.put(binding())
         entry = await cluster.with_pod()
         assert outcome(entry) == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
-        waiter = asyncio.create_task(entry.changed(entry.record.generation))
-        cluster.put(identity())
-        await asyncio.wait_for(waiter, DEADLINE)
+        async with waking(entry):
+            cluster.put(identity())
         assert outcome(entry) == "id"
-        cluster.put_pod(pod("later", addresses=("10.0.0.2",)))
-        await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
-        later = cluster.owner("10.0.0.2")
-        assert outcome(later) == "id"
-
-
-async def test_objects_from_before_the_start_count_after_it() -> None:
-    def prepare(cluster: Cluster) -> None:
-        cluster.put_pod(pod())
-        cluster.put(binding(), identity())
-
-    async with running_cluster(prepare, managed=True) as cluster:
-        entry = cluster.owner(ADDRESS)
-        assert outcome(entry) == "id"
+        assert outcome(await cluster.with_neighbour()) == "id"
 
 
 @pytest.mark.parametrize(
@@ -73,30 +56,22 @@ async def test_each_revocation_takes_effect_with_its_event(change: str) -> None:
         cluster.put(binding(), identity())
         entry = await cluster.with_pod()
         await cluster.seen(lambda: outcome(entry) == "id")
-        waiter = asyncio.create_task(entry.changed(entry.record.generation))
-        match change:
-            case "binding-deleted":
-                cluster.delete(binding())
-            case "identity-deleted":
-                cluster.delete(identity())
-            case "selector":
-                cluster.put(binding(selector="other"))
-            case "other-identity":
-                cluster.put(binding(identity_name="absent"))
-            case "label":
-                cluster.put_pod(pod(label="other"))
-            case "label-gone":
-                cluster.put_pod(pod(label=None))
-        await asyncio.wait_for(waiter, DEADLINE)
+        async with waking(entry):
+            match change:
+                case "binding-deleted":
+                    cluster.delete(binding())
+                case "identity-deleted":
+                    cluster.delete(identity())
+                case "selector":
+                    cluster.put(binding(selector="other"))
+                case "other-identity":
+                    cluster.put(binding(identity_name="absent"))
+                case "label":
+                    cluster.put_pod(pod(label="other"))
+                case "label-gone":
+                    cluster.put_pod(pod(label=None))
         nothing = {"label-gone": Reason.NOTHING_ASSIGNED.value}
         assert outcome(entry) == nothing.get(change, f"wait, then {Reason.NO_MATCHING_IDENTITY.value}")
-
-
-@pytest.mark.parametrize("deleting", ["binding", "identity"])
-async def test_an_object_being_deleted_is_not_granted(managed: Cluster, deleting: str) -> None:
-    managed.deliver(pod(), binding(deleting=deleting == "binding"), identity(deleting=deleting == "identity"))
-    entry = managed.owner(ADDRESS)
-    assert outcome(entry) == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
 
 
 async def test_objects_of_other_namespaces_are_never_combined(managed: Cluster) -> None:
@@ -136,12 +111,6 @@ async def test_a_pod_without_the_label_is_refused_immediately_even_with_an_empty
         managed.deliver(pod(label=label))
         entry = managed.owner(ADDRESS)
         assert outcome(entry) == Reason.NOTHING_ASSIGNED.value
-
-
-async def test_a_namespaced_identity_serves_its_own_namespace(managed: Cluster) -> None:
-    managed.deliver(pod(), binding(), identity(annotations={BEHAVIOR_ANNOTATION: "namespaced"}))
-    entry = managed.owner(ADDRESS)
-    assert outcome(entry) == "id"
 
 
 async def test_mics_assignments_are_not_watched_and_do_not_count() -> None:
@@ -187,12 +156,6 @@ async def test_a_changed_spec_resets_the_time_since_when_an_identity_is_usable(m
     managed.clock.ahead += 30.0
     managed.deliver(identity(client_id=OTHER_ID))
     assert entry.assigned[0].usable_since >= before + 30.0
-
-
-async def test_an_exception_takes_precedence_here_too(managed: Cluster) -> None:
-    managed.deliver(pod(labels={"app": "web"}), binding(), identity(), exception(labels={"app": "web"}))
-    entry = managed.owner(ADDRESS)
-    assert outcome(entry) == "exempt"
 
 
 def put_in_old_field_names(cluster: Cluster) -> None:

@@ -89,23 +89,16 @@ async def test_a_read_determines_the_owner_of_the_address(unwatched: Cluster) ->
     assert not former.gone
 
 
-async def both_listed(cluster: Cluster, web: int, former: int) -> PodEntry | None:
-    """The pod that a read gives the address, where both pods are listed; when each was started, in seconds."""
-    put_two_pods_at_one_address(cluster)
-    cluster.put_pod(pod(started=web))
-    cluster.put_pod(pod("former", started=former))
-    await cluster.cluster_cache.ownership_reads.find_owner(ADDRESS)
-    return cluster.at(ADDRESS)
-
-
-async def test_of_two_live_pods_the_one_that_started_later_has_the_address(unwatched: Cluster) -> None:
-    entry = await both_listed(unwatched, web=61, former=60)
-    assert entry is not None
-    assert entry.key == "ns/web"
-
-
-async def test_of_two_pods_that_started_in_the_same_second_neither_has_the_address(unwatched: Cluster) -> None:
-    assert await both_listed(unwatched, web=60, former=60) is None
+@pytest.mark.parametrize(("seconds", "owner"), [(61, "ns/web"), (60, None)], ids=["later", "the same second"])
+async def test_of_two_live_pods_the_one_that_started_later_has_the_address(
+    unwatched: Cluster, seconds: int, owner: str | None
+) -> None:
+    put_two_pods_at_one_address(unwatched)
+    unwatched.put_pod(pod(started=seconds))
+    unwatched.put_pod(pod("former", started=60))
+    await unwatched.cluster_cache.ownership_reads.find_owner(ADDRESS)
+    entry = unwatched.at(ADDRESS)
+    assert (entry.key if entry is not None else None) == owner
 
 
 @pytest.mark.parametrize("change", ["deleted", "ended"])
@@ -208,14 +201,6 @@ async def test_a_pod_whose_containers_restarted_contests_its_address_again(unwat
     assert unwatched.at(ADDRESS) is entry
     unwatched.deliver(pod("former", uid=former, started=95))
     assert unwatched.at(ADDRESS) is None
-
-
-async def test_an_event_of_the_watch_determines_the_owner_too(unwatched: Cluster) -> None:
-    former = put_two_pods_at_one_address(unwatched)
-    unwatched.deliver_deletion(pod("former", uid="uid-former"))
-    entry = unwatched.owner(ADDRESS)
-    assert entry.key == "ns/web"
-    assert former.gone
 
 
 async def test_a_contested_address_changes_the_records_generation_so_that_no_decision_outlives_it(
