@@ -127,7 +127,6 @@ VIRTUAL: Final = frozenset(
         "nmi/identity/test_following_pods.py",
         "nmi/identity/test_managed_mode.py",
         "nmi/identity/test_many_assignments.py",
-        "nmi/identity/test_named_pods.py",
         "nmi/identity/test_suspensions.py",
         "nmi/identity/test_unknown_addresses.py",
         "nmi/node/test_cleanup_patience.py",
