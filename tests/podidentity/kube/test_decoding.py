@@ -253,10 +253,12 @@ def test_the_nesting_depth_is_reported() -> None:
     assert [each.depth for each in found] == [5001, 1]
 
 
-def test_an_overlong_name_is_left_out() -> None:
+def test_an_overlong_or_unreadable_name_is_left_out() -> None:
     data = json.dumps({"items": [{"metadata": {"name": "x" * (FIELD_MAX + 1), "uid": "x" * FIELD_MAX}}]}).encode()
     _, (found,) = scan(data, [])
     assert (found.meta.name, len(found.meta.uid)) == ("", FIELD_MAX)
+    _, (found,) = scan(b'{"items":[{"metadata":{"name":"\xff","uid":"u"}}]}', [])
+    assert (found.meta.name, found.meta.uid) == ("", "u"), "not UTF-8"
 
 
 @pytest.mark.parametrize("data", [b"]", b'{"items":[]}]', b"{}{}"])
