@@ -1,4 +1,4 @@
-"""The client's requests, and the error class of each kind of failure."""
+"""The client's requests, and the error class of each kind of failure; times in a pod's status."""
 
 import asyncio
 import ssl
@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from podidentity.kube import errors
 from podidentity.kube.access import ClusterAccess, in_cluster
-from podidentity.kube.client import Client
-from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES
+from podidentity.kube.client import MERGE_PATCH, Client
+from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, NODES, PODS
 from tests.contract.servers import Server, address
 from tests.support.waiting import until
 
@@ -225,3 +226,22 @@ async def without_rights(server: Server, client: Client, namespace: str) -> Asyn
 async def test_a_missing_permission_is_named(without_rights: Client) -> None:
     with pytest.raises(errors.Forbidden, match="cannot list resource"):
         await without_rights.list(BINDINGS)
+
+
+POD: dict[str, Any] = {
+    "metadata": {"name": "p"},
+    "spec": {"containers": [{"name": "c", "image": "i"}], "automountServiceAccountToken": False},
+}
+STATE = {"terminated": {"exitCode": 128, "reason": "ContainerCannotRun"}}
+
+
+@pytest.mark.usefixtures("account")
+async def test_a_container_that_ended_without_a_start_time_is_read(client: Client, namespace: str) -> None:
+    await client.create(PODS, namespace, POD)
+    container = {"name": "c", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": STATE}
+    status = msgspec.json.encode({"status": {"phase": "Failed", "containerStatuses": [container]}})
+    path = PODS.path(namespace, "p", "status")
+    await client.request("PATCH", path, body=status, content_type=MERGE_PATCH)
+    (pod,) = await client.list(PODS, namespace)
+    assert pod.terminated
+    assert client.skipped.counts == {}

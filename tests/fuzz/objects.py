@@ -44,7 +44,7 @@ from podidentity.resources import (
     Pod,
     Resource,
 )
-from tests.nmi.identity import shapes
+from tests.support import nmi_objects
 from tests.support.filled_view import FilledView
 from tests.support.objects import assigned, binding, identity, identity_id, node, pod, vm_id
 
@@ -191,9 +191,9 @@ def _snapshot(things: Iterable[object]) -> Snapshot:
 NAMES: Final = frozenset({BYSTANDER})
 REQUESTS: Final = (
     TokenRequest("r"),
-    TokenRequest("r", SelectorKind.CLIENT_ID, shapes.CLIENT_ID),
-    TokenRequest("r", SelectorKind.RESOURCE_ID, shapes.resource_id("id")),
-    TokenRequest("r", SelectorKind.OBJECT_ID, shapes.OBJECT_ID),
+    TokenRequest("r", SelectorKind.CLIENT_ID, nmi_objects.CLIENT_ID),
+    TokenRequest("r", SelectorKind.RESOURCE_ID, nmi_objects.resource_id("id")),
+    TokenRequest("r", SelectorKind.OBJECT_ID, nmi_objects.OBJECT_ID),
 )
 
 
@@ -212,12 +212,12 @@ class NmiObjects:
             cast("Any", None), Index(), IdentityMetrics(CollectorRegistry()), node="n", managed=managed
         )
         handlers = {name: each.objects.handler for name, each in cluster_cache.watches.by_name.items()}
-        handlers["pods"].upserted(None, shapes.pod("web", namespace=BYSTANDER, addresses=(ADDRESS,)))
+        handlers["pods"].upserted(None, nmi_objects.pod("web", namespace=BYSTANDER, addresses=(ADDRESS,)))
         if managed:
-            handlers["identities"].upserted(None, shapes.identity(namespace=BYSTANDER))
-            handlers["bindings"].upserted(None, shapes.binding(namespace=BYSTANDER))
+            handlers["identities"].upserted(None, nmi_objects.identity(namespace=BYSTANDER))
+            handlers["bindings"].upserted(None, nmi_objects.binding(namespace=BYSTANDER))
         else:
-            own = shapes.assigned_identity(namespace=BYSTANDER, pod_namespace=BYSTANDER, nodename="n")
+            own = nmi_objects.assigned_identity(namespace=BYSTANDER, pod_namespace=BYSTANDER, nodename="n")
             handlers["assigned_identities"].upserted(None, own)
         names = {
             "pods": "pods",

@@ -21,7 +21,7 @@ from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.imds import ImdsSource, RawAnswer
 from tests.nmi.fake_imds import FakeImds, running_imds
 from tests.nmi.identity.cluster import Cluster, running_cluster
-from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, REQUEST, resource_id
+from tests.support.nmi_objects import ADDRESS, CLIENT_ID, REQUEST, resource_id
 
 
 class IssuerBench:

@@ -9,8 +9,8 @@ from nmi.identity.decide import MANAGED_HOLD_SECONDS
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason
 from podidentity.resources import CREATED, AzureAssignedIdentity, Pod
-from tests.nmi.identity.shapes import REQUEST, assigned_identity, by, pod
 from tests.nmi.virtual_issuer import virtual_issuer
+from tests.support.nmi_objects import REQUEST, assigned_identity, by, pod
 from tests.virtual_time import now
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
@@ -53,7 +53,7 @@ async def answered(case: Case, *, interval: float, time_limit: float, attempts: 
         if case.shown is not None:
             issuer.deliver(case.shown)
         if case.assigned is not None:
-            issuer.deliver(case.assigned, "assigned_identities")
+            issuer.deliver(case.assigned)
         began = now()
         for number in range(attempts):
             await asyncio.sleep(began + number * interval - now())

@@ -18,9 +18,9 @@ from nmi.identity.lookup_wait import REQUEST_BYTES
 from nmi.server.metrics import ServerMetrics
 from nmi.server.policy import ServerPolicy
 from nmi.server.server import Server
-from tests.nmi.identity.shapes import pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.nmi.server.fakes import FakeProxy, request_bytes
+from tests.support.nmi_objects import pod
 from tests.support.waiting import until
 
 PODS = 250

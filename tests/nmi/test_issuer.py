@@ -13,9 +13,9 @@ from nmi.tokens.token import Token
 from podidentity.resources import CREATED
 from tests.nmi.fake_imds import Answer, error_body
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, pod
 from tests.nmi.issuer_bench import running_issuer
 from tests.nmi.tokens.fakes import FakeSource
+from tests.support.nmi_objects import ADDRESS, CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, pod
 from tests.support.waiting import until
 from tests.virtual_time import now
 
@@ -79,11 +79,11 @@ async def test_a_held_request_is_answered_at_the_assignments_event(first: str | 
     async with running_issuer() as bench:
         entry = await bench.with_pod(assigned=False)
         if first is not None:
-            bench.cluster.put_assigned(assigned_identity(status=first))
+            bench.cluster.put(assigned_identity(status=first))
             await until(lambda: bool(entry.assigned))
         pending = asyncio.create_task(bench.issued())
         await until(lambda: bench.issuer._measures.held == 1)
-        bench.cluster.put_assigned(assigned_identity())
+        bench.cluster.put(assigned_identity())
         issued = await asyncio.wait_for(pending, DEADLINE)
         assert issued.identity == "ns/id"
         assert bench.issuer._measures.held == 0
@@ -114,7 +114,7 @@ async def test_a_client_that_disconnects_ends_its_wait_and_no_other() -> None:
         await until(lambda: bench.issuer._measures.held == 2)
         gone.cancel()
         await until(lambda: bench.issuer._measures.held == 1)
-        bench.cluster.put_assigned(assigned_identity())
+        bench.cluster.put(assigned_identity())
         assert (await asyncio.wait_for(stays, DEADLINE)).identity == "ns/id"
 
 
@@ -210,7 +210,7 @@ async def test_imds_lag_beyond_the_budget_is_a_retryable_refusal() -> None:
 async def test_an_unknown_type_is_refused_and_the_log_names_the_known_ones(type_: int) -> None:
     async with running_issuer() as bench:
         entry = await bench.with_pod(assigned=False)
-        bench.cluster.deliver(assigned_identity(type_=type_), "assigned_identities")
+        bench.cluster.deliver(assigned_identity(type_=type_))
         assert entry.assigned
         refusal = await bench.refused()
         assert refusal.reason is Reason.POLICY
@@ -249,7 +249,7 @@ async def test_only_the_peers_address_identifies_the_pod() -> None:
     async with running_issuer() as bench:
         await bench.with_pod()
         bench.cluster.put_pod(pod("other", addresses=("10.0.0.2",)))
-        bench.cluster.put_assigned(assigned_identity("second", pod_name="other", client_id=OTHER_ID))
+        bench.cluster.put(assigned_identity("second", pod_name="other", client_id=OTHER_ID))
         await until(lambda: bool((entry := bench.cluster.at("10.0.0.2")) and entry.assigned))
         assert (await bench.issued(peer=ADDRESS)).identity == "ns/id"
         assert (await bench.issued(peer="10.0.0.2")).identity == "ns/second"
@@ -260,7 +260,7 @@ async def test_a_request_that_a_token_source_forbids_is_refused_with_its_message
     forbidding = FakeSource(forbidden=PolicyError("Not from there.", "--allow-it would allow it"))
     async with running_issuer(sources={1: forbidding}) as bench:
         await bench.with_pod(assigned=False)
-        bench.cluster.put_assigned(assigned_identity(type_=1))
+        bench.cluster.put(assigned_identity(type_=1))
         refusal = await bench.refused()
         assert (refusal.reason, refusal.sentence, refusal.detail) == (
             Reason.POLICY,
@@ -274,7 +274,7 @@ async def test_tokens_of_auxiliary_tenants_are_included_and_never_in_a_ready_ans
     further = Token("further", 2_000_000_000, 0, RESOURCE, CLIENT_ID)
     async with running_issuer(sources={1: FakeSource(auxiliary=(further,))}) as bench:
         entry = await bench.with_pod(assigned=False)
-        bench.cluster.put_assigned(assigned_identity(type_=1))
+        bench.cluster.put(assigned_identity(type_=1))
         issued = await bench.issued()
         assert (issued.auxiliary, issued.cacheable) == ((further,), False)
         assert not entry.serves(bench.broker.key_of(entry.assigned[0].identity, RESOURCE, "").lasting)
@@ -283,7 +283,7 @@ async def test_tokens_of_auxiliary_tenants_are_included_and_never_in_a_ready_ans
 async def test_the_log_can_name_the_pods_uid_and_azures_own_id_of_the_call() -> None:
     async with running_issuer(sources={1: FakeSource()}) as bench:
         entry = await bench.with_pod(assigned=False)
-        bench.cluster.put_assigned(assigned_identity(type_=1))
+        bench.cluster.put(assigned_identity(type_=1))
         issued = await bench.issued()
         assert (issued.uid, issued.correlation) == (entry.uid, "call-1")
     async with running_issuer() as bench:
@@ -299,7 +299,7 @@ async def test_a_reassigned_address_serves_its_new_pod_immediately_also_on_known
         before = await bench.issued()
         bench.cluster.delete_pod()
         bench.cluster.put_pod(pod("successor"))
-        bench.cluster.put_assigned(assigned_identity("second", pod_name="successor", client_id=OTHER_ID))
+        bench.cluster.put(assigned_identity("second", pod_name="successor", client_id=OTHER_ID))
         await until(lambda: bool((it := bench.cluster.at(ADDRESS)) and it.name == "successor" and it.assigned))
         after = await bench.issued()
         assert (after.pod, after.identity) == ("ns/successor", "ns/second")

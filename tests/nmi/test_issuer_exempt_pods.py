@@ -19,7 +19,8 @@ from podidentity.azure.imds import RawAnswer
 from podidentity.resources import OwnerReference
 from tests.nmi.fake_imds import Answer
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import (
+from tests.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.support.nmi_objects import (
     ADDRESS,
     CLIENT_ID,
     OBJECT_ID,
@@ -31,7 +32,6 @@ from tests.nmi.identity.shapes import (
     pod,
     resource_id,
 )
-from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.support.waiting import until
 from tests.virtual_time import now
 
@@ -45,7 +45,7 @@ MIC = {
 
 async def exempt(bench: IssuerBench, **changes: Any) -> PodEntry:
     """Put a pod with an assigned identity under an exception."""
-    bench.cluster.put_exception(exception(labels=APP))
+    bench.cluster.put(exception(labels=APP))
     entry = await bench.with_pod(**({"labels": APP} | changes))
     await until(lambda: bool(entry.facts.exempt))
     return entry
@@ -175,7 +175,7 @@ async def while_asking(
 async def test_a_pod_whose_exception_ends_during_the_request_keeps_its_own_identity() -> None:
     async with running_issuer() as bench:
         entry = await exempt(bench)
-        answer = await while_asking(bench, entry, lambda: bench.cluster.delete_exception(exception()))
+        answer = await while_asking(bench, entry, lambda: bench.cluster.delete(exception()))
         assert isinstance(answer, Issued)
         assert answer.identity == "ns/id"
 
@@ -210,7 +210,7 @@ async def test_a_pod_that_loses_its_address_during_the_request_gets_nothing(end:
 async def test_a_grant_in_progress_is_not_given_to_a_pod_that_becomes_exempt() -> None:
     async with running_issuer() as bench:
         entry = await bench.with_pod(labels=APP)
-        answer = await while_asking(bench, entry, lambda: bench.cluster.put_exception(exception(labels=APP)))
+        answer = await while_asking(bench, entry, lambda: bench.cluster.put(exception(labels=APP)))
         assert isinstance(answer, RawAnswer)
         assert not entry.serves(bench.broker.key_of(assigned_identity().spec.azure_identity_ref, RESOURCE, ""))
 
@@ -220,7 +220,7 @@ async def test_a_held_request_is_sent_to_imds_when_its_pod_becomes_exempt() -> N
         await bench.with_pod(assigned=False, labels=APP)
         pending = asyncio.create_task(bench.issue())
         await until(lambda: bench.issuer._measures.held == 1)
-        bench.cluster.put_exception(exception(labels=APP))
+        bench.cluster.put(exception(labels=APP))
         assert isinstance(await asyncio.wait_for(pending, DEADLINE), RawAnswer)
 
 

@@ -10,9 +10,9 @@ from nmi.refusal import Reason, Refusal
 from nmi.tokens.source import Workload
 from podidentity.resources import Pod
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import ADDRESS, assigned_identity, binding, identity, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
+from tests.support.nmi_objects import ADDRESS, assigned_identity, binding, identity, pod
 from tests.support.waiting import until
 
 
@@ -24,7 +24,7 @@ async def bound(bench: IssuerBench, namespace: str = "ns") -> None:
     """A pod with an identity of type 3; the object that assigns it is in *namespace*, all else in the pod's."""
     bench.cluster.api.store.create("serviceaccounts", {"metadata": {"name": "builder", "namespace": "ns"}})
     bench.cluster.put_pod(pod(service_account="builder"))
-    bench.cluster.put_assigned(assigned_identity(type_=3, own_namespace=namespace, namespace="ns"))
+    bench.cluster.put(assigned_identity(type_=3, own_namespace=namespace, namespace="ns"))
     await bench.cluster.seen(lambda: bool((it := bench.cluster.at(ADDRESS)) and it.assigned))
 
 
@@ -122,7 +122,7 @@ async def test_in_managed_mode_the_binding_suffices() -> None:
     source = source_per_pod()
     async with running_issuer(sources={3: source}, managed=True, policy=DecisionPolicy(force_namespaced=True)) as bench:
         bench.cluster.put_pod(pod())
-        bench.cluster.put_identity(identity(type_=3))
-        bench.cluster.put_binding(binding())
+        bench.cluster.put(identity(type_=3))
+        bench.cluster.put(binding())
         await until(lambda: bool((it := bench.cluster.at(ADDRESS)) and it.assigned))
         assert (await bench.issued()).token.access_token == "token-1"

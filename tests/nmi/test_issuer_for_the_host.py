@@ -10,9 +10,9 @@ from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import CREATED
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, exception, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
+from tests.support.nmi_objects import CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, exception, pod
 from tests.support.waiting import until
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
@@ -35,7 +35,7 @@ async def refused(bench: IssuerBench, name: str = "web", request: TokenRequest =
 async def test_the_identity_of_the_named_pod_is_used(host_network: bool) -> None:
     async with running_issuer() as bench:
         uid = bench.cluster.put_pod(pod(host_network=host_network))
-        bench.cluster.put_assigned(assigned_identity())
+        bench.cluster.put(assigned_identity())
         answer = await issued(bench)
         assert (answer.pod, answer.uid, answer.identity) == ("ns/web", uid, "ns/id")
         assert answer.token.client_id == CLIENT_ID
@@ -45,8 +45,8 @@ async def test_the_identity_of_the_named_pod_is_used(host_network: bool) -> None
 async def test_one_of_several_is_chosen_by_client_id() -> None:
     async with running_issuer() as bench:
         bench.cluster.put_pod(pod(host_network=True))
-        bench.cluster.put_assigned(assigned_identity("a"))
-        bench.cluster.put_assigned(assigned_identity("b", client_id=OTHER_ID))
+        bench.cluster.put(assigned_identity("a"))
+        bench.cluster.put(assigned_identity("b", client_id=OTHER_ID))
         answer = await bench.issue_for(request=by(SelectorKind.CLIENT_ID, OTHER_ID))
         assert isinstance(answer, Issued)
         assert answer.identity == "ns/b"
@@ -55,10 +55,10 @@ async def test_one_of_several_is_chosen_by_client_id() -> None:
 async def test_a_request_is_held_like_any_other() -> None:
     async with running_issuer() as bench:
         bench.cluster.put_pod(pod(host_network=True))
-        bench.cluster.put_assigned(assigned_identity(status=CREATED))
+        bench.cluster.put(assigned_identity(status=CREATED))
         pending = asyncio.create_task(bench.issue_for())
         await until(lambda: bench.issuer._measures.held == 1)
-        bench.cluster.put_assigned(assigned_identity())
+        bench.cluster.put(assigned_identity())
         assert isinstance(await asyncio.wait_for(pending, DEADLINE), Issued)
 
 
@@ -84,8 +84,8 @@ async def test_only_types_that_the_policy_lists_are_served() -> None:
     async with running_issuer(policy=policy, sources={1: FakeSource()}) as bench:
         bench.cluster.put_pod(pod(host_network=True))
         bench.cluster.put_pod(pod("other", host_network=True))
-        bench.cluster.put_assigned(assigned_identity(type_=1))
-        bench.cluster.put_assigned(assigned_identity(pod_name="other"))
+        bench.cluster.put(assigned_identity(type_=1))
+        bench.cluster.put(assigned_identity(pod_name="other"))
         assert (await issued(bench)).identity == "ns/id"
         refusal = await refused(bench, "other")
         assert refusal.reason is Reason.POLICY
@@ -96,7 +96,7 @@ async def test_only_types_that_the_policy_lists_are_served() -> None:
 async def test_an_unknown_type_is_refused_for_every_selector() -> None:
     async with running_issuer() as bench:
         bench.cluster.put_pod(pod(host_network=True))
-        bench.cluster.put_assigned(assigned_identity(type_=4))
+        bench.cluster.put(assigned_identity(type_=4))
         assert (await refused(bench)).reason is Reason.POLICY
 
 
@@ -112,9 +112,9 @@ async def test_an_empty_list_of_types_disables_the_path_before_any_lookup() -> N
 async def test_the_nodes_own_identities_are_never_returned_here(selector: SelectorKind) -> None:
     request = REQUEST if selector is SelectorKind.NONE else by(selector, CLIENT_ID)
     async with running_issuer() as bench:
-        bench.cluster.put_exception(exception(labels={"app": "web"}))
+        bench.cluster.put(exception(labels={"app": "web"}))
         bench.cluster.put_pod(pod(host_network=True, labels={"app": "web"}))
-        bench.cluster.put_assigned(assigned_identity())
+        bench.cluster.put(assigned_identity())
         await until(
             lambda: bool(
                 list(bench.cluster.cluster_cache.entries())[0:1] and bench.cluster.cluster_cache.state()["exceptions"]

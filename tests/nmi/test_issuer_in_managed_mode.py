@@ -11,9 +11,9 @@ from nmi.refusal import Reason, Refusal
 from podidentity.azure.imds import RawAnswer
 from tests.nmi.fake_imds import Answer, error_body
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, RESOURCE, binding, identity, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
+from tests.support.nmi_objects import ADDRESS, CLIENT_ID, RESOURCE, binding, identity, pod
 from tests.support.waiting import until
 
 POLICY = DecisionPolicy(force_namespaced=True)
@@ -24,8 +24,8 @@ BRIEF = DecisionPolicy(force_namespaced=True, max_hold_seconds=0.3)
 
 async def bound(bench: IssuerBench, type_: int = 0) -> None:
     """A pod with an identity, as the cluster cache has seen it."""
-    bench.cluster.put_binding(binding())
-    bench.cluster.put_identity(identity(type_=type_))
+    bench.cluster.put(binding())
+    bench.cluster.put(identity(type_=type_))
     bench.cluster.put_pod(pod())
     await until(lambda: bool((entry := bench.cluster.at(ADDRESS)) and entry.assigned))
 
@@ -35,8 +35,8 @@ async def test_a_request_is_held_until_binding_and_identity_exist() -> None:
         bench.cluster.put_pod(pod())
         pending = asyncio.create_task(bench.issue())
         await until(lambda: bench.issuer._measures.held == 1)
-        bench.cluster.put_binding(binding())
-        bench.cluster.put_identity(identity())
+        bench.cluster.put(binding())
+        bench.cluster.put(identity())
         issued = await asyncio.wait_for(pending, DEADLINE)
         assert isinstance(issued, Issued)
         assert (issued.identity, issued.token.client_id, issued.cacheable) == ("ns/id", CLIENT_ID, True)
@@ -52,9 +52,9 @@ async def test_an_object_deleted_during_the_fetch_is_not_granted_and_ready_answe
         request = asyncio.create_task(bench.issue(ANOTHER))
         await asyncio.wait_for(bench.imds.arrived.wait(), DEADLINE)
         if what == "binding":
-            bench.cluster.delete_binding(binding())
+            bench.cluster.delete(binding())
         else:
-            bench.cluster.delete_identity(identity())
+            bench.cluster.delete(identity())
         await until(lambda: before.record.generation != before.generation)
         bench.imds.gate.set()
         answer: Issued | RawAnswer | Refusal = await asyncio.wait_for(request, DEADLINE)
@@ -80,8 +80,8 @@ async def test_service_principals_are_served_too() -> None:
 
 async def test_a_named_host_network_pod_has_the_identities_of_its_label() -> None:
     async with running_issuer(managed=True, policy=POLICY) as bench:
-        bench.cluster.put_binding(binding())
-        bench.cluster.put_identity(identity())
+        bench.cluster.put(binding())
+        bench.cluster.put(identity())
         bench.cluster.put_pod(pod(host_network=True))
         answer = await bench.issue_for()
         assert isinstance(answer, Issued)

@@ -8,8 +8,8 @@ from nmi.identity.decide import DecisionPolicy
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import OwnerReference
-from tests.nmi.identity.shapes import ADDRESS, binding, exception, identity, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.support.nmi_objects import ADDRESS, binding, exception, identity, pod
 from tests.support.waiting import until
 from tests.virtual_time import now
 
@@ -40,8 +40,8 @@ async def test_an_assigned_identity_is_not_served_to_a_mirror_pod(mark: dict[str
 @MARKS
 async def test_managed_mode_serves_a_mirror_pod_no_bound_identity(mark: dict[str, Any]) -> None:
     async with running_issuer(managed=True, policy=DecisionPolicy(force_namespaced=True, managed=True)) as bench:
-        bench.cluster.put_binding(binding())
-        bench.cluster.put_identity(identity())
+        bench.cluster.put(binding())
+        bench.cluster.put(identity())
         bench.cluster.put_pod(pod(**mark))
         await until(lambda: bool((entry := bench.cluster.at(ADDRESS)) and entry.assigned))
         await refused_at_once(bench)
@@ -50,7 +50,7 @@ async def test_managed_mode_serves_a_mirror_pod_no_bound_identity(mark: dict[str
 @MARKS
 async def test_no_exception_gives_a_mirror_pod_the_nodes_own_identities(mark: dict[str, Any]) -> None:
     async with running_issuer() as bench:
-        bench.cluster.put_exception(exception(labels={"app": "web"}))
+        bench.cluster.put(exception(labels={"app": "web"}))
         await bench.with_pod(assigned=False, labels={"app": "web"}, **mark)
         await until(lambda: bool(bench.cluster.cluster_cache.state()["exceptions"]))
         await refused_at_once(bench)

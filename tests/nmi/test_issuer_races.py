@@ -12,8 +12,8 @@ from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.azure.imds import RawAnswer
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import ADDRESS, REQUEST, RESOURCE, assigned_identity, exception, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.support.nmi_objects import ADDRESS, REQUEST, RESOURCE, assigned_identity, exception, pod
 from tests.support.waiting import until
 
 FORCE_REFRESH = TokenRequest(RESOURCE, force_refresh=True)
@@ -39,7 +39,7 @@ async def while_fetching(
 async def test_an_identity_revoked_during_the_fetch_is_not_granted() -> None:
     async with running_issuer(policy=DecisionPolicy(created_attempts=0)) as bench:
         await bench.with_pod()
-        request = await while_fetching(bench, lambda: bench.cluster.delete_assigned(assigned_identity()))
+        request = await while_fetching(bench, lambda: bench.cluster.delete(assigned_identity()))
         answer = await asyncio.wait_for(request, DEADLINE)
         assert isinstance(answer, Refusal)
         assert answer.reason is Reason.NO_MATCHING_IDENTITY
@@ -89,8 +89,8 @@ async def test_an_identity_replaced_during_the_fetch_causes_a_new_decision() -> 
         await bench.with_pod()
 
         def exchange() -> None:
-            bench.cluster.delete_assigned(assigned_identity())
-            bench.cluster.put_assigned(assigned_identity("second", client_id=OTHER_ID))
+            bench.cluster.delete(assigned_identity())
+            bench.cluster.put(assigned_identity("second", client_id=OTHER_ID))
 
         request = await while_fetching(bench, exchange)
         answer = await asyncio.wait_for(request, DEADLINE)
@@ -102,7 +102,7 @@ async def test_an_identity_replaced_during_the_fetch_causes_a_new_decision() -> 
 async def test_a_change_that_keeps_the_grant_costs_no_second_fetch() -> None:
     async with running_issuer() as bench:
         entry = await bench.with_pod()
-        request = await while_fetching(bench, lambda: bench.cluster.put_assigned(assigned_identity("zz")))
+        request = await while_fetching(bench, lambda: bench.cluster.put(assigned_identity("zz")))
         answer = await asyncio.wait_for(request, DEADLINE)
         assert isinstance(answer, Issued)
         assert answer.identity == "ns/id"
@@ -114,9 +114,9 @@ async def test_a_force_refreshed_token_replaces_the_ready_answers_with_the_old_o
     async with running_issuer() as bench:
         entry = await bench.with_pod()
         bench.cluster.put_pod(pod("sharer", addresses=("10.0.0.2",)))
-        bench.cluster.put_assigned(assigned_identity(pod_name="sharer"))
+        bench.cluster.put(assigned_identity(pod_name="sharer"))
         bench.cluster.put_pod(pod("other", addresses=("10.0.0.3",)))
-        bench.cluster.put_assigned(assigned_identity("second", pod_name="other", client_id=OTHER_ID))
+        bench.cluster.put(assigned_identity("second", pod_name="other", client_id=OTHER_ID))
         both = ("10.0.0.2", "10.0.0.3")
         await until(lambda: all((it := bench.cluster.at(address)) and it.assigned for address in both))
         before = [await bench.issued(REQUEST, peer) for peer in (ADDRESS, "10.0.0.2", "10.0.0.3")]
@@ -157,8 +157,8 @@ async def doubtful_while_fetching(bench: IssuerBench, ahead: float, **changes: A
 async def test_a_pod_verified_by_a_read_is_read_again_after_a_long_fetch(case: str, exempt: bool) -> None:
     async with running_issuer(watching=False) as bench:
         if exempt:
-            bench.cluster.put_exception(exception(labels={"aadpodidbinding": "web"}))
-        bench.cluster.put_assigned(assigned_identity())
+            bench.cluster.put(exception(labels={"aadpodidbinding": "web"}))
+        bench.cluster.put(assigned_identity())
         answer = await doubtful_while_fetching(bench, 1.5, **ENDS_DURING_FETCH[case])
         assert isinstance(answer, Refusal) is (case != "nothing")
         assert len(bench.imds.calls) == 1
@@ -166,6 +166,6 @@ async def test_a_pod_verified_by_a_read_is_read_again_after_a_long_fetch(case: s
 
 async def test_a_short_fetch_costs_no_second_read() -> None:
     async with running_issuer(watching=False) as bench:
-        bench.cluster.put_assigned(assigned_identity())
+        bench.cluster.put(assigned_identity())
         assert isinstance(await doubtful_while_fetching(bench, 0.0), Issued)
         assert len([path for path in bench.cluster.reads() if path.endswith("/pods/web")]) == 1

@@ -11,8 +11,8 @@ from nmi.identity.stopped_pods import SANDBOX_DOWN, TERMINATED
 from nmi.issuer import Issued
 from nmi.refusal import Refusal
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import ADDRESS, exception, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.support.nmi_objects import ADDRESS, exception, pod
 from tests.support.waiting import until
 from tests.virtual_time import now
 
@@ -86,7 +86,7 @@ async def test_a_request_is_held_for_five_seconds_at_most() -> None:
 
 async def test_an_exempt_stopped_pod_gets_none_of_the_nodes_own_identities_either() -> None:
     async with running_issuer(policy=BRIEF) as bench:
-        bench.cluster.put_exception(exception(labels={"aadpodidbinding": "web"}))
+        bench.cluster.put(exception(labels={"aadpodidbinding": "web"}))
         entry = await bench.with_pod(assigned=False)
         await until(lambda: bool(entry.facts.exempt))
         bench.cluster.put_pod(pod(terminated=True))

@@ -18,8 +18,8 @@ from nmi.refusal import Refusal
 from podidentity.resources import ContainerState, ContainerStatus, Pod, Running
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.nmi.identity.cluster import DEADLINE
-from tests.nmi.identity.shapes import ADDRESS, assigned_identity, pod
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
+from tests.support.nmi_objects import ADDRESS, assigned_identity, pod
 from tests.support.waiting import until
 
 BRIEF = DecisionPolicy(max_hold_seconds=0.2)
@@ -84,7 +84,7 @@ async def test_without_the_api_server_a_suspended_pod_is_not_served_and_a_pod_wi
         bench.cluster.deliver(pod())
         bench.cluster.deliver(pod("alive", uid="uid-2", addresses=("10.0.0.2",)))
         for name in ("web", "alive"):
-            bench.cluster.deliver(assigned_identity(pod_name=name), "assigned_identities")
+            bench.cluster.deliver(assigned_identity(pod_name=name))
         bench.cluster.api.cut()
         await bench.issued()
         evidence(bench)
@@ -183,9 +183,7 @@ async def test_another_pod_that_claims_the_address_gets_it_although_the_former_o
     async with running_issuer() as bench:
         await suspended(bench)
         bench.cluster.put_pod(started(time.time() + 2, name="successor", label="other"))
-        bench.cluster.put_assigned(
-            assigned_identity("next", pod_name="successor", selector="other", client_id=OTHER_CLIENT)
-        )
+        bench.cluster.put(assigned_identity("next", pod_name="successor", selector="other", client_id=OTHER_CLIENT))
         await until(lambda: len(bench.cluster.cluster_cache._addresses.candidates(ADDRESS)) == 2)
         answer = await bench.issued()
         assert answer.pod == "ns/successor"
@@ -209,7 +207,7 @@ async def test_a_suspended_pod_does_not_win_the_address_although_it_started_late
 @pytest.mark.parametrize("order", ["end first", "claimed and left"])
 async def test_a_pod_whose_end_was_noticed_before_the_report_gets_nothing_and_its_successor_does(order: str) -> None:
     async with running_issuer(policy=BRIEF, watching=False) as bench:
-        bench.cluster.deliver(assigned_identity(), "assigned_identities")
+        bench.cluster.deliver(assigned_identity())
         bench.cluster.cluster_cache.network_listed([VETH, ROUTE])
         before, after = time.time() - 60, time.time() + 2
         if order == "claimed and left":

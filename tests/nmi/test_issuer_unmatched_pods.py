@@ -15,8 +15,8 @@ from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason
 from podidentity.resources import CREATED
-from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, binding, by, identity, pod
 from tests.nmi.virtual_issuer import VirtualIssuer, refused_after, virtual_issuer
+from tests.support.nmi_objects import CLIENT_ID, REQUEST, assigned_identity, binding, by, identity, pod
 from tests.virtual_time import settle
 
 HOLD: Final = 45.0
@@ -30,7 +30,7 @@ MISSING: Final = {"any identity": (False, REQUEST), "a named identity": (True, U
 def deliver(issuer: VirtualIssuer, *, assigned: bool = False) -> PodEntry:
     issuer.deliver(pod())
     if assigned:
-        issuer.deliver(assigned_identity(), "assigned_identities")
+        issuer.deliver(assigned_identity())
     return issuer.at()
 
 
@@ -54,8 +54,8 @@ async def test_in_managed_mode_repeats_get_the_same_response_immediately() -> No
         deliver(issuer)
         assert await issuer.refused() == (NONE_ASSIGNED, MANAGED_HOLD_SECONDS)
         assert await issuer.refused() == (NONE_ASSIGNED, 0.0)
-        issuer.deliver(identity(), "identities")
-        issuer.deliver(binding(), "bindings")
+        issuer.deliver(identity())
+        issuer.deliver(binding())
         assert isinstance(await issuer.ask(), Issued)
 
 
@@ -89,7 +89,7 @@ async def test_an_assignment_ends_the_immediate_responses() -> None:
         deliver(issuer, assigned=True)
         await issuer.refused(UNASSIGNED)
         assert await issuer.refused(UNASSIGNED) == (NONE_MATCHES, 0.0)
-        issuer.deliver(assigned_identity("other", client_id=UNASSIGNED.selector_value), "assigned_identities")
+        issuer.deliver(assigned_identity("other", client_id=UNASSIGNED.selector_value))
         answer = await issuer.ask(UNASSIGNED)
         assert isinstance(answer, Issued)
         assert answer.identity == "ns/other"
@@ -101,7 +101,7 @@ async def test_a_change_of_the_label_or_the_assignment_begins_a_new_hold() -> No
         await issuer.refused()
         issuer.deliver(pod(label="other"))
         assert await issuer.refused() == (NONE_ASSIGNED, HOLD)
-        issuer.deliver(assigned_identity(status=CREATED, selector="unrelated"), "assigned_identities")
+        issuer.deliver(assigned_identity(status=CREATED, selector="unrelated"))
         assert await issuer.refused() == (NONE_ASSIGNED, HOLD)
         issuer.deliver(pod(label="other"))
         assert await issuer.refused() == (NONE_ASSIGNED, 0.0), "nothing has changed"
@@ -110,7 +110,7 @@ async def test_a_change_of_the_label_or_the_assignment_begins_a_new_hold() -> No
 async def test_an_identity_that_is_being_assigned_is_waited_for_again_after_each_response() -> None:
     async with virtual_issuer() as issuer:
         deliver(issuer)
-        issuer.deliver(assigned_identity(status=CREATED), "assigned_identities")
+        issuer.deliver(assigned_identity(status=CREATED))
         for _ in range(3):
             refusal, seconds = await issuer.refused()
             assert (refusal.reason, refusal.generation, seconds) == (Reason.STILL_ASSIGNING, None, HOLD)
@@ -151,7 +151,7 @@ async def test_fresh_tokens_of_pods_that_share_an_identity_begin_no_new_hold() -
     async with virtual_issuer() as issuer:
         deliver(issuer, assigned=True)
         issuer.deliver(pod("second", uid="uid-2", addresses=("10.0.0.2",)))
-        issuer.deliver(assigned_identity(pod_name="second"), "assigned_identities")
+        issuer.deliver(assigned_identity(pod_name="second"))
         await issuer.ask()  # from now on the pod has a ready answer with the shared token
         pending = asyncio.create_task(issuer.refused(UNASSIGNED))
         before = issuer.at().record.generation

@@ -8,8 +8,8 @@ from nmi.identity.lookup_wait import WAITERS_MAX
 from nmi.issuer import Issued
 from nmi.refusal import Limit, Reason, Refusal
 from nmi.server.responses import refused
-from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
 from tests.nmi.virtual_issuer import virtual_issuer
+from tests.support.nmi_objects import assigned_identity, binding, identity, pod
 from tests.virtual_time import settle
 
 CROWD = "10.0.9.9"
@@ -20,8 +20,8 @@ PODS = 6
 async def test_six_new_pods_get_their_tokens_next_to_an_unknown_address(managed: bool) -> None:
     async with virtual_issuer(managed=managed) as issuer:
         if managed:
-            issuer.deliver(identity(), "identities")
-            issuer.deliver(binding(), "bindings")
+            issuer.deliver(identity())
+            issuer.deliver(binding())
         crowd = [asyncio.create_task(issuer.ask(peer=CROWD)) for _ in range(WAITERS_MAX)]
         await settle()
         new = [asyncio.create_task(issuer.ask(peer=f"10.0.1.{number}")) for number in range(PODS)]
@@ -30,7 +30,7 @@ async def test_six_new_pods_get_their_tokens_next_to_an_unknown_address(managed:
             name = f"web-{number}"
             issuer.deliver(pod(name, uid=f"uid-{number}", addresses=(f"10.0.1.{number}",)))
             if not managed:
-                issuer.deliver(assigned_identity(pod_name=name), "assigned_identities")
+                issuer.deliver(assigned_identity(pod_name=name))
         tokens = await asyncio.gather(*new)
         assert [each.pod for each in tokens if isinstance(each, Issued)] == [f"ns/web-{n}" for n in range(PODS)]
         ended = [each for each in await asyncio.gather(*crowd) if isinstance(each, Refusal)]

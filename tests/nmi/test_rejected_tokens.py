@@ -5,8 +5,8 @@ from hashlib import sha256
 
 from nmi.identity.request import TokenRequest
 from nmi.issuer import Issued
-from tests.nmi.identity.shapes import REQUEST, RESOURCE
 from tests.nmi.issuer_bench import running_issuer
+from tests.support.nmi_objects import REQUEST, RESOURCE
 
 
 def rejecting(token: str) -> TokenRequest:

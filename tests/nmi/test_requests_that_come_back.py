@@ -27,8 +27,8 @@ from nmi.token_server import TokenServerAssembly
 from podidentity.azure.errors import CameBack
 from podidentity.kube.client import Client
 from tests.nmi.fake_imds import Answer, running_imds
-from tests.nmi.identity.shapes import REQUEST, RESOURCE, identity
 from tests.nmi.issuer_bench import running_issuer
+from tests.support.nmi_objects import REQUEST, RESOURCE, identity
 
 
 async def test_a_token_request_that_comes_back_starts_the_repair_of_ciliums_redirect(

@@ -4,7 +4,7 @@ import pytest
 
 from nmi.error_refusals import Service, refusal_of, service_of
 from podidentity.azure.errors import AzureError, Throttled, Unreachable
-from tests.nmi.identity.shapes import identity
+from tests.support.nmi_objects import identity
 
 
 @pytest.mark.parametrize(

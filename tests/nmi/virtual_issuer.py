@@ -21,8 +21,9 @@ from podidentity.azure.imds import RawAnswer
 from podidentity.kube.access import ClusterAccess
 from podidentity.kube.client import Client
 from podidentity.resources import Resource
-from tests.nmi.identity.shapes import ADDRESS, NODE, REQUEST
+from tests.nmi.identity.cluster import deliver, handler_of
 from tests.nmi.tokens.fakes import Bench
+from tests.support.nmi_objects import ADDRESS, NODE, REQUEST
 from tests.virtual_time import now
 
 
@@ -35,13 +36,13 @@ class VirtualIssuer:
         self._index = index
         self._issuer = Issuer(cluster_cache, Bench().broker, policy, self.measures, clock=now)
 
-    def deliver(self, resource: Resource, watch: str = "pods") -> None:
-        """Deliver *resource* as an event of that watch."""
-        self.cluster_cache.watches.by_name[watch].objects.handler.upserted(None, resource)
+    def deliver(self, *resources: Resource) -> None:
+        """Deliver them as events of their watches."""
+        deliver(self.cluster_cache, *resources)
 
-    def deliver_deletion(self, resource: Resource, watch: str = "pods") -> None:
-        """Deliver the removal of *resource* as an event of that watch."""
-        self.cluster_cache.watches.by_name[watch].objects.handler.deleted(resource)
+    def deliver_deletion(self, resource: Resource) -> None:
+        """Deliver the removal of *resource* as an event of its watch."""
+        handler_of(self.cluster_cache, resource).deleted(resource)
 
     def at(self, address: str = ADDRESS) -> PodEntry:
         record = self._index.get(address)

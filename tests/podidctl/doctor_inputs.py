@@ -24,8 +24,8 @@ from podidctl.doctor.state import (
 )
 from podidentity.kube.lock_records import LockRecord
 from podidentity.resources import BareMeta
-from tests.nmi.identity.shapes import NODE, assigned_identity, binding, identity, pod
 from tests.podidctl.prediction_inputs import VM
+from tests.support.nmi_objects import NODE, assigned_identity, binding, identity, pod
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 KEEPS = {"openAPIV3Schema": {"properties": {"spec": {"x-kubernetes-preserve-unknown-fields": True}}}}

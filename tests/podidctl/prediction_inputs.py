@@ -19,7 +19,7 @@ from podidentity.resources import (
     BareMeta,
     nodename_label,
 )
-from tests.nmi.identity.shapes import CLIENT_ID, NODE, assigned_identity, binding, identity, pod
+from tests.support.nmi_objects import CLIENT_ID, NODE, assigned_identity, binding, identity, pod
 
 VM = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/vm-1"
 

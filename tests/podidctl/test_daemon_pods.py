@@ -33,8 +33,8 @@ from podidentity.resources import OwnerReference, PodMeta
 from tests.conftest import detect_blocking
 from tests.mic.emulated_cloud import EmulatedCloud
 from tests.mic.preview.run_programs import run
-from tests.nmi.identity.shapes import NODE, pod
 from tests.podidctl.doctor_inputs import mic, nmi
+from tests.support.nmi_objects import NODE, pod
 
 
 def containers(*several: DaemonContainer) -> Daemon:

@@ -17,10 +17,10 @@ from podidctl.doctor.schema import Level
 from podidctl.explain.schema import LinkState
 from podidctl.token.prediction import TokenPrediction, predict
 from podidentity.resources import BareMeta
-from tests.nmi.identity.shapes import NODE, exception, pod
 from tests.podidctl.access import small_cluster
 from tests.podidctl.doctor_inputs import bad, examined, nmi, node, objects
 from tests.podidctl.prediction_inputs import VM, explain_pod, facts, nmi_pod, only
+from tests.support.nmi_objects import NODE, exception, pod
 
 LINUX = {"kubernetes.io/os": "linux"}
 ALL = (Toleration(operator="Exists"),)

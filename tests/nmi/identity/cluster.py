@@ -32,13 +32,28 @@ from podidentity.resources import (
     Resource,
     nodename_label,
 )
-from tests.nmi.identity.shapes import ADDRESS, NODE, assigned_identity, pod
 from tests.support.memory_api import MemoryApi
+from tests.support.nmi_objects import ADDRESS, NODE, assigned_identity, pod
 from tests.support.waiting import until
 from tests.virtual_time import now
 
 ASSIGNED_KIND = "azureassignedidentities.aadpodidentity.k8s.io"
+OTHER = "10.0.0.2"
+"""The address of `Cluster.with_neighbour`."""
 DEADLINE = 15.0
+KINDS: dict[type[Resource], Kind[Any]] = {
+    AzureAssignedIdentity: ASSIGNED_IDENTITIES,
+    AzureIdentity: IDENTITIES,
+    AzureIdentityBinding: BINDINGS,
+    AzurePodIdentityException: EXCEPTIONS,
+}
+WATCHES: dict[type[Resource], str] = {
+    Pod: "pods",
+    AzureAssignedIdentity: "assigned_identities",
+    AzureIdentity: "identities",
+    AzureIdentityBinding: "bindings",
+    AzurePodIdentityException: "exceptions",
+}
 
 
 class Clock:
@@ -87,56 +102,35 @@ class Cluster:
         found = self.api.store.replace("pods", found, subresource="status")
         return str(found["metadata"]["uid"])
 
-    def put_assigned(self, assigned: AzureAssignedIdentity) -> None:
-        """Create or replace it, labelled with this node as MIC does."""
-        self._put(ASSIGNED_IDENTITIES, assigned, {NODENAME_LABEL: nodename_label(NODE)})
+    def put(self, *resources: Resource) -> None:
+        """Create or replace them; an assigned identity labelled with this node, as MIC does."""
+        for resource in resources:
+            kind = KINDS[type(resource)]
+            document = {"apiVersion": kind.api_version, "kind": kind.name, **_document(resource)}
+            if kind is ASSIGNED_IDENTITIES:
+                document["metadata"]["labels"] = {NODENAME_LABEL: nodename_label(NODE)}
+            namespace, name = resource.key
+            stored = f"{kind.plural}.{kind.group}"
+            found = self.api.store.find(stored, name, namespace)
+            if found is None:
+                self.api.store.create(stored, document, namespace)
+            else:
+                document["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+                self.api.store.replace(stored, document)
 
-    def delete_assigned(self, assigned: AzureAssignedIdentity) -> None:
-        self._delete(ASSIGNED_IDENTITIES, assigned)
-
-    def put_exception(self, exception: AzurePodIdentityException) -> None:
-        self._put(EXCEPTIONS, exception)
-
-    def delete_exception(self, exception: AzurePodIdentityException) -> None:
-        self._delete(EXCEPTIONS, exception)
-
-    def put_binding(self, binding: AzureIdentityBinding) -> None:
-        self._put(BINDINGS, binding)
-
-    def delete_binding(self, binding: AzureIdentityBinding) -> None:
-        self._delete(BINDINGS, binding)
-
-    def put_identity(self, identity: AzureIdentity) -> None:
-        self._put(IDENTITIES, identity)
-
-    def delete_identity(self, identity: AzureIdentity) -> None:
-        self._delete(IDENTITIES, identity)
-
-    def _put(self, kind: Kind[Any], resource: Resource, labels: dict[str, str] | None = None) -> None:
-        document = {"apiVersion": kind.api_version, "kind": kind.name, **_document(resource)}
-        if labels is not None:
-            document["metadata"]["labels"] = labels
-        namespace, name = resource.key
-        stored = f"{kind.plural}.{kind.group}"
-        found = self.api.store.find(stored, name, namespace)
-        if found is None:
-            self.api.store.create(stored, document, namespace)
-        else:
-            document["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
-            self.api.store.replace(stored, document)
-
-    def _delete(self, kind: Kind[Any], resource: Resource) -> None:
+    def delete(self, resource: Resource) -> None:
+        kind = KINDS[type(resource)]
         self.api.store.delete(f"{kind.plural}.{kind.group}", resource.metadata.name, resource.metadata.namespace)
 
     # Watch events without a watch.
 
-    def deliver(self, resource: Resource, watch: str = "pods") -> None:
-        """Deliver *resource* as an event of that watch."""
-        self.cluster_cache.watches.by_name[watch].objects.handler.upserted(None, resource)
+    def deliver(self, *resources: Resource) -> None:
+        """Deliver them as events of their watches."""
+        deliver(self.cluster_cache, *resources)
 
-    def deliver_deletion(self, resource: Resource, watch: str = "pods") -> None:
-        """Deliver the removal of *resource* as an event of that watch."""
-        self.cluster_cache.watches.by_name[watch].objects.handler.deleted(resource)
+    def deliver_deletion(self, resource: Resource) -> None:
+        """Deliver the removal of *resource* as an event of its watch."""
+        handler_of(self.cluster_cache, resource).deleted(resource)
 
     def delete_pod(self, name: str = "web", namespace: str = "ns") -> None:
         self.api.store.delete("pods", name, namespace, grace_seconds=0)
@@ -162,13 +156,21 @@ class Cluster:
         """A running pod at ADDRESS, with its identity if *assigned*, once the cluster cache has seen it."""
         self.put_pod(pod(**changes))
         if assigned:
-            self.put_assigned(assigned_identity())
+            self.put(assigned_identity())
         await self.seen(lambda: bool((it := self.at(ADDRESS)) and (it.assigned or not assigned)))
         return self.owner(ADDRESS)
 
     async def seen(self, condition: Callable[[], bool]) -> None:
         """Wait until the cluster cache has fulfilled *condition*."""
         await until(condition)
+
+    async def with_neighbour(self, *, assigned: bool = False) -> PodEntry:
+        """A later pod at OTHER, once the cluster cache has seen it, and so all earlier changes."""
+        self.put_pod(pod("neighbour", addresses=(OTHER,)))
+        if assigned:
+            self.put(assigned_identity(pod_name="neighbour"))
+        await self.seen(lambda: bool((it := self.at(OTHER)) and (it.assigned or not assigned)))
+        return self.owner(OTHER)
 
     async def finds_nothing(self, lookup: Coroutine[Any, Any, PodEntry | Refusal | None]) -> None:
         """Check that *lookup* still waits after its read, and end it.
@@ -190,6 +192,25 @@ class Cluster:
             for each in self.api.requests
             if "status.podIP" in each.path or ("/pods/" in each.path and "?" not in each.path)
         ]
+
+
+def handler_of(cluster_cache: ClusterCache, resource: Resource) -> Any:
+    """Return the handler of the watch of such objects."""
+    return cluster_cache.watches.by_name[WATCHES[type(resource)]].objects.handler
+
+
+def deliver(cluster_cache: ClusterCache, *resources: Resource) -> None:
+    """Deliver *resources* as events of their watches."""
+    for resource in resources:
+        handler_of(cluster_cache, resource).upserted(None, resource)
+
+
+@asynccontextmanager
+async def waking(entry: PodEntry) -> AsyncIterator[None]:
+    """Check that the body's change wakes those that wait for a change of the pod."""
+    waiter = asyncio.create_task(entry.changed(entry.record.generation))
+    yield
+    await asyncio.wait_for(waiter, DEADLINE)
 
 
 def _document(resource: Resource) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from podidentity.resources import (
     Pod,
     Resource,
 )
-from tests.nmi.identity.shapes import CLIENT_ID, NODE, REQUEST, assigned_identity, binding, by, exception, identity, pod
+from tests.support.nmi_objects import CLIENT_ID, NODE, REQUEST, assigned_identity, binding, by, exception, identity, pod
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
 ADDRESSES = ("10.0.0.1", "10.0.0.2", "fd00::1")

@@ -1,5 +1,6 @@
 """Decisions: which identity a pod gets, and how long a request may wait for it. Excluded: the wait itself."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from nmi.identity.decide import (
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
 from podidentity.resources import ASSIGNED, BEHAVIOR_ANNOTATION, CREATED, OBJECT_ID_ANNOTATION, UNASSIGNED
-from tests.nmi.identity.shapes import CLIENT_ID, OBJECT_ID, POD, REQUEST, RESOURCE, assigned, by, resource_id
+from tests.support.nmi_objects import CLIENT_ID, OBJECT_ID, POD, REQUEST, RESOURCE, assigned, by, resource_id
 
 POLICY = DecisionPolicy(max_hold_seconds=1000.0)
 UNLABELLED = PodFacts("ns", "web", "uid-1", "")
@@ -55,9 +56,91 @@ def refused(decision: Decision) -> Reason:
     return decision.reason
 
 
-def test_a_pod_without_the_label_and_without_identities_is_refused_immediately() -> None:
+ONE, COMING = assigned(), assigned(status=CREATED)
+SECOND = assigned("second", client_id=OTHER_ID, annotations={OBJECT_ID_ANNOTATION: OBJECT_ID})
+FIRST_BY_BINDING = (
+    assigned("c", binding="b2"),
+    assigned("b", binding="b1"),
+    assigned("a", binding="b1", status=CREATED),
+    assigned("d", binding="b1"),
+)
+BY_OBJECT_ID = by(SelectorKind.OBJECT_ID, OBJECT_ID)
+UP_TO_45 = DecisionPolicy(max_hold_seconds=45.0)
+BRIEF = DecisionPolicy(created_attempts=2, assigned_attempts=1, interval_seconds=3.0, max_hold_seconds=45.0)
+ABSENT, STILL, UNKNOWN = Reason.NO_MATCHING_IDENTITY, Reason.STILL_ASSIGNING, Reason.UNKNOWN_OBJECT_ID
+Inputs = dict[str, Any]
+DECISIONS: dict[str, tuple[Sequence[AssignedIdentity], Inputs, str | Reason | tuple[float, Reason]]] = {
+    "no label, no identity": ([], {"pod": UNLABELLED}, Reason.NOTHING_ASSIGNED),
+    "no label, one being revoked": ([assigned(deleting=True)], {"pod": UNLABELLED}, Reason.NOTHING_ASSIGNED),
+    "no label, one of a namesake": ([assigned(pod_uid="uid-0")], {"pod": UNLABELLED}, Reason.NOTHING_ASSIGNED),
+    "no label, an identity": ([ONE], {"pod": UNLABELLED}, (80.0, ABSENT)),
+    "an empty selector for an empty label": ([assigned(selector="")], {"pod": UNLABELLED}, (80.0, ABSENT)),
+    "a label, no identity": ([], {}, (80.0, ABSENT)),
+    "assigned": ([ONE], {}, "id"),
+    "assigned by an old MIC": ([assigned(status="")], {}, "id"),
+    "made for this uid": ([assigned(pod_uid="uid-1")], {}, "id"),
+    "being assigned": ([COMING], {}, (100.0, STILL)),
+    "the longest hold": ([], {"policy": UP_TO_45}, (45.0, ABSENT)),
+    "the longest hold of one being assigned": ([COMING], {"policy": UP_TO_45}, (45.0, STILL)),
+    "few attempts": ([], {"policy": BRIEF}, (6.0, ABSENT)),
+    "few attempts for one being assigned": ([COMING], {"policy": BRIEF}, (9.0, STILL)),
+    "managed mode": ([], {"policy": DecisionPolicy(managed=True)}, (MANAGED_HOLD_SECONDS, ABSENT)),
+    "managed mode, short": ([], {"policy": DecisionPolicy(managed=True, max_hold_seconds=0.5)}, (0.5, ABSENT)),
+    "without managed mode": ([], {"policy": DecisionPolicy(managed=False)}, (45.0, ABSENT)),
+    "the first by binding, then identity": (FIRST_BY_BINDING, {}, "b"),
+    "the first of another order": (FIRST_BY_BINDING[::-1], {}, "b"),
+    "another client id": ([ONE], {"request": by(SelectorKind.CLIENT_ID, OTHER_ID)}, (80.0, ABSENT)),
+    "another resource id": ([ONE], {"request": by(SelectorKind.RESOURCE_ID, OTHER_ID)}, (80.0, ABSENT)),
+    "a named one that is being assigned": (
+        [assigned("first"), assigned("second", client_id=OTHER_ID, status=CREATED)],
+        {"request": by(SelectorKind.CLIENT_ID, OTHER_ID)},
+        (100.0, STILL),
+    ),
+    **{
+        f"by {selector.name} {value}": ([assigned("first"), SECOND], {"request": by(selector, value)}, "second")
+        for selector, value in (
+            (SelectorKind.CLIENT_ID, OTHER_ID),
+            (SelectorKind.CLIENT_ID, OTHER_ID.upper()),
+            (SelectorKind.RESOURCE_ID, resource_id("second")),
+            (SelectorKind.RESOURCE_ID, resource_id("SECOND").upper()),
+            (SelectorKind.OBJECT_ID, OBJECT_ID.upper()),
+        )
+    },
+    "an empty client id": ([assigned(client_id="")], {"request": by(SelectorKind.CLIENT_ID, "")}, (80.0, ABSENT)),
+    "an empty object id": ([assigned(client_id="")], {"request": by(SelectorKind.OBJECT_ID, "")}, UNKNOWN),
+    "an object id learnt from Azure": ([ONE], {"request": BY_OBJECT_ID, "object_ids": {CLIENT_ID: OBJECT_ID}}, "id"),
+    "an unknown object id": ([ONE], {"request": BY_OBJECT_ID, "object_ids": {CLIENT_ID: "another"}}, UNKNOWN),
+    "an object id, nothing yet": ([], {"request": BY_OBJECT_ID}, (80.0, UNKNOWN)),
+    "an object id, one coming": ([COMING], {"request": BY_OBJECT_ID}, (100.0, UNKNOWN)),
+    "an object id, one there and one coming": (
+        [ONE, assigned("b", status=CREATED)],
+        {"request": BY_OBJECT_ID},
+        (100.0, UNKNOWN),
+    ),
+    "an identity of another namespace": ([assigned(namespace="elsewhere")], {}, "id"),
+    "one with another behavior": (
+        [assigned(namespace="elsewhere", annotations={BEHAVIOR_ANNOTATION: "anything"})],
+        {},
+        "id",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DECISIONS)
+def test_the_pod_its_identities_the_request_and_the_policy_decide(case: str) -> None:
+    identities, inputs, expected = DECISIONS[case]
+    decision = outcome(*identities, **inputs)
+    match decision:
+        case Grant():
+            assert granted(decision) == expected
+        case Wait():
+            assert waits(decision) == expected
+        case _:
+            assert refused(decision) is expected
+
+
+def test_a_refused_pod_gets_the_sentence_of_imds() -> None:
     decision = outcome(pod=UNLABELLED)
-    assert refused(decision) is Reason.NOTHING_ASSIGNED
     assert isinstance(decision, Refusal)
     assert decision.sentence == "Identity not found"
 
@@ -71,32 +154,6 @@ def test_an_exempt_pod_is_recognised_before_any_other_check(
         exempt = msgspec.structs.replace(pod, exempt="exception ns/ex")
         assert outcome(*identities, pod=exempt, request=request_) == Exempt("exception ns/ex")
         assert not isinstance(outcome(*identities, pod=pod, request=request_), Exempt)
-
-
-def test_a_pod_with_the_label_is_held() -> None:
-    assert waits(outcome()) == (80.0, Reason.NO_MATCHING_IDENTITY)
-
-
-def test_a_pod_without_the_label_but_with_an_identity_is_held() -> None:
-    assert waits(outcome(assigned(), pod=UNLABELLED)) == (80.0, Reason.NO_MATCHING_IDENTITY)
-
-
-@pytest.mark.parametrize(
-    "left_over",
-    [assigned(deleting=True), assigned(pod_uid="uid-0")],
-    ids=["being-revoked", "its-namesake's"],
-)
-def test_a_pod_without_the_label_is_not_held_if_no_identity_can_arrive(left_over: AssignedIdentity) -> None:
-    assert refused(outcome(left_over, pod=UNLABELLED)) is Reason.NOTHING_ASSIGNED
-
-
-@pytest.mark.parametrize(
-    "usable",
-    [{"status": ASSIGNED}, {"status": ""}, {"pod_uid": "uid-1"}],
-    ids=["assigned", "old-mic", "made-for-this-uid"],
-)
-def test_a_usable_identity_is_granted(usable: dict[str, Any]) -> None:
-    assert granted(outcome(assigned(**usable))) == "id"
 
 
 @pytest.mark.parametrize(
@@ -129,34 +186,6 @@ def test_an_unusable_identity_is_never_granted(flaw: dict[str, Any]) -> None:
     assert granted(outcome(assigned(**flaw), assigned("good", binding="z"))) == "good"
 
 
-def test_an_empty_label_selects_no_binding() -> None:
-    assert isinstance(outcome(assigned(selector=""), pod=UNLABELLED), Wait)
-
-
-def test_a_created_assignment_is_given_more_time() -> None:
-    assert waits(outcome(assigned(status=CREATED))) == (100.0, Reason.STILL_ASSIGNING)
-
-
-def test_no_hold_exceeds_the_maximum() -> None:
-    policy = DecisionPolicy(max_hold_seconds=45.0)
-    assert waits(outcome(policy=policy))[0] == 45.0
-    assert waits(outcome(assigned(status=CREATED), policy=policy))[0] == 45.0
-    brief = DecisionPolicy(created_attempts=2, assigned_attempts=1, interval_seconds=3.0, max_hold_seconds=45.0)
-    assert waits(outcome(policy=brief))[0] == 6.0
-    assert waits(outcome(assigned(status=CREATED), policy=brief))[0] == 9.0
-
-
-def test_a_request_without_an_id_gets_the_first_identity_by_binding_then_identity() -> None:
-    identities = [
-        assigned("c", binding="b2"),
-        assigned("b", binding="b1"),
-        assigned("a", binding="b1", status=CREATED),
-        assigned("d", binding="b1"),
-    ]
-    assert granted(outcome(*identities)) == "b"
-    assert granted(outcome(*reversed(identities))) == "b"
-
-
 def test_an_identity_of_the_pods_namespace_comes_before_those_of_others_whatever_their_bindings_are_called() -> None:
     own = assigned("z", binding="z")
     foreign = assigned("a", binding="a", namespace="elsewhere", type_=1)
@@ -183,62 +212,6 @@ def test_while_an_identity_of_the_pods_namespace_is_being_assigned_none_of_anoth
 
 
 @pytest.mark.parametrize(
-    "request_",
-    [
-        by(SelectorKind.CLIENT_ID, OTHER_ID),
-        by(SelectorKind.CLIENT_ID, OTHER_ID.upper()),
-        by(SelectorKind.RESOURCE_ID, resource_id("second")),
-        by(SelectorKind.RESOURCE_ID, resource_id("SECOND").upper()),
-        by(SelectorKind.OBJECT_ID, OBJECT_ID.upper()),
-    ],
-    ids=["client-id", "client-id-upper", "resource-id", "resource-id-upper", "object-id-upper"],
-)
-def test_a_request_with_an_id_gets_that_identity_in_any_case(request_: TokenRequest) -> None:
-    second = assigned("second", client_id=OTHER_ID, annotations={OBJECT_ID_ANNOTATION: OBJECT_ID})
-    assert granted(outcome(assigned("first"), second, request=request_)) == "second"
-
-
-@pytest.mark.parametrize("selector", [SelectorKind.CLIENT_ID, SelectorKind.RESOURCE_ID])
-def test_a_request_for_an_identity_that_is_not_there_is_held(selector: SelectorKind) -> None:
-    decision = outcome(assigned(), request=by(selector, OTHER_ID))
-    assert waits(decision) == (80.0, Reason.NO_MATCHING_IDENTITY)
-
-
-def test_a_request_for_a_pending_identity_gets_no_other() -> None:
-    coming = assigned("second", client_id=OTHER_ID, status=CREATED)
-    decision = outcome(assigned("first"), coming, request=by(SelectorKind.CLIENT_ID, OTHER_ID))
-    assert waits(decision) == (100.0, Reason.STILL_ASSIGNING)
-
-
-@pytest.mark.parametrize("selector", [SelectorKind.CLIENT_ID, SelectorKind.OBJECT_ID])
-def test_an_empty_id_selects_no_identity(selector: SelectorKind) -> None:
-    nameless = assigned(client_id="")
-    assert not isinstance(outcome(nameless, request=by(selector, "")), Grant)
-
-
-def test_an_object_id_learnt_from_azure_selects_its_identity() -> None:
-    decision = outcome(assigned(), request=by(SelectorKind.OBJECT_ID, OBJECT_ID), object_ids={CLIENT_ID: OBJECT_ID})
-    assert granted(decision) == "id"
-
-
-def test_an_unknown_object_id_is_refused_immediately() -> None:
-    decision = outcome(assigned(), request=by(SelectorKind.OBJECT_ID, OBJECT_ID), object_ids={CLIENT_ID: "another"})
-    assert refused(decision) is Reason.UNKNOWN_OBJECT_ID
-
-
-@pytest.mark.parametrize(
-    ("present", "seconds"),
-    [((), 80.0), ((assigned(status=CREATED),), 100.0), ((assigned(), assigned("b", status=CREATED)), 100.0)],
-    ids=["nothing-yet", "one-coming", "one-there-one-coming"],
-)
-def test_a_request_by_object_id_is_held_while_an_identity_may_still_arrive(
-    present: tuple[AssignedIdentity, ...], seconds: float
-) -> None:
-    decision = outcome(*present, request=by(SelectorKind.OBJECT_ID, OBJECT_ID))
-    assert waits(decision) == (seconds, Reason.UNKNOWN_OBJECT_ID)
-
-
-@pytest.mark.parametrize(
     ("policy", "annotations"),
     [
         (DecisionPolicy(force_namespaced=True), None),
@@ -262,11 +235,6 @@ def test_a_federated_identity_is_granted_only_if_all_its_objects_are_in_the_pods
     assert granted(outcome(assigned(type_=3, **home))) == "id"
     assert refused(outcome(assigned(type_=3, **home | {odd: "elsewhere"}))) is Reason.NO_MATCHING_IDENTITY
     assert granted(outcome(assigned(type_=0, **home | {odd: "elsewhere"}))) == "id"
-
-
-def test_without_that_rule_an_identity_of_another_namespace_is_granted() -> None:
-    assert granted(outcome(assigned(namespace="elsewhere"))) == "id"
-    assert granted(outcome(assigned(namespace="elsewhere", annotations={BEHAVIOR_ANNOTATION: "anything"}))) == "id"
 
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -418,13 +386,6 @@ def test_a_foreign_identity_changes_nothing_that_is_granted(
     if other.pod_uid in {"", pod.uid} and not other.deleting:
         return
     assert decide(pod, identities, request, policy, {}) == decide(pod, [*identities, other], request, policy, {})
-
-
-def test_managed_mode_waits_only_for_the_watch() -> None:
-    seconds, reason = waits(outcome(policy=DecisionPolicy(managed=True)))
-    assert (seconds, reason) == (MANAGED_HOLD_SECONDS, Reason.NO_MATCHING_IDENTITY)
-    assert waits(outcome(policy=DecisionPolicy(managed=True, max_hold_seconds=0.5)))[0] == 0.5
-    assert waits(outcome(policy=DecisionPolicy(managed=False)))[0] == 45.0
 
 
 @pytest.mark.parametrize("exempt", ["", "exception ns/ex", "MIC"])

@@ -1,14 +1,14 @@
-"""Exceptions from the watch: which pods become exempt, and when the exemption ends. Excluded: a silent watch."""
+"""Which pods get the node's identities: by exceptions from the watch, and MIC's own. Excluded: a silent watch."""
 
-import asyncio
 import logging
 from typing import Any
 
 import pytest
 
-from nmi.identity.exemptions import LINES_PER_MINUTE, Exemptions
-from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
-from tests.nmi.identity.shapes import ADDRESS, exception, pod
+from nmi.identity.exemptions import LINES_PER_MINUTE, MIC, Exemptions
+from podidentity.resources import OwnerReference
+from tests.nmi.identity.cluster import Cluster, running_cluster, waking
+from tests.support.nmi_objects import exception, pod
 
 APP = {"app": "web"}
 
@@ -105,59 +105,32 @@ def test_a_flood_of_exceptions_does_not_flood_the_log(caplog: pytest.LogCaptureF
     assert len(caplog.records) == LINES_PER_MINUTE + 2
 
 
-async def test_an_exception_from_before_the_start_counts_from_the_start() -> None:
-    def prepare(cluster: Cluster) -> None:
-        cluster.put_pod(pod(labels=APP))
-        cluster.put_exception(exception(labels=APP))
-
-    async with running_cluster(prepare) as cluster:
-        entry = cluster.owner(ADDRESS)
-        assert entry.facts.exempt == "exception ns/ex"
-
-
-async def test_a_pod_becomes_exempt_and_stops_being_exempt_with_the_event() -> None:
-    async with running_cluster() as cluster:
-        entry = await cluster.with_pod(labels=APP)
-        for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, ""), (APP, "exception ns/ex"), (None, "")):
-            waiter = asyncio.create_task(entry.changed(entry.record.generation))
+async def test_a_pod_becomes_exempt_and_stops_being_exempt_with_the_event(cluster: Cluster) -> None:
+    entry = await cluster.with_pod(labels=APP)
+    for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, ""), (APP, "exception ns/ex"), (None, "")):
+        async with waking(entry):
             if labels is not None:
-                cluster.put_exception(exception(labels=labels))
+                cluster.put(exception(labels=labels))
             else:
-                cluster.delete_exception(exception())
-            await asyncio.wait_for(waiter, DEADLINE)
-            assert entry.facts.exempt == exempt
+                cluster.delete(exception())
+        assert entry.facts.exempt == exempt
 
 
-async def test_a_label_change_of_a_pod_starts_or_ends_its_exemption() -> None:
-    async with running_cluster() as cluster:
-        cluster.put_exception(exception(labels=APP))
-        entry = await cluster.with_pod()
-        for labels, exempt in ((APP, "exception ns/ex"), ({"app": "other"}, "")):
-            waiter = asyncio.create_task(entry.changed(entry.record.generation))
-            cluster.put_pod(pod(labels=labels))
-            await asyncio.wait_for(waiter, DEADLINE)
-            assert entry.facts.exempt == exempt
+async def test_an_unrelated_exception_changes_nothing_of_a_pod(cluster: Cluster) -> None:
+    entry = await cluster.with_pod(labels=APP)
+    before = entry.record.generation
+    cluster.put(exception("a", {"app": "other"}), exception("b", {}))
+    await cluster.seen(lambda: len(cluster.cluster_cache.watches.by_name["exceptions"].store) == 2)
+    assert entry.record.generation == before
 
 
-async def test_an_unrelated_exception_changes_nothing_of_a_pod() -> None:
-    async with running_cluster() as cluster:
-        entry = await cluster.with_pod(labels=APP)
-        before = entry.record.generation
-        cluster.put_exception(exception("a", {"app": "other"}))
-        cluster.put_exception(exception("b", {}))
-        await cluster.seen(lambda: len(cluster.cluster_cache.watches.by_name["exceptions"].store) == 2)
-        assert entry.record.generation == before
-
-
-async def test_the_metrics_show_the_counted_and_the_seen_exceptions() -> None:
-    async with running_cluster() as cluster:
-        value = cluster.registry.get_sample_value
-        cluster.put_exception(exception("a", APP))
-        cluster.put_exception(exception("b", APP))
-        await cluster.seen(lambda: value("aadpodidentity_nmi_exceptions") == 2.0)
-        cluster.delete_exception(exception("a"))
-        await cluster.seen(lambda: value("aadpodidentity_nmi_exceptions") == 1.0)
-        assert value("aadpodidentity_nmi_exceptions_seen_total") == 2.0
+async def test_the_metrics_show_the_counted_and_the_seen_exceptions(cluster: Cluster) -> None:
+    value = cluster.registry.get_sample_value
+    cluster.put(exception("a", APP), exception("b", APP))
+    await cluster.seen(lambda: value("aadpodidentity_nmi_exceptions") == 2.0)
+    cluster.delete(exception("a"))
+    await cluster.seen(lambda: value("aadpodidentity_nmi_exceptions") == 1.0)
+    assert value("aadpodidentity_nmi_exceptions_seen_total") == 2.0
 
 
 def labels_in_an_old_field_name(name: str, **more: Any) -> dict[str, Any]:
@@ -181,7 +154,7 @@ async def test_labels_in_the_spelling_from_before_v1_6_exempt_no_pod_and_are_log
         create("azurepodidentityexceptions.aadpodidentity.k8s.io", both, "ns")
         await cluster.seen(lambda: cluster.registry.get_sample_value("aadpodidentity_nmi_exceptions") == 1.0)
         assert entry.facts.exempt == ""
-        cluster.put_exception(exception("current", APP))
+        cluster.put(exception("current", APP))
         await cluster.seen(lambda: entry.facts.exempt == "exception ns/current")
     (first, second) = [vars(each) for each in caplog.records if "spelling" in each.message]
     assert (first["resource"], first["reason"]) == ("azurepodidentityexceptions ns/old", "spec.PodLabels")
@@ -194,3 +167,83 @@ async def test_a_flag_makes_the_old_field_name_count() -> None:
         create = cluster.api.store.create
         create("azurepodidentityexceptions.aadpodidentity.k8s.io", labels_in_an_old_field_name("old"), "ns")
         await cluster.seen(lambda: entry.facts.exempt == "exception ns/old")
+
+
+REPLICA_SET = OwnerReference(kind="ReplicaSet", name="mic-5d4f8c", controller=True)
+PLAIN = {"component": "mic", "app": "mic"}
+"""# reference: deploy/infra/deployment-rbac.yaml"""
+CHART = {
+    "app.kubernetes.io/name": "aad-pod-identity",
+    "app.kubernetes.io/instance": "release",
+    "app.kubernetes.io/managed-by": "Helm",
+    "app.kubernetes.io/component": "mic",
+    "helm.sh/chart": "aad-pod-identity-4.1.18",
+}
+"""# reference: charts/aad-pod-identity/templates/mic-deployment.yaml"""
+
+
+def exemption(mic_namespace: str = "system", **changes: Any) -> str:
+    settings: dict[str, Any] = {"namespace": "system", "labels": PLAIN, "owner": REPLICA_SET} | changes
+    return Exemptions(lambda _: None, mic_namespace=mic_namespace).why(pod("mic-5d4f8c-x", label=None, **settings))
+
+
+@pytest.mark.parametrize("labels", [PLAIN, CHART, {"component": "mic"}], ids=["plain-manifests", "chart", "oldest"])
+def test_mic_is_recognised_by_namespace_owner_and_labels(labels: dict[str, str]) -> None:
+    assert exemption(labels=labels) == MIC
+
+
+def test_the_namespace_matches_in_any_case_as_in_the_go_implementation() -> None:
+    assert exemption(mic_namespace="System") == MIC
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"namespace": "other"},
+        {"labels": {}},
+        {"labels": {"app": "mic"}},
+        {"labels": {"component": "nmi"}},
+        {"labels": {"component": "Mic"}},
+        {"owner": None},
+        {"owner": OwnerReference(kind="ReplicaSet", name="web-mic", controller=True)},
+        {"owner": OwnerReference(kind="ReplicaSet", name="Mic-1", controller=True)},
+        {"owner": OwnerReference(kind="DaemonSet", name="mic-1", controller=True)},
+        {"owner": OwnerReference(kind="ReplicaSet", name="mic-1", controller=False)},
+        {"owner": OwnerReference(kind="ReplicaSet", name="mic-1")},
+    ],
+    ids=[
+        "another-namespace",
+        "no-labels",
+        "a-label-of-anybodys",
+        "nmis-label",
+        "another-case",
+        "no-owner",
+        "other-owner",
+        "owner-in-another-case",
+        "owner-of-another-kind",
+        "no-controller",
+        "not-said-to-be-controller",
+    ],
+)
+def test_no_other_pod_is_recognised_as_mic(changes: dict[str, Any]) -> None:
+    assert exemption(**changes) == ""
+
+
+async def test_the_owner_is_read_from_the_api_servers_response() -> None:
+    def prepare(cluster: Cluster) -> None:
+        cluster.put_pod(pod("mic-5d4f8c-x", label=None, labels=PLAIN, owner=REPLICA_SET))
+
+    async with running_cluster(prepare, mic_namespace="ns") as cluster:
+        entry = cluster.owner("10.0.0.1")
+        assert entry.facts.exempt == MIC
+
+
+def test_the_charts_deployment_has_another_name_and_uses_the_charts_exception() -> None:
+    # reference: charts/aad-pod-identity/templates/mic-exception.yaml, installed by default
+    known = Exemptions(lambda _: None, mic_namespace="system")
+    owner = OwnerReference(kind="ReplicaSet", name="aad-pod-identity-mic-5d4f8c", controller=True)
+    its_pod = pod(namespace="system", label=None, labels=CHART, owner=owner)
+    assert known.why(its_pod) == ""
+    labels = {"app": "mic", "component": "mic", "app.kubernetes.io/component": "mic"}
+    known.upserted(None, exception("mic", labels, namespace="system"))
+    assert known.why(its_pod) == "exception system/mic"

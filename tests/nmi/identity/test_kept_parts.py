@@ -8,12 +8,14 @@ import random
 import tracemalloc
 
 import msgspec
+from msgspec.structs import replace
 
 from nmi.identity.assigned_identity import project
 from nmi.identity.assignments import assigned_order
 from nmi.identity.container_starts import newest_running, owner_of
 from nmi.identity.kept_parts import LABELS_CHARS, SHARED_MAX, KeptParts
 from nmi.identity.pods import facts, own_addresses
+from nmi.refusal import Reason, Refusal
 from podidentity.kube.decoding import decode_object
 from podidentity.resources import (
     ASSIGNED_IDENTITIES,
@@ -21,23 +23,14 @@ from podidentity.resources import (
     BINDING_LABEL,
     EXCHANGE_ANNOTATION,
     OBJECT_ID_ANNOTATION,
-    POD_UID_ANNOTATION,
     PODS,
     AzureAssignedIdentity,
-    AzureAssignedIdentitySpec,
-    AzureAssignedIdentityStatus,
-    AzureIdentity,
-    AzureIdentityBinding,
-    AzureIdentityBindingSpec,
-    AzureIdentitySpec,
     ContainerState,
     ContainerStatus,
-    Meta,
     OwnerReference,
     Pod,
     PodCondition,
     PodIP,
-    PodMarks,
     PodMeta,
     PodSpec,
     PodStatus,
@@ -45,6 +38,8 @@ from podidentity.resources import (
     SecretReference,
     Terminated,
 )
+from tests.support.nmi_objects import assigned, assigned_identity
+from tests.support.objects import pod
 
 DRAW = random.Random(20261128)
 TIMES = (None, "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z", "not a time")
@@ -63,57 +58,52 @@ def some_containers() -> list[ContainerStatus]:
 
 
 def any_pod() -> Pod:
-    address = DRAW.choice(["", "10.0.0.1"])
-    return Pod(
-        metadata=PodMeta(
-            name=f"web-{DRAW.randint(0, 9)}",
-            namespace=DRAW.choice(["default", "other"]),
-            uid=f"uid-{DRAW.randint(0, 9)}",
-            resource_version=str(DRAW.randint(1, 99)),
-            deletion_timestamp=DRAW.choice([None, "2026-01-01T00:00:00Z"]),
-            labels=DRAW.choice([None, {}, {"app": "web"}, {BINDING_LABEL: "demo", "app": "web"}, {BINDING_LABEL: ""}]),
-            owner_references=DRAW.choice([None, [OwnerReference(api_version="v1", kind="Node", name="n0")]]),
-            marks=DRAW.choice([None, PodMarks(), PodMarks(mirror="hash")]),
-        ),
-        spec=PodSpec(
-            node_name="n0",
-            service_account_name=DRAW.choice(["", "sa"]),
-            host_network=DRAW.choice([True, False]),
-        ),
-        status=PodStatus(
-            phase=DRAW.choice(["", "Pending", "Running", "Succeeded", "Failed"]),
-            pod_ip=address,
-            pod_ips=DRAW.choice(
-                [[], [PodIP(ip=address)], [PodIP(ip=address), PodIP(ip="fd00::1")], [PodIP(ip="10.0.0.2")]]
-            ),
-            container_statuses=some_containers(),
-            init_container_statuses=some_containers(),
-            ephemeral_container_statuses=some_containers(),
-            conditions=[
-                PodCondition(type=each, status=DRAW.choice(["True", "False", "Unknown"]))
-                for each in DRAW.sample(CONDITIONS, DRAW.randint(0, 4))
-            ],
-        ),
+    made = pod(
+        f"web-{DRAW.randint(0, 9)}",
+        namespace=DRAW.choice(["default", "other"]),
+        uid=f"uid-{DRAW.randint(0, 9)}",
+        resource_version=str(DRAW.randint(1, 99)),
+        deleting=DRAW.choice([True, False]),
+        label=DRAW.choice(["demo", None]),
+        labels=DRAW.choice([None, {"app": "web"}, {BINDING_LABEL: ""}]),
+        owner=DRAW.choice([None, OwnerReference(api_version="v1", kind="Node", name="n0")]),
+        mirror=DRAW.choice([True, False]),
+        service_account=DRAW.choice(["", "sa"]),
+        host_network=DRAW.choice([True, False]),
+        phase=DRAW.choice(["", "Pending", "Running", "Succeeded", "Failed"]),
+        addresses=DRAW.choice([(), ("10.0.0.1",), ("10.0.0.1", "fd00::1")]),
     )
+    status = replace(
+        made.status,
+        pod_ips=DRAW.choice([made.status.pod_ips, [], [PodIP(ip="10.0.0.2")]]),
+        container_statuses=some_containers(),
+        init_container_statuses=some_containers(),
+        ephemeral_container_statuses=some_containers(),
+        conditions=[
+            PodCondition(type=each, status=DRAW.choice(["True", "False", "Unknown"]))
+            for each in DRAW.sample(CONDITIONS, DRAW.randint(0, 4))
+        ],
+    )
+    return replace(made, status=status)
 
 
 def test_a_pod_keeps_all_that_a_decision_depends_on() -> None:
     kept_parts = KeptParts()
     former = any_pod()
     for _ in range(2000):
-        pod = any_pod()
-        kept = kept_parts.pod(decode_object(PODS, msgspec.json.encode(pod)))
+        drawn = any_pod()
+        kept = kept_parts.pod(decode_object(PODS, msgspec.json.encode(drawn)))
         for attribute in ("key", "addresses", "terminated", "sandbox_down", "ending", "finished", "mirror", "spec"):
-            assert getattr(kept, attribute) == getattr(pod, attribute), (attribute, pod)
+            assert getattr(kept, attribute) == getattr(drawn, attribute), (attribute, drawn)
         for field in ("name", "namespace", "uid", "resource_version", "deletion_timestamp", "owner_references"):
-            assert getattr(kept.metadata, field) == getattr(pod.metadata, field)
-        assert (kept.metadata.labels or {}) == (pod.metadata.labels or {})
-        assert facts(kept) == facts(pod)
-        assert own_addresses(kept) == own_addresses(pod)
-        assert newest_running(kept) == newest_running(pod)
-        owner = owner_of([pod, former])
-        assert owner_of([kept, former]) == (kept if owner is pod else owner)
-        former = pod
+            assert getattr(kept.metadata, field) == getattr(drawn.metadata, field)
+        assert (kept.metadata.labels or {}) == (drawn.metadata.labels or {})
+        assert facts(kept) == facts(drawn)
+        assert own_addresses(kept) == own_addresses(drawn)
+        assert newest_running(kept) == newest_running(drawn)
+        owner = owner_of([drawn, former])
+        assert owner_of([kept, former]) == (kept if owner is drawn else owner)
+        former = drawn
 
 
 def test_equal_parts_of_two_pods_are_one_object() -> None:
@@ -145,65 +135,50 @@ def test_labels_of_a_tenant_take_bounded_memory() -> None:
 
 
 def any_assigned() -> AzureAssignedIdentity:
-    return AzureAssignedIdentity(
-        metadata=Meta(
-            name=f"web-{DRAW.randint(0, 9)}",
-            namespace=DRAW.choice(["default", "other"]),
-            uid=f"uid-{DRAW.randint(0, 9)}",
-            resource_version=str(DRAW.randint(1, 99)),
-            deletion_timestamp=DRAW.choice([None, "2026-01-01T00:00:00Z"]),
-            labels={"nodename": "n0"},
-            annotations=DRAW.choice([None, {"note": "x"}, {POD_UID_ANNOTATION: "uid", "note": "x"}]),
-            finalizers=["f"],
+    made = assigned_identity(
+        "demo",
+        binding=DRAW.choice(["b", "c"]),
+        selector=DRAW.choice(["demo", "Demo"]),
+        status=DRAW.choice(["", "Assigned", "Created"]),
+        pod_namespace=DRAW.choice(["default", "other"]),
+        pod_uid=DRAW.choice([None, "uid"]),
+        deleting=DRAW.choice([True, False]),
+        namespace=DRAW.choice(["default", "other"]),
+        binding_namespace=DRAW.choice(["default", "other"]),
+        own_namespace=DRAW.choice(["default", "other"]),
+        own_annotations=DRAW.choice([None, {"note": "x"}]),
+        nodename=DRAW.choice(["", "n0"]),
+        resource_version=DRAW.choice(["7", "8"]),
+        annotations=DRAW.choice(
+            [
+                None,
+                {BEHAVIOR_ANNOTATION: "namespaced"},
+                {OBJECT_ID_ANNOTATION: "o", "n": ""},
+                {EXCHANGE_ANNOTATION: "direct"},
+            ]
         ),
-        spec=AzureAssignedIdentitySpec(
-            azure_identity_ref=AzureIdentity(
-                metadata=Meta(
-                    name="demo",
-                    namespace=DRAW.choice(["default", "other"]),
-                    resource_version=DRAW.choice(["7", "8"]),
-                    annotations=DRAW.choice(
-                        [
-                            None,
-                            {BEHAVIOR_ANNOTATION: "namespaced"},
-                            {OBJECT_ID_ANNOTATION: "o", "n": ""},
-                            {EXCHANGE_ANNOTATION: "direct"},
-                        ]
-                    ),
-                ),
-                spec=AzureIdentitySpec(
-                    type=DRAW.choice([0, 1]),
-                    resource_id=DRAW.choice(["/a", "/b"]),
-                    client_id="client",
-                    client_password=DRAW.choice([None, SecretReference(name="s", namespace="n")]),
-                    tenant_id=DRAW.choice(["", "t"]),
-                ),
-            ),
-            azure_binding_ref=AzureIdentityBinding(
-                metadata=Meta(name=DRAW.choice(["b", "c"]), namespace=DRAW.choice(["default", "other"])),
-                spec=AzureIdentityBindingSpec(azure_identity="demo", selector=DRAW.choice(["demo", "Demo"])),
-            ),
-            pod="web",
-            pod_namespace=DRAW.choice(["default", "other"]),
-            nodename=DRAW.choice(["", "n0"]),
-        ),
-        status=AzureAssignedIdentityStatus(status=DRAW.choice(["", "Assigned", "Created"]), available_replicas=1),
+        type_=DRAW.choice([0, 1]),
+        resource_id=DRAW.choice(["/a", "/b"]),
+        client_password=DRAW.choice([None, SecretReference(name="s", namespace="n")]),
+        tenant_id=DRAW.choice(["", "t"]),
     )
+    uid, version = f"uid-{DRAW.randint(0, 9)}", str(DRAW.randint(1, 99))
+    return replace(made, metadata=replace(made.metadata, uid=uid, resource_version=version, finalizers=["f"]))
 
 
 def test_an_assigned_identity_keeps_all_that_a_decision_depends_on() -> None:
     kept_parts = KeptParts()
     alive = []
     for _ in range(2000):
-        assigned = any_assigned()
-        kept = kept_parts.assigned(decode_object(ASSIGNED_IDENTITIES, msgspec.json.encode(assigned)))
+        drawn = any_assigned()
+        kept = kept_parts.assigned(decode_object(ASSIGNED_IDENTITIES, msgspec.json.encode(drawn)))
         alive.append(kept)
-        assert project(kept) == project(assigned)
-        assert assigned_order(kept) == assigned_order(assigned)
+        assert project(kept) == project(drawn)
+        assert assigned_order(kept) == assigned_order(drawn)
         for field in ("uid", "resource_version"):
-            assert getattr(kept.metadata, field) == getattr(assigned.metadata, field)
+            assert getattr(kept.metadata, field) == getattr(drawn.metadata, field)
         for field in ("pod", "pod_namespace", "nodename"):
-            assert getattr(kept.spec, field) == getattr(assigned.spec, field)
+            assert getattr(kept.spec, field) == getattr(drawn.spec, field)
 
 
 def test_equal_identities_are_one_object_until_the_last_one_is_gone() -> None:
@@ -259,3 +234,34 @@ def test_a_kept_pod_takes_at_most_1400_bytes() -> None:
     finally:
         tracemalloc.stop()
     assert taken / len(kept) <= 1400, taken / len(kept)
+
+
+IDENTITY = assigned()
+REFUSAL = Refusal(Reason.NOTHING_ASSIGNED, "no")
+
+
+def test_the_time_of_an_assigned_identity_is_not_compared() -> None:
+    later = replace(IDENTITY, usable_since=5.0)
+    assert later == IDENTITY
+    assert not later != IDENTITY  # noqa: SIM202  the operator is under test
+    assert hash(later) == hash(IDENTITY)
+
+
+def test_every_other_field_of_an_assigned_identity_is_compared() -> None:
+    changes = {"binding": "x", "selector": "x", "status": "x", "deleting": True, "pod_uid": "x", "home": "x"}
+    assert {*changes, "identity", "usable_since"} == set(IDENTITY.__struct_fields__)
+    for name, value in changes.items():
+        assert replace(IDENTITY, **{name: value}) != IDENTITY
+    assert (
+        replace(IDENTITY, identity=replace(IDENTITY.identity, metadata=replace(IDENTITY.identity.metadata))) == IDENTITY
+    )
+    renamed = replace(IDENTITY.identity.metadata, name="x")
+    assert replace(IDENTITY, identity=replace(IDENTITY.identity, metadata=renamed)) != IDENTITY
+
+
+def test_the_validity_of_a_refusal_is_not_compared() -> None:
+    lasting = replace(REFUSAL, generation=3, unknown_seconds=1.0)
+    assert lasting == REFUSAL
+    assert not lasting != REFUSAL  # noqa: SIM202  the operator is under test
+    assert hash(lasting) == hash(REFUSAL)
+    assert replace(REFUSAL, sentence="other") != REFUSAL

@@ -1,23 +1,20 @@
 """Managed mode: the pod's label, a binding and an identity of its namespace, and no MIC. Excluded: silent watches."""
 
-import asyncio
-
 import pytest
 
 from nmi.identity.decide import DecisionPolicy, Grant, Wait, decide
 from nmi.identity.pods import PodEntry
 from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason, Refusal
-from podidentity.resources import BEHAVIOR_ANNOTATION, OBJECT_ID_ANNOTATION
-from tests.nmi.identity.cluster import DEADLINE, Cluster, running_cluster
-from tests.nmi.identity.shapes import (
+from podidentity.resources import OBJECT_ID_ANNOTATION
+from tests.nmi.identity.cluster import Cluster, running_cluster, waking
+from tests.support.nmi_objects import (
     ADDRESS,
     OBJECT_ID,
     REQUEST,
     assigned_identity,
     binding,
     by,
-    exception,
     identity,
     pod,
 )
@@ -41,28 +38,13 @@ def outcome(entry: PodEntry, request: TokenRequest = REQUEST) -> str:
 
 async def test_label_binding_and_identity_result_in_a_grant_in_any_order() -> None:
     async with running_cluster(managed=True) as cluster:
-        cluster.put_binding(binding())
+        cluster.put(binding())
         entry = await cluster.with_pod()
         assert outcome(entry) == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
-        waiter = asyncio.create_task(entry.changed(entry.record.generation))
-        cluster.put_identity(identity())
-        await asyncio.wait_for(waiter, DEADLINE)
+        async with waking(entry):
+            cluster.put(identity())
         assert outcome(entry) == "id"
-        cluster.put_pod(pod("later", addresses=("10.0.0.2",)))
-        await cluster.seen(lambda: cluster.at("10.0.0.2") is not None)
-        later = cluster.owner("10.0.0.2")
-        assert outcome(later) == "id"
-
-
-async def test_objects_from_before_the_start_count_after_it() -> None:
-    def prepare(cluster: Cluster) -> None:
-        cluster.put_pod(pod())
-        cluster.put_binding(binding())
-        cluster.put_identity(identity())
-
-    async with running_cluster(prepare, managed=True) as cluster:
-        entry = cluster.owner(ADDRESS)
-        assert outcome(entry) == "id"
+        assert outcome(await cluster.with_neighbour()) == "id"
 
 
 @pytest.mark.parametrize(
@@ -71,101 +53,69 @@ async def test_objects_from_before_the_start_count_after_it() -> None:
 )
 async def test_each_revocation_takes_effect_with_its_event(change: str) -> None:
     async with running_cluster(managed=True) as cluster:
-        cluster.put_binding(binding())
-        cluster.put_identity(identity())
+        cluster.put(binding(), identity())
         entry = await cluster.with_pod()
         await cluster.seen(lambda: outcome(entry) == "id")
-        waiter = asyncio.create_task(entry.changed(entry.record.generation))
-        match change:
-            case "binding-deleted":
-                cluster.delete_binding(binding())
-            case "identity-deleted":
-                cluster.delete_identity(identity())
-            case "selector":
-                cluster.put_binding(binding(selector="other"))
-            case "other-identity":
-                cluster.put_binding(binding(identity_name="absent"))
-            case "label":
-                cluster.put_pod(pod(label="other"))
-            case "label-gone":
-                cluster.put_pod(pod(label=None))
-        await asyncio.wait_for(waiter, DEADLINE)
+        async with waking(entry):
+            match change:
+                case "binding-deleted":
+                    cluster.delete(binding())
+                case "identity-deleted":
+                    cluster.delete(identity())
+                case "selector":
+                    cluster.put(binding(selector="other"))
+                case "other-identity":
+                    cluster.put(binding(identity_name="absent"))
+                case "label":
+                    cluster.put_pod(pod(label="other"))
+                case "label-gone":
+                    cluster.put_pod(pod(label=None))
         nothing = {"label-gone": Reason.NOTHING_ASSIGNED.value}
         assert outcome(entry) == nothing.get(change, f"wait, then {Reason.NO_MATCHING_IDENTITY.value}")
 
 
-@pytest.mark.parametrize("deleting", ["binding", "identity"])
-async def test_an_object_being_deleted_is_not_granted(deleting: str) -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.deliver(pod())
-        cluster.deliver(binding(deleting=deleting == "binding"), "bindings")
-        cluster.deliver(identity(deleting=deleting == "identity"), "identities")
-        entry = cluster.owner(ADDRESS)
-        assert outcome(entry) == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
+async def test_objects_of_other_namespaces_are_never_combined(managed: Cluster) -> None:
+    managed.deliver(pod())
+    entry = managed.owner(ADDRESS)
+    managed.deliver(binding(namespace="other"), identity())
+    assert entry.assigned == ()
+    managed.deliver(binding(identity_name="theirs"), identity("theirs", namespace="other"))
+    assert entry.assigned == ()
+    managed.deliver(binding("later", identity_name="theirs"))
+    assert entry.assigned == ()
 
 
-async def test_objects_of_other_namespaces_are_never_combined() -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.deliver(pod())
-        entry = cluster.owner(ADDRESS)
-        cluster.deliver(binding(namespace="other"), "bindings")
-        cluster.deliver(identity(), "identities")
-        assert entry.assigned == ()
-        cluster.deliver(binding(identity_name="theirs"), "bindings")
-        cluster.deliver(identity("theirs", namespace="other"), "identities")
-        assert entry.assigned == ()
-        cluster.deliver(binding("later", identity_name="theirs"), "bindings")
-        assert entry.assigned == ()
+async def test_without_an_id_the_first_by_binding_is_granted_and_with_an_id_that_identity(managed: Cluster) -> None:
+    managed.deliver(pod())
+    entry = managed.owner(ADDRESS)
+    managed.deliver(binding("z", "first"), binding("a", "second"), identity("first"))
+    managed.deliver(identity("second", client_id=OTHER_ID))
+    assert [outcome(entry), outcome(entry, by(SelectorKind.CLIENT_ID, OTHER_ID.upper()))] == ["second"] * 2
+    assert outcome(entry, by(SelectorKind.CLIENT_ID, identity().spec.client_id)) == "first"
+    absent = outcome(entry, by(SelectorKind.CLIENT_ID, "c11e0000-0000-0000-0000-0000000000ff"))
+    assert absent == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
 
 
-async def test_without_an_id_the_first_by_binding_is_granted_and_with_an_id_that_identity() -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.deliver(pod())
-        entry = cluster.owner(ADDRESS)
-        cluster.deliver(binding("z", "first"), "bindings")
-        cluster.deliver(binding("a", "second"), "bindings")
-        cluster.deliver(identity("first"), "identities")
-        cluster.deliver(identity("second", client_id=OTHER_ID), "identities")
-        assert [outcome(entry), outcome(entry, by(SelectorKind.CLIENT_ID, OTHER_ID.upper()))] == ["second"] * 2
-        assert outcome(entry, by(SelectorKind.CLIENT_ID, identity().spec.client_id)) == "first"
-        absent = outcome(entry, by(SelectorKind.CLIENT_ID, "c11e0000-0000-0000-0000-0000000000ff"))
-        assert absent == f"wait, then {Reason.NO_MATCHING_IDENTITY.value}"
+async def test_an_object_id_is_read_from_the_identitys_annotation(managed: Cluster) -> None:
+    managed.deliver(pod(), binding(), identity())
+    entry = managed.owner(ADDRESS)
+    request = by(SelectorKind.OBJECT_ID, OBJECT_ID.upper())
+    assert outcome(entry, request) == Reason.UNKNOWN_OBJECT_ID.value
+    managed.deliver(identity(annotations={OBJECT_ID_ANNOTATION: OBJECT_ID}))
+    assert outcome(entry, request) == "id"
 
 
-async def test_an_object_id_is_read_from_the_identitys_annotation() -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.deliver(pod())
-        cluster.deliver(binding(), "bindings")
-        cluster.deliver(identity(), "identities")
-        entry = cluster.owner(ADDRESS)
-        request = by(SelectorKind.OBJECT_ID, OBJECT_ID.upper())
-        assert outcome(entry, request) == Reason.UNKNOWN_OBJECT_ID.value
-        cluster.deliver(identity(annotations={OBJECT_ID_ANNOTATION: OBJECT_ID}), "identities")
-        assert outcome(entry, request) == "id"
-
-
-async def test_a_pod_without_the_label_is_refused_immediately_even_with_an_empty_selector() -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.deliver(binding(selector=""), "bindings")
-        cluster.deliver(identity(), "identities")
-        for label in (None, ""):
-            cluster.deliver(pod(label=label))
-            entry = cluster.owner(ADDRESS)
-            assert outcome(entry) == Reason.NOTHING_ASSIGNED.value
-
-
-async def test_a_namespaced_identity_serves_its_own_namespace() -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.deliver(pod())
-        cluster.deliver(binding(), "bindings")
-        cluster.deliver(identity(annotations={BEHAVIOR_ANNOTATION: "namespaced"}), "identities")
-        entry = cluster.owner(ADDRESS)
-        assert outcome(entry) == "id"
+async def test_a_pod_without_the_label_is_refused_immediately_even_with_an_empty_selector(managed: Cluster) -> None:
+    managed.deliver(binding(selector=""), identity())
+    for label in (None, ""):
+        managed.deliver(pod(label=label))
+        entry = managed.owner(ADDRESS)
+        assert outcome(entry) == Reason.NOTHING_ASSIGNED.value
 
 
 async def test_mics_assignments_are_not_watched_and_do_not_count() -> None:
     def prepare(cluster: Cluster) -> None:
-        cluster.put_assigned(assigned_identity())
+        cluster.put(assigned_identity())
 
     async with running_cluster(prepare, managed=True) as cluster:
         entry = await cluster.with_pod()
@@ -174,57 +124,38 @@ async def test_mics_assignments_are_not_watched_and_do_not_count() -> None:
         assert not [each for each in cluster.api.requests if "azureassignedidentities" in each.path]
 
 
-async def test_a_change_that_affects_no_decision_invalidates_nothing() -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.deliver(pod())
-        cluster.deliver(binding(), "bindings")
-        cluster.deliver(identity(), "identities")
-        entry = cluster.owner(ADDRESS)
-        before, since = entry.record.generation, entry.assigned[0].usable_since
-        cluster.deliver(identity(annotations={"note": "x"}, resource_version="2"), "identities")
-        cluster.deliver(binding(resource_version="2"), "bindings")
-        cluster.deliver(binding("elsewhere", namespace="other"), "bindings")
-        cluster.deliver(identity("unbound"), "identities")
-        assert (entry.record.generation, entry.assigned[0].usable_since) == (before, since)
+async def test_a_change_that_affects_no_decision_invalidates_nothing(managed: Cluster) -> None:
+    managed.deliver(pod(), binding(), identity())
+    entry = managed.owner(ADDRESS)
+    before, since = entry.record.generation, entry.assigned[0].usable_since
+    managed.deliver(identity(annotations={"note": "x"}, resource_version="2"), binding(resource_version="2"))
+    managed.deliver(binding("elsewhere", namespace="other"))
+    managed.deliver(identity("unbound"))
+    assert (entry.record.generation, entry.assigned[0].usable_since) == (before, since)
 
 
-async def test_pods_share_joined_identities_so_that_many_bindings_cost_little() -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.deliver(identity(), "identities")
-        for number in range(3):
-            cluster.deliver(pod(f"web-{number}", uid=str(number), addresses=(f"10.0.0.{number + 1}",)))
-            cluster.deliver(binding(f"b{number}"), "bindings")
-        entries = [entry for entry in cluster.cluster_cache.entries() if entry.assigned]
-        assert len(entries) == 3
-        before = entries[0].assigned
-        assert all(entry.assigned is before for entry in entries)
-        cluster.deliver(binding("c"), "bindings")
-        cluster.deliver(identity(annotations={"note": "x"}), "identities")
-        after = entries[0].assigned
-        assert [each.binding for each in after] == ["b0", "b1", "b2", "c"]
-        assert all(now is then for now, then in zip(after, before, strict=False))
+async def test_pods_share_joined_identities_so_that_many_bindings_cost_little(managed: Cluster) -> None:
+    managed.deliver(identity())
+    for number in range(3):
+        managed.deliver(pod(f"web-{number}", uid=str(number), addresses=(f"10.0.0.{number + 1}",)))
+        managed.deliver(binding(f"b{number}"))
+    entries = [entry for entry in managed.cluster_cache.entries() if entry.assigned]
+    assert len(entries) == 3
+    before = entries[0].assigned
+    assert all(entry.assigned is before for entry in entries)
+    managed.deliver(binding("c"), identity(annotations={"note": "x"}))
+    after = entries[0].assigned
+    assert [each.binding for each in after] == ["b0", "b1", "b2", "c"]
+    assert all(now is then for now, then in zip(after, before, strict=False))
 
 
-async def test_a_changed_spec_resets_the_time_since_when_an_identity_is_usable() -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.deliver(pod())
-        cluster.deliver(binding(), "bindings")
-        cluster.deliver(identity(), "identities")
-        entry = cluster.owner(ADDRESS)
-        before = entry.assigned[0].usable_since
-        cluster.clock.ahead += 30.0
-        cluster.deliver(identity(client_id=OTHER_ID), "identities")
-        assert entry.assigned[0].usable_since >= before + 30.0
-
-
-async def test_an_exception_takes_precedence_here_too() -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.deliver(pod(labels={"app": "web"}))
-        cluster.deliver(binding(), "bindings")
-        cluster.deliver(identity(), "identities")
-        cluster.deliver(exception(labels={"app": "web"}), "exceptions")
-        entry = cluster.owner(ADDRESS)
-        assert outcome(entry) == "exempt"
+async def test_a_changed_spec_resets_the_time_since_when_an_identity_is_usable(managed: Cluster) -> None:
+    managed.deliver(pod(), binding(), identity())
+    entry = managed.owner(ADDRESS)
+    before = entry.assigned[0].usable_since
+    managed.clock.ahead += 30.0
+    managed.deliver(identity(client_id=OTHER_ID))
+    assert entry.assigned[0].usable_since >= before + 30.0
 
 
 def put_in_old_field_names(cluster: Cluster) -> None:
@@ -247,9 +178,7 @@ async def test_fields_in_spellings_from_before_v1_6_are_ignored_and_logged(caplo
         entry = await cluster.with_pod()
         put_in_old_field_names(cluster)
         # A binding in the current spelling to the identity in the old one, and one to another identity.
-        cluster.put_binding(binding("to-old", "old"))
-        cluster.put_binding(binding())
-        cluster.put_identity(identity())
+        cluster.put(binding("to-old", "old"), binding(), identity())
         await cluster.seen(lambda: outcome(entry) == "id")
         await cluster.seen(lambda: len(entry.assigned) == 2)
         assert outcome(entry, by(SelectorKind.CLIENT_ID, OTHER_ID)) != "old"

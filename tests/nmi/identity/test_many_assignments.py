@@ -12,8 +12,8 @@ from nmi.identity.assignments import ASSIGNED_MAX
 from nmi.identity.limited_map import LINES_PER_MINUTE, LimitedMap, OverLimitCount
 from nmi.identity.managed_mode import BINDINGS_MAX
 from podidentity.resources import AzureAssignedIdentity
-from tests.nmi.identity.cluster import Cluster, running_cluster
-from tests.nmi.identity.shapes import assigned_identity, binding, identity, pod
+from tests.nmi.identity.cluster import Cluster
+from tests.support.nmi_objects import assigned_identity, binding, identity, pod
 
 MANY = 2000
 BEYOND = "aadpodidentity_nmi_assignments_beyond_limit"
@@ -36,70 +36,62 @@ def beyond(cluster: Cluster) -> float | None:
     return cluster.registry.get_sample_value(BEYOND)
 
 
-async def test_the_assigned_identities_of_a_pod_are_limited_and_mics_come_first() -> None:
-    async with running_cluster(watching=False) as cluster:
-        cluster.deliver(pod())
-        for number in range(MANY):
-            cluster.deliver(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
-        assert assigned(cluster) == ASSIGNED_MAX
-        assert beyond(cluster) == MANY - ASSIGNED_MAX
-        cluster.deliver(named("z-of-mic", "default"), "assigned_identities")
-        entry = cluster.owner("10.0.0.1")
-        assert entry.assigned[0].binding == "z-of-mic"
-        assert len(entry.assigned) == ASSIGNED_MAX
-        for number in range(MANY):
-            cluster.deliver_deletion(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
-        assert assigned(cluster) == 1
-        assert beyond(cluster) == 0
+async def test_the_assigned_identities_of_a_pod_are_limited_and_mics_come_first(unwatched: Cluster) -> None:
+    unwatched.deliver(pod())
+    for number in range(MANY):
+        unwatched.deliver(named(f"a{number:04}", "aaa-evil"))
+    assert assigned(unwatched) == ASSIGNED_MAX
+    assert beyond(unwatched) == MANY - ASSIGNED_MAX
+    unwatched.deliver(named("z-of-mic", "default"))
+    entry = unwatched.owner("10.0.0.1")
+    assert entry.assigned[0].binding == "z-of-mic"
+    assert len(entry.assigned) == ASSIGNED_MAX
+    for number in range(MANY):
+        unwatched.deliver_deletion(named(f"a{number:04}", "aaa-evil"))
+    assert assigned(unwatched) == 1
+    assert beyond(unwatched) == 0
 
 
-async def test_identities_of_other_namespaces_do_not_push_out_those_of_the_pods_own() -> None:
-    async with running_cluster(watching=False) as cluster:
-        cluster.deliver(pod())
-        for number in range(ASSIGNED_MAX):
-            cluster.deliver(assigned_identity(f"a{number:04}", namespace="evil", type_=1), "assigned_identities")
-        cluster.deliver(assigned_identity("z"), "assigned_identities")
-        entry = cluster.owner("10.0.0.1")
-        assert entry.assigned[0].identity.key == ("ns", "z")
-        assert beyond(cluster) == 1
+async def test_identities_of_other_namespaces_do_not_push_out_those_of_the_pods_own(unwatched: Cluster) -> None:
+    unwatched.deliver(pod())
+    for number in range(ASSIGNED_MAX):
+        unwatched.deliver(assigned_identity(f"a{number:04}", namespace="evil", type_=1))
+    unwatched.deliver(assigned_identity("z"))
+    entry = unwatched.owner("10.0.0.1")
+    assert entry.assigned[0].identity.key == ("ns", "z")
+    assert beyond(unwatched) == 1
 
 
 @pytest.mark.measures
-async def test_one_event_of_thousands_for_one_pod_costs_under_a_millisecond() -> None:
-    async with running_cluster(watching=False) as cluster:
-        cluster.deliver(pod())
-        for number in range(MANY):
-            cluster.deliver(named(f"a{number:04}", "aaa-evil"), "assigned_identities")
-        costs = []
-        for _ in range(10):
-            began = time.process_time()
-            cluster.deliver_deletion(named("a0000", "aaa-evil"), "assigned_identities")
-            cluster.deliver(named("a0000", "aaa-evil"), "assigned_identities")
-            costs.append(time.process_time() - began)
-        assert min(costs) < 0.002
+async def test_one_event_of_thousands_for_one_pod_costs_under_a_millisecond(unwatched: Cluster) -> None:
+    unwatched.deliver(pod())
+    for number in range(MANY):
+        unwatched.deliver(named(f"a{number:04}", "aaa-evil"))
+    costs = []
+    for _ in range(10):
+        began = time.process_time()
+        unwatched.deliver_deletion(named("a0000", "aaa-evil"))
+        unwatched.deliver(named("a0000", "aaa-evil"))
+        costs.append(time.process_time() - began)
+    assert min(costs) < 0.002
 
 
-async def test_bindings_of_one_selector_are_limited_in_managed_mode() -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.deliver(pod())
-        cluster.deliver(identity(), "identities")
-        for number in range(MANY):
-            cluster.deliver(binding(f"b{number:04}"), "bindings")
-        entry = cluster.owner("10.0.0.1")
-        assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(BINDINGS_MAX)]
-        assert beyond(cluster) == MANY - BINDINGS_MAX
-        cluster.deliver_deletion(binding("b0000"), "bindings")
-        assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(1, BINDINGS_MAX + 1)]
+async def test_bindings_of_one_selector_are_limited_in_managed_mode(managed: Cluster) -> None:
+    managed.deliver(pod(), identity())
+    for number in range(MANY):
+        managed.deliver(binding(f"b{number:04}"))
+    entry = managed.owner("10.0.0.1")
+    assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(BINDINGS_MAX)]
+    assert beyond(managed) == MANY - BINDINGS_MAX
+    managed.deliver_deletion(binding("b0000"))
+    assert [each.binding for each in entry.assigned] == [f"b{number:04}" for number in range(1, BINDINGS_MAX + 1)]
 
 
-async def test_an_identity_over_a_limit_is_given_to_no_pod_in_managed_mode() -> None:
-    async with running_cluster(managed=True, watching=False) as cluster:
-        cluster.deliver(pod())
-        cluster.deliver(binding(), "bindings")
-        cluster.deliver(identity(client_id="c" * 257), "identities")
-        assert assigned(cluster) == 0
-        cluster.deliver(identity(client_id="c" * 256), "identities")
-        assert assigned(cluster) == 1
+async def test_an_identity_over_a_limit_is_given_to_no_pod_in_managed_mode(managed: Cluster) -> None:
+    managed.deliver(pod(), binding(), identity(client_id="c" * 257))
+    assert assigned(managed) == 0
+    managed.deliver(identity(client_id="c" * 256))
+    assert assigned(managed) == 1
 
 
 def test_each_exceeded_limit_is_logged_once_and_many_of_them_are_limited(caplog: pytest.LogCaptureFixture) -> None:

@@ -21,7 +21,8 @@ from nmi.identity.suspensions import (
     VERIFY_SECONDS,
     Suspensions,
 )
-from tests.nmi.identity.shapes import pod, started_at
+from tests.support.nmi_objects import pod
+from tests.support.objects import started_at
 from tests.virtual_time import now, settle
 
 
@@ -38,7 +39,8 @@ class SuspensionBench:
         self.confirms = True
         self.during_read: list[Evidence] = []
         self.wall = 2e9
-        self.suspensions = Suspensions(self.candidates, self.verify, clock=now, wall_clock=lambda: self.wall)
+        self.suspensions = Suspensions(self.candidates, self.verify, wall_clock=lambda: self.wall)
+        self.begin = self.suspensions.begin
 
     def candidates(self, address: str) -> tuple[PodEntry, ...]:
         return (self.entries[address],) if address in self.entries else ()
@@ -47,7 +49,7 @@ class SuspensionBench:
         assert self.entries[address] is entry
         self.reads.append((now(), address))
         await asyncio.sleep(0.05)
-        self.suspensions.begin(self.during_read)
+        self.begin(self.during_read)
         return self.confirms
 
     def is_suspended(self) -> bool:
@@ -60,92 +62,90 @@ class SuspensionBench:
 
 @asynccontextmanager
 async def running(pods: int = 1) -> AsyncIterator[SuspensionBench]:
-    suspension_bench = SuspensionBench(pods)
-    task = asyncio.create_task(suspension_bench.suspensions.run())
+    bench = SuspensionBench(pods)
+    task = asyncio.create_task(bench.suspensions.run())
     await settle()
     try:
-        yield suspension_bench
+        yield bench
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_suspension_is_verified_once_ten_seconds_after_the_evidence() -> None:
-    async with running() as suspension_bench:
+    async with running() as bench:
         begun = now()
-        suspension_bench.suspensions.begin([evidence()])
-        assert suspension_bench.is_suspended()
+        bench.begin([evidence()])
+        assert bench.is_suspended()
         await asyncio.sleep(VERIFY_SECONDS + 60)
-        assert [round(when - begun, 1) for when, _ in suspension_bench.reads] == [VERIFY_SECONDS]
-        assert not suspension_bench.is_suspended()
-        assert suspension_bench.suspensions.pods == 0
+        assert [round(when - begun, 1) for when, _ in bench.reads] == [VERIFY_SECONDS]
+        assert not bench.is_suspended()
+        assert bench.suspensions.pods == 0
 
 
 async def test_an_unconfirmed_suspension_is_verified_at_growing_intervals() -> None:
-    async with running() as suspension_bench:
-        suspension_bench.confirms = False
-        suspension_bench.suspensions.begin([evidence()])
+    async with running() as bench:
+        bench.confirms = False
+        bench.begin([evidence()])
         await asyncio.sleep(VERIFY_SECONDS + sum(RETRY_SECONDS) + 100)
-        times = [when for when, _ in suspension_bench.reads]
+        times = [when for when, _ in bench.reads]
         gaps = [round(later - sooner) for sooner, later in itertools.pairwise(times)]
         assert gaps[: len(RETRY_SECONDS)] == [round(each) for each in RETRY_SECONDS]
         assert set(gaps[len(RETRY_SECONDS) :]) == {round(RETRY_SECONDS[-1])}
-        assert suspension_bench.is_suspended()
-        suspension_bench.confirms = True
+        assert bench.is_suspended()
+        bench.confirms = True
         await asyncio.sleep(RETRY_SECONDS[-1] + 1)
-        assert not suspension_bench.is_suspended()
+        assert not bench.is_suspended()
 
 
 async def test_more_evidence_delays_verification_and_invalidates_a_read_in_progress() -> None:
-    async with running() as suspension_bench:
+    async with running() as bench:
         begun = now()
-        suspension_bench.suspensions.begin([evidence()])
+        bench.begin([evidence()])
         await asyncio.sleep(6)
-        suspension_bench.suspensions.begin([evidence(kind=EvidenceKind.PORT_MOVED)])
-        suspension_bench.during_read = [evidence()]
+        bench.begin([evidence(kind=EvidenceKind.PORT_MOVED)])
+        bench.during_read = [evidence()]
         await asyncio.sleep(10.5)
-        assert [round(when - begun) for when, _ in suspension_bench.reads] == [16]
-        assert suspension_bench.is_suspended()
-        suspension_bench.during_read = []
+        assert [round(when - begun) for when, _ in bench.reads] == [16]
+        assert bench.is_suspended()
+        bench.during_read = []
         await asyncio.sleep(10.5)
-        assert not suspension_bench.is_suspended()
-        assert suspension_bench.suspensions.counts[EvidenceKind.INTERFACE_REMOVED] == 1
-        assert suspension_bench.suspensions.counts[EvidenceKind.PORT_MOVED] == 0, "it was suspended already"
+        assert not bench.is_suspended()
+        assert bench.suspensions.counts[EvidenceKind.INTERFACE_REMOVED] == 1
+        assert bench.suspensions.counts[EvidenceKind.PORT_MOVED] == 0, "it was suspended already"
 
 
 async def test_many_pods_are_verified_one_after_the_other() -> None:
-    async with running(250) as suspension_bench:
-        suspension_bench.suspensions.begin([evidence(number) for number in range(250)])
-        assert suspension_bench.suspensions.pods == 250
+    async with running(250) as bench:
+        bench.begin([evidence(number) for number in range(250)])
+        assert bench.suspensions.pods == 250
         await asyncio.sleep(VERIFY_SECONDS + 60)
-        times = [when for when, _ in suspension_bench.reads]
+        times = [when for when, _ in bench.reads]
         assert len(times) == 250
         assert all(later - sooner >= GAP_SECONDS for sooner, later in itertools.pairwise(times))
-        assert suspension_bench.suspensions.pods == 0
+        assert bench.suspensions.pods == 0
 
 
 async def test_a_pod_with_two_addresses_is_served_when_both_are_verified() -> None:
-    async with running(2) as suspension_bench:
-        suspension_bench.entries["10.0.0.1"] = suspension_bench.entry
-        suspension_bench.entry.addresses = ("10.0.0.0", "10.0.0.1")
-        suspension_bench.suspensions.begin([evidence(0), evidence(1)])
-        assert suspension_bench.suspensions.of(suspension_bench.entry) == dict.fromkeys(
-            suspension_bench.entry.addresses, "interface_removed"
-        )
-        suspension_bench.entry.addresses = ("10.0.0.1",)
-        suspension_bench.suspensions.changed(suspension_bench.entry)
-        assert suspension_bench.is_suspended()
-        suspension_bench.suspensions.left(suspension_bench.entry)
-        assert not suspension_bench.suspensions.of(suspension_bench.entry)
+    async with running(2) as bench:
+        bench.entries["10.0.0.1"] = bench.entry
+        bench.entry.addresses = ("10.0.0.0", "10.0.0.1")
+        bench.begin([evidence(0), evidence(1)])
+        assert bench.suspensions.of(bench.entry) == dict.fromkeys(bench.entry.addresses, "interface_removed")
+        bench.entry.addresses = ("10.0.0.1",)
+        bench.suspensions.changed(bench.entry)
+        assert bench.is_suspended()
+        bench.suspensions.left(bench.entry)
+        assert not bench.suspensions.of(bench.entry)
         await asyncio.sleep(60)
-        assert suspension_bench.reads == []
+        assert bench.reads == []
 
 
 async def test_an_address_without_a_pod_suspends_none() -> None:
-    async with running() as suspension_bench:
-        suspension_bench.suspensions.begin([evidence(7)])
-        assert suspension_bench.suspensions.pods == 0
-        assert sum(suspension_bench.suspensions.counts.values()) == 0
+    async with running() as bench:
+        bench.begin([evidence(7)])
+        assert bench.suspensions.pods == 0
+        assert sum(bench.suspensions.counts.values()) == 0
 
 
 def moment(second: int) -> float:
@@ -168,41 +168,41 @@ async def test_a_pod_that_claims_the_address_of_an_ended_sandbox_is_suspended_un
     case: str,
 ) -> None:
     kind, second, is_suspended = CLAIMS[case]
-    async with running(0) as suspension_bench:
-        suspension_bench.wall = moment(60) + 0.5
+    async with running(0) as bench:
+        bench.wall = moment(60) + 0.5
         begun = now()
-        suspension_bench.suspensions.begin([evidence(kind=kind)])
+        bench.begin([evidence(kind=kind)])
         await asyncio.sleep(4)
-        entry = suspension_bench.entries["10.0.0.0"] = PodEntry(pod(addresses=("10.0.0.0",), started=second))
-        suspension_bench.suspensions.address_added("10.0.0.0", entry)
+        entry = bench.entries["10.0.0.0"] = PodEntry(pod(addresses=("10.0.0.0",), started=second))
+        bench.suspensions.address_added("10.0.0.0", entry)
         assert entry.suspended is is_suspended
         await asyncio.sleep(60)
-        assert [round(when - begun) for when, _ in suspension_bench.reads] == [10] * is_suspended
+        assert [round(when - begun) for when, _ in bench.reads] == [10] * is_suspended
         assert not entry.suspended
 
 
 async def test_evidence_is_kept_for_a_minute_and_for_a_limited_number_of_addresses() -> None:
-    async with running(0) as suspension_bench:
+    async with running(0) as bench:
         entry = PodEntry(pod(addresses=("10.0.0.0",)))
-        suspension_bench.suspensions.begin([evidence()])
+        bench.begin([evidence()])
         await asyncio.sleep(REMEMBERED_SECONDS)
-        suspension_bench.suspensions.address_added("10.0.0.0", entry)
+        bench.suspensions.address_added("10.0.0.0", entry)
         assert not entry.suspended
-        suspension_bench.suspensions.begin(evidence(number) for number in range(REMEMBERED_MAX + 100))
-        assert suspension_bench.suspensions.remembered == REMEMBERED_MAX
-        suspension_bench.suspensions.address_added("10.0.0.0", entry)
+        bench.begin(evidence(number) for number in range(REMEMBERED_MAX + 100))
+        assert bench.suspensions.remembered == REMEMBERED_MAX
+        bench.suspensions.address_added("10.0.0.0", entry)
         assert not entry.suspended
-        suspension_bench.suspensions.address_added("10.0.0.100", entry)
+        bench.suspensions.address_added("10.0.0.100", entry)
         assert entry.suspended
 
 
 async def test_an_endlessly_suspended_pod_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    async with running() as suspension_bench:
+    async with running() as bench:
         caplog.set_level(logging.INFO)
         begun = now()
         for _ in range(1000):
-            suspension_bench.suspensions.begin([evidence()])
-            suspension_bench.suspensions.left(suspension_bench.entry)
+            bench.begin([evidence()])
+            bench.suspensions.left(bench.entry)
             await asyncio.sleep(0.1)
         lines = [each for each in caplog.records if each.message == "pod suspended, its address changed its owner"]
         assert LOGGED_AT_ONCE <= len(lines) <= LOGGED_AT_ONCE + (now() - begun) / LOG_GAP_SECONDS + 1
@@ -214,4 +214,4 @@ async def test_an_endlessly_suspended_pod_does_not_fill_the_log(caplog: pytest.L
         )
         assert sum(each.left_out for each in lines) + len(lines) <= 1000  # type: ignore[attr-defined]
         assert lines[-1].left_out > 10  # type: ignore[attr-defined]
-        assert suspension_bench.suspensions.counts[EvidenceKind.INTERFACE_REMOVED] == 1000
+        assert bench.suspensions.counts[EvidenceKind.INTERFACE_REMOVED] == 1000

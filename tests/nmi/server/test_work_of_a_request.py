@@ -13,8 +13,8 @@ from nmi.identity.decide import DecisionPolicy, decide
 from nmi.identity.request import SelectorKind
 from nmi.server.general import GeneralLane
 from tests.corpus.costly import COSTLY
-from tests.nmi.identity.shapes import CLIENT_ID, POD, assigned, by
 from tests.nmi.server.fakes import FakeConnection, ServerUnderTest, replies, request_bytes
+from tests.support.nmi_objects import CLIENT_ID, POD, assigned, by
 from tests.support.work import Work
 
 WORK_MAX: Final = 16_000

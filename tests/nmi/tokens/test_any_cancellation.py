@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from nmi.identity.request import TokenRequest
 from tests.examples import examples
-from tests.nmi.identity.shapes import RESOURCE
 from tests.nmi.tokens.fakes import Bench, identity
+from tests.support.nmi_objects import RESOURCE
 from tests.virtual_time import VirtualTimeLoop, settle
 
 Event = tuple[str, int, int]

@@ -11,8 +11,8 @@ from nmi.tokens.node_identity import NodeIdentitySource
 from podidentity.azure.errors import AzureError, NotSent, Paused, Unreachable
 from podidentity.azure.imds import ANSWER_MAX, ImdsSource, RawAnswer
 from tests.nmi.fake_imds import Answer, FakeImds, error_body, running_imds
-from tests.nmi.identity.shapes import CLIENT_ID, RESOURCE
 from tests.nmi.tokens.virtual_imds import Node, Reply
+from tests.support.nmi_objects import CLIENT_ID, RESOURCE
 from tests.virtual_time import now
 
 REQUEST = TokenRequest(RESOURCE)

@@ -15,9 +15,9 @@ from podidctl.doctor.schema import Finding, Level, Report, make_finding
 from podidctl.doctor.state import FederatedAccess, ServerState
 from podidentity.azure.identity_permissions import permission_binding, permission_role
 from podidentity.resources import AzureIdentity
-from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, exception, pod
 from tests.podidctl.doctor_inputs import bad, examined, nmi, node, objects, one
 from tests.podidctl.prediction_inputs import NMI_ACCOUNT, federated
+from tests.support.nmi_objects import CLIENT_ID, assigned_identity, binding, exception, pod
 
 ON = nmi("--federated-identities")
 THERE = FederatedAccess({"ns": frozenset({"shop", "default"})}, {NMI_ACCOUNT: ()})

@@ -28,8 +28,8 @@ from podidentity.resources import (
     AzureIdentityBinding,
     Kind,
 )
-from tests.nmi.identity.shapes import binding, identity, pod
 from tests.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
+from tests.support.nmi_objects import binding, identity, pod
 from tests.support.work import Work
 
 

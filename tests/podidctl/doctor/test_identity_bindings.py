@@ -18,11 +18,11 @@ from podidctl.doctor.state import DaemonUse, DaemonUses, Objects
 from podidentity.resources import AzureIdentity, Pod
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
-from tests.nmi.identity.shapes import CLIENT_ID, binding, pod
 from tests.nmi.tokens.binding_bench import BindingBench, binding_bench
 from tests.nmi.tokens.sign_in_bench import NAMESPACE
 from tests.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
 from tests.podidctl.prediction_inputs import federated
+from tests.support.nmi_objects import CLIENT_ID, binding, pod
 
 RBAC = "rbac.authorization.k8s.io"
 BINDS = nmi("--federated-identities", "--federated-exchange=identityBindings")

@@ -14,8 +14,8 @@ from podidctl.diagnosis.several_identities import (
 )
 from podidctl.doctor.schema import Finding, Level
 from podidentity.resources import Pod
-from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod
 from tests.podidctl.doctor_inputs import bad, examined, mic, nmi, objects
+from tests.support.nmi_objects import assigned_identity, binding, exception, identity, pod
 
 CHECKS = {"other namespaces", "several identities"}
 FAR = {

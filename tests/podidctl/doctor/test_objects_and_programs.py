@@ -17,8 +17,8 @@ from podidctl.doctor.creation_times import DatedMeta, DatedPod, DatedStatus, cre
 from podidctl.doctor.schema import Level, Report
 from podidctl.doctor.state import ObjectReference, Objects, ServerState
 from podidentity.resources import ASSIGNED_IDENTITIES, BINDINGS, IDENTITIES, PODS, AzureIdentitySpec, SecretReference
-from tests.nmi.identity.shapes import assigned_identity, binding, exception, identity, pod
 from tests.podidctl.doctor_inputs import NOW, bad, examined, mic, nmi, node, objects, one
+from tests.support.nmi_objects import assigned_identity, binding, exception, identity, pod
 
 MALFORMED = msgspec.structs.replace(identity(), spec=AzureIdentitySpec(type=0, resource_id="/typo"))
 SAID = {"aadpodidentity.k8s.io/message": "grant MIC the role"}

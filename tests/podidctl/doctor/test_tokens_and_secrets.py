@@ -26,10 +26,10 @@ from podidentity.resources import AzureIdentity, SecretReference
 from podidentity_sandbox.kubeapi.server import Recorded
 from tests.mic.emulated_cloud import IDENTITIES, EmulatedCloud
 from tests.mic.preview.run_programs import run
-from tests.nmi.identity.shapes import CLIENT_ID, binding, identity, resource_id
 from tests.podidctl.doctor_inputs import NOW, daemon, examined, objects, one
 from tests.podidctl.explain.test_the_real_program import running
 from tests.podidctl.prediction_inputs import VM
+from tests.support.nmi_objects import CLIENT_ID, binding, identity, resource_id
 
 CAUSE = "check the AzureIdentity's clientID"
 

@@ -12,8 +12,8 @@ from podidctl.explain.schema import Link, LinkState
 from podidctl.token.prediction import predict
 from podidentity.kube.ignored_fields import REMEDY
 from podidentity.resources import CREATED, AzureIdentitySpec, SecretReference
-from tests.nmi.identity.shapes import NODE, RESOURCE, assigned_identity, binding, exception, identity, pod
 from tests.podidctl.prediction_inputs import broken, explain_pod, facts, labelled, only, rules, states
+from tests.support.nmi_objects import NODE, RESOURCE, assigned_identity, binding, exception, identity, pod
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 

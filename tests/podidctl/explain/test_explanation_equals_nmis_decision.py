@@ -24,7 +24,8 @@ from podidctl.token.prediction import predict
 from podidentity.kube.client import Client
 from podidentity.resources import NODENAME_LABEL, AzureIdentity, Pod, SecretReference, nodename_label
 from tests.examples import examples
-from tests.nmi.identity.shapes import (
+from tests.podidctl.prediction_inputs import WELL, facts, labelled, rules
+from tests.support.nmi_objects import (
     NODE,
     REQUEST,
     assigned_identity,
@@ -33,7 +34,6 @@ from tests.nmi.identity.shapes import (
     identity,
     pod,
 )
-from tests.podidctl.prediction_inputs import WELL, facts, labelled, rules
 
 NAMESPACED = {"aadpodidentity.k8s.io/Behavior": "namespaced"}
 

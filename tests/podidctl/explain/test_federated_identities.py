@@ -21,7 +21,6 @@ from podidctl.token.prediction import TokenPrediction, predict
 from podidentity.azure.federation import Exchange
 from podidentity.azure.identity_permissions import permission_binding, permission_role
 from podidentity.resources import EXCHANGE_ANNOTATION, AzureIdentity
-from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, binding, identity, pod
 from tests.podidctl.prediction_inputs import (
     NMI_ACCOUNT,
     broken,
@@ -33,6 +32,7 @@ from tests.podidctl.prediction_inputs import (
     states,
     trusted,
 )
+from tests.support.nmi_objects import CLIENT_ID, assigned_identity, binding, identity, pod
 
 
 def explain_federated(**changes: Any) -> Explanation:

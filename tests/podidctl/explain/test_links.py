@@ -12,8 +12,8 @@ from podidctl.diagnosis.node_placement import PlacedNode, PlacedNodeSpec
 from podidctl.explain.schema import Link, LinkState
 from podidentity.azure.errors import Refused
 from podidentity.resources import BareMeta, OwnerReference, Pod, PodSpec
-from tests.nmi.identity.shapes import CLIENT_ID, NODE, assigned_identity, binding, exception, identity, pod, resource_id
 from tests.podidctl.prediction_inputs import broken, explain_pod, labelled, nmi_pod, only, rules, states
+from tests.support.nmi_objects import CLIENT_ID, NODE, assigned_identity, binding, exception, identity, pod, resource_id
 
 THERE = HostIdentities(type="UserAssigned", attached={resource_id("id").lower(): Attached(resource_id("id"))})
 

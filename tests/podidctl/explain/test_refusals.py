@@ -35,9 +35,9 @@ from podidentity.telemetry.logs import JsonFormatter, TextFormatter
 from podidentity_sandbox.kubeapi.server import Recorded
 from podidentity_sandbox.kubeapi.statuses import StatusError
 from tests.mic.emulated_cloud import EmulatedCloud
-from tests.nmi.identity.shapes import assigned_identity, identity
 from tests.nmi.server.fakes import pod_entry
 from tests.podidctl.prediction_inputs import broken, explain_pod, facts, labelled, only, rules
+from tests.support.nmi_objects import assigned_identity, identity
 
 ENTRY = pod_entry()
 POD = Subject(Call("10.0.0.7", "our-id", "their-id"), ENTRY)

@@ -11,8 +11,8 @@ from podidctl.diagnosis.decision import MANAGEMENT_RESOURCE, Outcome
 from podidctl.diagnosis.input import NmiConfiguration, NmiPods
 from podidctl.token.prediction import TokenPrediction, predict
 from podidentity.resources import AzureIdentitySpec, SecretReference
-from tests.nmi.identity.shapes import CLIENT_ID, assigned_identity, exception, pod, resource_id
 from tests.podidctl.prediction_inputs import facts, labelled, nmi_pod, rules
+from tests.support.nmi_objects import CLIENT_ID, assigned_identity, exception, pod, resource_id
 
 PRINCIPAL = AzureIdentitySpec(
     type=1, client_id=CLIENT_ID, tenant_id="contoso.com", client_password=SecretReference(name="s", namespace="ns")

@@ -1,4 +1,4 @@
-"""Spellings of flags. Excluded: durations (test_go_durations), and the flags of each program (its settings)."""
+"""Spellings of flags, and durations as Go's time.ParseDuration reads them. Excluded: the flags of each program."""
 
 import argparse
 
@@ -112,3 +112,42 @@ def test_a_hostile_argument_is_quoted_escaped_and_truncated(parser: GoParser) ->
 def test_an_invalid_boolean_is_rejected_like_in_go(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         go_bool(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0.0),
+        ("45s", 45.0),
+        ("3m", 180.0),
+        ("1h", 3600.0),
+        ("1h30m", 5400.0),
+        ("500ms", 0.5),
+        ("250us", 0.00025),
+        ("250µs", 0.00025),
+        ("250μs", 0.00025),
+        ("10ns", 1e-8),
+        ("1.5s", 1.5),
+        (".5s", 0.5),
+        ("1.s", 1.0),
+        ("-2m", -120.0),
+        ("+2m", 120.0),
+        ("2562047h", 2562047 * 3600.0),
+    ],
+)
+def test_values_that_go_accepts_are_parsed_equally(text: str, seconds: float) -> None:
+    assert go_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "s", "1", "1.5", "1d", "1 s", " 1s", "1s ", "1s2", "1e3s", ".s", "--1s", "٣s", "1s\n"]
+)
+def test_values_that_go_rejects_are_rejected(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        go_duration(text)
+
+
+@pytest.mark.parametrize(("text", "message"), [("45", "'45' lacks a unit; write 45s"), ("2562048h", "292 years")])
+def test_an_unusable_duration_is_rejected_with_its_cause(text: str, message: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        go_duration(text)

@@ -23,5 +23,6 @@ async def server() -> AsyncIterator[RawServer]:
 
 @pytest.fixture
 async def session() -> AsyncIterator[HttpSession]:
-    async with HttpSession(connections=4, headers={"User-Agent": "test/1"}) as opened:
+    """One whose idle connections are not closed while a test waits for the end of one."""
+    async with HttpSession(connections=4, headers={"User-Agent": "test/1"}, idle_seconds=600.0) as opened:
         yield opened

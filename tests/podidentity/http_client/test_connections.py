@@ -91,16 +91,19 @@ async def test_a_reset_has_its_cause(server: RawServer, session: HttpSession) ->
         await body(session, server)
 
 
-async def test_bytes_that_no_request_asked_for_close_the_connection(server: RawServer, session: HttpSession) -> None:
-    server.replies += [Reply(ok().pieces[0] + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"), ok()]
-    assert await body(session, server) == b"hello"
-    await until(lambda: server.ended == 1)
-    assert await body(session, server) == b"hello"
-    assert server.connections == 2
+EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
 
 
-async def test_bytes_on_an_idle_connection_close_it(server: RawServer, session: HttpSession) -> None:
-    server.replies += [Reply(*ok().pieces, b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"), ok()]
+@pytest.mark.parametrize(
+    "reply",
+    [Reply(ok().pieces[0] + EVIL), Reply(*ok().pieces, TIMEOUT)],
+    ids=["with a response", "on an idle connection"],
+)
+async def test_bytes_that_no_request_asked_for_close_the_connection(
+    server: RawServer, session: HttpSession, reply: Reply
+) -> None:
+    server.replies += [reply, ok()]
     assert await body(session, server) == b"hello"
     await until(lambda: server.ended == 1)
     assert await body(session, server) == b"hello"
@@ -165,17 +168,12 @@ async def test_failures_free_their_place(server: RawServer) -> None:
         assert await body(session, server) == b"hello"
 
 
-async def test_a_refused_connection_has_its_cause(session: HttpSession) -> None:
+async def test_a_failed_connection_has_its_cause(session: HttpSession) -> None:
     (port,) = free_ports(1)
-    with pytest.raises(ClientConnectorError) as raised:
-        await session.request("GET", f"http://127.0.0.1:{port}", headers={})
-    assert isinstance(raised.value.os_error, ConnectionRefusedError)
-
-
-async def test_a_name_without_an_address_has_its_cause(session: HttpSession) -> None:
-    with pytest.raises(ClientConnectorError) as raised:
-        await session.request("GET", "http://name.invalid", headers={})
-    assert isinstance(raised.value.os_error, socket.gaierror)
+    for url, cause in ((f"http://127.0.0.1:{port}", ConnectionRefusedError), ("http://name.invalid", socket.gaierror)):
+        with pytest.raises(ClientConnectorError) as raised:
+            await session.request("GET", url, headers={})
+        assert isinstance(raised.value.os_error, cause)
 
 
 async def test_concurrent_requests_share_a_lookup(

@@ -1,7 +1,8 @@
-"""The scripted server, a client of it, and a handler that records its calls."""
+"""The scripted server, a client of it, and an informer whose handler records its calls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,7 @@ from podidentity.kube.sessions import OpenSession, aiohttp_session, small_sessio
 from podidentity.resources import PODS, Pod
 from tests import selection
 from tests.podidentity.kube.recording import Recorder
-from tests.podidentity.kube.scripted import ScriptedServer
-from tests.virtual_time import now
-
-NewInformer = Callable[..., Informer[Pod]]
+from tests.podidentity.kube.scripted import Reply, ScriptedServer, Watch, page
 
 
 @pytest.fixture
@@ -39,7 +37,7 @@ def open_session(request: pytest.FixtureRequest, server: ScriptedServer) -> Open
 @pytest.fixture
 async def client(server: ScriptedServer, open_session: OpenSession) -> AsyncIterator[Client]:
     access = ClusterAccess(server.url)
-    async with Client(access, user_agent="test/1", timeout_seconds=5, open_session=open_session, clock=now) as opened:
+    async with Client(access, user_agent="test/1", timeout_seconds=5, open_session=open_session) as opened:
         yield opened
 
 
@@ -48,20 +46,37 @@ def recorder() -> Recorder[Pod]:
     return Recorder()
 
 
+class Bench:
+    """Informers of pods on the scripted server that never wait between attempts; they end with the test."""
+
+    def __init__(self, server: ScriptedServer, client: Client) -> None:
+        self.server, self.client = server, client
+        self.recorder: Recorder[Pod] = Recorder()
+        self.received = self.recorder.received
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def start(self, *lists: Reply, handler: Handler[Pod] | None = None, **options: Any) -> Informer[Pod]:
+        """Start an informer that gets *lists*, with the recorder unless there is a *handler*."""
+        self.server.lists += lists
+        usual = {"random": lambda: 0.0}
+        self.informer = Informer(self.client, PODS, handler or self.recorder, **{**usual, **options})
+        self.tasks.append(asyncio.create_task(self.informer.run()))
+        return self.informer
+
+    async def watching(self, *pods: Mapping[str, Any], **options: Any) -> Watch:
+        """Start an informer that lists *pods* at the resource version 7. Return its watch."""
+        self.start(page(*pods, version="7"), **options)
+        return await self.server.watch()
+
+    async def resumed(self) -> str:
+        """Return the resource version of the next watch."""
+        return (await self.server.watch()).request.params["resourceVersion"]
+
+
 @pytest.fixture
-async def informer(client: Client, recorder: Recorder[Pod]) -> AsyncIterator[NewInformer]:
-    """Starts an informer of pods that never waits between attempts, by default for *recorder*.
-
-    It is cancelled at the end.
-    """
-    running: list[asyncio.Task[None]] = []
-
-    def start(handler: Handler[Pod] = recorder, **options: object) -> Informer[Pod]:
-        made = Informer(client, PODS, handler, **{"random": lambda: 0.0, "clock": now, **options})  # type: ignore[arg-type]  # by name
-        running.append(asyncio.create_task(made.run()))
-        return made
-
-    yield start
-    for task in running:
+async def bench(server: ScriptedServer, client: Client) -> AsyncIterator[Bench]:
+    made = Bench(server, client)
+    yield made
+    for task in made.tasks:
         task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    await asyncio.gather(*made.tasks, return_exceptions=True)

@@ -1,9 +1,10 @@
 """A handler that records its calls as text and lets a test wait for them."""
 
-import asyncio
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from podidentity.resources import Resource
+from tests.support.waiting import until
 
 T = TypeVar("T", bound=Resource)
 
@@ -14,32 +15,19 @@ class Recorder(Generic[T]):
     def __init__(self, *, versions: bool = True) -> None:
         self._versions = versions
         self.lines: list[str] = []
-        self._waiters: list[tuple[int, asyncio.Event]] = []
 
     def upserted(self, old: T | None, new: T) -> None:
         if not self._versions:
-            self._add(f"{'~' if old is not None else '+'}{new.metadata.name}")
+            self.lines.append(f"{'~' if old is not None else '+'}{new.metadata.name}")
             return
         before = f"{old.metadata.resource_version}->" if old is not None else ""
-        self._add(f"+{new.metadata.name} {before}{new.metadata.resource_version}")
+        self.lines.append(f"+{new.metadata.name} {before}{new.metadata.resource_version}")
 
     def deleted(self, old: T) -> None:
-        self._add(f"-{old.metadata.name}" + (f" {old.metadata.resource_version}" if self._versions else ""))
+        self.lines.append(f"-{old.metadata.name}" + (f" {old.metadata.resource_version}" if self._versions else ""))
 
-    def _add(self, line: str) -> None:
-        self.lines.append(line)
-        for wanted, event in self._waiters:
-            if len(self.lines) >= wanted:
-                event.set()
-
-    async def received(self, *lines: str, seconds: float = 5.0) -> None:
+    async def received(self, *lines: str) -> None:
         """Wait until as many lines are recorded, and check that they equal *lines*."""
-        event = asyncio.Event()
-        self._waiters.append((len(lines), event))
-        if len(self.lines) < len(lines):
-            try:
-                async with asyncio.timeout(seconds):
-                    await event.wait()
-            except TimeoutError:
-                pass
+        with suppress(AssertionError):
+            await until(lambda: len(self.lines) >= len(lines))
         assert self.lines == list(lines)

@@ -1,8 +1,10 @@
-"""Finding the API server. Each failure is one line that states the next action."""
+"""Finding the API server, and trusting it. Each failure is one line that states the next action."""
 
 import asyncio
 import base64
+import importlib.util
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -17,7 +19,9 @@ from aiohttp.test_utils import TestServer
 from podidentity.kube import access as module
 from podidentity.kube.access import KUBECONFIG_SECONDS, TOKEN_FILE_SECONDS, find, from_kubeconfig, in_cluster
 from podidentity.kube.errors import AccessError
+from podidentity.kube.kubeconfig import read_kubeconfig
 from podidentity_sandbox.certificates import Authority
+from tests.old_authority import as_from_python_3_13_on, old_server
 
 
 def kubeconfig(path: Path, user: dict[str, Any], **cluster: object) -> str:
@@ -42,15 +46,11 @@ async def test_a_kubeconfig_contains_address_and_credentials(tmp_path: Path) -> 
     assert access.ssl.verify_mode is ssl.CERT_REQUIRED
 
 
-async def test_insecure_skip_tls_verify_is_respected(tmp_path: Path) -> None:
-    path = kubeconfig(tmp_path / "config", {}, **{"insecure-skip-tls-verify": True})
-    access = await from_kubeconfig(path)
+async def test_insecure_skip_tls_verify_and_plain_http_are_respected(tmp_path: Path) -> None:
+    access = await from_kubeconfig(kubeconfig(tmp_path / "config", {}, **{"insecure-skip-tls-verify": True}))
     assert access.ssl is not None
     assert access.ssl.verify_mode is ssl.CERT_NONE
     assert await access.authorization() is None
-
-
-async def test_plain_http_requires_no_tls(tmp_path: Path) -> None:
     access = await from_kubeconfig(kubeconfig(tmp_path / "config", {}, server="http://127.0.0.1:8080"))
     assert (access.server, access.ssl) == ("http://127.0.0.1:8080", None)
 
@@ -231,20 +231,12 @@ async def test_an_unusable_kubeconfig_is_one_line(tmp_path: Path, content: str) 
     assert "\n" not in str(raised.value)
 
 
-async def test_a_bad_certificate_authority_is_one_line(tmp_path: Path) -> None:
-    path = kubeconfig(
-        tmp_path / "config", {}, **{"certificate-authority-data": base64.b64encode(b"not a certificate").decode()}
-    )
+async def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    not_pem = {"certificate-authority-data": base64.b64encode(b"not a certificate").decode()}
     with pytest.raises(AccessError, match="cannot use the kubeconfig"):
-        await from_kubeconfig(path)
-
-
-async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
+        await from_kubeconfig(kubeconfig(tmp_path / "config", {}, **not_pem))
     with pytest.raises(AccessError, match=r"the kubeconfig .* does not exist: correct --kubeconfig or KUBECONFIG"):
         await from_kubeconfig(str(tmp_path / "none"))
-
-
-async def test_an_inaccessible_kubeconfig_path_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(AccessError, match=r"cannot use the kubeconfig .* \(File name too long\): correct it"):
         await from_kubeconfig(str(tmp_path / ("x" * 300)))
 
@@ -314,3 +306,56 @@ async def test_repeated_401_responses_do_not_cause_a_kubeconfig_read_each(
     now += module.KUBECONFIG_AGAIN_SECONDS
     found.forget()
     assert await found.authorization() == "Bearer 3"
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contexts as from Python 3.13 on, which refuse certificates without key identifiers by default."""
+    monkeypatch.setattr(ssl, "create_default_context", as_from_python_3_13_on(ssl.create_default_context))
+
+
+def greeted(context: ssl.SSLContext | None, port: int) -> str | None:
+    """The TLS version that a connection has, once both sides have agreed."""
+    assert context is not None
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as wrapped,
+    ):
+        return wrapped.version()
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_pod_trusts_its_clusters_authority(tmp_path: Path) -> None:
+    with old_server() as (authority, port):
+        (tmp_path / "ca.crt").write_text(authority)
+        (tmp_path / "token").write_text("t")
+        with pytest.raises(ssl.SSLCertVerificationError, match=r"(?i)key identifier"):
+            greeted(ssl.create_default_context(cadata=authority), port)
+        environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(port)}
+        assert greeted(in_cluster(tmp_path, environ).ssl, port) == "TLSv1.3"
+
+
+@pytest.mark.usefixtures("strict")
+async def test_a_kubeconfig_trusts_the_authority_that_it_names(tmp_path: Path) -> None:
+    with old_server() as (authority, port):
+        encoded = base64.b64encode(authority.encode()).decode()
+        cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority-data": encoded}
+        context = (await from_kubeconfig(kubeconfig(tmp_path / "config", {}, **cluster))).ssl
+        with old_server() as (_, stranger), pytest.raises(ssl.SSLCertVerificationError):
+            greeted(context, stranger)
+        assert greeted(context, port) == "TLSv1.3"
+
+
+@pytest.mark.usefixtures("strict")
+async def test_the_systems_authorities_are_checked_as_strictly_as_python_does(tmp_path: Path) -> None:
+    context = (await from_kubeconfig(kubeconfig(tmp_path / "config", {}))).ssl
+    assert context is not None
+    assert context.verify_flags & ssl.VERIFY_X509_STRICT
+
+
+def test_the_error_names_the_package_to_install_and_why_no_image_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    problem = read_kubeconfig("/some/config")["problem"]
+    assert problem.startswith("cannot read the kubeconfig /some/config without the package kubernetes")
+    assert "pip install 'aad-pod-identity[kubeconfig]'" in problem
+    assert "no image has this package" in problem

@@ -1,7 +1,8 @@
-"""Decoding of arbitrary bytes into projections."""
+"""Any bytes are scanned and decoded into projections, or rejected; the scanner finds what a JSON decoder finds."""
 
 import json
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from podidentity.kube.decoding import (
     split_list,
 )
 from podidentity.kube.errors import Gone
+from podidentity.kube.scanning import FIELD_MAX, Found, ScanError, Scanner
 from podidentity.resources import ASSIGNED_IDENTITIES, IDENTITIES, PODS
 
 JSON = st.recursive(
@@ -154,3 +156,114 @@ def test_long_and_old_values_are_not_interned() -> None:
     for number in range(SEEN_MAX):
         resource_id(f"another {number}")
     assert resource_id("first") is not first
+
+
+TEXT = st.text(st.sampled_from('a"\\[]{}:,é\x01/'), max_size=12)
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | TEXT,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["metadata", "items", "name", "continue", "object", "]},{"]), inner, max_size=3
+        )
+    ),
+    max_leaves=10,
+)
+METADATA = st.fixed_dictionaries(
+    {}, optional={"labels": VALUE, "name": TEXT, "managedFields": VALUE, "namespace": TEXT, "uid": TEXT}
+)
+OBJECTS = st.fixed_dictionaries({}, optional={"kind": TEXT, "metadata": METADATA, "spec": VALUE, "name": TEXT})
+LIST_METADATA = st.fixed_dictionaries({"resourceVersion": TEXT}, optional={"continue": TEXT, "other": VALUE})
+
+
+def scan(data: bytes, cuts: list[int], **options: Any) -> tuple[Scanner, list[Found]]:
+    options.setdefault("object_max", 1 << 20)
+    scanner, found = Scanner(**options), []
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    for begin, end in pairwise(edges):
+        found += scanner.feed(data[begin:end])
+    return scanner, found
+
+
+@given(st.lists(OBJECTS, max_size=4), LIST_METADATA, st.booleans(), st.booleans(), st.lists(st.integers(0, 1 << 20)))
+def test_a_list_is_split_as_a_json_parser_would(
+    objects: list[dict[str, Any]], metadata: dict[str, Any], metadata_first: bool, escaped: bool, cuts: list[int]
+) -> None:
+    parts: dict[str, Any] = {"metadata": metadata, "items": objects}
+    document = {"kind": "L", **(parts if metadata_first else dict(reversed(parts.items())))}
+    data = json.dumps(document, ensure_ascii=escaped).encode()
+    scanner, found = scan(data, cuts)
+    assert scanner.finished
+    assert [json.loads(each.data) for each in found] == objects
+    assert [each.size for each in found] == [len(each.data) for each in found]
+    named = [each.get("metadata", {}) for each in objects]
+    assert [(each.meta.name, each.meta.namespace, each.meta.uid) for each in found] == [
+        tuple(each.get(field, "") for field in ("name", "namespace", "uid")) for each in named
+    ]
+    read = split_list(
+        json.dumps({**document, "metadata": {k: v for k, v in metadata.items() if k != "other"}}).encode()
+    )
+    fields = scanner.fields
+    assert (fields["resourceVersion"], fields.get("continue", "")) == (read.resource_version, read.continue_token)
+
+
+@given(TEXT, OBJECTS, st.lists(st.integers(0, 1 << 20)))
+def test_a_watch_line_yields_the_name_of_its_object_and_nothing_else(
+    kind: str, item: dict[str, Any], cuts: list[int]
+) -> None:
+    data = json.dumps({"type": kind, "object": item}).encode()
+    scanner, (found,) = scan(data, cuts, event=True, object_max=0)
+    assert scanner.fields.get("type", "") == kind
+    assert (found.meta.name, found.data) == (item.get("metadata", {}).get("name", ""), b"")
+
+
+@given(st.binary(max_size=64), st.lists(st.integers(0, 64), max_size=3))
+def test_any_bytes_are_scanned_or_rejected(data: bytes, cuts: list[int]) -> None:
+    for prefix in (b"", b'{"items":[', b'{"items":[{"metadata":{"name":"a'):
+        with suppress(ScanError):
+            scan(prefix + data, cuts)
+
+
+def test_an_object_over_the_limit_is_named_and_the_others_are_kept() -> None:
+    small, large = {"metadata": {"name": "a"}}, {"spec": "x" * 2000, "metadata": {"name": "b"}}
+    data = json.dumps({"items": [small, large, small], "metadata": {"continue": "c"}}).encode()
+    scanner, found = scan(data, list(range(0, len(data), 100)), object_max=1000)
+    assert [(each.meta.name, bool(each.data)) for each in found] == [("a", True), ("b", False), ("a", True)]
+    assert found[1].size > 2000
+    assert scanner.fields == {"continue": "c"}
+
+
+def test_the_content_of_an_object_cannot_imitate_the_surrounding_list() -> None:
+    """The token and the names are found by position, whatever text an object contains."""
+    forged = '"}],"metadata":{"continue":"forged","resourceVersion":"1"}}'
+    item = {
+        "metadata": {"annotations": {"a": forged, "name": "forged"}, "name": "b"},
+        "name": "x",
+        "spec": {"metadata": {"name": "x"}},
+    }
+    data = json.dumps({"items": [item], "metadata": {"continue": "true"}}).encode()
+    scanner, (found,) = scan(data, [])
+    assert scanner.fields == {"continue": "true"}
+    assert found.meta.name == "b"
+
+
+def test_the_nesting_depth_is_reported() -> None:
+    data = b'{"items":[{"a":' + b"[" * 5000 + b"]" * 5000 + b"},{}]}"
+    _, found = scan(data, list(range(0, len(data), 7)))
+    assert [each.depth for each in found] == [5001, 1]
+
+
+def test_an_overlong_or_unreadable_name_is_left_out() -> None:
+    data = json.dumps({"items": [{"metadata": {"name": "x" * (FIELD_MAX + 1), "uid": "x" * FIELD_MAX}}]}).encode()
+    _, (found,) = scan(data, [])
+    assert (found.meta.name, len(found.meta.uid)) == ("", FIELD_MAX)
+    _, (found,) = scan(b'{"items":[{"metadata":{"name":"\xff","uid":"u"}}]}', [])
+    assert (found.meta.name, found.meta.uid) == ("", "u"), "not UTF-8"
+
+
+@pytest.mark.parametrize("data", [b"]", b'{"items":[]}]', b"{}{}"])
+def test_mismatched_brackets_are_rejected(data: bytes) -> None:
+    with pytest.raises(ScanError):
+        scan(data, [])
+    with pytest.raises(Malformed):
+        split_list(data)

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -48,8 +49,29 @@ async def proxy(server: ScriptedServer) -> AsyncIterator[FaultProxy]:
     await between.stop()
 
 
-def contact_with(access: ClusterAccess, **options: Any) -> FirstContact:
-    return FirstContact(access, user_agent="test/1", **{"log_limit": LogLimit(), **options})
+NewContact = Callable[..., FirstContact]
+
+
+@pytest.fixture
+def new_contact(server: ScriptedServer, open_session: OpenSession) -> NewContact:
+    """Returns a first contact, by default with the scripted server."""
+
+    def made(access: ClusterAccess | None = None, **options: Any) -> FirstContact:
+        usual = {"log_limit": LogLimit(), "open_session": open_session}
+        return FirstContact(access or ClusterAccess(server.url), user_agent="test/1", **{**usual, **options})
+
+    return made
+
+
+@asynccontextmanager
+async def awaited(contact: FirstContact, problem: str) -> AsyncIterator["asyncio.Task[None]"]:
+    """Wait for the contact, which has this *problem* when the body begins. At its end the wait is cancelled."""
+    waiting = asyncio.create_task(contact.made())
+    await until(lambda: contact.problem and problem in contact.problem)
+    assert not waiting.done()
+    yield waiting
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
 
 
 async def made(contact: FirstContact) -> None:
@@ -60,10 +82,10 @@ async def made(contact: FirstContact) -> None:
 
 @pytest.mark.usefixtures("_long_intervals")
 async def test_an_api_server_that_responds_gets_one_request_and_nothing_is_logged(
-    server: ScriptedServer, caplog: pytest.LogCaptureFixture, open_session: OpenSession
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture, new_contact: NewContact
 ) -> None:
     server.others.append(VERSION)
-    contact = contact_with(ClusterAccess(server.url), open_session=open_session)
+    contact = new_contact()
     assert contact.problem == "the API server has not responded yet"
     with caplog.at_level(logging.INFO):
         await made(contact)
@@ -73,20 +95,19 @@ async def test_an_api_server_that_responds_gets_one_request_and_nothing_is_logge
 
 @pytest.mark.parametrize("mode", [Mode.REFUSE, Mode.RESET, Mode.HANG, Mode.SILENT])
 async def test_a_failing_connection_is_retried_until_it_succeeds(
-    server: ScriptedServer, proxy: FaultProxy, mode: Mode, caplog: pytest.LogCaptureFixture, open_session: OpenSession
+    server: ScriptedServer, proxy: FaultProxy, mode: Mode, caplog: pytest.LogCaptureFixture, new_contact: NewContact
 ) -> None:
     await proxy.set_mode(mode)
     server.others += [VERSION] * 50
-    contact = contact_with(ClusterAccess(f"http://127.0.0.1:{proxy.port}"), open_session=open_session)
+    contact = new_contact(ClusterAccess(f"http://127.0.0.1:{proxy.port}"))
     with caplog.at_level(logging.INFO):
-        waiting = asyncio.create_task(contact.made())
-        await until(lambda: contact.problem and "this machine's network" in contact.problem)
-        assert str(proxy.port) in (contact.problem or "")
-        await asyncio.sleep(0.3)  # several requests, but one log line
-        assert not waiting.done()
-        await proxy.set_mode(Mode.PASS)
-        async with asyncio.timeout(WAIT_SECONDS):
-            await waiting
+        async with awaited(contact, "this machine's network") as waiting:
+            assert str(proxy.port) in (contact.problem or "")
+            await asyncio.sleep(0.3)  # several requests, but one log line
+            assert not waiting.done()
+            await proxy.set_mode(Mode.PASS)
+            async with asyncio.timeout(WAIT_SECONDS):
+                await waiting
         await until(lambda: not proxy.open_connections)
     first, last = caplog.records
     assert first.levelno == logging.WARNING
@@ -105,73 +126,59 @@ async def test_a_failing_connection_is_retried_until_it_succeeds(
     ],
 )
 async def test_an_error_response_is_waited_out_and_named(
-    server: ScriptedServer, answer: Reply, message: str, open_session: OpenSession
+    server: ScriptedServer, answer: Reply, message: str, new_contact: NewContact
 ) -> None:
     server.others += [answer] * 1000
-    contact = contact_with(ClusterAccess(server.url), open_session=open_session)
-    waiting = asyncio.create_task(contact.made())
-    await until(lambda: contact.problem and message in contact.problem)
-    server.others.clear()
-    server.others += [VERSION] * 10
-    async with asyncio.timeout(WAIT_SECONDS):
-        await waiting
+    async with awaited(new_contact(), message) as waiting:
+        server.others.clear()
+        server.others += [VERSION] * 10
+        async with asyncio.timeout(WAIT_SECONDS):
+            await waiting
 
 
 @pytest.mark.usefixtures("_long_intervals")
 async def test_a_user_without_permission_for_the_version_has_made_contact(
-    server: ScriptedServer, open_session: OpenSession
+    server: ScriptedServer, new_contact: NewContact
 ) -> None:
     server.others.append(status(403, "Forbidden", "cannot get path /version"))
-    await made(contact_with(ClusterAccess(server.url), open_session=open_session))
+    await made(new_contact())
     assert len(server.requests) == 1
 
 
-async def test_an_unresolvable_name_is_waited_for(open_session: OpenSession) -> None:
-    contact = contact_with(ClusterAccess("http://no-such-host.invalid:1"), open_session=open_session)
-    waiting = asyncio.create_task(contact.made())
-    await until(lambda: contact.problem and "no-such-host.invalid" in contact.problem)
-    assert not waiting.done()
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
+async def test_an_unresolvable_name_is_waited_for(new_contact: NewContact) -> None:
+    async with awaited(new_contact(ClusterAccess("http://no-such-host.invalid:1")), "no-such-host.invalid"):
+        pass
 
 
-async def test_a_failing_tls_handshake_is_waited_for(open_session: OpenSession) -> None:
-    authority = await asyncio.to_thread(Authority)
-    context = await asyncio.to_thread(authority.server_context)
+async def test_a_failing_tls_handshake_is_waited_for(new_contact: NewContact) -> None:
+    context = await asyncio.to_thread(lambda: Authority().server_context())
     stranger = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
     port = stranger.sockets[0].getsockname()[1]
     trusting = await asyncio.to_thread(ssl.create_default_context)
-    contact = contact_with(ClusterAccess(f"https://127.0.0.1:{port}", ssl=trusting), open_session=open_session)
-    waiting = asyncio.create_task(contact.made())
-    await until(lambda: contact.problem and "certificate verify failed" in contact.problem)
-    assert not waiting.done()
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-    stranger.close()
+    contact = new_contact(ClusterAccess(f"https://127.0.0.1:{port}", ssl=trusting))
+    async with awaited(contact, "certificate verify failed"):
+        stranger.close()
 
 
 async def test_temporarily_unreadable_credentials_are_waited_for(
-    server: ScriptedServer, open_session: OpenSession
+    server: ScriptedServer, new_contact: NewContact
 ) -> None:
-    server.others.append(VERSION)
-    tries = 0
+    readable = asyncio.Event()
 
     async def authorization() -> str:
-        nonlocal tries
-        tries += 1
-        if tries < 3:
+        if not readable.is_set():
             raise AccessError("the kubeconfig is being written: correct it")
         return "Bearer x"
 
-    contact = contact_with(ClusterAccess(server.url, authorization=authorization), open_session=open_session)
-    waiting = asyncio.create_task(contact.made())
-    await until(lambda: contact.problem and "is being written" in contact.problem)
-    async with asyncio.timeout(WAIT_SECONDS):
-        await waiting
+    server.others.append(VERSION)
+    async with awaited(new_contact(ClusterAccess(server.url, authorization=authorization)), "is being written") as wait:
+        readable.set()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await wait
 
 
 async def test_a_slow_api_server_gets_the_time_that_it_needs(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, open_session: OpenSession
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, new_contact: NewContact
 ) -> None:
     """It answers the first request after several others: the first one may not be cut for a newer one."""
     real, begun, several = Client.request, 0, asyncio.Event()
@@ -186,14 +193,16 @@ async def test_a_slow_api_server_gets_the_time_that_it_needs(
 
     monkeypatch.setattr(Client, "request", slow)
     server.others += [VERSION] * 50
-    await made(contact_with(ClusterAccess(server.url), open_session=open_session))
+    await made(new_contact())
     assert len(server.requests) == 1
 
 
-def test_the_intervals_grow_are_randomised_and_leave_time_for_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_intervals_grow_are_randomised_and_leave_time_for_the_lists(
+    monkeypatch: pytest.MonkeyPatch, new_contact: NewContact
+) -> None:
     monkeypatch.undo()
     for random, expected in ((0.0, [0.5, 1.0, 1.5, 1.5]), (1.0, [1.0, 2.0, 3.0, 3.0])):
-        contact = contact_with(ClusterAccess("http://x"), random=lambda value=random: value)
+        contact = new_contact(random=lambda value=random: value)
         assert [contact._intervals.next() for _ in range(4)] == expected
 
 
@@ -205,14 +214,12 @@ class Crashing:
         self.asked: list[str] = []
         self.open = 0
         self.slow_seconds = 0.0
-        self._server: asyncio.Server | None = None
 
-    async def start(self) -> str:
+    async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self.access = ClusterAccess(f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}")
 
     async def stop(self) -> None:
-        assert self._server is not None
         self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -235,10 +242,33 @@ class Crashing:
             writer.close()
 
 
-async def test_at_most_two_requests_are_in_progress(open_session: OpenSession) -> None:
-    api = Crashing()
-    contact = contact_with(ClusterAccess(await api.start()), open_session=open_session)
-    waiting = asyncio.create_task(contact.made())
+@pytest.fixture
+async def api() -> AsyncIterator[Crashing]:
+    made = Crashing()
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@asynccontextmanager
+async def first_list(
+    contact: FirstContact, access: ClusterAccess, open_session: OpenSession
+) -> AsyncIterator["asyncio.Task[None]"]:
+    """Wait for the first list of an informer, which has arrived at the end."""
+    async with Client(access, user_agent="test/1", open_session=open_session) as client:
+        informer = Informer(client, PODS, Recorder[Pod]())
+        running = asyncio.create_task(informer.run())
+        waiting = asyncio.create_task(contact.first_lists(client, [informer]))
+        yield waiting
+        async with asyncio.timeout(WAIT_SECONDS):
+            await waiting
+        assert (contact.problem, informer.problem) == (None, None)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_at_most_two_requests_are_in_progress(api: Crashing, new_contact: NewContact) -> None:
+    waiting = asyncio.create_task(new_contact(api.access).made())
     opened: list[int] = []
 
     def asked() -> int:
@@ -250,45 +280,26 @@ async def test_at_most_two_requests_are_in_progress(open_session: OpenSession) -
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     await until(lambda: api.open == 0)
-    await api.stop()
 
 
 async def test_a_first_list_whose_connection_was_lost_is_sent_again_on_a_new_one(
-    recorder: Recorder[Pod], open_session: OpenSession
+    api: Crashing, new_contact: NewContact, open_session: OpenSession
 ) -> None:
     """The list hangs on a half-open connection, which its own limit of 30 s would end much later."""
-    api = Crashing()
-    access = ClusterAccess(await api.start())
-    contact = contact_with(access, open_session=open_session)
-    async with Client(access, user_agent="test/1", open_session=open_session) as client:
-        informer = Informer(client, PODS, recorder)
-        running = asyncio.create_task(informer.run())
-        waiting = asyncio.create_task(contact.first_lists(client, [informer]))
+    contact = new_contact(api.access)
+    async with first_list(contact, api.access, open_session) as waiting:
         await until(lambda: contact.problem is not None and len(api.asked) > 2)
         assert not waiting.done()
         api.returned = True
-        async with asyncio.timeout(WAIT_SECONDS):
-            await waiting
-        assert contact.problem is None
-        assert informer.problem is None
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-    await api.stop()
 
 
-async def test_a_slow_first_list_is_not_interrupted(recorder: Recorder[Pod], open_session: OpenSession) -> None:
-    api = Crashing()
+async def test_a_slow_first_list_is_not_interrupted(
+    api: Crashing, new_contact: NewContact, open_session: OpenSession
+) -> None:
     api.returned, api.slow_seconds = True, 0.5
-    access = ClusterAccess(await api.start())
-    async with Client(access, user_agent="test/1", open_session=open_session) as client:
-        informer = Informer(client, PODS, recorder)
-        running = asyncio.create_task(informer.run())
-        async with asyncio.timeout(WAIT_SECONDS):
-            await contact_with(access, open_session=open_session).first_lists(client, [informer])
-        assert sum(each.startswith("/api/v1/pods?limit") for each in api.asked) == 1
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-    await api.stop()
+    async with first_list(new_contact(api.access), api.access, open_session):
+        pass
+    assert sum(each.startswith("/api/v1/pods?limit") for each in api.asked) == 1
 
 
 async def test_failing_first_lists_and_the_wait_share_one_log_line_a_minute(
@@ -296,12 +307,12 @@ async def test_failing_first_lists_and_the_wait_share_one_log_line_a_minute(
     client: Client,
     recorder: Recorder[Pod],
     caplog: pytest.LogCaptureFixture,
-    open_session: OpenSession,
+    new_contact: NewContact,
 ) -> None:
     limit = LogLimit()
     server.others += [status(403, "Forbidden", "no right")] * 1000
     informers = [Informer(client, PODS, recorder, log_limit=limit, random=lambda: 0.001) for _ in range(3)]
-    contact = contact_with(ClusterAccess(server.url), open_session=open_session, log_limit=limit)
+    contact = new_contact(log_limit=limit)
     with caplog.at_level(logging.INFO):
         running = [asyncio.create_task(each.run()) for each in informers]
         waiting = asyncio.create_task(contact.first_lists(client, informers))

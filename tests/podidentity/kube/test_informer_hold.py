@@ -6,9 +6,9 @@ from typing_extensions import override
 
 from podidentity.kube.object_store import ObjectStore
 from podidentity.resources import BareMeta, Pod, PodMeta
-from tests.podidentity.kube.conftest import NewInformer
+from tests.podidentity.kube.conftest import Bench
 from tests.podidentity.kube.recording import Recorder
-from tests.podidentity.kube.scripted import ScriptedServer, page, pod
+from tests.podidentity.kube.scripted import pod
 from tests.support.waiting import until
 
 
@@ -28,29 +28,16 @@ def holding(recorder: Recorder[Pod], skip: Callable[[BareMeta, Exception], None]
     )
 
 
-async def test_the_handler_receives_the_list_and_later_events_after_the_release(
-    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
-) -> None:
-    server.lists.append(page(pod("a", "1"), pod("b", "2"), version="7"))
-    held = informer(hold=True)
-    await held.synced()
-    watch = await server.watch()
+async def test_the_handler_receives_the_list_and_later_events_after_the_release(bench: Bench) -> None:
+    watch = await bench.watching(pod("a", "1"), pod("b", "2"), hold=True)
     watch.send("MODIFIED", pod("a", "8"))
     watch.send("DELETED", pod("b", "9"))
-    await until(lambda: len(held.store) <= 1)
-    assert recorder.lines == []
-    await held.release()
-    assert recorder.lines == ["+a 8"]
+    await until(lambda: len(bench.informer.store) <= 1)
+    assert bench.recorder.lines == []
+    await bench.informer.release()
+    assert bench.recorder.lines == ["+a 8"]
     watch.send("MODIFIED", pod("a", "10"))
-    await recorder.received("+a 8", "+a 8->10")
-
-
-async def test_without_hold_the_handler_receives_the_list_at_its_end(
-    server: ScriptedServer, informer: NewInformer, recorder: Recorder[Pod]
-) -> None:
-    server.lists.append(page(pod("a", "1"), version="7"))
-    await informer().synced()
-    assert recorder.lines == ["+a 1"]
+    await bench.received("+a 8", "+a 8->10")
 
 
 def test_changes_during_the_release_reach_the_handler_once(recorder: Recorder[Pod]) -> None:

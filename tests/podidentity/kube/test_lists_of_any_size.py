@@ -3,12 +3,13 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from podidentity.kube import response_limits
 from podidentity.kube.access import ClusterAccess
@@ -18,8 +19,42 @@ from podidentity.kube.errors import ApiError
 from podidentity.resources import PODS
 from tests.depths import TOO_DEEP, brackets
 from tests.examples import examples
-from tests.podidentity.kube.scripted import pod
-from tests.podidentity.kube.sized import SizedServer, written
+from tests.podidentity.kube.scripted import Reply, Request, ScriptedServer, pod, status
+
+
+class SizedServer(ScriptedServer):
+    """A server that lists `objects`, documents or their bytes, in pages as the real one does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects: Sequence[dict[str, Any] | bytes] = ()
+        self.metadata_first = True
+        self.gone = 0
+        """Number of continue tokens that are refused as expired."""
+        self.limits: list[int] = []
+
+    @override
+    def _reply(self, request: Request) -> Reply | None:
+        if request.method != "GET" or "watch" in request.params or "limit" not in request.params | {"limit": ""}:
+            return super()._reply(request)
+        limit = int(request.params.get("limit", "0"))
+        start = int(request.params.get("continue", "0"))
+        self.limits.append(limit)
+        if start and self.gone:
+            self.gone -= 1
+            return status(410, "Expired")
+        end = start + limit if limit else len(self.objects)
+        bodies = [each if isinstance(each, bytes) else written(each) for each in self.objects[start:end]]
+        metadata = {"resourceVersion": "7", **({"continue": str(end)} if end < len(self.objects) else {})}
+        parts = [b'"metadata":' + json.dumps(metadata).encode(), b'"items":[' + b",".join(bodies) + b"]"]
+        if not self.metadata_first:
+            parts.reverse()
+        return Reply(b'{"kind":"L",' + b",".join(parts) + b"}\n")
+
+
+def written(document: dict[str, Any]) -> bytes:
+    """As the API server writes it, without spaces."""
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 @pytest.fixture

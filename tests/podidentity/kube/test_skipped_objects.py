@@ -1,21 +1,33 @@
-"""Skipped objects are all counted; log lines, tracebacks and Events of them are bounded."""
+"""Skipped objects and ignored fields are reported once for each version of an object, within limits, and counted.
 
+Log lines, tracebacks and Events are bounded.
+"""
+
+import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from podidentity.kube import ignored_fields
+from podidentity.kube import skipped as skipped_objects
+from podidentity.kube.client import Client
 from podidentity.kube.decoding import Malformed, TooDeep, TooLarge, TooLong
+from podidentity.kube.ignored_fields import IgnoredFields
+from podidentity.kube.informer import Informer
 from podidentity.kube.object_reports import EVENTS, GROUP_SHARE, LINES, REMEMBERED_MAX
 from podidentity.kube.skipped import SkippedObjects, reason_of
-from podidentity.resources import EXCEPTIONS, BareMeta, Resource
+from podidentity.resources import EXCEPTIONS, AzurePodIdentityException, BareMeta, Resource
+from tests.podidentity.kube.recording import Recorder
+from tests.podidentity.kube.scripted import ScriptedServer, page
 
-Recorded = tuple[str, str, str, str]
+Report = Callable[[BareMeta], None]
 
 
 class Events:
     def __init__(self) -> None:
-        self.recorded: list[Recorded] = []
+        self.recorded: list[tuple[str, str, str, str]] = []
 
     def record(self, regarding: Resource, kind: Any, type_: str, reason: str, message: str) -> None:
         self.recorded.append((regarding.metadata.name, kind.name, f"{type_} {reason}", message))
@@ -38,6 +50,21 @@ def skipped(events: Events, clock: list[float]) -> SkippedObjects:
     return made
 
 
+@pytest.fixture
+def ignored(events: Events, clock: list[float]) -> IgnoredFields:
+    made = IgnoredFields(lambda: clock[0])
+    made.record_with(events.record)
+    return made
+
+
+@pytest.fixture(params=["skipped", "ignored"])
+def report(request: pytest.FixtureRequest, skipped: SkippedObjects, ignored: IgnoredFields) -> Report:
+    """Reports an object that is skipped, or one with an ignored field."""
+    if request.param == "skipped":
+        return lambda about: skipped.report(EXCEPTIONS, about, TooLong("spec.podLabels is too large"))
+    return lambda about: ignored.report(EXCEPTIONS, about, ("spec.PodLabels",))
+
+
 def meta(name: str, version: str = "1", namespace: str = "team") -> BareMeta:
     return BareMeta(name=name, namespace=namespace, uid=f"uid-{name}", resource_version=version)
 
@@ -50,14 +77,23 @@ def test_the_event_names_kind_and_cause(skipped: SkippedObjects, events: Events)
     assert message == f"This AzurePodIdentityException is ignored and treated as absent: {cause}"
 
 
-def test_one_version_of_an_object_is_reported_once_and_counted_each_time(
-    skipped: SkippedObjects, events: Events, caplog: pytest.LogCaptureFixture
+def test_the_event_names_the_fields_and_the_remedy(ignored: IgnoredFields, events: Events) -> None:
+    ignored.report(EXCEPTIONS, meta("a"), ("spec.PodLabels",))
+    ((*about, message),) = events.recorded
+    assert about == ["a", "AzurePodIdentityException", "Warning FieldsIgnored"]
+    assert message == (
+        "Ignored fields, spelled as before v1.6.0: spec.PodLabels; write them as kubectl explain shows them "
+        "(podidctl migrate from-reference -f rewrites manifests)"
+    )
+
+
+def test_one_version_of_an_object_is_reported_once(
+    report: Report, events: Events, skipped: SkippedObjects, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        for version in ("1", "1", "1", "2"):
-            skipped.report(EXCEPTIONS, meta("a", version), TooLong("spec.podLabels is too large"))
+    for version in ("1", "1", "1", "2"):
+        report(meta("a", version))
     assert len(events.recorded) == len(caplog.records) == 2
-    assert skipped.counts == {("azurepodidentityexceptions", "limits"): 4}
+    assert sum(skipped.counts.values()) in {0, 4}, "each one is counted if it is skipped"
 
 
 def test_many_objects_are_reported_up_to_an_hourly_limit(
@@ -78,19 +114,22 @@ def test_many_objects_are_reported_up_to_an_hourly_limit(
     assert len(skipped._reported._versions) == REMEMBERED_MAX
 
 
-def test_a_namespace_with_many_skipped_objects_hides_no_other_namespaces(
-    skipped: SkippedObjects, events: Events, clock: list[float], caplog: pytest.LogCaptureFixture
+def test_a_namespace_with_many_such_objects_leaves_lines_and_events_to_others(
+    report: Report, events: Events, clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        for each in range(1000):
-            skipped.report(EXCEPTIONS, meta(f"hostile-{each}", namespace="hostile"), Malformed("no"))
-        assert len(events.recorded) == EVENTS.burst * GROUP_SHARE
-        skipped.report(EXCEPTIONS, meta("other"), Malformed("no"))
+    for number in range(1000):
+        report(meta(f"hostile-{number}", namespace="hostile"))
+    assert len(events.recorded) == EVENTS.burst * GROUP_SHARE
+    report(meta("other"))
     assert events.recorded[-1][0] == "other"
-    assert "team/other" in vars(caplog.records[-1])["resource"]
+    lines = [vars(each)["resource"] for each in caplog.records if "resource" in vars(each)]
+    assert lines[-1] == "azurepodidentityexceptions team/other"
+    assert len(lines) == LINES.burst * GROUP_SHARE + 1
+    (omission,) = [each.message for each in caplog.records if "resource" not in vars(each)]
+    assert omission in {ignored_fields.OMISSION, skipped_objects.OMISSION}
     clock[0] += 3600
-    for each in range(1000):
-        skipped.report(EXCEPTIONS, meta(f"later-{each}", namespace="hostile"), Malformed("no"))
+    for number in range(1000):
+        report(meta(f"later-{number}", namespace="hostile"))
     assert len(events.recorded) == 2 * EVENTS.burst * GROUP_SHARE + 1
 
 
@@ -125,3 +164,23 @@ def test_an_object_without_a_name_has_no_event(skipped: SkippedObjects, events: 
 )
 def test_each_error_has_its_skip_reason(error: Exception, reason: str) -> None:
     assert reason_of(error) == reason
+
+
+async def test_an_informer_reports_objects_of_its_lists_and_watches(
+    server: ScriptedServer, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder: Recorder[AzurePodIdentityException] = Recorder()
+    server.lists.append(page(exception("listed", "1"), exception("fine", "2", name="podLabels"), version="7"))
+    with caplog.at_level(logging.WARNING, ignored_fields.__name__):
+        task = asyncio.create_task(Informer(client, EXCEPTIONS, recorder, random=lambda: 0.0).run())
+        (await server.watch()).send("ADDED", exception("watched", "8"))
+        await recorder.received("+listed 1", "+fine 2", "+watched 8")
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    lines = [vars(each)["resource"] for each in caplog.records if each.name == ignored_fields.__name__]
+    assert lines == ["azurepodidentityexceptions ns/listed", "azurepodidentityexceptions ns/watched"]
+
+
+def exception(name_: str, version: str, *, name: str = "PodLabels") -> dict[str, Any]:
+    metadata = {"name": name_, "namespace": "ns", "uid": name_, "resourceVersion": version}
+    return {"metadata": metadata, "spec": {name: {"app": "x"}}}

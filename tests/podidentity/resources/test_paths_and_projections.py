@@ -40,10 +40,6 @@ def test_a_kind_knows_its_paths(kind: Kind[Any], arguments: dict[str, str], path
     assert kind.path(**arguments) == path
 
 
-def test_a_kind_knows_its_api_version() -> None:
-    assert (PODS.api_version, BINDINGS.api_version) == ("v1", "aadpodidentity.k8s.io/v1")
-
-
 def read(document: bytes) -> Pod:
     return msgspec.json.decode(document, type=Pod)
 

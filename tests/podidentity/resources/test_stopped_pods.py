@@ -1,11 +1,13 @@
-"""Pods in which no container can run any more, by their status as kubelets write it, in every combination."""
+"""Pods in which no container can run any more, and mirror pods, by their documents as kubelets write them."""
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import msgspec
 import pytest
 
-from podidentity.resources import Pod
+from podidentity.kube.decoding import decode_object
+from podidentity.resources import PODS, Pod
 
 STATES = {
     "running": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
@@ -99,3 +101,61 @@ def test_a_sandbox_is_down_if_the_kubelet_reports_it(conditions: dict[str, str],
     found = pod(["running"], conditions=conditions)
     assert found.sandbox_down is down
     assert not found.ending
+
+
+NODE_OWNER = b'{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n","uid":"u","controller":true}]}'
+
+
+def read(metadata: bytes) -> Pod:
+    return decode_object(PODS, b'{"metadata":%s}' % metadata)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        NODE_OWNER,
+        b'{"annotations":{"kubernetes.io/config.mirror":"0123456789abcdef"}}',
+        b'{"annotations":{"a":"b","kubernetes.io/config.mirror":""}}',
+        b'{"ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet"},{"apiVersion":"v1","kind":"Node"}]}',
+    ],
+    ids=["owned-by-a-node", "annotated", "annotated-empty", "owned-by-several"],
+)
+def test_a_pod_created_by_a_kubelet_is_a_mirror_pod(metadata: bytes) -> None:
+    assert read(metadata).mirror
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        b"{}",
+        b'{"annotations":{}}',
+        b'{"annotations":null,"ownerReferences":null}',
+        b'{"annotations":{"kubernetes.io/config.hash":"x","kubernetes.io/config.source":"api"}}',
+        b'{"annotations":{"kubernetes.io/config.mirror.example":"x"}}',
+        b'{"labels":{"kubernetes.io/config.mirror":"x"}}',
+        b'{"ownerReferences":[{"apiVersion":"apps/v1","kind":"DaemonSet","name":"n","controller":true}]}',
+        b'{"ownerReferences":[{"apiVersion":"infra.example/v1","kind":"Node","name":"n","controller":true}]}',
+    ],
+    ids=[
+        "plain",
+        "no-annotations",
+        "nulls",
+        "other-marks",
+        "another-key",
+        "a-label",
+        "a-daemon-set",
+        "another-kind-of-node",
+    ],
+)
+def test_another_pod_is_not_a_mirror_pod(metadata: bytes) -> None:
+    assert not read(metadata).mirror
+
+
+def test_no_text_of_an_annotation_is_kept() -> None:
+    value = b"x" * 200_000
+    pod = read(b'{"annotations":{"kubernetes.io/config.mirror":"%s","other":"%s"}}' % (value, value))
+    marks = pod.metadata.marks
+    assert pod.mirror
+    assert marks is not None
+    assert marks.mirror == ""
+    assert sys.getsizeof(marks) < 100

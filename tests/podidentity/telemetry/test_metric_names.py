@@ -1,11 +1,18 @@
-"""Metrics under the Go implementation's exact names, in a format that Prometheus reads."""
+"""Metrics: names, values and text; those of watches, of skipped objects and of the event loop's lag."""
+
+from dataclasses import dataclass
 
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client import Counter as ForcedCounter
 from prometheus_client.parser import text_string_to_metric_families
 
+from podidentity.kube.decoding import TooLarge
+from podidentity.kube.skipped import SkippedObjects
+from podidentity.resources import EXCEPTIONS, PODS, BareMeta
 from podidentity.telemetry.metrics import SERIES_MAX, Counter, expose, new_registry
+from podidentity.telemetry.skipped import SkippedMetrics
+from podidentity.telemetry.watches import WatchMetrics
 
 NAME = "aadpodidentity_imds_operations_errors_count"
 
@@ -76,3 +83,38 @@ def test_the_exposed_text_can_be_parsed() -> None:
     assert families[NAME].samples[0].labels == {"operation_type": 'a"\\\n'}
     assert families["aadpodidentity_build_info"].samples[0].value == 1
     assert "process_resident_memory_bytes" in families
+
+
+@dataclass
+class Still:
+    """A watch with this staleness and number of interruptions."""
+
+    silent_seconds: float
+    restarts: int
+
+    def staleness_seconds(self) -> float:
+        return self.silent_seconds
+
+
+def test_each_watch_shows_its_silence_and_its_restarts_under_its_name() -> None:
+    registry = CollectorRegistry()
+    measures = WatchMetrics(registry, "aadpodidentity_mic_")
+    assert "watch=" not in expose(registry).decode()
+    measures.watch({"pods": Still(12.5, 3), "nodes": Still(0.0, 0)})
+    lines = expose(registry).decode().splitlines()
+    assert 'aadpodidentity_mic_watch_staleness_seconds{watch="pods"} 12.5' in lines
+    assert 'aadpodidentity_mic_watch_restarts_total{watch="pods"} 3.0' in lines
+    assert 'aadpodidentity_mic_watch_staleness_seconds{watch="nodes"} 0.0' in lines
+
+
+def test_each_kind_and_reason_has_a_series_and_no_other_kind_has_one() -> None:
+    registry, skipped = CollectorRegistry(), SkippedObjects()
+    SkippedMetrics(registry, "aadpodidentity_nmi_", (EXCEPTIONS,)).watch(skipped.counts)
+    skipped.report(EXCEPTIONS, BareMeta(name="a"), TooLarge("it is too large"))
+    skipped.report(PODS, BareMeta(name="a"), TooLarge("it is too large"))
+    lines = [line for line in expose(registry).decode().splitlines() if not line.startswith("#")]
+    name = "aadpodidentity_nmi_objects_skipped_total"
+    kind = "azurepodidentityexceptions"
+    assert f'{name}{{kind="{kind}",reason="size"}} 1.0' in lines
+    assert f'{name}{{kind="{kind}",reason="handler"}} 0.0' in lines
+    assert len(lines) == 5

@@ -1,7 +1,9 @@
-"""The probe and metrics servers, with valid and invalid requests."""
+"""The probe and metrics servers, with valid and invalid requests; their debug pages, which only loopback may read."""
 
 import asyncio
 import contextlib
+import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import pytest
@@ -9,16 +11,18 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from podidentity.telemetry import probes
 from podidentity.telemetry.probes import CONNECTIONS_MAX, CONNECTIONS_OF_ONE_PEER, HEAD_MAX, HttpEndpoints, PortInUse
+from podidentity.telemetry.profile import Profiler
 
 Open = Callable[..., Awaitable[HttpEndpoints]]
+EVERYWHERE = "0.0.0.0"
 
 
 @pytest.fixture
 async def endpoints() -> AsyncIterator[Open]:
     started: list[HttpEndpoints] = []
 
-    async def start(**options: object) -> HttpEndpoints:
-        made = HttpEndpoints("127.0.0.1", 0, **options)  # type: ignore[arg-type]  # by name, as the test gives them
+    async def start(host: str = "127.0.0.1", **options: object) -> HttpEndpoints:
+        made = HttpEndpoints(host, 0, **options)  # type: ignore[arg-type]  # by name, as the test gives them
         await made.start()
         started.append(made)
         return made
@@ -28,8 +32,8 @@ async def endpoints() -> AsyncIterator[Open]:
         await made.stop()
 
 
-async def ask(port: int, request: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def ask(port: int, request: bytes, address: str = "127.0.0.1") -> bytes:
+    reader, writer = await asyncio.open_connection(address, port)
     try:
         writer.write(request)
         async with asyncio.timeout(60):
@@ -39,9 +43,17 @@ async def ask(port: int, request: bytes) -> bytes:
         await writer.wait_closed()
 
 
-async def get(port: int, path: str) -> tuple[int, str]:
-    head, _, body = (await ask(port, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())).partition(b"\r\n\r\n")
+async def get(port: int, path: str, address: str = "127.0.0.1") -> tuple[int, str]:
+    answer = await ask(port, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), address)
+    head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split(b" ")[1]), body.decode()
+
+
+async def closed(*connections: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
+    for _, writer in connections:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 @pytest.mark.parametrize("word", ["Active", "Not Active"])
@@ -155,10 +167,7 @@ async def test_a_client_that_holds_all_connections_does_not_block_probes(
     for reader, writer in (probe, others):
         writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
-    for _, writer in (probe, others, *greedy):
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
+    await closed(probe, others, *greedy)
 
 
 async def test_one_address_has_eight_connections(endpoints: Open) -> None:
@@ -171,10 +180,7 @@ async def test_one_address_has_eight_connections(endpoints: Open) -> None:
     for reader, writer in (*eight[1:], other, ninth):
         writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 200")
-    for _, writer in (*eight, other, ninth):
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
+    await closed(*eight, other, ninth)
 
 
 async def test_a_check_that_raises_is_a_500_and_a_log_line(endpoints: Open, caplog: pytest.LogCaptureFixture) -> None:
@@ -202,3 +208,81 @@ async def test_a_stopped_server_releases_its_port(endpoints: Open) -> None:
     await follower.start()
     assert (await get(follower.port, "/healthz"))[0] == 200
     await follower.stop()
+
+
+def shown() -> Mapping[str, object]:
+    return {"governor": {"waiting": 0}}
+
+
+@pytest.fixture
+def own_address() -> str:
+    """An address of this machine that is not loopback's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only asks which address would be used
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"])
+async def test_the_state_is_served_on_loopback(endpoints: Open, address: str) -> None:
+    opened = await endpoints(EVERYWHERE, state=shown)
+    status, body = await get(opened.port, "/debug/state", address)
+    assert status == 200
+    assert json.loads(body) == {"governor": {"waiting": 0}}
+
+
+@pytest.mark.parametrize("path", ["/debug/state", "/debug/profile?seconds=1"])
+async def test_the_state_is_not_served_to_another_address(
+    endpoints: Open, path: str, monkeypatch: pytest.MonkeyPatch, own_address: str
+) -> None:
+    if not own_address:  # a machine without a network: the peer's address is all that can be changed
+        monkeypatch.setattr(asyncio.StreamWriter, "get_extra_info", lambda *_: ("10.1.2.3", 9))
+    profiler = Profiler()
+    opened = await endpoints(EVERYWHERE, state=shown, profile=profiler.sample)
+    status, body = await get(opened.port, path, own_address or "127.0.0.1")
+    assert status in {403, 404}
+    assert "governor" not in body
+
+
+async def test_without_a_state_function_the_page_does_not_exist(endpoints: Open) -> None:
+    opened = await endpoints(healthz=lambda: "Active")
+    assert (await get(opened.port, "/debug/state"))[0] == 404
+    assert (await get(opened.port, "/debug/profile"))[0] == 404
+
+
+def busy_by_this_name() -> None:
+    for _ in range(20_000):
+        pass
+
+
+async def test_a_profile_names_the_functions_of_the_loop(endpoints: Open) -> None:
+    opened = await endpoints(profile=Profiler().sample)
+    asked = asyncio.create_task(get(opened.port, "/debug/profile?seconds=1"))
+    while not asked.done():
+        busy_by_this_name()
+        await asyncio.sleep(0)
+    status, body = await asked
+    assert status == 200
+    assert "test_probes.busy_by_this_name" in body
+    stack, _, count = body.splitlines()[0].rpartition(" ")
+    assert ";" in stack
+    assert int(count) > 0
+
+
+async def test_a_client_that_disconnects_ends_its_profile(endpoints: Open) -> None:
+    begun = asyncio.Event()
+
+    async def sample(seconds: float) -> str:
+        begun.set()
+        return await Profiler().sample(seconds)
+
+    opened = await endpoints(profile=sample)
+    _, writer = await asyncio.open_connection("127.0.0.1", opened.port)
+    writer.write(b"GET /debug/profile?seconds=60 HTTP/1.1\r\nHost: x\r\n\r\n")
+    await begun.wait()
+    writer.close()
+    await writer.wait_closed()
+    async with asyncio.timeout(60):
+        await opened.stop()

@@ -1,6 +1,9 @@
-"""The machine's certificate authorities are loaded with the first connection, not when aiohttp is imported.
+"""Imports without what most programs never use.
 
-Each test runs in a separate process, because aiohttp is imported once in a process.
+aiohttp is imported without certificate authorities, which are loaded with the first connection, and prometheus_client
+without its HTTP servers.
+
+Each test runs in a separate process, because a package is imported once in a process.
 """
 
 import subprocess
@@ -53,12 +56,16 @@ def authority(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def printed(code: str, *arguments: str, **environment: str) -> str:
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment or None)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
 def run(code: str, folder: Path, *arguments: str, trusted: str = "ca.pem") -> str:
     environment = {"SSL_CERT_FILE": str(folder / trusted), "SSL_CERT_DIR": str(folder / "none")}
-    command = [sys.executable, "-c", BEGIN + code, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return printed(BEGIN + code, *arguments, **environment)
 
 
 def test_importing_aiohttp_loads_no_authority(authority: Path) -> None:
@@ -126,6 +133,41 @@ from mic.cli import main
 main([])
 """
     environment = {"SSL_CERT_FILE": str(authority / "ca.pem"), "MIC_POD_NAMESPACE": "default"}
-    command = [sys.executable, "-c", f"import sys\n{code}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
-    assert (done.stdout.strip(), done.stderr) == ("LateAuthorities", "")
+    assert printed(f"import sys\n{code}", **environment) == "LateAuthorities"
+
+
+BEGIN_PROMETHEUS = """
+import sys
+from podidentity.telemetry.late_exposition import import_prometheus
+import_prometheus()
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+"""
+
+
+def test_the_import_loads_no_server_and_no_client() -> None:
+    unused = {"http.server", "wsgiref", "urllib.request", "email", "prometheus_client.exposition"}
+    code = f"print({unused} & set(sys.modules))"
+    assert printed(BEGIN_PROMETHEUS + code) == "set()"
+
+
+def test_functions_of_the_module_import_it_with_their_first_call() -> None:
+    code = """
+registry = CollectorRegistry()
+Counter("requests", "Requests.", registry=registry).inc()
+print(b"requests_total 1.0" in generate_latest(registry), "prometheus_client.exposition" in sys.modules)
+import prometheus_client.exposition
+print(prometheus_client.exposition.generate_latest is prometheus_client.generate_latest)
+"""
+    assert printed(BEGIN_PROMETHEUS + code) == "True True\nFalse"
+
+
+def test_an_imported_package_stays_as_it_is() -> None:
+    code = """
+import prometheus_client
+before = prometheus_client.generate_latest
+from podidentity.telemetry.late_exposition import import_prometheus
+import_prometheus()
+print(prometheus_client.generate_latest is before, prometheus_client.exposition.__name__)
+"""
+    assert printed(code) == "True prometheus_client.exposition"
