@@ -10,7 +10,7 @@ from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.refusal import Reason
 from podidentity.resources import CREATED, AzureAssignedIdentity, Pod
 from tests.nmi.identity.shapes import REQUEST, assigned_identity, by, pod
-from tests.nmi.virtual_issuer import virtual_issuer
+from tests.nmi.issuer_bench import issuer_without_reads
 from tests.virtual_time import now
 
 OTHER_ID = "c11e0000-0000-0000-0000-00000000000b"
@@ -49,11 +49,11 @@ CASES: Final = {
 async def answered(case: Case, *, interval: float, time_limit: float, attempts: int) -> list[float]:
     """Return when the client receives a refusal, in seconds after its first attempt."""
     times = []
-    async with virtual_issuer(managed=case.managed) as issuer:
+    async with issuer_without_reads(managed=case.managed) as issuer:
         if case.shown is not None:
-            issuer.deliver(case.shown)
+            issuer.cluster.deliver(case.shown)
         if case.assigned is not None:
-            issuer.deliver(case.assigned, "assigned_identities")
+            issuer.cluster.deliver(case.assigned, "assigned_identities")
         began = now()
         for number in range(attempts):
             await asyncio.sleep(began + number * interval - now())

@@ -11,9 +11,9 @@ from nmi.refusal import Reason
 from nmi.tokens.source import PolicyError
 from nmi.tokens.token import Token
 from podidentity.resources import CREATED
-from tests.nmi.fake_imds import Answer, error_body
 from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, REQUEST, RESOURCE, assigned_identity, by, pod
+from tests.nmi.imds import HANG, Reply, error_body
 from tests.nmi.issuer_bench import running_issuer
 from tests.nmi.tokens.fakes import FakeSource
 from tests.support.waiting import until
@@ -121,7 +121,7 @@ async def test_a_client_that_disconnects_ends_its_wait_and_no_other() -> None:
 async def test_one_time_budget_covers_holding_and_fetching() -> None:
     async with running_issuer(policy=BRIEF) as bench:
         await bench.with_pod()
-        bench.imds.script = [Answer(hang=True)]
+        bench.imds.script = [HANG]
         began = now()
         refusal = await bench.refused()
         assert refusal.reason is Reason.UPSTREAM_UNAVAILABLE
@@ -131,16 +131,16 @@ async def test_one_time_budget_covers_holding_and_fetching() -> None:
 @pytest.mark.parametrize(
     ("answer", "reason", "retry_after"),
     [
-        (Answer(400, error_body("invalid_resource", "no")), Reason.UPSTREAM_REFUSED, None),
-        (Answer(403, error_body("access_denied", "no")), Reason.UPSTREAM_REFUSED, None),
-        (Answer(429, b"{}", {"Retry-After": "7"}), Reason.UPSTREAM_THROTTLED, 7.0),
-        (Answer(503, b"{}", {"Retry-After": "3"}), Reason.UPSTREAM_UNAVAILABLE, 3.0),
-        (Answer(410, b"{}"), Reason.UPSTREAM_UNAVAILABLE, None),
-        (Answer(200, b"not json"), Reason.UPSTREAM_UNAVAILABLE, None),
+        (Reply(400, error_body("invalid_resource", "no")), Reason.UPSTREAM_REFUSED, None),
+        (Reply(403, error_body("access_denied", "no")), Reason.UPSTREAM_REFUSED, None),
+        (Reply(429, b"{}", {"Retry-After": "7"}), Reason.UPSTREAM_THROTTLED, 7.0),
+        (Reply(503, b"{}", {"Retry-After": "3"}), Reason.UPSTREAM_UNAVAILABLE, 3.0),
+        (Reply(410, b"{}"), Reason.UPSTREAM_UNAVAILABLE, None),
+        (Reply(200, b"not json"), Reason.UPSTREAM_UNAVAILABLE, None),
     ],
     ids=["invalid-resource", "denied", "throttled", "down", "gone-for-now", "garbage"],
 )
-async def test_upstream_failures_have_their_reasons(answer: Answer, reason: Reason, retry_after: float | None) -> None:
+async def test_upstream_failures_have_their_reasons(answer: Reply, reason: Reason, retry_after: float | None) -> None:
     async with running_issuer() as bench:
         await bench.with_pod()
         bench.imds.script = [answer]
@@ -157,7 +157,7 @@ async def test_a_refusal_contains_azures_message_code_and_correlation_id() -> No
             f"({tenant}), endpoint unreachable <b>eyJ0eXAiOiJKV1QiLCJhbGci</b>.\r\nTrace ID: {trace}\r\n"
             f"Correlation ID: {correlation}\r\nTimestamp: 2026-01-01 00:00:00Z"
         )
-        answer = Answer(400, error_body("invalid_resource", description), {"x-ms-request-id": "11f5-ab"})
+        answer = Reply(400, error_body("invalid_resource", description), {"x-ms-request-id": "11f5-ab"})
         bench.imds.script = [answer]
         refusal = await bench.refused()
         assert refusal.correlation == correlation
@@ -174,23 +174,23 @@ async def test_a_refusal_contains_azures_message_code_and_correlation_id() -> No
 async def test_the_correlation_id_header_is_used_if_the_message_has_none() -> None:
     async with running_issuer() as bench:
         await bench.with_pod()
-        bench.imds.script = [Answer(400, error_body("invalid_resource", "no"), {"x-ms-request-id": "11f5-ab"})]
+        bench.imds.script = [Reply(400, error_body("invalid_resource", "no"), {"x-ms-request-id": "11f5-ab"})]
         assert "correlation id 11f5-ab" in (await bench.refused()).sentence
-        bench.imds.script = [Answer(403, error_body("denied", "no"), {"x-ms-correlation-request-id": "22-cd"})]
+        bench.imds.script = [Reply(403, error_body("denied", "no"), {"x-ms-correlation-request-id": "22-cd"})]
         assert "correlation id 22-cd" in (await bench.refused(TokenRequest("https://other"))).sentence
 
 
 async def test_the_word_that_makes_sdks_stop_retrying_is_never_passed_on_from_upstream() -> None:
     async with running_issuer() as bench:
         await bench.with_pod()
-        bench.imds.script = [Answer(403, error_body("host_unreachable", "A socket operation was unreachable"))]
+        bench.imds.script = [Reply(403, error_body("host_unreachable", "A socket operation was unreachable"))]
         assert "unreachable" not in (await bench.refused()).sentence.lower()
 
 
 async def test_imds_lag_after_the_assignment_is_waited_out() -> None:
     async with running_issuer() as bench:
         await bench.with_pod()
-        bench.imds.script = [Answer(400, error_body("invalid_request", "Identity not found"))]
+        bench.imds.script = [Reply(400, error_body("invalid_request", "Identity not found"))]
         assert (await bench.issued()).identity == "ns/id"
         assert len(bench.imds.calls) == 2
 
@@ -199,7 +199,7 @@ async def test_imds_lag_beyond_the_budget_is_a_retryable_refusal() -> None:
     async with running_issuer() as bench:
         await bench.with_pod()
         bench.cluster.clock.ahead += 61.0
-        bench.imds.script = [Answer(400, error_body("invalid_request", "Identity not found"))] * 50
+        bench.imds.script = [Reply(400, error_body("invalid_request", "Identity not found"))] * 50
         # Assigned for almost the whole window: no further retries, and no final refusal yet.
         assert (await bench.refused()).reason is Reason.STILL_ASSIGNING
         bench.cluster.clock.ahead += 30.0
@@ -288,7 +288,7 @@ async def test_the_log_can_name_the_pods_uid_and_azures_own_id_of_the_call() -> 
         assert (issued.uid, issued.correlation) == (entry.uid, "call-1")
     async with running_issuer() as bench:
         await bench.with_pod()
-        bench.imds.script = [Answer(403, error_body("access_denied", "no"), {"x-ms-request-id": "11f5-ab"})]
+        bench.imds.script = [Reply(403, error_body("access_denied", "no"), {"x-ms-request-id": "11f5-ab"})]
         assert (await bench.refused()).correlation == "11f5-ab"
 
 

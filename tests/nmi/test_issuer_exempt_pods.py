@@ -17,7 +17,6 @@ from nmi.tokens.governor import CongestedError
 from podidentity.azure.errors import Throttled, Unreachable
 from podidentity.azure.imds import RawAnswer
 from podidentity.resources import OwnerReference
-from tests.nmi.fake_imds import Answer
 from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import (
     ADDRESS,
@@ -31,6 +30,7 @@ from tests.nmi.identity.shapes import (
     pod,
     resource_id,
 )
+from tests.nmi.imds import HANG
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.support.waiting import until
 from tests.virtual_time import now
@@ -104,7 +104,7 @@ async def test_an_exempt_pods_answer_is_not_cached() -> None:
 async def test_an_imds_that_does_not_respond_is_a_refusal_within_the_budget() -> None:
     async with running_issuer(policy=DecisionPolicy(max_hold_seconds=5.0)) as bench:
         await exempt(bench)
-        bench.imds.script = [Answer(hang=True)]
+        bench.imds.script = [HANG]
         began = now()
         assert (await bench.refused()).reason is Reason.UPSTREAM_UNAVAILABLE
         assert now() - began == pytest.approx(5.0)

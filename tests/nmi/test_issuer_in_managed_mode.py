@@ -9,9 +9,9 @@ from nmi.identity.request import TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason, Refusal
 from podidentity.azure.imds import RawAnswer
-from tests.nmi.fake_imds import Answer, error_body
 from tests.nmi.identity.cluster import DEADLINE
 from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, RESOURCE, binding, identity, pod
+from tests.nmi.imds import Reply, error_body
 from tests.nmi.issuer_bench import IssuerBench, running_issuer
 from tests.nmi.tokens.fakes import FakeSource
 from tests.support.waiting import until
@@ -65,7 +65,7 @@ async def test_an_object_deleted_during_the_fetch_is_not_granted_and_ready_answe
 async def test_an_identity_unknown_to_imds_is_waited_for() -> None:
     async with running_issuer(managed=True, policy=POLICY) as bench:
         await bound(bench)
-        bench.imds.script = [Answer(400, error_body("invalid_request", "Identity not found"))]
+        bench.imds.script = [Reply(400, error_body("invalid_request", "Identity not found"))]
         assert (await bench.issued()).identity == "ns/id"
         assert len(bench.imds.calls) == 2
 

@@ -15,8 +15,8 @@ from nmi.identity.request import SelectorKind, TokenRequest
 from nmi.issuer import Issued
 from nmi.refusal import Reason
 from podidentity.resources import CREATED
-from tests.nmi.identity.shapes import CLIENT_ID, REQUEST, assigned_identity, binding, by, identity, pod
-from tests.nmi.virtual_issuer import VirtualIssuer, refused_after, virtual_issuer
+from tests.nmi.identity.shapes import ADDRESS, CLIENT_ID, REQUEST, assigned_identity, binding, by, identity, pod
+from tests.nmi.issuer_bench import IssuerBench, issuer_without_reads, refused_after
 from tests.virtual_time import settle
 
 HOLD: Final = 45.0
@@ -27,141 +27,144 @@ MISSING: Final = {"any identity": (False, REQUEST), "a named identity": (True, U
 """Whether the pod has an identity, and a request that it does not serve."""
 
 
-def deliver(issuer: VirtualIssuer, *, assigned: bool = False) -> PodEntry:
-    issuer.deliver(pod())
+def deliver(issuer: IssuerBench, *, assigned: bool = False) -> PodEntry:
+    issuer.cluster.deliver(pod())
     if assigned:
-        issuer.deliver(assigned_identity(), "assigned_identities")
-    return issuer.at()
+        issuer.cluster.deliver(assigned_identity(), "assigned_identities")
+    return issuer.cluster.owner(ADDRESS)
 
 
 @pytest.mark.parametrize("missing", MISSING)
 @pytest.mark.parametrize(("policy", "hold"), [(DecisionPolicy(), HOLD), (ATTEMPTS, 10.0)], ids=["max-hold", "attempts"])
 async def test_repeats_get_the_same_response_immediately(policy: DecisionPolicy, hold: float, missing: str) -> None:
     assigned, request = MISSING[missing]
-    async with virtual_issuer(policy) as issuer:
+    async with issuer_without_reads(policy) as issuer:
         deliver(issuer, assigned=assigned)
-        first, seconds = await issuer.refused(request)
+        first, seconds = await issuer.refused_after(request)
         assert (first.reason, seconds) == (Reason.NO_MATCHING_IDENTITY, hold)
         await asyncio.sleep(600.0)
         for _ in range(3):
-            assert await issuer.refused(request) == (first, 0.0)
-        assert issuer.measures.held == 0
+            assert await issuer.refused_after(request) == (first, 0.0)
+        assert issuer.held_requests == 0
 
 
 async def test_in_managed_mode_repeats_get_the_same_response_immediately() -> None:
     assert MANAGED_HOLD_SECONDS < 2.0
-    async with virtual_issuer(managed=True) as issuer:
+    async with issuer_without_reads(managed=True) as issuer:
         deliver(issuer)
-        assert await issuer.refused() == (NONE_ASSIGNED, MANAGED_HOLD_SECONDS)
-        assert await issuer.refused() == (NONE_ASSIGNED, 0.0)
-        issuer.deliver(identity(), "identities")
-        issuer.deliver(binding(), "bindings")
-        assert isinstance(await issuer.ask(), Issued)
+        assert await issuer.refused_after() == (NONE_ASSIGNED, MANAGED_HOLD_SECONDS)
+        assert await issuer.refused_after() == (NONE_ASSIGNED, 0.0)
+        issuer.cluster.deliver(identity(), "identities")
+        issuer.cluster.deliver(binding(), "bindings")
+        assert isinstance(await issuer.issue(), Issued)
 
 
 @pytest.mark.parametrize(("managed", "hold"), [(False, HOLD), (True, MANAGED_HOLD_SECONDS)])
 async def test_a_request_for_a_named_pod_is_held_as_long(managed: bool, hold: float) -> None:
-    async with virtual_issuer(managed=managed) as issuer:
-        issuer.deliver(pod(host_network=True))
-        assert await refused_after(issuer.ask_for()) == (NONE_ASSIGNED, hold)
+    async with issuer_without_reads(managed=managed) as issuer:
+        issuer.cluster.deliver(pod(host_network=True))
+        assert await refused_after(issuer.issue_for()) == (NONE_ASSIGNED, hold)
 
 
 async def test_a_request_that_arrives_during_the_hold_is_refused_at_its_end() -> None:
-    async with virtual_issuer() as issuer:
+    async with issuer_without_reads() as issuer:
         deliver(issuer)
-        first = asyncio.create_task(issuer.refused())
+        first = asyncio.create_task(issuer.refused_after())
         await asyncio.sleep(30.0)
-        assert await issuer.refused() == (NONE_ASSIGNED, 15.0)
+        assert await issuer.refused_after() == (NONE_ASSIGNED, 15.0)
         assert await first == (NONE_ASSIGNED, 45.0)
 
 
 @pytest.mark.parametrize("missing", MISSING)
 async def test_a_repeat_may_be_refused_by_the_fast_lane_in_this_generation(missing: str) -> None:
     assigned, request = MISSING[missing]
-    async with virtual_issuer() as issuer:
+    async with issuer_without_reads() as issuer:
         entry = deliver(issuer, assigned=assigned)
-        assert (await issuer.refused(request))[0].generation is None, "it was held"
-        assert (await issuer.refused(request))[0].generation == entry.record.generation
+        assert (await issuer.refused_after(request))[0].generation is None, "it was held"
+        assert (await issuer.refused_after(request))[0].generation == entry.record.generation
 
 
 async def test_an_assignment_ends_the_immediate_responses() -> None:
-    async with virtual_issuer() as issuer:
+    async with issuer_without_reads() as issuer:
         deliver(issuer, assigned=True)
-        await issuer.refused(UNASSIGNED)
-        assert await issuer.refused(UNASSIGNED) == (NONE_MATCHES, 0.0)
-        issuer.deliver(assigned_identity("other", client_id=UNASSIGNED.selector_value), "assigned_identities")
-        answer = await issuer.ask(UNASSIGNED)
+        await issuer.refused_after(UNASSIGNED)
+        assert await issuer.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
+        issuer.cluster.deliver(assigned_identity("other", client_id=UNASSIGNED.selector_value), "assigned_identities")
+        answer = await issuer.issue(UNASSIGNED)
         assert isinstance(answer, Issued)
         assert answer.identity == "ns/other"
 
 
 async def test_a_change_of_the_label_or_the_assignment_begins_a_new_hold() -> None:
-    async with virtual_issuer() as issuer:
+    async with issuer_without_reads() as issuer:
         deliver(issuer)
-        await issuer.refused()
-        issuer.deliver(pod(label="other"))
-        assert await issuer.refused() == (NONE_ASSIGNED, HOLD)
-        issuer.deliver(assigned_identity(status=CREATED, selector="unrelated"), "assigned_identities")
-        assert await issuer.refused() == (NONE_ASSIGNED, HOLD)
-        issuer.deliver(pod(label="other"))
-        assert await issuer.refused() == (NONE_ASSIGNED, 0.0), "nothing has changed"
+        await issuer.refused_after()
+        issuer.cluster.deliver(pod(label="other"))
+        assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
+        issuer.cluster.deliver(assigned_identity(status=CREATED, selector="unrelated"), "assigned_identities")
+        assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
+        issuer.cluster.deliver(pod(label="other"))
+        assert await issuer.refused_after() == (NONE_ASSIGNED, 0.0), "nothing has changed"
 
 
 async def test_an_identity_that_is_being_assigned_is_waited_for_again_after_each_response() -> None:
-    async with virtual_issuer() as issuer:
+    async with issuer_without_reads() as issuer:
         deliver(issuer)
-        issuer.deliver(assigned_identity(status=CREATED), "assigned_identities")
+        issuer.cluster.deliver(assigned_identity(status=CREATED), "assigned_identities")
         for _ in range(3):
-            refusal, seconds = await issuer.refused()
+            refusal, seconds = await issuer.refused_after()
             assert (refusal.reason, refusal.generation, seconds) == (Reason.STILL_ASSIGNING, None, HOLD)
 
 
 async def test_a_hold_in_which_something_changed_begins_again() -> None:
-    async with virtual_issuer() as issuer:
+    async with issuer_without_reads() as issuer:
         deliver(issuer)
-        pending = asyncio.create_task(issuer.refused())
+        pending = asyncio.create_task(issuer.refused_after())
         await asyncio.sleep(30.0)
-        issuer.deliver(pod(label="other"))
+        issuer.cluster.deliver(pod(label="other"))
         assert await pending == (NONE_ASSIGNED, HOLD), "a request waits no longer than that"
-        assert await issuer.refused() == (NONE_ASSIGNED, 30.0), "and the hold ends 45 s after the change"
-        assert await issuer.refused() == (NONE_ASSIGNED, 0.0)
+        assert await issuer.refused_after() == (NONE_ASSIGNED, 30.0), "and the hold ends 45 s after the change"
+        assert await issuer.refused_after() == (NONE_ASSIGNED, 0.0)
 
 
 async def test_each_missing_identity_has_its_own_hold() -> None:
-    async with virtual_issuer() as issuer:
+    async with issuer_without_reads() as issuer:
         deliver(issuer, assigned=True)
         assert await issuer.refused_within(1.0, UNASSIGNED) is None
         await asyncio.sleep(29.0)
         other = by(SelectorKind.RESOURCE_ID, "/of/another")
-        pending = asyncio.create_task(issuer.refused(other))
-        assert await issuer.refused(replace(UNASSIGNED, resource="https://another.audience")) == (NONE_MATCHES, 15.0)
+        pending = asyncio.create_task(issuer.refused_after(other))
+        assert await issuer.refused_after(replace(UNASSIGNED, resource="https://another.audience")) == (
+            NONE_MATCHES,
+            15.0,
+        )
         same = replace(UNASSIGNED, selector_value=UNASSIGNED.selector_value.upper())
-        assert await issuer.refused(same) == (NONE_MATCHES, 0.0)
+        assert await issuer.refused_after(same) == (NONE_MATCHES, 0.0)
         assert await pending == (NONE_MATCHES, HOLD)
 
 
 async def test_a_pod_that_has_its_identity_is_served_in_spite_of_a_missing_one() -> None:
-    async with virtual_issuer() as issuer:
+    async with issuer_without_reads() as issuer:
         deliver(issuer, assigned=True)
-        await issuer.refused(UNASSIGNED)
-        assert isinstance(await issuer.ask(by(SelectorKind.CLIENT_ID, CLIENT_ID)), Issued)
+        await issuer.refused_after(UNASSIGNED)
+        assert isinstance(await issuer.issue(by(SelectorKind.CLIENT_ID, CLIENT_ID)), Issued)
 
 
 async def test_fresh_tokens_of_pods_that_share_an_identity_begin_no_new_hold() -> None:
-    async with virtual_issuer() as issuer:
+    async with issuer_without_reads() as issuer:
         deliver(issuer, assigned=True)
-        issuer.deliver(pod("second", uid="uid-2", addresses=("10.0.0.2",)))
-        issuer.deliver(assigned_identity(pod_name="second"), "assigned_identities")
-        await issuer.ask()  # from now on the pod has a ready answer with the shared token
-        pending = asyncio.create_task(issuer.refused(UNASSIGNED))
-        before = issuer.at().record.generation
+        issuer.cluster.deliver(pod("second", uid="uid-2", addresses=("10.0.0.2",)))
+        issuer.cluster.deliver(assigned_identity(pod_name="second"), "assigned_identities")
+        await issuer.issue()  # from now on the pod has a ready answer with the shared token
+        pending = asyncio.create_task(issuer.refused_after(UNASSIGNED))
+        before = issuer.cluster.owner(ADDRESS).record.generation
         for _ in range(4):
             await asyncio.sleep(10.0)
-            await issuer.ask()
-            await issuer.ask(TokenRequest(REQUEST.resource, force_refresh=True), peer="10.0.0.2")
-        assert issuer.at().record.generation > before, "the replaced token is no longer sent"
+            await issuer.issue()
+            await issuer.issue(TokenRequest(REQUEST.resource, force_refresh=True), peer="10.0.0.2")
+        assert issuer.cluster.owner(ADDRESS).record.generation > before, "the replaced token is no longer sent"
         assert await pending == (NONE_MATCHES, HOLD)
-        assert await issuer.refused(UNASSIGNED) == (NONE_MATCHES, 0.0)
+        assert await issuer.refused_after(UNASSIGNED) == (NONE_MATCHES, 0.0)
 
 
 def test_tokens_beyond_the_number_that_is_noted_begin_no_new_hold() -> None:
@@ -175,16 +178,16 @@ def test_tokens_beyond_the_number_that_is_noted_begin_no_new_hold() -> None:
 
 
 async def test_a_pod_of_the_same_name_is_held_again() -> None:
-    async with virtual_issuer() as issuer:
+    async with issuer_without_reads() as issuer:
         deliver(issuer)
-        await issuer.refused()
-        issuer.deliver_deletion(pod())
-        issuer.deliver(pod(uid="uid-2"))
-        assert await issuer.refused() == (NONE_ASSIGNED, HOLD)
+        await issuer.refused_after()
+        issuer.cluster.deliver_deletion(pod())
+        issuer.cluster.deliver(pod(uid="uid-2"))
+        assert await issuer.refused_after() == (NONE_ASSIGNED, HOLD)
 
 
 async def test_a_pod_that_requests_ever_new_identities_uses_no_more_memory() -> None:
-    async with virtual_issuer() as issuer:
+    async with issuer_without_reads() as issuer:
         entry = deliver(issuer, assigned=True)
         for number in range(200):
             long = by(SelectorKind.CLIENT_ID, f"{number}-{'x' * 2000}")
@@ -195,8 +198,8 @@ async def test_a_pod_that_requests_ever_new_identities_uses_no_more_memory() -> 
         used = sys.getsizeof(noted) + sum(sys.getsizeof(each) for pair in noted.items() for each in pair)
         assert used < 2_500
         await settle()
-        refusal, seconds = await issuer.refused(long)
+        refusal, seconds = await issuer.refused_after(long)
         assert refusal == NONE_MATCHES
         assert seconds == pytest.approx(HOLD, abs=0.1)
-        issuer.deliver(pod(label=None))
+        issuer.cluster.deliver(pod(label=None))
         assert entry._first_requests is None, "a change ends the notes"

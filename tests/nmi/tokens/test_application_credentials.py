@@ -25,14 +25,12 @@ async def test_a_fetch_for_the_audience_is_recorded_and_a_cached_answer_is_not()
         await bench.token(FOR_APPLICATIONS)
     assert bench.registry.get_sample_value(TOKENS, {"identity": name}) == 1.0
     assert bench.broker.state()["application_credentials"] == {"tokens": {name: 1}, "unrecorded": 0}
-    await bench.broker.aclose()
 
 
 async def test_other_audiences_are_not_recorded() -> None:
     bench = Bench()
     await bench.token()
     assert bench.broker.state()["application_credentials"] == {"tokens": {}, "unrecorded": 0}
-    await bench.broker.aclose()
 
 
 async def test_a_failed_fetch_is_not_recorded() -> None:
@@ -41,7 +39,6 @@ async def test_a_failed_fetch_is_not_recorded() -> None:
     with pytest.raises(Refused):
         await bench.token(FOR_APPLICATIONS)
     assert bench.broker.state()["application_credentials"] == {"tokens": {}, "unrecorded": 0}
-    await bench.broker.aclose()
 
 
 async def test_a_token_of_the_previous_nmi_is_recorded_when_it_is_used() -> None:
@@ -51,8 +48,6 @@ async def test_a_token_of_the_previous_nmi_is_recorded_when_it_is_used() -> None
     await after.token(FOR_APPLICATIONS)
     assert after.source.sent == 0
     assert after.registry.get_sample_value(TOKENS, {"identity": "/".join(identity().key)}) == 1.0
-    await before.broker.aclose()
-    await after.broker.aclose()
 
 
 @pytest.mark.parametrize(

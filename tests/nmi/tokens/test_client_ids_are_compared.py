@@ -20,7 +20,7 @@ from nmi.tokens.user_assigned import ImdsSelector, OtherIdentityError, UserAssig
 from podidentity.azure.errors import Refused
 from podidentity.azure.imds import ImdsSource
 from podidentity.resources import AzureIdentity, AzureIdentitySpec, Meta
-from tests.nmi.fake_imds import SECRET, Answer, FakeImds, running_imds
+from tests.nmi.imds import SECRET, Imds, Reply, running_imds
 from tests.nmi.tokens.fakes import REQUEST
 
 OWN, KUBELETS = "c11e0000-0000-0000-0000-00000000000a", "c11e0000-0000-0000-0000-00000000000b"
@@ -33,7 +33,7 @@ def identity(client_id: str = OWN, resource_id: str = RESOURCE_ID) -> AzureIdent
 
 
 @asynccontextmanager
-async def running(*, managed: bool) -> AsyncIterator[tuple[FakeImds, TokenBroker]]:
+async def running(*, managed: bool) -> AsyncIterator[tuple[Imds, TokenBroker]]:
     async with running_imds() as imds, imds.session() as session:
         imds.client_ids[RESOURCE_ID.lower()] = OWN
         broker = TokenBroker(
@@ -52,11 +52,11 @@ def jwt(**claims: str) -> str:
     return f"{SECRET}.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
 
 
-def without_client_id(imds: FakeImds, token: str) -> Answer:
+def without_client_id(imds: Imds, token: str) -> Reply:
     """An answer that does not say whose *token* it holds."""
     document = json.loads(imds.token_body({"resource": "r"})) | {"access_token": token}
     del document["client_id"]
-    return Answer(body=json.dumps(document).encode())
+    return Reply(body=json.dumps(document).encode())
 
 
 @pytest.mark.parametrize("managed", [False, True], ids=["standard", "managed"])

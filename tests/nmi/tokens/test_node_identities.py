@@ -10,15 +10,15 @@ from nmi.tokens.governor import Governor
 from nmi.tokens.node_identity import NodeIdentitySource
 from podidentity.azure.errors import AzureError, NotSent, Paused, Unreachable
 from podidentity.azure.imds import ANSWER_MAX, ImdsSource, RawAnswer
-from tests.nmi.fake_imds import Answer, FakeImds, error_body, running_imds
 from tests.nmi.identity.shapes import CLIENT_ID, RESOURCE
-from tests.nmi.tokens.virtual_imds import Node, Reply
+from tests.nmi.imds import HANG, Imds, Reply, error_body, running_imds
+from tests.nmi.tokens.fakes import Node
 from tests.virtual_time import now
 
 REQUEST = TokenRequest(RESOURCE)
 
 
-async def ask(imds: FakeImds, request: TokenRequest = REQUEST, within: float = 5.0) -> RawAnswer:
+async def ask(imds: Imds, request: TokenRequest = REQUEST, within: float = 5.0) -> RawAnswer:
     async with imds.session() as session:
         return await NodeIdentitySource(ImdsSource(session, imds.url), Governor()).token(request, "ns/mic", within)
 
@@ -55,7 +55,7 @@ async def test_a_response_of_any_status_is_returned_unchanged_after_one_attempt(
     body = error_body("whatever", "IMDS's own sentence")
     async with running_imds() as imds:
         headers = {"Retry-After": "7", "x-ms-request-id": "0a-1b", "Set-Cookie": "a=b", "Location": "http://x/"}
-        imds.script = [Answer(status, body, headers)]
+        imds.script = [Reply(status, body, headers)]
         answer = await ask(imds)
         assert len(imds.calls) == 1
     assert (answer.status, answer.body) == (status, body)
@@ -65,13 +65,13 @@ async def test_a_response_of_any_status_is_returned_unchanged_after_one_attempt(
 
 async def test_malformed_fields_are_not_passed_on() -> None:
     async with running_imds() as imds:
-        imds.script = [Answer(429, b"{}", {"Retry-After": "\u00fc", "x-ms-request-id": "a" * 300})]
+        imds.script = [Reply(429, b"{}", {"Retry-After": "\u00fc", "x-ms-request-id": "a" * 300})]
         assert (await ask(imds)).headers == ()
 
 
 async def test_an_endless_response_is_cut_off() -> None:
     async with running_imds() as imds:
-        imds.script = [Answer(body=b" " * (ANSWER_MAX + 1)), Answer(body=b" " * ANSWER_MAX)]
+        imds.script = [Reply(body=b" " * (ANSWER_MAX + 1)), Reply(body=b" " * ANSWER_MAX)]
         with pytest.raises(AzureError) as raised:
             await ask(imds)
         assert raised.value.code == "answer_too_large"
@@ -80,7 +80,7 @@ async def test_an_endless_response_is_cut_off() -> None:
 
 async def test_a_missing_response_is_an_error() -> None:
     async with running_imds() as imds:
-        imds.script = [Answer(hang=True)]
+        imds.script = [HANG]
         with pytest.raises(Unreachable) as raised:
             await ask(imds, within=0.05)
     assert raised.value.code == "timeout"
@@ -91,7 +91,7 @@ async def test_a_missing_response_is_an_error() -> None:
 
 async def test_a_429_for_an_exempt_pod_pauses_all_calls() -> None:
     node = Node()
-    node.imds.behave = lambda _call: Reply(429, {"Retry-After": "20"}, b"{}")
+    node.imds.behave = lambda _call: Reply(429, b"{}", {"Retry-After": "20"})
     answer = await node.node_identities.token(REQUEST, "ns/exempt", within=45.0)
     assert answer.status == 429
     with pytest.raises(Paused):
@@ -99,7 +99,6 @@ async def test_a_429_for_an_exempt_pod_pauses_all_calls() -> None:
     with pytest.raises(Paused):
         await node.node_identities.token(REQUEST, "ns/exempt", within=45.0)
     assert len(node.imds.calls) == 1
-    await node.broker.aclose()
 
 
 async def test_exempt_pods_obey_and_change_the_breaker() -> None:
@@ -112,7 +111,6 @@ async def test_exempt_pods_obey_and_change_the_breaker() -> None:
     with pytest.raises(NotSent):
         await node.token()
     assert len(node.imds.calls) == 5
-    await node.broker.aclose()
 
 
 async def test_exempt_pods_have_their_own_queue() -> None:
@@ -127,7 +125,6 @@ async def test_exempt_pods_have_their_own_queue() -> None:
     assert now() - before < 0.3
     answers = await asyncio.gather(*flood)
     assert {each.status for each in answers} == {200}
-    await node.broker.aclose()
 
 
 async def test_no_response_is_cached() -> None:
@@ -135,4 +132,3 @@ async def test_no_response_is_cached() -> None:
     bodies = {(await node.node_identities.token(REQUEST, "ns/exempt", within=45.0)).body for _ in range(3)}
     assert len(bodies) == 3
     assert len(node.broker._tokens) == 0
-    await node.broker.aclose()

@@ -29,4 +29,3 @@ async def test_a_slow_refresh_of_one_namespace_delays_no_other_one(monkeypatch: 
     await asyncio.sleep(HALF_LIFE + 2.0)
     assert len(began) == 2
     assert began[1] - began[0] < 1.0
-    await node.broker.aclose()

@@ -63,7 +63,6 @@ async def test_a_rotation_replaces_token_and_timer_at_the_next_fetch() -> None:
     assert [key.credential for key in bench.broker._timers] == ["uid/2"]
     assert len(bench.broker._tokens) == 1
     assert bench.broker.key_of(identity(), RESOURCE, "").credential == "uid/2"
-    await bench.broker.aclose()
 
 
 async def test_a_refresh_during_a_rotation_leaves_nothing_of_the_old_version() -> None:
@@ -78,7 +77,6 @@ async def test_a_refresh_during_a_rotation_leaves_nothing_of_the_old_version() -
     sent = bench.source.sent
     await bench.token()
     assert bench.source.sent == sent
-    await bench.broker.aclose()
 
 
 async def test_after_a_rotation_each_audience_is_fetched_once_with_the_new_version() -> None:
@@ -94,7 +92,6 @@ async def test_after_a_rotation_each_audience_is_fetched_once_with_the_new_versi
     await bench.token(OTHER)
     assert bench.source.sent == 4
     assert {key.credential for key in bench.broker._timers} == {"uid/2"}
-    await bench.broker.aclose()
 
 
 async def test_requests_during_the_first_fetch_after_a_rotation_share_it() -> None:
@@ -110,7 +107,6 @@ async def test_requests_during_the_first_fetch_after_a_rotation_share_it() -> No
     bench.source.gate.set()
     assert await first == await second
     assert bench.source.sent == 1
-    await bench.broker.aclose()
 
 
 async def test_while_the_endpoint_is_down_a_token_of_the_old_version_is_still_served() -> None:
@@ -124,7 +120,6 @@ async def test_while_the_endpoint_is_down_a_token_of_the_old_version_is_still_se
     assert bench.measures.stale_served == 1
     with pytest.raises(Refused):
         await bench.token()
-    await bench.broker.aclose()
 
 
 async def test_the_policy_is_checked_first_for_each_request() -> None:
@@ -136,7 +131,6 @@ async def test_the_policy_is_checked_first_for_each_request() -> None:
     assert bench.source.sent == 1
     bench.source.forbidden = None
     assert await bench.token() == "token-1"
-    await bench.broker.aclose()
 
 
 async def test_a_result_of_several_tenants_expires_with_its_first_token() -> None:
@@ -147,4 +141,3 @@ async def test_a_result_of_several_tenants_expires_with_its_first_token() -> Non
     assert cached.auxiliary == (further,)
     assert cached.left(cached.fetched_at) == pytest.approx(1200.0, abs=1.0)
     assert cached.correlation == "call-1"
-    await bench.broker.aclose()

@@ -42,7 +42,6 @@ async def test_a_hundred_requests_read_the_secret_once_and_sign_in_once(bench: B
     assert (bench.secret_reads, len(bench.aad.calls)) == (1, 1)
     assert (await broker.token(identity, REQUEST, "team-a/late")).token == tokens[0].token
     assert (bench.secret_reads, len(bench.aad.calls)) == (1, 1)
-    await broker.aclose()
 
 
 async def test_a_foreign_client_id_without_its_secret_gets_nothing(bench: Bench) -> None:
@@ -54,7 +53,6 @@ async def test_a_foreign_client_id_without_its_secret_gets_nothing(bench: Bench)
         await broker.token(bench.identity(principal, client_password=named("guess")), REQUEST, "team-a/guesser")
     with pytest.raises(PolicyError):
         await broker.token(bench.identity(principal, client_password=None), REQUEST, "team-a/lazy")
-    await broker.aclose()
 
 
 async def test_identities_that_differ_only_in_what_the_type_ignores_share_one_sign_in(bench: Bench) -> None:
@@ -70,7 +68,6 @@ async def test_identities_that_differ_only_in_what_the_type_ignores_share_one_si
     for each in changed:
         await broker.token(bench.identity(principal, **each), REQUEST, "team-a/one")
     assert len(bench.aad.calls) == 1
-    await broker.aclose()
 
 
 async def test_a_namespace_with_many_secrets_forgets_only_its_own_versions(bench: Bench) -> None:
@@ -99,7 +96,6 @@ async def test_concurrently_requested_principals_each_get_their_own_token(bench:
     )
     client_ids = [read_claims(cached.token.access_token)["appid"] for cached in tokens]
     assert client_ids == [principal.client_id for principal in principals]
-    await broker.aclose()
 
 
 async def test_a_rotation_is_seen_by_the_next_fetch_and_the_old_token_is_dropped(bench: Bench) -> None:
@@ -113,7 +109,6 @@ async def test_a_rotation_is_seen_by_the_next_fetch_and_the_old_token_is_dropped
     assert broker.key_of(identity, RESOURCE, "") != key
     assert (await broker.token(identity, REQUEST, "team-a/one")).token == second.token
     assert len(bench.aad.calls) == 2
-    await broker.aclose()
 
 
 async def test_a_foreign_client_id_neither_joins_its_sign_in_nor_uses_its_token_in_an_outage(
@@ -149,7 +144,6 @@ async def test_a_foreign_client_id_neither_joins_its_sign_in_nor_uses_its_token_
     with pytest.raises(AzureError):
         await broker.token(guessing, other, "team-a/guesser")
     assert (await broker.token(bench.identity(principal), other, "team-a/owner")).token.access_token
-    await broker.aclose()
 
 
 async def test_one_namespace_holds_at_most_its_share_of_the_limit(bench: Bench) -> None:

@@ -31,7 +31,6 @@ async def test_the_result_is_cached_although_no_request_waits() -> None:
     await settle()
     assert await bench.token() == "token-1"
     assert bench.source.sent == 1
-    await bench.broker.aclose()
 
 
 async def test_a_later_request_joins_the_sign_in() -> None:
@@ -41,7 +40,6 @@ async def test_a_later_request_joins_the_sign_in() -> None:
     await settle()
     bench.source.gate.set()
     assert await asking == "token-1"
-    await bench.broker.aclose()
 
 
 async def test_a_failed_sign_in_without_waiters_is_not_retried() -> None:
@@ -55,7 +53,6 @@ async def test_a_failed_sign_in_without_waiters_is_not_retried() -> None:
     assert not bench.broker._flights
     bench.source.retry = lambda: False
     assert await bench.token() == "token-2"
-    await bench.broker.aclose()
 
 
 async def test_shutdown_ends_the_sign_in_too() -> None:

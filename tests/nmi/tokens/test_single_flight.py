@@ -14,7 +14,7 @@ from nmi.tokens.metrics import USER_ASSIGNED, TokenMetrics
 from nmi.tokens.user_assigned import UserAssignedSource
 from podidentity.azure.errors import AzureError, Unreachable
 from podidentity.azure.imds import ImdsSource
-from tests.nmi.fake_imds import running_imds
+from tests.nmi.imds import running_imds
 from tests.nmi.tokens.fakes import FORCE_REFRESH, REQUEST, Bench, identity
 from tests.virtual_time import settle
 
@@ -51,7 +51,6 @@ async def test_a_waiter_that_gives_up_does_not_affect_the_others() -> None:
     assert await third == "token-1"
     assert first.cancelled()
     assert bench.source.sent == 1
-    await bench.broker.aclose()
 
 
 async def test_a_sent_call_is_completed_without_waiters() -> None:
@@ -63,7 +62,6 @@ async def test_a_sent_call_is_completed_without_waiters() -> None:
     await settle()
     assert await bench.token() == "token-1"
     assert bench.source.sent == 1
-    await bench.broker.aclose()
 
 
 async def test_a_queued_flight_is_dropped_with_its_last_waiter() -> None:
@@ -77,7 +75,6 @@ async def test_a_queued_flight_is_dropped_with_its_last_waiter() -> None:
         assert bench.governor.waiting == 0
     assert bench.source.sent == 0
     assert await bench.token() == "token-1"
-    await bench.broker.aclose()
 
 
 async def test_a_request_at_the_moment_of_the_drop_gets_a_new_flight() -> None:
@@ -90,7 +87,6 @@ async def test_a_request_at_the_moment_of_the_drop_gets_a_new_flight() -> None:
         second = asyncio.create_task(bench.token(pod="ns/second"))
         await settle()
     assert await second == "token-1"
-    await bench.broker.aclose()
 
 
 async def test_a_flight_without_waiters_makes_no_second_attempt() -> None:
@@ -102,7 +98,6 @@ async def test_a_flight_without_waiters_makes_no_second_attempt() -> None:
     bench.source.gate.set()
     await settle()
     assert bench.source.sent == 1
-    await bench.broker.aclose()
 
 
 async def test_a_queued_flight_is_charged_to_the_next_waiter_when_its_starter_leaves() -> None:
@@ -122,7 +117,6 @@ async def test_a_queued_flight_is_charged_to_the_next_waiter_when_its_starter_le
             filler.cancel()
         await settle()
     assert await follower == "token-1"
-    await bench.broker.aclose()
 
 
 async def test_a_failure_reaches_every_waiter() -> None:
@@ -132,7 +126,6 @@ async def test_a_failure_reaches_every_waiter() -> None:
     assert [type(each) for each in results] == [AzureError] * 5
     assert bench.source.sent == 1
     assert await bench.token() == "token-2"
-    await bench.broker.aclose()
 
 
 async def test_force_refresh_never_joins_an_earlier_fetch() -> None:
@@ -143,7 +136,6 @@ async def test_force_refresh_never_joins_an_earlier_fetch() -> None:
     bench.source.gate.set()
     assert await ordinary != await refreshed
     assert [each.force_refresh for each in bench.source.requests] == [False, True]
-    await bench.broker.aclose()
 
 
 async def test_closing_cancels_the_flights_and_notifies_the_waiters() -> None:
@@ -153,7 +145,6 @@ async def test_closing_cancels_the_flights_and_notifies_the_waiters() -> None:
     with pytest.raises(Unreachable):
         await waiter
     assert bench.governor.in_flight == 0
-    await bench.broker.aclose()
 
 
 async def test_a_type_without_a_source_has_its_own_error() -> None:

@@ -35,7 +35,6 @@ async def test_a_used_token_is_renewed_at_half_of_its_lifetime() -> None:
     await pass_time(2)
     assert bench.source.sent == 2
     assert await bench.token() == "token-2"
-    await bench.broker.aclose()
 
 
 async def test_an_unused_token_is_not_renewed() -> None:
@@ -46,7 +45,6 @@ async def test_an_unused_token_is_not_renewed() -> None:
     await pass_time(2 * HOUR)
     assert bench.source.sent == 1
     assert len(bench.broker._tokens) == 0
-    await bench.broker.aclose()
 
 
 async def test_requests_served_by_ready_answers_count_as_use() -> None:
@@ -56,7 +54,6 @@ async def test_requests_served_by_ready_answers_count_as_use() -> None:
     cached.usage.touch()
     await pass_time(12 * HOUR)
     assert bench.source.sent == 2
-    await bench.broker.aclose()
 
 
 async def test_a_token_requested_late_is_served_and_renewed_in_the_background() -> None:
@@ -67,7 +64,6 @@ async def test_a_token_requested_late_is_served_and_renewed_in_the_background() 
     await settle()
     assert bench.source.sent == 2
     assert await bench.token() == "token-2"
-    await bench.broker.aclose()
 
 
 async def test_a_valid_token_is_served_while_imds_is_down() -> None:
@@ -85,7 +81,6 @@ async def test_a_valid_token_is_served_while_imds_is_down() -> None:
         await bench.token()
     bench.source.failures = []
     assert (await bench.token()).startswith("token-")
-    await bench.broker.aclose()
 
 
 async def test_a_token_about_to_expire_is_not_served_if_a_fresher_one_is_available() -> None:
@@ -94,7 +89,6 @@ async def test_a_token_about_to_expire_is_not_served_if_a_fresher_one_is_availab
     await bench.token()
     await pass_time(HOUR - 200.0)
     assert await bench.token() == "token-2"
-    await bench.broker.aclose()
 
 
 async def test_a_slow_imds_does_not_delay_a_valid_token() -> None:
@@ -112,7 +106,6 @@ async def test_a_slow_imds_does_not_delay_a_valid_token() -> None:
     bench.source.gate.set()
     await settle()
     assert await bench.token() == "token-2"
-    await bench.broker.aclose()
 
 
 async def test_receiving_the_same_token_again_is_no_failure_and_causes_no_retry_storm() -> None:
@@ -125,7 +118,6 @@ async def test_receiving_the_same_token_again_is_no_failure_and_causes_no_retry_
     assert bench.measures.failures == 0
     assert bench.measures.unchanged > 0
     assert bench.source.sent < 20
-    await bench.broker.aclose()
 
 
 async def test_force_refresh_replaces_the_cached_token() -> None:
@@ -133,7 +125,6 @@ async def test_force_refresh_replaces_the_cached_token() -> None:
     assert await bench.token() == "token-1"
     assert await bench.token(FORCE_REFRESH) == "token-2"
     assert await bench.token() == "token-2"
-    await bench.broker.aclose()
 
 
 async def test_a_response_to_an_earlier_request_does_not_replace_a_force_refreshed_token() -> None:
@@ -147,7 +138,6 @@ async def test_a_response_to_an_earlier_request_does_not_replace_a_force_refresh
     slow.set()
     assert await ordinary == refreshed
     assert await bench.token() == refreshed
-    await bench.broker.aclose()
 
 
 async def test_the_operators_view_of_the_cache_is_bounded_and_redacted() -> None:
@@ -172,7 +162,6 @@ async def test_the_operators_view_of_the_cache_is_bounded_and_redacted() -> None
     assert len(text) < 100_000
     bench.source.gate.set()
     await waiting
-    await bench.broker.aclose()
 
 
 async def test_a_failed_force_refresh_keeps_the_cached_token_for_others() -> None:
@@ -183,7 +172,6 @@ async def test_a_failed_force_refresh_keeps_the_cached_token_for_others() -> Non
         await bench.token(FORCE_REFRESH)
     assert await bench.token() == "token-1"
     assert bench.source.sent == 2
-    await bench.broker.aclose()
 
 
 async def test_a_refusal_is_cached_for_ten_seconds() -> None:
@@ -195,7 +183,6 @@ async def test_a_refusal_is_cached_for_ten_seconds() -> None:
     assert bench.source.sent == 1
     await pass_time(10.0)
     assert await bench.token() == "token-2"
-    await bench.broker.aclose()
 
 
 async def test_an_outage_is_not_cached() -> None:
@@ -204,7 +191,6 @@ async def test_an_outage_is_not_cached() -> None:
     with pytest.raises(AzureError):
         await bench.token()
     assert await bench.token() == "token-2"
-    await bench.broker.aclose()
 
 
 async def test_a_refusal_from_before_the_identity_was_usable_does_not_count() -> None:
@@ -215,7 +201,6 @@ async def test_a_refusal_from_before_the_identity_was_usable_does_not_count() ->
     await pass_time(1.0)
     cached = await bench.broker.token(identity(), REQUEST, "ns/b", usable_since=now())
     assert cached.token.access_token == "token-2"
-    await bench.broker.aclose()
 
 
 @pytest.mark.parametrize(("age", "lag"), [(0.0, 10.0), (59.0, 10.0), (61.0, 0.0)], ids=["new", "59s", "61s"])
@@ -223,7 +208,6 @@ async def test_only_a_newly_usable_identity_is_retried_until_imds_knows_it(age: 
     bench = Bench()
     await bench.broker.token(identity(), REQUEST, "ns/a", usable_since=now() - age)
     assert [each.lag_seconds for each in bench.source.requests] == [lag]
-    await bench.broker.aclose()
 
 
 async def test_without_the_cache_every_request_fetches() -> None:
@@ -232,7 +216,6 @@ async def test_without_the_cache_every_request_fetches() -> None:
     assert len(bench.broker._tokens) == 0
     await pass_time(48 * HOUR)
     assert bench.source.sent == 3
-    await bench.broker.aclose()
 
 
 async def test_an_expired_token_in_a_response_is_an_error() -> None:
@@ -241,7 +224,6 @@ async def test_an_expired_token_in_a_response_is_an_error() -> None:
     with pytest.raises(AzureError) as raised:
         await bench.token()
     assert raised.value.code == "expired_token"
-    await bench.broker.aclose()
 
 
 async def test_object_ids_are_learnt_from_responses() -> None:
@@ -249,7 +231,6 @@ async def test_object_ids_are_learnt_from_responses() -> None:
     assert dict(bench.broker.object_ids) == {}
     await bench.token()
     assert dict(bench.broker.object_ids) == {identity().spec.client_id: "0b000000-0000-0000-0000-000000000001"}
-    await bench.broker.aclose()
 
 
 def granted(left: float) -> FetchedToken:
@@ -388,7 +369,6 @@ async def test_a_namespace_with_many_identities_costs_no_other_one_a_fetch() -> 
     assert bench.source.sent == 34
     await bench.token()
     assert bench.source.sent == 34
-    await bench.broker.aclose()
 
 
 async def test_the_metrics_count_each_outcome() -> None:
@@ -400,11 +380,9 @@ async def test_the_metrics_count_each_outcome() -> None:
     assert value("aadpodidentity_nmi_token_cache_misses_total") == 1.0
     assert value("aadpodidentity_nmi_token_cache_size") == 1.0
     assert value("aadpodidentity_nmi_upstream_in_flight") == 0.0
-    await bench.broker.aclose()
 
 
 async def test_requests_by_selector_share_the_token() -> None:
     bench = Bench()
     by_id = TokenRequest(RESOURCE, SelectorKind.CLIENT_ID, identity().spec.client_id)
     assert await bench.token(by_id) == await bench.token()
-    await bench.broker.aclose()

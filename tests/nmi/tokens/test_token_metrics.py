@@ -26,7 +26,6 @@ async def test_each_kind_of_call_has_the_go_implementations_name() -> None:
     value = bench.registry.get_sample_value
     assert [value(CALLS, {"operation_type": each}) for each in OPERATIONS] == [1.0, 2.0, 1.0]
     assert [value(ERRORS, {"operation_type": each}) for each in OPERATIONS] == [0.0, 1.0, 1.0]
-    await bench.broker.aclose()
 
 
 async def test_only_a_429_counts_as_throttling() -> None:
@@ -36,7 +35,6 @@ async def test_only_a_429_counts_as_throttling() -> None:
     bench.measures.observe_aad(0.3, Throttled("slower", status=429))
     value = bench.registry.get_sample_value
     assert [value(THROTTLED, {"operation_type": each}) for each in OPERATIONS] == [0.0, 1.0, 1.0]
-    await bench.broker.aclose()
 
 
 async def test_a_used_token_that_cannot_be_renewed_is_reported_near_its_end() -> None:
@@ -57,7 +55,6 @@ async def test_a_used_token_that_cannot_be_renewed_is_reported_near_its_end() ->
     await bench.token()
     assert value(SOONEST) == pytest.approx(3600.0, abs=60.0), "it has been renewed"
     assert value(OLDEST) == pytest.approx(0.0, abs=60.0)
-    await bench.broker.aclose()
 
 
 @pytest.mark.parametrize(("minutes", "seen"), [(29, 100.0), (31, inf)])
@@ -72,7 +69,6 @@ async def test_a_token_that_cannot_be_renewed_is_reported_for_half_an_hour_after
     await asyncio.sleep(3500.0)
     bench.unasked_seconds = minutes * 60.0
     assert bench.registry.get_sample_value(SOONEST) == pytest.approx(seen)
-    await bench.broker.aclose()
 
 
 async def test_an_unused_token_expires_without_a_report() -> None:
@@ -81,7 +77,6 @@ async def test_an_unused_token_expires_without_a_report() -> None:
     await bench.token()
     await asyncio.sleep(3500.0)
     assert bench.registry.get_sample_value(SOONEST) == inf
-    await bench.broker.aclose()
 
 
 async def test_the_wait_in_seconds_and_the_calls_in_progress_are_exposed() -> None:
@@ -99,7 +94,6 @@ async def test_the_wait_in_seconds_and_the_calls_in_progress_are_exposed() -> No
     await asyncio.gather(first, second)
     assert value("aadpodidentity_nmi_governor_wait_seconds_sum") == pytest.approx(2.0)
     assert value("aadpodidentity_nmi_governor_wait_seconds_count") == 2.0
-    await bench.broker.aclose()
 
 
 async def test_the_state_of_the_breaker_is_one_of_three() -> None:
@@ -122,4 +116,3 @@ async def test_the_state_of_the_breaker_is_one_of_three() -> None:
     value = bench.registry.get_sample_value
     assert value("aadpodidentity_nmi_imds_breaker_opened_total") == 1.0
     assert value("aadpodidentity_nmi_imds_breaker_refused_total") == 1.0
-    await bench.broker.aclose()

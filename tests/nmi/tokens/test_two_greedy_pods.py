@@ -13,8 +13,8 @@ from itertools import count
 import pytest
 
 from nmi.identity.request import TokenRequest
-from tests.nmi.tokens.fakes import REQUEST
-from tests.nmi.tokens.virtual_imds import Node, Reply
+from tests.nmi.imds import Reply
+from tests.nmi.tokens.fakes import REQUEST, Node
 from tests.virtual_time import now
 
 ADDED_SECONDS = 0.5
@@ -67,7 +67,6 @@ async def test_a_request_that_joins_an_attackers_queued_fetch_is_hardly_delayed(
         await node.token(REQUEST, "shop/cart")
         assert now() - begun <= call_seconds + ADDED_SECONDS
     await asyncio.gather(*first)
-    await node.broker.aclose()
 
 
 @pytest.mark.parametrize("call_seconds", [0.02, 2.0])
@@ -80,7 +79,6 @@ async def test_a_request_that_starts_its_own_fetch_is_hardly_delayed(call_second
         begun = now()
         await node.token(REQUEST, "shop/cart")
         assert now() - begun <= call_seconds + ADDED_SECONDS
-    await node.broker.aclose()
 
 
 @pytest.mark.parametrize("pods", [1, 4], ids=["one-pod", "four-pods"])
@@ -102,7 +100,6 @@ async def test_each_further_request_waits_at_most_for_one_call_more(
         await asyncio.sleep(arrival)
         for number, added in enumerate(await asyncio.gather(*(added_seconds(number) for number in range(4)))):
             assert added <= number * call_seconds + ADDED_SECONDS
-    await node.broker.aclose()
 
 
 async def test_an_attacker_that_joins_and_leaves_does_not_cost_the_other_pod_its_turn() -> None:
@@ -119,4 +116,3 @@ async def test_an_attacker_that_joins_and_leaves_does_not_cost_the_other_pod_its
         begun = now()
         await node.token(REQUEST, "shop/cart")
         assert now() - begun <= 0.02 + ADDED_SECONDS
-    await node.broker.aclose()

@@ -52,7 +52,6 @@ async def test_a_request_that_joins_an_attackers_queued_fetch_is_hardly_delayed(
         await asyncio.sleep(0.001)
         assert await added_seconds(node, shared, call_seconds) <= ADDED_SECONDS
     await asyncio.gather(*first)
-    await node.broker.aclose()
 
 
 @pytest.mark.parametrize("call_seconds", [0.02, 0.3, 2.0])
@@ -66,7 +65,6 @@ async def test_a_request_with_another_identity_of_the_namespace_is_hardly_delaye
     with flooding(*[audiences(node, *theirs)] * FILLERS):
         await asyncio.sleep(arrival)
         assert await added_seconds(node, identity_of_type(type_), call_seconds) <= ADDED_SECONDS
-    await node.broker.aclose()
 
 
 @pytest.mark.parametrize("type_", TYPES)
@@ -83,7 +81,6 @@ async def test_an_attacker_that_joins_and_leaves_does_not_cost_the_other_pod_its
     with flooding(*[audiences(node, shared)] * FILLERS, join_and_leave):
         await asyncio.sleep(3.0)
         assert await added_seconds(node, shared, 0.3) <= ADDED_SECONDS
-    await node.broker.aclose()
 
 
 async def test_an_identity_with_auxiliary_tenants_is_hardly_delayed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +89,6 @@ async def test_an_identity_with_auxiliary_tenants_is_hardly_delayed(monkeypatch:
         await asyncio.sleep(3.0)
         own = identity_of_type(1, auxiliary=("second", "third"))
         assert await added_seconds(node, own, 0.3) <= ADDED_SECONDS
-    await node.broker.aclose()
 
 
 async def test_a_request_whose_sign_in_gets_no_turn_in_its_time_does_not_blame_imds(
@@ -103,4 +99,3 @@ async def test_a_request_whose_sign_in_gets_no_turn_in_its_time_does_not_blame_i
         await asyncio.sleep(3.0)
         with pytest.raises(Unreachable, match="within the time of the request"):
             await node.token(shared, "evil/a", within=10.0)
-    await node.broker.aclose()

@@ -10,13 +10,13 @@ import pytest
 
 from podidentity.azure.errors import AzureError, CameBack, NotYet, Refused, Throttled, Unreachable
 from podidentity.azure.imds import ANSWER_MAX
-from tests.nmi.fake_imds import SECRET, Answer, FakeImds, Pauses, error_body, running_imds, source_of
+from tests.nmi.imds import HANG, SECRET, Imds, Pauses, Reply, error_body, running_imds, source_of
 
 CLIENT_ID = "C11E0000-0000-0000-0000-00000000000a"
 GOOD: dict[str, Any] = {"access_token": "a.b.c", "expires_on": "1700003600", "expires_in": "3600", "resource": "r"}
 
 
-async def ask(imds: FakeImds, **named: Any) -> Any:
+async def ask(imds: Imds, **named: Any) -> Any:
     """Return the token, or raise the error of the first attempt."""
     async with source_of(imds, Pauses(), retry_delays=()) as source:
         return await source.token("https://vault.azure.net", within=10.0, **named)
@@ -64,7 +64,7 @@ async def test_two_identities_cannot_be_selected() -> None:
 )
 async def test_times_may_be_strings_or_numbers(changes: dict[str, Any], expires_on: int, expires_in: int) -> None:
     async with running_imds() as imds:
-        imds.script = [Answer(body=json.dumps({**GOOD, **changes}).encode())]
+        imds.script = [Reply(body=json.dumps({**GOOD, **changes}).encode())]
         token = await ask(imds)
     assert (token.expires_on, token.expires_in) == (expires_on, expires_in)
 
@@ -106,7 +106,7 @@ async def test_times_may_be_strings_or_numbers(changes: dict[str, Any], expires_
 )
 async def test_an_invalid_token_response_is_rejected(body: bytes) -> None:
     async with running_imds() as imds:
-        imds.script = [Answer(body=body)]
+        imds.script = [Reply(body=body)]
         with pytest.raises(AzureError) as raised:
             await ask(imds)
     assert raised.value.code == "bad_answer"
@@ -114,11 +114,11 @@ async def test_an_invalid_token_response_is_rejected(body: bytes) -> None:
 
 async def test_an_endless_response_is_cut_off() -> None:
     async with running_imds() as imds:
-        imds.script = [Answer(body=b" " * (ANSWER_MAX + 1))]
+        imds.script = [Reply(body=b" " * (ANSWER_MAX + 1))]
         with pytest.raises(AzureError) as raised:
             await ask(imds)
         assert raised.value.code == "answer_too_large"
-        imds.script = [Answer(body=json.dumps(GOOD).encode().ljust(ANSWER_MAX))]
+        imds.script = [Reply(body=json.dumps(GOOD).encode().ljust(ANSWER_MAX))]
         assert (await ask(imds)).expires_in == 3600
 
 
@@ -142,7 +142,7 @@ async def test_an_endless_response_is_cut_off() -> None:
 async def test_each_status_has_its_error_class(status: int, kind: type[AzureError]) -> None:
     async with running_imds() as imds:
         headers = {"Retry-After": "11", "x-ms-request-id": "0a-1b", "Location": "http://127.0.0.1:1/"}
-        imds.script = [Answer(status, error_body("some_code", "Some sentence"), headers)]
+        imds.script = [Reply(status, error_body("some_code", "Some sentence"), headers)]
         async with source_of(imds, Pauses(), retry_delays=()) as source:
             with pytest.raises(AzureError) as raised:
                 await source.token("r")
@@ -157,7 +157,7 @@ async def test_each_status_has_its_error_class(status: int, kind: type[AzureErro
 async def test_an_error_that_contains_the_requested_id_is_redacted(selector: str) -> None:
     async with running_imds() as imds:
         imds.script = [
-            Answer(400, error_body("unauthorized_client", f"AADSTS700016: no application '{CLIENT_ID.lower()}'"))
+            Reply(400, error_body("unauthorized_client", f"AADSTS700016: no application '{CLIENT_ID.lower()}'"))
         ]
         with pytest.raises(Refused) as raised:
             await ask(imds, **{selector: CLIENT_ID})
@@ -167,7 +167,7 @@ async def test_an_error_that_contains_the_requested_id_is_redacted(selector: str
 @pytest.mark.parametrize("body", [b"<html>nope</html>", b'{"error":' + b"[" * 50_000, b'{"x":' * 10_000])
 async def test_an_error_that_is_not_json_is_still_classified(body: bytes) -> None:
     async with running_imds() as imds:
-        imds.script = [Answer(400, body)]
+        imds.script = [Reply(400, body)]
         with pytest.raises(Refused) as raised:
             await ask(imds)
     assert (raised.value.code, raised.value.message) == ("", "status 400")
@@ -182,7 +182,7 @@ async def test_a_missing_response_is_unreachable() -> None:
 
 async def test_an_attempt_ends_at_the_callers_time_limit() -> None:
     async with running_imds() as imds:
-        imds.script = [Answer(hang=True)]
+        imds.script = [HANG]
         async with source_of(imds, Pauses()) as source:
             with pytest.raises(Unreachable) as raised:
                 await source.token("r", within=0.05)
@@ -191,7 +191,7 @@ async def test_an_attempt_ends_at_the_callers_time_limit() -> None:
 
 async def test_an_attempt_has_its_own_time_limit() -> None:
     async with running_imds() as imds:
-        imds.script = [Answer(hang=True)]
+        imds.script = [HANG]
         async with source_of(imds, Pauses(), attempt_seconds=1.0) as source:
             assert (await source.token("r", within=30.0)).resource == "r"
         assert len(imds.calls) == 2
@@ -204,7 +204,7 @@ async def test_no_repr_and_no_error_contains_a_token() -> None:
         assert SECRET not in repr(token)
         leak = f"cannot use {SECRET}.{'x' * 300}"
         imds.script = [
-            Answer(400, error_body(SECRET + "x" * 60, leak), {"x-ms-request-id": "a\tb"}),
+            Reply(400, error_body(SECRET + "x" * 60, leak), {"x-ms-request-id": "a\tb"}),
         ]
         with pytest.raises(Refused) as raised:
             await ask(imds)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from podidentity.azure.errors import AzureError, CameBack, NotSent, NotYet, Paused, Refused, Throttled
-from tests.nmi.fake_imds import Answer, Pauses, error_body, running_imds, source_of
+from tests.nmi.imds import Pauses, Reply, error_body, running_imds, source_of
 
 NOT_FOUND = error_body("invalid_request", "Identity not found")
 
@@ -15,7 +15,7 @@ NOT_FOUND = error_body("invalid_request", "Identity not found")
 async def test_a_transient_failure_is_retried(status: int) -> None:
     pauses = Pauses()
     async with running_imds() as imds, source_of(imds, pauses) as source:
-        imds.script = [Answer(status, b"{}")]
+        imds.script = [Reply(status, b"{}")]
         assert (await source.token("r")).resource == "r"
     assert pauses.taken == [2.0]
 
@@ -23,7 +23,7 @@ async def test_a_transient_failure_is_retried(status: int) -> None:
 @pytest.mark.parametrize("status", [400, 401, 403])
 async def test_a_refusal_is_not_retried(status: int) -> None:
     async with running_imds() as imds, source_of(imds, Pauses()) as source:
-        imds.script = [Answer(status, error_body("invalid_resource", "no such resource"))]
+        imds.script = [Reply(status, error_body("invalid_resource", "no such resource"))]
         with pytest.raises(Refused):
             await source.token("r")
         assert len(imds.calls) == 1
@@ -31,7 +31,7 @@ async def test_a_refusal_is_not_retried(status: int) -> None:
 
 async def test_a_request_that_came_back_is_not_retried() -> None:
     async with running_imds() as imds, source_of(imds, Pauses()) as source:
-        imds.script = [Answer(508, error_body("loop_detected", "no"))] * 2
+        imds.script = [Reply(508, error_body("loop_detected", "no"))] * 2
         with pytest.raises(CameBack):
             await source.token("r")
         with pytest.raises(CameBack):
@@ -42,7 +42,7 @@ async def test_a_request_that_came_back_is_not_retried() -> None:
 async def test_five_attempts_at_0_2_6_14_and_30_seconds() -> None:
     pauses = Pauses()
     async with running_imds() as imds, source_of(imds, pauses) as source:
-        imds.script = [Answer(404, b"{}")] * 6
+        imds.script = [Reply(404, b"{}")] * 6
         with pytest.raises(NotYet):
             await source.token("r")
         assert len(imds.calls) == 5
@@ -52,10 +52,10 @@ async def test_five_attempts_at_0_2_6_14_and_30_seconds() -> None:
 async def test_an_update_is_outlasted_for_seventy_seconds_with_a_last_attempt_after_them() -> None:
     pauses = Pauses()
     async with running_imds() as imds, source_of(imds, pauses) as source:
-        imds.script = [Answer(410, b"{}")] * 9
+        imds.script = [Reply(410, b"{}")] * 9
         assert (await source.token("r", within=45.0)).resource == "r"
         assert pauses.taken == pytest.approx([2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0, 10.0, 6.0])
-        imds.script = [Answer(410, b"{}")] * 20
+        imds.script = [Reply(410, b"{}")] * 20
         with pytest.raises(NotYet):
             await source.token("r", within=45.0)
         assert len(imds.calls) == 20
@@ -64,7 +64,7 @@ async def test_an_update_is_outlasted_for_seventy_seconds_with_a_last_attempt_af
 async def test_the_seventy_seconds_start_with_the_first_410() -> None:
     pauses = Pauses()
     async with running_imds() as imds, source_of(imds, pauses) as source:
-        imds.script = [Answer(503, b"{}")] * 2 + [Answer(410, b"{}")] * 20
+        imds.script = [Reply(503, b"{}")] * 2 + [Reply(410, b"{}")] * 20
         with pytest.raises(NotYet):
             await source.token("r", within=45.0)
     assert sum(pauses.taken) == pytest.approx(76.0)
@@ -73,7 +73,7 @@ async def test_the_seventy_seconds_start_with_the_first_410() -> None:
 async def test_a_failure_of_another_kind_gets_no_additional_time_from_an_update() -> None:
     pauses = Pauses()
     async with running_imds() as imds, source_of(imds, pauses) as source:
-        imds.script = [Answer(410, b"{}")] * 7 + [Answer(503, b"{}")] * 3
+        imds.script = [Reply(410, b"{}")] * 7 + [Reply(503, b"{}")] * 3
         with pytest.raises(AzureError) as raised:
             await source.token("r", within=45.0)
         assert len(imds.calls) == 8
@@ -83,11 +83,11 @@ async def test_a_failure_of_another_kind_gets_no_additional_time_from_an_update(
 async def test_a_retry_after_beyond_the_callers_time_is_returned_instead_of_waited_for() -> None:
     pauses = Pauses()
     async with running_imds() as imds, source_of(imds, pauses) as source:
-        imds.script = [Answer(503, b"{}", {"Retry-After": "11"})]
+        imds.script = [Reply(503, b"{}", {"Retry-After": "11"})]
         with pytest.raises(AzureError) as raised:
             await source.token("r")
         assert (raised.value.retry_after, len(imds.calls)) == (11.0, 1)
-        imds.script = [Answer(503, b"{}", {"Retry-After": "10"})]
+        imds.script = [Reply(503, b"{}", {"Retry-After": "10"})]
         await source.token("r")
     assert pauses.taken == [10.0]
 
@@ -115,7 +115,7 @@ async def test_each_attempt_is_observed_with_whether_it_named_an_identity() -> N
         seen.append((named, type(error).__name__))
 
     async with running_imds() as imds, source_of(imds, Pauses(), observe=observe) as source:
-        imds.script = [Answer(503, b"{}")]
+        imds.script = [Reply(503, b"{}")]
         await source.token("r", client_id="c")
         await source.raw("r", within=5.0)
     assert seen == [(True, "AzureError"), (True, "NoneType"), (False, "NoneType")]
@@ -124,7 +124,7 @@ async def test_each_attempt_is_observed_with_whether_it_named_an_identity() -> N
 async def test_a_longer_retry_after_is_obeyed() -> None:
     pauses = Pauses()
     async with running_imds() as imds, source_of(imds, pauses) as source:
-        imds.script = [Answer(429, b"{}", {"Retry-After": "9"}), Answer(429, b"{}", {"Retry-After": "1"})]
+        imds.script = [Reply(429, b"{}", {"Retry-After": "9"}), Reply(429, b"{}", {"Retry-After": "1"})]
         await source.token("r")
     assert pauses.taken == [9.0, 4.0]
 
@@ -132,11 +132,11 @@ async def test_a_longer_retry_after_is_obeyed() -> None:
 async def test_no_pause_exceeds_the_callers_time() -> None:
     pauses = Pauses()
     async with running_imds() as imds, source_of(imds, pauses) as source:
-        imds.script = [Answer(500, b"{}")] * 5
+        imds.script = [Reply(500, b"{}")] * 5
         with pytest.raises(AzureError):
             await source.token("r", within=10.0)
         assert len(imds.calls) == 3
-        imds.script = [Answer(429, b"{}", {"Retry-After": "60"})]
+        imds.script = [Reply(429, b"{}", {"Retry-After": "60"})]
         with pytest.raises(Throttled) as raised:
             await source.token("r", within=45.0)
     assert pauses.taken == [2.0, 4.0]
@@ -146,7 +146,7 @@ async def test_no_pause_exceeds_the_callers_time() -> None:
 async def test_an_identity_unknown_to_imds_is_requested_again() -> None:
     pauses = Pauses()
     async with running_imds() as imds, source_of(imds, pauses) as source:
-        imds.script = [Answer(400, NOT_FOUND)] * 3
+        imds.script = [Reply(400, NOT_FOUND)] * 3
         await source.token("r", client_id="c", lag_seconds=10.0)
     assert pauses.taken == [0.5, 1.0, 1.0]
 
@@ -154,7 +154,7 @@ async def test_an_identity_unknown_to_imds_is_requested_again() -> None:
 async def test_the_lag_is_limited_to_ten_seconds() -> None:
     pauses = Pauses()
     async with running_imds() as imds, source_of(imds, pauses) as source:
-        imds.script = [Answer(400, NOT_FOUND)] * 20
+        imds.script = [Reply(400, NOT_FOUND)] * 20
         with pytest.raises(Refused):
             await source.token("r", client_id="c", lag_seconds=10.0)
     assert sum(pauses.taken) <= 10.0
@@ -163,7 +163,7 @@ async def test_the_lag_is_limited_to_ten_seconds() -> None:
 
 async def test_without_lag_not_found_is_final() -> None:
     async with running_imds() as imds, source_of(imds, Pauses()) as source:
-        imds.script = [Answer(400, NOT_FOUND)]
+        imds.script = [Reply(400, NOT_FOUND)]
         with pytest.raises(Refused):
             await source.token("r", client_id="c")
         assert len(imds.calls) == 1
@@ -182,6 +182,6 @@ async def test_every_attempt_takes_a_permit_and_reports_its_outcome() -> None:
         ended.append("ok")
 
     async with running_imds() as imds, source_of(imds, Pauses()) as source:
-        imds.script = [Answer(429, b"{}"), Answer(503, b"{}")]
+        imds.script = [Reply(429, b"{}"), Reply(503, b"{}")]
         await source.token("r", permit=permit)
     assert ended == ["Throttled", "AzureError", "ok"]
